@@ -55,10 +55,10 @@ from capamesh.protocol.msgpack_codec import pack, unpack
 from capamesh.protocol.network import Membership, NetworkOwner, NetworkTrust, Role
 from capamesh.protocol.tensors import Datatype, TensorSpec
 from capamesh.router.balancing.balancer import Balancer
-from capamesh.router.balancing.eligibility import ANYWHERE
-from capamesh.router.balancing.served_model import Terms
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.policies import DEFAULT_POLICY, RequestShape, make_policy
+from capamesh.router.rules.constraints import ANYWHERE
+from capamesh.router.rules.model_rules import NO_RULES
 
 SEED = 1
 MODELS_OF_NODE, ALL_MODELS = 5, 50
@@ -290,7 +290,7 @@ def measure_decisions(knowing: Knowing, envelopes: Round) -> dict[str, Any]:
         knowing.view,
         make_policy=lambda name: make_policy(name, rng),
         rng=rng,
-        rules=lambda _: Terms(DEFAULT_POLICY, ANYWHERE, True, True),
+        rules=NO_RULES,
     )
     models = knowing.view.models()
     traffics = [balancer.traffic(model, ModelVersion("")) for model in models]

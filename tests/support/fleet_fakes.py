@@ -37,7 +37,7 @@ from capamesh.protocol.links.calls import (
 from capamesh.protocol.tensors import Datatype, Limits, Tensor, TensorSpec
 from capamesh.router.balancing.balancer import Balancer
 from capamesh.router.balancing.prober import Prober
-from capamesh.router.balancing.served_model import ServedModel, Terms
+from capamesh.router.balancing.served_model import ServedModel
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.replica import Replica
 from capamesh.router.fleet.view import FleetView
@@ -48,7 +48,7 @@ from capamesh.router.requests.call import Call, Outcome, RoutingOptions
 from capamesh.router.requests.dispatch import Dispatch
 from capamesh.router.requests.outcome import outcome_of
 from capamesh.router.requests.routing import Routing
-from capamesh.router.rules import RoutingRules
+from capamesh.router.rules.model_rules import DEFAULT_POLICY, NO_RULES, ModelRules, RoutingRules
 from capamesh.router.telemetry import Telemetry
 
 T = TypeVar("T")
@@ -373,7 +373,6 @@ class Fleet:
         self,
         *scripts: Sequence[Reply],
         policy: str = InOrder.name,
-        terms: Terms | None = None,
         rules: RoutingRules | None = None,
         limits: Limits | None = None,
         owners: Owners | None = None,
@@ -385,6 +384,8 @@ class Fleet:
         self.owners = owners
         self.view = FleetView(on_new=self.endpoints.append, on_gone=lambda _: None, owners=owners)
         self.policies: dict[str, Policy] = {}
+        self.policy = policy
+        ruled = self._with_policy(rules or NO_RULES)
         rng = random.Random(seed)
 
         def made(name: str) -> Policy:
@@ -397,7 +398,7 @@ class Fleet:
             self.view,
             make_policy=made,
             rng=rng,
-            rules=lambda _: terms or Terms(policy=policy),
+            rules=ruled,
             invite_of=lambda peer: (invites or {}).get(peer, ""),
         )
         self.telemetry = Telemetry()
@@ -413,7 +414,7 @@ class Fleet:
             self.view,
             self.balancer,
             self.dispatch,
-            rules or RoutingRules(),
+            ruled,
             rng=rng,
             clock=self.clock,
             timers=loop,
@@ -450,6 +451,22 @@ class Fleet:
         """Send a request on its way and return what came of it."""
         asked_for = Call(asked, options, deadline_s)
         return outcome_of(lambda responder: self.routing.pipeline.start(asked_for, responder))
+
+    def take_rules(self, rules: RoutingRules) -> None:
+        """Go by other rules, as a router that reads them anew does."""
+        ruled = self._with_policy(rules)
+        self.balancer.take_rules(ruled)
+        self.routing.take_rules(ruled)
+
+    def _with_policy(self, rules: RoutingRules) -> RoutingRules:
+        """Return rules whose default policy is this fleet's."""
+
+        def filled(of_model: ModelRules) -> ModelRules:
+            is_default = of_model.policy == DEFAULT_POLICY
+            return replace(of_model, policy=self.policy) if is_default else of_model
+
+        models = {name: filled(of_model) for name, of_model in rules.models.items()}
+        return RoutingRules(filled(rules.every), models)
 
     def served(self, version: str = "1") -> ServedModel:
         return self.balancer.served(ModelName("m"), ModelVersion(version))

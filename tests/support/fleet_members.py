@@ -20,7 +20,7 @@ from capamesh.router.fleet.overrides import Overrides
 from capamesh.router.fleet.ownership_keeper import OwnerKeeper
 from capamesh.router.fleet.updates import Dialler, FleetUpdates
 from capamesh.router.fleet.view import FleetView
-from capamesh.router.rules import ModelRules
+from capamesh.router.rules.model_rules import NO_RULES
 
 
 class EventLog:
@@ -62,7 +62,7 @@ class Members(Dialler):
         """What `on_changes` was called with."""
         owners = OwnerKeeper(
             folder,
-            rules_of=lambda _: ModelRules(),
+            rules=NO_RULES,
             publishers=(),
             invite_of=self.hearing.quotas.invite_of,
             log=log,

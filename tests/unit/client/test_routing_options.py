@@ -9,8 +9,8 @@ import pytest
 from capamesh.client import RoutingOptions
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.ids import PeerId
-from capamesh.router.balancing.eligibility import Constraints
 from capamesh.router.http.options import options_of
+from capamesh.router.rules.constraints import Constraints
 
 
 def test_every_option_is_what_the_router_understands() -> None:

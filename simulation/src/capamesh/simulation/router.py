@@ -16,15 +16,15 @@ from capamesh.protocol.fleet import Changed, Joined
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.router.admission.controller import AdmissionController, Permit
 from capamesh.router.balancing.balancer import Balancer
-from capamesh.router.balancing.eligibility import ANYWHERE
 from capamesh.router.balancing.picker import RequestPicker
-from capamesh.router.balancing.served_model import Terms
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.policies import make_policy
 from capamesh.router.policies.policy import RequestShape
 from capamesh.router.requests.attempt_events import Action, Answered, Failed, Send, Withdraw
 from capamesh.router.requests.attempt_events import Probe as AskForLife
 from capamesh.router.requests.attempts import RequestAttempts
+from capamesh.router.rules.constraints import ANYWHERE
+from capamesh.router.rules.model_rules import ModelRules, RoutingRules
 from capamesh.simulation.errors import InvariantBroken
 from capamesh.simulation.exchange import Exchange, Probe, SimRequest
 from capamesh.simulation.results import OK
@@ -77,13 +77,12 @@ class SimRouter:
         self._shapes: dict[str, RequestShape] = {}
         self._probes: deque[Probe] = deque()
         """Those that may still be answered, oldest first."""
-        terms = Terms(policy=policy)
         self.fleet = FleetView(on_new=self._new, on_gone=self._gone)
         self.balancer = Balancer(
             self.fleet,
             make_policy=lambda name: make_policy(name, rng),
             rng=rng,
-            rules=lambda _: terms,
+            rules=RoutingRules(ModelRules(policy=policy)),
         )
 
     def __repr__(self) -> str:

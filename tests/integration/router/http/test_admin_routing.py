@@ -21,7 +21,6 @@ from capamesh.protocol.links.calls import LoadReport
 from capamesh.protocol.tensors import Limits
 from capamesh.router.access.operator_key import OperatorKey
 from capamesh.router.balancing.balancer import Balancer
-from capamesh.router.balancing.served_model import Terms
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.overrides import Overrides
 from capamesh.router.fleet.view import FleetView
@@ -29,7 +28,7 @@ from capamesh.router.http.admin_routing import MAX_BODY_BYTES, RoutingApi
 from capamesh.router.http.application import OpenRequests, make_application
 from capamesh.router.policies import make_policy
 from capamesh.router.requests.routing import Routing
-from capamesh.router.rules import RoutingRules
+from capamesh.router.rules.model_rules import ModelRules, RoutingRules
 
 KEY = {"Authorization": "Bearer secret"}
 ALPHA, OTHER = "12D3KooWalpha", "12D3KooWother"
@@ -78,7 +77,7 @@ async def serving(
         view,
         make_policy=lambda name: make_policy(name, rng),
         rng=rng,
-        rules=lambda _: Terms(policy),
+        rules=RoutingRules(ModelRules(policy=policy)),
     )
     routing = Routing(
         view,

@@ -32,11 +32,10 @@ from capamesh.protocol.fleet import Joined, Left, LeftReason
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.balancing.balancer import Balancer
-from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
 from capamesh.router.balancing.opinions import MOST
 from capamesh.router.balancing.picker import RequestPicker
 from capamesh.router.balancing.purpose import Purpose
-from capamesh.router.balancing.served_model import ServedModel, Terms
+from capamesh.router.balancing.served_model import ServedModel
 from capamesh.router.balancing.unhealthy import Ejected, Inhibited, Returned, Slowed
 from capamesh.router.fleet import latency_ewma as peak_ewma
 from capamesh.router.fleet.endpoint import Endpoint
@@ -47,6 +46,8 @@ from capamesh.router.requests.attempt_events import Answered, Failed, Picker, Se
 from capamesh.router.requests.attempts import RequestAttempts
 from capamesh.router.resilience.health import CircuitState
 from capamesh.router.resilience.retry_budget import RETRIES
+from capamesh.router.rules.constraints import ANYWHERE, Constraints
+from capamesh.router.rules.model_rules import ModelRules, RoutingRules
 
 M, ANY, V1 = ModelName("m"), ModelVersion(""), ModelVersion("1")
 SHAPE = RequestShape(M, V1, 8)
@@ -92,7 +93,9 @@ class FirstEligible(PolicyBase):
 class World:
     """Nodes named by letters that replica m version 1, with their links up."""
 
-    def __init__(self, peers: str = "abc", terms: Terms | None = None, draw: float = 0.5) -> None:
+    def __init__(
+        self, peers: str = "abc", rules: ModelRules | None = None, draw: float = 0.5
+    ) -> None:
         self.endpoints: list[Endpoint] = []
         self.fleet = FleetView(on_new=self._new, on_gone=lambda _: None)
         self.policies: dict[str, FirstEligible] = {}
@@ -100,7 +103,7 @@ class World:
             self.fleet,
             make_policy=self._policy,
             rng=Draws(*[draw] * 1000),
-            rules=lambda _: terms or Terms(),
+            rules=RoutingRules(rules or ModelRules()),
         )
         for peer in peers:
             self.join(peer)
@@ -159,7 +162,7 @@ def earn_hedges(world: World, hedges: int) -> None:
 
 
 def test_model_has_one_traffic_and_an_empty_version_is_the_newest() -> None:
-    world = World("ab", Terms(policy="cheapest"))
+    world = World("ab", ModelRules(policy="cheapest"))
     first = world.balancer.served(M, ANY)
     assert first is world.balancer.served(M, V1)
     assert list(world.policies) == ["cheapest"]
@@ -263,7 +266,7 @@ def test_error_without_a_link_says_what_is_wrong_with_whom() -> None:
 
 
 def test_request_s_constraints_and_the_operator_s_hold_together() -> None:
-    world = World("ab", Terms(constraints=Constraints(regions=frozenset({"eu", "us"}))))
+    world = World("ab", ModelRules(constraints=Constraints(regions=frozenset({"eu", "us"}))))
     world.replicas[0].advert = dataclasses.replace(world.replicas[0].advert, region="ap")
     assert world.choice(10.0) == "b"
     with pytest.raises(NoEndpoint, match="region ap is not us; 1 of 2: region eu is not us"):
@@ -489,7 +492,9 @@ def test_second_opinions_have_a_budget_of_their_own_that_time_refills() -> None:
     assert (opinions, retries) == (MOST, RETRIES.reserve)
     opinions = sum(world.picker().cross_check(first, [first], 15.0) is second for _ in range(99))
     assert opinions == 5
-    assert World("ab", Terms(is_retried=False)).picker().cross_check(first, [first], 10.0) is None
+    assert (
+        World("ab", ModelRules(is_retried=False)).picker().cross_check(first, [first], 10.0) is None
+    )
     world = World("ab")
     world.replicas[1].health.failed(10.0, is_hard=True)
     assert (
@@ -524,7 +529,7 @@ def test_silent_one_that_answers_after_all_is_back_at_once() -> None:
 
 
 def test_lone_replica_that_works_through_a_burst_is_slow_and_not_silent() -> None:
-    world = World("a", Terms(is_hedged=False))
+    world = World("a", ModelRules(is_hedged=False))
     (replica,) = world.replicas
     world.answers(replica, 100, 0.14, 9.0)
     flights = [
@@ -665,7 +670,7 @@ def test_request_earns_once_however_often_it_is_sent() -> None:
 
 
 def test_operator_may_forbid_retries_and_hedges() -> None:
-    world = World("a", Terms(is_retried=False, is_hedged=False))
+    world = World("a", ModelRules(is_retried=False, is_hedged=False))
     (replica,) = world.replicas
     world.answers(replica, 50, 0.1, 10.0)
     picker = world.picker()

@@ -12,13 +12,7 @@ from replicas import fleet, lose, replica
 
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.links.calls import LoadReport
-from capamesh.router.balancing.eligibility import (
-    ANYWHERE,
-    Constraints,
-    Eligibility,
-    device_kinds,
-    refusal,
-)
+from capamesh.router.balancing.eligibility import Eligibility, refusal
 from capamesh.router.fleet.replica import Replica
 from capamesh.router.resilience.health import (
     EJECTED_S,
@@ -27,6 +21,7 @@ from capamesh.router.resilience.health import (
     TRIAL_EVERY_S,
     CircuitState,
 )
+from capamesh.router.rules.constraints import ANYWHERE, Constraints, device_kinds
 
 NOW_S = 100.0
 
@@ -142,7 +137,7 @@ def test_constraints_of_the_request_are_met_or_refused(
 def test_price_that_is_no_number_is_over_every_cap() -> None:
     one = replica(price=math.nan)
     assert refusal(one, Constraints(), (), NOW_S, 1.0) == "price nan is over the cap inf"
-    assert not Constraints().are_met_by(one)
+    assert not Constraints().are_met_by(one.advert, one.endpoint.address)
 
 
 def test_two_sets_of_constraints_together_are_both() -> None:
@@ -162,13 +157,13 @@ def test_device_is_the_address_s_and_for_a_visitor_whichever_it_may_be() -> None
         dataclasses.replace(device(2), kind="npu"),
     )
     one.advert = dataclasses.replace(one.advert, devices=(cpu, gpu, dialling))
-    assert device_kinds(one) == {"cpu"}
+    assert device_kinds(one.advert, one.endpoint.address) == {"cpu"}
     one.endpoint.address = "a:7001"
-    assert device_kinds(one) == {"cuda"}
+    assert device_kinds(one.advert, one.endpoint.address) == {"cuda"}
     one.endpoint.address = "dialled-in-1"
-    assert device_kinds(one) == {"npu"}
+    assert device_kinds(one.advert, one.endpoint.address) == {"npu"}
     one.advert = dataclasses.replace(one.advert, devices=(cpu, gpu))
-    assert device_kinds(one) == {"cpu", "cuda"}
+    assert device_kinds(one.advert, one.endpoint.address) == {"cpu", "cuda"}
     only_gpus = Constraints(device_kinds=frozenset({"cuda"}))
     assert refusal(one, only_gpus, (), NOW_S, 1.0) == "device cpu or cuda is not cuda"
 

@@ -8,7 +8,7 @@ from replicas import fleet, replica
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.balancing.attempt import AttemptRecord
-from capamesh.router.balancing.eligibility import ANYWHERE, Constraints, Eligibility
+from capamesh.router.balancing.eligibility import Eligibility
 from capamesh.router.balancing.explanation import (
     MAX_SHOWN,
     Explanation,
@@ -16,6 +16,7 @@ from capamesh.router.balancing.explanation import (
     explained,
 )
 from capamesh.router.fleet.replica import Replica
+from capamesh.router.rules.constraints import ANYWHERE, Constraints
 
 NOW_S = 100.0
 

@@ -17,7 +17,7 @@ from capamesh.router.fleet.ownership_keeper import SAVE_EVERY_S, OwnerKeeper
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.ownership.pin_file import PIN_FILE, load_pins
 from capamesh.router.ownership.version import KEEP_S, SETTLE_S
-from capamesh.router.rules import ModelRules
+from capamesh.router.rules.model_rules import NO_RULES
 
 M, V1 = ModelName("m"), ModelVersion("1")
 
@@ -39,7 +39,7 @@ class Kept:
         self.log = Log()
         self.keeper = OwnerKeeper(
             folder,
-            rules_of=lambda _: ModelRules(),
+            rules=NO_RULES,
             publishers=(),
             invite_of=lambda peer: f"invite of {peer}",
             log=self.log,  # type: ignore[arg-type]

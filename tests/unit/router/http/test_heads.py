@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capamesh.protocol.tensors import Limits
-from capamesh.router.balancing.eligibility import Constraints
 from capamesh.router.http.exchange import InferTarget
 from capamesh.router.http.heads import (
     MAX_HEAD_BYTES,
@@ -18,6 +17,7 @@ from capamesh.router.http.heads import (
     may_become_head,
 )
 from capamesh.router.requests.call import RoutingOptions
+from capamesh.router.rules.constraints import Constraints
 
 MOST = 1000
 LIMITS = Limits(max_message_bytes=MOST)

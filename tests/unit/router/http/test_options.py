@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from capamesh.protocol.errors import InvalidRequest
-from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
 from capamesh.router.http.options import options_of
 from capamesh.router.policies import POLICIES
 from capamesh.router.requests.call import NO_OPTIONS, RoutingOptions
+from capamesh.router.rules.constraints import ANYWHERE, Constraints
 
 HEADERS = [
     "X-Capamesh-Policy",

@@ -18,8 +18,8 @@ from capamesh.router.ownership import news
 from capamesh.router.ownership import owners as owners_module
 from capamesh.router.ownership.owners import Owners
 from capamesh.router.ownership.pins import Pin, Why, pins_from_json, pins_to_json
-from capamesh.router.ownership.trust import OwnerRules
 from capamesh.router.ownership.version import ABSTAIN_S, GRACE_S, KEEP_S, SETTLE_S
+from capamesh.router.rules.model_rules import ModelRules, RoutingRules
 
 M = ModelName("m")
 ALICE, MALLORY = Identity.generate(), Identity.generate()
@@ -37,10 +37,13 @@ def at(version: str, letter: str, *, signed_by: Identity | None = None) -> Model
 class Fleet:
     """Owners, and nodes that come, change and go, at a time that only moves when it is told to."""
 
-    def __init__(self, rules: OwnerRules | None = None, publishers: tuple[str, ...] = ()) -> None:
-        self.rules = rules or OwnerRules()
+    def __init__(self, rules: ModelRules | None = None, publishers: tuple[str, ...] = ()) -> None:
+        self.rules = RoutingRules(rules or ModelRules())
         self.now_s = 1_000_000.0
-        self.owners = Owners(rules_of=lambda _: self.rules, publishers=publishers)
+        self.owners = Owners(rules=self.rules, publishers=publishers)
+
+    def take(self, rules: ModelRules) -> None:
+        self.owners.take_rules(RoutingRules(rules), self.now_s)
 
     def replicas(self, peer: str, *offers: ModelOffer, invite: str = "i") -> None:
         self.owners.heard(advert(peer, models=offers), invite, self.now_s)
@@ -59,7 +62,7 @@ class Fleet:
     def restart(self) -> None:
         """Forget all but the pins, as they are written to a file."""
         pins = pins_from_json(pins_to_json(self.owners.pins()))
-        self.owners = Owners(rules_of=lambda _: self.rules)
+        self.owners = Owners(rules=self.rules)
         self.owners.remember(pins, self.now_s)
 
     def served(self, version: str = "1") -> str:
@@ -225,12 +228,11 @@ def test_restart_opens_nothing_anew() -> None:
 
 
 def test_rules_name_a_digest_and_no_other_is_served_even_if_nobody_replicas_it() -> None:
-    fleet = Fleet(OwnerRules(digests={ModelVersion("1"): digest("c")}))
+    fleet = Fleet(ModelRules(digests={ModelVersion("1"): digest("c")}))
     fleet.replicas("A", at("1", "a"))
     assert (fleet.served(), fleet.owners.admits(M, ModelVersion("1"), digest("a"))) == ("c", False)
     assert "by the router's rules" in fleet.owners.withheld(M, ModelVersion("1"))
-    fleet.rules = OwnerRules()
-    fleet.owners.take_rules(fleet.now_s)
+    fleet.take(ModelRules())
     assert fleet.served() == "a"
 
 
@@ -267,8 +269,7 @@ def test_publisher_that_the_rules_come_to_name_has_signed_what_is_there_already(
     fleet.replicas("A", at("1", "a", signed_by=ALICE))
     fleet.replicas("B", at("1", "a", signed_by=ALICE), at("2", "b"))
     fleet.settle()
-    fleet.rules = OwnerRules(publishers=frozenset({ALICE.peer_id}))
-    fleet.owners.take_rules(fleet.now_s)
+    fleet.take(ModelRules(publishers=frozenset({ALICE.peer_id})))
     assert (fleet.served(), fleet.served("2")) == ("a", "-")
     (shown, _) = fleet.owners.described()
     assert (shown["reason"], shown["publisher"], shown["standing"]) == (
@@ -276,8 +277,7 @@ def test_publisher_that_the_rules_come_to_name_has_signed_what_is_there_already(
         ALICE.peer_id,
         "trusted",
     )
-    fleet.rules = OwnerRules(publishers=frozenset({MALLORY.peer_id}))
-    fleet.owners.take_rules(fleet.now_s)
+    fleet.take(ModelRules(publishers=frozenset({MALLORY.peer_id})))
     assert fleet.served() == "-"
 
 
@@ -330,7 +330,7 @@ def test_flood_of_bad_signatures_costs_one_verification_an_advert(
 
 
 def test_rules_that_name_publishers_let_nothing_else_be_served() -> None:
-    fleet = Fleet(OwnerRules(publishers=frozenset({ALICE.peer_id})), (MALLORY.peer_id,))
+    fleet = Fleet(ModelRules(publishers=frozenset({ALICE.peer_id})), (MALLORY.peer_id,))
     fleet.replicas("A", at("1", "a"))
     fleet.replicas("X", at("1", "b", signed_by=MALLORY))
     assert fleet.served() == "-"
@@ -440,7 +440,7 @@ def test_word_of_a_publisher_or_the_rules_leaves_all_else_to_those_who_name_it()
 
 
 def test_version_to_which_the_rules_give_a_weight_is_trusted() -> None:
-    fleet = Fleet(OwnerRules(weighted=frozenset({ModelVersion("2")})))
+    fleet = Fleet(ModelRules(weights=((ModelVersion("2"), 1.0),)))
     fleet.replicas("A", at("1", "a"))
     fleet.settle()
     fleet.replicas("B", at("2", "b"))

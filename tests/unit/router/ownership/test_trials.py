@@ -36,10 +36,9 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import InferCall
 from capamesh.router.ownership.owners import Owners
-from capamesh.router.ownership.trust import OwnerRules
 from capamesh.router.ownership.version import SETTLE_S
 from capamesh.router.requests.call import NO_OPTIONS, RoutingOptions
-from capamesh.router.rules import ModelRules, RoutingRules
+from capamesh.router.rules.model_rules import NO_RULES, ModelRules, RoutingRules
 
 M = ModelName("m")
 EVIL = ModelVersion("999999999999999999")
@@ -56,11 +55,9 @@ async def infer(
     return outcome.replica.endpoint.peer
 
 
-def attacked(
-    evil: Reply, *, rules: OwnerRules | None = None, routing: RoutingRules | None = None
-) -> tuple[Fleet, FakeLink]:
+def attacked(evil: Reply, *, rules: RoutingRules = NO_RULES) -> tuple[Fleet, FakeLink]:
     """Return a fleet of two honest nodes, in which another, with an invite of its own, brings a higher version."""
-    fleet = Fleet(owners=Owners(rules_of=lambda _: rules or OwnerRules()), rules=routing)
+    fleet = Fleet(owners=Owners(rules=rules), rules=rules)
     for peer in "AB":
         fleet.node(peer, echo, invite="honest")
     link = fleet.node("X", evil, models=(other(),), invite="evil")
@@ -112,7 +109,7 @@ async def test_request_with_a_key_or_that_must_not_run_twice_is_never_sent_on_tr
 
 @in_virtual_time
 async def test_pinned_model_s_other_versions_get_nothing_and_its_other_files_neither() -> None:
-    pinned = OwnerRules(digests={ModelVersion("1"): offer().digest})
+    pinned = RoutingRules(ModelRules(digests={ModelVersion("1"): offer().digest}))
     fleet, link = attacked(WRONG, rules=pinned)
     same = fleet.node("Y", WRONG, models=(other("1"),), invite="evil")
     for _ in range(500):
@@ -125,7 +122,7 @@ async def test_pinned_model_s_other_versions_get_nothing_and_its_other_files_nei
 @in_virtual_time
 async def test_weights_are_the_operator_s_word_and_leave_nothing_to_trials() -> None:
     weights = RoutingRules(ModelRules(weights=((ModelVersion("1"), 1.0),)))
-    fleet, link = attacked(WRONG, routing=weights)
+    fleet, link = attacked(WRONG, rules=weights)
     for _ in range(300):
         await infer(fleet)
     assert link.asks == []

@@ -17,9 +17,10 @@ from capamesh.protocol.errors import ConfigError, LinkLost, NoEndpoint, Unsatisf
 from capamesh.protocol.fleet import Changed, Joined
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.router.access.operator_key import KEY_FILE
-from capamesh.router.balancing.eligibility import Constraints
 from capamesh.router.http.exchange import InferTarget
 from capamesh.router.process.parts import RouterParts
+from capamesh.router.rules.constraints import Constraints
+from capamesh.router.rules.model_rules import ModelRules
 
 
 def make_parts(folder: Path, **settings: Any) -> RouterParts:
@@ -83,13 +84,12 @@ def test_rules_hold_for_the_models_that_they_name_and_the_settings_for_all_other
     parts = make_parts(tmp_path / "data", rules_file=file, policy="p2c")
     hear_a_node(parts)
     served = parts.balancer.served(ModelName("m"), ModelVersion(""))
-    assert (served.policy.name, served.terms.constraints) == (
+    assert (served.policy.name, served.rules.constraints) == (
         "cheapest",
         Constraints(regions=frozenset({"eu"})),
     )
-    assert (served.is_safe, served.terms.is_hedged) == (False, True)
-    others = parts.request_parts.terms_of(ModelName("x"))
-    assert (others.policy, others.constraints, others.is_retried) == ("p2c", Constraints(), True)
+    assert (served.is_safe, served.rules.is_hedged) == (False, True)
+    assert parts.balancer._rules.of(ModelName("x")) == ModelRules(policy="p2c")
 
 
 def test_unknown_policy_ends_the_start_with_those_there_are(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ import pytest
 from fleet_fakes import (
     Ask,
     Fleet,
-    InOrder,
     Reply,
     advert,
     after,
@@ -61,10 +60,8 @@ from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.asking import Answer
 from capamesh.protocol.links.calls import InferCall, LoadReport, SequenceMark
 from capamesh.protocol.tensors import Datatype, Tensor
-from capamesh.router.balancing.eligibility import ANYWHERE
 from capamesh.router.balancing.opinions import MOST
 from capamesh.router.balancing.picker import RequestPicker
-from capamesh.router.balancing.served_model import Terms
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.policies.policy import RequestShape
 from capamesh.router.requests.call import NO_OPTIONS, Call, Outcome
@@ -72,6 +69,8 @@ from capamesh.router.requests.outcome import outcome_of
 from capamesh.router.resilience.health import CircuitState, Health
 from capamesh.router.resilience.link_wait import MAX_WAITING
 from capamesh.router.resilience.retry_budget import RETRIES
+from capamesh.router.rules.constraints import ANYWHERE
+from capamesh.router.rules.model_rules import ModelRules, RoutingRules
 
 REFUSALS = [Overloaded("full", 0.5), Draining("leaving"), ModelUnavailable("loading")]
 UNKNOWN = [
@@ -84,7 +83,7 @@ UNKNOWN = [
 FINAL = [InvalidRequest("bad"), TooLarge("big")]
 UNTRUE = [ModelNotFound("no"), Cancelled("who?"), DeadlineExceeded("late")]
 """The node's fault, with so much time left."""
-ALONE = Terms(policy=InOrder.name, is_hedged=False)
+ALONE = RoutingRules(ModelRules(is_hedged=False))
 UNUSUAL = dict.fromkeys(["hosts", "candidates", "links"], 1)
 
 
@@ -179,7 +178,7 @@ async def test_request_is_counted_while_it_is_under_way_and_no_longer() -> None:
 @in_virtual_time
 async def test_budget_sent_is_the_time_that_is_left_and_never_none() -> None:
     full = failing(Overloaded("full"))
-    fleet = Fleet([after(20.0, full)], [after(9.9995, full)], [echo], terms=ALONE)
+    fleet = Fleet([after(20.0, full)], [after(9.9995, full)], [echo], rules=ALONE)
     assert (await infer(fleet)).attempts == 3
     assert [link.budgets_ms for link in fleet.links] == [[30_000], [10_000], [1]]
 
@@ -620,7 +619,7 @@ async def test_request_is_hedged_once_and_not_at_all_where_the_rules_say_so() ->
     learn(fleet)
     assert (await infer(fleet)).attempts == 2
     assert fleet.asked == [1, 1, 0]
-    fleet = Fleet([after(0.045, echo)], [echo], terms=ALONE)
+    fleet = Fleet([after(0.045, echo)], [echo], rules=ALONE)
     learn(fleet)
     assert (await infer(fleet)).attempts == 1
 
@@ -637,7 +636,7 @@ async def test_hedge_s_failure_leaves_the_first_to_answer() -> None:
 
 @in_virtual_time
 async def test_silence_leads_to_another_node_and_inhibits_the_silent_one() -> None:
-    fleet = Fleet([hang], [echo], terms=ALONE)
+    fleet = Fleet([hang], [echo], rules=ALONE)
     learn(fleet)
     outcome = await infer(fleet)
     assert (outcome.replica, outcome.attempts) == (fleet.replicas[1], 2)
@@ -653,7 +652,7 @@ async def test_silence_leads_to_another_node_and_inhibits_the_silent_one() -> No
 
 @in_virtual_time
 async def test_later_attempt_s_silence_is_noticed_though_the_first_had_longer() -> None:
-    fleet = Fleet([after(0.01, failing(Overloaded("full")))], [hang], [echo], terms=ALONE)
+    fleet = Fleet([after(0.01, failing(Overloaded("full")))], [hang], [echo], rules=ALONE)
     learn(fleet)
     slow = fleet.replicas[0]
     slow.offer = replace(slow.offer, row_us=10_000_000)
@@ -665,7 +664,7 @@ async def test_later_attempt_s_silence_is_noticed_though_the_first_had_longer() 
 
 @in_virtual_time
 async def test_silent_node_that_spoke_meanwhile_is_there_and_only_its_model_hangs() -> None:
-    fleet = Fleet([hang], [echo], terms=ALONE)
+    fleet = Fleet([hang], [echo], rules=ALONE)
     learn(fleet)
     fleet.links[0].load_reply = telling(LoadReport(1, 0, 8, 9, 10, 0))
     task = begin(fleet)
@@ -679,7 +678,7 @@ async def test_silent_node_that_spoke_meanwhile_is_there_and_only_its_model_hang
 
 @in_virtual_time
 async def test_silent_node_s_late_answer_still_wins() -> None:
-    fleet = Fleet([after(0.1, echo)], [hang], terms=ALONE)
+    fleet = Fleet([after(0.1, echo)], [hang], rules=ALONE)
     learn(fleet)
     outcome = await infer(fleet)
     assert (outcome.replica, outcome.attempts) == (fleet.replicas[0], 2)
@@ -961,8 +960,7 @@ SEQUENCE = call("m", "1")._replace(sequence=SequenceMark(7, is_start=True))
 
 def once(case: str, *scripts: Reply) -> tuple[Fleet, InferCall, dict[str, Any]]:
     """Return a fleet, a request of it that must not run twice, and what else to say."""
-    terms = Terms(policy=InOrder.name, is_retried=case != "rules")
-    fleet = Fleet(terms=terms)
+    fleet = Fleet(rules=RoutingRules(ModelRules(is_retried=case != "rules")))
     for at, (peer, script) in enumerate(zip("ABCDE", scripts, strict=False)):
         is_said = case == "all say so" or (case == "one says so" and at == 1)
         fleet.node(peer, script, models=(idempotent_not(offer()) if is_said else offer(),))

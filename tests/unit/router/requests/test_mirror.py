@@ -4,7 +4,7 @@ from replicas import Draws
 
 from capamesh.protocol.ids import ModelVersion
 from capamesh.router.requests.mirror import Mirror
-from capamesh.router.rules import MirrorRule
+from capamesh.router.rules.model_rules import MirrorRule
 
 V1, V3 = ModelVersion("1"), ModelVersion("3")
 KEYS = [f"sequence {index}" for index in range(2000)]

@@ -6,11 +6,11 @@ from replicas import lose, replica
 
 from capamesh.protocol.errors import NoEndpoint, Unsatisfiable
 from capamesh.protocol.ids import ModelName
-from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.replica import Replica
 from capamesh.router.requests.no_endpoint import with_hint
 from capamesh.router.resilience.health import CircuitState
+from capamesh.router.rules.constraints import ANYWHERE, Constraints
 
 ERROR = NoEndpoint("nobody can be reached")
 

@@ -44,14 +44,14 @@ from capamesh.protocol.fleet import Joined, Left, LeftReason
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import InferCall, LoadReport, SequenceMark
 from capamesh.router.admission.controller import Refusal
-from capamesh.router.balancing.eligibility import Constraints
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.policies import POLICIES
 from capamesh.router.policies.policy import RequestShape
 from capamesh.router.requests.call import NO_OPTIONS, RoutingOptions
 from capamesh.router.requests.mirror import MAX_MIRRORED
 from capamesh.router.resilience.health import INHIBITED_S, RAMP_S, CircuitState
-from capamesh.router.rules import MirrorRule, ModelRules, RoutingRules
+from capamesh.router.rules.constraints import Constraints
+from capamesh.router.rules.model_rules import MirrorRule, ModelRules, RoutingRules
 
 M = ModelName("m")
 V1, V2 = ModelVersion("1"), ModelVersion("2")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from capamesh.router.balancing.deaths import Deaths
-from capamesh.router.balancing.served_model import ServedModel, Terms, not_hosted
+from capamesh.router.balancing.served_model import ServedModel, not_hosted
 from capamesh.router.balancing.unhealthy import UnhealthySet, Verdict
 from capamesh.router.resilience.health import CircuitState
 from capamesh.router.resilience.link_wait import LinkWait
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.replica import Replica
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.policies.policy import Policy
-
-RulesOf = Callable[["ModelName"], Terms]
-"""What the operator's rules say of a model."""
+    from capamesh.router.rules.model_rules import RoutingRules
 
 
 class Balancer:
@@ -37,7 +35,7 @@ class Balancer:
         *,
         make_policy: Callable[[str], Policy],
         rng: random.Random,
-        rules: RulesOf,
+        rules: RoutingRules,
         invite_of: Callable[[PeerId], str] = lambda _: "",
     ) -> None:
         """`invite_of` tells by which invite a node was let into the network, "" if that is not known."""
@@ -66,12 +64,11 @@ class Balancer:
         if served is None:
             if not self._fleet.has(*key):
                 raise not_hosted(self._fleet, model, version)
-            terms = self._rules(model)
             served = self._served[key] = ServedModel(
                 self._fleet,
                 *key,
                 make_policy=self._make_policy,
-                terms=terms,
+                rules=self._rules.of(model),
                 rng=self._rng,
                 unhealthy=self._unhealthy,
                 links=self.links,
@@ -84,10 +81,11 @@ class Balancer:
         """Return all that is in use."""
         return list(self._served.values())
 
-    def take_rules(self) -> None:
-        """The operator's rules have changed: what is in use goes by them from now on."""
+    def take_rules(self, rules: RoutingRules) -> None:
+        """Go by other rules of the operator from now on, with what is in use as with what follows."""
+        self._rules = rules
         for served in self._served.values():
-            served.take(self._rules(served.model))
+            served.take_rules(rules.of(served.model))
 
     # probes
 

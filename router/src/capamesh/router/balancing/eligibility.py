@@ -10,74 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from capamesh.router.resilience.health import CircuitState, Health
+from capamesh.router.rules.constraints import ANYWHERE, Constraints
 
 if TYPE_CHECKING:
-    from capamesh.protocol.ids import PeerId
     from capamesh.router.fleet.endpoint import Endpoint
     from capamesh.router.fleet.replica import Replica
-
-T = TypeVar("T", bound=str)
 
 DEADLINE_DOUBT = 0.02
 """This part of all requests does not believe that a replica is too slow for them (guess): what a replica tells is of
 its last answers, and who is never asked again could never tell that it is faster now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Constraints:
-    """What a request asks of who runs it. None: anything will do; an empty set: nothing will."""
-
-    max_price: float = math.inf
-    """For a million rows, in the network's unit, as `NodeAdvert.price_per_million`."""
-    regions: frozenset[str] | None = None
-    device_kinds: frozenset[str] | None = None
-    peers: frozenset[PeerId] | None = None
-    """The only nodes to be trusted with it."""
-
-    def both(self, other: Constraints) -> Constraints:
-        """Return what meets these and the others."""
-        if other == ANYWHERE:
-            return self
-        if self == ANYWHERE:
-            return other
-        return Constraints(
-            min(self.max_price, other.max_price),
-            _both(self.regions, other.regions),
-            _both(self.device_kinds, other.device_kinds),
-            _both(self.peers, other.peers),
-        )
-
-    def are_met_by(self, replica: Replica) -> bool:
-        """Return whether `refusal` has nothing to say."""
-        advert = replica.advert
-        return (
-            advert.price_per_million <= self.max_price
-            and (self.regions is None or advert.region in self.regions)
-            and (self.device_kinds is None or device_kinds(replica) <= self.device_kinds)
-            and (self.peers is None or advert.peer in self.peers)
-        )
-
-    def refusal(self, replica: Replica) -> str:
-        """Return which of these the replica does not meet; empty: none."""
-        advert = replica.advert
-        if not advert.price_per_million <= self.max_price:
-            return f"price {advert.price_per_million} is over the cap {self.max_price}"
-        if self.regions is not None and advert.region not in self.regions:
-            return f"region {advert.region or 'unknown'} is not {_one_of(self.regions)}"
-        if self.device_kinds is not None:
-            kinds = device_kinds(replica)
-            if not kinds <= self.device_kinds:
-                return f"device {' or '.join(sorted(kinds))} is not {_one_of(self.device_kinds)}"
-        if self.peers is not None and advert.peer not in self.peers:
-            return "not one of the nodes that the request names"
-        return ""
-
-
-ANYWHERE = Constraints()
 
 
 class Eligibility:
@@ -125,7 +69,9 @@ class Eligibility:
             return False
         if not endpoint.health.is_full and not self._is_drawn(endpoint.health):
             return False
-        if self.constraints is not ANYWHERE and not self.constraints.are_met_by(replica):
+        if self.constraints is not ANYWHERE and not self.constraints.are_met_by(
+            replica.advert, endpoint.address
+        ):
             return False
         return (
             replica.service_s + endpoint.network.rtt_s <= self.deadline_s - self.now_s
@@ -144,7 +90,9 @@ class Eligibility:
         for health in (replica.health, endpoint.health):
             if not health.is_full and not self._is_well(health):
                 return False
-        return self.constraints is ANYWHERE or self.constraints.are_met_by(replica)
+        return self.constraints is ANYWHERE or self.constraints.are_met_by(
+            replica.advert, endpoint.address
+        )
 
     def is_there(self, replica: Replica) -> bool:
         """Return whether `obstacle` has nothing to say: the replica may be asked, be it well or not."""
@@ -159,7 +107,7 @@ class Eligibility:
             and replica not in self.asked
             and not self._operator_refusal(replica.health)
             and not self._operator_refusal(endpoint.health)
-            and self.constraints.are_met_by(replica)
+            and self.constraints.are_met_by(replica.advert, endpoint.address)
         )
 
     def allows_bound(self, replica: Replica) -> bool:
@@ -195,7 +143,7 @@ class Eligibility:
             _link_refusal(replica.endpoint)
             or self._operator_refusal(replica.health)
             or self._operator_refusal(replica.endpoint.health)
-            or self.constraints.refusal(replica)
+            or self.constraints.refusal(replica.advert, replica.endpoint.address)
         )
 
     def last_resort(self, replicas: Iterable[Replica], *, is_extra: bool) -> Replica | None:
@@ -292,17 +240,6 @@ def refusal(
     return Eligibility(constraints, now_s + remaining_s, asked=asked, now_s=now_s).refusal(replica)
 
 
-def device_kinds(replica: Replica) -> frozenset[str]:
-    """Return what the worker at the replica's address may run on: one kind, or several when it cannot be known.
-
-    Whoever dialled this router is some device of its node that cannot be dialled, or any if all can.
-    """
-    address, devices = replica.endpoint.address, replica.advert.devices
-    at = [device.kind for device in devices if address in device.data_addresses]
-    at = at or [device.kind for device in devices if not device.data_addresses]
-    return frozenset(at or [device.kind for device in devices])
-
-
 def _link_refusal(endpoint: Endpoint) -> str:
     if endpoint.is_retired:
         return "it left the fleet"
@@ -311,15 +248,3 @@ def _link_refusal(endpoint: Endpoint) -> str:
     if endpoint.is_draining:
         return "draining"
     return "" if endpoint.is_usable else "its link takes no new requests"
-
-
-def _both(one: frozenset[T] | None, other: frozenset[T] | None) -> frozenset[T] | None:
-    if one is None or other is None:
-        return one if other is None else other
-    return one & other
-
-
-def _one_of(allowed: frozenset[str]) -> str:
-    if len(allowed) <= 1:
-        return next(iter(allowed), "any that is allowed")
-    return f"one of {', '.join(sorted(allowed))}"

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from capamesh.protocol.errors import CapameshError, Overloaded
 from capamesh.router.balancing.deaths import Stand, Suspicion
-from capamesh.router.balancing.eligibility import ANYWHERE, Constraints, Eligibility, may_be_probed
+from capamesh.router.balancing.eligibility import Eligibility, may_be_probed
 from capamesh.router.balancing.explanation import Explanation, explained
 from capamesh.router.balancing.fitting import usual_size_bytes
 from capamesh.router.balancing.purpose import Purpose
+from capamesh.router.rules.constraints import ANYWHERE, Constraints
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelVersion
@@ -92,8 +93,8 @@ class RequestPicker:
         self._left: dict[ModelVersion, ServedModel] | None = None
         """By version: what it was chosen from as well. None: nothing else."""
         self._policy: Policy = served.chooser(policy) if policy else served.policy
-        of_rules = served.terms.constraints
-        self._constraints = constraints if of_rules is ANYWHERE else of_rules.both(constraints)
+        ruled = served.rules.constraints
+        self._constraints = constraints if ruled is ANYWHERE else ruled.both(constraints)
         self._deadline_s = deadline_s
         self._last: Eligibility | None = None
         """The rules of the last choice."""
@@ -332,7 +333,7 @@ class RequestPicker:
     def try_retry(self, now_s: float) -> bool:
         """Part of `attempts.Picker`."""
         served = self.served
-        return served.terms.is_retried and served.budget.try_withdraw(now_s)
+        return served.rules.is_retried and served.budget.try_withdraw(now_s)
 
     def try_pass_on(self, now_s: float) -> bool:
         """Part of `attempts.Picker`. Free while the fleet has room; when it is full, one refusal brings on others."""
@@ -342,7 +343,7 @@ class RequestPicker:
     def cross_check(self, of: Replica, asked: Collection[Replica], now_s: float) -> Replica | None:
         """Part of `attempts.Picker`. The replica that is returned is of the same version, and well."""
         served = self.served
-        if not served.terms.is_retried:
+        if not served.rules.is_retried:
             return None
         try:
             replica = self.choose(asked, now_s, Purpose.CROSS_CHECK)

@@ -11,7 +11,6 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from capamesh.protocol.errors import (
@@ -30,7 +29,6 @@ from capamesh.protocol.errors import (
     is_refusal,
 )
 from capamesh.protocol.links.calls import load_with
-from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
 from capamesh.router.balancing.load_check import ReportedLoadCheck
 from capamesh.router.balancing.opinions import GRAY_S, Opinions
 from capamesh.router.balancing.serving import FAILED, REFUSED, UNANSWERED_S
@@ -53,6 +51,7 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.policies.policy import Policy
     from capamesh.router.resilience.link_wait import LinkWait
+    from capamesh.router.rules.model_rules import ModelRules
 
 DRAINING_S = 1.0
 """How long an endpoint that says so is avoided: its advert or its link's end follow (guess)."""
@@ -83,17 +82,6 @@ class Refused(Protocol):
         """`replica` asked to be left alone for so many seconds; `is_urgent`: by an urgent request, too."""
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What the operator's rules say of a model's traffic."""
-
-    policy: str = "prequal"
-    constraints: Constraints = ANYWHERE
-    """They hold beside a request's own."""
-    is_hedged: bool = True
-    is_retried: bool = True
-
-
 class ServedModel:
     """The traffic of one version of a model. Every `now_s` is the caller's monotonic clock in seconds."""
 
@@ -119,7 +107,7 @@ class ServedModel:
         "model",
         "on_refused",
         "policy",
-        "terms",
+        "rules",
         "version",
         "window",
     )
@@ -131,7 +119,7 @@ class ServedModel:
         version: ModelVersion,
         *,
         make_policy: Callable[[str], Policy],
-        terms: Terms,
+        rules: ModelRules,
         rng: random.Random,
         unhealthy: UnhealthySet,
         links: LinkWait,
@@ -143,13 +131,14 @@ class ServedModel:
         self.version = version
         self.hosted = fleet.hosted(model, version)
         """Who hosts it now."""
-        self.terms: Terms = terms
+        self.rules: ModelRules = rules
+        """The operator's rules of the model."""
         self.links = links
         self.lives = lives
         self.deaths = deaths
         self._make_policy = make_policy
         self._others: dict[str, Policy] = {}
-        self.policy = self._new_policy(terms.policy)
+        self.policy = self._new_policy(rules.policy)
         """Of requests that ask for no other."""
         self.on_refused: Refused | None = None
         """Told of a replica that had no room, for how many seconds it asked to be left alone, and `now_s`."""
@@ -162,7 +151,7 @@ class ServedModel:
         """Of all its replicas, from sent to answered."""
         self.budget = RetryBudget()
         self._opinions = Opinions()
-        self.hedging = Hedging(self.window, is_enabled=terms.is_hedged)
+        self.hedging = Hedging(self.window, is_enabled=rules.is_hedged)
         self._outliers: OutlierWatch[Replica] = OutlierWatch()
         self._load_check = ReportedLoadCheck()
         self._unhealthy = unhealthy
@@ -189,14 +178,14 @@ class ServedModel:
     @property
     def is_safe(self) -> bool:
         """Whether a request may be run twice, as far as the model's rules say."""
-        return self.terms.is_retried
+        return self.rules.is_retried
 
     def chooser(self, policy: str, *, is_kept: bool = True) -> Policy:
         """Return this model's policy of that name, "" for the model's own; raises what making it raises.
 
         One that is new is kept for the requests that follow, unless `is_kept` is false.
         """
-        if not policy or policy == self.terms.policy:
+        if not policy or policy == self.rules.policy:
             return self.policy
         known = self._others.get(policy)
         if known is None:
@@ -209,15 +198,15 @@ class ServedModel:
         """Return a context: what is drawn within is given back at its end."""
         return unspent(self._rng)
 
-    def take(self, terms: Terms) -> None:
-        """Go by other terms from now on; a request under way ends by those that it began with."""
-        if terms.policy != self.terms.policy:
-            known = self._others.pop(terms.policy, None) or self._new_policy(terms.policy)
+    def take_rules(self, rules: ModelRules) -> None:
+        """Go by other rules from now on; a request under way ends by those that it began with."""
+        if rules.policy != self.rules.policy:
+            known = self._others.pop(rules.policy, None) or self._new_policy(rules.policy)
             # requests may ask for the one of before, or be on their way by it
-            self._others[self.terms.policy] = self.policy
+            self._others[self.rules.policy] = self.policy
             self.policy = known
-        self.terms = terms
-        self.hedging.is_enabled = terms.is_hedged
+        self.rules = rules
+        self.hedging.is_enabled = rules.is_hedged
 
     def sent(self, replica: Replica, now_s: float) -> None:
         """A request is sent to `replica`: all policies hear of it, whichever chose."""

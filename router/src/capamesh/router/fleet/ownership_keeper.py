@@ -14,7 +14,6 @@ from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.fleet import Change, Changed, Joined, Left
 from capamesh.router.ownership.owners import Judged, Owners
 from capamesh.router.ownership.pin_file import load_pins, save_pins
-from capamesh.router.ownership.trust import OwnerRules
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, PeerId
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.ownership.pins import Pin
-    from capamesh.router.rules import ModelRules
+    from capamesh.router.rules.model_rules import RoutingRules
 
 SAVE_EVERY_S = 10.0
 """Pins are written no more often than this, whatever changes (guess: members can change something at any time; a router
@@ -34,15 +33,6 @@ HOLDERS_EVERY_S = 60.0
 WARNED = frozenset({"model_digest_ignored", "model_digest_served", "model_version_on_trial"})
 
 
-def owner_rules(rules: ModelRules) -> OwnerRules:
-    """Return what a model's rules say of who owns it."""
-    return OwnerRules(
-        digests=dict(rules.digests),
-        publishers=None if rules.publishers is None else frozenset(rules.publishers),
-        weighted=frozenset(version for version, weight in rules.weights if weight),
-    )
-
-
 class OwnerKeeper:
     """The owners of one router's models; `fleet` is to be set before anything is heard."""
 
@@ -50,7 +40,7 @@ class OwnerKeeper:
         self,
         folder: Path,
         *,
-        rules_of: Callable[[ModelName], ModelRules],
+        rules: RoutingRules,
         publishers: Iterable[str],
         invite_of: Callable[[PeerId], str],
         log: FilteringBoundLogger,
@@ -63,9 +53,7 @@ class OwnerKeeper:
         self._folder = folder
         self._invite_of = invite_of
         self._log = log
-        self.owners = Owners(
-            rules_of=lambda model: owner_rules(rules_of(model)), publishers=tuple(publishers)
-        )
+        self.owners = Owners(rules=rules, publishers=tuple(publishers))
         self.fleet: FleetView | None = None
         self._clock = clock
         self._saving: asyncio.Future[None] | None = None
@@ -113,9 +101,9 @@ class OwnerKeeper:
         self._keep()
         return bool(judged.peers or judged.models)
 
-    def take_rules(self) -> None:
-        """The operator's rules have changed."""
-        self._judged(self.owners.take_rules(self._clock()))
+    def take_rules(self, rules: RoutingRules) -> None:
+        """Judge by other rules of the operator from now on."""
+        self._judged(self.owners.take_rules(rules, self._clock()))
 
     def take_publishers(self, publishers: Iterable[str]) -> None:
         """The router's renewed membership names these publishers."""

@@ -9,8 +9,8 @@ from typing import Final
 
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.ids import PeerId
-from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
 from capamesh.router.requests.call import NO_OPTIONS, RoutingOptions
+from capamesh.router.rules.constraints import ANYWHERE, Constraints
 
 PREFIX: Final = "x-capamesh-"
 POLICY: Final = "X-Capamesh-Policy"

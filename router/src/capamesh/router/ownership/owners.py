@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,9 @@ from capamesh.router.ownership.descriptions import described, withheld
 from capamesh.router.ownership.news import News, OwnerNews
 from capamesh.router.ownership.pins import MAX_PINS, Pin
 from capamesh.router.ownership.publishers import Publishers
-from capamesh.router.ownership.trust import NO_RULES, OwnedModel, OwnerRules, trusted_versions
+from capamesh.router.ownership.trust import OwnedModel, trusted_versions
 from capamesh.router.ownership.version import GRACE_S, KEEP_S, Claim, OwnedVersion
+from capamesh.router.rules.model_rules import NO_RULES, RoutingRules
 
 if TYPE_CHECKING:
     from capamesh.protocol.adverts import NodeAdvert
@@ -48,11 +49,11 @@ class Owners:
     def __init__(
         self,
         *,
-        rules_of: Callable[[ModelName], OwnerRules] = lambda _: NO_RULES,
+        rules: RoutingRules = NO_RULES,
         publishers: Collection[str] = (),
     ) -> None:
         """`publishers` are those of the network, as peer ids."""
-        self._rules_of = rules_of
+        self._rules = rules
         self._publishers = frozenset(publishers)
         self._signatures = Publishers()
         self._models: dict[ModelName, OwnedModel] = {}
@@ -214,27 +215,31 @@ class Owners:
                 self._open[name] = None
         return self._decide(now_s)
 
-    def take_rules(self, now_s: float) -> Judged:
-        """The operator's rules have changed, and with them maybe whose signatures count."""
+    def take_rules(self, rules: RoutingRules, now_s: float) -> Judged:
+        """Go by other rules of the operator, by which other signatures may count."""
+        self._rules = rules
+        return self._judge_all(now_s)
+
+    def take_publishers(self, publishers: Collection[str], now_s: float) -> Judged:
+        """The network names other publishers, as peer ids."""
+        self._publishers = frozenset(publishers)
+        return self._judge_all(now_s)
+
+    # inside
+
+    def _judge_all(self, now_s: float) -> Judged:
         for advert, invite in self._signed.values():
             self._take_in(advert, invite, now_s)
         for name in self._models:
             self._open[name] = None
         return self._decide(now_s, looks=math.inf)
 
-    def take_publishers(self, publishers: Collection[str], now_s: float) -> Judged:
-        """The network names other publishers, as peer ids."""
-        self._publishers = frozenset(publishers)
-        return self.take_rules(now_s)
-
-    # inside
-
     def _version(self, model: ModelName, version: ModelVersion) -> OwnedVersion | None:
         known = self._models.get(model)
         return None if known is None else known.versions.get(version)
 
     def _accepted(self, model: ModelName) -> frozenset[str]:
-        publishers = self._rules_of(model).publishers
+        publishers = self._rules.of(model).publishers
         return self._publishers if publishers is None else publishers
 
     def _brings(self, key: tuple[ModelName, ModelVersion], claim: Claim, now_s: float) -> None:
@@ -316,7 +321,7 @@ class Owners:
         return judged
 
     def _judge(self, name: ModelName, known: OwnedModel, now_s: float, judged: Judged) -> None:
-        rules = self._rules_of(name)
+        rules = self._rules.of(name)
         accepted = self._accepted(name)
         is_signed_only = rules.publishers is not None
         for version, owned in known.versions.items():

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from capamesh.router.ownership.pins import Why
 from capamesh.router.ownership.quorum import first_among, votes, winner
@@ -29,22 +29,7 @@ from capamesh.router.ownership.version import GRACE_S, KEEP_S, SETTLE_S, OwnedVe
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelVersion, PeerId
-
-
-@dataclass(frozen=True, slots=True)
-class OwnerRules:
-    """The operator's rules on who owns a model."""
-
-    digests: Mapping[ModelVersion, str] = field(default_factory=dict[Any, str])
-    """The digest that each version must have."""
-    publishers: frozenset[str] | None = None
-    """The publishers whose signatures count, and without one of them no version does; None for those of the network, if there
-    are signatures."""
-    weighted: frozenset[ModelVersion] = frozenset()
-    """The versions that requests are split among."""
-
-
-NO_RULES = OwnerRules()
+    from capamesh.router.rules.model_rules import ModelRules
 
 
 class OwnedModel:
@@ -82,20 +67,21 @@ class _Electorate:
 
 
 def trusted_versions(
-    known: OwnedModel, rules: OwnerRules, now_s: float
+    known: OwnedModel, rules: ModelRules, now_s: float
 ) -> Collection[ModelVersion]:
     """Return the versions that are trusted now."""
     versions = known.versions
+    weighted = rules.weighted()
     if known.is_owned():
         return {
             version
             for version, owned in versions.items()
-            if owned.why is not Why.FIRST or version in rules.weighted
+            if owned.why is not Why.FIRST or version in weighted
         }
     kept = {version for version, owned in versions.items() if owned.is_trusted}
     if now_s < known.settled_s or not kept:
-        return _first(known) | (rules.weighted & versions.keys())
-    kept |= rules.weighted & versions.keys()
+        return _first(known) | (weighted & versions.keys())
+    kept |= weighted & versions.keys()
     others = [version for version in versions if version not in kept]
     others = [version for version in others if versions[version].claims]
     if others:

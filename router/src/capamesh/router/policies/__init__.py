@@ -15,6 +15,7 @@ from capamesh.router.policies.policy import IsEligible, Policy, RequestShape
 from capamesh.router.policies.prequal.policy import Prequal
 from capamesh.router.policies.random_choice import RandomChoice
 from capamesh.router.policies.round_robin import RoundRobin
+from capamesh.router.rules.model_rules import DEFAULT_POLICY
 
 POLICIES: dict[str, Callable[[random.Random], Policy]] = {
     Prequal.name: Prequal,
@@ -26,7 +27,6 @@ POLICIES: dict[str, Callable[[random.Random], Policy]] = {
     Cheapest.name: Cheapest,
     Affinity.name: Affinity,
 }
-DEFAULT_POLICY = Prequal.name
 
 __all__ = [
     "DEFAULT_POLICY",

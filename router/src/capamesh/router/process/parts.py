@@ -47,6 +47,7 @@ from capamesh.router.policies import POLICIES, make_policy
 from capamesh.router.process.request_parts import RequestParts, Surroundings
 from capamesh.router.process.rules_file import load_rules
 from capamesh.router.process.standing import Standing
+from capamesh.router.rules.model_rules import ModelRules
 from capamesh.router.supervision import Supervisor
 from capamesh.router.telemetry import Telemetry
 
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.network import Membership
     from capamesh.router.balancing.unhealthy import Verdict
     from capamesh.router.fleet.endpoint import Endpoint
+    from capamesh.router.rules.model_rules import RoutingRules
     from capamesh.router.settings import RouterSettings
     from capamesh.router.timers import Timers
 
@@ -71,7 +73,9 @@ class RouterParts:
         self.settings = settings
         self.log = log
         make_policy(settings.policy, random.Random())  # noqa: S311 - an unknown one is refused now
-        self.rules = load_rules(settings.rules_file, POLICIES)
+        self._defaults = ModelRules(policy=settings.policy)
+        """The rules of what the file says nothing about."""
+        rules = load_rules(settings.rules_file, POLICIES, self._defaults)
         self.home = DataDir(settings.data_folder, log)
         self.home.lock()
         membership = self.home.membership(settings.token, Role.ROUTER, today())
@@ -83,8 +87,8 @@ class RouterParts:
         self.supervisor = Supervisor(self.telemetry, log, clock=time.monotonic)
         self.link_host = advertised_host(settings.link_host, settings.advertised_host)
         self._join_network(membership)
-        self._make_fleet(membership)
-        self._make_requests(timers)
+        self._make_fleet(membership, rules)
+        self._make_requests(rules, timers)
         self._make_control(membership)
 
     def _join_network(self, membership: Membership) -> None:
@@ -117,7 +121,7 @@ class RouterParts:
             log=log,
         )
 
-    def _make_fleet(self, membership: Membership) -> None:
+    def _make_fleet(self, membership: Membership, rules: RoutingRules) -> None:
         """Make the parts that know the nodes and hold links to them."""
         settings, log = self.settings, self.log
         self.clocks = Clocks()
@@ -155,7 +159,7 @@ class RouterParts:
         )
         self.owners = OwnerKeeper(
             settings.data_folder,
-            rules_of=lambda model: self.rules.of(model),  # noqa: PLW0108 - they are replaced by others
+            rules=rules,
             publishers=self._publishers,
             invite_of=self.hearing.quotas.invite_of,
             log=log,
@@ -180,7 +184,7 @@ class RouterParts:
             today=today,
         )
 
-    def _make_requests(self, timers: Timers) -> None:
+    def _make_requests(self, rules: RoutingRules, timers: Timers) -> None:
         """Make the parts that a request goes through."""
         settings = self.settings
         around = Surroundings(
@@ -193,9 +197,8 @@ class RouterParts:
         )
         self.request_parts = parts = RequestParts(
             self.fleet,
-            self.rules,
+            rules,
             around,
-            policy=settings.policy,
             limits=settings.limits,
             invite_of=self.hearing.quotas.invite_of,
         )
@@ -208,7 +211,6 @@ class RouterParts:
             settings.timeout_s,
             settings.limits,
             self.log,
-            constraints_of=lambda model: parts.terms_of(model).constraints,
             redial_s=self.pool.redial_s,
             shut_out=lambda: self.standing.shut_out,
         )
@@ -256,12 +258,11 @@ class RouterParts:
     def reload(self, file: Path) -> None:
         """Read the rules anew and route by them; if anything is wrong with them, by those of before."""
         try:
-            rules = load_rules(file, POLICIES)
+            rules = load_rules(file, POLICIES, self._defaults)
         except ConfigError as error:
             self.log.error("rules_refused", error=error.message)  # noqa: TRY400 - it is the file that is wrong
             return
-        self.rules = rules  # the owners go by them
-        self.owners.take_rules()
+        self.owners.take_rules(rules)
         self.request_parts.take_rules(rules)
         self.log.info("rules_reloaded", file=str(file), models=len(rules.models))
 

@@ -8,20 +8,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from capamesh.router.balancing.balancer import Balancer
-from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
 from capamesh.router.balancing.prober import Prober
-from capamesh.router.balancing.served_model import Terms
 from capamesh.router.policies import make_policy
 from capamesh.router.process.health_watch import DoTurn, HealthWatch
 from capamesh.router.requests.dispatch import Dispatch
 from capamesh.router.requests.routing import Routing
 
 if TYPE_CHECKING:
-    from capamesh.protocol.ids import ModelName, PeerId
+    from capamesh.protocol.ids import PeerId
     from capamesh.protocol.tensors import Limits
     from capamesh.router.balancing.unhealthy import Verdict
     from capamesh.router.fleet.view import FleetView
-    from capamesh.router.rules import RoutingRules
+    from capamesh.router.rules.model_rules import RoutingRules
     from capamesh.router.telemetry import AttemptCounts
     from capamesh.router.timers import Timers
 
@@ -51,19 +49,16 @@ class RequestParts:
         rules: RoutingRules,
         around: Surroundings,
         *,
-        policy: str,
         limits: Limits,
         invite_of: Callable[[PeerId], str] = lambda _: "",
     ) -> None:
-        """`policy` is that of models whose rules name none; `invite_of` tells which invite admitted a node."""
-        self._rules = rules
-        self._policy = policy
+        """`invite_of` tells which invite admitted a node."""
         clock, timers, rng = around.clock, around.timers, around.rng
         self.balancer = Balancer(
             fleet,
             make_policy=lambda name: make_policy(name, rng),
             rng=rng,
-            rules=self.terms_of,
+            rules=rules,
             invite_of=invite_of,
         )
         self.prober = Prober(self.balancer, clock=clock, timers=timers)
@@ -84,22 +79,7 @@ class RequestParts:
             timers=timers,
         )
 
-    def terms_of(self, model: ModelName) -> Terms:
-        """Return what the rules say of a model's traffic."""
-        rules = self._rules.of(model)
-        constraints = Constraints(
-            rules.max_price,
-            frozenset(rules.regions) or None,
-            frozenset(rules.device_kinds) or None,
-        )
-        return Terms(
-            rules.policy or self._policy,
-            ANYWHERE if constraints == ANYWHERE else constraints,
-            rules.is_hedged,
-            rules.is_retried,
-        )
-
     def take_rules(self, rules: RoutingRules) -> None:
         """Route by other rules from now on."""
-        self._rules = rules  # `terms_of` goes by them
+        self.balancer.take_rules(rules)
         self.routing.take_rules(rules)

@@ -8,17 +8,17 @@ from typing import Final
 
 from capamesh.protocol.private_files import read_public
 from capamesh.router.process.rules_keys import read_rules
-from capamesh.router.rules import RoutingRules
+from capamesh.router.rules.model_rules import ModelRules, RoutingRules
 
 MAX_RULES_BYTES: Final = 4 * 2**20  # 10,000 models of 400 bytes, which take 3 s (measured)
 
 
-def load_rules(file: Path | None, policies: Collection[str]) -> RoutingRules:
-    """Return the rules in `file`, None: those that hold without one; `policies` are those there are.
+def load_rules(file: Path | None, policies: Collection[str], defaults: ModelRules) -> RoutingRules:
+    """Return the rules in `file`, complete: `defaults` hold for what it says nothing about, and without a file.
 
-    Raises `ConfigError`, which names what is wrong with the file.
+    `policies` are those there are. Raises `ConfigError`, which names what is wrong with the file.
     """
     if file is None:
-        return RoutingRules()
+        return RoutingRules(defaults)
     raw = read_public(file, "the rules file", limit_bytes=MAX_RULES_BYTES)
-    return read_rules(raw, str(file), policies)
+    return read_rules(raw, str(file), policies, defaults)

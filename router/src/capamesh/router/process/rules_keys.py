@@ -17,7 +17,8 @@ from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.model_digest import DIGEST_PATTERN, EXPECTED
 from capamesh.protocol.schema import DISTINCT, Meta, Mismatch, Table, meaning, quoted, shown
 from capamesh.protocol.toml_text import read_toml
-from capamesh.router.rules import MirrorRule, ModelRules, RoutingRules
+from capamesh.router.rules.constraints import ANYWHERE
+from capamesh.router.rules.model_rules import MirrorRule, ModelRules, RoutingRules
 
 EVERY_MODEL: Final = "*"
 MAX_NAME_CHARS: Final = 256  # as of a model in an advert
@@ -27,6 +28,10 @@ MAX_MODELS: Final = 10_000  # guess: ten times what one node can advertise
 MAX_NAMES: Final = 1024  # guess, of one list or table
 MAX_WEIGHT: Final = 1e6  # guess: sums of them stay exact enough
 MAX_PRICE: Final = 1e12  # as of a price in an advert
+_CONSTRAINTS: Final = ("max_price", "regions", "device_kinds")
+"""The keys that are fields of `Constraints`."""
+_SETS: Final = frozenset({"regions", "device_kinds"})
+_PAIRS: Final = frozenset({"weights", "tenants"})
 _PEER_ID_CHARS: Final = 52  # of an Ed25519 key, which is what a publisher is named by
 
 _COUNT: Final = Meta(min_length=1, max_length=MAX_NAMES)
@@ -108,15 +113,22 @@ class ModelTable(
 
     def over(self, every: ModelRules) -> ModelRules:
         """Return the rules of a model that has this table, where `every` holds for all models."""
-        given: dict[str, Any] = {}
-        for name in self.__struct_fields__:
-            value = getattr(self, name)
-            if isinstance(value, dict):
-                value = tuple(cast("dict[str, object]", value).items())
-            elif isinstance(value, MirrorTable):
-                value = MirrorRule(ModelVersion(value.version), value.share)
-            if value is not None:
-                given[name] = value
+        given: dict[str, Any] = {
+            name: value
+            for name in self.__struct_fields__
+            if (value := getattr(self, name)) is not None
+        }
+        asked: dict[str, Any] = {name: given.pop(name) for name in _CONSTRAINTS if name in given}
+        for name in _SETS & asked.keys():
+            asked[name] = frozenset(asked[name])
+        constraints = replace(every.constraints, **asked)
+        given["constraints"] = ANYWHERE if constraints == ANYWHERE else constraints
+        for name in _PAIRS & given.keys():
+            given[name] = tuple(given[name].items())
+        if self.mirror is not None:
+            given["mirror"] = MirrorRule(ModelVersion(self.mirror.version), self.mirror.share)
+        if self.publishers is not None:
+            given["publishers"] = frozenset(self.publishers)
         return replace(every, **given)
 
 
@@ -130,10 +142,12 @@ RULES_FILE: Final = cast(
 """A rules file as a whole."""
 
 
-def read_rules(raw: bytes, file: str, policies: Collection[str]) -> RoutingRules:
+def read_rules(
+    raw: bytes, file: str, policies: Collection[str], defaults: ModelRules
+) -> RoutingRules:
     """Return the rules in `raw`, the content of `file`; `policies` are those there are.
 
-    Raises `ConfigError`, which names the file, the key's path, the value and what is expected.
+    `defaults` hold for what it says nothing about. Raises `ConfigError`, which names the file, the key's path, the value and what is expected.
     """
     try:
         tables = read_toml(raw, RULES_FILE, file)
@@ -150,7 +164,7 @@ def read_rules(raw: bytes, file: str, policies: Collection[str]) -> RoutingRules
             raise ConfigError(
                 f'{file}: "{EVERY_MODEL}".{key} stands for all models, but versions are one model\'s: give it its own table'
             )
-    of_all = every.over(ModelRules())
+    of_all = every.over(defaults)
     return RoutingRules(
         of_all, {ModelName(name): table.over(of_all) for name, table in tables.items()}
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
+from capamesh.router.rules.constraints import ANYWHERE, Constraints
 
 if TYPE_CHECKING:
     from capamesh.protocol.errors import CapameshError

@@ -158,7 +158,7 @@ class InFlightCall(Handle):
             size_bytes=picker.shape.size_bytes,
             is_safe=not is_alone and served.is_safe and dispatch.idempotency.holds(served),
             # a second node would learn what the key is to keep at one
-            is_hedged=served.terms.is_hedged and not picker.shape.affinity,
+            is_hedged=served.rules.is_hedged and not picker.shape.affinity,
             is_pinned=sequence is not None,
             max_refusals=0 if is_alone else MAX_REFUSALS,
             # the first link to be up need not be that of the node with the sequence's state

@@ -22,7 +22,6 @@ from capamesh.protocol.errors import (
     ShutOut,
 )
 from capamesh.protocol.links.calls import InferCall
-from capamesh.router.balancing.eligibility import ANYWHERE, Constraints
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.requests.call import NO_OPTIONS, Call, Responder, RoutingOptions
 from capamesh.router.requests.no_endpoint import with_hint
@@ -64,8 +63,6 @@ class InferenceService:
     """For requests that name no deadline of their own; none may take longer."""
     limits: Limits
     log: FilteringBoundLogger
-    constraints_of: Callable[[ModelName], Constraints] = lambda _: ANYWHERE
-    """What the operator's rules ask of who runs a model."""
     redial_s: Callable[[Endpoint], float] = lambda _: 0.0
     """In how long an endpoint without a link is dialled; 0: at once, or unknown."""
     shut_out: Callable[[], str] = lambda: ""
@@ -81,7 +78,7 @@ class InferenceService:
             error,
             model,
             [replica for each in versions for replica in fleet.replicas(model, each)],
-            self.constraints_of(model).both(target.options.constraints),
+            self.routing.constraints(model).both(target.options.constraints),
             redial_s=self.redial_s,
             now_s=self.routing.clock(),
         )

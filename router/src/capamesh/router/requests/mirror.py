@@ -19,7 +19,7 @@ from capamesh.router.requests.split import NEWEST, draw_of
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelVersion
-    from capamesh.router.rules import MirrorRule
+    from capamesh.router.rules.model_rules import MirrorRule
 
 MAX_MIRRORED = 16
 """Copies under way at one router (guess: enough to see whether a version works, too few to slow the others)."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from capamesh.router.balancing.balancer import Balancer
     from capamesh.router.balancing.served_model import ServedModel
     from capamesh.router.fleet.view import FleetView
-    from capamesh.router.rules import ModelRules, RoutingRules
+    from capamesh.router.rules.model_rules import ModelRules, RoutingRules
 
 
 class RoutedModel:
@@ -70,7 +70,7 @@ class RoutedModels:
     ) -> None:
         self._fleet = fleet
         self._balancer = balancer
-        self._rules = rules
+        self.rules = rules
         self._rng = rng
         self._models: dict[ModelName, RoutedModel] = {}
 
@@ -98,14 +98,14 @@ class RoutedModels:
         """Return a model, which is kept if the fleet has it: else anyone could fill the memory with names."""
         model = self._models.get(name)
         if model is None:
-            model = RoutedModel(self._versions(name), self._rules.of(name), self._rng)
+            model = RoutedModel(self._versions(name), self.rules.of(name), self._rng)
             if self._fleet.versions_ready(name):
                 self._models[name] = model
         return model
 
     def take_rules(self, rules: RoutingRules) -> None:
         """Route by other rules from now on; what is under way ends by those that it began with."""
-        self._rules = rules
+        self.rules = rules
         for name, model in self._models.items():
             model.take_rules(rules.of(name), self._versions(name))
 
@@ -122,7 +122,7 @@ class RoutedModels:
     def _versions(self, name: ModelName) -> Versions:
         return Versions(
             name,
-            VersionSplit(self._rules.of(name).weights),
+            VersionSplit(self.rules.of(name).weights),
             fleet=self._fleet,
             balancer=self._balancer,
             rng=self._rng,

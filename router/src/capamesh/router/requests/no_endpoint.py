@@ -14,9 +14,9 @@ from capamesh.router.resilience.health import CircuitState
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName
-    from capamesh.router.balancing.eligibility import Constraints
     from capamesh.router.fleet.endpoint import Endpoint
     from capamesh.router.fleet.replica import Replica
+    from capamesh.router.rules.constraints import Constraints
 
 MAX_REASONS = 3
 """Of why nobody fits, those that most have (guess: as much as one reads)."""
@@ -55,7 +55,7 @@ def _lasting(replica: Replica, constraints: Constraints, now_s: float) -> str:
     for health in (replica.health, replica.endpoint.health):
         if health.state(now_s) is CircuitState.FORCED_OPEN:
             return "the operator holds it open"
-    return constraints.refusal(replica)
+    return constraints.refusal(replica.advert, replica.endpoint.address)
 
 
 def _most(reasons: Iterable[str]) -> str:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.requests.call import RoutingOptions
     from capamesh.router.requests.dispatch import Dispatch
-    from capamesh.router.rules import RoutingRules
+    from capamesh.router.rules.constraints import Constraints
+    from capamesh.router.rules.model_rules import RoutingRules
     from capamesh.router.timers import Timers
 
 EVEN_ODDS = 0.5
@@ -129,7 +130,10 @@ class Routing:
     def take_rules(self, rules: RoutingRules) -> None:
         """Route by other rules from now on; what is under way ends by those that it began with."""
         self._models.take_rules(rules)
-        self._balancer.take_rules()
+
+    def constraints(self, model: ModelName) -> Constraints:
+        """Return what the operator's rules ask of who runs the model."""
+        return self._models.rules.of(model).constraints
 
     def wake(self) -> None:
         """Let who waits for a link look again: others may be asked now."""

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from capamesh.router.balancing.eligibility import Constraints, Eligibility
+from capamesh.router.balancing.eligibility import Eligibility
 from capamesh.router.fleet.hosted_version import NO_RANKING
 from capamesh.router.requests.split import NEWEST, VersionSplit
+from capamesh.router.rules.constraints import Constraints
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion
@@ -73,7 +74,7 @@ class Versions:
         served = self._balancer.served(self._model, picked)
         if asked or len(ranking.trusted) == 1:
             return served
-        constraints = served.terms.constraints.both(constraints)
+        constraints = served.rules.constraints.both(constraints)
         rules = Eligibility(constraints, now_s=now_s, draw=self._rng.random())
         return self.open_from(served, rules, key)
 
@@ -87,7 +88,7 @@ class Versions:
         if not trials or self._split.is_weighted:
             return None
         self._trial_credit += TRIAL_SHARE
-        if self._trial_credit < 1.0 or not served.terms.is_retried:
+        if self._trial_credit < 1.0 or not served.rules.is_retried:
             return None
         self._trial_credit = 0.0  # not for later: a share that was not used is lost
         version = trials[int(self._rng.random() * len(trials))]

@@ -1,15 +1,19 @@
-"""What an operator says about how each model's requests are routed. Pure values; `process.rules_keys` reads them.
+"""The rules by which each model's requests are routed, as an operator says them. Pure values.
 
-A table for each model by its name; the table "*" holds for all, and a model's own table replaces it key by key.
+The rules are complete: what the operator says nothing about has its default in them. They flow one way: they are read
+from a file, and each part of a router that goes by them is given them (`take_rules`) and keeps them.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.router.rules.constraints import ANYWHERE, Constraints
+
+DEFAULT_POLICY: Final = "prequal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +27,10 @@ class MirrorRule:
 
 @dataclass(frozen=True, slots=True)
 class ModelRules:
-    """How one model's requests are routed."""
+    """The rules of one model's requests."""
 
-    policy: str = ""
-    """Empty: the router's own."""
+    policy: str = DEFAULT_POLICY
+    """The policy of requests that ask for no other."""
     weights: tuple[tuple[ModelVersion, float], ...] = ()
     """How requests that name no version are split; empty: the newest has them all."""
     mirror: MirrorRule | None = None
@@ -34,18 +38,18 @@ class ModelRules:
     """Whether a second node may be asked when the first is slow."""
     is_retried: bool = True
     """Whether another node may be asked when it is unknown what became of the request at the first."""
-    max_price: float = math.inf
-    """For a million, as nodes advertise it; dearer nodes are not asked."""
-    regions: tuple[str, ...] = ()
-    """Nodes elsewhere are not asked; empty: all."""
-    device_kinds: tuple[str, ...] = ()
-    """Likewise, of devices."""
+    constraints: Constraints = ANYWHERE
+    """What is asked of nodes, beside what a request's own options ask."""
     tenants: tuple[tuple[str, float], ...] = ()
     """Weights of the tenants' shares when there is not room for all; who is not named has that of "*", or 1."""
-    digests: tuple[tuple[ModelVersion, str], ...] = ()
-    """The digest that each version must have: nodes that replica another file under it are not asked."""
-    publishers: tuple[str, ...] | None = None
+    digests: Mapping[ModelVersion, str] = field(default_factory=dict[Any, str])
+    """The digest that each version must have: nodes that host another file under it are not asked."""
+    publishers: frozenset[str] | None = None
     """Only files that one of them has signed are served, given as peer ids; None: those of the network may sign."""
+
+    def weighted(self) -> frozenset[ModelVersion]:
+        """Return the versions that requests are split among."""
+        return frozenset([version for version, weight in self.weights if weight])
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +57,13 @@ class RoutingRules:
     """The rules of all models."""
 
     every: ModelRules = ModelRules()
+    """Those of models that have none of their own."""
     models: Mapping[ModelName, ModelRules] = field(default_factory=dict[ModelName, ModelRules])
 
     def of(self, model: ModelName) -> ModelRules:
         """Return the model's rules."""
         return self.models.get(model, self.every)
+
+
+NO_RULES: Final = RoutingRules()
+"""The rules where the operator says nothing."""

@@ -9,10 +9,9 @@ from fleet_fakes import Fleet, InOrder, call, echo, hang, in_virtual_time, offer
 
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.router.admission.fair_share import FairShare, Standing
-from capamesh.router.balancing.eligibility import Constraints
-from capamesh.router.balancing.served_model import Terms
 from capamesh.router.requests.call import NO_OPTIONS, RoutingOptions
-from capamesh.router.rules import MirrorRule, ModelRules, RoutingRules
+from capamesh.router.rules.constraints import Constraints
+from capamesh.router.rules.model_rules import NO_RULES, MirrorRule, ModelRules, RoutingRules
 
 M = ModelName("m")
 V1, V2 = ModelVersion("1"), ModelVersion("2")
@@ -38,11 +37,11 @@ async def test_other_weights_and_mirrors_hold_from_the_next_request_on() -> None
     shadow = fleet.node("B", hang, echo, models=(offer(version="2"),))
     assert await answered(fleet, 1) == {"1": 1}
     assert len(shadow.asks) == 1  # a copy, which hangs
-    fleet.routing.take_rules(rules(weights=((V1, 1.0),), mirror=MirrorRule(V2, 1.0)))
+    fleet.take_rules(rules(weights=((V1, 1.0),), mirror=MirrorRule(V2, 1.0)))
     mirror = fleet.routing._models.of(M).mirror
     assert mirror is not None
     assert mirror.under_way == 1  # the same: it still counts
-    fleet.routing.take_rules(rules(weights=((V2, 1.0),)))
+    fleet.take_rules(rules(weights=((V2, 1.0),)))
     assert await answered(fleet) == {"2": 20}
     assert len(shadow.asks) == 21
     fleet.routing.close()
@@ -51,21 +50,18 @@ async def test_other_weights_and_mirrors_hold_from_the_next_request_on() -> None
 
 @in_virtual_time
 async def test_another_policy_and_other_limits_hold_from_the_next_request_on() -> None:
-    terms = [Terms(policy=InOrder.name)]
     fleet = Fleet([echo], [echo])
-    fleet.balancer._rules = lambda _: terms[-1]
     await answered(fleet, 1)
     served = fleet.served()
     first = served.policy
-    terms.append(Terms("round-robin", Constraints(regions=frozenset({"us"})), is_hedged=False))
-    fleet.routing.take_rules(RoutingRules())
+    only_us = Constraints(regions=frozenset({"us"}))
+    fleet.take_rules(rules(policy="round-robin", constraints=only_us, is_hedged=False))
     assert (served.policy.name, served.hedging.is_enabled) == ("round-robin", False)
     explanation = fleet.routing.explain(M, V1, NO_OPTIONS)
     assert (explanation.policy, explanation.chosen) == ("round-robin", ())
     assert explanation.replicas[0].refusal == "region eu is not us"
     assert fleet.routing.explain(M, V1, RoutingOptions(policy=InOrder.name)).policy == InOrder.name
-    terms.append(terms[0])
-    fleet.routing.take_rules(RoutingRules())
+    fleet.take_rules(NO_RULES)
     assert served.policy is first  # what it knows is kept
     assert served.hedging.is_enabled
     await answered(fleet, 1)

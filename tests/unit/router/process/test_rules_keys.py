@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 
@@ -12,13 +11,14 @@ from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.router.process.rules_keys import read_rules
-from capamesh.router.rules import MirrorRule, ModelRules, RoutingRules
+from capamesh.router.rules.constraints import ANYWHERE, Constraints
+from capamesh.router.rules.model_rules import MirrorRule, ModelRules, RoutingRules
 
 POLICIES = ("p2c", "prequal")
 
 
 def read(text: str) -> RoutingRules:
-    return read_rules(text.encode(), "rules.toml", POLICIES)
+    return read_rules(text.encode(), "rules.toml", POLICIES, ModelRules())
 
 
 def test_every_key_is_read() -> None:
@@ -40,9 +40,7 @@ def test_every_key_is_read() -> None:
         mirror=MirrorRule(ModelVersion("3"), 0.1),
         is_hedged=False,
         is_retried=False,
-        max_price=2.0,
-        regions=("eu", "us"),
-        device_kinds=("cuda",),
+        constraints=Constraints(2.0, frozenset({"eu", "us"}), frozenset({"cuda"})),
         tenants=(("acme", 3.0), ("*", 0.5)),
     )
 
@@ -50,7 +48,7 @@ def test_every_key_is_read() -> None:
 def test_traffic_without_rules_is_not_restricted() -> None:
     rules = read("").of(ModelName("m"))
     assert rules == ModelRules()
-    assert (rules.policy, rules.max_price) == ("", math.inf)
+    assert rules.constraints is ANYWHERE  # what is compared by identity for each replica
     assert rules.is_hedged
     assert rules.is_retried
 
@@ -64,9 +62,27 @@ def test_star_holds_for_all_and_a_models_own_table_replaces_it_key_by_key() -> N
         max_price = 1.0
         ["a model.2"]
     """)
-    assert rules.of(ModelName("digits")) == ModelRules(policy="p2c", max_price=5.0)
-    assert rules.of(ModelName("other")) == ModelRules(policy="p2c", max_price=1.0)
+    assert rules.of(ModelName("digits")) == ModelRules(policy="p2c", constraints=Constraints(5.0))
+    assert rules.of(ModelName("other")) == ModelRules(policy="p2c", constraints=Constraints(1.0))
     assert rules.of(ModelName("a model.2")) == rules.every
+
+
+def test_constraints_are_replaced_key_by_key_too() -> None:
+    rules = read("""
+        ["*"]
+        max_price = 1.0
+        regions = ["eu"]
+        [m]
+        regions = ["us"]
+    """)
+    assert rules.of(ModelName("m")).constraints == Constraints(1.0, frozenset({"us"}))
+
+
+def test_defaults_hold_for_what_is_not_said() -> None:
+    defaults = ModelRules(policy="cheapest", is_hedged=False)
+    rules = read_rules(b"[m]\nhedge = true\n", "rules.toml", ("cheapest",), defaults)
+    assert rules.of(ModelName("m")) == ModelRules(policy="cheapest")
+    assert rules.of(ModelName("other")) == rules.every == defaults
 
 
 @pytest.mark.parametrize(
@@ -183,12 +199,12 @@ def test_any_value_is_read_or_refused_as_a_setting(key: str, value: str) -> None
 
 
 def test_example_in_the_how_to_is_true() -> None:
-    page = Path(__file__).parents[3] / "docs" / "how-to" / "route-traffic.md"
+    page = Path(__file__).parents[4] / "docs" / "how-to" / "route-traffic.md"
     examples = re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL)
     assert examples
     for example in examples:
-        read_rules(example.encode(), "rules.toml", ("prequal", "cheapest"))
-    whole = read_rules(examples[0].encode(), "rules.toml", ("prequal", "cheapest"))
+        read_rules(example.encode(), "rules.toml", ("prequal", "cheapest"), ModelRules())
+    whole = read_rules(examples[0].encode(), "rules.toml", ("prequal", "cheapest"), ModelRules())
     assert whole.of(ModelName("digits")).weights == (("1", 90.0), ("2", 10.0))
 
 
@@ -200,11 +216,11 @@ def test_owners_of_a_model_are_read() -> None:
     text = (
         f'["*"]\npublishers = ["{PUBLISHER}"]\n[m.digests]\n"1" = "{DIGEST}"\n[n]\nhedge = false\n'
     )
-    rules = read_rules(text.encode(), "rules.toml", ("prequal",))
+    rules = read_rules(text.encode(), "rules.toml", ("prequal",), ModelRules())
     of_m = rules.of(ModelName("m"))
-    assert (of_m.digests, of_m.publishers) == ((("1", DIGEST),), (PUBLISHER,))
-    assert rules.of(ModelName("n")).publishers == (PUBLISHER,)
-    assert (ModelRules().digests, ModelRules().publishers) == ((), None)
+    assert (of_m.digests, of_m.publishers) == ({"1": DIGEST}, {PUBLISHER})
+    assert rules.of(ModelName("n")).publishers == {PUBLISHER}
+    assert (ModelRules().digests, ModelRules().publishers) == ({}, None)
 
 
 @pytest.mark.parametrize(
@@ -226,4 +242,4 @@ def test_owners_of_a_model_are_read() -> None:
 )
 def test_owners_of_a_model_are_refused_where_not_well_formed(text: str, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
-        read_rules(text.encode(), "rules.toml", ("prequal",))
+        read_rules(text.encode(), "rules.toml", ("prequal",), ModelRules())
