@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from gates import Gate
 from replicas import replica
 
 from capamesh.node.repository.rules import Rules
@@ -18,7 +19,7 @@ from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfil
 from capamesh.protocol.errors import CapameshError, Overloaded
 from capamesh.protocol.links.calls import DEFAULT_PRIORITY
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
-from capamesh.router.admission.controller import AdmissionController, Permit
+from capamesh.router.admission.controller import Permit
 
 F32 = Datatype.FP32
 WAY_S = 0.0005
@@ -79,10 +80,7 @@ class Loop:
             plan, Rules(), self.profile, max_in_flight=512, max_queue=max_queue
         )
         self.replica = replica("a")
-        replicas = (self.replica,)
-        self.controller = AdmissionController(
-            "m", lambda: replicas, random.Random(seed), weights=weights
-        )
+        self.controller = Gate(self.replica, seed=seed, weights=weights)
         self.tallies = {each: Tally() for each in callers}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()

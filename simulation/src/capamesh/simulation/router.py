@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
-from capamesh.protocol.errors import CapameshError, LinkLost, Overloaded
+from capamesh.protocol.errors import CapameshError, LinkLost
 from capamesh.protocol.fleet import Changed, Joined
 from capamesh.protocol.ids import ModelName, ModelVersion
-from capamesh.router.admission.controller import AdmissionController, Permit
+from capamesh.router.admission.controller import Permit
 from capamesh.router.balancing.balancer import Balancer
 from capamesh.router.balancing.picker import RequestPicker
 from capamesh.router.fleet.view import FleetView
@@ -72,7 +72,6 @@ class SimRouter:
         self._recorder = recorder
         self._rng = rng
         self._keepers: dict[PeerId, Keeper] = {}
-        self._gates: dict[str, AdmissionController] = {}
         self._has_gate = has_gate
         self._shapes: dict[str, RequestShape] = {}
         self._probes: deque[Probe] = deque()
@@ -123,13 +122,17 @@ class SimRouter:
         now_s = self._events.now_s
         self._recorder.came(kind, now_s)
         model = ModelName(kind.model)
-        controller = self._controller(model) if self._has_gate else None
         permit: Permit | None = None
         try:
             served = self.balancer.served(model, NEWEST)
-            if controller is not None:
-                permit = controller.admit(
-                    kind.tenant, kind.priority, kind.is_bulk, now_s, kind.deadline_s
+            if self._has_gate:
+                permit = served.admission.admit(
+                    served.replicas,
+                    kind.tenant,
+                    kind.priority,
+                    kind.is_bulk,
+                    now_s,
+                    kind.deadline_s,
                 )
         except CapameshError as error:
             self._recorder.ended(kind, now_s, error.code, now_s)
@@ -236,17 +239,6 @@ class SimRouter:
     def _linked(self, request: SimRequest) -> None:
         self._do(request, request.attempts.linked(self._events.now_s))
 
-    def _controller(self, model: ModelName) -> AdmissionController:
-        controller = self._gates.get(model)
-        if controller is None:
-            served = self.balancer.served
-            controller = AdmissionController(
-                model, lambda: served(model, NEWEST).replicas, self._rng
-            )
-            self._gates[model] = controller
-        self.balancer.served(model, NEWEST).is_full = lambda: controller.is_contested
-        return controller
-
     # what comes over links: `RouterEnd`
 
     def link_up(self, link: SimLink) -> None:
@@ -289,11 +281,6 @@ class SimRouter:
         if request.is_over:
             return
         now_s = self._events.now_s
-        controller = self._gates.get(request.kind.model)
-        if controller is not None and isinstance(error, Overloaded):
-            controller.refused(
-                exchange.replica, error.retry_after_s, now_s, is_urgent=request.kind.is_urgent
-            )
         self._do(request, request.attempts.failed(exchange.attempt, error, now_s))
 
     def load_reported(self, probe: Probe, load: LoadReport) -> None:
@@ -355,5 +342,5 @@ class SimRouter:
             ),
             "waiting for a link": len(self.balancer.links),
             "waiting for a sign of life": len(self.balancer.lives),
-            "under way at gates": sum(controller.under_way for controller in self._gates.values()),
+            "under way at gates": self.balancer.under_way,
         }

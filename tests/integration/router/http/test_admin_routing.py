@@ -187,7 +187,7 @@ async def test_explanation_of_admission_counts_tenant_class_and_deadline(
     now_s = time.monotonic() + 1.0
     served.routing.clock = lambda: now_s
     replica.reported(LoadReport(9, 8, 10, 1_000_000, 500_000), now_s)
-    controller = served.routing._models.of(ModelName("m")).controllers[ModelVersion("1")]
+    controller = served.routing._balancer.served(ModelName("m"), ModelVersion("1")).admission
     for tenant in ["hog"] * 9 + ["other"]:
         controller.enter(tenant, now_s)
         replica.rif += 1

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import math
-import random
 
 import pytest
+from gates import Gate
 from replicas import lose, replica
 
 from capamesh.protocol.errors import Overloaded, TooManyRequests
 from capamesh.protocol.links.calls import LoadReport
-from capamesh.router.admission.controller import AdmissionController, Refusal
+from capamesh.router.admission.controller import Refusal
 from capamesh.router.fleet.replica import Replica
 
 
@@ -17,12 +17,12 @@ def load(in_flight: int, *, limit: int = 10, queue_ms: int = 0) -> LoadReport:
     return LoadReport(in_flight, limit=limit, queue_us=queue_ms * 1000, run_us=10_000)
 
 
-def gate_of(*replicas: Replica, weights: dict[str, float] | None = None) -> AdmissionController:
-    return AdmissionController("m", lambda: replicas, random.Random(1), weights=weights)
+def gate_of(*replicas: Replica, weights: dict[str, float] | None = None) -> Gate:
+    return Gate(*replicas, weights=weights)
 
 
 def refusal(
-    controller: AdmissionController,
+    controller: Gate,
     tenant: str = "",
     priority: int = 128,
     is_bulk: bool = False,
@@ -37,7 +37,7 @@ def refusal(
     return None
 
 
-def counted(controller: AdmissionController) -> dict[str, int]:
+def counted(controller: Gate) -> dict[str, int]:
     return {str(kind): count for kind, count in controller.refusals.items() if count}
 
 
@@ -191,7 +191,7 @@ def test_idle_fleet_refuses_nobody_for_replicas_that_cannot_be_reached(
 
 
 def test_liar_about_its_limit_does_not_open_the_gate() -> None:
-    def flooded(liars_limit: int) -> AdmissionController:
+    def flooded(liars_limit: int) -> Gate:
         honest = [replica(str(index), rif=9, load=load(9, queue_ms=80)) for index in range(9)]
         liar = replica("liar", load=LoadReport(0, limit=liars_limit, run_us=1))
         controller = gate_of(*honest, liar)

@@ -5,26 +5,26 @@ from __future__ import annotations
 import random
 
 import pytest
+from gates import Gate
 from replicas import replica
 
 from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.links.calls import LoadReport
-from capamesh.router.admission.controller import AdmissionController
 from capamesh.router.admission.shedding import rank_of
 
 
-def busy(in_flight: int) -> AdmissionController:
+def busy(in_flight: int) -> Gate:
     """Return the controller of one replica with 10 slots, at which two tenants have requests."""
     load = LoadReport(in_flight, limit=10, queue_us=10_000 * (in_flight - 1), run_us=10_000)
     replicas = (replica("a", load=load),)
-    controller = AdmissionController("m", lambda: replicas, random.Random(3))
+    controller = Gate(*replicas, seed=3)
     for tenant in ("hog", "hog", "hog", "other"):
         controller.enter(tenant, 0.0)
     return controller
 
 
 def foreseen(
-    controller: AdmissionController,
+    controller: Gate,
     tenant: str,
     priority: int,
     is_bulk: bool,
@@ -37,7 +37,7 @@ def foreseen(
 
 
 def reported(
-    controller: AdmissionController, tenant: str, priority: int, is_bulk: bool, remaining_s: float
+    controller: Gate, tenant: str, priority: int, is_bulk: bool, remaining_s: float
 ) -> str:
     try:
         controller.admit(tenant, priority, is_bulk, 0.0, remaining_s)

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
+from gates import Gate
 from replicas import replica
 
 from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.links.calls import DEFAULT_PRIORITY, LoadReport
-from capamesh.router.admission.controller import AdmissionController, Permit, Refusal
+from capamesh.router.admission.controller import Permit, Refusal
 from capamesh.router.fleet.replica import Replica
 
 WAY_S = 0.001
@@ -92,9 +93,7 @@ class Router:
         self.replicas: tuple[Replica, ...] = tuple(
             replica(str(index)) for index in range(len(nodes))
         )
-        self.controller = AdmissionController(
-            "m", lambda: self.replicas, random.Random(1), weights=weights
-        )
+        self.controller = Gate(*self.replicas, weights=weights)
 
     def take(self, request: Request) -> None:
         world = self.world

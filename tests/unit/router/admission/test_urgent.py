@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import random
 
 import pytest
 from closed_loop import Callers, Loop
+from gates import Gate
 from replicas import replica
 
 from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.links.calls import LoadReport
-from capamesh.router.admission.controller import AdmissionController
 
 URGENT = Callers(14, priority=1)
 
@@ -58,14 +57,14 @@ def test_tenants_usual_requests_do_not_use_up_its_share_of_urgent_ones() -> None
     assert both == pytest.approx(loop.tally(other).outcomes["answered"], rel=0.1)
 
 
-def gate_at(in_flight: int, *, queue_ms: int = 90) -> AdmissionController:
+def gate_at(in_flight: int, *, queue_ms: int = 90) -> Gate:
     load = LoadReport(in_flight, limit=10, queue_us=queue_ms * 1000, run_us=10_000)
     replicas = (replica("a", load=load),)
-    return AdmissionController("m", lambda: replicas, random.Random(1))
+    return Gate(*replicas)
 
 
 def admitted(
-    controller: AdmissionController,
+    controller: Gate,
     count: int,
     *,
     priority: int = 1,
@@ -97,7 +96,7 @@ def test_urgent_request_has_no_wait_but_for_those_before_it() -> None:
 
 def test_node_that_refuses_an_urgent_request_has_no_place_for_such_for_as_long_as_it_said() -> None:
     controller = gate_at(10)
-    (one,) = controller._replicas()
+    (one,) = controller.replicas
     controller.refused(one, 0.2, 0.0)
     assert admitted(controller, 3) == 3
     controller.refused(one, 0.2, 0.1, is_urgent=True)

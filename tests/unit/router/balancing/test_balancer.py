@@ -4,6 +4,7 @@ import dataclasses
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -639,14 +640,21 @@ def test_replica_that_always_says_that_it_is_idle_and_fast_is_not_believed() -> 
     assert liar.service_s == 0.2
 
 
-def test_refusal_for_lack_of_room_is_reported_to_who_wants_to_know() -> None:
+def test_refusal_for_lack_of_room_is_reported_to_admission() -> None:
     world = World("a")
     (replica,) = world.replicas
-    reported: list[tuple[Replica, float, float, bool]] = []
-    world.served.on_refused = lambda *what, is_urgent: reported.append((*what, is_urgent))
-    world.sent(replica).failed(replica, Overloaded("full", 0.4), 0.001, 10.0)
+    admission = world.served.admission
+    admission.saturation.look(world.replicas, 10.0)
     world.sent(replica).failed(replica, Draining("bye"), 0.001, 10.0)
-    assert reported == [(replica, 0.4, 10.0, False)]
+    memory = admission.saturation._memory[replica]
+    assert memory.full_until_s == -math.inf
+    world.sent(replica).failed(replica, Overloaded("full", 0.4), 0.001, 10.0)
+    assert (memory.full_until_s, memory.urgent_full_until_s) == (10.4, -math.inf)
+    urgent = replace(SHAPE, is_urgent=True)
+    picker = RequestPicker(world.served, ANYWHERE, urgent)
+    picker.sent(replica, 10.0)
+    picker.failed(replica, Overloaded("full", 0.6), 0.001, 10.0)
+    assert (memory.full_until_s, memory.urgent_full_until_s) == (10.6, 10.6)
 
 
 # budgets

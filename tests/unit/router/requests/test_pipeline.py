@@ -8,13 +8,12 @@ import pytest
 from fleet_fakes import Fleet, call, echo, failing, in_virtual_time
 
 from capamesh.protocol.errors import InvalidRequest, Overloaded, RequestKills
-from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.router.admission.controller import AdmissionController
 from capamesh.router.requests.call import NO_OPTIONS, RoutingOptions
 
 
 def controller(fleet: Fleet) -> AdmissionController:
-    return fleet.routing._models.of(ModelName("m")).controllers[ModelVersion("1")]
+    return fleet.served().admission
 
 
 @in_virtual_time

@@ -60,7 +60,7 @@ MIRRORED = RoutingRules(ModelRules(mirror=MirrorRule(V2, 1.0)))
 
 
 def controllers(fleet: Fleet) -> dict[str, Any]:
-    return dict(fleet.routing._models.of(M).controllers)
+    return {each.version: each.admission for each in fleet.balancer.served_models()}
 
 
 async def infer(
@@ -538,11 +538,13 @@ async def test_version_s_gate_is_forgotten_with_it_once_nothing_is_under_way() -
     assert await infer(fleet) == "B"
     assert set(controllers(fleet)) == {"1", "2"}
     fleet.view.apply([Left(PeerId("A"), LeftReason.GOODBYE), Left(PeerId("B"), LeftReason.GOODBYE)])
-    fleet.routing.tick()
+    fleet.balancer.tick(fleet.clock())
     assert set(controllers(fleet)) == {"1"}
     assert fleet.routing.under_way == 1
     task.cancel()
     await asyncio.wait([task])
+    fleet.balancer.tick(fleet.clock())
+    assert controllers(fleet) == {}
     fleet.routing.tick()
     assert repr(fleet.routing) == "Routing(0 models, 0 copies under way)"
 

@@ -107,7 +107,6 @@ class AdmissionController:
     __slots__ = (
         "_draw",
         "_model",
-        "_replicas",
         "_urgent",
         "fair",
         "refusals",
@@ -120,15 +119,13 @@ class AdmissionController:
     def __init__(
         self,
         model: str,
-        replicas: Callable[[], Sequence[Replica]],
         rng: random.Random,
         *,
         weights: Mapping[str, float] | None = None,
         is_open: IsOpen = is_open,
     ) -> None:
-        """Take the model's name, for messages; `replicas` returns the same object while they are the same."""
+        """Take the model's name, for messages."""
         self._model = model
-        self._replicas = replicas
         self._draw = rng.random
         self.saturation = Saturation(is_open)
         self.fair = FairShare(weights)
@@ -149,6 +146,7 @@ class AdmissionController:
 
     def admit(
         self,
+        replicas: Sequence[Replica],
         tenant: str,
         priority: int,
         is_bulk: bool,
@@ -157,11 +155,12 @@ class AdmissionController:
     ) -> Permit:
         """Let a request in that may go to a node, or raise `Overloaded` with `retry_after_s` in seconds.
 
-        `remaining_s` is the time until its deadline.
+        `replicas` may be asked to run it, in the same object while they are the same; `remaining_s` is the time until its
+        deadline.
         """
         is_usual = priority == DEFAULT_PRIORITY and not is_bulk
         rank = Rank.ONLINE if is_usual else rank_of(priority, is_bulk=is_bulk)
-        decision = self.decide(tenant, priority, rank, now_s, remaining_s, self._draw)
+        decision = self.decide(replicas, tenant, priority, rank, now_s, remaining_s, self._draw)
         is_urgent = rank is Rank.URGENT
         if is_urgent:
             self.shedding.urgent_came(now_s)
@@ -171,6 +170,7 @@ class AdmissionController:
 
     def decide(
         self,
+        replicas: Sequence[Replica],
         tenant: str,
         priority: int,
         rank: Rank,
@@ -184,7 +184,7 @@ class AdmissionController:
         What the replicas told is read if that is due, and holds for whoever asks next.
         """
         nodes = self.saturation
-        nodes.look(self._replicas(), now_s)
+        nodes.look(replicas, now_s)
         if not nodes.is_known:
             return ADMITTED  # nobody can be asked, which is not overload, or nobody was yet
         level, slots, fair = nodes.level, nodes.slots, self.fair

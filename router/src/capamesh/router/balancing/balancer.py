@@ -7,7 +7,7 @@ call `tick` and `reprobes` now and then, and write down the verdicts.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from capamesh.router.balancing.deaths import Deaths
@@ -44,6 +44,8 @@ class Balancer:
         self._rng = rng
         self._rules = rules
         self._served: dict[tuple[ModelName, ModelVersion], ServedModel] = {}
+        self._ending: dict[tuple[ModelName, ModelVersion], ServedModel] = {}
+        """Those that nobody hosts any more while requests that they let in are under way."""
         self._unhealthy = UnhealthySet()
         self.links = LinkWait()
         """Who waits for a link, or for news of what a process died of."""
@@ -64,27 +66,46 @@ class Balancer:
         if served is None:
             if not self._fleet.has(*key):
                 raise not_hosted(self._fleet, model, version)
-            served = self._served[key] = ServedModel(
-                self._fleet,
-                *key,
-                make_policy=self._make_policy,
-                rules=self._rules.of(model),
-                rng=self._rng,
-                unhealthy=self._unhealthy,
-                links=self.links,
-                lives=self.lives,
-                deaths=self.deaths,
-            )
+            served = self._ending.pop(key, None)
+            if served is None:
+                served = self._made(*key)
+            self._served[key] = served
         return served
 
+    def _made(self, model: ModelName, version: ModelVersion) -> ServedModel:
+        return ServedModel(
+            self._fleet,
+            model,
+            version,
+            make_policy=self._make_policy,
+            rules=self._rules.of(model),
+            rng=self._rng,
+            unhealthy=self._unhealthy,
+            links=self.links,
+            lives=self.lives,
+            deaths=self.deaths,
+        )
+
     def served_models(self) -> list[ServedModel]:
-        """Return all that is in use."""
-        return list(self._served.values())
+        """Return all that is in use, or was when requests that are under way came."""
+        return [*self._served.values(), *self._ending.values()]
+
+    @property
+    def under_way(self) -> int:
+        """Requests that were let in and have not ended."""
+        return sum(served.admission.under_way for served in self.served_models())
+
+    def refusals(self) -> Iterator[tuple[tuple[str, str, str], int]]:
+        """Yield how many requests were not let in, by model, version and reason."""
+        for served in self.served_models():
+            for reason, count in served.admission.refusals.items():
+                if count:
+                    yield (served.model, served.version, reason), count
 
     def take_rules(self, rules: RoutingRules) -> None:
         """Go by other rules of the operator from now on, with what is in use as with what follows."""
         self._rules = rules
-        for served in self._served.values():
+        for served in self.served_models():
             served.take_rules(rules.of(served.model))
 
     # probes
@@ -152,4 +173,8 @@ class Balancer:
                 verdicts += served.tick(now_s)
             else:
                 del self._served[key]
+                self._ending[key] = served
+        for key, served in list(self._ending.items()):
+            if not served.admission.under_way:
+                del self._ending[key]
         return [*self._unhealthy.settle(now_s), *verdicts]

@@ -338,7 +338,7 @@ class RequestPicker:
     def try_pass_on(self, now_s: float) -> bool:
         """Part of `attempts.Picker`. Free while the fleet has room; when it is full, one refusal brings on others."""
         served = self.served
-        return not served.is_full() or served.budget.try_withdraw(now_s)
+        return not served.admission.is_contested or served.budget.try_withdraw(now_s)
 
     def cross_check(self, of: Replica, asked: Collection[Replica], now_s: float) -> Replica | None:
         """Part of `attempts.Picker`. The replica that is returned is of the same version, and well."""

@@ -11,7 +11,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from capamesh.protocol.errors import (
     CapameshError,
@@ -29,6 +29,7 @@ from capamesh.protocol.errors import (
     is_refusal,
 )
 from capamesh.protocol.links.calls import load_with
+from capamesh.router.admission.controller import AdmissionController
 from capamesh.router.balancing.load_check import ReportedLoadCheck
 from capamesh.router.balancing.opinions import GRAY_S, Opinions
 from capamesh.router.balancing.serving import FAILED, REFUSED, UNANSWERED_S
@@ -73,15 +74,6 @@ SHOWN_MODELS = 10
 """Of those that are hosted, in an error (guess: as many as one reads)."""
 
 
-class Refused(Protocol):
-    """Is told that a replica had no room."""
-
-    def __call__(
-        self, replica: Replica, retry_after_s: float, now_s: float, *, is_urgent: bool
-    ) -> None:
-        """`replica` asked to be left alone for so many seconds; `is_urgent`: by an urgent request, too."""
-
-
 class ServedModel:
     """The traffic of one version of a model. Every `now_s` is the caller's monotonic clock in seconds."""
 
@@ -96,16 +88,15 @@ class ServedModel:
         "_panic_s",
         "_rng",
         "_unhealthy",
+        "admission",
         "budget",
         "deaths",
         "draw",
         "hedging",
         "hosted",
-        "is_full",
         "links",
         "lives",
         "model",
-        "on_refused",
         "policy",
         "rules",
         "version",
@@ -140,10 +131,8 @@ class ServedModel:
         self._others: dict[str, Policy] = {}
         self.policy = self._new_policy(rules.policy)
         """Of requests that ask for no other."""
-        self.on_refused: Refused | None = None
-        """Told of a replica that had no room, for how many seconds it asked to be left alone, and `now_s`."""
-        self.is_full: Callable[[], bool] = _has_room
-        """Whether the replicas together have next to no room left, as who lets requests in sees it."""
+        self.admission = AdmissionController(model, rng, weights=dict(rules.tenants))
+        """Lets requests in."""
         self._rng = rng
         self.draw: Callable[[], float] = rng.random
         """Gives a number from [0, 1)."""
@@ -207,6 +196,7 @@ class ServedModel:
             self.policy = known
         self.rules = rules
         self.hedging.is_enabled = rules.is_hedged
+        self.admission.reweigh(dict(rules.tenants))
 
     def sent(self, replica: Replica, now_s: float) -> None:
         """A request is sent to `replica`: all policies hear of it, whichever chose."""
@@ -274,8 +264,7 @@ class ServedModel:
         match error:
             case Overloaded(retry_after_s=retry_after_s):
                 replica.health.refused(now_s, retry_after_s)
-                if self.on_refused is not None:
-                    self.on_refused(replica, retry_after_s, now_s, is_urgent=is_urgent)
+                self.admission.refused(replica, retry_after_s, now_s, is_urgent=is_urgent)
             case Draining():
                 endpoint.health.refused(now_s, DRAINING_S, cause="draining")
             case ModelUnavailable():
@@ -443,10 +432,6 @@ class ServedModel:
             f"model {self.model!r} is hosted, but no node that has it can be reached now"
             f" ({why or 'none has a link to this router'}); try again soon"
         )
-
-
-def _has_room() -> bool:
-    return False
 
 
 def not_hosted(fleet: FleetView, model: ModelName, version: ModelVersion) -> CapameshError:

@@ -109,8 +109,13 @@ class Pipeline:
             trial = model.versions.trial(served) if others is not None and not key else None
 
             # admission
-            permit = model.controller(served).admit(
-                options.tenant, request.priority, request.is_bulk, now_s, call.deadline_s - now_s
+            permit = served.admission.admit(
+                served.hosted.replicas,
+                options.tenant,
+                request.priority,
+                request.is_bulk,
+                now_s,
+                call.deadline_s - now_s,
             )
 
             # attempts; they may change to another version, at the permit of this one: it is no second request

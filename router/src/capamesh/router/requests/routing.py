@@ -90,10 +90,10 @@ class Routing:
         routed = self._models.of(model)
         now_s = self.clock()
         served = routed.versions.pick(version, options.affinity, options.constraints, now_s)
-        controller = routed.controller(served)
+        controller = served.admission
         rank = rank_of(priority, is_bulk=False)
         decision = controller.decide(
-            options.tenant, priority, rank, now_s, remaining_s, lambda: EVEN_ODDS
+            served.replicas, options.tenant, priority, rank, now_s, remaining_s, lambda: EVEN_ODDS
         )
         return Admission(served.version, controller.saturation.level, decision.error)
 
@@ -151,7 +151,7 @@ class Routing:
         self.pipeline.cold.reached(peer)
 
     def tick(self) -> None:
-        """Forget models and versions that nobody hosts any more; to be called now and then."""
+        """Forget models that nobody hosts any more; to be called now and then."""
         self._fleet.absent.tick(self.clock())
         self._models.tick()
 
@@ -161,9 +161,9 @@ class Routing:
 
     def refusals(self) -> Iterator[tuple[tuple[str, str, str], int]]:
         """Yield how many requests were not let in, by model, version and reason."""
-        return self._models.refusals()
+        return self._balancer.refusals()
 
     @property
     def under_way(self) -> int:
         """Requests that were let in and have not ended."""
-        return self._models.under_way
+        return self._balancer.under_way

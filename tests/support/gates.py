@@ -1,0 +1,48 @@
+"""An admission controller together with the replicas that it is asked about."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+from capamesh.router.admission.controller import AdmissionController, Decision, Permit
+from capamesh.router.admission.shedding import Rank
+from capamesh.router.fleet.replica import Replica
+
+
+class Gate:
+    """A controller that is always asked about the same replicas; all else is the controller's."""
+
+    def __init__(
+        self, *replicas: Replica, seed: int = 1, weights: dict[str, float] | None = None
+    ) -> None:
+        self.replicas = replicas
+        self.controller = AdmissionController("m", random.Random(seed), weights=weights)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.controller, name)
+
+    def admit(
+        self,
+        tenant: str,
+        priority: int,
+        is_bulk: bool,
+        now_s: float,
+        remaining_s: float = math.inf,
+    ) -> Permit:
+        return self.controller.admit(self.replicas, tenant, priority, is_bulk, now_s, remaining_s)
+
+    def decide(
+        self,
+        tenant: str,
+        priority: int,
+        rank: Rank,
+        now_s: float,
+        remaining_s: float,
+        draw: Callable[[], float],
+    ) -> Decision:
+        return self.controller.decide(
+            self.replicas, tenant, priority, rank, now_s, remaining_s, draw
+        )
