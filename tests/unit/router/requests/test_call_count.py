@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import json
+import struct
 import sys
-from types import FrameType
+from collections import Counter
+from types import CodeType, FrameType
 from typing import Any, cast
 
+import pytest
 from fleet_fakes import Fleet, NullLog, answer_of, fp32, in_virtual_time
 from link_ends import Ends
 
@@ -19,16 +24,44 @@ from capamesh.router.http.connection import FrontConnection
 from capamesh.router.http.exchange import Inference
 from capamesh.router.http.server import Front
 
-BODY = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1.0,2.0]}]}'
-REQUEST = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: router\r\nContent-Length: %d\r\n\r\n%b" % (
-    len(BODY),
-    BODY,
+JSON_BODY = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1.0,2.0]}]}'
+DESCRIPTION = json.dumps(
+    {
+        "inputs": [
+            {
+                "name": "x",
+                "datatype": "FP32",
+                "shape": [1, 2],
+                "parameters": {"binary_data_size": 8},
+            }
+        ],
+        "outputs": [{"name": "y", "parameters": {"binary_data": True}}],
+    }
+).encode()
+
+
+def request_of(body: bytes, *fields: bytes) -> bytes:
+    head = [b"POST /v2/models/m/infer HTTP/1.1", b"Host: router", *fields]
+    return b"\r\n".join((*head, b"Content-Length: %d" % len(body), b"", body))
+
+
+JSON = request_of(JSON_BODY)
+BINARY = request_of(
+    DESCRIPTION + struct.pack("<2f", 1.0, 2.0),
+    b"Inference-Header-Content-Length: %d" % len(DESCRIPTION),
 )
 ANSWER = answer_of("1", fp32("y", [1, 2]))
 WARM = 50
 """Requests after which nothing is done for the first time."""
-MOST_CALLS = 109
-"""Measured; links, tensors and balancing have two thirds of them."""
+ALIVE = sorted(
+    (
+        # what lives: the wire's side of the request, the request, its attempt, and what each owes to others
+        *("Exchange", "InFlightCall", "Attempt", "RequestPicker", "Permit"),
+        # values
+        *("InferRequest", "Tensor", "InferCall", "Call", "RequestShape", "Eligibility"),
+    )
+)
+"""All objects of the project that a request under way has, of which none is made twice."""
 MOST_FRAMES = 11
 """Measured, from `buffer_updated` to `Link.ask`."""
 
@@ -53,6 +86,7 @@ class CallCounter:
     """Counts calls of the project's code, and how deep they lie, until a request's bytes are queued on a link."""
 
     def __init__(self) -> None:
+        self.functions: Counter[CodeType] = Counter()
         self.calls: list[str] = []
         self.frames: list[str] = []
         self._is_over = False
@@ -62,6 +96,7 @@ class CallCounter:
         if self._is_over or not _is_ours(frame):
             return
         if event == "call":
+            self.functions[code] += 1
             self.calls.append(code.co_name)
         elif event == "return" and code is Link.ask.__code__:
             self._is_over = True
@@ -79,7 +114,8 @@ def _is_ours(frame: FrameType) -> bool:
 class World:
     """A front, a router's core and real links to nodes that answer at once; nothing has a socket."""
 
-    def __init__(self) -> None:
+    def __init__(self, request: bytes) -> None:
+        self.request = request
         self.fleet = fleet = Fleet(policy="prequal")
         self.nodes: list[Ends] = []
         for peer in "ABC":
@@ -102,10 +138,10 @@ class World:
 
     def ask(self, counter: CallCounter | None = None) -> None:
         """Let a request's bytes arrive."""
-        self.connection.get_buffer(-1)[: len(REQUEST)] = REQUEST
+        self.connection.get_buffer(-1)[: len(self.request)] = self.request
         sys.setprofile(counter)
         try:
-            self.connection.buffer_updated(len(REQUEST))
+            self.connection.buffer_updated(len(self.request))
         finally:
             sys.setprofile(None)
 
@@ -120,18 +156,48 @@ class World:
             ends.deliver()
 
 
-@in_virtual_time
-async def test_warm_request_costs_few_calls_and_frames_until_it_is_on_its_link() -> None:
-    world = World()
+async def warm(request: bytes) -> World:
+    """Return a world that has answered the request some times."""
+    world = World(request)
     for _ in range(WARM):
         world.ask()
         await world.answer()
     assert world.client.written.count(b"HTTP/1.1 200 OK") == WARM
+    return world
+
+
+@pytest.mark.parametrize(
+    ("request_", "most_calls", "most_functions"), [(JSON, 97, 96), (BINARY, 81, 78)]
+)
+@in_virtual_time
+async def test_warm_request_costs_few_calls_and_frames_until_it_is_on_its_link(
+    request_: bytes, most_calls: int, most_functions: int
+) -> None:
+    world = await warm(request_)
     counter = CallCounter()
     world.ask(counter)
     assert (counter.frames[0], counter.frames[-1]) == ("buffer_updated", "ask")
     assert len(counter.frames) <= MOST_FRAMES, counter.frames
-    assert len(counter.calls) <= MOST_CALLS, counter.calls
+    assert len(counter.calls) <= most_calls, counter.calls
+    assert len(counter.functions) <= most_functions, counter.calls
     await world.answer()
     assert world.client.written.count(b"HTTP/1.1 200 OK") == WARM + 1
     assert world.fleet.routing.under_way == 0
+
+
+@in_virtual_time
+async def test_request_under_way_is_one_object_and_each_attempt_another() -> None:
+    world = await warm(BINARY)
+    before = objects()  # holds them, so that none of other tests ends meanwhile
+    world.ask()
+    known = set(map(id, before))
+    assert sorted(type(each).__name__ for each in objects() if id(each) not in known) == ALIVE
+    await world.answer()
+
+
+def objects() -> list[object]:
+    """Return all objects of the project's classes."""
+    gc.collect()
+    return [
+        each for each in gc.get_objects() if f"{type(each).__module__}.".startswith("capamesh.")
+    ]

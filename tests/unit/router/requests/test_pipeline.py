@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -32,7 +33,7 @@ async def test_call_that_nodes_had_no_room_for_counts_as_one_whose_tenant_wants_
 async def test_request_that_kills_gives_its_permit_back_though_it_was_never_sent() -> None:
     fleet = Fleet([echo])
     fleet.dispatch.killers = SimpleNamespace(  # type: ignore[assignment]
-        is_empty=False, is_barred=lambda *_: True
+        until_s=math.inf, is_barred=lambda *_: True
     )
     with pytest.raises(RequestKills):
         await fleet.infer(call(), NO_OPTIONS, 30.0)

@@ -41,6 +41,9 @@ MAX_SEQUENCE_CHARS = 128
 """As Triton's."""
 
 
+_ANY = ModelVersion("")
+
+
 class SequenceMark(NamedTuple):
     """Which sequence of requests a request belongs to, and whether it is its first or last."""
 
@@ -121,14 +124,18 @@ class InferAnswer(NamedTuple):
     load: LoadReport
 
 
-def encode_call(call: InferCall, budget_ms: int | None = None) -> tuple[bytes, list[Buffer]]:
+def encode_call(
+    call: InferCall, budget_ms: int | None = None, version: ModelVersion = _ANY
+) -> tuple[bytes, list[Buffer]]:
     """Return metadata and body buffers; the tensors' bytes are not copied.
 
-    `budget_ms` is the time left from now, None without a deadline.
+    `budget_ms` is the time left from now, None without a deadline; a `version` goes before the call's own.
     """
-    meta: dict[str, Any] = {"m": call.model, "i": _describe(call.inputs)}
-    if call.version:
-        meta["v"] = call.version
+    descriptions, body = _described(call.inputs)
+    meta: dict[str, Any] = {"m": call.model, "i": descriptions}
+    version = version or call.version
+    if version:
+        meta["v"] = version
     if call.outputs:
         meta["o"] = call.outputs
     if budget_ms is not None:
@@ -141,7 +148,7 @@ def encode_call(call: InferCall, budget_ms: int | None = None) -> tuple[bytes, l
         meta["s"] = call.sequence
     if call.takes_parts:
         meta["w"] = True
-    return pack(meta), [tensor.data for tensor in call.inputs]
+    return pack(meta), body
 
 
 def decode_call(
@@ -314,14 +321,15 @@ def check_outputs(outputs: Sequence[Tensor], limits: Limits) -> None:
 
 def encode_answer(answer: InferAnswer) -> tuple[bytes, list[Buffer]]:
     """Return metadata and body buffers; the tensors' bytes are not copied."""
+    descriptions, body = _described(answer.outputs)
     meta = {
         "v": answer.version,
-        "o": _describe(answer.outputs),
+        "o": descriptions,
         "q": answer.queue_us,
         "r": answer.run_us,
         "l": answer.load,
     }
-    return pack(meta), [tensor.data for tensor in answer.outputs]
+    return pack(meta), body
 
 
 def decode_answer(
@@ -395,8 +403,17 @@ def _load(raw: object) -> LoadReport:
     return LoadReport(*cast("list[int]", known))
 
 
-def _describe(tensors: Sequence[Tensor]) -> list[tuple[str, str, tuple[int, ...], int]]:
-    return [(tensor.name, tensor.datatype, tensor.shape, tensor.size_bytes) for tensor in tensors]
+def _described(
+    tensors: Sequence[Tensor],
+) -> tuple[list[tuple[str, str, tuple[int, ...], int]], list[Buffer]]:
+    """Return what is said of tensors, and their bytes."""
+    descriptions: list[tuple[str, str, tuple[int, ...], int]] = []
+    body: list[Buffer] = []
+    for name, datatype, shape, data in tensors:
+        size_bytes = data.nbytes if isinstance(data, memoryview) else len(data)
+        descriptions.append((name, datatype, shape, size_bytes))
+        body.append(data)
+    return descriptions, body
 
 
 class KnownTensors:

@@ -1,13 +1,38 @@
-"""One send of a request: to whom, since when, and what became of it. Pure."""
+"""One send of a request: to whom, over which link, since when, and what became of it. IO: its link.
+
+There is one object for it, whoever looks: the request's attempts keep their times and its end in it, the link tells it
+the answer, and an explanation reads it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+from typing_extensions import override
+
+from capamesh.protocol.links.asking import ResponseHandler
 
 if TYPE_CHECKING:
     from capamesh.protocol.errors import CapameshError
+    from capamesh.protocol.links.asking import Answer
+    from capamesh.protocol.links.calls import InferAnswer
+    from capamesh.router.fleet.node_link import NodeLink
     from capamesh.router.fleet.replica import Replica
+
+
+class AttemptOwner(Protocol):
+    """Who has sent a request over a link, and is told what comes back."""
+
+    __slots__ = ()
+
+    def take_answer(self, attempt: Attempt, answer: Answer) -> None:
+        """Take a node's answer to an attempt."""
+        ...
+
+    def take_failure(self, attempt: Attempt, error: CapameshError) -> None:
+        """Take that a node has refused an attempt or failed, or that its link has ended."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,20 +46,24 @@ class AttemptRecord:
     outcome: str
 
 
-class Attempt:
+class Attempt(ResponseHandler):
     """One send of the request, until it ends and after."""
 
     __slots__ = (
+        "answer",
         "end",
         "ended_s",
         "is_death",
         "is_silent",
         "is_unsent",
         "judged_s",
+        "link",
         "number",
+        "owner",
         "replica",
         "sent_s",
         "silent_s",
+        "stream",
     )
 
     def __init__(self, number: int, replica: Replica, sent_s: float, silent_s: float) -> None:
@@ -52,6 +81,31 @@ class Attempt:
         """Whether no byte of it left."""
         self.end: CapameshError | str = "under way"
         self.ended_s: float | None = None
+        self.answer: InferAnswer | None = None
+        """The node's, until it is passed on."""
+        self.owner: AttemptOwner | None = None
+        """Set with the link. None: nothing has been sent, or nothing of what may come is wanted any more."""
+        self.link: NodeLink | None = None
+        self.stream = 0
+        """Its number on the link."""
+
+    @override
+    def answered(self, answer: Answer) -> None:
+        owner, self.owner = self.owner, None
+        if owner is not None:
+            owner.take_answer(self, answer)
+
+    @override
+    def failed(self, error: CapameshError) -> None:
+        owner, self.owner = self.owner, None
+        if owner is not None:
+            owner.take_failure(self, error)
+
+    def withdraw(self) -> None:
+        """Withdraw it from its link if it is under way there: its answer is not wanted any more."""
+        owner, self.owner = self.owner, None
+        if owner is not None and self.link is not None:
+            self.link.withdraw(self.stream)
 
     def settle(self) -> None:
         """Keep what the error says in its place, once its request is over: whoever raises that keeps frames with it."""

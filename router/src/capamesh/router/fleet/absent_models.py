@@ -39,11 +39,12 @@ MOST_REASONS = 3
 class AbsentModels:
     """All of one fleet that is not ready. `heard` is told whenever a node says something else."""
 
-    __slots__ = ("_lately", "_of", "_unloaded", "_unready")
+    __slots__ = ("_lately", "_of", "_unready", "unloaded_nodes")
 
     def __init__(self) -> None:
         self._unready: dict[ModelName, dict[PeerId, list[ModelOffer]]] = {}
-        self._unloaded: dict[ModelName, dict[ModelVersion, dict[PeerId, str]]] = {}
+        self.unloaded_nodes: dict[ModelName, dict[ModelVersion, dict[PeerId, str]]] = {}
+        """Those that have no memory for a model and may load it, by model and version: see `unloaded`."""
         self._of: dict[PeerId, set[ModelName]] = {}
         """The models in `_unready` that have an entry of the node."""
         self._lately: OrderedDict[_Key, float | None] = OrderedDict()
@@ -83,7 +84,7 @@ class AbsentModels:
                 self._of.setdefault(peer, set()).add(offer.name)
                 self._unready.setdefault(offer.name, {}).setdefault(peer, []).append(offer)
                 if offer.state is ModelState.UNLOADED and offer.digest:
-                    versions = self._unloaded.setdefault(offer.name, {})
+                    versions = self.unloaded_nodes.setdefault(offer.name, {})
                     versions.setdefault(offer.version, {})[peer] = offer.digest
 
     def tick(self, now_s: float) -> None:
@@ -99,7 +100,7 @@ class AbsentModels:
 
         One that was unloaded on purpose has none.
         """
-        return self._unloaded.get(model, {})
+        return self.unloaded_nodes.get(model, {})
 
     def error(self, model: ModelName, version: ModelVersion) -> ModelUnavailable | None:
         """Return what to tell of a model that nobody has ready, "" being any version; None: nobody knows it."""
@@ -131,10 +132,10 @@ class AbsentModels:
         return None
 
     def _drop_unloaded(self, model: ModelName, version: ModelVersion, peer: PeerId) -> None:
-        versions = self._unloaded.get(model, {})
+        versions = self.unloaded_nodes.get(model, {})
         peers = versions.get(version)
         if peers is None or peers.pop(peer, None) is None or peers:
             return
         del versions[version]
         if not versions:
-            del self._unloaded[model]
+            del self.unloaded_nodes[model]

@@ -83,11 +83,15 @@ class RequestAttempts(Sends):
         max_refusals: int = MAX_REFUSALS,
         max_wait_s: float = MAX_WAIT_S,
     ) -> None:
-        super().__init__(picker, deadline_s, max_attempts, max_refusals, is_hedged and is_safe)
+        self._picker, self._attempts, self._under_way = picker, picker.attempts, []
+        self._max_attempts, self._max_refusals = max_attempts, max_refusals
+        self._may_hedge = is_hedged and is_safe
+        self._runs = self._overloads = 0
+        self._softest = None
+        self._hedge_s = self._due_s = math.inf
+        self._deadline_s, self._max_wait_s = deadline_s, max_wait_s
         self._size_bytes = size_bytes
-        self._is_safe = is_safe
-        self._is_pinned = is_pinned
-        self._max_wait_s = max_wait_s
+        self._is_safe, self._is_pinned = is_safe, is_pinned
         self._blame: Blame | None = None
         """Made when a link is lost or a node blames the caller."""
         self._is_stranded = False

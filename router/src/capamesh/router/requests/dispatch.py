@@ -22,14 +22,13 @@ from capamesh.protocol.errors import (
     RequestKills,
     SequenceUnknown,
 )
-from capamesh.protocol.links.asking import Answer, ResponseHandler
 from capamesh.protocol.links.calls import (
-    InferAnswer,
     InferCall,
     KnownTensors,
     decode_answer,
     encode_call,
 )
+from capamesh.router.balancing.attempt import Attempt, AttemptOwner
 from capamesh.router.balancing.fitting import fits_another
 from capamesh.router.requests.attempt_events import Action, Answered, Failed, Probe, Send, Withdraw
 from capamesh.router.requests.attempts import MAX_REFUSALS, MAX_WAIT_S, RequestAttempts
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     from capamesh.router.admission.controller import Permit
     from capamesh.router.balancing.picker import RequestPicker
     from capamesh.router.balancing.prober import Prober
-    from capamesh.router.fleet.node_link import NodeLink
     from capamesh.router.fleet.replica import Replica
     from capamesh.router.telemetry import AttemptCounts
     from capamesh.router.timers import Timer, Timers
@@ -91,8 +89,9 @@ class Dispatch:
 
         Raises `RequestKills` for one that workers have died of.
         """
-        if not self.killers.is_empty and self.killers.is_barred(
-            _of_version(call.request, picker.served.version), picker.served.witnesses, self.clock()
+        now_s = self.clock()
+        if now_s < self.killers.until_s and self.killers.is_barred(
+            _of_version(call.request, picker.served.version), picker.served.witnesses, now_s
         ):
             raise RequestKills(
                 "workers ended when they ran this very request: it is not sent again for now; ask for less, or have the"
@@ -100,15 +99,15 @@ class Dispatch:
             )
         in_flight = InFlightCall(self, call, picker, responder, permit, recover)
         try:
-            in_flight.act(in_flight.attempts.start(self.clock()))
+            in_flight.act(in_flight.start(now_s))
         except BaseException:
             in_flight.cancel()  # a bug on the way out leaves nothing in flight
             raise
         return in_flight
 
 
-class InFlightCall(Handle):
-    """One call's attempts on their links."""
+class InFlightCall(RequestAttempts, AttemptOwner, Handle):
+    """One call's attempts on their links: does what they say, in their order."""
 
     __slots__ = (
         "_armed_s",
@@ -117,14 +116,15 @@ class InFlightCall(Handle):
         "_is_listed",
         "_next",
         "_permit",
-        "_picker",
         "_recover",
         "_responder",
-        "_sent",
         "_timer",
         "_version",
-        "attempts",
+        "picker",
     )
+
+    picker: RequestPicker
+    """Can explain where the call went, also when it is over."""
 
     def __init__(
         self,
@@ -135,9 +135,26 @@ class InFlightCall(Handle):
         permit: Permit | None,
         recover: Recover | None,
     ) -> None:
+        request, is_copy, served = call.request, call.is_copy, picker.served
+        sequence = request.sequence
+        is_alone = is_copy or sequence is not None
+        is_step = sequence is not None and not sequence.is_start
+        is_safe = not is_alone and served.rules.is_retried and dispatch.idempotency.holds(served)
+        super().__init__(
+            picker,
+            deadline_s=call.deadline_s,
+            size_bytes=picker.shape.size_bytes,
+            is_safe=is_safe,
+            # a second node would learn what the key is to keep at one
+            is_hedged=served.rules.is_hedged and not picker.shape.affinity,
+            is_pinned=sequence is not None,
+            max_refusals=0 if is_alone else MAX_REFUSALS,
+            # the first link to be up need not be that of the node with the sequence's state
+            max_wait_s=0.0 if is_copy or is_step else MAX_WAIT_S,
+        )
+        self.picker = picker  # pyright: ignore[reportIncompatibleMethodOverride] - it can be read, which is all that is asked
         self._dispatch = dispatch
         self._call = call
-        self._picker = picker
         self._permit = permit
         self._recover = recover
         self._responder: Responder | None = responder
@@ -146,39 +163,17 @@ class InFlightCall(Handle):
         """How the call goes on, since nobody who was there could answer it."""
         self._is_listed = False
         """It waits, or has waited, for a link."""
-        served = picker.served
         self._version = served.version
         """To which it was first sent: workers die of a request to a version."""
-        sequence, is_copy = call.request.sequence, call.is_copy
-        is_alone = is_copy or sequence is not None
-        is_step = sequence is not None and not sequence.is_start
-        self.attempts = RequestAttempts(
-            picker,
-            deadline_s=call.deadline_s,
-            size_bytes=picker.shape.size_bytes,
-            is_safe=not is_alone and served.is_safe and dispatch.idempotency.holds(served),
-            # a second node would learn what the key is to keep at one
-            is_hedged=served.rules.is_hedged and not picker.shape.affinity,
-            is_pinned=sequence is not None,
-            max_refusals=0 if is_alone else MAX_REFUSALS,
-            # the first link to be up need not be that of the node with the sequence's state
-            max_wait_s=0.0 if is_copy or is_step else MAX_WAIT_S,
-        )
-        self._sent: list[_Attempt] = []
         self._timer: Timer | None = None
         self._armed_s = math.inf
-
-    @property
-    @override
-    def picker(self) -> RequestPicker:
-        return self._picker
 
     @override
     def cancel(self) -> None:
         self._recover = None
         if self._responder is not None:
             self._responder = None
-            self.act(self.attempts.abandon(self._dispatch.clock()))
+            self.act(self.abandon(self._dispatch.clock()))
         if self._next is not None:
             self._next.cancel()
 
@@ -192,13 +187,13 @@ class InFlightCall(Handle):
             for action in todo:
                 match action:
                     case Send(number, replica, budget_ms):
-                        more += self._send(number, replica, budget_ms)
+                        more += self._ask(number, replica, budget_ms)
                     case Answered(number):
-                        it = self._sent[number]
-                        assert it.given is not None  # noqa: S101 - told just before the request was
-                        tries = self.attempts.attempts
-                        outcome = Outcome(it.given, it.replica, tries, self._picker)
-                        if not dispatch.killers.is_empty:
+                        it = self._attempts[number]
+                        assert it.answer is not None  # noqa: S101 - told just before the request was
+                        outcome = Outcome(it.answer, it.replica, self.attempts, self.picker)
+                        it.answer = None
+                        if dispatch.clock() < dispatch.killers.until_s:
                             asked = _of_version(request, self._version)
                             dispatch.killers.answered(asked, dispatch.clock())
                         if request.sequence is not None:
@@ -209,23 +204,23 @@ class InFlightCall(Handle):
                             outcome = dispatch.sequences.judged(request, outcome)
                         elif isinstance(outcome, RequestKills) and not self._call.is_copy:
                             asked = _of_version(request, self._version)
-                            where = self._picker.witnesses
+                            where = self.picker.witnesses
                             dispatch.killers.note(asked, outcome.deaths, where, dispatch.clock())
                     case Probe(replica):
                         dispatch.prober.ask([replica])
                     case Withdraw(number):
-                        self._sent[number].withdraw()
+                        self._attempts[number].withdraw()
             todo = more
         responder = self._responder
         if responder is None or outcome is not None:
-            self._end(is_served=not isinstance(outcome, Overloaded))
+            self._close(is_served=not isinstance(outcome, Overloaded))
         else:
             self._arm()
-            if self.attempts.is_waiting:
+            if self.is_waiting:
                 self._is_listed = True
-                picker = self._picker
+                picker = self.picker
                 picker.served.links.add(self, self._linked, picker.shape.size_bytes)
-                if self.attempts.awaits_life:
+                if self.awaits_life:
                     picker.served.lives.add(self, self._linked)
         if responder is None or outcome is None:
             return
@@ -242,55 +237,52 @@ class InFlightCall(Handle):
         if self._next is None:
             responder.fail(error)
 
-    def _end(self, *, is_served: bool) -> None:
+    def _close(self, *, is_served: bool) -> None:
         """Leave no timer and no circle: it would keep bodies until it is collected."""
         self._responder = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self._is_listed:
-            self._picker.served.links.remove(self)
-            self._picker.served.lives.remove(self)
-        self._sent.clear()  # they know the call
+            self.picker.served.links.remove(self)
+            self.picker.served.lives.remove(self)
         if self._permit is not None:
             self._permit.release(self._dispatch.clock(), is_served=is_served)
 
-    def answered(self, attempt: _Attempt, answer: Answer) -> None:
-        """Take a node's answer to an attempt."""
+    @override
+    def take_answer(self, attempt: Attempt, answer: Answer) -> None:
         dispatch = self._dispatch
         try:
             given = decode_answer(answer.meta, answer.body, dispatch.limits, dispatch.known_tensors)
         except CapameshError as error:
-            self.failed(attempt, _bare(error))
+            self.take_failure(attempt, _bare(error))
             return
         misfit = attempt.replica.answer_form().misfit(given, self._call.request.outputs)
         if misfit:
-            self.failed(
+            self.take_failure(
                 attempt,
                 ProtocolViolation(f"the node's answer is not what it advertises: {misfit}"),
             )
             return
-        attempt.given = given
+        attempt.answer = given
         at_node_s = (given.queue_us + given.run_us) / 1e6
         self.act(
-            self.attempts.answered(
-                attempt.number, given.load, at_node_s, len(answer.body), dispatch.clock()
-            )
+            self.answered(attempt.number, given.load, at_node_s, len(answer.body), dispatch.clock())
         )
 
-    def failed(self, attempt: _Attempt, error: CapameshError) -> None:
-        """Take that a node has refused an attempt or failed, or that its link has ended."""
+    @override
+    def take_failure(self, attempt: Attempt, error: CapameshError) -> None:
         self._count(error)
         is_certain = isinstance(error, ClientError) and not fits_another(
-            self._call.request, self._picker.served.replicas, attempt.replica
+            self._call.request, self.picker.served.replicas, attempt.replica
         )
         now_s = self._dispatch.clock()
-        self.act(self.attempts.failed(attempt.number, error, now_s, is_certain=is_certain))
+        self.act(self.failed(attempt.number, error, now_s, is_certain=is_certain))
 
-    def _send(self, number: int, replica: Replica, budget_ms: int) -> tuple[Action, ...]:
+    def _ask(self, number: int, replica: Replica, budget_ms: int) -> tuple[Action, ...]:
+        """Ask a node over its link; return what else is to be done."""
         dispatch = self._dispatch
-        attempt = _Attempt(self, number, replica)
-        self._sent.append(attempt)
+        attempt = self._attempts[number]
         link = replica.endpoint.link
         try:
             if link is None:
@@ -298,17 +290,16 @@ class InFlightCall(Handle):
             request = self._call.request
             if request.outputs and (missing := replica.answer_form().lacks(request.outputs)):
                 raise PeerError(f"this node advertises no output {missing[:80]!r}")
-            if request.version != replica.offer.version:
-                request = _of_version(request, replica.offer.version)
-            meta, body = encode_call(request, replica.endpoint.network.budget_ms(budget_ms))
+            left_ms = replica.endpoint.network.budget_ms(budget_ms)
+            meta, body = encode_call(request, left_ms, replica.offer.version)
             attempt.stream = link.ask(meta, body, attempt)
-            attempt.link = link
+            attempt.link, attempt.owner = link, self
             if number and not self._call.is_copy:
                 dispatch.counts.attempted_again(request.model)
         except CapameshError as error:
             self._count(error)
-            return self.attempts.failed(number, _bare(error), dispatch.clock(), is_unsent=True)
-        wanted = self._picker.probes(dispatch.clock())
+            return self.failed(number, _bare(error), dispatch.clock(), is_unsent=True)
+        wanted = self.picker.probes(dispatch.clock())
         if wanted:
             dispatch.prober.ask(wanted)
         return ()
@@ -318,7 +309,7 @@ class InFlightCall(Handle):
             self._dispatch.counts.attempt_failed(self._call.request.model, error)
 
     def _arm(self) -> None:
-        due_s = self.attempts.due_s
+        due_s = self.due_s
         if due_s >= self._armed_s:
             return  # a timer that comes early finds nothing to do, and is set anew
         if self._timer is not None:
@@ -329,13 +320,13 @@ class InFlightCall(Handle):
 
     def _tick(self) -> None:
         self._timer, self._armed_s = None, math.inf
-        self.act(self.attempts.tick(self._dispatch.clock()))
+        self.act(self.tick(self._dispatch.clock()))
 
     def _linked(self) -> None:
         """Look again at a link that is up. A bug on the way out is this call's alone: others wait for the same link."""
         responder = self._responder
         try:
-            self.act(self.attempts.linked(self._dispatch.clock()))
+            self.act(self.linked(self._dispatch.clock()))
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for an outcome
             self.cancel()
             self._dispatch.timers.call_exception_handler(
@@ -343,39 +334,6 @@ class InFlightCall(Handle):
             )
             if responder is not None:
                 responder.fail(LocalError("the router failed on this request; see its log"))
-
-
-class _Attempt(ResponseHandler):
-    """One attempt of a call on one link, as that link knows it."""
-
-    __slots__ = ("_in_flight", "given", "link", "number", "replica", "stream")
-
-    def __init__(self, in_flight: InFlightCall, number: int, replica: Replica) -> None:
-        self._in_flight = in_flight
-        self.number = number
-        self.replica = replica
-        self.link: NodeLink | None = None
-        """None: it was not sent, or is over."""
-        self.stream = 0
-        self.given: InferAnswer | None = None
-
-    @override
-    def answered(self, answer: Answer) -> None:
-        if self.link is not None:
-            self.link = None
-            self._in_flight.answered(self, answer)
-
-    @override
-    def failed(self, error: CapameshError) -> None:
-        if self.link is not None:
-            self.link = None
-            self._in_flight.failed(self, error)
-
-    def withdraw(self) -> None:
-        """Withdraw the attempt if it is under way: its answer is not wanted any more."""
-        link, self.link = self.link, None
-        if link is not None:
-            link.withdraw(self.stream)
 
 
 def _of_version(request: InferCall, version: ModelVersion) -> InferCall:

@@ -28,7 +28,7 @@ class Idempotency:
 
     def holds(self, served: ServedModel) -> bool:
         """Return whether all nodes that host the model say that running a request twice does no harm."""
-        replicas, now_s = served.replicas, self._clock()
+        replicas, now_s = served.hosted.replicas, self._clock()
         key = (served.model, served.version)
         known = self._offers.get(key)
         if known is not None and known[0] is replicas and 0 <= now_s - known[1] < OFFERS_AGE_S:

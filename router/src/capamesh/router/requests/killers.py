@@ -59,7 +59,7 @@ class _Entry:
 class Killers:
     """Those that one router has met. Every `now_s` is the caller's monotonic clock in seconds."""
 
-    __slots__ = ("_entries", "_hashed", "_hashed_s", "_phase", "_samples", "_until_s")
+    __slots__ = ("_entries", "_hashed", "_hashed_s", "_phase", "_samples", "until_s")
 
     def __init__(self, phase: int | None = None) -> None:
         """`phase` says which bytes are sampled; None: those that no stranger knows."""
@@ -68,8 +68,8 @@ class Killers:
         """By model, size and digest, noted longest ago first."""
         self._samples: dict[_Key, float] = {}
         """Until when one with that sample may be barred."""
-        self._until_s = 0.0
-        """Until when any may."""
+        self.until_s = 0.0
+        """Until when any may be barred."""
         self._hashed = 0
         """Bytes that went into digests since `_hashed_s`."""
         self._hashed_s = 0.0
@@ -77,11 +77,6 @@ class Killers:
     @override
     def __repr__(self) -> str:
         return f"Killers({len(self._entries)})"
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether none is remembered, so that none can be barred."""
-        return not self._entries
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -107,7 +102,7 @@ class Killers:
             entry.until_s = now_s + BARRED_S[min(entry.times, len(BARRED_S) - 1)]
             entry.times += 1
             self._samples[entry.sample] = max(self._samples.get(entry.sample, 0.0), entry.until_s)
-            self._until_s = max(self._until_s, entry.until_s)
+            self.until_s = max(self.until_s, entry.until_s)
         while len(self._entries) > MAX_KILLERS:
             self._forget(next(iter(self._entries)))
 
@@ -129,7 +124,7 @@ class Killers:
 
     def _find(self, call: InferCall, now_s: float) -> _Key | None:
         """Return the key of a request that may be barred now."""
-        if now_s >= self._until_s:
+        if now_s >= self.until_s:
             return None
         sample = self._sample(call)
         until_s = self._samples.get(sample)

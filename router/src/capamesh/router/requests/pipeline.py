@@ -93,7 +93,8 @@ class Pipeline:
         may_wait = not is_cold and not call.is_copy
 
         # load
-        if may_wait and self.cold.is_wanting(name, request.version):
+        is_away = name in self._fleet.absent.unloaded_nodes
+        if is_away and may_wait and self.cold.is_wanting(name, request.version):
             with contextlib.suppress(CapameshError):
                 return self.cold.begin(call, responder, NoEndpoint(""))
 

@@ -44,29 +44,22 @@ class Sends:
         "_under_way",
     )
 
-    def __init__(
-        self,
-        picker: Picker,
-        deadline_s: float,
-        max_attempts: int,
-        max_refusals: int,
-        may_hedge: bool,
-    ) -> None:
-        self._picker = picker
-        self._deadline_s = deadline_s
-        self._max_attempts = max_attempts
-        self._max_refusals = max_refusals
-        self._may_hedge = may_hedge
-        self._attempts = picker.attempts
-        self._under_way: list[Attempt] = []
-        self._runs = 0
-        """Attempts that were run, or may have been or be yet."""
-        self._overloads = 0
-        """Nodes that were full."""
-        self._softest: Overloaded | None = None
-        """The refusal with the smallest hint: once any one node has room, the request can be answered."""
-        self._hedge_s = math.inf
-        self._due_s = math.inf
+    # `RequestAttempts` sets them, in the one call that makes a request's object
+    _picker: Picker
+    _deadline_s: float
+    _max_attempts: int
+    _max_refusals: int
+    _may_hedge: bool
+    _attempts: list[Attempt]
+    _under_way: list[Attempt]
+    _runs: int
+    """Attempts that were run, or may have been or be yet."""
+    _overloads: int
+    """Nodes that were full."""
+    _softest: Overloaded | None
+    """The refusal with the smallest hint: once any one node has room, the request can be answered."""
+    _hedge_s: float
+    _due_s: float
 
     @override
     def __repr__(self) -> str:
