@@ -19,6 +19,7 @@ MADE_UP = {
     "router/src/capamesh/router/policies/nearest.py",
     "router/src/capamesh/router/http/rows.py",
     "cli/src/capamesh/cli/ping.py",
+    "node/src/capamesh/node/runtime/reference.py",
 }
 """What a reader of a how-to writes."""
 

@@ -161,14 +161,13 @@ class Backend(Protocol):
 
     __slots__ = ()
 
-    @property
-    def runtime(self) -> str:
-        """What executes the models, with its version: "onnxruntime 1.31.1"."""
-        ...
+    runtime: str
+    """What executes the models, with its version: "onnxruntime 1.31.1"."""
+    streams: int
+    """How many runs of one thread each the device takes beside one another; 1: it is not divided so."""
 
-    @property
-    def streams(self) -> int:
-        """How many runs of one thread each the device takes beside one another; 1: it is not divided so."""
+    def compute_capability(self) -> str:
+        """Return the GPU's compute capability, such as "8.6", by which a model may have a file of its own; "": none."""
         ...
 
     def stop_switch(self) -> StopSwitch:
@@ -186,6 +185,7 @@ class Backend(Protocol):
     def load(self, source: ModelSource) -> LoadedModel:
         """Return the model at `source`, ready to run. Blocks, for seconds where it is large.
 
+        The path of its file is to be had from `source.content.reading()` alone, within which all of it must be read.
         ModelInvalid: it cannot be loaded, has a tensor that the wire cannot carry, or would run on
         another provider than it should.
         """

@@ -78,23 +78,15 @@ class OnnxBackend(Backend):
         self._device_uuid = device_uuid
         self._limits = DeviceLimits(device_index, memory_limit_bytes, cache_folder)
         self._intra_op_threads = intra_op_threads
+        self.runtime = f"onnxruntime {ort.__version__}"
+        self.streams = intra_op_threads if device == "cpu" else 1
         self._on_lost = on_lost
         self._gpus = GpuReader()
         self._raw_sessions: WeakValueDictionary[str, RawTextSession] = WeakValueDictionary()
         """By digest: the models of one file share one."""
 
-    @property
     @override
-    def runtime(self) -> str:
-        return f"onnxruntime {ort.__version__}"
-
-    @property
-    @override
-    def streams(self) -> int:
-        return self._intra_op_threads if self._device == "cpu" else 1
-
     def compute_capability(self) -> str:
-        """Return the GPU's compute capability, such as "8.6"; empty for a CPU, or where its driver does not say."""
         gpu = self._gpu() if self._device == "cuda" else None
         return "" if gpu is None else self._gpus.compute_capability(gpu.index)
 
