@@ -22,6 +22,11 @@ MADE_UP = {
     "node/src/capamesh/node/runtime/reference.py",
 }
 """What a reader of a how-to writes."""
+NO_MODULES = {
+    *("capamesh", "capamesh.toml", "config.pbtxt", "/metrics", "benchmarks/"),
+    *(path.stem for path in (ROOT / "simulation").rglob("scenarios/*.toml")),
+}
+"""What the pages of the parts name beside their modules."""
 
 
 def layers_of(part: str) -> list[set[str]]:
@@ -62,6 +67,23 @@ def test_every_part_of_the_repository_is_in_the_map() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text()
     parts = {path.parent.name for path in ROOT.glob("[a-z]*/README.md")}
     assert [part for part in sorted(parts) if f"`{part}/`" not in text] == []
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_modules_that_the_page_of_a_part_names_are_there(part: str) -> None:
+    sources = list(ROOT.glob("*/src/capamesh/*"))
+    modules = {path.stem for source in sources for path in source.rglob("*.py")}
+    folders = {path.name for source in sources for path in (source, *source.rglob("*/"))}
+    text = re.sub(
+        r"^```.*?^```$", "", (ROOT / part / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL
+    )
+    named = set(re.findall(r"`([a-z_./]+)`", text)) - NO_MODULES
+    lost = [
+        name
+        for name in named
+        if re.split(r"[./]", name.removesuffix(".py").strip("/"))[-1] not in modules | folders
+    ]
+    assert lost == []
 
 
 def test_every_page_is_in_the_index_and_in_the_menu_of_the_site() -> None:
