@@ -66,7 +66,9 @@ class Desk:
             streams=streams,
         )
         if limit_rows:
-            self.batcher.limit = ConcurrencyLimit(full_rows=0, row_s=MAX_QUEUE_S / limit_rows)
+            limit = ConcurrencyLimit(full_rows=0, row_s=MAX_QUEUE_S / limit_rows)
+            self.batcher.limit = limit
+            self.batcher._admission._limit = self.batcher._shedding._limit = limit
         self.now_s = 0.0
         self.answers: list[tuple[PendingRequest, Result]] = []
 

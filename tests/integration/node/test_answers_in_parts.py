@@ -224,7 +224,7 @@ async def test_deadline_after_the_first_part_is_the_end_of_the_answer(town: Town
 async def test_parts_that_a_reader_holds_are_bounded(town: Town, is_releasing: bool) -> None:
     reader = await town.ask(rows=50)  # 400 bytes, as each part is
     reader.is_releasing = is_releasing
-    (request,) = town.runner.scheduler._live
+    (request,) = town.runner.scheduler._requests.live
     part = [Tensor.from_numpy("y", request.inputs[0].to_numpy())]
     for count in range(1, 6):
         request.part(part)

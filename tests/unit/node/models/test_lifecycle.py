@@ -440,9 +440,9 @@ async def test_operator_s_own_limit_goes_before_the_worker_s(rig: Rig) -> None:
     rig.start()
     await rig.ready("m/1", "n/1")
     batchers = [rig.hosted(name).runner.scheduler for name in ("m", "n")]
-    assert [batcher._max_queue for batcher in batchers] == [None, 3]
-    assert batchers[0]._max_in_flight == 64
-    assert batchers[1]._max_in_flight == 3 + batchers[1].plan.batch_rows
+    assert [batcher._admission.max_queue for batcher in batchers] == [None, 3]
+    assert batchers[0]._admission.max_in_flight == 64
+    assert batchers[1]._admission.max_in_flight == 3 + batchers[1].plan.batch_rows
 
 
 async def test_model_runs_as_its_rules_and_its_measurement_say(rig: Rig) -> None:

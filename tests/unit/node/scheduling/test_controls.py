@@ -236,7 +236,7 @@ def test_state_of_a_model_that_takes_one_sequence_at_a_time_has_no_axis_of_seque
 
 
 def _state(batcher: DynamicBatcher) -> Any:
-    (request,) = batcher._queue
+    (request,) = batcher._requests.queue
     return next(one for one in request.inputs if one.name == "s").to_numpy().tolist()
 
 

@@ -10,10 +10,11 @@ import pytest
 from engine_desk import F32, PROFILE, Desk, y
 
 from capamesh.node.scheduling import PendingRequest, Result, Streams
-from capamesh.node.scheduling.dynamic_batcher import AHEAD_S, EXPIRE_EVERY_S
+from capamesh.node.scheduling.dynamic_batcher import AHEAD_S
 from capamesh.node.scheduling.pending_request import RequestState
 from capamesh.node.scheduling.queue import STALE_ENTRIES
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
+from capamesh.node.scheduling.shedding import EXPIRE_EVERY_S
 from capamesh.protocol.errors import (
     DeadlineExceeded,
     Overloaded,
@@ -361,7 +362,7 @@ def test_request_that_an_answer_cancels_is_not_answered_even_if_its_turn_to_expi
     desk.batcher.expire(desk.now_s)
     assert len(answered) == 1
     assert (desk.batcher.in_flight, desk.batcher.queued, desk.load().queue_us) == (0, 0, 0)
-    assert desk.batcher._rows == 0
+    assert desk.batcher._requests.rows == 0
 
 
 @pytest.mark.parametrize("way", ["finished", "fail"])
@@ -386,7 +387,7 @@ def test_request_that_an_answer_of_its_batch_cancels_is_not_answered_after_it(wa
     desk.finish(batch)
     assert len(answered) == 1
     assert desk.batcher.is_idle
-    assert desk.batcher._rows == 0
+    assert desk.batcher._requests.rows == 0
 
 
 def test_answer_may_submit_the_next_request() -> None:
@@ -507,7 +508,11 @@ def test_all_of_the_load_is_back_at_nothing_after_every_way_to_end() -> None:
     desk.finish(desk.taken())
     report = desk.load()
     assert (report.in_flight, report.queued, report.queue_us) == (0, 0, 0)
-    assert (desk.batcher._rows, desk.batcher._queue.rows, len(desk.batcher._queue)) == (0, 0, 0)
+    assert (
+        desk.batcher._requests.rows,
+        desk.batcher._requests.queue.rows,
+        len(desk.batcher._requests.queue),
+    ) == (0, 0, 0)
     assert desk.outcomes() == ["deadline_exceeded", "ok"]
 
 
@@ -611,7 +616,7 @@ def test_endless_submitting_and_cancelling_keeps_nothing() -> None:
     desk.taken()
     for index in range(2_000):
         desk.batcher.cancel(desk.submit(width=1 + index % 7, is_bulk=index % 2 == 0), 0.0)
-    halves = desk.batcher._queue._online, desk.batcher._queue._bulk
+    halves = desk.batcher._requests.queue._online, desk.batcher._requests.queue._bulk
     entries = sum(len(heap) for half in halves for heap in half.heaps.values())
     assert entries <= 2 * (STALE_ENTRIES + 1)
     assert (desk.batcher.in_flight, desk.batcher.queued) == (1, 0)
@@ -743,7 +748,7 @@ def test_bulk_work_leaves_half_of_the_limit_to_online_work() -> None:
         desk.submit(is_bulk=True)
     while desk.batcher.in_flight:
         desk.finish(desk.taken())
-    assert (desk.batcher._bulk, desk.batcher._bulk_rows) == (0, 0)
+    assert (desk.batcher._requests.bulk, desk.batcher._requests.bulk_rows) == (0, 0)
 
 
 def test_bulk_requests_fill_half_of_those_that_may_be_in_flight() -> None:

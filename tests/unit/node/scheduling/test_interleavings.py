@@ -221,7 +221,7 @@ class Machine(RuleBasedStateMachine):
             slots = self.streams.count
         if batch is None:
             if len(self.running) < slots and not self.delay_us:
-                assert len(self.batcher._queue) == 0
+                assert len(self.batcher._requests.queue) == 0
             return
         assert len(self.running) < slots
         assert all(other.is_stream == batch.is_stream for other in self.running)
@@ -423,10 +423,10 @@ class Machine(RuleBasedStateMachine):
         ]
         assert batcher.in_flight == len(live)
         assert batcher.queued == len(queued)
-        assert batcher._rows == sum(len(case.rows) for case in live)
-        assert len(batcher._queue) == len(ready)
-        assert batcher._queue.rows == sum(request.rows for request in ready)
-        assert batcher._running == {*self.running, *self.ahead}
+        assert batcher._requests.rows == sum(len(case.rows) for case in live)
+        assert len(batcher._requests.queue) == len(ready)
+        assert batcher._requests.queue.rows == sum(request.rows for request in ready)
+        assert batcher._requests.running == {*self.running, *self.ahead}
         report = batcher.load_report(free_bytes=0, device_in_flight=0)
         assert min(report) >= 0
         assert report.limit >= 1
@@ -463,7 +463,11 @@ class Machine(RuleBasedStateMachine):
         batcher = self.batcher
         assert not any(case.is_open for case in self.cases)
         assert (batcher.in_flight, batcher.queued, batcher.is_idle) == (0, 0, True)
-        assert (batcher._rows, batcher._queue.rows, len(batcher._queue)) == (0, 0, 0)
+        assert (
+            batcher._requests.rows,
+            batcher._requests.queue.rows,
+            len(batcher._requests.queue),
+        ) == (0, 0, 0)
         assert batcher.load_report(free_bytes=0, device_in_flight=0)[:2] == (0, 0)
         if batcher.sequences is not None:
             assert batcher.sequences.working == 0

@@ -233,7 +233,7 @@ async def test_batches_run_at_once_are_as_many_as_instances(make: Make) -> None:
     await rig.started()
     await rig.started()
     assert sorted(rig.model.ran) == [[1], [2]]
-    assert (len(rig.runner.scheduler._running), rig.runner.scheduler.queued) == (2, 1)
+    assert (len(rig.runner.scheduler._requests.running), rig.runner.scheduler.queued) == (2, 1)
     await rig.idle()
     assert len(rig.runner._threads) == 2
     rig.doubled(1, 2, 3)
@@ -732,7 +732,7 @@ async def staged(make: Make, watchdog_s: float = WATCHDOG_S) -> Rig:
     rig.submit(1.0, left_s=5.0)
     rig.submit(2.0)
     rig.runner.pump()
-    running = sorted(batch.has_begun for batch in rig.runner.scheduler._running)
+    running = sorted(batch.has_begun for batch in rig.runner.scheduler._requests.running)
     assert running == [False, True]
     return rig
 
@@ -751,7 +751,7 @@ async def test_requests_that_do_not_fill_a_batch_wait_for_the_instance(make: Mak
     rig.submit(1.0)
     rig.submit(2.0)
     rig.runner.pump()
-    assert len(rig.runner.scheduler._running) == 1
+    assert len(rig.runner.scheduler._requests.running) == 1
     rig.submit(3.0)
     await rig.idle()
     assert rig.model.ran == [[0.0], [1.0, 2.0, 3.0]]

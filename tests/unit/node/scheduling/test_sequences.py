@@ -454,7 +454,7 @@ def test_request_given_up_in_a_batch_that_had_not_begun_costs_the_others_nothing
     ahead.has_begun = True
     desk.run(ahead)
     assert [request for request, _ in desk.answers] == requests[1:]
-    for batch in sorted(desk.batcher._running, key=lambda batch: batch.requests[0].order):
+    for batch in sorted(desk.batcher._requests.running, key=lambda batch: batch.requests[0].order):
         desk.run(batch)
     if is_followed:  # nothing came of the first: the next begins from nothing
         desk.run(desk.taken())

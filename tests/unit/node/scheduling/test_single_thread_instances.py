@@ -95,7 +95,7 @@ def test_model_that_does_not_batch_runs_a_request_on_each_thread() -> None:
     for _ in range(5):
         desk.submit()
     assert desk.kinds() == [(1, True), (1, True)]
-    assert desk.batcher._full_batch_s() == 0.018
+    assert desk.batcher._slots.full_batch_s() == 0.018
 
 
 def test_model_that_turns_out_not_to_batch_runs_a_request_on_each_thread() -> None:
@@ -117,7 +117,7 @@ def test_limit_and_the_wait_follow_the_streams() -> None:
     desk.finish(desk.batches[0], 0.144)
     assert desk.load().run_us == pytest.approx((0.018 + 0.1 * (0.144 - 0.018)) * 1e6, abs=1)
     desk.finish(desk.batches[1], 0.144)
-    assert desk.batcher._full_batch_s() > 0.072  # slower than measured at load: it is told
+    assert desk.batcher._slots.full_batch_s() > 0.072  # slower than measured at load: it is told
 
 
 def test_slow_stream_says_nothing_of_runs_on_all_threads() -> None:

@@ -1,35 +1,22 @@
-"""How requests of one model become one run and its outputs become their answers again. Pure.
-
-Where all that is stacked lies along axis 0, stacking is joining bytes and cutting is slicing them: no array
-is made. Only padding and other axes need numpy.
-"""
+"""How requests of one model become one run and its outputs become their answers again. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 from typing_extensions import override
 
 from capamesh.node.repository.rules import NO_AXIS, ControlTensor, RaggedInput, StateTensor
 from capamesh.node.scheduling.controls import Controls
 from capamesh.node.scheduling.pending_request import PendingRequest, RunPlan
+from capamesh.node.scheduling.stacking import bucket, divided, filled, padded, shortened, stacked
 from capamesh.protocol.errors import InvalidRequest, RunFailed, TooLarge
-from capamesh.protocol.tensors import (
-    Datatype,
-    Tensor,
-    TensorSpec,
-    bf16_from_fp32,
-    join_elements,
-    split_elements,
-)
+from capamesh.protocol.tensors import Tensor, TensorSpec
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from capamesh.protocol.links.calls import SequenceMark
 
 
@@ -193,7 +180,7 @@ class BatchPlan(RunPlan):
             rest = shape[:axis] + shape[axis + 1 :]
             if rule is not None:  # its length is the batch's matter, not the request's
                 at = rule.axis - (rule.axis > axis)
-                rest = (*rest[:at], _bucket(rule, rest[at]), *rest[at + 1 :])
+                rest = (*rest[:at], bucket(rule, rest[at]), *rest[at + 1 :])
             key.append(rest)
         request.rows = rows
         request.key = tuple(key)
@@ -239,9 +226,9 @@ class BatchPlan(RunPlan):
                 continue
             rule, pad = self._padding(name)
             if rule is not None:
-                parts = _padded(parts, rule, pad)
+                parts = padded(parts, rule, pad)
             axis = self._axes.get(name, 0)
-            joined.append(parts[0] if len(parts) == 1 else _stacked(parts, axis))
+            joined.append(parts[0] if len(parts) == 1 else stacked(parts, axis))
         return tuple(joined)
 
     @override
@@ -281,7 +268,7 @@ class BatchPlan(RunPlan):
                     f"output {output.name!r} of shape {list(shape)} cannot be divided: {rows} rows were run"
                     f" together and its axis {axis} is not their number"
                 )
-            for share, part in zip(shares, _divided(output, axis, requests, rows), strict=True):
+            for share, part in zip(shares, divided(output, axis, requests, rows), strict=True):
                 share.append(part)
         if self.ragged:
             return [
@@ -311,7 +298,7 @@ class BatchPlan(RunPlan):
                         f"output {output.name!r} of shape {list(output.shape)} cannot be cut back: its axis"
                         f" {rule.axis} has not the padded length {ran} of input {rule.name!r}"
                     )
-                cut[at] = _cut(output, rule.axis, own)
+                cut[at] = shortened(output, rule.axis, own)
         return cut
 
     def _padding(self, name: str) -> tuple[RaggedInput | None, float]:
@@ -338,102 +325,9 @@ class BatchPlan(RunPlan):
         if spec is None:
             raise InvalidRequest(f"the model has no input {rule.mask!r} for the mask")
         shape = data.shape[: rule.axis + 1]
-        return Tensor.from_numpy(rule.mask, _filled(shape, 1.0, spec.datatype), spec.datatype)
-
-
-def _bucket(rule: RaggedInput, length: int) -> int:
-    """Return the length that is padded to; -1 where the batch decides it."""
-    return next((bucket for bucket in rule.buckets if bucket >= length), -1)
+        return Tensor.from_numpy(rule.mask, filled(shape, 1.0, spec.datatype), spec.datatype)
 
 
 def _digest(tensor: Tensor) -> bytes:
     """Return what stands for a tensor's data in a key, which may outlive the request in the queue."""
     return blake2b(tensor.data, digest_size=16).digest()
-
-
-def _filled(shape: tuple[int, ...], value: float, datatype: Datatype) -> npt.NDArray[Any]:
-    """Return an array full of `value`; BF16 as its bits."""
-    array = np.empty(shape, datatype.numpy_dtype)
-    array[...] = bf16_from_fp32(np.array(value, np.float32)) if datatype is Datatype.BF16 else value
-    return array
-
-
-def _padded(parts: list[Tensor], rule: RaggedInput, pad: float) -> list[Tensor]:
-    longest = max(part.shape[rule.axis] for part in parts)
-    target = max(longest, _bucket(rule, longest))
-    return [
-        part if part.shape[rule.axis] == target else _lengthened(part, rule.axis, target, pad)
-        for part in parts
-    ]
-
-
-def _lengthened(tensor: Tensor, axis: int, target: int, pad: float) -> Tensor:
-    shape = (*tensor.shape[:axis], target, *tensor.shape[axis + 1 :])
-    array = _filled(shape, pad, tensor.datatype)
-    array[_upto(axis, tensor.shape[axis])] = tensor.to_numpy()
-    return Tensor.from_numpy(tensor.name, array, tensor.datatype)
-
-
-def _upto(axis: int, count: int) -> tuple[slice, ...]:
-    return (*[slice(None)] * axis, slice(count))
-
-
-def _stacked(parts: list[Tensor], axis: int) -> Tensor:
-    first = parts[0]
-    if axis == 0:
-        rows = 0
-        for part in parts:
-            rows += part.shape[0]
-        return Tensor(
-            first.name,
-            first.datatype,
-            (rows, *first.shape[1:]),
-            b"".join([part.data for part in parts]),
-        )
-    array = np.concatenate([part.to_numpy() for part in parts], axis)
-    return Tensor.from_numpy(first.name, array, first.datatype)
-
-
-def _divided(
-    output: Tensor, axis: int, requests: Sequence[PendingRequest], rows: int
-) -> list[Tensor]:
-    """Return the rows of each work, in order, as slices of the output's bytes where that is possible."""
-    name, datatype, rest = output.name, output.datatype, output.shape[1:]
-    if axis:
-        ends = np.cumsum([request.rows for request in requests])[:-1]
-        return [
-            Tensor.from_numpy(name, part, datatype)
-            for part in np.split(output.to_numpy(), ends, axis)
-        ]
-    if datatype.itemsize_bytes is None:
-        return _divided_elements(output, requests)
-    data = memoryview(output.data)
-    row_bytes = len(data) // rows
-    parts: list[Tensor] = []
-    at = 0
-    for request in requests:
-        end = at + request.rows * row_bytes
-        parts.append(Tensor(name, datatype, (request.rows, *rest), data[at:end]))
-        at = end
-    return parts
-
-
-def _divided_elements(output: Tensor, requests: Sequence[PendingRequest]) -> list[Tensor]:
-    rest = output.shape[1:]
-    row_elements = 1
-    for dim in rest:
-        row_elements *= dim
-    elements = split_elements(output.data, output.shape[0] * row_elements)
-    parts: list[Tensor] = []
-    at = 0
-    for request in requests:
-        end = at + request.rows * row_elements
-        data = join_elements(elements[at:end])
-        parts.append(Tensor(output.name, output.datatype, (request.rows, *rest), data))
-        at = end
-    return parts
-
-
-def _cut(tensor: Tensor, axis: int, count: int) -> Tensor:
-    array = np.ascontiguousarray(tensor.to_numpy()[_upto(axis, count)])
-    return Tensor.from_numpy(tensor.name, array, tensor.datatype)

@@ -8,20 +8,19 @@ Runtime lets the interpreter go.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from capamesh.node.devices.in_flight_journal import InFlightJournal, Phase
-from capamesh.node.scheduling import Batch, PendingRequest, Result
-from capamesh.node.scheduling.pending_request import RequestState, RunPlan
-from capamesh.protocol.errors import Cancelled, CapameshError, RunFailed
+from capamesh.node.devices.in_flight_journal import InFlightJournal
+from capamesh.node.scheduling import Batch, PendingRequest
+from capamesh.node.scheduling.execution import BatchExecution, Ended
+from capamesh.protocol.errors import RunFailed
 
 if TYPE_CHECKING:
     from capamesh.node.runtime.api import LoadedModel, StopSwitch
@@ -39,20 +38,6 @@ MIN_WATCH_S = 0.001
 """Between two looks at runs that take too long (guess)."""
 BATCH_DOUBTS = 3
 """Batches that failed though each of their requests ran alone: the model does not batch (guess)."""
-
-
-_NOT_WANTED = Cancelled("not wanted any more")
-
-
-class _Ended(NamedTuple):
-    batch: Batch
-    results: Sequence[Result]
-    run_s: float
-    is_whole: bool
-    fault: str
-    rows: int
-    """Rows that ran; -1: nobody wanted it any more."""
-    ended_s: float
 
 
 class ModelRunner:
@@ -86,19 +71,16 @@ class ModelRunner:
         """
         self.scheduler = scheduler
         self.model = model
-        self._stream = stream or model
+        self._execution = BatchExecution(
+            model, stream or model, bounds=bounds, clock=clock, marks=marks, number=number
+        )
         self._may_run_here = may_run_here
-        self._bounds = bounds
-        self._suspicion = bounds.suspicion if bounds is not None else None
-        self._is_suspected = bounds is not None and bounds.suspicion.is_alone(clock())
         self._clock = clock
         self._switch = switch
-        self._marks = marks
-        self._number = number
         self._loop = asyncio.get_running_loop()
         self._batches: queue.SimpleQueue[tuple[Batch, StopSwitch] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._ended: deque[_Ended] = deque()
+        self._ended: deque[Ended] = deque()
         self._is_waking = False
         self._pump_handle: asyncio.Handle | None = None
         self._watchdog_s = watchdog_s
@@ -199,9 +181,7 @@ class ModelRunner:
                 next_s = min(next_s, stopped_s + STOP_GRACE_S)
             elif self._on_stuck is not None:
                 on_stuck, self._on_stuck = self._on_stuck, None
-                self._marks.blame(  # not what runs beside it
-                    self._number, Phase.RUNNING, batch.request, batch.large_bytes
-                )
+                self._execution.blame(batch)
                 on_stuck(
                     f"a run has taken {now_s - batch.started_s:.1f} s and does not stop; the limit is {limit_s:g} s"
                 )
@@ -216,16 +196,17 @@ class ModelRunner:
         self._pump_handle = None
         scheduler, clock = self.scheduler, self._clock
         now_s = started_s = clock()
-        if self._is_suspected and self._suspicion is not None:
-            self._is_suspected = self._suspicion.is_alone(now_s)
+        execution = self._execution
+        if execution.is_suspected:
+            execution.look_at_suspicion(now_s)
         while (batch := scheduler.take(now_s)) is not None:
             if (
                 self._may_run_here
-                and not self._is_suspected  # in a thread it is marked which request runs
+                and not execution.is_suspected  # in a thread it is marked which request runs
                 and not batch.is_stream
                 and scheduler.predicted_s(batch) <= SHORT_S
             ):
-                ended = self._executed(batch, None)
+                ended = execution.run(batch, None)
                 now_s = ended.ended_s
                 self._finish(ended, now_s)
                 if scheduler.is_idle:
@@ -252,7 +233,7 @@ class ModelRunner:
         self._handed[batch] = None
         self._batches.put((batch, switch))
 
-    def _finish(self, ended: _Ended, now_s: float) -> None:
+    def _finish(self, ended: Ended, now_s: float) -> None:
         batch = ended.batch
         self._handed.pop(batch, None)
         if ended.fault:
@@ -285,123 +266,14 @@ class ModelRunner:
         if self.scheduler.is_idle:
             self._idle.set()
 
-    # in a thread, or in the loop
+    # in a thread
 
     def _work(self) -> None:
         while (handed := self._batches.get()) is not None:
-            self._ended.append(self._executed(*handed))
+            self._ended.append(self._execution.run(*handed))
             if not self._is_waking:
                 self._is_waking = True
                 try:
                     self._loop.call_soon_threadsafe(self._report)
                 except RuntimeError:
                     return  # the event loop is closed: nobody waits any more
-
-    def _executed(self, batch: Batch, switch: StopSwitch | None) -> _Ended:
-        began_s = self._clock()
-        requests, rows = batch.requests, batch.rows
-        if not batch.has_begun:
-            batch.started_s = began_s
-            batch.has_begun = (
-                True  # before the look at who is left: whoever ends one looks at both in turn
-            )
-            requests = [request for request in requests if request.state is not RequestState.ENDED]
-            if len(requests) < len(batch.requests):
-                rows = sum(request.rows for request in requests) if requests else -1
-        if not requests:
-            return _Ended(batch, [_NOT_WANTED] * len(batch.requests), 0.0, False, "", rows, began_s)
-        model = self._stream if batch.is_stream else self.model
-        if self._is_suspected and len(requests) > 1:
-            return self._executed_apart(batch, requests, rows, switch, model)
-        slot = self._marks.begin(self._number, Phase.RUNNING)
-        fault, is_whole = "", True
-        results: Sequence[Result]
-        try:
-            if switch is not None and len(requests) == 1:
-                self._tell(batch, requests[0], slot)
-            results = _run(batch.plan, requests, switch, model)
-        except BaseException as exc:  # noqa: BLE001 - even a SystemExit must fail requests, not end the thread unseen
-            error, is_whole = _as_error(exc), False
-            if len(requests) == 1 or batch.wanted == 0:
-                results = [error] * len(requests)
-            else:  # one of them may be at fault: the others must not suffer for it
-                results = [_run_alone(batch.plan, request, switch, model) for request in requests]
-                if not any(isinstance(result, CapameshError) for result in results):
-                    fault = error.message
-        ended_s = self._clock()
-        self._marks.end(slot)
-        if batch.request and self._suspicion is not None:
-            self._suspicion.ended(batch.request)
-        results = _of_all(batch, requests, results)
-        return _Ended(batch, results, ended_s - began_s, is_whole, fault, rows, ended_s)
-
-    def _executed_apart(
-        self,
-        batch: Batch,
-        requests: list[PendingRequest],
-        rows: int,
-        switch: StopSwitch | None,
-        model: LoadedModel,
-    ) -> _Ended:
-        """Run each request by itself, so that it is marked which of them ends the process."""
-        began_s = self._clock()
-        results: list[Result] = []
-        for request in requests:
-            slot = self._marks.begin(self._number, Phase.RUNNING)
-            with contextlib.suppress(
-                Exception
-            ):  # a request that cannot be told from others is run all the same
-                self._tell(batch, request, slot)
-            results.append(_run_alone(batch.plan, request, switch, model))
-            self._marks.end(slot)
-            if self._suspicion is not None:
-                self._suspicion.ended(batch.request)
-        ended_s = self._clock()
-        return _Ended(
-            batch, _of_all(batch, requests, results), ended_s - began_s, False, "", rows, ended_s
-        )
-
-    def _tell(self, batch: Batch, request: PendingRequest, slot: int) -> None:
-        """Mark which request runs alone in `slot`."""
-        if self._bounds is not None:
-            batch.request, batch.large_bytes = self._bounds.identity(request)
-            self._marks.tell(slot, batch.request, batch.large_bytes)
-
-
-def _run(
-    plan: RunPlan,
-    requests: Sequence[PendingRequest],
-    switch: StopSwitch | None,
-    model: LoadedModel,
-) -> Sequence[Result]:
-    joined = plan.join(requests)
-    outputs = model.run(joined, plan.wanted(requests), switch)
-    return plan.split(requests, outputs, joined)
-
-
-def _run_alone(
-    plan: RunPlan, request: PendingRequest, switch: StopSwitch | None, model: LoadedModel
-) -> Result:
-    if request.state is RequestState.ENDED:
-        return _NOT_WANTED
-    try:
-        (outputs,) = _run(plan, [request], switch, model)
-    except BaseException as exc:  # noqa: BLE001 - even a SystemExit must fail the request, not end the thread unseen
-        return _as_error(exc)
-    return outputs
-
-
-def _of_all(
-    batch: Batch, requests: Sequence[PendingRequest], results: Sequence[Result]
-) -> Sequence[Result]:
-    """Return a result for each of a batch's members, of which `requests` ran."""
-    if len(requests) == len(batch.requests):
-        return results
-    of = dict(zip(requests, results, strict=True))
-    return [of.get(request, _NOT_WANTED) for request in batch.requests]
-
-
-def _as_error(exc: BaseException) -> CapameshError:
-    if isinstance(exc, CapameshError):
-        return exc
-    return RunFailed(f"{type(exc).__name__}: {exc}")

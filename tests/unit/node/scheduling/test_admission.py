@@ -36,7 +36,7 @@ def test_urgent_request_takes_the_place_of_the_lesser_one_that_would_be_served_l
         desk.submit(priority=1)
     assert desk.batcher.meter.dropped == {"displaced": 3}
     assert running.state is RequestState.RUNNING
-    desk.finish(next(iter(desk.batcher._running)))
+    desk.finish(next(iter(desk.batcher._requests.running)))
     assert desk.take() == [urgent]
 
 
@@ -61,7 +61,7 @@ def test_bulk_work_gives_way_first_and_to_any_online_request() -> None:
     assert [request for request, _ in desk.answers] == bulk[::-1]
     desk.submit(priority=128)
     assert [request for request, _ in desk.answers] == [*bulk[::-1], low[1]]
-    assert desk.batcher._bulk_rows == 0
+    assert desk.batcher._requests.bulk_rows == 0
 
 
 def test_request_of_many_rows_displaces_as_many_as_it_needs_or_nobody() -> None:

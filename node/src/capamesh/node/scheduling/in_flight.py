@@ -1,0 +1,135 @@
+"""The requests of one model that are accepted and not answered: what waits, what runs, and how one ends early. Pure."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from capamesh.node.scheduling.pending_request import Batch, PendingRequest, RequestState
+from capamesh.node.scheduling.queue import RequestQueue
+
+if TYPE_CHECKING:
+    from capamesh.node.scheduling.bounds import RunBounds
+    from capamesh.node.scheduling.plan import BatchPlan
+    from capamesh.node.scheduling.sequences import Sequences
+    from capamesh.node.scheduling.stats import Meter
+    from capamesh.protocol.errors import CapameshError
+
+
+class RequestsInFlight:
+    """All that a batcher has to answer, counted. Its parts share it."""
+
+    __slots__ = (
+        "_bounds",
+        "_meter",
+        "_sequences",
+        "bulk",
+        "bulk_rows",
+        "live",
+        "plan",
+        "queue",
+        "rows",
+        "running",
+        "soonest_s",
+    )
+
+    def __init__(
+        self,
+        plan: BatchPlan,
+        meter: Meter,
+        *,
+        sequences: Sequences | None,
+        bounds: RunBounds | None,
+    ) -> None:
+        self.plan = plan
+        self._meter = meter
+        self._sequences = sequences
+        self._bounds = bounds
+        self.live: dict[PendingRequest, None] = {}
+        """In the order in which they came, so that what ends together is told in this order."""
+        self.queue = RequestQueue()
+        """Those that could run now."""
+        self.running: set[Batch] = set()
+        self.rows = 0
+        """Of all that is live."""
+        self.bulk = 0
+        self.bulk_rows = 0
+        """What of it is bulk work."""
+        self.soonest_s = math.inf
+        """No live deadline is earlier."""
+
+    @property
+    def queued(self) -> int:
+        """How many requests in flight do not run."""
+        return len(self.live) - sum(batch.wanted for batch in self.running if batch.has_begun)
+
+    def add(self, request: PendingRequest, *, is_turn: bool) -> None:
+        """Take in a request; `is_turn`: it may be queued, rather than when its sequence gets there."""
+        self.live[request] = None
+        self.rows += request.rows
+        if request.is_bulk:
+            self.bulk += 1
+            self.bulk_rows += request.rows
+        request.in_flight = len(self.live)
+        deadline_s = request.deadline_s
+        if deadline_s is not None and deadline_s < self.soonest_s:
+            self.soonest_s = deadline_s
+        self.soonest_s = min(self.soonest_s, request.start_by_s)
+        if self._sequences is None:
+            self.queue.put(request)
+        elif is_turn:
+            self._put(request, self._sequences)
+
+    def refuse(
+        self, request: PendingRequest, error: CapameshError, reason: str, now_s: float
+    ) -> None:
+        """Answer `request` with `error` before its result is there; `reason` is counted unless it runs."""
+        self.give_up(request, reason, now_s)
+        self._meter.answered(error.code)
+        request.done(request, error)
+
+    def give_up(self, request: PendingRequest, reason: str, now_s: float) -> None:
+        """End `request` before its result is there; `reason` is counted unless it runs."""
+        state, batch = request.state, request.batch
+        self.forget(request)
+        if state is RequestState.RUNNING:
+            if batch is not None:
+                if not batch.has_begun:
+                    self._meter.drop(reason)
+                    self.next_of_sequence(request, now_s)
+                batch.wanted -= 1
+                if batch.wanted == 0 and batch.stop is not None:
+                    batch.stop()
+            return
+        self._meter.drop(reason)
+        if state is RequestState.QUEUED:
+            self.queue.drop(request)
+        self.release(request)  # of one that runs, only once its run has ended
+        request.inputs = ()  # its entry in the queue may stay a while; its data need not
+        self.next_of_sequence(request, now_s)
+
+    def release(self, request: PendingRequest) -> None:
+        """Give back the memory that was kept free for the run of `request`."""
+        if request.held_bytes and self._bounds is not None:
+            self._bounds.release(request)
+
+    def next_of_sequence(self, request: PendingRequest, now_s: float) -> None:
+        """Queue the request that waits for `request` to end, if one does."""
+        if self._sequences is not None:
+            following = self._sequences.ended(request, now_s)
+            if following is not None:
+                self._put(following, self._sequences)
+
+    def forget(self, request: PendingRequest) -> None:
+        """Count `request` no more: it has ended."""
+        del self.live[request]
+        self.rows -= request.rows
+        if request.is_bulk:
+            self.bulk -= 1
+            self.bulk_rows -= request.rows
+        request.state = RequestState.ENDED
+
+    def _put(self, request: PendingRequest, sequences: Sequences) -> None:
+        if sequences.fill(request):
+            self.plan.prepare(request)  # a state that grows: only those as long may share its batch
+        self.queue.put(request)

@@ -1,0 +1,146 @@
+"""How many batches of how many rows may run at once, and how long what waits takes to get there. Pure."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from capamesh.node.scheduling.service_time import ServiceTime
+
+if TYPE_CHECKING:
+    from capamesh.node.scheduling.in_flight import RequestsInFlight
+    from capamesh.node.scheduling.service_profile import ServiceProfile
+    from capamesh.node.scheduling.single_thread_instances import Streams
+
+SHED_MARGIN_RUNS: Final = 2.0
+"""Where more waits than fits into the next batch, what has less time left than so many runs of a row is late: its own,
+and as much again for the rows beside it, the scatter and the way back. Served by deadline, all of a queue that is too
+long are just at this edge (measured: at twice the load 0.80 of what nodes can do is answered in time without such a
+rule, 0.88 with one run, 0.98 with two: the simulator's overload-2x)."""
+MIN_RETRY_S: Final = 0.001
+"""A refused caller is never told to come back at once (guess)."""
+
+
+class Slots:
+    """Where the batches of one model run: on all threads, or as streams beside one another."""
+
+    __slots__ = (
+        "_instances",
+        "_max_delay_s",
+        "_requests",
+        "_streams",
+        "most",
+        "recent_peak",
+        "time",
+        "time_of_streams",
+    )
+
+    def __init__(
+        self,
+        requests: RequestsInFlight,
+        profile: ServiceProfile | None,
+        streams: Streams | None,
+        *,
+        instances: int,
+        max_delay_s: float,
+    ) -> None:
+        """`max_delay_s` is the longest wait for company."""
+        self._requests = requests
+        self._streams = streams
+        self._instances = instances
+        self._max_delay_s = max_delay_s
+        self.time = ServiceTime(profile)
+        """Of runs on all threads."""
+        self.time_of_streams = ServiceTime(streams.profile if streams else None)
+        self.most = streams.count if streams is not None else instances
+        """How many batches may run at the same time."""
+        self.recent_peak = 0
+        """How many were live of late: at the last batch taken, or half of what it was there before."""
+
+    def full_batch_s(self) -> float:
+        """Return how long a full batch would take now where many wait."""
+        if self._streams is not None:
+            return self.time_of_streams.predicted_s(self._stream_rows)
+        return self.time.predicted_s(self._requests.plan.batch_rows)
+
+    def is_streaming(self) -> bool:
+        """Whether the next batch is one of several runs beside one another.
+
+        Those that run decide. When none does, it is what waits, and what was in flight of late: of many callers
+        that ask again once answered the first is back before the others are.
+        """
+        streams = self._streams
+        if streams is None:
+            return False
+        for batch in self._requests.running:
+            return batch.is_stream
+        return max(len(self._requests.queue), self.recent_peak) >= streams.count
+
+    def count_and_rows(self, *, is_stream: bool) -> tuple[int, int]:
+        """Return how many batches may run at once, and how many rows one may have."""
+        if self._streams is None or not is_stream:
+            return self._instances, self._requests.plan.batch_rows
+        return self._streams.count, self._stream_rows
+
+    def room(self, slots: int, rows: int, *, is_stream: bool, is_ahead: bool = False) -> int:
+        """Return how many rows the next batch may have, by `count_and_rows`; 0: none may be taken."""
+        waiting = self._requests.queue.rows
+        free = slots - len(self._requests.running)
+        if is_ahead:
+            # behind a run of all threads those of one each come next, if so much waits
+            may_follow = self._streams is None or is_stream
+            return rows if free == 0 and waiting >= rows and may_follow else 0
+        if free <= 0:
+            return 0
+        # an equal share for each, and room for what has no rows
+        return min(rows, max(1, -(-waiting // free))) if is_stream else rows
+
+    def ripe_s(self) -> float:
+        """Return when what is queued goes as it is: after the longest wait for company, and in time for all deadlines."""
+        if not self._requests.queue:
+            return math.inf
+        run_s = self.time.predicted_s(
+            min(self._requests.queue.rows, self._requests.plan.batch_rows)
+        )
+        return min(
+            min(
+                request.arrived_s + self._max_delay_s,
+                math.inf
+                if request.deadline_s is None
+                else request.deadline_s - SHED_MARGIN_RUNS * run_s,
+            )
+            for request in self._requests.queue
+        )
+
+    def starting_rows(self) -> int:
+        """Return how many that are not running yet do not wait either."""
+        slots, rows = self.count_and_rows(is_stream=self._streams is not None)
+        return max(0, slots - len(self._requests.running)) * rows
+
+    def wait_s(self) -> float:
+        """Return how long one that comes now would wait for its turn, as estimated."""
+        rows = self._requests.queue.rows
+        is_stream = self.is_streaming()
+        slots = self.most if is_stream else self._instances
+        is_busy = len(self._requests.running) >= slots
+        if not is_busy and rows == 0:
+            return 0.0
+        time = self.time_of_streams if is_stream else self.time
+        if self._requests.plan.is_batching:
+            full = self._stream_rows if is_stream else self._requests.plan.batch_rows
+            batches = -(-rows // full)
+            each_s = time.predicted_s(min(rows, full))
+        else:
+            batches = len(self._requests.queue)
+            each_s = time.predicted_s(-(-rows // batches) if batches else 1)
+        # those that run are half through, on average
+        return (batches * each_s + (0.5 * each_s if is_busy else 0)) / slots
+
+    def retry_s(self) -> float:
+        """Return when one that is refused now may be accepted: half a run ends the next, on average."""
+        return max(self.wait_s(), 0.5 * self.time.predicted_s(1), MIN_RETRY_S)
+
+    @property
+    def _stream_rows(self) -> int:
+        streams = self._streams
+        return streams.rows if streams is not None and self._requests.plan.is_batching else 1
