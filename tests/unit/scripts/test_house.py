@@ -19,8 +19,6 @@ LONG_STILL = frozenset(
         "benchmarks/chaos.py",
         "benchmarks/engine.py",
         "benchmarks/scale.py",
-        "node/src/capamesh/node/agent/agent.py",
-        "node/src/capamesh/node/worker/process.py",
         "protocol/src/capamesh/protocol/adverts/body.py",
         "protocol/src/capamesh/protocol/links/calls.py",
         "protocol/src/capamesh/protocol/network/chain.py",

@@ -125,7 +125,7 @@ def test_full_batch_made_ready_ahead_runs_without_those_who_have_left() -> None:
     asked = [here.ask() for _ in range(5)]
     here.events.run_until(WAY_S + 0.01)
     batcher = here.node.models["m"].batcher
-    assert len(batcher._running) == 2
+    assert len(batcher._requests.running) == 2
     here.node.withdrawn(asked[4])
     assert here.run()[1:] == [(0.633333, (n, 0.133333)) for n in (1, 2, 3)]
     assert batcher.is_idle

@@ -15,7 +15,7 @@ import pytest
 import virtual_time
 from fleet_fakes import NullLog, device_offer
 
-from capamesh.node.agent import agent as agent_module
+from capamesh.node.agent import announcer
 from capamesh.node.agent.agent import NodeAgent
 from capamesh.node.agent.settings import NodeSettings
 from capamesh.node.contract.messages import Links, Sandboxed
@@ -100,7 +100,7 @@ Scenario = Callable[[NodeAgent, Published], Coroutine[Any, Any, None]]
 def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scenario], Published]:
     """Return what runs a scenario beside an announcing agent, in virtual time."""
     monkeypatch.setattr(DataDir, "lock", lambda _: None)  # held to the process's end
-    monkeypatch.setattr(agent_module.random, "Random", SteadyRandom)
+    monkeypatch.setattr(announcer.random, "Random", SteadyRandom)
     token = OWNER.invite(Role.NODE, expires_at=NOW + dt.timedelta(days=1), bootstrap=(), now=NOW)
     (tmp_path / "models").mkdir()
     settings = NodeSettings(tmp_path / "data", tmp_path / "models", token.encode())
@@ -109,7 +109,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scenario]
         agent = NodeAgent(settings, NullLog())  # type: ignore[arg-type]  # it takes every event
         published = Published(agent)
         monkeypatch.setattr(agent._mesh, "publish", published.take)
-        announcing = asyncio.create_task(agent._announce())
+        announcing = asyncio.create_task(agent._announcer.run())
         await asyncio.sleep(0)
         await scenario(agent, published)
         announcing.cancel()
@@ -198,7 +198,7 @@ def test_node_that_drains_says_so_at_once_and_again_and_leaves_with_a_goodbye(
         await asyncio.sleep(20)
         agent._all_drained.set()
         await draining
-        agent._say_goodbye()
+        agent._announcer.publish(KIND_GOODBYE)
 
     published = play(scenario)
     assert published.times_s == [140, 143]

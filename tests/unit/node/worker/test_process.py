@@ -180,16 +180,16 @@ async def test_idle_models_give_back_with_their_streams_and_are_not_asked_again_
     idle = Idle(lambda: asked.append(used[0]))
     worker._budget.limit_bytes = 1_000
     monkeypatch.setattr(worker._backend, "used_bytes", lambda: used[0])
-    monkeypatch.setattr(worker, "_models", [idle.hosted])
-    await worker._give_back()
+    monkeypatch.setattr(worker._idle_memory, "_models", [idle.hosted])
+    await worker._idle_memory.give_back()
     assert asked == [900, 900]
-    await worker._give_back()
+    await worker._idle_memory.give_back()
     assert len(asked) == 2  # it has not run since
     idle.hosted.runner.last_used_s = time.monotonic()
-    await worker._give_back()
+    await worker._idle_memory.give_back()
     assert len(asked) == 2  # what is there did not come back
     used[0] = 1_200
-    await worker._give_back()
+    await worker._idle_memory.give_back()
     assert len(asked) == 4
 
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import os
-import random
 import signal
-import time
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING
 
-from capamesh.node.agent.advert_schedule import AdvertSchedule
 from capamesh.node.agent.announcement import Announcement, NodeFacts
+from capamesh.node.agent.announcer import Announcer
+from capamesh.node.agent.hearing import Hearing
 from capamesh.node.agent.known_routers import KnownRouters
 from capamesh.node.agent.metrics.totals import LoopFigures
-from capamesh.node.agent.status import models_status, worker_status
+from capamesh.node.agent.status import models_status, standing, worker_status
 from capamesh.node.agent.worker_handle import CACHE_FOLDER, WorkerHandle, start_of
 from capamesh.node.contract.loop_meter import LoopMeter
 from capamesh.node.contract.messages import (
@@ -38,25 +37,19 @@ from capamesh.protocol.advertised_address import (
 from capamesh.protocol.adverts import (
     KIND_ADVERT,
     KIND_GOODBYE,
-    KIND_ROUTER,
-    ModelState,
     Sequence,
-    SequenceSource,
     advert_to_body,
-    open_envelope,
     parse_address,
-    router_from_body,
-    seal,
 )
 from capamesh.protocol.data_dir import DataDir
-from capamesh.protocol.errors import AdvertRejected, ConfigError, LocalError
+from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.loop_watch import LoopWatch
 from capamesh.protocol.member_status import HEARTBEAT_S
 from capamesh.protocol.membership_upkeep import MembershipUpkeep
 from capamesh.protocol.mesh.client import MeshClient
-from capamesh.protocol.mesh.gossip import adverts_topic, demand_topic
+from capamesh.protocol.mesh.gossip import demand_topic
 from capamesh.protocol.network import RevocationList, Role
-from capamesh.protocol.network_clock import ClockNotice, NetworkClock, clock_fields
+from capamesh.protocol.network_clock import clock_fields
 from capamesh.protocol.private_files import make_folder
 from capamesh.protocol.token_file import token_file_of
 
@@ -67,7 +60,6 @@ if TYPE_CHECKING:
     from capamesh.node.contract.messages import ToAgent
     from capamesh.protocol.ids import PeerId
     from capamesh.protocol.network import Membership
-    from capamesh.protocol.network_clock import Skew
 
 CHECK_ROUTERS_EVERY_S = 10.0
 """How soon it is told that no router is reached (guess: as often as a router advertises)."""
@@ -101,7 +93,6 @@ class NodeAgent:
             on_renewed=self._renewed,
             log=log,
         )
-        self._sequences = SequenceSource(self._home.next_boot_ns(time.time_ns()))
         self._announcement = Announcement(
             NodeFacts(
                 peer=self._membership.identity.peer_id,
@@ -110,7 +101,6 @@ class NodeAgent:
                 agent_version=package_version("capamesh"),
             )
         )
-        self._adverts = adverts_topic(self._membership.network_id)
         self._mesh = MeshClient(
             self._membership,
             listen=[]
@@ -128,6 +118,10 @@ class NodeAgent:
             on_revocations=self._revoked,
             on_down=lambda _: self._write_status(),
             log=log,
+        )
+        self._hearing = Hearing(self._trust, log)
+        self._announcer = Announcer(
+            self._announcement, self._membership, self._home, self._mesh, self._hearing, log
         )
         self._advertised_host = advertised_host(settings.host, settings.advertised_host)
         advert_to_body(self._announcement.advert(Sequence(0, 0)))  # a bad region ends the start
@@ -152,14 +146,10 @@ class NodeAgent:
             for number, device in enumerate(devices)
         ]
         self._routers = KnownRouters()
-        self._clock_notice = ClockNotice()
-        self._clock = NetworkClock(time.time_ns() // 1_000_000, time.monotonic())
-        self._schedule = AdvertSchedule(random.Random())  # noqa: S311 - no secret
-        self._is_rescheduled = asyncio.Event()
         self._drained: set[int] = set()
         self._all_drained = asyncio.Event()
         self._state = "starting"
-        """Of its own life; while it is serving, `_standing` says more."""
+        """Of its own life; while it is serving, `standing` says more."""
         self._metrics_url = ""
         self._loop_meter = LoopMeter()
 
@@ -181,7 +171,7 @@ class NodeAgent:
                 self._write_status()
                 mesh = tasks.create_task(self._mesh.run())
                 workers = [tasks.create_task(worker.run()) for worker in self._workers]
-                announcing = tasks.create_task(self._announce())
+                announcing = tasks.create_task(self._announcer.run())
                 checking = tasks.create_task(self._check_routers())
                 beating = tasks.create_task(self._beat())
                 await stop.wait()
@@ -189,7 +179,7 @@ class NodeAgent:
                 announcing.cancel()
                 checking.cancel()
                 beating.cancel()
-                self._say_goodbye()
+                self._announcer.publish(KIND_GOODBYE)
                 await asyncio.sleep(FAREWELL_S)
                 for task in (mesh, *workers):
                     task.cancel()
@@ -257,34 +247,20 @@ class NodeAgent:
         self._changed()
 
     def _subscribed(self, topic: str, peers: tuple[PeerId, ...]) -> None:
-        if topic == self._adverts:
+        if topic == self._announcer.topic:
             self._log.info("routers_listening", count=len(peers))
             self._write_status()
-            self._schedule.reached(_now_s())
-            self._is_rescheduled.set()
+            self._announcer.reached()
 
     def _heard(self, topic: str, raw: bytes, sender: PeerId) -> None:
         del topic, sender
-        wall_ms, steady_s = time.time_ns() // 1_000_000, time.monotonic()
-        try:
-            # when it was sealed is the sidecar's to judge, and for us to set our clock by
-            envelope = open_envelope(
-                raw,
-                self._trust,
-                self._clock.membership_ms(wall_ms, steady_s),
-                is_time_checked=False,
-            )
-            member = envelope.sender
-            self._clock.heard(member.peer_id, member.invite_serial, envelope.issued_at_ms, steady_s)
-            if envelope.kind != KIND_ROUTER:
-                return
-            router = router_from_body(envelope.body, envelope.sender.peer_id, envelope.sequence)
-        except AdvertRejected as error:
-            self._log.warning("advert_rejected", reason=error.reason, error=error.message)
+        router = self._hearing.router_in(raw)
+        if router is None:
             return
-        self._schedule.router_heard(router, _now_s())
-        self._is_rescheduled.set()
-        if self._settings.worker.is_dialing and self._routers.heard(router, _now_s()):
+        self._announcer.router_heard(router)
+        if self._settings.worker.is_dialing and self._routers.heard(
+            router, asyncio.get_running_loop().time()
+        ):
             for worker in self._workers:
                 worker.send(self._routers.message())
 
@@ -308,7 +284,7 @@ class NodeAgent:
 
     def _look_after_membership(self) -> None:
         self._upkeep.beat(dt.datetime.now(dt.UTC))
-        self._check_clock()
+        self._hearing.check_clock()
         self._write_status()
 
     def _renewed(self, membership: Membership) -> None:
@@ -317,28 +293,7 @@ class NodeAgent:
         for worker in self._workers:
             worker.send(Renewed(membership.chain, membership.ca_der))
         self._mesh.renew(membership, self._home.bootstrap())
-        self._schedule.changed(_now_s())
-        self._is_rescheduled.set()
-
-    def _standing(self) -> tuple[str, str]:
-        """Return the state that a status shows, and the reason for people; see `member_status`."""
-        ended = self._upkeep.ended
-        if self._state not in {"starting", "serving"}:
-            return self._state, ""
-        if ended is not None:
-            return ended.state, ended.reason
-        models = self._announcement.advert(Sequence(0, 0)).models
-        if not any(model.state is ModelState.READY for model in models):
-            said = ", ".join(
-                f"{model.name}/{model.version} {model.state.value}" for model in models
-            )
-            if self._state == "starting":
-                return "starting", said or "its workers start"
-            return "waiting", f"no model is ready: {said or 'there are none'}"
-        if not any(worker.links for worker in self._workers):
-            met = f"{self._router_count} met" if self._router_count else "none met"
-            return "waiting", f"no router has a link to it ({met} in the mesh)"
-        return "ready", ""
+        self._announcer.renewed(membership)
 
     # telling the network
 
@@ -347,19 +302,7 @@ class NodeAgent:
             self._state = "serving"
             self._log.info("node_ready")
         self._write_status()
-        self._schedule.changed(_now_s())
-        self._is_rescheduled.set()
-
-    async def _announce(self) -> None:
-        while True:
-            wait_s = self._schedule.due_s - _now_s()
-            if wait_s <= 0:
-                self._publish(KIND_ADVERT)
-                continue
-            self._is_rescheduled.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await self._is_rescheduled.wait()
+        self._announcer.changed()
 
     async def _check_routers(self) -> None:
         """Say it when nobody can use this node: no router is reached, or none takes it."""
@@ -374,61 +317,17 @@ class NodeAgent:
                     " router's address is known, give --bootstrap or ask the network's owner for a token that names one",
                 )
 
-    def _check_clock(self) -> None:
-        """Say it when this machine's clock is wrong by what routers sign, and when it is right again."""
-        notice = self._clock_notice.about(self._skew())
-        if notice is not None:
-            (self._log.info if notice.is_good else self._log.warning)(notice.event, **notice.fields)
-
-    def _skew(self) -> Skew | None:
-        return self._clock.skew(time.time_ns() // 1_000_000, time.monotonic())
-
     @property
     def _router_count(self) -> int:
         return sum(role is Role.ROUTER for role in self._mesh.members.values())
-
-    def _publish(self, kind: str) -> None:
-        # by the routers' time, if this machine's is wrong: they take nothing of an unknown node that is not new
-        time_ns = time.time_ns()
-        time_ns += self._clock.correction_ms(time_ns // 1_000_000, time.monotonic()) * 1_000_000
-        self._sequences = self._home.current(self._sequences, time_ns)
-        try:
-            raw = self._sealed(kind, time_ns // 1_000_000)
-        except LocalError as error:
-            self._log.error("advert_refused", error=error.message)
-            return
-        if not self._mesh.publish(self._adverts, raw):
-            self._log.debug("advert_not_published")
-
-    def _sealed(self, kind: str, now_ms: int) -> bytes:
-        """Return the envelope to publish; give models up until it is small enough."""
-        interval_s = self._schedule.publishing(_now_s()) if kind == KIND_ADVERT else 0
-        while True:
-            sequence = self._sequences.next()
-            body = (
-                advert_to_body(self._announcement.advert(sequence, interval_s))
-                if kind == KIND_ADVERT
-                else {}
-            )
-            try:
-                return seal(kind, body, self._membership, sequence, now_ms)
-            except ConfigError:  # too large
-                if self._announcement.leave_out_failed():
-                    self._log.warning("failed_models_not_advertised")
-                    continue
-                withdrawn = self._announcement.give_up_largest()
-                if withdrawn is None:
-                    raise
-                self._log.error("model_withdrawn", model=withdrawn.name, version=withdrawn.version)
 
     async def _drain(self) -> None:
         self._state = "draining"
         self._log.info("node_draining", patience_s=self._settings.drain_s)
         self._write_status()
         self._announcement.is_draining = True
-        self._schedule.changed(_now_s())
-        self._publish(KIND_ADVERT)
-        self._is_rescheduled.set()
+        self._announcer.changed()
+        self._announcer.publish(KIND_ADVERT)
         for worker in self._workers:
             if not worker.drain():
                 self._drained.add(worker.number)
@@ -443,12 +342,12 @@ class NodeAgent:
         if len(self._drained) == len(self._workers):
             self._all_drained.set()
 
-    def _say_goodbye(self) -> None:
-        self._publish(KIND_GOODBYE)
-
     def _write_status(self) -> None:
         advert = self._announcement.advert(Sequence(0, 0))
-        state, reason = self._standing()
+        links = sum(worker.links for worker in self._workers)
+        state, reason = standing(
+            self._state, self._upkeep.ended, advert.models, links=links, met=self._router_count
+        )
         self._home.write_status(
             {
                 "role": "node",
@@ -459,8 +358,8 @@ class NodeAgent:
                 "peer_id": advert.peer,
                 "network_id": self._membership.network_id,
                 "routers": self._router_count,
-                "clock": clock_fields(self._skew()),
-                "links": sum(worker.links for worker in self._workers),
+                "clock": clock_fields(self._hearing.skew()),
+                "links": links,
                 "sidecar_pid": self._mesh.pid,
                 "worker_pids": [worker.pid for worker in self._workers],
                 "mesh_addresses": [
@@ -478,11 +377,6 @@ class NodeAgent:
                 ],
             }
         )
-
-
-def _now_s() -> float:
-    """Return the time on the running loop's clock, by which adverts are scheduled."""
-    return asyncio.get_running_loop().time()
 
 
 def _check_advertised(host: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from capamesh.protocol.adverts import shown_version
+from capamesh.protocol.adverts import ModelState, shown_version
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -12,6 +12,30 @@ if TYPE_CHECKING:
     from capamesh.node.agent.metrics.totals import Histogram, ModelFigures, WorkerSample
     from capamesh.node.agent.worker_handle import WorkerHandle
     from capamesh.protocol.adverts import ModelOffer
+    from capamesh.protocol.membership_life import Ended
+
+
+def standing(
+    state: str, ended: Ended | None, models: Sequence[ModelOffer], *, links: int, met: int
+) -> tuple[str, str]:
+    """Return the state that a node's status shows, and the reason for people; see `member_status`.
+
+    `state` is of the node's own life, `ended` what became of its membership, `met` how many routers are in the mesh.
+    """
+    if state not in {"starting", "serving"}:
+        return state, ""
+    if ended is not None:
+        return ended.state, ended.reason
+    if not any(model.state is ModelState.READY for model in models):
+        said = ", ".join(f"{model.name}/{model.version} {model.state.value}" for model in models)
+        if state == "starting":
+            return "starting", said or "its workers start"
+        return "waiting", f"no model is ready: {said or 'there are none'}"
+    if not links:
+        return "waiting", (
+            f"no router has a link to it ({f'{met} met' if met else 'none met'} in the mesh)"
+        )
+    return "ready", ""
 
 
 def worker_status(worker: WorkerHandle) -> dict[str, Any]:

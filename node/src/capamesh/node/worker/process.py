@@ -43,6 +43,7 @@ from capamesh.node.profiling.profile_cache import ProfileCache
 from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
 from capamesh.node.scheduling import MemoryBudget
 from capamesh.node.worker.dialing import RouterDialing
+from capamesh.node.worker.idle_memory import IdleMemory
 from capamesh.node.worker.memory_limit import budget_bytes, hold_to
 from capamesh.node.worker.service import WorkerService
 from capamesh.protocol.adverts import Device
@@ -71,8 +72,6 @@ has arrived by then (guess: several round trips around the world)."""
 QUIET_STEP_S = 0.05
 OBSERVE_S = 0.5
 """How old the free memory in an answer may be (guess: probes are as old)."""
-HOARD_SHARE = 0.25
-"""Of the memory for runs, what idle models may keep of their earlier ones (guess: large runs follow large ones)."""
 METRICS_TURNS = 4
 """Counts are reported every so many observations: 2 s; a Prometheus scrape comes every 15 s."""
 CLEAN_S = 3600.0
@@ -144,6 +143,7 @@ class Worker:
             reserve=self._reserve,
             log=log,
         )
+        self._idle_memory = IdleMemory(self._models, self._backend, self._budget)
         self._loop_meter = LoopMeter()
         self._has_reported = False
         self._is_ending = False
@@ -161,17 +161,13 @@ class Worker:
         self._transport = opened.transport
         self._address = ""
         self._free_bytes = start.memory_free_bytes
-        self._rest_bytes = 0
-        """What this process has without any model."""
-        self._kept_bytes = 0
-        """What was left when all models were last made to give back, 0 where some were busy."""
 
     async def run(self) -> None:
         """Serve until the agent says stop or is gone."""
         self._send(Sandboxed(self._opened.sandbox))
         self._log.info("sandbox", holds=self._opened.sandbox)
         self._limit_memory()
-        self._rest_bytes = self._backend.used_bytes()
+        self._idle_memory.begin()
         server = None if self._start.settings.is_dialing else await self._listen()
         watch = LoopWatch(self._log, self._loop_meter.beat)
         watch.start()
@@ -328,37 +324,13 @@ class Worker:
             self._tell_survived()
             if self._models.reported_anew():
                 self._tell()
-            await self._give_back()
+            if self._start.device_kind != "cuda":
+                await self._idle_memory.give_back()
             self._free_bytes = await asyncio.to_thread(self._backend.free_bytes)
             self._service.free_bytes = self._free_bytes
             if turn % METRICS_TURNS == 0:
                 self._send(Metrics(self._models.counts(), self._loop_meter.snapshot()))
             await asyncio.sleep(OBSERVE_S)
-
-    async def _give_back(self) -> None:
-        """Have idle models give back what their runs have left, where that is more than others can do without.
-
-        What a model's pool of memory once had it keeps, whoever needs it; a single run may leave all there is. None is
-        asked twice without a run in between, and what did not come back from all of them is not asked for again.
-        """
-        room = self._budget.room_bytes
-        if self._start.device_kind == "cuda" or not room:
-            return
-        left = self._pooled_bytes()
-        self._kept_bytes = max(0, min(self._kept_bytes, left))
-        if left - self._kept_bytes < HOARD_SHARE * room:
-            return
-        models = list(self._models)
-        idle = [one for one in models if one.runner.scheduler.is_idle]
-        for hosted in idle:
-            if hosted.runner.scheduler.is_idle and hosted.runner.last_used_s >= hosted.gave_back_s:
-                hosted.gave_back_s = time.monotonic()
-                await asyncio.to_thread(hosted.prepared.give_back)
-        self._kept_bytes = self._pooled_bytes() if len(idle) == len(models) else 0
-
-    def _pooled_bytes(self) -> int:
-        """Return what this process uses beyond what it had at first and its models at rest."""
-        return self._backend.used_bytes() - self._rest_bytes - self._budget.models_bytes
 
     def _tell_survived(self) -> None:
         for hosted in self._models:
