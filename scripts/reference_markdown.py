@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+
 NOTE = "<!-- Made by scripts/generate_reference.py: change the code, then run `make reference`. -->"
 
 
@@ -17,7 +19,13 @@ def cell(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """Return `text` as code; nothing for an empty text."""
+    """Return `text` as code; nothing for an empty text.
+
+    A bar would end the cell of a table: some readers of Markdown take it for that also in code, and show the backslash
+    where it is escaped. So it is written as HTML.
+    """
+    if "|" in text:
+        return f"<code>{html.escape(text, quote=False).replace('|', '&#124;')}</code>"
     return f"`{text}`" if text else ""
 
 

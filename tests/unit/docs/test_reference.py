@@ -64,7 +64,7 @@ def test_client_has_its_signatures_arguments_and_errors(pages: dict[str, str]) -
     assert "\n- `Overloaded`, `NoEndpoint`, `ModelUnavailable`: " in sections["Client.infer"]
     assert "await client.close() -> None" in sections["AsyncClient.close"]
     assert "\nTensor.from_numpy(" in sections["Tensor.from_numpy"]
-    assert "| `max_price` | `float \\| None` | `None` |" in sections["RoutingOptions"]
+    assert "| `max_price` | <code>float &#124; None</code> | `None` |" in sections["RoutingOptions"]
     assert "| `node` | `str` |  | The peer id" in sections["Outputs"]
     assert "`BF16`" in sections["Datatype"]
 
