@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.oip import InferRequest, RequestForms, decode_request
-from capamesh.protocol.oip.forms import MAX_FORMS, MAX_JSON_BYTES
+from capamesh.protocol.oip.decoding import decode_request_in_steps
+from capamesh.protocol.oip.forms import MAX_FORMS, MAX_INPUTS, MAX_JSON_BYTES, KnownInputs
+from capamesh.protocol.steps import run_through
+from capamesh.protocol.tensors import DEFAULT_LIMITS
 
 
 def binary(name: str, datatype: str, shape: list[int], size: int) -> dict[str, Any]:
@@ -93,3 +97,85 @@ def test_oldest_form_makes_room() -> None:
     assert len(forms) == MAX_FORMS
     assert forms.read("m", "", *body_of({"inputs": [binary("x0", "INT8", [1], 1)]}, b"a")) is None
     assert forms.read("m", "", *body_of({"inputs": [binary("x1", "INT8", [1], 1)]}, b"a"))
+
+
+# tensors in the JSON
+
+
+def in_json(
+    shape: object = (1, 2), data: object = (1.5, 2.5), *, name: object = "x", datatype: str = "FP32"
+) -> dict[str, Any]:
+    """Return the JSON of an input that has its data there."""
+    return {"name": name, "datatype": datatype, "shape": shape, "data": data}
+
+
+def read_by(known: KnownInputs, *inputs: dict[str, Any]) -> InferRequest | str:
+    """Return a request of these inputs as it is read with what is known, or why it is refused."""
+    body = json.dumps({"inputs": inputs}).encode()
+    try:
+        return run_through(
+            decode_request_in_steps("m", "", memoryview(body), None, DEFAULT_LIMITS, known)
+        )
+    except InvalidRequest as error:
+        return error.message
+
+
+CASES = [
+    in_json(),
+    in_json(data=[[3, 4]]),
+    in_json([2, 1], [[1], [2]]),
+    in_json([2], [True, False], datatype="BOOL"),
+    in_json([], [7], datatype="INT64"),
+    in_json([0, 5], []),
+    in_json(data=[1]),
+    in_json(data=[1, [2]]),
+    in_json(data=[1, "x"]),
+    in_json([2], [0, 2], datatype="BOOL"),
+    in_json([True, 2]),
+    in_json([1.0, 2]),
+    in_json({"1": 2}),
+    in_json("12"),
+    in_json([[1], 2]),
+    in_json(name=["x"]),
+    in_json(name=True),
+    in_json(datatype="FP31"),
+    in_json([1], ["a"], datatype="BYTES"),
+    {"name": "x", "datatype": "FP32", "shape": [1, 2]},
+    {"name": "x", "datatype": "FP32", "data": [1, 2]},
+    {**in_json(), "parameters": {"binary_data_size": 8}},
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_input_in_json_is_read_alike_whatever_is_known(case: dict[str, Any]) -> None:
+    known = KnownInputs()
+    plain = read_by(KnownInputs(), case)
+    for each in (*CASES, *CASES):
+        read_by(known, each)
+    assert read_by(known, case) == plain
+
+
+def test_input_that_is_known_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = KnownInputs()
+    first = read_by(known, in_json(), in_json([2], [1, 2], name="y", datatype="INT8"))
+    monkeypatch.setattr("capamesh.protocol.oip.decoding.checked", pytest.fail)
+    again = read_by(known, in_json(), in_json([2], [1, 2], name="y", datatype="INT8"))
+    assert isinstance(first, InferRequest)
+    assert again == first
+
+
+def test_repeated_name_is_refused_though_both_inputs_are_known() -> None:
+    known = KnownInputs()
+    read_by(known, in_json())
+    assert read_by(known, in_json(), in_json()) == "inputs[1] repeats the name 'x'"
+
+
+def test_inputs_of_texts_and_with_long_names_are_not_remembered_and_the_oldest_makes_room() -> None:
+    known = KnownInputs()
+    read_by(known, in_json([1], ["a"], datatype="BYTES"), in_json(name="y" * 129))
+    assert len(known) == 0
+    for count in range(MAX_INPUTS + 1):
+        read_by(known, in_json(name=f"x{count}"))
+    assert len(known) == MAX_INPUTS
+    assert known.read(in_json([1, 2], [1, 2], name="x0")) is None
+    assert known.read(in_json([1, 2], [1, 2], name="x1")) is not None

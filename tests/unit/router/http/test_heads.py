@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capamesh.protocol.tensors import Limits
-from capamesh.router.http.exchange import InferTarget
+from capamesh.router.http.exchange import JSON_WEIGHT, InferTarget
 from capamesh.router.http.heads import (
     MAX_HEAD_BYTES,
     MAX_KNOWN,
@@ -52,6 +52,7 @@ def test_plain_inference_request_is_recognised_with_all_that_its_head_says() -> 
         InferTarget(
             "a.b_c-1~", "12", RoutingOptions(Constraints(max_price=0.5), policy="p2c"), True, 5
         ),
+        7,
     )
 
 
@@ -160,6 +161,15 @@ def test_head_that_was_read_is_remembered_and_the_memory_is_bounded() -> None:
     assert read(INFER, "Content-Length: 1", heads=heads) is not first
 
 
+def test_request_takes_more_of_the_memory_where_its_tensors_are_in_the_json() -> None:
+    in_json = read(INFER, "Content-Length: 6")
+    assert in_json is not None
+    assert in_json.held_bytes == 6 * JSON_WEIGHT
+    binary = read(INFER, "Content-Length: 6", "Inference-Header-Content-Length: 2")
+    assert binary is not None
+    assert binary.held_bytes == 6
+
+
 def test_long_head_is_not_remembered() -> None:
     heads = Heads(LIMITS)
     read(INFER, "Content-Length: 1", "Cookie: " + "x" * 2000, heads=heads)
@@ -198,4 +208,4 @@ def test_junk_is_nobody_s_head(junk: bytes) -> None:
 )
 def test_order_of_a_head_s_lines_does_not_matter(model: str, length: int, lines: list[str]) -> None:
     head = read(f"POST /v2/models/{model}/infer HTTP/1.1", *lines, f"Content-Length: {length}")
-    assert head == Head(length, False, InferTarget(model, "", header_length=3))
+    assert head == Head(length, False, InferTarget(model, "", header_length=3), length)

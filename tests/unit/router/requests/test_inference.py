@@ -50,7 +50,7 @@ class World:
             30.0,
             Limits(),
             self.log,  # type: ignore[arg-type]
-            shut_out=lambda: self.shut_out,
+            standing=self,
         )
         self.request = Spoken(service, Target(M, ModelVersion(""), **target))
 

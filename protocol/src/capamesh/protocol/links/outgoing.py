@@ -41,7 +41,8 @@ class Outgoing:
     def __init__(self, chunk_bytes: int) -> None:
         self._chunk_bytes = chunk_bytes
         self._small: list[bytes] = []
-        self._queued_bytes = 0
+        self.queued_bytes = 0
+        """How much waits, sendable or not."""
         self._bulk: dict[int, deque[_Bulk]] = {}
         self._turn: deque[int] = deque()
         self._parked: set[int] = set()
@@ -50,14 +51,9 @@ class Outgoing:
         """Whether something can be sent now."""
         return bool(self._small or self._turn)
 
-    @property
-    def queued_bytes(self) -> int:
-        """How much waits, sendable or not."""
-        return self._queued_bytes
-
     def frame(self, frame: bytes) -> None:
         """Queue a frame without a body."""
-        self._queued_bytes += len(frame)
+        self.queued_bytes += len(frame)
         self._small.append(frame)
 
     def message(
@@ -74,9 +70,10 @@ class Outgoing:
         if total <= SMALL_BYTES and total <= credit and stream not in self._bulk:
             size = len(meta)
             head = HEADER.pack(size + total, size, total, stream, kind, flags | END, 0)
-            self.frame(b"".join((head, meta, *body)))
+            self._small.append(b"".join((head, meta, *body)))
+            self.queued_bytes += len(head) + size + total
             return
-        self._queued_bytes += total
+        self.queued_bytes += total
         bulk = _Bulk(kind, flags, meta, body, total, credit)
         queue = self._bulk.get(stream)
         if queue is None:
@@ -100,7 +97,7 @@ class Outgoing:
         queue = self._bulk.pop(stream, None)
         if queue is None:
             return
-        self._queued_bytes -= sum(bulk.left for bulk in queue)
+        self.queued_bytes -= sum(bulk.left for bulk in queue)
         if stream in self._parked:
             self._parked.discard(stream)
         else:
@@ -110,7 +107,7 @@ class Outgoing:
         """Return buffers to write now: all that is small, then chunks until `budget_bytes` is used."""
         out: list[Buffer] = []
         if self._small:
-            self._queued_bytes -= sum(map(len, self._small))
+            self.queued_bytes -= sum(map(len, self._small))
             out.append(self._small[0] if len(self._small) == 1 else b"".join(self._small))
             self._small = []
         turn = self._turn
@@ -132,7 +129,7 @@ class Outgoing:
     def _chunk(self, stream: int, bulk: _Bulk, out: list[Buffer]) -> int:
         count = min(bulk.left, bulk.credit, self._chunk_bytes)
         bulk.left -= count
-        self._queued_bytes -= count
+        self.queued_bytes -= count
         bulk.credit -= count
         flags = bulk.flags | END if bulk.left == 0 else 0
         if bulk.is_started:

@@ -6,6 +6,7 @@ import math
 from typing import cast
 
 from capamesh.protocol.errors import InvalidRequest, ProtocolViolation, TooLarge
+from capamesh.protocol.oip.forms import KnownInputs
 from capamesh.protocol.oip.json_data import read_data
 from capamesh.protocol.oip.json_steps import AT_ONCE_BYTES, LongData, parse_in_steps
 from capamesh.protocol.oip.json_text import is_unicode, parse_object, shown
@@ -81,12 +82,14 @@ def decode_request_in_steps(
     body: bytes | bytearray | memoryview,
     header_length: int | None,
     limits: Limits = DEFAULT_LIMITS,
+    known: KnownInputs | None = None,
 ) -> Steps[InferRequest]:
     """Return the request for `model` that `body` holds; binary inputs are views of `body`.
 
     `header_length` is the bytes of JSON at the body's start, None when all of it is JSON. Inputs'
     own parameters other than `binary_data_size` are dropped; unknown keys are ignored,
-    and null stands for an optional key that is absent.
+    and null stands for an optional key that is absent. Descriptions that are `known` have been found right within
+    these very `limits`; others are added.
     InvalidRequest: anything malformed, with the tensor and the value; TooLarge: over `limits`.
     """
     view, header_bytes = _opened(body, header_length, limits, limits.max_json_bytes)
@@ -94,8 +97,8 @@ def decode_request_in_steps(
         request = parse_object(view[:header_bytes])
     else:
         request = yield from parse_in_steps(view[:header_bytes], limits.max_tensors)
-    inputs = yield from _tensors(request, "inputs", view, header_bytes, limits)
-    parameters = _parameters(request)
+    inputs = yield from _tensors(request, "inputs", view, header_bytes, limits, known)
+    parameters = _parameters(request) if "parameters" in request else NO_PARAMETERS
     is_binary_default = is_non_finite_text = False
     if "binary_data_output" in parameters or NON_FINITE_NAME in parameters:
         rest = dict(parameters)
@@ -114,9 +117,9 @@ def decode_request_in_steps(
     return InferRequest(
         model,
         version,
-        _id(request),
+        _id(request) if "id" in request else "",
         inputs,
-        _requested_outputs(request, limits),
+        _requested_outputs(request, limits) if "outputs" in request else (),
         is_binary_default,
         parameters,
         is_non_finite_text,
@@ -188,7 +191,12 @@ def _too_much_json(json_bytes: int, most_bytes: int) -> TooLarge:
 
 
 def _tensors(
-    message: dict[str, object], key: str, view: memoryview, header_bytes: int, limits: Limits
+    message: dict[str, object],
+    key: str,
+    view: memoryview,
+    header_bytes: int,
+    limits: Limits,
+    known: KnownInputs | None = None,
 ) -> Steps[tuple[Tensor, ...]]:
     """Return the tensors under `key`: binary ones as the slices after the JSON, in order."""
     items = message.get(key)
@@ -208,6 +216,10 @@ def _tensors(
         if type(item) is not dict:
             raise InvalidRequest(f"{key}[{index}] must be an object, got {shown(item)}")
         fields = cast("dict[str, object]", item)
+        tensor = known.read(fields) if known is not None else None
+        if tensor is not None:
+            tensors.append(tensor)
+            continue
         name = _name(f"{key}[{index}]", fields, limits)
         datatype = _datatype(name, fields)
         shape = _shape(name, fields, limits)
@@ -215,13 +227,9 @@ def _tensors(
             texts += math.prod(shape)
             check_texts(name, texts, limits)
         size_bytes = _binary_size(name, fields)
+        data: bytes | memoryview
         if size_bytes is None:
-            given = _json_data(name, fields)
-            data: bytes | memoryview
-            if type(given) is LongData:
-                data = yield from read_long_data(name, datatype, shape, given)
-            else:
-                data = read_data(name, datatype, shape, given)
+            data = yield from _json_data(name, datatype, shape, fields)
         else:
             end = offset + size_bytes
             if end > body_bytes:
@@ -235,7 +243,10 @@ def _tensors(
         if datatype is Datatype.BYTES and texts > STEP_ELEMENTS:
             yield from walk_in_steps(name, data, math.prod(shape), size_bytes=len(data))
             is_walked = True
-        tensors.append(checked(Tensor(name, datatype, shape, data), limits, is_walked=is_walked))
+        tensor = checked(Tensor(name, datatype, shape, data), limits, is_walked=is_walked)
+        if known is not None:
+            known.add(tensor)
+        tensors.append(tensor)
     if offset != body_bytes:
         raise InvalidRequest(
             f"{body_bytes - header_bytes} bytes follow the JSON, but the binary_data_size of all {key} "
@@ -325,12 +336,18 @@ def _binary_size(name: str, fields: dict[str, object]) -> int | None:
     return size_bytes
 
 
-def _json_data(name: str, fields: dict[str, object]) -> object:
+def _json_data(
+    name: str, datatype: Datatype, shape: tuple[int, ...], fields: dict[str, object]
+) -> Steps[bytes]:
+    """Return the raw bytes of a tensor whose data is in the JSON."""
     if "data" not in fields:
         raise InvalidRequest(
             f"tensor {shown(name)} has neither data nor binary_data_size; send one of them"
         )
-    return fields["data"]
+    given = fields["data"]
+    if type(given) is LongData:
+        return (yield from read_long_data(name, datatype, shape, given))
+    return read_data(name, datatype, shape, given)
 
 
 def _requested_outputs(request: dict[str, object], limits: Limits) -> tuple[RequestedOutput, ...]:

@@ -1,16 +1,18 @@
 """Requests whose JSON was read before, word for word: what was found in it is not found out again. Pure.
 
 A client sends the same JSON before the tensors of all its requests, as long as their shapes are the same. What that
-JSON says, and that it is right, depends on its bytes alone; only the tensors' bytes are new.
+JSON says, and that it is right, depends on its bytes alone; only the tensors' bytes are new. Where the tensors are in the
+JSON, too, it is their descriptions that stay the same.
 """
 
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from typing_extensions import override
 
+from capamesh.protocol.oip.json_data import read_data
 from capamesh.protocol.oip.messages import InferRequest
 from capamesh.protocol.tensors import Datatype, Tensor
 
@@ -21,6 +23,59 @@ MAX_FORMS = 256
 """Forms that are remembered (guess: a few clients of each of some models); the oldest makes room."""
 MAX_JSON_BYTES = 1024
 """Longer JSON is read each time (guess: some six inputs)."""
+
+
+MAX_INPUTS = 1024
+"""Descriptions of inputs that are remembered (guess: the inputs of some models, their usual batch sizes)."""
+MAX_NAME_CHARS = 128
+"""Of their names (guess: most are shorter)."""
+_INTEGERS: Final = frozenset({int})
+
+
+class KnownInputs:
+    """Descriptions of inputs in JSON that one server has found right within its limits: the next that is the same is, too.
+
+    That depends on the description alone, but for BYTES, which are not remembered: how many bytes of data of another
+    datatype there are follows from the shape.
+    """
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], tuple[str, Datatype, tuple[int, ...]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def read(self, fields: dict[str, object]) -> Tensor | None:
+        """Return an input whose data is a list in the JSON; None for one that is not described as any before.
+
+        InvalidRequest: what `read_data` raises.
+        """
+        data = fields.get("data")
+        if type(data) is not list or "parameters" in fields:
+            return None
+        shape = fields.get("shape")
+        # true and 1.0 equal 1, but are no dimension
+        if type(shape) is not list or not _INTEGERS.issuperset(
+            map(type, cast("list[object]", shape))
+        ):
+            return None
+        try:
+            key = (fields.get("name"), fields.get("datatype"), *cast("list[int]", shape))
+            known = self._known.get(key)
+        except TypeError:
+            return None  # a name that is no text was never found right
+        return None if known is None else Tensor(*known, read_data(*known, cast("object", data)))
+
+    def add(self, tensor: Tensor) -> None:
+        """Remember the description of an input that was checked."""
+        name, datatype, shape, _ = tensor
+        if datatype is Datatype.BYTES or len(name) > MAX_NAME_CHARS:
+            return
+        if len(self._known) >= MAX_INPUTS:
+            del self._known[next(iter(self._known))]
+        self._known[name, str(datatype), *shape] = (name, datatype, shape)
 
 
 class _Form(NamedTuple):
@@ -36,10 +91,11 @@ class _Form(NamedTuple):
 class RequestForms:
     """The forms of the requests that one server reads."""
 
-    __slots__ = ("_forms",)
+    __slots__ = ("_forms", "inputs")
 
     def __init__(self) -> None:
         self._forms: dict[bytes, _Form] = {}
+        self.inputs = KnownInputs()
 
     @override
     def __repr__(self) -> str:

@@ -60,7 +60,11 @@ def read_data(name: str, datatype: Datatype, shape: tuple[int, ...], data: objec
     elements is compared with `shape` before anything is allocated.
     InvalidRequest: another count or nesting, a value the datatype cannot hold.
     """
-    return read_elements(name, datatype, _flattened(name, shape, data))
+    given = data
+    flat = cast("list[object]", given) if type(given) is list else []
+    if len(flat) != math.prod(shape) or not flat or type(flat[0]) is list:
+        flat = _flattened(name, shape, data)
+    return read_elements(name, datatype, flat)
 
 
 def read_elements(name: str, datatype: Datatype, flat: list[object], first: int = 0) -> bytes:
@@ -194,7 +198,7 @@ def _read_floats(name: str, datatype: Datatype, flat: list[object], first: int) 
                 raw = np.array(flat, dtype=datatype.numpy_dtype)
     except OverflowError:
         _refuse_first(name, datatype, flat, first, _fits_fp64, f"within the range of {datatype}")
-    is_finite = np.isfinite(_floats(datatype, raw))
+    is_finite = np.isfinite(raw if datatype is not Datatype.BF16 else fp32_from_bf16(raw))
     if not is_finite.all():
         index = int(np.argmin(is_finite))
         raise InvalidRequest(

@@ -33,26 +33,25 @@ class OpenRequests:
 
     def __init__(self) -> None:
         self.count = 0
+        """Counted up by whoever has the head of a request; `ended` counts it down."""
         self.is_closing = False
         """Whether answers ask their clients to leave."""
-        self._none = asyncio.Event()
-        self._none.set()
-
-    def began(self) -> None:
-        """A request's head is here."""
-        self.count += 1
-        if self.count == 1:
-            self._none.clear()
+        self._waiting: list[asyncio.Event] = []
 
     def ended(self) -> None:
-        """It was answered, or its client is gone."""
+        """Count a request down that was answered, or whose client is gone."""
         self.count -= 1
-        if self.count == 0:
-            self._none.set()
+        if self.count == 0 and self._waiting:
+            for each in self._waiting:
+                each.set()
+            self._waiting.clear()
 
     async def wait_none(self) -> None:
         """Wait until no request is open."""
-        await self._none.wait()
+        if self.count:
+            none = asyncio.Event()
+            self._waiting.append(none)
+            await none.wait()
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -100,7 +99,7 @@ def make_application(
 
     @web.middleware
     async def count_and_translate(request: web.Request, handler: Handler) -> web.StreamResponse:
-        requests.began()
+        requests.count += 1
         try:
             is_too_large = (request.content_length or 0) > limits.max_message_bytes
             # before any of it is read

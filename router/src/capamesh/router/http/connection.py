@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from capamesh.router.http.exchange import InferTarget
     from capamesh.router.http.front_context import FrontContext
+    from capamesh.router.http.heads import Head
 
 JOINED_BYTES = 64 * 1024
 """An answer up to that is copied beside its head (guess: one send, and less than what the copy costs)."""
@@ -72,10 +73,12 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
     __slots__ = (
         "_ahead_bytes",
         "_body",
+        "_body_at",
         "_exchange",
         "_front",
         "_half_closed",
         "_has_asked",
+        "_head",
         "_held_bytes",
         "_is_last",
         "_is_reading_paused",
@@ -85,7 +88,6 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
         "_pages",
         "_rest",
         "_state",
-        "_target",
         "_timer",
         "_transport",
         "_unread",
@@ -99,10 +101,12 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
         self._state = _State.HEAD
         self._rest = b""
         """What has been read and not been looked at, or is the beginning of a head."""
-        self._target: InferTarget | None = None
+        self._head: Head | None = None
+        """Of the request whose body arrives."""
         self._is_last = False
         """The connection is closed after the request under way."""
         self._body: ArrivingBody | None = None
+        self._body_at = 0
         self._held_bytes = 0
         """What the request under way has of the budget."""
         self._ahead_bytes = 0
@@ -281,14 +285,16 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
             if body.took(nbytes):
                 self._disarm()
                 self._body = None
-                target = self._target
-                assert target is not None  # noqa: S101 - its head came before its body
-                held_bytes = target.held_bytes(len(body.memory))
-                if body.arrived(held_bytes):
-                    self._held_bytes = held_bytes
-                    self._run(body.memory)
+                head, self._head = self._head, None
+                # its head came before its body
+                assert head is not None and head.target is not None  # noqa: S101, PT018
+                if body.arrived(head.held_bytes):
+                    self._held_bytes = head.held_bytes
+                    self._state = _State.RUNNING
+                    self._exchange = Exchange(self._front.inference, head.target, self._reply)
+                    self._exchange.begin(body.memory)
                 else:
-                    self._refuse(target)
+                    self._refuse(head.target)
                 self._go_on()
             return
         data = bytes(self._front.scratch[:nbytes])
@@ -323,7 +329,9 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
                             break
                         begin = at
                         at = self._take_head(data, begin)
-                        if at == begin and self._state is _State.HEAD:
+                        if self._exchange is not None:
+                            self._exchange.begin(memoryview(data)[self._body_at : at])
+                        elif at == begin and self._state is _State.HEAD:
                             self._arm(self._overdue_head, is_head=True)
                             break
                     case _State.PAGE:
@@ -357,7 +365,10 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
             self._front.budget.let_go(ahead_bytes)
 
     def _take_head(self, data: bytes, at: int) -> int:
-        """Return where the request that begins `at` ends in `data`, `at` itself if it is not for this class."""
+        """Return where the request that begins `at` ends in `data`, `at` itself if it is not for this class.
+
+        There is an exchange then if it is to be begun, with the body from `_body_at` on.
+        """
         end = data.find(END, at) + len(END)
         head = self._front.heads.read(data[at:end]) if end >= len(END) else None
         if head is None:
@@ -373,21 +384,22 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
             self._state = _State.PAGE
             self._owed_bytes = end - at + head.body_bytes
             return at
-        self._target = head.target
         stop = end + head.body_bytes
         error = head.refusal
         if error is not None:
             self._front.inference.refused(head.target.model, error)
         elif stop <= len(data):
-            self._front.requests.began()
-            held_bytes = head.target.held_bytes(head.body_bytes)
-            if self._front.budget.hold(held_bytes):
-                self._held_bytes = held_bytes
-                self._run(memoryview(data)[end:stop])
+            front = self._front
+            front.requests.count += 1
+            if front.budget.hold(head.held_bytes):
+                self._held_bytes = head.held_bytes
+                self._body_at = end
+                self._state = _State.RUNNING
+                self._exchange = Exchange(front.inference, head.target, self._reply)
             else:
                 self._refuse(head.target)
         else:
-            error = self._take_part(memoryview(data)[end:], head.body_bytes, head.target)
+            error = self._take_part(memoryview(data)[end:], head)
             stop = len(data)
         if error is None:
             return stop
@@ -395,18 +407,16 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
         self._last_words(error_reply(error))
         return len(data)
 
-    def _take_part(
-        self, here: memoryview, body_bytes: int, target: InferTarget
-    ) -> CapameshError | None:
+    def _take_part(self, here: memoryview, head: Head) -> CapameshError | None:
         """Begin to receive a request's body; return why not."""
         budget = self._front.budget
-        if not budget.may_begin(target.held_bytes(body_bytes)):
+        if not budget.may_begin(head.held_bytes):
             return self._no_room()
-        body = ArrivingBody(budget, self, self._transport, body_bytes, here)
+        body = ArrivingBody(budget, self, self._transport, head.body_bytes, here)
         if not body.begin():
             return self._no_room()
-        self._front.requests.began()
-        self._body = body
+        self._front.requests.count += 1
+        self._head, self._body = head, body
         self._state = _State.BODY
         self._arm(self._overdue_body)
         return None
@@ -433,16 +443,8 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
 
     # inference
 
-    def _run(self, body: memoryview) -> None:
-        target, self._target = self._target, None
-        assert target is not None  # noqa: S101 - its head came before its body
-        self._state = _State.RUNNING
-        self._exchange = exchange = Exchange(self._front.inference, target, self._reply)
-        exchange.begin(body)
-
     def _refuse(self, target: InferTarget) -> None:
         """Say of a request that is here whole that there is no room for it; the connection may stay."""
-        self._target = None
         error = self._no_room()
         self._front.inference.refused(target.model, error)
         self._reply(error_reply(error))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import override
 
@@ -52,10 +52,6 @@ class InferTarget(Target):
     takes_gzip: bool = False
     """The client takes a packed answer."""
 
-    def held_bytes(self, body_bytes: int) -> int:
-        """Return how many bytes of memory its request takes with a body of that size."""
-        return body_bytes if self.header_length is not None else body_bytes * JSON_WEIGHT
-
 
 @dataclass(frozen=True, slots=True)
 class Inference(InferenceService):
@@ -89,26 +85,34 @@ class Exchange(InferenceRequest):
     def begin(self, body: bytes | memoryview) -> None:
         """Read the request and send it on its way: short JSON at once, long in slices."""
         inference, target = self._inference, self._wire
-        shut_out = inference.shut_out()
-        if shut_out:
-            self.fail(ShutOut(shut_out))
+        if inference.standing.shut_out:
+            self.fail(ShutOut(inference.standing.shut_out))
             return
-        asked = inference.forms.read(target.model, target.version, body, target.header_length)
+        header_bytes = target.header_length
+        asked: InferRequest | None = None
+        if header_bytes is not None:
+            asked = inference.forms.read(target.model, target.version, body, header_bytes)
         if asked is None:
             try:
                 steps = decode_request_in_steps(
-                    target.model, target.version, body, target.header_length, inference.limits
+                    target.model,
+                    target.version,
+                    body,
+                    header_bytes,
+                    inference.limits,
+                    inference.forms.inputs,
                 )
                 next(steps)
             except StopIteration as done:
-                asked = done.value
+                asked = cast("InferRequest", done.value)
             except Exception as error:  # noqa: BLE001 - all end in one reply
                 self.crash(error)
                 return
             else:
                 self._job = inference.slices.begin(steps, self._read, self.crash, target.model)
                 return
-            inference.forms.learn(body, target.header_length, asked)
+            if header_bytes is not None:
+                inference.forms.learn(body, header_bytes, asked)
         self._request = asked
         self.submit(asked)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.oip import HEADER_LENGTH_NAME, json_refusal, parse_header_length
-from capamesh.router.http.exchange import InferTarget
+from capamesh.router.http.exchange import JSON_WEIGHT, InferTarget
 from capamesh.router.http.options import PREFIX, options_of
 from capamesh.router.http.packing import takes_gzip
 from capamesh.router.policies import POLICIES
@@ -57,6 +57,8 @@ class Head:
     """The client asks for the connection to be closed after it."""
     target: InferTarget | None
     """None: it is for aiohttp."""
+    held_bytes: int = 0
+    """What the request takes of the memory: the body, and what is made of it if that is JSON."""
     refusal: CapameshError | None = None
     """Why its body need not be read."""
 
@@ -108,13 +110,15 @@ class Heads:
         body_bytes, is_last = int(length), b"close" in connection
         limits = self._limits
         target: InferTarget | None = None
+        held_bytes = body_bytes
         refusal: CapameshError | None = None
         is_plain = b"content-length" in fields and body_bytes <= limits.max_message_bytes
         if request[1] == b"POST" and is_plain and b"content-encoding" not in fields:
             target = _target(request[2], fields)
             if target is not None and target.header_length is None:
                 refusal = json_refusal(body_bytes, limits)
-        return Head(body_bytes, is_last, target, refusal)
+                held_bytes *= JSON_WEIGHT
+        return Head(body_bytes, is_last, target, held_bytes, refusal)
 
 
 def _fields(lines: list[bytes]) -> dict[bytes, bytes] | None:

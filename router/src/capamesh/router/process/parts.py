@@ -212,7 +212,7 @@ class RouterParts:
             settings.limits,
             self.log,
             redial_s=self.pool.redial_s,
-            shut_out=lambda: self.standing.shut_out,
+            standing=self.standing,
         )
         self.requests = OpenRequests()
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, Protocol
 
 from typing_extensions import override
 
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from capamesh.router.telemetry import Telemetry
 
 
+_NAME: attrgetter[str] = attrgetter("name")
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """What is asked for, beside the tensors: the same for all requests of most clients."""
@@ -50,6 +54,27 @@ class Target:
     options: RoutingOptions = NO_OPTIONS
     is_explained: bool = False
     """Whether the answer is to say why it came from where it came."""
+
+
+class OwnStanding(Protocol):
+    """How this router itself stands in its network."""
+
+    __slots__ = ()
+
+    @property
+    def shut_out(self) -> str:
+        """Why no node takes anything from this router any more; empty: they do."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class GoodStanding:
+    """The standing of a router that every node takes requests from."""
+
+    shut_out: str = ""
+
+
+GOOD_STANDING = GoodStanding()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +90,7 @@ class InferenceService:
     log: FilteringBoundLogger
     redial_s: Callable[[Endpoint], float] = lambda _: 0.0
     """In how long an endpoint without a link is dialled; 0: at once, or unknown."""
-    shut_out: Callable[[], str] = lambda: ""
-    """Why no node takes anything from this router any more; empty: they do."""
+    standing: OwnStanding = GOOD_STANDING
 
     def nobody(self, target: Target, error: NoEndpoint) -> NoEndpoint:
         """Return the error for a request that nobody can be asked to run."""
@@ -112,7 +136,7 @@ class InferenceRequest(Responder, ABC):
                 target.model,
                 target.version,
                 asked.inputs,
-                tuple([output.name for output in asked.outputs]) if asked.outputs else (),
+                tuple(map(_NAME, asked.outputs)),
             )
             allowed_s = service.timeout_s
             parameters = asked.parameters
@@ -147,7 +171,7 @@ class InferenceRequest(Responder, ABC):
     def fail(self, error: CapameshError) -> None:
         """End with an error, in words for whoever asked."""
         service = self._service
-        shut_out = service.shut_out()
+        shut_out = service.standing.shut_out
         if shut_out and isinstance(error, PeerError):
             error = ShutOut(shut_out)  # its links were cut while it was under way
         elif isinstance(error, NoEndpoint):
