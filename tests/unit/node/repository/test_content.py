@@ -344,3 +344,15 @@ def test_large_file_is_hashed_without_being_held(
 def test_content_without_files_has_the_digest_of_an_empty_list() -> None:
     content = FolderOrigin(Path("nowhere"), ()).verified()
     assert content.digest == ChunkList(()).digest()
+
+
+@pytest.mark.parametrize(
+    ("ago_s", "is_sure"),
+    [(1.0, True), (0.021, True), (0.019, False), (0.0, False), (-3600.0, True)],
+)
+def test_stamp_is_sure_unless_it_is_of_the_tick_in_which_the_file_was_read(
+    ago_s: float, is_sure: bool
+) -> None:
+    read_ns = 10**18
+    file = FileStamp("m", Path("m"), 0, 0, read_ns - int(ago_s * 1e9))
+    assert file.is_sure(read_ns) is is_sure

@@ -33,8 +33,11 @@ class FileStamp:
     """When its inode was last changed: a file put in another's place may bring that one's time and size."""
 
     def is_sure(self, read_ns: int) -> bool:
-        """Whether a change after `read_ns`, when its reading began, gives another stamp: one in the same tick would not."""
-        return self.changed_ns < read_ns - TICK_NS
+        """Whether a change after `read_ns`, when its reading began, gives another stamp: one in the same tick would not.
+
+        A time far ahead is of a clock that was set back since: a change gives an earlier one.
+        """
+        return abs(read_ns - self.changed_ns) > TICK_NS
 
 
 def stamp_of(name: str, path: Path, status: os.stat_result) -> FileStamp:
