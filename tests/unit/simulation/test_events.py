@@ -5,7 +5,10 @@ from __future__ import annotations
 import gc
 import weakref
 
+import pytest
+
 from capamesh.simulation import events as events_module
+from capamesh.simulation.errors import InvariantBroken
 from capamesh.simulation.events import Events
 
 
@@ -79,3 +82,31 @@ def test_heap_is_swept_when_most_of_it_was_called_off_even_from_within() -> None
     events.at(1.0, cancel_all_but_the_first)
     events.run_until()
     assert (seen, len(events)) == ([0], 0)
+
+
+# as a router's own parts use it
+
+
+def test_calls_come_later_or_soon_by_the_clock_that_they_are_asked_at() -> None:
+    events, seen = Events(), []
+    events.at(1.0, lambda: events.call_later(0.5, lambda: seen.append(("later", events.time()))))
+    events.at(1.0, lambda: events.call_soon(lambda: seen.append(("soon", events.time()))))
+    events.at(1.0, lambda: seen.append(("in turn", events.time())))
+    events.run_until()
+    assert seen == [("in turn", 1.0), ("soon", 1.0), ("later", 1.5)]
+
+
+def test_call_that_is_called_off_does_not_come() -> None:
+    events = Events()
+    seen: list[str] = []
+    events.call_later(1.0, lambda: seen.append("later")).cancel()
+    events.call_soon(lambda: seen.append("soon")).cancel()
+    events.run_until()
+    assert seen == []
+
+
+def test_bug_that_an_event_loop_would_log_ends_the_simulation() -> None:
+    bug = ValueError("a bug")
+    with pytest.raises(InvariantBroken, match="a request has crashed") as broken:
+        Events().call_exception_handler({"message": "a request has crashed", "exception": bug})
+    assert broken.value.__cause__ is bug

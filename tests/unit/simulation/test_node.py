@@ -6,17 +6,33 @@ import random
 from dataclasses import replace
 
 import pytest
+from typing_extensions import override
 
-from capamesh.node.scheduling import runner
+from capamesh.node.scheduling import DynamicBatcher, runner
 from capamesh.protocol.adverts import NodeAdvert
 from capamesh.protocol.errors import CapameshError, DeadlineExceeded, LinkLost, RunFailed
-from capamesh.protocol.links.calls import LoadReport
+from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.links.asking import Answer, LoadHandler, ResponseHandler
+from capamesh.protocol.links.calls import (
+    ControlAction,
+    ControlCall,
+    InferAnswer,
+    LoadReport,
+    decode_answer,
+    decode_load,
+    encode_call,
+    encode_control,
+    encode_probe,
+)
+from capamesh.protocol.tensors import Limits
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.simulation import model as model_module
+from capamesh.simulation.errors import InvariantBroken
 from capamesh.simulation.events import Events
-from capamesh.simulation.exchange import Exchange, Probe, SimRequest
-from capamesh.simulation.network import Network, SimLink
+from capamesh.simulation.link import RouterEnd, SimLink
+from capamesh.simulation.network import Network
 from capamesh.simulation.node import SimNode
+from capamesh.simulation.request import CallForm
 from capamesh.simulation.scenario import (
     FaultKind,
     ModelSpec,
@@ -33,32 +49,46 @@ WAY_S = 0.25
 """So that sums of times are exact enough to read."""
 
 
-class Caller:
-    """The router's end: writes down what comes."""
+class Caller(RouterEnd):
+    """The router's end: counts nothing."""
 
-    def __init__(self, events: Events) -> None:
-        self.events = events
-        self.got: list[tuple[float, object]] = []
-        self.loads: list[LoadReport] = []
+    def __init__(self) -> None:
+        self.is_down = False
 
-    def _note(self, what: object) -> None:
-        self.got.append((round(self.events.now_s, 6), what))
-
+    @override
     def link_up(self, link: SimLink) -> None: ...
 
-    def link_down(self, link: SimLink, error: LinkLost) -> None:
-        link.pending.clear()
-        self._note("link down")
+    @override
+    def link_down(self, link: SimLink) -> None:
+        self.is_down = True
 
-    def answered(self, exchange: Exchange, load: LoadReport, at_node_s: float) -> None:
-        self._note((exchange.attempt, round(at_node_s, 6)))
-        self.loads.append(load)
+    @override
+    def sent(self, link: SimLink) -> None: ...
 
-    def failed_at_node(self, exchange: Exchange, error: CapameshError) -> None:
-        self._note((exchange.attempt, error.code))
+    @override
+    def probed(self, link: SimLink) -> None: ...
 
-    def load_reported(self, probe: Probe, load: LoadReport) -> None:
-        self.loads.append(load)
+
+class Asker(ResponseHandler, LoadHandler):
+    """One request of the caller; writes down what comes."""
+
+    def __init__(self, here: Setting, number: int) -> None:
+        self._here = here
+        self._number = number
+
+    @override
+    def answered(self, answer: Answer) -> None:
+        given = decode_answer(answer.meta, answer.body, Limits())
+        self._here.note((self._number, (given.queue_us + given.run_us) / 1e6))
+        self._here.answers.append(given)
+
+    @override
+    def reported(self, meta: bytes) -> None:
+        self._here.loads.append(decode_load(meta))
+
+    @override
+    def failed(self, error: CapameshError) -> None:
+        self._here.note((self._number, error.code))
 
 
 class Setting:
@@ -73,30 +103,46 @@ class Setting:
             (model,),
             self.events,
             random.Random(1),
+            fleet_size=1,
             publish=self.adverts.append,
         )
         spec = NetworkSpec(one_way_s=WAY_S, jitter=0.0)
         network = Network(spec, self.events, random.Random(1))
-        self.caller = Caller(self.events)
+        self.caller = Caller()
         endpoint = Endpoint(self.node.peer, "a:1")
-        self.keeper = network.keep(self.caller, self.node, endpoint, ("local", "local"))  # type: ignore[arg-type]
+        self.keeper = network.keep(self.caller, self.node, endpoint, ("local", "local"))
         self.keeper.connect()
         self.keeper.stop()
         assert self.keeper.link is not None
         self.link = self.keeper.link
         self.sent = 0
+        self.got: list[tuple[float, object]] = []
+        self.answers: list[InferAnswer] = []
+        self.loads: list[LoadReport] = []
 
-    def ask(self, kind: RequestKind = KIND, budget_s: float = 10.0) -> Exchange:
-        request = SimRequest(kind, self.events.now_s, None)  # type: ignore[arg-type]
-        exchange = Exchange(request, self.sent, None, self.link, budget_s)  # type: ignore[arg-type]
+    def note(self, what: object) -> None:
+        self.got.append((round(self.events.now_s, 6), what))
+
+    def ask(self, kind: RequestKind = KIND, budget_s: float = 10.0) -> int:
+        """Send a request; return its number on the link."""
+        request = CallForm(kind).call("", 0.0).request._replace(version=ModelVersion("1"))
+        meta, body = encode_call(request, round(budget_s * 1000))
+        asker = Asker(self, self.sent)
         self.sent += 1
-        self.link.pending[exchange] = None
-        self.link.to_node(0, self.node.requested, exchange)
-        return exchange
+        return self.link.ask(meta, body, asker)
+
+    def probe(self) -> None:
+        meta = encode_probe(ModelName("m"), ModelVersion("1"))
+        self.link.ask_load(meta, Asker(self, -1))
+
+    @property
+    def batcher(self) -> DynamicBatcher:
+        (model,) = self.node.models.values()
+        return model.batcher
 
     def run(self, until_s: float = 100.0) -> list[tuple[float, object]]:
         self.events.run_until(until_s)
-        return self.caller.got
+        return self.got
 
 
 def test_short_run_is_what_the_real_runner_calls_short() -> None:
@@ -108,7 +154,7 @@ def test_requests_run_one_after_the_other_and_say_how_long_they_were_there() -> 
     here.ask()
     here.ask()
     assert here.run() == [(0.7, (0, 0.2)), (0.9, (1, 0.4))]
-    assert [load.in_flight for load in here.caller.loads] == [1, 0]
+    assert [answer.load.in_flight for answer in here.answers] == [1, 0]
 
 
 def test_waiting_requests_run_together() -> None:
@@ -124,9 +170,9 @@ def test_full_batch_made_ready_ahead_runs_without_those_who_have_left() -> None:
     here = Setting(short)
     asked = [here.ask() for _ in range(5)]
     here.events.run_until(WAY_S + 0.01)
-    batcher = here.node.models["m"].batcher
+    batcher = here.batcher
     assert len(batcher._requests.running) == 2
-    here.node.withdrawn(asked[4])
+    here.node.withdrawn(here.link, asked[4])
     assert here.run()[1:] == [(0.633333, (n, 0.133333)) for n in (1, 2, 3)]
     assert batcher.is_idle
     assert batcher.meter.rows == 4
@@ -154,9 +200,10 @@ def test_node_that_stands_still_for_long_loses_its_links_and_runs_nothing_for_th
     here.events.at(0.1, here.node.freeze)
     here.ask()
     here.events.at(20.0, here.node.thaw)
-    (only,) = here.run()
-    assert only[1] == "link down"
-    assert 6.0 < only[0] < 8.2
+    ((at_s, what),) = here.run()
+    assert what == (0, LinkLost.code)
+    assert 6.0 < at_s < 8.2
+    assert here.caller.is_down
     assert here.node.device_in_flight() == 0
 
 
@@ -165,10 +212,11 @@ def test_node_that_ends_loses_what_it_had_and_is_empty_when_it_is_back() -> None
     old = here.ask()
     here.events.at(0.3, here.node.kill)
     here.events.at(1.0, here.node.start)
-    assert here.run() == [(0.55, "link down")]
+    assert here.run(2.0) == [(0.55, (0, LinkLost.code))]
     assert here.node.device_in_flight() == 0
-    here.node.withdrawn(old)  # a late word about a request of its former life
+    here.node.withdrawn(here.link, old)  # a late word about a request of its former life
     assert [advert.is_draining for advert in here.adverts] == [False]
+    assert here.adverts[0].sequence.boot_ns == 2
 
 
 def test_node_that_drains_answers_all_and_then_says_that_it_is_empty() -> None:
@@ -176,7 +224,7 @@ def test_node_that_drains_answers_all_and_then_says_that_it_is_empty() -> None:
     here.ask()
     done: list[float] = []
     here.events.at(0.3, here.node.drain, lambda: done.append(here.events.now_s))
-    here.run()
+    here.run(2.0)
     assert done == [1.25]
     assert here.link.has_gone_away
     assert [advert.is_draining for advert in here.adverts] == [True]
@@ -214,6 +262,53 @@ def test_liar_says_that_it_is_idle() -> None:
     here.ask()
     here.ask()
     here.run()
-    said = here.caller.loads[0]
+    said = here.answers[0].load
     assert (said.in_flight, said.latency_us, said.queue_us, said.device_in_flight) == (0, 1, 0, 0)
     assert said.limit == 10**9
+
+
+def test_probe_is_answered_with_the_load_of_its_model_also_by_a_liar() -> None:
+    here = Setting()
+    here.ask()
+    here.probe()
+    here.run(1.0)
+    here.node.is_liar = True
+    here.ask()
+    here.probe()
+    here.run(2.0)
+    assert [(load.in_flight, load.limit == 10**9) for load in here.loads] == [(1, False), (0, True)]
+
+
+def test_answer_is_as_large_as_its_request() -> None:
+    here = Setting()
+    here.ask(replace(KIND, rows=2, size_bytes=999))
+    here.run()
+    (output,) = here.answers[0].outputs
+    assert (output.name, output.shape, len(output.data)) == ("y", (2, 250), 500)
+
+
+def test_node_advertises_again_and_again_but_not_while_it_stands_still_or_is_gone() -> None:
+    here = Setting()
+    here.node.announce()
+    here.run(45.0)
+    counts = [len(here.adverts)]
+    assert [advert.interval_s for advert in here.adverts] == [10] * counts[0]
+    here.node.freeze()
+    here.run(100.0)
+    counts.append(len(here.adverts))
+    here.node.thaw()
+    counts.append(len(here.adverts))
+    here.node.kill()
+    here.run(200.0)
+    counts.append(len(here.adverts))
+    assert counts == [5, 5, 6, 6]
+    versions = [advert.sequence.counter for advert in here.adverts]
+    assert versions == sorted(set(versions))
+
+
+def test_node_that_is_sent_what_a_router_of_a_simulation_does_not_send_says_so() -> None:
+    here = Setting()
+    meta = encode_control(ControlCall(ControlAction.WANT, ModelName("m"), ModelVersion("1")))
+    here.link.ask(meta, (), Asker(here, 0))
+    with pytest.raises(InvariantBroken, match="was sent ControlCall"):
+        here.run()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+from capamesh.protocol.errors import Overloaded
+from capamesh.protocol.ids import ModelName
+from capamesh.simulation.events import Events
 from capamesh.simulation.results import OK, Recorder, Results, quantile
 from capamesh.simulation.scenario import (
     ModelSpec,
@@ -29,22 +32,29 @@ SCENARIO = Scenario(
 
 
 def recorded() -> Results:
-    recorder = Recorder(SCENARIO)
-    recorder.came(A, 5.0)  # in the warm-up
-    recorder.sent(5.0, 0, is_first=True)
+    events = Events()
+    recorder = Recorder(SCENARIO, events)
+    events.now_s = 5.0  # in the warm-up
+    recorder.came(A, 5.0)
+    recorder.sent(0)
+    recorder.sent(1)
+    recorder.attempted_again(ModelName("m"))
+    recorder.probed()
     recorder.ended(A, 5.0, OK, 99.0)
     for number in range(100):
-        at_s = 10.0 + number / 2
+        events.now_s = at_s = 10.0 + number / 2
         recorder.came(A, at_s)
-        recorder.sent(at_s, 0, is_first=True)
+        recorder.sent(0)
         recorder.ended(A, at_s, OK, at_s + (number + 1) / 64)
+    recorder.probed()
+    events.now_s = 69.5
     for _ in range(20):
         recorder.came(B, 69.5)
-        recorder.sent(69.5, 1, is_first=True)
-        recorder.sent(69.5, 1, is_first=False)
+        recorder.sent(1)
+        recorder.attempt_failed(ModelName("m"), Overloaded("full"))
+        recorder.sent(1)
+        recorder.attempted_again(ModelName("m"))
         recorder.ended(B, 69.5, "overloaded", 69.6)
-    recorder.probed(9.0)
-    recorder.probed(11.0)
     recorder.verdict("ejected")
     assert recorder.open == 0
     return recorder.results("p2c", 7, 1234)
@@ -75,7 +85,7 @@ def test_requests_of_the_warm_up_are_not_counted() -> None:
 
 def test_shares_are_of_the_requests_and_goodput_is_of_what_was_possible() -> None:
     results = recorded()
-    assert results.attempts == 140
+    assert (results.attempts, results.let_in) == (140, 120)
     assert results.node_shares == (100 / 140, 40 / 140)
     assert round(results.extra_share, 9) == round(20 / 120, 9)
     assert round(results.failed_share, 9) == round(20 / 120, 9)
@@ -120,5 +130,5 @@ def test_json_has_all_but_how_fast_the_simulation_was() -> None:
 
 
 def test_results_of_nothing_are_zeros() -> None:
-    results = Recorder(SCENARIO).results("p2c", 1, 0)
+    results = Recorder(SCENARIO, Events()).results("p2c", 1, 0)
     assert (results.p99_s, results.goodput_share, results.extra_share, results.cdf) == (0, 0, 0, ())

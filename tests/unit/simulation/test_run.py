@@ -7,15 +7,18 @@ from dataclasses import replace
 import pytest
 
 from capamesh.protocol.errors import ConfigError, DeadlineExceeded
+from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.router.admission.controller import Permit
+from capamesh.router.balancing.balancer import Balancer
 from capamesh.router.fleet.replica import Replica
-from capamesh.router.requests.attempt_events import Answered, Failed
 from capamesh.router.requests.attempts import RequestAttempts
+from capamesh.router.requests.call import Outcome
+from capamesh.router.rules.model_rules import MirrorRule, ModelRules, RoutingRules
 from capamesh.simulation.comparison import Comparison
 from capamesh.simulation.errors import InvariantBroken
-from capamesh.simulation.exchange import SimRequest
 from capamesh.simulation.parallel import compare, run_scenario
+from capamesh.simulation.request import SimRequest
 from capamesh.simulation.results import Results
-from capamesh.simulation.router import SimRouter
 from capamesh.simulation.run import SimFleet, simulate
 from capamesh.simulation.scenario import (
     Fault,
@@ -154,6 +157,62 @@ def test_regions_and_partitions() -> None:
     assert results.p99_s > 0.08
 
 
+def test_node_that_is_gone_for_long_leaves_the_fleet_and_is_taken_in_again() -> None:
+    fault = Fault(FaultKind.KILL, 1.0, 60.0, nodes=(0,))
+    fleet = SimFleet(
+        replace(SMALL, duration_s=70.0, load=0.01, faults=(fault,)), policy="p2c", seed=1
+    )
+    peer = fleet.nodes[0].peer
+    router = fleet.routers[0]
+    seen: list[tuple[bool, bool]] = []
+    for until_s in (20.0, 30.0, 50.0, 65.0):
+        fleet.events.run_until(until_s)
+        endpoints = router.fleet.endpoints_of(peer)
+        seen.append(
+            (peer in router.fleet.adverts, any(endpoint.is_suspected for endpoint in endpoints))
+        )
+    # there, suspected, gone, there again and linked
+    assert seen == [(True, False), (True, True), (False, False), (True, False)]
+    assert router.fleet.is_linked(peer)
+    assert fleet.finish().failed == {}
+
+
+def test_router_without_a_gate_lets_everything_in() -> None:
+    results = ill(load=3.0, has_gate=False, requests=(replace(SMALL.requests[0], deadline_s=0.2),))
+    gated = ill(load=3.0, requests=(replace(SMALL.requests[0], deadline_s=0.2),))
+    assert results.let_in == results.requests
+    assert gated.let_in < 0.7 * gated.requests
+
+
+def test_versions_share_the_requests_by_their_weights_and_a_shadow_gets_copies() -> None:
+    old, new, shadow = (replace(SMALL.models[0], version=version) for version in ("1", "2", "3"))
+    weights = ((ModelVersion("1"), 3.0), (ModelVersion("2"), 1.0))
+    mirror = MirrorRule(ModelVersion("3"), 0.1)
+    rules = RoutingRules(models={ModelName("m"): ModelRules(weights=weights, mirror=mirror)})
+    scenario = replace(SMALL, models=(old, new, shadow), rules=rules, load=0.2)
+    fleet = SimFleet(scenario, policy="p2c", seed=1)
+    fleet.events.run_until(scenario.duration_s)
+    results = fleet.finish()
+    ran = [
+        sum(
+            node.models[ModelName("m"), ModelVersion(version)].batcher.meter.rows
+            for node in fleet.nodes
+        )
+        for version in ("1", "2", "3")
+    ]
+    assert results.answered == results.requests
+    assert ran[0] + ran[1] >= results.requests > 100
+    assert 0.15 < ran[1] / (ran[0] + ran[1]) < 0.35
+    assert 0.05 < ran[2] / results.requests < 0.15
+
+
+def test_requests_for_one_model_are_all_retried_or_none() -> None:
+    kind = SMALL.requests[0]
+    mixed = (kind, replace(kind, name="unsafe", is_safe=False))
+    with pytest.raises(ConfigError, match="some requests for model 'm' may run twice"):
+        ill(requests=mixed)
+
+
 def test_surge_is_more_than_can_be_done() -> None:
     results = ill(Fault(FaultKind.SURGE, 1.0, 1.0, factor=4.0))
     assert results.requests > 700
@@ -185,43 +244,56 @@ def test_progress_is_reported_to_the_end() -> None:
 def test_counter_that_is_not_given_back_is_noticed() -> None:
     fleet = SimFleet(replace(SMALL, duration_s=0.5), policy="p2c", seed=1)
     fleet.events.run_until(0.5)
-    replica: Replica = fleet.routers[0].balancer.served_models()[0].replicas[0]
+    replica: Replica = fleet.routers[0].parts.balancer.served_models()[0].replicas[0]
     replica.rif += 1
     with pytest.raises(
-        InvariantBroken, match="there must be none, but there are rif of hosts, router 0: 1"
+        InvariantBroken,
+        match="there must be none, but there are in flight at replicas, router 0: 1",
     ):
         fleet.finish()
 
 
-def test_second_outcome_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def twice(attempts: RequestAttempts, *_: object) -> tuple[object, ...]:
-        return (Answered(0), Failed(DeadlineExceeded("late")))
-
-    monkeypatch.setattr(RequestAttempts, "answered", twice)
+def test_second_outcome_is_noticed() -> None:
+    fleet = SimFleet(SMALL, policy="p2c", seed=1)
+    request = SimRequest(SMALL.requests[0], fleet.events, fleet.recorder)
+    request.fail(DeadlineExceeded("late"))
     with pytest.raises(InvariantBroken, match="has a second outcome: deadline_exceeded"):
-        simulate(SMALL, policy="p2c", seed=1)
+        request.fail(DeadlineExceeded("late"))
 
 
 def test_request_that_nothing_can_end_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RequestAttempts, "start", lambda attempts, now_s: ())
-    with pytest.raises(InvariantBroken, match="waits for ever"):
+    with pytest.raises(InvariantBroken, match="requests without an outcome: "):
         simulate(replace(SMALL, duration_s=0.2), policy="p2c", seed=1)
 
 
 def test_request_whose_outcome_is_lost_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = SimRouter._end
+    real = SimRequest.complete
     ended: list[SimRequest] = []
 
-    def forgetful(router: SimRouter, request: SimRequest, code: str) -> None:
+    def forgetful(request: SimRequest, outcome: Outcome) -> None:
         ended.append(request)
-        if len(ended) == 5:
-            request.is_over = True
-        else:
-            real(router, request, code)
+        if len(ended) != 5:
+            real(request, outcome)
 
-    monkeypatch.setattr(SimRouter, "_end", forgetful)
-    with pytest.raises(InvariantBroken, match="requests without an outcome: 1; under way at gates"):
+    monkeypatch.setattr(SimRequest, "complete", forgetful)
+    with pytest.raises(InvariantBroken, match=r"requests without an outcome: 1$"):
         simulate(replace(SMALL, duration_s=0.5), policy="p2c", seed=1)
+
+
+def test_permit_that_is_not_given_back_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Permit, "release", lambda permit, now_s, *, is_served=True: None)
+    with pytest.raises(InvariantBroken, match="let in, router 0: "):
+        simulate(replace(SMALL, duration_s=0.5), policy="p2c", seed=1)
+
+
+def test_bug_in_a_turn_of_the_watch_ends_the_simulation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Balancer, "tick", crash)
+    with pytest.raises(RuntimeError, match="a bug"):
+        simulate(SMALL, policy="p2c", seed=1)
 
 
 # side by side

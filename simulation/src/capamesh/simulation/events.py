@@ -1,25 +1,34 @@
-"""A virtual clock and what is to happen when: time jumps from one event to the next. Pure."""
+"""A virtual clock and what is to happen when: time jumps from one event to the next. Pure.
+
+A router's own parts go by it as they go by an event loop: `Events` are `Timers`.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
+from typing import Any
+
+from typing_extensions import override
+
+from capamesh.router import timers
+from capamesh.simulation.errors import InvariantBroken
 
 MIN_SWEPT = 4096
 """Cancelled timers that are borne before the heap is built anew (guess: 1 MB)."""
 
-_Event = tuple[float, int, Callable[..., None], tuple[object, ...]]
+_Event = tuple[float, int, Callable[..., object], tuple[object, ...]]
 
 
-class Timer:
+class Timer(timers.Timer):
     """An event that may be called off. Made by `Events.timer`."""
 
     __slots__ = ("_args", "_do", "_events")
 
-    def __init__(self, events: Events, do: Callable[..., None], args: tuple[object, ...]) -> None:
+    def __init__(self, events: Events, do: Callable[..., object], args: tuple[object, ...]) -> None:
         self._events = events
-        self._do: Callable[..., None] | None = do
+        self._do: Callable[..., object] | None = do
         self._args = args
 
     def __repr__(self) -> str:
@@ -39,14 +48,14 @@ class Timer:
         """Whether it is still to come."""
         return self._do is not None
 
+    @override
     def cancel(self) -> None:
-        """Let it not happen, and keep nothing that it held. Does nothing once it is over."""
         if self._do is not None:
-            self._do, self._args = None, ()
+            self._do, self._args = None, ()  # it keeps nothing that it held
             self._events.cancelled()
 
 
-class Events:
+class Events(timers.Timers):
     """What is to come, in order of time; what comes at the same time comes in the order it was put in."""
 
     __slots__ = ("_cancelled", "_heap", "_order", "now_s", "ran")
@@ -66,16 +75,33 @@ class Events:
     def __repr__(self) -> str:
         return f"Events({self.now_s:.6f} s, {len(self)} to come, {self.ran} over)"
 
-    def at(self, time_s: float, do: Callable[..., None], *args: object) -> None:
+    def at(self, time_s: float, do: Callable[..., object], *args: object) -> None:
         """Call `do(*args)` at `time_s`; at once, after what is due already, where that has passed."""
         self._order = order = self._order + 1
         heappush(self._heap, (max(time_s, self.now_s), order, do, args))
 
-    def timer(self, time_s: float, do: Callable[..., None], *args: object) -> Timer:
+    def timer(self, time_s: float, do: Callable[..., object], *args: object) -> Timer:
         """Return a timer that calls `do(*args)` at `time_s`, as `at` does."""
         timer = Timer(self, do, args)
         self.at(time_s, timer)
         return timer
+
+    def time(self) -> float:
+        """Return the time, for whoever takes a clock."""
+        return self.now_s
+
+    @override
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> Timer:
+        return self.timer(self.now_s + delay, callback)
+
+    @override
+    def call_soon(self, callback: Callable[[], object], /) -> Timer:
+        return self.timer(self.now_s, callback)
+
+    @override
+    def call_exception_handler(self, context: dict[str, Any], /) -> None:
+        # an event loop logs a bug and goes on; here it is what is looked for
+        raise InvariantBroken(context["message"]) from context.get("exception")
 
     def run_until(self, until_s: float = math.inf) -> None:
         """Let everything happen that is due by `until_s`; without it, until nothing is left.
@@ -106,5 +132,5 @@ class Events:
         self._cancelled -= 1
 
 
-def _is_over(do: Callable[..., None]) -> bool:
+def _is_over(do: Callable[..., object]) -> bool:
     return isinstance(do, Timer) and not do.is_pending

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from capamesh.node.repository.rules import BatchingRules, Rules
 from capamesh.node.scheduling import Batch, BatchPlan, DynamicBatcher, PendingRequest, Result
@@ -18,27 +18,57 @@ from capamesh.protocol.model_digest import ALGORITHM
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
 if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
     from capamesh.simulation.events import Events
-    from capamesh.simulation.node import SimNode
     from capamesh.simulation.scenario import ModelSpec
 
-VERSION = ModelVersion("1")
 FREE_BYTES = 2**30
 SHORT_S = 0.000_3
 """As `node.scheduling.runner.SHORT_S`, which a test compares: shorter runs have no thread, so that nothing is made ready ahead."""
 ILL = RunFailed("the run failed, as the scenario has it")
 NOT_WANTED = Cancelled("not wanted any more")
 
-_SPEC = (TensorSpec("x", Datatype.UINT8, (-1, 1)),)
-_OUT = (TensorSpec("y", Datatype.UINT8, (-1, 1)),)
+_SPEC = (TensorSpec("x", Datatype.UINT8, (-1, -1)),)
+_OUT = (TensorSpec("y", Datatype.UINT8, (-1, -1)),)
+"""An answer has as many rows of as many bytes as its request."""
 _ALL = -2
 """Rows of a run that are all of its batch's."""
+
+
+class Device(Protocol):
+    """What a model asks of the node that it runs at."""
+
+    rng: random.Random
+    slowness: float
+    """A run takes so many times what the model's profile says."""
+    error_share: float
+    """Of the requests, those that run and then fail."""
+    is_frozen: bool
+    is_draining: bool
+
+    def run_s(self, expected_s: float) -> float:
+        """Return how long a run takes now that should take `expected_s` on this device."""
+        ...
+
+    def device_in_flight(self) -> int:
+        """Return how many requests are in flight, of all models."""
+        ...
+
+    def later(self, do: Callable[..., None], *args: object) -> None:
+        """Do something when the process goes on that is frozen now."""
+        ...
+
+    def check_drained(self) -> None:
+        """Look whether what has just ended was the last request of a node that drains."""
+        ...
 
 
 class SimModel:
     """One model of one node: its batcher and what runs. `node.scheduling.runner.ModelRunner` in virtual time."""
 
-    def __init__(self, spec: ModelSpec, node: SimNode, events: Events) -> None:
+    def __init__(self, spec: ModelSpec, node: Device, events: Events) -> None:
         self.spec = spec
         self._node = node
         self._events = events
@@ -102,7 +132,7 @@ class SimModel:
         row_s = self.batcher.time.expected_s(rows) / rows
         return ModelOffer(
             ModelName(self.spec.name),
-            VERSION,
+            ModelVersion(self.spec.version),
             f"{ALGORITHM}:{'0' * 64}",
             ModelState.READY,
             "",

@@ -1,4 +1,4 @@
-"""A node in virtual time: its models, its links, and what befalls it. Pure.
+"""A node in virtual time: its models, its links, its adverts, and what befalls it. Pure.
 
 What is left out: copies of data, the event loop's own time, and that models share a device.
 """
@@ -11,20 +11,34 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
+from capamesh.node.agent.advert_schedule import JITTER
 from capamesh.node.scheduling import PendingRequest, Result
-from capamesh.protocol.adverts import Device, NodeAdvert
+from capamesh.protocol import adverts
+from capamesh.protocol.adverts import NodeAdvert, advert_interval_s
 from capamesh.protocol.adverts import Sequence as AdvertSequence
 from capamesh.protocol.errors import CapameshError
-from capamesh.protocol.ids import PeerId
-from capamesh.protocol.tensors import Datatype, Tensor
-from capamesh.simulation.model import FREE_BYTES, ILL, SimModel
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.protocol.links.calls import (
+    CallDecoder,
+    InferAnswer,
+    InferCall,
+    decode_probe,
+    encode_answer,
+    encode_load,
+)
+from capamesh.protocol.tensors import DEFAULT_LIMITS, Tensor
+from capamesh.simulation.errors import InvariantBroken
+from capamesh.simulation.link import NodeEnd
+from capamesh.simulation.model import FREE_BYTES, ILL, Device, SimModel
 from capamesh.simulation.scenario import FaultKind
 
 if TYPE_CHECKING:
     from capamesh.protocol.links.calls import LoadReport
-    from capamesh.simulation.events import Events
-    from capamesh.simulation.exchange import Exchange, Probe
-    from capamesh.simulation.network import SimLink
+    from capamesh.protocol.links.outgoing import Buffer
+    from capamesh.simulation.events import Events, Timer
+    from capamesh.simulation.link import SimLink
     from capamesh.simulation.scenario import ModelSpec, NodeGroup
 
 DRAIN_LEAST_S = 0.5
@@ -34,7 +48,21 @@ LIAR_LIMIT = 10**9
 """What a liar says that it has room for (guess: more than any fleet has)."""
 
 
-class SimNode:
+class _Asked:
+    """A router's request at the node. Compared by identity."""
+
+    __slots__ = ("data", "link", "model", "stream", "work")
+
+    def __init__(self, link: SimLink, stream: int, model: SimModel, data: Tensor) -> None:
+        self.link = link
+        self.stream = stream
+        self.model = model
+        self.data = data
+        self.work: PendingRequest | None = None
+        """None: it is over."""
+
+
+class SimNode(NodeEnd, Device):
     """One node with all the scenario's models."""
 
     def __init__(
@@ -45,9 +73,10 @@ class SimNode:
         events: Events,
         rng: random.Random,
         *,
+        fleet_size: int,
         publish: Callable[[NodeAdvert], None],
     ) -> None:
-        """Take part; `publish` brings an advert to the routers, in time."""
+        """Take part; `publish` brings an advert to the routers, in time. The larger the fleet, the rarer adverts are."""
         self.index = index
         self.group = group
         self.rng = rng
@@ -66,14 +95,20 @@ class SimNode:
         self._publish = publish
         self._noise = group.noise
         self._noise_shift = -group.noise * group.noise / 2
-        self._links: dict[SimLink, None] = {}
+        self._links: dict[SimLink, dict[int, _Asked]] = {}
+        """What each router has asked for and was not answered yet, by its number."""
+        self._calls = CallDecoder(DEFAULT_LIMITS)
         self._starts = 1
         self._deferred: list[tuple[Callable[..., None], tuple[object, ...]]] = []
         self._drained: Callable[[], None] | None = None
         self._drain_least_s = 0.0
         self._version = 0
-        self._inputs: dict[int, tuple[Tensor, ...]] = {}
-        self.models = {spec.name: SimModel(spec, self, events) for spec in models}
+        self._interval_s = advert_interval_s(fleet_size)
+        self._advertising: Timer | None = None
+        self.models = {
+            (ModelName(spec.name), ModelVersion(spec.version)): SimModel(spec, self, events)
+            for spec in models
+        }
         self._only = next(iter(self.models.values())) if len(models) == 1 else None
 
     def __repr__(self) -> str:
@@ -86,114 +121,117 @@ class SimNode:
 
     # what models ask
 
+    @override
     def run_s(self, expected_s: float) -> float:
-        """Return how long a run takes now that should take `expected_s` on this device."""
         run_s = expected_s * self.slow_factor * self.antagonist_factor
         if self._noise:
             run_s *= math.exp(self.rng.gauss(self._noise_shift, self._noise))
         return run_s
 
+    @override
     def device_in_flight(self) -> int:
-        """Return how many requests are in flight, of all models."""
         if self._only is not None:
             return self._only.batcher.in_flight
         return sum(model.batcher.in_flight for model in self.models.values())
 
+    @override
     def later(self, do: Callable[..., None], *args: object) -> None:
-        """Do it when the process goes on."""
         self._deferred.append((do, args))
 
     # what comes over links
 
+    @override
     def link_up(self, link: SimLink) -> None:
-        """Part of `NodeEnd`."""
-        self._links[link] = None
+        self._links[link] = {}
         if self.is_draining:
             link.go_away()
 
+    @override
     def link_down(self, link: SimLink) -> None:
-        """Part of `NodeEnd`."""
-        self._links.pop(link, None)
-        for exchange in link.pending:
-            self._cancel(exchange)
+        for asked in list(self._links.pop(link, {}).values()):
+            self._cancel(asked)
 
-    def requested(self, exchange: Exchange) -> None:
-        """A request has come: queue it, refuse it, or be ill."""
-        link = exchange.link
+    @override
+    def requested(self, link: SimLink, stream: int, meta: bytes, body: Buffer) -> None:
         if not link.is_open:
             return
         if self.is_frozen:
-            self.later(self.requested, exchange)
+            self.later(self.requested, link, stream, meta, body)
             return
-        kind = exchange.request.kind
         if self.fast_error_share and self.rng.random() < self.fast_error_share:
-            link.to_router(0, link.router.failed_at_node, exchange, ILL)
+            link.fail(stream, ILL)
             return
         if self.silent_share and self.rng.random() < self.silent_share:
             return
+        call, budget_ms = self._calls.decode(meta, memoryview(body))
+        if not isinstance(call, InferCall) or budget_ms is None:
+            raise InvariantBroken(f"{self!r} was sent {call!r} with a budget of {budget_ms}")
+        model = self.models[call.model, call.version]
+        (data,) = call.inputs
+        asked = _Asked(link, stream, model, data)
         now_s = self._events.now_s
-        inputs = self._inputs.get(kind.rows)
-        if inputs is None:
-            self._inputs[kind.rows] = inputs = (
-                Tensor("x", Datatype.UINT8, (kind.rows, 1), bytes(kind.rows)),
-            )
-        exchange.model = model = self.models[kind.model]
-        exchange.work = work = PendingRequest(
-            inputs,
+        asked.work = work = PendingRequest(
+            call.inputs,
             (),
-            partial(self._done, exchange),
+            partial(self._done, asked),
             arrived_s=now_s,
-            deadline_s=now_s + exchange.budget_s,
-            priority=kind.priority,
-            is_bulk=kind.is_bulk,
+            deadline_s=now_s + budget_ms / 1000,
+            priority=call.priority,
+            is_bulk=call.is_bulk,
         )
+        self._links[link][stream] = asked
         try:
             model.submit(work)
         except CapameshError as error:
-            exchange.work = None
+            del self._links[link][stream]
             error.load = self._said(model.load())
-            link.to_router(0, link.router.failed_at_node, exchange, error)
+            link.fail(stream, error)
 
-    def withdrawn(self, exchange: Exchange) -> None:
-        """A request is not wanted any more."""
-        if exchange.link.is_open:
-            self._cancel(exchange)
+    @override
+    def withdrawn(self, link: SimLink, stream: int) -> None:
+        asked = self._links.get(link, {}).pop(stream, None)
+        if asked is not None:
+            self._cancel(asked)
 
-    def _cancel(self, exchange: Exchange) -> None:
-        if self.is_frozen:
-            self.later(self._cancel, exchange)
-            return
-        model, work = exchange.model, exchange.work
-        exchange.work = None
-        if model is not None and work is not None and self.is_up:
-            model.batcher.cancel(work, self._events.now_s)
-            model.pump()
-
-    def probed(self, probe: Probe) -> None:
-        """A router asks for the load of a model."""
-        link = probe.link
+    @override
+    def probed(self, link: SimLink, stream: int, meta: bytes) -> None:
         if not link.is_open:
             return
         if self.is_frozen:
-            self.later(self.probed, probe)
+            self.later(self.probed, link, stream, meta)
             return
-        load = self.models[probe.replica.offer.name].load()
-        link.to_router(0, link.router.load_reported, probe, self._said(load))
+        load = self.models[decode_probe(meta)].load()
+        link.report(stream, encode_load(self._said(load)))
 
-    def _done(self, exchange: Exchange, work: PendingRequest, result: Result) -> None:
-        link, model = exchange.link, exchange.model
-        exchange.work = None
-        if isinstance(result, CapameshError) or model is None:
-            error = result if isinstance(result, CapameshError) else ILL
-            if model is not None and error is not ILL:
-                error.load = self._said(model.load())
-            link.to_router(0, link.router.failed_at_node, exchange, error)
+    def _cancel(self, asked: _Asked) -> None:
+        if self.is_frozen:
+            self.later(self._cancel, asked)
             return
-        load = self._said(model.load_after(work.batch))
-        at_node_s = work.started_s - work.arrived_s + work.run_s
-        link.to_router(
-            exchange.request.kind.size_bytes // 2, link.router.answered, exchange, load, at_node_s
+        work, asked.work = asked.work, None
+        if work is not None:
+            asked.model.batcher.cancel(work, self._events.now_s)
+            asked.model.pump()
+
+    def _done(self, asked: _Asked, work: PendingRequest, result: Result) -> None:
+        link, stream, model = asked.link, asked.stream, asked.model
+        asked.work = None
+        self._links.get(link, {}).pop(stream, None)
+        if isinstance(result, CapameshError):
+            if result is not ILL:
+                result.load = self._said(model.load())
+            link.fail(stream, result)
+            return
+        data = asked.data
+        meta, (body,) = encode_answer(
+            InferAnswer(
+                ModelVersion(model.spec.version),
+                (Tensor("y", data.datatype, data.shape, data.data),),
+                round((work.started_s - work.arrived_s) * 1e6),
+                round(work.run_s * 1e6),
+                self._said(model.load_after(work.batch)),
+            )
         )
+        link.respond(stream, meta, body)
 
     def _said(self, load: LoadReport) -> LoadReport:
         if self.is_liar:
@@ -211,8 +249,8 @@ class SimNode:
     # what befalls it
 
     @property
+    @override
     def process(self) -> bytes:
-        """Which process it is: another each time that it starts."""
         return str(self._starts).encode()
 
     def freeze(self) -> None:
@@ -252,6 +290,7 @@ class SimNode:
         if not self.is_up:
             return
         self.is_up = self.is_frozen = self.is_draining = False
+        self.stop_advertising()
         self._drained = None
         self._deferred.clear()
         for model in self.models.values():
@@ -279,8 +318,8 @@ class SimNode:
         for link in self._links:
             link.go_away()
 
+    @override
     def check_drained(self) -> None:
-        """Something has ended: perhaps it was the last."""
         if (
             self._drained is not None
             and self._events.now_s >= self._drain_least_s
@@ -289,24 +328,43 @@ class SimNode:
             drained, self._drained = self._drained, None
             drained()
 
+    # its adverts
+
     def announce(self) -> None:
-        """Tell the routers what it is now."""
+        """Tell the routers what it is now, and again at intervals."""
+        if self.is_frozen:
+            self.later(self.announce)
+            return
         self._publish(self.advert())
+        self.advertise_later()
+
+    def advertise_later(self) -> None:
+        """Advertise again after an interval, unless there is something to say before."""
+        self.stop_advertising()
+        after_s = self._interval_s * self.rng.uniform(1 - JITTER, 1 + JITTER)
+        self._advertising = self._events.call_later(after_s, self.announce)
+
+    def stop_advertising(self) -> None:
+        """Say nothing more."""
+        if self._advertising is not None:
+            self._advertising.cancel()
+            self._advertising = None
 
     def advert(self) -> NodeAdvert:
         """Return the next advert."""
         self._version += 1
         address = f"{self.peer}:1"
-        device = Device(
+        device = adverts.Device(
             0, "cpu", self.group.name, "CPUExecutionProvider", FREE_BYTES, FREE_BYTES, (address,)
         )
         return NodeAdvert(
             peer=self.peer,
-            sequence=AdvertSequence(1, self._version),
+            sequence=AdvertSequence(self._starts, self._version),
             devices=(device,),
             models=tuple(model.offer() for model in self.models.values()),
             region=self.group.region,
             price_per_million=self.group.price_per_million,
             agent_version="1",
             is_draining=self.is_draining,
+            interval_s=self._interval_s,
         )

@@ -9,7 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, cast
 
+from typing_extensions import override
+
+from capamesh.router.telemetry import AttemptCounts
+
 if TYPE_CHECKING:
+    from capamesh.protocol.errors import CapameshError
+    from capamesh.protocol.ids import ModelName
+    from capamesh.simulation.events import Events
     from capamesh.simulation.scenario import RequestKind, Scenario
 
 CDF_POINTS = 200
@@ -83,9 +90,9 @@ class Results:
     mean_s: float
     """Of those that were answered, from arrival at the router to the answer there."""
     attempts: int
-    """Requests sent to nodes."""
+    """Requests sent to nodes after the warm-up."""
     let_in: int
-    """Requests that were sent to a node at least once; what `attempts` is above it are retries, hedges, and what was
+    """Those of them that were sent for the first time; what `attempts` is above it are retries, hedges, and what was
     passed on by a node that was full."""
     probes: int
     node_shares: tuple[float, ...]
@@ -136,11 +143,12 @@ class Results:
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 
-class Recorder:
+class Recorder(AttemptCounts):
     """Counts while the simulation runs."""
 
-    def __init__(self, scenario: Scenario) -> None:
+    def __init__(self, scenario: Scenario, events: Events) -> None:
         self._scenario = scenario
+        self._events = events
         self._from_s = scenario.warm_up_s
         self._arrived_s = array("d")
         self._latency_s = array("d")
@@ -150,7 +158,7 @@ class Recorder:
         self._failed: dict[str, int] = {}
         self._came = array("d")
         self._node_attempts = [0] * scenario.node_count
-        self._let_in = 0
+        self._extra = 0
         self._probes = 0
         self._verdicts: dict[str, int] = {}
         self.open = 0
@@ -160,14 +168,14 @@ class Recorder:
         return f"Recorder({len(self._came)} requests, {len(self._latency_s)} answered)"
 
     def came(self, kind: RequestKind, now_s: float) -> None:
-        """A request came."""
+        """Count a request that came."""
         self.open += 1
         if now_s >= self._from_s:
             self._requests[self._numbers[kind.name]] += 1
             self._came.append(now_s)
 
     def ended(self, kind: RequestKind, arrived_s: float, code: str, now_s: float) -> None:
-        """A request was answered, by `OK`, or failed with an error's code."""
+        """Count a request that was answered, by `OK`, or failed with an error's code."""
         self.open -= 1
         if arrived_s < self._from_s:
             return
@@ -178,19 +186,27 @@ class Recorder:
         else:
             self._failed[code] = self._failed.get(code, 0) + 1
 
-    def sent(self, arrived_s: float, node: int, *, is_first: bool) -> None:
-        """A node was sent a request, for the first time or again."""
-        if arrived_s >= self._from_s:
+    def sent(self, node: int) -> None:
+        """Count a request that was sent to a node, for the first time or again."""
+        if self._events.now_s >= self._from_s:
             self._node_attempts[node] += 1
-            self._let_in += is_first
 
-    def probed(self, now_s: float) -> None:
-        """A node was probed."""
-        if now_s >= self._from_s:
+    @override
+    def attempted_again(self, model: ModelName) -> None:
+        if self._events.now_s >= self._from_s:
+            self._extra += 1
+
+    @override
+    def attempt_failed(self, model: ModelName, error: CapameshError) -> None:
+        pass
+
+    def probed(self) -> None:
+        """Count a probe of a node."""
+        if self._events.now_s >= self._from_s:
             self._probes += 1
 
     def verdict(self, name: str) -> None:
-        """A node's health was judged."""
+        """Count a verdict on a node's health."""
         self._verdicts[name] = self._verdicts.get(name, 0) + 1
 
     def results(self, policy: str, seed: int, events: int) -> Results:
@@ -215,7 +231,7 @@ class Recorder:
             p999_s=quantile(latencies, 0.999),
             mean_s=math.fsum(latencies) / len(latencies) if latencies else 0.0,
             attempts=attempts,
-            let_in=self._let_in,
+            let_in=attempts - self._extra,
             probes=self._probes,
             node_shares=tuple(n / attempts if attempts else 0.0 for n in self._node_attempts),
             verdicts=dict(sorted(self._verdicts.items())),

@@ -18,6 +18,7 @@ from capamesh.simulation.network import Network
 from capamesh.simulation.node import SimNode
 from capamesh.simulation.results import Recorder, Results
 from capamesh.simulation.router import SimRouter
+from capamesh.simulation.rules import rules_of
 
 if TYPE_CHECKING:
     from capamesh.protocol.adverts import NodeAdvert
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 STEPS = 100
 """How often progress is told."""
+STEP_S = 0.1
+"""How exactly the end of the last request is found."""
 
 
 def simulate(
@@ -52,7 +55,7 @@ class SimFleet:
     def __init__(self, scenario: Scenario, *, policy: str, seed: int) -> None:
         self.scenario = scenario
         self.events = Events()
-        self.recorder = Recorder(scenario)
+        self.recorder = Recorder(scenario, self.events)
         self._policy = policy
         self._seed = seed
         self.network = Network(scenario.network, self.events, self._rng("network"))
@@ -63,6 +66,7 @@ class SimFleet:
                 scenario.models,
                 self.events,
                 self._rng(f"node {index}"),
+                fleet_size=scenario.node_count,
                 publish=self._published,
             )
             for index, group in enumerate(
@@ -70,11 +74,13 @@ class SimFleet:
             )
         ]
         by_peer = {node.peer: node for node in self.nodes}
+        rules = rules_of(scenario, policy)
         self.routers = [
             SimRouter(
                 scenario.regions[index % len(scenario.regions)],
                 by_peer,
-                policy=policy,
+                scenario.requests,
+                rules,
                 has_gate=scenario.has_gate,
                 events=self.events,
                 network=self.network,
@@ -84,10 +90,11 @@ class SimFleet:
             for index in range(scenario.routers)
         ]
         adverts = [node.advert() for node in self.nodes]
+        for node in self.nodes:
+            node.advertise_later()
         self._arrivals: list[Arrivals] = []
         for index, router in enumerate(self.routers):
-            router.joined(adverts)
-            router.start(scenario.duration_s)
+            router.start(adverts)
             arrivals = Arrivals(
                 scenario.requests,
                 scenario.arrivals_per_s / scenario.routers,
@@ -116,6 +123,13 @@ class SimFleet:
 
     def finish(self) -> Results:
         """Let everything that is under way end, check that it has, and return the results."""
+        last_s = self.scenario.duration_s + max(kind.deadline_s for kind in self.scenario.requests)
+        while self.recorder.open and self.events.now_s <= last_s:
+            self.events.run_until(self.events.now_s + STEP_S)
+        for node in self.nodes:
+            node.stop_advertising()
+        for router in self.routers:
+            router.close()
         self.network.stop()
         self.events.run_until()
         check_over(self.events, self.recorder, self.routers, self.nodes, self.network)

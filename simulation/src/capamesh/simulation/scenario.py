@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from capamesh.node.contract.settings import MAX_IN_FLIGHT
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
 from capamesh.protocol.links.calls import DEFAULT_PRIORITY
+from capamesh.router.rules.model_rules import RoutingRules
 
 
 class Rhythm(StrEnum):
@@ -63,6 +64,7 @@ class ModelSpec:
     name: str
     profile: ServiceProfile
     """On a node of slowness 1."""
+    version: str = "1"
     batch_rows: int = 0
     """Rows that run together at most; 0: it does not batch."""
     max_delay_us: int = 0
@@ -201,6 +203,8 @@ class Scenario:
     """Whether routers refuse what would overload the fleet."""
     network: NetworkSpec = NetworkSpec()
     faults: tuple[Fault, ...] = ()
+    rules: RoutingRules = field(default_factory=RoutingRules)
+    """Of the routers, as far as the requests do not say otherwise."""
 
     @property
     def node_count(self) -> int:

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from capamesh.router.admission.saturation import is_open
 from capamesh.router.balancing.deaths import Deaths
 from capamesh.router.balancing.served_model import ServedModel, not_hosted
 from capamesh.router.balancing.unhealthy import UnhealthySet, Verdict
@@ -37,12 +38,17 @@ class Balancer:
         rng: random.Random,
         rules: RoutingRules,
         invite_of: Callable[[PeerId], str] = lambda _: "",
+        is_limited: bool = True,
     ) -> None:
-        """`invite_of` tells by which invite a node was let into the network, "" if that is not known."""
+        """`invite_of` tells by which invite a node was let into the network, "" if that is not known.
+
+        Not `is_limited`: requests are let in however full the nodes are.
+        """
         self._fleet = fleet
         self._make_policy = make_policy
         self._rng = rng
         self._rules = rules
+        self._is_open = is_open if is_limited else _is_never_open
         self._served: dict[tuple[ModelName, ModelVersion], ServedModel] = {}
         self._ending: dict[tuple[ModelName, ModelVersion], ServedModel] = {}
         """Those that nobody hosts any more while requests that they let in are under way."""
@@ -84,6 +90,7 @@ class Balancer:
             links=self.links,
             lives=self.lives,
             deaths=self.deaths,
+            is_open=self._is_open,
         )
 
     def served_models(self) -> list[ServedModel]:
@@ -178,3 +185,9 @@ class Balancer:
             if not served.admission.under_way:
                 del self._ending[key]
         return [*self._unhealthy.settle(now_s), *verdicts]
+
+
+def _is_never_open(replica: Replica, now_s: float) -> bool:
+    """Return False: who knows of no replica that is open knows of none that is full, and lets everybody in."""
+    del replica, now_s
+    return False

@@ -30,6 +30,7 @@ from capamesh.protocol.errors import (
 )
 from capamesh.protocol.links.calls import load_with
 from capamesh.router.admission.controller import AdmissionController
+from capamesh.router.admission.saturation import IsOpen, is_open
 from capamesh.router.balancing.load_check import ReportedLoadCheck
 from capamesh.router.balancing.opinions import GRAY_S, Opinions
 from capamesh.router.balancing.serving import FAILED, REFUSED, UNANSWERED_S
@@ -116,6 +117,7 @@ class ServedModel:
         links: LinkWait,
         lives: LinkWait,
         deaths: Deaths,
+        is_open: IsOpen = is_open,
     ) -> None:
         self._fleet = fleet
         self.model = model
@@ -131,7 +133,9 @@ class ServedModel:
         self._others: dict[str, Policy] = {}
         self.policy = self._new_policy(rules.policy)
         """Of requests that ask for no other."""
-        self.admission = AdmissionController(model, rng, weights=dict(rules.tenants))
+        self.admission = AdmissionController(
+            model, rng, weights=dict(rules.tenants), is_open=is_open
+        )
         """Lets requests in."""
         self._rng = rng
         self.draw: Callable[[], float] = rng.random

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.updates import FleetUpdates
     from capamesh.router.fleet.view import FleetView
 
+TICK_S = 0.5
+"""A member's silence is noticed as exactly as this (guess: 2 % of the silence that is borne)."""
+
 
 class FleetMembers:
     """Keeps the fleet's view as the nodes' adverts, goodbyes and silence have it."""

@@ -51,8 +51,9 @@ class RequestParts:
         *,
         limits: Limits,
         invite_of: Callable[[PeerId], str] = lambda _: "",
+        is_limited: bool = True,
     ) -> None:
-        """`invite_of` tells which invite admitted a node."""
+        """`invite_of` tells which invite admitted a node. Not `is_limited`: requests are let in however full those are."""
         clock, timers, rng = around.clock, around.timers, around.rng
         self.balancer = Balancer(
             fleet,
@@ -60,6 +61,7 @@ class RequestParts:
             rng=rng,
             rules=rules,
             invite_of=invite_of,
+            is_limited=is_limited,
         )
         self.prober = Prober(self.balancer, clock=clock, timers=timers)
         dispatch = Dispatch(

@@ -15,6 +15,7 @@ from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.loop_watch import LoopWatch
 from capamesh.protocol.member_status import HEARTBEAT_S
 from capamesh.protocol.reach import Inside, inside_of
+from capamesh.router.fleet.membership import TICK_S
 from capamesh.router.http.admin_fleet import FleetApi
 from capamesh.router.http.admin_routing import RoutingApi
 from capamesh.router.http.application import make_application, make_runner
@@ -26,9 +27,6 @@ from capamesh.router.process.parts import today
 
 if TYPE_CHECKING:
     from capamesh.router.process.parts import RouterParts
-
-TICK_S = 0.5
-"""A member's silence is noticed as exactly as this (guess: 2 % of the silence that is borne)."""
 
 OPEN_TO_STRANGERS: Final = {
     "what_they_can_do": "run any model as often as the limits allow, in any tenant's name and at any priority, read every"
