@@ -1,4 +1,4 @@
-"""Writes the pages of `docs/reference/` that say what the code says, from HTTP routes to settings.
+"""Writes the pages of `docs/reference/` that say what the code says, from HTTP routes to settings, and schemas of files.
 
 `make reference` runs it. With `--check` it writes nothing, and its exit status says whether the pages are as they should be.
 """
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import typer
 from error_reference import errors_page
 from reference_markdown import NOTE, code, sentence, table
+from schema_reference import schemas
 from sdk_reference import sdk_page
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
@@ -360,7 +361,7 @@ terminal each has an option: [the command](command.md). What an operator says of
 
 
 def pages() -> dict[Path, str]:
-    """Return the text of each page."""
+    """Return the text of each page and schema."""
     return {
         FOLDER / "http.md": http_page(),
         FOLDER / "errors.md": errors_page(),
@@ -368,6 +369,7 @@ def pages() -> dict[Path, str]:
         FOLDER / "metrics.md": metrics_page(),
         FOLDER / "command.md": command_page(),
         FOLDER / "settings.md": settings_page(),
+        **schemas(),
     }
 
 

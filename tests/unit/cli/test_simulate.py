@@ -182,7 +182,7 @@ def test_file_is_read_as_a_scenario_whatever_its_name(
     Path("README.md").write_text("# a title\n\nwords\n")
     Path("fleet").write_text(TINY)
     assert run(["sim", "run", "README.md"]) == 1
-    assert "scenario README: not TOML: " in capsys.readouterr().err
+    assert "scenario README is not TOML: " in capsys.readouterr().err
     assert run(["sim", "run", "fleet", "--policy", "p2c"]) == 0
     Path("small-3").write_text("")  # a name of the project's own is that
     assert run(["sim", "run", "small-3", "--policy", "luck"]) == 1

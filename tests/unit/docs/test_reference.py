@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -23,12 +24,34 @@ def pages() -> dict[str, str]:
     return {path.name: text for path, text in generate_reference.pages().items()}
 
 
-@pytest.mark.parametrize(
-    "name", ["http.md", "errors.md", "sdk.md", "metrics.md", "command.md", "settings.md"]
-)
-def test_page_is_up_to_date(pages: dict[str, str], name: str) -> None:
-    page = ROOT / "docs" / "reference" / name
-    assert page.read_text() == pages[name], "run: make reference"
+def test_pages_and_schemas_are_up_to_date() -> None:
+    pages = generate_reference.pages()
+    assert {path.name for path in pages} == {
+        *("http.md", "errors.md", "sdk.md", "metrics.md", "command.md", "settings.md"),
+        *("manifest.schema.json", "rules.schema.json"),
+    }
+    for path, text in pages.items():
+        assert path.read_text() == text, "run: make reference"
+
+
+@pytest.mark.parametrize("name", ["manifest.schema.json", "rules.schema.json"])
+def test_schema_describes_every_key_and_knows_no_null(pages: dict[str, str], name: str) -> None:
+    tables = json.loads(pages[name])["$defs"].values()
+    keys = [key for table in tables for key in table["properties"].values()]
+    assert len(keys) > 10
+    assert [key for key in keys if not key["description"]] == []
+    assert "null" not in pages[name]
+
+
+def test_schema_has_limits_defaults_and_what_excludes_each_other(pages: dict[str, str]) -> None:
+    tables = json.loads(pages["manifest.schema.json"])["$defs"]
+    keys = tables["ManifestTable"]["properties"]
+    assert {"minimum": 1, "maximum": 64}.items() <= keys["instances"].items()
+    assert keys["pinned"]["default"] is False
+    assert keys["providers"]["uniqueItems"]
+    assert keys["versions"]["maxProperties"] == 1
+    assert tables["StepTable"]["required"] == ["model", "inputs", "outputs"]
+    assert not tables["StepTable"]["additionalProperties"]
 
 
 def test_routes_of_each_kind_are_on_the_page(pages: dict[str, str]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from datetime import date, datetime, time
 from functools import cache
 from itertools import repeat
@@ -43,6 +44,7 @@ __all__ = [
     "Struct",
     "Table",
     "field",
+    "given",
     "meaning",
     "quoted",
     "read",
@@ -52,7 +54,7 @@ __all__ = [
 _Value = TypeVar("_Value")
 
 PLAIN: Final = Meta(pattern=PLAIN_PATTERN)
-"""Of text of a stranger: no character that could drive a terminal or turn a line around."""
+"""The mark of a stranger's text: it has no character that could drive a terminal or turn a line around."""
 
 _SHOWN_CHARS: Final = 80  # guess: enough to find the value again
 _SHOWN_VALUES: Final = 8  # guess: a shape, or a short list of names
@@ -68,7 +70,7 @@ class Mismatch(ValueError):
 
 
 DISTINCT: Final = Meta(extra_json_schema={"uniqueItems": True})
-"""Of a list in a `Table`: each of its entries is there once."""
+"""The mark of a list in a `Table` whose entries are all different."""
 
 
 class Table(Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,9 +79,11 @@ class Table(Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         """Check what annotations cannot say; the ValueError of an overriding method begins with the key."""
         for name in _distinct_fields(type(self)):
-            values = cast("Sequence[object] | None", getattr(self, name)) or ()
-            if twice := [value for index, value in enumerate(values) if value in values[:index]]:
-                raise ValueError(f"{name} has {shown(twice[0])} twice; name it once")
+            for value, count in Counter(
+                cast("Sequence[object]", getattr(self, name) or ())
+            ).items():
+                if count > 1:
+                    raise ValueError(f"{name} has {shown(value)} {count} times; name it once")
 
 
 def meaning(words: str) -> Meta:
@@ -96,6 +100,12 @@ def read(values: object, schema: type[_Value], *, is_secret: bool = False) -> _V
         return msgspec.convert(values, schema, builtin_types=(bytes,))
     except msgspec.ValidationError as exc:
         raise Mismatch(_said(values, schema, is_secret=is_secret)) from exc
+
+
+def given(table: Struct) -> dict[str, Any]:
+    """Return the values that a table was given, by the names of its fields: those that are not None."""
+    values = {name: getattr(table, name) for name in table.__struct_fields__}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def shown(value: object) -> str:

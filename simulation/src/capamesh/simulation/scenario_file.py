@@ -5,16 +5,14 @@ Every complaint is a ConfigError that names the scenario, the key's path, the va
 
 from __future__ import annotations
 
-import math
-import tomllib
-from collections.abc import Sequence
-from typing import Final, TypeVar, cast
+from typing import Annotated, Final, Literal, TypeAlias
 
-from capamesh.node.contract.settings import MAX_IN_FLIGHT
-from capamesh.node.repository.toml_table import Table
-from capamesh.node.scheduling.service_profile import ServiceProfile
-from capamesh.protocol.errors import ConfigError, ModelInvalid
-from capamesh.protocol.links.calls import DEFAULT_PRIORITY, MAX_PRIORITY
+from typing_extensions import override
+
+from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.links.calls import MAX_PRIORITY
+from capamesh.protocol.schema import DISTINCT, Meta, Mismatch, Table, given, meaning, shown
+from capamesh.protocol.toml_text import read_toml
 from capamesh.simulation.scenario import (
     Antagonist,
     Fault,
@@ -29,258 +27,216 @@ from capamesh.simulation.scenario import (
     service_profile,
 )
 
-_Word = TypeVar("_Word", Rhythm, FaultKind)
-
-_TOP: Final = (
-    "title",
-    "duration_s",
-    "warm_up_s",
-    "load",
-    "routers",
-    "regions",
-    "gate",
-    "node",
-    "model",
-    "request",
-    "network",
-    "fault",
-)
-_NODE: Final = ("name", "count", "slowness", "noise", "region", "price_per_million", "antagonist")
-_ANTAGONIST: Final = ("rhythm", "factor", "period_s", "share", "nodes_share")
-_MODEL: Final = ("name", "profile", "batch_rows", "max_delay_us", "instances", "max_in_flight")
-_REQUEST: Final = (
-    "name",
-    "model",
-    "share",
-    "rows",
-    "size_bytes",
-    "deadline_s",
-    "priority",
-    "bulk",
-    "tenant",
-    "keys",
-    "safe",
-    "hedged",
-)
-_NETWORK: Final = ("one_way_s", "jitter", "bytes_per_s", "loss", "gossip_s", "pair")
-_PAIR: Final = ("a", "b", "one_way_s")
-_FAULT: Final = (
-    "kind",
-    "at_s",
-    "for_s",
-    "nodes",
-    "stagger_s",
-    "share",
-    "factor",
-    "between",
-)
-
 # The limits are guesses: beyond them a value is more likely a slip than meant.
 _MAX_CHARS: Final = 64
 _MAX_GROUPS: Final = 100
-_MAX_NODES: Final = 10_000
-_MAX_ROUTERS: Final = 100
-_MAX_POINTS: Final = 64
 _MAX_ROWS: Final = 65_536
-_MAX_BYTES: Final = 2**30
-_MAX_FAULTS: Final = 1_000
 _DAY_S: Final = 86_400.0
-_LEAST_S: Final = 1e-6
+
+_Text: TypeAlias = Annotated[str, Meta(max_length=_MAX_CHARS)]
+_Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=_MAX_CHARS)]
+_Rows: TypeAlias = Annotated[int, Meta(ge=1, le=_MAX_ROWS)]
+_Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
+_Factor: TypeAlias = Annotated[float, Meta(ge=0.001, le=1_000)]
+_Time: TypeAlias = Annotated[float, Meta(ge=0, le=_DAY_S)]
+_Delay: TypeAlias = Annotated[float, Meta(ge=1e-6, le=60)]
+_GROUPS: Final = Meta(min_length=1, max_length=_MAX_GROUPS)
 
 _AIMED: Final = frozenset(FaultKind) - {FaultKind.PARTITION, FaultKind.SURGE}
 """Faults that befall nodes."""
 _TIMED: Final = frozenset(
-    {
-        FaultKind.FREEZE,
-        FaultKind.RESTART,
-        FaultKind.PARTITION,
-        FaultKind.SURGE,
-    }
+    {FaultKind.FREEZE, FaultKind.RESTART, FaultKind.PARTITION, FaultKind.SURGE}
 )
 """Faults that must end."""
+
+
+class _Antagonist(Table, frozen=True, kw_only=True):
+    rhythm: Rhythm = Rhythm.MARKOV
+    factor: Annotated[float, Meta(ge=1, le=1_000)]
+    period_s: Annotated[float, Meta(ge=0.01, le=_DAY_S)]
+    share: _Share = 0.5
+    nodes_share: _Share = 1.0
+
+
+class _Node(Table, frozen=True, kw_only=True):
+    name: _Name
+    count: Annotated[int, Meta(ge=1, le=10_000)]
+    slowness: _Factor | None = None
+    noise: Annotated[float, Meta(ge=0, le=3)] | None = None
+    region: _Name | None = None
+    price_per_million: Annotated[float, Meta(ge=0, le=1e9)] | None = None
+    antagonist: _Antagonist | None = None
+
+    def group(self) -> NodeGroup:
+        values = given(self)
+        if self.antagonist is not None:
+            values["antagonist"] = Antagonist(**given(self.antagonist))
+        return NodeGroup(**values)
+
+
+class _Model(Table, frozen=True, kw_only=True):
+    name: _Name
+    profile: Annotated[
+        tuple[Annotated[tuple[int, float], meaning("[rows, seconds], such as [8, 0.03]")], ...],
+        Meta(min_length=1, max_length=64),
+        meaning("a list of [rows, seconds], rows ascending, such as [[1, 0.01], [8, 0.03]]"),
+    ]
+    batch_rows: _Rows | None = None
+    max_delay_us: Annotated[int, Meta(ge=0, le=10_000_000)] | None = None
+    instances: Annotated[int, Meta(ge=1, le=64)] | None = None
+    max_in_flight: _Rows | None = None
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            service_profile(self.profile)
+        except ValueError as exc:
+            raise ValueError(f"profile: {exc}") from exc
+
+    def spec(self) -> ModelSpec:
+        values = given(self)
+        values["profile"] = service_profile(self.profile)
+        return ModelSpec(**values)
+
+
+class _Request(
+    Table,
+    frozen=True,
+    kw_only=True,
+    rename={"is_bulk": "bulk", "is_safe": "safe", "is_hedged": "hedged"},
+):
+    name: _Name
+    model: _Name
+    share: Annotated[float, Meta(ge=0, le=1e6)] | None = None
+    rows: _Rows | None = None
+    size_bytes: Annotated[int, Meta(ge=0, le=2**30)] | None = None
+    deadline_s: Annotated[float, Meta(ge=0.001, le=_DAY_S)] | None = None
+    priority: Annotated[int, Meta(ge=0, le=MAX_PRIORITY)] | None = None
+    is_bulk: bool | None = None
+    tenant: _Text | None = None
+    keys: Annotated[int, Meta(ge=0, le=10_000_000)] | None = None
+    is_safe: bool | None = None
+    is_hedged: bool | None = None
+
+
+class _Pair(Table, frozen=True, kw_only=True):
+    a: _Name
+    b: _Name
+    one_way_s: _Delay
+
+
+class _Network(Table, frozen=True, kw_only=True):
+    one_way_s: _Delay | None = None
+    jitter: Annotated[float, Meta(ge=0, le=100)] | None = None
+    bytes_per_s: Annotated[float, Meta(ge=0, le=1e12)] | None = None
+    loss: _Share | None = None
+    gossip_s: Annotated[float, Meta(ge=0, le=600)] | None = None
+    pair: Annotated[tuple[_Pair, ...], Meta(max_length=_MAX_GROUPS)] = ()
+
+    def spec(self) -> NetworkSpec:
+        values = given(self)
+        del values["pair"]
+        return NetworkSpec(**values, pairs=tuple(RegionPair(**given(each)) for each in self.pair))
+
+
+class _Fault(Table, frozen=True, kw_only=True):
+    kind: FaultKind
+    at_s: _Time
+    for_s: _Time | None = None
+    nodes: (
+        Literal["all"]
+        | Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(min_length=1)]
+        | None
+    ) = None
+    stagger_s: _Time | None = None
+    share: _Share | None = None
+    factor: _Factor | None = None
+    between: Annotated[tuple[_Name, _Name], DISTINCT] | None = None
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind in _AIMED and self.nodes is None:
+            raise ValueError("nodes is missing; add it")
+        if self.kind not in _AIMED and self.nodes is not None:
+            raise ValueError(f"nodes: a {self.kind} befalls no single nodes; leave it out")
+        if (self.kind is FaultKind.PARTITION) != (self.between is not None):
+            raise ValueError(
+                f"between is {shown(self.between)}, expected two regions for a partition, else left out"
+            )
+        if self.kind in _TIMED and self.for_s is None:
+            raise ValueError("for_s is missing; add it")
+
+    def fault(self) -> Fault:
+        values = given(self)
+        if self.nodes == "all":
+            del values["nodes"]
+            values["is_all"] = True
+        return Fault(**values)
+
+
+class _Scenario(Table, frozen=True, kw_only=True):
+    title: Annotated[str, Meta(min_length=1, max_length=4 * _MAX_CHARS)]
+    duration_s: Annotated[float, Meta(ge=0.1, le=_DAY_S)]
+    warm_up_s: _Time = 0.0
+    load: Annotated[float, Meta(ge=0.001, le=100)]
+    routers: Annotated[int, Meta(ge=1, le=100)] = 1
+    regions: Annotated[tuple[_Name, ...], Meta(max_length=_MAX_GROUPS), DISTINCT] = ()
+    gate: bool = True
+    node: Annotated[tuple[_Node, ...], _GROUPS]
+    model: Annotated[tuple[_Model, ...], _GROUPS]
+    request: Annotated[tuple[_Request, ...], _GROUPS]
+    network: _Network = _Network()
+    fault: Annotated[tuple[_Fault, ...], Meta(max_length=1_000)] = ()
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.warm_up_s > self.duration_s / 2:
+            raise ValueError(
+                f"warm_up_s is {shown(self.warm_up_s)}, expected at most half of duration_s"
+            )
+        for key in ("node", "model", "request"):
+            names = [each.name for each in getattr(self, key)]
+            if len(set(names)) != len(names):
+                raise ValueError(f"{key} is {shown(names)}, expected each of a name of its own")
+        known = [each.name for each in self.model]
+        for index, kind in enumerate(self.request):
+            if kind.model not in known:
+                raise ValueError(
+                    f"request[{index}].model is {shown(kind.model)}, expected one of {', '.join(known)}"
+                )
+        if not any(kind.share is None or kind.share for kind in self.request):
+            raise ValueError("request: no kind has a share above 0; give one")
+        count = sum(each.count for each in self.node)
+        for index, fault in enumerate(self.fault):
+            for number in () if fault.nodes is None or fault.nodes == "all" else fault.nodes:
+                if number >= count:
+                    raise ValueError(
+                        f"fault[{index}].nodes is {number}, expected a list of numbers from 0 to {count - 1}"
+                    )
 
 
 def load_scenario(text: str, name: str) -> Scenario:
     """Return the scenario in `text`, a TOML document; ConfigError: it is none."""
     try:
-        values = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as exc:
-        raise ConfigError(f"scenario {name}: not TOML: {exc}") from exc
-    try:
-        return _scenario(Table(values, _TOP, f"scenario {name}"), name)
-    except ModelInvalid as exc:  # the reader is the models folder's
-        raise ConfigError(exc.message) from exc
-
-
-def _scenario(top: Table, name: str) -> Scenario:
-    top.need("title", "duration_s", "load", "node", "model", "request")
-    duration_s = top.number("duration_s", 0.1, _DAY_S, 1.0)
-    groups = tuple(_group(table) for table in top.tables("node", _NODE, _MAX_GROUPS))
-    models = tuple(_model(table) for table in top.tables("model", _MODEL, _MAX_GROUPS))
-    requests = tuple(_request(table) for table in top.tables("request", _REQUEST, _MAX_GROUPS))
-    for key, values in (("node", groups), ("model", models), ("request", requests)):
-        names = [value.name for value in values]
-        if not names or len(set(names)) != len(names):
-            raise top.wrong(key, names, "at least one, each of a name of its own")
-    known = [model.name for model in models]
-    for index, kind in enumerate(requests):
-        if kind.model not in known:
-            raise top.wrong(f"request[{index}].model", kind.model, f"one of {', '.join(known)}")
-    if not sum(kind.share * kind.rows for kind in requests):
-        raise top.refused("request", "no kind has a share above 0; give one")
-    node_count = sum(group.count for group in groups)
+        table = read_toml(text.encode(), _Scenario, f"scenario {name}")
+    except Mismatch as exc:
+        raise ConfigError(str(exc)) from exc
+    nodes = tuple(each.group() for each in table.node)
     return Scenario(
         name=name,
-        title=top.text("title", 4 * _MAX_CHARS, min_chars=1),
-        duration_s=duration_s,
-        warm_up_s=top.number("warm_up_s", 0.0, duration_s / 2, 0.0),
-        load=top.number("load", 0.001, 100.0, 1.0),
-        routers=top.integer("routers", 1, _MAX_ROUTERS, 1),
-        regions=top.texts("regions", _MAX_CHARS, _MAX_GROUPS) or (groups[0].region,),
-        has_gate=top.flag("gate", True),
-        nodes=groups,
-        models=models,
-        requests=requests,
-        network=_network(top.table("network", _NETWORK)),
-        faults=tuple(
-            _fault(table, node_count) for table in top.tables("fault", _FAULT, _MAX_FAULTS)
-        ),
-    )
-
-
-def _group(table: Table) -> NodeGroup:
-    table.need("name", "count")
-    default = NodeGroup("", 1)
-    return NodeGroup(
-        name=table.text("name", _MAX_CHARS, min_chars=1),
-        count=table.integer("count", 1, _MAX_NODES, 1),
-        slowness=table.number("slowness", 0.001, 1_000.0, default.slowness),
-        noise=table.number("noise", 0.0, 3.0, default.noise),
-        region=table.text("region", _MAX_CHARS) or default.region,
-        price_per_million=table.number("price_per_million", 0.0, 1e9, 0.0),
-        antagonist=_antagonist(table.table("antagonist", _ANTAGONIST))
-        if "antagonist" in table
-        else None,
-    )
-
-
-def _antagonist(table: Table) -> Antagonist:
-    table.need("factor", "period_s")
-    return Antagonist(
-        rhythm=_word(table, "rhythm", Rhythm, Rhythm.MARKOV),
-        factor=table.number("factor", 1.0, 1_000.0, 1.0),
-        period_s=table.number("period_s", 0.01, _DAY_S, 1.0),
-        share=table.number("share", 0.0, 1.0, 0.5),
-        nodes_share=table.number("nodes_share", 0.0, 1.0, 1.0),
-    )
-
-
-def _model(table: Table) -> ModelSpec:
-    table.need("name", "profile")
-    return ModelSpec(
-        name=table.text("name", _MAX_CHARS, min_chars=1),
-        profile=_profile(table),
-        batch_rows=table.integer("batch_rows", 1, _MAX_ROWS, 0),
-        max_delay_us=table.integer("max_delay_us", 0, 10_000_000, 0),
-        instances=table.integer("instances", 1, 64, 1),
-        max_in_flight=table.integer("max_in_flight", 1, _MAX_ROWS, MAX_IN_FLIGHT),
-    )
-
-
-def _profile(table: Table) -> ServiceProfile:
-    value = table.value("profile")
-    expected = "a list of [rows, seconds], rows ascending, such as [[1, 0.01], [8, 0.03]]"
-    given = cast("list[object]", value) if isinstance(value, list) else []
-    if not 1 <= len(given) <= _MAX_POINTS:
-        raise table.wrong("profile", table.value("profile"), expected)
-    points: list[tuple[int, float]] = []
-    for point in given:
-        match point:
-            case [int(rows), float() | int() as seconds] if not isinstance(rows, bool):
-                points.append((rows, float(seconds)))
-            case _:
-                raise table.wrong("profile", point, expected)
-    try:
-        return service_profile(tuple(points))
-    except ValueError as exc:
-        raise table.refused("profile", str(exc)) from exc
-
-
-def _request(table: Table) -> RequestKind:
-    table.need("name", "model")
-    default = RequestKind("", "")
-    return RequestKind(
-        name=table.text("name", _MAX_CHARS, min_chars=1),
-        model=table.text("model", _MAX_CHARS, min_chars=1),
-        share=table.number("share", 0.0, 1e6, default.share),
-        rows=table.integer("rows", 1, _MAX_ROWS, default.rows),
-        size_bytes=table.integer("size_bytes", 0, _MAX_BYTES, default.size_bytes),
-        deadline_s=table.number("deadline_s", 0.001, _DAY_S, default.deadline_s),
-        priority=table.integer("priority", 0, MAX_PRIORITY, DEFAULT_PRIORITY),
-        is_bulk=table.flag("bulk", default.is_bulk),
-        tenant=table.text("tenant", _MAX_CHARS),
-        keys=table.integer("keys", 0, 10_000_000, 0),
-        is_safe=table.flag("safe", default.is_safe),
-        is_hedged=table.flag("hedged", default.is_hedged),
-    )
-
-
-def _network(table: Table) -> NetworkSpec:
-    default = NetworkSpec()
-    pairs: list[RegionPair] = []
-    for pair in table.tables("pair", _PAIR, _MAX_GROUPS):
-        pair.need(*_PAIR)
-        pairs.append(
-            RegionPair(
-                pair.text("a", _MAX_CHARS, min_chars=1),
-                pair.text("b", _MAX_CHARS, min_chars=1),
-                pair.number("one_way_s", _LEAST_S, 60.0, 0.0),
-            )
-        )
-    return NetworkSpec(
-        one_way_s=table.number("one_way_s", _LEAST_S, 60.0, default.one_way_s),
-        jitter=table.number("jitter", 0.0, 100.0, default.jitter),
-        bytes_per_s=table.number("bytes_per_s", 0.0, 1e12, default.bytes_per_s),
-        loss=table.number("loss", 0.0, 1.0, default.loss),
-        gossip_s=table.number("gossip_s", 0.0, 600.0, default.gossip_s),
-        pairs=tuple(pairs),
-    )
-
-
-def _fault(table: Table, node_count: int) -> Fault:
-    table.need("kind", "at_s")
-    kind = _word(table, "kind", FaultKind, None)
-    nodes: tuple[int, ...] = ()
-    is_all = table.value("nodes") == "all"
-    if kind in _AIMED:
-        table.need("nodes")
-        if not is_all:
-            nodes = table.integers("nodes", 0, node_count - 1, node_count, min_count=1)
-    elif "nodes" in table:
-        raise table.refused("nodes", f"a {kind} befalls no single nodes; leave it out")
-    between = table.texts("between", _MAX_CHARS, 2)
-    if (kind is FaultKind.PARTITION) != (len(between) == 2):
-        raise table.wrong("between", list(between), "two regions for a partition, else left out")
-    if kind in _TIMED:
-        table.need("for_s")
-    return Fault(
-        kind=kind,
-        at_s=table.number("at_s", 0.0, _DAY_S, 0.0),
-        for_s=table.number("for_s", 0.0, _DAY_S, 0.0) if "for_s" in table else math.inf,
+        title=table.title,
+        duration_s=table.duration_s,
+        warm_up_s=table.warm_up_s,
+        load=table.load,
+        routers=table.routers,
+        regions=table.regions or (nodes[0].region,),
+        has_gate=table.gate,
         nodes=nodes,
-        is_all=is_all,
-        stagger_s=table.number("stagger_s", 0.0, _DAY_S, 0.0),
-        share=table.number("share", 0.0, 1.0, 1.0),
-        factor=table.number("factor", 0.001, 1_000.0, 1.0),
-        between=(between[0], between[1]) if between else ("", ""),
+        models=tuple(each.spec() for each in table.model),
+        requests=tuple(RequestKind(**given(each)) for each in table.request),
+        network=table.network.spec(),
+        faults=tuple(each.fault() for each in table.fault),
     )
-
-
-def _word(table: Table, key: str, words: type[_Word], default: _Word | None) -> _Word:
-    if key not in table and default is not None:
-        return default
-    value = table.value(key)
-    for word in cast("Sequence[_Word]", list(words)):
-        if word == value:
-            return word
-    raise table.wrong(key, value, f"one of {', '.join(words)}")

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 from capamesh.node.profiling import profile_cache
 from capamesh.node.profiling.profile_cache import MAX_FILE_BYTES, Measured, ProfileCache
+from capamesh.node.scheduling.run_need import RunNeed
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
 
 KEY = {"digest": "sha256-chunks:00", "device": "cpu"}
 PROFILE = ServiceProfile((ProfilePoint(1, 0.001), ProfilePoint(2, 0.0015)))
-MEASURED = Measured(PROFILE, 123, is_batching=True)
+NEED = {"elements": 64, "linear_bytes": 10.0, "square_bytes": 0.5, "element_s": 0.001}
+MEASURED = Measured(PROFILE, 123, is_batching=True, need=RunNeed(**NEED))
 
 profiles = st.builds(
     lambda rows, seconds: ServiceProfile(
@@ -31,7 +33,12 @@ measurements = st.builds(
     st.integers(0, 2**60),
     is_batching=st.booleans(),
     note=st.text(st.characters(codec="utf-8"), max_size=50),
+    stream_profile=st.none() | profiles,
     peak_bytes=st.integers(0, 2**60),
+    need=st.none()
+    | st.builds(
+        RunNeed, st.integers(1, 2**40), *(st.floats(0, most) for most in (1e12, 1e12, 1e6))
+    ),
 )
 
 
@@ -131,6 +138,20 @@ def test_file_that_was_cut_short_anywhere_is_no_measurement(tmp_path: Path) -> N
         {"profile": {"points": [{"rows": 0, "seconds": 1.0}]}},
         {"profile": {"points": [{"rows": 1, "seconds": -1.0}]}},
         {"profile": {"points": [{"rows": 1, "seconds": float("nan")}]}},
+        {"profile": {"points": [{"rows": True, "seconds": 1.0}]}},
+        {"profile": {"points": [{"rows": 1.0, "seconds": 1.0}]}},
+        {"profile": {"points": [{"rows": 1, "seconds": "1"}]}},
+        {"profile": {"points": [{"rows": 1, "seconds": 10**400}]}},
+        {"profile": {"points": [{"rows": rows, "seconds": 1} for rows in range(1, 66)]}},
+        {"stream_profile": {"points": [{"rows": 1}]}},
+        {"need": {}},
+        {"need": {**NEED, "elements": 0}},
+        {"need": {**NEED, "elements": 1.5}},
+        {"need": {**NEED, "linear_bytes": -1}},
+        {"need": {**NEED, "linear_bytes": True}},
+        {"need": {**NEED, "square_bytes": float("inf")}},
+        {"need": {**NEED, "element_s": float("nan")}},
+        {"need": {**NEED, "element_s": "1"}},
     ],
     ids=str,
 )

@@ -155,7 +155,7 @@ def test_unknown_key_is_named_with_the_file_and_the_allowed_keys() -> None:
     with pytest.raises(ModelInvalid) as caught:
         parse_manifest(b"max_qeue = 7", FILE)
     assert caught.value.message == (
-        "models/digits/capamesh.toml: unknown key 'max_qeue'; allowed keys are "
+        "models/digits/capamesh.toml: unknown key max_qeue (did you mean max_queue?); allowed keys are "
         "description, providers, allow_cpu_fallback, max_queue, instances, pinned, idempotent, "
         "versions, batching, sequence, warm_up, step"
     )
@@ -166,7 +166,7 @@ def test_unknown_key_of_a_table_is_named_with_its_path() -> None:
     with pytest.raises(ModelInvalid) as caught:
         parse_manifest(raw, FILE)
     assert caught.value.message == (
-        "models/digits/capamesh.toml: batching.ragged[1]: unknown key 'length'; allowed keys are "
+        "models/digits/capamesh.toml: unknown key batching.ragged[1].length; allowed keys are "
         "input, axis, pad, buckets, mask, outputs"
     )
 
@@ -174,13 +174,22 @@ def test_unknown_key_of_a_table_is_named_with_its_path() -> None:
 @pytest.mark.parametrize(
     ("raw", "complaint"),
     [
-        (b"description = 3", "description is 3, expected a text of at most 1024 characters"),
-        (b"description = '" + b"x" * 1025 + b"'", "expected a text of at most 1024 characters"),
-        (b"providers = 'CUDAExecutionProvider'", "expected a list of at most 8 different names"),
-        (b"providers = ['cuda']", "providers is 'cuda', expected a list of at most 8 different"),
-        (b"providers = [1]", "providers is 1, expected"),
+        (b"description = 3", "description is 3, expected text of at most 1024 characters"),
+        (b"description = '" + b"x" * 1025 + b"'", "expected text of at most 1024 characters"),
+        (
+            b"providers = 'CUDAExecutionProvider'",
+            "expected a list of at most 8 entries, each a name",
+        ),
+        (
+            b"providers = ['cuda']",
+            "providers[0] is 'cuda', expected a name of at most 80 characters, such as 'CUDA",
+        ),
+        (b"providers = [1]", "providers[0] is 1, expected"),
         (b"providers = [" + b"'AExecutionProvider'," * 9 + b"]", "providers is a list of 9"),
-        (b"providers = ['AExecutionProvider', 'AExecutionProvider']", "at most 8 different names"),
+        (
+            b"providers = ['AExecutionProvider', 'AExecutionProvider']",
+            "providers has 'AExecutionProvider' 2 times; name it once",
+        ),
         (b"allow_cpu_fallback = 1", "allow_cpu_fallback is 1, expected true or false"),
         (b"max_queue = true", "max_queue is true, expected a whole number from 1 to 1000000"),
         (b"max_queue = 0", "max_queue is 0, expected a whole number from 1 to 1000000"),
@@ -192,20 +201,25 @@ def test_unknown_key_of_a_table_is_named_with_its_path() -> None:
         (b"a = " + b"[" * 4000, "is not TOML"),
         (b"#" * (MAX_MANIFEST_BYTES + 1), "has 65537 bytes, at most 65536 are allowed"),
         (b"max_queue = 0x" + b"f" * 4000, "max_queue is a number of 16000 bits, expected"),
-        (b"max_queue" + b".a" * 2000 + b" = 1", "max_queue is a table of 1 keys, expected"),
-        (b"\n#" + b"x" * 4096, ", line 2 has 4097 characters, at most 4096 are allowed: break it"),
+        (b"max_queue" + b".a" * 2000 + b" = 1", "line 1 has a key of over 16 parts; shorten it"),
         (b"max_queue = 2026-11-24", "max_queue is the time 2026-11-24, expected"),
         (b"pinned = 'yes'", "pinned is 'yes', expected true or false"),
         (b"instances = 65", "instances is 65, expected a whole number from 1 to 64"),
         (b"versions = 'latest'", "versions is 'latest', expected 'all', {latest = 2} or"),
-        (b"versions = {latest = 1, specific = [1]}", "versions is a table of 2 keys, expected"),
-        (b"versions = {newest = 1}", "versions: unknown key 'newest'; allowed keys are latest"),
+        (
+            b"versions = {latest = 1, specific = [1]}",
+            "versions.latest and specific are alternatives; give one of the two",
+        ),
+        (
+            b"versions = {newest = 1}",
+            "unknown key versions.newest; allowed keys are latest, specific",
+        ),
         (b"versions = {latest = 0}", "versions.latest is 0, expected a whole number from 1"),
         (
             b"versions = {specific = []}",
             "versions.specific is a list of 0, expected a list of 1 to",
         ),
-        (b"versions = {specific = [1, 1]}", "versions.specific is [1, 1], expected each version"),
+        (b"versions = {specific = [1, 1]}", "versions.specific has 1 2 times; name it once"),
         (b"batching = 3", "batching is 3, expected a table"),
         (b"batching.max_rows = 0", "batching.max_rows is 0, expected a whole number from 1 to"),
         (b"batching.ragged = [3]", "batching.ragged[0] is 3, expected a table"),
@@ -213,16 +227,22 @@ def test_unknown_key_of_a_table_is_named_with_its_path() -> None:
         (b"[[batching.ragged]]\ninput = 'a'\naxis = 0", "batching.ragged[0].axis is 0, expected"),
         (b"[[batching.ragged]]\ninput = 'a'\npad = nan", "batching.ragged[0].pad is nan, expected"),
         (b"[[batching.ragged]]\ninput = 'a'\npad = 9007199254740993", "pad is 9007199254740993"),
-        (b"[[batching.ragged]]\ninput = ''", "input is '', expected a text of 1 to 256 characters"),
+        (b"[[batching.ragged]]\ninput = ''", "input is '', expected text of 1 to 256 characters"),
         (b"[sequence]\nidle_s = 5", "sequence.state is missing; add it"),
         (
             b"[sequence]\nidle_s = 0\nstate = []",
             "sequence.idle_s is 0, expected a number from 0.001",
         ),
-        (b"warm_up = {}", "warm_up is a table of 0 keys, expected a list of at most 64 tables"),
+        (b"warm_up = {}", "warm_up is a table of 0 keys, expected a list of at most 64 entries"),
         (b"[[warm_up]]\nshapes = 3", "warm_up[0].shapes is 3, expected a table"),
-        (b"[[warm_up]]\nshapes = {x = [0]}", "warm_up[0].shapes.x is 0, expected a list of"),
-        (b"[[warm_up]]\nshapes = {'' = [1]}", "warm_up[0].shapes: an input's name has 1 to 256"),
+        (
+            b"[[warm_up]]\nshapes = {x = [0]}",
+            "warm_up[0].shapes.x[0] is 0, expected a whole number from 1",
+        ),
+        (
+            b"[[warm_up]]\nshapes = {'' = [1]}",
+            "warm_up[0].shapes has the key '', expected text of 1 to 256",
+        ),
         (b"[[step]]\nmodel = 'a'\ninputs = {x = 'x'}", "step[0].outputs is missing; add it"),
         (
             b"[[step]]\nmodel = 'a'\ninputs = 3\noutputs = {}",
@@ -231,7 +251,7 @@ def test_unknown_key_of_a_table_is_named_with_its_path() -> None:
         (b"[[step]]\nmodel = 'a'\ninputs = {}\noutputs = {}", "inputs is a table of 0 keys"),
         (
             b"[[step]]\nmodel = 'a'\ninputs = {x = 3}\noutputs = {}",
-            "step[0].inputs.x is 3, expected a table of 1 to 1024 texts of 1 to 256 characters",
+            "step[0].inputs.x is 3, expected text of 1 to 256 characters",
         ),
     ],
 )

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from capamesh.node.scheduling.run_need import MARGIN, RunNeed, RunSample, elements_of, fitted
-from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.tensors import Tensor
 
 NEED = RunNeed(elements=64, linear_bytes=10.0, square_bytes=0.5, element_s=0.001)
@@ -50,39 +45,6 @@ def test_much_more_an_element_in_longer_rows_is_a_square() -> None:
     need = fitted(usual, longer, least_row_bytes=1)
     assert (need.linear_bytes, need.square_bytes) == pytest.approx((100.0, 2.0))
     assert need.element_s == 0.0  # it took no longer
-
-
-@given(
-    st.builds(
-        RunNeed,
-        st.integers(1, 2**40),
-        st.floats(0, 1e12),
-        st.floats(0, 1e12),
-        st.floats(0, 1e6),
-    )
-)
-def test_need_is_read_as_it_was_written(need: RunNeed) -> None:
-    assert RunNeed.from_json(json.loads(json.dumps(need.to_json()))) == need
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        None,
-        {},
-        {**NEED.to_json(), "more": 1},
-        {**NEED.to_json(), "elements": 0},
-        {**NEED.to_json(), "elements": 1.5},
-        {**NEED.to_json(), "linear_bytes": -1},
-        {**NEED.to_json(), "linear_bytes": True},
-        {**NEED.to_json(), "square_bytes": float("inf")},
-        {**NEED.to_json(), "element_s": float("nan")},
-        {**NEED.to_json(), "element_s": "1"},
-    ],
-)
-def test_junk_is_no_need(value: object) -> None:
-    with pytest.raises(ConfigError, match="a run's need"):
-        RunNeed.from_json(value)
 
 
 def test_text_is_one_element_whatever_its_length() -> None:

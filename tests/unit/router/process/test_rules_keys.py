@@ -131,7 +131,7 @@ def test_defaults_hold_for_what_is_not_said() -> None:
         ("max_price = -2", "rules.toml: m.max_price is -2, expected a number from 0"),
         ("regions = 'eu'", "rules.toml: m.regions is 'eu', expected a list of 1 to"),
         ("regions = []", "rules.toml: m.regions is a list of 0, expected a list of 1 to"),
-        ("regions = ['eu', 'eu']", "rules.toml: m.regions has 'eu' twice; name it once"),
+        ("regions = ['eu', 'eu']", "rules.toml: m.regions has 'eu' 2 times; name it once"),
         ("regions = ['']", "rules.toml: m.regions[0] is '', expected text of 1 to"),
         ("device_kinds = [1]", "rules.toml: m.device_kinds[0] is 1, expected text of 1 to"),
         ("tenants = { acme = 0 }", "m.tenants.acme is 0, expected a number above 0"),

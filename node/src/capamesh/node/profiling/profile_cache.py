@@ -10,18 +10,23 @@ import contextlib
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Annotated, Final, TypeAlias
 
 from capamesh.node.scheduling.run_need import RunNeed
-from capamesh.node.scheduling.service_profile import ServiceProfile
-from capamesh.protocol.errors import ConfigError
+from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
+from capamesh.protocol.schema import Meta, Struct, given, read
 
 MAX_FILE_BYTES: Final = 64 * 1024
 """Sixty times what a profile takes (guess)."""
+MAX_POINTS: Final = 64
+"""The most points of a profile that is read: doubling reaches any number of rows with fewer (shapes are of int64)."""
+
+_Amount: TypeAlias = Annotated[float, Meta(ge=0, le=sys.float_info.max)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,45 @@ class Measured:
     """The memory of a run by its rows and their length; None where it could not be run."""
 
 
+class _Point(Struct, frozen=True):
+    """A point of a kept profile."""
+
+    rows: int
+    seconds: float
+
+
+class _Profile(Struct, frozen=True):
+    """A kept profile."""
+
+    points: Annotated[tuple[_Point, ...], Meta(max_length=MAX_POINTS)]
+
+    def value(self) -> ServiceProfile:
+        """Return the profile; raise `ValueError` where the points are none."""
+        return ServiceProfile(tuple(ProfilePoint(each.rows, each.seconds) for each in self.points))
+
+
+class _Need(Struct, frozen=True):
+    """A kept need of runs."""
+
+    elements: Annotated[int, Meta(ge=1)]
+    linear_bytes: _Amount
+    square_bytes: _Amount
+    element_s: _Amount
+
+
+class _File(Struct, frozen=True):
+    """A kept measurement and what it was made under."""
+
+    key: dict[str, str]
+    profile: _Profile | None
+    memory_bytes: int
+    peak_bytes: int
+    is_batching: bool
+    note: str
+    stream_profile: _Profile | None
+    need: _Need | None
+
+
 class ProfileCache:
     """Measured models by what they were measured under."""
 
@@ -60,7 +104,7 @@ class ProfileCache:
             if path.stat().st_size > MAX_FILE_BYTES:
                 return None
             measured = _read(json.loads(path.read_bytes()), dict(key))
-        except (OSError, ValueError, TypeError, RecursionError, ConfigError):
+        except (OSError, ValueError, RecursionError):
             return None
         with contextlib.suppress(OSError):
             os.utime(path)  # whoever removes old ones sees that it is in use
@@ -71,16 +115,10 @@ class ProfileCache:
         if self._folder is None:
             return
         content = {
+            **asdict(measured),
             "key": dict(key),
-            "profile": measured.profile.to_json() if measured.profile else None,
-            "memory_bytes": measured.memory_bytes,
-            "peak_bytes": measured.peak_bytes,
-            "is_batching": measured.is_batching,
-            "note": measured.note,
-            "stream_profile": measured.stream_profile.to_json()
-            if measured.stream_profile
-            else None,
-            "need": measured.need.to_json() if measured.need else None,
+            "profile": measured.profile and measured.profile.to_json(),
+            "stream_profile": measured.stream_profile and measured.stream_profile.to_json(),
         }
         with contextlib.suppress(OSError):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -100,28 +138,16 @@ class ProfileCache:
 
 def _read(raw: object, key: dict[str, str]) -> Measured:
     """Return what a file holds; raise `ValueError` where it is not what `put` wrote under `key`."""
-    if not isinstance(raw, dict):
-        raise ValueError("no object")  # noqa: TRY004 - one error for all bad files
-    values = cast("dict[str, Any]", raw)
-    profile, memory_bytes = values.get("profile"), values.get("memory_bytes")
-    peak_bytes = values.get("peak_bytes")
-    is_batching, note = values.get("is_batching"), values.get("note")
-    if (
-        values.get("key") != key
-        or type(memory_bytes) is not int
-        or type(peak_bytes) is not int
-        or not isinstance(is_batching, bool)
-        or not isinstance(note, str)
-    ):
+    file = read(raw, _File)
+    if file.key != key:
         raise ValueError("another file")
-    of_streams = values.get("stream_profile", "missing")
-    need = values.get("need", "missing")
+    profile, of_streams, need = file.profile, file.stream_profile, file.need
     return Measured(
-        None if profile is None else ServiceProfile.from_json(profile),
-        memory_bytes,
-        is_batching,
-        note,
-        None if of_streams is None else ServiceProfile.from_json(of_streams),
-        peak_bytes,
-        None if need is None else RunNeed.from_json(need),
+        None if profile is None else profile.value(),
+        file.memory_bytes,
+        file.is_batching,
+        file.note,
+        None if of_streams is None else of_streams.value(),
+        file.peak_bytes,
+        None if need is None else RunNeed(**given(need)),
     )

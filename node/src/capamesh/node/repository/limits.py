@@ -8,10 +8,8 @@ from __future__ import annotations
 from typing import Final
 
 MAX_MANIFEST_BYTES: Final = 64 * 1024  # a decoder's 512 states take some 100 bytes each
-MAX_LINE_CHARS: Final = (
-    4096  # tomllib is quadratic in a dotted key: 0.8 s for the worst file (measured)
-)
 MAX_DESCRIPTION_CHARS: Final = 1024  # a paragraph
+MAX_PROVIDER_CHARS: Final = 80  # guess: ONNX Runtime's longest is 28
 MAX_PROVIDERS: Final = 8  # ONNX Runtime's builds carry two or three
 MAX_QUEUE_LIMIT: Final = 1_000_000  # far over what any deadline lets a queue hold
 
@@ -25,7 +23,7 @@ MAX_RAGGED: Final = 64
 MAX_BUCKETS: Final = 64
 MAX_AXIS: Final = 31  # tensors.Limits.max_dims is 32
 MAX_DIM: Final = 2**31 - 1  # a JSON reader that knows only doubles keeps it exact
-MAX_PAD: Final = 2**53  # whole numbers up to here are exact as a double
+MAX_PAD: Final = 2**53 - 1  # whole numbers up to here are told apart as a double
 MAX_NAME_CHARS: Final = 256  # what an advert carries
 MAX_NAMES: Final = 1024  # tensors of a model in an advert
 

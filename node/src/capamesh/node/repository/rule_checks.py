@@ -18,7 +18,7 @@ from capamesh.node.repository.rules import (
 )
 
 MODEL_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,255}")
-_NPY_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._ -]*\.npy")
+NPY_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._ -]*\.npy")
 """No separator of any system, no drive, not hidden, and no way up."""
 
 
@@ -93,7 +93,7 @@ def _warm_up_problems(warm_up: WarmUp) -> Iterator[str]:
     for name, file in warm_up.files:
         if name in shaped:
             yield f".files: input {name!r} has a shape too; a file has its own, remove one of the two"
-        if not _NPY_NAME.fullmatch(file):
+        if not NPY_NAME.fullmatch(file):
             yield (
                 f".files.{name} is {file!r}; name a .npy file beside the manifest by letters, digits, "
                 "blanks, '.', '_' and '-'"

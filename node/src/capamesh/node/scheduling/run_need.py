@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
-from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.tensors import Tensor
 
 STEEPER: Final = 1.3
@@ -23,7 +22,6 @@ MARGIN: Final = 1.5
 UNMEASURED_TIMES: Final = 4.0
 """What a run takes of a model that could not be measured, in sizes of its inputs (guess: a copy of the inputs, the
 outputs, and as much again between them)."""
-_FIELDS: Final = ("elements", "linear_bytes", "square_bytes", "element_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,30 +62,6 @@ class RunNeed:
     def row_bytes(self) -> int:
         """The memory that one row of the measured length takes, in bytes."""
         return self.bytes_of(1, self.elements)
-
-    def to_json(self) -> dict[str, object]:
-        """Return it as JSON values."""
-        return {name: getattr(self, name) for name in _FIELDS}
-
-    @staticmethod
-    def from_json(value: object) -> RunNeed:
-        """Return what `to_json` gave; ConfigError: anything else."""
-        match value:
-            case dict() if set(cast("dict[object, object]", value)) == set(_FIELDS):
-                fields = cast("dict[str, object]", value)
-            case _:
-                raise ConfigError(f"a run's need: expected {', '.join(_FIELDS)}")
-        read: list[float] = []
-        for name in _FIELDS:
-            number = fields[name]
-            if isinstance(number, bool) or not isinstance(number, int | float):
-                raise ConfigError(f"a run's need: {name} is {number!r}, expected a number")
-            if not 0 <= number < math.inf:
-                raise ConfigError(f"a run's need: {name} is {number!r}, expected one from 0")
-            read.append(number)
-        if read[0] < 1 or read[0] != int(read[0]):
-            raise ConfigError(f"a run's need: elements is {read[0]!r}, expected a count from 1")
-        return RunNeed(int(read[0]), *map(float, read[1:]))
 
 
 def fitted(usual: RunSample, longer: RunSample | None, *, least_row_bytes: int) -> RunNeed:

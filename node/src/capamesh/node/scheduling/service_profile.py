@@ -5,13 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
-from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.tensors import MAX_DIM
 
-MAX_POINTS: Final = 64
-"""Of a profile that is read: doubling reaches any number of rows with fewer (shapes are of int64)."""
 _GAIN: Final = 0.02
 """A smaller rise of rows per second is no reason to go on searching (guess: above the scatter of a median on a
 machine that does other work)."""
@@ -97,19 +94,6 @@ class ServiceProfile:
         """Return it as JSON values: `{"points": [{"rows": 1, "seconds": 0.002}]}`."""
         return {"points": [point._asdict() for point in self.points]}
 
-    @staticmethod
-    def from_json(value: object) -> ServiceProfile:
-        """Return what `to_json` gave; ConfigError: anything else."""
-        points = _fields(value, {"points"}, "a profile")["points"]
-        match points:
-            case list() if len(cast("list[object]", points)) <= MAX_POINTS:
-                read = tuple(map(_point, cast("list[object]", points)))
-            case _:
-                raise _wrong("points of a profile", points, f"a list of at most {MAX_POINTS}")
-        if problem := _problem(read):
-            raise ConfigError(problem)
-        return ServiceProfile(read)
-
 
 def next_rows(
     points: tuple[ProfilePoint, ...], *, max_rows: int, left_s: float = math.inf
@@ -152,28 +136,3 @@ def _problem(points: tuple[ProfilePoint, ...]) -> str | None:
         if right.rows <= left.rows:
             return f"the rows of a profile ascend, got {right.rows} after {left.rows}"
     return None
-
-
-def _point(value: object) -> ProfilePoint:
-    fields = _fields(value, {"rows", "seconds"}, "a point")
-    rows, seconds = fields["rows"], fields["seconds"]
-    if not isinstance(rows, int) or isinstance(rows, bool):
-        raise _wrong("rows of a point", rows, "a whole number")
-    if not isinstance(seconds, int | float) or isinstance(seconds, bool):
-        raise _wrong("seconds of a point", seconds, "a number")
-    try:
-        return ProfilePoint(rows, float(seconds))
-    except OverflowError as exc:
-        raise _wrong("seconds of a point", seconds, "a number that a float holds") from exc
-
-
-def _fields(value: object, names: set[str], what: str) -> dict[str, object]:
-    match value:
-        case dict() if set(cast("dict[object, object]", value)) == names:
-            return cast("dict[str, object]", value)
-        case _:
-            raise _wrong(what, value, f"an object of {', '.join(sorted(names))}")
-
-
-def _wrong(what: str, value: object, expected: str) -> ConfigError:
-    return ConfigError(f"{what}: got {repr(value)[:80]}, expected {expected}")

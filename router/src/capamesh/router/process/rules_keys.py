@@ -15,7 +15,7 @@ from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.identity import public_bytes_of
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.model_digest import DIGEST_PATTERN, EXPECTED
-from capamesh.protocol.schema import DISTINCT, Meta, Mismatch, Table, meaning, quoted, shown
+from capamesh.protocol.schema import DISTINCT, Meta, Mismatch, Table, given, meaning, quoted, shown
 from capamesh.protocol.toml_text import read_toml
 from capamesh.router.rules.constraints import ANYWHERE
 from capamesh.router.rules.model_rules import MirrorRule, ModelRules, RoutingRules
@@ -71,10 +71,11 @@ class ModelTable(
     ) = None
     """The shares of the versions of requests that name no version; missing: the newest has them all."""
     mirror: MirrorTable | None = None
+    """The version that gets copies of requests; missing: none does."""
     is_hedged: bool | None = None
-    """Whether a second node may be asked when the first is slow."""
+    """True if a second node may be asked when the first is slow; missing: it may."""
     is_retried: bool | None = None
-    """Whether another node may be asked when it is unknown what became of the request at the first."""
+    """True if another node may be asked when it is unknown what became of the request at the first; missing: it may."""
     max_price: Annotated[float, Meta(ge=0, le=MAX_PRICE)] | None = None
     """The price for a million, as nodes advertise it, above which nodes are not asked."""
     regions: Annotated[tuple[_Label, ...], _COUNT, DISTINCT] | None = None
@@ -113,23 +114,19 @@ class ModelTable(
 
     def over(self, every: ModelRules) -> ModelRules:
         """Return the rules of a model that has this table, where `every` holds for all models."""
-        given: dict[str, Any] = {
-            name: value
-            for name in self.__struct_fields__
-            if (value := getattr(self, name)) is not None
-        }
-        asked: dict[str, Any] = {name: given.pop(name) for name in _CONSTRAINTS if name in given}
+        values = given(self)
+        asked: dict[str, Any] = {name: values.pop(name) for name in _CONSTRAINTS if name in values}
         for name in _SETS & asked.keys():
             asked[name] = frozenset(asked[name])
         constraints = replace(every.constraints, **asked)
-        given["constraints"] = ANYWHERE if constraints == ANYWHERE else constraints
-        for name in _PAIRS & given.keys():
-            given[name] = tuple(given[name].items())
+        values["constraints"] = ANYWHERE if constraints == ANYWHERE else constraints
+        for name in _PAIRS & values.keys():
+            values[name] = tuple(values[name].items())
         if self.mirror is not None:
-            given["mirror"] = MirrorRule(ModelVersion(self.mirror.version), self.mirror.share)
+            values["mirror"] = MirrorRule(ModelVersion(self.mirror.version), self.mirror.share)
         if self.publishers is not None:
-            given["publishers"] = frozenset(self.publishers)
-        return replace(every, **given)
+            values["publishers"] = frozenset(self.publishers)
+        return replace(every, **values)
 
 
 _KEYS: Final = ", ".join(ModelTable.__struct_encode_fields__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from xml.etree import ElementTree as ET
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile, next_rows
 from capamesh.node.tools.optimise.chart import profile_svg
 from capamesh.node.tools.optimise.timing import MIN_RUNS, time_rows
-from capamesh.protocol.errors import ConfigError, InvalidRequest, RunFailed
+from capamesh.protocol.errors import InvalidRequest, RunFailed
 
 # 100, 199, 200 and 199.5 rows a second.
 SLOWING = ServiceProfile(
@@ -59,16 +58,13 @@ def test_seconds_are_interpolated_and_go_on_by_the_last_slope() -> None:
 def test_profile_is_none_where_nothing_was_measured(points: tuple[tuple[int, float], ...]) -> None:
     with pytest.raises(ValueError, match=r"profile|point"):
         ServiceProfile(tuple(ProfilePoint(*point) for point in points))
-    given_json = {"points": [{"rows": rows, "seconds": seconds} for rows, seconds in points]}
-    with pytest.raises(ConfigError):
-        ServiceProfile.from_json(given_json)
 
 
 steps = st.lists(st.tuples(st.integers(1, 1000), st.floats(1e-9, 1e6)), min_size=1, max_size=20)
 
 
 @given(steps)
-def test_profile_survives_json_and_its_best_is_one_of_its_points(
+def test_best_of_a_profile_is_one_of_its_points(
     increments: list[tuple[int, float]],
 ) -> None:
     rows, points = 0, []
@@ -76,43 +72,9 @@ def test_profile_survives_json_and_its_best_is_one_of_its_points(
         rows += more
         points.append(ProfilePoint(rows, seconds))
     profile = ServiceProfile(tuple(points))
-    assert ServiceProfile.from_json(json.loads(json.dumps(profile.to_json()))) == profile
     assert profile.best_rows in [point.rows for point in points]
     best = max(point.rows / point.seconds for point in points)
     assert 1 / profile.row_s >= 0.99 * best * (1 - 1e-9)
-
-
-junk = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: (
-        st.lists(inner) | st.dictionaries(st.sampled_from(["points", "rows", "seconds"]), inner)
-    ),
-)
-
-
-@given(junk | junk.map(lambda value: {"points": [value]}))
-def test_junk_is_refused_as_a_profile(value: object) -> None:
-    try:
-        profile = ServiceProfile.from_json(value)
-    except ConfigError:
-        return
-    assert profile.to_json() == value
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        {"points": [{"rows": 1, "seconds": 1.0, "more": 1}]},
-        {"points": [{"rows": True, "seconds": 1.0}]},
-        {"points": [{"rows": 1.0, "seconds": 1.0}]},
-        {"points": [{"rows": 1, "seconds": "1"}]},
-        {"points": [{"rows": 1, "seconds": 10**400}]},
-        {"points": [{"rows": index + 1, "seconds": 1.0} for index in range(65)]},
-    ],
-)
-def test_profile_is_read_strictly(value: object) -> None:
-    with pytest.raises(ConfigError, match="expected"):
-        ServiceProfile.from_json(value)
 
 
 def measured(
