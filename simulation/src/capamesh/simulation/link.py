@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from capamesh.protocol.errors import LinkLost
 from capamesh.protocol.links.asking import Answer, LoadHandler, ResponseHandler
+from capamesh.protocol.links.reasons import error_in, error_meta
 from capamesh.router.fleet.node_link import NodeLink
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ class SimLink(NodeLink):
 
     def fail(self, stream: int, error: CapameshError) -> None:
         """Answer a request with an error."""
-        self._to_router(0, self._failed, stream, error)
+        self._to_router(0, self._failed, stream, error_meta(error))
 
     def report(self, stream: int, meta: bytes) -> None:
         """Answer a probe."""
@@ -311,10 +312,10 @@ class SimLink(NodeLink):
         if asker is not None:
             asker.answered(Answer(meta, memoryview(body)))
 
-    def _failed(self, stream: int, error: CapameshError) -> None:
+    def _failed(self, stream: int, meta: bytes) -> None:
         asker = self._waiting.pop(stream, None)
         if asker is not None:
-            asker.failed(error)
+            asker.failed(error_in(meta))
 
     def _reported(self, stream: int, meta: bytes) -> None:
         asker = self._probing.pop(stream, None)

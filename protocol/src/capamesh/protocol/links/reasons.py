@@ -18,12 +18,17 @@ MAX_AFTER_MS: Final = 3_600_000
 
 def error_frame(stream: int, error: CapameshError) -> bytes:
     """Return the frame that answers a request with `error`."""
+    return encode_frame(FrameKind.ERROR, stream, meta=error_meta(error))
+
+
+def error_meta(error: CapameshError) -> bytes:
+    """Return the metadata of an ERROR, which `error_in` reads."""
     meta: dict[str, object] = {"code": error.code, "message": error.message[:MAX_ERROR_CHARS]}
     if isinstance(error, Overloaded) and error.retry_after_s > 0:
         meta["after_ms"] = min(int(error.retry_after_s * 1000) + 1, MAX_AFTER_MS)
     if error.load is not None:
         meta["l"] = error.load
-    return encode_frame(FrameKind.ERROR, stream, meta=pack(meta))
+    return pack(meta)
 
 
 def error_in(meta: bytes) -> CapameshError:
