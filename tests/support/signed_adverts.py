@@ -19,7 +19,8 @@ from capamesh.protocol.adverts import (
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.network import JoinToken, Membership, NetworkOwner, RevocationList, Role
-from capamesh.protocol.network.chain import read_authority, read_invite
+from capamesh.protocol.network.authority import read_authority
+from capamesh.protocol.network.chain import read_invite
 from capamesh.router.fleet.clocks import Clocks
 
 NOW = dt.datetime(2026, 10, 1, 12, tzinfo=dt.UTC)

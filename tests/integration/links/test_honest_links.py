@@ -16,7 +16,8 @@ from capamesh.protocol.links.frames import LinkLimits
 from capamesh.protocol.links.liveness import LinkTimes
 from capamesh.protocol.links.writer import UNSENT_BYTES
 from capamesh.protocol.network import Membership, RevocationList, Role
-from capamesh.protocol.network.chain import read_authority, read_invite
+from capamesh.protocol.network.authority import read_authority
+from capamesh.protocol.network.chain import read_invite
 
 KIB, MB = 1024, 1_000_000
 

@@ -16,7 +16,8 @@ from capamesh.protocol.adverts import SequenceSource
 from capamesh.protocol.data_dir import DataDir, read_status
 from capamesh.protocol.errors import ConfigError, KeyExposed
 from capamesh.protocol.network import JoinToken, NetworkOwner, RevocationList, Role
-from capamesh.protocol.network.chain import own_authority, read_invite
+from capamesh.protocol.network.authority import own_authority
+from capamesh.protocol.network.chain import read_invite
 
 NOW = dt.datetime(2027, 3, 1, 12, tzinfo=dt.UTC)
 BOOTSTRAP = ("/ip4/192.0.2.7/tcp/7400",)

@@ -15,7 +15,8 @@ from capamesh.protocol.errors import CapameshError, ConfigError
 from capamesh.protocol.identity import public_bytes_of
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.network import JoinToken, NetworkOwner, RevocationList, Role
-from capamesh.protocol.network.chain import Invite, own_authority, read_authority, read_invite
+from capamesh.protocol.network.authority import own_authority, read_authority
+from capamesh.protocol.network.chain import Invite, read_invite
 from capamesh.protocol.private_files import read_public, replace_private
 
 DEFAULT_LIFE: Final = dt.timedelta(days=30)

@@ -31,7 +31,8 @@ from capamesh.protocol.network import (
     RevocationList,
     Role,
 )
-from capamesh.protocol.network.chain import own_authority, read_invite
+from capamesh.protocol.network.authority import own_authority
+from capamesh.protocol.network.chain import read_invite
 from capamesh.protocol.network.folder import load_network
 from capamesh.protocol.private_files import (
     make_folder,

@@ -26,7 +26,7 @@ from capamesh.protocol.network import (
     certificates,
     revocation,
 )
-from capamesh.protocol.network.chain import MAX_SUCCESSORS, own_authority, split_certificates
+from capamesh.protocol.network.authority import MAX_SUCCESSORS, own_authority, split_certificates
 
 if TYPE_CHECKING:
     from .conftest import Network

@@ -30,7 +30,8 @@ from capamesh.protocol.network import (
     certificates,
     trust,
 )
-from capamesh.protocol.network.chain import Admission, Authority, own_authority, read_invite
+from capamesh.protocol.network.authority import Authority, own_authority
+from capamesh.protocol.network.chain import Admission, read_invite
 
 if TYPE_CHECKING:
     from .conftest import Network

@@ -12,8 +12,6 @@ from capamesh.protocol.adverts.advert import (
     shown_version,
 )
 from capamesh.protocol.adverts.body import (
-    MAX_MODELS,
-    MAX_NAME_CHARS,
     advert_from_body,
     advert_to_body,
     offer_problem,
@@ -45,6 +43,7 @@ from capamesh.protocol.adverts.sequence import (
     boot_ns_after,
     is_acceptable,
 )
+from capamesh.protocol.adverts.wire_fields import MAX_MODELS, MAX_NAME_CHARS
 
 __all__ = [
     "KIND_ADVERT",

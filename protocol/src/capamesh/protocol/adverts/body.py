@@ -1,61 +1,17 @@
 """Turns adverts into envelope bodies and back, checking every field of a stranger's. Pure.
 
-The body of "advert" (text without control characters U+0000-1F and U+007F-9F; lengths in Unicode code points; every
-field is required unless a default is given, which a field that is left out has; unknown fields are skipped, so a
-field with a default can be added without a new wire version):
-
-    "devices"           array, up to 64, of maps:
-      "index"             integer 0..65,535, unique
-      "kind"              text 1..32
-      "name"              text 0..256
-      "provider"          text 1..64
-      "memory_total"      integer 0..2^63-1, bytes
-      "memory_free"       integer 0.."memory_total", bytes
-      "addresses"         array, up to 16, of "host:port" with port 1..65,535; IPv6 in brackets
-      "runtime"           text 0..64, default ""
-      "driver"            text 0..64, default ""
-    "models"            array, up to 1,024, of maps, each name and version once:
-      "name"              text 1..256
-      "version"           text, 1..20 decimal digits; 1..18 without a leading zero where "ready"; "0" for a failed model
-                          of which no version is known
-      "digest"            text: "sha256-chunks:" and 64 lower-case hexadecimal digits; or "" unless "ready"
-      "state"             text 1..32: "loading", "ready", "failed", "unloading", "unloaded"
-      "reason"            text 0..512
-      "inputs", "outputs" array, up to 1,024, of maps:
-        "name"              text 0..256
-        "datatype"          text 1..32: a datatype of the Open Inference Protocol
-        "shape"             array, up to 32, of integers -1..2^53-1; -1 is any
-      "provider"          text 0..64, default ""
-      "precision"         text 0..32, default ""
-      "scheduling"        text 0..32: "ensemble", "sequence", or "" for a model whose requests are independent, the
-                          default; what a receiver does not know counts as ""
-      "best_rows", "row_us", "max_rows", "memory"
-                          integers 0..2^63-1, default 0: rows, microseconds, rows, bytes
-      "signed"            96 bytes, default none: a publisher's public key and its Ed25519 signature, see `publishing`
-      "also_signed"       1 to 3 times 96 bytes, default none: other publishers' likewise
-    "region"            text 0..64
-    "price_per_million" finite number 0..1e12 (an integer will do)
-    "agent_version"     text 0..64
-    "draining"          boolean
-    "interval_s"        integer 1..600, default 10: the next advert comes after so many seconds, give or take a tenth;
-                        after 2.2 times as long a receiver suspects the node, after 3.5 times it forgets it
-
-The body of "router": "link_addresses" (array, up to 64, as "addresses"), "region", "agent_version", and "nodes"
-(integer 0..2^63-1, default 0: how many are in the router's own view).
-The body of "goodbye" has no fields.
-
-A state or a datatype that this program does not know makes that model `FAILED` with the cause as its
-reason, so that a newer node's other models stay usable; everything else that does not fit refuses the
-whole advert.
+The fields and their limits are in `wire_fields`. A state or a datatype that this program does not know makes that model
+`FAILED` with the cause as its reason, so that a newer node's other models stay usable; everything else that does not
+fit refuses the whole advert.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Final, NoReturn, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from capamesh.protocol.adverts.addresses import MAX_ADDRESS_CHARS, parse_address
+from capamesh.protocol.adverts.addresses import parse_address
 from capamesh.protocol.adverts.advert import (
     Device,
     ModelOffer,
@@ -66,120 +22,28 @@ from capamesh.protocol.adverts.advert import (
 )
 from capamesh.protocol.adverts.interval import MIN_INTERVAL_S
 from capamesh.protocol.adverts.reasons import RejectReason
-from capamesh.protocol.adverts.sequence import MAX_COUNT
+from capamesh.protocol.adverts.wire_fields import (
+    MAX_REASON_CHARS,
+    WireAdvert,
+    WireDevice,
+    WireModel,
+    WireModels,
+    WireRouter,
+    WireTensor,
+)
 from capamesh.protocol.errors import AdvertRejected, ConfigError
 from capamesh.protocol.ids import ModelName, ModelVersion
-from capamesh.protocol.model_digest import EXPECTED, MAX_DIGEST_CHARS, is_digest, other_form
+from capamesh.protocol.model_digest import EXPECTED, is_digest, other_form
 from capamesh.protocol.plain_text import plain
-from capamesh.protocol.publishing import MAX_OTHERS, SIGNED_BYTES
-from capamesh.protocol.schema import PLAIN, Meta, Mismatch, Struct, read, shown
+from capamesh.protocol.publishing import SIGNED_BYTES
+from capamesh.protocol.schema import Mismatch, read, shown
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
 if TYPE_CHECKING:
     from capamesh.protocol.adverts.sequence import Sequence
     from capamesh.protocol.ids import PeerId
 
-# Where no source stands, a limit is a guess: generous for people, small against an envelope.
-MAX_DEVICES: Final = 64  # four times the accelerators of the largest single machines
-MAX_MODELS: Final = 1024
-MAX_TENSORS: Final = 1024  # a decoder with a cache has two a layer and direction
-MAX_ADDRESSES: Final = 16
-MAX_LINK_ADDRESSES: Final = 64  # one for each API process
-MAX_DIMS: Final = 32  # as in a request's tensors
-MAX_DIM: Final = 2**53 - 1  # exact in JavaScript
-MAX_NAME_CHARS: Final = 256
-MAX_REASON_CHARS: Final = 512
-MAX_WORD_CHARS: Final = 32
-MAX_LABEL_CHARS: Final = 64
-MAX_DEVICE_INDEX: Final = 65_535
-MAX_PRICE: Final = 1e12  # times any row count stays finite
-MAX_REPORTED_INTERVAL_S: Final = (
-    600  # five times what nodes choose, for later versions; a dead node stays 35 minutes
-)
-
 _Schema = TypeVar("_Schema")
-
-_Count: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
-_Name: TypeAlias = Annotated[str, Meta(max_length=MAX_NAME_CHARS), PLAIN]
-_Label: TypeAlias = Annotated[str, Meta(max_length=MAX_LABEL_CHARS), PLAIN]
-_Word: TypeAlias = Annotated[str, Meta(max_length=MAX_WORD_CHARS), PLAIN]
-_Address: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_ADDRESS_CHARS), PLAIN]
-
-
-class _WireDevice(Struct, frozen=True, gc=False):
-    """A map of "devices"."""
-
-    index: Annotated[int, Meta(ge=0, le=MAX_DEVICE_INDEX)]
-    kind: Annotated[_Word, Meta(min_length=1)]
-    name: _Name
-    provider: Annotated[_Label, Meta(min_length=1)]
-    memory_total: _Count
-    memory_free: _Count
-    addresses: Annotated[tuple[_Address, ...], Meta(max_length=MAX_ADDRESSES)]
-    runtime: _Label = ""
-    driver: _Label = ""
-
-
-class _WireTensor(Struct, frozen=True, gc=False):
-    """A map of "inputs" or "outputs"."""
-
-    name: _Name
-    datatype: Annotated[_Word, Meta(min_length=1)]
-    shape: Annotated[tuple[Annotated[int, Meta(ge=-1, le=MAX_DIM)], ...], Meta(max_length=MAX_DIMS)]
-
-
-_Tensors: TypeAlias = Annotated[tuple[_WireTensor, ...], Meta(max_length=MAX_TENSORS)]
-
-
-class _WireModel(Struct, frozen=True, gc=False):
-    """A map of "models"."""
-
-    name: Annotated[_Name, Meta(min_length=1)]
-    version: _Word
-    digest: Annotated[str, Meta(max_length=MAX_DIGEST_CHARS), PLAIN]
-    state: Annotated[_Word, Meta(min_length=1)]
-    reason: Annotated[str, Meta(max_length=MAX_REASON_CHARS), PLAIN]
-    inputs: _Tensors
-    outputs: _Tensors
-    provider: _Label = ""
-    precision: _Word = ""
-    scheduling: _Word = ""
-    best_rows: _Count = 0
-    row_us: _Count = 0
-    max_rows: _Count = 0
-    memory: _Count = 0
-    once: Annotated[int, Meta(ge=0, le=1)] = 0
-    signed: Annotated[bytes, Meta(min_length=SIGNED_BYTES, max_length=SIGNED_BYTES)] = b""
-    also_signed: Annotated[
-        bytes, Meta(min_length=SIGNED_BYTES, max_length=MAX_OTHERS * SIGNED_BYTES)
-    ] = b""
-
-
-class _WireModels(Struct, frozen=True, gc=False):
-    """The models of an advert alone."""
-
-    models: Annotated[tuple[_WireModel, ...], Meta(max_length=MAX_MODELS)]
-
-
-class _WireAdvert(_WireModels, frozen=True, gc=False):
-    """The body of "advert"."""
-
-    devices: Annotated[tuple[_WireDevice, ...], Meta(max_length=MAX_DEVICES)]
-    region: _Label
-    price_per_million: Annotated[float, Meta(ge=0.0, le=MAX_PRICE)]
-    agent_version: _Label
-    draining: bool
-    interval_s: Annotated[int, Meta(ge=1, le=MAX_REPORTED_INTERVAL_S)] = MIN_INTERVAL_S
-
-
-class _WireRouter(Struct, frozen=True, gc=False):
-    """The body of "router"."""
-
-    link_addresses: Annotated[tuple[_Address, ...], Meta(max_length=MAX_LINK_ADDRESSES)]
-    region: _Label
-    agent_version: _Label
-    nodes: _Count = 0
-
 
 _VERSION = re.compile(r"[0-9]{1,20}\Z")
 # Of what can be asked for: it fits a signed 64-bit number, as a node's folders do, and is written in one way.
@@ -216,7 +80,7 @@ def advert_from_body(body: Mapping[str, object], peer: PeerId, sequence: Sequenc
 
     Raises `AdvertRejected` with the reason "field", naming the field's path, its value and the limit.
     """
-    wire = _read(body, _WireAdvert)
+    wire = _read(body, WireAdvert)
     return NodeAdvert(
         peer=peer,
         sequence=sequence,
@@ -247,7 +111,7 @@ def router_to_body(advert: RouterAdvert) -> dict[str, object]:
 
 def router_from_body(body: Mapping[str, object], peer: PeerId, sequence: Sequence) -> RouterAdvert:
     """Return the router's advert in a body. Raises `AdvertRejected` as `advert_from_body` does."""
-    wire = _read(body, _WireRouter)
+    wire = _read(body, WireRouter)
     return RouterAdvert(
         peer=peer,
         sequence=sequence,
@@ -261,7 +125,7 @@ def router_from_body(body: Mapping[str, object], peer: PeerId, sequence: Sequenc
 def offer_problem(offer: ModelOffer) -> str:
     """Return why no advert can carry `offer`, for people; "" when one can."""
     try:
-        _read_models(_read({"models": [_offer_to_map(offer)]}, _WireModels).models)
+        _read_models(_read({"models": [_offer_to_map(offer)]}, WireModels).models)
     except AdvertRejected as exc:
         return exc.message
     return ""
@@ -333,7 +197,7 @@ def _refuse(path: str, value: object, limit: str) -> NoReturn:
     raise AdvertRejected(RejectReason.FIELD, f"{path} is {shown(value)}, expected {limit}")
 
 
-def _read_devices(wires: tuple[_WireDevice, ...]) -> tuple[Device, ...]:
+def _read_devices(wires: tuple[WireDevice, ...]) -> tuple[Device, ...]:
     devices: dict[int, Device] = {}
     for at, one in enumerate(wires):
         path = f"devices[{at}]"
@@ -365,7 +229,7 @@ def _checked_addresses(addresses: tuple[str, ...], path: str) -> tuple[str, ...]
     return addresses
 
 
-def _read_models(wires: tuple[_WireModel, ...]) -> tuple[ModelOffer, ...]:
+def _read_models(wires: tuple[WireModel, ...]) -> tuple[ModelOffer, ...]:
     offers: dict[tuple[str, str], ModelOffer] = {}
     for at, one in enumerate(wires):
         key = one.name, one.version
@@ -376,7 +240,7 @@ def _read_models(wires: tuple[_WireModel, ...]) -> tuple[ModelOffer, ...]:
     return tuple(offers.values())
 
 
-def _read_offer(one: _WireModel, at: int) -> ModelOffer:
+def _read_offer(one: WireModel, at: int) -> ModelOffer:
     """Return the model `one`, which is the advert's number `at`."""
     state = _STATES.get(one.state, ModelState.FAILED)
     is_ready = state is ModelState.READY
@@ -423,7 +287,7 @@ def _read_offer(one: _WireModel, at: int) -> ModelOffer:
     )
 
 
-def _read_specs(wires: tuple[_WireTensor, ...]) -> tuple[TensorSpec, ...] | None:
+def _read_specs(wires: tuple[WireTensor, ...]) -> tuple[TensorSpec, ...] | None:
     """Return the tensors, or None when a datatype is unknown."""
     specs: list[TensorSpec] = []
     for one in wires:

@@ -15,7 +15,7 @@ as msgpack has them; text is UTF-8):
       "chain" array     [leaf, invite], two bin: X.509 certificates in DER, each at most 4,096 bytes; where the
                         network's owner has changed keys, up to 8 more: each successor of the first key, up to who
                         signed the invite
-      "body"  map       the kind's own fields (`capamesh.protocol.adverts.body`); empty for "goodbye"
+      "body"  map       the kind's own fields (`capamesh.protocol.adverts.wire_fields`); empty for "goodbye"
 
 Beyond 2^53 a JavaScript number is inexact: read the integers as BigInt. Neither the envelope nor its
 payload has a byte after its end, a map key that is no text or occurs twice, an extension type, an

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capamesh.protocol.network.certificates import CLOCK_SKEW, DEFAULT_MEMBERS, MAX_MEMBERS, Role
-from capamesh.protocol.network.chain import MAX_CERTIFICATE_BYTES, MAX_CHAIN, Member
+from capamesh.protocol.network.chain import MAX_CHAIN, Member
 from capamesh.protocol.network.folder import (
     CHAIN_FILE,
     IDENTITY_FILE,
@@ -12,6 +12,7 @@ from capamesh.protocol.network.folder import (
 )
 from capamesh.protocol.network.membership import Membership
 from capamesh.protocol.network.owner import NetworkOwner
+from capamesh.protocol.network.parsed import MAX_CERTIFICATE_BYTES
 from capamesh.protocol.network.revocation import MAX_LIST_BYTES, REVOCATIONS_FILE, RevocationList
 from capamesh.protocol.network.tls import ALPN, tls_context
 from capamesh.protocol.network.token import JoinToken

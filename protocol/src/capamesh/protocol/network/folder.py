@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from capamesh.protocol import private_files
 from capamesh.protocol.errors import ConfigError
-from capamesh.protocol.network.chain import MAX_SUCCESSORS
+from capamesh.protocol.network.authority import MAX_SUCCESSORS
 
 if TYPE_CHECKING:
     from pathlib import Path

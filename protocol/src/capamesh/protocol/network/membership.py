@@ -10,8 +10,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from capamesh.protocol.errors import ConfigError, NotMember
 from capamesh.protocol.identity import Identity
+from capamesh.protocol.network.authority import own_authority, split_certificates
 from capamesh.protocol.network.certificates import CLOCK_SKEW, issue_leaf
-from capamesh.protocol.network.chain import own_authority, read_invite, split_certificates
+from capamesh.protocol.network.chain import read_invite
 from capamesh.protocol.network.folder import (
     CHAIN_FILE,
     IDENTITY_FILE,

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from capamesh.protocol import private_files
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.identity import load_private_key, private_key_pem
+from capamesh.protocol.network.authority import MAX_SUCCESSORS, own_authority, split_certificates
 from capamesh.protocol.network.certificates import (
     DEFAULT_MEMBERS,
     in_seconds,
@@ -17,11 +18,6 @@ from capamesh.protocol.network.certificates import (
     issue_invite,
     issue_successor,
     network_id_of,
-)
-from capamesh.protocol.network.chain import (
-    MAX_SUCCESSORS,
-    own_authority,
-    split_certificates,
 )
 from capamesh.protocol.network.folder import (
     NETWORK_FILE,

@@ -20,8 +20,8 @@ from capamesh.protocol.errors import ConfigError, NotMember, ProtocolViolation
 from capamesh.protocol.identity import SIGNATURE_BYTES, peer_id_of, public_bytes_of
 from capamesh.protocol.ids import NetworkId, PeerId
 from capamesh.protocol.msgpack_codec import pack, unpack
+from capamesh.protocol.network.authority import MAX_SUCCESSORS, Authority, own_authority
 from capamesh.protocol.network.certificates import serial_text
-from capamesh.protocol.network.chain import MAX_SUCCESSORS, Authority, own_authority
 
 if TYPE_CHECKING:
     from pathlib import Path

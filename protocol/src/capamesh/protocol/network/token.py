@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from capamesh.protocol.errors import ConfigError, NotMember
 from capamesh.protocol.identity import KEY_BYTES
 from capamesh.protocol.msgpack_codec import pack, unpack
+from capamesh.protocol.network.authority import read_authority
 from capamesh.protocol.network.certificates import CLOCK_SKEW
-from capamesh.protocol.network.chain import read_authority, read_invite
+from capamesh.protocol.network.chain import read_invite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

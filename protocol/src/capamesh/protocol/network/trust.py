@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from capamesh.protocol.errors import NotMember
+from capamesh.protocol.network.authority import own_authority
 from capamesh.protocol.network.certificates import CLOCK_SKEW
-from capamesh.protocol.network.chain import Admission, admit, chain_parts, own_authority
+from capamesh.protocol.network.chain import Admission, admit, chain_parts
 from capamesh.protocol.network.revocation import RevocationList
 
 if TYPE_CHECKING:

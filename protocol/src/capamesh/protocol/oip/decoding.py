@@ -6,23 +6,30 @@ import math
 from typing import cast
 
 from capamesh.protocol.errors import InvalidRequest, ProtocolViolation, TooLarge
+from capamesh.protocol.oip.fields import (
+    read_binary_size,
+    read_datatype,
+    read_id,
+    read_json_data,
+    read_name,
+    read_parameters,
+    read_shape,
+    read_text,
+    refuse_repeated,
+)
 from capamesh.protocol.oip.forms import KnownInputs
-from capamesh.protocol.oip.json_data import read_data
-from capamesh.protocol.oip.json_steps import AT_ONCE_BYTES, LongData, parse_in_steps
-from capamesh.protocol.oip.json_text import is_unicode, parse_object, shown
-from capamesh.protocol.oip.long_data import read_long_data
+from capamesh.protocol.oip.json_steps import AT_ONCE_BYTES, parse_in_steps
+from capamesh.protocol.oip.json_text import parse_object, shown
 from capamesh.protocol.oip.messages import (
     HEADER_LENGTH_NAME,
     NO_PARAMETERS,
     InferRequest,
     InferResponse,
-    Parameters,
     RequestedOutput,
 )
 from capamesh.protocol.steps import Steps, run_through
 from capamesh.protocol.tensors import (
     DEFAULT_LIMITS,
-    MAX_DIM,
     Datatype,
     Limits,
     Tensor,
@@ -37,10 +44,6 @@ _TENSORS_A_STEP = 256
 _MAX_LENGTH_DIGITS = 18
 """Digits of a header length: every one fits 63 bits; no body is that long."""
 
-_MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64 - 1
-"""The range of a parameter: what msgpack, which carries it on, can hold."""
-
-_HEADERS = "headers"
 NON_FINITE_NAME = "non_finite_output"
 """The parameter that says how an answer in JSON gives NaN and infinities."""
 
@@ -98,7 +101,7 @@ def decode_request_in_steps(
     else:
         request = yield from parse_in_steps(view[:header_bytes], limits.max_tensors)
     inputs = yield from _tensors(request, "inputs", view, header_bytes, limits, known)
-    parameters = _parameters(request) if "parameters" in request else NO_PARAMETERS
+    parameters = read_parameters(request) if "parameters" in request else NO_PARAMETERS
     is_binary_default = is_non_finite_text = False
     if "binary_data_output" in parameters or NON_FINITE_NAME in parameters:
         rest = dict(parameters)
@@ -117,7 +120,7 @@ def decode_request_in_steps(
     return InferRequest(
         model,
         version,
-        _id(request) if "id" in request else "",
+        read_id(request) if "id" in request else "",
         inputs,
         _requested_outputs(request, limits) if "outputs" in request else (),
         is_binary_default,
@@ -140,11 +143,11 @@ def decode_response(
         view, header_bytes = _opened(body, header_length, limits, limits.max_json_answer_bytes)
         response = parse_object(view[:header_bytes])
         return InferResponse(
-            _text(response, "model_name"),
-            _text(response, "model_version"),
-            _text(response, "id"),
+            read_text(response, "model_name"),
+            read_text(response, "model_version"),
+            read_text(response, "id"),
             run_through(_tensors(response, "outputs", view, header_bytes, limits)),
-            _parameters(response),
+            read_parameters(response),
         )
     except InvalidRequest as exc:
         raise ProtocolViolation(f"malformed answer: {exc.message}") from exc
@@ -220,16 +223,16 @@ def _tensors(
         if tensor is not None:
             tensors.append(tensor)
             continue
-        name = _name(f"{key}[{index}]", fields, limits)
-        datatype = _datatype(name, fields)
-        shape = _shape(name, fields, limits)
+        name = read_name(f"{key}[{index}]", fields, limits)
+        datatype = read_datatype(name, fields)
+        shape = read_shape(name, fields, limits)
         if datatype is Datatype.BYTES:
             texts += math.prod(shape)
             check_texts(name, texts, limits)
-        size_bytes = _binary_size(name, fields)
+        size_bytes = read_binary_size(name, fields)
         data: bytes | memoryview
         if size_bytes is None:
-            data = yield from _json_data(name, datatype, shape, fields)
+            data = yield from read_json_data(name, datatype, shape, fields)
         else:
             end = offset + size_bytes
             if end > body_bytes:
@@ -253,101 +256,8 @@ def _tensors(
             f"sum to {offset - header_bytes}"
         )
     if len(tensors) > 1:
-        _refuse_repeated(key, [tensor.name for tensor in tensors])
+        refuse_repeated(key, [tensor.name for tensor in tensors])
     return tuple(tensors)
-
-
-def _refuse_repeated(key: str, names: list[str]) -> None:
-    if len(set(names)) == len(names):
-        return
-    seen: set[str] = set()
-    for index, name in enumerate(names):
-        if name in seen:
-            raise InvalidRequest(f"{key}[{index}] repeats the name {shown(name)}")
-        seen.add(name)
-
-
-def _name(place: str, fields: dict[str, object], limits: Limits) -> str:
-    name = fields.get("name")
-    if type(name) is not str or not 0 < len(name) <= limits.max_name_chars or not is_unicode(name):
-        raise InvalidRequest(
-            f"{place}.name must be text of 1 to {limits.max_name_chars} characters, got {shown(name)}"
-        )
-    return name
-
-
-def _datatype(name: str, fields: dict[str, object]) -> Datatype:
-    text = fields.get("datatype")
-    datatype = Datatype.of_name(text) if type(text) is str else None
-    if datatype is None:
-        raise InvalidRequest(
-            f"tensor {shown(name)}: datatype must be one of {', '.join(Datatype)}, got {shown(text)}"
-        )
-    return datatype
-
-
-def _shape(name: str, fields: dict[str, object], limits: Limits) -> tuple[int, ...]:
-    dims = fields.get("shape")
-    if type(dims) is not list:
-        raise InvalidRequest(
-            f"tensor {shown(name)}: shape must be a list of integers, got {shown(dims)}"
-        )
-    listed = cast("list[object]", dims)
-    if len(listed) > limits.max_dims:
-        raise InvalidRequest(
-            f"tensor {shown(name)} has {len(listed)} dimensions; the limit is {limits.max_dims}"
-        )
-    for dim in listed:
-        if type(dim) is not int or not 0 <= dim <= MAX_DIM:
-            raise InvalidRequest(
-                f"tensor {shown(name)}: every dimension must be an integer from 0 to {MAX_DIM}, got "
-                f"{shown(dim)} in shape {shown(listed)}"
-            )
-    return tuple(cast("list[int]", listed))
-
-
-def _binary_size(name: str, fields: dict[str, object]) -> int | None:
-    """Return the tensor's `binary_data_size`, None when its data is in the JSON."""
-    given = fields.get("parameters")
-    if given is None:
-        return None
-    if type(given) is not dict:
-        raise InvalidRequest(
-            f"tensor {shown(name)}: parameters must be an object, got {shown(given)}"
-        )
-    parameters = cast("dict[str, object]", given)
-    if "shared_memory_region" in parameters:
-        raise InvalidRequest(
-            f"tensor {shown(name)} is in shared memory, which the network's peers do not share; send "
-            "it as binary data"
-        )
-    size_bytes = parameters.get("binary_data_size")
-    if size_bytes is None:
-        return None
-    if type(size_bytes) is not int or size_bytes < 0:
-        raise InvalidRequest(
-            f"tensor {shown(name)}: binary_data_size must be an integer of 0 or more, got "
-            f"{shown(size_bytes)}"
-        )
-    if "data" in fields:
-        raise InvalidRequest(
-            f"tensor {shown(name)} has both data and binary_data_size; send one of them"
-        )
-    return size_bytes
-
-
-def _json_data(
-    name: str, datatype: Datatype, shape: tuple[int, ...], fields: dict[str, object]
-) -> Steps[bytes]:
-    """Return the raw bytes of a tensor whose data is in the JSON."""
-    if "data" not in fields:
-        raise InvalidRequest(
-            f"tensor {shown(name)} has neither data nor binary_data_size; send one of them"
-        )
-    given = fields["data"]
-    if type(given) is LongData:
-        return (yield from read_long_data(name, datatype, shape, given))
-    return read_data(name, datatype, shape, given)
 
 
 def _requested_outputs(request: dict[str, object], limits: Limits) -> tuple[RequestedOutput, ...]:
@@ -364,9 +274,9 @@ def _requested_outputs(request: dict[str, object], limits: Limits) -> tuple[Requ
         if type(item) is not dict:
             raise InvalidRequest(f"outputs[{index}] must be an object, got {shown(item)}")
         fields = cast("dict[str, object]", item)
-        name = _name(f"outputs[{index}]", fields, limits)
+        name = read_name(f"outputs[{index}]", fields, limits)
         outputs.append(RequestedOutput(name, _wants_binary(name, fields)))
-    _refuse_repeated("outputs", [output.name for output in outputs])
+    refuse_repeated("outputs", [output.name for output in outputs])
     return tuple(outputs)
 
 
@@ -390,52 +300,3 @@ def _wants_binary(name: str, fields: dict[str, object]) -> bool | None:
             f"output {shown(name)}: binary_data must be true or false, got {shown(wanted)}"
         )
     return wanted
-
-
-def _text(message: dict[str, object], key: str) -> str:
-    value = message.get(key)
-    if value is None:
-        return ""
-    if type(value) is not str or not is_unicode(value):
-        raise InvalidRequest(f"{key!r} must be text, got {shown(value)}")
-    return value
-
-
-def _id(request: dict[str, object]) -> str:
-    """Return a request's id; one that is a whole number, as some clients send it, as its digits."""
-    given = request.get("id")
-    if type(given) is int and _MIN_INTEGER <= given <= _MAX_INTEGER:
-        return str(given)
-    return _text(request, "id")
-
-
-def _parameters(message: dict[str, object]) -> Parameters:
-    given = message.get("parameters")
-    if given is None:
-        return NO_PARAMETERS
-    if type(given) is not dict:
-        raise InvalidRequest(f"'parameters' must be an object, got {shown(given)}")
-    parameters = cast("dict[str, object]", given)
-    if type(parameters.get(_HEADERS)) is dict:  # MLServer's clients put those of HTTP there
-        del parameters[_HEADERS]
-    for key, value in parameters.items():
-        if not (_is_parameter(value) and is_unicode(key)):
-            raise InvalidRequest(
-                f"parameter {shown(key)} must be a string, a finite number of up to 64 bits, true or false, got "
-                f"{shown(value)}"
-            )
-    return cast("Parameters", parameters)
-
-
-def _is_parameter(value: object) -> bool:
-    match value:
-        case float():
-            return math.isfinite(value)
-        case str():
-            return is_unicode(value)
-        case bool():
-            return True
-        case int():
-            return _MIN_INTEGER <= value <= _MAX_INTEGER
-        case _:
-            return False
