@@ -56,7 +56,7 @@ imports: $(READY) ## The dependency rule
 
 models: build/models ## The models of the demo and the tests
 
-build/models: $(READY) scripts/build_models.py
+build/models: $(READY) scripts/build_models.py scripts/model_cases.py scripts/sample_files.py
 	$(BIN)/python scripts/build_models.py --into build/models
 	@touch build/models
 

@@ -68,6 +68,15 @@ async def wait_quiet(limit_s: float = 30.0) -> None:
     raise SystemExit(f"the machine was not quiet within {limit_s:g} s: end what else runs on it")
 
 
+def cpu_s(pid: int) -> float:
+    """Return the CPU time that a process has used, in seconds; 0 where `/proc` is missing."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def memory_bytes(pid: int) -> int:
     """Return a process's resident memory, what it shares with others included."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():

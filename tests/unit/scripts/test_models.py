@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
-import importlib.util
-import sys
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
@@ -12,25 +11,19 @@ from types import ModuleType
 import numpy as np
 import onnx
 import pytest
+from model_cases import Cases, decisions
 
 from capamesh.node.repository import scan
 from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
-SCRIPT = Path(__file__).resolve().parents[3] / "scripts/build_models.py"
 SAMPLES = Path(str(files("capamesh.cli") / "samples"))
 
 
 @pytest.fixture(scope="module")
 def build_models() -> ModuleType:
     """Return the script as a module."""
-    spec = importlib.util.spec_from_file_location("build_models", SCRIPT)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["build_models"] = module  # dataclasses look their module up by name
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("build_models")
 
 
 def test_package_carries_the_samples_and_the_store_accepts_them() -> None:
@@ -70,9 +63,9 @@ def test_sample_has_the_documented_signature_and_an_old_enough_format(
 def test_sample_answers_its_held_out_cases(
     build_models: ModuleType, name: str, least_right: float
 ) -> None:
-    cases = build_models.Cases.load(SAMPLES / f"cases/{name}.npz")
+    cases = Cases.load(SAMPLES / f"cases/{name}.npz")
     assert len(cases.rows) == len(cases.expected) == len(cases.titles) > 100
-    decided = build_models.decisions(SAMPLES / "models", name, cases)
+    decided = decisions(SAMPLES / "models", name, cases)
     assert (decided == cases.expected).mean() >= least_right
 
 
@@ -82,14 +75,12 @@ def test_rebuilt_sample_has_the_same_cases_and_decides_alike(
 ) -> None:
     models = tmp_path / "models"
     build_models.write(name, build_models.BUILDERS[name](), models)
-    committed = build_models.Cases.load(SAMPLES / f"cases/{name}.npz")
-    rebuilt = build_models.Cases.load(tmp_path / f"cases/{name}.npz")
+    committed = Cases.load(SAMPLES / f"cases/{name}.npz")
+    rebuilt = Cases.load(tmp_path / f"cases/{name}.npz")
     np.testing.assert_array_equal(rebuilt.rows, committed.rows)
     np.testing.assert_array_equal(rebuilt.expected, committed.expected)
     assert rebuilt.names.tolist() == committed.names.tolist()
-    agree = build_models.decisions(models, name, committed) == build_models.decisions(
-        SAMPLES / "models", name, committed
-    )
+    agree = decisions(models, name, committed) == decisions(SAMPLES / "models", name, committed)
     # Another processor's matrix product rounds otherwise, and training adds that up.
     assert agree.mean() >= 0.98
 
@@ -115,7 +106,7 @@ def test_magika_names_the_type_of_every_case(build_models: ModuleType, tmp_path:
         pytest.skip("magika is optional: pip install --no-deps -r requirements/models.txt")
     models = tmp_path / "models"
     build_models.write("magika", build_models.build_magika(), models)
-    cases = build_models.Cases.load(tmp_path / "cases/magika.npz")
-    decided = build_models.decisions(models, "magika", cases)
+    cases = Cases.load(tmp_path / "cases/magika.npz")
+    decided = decisions(models, "magika", cases)
     assert len(cases.rows) >= 15
     assert cases.names[decided].tolist() == cases.names[cases.expected].tolist()
