@@ -250,7 +250,7 @@ def revoking(members: Members, here: Town, peer: object) -> object:
         ("a thousand certificates", "not_member: malformed"),
         ("another network", "not_member: the peer is of network 'cm-elsewhere'"),
         ("another version", "protocol_violation: the peer speaks link version 2"),
-        ("no credit", "protocol_violation: a HELLO with credit 0"),
+        ("no credit", "protocol_violation: a HELLO that does not fit: credit is 0"),
     ],
 )
 async def test_introduction_that_does_not_hold_is_refused_with_the_reason(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 from capamesh.protocol.errors import ProtocolViolation
 from capamesh.protocol.ids import NetworkId
 from capamesh.protocol.links.frames import WIRE_VERSION
 from capamesh.protocol.msgpack_codec import pack, shown, unpack
 from capamesh.protocol.plain_text import plain
+from capamesh.protocol.schema import Meta, Mismatch, Struct, read
 
 MAX_ARRAY_ITEMS = 16_384
 """The most tensors of a message, see `tensors.Limits`."""
@@ -59,28 +60,31 @@ class Hello:
             raise ProtocolViolation(
                 f"the peer speaks link version {shown(version)}, this side {WIRE_VERSION}: upgrade the older"
             )
-        network, chain, agent = raw.get("net"), raw.get("chain"), raw.get("agent")
-        credit, message = raw.get("credit"), raw.get("message")
-        process = raw.get("proc")
-        if not isinstance(network, str) or not isinstance(agent, str):
-            raise ProtocolViolation("a HELLO without the text fields net and agent")
-        if not isinstance(chain, list) or not all(
-            isinstance(part, bytes) for part in cast(list[object], chain)
-        ):
-            raise ProtocolViolation("a HELLO whose chain is not a list of certificates")
-        if type(credit) is not int or type(message) is not int or credit < 1 or message < 1:
-            raise ProtocolViolation(
-                f"a HELLO with credit {shown(credit)} and message limit {shown(message)}"
-            )
+        try:
+            wire = read(raw, _Wire)
+        except Mismatch as exc:
+            raise ProtocolViolation(f"a HELLO that does not fit: {exc}") from exc
         return cls(
-            network=NetworkId(network),
-            chain=tuple(cast(list[bytes], chain)),
-            agent_version=plain(agent[:64]),
-            initial_credit_bytes=credit,
-            message_bytes=message,
-            takes_another=raw.get("again") is True,
-            process=process[:MAX_PROCESS_BYTES] if isinstance(process, bytes) else b"",
+            network=NetworkId(wire.net),
+            chain=wire.chain,
+            agent_version=plain(wire.agent[:64]),
+            initial_credit_bytes=wire.credit,
+            message_bytes=wire.message,
+            takes_another=wire.again is True,
+            process=wire.proc[:MAX_PROCESS_BYTES] if isinstance(wire.proc, bytes) else b"",
         )
+
+
+class _Wire(Struct, frozen=True):
+    """The map of a HELLO, but for its version; what stands at the last two keys is not refused, whatever it is."""
+
+    net: str
+    agent: str
+    chain: tuple[bytes, ...]
+    credit: Annotated[int, Meta(ge=1)]
+    message: Annotated[int, Meta(ge=1)]
+    proc: object = b""
+    again: object = False
 
 
 def unpack_map(meta: bytes, what: str) -> dict[str, Any]:
