@@ -10,7 +10,6 @@ import pytest
 from capamesh.protocol.descriptors import (
     DescriptorShares,
     descriptor_limit,
-    reserved_descriptors,
     shares_of,
 )
 
@@ -27,10 +26,6 @@ from capamesh.protocol.descriptors import (
 )
 def test_each_use_has_a_share_of_the_limit(limit: int, shares: DescriptorShares) -> None:
     assert shares_of(limit) == shares
-
-
-def test_reserved_descriptors_are_all_that_clients_do_not_get() -> None:
-    assert reserved_descriptors(1024) == 64 + 256
 
 
 def test_process_raises_its_limit_to_what_it_may_have_and_keeps_a_higher_one() -> None:

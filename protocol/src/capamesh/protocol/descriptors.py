@@ -48,11 +48,6 @@ def shares_of(limit: int) -> DescriptorShares:
     return DescriptorShares(own, links, max(1, limit - own - links))
 
 
-def reserved_descriptors(limit: int) -> int:
-    """Return how many of a router's `limit` descriptors are not for its HTTP clients."""
-    return limit - shares_of(limit).clients
-
-
 def descriptor_limit() -> int:
     """Return how many descriptors this process may have open now."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

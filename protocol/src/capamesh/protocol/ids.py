@@ -15,6 +15,3 @@ ModelName = NewType("ModelName", str)
 
 ModelVersion = NewType("ModelVersion", str)
 """A model's version: decimal digits, as Triton's folders are named."""
-
-RequestId = NewType("RequestId", str)
-"""The id a client gave its request, echoed in the answer."""

@@ -6,6 +6,7 @@ caught. No line is long, and no kind of line comes often (see `log_rates`): stra
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import threading
@@ -36,20 +37,16 @@ class _Unfailing:
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
-        self.lost_lines = 0
 
     def write(self, text: str) -> int:
         try:
             return self._file.write(text)
         except (OSError, ValueError):
-            self.lost_lines += 1
             return 0
 
     def flush(self) -> None:
-        try:
+        with contextlib.suppress(OSError, ValueError):
             self._file.flush()
-        except (OSError, ValueError):
-            self.lost_lines += 1
 
 
 class _Limited:

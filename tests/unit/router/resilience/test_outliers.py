@@ -7,23 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capamesh.protocol.errors import (
-    CapameshError,
-    DeadlineExceeded,
-    Draining,
-    InvalidRequest,
-    LinkLost,
-    ModelUnavailable,
-    NoEndpoint,
-    Overloaded,
-    RunFailed,
-)
 from capamesh.router.resilience.health import Health
 from capamesh.router.resilience.outliers import (
     Outlier,
     OutlierWatch,
     Slow,
-    is_fault,
     is_panic,
 )
 
@@ -235,23 +223,6 @@ def test_clock_that_is_set_back_wedges_nothing() -> None:
     count(watch, {a: (0, 20), b: (0, 20), c: (20, 20)}, 1000.0)
     assert watch.tick(0.0) == []
     assert ejected(watch.tick(2.0)) == "c"
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (RunFailed(), True),
-        (LinkLost(), True),
-        (Overloaded(), False),
-        (Draining(), False),
-        (ModelUnavailable(), False),
-        (NoEndpoint(), False),
-        (DeadlineExceeded(), False),
-        (InvalidRequest(), False),
-    ],
-)
-def test_faults_are_errors_of_the_replica_itself_only(error: CapameshError, expected: bool) -> None:
-    assert is_fault(error) is expected
 
 
 def test_panic_begins_below_half_of_the_replicas() -> None:

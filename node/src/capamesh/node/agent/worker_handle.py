@@ -94,11 +94,6 @@ class WorkerHandle:
         return f"WorkerHandle({self._child!r}, {self._crashes!r})"
 
     @property
-    def is_leaving(self) -> bool:
-        """Whether it was asked to drain."""
-        return self._is_leaving
-
-    @property
     def pid(self) -> int | None:
         """The process id, or None while it is down."""
         return self._child.pid

@@ -46,11 +46,6 @@ class Suspicion:
         """Whether `check` may refuse anything, now or later."""
         return bool(self._refused) or self._large_bytes > 0
 
-    @property
-    def has_suspects(self) -> bool:
-        """Whether it is of interest which requests end well."""
-        return bool(self._suspects)
-
     def is_alone(self, now_s: float) -> bool:
         """Whether each request is to be run by itself."""
         return now_s < self._alone_until_s

@@ -22,8 +22,6 @@ from typing import Any
 
 from typing_extensions import override
 
-ANONYMOUS = ""
-"""All requests that name no tenant are one tenant's."""
 REST = "*"
 """In the weights: everyone who is not named there. In the division: those for whom there is no part of their own."""
 MAX_TENANTS = 64

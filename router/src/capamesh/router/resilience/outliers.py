@@ -16,7 +16,7 @@ does not speak for all), and when that is a matter of significance:
 A window lasts 10 s (Envoy's interval), or only 2 s where there are requests enough: the tests count requests,
 not seconds, and each second less is a second of errors less. Where there are few it waits for more, up to 60 s.
 
-Refusals and missed deadlines are not to be recorded (`is_fault`): under overload they hit the best replicas as well.
+Refusals and missed deadlines are not to be recorded: under overload they hit the best replicas as well.
 A slow replica is reported and not ejected: policies see latency themselves, and a fleet of unlike devices has
 slow ones that are as good as others for what they take on.
 """
@@ -30,7 +30,6 @@ from typing import Generic, Protocol, TypeVar
 
 from typing_extensions import override
 
-from capamesh.protocol.errors import CapameshError, NoEndpoint, PeerError, is_refusal
 from capamesh.router.resilience.health import CircuitState, Health
 
 INTERVAL_S = 10.0
@@ -95,13 +94,6 @@ class Slow(Generic[H]):
 
     replica: H
     reason: str
-
-
-def is_fault(error: CapameshError) -> bool:
-    """Return whether an error says something of the replica: it is not the caller's fault, no refusal, no missed deadline."""
-    return (
-        isinstance(error, PeerError) and not isinstance(error, NoEndpoint) and not is_refusal(error)
-    )
 
 
 def is_panic(eligible: int, replicas: int) -> bool:
