@@ -148,7 +148,7 @@ def measure_decisions(knowing: Knowing, envelopes: Round) -> dict[str, Any]:
     rng = random.Random(SEED)  # noqa: S311 - to repeat it
     balancer = Balancer(
         knowing.view,
-        make_policy=lambda name: make_policy(name, rng),
+        make_policy=make_policy,
         rng=rng,
         rules=NO_RULES,
     )

@@ -378,6 +378,7 @@ class Fleet:
         owners: Owners | None = None,
         invites: Mapping[str, str] | None = None,
         seed: int = 0,
+        rng: random.Random | None = None,
     ) -> None:
         self.endpoints: list[Endpoint] = []
         self.links: list[FakeLink] = []
@@ -386,9 +387,9 @@ class Fleet:
         self.policies: dict[str, Policy] = {}
         self.policy = policy
         ruled = self._with_policy(rules or NO_RULES)
-        rng = random.Random(seed)
+        rng = rng or random.Random(seed)
 
-        def made(name: str) -> Policy:
+        def made(name: str, rng: random.Random) -> Policy:
             self.policies[name] = InOrder() if name == InOrder.name else make_policy(name, rng)
             return self.policies[name]
 

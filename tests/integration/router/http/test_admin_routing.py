@@ -75,7 +75,7 @@ async def serving(
     log, rng = NullLog(), random.Random(1)
     balancer = Balancer(
         view,
-        make_policy=lambda name: make_policy(name, rng),
+        make_policy=make_policy,
         rng=rng,
         rules=RoutingRules(ModelRules(policy=policy)),
     )

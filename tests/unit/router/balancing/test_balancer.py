@@ -113,7 +113,7 @@ class World:
         endpoint.link = Usable()  # type: ignore[assignment]
         self.endpoints.append(endpoint)
 
-    def _policy(self, name: str) -> FirstEligible:
+    def _policy(self, name: str, _: random.Random) -> FirstEligible:
         self.policies[name] = FirstEligible()
         return self.policies[name]
 
@@ -881,7 +881,7 @@ def test_replica_that_recovers_is_back_within_five_seconds_whatever_was_wrong() 
 
 def test_policy_that_is_only_asked_what_it_would_do_is_not_kept() -> None:
     served = World().served
-    passing = served.chooser("other", is_kept=False)
+    passing = served.foreseen_chooser("other", random.Random(0))
     kept = served.chooser("other")
     assert kept is not passing
-    assert served.chooser("other") is served.chooser("other", is_kept=False) is kept
+    assert served.chooser("other") is served.foreseen_chooser("other", random.Random(0)) is kept

@@ -325,7 +325,9 @@ def test_previews_do_not_hasten_the_next_count_of_the_eligible() -> None:
             if step == 5:
                 lose(*replicas[::2])
             if is_previewed:
-                policy.preview(replicas, usable, replace(SHAPE, affinity="k"), 1.0)
+                policy.preview(
+                    replicas, usable, replace(SHAPE, affinity="k"), 1.0, random.Random(0)
+                )
             one = policy.pick(replicas, usable, replace(SHAPE, affinity="k"), 1.0)
             assert one is not None
             one.rif += 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import random
 import re
 from dataclasses import replace
@@ -140,8 +141,12 @@ def test_preview_tells_the_next_pick_and_changes_none(name: str, count: int) -> 
             now_s = 100.0 + step / 50
             shape = replace(SHAPE, affinity=rng.choice(["", "k", str(step)]))
             if is_previewed:
-                seen.append(name_of(policy.preview(replicas, usable, shape, now_s)))
-                policy.preview(others, usable, replace(shape, version="9"), now_s)
+                was = draws.getstate()
+                rng_ahead = copy.copy(draws)
+                one = policy.preview(replicas, usable, shape, now_s, rng_ahead)
+                seen.append(name_of(one))
+                policy.preview(others, usable, replace(shape, version="9"), now_s, rng_ahead)
+                assert draws.getstate() == was
             one = policy.pick(replicas, usable, shape, now_s)
             picked.append(name_of(one))
             if one is not None:

@@ -872,6 +872,60 @@ async def test_explanation_changes_nothing(policy: str) -> None:
     assert await answered_by(is_explained=True) == answers
 
 
+class Counting(random.Random):
+    """Counts what is drawn of it."""
+
+    drawn = 0
+
+    def random(self) -> float:
+        self.drawn += 1
+        return super().random()
+
+
+@pytest.mark.parametrize("policy", list(POLICIES))
+@pytest.mark.parametrize("is_new", [True, False])
+@in_virtual_time
+async def test_look_at_admission_and_reasons_draws_nothing(policy: str, is_new: bool) -> None:
+    rng = Counting(3)
+    rules = RoutingRules(ModelRules(weights=((V1, 3.0), (V2, 1.0))))
+    fleet = Fleet(policy=policy, rules=rules, rng=rng)
+    both = (offer(version="1"), offer(version="2"))
+    for peer in "ABC":
+        fleet.node(peer, echo, models=both)
+    if not is_new:
+        fleet.served("1"), fleet.served("2")
+    before = rng.drawn
+    for version in ("", "1", "2"):
+        for name in ("", *POLICIES):
+            options = RoutingOptions(policy=name)
+            admission = fleet.routing.admission(M, ModelVersion(version), options, 128, 1.0)
+            assert admission.refusal is None
+            explanation = fleet.routing.explain(M, ModelVersion(version), options)
+            assert explanation.version == admission.version
+            assert len(explanation.chosen) == 1
+    assert rng.drawn == before
+    assert len(fleet.balancer.served_models()) == (0 if is_new else 2)
+    await infer(fleet)
+    assert rng.drawn > before
+
+
+@in_virtual_time
+async def test_explanation_of_weighted_versions_names_where_the_next_request_goes() -> None:
+    rules = RoutingRules(ModelRules(weights=((V1, 1.0), (V2, 1.0))))
+    fleet = Fleet(policy="random", rules=rules, seed=5)
+    both = (offer(version="1"), offer(version="2"))
+    for peer in "ABC":
+        fleet.node(peer, *[echo] * 30, models=both)
+    seen: set[tuple[str, str]] = set()
+    for _ in range(30):
+        explanation = fleet.routing.explain(M, ModelVersion(""), NO_OPTIONS)
+        outcome = await fleet.infer(call(), NO_OPTIONS, fleet.clock() + 30.0)
+        went = (outcome.replica.offer.version, outcome.replica.endpoint.peer)
+        assert (explanation.version, *explanation.chosen) == went
+        seen.add(went)
+    assert len(seen) == 6
+
+
 @in_virtual_time
 async def test_explanation_names_whom_the_next_request_goes_to() -> None:
     fleet = Fleet([echo] * 9, [echo] * 9, [echo] * 9, policy="round-robin")

@@ -6,6 +6,7 @@ call `tick` and `reprobes` now and then, and write down the verdicts.
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.endpoint import Endpoint
     from capamesh.router.fleet.replica import Replica
     from capamesh.router.fleet.view import FleetView
-    from capamesh.router.policies.policy import Policy
+    from capamesh.router.policies.policy import MakePolicy
     from capamesh.router.rules.model_rules import RoutingRules
 
 
@@ -34,7 +35,7 @@ class Balancer:
         self,
         fleet: FleetView,
         *,
-        make_policy: Callable[[str], Policy],
+        make_policy: MakePolicy,
         rng: random.Random,
         rules: RoutingRules,
         invite_of: Callable[[PeerId], str] = lambda _: "",
@@ -92,6 +93,13 @@ class Balancer:
             deaths=self.deaths,
             is_open=self._is_open,
         )
+
+    def foreseen(self, rng: random.Random) -> Balancer:
+        """Return a balancer for a look ahead: what is in use is the same, and what it makes is its own and draws from `rng`."""
+        other: Balancer = copy.copy(self)
+        other._served, other._ending = dict(self._served), dict(self._ending)
+        other._rng = rng
+        return other
 
     def served_models(self) -> list[ServedModel]:
         """Return all that is in use, or was when requests that are under way came."""

@@ -113,30 +113,6 @@ class RequestPicker:
         self.tried: Replica | None = None
         """The replica of a version on trial that was asked first; None: none was."""
 
-    @classmethod
-    def foreseen(
-        cls,
-        served: ServedModel,
-        constraints: Constraints,
-        shape: RequestShape,
-        deadline_s: float,
-        now_s: float,
-        *,
-        policy: str = "",
-        is_let_in: bool = True,
-    ) -> Explanation:
-        """Return where a request would go now, and why; no choice that follows is another for it.
-
-        Nobody is chosen for a request that is not let in. Raises what making a policy of that name raises.
-        """
-        picker = cls(served, constraints, shape, deadline_s)
-        with served.unspent():
-            picker._policy = served.chooser(policy, is_kept=False)
-        replica = picker.preview(now_s) if is_let_in else None
-        if replica is not None:
-            picker.chosen = (replica,)
-        return picker.explain(now_s)
-
     def choose(
         self,
         asked: Collection[Replica],
@@ -379,23 +355,6 @@ class RequestPicker:
     def has_answered(self, replica: Replica, since_s: float) -> bool:
         """Part of `attempts.Picker`."""
         return replica.answered_s > since_s
-
-    def preview(self, now_s: float) -> Replica | None:
-        """Return whom a first `choose` would return now, None: nobody; nothing changes by it."""
-        served = self.served
-        replicas = served.replicas
-        with served.unspent():
-            rules = self._last = Eligibility(
-                self._constraints,
-                self._deadline_s,
-                (),
-                now_s,
-                served.draw(),
-                served.would_panic(replicas, now_s),
-            )
-            is_eligible = rules.allows_bound if self.shape.is_pinned else rules.allows
-            replica = self._policy.preview(replicas, is_eligible, self.shape, now_s)
-        return rules.last_resort(replicas, is_extra=False) if replica is None else replica
 
     def explain(self, now_s: float) -> Explanation:
         """Return why it went where it went, by the rules of the last choice and what is known now."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from capamesh.protocol.errors import (
@@ -36,7 +35,6 @@ from capamesh.router.balancing.opinions import GRAY_S, Opinions
 from capamesh.router.balancing.serving import FAILED, REFUSED, UNANSWERED_S
 from capamesh.router.balancing.unhealthy import Slowed, UnhealthySet, Verdict
 from capamesh.router.fleet import latency_ewma as peak_ewma
-from capamesh.router.policies.policy import unspent
 from capamesh.router.resilience.health import CircuitState
 from capamesh.router.resilience.hedging import Hedging
 from capamesh.router.resilience.latency_window import LatencyWindow
@@ -51,7 +49,7 @@ if TYPE_CHECKING:
     from capamesh.router.balancing.witnesses import Witness
     from capamesh.router.fleet.replica import Replica
     from capamesh.router.fleet.view import FleetView
-    from capamesh.router.policies.policy import Policy
+    from capamesh.router.policies.policy import MakePolicy, Policy
     from capamesh.router.resilience.link_wait import LinkWait
     from capamesh.router.rules.model_rules import ModelRules
 
@@ -110,7 +108,7 @@ class ServedModel:
         model: ModelName,
         version: ModelVersion,
         *,
-        make_policy: Callable[[str], Policy],
+        make_policy: MakePolicy,
         rules: ModelRules,
         rng: random.Random,
         unhealthy: UnhealthySet,
@@ -129,15 +127,15 @@ class ServedModel:
         self.links = links
         self.lives = lives
         self.deaths = deaths
+        self._rng = rng
         self._make_policy = make_policy
         self._others: dict[str, Policy] = {}
-        self.policy = self._new_policy(rules.policy)
+        self.policy = self._new_policy(rules.policy, self._rng)
         """Of requests that ask for no other."""
         self.admission = AdmissionController(
             model, rng, weights=dict(rules.tenants), is_open=is_open
         )
         """Lets requests in."""
-        self._rng = rng
         self.draw: Callable[[], float] = rng.random
         """Gives a number from [0, 1)."""
         self.window = LatencyWindow()
@@ -173,28 +171,30 @@ class ServedModel:
         """Whether a request may be run twice, as far as the model's rules say."""
         return self.rules.is_retried
 
-    def chooser(self, policy: str, *, is_kept: bool = True) -> Policy:
+    def chooser(self, policy: str) -> Policy:
         """Return this model's policy of that name, "" for the model's own; raises what making it raises.
 
-        One that is new is kept for the requests that follow, unless `is_kept` is false.
+        One that is new is kept for the requests that follow.
         """
         if not policy or policy == self.rules.policy:
             return self.policy
         known = self._others.get(policy)
         if known is None:
-            known = self._new_policy(policy)
-            if is_kept:
-                self._others[policy] = known
+            known = self._others[policy] = self._new_policy(policy, self._rng)
         return known
 
-    def unspent(self) -> AbstractContextManager[None]:
-        """Return a context: what is drawn within is given back at its end."""
-        return unspent(self._rng)
+    def foreseen_chooser(self, policy: str, rng: random.Random) -> Policy:
+        """Return what `chooser` would return; one that is new draws from `rng` and is not kept."""
+        if not policy or policy == self.rules.policy:
+            return self.policy
+        return self._others.get(policy) or self._new_policy(policy, rng)
 
     def take_rules(self, rules: ModelRules) -> None:
         """Go by other rules from now on; a request under way ends by those that it began with."""
         if rules.policy != self.rules.policy:
-            known = self._others.pop(rules.policy, None) or self._new_policy(rules.policy)
+            known = self._others.pop(rules.policy, None) or self._new_policy(
+                rules.policy, self._rng
+            )
             # requests may ask for the one of before, or be on their way by it
             self._others[self.rules.policy] = self.policy
             self.policy = known
@@ -381,9 +381,9 @@ class ServedModel:
             self._outliers.record(replica, False, elapsed_s, now_s)
         self._unhealthy.note(replica, now_s)
 
-    def _new_policy(self, name: str) -> Policy:
+    def _new_policy(self, name: str, rng: random.Random) -> Policy:
         """Return a policy that knows what the replicas have told already."""
-        policy = self._make_policy(name)
+        policy = self._make_policy(name, rng)
         for replica in self.replicas:
             if replica.load_s > -math.inf:
                 policy.reported(replica, replica.load_s)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -39,16 +38,6 @@ MayBeProbed = Callable[["Replica", float], bool]
 """Says whether the load of a replica may be asked for at that instant; it is as cheap as `IsEligible`."""
 
 
-@contextlib.contextmanager
-def unspent(rng: random.Random) -> Generator[None]:
-    """Give back to `rng` what is drawn from it within: it goes on as if nothing had been."""
-    state = rng.getstate()
-    try:
-        yield
-    finally:
-        rng.setstate(state)
-
-
 class Policy(Protocol):
     """A rule that picks where requests of one model go. It holds no clock, no socket, no global state.
 
@@ -77,8 +66,9 @@ class Policy(Protocol):
         is_eligible: IsEligible,
         request: RequestShape,
         now_s: float,
+        rng: random.Random,
     ) -> Replica | None:
-        """Return whom `pick` would return now; no later pick is another for it."""
+        """Return whom `pick` would return now if it drew from `rng`; no later pick is another for it."""
         ...
 
     def reported(self, replica: Replica, now_s: float) -> None:
@@ -94,6 +84,10 @@ class Policy(Protocol):
     ) -> Sequence[Replica]:
         """Return the replicas whose load should be asked for because a request was just sent; usually there are none."""
         ...
+
+
+MakePolicy = Callable[[str, "random.Random"], Policy]
+"""Makes a new policy of that name, which draws from that source; raises `ConfigError` for a name that is unknown."""
 
 
 class PolicyBase(Policy):
@@ -114,10 +108,12 @@ class PolicyBase(Policy):
         is_eligible: IsEligible,
         request: RequestShape,
         now_s: float,
+        rng: random.Random,
     ) -> Replica | None:
-        """Let a copy pick, and give back what it has drawn."""
-        with unspent(self._rng):
-            return copy.copy(self).pick(replicas, is_eligible, request, now_s)
+        """Let a copy pick, with another random source."""
+        policy: PolicyBase = copy.copy(self)
+        policy._rng, policy._draw = rng, rng.random
+        return policy.pick(replicas, is_eligible, request, now_s)
 
     @override
     def reported(self, replica: Replica, now_s: float) -> None:

@@ -57,7 +57,7 @@ class RequestParts:
         clock, timers, rng = around.clock, around.timers, around.rng
         self.balancer = Balancer(
             fleet,
-            make_policy=lambda name: make_policy(name, rng),
+            make_policy=make_policy,
             rng=rng,
             rules=rules,
             invite_of=invite_of,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from capamesh.router.admission.shedding import rank_of
-from capamesh.router.balancing.picker import RequestPicker
-from capamesh.router.policies.policy import RequestShape, unspent
+from capamesh.router.balancing.preview import foreseen
+from capamesh.router.policies.policy import RequestShape
 from capamesh.router.requests.models import RoutedModels
 from capamesh.router.requests.pipeline import AFFINITY, Pipeline
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
     from capamesh.router.balancing.balancer import Balancer
     from capamesh.router.balancing.explanation import Explanation
+    from capamesh.router.balancing.served_model import ServedModel
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.requests.call import RoutingOptions
     from capamesh.router.requests.dispatch import Dispatch
@@ -87,9 +88,8 @@ class Routing:
 
         Raises `ModelNotFound`.
         """
-        routed = self._models.of(model)
         now_s = self.clock()
-        served = routed.versions.pick(version, options.affinity, options.constraints, now_s)
+        served = self._foreseen(model, version, options, now_s, copy.copy(self._rng))
         controller = served.admission
         rank = rank_of(priority, is_bulk=False)
         decision = controller.decide(
@@ -110,22 +110,31 @@ class Routing:
 
         Nobody is chosen where nobody may have it, nor for one that is not let in. Raises `ModelNotFound`.
         """
-        now_s = self.clock()
-        versions = self._models.of(model).versions
-        if not version:
-            versions.served_models()  # what is made for the first time may keep what it draws
-        with contextlib.nullcontext() if version else unspent(self._rng):
-            served = versions.pick(version, options.affinity, options.constraints, now_s)
+        now_s, rng = self.clock(), copy.copy(self._rng)
+        served = self._foreseen(model, version, options, now_s, rng)
         shape = RequestShape(model, served.version, 0, options.affinity)
-        return RequestPicker.foreseen(
+        return foreseen(
             served,
             options.constraints,
             shape,
             now_s + remaining_s,
             now_s,
+            rng,
             policy=options.policy or (AFFINITY if options.affinity else ""),
             is_let_in=is_let_in,
         )
+
+    def _foreseen(
+        self,
+        model: ModelName,
+        version: ModelVersion,
+        options: RoutingOptions,
+        now_s: float,
+        rng: random.Random,
+    ) -> ServedModel:
+        """Return the served model that a request would be for if chance went on as `rng` does."""
+        versions = self._models.of(model).versions.foreseen(rng)
+        return versions.pick(version, options.affinity, options.constraints, now_s)
 
     def take_rules(self, rules: RoutingRules) -> None:
         """Route by other rules from now on; what is under way ends by those that it began with."""

@@ -78,6 +78,16 @@ class Versions:
         rules = Eligibility(constraints, now_s=now_s, draw=self._rng.random())
         return self.open_from(served, rules, key)
 
+    def foreseen(self, rng: random.Random) -> Versions:
+        """Return the versions for a look ahead: what it draws is of `rng`, and what it makes is not kept."""
+        return Versions(
+            self._model,
+            self._split,
+            fleet=self._fleet,
+            balancer=self._balancer.foreseen(rng),
+            rng=rng,
+        )
+
     def trial(self, served: ServedModel) -> ServedModel | None:
         """Return the traffic of the version that a request for `served` is first sent to on trial; None: none.
 
