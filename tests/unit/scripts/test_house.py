@@ -17,8 +17,6 @@ REASON = "long because"
 LONG_STILL = frozenset(
     {
         "protocol/src/capamesh/protocol/links/calls.py",
-        "router/src/capamesh/router/balancing/picker.py",
-        "router/src/capamesh/router/balancing/served_model.py",
         "router/src/capamesh/router/http/connection.py",
     }
 )

@@ -35,6 +35,7 @@ from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.balancing.balancer import Balancer
 from capamesh.router.balancing.opinions import MOST
 from capamesh.router.balancing.picker import RequestPicker
+from capamesh.router.balancing.picking import Picker
 from capamesh.router.balancing.purpose import Purpose
 from capamesh.router.balancing.served_model import ServedModel
 from capamesh.router.balancing.unhealthy import Ejected, Inhibited, Returned, Slowed
@@ -43,7 +44,7 @@ from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.replica import Replica
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.policies.policy import IsEligible, MayBeProbed, PolicyBase, RequestShape
-from capamesh.router.requests.attempt_events import Answered, Failed, Picker, Send, Withdraw
+from capamesh.router.requests.attempt_events import Answered, Failed, Send, Withdraw
 from capamesh.router.requests.attempts import RequestAttempts
 from capamesh.router.resilience.health import CircuitState
 from capamesh.router.resilience.retry_budget import RETRIES
@@ -314,8 +315,8 @@ def test_ejections_are_counted_again_only_after_a_while() -> None:
     world.served._unhealthy.note(first, 10.0)
     assert world.choice(10.0) == "b"
     world.endpoints[1].link = None  # one of one is ejected now: a panic, noticed in 0.1 s
-    assert not world.served.is_panicking(world.replicas, 10.09)
-    assert world.served.is_panicking(world.replicas, 10.11)
+    assert not world.served.panic.is_on(world.replicas, 10.09)
+    assert world.served.panic.is_on(world.replicas, 10.11)
     assert world.choice(10.11) == "a"
 
 

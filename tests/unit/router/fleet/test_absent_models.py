@@ -9,7 +9,7 @@ from capamesh.protocol.adverts import ModelState, NodeAdvert, Sequence
 from capamesh.protocol.errors import ModelFailed, ModelNotFound, ModelUnavailable, NoEndpoint
 from capamesh.protocol.fleet import Changed, Joined, Left, LeftReason
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
-from capamesh.router.balancing.served_model import not_hosted
+from capamesh.router.balancing.absence import not_hosted
 from capamesh.router.fleet.absent_models import LATELY_S, MAX_LATELY
 from capamesh.router.fleet.view import FleetView
 

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from capamesh.router.admission.saturation import is_open
+from capamesh.router.balancing.absence import not_hosted
 from capamesh.router.balancing.deaths import Deaths
-from capamesh.router.balancing.served_model import ServedModel, not_hosted
+from capamesh.router.balancing.served_model import ServedModel
 from capamesh.router.balancing.unhealthy import UnhealthySet, Verdict
 from capamesh.router.resilience.health import CircuitState
 from capamesh.router.resilience.link_wait import LinkWait

@@ -24,6 +24,7 @@ from capamesh.router.balancing.witnesses import Witness, are_enough
 if TYPE_CHECKING:
     from capamesh.protocol.ids import PeerId
     from capamesh.router.fleet.endpoint import Endpoint
+    from capamesh.router.fleet.replica import Replica
 
 MAX_DEATHS = 128
 """Whose process is not known yet to be gone or there; the oldest is forgotten, and convicts nobody (guess: the workers
@@ -178,6 +179,30 @@ class Deaths:
     def suffice(self, suspicion: Suspicion, replicas: Iterable[PeerId]) -> bool:
         """Return whether the deaths of a request, if there are two, hold against all `replicas` of its model."""
         return are_enough(suspicion.witnesses, map(self.witness, replicas))
+
+    def shunned(
+        self, suspicion: Suspicion, replicas: Iterable[Replica], peers: Iterable[PeerId]
+    ) -> list[list[Replica]]:
+        """Return which `replicas` not to ask after deaths: a list that is tried first, and those to fall back on.
+
+        Another invite's word tells the most, then another node's. Where two deaths do not suffice against the `peers` with
+        the model, only a word that would is worth a third.
+        """
+        heard = suspicion.witnesses
+        of_peers: list[Replica] = []
+        of_invites: list[Replica] = []
+        is_other = False
+        known, invites = {each.peer for each in heard}, {each.invite for each in heard} - {""}
+        for replica in replicas:
+            witness = self.witness(replica.endpoint.peer)
+            if witness.peer in known:
+                of_peers.append(replica)
+            if witness.peer in known or witness.invite in invites:
+                of_invites.append(replica)
+            is_other |= bool(witness.invite) and witness.invite not in invites
+        if len(suspicion.deaths) > 1 and not self.suffice(suspicion, peers):
+            return [of_invites if is_other and len(invites) < 2 else of_peers]
+        return [of_invites, of_peers, []]
 
     def answered(self, suspicion: Suspicion) -> None:
         """A request was answered: it is innocent."""

@@ -1,4 +1,4 @@
-"""One request's side of the balancer: what its `RequestAttempts` asks and tells (`attempts.Picker`). Pure.
+"""One request's side of the balancer: what its `RequestAttempts` asks and tells. Pure.
 
 It holds the rules of this one request and keeps the counts of what is in flight; what an outcome means for the
 model's traffic as a whole is that traffic's matter. A request that names no version may change to another version's
@@ -11,13 +11,16 @@ import contextlib
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
+
+from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError, Overloaded
 from capamesh.router.balancing.deaths import Stand, Suspicion
 from capamesh.router.balancing.eligibility import Eligibility, may_be_probed
 from capamesh.router.balancing.explanation import Explanation, explained
 from capamesh.router.balancing.fitting import usual_size_bytes
+from capamesh.router.balancing.picking import Picker
 from capamesh.router.balancing.purpose import Purpose
 from capamesh.router.rules.constraints import ANYWHERE, Constraints
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelVersion
     from capamesh.protocol.links.calls import LoadReport
     from capamesh.router.balancing.attempt import Attempt
+    from capamesh.router.balancing.picking import OtherVersions
     from capamesh.router.balancing.served_model import ServedModel
     from capamesh.router.balancing.witnesses import Witness
     from capamesh.router.fleet.replica import Replica
@@ -34,24 +38,14 @@ if TYPE_CHECKING:
 FAR_ABOVE = 64
 """A request of so many times the bytes of the model's best batch is not asked again after its worker ended (guess: no
 batch grows so large by growing usual)."""
+AMPLE_S = 0.05
+AMPLE_FACTOR = 4.0
+"""A node that has more time left than the first, and than so many times what it should take, cannot say that it is too
+late (guess: a lost packet sent again; twice the two runs below which an engine takes a request for late)."""
 
 
-class OtherVersions(Protocol):
-    """The versions of a model that an attempt of one request may go to."""
-
-    def open_from(
-        self, served: ServedModel, rules: Eligibility, key: str, *, is_second: bool = False
-    ) -> ServedModel:
-        """Return `served` if `rules` leave a replica of it open, else the next version of which they do."""
-        ...
-
-    def served_models(self) -> list[ServedModel]:
-        """Return all of them, in no order."""
-        ...
-
-
-class RequestPicker:
-    """One request's side of the balancer, as its `RequestAttempts` sees it (`attempts.Picker`)."""
+class RequestPicker(Picker):
+    """One request's side of the balancer."""
 
     __slots__ = (
         "_constraints",
@@ -113,6 +107,7 @@ class RequestPicker:
         self.tried: Replica | None = None
         """The replica of a version on trial that was asked first; None: none was."""
 
+    @override
     def choose(
         self,
         asked: Collection[Replica],
@@ -146,7 +141,7 @@ class RequestPicker:
             asked,
             now_s,
             served.draw(),
-            served.is_panicking(replicas, now_s),
+            served.panic.is_on(replicas, now_s),
         )
         is_eligible = rules.allows_bound if self.shape.is_pinned else rules.allows
         replica = self._policy.pick(replicas, is_eligible, self.shape, now_s)
@@ -158,34 +153,15 @@ class RequestPicker:
         return replica
 
     def _shunned(self, suspicion: Suspicion) -> list[list[Replica]]:
-        """Return whom not to ask after deaths: a list that is tried first, and those to fall back on.
-
-        Another invite's word tells the most, then another node's. Where two deaths do not suffice, only a word that
-        would is worth a third.
-        """
-        deaths, heard = self.served.deaths, suspicion.witnesses
-        peers, invites = {each.peer for each in heard}, {each.invite for each in heard} - {""}
-        of_peers: list[Replica] = []
-        of_invites: list[Replica] = []
-        is_other = False
-        for served in self._served_models():
-            for replica in served.replicas:
-                witness = deaths.witness(replica.endpoint.peer)
-                if witness.peer in peers:
-                    of_peers.append(replica)
-                if witness.peer in peers or witness.invite in invites:
-                    of_invites.append(replica)
-                is_other |= bool(witness.invite) and witness.invite not in invites
-        if len(suspicion.deaths) > 1 and not deaths.suffice(suspicion, self.served.peers()):
-            return [of_invites if is_other and len(invites) < 2 else of_peers]
-        return [of_invites, of_peers, []]
+        replicas = [replica for served in self._served_models() for replica in served.replicas]
+        return self.served.deaths.shunned(suspicion, replicas, self.served.peers())
 
     def _served_models(self) -> list[ServedModel]:
         """Return all traffic that an attempt may go to."""
         return [self.served] if self._versions is None else self._versions.served_models()
 
+    @override
     def sent(self, replica: Replica, now_s: float) -> None:
-        """Part of `attempts.Picker`."""
         served = self.served
         if replica.rif == 0:
             replica.busy_s = now_s
@@ -202,6 +178,7 @@ class RequestPicker:
         """Return the replicas whose load should be asked for because an attempt of this request was just sent."""
         return self._policy.probes(self.served.replicas, may_be_probed, now_s)
 
+    @override
     def answered(
         self,
         replica: Replica,
@@ -211,17 +188,16 @@ class RequestPicker:
         size_bytes: int,
         now_s: float,
     ) -> None:
-        """Part of `attempts.Picker`."""
         replica.rif -= 1
         self._of(replica).answered(replica, load, elapsed_s, at_node_s, size_bytes, now_s)
         replica.endpoint.ended()
         if self._suspicion is not None:
             self.served.deaths.answered(self._suspicion)
 
+    @override
     def failed(
         self, replica: Replica, error: CapameshError, elapsed_s: float, now_s: float
     ) -> None:
-        """Part of `attempts.Picker`."""
         replica.rif -= 1
         of = self._of(replica)
         of.failed(replica, error, elapsed_s, now_s, is_urgent=self.shape.is_urgent)
@@ -229,43 +205,45 @@ class RequestPicker:
             self._versions = None  # a version that is full is not relieved by another
         replica.endpoint.ended()
 
+    @override
     def silent(self, replica: Replica, elapsed_s: float, now_s: float) -> None:
-        """Part of `attempts.Picker`."""
         self._of(replica).silent(replica, elapsed_s, now_s)
 
+    @override
     def withdrawn(self, replica: Replica, elapsed_s: float, now_s: float) -> None:
-        """Part of `attempts.Picker`."""
         replica.rif -= 1
         self._of(replica).unanswered(replica, elapsed_s, now_s)
         replica.endpoint.ended()
 
+    @override
     def refuted(
         self, replica: Replica, by: Replica, error: CapameshError, elapsed_s: float, now_s: float
     ) -> None:
-        """Part of `attempts.Picker`. What is wrong for one version may be right for another, unless that is what is tried."""
+        # what is wrong for one version may be right for another, unless that is what is tried
         if replica.offer.version == by.offer.version or self._is_on_trial(replica):
             is_paid = replica is self._paid_for
             self._of(replica).refuted(replica, error, elapsed_s, now_s, is_paid=is_paid)
 
+    @override
     def has_time_left(self, replica: Replica, remaining_s: float) -> bool:
-        """Part of `attempts.Picker`."""
-        return self._of(replica).has_time_left(replica, remaining_s)
+        expected_s = AMPLE_FACTOR * replica.service_s
+        return remaining_s - replica.endpoint.network.rtt_s > max(AMPLE_S, expected_s)
 
+    @override
     def died(self, replica: Replica, now_s: float) -> None:
-        """Part of `attempts.Picker`."""
         if self._suspicion is None:
             self._suspicion = Suspicion()
         self.served.deaths.died(replica.endpoint, self._suspicion, now_s)
 
+    @override
     def stand(self, *, is_final: bool = False) -> Stand:
-        """Part of `attempts.Picker`."""
         suspicion = self._suspicion
         if suspicion is None:
             return Stand.FREE
         return self.served.deaths.stand(suspicion, self.served.peers(), is_final=is_final)
 
+    @override
     def is_far_above_usual(self, replica: Replica) -> bool:
-        """Part of `attempts.Picker`."""
         replicas = (
             replica,
             *self.served.replicas,
@@ -275,29 +253,29 @@ class RequestPicker:
     def _is_far_above(self, replica: Replica) -> bool:
         return 0 < usual_size_bytes(replica.offer) * FAR_ABOVE < self.shape.size_bytes
 
+    @override
     def ended(self, *, is_guilty: bool) -> None:
-        """Part of `attempts.Picker`."""
         suspicion = self._suspicion
         if suspicion is not None:
             deaths = self.served.deaths
             self.witnesses = suspicion.witnesses
             (deaths.convicted if is_guilty else deaths.gave_up)(suspicion)
 
+    @override
     def left(self, replica: Replica, now_s: float) -> None:
-        """Part of `attempts.Picker`."""
         replica.endpoint.left_s = now_s
 
+    @override
     def is_alive(self, replica: Replica, since_s: float) -> bool:
-        """Part of `attempts.Picker`."""
         endpoint = replica.endpoint
         return endpoint.alive_s >= since_s or endpoint.linked_s > since_s
 
+    @override
     def is_back(self, replica: Replica, since_s: float) -> bool:
-        """Part of `attempts.Picker`."""
         return replica.endpoint.linked_s > since_s
 
+    @override
     def wait_until_s(self, asked: Collection[Replica], now_s: float) -> float:
-        """Part of `attempts.Picker`."""
         if not self.served.links.has_room(self.shape.size_bytes):
             return -math.inf
         if self._suspicion is not None:
@@ -306,18 +284,20 @@ class RequestPicker:
         until_s = (served.awaits_until_s(rules) for served in self._served_models())
         return max(until_s, default=-math.inf)
 
+    @override
     def try_retry(self, now_s: float) -> bool:
-        """Part of `attempts.Picker`."""
         served = self.served
         return served.rules.is_retried and served.budget.try_withdraw(now_s)
 
+    @override
     def try_pass_on(self, now_s: float) -> bool:
-        """Part of `attempts.Picker`. Free while the fleet has room; when it is full, one refusal brings on others."""
+        # free while the fleet has room; when it is full, one refusal brings on others
         served = self.served
         return not served.admission.is_contested or served.budget.try_withdraw(now_s)
 
+    @override
     def cross_check(self, of: Replica, asked: Collection[Replica], now_s: float) -> Replica | None:
-        """Part of `attempts.Picker`. The replica that is returned is of the same version, and well."""
+        # the replica that is returned is of the same version, and well
         served = self.served
         if not served.rules.is_retried:
             return None
@@ -335,16 +315,16 @@ class RequestPicker:
         self._paid_for = of
         return replica
 
+    @override
     def try_hedge(self, now_s: float) -> bool:
-        """Part of `attempts.Picker`."""
         return self.served.hedging.try_hedge(now_s)
 
+    @override
     def hedge_delay_s(self, now_s: float) -> float | None:
-        """Part of `attempts.Picker`."""
         return self.served.hedging.delay_s(now_s)
 
+    @override
     def first_byte_limit_s(self, replica: Replica, remaining_s: float, now_s: float) -> float:
-        """Part of `attempts.Picker`."""
         of = self.served if self._left is None else self._of(replica)
         if replica is self.tried:  # what it says of its own pace is not waited for
             of = self.served
@@ -352,8 +332,8 @@ class RequestPicker:
         expected_s = replica.latency_s(self.shape.size_bytes)
         return of.hedging.first_byte_limit_s(now_s, expected_s, remaining_s)
 
+    @override
     def has_answered(self, replica: Replica, since_s: float) -> bool:
-        """Part of `attempts.Picker`."""
         return replica.answered_s > since_s
 
     def explain(self, now_s: float) -> Explanation:

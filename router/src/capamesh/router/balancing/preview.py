@@ -35,7 +35,7 @@ def foreseen(
     chooser = served.foreseen_chooser(policy, rng)
     chosen: tuple[Replica, ...] = ()
     if is_let_in:
-        is_panicking = served.would_panic(replicas, now_s)
+        is_panicking = served.panic.would_be_on(replicas, now_s)
         rules = Eligibility(asked, deadline_s, (), now_s, rng.random(), is_panicking)
         is_eligible = rules.allows_bound if shape.is_pinned else rules.allows
         replica = chooser.preview(replicas, is_eligible, shape, now_s, rng)

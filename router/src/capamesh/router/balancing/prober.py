@@ -6,7 +6,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import CapameshError
+from capamesh.protocol.links.asking import LoadHandler
 from capamesh.protocol.links.calls import decode_load, encode_probe
 
 if TYPE_CHECKING:
@@ -19,8 +22,8 @@ PROBE_LIMIT_S = 1.0
 """Later replies say nothing of the present (the age at which Prequal drops a reply)."""
 
 
-class _Probe:
-    """One probe on one link; the `LoadHandler` that the link knows."""
+class _Probe(LoadHandler):
+    """One probe on one link, as that link knows it."""
 
     __slots__ = ("_prober", "link", "replica", "sent_s", "stream")
 
@@ -32,14 +35,14 @@ class _Probe:
         """None: it is over."""
         self.stream = 0
 
+    @override
     def reported(self, meta: bytes) -> None:
-        """Part of `LoadHandler`."""
         if self.link is not None:
             self.link = None
             self._prober.answered(self, meta)
 
+    @override
     def failed(self, error: CapameshError) -> None:
-        """Part of `LoadHandler`."""
         del error
         if self.link is not None:
             self.link = None

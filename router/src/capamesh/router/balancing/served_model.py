@@ -18,9 +18,7 @@ from capamesh.protocol.errors import (
     DeadlineExceeded,
     Draining,
     LinkLost,
-    ModelNotFound,
     ModelUnavailable,
-    NoEndpoint,
     NotMember,
     Overloaded,
     PeerError,
@@ -30,15 +28,16 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.links.calls import load_with
 from capamesh.router.admission.controller import AdmissionController
 from capamesh.router.admission.saturation import IsOpen, is_open
+from capamesh.router.balancing.absence import no_endpoint
 from capamesh.router.balancing.load_check import ReportedLoadCheck
 from capamesh.router.balancing.opinions import GRAY_S, Opinions
+from capamesh.router.balancing.panic import Panic
 from capamesh.router.balancing.serving import FAILED, REFUSED, UNANSWERED_S
 from capamesh.router.balancing.unhealthy import Slowed, UnhealthySet, Verdict
 from capamesh.router.fleet import latency_ewma as peak_ewma
-from capamesh.router.resilience.health import CircuitState
 from capamesh.router.resilience.hedging import Hedging
 from capamesh.router.resilience.latency_window import LatencyWindow
-from capamesh.router.resilience.outliers import Outlier, OutlierWatch, is_panic
+from capamesh.router.resilience.outliers import Outlier, OutlierWatch
 from capamesh.router.resilience.retry_budget import RetryBudget
 
 if TYPE_CHECKING:
@@ -60,17 +59,9 @@ UNAVAILABLE_S = 0.5
 UNHEARD = 3
 """So many requests in a row that a replica left to others, without a word of its load meanwhile, count as silence (guess):
 hedges would else hide for long that it answers nothing. Who is merely slow answers the probe that follows."""
-AMPLE_S = 0.05
-AMPLE_FACTOR = 4.0
-"""A node that has more time left than the first, and than so many times what it should take, cannot say that it is too
-late (guess: a lost packet sent again; twice the two runs below which an engine takes a request for late)."""
 RESTART_S = 20.0
 """So long after its link was lost a node is likely to be back: its worker restarts, or was frozen and is replaced (a
 frozen worker is given up after 10 s, and is back within 4 s on a busy machine, measured)."""
-PANIC_EVERY_S = 0.1
-"""How often the ejected are counted, and only while somebody is not well (guess)."""
-SHOWN_MODELS = 10
-"""Of those that are hosted, in an error (guess: as many as one reads)."""
 
 
 class ServedModel:
@@ -78,13 +69,11 @@ class ServedModel:
 
     __slots__ = (
         "_fleet",
-        "_is_panicking",
         "_load_check",
         "_make_policy",
         "_opinions",
         "_others",
         "_outliers",
-        "_panic_s",
         "_rng",
         "_unhealthy",
         "admission",
@@ -96,6 +85,7 @@ class ServedModel:
         "links",
         "lives",
         "model",
+        "panic",
         "policy",
         "rules",
         "version",
@@ -146,8 +136,7 @@ class ServedModel:
         self._outliers: OutlierWatch[Replica] = OutlierWatch()
         self._load_check = ReportedLoadCheck()
         self._unhealthy = unhealthy
-        self._is_panicking = False
-        self._panic_s = -math.inf
+        self.panic = Panic(unhealthy)
 
     def __repr__(self) -> str:
         return f"ServedModel({self.model!r} {self.version} by {self.policy.name}, {len(self.replicas)} hosts)"
@@ -320,11 +309,6 @@ class ServedModel:
         """Return whether another replica may be asked on what one calls the caller's fault, which costs an opinion."""
         return self._opinions.try_take(now_s)
 
-    def has_time_left(self, replica: Replica, remaining_s: float) -> bool:
-        """Return whether so much time is left that `replica` cannot have too little."""
-        expected_s = AMPLE_FACTOR * replica.service_s
-        return remaining_s - replica.endpoint.network.rtt_s > max(AMPLE_S, expected_s)
-
     def awaits_until_s(self, rules: Eligibility) -> float:
         """Return until when a request that nobody may have by `rules` is likely to be answered by who gets a link.
 
@@ -391,23 +375,6 @@ class ServedModel:
 
     # the whole
 
-    def is_panicking(self, replicas: tuple[Replica, ...], now_s: float) -> bool:
-        """Return whether so many of the reachable are ejected that ejections must be ignored."""
-        if not self._unhealthy.noted:
-            return False
-        if not 0.0 <= now_s - self._panic_s < PANIC_EVERY_S:
-            self._panic_s = now_s
-            self._is_panicking = _are_mostly_ejected(replicas, now_s)
-        return self._is_panicking
-
-    def would_panic(self, replicas: tuple[Replica, ...], now_s: float) -> bool:
-        """Return what `is_panicking` would return now, and keep nothing of it."""
-        if not self._unhealthy.noted:
-            return False
-        if 0.0 <= now_s - self._panic_s < PANIC_EVERY_S:
-            return self._is_panicking
-        return _are_mostly_ejected(replicas, now_s)
-
     def tick(self, now_s: float) -> list[Verdict]:
         """Eject who stands out; to be called about every second. Return what is not told by `UnhealthySet`."""
         verdicts: list[Verdict] = []
@@ -424,54 +391,7 @@ class ServedModel:
 
     def nobody(self, rules: Eligibility) -> CapameshError:
         """Return the error for a request that nobody can be asked to run, and why."""
-        if not self._fleet.has(self.model, self.version):
-            return not_hosted(self._fleet, self.model, self.version)
-        reasons: dict[str, int] = {}
-        for replica in self.replicas:
-            reason = rules.obstacle(replica) or rules.refusal(replica)
-            reasons[reason] = reasons.get(reason, 0) + 1
-        most = sorted(reasons.items(), key=lambda item: -item[1])[:3]
-        why = "; ".join(f"{count} of {len(self.replicas)}: {reason}" for reason, count in most)
-        return NoEndpoint(
-            f"model {self.model!r} is hosted, but no node that has it can be reached now"
-            f" ({why or 'none has a link to this router'}); try again soon"
-        )
-
-
-def not_hosted(fleet: FleetView, model: ModelName, version: ModelVersion) -> CapameshError:
-    """Return the error for a model, or a version of it, that no node has ready."""
-    withheld = fleet.withheld(model, version)
-    if withheld:
-        return NoEndpoint(withheld)
-    absent = fleet.absent.error(model, version)
-    if absent is not None:
-        return absent
-    if not fleet.adverts:
-        # it has just started: that is no reason to tell a caller never to come again
-        return NoEndpoint("this router has not heard of any node yet; try again soon")
-    versions = fleet.versions(model)
-    if versions:
-        return ModelNotFound(
-            f"model {model!r} has no version {version!r}; its versions: {', '.join(versions)}"
-        )
-    models = fleet.models()
-    known = ", ".join(models[:SHOWN_MODELS]) or "none yet"
-    if len(models) > SHOWN_MODELS:
-        known += f" and {len(models) - SHOWN_MODELS} more (POST /v2/repository/index lists them)"
-    return ModelNotFound(f"no node hosts model {model!r}; hosted models: {known}")
-
-
-def _are_mostly_ejected(replicas: tuple[Replica, ...], now_s: float) -> bool:
-    usable = [replica for replica in replicas if replica.endpoint.is_usable]
-    well = sum(not _is_ejected(replica, now_s) for replica in usable)
-    return is_panic(well, len(usable))
-
-
-def _is_ejected(replica: Replica, now_s: float) -> bool:
-    if replica.health.is_full and replica.endpoint.health.is_full:
-        return False
-    ejected = CircuitState.EJECTED
-    return replica.health.state(now_s) is ejected or replica.endpoint.health.state(now_s) is ejected
+        return no_endpoint(self._fleet, self.model, self.version, self.replicas, rules)
 
 
 def _cause(error: CapameshError) -> str:

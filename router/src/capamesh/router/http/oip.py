@@ -23,7 +23,7 @@ from capamesh.protocol.oip import (
     parse_header_length,
     parse_object,
 )
-from capamesh.router.balancing.served_model import not_hosted
+from capamesh.router.balancing.absence import not_hosted
 from capamesh.router.http.application import Pages
 from capamesh.router.http.bodies import read_body, read_large_body
 from capamesh.router.http.cached_page import CachedPage

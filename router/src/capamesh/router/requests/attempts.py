@@ -25,8 +25,9 @@ from capamesh.protocol.errors import (
     Overloaded,
     is_refusal,
 )
+from capamesh.router.balancing.picking import Picker
 from capamesh.router.balancing.purpose import Purpose
-from capamesh.router.requests.attempt_events import Action, Answered, Failed, Picker, Probe
+from capamesh.router.requests.attempt_events import Action, Answered, Failed, Probe
 from capamesh.router.requests.blame import Blame, Fault, fault_of, judged, may_cross_check
 from capamesh.router.requests.patience import Patience
 from capamesh.router.requests.sends import Sends
@@ -52,11 +53,10 @@ class RequestAttempts(Sends):
     """One request's attempts, which end once: by `Answered`, by `Failed` or by `abandon`.
 
     `deadline_s` is a finite instant on the clock of `now_s`, `size_bytes` the request's size. `is_safe`: running it
-    twice does no harm. `is_hedged`: it may be, if also safe. `max_attempts` (at least 1) bounds how many nodes
-    may run it; the nodes that refused it do not count. `is_pinned`: what it needs is at one node, so that no other is
-    asked when that refuses. `max_wait_s`: how long it may wait for a link, longer where one is to be back; 0: not at
-    all. Methods return the actions to do, in order; a final action comes first in its tuple and only `Withdraw`s come
-    after it.
+    twice does no harm. `is_hedged`: it may be, if also safe. `max_attempts` (at least 1) bounds how many nodes may run
+    it; the nodes that refused it do not count. `is_pinned`: what it needs is at one node, so that no other is asked when
+    that refuses. `max_wait_s`: how long it may wait for a link, longer where one is to be back; 0: not at all. Methods
+    return the actions to do, in order; a final action comes first in its tuple, and only `Withdraw`s come after it.
     """
 
     __slots__ = (

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from capamesh.router.balancing.attempt import Attempt
+    from capamesh.router.balancing.picking import Picker
     from capamesh.router.fleet.replica import Replica
-    from capamesh.router.requests.attempt_events import Picker
 
 LIFE_S: Final = 0.25
 """So long a sign of life is waited for from the node that is to repeat what a process may have died of: were all killed

@@ -28,7 +28,8 @@ from capamesh.protocol.errors import (
     is_refusal,
 )
 from capamesh.protocol.links.calls import DEFAULT_PRIORITY, InferCall
-from capamesh.router.balancing.picker import OtherVersions, RequestPicker
+from capamesh.router.balancing.picker import RequestPicker
+from capamesh.router.balancing.picking import OtherVersions
 from capamesh.router.policies.policy import RequestShape
 from capamesh.router.requests.cold_starts import ColdStarts
 from capamesh.router.requests.mirror import Copies

@@ -14,10 +14,10 @@ from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError, DeadlineExceeded, LinkLost, Overloaded
 from capamesh.router.balancing.attempt import Attempt
+from capamesh.router.balancing.picking import Picker
 from capamesh.router.balancing.purpose import Purpose
 from capamesh.router.requests.attempt_events import (
     Failed,
-    Picker,
     Send,
     Withdraw,
 )

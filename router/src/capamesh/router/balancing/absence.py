@@ -1,0 +1,61 @@
+"""The errors for a request that no node can be asked to run: nobody hosts its model, or nobody can be reached. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from capamesh.protocol.errors import CapameshError, ModelNotFound, NoEndpoint
+
+if TYPE_CHECKING:
+    from capamesh.protocol.ids import ModelName, ModelVersion
+    from capamesh.router.balancing.eligibility import Eligibility
+    from capamesh.router.fleet.replica import Replica
+    from capamesh.router.fleet.view import FleetView
+
+SHOWN_MODELS = 10
+"""Of those that are hosted, in an error (guess: as many as one reads)."""
+
+
+def not_hosted(fleet: FleetView, model: ModelName, version: ModelVersion) -> CapameshError:
+    """Return the error for a model, or a version of it, that no node has ready."""
+    withheld = fleet.withheld(model, version)
+    if withheld:
+        return NoEndpoint(withheld)
+    absent = fleet.absent.error(model, version)
+    if absent is not None:
+        return absent
+    if not fleet.adverts:
+        # it has just started: that is no reason to tell a caller never to come again
+        return NoEndpoint("this router has not heard of any node yet; try again soon")
+    versions = fleet.versions(model)
+    if versions:
+        return ModelNotFound(
+            f"model {model!r} has no version {version!r}; its versions: {', '.join(versions)}"
+        )
+    models = fleet.models()
+    known = ", ".join(models[:SHOWN_MODELS]) or "none yet"
+    if len(models) > SHOWN_MODELS:
+        known += f" and {len(models) - SHOWN_MODELS} more (POST /v2/repository/index lists them)"
+    return ModelNotFound(f"no node hosts model {model!r}; hosted models: {known}")
+
+
+def no_endpoint(
+    fleet: FleetView,
+    model: ModelName,
+    version: ModelVersion,
+    replicas: tuple[Replica, ...],
+    rules: Eligibility,
+) -> CapameshError:
+    """Return the error for a request that none of the `replicas` may have by `rules`, and why."""
+    if not fleet.has(model, version):
+        return not_hosted(fleet, model, version)
+    reasons: dict[str, int] = {}
+    for replica in replicas:
+        reason = rules.obstacle(replica) or rules.refusal(replica)
+        reasons[reason] = reasons.get(reason, 0) + 1
+    most = sorted(reasons.items(), key=lambda item: -item[1])[:3]
+    why = "; ".join(f"{count} of {len(replicas)}: {reason}" for reason, count in most)
+    return NoEndpoint(
+        f"model {model!r} is hosted, but no node that has it can be reached now"
+        f" ({why or 'none has a link to this router'}); try again soon"
+    )
