@@ -141,7 +141,7 @@ async def test_router_reads_its_rules_anew_on_sighup_and_keeps_the_old_while_the
                     signal.raise_signal(signal.SIGHUP)
                 case "rules_refused":
                     seen.append(served.policy.name)
-                    file.write_text('[m]\npolicy = "random"\nweights = { "1" = 2 }\n')
+                    file.write_text('[m]\npolicy = "random"\nmax_price = 2\n')
                     signal.raise_signal(signal.SIGHUP)
                 case "rules_reloaded":
                     seen.append(served.policy.name)
@@ -157,7 +157,7 @@ async def test_router_reads_its_rules_anew_on_sighup_and_keeps_the_old_while_the
     (refused,) = log.of("rules_refused")
     assert refused["error"].startswith(f"{file}: m.weights.1 is -1, expected a number from 0")
     assert seen == ["cheapest", "random"]
-    assert parts.rules.of(ModelName("m")).weights == ((ModelVersion("1"), 2.0),)
+    assert parts.routing.constraints(ModelName("m")).max_price == 2.0
 
 
 async def test_bug_in_a_turn_is_logged_and_counted_and_the_next_turn_comes(

@@ -109,7 +109,7 @@ const isInteger = (least, most) => (value) => (typeof value === 'bigint' || Numb
 const isCount = isInteger(0n, 2n ** 63n - 1n)
 const isArrayOf = (most, check) => (value) => Array.isArray(value) && value.length <= most && value.every(check)
 const isAddress = (value) => /^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_][A-Za-z0-9_.-]*):[1-9][0-9]{0,4}$/.test(value)
-const isDigest = (value) => /^sha256:[0-9a-f]{64}$/.test(value)
+const isDigest = (value) => /^sha256-chunks:[0-9a-f]{64}$/.test(value)
 
 // Checks a map against its fields: a name that ends in "?" may be left out, and unknown fields are skipped.
 const isMapOf = (what, fields) => (value) => {

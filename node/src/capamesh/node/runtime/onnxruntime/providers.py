@@ -31,7 +31,7 @@ class DeviceLimits:
 
 
 def provider_options(provider: str, limits: DeviceLimits, digest: str) -> dict[str, str]:
-    """Return the options for one model, whose digest is `sha256:…`; none for a provider unknown here."""
+    """Return the options for one model, whose digest is `sha256-chunks:…`; none for a provider unknown here."""
     match provider:
         case "CUDAExecutionProvider":
             options = {
