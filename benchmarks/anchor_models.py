@@ -40,7 +40,7 @@ POSITIONS = 512
 NORM_EPSILON = 1e-12
 """These seven are all-MiniLM-L6-v2's own, from its config.json."""
 MASKED = -10_000.0
-"""What BERT adds to the scores of masked positions."""
+"""The number that BERT adds to the scores of masked positions."""
 
 
 class GraphBuilder:

@@ -29,10 +29,10 @@ from capamesh.protocol.tensors import Tensor
 HERE = Path(__file__).parent / "anchors"
 BUILD = Path(__file__).resolve().parents[1] / "build" / "anchors"
 THREADS = 2
-"""Of one run: with two cores, one process of two threads was the quickest for both models."""
+"""The threads of one run: with two cores, one process of two threads was the quickest for both models."""
 MAX_BATCH = 8
 MAX_WAIT_S = 0.001
-"""How long MLServer waits for a batch to fill: the least that mosec can be told too."""
+"""The longest wait of MLServer for a batch to fill: the least that mosec can be told too."""
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 5.0
 POLL_S = 0.05
@@ -49,12 +49,12 @@ class Case:
     expected: np.ndarray
     """The first output, f32 [1, ...]."""
     is_spinning: bool = False
-    """Whether ONNX Runtime's idle threads spin in the other servers; in Capamesh they never do."""
+    """True if ONNX Runtime's idle threads spin in the other servers; in Capamesh they never do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back."""
+    """The answer to one request."""
 
     status: int
     headers: Mapping[str, str]
@@ -63,7 +63,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where and what to send, and how to read the answer's first output, f32 [...]."""
+    """A place and a body to send there, and the way to read the answer's first output, f32 [...]."""
 
     url: str
     body: bytes

@@ -36,13 +36,13 @@ SEED = 20260704
 CORES = 2
 TOKENS = 64
 WARM_UP_S = 2
-"""Guess: the profiles and arenas that grow with the first batches are settled after some hundred requests."""
+"""The time before the first measurement (guess: profiles and arenas are settled after some hundred requests)."""
 RTOL, ATOL = 1e-3, 1e-3
 """Batch size alone changes sums slightly; a wrong row differs in the first digit."""
 OWN = "capamesh"
 
 Cells = dict[tuple[str, str, int], list[Load]]
-"""What each (model, server, connections) saw, a round each."""
+"""The loads of each (model, server, connections), one a round."""
 
 
 def inputs_of(model: str) -> dict[str, np.ndarray]:

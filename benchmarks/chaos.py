@@ -1,4 +1,4 @@
-"""What do clients see of faults? Real processes, 10,000 requests a fault, and the bars that the design sets.
+"""Measures what clients see of faults. Real processes, 10,000 requests a fault, and the bars that the design sets.
 
 `python benchmarks/chaos.py [--only kill,freeze,silent,gray,overload,rolling] [--scale 1.0]`. Three nodes and a router share
 this machine with the load, which comes at a fixed rate whatever becomes of it; latencies count from when a request was
@@ -61,15 +61,16 @@ MAX_RETURN_P99 = 2.0
 MAX_BAD_SHARE = 0.001
 MAX_RETURN_S = 5.0
 ROLLING_LOAD = 0.25
-"""Of the capacity: a process that starts keeps one of the cores, which all share here, for 2 to 4 s."""
+"""The load during a rolling restart, as a part of the capacity: a process that starts keeps one of the cores, which all
+share here, for 2 to 4 s."""
 MIN_RETURN_SHARE = 0.1
-"""Of three equal nodes; policies that go by latency share unevenly from second to second (guess)."""
+"""The least share of one of three equal nodes; policies that go by latency share unevenly from second to second (guess)."""
 MIN_GOODPUT = 0.9
 MAX_EXTRA = 0.25
 DEADLINE_S = 0.5
 FAULT_ROUNDS = 3
-"""Of quantiles the median counts, of all else the worst or the whole: a machine that stands still for a moment itself
-is in the p99 of a few seconds."""
+"""The rounds of a fault. Quantiles count by their median, all else by its worst or its whole: a machine that stands still
+for a moment itself is in the p99 of a few seconds."""
 
 
 async def measure_fault(name: str, folder: Path, count: int, report: Report) -> None:

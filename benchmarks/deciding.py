@@ -1,4 +1,4 @@
-"""What does a decision cost? Times each policy on fleets of 10, 100 and 1,000 replicas, with nothing sent anywhere.
+"""Measures what a decision costs: times each policy on fleets of 10, 100 and 1,000 replicas, with nothing sent anywhere.
 
 `python benchmarks/deciding.py [--picks 20000] [--policies prequal,p2c]`. A decision is the pick and all that the
 policy does for one request: `sent`, whom to probe, and `reported` for the answer and for each probe's reply. The fleet
@@ -32,7 +32,7 @@ from capamesh.router.policies import POLICIES, Policy, RequestShape, make_policy
 
 FLEETS = (10, 100, 1000)
 BARS_US = {100: 15.0, 1000: 40.0}
-"""What the design allows a decision on one core, by the number of replicas."""
+"""Microseconds that the design allows a decision on one core, by the number of replicas."""
 ROUND_PICKS = 500
 """The least mean of many short rounds is kept: what else the machine does only ever adds. A round is long enough
 for all that a policy does only now and then."""
@@ -41,7 +41,7 @@ AWAY_EVERY = 50
 IN_FLIGHT_EACH = 2
 RUN_US = (2_000, 5_000, 12_000)
 GAP_S = 0.0005
-"""Between two requests: 2,000 a second."""
+"""Seconds between two requests: 2,000 a second."""
 KEYS = 5_000
 
 
@@ -72,7 +72,7 @@ def replicas_of(count: int) -> tuple[Replica, ...]:
 
 
 def is_eligible(replica: Replica, now_s: float = 0.0) -> bool:
-    """Whether a request, or a probe, may go to `replica`: what the router asks of the healthy."""
+    """Return whether a request, or a probe, may go to `replica`, as the router decides on healthy ones."""
     del now_s
     endpoint = replica.endpoint
     return (
@@ -100,13 +100,13 @@ class Cost:
     pick_us: float
     decision_us: float
     p99_us: float
-    """Of decisions."""
+    """The 99th percentile of decisions, in microseconds."""
     looked_at: float
     """Replicas whose eligibility was asked for a decision, on average."""
 
     @property
     def is_over(self) -> bool:
-        """Whether a decision costs more than the design allows."""
+        """Return whether a decision costs more than the design allows."""
         return self.decision_us > BARS_US.get(self.replicas, float("inf"))
 
 

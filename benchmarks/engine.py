@@ -1,4 +1,4 @@
-"""How close is a node to ONNX Runtime itself? One node, asked over its link as a router asks, no router between.
+"""Measures how close a node is to ONNX Runtime itself. One node, asked over its link as a router asks, no router between.
 
 `python benchmarks/engine.py [--seconds 20]`. Compared in one run: ONNX Runtime in a loop in a process of its own,
 at every batch; the same behind a link, at its best batch and one request at a time (`bare_server.py`), so that the
@@ -46,7 +46,7 @@ SEED = 20260801
 ROUNDS = 5
 """The machine's mood changes within seconds: both sides are asked in turns."""
 WARM_UP_S = 1.0
-"""Before the first turn (guess: arenas have grown and threads are there after some batches)."""
+"""Seconds before the first turn (guess: arenas have grown and threads are there after some batches)."""
 HOUR = dt.timedelta(hours=1)
 BARS = {
     "tiny_per_second": 25_000.0,
@@ -55,7 +55,7 @@ BARS = {
     "resnet_ratio": 0.97,
     "picture_added_us": 250.0,
 }
-"""What the design asks of a node."""
+"""The bars that the design sets for a node."""
 
 
 @dataclass(frozen=True, slots=True)

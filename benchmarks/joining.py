@@ -1,4 +1,4 @@
-"""How soon is a node of use? Starts a cluster, adds nodes, kills sidecars and workers, and times each return.
+"""Measures how soon a node is of use: starts a cluster, adds nodes, kills sidecars and workers, and times each return.
 
 `python benchmarks/joining.py [--times 5]`. "Ready" is when the agent itself says so in its log; "routable" is
 when the router has its advert and a verified link.
@@ -29,7 +29,7 @@ from capamesh.client import AsyncClient
 
 POLL_S = 0.005
 ROUTABLE_BAR_S = 3.0
-"""What the design asks, from the node's being ready."""
+"""The time that the design allows from the node's being ready until it is routable."""
 
 
 def said_at_s(member: Member, event: str) -> float:

@@ -1,4 +1,4 @@
-"""What a result was measured on, and where results are kept. Reads the machine, writes files."""
+"""The machine that a result was measured on, and the place where results are kept. Reads the machine, writes files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 QUIET_LOOK_S = 0.25
 QUIET_SHARE = 0.2
-"""Of one core: below it nothing works on requests (guess: a node, a router and a browser idle below a tenth)."""
+"""The share of one core below which nothing works on requests (guess: a node, a router and a browser idle below a tenth)."""
 
 
 def machine() -> dict[str, Any]:

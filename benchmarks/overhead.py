@@ -1,4 +1,4 @@
-"""What do a router and a node add to ONNX Runtime? Starts a local cluster and measures both sides of it.
+"""Measures what a router and a node add to ONNX Runtime. Starts a local cluster and measures both sides of it.
 
 `python benchmarks/overhead.py [--nodes 1] [--seconds 5]`; needs wrk. Two models: the digits MLP with a 1 KiB
 request, and a mean over a picture, whose request has 600 KB. The anchor is the same run in this process.
@@ -33,7 +33,7 @@ SEED = 20260701
 DIRECT_RUNS = 3000
 CONNECTIONS = (1, 32)
 BARS = {"per_second_c32_1kib": 3000.0, "added_p50_us_c1_1kib": 700.0}
-"""What the design asks of two cores with default settings."""
+"""The bars that the design sets for two cores with default settings."""
 
 
 @dataclass(frozen=True, slots=True)

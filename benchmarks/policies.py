@@ -1,4 +1,4 @@
-"""Which policy has the best tail? Real processes: six nodes, two of them slower than the others.
+"""Compares the tails of policies. Real processes: six nodes, two of them slower than the others.
 
 `python benchmarks/policies.py [--requests 9000]`. Each node has a share of a core of its own, so that it is as fast as
 it is whoever else is busy; requests come at a fixed rate whatever becomes of them, policies take turns, and latencies
@@ -46,14 +46,14 @@ LOADS = (0.5, 0.8)
 NODES = 6
 SLOW_NODES = 2
 FAST_SHARE = 0.25
-"""Of a core. Were each to have what it can get of the two cores, none would be slower than another for long."""
+"""The fast nodes' share of a core. Were each to have what it can get of two cores, none would be slower than another for long."""
 SLOW_SHARE = 0.08
 COMPARED = ("prequal", "round-robin", "random", "p2c", "least-request", "peak-ewma")
 ROUNDS = 9
 """Policies take turns; each turn's quantiles count once, and of the turns the median: a second in which the machine
 itself stood still is in the p99 of whoever had its turn then."""
 SETTLED = 0.1
-"""Of a turn's requests, those at first are not counted: the queues are still those of the policy before."""
+"""The part of a turn's requests, its first, that is not counted: the queues are still those of the policy before."""
 PAUSE_S = 0.5
 
 

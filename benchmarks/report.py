@@ -36,7 +36,7 @@ class Report:
 
     @property
     def is_held(self) -> bool:
-        """Whether every bar was held."""
+        """Return whether every bar was held."""
         return all(row[-1] for row in self.rows)
 
     def show(self, title: str, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""How does a router scale with the fleet? Memory, bytes, CPU and staleness of what it knows, by production code.
+"""Measures how a router scales with the fleet: memory, bytes, CPU and staleness of what it knows, by production code.
 
 `python benchmarks/scale.py [--nodes 100,1000,10000] [--parts view,mesh,staleness,simulator] [--quick]`. A node has
 one GPU and 5 of 50 models, each with three tensors; its adverts are sealed with keys and chains of their own. CPU is
@@ -35,9 +35,9 @@ SEED = 1
 INTERVALS_S = (5.0, 10.0, 20.0, 30.0, 60.0)
 LOSSES = (0.0, 0.01, 0.1)
 CPU_BUDGET, BANDWIDTH_BUDGET = 0.05, 1e6
-"""Of one core, and bits a second, that a router may spend on hearing of its fleet (the design's)."""
+"""The part of one core, and the bits a second, that a router may spend on hearing of its fleet (the design's)."""
 COPIES = {"one": 1, "ours": 4, "D = 6": 6}
-"""How often a router receives a message: `MeshGossipSub` has degree 4, GossipSub's own is 6."""
+"""The copies of a message that a router receives: `MeshGossipSub` has degree 4, GossipSub's own is 6."""
 NOISE_YAMUX_BYTES = 12 + 2 + 16
 """A yamux header, and the length and tag of a noise frame; TCP and IP are left out."""
 

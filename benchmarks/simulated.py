@@ -40,7 +40,7 @@ BUSY_RATIO = 0.5
 CALM_RATIO = 1.05
 GOODPUT = 0.9
 EXTRA = 0.25
-"""What the design asks for."""
+"""The share of extra attempts that the design allows at most."""
 PROCESSES = 2
 
 

@@ -48,7 +48,7 @@ from capamesh.protocol.tensors import Tensor
 SEED = 20261126
 THIS = Path(__file__).resolve().parents[1]
 BAR = 1.03
-"""How much more of anything this checkout may cost."""
+"""The factor by which this checkout may cost more of anything."""
 IN_FLIGHT = (1, 64)
 CONNECTIONS = (1, 32)
 

@@ -27,7 +27,7 @@ end
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one run of wrk saw."""
+    """The figures of one run of wrk."""
 
     requests: int
     duration_us: int

@@ -34,13 +34,13 @@ CASES = ROOT / "build" / "cases"
 NODES = 3
 SHOWN_CASES = 5
 KILL_AT, DRAIN_AT = 0.3, 0.6
-"""Which part of the stream has been answered when a node is killed, and when another is drained."""
+"""The parts of the stream that have been answered when a node is killed, and when another is drained."""
 POLL_S = 0.02
 
 
 @dataclass(slots=True)
 class Stream:
-    """What became of the stream of requests."""
+    """The outcome of the stream of requests."""
 
     latencies_s: list[float] = field(default_factory=list)
     by_node: list[tuple[float, str]] = field(default_factory=list)

@@ -70,7 +70,7 @@ class Mutant:
     path: str
     line: int
     number: int
-    """Its place among the mutants of its module."""
+    """The mutant's place among those of its module."""
     what: str
 
 

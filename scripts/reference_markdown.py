@@ -1,4 +1,4 @@
-"""What the pages that are made from the code share: tables, code and sentences of Markdown. Pure."""
+"""The parts that the pages made from the code share: tables, code and sentences of Markdown. Pure."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import onnxruntime
 from mosec import Server, Worker
 
 MAX_BATCH = 8
-"""As ONNX Runtime is fastest with on two cores, by this folder's models."""
+"""The batch at which ONNX Runtime is fastest on two cores, by this folder's models."""
 MAX_WAIT_MS = 1
 """The least that mosec takes. It waits only until the batch is full."""
 

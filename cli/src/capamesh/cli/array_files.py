@@ -15,7 +15,7 @@ from capamesh.protocol.tensors import Datatype
 
 ARRAY_SUFFIXES: Final = frozenset({".npy", ".npz"})
 _FLOATS: Final = frozenset({Datatype.FP16, Datatype.FP32, Datatype.FP64})
-"""What numpy has of what becomes BF16 by rounding, without being asked to."""
+"""The float datatypes of numpy, whose values become BF16 by rounding without being asked to."""
 
 
 def tensor_from_file(spec: TensorSpec, path: Path, *, is_cast: bool) -> Tensor:

@@ -19,7 +19,7 @@ EPILOG = examples(
 
 
 class Position(StrEnum):
-    """What can be said of a circuit, in an electrician's words."""
+    """A position of a circuit, in an electrician's words."""
 
     OPEN = "open"
     CLOSED = "closed"

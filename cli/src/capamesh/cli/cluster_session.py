@@ -1,4 +1,4 @@
-"""What `capamesh dev up` does: a cluster from start to Ctrl-C. IO: processes, signals, files, prints."""
+"""The work of `capamesh dev up`: a cluster from start to Ctrl-C. IO: processes, signals, files, prints."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from capamesh.protocol.errors import ConfigError
 
 SAMPLES: Final = "samples"
 ROUTABLE_LIMIT_S: Final = 600.0
-"""Guess: large models load for minutes; what is wrong before that, a process's end tells."""
+"""The longest wait until a cluster can be asked (guess: large models load for minutes; a fault before that ends a process)."""
 
 
 def run_session(

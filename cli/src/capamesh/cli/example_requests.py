@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 TRIAL_LIMIT_S: Final = 10.0
-"""Guess: the first run of a large model; one row takes milliseconds to a second."""
+"""The longest time of a trial request (guess: a large model's first run; one row takes milliseconds to a second)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Example:
     request: Path
     inputs: tuple[Tensor, ...]
     refusal: str = ""
-    """Why the model does not run it; empty: it does."""
+    """The reason why the model does not run the request; empty where it does."""
 
 
 async def tried_examples(

@@ -1,4 +1,4 @@
-"""How help pages look: groups that explain themselves, examples that keep their lines. Pure."""
+"""The look of help pages: groups that explain themselves, examples that keep their lines. Pure."""
 
 from __future__ import annotations
 

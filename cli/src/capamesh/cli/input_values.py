@@ -1,4 +1,4 @@
-"""From `--input NAME=VALUE` to tensors, with dtype and shape from the model. Reads the files named with '@'."""
+"""Turns `--input NAME=VALUE` into tensors, with dtype and shape from the model. Reads the files named with '@'."""
 
 from __future__ import annotations
 

@@ -18,13 +18,13 @@ from capamesh.protocol.member_status import SERVING
 from capamesh.protocol.network import OWNER_KEY_FILE, NetworkOwner, Role
 
 START_LIMIT_S: Final = 30.0
-"""Guess: a process imports its libraries in 1 to 3 s on a machine with nothing else to do."""
+"""The longest start of a process (guess: imports take 1 to 3 s on a machine with nothing else to do)."""
 POLL_S: Final = 0.05
-"""Guess: nobody sees a delay this short."""
+"""Seconds between two looks at a process (guess: nobody sees a delay this short)."""
 STOP_LIMIT_S: Final = 45.0
 """The 30 s that a member waits for work under way, and what its children take to end."""
 ANY_PORTS: Final = ("--mesh", "127.0.0.1:0", "--links", "127.0.0.1:0")
-"""So that several clusters fit on one machine."""
+"""Any free ports, so that several clusters fit on one machine."""
 TOKEN_LIFE: Final = dt.timedelta(days=365)
 """Memberships end with the token that gave them; no local cluster lives that long (guess)."""
 
@@ -211,7 +211,7 @@ class LocalCluster:
 
 
 def is_routable(node: dict[str, Any], models: Collection[str] | None) -> bool:
-    """Whether a node of `/v1/nodes` can take requests for `models` (see `wait_routable`)."""
+    """Return whether a node of `/v1/nodes` can take requests for `models` (see `wait_routable`)."""
     states: dict[str, set[str]] = {}
     for model in node.get("models", []):
         states.setdefault(str(model.get("name")), set()).add(str(model.get("state")))

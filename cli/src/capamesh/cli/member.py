@@ -21,7 +21,7 @@ from capamesh.protocol.private_files import make_folder
 
 LOG_FILE: Final = "log.jsonl"
 ERROR_PREFIX: Final = "capamesh: error: "
-"""With which a command's errors begin: the last lines that a process writes which could not go on."""
+"""The beginning of a command's error: the last lines of a process that could not go on begin so."""
 _VARIABLES: Final = "CAPAMESH_"
 """Variables that set options; those of the one who starts a cluster are not meant for its members."""
 
@@ -89,7 +89,7 @@ class Member:
 
     @property
     def is_running(self) -> bool:
-        """Whether the process has not ended."""
+        """Return whether the process has not ended."""
         return self._process.returncode is None
 
     def status(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ group.callback(invoke_without_command=True)(teach)
 
 
 class Device(StrEnum):
-    """What runs a model."""
+    """A device that runs a model."""
 
     CPU = "cpu"
     CUDA = "cuda"

@@ -1,4 +1,4 @@
-"""What `capamesh model sign` does and prints. IO: reads models, writes signature files and keys."""
+"""The work of `capamesh model sign`. IO: reads models, writes signature files and keys, prints."""
 
 from __future__ import annotations
 

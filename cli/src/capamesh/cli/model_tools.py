@@ -1,4 +1,4 @@
-"""What the commands of `capamesh model` do and print. IO: reads and writes model files, runs models, prints."""
+"""The work of the commands of `capamesh model`. IO: reads and writes model files, runs models, prints."""
 
 from __future__ import annotations
 

@@ -14,15 +14,15 @@ from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.private_files import is_exposed, reason_of
 
 DEFAULT_ROUTER = "http://127.0.0.1:8000"
-"""Where `capamesh router run` and `capamesh dev up` listen by default."""
+"""The address at which `capamesh router run` and `capamesh dev up` listen by default."""
 TOKEN_VARIABLE = "CAPAMESH_TOKEN"  # noqa: S105 - the variable's name, not its value
 POLICY_NAMES = (
     "affinity", "cheapest", "least-request", "p2c", "peak-ewma", "prequal", "random", "round-robin",
 )  # fmt: skip
-"""Those that routers know. Written out: importing them takes longer than showing a help page should."""
+"""The policies that routers know. Written out: importing them takes longer than showing a help page should."""
 DEFAULT_POLICY = "prequal"
 _MAX_TOKEN_BYTES = 64 * 1024
-"""Guess: tokens have about 1,500 characters; a larger file is another file."""
+"""The largest token file that is read (guess: tokens have about 1,500 characters; a larger file is another file)."""
 
 Router: TypeAlias = Annotated[
     str,

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 _SHOWN_ELEMENTS = 40
-"""How much of an output a table shows, half from each end of every axis (guess: a few lines)."""
+"""The elements of an output that a table shows, half from each end of every axis (guess: a few lines)."""
 
 
 def preview(array: npt.NDArray[Any]) -> str:

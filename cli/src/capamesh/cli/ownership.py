@@ -1,4 +1,4 @@
-"""What a network's owner does: create, admit, shut out. File IO, prints; hands lists to a router over HTTP."""
+"""The work of a network's owner: create, admit, shut out. File IO, prints; hands lists to a router over HTTP."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from capamesh.protocol.network.chain import Invite, read_invite
 from capamesh.protocol.private_files import read_public, replace_private
 
 DEFAULT_LIFE: Final = dt.timedelta(days=30)
-"""Of tokens and the memberships they give (guess: a month in which to notice that one ends)."""
+"""The life of tokens and of the memberships they give (guess: a month in which to notice that one ends)."""
 _SERIAL: Final = re.compile(r"[0-9a-f]{40}")
 _MESH_ADDRESS: Final = re.compile(
     r"/(?:ip[46]|dns[46]?)/[^/\s]+/tcp/[0-9]{1,5}/p2p/[1-9A-HJ-NP-Za-km-z]+"

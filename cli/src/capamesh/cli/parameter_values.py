@@ -1,4 +1,4 @@
-"""From `--parameter NAME=VALUE` to the parameters of a request. Pure."""
+"""Turns `--parameter NAME=VALUE` into the parameters of a request. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people write in options: places, durations, lists of numbers. Pure; a wrong one is a usage error."""
+"""Reads the values of options: places, durations, lists of numbers. Pure; a wrong one is a usage error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How results look on a terminal, and as JSON for programs. IO: prints, writes a file where one is asked for."""
+"""Prints results: as tables on a terminal, as JSON for programs. IO: prints, writes a file where one is asked for."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from capamesh.protocol.plain_text import plain, plain_lines
 _PIPED_COLUMNS = 200
 """Width where no terminal tells one (guess: a peer id and its neighbours on one line)."""
 _WHOLE_IDS_COLUMNS = 160
-"""From this width on, a table has room for whole peer ids, of 52 characters (counted: `capamesh explain` needs 159)."""
+"""The width from which a table has room for whole peer ids of 52 characters (counted: `capamesh explain` needs 159)."""
 _SHORT_ID_CHARS = 8
-"""Of the end of a peer id, where there is no room for more (guess: none of 100,000 nodes' is another's)."""
+"""The characters shown of a peer id's end where there is no room for more (guess: no two of 100,000 nodes share them)."""
 PEER_COLUMNS = frozenset({"PEER", "NODE"})
-"""Those with peer ids, which are never broken into two lines."""
+"""The columns with peer ids, which are never broken into two lines."""
 
 
 @cache

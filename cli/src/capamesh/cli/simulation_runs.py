@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from capamesh.simulation.scenario import Scenario
 
 WARM_UP = 0.1
-"""Of a time that was chosen by hand (guess; scenarios have about as much)."""
+"""The part of a time chosen by hand that is warm-up (guess; scenarios have about as much)."""
 _SHOWN_VERDICTS = 6
 
 

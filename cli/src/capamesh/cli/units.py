@@ -1,4 +1,4 @@
-"""What people write as an amount of memory. Pure; a wrong one is a usage error."""
+"""Reads amounts of memory as people write them. Pure; a wrong one is a usage error."""
 
 from __future__ import annotations
 

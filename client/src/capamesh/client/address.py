@@ -1,4 +1,4 @@
-"""Where a router is: the URL a user gives, taken apart. Pure."""
+"""The URL of a router as a user gives it, taken apart. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from capamesh.protocol.errors import ConfigError
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
-"""Where `capamesh router run` listens when it is told nothing else."""
+"""The address where `capamesh router run` listens when it is told nothing else."""
 _PORTS = {"http": 80, "https": 443}
 
 

@@ -1,4 +1,4 @@
-"""What a router answers, as values: models, metadata, failures. Pure."""
+"""The answers of a router as values: models, metadata, failures. Pure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EXPLANATION_NAME = "X-Capamesh-Explanation"
 """The HTTP header that says why that one did."""
 
 _SHOWN_CHARS = 300
-"""How much of a body that is no error of ours a message repeats (guess: a proxy's title and first line)."""
+"""The characters that a message repeats of a body that is no error of ours (guess: a proxy's title and first line)."""
 
 _BY_STATUS: dict[int, type[CapameshError]] = {
     400: InvalidRequest,
@@ -41,7 +41,7 @@ _BY_STATUS: dict[int, type[CapameshError]] = {
     503: Overloaded,
     504: DeadlineExceeded,
 }
-"""For answers that a proxy gave in the router's place."""
+"""The errors for answers that a proxy gave in the router's place, by status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +96,11 @@ class ModelEntry:
     state: str
     """READY, LOADING, UNLOADING or UNAVAILABLE."""
     reason: str
-    """Why it is not ready; empty when it is."""
+    """The reason why it is not ready; empty when it is."""
 
     @property
     def is_ready(self) -> bool:
-        """Whether a node can run it now."""
+        """Return whether a node can run the model now."""
         return self.state == "READY"
 
 
@@ -113,7 +113,7 @@ class ModelMetadata:
     versions: tuple[str, ...]
     """The versions that nodes host."""
     platform: str
-    """What runs the model, in the protocol's words, such as `onnxruntime_onnx`."""
+    """The runtime of the model in the protocol's words, such as `onnxruntime_onnx`."""
     inputs: tuple[TensorSpec, ...]
     """The inputs that a request must have."""
     outputs: tuple[TensorSpec, ...]
@@ -126,7 +126,7 @@ class HeldList(NamedTuple):
     version: int
     """The version of the list, which its owner counts."""
     is_kept: bool
-    """Whether it is on the router's disk; where it is not, a restart loses it until another member tells of it."""
+    """True if it is on the router's disk; where it is not, a restart loses it until another member tells of it."""
 
 
 def failure_of(answer: Answer, url: str) -> CapameshError:

@@ -1,4 +1,4 @@
-"""Between what a caller holds (arrays, lists of text) and tensors. Pure."""
+"""Turns the values that a caller holds (arrays, lists of text) into tensors, and tensors into arrays. Pure."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from capamesh.protocol.oip.json_data import read_data
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec, fp32_from_bf16
 
 InputValue: TypeAlias = "npt.NDArray[Any] | np.generic | Tensor | Sequence[Any] | float"
-"""What may be given as an input: an array, a `Tensor`, a number, or (nested) lists of numbers or of `str` and `bytes`."""
+"""An input: an array, a `Tensor`, a number, or (nested) lists of numbers or of `str` and `bytes`."""
 
 NO_SPECS: Mapping[str, TensorSpec] = {}
 """Nothing is known of a model's inputs."""
 
 
 def has_numbers(inputs: Mapping[str, InputValue]) -> bool:
-    """Whether an input is numbers in lists, whose dtype the model's metadata must tell."""
+    """Return whether an input is numbers in lists, whose dtype the model's metadata must tell."""
     return any(_is_numbers(value) for value in inputs.values())
 
 
@@ -58,7 +58,7 @@ def tensor_from_lists(spec: TensorSpec, value: object) -> Tensor:
 
 
 def arrays_of(tensors: Sequence[Tensor]) -> dict[str, npt.NDArray[Any]]:
-    """Return the outputs as read-only arrays by name: BF16 as float32, BYTES as objects of `bytes`."""
+    """Return the outputs as read-only arrays by name, each in its own shape: BF16 as float32, BYTES as objects of `bytes`."""
     return {tensor.name: _array_of(tensor) for tensor in tensors}
 
 

@@ -1,4 +1,4 @@
-"""What a client asks a router, as values that either client can send. Pure."""
+"""The questions of a client to a router, as values that either client can send. Pure."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ from capamesh.protocol.tensors import DEFAULT_LIMITS, Limits, TensorSpec
 T = TypeVar("T")
 
 CONNECT_LIMIT_S = 5.0
-"""To a router that is up, in the time of a few lost packets (guess)."""
+"""The longest time that a connection to a router takes: a few lost packets (guess)."""
 UNASKED_WAIT_S = 60.0
-"""Where the caller names no time, the router's own (30 s by default) ends the request; this ends a dead router."""
+"""The longest wait where the caller names no time: a router ends the request after 30 s by default, this ends a dead router."""
 GRACE_S = 1.0
-"""How much later than the router the client gives up, so that the router's reason arrives (guess)."""
+"""Seconds by which the client gives up later than the router, so that the router's reason arrives (guess)."""
 PAGE_WAIT_S = 10.0
-"""For pages that a router answers from memory (guess)."""
+"""The longest wait for a page that a router answers from memory (guess)."""
 
 _TIMEOUT_PARAMETER = "timeout"
 """Triton's request parameter: the time the caller allows, in microseconds."""
@@ -55,7 +55,7 @@ _OWN_PARAMETERS = {
     _TIMEOUT_PARAMETER: "timeout_s, in seconds",
     "binary_data_output": "is_binary",
 }
-"""Those that an argument stands for, which the waiting and the reading of the answer go by, too."""
+"""The parameters that an argument stands for: waiting, and reading the answer, go by that argument, too."""
 
 
 class Unreachable(LinkLost):
@@ -73,18 +73,18 @@ class Ask(Generic[T]):
     method: str
     path: str
     read: Callable[[Answer, str], T]
-    """From the answer and the router's URL; raises the error that the answer is."""
+    """Makes the result from the answer and the router's URL, or raises the error that the answer is."""
     wait_s: float = PAGE_WAIT_S
     buffers: tuple[bytes | memoryview, ...] = ()
     """The body in pieces, which both clients send without joining large ones."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     limits: Limits = DEFAULT_LIMITS
     is_repeatable: bool = True
-    """Whether another router may be asked when this one's connection broke: all but the steps of a sequence."""
+    """True if another router may be asked when this one's connection broke; the steps of a sequence are not repeated."""
 
     @property
     def size_bytes(self) -> int:
-        """Of the body."""
+        """Return the size of the body in bytes."""
         return sum(memoryview(buffer).nbytes for buffer in self.buffers)
 
 

@@ -1,4 +1,4 @@
-"""Which of several routers is asked, and when one that failed is asked again. Pure; the time is an argument."""
+"""Decides which of several routers is asked, and when one that failed is asked again. Pure; the time is an argument."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from capamesh.protocol.errors import (
 )
 
 COOL_DOWN_S = 10.0
-"""How long a router that failed is asked only if all others fail too (guess: a restart takes seconds)."""
+"""Seconds in which a router that failed is asked only if all others fail too (guess: a restart takes seconds)."""
 MAX_ROUTERS = 16
-"""Guess: one is enough, a few share the load."""
+"""The most routers of one client (guess: one is enough, a few share the load)."""
 
 
 class Failover:
@@ -66,10 +66,10 @@ class Failover:
 
 
 def is_for_another(error: CapameshError, *, is_repeatable: bool) -> bool:
-    """Whether another router may be asked the same.
+    """Return whether another router may be asked the same.
 
-    Always where this one did not pass the request on: it could not be reached, is no member of its network any more, or
-    reaches no node. Where the connection broke in the middle only if the request may run twice.
+    It always may where this one did not pass the request on: it could not be reached, is no member of its network any
+    more, or reaches no node. Where the connection broke in the middle, it may only if the request may run twice.
     """
     match error:
         case Unsatisfiable():

@@ -1,4 +1,4 @@
-"""What a client has learned of models' inputs, so that it asks once. Pure; threads may share it."""
+"""The inputs of models as a client has learned them, so that it asks once. Pure; threads may share it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from capamesh.client.answers import ModelMetadata
 from capamesh.protocol.tensors import TensorSpec
 
 MAX_MODELS: Final = 256
-"""Guess: more than a program uses."""
+"""The most models whose inputs are remembered (guess: more than a program uses)."""
 
 
 class KnownInputs:

@@ -1,4 +1,4 @@
-"""What a request may ask of its way through the network, as the router's `X-Capamesh` headers. Pure."""
+"""The wishes of a request for its way through the network, as the router's `X-Capamesh` headers. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from capamesh.protocol.errors import InvalidRequest
 
 @dataclass(frozen=True, slots=True)
 class RoutingOptions:
-    """Who may run a request, for whom and how one of them is chosen; what is left out is the router's choice."""
+    """The nodes that may run a request, its tenant, and the way one of them is chosen; the router decides on what is left out."""
 
     tenant: str = ""
     """The tenant whose request it is; the router's rules give each tenant its share."""
@@ -28,7 +28,7 @@ class RoutingOptions:
     max_price: float | None = None
     """No node is asked that takes more for a million rows, in the network's unit; None: any price."""
     is_explained: bool = False
-    """Whether `Outputs.explanation` says among whom and why the node was chosen."""
+    """True if `Outputs.explanation` is to say among which nodes and why the node was chosen."""
 
     def headers(self) -> dict[str, str]:
         """Return the HTTP headers that say it, for programs that send requests by other means.

@@ -1,1 +1,1 @@
-"""What nodes, routers and clients share: identities, adverts, tensors, frames, links and the mesh."""
+"""The parts that nodes, routers and clients share: identities, adverts, tensors, frames, links and the mesh."""

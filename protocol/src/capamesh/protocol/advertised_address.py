@@ -1,4 +1,4 @@
-"""Where this machine listens and under which address others reach it. IO: asks the kernel for a route, sends nothing."""
+"""The address where this machine listens, and the one under which others reach it. IO: asks the kernel for a route, sends nothing."""
 
 from __future__ import annotations
 

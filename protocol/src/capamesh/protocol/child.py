@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["Child", "RestartPolicy"]
 
 _START_LIMIT_S: Final = 60.0
-"""Guess: importing CUDA libraries from a cold disk takes up to half a minute."""
+"""The longest start (guess: importing CUDA libraries from a cold disk takes up to half a minute)."""
 
 _STOP_GRACE_S: Final = 5.0
-"""Guess: what a child may take to say goodbye to its peers after it was asked to stop."""
+"""Seconds that a child may take to say goodbye to its peers after it was asked to stop (guess)."""
 
 
 class Child:

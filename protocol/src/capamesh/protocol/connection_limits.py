@@ -1,4 +1,4 @@
-"""Which connections a port accepts from whoever comes, and which it closes for them. Pure: time comes in.
+"""Decides which connections a port accepts from whoever comes, and which it closes for them. Pure: time comes in.
 
 Whoever reaches a port for members may connect to it, and proves membership only then. So connections that have proved
 nothing are few, they come at a limited rate, and the longest unproven is closed for a new one: a stranger that holds
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 KNOWN_FOR_S: Final = 3600.0
-"""How long an address counts as a member's (guess: longer than any restart)."""
+"""Seconds for which an address counts as a member's (guess: longer than any restart)."""
 
 MAX_ADDRESSES: Final = 4096
-"""Of those known, and of those whose rate is remembered (guess; about 1 MB)."""
+"""The most addresses that are known, and whose rate is remembered (guess; about 1 MB)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many a second, after a first few."""
+    """A rate: so many a second, after a first few."""
 
     per_s: float
     burst: float
@@ -37,23 +37,23 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What a port accepts."""
+    """The limits of the connections that a port accepts."""
 
     connections: int
-    """In all, proved and not."""
+    """The most connections in all, proved and not."""
     unproven: int = 128
-    """Guess: at 100 a second each has more than a second, several round trips around the world."""
+    """The most unproven ones (guess: at 100 a second each has more than a second, several round trips around the world)."""
     unproven_of_address: int = 32
-    """Guess: a quarter, so that one address is not all."""
+    """The most unproven ones of an address (guess: a quarter, so that one address is not all)."""
     of_strangers: Rate = Rate(per_s=100.0, burst=200.0)
-    """Of all addresses together where nobody proved membership lately. A TLS handshake costs 0.57 ms of CPU
+    """The rate of all addresses together where nobody proved membership lately. A TLS handshake costs 0.57 ms of CPU
     (measured), so that strangers get 6 % of a core."""
     of_address: Rate = Rate(per_s=20.0, burst=64.0)
     """A node has up to 64 devices, each of which dials."""
     of_known: Rate = Rate(per_s=200.0, burst=400.0)
-    """Of all addresses together where members proved themselves lately."""
+    """The rate of all addresses together where members proved themselves lately."""
     of_known_address: Rate = Rate(per_s=100.0, burst=200.0)
-    """Guess: many nodes may share one address."""
+    """The rate of one such address (guess: many nodes may share one)."""
 
 
 def limits_within(descriptors: int) -> ConnectionLimits:
@@ -93,7 +93,7 @@ class Slot:
     def __init__(self, address: str) -> None:
         self.address = address
         self.close: Callable[[str], None] = _nothing
-        """Set by whoever has the connection: closes it, and is told why."""
+        """The callback that closes the connection and is told why; whoever has the connection sets it."""
         self.is_proven = False
         self.is_closed = False
 
@@ -114,7 +114,7 @@ class ConnectionLimiter:
         """Longest unproven first."""
         self._unproven_of: dict[str, dict[Slot, None]] = {}
         self._known: OrderedDict[str, float] = OrderedDict()
-        """When a member last proved itself there."""
+        """The time when a member last proved itself, by address."""
         self._all = {False: _Tokens(limits.of_strangers.burst, 0.0)}
         self._all[True] = _Tokens(limits.of_known.burst, 0.0)
         self._of_address: OrderedDict[str, _Tokens] = OrderedDict()

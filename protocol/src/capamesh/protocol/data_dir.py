@@ -58,7 +58,7 @@ READ_TRIES = 5
 STATUS_BLOCK_BYTES = 4096
 """A status is filled up to so much with blanks: the next one, a little longer, has room in its place on a full disk."""
 STATUS_SPARE_BYTES = 1024
-"""Guess: longer addresses and reasons."""
+"""The bytes that are reserved for a longer status (guess: longer addresses and reasons)."""
 
 
 class DataDir:
@@ -77,14 +77,14 @@ class DataDir:
 
     @property
     def disk(self) -> str:
-        """What cannot be written and why, for a status; empty: all is kept."""
+        """Return what cannot be written and why, for a status; empty: all is kept."""
         if not self._unkept:
             return ""
         reasons = sorted({reason for _, reason in self._unkept.values()})
         return f"not kept: {', '.join(sorted(self._unkept))}: {'; '.join(reasons)}"
 
     def is_kept(self, name: str) -> bool:
-        """Whether what was last written to this file is on the disk."""
+        """Return whether what was last written to this file is on the disk."""
         return name not in self._unkept
 
     def lock(self) -> None:
@@ -189,7 +189,7 @@ class DataDir:
         return kept
 
     def _is_newer(self, kept: Membership, invited: JoinToken, now: datetime) -> bool:
-        """Whether the membership that is kept is by a later owner's key than the token, or by the same and ends later.
+        """Return whether the membership that is kept is by a later owner's key than the token, or by the same and ends later.
 
         One that is revoked is not: the token is what brings the member back.
         """
@@ -376,7 +376,7 @@ def _no_status(folder: Path, why: str) -> ConfigError:
 
 
 def _is_locked(folder: Path) -> bool:
-    """Whether a process holds the folder, whatever its pid is in another container."""
+    """Return whether a process holds the folder, whatever its pid is in another container."""
     try:
         descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY)
     except OSError:

@@ -17,28 +17,29 @@ OWN_DESCRIPTORS: Final = 64
 """A guess: an idle router with three nodes was seen with 22, and its sidecar's restart takes a handful more."""
 
 MAX_LINK_DESCRIPTORS: Final = 8192
-"""Guess: a router with more links than this has no core left to serve them."""
+"""The most descriptors for links (guess: a router with more links than this has no core left to serve them)."""
 
 LOW_LIMIT: Final = 1024
-"""What systems gave a process for decades; the owner is told of less."""
+"""The limit that systems gave a process for decades; the owner is told of less."""
 
 MAX_LIMIT: Final = 2**20
 """Linux's own `fs.nr_open`; some containers are given a thousand times that, which no table should be made for."""
 
 _FALLBACK_LIMITS: Final = (65_536, 10_240, 4_096)
-"""Where the kernel refuses the hard limit as a soft one: macOS says "unlimited" and takes 10,240 (OPEN_MAX)."""
+"""The limits that are tried where the kernel refuses the hard limit as a soft one: macOS says "unlimited" and takes 10,240
+(OPEN_MAX)."""
 
 
 @dataclass(frozen=True, slots=True)
 class DescriptorShares:
-    """Who may hold how many of a process's descriptors."""
+    """The shares of a process's descriptors, by who may hold them."""
 
     own: int
     """The process itself: its files, and its channels to its children."""
     links: int
     """Links to other members, those dialled and those accepted, and strangers that may become one."""
     clients: int
-    """What is left: connections of HTTP clients."""
+    """The descriptors that are left: connections of HTTP clients."""
 
 
 def shares_of(limit: int) -> DescriptorShares:

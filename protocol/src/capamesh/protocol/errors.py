@@ -16,11 +16,11 @@ class CapameshError(Exception):
     """The root: a message that gives the value, the limit and what to do."""
 
     code: ClassVar[str] = "error"
-    """How the error is named on the wire; never changes once released."""
+    """The name of the error on the wire; it never changes once released."""
     is_retryable: ClassVar[bool] = False
-    """Whether the same request may succeed at another peer, or later."""
+    """True if the same request may succeed at another peer, or later."""
     load: object = None
-    """What the peer said with it of its load, as it travels; `links.calls.load_with` reads it."""
+    """The load that the peer told with the error, as it travels; `links.calls.load_with` reads it."""
 
     @property
     def message(self) -> str:
@@ -85,7 +85,7 @@ class Overloaded(PeerError):
     def __init__(self, message: str = "", retry_after_s: float = 0.0) -> None:
         super().__init__(message or self.code)
         self.retry_after_s = retry_after_s
-        """When to ask this peer again, as it estimates; 0 when it does not say."""
+        """Seconds after which to ask this peer again, as it estimates; 0 when it does not say."""
 
 
 class TooManyRequests(Overloaded):
@@ -108,7 +108,7 @@ class ModelUnavailable(PeerError):
     def __init__(self, message: str = "", retry_after_s: float = 0.0) -> None:
         super().__init__(message or self.code)
         self.retry_after_s = retry_after_s
-        """When it may be run again; 0 when that is not known."""
+        """Seconds after which it may be run again; 0 when that is not known."""
 
 
 class ModelFailed(ModelUnavailable):
@@ -123,7 +123,7 @@ class LinkLost(PeerError):
 
     code = "link_lost"
     is_sudden: bool = False
-    """Whether the peer's end closed without a word: its process may have ended."""
+    """True if the peer's end closed without a word: its process may have ended."""
 
 
 class RunFailed(PeerError):
@@ -138,7 +138,7 @@ class RequestKills(RunFailed):
     code = "request_kills"
     is_retryable = False
     deaths: int = 2
-    """How many."""
+    """The number of workers that ended."""
 
 
 class SequenceLost(PeerError):
@@ -156,7 +156,7 @@ class NoEndpoint(PeerError):
     def __init__(self, message: str = "", retry_after_s: float = 0.0) -> None:
         super().__init__(message or self.code)
         self.retry_after_s = retry_after_s
-        """When one may be reached again; 0 when that is not known."""
+        """Seconds after which one may be reached again; 0 when that is not known."""
 
 
 class Unsatisfiable(NoEndpoint):
@@ -228,7 +228,7 @@ _REFUSALS = frozenset({Overloaded.code, TooManyRequests.code, Draining.code, Mod
 
 
 def is_refusal(error: CapameshError) -> bool:
-    """Whether the peer certainly did not run the request, so that asking another is always safe."""
+    """Return whether the peer certainly did not run the request, so that asking another is always safe."""
     return error.code in _REFUSALS
 
 

@@ -1,10 +1,10 @@
-"""Who is in the fleet, from the adverts heard: joins, suspicion, expiry and quarantine. Pure.
+"""Keeps the fleet's members, from the adverts heard: joins, suspicion, expiry and quarantine. Pure.
 
 Time is a monotonic clock in seconds that the caller reads; an advert ages from its arrival, by the
 receiver's own clock, and a peer is silent for too long by the interval that its own last advert told: how often
-others advertise, or would have it advertise, is no matter. A peer's newest sequence wins, so the order in which adverts arrive does not
-matter. A peer that left is a tombstone with its last sequence: an old advert of it, still on its way
-or replayed, cannot bring it back, only a newer one of its own can.
+others advertise, or would have it advertise, is no matter. A peer's newest sequence wins, so the order in which
+adverts arrive does not matter. A peer that left is a tombstone with its last sequence: an old advert of it, still on
+its way or replayed, cannot bring it back, only a newer one of its own can.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ if TYPE_CHECKING:
     from capamesh.protocol.ids import PeerId
 
 REPLAY_WINDOW_S = 1200.0
-"""How long a receiver may accept one envelope: its `at` may be 10 minutes ahead, then 10 minutes behind."""
+"""Seconds for which a receiver may accept one envelope: its `at` may be 10 minutes ahead, then 10 minutes behind."""
 
 SUSPECT_AFTER: Final = 2.2
-"""In intervals that a member told: two and their jitter, so that one lost advert is no suspicion."""
+"""The intervals, each as the member told, after which it is suspected: two and their jitter, so that one lost advert is no
+suspicion."""
 EXPIRE_AFTER: Final = 3.5
-"""In intervals that a member told: three, their jitter and gossip's delay. At 1 % loss that is enough; a network
-that loses a tenth has seven false expiries a node and day (measured: benchmarks/scale.py)."""
+"""The intervals, each as the member told, after which it is expired: three, their jitter and gossip's delay. At 1 % loss that
+is enough; a network that loses a tenth has seven false expiries a node and day (measured: benchmarks/scale.py)."""
 
 
 class LeftReason(StrEnum):
-    """Why a peer is no member any more."""
+    """The reason why a peer is no member any more."""
 
     GOODBYE = "goodbye"
     EXPIRED = "expired"
@@ -86,7 +87,7 @@ Change = Joined | Changed | Suspected | Recovered | Left
 
 @dataclass(slots=True)
 class FleetCounts:
-    """What happened since the start. `adverts` and `goodbyes` are those accepted."""
+    """The events counted since the start. `adverts` and `goodbyes` are those accepted."""
 
     adverts: int = 0
     goodbyes: int = 0
@@ -243,7 +244,7 @@ class FleetMembership:
         return {peer: member.advert for peer, member in self._members.items()}
 
     def is_suspected(self, peer: PeerId) -> bool:
-        """Whether `peer` is a member that has been silent for `suspect_after` of its intervals."""
+        """Return whether `peer` is a member that has been silent for `suspect_after` of its intervals."""
         member = self._members.get(peer)
         return member is not None and member.is_suspected
 
@@ -275,7 +276,7 @@ class FleetMembership:
         return self._now_s
 
     def _is_news(self, peer: PeerId, sequence: Sequence) -> bool:
-        """Whether `sequence` may change what is known of `peer`; counts it where not."""
+        """Return whether `sequence` may change what is known of `peer`; count it where not."""
         tombstone = self._tombstones.get(peer)
         if tombstone is not None and tombstone.sequence is None:
             self.counts.quarantined += 1
@@ -300,7 +301,7 @@ class FleetMembership:
         return [Left(peer, reason)]
 
     def _drop(self, peer: PeerId) -> bool:
-        """Whether `peer` was a member, which it is no more."""
+        """Forget a member; return whether `peer` was one."""
         member = self._members.pop(peer, None)
         self._suspects -= member is not None and member.is_suspected
         return member is not None

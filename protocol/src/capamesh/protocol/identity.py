@@ -133,7 +133,7 @@ def public_bytes_of(peer_id: str) -> bytes:
 
 
 def verify_signature(peer_id: str, data: bytes, signature: bytes) -> bool:
-    """Whether `signature` is the peer's Ed25519 signature of `data`; junk of any kind is False."""
+    """Return whether `signature` is the peer's Ed25519 signature of `data`; junk of any kind is False."""
     try:
         key = Ed25519PublicKey.from_public_bytes(public_bytes_of(peer_id))
         key.verify(signature, data)

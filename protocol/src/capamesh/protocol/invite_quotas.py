@@ -1,4 +1,4 @@
-"""How much of this process's memory the members of one invite may take: so many members, and so much for all of them. Pure.
+"""Bounds the memory of this process that the members of one invite may take: so many members, and so much for all of them. Pure.
 
 Whoever holds a join token makes any number of identities, all of them members. So an invite says how many it admits, and
 every router keeps to the first that it hears of: those that are known keep their place until they leave. What they
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from capamesh.protocol.network import Member
 
 BYTES_OF_MEMBER: Final = 1 << 20
-"""For each member that an invite admits, shared by all of them. A node with five models takes 33 KB by the figures below,
-one with 250 on eight devices 2.7 MB; 64 members as wicked as can be take 64 MB."""
+"""The bytes for each member that an invite admits, shared by all of them. A node with five models takes 33 KB by the figures
+below, one with 250 on eight devices 2.7 MB; 64 members as wicked as can be take 64 MB."""
 
 BYTES_FOR_BYTE: Final = 8
-"""Kept for each byte of an advert: 2.1 in honest ones (measured: benchmarks/scale.py), 8 in an array of small numbers."""
+"""The bytes kept for each byte of an advert: 2.1 in honest ones (measured: benchmarks/scale.py), 8 in an array of small numbers."""
 
 HOST_BYTES: Final = 1100
-"""Kept for one model at one address (measured: benchmarks/scale.py says 5.2 KiB for five)."""
+"""The bytes kept for one model at one address (measured: benchmarks/scale.py says 5.2 KiB for five)."""
 
 MAX_REFUSED: Final = 1024
-"""Of an invite's identities without a place that are counted apart, so that their number can be told."""
+"""The most identities of an invite without a place that are counted apart, so that their number can be told."""
 
 
 def advert_bytes(wire_bytes: int, hosts: int) -> int:
@@ -42,10 +42,10 @@ class OverQuota:
     invite: str
     admits: int
     members: int
-    """How many have a place."""
+    """The number of members that have a place."""
     used_bytes: int
     refused: int
-    """How many identities were refused, up to `MAX_REFUSED`."""
+    """The number of identities that were refused, up to `MAX_REFUSED`."""
 
 
 @dataclass(slots=True)
@@ -57,10 +57,10 @@ class _Invite:
 
 
 class InviteQuotas:
-    """Who of each invite has a place. A place is kept by `keep` until `left`."""
+    """The members of each invite that have a place. A place is kept by `keep` until `left`."""
 
     def __init__(self, spare_places: int = 0) -> None:
-        """So many `spare_places` are given of each invite beyond what it says."""
+        """Give `spare_places` of each invite beyond what it says."""
         self._spare_places = spare_places
         self._invites: dict[str, _Invite] = {}
         self._of_peer: dict[PeerId, str] = {}

@@ -1,4 +1,4 @@
-"""How many lines of a kind a log takes, so that nobody can fill a disk with them. Pure.
+"""Bounds the lines of each kind that a log takes, so that nobody can fill a disk with them. Pure.
 
 Every event has a bucket of tokens, and one for each peer that it is about. A line costs a token of both; without one
 it is left out, and the next line of its kind says how many were.
@@ -12,11 +12,11 @@ from typing import Final
 PEER_BURST: Final = 20
 """Lines of an event about one peer that are taken at once (guess: a node that restarts writes some five)."""
 PEER_PER_S: Final = 0.1
-"""And then in a second."""
+"""The lines a second of an event about one peer, after the first few."""
 EVENT_BURST: Final = 200
 """Lines of an event about all peers (guess: a whole fleet that comes back at once, and still to be read)."""
 EVENT_PER_S: Final = 1.0
-"""And then in a second: 25 MB a day, of the events that come without end."""
+"""The lines a second of an event, after the first few: 25 MB a day, of the events that come without end."""
 MAX_BUCKETS: Final = 2048
 """Buckets that are remembered; the one that was used longest ago is forgotten first (guess: 0.5 MB)."""
 

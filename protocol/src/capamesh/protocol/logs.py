@@ -1,4 +1,4 @@
-"""How all processes log: one JSON object a line on standard error, with a time and a level. Sets up structlog.
+"""Sets up the logs of all processes: one JSON object a line on standard error, with a time and a level. Sets up structlog.
 
 All that a process says goes this way: what the standard library and others log, warnings, and exceptions that nobody
 caught. No line is long, and no kind of line comes often (see `log_rates`): strangers cause many of them.
@@ -21,11 +21,11 @@ from typing_extensions import override
 from capamesh.protocol.log_rates import LogRates
 
 MOST_CHARS: Final = 1000
-"""Of a text in a line (guess: an error's message with an address or two has some 200)."""
+"""The most characters of a text in a line (guess: an error's message with an address or two has some 200)."""
 MOST_TRACE_CHARS: Final = 6000
-"""Of a traceback, of which the beginning is left out: the end says what happened (guess: some 60 frames)."""
+"""The most characters of a traceback, whose beginning is left out: the end says what happened (guess: some 60 frames)."""
 MOST_ITEMS: Final = 50
-"""Of a list in a line (guess: the models of a node)."""
+"""The most items of a list in a line (guess: the models of a node)."""
 _PEERS: Final = ("peer", "address", "logger", "path", "model")
 """The keys that tell whom a line is about, the first that it has."""
 

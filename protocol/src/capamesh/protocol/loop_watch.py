@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 BEAT_S: Final = 0.05
-"""How often the loop says that it runs (guess: 20 timers a second cost it 0.1 %)."""
+"""Seconds between two signs of the loop that it runs (guess: 20 timers a second cost it 0.1 %)."""
 TELL_S: Final = 0.25
-"""Who is later than that is told with what ran (guess: what a person notices)."""
+"""Seconds of lateness above which the loop is reported with what ran (guess: what a person notices)."""
 _FRAMES: Final = 6
-"""Of the stack, the innermost (guess)."""
+"""The innermost frames of the stack that are shown (guess)."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoopMetric:
-    """How every process that has a watch exports one of its two measures: as a histogram."""
+    """The histogram as which every process that has a watch exports one of its two measures."""
 
     name: str
     help_text: str
@@ -45,7 +45,7 @@ DELAY: Final = LoopMetric(
     "How late the event loop was, measured every 50 ms",
     (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 6),
 )
-"""From what a timer is late anyhow to the silence after which a link is given up."""
+"""The delay of the loop. Its buckets go from what a timer is late anyhow to the silence after which a link is given up."""
 BUSY: Final = LoopMetric(
     "capamesh_event_loop_busy_seconds",
     "CPU time of the event loop's thread from one measurement of its delay to the next: no callback took more",
@@ -77,7 +77,7 @@ class LoopWatch:
         self._used_s = 0.0
         """The CPU time of the loop's thread up to the last beat."""
         self._seen = ""
-        """What ran when the loop was last found late."""
+        """The code that ran when the loop was last found late."""
         self._thread_id = 0
         self._ended = threading.Event()
 

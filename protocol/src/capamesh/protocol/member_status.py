@@ -1,4 +1,4 @@
-"""What a member's status says: whether requests can be served, and how old that is. Pure.
+"""Judges a member's status: whether requests can be served, and how old that is. Pure.
 
 `state` of a router: `starting`, `ready` (a node can be sent requests), `waiting` (it serves, but no node can be reached),
 `expired` and `revoked` (its membership has ended), `draining`, `stopped`. Of a node: the same, `ready` when a model is
@@ -13,17 +13,18 @@ from datetime import datetime
 from typing import Any, Final
 
 HEARTBEAT_S: Final = 5.0
-"""How often a running member writes its status, whether anything has changed or not (guess: as health checks ask)."""
+"""Seconds between two writes of a running member's status, whether anything has changed or not (guess: as health checks ask)."""
 STALE_S: Final = 4 * HEARTBEAT_S
-"""How old a status may be: a member that has missed three heartbeats is frozen, or cannot write (guess)."""
+"""The age above which a status is stale: a member that has missed three heartbeats is frozen, or cannot write (guess)."""
 
 READY: Final = 0
 NOT_RUNNING: Final = 1
 """No process is there, or one that has not said anything for long."""
 MEMBERSHIP_ENDED: Final = 3
-"""It is expired or revoked: only a new token helps. 2 is what shells and this command take for wrong usage."""
+"""The exit status of a membership that is expired or revoked: only a new token helps. 2 is what shells and this command take
+for wrong usage."""
 NOT_READY: Final = 4
-"""It runs, but cannot serve requests now: it starts, waits or drains."""
+"""The exit status of a member that runs, but cannot serve requests now: it starts, waits or drains."""
 
 ENDED: Final = frozenset({"expired", "revoked"})
 SERVING: Final = frozenset({"ready", "waiting"})
@@ -32,11 +33,11 @@ SERVING: Final = frozenset({"ready", "waiting"})
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How a member is now, by its last status and what is known of its process."""
+    """The state of a member now, by its last status and what is known of its process."""
 
     state: str
     reason: str
-    """For a person; empty when it is ready."""
+    """The reason for a person; empty when it is ready."""
     exit_status: int
 
 

@@ -1,4 +1,4 @@
-"""How long this member's own membership lasts, and what is to be said of that. Pure; the time is an argument."""
+"""Watches how long this member's own membership lasts, and what is to be said of that. Pure; the time is an argument."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from capamesh.protocol.network import Membership, NetworkTrust
 
 WARN_AT: Final = 0.2
-"""Of a membership's life: from here on it is said that it ends (guess: 6 days of a month)."""
+"""The part of a membership's life that is left when it is first said that it ends (guess: 6 days of a month)."""
 WARN_AGAIN: Final = timedelta(days=1)
-"""At the latest; sooner once half of the time that was left is gone."""
+"""The longest time between two warnings; the next comes sooner once half of the time that was left is gone."""
 LAST_WARNING: Final = timedelta(minutes=1)
-"""Before the end there is none after this (guess: nobody acts sooner)."""
+"""The time before the end after which there is no warning (guess: nobody acts sooner)."""
 
 _ENDS: Final = {
     "expired": "expired",
@@ -55,7 +55,7 @@ class MembershipLife:
     def __init__(self, membership: Membership, trust: NetworkTrust) -> None:
         self._trust = trust
         self.ended: Ended | None = None
-        """How it has ended; None while it is good."""
+        """The way in which it has ended; None while it is good."""
         self._membership = membership
         self._warn_below = _first_warning(membership)
         self._is_ending = False

@@ -53,7 +53,7 @@ class MembershipUpkeep:
 
     @property
     def ended(self) -> Ended | None:
-        """How the membership has ended; None while it is good."""
+        """The way in which the membership has ended; None while it is good."""
         return self._life.ended
 
     def beat(self, now: datetime) -> None:

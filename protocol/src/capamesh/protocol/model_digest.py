@@ -1,4 +1,4 @@
-"""What a model version is called by its content: the digest as text. Pure.
+"""The name of a model version by its content: the digest as text. Pure.
 
 `sha256-chunks:` and 64 lower-case hexadecimal digits, in the grammar of OCI's digests. The digits are the SHA-256 of the
 version's chunk list (docs/decisions/0034), from which every 4 MiB of every file can be verified alone.
@@ -16,12 +16,12 @@ MAX_DIGEST_CHARS: Final = 160
 EXPECTED: Final = f'"{ALGORITHM}:" and 64 lower-case hexadecimal digits'
 
 DIGEST_PATTERN: Final = rf"^{ALGORITHM}:[0-9a-f]{{64}}$(?!\n)"
-"""For schemas, whose `$` would let a line's end pass."""
+"""The pattern for schemas, whose `$` would let a line's end pass."""
 
 _DIGEST: Final = re.compile(DIGEST_PATTERN)
 _ANY_FORM: Final = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[0-9A-Za-z=_-]{32,128}\Z")
 _SHOWN_DIGITS: Final = 12
-"""Guess: as many as git and Docker show."""
+"""The digits that are shown (guess: as many as git and Docker show)."""
 
 
 def digest_of(sha256: bytes) -> str:
@@ -30,12 +30,12 @@ def digest_of(sha256: bytes) -> str:
 
 
 def is_digest(text: str) -> bool:
-    """Whether `text` is a digest of the form that this version uses."""
+    """Return whether `text` is a digest of the form that this version uses."""
     return _DIGEST.match(text) is not None
 
 
 def is_other_digest(text: str) -> bool:
-    """Whether `text` is a digest of another form, such as that of earlier or later versions."""
+    """Return whether `text` is a digest of another form, such as that of earlier or later versions."""
     return not text.startswith(f"{ALGORITHM}:") and _ANY_FORM.match(text) is not None
 
 

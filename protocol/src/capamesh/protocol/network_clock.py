@@ -1,4 +1,4 @@
-"""What time it is, by this machine's clock and by what other members say. Pure: readings of both clocks come in.
+"""Tells the time, by this machine's clock and by what other members say. Pure: readings of both clocks come in.
 
 Adverts and memberships are judged by the time of day, and a machine's clock may be wrong. A member that is 20 minutes off
 would take every honest advert for stale and every member for expired. So it notes how far each peer's clock is from
@@ -28,39 +28,40 @@ if TYPE_CHECKING:
     from capamesh.protocol.ids import PeerId
 
 WRONG_S: Final = 60.0
-"""How far from its peers a clock is said to be wrong (guess: NTP keeps milliseconds, gossip takes seconds)."""
+"""The difference to its peers from which a clock is said to be wrong (guess: NTP keeps milliseconds, gossip takes seconds)."""
 
 AGREE_MS: Final = 60_000
-"""How far voices may differ that agree (guess, as above)."""
+"""The most that voices may differ that agree (guess, as above)."""
 
 VOICE_S: Final = 3600.0
-"""For how long what a peer said of the time counts (guess: longer than the longest interval of adverts)."""
+"""Seconds for which a peer's word on the time counts (guess: longer than the longest interval of adverts)."""
 
 MIN_VOICES: Final = 2
-"""How many invites' members must agree before this machine says another time than its own."""
+"""The number of invites whose members must agree before this machine says another time than its own."""
 
 MAX_VOICES: Final = 4096
-"""Guess: of the fleet's nodes, those heard last; about 1 MB."""
+"""The most voices (guess: of the fleet's nodes, those heard last; about 1 MB)."""
 
 _COUNTED_FOR_S: Final = 1.0
 """A median over all voices takes a millisecond; it is asked for with each message while the clock is wrong."""
 
 _FEW: Final = 64
-"""So few voices are counted anew after each: a process that starts with a wrong clock takes the first adverts."""
+"""The number of voices up to which all are counted anew after each: a process that starts with a wrong clock takes the first
+adverts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skew:
-    """How far this machine's clock is from its peers'."""
+    """The difference of this machine's clock to its peers'."""
 
     ahead_s: float
-    """How far the peers' clocks are ahead of this one; negative: this one is ahead of theirs."""
+    """Seconds that the peers' clocks are ahead of this one; negative: this one is ahead of theirs."""
     voices: int
-    """How many invites' members say so."""
+    """The number of invites whose members say so."""
 
     @property
     def is_wrong(self) -> bool:
-        """Whether this is more than clocks may differ."""
+        """Return whether this is more than clocks may differ."""
         return abs(self.ahead_s) > WRONG_S
 
     @override
@@ -102,7 +103,7 @@ class NetworkClock:
             self._counted_s = float("-inf")
 
     def is_in_time(self, at_ms: int, wall_ms: int, steady_s: float) -> bool:
-        """Whether something sealed at `at_ms` is new enough, by this machine's clock or by most peers'."""
+        """Return whether something sealed at `at_ms` is new enough, by this machine's clock or by most peers'."""
         if abs(at_ms - wall_ms) <= TIME_LIMIT_MS:
             return True
         agreed = self._agreed(steady_s)
@@ -181,7 +182,7 @@ class ClockNotice:
 
     def __init__(self) -> None:
         self._reported_ahead_s = 0.0
-        """By how much it was told to be wrong; 0: it is right."""
+        """The difference by which it was told to be wrong; 0: it is right."""
 
     def about(self, skew: Skew | None) -> Notice | None:
         """Return what has changed since the last time."""

@@ -20,7 +20,7 @@ _HARMFUL_CLASS: Final = (
     "\ud800-\udfff"  # halves of a surrogate pair, which cannot be printed at all
     "\U000e0000-\U000e007f"  # tags, which are never seen
 )
-"""Of UAX #9 (bidirectional algorithm), UTS #39 (security mechanisms) and ECMA-48 (control functions)."""
+"""The characters of UAX #9 (bidirectional algorithm), UTS #39 (security mechanisms) and ECMA-48 (control functions)."""
 
 HARMFUL: Final = re.compile(f"[{_HARMFUL_CLASS}]")
 PLAIN_PATTERN: Final = rf"\A[^{_HARMFUL_CLASS}]*\Z"

@@ -12,12 +12,12 @@ from typing import IO, Any
 from capamesh.protocol.errors import ConfigError, KeyExposed
 
 MAX_FILE_BYTES = 64 * 1024
-"""Guess: a key file has 119 bytes and a chain about 2 KB; a larger file is another file."""
+"""The largest private file (guess: a key file has 119 bytes and a chain about 2 KB; a larger file is another file)."""
 
 _PRIVATE_MODE = 0o600
 _PUBLIC_MODE = 0o644
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
-"""What file systems without hard links answer (link(2)): FAT, and some that are reached over a network."""
+"""The errors of file systems without hard links (link(2)): FAT, and some that are reached over a network."""
 _OTHERS = 0o077
 _OTHERS_READ = 0o044
 
@@ -36,7 +36,7 @@ def reason_of(error: OSError | ValueError) -> str:
 
 
 def is_exposed(file: IO[Any]) -> bool:
-    """Whether an open file is a plain one that users besides its owner may read; a pipe never is."""
+    """Return whether an open file is a plain one that users besides its owner may read; a pipe never is."""
     status = os.fstat(file.fileno())
     return stat.S_ISREG(status.st_mode) and bool(status.st_mode & _OTHERS_READ)
 

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 SIGNATURE_FILE = "capamesh.sig"
 SIGNED_BYTES = KEY_BYTES + SIGNATURE_BYTES
 MAX_OTHERS = 3
-"""Guess: how many more than one are advertised of a version, while publishers' keys are changed."""
+"""The most signatures besides one that are advertised of a version, while publishers' keys are changed (guess)."""
 MAX_FILE_BYTES = 256 * 1024
-"""Guess: a thousand versions at some 240 bytes each."""
+"""The largest file of signatures (guess: a thousand versions at some 240 bytes each)."""
 _WHAT = "capamesh model 1"
 """Keeps the signature from meaning anything else that a key may sign; the number is the statement's version."""
 
@@ -49,7 +49,7 @@ class SignedVersion(NamedTuple):
 
     @property
     def publisher(self) -> PeerId:
-        """Who has signed it, as it says."""
+        """The publisher that has signed it, as it says."""
         return publisher_of(self.signed)
 
 

@@ -1,4 +1,4 @@
-"""How far inside a network an address lies: what a member may be made to dial by others. Pure.
+"""Tells how far inside a network an address lies, which decides what a member may be made to dial by others. Pure.
 
 What others advertise is an address that this process connects to. Without a rule any member could make a router
 connect to services on its own machine or in its operator's private network.
@@ -17,27 +17,27 @@ if TYPE_CHECKING:
 
 
 class Inside(IntEnum):
-    """How far inside; who is at one level may be asked to dial it and what is further out."""
+    """The level of an address inside a network; who is at one level may be asked to dial it and what is further out."""
 
     GLOBAL = 0
-    """Of the internet."""
+    """The addresses of the internet."""
     PRIVATE = 1
-    """Of a private network: RFC 1918, RFC 4193, and the carriers' RFC 6598."""
+    """The addresses of a private network: RFC 1918, RFC 4193, and the carriers' RFC 6598."""
     LINK_LOCAL = 2
-    """Of one network segment, where clouds keep their metadata services: RFC 3927, RFC 4291."""
+    """The addresses of one network segment, where clouds keep their metadata services: RFC 3927, RFC 4291."""
     LOOPBACK = 3
-    """Of this machine alone."""
+    """The addresses of this machine alone."""
     NOWHERE = 4
-    """Of no single host: multicast, broadcast, unspecified, reserved. Never dialled."""
+    """The addresses of no single host: multicast, broadcast, unspecified, reserved. Never dialled."""
 
     @property
     def word(self) -> str:
-        """How people write it: "global", "private", "link-local", "loopback", "nowhere"."""
+        """The word that people write for it: "global", "private", "link-local", "loopback", "nowhere"."""
         return self.name.lower().replace("_", "-")
 
 
 CHOICES: Final = ("global", "private", "link-local", "loopback")
-"""What an operator may allow to be dialled."""
+"""The levels that an operator may allow to be dialled."""
 
 
 _SHARED: Final = ipaddress.ip_network("100.64.0.0/10")

@@ -12,7 +12,7 @@ from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.private_files import read_public
 
 POLL_S: Final = 5.0
-"""How often to look (guess: an owner who has put a new token there waits for it to be taken)."""
+"""Seconds between two looks (guess: an owner who has put a new token there waits for it to be taken)."""
 
 
 class TokenFile:
@@ -31,7 +31,7 @@ class TokenFile:
 
     @property
     def path(self) -> Path:
-        """Where it is."""
+        """The path of the file."""
         return self._path
 
     def new_token(self) -> str:

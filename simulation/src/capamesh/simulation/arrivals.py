@@ -30,7 +30,7 @@ class Arrivals:
         arrive: Callable[[RequestKind, str], None],
     ) -> None:
         self.factor = 1.0
-        """So many times as many come: a surge."""
+        """The factor of a surge: so many times as many requests come."""
         self._kinds = kinds
         self._bounds = list(accumulate(kind.share for kind in kinds))
         self._rate_per_s = rate_per_s

@@ -1,4 +1,4 @@
-"""What is raised when a simulation shows a bug. Pure."""
+"""The errors that are raised when a simulation shows a bug. Pure."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Timer(timers.Timer):
 
     @property
     def is_pending(self) -> bool:
-        """Whether it is still to come."""
+        """Return whether the event is still to come."""
         return self._do is not None
 
     @override
@@ -56,7 +56,7 @@ class Timer(timers.Timer):
 
 
 class Events(timers.Timers):
-    """What is to come, in order of time; what comes at the same time comes in the order it was put in."""
+    """The events to come, in order of time; those of the same time come in the order in which they were put in."""
 
     __slots__ = ("_cancelled", "_heap", "_order", "now_s", "ran")
 

@@ -1,4 +1,4 @@
-"""What goes wrong, when: a scenario's faults and the antagonists of its nodes. Pure, seeded."""
+"""The faults of a scenario and the antagonists of its nodes, each at its time. Pure, seeded."""
 
 from __future__ import annotations
 

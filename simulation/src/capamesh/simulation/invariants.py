@@ -1,4 +1,4 @@
-"""What must hold when a simulation is over, whatever happened in it. Pure."""
+"""The rules that must hold when a simulation is over, whatever happened in it. Pure."""
 
 from __future__ import annotations
 

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 PING_EVERY_S = 2.0
 SILENT_S = 6.0
-"""As `protocol.links.liveness.LinkTimes`; a test compares them."""
+"""Seconds as in `protocol.links.liveness.LinkTimes`; a test compares them."""
 
 
 class NodeEnd(Protocol):
-    """What a link asks of the node that it leads to."""
+    """The node's end of a link: what a link asks of the node that it leads to."""
 
     index: int
     is_up: bool
@@ -38,7 +38,7 @@ class NodeEnd(Protocol):
 
     @property
     def process(self) -> bytes:
-        """Which process it is: another each time that it starts."""
+        """The process of the node: another each time that it starts."""
         ...
 
     def link_up(self, link: SimLink) -> None:
@@ -63,7 +63,7 @@ class NodeEnd(Protocol):
 
 
 class RouterEnd(Protocol):
-    """What a link tells the router that it belongs to; answers are told to whoever asked."""
+    """The router that a link belongs to, as the link tells it; answers are told to whoever asked."""
 
     def link_up(self, link: SimLink) -> None:
         """Take in that an endpoint can be reached."""
@@ -83,7 +83,7 @@ class RouterEnd(Protocol):
 
 
 class Way:
-    """What lies between two regions: how long a message takes, and which are lost."""
+    """The way between two regions: the time that a message takes, and which are lost."""
 
     __slots__ = ("_jitter_s", "_loss", "_second_per_byte", "base_s", "regions", "rng")
 
@@ -171,7 +171,7 @@ class SimLink(NodeLink):
 
     @property
     def pending(self) -> int:
-        """How many requests and probes wait for an answer."""
+        """Return the number of requests and probes that wait for an answer."""
         return len(self._waiting) + len(self._probing)
 
     # the router's end

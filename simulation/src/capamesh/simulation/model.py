@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 FREE_BYTES = 2**30
 SHORT_S = 0.000_3
-"""As `node.scheduling.runner.SHORT_S`, which a test compares: shorter runs have no thread, so that nothing is made ready ahead."""
+"""The same as `node.scheduling.runner.SHORT_S`, which a test compares: shorter runs have no thread, so that nothing is made
+ready ahead."""
 ILL = RunFailed("the run failed, as the scenario has it")
 NOT_WANTED = Cancelled("not wanted any more")
 
@@ -38,13 +39,13 @@ _ALL = -2
 
 
 class Device(Protocol):
-    """What a model asks of the node that it runs at."""
+    """The node that a model runs at, as the model asks it."""
 
     rng: random.Random
     slowness: float
     """A run takes so many times what the model's profile says."""
     error_share: float
-    """Of the requests, those that run and then fail."""
+    """The share of the requests that run and then fail."""
     is_frozen: bool
     is_draining: bool
 
@@ -86,7 +87,7 @@ class SimModel:
 
     @property
     def is_busy(self) -> bool:
-        """Whether some request is in flight here."""
+        """Return whether some request is in flight here."""
         return not self.batcher.is_idle
 
     def restart(self) -> None:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from capamesh.simulation.scenario import NetworkSpec
 
 REDIAL = RestartPolicy(first_s=0.05, factor=2.0, most_s=2.0, stable_after_s=10.0)
-"""As `protocol.links.keeper.REDIAL`; a test compares the two."""
+"""The same as `protocol.links.keeper.REDIAL`; a test compares the two."""
 HELLO_S = 5.0
-"""As `protocol.links.liveness.LinkTimes`; a test compares them."""
+"""Seconds as in `protocol.links.liveness.LinkTimes`; a test compares them."""
 DIAL_TRIPS = 3
 """Round trips until a link is up: TCP, TLS 1.3, HELLO."""
 
@@ -40,7 +40,7 @@ class Keeper:
         self.link: SimLink | None = None
         self.way = Way(network.spec, regions, network.rng)
         self.has_answered = False
-        """It has been linked, so that news of the node is worth a dial."""
+        """True if it has been linked, so that news of the node is worth a dial."""
         self._network = network
         self._events = network.events
         self._backoff = Backoff(REDIAL)
@@ -127,7 +127,7 @@ class Network:
         return keeper
 
     def is_cut(self, regions: frozenset[str]) -> bool:
-        """Whether nothing gets through between two regions now."""
+        """Return whether nothing gets through between two regions now."""
         return bool(self._cut.get(regions))
 
     def cut(self, a: str, b: str) -> None:

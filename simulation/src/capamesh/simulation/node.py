@@ -45,7 +45,7 @@ DRAIN_LEAST_S = 0.5
 """A node that drains listens at least so long: what was sent before the routers knew has come then (guess)."""
 
 LIAR_LIMIT = 10**9
-"""What a liar says that it has room for (guess: more than any fleet has)."""
+"""The room that a liar says that it has (guess: more than any fleet has)."""
 
 
 class _Asked:
@@ -59,7 +59,7 @@ class _Asked:
         self.model = model
         self.data = data
         self.work: PendingRequest | None = None
-        """None: it is over."""
+        """The request at the node; None: it is over."""
 
 
 class SimNode(NodeEnd, Device):
@@ -96,7 +96,7 @@ class SimNode(NodeEnd, Device):
         self._noise = group.noise
         self._noise_shift = -group.noise * group.noise / 2
         self._links: dict[SimLink, dict[int, _Asked]] = {}
-        """What each router has asked for and was not answered yet, by its number."""
+        """The requests of each link that were not answered yet, by their numbers."""
         self._calls = CallDecoder(DEFAULT_LIMITS)
         self._starts = 1
         self._deferred: list[tuple[Callable[..., None], tuple[object, ...]]] = []
@@ -116,7 +116,7 @@ class SimNode(NodeEnd, Device):
 
     @property
     def peer(self) -> PeerId:
-        """Its name."""
+        """The node's name."""
         return PeerId(f"node-{self.index:04d}")
 
     # what models ask

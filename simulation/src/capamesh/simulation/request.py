@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class CallForm:
-    """What all requests of one kind ask of a router: one is made of it with a key and a deadline.
+    """The form that all requests of one kind share: one is made of it with a key and a deadline.
 
     The data are as many bytes as the kind says, rounded up to whole rows of at least a byte, the same for all.
     """

@@ -1,4 +1,4 @@
-"""What came of a simulation: counted while it runs, summed up when it is over. Pure."""
+"""The results of a simulation: counted while it runs, summed up when it is over. Pure."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 CDF_POINTS = 200
 TIMELINE_POINTS = 60
 DIGITS = 9
-"""Of numbers in the JSON, after the point: nanoseconds."""
+"""The digits after the point of numbers in the JSON: nanoseconds."""
 OK = "ok"
 
 
 @dataclass(frozen=True, slots=True)
 class KindResults:
-    """What came of one kind of requests."""
+    """The results of one kind of requests."""
 
     name: str
     requests: int
     answered: int
     p50_s: float
     p99_s: float
-    """Of those that were answered; 0 when none was."""
+    """The 99th percentile of the latencies of answered requests; 0 when none was answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,9 @@ class Moment:
     """One stretch of the time."""
 
     at_s: float
-    """Its start."""
+    """The beginning of the slice."""
     requests: int
-    """That came in it."""
+    """The requests that came in it."""
     answered: int
     p50_s: float
     p99_s: float
@@ -53,21 +53,21 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class FaultResults:
-    """What became of one of the scenario's faults in the time that was simulated."""
+    """The results of one of the scenario's faults, in the time that was simulated."""
 
     kind: str
     at_s: float
     for_s: float
     """Infinite: it does not end."""
     planned: int
-    """How often it was to begin: at each of its nodes, or once everywhere."""
+    """The number of times that it was to begin: at each of its nodes, or once everywhere."""
     begun: int
     ended: int
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What came of one run. Requests that came in the warm-up are in none of it but `events`."""
+    """The results of one run. Requests that came in the warm-up are in none of it but `events`."""
 
     scenario: str
     policy: str
@@ -77,26 +77,26 @@ class Results:
     counted_s: float
     """Virtual time without the warm-up."""
     capacity_per_s: float
-    """What the fleet can run, by its profiles."""
+    """The requests a second that the fleet can run, by its profiles."""
     requests: int
     answered: int
-    """In time."""
+    """The requests that were answered in time."""
     failed: dict[str, int]
-    """By the error's code."""
+    """The requests that failed, by the error's code."""
     p50_s: float
     p90_s: float
     p99_s: float
     p999_s: float
     mean_s: float
-    """Of those that were answered, from arrival at the router to the answer there."""
+    """The mean latency of answered requests, from arrival at the router to the answer there."""
     attempts: int
     """Requests sent to nodes after the warm-up."""
     let_in: int
-    """Those of them that were sent for the first time; what `attempts` is above it are retries, hedges, and what was
+    """The requests of them that were sent for the first time; what `attempts` is above it are retries, hedges, and what was
     passed on by a node that was full."""
     probes: int
     node_shares: tuple[float, ...]
-    """Of the attempts, by node."""
+    """The nodes' shares of the attempts."""
     verdicts: dict[str, int]
     """Inhibitions, ejections and returns, by kind and reason."""
     kinds: tuple[KindResults, ...]
@@ -105,9 +105,9 @@ class Results:
     """(latency, share of the answered that took no longer)."""
     timeline: tuple[Moment, ...]
     events: int
-    """Of the simulation."""
+    """The events of the simulation."""
     events_per_s: float = field(default=0.0, compare=False)
-    """How fast the simulation was, by its processor time; 0: not measured. Not in the JSON, which repeats exactly."""
+    """The speed of the simulation, by its processor time; 0 if not measured. Not in the JSON, which repeats exactly."""
 
     @property
     def goodput_per_s(self) -> float:
@@ -116,13 +116,13 @@ class Results:
 
     @property
     def goodput_share(self) -> float:
-        """Of what could be answered: of the requests, or of the capacity where more came than that."""
+        """The share answered of what could be: of the requests, or of the capacity where more came than that."""
         possible = min(self.requests, self.capacity_per_s * self.counted_s)
         return self.answered / possible if possible else 0.0
 
     @property
     def failed_share(self) -> float:
-        """Of the requests."""
+        """The share of the requests that failed."""
         return 1 - self.answered / self.requests if self.requests else 0.0
 
     @property

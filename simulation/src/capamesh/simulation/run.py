@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from capamesh.simulation.scenario import Scenario
 
 STEPS = 100
-"""How often progress is told."""
+"""The number of times that progress is told."""
 STEP_S = 0.1
-"""How exactly the end of the last request is found."""
+"""Seconds to which the end of the last request is found."""
 
 
 def simulate(

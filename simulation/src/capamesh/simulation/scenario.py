@@ -1,4 +1,4 @@
-"""What is simulated, as values: the fleet, its models, the requests, the network and what goes wrong. Pure."""
+"""The values that describe a simulation: the fleet, its models, the requests, the network and the faults. Pure."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from capamesh.router.rules.model_rules import RoutingRules
 
 
 class Rhythm(StrEnum):
-    """When an antagonist is there."""
+    """The rhythm in which an antagonist comes and goes."""
 
     SQUARE = "square"
-    """For the same time in every period, each node at a moment of its own."""
+    """The antagonist is there for the same time in every period, at each node from a moment of its own."""
     MARKOV = "markov"
-    """For times drawn from an exponential distribution."""
+    """The antagonist is there for times drawn from an exponential distribution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +29,15 @@ class Antagonist:
     factor: float
     """A run that starts beside it takes so many times longer."""
     period_s: float
-    """From one coming to the next, on average."""
+    """Seconds from one coming to the next, on average."""
     share: float
-    """Of the time that it is there."""
+    """The share of the time that it is there."""
     nodes_share: float
-    """Of the nodes that have one."""
+    """The share of the nodes that have one."""
 
     @property
     def rate(self) -> float:
-        """What is left of a fleet's runs a second, on average."""
+        """The part of a fleet's runs a second that is left, on average."""
         slowed = self.nodes_share * self.share
         return 1.0 - slowed + slowed / self.factor
 
@@ -63,7 +63,7 @@ class ModelSpec:
 
     name: str
     profile: ServiceProfile
-    """On a node of slowness 1."""
+    """The profile on a node of slowness 1."""
     version: str = "1"
     batch_rows: int = 0
     """Rows that run together at most; 0: it does not batch."""
@@ -85,10 +85,10 @@ class RequestKind:
     name: str
     model: str
     share: float = 1.0
-    """In proportion to the others'."""
+    """The weight of its share, in proportion to the others'."""
     rows: int = 1
     size_bytes: int = 0
-    """Of request and answer together."""
+    """The bytes of request and answer together."""
     deadline_s: float = 2.0
     priority: int = DEFAULT_PRIORITY
     is_bulk: bool = False
@@ -101,13 +101,13 @@ class RequestKind:
 
     @property
     def is_urgent(self) -> bool:
-        """Whether nodes give its requests the places of others that wait."""
+        """Return whether nodes give its requests the places of others that wait."""
         return self.priority < DEFAULT_PRIORITY and not self.is_bulk
 
 
 @dataclass(frozen=True, slots=True)
 class RegionPair:
-    """How long a message takes between two regions, in each direction."""
+    """The time that a message takes between two regions, in each direction."""
 
     a: str
     b: str
@@ -116,18 +116,18 @@ class RegionPair:
 
 @dataclass(frozen=True, slots=True)
 class NetworkSpec:
-    """How messages travel."""
+    """The network that messages travel through."""
 
     one_way_s: float = 0.000_2
-    """Within a region, and between regions that no pair names. Guess: one switch and two kernels."""
+    """Seconds within a region, and between regions that no pair names (guess: one switch and two kernels)."""
     jitter: float = 0.1
     """Mean of the exponentially distributed part that is added, as a share of the delay (guess)."""
     bytes_per_s: float = 0.0
-    """Of each link; 0: size does not matter."""
+    """The bytes a second of each link; with 0, size does not matter."""
     loss: float = 0.0
-    """Of messages: each costs its link."""
+    """The share of messages that are lost; each costs its link."""
     gossip_s: float = 0.5
-    """Until a router has heard of a changed advert (guess)."""
+    """Seconds until a router has heard of a changed advert (guess)."""
     pairs: tuple[RegionPair, ...] = ()
 
     def one_way(self, a: str, b: str) -> float:
@@ -139,7 +139,7 @@ class NetworkSpec:
 
 
 class FaultKind(StrEnum):
-    """What can go wrong."""
+    """The kinds of faults."""
 
     SLOW = "slow"
     """Runs take `factor` times longer."""
@@ -156,11 +156,11 @@ class FaultKind(StrEnum):
     KILL = "kill"
     """The process ends with all that it had; it is started again after `for_s`."""
     RESTART = "restart"
-    """It drains, ends, and is started again after `for_s`."""
+    """The node drains, ends, and is started again after `for_s`."""
     PARTITION = "partition"
     """Nothing gets through between two regions."""
     SURGE = "surge"
-    """So many times as many requests come."""
+    """The requests come in so many times their number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +171,11 @@ class Fault:
     at_s: float
     for_s: float = math.inf
     nodes: tuple[int, ...] = ()
-    """By number, in the order of the groups."""
+    """The numbers of the nodes, in the order of the groups."""
     is_all: bool = False
     """All nodes."""
     stagger_s: float = 0.0
-    """From one node to the next."""
+    """Seconds from one node to the next."""
     share: float = 1.0
     factor: float = 1.0
     between: tuple[str, str] = ("", "")
@@ -190,25 +190,25 @@ class Scenario:
     duration_s: float
     """Requests come for so long, warm-up included."""
     load: float
-    """Of what the fleet can do, in requests a second."""
+    """The load as a part of what the fleet can do, in requests a second."""
     nodes: tuple[NodeGroup, ...]
     models: tuple[ModelSpec, ...]
     requests: tuple[RequestKind, ...]
     warm_up_s: float = 0.0
-    """What comes in this time is simulated and not counted."""
+    """Seconds whose requests are simulated and not counted."""
     routers: int = 1
     regions: tuple[str, ...] = ("local",)
-    """Of the routers, in turn."""
+    """The regions of the routers, in turn."""
     has_gate: bool = True
-    """Whether routers refuse what would overload the fleet."""
+    """True if routers refuse what would overload the fleet."""
     network: NetworkSpec = NetworkSpec()
     faults: tuple[Fault, ...] = ()
     rules: RoutingRules = field(default_factory=RoutingRules)
-    """Of the routers, as far as the requests do not say otherwise."""
+    """The rules of the routers, as far as the requests do not say otherwise."""
 
     @property
     def node_count(self) -> int:
-        """How many nodes there are."""
+        """The number of nodes."""
         return sum(group.count for group in self.nodes)
 
     @property

@@ -1,4 +1,4 @@
-"""When a node advertises next: at intervals, on changes, and for routers that are new. Pure.
+"""The schedule of a node's adverts: at intervals, on changes, and for routers that are new. Pure.
 
 Each advert tells the interval that its node keeps to, by which receivers judge its silence
 (`docs/decisions/0015-adaptive-adverts.md`).
@@ -25,17 +25,17 @@ JITTER: Final = 0.1
 SETTLE_S: Final = 0.05
 """Changes this close together make one advert (guess: models that load one after the other)."""
 AGAIN_S: Final = 3.0
-"""After a change it is said once more: at 120 s and 10 % loss that makes the mean until it is known 2.3 s, not 13
+"""A change is advertised again after this time: at 120 s and 10 % loss that makes the mean until it is known 2.3 s, not 13
 (measured: benchmarks/scale.py; the time is a guess: longer than what loses one message lasts)."""
 KEPT_PROMISES: Final = 3
-"""As many adverts in a row must be lost until a member expires: the interval grows once as many told it."""
+"""A member expires when this many adverts in a row are lost: the interval grows once this many have told it."""
 ROUTER_SILENT_S: Final = 35.0
 """A router not heard for so long is new when it is heard again: three of its adverts, one each 10 s, and jitter."""
 NEWCOMER_BURST: Final = 3
 """New routers for which a node advertises at once (guess: a fleet's routers restarted one after the other);
 then for one an interval, so that routers that come and go all the time at most double a node's adverts."""
 MAX_ROUTERS: Final = 1000
-"""Of which is remembered when they were heard (guess: far more than a network has)."""
+"""The most routers of which it is remembered when they were heard (guess: far more than a network has)."""
 
 
 class Newcomers:
@@ -43,10 +43,10 @@ class Newcomers:
 
     def __init__(self) -> None:
         self._heard: OrderedDict[PeerId, tuple[int, float]] = OrderedDict()
-        """When it started, on its own clock, and when it was heard last; longest unheard first."""
+        """The time at which each router started, on its own clock, and at which it was last heard; longest unheard first."""
 
     def is_one(self, router: RouterAdvert, now_s: float) -> bool:
-        """Whether `router`, heard at `now_s`, knew of nobody a short time ago."""
+        """Return whether `router`, heard at `now_s`, knew of nobody a short time ago."""
         known_ns, heard_s = self._heard.pop(router.peer, (-1, -math.inf))
         boot_ns = router.sequence.boot_ns
         self._heard[router.peer] = (max(boot_ns, known_ns), now_s)
@@ -72,7 +72,7 @@ class AdvertSchedule:
 
     @property
     def due_s(self) -> float:
-        """When the next advert is due."""
+        """Return the time at which the next advert is due."""
         return min(self._regular_s, self._change_s, self._again_s, self._newcomer_s)
 
     def changed(self, now_s: float) -> None:

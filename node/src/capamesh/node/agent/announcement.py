@@ -1,4 +1,4 @@
-"""What a node says of itself: its workers' offers, put together. Pure."""
+"""The announcement of a node: its workers' offers, put together. Pure."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _RANK = {
     ModelState.UNLOADED: 3,
     ModelState.FAILED: 4,
 }
-"""Of one model on several devices, the state that is of most use is shown."""
+"""The rank of each state: of one model on several devices, the state that is of most use is shown."""
 
 TOO_LARGE = "the node's models together do not fit into one advert: host fewer, or on two nodes"
 
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """What stays as it is while the agent runs."""
+    """The facts of a node that stay as they are while its agent runs."""
 
     peer: PeerId
     region: str
@@ -37,10 +37,10 @@ class Announcement:
     def __init__(self, facts: NodeFacts) -> None:
         self._facts = facts
         self._offers: dict[int, DeviceOffer] = {}
-        """Of each worker what it offers, or what it is to offer again once it is up."""
+        """The offer of each worker, or what it is to offer again once it is up."""
         self._down: set[int] = set()
         self._is_terse = False
-        """Whether nothing is said of models that have failed, for want of room."""
+        """True if models that have failed are left out, for want of room."""
         self._withdrawn: set[tuple[ModelName, ModelVersion]] = set()
         self.is_draining = False
 
@@ -120,7 +120,7 @@ class Announcement:
 
     @property
     def is_ready(self) -> bool:
-        """Whether some worker runs and none of its models is still loading."""
+        """Return whether some worker runs and none of its models is still loading."""
         models = self._models()
         return bool(self.workers) and not any(model.state is ModelState.LOADING for model in models)
 

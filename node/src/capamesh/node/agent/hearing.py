@@ -1,4 +1,4 @@
-"""What a node hears of routers in the mesh, and of the time by what they sign. IO: reads the clocks, logs."""
+"""The adverts of routers that a node hears in the mesh, and the time by what they sign. IO: reads the clocks, logs."""
 
 from __future__ import annotations
 

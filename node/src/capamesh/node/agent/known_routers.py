@@ -15,11 +15,11 @@ ROUTER_FORGOTTEN_S = 600.0
 MAX_ROUTERS: Final = 64
 """The first that are heard (guess: a network has a few, each with a few processes)."""
 MAX_ADDRESSES: Final = 16
-"""Of one router, one for each of its processes: each is dialled for as long as the router is heard."""
+"""The most addresses of one router, which has one for each of its processes: each is dialled while the router is heard."""
 
 
 class KnownRouters:
-    """Where the routers that were heard of lately take links."""
+    """The addresses at which the routers that were heard of lately take links."""
 
     def __init__(self) -> None:
         self._addresses: dict[PeerId, tuple[str, ...]] = {}

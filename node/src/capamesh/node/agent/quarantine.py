@@ -1,4 +1,4 @@
-"""What is to blame for a worker's deaths, and what is refused or held back for it. Pure: deaths and times go in.
+"""Finds what is to blame for a worker's deaths, and what is refused or held back for it. Pure: deaths and times go in.
 
 A model whose loading ends its worker is held back, for longer each time. A run that ends it is first the request's
 fault, not the model's: the request is not run a second time after two deaths, then those as large as one that
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 DEATHS_IN_A_ROW: Final = 3
-"""Guess: one death may be the machine's doing, two a coincidence."""
+"""A model rests after this many deaths in a row (guess: one may be the machine's doing, two a coincidence)."""
 DEATHS_OF_A_REQUEST: Final = 2
-"""That one request caused: it is not run again (guess: the first may have been of another that ran beside it)."""
+"""A request is not run again after this many deaths (guess: the first may be due to another that ran beside it)."""
 GOOD_LIFE_S: Final = 3600.0
 """A worker that lived so long ends the row for all its models (guess: a model that ends a worker less often
 than once an hour is worth its restarts)."""
@@ -33,20 +33,20 @@ LONGEST_HOLD_S: Final = 3600.0
 all models of the worker some seconds)."""
 REST_S: Final = 15.0
 LONGEST_REST_S: Final = 300.0
-"""Likewise for one whose runs do, whatever the request: shorter, for most of its requests may be fine (guess)."""
+"""The longest rest of a model whose runs end workers, whatever the request: shorter, for most of its requests may be fine (guess)."""
 LARGE_S: Final = 300.0
 LONGEST_LARGE_S: Final = 3600.0
-"""Likewise for requests as large as one that ended the worker (guess)."""
+"""The longest rest of requests as large as one that ended the worker (guess)."""
 REFUSED_S: Final = 3600.0
-"""For one request (guess: whatever was wrong may have been mended, in the driver for one)."""
+"""A request is refused for this long (guess: whatever was wrong may have been mended, in the driver for one)."""
 ALONE_S: Final = 60.0
-"""After a death the requests of a suspected model run one by one, so that the next death tells which it was (guess)."""
+"""The requests of a suspected model run one by one for this long after a death, so that the next tells which it was (guess)."""
 MAX_REQUESTS: Final = 256
 """Suspected requests of one model (guess); the oldest is forgotten first."""
 MAX_MODELS: Final = 256
 """Models with a record (guess: as many as fit into one advert); the oldest is forgotten first."""
 NAMED: Final = 3
-"""How many companions a reason names (guess: a line for people)."""
+"""A reason names at most this many companions (guess: a line for people)."""
 
 _DOING: Final = {Phase.LOADING: "loading", Phase.RUNNING: "running"}
 
@@ -90,7 +90,7 @@ class _Model:
     large: _Term = field(default_factory=lambda: _Term(LARGE_S, LONGEST_LARGE_S))
     large_bytes: int = 0
     requests: dict[str, _Request] = field(default_factory=dict[str, _Request])
-    """Those that were there at a death, the longest known first."""
+    """The requests that were executed at a death, the longest known first."""
     alone_until_s: float = -math.inf
     why: str = ""
 
@@ -99,7 +99,7 @@ class _Model:
 
 
 class CrashRecord:
-    """What one worker died of. Forgotten with the agent: starting the node again tries everything again.
+    """The record of what one worker died of. It is forgotten with the agent: starting the node again tries everything again.
 
     Everything that was being executed when the worker died is suspected alike, for nothing tells which of it was
     to blame. A request that ends well in a later life is cleared; other files at a model's place clear all.

@@ -1,4 +1,4 @@
-"""How a node agent is set up. Pure values."""
+"""The settings of a node agent. Pure values."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from capamesh.node.contract.settings import WorkerSettings
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
-    """Everything an agent is told; the command line has an option for each, and for each of its workers."""
+    """The settings of one agent and its workers; the command line has an option for each."""
 
     data_folder: Path
-    """Where the node keeps its key, its membership and what it measured of models."""
+    """The folder in which the node keeps its key, its membership and what it measured of models."""
     models_folder: Path
     """The models that the node hosts."""
     token: str | None = None
     """A join token; needed once, the membership is kept in the data folder."""
     token_file: Path | None = None
-    """Where it came from: a new token that is put there renews the membership. None: it is not looked at again."""
+    """The file that the token came from: a new token that is put there renews the membership. None if it is not read again."""
     bootstrap: tuple[str, ...] = ()
     """Mesh addresses besides those of the token."""
     host: str = "127.0.0.1"
-    """Where workers and the mesh listen."""
+    """The address on which workers and the mesh listen."""
     port: int = 0
     """The first worker's link port, the next worker has the next; 0 for any free ones."""
     mesh_port: int = 0
@@ -31,16 +31,16 @@ class NodeSettings:
     advertised_host: str = ""
     """The host that routers dial; empty: `host`, or this machine's outward address if that is a wildcard."""
     use_mdns: bool = False
-    """Whether members on the local network are found by multicast DNS."""
+    """True if members on the local network are found by multicast DNS."""
     region: str = ""
-    """Where this node is, in its operator's words; empty: it does not say."""
+    """The place of this node in its operator's words; empty if it does not say."""
     price_per_million: float = 0.0
     """The price of a million rows, in the unit that the network has agreed on; 0 is free."""
     drain_s: float = 30.0
-    """How long a stopping node waits for work under way."""
+    """The longest time that a stopping node waits for work under way."""
     worker: WorkerSettings = field(default_factory=WorkerSettings)
-    """What each worker may do."""
+    """The settings of each worker."""
     metrics_host: str = ""
-    """Where metrics are served over HTTP; empty: nowhere."""
+    """The address on which metrics are served over HTTP; empty if they are not."""
     metrics_port: int = 0
-    """0: any free one."""
+    """The port of the metrics; 0 for any free one."""

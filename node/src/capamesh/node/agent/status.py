@@ -1,4 +1,4 @@
-"""What a node's status file says of its workers and models, as plain JSON. Pure."""
+"""The part of a node's status file on its workers and models, as plain JSON. Pure."""
 
 from __future__ import annotations
 

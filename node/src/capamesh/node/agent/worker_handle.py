@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.channel.framing import Message
 
 CACHE_FOLDER = "cache"
-"""In the data folder: measured profiles and compiled engines, which may be deleted at any time."""
+"""The folder, in the data folder, of measured profiles and compiled engines, which may be deleted at any time."""
 
 
 class WorkerHandle:
@@ -75,11 +75,11 @@ class WorkerHandle:
         self._is_leaving = False
         self._stuck = ""
         self.sandbox = ""
-        """What it is kept to, as it said; empty before it did."""
+        """The sandbox that the worker reported; empty before it did."""
         self.links = 0
-        """Of routers that can ask it, as it told last."""
+        """The links of routers that can ask the worker, as it last reported."""
         self.last_down = ""
-        """Why it was lost the last time; empty while it never was."""
+        """The reason for which the worker was last lost; empty while it never was."""
         self._child = Child(
             f"worker-{number}",
             [sys.executable, "-P", "-m", "capamesh.node.worker"],

@@ -1,1 +1,1 @@
-"""What the agent and its workers share: settings, verdicts and measures. Their only meeting point."""
+"""The contract between the agent and its workers, their only meeting point: settings, verdicts, messages and measures."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 class Buckets:
-    """How many values were in each bucket; `figures.Histogram` is what becomes of it elsewhere."""
+    """Counts of values in buckets; the agent makes a `metrics.totals.Histogram` of them."""
 
     __slots__ = ("_bounds", "counts", "total")
 

@@ -1,4 +1,4 @@
-"""What an agent and its workers say to each other, as values, and the only place that knows their form on the channel. Pure.
+"""The messages between an agent and its workers, as values; no other place knows their form on the channel. Pure.
 
 The channel is private and both ends are one installation, so a message that does not fit is a bug or a mix of versions.
 """
@@ -19,7 +19,7 @@ from capamesh.protocol.tensors import Datatype, TensorSpec
 
 _M = TypeVar("_M")
 MAX_REASON_CHARS: Final = 512
-"""Of why a model is not ready; as in adverts."""
+"""The longest reason why a model is not ready, as in adverts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Start:
 
     TYPE: ClassVar[str] = "start"
     settings: WorkerSettings
-    """What the operator lets it do; `threads` is what its device has where the operator has not said."""
+    """The settings of the operator; `threads` is what the device has where the operator has not said."""
     membership_folder: str
     models_folder: str
     cache_folder: str
@@ -40,14 +40,14 @@ class Start:
     device_name: str
     memory_total_bytes: int
     memory_free_bytes: int
-    """Before the first look of its own."""
+    """The free memory before the worker's first look of its own."""
     driver: str
     host: str
     port: int
-    """Where it takes links; 0: any free port."""
+    """The port on which it takes links; 0 for any free one."""
     advertised_host: str
     verdicts: tuple[Verdict, ...] = ()
-    """What is held against models that ended earlier workers."""
+    """The verdicts on models that ended earlier workers."""
 
 
 @dataclass(frozen=True, slots=True)

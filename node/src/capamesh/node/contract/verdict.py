@@ -1,4 +1,4 @@
-"""What the agent decides about a model whose runs ended workers, as its workers are told. Pure."""
+"""The verdict of the agent on a model whose runs ended workers, as its workers are told. Pure."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a worker shall not do with one model, from now on for some seconds."""
+    """The restrictions of a worker on one model, from now on for some seconds."""
 
     name: str
     version: str
     digest: str
-    """Of the files that are to blame; "" where it is not known."""
+    """The digest of the files that are to blame; "" if it is not known."""
     reason: str
-    """For people, with what to do."""
+    """The reason, for people, with what to do."""
     held_s: float = 0.0
-    """It is not loaded before; 0: it may be."""
+    """The model is not loaded for this long; 0 if it may be."""
     refused: Mapping[str, float] = field(default_factory=dict[str, float])
     """Requests that are not run, by their digest in hexadecimal, each with the seconds for which."""
     suspects: tuple[str, ...] = ()
@@ -27,7 +27,7 @@ class Verdict:
     """Requests of inputs of so many bytes or more are not run; 0: all may be."""
     large_s: float = 0.0
     alone_s: float = 0.0
-    """Its requests run one by one."""
+    """The requests of the model run one by one for this long."""
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Verdict:

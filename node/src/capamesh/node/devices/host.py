@@ -1,4 +1,4 @@
-"""What this machine can offer: its GPUs, or else its CPU within its container's limits. Reads /proc and /sys."""
+"""The devices of this machine: its GPUs, or else its CPU within its container's limits. Reads /proc and /sys."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class DeviceInfo:
     uuid: str = ""
     """A GPU's own name, `GPU-…`; empty for the CPU."""
     driver_version: str = ""
-    """Of the GPU's driver; empty for the CPU."""
+    """The version of the GPU's driver; empty for the CPU."""
 
 
 def read_devices(

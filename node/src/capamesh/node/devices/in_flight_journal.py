@@ -26,7 +26,7 @@ class InFlightJournal:
         self._numbers = itertools.count(1)
         self._known: dict[tuple[str, str, str], int] = {}
         self._users: Counter[int] = Counter()
-        """How often each number was asked for and not released."""
+        """The number of users of each number that have not released it."""
         self._is_settled = False
 
     def number(self, name: str, version: str, digest: str) -> int:
@@ -74,7 +74,7 @@ class InFlightJournal:
             self._page.tell(slot, request, large_bytes)
 
     def end(self, slot: int) -> None:
-        """It is not executed any more."""
+        """Mark that it is not executed any more."""
         if slot != NO_SLOT and self._page is not None and not self._is_settled:
             self._page.end(slot)
             self._free.append(slot)

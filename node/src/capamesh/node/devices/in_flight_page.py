@@ -29,27 +29,27 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SLOTS: Final = 64
-"""How many things may be marked at once (guess: four times the instances and loads of a busy device)."""
+"""The most things that are marked at once (guess: four times the instances and loads of a busy device)."""
 SLOT_BYTES: Final = 384
 """The header and the longest text, in whole cache lines of 64 bytes."""
 PAGE_BYTES: Final = SLOTS * SLOT_BYTES
 
 MAX_NAME_BYTES: Final = 256
-"""As in the models folder: 256 characters, all ASCII."""
+"""The longest name, as in the models folder: 256 characters, all ASCII."""
 MAX_VERSION_BYTES: Final = 20
-"""As in an advert: 20 decimal digits."""
+"""The longest version, as in an advert: 20 decimal digits."""
 MAX_DIGEST_BYTES: Final = DIGEST_CHARS
-"""As in an advert: all ASCII."""
+"""The longest digest, as in an advert: all ASCII."""
 
 _HEADER: Final = struct.Struct("<IBHBB")  # CRC-32, phase, bytes of name, version and digest
 _REQUEST: Final = struct.Struct(f"<IQ{DIGEST_BYTES}s")  # CRC-32, bytes of inputs, digest
 _REQUEST_AT: Final = SLOT_BYTES - _REQUEST.size
 _PHASE_AT: Final = 4
-"""Where in a record the phase is: after its CRC-32."""
+"""The place of the phase in a record: after its CRC-32."""
 
 
 class Phase(IntEnum):
-    """What is being done with a model."""
+    """The phase of a model: what is being done with it."""
 
     LOADING = 1
     RUNNING = 2
@@ -57,7 +57,7 @@ class Phase(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Marked:
-    """What a slot says."""
+    """The content of a slot."""
 
     name: str
     version: str
@@ -67,7 +67,7 @@ class Marked:
     request: str = ""
     """The digest of the only request that runs, in hexadecimal; empty where several do, or it was not told."""
     large_bytes: int = 0
-    """Of its inputs, where that is more than a model's usual requests have."""
+    """The size of the inputs, where that is more than a model's usual requests have."""
 
 
 class InFlightPage:

@@ -15,7 +15,7 @@ class Gpu:
     """One GPU as the driver sees it, whatever the environment hides from this process."""
 
     index: int
-    """In the order of the PCI bus."""
+    """The number of the device in the order of the PCI bus."""
     uuid: str
     """`GPU-…`; names the card for good, also in CUDA_VISIBLE_DEVICES."""
     name: str

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from capamesh.node.repository import ModelSource
 
 TRY_AGAIN_S = 5.0
-"""What found no place among the changes, or no memory, is tried again after this time (guess: some changes are made by then)."""
+"""Seconds after which a change that found no place, or no memory, is tried again (guess: some changes are made by then)."""
 
 
 def key_of(source: ModelSource) -> Key:
@@ -58,7 +58,7 @@ class ModelChanges:
         self._reserve = reserve
         self._log = log
         self.sources: dict[Key, ModelSource] = {}
-        """What was tried last of each model version."""
+        """The source that was tried last, by model version."""
         self.held: dict[Key, ModelSource] = {}
         """The models unloaded on purpose, or held back: not loaded again unless asked for, or changed."""
         self.away: dict[Key, ModelSource] = {}

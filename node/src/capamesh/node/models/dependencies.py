@@ -1,4 +1,4 @@
-"""Which models are made of which: pipelines and their members. Pure."""
+"""The dependencies of models: pipelines and their members. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def members(source: ModelSource) -> set[str]:
 
 
 def is_member(name: ModelName, hosted_models: Iterable[HostedModel]) -> bool:
-    """Whether some hosted pipeline is made of the model."""
+    """Return whether some hosted pipeline is made of the model."""
     return any(name in members(hosted.source) for hosted in hosted_models)
 
 

@@ -1,4 +1,4 @@
-"""Whether a model fits into the device's memory, and what gives way to it. Reads the clock and the device."""
+"""Decides whether a model fits into the device's memory, and what gives way to it. Reads the clock and the device."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ HEADROOM = 1.1
 """A model is let in when so many times its need is free (guess: what its first runs add to a measured need)."""
 LEAST_IDLE_S = 5.0
 """A model gives way to another that a request came for when it was not used for so long (guess: longer than a pause
-between two requests of one user), and at least"""
+between two requests of one user)."""
 IDLE_LOADS = 10.0
-"""so many times as long as it took to load: strangers that ask for one model after the other have a device load for a
-tenth of its time at most (guess); but no longer than"""
+"""The time for which it is kept at least, in times of its load: strangers that ask for one model after the other have a device
+load for a tenth of its time at most (guess)."""
 MOST_IDLE_S = 60.0
-"""this (guess: who has not asked for a minute may wait for a load)."""
+"""The time for which it is kept at most (guess: who has not asked for a minute may wait for a load)."""
 
 
 SHORT_S = 60.0
@@ -34,21 +34,21 @@ MOST_SHORT_S = 3600.0
 tried all the same after the first, then after twice as long each time, up to the second (guess: what else took the memory
 may be gone; a load that fails takes it from the runs beside it for a moment)."""
 LEAST_AGAIN_S = 5.0
-"""When a router may ask again for such a model at the soonest (guess: to look whether there is room costs nothing)."""
+"""Seconds after which a router may ask again for such a model at the soonest (guess: to look whether there is room costs nothing)."""
 
 
 class NoRoom(ModelInvalid):
     """A model does not fit now; nothing is wrong with it."""
 
     def __init__(self, message: str, *, soon_s: float) -> None:
-        """`soon_s`: in how many seconds enough others may give way to it, infinity where they never do."""
+        """Say in `soon_s` after how many seconds enough others may give way to it, infinity where they never do."""
         super().__init__(message)
         self.soon_s = soon_s
 
 
 @dataclass(slots=True)
 class _Short:
-    """What is known of a model whose load ran out of memory."""
+    """The state of a model whose load ran out of memory."""
 
     digest: str
     needed_bytes: int

@@ -44,9 +44,9 @@ class FolderWatch:
         self._on_moved = on_moved
         self._log = log
         self._before: Scan | None = None
-        """What was read last, so that it need not be read again."""
+        """The scan before, so that what it read need not be read again."""
         self._refused: frozenset[Refused] = frozenset()
-        """What was refused at the last look, of which the log has told."""
+        """The models refused at the last look, of which the log has told."""
 
     async def look(self, now_ns: int | None = None) -> Scan:
         """Return what the folder holds; see `scan`. Raises ConfigError: it cannot be read."""

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from capamesh.node.scheduling import MemoryBudget
 
 MAX_CHANGES = 64
-"""At most this many changes that routers asked for wait (guess: more is an operator's script gone wrong)."""
+"""The most changes asked for by routers that wait (guess: more is an operator's script gone wrong)."""
 Changed = Callable[[CapameshError | None], None]
 
 
@@ -113,7 +113,7 @@ class ModelLifecycle:
         )
         self._asked_changes = AskedChanges(models, self._changes, self._watch)
         self._followed: Scan | None = None
-        """What the models were brought in line with last."""
+        """The scan that the models were last brought in line with."""
         self._verdicts = {(one.name, one.version): one for one in verdicts if one.held_s}
         """The verdicts on models that were not met in the folder yet."""
         self._asked: asyncio.Queue[tuple[ControlCall, Changed]] = asyncio.Queue(MAX_CHANGES)

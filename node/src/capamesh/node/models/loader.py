@@ -68,9 +68,9 @@ class ModelLoading:
         self._on_stuck = on_stuck
         self._log = log
         self._load_s = 0.0
-        """Of the load that goes on, or the latest."""
+        """The time of the load that goes on, or of the latest."""
         self.held_bytes = 0
-        """What all that was given and is not closed is taken to use of the device's memory."""
+        """The bytes of the device's memory that all that was given and is not closed is taken to use."""
 
     async def load(self, source: ModelSource) -> HostedModel:
         """Return the model at `source`, which can take requests; raise `ModelInvalid` where it cannot, `RanShort` where memory ran out."""

@@ -54,9 +54,9 @@ class LoadResult:
 
     @property
     def is_predictable(self) -> bool:
-        """Whether the time of a run depends on nothing but its rows.
+        """Return whether the time of a run depends on nothing but its rows.
 
-        Not where an input is of whole numbers: one may be the turns of a loop or the size of a tensor, and was 0
+        It does not where an input is of whole numbers: one may be the turns of a loop or the size of a tensor, and was 0
         when the runs were timed; nor where an operator's work is set by values that may have been computed.
         """
         return (

@@ -1,4 +1,4 @@
-"""Of which model versions an advert tells that the folder's scan refused them. Pure."""
+"""Chooses the model versions of which an advert tells that the folder's scan refused them. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_SHOWN: Final = 64
 """Model versions of which an advert tells that they are refused (guess: more is a folder of something else, and
 with their reasons they must leave an advert room for the models that are served)."""
 _ADVERTISABLE: Final = re.compile(r"[0-9]{1,20}")
-"""What an advert takes as a version."""
+"""The form of versions that an advert takes."""
 
 
 def keys_of(refused: Refused, known: Collection[Key]) -> list[Key]:

@@ -37,13 +37,13 @@ class HostedModel:
     prepared: LoadResult = field(repr=False)
     runner: ModelRunner
     number: int = 0
-    """Of its files, in `InFlightJournal`."""
+    """The number of its files in `InFlightJournal`."""
     bounds: RunBounds | None = None
-    """By which its requests are refused; None: nothing bounds them."""
+    """The bounds by which its requests are refused; None: nothing bounds them."""
     load_s: float = 0.0
-    """How long its files took to load, without warm-up and measurement."""
+    """The time that its files took to load, without warm-up and measurement."""
     gave_back_s: float = -math.inf
-    """When it was last made to give back what its runs had left."""
+    """The time when it was last made to give back what its runs had left."""
     load: int = 0
     """Tells its loads in this process apart, by which its counts start at 0; given by `ModelRegistry.ready`."""
 
@@ -59,7 +59,7 @@ class HostedModel:
 
 
 class ModelRegistry:
-    """What is known of each model version. Owned by the worker's event loop."""
+    """The model versions that a worker knows, with what it knows of each. Owned by the worker's event loop."""
 
     def __init__(self) -> None:
         self._ready: dict[ModelName, dict[ModelVersion, HostedModel]] = {}
@@ -84,7 +84,7 @@ class ModelRegistry:
         return self._offers.get(key)
 
     def is_coming(self, key: Key) -> bool:
-        """Whether a model version takes requests, or will as soon as it is loaded."""
+        """Return whether a model version takes requests, or will as soon as it is loaded."""
         offer = self._offers.get(key)
         return offer is not None and offer.state in {ModelState.READY, ModelState.LOADING}
 
@@ -93,7 +93,7 @@ class ModelRegistry:
         return frozenset(self._offers)
 
     def is_known(self, model: ModelName, version: ModelVersion) -> bool:
-        """Whether the folder has it, though it may not be ready."""
+        """Return whether the folder has it, though it may not be ready."""
         return any(
             name == model and (not version or version == known) for name, known in self._offers
         )

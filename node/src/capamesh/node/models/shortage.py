@@ -1,4 +1,4 @@
-"""What a worker does when there is no memory for a moment: it lets go of a reserve, and goes on. IO: memory, a timer.
+"""Helps a worker through a moment without memory: it lets go of a reserve, and goes on. IO: memory, a timer.
 
 A run may take all that its process is allowed, until it fails or ends. Whatever else needs a little just then, an
 answer to the agent for one, must not end the process for it.
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 RESERVE_BYTES: Final = 64 * 1024 * 1024
-"""Taken from what the process is allowed, and never touched: it costs no memory (guess: hundreds of messages)."""
+"""The bytes taken from what the process is allowed, and never touched: they cost no memory (guess: hundreds of messages)."""
 AGAIN_S: Final = 1.0
-"""When it is taken again (guess: the run that took all has failed by then)."""
+"""Seconds after which the reserve is taken again (guess: the run that took all has failed by then)."""
 PAUSE_S: Final = 0.1
 TRIES: Final = 100
-"""Of one step: 10 s (guess: a run that takes all fails within some seconds, and the reserve is there before)."""
+"""The tries of one step: 10 s (guess: a run that takes all fails within some seconds, and the reserve is there before)."""
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ class Reserve:
 
     @property
     def is_held(self) -> bool:
-        """Whether it is there to be let go of."""
+        """Return whether the reserve is there to be let go of."""
         return self._held is not None
 
     def take(self) -> None:

@@ -1,1 +1,1 @@
-"""What is measured of a model before it serves: time, memory, and whether rows of a batch are independent."""
+"""Measurements of a model before it serves: time, memory, and whether rows of a batch are independent."""

@@ -1,4 +1,4 @@
-"""Whether requests may share a run: a batch must give what its rows give alone. Runs the model."""
+"""Finds whether requests may share a run: a batch must give what its rows give alone. Runs the model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PROBE_ROWS: Final = (2, 3)
 """Batches that are compared with their rows run alone."""
 RTOL, ATOL = 1e-2, 1e-3
-"""How far a row may be from itself in a batch: far above what another kernel's rounding does, far below
+"""The distance that a row may have from itself in a batch: far above what another kernel's rounding does, far below
 what another row's influence does (guess)."""
 
 

@@ -15,11 +15,11 @@ from typing import Final
 from capamesh.node.runtime.onnxruntime.providers import engine_folder
 
 UNUSED_S: Final = 90 * 86_400.0
-"""What was used by no start of a model for so long is removed (guess: a quarter; a worker seldom runs that long)."""
+"""An entry that no start of a model has used for this long is removed (guess: a quarter; a worker seldom runs that long)."""
 MAX_PROFILES: Final = 1_000
-"""Of a few KB each (guess: ten times the models of a full node); those unused for longest go first."""
+"""The most profiles, of a few KB each (guess: ten times the models of a full node); those unused for longest go first."""
 MAX_ENGINES: Final = 100
-"""Of as much as the model's weights each (guess: more are no longer on the device at the same time)."""
+"""The most engines, each as large as its model's weights (guess: more are not on the device at the same time)."""
 PROFILES: Final = "profiles"
 
 

@@ -1,4 +1,4 @@
-"""How fast a model is, by rows: on all threads, and on one thread each beside one another. Runs it, for seconds."""
+"""Measures how fast a model is, by rows: on all threads, and on one thread each beside one another. Runs it, for seconds."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from capamesh.node.runtime.api import Backend, LoadedModel
 
 BUDGET_S: Final = 3.0
-"""For measuring one model at its first load (guess: a start that people wait for)."""
+"""The time for measuring one model at its first load (guess: a start that people wait for)."""
 POINT_S: Final = 0.25
-"""For one number of rows."""
+"""The time for one number of rows."""
 POINT_RUNS: Final = 25
 """A median of more is no better."""
 AGAIN: Final = 2
 AGAIN_S: Final = 2.0
 CONTENDING: Final = 0.85
-"""What comes so near to the best is measured `AGAIN` times more, in turns, within `AGAIN_S`, and the least counts:
+"""A choice that comes this near to the best is measured `AGAIN` times more, in turns, within `AGAIN_S`, and the least counts:
 whatever else a machine does only adds. Measured: by one time each, ResNet-18 on two threads seemed no faster with 4
 rows than with one in every other start, and it is 6 % faster; and in one start of twelve its streams, which do as
 much as all threads, were found to do less than `STREAM_SHARE` of that."""
@@ -57,7 +57,7 @@ NEED_RUN_S: Final = 0.5
 """A run's memory is measured with as many rows as were timed, and up to `NEED_ROWS` where that takes no longer: of a
 few rows the rounding of a memory pool is most (guess)."""
 LONGER: Final = (8, 4, 2)
-"""How many times the length of an open dimension its rows are tried with, to see whether memory grows with the square:
+"""The lengths, as multiples of an open dimension's, that its rows are tried with to see whether memory grows with the square:
 the first that runs and is expected to take no more than `NEED_RUN_S`, though its time may grow so too (guess: 512
 tokens beside 64, which most models of texts take and none needs more than)."""
 
@@ -69,7 +69,7 @@ class _Measure(Protocol):
 
 
 class _Timed(NamedTuple):
-    """What was measured once, and how to measure it again."""
+    """A measurement, and how to repeat it."""
 
     point: ProfilePoint
     measure: Callable[[], ProfilePoint]
@@ -249,7 +249,7 @@ class Measuring:
     def _point(
         self, loaded: LoadedModel, inputs: Sequence[Tensor], rows: int, *, is_warm: bool
     ) -> ProfilePoint:
-        """`is_warm`: it has run with as many rows before."""
+        """Time runs of so many rows; where `is_warm`, the model has run with as many before."""
         clock = self._clock
         if not is_warm:
             loaded.run(inputs)  # the first of a new shape allocates

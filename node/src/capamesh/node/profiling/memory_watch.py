@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Final, Self
 
 EVERY_S: Final = 0.01
-"""Between two looks (guess: a load that is over sooner has no peak that matters; one look takes 0.02 ms on a CPU)."""
+"""The time between two looks (guess: a load that is over sooner has no peak that matters; one look takes 0.02 ms on a CPU)."""
 
 
 class MemoryWatch:

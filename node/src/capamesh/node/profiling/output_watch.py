@@ -1,4 +1,4 @@
-"""What a model's outputs really look like: its declaration, widened by the runs that it was tried with. Pure.
+"""The true form of a model's outputs: its declaration, widened by the runs that it was tried with. Pure.
 
 ONNX Runtime lets a model answer with other shapes than it declares. Routers hold answers against what is advertised, so
 what is advertised has to be true.

@@ -1,4 +1,4 @@
-"""What was measured of models, kept for the next start. Reads and writes small files.
+"""Measurements of models, kept for the next start. Reads and writes small files.
 
 A file a model and circumstances: its digest, the device, the runtime, the threads. One that cannot be read
 is measured again; a full disk costs no more than that.
@@ -31,18 +31,19 @@ _Amount: TypeAlias = Annotated[float, Meta(ge=0, le=sys.float_info.max)]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one model takes on one device."""
+    """The measurements of one model on one device."""
 
     profile: ServiceProfile | None
-    """None: it could not be run on generated inputs."""
+    """The times of runs; None if the model could not be run on generated inputs."""
     memory_bytes: int
-    """Of the device, that it holds once all its sessions are loaded and have run."""
+    """The memory of the device that it holds once all its sessions are loaded and have run."""
     is_batching: bool
-    """Whether a batch gave what its parts give."""
+    """True if a batch gave what its parts give."""
     note: str = ""
-    """Why it has no profile or does not batch, for people; empty otherwise."""
+    """The reason, for people, why it has no profile or does not batch; empty otherwise."""
     stream_profile: ServiceProfile | None = None
-    """Of one of several runs of one thread each beside one another; None: they do no more than one of all."""
+    """The times of one of several runs of one thread each beside one another; None if they do no more than one run of all
+    threads."""
     peak_bytes: int = 0
     """The most that was seen while its sessions were loaded; what measuring larger batches takes is no part of it."""
     need: RunNeed | None = None

@@ -24,9 +24,9 @@ _READ_HEADER: Final[dict[tuple[int, int], Callable[[IO[bytes]], _Header]]] = {
     (1, 0): cast("Callable[[IO[bytes]], _Header]", np.lib.format.read_array_header_1_0),
     (2, 0): cast("Callable[[IO[bytes]], _Header]", np.lib.format.read_array_header_2_0),
 }
-"""By version of the format; 3.0 is for records alone, which no model takes."""
+"""The readers of headers by the version of the format; 3.0 is for records alone, which no model takes."""
 _NPZ_METHODS: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
-"""What `numpy.savez` and `numpy.savez_compressed` write."""
+"""The compressions that `numpy.savez` and `numpy.savez_compressed` write."""
 _ENCRYPTED: Final = 0x1  # in a member's flags
 _MAX_ARRAYS: Final = 1024  # as limits.MAX_NAMES: tensors of a model
 _SUFFIX: Final = ".npy"

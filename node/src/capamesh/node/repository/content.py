@@ -53,9 +53,9 @@ class VerifiedContent:
     files: tuple[FileStamp, ...] = field(repr=False, compare=False)
     """The files as they were when their bytes were verified, sorted by name."""
     verified_ns: int = field(repr=False, compare=False)
-    """When their verification began, since the epoch."""
+    """The time when their verification began, in nanoseconds since the epoch."""
     onnx: OnnxContents = field(default=OnnxContents(), repr=False, compare=False)
-    """What the ONNX file holds, of the same bytes; nothing of a pipeline."""
+    """The contents of the ONNX file, of the same bytes; nothing of a pipeline."""
 
     @contextlib.contextmanager
     def reading(self) -> Generator[Path]:

@@ -1,4 +1,4 @@
-"""What a model's configuration says about its tensors, to be compared with what the model has. Pure."""
+"""The declarations of a model's configuration about its tensors, to be compared with what the model has. Pure."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Reshape:
 
     name: str
     outer: tuple[int, ...]
-    """As callers see it, the batch axis included."""
+    """The shape as callers see it, the batch axis included."""
     inner: tuple[int, ...]
-    """As the model has it, the batch axis included."""
+    """The shape as the model has it, the batch axis included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class DeclaredIo:
     outputs: tuple[TensorSpec, ...] = ()
     """May be some of the model's only."""
     has_batch_axis: bool = False
-    """Whether the shapes leave out an axis 0 of any size that the model has."""
+    """True if the shapes leave out an axis 0 of any size that the model has."""
     optional: frozenset[str] = frozenset()
     """Inputs that the model may not have: it has values of its own for them."""
     flattened: frozenset[str] = frozenset()

@@ -1,4 +1,4 @@
-"""Which other files a model may name: those below its own folder. Pure.
+"""Restricts the other files that a model may name to those below its own folder. Pure.
 
 Tensors may keep their bytes in a file that the model names (`TensorProto.external_data`), so a model can name any path.
 ONNX Runtime itself refuses paths that leave the model's folder (since 1.31, tested); `checked_location` says so before

@@ -1,4 +1,4 @@
-"""What tells that a file has changed without reading it, and files that are read only while they have not. Reads files."""
+"""The stamps that tell that a file has changed without reading it, and files that are read only while they have not. Reads files."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class FileStamp:
     size_bytes: int
     modified_ns: int
     changed_ns: int = 0
-    """When its inode was last changed: a file put in another's place may bring that one's time and size."""
+    """The time when its inode was last changed: a file put in another's place may bring that one's time and size."""
 
     def is_sure(self, read_ns: int) -> bool:
-        """Whether a change after `read_ns`, when its reading began, gives another stamp: one in the same tick would not.
+        """Return whether a change after `read_ns`, when its reading began, gives another stamp: one in the same tick would not.
 
         A time far ahead is of a clock that was set back since: a change gives an earlier one.
         """

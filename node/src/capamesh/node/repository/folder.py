@@ -41,24 +41,24 @@ class Refused:
     """A model or one version of it that cannot be hosted."""
 
     name: str
-    """As its folder or file is called, which may be no valid model name."""
+    """The name of its folder or file, which may be no valid model name."""
     version: str
     """Empty where the whole model is refused."""
     reason: str
     versions: tuple[str, ...] = ()
-    """Of a whole model: those that its folder has, as far as its folder can be read."""
+    """The versions of a whole model: those that its folder has, as far as its folder can be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What a folder held: models that can be loaded, and those that cannot, sorted by name and version."""
+    """The contents of a folder: models that can be loaded, and those that cannot, sorted by name and version."""
 
     models: tuple[ModelSource, ...] = ()
     refused: tuple[Refused, ...] = ()
     is_unsettled: bool = False
-    """Whether some model was still being written, and what the scan before said of it stands here."""
+    """True if some model was still being written, and what the scan before said of it stands here."""
     seen: Seen = field(default_factory=Seen, repr=False, compare=False)
-    """For the next scan."""
+    """The memory for the next scan."""
 
 
 def scan(
@@ -102,7 +102,7 @@ class _Beside(NamedTuple):
 
     warm_up: tuple[FileStamp, ...]
     states: tuple[FileStamp, ...]
-    """What states begin with: part of the digest of each version, which answers by it."""
+    """The files of initial states: part of the digest of each version, which answers by them."""
 
 
 class _Scanner:

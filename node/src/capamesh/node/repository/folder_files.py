@@ -40,16 +40,16 @@ class Unsettled(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What files said, or why they were refused, by their stamps. Filled by one scan, read by the next."""
+    """The contents of files, or the reasons why they were refused, by their stamps. Filled by one scan, read by the next."""
 
     configs: dict[tuple[FileStamp, ...], ModelConfig | str] = field(default_factory=dict)
     contents: dict[FileStamp, OnnxContents | str] = field(default_factory=dict)
-    """What an ONNX file holds."""
+    """The contents of ONNX files."""
     chunks: dict[FileStamp, FileChunks] = field(default_factory=dict)
     signatures: dict[tuple[FileStamp, str, str], tuple[tuple[bytes, ...], str]] = field(
         default_factory=dict
     )
-    """Of a file and a version with a digest: the good ones, and what is wrong."""
+    """The good signatures of a file and a version with a digest, and what is wrong with others."""
 
 
 class FolderFiles:

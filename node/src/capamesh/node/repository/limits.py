@@ -1,4 +1,4 @@
-"""How much a model's rules may ask for, whichever file says them. Pure constants.
+"""The limits of what a model's rules may ask for, whichever file says them. Pure constants.
 
 Where no source stands, a limit is a guess: generous for people, small against what a node bears.
 """

@@ -39,7 +39,7 @@ _OPEN_OPS: Final = frozenset(
 """Operators whose work, or the size of what they make, is set by the values that they are given."""
 
 _WEIGHTS: Final = {1: "fp32", 2: "int8", 3: "int8", 10: "fp16", 11: "fp64", 16: "bf16"}
-"""By TensorProto.DataType. Whole numbers of 16 bits and more are indices, shapes and biases."""
+"""The precisions of weights by TensorProto.DataType. Whole numbers of 16 bits and more are indices, shapes and biases."""
 _NARROW: Final = frozenset({17, 18, 19, 20, 21, 22, 23, 24, 25, 26})
 """Types of 8 bits and fewer that are widened before they are used: float8, float4, int4, int2."""
 _FLOATS: Final = {
@@ -88,14 +88,14 @@ _CHILDREN: Final[dict[_Message, dict[int, _Message]]] = {
 
 
 class OnnxContents(NamedTuple):
-    """What an ONNX file holds."""
+    """The contents of an ONNX file."""
 
     locations: frozenset[str] = frozenset()
     """The external files that its tensors name, as they are written in it."""
     weights: Mapping[int, int] = MappingProxyType({})
     """The elements that its weights have of each TensorProto.DataType."""
     is_data_dependent: bool = False
-    """Whether some operator's work depends on more than the shapes of the inputs."""
+    """True if some operator's work depends on more than the shapes of the inputs."""
 
 
 def contents_of(stream: BinaryIO) -> OnnxContents:

@@ -1,4 +1,4 @@
-"""Where the files of a model version come from. Reads files.
+"""The places that the files of a model version come from. Reads files.
 
 Nothing that an origin has is believed: `verified` gives what was seen to have the bytes that a digest names, and a loader
 takes that alone.

@@ -1,4 +1,4 @@
-"""Whether a model's rules agree with each other, as far as that needs no model. Pure."""
+"""Checks that a model's rules agree with each other, as far as that needs no model. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator may say about how a model is served. Pure values; `manifest` and `config_pbtxt` read them."""
+"""The rules of an operator on how a model is served. Pure values; `manifest` and `config_pbtxt` read them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RaggedInput:
 
     name: str
     axis: int = 1
-    """At least 1: axis 0 is the batch."""
+    """The axis, at least 1: axis 0 is the batch."""
     pad: float = 0.0
     """Must be exact in the input's datatype."""
     buckets: tuple[int, ...] = ()
@@ -36,14 +36,14 @@ class RaggedInput:
 
 @dataclass(frozen=True, slots=True)
 class BatchingRules:
-    """How requests are put together."""
+    """The rules by which requests are put together."""
 
     is_enabled: bool | None = None
-    """None: found out at load, by comparing a batch with its parts."""
+    """True if requests are put together; None: found out at load, by comparing a batch with its parts."""
     max_rows: int | None = None
-    """Of a batch and of a request; None: as the measured profile says."""
+    """The most rows of a batch and of a request; None: as the measured profile says."""
     max_delay_us: int = 0
-    """How long a request may wait for company while an instance is free."""
+    """The longest time that a request may wait for company while an instance is free."""
     ragged: tuple[RaggedInput, ...] = ()
 
 
@@ -53,31 +53,31 @@ class StateTensor:
 
     input: str
     output: str
-    """Its next value."""
+    """The output that is its next value."""
     axis: int = 0
     """Along which the sequences of a batch are stacked; `NO_AXIS`: there is none."""
     shape: tuple[int, ...] = ()
-    """Of one sequence at its start, `axis` included with size 1; empty: the declared input's, which must be
+    """The shape of one sequence's state at its start, `axis` included with size 1; empty: the declared input's, which must be
     fixed apart from `axis`."""
     initial_file: str = ""
-    """In the model's folder `initial_state`: the elements at a sequence's start, row-major; empty: zeros."""
+    """The file in the model's folder `initial_state` with the elements at a sequence's start, row-major; empty: zeros."""
     initial: bytes = field(default=b"", repr=False)
-    """What that file holds, once it was read."""
+    """The contents of that file, once it was read."""
     is_shown: bool = False
-    """Whether a caller may ask for the output, and gets it with all others."""
+    """True if a caller may ask for the output, and gets it with all others."""
 
 
 class ControlKind(StrEnum):
-    """What a control input tells a model of a request."""
+    """The kinds of control inputs, by what they tell a model of a request."""
 
     START = "start"
-    """Whether it is the first of its sequence."""
+    """The control tells whether the request is the first of its sequence."""
     END = "end"
-    """Whether it is the last."""
+    """The control tells whether the request is the last of its sequence."""
     READY = "ready"
-    """Whether there is a request at all, which is always so here: no batch has an empty row."""
+    """The control tells whether there is a request at all, which is always so here: no batch has an empty row."""
     ID = "id"
-    """Which sequence it belongs to."""
+    """The control tells which sequence the request belongs to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,21 +89,21 @@ class ControlTensor:
     datatype: Datatype
     off: float = 0.0
     on: float = 1.0
-    """What stands for no and for yes; an id is neither."""
+    """The values that stand for no and for yes; an id is neither."""
 
 
 @dataclass(frozen=True, slots=True)
 class SequenceRules:
-    """How a stateful model's sequences are kept."""
+    """The rules by which a stateful model's sequences are kept."""
 
     states: tuple[StateTensor, ...] = ()
-    """Empty: the model is stateless."""
+    """The states of the model; empty: it is stateless."""
     idle_s: float = 60.0
     """A sequence that was silent for so long is forgotten."""
     max_bytes: int = 256 * 2**20
     """All states of the model; the sequence that was silent longest gives way."""
     controls: tuple[ControlTensor, ...] = ()
-    """With one of these a request belongs to a sequence even where the model is stateless."""
+    """The controls of the model: with one of these a request belongs to a sequence even where the model is stateless."""
 
     @property
     def inputs(self) -> frozenset[str]:
@@ -115,19 +115,19 @@ class SequenceRules:
 
 @dataclass(frozen=True, slots=True)
 class QueuePolicy:
-    """What becomes of requests that wait for a model."""
+    """The rules for requests that wait for a model."""
 
     timeout_us: int = 0
-    """How long one may wait until its run begins; 0: as long as its own deadline."""
+    """The longest time that one may wait until its run begins; 0: as long as its own deadline."""
     is_delaying: bool = False
-    """Whether one that has waited so long goes behind all others of its priority, instead of being refused."""
+    """True if one that has waited so long goes behind all others of its priority, instead of being refused."""
     max_queue: int = 0
-    """How many of one priority may wait; 0: any number."""
+    """The most requests of one priority that may wait; 0: any number."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueRules:
-    """How the priorities of requests are taken, and what becomes of each while it waits."""
+    """The rules by which the priorities of requests are taken, and for each while it waits."""
 
     default: QueuePolicy = field(default_factory=QueuePolicy)
     levels: int = 0
@@ -144,7 +144,7 @@ class PipelineStep:
 
     model: str
     version: str = ""
-    """Empty: the newest."""
+    """The version; empty: the newest."""
     inputs: tuple[tuple[str, str], ...] = ()
     """(the model's input, the name on the chain)."""
     outputs: tuple[tuple[str, str], ...] = ()
@@ -161,11 +161,11 @@ class WarmUp:
     """(input, a `.npy` file beside the manifest); read without pickle."""
     count: int = 1
     must_run: bool = True
-    """Whether a model is refused that does not run it."""
+    """True if a model is refused that does not run it."""
 
 
 class VersionChoice(StrEnum):
-    """Which versions of a model are served."""
+    """The ways to choose the versions of a model that are served."""
 
     LATEST = "latest"
     ALL = "all"
@@ -174,13 +174,13 @@ class VersionChoice(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class VersionPolicy:
-    """Which versions of a model are served."""
+    """The rule by which the versions of a model that are served are chosen."""
 
     choice: VersionChoice = VersionChoice.ALL
     count: int = 1
-    """Of `LATEST`: how many, the highest numbers."""
+    """The number of versions that `LATEST` serves, the highest ones."""
     versions: tuple[int, ...] = ()
-    """Of `SPECIFIC`."""
+    """The versions that `SPECIFIC` serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,13 +191,13 @@ class Rules:
     sequence: SequenceRules = field(default_factory=SequenceRules)
     queue: QueueRules = field(default_factory=QueueRules)
     steps: tuple[PipelineStep, ...] = ()
-    """Not empty: a pipeline, which has no file of its own."""
+    """The steps of a pipeline, which has no file of its own; empty for all other models."""
     warm_up: tuple[WarmUp, ...] = ()
     versions: VersionPolicy = field(default_factory=VersionPolicy)
     instances: int = 0
     """Runs at the same time on one device; 0: one, or on a CPU as many of one thread each as are measured to
     do more."""
     is_pinned: bool = False
-    """Never unloaded to make room for another model."""
+    """True if it is never unloaded to make room for another model."""
     is_idempotent: bool = True
-    """Whether a request may be run again elsewhere when its outcome is unknown."""
+    """True if a request may be run again elsewhere when its outcome is unknown."""

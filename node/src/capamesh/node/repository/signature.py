@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 MAX_LINES: Final = 1024
-"""As many as fit into the file at some 240 bytes each."""
+"""The most lines: as many as fit into the file at some 240 bytes each."""
 
 
 def signature_path(folder: Path | None, onnx: Path, name: str) -> Path:

@@ -14,12 +14,12 @@ from capamesh.protocol.ids import ModelName, ModelVersion
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """What a backend needs to load a model version; equal sources are the same model, equally served."""
+    """The source of a model version, with all that a backend needs to load it; equal sources are the same model, equally served."""
 
     name: ModelName
     version: ModelVersion
     content: VerifiedContent
-    """Its files; layouts do not change its digest. Of a pipeline, the file that says its steps."""
+    """The verified files; layouts do not change their digest. Of a pipeline, the file that says its steps."""
     manifest: Manifest
     declared: DeclaredIo = field(default_factory=DeclaredIo)
     """Tensors as `config.pbtxt` declares them, to be compared with the model's own."""
@@ -28,7 +28,7 @@ class ModelSource:
     folder: Path | None = field(default=None, repr=False, compare=False)
     """The folder of the model's versions; None: a bare file has none."""
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
-    """What of `config.pbtxt` is ignored and why; a line each."""
+    """The notes on what of `config.pbtxt` is ignored and why; a line each."""
 
     signed: bytes = field(default=b"", repr=False, compare=False)
     """A publisher's good signature of it, as it travels in an advert; b"": it has none."""
@@ -57,5 +57,5 @@ class ModelSource:
 
     @property
     def is_pipeline(self) -> bool:
-        """Whether it is a chain of other models, which no backend loads."""
+        """Return whether it is a chain of other models, which no backend loads."""
         return bool(self.manifest.rules.steps)

@@ -1,1 +1,1 @@
-"""How models run: the backend interface, signatures, pipelines of models, and ONNX Runtime."""
+"""Runs models: the backend interface, signatures, pipelines of models, and ONNX Runtime."""

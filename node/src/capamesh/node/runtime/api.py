@@ -27,15 +27,15 @@ class LoadedModel(Protocol):
     """One model version on one device. Safe to use from several threads at once."""
 
     inputs: tuple[TensorSpec, ...]
-    """What the model takes; -1 is a dimension of any size, `()` a scalar or any shape at all."""
+    """The inputs that the model takes; -1 is a dimension of any size, `()` a scalar or any shape at all."""
     outputs: tuple[TensorSpec, ...]
-    """What the model says it gives; the tensors that `run` returns have their true shapes."""
+    """The outputs as the model declares them; the tensors that `run` returns have their true shapes."""
     provider: str
-    """What runs it, as found after loading, not as asked for."""
+    """The provider that runs it, as found after loading, not as asked for."""
     precision: str
-    """What its numbers are: "fp32", "fp16", "bf16", "fp64", "int8" or "mixed"; "" for none."""
+    """The type of its numbers: "fp32", "fp16", "bf16", "fp64", "int8" or "mixed"; "" for none."""
     is_data_dependent: bool
-    """Whether the work of a run may depend on the values of its inputs, not on their shapes alone."""
+    """True if the work of a run may depend on the values of its inputs, not on their shapes alone."""
 
     def validate(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> None:
         """Check a request before it waits or joins a batch; `outputs` empty asks for all of them.
@@ -52,11 +52,15 @@ class LoadedModel(Protocol):
         outputs: Sequence[str] = (),
         stop: StopSwitch | None = None,
     ) -> list[Tensor]:
-        """Return the named outputs, in that order, or all of them, in the model's order.
+        """Return the named outputs, in that order, or all of them, in the model's order; each with its true shape.
 
-        Blocks; `inputs` must have passed `validate`, alone or as parts of a batch. Keeps no reference
-        to them. InvalidRequest: the runtime says that the inputs do not fit the model or each other;
-        RunFailed: it failed otherwise, or `stop` was used; ModelUnavailable: the model is closed.
+        Blocks; `inputs` must have passed `validate`, alone or as parts of a batch: their datatypes and shapes are as
+        described by `inputs` of the model. Keeps no reference to them.
+
+        Raises:
+            InvalidRequest: the runtime says that the inputs do not fit the model or each other.
+            RunFailed: it failed otherwise, or `stop` was used.
+            ModelUnavailable: the model is closed.
         """
         ...
 
@@ -70,12 +74,12 @@ class LoadedModel(Protocol):
 
 
 class Step(NamedTuple):
-    """What one step of a generative model gives one sequence."""
+    """The outcome of one step of a generative model for one sequence."""
 
     outputs: tuple[Tensor, ...]
     """The next part of the answer, in the model's order; tensors of no rows where the step adds nothing to it."""
     is_last: bool
-    """Whether the answer ends with it."""
+    """True if the answer ends with it."""
 
 
 class GenerativeModel(Protocol):
@@ -87,31 +91,31 @@ class GenerativeModel(Protocol):
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """What the model takes of a request; -1 is a dimension of any size."""
+        """The inputs that the model takes of a request; -1 is a dimension of any size."""
         ...
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """What the model gives in every step; the parts of one answer have any size along axis 0."""
+        """The outputs that the model gives in every step; the parts of one answer have any size along axis 0."""
         ...
 
     @property
     def provider(self) -> str:
-        """What runs it, as found after loading, not as asked for."""
+        """The provider that runs it, as found after loading, not as asked for."""
         ...
 
     @property
     def precision(self) -> str:
-        """What its numbers are, as `LoadedModel.precision`."""
+        """The type of its numbers, as `LoadedModel.precision`."""
         ...
 
     @property
     def max_sequences(self) -> int:
-        """How many sequences the model can keep at once."""
+        """The number of sequences that the model can keep at once."""
         ...
 
     def validate(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> None:
-        """Check a request before it waits; see `LoadedModel.validate`.
+        """Check a request before it waits: its inputs have the datatypes and shapes that `inputs` of the model describes.
 
         Raises:
             InvalidRequest: the request does not fit the model.
@@ -125,7 +129,8 @@ class GenerativeModel(Protocol):
 
         Args:
             sequence: A number that no sequence has which is not freed yet.
-            inputs: What `validate` has let pass; no reference to them is kept.
+            inputs: Tensors that `validate` has let pass, as described by `inputs` of the model; no reference to them is
+                kept.
             stop: Ends the run early.
 
         Raises:
@@ -162,9 +167,9 @@ class Backend(Protocol):
     __slots__ = ()
 
     runtime: str
-    """What executes the models, with its version: "onnxruntime 1.31.1"."""
+    """The runtime that executes the models, with its version: "onnxruntime 1.31.1"."""
     streams: int
-    """How many runs of one thread each the device takes beside one another; 1: it is not divided so."""
+    """The number of runs of one thread each that the device takes beside one another; 1: it is not divided so."""
 
     def compute_capability(self) -> str:
         """Return the GPU's compute capability, such as "8.6", by which a model may have a file of its own; "": none."""

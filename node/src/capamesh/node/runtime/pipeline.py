@@ -31,13 +31,13 @@ class _Step:
     """One step with the model found for it."""
 
     number: int
-    """From 1, as messages count."""
+    """The number of the step, from 1, as messages count."""
     rule: PipelineStep
     model: LoadedModel
 
     @property
     def title(self) -> str:
-        """How a message calls it."""
+        """Return how a message calls it."""
         return f"step {self.number} ({self.rule.model})"
 
 
@@ -53,7 +53,7 @@ class _Call:
     names: tuple[str, ...]
     """The same by their names on the chain."""
     dropped: tuple[str, ...]
-    """What nothing needs once the inputs are taken."""
+    """The names that nothing needs once the inputs are taken."""
 
 
 class PipelineModel(LoadedModel):
@@ -109,7 +109,7 @@ class PipelineModel(LoadedModel):
         self._plan: tuple[_Call, ...] | None = _plan(self._steps, self._output_names)
 
     def contains(self, name: ModelName, version: ModelVersion) -> bool:
-        """Whether a model is a member of this pipeline or of one in it; an empty version is any."""
+        """Return whether a model is a member of this pipeline or of one in it; an empty version is any."""
         return any(_is_same(member, (name, version)) for member in self.members) or any(
             model.contains(name, version) for model in self._nested
         )
@@ -272,7 +272,7 @@ def _named(tensor: Tensor, name: str) -> Tensor:
 
 
 def _is_same(one: tuple[ModelName, ModelVersion], other: tuple[ModelName, ModelVersion]) -> bool:
-    """Whether two names may mean one model: an empty version is the newest, whichever that becomes."""
+    """Return whether two names may mean one model: an empty version is the newest, whichever that becomes."""
     return one[0] == other[0] and (one[1] == other[1] or not one[1] or not other[1])
 
 

@@ -1,4 +1,4 @@
-"""What a model takes and gives, and whether a request fits. Pure."""
+"""The inputs and outputs of a model, and the check that a request fits them. Pure."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _DATATYPES: Final = {
     "tensor(double)": Datatype.FP64,
     "tensor(string)": Datatype.BYTES,
 }
-"""By ONNX Runtime's names."""
+"""The datatypes by ONNX Runtime's names."""
 
 
 class NotUtf8(InvalidRequest):
@@ -59,7 +59,7 @@ class Signature:
         *,
         reads_texts: bool = True,
     ) -> None:
-        """`reads_texts`: whether texts must be UTF-8; else the run takes any, or refuses them itself."""
+        """Take the specs; where `reads_texts`, texts must be UTF-8, else the run takes any, or refuses them itself."""
         self.inputs = inputs
         self._reads_texts = reads_texts
         self.outputs = outputs
@@ -77,13 +77,13 @@ class Signature:
         }
 
     def validate(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> None:
-        """Check a request; see `LoadedModel.validate`."""
+        """Check the datatypes and shapes of a request; see `LoadedModel.validate`."""
         if outputs or not self._fits(inputs):
             self._check_inputs(inputs)
             self._check_outputs(outputs)
 
     def _fits(self, inputs: Sequence[Tensor]) -> bool:
-        """Whether the inputs certainly fit; False says only that they must be looked at closely."""
+        """Return whether the inputs certainly fit; False says only that they must be looked at closely."""
         if len(inputs) != self._count:
             return False
         quick = self._quick
@@ -154,7 +154,11 @@ def declared(side: str, name: str, kind: str, shape: Sequence[object]) -> Tensor
 
 
 def texts(tensor: Tensor) -> npt.NDArray[Any]:
-    """Return BYTES as an object array of the `str` that ONNX Runtime's Python binding takes; NotUtf8: it cannot be."""
+    """Return BYTES as an object array of the same shape, of the `str` that ONNX Runtime's Python binding takes.
+
+    Raises:
+        NotUtf8: it cannot be, for some element is no UTF-8.
+    """
     array = np.empty(tensor.shape, dtype=object)
     flat = array.reshape(-1)
     for index, element in enumerate(split_elements(tensor.data, flat.size)):

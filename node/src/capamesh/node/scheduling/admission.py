@@ -1,4 +1,4 @@
-"""Whether a model has room for one more request, and which lesser ones have to leave for it. Pure."""
+"""Decides whether a model has room for one more request, and which lesser ones have to leave for it. Pure."""
 
 from __future__ import annotations
 

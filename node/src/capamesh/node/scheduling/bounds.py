@@ -1,4 +1,4 @@
-"""What a request may take before it is refused: memory, shared by all models of a device, and time. Pure.
+"""Bounds what a request may take before it is refused: memory, shared by all models of a device, and time. Pure.
 
 What a run takes was measured when its model was loaded, so that nobody has to find out by running it: the memory
 of a run that is too large would take the whole process, and everybody's requests with it.
@@ -31,7 +31,7 @@ DOUBT: Final = 0.5
 """A run is refused for its time when so much of what is expected is more than there is (guess: a profile is made of few
 runs, and on a machine that started other things too it is twice too long)."""
 RETRY_S: Final = 1.0
-"""When one that found no memory free is told to come again (guess: a large run's time)."""
+"""Seconds after which a request that found no memory free is told to come again (guess: a large run's time)."""
 
 
 class MemoryBudget:
@@ -41,9 +41,9 @@ class MemoryBudget:
         """`limit_bytes` is for models and runs together; 0: it is not known, and nothing is refused."""
         self.limit_bytes = limit_bytes
         self.models_bytes = 0
-        """What the loaded models hold at rest; kept by the owner."""
+        """The bytes that the loaded models hold at rest; kept by the owner."""
         self.held_bytes = 0
-        """By large requests that are accepted and have not ended."""
+        """The bytes held by large requests that are accepted and have not ended."""
 
     @override
     def __repr__(self) -> str:
@@ -51,7 +51,7 @@ class MemoryBudget:
 
     @property
     def room_bytes(self) -> int:
-        """What runs may take together."""
+        """Return the bytes that runs may take together."""
         return max(0, self.limit_bytes - self.models_bytes)
 
 

@@ -1,4 +1,4 @@
-"""How a model may batch, by its inputs and its manifest alone. Pure."""
+"""Plans how a model may batch, by its inputs and its manifest alone. Pure."""
 
 from __future__ import annotations
 

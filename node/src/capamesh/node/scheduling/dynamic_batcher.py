@@ -113,19 +113,19 @@ class DynamicBatcher(Scheduler):
     @property
     @override
     def in_flight(self) -> int:
-        """How many requests are accepted and not answered."""
+        """The number of requests that are accepted and not answered."""
         return len(self._requests.live)
 
     @property
     @override
     def queued(self) -> int:
-        """How many requests in flight do not run."""
+        """The number of requests in flight that do not run."""
         return self._requests.queued
 
     @property
     @override
     def slots(self) -> int:
-        """How many batches may run at the same time."""
+        """The number of batches that may run at the same time."""
         return self._slots.most
 
     @override
@@ -155,7 +155,7 @@ class DynamicBatcher(Scheduler):
     @property
     @override
     def is_idle(self) -> bool:
-        """Whether nothing is in flight and nothing runs."""
+        """Return whether nothing is in flight and nothing runs."""
         return not self._requests.live and not self._requests.running
 
     @override

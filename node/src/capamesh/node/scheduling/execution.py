@@ -27,22 +27,22 @@ _NOT_WANTED = Cancelled("not wanted any more")
 
 
 class Ended(NamedTuple):
-    """What came of the run of a batch."""
+    """The outcome of the run of a batch."""
 
     batch: Batch
     results: Sequence[Result]
     run_s: float
     is_whole: bool
-    """Whether it ran as one batch to its end."""
+    """True if it ran as one batch to its end."""
     fault: str
-    """Why it failed as a batch whose requests each ran alone; empty where it did not."""
+    """The reason why it failed as a batch whose requests each ran alone; empty where it did not."""
     rows: int
     """Rows that ran; -1: nobody wanted it any more."""
     ended_s: float
 
 
 class BatchExecution:
-    """How the batches of one model version run on its device."""
+    """The execution of one model version's batches on its device."""
 
     __slots__ = (
         "_bounds",
@@ -74,7 +74,7 @@ class BatchExecution:
         self._marks = marks
         self._number = number
         self.is_suspected = bounds is not None and bounds.suspicion.is_alone(clock())
-        """Whether each request runs by itself, so that it is marked which of them ends the process."""
+        """True if each request runs by itself, so that it is marked which of them ends the process."""
 
     def look_at_suspicion(self, now_s: float) -> None:
         """Learn whether a suspected model may run batches again."""

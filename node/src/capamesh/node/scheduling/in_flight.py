@@ -46,21 +46,21 @@ class RequestsInFlight:
         self._sequences = sequences
         self._bounds = bounds
         self.live: dict[PendingRequest, None] = {}
-        """In the order in which they came, so that what ends together is told in this order."""
+        """The requests in flight, in the order in which they came, so that what ends together is told in this order."""
         self.queue = RequestQueue()
-        """Those that could run now."""
+        """The requests that could run now."""
         self.running: set[Batch] = set()
         self.rows = 0
-        """Of all that is live."""
+        """The rows of all that is live."""
         self.bulk = 0
         self.bulk_rows = 0
-        """What of it is bulk work."""
+        """The rows of it that are bulk work."""
         self.soonest_s = math.inf
         """No live deadline is earlier."""
 
     @property
     def queued(self) -> int:
-        """How many requests in flight do not run."""
+        """Return the number of requests in flight that do not run."""
         return len(self.live) - sum(batch.wanted for batch in self.running if batch.has_begun)
 
     def add(self, request: PendingRequest, *, is_turn: bool) -> None:

@@ -1,4 +1,4 @@
-"""From arrival to answer, by how many were in flight at arrival: what a probe is told. Pure.
+"""The latencies from arrival to answer, by how many were in flight at arrival: what a probe is told. Pure.
 
 Prequal (Wydrowski et al., NSDI 2024, section 4) reports the median of recent latencies near the present
 number in flight; a smoothed mean for each power of two needs no memory of single requests.

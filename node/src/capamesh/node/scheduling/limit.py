@@ -1,4 +1,4 @@
-"""How many rows may be in flight at one model before more are refused: what it runs within two seconds. Pure.
+"""Limits the rows in flight at one model before more are refused: what it runs within two seconds. Pure.
 
 Gradient limiters (Netflix's Gradient2 and Vegas, Envoy's gradient controller) search for a limit, because they know
 neither what a request takes nor how long it may wait. Here both are known: a row's time on a quiet device is measured
@@ -17,8 +17,8 @@ from typing_extensions import override
 MAX_QUEUE_S = 2.0
 """No more than a device can run in this time may be in flight (guess: an online caller waits no longer)."""
 STOCK_BATCHES = 8
-"""But so many batches for each instance, where runs are slow on a device that has all its speed (guess: what deadlines
-do not cut short)."""
+"""The batches for each instance that are let in at least, where runs are slow on a device that has all its speed (guess: what
+deadlines do not cut short)."""
 FALL_S = 0.25
 """The time constant by which the speed follows runs that are slower than it: a queue of two seconds must have shrunk
 to a tenth well within the third (measured: test_slow_device.py; with 0.5 the slowest answer takes 3.4 s)."""
@@ -45,12 +45,12 @@ class ConcurrencyLimit:
         self._stock = full_rows * STOCK_BATCHES
         self._row_s = row_s
         self._best_s = row_s
-        """What a row takes when the device is at its fastest, as far as is known."""
+        """The time of a row when the device is at its fastest, as far as is known."""
         self._most_speed = 1.0
-        """From this speed on a row takes less than that."""
+        """The speed from which on a row takes less than that."""
         self._last_s: float | None = None
         self.speed = 1.0
-        """Of late, where 1 is what was expected."""
+        """The speed of late, where 1 is what was expected."""
         self._usual = 0.0
         """The limit at speed 1."""
         self.rows = 0

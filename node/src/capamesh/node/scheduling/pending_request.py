@@ -14,15 +14,15 @@ from capamesh.protocol.links.calls import SequenceMark
 from capamesh.protocol.tensors import Tensor
 
 Result = Sequence[Tensor] | CapameshError
-"""What came of a request: the outputs that it asked for, or why there are none."""
+"""The result of a request: the outputs that it asked for, or the error why there are none."""
 
 
 class RequestState(IntEnum):
-    """Where a request is; it only ever moves forward."""
+    """The state of a request; it only ever moves forward."""
 
     NEW = 0
     WAITING = 1
-    """Behind an earlier request of its own sequence."""
+    """The request waits behind an earlier one of its own sequence."""
     QUEUED = 2
     RUNNING = 3
     ENDED = 4
@@ -73,7 +73,7 @@ class PendingRequest:
         on_part: Callable[[PendingRequest, Sequence[Tensor]], None] | None = None,
     ) -> None:
         self.inputs = inputs
-        """In the model's order."""
+        """The inputs in the model's order."""
         self.outputs = outputs
         """Empty for all."""
         self.done = done
@@ -85,21 +85,21 @@ class PendingRequest:
         self.is_bulk = is_bulk
         self.sequence = sequence
         self.start_by_s = math.inf
-        """When its run must have begun."""
+        """The time when its run must have begun."""
         self.is_delayable = False
-        """Whether it then goes behind others of its priority, instead of being refused."""
+        """True if it then goes behind others of its priority, instead of being refused."""
         self.state = RequestState.NEW
         self.rows = 1
         self.key: Hashable = None
         """Requests of equal keys may share a batch."""
         self.order = 0
         self.in_flight = 0
-        """How many were in flight when it came, itself included."""
+        """The number of requests in flight when it came, itself included."""
         self.started_s = arrived_s
         self.run_s = 0.0
         self.batch: Batch | None = None
         self.held_bytes = 0
-        """Of the device's memory, kept free for its run; 0 where it needs little."""
+        """The bytes of the device's memory that are kept free for its run; 0 where it needs little."""
 
     @override
     def __repr__(self) -> str:
@@ -114,7 +114,7 @@ class PendingRequest:
 
 
 class RunPlan(Protocol):
-    """How the requests of one batch become one run, and the outputs of that run theirs again."""
+    """The plan by which the requests of one batch become one run, and the outputs of that run theirs again."""
 
     __slots__ = ()
 
@@ -165,9 +165,9 @@ class Batch:
         self.rows = rows
         self.started_s = started_s
         self.plan = plan
-        """How its requests become one run, as that was when the batch was made."""
+        """The plan by which its requests become one run, as that was when the batch was made."""
         self.is_stream = is_stream
-        """Whether it runs on one thread, beside others, instead of on all."""
+        """True if it runs on one thread, beside others, instead of on all."""
         self.has_begun = True
         """False while it waits, ready made, behind the run before it; set by whoever runs it."""
         self.wanted = len(requests)
@@ -175,7 +175,7 @@ class Batch:
         self.request = b""
         """The digest of its only request, set by whoever runs it; empty where it has several."""
         self.large_bytes = 0
-        """Of the inputs of its only request, where those are unusually many."""
+        """The bytes of the inputs of its only request, where those are unusually many."""
         self.stop: Callable[[], None] | None = None
         """Ends the run early; set by whoever runs it."""
 

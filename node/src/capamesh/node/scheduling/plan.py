@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan(RunPlan):
-    """What one model's requests have in common. `inputs` and `outputs` are the model's own, states included."""
+    """The plan that one model's requests share. `inputs` and `outputs` are the model's own, states included."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     is_batching: bool = False
-    """False: every request runs alone, whatever its shapes."""
+    """True if requests may share a run; else every request runs alone, whatever its shapes."""
     batch_rows: int = 1
     """Rows that are put together at most; 1 without batching."""
     max_rows: int = 0
@@ -68,17 +68,17 @@ class BatchPlan(RunPlan):
 
     @property
     def is_sequential(self) -> bool:
-        """Whether a request belongs to a sequence."""
+        """Return whether a request belongs to a sequence."""
         return bool(self.states or self.controls)
 
     @property
     def public_inputs(self) -> tuple[TensorSpec, ...]:
-        """What a caller gives: all but the states and controls."""
+        """The inputs that a caller gives: all but the states and controls."""
         return tuple(spec for spec in self.inputs if spec.name not in self._filled_in)
 
     @property
     def public_outputs(self) -> tuple[TensorSpec, ...]:
-        """What a caller gets: all but the states that are not shown."""
+        """The outputs that a caller gets: all but the states that are not shown."""
         kept = {state.output for state in self.states if not state.is_shown}
         return tuple(spec for spec in self.outputs if spec.name not in kept)
 

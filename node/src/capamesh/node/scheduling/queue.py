@@ -1,4 +1,4 @@
-"""What waits for one model, the most urgent first, in groups that may share a batch. Pure.
+"""The requests that wait for one model, the most urgent first, in groups that may share a batch. Pure.
 
 Order: lower priority number, then earlier deadline, then earlier arrival. Bulk work has an order of its
 own: while online work waits beside it, it gets its share of the rows; alone, all of them (start-time fair
@@ -16,14 +16,14 @@ from typing_extensions import override
 from capamesh.node.scheduling.pending_request import PendingRequest, RequestState
 
 BULK_SHARE = 0.1
-"""Of the rows, while online work waits (precedent: Netflix's 90 % live, 10 % batch partitions)."""
+"""The share of the rows while online work waits (precedent: Netflix's 90 % live, 10 % batch partitions)."""
 STALE_ENTRIES = 64
 """Entries of dropped work that are borne before a heap is built anew (guess: a page of pointers)."""
 
 _BULK_RANK = 256
-"""Beyond all priorities."""
+"""The rank of bulk work, beyond all priorities."""
 DELAY = 0.5
-"""What is added to the priority of a request that has waited too long: behind all of its own, before the next."""
+"""The number that is added to the priority of a request that has waited too long: behind all of its own, before the next."""
 
 _Entry = tuple[float, float, int, PendingRequest]
 
@@ -114,15 +114,15 @@ class RequestQueue:
         self._bulk = _Class(bulk_share)
         self._orders = 0
         self._passed = 0.0
-        """What the class that went last had passed before it: where one that was idle joins in."""
+        """The rows that the class that went last had passed before it: where one that was idle joins in."""
         self._lowest: float = -1
         """No work that waits and may give way has a rank beyond this one."""
         self._lesser: list[PendingRequest] = []
-        """Of those that waited when it was made, the last to be served is last; many do not wait any more."""
+        """The requests that waited when it was made, the last to be served last; many do not wait any more."""
         self._unlisted: float = -1
         """No work that may give way and has come since `_lesser` was made has a rank beyond this one."""
         self.rows = 0
-        """Of all that waits."""
+        """The rows of all that waits."""
 
     def __len__(self) -> int:
         return self._online.count + self._bulk.count

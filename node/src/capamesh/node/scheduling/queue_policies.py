@@ -1,4 +1,4 @@
-"""What becomes of requests that wait for one model, by their priority. Pure."""
+"""Decides what becomes of requests that wait for one model, by their priority. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a model's runs succeed, for people: no request is refused for it. Pure.
+"""Tells people whether a model's runs succeed; no request is refused for it. Pure.
 
 A model that is loaded is advertised as ready, though every run of it may fail. It is not taken away for that, for
 its callers may be wrong and not it, but it is said.
@@ -21,7 +21,7 @@ not all wrong)."""
 
 
 class RunHealth:
-    """What came of a model's latest runs."""
+    """The outcomes of a model's latest runs."""
 
     __slots__ = ("_doubt", "_failed", "_latest", "is_doubted")
 
@@ -31,7 +31,7 @@ class RunHealth:
         self._failed: set[bytes] = set()
         self._latest = ""
         self.is_doubted = bool(doubt)
-        """Whether a run that succeeds is of interest."""
+        """True if a run that succeeds is of interest."""
 
     def succeeded(self) -> None:
         """A request was answered with outputs."""
@@ -48,7 +48,7 @@ class RunHealth:
 
     @property
     def reason(self) -> str:
-        """What is wrong, for people; empty while nothing is known to be."""
+        """Return what is wrong, for people; empty while nothing is known to be."""
         if len(self._failed) >= FAILED_REQUESTS:
             return (
                 f"degraded: the runs of the last {FAILED_REQUESTS} different requests or more have failed, the latest:"

@@ -1,4 +1,4 @@
-"""What a run of a model takes of its device's memory and time, by the size of its inputs. Pure; others measure.
+"""Estimates what a run of a model takes of its device's memory and time, by the size of its inputs. Pure; others measure.
 
 A run's memory grows with its rows, and where inputs have other open dimensions with the elements of a row too: in
 proportion to them or, for attention over a text, to their square. Both are fitted to what was measured at two sizes.
@@ -30,9 +30,9 @@ class RunSample:
 
     rows: int
     elements: int
-    """Of the inputs of one row."""
+    """The elements of the inputs of one row."""
     grown_bytes: int
-    """By which the memory in use grew, from what the loaded model holds at rest."""
+    """The bytes by which the memory in use grew, from what the loaded model holds at rest."""
     seconds: float
 
 
@@ -41,11 +41,11 @@ class RunNeed:
     """Memory and time of a run of one model on one device."""
 
     elements: int
-    """Of the inputs of one row, as it was measured; at least 1."""
+    """The elements of the inputs of one row, as it was measured; at least 1."""
     linear_bytes: float
-    """For each element."""
+    """The bytes for each element."""
     square_bytes: float = 0.0
-    """For each element of a row times the elements of that row."""
+    """The bytes for each element of a row times the elements of that row."""
     element_s: float = 0.0
     """Seconds for each element that a row has beyond `elements`."""
 

@@ -35,7 +35,7 @@ TURN_S = 0.001
 STOP_GRACE_S = 2.0
 """A run that was told to stop and goes on for so long is stuck (guess: a kernel of a large model)."""
 MIN_WATCH_S = 0.001
-"""Between two looks at runs that take too long (guess)."""
+"""Seconds between two looks at runs that take too long (guess)."""
 BATCH_DOUBTS = 3
 """Batches that failed though each of their requests ran alone: the model does not batch (guess)."""
 
@@ -94,7 +94,7 @@ class ModelRunner:
         self._idle.set()
         self.last_used_s = clock()
         self.batch_fault = ""
-        """Why batching was given up; empty while it was not."""
+        """The reason why batching was given up; empty while it was not."""
 
     @override
     def __repr__(self) -> str:

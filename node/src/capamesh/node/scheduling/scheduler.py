@@ -1,4 +1,4 @@
-"""What the runner of a model asks of whatever decides when its requests run, and which run together. Pure.
+"""The scheduler as the runner of a model asks it: it decides when requests run, and which run together. Pure.
 
 `DynamicBatcher` is the scheduler of models that answer a request in one run. A scheduler of models that answer in steps
 takes the same request into one batch after the other, sends what it has by `PendingRequest.part`, and ends it last.
@@ -26,26 +26,26 @@ class Scheduler(Protocol):
     meter: Meter
     """Counts what came of the requests."""
     health: RunHealth
-    """Whether runs succeed."""
+    """The record of whether runs succeed."""
 
     @property
     def in_flight(self) -> int:
-        """How many requests are accepted and have not ended."""
+        """The number of requests that are accepted and have not ended."""
         ...
 
     @property
     def queued(self) -> int:
-        """How many of those in flight are in no run."""
+        """The number of those in flight that are in no run."""
         ...
 
     @property
     def slots(self) -> int:
-        """How many batches may run at the same time."""
+        """The number of batches that may run at the same time."""
         ...
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is in flight and nothing runs."""
+        """Return whether nothing is in flight and nothing runs."""
         ...
 
     def submit(self, request: PendingRequest, now_s: float) -> None:

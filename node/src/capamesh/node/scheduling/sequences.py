@@ -20,7 +20,7 @@ from capamesh.protocol.tensors import Tensor
 SequenceId = int | str
 
 KEPT_BYTES = 1400
-"""What keeping a sequence takes beside its states (measured: 1,360 bytes with an id of 128 characters)."""
+"""The bytes that keeping a sequence takes beside its states (measured: 1,360 bytes with an id of 128 characters)."""
 
 
 class _Sequence:
@@ -30,7 +30,7 @@ class _Sequence:
 
     def __init__(self, now_s: float) -> None:
         self.states: tuple[Tensor, ...] | None = None
-        """None: as at the start. Empty once a request of a model without states has run."""
+        """The states; None: as at the start. They are empty once a request of a model without states has run."""
         self.size_bytes = 0
         self.touched_s = now_s
         self.working: PendingRequest | None = None
@@ -38,7 +38,7 @@ class _Sequence:
 
     @property
     def is_ending(self) -> bool:
-        """Whether its last request is the end of it, as far as is known."""
+        """Return whether its last request is the end of it, as far as is known."""
         last = self.waiting[-1] if self.waiting else self.working
         return last is not None and last.state is not RequestState.ENDED and _is_end(last)
 
@@ -54,7 +54,7 @@ class Sequences:
         self._specs = {spec.name: spec for spec in plan.inputs}
         self._known: dict[SequenceId, _Sequence] = {}
         self._silent: OrderedDict[SequenceId, _Sequence] = OrderedDict()
-        """Those of which nothing waits or runs, silent longest first."""
+        """The sequences of which nothing waits or runs, silent longest first."""
         self.size_bytes = 0
         self.forgotten = 0
         """Sequences that gave way or fell silent before their end."""

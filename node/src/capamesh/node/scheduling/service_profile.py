@@ -1,4 +1,4 @@
-"""How long a model takes for how many rows, and what follows from it. Pure; whoever measures has the clock."""
+"""The times that a model takes for numbers of rows, and what follows from them. Pure; whoever measures has the clock."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _NEAR_BEST: Final = 0.01
 """Fewer rows are taken where they come so close to the most rows per second: their requests wait less (guess:
 what a measurement can tell apart)."""
 _ABOUT_BEST: Final = 0.04
-"""Of runs beside one another more rows are taken where they come so close (guess: what the few runs of a first load
-cannot tell apart on a machine that does other work). Each run costs its handing over, which a measurement does not
-see: under load ResNet-18, on a thread of each of two cores, does 0.94 of what ONNX Runtime does alone in runs of one
-row, 0.99 in runs of two and 1.04 in runs of four or eight (measured: `benchmarks/batcher.py`)."""
+"""The part by which a run of more rows may be worse than the best of runs beside one another, and is still taken (guess: what
+the few runs of a first load cannot tell apart on a machine that does other work). Each run costs its handing over, which a
+measurement does not see: under load ResNet-18, on a thread of each of two cores, does 0.94 of what ONNX Runtime does alone in
+runs of one row, 0.99 in runs of two and 1.04 in runs of four or eight (measured: `benchmarks/batcher.py`)."""
 _FLAT_DOUBLINGS: Final = 3
 """Doublings without a gain that end the search (guess: one may fall on a bad size of a kernel's tiles)."""
 
@@ -29,12 +29,12 @@ class ProfilePoint(NamedTuple):
 
     rows: int
     seconds: float
-    """Of one run: the median of several."""
+    """The time of one run: the median of several."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceProfile:
-    """What was measured of one model on one device: at least one point, rows ascending, seconds above 0."""
+    """The measured times of one model on one device: at least one point, rows ascending, seconds above 0."""
 
     points: tuple[ProfilePoint, ...]
 
@@ -62,7 +62,7 @@ class ServiceProfile:
 
     @property
     def best_point(self) -> ProfilePoint:
-        """What was measured of `best_rows`."""
+        """Return the point of `best_rows`."""
         best = self.best_rows
         return next(point for point in self.points if point.rows == best)
 

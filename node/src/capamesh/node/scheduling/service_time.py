@@ -1,4 +1,4 @@
-"""How long runs take, predicted and measured: from the profile at load, corrected by what is seen. Pure."""
+"""Predicts and measures how long runs take: from the profile at load, corrected by what is seen. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ServiceTime:
         self.slowdown = 1.0
         """Measured over expected, smoothed: above 1 the device has less to give than at load."""
         self.run_s = profile.seconds_at(1) if profile else 0.0
-        """Of a run, smoothed, whatever its rows."""
+        """The time of a run, smoothed, whatever its rows."""
 
     def expected_s(self, rows: int) -> float:
         """Return how long a run of `rows` should take on a quiet device."""

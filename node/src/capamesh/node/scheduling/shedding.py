@@ -1,4 +1,4 @@
-"""Which requests are answered before they have run: too late, hopeless, or too slow on this device. Pure."""
+"""Answers requests before they have run: those too late, hopeless, or too slow on this device. Pure."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from capamesh.node.scheduling.slots import Slots
 
 LONGEST_WAIT: Final = 1.1
-"""What was let in is told to go elsewhere where the device has become so slow that it would wait for so many times
-what a queue may take (guess: speeds are known to a tenth)."""
+"""The multiple of a queue's time from which what was let in is told to go elsewhere: the device has become so slow that it would
+wait for so long (guess: speeds are known to a tenth)."""
 SHED_EVERY_S: Final = 0.05
-"""How often that is looked for while more is in flight than may be (guess: a look sorts the queue, up to 0.3 ms)."""
+"""Seconds between two looks for that while more is in flight than may be (guess: a look sorts the queue, up to 0.3 ms)."""
 EXPIRE_EVERY_S: Final = 0.001
 """Deadlines are looked at no more often than this, however many pass in a row: a look goes through all that is in
 flight (guess: a twentieth of what a caller would notice)."""
@@ -54,9 +54,9 @@ class Shedding:
         self._policies = policies
         self._sequences = sequences
         self.expired_s = -math.inf
-        """When deadlines were looked at last."""
+        """The time when deadlines were looked at last."""
         self.slow_due_s = -math.inf
-        """When what is over the limit is looked at again."""
+        """The time when what is over the limit is looked at again."""
 
     def expire(self, now_s: float) -> None:
         """Answer every work whose deadline has passed, running or not; forget silent sequences."""

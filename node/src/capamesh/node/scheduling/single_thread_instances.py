@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """How a model runs beside itself."""
+    """The way in which a model runs beside itself."""
 
     count: int
     """Runs at the same time, at least 2."""
     profile: ServiceProfile
-    """Of one of them while the others run too."""
+    """The profile of one of them while the others run too."""
     rows: int = 1
     """Rows that are put together at most, in one of them."""
 

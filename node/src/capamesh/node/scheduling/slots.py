@@ -1,4 +1,4 @@
-"""How many batches of how many rows may run at once, and how long what waits takes to get there. Pure."""
+"""Decides how many batches of how many rows may run at once, and how long what waits takes to get there. Pure."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from capamesh.node.scheduling.single_thread_instances import Streams
 
 SHED_MARGIN_RUNS: Final = 2.0
-"""Where more waits than fits into the next batch, what has less time left than so many runs of a row is late: its own,
-and as much again for the rows beside it, the scatter and the way back. Served by deadline, all of a queue that is too
-long are just at this edge (measured: at twice the load 0.80 of what nodes can do is answered in time without such a
-rule, 0.88 with one run, 0.98 with two: the simulator's overload-2x)."""
+"""The runs of a row that decide on lateness: where more waits than fits into the next batch, what has less time left than so
+many of them is late: its own, and as much again for the rows beside it, the scatter and the way back. Served by deadline, all
+of a queue that is too long are just at this edge (measured: at twice the load 0.80 of what nodes can do is answered in time
+without such a rule, 0.88 with one run, 0.98 with two: the simulator's overload-2x)."""
 MIN_RETRY_S: Final = 0.001
 """A refused caller is never told to come back at once (guess)."""
 
 
 class Slots:
-    """Where the batches of one model run: on all threads, or as streams beside one another."""
+    """The places where the batches of one model run: on all threads, or as streams beside one another."""
 
     __slots__ = (
         "_instances",
@@ -50,12 +50,12 @@ class Slots:
         self._instances = instances
         self._max_delay_s = max_delay_s
         self.time = ServiceTime(profile)
-        """Of runs on all threads."""
+        """The times of runs on all threads."""
         self.time_of_streams = ServiceTime(streams.profile if streams else None)
         self.most = streams.count if streams is not None else instances
-        """How many batches may run at the same time."""
+        """The number of batches that may run at the same time."""
         self.recent_peak = 0
-        """How many were live of late: at the last batch taken, or half of what it was there before."""
+        """The requests that were live of late: at the last batch taken, or half of what it was there before."""
 
     def full_batch_s(self) -> float:
         """Return how long a full batch would take now where many wait."""
@@ -64,7 +64,7 @@ class Slots:
         return self.time.predicted_s(self._requests.plan.batch_rows)
 
     def is_streaming(self) -> bool:
-        """Whether the next batch is one of several runs beside one another.
+        """Return whether the next batch is one of several runs beside one another.
 
         Those that run decide. When none does, it is what waits, and what was in flight of late: of many callers
         that ask again once answered the first is back before the others are.

@@ -1,4 +1,4 @@
-"""What has happened at one model, counted. Pure."""
+"""The events at one model, counted. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ ROW_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 SECOND_BOUNDS = (
     0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30,
 )  # fmt: skip
-"""From a tiny model's run to the default deadline, in the usual 1-2-5 steps."""
+"""The bounds of times, from a tiny model's run to the default deadline, in the usual 1-2-5 steps."""
 
 
 class Meter:
@@ -16,7 +16,7 @@ class Meter:
 
     def __init__(self) -> None:
         self.requests: dict[str, int] = {"ok": 0}
-        """By what they were answered with: "ok" or an error's code."""
+        """The requests by what they were answered with: "ok" or an error's code."""
         self.dropped: dict[str, int] = {}
         """Accepted and never run, by reason."""
         self.rows = 0

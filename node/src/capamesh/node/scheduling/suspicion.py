@@ -1,4 +1,4 @@
-"""Which requests of a model are not run because such ones have ended their worker. Pure: times are given."""
+"""Decides which requests of a model are not run because such ones have ended their worker. Pure: times are given."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Suspicion:
-    """What earlier lives of a worker say of one model's requests. `ended` may be called in any thread."""
+    """The suspicions that earlier lives of a worker left of one model's requests. `ended` may be called in any thread."""
 
     def __init__(self, verdict: Verdict | None = None, now_s: float = 0.0) -> None:
         """`verdict` holds from `now_s` on; None: nothing is known against the model."""
@@ -43,11 +43,11 @@ class Suspicion:
 
     @property
     def is_looking(self) -> bool:
-        """Whether `check` may refuse anything, now or later."""
+        """Return whether `check` may refuse anything, now or later."""
         return bool(self._refused) or self._large_bytes > 0
 
     def is_alone(self, now_s: float) -> bool:
-        """Whether each request is to be run by itself."""
+        """Return whether each request is to be run by itself."""
         return now_s < self._alone_until_s
 
     def check(self, inputs: Sequence[Tensor], now_s: float) -> None:

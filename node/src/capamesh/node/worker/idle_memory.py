@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from capamesh.node.scheduling import MemoryBudget
 
 HOARD_SHARE: Final = 0.25
-"""Of the memory for runs, what idle models may keep of their earlier ones (guess: large runs follow large ones)."""
+"""The share of the memory for runs that idle models may keep of their earlier ones (guess: large runs follow large ones)."""
 
 
 class IdleMemory:
@@ -23,9 +23,9 @@ class IdleMemory:
         self._backend = backend
         self._budget = budget
         self._rest_bytes = 0
-        """What this process has without any model."""
+        """The bytes that this process has without any model."""
         self._kept_bytes = 0
-        """What was left when all models were last made to give back, 0 where some were busy."""
+        """The bytes that were left when all models were last made to give back, 0 where some were busy."""
 
     def begin(self) -> None:
         """Remember what this process uses before it has a model."""

@@ -1,7 +1,7 @@
-"""How much memory a worker's runs may take, and the limit by which the kernel holds the process to it. IO: rlimit, /proc.
+"""The memory that a worker's runs may take, and the limit by which the kernel holds the process to it. IO: rlimit, /proc.
 
-Memory that is not there must fail one run, by an allocation that is refused, and not end the process, by the kernel's
-choice of whom to kill: that takes all requests of all models with it.
+A lack of memory must fail one run, by an allocation that is refused, and not end the process, by the kernel's choice
+of a victim: that takes all requests of all models with it.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Final
 MIB: Final = 1024 * 1024
 RESERVE_SHARE: Final = 0.1
 RESERVE_BYTES: Final = 128 * MIB
-"""Of a machine's or container's memory, the larger of the two is left to the agent and the sidecar, which grow by
+"""The reserve and the share of a machine's or container's memory of which the larger is left to the agent and the sidecar, which grow by
 some tens of MB, and to the kernel (guess)."""
 GPU_SHARE: Final = 0.9
-"""Of a GPU's memory that models and runs may take: CUDA has its own there (guess)."""
+"""The share of a GPU's memory that models and runs may take: CUDA has its own there (guess)."""
 SLACK_SHARE: Final = 0.25
 LIMIT_SLACK_BYTES: Final = 256 * MIB
-"""Beyond what is for models and runs, this process may take so much more, the larger of the two: the stacks of its
-threads, 8 MiB each, what loading a model takes twice, messages on their way (guess)."""
+"""The bytes beyond what is for models and runs that this process may take, the larger of the two: the stacks of its threads, 8
+MiB each, what loading a model takes twice, messages on their way (guess)."""
 LEAST_MESSAGES_BYTES: Final = 64 * MIB
 MOST_MESSAGES_BYTES: Final = 512 * MIB
-"""What a link's messages may take, each way, is a quarter of the budget within these (guess: one of 256 MiB in 1 GiB)."""
+"""A link's messages may take, each way, a quarter of the budget within these bounds (guess: one of 256 MiB in 1 GiB)."""
 
 
 def budget_bytes(*, is_gpu: bool, total_bytes: int, free_bytes: int) -> int:

@@ -1,4 +1,4 @@
-"""What a worker opens before its sandbox is closed, which it may not open afterwards. IO: files, system calls."""
+"""Opens what a worker may not open once its sandbox is closed. IO: files, system calls."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Opened:
     transport: LinkTransport
     page: InFlightPage | None
     sandbox: str
-    """What the process is kept to, for people."""
+    """The restrictions of the process, for people."""
 
 
 def open_and_close(start: Start, log: FilteringBoundLogger) -> Opened:

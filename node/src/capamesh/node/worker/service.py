@@ -1,4 +1,4 @@
-"""What a worker does with the links that reach it: check who is there, run calls, answer. IO: links."""
+"""Serves the links that reach a worker: checks who is there, runs calls, answers. IO: links."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ class WorkerService(LinkHandler):
         self._links: set[Link] = set()
         self._requests: dict[tuple[Link, int], tuple[HostedModel, PendingRequest]] = {}
         self._active: set[ModelRunner] = set()
-        """Those that may have something under way, replaced ones included; `tidy` forgets the others."""
+        """The runners that may have something under way, replaced ones included; `tidy` forgets the others."""
         self._due: dict[ModelRunner, None] = {}
-        """Those that were given requests in the present read, in that order."""
+        """The runners that were given requests in the present read, in that order."""
         self._is_draining = False
         self._reported: Batch | None = None
         self._report = LoadReport()
         self.on_links: Callable[[int], None] = lambda _: None
-        """Told how many links there are, when that changes."""
+        """The callback that is told the number of links when it changes."""
         self.free_bytes = 0
         """The device's memory, as its owner read it last: reading it for every answer would cost more than
         the answer."""
@@ -218,7 +218,7 @@ class WorkerService(LinkHandler):
 
     @property
     def is_quiet(self) -> bool:
-        """Whether no peer's request is being received, run or answered."""
+        """Return whether no peer's request is being received, run or answered."""
         return not self._requests and all(link.is_quiet for link in self._links)
 
     def fail_all(self, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""What members tell the whole network, signed: adverts of nodes and routers. Pure, no IO."""
+"""Adverts, which members sign and tell the whole network: of nodes and of routers. Pure, no IO."""
 
 from capamesh.protocol.adverts.addresses import parse_address
 from capamesh.protocol.adverts.advert import (

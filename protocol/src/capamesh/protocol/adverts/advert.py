@@ -1,4 +1,4 @@
-"""What nodes and routers tell about themselves, as values. Pure."""
+"""The adverts of nodes and routers, as values. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def shown_version(version: str) -> str:
 
 
 class Scheduling(StrEnum):
-    """How a model's requests are put together, where callers must know it."""
+    """The scheduling of a model's requests, where callers must know it."""
 
     PLAIN = ""
     """Each request is a matter of its own."""
@@ -35,14 +35,14 @@ class Scheduling(StrEnum):
 
 
 class ModelState(StrEnum):
-    """Where a node is with a model; only `READY` takes requests."""
+    """The state of a model at a node; only `READY` takes requests."""
 
     LOADING = "loading"
     READY = "ready"
     FAILED = "failed"
     UNLOADING = "unloading"
     UNLOADED = "unloaded"
-    """Known and not in memory; its reason says why."""
+    """The model is known and not in memory; its reason says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +60,9 @@ class Device:
     memory_total_bytes: int
     memory_free_bytes: int
     data_addresses: tuple[str, ...]
-    """Where this device's worker listens, each "host:port"; none for a node that only dials."""
+    """The addresses at which this device's worker listens, each "host:port"; none for a node that only dials."""
     runtime: str = ""
-    """What executes the models, with its version: "onnxruntime 1.31.1"; "" where it was not told."""
+    """The runtime that executes the models, with its version: "onnxruntime 1.31.1"; "" where it was not told."""
     driver: str = ""
     """The version of the device's driver; "" for a CPU, or where it was not told."""
 
@@ -77,23 +77,23 @@ class ModelOffer:
     """The digest of the model's files, as `model_digest` has it; may be "" while not ready."""
     state: ModelState
     reason: str
-    """Why it failed or is not loaded, for people; "" otherwise."""
+    """The reason, for people, why it failed or is not loaded; "" otherwise."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     provider: str = ""
-    """What runs it, as found after loading; "" before, or where it was not told."""
+    """The execution provider that runs it, as found after loading; "" before, or where it was not told."""
     precision: str = ""
-    """What its numbers are: "fp32", "fp16", "int8", "mixed", …; "" where it was not told."""
+    """The precision of its numbers: "fp32", "fp16", "int8", "mixed", …; "" where it was not told."""
     best_rows: int = 0
     """The batch with the most rows a second, as measured; 0: unknown."""
     row_us: int = 0
     """Service time of one row in a batch of `best_rows`, in microseconds; 0: unknown."""
     max_rows: int = 0
-    """Of one request; 0: no limit, or unknown."""
+    """The most rows of one request; 0 for no limit, or unknown."""
     memory_bytes: int = 0
-    """What it occupies on the device; 0: unknown."""
+    """The memory that it occupies on the device; 0 if unknown."""
     is_idempotent: bool = True
-    """Whether a request may be run again elsewhere when its outcome is unknown."""
+    """True if a request may be run again elsewhere when its outcome is unknown."""
     signed: bytes = b""
     """A publisher's public key and signature, as `publishing.sign` returns them, not verified; b"": none."""
     also_signed: tuple[bytes, ...] = ()
@@ -102,7 +102,7 @@ class ModelOffer:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it takes requests."""
+        """Return whether it takes requests."""
         return self.state is ModelState.READY
 
 
@@ -116,20 +116,20 @@ class NodeAdvert:
     models: tuple[ModelOffer, ...]
     region: str
     price_per_million: float
-    """For a million rows, in the unit that the network's operator defined; 0 is free."""
+    """The price of a million rows, in the unit that the network's operator defined; 0 is free."""
     agent_version: str
     is_draining: bool
     interval_s: int = MIN_INTERVAL_S
     """The next advert comes after so long, give or take a tenth, unless it is lost."""
 
     def says_the_same_as(self, other: NodeAdvert) -> bool:
-        """Whether the two differ in nothing but their sequence and when the next one comes."""
+        """Return whether the two differ in nothing but their sequence and when the next one comes."""
         return self == replace(other, sequence=self.sequence, interval_s=self.interval_s)
 
 
 @dataclass(frozen=True, slots=True)
 class RouterAdvert:
-    """Where nodes that cannot be dialled reach a router."""
+    """The advert of a router: where nodes that cannot be dialled reach it."""
 
     peer: PeerId
     sequence: Sequence
@@ -138,4 +138,4 @@ class RouterAdvert:
     region: str
     agent_version: str
     nodes: int = 0
-    """How many are in its own view, others' counts left out; 0: none, or not told."""
+    """The number of nodes in its own view, others' counts left out; 0 for none, or not told."""

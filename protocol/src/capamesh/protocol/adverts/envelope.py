@@ -59,10 +59,10 @@ KIND_ROUTER: Final = "router"
 MAX_ARRAY_ITEMS: Final = 1024
 """Bounds what an array header may reserve before its items arrive; the most models of an advert."""
 MAX_ENVELOPE_BYTES: Final = 256 * 1024
-"""Measured: 250 models with two tensors each take 53 KiB. Gossip repeats it to every peer: a guess."""
+"""The largest envelope: gossip repeats it to every peer (guess; 250 models with two tensors each take 53 KiB, measured)."""
 
 TIME_LIMIT_MS: Final = 600_000
-"""How far `at` may be from the receiver's clock, either way: 10 minutes, as for certificates."""
+"""The most that `at` may be from the receiver's clock, either way: 10 minutes, as for certificates."""
 
 MAX_CERTIFICATE_BYTES: Final = 4096
 """Ten times what an Ed25519 certificate of this network takes: a guess."""
@@ -82,7 +82,7 @@ _SENDERS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What a verified member said. `body` is decoded but its fields are not checked yet."""
+    """The message of a verified member. `body` is decoded but its fields are not checked yet."""
 
     kind: str
     """May be unknown to this program: the receiver skips it then."""
@@ -91,7 +91,7 @@ class Envelope:
     sequence: Sequence
     issued_at_ms: int
     wire_bytes: int
-    """How long the whole envelope is."""
+    """The length of the whole envelope."""
     body: dict[str, object] = field(repr=False)  # may be 256 KiB of a stranger's nesting
 
 
@@ -193,7 +193,7 @@ _Certificate: TypeAlias = Annotated[bytes, Meta(min_length=1, max_length=MAX_CER
 
 
 class _WireVersion(Struct, frozen=True):
-    """What every version of a payload has."""
+    """The part that every version of a payload has."""
 
     v: _Count
 

@@ -1,8 +1,8 @@
-"""How often a node advertises, by how many nodes there are. Pure.
+"""The interval at which a node advertises, by the number of nodes. Pure.
 
-Every router hears every advert, so what a router spends on hearing of its fleet is the fleet's adverts a second.
+Every router hears every advert, so a router's cost of hearing of its fleet grows with the fleet's adverts a second.
 Those are kept at what a router can afford, whatever the fleet's size, up to an interval that is as long as one can
-wait for the dead to be forgotten (`docs/explanation/scale.md`).
+wait for dead nodes to be forgotten (`docs/explanation/scale.md`).
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Final
 from typing_extensions import override
 
 MIN_INTERVAL_S: Final = 10
-"""What up to 100 nodes keep: a dead one is forgotten after half a minute (the design's)."""
+"""The interval of up to 100 nodes: a dead one is forgotten after half a minute (the design's)."""
 MAX_INTERVAL_S: Final = 120
 """The dead then stay for seven minutes. Reached at 1,200 nodes, beyond which routers spend more."""
 FLEET_ADVERTS_PER_S: Final = 10
-"""Of all nodes together: 1 Mbit/s and 4 % of a core among five routers (measured: benchmarks/scale.py)."""
+"""The adverts of all nodes together: 1 Mbit/s and 4 % of a core among five routers (measured: benchmarks/scale.py)."""
 NEWCOMER_ADVERTS_PER_S: Final = 100
-"""Of all nodes together, when they introduce themselves to a router that is new: a third of what fills the core
+"""The adverts of all nodes together when they introduce themselves to a router that is new: a third of what fills the core
 of its sidecar (measured: benchmarks/scale.py)."""
 REPORTED_LATELY_S: Final = 600.0
-"""For how long at most what a router told counts (guess: longer than a restart and the next count take)."""
+"""A router's count of nodes holds for this long (guess: longer than a restart and the next count take)."""
 
 
 def advert_interval_s(nodes: int) -> int:

@@ -1,4 +1,4 @@
-"""Why an envelope or an advert is not accepted, and whether its forwarder is to blame. Pure."""
+"""The reasons for which an envelope or an advert is not accepted, and whether its forwarder is to blame. Pure."""
 
 from __future__ import annotations
 
@@ -43,5 +43,5 @@ _BLAMED = frozenset(
 
 
 def is_forwarder_to_blame(reason: str) -> bool:
-    """Whether a gossip validator answers Reject for `reason` rather than Ignore."""
+    """Return whether a gossip validator answers Reject for `reason` rather than Ignore."""
     return reason in _BLAMED

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing_extensions import override
 
 FUTURE_LIMIT_NS = 600 * 1_000_000_000
-"""How far ahead of a receiver's clock a boot time may be: 10 minutes, the clocks' allowed difference."""
+"""The most that a boot time may be ahead of a receiver's clock: 10 minutes, the clocks' allowed difference."""
 
 MAX_COUNT = 2**63 - 1
 """The largest boot time and counter on the wire: what fits a signed 64-bit integer everywhere."""
@@ -18,13 +18,13 @@ class Sequence:
     """Orders one sender's envelopes: first by when the sender started, then by how many it sent."""
 
     boot_ns: int
-    """When the sender started, in nanoseconds since the epoch, raised where needed to exceed its last."""
+    """The time at which the sender started, in nanoseconds since the epoch, raised where needed to exceed its last."""
     counter: int
-    """How many envelopes the sender had sealed since then."""
+    """The number of envelopes that the sender had sealed since then."""
 
 
 def is_acceptable(known: Sequence | None, new: Sequence) -> bool:
-    """Whether `new` may replace what was known of its sender; the same sequence again may not."""
+    """Return whether `new` may replace what was known of its sender; the same sequence again may not."""
     return known is None or new > known
 
 

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
 MAX_BUFFERED_BYTES: Final = 2 * MAX_MESSAGE_BYTES
-"""Guess: two of the largest messages; a peer that has not read that much is stuck."""
+"""The most buffered bytes: two of the largest messages (guess: a peer that has not read that much is stuck)."""
 
 _READ_BYTES: Final = 256 * 1024
-"""Guess: a few hundred adverts in one system call."""
+"""The bytes that are read at a time (guess: a few hundred adverts in one system call)."""
 
 
 class AsyncioChannel:

@@ -1,4 +1,4 @@
-"""How long to wait before the next try, and when silence is too long. Pure: time comes in as arguments."""
+"""Waits before the next try, and limits of silence. Pure: time comes in as arguments."""
 
 from __future__ import annotations
 

@@ -15,10 +15,10 @@ Message: TypeAlias = dict[str, Any]
 """One decoded message; `message["type"]` is always a string."""
 
 MAX_MESSAGE_BYTES: Final = 16 * 2**20
-"""Guess: far above any message that is sent (a model's state, an advert), far below what hurts."""
+"""The largest message (guess: far above any that is sent, such as an advert, and far below what hurts)."""
 
 MAX_ARRAY_ITEMS: Final = 100_000
-"""Guess: above the members of the largest mesh."""
+"""The longest array (guess: above the members of the largest mesh)."""
 
 PING: Final = "ping"
 PONG: Final = "pong"

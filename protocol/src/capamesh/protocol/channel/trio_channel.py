@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
 MAX_WAITING_MESSAGES: Final = 10_000
-"""Guess: some seconds of the adverts of a large fleet, for an owner that is busy for a moment."""
+"""The most messages that wait (guess: some seconds of the adverts of a large fleet, for an owner that is busy)."""
 
 _READ_BYTES: Final = 256 * 1024
-"""Guess: as the other end."""
+"""The bytes that are read at a time, as at the other end (guess)."""
 
 
 class TrioChannel:

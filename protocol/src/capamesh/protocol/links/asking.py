@@ -1,4 +1,4 @@
-"""What one side of a link has asked, and who is told the answer. IO: none but the loop's log of crashes."""
+"""The requests that one side of a link has asked, and who is told the answers. IO: none but the loop's log of crashes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Answer:
 
 
 class ResponseHandler(Protocol):
-    """Who waits for an answer. Told once, in the event loop, unless it withdraws; must not raise.
+    """The receiver of an answer. Told once, in the event loop, unless it withdraws; must not raise.
 
     An answer in parts is an error to it (`PeerError`), and the request is withdrawn: its first part would pass for all.
     """
@@ -38,7 +38,7 @@ class ResponseHandler(Protocol):
 
 @runtime_checkable
 class PartsHandler(ResponseHandler, Protocol):
-    """Who takes an answer in parts: none or more of them, then its end, which `answered` or `failed` tells once.
+    """The receiver of an answer in parts: none or more of them, then its end, which `answered` or `failed` tells once.
 
     Parts that are held too long end the request: see `Link.release`.
     """
@@ -50,7 +50,7 @@ class PartsHandler(ResponseHandler, Protocol):
 
 
 class LoadHandler(Protocol):
-    """Who waits for a peer's load. Told once, in the event loop, unless it withdraws; must not raise."""
+    """The receiver of a peer's load. Told once, in the event loop, unless it withdraws; must not raise."""
 
     __slots__ = ()
 
@@ -62,7 +62,7 @@ class LoadHandler(Protocol):
 
 
 class Askers:
-    """Those who wait on one link. A bug in one costs its own request and not the link, on which all others wait."""
+    """The askers of one link. A bug in one costs its own request and not the link, on which all others wait."""
 
     __slots__ = ("_describe", "_loop", "loads", "requests")
 
@@ -71,9 +71,9 @@ class Askers:
         self._loop = loop
         self._describe = describe
         self.requests: dict[int, ResponseHandler] = {}
-        """Who waits for an answer, by stream."""
+        """The receivers of answers, by stream."""
         self.loads: dict[int, LoadHandler] = {}
-        """Who waits for the peer's load, by stream."""
+        """The receivers of the peer's load, by stream."""
 
     def answered(self, event: ResponseReceived) -> None:
         """Tell whoever waits for it that a whole answer is here."""

@@ -1,4 +1,4 @@
-"""What routers and nodes say inside a link's metadata: an inference call, its answer, a load. Pure.
+"""The messages of routers and nodes inside a link's metadata: an inference call, its answer, a load. Pure.
 
 Maps with short keys, so that a later version can add some and this one ignores them.
 """
@@ -32,20 +32,20 @@ MAX_KNOWN_META_BYTES = 1024
 MAX_KNOWN = 1024
 """Tensors' descriptions that are remembered (guess: the outputs of a fleet's models, their usual batch sizes)."""
 MAX_KNOWN_CHARS = 128
-"""Of their names (guess: most are shorter)."""
+"""The most characters of the name of a tensor whose description is remembered (guess: most are shorter)."""
 _LEAST_LOAD_FIELDS = 6
-"""What the first link version had."""
+"""The fields of a load in the first link version."""
 MAX_PRIORITY = 255
 DEFAULT_PRIORITY = 128
 MAX_SEQUENCE_CHARS = 128
-"""As Triton's."""
+"""The most characters of a sequence's id, as Triton's."""
 
 
 _ANY = ModelVersion("")
 
 
 class SequenceMark(NamedTuple):
-    """Which sequence of requests a request belongs to, and whether it is its first or last."""
+    """The sequence of requests that a request belongs to, and whether it is its first or last."""
 
     id: int | str
     is_start: bool = False
@@ -66,14 +66,14 @@ class InferCall(NamedTuple):
     priority: int = DEFAULT_PRIORITY
     """0..`MAX_PRIORITY`; lower goes first."""
     is_bulk: bool = False
-    """Of a batch job: it gives way to online requests, but for its share."""
+    """True for a request of a batch job: it gives way to online requests, but for its share."""
     sequence: SequenceMark | None = None
     takes_parts: bool = False
-    """Whether its answer may come in parts, each as soon as it is there; else it comes whole."""
+    """True if its answer may come in parts, each as soon as it is there; else it comes whole."""
 
 
 class ControlAction(StrEnum):
-    """What a router may ask of a node's models."""
+    """The actions that a router may ask of a node's models."""
 
     LOAD = "load"
     UNLOAD = "unload"
@@ -95,23 +95,23 @@ class ControlCall:
 
 
 class LoadReport(NamedTuple):
-    """How busy a worker is with one model. Counts requests, but for `device_in_flight`; times in microseconds."""
+    """The load of a worker with one model. Counts requests, but for `device_in_flight`; times in microseconds."""
 
     in_flight: int = 0
-    """Queued and running."""
+    """The requests that are queued or run."""
     queued: int = 0
     limit: int = 0
     """More in flight than this are refused."""
     queue_us: int = 0
-    """How long one that comes now would wait, as estimated."""
+    """The time that a request that comes now would wait, as estimated."""
     run_us: int = 0
     """A run, smoothed."""
     free_bytes: int = 0
     """The device's memory."""
     latency_us: int = 0
-    """From arrival to answer of late, when as many were in flight as now."""
+    """The time from arrival to answer of late, when as many were in flight as now."""
     device_in_flight: int = 0
-    """Of all the worker's models."""
+    """The requests in flight of all the worker's models."""
 
 
 class InferAnswer(NamedTuple):
@@ -247,12 +247,12 @@ class CallDecoder:
 
 class _KnownCall(NamedTuple):
     call: InferCall
-    """Without its data."""
+    """The call without its data."""
     budget_ms: int | None
     parts: tuple[tuple[str, Datatype, tuple[int, ...], int, int], ...]
     body_bytes: int
     is_data_checked: bool
-    """Whether some tensor's bytes may be wrong though their number is right."""
+    """True if some tensor's bytes may be wrong though their number is right."""
 
 
 def _known_call(call: InferCall, budget_ms: int | None, body_bytes: int) -> _KnownCall:

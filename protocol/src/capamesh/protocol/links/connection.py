@@ -49,7 +49,7 @@ class Connection:
         budget: ReceiveBudget | None = None,
         on_output: Callable[[], None] = lambda: None,
     ) -> None:
-        """`budget`: what all links of this process may receive together; None: each has `receive_bytes`.
+        """Take `budget`, which bounds what all links of this process receive together; None: each has `receive_bytes`.
 
         `on_output` is told when there is something to send because others have given room back.
         """
@@ -83,12 +83,12 @@ class Connection:
         return events
 
     def has_output(self) -> bool:
-        """Whether `take()` would return something."""
+        """Return whether `take()` would return something."""
         return bool(self._outgoing)
 
     @property
     def queued_bytes(self) -> int:
-        """How much waits to be sent."""
+        """Return the bytes that wait to be sent."""
         return self._outgoing.queued_bytes
 
     def take(self, budget_bytes: int) -> list[Buffer]:
@@ -203,12 +203,12 @@ class Connection:
 
     @property
     def serving_count(self) -> int:
-        """How many of the peer's requests are being received or handled."""
+        """Return the number of the peer's requests that are being received or handled."""
         return len(self._streams.serving)
 
     @property
     def is_idle(self) -> bool:
-        """Whether no stream is open and nothing waits to be sent."""
+        """Return whether no stream is open and nothing waits to be sent."""
         return not (self._streams.asked or self._streams.serving or self._outgoing)
 
     def _greeted(self) -> Hello:

@@ -1,4 +1,4 @@
-"""What a link's core tells its owner. Pure values; named tuples, because one is made for every message."""
+"""The events that a link's core tells its owner. Pure values; named tuples, because one is made for every message."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ResponseReceived(NamedTuple):
     meta: bytes
     body: memoryview
     is_final: bool
-    """Whether nothing follows; until then it is a part, which is held until it is released."""
+    """True if nothing follows; until then it is a part, which is held until it is released."""
 
 
 class ErrorReceived(NamedTuple):

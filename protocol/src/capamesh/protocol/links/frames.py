@@ -35,7 +35,7 @@ WIRE_VERSION: Final = 1
 
 
 class FrameKind(IntEnum):
-    """What a frame is."""
+    """The kinds of frames."""
 
     HELLO = 1
     PROBE = 2
@@ -53,7 +53,7 @@ class FrameKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class LinkLimits:
-    """What one side of a link accepts. Sizes in bytes."""
+    """The limits of what one side of a link accepts. Sizes in bytes."""
 
     chunk_bytes: int = 256 * 1024
     """The body part of one frame: bounds how long a small message waits behind a large one
@@ -65,11 +65,11 @@ class LinkLimits:
     receive_bytes: int = 512 * 1024 * 1024
     """All bodies that are being received or handled on this link; a message over it is refused."""
     send_bytes: int = 512 * 1024 * 1024
-    """What may wait to be sent to a peer that reads slowly or not at all."""
+    """The bytes that may wait to be sent to a peer that reads slowly or not at all."""
     streams: int = 2048
     """Streams that the peer may have open at once (guess: 60 times a busy router's share)."""
     initial_credit_bytes: int = 1024 * 1024
-    """What the peer may send of one body before this side has said that it has room for all of it."""
+    """The bytes of one body that the peer may send before this side has said that it has room for all of it."""
 
 
 def encode_frame(

@@ -1,4 +1,4 @@
-"""How much of answers in parts a reader has been given and has not released yet. Pure.
+"""Counts what a reader of answers in parts has been given and has not released yet. Pure.
 
 A part is small to send and may be many: without a bound one request would let its peer fill the memory of whoever
 asked. A reader releases the parts that it has passed on; one that releases nothing may be given as much as a whole
@@ -12,7 +12,7 @@ from typing import Final
 from typing_extensions import override
 
 PART_BYTES: Final = 512
-"""What a part takes of its holder's memory beside its data: an answer, a view, a place in some list (guess)."""
+"""The bytes that a part takes of its holder's memory beside its data: an answer, a view, a place in some list (guess)."""
 
 
 class HeldParts:
@@ -26,10 +26,10 @@ class HeldParts:
         self._most_bytes = most_bytes
         self._most_of_all_bytes = most_of_all_bytes
         self.size_bytes = 0
-        """What is held of all answers."""
+        """The bytes held of all answers."""
 
     def __bool__(self) -> bool:
-        """Whether any part is held."""
+        """Return whether any part is held."""
         return bool(self._held)
 
     @override

@@ -30,9 +30,9 @@ class Hello:
     message_bytes: int
     wire_version: int = WIRE_VERSION
     process: bytes = b""
-    """Which process of the peer it is, at random; empty: untold. Another one has lost what was under way."""
+    """The process of the peer, as random bytes; empty: untold. Another one has lost what was under way."""
     takes_another: bool = True
-    """Whether a later HELLO may show a renewed chain. Releases before that could be done end the link over one."""
+    """True if a later HELLO may show a renewed chain. Releases before that could be done end the link over one."""
 
     def encode(self) -> bytes:
         """Return the metadata of a HELLO frame."""

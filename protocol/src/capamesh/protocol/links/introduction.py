@@ -1,4 +1,4 @@
-"""How the two ends of a link introduce themselves, at first and when a membership was renewed. Pure."""
+"""The introduction of a link's two ends to each other, at first and when a membership was renewed. Pure."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.network import ALPN, Member
 
 AGAIN_AFTER_S: Final = 1.0
-"""Between two introductions of a peer on one link (guess: each costs three signatures, and a month lies between them)."""
+"""Seconds between two introductions of a peer on one link (guess: each costs three signatures, and a month lies between them)."""
 
 
 class Introduction:
-    """What the peer has shown of itself on one link, and what it is still to be shown."""
+    """The introduction that the peer has given on one link, and the one that it is still to be given."""
 
     __slots__ = ("_again_after_s", "_certificate", "_verify", "hello", "renewed")
 
@@ -23,7 +23,7 @@ class Introduction:
         self._verify = verify
         self._certificate = b""
         self._again_after_s = 0.0
-        """When the peer may introduce itself again."""
+        """The time from which the peer may introduce itself again."""
         self.hello: Hello | None = None
         """The peer's HELLO; None: none came yet."""
         self.renewed: Hello | None = None

@@ -12,18 +12,18 @@ from capamesh.protocol.errors import LinkLost
 from capamesh.protocol.links.link import Link
 
 REDIAL = RestartPolicy(first_s=0.05, factor=2.0, most_s=2.0, stable_after_s=10.0)
-"""Guess: a restarted worker is back within a second, and a router that was away is to be linked two seconds after it is
-back, however long it was away."""
+"""The waits between dials (guess: a restarted worker is back within a second, and a router that was away is to be linked two
+seconds after it is back, however long it was away)."""
 
 UNANSWERED = RestartPolicy(first_s=0.25, factor=2.0, most_s=600.0, stable_after_s=10.0)
-"""Of an address that never answered, and whose advertiser may have made it up (guess: a wrong firewall is mended
+"""The waits for an address that never answered, and whose advertiser may have made it up (guess: a wrong firewall is mended
 within minutes, and then the node says something else or its advert is heard anew)."""
 
 GIVEN_UP_AFTER: Final = 150
 """Dials in a row that failed, five minutes of them, after which an address is as one that never answered (guess)."""
 
 Over = Callable[[bool], None]
-"""Told once how a permitted dial went: whether it was answered. Again is harmless."""
+"""The callback that is told once whether a permitted dial was answered. Again is harmless."""
 Permit = Callable[[bool], Awaitable[Over]]
 """Waits until a dial is permitted, given whether the address has answered before."""
 
@@ -50,9 +50,9 @@ class LinkKeeper:
         self._failures = 0
         self._is_wanted_now = asyncio.Event()
         self._due_s = 0.0
-        """When it dials next, on the loop's clock; in the past while it dials or the link is up."""
+        """The time of the next dial, on the loop's clock; in the past while it dials or the link is up."""
         self.has_answered = False
-        """Whether a verified peer answered there, and not too long ago."""
+        """True if a verified peer answered there, and not too long ago."""
         self.last_error = ""
 
     def due_in_s(self) -> float:

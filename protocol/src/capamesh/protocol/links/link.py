@@ -47,7 +47,7 @@ from capamesh.protocol.network import Member
 
 
 class LinkHandler(Protocol):
-    """What a link tells its owner. Called in the event loop; must not raise and must not block."""
+    """The owner of a link, to which the link tells what happens. Called in the event loop; must not raise and must not block."""
 
     __slots__ = ()
 
@@ -108,16 +108,16 @@ class Link(asyncio.BufferedProtocol):
         self._askers = Askers(self._loop, self.__repr__)
         self._liveness = Liveness(self._loop, times, on_beat=self._beat, give_up=self.abort)
         self.ended: asyncio.Future[str] = self._loop.create_future()
-        """Resolved with the reason when the socket is closed."""
+        """The future that has the reason as its result when the socket is closed."""
         self.up: asyncio.Future[Member] = self._loop.create_future()
-        """Resolved when the peer is verified; fails when the link ends before."""
+        """The future that has a result when the peer is verified; it fails when the link ends before."""
         self.member: Member | None = None
         self.peer_process = b""
-        """Which process of the peer is at the other end; empty: it does not say."""
+        """The process of the peer at the other end; empty: it does not say."""
         self.is_draining = False
         """The peer said goaway: send it nothing new."""
         self.on_round_trip: Callable[[float], None] | None = None
-        """Told the seconds that each ping took."""
+        """The callback that is told the seconds that each ping took."""
 
     @override
     def __repr__(self) -> str:
@@ -194,17 +194,17 @@ class Link(asyncio.BufferedProtocol):
 
     @property
     def is_made(self) -> bool:
-        """Whether it has a connection, TLS included."""
+        """Return whether it has a connection, TLS included."""
         return self._transport is not None
 
     @property
     def is_usable(self) -> bool:
-        """Whether a new request may be sent."""
+        """Return whether a new request may be sent."""
         return self.member is not None and not self.is_draining and self._end_reason is None
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing of the peer is under way, answers on their way out included."""
+        """Return whether nothing of the peer is under way, answers on their way out included."""
         return (
             self._core.serving_count == 0
             and self._core.queued_bytes == 0

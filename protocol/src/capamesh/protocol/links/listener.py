@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from capamesh.protocol.network import Member
 
 ACCEPTS_A_TURN: Final = 64
-"""Guess: then others have their turn in the event loop; one that is refused costs 20 µs."""
+"""The most connections accepted in one turn of the event loop (guess: one that is refused costs 20 µs)."""
 EXHAUSTED_S: Final = 0.5
-"""How long nobody is accepted when the system has no descriptors or memory (asyncio: 1 s)."""
+"""Seconds for which nobody is accepted when the system has no descriptors or memory (asyncio: 1 s)."""
 
 
 async def bind(host: str, port: int, backlog: int) -> list[socket.socket]:

@@ -1,4 +1,4 @@
-"""Whether the peer of a link is alive: deadlines for its HELLO, its bytes and its goodbye. IO: asyncio's timers."""
+"""Watches whether the peer of a link is alive: deadlines for its HELLO, its bytes and its goodbye. IO: asyncio's timers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class LinkTimes:
-    """How patient a link is, in seconds."""
+    """The patience of a link, in seconds."""
 
     hello_s: float = 5.0
-    """From connection to a checked HELLO; the membership limit of the mesh."""
+    """The time from connection to a checked HELLO; the membership limit of the mesh."""
     ping_every_s: float = 2.0
-    """Guess: a third of the silence that is borne."""
+    """The time between two pings (guess: a third of the silence that is borne)."""
     silent_s: float = 6.0
-    """Without a byte from the peer for so long, the link is given up (half-open socket, frozen peer)."""
+    """The time without a byte from the peer after which the link is given up (half-open socket, frozen peer)."""
 
 
 class Liveness:
@@ -50,9 +50,9 @@ class Liveness:
         self._timer: asyncio.TimerHandle | None = None
         self._beat_due_s = 0.0
         self._pinged_s = 0.0
-        """When the ping was sent that is not answered yet; 0: none."""
+        """The time when the ping was sent that is not answered yet; 0: none."""
         self.heard_s = loop.time()
-        """When the last byte came, on the loop's clock."""
+        """The time when the last byte came, on the loop's clock."""
 
     def await_hello(self) -> None:
         """Give up unless `begin` is called in time."""

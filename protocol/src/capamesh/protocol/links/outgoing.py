@@ -1,4 +1,4 @@
-"""What a link still has to send, and in which order. Pure.
+"""The messages that a link still has to send, and their order. Pure.
 
 Small messages and control frames go first and whole. Large bodies go in chunks, one of each stream in
 turn, as far as the peer's credit allows. Bodies are never copied: the buffers given are the buffers sent.
@@ -42,13 +42,13 @@ class Outgoing:
         self._chunk_bytes = chunk_bytes
         self._small: list[bytes] = []
         self.queued_bytes = 0
-        """How much waits, sendable or not."""
+        """Return the bytes that wait, sendable or not."""
         self._bulk: dict[int, deque[_Bulk]] = {}
         self._turn: deque[int] = deque()
         self._parked: set[int] = set()
 
     def __bool__(self) -> bool:
-        """Whether something can be sent now."""
+        """Return whether something can be sent now."""
         return bool(self._small or self._turn)
 
     def frame(self, frame: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Why a request failed or a link ended: ERROR and GOAWAY frames, and words for a lost connection. Pure."""
+"""The reasons why a request failed or a link ended: ERROR and GOAWAY frames, and words for a lost connection. Pure."""
 
 from __future__ import annotations
 

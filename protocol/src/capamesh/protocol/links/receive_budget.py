@@ -1,4 +1,4 @@
-"""How many bytes of bodies all links of a process may be receiving at once, and who has to wait. Pure.
+"""Bounds the bytes of bodies that all links of a process may be receiving at once, and says who has to wait. Pure.
 
 A body within the initial credit flows at once: it is counted if it does not come in one frame, and refused where such
 bodies have all that they may have. Of a larger one the peer sends as much, and the rest when there is room for the whole
@@ -14,7 +14,7 @@ from typing_extensions import override
 
 
 class Claim:
-    """What one body has of a budget."""
+    """The part of a budget that one body has."""
 
     __slots__ = ("first_bytes", "is_granted", "room", "size_bytes", "stream")
 
@@ -23,9 +23,9 @@ class Claim:
         self.stream = stream
         self.size_bytes = size_bytes
         self.first_bytes = first_bytes
-        """What may come of it before there is room for all."""
+        """The bytes of it that may come before there is room for all."""
         self.is_granted = False
-        """Whether there is room for the whole of it."""
+        """True if there is room for the whole of it."""
 
 
 class LinkRoom:
@@ -37,7 +37,7 @@ class LinkRoom:
         self._budget = budget
         self._claims: set[Claim] = set()
         self.on_granted = on_granted
-        """Told the stream whose body may come, and how much of it had not been allowed before."""
+        """The callback that is told the stream whose body may come, and how much of it had not been allowed before."""
         self.granted_bytes = 0
         self.first_bytes = 0
 
@@ -77,11 +77,11 @@ class ReceiveBudget:
         """`most_bytes` is at least the largest body."""
         self.most_bytes = most_bytes
         self.granted_bytes = 0
-        """Of large bodies that may come whole."""
+        """The bytes of large bodies that may come whole."""
         self.first_bytes = 0
-        """Of small bodies, and of the beginnings of large ones that wait."""
+        """The bytes of small bodies, and of the beginnings of large ones that wait."""
         self._waiting: dict[Claim, None] = {}
-        """By age."""
+        """The claims that wait, by age."""
         self._is_granting = False
 
     @override
@@ -93,7 +93,7 @@ class ReceiveBudget:
 
     @property
     def waiting(self) -> int:
-        """How many bodies wait for room."""
+        """Return the number of bodies that wait for room."""
         return len(self._waiting)
 
     def link(self, on_granted: Callable[[int, int], None]) -> LinkRoom:

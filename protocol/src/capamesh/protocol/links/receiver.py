@@ -44,9 +44,9 @@ class Receiver(FrameSink):
         self._limits = limits
         self._current: tuple[int, int, int, int, bytes, Message | None] | None = None
         self.incoming = Incoming(limits, self, most_meta_bytes=MAX_HELLO_BYTES)
-        """Where the bytes go; it calls back with frames."""
+        """The reader of bytes, which calls back with frames."""
         self.events: list[Event] = []
-        """What has happened and was not taken yet."""
+        """The events that have happened and were not taken yet."""
         self.peer_hello: Hello | None = None
 
     @override

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 TELL_EVERY_S: Final = 1.0
-"""Guess: soon enough for a person, seldom enough for a log that strangers can write to."""
+"""Seconds between two lines on refusals (guess: soon enough for a person, seldom enough for a log that strangers can write to)."""
 
 _WORDS: Final = {
     "HTTP_REQUEST": "it speaks HTTP, not TLS",

@@ -29,7 +29,7 @@ class Message:
         self.meta = meta
         self.total = total
         self.claim = claim
-        """What it has of the budget for all links; None: nothing."""
+        """The body's part of the budget for all links; None: it has none."""
         self.memory = body_memory(total if claim is None or claim.is_granted else claim.first_bytes)
         self.filled = 0
         self.is_request = is_request
@@ -45,7 +45,7 @@ class Message:
 
 
 class Streams:
-    """What is asked, served and received on one side of a link. Its two halves, sending and receiving, share it."""
+    """The streams that one side of a link asks, serves and receives. Its two halves, sending and receiving, share them."""
 
     __slots__ = (
         "_initial_credit_bytes",
@@ -76,7 +76,7 @@ class Streams:
         self._on_output = on_output
         self._next_stream = 1 if is_dialer else 2
         self.peer_parity = 0 if is_dialer else 1
-        """What the numbers of streams that the peer opens leave when they are divided by 2."""
+        """The remainder of the numbers of streams that the peer opens, when they are divided by 2."""
         self.room = budget.link(self._granted) if budget is not None else None
         """This link's share of the budget for all links; None: it has bounds of its own alone."""
         self.asked: set[int] = set()

@@ -1,4 +1,4 @@
-"""Where links begin: dialling and listening over mutual TLS 1.3, and checking who is there. IO: asyncio."""
+"""Opens links: dials and listens over mutual TLS 1.3, and checks who is there. IO: asyncio."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BACKLOG = 512
 
 
 MAX_ADDRESSES_OF_NAME = 4
-"""How many of a name's addresses are tried (guess: one of each family, twice)."""
+"""The most addresses of a name that are tried (guess: one of each family, twice)."""
 MAX_LINKS_OF_PEER = 16
 """A router process keeps one link to a worker; the rest is for links that linger (guess)."""
 

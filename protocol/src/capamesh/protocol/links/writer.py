@@ -10,9 +10,9 @@ from typing import Final, cast
 from capamesh.protocol.links.connection import Connection
 
 WRITE_AHEAD_BYTES: Final = 512 * 1024
-"""Handed to the socket before it has sent the last: two chunks, so that it never runs dry between turns."""
+"""The bytes handed to the socket before it has sent the last: two chunks, so that it never runs dry between turns."""
 UNSENT_BYTES: Final = 128 * 1024
-"""What the kernel may hold before it is on the wire. A small message waits behind it: at 32 Mbit/s, behind a
+"""The bytes that the kernel may hold before they are on the wire. A small message waits behind them: at 32 Mbit/s, behind a
 16 MB body, 0.3 s instead of 1.1 s with the kernel's own choice, at the same throughput (measured)."""
 
 

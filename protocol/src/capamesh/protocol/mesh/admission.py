@@ -42,19 +42,20 @@ if TYPE_CHECKING:
     from capamesh.protocol.network import Member, NetworkTrust, Role
 
 REFUSED_FOR_S: Final = 60.0
-"""Guess: whoever failed is not dialled again at once; a token may be renewed within minutes."""
+"""A peer that failed is refused for this long (guess: a token may be renewed within minutes)."""
 
 REFUSED_BY_THEM_FOR_S: Final = 5.0
-"""Guess: whoever refused us may have a wrong clock, or not know our token's renewal yet, and asking costs little."""
+"""A peer that refused this member is left alone for this long (guess: it may have a wrong clock, or not know a renewal yet,
+and asking costs little)."""
 
 CLOCK_SET_S: Final = 60.0
-"""Guess: a clock that goes so far ahead or back of a steady one was set."""
+"""A clock that goes this far ahead or back of a steady one was set (guess)."""
 
 RECHECK_EVERY_S: Final = 2.0
-"""Guess: how late an expired member may be shut out; a look at a member takes some microseconds."""
+"""Members are checked for expiry this often (guess: a look at a member takes some microseconds)."""
 
 _REFUSAL_LIMIT_S: Final = 0.5
-"""Guess: a round trip; whoever is refused hangs up as soon as it has read why."""
+"""A refused peer has this long to hang up (guess: a round trip; it does so as soon as it has read why)."""
 
 _READ_BYTES: Final = 64 * 1024
 
@@ -111,7 +112,7 @@ class Admission(INotifee):
         return set(self._admitted)
 
     def is_refused(self, peer: ID) -> bool:
-        """Whether the peer failed to prove membership lately."""
+        """Return whether the peer failed to prove membership lately."""
         return self._refused_until_s.get(peer, 0.0) > trio.current_time()
 
     async def wait_member(self, peer: ID) -> bool:

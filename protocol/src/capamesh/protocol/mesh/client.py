@@ -94,7 +94,7 @@ class MeshClient:
         self._addrs: tuple[str, ...] = ()
         self._members: dict[PeerId, Role] = {}
         self.warnings: dict[str, int] = {}
-        """How often each of the sidecar's warnings came, by event name."""
+        """The number of each of the sidecar's warnings, by event name."""
         self._child = Child(
             "mesh",
             argv,
@@ -117,7 +117,7 @@ class MeshClient:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the sidecar runs and has joined, so that `publish` reaches whoever listens."""
+        """Return whether the sidecar runs and has joined, so that `publish` reaches all that listen."""
         return self._is_ready
 
     @property

@@ -27,20 +27,21 @@ if TYPE_CHECKING:
     from capamesh.protocol.mesh.hardening import Warn
 
 DIAL_LIMIT_S: Final = 10.0
-"""Guess: TCP, noise, yamux and the handshake take 0.3 s on loopback and a few round trips elsewhere."""
+"""The longest dial (guess: TCP, noise, yamux and the handshake take 0.3 s on loopback and a few round trips elsewhere)."""
 
 LOOK_EVERY_S: Final = 0.25
-"""Guess: how late a lost connection may be seen; looking costs a dictionary look-up."""
+"""Connections are looked for this often (guess: looking costs a dictionary look-up)."""
 
 BACKOFF: Final = RestartPolicy(first_s=0.25, factor=2.0, most_s=30.0, stable_after_s=10.0)
-"""Guess: a router that restarts is found within a second, one that is gone costs two dials a minute."""
+"""The waits between dials (guess: a router that restarts is found within a second, one that is gone costs two dials a
+minute)."""
 
 AWAY_MOST_S: Final = 1.0
 """The longest wait for a peer that was connected of late and whose address refuses at once: its process is away, and all
 who were connected to it are to be so again a second after it is back (guess: a refused dial costs next to nothing)."""
 
 LATELY_S: Final = 600.0
-"""Guess: as long as a node dials the links of a router that it hears no more."""
+"""A peer counts as lately known for this long (guess: as long as a node dials the links of a router that it hears no more)."""
 
 AT_ONCE_S: Final = 1.0
 """A dial that fails later has met a peer that has too much to do, or a network that loses it (guess)."""
@@ -52,10 +53,10 @@ _FAMILIES: Final = {
 }
 
 MAX_TARGETS: Final = 1024
-"""Guess: whoever answers on the local network can name peers; this bounds how many are believed."""
+"""The most peers that are dialled (guess: anybody who answers on the local network can name peers)."""
 
 MAX_ADDRS_PER_TARGET: Final = 16
-"""Guess: a host has a few interfaces."""
+"""The most addresses of one peer (guess: a host has a few interfaces)."""
 
 
 class Dialler:

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from capamesh.protocol.ids import NetworkId
 
 MAX_PAYLOAD_BYTES: Final = 1024 * 1024
-"""Guess: room for a revocation list of some 15,000 peers; an envelope has its own, lower limit."""
+"""The largest payload (guess: room for a revocation list of some 15,000 peers; an envelope has its own, lower limit)."""
 
 
 class PayloadKind(Enum):
-    """What the first byte of a payload says that the rest is."""
+    """The kind of a payload, which is its first byte."""
 
     ENVELOPE = b"E"
     REVOCATIONS = b"R"

@@ -26,19 +26,20 @@ if TYPE_CHECKING:
 
 
 MAX_MESSAGES_PER_PEER_S: Final = 2000
-"""Guess: a router forwards the adverts of 20,000 nodes, one each 10 s; libp2p's own 10 loses half of 20."""
+"""The most messages of one peer in a second (guess: a router forwards the adverts of 20,000 nodes, one each 10 s; libp2p's
+own 10 loses half of 20)."""
 
 MAX_IDS: Final = 5000
-"""Of message ids in one IHAVE or IWANT: gossipsub 1.1's own MaxIHaveLength."""
+"""The most message ids in one IHAVE or IWANT: gossipsub 1.1's own MaxIHaveLength."""
 
 MAX_IWANT_BYTES: Final = 4 * 2**20
-"""Guess: what one request for missed messages may make us send; the rest comes with the next advert."""
+"""The most bytes that one request for missed messages brings (guess: the rest comes with the next advert)."""
 
 MAX_CONTROL_ITEMS: Final = 16
-"""Guess: of one kind in one RPC; there are two topics."""
+"""The most control items of one kind in one RPC (guess: there are two topics)."""
 
 MAX_BACKOFF_S: Final = 3600
-"""Guess: a peer that asks to be left alone for longer is asked again after an hour."""
+"""The longest backoff that a peer may ask for (guess: it is asked again after an hour)."""
 
 SCORES: Final = ScoreParams(
     # libp2p subtracts the last two: a negative weight, as the specification has it, would be a reward.
@@ -54,11 +55,11 @@ SCORES: Final = ScoreParams(
     publish_threshold=-100.0,
     graylist_threshold=-200.0,
 )
-"""Guesses: six bad messages in a row cost a peer its voice for about half a minute, and a cap (0 by
-default, which makes a term vanish) bounds the sentence: 1,000 points fall below 100 in two minutes."""
+"""The weights of a peer's score (guesses): six bad messages in a row cost a peer its voice for about half a minute, and a cap
+(0 by default, which makes a term vanish) bounds the sentence: 1,000 points fall below 100 in two minutes."""
 
 _BAD_RPC_PENALTY: Final = 30.0
-"""Guess: nobody sends bytes that are no RPC by accident; four of them silence a peer."""
+"""The penalty for bytes that are no RPC (guess: nobody sends them by accident; four of them silence a peer)."""
 
 
 class MeshGossipSub(GossipSub):
@@ -86,7 +87,7 @@ class MeshGossipSub(GossipSub):
         self._recent: defaultdict[ID, deque[float]] = defaultdict(deque)
 
     def allows(self, peer: ID, topic: str) -> bool:
-        """Whether a message from `peer` is worth checking: its score and its rate are within limits."""
+        """Return whether a message from `peer` is worth checking: its score and its rate are within limits."""
         now_s = time.monotonic()
         recent = self._recent[peer]
         while recent and recent[0] < now_s - 1.0:

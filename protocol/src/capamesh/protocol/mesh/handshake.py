@@ -72,18 +72,18 @@ MAX_MESSAGE_BYTES: Final = 1024 * 1024 + 4096
 
 _DOMAIN: Final = b"capamesh-member-1\0"
 _MAX_ARRAY_ITEMS: Final = 16
-"""Of the arrays that this version has, the chain is the longest, with two; the rest is for later ones."""
+"""The longest array: the chain has two items, and the rest is for later versions."""
 
 _MAX_WHY_CHARS: Final = 300
-"""Guess: a reason is one line in a log."""
+"""The longest reason (guess: one line in a log)."""
 
 
 _BY_LIST: Final = ("revoked", "retired owner key")
-"""How the reasons begin for which a revocation list shuts a member out."""
+"""The beginnings of the reasons for which a revocation list shuts a member out."""
 
 
 class Side(Enum):
-    """Who a member is in the exchange; the value stands in what it signs."""
+    """The side of a member in the exchange; the value stands in what it signs."""
 
     OPENER = b"O"
     ACCEPTOR = b"A"
@@ -148,7 +148,7 @@ class Handshake:
         self._remote_nonce = b""
         self._member: Member | None = None
         self.was_refused = False
-        """Whether the remote refused us: there is nothing to tell it any more."""
+        """True if the remote refused this member: there is nothing to tell it any more."""
         self.remote_chain: tuple[bytes, ...] = ()
         """The remote's certificates, once they are verified."""
         self.revocations = b""
@@ -162,7 +162,7 @@ class Handshake:
 
     @property
     def member(self) -> Member | None:
-        """Who the remote is, once both sides have proved and accepted each other."""
+        """Return who the remote is, once both sides have proved and accepted each other."""
         return self._member if self._expected == "nothing" else None
 
     def first(self) -> bytes:
@@ -244,7 +244,7 @@ class Handshake:
         )
 
     def _is_of_remote(self, certificates: Sequence[bytes]) -> bool:
-        """Whether the chain is of the key that noise has authenticated: others' chains are public, in their adverts."""
+        """Return whether the chain is of the key that noise has authenticated: others' chains are public, in their adverts."""
         return leaf_peer_id(certificates[0]) == self._remote
 
     def _check_proof(self, message: Message) -> None:

@@ -40,22 +40,22 @@ if TYPE_CHECKING:
     Warn = Callable[[str, object], None]
 
 MAX_BUFFERED_BYTES: Final = 8 * 2**20
-"""Guess: a connection carries gossip of at most about 1 MiB a message on a handful of streams."""
+"""The most buffered bytes of a connection (guess: it carries gossip of about 1 MiB a message on a handful of streams)."""
 
 MAX_STREAMS_PER_PEER: Final = 32
-"""Guess: gossip, handshake, identify and ping need one or two each."""
+"""The most streams of a peer (guess: gossip, handshake, identify and ping need one or two each)."""
 
 KEEPALIVE_EVERY_S: Final = 10.0
-"""Guess: as often as an advert is due."""
+"""A keepalive is sent this often (guess: as often as an advert is due)."""
 
 KEEPALIVE_LIMIT_S: Final = 10.0
-"""Guess: a peer whose event loop is starved for longer is of no use to the mesh."""
+"""A keepalive must be answered within this time (guess: a peer whose event loop is starved for longer is of no use)."""
 
 _CLOSE_LIMIT_S: Final = 1.0
-"""Guess: a word of goodbye to a peer that reads takes milliseconds."""
+"""A close may take this long (guess: a goodbye to a peer that reads takes milliseconds)."""
 
 _RESTART_WAIT_S: Final = 1.0
-"""Guess: one heartbeat, so that a loop that fails at once does not spin."""
+"""A loop that failed restarts after this time (guess: one heartbeat, so that it does not spin)."""
 
 
 class WalledYamux(Yamux):

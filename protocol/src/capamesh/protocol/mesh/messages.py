@@ -1,4 +1,4 @@
-"""What the mesh sidecar and its owner say to each other, as values. Pure.
+"""The messages between the mesh sidecar and its owner, as values. Pure.
 
 The channel is private and both ends are one installation, so a message that does not fit is a bug or a
 mix of versions: it raises `ProtocolViolation` and the channel ends.
@@ -36,7 +36,7 @@ class Start:
     bootstrap: list[str]
     """Multiaddresses that end in `/p2p/<peer id>`, dialled whenever they are not connected."""
     use_mdns: bool
-    """Whether to find members on the local network."""
+    """True if members on the local network are to be found."""
     subscribe: list[str]
     """Topics to listen to."""
 

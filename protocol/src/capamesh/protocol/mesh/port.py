@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from capamesh.protocol.mesh.hardening import WalledYamux
 
 MAX_CONNECTIONS: Final = 4096
-"""Guess: nodes connect to a few routers each, so this serves a fleet of tens of thousands."""
+"""The most connections (guess: nodes connect to a few routers each, so this serves a fleet of tens of thousands)."""
 
 CLOSE_LIMIT_S: Final = 1.0
-"""Guess: a socket is closed at once; a stranger that does not read must not keep its place."""
+"""The longest close of a socket (guess: a stranger that does not read must not keep its place)."""
 
 
 def limits_for_mesh(descriptors: int) -> ConnectionLimits:
@@ -56,14 +56,14 @@ class MeshPort:
         self.limiter = ConnectionLimiter(limits)
         self._members: set[ID] = set()
         self._slots: dict[ID, set[Slot]] = {}
-        """Of each peer that has said who it is."""
+        """The slots of each peer that has said who it is."""
 
     @override
     def __repr__(self) -> str:
         return f"MeshPort({self.limiter!r})"
 
     def members_are(self, members: set[ID]) -> None:
-        """Who proved membership has changed."""
+        """Take in that the set of peers that proved membership has changed."""
         self._members = members
         for peer in members:
             for slot in self._slots.get(peer, ()):

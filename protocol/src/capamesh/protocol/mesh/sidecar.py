@@ -52,16 +52,16 @@ if TYPE_CHECKING:
     from capamesh.protocol.channel.framing import Message
 
 _STOP_LIMIT_S: Final = 3.0
-"""Guess: less than the owner's grace time; what has not closed by then is closed by the process's end."""
+"""The longest stop (guess: less than the owner's grace time; the end of the process closes the rest)."""
 
 _GOODBYE_S: Final = 0.2
-"""Guess: what was published just before the stop (a goodbye) leaves within this time."""
+"""The time in which messages that were published just before the stop leave (guess)."""
 
 WARN_EVERY_S: Final = 1.0
-"""Guess: soon enough for a person, seldom enough for a log."""
+"""A warning is repeated no more often than this (guess: soon enough for a person, seldom enough for a log)."""
 
 MAX_DETAIL_CHARS: Final = 500
-"""Guess: an address, a peer id and a reason."""
+"""The longest detail of a warning (guess: an address, a peer id and a reason)."""
 
 
 class Sidecar:

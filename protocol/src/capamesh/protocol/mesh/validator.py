@@ -34,26 +34,28 @@ if TYPE_CHECKING:
     from capamesh.protocol.network import NetworkTrust
 
 MAX_SENDERS: Final = 100_000
-"""Guess: five times the largest fleet view; about 20 MB."""
+"""The most senders that are remembered (guess: five times the largest fleet view; about 20 MB)."""
 
 SENDER_MESSAGES_PER_S: Final = 5.0
-"""Guess: a node tells of changes, a handful while its models load; ten times that is a flood."""
+"""The messages of one sender in a second, in the long run (guess: a node tells of changes, a handful while its models load)."""
 
 SENDER_BURST: Final = 50.0
-"""Guess: a node that loads all its models at once."""
+"""The messages that one sender may send at once (guess: a node that loads all its models at once)."""
 
 INVITE_MESSAGES_PER_S: Final = 0.5
-"""Of an invite, for each member that it admits, beside what one sender may. Guess: ten times what members send that
-advertise every 10 s and change now and then."""
+"""The messages in a second of an invite's members, for each that it admits, beside what one sender may (guess: ten times
+what members send that advertise every 10 s and change now and then)."""
 
 INVITE_BURST: Final = 4.0
-"""Of an invite, for each member that it admits, beside what one sender may. Guess: all start at once, and load."""
+"""The messages at once of an invite's members, for each that it admits, beside what one sender may (guess: all start at
+once, and load)."""
 
 EXPIRE_AFTER_S: Final = EXPIRE_AFTER * MAX_INTERVAL_S
 """A member that is not heard for so long has left, whatever interval it told."""
 
 SPARE_PLACES: Final = 8
-"""Of each invite beyond what it admits: the owner of this process keeps to that, and sees here who is too many."""
+"""The places of each invite beyond what it admits: the owner of this process keeps to that number, and sees here which
+members are too many."""
 
 _KNOWN_KINDS: Final = frozenset({KIND_ADVERT, KIND_GOODBYE, KIND_ROUTER})
 
@@ -62,7 +64,7 @@ _Value = TypeVar("_Value")
 
 
 class Verdict(Enum):
-    """What gossipsub does with a message; the names are gossipsub's own."""
+    """The verdict on a message; the names are gossipsub's own."""
 
     ACCEPT = "accept"
     """Deliver and forward it."""
@@ -100,7 +102,7 @@ class Validator:
         self._budgets: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._quotas = InviteQuotas(SPARE_PLACES)
         self._until_s: OrderedDict[PeerId, float] = OrderedDict()
-        """When those that have a place lose it, unless they are heard again; the first to do so first."""
+        """The time at which each sender with a place loses it unless it is heard again; the earliest first."""
 
     def judge(
         self, payload: bytes, publisher: PeerId, now_ms: int, steady_s: float | None = None

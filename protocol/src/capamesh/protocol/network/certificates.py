@@ -40,35 +40,35 @@ MAX_NAME_BYTES = 64
 """RFC 5280, appendix A.1: ub-common-name."""
 
 CLOCK_SKEW = timedelta(minutes=10)
-"""Guess: how far members' clocks may differ. Certificates start this much early, because OpenSSL allows none."""
+"""The most that members' clocks may differ (guess). Certificates start this much early, because OpenSSL allows none."""
 
 NEVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 """RFC 5280, section 4.1.2.5: a certificate without an end; a network lives as long as its owner's key."""
 
 MAX_PUBLISHERS = 16
-"""Guess: an organisation's release keys, with some to spare while they change."""
+"""The most publishers of an invite (guess: an organisation's release keys, with some to spare while they change)."""
 
 PUBLISHERS_OID = x509.ObjectIdentifier("2.25.212874753844187836096650672460506710078")
-"""Of the extension in which an invite names the publishers of models: their public keys, one after the other. A random
-UUID's identifier (ITU-T X.667). It is not critical: who does not know it accepts no publisher."""
+"""The identifier of the extension in which an invite names the publishers of models: their public keys, one after the
+other. It is that of a random UUID (ITU-T X.667). It is not critical: a reader that does not know it accepts no publisher."""
 
 LEAF_USES = frozenset({ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH})
 """Either side may dial, so that a member is server and client."""
 
 
 DEFAULT_MEMBERS = 64
-"""How many members an invite admits that does not say (guess: a rack, or a group of friends)."""
+"""The members that an invite admits which does not say (guess: a rack, or a group of friends)."""
 
 MAX_MEMBERS = 20_000
 """The most that an invite may say: as many as a router's view of the fleet holds."""
 
 MEMBERS_OID = x509.ObjectIdentifier("2.25.15525095132771991964520509670452808161")
-"""Of the invite's extension with the number of members; a UUID of our own under ITU-T X.667's arc. Not critical:
+"""The identifier of the invite's extension with the number of members; a UUID of our own under ITU-T X.667's arc. Not critical:
 members of an earlier version admit any number."""
 
 
 class Role(StrEnum):
-    """What an invite admits its holder as."""
+    """The role that an invite admits its holder in."""
 
     NODE = "node"
     ROUTER = "router"

@@ -60,33 +60,33 @@ class Invite:
     not_before: datetime
     not_after: datetime
     members: int
-    """How many members it admits."""
+    """The number of members that it admits."""
     signer: int
-    """Which of the owner's keys signed it; 0 is the first."""
+    """The owner's key that signed it, by its number; 0 is the first."""
     publishers: tuple[PeerId, ...] = ()
-    """Whose signatures of models its members are to accept."""
+    """The publishers whose signatures of models its members are to accept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Who a verified chain belongs to. `invite_serial` is 40 hexadecimal digits, `expires_at` UTC."""
+    """The member that a verified chain belongs to. `invite_serial` is 40 hexadecimal digits, `expires_at` UTC."""
 
     peer_id: PeerId
     role: Role
     invite_serial: str
     expires_at: datetime
     invite_members: int = DEFAULT_MEMBERS
-    """How many members its invite admits."""
+    """The number of members that its invite admits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """What a chain proves, whatever the time: the member, and the time (UTC) from which it is one."""
+    """The proof of a chain, whatever the time: the member, and the time (UTC) from which it is one."""
 
     member: Member
     not_before: datetime
     successors: tuple[bytes, ...]
-    """By which the key that signed the invite owns the network, DER; none: it is the first owner's."""
+    """The certificates (DER) by which the key that signed the invite owns the network; none: it is the first owner's."""
 
 
 def read_invite(authority: Authority, der: object) -> Invite:

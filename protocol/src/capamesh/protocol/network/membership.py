@@ -1,4 +1,4 @@
-"""What a member holds: its identity and the certificate chain that admits it. Does file IO in `save` and `load`."""
+"""The membership of a member: its identity and the certificate chain that admits it. Does file IO in `save` and `load`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Membership:
 
     @property
     def starts_at(self) -> datetime:
-        """When the invite was made (UTC)."""
+        """Return the time at which the invite was made (UTC)."""
         return x509.load_der_x509_certificate(self.chain[1]).not_valid_before_utc + CLOCK_SKEW
 
     @classmethod

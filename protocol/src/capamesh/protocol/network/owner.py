@@ -42,7 +42,7 @@ NEXT_KEY_FILE = "owner.key.next"
 
 @dataclass(frozen=True, slots=True)
 class NetworkOwner:
-    """Who may admit to a network: its key and its certificate (DER). The text form hides the key."""
+    """The owner of a network, who may admit to it: the key and the certificate (DER). The text form hides the key."""
 
     network_id: NetworkId
     name: str

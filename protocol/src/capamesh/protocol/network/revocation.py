@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     )
 
 MAX_LIST_BYTES = 1024 * 1024
-"""Guess: room for 30,000 peers; beyond that revoke their invites."""
+"""The largest list (guess: room for 30,000 peers; beyond that revoke their invites)."""
 
 REVOCATIONS_FILE = "revocations.bin"
 
@@ -49,7 +49,7 @@ _SERIAL_BYTES = 20
 
 @dataclass(frozen=True, slots=True)
 class RevocationList:
-    """Who is shut out. A list replaces the one before it; `version` 0 is the empty, unsigned beginning.
+    """The list of members that are shut out. A list replaces the one before it; `version` 0 is the empty, unsigned beginning.
 
     `invites` are serials of 40 hexadecimal digits, `issued_at` is UTC in whole seconds.
     """
@@ -163,7 +163,7 @@ class RevocationList:
             ) from exc
 
     def is_newer_than(self, other: RevocationList) -> bool:
-        """Whether this list replaces `other`.
+        """Return whether this list replaces `other`.
 
         One of a newer owner's key always does. Two lists of one version (an owner's key used in two places) are
         ordered too, so that all members settle on the same one.

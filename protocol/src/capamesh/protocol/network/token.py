@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 PREFIX = "capamesh1"
 
 MAX_TOKEN_CHARS = 16 * 1024
-"""Guess: a token with two bootstrap addresses has about 1,200 characters."""
+"""The longest token (guess: one with two bootstrap addresses has about 1,200 characters)."""
 
 MAX_BOOTSTRAP = 16
-"""Guess: three routers are enough to find the rest."""
+"""The most bootstrap addresses (guess: three routers are enough to find the rest)."""
 
 MAX_ADDRESS_CHARS = 256
-"""Guess: a DNS name has at most 253 characters, a relayed address with two peer ids about 200."""
+"""The longest address (guess: a DNS name has at most 253 characters, a relayed address with two peer ids about 200)."""
 
 ASK_FOR_ANOTHER = "ask the network's owner for a new one: capamesh network token"
 
@@ -121,7 +121,7 @@ class JoinToken:
 
     @property
     def lasts(self) -> timedelta:
-        """How long it could be used when it was made."""
+        """Return how long it could be used when it was made."""
         invite = read_invite(read_authority(self.ca_der), self.invite_der)
         return self.expires_at - invite.not_before - CLOCK_SKEW
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from capamesh.protocol.network.chain import Member
 
 MAX_REMEMBERED = 32_768
-"""Above the 20,000 peers that a fleet view holds, so that a full fleet's adverts still hit; about 1 KB each."""
+"""The most chains that are remembered: above the 20,000 peers that a fleet view holds, so that a full fleet's adverts still
+hit; about 1 KB each."""
 
 
 class NetworkTrust:

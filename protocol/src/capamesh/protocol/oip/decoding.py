@@ -1,4 +1,4 @@
-"""From an HTTP body to a request or an answer; what is binary in it stays where it lies. Pure."""
+"""Turns an HTTP body into a request or an answer; what is binary in it stays where it lies. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a request or an answer to the buffers of an HTTP body; tensor data is never copied. Pure.
+"""Encodes a request or an answer as the buffers of an HTTP body; tensor data is never copied. Pure.
 
 The JSON is written as text piece by piece: it is a few fixed keys, and building it costs half of
 what a general encoder takes for the same bytes (measured with timeit on a one-output answer).

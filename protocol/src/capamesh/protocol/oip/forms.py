@@ -28,7 +28,7 @@ MAX_JSON_BYTES = 1024
 MAX_INPUTS = 1024
 """Descriptions of inputs that are remembered (guess: the inputs of some models, their usual batch sizes)."""
 MAX_NAME_CHARS = 128
-"""Of their names (guess: most are shorter)."""
+"""The most characters of the name of a tensor that is remembered (guess: most are shorter)."""
 _INTEGERS: Final = frozenset({int})
 
 
@@ -48,7 +48,7 @@ class KnownInputs:
         return len(self._known)
 
     def read(self, fields: dict[str, object]) -> Tensor | None:
-        """Return an input whose data is a list in the JSON; None for one that is not described as any before.
+        """Return an input whose data is a list in the JSON; None for one whose shape and datatype are not described as any before.
 
         InvalidRequest: what `read_data` raises.
         """
@@ -69,7 +69,7 @@ class KnownInputs:
         return None if known is None else Tensor(*known, read_data(*known, cast("object", data)))
 
     def add(self, tensor: Tensor) -> None:
-        """Remember the description of an input that was checked."""
+        """Remember the description of an input that was checked: its name, datatype and shape."""
         name, datatype, shape, _ = tensor
         if datatype is Datatype.BYTES or len(name) > MAX_NAME_CHARS:
             return

@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 _CHUNK_ELEMENTS = 4096
 """Elements turned into text in a step (measured: 2 ms of FP32)."""
 _CHUNK_BYTES = 128 * 1024
-"""And bytes of BYTES (measured: 0.5 ms of what has to be escaped)."""
+"""The bytes of BYTES elements in a chunk (measured: 0.5 ms of what has to be escaped)."""
 
 _FLOATS = frozenset({Datatype.FP16, Datatype.BF16, Datatype.FP32, Datatype.FP64})
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-"""As protobuf's JSON writes them, too."""
+"""The values of the texts of non-finite numbers, as protobuf's JSON writes them, too."""
 _NON_FINITE_TEXTS = {"nan": '"NaN"', "inf": '"Infinity"', "-inf": '"-Infinity"'}
-"""By numpy's texts."""
+"""The JSON texts of non-finite numbers, by numpy's texts."""
 _KINDS: dict[Datatype, tuple[frozenset[type], str]] = {
     datatype: (frozenset({int}), "an integer") for datatype in Datatype
 } | {
@@ -234,7 +234,7 @@ def _floats(datatype: Datatype, raw: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def write_data(tensor: Tensor, room_bytes: int, *, is_non_finite_text: bool = False) -> str:
-    """Return what `write_in_steps` does, as one text, at once."""
+    """Return the elements of a tensor of any shape and datatype as `write_in_steps` does, as one text, at once."""
     return b"".join(
         run_through(write_in_steps(tensor, room_bytes, is_non_finite_text=is_non_finite_text))
     ).decode()
@@ -243,7 +243,7 @@ def write_data(tensor: Tensor, room_bytes: int, *, is_non_finite_text: bool = Fa
 def write_in_steps(
     tensor: Tensor, room_bytes: int, *, is_non_finite_text: bool = False
 ) -> Steps[list[bytes]]:
-    """Return checked `tensor`'s elements as a flat JSON array, row-major, ASCII in pieces.
+    """Return the elements of checked `tensor`, of any shape, as a flat JSON array, row-major, ASCII in pieces.
 
     Every number reads back to the very same element: integers exactly, FP64 with the digits it needs,
     narrower floats as the shortest text for their own width (0.1, not 0.10000000149011612).

@@ -1,6 +1,6 @@
 """Long JSON, read in short steps: a parser of C holds the interpreter until it has read all that it was given. Pure.
 
-Only a tensor's `data` may be long. All else in a request is parsed value by value, each within `MAX_VALUE_CHARS`;
+A tensor's `data` alone may be long. All else in a request is parsed value by value, each within `MAX_VALUE_CHARS`;
 `data` is left as text, of which `long_data` reads a piece at a time. Nothing is read that is more than asked for: the
 brackets and commas of `data` are compared with those of its shape, which alone says what they have to be.
 """
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 AT_ONCE_BYTES: Final = 64 * 1024
 """JSON up to that is parsed in one call (measured: 1.2 ms for the worst of it, `[],[],...`)."""
 MAX_VALUE_CHARS: Final = 64 * 1024
-"""Of anything but a tensor's data (guess: parameters and names have some hundreds), for the same reason."""
+"""The most characters of a value other than a tensor's data (guess: parameters and names have some hundreds)."""
 MAX_DEPTH: Final = 33
 """Lists in lists in `data`: a tensor has at most 32 dimensions, and a mistake deserves to hear of its shape."""
 _FIRST_TRY_CHARS: Final = 256
 """Most values are shorter, and to copy more of the text for each would cost more than to parse it."""
 _WINDOW_CHARS: Final = 16 * 1024
-"""How much of `data` is looked through in a step."""
+"""The characters of `data` that are looked through in a step."""
 TOKENS_CHARS: Final = 4 * 1024
-"""And if there are strings in it."""
+"""The characters that are looked through in a step if there are strings in them."""
 _MOST_KEYS: Final = 256
-"""Of one object (guess: the protocol knows five)."""
+"""The most keys of one object (guess: the protocol knows five)."""
 _VALUES_A_STEP: Final = 512
 """Short values that are parsed in a step (measured: 1 to 2 µs each)."""
 _ENDS: Final = frozenset(" \t\n\r,:]}")
-"""What follows a value."""
+"""The characters that may follow a value."""
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 TOKENS: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"|["\[\]{},]', re.DOTALL)
 """Whole strings, a quotation mark whose string does not end here, and what gives lists their structure."""
@@ -49,7 +49,7 @@ class LongData:
         self.text = text
         self.start = self.end = start
         self.long_strings: dict[int, int] = {}
-        """Where strings end that may be longer than a window, by where they begin."""
+        """The ends of strings that may be longer than a window, by where they begin."""
 
 
 def parse_in_steps(raw: memoryview, most_items: int) -> Steps[dict[str, object]]:

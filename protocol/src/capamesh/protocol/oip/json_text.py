@@ -24,7 +24,7 @@ DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 _SHOWN_CHARS = 200
-"""How much of a value an error repeats: guess."""
+"""An error repeats at most this much of a value (guess)."""
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel = 2
 _SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 60

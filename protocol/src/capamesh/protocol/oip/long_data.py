@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.tensors import Datatype
 
 PIECE_CHARS: Final = 16 * 1024
-"""Of a piece's text, but for a longer string (measured: 1.5 ms to read `0,0,...` as INT64, all its checks included)."""
+"""The length of a piece's text, but for a longer string (measured: 1.5 ms to read `0,0,...` as INT64, all its checks included)."""
 _NO_STRUCTURE: Final = bytes(each for each in range(256) if each not in b"[],")
 
 
@@ -34,9 +34,9 @@ class _Piece(NamedTuple):
     structure: bytes
     """The brackets and commas of the part of `data` that it is."""
     end: int
-    """Where the next one begins."""
+    """The place at which the next one begins."""
     depth: int
-    """How many lists are open there."""
+    """The number of lists that are open there."""
 
 
 def read_long_data(

@@ -14,7 +14,7 @@ HEADER_LENGTH_NAME: Final = "Inference-Header-Content-Length"
 """The HTTP header that gives the bytes of JSON before the raw tensors."""
 
 Parameters: TypeAlias = Mapping[str, str | int | float | bool]
-"""What a client or model adds to a message; its meaning is theirs."""
+"""The parameters that a client or model adds to a message; their meaning is its own."""
 
 NO_PARAMETERS: Final[Parameters] = MappingProxyType({})
 
@@ -29,7 +29,7 @@ class RequestedOutput:
 
 @dataclass(slots=True)  # not frozen: one is made for every request
 class InferRequest:
-    """What a client asks of a model.
+    """A request of a client to a model.
 
     `version` is "" for any; no `outputs` means all of them; `is_binary_default` is the request's
     parameter `binary_data_output`, `is_non_finite_text` comes of `non_finite_output`; neither is therefore among
@@ -44,12 +44,12 @@ class InferRequest:
     is_binary_default: bool = False
     parameters: Parameters = field(default_factory=lambda: NO_PARAMETERS)
     is_non_finite_text: bool = False
-    """Whether NaN and infinities go as the texts "NaN", "Infinity" and "-Infinity" where an answer is JSON."""
+    """True if NaN and infinities go as the texts "NaN", "Infinity" and "-Infinity" where an answer is JSON."""
 
 
 @dataclass(slots=True)  # not frozen: one is made for every request
 class InferResponse:
-    """What a model answers; `version` is the one that ran, `id` the request's own."""
+    """An answer of a model; `version` is the one that ran, `id` the request's own."""
 
     model: str
     version: str

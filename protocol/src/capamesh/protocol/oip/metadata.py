@@ -1,4 +1,4 @@
-"""What the protocol's metadata, configuration and index routes answer, as JSON objects. Pure.
+"""The answers of the protocol's metadata, configuration and index routes, as JSON objects. Pure.
 
 The configuration and index follow Triton's extensions of the protocol, which its client libraries and
 load generators ask for before they send anything.

@@ -1,4 +1,4 @@
-"""Whether a tensor that came from outside is what it claims, decided before anything is allocated. Pure."""
+"""Checks that a tensor from outside is what it claims, before anything is allocated. Pure."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 MAX_DIM = 2**63 - 1
 """The protocol's shapes are of int64."""
 _POINTER_BYTES = 8
-"""What one element of an object array takes."""
+"""The bytes that one element of an object array takes."""
 _PIECE_BYTES = 2**20
-"""Of a tensor, in which a wrong byte is looked for at a time (measured: in 60 MiB at once it took 140 ms, for the memory)."""
+"""The piece of a tensor in which a wrong byte is looked for at a time (measured: in 60 MiB at once it took 140 ms, for the memory)."""
 _SHOWN_NAME_CHARS = 80
-"""How much of an overlong name an error repeats: guess."""
+"""An error repeats at most this much of an overlong name (guess)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much one message may hold. A field's unit is in its name."""
+    """The limits of one message. A field's unit is in its name."""
 
     max_message_bytes: int = 256 * 2**20
     """A request or answer with all its tensors: guess, 400 pictures of 3 x 224 x 224 FP32."""

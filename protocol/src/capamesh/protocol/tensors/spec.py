@@ -1,4 +1,4 @@
-"""What a model declares about one of its tensors. Pure."""
+"""The declaration of one of a model's tensors. Pure."""
 
 from __future__ import annotations
 

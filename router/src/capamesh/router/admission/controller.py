@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.replica import Replica
 
 CONTESTED = 0.9
-"""From this level on tenants are held to their shares; the rest is for those that have less (guess)."""
+"""The level from which tenants are held to their shares; the rest is for those that have less (guess)."""
 LATE_MARGIN = 1.75
 """An answer is taken to need so many times what the nodes told. Measured with tests/unit/router/admission/
 test_goodput.py: with three routers, each of which hears of a third of the answers, and 0.1 s allowed where a run
@@ -44,19 +44,20 @@ MIN_RETRY_S = 0.01
 MAX_RETRY_S = 30.0
 """A hint is within these (guess)."""
 UNKNOWN_RETRY_S = 1.0
-"""Where no node has told how fast it is (guess)."""
+"""Seconds after which to come again where no node has told how fast it is (guess)."""
 RETURN_S = 0.1
-"""Who comes again within this is not counted as many that wait (guess: callers that go by no hint pause for less)."""
+"""Seconds within which a caller that comes again is not counted as many that wait (guess: callers that go by no hint pause for
+less)."""
 SURE_RETRY_S = 1.0
 """A hint up to this is given whoever comes again when: HTTP knows whole seconds only."""
 LEAST_WANT_S = 0.05
 MOST_WANT_S = 1.0
-"""After a refusal a tenant is taken to want more for as long as half of the slots take to get free, within these (guess:
-a few pauses of callers that come again and again; longer than a second nobody's slots are kept)."""
+"""The bounds of the time for which a tenant is taken to want more after a refusal: as long as half of the slots take to get
+free, within these (guess: a few pauses of callers that come again and again; longer than a second nobody's slots are kept)."""
 
 
 class Refusal(StrEnum):
-    """Why a request was refused, for metrics."""
+    """The reasons why a request was refused, for metrics."""
 
     LATE = "late"
     SHARE = "share"
@@ -65,16 +66,16 @@ class Refusal(StrEnum):
 
 
 class Decision(NamedTuple):
-    """What `AdmissionController.decide` finds of one request, before anything of it is booked."""
+    """The finding of `AdmissionController.decide` on one request, before anything of it is booked."""
 
     error: Overloaded | None = None
-    """How the request is refused; None: it is let in."""
+    """The error with which the request is refused; None: it is let in."""
     kind: Refusal | None = None
-    """Why it is refused."""
+    """The reason why it is refused."""
     due_s: float = math.nan
-    """When it is to come again, for which a slot is to be booked; NaN: nobody knows how fast slots get free."""
+    """The time when it is to come again, for which a slot is to be booked; NaN: nobody knows how fast slots get free."""
     lag: float = math.nan
-    """How far behind a tenant may count as (`FairShare.lag`); NaN: that was not asked."""
+    """The lag that a tenant may count as (`FairShare.lag`); NaN: that was not asked."""
 
 
 ADMITTED = Decision()
@@ -87,7 +88,7 @@ class Permit:
 
     def __init__(self, controller: AdmissionController, tenant: str, *, is_urgent: bool) -> None:
         self._controller: AdmissionController | None = controller
-        """None: it was released."""
+        """The controller to give it back to; None: it was released."""
         self._tenant = tenant
         self._is_urgent = is_urgent
 
@@ -130,12 +131,12 @@ class AdmissionController:
         self.saturation = Saturation(is_open)
         self.fair = FairShare(weights)
         self._urgent = FairShare(weights)
-        """Of the urgent requests alone."""
+        """The shares of the urgent requests alone."""
         self.shedding = Shedding()
         self.under_way = 0
         """Requests of this router that were admitted and have not ended."""
         self.urgent_under_way = 0
-        """Those of them that are urgent."""
+        """The number of those under way that are urgent."""
         self.refusals = dict.fromkeys(Refusal, 0)
 
     @override
@@ -294,7 +295,7 @@ class AdmissionController:
 
     @property
     def is_contested(self) -> bool:
-        """Whether there is next to no room left: who is refused by one node would be refused by most."""
+        """Return whether there is next to no room left: who is refused by one node would be refused by most."""
         return self.saturation.level >= CONTESTED
 
     def _want(self, tenant: str, now_s: float, *, is_urgent: bool) -> dict[Hashable, Any]:
@@ -350,13 +351,13 @@ class AdmissionController:
 
 
 class _Bookings:
-    """What the refused of one tenant, for one reason, were told."""
+    """The bookings of the refused of one tenant, for one reason."""
 
     __slots__ = ("_recent", "_recent_s", "booked_s")
 
     def __init__(self) -> None:
         self.booked_s = 0.0
-        """When the last of them is to come again."""
+        """The time when the last of them is to come again."""
         self._recent = 0.0
         self._recent_s = -math.inf
 

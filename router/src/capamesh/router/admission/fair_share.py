@@ -1,4 +1,4 @@
-"""How many of the slots each tenant may have when there are not enough for all. Pure.
+"""Divides the slots among the tenants when there are not enough for all. Pure.
 
 Max-min fairness: who wants less than an equal part (by weight) has all that it wants, and the rest is divided
 among the others in the same way. So a tenant that asks for little is never refused because another asks for
@@ -23,21 +23,21 @@ from typing import Any
 from typing_extensions import override
 
 REST = "*"
-"""In the weights: everyone who is not named there. In the division: those for whom there is no part of their own."""
+"""The others: in the weights, everyone who is not named there; in the division, those for whom there is no part of their own."""
 MAX_TENANTS = 64
 """Tenants that have a part each, beside those with a weight of their own (guess)."""
 ACTIVE_S = 10.0
 """A tenant counts as one for so long after its last request (guess: people and pollers pause)."""
 DIVIDED_S = 0.025
-"""How long a division holds (guess: as the reading of the replicas)."""
+"""Seconds for which a division holds (guess: as the reading of the replicas)."""
 LEAD = 1.0
 """A tenant may be ahead of one that wants more by so many requests of its own, for nobody can have parts of one."""
 FREE_LEAD = 0.25
-"""And by this part of what is free, so that little of it is left unused for another's sake (guess)."""
+"""The part of what is free by which a tenant may also lead, so that little is left unused for another's sake (guess)."""
 
 
 class Standing(IntEnum):
-    """How a tenant's requests in flight compare with its share, with one more of them."""
+    """The comparison of a tenant's requests in flight, with one more of them, to its share."""
 
     ALONE = 0
     """There is no other to be fair to."""
@@ -55,9 +55,9 @@ class _Tenant:
     def __init__(self, weight: float) -> None:
         self.in_flight = 0
         self.passed = 0.0
-        """Its requests that were let in, divided by its weight; who was idle starts where the others are."""
+        """The requests of it that were let in, divided by its weight; who was idle starts where the others are."""
         self.wants_s = -math.inf
-        """Until then it counts as one that wants more than it has."""
+        """The time until which it counts as one that wants more than it has."""
         self.weight = weight
         self.seen_s = -math.inf
         self.notes: dict[Hashable, Any] = {}
@@ -89,14 +89,14 @@ class FairShare:
         self._busy: dict[str, _Tenant] = {}
         self._busy_weight = 0.0
         self._idle: dict[str, _Tenant] = {}
-        """Who was there last is last."""
+        """The tenants without requests; who was there last is last."""
         self._lodgers: dict[str, int] = {}
         """Requests under way of those who share the part of `REST`."""
         self._level = math.inf
         """The slots that a tenant of weight 1 may have."""
         self._divided_s = -math.inf
         self._wanting: dict[str, _Tenant] = {}
-        """Who was refused of late, and some for whom that is over."""
+        """The tenants that were refused of late, and some for whom that is over."""
         self._most_passed = 0.0
         self._lag = math.inf
         """Nobody counts as further behind who has passed most: what can be in flight at a time, once that is known."""
@@ -219,7 +219,7 @@ class FairShare:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether anybody may want more than it has: then `is_ahead` is to be asked."""
+        """Return whether anybody may want more than it has: then `is_ahead` is to be asked."""
         return bool(self._wanting)
 
     def lag(self, tenant: str, slots: float, now_s: float) -> float:
@@ -255,7 +255,7 @@ class FairShare:
             del self._wanting[name]
 
     def _is_contested(self, tenant: str, state: _Tenant | None, now_s: float) -> bool:
-        """Whether another tenant has a request under way, or had one of late."""
+        """Return whether another tenant has a request under way, or had one of late."""
         if len(self._busy) > (state is not None):
             return True
         for name in reversed(self._idle):  # at most two steps

@@ -1,4 +1,4 @@
-"""How full the nodes of one model are, from what they last told and what was sent since. Pure.
+"""Estimates how full the nodes of one model are, from what they last told and what was sent since. Pure.
 
 The level is the mean over replicas of how much of each is taken, as llm-d's scheduler has it, but of those replicas
 that can be sent to: the others have neither room nor load. Who has been silent for long with requests of ours counts
@@ -24,26 +24,27 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.replica import Replica
 
 LOOK_S = 0.025
-"""How old the reading of the replicas may be (guess: a few answers of each replica)."""
+"""Seconds that the reading of the replicas may be old (guess: a few answers of each replica)."""
 MAX_LOOK_S = 0.05
 LOOK_S_A_REPLICA = 4e-4
-"""With many hosts it is made less often, so that it costs a hundredth of the time (measured: 4 us a replica)."""
+"""Seconds a replica that are added to it: with many the reading is made less often, so that it costs a hundredth of the time
+(measured: 4 us a replica)."""
 MAX_READ = 128
-"""Of more replicas, so many in turn are read at a time and stand for all: where each is 0.3 fuller or emptier
+"""The most replicas that are read at a time; of more, so many in turn stand for all: where each is 0.3 fuller or emptier
 than the mean, that is known to 0.03 (guess that this will do)."""
 MOST_TIMES = 4.0
 """A replica's limit counts up to so many times the median of all, and a replica that has not answered of late is not taken
 for more than so many times as fast (guess: as the simulated fleets' fastest nodes to their slowest)."""
 HELD_S = 10.0
-"""For so long after a replica refused a request it is not taken to hold more than it did then, or than most replicas do
+"""Seconds after a replica refused a request in which it is not taken to hold more than it did then, or than most replicas do
 (guess: tens of round trips; a node's limit may grow meanwhile)."""
 STALE_S = 2.0
 """A report of this age says nothing any more (guess: as long as the longest queue)."""
 STALE_ANSWERS = 4
-"""But it holds for so many times the latency that it tells (guess: slow models answer seldom)."""
+"""The latencies, as a replica tells them, for which its report holds at least (guess: slow models answer seldom)."""
 
 IsOpen = Callable[["Replica", float], bool]
-"""Whether any request could be sent to a replica at a time, were there room."""
+"""Tells whether any request could be sent to a replica at a time, were there room."""
 
 
 def is_open(replica: Replica, now_s: float) -> bool:
@@ -53,7 +54,7 @@ def is_open(replica: Replica, now_s: float) -> bool:
 
 
 class _Memory:
-    """What is kept of a replica between two readings."""
+    """The memory of a replica between two readings."""
 
     __slots__ = ("full_s", "full_until_s", "held", "load_s", "own", "urgent_full_until_s")
 
@@ -63,11 +64,11 @@ class _Memory:
         """This router's requests there when its newest report was first seen."""
         self.full_s = -math.inf
         self.full_until_s = -math.inf
-        """It refused a request at the first, and not to be asked again before the second."""
+        """The time until which it is not to be asked again, since it refused a request."""
         self.held = 0
-        """What was in flight there when it refused, by its word or by what this router had there."""
+        """The number in flight there when it refused, by its word or by what this router had there."""
         self.urgent_full_until_s = -math.inf
-        """It refused even an urgent request, so that all its places are taken by such."""
+        """The time until which all its places are taken by urgent requests, since it refused even such a one."""
 
 
 class _Reading:
@@ -103,7 +104,7 @@ class _Reading:
         self.counted = len(replicas)
         self.unheard = 0
         self.refusing = 0
-        """Never heard of but by a refusal."""
+        """The number of replicas that were never heard of but by a refusal."""
         self.reported = 0
         self.levels = 0.0
         self.slots = 0.0
@@ -111,7 +112,7 @@ class _Reading:
         self.taken = 0.0
         self.rate = 0.0
         self.is_unsure = False
-        """Whether some open replica may answer without a wait, for all that is known."""
+        """True if some open replica may answer without a wait, for all that is known."""
         self.soonest_s = math.inf
         self.wait_s = 0.0
         self.run_s = 0.0
@@ -214,15 +215,15 @@ class Saturation:
         self.extra = 0
         """This router's requests since the reading: those that came less those that ended."""
         self.is_known = False
-        """Whether any open replica has ever told its load or refused; if none has, nothing can be judged."""
+        """True if any open replica has ever told its load or refused; if none has, nothing can be judged."""
         self.slots = 0.0
         """Requests that may be in flight at all open replicas together."""
         self.urgent_slots = 0.0
-        """As many urgent ones: without the replicas that refused such of late."""
+        """The number of slots for urgent requests: without the replicas that refused such of late."""
         self.rate = 0.0
         """Slots that get free in a second while all are taken; 0: unknown."""
         self.run_s = 0.0
-        """What an answer takes, its queueing excluded, where it would be there first; 0: unknown."""
+        """The time that an answer takes, its queueing excluded, where it would be there first; 0: unknown."""
 
     @override
     def __repr__(self) -> str:
@@ -241,7 +242,7 @@ class Saturation:
 
     @property
     def wait_s(self) -> float:
-        """How long a request that comes now queues where it would be answered first; 0: not, or unknown."""
+        """Return how long a request that comes now queues where it would be answered first; 0: not, or unknown."""
         wait_s = self._wait_s + self.extra / self.rate if self.rate else self._wait_s
         return max(0.0, wait_s)
 

@@ -1,4 +1,4 @@
-"""Which classes of requests give way first as the nodes fill up, and how many of each. Pure.
+"""Decides which classes of requests give way first as the nodes fill up, and how many of each. Pure.
 
 A class is a priority, 0 (first) to 255, and whether it is a batch job's:
 
@@ -26,11 +26,11 @@ MOST_K = 300.0
 """Both as in llm-d."""
 FULL = 1.0
 OVERSHOOT = 0.05
-"""So much more than is free, as far as is known, may be tried for urgent requests (guess: reports lag)."""
+"""The part beyond what is free, as far as is known, that may be tried for urgent requests (guess: reports lag)."""
 RESERVE = 0.05
-"""Of the slots, kept free for urgent requests while such come (guess)."""
+"""The part of the slots that is kept free for urgent requests while such come (guess)."""
 RESERVED_S = 10.0
-"""For so long after the last (guess)."""
+"""Seconds after the last urgent request for which the reserve is kept (guess)."""
 
 
 class Rank(IntEnum):

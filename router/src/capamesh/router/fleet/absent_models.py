@@ -44,7 +44,7 @@ class AbsentModels:
     def __init__(self) -> None:
         self._unready: dict[ModelName, dict[PeerId, list[ModelOffer]]] = {}
         self.unloaded_nodes: dict[ModelName, dict[ModelVersion, dict[PeerId, str]]] = {}
-        """Those that have no memory for a model and may load it, by model and version: see `unloaded`."""
+        """The nodes that have no memory for a model and may load it, by model and version: see `unloaded`."""
         self._of: dict[PeerId, set[ModelName]] = {}
         """The models in `_unready` that have an entry of the node."""
         self._lately: OrderedDict[_Key, float | None] = OrderedDict()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 DECAY_S = 10.0
 """Time constant of the average (Linkerd's default)."""
 DEFAULT_RTT_S = 1.0
-"""Taken for a replica that was never measured (Linkerd's default)."""
+"""The round trip time of a replica that was never measured (Linkerd's default)."""
 PENALTY_S = 5.0
 """The least that a failure counts as, so that failing fast does not look fast (Linkerd's load biaser)."""
 MAX_PENALTY_S = 300.0

@@ -19,9 +19,9 @@ class NetworkEstimate:
 
     def __init__(self) -> None:
         self.rtt_s = 0.0
-        """0: not measured."""
+        """The round trip time; 0: not measured."""
         self.bytes_per_s = 0.0
-        """0: not measured."""
+        """The bytes a second; 0: not measured."""
 
     @override
     def __repr__(self) -> str:

@@ -40,13 +40,13 @@ STATES: Final[Mapping[str, CircuitState | None]] = {
     "automatic": None,
 }
 MIN_SUFFIX_CHARS: Final = 4
-"""Of a peer id's end (guess): 58 ** 4 are enough for a fleet, and fewer are more likely a slip."""
+"""The fewest characters of a peer id's end that name it (guess): 58 ** 4 are enough for a fleet, and fewer are more likely a slip."""
 MAX_BODY_BYTES: Final = 4096
-"""Guess: a model's name has at most 256 characters."""
+"""The largest body (guess: a model's name has at most 256 characters)."""
 _KEYS: Final = ("state", "model", "version")
 _NUMBERS: Final = frozenset({PRIORITY, TIMEOUT})
 _MAX_DIGITS: Final = 18
-"""Of a number in a query (guess: 30,000 years of microseconds)."""
+"""The most digits of a number in a query (guess: 30,000 years of microseconds)."""
 _QUERY: Final = ("version", "tenant", PRIORITY, TIMEOUT)
 
 

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from capamesh.router.http.budget import BodyBudget
 
 SHUTDOWN_S = 1.0
-"""For connections that are left after the requests under way are answered."""
+"""Seconds for connections that are left after the requests under way are answered."""
 READ_BYTES = 16 * 1024
 """Twice that, and a read, is kept of a body that nobody reads, or waits for room (guess: a thousand such are 100 MB)."""
 FOREVER_S = 1e9
-"""How long aiohttp bears an idle connection: one on which it is idle may be busy at the front, which looks after that."""
+"""Seconds that aiohttp bears an idle connection: one on which it is idle may be busy at the front, which looks after that."""
 
 
 class OpenRequests:
@@ -35,7 +35,7 @@ class OpenRequests:
         self.count = 0
         """Counted up by whoever has the head of a request; `ended` counts it down."""
         self.is_closing = False
-        """Whether answers ask their clients to leave."""
+        """True while answers ask their clients to leave."""
         self._waiting: list[asyncio.Event] = []
 
     def ended(self) -> None:

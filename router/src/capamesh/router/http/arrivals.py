@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 READ_BYTES: Final = 256 * 1024
-"""Of one read. The event loop reads up to 32 times before others have their turn, and the system goes on with a read for
-as long as its client sends: 60 MiB in one read took 0.2 s of CPU time, on new memory (measured)."""
+"""The bytes of one read. The event loop reads up to 32 times before others have their turn, and the system goes on with a
+read for as long as its client sends: 60 MiB in one read took 0.2 s of CPU time, on new memory (measured)."""
 
 
 class Receiver(Protocol):
-    """Whose body it is."""
+    """The owner of a body that arrives."""
 
     __slots__ = ()
 
@@ -115,7 +115,7 @@ class ArrivingBody(Charge):
 
 
 class UnreadAnswer(Charge):
-    """What a client has not read yet of its answers."""
+    """The bytes of answers that a client has not read yet."""
 
     __slots__ = ("_end", "_transport", "size_at_first_bytes")
 

@@ -19,19 +19,20 @@ from capamesh.router.http.budget import BodyBudget, Charge
 from capamesh.router.http.errors import too_slow_text
 
 BUDGET: Final = web.AppKey("budget", BodyBudget)
-"""Where the application keeps what all bodies together may take; without, it is not counted."""
+"""The application's key for the budget that all bodies together have; without it nothing is counted."""
 CODINGS: Final = {"gzip": 31, "x-gzip": 31, "deflate": 15}
-"""By zlib's window bits: 15 for its own format, 16 more for gzip's. Some send "deflate" without zlib's frame."""
+"""The codings, with zlib's window bits: 15 for its own format, 16 more for gzip's. Some send "deflate" without zlib's frame."""
 MOST_RATIO: Final = 200
 """Bytes out of one byte in, beyond a first megabyte (guess: JSON of one number over and over packs to a hundredth; what
 packs better is cheaper to leave out than to send)."""
 BUFFERED_BYTES: Final = 64 * 1024
-"""What aiohttp has of a body before any of it is read here: a read of the front's, or twice `READ_BYTES` and a smaller one."""
+"""The bytes that aiohttp has of a body before any of it is read here: a read of the front's, or twice `READ_BYTES` and a
+smaller one."""
 FREE_BYTES: Final = 2**20
 PIECE_BYTES: Final = 2**20
 """Unpacked at a time (measured: 3 ms in a thread, which holds the interpreter for none of it)."""
 _UNPACKERS: Final = ThreadPoolExecutor(2, thread_name_prefix="unpack")
-"""So many bodies are unpacked at once (guess); others wait for their next piece."""
+"""The threads that unpack bodies, one each (guess); others wait for their next piece."""
 
 
 class _Body(Charge):
@@ -43,12 +44,12 @@ class _Body(Charge):
         super().__init__()
         self._content = content
         self.held_bytes = 0
-        """For the request, once its body is here."""
+        """The bytes held for the request, once its body is here."""
         self._budget = budget
         self._woken: asyncio.Future[None] | None = None
         self.data = bytearray()
         self.sent_bytes = 0
-        """Of what came over the wire."""
+        """The bytes that came over the wire."""
         self.is_given_up = False
         here_bytes = 0 if content.is_eof() else BUFFERED_BYTES
         if budget is not None and not budget.begin(self, here_bytes):

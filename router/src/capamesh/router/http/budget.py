@@ -1,4 +1,4 @@
-"""How many bytes of clients' bodies a router holds at once, and who has to leave when there is no room. Pure.
+"""Bounds the bytes of clients' bodies that a router holds at once, and decides who has to leave when there is no room. Pure.
 
 Three kinds of bytes count: bodies that are still arriving, as they arrive; bodies of requests under way; answers that
 their clients do not read. All together have one budget. Those that arrive have a part of it alone, so that strangers
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 STALLED_S: Final = 1.0
-"""Who has not moved for so long is ended when others need the room (guess: some round trips around the world)."""
+"""Seconds without progress after which a body is ended when others need the room (guess: some round trips around the world)."""
 SETTLED_S: Final = 2.0
-"""From then on the average counts, too (guess: slow start is over)."""
+"""Seconds after which the average counts, too (guess: slow start is over)."""
 SLOW_BYTES_S: Final = 64 * 1024
-"""Who moves less in a second is slow (guess: an upload over a bad telephone)."""
+"""The bytes a second below which a body is slow (guess: an upload over a bad telephone)."""
 LOOK_EVERY_S: Final = 0.05
-"""How often it is looked for who is slow, which costs 1 ms where a thousand send (measured)."""
+"""Seconds between two looks for slow bodies, of which one costs 1 ms where a thousand send (measured)."""
 OVERDRAFT_BYTES: Final = 16 * 2**20
-"""What is here already when its body begins, a read at most each, may pass the part for arriving by so much (guess: some
-250 clients at once that have to wait for room)."""
+"""The bytes by which bodies may pass the part for arriving with what is here already when they begin, a read at most each
+(guess: some 250 clients at once that have to wait for room)."""
 SMALL_BYTES: Final = 2**20
 RESERVE: Final = 10
 """One part in so many of all is for requests of `SMALL_BYTES` at most (guess): a few large ones leave it to everybody else."""
 FREE: Final = 4
-"""While no more than one part in so many of that for arriving is taken, bodies take all their room at once (guess), and
-are read in as few turns of the loop as the system has them."""
+"""The divisor of the part for arriving: while no more than one part in so many of it is taken, bodies take all their room at
+once (guess), and are read in as few turns of the loop as the system has them."""
 _LARGE_BYTES: Final = 4 * 2**20
 STEP_BYTES: Final = 64 * 1024
 LARGE_STEP_BYTES: Final = 2 * 2**20
@@ -42,7 +42,7 @@ LARGE_STEP_BYTES: Final = 2 * 2**20
 
 
 class Charge(ABC):
-    """What one body, or one unread answer, is charged, and who sends or reads it."""
+    """The charge of one body, or of one unread answer, and the hold on whoever sends or reads it."""
 
     __slots__ = (
         "is_arriving",
@@ -55,14 +55,14 @@ class Charge(ABC):
     )
 
     def __init__(self, *, is_arriving: bool = True) -> None:
-        """`is_arriving`: a body; else an answer."""
+        """Begin with a body if `is_arriving`, else with an answer."""
         self.is_arriving = is_arriving
         self.size_bytes = 0
         self.seen_bytes = 0
         self.started_s = self.moved_s = 0.0
         self.is_waiting = False
         self.is_busy = False
-        """It is the router's turn: who sends it has done all that there is to do, and is not slow."""
+        """True while it is the router's turn: who sends the body has done all that there is to do, and is not slow."""
 
     @abstractmethod
     def go_on(self) -> None:
@@ -90,14 +90,14 @@ class BodyBudget:
         self.used_bytes = 0
         """All of it: of requests under way, of bodies that arrive, of unread answers."""
         self.arriving_bytes = 0
-        """Of that: of bodies that arrive."""
+        """The bytes of bodies that arrive, among all."""
         self.unread_bytes = 0
         self.ended = 0
-        """How many were ended because others needed their room."""
+        """The number of bodies that were ended because others needed their room."""
         self.refused = 0
         self._clock = clock
         self._charges: dict[Charge, None] = {}
-        """By age."""
+        """The charges, by age."""
         self._waiting: deque[Charge] = deque()
         self._is_giving = False
         self._looked_s = -LOOK_EVERY_S

@@ -10,16 +10,16 @@ from typing import Final
 from capamesh.protocol.errors import LocalError
 
 SLICE_S: Final = 0.003
-"""How long the loop is kept at a time (guess: what a batch of reads takes)."""
+"""Seconds for which the loop is kept at a time (guess: what a batch of reads takes)."""
 PAUSE_S: Final = 0.001
-"""Between two (guess: as long work on the loop does)."""
+"""Seconds between two slices (guess: as long as work on the loop takes)."""
 KEPT_FOR: Final = 20
 """A page, or the error that came of it, is kept for so many times as long as it took to make: 5 % of a core, however often
 it is asked for and whoever leaves meanwhile (guess: a page of 50 ms is a second old at most)."""
 CHEAP_S: Final = 0.001
 """A page that took less of the processor is made anew each time, as cheap as any request (guess: ten nodes)."""
 MOST_BYTES: Final = 32 * 2**20
-"""Of one page (guess: 3,000 nodes with 20 models each)."""
+"""The largest page (guess: 3,000 nodes with 20 models each)."""
 
 
 class CachedPage:
@@ -44,7 +44,7 @@ class CachedPage:
         self._until_s = float("-inf")
         self._making: asyncio.Task[None] | None = None
         self.made = 0
-        """How often it was begun to be made."""
+        """The number of times that it was begun to be made."""
 
     async def body(self) -> bytes:
         """Return the page, however often those who asked for it left meanwhile.

@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 JOINED_BYTES = 64 * 1024
 """An answer up to that is copied beside its head (guess: one send, and less than what the copy costs)."""
 AHEAD_BYTES = 16 * 1024
-"""So much is read ahead, and only then no more (guess): a client that leaves is noticed only while it is read from. What is
-here beyond that, a read at most, has to have room in the budget."""
+"""The bytes that are read ahead, and only then no more (guess): a client that leaves is noticed only while it is read from.
+What is here beyond that, a read at most, has to have room in the budget."""
 NO_ROOM = (
     "the router holds as many bytes of requests as it may ({used} of {most}); send it again later, or give the \
 router a larger --body-budget-mib"
@@ -100,34 +100,34 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
         self._transport: asyncio.Transport
         self._state = _State.HEAD
         self._rest = b""
-        """What has been read and not been looked at, or is the beginning of a head."""
+        """The bytes that have been read and not been looked at, or are the beginning of a head."""
         self._head: Head | None = None
-        """Of the request whose body arrives."""
+        """The head of the request whose body arrives."""
         self._is_last = False
         """The connection is closed after the request under way."""
         self._body: ArrivingBody | None = None
         self._body_at = 0
         self._held_bytes = 0
-        """What the request under way has of the budget."""
+        """The bytes that the request under way has of the budget."""
         self._ahead_bytes = 0
-        """What the budget counts of `_rest`."""
+        """The bytes that the budget counts of `_rest`."""
         self._exchange: Exchange | None = None
         self._pages: RequestHandler | None = None
         self._owed_bytes = 0
-        """What aiohttp has still to get of a body."""
+        """The bytes of a body that aiohttp has still to get."""
         self._is_taking = False
         self._is_reading_paused = False
         self._is_unread = False
         """The client does not read its answers as fast as they come."""
         self._unread: UnreadAnswer | None = None
         self._half_closed: HalfClosed | None = None
-        """Of a client that sends nothing any more; it may still read."""
+        """The rest of a connection whose client sends nothing any more; it may still read."""
         self._has_asked = False
         self._timer: asyncio.TimerHandle | None = None
         self.used_s = 0.0
-        """When something last began or ended, on the loop's clock."""
+        """The time when something last began or ended, on the loop's clock."""
         self.site = ""
-        """Whose address the client has."""
+        """The site of the client's address."""
 
     @override
     def __repr__(self) -> str:
@@ -135,7 +135,7 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is under way, nor a part of one here."""
+        """Return whether no request is under way, nor a part of one here."""
         if self._state not in {_State.HEAD, _State.FOREIGN} or self._rest or self._is_unread:
             return False
         return self._pages is None or is_idle(self._pages)
@@ -143,7 +143,7 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
     @property
     @override
     def is_dispensable(self) -> bool:
-        """Whether no request is lost with it: at most the beginning of a head."""
+        """Return whether no request is lost with it: at most the beginning of a head."""
         match self._state:
             case _State.LEFT:
                 return True
@@ -172,19 +172,19 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
     @property
     @override
     def pages(self) -> RequestHandler | None:
-        """What aiohttp has of this connection; None: nothing."""
+        """The handler that aiohttp has for this connection; None: it has none."""
         return self._pages
 
     @property
     @override
     def has_rest(self) -> bool:
-        """Whether something has been read that is not looked at yet."""
+        """Return whether something has been read that is not looked at yet."""
         return bool(self._rest)
 
     @property
     @override
     def is_taking(self) -> bool:
-        """Whether what was read is being looked at."""
+        """Return whether what was read is being looked at."""
         return self._is_taking
 
     @override
@@ -526,7 +526,7 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
         self._too_slow("the request's head", len(self._rest), None)
 
     def _overdue_foreign_head(self) -> None:
-        """Of a head that aiohttp has the beginning of."""
+        """End a connection whose head, of which aiohttp has the beginning, is overdue."""
         self._timer = None
         if self._pages is not None and not is_busy(self._pages):
             self._transport.close()

@@ -1,4 +1,4 @@
-"""Which connections of clients there are, how many from where, and who has to leave when there are too many. Pure."""
+"""Counts the connections of clients, by where they are from, and decides who has to leave when there are too many. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SITE_PREFIX: Final = 64
 """An IPv6 client has that many bits of an address to itself: what its provider gives a single house (RFC 6177)."""
 
 LINE_UP_S: Final = 0.25
-"""How long nobody is looked for again where nobody was idle (measured: to look costs 1 ms for 4,096)."""
+"""Seconds for which nobody is looked for again where nobody was idle (measured: to look costs 1 ms for 4,096)."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -27,7 +27,7 @@ class Connection(Protocol):
 
     @property
     def is_dispensable(self) -> bool:
-        """Whether no request of its client's would be lost with it."""
+        """Return whether no request of its client's would be lost with it."""
         ...
 
     def hang_up(self) -> None:
@@ -50,7 +50,7 @@ def site_of(host: str) -> str:
 
 
 class _Line:
-    """Those that go next, of one site or of all, so that it is not looked for each anew."""
+    """The connections that go next, of one site or of all, so that they are not looked for each time."""
 
     __slots__ = ("next", "none_until_s")
 
@@ -58,7 +58,7 @@ class _Line:
         self.next: list[Connection] = []
         """Last first."""
         self.none_until_s = 0.0
-        """Until then it is not looked again: nobody was idle."""
+        """The time until which it is not looked again: nobody was idle."""
 
     def form(self, among: Collection[Connection]) -> None:
         """Line up the half that has been idle for longest: who has just come has a moment to say what it wants."""
@@ -80,10 +80,10 @@ class Connections:
         self._sites: dict[str, dict[Connection, None]] = {}
         self._line = _Line()
         self._lines: dict[str, _Line] = {}
-        """By site, of those whose share is full or was a moment ago."""
+        """The lines of sites whose share is full or was a moment ago."""
         self.turned_away = 0
         self.hung_up = 0
-        """How many were closed for others."""
+        """The number of connections that were closed for others."""
 
     def __len__(self) -> int:
         return len(self._all)

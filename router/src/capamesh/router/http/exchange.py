@@ -40,12 +40,12 @@ JSON_WEIGHT = 4
 """Bytes that a byte of JSON takes with what is made of it: `0,` becomes an FP64 of 8 bytes."""
 _GZIP = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
 MAX_HEADER_BYTES = 8_000
-"""Of that: aiohttp's client reads 8,190 bytes of a header's line, its name included."""
+"""The most characters of an explanation in a header: aiohttp's client reads 8,190 bytes of a header's line, its name included."""
 
 
 @dataclass(frozen=True, slots=True)
 class InferTarget(Target):
-    """What a request's head says."""
+    """The target of a request, as its head tells."""
 
     header_length: int | None = None
     """The bytes of JSON at the body's start; None: all of it."""
@@ -55,13 +55,13 @@ class InferTarget(Target):
 
 @dataclass(frozen=True, slots=True)
 class Inference(InferenceService):
-    """What exchanges need."""
+    """The services that exchanges need."""
 
     forms: RequestForms = field(default_factory=RequestForms)
     slices: Slices = field(default_factory=Slices)
     """Long JSON is read and written there."""
     packer: Packer = field(default_factory=Packer)
-    """And packed there, for those who take it so."""
+    """The packer of answers, for clients who take them packed."""
 
 
 class Exchange(InferenceRequest):
@@ -77,10 +77,10 @@ class Exchange(InferenceRequest):
         self._inference = inference
         self._wire = target
         self._on_reply: Callable[[Reply], None] | None = on_reply
-        """None: it is over."""
+        """The callback that takes the reply; None: it is over."""
         self._request: InferRequest | None = None
         self._job: Job[Any] | None = None
-        """What is under way here: long JSON, read or written."""
+        """The long JSON that is being read or written here."""
 
     def begin(self, body: bytes | memoryview) -> None:
         """Read the request and send it on its way: short JSON at once, long in slices."""

@@ -1,4 +1,4 @@
-"""What the connections of a front have in common: what each of them may ask of the front. Does no IO."""
+"""The front as its connections see it: what each of them may ask. Does no IO."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class FrontContext(Protocol):
     requests: OpenRequests
     limits: FrontLimits
     arrival_s: float
-    """How long a request may take to arrive, and an answer to leave."""
+    """Seconds that a request may take to arrive, and an answer to leave."""
     head_s: float
-    """How long a head may take."""
+    """Seconds that a head may take."""
     heads: Heads
     budget: BodyBudget
     scratch: memoryview
-    """Where all connections read; nothing is left there when a read has been told."""
+    """The memory where all connections read; nothing is left there when a read has been told."""
     scratch_of_pages: memoryview
-    """Its beginning, where connections read for aiohttp."""
+    """The beginning of `scratch`, where connections read for aiohttp."""
     now_s: Callable[[], float]
 
     def opened(self, connection: Connection) -> bool:

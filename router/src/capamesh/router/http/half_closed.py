@@ -23,7 +23,8 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLOSED: Final = 7
 """TCP_CLOSE of the kernel's states, `tcp_states.h`."""
 _LOOKS_S = (0.02, 0.1, 0.5)
-"""When to look whether a client that ended its half is gone (guess: what its refusal takes); the last again and again."""
+"""Seconds after which to look whether a client that ended its half is gone (guess: what its refusal takes); the last again
+and again."""
 _OPTION: Final[int | None] = getattr(socket, "TCP_INFO", None)
 
 
@@ -43,22 +44,22 @@ def has_left(sock: _Socket | None) -> bool:
 
 
 class HalfConnection(Protocol):
-    """What has to be known of a connection whose client has ended its half."""
+    """The connection of a client that has ended its half, as far as it has to be known."""
 
     __slots__ = ()
 
     @property
     def pages(self) -> RequestHandler | None:
-        """What aiohttp has of the connection; None: nothing."""
+        """The handler that aiohttp has for the connection; None: it has none."""
 
     @property
     def has_rest(self) -> bool:
-        """Whether something has been read that is not looked at yet."""
+        """Return whether something has been read that is not looked at yet."""
         ...
 
     @property
     def is_taking(self) -> bool:
-        """Whether what was read is being looked at."""
+        """Return whether what was read is being looked at."""
         ...
 
     def is_owed(self) -> bool:

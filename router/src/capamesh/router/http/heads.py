@@ -27,9 +27,9 @@ MAX_HEAD_BYTES: Final = 8190
 MAX_KNOWN: Final = 1024
 """Heads that are remembered (guess: the clients of a router, with a few models each)."""
 MAX_KNOWN_BYTES: Final = 1024
-"""Of one that is remembered (guess: clients in front of no proxy send some 200)."""
+"""The largest head that is remembered (guess: clients in front of no proxy send some 200)."""
 MAX_LINES: Final = 128
-"""As aiohttp's."""
+"""The most lines of a head, as aiohttp's."""
 
 _BEGINNING: Final = re.compile(rb"[A-Z]{1,16}(?: |\Z)", re.ASCII)
 _LINE: Final = re.compile(rb"([A-Z]+) ([!-~]+) HTTP/1\.1", re.ASCII)
@@ -43,7 +43,7 @@ _CONNECTIONS: Final = frozenset({b"", b"keep-alive", b"close"})
 _FOREIGN: Final = frozenset(
     {b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"sec-websocket-key1"}
 )
-"""With one of these the request's end, or what follows it, is not as the length says, or aiohttp refuses it."""
+"""The headers with which the request's end, or what follows it, is not as the length says, or aiohttp refuses it."""
 _WISH: Final = PREFIX.encode()
 _HEADER_LENGTH: Final = HEADER_LENGTH_NAME.lower().encode()
 
@@ -56,11 +56,11 @@ class Head:
     is_last: bool
     """The client asks for the connection to be closed after it."""
     target: InferTarget | None
-    """None: it is for aiohttp."""
+    """The target of the request; None: it is for aiohttp."""
     held_bytes: int = 0
-    """What the request takes of the memory: the body, and what is made of it if that is JSON."""
+    """The bytes of memory that the request takes: the body, and what is made of it if that is JSON."""
     refusal: CapameshError | None = None
-    """Why its body need not be read."""
+    """The reason why its body need not be read."""
 
 
 def may_become_head(part: bytes) -> bool:

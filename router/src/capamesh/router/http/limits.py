@@ -1,4 +1,4 @@
-"""How much a router's clients may have of it, from its settings or from what this machine has. IO: asks the kernel."""
+"""The shares that a router's clients may have of it, from its settings or from what this machine has. IO: asks the kernel."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ MIB: Final = 2**20
 MEMORY_SHARE: Final = 8
 """Bodies have one part in so many of the memory: 128 MiB of 1 GiB (guess: a router itself has 90 MB)."""
 MOST_ARRIVING_BYTES: Final = 64 * MIB
-"""Of bodies that are still arriving, and of no more than half of all (guess): what strangers can have for nothing."""
+"""The most bytes of bodies that are still arriving, and of no more than half of all (guess): strangers have them for nothing."""
 USUAL_CONNECTIONS: Final = 4096
-"""Guess: some 20 KB each, with what the kernel has for it."""
+"""The usual number of connections (guess: some 20 KB each, with what the kernel has for it)."""
 _CGROUPS: Final = (
     "/sys/fs/cgroup/memory.max",
     "/sys/fs/cgroup/memory/memory.limit_in_bytes",
@@ -27,20 +27,20 @@ _CGROUPS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class FrontLimits:
-    """What clients may have. The defaults are for tests; `limits_of` makes those of a router."""
+    """The limits of what clients may have. The defaults are for tests; `limits_of` makes those of a router."""
 
     body_bytes: int = 512 * MIB
     """All bodies together."""
     arriving_bytes: int = 256 * MIB
-    """Of these: bodies that are still arriving."""
+    """The bytes among these of bodies that are still arriving."""
     connections: int = USUAL_CONNECTIONS
     connections_per_site: int = USUAL_CONNECTIONS
     trusted: tuple[Network, ...] = ()
     """Networks of proxies, which stand for many clients."""
     first_head_s: float = 15.0
-    """How long a connection may be open before the head of its first request is here (guess; nginx has 60)."""
+    """Seconds that a connection may be open before the head of its first request is here (guess; nginx has 60)."""
     idle_s: float = 75.0
-    """And before that of another one has begun: longer than proxies keep theirs (nginx 60, AWS's 60)."""
+    """Seconds before another head has begun: longer than proxies keep their connections (nginx 60, AWS's 60)."""
 
 
 def limits_of(

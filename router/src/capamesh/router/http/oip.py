@@ -47,7 +47,7 @@ _INDEX_STATES = {
 }
 _OUT_OF_REACH = "no node that has it can be reached now"
 MOST_INDEX_BYTES = 2**18
-"""Of a request for the index, which has one key (measured: 5 ms to parse the worst)."""
+"""The largest body of a request for the index, which has one key (measured: 5 ms to parse the worst)."""
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "schedule_policy", "sequence"]
 """Triton's extensions of the protocol of which every call is there: `model_repository` is not among them, for its index is
 answered and its load and unload, by which any caller could take a model from all others, are not."""

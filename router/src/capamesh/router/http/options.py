@@ -1,4 +1,4 @@
-"""What a request's X-Capamesh headers ask of its way. Pure."""
+"""Reads what a request's X-Capamesh headers ask of its way. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEVICE: Final = "X-Capamesh-Device"
 NODES: Final = "X-Capamesh-Nodes"
 EXPLAIN: Final = "X-Capamesh-Explain"
 MAX_CHARS: Final = 1024
-"""Of one of these headers' values (guess: a dozen node ids)."""
+"""The most characters of one of these headers' values (guess: a dozen node ids)."""
 MAX_NAMES: Final = 64
 _NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?\Z|\.[0-9]+\Z", re.ASCII)
 

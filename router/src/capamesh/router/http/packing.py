@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 LEAST_BYTES: Final = 32 * 1024
-"""Of JSON that is packed (guess: 3 ms on a wire of 100 Mbit/s, which packing in 0.4 ms halves)."""
+"""The size from which JSON is packed (guess: 3 ms on a wire of 100 Mbit/s, which packing in 0.4 ms halves)."""
 LEVEL: Final = 1
 """zlib's quickest: 80 MB of JSON a second instead of 20, for a tenth more bytes (measured on fractions)."""
 AT_ONCE: Final = 2

@@ -1,4 +1,4 @@
-"""What aiohttp's handler of a connection is doing, which nothing public of it tells. Pure."""
+"""Tells what aiohttp's handler of a connection is doing, which nothing public of it tells. Pure."""
 
 from __future__ import annotations
 

@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from capamesh.router.telemetry import Telemetry
 
 SCRATCH_BYTES = 64 * 1024
-"""What is read at once of all but large bodies (guess: some small requests, or a body's beginning)."""
+"""The bytes of one read of all but large bodies (guess: some small requests, or a body's beginning)."""
 PAGE_SCRATCH_BYTES = 16 * 1024
-"""And for aiohttp, which keeps what it got of a body that waits for room, an object for each chunk (guess)."""
+"""The bytes of one read for aiohttp, which keeps what it got of a body that waits for room, an object for each chunk (guess)."""
 BACKLOG = 1024
 """Connections that the kernel accepts before this process does (guess: a burst of new clients)."""
 LEAVE_S = 1.0
-"""How long a front that stops answers those who are still connected (guess): a client that is busy comes again within
-that time and is asked to leave, one that is hung up on just then would have to send its request once more."""
+"""Seconds for which a front that stops answers those who are still connected (guess): a client that is busy comes again
+within that time and is asked to leave, one that is hung up on just then would have to send its request once more."""
 SWEEP_EVERY_S = 1.0
-"""How often it is looked who is idle or slow (measured: 1 ms for a thousand connections)."""
+"""Seconds between two looks at who is idle or slow (measured: 1 ms for a thousand connections)."""
 
 
 class Front(FrontContext):
@@ -55,10 +55,10 @@ class Front(FrontContext):
         self.arrival_s = arrival_s
         self.limits = limits = limits or FrontLimits()
         self.head_s = min(arrival_s, limits.first_head_s)
-        """How long a head may take."""
+        """Seconds that a head may take."""
         self.heads = Heads(inference.limits)
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
-        """Where all connections read; nothing is left there when a read has been told."""
+        """The memory where all connections read; nothing is left there when a read has been told."""
         self.scratch_of_pages = self.scratch[:PAGE_SCRATCH_BYTES]
         loop = asyncio.get_running_loop()
         self._loop = loop
@@ -168,7 +168,7 @@ class Front(FrontContext):
 
     @override
     def closed(self, connection: Connection) -> None:
-        """It is gone."""
+        """Forget a connection that is gone."""
         self.connections.closed(connection)
         if not len(self.connections):
             self._nobody.set()

@@ -66,7 +66,7 @@ class Owners:
         self._count = 0
         self._news = OwnerNews()
         self._has_room_left = True
-        """False: what is being heard has brought more than may be remembered."""
+        """True if there is room left; False when what is being heard has brought more than may be remembered."""
         self.is_changed = False
         """True if `pins` returns something else than when it was last called; a change of holders does not count."""
         self.has_new_holders = False

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 PATIENCE_S = 60.0
 """A node that has not answered by then is taken to be unable to load the model (guess: twice the default deadline)."""
 SETTLED_S = 2.0
-"""So long a node that says that it has loaded a model has for its advert to say so (guess: gossip takes less)."""
+"""Seconds that a node which says that it has loaded a model has for its advert to say so (guess: gossip takes less)."""
 
 
 class LoadOwner(Protocol):
-    """Who has asked for loads and is told what becomes of them."""
+    """The owner of loads that nodes were asked for, which is told what becomes of them."""
 
     __slots__ = ()
 
@@ -51,7 +51,7 @@ class AskedLoad(ResponseHandler):
         self._owner = owner
         self._load = load
         self._link: NodeLink | None = link
-        """None: it is over."""
+        """The link to the node; None: it is over."""
         self._stream = 0
         self._timer: Timer | None = None
 

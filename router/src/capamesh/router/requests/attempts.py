@@ -37,16 +37,16 @@ if TYPE_CHECKING:
     from capamesh.router.balancing.attempt import Attempt
 
 MAX_ATTEMPTS = 3
-"""How many nodes may run one request, hedge included (guess; gRPC A6 allows at most 5)."""
+"""The most nodes that may run one request, hedge included (guess; gRPC A6 allows at most 5)."""
 MAX_REFUSALS = 3
-"""So many full nodes are passed by; one more and the fleet counts as full (guess). Without a bound, each
+"""The most full nodes that are passed by; with one more the fleet counts as full (guess). Without a bound, each
 request to a full fleet asks every node of it."""
 MAX_WAIT_S = 3.0
-"""So long a request waits for a link, in all (guess: a router that was frozen, or a node that restarts, is linked
+"""Seconds for which a request waits for a link, in all (guess: a router that was frozen, or a node that restarts, is linked
 within a second; a caller that waits longer may as well be told)."""
 
 _SILENT = LinkLost("no answer")
-"""Told by nobody: where it is asked elsewhere for silence or as a hedge, another attempt is under way."""
+"""The error of silence, which nobody is told: a request that is asked elsewhere for it has another attempt under way."""
 
 
 class RequestAttempts(Sends):
@@ -93,22 +93,22 @@ class RequestAttempts(Sends):
         self._size_bytes = size_bytes
         self._is_safe, self._is_pinned = is_safe, is_pinned
         self._blame: Blame | None = None
-        """Made when a link is lost or a node blames the caller."""
+        """The blame, which is made when a link is lost or a node blames the caller."""
         self._is_stranded = False
-        """Whether another replica was to be asked, and there was none."""
+        """True if another replica was to be asked, and there was none."""
         self._waits_for: CapameshError | None = None
-        """It waits for a link: why, without one, there is nobody to ask."""
+        """The reason why there is nobody to ask without a link, while the request waits for one."""
         self._patience: Patience | None = None
-        """Made when it first has to wait."""
+        """The patience, which is made when the request first has to wait."""
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it waits for a link: `linked` is to be called when one is up."""
+        """Return whether it waits for a link: `linked` is to be called when one is up."""
         return self._waits_for is not None
 
     @property
     def awaits_life(self) -> bool:
-        """Whether `linked` is to be called when the replica of a `Probe` has given a sign of life, too."""
+        """Return whether `linked` is to be called when the replica of a `Probe` has given a sign of life, too."""
         blame = self._blame
         return self._waits_for is not None and blame is not None and blame.probed is not None
 
@@ -267,7 +267,7 @@ class RequestAttempts(Sends):
         return self._finish(Failed(error), now_s)
 
     def _is_doubted(self) -> bool:
-        """Whether another node is asked if the caller is wrong, as one said."""
+        """Return whether another node is asked if the caller is wrong, as one said."""
         return self._blame is not None and self._blame.doubted is not None
 
     def _no_opinion(self, now_s: float) -> tuple[Action, ...]:
@@ -276,7 +276,7 @@ class RequestAttempts(Sends):
         return () if verdict is None else self._finish(Failed(verdict), now_s)
 
     def _is_held(self) -> bool:
-        """Whether the request must not be sent now, for it may be what processes died of."""
+        """Return whether the request must not be sent now, for it may be what processes died of."""
         return self._blame is not None and self._blame.is_held()
 
     def _told(self, error: CapameshError, *, is_final: bool = False) -> CapameshError:

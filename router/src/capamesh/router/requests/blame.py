@@ -1,4 +1,4 @@
-"""Who is to blame for what becomes of one request: its caller, a node, or the request itself. Pure.
+"""Decides who is to blame for what becomes of one request: its caller, a node, or the request itself. Pure.
 
 That a request is wrong is believed of one node where the router sees it for itself; else a second node is asked, as
 long as there are such opinions to spare. What cannot be the caller's fault (a deadline that is far away, a model that the
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.replica import Replica
 
 LIFE_S: Final = 0.25
-"""So long a sign of life is waited for from the node that is to repeat what a process may have died of: were all killed
-at once, one after the other would count as a death of the request's (guess: a busy worker answers a probe sooner)."""
+"""Seconds for which a sign of life is waited for from the node that is to repeat what a process may have died of: were all
+killed at once, one after the other would count as a death of the request's (guess: a busy worker answers a probe sooner)."""
 
 _KILLS_TWICE: Final = (
     "two workers ended while they ran this request: it is not sent to another; ask for less, or have the"
@@ -48,7 +48,7 @@ _KILLS_BY_SIZE: Final = (
 
 
 class Fault(enum.Enum):
-    """Whose fault an attempt's failure is, and whether the request was run."""
+    """The side whose fault an attempt's failure is, and whether the request was run."""
 
     CALLER = enum.auto()
     """The node says that the request is wrong."""
@@ -132,7 +132,7 @@ def killing(stand: Stand, *, is_too_large: bool) -> RequestKills | None:
 
 
 class Blame:
-    """What the failures of one request's attempts say so far. One is made with a request's first failure."""
+    """The evidence of the failures of one request's attempts. One is made with a request's first failure."""
 
     __slots__ = (
         "_attempts",
@@ -150,19 +150,19 @@ class Blame:
         self.doubted: Attempt | None = None
         """The attempt whose replica says that the caller is wrong; another is asked what it says."""
         self._lost_s = -math.inf
-        """When a process ended, as it seems, while it ran the request; minus infinity: none has."""
+        """The time when a process ended, as it seems, while it ran the request; minus infinity: none has."""
         self._life_s = math.inf
-        """How long a sign of life is waited for."""
+        """Seconds for which a sign of life is waited for."""
         self.probed: Replica | None = None
         """The replica that is asked for a sign of life."""
         self._is_replaced = False
-        """Whether an attempt was taken off the runs: its process was silent, or had ended before."""
+        """True if an attempt was taken off the runs: its process was silent, or had ended before."""
 
     # the caller
 
     @property
     def verdict(self) -> CapameshError | None:
-        """What the doubted replica has said of the caller, which holds as long as no other answers; None: nothing."""
+        """Return what the doubted replica has said of the caller, which holds as long as no other answers; None: nothing."""
         doubted = self.doubted
         return None if doubted is None or isinstance(doubted.end, str) else doubted.end
 
@@ -225,7 +225,7 @@ class Blame:
 
     @property
     def life_s(self) -> float:
-        """How long a sign of life is waited for."""
+        """Return how long a sign of life is waited for."""
         return self._life_s
 
     def ended(self, error: CapameshError | None) -> None:

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RoutingOptions:
-    """What a request asks of its way."""
+    """The wishes of a request for its way."""
 
     constraints: Constraints = ANYWHERE
     policy: str = ""
-    """Empty: the model's."""
+    """The name of the policy; empty: the model's."""
     affinity: str = ""
     """Requests of one key go to one node where that is possible; "": wherever is best."""
     tenant: str = ""
-    """Whose share of the fleet it uses when there is not enough for all."""
+    """The tenant whose share of the fleet it uses when there is not enough for all."""
 
 
 NO_OPTIONS = RoutingOptions()
@@ -39,10 +39,10 @@ class Call:
     """One request: what is asked of a model, how it is to be routed, and until when it is of use."""
 
     request: InferCall
-    """Its version is empty where it names none."""
+    """The request as nodes get it; its version is empty where it names none."""
     options: RoutingOptions
     deadline_s: float
-    """On the router's clock."""
+    """The deadline on the router's clock."""
     is_copy: bool = False
     """Nobody waits for the answer, which is not worth a second attempt, nor a wait, nor a place in the metrics."""
 
@@ -65,7 +65,7 @@ class Outcome:
 
 
 class Responder(Protocol):
-    """Who is told what came of a call: one of these, once, unless the call is cancelled before. Neither may raise."""
+    """The receiver of what came of a call: told one of these, once, unless the call is cancelled before. Neither may raise."""
 
     __slots__ = ()
 
@@ -85,7 +85,7 @@ class Handle(Protocol):
 
     @property
     def picker(self) -> RequestPicker | None:
-        """What can explain where the call went, also when that is over; None: it has not set off."""
+        """The picker that can explain where the call went, also when that is over; None: it has not set off."""
         ...
 
     def cancel(self) -> None:

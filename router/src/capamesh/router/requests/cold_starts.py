@@ -36,33 +36,33 @@ if TYPE_CHECKING:
     from capamesh.router.timers import Timer, Timers
 
 LOOK_AGAIN_S = 1.0
-"""Where all that may be asked for at a time is under way, or no link is up (guess)."""
+"""Seconds after which to look again where all that may be asked for at a time is under way, or no link is up (guess)."""
 MAX_WAITING = 256
 MAX_WAITING_BYTES = 32 * 1024 * 1024
 """Requests that wait, and their bodies (guess: half of what may wait for a link); one that is larger may wait alone."""
 MAX_OF_MODEL = 128
-"""Of them for one model, so that who asks for one leaves places for others (guess)."""
+"""The most requests that wait for one model, so that who asks for one leaves places for others (guess)."""
 FRESH_S = 0.05
-"""So long an outlook holds for others who ask without news (guess: to look at a thousand nodes takes a millisecond)."""
+"""Seconds for which an outlook holds for others who ask without news (guess: to look at a thousand nodes takes a millisecond)."""
 MAX_OUTLOOKS = 256
-"""Kept at a time (guess)."""
+"""The most outlooks that are kept at a time (guess)."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Outlook:
-    """What a wait for a model may bring."""
+    """The outlook of a wait for a model."""
 
     is_away: bool
-    """Whether some node may load it at all, and none serves it."""
+    """True if some node may load it at all, and none serves it."""
     made_s: float
     again_s: float
-    """When to look again; infinity: as soon as there is news."""
+    """The time to look again; infinity: as soon as there is news."""
     reason: str = ""
-    """Why those that were asked could not."""
+    """The reason why those that were asked could not."""
     has_hope: bool = True
-    """Whether some may yet be asked that has not failed of late."""
+    """True if some may yet be asked that has not failed of late."""
     is_under_way: bool = False
-    """Whether some node loads it now."""
+    """True if some node loads it now."""
 
 
 class ColdStarts(LoadOwner):
@@ -274,16 +274,16 @@ class ColdStart(Handle):
         self._cold = cold
         self._call = call
         self._responder: Responder | None = responder
-        """None: it waits no more."""
+        """The receiver of the outcome; None: it waits no more."""
         self._failure = failure
         self._handle: Handle | None = None
-        """None: it has not set off."""
+        """The call under way; None: it has not set off."""
         self._timer: Timer | None = None
 
     @property
     @override
     def picker(self) -> RequestPicker | None:
-        """What can explain where the call went; None: it has not set off."""
+        """The picker that can explain where the call went; None: it has not set off."""
         return self._handle.picker if self._handle is not None else None
 
     @override
@@ -351,7 +351,7 @@ class ColdStart(Handle):
 
     @property
     def _may_try(self) -> bool:
-        """Whether there is somebody who says to have the model ready, and has not failed this request."""
+        """Return whether there is somebody who says to have the model ready, and has not failed this request."""
         return self._failure is None and self._cold.is_claimed(self.model, self.version)
 
     def _refusal(self, reason: str, retry_after_s: float) -> CapameshError:

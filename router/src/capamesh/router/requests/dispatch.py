@@ -158,13 +158,13 @@ class InFlightCall(RequestAttempts, AttemptOwner, Handle):
         self._permit = permit
         self._recover = recover
         self._responder: Responder | None = responder
-        """None: it is over."""
+        """The receiver of the outcome; None: it is over."""
         self._next: Handle | None = None
-        """How the call goes on, since nobody who was there could answer it."""
+        """The way in which the call goes on, since nobody who was there could answer it."""
         self._is_listed = False
-        """It waits, or has waited, for a link."""
+        """True if it waits, or has waited, for a link."""
         self._version = served.version
-        """To which it was first sent: workers die of a request to a version."""
+        """The version to which it was first sent: workers die of a request to a version."""
         self._timer: Timer | None = None
         self._armed_s = math.inf
 

@@ -1,4 +1,4 @@
-"""Whether all nodes that host a model say that running a request twice does no harm. Pure."""
+"""Knows whether all nodes that host a model say that running a request twice does no harm. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.replica import Replica
 
 OFFERS_AGE_S = 1.0
-"""How long what the replicas of a model offer is taken to stay the same while they are the same (guess)."""
+"""Seconds for which the offers of a model's replicas are taken to stay the same while the replicas are the same (guess)."""
 MAX_OFFERS = 1024
 """Models of which that is known (guess: more than are in use)."""
 
@@ -24,7 +24,7 @@ class Idempotency:
         self._offers: dict[
             tuple[ModelName, ModelVersion], tuple[tuple[Replica, ...], float, bool]
         ] = {}
-        """By model: who hosts it, when they were asked, and whether all say that it is idempotent."""
+        """The replicas of each model, the time when they were asked, and whether all say that it is idempotent."""
 
     def holds(self, served: ServedModel) -> bool:
         """Return whether all nodes that host the model say that running a request twice does no harm."""

@@ -46,24 +46,24 @@ _NAME: attrgetter[str] = attrgetter("name")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is asked for, beside the tensors: the same for all requests of most clients."""
+    """The target of a request, beside the tensors: the same for all requests of most clients."""
 
     model: ModelName
     version: ModelVersion
-    """Empty: the newest."""
+    """The version; empty: the newest."""
     options: RoutingOptions = NO_OPTIONS
     is_explained: bool = False
-    """Whether the answer is to say why it came from where it came."""
+    """True if the answer is to say why it came from where it came."""
 
 
 class OwnStanding(Protocol):
-    """How this router itself stands in its network."""
+    """The standing of this router itself in its network."""
 
     __slots__ = ()
 
     @property
     def shut_out(self) -> str:
-        """Why no node takes anything from this router any more; empty: they do."""
+        """The reason why no node takes anything from this router any more; empty: they do."""
         ...
 
 
@@ -79,17 +79,17 @@ GOOD_STANDING = GoodStanding()
 
 @dataclass(frozen=True, slots=True)
 class InferenceService:
-    """What all inference requests of one router need."""
+    """The services that all inference requests of one router need."""
 
     fleet: FleetView
     routing: Routing
     telemetry: Telemetry
     timeout_s: float
-    """For requests that name no deadline of their own; none may take longer."""
+    """The time allowed to requests that name no deadline of their own; none may take longer."""
     limits: Limits
     log: FilteringBoundLogger
     redial_s: Callable[[Endpoint], float] = lambda _: 0.0
-    """In how long an endpoint without a link is dialled; 0: at once, or unknown."""
+    """Seconds until an endpoint without a link is dialled; 0: at once, or unknown."""
     standing: OwnStanding = GOOD_STANDING
 
     def nobody(self, target: Target, error: NoEndpoint) -> NoEndpoint:
@@ -124,7 +124,7 @@ class InferenceRequest(Responder, ABC):
         self._service = service
         self._target = target
         self._handle: Handle | None = None
-        """None: it has not set off, or is over."""
+        """The call under way; None: it has not set off, or is over."""
         self._is_over = False
         self._started_s = service.routing.clock()
 

@@ -23,22 +23,22 @@ if TYPE_CHECKING:
     from capamesh.protocol.links.calls import InferCall
 
 MAX_KILLERS = 1024
-"""Remembered at one time; those noted longest ago are forgotten first (guess: 300 KiB)."""
+"""The most killers that are remembered at one time; those noted longest ago are forgotten first (guess: 300 KiB)."""
 MAX_WITNESSES = 8
-"""Remembered of each; two of two invites are enough against any (guess: retries of a large request)."""
+"""The most witnesses that are remembered of each; two of two invites are enough against any (guess: retries of a large request)."""
 ENOUGH = 2
 """Deaths from which on a request is refused: one may have had another cause."""
 BARRED_S = (60.0, 600.0, 3600.0)
-"""How long it is refused the first time, the second, and after (guess)."""
+"""Seconds for which it is refused the first time, the second, and after (guess)."""
 KEPT_S = 3600.0
-"""How long it is known that a request was noted."""
+"""Seconds for which it is known that a request was noted."""
 WHOLE_BYTES = 8 * 1024 * 1024
-"""Of a larger tensor only its ends, together so many bytes, are looked at (6 ms of the router's loop, measured)."""
+"""The bytes that are looked at of a larger tensor, half from each end (6 ms of the router's loop, measured)."""
 SAMPLES = 64
 """Bytes of each tensor, evenly apart, that tell whether a digest is worth its while (guess: two requests that are not
 the same, nor padded alike, differ in one of them)."""
 HASHED_BYTES = 64 * 1024 * 1024
-"""Of requests that look like a killer so many bytes are looked at in a second (48 ms of the router's loop, measured)."""
+"""The bytes that are looked at in a second of requests that look like a killer (48 ms of the router's loop, measured)."""
 
 _Key = tuple["ModelName", int, bytes]
 """Model, size, and digest or sample."""
@@ -57,7 +57,7 @@ class _Entry:
 
 
 class Killers:
-    """Those that one router has met. Every `now_s` is the caller's monotonic clock in seconds."""
+    """The killers that one router has met. Every `now_s` is the caller's monotonic clock in seconds."""
 
     __slots__ = ("_entries", "_hashed", "_hashed_s", "_phase", "_samples", "until_s")
 
@@ -65,9 +65,9 @@ class Killers:
         """`phase` says which bytes are sampled; None: those that no stranger knows."""
         self._phase = secrets.randbits(30) if phase is None else phase
         self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
-        """By model, size and digest, noted longest ago first."""
+        """The entries by model, size and digest, noted longest ago first."""
         self._samples: dict[_Key, float] = {}
-        """Until when one with that sample may be barred."""
+        """The time until which a request with that sample may be barred."""
         self.until_s = 0.0
         """Until when any may be barred."""
         self._hashed = 0

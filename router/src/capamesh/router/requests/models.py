@@ -1,4 +1,4 @@
-"""What the requests of one model have in common: its versions and its mirror. Pure.
+"""The state that the requests of one model share: its versions and its mirror. Pure.
 
 It is made at a model's first request and forgotten with the model.
 """

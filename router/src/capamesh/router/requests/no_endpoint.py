@@ -1,4 +1,4 @@
-"""What to tell a caller of whom nobody can take the request: whether to come again, and when. Pure.
+"""Tells a caller whose request nobody can take whether to come again, and when. Pure.
 
 Waiting brings back a node whose link is down, but none that is too dear, elsewhere, or held by the operator.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from capamesh.router.rules.constraints import Constraints
 
 MAX_REASONS = 3
-"""Of why nobody fits, those that most have (guess: as much as one reads)."""
+"""The most reasons why nobody fits that are told, those that most nodes have (guess: as much as one reads)."""
 
 
 def with_hint(

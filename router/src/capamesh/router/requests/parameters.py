@@ -1,4 +1,4 @@
-"""What an inference request's parameters mean: Triton's names and units. Pure."""
+"""Reads an inference request's parameters: Triton's names and units. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TIMEOUT = "timeout"
 PRIORITY = "priority"
 """1 is the highest; 0 is the default."""
 SEQUENCE_ID = "sequence_id"
-"""Which sequence a request of a stateful model belongs to; 0 and "" are none."""
+"""The sequence that a request of a stateful model belongs to; 0 and "" are none."""
 SEQUENCE_START = "sequence_start"
 SEQUENCE_END = "sequence_end"
 

@@ -1,4 +1,4 @@
-"""How long one request waits for a link, where a link is all that is missing. Pure."""
+"""Decides how long one request waits for a link, where a link is all that is missing. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 from capamesh.protocol.errors import CapameshError, NoEndpoint
 
 MOST_WAIT_S: Final = 20.0
-"""So long where the picker knows that one is to be back (a frozen worker is given up after 10 s and is back 3 s later,
+"""The longest wait where the picker knows that one is to be back (a frozen worker is given up after 10 s and is back 3 s later,
 measured on a busy machine; the rest is for models that load slowly: a guess)."""
 
 
@@ -23,7 +23,7 @@ class Patience:
 
     @property
     def most_s(self) -> float:
-        """When the wait is over, whatever is to be back."""
+        """Return when the wait is over, whatever is to be back."""
         return min(self._deadline_s, self._begun_s + MOST_WAIT_S)
 
     def until_s(self, back_s: float) -> float:

@@ -32,19 +32,19 @@ if TYPE_CHECKING:
     from capamesh.router.timers import Timers
 
 EVEN_ODDS = 0.5
-"""Where chance decides on a request, who asks whether it would be let in is told what is more likely."""
+"""The draw by which an explanation decides where chance would decide on a request: it tells what is more likely."""
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Whether a request would be let in now."""
+    """The answer to the question whether a request would be let in now."""
 
     version: ModelVersion
-    """Which it would be for."""
+    """The version that it would be for."""
     level: float
-    """How full the nodes are: 0 is idle, 1 is full."""
+    """The level of the nodes: 0 is idle, 1 is full."""
     refusal: Overloaded | None
-    """How it would be refused; None: it would be let in."""
+    """The error with which it would be refused; None: it would be let in."""
 
 
 class Routing:

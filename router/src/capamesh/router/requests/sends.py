@@ -1,4 +1,4 @@
-"""What one request has sent: its attempts, those under way, their silence, and when to look at them next. Pure.
+"""The book of what one request has sent: its attempts, those under way, their silence, and when to look at them next. Pure.
 
 `RequestAttempts` decides what is sent and what comes of it; here is the book that it keeps. An attempt is counted in with
 `sent` at the picker, and out with one of `answered`, `failed` and `withdrawn`.
@@ -67,12 +67,12 @@ class Sends:
 
     @property
     def due_s(self) -> float:
-        """When the request has something to do next; infinity: never."""
+        """Return when the request has something to do next; infinity: never."""
         return self._due_s
 
     @property
     def attempts(self) -> int:
-        """How often it was sent."""
+        """Return how often it was sent."""
         return len(self._attempts)
 
     # in and out
@@ -113,7 +113,7 @@ class Sends:
             self._softest = error
 
     def _has_room(self) -> bool:
-        """Whether one more node may run the request."""
+        """Return whether one more node may run the request."""
         return self._runs < self._max_attempts and self._overloads <= self._max_refusals
 
     def _asked(self) -> set[Replica]:
@@ -152,7 +152,7 @@ class Sends:
     # time
 
     def _has_hope(self) -> bool:
-        """Whether an attempt is under way that is not known to be silent."""
+        """Return whether an attempt is under way that is not known to be silent."""
         return any(not attempt.is_silent for attempt in self._under_way)
 
     def _notice_silence(self, now_s: float) -> bool:

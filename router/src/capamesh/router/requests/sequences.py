@@ -1,4 +1,4 @@
-"""Which sequences are under way somewhere, as far as this router has seen. Holds state, does no IO.
+"""The sequences that are under way somewhere, as far as this router has seen. Holds state, does no IO.
 
 A node that restarts knows none of its sequences any more, and cannot tell one that was lost from one that never
 began. The router can: it has seen the sequence answered, and not its end. So a caller whose sequence was lost is
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from capamesh.protocol.links.calls import InferCall, SequenceMark
 
 MAX_SEQUENCES = 16_384
-"""Known at one time; those answered longest ago are forgotten first, and then look like a mistake (guess: some 4 MiB
-with ids of 128 characters)."""
+"""The most sequences known at one time; those answered longest ago are forgotten first, and then look like a mistake (guess:
+some 4 MiB with ids of 128 characters)."""
 
 
 class OpenSequences:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from capamesh.protocol.steps import Steps
 
 SLICE_S = 0.003
-"""How long the loop is kept at a time, beside the step that goes over it (guess: what a batch of reads takes)."""
+"""Seconds for which the loop is kept at a time, beside the step that goes over it (guess: what a batch of reads takes)."""
 PAUSE_S = 0.001
-"""Between two slices (guess: three quarters of the loop's time for long work that never ends, at most)."""
+"""Seconds between two slices (guess: three quarters of the loop's time for long work that never ends, at most)."""
 
 _T = TypeVar("_T")
 

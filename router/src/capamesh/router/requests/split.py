@@ -1,4 +1,4 @@
-"""How an operator's weights split the requests of a model among its versions. Pure, seeded.
+"""Splits the requests of a model among its versions, by an operator's weights. Pure, seeded.
 
 Requests with a key (a sequence's id, a session) stay on one version, by weighted rendezvous hashing
 (Schindelhauer and Schomaker 2005): each version draws a number from the key, the best for its weight wins. So
@@ -17,7 +17,7 @@ from typing_extensions import override
 from capamesh.protocol.ids import ModelVersion
 
 NEWEST = ModelVersion("")
-"""As in a call: whichever is the newest."""
+"""The newest version, whichever that is; as in a call."""
 _DRAWS = 2.0**64
 
 
@@ -30,7 +30,7 @@ class VersionSplit:
         """Take weights of at least 0 by version; none: the newest has all requests."""
         self._weights = tuple((version, weight) for version, weight in weights if weight > 0)
         self.is_weighted = bool(self._weights)
-        """Whether the operator said which versions have requests."""
+        """True if the operator said which versions have requests."""
 
     @override
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Which version of one model a request goes to, by who can serve it now. Pure.
+"""Picks the version of one model that a request goes to, by who can serve it now. Pure.
 
 A request that names no version goes to the newest, or by the operator's weights. A version of which no replica may be
 asked now is passed by, for the next older one or by the weights of the others: that its nodes have died, drain, cannot
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.view import FleetView
 
 TRIAL_SHARE = 0.01
-"""Of the requests that name no version and have no key, at most so many are first sent to a version that is not trusted
+"""The largest share of the requests that name no version and have no key to be sent first to a version that is not trusted
 (guess: enough to see a version work within minutes, too little to matter)."""
 
 
@@ -54,7 +54,7 @@ class Versions:
         self._balancer = balancer
         self._rng = rng
         self._trial_credit = 0.0
-        """How many requests may be sent on trial; below 1 none may."""
+        """The number of requests that may be sent on trial; below 1 none may."""
 
     @override
     def __repr__(self) -> str:

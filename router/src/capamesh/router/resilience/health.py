@@ -1,4 +1,4 @@
-"""Whether, and how much, a node or one of its models should be sent to: a circuit breaker. Pure.
+"""Decides whether, and how much, a node or one of its models should be sent to: a circuit breaker. Pure.
 
 One failure is enough to look away for a moment; how long depends on what failed and how often in a row:
 
@@ -35,8 +35,8 @@ PROBE_FIRST_S = 0.05
 PROBE_MOST_S = 1.0
 """Re-probes while inhibited: after 50 ms, then at doubling distances up to 1 s (guess)."""
 PROBE_HOLD_S = 0.5
-"""From the second hard failure in a row on, a probe's answer ends no inhibition sooner than this, doubling (guess):
-a node that answers probes but no requests must not come back at each probe."""
+"""The shortest inhibition that a probe's answer ends, from the second hard failure in a row on, doubling (guess): a node that
+answers probes but no requests must not come back at each probe."""
 EJECT_AFTER = 5
 """Failures in a row (Envoy, gRPC A50)."""
 EJECTED_S = 30.0
@@ -49,7 +49,7 @@ TRIAL_EVERY_S = 2.5
 TRIAL_ANSWERS = 3
 """Answers in a row that end an outlier's ejection; one ends that of who failed always (guess)."""
 RAMP_S = 2.0
-"""Guess; Envoy calls it the slow start window."""
+"""Seconds of the ramp (guess; Envoy calls it the slow start window)."""
 RAMP_FROM = 0.1
 """The share that a ramp begins with, and a trial's (Envoy's min_weight_percent)."""
 UNHEARD_S = 2.0

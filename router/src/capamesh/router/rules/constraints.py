@@ -1,4 +1,4 @@
-"""What a request's options, or the operator's rules, ask of the node that runs a request. Pure."""
+"""The constraints of a request's options, or of the operator's rules, on the node that runs a request. Pure."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ T = TypeVar("T", bound=str)
 
 @dataclass(frozen=True, slots=True)
 class Constraints:
-    """What is asked of who runs a request. None: anything will do; an empty set: nothing will."""
+    """The constraints on the node that runs a request. None: anything will do; an empty set: nothing will."""
 
     max_price: float = math.inf
-    """For a million rows, in the network's unit, as `NodeAdvert.price_per_million`."""
+    """The highest price of a million rows, in the network's unit, as `NodeAdvert.price_per_million`."""
     regions: frozenset[str] | None = None
     device_kinds: frozenset[str] | None = None
     peers: frozenset[PeerId] | None = None

@@ -22,7 +22,7 @@ class MirrorRule:
 
     version: ModelVersion
     share: float
-    """Which part of the requests, above 0 and at most 1."""
+    """The part of the requests, above 0 and at most 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +32,14 @@ class ModelRules:
     policy: str = DEFAULT_POLICY
     """The policy of requests that ask for no other."""
     weights: tuple[tuple[ModelVersion, float], ...] = ()
-    """How requests that name no version are split; empty: the newest has them all."""
+    """The weights of versions, by which requests that name none are split; empty: the newest has them all."""
     mirror: MirrorRule | None = None
     is_hedged: bool = True
-    """Whether a second node may be asked when the first is slow."""
+    """True if a second node may be asked when the first is slow."""
     is_retried: bool = True
-    """Whether another node may be asked when it is unknown what became of the request at the first."""
+    """True if another node may be asked when it is unknown what became of the request at the first."""
     constraints: Constraints = ANYWHERE
-    """What is asked of nodes, beside what a request's own options ask."""
+    """The constraints on nodes, beside what a request's own options ask."""
     tenants: tuple[tuple[str, float], ...] = ()
     """Weights of the tenants' shares when there is not room for all; who is not named has that of "*", or 1."""
     digests: Mapping[ModelVersion, str] = field(default_factory=dict[Any, str])
@@ -57,7 +57,7 @@ class RoutingRules:
     """The rules of all models."""
 
     every: ModelRules = ModelRules()
-    """Those of models that have none of their own."""
+    """The rules of models that have none of their own."""
     models: Mapping[ModelName, ModelRules] = field(default_factory=dict[ModelName, ModelRules])
 
     def of(self, model: ModelName) -> ModelRules:

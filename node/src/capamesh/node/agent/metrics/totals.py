@@ -1,4 +1,4 @@
-"""What a worker counts for each model and of its event loop, and the sums over its lives. Pure.
+"""The counts of a worker, for each model and of its event loop, and their sums over its lives. Pure.
 
 A worker's message `metrics {models, loop}` lists in `models` a map for each load of a model that it has counted anything for since the
 message before: `name`, `version`, `load` (a number that no other load in that worker's life has), `requests` and
@@ -24,10 +24,10 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """How often a value fell into each bucket."""
+    """The number of values in each bucket."""
 
     counts: Mapping[float, int]
-    """By the bucket's upper bound, which it includes; infinity is the last."""
+    """The counts by the bucket's upper bound, which it includes; infinity is the last."""
     sum: float
 
     @classmethod
@@ -38,7 +38,7 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many values there were."""
+        """Return the number of values."""
         return sum(self.counts.values())
 
     def cumulative(self) -> list[tuple[float, int]]:
@@ -79,22 +79,22 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class ModelFigures:
-    """What was counted for one model on one device, and how it is with it now."""
+    """The counts of one model on one device, and its present gauges."""
 
     requests: Mapping[str, int]
     """Answered, by code; "ok" for the good ones."""
     dropped: Mapping[str, int]
-    """Not run although they had been taken, by reason."""
+    """The requests that were taken and not run, by reason."""
     rows: int
     batches: int
     batch_rows: Histogram
     queue_s: Histogram
     run_s: Histogram
     memory_bytes: int
-    """0: unknown, or not in memory."""
+    """The memory of the model; 0 if it is unknown or not in memory."""
     in_flight: int
     limit: int
-    """Of `in_flight`."""
+    """The limit of `in_flight`."""
 
     @classmethod
     def from_message(cls, message: Mapping[str, Any]) -> ModelFigures:
@@ -132,10 +132,10 @@ class ModelFigures:
 
 @dataclass(frozen=True, slots=True)
 class LoopFigures:
-    """How an event loop did, measured 20 times a second."""
+    """The lags of an event loop, measured 20 times a second."""
 
     delay_s: Histogram
-    """How late it was."""
+    """The time by which the loop was late."""
     busy_s: Histogram
     """The CPU time that it took from one measurement to the next."""
 
@@ -153,7 +153,7 @@ class LoopFigures:
 
 
 NO_LOOP: Final = LoopFigures(Histogram({}, 0.0), Histogram({}, 0.0))
-"""Nothing was measured yet."""
+"""The figures of a loop that was not measured yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +172,11 @@ class WorkerFigures:
 
     def __init__(self) -> None:
         self._ended: dict[Key, ModelFigures] = {}
-        """Of the loads that are over."""
+        """The sums over the loads that are over."""
         self._latest: dict[Key, dict[int, ModelFigures]] = {}
-        """By load, the earlier first."""
+        """The newest figures by load, the earlier first."""
         self._kept: Collection[Key] | None = None
-        """None: all."""
+        """The models whose figures are kept; None for all."""
         self._ended_loops = self._loop = NO_LOOP
 
     def reported(self, models: Sequence[Mapping[str, Any]]) -> None:

@@ -49,21 +49,21 @@ from capamesh.protocol.errors import ModelInvalid
 from capamesh.protocol.tensors import TensorSpec
 
 ONNX_FILE: Final = "model.onnx"
-"""Where nothing says otherwise; beside it lies the model's external data."""
+"""The name of the file where nothing says otherwise; beside it lies the model's external data."""
 _MAX_CAPABILITIES: Final = 64  # guess: twice those that NVIDIA has made
 _MAX_GROUPS: Final = 64  # guess: one for each device of the largest machines
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """What the file beside a model says about it, in our terms."""
+    """The configuration of the file beside a model, in our terms."""
 
     manifest: Manifest = field(default_factory=Manifest)
     declared: DeclaredIo = field(default_factory=DeclaredIo)
     notes: tuple[str, ...] = ()
-    """What was ignored and why, for the operator; a line each."""
+    """The notes on what was ignored and why, for the operator; a line each."""
     onnx_file: str = ONNX_FILE
-    """In a version's folder; a path with `/` that stays inside."""
+    """The path of the file in a version's folder; with `/` it stays inside."""
     files_by_capability: tuple[tuple[str, str], ...] = ()
     """(a GPU's compute capability as "8.6", the file for it instead)."""
 

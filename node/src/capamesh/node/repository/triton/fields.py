@@ -1,4 +1,4 @@
-"""Which fields of Triton's `config.pbtxt` are read, ignored and refused, and why. Pure constants."""
+"""The fields of Triton's `config.pbtxt` that are read, ignored and refused, and why. Pure constants."""
 
 from __future__ import annotations
 

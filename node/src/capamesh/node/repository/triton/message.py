@@ -25,7 +25,7 @@ _SHOWN_CHARS: Final = 80  # guess: enough to find the value again
 
 @dataclass(slots=True)
 class Place:
-    """Where in the file the fields of one message are, those too that are not read."""
+    """The places of one message's fields in the file, those too that are not read."""
 
     lines: dict[str, int] = field(default_factory=dict)
     """The first line of each field that is there."""

@@ -14,11 +14,11 @@ ACTIONS: Final = {"REJECT": False, "DELAY": True}
 
 @dataclass(frozen=True, slots=True)
 class QueueConfig:
-    """What `dynamic_batching` says of requests that wait."""
+    """The configuration of waiting requests by `dynamic_batching`."""
 
     rules: QueueRules
     max_queue: int
-    """Of all that wait where there are no priorities; 0: the node's own."""
+    """The most requests that wait where there are no priorities; 0: the node's own limit."""
     notes: tuple[str, ...] = ()
 
 

@@ -33,9 +33,9 @@ from capamesh.protocol.tensors import Datatype
 
 SEQUENCE_BATCHING: Final = "sequence_batching"
 INITIAL_FOLDER: Final = "initial_state"
-"""In a model's folder; Triton's name."""
+"""The folder in a model's folder, by Triton's name."""
 MAX_INITIAL_BYTES: Final = 64 * 2**20
-"""Of one state at its start (guess: a decoder's cache of some hundred tokens in one layer)."""
+"""The most bytes of one state at its start (guess: a decoder's cache of some hundred tokens in one layer)."""
 ROUNDS: Final = ("iterative_sequence", "generative_sequence")
 _STRATEGY_REASONS: Final = {
     "minimum_slot_utilization": "a batch waits for company as long as max_queue_delay_microseconds allows",
@@ -75,7 +75,7 @@ _ID_DATATYPES: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class SequenceConfig:
-    """What `sequence_batching` says."""
+    """The configuration of `sequence_batching`."""
 
     rules: SequenceRules
     max_delay_us: int = 0

@@ -132,7 +132,7 @@ class _Open:
         self.name = ""
         """The field that was begun last."""
         self.is_at_list = False
-        """Whether a list of values may begin."""
+        """True while a list of values may begin."""
 
     @property
     def field(self) -> FieldDescriptor | None:
@@ -159,7 +159,7 @@ class _Open:
 
 
 def _is_word(word: str) -> bool:
-    """Whether `word` may be a field's name or an enum's value; protobuf skips names that are numbers, too."""
+    """Return whether `word` may be a field's name or an enum's value; protobuf skips names that are numbers, too."""
     return word[0].isalnum() or word[0] == "_"
 
 

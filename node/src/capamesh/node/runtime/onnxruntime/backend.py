@@ -83,7 +83,7 @@ class OnnxBackend(Backend):
         self._on_lost = on_lost
         self._gpus = GpuReader()
         self._raw_sessions: WeakValueDictionary[str, RawTextSession] = WeakValueDictionary()
-        """By digest: the models of one file share one."""
+        """The raw sessions by digest: the models of one file share one."""
 
     @override
     def compute_capability(self) -> str:

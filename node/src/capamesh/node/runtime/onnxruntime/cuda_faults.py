@@ -10,12 +10,12 @@ import re
 from typing import Final
 
 LOST: Final = frozenset({214, 220, 700, 702, 710, 714, 715, 716, 717, 718, 719})
-"""Of `cudaError_t`: an illegal address, a launch that timed out, an assertion in a kernel, faults of a kernel's stack,
-instruction, alignment, address space and program counter, a failed launch. Of these the CUDA Runtime API's reference
-says that the process has to be ended and launched again. Of errors that ECC cannot correct in memory (214) and on an
-NVLink (220) it does not: guess."""
+"""The errors of `cudaError_t` after which the device is lost: an illegal address, a launch that timed out, an assertion in a
+kernel, faults of a kernel's stack, instruction, alignment, address space and program counter, a failed launch. Of these the
+CUDA Runtime API's reference says that the process has to be ended and launched again. Of errors that ECC cannot correct in
+memory (214) and on an NVLink (220) it does not: guess."""
 _FAILURE: Final = re.compile(r"\bCUDA failure ([0-9]{1,4}): [^;]* ; GPU=")
-"""As ONNX Runtime's `CudaCall` (cuda_call.cc) puts it."""
+"""The form in which ONNX Runtime's `CudaCall` (cuda_call.cc) reports an error."""
 
 
 def device_loss(error: Exception) -> str:

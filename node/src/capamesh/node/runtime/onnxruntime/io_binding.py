@@ -36,7 +36,7 @@ class BoundRuns:
         *,
         keep_buffers: bool = True,
     ) -> list[npt.NDArray[Any]]:
-        """Return the named outputs as arrays of their own, on the host.
+        """Return the named outputs as arrays of their own, on the host, in the shapes that the run gave them.
 
         Raises what the runtime raises. `keep_buffers` false gives the output buffers back after it.
         """

@@ -13,11 +13,11 @@ _SIGNS: Final = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
-"""Of ONNX Runtime 1.31, found by running out of it; those of CUDA are as its headers name them."""
+"""The signs of ONNX Runtime 1.31, found by running out of memory; those of CUDA are as its headers name them."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that memory could not be had."""
+    """Return whether `error` says that memory could not be had."""
     if isinstance(error, MemoryError):
         return True
     text = str(error)

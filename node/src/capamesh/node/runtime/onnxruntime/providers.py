@@ -1,4 +1,4 @@
-"""What each ONNX Runtime provider is told about its device, its memory and its files. Pure.
+"""The options of each ONNX Runtime provider for its device, its memory and its files. Pure.
 
 Option names are those of onnxruntime.ai/docs/execution-providers, version 1.31.
 """
@@ -14,20 +14,20 @@ CUDA: Final = "CUDAExecutionProvider"
 TENSORRT: Final = "TensorrtExecutionProvider"
 
 CUDA_PROVIDERS: Final = frozenset({CUDA, TENSORRT})
-"""Those whose tensors are in the memory of a CUDA device."""
+"""The providers whose tensors are in the memory of a CUDA device."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceLimits:
-    """Where models run and what they may take there."""
+    """The device that models run on, and what they may take there."""
 
     device_index: int = 0
-    """As the process sees it: CUDA_VISIBLE_DEVICES renumbers."""
+    """The index as the process sees it: CUDA_VISIBLE_DEVICES renumbers."""
     memory_limit_bytes: int = 0
-    """Of each model's memory pool on a GPU; 0 for none. That all models together keep to it is seen to when one is
+    """The most bytes of each model's memory pool on a GPU; 0 for none. That all models together keep to it is seen to when one is
     loaded, not while they run: which of them will need how much nobody knows."""
     cache_folder: Path | None = None
-    """Where compiled engines are kept; None: compiled anew at each load."""
+    """The folder where compiled engines are kept; None: they are compiled anew at each load."""
 
 
 def provider_options(provider: str, limits: DeviceLimits, digest: str) -> dict[str, str]:

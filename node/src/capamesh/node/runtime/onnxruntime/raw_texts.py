@@ -22,7 +22,8 @@ from capamesh.protocol.errors import RunFailed
 from capamesh.protocol.tensors import Datatype, Tensor, join_elements, split_elements
 
 MAX_MODEL_BYTES: Final = 64 * 2**20
-"""Of a model's files that get a second session: it takes their memory again (guess: classifiers of texts are smaller)."""
+"""The most bytes of a model's files that get a second session: it takes their memory again (guess: classifiers of texts are
+smaller)."""
 _API_VERSION: Final = 15
 """The first with `GetResizedStringTensorElementBuffer`; later libraries give it, too (the C interface is only added to)."""
 _LOG_FATAL: Final = 4
@@ -154,7 +155,7 @@ class RawTextSession:
         outputs: Sequence[str],
         on_stop: Callable[[Callable[[], None]], None],
     ) -> list[Tensor]:
-        """Return the named outputs for inputs that fit the model. RunFailed: the run fails.
+        """Return the named outputs for inputs that fit the model, as described by its `inputs`. RunFailed: the run fails.
 
         `on_stop` is given what ends the run early, to be called from any thread.
         """
@@ -187,7 +188,7 @@ class RawTextSession:
 
 
 class _Run:
-    """What one run has made and must let go of."""
+    """The objects that one run has made and must let go of."""
 
     def __init__(self, runtime: RawTextRuntime) -> None:
         self._runtime = runtime

@@ -17,7 +17,7 @@ _EMPTY_TEXT_BYTES: Final = 4  # its length, on the wire
 
 
 def fed(tensor: Tensor) -> object:
-    """Return what `session.run` takes for `tensor`: a view of its bytes, except for text."""
+    """Return the array that `session.run` takes for `tensor`, of the same shape: a view of its bytes, except for text."""
     datatype = tensor.datatype
     if datatype is Datatype.BYTES:
         return texts(tensor)
@@ -31,7 +31,7 @@ def fed(tensor: Tensor) -> object:
 
 
 def smallest(spec: TensorSpec) -> Tensor:
-    """Return a tensor that the runtime takes for an input, with one element where its size is open."""
+    """Return a tensor that the runtime takes for an input: of its datatype, with one element where its shape is open."""
     shape = tuple(max(dim, 1) if dim < 0 else dim for dim in spec.shape)
     size_bytes = math.prod(shape) * (spec.datatype.itemsize_bytes or _EMPTY_TEXT_BYTES)
     return Tensor(spec.name, spec.datatype, shape, bytes(size_bytes))

@@ -1,4 +1,4 @@
-"""How far two models' outputs for the same inputs agree. Pure."""
+"""The agreement of two models' outputs for the same inputs. Pure."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy.typing as npt
 from capamesh.protocol.tensors import Datatype, Tensor, fp32_from_bf16
 
 _HALF: Final = 0.5
-"""Where a probability tips over."""
+"""The probability at which a decision tips over."""
 _SEVERAL: Final = 2
 
 
 class Measure(StrEnum):
-    """What counts as the same decision."""
+    """The measure by which two outputs are the same decision."""
 
     ARGMAX = "argmax over the last axis"
     EQUAL = "equality"
@@ -34,13 +34,13 @@ class OutputAgreement:
     name: str
     measure: Measure
     share: float
-    """Of decisions that are the same, 0 to 1."""
+    """The share of decisions that are the same, 0 to 1."""
     decisions: int
     largest_difference: float
     """Absolute, over elements that are finite in both; 0 where the output is no float."""
     mean_difference: float
     is_uniform: bool = False
-    """Whether the original decides the same each time, so that agreeing with it is easy."""
+    """True if the original decides the same each time, so that agreeing with it is easy."""
 
 
 class OutputComparison:

@@ -1,4 +1,4 @@
-"""Whether a node would host a model, found out without a node, by a node's own code. Loads and runs it."""
+"""Checks whether a node would host a model, without a node but by a node's own code. Loads and runs it."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What became of one model version."""
+    """The result of checking one model version."""
 
     name: str
     version: str
     """Empty where the whole model is refused."""
     reason: str = ""
-    """Why it is refused, or could not be run; empty: a node hosts it."""
+    """The reason why it is refused or could not be run; empty if a node hosts it."""
     provider: str = ""
     inputs: str = ""
-    """What it was run with, for people."""
+    """The inputs that it was run with, for people."""
     notes: tuple[str, ...] = ()
-    """What a node's log would say of it, such as why its requests do not share runs."""
+    """The lines that a node's log would have on it, such as why its requests do not share runs."""
 
     @property
     def is_good(self) -> bool:
-        """Whether a node hosts it."""
+        """Return whether a node hosts it."""
         return not self.reason
 
 

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from capamesh.protocol.tensors import Tensor
 
 _RUN_ROWS: Final = 16
-"""Of one run, at most (guess: pictures fit into memory)."""
+"""The most rows of one run (guess: pictures fit into memory)."""
 _RUN_BYTES: Final = 64 * 2**20
-"""Of one run's outputs, about (guess; a text of 64 tokens with all its logits has 13 MB)."""
+"""The approximate size of one run's outputs (guess; a text of 64 tokens with all its logits has 13 MB)."""
 
 
 def compare(

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 _Untyped = Any
 """A module or object of ONNX Runtime, which has no types."""
 Feed = Mapping[str, npt.NDArray[Any]]
-"""What ONNX Runtime runs: an array for each input."""
+"""The inputs of a run: an array by the name of each input, of the shape and dtype that the model declares."""
 
 _WEIGHTED: Final = ("MatMul", "Gemm")
 _CONVOLUTIONS: Final = ("Conv", "ConvTranspose")
 _BETWEEN: Final = ("MaxPool", "Relu", "Clip")
-"""What stays in 8 bits between convolutions at no loss. Arithmetic does not: with it, all that a normalisation
-written as single operators gives is noise (Magika kept 18 % of its decisions, without it all; measured)."""
+"""The operators that stay in 8 bits between convolutions at no loss. Arithmetic does not: with it a normalisation
+that is written as single operators gives noise (Magika kept 18 % of its decisions, without it all; measured)."""
 _QUANTISED: Final = frozenset({"DynamicQuantizeLinear", "QuantizeLinear", "DequantizeLinear"})
 _FP16_MAX: Final = 65504.0  # IEEE 754 binary16
 _LOG_FATAL: Final = 4  # errors reach us as exceptions
@@ -45,7 +45,7 @@ _SHOWN_CHARS: Final = 500  # guess: how much of a tool's message helps
 
 
 class Conversion(StrEnum):
-    """What can be done to a model."""
+    """A conversion that can be applied to a model."""
 
     INT8 = "int8"
     FP16 = "fp16"

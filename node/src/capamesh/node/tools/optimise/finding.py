@@ -1,4 +1,4 @@
-"""Which models a path means: a bare file, a version, a model or a whole folder. Reads files."""
+"""Finds the models that a path means: a bare file, a version, a model or a whole folder. Reads files."""
 
 from __future__ import annotations
 

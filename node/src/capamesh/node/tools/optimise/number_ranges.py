@@ -1,7 +1,7 @@
-"""Which whole numbers a model's inputs may hold, found from what its graph does with them. Pure.
+"""The ranges of whole numbers that a model's inputs may hold, found from what its graph does with them. Pure.
 
-A number that is looked up in a table must be less than the table is long: the graph says how long. What is
-only computed with may be anything, and the graph does not say what is usual: no range is given for it.
+A number that is looked up in a table must be less than the table is long: the graph says how long. A number that is
+only computed with may be anything, and the graph does not say what is usual: it gets no range.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LOOKUPS: Final[dict[str, dict[int, int]]] = {
     "com.microsoft.GatherBlockQuantized": {1: 0},
     "com.microsoft.EmbedLayerNormalization": {0: 2, 1: 4, 8: 3},
 }
-"""By operator: which inputs are looked up, and in which."""
+"""The inputs of each operator that are looked up, and the input in which they are."""
 _AXES: Final = frozenset({"axis", "gather_axis"})
 """Attributes that say along which axis of the table, 0 where they are missing."""
 _MAX_STEPS: Final = 16  # guess: a table is dequantized and cast
@@ -74,7 +74,7 @@ class _Graph:
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.shapes: dict[str, Sequence[int]] = {}
-        """Of constants."""
+        """The shapes of constants."""
         self._counts: dict[str, int] = {}
         """Constants of one whole number."""
         self._uses: dict[str, list[tuple[onnx.NodeProto, int]]] = {}

@@ -16,9 +16,9 @@ _Untyped = Any
 
 INSTALL: Final = "pip install 'capamesh[optimize]'"
 DATA_SUFFIX: Final = ".data"
-"""Of the file beside `model.onnx` that takes the weights which do not fit into it (ONNX's own habit)."""
+"""The suffix of the file beside `model.onnx` that takes the weights which do not fit into it (ONNX's own habit)."""
 INLINE_BYTES: Final = 1_900_000_000
-"""Above, weights go into a file of their own: protobuf reads 2**31 - 1 bytes, and operators need some too."""
+"""The size above which weights go into a file of their own: protobuf reads 2**31 - 1 bytes, and operators need some too."""
 _MIN_EXTERNAL_BYTES: Final = 1024
 """Smaller weights stay in the ONNX file (the `onnx` package's own default)."""
 

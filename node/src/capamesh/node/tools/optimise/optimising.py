@@ -31,20 +31,20 @@ if TYPE_CHECKING:
     from capamesh.node.tools.optimise.trial import TrialInputs
 
 DEFAULT_MIN_AGREEMENT: Final = 0.99
-"""Guess: one decision in a hundred may change."""
+"""The least share of decisions that must stay the same (guess: one in a hundred may change)."""
 CALIBRATION_ROWS: Final = 512
-"""Given rows that find the ranges of activations, at most (guess: some hundred are usual, more change little)."""
+"""The most supplied rows that find the ranges of activations (guess: some hundred are usual, more change little)."""
 STEPS: Final = 7
-"""How often `tell` is called at most."""
+"""The most calls of `tell`."""
 _CALIBRATED_ROWS: Final = 16
-"""Of one run that finds ranges (guess: they fit into memory for pictures too)."""
+"""The rows of one run that finds ranges (guess: they fit into memory for pictures too)."""
 _MAX_ROWS: Final = 1024
-"""Of the batches that are timed (guess)."""
+"""The most rows of the batches that are timed (guess)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is wanted."""
+    """The order to optimise a model: what is wanted."""
 
     conversion: Conversion
     out: Path | None = None
@@ -54,9 +54,9 @@ class Order:
     min_agreement: float = DEFAULT_MIN_AGREEMENT
     may_replace: bool = False
     may_be_slower: bool = False
-    """Whether a model is written that is slower for one row and at the best batch: it may still be smaller."""
+    """True if a model is also written that is slower for one row and at the best batch: it may still be smaller."""
     budget_s: float = 5.0
-    """For the timing of each model."""
+    """The time for timing each model."""
 
 
 def optimise(

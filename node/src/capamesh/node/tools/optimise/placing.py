@@ -1,4 +1,4 @@
-"""Where an optimised model goes: built in a hidden folder beside it, then renamed into place. Writes files."""
+"""Puts an optimised model in its place: built in a hidden folder beside it, then renamed. Writes files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Building:
     name: str
     version: str
     onnx_name: PurePath
-    """Of its ONNX file, relative to the version's folder: as in the original, whose settings come along."""
+    """The path of its ONNX file, relative to the version's folder, as in the original, whose settings come along."""
 
     @property
     def model_folder(self) -> Path:
@@ -39,7 +39,7 @@ class Building:
 
     @property
     def onnx_file(self) -> Path:
-        """Where the model itself goes."""
+        """Return the path at which the model itself goes."""
         return self.version_folder / self.onnx_name
 
     @property

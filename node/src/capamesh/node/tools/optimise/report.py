@@ -1,4 +1,4 @@
-"""What an optimisation did to a model, as a value and as JSON. Pure."""
+"""The report of an optimisation, as a value and as JSON. Pure."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 SLOWER: Final = 0.95
-"""What is less than so many times as fast is slower (guess: more than the scatter of medians on a machine that does
+"""A model that is less than this many times as fast is slower (guess: more than the scatter of medians on a machine that does
 other work)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """How fast one model is as times another: above 1 is faster."""
+    """The speed of one model as times another's: above 1 is faster."""
 
     one_row: float
     best_batch: float
-    """In rows a second, each at its own best batch."""
+    """The gain in rows a second, each model at its own best batch."""
 
     @classmethod
     def of(cls, before: ServiceProfile, after: ServiceProfile) -> Gain:
@@ -32,12 +32,12 @@ class Gain:
 
     @property
     def is_slower(self) -> bool:
-        """Whether it is slower both for one row and at the best batch: then there is no load that it is good for."""
+        """Return whether it is slower both for one row and at the best batch: then it is good for no load."""
         return max(self.one_row, self.best_batch) < SLOWER
 
     @property
     def note(self) -> str:
-        """What a person must be told, "" where it is as fast or faster throughout."""
+        """Return what a person must be told; "" where it is as fast or faster throughout."""
         slow = [
             f"{where} ({speed:.2f} x as fast)"
             for where, speed in (("one row", self.one_row), ("the best batch", self.best_batch))
@@ -58,7 +58,7 @@ class Side:
 
     @property
     def rows_per_s(self) -> float:
-        """At the best batch."""
+        """Return the rows a second at the best batch."""
         return 1 / self.profile.row_s
 
     def to_json(self) -> dict[str, object]:
@@ -77,7 +77,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was done, and what it gained and cost."""
+    """The report of one optimisation: what was done, and what it gained and cost."""
 
     conversion: str
     before: Side
@@ -85,16 +85,16 @@ class Report:
     outputs: tuple[OutputAgreement, ...]
     min_agreement: float
     inputs: str
-    """For people: what the outputs were compared on."""
+    """The inputs that the outputs were compared on, for people."""
     rows: int
-    """How many rows, or runs of a model that takes no batch, were compared."""
+    """The number of rows, or of runs of a model that takes no batch, that were compared."""
     runtime: str
     provider: str
     notes: tuple[str, ...] = ()
 
     @property
     def gain(self) -> Gain:
-        """How fast the new model is, as times the original."""
+        """Return the speed of the new model as times the original's."""
         return Gain.of(self.before.profile, self.after.profile)
 
     @property

@@ -1,4 +1,4 @@
-"""What an ONNX file says about itself: its signature, weights and operators. Reads the file; runs nothing."""
+"""The structure of an ONNX file: its signature, weights and operators. Reads the file; runs nothing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _BITS: Final = {
     "INT2": 2,
     "UINT2": 2,
 }
-"""Of an element in a file, by onnx.proto's names; the others (8-bit numbers, bool) take 8."""
+"""The bits of an element in a file, by onnx.proto's names; the others (8-bit numbers, bool) take 8."""
 _SHORT: Final = {"FLOAT": "fp32", "DOUBLE": "fp64", "FLOAT16": "fp16", "BFLOAT16": "bf16"}
 _ML_DOMAIN: Final = "ai.onnx.ml"
 
@@ -58,25 +58,25 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """What is in an ONNX file."""
+    """The structure of one ONNX file."""
 
     ir_version: int
     opsets: dict[str, int]
-    """By domain; the standard one is `ai.onnx`."""
+    """The versions of operator sets by domain; the standard one is `ai.onnx`."""
     producer: str
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     parameters: int
     """Elements of all weights: initializers, constants, and the coefficients of classical models."""
     weight_bytes: dict[str, int]
-    """By element type, most first."""
+    """The bytes of weights by element type, most first."""
     operators: dict[str, int]
-    """How often each occurs, subgraphs and functions included, most first; `domain.Name` where not standard."""
+    """The number of uses of each operator, subgraphs and functions included, most first; `domain.Name` where not standard."""
     external_files: tuple[str, ...] = field(default=())
 
     @property
     def batching(self) -> str:
-        """Whether the declared shapes let requests share a run, for people."""
+        """Return, for people, whether the declared shapes let requests share a run."""
         for side, values in (("input", self.inputs), ("output", self.outputs)):
             for value in values:
                 if value.shape is None:

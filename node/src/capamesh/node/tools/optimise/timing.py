@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from capamesh.protocol.tensors import Tensor
 
 MIN_RUNS: Final = 3
-"""Of each size, after one that is not counted: the fewest with a median that one outlier cannot move."""
+"""The fewest runs of each size, after one that is not counted: with fewer one outlier moves the median."""
 MAX_RUNS: Final = 200
-"""Guess: the median of a quick model's runs stands still long before."""
+"""The most runs of each size (guess: the median of a quick model's runs stands still long before)."""
 _SHARE: Final = 0.1
-"""Of the time that one size may take (guess: doubling from 1 to 1,024 rows is eleven sizes)."""
+"""The share of the time that one size may take (guess: doubling from 1 to 1,024 rows is eleven sizes)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What was measured and why it ended early, if it did."""
+    """The measured times, and why the timing ended early, if it did."""
 
     profile: ServiceProfile
     stopped: str = ""
-    """Empty: throughput was flat, the rows or the time were used up."""
+    """The reason for which it ended early; empty if throughput was flat, or the rows or the time were used up."""
 
 
 def time_rows(

@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 SEED: Final = 0
 GENERATED_ROWS: Final = 256
-"""Guess: one wrong decision among them is under the default bound of 0.99."""
+"""The generated rows (guess: one wrong decision among them is under the default bound of 0.99)."""
 GENERATED_RUNS: Final = 128
-"""Of a model without a batch axis, each with a seed of its own (guess: likewise, and such models are large)."""
+"""The generated runs of a model without a batch axis, each with a seed of its own (guess: such models are large)."""
 MAX_INPUT_BYTES: Final = 4 * 2**30
-"""Of a given file, unpacked (guess: 7,000 pictures of 3 x 224 x 224 FP32)."""
+"""The largest given file, unpacked (guess: 7,000 pictures of 3 x 224 x 224 FP32)."""
 _GENERATED_BYTES: Final = 256 * 2**20
-"""Of all generated inputs together: what one message may carry."""
+"""The size of all generated inputs together: what one message may carry."""
 _TRIED_RUNS: Final = 16
-"""Of a model without a batch axis that is not compared with another (guess)."""
+"""The runs of a model without a batch axis that is not compared with another (guess)."""
 _SIZES: Final = 3
-"""How many sizes of open dimensions are compared (guess: short, longer and long texts)."""
+"""The number of sizes of open dimensions that are compared (guess: short, longer and long texts)."""
 _FREE: Final = range(2)  # floats: at least two
 _SHOWN: Final = 8  # inputs in a message (guess)
 _GIVE: Final = "give real ones with --inputs FILE.npz"
@@ -50,11 +50,11 @@ class TrialInputs:
 
     specs: tuple[TensorSpec, ...]
     origin: str
-    """For people: where the rows come from."""
+    """The origin of the rows, for people."""
     rows: int
-    """How many differ. Of a model without an open first dimension: whole runs."""
+    """The number of different rows; whole runs of a model without an open first dimension."""
     is_batched: bool
-    """Whether a run takes as many rows as wanted."""
+    """True if a run takes as many rows as wanted."""
     is_given: bool
     cases: tuple[tuple[npt.NDArray[Any], ...], ...] = field(repr=False)
     """Arrays in the order of `specs`: one case with all rows, or one case a run."""
@@ -230,7 +230,7 @@ def _tensor(spec: TensorSpec, array: npt.NDArray[Any]) -> Tensor:
 
 
 def _is_fixed(specs: Sequence[TensorSpec]) -> bool:
-    """Whether a run takes just what is declared, and no number of rows."""
+    """Return whether a run takes just what is declared, and no number of rows."""
     return not any(map(_has_rows, specs))
 
 

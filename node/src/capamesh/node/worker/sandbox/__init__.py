@@ -1,6 +1,6 @@
-"""What keeps a worker, once it has started, to what it needs. IO: system calls.
+"""The sandbox that keeps a worker, once it has started, to what it needs. IO: system calls.
 
-A worker reads models and requests of strangers with native code. Whatever takes hold of it there shall not read the
+A worker reads models and requests of strangers with native code. An attacker who takes hold of it there shall not read the
 member's key file, start a program or reach into another process. Where the kernel lacks a part, the others hold.
 """
 
@@ -37,7 +37,8 @@ _SYSTEM_FILES: Final = (
 _GPU_DEVICES: Final = ("/dev/nvidia*", "/dev/nvidia-caps", "/dev/dri", "/dev/dxg", "/dev/shm")  # noqa: S108 - CUDA's
 _GPU_FOLDERS: Final = ("/tmp/nvidia-mps", "/dev/shm")  # noqa: S108 - CUDA's own names
 UVM: Final = Path("/dev/nvidia-uvm")
-"""Without it CUDA starts a privileged program to make it, which a closed process may not."""
+"""The device of unified memory: where it is missing CUDA starts a privileged program to make it, which a closed process may
+not."""
 
 
 def close(

@@ -30,7 +30,7 @@ _IOCTL_DEVICE: Final = 1 << 15
 _OF_FILES: Final = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEVICE
 """The rights that a rule on anything but a folder may have."""
 _FILE_RIGHTS: Final = (0, 13, 14, 15, 15, 16)
-"""How many rights of files each version knows; later ones as many as the last."""
+"""The number of file rights that each version knows; later versions know as many as the last."""
 _NET_VERSION: Final = 4
 _BIND, _CONNECT = 1 << 0, 1 << 1
 _SCOPE_VERSION: Final = 6
@@ -60,19 +60,19 @@ class _NetPort(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """What may be opened; paths that are not there are left out."""
+    """The paths that may be opened; those that are not there are left out."""
 
     libraries: tuple[Path, ...]
-    """To be read, and mapped to be executed."""
+    """The paths that may be read, and mapped to be executed."""
     read: tuple[Path, ...]
     written: tuple[Path, ...]
-    """To be read, and files and folders in them made, changed and removed."""
+    """The paths that may be read, and in which files and folders may be made, changed and removed."""
     devices: tuple[Path, ...]
-    """To be read, written and spoken to by ioctl."""
+    """The paths that may be read, written and spoken to by ioctl."""
     port: int
     """The TCP port to listen on; 0: any that the kernel chooses."""
     may_connect: bool
-    """Whether it may open TCP connections."""
+    """True if TCP connections may be opened."""
 
 
 def version() -> int:

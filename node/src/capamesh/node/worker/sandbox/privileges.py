@@ -13,7 +13,7 @@ _NO_NEW_PRIVILEGES: Final = 38  # prctl
 _DROP_FROM_BOUND: Final = 24  # prctl
 _CLEAR_AMBIENT: Final = (47, 4)  # prctl
 _CAPABILITIES: Final = 64
-"""More than there are."""
+"""The number of capabilities to drop, more than there are."""
 _VERSION_3: Final = 0x2008_0522  # linux/capability.h
 _READ_ALL: Final = 2
 """CAP_DAC_READ_SEARCH: a node that is run as root may have a models folder of another user."""

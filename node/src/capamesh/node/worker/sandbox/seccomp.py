@@ -91,7 +91,8 @@ _CALLS: Final[dict[str, tuple[int, int]]] = {
     "sethostname": (170, 161),
     "setdomainname": (171, 162),
 }
-"""What is refused with EPERM: on x86-64 and aarch64 (asm/unistd_64.h, asm-generic/unistd.h); -1: it has none."""
+"""The system calls that are refused with EPERM, by their numbers on x86-64 and aarch64 (asm/unistd_64.h,
+asm-generic/unistd.h); -1 where a machine has none."""
 _CLONE: Final = (56, 220)
 _CLONE3: Final = (435, 435)
 _SOCKET: Final = (41, 198)
@@ -112,7 +113,7 @@ _AT_LEAST: Final = 0x35  # BPF_JMP | BPF_JGE | BPF_K
 _HAS_BITS: Final = 0x45  # BPF_JMP | BPF_JSET | BPF_K
 _RETURN: Final = 0x06  # BPF_RET | BPF_K
 _NUMBER_AT, _ARCH_AT, _FIRST_ARGUMENT_AT = 0, 4, 16
-"""In struct seccomp_data; of an argument the lower half, for both machines are little-endian."""
+"""The places in struct seccomp_data; of an argument the lower half, since both machines are little-endian."""
 _ALLOW: Final = 0x7FFF_0000
 _KILL: Final = 0x8000_0000
 _ERROR: Final = 0x0005_0000
