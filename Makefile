@@ -46,6 +46,7 @@ check: lint types imports test-unit ## What every change must pass before the fu
 lint: $(READY) ## Style
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/python scripts/check_docstrings.py
 
 types: $(READY) ## Types, twice
 	$(BIN)/mypy

@@ -20,8 +20,8 @@ MARGIN: Final = 1.5
 """A run is taken to need so many times what was measured (measured: magika takes 3.0 MB a row in a run of 16 rows, and
 5.9 in one of 512 that follows smaller ones, whose pieces its pool of memory cannot use any more)."""
 UNMEASURED_TIMES: Final = 4.0
-"""What a run takes of a model that could not be measured, in sizes of its inputs (guess: a copy of the inputs, the
-outputs, and as much again between them)."""
+"""The need of a run of a model that could not be measured, in sizes of its inputs (guess: a copy of the inputs, the outputs,
+and as much again between them)."""
 
 
 @dataclass(frozen=True, slots=True)
