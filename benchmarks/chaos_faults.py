@@ -42,7 +42,7 @@ from open_load import (
 TURNS = 500
 """2 ms of work: enough that what a router and this load generator cost is the smaller part."""
 FIRST_S = 1.0
-"""What a fault may take to be found."""
+"""The time in which a fault is to be found."""
 SETTLED = 300
 """Requests at first that are not counted: nothing is known of any latency yet."""
 AFTER_RETURN = 300
@@ -120,7 +120,7 @@ FAULTS = {"kill": to_kill, "freeze": to_freeze, "silent": to_silence}
 
 @dataclass(slots=True)
 class FaultSeen:
-    """What clients saw of one fault."""
+    """The view that clients had of one fault."""
 
     failed: int
     left: int
@@ -129,7 +129,7 @@ class FaultSeen:
     """Both in parts of the normal one."""
     bad_share: float
     return_s: float
-    """From its recovery until it has answered a request."""
+    """Seconds from the node's recovery until it has answered a request."""
     return_share: float
     notes: dict[str, Any]
 

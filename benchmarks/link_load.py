@@ -60,13 +60,13 @@ class RouterEnd(LinkHandler):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one load saw."""
+    """The figures of one load."""
 
     per_second: float
     p50_us: float
     p99_us: float
     cpu_us: float = 0.0
-    """Of the server's process, for each request."""
+    """The CPU time of the server's process for each request."""
 
 
 class Caller(ResponseHandler):
@@ -77,7 +77,7 @@ class Caller(ResponseHandler):
         self._ends_s = ends_s
         self._began_s = 0.0
         self.answers: list[tuple[float, float]] = []
-        """When each was here, and how many seconds it had taken."""
+        """The answers: the time when each was here, and the seconds it had taken."""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def ask(self) -> None:

@@ -1,4 +1,4 @@
-"""What a sidecar pays for a node's message: without sockets, and among sidecars on this machine.
+"""Measures what a sidecar pays for a node's message: without sockets, and among sidecars on this machine.
 
 Run as a program it is a sidecar that also counts what it receives.
 """

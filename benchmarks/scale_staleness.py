@@ -1,4 +1,4 @@
-"""How old what a router believes of its fleet is, in virtual time."""
+"""Measures the age of a router's beliefs about its fleet, in virtual time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TICK_S, GOSSIP_S = 0.5, 0.5
 
 
 class Beliefs:
-    """What one router believes of each node, beside what is true. In virtual time."""
+    """The beliefs of one router about each node, beside the truth. In virtual time."""
 
     def __init__(self, nodes: int, interval_s: float, missed: int) -> None:
         self.ttl_s = (missed + 0.5) * interval_s

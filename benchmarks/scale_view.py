@@ -1,4 +1,4 @@
-"""What one router's process pays for knowing a fleet: memory, the CPU of an advert, and that of decisions."""
+"""Measures what one router's process pays for knowing a fleet: memory, the CPU of an advert, and that of decisions."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from capamesh.router.rules.model_rules import NO_RULES
 
 SEED = 1
 REPEATS = {100: 15, 1000: 5}
-"""Of a measurement, by the number of nodes; 2 where it is larger."""
+"""The repetitions of a measurement, by the number of nodes; 2 where the fleet is larger."""
 UP = cast(Link, type("_Up", (), {"is_usable": True})())
 """All of a link that eligibility reads."""
 
 
 class Knowing:
-    """What `router.service` does with an envelope, but for its links and its log."""
+    """The work of `router.service` on an envelope, but for its links and its log."""
 
     def __init__(self, ca_der: bytes, now_ms: int, count: int) -> None:
         self.trust = NetworkTrust(ca_der)

@@ -1,4 +1,4 @@
-"""What is asked of the compose project: pictures of digits, and requests that go on while something breaks. Asks over HTTP."""
+"""The load on the compose project: pictures of digits, and requests that go on while something breaks. Asks over HTTP."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy as np
 from compose_stack import SAMPLES, Stack
 
 STREAMS = 4
-"""As many requests at once; more than one node serves at a time."""
+"""The streams of requests at once; more than one node serves at a time."""
 MIN_ACCURACY = 0.95
 """The model's own on these pictures is above that (scripts/build_models.py prints it)."""
 
 
 @dataclass(slots=True)
 class Report:
-    """What was checked, in order."""
+    """The checks that were made, in their order."""
 
     rows: list[tuple[bool, str, str]] = field(default_factory=list)
 
@@ -31,7 +31,7 @@ class Report:
 
     @property
     def all_held(self) -> bool:
-        """Whether every claim held."""
+        """Return whether every claim held."""
         return bool(self.rows) and all(held for held, _, _ in self.rows)
 
     def table(self) -> str:

@@ -21,7 +21,7 @@ PROJECT = "capamesh-compose-test"
 TAG = "compose-test"
 
 COMMAND_LIMIT_S = 180.0
-"""Guess: bringing up five containers takes 30 s on two cores."""
+"""The longest time of a command (guess: bringing up five containers takes 30 s on two cores)."""
 WAIT_LIMIT_S = 90.0
 """Twice the 30 s after which a silent node is given up, and a start."""
 REQUEST_LIMIT_S = 30.0
@@ -87,7 +87,7 @@ class Stack:
         return found
 
     def is_healthy(self, service: str) -> bool:
-        """Whether a service's container runs and its health check says yes."""
+        """Return whether a service's container runs and its health check says yes."""
         state = self.inspect(service)["State"]
         return bool(state["Running"]) and state["Health"]["Status"] == "healthy"
 

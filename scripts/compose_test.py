@@ -31,10 +31,10 @@ NODES = ("node-1", "node-2", "node-3")
 MEMBERS = ("router", *NODES)
 
 BUILD_LIMIT_S = 1500.0
-"""Guess: the first build compiles fastecdsa and fetches 300 MB."""
+"""The longest build (guess: the first compiles fastecdsa and fetches 300 MB)."""
 STREAM_BEFORE_S = 3.0
 STREAM_AFTER_S = 8.0
-"""Guess: the kill is noticed within a second; this is a while longer."""
+"""Seconds that the streams go on after the kill (guess: the kill is noticed within a second)."""
 
 
 def check_confinement(stack: Stack, report: Report) -> None:

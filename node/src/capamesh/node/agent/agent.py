@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.network import Membership
 
 CHECK_ROUTERS_EVERY_S = 10.0
-"""How soon it is told that no router is reached (guess: as often as a router advertises)."""
+"""Seconds after which it is told that no router is reached (guess: as often as a router advertises)."""
 FAREWELL_S = 0.5
 """Time for a goodbye to leave the sidecar before it is stopped (guess: gossip takes milliseconds)."""
 
@@ -149,7 +149,7 @@ class NodeAgent:
         self._drained: set[int] = set()
         self._all_drained = asyncio.Event()
         self._state = "starting"
-        """Of its own life; while it is serving, `standing` says more."""
+        """The state of its own life; while it is serving, `standing` says more."""
         self._metrics_url = ""
         self._loop_meter = LoopMeter()
 

@@ -1,4 +1,4 @@
-"""How requests of one model become one run and its outputs become their answers again. Pure."""
+"""Turns requests of one model into one run, and its outputs into their answers again. Pure."""
 
 from __future__ import annotations
 

@@ -65,20 +65,20 @@ if TYPE_CHECKING:
     from capamesh.protocol.links.listener import LinkListener
 
 RECHECK_MEMBERS_S = 60.0
-"""How often links are checked for peers whose membership has expired (guess)."""
+"""Seconds between two checks of links for peers whose membership has expired (guess)."""
 QUIET_S = 0.5
 """A drained worker leaves after this long without a request: what crossed the goaway on the wire
 has arrived by then (guess: several round trips around the world)."""
 QUIET_STEP_S = 0.05
 OBSERVE_S = 0.5
-"""How old the free memory in an answer may be (guess: probes are as old)."""
+"""Seconds that the free memory in an answer may be old (guess: probes are as old)."""
 METRICS_TURNS = 4
 """Counts are reported every so many observations: 2 s; a Prometheus scrape comes every 15 s."""
 CLEAN_S = 3600.0
-"""How often what is long unused leaves the cache, and how long after the start first: the models of the folder have
+"""Seconds between two removals of what is long unused in the cache, and before the first: the models of the folder have
 used theirs by then (guess)."""
 FLUSH_S = 0.2
-"""What a stuck worker's last answers may take to leave (guess: a socket's buffer)."""
+"""Seconds that a stuck worker's last answers may take to leave (guess: a socket's buffer)."""
 STUCK_STATUS = 70
 """EX_SOFTWARE of sysexits.h."""
 
@@ -148,7 +148,7 @@ class Worker:
         self._has_reported = False
         self._is_ending = False
         self._leaving: asyncio.Task[None] | None = None
-        """For another folder of models."""
+        """The task of leaving for another folder of models."""
         self._service = WorkerService(
             self._models,
             self._trust,

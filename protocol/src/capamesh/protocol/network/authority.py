@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.ids import NetworkId
 
 MAX_SUCCESSORS = 8
-"""Guess: an owner's key that is changed every year lasts for eight; each makes every chain 500 bytes longer."""
+"""The most successors (guess: an owner's key that is changed every year lasts for eight; each makes every chain 500 bytes longer)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,10 @@ class Authority:
     """A network's own certificates, checked: the root of all trust in it, and the successors that it leads to."""
 
     network_id: NetworkId
-    """Of the first owner's key, whoever owns the network now."""
+    """The id of the first owner's key, whoever owns the network now."""
     name: str
     certificates: tuple[x509.Certificate, ...]
-    """Of all owner's keys, first to newest."""
+    """The certificates of all owner's keys, first to newest."""
     keys: tuple[Ed25519PublicKey, ...]
     successors: tuple[bytes, ...]
     """The certificates after the first, DER."""
@@ -55,7 +55,7 @@ class Authority:
         return self.keys[-1]
 
     def is_in_line_with(self, successors: tuple[bytes, ...]) -> bool:
-        """Whether `successors` and those known here are one line, however far each is known."""
+        """Return whether `successors` and those known here are one line, however far each is known."""
         shorter = min(len(successors), len(self.successors))
         return successors[:shorter] == self.successors[:shorter]
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 MAX_CERTIFICATE_BYTES = 8 * 1024
-"""Guess: this network's certificates have about 500 bytes."""
+"""The largest certificate (guess: this network's have about 500 bytes)."""
 
 _UNREADABLE = (
     ValueError,

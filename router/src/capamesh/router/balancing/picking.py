@@ -27,7 +27,7 @@ class Picker(Protocol):
     __slots__ = ()
 
     attempts: list[Attempt]
-    """What was sent so far, in that order: `RequestAttempts` fills it, and an explanation reads it."""
+    """The attempts so far, in the order in which they were sent: `RequestAttempts` fills it, and an explanation reads it."""
 
     def choose(
         self, asked: Collection[Replica], now_s: float, purpose: Purpose = Purpose.FIRST
@@ -48,13 +48,13 @@ class Picker(Protocol):
         size_bytes: int,
         now_s: float,
     ) -> None:
-        """It ended with an answer; `size_bytes` of request and answer together."""
+        """An attempt ended with an answer; `size_bytes` of request and answer together."""
         ...
 
     def failed(
         self, replica: Replica, error: CapameshError, elapsed_s: float, now_s: float
     ) -> None:
-        """It ended with an error: a refusal, the node's failure, or the caller's fault (`ClientError`)."""
+        """An attempt ended with an error: a refusal, the node's failure, or the caller's fault (`ClientError`)."""
         ...
 
     def refuted(
@@ -103,11 +103,11 @@ class Picker(Protocol):
         ...
 
     def silent(self, replica: Replica, elapsed_s: float, now_s: float) -> None:
-        """It has been silent over its limit; it stays under way. At most once an attempt."""
+        """An attempt has been silent over its limit; it stays under way. At most once an attempt."""
         ...
 
     def withdrawn(self, replica: Replica, elapsed_s: float, now_s: float) -> None:
-        """It ended unanswered: another was faster, the deadline passed or the client left."""
+        """An attempt ended unanswered: another was faster, the deadline passed or the client left."""
         ...
 
     def try_retry(self, now_s: float) -> bool:

@@ -69,7 +69,7 @@ class Killers:
         self._samples: dict[_Key, float] = {}
         """The time until which a request with that sample may be barred."""
         self.until_s = 0.0
-        """Until when any may be barred."""
+        """The time until which any request may be barred."""
         self._hashed = 0
         """Bytes that went into digests since `_hashed_s`."""
         self._hashed_s = 0.0
