@@ -4,7 +4,8 @@ from typing import Annotated
 
 import pytest
 
-from capamesh.protocol.schema import PLAIN, Meta, Mismatch, Struct, read
+from capamesh.protocol import schema
+from capamesh.protocol.schema import PLAIN, Meta, Mismatch, Struct, Table, read
 
 
 class Item(Struct, frozen=True):
@@ -71,3 +72,32 @@ def test_secret_is_told_by_its_type_alone() -> None:
         str(caught.value)
         == "name is of type bytes, expected printable text of at most 3 characters"
     )
+
+
+class Many(Struct, frozen=True):
+    items: tuple[Item, ...] = ()
+
+
+def test_last_of_many_that_does_not_fit_is_found_without_a_look_at_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[object] = []
+    problem = schema._Place.problem
+    monkeypatch.setattr(
+        schema._Place, "problem", lambda place: seen.append(place.value) or problem(place)
+    )
+    with pytest.raises(Mismatch, match=r"^items\[999\].size is -1, expected"):
+        read({"items": [{"size": 1}] * 999 + [{"size": -1}]}, Many)
+    assert set(map(str, seen)) == {"-1"}
+
+
+@pytest.mark.parametrize(
+    "key", ["x` - at `$.items[0].size", "` - at `$.none", "` - at `$[...]", "]"]
+)
+def test_unknown_key_that_looks_like_a_path_is_named_itself(key: str) -> None:
+    class Strict(Table, frozen=True):
+        items: tuple[Item, ...] = ()
+
+    with pytest.raises(Mismatch) as caught:
+        read({"items": [{"size": 1}], key: 1}, Strict)
+    assert str(caught.value) == f'unknown key "{key}"; allowed keys are items'

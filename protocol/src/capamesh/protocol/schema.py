@@ -62,6 +62,7 @@ _SHOWN_BITS: Final = 100  # guess; Python refuses to print a number of more than
 
 _BELOW: Final = " - at `"
 """Stands in msgspec's complaints of what is inside a value, before its path."""
+_STEP: Final = re.compile(r"\.[A-Za-z0-9_]+|\[[0-9]+\]")
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -99,7 +100,7 @@ def read(values: object, schema: type[_Value], *, is_secret: bool = False) -> _V
     try:
         return msgspec.convert(values, schema, builtin_types=(bytes,))
     except msgspec.ValidationError as exc:
-        raise Mismatch(_said(values, schema, is_secret=is_secret)) from exc
+        raise Mismatch(_said(values, schema, str(exc), is_secret=is_secret)) from exc
 
 
 def given(table: Struct) -> dict[str, Any]:
@@ -181,9 +182,12 @@ class _Place(NamedTuple):
         return None
 
 
-def _said(values: object, schema: object, *, is_secret: bool) -> str:
+def _said(values: object, schema: object, complaint: str, *, is_secret: bool) -> str:
     """Return what is wrong at the innermost place that does not fit, and what would be right there."""
-    place = _Place("", values, schema)
+    whole = _Place("", values, schema)
+    place = _place_of(complaint, whole)
+    if place.problem() is None:  # an unknown key that looks like a path
+        place = whole
     while _BELOW in str(place.problem()):
         inner = next((each for each in place.inside() if each.problem()), None)
         if inner is None:  # an unknown key that looks like a path
@@ -196,6 +200,18 @@ def _said(values: object, schema: object, *, is_secret: bool) -> str:
         return f"{place.path}.{problem.__cause__}".removeprefix(".")
     seen = f"of type {type(place.value).__name__}" if is_secret else shown(place.value)
     return f"{place.path or 'it'} is {seen}, expected {_expected(place.kind)}"
+
+
+def _place_of(complaint: str, whole: _Place) -> _Place:
+    """Return the place that msgspec's complaint names, as far as it does: names in a dict are not told."""
+    place = whole
+    for step in _STEP.findall(complaint.rpartition(_BELOW)[2].partition("[...]")[0]):
+        path = f"{place.path}{step}".removeprefix(".")
+        inner = next((each for each in place.inside() if each.path == path), None)
+        if inner is None:
+            break
+        place = inner
+    return place
 
 
 def _keys_said(place: _Place, given: dict[str, object]) -> str:
