@@ -12,7 +12,6 @@ from capamesh.protocol.advertised_address import (
     listen_multiaddr,
     listen_reason,
     reachable_multiaddr,
-    require_free,
 )
 from capamesh.protocol.errors import ConfigError
 
@@ -92,18 +91,6 @@ def test_mesh_listens_on_addresses_of_both_families_and_not_on_names() -> None:
     assert listen_multiaddr("::1", 0) == "/ip6/::1/tcp/0"
     with pytest.raises(ConfigError, match="not on the name 'localhost'"):
         listen_multiaddr("localhost", 4001)
-
-
-def test_port_that_another_listens_on_is_refused_also_when_it_would_share_it() -> None:
-    with socket.socket() as other:
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        other.bind(("127.0.0.1", 0))
-        other.listen(1)
-        port = other.getsockname()[1]
-        with pytest.raises(ConfigError, match=rf"127.0.0.1:{port}: .*; give another --mesh"):
-            require_free("127.0.0.1", port, "--mesh")
-    require_free("127.0.0.1", port, "--mesh")
-    require_free("127.0.0.1", 0, "--mesh")
 
 
 @pytest.mark.parametrize(

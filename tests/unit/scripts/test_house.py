@@ -46,6 +46,13 @@ def test_modules_are_short_or_say_why_not() -> None:
     assert LONG_STILL - long == set(), "short now: take it out of the list"
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_unit_tests_lie_as_what_they_test(package: str) -> None:
+    tests, sources_at = ROOT / "tests" / "unit" / package, ROOT / package / "src/capamesh" / package
+    folders = {path.parent.relative_to(tests) for path in tests.rglob("test_*.py")}
+    assert {str(one) for one in folders if not (sources_at / one).is_dir()} == set()
+
+
 def imports_of(package: str) -> dict[str, set[str]]:
     """Return what each module of a package imports of it, for types too."""
     base = ROOT / package / "src"
