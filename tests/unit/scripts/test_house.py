@@ -14,13 +14,6 @@ PACKAGES = ("protocol", "node", "router", "client", "cli", "simulation")
 MOST_LINES = 400
 REASON = "long because"
 """A module over `MOST_LINES` says why in its docstring, with these words."""
-LONG_STILL = frozenset(
-    {
-        "protocol/src/capamesh/protocol/links/calls.py",
-        "router/src/capamesh/router/http/connection.py",
-    }
-)
-"""Modules that are over it and say nothing: to be split. None may join, and who is short again leaves."""
 MOST_ROOMS = {"node": 11, "router": 16}
 """Folders and modules at the top of a package."""
 
@@ -40,10 +33,7 @@ def test_modules_are_short_or_say_why_not() -> None:
         if len((text := path.read_text("utf-8")).splitlines()) > MOST_LINES
         and REASON not in (ast.get_docstring(ast.parse(text)) or "")
     }
-    assert long - LONG_STILL == set(), (
-        f"over {MOST_LINES} lines: split, or say why in the docstring"
-    )
-    assert LONG_STILL - long == set(), "short now: take it out of the list"
+    assert long == set(), f"over {MOST_LINES} lines: split, or say why in the docstring"
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 from capamesh.protocol.errors import InvalidRequest, Overloaded, ProtocolViolation, TooLarge
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import (
-    MAX_KNOWN,
     MAX_KNOWN_CALLS,
-    MAX_KNOWN_CHARS,
     MAX_PRIORITY,
     MAX_SEQUENCE_CHARS,
     CallDecoder,
@@ -19,7 +17,6 @@ from capamesh.protocol.links.calls import (
     ControlCall,
     InferAnswer,
     InferCall,
-    KnownTensors,
     LoadReport,
     SequenceMark,
     decode_answer,
@@ -31,6 +28,7 @@ from capamesh.protocol.links.calls import (
     encode_load,
     load_with,
 )
+from capamesh.protocol.links.tensor_descriptions import MAX_KNOWN, MAX_KNOWN_CHARS, KnownTensors
 from capamesh.protocol.msgpack_codec import pack, unpack
 from capamesh.protocol.plain_text import plain
 from capamesh.protocol.tensors import Datatype, Limits, Tensor

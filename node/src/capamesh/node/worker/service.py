@@ -23,13 +23,13 @@ from capamesh.protocol.links.calls import (
     ControlCall,
     InferAnswer,
     LoadReport,
-    check_outputs,
     decode_probe,
     encode_answer,
     encode_done,
     encode_load,
 )
 from capamesh.protocol.links.link import LinkHandler
+from capamesh.protocol.links.tensor_descriptions import check_outputs
 from capamesh.protocol.links.transport import check_hello, is_one_too_many
 from capamesh.protocol.network import Role
 from capamesh.protocol.tensors import Limits, Tensor

@@ -13,32 +13,24 @@ FOREIGN    for aiohttp, whatever it is: nobody else can tell where requests begi
 LEFT       nobody's any more
 =========  ============================================================================================
 
-This module is longer than others since the states share what is kept here between two reads, and a request goes through
-most of them in one call: parts that each took a turn would cost every request a call more.
-
 A head has a time to be here whole, wherever it goes; bytes now and then do not extend it. A head that comes while aiohttp is still busy with one before goes to aiohttp as well, which serves all routes.
 """
 
 from __future__ import annotations
 
-import asyncio
-import socket
-from collections.abc import Callable
-from enum import Enum, auto
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from capamesh.protocol.errors import CapameshError, Overloaded
-from capamesh.protocol.oip import error_body
-from capamesh.router.http.arrivals import ArrivingBody, Receiver, UnreadAnswer
-from capamesh.router.http.connections import Connection, site_of
-from capamesh.router.http.errors import error_reply, too_slow_text
+from capamesh.protocol.errors import CapameshError
+from capamesh.router.http.arrivals import ArrivingBody
+from capamesh.router.http.client_side import ClientSide, State
+from capamesh.router.http.errors import error_reply
 from capamesh.router.http.exchange import Exchange
 from capamesh.router.http.half_closed import HalfClosed, HalfConnection
 from capamesh.router.http.heads import END, may_become_head
 from capamesh.router.http.pages import is_busy, is_idle, is_waiting_for_body
-from capamesh.router.http.replies import JSON, Reply, head_of, size_of
+from capamesh.router.http.replies import Reply
 
 if TYPE_CHECKING:
     from aiohttp.web_protocol import RequestHandler
@@ -47,87 +39,41 @@ if TYPE_CHECKING:
     from capamesh.router.http.front_context import FrontContext
     from capamesh.router.http.heads import Head
 
-JOINED_BYTES = 64 * 1024
-"""An answer up to that is copied beside its head (guess: one send, and less than what the copy costs)."""
 AHEAD_BYTES = 16 * 1024
 """The bytes that are read ahead, and only then no more (guess): a client that leaves is noticed only while it is read from.
 What is here beyond that, a read at most, has to have room in the budget."""
-NO_ROOM = (
-    "the router holds as many bytes of requests as it may ({used} of {most}); send it again later, or give the \
-router a larger --body-budget-mib"
-)
 
 
-class _State(Enum):
-    HEAD = auto()
-    BODY = auto()
-    RUNNING = auto()
-    PAGE = auto()
-    FOREIGN = auto()
-    LEFT = auto()
-
-
-class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Receiver):
+class FrontConnection(ClientSide, HalfConnection):
     """One connection of a front."""
 
     __slots__ = (
-        "_ahead_bytes",
-        "_body",
         "_body_at",
         "_exchange",
-        "_front",
         "_half_closed",
         "_has_asked",
         "_head",
-        "_held_bytes",
         "_is_last",
         "_is_reading_paused",
         "_is_taking",
-        "_is_unread",
         "_owed_bytes",
-        "_pages",
-        "_rest",
-        "_state",
-        "_timer",
-        "_transport",
-        "_unread",
-        "site",
-        "used_s",
     )
 
     def __init__(self, front: FrontContext) -> None:
-        self._front = front
-        self._transport: asyncio.Transport
-        self._state = _State.HEAD
-        self._rest = b""
-        """The bytes that have been read and not been looked at, or are the beginning of a head."""
+        super().__init__(front)
         self._head: Head | None = None
         """The head of the request whose body arrives."""
         self._is_last = False
         """The connection is closed after the request under way."""
-        self._body: ArrivingBody | None = None
         self._body_at = 0
-        self._held_bytes = 0
-        """The bytes that the request under way has of the budget."""
-        self._ahead_bytes = 0
-        """The bytes that the budget counts of `_rest`."""
         self._exchange: Exchange | None = None
-        self._pages: RequestHandler | None = None
         self._owed_bytes = 0
         """The bytes of a body that aiohttp has still to get."""
         self._is_taking = False
         self._is_reading_paused = False
-        self._is_unread = False
-        """The client does not read its answers as fast as they come."""
-        self._unread: UnreadAnswer | None = None
         self._half_closed: HalfClosed | None = None
         """The rest of a connection whose client sends nothing any more; it may still read."""
         self._has_asked = False
-        self._timer: asyncio.TimerHandle | None = None
-        self.used_s = 0.0
-        """The time when something last began or ended, on the loop's clock."""
-        self.site = ""
-        """The site of the client's address."""
 
     @override
     def __repr__(self) -> str:
@@ -136,7 +82,7 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
     @property
     def is_idle(self) -> bool:
         """Return whether no request is under way, nor a part of one here."""
-        if self._state not in {_State.HEAD, _State.FOREIGN} or self._rest or self._is_unread:
+        if self._state not in {State.HEAD, State.FOREIGN} or self._rest or self._is_unread:
             return False
         return self._pages is None or is_idle(self._pages)
 
@@ -145,9 +91,9 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
     def is_dispensable(self) -> bool:
         """Return whether no request is lost with it: at most the beginning of a head."""
         match self._state:
-            case _State.LEFT:
+            case State.LEFT:
                 return True
-            case _State.HEAD | _State.FOREIGN:
+            case State.HEAD | State.FOREIGN:
                 return not self._is_unread and (self._pages is None or is_idle(self._pages))
             case _:
                 return False
@@ -157,15 +103,6 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
         limits = self._front.limits
         patience_s = limits.idle_s if self._has_asked else limits.first_head_s
         return now_s - self.used_s > patience_s and self.is_idle
-
-    @override
-    def hang_up(self) -> None:
-        """Close it for another: there are too many."""
-        self._transport.abort()
-
-    def close(self) -> None:
-        """Hang up once what was answered has been sent."""
-        self._transport.close()
 
     # for `HalfClosed`
 
@@ -190,9 +127,9 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
     @override
     def is_owed(self) -> bool:
         """Return whether a request is here whole, as far as can be told, whose answer is still to be written."""
-        if self._state is _State.RUNNING:
+        if self._state is State.RUNNING:
             return True
-        if self._state is _State.HEAD and self._is_unread and self._rest:
+        if self._state is State.HEAD and self._is_unread and self._rest:
             return True  # what is there is looked at once the client has read
         pages = self._pages
         return pages is not None and is_busy(pages) and not is_waiting_for_body(pages)
@@ -205,27 +142,14 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
     # asyncio.BufferedProtocol
 
     @override
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        plain = cast("socket.socket | None", transport.get_extra_info("socket"))
-        if plain is not None:  # a client that is gone without a word is found out
-            plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        name = cast("tuple[object, ...] | str | None", transport.get_extra_info("peername"))
-        self.site = site_of(str(name[0])) if isinstance(name, tuple) and name else ""
-        self.used_s = self._front.now_s()
-        if not self._front.opened(self):
-            self._state = _State.LEFT
-            self._transport.abort()
-
-    @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.cancel()
-        if self._state in {_State.BODY, _State.RUNNING}:
+        if self._state in {State.BODY, State.RUNNING}:
             self._front.requests.ended()
-        self._state = _State.LEFT
+        self._state = State.LEFT
         self._drop_body()
         self._let_go()
         self._let_go_ahead()
@@ -248,16 +172,6 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
             self._half_closed = HalfClosed(self, self._front, self._transport)
             self._half_closed.look()
         return not self._transport.is_closing()
-
-    @override
-    def pause_writing(self) -> None:
-        self._is_unread = True
-        if self._pages is not None:
-            self._pages.pause_writing()
-        self._arm(self._overdue_reader)
-        self._unread = unread = UnreadAnswer(self._transport, self._overdue_reader)
-        if not self._front.budget.begin(unread, unread.size_at_first_bytes):
-            self._overdue_reader()
 
     @override
     def resume_writing(self) -> None:
@@ -290,7 +204,7 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
                 assert head is not None and head.target is not None  # noqa: S101, PT018
                 if body.arrived(head.held_bytes):
                     self._held_bytes = head.held_bytes
-                    self._state = _State.RUNNING
+                    self._state = State.RUNNING
                     self._exchange = Exchange(self._front.inference, head.target, self._reply)
                     self._exchange.begin(body.memory)
                 else:
@@ -300,14 +214,14 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
         data = bytes(self._front.scratch[:nbytes])
         if self._rest:
             data, self._rest = self._rest + data, b""
-        if self._state is not _State.LEFT:
+        if self._state is not State.LEFT:
             self._take(data)
 
     # what comes
 
     def _go_on(self) -> None:
         """Look at what was kept while a request was under way or an answer unread."""
-        if self._is_taking or self._is_unread or self._state is not _State.HEAD:
+        if self._is_taking or self._is_unread or self._state is not State.HEAD:
             return
         if self._is_reading_paused and not self._transport.is_closing():
             self._let_go_ahead()
@@ -324,19 +238,19 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
         try:
             while at < len(data) and not self._transport.is_closing():
                 match self._state:
-                    case _State.HEAD:
+                    case State.HEAD:
                         if self._is_unread:
                             break
                         begin = at
                         at = self._take_head(data, begin)
                         if self._exchange is not None:
                             self._exchange.begin(memoryview(data)[self._body_at : at])
-                        elif at == begin and self._state is _State.HEAD:
+                        elif at == begin and self._state is State.HEAD:
                             self._arm(self._overdue_head, is_head=True)
                             break
-                    case _State.PAGE:
+                    case State.PAGE:
                         at += self._pass_on(data[at : at + self._owed_bytes])
-                    case _State.FOREIGN:
+                    case State.FOREIGN:
                         at += self._pass_on(data[at:])
                     case _:
                         break
@@ -354,15 +268,10 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
             self._ahead_bytes = size_bytes
             return
         self._rest = b""
-        if self._state is _State.RUNNING:
+        if self._state is State.RUNNING:
             self._is_last = True
         else:
             self._transport.close()
-
-    def _let_go_ahead(self) -> None:
-        ahead_bytes, self._ahead_bytes = self._ahead_bytes, 0
-        if ahead_bytes:
-            self._front.budget.let_go(ahead_bytes)
 
     def _take_head(self, data: bytes, at: int) -> int:
         """Return where the request that begins `at` ends in `data`, `at` itself if it is not for this class.
@@ -374,14 +283,14 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
         if head is None:
             if end >= len(END) or not may_become_head(data[at:]):
                 self._disarm()
-                self._state = _State.FOREIGN
+                self._state = State.FOREIGN
             return at
         if self._timer is not None:
             self._disarm()
         self._has_asked = True
         self._is_last = head.is_last
         if head.target is None or (self._pages is not None and not is_idle(self._pages)):
-            self._state = _State.PAGE
+            self._state = State.PAGE
             self._owed_bytes = end - at + head.body_bytes
             return at
         stop = end + head.body_bytes
@@ -394,7 +303,7 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
             if front.budget.hold(head.held_bytes):
                 self._held_bytes = head.held_bytes
                 self._body_at = end
-                self._state = _State.RUNNING
+                self._state = State.RUNNING
                 self._exchange = Exchange(front.inference, head.target, self._reply)
             else:
                 self._refuse(head.target)
@@ -417,7 +326,7 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
             return self._no_room()
         self._front.requests.count += 1
         self._head, self._body = head, body
-        self._state = _State.BODY
+        self._state = State.BODY
         self._arm(self._overdue_body)
         return None
 
@@ -427,13 +336,13 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
         if pages is None:
             pages = self._pages = self._front.make_pages()
             pages.connection_made(self._transport)
-        if self._state is _State.PAGE:
+        if self._state is State.PAGE:
             self._owed_bytes -= len(data)
             if not self._owed_bytes:  # behind a last one nothing counts
-                self._state = _State.LEFT if self._is_last else _State.HEAD
+                self._state = State.LEFT if self._is_last else State.HEAD
         self.used_s = self._front.now_s()
         pages.data_received(data)
-        if self._state is _State.FOREIGN:
+        if self._state is State.FOREIGN:
             self._has_asked = True
             if is_busy(pages):
                 self._disarm()
@@ -451,7 +360,7 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
 
     def _reply(self, reply: Reply) -> None:
         self._exchange = None
-        self._state = _State.HEAD
+        self._state = State.HEAD
         requests = self._front.requests
         requests.ended()
         self._let_go()
@@ -466,61 +375,7 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
         if self._half_closed is not None:
             self._half_closed.end()
 
-    def _let_go(self) -> None:
-        """Give back what the request under way had of the budget."""
-        held_bytes, self._held_bytes = self._held_bytes, 0
-        if held_bytes:
-            self._front.budget.let_go(held_bytes)
-
-    def _read_all(self) -> None:
-        """The client has read its answers, or never will."""
-        unread, self._unread = self._unread, None
-        if unread is not None:
-            self._front.budget.release(unread)
-
-    def _drop_body(self) -> None:
-        body, self._body = self._body, None
-        if body is not None:
-            body.drop()
-
-    @override
-    def no_room(self) -> None:
-        """End the request whose body arrives: others need its room, and send faster."""
-        self._front.requests.ended()
-        self._disarm()
-        self._last_words(error_reply(self._no_room()))
-
-    def _no_room(self) -> Overloaded:
-        budget = self._front.budget
-        return Overloaded(NO_ROOM.format(used=budget.used_bytes, most=budget.most_bytes), 1.0)
-
-    def _write(self, reply: Reply, *, is_last: bool) -> None:
-        transport = self._transport
-        if transport.is_closing():
-            return
-        buffers = reply.buffers
-        body_bytes = 0
-        for buffer in buffers:
-            body_bytes += size_of(buffer)
-        head = head_of(reply, self._front.date(), body_bytes, is_last=is_last)
-        if len(buffers) == 1 or body_bytes <= JOINED_BYTES:
-            transport.write(b"".join((head, *buffers)))
-        else:
-            transport.writelines((head, *buffers))
-        if is_last:
-            transport.close()
-
     # time
-
-    def _arm(self, overdue: Callable[[], None], *, is_head: bool = False) -> None:
-        if self._timer is None:
-            front = self._front
-            self._timer = front.after(front.head_s if is_head else front.arrival_s, overdue)
-
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def _overdue_head(self) -> None:
         self._too_slow("the request's head", len(self._rest), None)
@@ -530,37 +385,3 @@ class FrontConnection(asyncio.BufferedProtocol, Connection, HalfConnection, Rece
         self._timer = None
         if self._pages is not None and not is_busy(self._pages):
             self._transport.close()
-
-    def _overdue_body(self) -> None:
-        body = self._body
-        assert body is not None  # noqa: S101 - the timer is of its time
-        if body.is_waiting:  # for the router, which cannot read it
-            self.no_room()
-            return
-        self._front.requests.ended()
-        self._too_slow("the request's body", body.filled_bytes, len(body.memory))
-
-    def _overdue_reader(self) -> None:
-        """A client that does not read must not keep its answers in memory."""
-        self._transport.abort()
-
-    def _too_slow(self, what: str, received_bytes: int, announced_bytes: int | None) -> None:
-        self._timer = None
-        text = too_slow_text(what, received_bytes, announced_bytes, self._front.arrival_s)
-        self._last_words(Reply(408, {"Content-Type": JSON}, (error_body(text),)))
-
-    def _last_words(self, reply: Reply) -> None:
-        """Say so, and hang up when the client has, or soon: what it still sends would destroy the answer."""
-        self._state = _State.LEFT
-        self._drop_body()
-        self._rest = b""
-        transport = self._transport
-        if transport.is_closing():
-            return
-        body = b"".join(reply.buffers)
-        transport.write(head_of(reply, self._front.date(), len(body), is_last=True) + body)
-        if transport.can_write_eof():
-            transport.write_eof()
-        transport.resume_reading()
-        self.used_s = self._front.now_s()
-        self._arm(transport.close)

@@ -24,10 +24,10 @@ from capamesh.protocol.errors import (
 )
 from capamesh.protocol.links.calls import (
     InferCall,
-    KnownTensors,
     decode_answer,
     encode_call,
 )
+from capamesh.protocol.links.tensor_descriptions import KnownTensors
 from capamesh.router.balancing.attempt import Attempt, AttemptOwner
 from capamesh.router.balancing.fitting import fits_another
 from capamesh.router.requests.attempt_events import Action, Answered, Failed, Probe, Send, Withdraw

@@ -1,0 +1,221 @@
+"""The things that one client's connection holds whatever comes on it: socket, timer, room in the budget. IO: asyncio.
+
+It gives them back, and writes: an answer, or the last words to a client that is hung up on. What comes is the matter of
+`FrontConnection`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import TYPE_CHECKING, cast
+
+from typing_extensions import override
+
+from capamesh.protocol.errors import Overloaded
+from capamesh.protocol.oip import error_body
+from capamesh.router.http.arrivals import ArrivingBody, Receiver, UnreadAnswer
+from capamesh.router.http.connections import Connection, site_of
+from capamesh.router.http.errors import error_reply, too_slow_text
+from capamesh.router.http.replies import JSON, Reply, head_of, size_of
+
+if TYPE_CHECKING:
+    from aiohttp.web_protocol import RequestHandler
+
+    from capamesh.router.http.front_context import FrontContext
+
+JOINED_BYTES = 64 * 1024
+"""An answer up to that is copied beside its head (guess: one send, and less than what the copy costs)."""
+NO_ROOM = (
+    "the router holds as many bytes of requests as it may ({used} of {most}); send it again later, or give the \
+router a larger --body-budget-mib"
+)
+
+
+class State(Enum):
+    """The part of a request that the next bytes of a client are: see `connection`."""
+
+    HEAD = auto()
+    BODY = auto()
+    RUNNING = auto()
+    PAGE = auto()
+    FOREIGN = auto()
+    LEFT = auto()
+
+
+class ClientSide(asyncio.BufferedProtocol, Connection, Receiver):
+    """The client's side of one connection: what the front holds for it, and gives back when it leaves."""
+
+    __slots__ = (
+        "_ahead_bytes",
+        "_body",
+        "_front",
+        "_held_bytes",
+        "_is_unread",
+        "_pages",
+        "_rest",
+        "_state",
+        "_timer",
+        "_transport",
+        "_unread",
+        "site",
+        "used_s",
+    )
+
+    def __init__(self, front: FrontContext) -> None:
+        self._front = front
+        self._transport: asyncio.Transport
+        self._state = State.HEAD
+        self._rest = b""
+        """The bytes that have been read and not been looked at, or are the beginning of a head."""
+        self._body: ArrivingBody | None = None
+        self._held_bytes = 0
+        """The bytes that the request under way has of the budget."""
+        self._ahead_bytes = 0
+        """The bytes that the budget counts of `_rest`."""
+        self._pages: RequestHandler | None = None
+        self._is_unread = False
+        """The client does not read its answers as fast as they come."""
+        self._unread: UnreadAnswer | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.used_s = 0.0
+        """The time when something last began or ended, on the loop's clock."""
+        self.site = ""
+        """The site of the client's address."""
+
+    # the end of it
+
+    @override
+    def hang_up(self) -> None:
+        """Close it for another: there are too many."""
+        self._transport.abort()
+
+    def close(self) -> None:
+        """Hang up once what was answered has been sent."""
+        self._transport.close()
+
+    # asyncio.BufferedProtocol
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        plain = cast("socket.socket | None", transport.get_extra_info("socket"))
+        if plain is not None:  # a client that is gone without a word is found out
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        name = cast("tuple[object, ...] | str | None", transport.get_extra_info("peername"))
+        self.site = site_of(str(name[0])) if isinstance(name, tuple) and name else ""
+        self.used_s = self._front.now_s()
+        if not self._front.opened(self):
+            self._state = State.LEFT
+            self._transport.abort()
+
+    @override
+    def pause_writing(self) -> None:
+        self._is_unread = True
+        if self._pages is not None:
+            self._pages.pause_writing()
+        self._arm(self._overdue_reader)
+        self._unread = unread = UnreadAnswer(self._transport, self._overdue_reader)
+        if not self._front.budget.begin(unread, unread.size_at_first_bytes):
+            self._overdue_reader()
+
+    # the budget
+
+    @override
+    def no_room(self) -> None:
+        """End the request whose body arrives: others need its room, and send faster."""
+        self._front.requests.ended()
+        self._disarm()
+        self._last_words(error_reply(self._no_room()))
+
+    def _let_go(self) -> None:
+        """Give back what the request under way had of the budget."""
+        held_bytes, self._held_bytes = self._held_bytes, 0
+        if held_bytes:
+            self._front.budget.let_go(held_bytes)
+
+    def _let_go_ahead(self) -> None:
+        ahead_bytes, self._ahead_bytes = self._ahead_bytes, 0
+        if ahead_bytes:
+            self._front.budget.let_go(ahead_bytes)
+
+    def _read_all(self) -> None:
+        """The client has read its answers, or never will."""
+        unread, self._unread = self._unread, None
+        if unread is not None:
+            self._front.budget.release(unread)
+
+    def _drop_body(self) -> None:
+        body, self._body = self._body, None
+        if body is not None:
+            body.drop()
+
+    def _no_room(self) -> Overloaded:
+        budget = self._front.budget
+        return Overloaded(NO_ROOM.format(used=budget.used_bytes, most=budget.most_bytes), 1.0)
+
+    # what is written
+
+    def _write(self, reply: Reply, *, is_last: bool) -> None:
+        transport = self._transport
+        if transport.is_closing():
+            return
+        buffers = reply.buffers
+        body_bytes = 0
+        for buffer in buffers:
+            body_bytes += size_of(buffer)
+        head = head_of(reply, self._front.date(), body_bytes, is_last=is_last)
+        if len(buffers) == 1 or body_bytes <= JOINED_BYTES:
+            transport.write(b"".join((head, *buffers)))
+        else:
+            transport.writelines((head, *buffers))
+        if is_last:
+            transport.close()
+
+    def _last_words(self, reply: Reply) -> None:
+        """Say so, and hang up when the client has, or soon: what it still sends would destroy the answer."""
+        self._state = State.LEFT
+        self._drop_body()
+        self._rest = b""
+        transport = self._transport
+        if transport.is_closing():
+            return
+        body = b"".join(reply.buffers)
+        transport.write(head_of(reply, self._front.date(), len(body), is_last=True) + body)
+        if transport.can_write_eof():
+            transport.write_eof()
+        transport.resume_reading()
+        self.used_s = self._front.now_s()
+        self._arm(transport.close)
+
+    # time
+
+    def _arm(self, overdue: Callable[[], None], *, is_head: bool = False) -> None:
+        if self._timer is None:
+            front = self._front
+            self._timer = front.after(front.head_s if is_head else front.arrival_s, overdue)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _overdue_body(self) -> None:
+        body = self._body
+        assert body is not None  # noqa: S101 - the timer is of its time
+        if body.is_waiting:  # for the router, which cannot read it
+            self.no_room()
+            return
+        self._front.requests.ended()
+        self._too_slow("the request's body", body.filled_bytes, len(body.memory))
+
+    def _overdue_reader(self) -> None:
+        """A client that does not read must not keep its answers in memory."""
+        self._transport.abort()
+
+    def _too_slow(self, what: str, received_bytes: int, announced_bytes: int | None) -> None:
+        self._timer = None
+        text = too_slow_text(what, received_bytes, announced_bytes, self._front.arrival_s)
+        self._last_words(Reply(408, {"Content-Type": JSON}, (error_body(text),)))
