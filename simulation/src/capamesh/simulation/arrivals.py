@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 if TYPE_CHECKING:
     from capamesh.simulation.events import Events
     from capamesh.simulation.scenario import RequestKind
@@ -39,6 +41,7 @@ class Arrivals:
         self._rng = rng
         self._arrive = arrive
 
+    @override
     def __repr__(self) -> str:
         return f"Arrivals({self._rate_per_s * self.factor:.1f} a second)"
 

@@ -31,6 +31,7 @@ class Timer(timers.Timer):
         self._do: Callable[..., object] | None = do
         self._args = args
 
+    @override
     def __repr__(self) -> str:
         return f"Timer({'over' if self._do is None else 'pending'})"
 
@@ -72,6 +73,7 @@ class Events(timers.Timers):
         """Return how many are to come; those that were called off are not."""
         return len(self._heap) - self._cancelled
 
+    @override
     def __repr__(self) -> str:
         return f"Events({self.now_s:.6f} s, {len(self)} to come, {self.ran} over)"
 

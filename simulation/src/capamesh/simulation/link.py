@@ -95,6 +95,7 @@ class Way:
         self._second_per_byte = 1 / spec.bytes_per_s if spec.bytes_per_s else 0.0
         self._loss = spec.loss
 
+    @override
     def __repr__(self) -> str:
         return f"Way({' - '.join(sorted(self.regions))}, {self.base_s:g} s)"
 
@@ -166,6 +167,7 @@ class SimLink(NodeLink):
         self._held: list[tuple[bool, int, Callable[..., None], tuple[object, ...]]] = []
         self._silence: Timer | None = None
 
+    @override
     def __repr__(self) -> str:
         return f"SimLink({'up' if self.is_up else 'down'}, {self.pending} pending)"
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Protocol
 
+from typing_extensions import override
+
 from capamesh.node.repository.rules import BatchingRules, Rules
 from capamesh.node.scheduling import Batch, BatchPlan, DynamicBatcher, PendingRequest, Result
 from capamesh.node.scheduling.dynamic_batcher import AHEAD_S
@@ -82,6 +84,7 @@ class SimModel:
         self._reported_of: Batch | None = None
         self._load = LoadReport()
 
+    @override
     def __repr__(self) -> str:
         return f"SimModel({self.spec.name!r}, {self.batcher!r})"
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.protocol.channel.backoff import Backoff, RestartPolicy
 from capamesh.simulation.link import SimLink, Way
 
@@ -47,6 +49,7 @@ class Keeper:
         self._dialling: Timer | None = None
         self._up_since_s = 0.0
 
+    @override
     def __repr__(self) -> str:
         return f"Keeper({self.endpoint!r}, {self.link!r})"
 
@@ -115,6 +118,7 @@ class Network:
         self._keepers: list[Keeper] = []
         self._cut: dict[frozenset[str], int] = {}
 
+    @override
     def __repr__(self) -> str:
         return f"Network({len(self._keepers)} links)"
 

@@ -111,6 +111,7 @@ class SimNode(NodeEnd, Device):
         }
         self._only = next(iter(self.models.values())) if len(models) == 1 else None
 
+    @override
     def __repr__(self) -> str:
         return f"SimNode({self.index}, {self.group.name!r}, {self.device_in_flight()} in flight)"
 

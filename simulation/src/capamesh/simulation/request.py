@@ -42,6 +42,7 @@ class CallForm:
         )
         self._options = RoutingOptions(tenant=kind.tenant)
 
+    @override
     def __repr__(self) -> str:
         return f"CallForm({self.kind.name!r})"
 
@@ -66,6 +67,7 @@ class SimRequest(Responder):
         self.is_over = False
         recorder.came(kind, events.now_s)
 
+    @override
     def __repr__(self) -> str:
         return f"SimRequest({self.kind.name!r}, came at {self.arrived_s:g} s)"
 

@@ -164,6 +164,7 @@ class Recorder(AttemptCounts):
         self.open = 0
         """Requests without an outcome, those of the warm-up included."""
 
+    @override
     def __repr__(self) -> str:
         return f"Recorder({len(self._came)} requests, {len(self._latency_s)} answered)"
 

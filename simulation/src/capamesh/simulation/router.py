@@ -93,6 +93,7 @@ class SimRouter(RouterEnd, Dialler):
             log=QUIET,
         )
 
+    @override
     def __repr__(self) -> str:
         return f"SimRouter({self.region!r}, {self.parts.balancer!r})"
 

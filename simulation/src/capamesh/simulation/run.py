@@ -10,6 +10,8 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.simulation.arrivals import Arrivals
 from capamesh.simulation.events import Events
 from capamesh.simulation.faults import Faults
@@ -118,6 +120,7 @@ class SimFleet:
                 rng = self._rng(f"antagonist {node.index}")
                 faults.plague(node, node.group.antagonist, rng)
 
+    @override
     def __repr__(self) -> str:
         return f"SimFleet({self.scenario.name!r}, {self._policy!r}, seed {self._seed}, {self.events!r})"
 

@@ -11,6 +11,8 @@ import random
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.router.admission.saturation import is_open
 from capamesh.router.balancing.absence import not_hosted
 from capamesh.router.balancing.deaths import Deaths
@@ -61,6 +63,7 @@ class Balancer:
         """Who waits for a sign of life."""
         self.deaths = Deaths(self.links.linked, invite_of)
 
+    @override
     def __repr__(self) -> str:
         return f"Balancer({len(self._served)} models in use, {self._unhealthy!r})"
 

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.router.balancing.witnesses import Witness, are_enough
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ class Death:
         self.is_proven = False
         """Whether the process is known to be gone."""
 
+    @override
     def __repr__(self) -> str:
         return f"Death({self.endpoint!r}, {len(self.suspects)} suspects)"
 
@@ -86,6 +89,7 @@ class Suspicion:
         self.is_waiting = False
         """Whether it is held until more is known."""
 
+    @override
     def __repr__(self) -> str:
         return f"Suspicion({len(self.deaths)} deaths)"
 
@@ -107,6 +111,7 @@ class Deaths:
         self._open: OrderedDict[Endpoint, Death] = OrderedDict()
         """The last of each endpoint, while it may still turn out to be none."""
 
+    @override
     def __repr__(self) -> str:
         return f"Deaths({len(self._open)} open)"
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.protocol.links.calls import LoadReport
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class ReportedLoadCheck:
         self._measured: dict[Replica, tuple[float, float, float]] = {}
         """Seconds at the node, network excluded, when that was measured, and the average that was told with the answers."""
 
+    @override
     def __repr__(self) -> str:
         return f"ReportedLoadCheck({len(self._measured)} hosts measured)"
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 
+from typing_extensions import override
+
 MOST = 50.0
 """Opinions that are there from the first, and at most (guess: as many as there are retries)."""
 REGAINED_EACH_S = 1.0
@@ -27,6 +29,7 @@ class Opinions:
         self._left = MOST
         self._seen_s = -math.inf
 
+    @override
     def __repr__(self) -> str:
         return f"Opinions({self._left:.1f} left)"
 

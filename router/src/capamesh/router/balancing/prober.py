@@ -72,6 +72,7 @@ class Prober:
         self.lost = 0
         """Not answered in time."""
 
+    @override
     def __repr__(self) -> str:
         return f"Prober({self.sent} sent, {self.lost} lost)"
 

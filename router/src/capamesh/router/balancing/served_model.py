@@ -12,6 +12,8 @@ import random
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.protocol.errors import (
     CapameshError,
     ClientError,
@@ -138,6 +140,7 @@ class ServedModel:
         self._unhealthy = unhealthy
         self.panic = Panic(unhealthy)
 
+    @override
     def __repr__(self) -> str:
         return f"ServedModel({self.model!r} {self.version} by {self.policy.name}, {len(self.replicas)} hosts)"
 

@@ -10,6 +10,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from capamesh.router.resilience.health import CircuitState, Health
 
 if TYPE_CHECKING:
@@ -105,6 +107,7 @@ class UnhealthySet:
         """What is noted of those that may be not well; empty: all are well."""
         self._verdicts: deque[Verdict] = deque(maxlen=MAX_VERDICTS)
 
+    @override
     def __repr__(self) -> str:
         return f"UnhealthySet({len(self.noted)})"
 
