@@ -195,6 +195,17 @@ def test_node_that_stands_still_goes_on_as_if_nothing_had_been() -> None:
     assert here.run() == [(2.25, (0, 1.75)), (2.35, (1, 0.1))]
 
 
+def test_request_withdrawn_while_its_node_stands_still_is_not_run() -> None:
+    here = Setting()
+    here.events.at(0.1, here.node.freeze)
+    here.ask()
+    behind = here.ask()
+    here.events.at(1.0, here.link.withdraw, behind)
+    here.events.at(2.0, here.node.thaw)
+    assert here.run() == [(2.35, (0, 0.1))]
+    assert here.batcher.meter.rows == 1
+
+
 def test_node_that_stands_still_for_long_loses_its_links_and_runs_nothing_for_them() -> None:
     here = Setting()
     here.events.at(0.1, here.node.freeze)

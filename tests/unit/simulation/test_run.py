@@ -184,6 +184,19 @@ def test_router_without_a_gate_lets_everything_in() -> None:
     assert gated.let_in < 0.7 * gated.requests
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(FaultKind.KILL, 3.0, 10.0, nodes=(0,)),
+        Fault(FaultKind.RESTART, 3.0, 10.0, nodes=(0,)),
+        Fault(FaultKind.FREEZE, 1.0, 40.0, nodes=(0,)),
+    ],
+    ids=str,
+)
+def test_simulation_ends_though_a_fault_ends_later(fault: Fault) -> None:
+    assert ill(fault).requests > 400
+
+
 def test_versions_share_the_requests_by_their_weights_and_a_shadow_gets_copies() -> None:
     old, new, shadow = (replace(SMALL.models[0], version=version) for version in ("1", "2", "3"))
     weights = ((ModelVersion("1"), 3.0), (ModelVersion("2"), 1.0))

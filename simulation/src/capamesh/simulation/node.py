@@ -105,6 +105,8 @@ class SimNode(NodeEnd, Device):
         self._version = 0
         self._interval_s = advert_interval_s(fleet_size)
         self._advertising: Timer | None = None
+        self._is_mute = False
+        """It says nothing any more, whatever befalls it."""
         self.models = {
             (ModelName(spec.name), ModelVersion(spec.version)): SimModel(spec, self, events)
             for spec in models
@@ -190,6 +192,9 @@ class SimNode(NodeEnd, Device):
 
     @override
     def withdrawn(self, link: SimLink, stream: int) -> None:
+        if self.is_frozen:  # it is read behind the request, which may not have been read yet either
+            self.later(self.withdrawn, link, stream)
+            return
         asked = self._links.get(link, {}).pop(stream, None)
         if asked is not None:
             self._cancel(asked)
@@ -333,6 +338,8 @@ class SimNode(NodeEnd, Device):
 
     def announce(self) -> None:
         """Tell the routers what it is now, and again at intervals."""
+        if self._is_mute:
+            return
         if self.is_frozen:
             self.later(self.announce)
             return
@@ -345,8 +352,13 @@ class SimNode(NodeEnd, Device):
         after_s = self._interval_s * self.rng.uniform(1 - JITTER, 1 + JITTER)
         self._advertising = self._events.call_later(after_s, self.announce)
 
+    def fall_mute(self) -> None:
+        """Say nothing any more, also when it is started or goes on: the simulation is ending."""
+        self._is_mute = True
+        self.stop_advertising()
+
     def stop_advertising(self) -> None:
-        """Say nothing more."""
+        """Say nothing more until the next `announce`."""
         if self._advertising is not None:
             self._advertising.cancel()
             self._advertising = None

@@ -130,7 +130,7 @@ class SimFleet:
         while self.recorder.open and self.events.now_s <= last_s:
             self.events.run_until(self.events.now_s + STEP_S)
         for node in self.nodes:
-            node.stop_advertising()
+            node.fall_mute()
         for router in self.routers:
             router.close()
         self.network.stop()
