@@ -184,6 +184,13 @@ def test_router_without_a_gate_lets_everything_in() -> None:
     assert gated.let_in < 0.7 * gated.requests
 
 
+def test_router_without_a_gate_lets_everything_in_also_when_nodes_refuse() -> None:
+    narrow = replace(SMALL.models[0], max_in_flight=2)
+    results = ill(load=3.0, has_gate=False, models=(narrow,))
+    assert results.failed["overloaded"] > 100  # by the nodes
+    assert results.let_in == results.requests
+
+
 @pytest.mark.parametrize(
     "fault",
     [

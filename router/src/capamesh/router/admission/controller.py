@@ -26,7 +26,7 @@ from typing_extensions import override
 from capamesh.protocol.errors import Overloaded, TooManyRequests
 from capamesh.protocol.links.calls import DEFAULT_PRIORITY
 from capamesh.router.admission.fair_share import FairShare, Standing
-from capamesh.router.admission.saturation import IsOpen, Saturation, is_open
+from capamesh.router.admission.saturation import Saturation, UnreadSaturation
 from capamesh.router.admission.shedding import FULL, OVERSHOOT, Rank, Shedding, rank_of
 
 if TYPE_CHECKING:
@@ -123,12 +123,12 @@ class AdmissionController:
         rng: random.Random,
         *,
         weights: Mapping[str, float] | None = None,
-        is_open: IsOpen = is_open,
+        is_limited: bool = True,
     ) -> None:
-        """Take the model's name, for messages."""
+        """Take the model's name, for messages. Not `is_limited`: all are let in, however full the nodes are."""
         self._model = model
         self._draw = rng.random
-        self.saturation = Saturation(is_open)
+        self.saturation = Saturation() if is_limited else UnreadSaturation()
         self.fair = FairShare(weights)
         self._urgent = FairShare(weights)
         """The shares of the urgent requests alone."""

@@ -310,3 +310,13 @@ class Saturation:
             self.run_s = self._wait_s = 0.0
         else:
             self.run_s, self._wait_s = reading.run_s, reading.wait_s
+
+
+class UnreadSaturation(Saturation):
+    """The saturation where nobody asks for it: the replicas are not read, so that nothing is known and nothing is full."""
+
+    __slots__ = ()
+
+    @override
+    def look(self, replicas: Sequence[Replica], now_s: float) -> None:
+        del replicas, now_s

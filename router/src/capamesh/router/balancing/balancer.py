@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from capamesh.router.admission.saturation import is_open
 from capamesh.router.balancing.absence import not_hosted
 from capamesh.router.balancing.deaths import Deaths
 from capamesh.router.balancing.served_model import ServedModel
@@ -52,7 +51,7 @@ class Balancer:
         self._make_policy = make_policy
         self._rng = rng
         self._rules = rules
-        self._is_open = is_open if is_limited else _is_never_open
+        self._is_limited = is_limited
         self._served: dict[tuple[ModelName, ModelVersion], ServedModel] = {}
         self._ending: dict[tuple[ModelName, ModelVersion], ServedModel] = {}
         """Those that nobody hosts any more while requests that they let in are under way."""
@@ -95,7 +94,7 @@ class Balancer:
             links=self.links,
             lives=self.lives,
             deaths=self.deaths,
-            is_open=self._is_open,
+            is_limited=self._is_limited,
         )
 
     def foreseen(self, rng: random.Random) -> Balancer:
@@ -197,9 +196,3 @@ class Balancer:
             if not served.admission.under_way:
                 del self._ending[key]
         return [*self._unhealthy.settle(now_s), *verdicts]
-
-
-def _is_never_open(replica: Replica, now_s: float) -> bool:
-    """Return False: who knows of no replica that is open knows of none that is full, and lets everybody in."""
-    del replica, now_s
-    return False

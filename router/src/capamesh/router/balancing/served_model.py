@@ -29,7 +29,6 @@ from capamesh.protocol.errors import (
 )
 from capamesh.protocol.links.calls import load_with
 from capamesh.router.admission.controller import AdmissionController
-from capamesh.router.admission.saturation import IsOpen, is_open
 from capamesh.router.balancing.absence import no_endpoint
 from capamesh.router.balancing.load_check import ReportedLoadCheck
 from capamesh.router.balancing.opinions import GRAY_S, Opinions
@@ -107,7 +106,7 @@ class ServedModel:
         links: LinkWait,
         lives: LinkWait,
         deaths: Deaths,
-        is_open: IsOpen = is_open,
+        is_limited: bool = True,
     ) -> None:
         self._fleet = fleet
         self.model = model
@@ -125,7 +124,7 @@ class ServedModel:
         self.policy = self._new_policy(rules.policy, self._rng)
         """Of requests that ask for no other."""
         self.admission = AdmissionController(
-            model, rng, weights=dict(rules.tenants), is_open=is_open
+            model, rng, weights=dict(rules.tenants), is_limited=is_limited
         )
         """Lets requests in."""
         self.draw: Callable[[], float] = rng.random
