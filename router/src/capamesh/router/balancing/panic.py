@@ -28,7 +28,7 @@ class Panic:
 
     def is_on(self, replicas: tuple[Replica, ...], now_s: float) -> bool:
         """Return whether so many of the reachable are ejected that ejections must be ignored."""
-        if not self._unhealthy:
+        if not self._unhealthy.noted:
             return False
         if not 0.0 <= now_s - self._looked_s < PANIC_EVERY_S:
             self._looked_s = now_s
@@ -37,7 +37,7 @@ class Panic:
 
     def would_be_on(self, replicas: tuple[Replica, ...], now_s: float) -> bool:
         """Return what `is_on` would return now, and keep nothing of it."""
-        if not self._unhealthy:
+        if not self._unhealthy.noted:
             return False
         if 0.0 <= now_s - self._looked_s < PANIC_EVERY_S:
             return self._is_on
