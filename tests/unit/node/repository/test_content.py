@@ -356,3 +356,12 @@ def test_stamp_is_sure_unless_it_is_of_the_tick_in_which_the_file_was_read(
     read_ns = 10**18
     file = FileStamp("m", Path("m"), 0, 0, read_ns - int(ago_s * 1e9))
     assert file.is_sure(read_ns) is is_sure
+
+
+def test_stamp_of_another_file_with_the_same_size_and_times_is_another() -> None:
+    times = {"st_mtime_ns": 10**18, "st_ctime_ns": 10**18}
+    one, other = (
+        stamp_of("m", Path("m"), os.stat_result((0o100644, inode, 1, 1, 0, 0, 9, 0, 0, 0), times))
+        for inode in (7, 8)
+    )
+    assert one != other

@@ -31,6 +31,8 @@ class FileStamp:
     modified_ns: int
     changed_ns: int = 0
     """The time when its inode was last changed: a file put in another's place may bring that one's time and size."""
+    inode: int = 0
+    """The number of its inode: a link or a folder above it may lead to another file of the same size and times."""
 
     def is_sure(self, read_ns: int) -> bool:
         """Return whether a change after `read_ns`, when its reading began, gives another stamp: one in the same tick would not.
@@ -42,7 +44,9 @@ class FileStamp:
 
 def stamp_of(name: str, path: Path, status: os.stat_result) -> FileStamp:
     """Return the stamp of the file at `path`, called `name`, that has `status`."""
-    return FileStamp(name, path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return FileStamp(
+        name, path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+    )
 
 
 @contextlib.contextmanager
