@@ -259,6 +259,19 @@ def test_end_of_a_node_is_heard_of_after_what_it_sent_before() -> None:
     assert here.router.seen[1:] == [(0.11, "down")]
 
 
+def test_end_of_a_node_in_a_short_partition_is_heard_of_when_it_heals() -> None:
+    here = Setting(STEADY)
+    here.keeper.stop()
+    here.ask("never answered")
+    here.network.cut("us", "eu")
+    here.link.close_at_node("the process ended")
+    here.events.run_until(1.0)
+    here.network.heal("us", "eu")
+    here.events.run_until()
+    assert here.told == [(1.05, "the process ended")]
+    assert here.keeper.link is None
+
+
 def test_node_that_said_goodbye_has_not_ended_suddenly() -> None:
     here = Setting(STEADY)
     here.node.answers = False

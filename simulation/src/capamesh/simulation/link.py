@@ -265,7 +265,10 @@ class SimLink(NodeLink):
         self.speak()
         held, self._held = self._held, []
         for is_to_node, size_bytes, do, args in held:
-            (self._to_node if is_to_node else self._to_router)(size_bytes, do, *args)
+            if is_to_node:
+                self._to_node(size_bytes, do, *args)
+            else:  # also of a node that has closed its end meanwhile: it was sent before
+                self._send_back(size_bytes, do, args)
 
     def fall_silent(self) -> None:
         """Have either end hear nothing of the other any more, and give the link up in time."""
@@ -303,6 +306,11 @@ class SimLink(NodeLink):
         if self.is_cut:
             self._held.append((False, size_bytes, do, args))
             return
+        self._send_back(size_bytes, do, args)
+
+    def _send_back(
+        self, size_bytes: int, do: Callable[..., None], args: tuple[object, ...]
+    ) -> None:
         events = self._events
         self._back_s = due_s = max(events.now_s + self._way.delay_s(size_bytes), self._back_s)
         events.at(due_s, do, *args)
