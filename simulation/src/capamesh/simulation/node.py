@@ -106,7 +106,7 @@ class SimNode(NodeEnd, Device):
         self._interval_s = advert_interval_s(fleet_size)
         self._advertising: Timer | None = None
         self._is_mute = False
-        """It says nothing any more, whatever befalls it."""
+        """True if the node says nothing any more, whatever befalls it."""
         self.models = {
             (ModelName(spec.name), ModelVersion(spec.version)): SimModel(spec, self, events)
             for spec in models
