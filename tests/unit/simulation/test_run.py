@@ -103,6 +103,14 @@ def test_rolling_restart_loses_nothing() -> None:
     assert results.answered == results.requests
 
 
+@pytest.mark.parametrize("kind", [FaultKind.RESTART, FaultKind.KILL])
+def test_node_that_starts_again_after_the_last_request_does_not_keep_the_simulation(
+    kind: FaultKind,
+) -> None:
+    results = ill(Fault(kind, 3.0, 3.0, nodes=(0,)), load=0.4)
+    assert results.answered == results.requests
+
+
 def test_frozen_node_is_passed_by_and_comes_back() -> None:
     results = ill(Fault(FaultKind.FREEZE, 1.0, 1.0, nodes=(0,)))
     assert results.answered / results.requests > 0.98

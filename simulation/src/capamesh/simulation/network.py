@@ -117,6 +117,7 @@ class Network:
         self.rng = rng
         self._keepers: list[Keeper] = []
         self._cut: dict[frozenset[str], int] = {}
+        self._is_stopped = False
 
     @override
     def __repr__(self) -> str:
@@ -128,6 +129,8 @@ class Network:
         """Return the keeper of a new link between a router's and a node's region."""
         keeper = Keeper(self, router, node, endpoint, regions)
         self._keepers.append(keeper)
+        if self._is_stopped:
+            keeper.stop()
         return keeper
 
     def is_cut(self, regions: frozenset[str]) -> bool:
@@ -154,6 +157,7 @@ class Network:
 
     def stop(self) -> None:
         """Dial no more: the simulation is ending."""
+        self._is_stopped = True
         for keeper in self._keepers:
             keeper.stop()
 
