@@ -246,16 +246,18 @@ def test_digest_is_not_taken_again_for_a_model_that_only_lies_beside_a_change(
     assert after.models[0].manifest.max_queue == 3
 
 
-def test_file_that_was_too_new_to_tell_of_a_change_is_hashed_once_more(
+def test_files_that_were_too_new_to_tell_of_a_change_are_read_once_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: list[str]
 ) -> None:
-    put(tmp_path / "a.onnx", onnx_bytes())
+    put(tmp_path / "a/1/model.onnx", onnx_bytes())
+    put(tmp_path / "a/capamesh.toml", b"max_queue = 3")
     monkeypatch.setattr(file_stamp, "TICK_NS", 10**12)
     before = scan(tmp_path)
     monkeypatch.setattr(file_stamp, "TICK_NS", -(10**12))
     opened.clear()
     after = poll(tmp_path, before)
-    assert opened == ["a.onnx"]
+    # what the model holds is read apart from its bytes, and one must not be of other bytes than the other
+    assert opened == ["capamesh.toml", "model.onnx", "model.onnx"]
     opened.clear()
     assert poll(tmp_path, after) == before
     assert opened == []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections import ChainMap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -101,7 +102,7 @@ class FolderFiles:
             manifest = parse_manifest(raw, str(toml), model)
             return ModelConfig(manifest, notes=notes if len(stamps) > 1 else ())
 
-        return _once(stamps, self.before.configs, self.seen.configs, read)
+        return _once(stamps, stamps, self.before.configs, self.seen.configs, read)
 
     def of_version(self, onnx_path: Path, beside: tuple[FileStamp, ...] = ()) -> VerifiedContent:
         """Return every file of the version whose ONNX file is `onnx_path`, and those `beside` its folder, verified.
@@ -196,7 +197,7 @@ class FolderFiles:
             with opened(onnx) as stream:
                 return contents_of(stream)
 
-        return _once(onnx, self.before.contents, self.seen.contents, read)
+        return _once(onnx, (onnx,), self.before.contents, self.seen.contents, read)
 
 
 def _locations(onnx: FileStamp, contents: OnnxContents) -> list[str]:
@@ -213,20 +214,28 @@ _Key = TypeVar("_Key")
 
 def _once(
     key: _Key,
+    files: tuple[FileStamp, ...],
     before: dict[_Key, _Found | str],
     seen: dict[_Key, _Found | str],
     read: Callable[[], _Found],
 ) -> _Found:
-    """Return what `read` gives, or raise what it raised, asking it once for each `key`."""
+    """Return what `read` gives of `files`, or raise what it raised, asking it once for each `key`.
+
+    What was read in the tick of a file's change is not remembered: other bytes of that tick would have the same stamp.
+    """
     found = before.get(key)
+    is_sure = True
     if found is None:
+        began_ns = time.time_ns()
+        is_sure = all(file.is_sure(began_ns) for file in files)
         try:
             found = read()
         except ContentChanged:
             raise
         except ModelInvalid as exc:
             found = exc.message
-    seen[key] = found
+    if is_sure:
+        seen[key] = found
     if isinstance(found, str):
         raise ModelInvalid(found)
     return found
