@@ -27,11 +27,6 @@ def test_versions_get_their_weights_of_the_requests() -> None:
     assert Counter(SPLIT.pick(ALL, rng) for _ in range(2000)) == {V1: 1802, V2: 198}
 
 
-def test_version_that_is_asked_for_always_wins() -> None:
-    assert SPLIT.pick(ALL, Draws(), asked=V3, key="k") == V3
-    assert SPLIT.pick((), Draws(), asked=ModelVersion("9")) == "9"
-
-
 def test_weight_of_a_version_that_nobody_replicas_is_spread() -> None:
     split = VersionSplit([(V1, 50.0), (V2, 25.0), (V3, 25.0)])
     assert split.pick((V2, V3), Draws(0.49)) == V2

@@ -45,16 +45,13 @@ class VersionSplit:
         hosted: Collection[ModelVersion],
         rng: random.Random,
         *,
-        asked: ModelVersion = NEWEST,
         key: str = "",
     ) -> ModelVersion:
-        """Return the version to ask: the one `asked` for, else by weight among those `hosted`.
+        """Return the version to ask, by weight among those `hosted`.
 
         `NEWEST` when no version that has a weight is hosted: an answer of another is better than none.
         Equal keys get equal versions.
         """
-        if asked or not self._weights:
-            return asked
         weights = [pair for pair in self._weights if pair[0] in hosted]
         if len(weights) < 2:
             return weights[0][0] if weights else NEWEST
