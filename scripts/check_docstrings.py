@@ -1,8 +1,7 @@
 """Finds docstrings that are no full sentences, and those of functions on tensors that tell no shape, datatype or layout.
 
-    python scripts/check_docstrings.py                      all files but those of scripts/docstrings_still.txt
-    python scripts/check_docstrings.py router/src/… a.py    these files and folders, whether listed there or not
-    python scripts/check_docstrings.py --prune              take the files that are right now off that list
+    python scripts/check_docstrings.py                      all of the project's code
+    python scripts/check_docstrings.py router/src/… a.py    these files and folders
 
 The subject of a docstring is what it documents: "The requests in flight of one replica.", or "Return the ...". One that
 begins with "How", "Of" or "None:" has no subject, and whoever reads it alone does not know of what it speaks. Strings
@@ -20,8 +19,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-STILL = ROOT / "scripts" / "docstrings_still.txt"
-"""The files that are still to be put right, one a line. No file may join."""
 FOLDERS = ("protocol", "node", "router", "client", "cli", "simulation", "benchmarks", "scripts")
 TENSOR_FOLDERS = (
     "protocol/src/capamesh/protocol/tensors/",
@@ -174,40 +171,12 @@ def python_files(places: Iterable[Path]) -> Iterator[Path]:
             yield place
 
 
-def still_listed() -> list[str]:
-    """Return the files that are still to be put right."""
-    return STILL.read_text("utf-8").split() if STILL.is_file() else []
-
-
-def unlisted_faults(found: dict[str, list[Finding]], still: Sequence[str]) -> list[str]:
-    """Return what is to be said of all files: faults of those that are not listed, and who is listed without any."""
-    faults = [str(each) for path, all_of in found.items() if path not in still for each in all_of]
-    faults += [
-        f"{path}: is right now, or gone: take it off {STILL.name} (--prune)"
-        for path in still
-        if not found.get(path)
-    ]
-    return faults
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the check; return the exit status: 1 where there is something to rewrite."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("places", nargs="*", type=Path, help="files and folders; none: all")
-    parser.add_argument(
-        "--prune", action="store_true", help="take files that are right off the list"
-    )
-    chosen = parser.parse_args(arguments)
-    if chosen.places:
-        faults = [str(each) for path in python_files(chosen.places) for each in findings_of(path)]
-    else:
-        all_files = python_files(ROOT / folder for folder in FOLDERS)
-        found = {path.relative_to(ROOT).as_posix(): findings_of(path) for path in all_files}
-        still = still_listed()
-        if chosen.prune:
-            still = [path for path in still if found.get(path)]
-            STILL.write_text("".join(f"{path}\n" for path in still), "utf-8")
-        faults = unlisted_faults(found, still)
+    places = parser.parse_args(arguments).places or [ROOT / folder for folder in FOLDERS]
+    faults = [each for path in python_files(places) for each in findings_of(path)]
     for fault in faults:
         print(fault)
     return 1 if faults else 0

@@ -109,30 +109,7 @@ def test_public_function_on_tensors_says_what_they_look_like(
     assert bool(list(check.untold_tensors(TENSORS, ast.parse(function)))) is is_found
 
 
-def test_list_of_files_excuses_faults_and_may_only_shrink(check: ModuleType) -> None:
-    fault = check.Finding("bad.py", 3, "text")
-    found = {"bad.py": [fault], "listed.py": [fault], "right.py": []}
-    faults = check.unlisted_faults(found, ["listed.py", "right.py", "gone.py"])
-    assert [each.partition(" ")[0] for each in faults] == ["bad.py:3:", "right.py:", "gone.py:"]
-
-
-def test_pruned_list_keeps_what_is_still_wrong(
-    check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "cli").mkdir()
-    (tmp_path / "cli" / "bad.py").write_text('"""How it is."""\n')
-    (tmp_path / "cli" / "right.py").write_text('"""The command."""\n')
-    listed = tmp_path / "still.txt"
-    listed.write_text("cli/bad.py\ncli/gone.py\ncli/right.py\n")
-    monkeypatch.setattr(check, "ROOT", tmp_path)
-    monkeypatch.setattr(check, "STILL", listed)
-    monkeypatch.setattr(check, "FOLDERS", ("cli",))
-    assert check.main([]) == 1
-    assert check.main(["--prune"]) == 0
-    assert listed.read_text() == "cli/bad.py\n"
-
-
-def test_named_files_are_checked_though_they_are_listed(
+def test_named_folder_is_checked(
     check: ModuleType,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

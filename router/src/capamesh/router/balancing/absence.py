@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.view import FleetView
 
 SHOWN_MODELS = 10
-"""Of those that are hosted, in an error (guess: as many as one reads)."""
+"""An error names at most this many of the hosted models (guess: as many as one reads)."""
 
 
 def not_hosted(fleet: FleetView, model: ModelName, version: ModelVersion) -> CapameshError:

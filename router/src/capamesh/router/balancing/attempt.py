@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class AttemptOwner(Protocol):
-    """Who has sent a request over a link, and is told what comes back."""
+    """The owner of an attempt: it has sent a request over a link, and is told what comes back."""
 
     __slots__ = ()
 
@@ -37,12 +37,12 @@ class AttemptOwner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
-    """What became of one attempt, for people."""
+    """The record of one attempt and its outcome, for people."""
 
     replica: Replica
     sent_s: float
     ended_s: float | None
-    """None while it is under way."""
+    """The time at which it ended; None while it is under way."""
     outcome: str
 
 
@@ -71,23 +71,23 @@ class Attempt(ResponseHandler):
         self.replica = replica
         self.sent_s = sent_s
         self.judged_s = sent_s
-        """When `silent_s` was reckoned."""
+        """The time at which `silent_s` was computed."""
         self.silent_s = silent_s
-        """When its silence is a fault."""
+        """The time from which on its silence is a fault."""
         self.is_silent = False
         self.is_death = False
-        """Whether its process ended while it ran it, as it seems."""
+        """True if its process seems to have ended while it ran the request."""
         self.is_unsent = False
-        """Whether no byte of it left."""
+        """True if no byte of it left."""
         self.end: CapameshError | str = "under way"
         self.ended_s: float | None = None
         self.answer: InferAnswer | None = None
         """The node's, until it is passed on."""
         self.owner: AttemptOwner | None = None
-        """Set with the link. None: nothing has been sent, or nothing of what may come is wanted any more."""
+        """The owner, set with the link; None while nothing has been sent, or once nothing of what may come is wanted."""
         self.link: NodeLink | None = None
         self.stream = 0
-        """Its number on the link."""
+        """The number of its stream on the link."""
 
     @override
     def answered(self, answer: Answer) -> None:

@@ -1,7 +1,7 @@
-"""Where requests go in one router: a `ServedModel` for each model version in use, and what they share. Pure.
+"""The balancer of one router: a `ServedModel` for each model version in use, and what they share. Pure.
 
-The facade that the service and a simulator drive: they make a picker for each request, send the probes asked for,
-call `tick` and `reprobes` now and then, and write down the verdicts.
+It is the facade that a router process and a simulator drive: they make a picker for each request, send the probes asked
+for, call `tick` and `reprobes` now and then, and log the verdicts.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ class Balancer:
         self._is_limited = is_limited
         self._served: dict[tuple[ModelName, ModelVersion], ServedModel] = {}
         self._ending: dict[tuple[ModelName, ModelVersion], ServedModel] = {}
-        """Those that nobody hosts any more while requests that they let in are under way."""
+        """The served models that nobody hosts any more while requests that they let in are under way."""
         self._unhealthy = UnhealthySet()
         self.links = LinkWait()
-        """Who waits for a link, or for news of what a process died of."""
+        """The requests that wait for a link, or for news of what a process died of."""
         self.lives = LinkWait()
-        """Who waits for a sign of life."""
+        """The requests that wait for a sign of life."""
         self.deaths = Deaths(self.links.linked, invite_of)
 
     @override

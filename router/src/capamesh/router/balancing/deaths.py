@@ -1,12 +1,12 @@
-"""Which request a worker's process died of: the evidence, and when it is enough. Pure.
+"""Finds the request that a worker's process died of: the evidence, and when it is enough. Pure.
 
 A process that ends takes all requests with it that were under way there. Each of them is suspected, and each is asked
 once more, elsewhere or of the process that replaces the lost one. One that is answered is innocent. One that is in two
 deaths is held until the others that were in one of these are answered: it is guilty if it is then alone in it. So a
 bystander that meets a stranger's stream of killers is not blamed for them; and a killer ends two processes, not three.
 
-What a node says of itself convicts nobody alone: the deaths must be at two nodes, and of two invites where the replicas of
-the model are of several (`witnesses`). Who has two deaths that do not suffice is asked where a third would, or nowhere.
+The word of one node convicts no request: the deaths must be at two nodes, and of two invites where the replicas of the
+model are of several (`witnesses`). A request with two deaths that do not suffice is sent where a third would, or nowhere.
 
 What cannot be known weakens the verdict, never the accused: where a request that was under way was given up, or its
 client left, the death it was in convicts nobody; a link that returns to the same process was no death.
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.replica import Replica
 
 MAX_DEATHS = 128
-"""Whose process is not known yet to be gone or there; the oldest is forgotten, and convicts nobody (guess: the workers
-that die within a restart's time)."""
+"""The most deaths of processes that are not yet known to be gone or there; the oldest is forgotten and convicts nobody
+(guess: the workers that die within a restart's time)."""
 LEFT_S = 60.0
-"""So long after its client left a request may still run, and end its worker (the default watchdog of a run)."""
+"""A request may still run, and end its worker, for this long after its client left (the default watchdog of a run)."""
 
 
 class Stand(Enum):
-    """How it stands with a request that was under way in a process that ended."""
+    """The standing of a request that was under way in a process that ended."""
 
     FREE = auto()
-    """It may be asked again."""
+    """The request may be sent again."""
     OPEN = auto()
-    """Not before more is known."""
+    """The request may not be sent before more is known."""
     GUILTY = auto()
-    """Never again."""
+    """The request may never be sent again."""
 
 
 class Death:
@@ -67,11 +67,11 @@ class Death:
         self.linked_s = endpoint.linked_s
         self.lost_s = now_s
         self.suspects: dict[Suspicion, None] = {}
-        """Those that were under way and are not known to be innocent, in the order in which they were told."""
+        """The requests that were under way and are not known to be innocent, in the order in which they were reported."""
         self.is_muddled = now_s - endpoint.left_s < LEFT_S
-        """Whether another than the suspects may be the culprit."""
+        """True if another request than the suspects may be the culprit."""
         self.is_proven = False
-        """Whether the process is known to be gone."""
+        """True once the process is known to be gone."""
 
     @override
     def __repr__(self) -> str:
@@ -79,15 +79,15 @@ class Death:
 
 
 class Suspicion:
-    """What one request is suspected of."""
+    """The suspicion of one request: the deaths that it may be the cause of."""
 
     __slots__ = ("deaths", "is_waiting")
 
     def __init__(self) -> None:
         self.deaths: list[Death] = []
-        """In which it may be at fault."""
+        """The deaths of which it may be the cause."""
         self.is_waiting = False
-        """Whether it is held until more is known."""
+        """True while it is held until more is known."""
 
     @override
     def __repr__(self) -> str:
@@ -95,7 +95,7 @@ class Suspicion:
 
     @property
     def witnesses(self) -> frozenset[Witness]:
-        """Whose processes have ended."""
+        """Return the nodes whose processes have ended."""
         return frozenset(each.witness for each in self.deaths)
 
 
@@ -224,7 +224,7 @@ class Deaths:
         self._on_news()
 
     def _is_first(self, suspicion: Suspicion, death: Death) -> bool:
-        """Whether all that were in a death are held, so that one of them must go on, and it is this one's turn."""
+        """Return whether all that were in a death are held, so that one of them must go on, and it is this one's turn."""
         others = [each for each in death.suspects if each is not suspicion]
         return all(each.is_waiting for each in others) and next(iter(death.suspects)) is suspicion
 
@@ -239,7 +239,7 @@ class Deaths:
             self._on_news()
 
     def _close(self, death: Death) -> None:
-        """Nobody else is suspected of it any more."""
+        """Close a death: nobody else is suspected of it any more."""
         for suspicion in death.suspects:
             suspicion.deaths.remove(death)
         death.suspects.clear()

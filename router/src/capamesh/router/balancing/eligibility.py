@@ -1,4 +1,4 @@
-"""Who may get a request, as a fast yes or no and as the reason for people: the same rules. Pure.
+"""The rules of who may get a request, as a fast yes or no and as the reason for people. Pure.
 
 Filtering comes before choosing (as in llm-d's scheduler): a policy ranks those that are eligible. Some rules
 nothing overrides: what the caller asked for, the operator's word, a missing link. The others are preferences,
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.replica import Replica
 
 DEADLINE_DOUBT = 0.02
-"""This part of all requests does not believe that a replica is too slow for them (guess): what a replica tells is of
-its last answers, and who is never asked again could never tell that it is faster now."""
+"""This share of all requests goes to a replica although it seems too slow for them (guess): its report is of its last
+answers, and a replica that is never asked again could never report that it is faster now."""
 
 
 class Eligibility:

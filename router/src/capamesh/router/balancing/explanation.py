@@ -1,4 +1,4 @@
-"""Why a request went where it went, for people who ask (the header X-Capamesh-Explain). Pure."""
+"""The explanation of why a request went where it went, for people who ask (the header X-Capamesh-Explain). Pure."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ if TYPE_CHECKING:
 
 MAX_SHOWN = 16
 MAX_REFUSAL_CHARS = 100
-"""Of the replicas, and of each refusal and each attempt's outcome, in `to_json`: it travels in a header, and aiohttp's client reads 8,190
-bytes of one."""
+"""The most replicas, and the longest refusal and outcome of an attempt, in `to_json`: it travels in a header, of which
+aiohttp's client reads 8,190 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSignals:
-    """What one replica was judged by. Times are seconds."""
+    """The signals by which one replica was judged. Times are seconds."""
 
     peer: PeerId
     address: str
     refusal: str
-    """Why it could not get the request, as seen now; empty: it could."""
+    """The reason for which it could not get the request, as seen now; empty if it could."""
     is_chosen: bool
     rif: int
     """Requests that this router has in flight there, for this model."""
     reported_in_flight: int
-    """As the node last said, of all routers."""
+    """The requests in flight of all routers, as the node last reported."""
     limit: int
     latency_s: float
-    """To expect at the node."""
+    """The latency to expect at the node."""
     rtt_s: float
     reported_s: float
-    """How long ago the node said so; infinity: never."""
+    """The age of that report; infinity if there is none."""
     price: float
     region: str
     state: str
     share: float
-    """Of its requests that it gets while it recovers; 1 when it is well, 0 when it gets none."""
+    """The share of its requests that it gets while it recovers; 1 when it is well, 0 when it gets none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,9 @@ class Explanation:
     replicas: tuple[ReplicaSignals, ...]
     """All replicas of the model: the chosen first, then those who could have been."""
     chosen: tuple[PeerId, ...]
-    """Who was asked, in that order."""
+    """The peers that were asked, in that order."""
     attempts: tuple[AttemptRecord, ...] = ()
-    """What became of each time that the request was sent, in that order."""
+    """The record of each attempt, in the order in which they were sent."""
 
     def to_json(self) -> str:
         """Return one line of ASCII, at most `MAX_SHOWN` of the replicas in it. Times are microseconds."""

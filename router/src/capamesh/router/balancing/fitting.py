@@ -1,7 +1,7 @@
-"""What a model's signature says of a request, as far as the router can see. Pure.
+"""Compares a request with the model's signature, as far as the router can see. Pure.
 
-Looked at only when something went wrong. Where a node says that a request is wrong and the router sees that for itself,
-nobody else is asked.
+It is used only when something went wrong. Where a node says that a request is wrong and the router sees that for itself,
+no other node is asked.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.replica import Replica
 
 MOST_REPLICAS = 8
-"""Whose signatures are looked at (guess: they are alike but for a node that lies)."""
+"""The most replicas whose signatures are looked at (guess: they are alike but for a node that lies)."""
 
 
 def fits(call: InferCall, offer: ModelOffer) -> bool:

@@ -1,10 +1,10 @@
-"""How far a node's word about its load is believed: never far below what this router sees itself. Pure.
+"""Checks a node's report of its load: it is never believed far below what this router measures itself. Pure.
 
-A node that always says that it is idle and answers in a microsecond would draw every request. What it tells is
-therefore held against what this router measured there: the time from sending to the answer, less the network's.
-What was measured fades, so that an honest node whose load has fallen is believed within seconds; one that lies
-is measured again by the very requests that it draws. Who tells of far less than is measured with one answer after the
-other is believed nothing that is better than what was measured: half of it would still draw more than its share.
+A node that always reports that it is idle and answers in a microsecond would draw every request. Its report is
+therefore compared with what this router measured there: the time from sending to the answer, less the network's.
+Measurements fade, so that an honest node whose load has fallen is believed within seconds; one that lies is measured
+again by the very requests that it draws. A node that reports far less than is measured with one answer after the other is
+believed nothing that is better than what was measured: half of it would still draw more than its share.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 BELIEVED_PART = 0.5
 """Claims down to this part of what was measured are believed (guess: load may halve between two answers)."""
 CREDIBLE_PART = 0.8
-"""Who tells, on average over its answers, less than this part of what was measured with them is not believed at all (guess:
-what is measured is a good day's, so that an honest node tells of as much; a flatterer that stays above gains a quarter)."""
+"""A replica that reports, on average over its answers, less than this part of what was measured with them is not believed
+at all (guess: what is measured is a good day's, so that an honest node tells of as much; a flatterer that stays above gains a quarter)."""
 FADE_S = 2.0
 """Time constant with which a measurement loses its force (guess: what a burst of requests lasts)."""
 FALLING = 0.5
@@ -33,7 +33,7 @@ good day, so that only a lie is far below it."""
 
 
 class ReportedLoadCheck:
-    """What this router measured at the replicas of one model."""
+    """The measurements of this router at the replicas of one model, which reports are checked against."""
 
     __slots__ = ("_measured",)
 

@@ -1,4 +1,4 @@
-"""How many second opinions of one model may be asked for, on what a node calls the caller's fault. Pure.
+"""The budget of cross-checks of one model: second opinions on what a node calls the caller's fault. Pure.
 
 They have a budget of their own: callers who are wrong must not spend the retries of those who are not. One costs
 no run where the first node is right, for the second refuses the request as well; so time refills it, slowly. One
@@ -14,10 +14,10 @@ from typing_extensions import override
 MOST = 50.0
 """Opinions that are there from the first, and at most (guess: as many as there are retries)."""
 REGAINED_EACH_S = 1.0
-"""Guess: a refusal a second more is nothing to a node, and a gray one is found out within a second."""
+"""One cross-check is regained each this many seconds (guess: a refusal a second more is nothing to a node, and a gray one
+is found out within a second)."""
 GRAY_S = 60.0
-"""So long after it was proved wrong a node's word is believed no more, whatever the budget (guess: twice its first
-ejection)."""
+"""A node that was proved wrong is not believed for this long, whatever the budget (guess: twice its first ejection)."""
 
 
 class Opinions:

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.replica import Replica
 
 PANIC_EVERY_S = 0.1
-"""How often the ejected are counted, and only while somebody is not well (guess)."""
+"""The ejected are counted this often, and only while somebody is not well (guess)."""
 
 
 class Panic:
-    """Whether ejections must be ignored for a while."""
+    """The panic of a model: the times at which ejections must be ignored."""
 
     __slots__ = ("_is_on", "_looked_s", "_unhealthy")
 

@@ -82,10 +82,10 @@ class RequestPicker(Picker):
         `versions`. Raises what making a policy of that name raises.
         """
         self.served: ServedModel = served
-        """Of the version that was chosen last."""
+        """The served model of the version that was chosen last."""
         self._versions = versions
         self._left: dict[ModelVersion, ServedModel] | None = None
-        """By version: what it was chosen from as well. None: nothing else."""
+        """The served models, by version, that were chosen from before; None if there were no others."""
         self._policy: Policy = served.chooser(policy) if policy else served.policy
         ruled = served.rules.constraints
         self._constraints = constraints if ruled is ANYWHERE else ruled.both(constraints)
@@ -94,13 +94,13 @@ class RequestPicker(Picker):
         """The rules of the last choice."""
         self.shape = shape
         self.attempts: list[Attempt] = []
-        """What was sent of it so far, kept by `RequestAttempts`."""
+        """The attempts so far, kept by `RequestAttempts`."""
         self.chosen: tuple[Replica, ...] = ()
-        """Who was asked, in that order."""
+        """The replicas that were asked, in that order."""
         self._suspicion: Suspicion | None = None
-        """None: no process has ended while it ran this request."""
+        """The suspicion of the request; None while no process has ended while it ran this request."""
         self.witnesses: frozenset[Witness] = frozenset()
-        """Where processes have ended of it, once it is over."""
+        """The nodes whose processes have ended of it, once it is over."""
         self._trial = trial
         self._paid_for: Replica | None = None
         """The replica whose word was doubted at the cost of an opinion."""

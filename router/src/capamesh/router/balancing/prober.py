@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from capamesh.router.timers import Timer, Timers
 
 PROBE_LIMIT_S = 1.0
-"""Later replies say nothing of the present (the age at which Prequal drops a reply)."""
+"""The longest wait for a reply: a later one says nothing of the present (the age at which Prequal drops a reply)."""
 
 
 class _Probe(LoadHandler):
@@ -32,7 +32,7 @@ class _Probe(LoadHandler):
         self.replica = replica
         self.sent_s = sent_s
         self.link: NodeLink | None = None
-        """None: it is over."""
+        """The link that was probed; None once the probe is over."""
         self.stream = 0
 
     @override
@@ -70,7 +70,7 @@ class Prober:
         self._is_closed = False
         self.sent = 0
         self.lost = 0
-        """Not answered in time."""
+        """The number of probes that were not answered in time."""
 
     @override
     def __repr__(self) -> str:

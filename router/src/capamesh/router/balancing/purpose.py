@@ -1,4 +1,4 @@
-"""What a choice of a replica is for. Pure."""
+"""The purposes of choosing a replica. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import enum
 
 
 class Purpose(enum.Enum):
-    """Why a request's attempts ask for a replica: that decides which replicas are worth it."""
+    """The purpose for which a request's attempts ask for a replica: it decides which replicas are worth it."""
 
     FIRST = "first"
     """The first attempt, of the version that was just picked."""

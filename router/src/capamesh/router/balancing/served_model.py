@@ -54,14 +54,14 @@ if TYPE_CHECKING:
     from capamesh.router.rules.model_rules import ModelRules
 
 DRAINING_S = 1.0
-"""How long an endpoint that says so is avoided: its advert or its link's end follow (guess)."""
+"""An endpoint that says that it drains is avoided for this long: its advert or its link's end follow (guess)."""
 UNAVAILABLE_S = 0.5
-"""How long a replica is avoided that cannot run the model now: it is loading, or its advert follows (guess)."""
+"""A replica that cannot run the model now is avoided for this long: it is loading, or its advert follows (guess)."""
 UNHEARD = 3
-"""So many requests in a row that a replica left to others, without a word of its load meanwhile, count as silence (guess):
-hedges would else hide for long that it answers nothing. Who is merely slow answers the probe that follows."""
+"""This many requests in a row that others answered for a replica, without a report of its load meanwhile, count as silence
+(guess): hedges would else hide for long that it answers nothing. A replica that is merely slow answers the next probe."""
 RESTART_S = 20.0
-"""So long after its link was lost a node is likely to be back: its worker restarts, or was frozen and is replaced (a
+"""A node is likely to be back within this time after its link was lost: its worker restarts, or was frozen and is replaced (a
 frozen worker is given up after 10 s, and is back within 4 s on a busy machine, measured)."""
 
 
@@ -112,7 +112,7 @@ class ServedModel:
         self.model = model
         self.version = version
         self.hosted = fleet.hosted(model, version)
-        """Who hosts it now."""
+        """The hosted version, with the nodes that host it now."""
         self.rules: ModelRules = rules
         """The operator's rules of the model."""
         self.links = links
@@ -122,7 +122,7 @@ class ServedModel:
         self._make_policy = make_policy
         self._others: dict[str, Policy] = {}
         self.policy = self._new_policy(rules.policy, self._rng)
-        """Of requests that ask for no other."""
+        """The policy of requests that ask for no other."""
         self.admission = AdmissionController(
             model, rng, weights=dict(rules.tenants), is_limited=is_limited
         )
@@ -130,7 +130,7 @@ class ServedModel:
         self.draw: Callable[[], float] = rng.random
         """Gives a number from [0, 1)."""
         self.window = LatencyWindow()
-        """Of all its replicas, from sent to answered."""
+        """The latencies of all its replicas, from sent to answered."""
         self.budget = RetryBudget()
         self._opinions = Opinions()
         self.hedging = Hedging(self.window, is_enabled=rules.is_hedged)
@@ -145,7 +145,7 @@ class ServedModel:
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
-        """Who hosts it now; the same tuple for as long as its members are the same."""
+        """Return the replicas that host it now; the same tuple for as long as its members are the same."""
         return self.hosted.replicas
 
     def peers(self) -> Iterator[PeerId]:
@@ -159,7 +159,7 @@ class ServedModel:
 
     @property
     def is_safe(self) -> bool:
-        """Whether a request may be run twice, as far as the model's rules say."""
+        """Return whether a request may be run twice, as far as the model's rules say."""
         return self.rules.is_retried
 
     def chooser(self, policy: str) -> Policy:
@@ -291,7 +291,7 @@ class ServedModel:
         *,
         is_paid: bool,
     ) -> None:
-        """What `replica` said of a request, and was believed, is wrong: another replica has answered it.
+        """Take in that `replica` was wrong to blame the caller: another replica has answered the request.
 
         `is_paid`: `try_cross_check` was asked for the other.
         """

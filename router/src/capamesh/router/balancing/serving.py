@@ -1,4 +1,4 @@
-"""Whether a replica may be taken to serve its model, as far as this router has seen: what it says of itself is not enough. Pure.
+"""Decides whether a replica counts as serving its model, by what this router has seen and not by its own word. Pure.
 
 A member may advertise a model as ready and answer nobody, or no request well. While others have the model in their
 folders and no memory for it, they must be asked to load it, as if that member were not there.
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.replica import Replica
 
 PROVEN_S: Final = 60.0
-"""So long an answer shows that a replica serves, whatever it refuses or fails meanwhile (guess: one wrong request a minute
+"""An answer shows for this long that a replica serves, whatever it refuses or fails meanwhile (guess: one wrong request a minute
 must not have a model loaded at a second node)."""
 BACK_SOON_S: Final = 3.0
-"""So long after its link was lost a replica is likely to be back at once (guess: a worker restarts within two seconds)."""
+"""A replica is likely to be back within this time after its link was lost (guess: a worker restarts within two seconds)."""
 FAILED: Final = 3
 REFUSED: Final = 1
-"""What a failure and a refusal add to `Replica.missed`; the caller's own fault, as the replica says, is a refusal."""
+"""The amounts that a refusal and a failure add to `Replica.missed`; a fault of the caller, as the replica says, is a
+refusal."""
 UNANSWERED_S: Final = 1.0
 """A request that was given up after so long without an answer counts as refused (guess: who leaves sooner changed his mind)."""
 MOST_MISSED: Final = 3

@@ -1,7 +1,7 @@
-"""Those that are not well: whom to probe again, and what to say of them. Holds state, does no IO.
+"""The replicas and endpoints that are not well: which to probe again, and the verdicts on them. Holds state, does no IO.
 
-Whatever takes a replica or an endpoint out is noted here, so that nobody has to look through the whole fleet for
-the few that need care.
+Whatever takes a replica or an endpoint out is noted here, so that the whole fleet need not be looked through for the
+few that need care.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.replica import Replica
 
 MAX_VERDICTS = 1_000
-"""Kept until they are asked for; older ones are lost then (guess: they are for a log)."""
+"""The most verdicts that are kept until they are asked for; the oldest are dropped (guess: they are for a log)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inhibited:
-    """It gets no requests for the moment. `model` and `version` are empty when all its models are meant."""
+    """The verdict that it gets no requests for the moment. `model` and `version` are empty when all its models are meant."""
 
     peer: PeerId
     address: str
@@ -36,7 +36,7 @@ class Inhibited:
 
 @dataclass(frozen=True, slots=True)
 class Ejected:
-    """It gets no requests for long, but for a few trials."""
+    """The verdict that it gets no requests for long, but for a few trials."""
 
     peer: PeerId
     address: str
@@ -47,7 +47,7 @@ class Ejected:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """It gets requests again, at first perhaps only some; `reason` is why it had none."""
+    """The verdict that it gets requests again, at first perhaps only some; `reason` is why it had none."""
 
     peer: PeerId
     address: str
@@ -58,7 +58,7 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Slowed:
-    """It has become slow beside the others; its share of requests is the policy's matter."""
+    """The verdict that it has become slow beside the others; its share of requests is the policy's matter."""
 
     peer: PeerId
     address: str
@@ -82,7 +82,7 @@ class _Trouble:
 
     def __init__(self, replica: Replica, *, is_of_endpoint: bool) -> None:
         self.replica = replica
-        """Whom to probe for it."""
+        """The replica to probe for it."""
         self.health = replica.endpoint.health if is_of_endpoint else replica.health
         self.model = "" if is_of_endpoint else replica.offer.name
         self.version = "" if is_of_endpoint else replica.offer.version
@@ -90,7 +90,7 @@ class _Trouble:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is sent there any more."""
+        """Return whether nothing is sent there any more."""
         if self.model:
             return self.replica.is_gone
         endpoint = self.replica.endpoint
@@ -104,7 +104,7 @@ class UnhealthySet:
 
     def __init__(self) -> None:
         self.noted: dict[Health, _Trouble] = {}
-        """What is noted of those that may be not well; empty: all are well."""
+        """The notes on those that may be not well; empty while all are well."""
         self._verdicts: deque[Verdict] = deque(maxlen=MAX_VERDICTS)
 
     @override
@@ -112,7 +112,7 @@ class UnhealthySet:
         return f"UnhealthySet({len(self.noted)})"
 
     def note(self, replica: Replica, now_s: float) -> None:
-        """Something bad has just been told to `replica.health` or to its endpoint's."""
+        """Take note of a replica whose health, or whose endpoint's, has just been told something bad."""
         endpoint: Endpoint = replica.endpoint
         if not replica.health.is_full:
             self._note(replica, replica.health, now_s, is_of_endpoint=False)

@@ -1,6 +1,6 @@
-"""Whose word it takes to say that a request ends workers. Pure.
+"""The witnesses that it takes to say that a request ends workers. Pure.
 
-That a worker has ended is what its node says: it drops the link, and names another process. One node may have several
+The only witness of a worker's end is its node: it drops the link, and names another process. One node may have several
 addresses, and one invite several nodes, so that one member could have any request refused that comes its way. So the
 word must come from two nodes, and of two invites, as far as there are two that host the model.
 """
@@ -19,7 +19,7 @@ class Witness(NamedTuple):
 
     peer: PeerId
     invite: str
-    """By which it was let into the network; empty: it is not known, which is no other invite."""
+    """The invite by which it was let into the network; empty if it is not known, which is no other invite."""
 
 
 def are_enough(heard: Collection[Witness], replicas: Iterable[Witness]) -> bool:
