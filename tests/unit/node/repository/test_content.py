@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -356,6 +357,22 @@ def test_stamp_is_sure_unless_it_is_of_the_tick_in_which_the_file_was_read(
     read_ns = 10**18
     file = FileStamp("m", Path("m"), 0, 0, read_ns - int(ago_s * 1e9))
     assert file.is_sure(read_ns) is is_sure
+
+
+@pytest.mark.parametrize("is_read_whole", [False, True])
+def test_pipe_in_a_files_place_is_not_opened(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, is_read_whole: bool
+) -> None:
+    content = FolderOrigin(folder / "model.onnx", (stamp(folder / "model.onnx"),)).verified()
+    (folder / "model.onnx").unlink()
+    os.mkfifo(folder / "model.onnx")
+
+    def hanging(path: Path, *args: object, **options: object) -> object:
+        raise AssertionError(f"{path} would wait for a writer")
+
+    monkeypatch.setattr(Path, "open", hanging)
+    with pytest.raises(ContentChanged), contextlib.ExitStack() as stack:
+        _ = content.read("model.onnx") if is_read_whole else stack.enter_context(content.reading())
 
 
 def test_stamp_of_another_file_with_the_same_size_and_times_is_another() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import stat
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, field
@@ -83,6 +84,7 @@ class VerifiedContent:
         file = next((file for file in self.files if file.name == name), None)
         if chunks is None or file is None:
             raise KeyError(name)
+        _now(file)
         with file.path.open("rb") as stream:
             raw = stream.read(file.size_bytes + 1)
         parts = range(0, len(raw), CHUNK_BYTES)
@@ -116,4 +118,8 @@ class VerifiedContent:
 
 
 def _now(file: FileStamp) -> FileStamp:
-    return stamp_of(file.name, file.path, file.path.stat())
+    """Return the stamp that the file has now. Raises ContentChanged: it is no ordinary file, which might never be open. OSError."""
+    status = file.path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise changed(file)
+    return stamp_of(file.name, file.path, status)
