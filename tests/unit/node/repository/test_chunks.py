@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 from typing import Any
 
 import msgpack
@@ -203,6 +204,18 @@ def test_list_that_lies_is_refused(value: object, complaint: str) -> None:
 )  # fmt: skip
 def test_name_that_is_no_path_below_the_folder_is_refused(name: bytes) -> None:
     assert "is no path of a file below a model's folder" in refusal([entry(name)])
+
+
+def test_names_of_many_folders_take_no_more_memory_than_the_list() -> None:
+    deep = b"a/" * 2000
+    raw = msgpack.packb([entry(b"%s%03d" % (deep, number)) for number in range(20)])
+    tracemalloc.start()
+    try:
+        read_chunk_list(raw, digest_of(sha256(raw)))
+        most_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most_bytes < 10 * len(raw)
 
 
 def test_list_that_is_no_msgpack_or_not_in_its_shortest_form_is_refused() -> None:
