@@ -16,7 +16,7 @@ from capamesh.node.scheduling import (
     Result,
     Streams,
 )
-from capamesh.node.scheduling.limit import MAX_QUEUE_S, ConcurrencyLimit
+from capamesh.node.scheduling.concurrency_limit import MAX_QUEUE_S, ConcurrencyLimit
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.links.calls import LoadReport

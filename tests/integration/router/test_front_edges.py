@@ -16,7 +16,7 @@ from tidy_router import check, infer, json_body, of_kind, tidy
 
 from capamesh.protocol.tensors import Limits
 from capamesh.router.http import half_closed
-from capamesh.router.http.budget import BodyBudget
+from capamesh.router.http.body_budget import BodyBudget
 from capamesh.router.http.half_closed import CONTINUE
 from capamesh.router.http.limits import FrontLimits
 

@@ -13,7 +13,7 @@ from engine_desk import F32
 
 from capamesh.node.repository.rules import Rules
 from capamesh.node.scheduling import BatchPlan, DynamicBatcher, PendingRequest
-from capamesh.node.scheduling.limit import MAX_QUEUE_S
+from capamesh.node.scheduling.concurrency_limit import MAX_QUEUE_S
 from capamesh.node.scheduling.pending_request import Batch, Result
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
 from capamesh.protocol.errors import CapameshError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from capamesh.router.http.arrivals import READ_BYTES, ArrivingBody
-from capamesh.router.http.budget import BodyBudget
+from capamesh.router.http.body_budget import BodyBudget
 
 if TYPE_CHECKING:
     import asyncio

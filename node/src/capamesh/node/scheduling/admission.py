@@ -9,8 +9,8 @@ from capamesh.protocol.errors import Overloaded
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from capamesh.node.scheduling.concurrency_limit import ConcurrencyLimit
     from capamesh.node.scheduling.in_flight import RequestsInFlight
-    from capamesh.node.scheduling.limit import ConcurrencyLimit
     from capamesh.node.scheduling.pending_request import PendingRequest
     from capamesh.node.scheduling.queue_policies import QueuePolicies
     from capamesh.node.scheduling.slots import Slots

@@ -9,13 +9,13 @@ from typing_extensions import override
 
 from capamesh.node.repository.rules import QueueRules, Rules
 from capamesh.node.scheduling.admission import Admission
-from capamesh.node.scheduling.bounds import RunBounds
+from capamesh.node.scheduling.concurrency_limit import ConcurrencyLimit
 from capamesh.node.scheduling.in_flight import RequestsInFlight
 from capamesh.node.scheduling.latency import LatencyByLoad
-from capamesh.node.scheduling.limit import ConcurrencyLimit
 from capamesh.node.scheduling.pending_request import Batch, PendingRequest, RequestState, Result
 from capamesh.node.scheduling.plan import BatchPlan
 from capamesh.node.scheduling.queue_policies import QueuePolicies
+from capamesh.node.scheduling.request_bounds import RunBounds
 from capamesh.node.scheduling.run_health import RunHealth
 from capamesh.node.scheduling.scheduler import Scheduler
 from capamesh.node.scheduling.sequences import Sequences

@@ -21,7 +21,7 @@ from capamesh.protocol.errors import Cancelled, CapameshError, RunFailed
 
 if TYPE_CHECKING:
     from capamesh.node.runtime.api import LoadedModel, StopSwitch
-    from capamesh.node.scheduling.bounds import RunBounds
+    from capamesh.node.scheduling.request_bounds import RunBounds
 
 _NOT_WANTED = Cancelled("not wanted any more")
 

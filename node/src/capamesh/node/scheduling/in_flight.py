@@ -9,8 +9,8 @@ from capamesh.node.scheduling.pending_request import Batch, PendingRequest, Requ
 from capamesh.node.scheduling.queue import RequestQueue
 
 if TYPE_CHECKING:
-    from capamesh.node.scheduling.bounds import RunBounds
     from capamesh.node.scheduling.plan import BatchPlan
+    from capamesh.node.scheduling.request_bounds import RunBounds
     from capamesh.node.scheduling.sequences import Sequences
     from capamesh.node.scheduling.stats import Meter
     from capamesh.protocol.errors import CapameshError

@@ -24,7 +24,7 @@ from capamesh.protocol.errors import RunFailed
 
 if TYPE_CHECKING:
     from capamesh.node.runtime.api import LoadedModel, StopSwitch
-    from capamesh.node.scheduling.bounds import RunBounds
+    from capamesh.node.scheduling.request_bounds import RunBounds
     from capamesh.node.scheduling.scheduler import Scheduler
 
 SHORT_S = 0.000_3

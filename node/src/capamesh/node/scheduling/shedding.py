@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final, cast
 
-from capamesh.node.scheduling.limit import MAX_QUEUE_S
+from capamesh.node.scheduling.concurrency_limit import MAX_QUEUE_S
 from capamesh.node.scheduling.pending_request import PendingRequest, RequestState
 from capamesh.node.scheduling.slots import SHED_MARGIN_RUNS
 from capamesh.protocol.errors import DeadlineExceeded, Overloaded
 
 if TYPE_CHECKING:
+    from capamesh.node.scheduling.concurrency_limit import ConcurrencyLimit
     from capamesh.node.scheduling.in_flight import RequestsInFlight
-    from capamesh.node.scheduling.limit import ConcurrencyLimit
     from capamesh.node.scheduling.queue_policies import QueuePolicies
     from capamesh.node.scheduling.sequences import Sequences
     from capamesh.node.scheduling.slots import Slots

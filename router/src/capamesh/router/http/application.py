@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from capamesh.protocol.tensors import Limits
-    from capamesh.router.http.budget import BodyBudget
+    from capamesh.router.http.body_budget import BodyBudget
 
 SHUTDOWN_S = 1.0
 """Seconds for connections that are left after the requests under way are answered."""

@@ -15,7 +15,7 @@ from aiohttp import StreamReader, web
 from typing_extensions import override
 
 from capamesh.protocol.errors import InvalidRequest, Overloaded, TooLarge
-from capamesh.router.http.budget import BodyBudget, Charge
+from capamesh.router.http.body_budget import BodyBudget, Charge
 from capamesh.router.http.errors import too_slow_text
 
 BUDGET: Final = web.AppKey("budget", BodyBudget)

@@ -28,8 +28,8 @@ from capamesh.router.http.client_side import ClientSide, State
 from capamesh.router.http.errors import error_reply
 from capamesh.router.http.exchange import Exchange
 from capamesh.router.http.half_closed import HalfClosed, HalfConnection
+from capamesh.router.http.handler_state import is_busy, is_idle, is_waiting_for_body
 from capamesh.router.http.heads import END, may_become_head
-from capamesh.router.http.pages import is_busy, is_idle, is_waiting_for_body
 from capamesh.router.http.replies import Reply
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from aiohttp.web_protocol import RequestHandler
 
     from capamesh.router.http.application import OpenRequests
-    from capamesh.router.http.budget import BodyBudget
+    from capamesh.router.http.body_budget import BodyBudget
     from capamesh.router.http.connections import Connection
     from capamesh.router.http.exchange import Inference
     from capamesh.router.http.heads import Heads

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Final, Protocol
 
-from capamesh.router.http.pages import is_at_last, is_idle, running
+from capamesh.router.http.handler_state import is_at_last, is_idle, running
 
 if TYPE_CHECKING:
     import asyncio

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from capamesh.router.http.budget import BodyBudget
+from capamesh.router.http.body_budget import BodyBudget
 from capamesh.router.http.connection import FrontConnection
 from capamesh.router.http.connections import Connection, Connections
 from capamesh.router.http.front_context import FrontContext

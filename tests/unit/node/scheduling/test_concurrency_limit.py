@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capamesh.node.scheduling.limit import (
+from capamesh.node.scheduling.concurrency_limit import (
     FALL_S,
     MAX_QUEUE_S,
     MOST_SPEED,

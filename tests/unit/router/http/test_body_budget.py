@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from capamesh.router.http.budget import (
+from capamesh.router.http.body_budget import (
     LARGE_STEP_BYTES,
     OVERDRAFT_BYTES,
     SLOW_BYTES_S,
