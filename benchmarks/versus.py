@@ -30,8 +30,9 @@ from typing import Any
 import anchor_models
 import numpy as np
 import uvloop
-from engine import ResponseHandler, ask, cpu_s, member
-from machine import keep
+from engine import member
+from link_load import RouterEnd, ask
+from machine import cpu_s, keep
 from overhead import Case, build_picture_model
 from rich.console import Console
 from rich.table import Table
@@ -93,7 +94,7 @@ async def running(checkout: Path, models: Path, folder: Path) -> AsyncIterator[S
         owner = NetworkOwner.load(folder / "cluster" / "network")
         membership = member(owner, Role.ROUTER, folder / "asker")
         transport = LinkTransport(membership, folder / "asker", agent_version="bench")
-        link = await transport.dial(node["data_addresses"][0], ResponseHandler(membership))
+        link = await transport.dial(node["data_addresses"][0], RouterEnd(membership))
         yield Side(url, router["pid"], node["worker_pids"][0], link)
         link.close("done")
         await link.wait_ended()
