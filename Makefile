@@ -19,8 +19,13 @@ $(READY): requirements/dev.txt requirements/models.txt pyproject.toml scripts/se
 demo: $(READY) build/models ## A router and three nodes on this machine; kill one under load
 	$(BIN)/python scripts/demo.py $(ARGS)
 
-test: $(READY) build/models ## All tests but the slow ones and chaos
-	$(BIN)/coverage run -m pytest $(ARGS)
+test: $(READY) build/models ## All tests but the slow ones, the attacks and chaos
+	@$(BIN)/coverage erase
+	@echo "unit and integration tests, at the same time"
+	@$(BIN)/coverage run -m pytest tests/unit -p no:cacheprovider -q > build/test-unit.log 2>&1 & unit=$$!; \
+	$(BIN)/coverage run -m pytest tests/integration tests/gpu -q; rest=$$?; \
+	wait $$unit; unit=$$?; cat build/test-unit.log; exit $$((rest || unit))
+	$(BIN)/pytest tests/e2e -n 2 --dist loadfile -q
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 

@@ -138,10 +138,14 @@ async def measure_once(
     other: Path,
     rounds: int,
     seconds: int,
+    only: str,
     found: dict[str, dict[str, list[tuple[float, float]]]],
     console: Console,
 ) -> None:
-    """Start both sides and load them in turns; add each round's pairs of values to `found`."""
+    """Start both sides and load them in turns; add each round's pairs of values to `found`.
+
+    Loads whose name does not contain `only` are left out.
+    """
     draw = np.random.default_rng(SEED)
     cases = [
         Case("1 KiB", "digits", "X", draw.random((4, 64), np.float32)),
@@ -168,14 +172,16 @@ async def measure_once(
             with console.status(f"round {number} of {rounds}"):
                 for case in cases:
                     for count in CONNECTIONS:
-                        loads[f"{case.name}, c={count}"] = {
-                            id(side): await through_router(side, case, count, seconds)
-                            for side in order
-                        }
+                        if only in (name := f"{case.name}, c={count}"):
+                            loads[name] = {
+                                id(side): await through_router(side, case, count, seconds)
+                                for side in order
+                            }
                 for count in IN_FLIGHT:
-                    loads[f"tiny at the node, {count}"] = {
-                        id(side): await at_node(side, tiny, count, seconds) for side in order
-                    }
+                    if only in (name := f"tiny at the node, {count}"):
+                        loads[name] = {
+                            id(side): await at_node(side, tiny, count, seconds) for side in order
+                        }
             if not number:
                 continue
             for name, seen in loads.items():
@@ -185,13 +191,13 @@ async def measure_once(
 
 
 async def measure(
-    other: Path, starts: int, rounds: int, seconds: int, console: Console
+    other: Path, starts: int, rounds: int, seconds: int, only: str, console: Console
 ) -> dict[str, Any]:
     """Return the ratios of all loads."""
     found: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for start in range(starts):
         console.print(f"start {start + 1} of {starts}")
-        await measure_once(other, rounds, seconds, found, console)
+        await measure_once(other, rounds, seconds, only, found, console)
     rows = {
         name: {
             key: {
@@ -235,6 +241,7 @@ def main() -> int:
     parser.add_argument("--starts", type=int, default=4, help="how often all is started anew")
     parser.add_argument("--rounds", type=int, default=2, help="of each start, after one to warm up")
     parser.add_argument("--seconds", type=int, default=3, help="of each load in each round")
+    parser.add_argument("--only", default="", help="the loads whose name contains this")
     arguments = parser.parse_args()
     require_wrk()
     console = Console()
@@ -244,6 +251,7 @@ def main() -> int:
             arguments.starts,
             arguments.rounds,
             arguments.seconds,
+            arguments.only,
             console,
         )
     )
