@@ -276,3 +276,10 @@ def test_tenant_is_not_over_its_share_while_one_with_more_is_not(
     assert not fair._busy
     assert fair._busy_weight == 0
     assert len(fair) <= 4
+
+
+def test_lag_is_all_slots_by_the_weight_of_those_that_are_busy() -> None:
+    fair = sharing({"a": 2.0, "b": 3.0}, a=1, b=1)
+    assert fair.lag("a", 10.0, 0.0) == pytest.approx(10.0 / 5.0)
+    assert fair.lag("a", 0.2, 0.0) == pytest.approx(1.0 / 5.0)
+    assert FairShare({"a": 4.0}).lag("a", 10.0, 0.0) == pytest.approx(10.0 / 4.0)

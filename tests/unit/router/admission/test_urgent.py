@@ -105,3 +105,14 @@ def test_node_that_refuses_an_urgent_request_has_no_place_for_such_for_as_long_a
     )  # one may be tried, for what has just become free
     assert admitted(controller, 3, now_s=0.25) == 1
     assert admitted(controller, 3, now_s=0.35) == 3
+
+
+def test_urgent_requests_that_have_ended_are_no_part_of_a_share_any_more() -> None:
+    controller = gate_at(0)
+    ended = [controller.enter("a", 0.0, is_urgent=True) for _ in range(40)]
+    for permit in ended:
+        permit.release(1.0)
+    kept = [controller.enter("b", 1.0, is_urgent=True) for _ in range(3)]
+    assert controller.urgent_under_way == len(kept)
+    assert controller.controller._urgent.in_flight("a") == 0
+    assert controller.controller._urgent.in_flight("b") == len(kept)

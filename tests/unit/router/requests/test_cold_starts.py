@@ -632,3 +632,14 @@ async def test_news_of_a_model_is_worked_out_once_for_all_who_wait_for_it(
     fleet.says("A", ModelState.READY)
     assert await asyncio.gather(*asked) == ["A"] * MAX_OF_MODEL
     assert len(started) == MAX_OF_MODEL
+
+
+@in_virtual_time
+async def test_model_is_wanting_only_while_a_node_might_load_it_and_none_serves_it() -> None:
+    fleet = Cold("AB")
+    cold = fleet.routing.pipeline.cold
+    name, version = offer().name, offer().version
+    assert cold.is_wanting(name, version)
+    fleet.says("A", ModelState.READY)
+    assert not cold.is_wanting(name, version)
+    assert not cold.is_wanting(ModelName("another"), version)

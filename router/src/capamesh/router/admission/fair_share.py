@@ -224,9 +224,7 @@ class FairShare:
 
     def lag(self, tenant: str, slots: float, now_s: float) -> float:
         """Return how far behind the one that has passed most anybody counts as, while there are so many slots."""
-        name = self._name(tenant, now_s)
-        state = self._busy.get(name) or self._idle.get(name)
-        weight = state.weight if state is not None else self.weight(name)
+        weight = self.weight(self._name(tenant, now_s))
         return max(1.0, slots) / max(self._busy_weight, weight)
 
     def is_ahead(self, tenant: str, lag: float, free: float, now_s: float) -> bool:
@@ -236,10 +234,9 @@ class FairShare:
         """
         name = self._name(tenant, now_s)
         state = self._busy.get(name) or self._idle.get(name)
-        weight = state.weight if state is not None else self.weight(name)
         least = self._most_passed - lag
         mine = max(state.passed, least) if state is not None else least
-        lead = (LEAD + FREE_LEAD * max(0.0, free)) / weight
+        lead = (LEAD + FREE_LEAD * max(0.0, free)) / self.weight(name)
         return any(
             now_s < wanting.wants_s
             and wanting is not state
