@@ -10,9 +10,12 @@ from capamesh.protocol.links.calls import InferCall
 from capamesh.protocol.tensors import Datatype, Tensor
 from capamesh.router.balancing.witnesses import Witness
 from capamesh.router.requests.killers import (
+    BARRED_S,
     HASHED_BYTES,
     KEPT_S,
     MAX_KILLERS,
+    MAX_WITNESSES,
+    SAMPLES,
     WHOLE_BYTES,
     Killers,
     digest,
@@ -145,3 +148,87 @@ def test_large_tensor_counts_by_both_ends_and_its_size(at: int) -> None:
     before = digest(call()._replace(inputs=(large,)))
     data[at] = 1
     assert digest(call()._replace(inputs=(large,))) != before
+
+
+def test_killer_is_barred_for_an_hour_from_the_third_verdict_on() -> None:
+    killers, now_s = Killers(), 0.0
+    for lasts_s in (*BARRED_S, BARRED_S[-1], BARRED_S[-1]):
+        killers.note(target(1.0), 2, BOTH, now_s)
+        assert killers.until_s == now_s + lasts_s
+        now_s += min(lasts_s, KEPT_S - 1)
+
+
+def test_single_death_is_remembered_for_an_hour_and_no_longer() -> None:
+    for waited_s, is_barred in ((KEPT_S - 0.5, True), (KEPT_S, False)):
+        killers = Killers()
+        killers.note(target(1.0), 1, frozenset({A}), 10.0)
+        killers.note(target(1.0), 1, frozenset({B}), 10.0 + waited_s)
+        assert killers.is_barred(target(1.0), FLEET, 10.0 + waited_s) is is_barred
+
+
+def test_killer_noted_again_is_not_among_the_first_to_be_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("capamesh.router.requests.killers.MAX_KILLERS", 2)
+    killers = Killers()
+    for value in (1.0, 2.0, 1.0, 3.0):
+        killers.note(target(value), 1, BOTH, 10.0)
+    killers.note(target(2.0), 1, BOTH, 10.0)
+    assert not killers.is_barred(target(2.0), FLEET, 10.0)  # its first death was forgotten
+    killers.note(target(3.0), 1, BOTH, 10.0)
+    assert killers.is_barred(target(3.0), FLEET, 10.0)
+
+
+def test_verdict_of_one_killer_does_not_shorten_that_of_another() -> None:
+    killers = Killers()
+    for _ in range(2):
+        killers.note(target(1.0), 2, BOTH, 10.0)
+    killers.note(target(2.0), 2, BOTH, 11.0)
+    assert killers.until_s == 10.0 + BARRED_S[1]
+    assert killers.is_barred(target(2.0), FLEET, 11.0 + BARRED_S[0] - 0.5)
+    assert not killers.is_barred(target(2.0), FLEET, 11.0 + BARRED_S[0])
+    assert killers.is_barred(target(1.0), FLEET, 10.0 + BARRED_S[1] - 0.5)
+
+
+def alike(last: int) -> InferCall:
+    """Return a request that differs from others of its kind in a byte that is not sampled."""
+    data = bytes(2 * SAMPLES - 1) + bytes([last])
+    return call()._replace(inputs=(Tensor("x", Datatype.INT8, (1, len(data)), data),))
+
+
+def test_killers_that_look_alike_are_barred_and_cleared_each_by_itself() -> None:
+    killers = Killers(phase=0)
+    for _ in range(2):
+        killers.note(alike(1), 2, BOTH, 10.0)
+    killers.note(alike(2), 2, BOTH, 11.0)
+    assert len(killers._samples) == 1
+    assert killers.is_barred(alike(2), FLEET, 11.0 + BARRED_S[0] - 0.5)
+    assert not killers.is_barred(
+        alike(2), FLEET, 11.0 + BARRED_S[0]
+    )  # the other's bar has not ended
+    assert not killers.is_barred(alike(3), FLEET, 12.0)
+    assert killers.is_barred(alike(1), FLEET, 10.0 + BARRED_S[1] - 0.5)
+    killers.answered(alike(2), 12.0)
+    assert killers.is_barred(alike(1), FLEET, 12.0)
+    killers.answered(alike(1), 12.0)
+    assert not killers._samples
+
+
+def test_witnesses_that_are_remembered_of_a_killer_are_bounded() -> None:
+    killers = Killers()
+    for number in range(2 * MAX_WITNESSES):
+        killers.note(target(1.0), 1, frozenset({Witness(PeerId(f"{number}"), "one")}), 10.0)
+    (entry,) = killers._entries.values()
+    assert len(entry.witnesses) == MAX_WITNESSES
+
+
+def test_request_larger_than_all_that_is_looked_at_in_a_second_is_looked_at_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("capamesh.router.requests.killers.HASHED_BYTES", 1)
+    killers = Killers()
+    killers.note(target(1.0), 2, BOTH, 10.0)
+    killers.note(target(2.0), 2, BOTH, 10.5)  # is not looked at any more
+    assert len(killers) == 1
+    assert not killers.is_barred(target(1.0), FLEET, 10.999)
+    assert killers.is_barred(target(1.0), FLEET, 11.0)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from replicas import Draws
 
 from capamesh.protocol.ids import ModelVersion
-from capamesh.router.requests.split import NEWEST, VersionSplit
+from capamesh.router.requests.split import NEWEST, VersionSplit, draw_of
 
 V1, V2, V3 = ModelVersion("1"), ModelVersion("2"), ModelVersion("3")
 SPLIT = VersionSplit([(V1, 90.0), (V2, 10.0), (V3, 0.0)])
@@ -17,7 +18,9 @@ ALL = (V1, V2, V3)
 KEYS = [f"sequence {index}" for index in range(2000)]
 
 
-@pytest.mark.parametrize(("draw", "version"), [(0.0, V1), (0.899, V1), (0.9, V2), (0.999999, V2)])
+@pytest.mark.parametrize(
+    ("draw", "version"), [(0.0, V1), (0.899, V1), (0.9, V2), (0.999999, V2), (1.0, V2)]
+)
 def test_draw_falls_to_a_version_by_weight(draw: float, version: ModelVersion) -> None:
     assert SPLIT.pick(ALL, Draws(draw)) == version
 
@@ -76,6 +79,22 @@ def test_pick_is_hosted_and_has_weight(
     picked = VersionSplit(weights.items()).pick(hosted, random.Random(seed), key=key)
     possible = {version for version in hosted if weights.get(version, 0) > 0}
     assert picked in (possible or {NEWEST})
+
+
+def test_draw_depends_on_where_the_salt_ends_and_the_key_begins() -> None:
+    assert draw_of("a", "bc") == draw_of("a", "bc")
+    assert len({draw_of("a", "bc"), draw_of("ab", "c"), draw_of("", "abc")}) == 3
+
+
+@pytest.mark.parametrize("byte", [b"\0", b"\xff"])
+def test_draw_is_never_0_nor_1_whatever_the_hash(
+    byte: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed = SimpleNamespace(digest=lambda: 8 * byte)
+    monkeypatch.setattr("capamesh.router.requests.split.blake2b", lambda *_, **__: hashed)
+    drawn = draw_of("salt", "key")
+    assert 0.0 < drawn < 1.0
+    assert min(drawn, 1.0 - drawn) == (2.0**-65 if byte == b"\0" else 2.0**-53)
 
 
 def reversed_of(versions: tuple[ModelVersion, ...]) -> tuple[ModelVersion, ...]:
