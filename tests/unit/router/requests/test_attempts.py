@@ -510,6 +510,15 @@ def test_attempt_that_is_under_way_already_is_the_second_opinion() -> None:
             assert attempts.failed(0, bad, 103.0) == (Failed(bad),)
 
 
+def test_second_opinion_that_is_alone_under_way_may_be_hedged() -> None:
+    picker = ScriptedDesk(hedge_delay_s=1.0, first_byte_limit_s=0.5, opinions=1)
+    attempts = started(picker, is_hedged=True)
+    picker.limit_s = 99.0
+    assert tick(attempts, 100.5) == ["send 1 to B, 9500 ms"]
+    assert fail(attempts, 0, InvalidRequest("bad"), 100.75) == []
+    assert attempts.due_s == 101.75
+
+
 # what no caller can be at fault for
 
 
@@ -792,6 +801,77 @@ def test_one_attempt_whose_link_ended_for_silence_counts_as_no_run() -> None:
     assert fail(attempts, 1, frozen, 106.0) == []
     assert fail(attempts, 2, frozen, 106.0) == []
     assert fail(attempts, 3, frozen, 106.5) == ["failed: link_lost"]
+
+
+def test_attempt_sent_as_a_process_ended_counts_as_no_run_if_its_own_ends_without_a_sign_of_life() -> (
+    None
+):
+    picker = ScriptedDesk()
+    attempts = started(picker, max_attempts=2)
+    assert fail(attempts, 0, sudden(), 101.0) == ["send 1 to B, 9000 ms"]
+    picker.alive_s = {"B": 100.9}
+    assert fail(attempts, 1, sudden(), 101.0) == ["send 2 to C, 9000 ms"]
+    assert "died B" not in picker.reported
+
+
+def test_sign_of_life_is_waited_for_anew_after_each_death() -> None:
+    picker = ScriptedDesk("ABC")
+    attempts = started(picker)
+    picker.alive_s = {"B": 100.9, "C": 101.9}
+    assert fail(attempts, 0, sudden(), 101.0) == ["probe B"]
+    assert tick(attempts, 101.25) == ["send 1 to B, 8750 ms"]
+    picker.alive_s["B"] = 101.5
+    assert fail(attempts, 1, sudden(), 102.0) == ["probe C"]
+    assert attempts.due_s == 102.25
+
+
+def test_replica_that_was_sent_the_request_after_its_sign_of_life_is_waited_for_no_more() -> None:
+    picker = ScriptedDesk("AB", can_wait=True)
+    attempts = started(picker)
+    picker.alive_s = {"B": 100.9}
+    assert fail(attempts, 0, sudden(), 101.0) == ["probe B"]
+    assert tick(attempts, 101.25) == ["send 1 to B, 8750 ms"]
+    assert fail(attempts, 1, LinkLost("reset"), 102.0) == []
+    assert (attempts.is_waiting, attempts.awaits_life) == (True, False)
+    assert tick(attempts, attempts.due_s) == ["failed: link_lost"]
+
+
+def test_sign_of_life_is_waited_for_no_longer_than_the_deadline() -> None:
+    picker = ScriptedDesk("AB", can_wait=True)
+    attempts = flight_at(picker, deadline_s=101.1)
+    attempts.start(100.0)
+    picker.alive_s = {"B": 100.9}
+    assert fail(attempts, 0, sudden(), 101.0) == ["probe B"]
+    assert attempts.due_s == 101.1
+    assert tick(attempts, 101.1) == ["failed: link_lost"]
+
+
+def test_request_that_may_not_wait_does_not_wait_for_who_is_guilty_either() -> None:
+    picker = ScriptedDesk()
+    picker.standing = Stand.OPEN
+    attempts = started(picker, max_wait_s=0.0)
+    assert fail(attempts, 0, sudden(), 101.0) == ["failed: link_lost"]
+    assert picker.reported[-1] == "unknown"
+
+
+@pytest.mark.parametrize("names", ["A", "AB"], ids=["waits", "is under way"])
+def test_client_that_leaves_after_a_death_leaves_open_once_whose_fault_it_was(names: str) -> None:
+    picker = ScriptedDesk(names, can_wait=True)
+    attempts = started(picker)
+    fail(attempts, 0, sudden(), 101.0)
+    assert attempts.is_waiting == (names == "A")
+    for _ in range(2):
+        attempts.abandon(102.0)
+        assert picker.reported.count("unknown") == 1
+
+
+def test_client_that_leaves_after_the_answer_says_nothing_of_a_death() -> None:
+    picker = ScriptedDesk()
+    attempts = started(picker)
+    fail(attempts, 0, sudden(), 101.0)
+    answer(attempts, 1, 102.0)
+    attempts.abandon(103.0)
+    assert "unknown" not in picker.reported
 
 
 def test_all_waits_of_a_request_together_last_no_longer_than_one() -> None:

@@ -49,6 +49,7 @@ from capamesh.router.requests.asked_load import PATIENCE_S, SETTLED_S
 from capamesh.router.requests.attempts import MAX_WAIT_S
 from capamesh.router.requests.call import NO_OPTIONS
 from capamesh.router.requests.cold_starts import (
+    FRESH_S,
     LOOK_AGAIN_S,
     MAX_OF_MODEL,
     MAX_WAITING,
@@ -643,3 +644,44 @@ async def test_model_is_wanting_only_while_a_node_might_load_it_and_none_serves_
     fleet.says("A", ModelState.READY)
     assert not cold.is_wanting(name, version)
     assert not cold.is_wanting(ModelName("another"), version)
+
+
+@in_virtual_time
+@pytest.mark.parametrize(("most_bytes", "waiting"), [(1, 1), (15, 1), (16, 2)])
+async def test_bodies_of_those_who_wait_are_bounded_but_one_that_is_larger_waits_alone(
+    monkeypatch: pytest.MonkeyPatch, most_bytes: int, waiting: int
+) -> None:
+    monkeypatch.setattr("capamesh.router.requests.cold_starts.MAX_WAITING_BYTES", most_bytes)
+    fleet = Cold()
+    asked = [fleet.ask() for _ in range(4)]  # of 8 bytes each
+    await supervisor()
+    assert sum(not task.done() for task in asked) == waiting
+    for task in asked:
+        task.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_outlook_without_news_holds_for_a_moment_and_no_longer() -> None:
+    fleet = Cold()
+    cold = fleet.routing.pipeline.cold
+    key = offer().name, offer().version
+    assert fleet.clock() == 0.0
+    old = cold._outlooks[key] = replace(cold.outlook(*key), made_s=-FRESH_S)
+    new = cold.outlook(*key)
+    assert new is not old
+    await asyncio.sleep(FRESH_S - 0.001)
+    assert cold.outlook(*key) is new
+
+
+@in_virtual_time
+async def test_outlooks_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("capamesh.router.requests.cold_starts.MAX_OUTLOOKS", 2)
+    fleet = Cold("A", "m", "n", "o")
+    cold = fleet.routing.pipeline.cold
+    kept: list[int] = []
+    for name in fleet.names:
+        cold.outlook(ModelName(name), offer().version)
+        kept.append(len(cold._outlooks))
+    assert kept == [1, 2, 1]

@@ -212,6 +212,17 @@ async def test_version_that_can_be_asked_at_all_goes_before_the_newest_when_none
 
 
 @in_virtual_time
+async def test_next_older_version_is_asked_when_none_is_well_and_the_newest_is_not_there() -> None:
+    fleet = Fleet()
+    for peer, version in zip("ABC", ["9", "10", "11"], strict=True):
+        fleet.node(peer, echo, models=(offer(version=version),))
+    for replica in fleet.replicas:
+        replica.health.failed(fleet.clock(), is_hard=False, cause="a run failed")
+    fleet.links[2].end("killed")
+    assert [await infer(fleet) for _ in range(9)] == ["B"] * 9
+
+
+@in_virtual_time
 async def test_version_whose_only_node_is_ejected_gets_nothing_in_its_trials() -> None:
     fleet = Fleet()
     shadowed(fleet, echo, after(0.5, failing(RunFailed("bad"))))

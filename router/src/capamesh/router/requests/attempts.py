@@ -231,7 +231,7 @@ class RequestAttempts(Sends):
         if isinstance(error, Overloaded):
             error = self._softest or error
             # all who waited fall on the first link, and others may be up in a moment
-            if self._is_stranded and self._patience is not None and not self._is_pinned:
+            if self._is_stranded and self._patience is not None:
                 return self._wait(error, now_s)
             return self._finish(Failed(error), now_s)
         if self._is_stranded:
