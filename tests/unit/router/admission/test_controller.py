@@ -8,7 +8,7 @@ from replicas import lose, replica
 
 from capamesh.protocol.errors import Overloaded, TooManyRequests
 from capamesh.protocol.links.calls import LoadReport
-from capamesh.router.admission.controller import Refusal
+from capamesh.router.admission.controller import Refusal, _Bookings
 from capamesh.router.fleet.replica import Replica
 
 
@@ -269,3 +269,148 @@ def test_all_counters_return_to_zero() -> None:
     assert (controller.under_way, controller.saturation.extra) == (0, 0)
     assert [controller.fair.in_flight(tenant) for tenant in "abc"] == [0, 0, 0]
     assert set(controller.refusals) == set(Refusal)
+
+
+def short(in_flight: int, *, run_us: int, queue_us: int) -> Gate:
+    """A controller of one replica with room; the times are exact in binary, so that bounds can be met exactly."""
+    told = LoadReport(
+        in_flight, limit=100, queue_us=queue_us, run_us=run_us, latency_us=queue_us + run_us
+    )
+    return gate_of(replica("a", load=told))
+
+
+@pytest.mark.parametrize(
+    ("queue_us", "remaining_s", "is_late"),
+    [
+        (15_625, 0.03125 * 1.75, True),  # an idle node could just do it
+        (15_625, 0.03125 * 1.75 - 1e-9, False),  # none could, and few wait: tried
+        (31_250, 0.03, True),  # none could, and the wait is as long as the run
+        (31_250, 0.0625 * 1.75, True),  # the time that it needs is just what it has
+        (31_250, 0.0625 * 1.75 + 1e-9, False),
+        (0, 0.03125 * 1.75, False),
+    ],
+)
+def test_deadline_is_judged_up_to_the_very_bounds(
+    queue_us: int, remaining_s: float, is_late: bool
+) -> None:
+    controller = short(1, run_us=31_250, queue_us=queue_us)
+    assert (refusal(controller, remaining_s=remaining_s) is not None) is is_late
+    assert counted(controller) == ({"late": 1} if is_late else {})
+
+
+def test_request_for_which_nobody_waits_holds_no_tenant_to_its_share() -> None:
+    controller = gate_of(replica("a", load=load(0, limit=100)))
+    for tenant in "aab":
+        controller.enter(tenant, 0.0)
+    assert refusal(controller, "a", now_s=0.1, remaining_s=0.0175 / 0.95) is None
+
+
+@pytest.mark.parametrize(("in_flight", "is_contested"), [(8, False), (9, True), (10, True)])
+def test_nodes_are_contested_from_nine_tenths_on(in_flight: int, is_contested: bool) -> None:
+    controller = gate_of(replica("a", load=load(in_flight)))
+    controller.saturation.look(controller.replicas, 0.0)
+    assert controller.is_contested is is_contested
+
+
+@pytest.mark.parametrize(
+    ("latency_s", "want_s"),
+    [(4.0, 1.0), (0.5, 0.25), (0.125, 0.0625), (0.02, 0.05), (0.0, 0.05)],
+)
+def test_refused_tenant_is_taken_to_want_more_while_half_of_the_slots_get_free(
+    latency_s: float, want_s: float
+) -> None:
+    told = LoadReport(1, limit=1, latency_us=round(latency_s * 1e6))
+    controller = gate_of(replica("a", load=told))
+    assert refusal(controller, "usual") is not None
+    for _ in range(2):
+        controller.enter("urgent", 0.0, is_urgent=True)
+    assert refusal(controller, "urgent", priority=1) is not None
+    fair, urgent = controller.fair, controller.controller._urgent
+    assert fair._wanting["usual"].wants_s == pytest.approx(want_s)
+    assert fair._wanting["urgent"].wants_s == pytest.approx(want_s)
+    assert urgent._wanting["urgent"].wants_s == pytest.approx(want_s)
+    assert "usual" not in urgent._wanting
+
+
+def test_hint_of_a_slow_node_is_the_time_until_its_next_slot() -> None:
+    slow = gate_of(replica("a", load=LoadReport(1, limit=1, latency_us=4_000_000), load_s=5.0))
+    error = refusal(slow, now_s=5.0)
+    assert error is not None
+    assert error.retry_after_s == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize(("priority", "under_way"), [(1, 89), (128, 90)])
+def test_refusal_for_a_share_tells_of_the_next_slot_and_of_what_is_compared(
+    priority: int, under_way: int
+) -> None:
+    told = LoadReport(0, limit=100, latency_us=10_000_000)  # 10 slots a second get free
+    controller = gate_of(replica("a", load=told, load_s=1.0))
+    controller.saturation.look(controller.replicas, 1.0)
+    for tenant in ["flood"] * 89 + ["quiet"] * 2:
+        controller.enter(tenant, 1.0, is_urgent=True)
+    controller.enter("flood", 1.0)
+    error = refusal(controller, "flood", priority, now_s=1.0)
+    assert type(error) is TooManyRequests
+    assert f"{under_way} requests of tenant 'flood' are under way" in error.message
+    assert error.retry_after_s == pytest.approx(0.1)
+
+
+def test_deadline_that_has_passed_leaves_no_time_in_the_message() -> None:
+    error = refusal(short(5, run_us=10_000, queue_us=50_000), remaining_s=-1.0)
+    assert error is not None
+    assert "of its time 0.000 s are left" in error.message
+
+
+def test_tenant_that_is_ahead_waits_though_there_is_room() -> None:
+    controller = gate_of(replica("a", load=load(0, limit=10)))
+    controller.saturation.look(controller.replicas, 0.0)
+    for tenant in ("want", "lead", "lead", "lead", "lead"):
+        controller.enter(tenant, 0.0)
+    controller.fair.refused("want", 0.0, 1.0)
+    # five are free, for which it may lead by two and a quarter
+    assert type(refusal(controller, "lead")) is TooManyRequests
+    assert refusal(controller, "want") is None
+    # it is behind by two now, and four are free
+    assert refusal(controller, "lead") is None
+
+
+def test_request_let_in_ends_what_others_wanted_some_time_ago_in_its_own_shares_only() -> None:
+    controller = gate_of(replica("a", load=load(0)))
+    urgent = controller.controller._urgent
+    controller.fair.refused("b", 0.0, 1.0)
+    urgent.refused("b", 0.0, 1.0)
+    assert refusal(controller, "a", now_s=0.9) is None
+    assert controller.fair.is_wanted
+    assert refusal(controller, "a", now_s=1.0) is None
+    assert not controller.fair.is_wanted
+    assert urgent.is_wanted
+    assert refusal(controller, "a", priority=1, now_s=1.1) is None
+    assert not urgent.is_wanted
+
+
+@pytest.mark.parametrize("is_urgent", [False, True])
+def test_tenant_wants_more_only_after_a_request_that_nodes_had_no_room_for(
+    is_urgent: bool,
+) -> None:
+    controller = gate_of(replica("a", load=load(0)))
+    urgent = controller.controller._urgent
+    controller.enter("a", 0.0, is_urgent=is_urgent).release(0.0)
+    assert not controller.fair.is_wanted
+    assert not urgent.is_wanted
+    controller.enter("a", 0.0, is_urgent=is_urgent).release(0.0, is_served=False)
+    assert controller.fair.is_wanted
+    assert urgent.is_wanted is is_urgent
+    assert controller.fair._idle["a"].passed == 1.0
+    assert not is_urgent or urgent._idle["a"].passed == 1.0
+
+
+def test_bookings_count_those_of_about_a_tenth_of_a_second() -> None:
+    bookings = _Bookings()
+    assert bookings.count(0.0) == 1.0
+    bookings.book(7.0, 5.0)
+    assert bookings.booked_s == 7.0
+    assert bookings.count(5.0) == 2.0
+    assert bookings.count(5.1) == pytest.approx(1 + math.exp(-1))
+    assert bookings.count(4.0) == 2.0  # a clock that was set back
+    bookings.book(8.0, 5.0)
+    assert bookings.count(5.0) == 3.0

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capamesh.router.admission.fair_share import FairShare, Standing, water_level
+from capamesh.router.admission.fair_share import REST, FairShare, Standing, water_level
 
 
 def sharing(weights: dict[str, float] | None = None, **in_flight: int) -> FairShare:
@@ -283,3 +283,47 @@ def test_lag_is_all_slots_by_the_weight_of_those_that_are_busy() -> None:
     assert fair.lag("a", 10.0, 0.0) == pytest.approx(10.0 / 5.0)
     assert fair.lag("a", 0.2, 0.0) == pytest.approx(1.0 / 5.0)
     assert FairShare({"a": 4.0}).lag("a", 10.0, 0.0) == pytest.approx(10.0 / 4.0)
+
+
+def test_division_holds_from_its_own_moment_to_the_very_end() -> None:
+    fair = sharing(a=80, b=1)
+    assert fair.standing("a", 90, 0.0) is Standing.FAIR
+    for _ in range(40):
+        fair.enter("b", 0.0)
+    assert fair.standing("a", 90, 0.0) is Standing.FAIR
+    assert fair.standing("a", 90, 0.025) is Standing.OVER
+
+
+def test_tenant_counts_for_ten_seconds_to_the_moment() -> None:
+    fair = sharing(a=8)
+    fair.refused("b", 1.0)
+    assert fair.standing("a", 8, 10.75) is Standing.OVER
+    assert fair.standing("a", 8, 11.0) is Standing.ALONE
+
+
+def test_part_of_an_idle_tenant_is_kept_for_ten_seconds_to_the_moment() -> None:
+    fair = FairShare(max_tenants=1)
+    fair.refused("a", 1.0, 100.0)
+    assert fair._name("b", 10.75) == REST
+    assert fair._name("b", 11.0) == "b"
+    assert fair._name("b", 0.5) == "b"  # a clock that was set back
+    fair.enter("b", 11.0)
+    assert list(fair._busy) == ["b"]
+    assert not fair._idle
+    assert not fair.is_wanted  # nobody waits for one that is forgotten
+
+
+def test_tenant_that_just_left_is_seen_at_that_time() -> None:
+    fair = sharing(a=8, b=1)
+    fair.leave("b", 5.0)
+    assert fair.standing("a", 8, 14.75) is Standing.OVER
+    assert fair.standing("a", 8, 15.0) is Standing.ALONE
+
+
+def test_idle_tenant_keeps_its_weight_in_the_notes_and_stays_idle() -> None:
+    fair = sharing({"a": 3.0}, b=1)
+    fair.refused("a", 0.0)["why"] = 1.0
+    assert fair.notes("a", 1.0) == ({"why": 1.0}, 0.75)
+    assert (list(fair._busy), list(fair._idle)) == (["b"], ["a"])
+    assert fair.in_flight("a") == 0
+    assert len(fair) == 2

@@ -282,3 +282,115 @@ def test_reading_is_within_bounds_whatever_nodes_tell(
             age_s > 1.5 for *_, age_s in reported
         ):  # none became stale meanwhile, none is forgotten
             assert saturation.level >= before - 0.06
+
+
+def test_reading_is_due_at_the_very_moment_and_not_twice_at_one() -> None:
+    reads: list[float] = []
+
+    def is_open(_: Replica, now_s: float) -> bool:
+        reads.append(now_s)
+        return True
+
+    replicas = (replica("a", load=load(5)),)
+    saturation = Saturation(is_open)
+    for now_s in (0.0, 0.0, 0.0249, 0.025, 0.025):
+        saturation.look(replicas, now_s)
+    assert reads == [0.0, 0.025]
+
+
+@pytest.mark.parametrize(("count", "holds_s"), [(50, 0.025), (100, 0.04), (126, 0.05), (300, 0.05)])
+def test_reading_of_many_replicas_holds_longer_up_to_a_bound(count: int, holds_s: float) -> None:
+    reads: set[float] = set()
+
+    def is_open(_: Replica, now_s: float) -> bool:
+        reads.add(now_s)
+        return True
+
+    replicas = tuple(replica(str(index), load=load(5)) for index in range(count))
+    saturation = Saturation(is_open)
+    for now_s in (0.0, holds_s - 1e-6, holds_s + 1e-6):
+        saturation.look(replicas, now_s)
+    assert reads == {0.0, holds_s + 1e-6}
+
+
+def test_rate_and_urgent_slots_of_a_large_fleet_are_those_of_all() -> None:
+    replicas = [replica(str(n), load=load(5, latency_ms=100, run_ms=100)) for n in range(256)]
+    saturation = looked(*replicas)
+    assert saturation.rate == pytest.approx(256 * 10 / 0.1)
+    assert saturation.urgent_slots == saturation.slots == 2560
+
+
+def test_report_holds_for_two_seconds_to_the_moment() -> None:
+    asked, rested = replica("a", rif=1, load=load(5)), replica("b", rif=1, load=load(5))
+    asked.busy_s = 0.0
+    rested.busy_s = 0.5
+    assert looked(asked, now_s=2.0).level == 0.5
+    assert looked(asked, now_s=2.25).level == 1.0
+    assert looked(rested, now_s=2.25).level == 0.1
+    assert looked(rested, now_s=2.5).level == 0.1
+    assert looked(rested, now_s=2.75).level == 1.0
+
+
+def test_refusal_ends_at_the_very_time_and_lasts_two_seconds_at_most() -> None:
+    one = replica("a", load=load(1), load_s=1.0)
+    replicas = (one,)
+    saturation = Saturation()
+    saturation.look(replicas, 1.0)
+    saturation.refused(one, 1e9, 1.0)  # at the time of its report: it is newer
+    saturation.refused(one, 0.5, 1.0)  # a shorter one does not end the longer
+    for now_s, level in ((1.25, 1.0), (2.75, 1.0), (3.0, 0.0)):
+        saturation.look(replicas, now_s)
+        assert saturation.level == level
+        one.reported(load(0), 1.0)
+
+
+def test_replica_is_not_asked_for_urgent_ones_until_the_very_time_that_it_said() -> None:
+    one = replica("a", load=load(1))
+    replicas = (one,)
+    saturation = Saturation()
+    saturation.look(replicas, 0.0)
+    saturation.refused(one, 0.5, 0.0, is_urgent=True)
+    for now_s, slots in ((0.25, 0), (0.5, 10)):
+        saturation.look(replicas, now_s)
+        assert saturation.urgent_slots == slots
+        assert saturation.slots == 10
+
+
+def test_refusal_bounds_what_a_replica_holds_for_ten_seconds_to_the_moment() -> None:
+    full, others = replica("a", rif=12, load=load(0, 30)), [replica(n, load=load(0)) for n in "bc"]
+    replicas = (full, *others)
+    saturation = Saturation()
+    saturation.look(replicas, 0.0)
+    saturation.refused(full, 0.5, 0.0)
+    for now_s, slots in ((9.75, 32), (10.0, 50)):
+        for one in replicas:
+            one.reported(one.load, now_s)
+        saturation.look(replicas, now_s)
+        assert saturation.slots == slots
+
+
+def test_requests_sent_since_the_report_make_the_wait_longer() -> None:
+    one = replica("a", rif=1, load=load(4, queue_ms=40, run_ms=10))
+    replicas = (one,)
+    saturation = Saturation()
+    saturation.look(replicas, 0.0)
+    assert saturation.wait_s == pytest.approx(0.04)
+    one.rif = 3
+    saturation.look(replicas, 0.1)
+    assert saturation.wait_s == pytest.approx(0.04 + 2 * 0.01)
+
+
+def test_replica_that_tells_no_latency_may_answer_without_a_wait() -> None:
+    slow, silent = replica("a", load=load(4, queue_ms=40, run_ms=10)), replica("b", load=load(4))
+    saturation = looked(slow, silent)
+    assert (saturation.wait_s, saturation.run_s) == (0, 0)
+    assert saturation.rate == pytest.approx(100)
+    assert (saturation.slots, saturation.in_flight) == (20, 8)
+
+
+def test_wait_is_believed_less_the_older_the_report_of_an_unasked_replica_is() -> None:
+    one = replica("a", load=load(4, queue_ms=40, run_ms=10))
+    saturation = looked(one, now_s=1.0)
+    assert saturation.in_flight == 2
+    assert saturation.wait_s == pytest.approx(0.02)
+    assert saturation.run_s == pytest.approx(0.01)

@@ -100,3 +100,22 @@ def test_limit_is_where_half_of_a_low_class_is_shed() -> None:
         limit = shedding.limit(rank, priority, 0.0)
         p = shed_probability(limit, priority, is_bulk=rank is Rank.BULK)
         assert p == pytest.approx(0.5)
+
+
+def test_reserve_holds_from_the_urgent_request_on_and_not_before_it() -> None:
+    shedding = Shedding()
+    shedding.urgent_came(5.0)
+    assert shedding.limit(Rank.ONLINE, 128, 5.0) == 0.95
+    assert shedding.limit(Rank.ONLINE, 128, 14.9) == 0.95
+    assert shedding.limit(Rank.ONLINE, 128, 15.0) == 1.0
+    assert shedding.limit(Rank.ONLINE, 128, 4.9) == 1.0  # a clock that was set back
+
+
+def test_draw_of_just_the_probability_sheds_nothing() -> None:
+    p = shed_probability(0.3, 128, is_bulk=True)
+    assert not Shedding().is_shed(Rank.BULK, 128, 0.3, 0.0, lambda: p)
+
+
+def test_priority_next_to_the_usual_one_is_shed_as_the_formula_without_a_factor_says() -> None:
+    assert shed_probability(0.5, 128, is_bulk=False) == 0.5**5
+    assert shed_probability(0.5, 255, is_bulk=False) == 1.0

@@ -306,7 +306,7 @@ class Saturation:
         self.rate = scale * reading.rate
         self._taken = scale * reading.taken
         self._base = reading.levels / reading.counted if reading.counted else 0.0
-        if reading.is_unsure or unheard or reading.soonest_s == math.inf:
+        if reading.is_unsure or unheard:
             self.run_s = self._wait_s = 0.0
         else:
             self.run_s, self._wait_s = reading.run_s, reading.wait_s

@@ -56,16 +56,14 @@ def shed_probability(level: float, priority: int, *, is_bulk: bool) -> float:
 
     Never less at a higher level or a lower class.
     """
-    if level <= 0:
-        return 0.0
-    return min(1.0, steepness(priority, is_bulk=is_bulk) * level**POWER)
+    return min(1.0, steepness(priority, is_bulk=is_bulk) * max(0.0, level) ** POWER)
 
 
 def steepness(priority: int, *, is_bulk: bool) -> float:
-    """Return k, 1 to `MOST_K`."""
+    """Return k, 1 to `MOST_K`; `priority` is not below 128, but for bulk."""
     if is_bulk:
         return MOST_K
-    return math.pow(MOST_K, max(0, priority - DEFAULT_PRIORITY) / (MAX_PRIORITY - DEFAULT_PRIORITY))
+    return math.pow(MOST_K, (priority - DEFAULT_PRIORITY) / (MAX_PRIORITY - DEFAULT_PRIORITY))
 
 
 class Shedding:
@@ -89,7 +87,7 @@ class Shedding:
                 return FULL - RESERVE if 0 <= now_s - self._urgent_s < RESERVED_S else FULL
             case Rank.LOW | Rank.BULK:
                 k = steepness(priority, is_bulk=rank is Rank.BULK)
-                return min(self.limit(Rank.ONLINE, priority, now_s), math.pow(0.5 / k, 1 / POWER))
+                return math.pow(0.5 / k, 1 / POWER)  # below the online ones' limit, as k is above 1
 
     def is_shed(
         self, rank: Rank, priority: int, level: float, now_s: float, draw: Callable[[], float]
