@@ -33,11 +33,13 @@ from capamesh.protocol.fleet import Joined, Left, LeftReason
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.balancing.balancer import Balancer
-from capamesh.router.balancing.opinions import MOST
+from capamesh.router.balancing.eligibility import Eligibility
+from capamesh.router.balancing.opinions import GRAY_S, MOST
 from capamesh.router.balancing.picker import RequestPicker
 from capamesh.router.balancing.picking import Picker
 from capamesh.router.balancing.purpose import Purpose
-from capamesh.router.balancing.served_model import ServedModel
+from capamesh.router.balancing.served_model import RESTART_S, UNHEARD, ServedModel
+from capamesh.router.balancing.serving import FAILED, REFUSED, UNANSWERED_S
 from capamesh.router.balancing.unhealthy import Ejected, Inhibited, Returned, Slowed
 from capamesh.router.fleet import latency_ewma as peak_ewma
 from capamesh.router.fleet.endpoint import Endpoint
@@ -886,3 +888,166 @@ def test_policy_that_is_only_asked_what_it_would_do_is_not_kept() -> None:
     kept = served.chooser("other")
     assert kept is not passing
     assert served.chooser("other") is served.foreseen_chooser("other", random.Random(0)) is kept
+
+
+# the boundaries of one model's traffic
+
+
+@pytest.mark.parametrize(
+    ("error", "missed"),
+    [
+        (Overloaded("full"), REFUSED),
+        (Draining("bye"), REFUSED),
+        (InvalidRequest("shape"), REFUSED),
+        (RunFailed("no memory"), FAILED),
+        (LinkLost("reset"), FAILED),
+        (LocalError("ours"), 0),
+    ],
+    ids=lambda value: getattr(value, "code", None),
+)
+def test_failures_count_more_than_refusals_until_the_next_answer(
+    error: CapameshError, missed: int
+) -> None:
+    world = World("a")
+    (replica,) = world.replicas
+    for times in (1, 2):
+        world.served.failed(replica, error, 0.001, 10.0)
+        assert replica.missed == times * missed
+    world.answers(replica, 1, 0.1, 11.0)
+    assert (replica.missed, replica.answered_s) == (0, 11.0)
+
+
+@pytest.mark.parametrize("error", [InvalidRequest("shape"), RunFailed("no memory")])
+def test_refusal_or_failed_run_is_a_sign_of_life_of_the_node(error: CapameshError) -> None:
+    world = World("a")
+    (replica,) = world.replicas
+    replica.endpoint.health.failed(10.0, is_hard=True)
+    world.served.failed(replica, error, 0.001, 10.5)
+    assert replica.endpoint.health.may_send(10.5)
+
+
+def test_replica_that_hangs_and_calls_a_request_wrong_is_back() -> None:
+    world = World("a")
+    (replica,) = world.replicas
+    replica.health.failed(10.0, is_hard=True)
+    world.served.failed(replica, InvalidRequest("shape"), 0.001, 10.5)
+    assert replica.health.may_send(10.5)
+
+
+def test_reason_of_a_failure_has_the_first_part_of_its_message() -> None:
+    world = World("a")
+    (replica,) = world.replicas
+    world.served.failed(replica, RunFailed("x" * 200), 0.001, 10.0)
+    assert replica.health.reason == "run_failed: " + "x" * 120
+
+
+def test_replica_that_was_proved_wrong_is_doubted_for_a_minute() -> None:
+    world = World("a")
+    (replica,) = world.replicas
+    replica.refuted_s = 10.0
+    assert world.served.is_doubted(replica, 10.0 + GRAY_S - 0.5)
+    assert not world.served.is_doubted(replica, 10.0 + GRAY_S)
+
+
+def test_word_of_the_moment_at_which_a_request_was_sent_is_none_after_it() -> None:
+    world = World("a")
+    (replica,) = world.replicas
+    replica.reported(LOAD, 10.0)
+    world.served.silent(replica, 0.5, 10.5)
+    assert replica.health.is_full
+    assert replica.endpoint.health.reason == "silent for 500 ms"
+    assert replica.missed == FAILED
+    assert peak_ewma.cost_s(replica, 10.5) == peak_ewma.PENALTY_S
+
+
+def test_request_that_was_waited_for_is_missed_from_one_second_on() -> None:
+    world = World("a")
+    (replica,) = world.replicas
+    world.served.unanswered(replica, UNANSWERED_S - 0.001, 10.0)
+    assert replica.missed == 0
+    world.served.unanswered(replica, UNANSWERED_S, 10.0)
+    assert replica.missed == REFUSED
+
+
+def test_wait_that_is_just_what_was_expected_says_nothing() -> None:
+    world = World("a")
+    (replica,) = world.replicas
+    world.answers(replica, 3, 0.1, 10.0)
+    served = world.served
+    served.unanswered(replica, served.window.quantile(0.5, 10.0), 10.0)
+    assert (served.window.count, replica.unheard) == (3, 0)
+    served.unanswered(replica, peak_ewma.cost_s(replica, 20.0), 20.0)
+    assert (replica.peak_cost_s, replica.peak_seen_s) == (0.1, 10.0)
+
+
+def test_waits_count_as_unheard_only_since_the_last_report() -> None:
+    world = World("a")
+    (replica,) = world.replicas
+    replica.reported(LOAD, 10.0)
+    world.served.unanswered(replica, 1.0, 11.0)
+    assert replica.unheard == 0
+    for count in range(1, UNHEARD):
+        world.served.unanswered(replica, 1.0 + count, 20.0)
+        assert replica.unheard == count
+    world.served.unanswered(replica, 1.0 + UNHEARD, 20.0)
+    assert replica.unheard == 0
+    assert not replica.endpoint.health.may_send(20.0)
+
+
+def test_link_is_waited_for_as_long_as_a_restart_takes_since_it_was_lost() -> None:
+    world = World("abc")
+    first, second, third = world.replicas
+    rules = Eligibility(now_s=100.0)
+    served = world.served
+    assert served.awaits_until_s(rules) == -math.inf
+    first.endpoint.link = None
+    first.endpoint.unlinked_s = 50.0
+    assert served.awaits_until_s(rules) == 100.0  # too long ago: there is no telling when
+    second.endpoint.link = None
+    second.endpoint.unlinked_s = 95.0
+    assert served.awaits_until_s(rules) == 95.0 + RESTART_S
+    world.fleet.apply([Joined(advert("v"))])  # a node that was never reached
+    assert served.awaits_until_s(rules) == 95.0 + RESTART_S
+    third.set_away(True)
+    assert served.awaits_until_s(rules) == 100.0 + RESTART_S
+    third.set_away(False)
+    third.endpoint.link.is_usable = False  # type: ignore[union-attr,misc]
+    third.endpoint.unlinked_s = -math.inf
+    assert served.awaits_until_s(rules) == 100.0 + RESTART_S
+
+
+def test_node_that_was_never_reached_is_waited_for_without_telling_when() -> None:
+    world = World("a")
+    world.fleet.apply([Joined(advert("v"))])
+    assert world.served.awaits_until_s(Eligibility(now_s=100.0)) == 100.0
+
+
+def test_other_rules_change_the_policy_and_keep_the_one_of_before() -> None:
+    served = World("a", ModelRules(policy="first")).served
+    first, other = served.policy, served.chooser("other")
+    assert served.chooser("first") is served.foreseen_chooser("first", random.Random(0)) is first
+    served.take_rules(ModelRules(policy="other", is_hedged=False))
+    assert served.policy is served.chooser("") is other
+    assert served.chooser("first") is first
+    assert not served.hedging.is_enabled
+    served.take_rules(ModelRules(policy="other"))
+    assert served.policy is other
+    assert served.hedging.is_enabled
+
+
+def test_measurements_of_who_is_gone_are_forgotten() -> None:
+    world = World("ab")
+    for replica in world.replicas:
+        world.answers(replica, 1, 0.1, 10.0)
+    served = world.served
+    world.leave("a")
+    served.tick(11.0)
+    assert repr(served._load_check) == "ReportedLoadCheck(1 hosts measured)"
+
+
+def test_model_that_is_slow_is_reported_by_its_name() -> None:
+    world = World("abc")
+    for replica, elapsed_s in zip(world.replicas, (0.5, 0.01, 0.01), strict=True):
+        world.answers(replica, 120, elapsed_s, 10.0)
+    (slowed,) = world.served.tick(12.5)
+    assert (slowed.address, slowed.model, slowed.version) == ("a:1", "m", "1")

@@ -143,7 +143,7 @@ def test_request_in_a_death_with_an_unknown_one_is_convicted_by_none() -> None:
 
 
 def test_request_whose_client_left_may_be_the_culprit_for_a_minute() -> None:
-    for ago_s, stand in ((50.0, Stand.FREE), (61.0, Stand.GUILTY)):
+    for ago_s, stand in ((50.0, Stand.FREE), (58.5, Stand.FREE), (59.0, Stand.GUILTY)):
         court, one = Court(), Suspicion()
         for name in "AB":
             court.node(name).left_s = court.now_s - ago_s
@@ -158,3 +158,71 @@ def test_deaths_that_are_looked_into_are_bounded_and_those_forgotten_convict_nob
         court.die(str(name), one)
     assert repr(court.deaths) == f"Deaths({MAX_DEATHS} open)"
     assert [each.is_muddled for each in one.deaths] == [True] * 2 + [False] * MAX_DEATHS
+
+
+def test_endpoint_that_dies_anew_is_not_the_first_to_be_forgotten() -> None:
+    court, first, again, last = Court(), Suspicion(), Suspicion(), Suspicion()
+    court.die("A", first)
+    for name in range(MAX_DEATHS - 1):
+        court.die(str(name), Suspicion())
+    court.node("A").linked_s = court.now_s
+    court.die("A", again)
+    court.die("B", last)
+    assert [each.is_muddled for each in again.deaths] == [False]
+    assert repr(court.deaths) == f"Deaths({MAX_DEATHS} open)"
+
+
+def test_requests_of_one_link_are_in_the_same_death_and_those_of_the_next_in_another() -> None:
+    court, one, same, later = Court(), Suspicion(), Suspicion(), Suspicion()
+    court.die("A", one, same)
+    court.node("A").linked_s += 1.0
+    court.die("A", later)
+    assert one.deaths == same.deaths != later.deaths
+
+
+def test_link_of_another_node_is_no_news() -> None:
+    court, one = Court(), Suspicion()
+    court.die("A", one)
+    court.back("B")
+    assert court.news == 0
+    assert repr(court.deaths) == "Deaths(1 open)"
+
+
+def test_process_that_nobody_knows_is_not_taken_for_the_one_before() -> None:
+    court, one = Court(), Suspicion()
+    court.node("A").process = b""
+    court.die("A", one)
+    court.back("A", b"")
+    assert [each.is_proven for each in one.deaths] == [True]
+
+
+def test_other_process_of_a_node_proves_an_end_only_if_it_began_later() -> None:
+    for later_s, is_proven in ((0.0, False), (0.5, True)):
+        court, one = Court(), Suspicion()
+        court.die("A", one)
+        heir = Endpoint(PeerId("A"), "A:2")
+        heir.process, heir.process_s = b"other", court.now_s + later_s
+        court.deaths.linked(heir)
+        assert [each.is_proven for each in one.deaths] == [is_proven]
+    court, one = Court(), Suspicion()
+    court.die("A", one)
+    twin = Endpoint(PeerId("A"), "A:2")
+    twin.process, twin.process_s = b"first", court.now_s + 1.0
+    court.deaths.linked(twin)
+    assert [each.is_proven for each in one.deaths] == [False]
+
+
+def test_who_is_held_hears_of_others_only_where_they_leave_its_own_deaths() -> None:
+    court, one, other, apart = Court(), Suspicion(), Suspicion(), Suspicion()
+    for name in "AB":
+        court.die(name, one, other)
+    court.die("C", apart)
+    assert court.deaths.stand(one) is Stand.OPEN
+    court.deaths.answered(apart)
+    assert court.news == 0
+    court.deaths.answered(other)
+    assert court.news == 1
+    assert court.deaths.stand(one, is_final=True) is Stand.GUILTY
+    court.deaths.convicted(one)
+    assert court.news == 2
+    assert repr(one) == "Suspicion(0 deaths)"

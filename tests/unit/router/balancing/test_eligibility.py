@@ -12,7 +12,12 @@ from replicas import fleet, lose, replica
 
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.links.calls import LoadReport
-from capamesh.router.balancing.eligibility import Eligibility, refusal
+from capamesh.router.balancing.eligibility import (
+    DEADLINE_DOUBT,
+    Eligibility,
+    may_be_probed,
+    refusal,
+)
 from capamesh.router.fleet.replica import Replica
 from capamesh.router.resilience.health import (
     EJECTED_S,
@@ -28,6 +33,10 @@ NOW_S = 100.0
 
 def gone(one: Replica) -> None:
     one.set_gone()
+
+
+def away(one: Replica) -> None:
+    one.set_away(True)
 
 
 def retired(one: Replica) -> None:
@@ -81,6 +90,7 @@ def slow(one: Replica) -> None:
 
 STATES: list[tuple[Callable[[Replica], None], str]] = [
     (gone, "it hosts the model no more"),
+    (away, "it loads the model again"),
     (retired, "it left the fleet"),
     (unlinked, "no link"),
     (goaway, "its link takes no new requests"),
@@ -385,3 +395,62 @@ def test_replica_without_a_link_lacks_it_only_where_nothing_else_is_in_the_way(
         put(other)
         prevent(other)
         assert not rules.lacks_link(other)
+
+
+def test_replica_that_loads_the_model_again_lacks_only_that() -> None:
+    one = replica("a")
+    away(one)
+    assert Eligibility(now_s=NOW_S).lacks_link(one)
+
+
+def test_answer_that_is_expected_just_at_the_deadline_is_in_time() -> None:
+    one = replica(row_us=500_000, rtt_s=0.5)
+    for left_s, is_in_time in ((1.0, True), (0.99, False)):
+        rules = Eligibility(deadline_s=NOW_S + left_s, now_s=NOW_S)
+        assert rules.allows(one) is is_in_time
+        assert (rules.refusal(one) == "") is is_in_time
+
+
+def test_reason_is_given_from_the_first_draw_that_does_not_doubt_the_deadline() -> None:
+    one = replica(row_us=2_000_000)
+    for draw, reason in (
+        (DEADLINE_DOUBT - 0.001, ""),
+        (DEADLINE_DOUBT, "deadline: 1000 ms left, 2000 ms expected"),
+    ):
+        rules = Eligibility(deadline_s=NOW_S + 1.0, now_s=NOW_S, draw=draw)
+        assert rules.refusal(one) == reason
+
+
+def test_draw_that_is_just_the_share_is_outside_of_it() -> None:
+    one = replica()
+    ramping(one)
+    rules = Eligibility(now_s=NOW_S, draw=one.health.share(NOW_S))
+    assert not rules.allows(one)
+    assert not rules.is_open(one)
+
+
+def test_first_of_equals_is_the_last_resort_and_the_network_counts() -> None:
+    rules = Eligibility(deadline_s=NOW_S, now_s=NOW_S)
+    equals = [replica(peer, row_us=90) for peer in "ab"]
+    assert rules.last_resort(equals, is_extra=False) is equals[0]
+    near, far = replica("c", row_us=90_000), replica("d", row_us=80_000, rtt_s=0.02)
+    assert rules.last_resort([far, near], is_extra=False) is near
+
+
+@pytest.mark.parametrize("put", [goaway, draining, suspected, gone, away])
+def test_replica_that_is_not_to_be_asked_is_not_probed(put: Callable[[Replica], None]) -> None:
+    one = replica("a")
+    assert may_be_probed(one, NOW_S)
+    put(one)
+    assert not may_be_probed(one, NOW_S)
+
+
+@pytest.mark.parametrize("of_node", [False, True])
+def test_replica_in_the_way_of_recovering_is_probed_and_one_that_is_out_is_not(
+    of_node: bool,
+) -> None:
+    one = replica("a")
+    health = one.endpoint.health if of_node else one.health
+    health.failed(NOW_S, is_hard=True)
+    assert not may_be_probed(one, NOW_S + 1.0)
+    assert may_be_probed(one, NOW_S + 6.0)

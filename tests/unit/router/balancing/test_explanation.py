@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -13,7 +14,9 @@ from capamesh.router.balancing.explanation import (
     MAX_SHOWN,
     Explanation,
     ReplicaSignals,
+    attempt_bodies,
     explained,
+    replica_body,
 )
 from capamesh.router.fleet.replica import Replica
 from capamesh.router.rules.constraints import ANYWHERE, Constraints
@@ -140,3 +143,30 @@ def test_outcome_of_each_attempt_is_told_by_the_time_since_the_first() -> None:
         {"peer_id": "b", "sent_us": 250_000, "ended_us": None, "outcome": "under way"},
     ]
     assert json.loads(explain(one).to_json())["attempts"] == []
+
+
+def test_times_are_told_in_whole_microseconds_and_the_share_in_thousandths() -> None:
+    signals = dataclasses.replace(
+        explain(replica("a")).replicas[0], latency_s=2.0, rtt_s=3.0, reported_s=4.0, share=0.12345
+    )
+    body = replica_body(signals)
+    assert (body["latency_us"], body["rtt_us"], body["report_age_us"], body["share"]) == (
+        2_000_000,
+        3_000_000,
+        4_000_000,
+        0.123,
+    )
+    (attempt,) = attempt_bodies([AttemptRecord(replica("a"), 100.0, 102.0, "answered")])
+    assert (attempt["sent_us"], attempt["ended_us"]) == (0, 2_000_000)
+    attempts = attempt_bodies([AttemptRecord(replica(), at_s, None, "") for at_s in (100.0, 102.0)])
+    assert [each["sent_us"] for each in attempts] == [0, 2_000_000]
+
+
+def test_state_is_the_replica_s_own_where_it_is_not_well_and_the_endpoint_s_else() -> None:
+    failing, recovering = fleet("ab")
+    failing.health.failed(NOW_S, is_hard=False, cause="run_failed")
+    recovering.endpoint.health.failed(NOW_S - 6.0, is_hard=True)  # for 5 s, then half of a ramp
+    found = {each.peer: each for each in explain(failing, recovering).replicas}
+    assert (found["a"].state, found["a"].share) == ("inhibited", 0.0)
+    assert found["b"].state == "ramping"
+    assert round(found["b"].share, 9) == 0.55

@@ -84,3 +84,33 @@ def test_replicas_that_are_gone_are_forgotten() -> None:
     gone.is_gone = True
     load_check.forget_gone()
     assert repr(load_check) == "ReportedLoadCheck(1 hosts measured)"
+
+
+def test_report_of_just_the_credible_part_is_believed_down_to_half_of_what_was_measured() -> None:
+    load_check, one = ReportedLoadCheck(), replica()
+    load_check.measured(one, 2.5, 5.0, LoadReport(latency_us=2_000_000))
+    half = LoadReport(queue_us=1_000_000, run_us=250_000)
+    assert load_check.believable(one, half, 5.0) is half
+    reported = load_check.believable(one, LIE, 5.0)
+    assert (reported.latency_us, reported.run_us) == (1_250_000, 1_250_000)
+
+
+def test_average_of_the_reports_moves_by_an_eighth_with_each_answer() -> None:
+    load_check, one = ReportedLoadCheck(), replica()
+    floors = []
+    for latency_us in (200_000, 40_000, 40_000, 40_000):  # 0.2, 0.18, 0.1625 and 0.147 on average
+        load_check.measured(one, 0.2, 5.0, LoadReport(latency_us=latency_us))
+        floors.append(load_check.believable(one, LIE, 5.0).latency_us)
+    assert floors == [100_000, 100_000, 100_000, 200_000]
+
+
+def test_measurement_fades_from_its_first_moment() -> None:
+    load_check, one = ReportedLoadCheck(), replica()
+    load_check.measured(one, 0.2, 5.0)
+    assert load_check.believable(one, LIE, 5.5).latency_us == int(100_000 * math.exp(-0.25))
+
+
+def test_answer_that_took_no_time_at_the_node_says_nothing_of_requests_there() -> None:
+    load_check, near = ReportedLoadCheck(), replica(rif=8)
+    load_check.measured(near, 0.0, 5.0)
+    assert load_check.believable(near, LIE, 5.0) is LIE

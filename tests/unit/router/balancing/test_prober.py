@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from fleet_fakes import FakeLink, Fleet, LoadAsk, call, hang, in_virtual_time, l
 
 from capamesh.protocol.errors import LinkLost, ModelNotFound, Overloaded
 from capamesh.protocol.links.calls import LoadReport, encode_load
-from capamesh.router.balancing.prober import PROBE_LIMIT_S
+from capamesh.router.balancing.prober import PROBE_LIMIT_S, Prober
 from capamesh.router.requests.call import NO_OPTIONS
 from capamesh.router.resilience.health import CircuitState
 
@@ -220,3 +221,32 @@ def test_probes_are_neither_forgotten_nor_reported_twice() -> None:
         return asked
 
     assert sum(scenario(seed) for seed in range(100)) > 1000
+
+
+@in_virtual_time
+async def test_all_probes_share_one_timer_which_ends_with_the_last_or_with_the_prober() -> None:
+    loop = asyncio.get_running_loop()
+    timers: list[asyncio.TimerHandle] = []
+
+    class Counted:
+        """Timers that are kept."""
+
+        call_soon = loop.call_soon
+        call_exception_handler = loop.call_exception_handler
+
+        def call_later(self, delay: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
+            timers.append(loop.call_later(delay, callback))
+            return timers[-1]
+
+    fleet = Fleet([], [])
+    prober = Prober(fleet.balancer, clock=loop.time, timers=Counted())
+    prober.ask([])
+    assert timers == []
+    for replica in fleet.replicas:
+        prober.ask([replica])
+    assert [timer.when() for timer in timers] == [PROBE_LIMIT_S]
+    await asyncio.sleep(PROBE_LIMIT_S + 0.001)
+    assert (prober.lost, len(timers)) == (2, 1)
+    prober.ask(fleet.replicas)
+    prober.close()
+    assert [timer.cancelled() for timer in timers] == [False, True]

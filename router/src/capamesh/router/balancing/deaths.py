@@ -177,8 +177,7 @@ class Deaths:
         if any(len(each.suspects) == 1 and not each.is_muddled for each in deaths):
             is_certain = is_final or all(each.is_proven for each in deaths)
             return Stand.GUILTY if is_certain else Stand.OPEN
-        shared = [each for each in deaths if len(each.suspects) > 1]
-        is_next = all(self._is_first(suspicion, each) for each in shared)
+        is_next = all(self._is_first(suspicion, each) for each in deaths)
         return Stand.FREE if is_next else Stand.OPEN
 
     def suffice(self, suspicion: Suspicion, replicas: Iterable[PeerId]) -> bool:

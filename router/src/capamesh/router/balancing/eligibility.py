@@ -154,7 +154,7 @@ class Eligibility:
         ejected. An `is_extra` request (a hedge) is not worth a try of the last two.
         """
         best: Replica | None = None
-        least = (math.inf, 0.0, 0)
+        least = (math.inf, math.inf, math.inf)
         for replica in replicas:
             if self.obstacle(replica):
                 continue

@@ -118,14 +118,13 @@ def explained(
 
 def attempt_bodies(attempts: Sequence[AttemptRecord]) -> list[dict[str, Any]]:
     """Return what became of each attempt as JSON values, times in microseconds since the first was sent."""
-    began_s = attempts[0].sent_s if attempts else 0.0
     return [
         {
             "peer_id": attempt.replica.endpoint.peer,
-            "sent_us": round((attempt.sent_s - began_s) * 1e6),
+            "sent_us": round((attempt.sent_s - attempts[0].sent_s) * 1e6),
             "ended_us": None
             if attempt.ended_s is None
-            else round((attempt.ended_s - began_s) * 1e6),
+            else round((attempt.ended_s - attempts[0].sent_s) * 1e6),
             "outcome": attempt.outcome[:MAX_REFUSAL_CHARS],
         }
         for attempt in attempts

@@ -36,8 +36,7 @@ class Opinions:
     def try_take(self, now_s: float) -> bool:
         """Take one; return False, and take none, when there is none."""
         passed_s, self._seen_s = now_s - self._seen_s, now_s
-        if passed_s > 0:
-            self._left = min(MOST, self._left + passed_s * REGAINED_EACH_S)
+        self._left = min(MOST, self._left + max(0.0, passed_s) / REGAINED_EACH_S)
         if self._left < 1.0:
             return False
         self._left -= 1.0
