@@ -41,6 +41,7 @@ from capamesh.router.balancing.purpose import Purpose
 from capamesh.router.balancing.served_model import RESTART_S, UNHEARD, ServedModel
 from capamesh.router.balancing.serving import FAILED, REFUSED, UNANSWERED_S
 from capamesh.router.balancing.unhealthy import Ejected, Inhibited, Returned, Slowed
+from capamesh.router.balancing.witnesses import Witness
 from capamesh.router.fleet import latency_ewma as peak_ewma
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.replica import Replica
@@ -1051,3 +1052,10 @@ def test_model_that_is_slow_is_reported_by_its_name() -> None:
         world.answers(replica, 120, elapsed_s, 10.0)
     (slowed,) = world.served.tick(12.5)
     assert (slowed.address, slowed.model, slowed.version) == ("a:1", "m", "1")
+
+
+def test_nodes_of_a_model_are_its_witnesses_and_it_is_safe_to_ask_two_of_them() -> None:
+    served = World("ab").served
+    assert list(served.peers()) == ["a", "b"]
+    assert list(served.witnesses()) == [Witness(PeerId("a"), ""), Witness(PeerId("b"), "")]
+    assert served.is_safe

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import pytest
+from replicas import fleet
+
 from capamesh.protocol.ids import PeerId
 from capamesh.router.balancing.deaths import MAX_DEATHS, Deaths, Stand, Suspicion
 from capamesh.router.fleet.endpoint import Endpoint
@@ -226,3 +229,50 @@ def test_who_is_held_hears_of_others_only_where_they_leave_its_own_deaths() -> N
     court.deaths.convicted(one)
     assert court.news == 2
     assert repr(one) == "Suspicion(0 deaths)"
+
+
+def test_last_of_a_death_to_be_held_tells_the_others_once() -> None:
+    court, first, last = Court(), Suspicion(), Suspicion()
+    for name in "AB":
+        court.die(name, first, last)
+    assert court.deaths.stand(first) is Stand.OPEN
+    assert court.news == 0
+    assert court.deaths.stand(last) is Stand.OPEN
+    assert court.news == 1
+    assert court.deaths.stand(last) is Stand.OPEN
+    assert court.news == 1
+
+
+def test_request_that_was_answered_is_in_no_death_and_a_closed_death_has_no_suspects() -> None:
+    court, one, other = Court(), Suspicion(), Suspicion()
+    court.die("A", one, other)
+    (death,) = one.deaths
+    court.deaths.answered(one)
+    assert (one.deaths, list(death.suspects)) == ([], [other])
+    court.back("A", b"first")
+    assert (other.deaths, list(death.suspects)) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("died", "peers", "shunned"),
+    [
+        ("", "abcd", ["", "", ""]),
+        ("a", "abcd", ["ab", "a", ""]),  # b is of the same invite
+        ("d", "abcd", ["d", "d", ""]),  # nobody knows the invite of d
+        ("ac", "abcd", ["abc", "ac", ""]),  # of two invites, which suffices
+        ("ab", "abcd", ["ab"]),  # of one: only another invite's word is worth a third
+        ("aa", "ab", ["a"]),  # there is no other invite
+        ("aa", "abc", ["ab"]),
+    ],
+)
+def test_replicas_of_other_invites_are_asked_before_other_nodes_after_a_death(
+    died: str, peers: str, shunned: list[str]
+) -> None:
+    invites = {"a": "x", "b": "x", "c": "y"}
+    deaths, one = Deaths(lambda: None, lambda peer: invites.get(peer, "")), Suspicion()
+    replicas = fleet(peers)
+    for now_s, name in enumerate(died):
+        endpoint = Endpoint(PeerId(name), f"{name}:{now_s}")
+        deaths.died(endpoint, one, float(now_s))
+    found = deaths.shunned(one, replicas, [each.endpoint.peer for each in replicas])
+    assert ["".join(each.endpoint.peer for each in group) for group in found] == shunned
