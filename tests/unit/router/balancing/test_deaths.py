@@ -215,7 +215,7 @@ def test_other_process_of_a_node_proves_an_end_only_if_it_began_later() -> None:
     assert [each.is_proven for each in one.deaths] == [False]
 
 
-def test_who_is_held_hears_of_others_only_where_they_leave_its_own_deaths() -> None:
+def test_request_that_is_held_hears_of_others_only_where_they_leave_its_own_deaths() -> None:
     court, one, other, apart = Court(), Suspicion(), Suspicion(), Suspicion()
     for name in "AB":
         court.die(name, one, other)
