@@ -166,7 +166,7 @@ class _Bench:
             if len(in_flight) > IN_FLIGHT_EACH * len(replicas):
                 answered = in_flight.popleft()
                 answered.rif -= 1
-                peak_ewma.observe(answered, answered.service_s(), now_s)
+                peak_ewma.observe(answered, answered.service_s, now_s)
                 decision += reported(answered)
             self.pick_ns.append(picked - began)
             self.decision_ns.append(decision)
