@@ -45,9 +45,9 @@ class LinkWriter:
         self._transport: asyncio.Transport | None = None
         self._is_due = False
         self.is_paused = False
-        """The socket takes nothing for now."""
+        """True while the socket takes nothing."""
         self.is_held = False
-        """Something is read, after which all is written in one go."""
+        """True while a read is handled, after which all is written in one go."""
 
     def begin(self, transport: asyncio.Transport) -> None:
         """Write to `transport` from now on."""
