@@ -187,9 +187,11 @@ async def test_independent_implementation_reads_a_nodes_advert_field_by_field(
 ) -> None:
     first, node = fleet.routers[0], fleet.nodes[0]
     membership = fleet.network.join(Role.ROUTER)
+    peer = membership.identity.peer_id
     async with js_peer(peer_program, fleet, membership, awaits="advert") as output:
         assert "proved" in await reported(output)
         assert (await reported(output))["published"] >= 1
+        await first.until(lambda: any(who == peer for _, _, who in first.heard), "its message")
         sequence = node.sequences.next()
         body = advert_to_body(dataclasses.replace(REAL, peer=node.peer, sequence=sequence))
         sent = seal(KIND_ADVERT, body, node.membership, sequence, time.time_ns() // 10**6)

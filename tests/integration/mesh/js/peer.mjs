@@ -167,15 +167,17 @@ const heard = new Promise((resolve, reject) => gossip.addEventListener('message'
   open(detail).then((opened) => { if (opened.kind === settings.awaits) resolve(opened) }, reject)
 }))
 gossip.subscribe(settings.topic)
-const listened = new Promise((resolve) => gossip.addEventListener('subscription-change', () => {
-  if (gossip.getSubscribers(settings.topic).length > 0) resolve()
-}))
+const heartbeat = () => new Promise((resolve) => {
+  gossip.addEventListener('gossipsub:heartbeat', resolve, { once: true })
+})
 
 try {
   const connection = await node.dial(multiaddr(settings.target))
   await prove(connection)
   tell({ proved: connection.remotePeer.toString(), muxer: connection.multiplexer, security: connection.encryption })
-  await listened
+  // A peer whose subscription was heard may have no stream yet, and gossipsub then sends it nothing; a peer that does not
+  // forward to us yet may leave out what is said now. A peer of our mesh has the stream, and was told of it before.
+  while (gossip.getMeshPeers(settings.topic).length === 0) await heartbeat()
   const { recipients } = await gossip.publish(settings.topic, await seal('test', settings.body))
   tell({ published: recipients.length })
   tell({ heard: await heard })
