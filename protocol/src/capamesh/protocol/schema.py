@@ -29,23 +29,25 @@ from typing import (
 )
 
 import msgspec
-from msgspec import Meta, Struct, field, inspect
+from msgspec import Meta, Raw, Struct, field, inspect
 
 from capamesh.protocol.plain_text import PLAIN_PATTERN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 __all__ = [
     "DISTINCT",
     "PLAIN",
     "Meta",
     "Mismatch",
+    "Raw",
     "Struct",
     "Table",
     "field",
     "given",
     "meaning",
+    "msgpack_reader",
     "quoted",
     "read",
     "shown",
@@ -101,6 +103,15 @@ def read(values: object, schema: type[_Value], *, is_secret: bool = False) -> _V
         return msgspec.convert(values, schema, builtin_types=(bytes,))
     except msgspec.ValidationError as exc:
         raise Mismatch(_said(values, schema, str(exc), is_secret=is_secret)) from exc
+
+
+def msgpack_reader(schema: type[_Value]) -> Callable[[bytes], _Value]:
+    """Return a function that reads one msgpack value as a `schema`, in one call of C.
+
+    Lists grow with what is there, not with what a header claims. The function raises `ValueError`, whose text names the
+    field that does not fit, or `RecursionError` for what is nested too deep.
+    """
+    return msgspec.msgpack.Decoder(schema).decode
 
 
 def given(table: Struct) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from capamesh.protocol.links.calls import (
     encode_load,
     load_with,
 )
-from capamesh.protocol.links.tensor_descriptions import MAX_KNOWN, MAX_KNOWN_CHARS, KnownTensors
+from capamesh.protocol.links.tensor_descriptions import MAX_KNOWN, MAX_KNOWN_BYTES, KnownLayouts
 from capamesh.protocol.msgpack_codec import pack, unpack
 from capamesh.protocol.plain_text import plain
 from capamesh.protocol.tensors import Datatype, Limits, Tensor
@@ -252,7 +252,7 @@ def test_more_tensors_than_the_limit_are_refused_before_they_are_read() -> None:
     "load", [None, [], [0] * 5, [0, 0, 0, 0, 0, -1], [0, 0, 0, 0, 0, True], [0.0] * 6, "abcdef"]
 )
 def test_load_is_six_counts(load: object) -> None:
-    with pytest.raises(ProtocolViolation, match="six counts are expected"):
+    with pytest.raises(ProtocolViolation, match="a LOAD is not that of a load"):
         decode_load(pack({"l": load}))
 
 
@@ -402,7 +402,7 @@ def described(*tensors: Tensor) -> tuple[bytes, memoryview]:
 
 
 def test_answer_of_known_tensors_is_the_one_that_is_read_anew() -> None:
-    known = KnownTensors()
+    known = KnownLayouts()
     first = described(Tensor("x", Datatype.FP32, (2, 1), b"12345678"))
     second = described(Tensor("x", Datatype.FP32, (2, 1), b"87654321"))
     decode_answer(*first, LIMITS, known)
@@ -413,7 +413,7 @@ def test_answer_of_known_tensors_is_the_one_that_is_read_anew() -> None:
 
 
 def test_tensors_whose_elements_count_are_looked_at_each_time() -> None:
-    known = KnownTensors()
+    known = KnownLayouts()
     decode_answer(*described(Tensor("x", Datatype.BOOL, (2,), b"\0\1")), LIMITS, known)
     with pytest.raises(ProtocolViolation, match="BOOL element 1"):
         decode_answer(*described(Tensor("x", Datatype.BOOL, (2,), b"\0\2")), LIMITS, known)
@@ -422,26 +422,23 @@ def test_tensors_whose_elements_count_are_looked_at_each_time() -> None:
         decode_answer(*described(Tensor("x", Datatype.BYTES, (1,), b"\2\0\0\0a")), LIMITS, known)
 
 
-@pytest.mark.parametrize("entry", [None, 3, [], ["x"], ["x", "FP32", 3, 4], ["x", [], [[]], {}]])
-def test_description_of_no_tensor_is_not_known(entry: object) -> None:
-    assert KnownTensors().find(entry) is None
-
-
-def test_known_tensors_are_so_many() -> None:
-    known = KnownTensors()
+def test_known_layouts_are_so_many() -> None:
+    known = KnownLayouts()
     for count in range(MAX_KNOWN + 1):
-        known.add(Tensor(f"x{count}", Datatype.INT8, (1,), b"a"))
-    known.add(Tensor("y" * (MAX_KNOWN_CHARS + 1), Datatype.INT8, (1,), b"a"))
+        known.learn(b"%d" % count, [Tensor("x", Datatype.INT8, (1,), b"a")])
+    known.learn(bytes(MAX_KNOWN_BYTES + 1), [Tensor("x", Datatype.INT8, (1,), b"a")])
     assert len(known) == MAX_KNOWN
-    assert known.find(["x0", "INT8", [1], 1]) is None
-    assert known.find(["x1", "INT8", [1], 1]) == ("x1", Datatype.INT8, (1,), 1)
+    assert b"0" not in known
+    assert known[b"1"].parts == (("x", Datatype.INT8, (1,), 0, 1),)
 
 
 @pytest.mark.parametrize(
     "entry", [["x", "INT8", [True], 1], ["x", "INT8", [1], True], ["x", "INT8", [1.0], 1]]
 )
 def test_description_that_only_equals_a_known_one_is_not_taken_for_it(entry: object) -> None:
-    known = KnownTensors()
-    known.add(Tensor("x", Datatype.INT8, (1,), b"a"))
-    assert known.find(["x", "INT8", [1], 1]) is not None
-    assert known.find(entry) is None
+    known = KnownLayouts()
+    raw = {"v": "1", "o": [["x", "INT8", [1], 1]], "q": 0, "r": 0, "l": [0] * 6}
+    decode_answer(pack(raw), memoryview(b"a"), LIMITS, known)
+    assert len(known) == 1
+    with pytest.raises(ProtocolViolation, match="name, datatype, shape, size are expected"):
+        decode_answer(pack({**raw, "o": [entry]}), memoryview(b"a"), LIMITS, known)

@@ -686,7 +686,7 @@ def test_operator_may_forbid_retries_and_hedges() -> None:
     (replica,) = world.replicas
     world.answers(replica, 50, 0.1, 10.0)
     picker = world.picker()
-    assert not world.served.is_safe
+    assert not world.served.rules.is_retried
     assert not picker.try_retry(10.0)
     assert not picker.try_hedge(10.0)
     assert picker.hedge_delay_s(10.0) is None
@@ -1058,4 +1058,4 @@ def test_nodes_of_a_model_are_its_witnesses_and_it_is_safe_to_ask_two_of_them() 
     served = World("ab").served
     assert list(served.peers()) == ["a", "b"]
     assert list(served.witnesses()) == [Witness(PeerId("a"), ""), Witness(PeerId("b"), "")]
-    assert served.is_safe
+    assert served.rules.is_retried

@@ -88,7 +88,7 @@ def test_rules_hold_for_the_models_that_they_name_and_the_settings_for_all_other
         "cheapest",
         Constraints(regions=frozenset({"eu"})),
     )
-    assert (served.is_safe, served.rules.is_hedged) == (False, True)
+    assert (served.rules.is_retried, served.rules.is_hedged) == (False, True)
     assert parts.balancer._rules.of(ModelName("x")) == ModelRules(policy="p2c")
 
 

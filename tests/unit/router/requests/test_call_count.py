@@ -1,4 +1,4 @@
-"""What one warm request costs in calls of the project's own code, from its bytes to the bytes for a node."""
+"""What one warm request costs in calls of the project's own code: from its bytes to a node's, and from the answer back."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import gc
 import json
 import struct
 import sys
-from collections import Counter
-from types import CodeType, FrameType
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, FunctionType
 from typing import Any, cast
 
 import pytest
@@ -19,6 +20,7 @@ from capamesh.protocol.links.calls import LoadReport, encode_load
 from capamesh.protocol.links.events import ProbeReceived, RequestReceived
 from capamesh.protocol.links.link import Link
 from capamesh.protocol.tensors import Limits
+from capamesh.router.balancing.attempt import Attempt
 from capamesh.router.http.application import OpenRequests
 from capamesh.router.http.connection import FrontConnection
 from capamesh.router.http.exchange import Inference
@@ -83,12 +85,13 @@ class Client:
 
 
 class CallCounter:
-    """Counts calls of the project's code, and how deep they lie, until a request's bytes are queued on a link."""
+    """Counts calls of the project's code from one function's beginning to another's end, and how deep they lie."""
 
-    def __init__(self) -> None:
-        self.functions: Counter[CodeType] = Counter()
+    def __init__(self, first: FunctionType, last: FunctionType) -> None:
+        self._first, self._last = first.__code__, last.__code__
         self.calls: list[str] = []
         self.frames: list[str] = []
+        """The functions that are under way when the last one ends, outermost first."""
         self._is_over = False
 
     def __call__(self, frame: FrameType, event: str, _: object) -> None:
@@ -96,9 +99,9 @@ class CallCounter:
         if self._is_over or not _is_ours(frame):
             return
         if event == "call":
-            self.functions[code] += 1
-            self.calls.append(code.co_name)
-        elif event == "return" and code is Link.ask.__code__:
+            if self.calls or code is self._first:
+                self.calls.append(code.co_name)
+        elif event == "return" and code is self._last:
             self._is_over = True
             at: FrameType | None = frame
             while at is not None:
@@ -136,14 +139,10 @@ class World:
         self.connection = FrontConnection(front)
         self.connection.connection_made(cast(asyncio.Transport, self.client))
 
-    def ask(self, counter: CallCounter | None = None) -> None:
+    def ask(self) -> None:
         """Let a request's bytes arrive."""
         self.connection.get_buffer(-1)[: len(self.request)] = self.request
-        sys.setprofile(counter)
-        try:
-            self.connection.buffer_updated(len(self.request))
-        finally:
-            sys.setprofile(None)
+        self.connection.buffer_updated(len(self.request))
 
     async def answer(self) -> None:
         """Let the nodes answer all that they were asked."""
@@ -166,21 +165,34 @@ async def warm(request: bytes) -> World:
     return world
 
 
+@contextmanager
+def counted(first: FunctionType, last: FunctionType) -> Iterator[CallCounter]:
+    """Count the calls in the block."""
+    counter = CallCounter(first, last)
+    sys.setprofile(counter)
+    try:
+        yield counter
+    finally:
+        sys.setprofile(None)
+
+
 @pytest.mark.parametrize(
-    ("request_", "most_calls", "most_functions"), [(JSON, 73, 72), (BINARY, 73, 70)]
+    ("request_", "most_there", "most_back"), [(JSON, 73, 46), (BINARY, 73, 43)]
 )
 @in_virtual_time
-async def test_warm_request_costs_few_calls_and_frames_until_it_is_on_its_link(
-    request_: bytes, most_calls: int, most_functions: int
+async def test_warm_request_costs_few_calls_and_frames_there_and_back(
+    request_: bytes, most_there: int, most_back: int
 ) -> None:
     world = await warm(request_)
-    counter = CallCounter()
-    world.ask(counter)
-    assert (counter.frames[0], counter.frames[-1]) == ("buffer_updated", "ask")
-    assert len(counter.frames) <= MOST_FRAMES, counter.frames
-    assert len(counter.calls) <= most_calls, counter.calls
-    assert len(counter.functions) <= most_functions, counter.calls
-    await world.answer()
+    with counted(FrontConnection.buffer_updated, Link.ask) as there:
+        world.ask()
+    assert (there.frames[0], there.frames[-1]) == ("buffer_updated", "ask")
+    assert len(there.frames) <= MOST_FRAMES, there.frames
+    assert len(there.calls) <= most_there, there.calls
+    with counted(Attempt.answered, FrontConnection._go_on) as back:
+        await world.answer()
+    assert (back.calls[0], back.calls[-1]) == ("answered", "_go_on")
+    assert len(back.calls) <= most_back, back.calls
     assert world.client.written.count(b"HTTP/1.1 200 OK") == WARM + 1
     assert world.fleet.routing.under_way == 0
 

@@ -102,10 +102,10 @@ async def test_newest_version_is_asked_unless_one_is_named_and_the_node_is_repor
 async def test_outputs_that_no_replica_has_are_refused_before_anything_is_sent() -> None:
     fleet = Fleet([echo], [echo])
     for replica in fleet.replicas:
-        replica.offer = replace(replica.offer, outputs=())
+        replica.advertised(replace(replica.offer, outputs=()), replica.advert)
     with pytest.raises(InvalidRequest, match=r"version 1 has no output 'y'; its outputs are $"):
         await infer(fleet, call("m", "", "y"))
-    fleet.replicas[1].offer = offer()
+    fleet.replicas[1].advertised(offer(), fleet.replicas[1].advert)
     with pytest.raises(InvalidRequest, match="has no output 'y'"):
         await infer(fleet, call("m", "", "y", "z"))
     assert fleet.asked == [0, 0]

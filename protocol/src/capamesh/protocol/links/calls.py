@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, TypeAlias, cast
 
 from capamesh.protocol.errors import (
     CapameshError,
@@ -16,23 +16,27 @@ from capamesh.protocol.errors import (
     TooLarge,
 )
 from capamesh.protocol.ids import ModelName, ModelVersion
-from capamesh.protocol.links.hello import unpack_map
+from capamesh.protocol.links.hello import MAX_ARRAY_ITEMS, unpack_map
 from capamesh.protocol.links.outgoing import Buffer
 from capamesh.protocol.links.tensor_descriptions import (
-    KnownTensors,
+    KnownLayouts,
+    Layout,
     described,
+    layout_of,
     listed,
     read_tensors,
 )
-from capamesh.protocol.msgpack_codec import pack, shown
-from capamesh.protocol.tensors import Datatype, Limits, Tensor, checked
+from capamesh.protocol.msgpack_codec import pack, shown, unpack
+from capamesh.protocol.schema import Meta, Raw, Struct, msgpack_reader, read
+from capamesh.protocol.tensors import Limits, Tensor
 
 MAX_KNOWN_CALLS = 1024
 """Metadata that a decoder remembers (guess: the models of a node, their usual batch sizes and deadlines)."""
 MAX_KNOWN_META_BYTES = 1024
 """Longer metadata is read anew each time (guess: ten tensors)."""
-_LEAST_LOAD_FIELDS = 6
-"""The fields of a load in the first link version."""
+_Count: TypeAlias = Annotated[int, Meta(ge=0)]
+_Load: TypeAlias = Annotated[list[_Count], Meta(min_length=6)]
+"""The counts of a load, of which the first link version had six; those that this version does not know are ignored."""
 MAX_PRIORITY = 255
 DEFAULT_PRIORITY = 128
 MAX_SEQUENCE_CHARS = 128
@@ -110,6 +114,9 @@ class LoadReport(NamedTuple):
     """The time from arrival to answer of late, when as many were in flight as now."""
     device_in_flight: int = 0
     """The requests in flight of all the worker's models."""
+
+
+_LOAD_FIELDS = len(LoadReport._fields)
 
 
 class InferAnswer(NamedTuple):
@@ -214,25 +221,21 @@ class CallDecoder:
     def decode(self, meta: bytes, body: memoryview) -> tuple[InferCall | ControlCall, int | None]:
         """Return what `decode_call` returns, or raise what it raises."""
         known = self._known.get(meta)
-        if known is None or known.body_bytes != len(body):
+        if known is None or known.layout.body_bytes != len(body):
             call, budget_ms = decode_call(meta, body, self._limits)
             if isinstance(call, InferCall) and len(meta) <= MAX_KNOWN_META_BYTES:
                 if len(self._known) >= MAX_KNOWN_CALLS:
                     self._known.clear()
-                self._known[meta] = _known_call(call, budget_ms, len(body))
+                self._known[meta] = _KnownCall(
+                    call._replace(inputs=()), budget_ms, layout_of(call.inputs)
+                )
             return call, budget_ms
         call = known.call
-        inputs = tuple(
-            [Tensor(name, kind, shape, body[at:end]) for name, kind, shape, at, end in known.parts]
-        )
-        if known.is_data_checked:
-            for tensor in inputs:
-                checked(tensor, self._limits)
         return (
             InferCall(
                 call.model,
                 call.version,
-                inputs,
+                known.layout.cut(body, self._limits),
                 call.outputs,
                 call.priority,
                 call.is_bulk,
@@ -247,26 +250,7 @@ class _KnownCall(NamedTuple):
     call: InferCall
     """The call without its data."""
     budget_ms: int | None
-    parts: tuple[tuple[str, Datatype, tuple[int, ...], int, int], ...]
-    body_bytes: int
-    is_data_checked: bool
-    """True if some tensor's bytes may be wrong though their number is right."""
-
-
-def _known_call(call: InferCall, budget_ms: int | None, body_bytes: int) -> _KnownCall:
-    parts: list[tuple[str, Datatype, tuple[int, ...], int, int]] = []
-    at = 0
-    for tensor in call.inputs:
-        end = at + tensor.size_bytes
-        parts.append((tensor.name, tensor.datatype, tensor.shape, at, end))
-        at = end
-    return _KnownCall(
-        call._replace(inputs=()),
-        budget_ms,
-        tuple(parts),
-        body_bytes,
-        any(tensor.datatype in {Datatype.BOOL, Datatype.BYTES} for tensor in call.inputs),
-    )
+    layout: Layout
 
 
 def encode_control(call: ControlCall) -> bytes:
@@ -316,21 +300,57 @@ def encode_answer(answer: InferAnswer) -> tuple[bytes, list[Buffer]]:
     return pack(meta), body
 
 
+class _AnswerMeta(
+    Struct,
+    gc=False,
+    rename={"version": "v", "outputs": "o", "queue_us": "q", "run_us": "r", "load": "l"},
+):
+    """The metadata of an answer."""
+
+    version: str
+    outputs: Raw
+    """The descriptions of its tensors, as they came."""
+    queue_us: _Count
+    run_us: _Count
+    load: _Load
+
+
+class _LoadMeta(Struct, gc=False, rename={"load": "l"}):
+    """The metadata of a LOAD frame."""
+
+    load: _Load
+
+
+_read_answer = msgpack_reader(_AnswerMeta)
+_read_load = msgpack_reader(_LoadMeta)
+
+
 def decode_answer(
-    meta: bytes, body: memoryview, limits: Limits, known: KnownTensors | None = None
+    meta: bytes, body: memoryview, limits: Limits, known: KnownLayouts | None = None
 ) -> InferAnswer:
-    """Return the answer; its tensors are slices of `body`. Raises `ProtocolViolation`."""
-    raw = unpack_map(meta, "RESPONSE")
-    version, queue_us, run_us = raw.get("v"), raw.get("q"), raw.get("r")
-    if not isinstance(version, str) or type(queue_us) is not int or type(run_us) is not int:
-        raise ProtocolViolation(
-            f"an answer with version {shown(version)}, times {shown(queue_us)}, {shown(run_us)}"
-        )
+    """Return the answer; its tensors are slices of `body`. Raises `ProtocolViolation`.
+
+    Descriptions of tensors that are `known` are not read again.
+    """
     try:
-        outputs = read_tensors(raw.get("o"), body, limits, known)
+        raw = _read_answer(meta)
+        descriptions = bytes(raw.outputs)
+        layout = known.get(descriptions) if known is not None else None
+        if layout is not None and layout.body_bytes == len(body):
+            outputs = layout.cut(body, limits)
+        else:
+            unpacked = unpack(descriptions, max_array_items=MAX_ARRAY_ITEMS)
+            outputs = read_tensors(unpacked, body, limits)
+            if known is not None:
+                known.learn(descriptions, outputs)
+    except (ValueError, RecursionError) as exc:
+        raise ProtocolViolation(
+            f"the metadata of a RESPONSE is not that of an answer: {exc}"
+        ) from exc
     except (InvalidRequest, TooLarge) as exc:
         raise ProtocolViolation(f"an answer with bad tensors: {exc.message}") from exc
-    return InferAnswer(ModelVersion(version), outputs, queue_us, run_us, _load(raw.get("l")))
+    load = LoadReport(*raw.load[:_LOAD_FIELDS])
+    return InferAnswer(ModelVersion(raw.version), outputs, raw.queue_us, raw.run_us, load)
 
 
 def encode_done() -> bytes:
@@ -363,7 +383,10 @@ def encode_load(load: LoadReport) -> bytes:
 
 def decode_load(meta: bytes) -> LoadReport:
     """Return the load; raise `ProtocolViolation` when it is none."""
-    return _load(unpack_map(meta, "LOAD").get("l"))
+    try:
+        return LoadReport(*_read_load(meta).load[:_LOAD_FIELDS])
+    except (ValueError, RecursionError) as exc:
+        raise ProtocolViolation(f"the metadata of a LOAD is not that of a load: {exc}") from exc
 
 
 def load_with(error: CapameshError) -> LoadReport | None:
@@ -371,17 +394,6 @@ def load_with(error: CapameshError) -> LoadReport | None:
     if error.load is None or isinstance(error.load, LoadReport):
         return error.load
     try:
-        return _load(error.load)
-    except ProtocolViolation:
+        return LoadReport(*read({"l": error.load}, _LoadMeta).load[:_LOAD_FIELDS])
+    except ValueError:
         return None
-
-
-def _load(raw: object) -> LoadReport:
-    known = listed(raw)[: len(LoadReport._fields)]
-    is_load = len(known) >= _LEAST_LOAD_FIELDS
-    for value in known:
-        if type(value) is not int or value < 0:
-            is_load = False
-    if not is_load:
-        raise ProtocolViolation(f"a load of {shown(raw)}: at least six counts are expected")
-    return LoadReport(*cast("list[int]", known))

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
-
-from typing_extensions import override
+from typing import NamedTuple, cast
 
 from capamesh.protocol.errors import InvalidRequest, TooLarge
 from capamesh.protocol.links.outgoing import Buffer
@@ -17,9 +15,9 @@ from capamesh.protocol.msgpack_codec import shown
 from capamesh.protocol.tensors import Datatype, Limits, Tensor, check_texts, checked
 
 MAX_KNOWN = 1024
-"""Tensors' descriptions that are remembered (guess: the outputs of a fleet's models, their usual batch sizes)."""
-MAX_KNOWN_CHARS = 128
-"""The most characters of the name of a tensor whose description is remembered (guess: most are shorter)."""
+"""Layouts that are remembered (guess: the answers of a fleet's models, their usual batch sizes)."""
+MAX_KNOWN_BYTES = 1024
+"""Longer descriptions are read anew each time (guess: ten tensors)."""
 
 
 def described(
@@ -35,51 +33,57 @@ def described(
     return descriptions, body
 
 
-class KnownTensors:
-    """Descriptions of tensors that one process was sent and has found right: the next that is the same is, too.
+class Layout(NamedTuple):
+    """The tensors of a message without their data, and where in its body the data of each is."""
 
-    Whether a description is right depends on it alone, but for BYTES and BOOL, which are not remembered.
+    parts: tuple[tuple[str, Datatype, tuple[int, ...], int, int], ...]
+    """Name, datatype, shape, and the bytes of the body from the first number up to the second."""
+    body_bytes: int
+    is_data_checked: bool
+    """True if some tensor's bytes may be wrong though their number is right: those of BYTES and BOOL."""
+
+    def cut(self, body: memoryview, limits: Limits) -> tuple[Tensor, ...]:
+        """Return the tensors as slices of a body of `body_bytes`. Raises what `checked` raises."""
+        tensors: list[Tensor] = []
+        for name, datatype, shape, at, end in self.parts:
+            tensors.append(Tensor(name, datatype, shape, body[at:end]))
+        if self.is_data_checked:
+            for tensor in tensors:
+                checked(tensor, limits)
+        return tuple(tensors)
+
+
+def layout_of(tensors: Sequence[Tensor]) -> Layout:
+    """Return the layout of a message with these tensors."""
+    parts: list[tuple[str, Datatype, tuple[int, ...], int, int]] = []
+    at = 0
+    for tensor in tensors:
+        end = at + tensor.size_bytes
+        parts.append((tensor.name, tensor.datatype, tensor.shape, at, end))
+        at = end
+    is_data_checked = any(each.datatype in {Datatype.BOOL, Datatype.BYTES} for each in tensors)
+    return Layout(tuple(parts), at, is_data_checked)
+
+
+class KnownLayouts(dict[bytes, Layout]):
+    """The layouts that one process was sent and has found right, by their descriptions as they came.
+
+    They are keyed by all that says what they are, so that the next that is the same is as well checked.
     """
 
-    __slots__ = ("_known",)
+    __slots__ = ()
 
-    def __init__(self) -> None:
-        self._known: dict[tuple[object, ...], tuple[str, Datatype, tuple[int, ...], int]] = {}
-
-    @override
-    def __repr__(self) -> str:
-        return f"KnownTensors({len(self._known)})"
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-    def find(self, entry: object) -> tuple[str, Datatype, tuple[int, ...], int] | None:
-        """Return name, datatype, shape and size in bytes of a description that is known; None: it is not."""
-        try:
-            name, datatype, shape, size = cast("tuple[Any, Any, Any, Any]", entry)
-            found = self._known.get((name, datatype, tuple(shape), size))
-        except (TypeError, ValueError):
-            return None  # whatever it is, it was never found right
-        # true and 1.0 equal 1, but describe no tensor
-        is_same = found is not None and type(size) is int and _are_ints(shape)
-        return found if is_same else None
-
-    def add(self, tensor: Tensor) -> None:
-        """Remember the description of a tensor that was checked."""
-        name, datatype, shape, size = tensor.name, tensor.datatype, tensor.shape, tensor.size_bytes
-        if datatype in {Datatype.BYTES, Datatype.BOOL} or len(name) > MAX_KNOWN_CHARS:
+    def learn(self, described: bytes, tensors: Sequence[Tensor]) -> None:
+        """Remember the layout of tensors that were checked, unless their descriptions are long."""
+        if len(described) > MAX_KNOWN_BYTES:
             return
-        if len(self._known) >= MAX_KNOWN:
-            del self._known[next(iter(self._known))]
-        self._known[name, str(datatype), shape, size] = (name, datatype, shape, size)
+        if len(self) >= MAX_KNOWN:
+            del self[next(iter(self))]
+        self[described] = layout_of(tensors)
 
 
-def read_tensors(
-    raw: object, body: memoryview, limits: Limits, known: KnownTensors | None = None
-) -> tuple[Tensor, ...]:
+def read_tensors(raw: object, body: memoryview, limits: Limits) -> tuple[Tensor, ...]:
     """Return the tensors that `raw` describes, of any shape and datatype, as slices of `body`: their bytes, row-major.
-
-    Descriptions that are `known` are not checked again.
 
     Raises:
         InvalidRequest: what describes no tensor, or not all of the body.
@@ -94,8 +98,7 @@ def read_tensors(
     at, end = 0, len(body)
     texts = 0
     for entry in described:
-        form = known.find(entry) if known is not None else None
-        name, kind, shape, size = _entry(entry) if form is None else form
+        name, kind, shape, size = _entry(entry)
         if kind is Datatype.BYTES:
             texts += math.prod(shape)
             check_texts(name, texts, limits)
@@ -103,12 +106,7 @@ def read_tensors(
             raise InvalidRequest(
                 f"tensor {name!r} is said to have {size} bytes; {end - at} of the body are left"
             )
-        tensor = Tensor(name, kind, shape, body[at : at + size])
-        if form is None:
-            checked(tensor, limits)
-            if known is not None:
-                known.add(tensor)
-        tensors.append(tensor)
+        tensors.append(checked(Tensor(name, kind, shape, body[at : at + size]), limits))
         at += size
     if at != end:
         raise InvalidRequest(f"the tensors take {at} bytes, the body has {end}")
@@ -124,7 +122,7 @@ def _entry(entry: object) -> tuple[str, Datatype, tuple[int, ...], int]:
             and type(datatype) is str
             and type(shape) is list
             and type(size) is int
-            and _are_ints(cast(list[object], shape))
+            and {int}.issuperset(map(type, cast(list[object], shape)))
         ):
             kind = Datatype.of_name(datatype)
             if kind is None:
@@ -135,13 +133,6 @@ def _entry(entry: object) -> tuple[str, Datatype, tuple[int, ...], int]:
     raise InvalidRequest(
         f"a tensor described as {shown(entry)}: name, datatype, shape, size are expected"
     )
-
-
-def _are_ints(values: list[object]) -> bool:
-    for value in values:  # noqa: SIM110 - `all` would make a generator for every tensor
-        if type(value) is not int:
-            return False
-    return True
 
 
 def check_outputs(outputs: Sequence[Tensor], limits: Limits) -> None:

@@ -7,6 +7,8 @@ what a general encoder takes for the same bytes (measured with timeit on a one-o
 from __future__ import annotations
 
 import math
+from itertools import repeat
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from capamesh.protocol.errors import InvalidRequest, ProtocolViolation, TooLarge
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.steps import Steps
     from capamesh.protocol.tensors import Limits, Tensor
 
+_NAME: attrgetter[str] = attrgetter("name")
 JOINED_BYTES = 64 * 1024
 """JSON up to that is one buffer (guess: what it costs to copy is less than what more buffers cost)."""
 
@@ -99,13 +102,12 @@ def error_body(message: str) -> bytes:
 
 
 def _chosen(response: InferResponse, request: InferRequest) -> Iterable[tuple[Tensor, bool]]:
-    """Yield the outputs to send, with whether each goes as binary."""
+    """Return the outputs to send, with whether each goes as binary."""
     default = request.is_binary_default
     if not request.outputs:
-        for tensor in response.outputs:
-            yield tensor, default
-        return
-    by_name = {tensor.name: tensor for tensor in response.outputs}
+        return zip(response.outputs, repeat(default))
+    by_name = dict(zip(map(_NAME, response.outputs), response.outputs, strict=True))
+    chosen: list[tuple[Tensor, bool]] = []
     for wanted in request.outputs:
         found = by_name.get(wanted.name)
         if found is None:
@@ -113,7 +115,8 @@ def _chosen(response: InferResponse, request: InferRequest) -> Iterable[tuple[Te
                 f"the model {response.model!r} has no output {shown(wanted.name)}; it has "
                 f"{shown(list(by_name))}"
             )
-        yield found, default if wanted.is_binary is None else wanted.is_binary
+        chosen.append((found, default if wanted.is_binary is None else wanted.is_binary))
+    return chosen
 
 
 def _trusted(tensor: Tensor, limits: Limits) -> Steps[None]:
@@ -142,17 +145,24 @@ def _tensor_list(
     mark = ""
     for tensor, is_binary in tensors:
         shape = ",".join(map(str, tensor.shape))
-        head = f'{mark}{{"name":{quoted(tensor.name)},"datatype":"{tensor.datatype.value}","shape":[{shape}],'
+        head = f'{mark}{{"name":{quoted(tensor.name)},"datatype":"{tensor.datatype}","shape":[{shape}],'
         mark = ","
+        data = tensor.data
+        size_bytes = data.nbytes if isinstance(data, memoryview) else len(data)
         if is_binary:
             has_binary = True
-            data = tensor.data
             buffers.append(memoryview(data) if isinstance(data, bytearray) else data)
             texts.append(
-                f'{head}"parameters":{{"binary_data_size":{tensor.size_bytes}}}}}'.encode("ascii")
+                f'{head}"parameters":{{"binary_data_size":{size_bytes}}}}}'.encode("ascii")
             )
         else:
-            yield from _trusted(tensor, limits)
+            itemsize_bytes = tensor.datatype.itemsize_bytes
+            if (
+                itemsize_bytes is None
+                or tensor.datatype is Datatype.BOOL
+                or size_bytes != math.prod(tensor.shape) * itemsize_bytes
+            ):
+                yield from _trusted(tensor, limits)
             pieces = yield from write_in_steps(
                 tensor, room_bytes, is_non_finite_text=is_non_finite_text
             )

@@ -25,7 +25,7 @@ from capamesh.protocol.tensors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import numpy.typing as npt
 
@@ -229,10 +229,6 @@ def _fits_fp64(value: object) -> bool:
     return True
 
 
-def _floats(datatype: Datatype, raw: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return fp32_from_bf16(raw) if datatype is Datatype.BF16 else raw
-
-
 def write_data(tensor: Tensor, room_bytes: int, *, is_non_finite_text: bool = False) -> str:
     """Return the elements of a tensor of any shape and datatype as `write_in_steps` does, as one text, at once."""
     return b"".join(
@@ -271,38 +267,56 @@ def write_in_steps(
     return chunks
 
 
-def _texts(tensor: Tensor, count: int, *, is_non_finite_text: bool) -> Iterator[bytes]:
-    """Yield the elements' texts, `_CHUNK_ELEMENTS` a time or a part of a long one, with the commas between them."""
+def _texts(tensor: Tensor, count: int, *, is_non_finite_text: bool) -> Iterable[bytes]:
+    """Return the elements' texts, `_CHUNK_ELEMENTS` a time or a part of a long one, with the commas between them."""
     if tensor.datatype is Datatype.BYTES:
-        offset = start = 0
-        while start < count:
-            elements, offset = take_elements(
-                tensor.data, offset, min(_CHUNK_ELEMENTS, count - start), _CHUNK_BYTES
-            )
-            if start:
-                yield b","
-            yield from _quoted_in_pieces(_strings(tensor.name, elements, start))
-            start += len(elements)
-        return
-    array = tensor.to_numpy().reshape(-1)
-    is_float = tensor.datatype in _FLOATS
-    if is_float:
-        array = _floats(tensor.datatype, array)
-    is_short = is_float and array.dtype.itemsize < 8
-    for start in range(0, count, _CHUNK_ELEMENTS):
-        chunk = array[start : start + _CHUNK_ELEMENTS]
+        return _texts_of_strings(tensor, count)
+    array = np.frombuffer(tensor.data, tensor.datatype.numpy_dtype)
+    if tensor.datatype is Datatype.BF16:
+        array = fp32_from_bf16(array)
+    if count <= _CHUNK_ELEMENTS:
+        return (_text_of_numbers(tensor, array, 0, is_non_finite_text=is_non_finite_text),)
+    return _texts_of_numbers(tensor, array, is_non_finite_text=is_non_finite_text)
+
+
+def _texts_of_strings(tensor: Tensor, count: int) -> Iterator[bytes]:
+    offset = start = 0
+    while start < count:
+        elements, offset = take_elements(
+            tensor.data, offset, min(_CHUNK_ELEMENTS, count - start), _CHUNK_BYTES
+        )
         if start:
             yield b","
-        if is_float and not np.isfinite(chunk).all():
-            if not is_non_finite_text:
-                raise _not_finite(tensor, chunk, start)
-            numbers: list[Any] = chunk.astype("U").tolist() if is_short else chunk.tolist()
-            text = ",".join([_NON_FINITE_TEXTS.get(t, t) for t in map(str, numbers)])
-        elif is_short:  # numpy's text of a float is the shortest that its own width reads back
-            text = ",".join(chunk.astype("U").tolist())
-        else:
-            text = json_text(chunk.tolist())[1:-1]
-        yield text.encode("ascii")
+        yield from _quoted_in_pieces(_strings(tensor.name, elements, start))
+        start += len(elements)
+
+
+def _texts_of_numbers(
+    tensor: Tensor, array: npt.NDArray[Any], *, is_non_finite_text: bool
+) -> Iterator[bytes]:
+    for start in range(0, len(array), _CHUNK_ELEMENTS):
+        if start:
+            yield b","
+        chunk = array[start : start + _CHUNK_ELEMENTS]
+        yield _text_of_numbers(tensor, chunk, start, is_non_finite_text=is_non_finite_text)
+
+
+def _text_of_numbers(
+    tensor: Tensor, chunk: npt.NDArray[Any], start: int, *, is_non_finite_text: bool
+) -> bytes:
+    """Return the text of the elements of one chunk of a tensor, the first of which is the one at `start`."""
+    is_float = tensor.datatype in _FLOATS
+    is_short = is_float and chunk.dtype.itemsize < 8
+    if is_float and not np.isfinite(chunk).all():
+        if not is_non_finite_text:
+            raise _not_finite(tensor, chunk, start)
+        numbers: list[Any] = chunk.astype("U").tolist() if is_short else chunk.tolist()
+        text = ",".join([_NON_FINITE_TEXTS.get(t, t) for t in map(str, numbers)])
+    elif is_short:  # numpy's text of a float is the shortest that its own width reads back
+        text = ",".join(chunk.astype("U").tolist())
+    else:
+        text = json_text(chunk.tolist())[1:-1]
+    return text.encode("ascii")
 
 
 def _too_much_text(name: str, room_bytes: int) -> TooLarge:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from capamesh.protocol.links.calls import LoadReport
+from capamesh.router.fleet.replica import service_us
 
 if TYPE_CHECKING:
     from capamesh.router.fleet.replica import Replica
@@ -46,18 +47,22 @@ class ReportedLoadCheck:
         return f"ReportedLoadCheck({len(self._measured)} hosts measured)"
 
     def measured(
-        self, replica: Replica, service_s: float, now_s: float, load: LoadReport | None = None
-    ) -> None:
-        """Take in how long one answer took, network excluded, and the `load` that came with it."""
+        self, replica: Replica, service_s: float, now_s: float, load: LoadReport
+    ) -> LoadReport:
+        """Take in how long one answer took, network excluded; return the part of the `load` that came with it to believe."""
         known = self._measured.get(replica)
         service_s = max(0.0, service_s)
-        reported_s = service_s if load is None else _reported_us(load, replica) / 1e6
+        reported_us = load.latency_us or load.queue_us + load.run_us or replica.offer.row_us
+        reported_s = reported_us / 1e6
         if known is not None:
             before_s, _, reported_before_s = known
             weight = FALLING if service_s < before_s else RISING
             service_s = before_s + (service_s - before_s) * weight
             reported_s = reported_before_s + (reported_s - reported_before_s) * RISING
         self._measured[replica] = (service_s, now_s, reported_s)
+        if load.in_flight >= replica.rif and reported_us >= service_s * 1e6:
+            return load
+        return self.believable(replica, load, now_s)
 
     def believable(self, replica: Replica, load: LoadReport, now_s: float) -> LoadReport:
         """Return `load`, with what is too good to be true made as bad as it must at least be."""
@@ -72,7 +77,7 @@ class ReportedLoadCheck:
         floor_s = part * service_s
         floor_us = int(floor_s * 1e6)
         in_flight, queued, limit, queue_us, run_us, free_bytes, latency_us, device_in_flight = load
-        if _reported_us(load, replica) < floor_us:
+        if service_us(load, replica.offer) < floor_us:
             latency_us, run_us = floor_us, max(run_us, floor_us)
         if in_flight < replica.rif:
             # of this router's own, those at the node and not on the way (Little's law)
@@ -88,8 +93,3 @@ class ReportedLoadCheck:
         """Forget replicas that are replicas no more."""
         for replica in [replica for replica in self._measured if replica.is_gone]:
             del self._measured[replica]
-
-
-def _reported_us(load: LoadReport, replica: Replica) -> int:
-    """Return the latency that a report tells, in microseconds."""
-    return load.latency_us or load.queue_us + load.run_us or replica.offer.row_us

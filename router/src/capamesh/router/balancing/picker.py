@@ -189,7 +189,8 @@ class RequestPicker(Picker):
         now_s: float,
     ) -> None:
         replica.rif -= 1
-        self._of(replica).answered(replica, load, elapsed_s, at_node_s, size_bytes, now_s)
+        of = self.served if self._left is None else self._of(replica)
+        of.answered(replica, load, elapsed_s, at_node_s, size_bytes, now_s)
         replica.endpoint.ended()
         if self._suspicion is not None:
             self.served.deaths.answered(self._suspicion)

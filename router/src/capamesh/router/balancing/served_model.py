@@ -149,18 +149,12 @@ class ServedModel:
         return self.hosted.replicas
 
     def peers(self) -> Iterator[PeerId]:
-        """Yield the nodes that host it, each once for each of its addresses."""
-        for replica in self.replicas:
-            yield replica.endpoint.peer
+        """Return the nodes that host it, each once for each of its addresses."""
+        return (replica.endpoint.peer for replica in self.replicas)
 
     def witnesses(self) -> Iterator[Witness]:
-        """Yield what these are as witnesses."""
+        """Return what these are as witnesses."""
         return map(self.deaths.witness, self.peers())
-
-    @property
-    def is_safe(self) -> bool:
-        """Return whether a request may be run twice, as far as the model's rules say."""
-        return self.rules.is_retried
 
     def chooser(self, policy: str) -> Policy:
         """Return this model's policy of that name, "" for the model's own; raises what making it raises.
@@ -202,9 +196,12 @@ class ServedModel:
 
     def reported(self, replica: Replica, load: LoadReport, now_s: float) -> None:
         """Take over what a node says of its load, as far as that is to be believed."""
-        if replica.is_gone:
-            return
-        replica.reported(self._load_check.believable(replica, load, now_s), now_s)
+        if not replica.is_gone:
+            self._take_load(replica, self._load_check.believable(replica, load, now_s), now_s)
+
+    def _take_load(self, replica: Replica, load: LoadReport, now_s: float) -> None:
+        """Take over a load that is believed."""
+        replica.reported(load, now_s)
         self.policy.reported(replica, now_s)
         if self._others:
             for other in self._others.values():
@@ -226,17 +223,20 @@ class ServedModel:
         endpoint.answered += 1
         replica.answered_s = now_s
         replica.missed = 0
-        endpoint.health.answered(now_s)
+        health = endpoint.health
+        if health.consecutive or not health.is_full:
+            health.answered(now_s)
         self.window.add(elapsed_s, now_s)
-        network = endpoint.network
-        network.transferred(size_bytes, elapsed_s, at_node_s)
+        way_s = endpoint.network.transferred(size_bytes, elapsed_s, at_node_s)
         if replica.is_gone:
             return
-        replica.health.answered(now_s)
+        health = replica.health
+        if health.consecutive or not health.is_full:
+            health.answered(now_s)
         peak_ewma.observe(replica, elapsed_s, now_s)
         self._outliers.record(replica, True, elapsed_s, now_s)
-        self._load_check.measured(replica, elapsed_s - network.transfer_s(size_bytes), now_s, load)
-        self.reported(replica, load, now_s)
+        believed = self._load_check.measured(replica, elapsed_s - way_s, now_s, load)
+        self._take_load(replica, believed, now_s)
 
     def failed(
         self,

@@ -6,6 +6,7 @@ form breaks the node's own word, and is not passed on.
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from typing_extensions import override
@@ -23,6 +24,8 @@ MAX_KNOWN = 64
 """Forms of answers that are remembered for each replica's model (guess: the usual batch sizes)."""
 MAX_KNOWN_OUTPUTS = 16
 """Answers with more outputs are looked at anew each time (guess)."""
+_FORM = itemgetter(0, 1, 2)
+"""Returns the name, datatype and shape of a tensor."""
 SHOWN = 8
 """A message names at most this many outputs (guess: enough to find the mistake)."""
 
@@ -36,8 +39,8 @@ class AnswerForm:
         self.offer = offer
         self._specs = offer.outputs
         self._by_name = {spec.name: spec for spec in offer.outputs}
-        self._known: set[tuple[tuple[object, ...], ...]] = set()
-        """Names, datatypes and shapes of answers with all outputs that were found to fit."""
+        self._known: set[tuple[object, ...]] = set()
+        """The outputs that were asked for, and names, datatypes and shapes of answers that were found to fit."""
 
     @override
     def __repr__(self) -> str:
@@ -55,26 +58,26 @@ class AnswerForm:
         more = ", …" if len(self._specs) > SHOWN else ""
         return ", ".join(repr(spec.name[:80]) for spec in self._specs[:SHOWN]) + more
 
-    def misfit(self, answer: InferAnswer, wanted: Sequence[str]) -> str:
+    def misfit(self, answer: InferAnswer, wanted: tuple[str, ...]) -> str:
         """Return how an answer to a call for the outputs `wanted`, all when that is empty, breaks the offer.
 
         "" when it does not: it is of the offer's version and has each output once, of its datatype and shape.
         """
         if answer.version != self.offer.version:
             return f"it is of version {answer.version[:24]!r}"
-        specs, outputs = self._specs, answer.outputs
-        if not wanted:
-            form = tuple([output[:3] for output in outputs])
-            if form in self._known:
-                return ""
-            misfit = self._misfit(specs, outputs)
-            if not misfit and len(outputs) <= MAX_KNOWN_OUTPUTS:
-                if len(self._known) >= MAX_KNOWN:
-                    self._known.clear()
-                self._known.add(form)
-            return misfit
-        specs = tuple([self._by_name[name] for name in wanted if name in self._by_name])
-        return self._misfit(specs, outputs)
+        outputs = answer.outputs
+        form = (wanted, *map(_FORM, outputs))
+        if form in self._known:
+            return ""
+        specs = self._specs
+        if wanted:
+            specs = tuple([self._by_name[name] for name in wanted if name in self._by_name])
+        misfit = self._misfit(specs, outputs)
+        if not misfit and len(outputs) <= MAX_KNOWN_OUTPUTS:
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            self._known.add(form)
+        return misfit
 
     def _misfit(self, specs: Sequence[TensorSpec], outputs: Sequence[Tensor]) -> str:
         """Return how outputs differ from `specs`."""

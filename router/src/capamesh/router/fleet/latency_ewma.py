@@ -30,7 +30,8 @@ def observe(replica: Replica, latency_s: float, now_s: float) -> None:
     if seen_s == -math.inf or latency_s > cost_s:
         replica.peak_cost_s = latency_s
     else:
-        kept = _kept(now_s - seen_s)
+        # as `_kept`, without a call: this is done for every answer
+        kept = math.exp((seen_s - now_s) / DECAY_S) if now_s > seen_s else 1.0
         replica.peak_cost_s = latency_s * (1.0 - kept) + cost_s * kept
     replica.peak_seen_s = now_s
 

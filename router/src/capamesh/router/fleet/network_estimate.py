@@ -33,15 +33,17 @@ class NetworkEstimate:
             return
         self.rtt_s += (seconds - self.rtt_s) * RTT_SMOOTHING if self.rtt_s else seconds
 
-    def transferred(self, size_bytes: int, elapsed_s: float, at_node_s: float) -> None:
-        """Take in an answer: bytes both ways, from sent to answered, and how long it was at the node."""
-        if size_bytes < MIN_RATED_BYTES:
-            return
-        seconds = elapsed_s - at_node_s - self.rtt_s
-        if seconds <= 0:
-            return
-        rate = size_bytes / seconds
-        self.bytes_per_s += (rate - self.bytes_per_s) * RATE_SMOOTHING if self.bytes_per_s else rate
+    def transferred(self, size_bytes: int, elapsed_s: float, at_node_s: float) -> float:
+        """Take in an answer: bytes both ways, from sent to answered, and how long it was at the node.
+
+        Return how long these bytes are on the way: what `transfer_s` returns from now on.
+        """
+        bytes_per_s, rtt_s = self.bytes_per_s, self.rtt_s
+        if size_bytes >= MIN_RATED_BYTES and (seconds := elapsed_s - at_node_s - rtt_s) > 0:
+            rate = size_bytes / seconds
+            bytes_per_s += (rate - bytes_per_s) * RATE_SMOOTHING if bytes_per_s else rate
+            self.bytes_per_s = bytes_per_s
+        return rtt_s + size_bytes / bytes_per_s if bytes_per_s else rtt_s
 
     def budget_ms(self, left_ms: int) -> int:
         """Return how much of the `left_ms` milliseconds are left when a request arrives there: half a trip less, at least 1."""

@@ -46,7 +46,7 @@ class Replica(Watched):
         self.endpoint = endpoint
         self.offer = offer
         self.form: AnswerForm | None = None
-        """The form of its answers, by an offer of its; None while it was not asked yet. See `answer_form`."""
+        """The form of its answers by its offer of now; None: see `answer_form`."""
         self.advert = advert
         self.rif = 0
         """This router's requests in flight there, for this model version."""
@@ -83,17 +83,19 @@ class Replica(Watched):
         return f"Replica({self.offer.name!r} {self.offer.version} at {self.endpoint!r}, {self.rif} in flight)"
 
     def answer_form(self) -> AnswerForm:
-        """Return what its answers must look like by its offer of now."""
+        """Return the form that its answers must have by its offer of now; it is made when it is first asked for."""
         form = self.form
-        if form is None or form.offer is not self.offer:
+        if form is None:
             form = self.form = AnswerForm(self.offer)
         return form
 
     def advertised(self, offer: ModelOffer, advert: NodeAdvert) -> None:
         """Take over what the node says of the model now."""
-        self.offer = offer
+        if offer is not self.offer:
+            self.offer = offer
+            self.form = None
         self.advert = advert
-        self.service_s = _service_s(self.load, offer)
+        self.service_s = service_us(self.load, offer) / 1e6
 
     def set_away(self, is_away: bool) -> None:
         """Take over whether the node loads the model anew."""
@@ -109,17 +111,14 @@ class Replica(Watched):
         self.load = load
         self.load_s = now_s
         self.unheard = 0
-        self.service_s = _service_s(load, self.offer)
+        # as `service_us`, without a call: each answer and each probe brings a report
+        self.service_s = (load.latency_us or load.queue_us + load.run_us or self.offer.row_us) / 1e6
 
     def latency_s(self, size_bytes: int) -> float:
         """Return the latency to expect of a request of `size_bytes`, network included."""
         return self.service_s + self.endpoint.network.transfer_s(size_bytes)
 
 
-def _service_s(load: LoadReport, offer: ModelOffer) -> float:
-    """Return the latency to expect at a load; where that tells none, the one that is advertised."""
-    if load.latency_us:
-        return load.latency_us / 1e6
-    if load.run_us or load.queue_us:
-        return (load.queue_us + load.run_us) / 1e6
-    return offer.row_us / 1e6
+def service_us(load: LoadReport, offer: ModelOffer) -> int:
+    """Return the latency to expect at a load, in microseconds; where that tells none, the one that is advertised."""
+    return load.latency_us or load.queue_us + load.run_us or offer.row_us

@@ -19,7 +19,7 @@ from capamesh.protocol.oip import error_body
 from capamesh.router.http.arrivals import ArrivingBody, Receiver, UnreadAnswer
 from capamesh.router.http.connections import Connection, site_of
 from capamesh.router.http.errors import error_reply, too_slow_text
-from capamesh.router.http.replies import JSON, Reply, head_of, size_of
+from capamesh.router.http.replies import JSON, Reply, head_of
 
 if TYPE_CHECKING:
     from aiohttp.web_protocol import RequestHandler
@@ -165,7 +165,7 @@ class ClientSide(asyncio.BufferedProtocol, Connection, Receiver):
         buffers = reply.buffers
         body_bytes = 0
         for buffer in buffers:
-            body_bytes += size_of(buffer)
+            body_bytes += buffer.nbytes if type(buffer) is memoryview else len(buffer)
         head = head_of(reply, self._front.date(), body_bytes, is_last=is_last)
         if len(buffers) == 1 or body_bytes <= JOINED_BYTES:
             transport.write(b"".join((head, *buffers)))

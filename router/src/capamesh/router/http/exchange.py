@@ -15,6 +15,7 @@ from typing_extensions import override
 from capamesh.protocol.errors import CapameshError, ShutOut
 from capamesh.protocol.oip import (
     HEADER_LENGTH_NAME,
+    NO_PARAMETERS,
     InferRequest,
     InferResponse,
     RequestForms,
@@ -138,7 +139,9 @@ class Exchange(InferenceRequest):
         assert asked is not None  # noqa: S101 - it was read before it was sent
         try:
             steps = encode_response_in_steps(
-                InferResponse(self._target.model, answer.version, asked.id, answer.outputs),
+                InferResponse(
+                    self._target.model, answer.version, asked.id, answer.outputs, NO_PARAMETERS
+                ),
                 asked,
                 self._inference.limits,
             )

@@ -27,7 +27,7 @@ from capamesh.protocol.links.calls import (
     decode_answer,
     encode_call,
 )
-from capamesh.protocol.links.tensor_descriptions import KnownTensors
+from capamesh.protocol.links.tensor_descriptions import KnownLayouts
 from capamesh.router.balancing.attempt import Attempt, AttemptOwner
 from capamesh.router.balancing.fitting import fits_another
 from capamesh.router.requests.attempt_events import Action, Answered, Failed, Probe, Send, Withdraw
@@ -69,7 +69,7 @@ class Dispatch:
         self.timers = timers
         self.limits = limits
         self.counts = counts
-        self.known_tensors = KnownTensors()
+        self.known_layouts = KnownLayouts()
         self.sequences = OpenSequences()
         self.killers = Killers()
         self.idempotency = Idempotency(clock)
@@ -191,7 +191,7 @@ class InFlightCall(RequestAttempts, AttemptOwner, Handle):
                     case Answered(number):
                         it = self._attempts[number]
                         assert it.answer is not None  # noqa: S101 - told just before the request was
-                        outcome = Outcome(it.answer, it.replica, self.attempts, self.picker)
+                        outcome = Outcome(it.answer, it.replica, len(self._attempts), self.picker)
                         it.answer = None
                         if dispatch.clock() < dispatch.killers.until_s:
                             asked = _of_version(request, self._version)
@@ -253,11 +253,13 @@ class InFlightCall(RequestAttempts, AttemptOwner, Handle):
     def take_answer(self, attempt: Attempt, answer: Answer) -> None:
         dispatch = self._dispatch
         try:
-            given = decode_answer(answer.meta, answer.body, dispatch.limits, dispatch.known_tensors)
+            given = decode_answer(answer.meta, answer.body, dispatch.limits, dispatch.known_layouts)
         except CapameshError as error:
             self.take_failure(attempt, _bare(error))
             return
-        misfit = attempt.replica.answer_form().misfit(given, self._call.request.outputs)
+        replica = attempt.replica
+        form = replica.form or replica.answer_form()
+        misfit = form.misfit(given, self._call.request.outputs)
         if misfit:
             self.take_failure(
                 attempt,

@@ -189,7 +189,9 @@ class Pipeline:
     def _may_repeat(self, request: InferCall) -> bool:
         versions = (request.version,) if request.version else self._fleet.trusted(request.model)
         served_models = [self._balancer.served(request.model, version) for version in versions]
-        return all(one.is_safe and self._dispatch.idempotency.holds(one) for one in served_models)
+        return all(
+            one.rules.is_retried and self._dispatch.idempotency.holds(one) for one in served_models
+        )
 
 
 def _check_outputs(request: InferCall, served: ServedModel) -> None:

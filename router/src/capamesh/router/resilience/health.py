@@ -100,7 +100,6 @@ class Health:
         "_answers_wanted",
         "_avoid_until_s",
         "_cause",
-        "_consecutive",
         "_ejections",
         "_ended_s",
         "_errors",
@@ -114,6 +113,7 @@ class Health:
         "_state",
         "_trial_s",
         "_until_s",
+        "consecutive",
         "is_full",
         "since_s",
     )
@@ -136,7 +136,8 @@ class Health:
         self._probe_s = -math.inf
         self._probe_wait_s = PROBE_FIRST_S
         self._probe_ends_s = -math.inf
-        self._consecutive = 0
+        self.consecutive = 0
+        """The number of failures since the last answer."""
         self._ejections = 0
         self._ended_s = -math.inf
         self._errors = 0.0
@@ -226,13 +227,13 @@ class Health:
             if is_hard and not self._is_hard and self._state is CircuitState.INHIBITED:
                 self._inhibit(now_s, is_hard=True, cause=cause)
         else:
-            self._consecutive += 1
+            self.consecutive += 1
             if self._state is CircuitState.EJECTED:
                 self._trial_s = now_s + TRIAL_EVERY_S
                 self._answers_left = self._answers_wanted
                 self._until_s = max(self._until_s, self._trial_s)
-            elif self._consecutive >= EJECT_AFTER:
-                self._eject(now_s, f"{self._consecutive} failures in a row", answers_wanted=1)
+            elif self.consecutive >= EJECT_AFTER:
+                self._eject(now_s, f"{self.consecutive} failures in a row", answers_wanted=1)
             else:
                 self._inhibit(now_s, is_hard=is_hard, cause=cause)
         self.is_full = self._held is CircuitState.FORCED_CLOSED
@@ -253,9 +254,10 @@ class Health:
         self.is_full = self._held is CircuitState.FORCED_CLOSED
 
     def answered(self, now_s: float) -> None:
-        """A request was answered there: an error of the caller's is an answer, too."""
-        if self.is_full and self._consecutive == 0:
-            return
+        """A request was answered there: an error of the caller's is an answer, too.
+
+        That changes nothing while it `is_full` and there are no `consecutive` failures: whoever is answered much looks first.
+        """
         self._settle(now_s)
         if self._state is CircuitState.INHIBITED and self._is_hard:
             self._return(now_s)  # silent, but not gone
@@ -266,7 +268,7 @@ class Health:
             if self._answers_left > 0:
                 return
             self._return(now_s)
-        self._consecutive = 0
+        self.consecutive = 0
         self._forgive(1.0 - ERROR_WEIGHT)
         self._refresh(now_s)
 
@@ -318,7 +320,7 @@ class Health:
     # turns of the state
 
     def _inhibit(self, now_s: float, *, is_hard: bool, cause: str) -> None:
-        again = max(0, self._consecutive - 1)
+        again = max(0, self.consecutive - 1)
         self._state = CircuitState.INHIBITED
         self._is_hard = is_hard
         self.since_s = now_s

@@ -119,16 +119,6 @@ class _Tally:
     def rate(self) -> float:
         return self.failures / self.requests
 
-    def sample(self, latency_s: float) -> None:
-        """Move the median a step towards the sample: where as many are above as below, it stays."""
-        self.samples += 1
-        if self.median_s <= 0.0:
-            self.median_s = max(latency_s, 1e-6)
-        elif latency_s > self.median_s:
-            self.median_s *= MEDIAN_STEP
-        elif latency_s < self.median_s:
-            self.median_s /= MEDIAN_STEP
-
 
 class _Fleet:
     """The replicas that one is compared with: at least two that had enough requests, each counted once."""
@@ -182,10 +172,17 @@ class OutlierWatch(Generic[H]):
             tally = self._tallies[replica] = _Tally()
         self._requests += 1
         tally.requests += 1
-        if is_ok:
-            tally.sample(latency_s)
-        else:
+        if not is_ok:
             tally.failures += 1
+            return
+        # the median moves a step towards the sample: where as many are above as below, it stays
+        tally.samples += 1
+        if tally.median_s <= 0.0:
+            tally.median_s = max(latency_s, 1e-6)
+        elif latency_s > tally.median_s:
+            tally.median_s *= MEDIAN_STEP
+        elif latency_s < tally.median_s:
+            tally.median_s /= MEDIAN_STEP
 
     def tick(self, now_s: float) -> list[Outlier[H] | Slow[H]]:
         """Return who stands out, worst first, when a window has passed. To be called about every second."""

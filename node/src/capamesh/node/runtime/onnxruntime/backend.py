@@ -20,7 +20,7 @@ from capamesh.node.devices.host import read_cpu, resident_bytes
 from capamesh.node.devices.nvml import Gpu, GpuReader
 from capamesh.node.repository import ModelSource
 from capamesh.node.runtime.api import Backend, LoadedModel
-from capamesh.node.runtime.onnxruntime.binding import LOG_FATAL, Untyped, locale_hint, one_line, ort
+from capamesh.node.runtime.onnxruntime.binding import LOG_FATAL, Untyped, one_line, ort
 from capamesh.node.runtime.onnxruntime.cuda_faults import device_loss
 from capamesh.node.runtime.onnxruntime.model import OnnxModel, OnnxStopSwitch
 from capamesh.node.runtime.onnxruntime.providers import (
@@ -175,9 +175,7 @@ class OnnxBackend(Backend):
             return session, *_provider(session)
         except Exception as exc:  # ONNX Runtime's errors share no other base
             self._look_after_device(exc)
-            raise ModelInvalid(
-                f"ONNX Runtime cannot load it: {one_line(exc)}{locale_hint(exc)}"
-            ) from exc
+            raise ModelInvalid(f"ONNX Runtime cannot load it: {one_line(exc)}") from exc
 
     def _raw_session(
         self, source: ModelSource, path: Path, session: Untyped
