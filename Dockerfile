@@ -6,24 +6,20 @@ ARG BASE_IMAGE=python:3.13-slim-trixie
 
 FROM ${BASE_IMAGE} AS base
 # Packages are fetched only where the base image lacks them.
-RUN dpkg --status libgmp10 ca-certificates >/dev/null 2>&1 \
+RUN dpkg --status ca-certificates >/dev/null 2>&1 \
  || { apt-get update \
-   && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends libgmp10 ca-certificates \
+   && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends ca-certificates \
    && rm -rf /var/lib/apt/lists/*; }
 ENV PATH=/opt/capamesh/bin:$PATH \
     PYTHONUNBUFFERED=1
 
-# What is fetched or compiled changes with requirements/runtime.txt alone.
+# What is fetched changes with requirements/runtime.txt alone.
 FROM base AS dependencies
-RUN dpkg --status gcc libc6-dev libgmp-dev >/dev/null 2>&1 \
- || { apt-get update \
-   && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends gcc libc6-dev libgmp-dev \
-   && rm -rf /var/lib/apt/lists/*; }
 RUN python3 -m venv /opt/capamesh
 COPY requirements/runtime.txt /build/
-# libp2p's fastecdsa has no wheels, so it is compiled; its source has a pinned hash like all the rest.
+# All of it is in the file; fastecdsa, which libp2p asks for besides, has a stand-in that comes with the wheel.
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --require-hashes -r /build/runtime.txt
+    pip install --no-deps --require-hashes -r /build/runtime.txt
 
 # The build backend and what it needs, at the versions that requirements/dev.txt pins.
 FROM base AS wheel
@@ -33,6 +29,7 @@ COPY requirements/dev.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     awk '/^[a-z]/ { keep = /^(hatchling|packaging|pathspec|pluggy|tomlkit|trove-classifiers)==/ } keep' dev.txt >backend.txt \
  && pip install --require-hashes -r backend.txt
+COPY requirements/fastecdsa requirements/fastecdsa
 COPY pyproject.toml README.md LICENSE ./
 COPY protocol/src protocol/src
 COPY node/src node/src
@@ -40,7 +37,7 @@ COPY router/src router/src
 COPY client/src client/src
 COPY simulation/src simulation/src
 COPY cli/src cli/src
-RUN pip wheel --no-deps --no-index --no-build-isolation --wheel-dir /wheels .
+RUN pip wheel --no-deps --no-index --no-build-isolation --wheel-dir /wheels . ./requirements/fastecdsa
 
 FROM base AS member
 # A fixed uid, so that a volume's files belong to the same user in every container and after every rebuild.

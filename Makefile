@@ -2,22 +2,31 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 READY := .venv/.ready
+DEMO_READY := .venv/.ready-demo
 DOCS := build/docs-venv
+COMPILE := uv pip compile --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 --quiet
 SOURCES := protocol/src node/src router/src client/src simulation/src cli/src
 # Where it is set, every process of a test run compiles all of the tests and the code anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-unit test-slow test-chaos test-hostile test-mutation check lint types imports models bench compose-test \
-        reference docs pins clean
+        reference docs wheels pins clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-$(READY): requirements/dev.txt requirements/models.txt pyproject.toml scripts/setup.sh
+$(READY): requirements/dev.txt requirements/models.txt requirements/cuda.txt pyproject.toml scripts/setup.sh
 	@./scripts/setup.sh
 
-demo: $(READY) build/models ## A router and three nodes on this machine; kill one under load
+$(DEMO_READY): requirements/demo.txt requirements/models.txt requirements/cuda.txt pyproject.toml scripts/setup.sh
+	@./scripts/setup.sh demo
+
+demo: $(DEMO_READY) build/models ## A router and three nodes on this machine; kill one under load
 	$(BIN)/python scripts/demo.py $(ARGS)
+
+wheels: $(READY) ## The wheel, and the stand-in that spares who installs it a compiler, into dist/
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist requirements/fastecdsa
 
 test: $(READY) build/models ## All tests but the slow ones, the attacks and chaos
 	@$(BIN)/coverage erase
@@ -62,7 +71,7 @@ imports: $(READY) ## The dependency rule
 
 models: build/models ## The models of the demo and the tests
 
-build/models: $(READY) scripts/build_models.py scripts/model_cases.py scripts/sample_files.py
+build/models: $(DEMO_READY) scripts/build_models.py scripts/model_cases.py scripts/sample_files.py
 	$(BIN)/python scripts/build_models.py --into build/models
 	@touch build/models
 
@@ -85,12 +94,14 @@ $(DOCS)/.ready: $(READY) requirements/docs.txt
 	@touch $@
 
 pins: ## Compile requirements/ anew; needs uv
-	uv pip compile pyproject.toml --universal --generate-hashes --no-header --no-emit-index-url \
-	  --python-version 3.11 --quiet --output-file requirements/runtime.txt
-	uv pip compile pyproject.toml --group dev --universal --generate-hashes --no-header --no-emit-index-url \
-	  --python-version 3.11 --constraint requirements/runtime.txt --quiet --output-file requirements/dev.txt
-	uv pip compile --group docs --universal --generate-hashes --no-header --no-emit-index-url \
-	  --python-version 3.11 --quiet --output-file requirements/docs.txt
+	$(COMPILE) pyproject.toml --no-emit-package fastecdsa --output-file requirements/runtime.txt
+	$(COMPILE) pyproject.toml --extra cuda --no-emit-package fastecdsa --constraint requirements/runtime.txt \
+	  --output-file requirements/cuda.txt
+	$(COMPILE) pyproject.toml --group dev --no-emit-package fastecdsa --constraint requirements/runtime.txt \
+	  --output-file requirements/dev.txt
+	$(COMPILE) pyproject.toml --group demo --no-emit-package fastecdsa --constraint requirements/dev.txt \
+	  --output-file requirements/demo.txt
+	$(COMPILE) --group docs --output-file requirements/docs.txt
 
 clean: ## Remove what was built, .venv too
 	rm -rf .venv .cache build dist node_modules .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -31,7 +31,7 @@ NODES = ("node-1", "node-2", "node-3")
 MEMBERS = ("router", *NODES)
 
 BUILD_LIMIT_S = 1500.0
-"""The longest build (guess: the first compiles fastecdsa and fetches 300 MB)."""
+"""The longest build (guess: the first fetches 300 MB)."""
 STREAM_BEFORE_S = 3.0
 STREAM_AFTER_S = 8.0
 """Seconds that the streams go on after the kill (guess: the kill is noticed within a second)."""

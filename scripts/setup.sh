@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Makes .venv with everything pinned. Installs a compiler, libgmp or python3-venv where they are missing and
-# it may; otherwise says the one line to run. Called by `make`; doing it again is harmless.
+# Makes .venv with everything pinned: `setup.sh demo` what a network and its models need, `setup.sh` the developers' tools too.
+# Where an NVIDIA GPU is, CUDA's libraries as well. Installs python3-venv where it is missing and it may; otherwise
+# says the one line to run. Called by `make`; doing it again is harmless.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=.venv
+pins=${1:-dev}
 
 find_python() {
   for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11; do
@@ -16,43 +18,41 @@ find_python() {
   exit 1
 }
 
+has_nvidia_gpu() {
+  [ "$(uname -sm)" = "Linux x86_64" ] && command -v nvidia-smi >/dev/null && nvidia-smi --list-gpus 2>/dev/null | grep -q GPU
+}
+
+install() {
+  $venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "$@"
+}
+
 python=$(find_python)
-missing=()
-command -v cc >/dev/null || command -v gcc >/dev/null || missing+=(gcc libc6-dev)
-"$python" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
-header=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include") + "/Python.h")')
-[ -f "$header" ] || missing+=(python3-dev)
-if ! echo '#include <gmp.h>' | ${CC:-cc} -E -I/opt/homebrew/include -I/usr/local/include - >/dev/null 2>&1; then
-  missing+=(libgmp-dev)
-fi
-if [ ${#missing[@]} -gt 0 ]; then
-  if [ "$(uname)" = Darwin ]; then
-    if command -v brew >/dev/null && cc --version >/dev/null 2>&1; then
-      brew install gmp
-    else
-      echo "setup: run this, then try again:  xcode-select --install; brew install gmp" >&2
-      exit 1
-    fi
-  elif command -v apt-get >/dev/null && { [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }; then
+if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+  if command -v apt-get >/dev/null && { [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }; then
     run=$([ "$(id -u)" = 0 ] && echo env || echo "sudo env")
     $run DEBIAN_FRONTEND=noninteractive apt-get update -qq
-    $run DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+    $run DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv
   else
-    echo "setup: run this, then try again:  sudo apt-get install -y ${missing[*]}" >&2
+    echo "setup: run this, then try again:  sudo apt-get install -y python3-venv" >&2
     exit 1
   fi
-fi
-if [ "$(uname)" = Darwin ]; then
-  export CFLAGS="${CFLAGS:-} -I/opt/homebrew/include -I/usr/local/include"
-  export LDFLAGS="${LDFLAGS:-} -L/opt/homebrew/lib -L/usr/local/lib"
 fi
 
 [ -x $venv/bin/python ] || "$python" -m venv $venv
 echo "setup: installing pinned packages into $venv (a minute or two the first time)"
-$venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
-  -r requirements/dev.txt
+if ! install --require-hashes -r "requirements/$pins.txt"; then
+  # docs/how-to/install.md says where that is so.
+  echo "setup: if a package failed to compile, run this, then try again:  sudo apt-get install -y gcc python3-dev" >&2
+  exit 1
+fi
 # magika's model alone is wanted, not its dependency on a second ONNX Runtime
-$venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
-  -r requirements/models.txt
-$venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-touch $venv/.ready
+install --require-hashes -r requirements/models.txt
+# docs/decisions/0035: without a compiler in place of fastecdsa, which libp2p imports and nothing calls
+install --no-build-isolation ./requirements/fastecdsa
+install --no-build-isolation --editable .
+if has_nvidia_gpu; then
+  echo "setup: there is an NVIDIA GPU: installing CUDA's libraries (about 1.5 GB)"
+  install --require-hashes -r requirements/cuda.txt
+fi
+touch $venv/.ready-demo
+[ "$pins" = demo ] || touch $venv/.ready

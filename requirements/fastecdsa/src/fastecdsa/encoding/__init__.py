@@ -1,0 +1,1 @@
+"""The encodings of keys that libp2p names. Pure."""
