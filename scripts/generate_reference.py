@@ -15,7 +15,8 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import Any
 
 import typer
 from error_reference import errors_page
@@ -24,38 +25,21 @@ from schema_reference import schemas
 from sdk_reference import sdk_page
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
+import capamesh.node.agent.metrics.definitions
+import capamesh.protocol.metrics
 import capamesh.router.http
+import capamesh.router.telemetry.metrics
 from capamesh.cli.application import application
 from capamesh.node.agent.settings import NodeSettings
 from capamesh.node.contract.settings import WorkerSettings
+from capamesh.protocol.metrics import defined_in
 from capamesh.router.settings import RouterSettings
+from capamesh.router.telemetry import MOST_MODELS, MOST_NODES, OTHERS
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "reference"
 TRITON = ("/config", "/repository/index")
 """Routes of the `/v2` tree that end so are Triton's extensions of the Open Inference Protocol."""
-LIBRARY_METRICS = {
-    "Counter": "counter",
-    "CounterMetricFamily": "counter",
-    "Gauge": "gauge",
-    "GaugeMetricFamily": "gauge",
-    "Histogram": "histogram",
-    "HistogramMetricFamily": "histogram",
-    "LoopMetric": "histogram",
-    "watch": "gauge",
-    "watch_count": "counter",
-}
-"""The calls that make a metric with a name and a help text in front, by the kind of what they make."""
-
-
-class Metric(NamedTuple):
-    """One exported metric."""
-
-    name: str
-    kind: str
-    labels: tuple[str, ...]
-    help_text: str
-
 
 # HTTP
 
@@ -104,113 +88,51 @@ is answered with an [error](errors.md): its code in the header `X-Capamesh-Error
 # metrics
 
 
-def values(node: ast.expr, names: dict[str, ast.expr]) -> tuple[str, ...]:
-    """Return the texts of a list or tuple that is written out; other lists may be part of it by name."""
-    if isinstance(node, ast.Name):
-        return values(names[node.id], names)
-    found: list[str] = []
-    for element in node.elts if isinstance(node, ast.List | ast.Tuple) else []:
-        if isinstance(element, ast.Starred):
-            found += values(element.value, names)
-        else:
-            found.append(ast.literal_eval(element))
-    return tuple(found)
-
-
-def text_of(node: ast.expr) -> str | None:
-    """Return a text that is written out, else None."""
-    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
-
-
-def metrics_of(function: ast.AST) -> Iterator[Metric]:
-    """Yield the metrics that a part of a module makes, where their names are written out."""
-    names = {
-        target.id: node.value
-        for node in ast.walk(function)
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
-    for node in ast.walk(function):
-        if isinstance(node, ast.For) and isinstance(node.iter, ast.Tuple):
-            yield from looped_metrics(node, node.iter)
-        if not isinstance(node, ast.Call) or len(node.args) < 2:
-            continue
-        called = node.func
-        kind = LIBRARY_METRICS.get(
-            called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+def metrics_table(module: ModuleType) -> str:
+    """Return the table of the metrics that a module defines."""
+    rows = [
+        (
+            code(metric.series),
+            metric.kind.value,
+            ", ".join(map(code, metric.labels)),
+            metric.unit,
+            metric.help_text,
         )
-        name, help_text = text_of(node.args[0]), text_of(node.args[1])
-        if kind is None or name is None or help_text is None or not name.startswith("capamesh_"):
-            continue
-        by_name = [each.value for each in node.keywords if each.arg == "labels"]
-        by_place = node.args[2:3] if kind == "counter" else []
-        labels = [*by_name, *by_place]
-        yield Metric(name, kind, values(labels[0], names) if labels else (), help_text)
-
-
-def looped_metrics(loop: ast.For, items: ast.Tuple) -> Iterator[Metric]:
-    """Yield the metrics of a loop over (end of the name, help text, ...) whose body names their beginning."""
-    beginnings = [
-        text
-        for call in ast.walk(loop)
-        if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "watch"
-        if isinstance(call.args[0], ast.JoinedStr)
-        if (text := text_of(call.args[0].values[0])) is not None
+        for metric in defined_in(module)
     ]
-    for beginning in beginnings:
-        for item in items.elts:
-            end, help_text = (ast.literal_eval(each) for each in item.elts[:2])  # type: ignore[attr-defined]
-            yield Metric(beginning + end, "gauge", (), help_text)
-
-
-def metrics(part: str) -> list[Metric]:
-    """Return the metrics that the sources of `part` name, sorted."""
-    found: set[Metric] = set()
-    for module in sorted((ROOT / part / "src").rglob("*.py")):
-        for statement in ast.parse(module.read_text()).body:
-            parts = statement.body if isinstance(statement, ast.ClassDef) else [statement]
-            found |= {metric for each in parts for metric in metrics_of(each)}
-    return sorted(found)
+    return table(("metric", "kind", "labels", "unit", "is"), rows)
 
 
 def metrics_page() -> str:
     """Return the page on metrics."""
-
-    def rows(found: list[Metric]) -> list[tuple[str, ...]]:
-        return [
-            (
-                code(f"{metric.name}_total" if metric.kind == "counter" else metric.name),
-                metric.kind,
-                ", ".join(map(code, metric.labels)),
-                metric.help_text,
-            )
-            for metric in found
-        ]
-
-    head = ("metric", "kind", "labels", "is")
     return f"""{NOTE}
 # Metrics
 
 In Prometheus' text form. A router serves them at `GET /metrics` of its HTTP port; a node at `GET /metrics` of the address
 that `capamesh node run --metrics` names, and nowhere without it. Both add what `prometheus_client` tells of a process
-(`process_*`, `python_info`). A name ends in the unit of what it measures.
+(`process_*`, `python_info`).
+
+A name ends in the unit of what it measures. A counter begins at 0 with its process. The series of a histogram end in
+`_bucket`, `_sum` and `_count`.
 
 ## Of a router
 
-{table(head, rows(metrics("router")))}
+At most {MOST_MODELS} models and {MOST_NODES} nodes have series of their own; all others share the label `{OTHERS}`. `model` is empty for
+requests that name a model that no node hosts. `node` is the node's peer id.
+
+{metrics_table(capamesh.router.telemetry.metrics)}
 
 ## Of a node
 
 `device` is the device's number at this node.
 
-{table(head, rows(metrics("node")))}
+{metrics_table(capamesh.node.agent.metrics.definitions)}
 
 ## Of both
 
-At a node they have the labels `process` (`agent` or `worker`) and `device`.
+At a node, those of the event loop have the labels `process` (`agent` or `worker`) and `device`.
 
-{table(head, rows(metrics("protocol")))}
+{metrics_table(capamesh.protocol.metrics)}
 """
 
 
@@ -304,6 +226,11 @@ status: 0 where all is well, 1 where the command failed, 2 where its arguments a
 
 
 # settings
+
+
+def text_of(node: ast.expr) -> str | None:
+    """Return a text that is written out, else None."""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
 
 
 def meanings(kind: type[Any]) -> dict[str, tuple[str, str]]:

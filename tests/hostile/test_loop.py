@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hostile import MIB, AttackedNetwork, Figures, attacked
 
-from capamesh.protocol.loop_watch import BUSY, DELAY, LoopMetric
+from capamesh.protocol.metrics import LOOP_BUSY, LOOP_DELAY, Metric
 
 INFER = b"/v2/models/digits/infer"
 SIZE = 4 * MIB - 200
@@ -44,10 +44,10 @@ class LoopTime:
         """Return the most CPU time of a beat, and the longest delay: the bounds that they do not exceed. Begin anew."""
         before, self._begun = self._begun, await _settled_metrics(self._network)
         grown = {name: value - before.get(name, 0) for name, value in self._begun.items()}
-        return _highest(BUSY, grown), _highest(DELAY, grown)
+        return _highest(LOOP_BUSY, grown), _highest(LOOP_DELAY, grown)
 
 
-def _highest(metric: LoopMetric, grown: dict[str, float]) -> float:
+def _highest(metric: Metric, grown: dict[str, float]) -> float:
     """Return the lowest bound that none of the histogram's new values exceed."""
     at_most = {
         float(name.rpartition('le="')[2].removesuffix('"}')): count
@@ -61,8 +61,8 @@ async def _settled_metrics(network: AttackedNetwork) -> dict[str, float]:
     """Return metrics that were made, and that the loop came around before, since this was called."""
     metrics = await network.metrics()
     for _ in range(2):  # the first that differ were made since; the next know the beat after that
-        beats = metrics[f"{BUSY.name}_count"]
-        while metrics[f"{BUSY.name}_count"] == beats:
+        beats = metrics[f"{LOOP_BUSY.name}_count"]
+        while metrics[f"{LOOP_BUSY.name}_count"] == beats:
             metrics = await network.metrics()
     return metrics
 

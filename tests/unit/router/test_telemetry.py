@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from capamesh.protocol.errors import ModelNotFound, Overloaded
 from capamesh.protocol.ids import ModelName
-from capamesh.router.telemetry import Telemetry
+from capamesh.router.telemetry import MOST_MODELS, OTHERS, Telemetry
+from capamesh.router.telemetry.metrics import DIALS_WAITING, HEDGES, MODEL_NODES
 
 M = ModelName("m")
 
@@ -41,9 +42,9 @@ def test_invented_model_names_make_no_series() -> None:
 
 def test_gauge_is_read_when_it_is_asked_for() -> None:
     telemetry, nodes = Telemetry(), [1, 2]
-    telemetry.watch("capamesh_nodes", "Nodes", lambda: len(nodes))
+    telemetry.watch(DIALS_WAITING, lambda: len(nodes))
     nodes.append(3)
-    assert "capamesh_nodes 3.0" in telemetry.exposition().decode().splitlines()
+    assert "capamesh_dials_waiting 3.0" in telemetry.exposition().decode().splitlines()
 
 
 def test_lag_of_the_loop_and_its_cpu_time_are_reported_apart() -> None:
@@ -56,3 +57,37 @@ def test_lag_of_the_loop_and_its_cpu_time_are_reported_apart() -> None:
     assert f'{delay}_bucket{{le="0.5"}} 2.0' in lines
     assert f'{busy}_bucket{{le="0.09"}} 1.0' in lines
     assert f'{busy}_bucket{{le="0.1"}} 2.0' in lines
+
+
+def test_models_beyond_the_first_share_one_label_and_no_count_is_lost() -> None:
+    telemetry, last = Telemetry(), ModelName("last")
+    for number in range(MOST_MODELS):
+        telemetry.answered(ModelName(f"m{number}"), 0.003)
+    for _ in range(3):
+        telemetry.answered(last, 0.003)
+    telemetry.answered(ModelName("later"), 0.003)
+    telemetry.refused(last, Overloaded("full"), is_known=True)
+    telemetry.attempted_again(last)
+    text = telemetry.exposition().decode()
+    for line in (
+        f'capamesh_requests_total{{code="ok",model="m{MOST_MODELS - 1}"}} 1.0',
+        f'capamesh_requests_total{{code="ok",model="{OTHERS}"}} 4.0',
+        f'capamesh_requests_total{{code="overloaded",model="{OTHERS}"}} 1.0',
+        f'capamesh_request_seconds_count{{model="{OTHERS}"}} 4.0',
+        f'capamesh_attempts_extra_total{{model="{OTHERS}"}} 1.0',
+    ):
+        assert line in text.splitlines()
+    assert 'model="last' not in text
+    assert 'model="later' not in text
+
+
+def test_models_that_are_only_hosted_take_no_place_of_those_that_are_asked_for() -> None:
+    telemetry = Telemetry()
+    hosted = [((f"h{number}",), 1.0) for number in range(MOST_MODELS + 5)]
+    telemetry.watch_each(MODEL_NODES, lambda: hosted, is_hosted=True)
+    telemetry.watch_each(HEDGES, lambda: [(("m", "1"), 2)])
+    telemetry.answered(M, 0.003)
+    lines = telemetry.exposition().decode().splitlines()
+    assert f'capamesh_model_nodes{{model="{OTHERS}"}} 5.0' in lines
+    assert 'capamesh_requests_total{code="ok",model="m"} 1.0' in lines
+    assert 'capamesh_hedges_total{model="m",version="1"} 2.0' in lines

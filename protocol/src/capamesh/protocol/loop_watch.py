@@ -16,7 +16,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
@@ -29,30 +28,6 @@ TELL_S: Final = 0.25
 """Seconds of lateness above which the loop is reported with what ran (guess: what a person notices)."""
 _FRAMES: Final = 6
 """The innermost frames of the stack that are shown (guess)."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoopMetric:
-    """The histogram as which every process that has a watch exports one of its two measures."""
-
-    name: str
-    help_text: str
-    bounds: tuple[float, ...]
-
-
-DELAY: Final = LoopMetric(
-    "capamesh_event_loop_delay_seconds",
-    "How late the event loop was, measured every 50 ms",
-    (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 6),
-)
-"""The delay of the loop. Its buckets go from what a timer is late anyhow to the silence after which a link is given up."""
-BUSY: Final = LoopMetric(
-    "capamesh_event_loop_busy_seconds",
-    "CPU time of the event loop's thread from one measurement of its delay to the next: no callback took more",
-    (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1, 0.25, 0.5, 1, 2, 6),
-)  # fmt: skip
-"""A loop that always has something to do and is never kept takes a beat, 0.05; close bounds from there to 0.1, the most
-that a request may keep it."""
 
 
 class LoopWatch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,31 @@ from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.fleet import Joined
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.balancing.prober import PROBE_LIMIT_S
-from capamesh.router.process.gauges import watch_fleet, watch_network, watch_requests, watch_routing
+from capamesh.router.process.gauges import (
+    watch_fleet,
+    watch_network,
+    watch_process,
+    watch_requests,
+    watch_routing,
+)
+from capamesh.router.process.node_gauges import NodeGauges
 from capamesh.router.requests.call import NO_OPTIONS
+
+
+@dataclass(frozen=True)
+class Disk:
+    """The use of a disk."""
+
+    total: int
+    free: int
 
 
 def test_gauges_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
     parts = made_parts(tmp_path, NullLog())
     telemetry = parts.telemetry
-    watch_fleet(telemetry, parts.fleet, parts.pool, parts.owners.owners)
+    watch_process(telemetry, "1.2.3", lambda: Disk(total=100, free=40))
+    watch_fleet(telemetry, parts.fleet, parts.pool, parts.owners.owners, lambda: 0.0)
+    NodeGauges(parts.fleet, lambda: 0.0).watch(telemetry)
     watch_network(telemetry, parts.hearing, parts.clocks, lambda: 60.0)
     watch_requests(telemetry, parts.requests, parts.answers)
     parts.members.apply([Joined(advert("A", "127.0.0.1:1"))])
@@ -29,7 +47,14 @@ def test_gauges_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
     parts.requests.count = 4
     lines = telemetry.exposition().decode().splitlines()
     for line in (
-        "capamesh_nodes 1.0",
+        'capamesh_build_info{version="1.2.3"} 1.0',
+        "capamesh_disk_free_bytes 40.0",
+        "capamesh_disk_bytes 100.0",
+        'capamesh_nodes{state="unlinked"} 1.0',
+        'capamesh_nodes{state="usable"} 0.0',
+        'capamesh_fleet_in_flight{node="A"} 3.0',
+        'capamesh_model_nodes{model="m"} 1.0',
+        'capamesh_model_nodes_usable{model="m"} 0.0',
         "capamesh_dials_waiting 0.0",
         "capamesh_requests_in_flight 3.0",
         "capamesh_contested_models 0.0",
@@ -47,7 +72,7 @@ def test_gauges_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
 @in_virtual_time
 async def test_probes_and_requests_that_were_not_admitted_are_counted() -> None:
     fleet = Fleet([hang], policy="prequal")
-    watch_routing(fleet.telemetry, fleet.prober, fleet.routing)
+    watch_routing(fleet.telemetry, fleet.prober, fleet.balancer)
     assert "capamesh_requests_not_admitted_total{" not in fleet.telemetry.exposition().decode()
     fleet.prober.ask(fleet.replicas)
     await asyncio.sleep(PROBE_LIMIT_S + 0.1)

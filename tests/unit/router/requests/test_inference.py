@@ -80,6 +80,25 @@ async def test_request_is_answered_and_counted_once() -> None:
 
 
 @in_virtual_time
+async def test_request_whose_client_leaves_is_counted_once_as_cancelled() -> None:
+    world = World(hang)
+    world.submit()
+    world.request.cancel()
+    world.request.cancel()
+    assert await world.settled() == []
+    assert world.counted() == {"cancelled": 1.0}
+
+
+@in_virtual_time
+async def test_request_whose_client_leaves_after_the_answer_is_counted_as_answered() -> None:
+    world = World(echo)
+    world.submit()
+    await world.settled()
+    world.request.cancel()
+    assert world.counted() == {"ok": 1.0}
+
+
+@in_virtual_time
 async def test_request_without_parameters_has_the_routers_time_and_the_default_priority() -> None:
     world = World(hang)
     world.submit()

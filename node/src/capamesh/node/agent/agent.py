@@ -14,8 +14,8 @@ from capamesh.node.agent.announcement import Announcement, NodeFacts
 from capamesh.node.agent.announcer import Announcer
 from capamesh.node.agent.hearing import Hearing
 from capamesh.node.agent.known_routers import KnownRouters
-from capamesh.node.agent.metrics.totals import LoopFigures
-from capamesh.node.agent.status import models_status, standing, worker_status
+from capamesh.node.agent.metrics.totals import AgentReadings, LoopFigures
+from capamesh.node.agent.status import models_status, sample_of, standing, worker_status
 from capamesh.node.agent.worker_handle import CACHE_FOLDER, WorkerHandle, start_of
 from capamesh.node.contract.loop_meter import LoopMeter
 from capamesh.node.contract.messages import (
@@ -198,9 +198,14 @@ class NodeAgent:
         page = serve_metrics(
             settings.metrics_host,
             settings.metrics_port,
-            lambda: [worker.sample() for worker in self._workers],
-            lambda: self._upkeep.left_s(dt.datetime.now(dt.UTC)),
-            lambda: LoopFigures.from_message(self._loop_meter.snapshot()),
+            lambda: [sample_of(worker, self._announcement) for worker in self._workers],
+            AgentReadings(
+                version=package_version("capamesh"),
+                data_folder=settings.data_folder,
+                membership_left_s=lambda: self._upkeep.left_s(dt.datetime.now(dt.UTC)),
+                clock_behind_s=lambda: clock_fields(self._hearing.skew())["peers_ahead_s"],
+                loop=lambda: LoopFigures.from_message(self._loop_meter.snapshot()),
+            ),
         )
         self._metrics_url = await pages.enter_async_context(page)
         self._log.info("metrics_served", url=self._metrics_url)

@@ -98,6 +98,11 @@ class Announcement:
             for model in (offer.models if offer is not None else ())
         ]
 
+    def device_of(self, worker: int) -> Device | None:
+        """Return the device of a worker as that last told of it; None before it has made an offer."""
+        offer = self._offers.get(worker)
+        return None if offer is None else offer.device
+
     def leave_out_failed(self) -> bool:
         """Say no more of models that have failed, for the advert is too large; return whether that helps."""
         is_helping = not self._is_terse and any(

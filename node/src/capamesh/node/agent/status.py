@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from capamesh.protocol.adverts import ModelState, shown_version
@@ -9,6 +10,7 @@ from capamesh.protocol.adverts import ModelState, shown_version
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from capamesh.node.agent.announcement import Announcement
     from capamesh.node.agent.metrics.totals import Histogram, ModelFigures, WorkerSample
     from capamesh.node.agent.worker_handle import WorkerHandle
     from capamesh.protocol.adverts import ModelOffer
@@ -48,6 +50,20 @@ def worker_status(worker: WorkerHandle) -> dict[str, Any]:
         "last_down": worker.last_down,
         "sandbox": worker.sandbox,
     }
+
+
+def sample_of(worker: WorkerHandle, announcement: Announcement) -> WorkerSample:
+    """Return what metrics tell of a worker: its counts, and what it offers."""
+    number, sample = worker.number, worker.sample()
+    device = announcement.device_of(number)
+    offers = announcement.models_of(number)
+    return replace(
+        sample,
+        links=worker.links,
+        memory_bytes=device.memory_total_bytes if device is not None else 0,
+        memory_free_bytes=device.memory_free_bytes if device is not None else 0,
+        states={(offer.name, offer.version): offer.state.value for offer in offers},
+    )
 
 
 def models_status(sample: WorkerSample, offers: Sequence[ModelOffer]) -> list[dict[str, Any]]:

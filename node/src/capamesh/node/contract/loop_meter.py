@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from capamesh.node.contract.buckets import Buckets
-from capamesh.protocol.loop_watch import BUSY, DELAY
+from capamesh.protocol.metrics import LOOP_BUSY, LOOP_DELAY
 
 
 class LoopMeter:
     """One loop's counts since its process started."""
 
     def __init__(self) -> None:
-        self._delay_s = Buckets(DELAY.bounds)
-        self._busy_s = Buckets(BUSY.bounds)
+        self._delay_s = Buckets(LOOP_DELAY.bounds)
+        self._busy_s = Buckets(LOOP_BUSY.bounds)
 
     def beat(self, late_s: float, busy_s: float) -> None:
         """Count a beat; see `LoopWatch`."""

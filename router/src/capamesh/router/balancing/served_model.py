@@ -279,8 +279,7 @@ class ServedModel:
                 self._fault(replica, elapsed_s, now_s, is_counted=True)
             case _:
                 return  # this process's own fault
-        if isinstance(error, PeerError) and not is_refusal(error):
-            endpoint.failed += 1
+        endpoint.count(error)
 
     def refuted(
         self,

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from capamesh.protocol.errors import PeerError, is_refusal
 from capamesh.router.fleet.network_estimate import NetworkEstimate
 from capamesh.router.resilience.health import Health
 
 if TYPE_CHECKING:
+    from capamesh.protocol.errors import CapameshError
     from capamesh.protocol.ids import PeerId
     from capamesh.router.fleet.node_link import NodeLink
 
@@ -24,6 +26,7 @@ class Endpoint:
         "address",
         "alive_s",
         "answered",
+        "errors",
         "failed",
         "health",
         "is_draining",
@@ -64,6 +67,8 @@ class Endpoint:
         """Counted up by whoever is about to send a request there; `ended` counts it down, exactly once."""
         self.answered = 0
         self.failed = 0
+        self.errors: dict[str, int] = {}
+        """The requests that it refused or failed, by error code."""
         self.is_draining = False
         """True while its advert says that it takes no new work."""
         self.is_missed = False
@@ -90,6 +95,12 @@ class Endpoint:
             on_idle()
         else:
             self._on_idle = on_idle
+
+    def count(self, error: CapameshError) -> None:
+        """Count a request that it refused or failed."""
+        self.errors[error.code] = self.errors.get(error.code, 0) + 1
+        if isinstance(error, PeerError) and not is_refusal(error):
+            self.failed += 1
 
     def ended(self) -> None:
         """Count a request down that is under way no more: it was answered, failed or was withdrawn."""

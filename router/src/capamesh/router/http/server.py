@@ -15,6 +15,7 @@ from capamesh.router.http.connections import Connection, Connections
 from capamesh.router.http.front_context import FrontContext
 from capamesh.router.http.heads import Heads
 from capamesh.router.http.limits import FrontLimits
+from capamesh.router.telemetry import metrics
 
 if TYPE_CHECKING:
     from aiohttp.web_protocol import RequestHandler
@@ -115,43 +116,16 @@ class Front(FrontContext):
 
     def watch(self, telemetry: Telemetry) -> None:
         """Export how much of the limits is taken."""
-        budget, connections = self.budget, self.connections
-        for name, help_text, read in (
-            ("connections", "HTTP connections of clients", lambda: len(connections)),
-            (
-                "connections_most",
-                "HTTP connections that clients may have",
-                lambda: connections.most,
-            ),
-            (
-                "connections_turned_away",
-                "HTTP connections turned away since the start: too many, and none of them idle",
-                lambda: connections.turned_away,
-            ),
-            (
-                "connections_hung_up",
-                "Idle HTTP connections closed for new ones since the start",
-                lambda: connections.hung_up,
-            ),
-            ("body_bytes", "Bytes of requests and unread answers held", lambda: budget.used_bytes),
-            ("body_bytes_most", "Bytes of them that may be held", lambda: budget.most_bytes),
-            (
-                "body_bytes_arriving",
-                "Bytes held of bodies that are still arriving",
-                lambda: budget.arriving_bytes,
-            ),
-            (
-                "bodies_refused",
-                "Bodies refused for lack of room since the start",
-                lambda: budget.refused,
-            ),
-            (
-                "bodies_ended",
-                "Slow senders and readers ended because others needed their room, since the start",
-                lambda: budget.ended,
-            ),
-        ):
-            telemetry.watch(f"capamesh_http_{name}", help_text, read)
+        budget, connections, watch = self.budget, self.connections, telemetry.watch
+        watch(metrics.HTTP_CONNECTIONS, lambda: len(connections))
+        watch(metrics.HTTP_CONNECTIONS_MOST, lambda: connections.most)
+        watch(metrics.HTTP_TURNED_AWAY, lambda: connections.turned_away)
+        watch(metrics.HTTP_HUNG_UP, lambda: connections.hung_up)
+        watch(metrics.BODY_BYTES, lambda: budget.used_bytes)
+        watch(metrics.BODY_BYTES_MOST, lambda: budget.most_bytes)
+        watch(metrics.BODY_BYTES_ARRIVING, lambda: budget.arriving_bytes)
+        watch(metrics.BODIES_REFUSED, lambda: budget.refused)
+        watch(metrics.BODIES_ENDED, lambda: budget.ended)
 
     # for connections
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
+from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -22,7 +24,14 @@ from capamesh.router.http.application import make_application, make_runner
 from capamesh.router.http.limits import FrontLimits, limits_of, networks_of
 from capamesh.router.http.oip import InferenceApi
 from capamesh.router.http.server import Front
-from capamesh.router.process.gauges import watch_fleet, watch_network, watch_requests, watch_routing
+from capamesh.router.process.gauges import (
+    watch_fleet,
+    watch_network,
+    watch_process,
+    watch_requests,
+    watch_routing,
+)
+from capamesh.router.process.node_gauges import NodeGauges
 from capamesh.router.process.parts import today
 
 if TYPE_CHECKING:
@@ -135,19 +144,19 @@ class Router:
         )
 
     def _application(self, front: Front) -> web.Application:
-        settings = self._settings
+        settings, parts = self._settings, self._parts
         front.watch(self._parts.telemetry)
-        watch_fleet(
-            self._parts.telemetry, self._parts.fleet, self._parts.pool, self._parts.owners.owners
+        telemetry, fleet, clock = parts.telemetry, parts.fleet, parts.clocks.steady_s
+        watch_process(
+            telemetry,
+            package_version("capamesh"),
+            lambda: shutil.disk_usage(settings.data_folder),
         )
-        watch_network(
-            self._parts.telemetry,
-            self._parts.hearing,
-            self._parts.clocks,
-            lambda: self._parts.upkeep.left_s(today()),
-        )
-        watch_requests(self._parts.telemetry, self._parts.requests, self._parts.answers)
-        watch_routing(self._parts.telemetry, self._parts.prober, self._parts.routing)
+        watch_fleet(telemetry, fleet, parts.pool, parts.owners.owners, clock)
+        NodeGauges(fleet, clock).watch(telemetry)
+        watch_network(telemetry, parts.hearing, parts.clocks, lambda: parts.upkeep.left_s(today()))
+        watch_requests(telemetry, parts.requests, parts.answers)
+        watch_routing(telemetry, parts.prober, parts.balancer)
         inference = InferenceApi(
             self._parts.inference,
             arrival_s=settings.arrival_s,

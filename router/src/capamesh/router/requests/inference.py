@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from typing_extensions import override
 
 from capamesh.protocol.errors import (
+    Cancelled,
     CapameshError,
     LocalError,
     ModelNotFound,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 
 _NAME: attrgetter[str] = attrgetter("name")
+_CLIENT_GONE = Cancelled("its client has left before it was answered")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ class InferenceService:
         )
 
     def refused(self, model: ModelName, error: CapameshError) -> None:
-        """Count a request that is answered with an error."""
+        """Count a request that is answered with an error, or not at all."""
         self.telemetry.refused(model, error, is_known=bool(self.fleet.versions(model)))
 
 
@@ -154,6 +156,8 @@ class InferenceRequest(Responder, ABC):
 
     def cancel(self) -> None:
         """Withdraw the request, for whoever asked has left. Nothing happens when it is over."""
+        if not self._is_over:
+            self._service.refused(self._target.model, _CLIENT_GONE)
         self._is_over = True
         handle, self._handle = self._handle, None
         if handle is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -167,10 +167,6 @@ class Routing:
     def close(self) -> None:
         """End the copies that are under way."""
         self.pipeline.copies.close()
-
-    def refusals(self) -> Iterator[tuple[tuple[str, str, str], int]]:
-        """Yield how many requests were not let in, by model, version and reason."""
-        return self._balancer.refusals()
 
     @property
     def under_way(self) -> int:

@@ -49,13 +49,15 @@ FAIR_FACTOR = 2.0
 class Hedging:
     """One model's hedges and first-byte limits. All times are seconds."""
 
-    __slots__ = ("_paid", "_window", "is_enabled")
+    __slots__ = ("_paid", "_window", "is_enabled", "spent")
 
     def __init__(self, window: LatencyWindow, *, is_enabled: bool = True) -> None:
         self._window = window
         self._paid = 0
         self.is_enabled = is_enabled
         """True if requests are hedged; first-byte limits are given in any case."""
+        self.spent = 0
+        """The number of hedges that were paid for."""
 
     @override
     def __repr__(self) -> str:
@@ -79,6 +81,7 @@ class Hedging:
         if not self.is_enabled or self._paid < REQUESTS_A_HEDGE:
             return False
         self._paid -= REQUESTS_A_HEDGE
+        self.spent += 1
         return True
 
     def first_byte_limit_s(self, now_s: float, expected_s: float, remaining_s: float) -> float:

@@ -46,12 +46,14 @@ class RetryBudget:
     time, they are at most that and what deposits of the `ttl_s` before it left.
     """
 
-    __slots__ = ("_balance", "_seen_s", "_terms")
+    __slots__ = ("_balance", "_seen_s", "_terms", "spent")
 
     def __init__(self, terms: BudgetTerms = RETRIES) -> None:
         self._terms = terms
         self._balance = terms.reserve
         self._seen_s = -math.inf
+        self.spent = 0
+        """The number of tokens that were taken."""
 
     @override
     def __repr__(self) -> str:
@@ -68,6 +70,7 @@ class RetryBudget:
         if self._balance < 1.0:
             return False
         self._balance -= 1.0
+        self.spent += 1
         return True
 
     def balance(self, now_s: float) -> float:

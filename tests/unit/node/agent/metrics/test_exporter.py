@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from capamesh.node.agent.metrics.exporter import NodeTelemetry
-from capamesh.node.agent.metrics.totals import Histogram, LoopFigures, ModelFigures, WorkerSample
+from capamesh.node.agent.metrics.totals import (
+    AgentReadings,
+    Histogram,
+    LoopFigures,
+    ModelFigures,
+    WorkerSample,
+)
+from capamesh.protocol.adverts import ModelState
 
 FIGURES = ModelFigures(
     requests={"ok": 5, "overloaded": 2},
@@ -25,8 +33,27 @@ FIGURES = ModelFigures(
 LOOP = LoopFigures(
     delay_s=Histogram({0.1: 7, math.inf: 1}, 0.75), busy_s=Histogram({0.1: 8, math.inf: 0}, 0.5)
 )
-UP = WorkerSample(0, is_up=True, starts=4, models={("m", "1"): FIGURES})
+UP = WorkerSample(
+    0,
+    is_up=True,
+    starts=4,
+    models={("m", "1"): FIGURES},
+    links=2,
+    memory_bytes=2**30,
+    memory_free_bytes=2**29,
+    states={("m", "1"): "ready", ("n", "3"): "failed"},
+)
 DOWN = WorkerSample(1, is_up=False, starts=1, models={})
+
+
+def agent_readings(loop: LoopFigures) -> AgentReadings:
+    return AgentReadings(
+        version="1.2.3",
+        data_folder=Path(__file__).parent,
+        membership_left_s=lambda: 60.0,
+        clock_behind_s=lambda: -0.5,
+        loop=lambda: loop,
+    )
 
 
 def lines(text: bytes, beginning: str = "capamesh_node_") -> list[str]:
@@ -41,6 +68,20 @@ def test_counts_of_workers_are_reported_with_the_models_labels() -> None:
             'capamesh_node_worker_up{device="1"} 0.0',
             'capamesh_node_worker_starts_total{device="0"} 4.0',
             'capamesh_node_worker_starts_total{device="1"} 1.0',
+            'capamesh_node_links{device="0"} 2.0',
+            'capamesh_node_links{device="1"} 0.0',
+            'capamesh_node_device_memory_bytes{device="0"} 1.073741824e+09',
+            'capamesh_node_device_memory_bytes{device="1"} 0.0',
+            'capamesh_node_device_memory_free_bytes{device="0"} 5.36870912e+08',
+            'capamesh_node_device_memory_free_bytes{device="1"} 0.0',
+            *(
+                f'capamesh_node_models{{device="{device}",state="{state.value}"}} {count}.0'
+                for device, counts in (("0", {"ready": 1, "failed": 1}), ("1", {}))
+                for state in ModelState
+                for count in [counts.get(state.value, 0)]
+            ),
+            f"capamesh_node_model_ready{{{of}}} 1.0",
+            'capamesh_node_model_ready{device="0",model="n",version="3"} 0.0',
             f'capamesh_node_requests_total{{code="ok",{of}}} 5.0',
             f'capamesh_node_requests_total{{code="overloaded",{of}}} 2.0',
             'capamesh_node_dropped_total{device="0",model="m",reason="expired",version="1"} 1.0',
@@ -69,7 +110,7 @@ def test_counts_of_workers_are_reported_with_the_models_labels() -> None:
 def test_loops_of_the_agent_and_of_each_worker_are_reported_as_a_router_tells_of_its_own() -> None:
     worker = WorkerSample(1, is_up=True, starts=1, models={}, loop=LOOP)
     agent = LoopFigures(delay_s=Histogram({0.1: 9, math.inf: 0}, 0.25), busy_s=LOOP.busy_s)
-    text = NodeTelemetry(lambda: [worker], read_loop=lambda: agent).exposition()
+    text = NodeTelemetry(lambda: [worker], agent_readings(agent)).exposition()
     of_worker, of_agent = 'device="1",{}process="worker"', 'device="",{}process="agent"'
     delay, busy = "capamesh_event_loop_delay_seconds", "capamesh_event_loop_busy_seconds"
 
@@ -92,6 +133,15 @@ def test_loops_of_the_agent_and_of_each_worker_are_reported_as_a_router_tells_of
     )
 
 
+def test_membership_clock_disk_and_version_of_the_agent_are_reported() -> None:
+    found = lines(NodeTelemetry(list, agent_readings(LOOP)).exposition(), "capamesh_")
+    values = dict(line.rsplit(" ", 1) for line in found)
+    assert values['capamesh_build_info{version="1.2.3"}'] == "1.0"
+    assert values["capamesh_membership_expires_seconds"] == "60.0"
+    assert values["capamesh_clock_behind_seconds"] == "-0.5"
+    assert 0 < float(values["capamesh_disk_free_bytes"]) < float(values["capamesh_disk_bytes"])
+
+
 def test_prometheus_own_parser_takes_the_text_and_odd_names_are_escaped() -> None:
     odd = WorkerSample(0, is_up=True, starts=1, models={('a"\\b', "1"): FIGURES})
     families = text_string_to_metric_families(NodeTelemetry(lambda: [odd]).exposition().decode())
@@ -99,6 +149,11 @@ def test_prometheus_own_parser_takes_the_text_and_odd_names_are_escaped() -> Non
     assert kinds == {
         "capamesh_node_worker_up": "gauge",
         "capamesh_node_worker_starts": "counter",
+        "capamesh_node_links": "gauge",
+        "capamesh_node_device_memory_bytes": "gauge",
+        "capamesh_node_device_memory_free_bytes": "gauge",
+        "capamesh_node_models": "gauge",
+        "capamesh_node_model_ready": "gauge",
         "capamesh_node_requests": "counter",
         "capamesh_node_dropped": "counter",
         "capamesh_node_rows": "counter",

@@ -1,28 +1,39 @@
-"""The node's metrics, in Prometheus' form. The node's only importer of prometheus-client; does no IO of its own."""
+"""The node's metrics, in Prometheus' form. The node's only importer of prometheus-client. IO: a look at the disk."""
 
 from __future__ import annotations
 
 import math
+import shutil
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
-    Metric,
+)
+from prometheus_client.core import (
+    Metric as Family,
 )
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
-from capamesh.protocol.loop_watch import BUSY, DELAY
+from capamesh.node.agent.metrics import definitions as of_node
+from capamesh.protocol import metrics as of_all
+from capamesh.protocol.adverts import ModelState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from capamesh.node.agent.metrics.totals import Histogram, LoopFigures, WorkerSample
+    from capamesh.node.agent.metrics.totals import (
+        AgentReadings,
+        Histogram,
+        LoopFigures,
+        WorkerSample,
+    )
+    from capamesh.protocol.metrics import Metric
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -31,22 +42,13 @@ class NodeTelemetry:
     """Turns what the workers counted into text; reads it anew each time, and counts nothing itself."""
 
     def __init__(
-        self,
-        read: Callable[[], Iterable[WorkerSample]],
-        membership_left_s: Callable[[], float] | None = None,
-        read_loop: Callable[[], LoopFigures] | None = None,
+        self, read: Callable[[], Iterable[WorkerSample]], agent: AgentReadings | None = None
     ) -> None:
-        """Tell of `membership_left_s`, when the node's membership ends, and of the agent's own event loop, where given."""
+        """Tell of the workers, and of the agent where its readings are given."""
         self._registry = CollectorRegistry()
-        if membership_left_s is not None:
-            Gauge(
-                "capamesh_membership_expires_seconds",
-                "Until this node's membership ends; negative once it has",
-                registry=self._registry,
-            ).set_function(membership_left_s)
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
-        self._registry.register(_Workers(read, read_loop))
+        self._registry.register(_Workers(read, agent))
 
     def exposition(self) -> bytes:
         """Return all metrics as text, of `CONTENT_TYPE`."""
@@ -55,90 +57,113 @@ class NodeTelemetry:
 
 class _Workers(Collector):
     def __init__(
-        self,
-        read: Callable[[], Iterable[WorkerSample]],
-        read_loop: Callable[[], LoopFigures] | None,
+        self, read: Callable[[], Iterable[WorkerSample]], agent: AgentReadings | None
     ) -> None:
         self._read = read
-        self._read_loop = read_loop
+        self._agent = agent
 
     @override
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[Family]:
         samples = list(self._read())
         yield from _processes(samples)
         yield from _models(samples)
         loops = {("worker", str(sample.number)): sample.loop for sample in samples}
-        if self._read_loop is not None:
-            loops["agent", ""] = self._read_loop()
+        if self._agent is not None:
+            yield from _agent(self._agent)
+            loops["agent", ""] = self._agent.loop()
         yield from _loops(loops)
 
 
-def _processes(samples: list[WorkerSample]) -> Iterator[Metric]:
-    up = GaugeMetricFamily(
-        "capamesh_node_worker_up", "Whether a device's worker process runs", labels=["device"]
-    )
-    starts = CounterMetricFamily(
-        "capamesh_node_worker_starts", "Starts of a device's worker process", labels=["device"]
-    )
-    for sample in samples:
-        up.add_metric([str(sample.number)], float(sample.is_up))
-        starts.add_metric([str(sample.number)], sample.starts)
-    yield from (up, starts)
+def _gauge(metric: Metric, values: Iterable[tuple[Sequence[str], float]]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(metric.name, metric.help_text, labels=metric.labels)
+    for labels, value in values:
+        family.add_metric(labels, value)
+    return family
 
 
-def _loops(loops: Mapping[tuple[str, str], LoopFigures]) -> Iterator[Metric]:
+def _counter(metric: Metric, values: Iterable[tuple[Sequence[str], float]]) -> CounterMetricFamily:
+    family = CounterMetricFamily(metric.name, metric.help_text, labels=metric.labels)
+    for labels, value in values:
+        family.add_metric(labels, value)
+    return family
+
+
+def _histogram(
+    metric: Metric,
+    values: Iterable[tuple[Sequence[str], Histogram]],
+    labels: tuple[str, ...] | None = None,
+) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(metric.name, metric.help_text, labels=labels or metric.labels)
+    for of, histogram in values:
+        family.add_metric(of, _buckets(histogram), histogram.sum)
+    return family
+
+
+def _agent(agent: AgentReadings) -> Iterator[Family]:
+    disk = shutil.disk_usage(agent.data_folder)
+    yield _gauge(of_all.BUILD, [((agent.version,), 1)])
+    yield _gauge(of_all.MEMBERSHIP_LEFT, [((), agent.membership_left_s())])
+    yield _gauge(of_all.CLOCK_BEHIND, [((), agent.clock_behind_s())])
+    yield _gauge(of_all.DISK_FREE, [((), disk.free)])
+    yield _gauge(of_all.DISK, [((), disk.total)])
+
+
+def _processes(samples: list[WorkerSample]) -> Iterator[Family]:
+    by_device = [((str(sample.number),), sample) for sample in samples]
+    yield _gauge(of_node.WORKER_UP, [(of, one.is_up) for of, one in by_device])
+    yield _counter(of_node.WORKER_STARTS, [(of, one.starts) for of, one in by_device])
+    yield _gauge(of_node.LINKS, [(of, one.links) for of, one in by_device])
+    yield _gauge(of_node.DEVICE_MEMORY, [(of, one.memory_bytes) for of, one in by_device])
+    yield _gauge(of_node.DEVICE_MEMORY_FREE, [(of, one.memory_free_bytes) for of, one in by_device])
+    yield _gauge(
+        of_node.MODELS,
+        [
+            ((*of, state.value), list(one.states.values()).count(state.value))
+            for of, one in by_device
+            for state in ModelState
+        ],
+    )
+    yield _gauge(
+        of_node.READY,
+        [
+            ((*key, *of), state == ModelState.READY.value)
+            for of, one in by_device
+            for key, state in one.states.items()
+        ],
+    )
+
+
+def _loops(loops: Mapping[tuple[str, str], LoopFigures]) -> Iterator[Family]:
     """Yield what a router tells of its loop, here by the process and the device that it is for."""
-    of = ["process", "device"]
-    delay_s = HistogramMetricFamily(DELAY.name, DELAY.help_text, labels=of)
-    busy_s = HistogramMetricFamily(BUSY.name, BUSY.help_text, labels=of)
-    for labels, figures in loops.items():
-        delay_s.add_metric(labels, _buckets(figures.delay_s), figures.delay_s.sum)
-        busy_s.add_metric(labels, _buckets(figures.busy_s), figures.busy_s.sum)
-    yield from (delay_s, busy_s)
+    of = ("process", "device")
+    for metric, histograms in (
+        (of_all.LOOP_DELAY, [(key, figures.delay_s) for key, figures in loops.items()]),
+        (of_all.LOOP_BUSY, [(key, figures.busy_s) for key, figures in loops.items()]),
+    ):
+        yield _histogram(metric, histograms, of)
 
 
-def _models(samples: list[WorkerSample]) -> Iterator[Metric]:
-    model = ["model", "version", "device"]
-    requests = CounterMetricFamily(
-        "capamesh_node_requests", "Requests answered, by error code", labels=[*model, "code"]
+def _models(samples: list[WorkerSample]) -> Iterator[Family]:
+    all_figures = [
+        ((name, version, str(sample.number)), figures)
+        for sample in samples
+        for (name, version), figures in sample.models.items()
+    ]
+    yield _counter(
+        of_node.REQUESTS,
+        [((*of, code), n) for of, each in all_figures for code, n in each.requests.items()],
     )
-    dropped = CounterMetricFamily(
-        "capamesh_node_dropped",
-        "Requests taken and not run, by reason",
-        labels=[*model, "reason"],
+    yield _counter(
+        of_node.DROPPED,
+        [((*of, reason), n) for of, each in all_figures for reason, n in each.dropped.items()],
     )
-    rows = CounterMetricFamily("capamesh_node_rows", "Rows run", labels=model)
-    batch_rows = HistogramMetricFamily(
-        "capamesh_node_batch_rows", "Rows of a batch that was run", labels=model
-    )
-    queue_s = HistogramMetricFamily(
-        "capamesh_node_queue_seconds", "From a request's arrival to its run", labels=model
-    )
-    run_s = HistogramMetricFamily("capamesh_node_run_seconds", "How long a batch ran", labels=model)
-    memory = GaugeMetricFamily(
-        "capamesh_node_model_memory_bytes", "What a model occupies on its device", labels=model
-    )
-    in_flight = GaugeMetricFamily(
-        "capamesh_node_in_flight", "Requests that wait or run", labels=model
-    )
-    limit = GaugeMetricFamily(
-        "capamesh_node_limit", "How many requests may wait or run", labels=model
-    )
-    for sample in samples:
-        for (name, version), figures in sample.models.items():
-            of = [name, version, str(sample.number)]
-            for code, count in figures.requests.items():
-                requests.add_metric([*of, code], count)
-            for reason, count in figures.dropped.items():
-                dropped.add_metric([*of, reason], count)
-            rows.add_metric(of, figures.rows)
-            batch_rows.add_metric(of, _buckets(figures.batch_rows), figures.batch_rows.sum)
-            queue_s.add_metric(of, _buckets(figures.queue_s), figures.queue_s.sum)
-            run_s.add_metric(of, _buckets(figures.run_s), figures.run_s.sum)
-            memory.add_metric(of, figures.memory_bytes)
-            in_flight.add_metric(of, figures.in_flight)
-            limit.add_metric(of, figures.limit)
-    yield from (requests, dropped, rows, batch_rows, queue_s, run_s, memory, in_flight, limit)
+    yield _counter(of_node.ROWS, [(of, each.rows) for of, each in all_figures])
+    yield _histogram(of_node.BATCH_ROWS, [(of, each.batch_rows) for of, each in all_figures])
+    yield _histogram(of_node.QUEUE, [(of, each.queue_s) for of, each in all_figures])
+    yield _histogram(of_node.RUN, [(of, each.run_s) for of, each in all_figures])
+    yield _gauge(of_node.MEMORY, [(of, each.memory_bytes) for of, each in all_figures])
+    yield _gauge(of_node.IN_FLIGHT, [(of, each.in_flight) for of, each in all_figures])
+    yield _gauge(of_node.LIMIT, [(of, each.limit) for of, each in all_figures])
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:

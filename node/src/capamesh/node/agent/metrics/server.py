@@ -13,7 +13,7 @@ from capamesh.protocol.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable
 
-    from capamesh.node.agent.metrics.totals import LoopFigures, WorkerSample
+    from capamesh.node.agent.metrics.totals import AgentReadings, WorkerSample
 
 
 @asynccontextmanager
@@ -21,11 +21,10 @@ async def serve_metrics(
     host: str,
     port: int,
     read: Callable[[], Iterable[WorkerSample]],
-    membership_left_s: Callable[[], float] | None = None,
-    read_loop: Callable[[], LoopFigures] | None = None,
+    agent: AgentReadings | None = None,
 ) -> AsyncGenerator[str, None]:
     """Serve until the context is left; yield the URL. `ConfigError`: cannot listen at `host:port`."""
-    telemetry = NodeTelemetry(read, membership_left_s, read_loop)
+    telemetry = NodeTelemetry(read, agent)
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=telemetry.exposition(), headers={"Content-Type": CONTENT_TYPE})

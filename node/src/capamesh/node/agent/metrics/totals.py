@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from pathlib import Path
 
 Key = tuple[str, str]
 """A model's name and version."""
@@ -165,6 +166,28 @@ class WorkerSample:
     starts: int
     models: Mapping[Key, ModelFigures]
     loop: LoopFigures = NO_LOOP
+    links: int = 0
+    """The links of routers that can ask it."""
+    memory_bytes: int = 0
+    """The memory of its device; 0 if it has not told yet."""
+    memory_free_bytes: int = 0
+    states: Mapping[Key, str] = field(default_factory=dict[Key, str])
+    """The state of each model that it offers."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentReadings:
+    """The readings of the agent itself, each made when metrics are asked for."""
+
+    version: str
+    """The version of the program."""
+    data_folder: Path
+    membership_left_s: Callable[[], float]
+    """Returns when the node's membership ends."""
+    clock_behind_s: Callable[[], float]
+    """Returns by how much the clocks of most other members are ahead."""
+    loop: Callable[[], LoopFigures]
+    """Returns the figures of the agent's own event loop."""
 
 
 class WorkerFigures:

@@ -1,0 +1,240 @@
+"""The router's counts and what it exports of them, in Prometheus' form. The only importer of prometheus-client."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
+from typing import Final, Protocol
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+from prometheus_client.metrics_core import (
+    Metric as Family,
+)
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from typing_extensions import override
+
+from capamesh.protocol.errors import CapameshError
+from capamesh.protocol.ids import ModelName
+from capamesh.protocol.metrics import LOOP_BUSY, LOOP_DELAY, Kind, Metric
+from capamesh.router.telemetry.metrics import (
+    ATTEMPTS_EXTRA,
+    ATTEMPTS_FAILED,
+    LATENCY,
+    REQUESTS,
+    TURNS_CRASHED,
+)
+
+ReadValues = Callable[[], Iterable[tuple[Sequence[str], float]]]
+"""Returns the values of a metric's labels, and its value for them."""
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+MOST_MODELS: Final = 200
+"""This many models have series of their own, those that were asked for first (guess: four times what a large fleet hosts)."""
+MOST_NODES: Final = 200
+"""This many nodes have series of their own, those that came first (guess: 200 lines are more than a dashboard can show)."""
+OTHERS: Final = "(others)"
+"""The label of all that have no series of their own; neither a model nor a node can be called so."""
+
+
+class BoundedLabel:
+    """The names that have series of their own: the first that come, up to a number."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._known: set[str] = set()
+
+    def of(self, name: str) -> str:
+        """Return the label for a name."""
+        if name not in self._known:
+            if len(self._known) >= self._most:
+                return OTHERS
+            self._known.add(name)
+        return name
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Give the places of all other names to those that come."""
+        self._known.intersection_update(names)
+
+
+class _Latencies:
+    """One model's answered requests, as plain numbers: a request adds to two of them."""
+
+    __slots__ = ("counts", "seconds")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(LATENCY.bounds) + 1)
+        """The count of each bucket alone; the last is of what is beyond all."""
+        self.seconds = 0.0
+
+    def add(self, other: _Latencies) -> None:
+        """Take in the requests of another model."""
+        self.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
+        self.seconds += other.seconds
+
+
+class _Requests:
+    """Requests that have ended, well or not, and how long the former took. What a registry collects."""
+
+    def __init__(self, label: BoundedLabel) -> None:
+        self._label = label
+        self.latencies: dict[ModelName, _Latencies] = {}
+        self.failed: dict[tuple[str, str], int] = {}
+        """The number of those that were not answered well, by model and code."""
+
+    def collect(self) -> Iterator[Family]:
+        """Yield the metrics."""
+        requests = CounterMetricFamily(REQUESTS.name, REQUESTS.help_text, labels=REQUESTS.labels)
+        seconds = HistogramMetricFamily(LATENCY.name, LATENCY.help_text, labels=LATENCY.labels)
+        bounds = [*(str(float(bound)) for bound in LATENCY.bounds), "+Inf"]
+        latencies: dict[str, _Latencies] = {}
+        for model, of_model in list(self.latencies.items()):
+            latencies.setdefault(self._label.of(model), _Latencies()).add(of_model)
+        for name, of_name in latencies.items():
+            totals = list(accumulate(of_name.counts))
+            requests.add_metric((name, "ok"), totals[-1])
+            buckets = list(zip(bounds, totals, strict=True))
+            seconds.add_metric((name,), buckets, of_name.seconds)
+        for labels, count in _merged(list(self.failed.items()), 0, self._label):
+            requests.add_metric(labels, count)
+        yield requests
+        yield seconds
+
+
+class _Values:
+    """A metric whose values another part of the router keeps. What a registry collects."""
+
+    def __init__(self, metric: Metric, read: ReadValues, label: BoundedLabel | None) -> None:
+        """`label` bounds the names of models, where the metric has a label for them."""
+        self._metric = metric
+        self._read = read
+        self._label = label
+
+    def collect(self) -> Iterator[Family]:
+        """Yield the metric."""
+        metric, values = self._metric, self._read()
+        if self._label is not None and "model" in metric.labels:
+            values = _merged(values, metric.labels.index("model"), self._label)
+        make = CounterMetricFamily if metric.kind is Kind.COUNTER else GaugeMetricFamily
+        family = make(metric.name, metric.help_text, labels=metric.labels)
+        for labels, value in values:
+            family.add_metric(labels, value)
+        yield family
+
+
+def _merged(
+    values: Iterable[tuple[Sequence[str], float]], place: int, label: BoundedLabel
+) -> Iterable[tuple[Sequence[str], float]]:
+    """Return values with the label at `place` bounded; those whose labels are the same then are added up."""
+    sums: dict[tuple[str, ...], float] = {}
+    for labels, value in values:
+        bounded = (*labels[:place], label.of(labels[place]), *labels[place + 1 :])
+        sums[bounded] = sums.get(bounded, 0) + value
+    return sums.items()
+
+
+class AttemptCounts(Protocol):
+    """The counters of attempts beyond the first of each request."""
+
+    __slots__ = ()
+
+    def attempt_failed(self, model: ModelName, error: CapameshError) -> None:
+        """Count one node that failed or refused."""
+        ...
+
+    def attempted_again(self, model: ModelName) -> None:
+        """Count a request that was sent to one more node."""
+        ...
+
+
+class Telemetry(AttemptCounts):
+    """Counts requests, failures, attempts and latencies; knows nothing of HTTP."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        self._asked, self._hosted = BoundedLabel(MOST_MODELS), BoundedLabel(MOST_MODELS)
+        """The labels of models that were asked for, and of those that are only hosted: whoever hosts many names takes no
+        place of a model that is in use."""
+        self._requests = _Requests(self._asked)
+        self._registry.register(self._requests)
+        self._attempts_failed: dict[tuple[str, str], int] = {}
+        self._attempts_extra: dict[tuple[str], int] = {}
+        self._crashes: dict[tuple[str], int] = {}
+        self.watch_each(ATTEMPTS_FAILED, lambda: list(self._attempts_failed.items()))
+        self.watch_each(ATTEMPTS_EXTRA, lambda: list(self._attempts_extra.items()))
+        self.watch_each(TURNS_CRASHED, lambda: list(self._crashes.items()))
+        self._delay, self._busy = (
+            Histogram(each.name, each.help_text, buckets=each.bounds, registry=self._registry)
+            for each in (LOOP_DELAY, LOOP_BUSY)
+        )
+
+    def watch(self, metric: Metric, read: Callable[[], float]) -> None:
+        """Export what `read` returns when metrics are asked for, as the one value of a metric without labels."""
+        self.watch_each(metric, lambda: [((), read())])
+
+    def watch_each(self, metric: Metric, read: ReadValues, *, is_hosted: bool = False) -> None:
+        """Export what `read` returns when metrics are asked for: the values of the metric's labels, and its value for them.
+
+        Where one label is the model, all but the first `MOST_MODELS` are added up; `is_hosted`: the models are all that
+        nodes host, not only those that somebody has asked for.
+        """
+        label = self._hosted if is_hosted else self._asked
+        self._registry.register(_Values(metric, read, label))
+
+    def answered(self, model: ModelName, seconds: float) -> None:
+        """A request of a hosted model was answered well."""
+        latencies = self._requests.latencies.get(model)
+        if latencies is None:
+            latencies = self._requests.latencies[model] = _Latencies()
+        latencies.counts[bisect_left(LATENCY.bounds, seconds)] += 1
+        latencies.seconds += seconds
+
+    def refused(self, model: ModelName, error: CapameshError, *, is_known: bool) -> None:
+        """A request was answered with an error, or withdrawn. A model nobody hosts is not named: anyone can invent names."""
+        failed, labels = self._requests.failed, (model if is_known else "", error.code)
+        failed[labels] = failed.get(labels, 0) + 1
+
+    @override
+    def attempt_failed(self, model: ModelName, error: CapameshError) -> None:
+        failed, labels = self._attempts_failed, (model, error.code)
+        failed[labels] = failed.get(labels, 0) + 1
+
+    @override
+    def attempted_again(self, model: ModelName) -> None:
+        self._attempts_extra[model,] = self._attempts_extra.get((model,), 0) + 1
+
+    def crashed(self, loop: str) -> None:
+        """A bug has ended one turn of a loop of the router's own."""
+        self._crashes[loop,] = self._crashes.get((loop,), 0) + 1
+
+    def loop_beat(self, late_s: float, busy_s: float) -> None:
+        """The event loop came so much later than it should have, and took so much CPU time since it came last."""
+        self._delay.observe(late_s)
+        self._busy.observe(busy_s)
+
+    def exposition(self) -> bytes:
+        """Return all metrics as text, of `CONTENT_TYPE`."""
+        return b"".join(self.pieces())
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the same, a metric at a time."""
+        for family in self._registry.collect():
+            yield generate_latest(_One(family))
+
+
+class _One:
+    """The part of a registry that making its text needs."""
+
+    def __init__(self, family: Family) -> None:
+        self._family = family
+
+    def collect(self) -> Iterator[Family]:
+        """Yield the metric."""
+        yield self._family

@@ -1,0 +1,183 @@
+"""The metrics of a router: the one place that names and describes them. Pure.
+
+A label has a bounded number of values: at most `MOST_MODELS` models and `MOST_NODES` nodes have series of their
+own, and the others share one. No histogram has a label for nodes.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from capamesh.protocol.metrics import counter, gauge, histogram
+
+# requests, by model
+
+REQUESTS: Final = counter(
+    "capamesh_requests",
+    "Inference requests that have ended: `code` is `ok`, the code of the error they were answered with, or `cancelled` where"
+    " the client hung up before its answer was ready.",
+    "model",
+    "code",
+)
+LATENCY: Final = histogram(
+    "capamesh_request_seconds",
+    "The time of a request that was answered well, from the last byte read of it to the first byte written of its answer.",
+    "model",
+    bounds=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
+)
+"""The bounds go from a tiny model on this machine to the default deadline, in the usual 1-2-5 steps."""
+NOT_ADMITTED: Final = counter(
+    "capamesh_requests_not_admitted",
+    "Requests refused before a node was asked. `reason` is `late` (the deadline could not be kept), `share` (the tenant has its"
+    " share already), `shed` (the model is overloaded and others are more urgent) or `full`.",
+    "model",
+    "version",
+    "reason",
+)
+ATTEMPTS_FAILED: Final = counter(
+    "capamesh_attempts_failed",
+    "Attempts at a node that failed or were refused, by the code of the error; the request may still have been answered by"
+    " another node.",
+    "model",
+    "code",
+)
+ATTEMPTS_EXTRA: Final = counter(
+    "capamesh_attempts_extra",
+    "Attempts beyond the first of a request: retries, hedges, and nodes that were asked after another one refused.",
+    "model",
+)
+HEDGES: Final = counter(
+    "capamesh_hedges",
+    "Requests that were sent to a second node because the first was slower than usual.",
+    "model",
+    "version",
+)
+RETRIES: Final = counter(
+    "capamesh_retries",
+    "Retries that the retry budget has paid for: the first node may have begun to run the request, or failed at it.",
+    "model",
+    "version",
+)
+IN_FLIGHT: Final = gauge(
+    "capamesh_requests_in_flight", "Requests that nodes have not answered yet."
+)
+OPEN_REQUESTS: Final = gauge(
+    "capamesh_open_requests",
+    "HTTP requests between their head and their answer, the one that asks for the metrics included.",
+)
+PROBES_SENT: Final = counter("capamesh_probes_sent", "Probes of nodes' load that were sent.")
+PROBES_LOST: Final = counter(
+    "capamesh_probes_lost", "Probes of nodes' load that were not answered in time."
+)
+ANSWER_BYTES: Final = gauge(
+    "capamesh_answer_bytes", "The bytes of large answers that are coming from nodes now."
+)
+ANSWERS_WAITING: Final = gauge(
+    "capamesh_answers_waiting", "Large answers that wait at their nodes until there is room."
+)
+
+# models, as the fleet hosts them
+
+MODEL_NODES: Final = gauge(
+    "capamesh_model_nodes",
+    "Nodes that have the model ready, whether they can be asked or not.",
+    "model",
+)
+MODEL_NODES_USABLE: Final = gauge(
+    "capamesh_model_nodes_usable",
+    "Nodes that have the model ready and can be sent requests for it now.",
+    "model",
+)
+CONTESTED: Final = gauge(
+    "capamesh_contested_models",
+    "Model versions of which nodes host another file than the one that is served.",
+)
+ON_TRIAL: Final = gauge(
+    "capamesh_models_on_trial", "Hosted model versions that are not trusted yet."
+)
+
+# nodes
+
+NODES: Final = gauge(
+    "capamesh_nodes",
+    "Nodes in this router's view. `state` is `usable`, or else why none of a node's links takes a request now: `unlinked`,"
+    " `draining`, `suspected` (it was not heard of for long) or `circuit_open` (it failed).",
+    "state",
+)
+NODE_USABLE: Final = gauge(
+    "capamesh_fleet_usable",
+    "The value is 1 while requests can be sent to the node, and else 0.",
+    "node",
+)
+NODE_LINKS: Final = gauge(
+    "capamesh_fleet_links_up",
+    "Links to the node that are up; a node has one for each of its devices.",
+    "node",
+)
+NODE_CIRCUITS: Final = gauge(
+    "capamesh_fleet_circuits",
+    "Circuits of the node and of its models by state: `closed` (requests are sent), `ramping` (ever more of them), `inhibited`,"
+    " `ejected` (none for a while), `forced_open` or `forced_closed` (held by the operator).",
+    "node",
+    "state",
+)
+NODE_ROUND_TRIP: Final = gauge(
+    "capamesh_fleet_round_trip_seconds",
+    "The smoothed time of a round trip to the node, over its fastest link; 0 while it is not measured.",
+    "node",
+)
+NODE_IN_FLIGHT: Final = gauge(
+    "capamesh_fleet_in_flight", "This router's requests that the node has not answered yet.", "node"
+)
+NODE_ANSWERED: Final = counter(
+    "capamesh_fleet_attempts_answered", "Attempts that the node has answered well.", "node"
+)
+NODE_FAILED: Final = counter(
+    "capamesh_fleet_attempts_failed",
+    "Attempts that the node has refused or failed at, by the code of the error.",
+    "node",
+    "code",
+)
+DIALS_WAITING: Final = gauge(
+    "capamesh_dials_waiting", "Addresses of nodes that wait for their turn to be dialled."
+)
+MEMBERS_REFUSED: Final = gauge(
+    "capamesh_members_refused",
+    "Identities without a place: as many members of their invite as it admits are here already.",
+)
+
+# the front and the process
+
+HTTP_CONNECTIONS: Final = gauge("capamesh_http_connections", "HTTP connections of clients.")
+HTTP_CONNECTIONS_MOST: Final = gauge(
+    "capamesh_http_connections_most", "HTTP connections that clients may have."
+)
+HTTP_TURNED_AWAY: Final = gauge(
+    "capamesh_http_connections_turned_away",
+    "HTTP connections turned away since the start: there were too many, and none of them was idle.",
+)
+HTTP_HUNG_UP: Final = gauge(
+    "capamesh_http_connections_hung_up",
+    "Idle HTTP connections closed for new ones since the start.",
+)
+BODY_BYTES: Final = gauge(
+    "capamesh_http_body_bytes", "The bytes of requests and unread answers that are held."
+)
+BODY_BYTES_MOST: Final = gauge(
+    "capamesh_http_body_bytes_most", "The bytes of requests and unread answers that may be held."
+)
+BODY_BYTES_ARRIVING: Final = gauge(
+    "capamesh_http_body_bytes_arriving", "The bytes held of bodies that are still arriving."
+)
+BODIES_REFUSED: Final = gauge(
+    "capamesh_http_bodies_refused", "Bodies refused for lack of room since the start."
+)
+BODIES_ENDED: Final = gauge(
+    "capamesh_http_bodies_ended",
+    "Slow senders and readers that were ended since the start because others needed their room.",
+)
+TURNS_CRASHED: Final = counter(
+    "capamesh_turns_crashed",
+    "Turns of the router's own loops that a bug ended, by loop; the log has the traceback.",
+    "loop",
+)
