@@ -107,7 +107,7 @@ def test_faults_begin_and_end_at_those_they_befall() -> None:
 
 
 def test_rolling_restart_drains_one_node_after_the_other() -> None:
-    first, second = befallen(Fault(FaultKind.RESTART, 1.0, 2.0, is_all=True, stagger_s=4.0))
+    first, second = befallen(Fault(FaultKind.RESTART, 1.0, 2.0, nodes="all", stagger_s=4.0))
     assert first.log == [(1.0, "drain"), (1.5, "kill"), (3.5, "start")]
     assert second.log == [(5.0, "drain"), (5.5, "kill"), (7.5, "start")]
 
@@ -119,7 +119,7 @@ def test_antagonist_is_there_for_its_share_of_the_time_at_its_share_of_the_nodes
     events = Events()
     nodes = [FakeNode(events) for _ in range(200)]
     faults = Faults(events, nodes, None, [], until_s=50.0)  # type: ignore[arg-type]
-    antagonist = Antagonist(rhythm, factor=3.0, period_s=2.0, share=0.25, nodes_share=0.5)
+    antagonist = Antagonist(rhythm=rhythm, factor=3.0, period_s=2.0, share=0.25, nodes_share=0.5)
     for number, node in enumerate(nodes):
         faults.plague(node, antagonist, random.Random(number))  # type: ignore[arg-type]
     slowed, met = 0, set()

@@ -292,7 +292,7 @@ def test_probe_is_answered_with_the_load_of_its_model_also_by_a_liar() -> None:
 
 def test_answer_is_as_large_as_its_request() -> None:
     here = Setting()
-    here.ask(replace(KIND, rows=2, size_bytes=999))
+    here.ask(RequestKind("r", "m", rows=2, size_bytes=999, deadline_s=10.0))
     here.run()
     (output,) = here.answers[0].outputs
     assert (output.name, output.shape, len(output.data)) == ("y", (2, 250), 500)

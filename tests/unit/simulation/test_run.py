@@ -80,8 +80,8 @@ def test_requests_whose_node_ends_are_answered_by_others() -> None:
 
 
 def test_request_that_may_not_run_twice_fails_with_its_node() -> None:
-    unsafe = replace(SMALL.requests[0], is_safe=False)
-    fault = Fault(FaultKind.KILL, 1.0, 0.2, is_all=True, stagger_s=0.7)
+    unsafe = RequestKind("r", "m", deadline_s=1.0, is_safe=False)
+    fault = Fault(FaultKind.KILL, 1.0, 0.2, nodes="all", stagger_s=0.7)
     assert set(ill(fault, requests=(unsafe,), load=0.9).failed) == {"link_lost"}
 
 
@@ -99,7 +99,7 @@ def test_node_that_is_silent_costs_little() -> None:
 
 
 def test_rolling_restart_loses_nothing() -> None:
-    results = ill(Fault(FaultKind.RESTART, 0.5, 0.3, is_all=True, stagger_s=0.8), load=0.4)
+    results = ill(Fault(FaultKind.RESTART, 0.5, 0.3, nodes="all", stagger_s=0.8), load=0.4)
     assert results.answered == results.requests
 
 
@@ -186,8 +186,8 @@ def test_node_that_is_gone_for_long_leaves_the_fleet_and_is_taken_in_again() -> 
 
 
 def test_router_without_a_gate_lets_everything_in() -> None:
-    results = ill(load=3.0, has_gate=False, requests=(replace(SMALL.requests[0], deadline_s=0.2),))
-    gated = ill(load=3.0, requests=(replace(SMALL.requests[0], deadline_s=0.2),))
+    results = ill(load=3.0, has_gate=False, requests=(RequestKind("r", "m", deadline_s=0.2),))
+    gated = ill(load=3.0, requests=(RequestKind("r", "m", deadline_s=0.2),))
     assert results.let_in == results.requests
     assert gated.let_in < 0.7 * gated.requests
 
@@ -235,8 +235,7 @@ def test_versions_share_the_requests_by_their_weights_and_a_shadow_gets_copies()
 
 
 def test_requests_for_one_model_are_all_retried_or_none() -> None:
-    kind = SMALL.requests[0]
-    mixed = (kind, replace(kind, name="unsafe", is_safe=False))
+    mixed = (SMALL.requests[0], RequestKind("unsafe", "m", is_safe=False))
     with pytest.raises(ConfigError, match="some requests for model 'm' may run twice"):
         ill(requests=mixed)
 

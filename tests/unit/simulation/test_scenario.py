@@ -87,7 +87,7 @@ def test_capacity_is_that_of_the_model_which_is_full_first() -> None:
         (
             "[[model]]",
             '[[fault]]\nkind = "partition"\nat_s = 1\nfor_s = 1\n[[model]]',
-            "fault[0].between is None, expected two regions for a partition",
+            "fault[0].between is missing; add it: two regions",
         ),
         ("title", "= title", "scenario x is not TOML"),
     ],
@@ -103,7 +103,7 @@ def test_error_in_a_scenario_is_named_with_its_key_its_value_and_what_is_allowed
 def test_faults_are_read() -> None:
     text = '[[fault]]\nkind = "restart"\nat_s = 1\nfor_s = 2\nnodes = "all"\nstagger_s = 3\n'
     (fault,) = load_scenario(PLAIN + text, "faulty").faults
-    assert fault == Fault(FaultKind.RESTART, 1.0, 2.0, is_all=True, stagger_s=3.0)
+    assert fault == Fault(FaultKind.RESTART, 1.0, 2.0, nodes="all", stagger_s=3.0)
 
 
 @pytest.mark.parametrize("name", shipped_names())

@@ -41,7 +41,7 @@ class Faults:
             if fault.kind in {FaultKind.PARTITION, FaultKind.SURGE}:
                 self._at(fault, fault.at_s, None)
                 continue
-            nodes = self._nodes if fault.is_all else [self._nodes[index] for index in fault.nodes]
+            nodes = self._nodes if fault.nodes == "all" else [self._nodes[at] for at in fault.nodes]
             for turn, node in enumerate(nodes):
                 self._at(fault, fault.at_s + turn * fault.stagger_s, node)
 

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from typing_extensions import override
 
-from capamesh.protocol.errors import LinkLost
+from capamesh.protocol.errors import CapameshError, LinkLost
 from capamesh.protocol.links.asking import Answer, LoadHandler, ResponseHandler
 from capamesh.protocol.links.reasons import error_in, error_meta
 from capamesh.router.fleet.node_link import NodeLink
 
 if TYPE_CHECKING:
-    from capamesh.protocol.errors import CapameshError
     from capamesh.protocol.links.outgoing import Buffer
     from capamesh.router.fleet.endpoint import Endpoint
     from capamesh.simulation.events import Events, Timer
@@ -111,27 +110,6 @@ class Way:
 
 class SimLink(NodeLink):
     """One connection: to the router what a `Link` is, and to the node its other end."""
-
-    __slots__ = (
-        "_back_s",
-        "_events",
-        "_held",
-        "_on_lost",
-        "_probing",
-        "_process",
-        "_silence",
-        "_streams",
-        "_there_s",
-        "_waiting",
-        "_way",
-        "endpoint",
-        "has_gone_away",
-        "is_cut",
-        "is_open",
-        "is_up",
-        "node",
-        "router",
-    )
 
     def __init__(
         self,

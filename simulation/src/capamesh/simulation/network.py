@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from capamesh.protocol.channel.backoff import Backoff, RestartPolicy
-from capamesh.simulation.link import SimLink, Way
+from capamesh.simulation.link import NodeEnd, RouterEnd, SimLink, Way
 
 if TYPE_CHECKING:
     from capamesh.router.fleet.endpoint import Endpoint
     from capamesh.simulation.events import Events, Timer
-    from capamesh.simulation.link import NodeEnd, RouterEnd
     from capamesh.simulation.scenario import NetworkSpec
 
 REDIAL = RestartPolicy(first_s=0.05, factor=2.0, most_s=2.0, stable_after_s=10.0)

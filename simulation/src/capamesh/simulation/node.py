@@ -24,22 +24,20 @@ from capamesh.protocol.links.calls import (
     CallDecoder,
     InferAnswer,
     InferCall,
+    LoadReport,
     decode_probe,
     encode_answer,
     encode_load,
 )
 from capamesh.protocol.tensors import DEFAULT_LIMITS, Tensor
 from capamesh.simulation.errors import InvariantBroken
-from capamesh.simulation.link import NodeEnd
+from capamesh.simulation.link import NodeEnd, SimLink
 from capamesh.simulation.model import FREE_BYTES, ILL, Device, SimModel
-from capamesh.simulation.scenario import FaultKind
+from capamesh.simulation.scenario import FaultKind, ModelSpec, NodeGroup
 
 if TYPE_CHECKING:
-    from capamesh.protocol.links.calls import LoadReport
     from capamesh.protocol.links.outgoing import Buffer
     from capamesh.simulation.events import Events, Timer
-    from capamesh.simulation.link import SimLink
-    from capamesh.simulation.scenario import ModelSpec, NodeGroup
 
 DRAIN_LEAST_S = 0.5
 """A node that drains listens at least so long: what was sent before the routers knew has come then (guess)."""

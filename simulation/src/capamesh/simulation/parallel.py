@@ -59,13 +59,13 @@ def compare(
             for turn, (policy, seed) in enumerate(jobs)
         ]
         return Comparison(scenario.title, tuple(done))
-    context = multiprocessing.get_context(
-        "spawn"
-    )  # what the caller's threads hold must not be copied
+    context = multiprocessing.get_context("spawn")  # copies nothing that the caller's threads hold
     with ProcessPoolExecutor(
         min(processes, len(jobs)), mp_context=context, initializer=freeze_loaded_objects
     ) as pool:
-        futures = [pool.submit(_job, scenario, policy, seed) for policy, seed in jobs]
+        futures = [
+            pool.submit(run_scenario, scenario, policy=policy, seed=seed) for policy, seed in jobs
+        ]
         try:
             for count, future in enumerate(as_completed(futures), start=1):
                 future.result()
@@ -75,10 +75,6 @@ def compare(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
         return Comparison(scenario.title, tuple([future.result() for future in futures]))
-
-
-def _job(scenario: Scenario, policy: str, seed: int) -> Results:
-    return run_scenario(scenario, policy=policy, seed=seed)
 
 
 def _part(progress: Progress | None, turn: int, count: int) -> Progress | None:

@@ -11,12 +11,11 @@ from capamesh.protocol.links.calls import InferCall
 from capamesh.protocol.tensors import Datatype, Tensor
 from capamesh.router.requests.call import Call, Outcome, Responder, RoutingOptions
 from capamesh.simulation.errors import InvariantBroken
-from capamesh.simulation.results import OK
+from capamesh.simulation.results import OK, Recorder
 
 if TYPE_CHECKING:
     from capamesh.protocol.errors import CapameshError
     from capamesh.simulation.events import Events
-    from capamesh.simulation.results import Recorder
     from capamesh.simulation.scenario import RequestKind
 
 

@@ -110,11 +110,6 @@ class Results:
     """The speed of the simulation, by its processor time; 0 if not measured. Not in the JSON, which repeats exactly."""
 
     @property
-    def goodput_per_s(self) -> float:
-        """Requests that were answered in time, a second."""
-        return self.answered / self.counted_s
-
-    @property
     def goodput_share(self) -> float:
         """The share answered of what could be: of the requests, or of the capacity where more came than that."""
         possible = min(self.requests, self.capacity_per_s * self.counted_s)
@@ -292,7 +287,7 @@ def fault_results(scenario: Scenario) -> list[FaultResults]:
     """Return what becomes of each fault before the scenario's time is over."""
     found: list[FaultResults] = []
     for fault in scenario.faults:
-        nodes = scenario.node_count if fault.is_all else max(1, len(fault.nodes))
+        nodes = scenario.node_count if fault.nodes == "all" else max(1, len(fault.nodes))
         begins_s = [fault.at_s + turn * fault.stagger_s for turn in range(nodes)]
         found.append(
             FaultResults(

@@ -5,10 +5,13 @@ What is left out: HTTP, copies of data, the event loop's own time, signatures of
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+import structlog
+from structlog.typing import FilteringBoundLogger
 from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError
@@ -20,8 +23,7 @@ from capamesh.router.fleet.updates import Dialler, FleetUpdates
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.process.health_watch import JUDGE_EVERY_S
 from capamesh.router.process.request_parts import RequestParts, Surroundings
-from capamesh.simulation.link import RouterEnd
-from capamesh.simulation.quiet_log import QUIET
+from capamesh.simulation.link import RouterEnd, SimLink
 from capamesh.simulation.request import CallForm, SimRequest
 
 if TYPE_CHECKING:
@@ -32,11 +34,15 @@ if TYPE_CHECKING:
     from capamesh.router.rules.model_rules import RoutingRules
     from capamesh.router.timers import Timer
     from capamesh.simulation.events import Events
-    from capamesh.simulation.link import SimLink
     from capamesh.simulation.network import Keeper, Network
     from capamesh.simulation.node import SimNode
     from capamesh.simulation.results import Recorder
     from capamesh.simulation.scenario import RequestKind
+
+QUIET: Final[FilteringBoundLogger] = structlog.wrap_logger(
+    None, wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL)
+)
+"""A log that takes everything and keeps nothing, for parts that tell what they do."""
 
 
 class SimRouter(RouterEnd, Dialler):

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from capamesh.simulation.arrivals import Arrivals
+from capamesh.simulation.errors import InvariantBroken
 from capamesh.simulation.events import Events
 from capamesh.simulation.faults import Faults
-from capamesh.simulation.invariants import check_over
 from capamesh.simulation.network import Network
 from capamesh.simulation.node import SimNode
 from capamesh.simulation.results import Recorder, Results
@@ -135,8 +135,24 @@ class SimFleet:
             router.close()
         self.network.stop()
         self.events.run_until()
-        check_over(self.events, self.recorder, self.routers, self.nodes, self.network)
+        self._check_over()
         return self.recorder.results(self._policy, self._seed, self.events.ran)
+
+    def _check_over(self) -> None:
+        """Raise `InvariantBroken` unless each request has its one outcome and nothing of any is left."""
+        counters = {
+            "requests without an outcome": self.recorder.open,
+            "events to come": len(self.events),
+            "requests pending at links": self.network.pending(),
+        }
+        for index, router in enumerate(self.routers):
+            counters |= {f"{name}, router {index}": n for name, n in router.counters().items()}
+        counters |= {f"in flight at {node!r}": node.device_in_flight() for node in self.nodes}
+        left = [f"{name}: {count}" for name, count in counters.items() if count]
+        if left:
+            raise InvariantBroken(
+                f"at the end there must be none, but there are {'; '.join(left[:8])}"
+            )
 
     def _published(self, advert: NodeAdvert) -> None:
         due_s = self.events.now_s + self.scenario.network.gossip_s

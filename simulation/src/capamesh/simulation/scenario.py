@@ -1,15 +1,34 @@
-"""The values that describe a simulation: the fleet, its models, the requests, the network and the faults. Pure."""
+"""The values that describe a simulation: the fleet, its models, the requests, the network and the faults. Pure.
+
+Those that stand in a scenario's file as they are have the file's keys and limits in their annotations.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Annotated, Final, Literal, TypeAlias
+
+from typing_extensions import override
 
 from capamesh.node.contract.settings import MAX_IN_FLIGHT
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
-from capamesh.protocol.links.calls import DEFAULT_PRIORITY
+from capamesh.protocol.links.calls import DEFAULT_PRIORITY, MAX_PRIORITY
+from capamesh.protocol.schema import DISTINCT, Meta, Table
 from capamesh.router.rules.model_rules import RoutingRules
+
+# The limits are guesses: beyond them a value is more likely a slip than meant.
+MAX_CHARS: Final = 64
+MAX_GROUPS: Final = 100
+DAY_S: Final = 86_400.0
+
+Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_CHARS)]
+Rows: TypeAlias = Annotated[int, Meta(ge=1, le=65_536)]
+Time: TypeAlias = Annotated[float, Meta(ge=0, le=DAY_S)]
+_Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
+_Factor: TypeAlias = Annotated[float, Meta(ge=0.001, le=1_000)]
+_Delay: TypeAlias = Annotated[float, Meta(ge=1e-6, le=60)]
 
 
 class Rhythm(StrEnum):
@@ -21,18 +40,17 @@ class Rhythm(StrEnum):
     """The antagonist is there for times drawn from an exponential distribution."""
 
 
-@dataclass(frozen=True, slots=True)
-class Antagonist:
+class Antagonist(Table, frozen=True, kw_only=True):
     """Somebody else's work on the same machine, which slows a node's runs down while it is there."""
 
-    rhythm: Rhythm
-    factor: float
+    rhythm: Rhythm = Rhythm.MARKOV
+    factor: Annotated[float, Meta(ge=1, le=1_000)]
     """A run that starts beside it takes so many times longer."""
-    period_s: float
+    period_s: Annotated[float, Meta(ge=0.01, le=DAY_S)]
     """Seconds from one coming to the next, on average."""
-    share: float
+    share: _Share = 0.5
     """The share of the time that it is there."""
-    nodes_share: float
+    nodes_share: _Share = 1.0
     """The share of the nodes that have one."""
 
     @property
@@ -42,24 +60,23 @@ class Antagonist:
         return 1.0 - slowed + slowed / self.factor
 
 
-@dataclass(frozen=True, slots=True)
-class NodeGroup:
+class NodeGroup(Table, frozen=True):
     """Nodes that are alike."""
 
-    name: str
-    count: int
-    slowness: float = 1.0
+    name: Name
+    count: Annotated[int, Meta(ge=1, le=10_000)]
+    slowness: _Factor = 1.0
     """A run takes so many times what the model's profile says."""
-    noise: float = 0.2
+    noise: Annotated[float, Meta(ge=0, le=3)] = 0.2
     """Sigma of the log-normal factor, of mean 1, on every run (guess)."""
-    region: str = "local"
-    price_per_million: float = 0.0
+    region: Name = "local"
+    price_per_million: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
     antagonist: Antagonist | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A model that every node replicas."""
+    """A model that every node hosts."""
 
     name: str
     profile: ServiceProfile
@@ -78,57 +95,51 @@ class ModelSpec:
         return self.instances * rows / self.profile.seconds_at(rows)
 
 
-@dataclass(frozen=True, slots=True)
-class RequestKind:
+class RequestKind(
+    Table, frozen=True, rename={"is_bulk": "bulk", "is_safe": "safe", "is_hedged": "hedged"}
+):
     """A kind of request, and its share of all."""
 
-    name: str
-    model: str
-    share: float = 1.0
+    name: Name
+    model: Name
+    share: Annotated[float, Meta(ge=0, le=1e6)] = 1.0
     """The weight of its share, in proportion to the others'."""
-    rows: int = 1
-    size_bytes: int = 0
+    rows: Rows = 1
+    size_bytes: Annotated[int, Meta(ge=0, le=2**30)] = 0
     """The bytes of request and answer together."""
-    deadline_s: float = 2.0
-    priority: int = DEFAULT_PRIORITY
+    deadline_s: Annotated[float, Meta(ge=0.001, le=DAY_S)] = 2.0
+    priority: Annotated[int, Meta(ge=0, le=MAX_PRIORITY)] = DEFAULT_PRIORITY
     is_bulk: bool = False
-    tenant: str = ""
-    keys: int = 0
+    tenant: Annotated[str, Meta(max_length=MAX_CHARS)] = ""
+    keys: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
     """Different affinity keys, all as frequent; 0: none."""
     is_safe: bool = True
     """May be run twice."""
     is_hedged: bool = True
 
-    @property
-    def is_urgent(self) -> bool:
-        """Return whether nodes give its requests the places of others that wait."""
-        return self.priority < DEFAULT_PRIORITY and not self.is_bulk
 
-
-@dataclass(frozen=True, slots=True)
-class RegionPair:
+class RegionPair(Table, frozen=True):
     """The time that a message takes between two regions, in each direction."""
 
-    a: str
-    b: str
-    one_way_s: float
+    a: Name
+    b: Name
+    one_way_s: _Delay
 
 
-@dataclass(frozen=True, slots=True)
-class NetworkSpec:
+class NetworkSpec(Table, frozen=True, kw_only=True, rename={"pairs": "pair"}):
     """The network that messages travel through."""
 
-    one_way_s: float = 0.000_2
+    one_way_s: _Delay = 0.000_2
     """Seconds within a region, and between regions that no pair names (guess: one switch and two kernels)."""
-    jitter: float = 0.1
+    jitter: Annotated[float, Meta(ge=0, le=100)] = 0.1
     """Mean of the exponentially distributed part that is added, as a share of the delay (guess)."""
-    bytes_per_s: float = 0.0
+    bytes_per_s: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
     """The bytes a second of each link; with 0, size does not matter."""
-    loss: float = 0.0
+    loss: _Share = 0.0
     """The share of messages that are lost; each costs its link."""
-    gossip_s: float = 0.5
+    gossip_s: Annotated[float, Meta(ge=0, le=600)] = 0.5
     """Seconds until a router has heard of a changed advert (guess)."""
-    pairs: tuple[RegionPair, ...] = ()
+    pairs: Annotated[tuple[RegionPair, ...], Meta(max_length=MAX_GROUPS)] = ()
 
     def one_way(self, a: str, b: str) -> float:
         """Return the delay between two regions in seconds, jitter excluded."""
@@ -163,22 +174,44 @@ class FaultKind(StrEnum):
     """The requests come in so many times their number."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+_AIMED: Final = frozenset(FaultKind) - {FaultKind.PARTITION, FaultKind.SURGE}
+"""Faults that befall nodes."""
+_TIMED: Final = frozenset(
+    {FaultKind.FREEZE, FaultKind.RESTART, FaultKind.PARTITION, FaultKind.SURGE}
+)
+"""Faults that must end."""
+
+
+class Fault(Table, frozen=True):
     """Something that goes wrong, from when and for how long."""
 
     kind: FaultKind
-    at_s: float
-    for_s: float = math.inf
-    nodes: tuple[int, ...] = ()
+    at_s: Time
+    for_s: Time = math.inf
+    nodes: (
+        Literal["all"] | Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(min_length=1)]
+    ) = ()
     """The numbers of the nodes, in the order of the groups."""
-    is_all: bool = False
-    """All nodes."""
-    stagger_s: float = 0.0
+    stagger_s: Time = 0.0
     """Seconds from one node to the next."""
-    share: float = 1.0
-    factor: float = 1.0
-    between: tuple[str, str] = ("", "")
+    share: _Share = 1.0
+    factor: _Factor = 1.0
+    between: Annotated[tuple[Name, ...], Meta(min_length=2, max_length=2), DISTINCT] = ()
+    """The two regions of a partition."""
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind in _AIMED and not self.nodes:
+            raise ValueError("nodes is missing; add it")
+        if self.kind not in _AIMED and self.nodes:
+            raise ValueError(f"nodes: a {self.kind} befalls no single nodes; leave it out")
+        if self.kind is FaultKind.PARTITION and not self.between:
+            raise ValueError("between is missing; add it: two regions")
+        if self.kind is not FaultKind.PARTITION and self.between:
+            raise ValueError(f"between: a {self.kind} is not between regions; leave it out")
+        if self.kind in _TIMED and math.isinf(self.for_s):
+            raise ValueError("for_s is missing; add it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +234,7 @@ class Scenario:
     """The regions of the routers, in turn."""
     has_gate: bool = True
     """True if routers refuse what would overload the fleet."""
-    network: NetworkSpec = NetworkSpec()
+    network: NetworkSpec = field(default_factory=NetworkSpec)
     faults: tuple[Fault, ...] = ()
     rules: RoutingRules = field(default_factory=RoutingRules)
     """The rules of the routers, as far as the requests do not say otherwise."""

@@ -13,12 +13,13 @@ ROUTERS = re.compile(r"(.+)@([1-9][0-9]?)")
 """`name@3`: the scenario with three routers."""
 
 
+_FOLDER = resources.files("capamesh.simulation").joinpath("scenarios")
+
+
 def shipped_names() -> list[str]:
     """Return the names of all scenarios, in alphabetical order."""
-    folder = resources.files(__package__ or "").joinpath("scenarios")
-    return sorted(
-        file.name[: -len(".toml")] for file in folder.iterdir() if file.name.endswith(".toml")
-    )
+    names = [file.name for file in _FOLDER.iterdir()]
+    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
 
 def shipped_scenario(name: str) -> Scenario:
@@ -30,6 +31,5 @@ def shipped_scenario(name: str) -> Scenario:
             f"scenario {name!r} is unknown; there are {', '.join(shipped_names())},"
             " each also with a number of routers: kill@3"
         )
-    folder = resources.files(__package__ or "").joinpath("scenarios")
-    scenario = load_scenario(folder.joinpath(f"{base}.toml").read_text("utf-8"), base)
+    scenario = load_scenario(_FOLDER.joinpath(f"{base}.toml").read_text("utf-8"), base)
     return scenario.with_routers(int(match[2])) if match else scenario
