@@ -185,6 +185,18 @@ def test_request_that_is_withdrawn_is_not_answered_and_its_node_hears_of_it_once
     assert here.link.pending == 0
 
 
+def test_ping_tells_the_router_how_far_away_a_node_is_unless_that_is_frozen() -> None:
+    here = Setting(STEADY)
+    here.link.ping()
+    here.events.run_until()
+    assert here.link.endpoint.network.rtt_s == pytest.approx(0.1)
+    here.node.is_frozen = True
+    here.link.endpoint.network.rtt_s = 0.7
+    here.link.ping()
+    here.events.run_until()
+    assert here.link.endpoint.network.rtt_s == 0.7
+
+
 def test_body_in_parts_comes_whole() -> None:
     here = Setting(STEADY)
     here.link.ask(b"parts", (b"ab", b"c"), here.asker)

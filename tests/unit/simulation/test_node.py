@@ -23,6 +23,7 @@ from capamesh.protocol.links.calls import (
     encode_call,
     encode_control,
     encode_probe,
+    load_with,
 )
 from capamesh.protocol.tensors import Limits
 from capamesh.router.fleet.endpoint import Endpoint
@@ -89,6 +90,7 @@ class Asker(ResponseHandler, LoadHandler):
     @override
     def failed(self, error: CapameshError) -> None:
         self._here.note((self._number, error.code))
+        self._here.failed_loads.append(load_with(error))
 
 
 class Setting:
@@ -119,6 +121,7 @@ class Setting:
         self.got: list[tuple[float, object]] = []
         self.answers: list[InferAnswer] = []
         self.loads: list[LoadReport] = []
+        self.failed_loads: list[LoadReport | None] = []
 
     def note(self, what: object) -> None:
         self.got.append((round(self.events.now_s, 6), what))
@@ -239,6 +242,15 @@ def test_node_that_drains_answers_all_and_then_says_that_it_is_empty() -> None:
     assert done == [1.25]
     assert here.link.has_gone_away
     assert [advert.is_draining for advert in here.adverts] == [True]
+
+
+def test_run_that_fails_tells_the_load_of_its_model() -> None:
+    here = Setting()
+    here.node.error_share = 1.0
+    here.ask()
+    here.ask()
+    here.run()
+    assert [load and load.in_flight for load in here.failed_loads] == [1, 0]
 
 
 def test_illnesses_are_had_and_got_over() -> None:

@@ -116,6 +116,11 @@ def test_frozen_node_is_passed_by_and_comes_back() -> None:
     assert results.answered / results.requests > 0.98
 
 
+def test_liar_is_not_taken_to_run_many_requests_at_a_time() -> None:
+    scenario = replace(shipped_scenario("liar"), duration_s=20.0)
+    assert simulate(scenario, policy="prequal", seed=1).p99_s < 0.05
+
+
 def test_liar_gets_no_more_than_it_can_do() -> None:
     results = ill(Fault(FaultKind.LIAR, 0.0, nodes=(0,)))
     assert results.answered == results.requests
@@ -228,10 +233,23 @@ def test_versions_share_the_requests_by_their_weights_and_a_shadow_gets_copies()
         )
         for version in ("1", "2", "3")
     ]
-    assert results.answered == results.requests
+    assert results.answered == results.requests == results.let_in
+    assert results.attempts < results.requests + ran[2]  # copies are nobody's attempts
     assert ran[0] + ran[1] >= results.requests > 100
     assert 0.15 < ran[1] / (ran[0] + ran[1]) < 0.35
     assert 0.05 < ran[2] / results.requests < 0.15
+
+
+def test_routers_ping_their_links_so_that_a_wrong_round_trip_is_forgotten() -> None:
+    fleet = SimFleet(replace(SMALL, duration_s=60.0, load=0.01), policy="p2c", seed=1)
+    fleet.events.run_until(1.0)
+    networks = [one.network for router in fleet.routers for one in router.fleet.endpoints()]
+    for network in networks:
+        network.rtt_s = 1.0
+    fleet.events.run_until(60.0)
+    assert min(each.rtt_s for each in networks) > 0.0004
+    assert max(each.rtt_s for each in networks) < 0.1  # 0.875 ** 29 of it is left
+    fleet.finish()
 
 
 def test_requests_for_one_model_are_all_retried_or_none() -> None:

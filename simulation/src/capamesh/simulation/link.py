@@ -192,6 +192,10 @@ class SimLink(NodeLink):
     def withdraw_load(self, stream: int, /) -> None:
         self._probing.pop(stream, None)
 
+    def ping(self) -> None:
+        """Ask for a sign of life, by which the router learns how far away the node is; a frozen node gives none."""
+        self._to_node(0, self._pinged, self._events.now_s)
+
     def _open(self) -> int:
         if not self.is_up:
             raise LinkLost("the link has ended")
@@ -294,6 +298,13 @@ class SimLink(NodeLink):
         events.at(due_s, do, *args)
         if self._way.loses():
             events.at(events.now_s, self.give_up, "a message was lost")
+
+    def _pinged(self, sent_s: float) -> None:
+        if not self.node.is_frozen:
+            self._to_router(0, self._ponged, sent_s)
+
+    def _ponged(self, sent_s: float) -> None:
+        self.endpoint.network.round_trip(self._events.now_s - sent_s)
 
     def _answered(self, stream: int, meta: bytes, body: Buffer) -> None:
         asker = self._waiting.pop(stream, None)

@@ -30,7 +30,6 @@ FREE_BYTES = 2**30
 SHORT_S = 0.000_3
 """The same as `node.scheduling.runner.SHORT_S`, which a test compares: shorter runs have no thread, so that nothing is made
 ready ahead."""
-ILL = RunFailed("the run failed, as the scenario has it")
 NOT_WANTED = Cancelled("not wanted any more")
 
 _SPEC = (TensorSpec("x", Datatype.UINT8, (-1, -1)),)
@@ -38,6 +37,11 @@ _OUT = (TensorSpec("y", Datatype.UINT8, (-1, -1)),)
 """An answer has as many rows of as many bytes as its request."""
 _ALL = -2
 """Rows of a run that are all of its batch's."""
+
+
+def ill() -> RunFailed:
+    """Return the error of a run that fails because the scenario has it so."""
+    return RunFailed("the run failed, as the scenario has it")
 
 
 class Device(Protocol):
@@ -163,13 +167,13 @@ class SimModel:
         run_s = max(run_s, now_s - batch.started_s)  # longer where the process stood still
         results: list[Result] = [()] * len(batch.requests)
         if node.error_share:
-            results = [ILL if node.rng.random() < node.error_share else () for _ in results]
+            results = [ill() if node.rng.random() < node.error_share else () for _ in results]
         batcher.finished(
             batch,
             results,
             now_s,
             run_s=run_s,
-            is_whole=ILL not in results,
+            is_whole=not any(results),
             ran_rows=None if rows == _ALL else rows,
         )
         self._run_ahead(now_s)

@@ -32,7 +32,7 @@ from capamesh.protocol.links.calls import (
 from capamesh.protocol.tensors import DEFAULT_LIMITS, Tensor
 from capamesh.simulation.errors import InvariantBroken
 from capamesh.simulation.link import NodeEnd, SimLink
-from capamesh.simulation.model import FREE_BYTES, ILL, Device, SimModel
+from capamesh.simulation.model import FREE_BYTES, Device, SimModel, ill
 from capamesh.simulation.scenario import FaultKind, ModelSpec, NodeGroup
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class SimNode(NodeEnd, Device):
             self.later(self.requested, link, stream, meta, body)
             return
         if self.fast_error_share and self.rng.random() < self.fast_error_share:
-            link.fail(stream, ILL)
+            link.fail(stream, ill())
             return
         if self.silent_share and self.rng.random() < self.silent_share:
             return
@@ -221,8 +221,7 @@ class SimNode(NodeEnd, Device):
         asked.work = None
         self._links.get(link, {}).pop(stream, None)
         if isinstance(result, CapameshError):
-            if result is not ILL:
-                result.load = self._said(model.load())
+            result.load = self._said(model.load())
             link.fail(stream, result)
             return
         data = asked.data

@@ -90,13 +90,13 @@ class Results:
     mean_s: float
     """The mean latency of answered requests, from arrival at the router to the answer there."""
     attempts: int
-    """Requests sent to nodes after the warm-up."""
+    """Requests sent to nodes after the warm-up, copies for a shadow version aside."""
     let_in: int
     """The requests of them that were sent for the first time; what `attempts` is above it are retries, hedges, and what was
     passed on by a node that was full."""
     probes: int
     node_shares: tuple[float, ...]
-    """The nodes' shares of the attempts."""
+    """The nodes' shares of all that was sent to them, copies included."""
     verdicts: dict[str, int]
     """Inhibitions, ejections and returns, by kind and reason."""
     kinds: tuple[KindResults, ...]
@@ -154,6 +154,7 @@ class Recorder(AttemptCounts):
         self._came = array("d")
         self._node_attempts = [0] * scenario.node_count
         self._extra = 0
+        self._copies = 0
         self._probes = 0
         self._verdicts: dict[str, int] = {}
         self.open = 0
@@ -192,6 +193,11 @@ class Recorder(AttemptCounts):
         if self._events.now_s >= self._from_s:
             self._extra += 1
 
+    def copied(self) -> None:
+        """Count a copy that was sent to a shadow version: it is in no share of what callers asked for."""
+        if self._events.now_s >= self._from_s:
+            self._copies += 1
+
     @override
     def attempt_failed(self, model: ModelName, error: CapameshError) -> None:
         pass
@@ -209,7 +215,8 @@ class Recorder(AttemptCounts):
         """Return what came of it."""
         scenario = self._scenario
         latencies = sorted(self._latency_s)
-        attempts = sum(self._node_attempts)
+        sent = sum(self._node_attempts)
+        attempts = sent - self._copies
         return Results(
             scenario=scenario.name,
             policy=policy,
@@ -229,7 +236,7 @@ class Recorder(AttemptCounts):
             attempts=attempts,
             let_in=attempts - self._extra,
             probes=self._probes,
-            node_shares=tuple(n / attempts if attempts else 0.0 for n in self._node_attempts),
+            node_shares=tuple(n / sent if sent else 0.0 for n in self._node_attempts),
             verdicts=dict(sorted(self._verdicts.items())),
             kinds=tuple(self._kinds()),
             faults=tuple(fault_results(scenario)),

@@ -23,7 +23,7 @@ from capamesh.router.fleet.updates import Dialler, FleetUpdates
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.process.health_watch import JUDGE_EVERY_S
 from capamesh.router.process.request_parts import RequestParts, Surroundings
-from capamesh.simulation.link import RouterEnd, SimLink
+from capamesh.simulation.link import PING_EVERY_S, RouterEnd, SimLink
 from capamesh.simulation.request import CallForm, SimRequest
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class SimRouter(RouterEnd, Dialler):
         self._members = FleetMembership()
         self._starting: Timer | None = None
         self._ticking: Timer | None = None
+        self._pinged_s = 0.0
         self.fleet = FleetView(on_new=self._new, on_gone=self._gone)
         around = Surroundings(
             clock=events.time,
@@ -126,10 +127,13 @@ class SimRouter(RouterEnd, Dialler):
         """Take a caller's request."""
         request = SimRequest(kind, self._events, self._recorder)
         call = self._forms[kind.name].call(key, self._events.now_s)
+        copies = len(self._pipeline.copies)
         try:
             self._pipeline.start(call, request)
         except CapameshError as error:
             request.fail(error)
+        if len(self._pipeline.copies) > copies:
+            self._recorder.copied()
 
     # the fleet
 
@@ -146,6 +150,11 @@ class SimRouter(RouterEnd, Dialler):
     def _tick(self) -> None:
         now_s = self._events.now_s
         self._updates.apply(self._members.tick(now_s, self.fleet.is_linked))
+        if now_s - self._pinged_s >= PING_EVERY_S:
+            self._pinged_s = now_s
+            for keeper in self._keepers.values():
+                if keeper.link is not None:
+                    keeper.link.ping()
         self._ticking = self._events.call_later(TICK_S, self._tick)
 
     def _new(self, endpoint: Endpoint) -> None:
