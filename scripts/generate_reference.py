@@ -79,7 +79,7 @@ def http_page() -> str:
 # HTTP routes of a router
 
 What a request may ask by headers and parameters, and what an answer's headers tell: [requests](requests.md). Whatever fails
-is answered with an [error](errors.md): its code in the header `X-Capamesh-Error`, and for people `{{"error": "..."}}`.
+is answered with an [error](errors.md): its code in the header `X-Capamesh-Error`, and in the body: `{{"error": "...", "code": "..."}}`.
 
 {table(("route", "specified by", "does"), rows)}
 """

@@ -51,7 +51,8 @@ class RawAnswer:
             self.get("Content-Type") == "application/json"
         )
         body = self.json()
-        assert list(body) == ["error"]
+        code = self.get("X-Capamesh-Error")
+        assert body == {"error": body["error"]} | ({} if code is None else {"code": code})
         return str(body["error"])
 
 

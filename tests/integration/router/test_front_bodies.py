@@ -141,7 +141,10 @@ async def test_body_over_the_limit_is_refused_by_its_head_alone() -> None:
         for length in (b"1001", b"00001001", b"300000000", b"%d" % 2**62, b"%d" % (2**64 - 1)):
             answer = await ask(http.client.port, request(INFER, length=length))
             assert (answer.status, answer.get("X-Capamesh-Error")) == (413, "too_large")
-            assert answer.error == "the request's body is over the limit of 1000 bytes"
+            assert answer.error == (
+                "the request's body is over the limit of 1000 bytes: ask for fewer rows at once, or give the router a "
+                "larger --max-message-mib"
+            )
         assert link.asks == []
 
 

@@ -61,10 +61,13 @@ async def test_model_s_metadata_names_all_versions_or_the_one_asked_for(http: Ht
     status, body = await get(http, "/v2/models/m/versions/3")
     assert (status, body) == (
         404,
-        {"error": "model 'm' has no version '3'; its versions: 9, 10"},
+        {"error": "model 'm' has no version '3'; its versions: 9, 10", "code": "model_not_found"},
     )
     status, body = await get(http, "/v2/models/x")
-    assert (status, body) == (404, {"error": "no node hosts model 'x'; hosted models: m"})
+    assert (status, body) == (
+        404,
+        {"error": "no node hosts model 'x'; hosted models: m", "code": "model_not_found"},
+    )
 
 
 async def test_model_s_configuration_is_worded_as_triton_words_it(http: Http) -> None:
@@ -105,7 +108,10 @@ async def test_model_is_ready_while_some_node_can_be_asked(http: Http) -> None:
     status, body = await get(http, "/v2/models/m/ready")
     assert (status, body) == (
         503,
-        {"error": "this router has not heard of any node yet; try again soon"},
+        {
+            "error": "this router has not heard of any node yet; try again soon",
+            "code": "no_endpoint",
+        },
     )
     link = http.node("A")
     assert (await get(http, "/v2/models/x/ready"))[0] == 404
@@ -138,7 +144,7 @@ async def test_index_lists_all_versions_or_just_those_that_are_ready(http: Http)
     for body in (b"[]", b"{", b'{"ready": 1}', b'{"ready": null}', b"\xff", b'{"ready": NaN}'):
         response = await http.client.post("/v2/repository/index", data=body)
         assert response.status == 400
-        assert list(await response.json()) == ["error"]
+        assert list(await response.json()) == ["error", "code"]
 
 
 async def test_index_shows_as_ready_only_what_a_request_can_be_sent_to(http: Http) -> None:
@@ -181,13 +187,23 @@ async def test_model_that_was_refused_before_a_version_was_known_is_in_the_lists
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/v2/", "/v2/models/m/nothing", "/v1", "/v2/models//infer", "/v2/models/a/b/infer"],
+    ["/", "/v3/", "/v2/models/m/nothing", "/v1", "/v2/models//infer", "/v2/models/a/b/infer"],
 )
 async def test_unknown_route_is_not_found_in_the_protocol_s_form(http: Http, path: str) -> None:
     for method in ("GET", "POST"):
         response = await http.client.request(method, path)
         assert response.status == 404
         assert list(await response.json()) == ["error"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/v2", "/v2/health/live", "/v2/models/m", "/v2/models/m/versions/9/config", "/metrics"]
+)
+async def test_page_is_there_with_a_slash_at_its_end_too(http: Http, path: str) -> None:
+    http.node("A", models=(offer(version="9"),))
+    plain, slashed = [await http.client.get(each) for each in (path, f"{path}/")]
+    assert (plain.status, slashed.status) == (200, 200)
+    assert slashed.content_type == plain.content_type
 
 
 @pytest.mark.parametrize(
@@ -268,7 +284,10 @@ async def test_revocation_list_is_taken_over_refused_or_too_large(http: Http) ->
     )
     assert http.revoked == [b"signed list"]
     response = await http.client.post("/v1/revocations", data=b"junk")
-    assert (response.status, await response.json()) == (400, {"error": "not signed by the owner"})
+    assert (response.status, await response.json()) == (
+        400,
+        {"error": "not signed by the owner", "code": "invalid_request"},
+    )
     response = await http.client.post("/v1/revocations", data=io.BytesIO(bytes(MAX_LIST_BYTES + 1)))
     assert response.status == 413
     assert http.revoked == [b"signed list"]
@@ -280,7 +299,10 @@ async def test_revocation_list_is_taken_over_refused_or_too_large(http: Http) ->
     response = await http.client.post("/v1/revocations", data=pieces())
     assert (response.status, await response.json()) == (
         413,
-        {"error": f"the request's body is over the limit of {MAX_LIST_BYTES} bytes"},
+        {
+            "error": f"the request's body is over the limit of {MAX_LIST_BYTES} bytes",
+            "code": "too_large",
+        },
     )
     assert http.revoked == [b"signed list"]
 
@@ -300,6 +322,7 @@ async def test_bug_in_a_page_is_a_500_in_the_protocol_s_form_and_is_logged() -> 
         response = await http.client.get("/v1/nodes")
         assert response.status == 500
         assert json.loads(await response.read()) == {
-            "error": "the router failed on this request; see its log"
+            "error": "the router failed on this request; see its log",
+            "code": "local_error",
         }
         assert http.log.events == ["request_crashed"]

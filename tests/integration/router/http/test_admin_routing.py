@@ -226,7 +226,7 @@ async def test_unknown_model_names_those_there_are(served: Served) -> None:
     served.node(ALPHA)
     assert await served.explain("x/routing") == (
         404,
-        {"error": "no node hosts model 'x'; hosted models: m"},
+        {"error": "no node hosts model 'x'; hosted models: m", "code": "model_not_found"},
     )
 
 
@@ -351,7 +351,7 @@ async def test_unknown_node_or_model_is_not_found_and_those_there_are_named(
     assert found["error"].endswith(f"the fleet's nodes: {ALPHA}")
     assert await served.hold(ALPHA, {"state": "forced_open", "model": "x"}) == (
         404,
-        {"error": f"node {ALPHA} has no model 'x'; it has m/1"},
+        {"error": f"node {ALPHA} has no model 'x'; it has m/1", "code": "model_not_found"},
     )
     status, _ = await served.hold(ALPHA, {"state": "forced_open", "model": "m", "version": "2"})
     assert status == 404

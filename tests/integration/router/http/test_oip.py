@@ -34,7 +34,9 @@ BODY = {"inputs": [X]}
 async def error_of(response: aiohttp.ClientResponse) -> str:
     assert response.content_type == "application/json"
     body = await response.json()
-    assert list(body) == ["error"]
+    # the code is the router's own: Triton's clients read no more than the error
+    assert list(body) == ["error", "code"]
+    assert body["code"] == response.headers["X-Capamesh-Error"]
     assert body["error"]
     return str(body["error"])
 

@@ -174,3 +174,5 @@ def test_answer_reads_back_as_it_was() -> None:
 def test_error_body_is_json_whatever_the_message_holds() -> None:
     for message in ("", 'a "quoted" é\n', "\ud800"):
         assert json.loads(error_body(message)) == {"error": message}
+        told = json.loads(error_body(message, "too_large"))
+        assert told == {"error": message, "code": "too_large"}

@@ -70,7 +70,7 @@ def test_every_error_is_the_protocol_s_body_with_its_code(kind: type[CapameshErr
     error = _made(kind)
     response = error_response(error)
     assert response.content_type == "application/json"
-    assert json.loads(response.body) == {"error": error.message}
+    assert json.loads(response.body) == {"error": error.message, "code": error.code}
     assert response.headers["X-Capamesh-Error"] == kind.code
     may_wait = response.status in {429, 503} and kind not in {Unsatisfiable, ModelFailed, ShutOut}
     assert response.headers.get("Retry-After") == ("1" if may_wait else None)

@@ -131,6 +131,25 @@ def test_value_that_is_too_long_is_refused_with_its_beginning(name: str) -> None
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("X-Capamesh-Tennant", "did you mean X-Capamesh-Tenant?"),
+        ("x-capamesh-regions", "did you mean X-Capamesh-Region?"),
+        ("X-CAPAMESH-NODE", "did you mean X-Capamesh-Nodes?"),
+        ("X-Capamesh-Timeout-Ms", "it is a parameter of the request, in its JSON: timeout, in microseconds"),
+        ("X-Capamesh-Deadline", "it is a parameter of the request, in its JSON: timeout, in microseconds"),
+        ("X-Capamesh-Priority", "it is a parameter of the request, in its JSON: priority"),
+        ("X-Capamesh-", "did you mean X-Capamesh-Nodes?"),
+        ("X-Capamesh-" + "q" * 99, f"there are {', '.join(sorted(HEADERS))}"),
+    ],
+)  # fmt: skip
+def test_unknown_header_is_refused_with_the_one_that_was_meant(name: str, said: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        options_of(CIMultiDict({"X-Capamesh-Tenant": "a", name: "1"}), POLICIES)
+    assert caught.value.message == f"there is no header {name[:80]!r}; {said}"
+
+
 @given(st.dictionaries(st.sampled_from(HEADERS), st.text(max_size=20)))
 def test_any_headers_are_read_or_refused_by_name(headers: dict[str, str]) -> None:
     try:

@@ -96,9 +96,11 @@ def encode_response_in_steps(
     return _body(f'{head},"outputs":[', texts, "]}", buffers, limits.max_json_answer_bytes)
 
 
-def error_body(message: str) -> bytes:
-    """Return the body of a failed request: `{"error": message}`."""
-    return b'{"error":%b}' % quoted(message).encode()
+def error_body(message: str, code: str = "") -> bytes:
+    """Return the body of a failed request: `{"error": message}`, as the protocol has it, and beside it the error's `code`."""
+    if not code:
+        return b'{"error":%b}' % quoted(message).encode()
+    return b'{"error":%b,"code":%b}' % (quoted(message).encode(), quoted(code).encode())
 
 
 def _chosen(response: InferResponse, request: InferRequest) -> Iterable[tuple[Tensor, bool]]:

@@ -259,7 +259,7 @@ def _not_one(given: str, peers: Sequence[PeerId], fleet: FleetView) -> str:
 def _refusal(status: int, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
     return web.Response(
         status=status,
-        body=error_body(message),
+        body=error_body(message, ClientError.code),
         content_type="application/json",
         headers={"X-Capamesh-Error": ClientError.code, **(headers or {})},
     )

@@ -79,7 +79,8 @@ def make_application(
     It counts its open `requests`; their bodies are within the `budget`, which the front makes.
     """
     too_large = TooLarge(
-        f"the request's body is over the limit of {limits.max_message_bytes} bytes"
+        f"the request's body is over the limit of {limits.max_message_bytes} bytes: ask for fewer rows at once, or give"
+        " the router a larger --max-message-mib"
     )
 
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -117,8 +118,19 @@ def make_application(
     if budget is not None:
         application[BUDGET] = budget
     for part in pages:
-        application.add_routes(part.routes())
+        routes = part.routes()
+        application.add_routes(routes)
+        application.add_routes(map(_with_slash, filter(_may_end_in_slash, routes)))
     return application
+
+
+def _may_end_in_slash(route: web.RouteDef) -> bool:
+    """Return whether a route is a page that may be asked for with a slash at its end, as many clients write it."""
+    return route.method == "GET" and not route.path.endswith("/")
+
+
+def _with_slash(route: web.RouteDef) -> web.RouteDef:
+    return web.get(f"{route.path}/", route.handler)
 
 
 def make_runner(application: web.Application) -> web.AppRunner:

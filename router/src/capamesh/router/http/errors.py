@@ -72,7 +72,7 @@ def error_reply(error: CapameshError) -> Reply:
     retry_s = retry_after_s(error)
     if retry_s is not None:
         headers["Retry-After"] = str(retry_s)
-    return Reply(status_of(error), headers, (error_body(error.message),))
+    return Reply(status_of(error), headers, (error_body(error.message, error.code),))
 
 
 def retry_after_s(error: CapameshError) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 from typing import Final
 
 from capamesh.protocol.errors import InvalidRequest
@@ -21,6 +22,18 @@ REGION: Final = "X-Capamesh-Region"
 DEVICE: Final = "X-Capamesh-Device"
 NODES: Final = "X-Capamesh-Nodes"
 EXPLAIN: Final = "X-Capamesh-Explain"
+_NAMES: Final = {
+    name.lower(): name
+    for name in (POLICY, AFFINITY, TENANT, MAX_PRICE, REGION, DEVICE, NODES, EXPLAIN)
+}
+"""The headers that are read, by their names in small letters."""
+_PARAMETERS: Final = {
+    "timeout": "timeout, in microseconds",
+    "deadline": "timeout, in microseconds",
+    "priority": "priority",
+    "sequence": "sequence_id",
+}
+"""The parameters of a request that are taken for headers, by what stands in the names of these."""
 MAX_CHARS: Final = 1024
 """The most characters of one of these headers' values (guess: a dozen node ids)."""
 MAX_NAMES: Final = 64
@@ -34,8 +47,12 @@ def options_of(
 
     `headers` finds names whatever their case. Raises `InvalidRequest`.
     """
-    if not any(name[:11].lower() == PREFIX for name in headers):
+    named = [name for name in headers if name[:11].lower() == PREFIX]
+    if not named:
         return NO_OPTIONS, False  # nearly all requests
+    for name in named:
+        if name.lower() not in _NAMES:
+            raise InvalidRequest(f"there is no header {name[:80]!r}; {_nearest(name.lower())}")
     policy = _text(headers, POLICY)
     if policy and policy not in policies:
         raise InvalidRequest(
@@ -45,6 +62,17 @@ def options_of(
         _constraints(headers), policy, _text(headers, AFFINITY), _text(headers, TENANT)
     )
     return options, _flag(headers, EXPLAIN)
+
+
+def _nearest(name: str) -> str:
+    """Return what whoever named an unknown header may have meant, for an error's text."""
+    for word, parameter in _PARAMETERS.items():
+        if word in name:
+            return f"it is a parameter of the request, in its JSON: {parameter}"
+    close = get_close_matches(name[:80], _NAMES, n=1)
+    if close:
+        return f"did you mean {_NAMES[close[0]]}?"
+    return f"there are {', '.join(sorted(_NAMES.values()))}"
 
 
 def _constraints(headers: Mapping[str, str]) -> Constraints:
