@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import virtual_time
+from awaited_calls import outcome_of
 
 from capamesh.node.contract.messages import DeviceOffer
 from capamesh.protocol.adverts import (
@@ -46,7 +47,6 @@ from capamesh.router.policies import IsEligible, Policy, RequestShape, make_poli
 from capamesh.router.policies.policy import MayBeProbed, PolicyBase
 from capamesh.router.requests.call import Call, Outcome, RoutingOptions
 from capamesh.router.requests.dispatch import Dispatch
-from capamesh.router.requests.outcome import outcome_of
 from capamesh.router.requests.routing import Routing
 from capamesh.router.rules.model_rules import DEFAULT_POLICY, NO_RULES, ModelRules, RoutingRules
 from capamesh.router.telemetry import Telemetry
@@ -494,7 +494,7 @@ class Fleet:
             "hosts": sum(abs(replica.rif) for replica in self.replicas),
             "candidates": sum(abs(endpoint.rif) for endpoint in self.endpoints),
             "links": sum(len(link.waiting) + len(link.probing) for link in self.links),
-            "gates": abs(self.routing.under_way),
+            "gates": abs(self.balancer.under_way),
             "waiting": len(self.balancer.links),
             "probes": len(self.prober._under_way),
         }

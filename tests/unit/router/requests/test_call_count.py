@@ -194,7 +194,7 @@ async def test_warm_request_costs_few_calls_and_frames_there_and_back(
     assert (back.calls[0], back.calls[-1]) == ("answered", "_go_on")
     assert len(back.calls) <= most_back, back.calls
     assert world.client.written.count(b"HTTP/1.1 200 OK") == WARM + 1
-    assert world.fleet.routing.under_way == 0
+    assert world.fleet.balancer.under_way == 0
 
 
 @in_virtual_time

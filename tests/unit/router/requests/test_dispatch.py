@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from awaited_calls import outcome_of
 from fleet_fakes import (
     Ask,
     Fleet,
@@ -65,7 +66,6 @@ from capamesh.router.balancing.picker import RequestPicker
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.policies.policy import RequestShape
 from capamesh.router.requests.call import NO_OPTIONS, Call, Outcome
-from capamesh.router.requests.outcome import outcome_of
 from capamesh.router.resilience.health import CircuitState, Health
 from capamesh.router.resilience.link_wait import MAX_WAITING
 from capamesh.router.resilience.retry_budget import RETRIES

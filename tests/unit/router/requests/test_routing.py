@@ -551,7 +551,7 @@ async def test_version_s_gate_is_forgotten_with_it_once_nothing_is_under_way() -
     fleet.view.apply([Left(PeerId("A"), LeftReason.GOODBYE), Left(PeerId("B"), LeftReason.GOODBYE)])
     fleet.balancer.tick(fleet.clock())
     assert set(controllers(fleet)) == {"1"}
-    assert fleet.routing.under_way == 1
+    assert fleet.balancer.under_way == 1
     task.cancel()
     await asyncio.wait([task])
     fleet.balancer.tick(fleet.clock())
@@ -568,9 +568,9 @@ async def test_gate_counts_each_request_until_it_ends_whichever_way(script: Any)
     fleet = Fleet([after(0.5, script)])
     task = asyncio.create_task(infer(fleet, allowed_s=1.0))
     await asyncio.sleep(0.1)
-    assert fleet.routing.under_way == 1
+    assert fleet.balancer.under_way == 1
     await asyncio.wait([task])
-    assert fleet.routing.under_way == 0
+    assert fleet.balancer.under_way == 0
     assert fleet.counts == {}
     task.exception()
 
@@ -777,7 +777,7 @@ async def test_closing_ends_the_copies_also_those_that_have_not_begun(supervisor
     assert mirror is not None
     assert mirror.under_way == 0
     assert not two.waiting
-    assert fleet.routing.under_way == 1  # the request itself goes on
+    assert fleet.balancer.under_way == 1  # the request itself goes on
     fleet.links[0].asks[0].echo()
     assert await task == "A"
     assert fleet.counts == {}

@@ -261,7 +261,7 @@ def test_batch_of_failures_takes_no_more_than_the_least_share() -> None:
     health = Health()
     for _ in range(500):
         health.failed(0.0, is_hard=False)
-    assert health.error_rate == 0.5
+    assert health._errors == 0.5
     assert health.share(0.1) == 0.05
     assert health.share(5.0) > 0.6  # even if it is not sent anything
 
@@ -442,7 +442,7 @@ def test_replica_may_be_tried_within_six_seconds_and_its_share_is_in_bounds_what
         now_s += passed_s
         happen(health, event, now_s)
         assert 0.0 < health.share(now_s) <= 1.0
-        assert 0.0 <= health.error_rate <= 0.5
+        assert 0.0 <= health._errors <= 0.5
         if health.is_full:
             assert health.may_send(now_s)
             assert health.share(now_s) == 1.0

@@ -167,8 +167,3 @@ class Routing:
     def close(self) -> None:
         """End the copies that are under way."""
         self.pipeline.copies.close()
-
-    @property
-    def under_way(self) -> int:
-        """Requests that were let in and have not ended."""
-        return self._balancer.under_way

@@ -208,11 +208,6 @@ class Health:
             return "the operator holds it closed"
         return self._cause
 
-    @property
-    def error_rate(self) -> float:
-        """The moving average of failures of late, 0 to 0.5, as of the last event."""
-        return self._errors
-
     # what happens
 
     def failed(self, now_s: float, *, is_hard: bool, cause: str = "") -> None:

@@ -30,7 +30,7 @@ def report(
 
 
 def names(pool: ProbePool) -> str:
-    return "".join(one.endpoint.peer for one in pool.pooled)
+    return "".join(one.endpoint.peer for one in pool._pooled)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_new_report_replaces_the_replicas_former_one_and_is_the_youngest() -> No
     report(a, pool, 1.0, rif=3)
     report(b, pool, 1.1)
     report(a, pool, 1.2, rif=5, latency_us=7000)
-    entry = pool.pooled[a]
+    entry = pool._pooled[a]
     assert (len(pool), names(pool)) == (2, "ba")
     assert (entry.rif, entry.latency_s, entry.reported_s) == (5, 0.007, 1.2)
 
@@ -84,7 +84,7 @@ def test_fleet_gets_what_is_known_of_each_of_its_replicas_in_its_order() -> None
 def test_own_requests_are_counted_exactly_and_others_as_reported() -> None:
     pool, a = pool_of(), replica("a", rif=2)
     report(a, pool, 0.0, rif=5)  # three are others'
-    entry = pool.pooled[a]
+    entry = pool._pooled[a]
     assert (entry.others, entry.rif) == (3, 5)
     a.rif += 1  # chosen again: the pooled entry is compensated
     assert entry.rif == 6

@@ -11,7 +11,7 @@ What a replica told last is remembered beside the pool for as long as it is host
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from typing_extensions import override
@@ -121,11 +121,6 @@ class ProbePool:
 
     def __contains__(self, replica: object) -> bool:
         return replica in self._pooled
-
-    @property
-    def pooled(self) -> Mapping[Replica, Entry]:
-        """The entries of the pool by replica, in the order in which they came."""
-        return self._pooled
 
     def __copy__(self) -> ProbePool:
         """Return a pool of the same entries, which may forget some and drop others without a trace in this one."""
