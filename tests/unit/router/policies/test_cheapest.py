@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 import random
 from collections import Counter
 from dataclasses import replace
@@ -10,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from replicas import SHAPE, lose, picks, replica
 
-from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.fleet.replica import Replica
 from capamesh.router.policies.cheapest import Cheapest
@@ -24,12 +22,10 @@ def reported(
     )
 
 
-def only(*replicas: Replica, band: float = 1.5, size_bytes: int = 8) -> str:
+def only(*replicas: Replica, size_bytes: int = 8) -> str:
     """Return who is picked, which must be the same whatever the seed."""
     seen = {
-        picks(
-            Cheapest(random.Random(seed), band), replicas, 1, replace(SHAPE, size_bytes=size_bytes)
-        )
+        picks(Cheapest(random.Random(seed)), replicas, 1, replace(SHAPE, size_bytes=size_bytes))
         for seed in range(20)
     }
     assert len(seen) == 1
@@ -39,8 +35,6 @@ def only(*replicas: Replica, band: float = 1.5, size_bytes: int = 8) -> str:
 def test_cheapest_within_the_band_of_the_fastest_is_picked() -> None:
     replicas = (reported("a", 3.0, 10_000), reported("b", 2.0, 15_000), reported("c", 1.0, 15_001))
     assert only(*replicas) == "b"
-    assert only(*replicas, band=1.0) == "b"  # and within 5 ms of the fastest in any case
-    assert only(*replicas, band=2.0) == "c"
     lose(replicas[0])
     assert only(*replicas) == "c"  # the band is that of the fastest which is eligible
 
@@ -52,8 +46,6 @@ def test_few_milliseconds_more_than_the_fastest_are_as_good_however_quick_that_i
     assert (
         only(reported("d", 1.5, 20_000), reported("c", 0.5, 30_000)) == "c"
     )  # the band is the wider one
-    alone = Cheapest(random.Random(1), floor_s=0.0)
-    assert alone.pick((dear, cheap), lambda _: True, SHAPE, 0.0) is dear
 
 
 def test_way_there_counts_with_the_service() -> None:
@@ -73,12 +65,6 @@ def test_less_busy_of_equal_prices_is_picked_and_idle_ones_share() -> None:
     assert all(400 < counts[one] < 600 for one in "abcd")
 
 
-@pytest.mark.parametrize("floor_s", [-0.001, math.inf, math.nan])
-def test_floor_that_is_no_time_is_refused(floor_s: float) -> None:
-    with pytest.raises(ConfigError, match=f"cheapest with a floor of {floor_s} s"):
-        Cheapest(random.Random(1), floor_s=floor_s)
-
-
 @pytest.mark.parametrize(("rif", "in_flight"), [(0, 4), (0, 7), (4, 0), (4, 2)])
 def test_replica_that_would_refuse_is_left_out(rif: int, in_flight: int) -> None:
     full = reported("f", 0.1, 10, rif=rif, in_flight=in_flight)
@@ -89,10 +75,10 @@ def test_replica_that_would_refuse_is_left_out(rif: int, in_flight: int) -> None
 
 def test_requests_sent_since_the_report_are_waited_for() -> None:
     busy = reported("b", 1.0, 10_000, rif=1, in_flight=1)
-    other = reported("o", 2.0, 14_000)
+    other = reported("o", 2.0, 13_000)
     assert only(busy, other) == "b"
-    busy.rif = 2  # 20 ms against 14: out of the band
-    assert only(busy, other, band=1.4) == "o"
+    busy.rif = 2  # 20 ms against 13: out of the band
+    assert only(busy, other) == "o"
 
 
 def test_replica_that_reported_nothing_is_tried_with_one_request_at_a_time() -> None:
@@ -147,14 +133,3 @@ def test_pick_is_the_cheapest_in_the_band_and_not_full_while_another_is_not(
         band = [one for one in free if one.load.latency_us <= limit_us]
         assert picked in band
         assert picked.advert.price_per_million == min(o.advert.price_per_million for o in band)
-
-
-@pytest.mark.parametrize("band", [0.0, 0.99, -1.0, math.inf, math.nan])
-def test_band_that_would_hold_nobody_or_everybody_is_refused(band: float) -> None:
-    with pytest.raises(ConfigError, match=f"cheapest with latency band {band}"):
-        Cheapest(random.Random(1), band)
-
-
-def test_empty_sample_is_refused() -> None:
-    with pytest.raises(ConfigError, match="cheapest with a sample of 0: at least 1 is needed"):
-        Cheapest(random.Random(1), sample=0)

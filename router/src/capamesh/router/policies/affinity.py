@@ -1,7 +1,7 @@
 """Requests of one key meet at one replica, unless it has more than its share. Pure, seeded.
 
 Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2016): replicas and keys are points on a
-ring, and a key belongs to the first replica after it that has less than `bound` times the mean in flight. When a
+ring, and a key belongs to the first replica after it that has less than `BOUND` times the mean in flight. When a
 replica leaves, only its keys move, each to whichever replica follows it, so that they spread over all; when it comes
 back they return. A sequence, whose state is at its node, stays where it belongs however much is to do there. Routers that see the same nodes place keys alike, without a word between them.
 """
@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from typing_extensions import override
 
-from capamesh.protocol.errors import ConfigError
 from capamesh.router.policies.drawing import draw_two
 from capamesh.router.policies.policy import IsEligible, PolicyBase, RequestShape
 
@@ -59,17 +58,13 @@ class Affinity(PolicyBase):
 
     name: ClassVar[str] = "affinity"
 
-    def __init__(self, rng: random.Random, bound: float = BOUND) -> None:
-        """Raise `ConfigError` unless `bound` is finite and over 1."""
-        if not 1 < bound < math.inf:
-            raise ConfigError(f"affinity with load bound {bound}: a number over 1 is needed")
+    def __init__(self, rng: random.Random) -> None:
         super().__init__(rng)
-        self._bound = bound
         self._rings: dict[ModelVersion, _Ring] = {}
 
     def __copy__(self) -> Affinity:
         """Return a policy with rings of its own, as they are now."""
-        policy = Affinity(self._rng, self._bound)
+        policy = Affinity(self._rng)
         policy._rings = {version: ring.copy() for version, ring in self._rings.items()}
         return policy
 
@@ -90,7 +85,7 @@ class Affinity(PolicyBase):
         if ring is None:
             if len(self._rings) >= MAX_RINGS:
                 del self._rings[next(iter(self._rings))]
-            ring = self._rings[request.version] = _Ring(self._bound)
+            ring = self._rings[request.version] = _Ring()
         if ring.replicas is not replicas:
             ring.follow(replicas)
         return ring.pick(is_eligible, request.affinity, now_s, is_pinned=request.is_pinned)
@@ -99,22 +94,8 @@ class Affinity(PolicyBase):
 class _Ring:
     """The points of one version's replicas, and how much each may have in flight."""
 
-    __slots__ = (
-        "_bound",
-        "_counted_in",
-        "_counted_s",
-        "_eligible",
-        "_in_flight",
-        "_numbers",
-        "_owners",
-        "_points",
-        "_summed_in",
-        "replicas",
-    )
-
-    def __init__(self, bound: float) -> None:
+    def __init__(self) -> None:
         self.replicas: Sequence[Replica] = ()
-        self._bound = bound
         self._numbers: dict[Replica, int] = {}
         """The number of each replica among those of its node: a node has one for each of its workers."""
         self._owners: dict[int, Replica] = {}
@@ -202,7 +183,7 @@ class _Ring:
             self._eligible = sum(map(is_eligible, replicas))
             self._counted_in = len(replicas) // COUNT_SHARE
             self._counted_s = now_s
-        return math.ceil(self._bound * (self._in_flight + 1) / max(1, self._eligible))
+        return math.ceil(BOUND * (self._in_flight + 1) / max(1, self._eligible))
 
 
 def _points(peer: PeerId, number: int) -> list[int]:

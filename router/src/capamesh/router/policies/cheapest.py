@@ -7,13 +7,11 @@ good, and among equals the cheapest wins (the Prequal paper tried 13 weighted su
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from typing_extensions import override
 
-from capamesh.protocol.errors import ConfigError
 from capamesh.router.policies.drawing import draw_some
 from capamesh.router.policies.policy import IsEligible, PolicyBase, RequestShape
 
@@ -33,33 +31,13 @@ SAMPLE = 8
 class Cheapest(PolicyBase):
     """Chooses the cheapest of a few replicas drawn at random that are about as fast as the fastest of them.
 
-    About as fast is an expected latency of at most `band` times the least, or `floor_s` more.
+    About as fast is an expected latency of at most `BAND` times the least, or `FLOOR_S` more.
 
     A replica with as many in flight as it takes is left out while another is not. One of unknown latency is in the
     band while nothing is under way there. Equal prices: the fewest of this router's requests in flight.
     """
 
     name: ClassVar[str] = "cheapest"
-
-    def __init__(
-        self,
-        rng: random.Random,
-        band: float = BAND,
-        sample: int = SAMPLE,
-        *,
-        floor_s: float = FLOOR_S,
-    ) -> None:
-        """Raise `ConfigError` unless `band` is finite and at least 1, `sample` at least 1 and `floor_s` finite and at least 0."""
-        if not 1 <= band < math.inf:
-            raise ConfigError(f"cheapest with latency band {band}: a number from 1 is needed")
-        if sample < 1:
-            raise ConfigError(f"cheapest with a sample of {sample}: at least 1 is needed")
-        if not 0 <= floor_s < math.inf:
-            raise ConfigError(f"cheapest with a floor of {floor_s} s: a number from 0 is needed")
-        super().__init__(rng)
-        self._band = band
-        self._sample = sample
-        self._floor_s = floor_s
 
     @override
     def pick(
@@ -70,13 +48,13 @@ class Cheapest(PolicyBase):
         now_s: float,
     ) -> Replica | None:
         del now_s
-        drawn = draw_some(replicas, is_eligible, self._draw, self._sample)
+        drawn = draw_some(replicas, is_eligible, self._draw, SAMPLE)
         if len(drawn) < 2:
             return drawn[0] if drawn else None
         size_bytes = request.size_bytes
         expected = [_expected_s(replica, size_bytes) for replica in drawn]
         fastest_s = min([s for s in expected if 0 < s < math.inf], default=0.0)
-        limit_s = max(self._band * fastest_s, fastest_s + self._floor_s)
+        limit_s = max(BAND * fastest_s, fastest_s + FLOOR_S)
         best: Replica | None = None
         best_price = math.inf
         for replica, seconds in zip(drawn, expected, strict=True):

@@ -1,6 +1,6 @@
 """Least requests in flight: of all in a small fleet, of a few drawn ones in a large one. Pure, seeded.
 
-Envoy's least request balancer with equal weights: it draws `choices` replicas and takes the least busy. Where the
+Envoy's least request balancer with equal weights: it draws `CHOICES` replicas and takes the least busy. Where the
 fleet is small, looking at every replica costs no more than drawing, and never misses an idle one (Envoy's
 `full_scan`). Replicas that are equally busy are then taken in turn: the look begins after the replica that was picked
 last, so that an idle fleet is served round robin rather than by its order.
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from typing_extensions import override
 
-from capamesh.protocol.errors import ConfigError
 from capamesh.router.policies.drawing import draw_some
 from capamesh.router.policies.policy import IsEligible, PolicyBase, RequestShape
 
@@ -34,12 +33,8 @@ class LeastRequest(PolicyBase):
 
     name: ClassVar[str] = "least-request"
 
-    def __init__(self, rng: random.Random, choices: int = CHOICES) -> None:
-        """Raise `ConfigError` unless `choices` is at least 1."""
-        if choices < 1:
-            raise ConfigError(f"least-request with {choices} choices: at least 1 is needed")
+    def __init__(self, rng: random.Random) -> None:
         super().__init__(rng)
-        self._choices = choices
         self._start = rng.random()
         """The place at which the next look at all replicas begins: a fraction of the fleet until the first pick."""
         self._next = -1
@@ -55,7 +50,7 @@ class LeastRequest(PolicyBase):
         del request, now_s
         if len(replicas) <= SMALL_FLEET:
             return self._of_all(replicas, is_eligible)
-        drawn = draw_some(replicas, is_eligible, self._draw, self._choices)
+        drawn = draw_some(replicas, is_eligible, self._draw, CHOICES)
         return min(drawn, key=_rif, default=None)
 
     def _of_all(self, replicas: Sequence[Replica], is_eligible: IsEligible) -> Replica | None:

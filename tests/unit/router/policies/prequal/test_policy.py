@@ -19,7 +19,6 @@ from capamesh.router.policies.prequal.policy import (
     LOOKED_AT,
     MIN_PROBE_S,
     PROBE_TRIES,
-    PROBES,
     SMALL_FLEET,
     Prequal,
     done_s,
@@ -320,7 +319,7 @@ def test_pick_is_eligible_and_there_is_one_whenever_a_replica_is_eligible(
     good = {one for number, one in enumerate(replicas) if number not in bad}
     picked = policy.pick(replicas, good.__contains__, SHAPE, 0.0)
     assert picked in good if good else picked is None
-    usables = [one for one in policy.pool.pooled if one in good]
+    usables = [one for one in policy.pool._pooled if one in good]
     if len(usables) > 1:
         assert picked is min(usables, key=lambda one: cost_s(policy, one))
 
@@ -359,7 +358,6 @@ def test_change_of_the_fleet_forgets_who_left_and_the_mode_follows() -> None:
 
 def test_each_request_probes_one_replica() -> None:
     policy, replicas = large(100)
-    assert PROBES == 1
     assert [len(policy.probes(replicas, usable, float(at))) for at in range(100)] == [1] * 100
 
 
@@ -369,23 +367,14 @@ def test_lone_replica_is_not_probed_for_its_answers_tell_all() -> None:
     assert policy.probes(fleet(2), usable, 100.0)
 
 
-def test_each_of_several_probes_goes_to_another_replica_uniformly() -> None:
-    policy, replicas = Prequal(random.Random(0), probes_a_request=3), fleet(100)
+def test_probes_go_to_all_replicas_uniformly() -> None:
+    policy, replicas = Prequal(random.Random(0)), fleet(100)
     counts: Counter[Replica] = Counter()
-    for at in range(3000):
-        probed = list(policy.probes(replicas, usable, float(at)))
-        assert len(probed) == len(set(probed)) == 3
-        counts.update(probed)
+    for at in range(9000):
+        (probed,) = policy.probes(replicas, usable, float(at))
+        counts[probed] += 1
     assert len(counts) == 100
     assert 50 < min(counts.values()) < max(counts.values()) < 135  # 90 on average
-
-
-@pytest.mark.parametrize("rate", [0.5, 1.0, 2.3])
-def test_fraction_of_a_probe_is_rounded_at_random(rate: float) -> None:
-    policy, replicas = Prequal(random.Random(2), probes_a_request=rate), fleet(100)
-    numbers = [len(policy.probes(replicas, usable, float(at))) for at in range(2000)]
-    assert set(numbers) <= {math.floor(rate), math.ceil(rate)}
-    assert sum(numbers) / 2000 == pytest.approx(rate, abs=0.05)
 
 
 def test_replica_is_not_asked_while_its_report_is_fresh_or_a_probe_is_under_way() -> None:
@@ -409,14 +398,14 @@ def test_replica_is_not_asked_while_its_report_is_fresh_or_a_probe_is_under_way(
 
 
 def test_probes_go_to_eligible_replicas_even_where_few_are_and_never_look_at_all() -> None:
-    policy, replicas = Prequal(random.Random(1), probes_a_request=3), fleet(1000)
+    policy, replicas = Prequal(random.Random(1)), fleet(1000)
     good = set(replicas[::20])
     found = 0
     for at in range(50):
         rule, asked = counted(good.__contains__)
         probed = list(policy.probes(replicas, lambda one, _: rule(one), float(at)))  # noqa: B023
         assert set(probed) <= good
-        assert len(asked) <= LOOKED_AT + 3 * PROBE_TRIES
+        assert len(asked) <= LOOKED_AT + PROBE_TRIES
         found += len(probed)
-    assert found > 120
-    assert list(policy.probes(replicas, lambda *_: False, 99.0)) == []
+    assert found > 40
+    assert policy.probes(replicas, lambda *_: False, 99.0) == ()
