@@ -30,7 +30,7 @@ from capamesh.router.fleet.overrides import Overrides
 from capamesh.router.fleet.updates import Dialler, FleetUpdates
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.process.health_watch import JUDGE_EVERY_S
-from capamesh.router.process.request_parts import RequestParts, Surroundings
+from capamesh.router.process.request_parts import RequestParts
 from capamesh.router.rules.model_rules import RoutingRules
 from capamesh.router.telemetry import Telemetry
 from capamesh.router.timers import Timer, Timers
@@ -227,15 +227,17 @@ class RealRouter(Dialler):
         endpoints: list[Endpoint] = []
         fleet = FleetView(on_new=endpoints.append, on_gone=lambda _: None)
         self.telemetry = Telemetry()
-        around = Surroundings(
+        self.parts = parts = RequestParts(
+            fleet,
+            rules,
             clock=loop.time,
             timers=loop,
             rng=rng,
             counts=self.telemetry,
             do=lambda _, turn: turn(),
             on_verdict=lambda _: None,
+            limits=DEFAULT_LIMITS,
         )
-        self.parts = parts = RequestParts(fleet, rules, around, limits=DEFAULT_LIMITS)
         log: Any = NullLog()
         updates = FleetUpdates(
             fleet,

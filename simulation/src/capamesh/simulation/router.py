@@ -22,7 +22,7 @@ from capamesh.router.fleet.overrides import Overrides
 from capamesh.router.fleet.updates import Dialler, FleetUpdates
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.process.health_watch import JUDGE_EVERY_S
-from capamesh.router.process.request_parts import RequestParts, Surroundings
+from capamesh.router.process.request_parts import RequestParts
 from capamesh.simulation.link import PING_EVERY_S, RouterEnd, SimLink
 from capamesh.simulation.request import CallForm, SimRequest
 
@@ -74,18 +74,15 @@ class SimRouter(RouterEnd, Dialler):
         self._ticking: Timer | None = None
         self._pinged_s = 0.0
         self.fleet = FleetView(on_new=self._new, on_gone=self._gone)
-        around = Surroundings(
+        self.parts = RequestParts(
+            self.fleet,
+            rules,
             clock=events.time,
             timers=events,
             rng=rng,
             counts=recorder,
             do=_do,
             on_verdict=self._judged,
-        )
-        self.parts = RequestParts(
-            self.fleet,
-            rules,
-            around,
             limits=DEFAULT_LIMITS,
             is_limited=has_gate,
         )

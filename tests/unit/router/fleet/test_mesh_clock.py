@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capamesh.router.fleet.mesh_clock import MeshClock
+from capamesh.router.fleet.clocks import MeshClock
 
 
 def test_mesh_time_stands_still_until_the_sidecar_is_up_and_while_it_is_down() -> None:
@@ -33,37 +33,37 @@ def test_mesh_time_is_the_time_that_was_up_and_never_goes_back(
         for _ in range(wait_s):
             now_s += 1
             up_s += is_up
-            assert clock.tick(now_s) == up_s
+            assert clock.now_s(now_s) == up_s
 
 
 def test_time_in_which_the_process_itself_was_stopped_does_not_count() -> None:
     clock = MeshClock(100.0)
     clock.resume(100.0)
-    assert clock.tick(100.5) == 0.5
-    assert clock.tick(102.5) == 2.5
-    assert clock.tick(142.5) == 2.5
+    assert clock.now_s(100.5) == 0.5
+    assert clock.now_s(102.5) == 2.5
+    assert clock.now_s(142.5) == 2.5
     assert clock.now_s(142.7) == pytest.approx(2.7)
-    assert clock.tick(143.0) == 3.0
+    assert clock.now_s(143.0) == 3.0
     clock.pause(143.0)
-    assert clock.tick(243.0) == 3.0
+    assert clock.now_s(243.0) == 3.0
     clock.resume(243.0)
-    assert clock.tick(243.5) == 3.5
+    assert clock.now_s(243.5) == 3.5
 
 
 def test_message_heard_after_a_stop_and_before_the_tick_is_not_dated_into_the_future() -> None:
     clock = MeshClock(0.0)
     clock.resume(0.0)
-    assert clock.tick(0.5) == 0.5
+    assert clock.now_s(0.5) == 0.5
     assert clock.now_s(300.5) == 0.5
     assert clock.now_s(300.75) == 0.75
-    assert clock.tick(301.0) == 1.0
+    assert clock.now_s(301.0) == 1.0
 
 
 def test_sidecar_that_is_found_down_after_a_stop_does_not_make_the_stop_count() -> None:
     clock = MeshClock(0.0)
     clock.resume(0.0)
-    assert clock.tick(0.5) == 0.5
+    assert clock.now_s(0.5) == 0.5
     clock.pause(300.0)
-    assert clock.tick(300.5) == 0.5
+    assert clock.now_s(300.5) == 0.5
     clock.resume(301.0)
-    assert clock.tick(302.0) == 1.5
+    assert clock.now_s(302.0) == 1.5

@@ -13,9 +13,13 @@ from fleet_fakes import advert, in_virtual_time, offer
 
 from capamesh.protocol.fleet import Joined, Left, LeftReason
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
-from capamesh.router.fleet.ownership_keeper import SAVE_EVERY_S, OwnerKeeper
+from capamesh.router.fleet.ownership_keeper import (
+    PIN_FILE,
+    SAVE_EVERY_S,
+    OwnerKeeper,
+    load_pins,
+)
 from capamesh.router.fleet.view import FleetView
-from capamesh.router.ownership.pin_file import PIN_FILE, load_pins
 from capamesh.router.ownership.version import KEEP_S, SETTLE_S
 from capamesh.router.rules.model_rules import NO_RULES
 

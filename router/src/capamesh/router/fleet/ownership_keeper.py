@@ -12,8 +12,9 @@ from typing_extensions import override
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.fleet import Change, Changed, Joined, Left
+from capamesh.protocol.private_files import read_public, replace_public
 from capamesh.router.ownership.owners import Judged, Owners
-from capamesh.router.ownership.pin_file import load_pins, save_pins
+from capamesh.router.ownership.pins import MAX_FILE_BYTES, Pin, pins_from_json, pins_to_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 
     from capamesh.protocol.ids import ModelName, PeerId
     from capamesh.router.fleet.view import FleetView
-    from capamesh.router.ownership.pins import Pin
     from capamesh.router.rules.model_rules import RoutingRules
 
+PIN_FILE = "model-pins.json"
 SAVE_EVERY_S = 10.0
 """Pins are written no more often than this, whatever changes (guess: members can change something at any time; a router
 that is killed forgets this much, and hears it anew)."""
@@ -143,10 +144,21 @@ class OwnerKeeper:
             if turn < self._written:
                 return
             try:
-                save_pins(self._folder, pins)
+                replace_public(self._folder / PIN_FILE, pins_to_json(pins))
             except ConfigError as error:
                 if not self._is_refused:
                     self._log.warning("model_pins_not_kept", error=error.message)
                 self._is_refused = True
             else:
                 self._written, self._is_refused = turn, False
+
+
+def load_pins(folder: Path) -> list[Pin]:
+    """Return the pins kept in `folder`, none where there is no file; raise `ConfigError` where it is damaged."""
+    file = folder / PIN_FILE
+    if not file.exists():
+        return []
+    try:
+        return pins_from_json(read_public(file, "the file of pins", limit_bytes=MAX_FILE_BYTES))
+    except ConfigError as exc:
+        raise ConfigError(f"{file} is damaged: {exc.message}") from exc

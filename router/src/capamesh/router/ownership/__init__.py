@@ -1,1 +1,1 @@
-"""Decides which file a model's version is, and which versions are trusted: pins, votes, signatures. Pure but for `pin_file`."""
+"""Decides which file a model's version is, and which versions are trusted: pins, votes, signatures. Pure."""

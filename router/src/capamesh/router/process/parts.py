@@ -22,7 +22,7 @@ from capamesh.protocol.links.transport import LinkTransport
 from capamesh.protocol.membership_upkeep import MembershipUpkeep
 from capamesh.protocol.mesh.client import MeshClient
 from capamesh.protocol.mesh.gossip import adverts_topic, demand_topic
-from capamesh.protocol.network import Role
+from capamesh.protocol.network import Membership, Role
 from capamesh.protocol.reach import innermost_to_dial, inside_named
 from capamesh.protocol.token_file import token_file_of
 from capamesh.router.access.operator_key import OperatorKey
@@ -44,10 +44,10 @@ from capamesh.router.http.application import OpenRequests
 from capamesh.router.http.exchange import Inference
 from capamesh.router.http.limits import answers_bytes_of
 from capamesh.router.policies import POLICIES, make_policy
-from capamesh.router.process.request_parts import RequestParts, Surroundings
-from capamesh.router.process.rules_file import load_rules
+from capamesh.router.process.request_parts import RequestParts
+from capamesh.router.process.rules_keys import load_rules
 from capamesh.router.process.standing import Standing
-from capamesh.router.rules.model_rules import ModelRules
+from capamesh.router.rules.model_rules import ModelRules, RoutingRules
 from capamesh.router.supervision import Supervisor
 from capamesh.router.telemetry import Telemetry
 
@@ -57,10 +57,8 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from capamesh.protocol.ids import PeerId
-    from capamesh.protocol.network import Membership
     from capamesh.router.balancing.unhealthy import Verdict
     from capamesh.router.fleet.endpoint import Endpoint
-    from capamesh.router.rules.model_rules import RoutingRules
     from capamesh.router.settings import RouterSettings
     from capamesh.router.timers import Timers
 
@@ -187,18 +185,15 @@ class RouterParts:
     def _make_requests(self, rules: RoutingRules, timers: Timers) -> None:
         """Make the parts that a request goes through."""
         settings = self.settings
-        around = Surroundings(
+        self.request_parts = parts = RequestParts(
+            self.fleet,
+            rules,
             clock=time.monotonic,
             timers=timers,
             rng=random.Random(),  # noqa: S311 - load balancing
             counts=self.telemetry,
             do=self.supervisor.do,
             on_verdict=self._judged,
-        )
-        self.request_parts = parts = RequestParts(
-            self.fleet,
-            rules,
-            around,
             limits=settings.limits,
             invite_of=self.hearing.quotas.invite_of,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from capamesh.router.balancing.balancer import Balancer
@@ -24,22 +23,6 @@ if TYPE_CHECKING:
     from capamesh.router.timers import Timers
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """The surroundings of the parts: a process has a real clock and an event loop, a simulation its own."""
-
-    clock: Callable[[], float]
-    """Returns the time in seconds; it never goes backwards."""
-    timers: Timers
-    """The timers, which go by the same clock."""
-    rng: random.Random
-    counts: AttemptCounts
-    do: DoTurn
-    """Does the turns of the watch over the nodes' health."""
-    on_verdict: Callable[[Verdict], None]
-    """Is told what becomes of the nodes' health."""
-
-
 class RequestParts:
     """The parts with which one router sends requests to its nodes."""
 
@@ -47,14 +30,22 @@ class RequestParts:
         self,
         fleet: FleetView,
         rules: RoutingRules,
-        around: Surroundings,
         *,
+        clock: Callable[[], float],
+        timers: Timers,
+        rng: random.Random,
+        counts: AttemptCounts,
+        do: DoTurn,
+        on_verdict: Callable[[Verdict], None],
         limits: Limits,
         invite_of: Callable[[PeerId], str] = lambda _: "",
         is_limited: bool = True,
     ) -> None:
-        """`invite_of` tells which invite admitted a node. Not `is_limited`: requests are let in however full those are."""
-        clock, timers, rng = around.clock, around.timers, around.rng
+        """`clock` returns seconds and never goes backwards; `timers` go by it, those of a process or of a simulation.
+
+        `do` does the turns of the watch over the nodes' health, and `on_verdict` is told what becomes of that.
+        `invite_of` tells which invite admitted a node. Not `is_limited`: requests are let in however full nodes are.
+        """
         self.balancer = Balancer(
             fleet,
             make_policy=make_policy,
@@ -64,9 +55,7 @@ class RequestParts:
             is_limited=is_limited,
         )
         self.prober = Prober(self.balancer, clock=clock, timers=timers)
-        dispatch = Dispatch(
-            self.prober, clock=clock, timers=timers, limits=limits, counts=around.counts
-        )
+        dispatch = Dispatch(self.prober, clock=clock, timers=timers, limits=limits, counts=counts)
         self.routing = Routing(
             fleet, self.balancer, dispatch, rules, rng=rng, clock=clock, timers=timers
         )
@@ -75,8 +64,8 @@ class RequestParts:
             self.balancer,
             self.prober,
             self.routing,
-            do=around.do,
-            on_verdict=around.on_verdict,
+            do=do,
+            on_verdict=on_verdict,
             clock=clock,
             timers=timers,
         )

@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import signal
 from importlib.metadata import version as package_version
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from aiohttp import web
 
@@ -32,10 +32,7 @@ from capamesh.router.process.gauges import (
     watch_routing,
 )
 from capamesh.router.process.node_gauges import NodeGauges
-from capamesh.router.process.parts import today
-
-if TYPE_CHECKING:
-    from capamesh.router.process.parts import RouterParts
+from capamesh.router.process.parts import RouterParts, today
 
 OPEN_TO_STRANGERS: Final = {
     "what_they_can_do": "run any model as often as the limits allow, in any tenant's name and at any priority, read every"

@@ -1,4 +1,4 @@
-"""The keys of an operator's rules file, and how they become rules. Pure.
+"""The keys of an operator's rules file, and how they become rules. IO: the file.
 
 A table for each model by its name; the table "*" holds for all, and a model's own table replaces it key by key.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias, cast
 
 from typing_extensions import override
@@ -15,12 +16,14 @@ from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.identity import public_bytes_of
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.model_digest import DIGEST_PATTERN, EXPECTED
+from capamesh.protocol.private_files import read_public
 from capamesh.protocol.schema import DISTINCT, Meta, Mismatch, Table, given, meaning, quoted, shown
 from capamesh.protocol.toml_text import read_toml
 from capamesh.router.rules.constraints import ANYWHERE
 from capamesh.router.rules.model_rules import MirrorRule, ModelRules, RoutingRules
 
 EVERY_MODEL: Final = "*"
+MAX_RULES_BYTES: Final = 4 * 2**20  # 10,000 models of 400 bytes, which take 3 s (measured)
 MAX_NAME_CHARS: Final = 256  # as of a model in an advert
 MAX_LABEL_CHARS: Final = 64  # as of a region in an advert
 MAX_WORD_CHARS: Final = 32  # as of a device's kind in an advert
@@ -76,7 +79,7 @@ class ModelTable(
     """True if a second node may be asked when the first is slow; missing: it may."""
     is_retried: bool | None = None
     """True if another node may be asked when it is unknown what became of the request at the first; missing: it may."""
-    max_price: Annotated[float, Meta(ge=0, le=MAX_PRICE)] | None = None
+    max_price: Annotated[float, Meta(ge=0.0, le=MAX_PRICE)] | None = None
     """The price for a million, as nodes advertise it, above which nodes are not asked."""
     regions: Annotated[tuple[_Label, ...], _COUNT, DISTINCT] | None = None
     """The regions whose nodes may be asked; missing: all."""
@@ -137,6 +140,17 @@ RULES_FILE: Final = cast(
     "type[dict[str, ModelTable]]", Annotated[dict[_Name, _Model], Meta(max_length=MAX_MODELS)]
 )
 """A rules file as a whole."""
+
+
+def load_rules(file: Path | None, policies: Collection[str], defaults: ModelRules) -> RoutingRules:
+    """Return the rules in `file`, complete: `defaults` hold for what it says nothing about, and without a file.
+
+    `policies` are those there are. Raises `ConfigError`, which names what is wrong with the file.
+    """
+    if file is None:
+        return RoutingRules(defaults)
+    raw = read_public(file, "the rules file", limit_bytes=MAX_RULES_BYTES)
+    return read_rules(raw, str(file), policies, defaults)
 
 
 def read_rules(
