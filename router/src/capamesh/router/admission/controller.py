@@ -105,18 +105,6 @@ class AdmissionController:
     `decide` changes nothing that another request could notice. `admit` decides and books.
     """
 
-    __slots__ = (
-        "_draw",
-        "_model",
-        "_urgent",
-        "fair",
-        "refusals",
-        "saturation",
-        "shedding",
-        "under_way",
-        "urgent_under_way",
-    )
-
     def __init__(
         self,
         model: str,

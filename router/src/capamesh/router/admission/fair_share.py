@@ -66,20 +66,6 @@ class _Tenant:
 class FairShare:
     """Counts requests in flight by tenant. `now_s` is the caller's clock."""
 
-    __slots__ = (
-        "_busy",
-        "_busy_weight",
-        "_divided_s",
-        "_idle",
-        "_lag",
-        "_level",
-        "_lodgers",
-        "_max_tenants",
-        "_most_passed",
-        "_wanting",
-        "_weights",
-    )
-
     def __init__(
         self, weights: Mapping[str, float] | None = None, *, max_tenants: int = MAX_TENANTS
     ) -> None:

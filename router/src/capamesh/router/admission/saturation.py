@@ -74,25 +74,6 @@ class _Memory:
 class _Reading:
     """Sums over the replicas, at one time."""
 
-    __slots__ = (
-        "counted",
-        "is_unsure",
-        "least_s",
-        "levels",
-        "now_s",
-        "rate",
-        "refusing",
-        "reported",
-        "run_s",
-        "slots",
-        "soonest_s",
-        "taken",
-        "unheard",
-        "urgent_slots",
-        "usual_slots",
-        "wait_s",
-    )
-
     def __init__(self, now_s: float, replicas: Sequence[Replica]) -> None:
         """Take all replicas that are open. Where there are two, nobody can tell which of them lies: both are believed."""
         reported = [replica for replica in replicas if replica.load.limit]
@@ -182,24 +163,6 @@ class Saturation:
     `look` is called before a request is judged and reads the replicas again only when it is time to. In between
     `extra`, the requests that came less those that ended, moves the figures.
     """
-
-    __slots__ = (
-        "_base",
-        "_is_open",
-        "_look_s",
-        "_memory",
-        "_next_s",
-        "_replicas",
-        "_supervisor",
-        "_taken",
-        "_wait_s",
-        "extra",
-        "is_known",
-        "rate",
-        "run_s",
-        "slots",
-        "urgent_slots",
-    )
 
     def __init__(self, is_open: IsOpen = is_open) -> None:
         self._is_open = is_open
@@ -314,8 +277,6 @@ class Saturation:
 
 class UnreadSaturation(Saturation):
     """The saturation where nobody asks for it: the replicas are not read, so that nothing is known and nothing is full."""
-
-    __slots__ = ()
 
     @override
     def look(self, replicas: Sequence[Replica], now_s: float) -> None:

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from capamesh.protocol.adverts import ModelState
+from capamesh.protocol.adverts import ModelOffer, ModelState
 from capamesh.protocol.errors import ModelFailed, ModelUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-    from capamesh.protocol.adverts import ModelOffer
     from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 
     _Key = tuple[ModelName, ModelVersion]

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from capamesh.router.fleet.dial_budget import DialBudget
+from capamesh.router.fleet.dial_budget import Dial, DialBudget
 
 if TYPE_CHECKING:
     from capamesh.protocol.links.keeper import Over
-    from capamesh.router.fleet.dial_budget import Dial
 
 
 class Dialling:

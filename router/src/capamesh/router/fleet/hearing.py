@@ -17,19 +17,18 @@ from capamesh.protocol.adverts import (
     KIND_ADVERT,
     KIND_GOODBYE,
     AdvertReader,
+    Envelope,
     RejectReason,
     open_envelope,
 )
 from capamesh.protocol.errors import AdvertRejected
 from capamesh.protocol.fleet import Change, FleetMembership, Left
 from capamesh.protocol.invite_quotas import InviteQuotas, advert_bytes
-from capamesh.protocol.network_clock import NetworkClock, check_time_by
+from capamesh.protocol.network_clock import NetworkClock, Skew, check_time_by
 
 if TYPE_CHECKING:
-    from capamesh.protocol.adverts import Envelope
     from capamesh.protocol.ids import PeerId
     from capamesh.protocol.network import NetworkTrust
-    from capamesh.protocol.network_clock import Skew
     from capamesh.router.fleet.node_addresses import AddressRule
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 
 if TYPE_CHECKING:
     from capamesh.protocol.adverts import ModelOffer
-    from capamesh.protocol.ids import PeerId
     from capamesh.router.fleet.endpoint import Endpoint
     from capamesh.router.fleet.replica import Replica
     from capamesh.router.ownership.owners import Owners

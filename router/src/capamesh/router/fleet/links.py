@@ -11,9 +11,9 @@ from typing_extensions import override
 
 from capamesh.protocol.errors import NotMember, ProtocolViolation
 from capamesh.protocol.links.keeper import UNANSWERED, LinkKeeper
-from capamesh.protocol.links.link import LinkHandler
+from capamesh.protocol.links.link import Link, LinkHandler
 from capamesh.protocol.links.transport import LinkTransport, check_hello, is_one_too_many
-from capamesh.protocol.network import Role
+from capamesh.protocol.network import Member, Membership, NetworkTrust, Role
 from capamesh.protocol.reach import Inside
 from capamesh.protocol.tensors import DEFAULT_LIMITS
 from capamesh.router.fleet.dialing import Dialling
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from capamesh.protocol.ids import PeerId
     from capamesh.protocol.links.hello import Hello
-    from capamesh.protocol.links.link import Link
-    from capamesh.protocol.network import Member, Membership, NetworkTrust
 
 MAX_VISITS_OF_PEER = 128
 """A node has up to 64 devices, each with a worker that dials; the rest is for links that linger."""

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from capamesh.protocol.adverts import parse_address
+from capamesh.protocol.adverts import NodeAdvert, parse_address
 from capamesh.protocol.reach import Inside, inside_of
-
-if TYPE_CHECKING:
-    from capamesh.protocol.adverts import NodeAdvert
 
 MAX_OF_DEVICE: Final = 4
 """A device has one worker, which has one address; a few more are for later versions."""

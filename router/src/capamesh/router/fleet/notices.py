@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from capamesh.protocol.network_clock import ClockNotice, Notice
+from capamesh.protocol.network_clock import ClockNotice, Notice, Skew
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from capamesh.protocol.invite_quotas import OverQuota
-    from capamesh.protocol.network_clock import Skew
 
 
 class Notices:

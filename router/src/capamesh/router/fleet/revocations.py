@@ -6,13 +6,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from capamesh.protocol.errors import ConfigError, InvalidRequest, ProtocolViolation
-from capamesh.protocol.network import REVOCATIONS_FILE, RevocationList
+from capamesh.protocol.network import REVOCATIONS_FILE, Membership, NetworkTrust, RevocationList
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from capamesh.protocol.data_dir import DataDir
-    from capamesh.protocol.network import Membership, NetworkTrust
     from capamesh.router.fleet.membership import FleetMembers
 
 

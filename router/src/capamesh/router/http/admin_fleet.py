@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from typing_extensions import override
 
-from capamesh.protocol.adverts import shown_version
-from capamesh.protocol.network import MAX_LIST_BYTES
+from capamesh.protocol.adverts import NodeAdvert, shown_version
+from capamesh.protocol.network import MAX_LIST_BYTES, RevocationList
 from capamesh.router.fleet.overrides import Overrides
 from capamesh.router.http.admin_routing import overrides_body
 from capamesh.router.http.application import Pages
@@ -19,8 +19,6 @@ from capamesh.router.http.cached_page import CachedPage
 from capamesh.router.telemetry import CONTENT_TYPE, Telemetry
 
 if TYPE_CHECKING:
-    from capamesh.protocol.adverts import NodeAdvert
-    from capamesh.protocol.network import RevocationList
     from capamesh.router.fleet.endpoint import Endpoint
     from capamesh.router.fleet.links import LinkPool
     from capamesh.router.fleet.replica import Replica
@@ -44,7 +42,6 @@ class FleetApi(Pages):
         """A body may take `arrival_s` to arrive. `clock` is that of the nodes' healths, in seconds. `overrides` are shown with their nodes; None: nobody is ever held."""
         self._fleet = fleet
         self._pool = pool
-        self._telemetry = telemetry
         self._revoke = revoke
         self._arrival_s = arrival_s
         self._clock = clock
@@ -55,7 +52,6 @@ class FleetApi(Pages):
 
     @override
     def routes(self) -> list[web.RouteDef]:
-        """Return the routes."""
         return [
             web.get("/v1/nodes", self.nodes),
             web.get("/v1/models", self.models),

@@ -17,7 +17,7 @@ from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.oip import error_body, parse_object
 from capamesh.router.access.operator_key import KEY_FILE, SCHEME, OperatorKey
 from capamesh.router.admission.shedding import rank_of
-from capamesh.router.balancing.explanation import replica_body
+from capamesh.router.balancing.explanation import Explanation, replica_body
 from capamesh.router.fleet.overrides import Hold, Overrides
 from capamesh.router.http.application import Pages
 from capamesh.router.http.bodies import read_body
@@ -30,7 +30,6 @@ from capamesh.router.resilience.health import CircuitState
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from capamesh.router.balancing.explanation import Explanation
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.requests.routing import Admission, Routing
 
@@ -80,7 +79,6 @@ class RoutingApi(Pages):
 
     @override
     def routes(self) -> list[web.RouteDef]:
-        """Return the routes."""
         return [
             web.get("/v1/models/{model}/routing", self.explain),
             web.put("/v1/nodes/{peer}/circuit", self.hold),

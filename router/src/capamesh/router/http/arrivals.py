@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 from typing_extensions import override
 
 from capamesh.protocol.memory import body_memory
-from capamesh.router.http.body_budget import Charge
+from capamesh.router.http.body_budget import BodyBudget, Charge
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
-
-    from capamesh.router.http.body_budget import BodyBudget
 
 
 READ_BYTES: Final = 256 * 1024

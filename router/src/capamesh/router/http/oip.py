@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from typing_extensions import override
 
-from capamesh.protocol.adverts import ModelState, shown_version
+from capamesh.protocol.adverts import ModelOffer, ModelState, shown_version
 from capamesh.protocol.errors import CapameshError, InvalidRequest
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.oip import (
@@ -34,7 +34,6 @@ from capamesh.router.http.packing import takes_gzip
 from capamesh.router.policies import POLICIES
 
 if TYPE_CHECKING:
-    from capamesh.protocol.adverts import ModelOffer
     from capamesh.protocol.steps import Steps
     from capamesh.router.http.replies import Reply
 

@@ -131,7 +131,6 @@ class Front(FrontContext):
 
     @override
     def opened(self, connection: Connection) -> bool:
-        """A client has connected; False: there are too many, and none of them can be spared."""
         now_s = self._loop.time()
         is_taken = self.connections.opened(connection, now_s) or (
             self.budget.end_slowest() and self.connections.opened(connection, now_s)
@@ -142,24 +141,20 @@ class Front(FrontContext):
 
     @override
     def closed(self, connection: Connection) -> None:
-        """Forget a connection that is gone."""
         self.connections.closed(connection)
         if not len(self.connections):
             self._nobody.set()
 
     @override
     def after(self, seconds: float, then: Callable[[], None]) -> asyncio.TimerHandle:
-        """Call `then` after so long."""
         return self._loop.call_later(seconds, then)
 
     @override
     def soon(self, then: Callable[[], None]) -> None:
-        """Call `then` behind all that the loop is about to do."""
         self._loop.call_soon(then)
 
     @override
     def date(self) -> str:
-        """Return the time for an answer's head."""
         now_s = self._loop.time()
         if now_s >= self._date_until_s:
             self._date_until_s = now_s + 1.0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from capamesh.protocol.adverts import ModelState
+from capamesh.protocol.adverts import ModelState, NodeAdvert
 from capamesh.router.ownership.descriptions import described, withheld
 from capamesh.router.ownership.news import News, OwnerNews
 from capamesh.router.ownership.pins import MAX_PINS, Pin
@@ -23,7 +23,6 @@ from capamesh.router.ownership.version import GRACE_S, KEEP_S, Claim, OwnedVersi
 from capamesh.router.rules.model_rules import NO_RULES, RoutingRules
 
 if TYPE_CHECKING:
-    from capamesh.protocol.adverts import NodeAdvert
     from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 
 MAX_OF_INVITE = 4096
