@@ -36,6 +36,7 @@ COMMANDS = [
     ("dev", "up"),
     ("explain",),
     ("infer",),
+    ("join",),
     ("model",),
     ("model", "check"),
     ("model", "inspect"),
@@ -59,6 +60,7 @@ COMMANDS = [
     ("sim", "compare"),
     ("sim", "list"),
     ("sim", "run"),
+    ("up",),
 ]
 
 

@@ -165,6 +165,13 @@ def read_token(token: str | None, token_file: str | None) -> str | None:
         ) from exc
 
 
+def token_argument(token: str) -> str:
+    """Return the token of an argument; "-" reads it from standard input. `ConfigError`: there is none."""
+    if token != "-":  # noqa: S105 - a file's name, no secret
+        return token
+    return _not_empty(sys.stdin.read(_MAX_TOKEN_BYTES), "standard input")
+
+
 def several(routers: str) -> list[str]:
     """Return the routers' URLs of `--router`."""
     return [url.strip() for url in routers.split(",") if url.strip()] or [routers]
