@@ -1023,7 +1023,7 @@ def test_node_that_was_never_reached_is_waited_for_without_telling_when() -> Non
     assert world.served.awaits_until_s(Eligibility(now_s=100.0)) == 100.0
 
 
-def test_other_rules_change_the_policy_and_keep_the_one_of_before() -> None:
+def test_other_rules_change_the_policy_and_keep_the_one_of_before_and_weigh_tenants_anew() -> None:
     served = World("a", ModelRules(policy="first")).served
     first, other = served.policy, served.chooser("other")
     assert served.chooser("first") is served.foreseen_chooser("first", random.Random(0)) is first
@@ -1031,9 +1031,10 @@ def test_other_rules_change_the_policy_and_keep_the_one_of_before() -> None:
     assert served.policy is served.chooser("") is other
     assert served.chooser("first") is first
     assert not served.hedging.is_enabled
-    served.take_rules(ModelRules(policy="other"))
+    served.take_rules(ModelRules(policy="other", tenants=(("gold", 3.0),)))
     assert served.policy is other
     assert served.hedging.is_enabled
+    assert served.admission.fair.weight("gold") == 3.0
 
 
 def test_measurements_of_who_is_gone_are_forgotten() -> None:
