@@ -22,8 +22,14 @@ from capamesh.router.http.application import OpenRequests, make_application, mak
 from capamesh.router.http.exchange import Inference
 from capamesh.router.http.limits import FrontLimits
 from capamesh.router.http.oip import InferenceApi
+from capamesh.router.http.page import PageApi
 from capamesh.router.http.server import Front
+from capamesh.router.page.feed import Feed
+from capamesh.router.page.history import History, Totals
+from capamesh.router.page.overview import OverviewMaker
+from capamesh.router.page.static_files import StaticFiles
 from capamesh.router.telemetry import Telemetry
+from capamesh.router.telemetry.metrics import LATENCY
 
 INFER = "/v2/models/m/infer"
 
@@ -106,6 +112,30 @@ class Http:
             await asyncio.sleep(0)
 
 
+def page_of(fleet: Fleet, pool: NoPool, log: NullLog, requests: OpenRequests) -> PageApi:
+    """Return the page of a router with this core."""
+    telemetry = fleet.telemetry
+    history = History(
+        lambda: Totals(telemetry.latency_counts(), telemetry.refusals(), 0, 0, 0),
+        bounds_s=LATENCY.bounds,
+        clock=fleet.clock,
+    )
+    overview = OverviewMaker(
+        fleet.view,
+        last_error=pool.last_error,
+        clock=fleet.clock,
+        router=lambda: {"state": "ready", "reason": ""},
+        traffic=history.traffic,
+    )
+    return PageApi(
+        StaticFiles(),
+        Feed(overview.steps, boot="boot", log=log),  # type: ignore[arg-type]
+        history,
+        is_closing=lambda: requests.is_closing,
+        clock=fleet.clock,
+    )
+
+
 @asynccontextmanager
 async def serving(
     *,
@@ -151,10 +181,12 @@ async def serving(
         clock=fleet.clock,
     )
     requests = OpenRequests()
+    page = page_of(fleet, pool, log, requests)
     front = Front(inference, requests, arrival_s=arrival_s, limits=front_limits)
     application = make_application(
         api,
         pages,
+        page,
         limits=limits,
         log=log,  # type: ignore[arg-type]
         requests=requests,

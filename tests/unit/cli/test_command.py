@@ -36,7 +36,6 @@ COMMANDS = [
     ("dev", "up"),
     ("explain",),
     ("infer",),
-    ("join",),
     ("model",),
     ("model", "check"),
     ("model", "inspect"),
@@ -60,7 +59,6 @@ COMMANDS = [
     ("sim", "compare"),
     ("sim", "list"),
     ("sim", "run"),
-    ("up",),
 ]
 
 

@@ -14,7 +14,7 @@ PACKAGES = ("protocol", "node", "router", "client", "cli", "simulation")
 MOST_LINES = 400
 REASON = "long because"
 """A module over `MOST_LINES` says why in its docstring, with these words."""
-MOST_ROOMS = {"node": 11, "router": 16}
+MOST_ROOMS = {"node": 10, "router": 16}
 """Folders and modules at the top of a package."""
 
 
@@ -98,6 +98,8 @@ def test_circles_are_found() -> None:
 def test_package_has_few_rooms(package: str, most: int) -> None:
     top = ROOT / package / "src" / "capamesh" / package
     rooms = [
-        path for path in top.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()
+        path
+        for path in top.iterdir()
+        if (path.suffix == ".py" and path.name != "__init__.py") or (path / "__init__.py").is_file()
     ]
     assert len(rooms) <= most, sorted(path.name for path in rooms)

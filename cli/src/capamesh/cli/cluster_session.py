@@ -1,4 +1,4 @@
-"""A cluster on this machine from start to Ctrl-C: what `capamesh dev up` and `capamesh up` do. IO: processes, signals, files, prints."""
+"""The work of `capamesh dev up`: a cluster from start to Ctrl-C. IO: processes, signals, files, prints."""
 
 from __future__ import annotations
 
@@ -26,27 +26,18 @@ ROUTABLE_LIMIT_S: Final = 600.0
 def run_session(
     models: Path | None, nodes: int, http: str, data: Path | None, *, as_json: bool
 ) -> None:
-    """Run a router and so many nodes until SIGINT or SIGTERM, in a folder that is removed unless `data` names it.
-
-    Raises `ConfigError` and `LocalError` when they do not start.
-    """
-    folder = models_folder(models)
+    """Run a cluster until SIGINT or SIGTERM. Raises `ConfigError` and `LocalError` when it does not start."""
+    folder = _models_folder(models)
     if data is not None:
-        run_cluster(LocalCluster(data.absolute(), folder, nodes, http), as_json=as_json)
+        cluster = LocalCluster(data.absolute(), folder, nodes, http)
+        uvloop.run(_session(cluster, as_json=as_json))
         return
     with tempfile.TemporaryDirectory(prefix="capamesh-") as temporary:
-        run_cluster(LocalCluster(Path(temporary), folder, nodes, http), as_json=as_json)
+        cluster = LocalCluster(Path(temporary), folder, nodes, http)
+        uvloop.run(_session(cluster, as_json=as_json))
 
 
-def run_cluster(cluster: LocalCluster, *, as_json: bool, is_joinable: bool = False) -> None:
-    """Run a cluster until SIGINT or SIGTERM, and tell how other machines join if it `is_joinable`.
-
-    Raises `ConfigError` and `LocalError` when it does not start.
-    """
-    uvloop.run(_session(cluster, as_json=as_json, is_joinable=is_joinable))
-
-
-async def _session(cluster: LocalCluster, *, as_json: bool, is_joinable: bool) -> None:
+async def _session(cluster: LocalCluster, *, as_json: bool) -> None:
     stop = asyncio.Event()
 
     def stop_or_kill() -> None:
@@ -58,7 +49,7 @@ async def _session(cluster: LocalCluster, *, as_json: bool, is_joinable: bool) -
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop_or_kill)
-    running = asyncio.create_task(_run(cluster, as_json=as_json, is_joinable=is_joinable))
+    running = asyncio.create_task(_run(cluster, as_json=as_json))
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -73,19 +64,16 @@ async def _session(cluster: LocalCluster, *, as_json: bool, is_joinable: bool) -
         running.result()
 
 
-async def _run(cluster: LocalCluster, *, as_json: bool, is_joinable: bool) -> None:
+async def _run(cluster: LocalCluster, *, as_json: bool) -> None:
     hint(f"Starting a router and nodes in {cluster.folder}")
     await cluster.start()
     await cluster.wait_routable(len(cluster.nodes), timeout_s=ROUTABLE_LIMIT_S)
     examples = await _write_examples(cluster)
-    token = cluster.join_token().encode() if is_joinable else ""
     if as_json:
-        joining = {"join_token": token} if is_joinable else {}
-        print_json({**_report(cluster, examples), **joining})
+        print_json(_report(cluster, examples))
     else:
-        _print_report(cluster, examples, token)
+        _print_report(cluster, examples)
     async with asyncio.TaskGroup() as watches:
-        watches.create_task(cluster.keep_memberships())
         for member in cluster.members:
             watches.create_task(_watch(member))
         await asyncio.Event().wait()  # until cancelled
@@ -96,8 +84,7 @@ async def _watch(member: Member) -> None:
     hint(f"A process died: {member.exit_report()}")
 
 
-def models_folder(models: Path | None) -> Path:
-    """Return the folder of models, that of the samples for None; raise `ConfigError` when it is not there."""
+def _models_folder(models: Path | None) -> Path:
     if models is not None:
         if not models.is_dir():
             raise ConfigError(f"the models folder {models} does not exist: give another --models")
@@ -147,7 +134,7 @@ def _addresses(status: dict[str, Any]) -> list[str]:
     return [*router, *status.get("data_addresses", []), *status.get("mesh_addresses", [])]
 
 
-def _print_report(cluster: LocalCluster, examples: list[Example], join_token: str) -> None:
+def _print_report(cluster: LocalCluster, examples: list[Example]) -> None:
     print_table(
         ("PROCESS", "PID", "ADDRESSES", "DATA AND LOG"),
         [
@@ -171,10 +158,4 @@ def _print_report(cluster: LocalCluster, examples: list[Example], join_token: st
         if example.refusal:
             text = f"No example of {example.model}, which refuses one that is made up: {example.refusal}"
             out.print(text, markup=False, soft_wrap=True)
-    if join_token:
-        out.print(
-            "\nOn another machine, to add its models and devices (the token is a secret):",
-            style="bold",
-        )
-        out.print(f"  capamesh join {join_token}", markup=False, soft_wrap=True)
     out.print("\nCtrl-C stops everything.")

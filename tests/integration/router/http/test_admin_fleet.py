@@ -187,7 +187,7 @@ async def test_model_that_was_refused_before_a_version_was_known_is_in_the_lists
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/v3/", "/v2/models/m/nothing", "/v1", "/v2/models//infer", "/v2/models/a/b/infer"],
+    ["/v", "/v3/", "/v2/models/m/nothing", "/v1", "/v2/models//infer", "/v2/models/a/b/infer"],
 )
 async def test_unknown_route_is_not_found_in_the_protocol_s_form(http: Http, path: str) -> None:
     for method in ("GET", "POST"):

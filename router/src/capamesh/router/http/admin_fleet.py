@@ -10,6 +10,7 @@ from aiohttp import web
 from typing_extensions import override
 
 from capamesh.protocol.adverts import NodeAdvert, shown_version
+from capamesh.protocol.ids import PeerId
 from capamesh.protocol.network import MAX_LIST_BYTES, RevocationList
 from capamesh.router.fleet.overrides import Overrides
 from capamesh.router.http.admin_routing import overrides_body
@@ -54,6 +55,7 @@ class FleetApi(Pages):
     def routes(self) -> list[web.RouteDef]:
         return [
             web.get("/v1/nodes", self.nodes),
+            web.get("/v1/nodes/{peer}", self.node),
             web.get("/v1/models", self.models),
             web.post("/v1/revocations", self.revocations),
             web.get("/metrics", self.metrics),
@@ -62,6 +64,14 @@ class FleetApi(Pages):
     async def nodes(self, _: web.Request) -> web.Response:
         """Return every node of the fleet as this router sees it."""
         return web.Response(body=await self._nodes.body(), content_type="application/json")
+
+    async def node(self, request: web.Request) -> web.Response:
+        """Return one node of the fleet, by its whole peer id, as this router sees it."""
+        peer = request.match_info["peer"]
+        advert = self._fleet.adverts.get(PeerId(peer))
+        if advert is None:
+            raise web.HTTPNotFound
+        return web.json_response(self._node(advert))
 
     async def models(self, _: web.Request) -> web.Response:
         """Return which file each hosted version is served as and why, whether it is trusted, and who hosts other files."""

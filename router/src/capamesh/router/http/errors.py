@@ -112,9 +112,7 @@ def http_error_response(request: web.Request, error: web.HTTPException) -> web.R
             headers["Allow"] = ", ".join(sorted(error.allowed_methods))
             message = f"{request.path} takes {headers['Allow']}, not {request.method}"
         case web.HTTPNotFound():
-            message = (
-                f"there is nothing at {request.path}; GET /v2 and POST /v2/models/NAME/infer exist"
-            )
+            message = f"there is nothing at {request.path}; GET / lists all routes"
         case _:
             message = error.text or error.reason
     return web.Response(

@@ -24,6 +24,7 @@ from capamesh.router.http.application import make_application, make_runner
 from capamesh.router.http.limits import FrontLimits, limits_of, networks_of
 from capamesh.router.http.oip import InferenceApi
 from capamesh.router.http.server import Front
+from capamesh.router.page.history import BIN_S
 from capamesh.router.process.gauges import (
     watch_fleet,
     watch_network,
@@ -32,6 +33,7 @@ from capamesh.router.process.gauges import (
     watch_routing,
 )
 from capamesh.router.process.node_gauges import NodeGauges
+from capamesh.router.process.page_parts import PageParts
 from capamesh.router.process.parts import RouterParts, today
 
 OPEN_TO_STRANGERS: Final = {
@@ -50,6 +52,7 @@ class Router:
         self._parts = parts
         self._settings = parts.settings
         self._log = parts.log
+        self._page = PageParts(parts)
         self._has_links = asyncio.Event()
 
     async def run(self) -> None:
@@ -57,18 +60,19 @@ class Router:
 
         SIGHUP reads the rules anew, and looks at the token file.
         """
-        parts = self._parts
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._hung_up)
-        parts.standing.write()
-        watch = LoopWatch(self._log, parts.telemetry.loop_beat, parts.inference.slices.describe)
+        self._parts.standing.write()
+        watch = LoopWatch(
+            self._log, self._parts.telemetry.loop_beat, self._parts.inference.slices.describe
+        )
         watch.start()
         front = Front(
-            parts.inference,
-            parts.requests,
+            self._parts.inference,
+            self._parts.requests,
             arrival_s=self._settings.arrival_s,
             limits=self._front_limits(),
         )
@@ -76,59 +80,59 @@ class Router:
         await runner.setup()
         assert runner.server is not None  # noqa: S101 - it was just made
         front.make_pages = runner.server
-        last_fleet = parts.last_fleet.read()
+        last_fleet = self._parts.last_fleet.read()
         if last_fleet is not None:
-            parts.members.restore(last_fleet)
+            self._parts.members.restore(last_fleet)
         try:
             async with asyncio.TaskGroup() as tasks:
                 background = [
                     tasks.create_task(
-                        parts.pool.run(
+                        self._parts.pool.run(
                             self._settings.link_host, self._settings.link_port, self._listening
                         )
                     ),
-                    tasks.create_task(parts.mesh.run()),
+                    tasks.create_task(self._parts.mesh.run()),
                     tasks.create_task(self._tick()),
-                    tasks.create_task(parts.announcer.run()),
+                    tasks.create_task(self._parts.announcer.run()),
                     tasks.create_task(self._beat()),
-                    tasks.create_task(parts.last_fleet.keep()),
+                    tasks.create_task(self._sample()),
+                    tasks.create_task(self._parts.last_fleet.keep()),
                 ]
-                parts.watch.start()
+                self._parts.watch.start()
                 await self._has_links.wait()
                 await self._serve_http(front)
-                parts.standing.enter("serving")
-                self._log.info("router_ready", http=parts.standing.http_address)
+                self._parts.standing.enter("serving")
+                self._log.info("router_ready", http=self._parts.standing.http_address)
                 await stop.wait()
-                parts.standing.enter("draining")
+                self._parts.standing.enter("draining")
                 self._log.info("router_draining", patience_s=self._settings.drain_s)
                 await self._drain(front)
-                parts.watch.close()
+                self._parts.watch.close()
                 for task in background:
                     task.cancel()
         finally:
             watch.stop()
-            parts.watch.close()
+            self._parts.watch.close()
             front.close()
             await runner.cleanup()
-            parts.owners.close()
-            parts.standing.enter("stopped")
+            self._parts.owners.close()
+            self._parts.standing.enter("stopped")
             self._log.info("router_stopped")
 
     async def _drain(self, front: Front) -> None:
         """Accept nothing new, and answer what is under way, requests still being sent included."""
-        parts = self._parts
         front.stop_accepting()
-        parts.requests.is_closing = True
+        self._parts.requests.is_closing = True
         try:
             async with asyncio.timeout(self._settings.drain_s):
                 await front.wait_left()
                 # others may have come since the last was answered
-                while parts.requests.count:
-                    await parts.requests.wait_none()
+                while self._parts.requests.count:
+                    await self._parts.requests.wait_none()
         except TimeoutError:
-            self._log.warning("drain_cut_short", open_requests=parts.requests.count)
+            self._log.warning("drain_cut_short", open_requests=self._parts.requests.count)
         front.close()  # before the links end: from now on nobody can ask for anything
-        parts.routing.close()
+        self._parts.routing.close()
 
     def _front_limits(self) -> FrontLimits:
         settings = self._settings
@@ -142,7 +146,7 @@ class Router:
 
     def _application(self, front: Front) -> web.Application:
         settings, parts = self._settings, self._parts
-        front.watch(parts.telemetry)
+        front.watch(self._parts.telemetry)
         telemetry, fleet, clock = parts.telemetry, parts.fleet, parts.clocks.steady_s
         watch_process(
             telemetry,
@@ -155,36 +159,37 @@ class Router:
         watch_requests(telemetry, parts.requests, parts.answers)
         watch_routing(telemetry, parts.prober, parts.balancer)
         inference = InferenceApi(
-            parts.inference,
+            self._parts.inference,
             arrival_s=settings.arrival_s,
-            is_ready=parts.standing.has_usable,
+            is_ready=self._parts.standing.has_usable,
         )
         pages = FleetApi(
-            parts.fleet,
-            parts.pool,
-            parts.telemetry,
-            revoke=parts.revocations.post,
+            self._parts.fleet,
+            self._parts.pool,
+            self._parts.telemetry,
+            revoke=self._parts.revocations.post,
             arrival_s=settings.arrival_s,
-            clock=parts.clocks.steady_s,
-            overrides=parts.overrides,
+            clock=self._parts.clocks.steady_s,
+            overrides=self._parts.overrides,
         )
         routing = RoutingApi(
-            parts.fleet,
-            parts.routing,
-            parts.overrides,
-            parts.operator_key,
+            self._parts.fleet,
+            self._parts.routing,
+            self._parts.overrides,
+            self._parts.operator_key,
             self._log,
             arrival_s=settings.arrival_s,
             timeout_s=settings.timeout_s,
-            clock=parts.clocks.steady_s,
+            clock=self._parts.clocks.steady_s,
         )
         return make_application(
             inference,
             pages,
             routing,
+            self._page.api,
             limits=settings.limits,
             log=self._log,
-            requests=parts.requests,
+            requests=self._parts.requests,
             budget=front.budget,
         )
 
@@ -232,6 +237,11 @@ class Router:
         while True:
             self._parts.supervisor.do("membership", self._parts.standing.beat)
             await asyncio.sleep(HEARTBEAT_S)
+
+    async def _sample(self) -> None:
+        while True:
+            await asyncio.sleep(BIN_S)
+            self._parts.supervisor.do("history", self._page.history.sample)
 
     def _hung_up(self) -> None:
         self._parts.supervisor.do("membership", self._parts.standing.beat)

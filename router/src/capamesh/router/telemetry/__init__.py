@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Final, Protocol
 
@@ -209,6 +209,14 @@ class Telemetry(AttemptCounts):
     @override
     def attempted_again(self, model: ModelName) -> None:
         self._attempts_extra[model,] = self._attempts_extra.get((model,), 0) + 1
+
+    def latency_counts(self) -> Mapping[ModelName, Sequence[int]]:
+        """Return how many requests of each model were answered well, by bucket: those of `LATENCY.bounds`, and beyond."""
+        return {model: each.counts for model, each in self._requests.latencies.items()}
+
+    def refusals(self) -> Mapping[tuple[str, str], int]:
+        """Return how many requests were answered with an error, or withdrawn, by model and error code."""
+        return self._requests.failed
 
     def crashed(self, loop: str) -> None:
         """A bug has ended one turn of a loop of the router's own."""

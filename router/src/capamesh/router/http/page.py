@@ -1,0 +1,184 @@
+"""The page at the router's address, the list of routes, and what keeps the page current. IO: aiohttp."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Mapping
+from importlib.metadata import version as package_version
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+from typing_extensions import override
+
+from capamesh.protocol.errors import InvalidRequest, ModelNotFound
+from capamesh.router.http.application import Pages
+from capamesh.router.http.packing import takes_gzip
+
+if TYPE_CHECKING:
+    from capamesh.router.page.feed import Feed
+    from capamesh.router.page.history import History
+    from capamesh.router.page.static_files import StaticFiles
+
+SAFE: Final = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
+    " img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+"""The page loads nothing from elsewhere, runs no script that is written into it, and is shown in nobody's frame."""
+FOR_EVER: Final = "public, max-age=31536000, immutable"
+COMMENT_EVERY_S: Final = 15.0
+"""Seconds after which a stream says something even if nothing changes: proxies close silent ones after 30 s or more."""
+WRITE_S: Final = 30.0
+"""Seconds that a viewer may take to read a frame (guess); one that takes longer is hung up on."""
+LOOK_S: Final = 1.0
+"""Seconds between two looks whether the router is stopping."""
+DAY_S: Final = 86400
+_MOST_DIGITS: Final = 9
+_STREAM: Final = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-store",
+    "X-Accel-Buffering": "no",
+    "X-Content-Type-Options": "nosniff",
+}
+_RESET: Final = b"event: reset\ndata: {}\n\n"
+
+
+class PageApi(Pages):
+    """`/`, the page's files, its snapshot and the stream of what changes."""
+
+    def __init__(
+        self,
+        files: StaticFiles,
+        feed: Feed,
+        history: History,
+        *,
+        is_closing: Callable[[], bool],
+        clock: Callable[[], float],
+    ) -> None:
+        """`is_closing` returns whether the router is about to stop; `clock` is in seconds."""
+        self._files = files
+        self._feed = feed
+        self._history = history
+        self._is_closing = is_closing
+        self._clock = clock
+
+    @override
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/", self.root),
+            web.get("/page/{digest}/{name}", self.file),
+            web.get("/v1/page/snapshot", self.snapshot),
+            web.get("/v1/page/changes", self.changes),
+            web.get("/v1/page/history", self.history),
+        ]
+
+    async def root(self, request: web.Request) -> web.Response:
+        """Return the page to a browser; to others, as JSON, what this is and all its routes."""
+        headers = {"Vary": "Accept", "Cache-Control": "no-cache"}
+        if "text/html" in request.headers.get("Accept", ""):
+            return web.Response(
+                body=self._files.index,
+                content_type="text/html",
+                charset="utf-8",
+                headers={**headers, **SAFE},
+            )
+        return web.json_response(
+            {
+                "name": "capamesh",
+                "version": package_version("capamesh"),
+                "routes": routes_of(request.app),
+            },
+            headers=headers,
+        )
+
+    async def file(self, request: web.Request) -> web.Response:
+        """Return one of the page's files, which a browser may keep for ever."""
+        found = self._files.file(request.match_info["digest"], request.match_info["name"])
+        if found is None:
+            raise web.HTTPNotFound
+        headers = {
+            "Content-Type": found.content_type,
+            "Cache-Control": FOR_EVER,
+            "Vary": "Accept-Encoding",
+            "X-Content-Type-Options": "nosniff",
+        }
+        if takes_gzip(request.headers.get("Accept-Encoding", "")):
+            headers["Content-Encoding"] = "gzip"
+            return web.Response(body=found.packed, headers=headers)
+        return web.Response(body=found.content, headers=headers)
+
+    async def snapshot(self, request: web.Request) -> web.Response:
+        """Return all that the page shows of now, and the revision that it is."""
+        is_packed = takes_gzip(request.headers.get("Accept-Encoding", ""))
+        headers = {
+            "Content-Type": "application/json",
+            "Cache-Control": "no-store",
+            "Vary": "Accept-Encoding",
+        }
+        if is_packed:
+            headers["Content-Encoding"] = "gzip"
+        return web.Response(body=await self._feed.snapshot(is_packed=is_packed), headers=headers)
+
+    async def changes(self, request: web.Request) -> web.StreamResponse:
+        """Return, as server-sent events, what changes after the revision `after`, or in the header `Last-Event-ID`.
+
+        An event `changes` has the values of rows that differ, and null for a row that is gone; `reset` says to begin anew with
+        a snapshot.
+        """
+        revision = request.headers.get("Last-Event-ID") or request.query.get("after", "")
+        with self._feed.following():
+            response = web.StreamResponse(headers=_STREAM)
+            response.force_close()
+            try:
+                await response.prepare(request)
+                await self._follow(response, revision)
+            except (ConnectionError, TimeoutError):  # it left, or reads nothing
+                if request.transport is not None:
+                    request.transport.abort()
+        return response
+
+    async def history(self, request: web.Request) -> web.Response:
+        """Return the last `span` seconds, a day at most, of the router or of one `model`, as series with the newest point last."""
+        span = request.query.get("span", str(DAY_S))
+        if not (span.isascii() and span.isdigit() and len(span) <= _MOST_DIGITS):
+            raise InvalidRequest(f"span is {span[:80]!r}; a whole number of seconds is expected")
+        model = request.query.get("model", "")
+        body = self._history.body(model, int(span))
+        if body is None:
+            raise ModelNotFound(
+                f"there is no history of a model {model[:80]!r}: it had no request, or others have all places"
+            )
+        return web.json_response(body, headers={"Cache-Control": "no-store"})
+
+    async def _follow(self, response: web.StreamResponse, revision: str) -> None:
+        """Write what changes until the router stops."""
+        said_s = self._clock()
+        while not self._is_closing():
+            frames, newest = self._feed.since(revision), self._feed.revision
+            text = _RESET if frames is None else b"".join(frames)
+            if not text and self._clock() - said_s >= COMMENT_EVERY_S:
+                text = b": nothing has changed\n\n"
+            if text:
+                async with asyncio.timeout(WRITE_S):
+                    await response.write(text)
+                said_s = self._clock()
+            if frames is None:
+                return
+            revision = newest
+            await self._feed.wait(revision, LOOK_S)
+
+
+def routes_of(application: web.Application) -> list[Mapping[str, str]]:
+    """Return the method, the path and the meaning of every route of an application."""
+    return [
+        {
+            "method": route.method,
+            "path": route.resource.canonical if route.resource is not None else "",
+            "does": (inspect.getdoc(route.handler) or "").split("\n\n")[0].replace("\n", " "),
+        }
+        for route in application.router.routes()
+        if route.method != "HEAD"
+    ]

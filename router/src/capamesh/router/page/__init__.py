@@ -1,0 +1,1 @@
+"""The page that a router shows at its address: what is on it, and how it stays current."""

@@ -1,0 +1,190 @@
+"""The overview that the page shows: the router, its nodes and models, as rows of plain values. Holds state, does no IO.
+
+A row is never changed once it was given away: what differs is another row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from capamesh.protocol.adverts import ModelState, shown_version
+from capamesh.router.page.advert_summary import AdvertSummary, Key, summary_of
+
+if TYPE_CHECKING:
+    from capamesh.protocol.adverts import NodeAdvert
+    from capamesh.protocol.ids import PeerId
+    from capamesh.protocol.steps import Steps
+    from capamesh.router.fleet.endpoint import Endpoint
+    from capamesh.router.fleet.view import FleetView
+
+Row = Mapping[str, Any]
+STEP: Final = 32
+"""The number of nodes in a step (measured: 10 µs a node)."""
+MOST_FAILED_AT: Final = 5
+"""The most nodes that a model's row names as those where it fails (guess: what fits a few lines)."""
+_EXACT_US: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """All that the page shows of now."""
+
+    router: Row = field(default_factory=dict[str, Any])
+    nodes: Mapping[str, Row] = field(default_factory=dict[str, Row])
+    """The row of each node, by its peer id."""
+    models: Mapping[str, Row] = field(default_factory=dict[str, Row])
+    """The row of each model version, by name and version."""
+
+
+@dataclass(slots=True)
+class _Tally:
+    """The number of nodes that have one model version in each state."""
+
+    counts: dict[ModelState, int] = field(default_factory=dict[ModelState, int])
+    failed_at: dict[PeerId, str] = field(default_factory=dict["PeerId", str])
+    """The reason at each node where it fails."""
+
+
+class OverviewMaker:
+    """Makes the overview, again and again. What an advert means is worked out once, when it has changed."""
+
+    def __init__(
+        self,
+        fleet: FleetView,
+        *,
+        last_error: Callable[[Endpoint], str],
+        clock: Callable[[], float],
+        router: Callable[[], Row],
+        traffic: Callable[[str], Row],
+    ) -> None:
+        """`last_error` is why an endpoint has no link, `clock` that of the nodes' healths in seconds.
+
+        `router` returns the row of the router itself, `traffic` what is known of a model's requests.
+        """
+        self._fleet = fleet
+        self._last_error = last_error
+        self._clock = clock
+        self._router = router
+        self._traffic = traffic
+        self._known: dict[PeerId, tuple[NodeAdvert, AdvertSummary]] = {}
+        self._tallies: dict[Key, _Tally] = {}
+
+    def steps(self) -> Steps[Overview]:
+        """Make the overview of now, in short steps."""
+        adverts = dict(self._fleet.adverts)
+        for peer in self._known.keys() - adverts.keys():
+            self._forget(peer)
+        nodes: dict[str, Row] = {}
+        for number, (peer, advert) in enumerate(adverts.items()):
+            if number % STEP == 0:
+                yield
+            nodes[peer] = self._node(advert)
+        models: dict[str, Row] = {}
+        for number, (key, tally) in enumerate(sorted(self._tallies.items())):
+            if number % STEP == 0:
+                yield
+            models[f"{key[0]}/{shown_version(key[1])}"] = self._model(key, tally)
+        return Overview(self._router(), nodes, models)
+
+    def _node(self, advert: NodeAdvert) -> Row:
+        endpoints = self._fleet.endpoints_of(advert.peer)
+        now_s = self._clock()
+        state, reason = self._state_of(advert, endpoints)
+        return {
+            **self._summary(advert).row,
+            "state": state,
+            "reason": reason,
+            "links": [
+                {
+                    "address": endpoint.address,
+                    "is_up": endpoint.link is not None,
+                    "is_usable": endpoint.is_usable,
+                    "is_suspected": endpoint.is_suspected,
+                    "state": str(endpoint.health.state(now_s)),
+                    "reason": endpoint.health.reason,
+                    "last_error": "" if endpoint.link is not None else self._last_error(endpoint),
+                }
+                for endpoint in endpoints
+            ],
+            "counts": [
+                [
+                    _coarse(round(endpoint.network.rtt_s * 1e6)),
+                    endpoint.rif,
+                    endpoint.answered,
+                    endpoint.failed,
+                ]
+                for endpoint in endpoints
+            ],
+        }
+
+    def _state_of(self, advert: NodeAdvert, endpoints: Iterable[Endpoint]) -> tuple[str, str]:
+        """Return the state of a node in one word, the best of its endpoints', and the reason for people."""
+        if advert.is_draining:
+            return "draining", "it takes no new requests"
+        now_s, found = self._clock(), ("unusable", self._fleet.refused_addresses(advert.peer))
+        for endpoint in endpoints:
+            if not endpoint.is_usable:
+                found = ("unusable", self._last_error(endpoint) or found[1])
+            elif not endpoint.health.may_send(now_s):
+                return str(endpoint.health.state(now_s)), endpoint.health.reason
+            elif endpoint.is_suspected:
+                return "suspected", "it was not heard of for longer than it should be"
+            else:
+                return "usable", ""
+        return found
+
+    def _model(self, key: Key, tally: _Tally) -> Row:
+        name, version = key
+        fleet, counts = self._fleet, tally.counts
+        return {
+            "name": name,
+            "version": shown_version(version),
+            "is_newest": fleet.newest(name) == version,
+            "is_reached": fleet.is_reached(name, version),
+            "nodes_ready": counts.get(ModelState.READY, 0),
+            "nodes_loading": counts.get(ModelState.LOADING, 0),
+            "nodes_unloaded": counts.get(ModelState.UNLOADED, 0)
+            + counts.get(ModelState.UNLOADING, 0),
+            "nodes_failed": counts.get(ModelState.FAILED, 0),
+            "failed_at": [
+                {"peer_id": peer, "reason": reason}
+                for peer, reason in list(tally.failed_at.items())[:MOST_FAILED_AT]
+            ],
+            "requests_in_flight": sum(replica.rif for replica in fleet.replicas(name, version)),
+            "traffic": self._traffic(name),
+        }
+
+    def _summary(self, advert: NodeAdvert) -> AdvertSummary:
+        """Return what an advert means, and count its models in the place of those of the advert before."""
+        known = self._known.get(advert.peer)
+        if known is not None:
+            if known[0] is advert:
+                return known[1]
+            self._forget(advert.peer)
+        summary = summary_of(advert)
+        self._known[advert.peer] = advert, summary
+        for key, (state, reason) in summary.states.items():
+            tally = self._tallies.setdefault(key, _Tally())
+            tally.counts[state] = tally.counts.get(state, 0) + 1
+            if state is ModelState.FAILED:
+                tally.failed_at[advert.peer] = reason
+        return summary
+
+    def _forget(self, peer: PeerId) -> None:
+        _, summary = self._known.pop(peer)
+        for key, (state, _) in summary.states.items():
+            tally = self._tallies[key]
+            tally.counts[state] -= 1
+            tally.failed_at.pop(peer, None)
+            if not any(tally.counts.values()):
+                del self._tallies[key]
+
+
+def _coarse(microseconds: int) -> int:
+    """Return a time in two digits: a round trip is never the same twice, and nobody reads the third."""
+    size = 1
+    while microseconds >= _EXACT_US * size:
+        size *= 10
+    return microseconds // size * size

@@ -1,0 +1,82 @@
+// The frame of the page: which view is shown, whether it is current, light or dark.
+
+import { h, say } from "./dom.js";
+import { start, state, watch } from "./store.js";
+import { fleetView } from "./fleet.js";
+import { nodeView } from "./node.js";
+import { modelsView } from "./models.js";
+import { modelView } from "./model.js";
+import { requestView } from "./request.js";
+import { linksView } from "./links.js";
+import { historyView } from "./history.js";
+import { routesView } from "./routes.js";
+
+const VIEWS = {
+  fleet: ["Fleet", fleetView], models: ["Models", modelsView], request: ["Request", requestView],
+  links: ["Links", linksView], history: ["History", historyView], routes: ["API", routesView],
+  node: [null, nodeView, "fleet"], model: [null, modelView, "models"],
+};
+const LIVE = { loading: ["", "loading"], live: ["on", "live"], lost: ["lost", "not current"] };
+
+const main = document.getElementById("main");
+const live = document.getElementById("live");
+const theme = document.getElementById("theme");
+const links = new Map();
+let shown = null;
+
+function setTheme(wanted) {
+  document.documentElement.dataset.theme = wanted;
+  say(theme, wanted === "dark" ? "Light" : "Dark");
+  theme.setAttribute("aria-label", `Show the page ${wanted === "dark" ? "light" : "dark"}`);
+}
+
+function kept() {
+  try { return localStorage.getItem("theme"); } catch { return null; }
+}
+
+const prefersDark = matchMedia("(prefers-color-scheme: dark)");
+setTheme(kept() ?? (prefersDark.matches ? "dark" : "light"));
+prefersDark.addEventListener("change", () => { if (!kept()) setTheme(prefersDark.matches ? "dark" : "light"); });
+theme.addEventListener("click", () => {
+  const wanted = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
+  try { localStorage.setItem("theme", wanted); } catch { /* it holds until the page is closed */ }
+  setTheme(wanted);
+});
+
+for (const [name, [title]] of Object.entries(VIEWS)) {
+  if (title === null) continue;
+  const link = h("a", { href: `#/${name}` }, title);
+  links.set(name, link);
+  document.getElementById("nav").append(link);
+}
+
+function decoded(text) {
+  try { return decodeURIComponent(text); } catch { return text; }
+}
+
+function route(event) {
+  const [name = "fleet", parameter = ""] = location.hash.replace(/^#\/?/, "").split("/");
+  const view = Object.hasOwn(VIEWS, name) ? name : "fleet";
+  const [title, make, parent = view] = VIEWS[view];
+  for (const [each, link] of links) {
+    if (each === parent) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  shown?.close?.();
+  shown = make(decoded(parameter));
+  main.replaceChildren(...shown.elements);
+  document.title = `${title ?? decoded(parameter)} · Capamesh`;
+  if (event) { main.focus({ preventScroll: true }); scrollTo(0, 0); }
+  shown.update?.(state);
+}
+
+watch(() => {
+  const [kind, word] = LIVE[state.live];
+  live.className = `live ${kind}`;
+  say(live, word);
+  live.title = state.why;
+  shown?.update?.(state);
+});
+addEventListener("hashchange", route);
+route();
+start();

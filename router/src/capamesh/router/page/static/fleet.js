@@ -1,0 +1,87 @@
+// The fleet: what needs somebody's attention, the map of all nodes, and the table of them.
+
+import { badge, h, say, tile } from "./dom.js";
+import { bytes, micros, nodeName, number, plural, short } from "./format.js";
+import { ORDER, attention, counted, nodeKind, nodeWord } from "./health.js";
+import { nodeMap } from "./map.js";
+import { table } from "./table.js";
+
+const SHOWN = 8;
+
+export const nodeLink = (peer, node) => h("a", { href: `#/node/${encodeURIComponent(peer)}`, title: peer }, nodeName(peer, node));
+export const inFlight = (node) => node.counts.reduce((sum, counts) => sum + counts[1], 0);
+export const deviceText = (node) => node.devices.map((device) => device.name || device.kind).join(", ");
+const answered = (node) => node.counts.reduce((sum, counts) => sum + counts[2], 0);
+const failed = (node) => node.counts.reduce((sum, counts) => sum + counts[3], 0);
+const fastest = (node) => node.counts.length ? Math.min(...node.counts.map((counts) => counts[0])) : null;
+
+const COLUMNS = [
+  { title: "State", width: "8rem", value: ([, node]) => `${ORDER[nodeKind(node)]} ${nodeWord(node)}`, show: ([, node]) => badge(nodeKind(node), nodeWord(node)) },
+  { title: "Node", value: ([peer, node]) => node.name ? `${node.name} ${peer}` : peer, show: ([peer, node]) => nodeLink(peer, node) },
+  { title: "Region", width: "7rem", isLess: true, value: ([, node]) => node.region, show: ([, node]) => node.region || "–" },
+  { title: "Devices", isLess: true, value: ([, node]) => deviceText(node) },
+  { title: "Memory free", width: "8rem", isNumber: true, isLess: true, value: ([, node]) => node.devices.reduce((sum, device) => sum + device.memory_free_bytes, 0), show: ([, node]) => bytes(node.devices.reduce((sum, device) => sum + device.memory_free_bytes, 0)) },
+  { title: "Models", width: "6.5rem", isNumber: true, value: ([, node]) => node.models_ready, show: ([, node]) => `${node.models_ready} of ${node.models}` },
+  { title: "RTT", width: "6rem", isNumber: true, isLess: true, value: ([, node]) => fastest(node), show: ([, node]) => micros(fastest(node) || null) },
+  { title: "In flight", width: "6.5rem", isNumber: true, value: ([, node]) => inFlight(node) },
+  { title: "Answered", width: "7rem", isNumber: true, isLess: true, value: ([, node]) => answered(node), show: ([, node]) => number(answered(node)) },
+  { title: "Failed", width: "6rem", isNumber: true, isLess: true, value: ([, node]) => failed(node), show: ([, node]) => number(failed(node)) },
+];
+
+export function fleetView() {
+  const tiles = { nodes: tile("Nodes usable"), models: tile("Models ready"), requests: tile("Requests a second"), flight: tile("In flight") };
+  const list = h("ul", { class: "attention" });
+  const more = h("button", { type: "button", class: "quiet", onclick: () => { isWhole = !isWhole; last = ""; view.update(held); } });
+  const map = nodeMap();
+  const nodes = table({
+    label: "Nodes", columns: COLUMNS, search: "Find a node, region or device",
+    empty: "No node has been heard of. Give one a token of this network: capamesh node run --help says how.",
+  });
+  let isWhole = false, last = "", held = null;
+
+  const view = {
+    elements: [
+      h("div", { class: "head" }, h("h1", null, "Fleet")),
+      h("div", { class: "tiles" }, Object.values(tiles).map((each) => each.element)),
+      h("section", { class: "panel", "aria-label": "Attention" }, h("h2", null, "Attention"), list, more),
+      h("section", { class: "panel", "aria-label": "Map of all nodes" }, h("h2", null, "Nodes by health"), map.element),
+      h("section", { class: "panel", "aria-label": "Table of all nodes" }, nodes.element),
+    ],
+    update(state) {
+      held = state;
+      const kinds = counted(state.nodes);
+      const usable = kinds.good + kinds.warn;
+      const models = [...state.models.values()];
+      tiles.nodes.set(`${number(usable)} of ${number(state.nodes.size)}`, kinds.bad ? `${plural(kinds.bad, "node")} cannot be used` : "");
+      tiles.models.set(`${number(models.filter((model) => model.is_reached).length)} of ${number(models.length)}`, "");
+      const traffic = new Map(models.map((model) => [model.name, model.traffic]));
+      const sum = (name) => [...traffic.values()].reduce((total, each) => total + (each[name] ?? 0), 0);
+      tiles.requests.set(short(sum("requests_per_s")), sum("errors_per_s") ? `${short(sum("errors_per_s"))} errors a second` : "in the last 10 s");
+      let flight = 0;
+      for (const node of state.nodes.values()) flight += inFlight(node);
+      tiles.flight.set(number(flight), "");
+      drawAttention(attention(state), state);
+      map.set(state.nodes);
+      nodes.set([...state.nodes]);
+    },
+    close: () => map.close(),
+  };
+
+  function drawAttention(found, state) {
+    const text = JSON.stringify([state.nodes.size > 0, found.map(({ kind, word, href, why }) => [kind, word, href, why])]);
+    if (text === last) return;
+    last = text;
+    const shown = isWhole ? found : found.slice(0, SHOWN);
+    const name = (what) => typeof what === "string" ? what : nodeName(what.peer, what.node);
+    if (!found.length) {
+      list.replaceChildren(h("li", null, h("span", null, badge("good", "all well")), h("span", { class: "muted" },
+        state.nodes.size ? "Every node can be used and every model is served." : "Nothing is wrong, and nothing is here yet.")));
+    } else {
+      list.replaceChildren(...shown.map(({ kind, word, what, href, why }) => h("li", null,
+        h("span", null, badge(kind, word)), h("span", null, h("a", { href }, name(what)), why && h("span", { class: "why" }, ` ${why}`)))));
+    }
+    more.classList.toggle("hidden", found.length <= SHOWN);
+    say(more, isWhole ? "Show the worst alone" : `Show all ${found.length}`);
+  }
+  return view;
+}

@@ -1,0 +1,66 @@
+// What is well and what is not: one kind (good, warn, bad, off) and one word for each node and model.
+
+const NODE_KINDS = {
+  usable: "good", ramping: "warn", suspected: "warn", inhibited: "warn", draining: "off",
+  ejected: "bad", forced_open: "off", unusable: "bad",
+};
+const NODE_WORDS = { forced_open: "held open" };
+const SOON_MS = 7 * 86400e3;
+export const ORDER = { bad: 0, warn: 1, off: 2, good: 3 };
+
+export const nodeKind = (node) => NODE_KINDS[node.state] ?? "warn";
+export const nodeWord = (node) => NODE_WORDS[node.state] ?? node.state;
+
+export function modelKind(model) {
+  if (model.nodes_ready && model.is_reached) return model.nodes_failed ? "warn" : "good";
+  if (model.nodes_loading || model.nodes_ready) return "warn";
+  return model.nodes_failed ? "bad" : "off";
+}
+
+export function modelWord(model) {
+  if (model.nodes_ready && model.is_reached) return "ready";
+  if (model.nodes_ready) return "out of reach";
+  if (model.nodes_loading) return "loading";
+  return model.nodes_failed ? "failed" : "not loaded";
+}
+
+/** Return how many nodes are of each kind. */
+export function counted(nodes) {
+  const found = { good: 0, warn: 0, bad: 0, off: 0 };
+  for (const node of nodes.values()) found[nodeKind(node)] += 1;
+  return found;
+}
+
+const ends = (text) => Date.parse(text) - Date.now();
+
+/** Return what somebody should look at, the worst first: {kind, word, what, href, why}. */
+export function attention(state) {
+  const found = [];
+  const add = (kind, word, what, href, why) => found.push({ kind, word, what, href, why });
+  const { router } = state;
+  if (router.state && router.state !== "ready") add("bad", router.state, "This router", "#/fleet", router.reason);
+  if (router.expires_at && ends(router.expires_at) < SOON_MS) {
+    add("warn", "expiring", "This router's membership", "#/fleet", `it ends at ${router.expires_at}: give it a new token`);
+  }
+  for (const [peer, node] of state.nodes) {
+    const href = `#/node/${encodeURIComponent(peer)}`;
+    const kind = nodeKind(node);
+    if (kind === "bad" || kind === "warn") add(kind, nodeWord(node), { peer, node }, href, node.reason);
+    if (node.expires_at && ends(node.expires_at) < SOON_MS) {
+      add("warn", "expiring", { peer, node }, href, `its membership ends at ${node.expires_at}`);
+    }
+    if (node.models_on_cpu) {
+      const more = node.models_on_cpu > node.on_cpu.length ? " and more" : "";
+      add("warn", "on the CPU", { peer, node }, href, `${node.on_cpu.join(", ")}${more} run on the CPU of a node with an accelerator`);
+    }
+  }
+  for (const [name, model] of state.models) {
+    if (model.nodes_failed) {
+      add(model.nodes_ready ? "warn" : "bad", "failing", name, `#/model/${encodeURIComponent(model.name)}`,
+        `at ${model.nodes_failed} node${model.nodes_failed === 1 ? "" : "s"}: ${model.failed_at[0]?.reason ?? ""}`);
+    } else if (model.nodes_ready && !model.is_reached) {
+      add("bad", "out of reach", name, `#/model/${encodeURIComponent(model.name)}`, "no node that has it can be reached");
+    }
+  }
+  return found.sort((one, other) => ORDER[one.kind] - ORDER[other.kind]);
+}

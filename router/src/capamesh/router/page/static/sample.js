@@ -1,0 +1,33 @@
+// A valid sample request for a model, from its metadata, and the command that sends it.
+
+const MOST_VALUES = 1 << 22, MOST_SHOWN = 1024;
+
+const count = (shape) => shape.reduce((product, size) => product * size, 1);
+const valueOf = (datatype) => datatype === "BYTES" ? "hello" : datatype === "BOOL" ? false : /^(FP|BF)/.test(datatype) ? 0.5 : 1;
+
+/** Return the body of a request with one row, and whether it is small enough to be shown; null where it is too large. */
+export function sampleOf(metadata) {
+  const shapes = metadata.inputs.map((input) => input.shape.map((size) => size < 0 ? 1 : size));
+  const values = shapes.reduce((sum, shape) => sum + count(shape), 0);
+  if (values > MOST_VALUES) return null;
+  const body = {
+    inputs: metadata.inputs.map((input, at) => ({
+      name: input.name, shape: shapes[at], datatype: input.datatype, data: Array(count(shapes[at])).fill(valueOf(input.datatype)),
+    })),
+  };
+  return { body, isShown: values <= MOST_SHOWN };
+}
+
+/** Return a body as JSON, a line for each input. */
+export const written = (body) => `{"inputs": [\n${body.inputs.map((input) => `  ${JSON.stringify(input)}`).join(",\n")}\n]}`;
+
+export const inferPath = (name, version) => `v2/models/${encodeURIComponent(name)}${version ? `/versions/${encodeURIComponent(version)}` : ""}/infer`;
+
+const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+
+/** Return the command that sends a body; every part of it is quoted, for a model's name is somebody else's text. */
+export function curlOf(name, version, text) {
+  const url = new URL(inferPath(name, version), location.href.split("#")[0]).href;
+  const flat = text === null ? "@request.json" : JSON.stringify(JSON.parse(text));
+  return `curl ${quoted(url)} \\\n  -H 'Content-Type: application/json' \\\n  -d ${quoted(flat)}`;
+}

@@ -1,0 +1,71 @@
+"""The page of one router, joined to the parts that it shows. Does no IO but to read the page's files."""
+
+from __future__ import annotations
+
+import secrets
+from importlib.metadata import version as package_version
+from typing import TYPE_CHECKING, Any
+
+from capamesh.router.http.page import PageApi
+from capamesh.router.page.feed import Feed
+from capamesh.router.page.history import History, Totals
+from capamesh.router.page.overview import OverviewMaker
+from capamesh.router.page.static_files import StaticFiles
+from capamesh.router.process.parts import today
+from capamesh.router.telemetry.metrics import LATENCY
+
+if TYPE_CHECKING:
+    from capamesh.router.process.parts import RouterParts
+
+
+class PageParts:
+    """The parts of a router's page; `history` is to be sampled by a timer."""
+
+    def __init__(self, parts: RouterParts) -> None:
+        self._parts = parts
+        clock = parts.clocks.steady_s
+        self.history = History(self._totals, bounds_s=LATENCY.bounds, clock=clock)
+        overview = OverviewMaker(
+            parts.fleet,
+            last_error=parts.pool.last_error,
+            clock=clock,
+            router=self._router,
+            traffic=self.history.traffic,
+        )
+        self.api = PageApi(
+            StaticFiles(),
+            Feed(overview.steps, boot=secrets.token_hex(4), log=parts.log),
+            self.history,
+            is_closing=lambda: parts.requests.is_closing,
+            clock=clock,
+        )
+
+    def _router(self) -> dict[str, Any]:
+        """Return the page's row of the router itself."""
+        parts = self._parts
+        state, reason = parts.standing.now()
+        return {
+            "state": state,
+            "reason": reason,
+            "agent_version": package_version("capamesh"),
+            "region": parts.settings.region,
+            "policy": parts.settings.policy,
+            "nodes": len(parts.fleet.adverts),
+            "expires_at": parts.upkeep.fields(today())["expires_at"],
+        }
+
+    def _totals(self) -> Totals:
+        """Return what the router has counted, and how its nodes are."""
+        fleet, telemetry = self._parts.fleet, self._parts.telemetry
+        in_flight = usable = 0
+        for peer in fleet.adverts:
+            endpoints = fleet.endpoints_of(peer)
+            in_flight += sum(endpoint.rif for endpoint in endpoints)
+            usable += any(endpoint.is_usable for endpoint in endpoints)
+        return Totals(
+            telemetry.latency_counts(),
+            telemetry.refusals(),
+            in_flight,
+            len(fleet.adverts),
+            usable,
+        )

@@ -1,0 +1,175 @@
+"""The page's routes at the front of a real router core."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+from fleet_fakes import hang, offer
+from router_http import Http, serving
+
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+POLICY = "Content-Security-Policy"
+
+
+@asynccontextmanager
+async def events(
+    http: Http, after: str = "", **headers: str
+) -> AsyncIterator[aiohttp.StreamReader]:
+    """Follow the stream of changes."""
+    path = f"/v1/page/changes?after={after}"
+    async with await http.client.get(path, headers=headers) as reply:
+        assert reply.status == 200, await reply.text()
+        assert reply.content_type == "text/event-stream"
+        yield reply.content
+
+
+async def next_event(content: aiohttp.StreamReader) -> tuple[str, Any]:
+    async with asyncio.timeout(20):
+        lines = [(await content.readline()).decode().rstrip("\n")]
+        while lines[-1]:
+            lines.append((await content.readline()).decode().rstrip("\n"))
+    fields = dict(line.split(": ", 1) for line in lines if line)
+    return fields["event"], json.loads(fields["data"])
+
+
+async def snapshot(http: Http) -> dict[str, Any]:
+    reply = await http.client.get("/v1/page/snapshot")
+    return dict(await reply.json())
+
+
+async def test_browser_gets_the_page_and_others_the_routes() -> None:
+    async with serving() as http:
+        page = await http.client.get("/", headers=BROWSER)
+        assert page.content_type == "text/html"
+        assert page.headers[POLICY].startswith("default-src 'none'; script-src 'self'; ")
+        assert (page.headers["Vary"], page.headers["X-Content-Type-Options"]) == (
+            "Accept",
+            "nosniff",
+        )
+        listed = await (await http.client.get("/")).json()
+    routes = {(route["method"], route["path"]): route["does"] for route in listed["routes"]}
+    assert routes["POST", "/v2/models/{model}/infer"] == "Run one inference."
+    assert all(routes.values())
+    assert {("GET", "/"), ("GET", "/metrics"), ("GET", "/v1/page/changes")} <= routes.keys()
+
+
+async def test_files_of_the_page_are_kept_for_ever_by_their_digest() -> None:
+    async with serving() as http:
+        text = await (await http.client.get("/", headers=BROWSER)).text()
+        path = "/" + text.split('src="')[1].split('"')[0]
+        script = await http.client.get(path)
+        assert script.status == 200
+        assert script.headers["Cache-Control"].endswith("immutable")
+        assert script.headers["Content-Encoding"] == "gzip"
+        plain = await http.client.get(path, headers={"Accept-Encoding": "identity"})
+        assert await plain.read() == await script.read()
+        for wrong in (
+            path.replace("/page/", "/page/0"),
+            "/page/x/..%2f..%2f__init__.py",
+            path + "x",
+        ):
+            assert (await http.client.get(wrong)).status == 404, wrong
+
+
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/v1", "/swagger", "/ui"])
+async def test_wrong_path_is_told_where_all_routes_are(path: str) -> None:
+    async with serving() as http:
+        reply = await http.client.get(path)
+        assert reply.status == 404
+        assert (await reply.json())[
+            "error"
+        ] == f"there is nothing at {path}; GET / lists all routes"
+
+
+async def test_snapshot_and_changes_give_the_fleet_of_now() -> None:
+    async with serving() as http:
+        http.node("a", hang)
+        first = await snapshot(http)
+        assert list(first["nodes"]) == ["a"]
+        async with events(http, first["revision"]) as content:
+            http.node("b", hang, models=(offer("n"),))
+            event, changes = await next_event(content)
+            assert event == "changes"
+            assert list(changes["nodes"]) == ["b"]
+            assert list(changes["models"]) == ["n/1"]
+
+
+async def test_one_who_comes_back_goes_on_where_it_was() -> None:
+    async with serving() as http:
+        first = await snapshot(http)
+        http.node("a", hang)
+        async with events(http, "gone-1", **{"Last-Event-ID": first["revision"]}) as content:
+            _, changes = await next_event(content)
+            assert list(changes["nodes"]) == ["a"]
+
+
+@pytest.mark.parametrize("after", ["", "other-1", "%00", "x" * 2000])
+async def test_unknown_revision_begins_anew(after: str) -> None:
+    async with serving() as http:
+        await snapshot(http)
+        async with events(http, after) as content:
+            assert await next_event(content) == ("reset", {})
+            assert await content.read() == b""
+
+
+async def test_too_many_viewers_are_told_so() -> None:
+    async with serving() as http:
+        revision = (await snapshot(http))["revision"]
+        streams = [events(http, revision) for _ in range(64)]
+        for stream in streams:
+            await stream.__aenter__()
+        reply = await http.client.get("/v1/page/changes")
+        assert (reply.status, reply.headers["X-Capamesh-Error"]) == (503, "overloaded")
+        assert reply.headers["Retry-After"] == "10"
+        assert "64 pages follow" in (await reply.json())["error"]
+        for stream in streams:
+            await stream.__aexit__(None, None, None)
+
+
+async def test_stream_ends_when_the_router_stops() -> None:
+    async with serving() as http:
+        revision = (await snapshot(http))["revision"]
+        async with events(http, revision) as content:
+            http.front.requests.is_closing = True
+            async with asyncio.timeout(20):
+                assert await content.read() == b""
+                await http.front.requests.wait_none()
+
+
+async def test_hostile_names_stay_inside_of_their_event() -> None:
+    name = 'x"\\\n\nevent: reset\ndata: {}\n\n</script>'
+    async with serving() as http:
+        revision = (await snapshot(http))["revision"]
+        http.node("a", hang, models=(offer(name),))
+        async with events(http, revision) as content:
+            event, changes = await next_event(content)
+            assert event == "changes"
+            assert list(changes["models"]) == [f"{name}/1"]
+
+
+async def test_history_is_that_of_the_router_or_of_a_model() -> None:
+    async with serving() as http:
+        found = await (await http.client.get("/v1/page/history?span=3600")).json()
+        assert (found["model"], found["point_s"], len(found["series"]["nodes"])) == ("", 10.0, 360)
+        assert (await http.client.get("/v1/page/history?model=nobody")).status == 404
+
+
+@pytest.mark.parametrize("span", ["-1", "1e3", "x", "9" * 5000, "²"])
+async def test_span_that_is_no_number_is_refused(span: str) -> None:
+    async with serving() as http:
+        reply = await http.client.get("/v1/page/history", params={"span": span})
+        assert (reply.status, reply.headers["X-Capamesh-Error"]) == (400, "invalid_request")
+
+
+async def test_one_node_is_the_same_as_in_the_list_of_all() -> None:
+    async with serving() as http:
+        http.node("a", hang)
+        all_nodes = (await (await http.client.get("/v1/nodes")).json())["nodes"]
+        assert [await (await http.client.get("/v1/nodes/a")).json()] == all_nodes
+        assert (await http.client.get("/v1/nodes/b")).status == 404

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import zlib
+
+import pytest
+from fleet_fakes import NullLog, in_virtual_time
+
+from capamesh.protocol.errors import Overloaded
+from capamesh.protocol.steps import Steps
+from capamesh.router.page.feed import KEPT_FRAMES, Feed, packed
+from capamesh.router.page.overview import Overview
+
+
+async def pack_here(content: bytes) -> bytes:
+    return packed(content)
+
+
+class Source:
+    """Overviews of one node, whose number is `value`; each takes `cost_s` of the processor."""
+
+    def __init__(self, cost_s: float = 0.0) -> None:
+        self.value = 0
+        self.cost_s = cost_s
+        self.work_s = 0.0
+        self.is_broken = False
+        self.log = NullLog()
+
+    def steps(self) -> Steps[Overview]:
+        yield
+        self.work_s += self.cost_s
+        if self.is_broken:
+            raise ValueError("a bug")
+        return Overview({}, {"a": {"x": self.value}}, {})
+
+    def feed(self, most_viewers: int = 2) -> Feed:
+        return Feed(
+            self.steps,
+            boot="boot",
+            log=self.log,  # type: ignore[arg-type]
+            clock=asyncio.get_running_loop().time,
+            work_clock=lambda: self.work_s,
+            most_viewers=most_viewers,
+            pack=pack_here,
+        )
+
+
+def values(frames: list[bytes] | None) -> list[int]:
+    assert frames is not None
+    return [json.loads(frame.split(b"data: ")[1])["nodes"]["a"]["x"] for frame in frames]
+
+
+@in_virtual_time
+async def test_snapshot_is_the_overview_of_its_revision() -> None:
+    feed = Source().feed()
+    plain = await feed.snapshot(is_packed=False)
+    assert json.loads(plain) == {
+        "revision": "boot-1",
+        "router": {},
+        "nodes": {"a": {"x": 0}},
+        "models": {},
+    }
+    assert zlib.decompress(await feed.snapshot(is_packed=True), 31) == plain
+
+
+@in_virtual_time
+async def test_viewer_gets_what_changed_since_its_snapshot() -> None:
+    source = Source()
+    feed = source.feed()
+    await feed.snapshot(is_packed=False)
+    revision = feed.revision
+    with feed.following():
+        assert feed.since(revision) == []
+        source.value = 5
+        await feed.wait(revision, 10.0)
+        assert values(feed.since(revision)) == [5]
+        assert feed.since(feed.revision) == []
+
+
+@in_virtual_time
+async def test_one_turn_serves_all_and_nothing_is_made_while_nobody_watches() -> None:
+    feed = Source().feed()
+    with feed.following(), feed.following():
+        await asyncio.sleep(5.1)
+        turns = feed.turns
+        assert turns == 11
+    await asyncio.sleep(100)
+    assert feed.turns == turns
+
+
+@in_virtual_time
+async def test_costly_overview_is_made_less_often() -> None:
+    feed = Source(cost_s=0.1).feed()
+    with feed.following():
+        await asyncio.sleep(50.5)
+    assert feed.turns == 11
+
+
+@in_virtual_time
+async def test_snapshots_cost_no_more_than_turns_do() -> None:
+    feed = Source(cost_s=0.1).feed()
+    for _ in range(100):
+        await feed.snapshot(is_packed=False)
+    assert feed.turns == 1
+
+
+@in_virtual_time
+async def test_viewer_who_is_too_far_behind_begins_anew() -> None:
+    source = Source()
+    feed = source.feed()
+    await feed.snapshot(is_packed=False)
+    behind = feed.revision
+    with feed.following():
+        await asyncio.sleep(0.7)  # between two turns
+        for value in range(1, KEPT_FRAMES + 1):
+            source.value = value
+            await asyncio.sleep(0.5)
+        assert len(values(feed.since(behind))) == KEPT_FRAMES
+        source.value = -1
+        await asyncio.sleep(0.5)
+        assert feed.since(behind) is None
+
+
+@pytest.mark.parametrize(
+    "revision",
+    ["", "boot-", "other-1", "boot-2", "boot--1", "boot-x", "boot-²", "boot-" + "9" * 5000],
+)
+@in_virtual_time
+async def test_revision_that_never_was_begins_anew(revision: str) -> None:
+    feed = Source().feed()
+    await feed.snapshot(is_packed=False)
+    assert feed.since(revision) is None
+
+
+@in_virtual_time
+async def test_too_many_viewers_are_turned_away_until_one_leaves() -> None:
+    feed = Source().feed(most_viewers=1)
+    with feed.following():
+        with pytest.raises(Overloaded, match="1 pages follow"), feed.following():
+            pass
+        assert feed.viewers == 1
+    with feed.following():
+        assert feed.viewers == 1
+
+
+@in_virtual_time
+async def test_bug_ends_one_turn_and_not_the_feed() -> None:
+    source = Source()
+    feed = source.feed()
+    source.is_broken = True
+    with feed.following():
+        await asyncio.sleep(1)
+        assert source.log.events == ["page_crashed"]
+        source.is_broken = False
+        await asyncio.sleep(20)
+        assert feed.revision == "boot-1"

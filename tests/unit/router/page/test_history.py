@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import pytest
+
+from capamesh.protocol.ids import ModelName
+from capamesh.router.page.history import BIN_S, History, Totals, quantile_us
+
+BOUNDS_S = (0.001, 0.01)
+
+
+class Counters:
+    def __init__(self, bins: int = 60, most_models: int = 2) -> None:
+        self.now_s = 100.0
+        self.latencies: dict[ModelName, list[int]] = {}
+        self.refused: dict[tuple[str, str], int] = {}
+        self.history = History(
+            lambda: Totals(self.latencies, self.refused, 3, 5, 4),
+            bounds_s=BOUNDS_S,
+            clock=lambda: self.now_s,
+            bins=bins,
+            most_models=most_models,
+        )
+
+    def count(self, model: str, *buckets: int) -> None:
+        counts = self.latencies.setdefault(ModelName(model), [0, 0, 0])
+        for at, count in enumerate(buckets):
+            counts[at] += count
+
+    def pass_bin(self, seconds: float = BIN_S) -> None:
+        self.now_s += seconds
+        self.history.sample()
+
+    def series(self, model: str = "", bins: int = 3) -> dict[str, list[float | None]]:
+        body = self.history.body(model, bins * BIN_S)
+        assert body is not None
+        found: dict[str, list[float | None]] = body["series"]
+        return found
+
+
+def test_bins_hold_what_was_counted_in_them() -> None:
+    counters = Counters()
+    counters.count("m", 10)
+    counters.refused["m", "overloaded"] = 5
+    counters.pass_bin()
+    counters.count("m", 0, 20)
+    counters.pass_bin()
+    counters.pass_bin()
+    series = counters.series()
+    assert series["requests_per_s"] == [1.5, 2.0, 0.0]
+    assert series["errors_per_s"] == [0.5, 0.0, 0.0]
+    assert series["p50_us"] == [500.0, 5500.0, None]
+    assert (series["nodes"], series["nodes_usable"], series["requests_in_flight"]) == (
+        [5] * 3,
+        [4] * 3,
+        [3] * 3,
+    )
+    assert counters.series("m")["requests_per_s"] == [1.5, 2.0, 0.0]
+
+
+def test_bins_that_were_missed_are_empty_and_rates_count_the_time() -> None:
+    counters = Counters()
+    counters.pass_bin()
+    counters.count("m", 60)
+    counters.pass_bin(3 * BIN_S)
+    assert counters.series(bins=5)["requests_per_s"] == [None, 0.0, None, None, 2.0]
+
+
+def test_bins_before_the_start_are_empty_and_old_ones_are_overwritten() -> None:
+    counters = Counters(bins=3)
+    for count in range(5):
+        counters.count("m", 10 * count)
+        counters.pass_bin()
+    assert counters.series(bins=99)["requests_per_s"] == [2.0, 3.0, 4.0]
+    counters.pass_bin(50 * BIN_S)
+    assert counters.series()["requests_per_s"] == [None, None, 0.0]
+
+
+def test_long_span_is_told_in_fewer_points() -> None:
+    counters = Counters(bins=8640)
+    counters.count("m", 0, 30)
+    counters.pass_bin()
+    for _ in range(11):
+        counters.pass_bin()
+    body = counters.history.body("", 86400)
+    assert body is not None
+    assert body["point_s"] == 120
+    assert len(body["series"]["requests_per_s"]) == 720
+    assert body["series"]["requests_per_s"][-1] == 0.25
+    assert body["series"]["p99_us"][-1] == 9910.0
+
+
+def test_model_without_requests_has_no_history_and_is_no_traffic() -> None:
+    counters = Counters()
+    counters.count("m", 1)
+    counters.pass_bin()
+    assert counters.history.models() == ["m"]
+    assert counters.history.traffic("m") == {
+        "requests_per_s": 0.1,
+        "errors_per_s": 0.0,
+        "p50_us": 500,
+        "p99_us": 990,
+    }
+    counters.pass_bin()
+    assert counters.history.traffic("m") == {}
+    assert counters.history.body("n", 60) is None
+
+
+def test_refusals_of_models_that_nobody_hosts_count_for_the_router_alone() -> None:
+    counters = Counters()
+    counters.refused["", "model_not_found"] = 20
+    counters.pass_bin()
+    assert counters.history.models() == []
+    assert counters.series(bins=1)["errors_per_s"] == [2.0]
+
+
+def test_busiest_models_have_the_places_until_they_are_idle_for_an_hour() -> None:
+    counters = Counters(most_models=2)
+    for name, count in (("a", 1), ("b", 2), ("c", 3)):
+        counters.count(name, count)
+    counters.pass_bin()
+    assert counters.history.models() == ["b", "c"]
+    counters.count("a", 1)
+    counters.count("b", 1)
+    counters.pass_bin(3590)
+    assert counters.history.models() == ["b", "c"]
+    counters.count("a", 1)
+    counters.pass_bin()
+    assert counters.history.models() == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "part", "expected"),
+    [
+        ([10, 0, 0], 0.5, 500),
+        ([5, 5, 0], 0.5, 1000),
+        ([0, 0, 4], 0.5, 10000),
+        ([0, 10, 0], 0.99, 9910),
+        ([0, 0, 0], 0.5, 0),
+    ],
+)
+def test_quantile_is_read_off_buckets(counts: list[int], part: float, expected: float) -> None:
+    assert round(quantile_us(counts, [0.0, 1000.0, 10000.0], part)) == expected
+
+
+def test_two_turns_at_the_same_time_are_one() -> None:
+    counters = Counters()
+    counters.count("m", 10)
+    counters.pass_bin()
+    counters.pass_bin(0)
+    assert counters.series(bins=1)["requests_per_s"] == [1.0]

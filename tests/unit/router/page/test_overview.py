@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from fleet_fakes import Fleet, advert, hang, offer
+
+from capamesh.protocol.adverts import ModelState
+from capamesh.protocol.fleet import Joined, Left, Suspected
+from capamesh.protocol.ids import PeerId
+from capamesh.protocol.steps import run_through
+from capamesh.router.page.overview import Overview, OverviewMaker, _coarse
+
+
+def maker(fleet: Fleet, errors: dict[str, str] | None = None) -> OverviewMaker:
+    return OverviewMaker(
+        fleet.view,
+        last_error=lambda endpoint: (errors or {}).get(endpoint.peer, ""),
+        clock=lambda: 0.0,
+        router=lambda: {"state": "ready"},
+        traffic=lambda model: {"requests_per_s": 2.0} if model == "m" else {},
+    )
+
+
+def made(fleet: Fleet, errors: dict[str, str] | None = None) -> Overview:
+    return run_through(maker(fleet, errors).steps())
+
+
+async def test_overview_has_router_nodes_and_models() -> None:
+    fleet = Fleet()
+    fleet.node("a", hang)
+    overview = made(fleet)
+    assert overview.router == {"state": "ready"}
+    (node,) = overview.nodes.values()
+    assert (node["state"], node["models_ready"], node["models"]) == ("usable", 1, 1)
+    (link,) = node["links"]
+    assert link["is_up"]
+    assert node["counts"] == [[0, 0, 0, 0]]
+    model = overview.models["m/1"]
+    assert (model["nodes_ready"], model["nodes_failed"], model["is_newest"]) == (1, 0, True)
+    assert model["is_reached"]
+    assert model["traffic"] == {"requests_per_s": 2.0}
+
+
+async def test_state_of_a_node_is_one_word_with_the_reason() -> None:
+    fleet = Fleet()
+    for peer in ("usable", "down", "suspected", "ejected", "draining"):
+        fleet.node(peer, hang)
+    by_peer = {endpoint.peer: endpoint for endpoint in fleet.endpoints}
+    by_peer[PeerId("down")].link = None
+    fleet.view.apply([Suspected(PeerId("suspected"))])
+    by_peer[PeerId("ejected")].health.eject(0.0, "it lies")
+    drained = replace(fleet.view.adverts[PeerId("draining")], is_draining=True)
+    fleet.view.apply([Joined(drained)])
+    nodes = made(fleet, {"down": "refused"}).nodes
+    assert {peer: (row["state"], row["reason"]) for peer, row in nodes.items()} == {
+        "usable": ("usable", ""),
+        "down": ("unusable", "refused"),
+        "suspected": ("suspected", "it was not heard of for longer than it should be"),
+        "ejected": ("ejected", by_peer[PeerId("ejected")].health.reason),
+        "draining": ("draining", "it takes no new requests"),
+    }
+
+
+async def test_models_are_counted_anew_when_an_advert_changes_and_forgotten_with_the_last_node() -> (
+    None
+):
+    fleet = Fleet()
+    made_by = maker(fleet)
+    bad = offer("n", state=ModelState.FAILED, reason="it is broken")
+    fleet.view.apply(
+        [Joined(advert("a", models=(offer("m"), bad))), Joined(advert("b", models=(offer("m"),)))]
+    )
+    models = run_through(made_by.steps()).models
+    assert models["m/1"]["nodes_ready"] == 2
+    assert models["n/1"]["failed_at"] == [{"peer_id": "a", "reason": "it is broken"}]
+    fleet.view.apply([Joined(advert("a", models=(offer("n"),))), Left(PeerId("b"), "it said so")])
+    models = run_through(made_by.steps()).models
+    assert list(models) == ["n/1"]
+    assert (models["n/1"]["nodes_ready"], models["n/1"]["failed_at"]) == (1, [])
+    fleet.view.apply([Left(PeerId("a"), "it said so")])
+    overview = run_through(made_by.steps())
+    assert (overview.nodes, overview.models) == ({}, {})
+
+
+async def test_node_names_some_of_its_failing_models_and_those_on_the_cpu() -> None:
+    fleet = Fleet()
+    failing = tuple(offer(f"f{at}", state=ModelState.FAILED, reason="x" * 999) for at in range(5))
+    slow = replace(offer("slow"), provider="CPUExecutionProvider")
+    one = advert("a", models=(*failing, slow))
+    fleet.view.apply([Joined(replace(one, devices=(replace(one.devices[0], kind="cuda"),)))])
+    (node,) = made(fleet).nodes.values()
+    assert (node["models_failed"], len(node["failing"]), len(node["failing"][0]["reason"])) == (
+        5,
+        3,
+        300,
+    )
+    assert (node["models_on_cpu"], node["on_cpu"]) == (1, ["slow/1"])
+    fleet.view.apply([Joined(replace(one, devices=(replace(one.devices[0], kind="cpu"),)))])
+    (node,) = made(fleet).nodes.values()
+    assert node["models_on_cpu"] == 0
+
+
+@pytest.mark.parametrize(
+    ("exact", "coarse"), [(0, 0), (99, 99), (104, 100), (1234, 1200), (99999, 99000)]
+)
+def test_round_trip_is_told_in_two_digits(exact: int, coarse: int) -> None:
+    assert _coarse(exact) == coarse
+
+
+async def test_making_an_overview_pauses_between_nodes() -> None:
+    fleet = Fleet()
+    fleet.view.apply([Joined(advert(f"n{at}")) for at in range(100)])
+    steps: Any = maker(fleet).steps()
+    assert sum(1 for _ in steps) == 4 + 1

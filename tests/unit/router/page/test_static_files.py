@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import re
+import zlib
+from pathlib import Path
+
+import pytest
+
+from capamesh.router.page.static_files import FOLDER, StaticFiles
+
+FILES = StaticFiles()
+SCRIPTS = sorted(FOLDER.glob("*.js"))
+
+
+def written(folder: Path, **more: str) -> StaticFiles:
+    folder.mkdir()
+    (folder / "index.html").write_text('<script src="{{files}}/a.js"></script>')
+    (folder / "a.js").write_text("one")
+    for name, text in more.items():
+        (folder / name.replace("_", ".")).write_text(text)
+    return StaticFiles(folder)
+
+
+def test_index_names_files_by_their_digest(tmp_path: Path) -> None:
+    files = written(tmp_path / "a")
+    assert files.index == f'<script src="page/{files.digest}/a.js"></script>'.encode()
+
+
+def test_file_is_found_by_digest_and_name_alone(tmp_path: Path) -> None:
+    files = written(tmp_path / "a")
+    found = files.file(files.digest, "a.js")
+    assert found is not None
+    assert found.content == b"one"
+    assert zlib.decompress(found.packed, 31) == b"one"
+    assert found.content_type == "text/javascript; charset=utf-8"
+    assert files.file("0" * 16, "a.js") is None
+    assert files.file(files.digest, "../a.js") is None
+    assert files.file(files.digest, "index.html") is None
+
+
+def test_digest_changes_with_any_file(tmp_path: Path) -> None:
+    one, other = written(tmp_path / "a"), written(tmp_path / "b", b_css="x")
+    assert one.digest == written(tmp_path / "c").digest
+    assert one.digest != other.digest
+
+
+def test_files_of_other_kinds_are_not_served(tmp_path: Path) -> None:
+    files = written(tmp_path / "a", notes_txt="secret")
+    assert files.file(files.digest, "notes.txt") is None
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_script_imports_what_is_there_and_makes_no_html(script: Path) -> None:
+    text = script.read_text()
+    for name in re.findall(r'from "([^"]+)"', text):
+        assert name.startswith("./"), "nothing from elsewhere"
+        assert FILES.file(FILES.digest, name.removeprefix("./")) is not None
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|srcdoc", text
+    )
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
+
+
+def test_index_has_no_script_or_style_of_its_own() -> None:
+    text = FILES.index.decode()
+    assert re.findall(r"<script(?![^>]*\bsrc=)", text) == []
+    assert not re.search(r"<style|style=|\son\w+=", text)
+    names = re.findall(r'(?:src|href)="page/[0-9a-f]{16}/([^"]+)"', text)
+    assert len(names) == 4
+    assert all(FILES.file(FILES.digest, name) for name in names)
