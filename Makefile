@@ -10,7 +10,7 @@ SOURCES := protocol/src node/src router/src client/src simulation/src cli/src
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-unit test-slow test-chaos test-hostile test-mutation check lint types imports models bench compose-test \
-        reference docs wheels pins clean
+        reference observability docs wheels pins clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16

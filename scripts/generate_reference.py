@@ -110,7 +110,7 @@ def metrics_page() -> str:
 
 In Prometheus' text form. A router serves them at `GET /metrics` of its HTTP port; a node at `GET /metrics` of the address
 that `capamesh node run --metrics` names, and nowhere without it. Both add what `prometheus_client` tells of a process
-(`process_*`, `python_info`).
+(`process_*`, `python_info`). [Monitor a network](../how-to/monitor.md) says how to see them and to be told.
 
 A name ends in the unit of what it measures. A counter begins at 0 with its process. The series of a histogram end in
 `_bucket`, `_sum` and `_count`.
