@@ -24,7 +24,7 @@ def test_every_option_is_what_the_router_understands() -> None:
         max_price=0.1,
         is_explained=True,
     )
-    wishes, is_explained = options_of(options.headers(), {"p2c"})
+    wishes, is_explained = options_of(options.headers())
     assert wishes.tenant == "acme"
     assert (wishes.policy, wishes.affinity) == ("p2c", "user 7")
     assert wishes.constraints == Constraints(
@@ -33,7 +33,7 @@ def test_every_option_is_what_the_router_understands() -> None:
     assert is_explained
     assert RoutingOptions().headers() == {}
     assert RoutingOptions(max_price=0).headers() == {"X-Capamesh-Max-Price": "0.0"}
-    assert options_of(RoutingOptions(max_price=1e-7).headers(), ())[0].constraints.max_price == 1e-7
+    assert options_of(RoutingOptions(max_price=1e-7).headers())[0].constraints.max_price == 1e-7
 
 
 @pytest.mark.parametrize(

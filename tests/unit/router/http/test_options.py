@@ -30,11 +30,11 @@ HEADERS = [
 def asked(**headers: str) -> tuple[RoutingOptions, bool]:
     """Read headers named without their prefix, with _ for -."""
     named = {f"x-capamesh-{name.replace('_', '-')}": value for name, value in headers.items()}
-    return options_of(CIMultiDict({"Host": "x", **named}), POLICIES)
+    return options_of(CIMultiDict({"Host": "x", **named}))
 
 
 def test_request_without_such_headers_wishes_nothing() -> None:
-    options, is_explained = options_of(CIMultiDict({"Host": "x", "X-Capa": "1"}), POLICIES)
+    options, is_explained = options_of(CIMultiDict({"Host": "x", "X-Capa": "1"}))
     assert options is NO_OPTIONS
     assert not is_explained
 
@@ -60,7 +60,7 @@ def test_every_header_has_its_place_whatever_its_case() -> None:
 
 
 def test_empty_values_ask_for_nothing_and_for_no_constraint_at_all() -> None:
-    options, is_explained = options_of(CIMultiDict(dict.fromkeys(HEADERS, " ")), POLICIES)
+    options, is_explained = options_of(CIMultiDict(dict.fromkeys(HEADERS, " ")))
     assert options == NO_OPTIONS
     assert options.constraints is ANYWHERE  # what is compared by identity for each replica
     assert not is_explained
@@ -125,7 +125,7 @@ def test_unknown_policy_is_refused_with_those_there_are(value: str) -> None:
 @pytest.mark.parametrize("name", HEADERS)
 def test_value_that_is_too_long_is_refused_with_its_beginning(name: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        options_of(CIMultiDict({name: "7" * 1025}), POLICIES)
+        options_of(CIMultiDict({name: "7" * 1025}))
     assert caught.value.message == (
         f"{name} is '{'7' * 80}'… of 1025 characters; at most 1024 are expected"
     )
@@ -146,14 +146,14 @@ def test_value_that_is_too_long_is_refused_with_its_beginning(name: str) -> None
 )  # fmt: skip
 def test_unknown_header_is_refused_with_the_one_that_was_meant(name: str, said: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        options_of(CIMultiDict({"X-Capamesh-Tenant": "a", name: "1"}), POLICIES)
+        options_of(CIMultiDict({"X-Capamesh-Tenant": "a", name: "1"}))
     assert caught.value.message == f"there is no header {name[:80]!r}; {said}"
 
 
 @given(st.dictionaries(st.sampled_from(HEADERS), st.text(max_size=20)))
 def test_any_headers_are_read_or_refused_by_name(headers: dict[str, str]) -> None:
     try:
-        options, _ = options_of(CIMultiDict(headers), POLICIES)
+        options, _ = options_of(CIMultiDict(headers))
     except InvalidRequest as error:
         said = error.message
     else:

@@ -14,11 +14,9 @@ from capamesh.router.process.rules_keys import read_rules
 from capamesh.router.rules.constraints import ANYWHERE, Constraints
 from capamesh.router.rules.model_rules import MirrorRule, ModelRules, RoutingRules
 
-POLICIES = ("p2c", "prequal")
-
 
 def read(text: str) -> RoutingRules:
-    return read_rules(text.encode(), "rules.toml", POLICIES, ModelRules())
+    return read_rules(text.encode(), "rules.toml", ModelRules())
 
 
 def test_every_key_is_read() -> None:
@@ -80,7 +78,7 @@ def test_constraints_are_replaced_key_by_key_too() -> None:
 
 def test_defaults_hold_for_what_is_not_said() -> None:
     defaults = ModelRules(policy="cheapest", is_hedged=False)
-    rules = read_rules(b"[m]\nhedge = true\n", "rules.toml", ("cheapest",), defaults)
+    rules = read_rules(b"[m]\nhedge = true\n", "rules.toml", defaults)
     assert rules.of(ModelName("m")) == ModelRules(policy="cheapest")
     assert rules.of(ModelName("other")) == rules.every == defaults
 
@@ -92,7 +90,10 @@ def test_defaults_hold_for_what_is_not_said() -> None:
             "polcy = 'p2c'",
             "rules.toml: unknown key m.polcy (did you mean policy?); allowed keys are policy, weights,",
         ),
-        ("policy = 'best'", "rules.toml: m.policy is 'best', expected one of p2c, prequal"),
+        (
+            "policy = 'best'",
+            "rules.toml: m.policy is 'best', expected one of affinity, cheapest, least-request, ",
+        ),
         ("policy = 1", "rules.toml: m.policy is 1, expected text"),
         ("policy = ['p2c']", "rules.toml: m.policy is ['p2c'], expected text"),
         ("weights = 1", "rules.toml: m.weights is 1, expected a table"),
@@ -203,8 +204,8 @@ def test_example_in_the_how_to_is_true() -> None:
     examples = re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL)
     assert examples
     for example in examples:
-        read_rules(example.encode(), "rules.toml", ("prequal", "cheapest"), ModelRules())
-    whole = read_rules(examples[0].encode(), "rules.toml", ("prequal", "cheapest"), ModelRules())
+        read_rules(example.encode(), "rules.toml", ModelRules())
+    whole = read_rules(examples[0].encode(), "rules.toml", ModelRules())
     assert whole.of(ModelName("digits")).weights == (("1", 90.0), ("2", 10.0))
 
 
@@ -216,7 +217,7 @@ def test_owners_of_a_model_are_read() -> None:
     text = (
         f'["*"]\npublishers = ["{PUBLISHER}"]\n[m.digests]\n"1" = "{DIGEST}"\n[n]\nhedge = false\n'
     )
-    rules = read_rules(text.encode(), "rules.toml", ("prequal",), ModelRules())
+    rules = read_rules(text.encode(), "rules.toml", ModelRules())
     of_m = rules.of(ModelName("m"))
     assert (of_m.digests, of_m.publishers) == ({"1": DIGEST}, {PUBLISHER})
     assert rules.of(ModelName("n")).publishers == {PUBLISHER}
@@ -242,4 +243,4 @@ def test_owners_of_a_model_are_read() -> None:
 )
 def test_owners_of_a_model_are_refused_where_not_well_formed(text: str, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
-        read_rules(text.encode(), "rules.toml", ("prequal",), ModelRules())
+        read_rules(text.encode(), "rules.toml", ModelRules())

@@ -23,7 +23,6 @@ from capamesh.router.http.application import Pages
 from capamesh.router.http.bodies import read_body
 from capamesh.router.http.errors import status_of
 from capamesh.router.http.options import MAX_CHARS, options_of
-from capamesh.router.policies import POLICIES
 from capamesh.router.requests.parameters import PRIORITY, TIMEOUT, priority_of, time_allowed_s
 from capamesh.router.resilience.health import CircuitState
 
@@ -94,7 +93,7 @@ class RoutingApi(Pages):
                 raise InvalidRequest(
                     f"the query's {name[:80]!r} is unknown; there are {', '.join(_QUERY)}"
                 )
-        options, _ = options_of(request.headers, POLICIES)
+        options, _ = options_of(request.headers)
         tenant = request.query.get("tenant", "")
         if len(tenant) > MAX_CHARS:
             raise InvalidRequest(f"tenant has {len(tenant)} characters; at most {MAX_CHARS}")

@@ -16,7 +16,6 @@ from capamesh.protocol.oip import HEADER_LENGTH_NAME, json_refusal, parse_header
 from capamesh.router.http.exchange import JSON_WEIGHT, InferTarget
 from capamesh.router.http.options import PREFIX, options_of
 from capamesh.router.http.packing import takes_gzip
-from capamesh.router.policies import POLICIES
 
 if TYPE_CHECKING:
     from capamesh.protocol.tensors import Limits
@@ -160,7 +159,7 @@ def _target(target: bytes, fields: dict[bytes, bytes]) -> InferTarget | None:
         header_length = parse_header_length(None if length is None else length.decode("latin-1"))
         if not all(map(str.isascii, wished.values())):
             return None
-        options, is_explained = options_of(wished, POLICIES)
+        options, is_explained = options_of(wished)
     except CapameshError:
         return None
     return InferTarget(

@@ -31,7 +31,6 @@ from capamesh.router.http.errors import response_of
 from capamesh.router.http.exchange import JSON_WEIGHT, Exchange, Inference, InferTarget
 from capamesh.router.http.options import options_of
 from capamesh.router.http.packing import takes_gzip
-from capamesh.router.policies import POLICIES
 
 if TYPE_CHECKING:
     from capamesh.protocol.steps import Steps
@@ -99,7 +98,7 @@ class InferenceApi(Pages):
         model = ModelName(request.match_info["model"])
         version = ModelVersion(request.match_info.get("version", ""))
         try:
-            options, is_explained = options_of(request.headers, POLICIES)
+            options, is_explained = options_of(request.headers)
             header_length = parse_header_length(request.headers.get(HEADER_LENGTH_NAME))
         except CapameshError as error:
             self._inference.refused(model, error)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Final
 
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.ids import PeerId
+from capamesh.router.policies import POLICIES
 from capamesh.router.requests.call import NO_OPTIONS, RoutingOptions
 from capamesh.router.rules.constraints import ANYWHERE, Constraints
 
@@ -40,10 +41,8 @@ MAX_NAMES: Final = 64
 _NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?\Z|\.[0-9]+\Z", re.ASCII)
 
 
-def options_of(
-    headers: Mapping[str, str], policies: Collection[str]
-) -> tuple[RoutingOptions, bool]:
-    """Return what the headers ask for, and whether the request is to be explained; `policies` are those there are.
+def options_of(headers: Mapping[str, str]) -> tuple[RoutingOptions, bool]:
+    """Return what the headers ask for, and whether the request is to be explained.
 
     `headers` finds names whatever their case. Raises `InvalidRequest`.
     """
@@ -54,9 +53,9 @@ def options_of(
         if name.lower() not in _NAMES:
             raise InvalidRequest(f"there is no header {name[:80]!r}; {_nearest(name.lower())}")
     policy = _text(headers, POLICY)
-    if policy and policy not in policies:
+    if policy and policy not in POLICIES:
         raise InvalidRequest(
-            f"{POLICY} is {policy[:80]!r}; the policies are {', '.join(sorted(policies))}"
+            f"{POLICY} is {policy[:80]!r}; the policies are {', '.join(sorted(POLICIES))}"
         )
     options = RoutingOptions(
         _constraints(headers), policy, _text(headers, AFFINITY), _text(headers, TENANT)

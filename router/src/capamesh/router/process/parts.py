@@ -43,7 +43,7 @@ from capamesh.router.fleet.view import FleetView
 from capamesh.router.http.application import OpenRequests
 from capamesh.router.http.exchange import Inference
 from capamesh.router.http.limits import answers_bytes_of
-from capamesh.router.policies import POLICIES, make_policy
+from capamesh.router.policies import make_policy
 from capamesh.router.process.request_parts import RequestParts
 from capamesh.router.process.rules_keys import load_rules
 from capamesh.router.process.standing import Standing
@@ -73,7 +73,7 @@ class RouterParts:
         make_policy(settings.policy, random.Random())  # noqa: S311 - an unknown one is refused now
         self._defaults = ModelRules(policy=settings.policy)
         """The rules of what the file says nothing about."""
-        rules = load_rules(settings.rules_file, POLICIES, self._defaults)
+        rules = load_rules(settings.rules_file, self._defaults)
         self.home = DataDir(settings.data_folder, log)
         self.home.lock()
         membership = self.home.membership(settings.token, Role.ROUTER, today())
@@ -253,7 +253,7 @@ class RouterParts:
     def reload(self, file: Path) -> None:
         """Read the rules anew and route by them; if anything is wrong with them, by those of before."""
         try:
-            rules = load_rules(file, POLICIES, self._defaults)
+            rules = load_rules(file, self._defaults)
         except ConfigError as error:
             self.log.error("rules_refused", error=error.message)  # noqa: TRY400 - it is the file that is wrong
             return

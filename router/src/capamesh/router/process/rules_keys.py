@@ -5,7 +5,6 @@ A table for each model by its name; the table "*" holds for all, and a model's o
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias, cast
@@ -19,6 +18,7 @@ from capamesh.protocol.model_digest import DIGEST_PATTERN, EXPECTED
 from capamesh.protocol.private_files import read_public
 from capamesh.protocol.schema import DISTINCT, Meta, Mismatch, Table, given, meaning, quoted, shown
 from capamesh.protocol.toml_text import read_toml
+from capamesh.router.policies import POLICIES
 from capamesh.router.rules.constraints import ANYWHERE
 from capamesh.router.rules.model_rules import MirrorRule, ModelRules, RoutingRules
 
@@ -142,32 +142,30 @@ RULES_FILE: Final = cast(
 """A rules file as a whole."""
 
 
-def load_rules(file: Path | None, policies: Collection[str], defaults: ModelRules) -> RoutingRules:
+def load_rules(file: Path | None, defaults: ModelRules) -> RoutingRules:
     """Return the rules in `file`, complete: `defaults` hold for what it says nothing about, and without a file.
 
-    `policies` are those there are. Raises `ConfigError`, which names what is wrong with the file.
+    Raises `ConfigError`, which names what is wrong with the file.
     """
     if file is None:
         return RoutingRules(defaults)
     raw = read_public(file, "the rules file", limit_bytes=MAX_RULES_BYTES)
-    return read_rules(raw, str(file), policies, defaults)
+    return read_rules(raw, str(file), defaults)
 
 
-def read_rules(
-    raw: bytes, file: str, policies: Collection[str], defaults: ModelRules
-) -> RoutingRules:
-    """Return the rules in `raw`, the content of `file`; `policies` are those there are.
+def read_rules(raw: bytes, file: str, defaults: ModelRules) -> RoutingRules:
+    """Return the rules in `raw`, the content of `file`; `defaults` hold for what it says nothing about.
 
-    `defaults` hold for what it says nothing about. Raises `ConfigError`, which names the file, the key's path, the value and what is expected.
+    Raises `ConfigError`, which names the file, the key's path, the value and what is expected.
     """
     try:
         tables = read_toml(raw, RULES_FILE, file)
     except Mismatch as exc:
         raise ConfigError(str(exc)) from exc
     for name, table in tables.items():
-        if table.policy is not None and table.policy not in policies:
+        if table.policy is not None and table.policy not in POLICIES:
             raise ConfigError(
-                f"{file}: {quoted(name)}.policy is {shown(table.policy)}, expected one of {', '.join(sorted(policies))}"
+                f"{file}: {quoted(name)}.policy is {shown(table.policy)}, expected one of {', '.join(sorted(POLICIES))}"
             )
     every = tables.pop(EVERY_MODEL, ModelTable())
     for key in ("weights", "mirror", "digests"):
