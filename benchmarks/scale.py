@@ -21,6 +21,7 @@ from typing import Any
 import structlog
 from figure_tables import a_day, count_of, fixed, kib_a_node, scattered, share, table, timing
 from machine import keep, memory_bytes
+from msgspec import structs
 from rich.console import Console
 from samples import alone
 from scale_fleet import make_fleet
@@ -49,7 +50,8 @@ def simulator(count: int) -> dict[str, Any]:
 
     thousand = shipped_scenario("thousand")
     groups = tuple(
-        replace(group, count=max(1, round(group.count * count / 1000))) for group in thousand.nodes
+        structs.replace(group, count=max(1, round(group.count * count / 1000)))
+        for group in thousand.nodes
     )
     scenario = replace(thousand, nodes=groups)
     duration_s = max(1.0, min(20.0, 150_000 / scenario.arrivals_per_s))
