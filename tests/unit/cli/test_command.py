@@ -34,6 +34,7 @@ COMMANDS = [
     ("circuit",),
     ("dev",),
     ("dev", "up"),
+    ("doctor",),
     ("explain",),
     ("infer",),
     ("model",),

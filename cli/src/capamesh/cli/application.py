@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from capamesh.cli import circuit, dev, explain, fleet, infer, model, network, node, router, simulate
+from capamesh.cli import (
+    circuit,
+    dev,
+    doctor,
+    explain,
+    fleet,
+    infer,
+    model,
+    network,
+    node,
+    router,
+    simulate,
+)
 from capamesh.cli.help_texts import examples, new_group
 
 application = new_group(
@@ -16,7 +28,10 @@ application = new_group(
         "capamesh dev up                      a whole network on this machine, with sample models",
         "capamesh models                      what can be run, in another terminal",
         "capamesh network create NAME         the first step to a network of your own",
+        "capamesh doctor                      is this machine ready for it?",
+        "capamesh --install-completion        have the shell complete commands and options",
     ),
+    has_completion=True,
 )
 
 
@@ -43,6 +58,7 @@ def _teach(
 
 application.add_typer(dev.group, name="dev", rich_help_panel="Try it")
 application.add_typer(simulate.group, name="sim", rich_help_panel="Try it")
+application.command("doctor", rich_help_panel="Try it", epilog=doctor.EPILOG)(doctor.doctor)
 application.command("infer", rich_help_panel="Use a network", epilog=infer.EPILOG)(infer.infer)
 application.command("models", rich_help_panel="Use a network", epilog=fleet.MODELS_EPILOG)(
     fleet.models

@@ -89,13 +89,14 @@ def _models_folder(models: Path | None) -> Path:
         if not models.is_dir():
             raise ConfigError(f"the models folder {models} does not exist: give another --models")
         return models.absolute()
-    samples = _samples() / "models"
+    samples = samples_folder() / "models"
     if not samples.is_dir():
         raise ConfigError("this installation has no sample models: give --models DIR")
     return samples
 
 
-def _samples() -> Path:
+def samples_folder() -> Path:
+    """Return the folder of the sample models and the inputs to try them with, which comes with this command."""
     return Path(str(importlib.resources.files("capamesh.cli"))) / SAMPLES
 
 
@@ -103,7 +104,7 @@ async def _write_examples(cluster: LocalCluster) -> list[Example]:
     async with AsyncClient(cluster.http_url) as client:
         names = sorted({entry.name for entry in await client.models() if entry.is_ready})
         return await tried_examples(
-            client, names, cluster.folder / "examples", _samples() / "cases"
+            client, names, cluster.folder / "examples", samples_folder() / "cases"
         )
 
 

@@ -16,12 +16,15 @@ def examples(*lines: str) -> str:
     return "\n\n".join(["Examples:", *shown])
 
 
-def new_group(about: str, epilog: str) -> typer.Typer:
-    """Return a group of commands; the caller gives it a callback that shows its help when it stands alone."""
+def new_group(about: str, epilog: str, *, has_completion: bool = False) -> typer.Typer:
+    """Return a group of commands; the caller gives it a callback that shows its help when it stands alone.
+
+    With `has_completion` it has the options that set up and show the completion of a shell, which is the whole command's.
+    """
     return typer.Typer(
         help=about,
         epilog=epilog,
-        add_completion=False,
+        add_completion=has_completion,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
     )

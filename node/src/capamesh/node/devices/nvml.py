@@ -73,6 +73,15 @@ class GpuReader:
             return ""
         return f"{int(major)}.{int(minor)}"
 
+    def is_partitioned(self, index: int) -> bool:
+        """Return whether MIG divides the GPU at `index`; False where the driver does not say."""
+        library = self._library
+        try:
+            current, _ = library.nvmlDeviceGetMigMode(library.nvmlDeviceGetHandleByIndex(index))
+        except library.NVMLError:  # most GPUs have no MIG
+            return False
+        return bool(current)
+
     def close(self) -> None:
         """Let go of the driver; the next `read` opens it again."""
         if self._is_open:

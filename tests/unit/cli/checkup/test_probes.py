@@ -1,0 +1,114 @@
+"""The reading of facts from a made-up file system, and from this process."""
+
+from __future__ import annotations
+
+import locale
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from capamesh.cli.checkup import gpu_probes, machine_probes
+from capamesh.cli.checkup.gpu import LIBRARIES
+
+HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+LINE = "   0: 0100007F:1F40 00000000:0000 {state} 00000000:00000000 00:00000000 00000000 0 0 {inode} 1\n"
+
+
+def fake_process(root: Path, pid: int, inode: int, command: bytes) -> None:
+    folder = root / "proc" / str(pid)
+    (folder / "fd").mkdir(parents=True)
+    (folder / "fd" / "3").symlink_to(f"socket:[{inode}]")
+    (folder / "cmdline").write_bytes(command)
+    (folder / "comm").write_text("python\n")
+
+
+def fake_tables(root: Path, tcp: str, tcp6: str = "") -> None:
+    folder = root / "proc" / "net"
+    folder.mkdir(parents=True)
+    (folder / "tcp").write_text(HEAD + tcp)
+    (folder / "tcp6").write_text(HEAD + tcp6)
+
+
+def test_listener_is_found_by_its_socket(tmp_path: Path) -> None:
+    fake_tables(tmp_path, LINE.format(state="0A", inode=77))
+    fake_process(tmp_path, 11, 76, b"nginx\0")
+    fake_process(tmp_path, 12, 77, b"/usr/bin/python\0-m\0http.server\0")
+    assert machine_probes.listener_of(8000, tmp_path) == "python (pid 12)"
+
+
+def test_listener_on_ipv6_may_be_a_member(tmp_path: Path) -> None:
+    fake_tables(tmp_path, "", LINE.format(state="0A", inode=77))
+    fake_process(tmp_path, 12, 77, b"/usr/bin/python\0/opt/bin/capamesh\0router\0run\0")
+    assert machine_probes.listener_of(8000, tmp_path) == "capamesh (pid 12)"
+
+
+def test_connection_through_a_port_is_no_listener(tmp_path: Path) -> None:
+    fake_tables(tmp_path, LINE.format(state="01", inode=77))
+    fake_process(tmp_path, 12, 77, b"curl\0")
+    assert machine_probes.listener_of(8000, tmp_path) == ""
+
+
+def test_port_of_a_listener_is_not_free_and_another_is() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert not machine_probes.port_use(port).is_free
+    assert machine_probes.port_use(port).is_free
+
+
+def test_folder_that_does_not_exist_is_judged_by_its_parent_and_not_made(tmp_path: Path) -> None:
+    wanted = tmp_path / "a" / "b"
+    found = machine_probes.folder_facts(wanted)
+    assert (found.problem, found.free_bytes > 0, list(tmp_path.iterdir())) == ("", True, [])
+
+
+def test_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("")
+    assert machine_probes.folder_facts(tmp_path / "a" / "b").problem.endswith("a is no folder")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_folder_of_another_user_is_a_problem(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    assert "may not write" in machine_probes.folder_facts(tmp_path).problem
+
+
+def test_locale_of_this_process_stays_as_it_was() -> None:
+    before = locale.setlocale(locale.LC_CTYPE)
+    assert machine_probes.has_locale("C")
+    assert not machine_probes.has_locale("xx_XX.UTF-8")
+    assert locale.setlocale(locale.LC_CTYPE) == before
+
+
+def test_wanted_packages_are_those_of_this_platform_without_extras() -> None:
+    wanted = machine_probes.wanted_packages()
+    assert "libp2p==0.8.1" in wanted
+    assert not any(each.startswith("onnx>") for each in wanted)
+    assert machine_probes.installed_packages(wanted)["libp2p"] == "0.8.1"
+
+
+def test_hardware_is_a_display_device_of_nvidia(tmp_path: Path) -> None:
+    def device(name: str, vendor: str, kind: str) -> None:
+        folder = tmp_path / "sys/bus/pci/devices" / name
+        folder.mkdir(parents=True)
+        (folder / "vendor").write_text(vendor + "\n")
+        (folder / "class").write_text(kind + "\n")
+
+    device("0000:00:01.0", "0x8086", "0x030000")
+    device("0000:00:02.0", "0x10de", "0x020000")
+    assert not gpu_probes.has_hardware(tmp_path)
+    device("0000:00:03.0", "0x10de", "0x030200")
+    assert gpu_probes.has_hardware(tmp_path)
+
+
+def test_libraries_are_found_in_packages_of_nvidia(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "nvidia" / "cudnn" / "lib"
+    folder.mkdir(parents=True)
+    (folder / LIBRARIES[-1]).write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(gpu_probes, "_known_to_the_loader", set)
+    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
+    assert LIBRARIES[-1] in set(gpu_probes.found_libraries())
