@@ -24,7 +24,7 @@ $(DEMO_READY): requirements/demo.txt requirements/models.txt requirements/cuda.t
 demo: $(DEMO_READY) build/models ## A router and three nodes on this machine; kill one under load
 	$(BIN)/python scripts/demo.py $(ARGS)
 
-wheels: $(READY) ## The wheel, and the stand-in that spares who installs it a compiler, into dist/
+wheels: $(READY) build/models ## The wheel, and the stand-in that spares who installs it a compiler, into dist/
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist requirements/fastecdsa
 
@@ -73,6 +73,7 @@ models: build/models ## The models of the demo and the tests
 
 build/models: $(DEMO_READY) scripts/build_models.py scripts/model_cases.py scripts/sample_files.py
 	$(BIN)/python scripts/build_models.py --into build/models
+	$(BIN)/python scripts/build_models.py --samples --only magika --only silero_vad
 	@touch build/models
 
 bench: $(READY) build/models ## What the router and a node add to ONNX Runtime

@@ -1,7 +1,7 @@
 """Builds the sample models and their test cases into a folder that a node can serve.
 
     python scripts/build_models.py                 # build/models and build/cases
-    python scripts/build_models.py --samples       # the two that the `capamesh` package carries
+    python scripts/build_models.py --samples       # into the `capamesh` package, which carries them all
 
 `digits` and `breast_cancer` are trained here in a second, on data that scikit-learn carries; `magika`
 (file types) and `silero_vad` (speech, window by window) are copied out of the packages of those names
@@ -195,7 +195,6 @@ BUILDERS: dict[str, Callable[[], Built]] = {
     "magika": build_magika,
     "silero_vad": build_silero_vad,
 }
-SAMPLE_NAMES = ("digits", "breast_cancer")
 
 
 def write(name: str, built: Built, models: Path) -> None:
@@ -222,7 +221,7 @@ def main() -> int:
     parser.add_argument("--samples", action="store_true", help=f"write into {SAMPLES.name}/")
     options = parser.parse_args()
     models = SAMPLES / "models" if options.samples else options.into
-    names = SAMPLE_NAMES if options.samples else options.only or tuple(BUILDERS)
+    names = options.only or tuple(BUILDERS)
     print(f"{'model':<16}{'bytes':>10}{'cases':>7}{'right':>7}  description")
     for name in names:
         try:

@@ -26,7 +26,6 @@ from capamesh.protocol.errors import (
     RunFailed,
 )
 from capamesh.protocol.ids import ModelName, ModelVersion
-from capamesh.protocol.network import Role
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
 NAMES = ("big0", "big1", "big2", "big3")
@@ -108,9 +107,7 @@ async def test_model_that_only_an_evil_member_says_to_have_ready_is_loaded_and_s
             claim = ModelOffer(
                 ModelName(name), ModelVersion("1"), digest, ModelState.READY, "", IN, OUT
             )
-            token = cluster._token(
-                cluster._owner(), Role.NODE, cluster.router.status()["mesh_addresses"]
-            )
+            token = cluster._node_token().encode()
             evil = EvilNode(tmp_path / what.replace(" ", "-"), token, claim)
             evil.answers = answers
             async with present(evil):

@@ -147,7 +147,7 @@ async def digest_of(running: AttackedNetwork) -> str:
 def token_of(running: AttackedNetwork) -> str:
     """Return a token for one more node."""
     mesh = running.router.status()["mesh_addresses"]
-    return running.cluster._token(running.cluster._owner(), Role.NODE, mesh)
+    return running.cluster._token(running.cluster._owner(), Role.NODE, mesh).encode()
 
 
 async def test_node_with_one_token_owns_no_model_s_traffic(

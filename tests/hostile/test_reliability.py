@@ -165,7 +165,7 @@ async def start_again(
         cluster.router.data_folder,
         # its nodes find it again where it was
         ("router", "run", "--http", address, *ANY_PORTS, "--mesh", f"127.0.0.1:{mesh_port}"),
-        cluster._token(cluster._owner(), Role.ROUTER, mesh),
+        cluster._token_file("router", cluster._token(cluster._owner(), Role.ROUTER, mesh)),
     )
     cluster._router = router
     return router, began_s
@@ -224,7 +224,9 @@ async def test_router_serves_at_once_though_its_nodes_still_believe_in_its_old_l
                 "router",
                 folder,
                 ("router", "run", "--http", "127.0.0.1:0", *ANY_PORTS),
-                network.cluster._token(network.cluster._owner(), Role.ROUTER),
+                network.cluster._token_file(
+                    "router", network.cluster._token(network.cluster._owner(), Role.ROUTER)
+                ),
             )
             try:
                 while not (url := str(router.status().get("http_address", ""))):

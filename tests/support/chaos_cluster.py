@@ -118,13 +118,12 @@ class ChaosCluster(LocalCluster):
             *self._arguments[node.name],
             (self._node_options, self.models),
         )
-        mesh = self.router.status()["mesh_addresses"]
         try:
             again = await Member.start(
                 node.name,
                 node.data_folder,
                 ("node", "run", "--models", str(self.models), *self._node_options),
-                self._token(self._owner(), Role.NODE, mesh),
+                self._token_file(node.name, self._node_token()),
             )
         finally:
             self._node_options, self.models = before
@@ -138,7 +137,10 @@ class ChaosCluster(LocalCluster):
             name,
             self.folder / name,
             ("router", "run", "--http", http, "--policy", POLICY, *ANY_PORTS),
-            self._token(self._owner(), Role.ROUTER, self.router.status()["mesh_addresses"]),
+            self._token_file(
+                name,
+                self._token(self._owner(), Role.ROUTER, self.router.status()["mesh_addresses"]),
+            ),
         )
         self.more_routers = [each for each in self.more_routers if each.is_running] + [router]
         await self._until(router, lambda status: status.get("state") in SERVING)
@@ -182,7 +184,7 @@ async def gray_node(
     """
     (digest,) = [one["digest"] for one in await models_at(cluster.http_url) if one["name"] == MODEL]
     bootstrap = cluster.router.status()["mesh_addresses"]
-    token = cluster._token(cluster._owner(), Role.NODE, bootstrap)
+    token = cluster._token(cluster._owner(), Role.NODE, bootstrap).encode()
     gray = GrayNode(cluster.folder / "gray", token, digest, turns)
     gray.fails = fails
     async with present(gray):

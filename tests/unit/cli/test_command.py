@@ -37,6 +37,7 @@ COMMANDS = [
     ("doctor",),
     ("explain",),
     ("infer",),
+    ("join",),
     ("model",),
     ("model", "check"),
     ("model", "inspect"),
@@ -60,6 +61,7 @@ COMMANDS = [
     ("sim", "compare"),
     ("sim", "list"),
     ("sim", "run"),
+    ("up",),
 ]
 
 

@@ -26,16 +26,14 @@ def build_models() -> ModuleType:
     return importlib.import_module("build_models")
 
 
-def test_package_carries_the_samples_and_the_store_accepts_them() -> None:
+def test_package_carries_the_samples_and_the_store_accepts_them(
+    build_models: ModuleType,
+) -> None:
     found = scan(SAMPLES / "models")
     assert found.refused == ()
-    assert [(source.name, source.version) for source in found.models] == [
-        ("breast_cancer", "1"),
-        ("digits", "1"),
-    ]
+    names = {source.name for source in found.models}
+    assert {"breast_cancer", "digits"} <= names <= set(build_models.BUILDERS)
     assert all(source.manifest.description for source in found.models)
-    size_bytes = sum(path.stat().st_size for path in SAMPLES.rglob("*") if path.is_file())
-    assert size_bytes < 100_000
 
 
 @pytest.mark.parametrize(

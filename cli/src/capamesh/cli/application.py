@@ -19,15 +19,16 @@ from capamesh.cli import (
     node,
     router,
     simulate,
+    up,
 )
 from capamesh.cli.help_texts import examples, new_group
 
 application = new_group(
     "A decentralized inference network: nodes host ONNX models, routers find them by gossip.",
     examples(
-        "capamesh dev up                      a whole network on this machine, with sample models",
+        "capamesh up                          a network of your own, on this machine",
+        "capamesh join TOKEN                  on another machine: the line that it prints",
         "capamesh models                      what can be run, in another terminal",
-        "capamesh network create NAME         the first step to a network of your own",
         "capamesh doctor                      is this machine ready for it?",
         "capamesh --install-completion        have the shell complete commands and options",
     ),
@@ -69,6 +70,8 @@ application.command("nodes", rich_help_panel="Use a network", epilog=fleet.NODES
 application.command("explain", rich_help_panel="Use a network", epilog=explain.EPILOG)(
     explain.explain
 )
+application.command("up", rich_help_panel="Run a network", epilog=up.UP_EPILOG)(up.up)
+application.command("join", rich_help_panel="Run a network", epilog=up.JOIN_EPILOG)(up.join)
 application.add_typer(network.group, name="network", rich_help_panel="Run a network")
 application.add_typer(router.group, name="router", rich_help_panel="Run a network")
 application.add_typer(node.group, name="node", rich_help_panel="Run a network")

@@ -1,4 +1,4 @@
-"""The work of `capamesh dev up`: a cluster from start to Ctrl-C. IO: processes, signals, files, prints."""
+"""A cluster on this machine from start to Ctrl-C: what `capamesh dev up` and `capamesh up` do. IO: processes, signals, files, prints."""
 
 from __future__ import annotations
 
@@ -26,18 +26,27 @@ ROUTABLE_LIMIT_S: Final = 600.0
 def run_session(
     models: Path | None, nodes: int, http: str, data: Path | None, *, as_json: bool
 ) -> None:
-    """Run a cluster until SIGINT or SIGTERM. Raises `ConfigError` and `LocalError` when it does not start."""
-    folder = _models_folder(models)
+    """Run a router and so many nodes until SIGINT or SIGTERM, in a folder that is removed unless `data` names it.
+
+    Raises `ConfigError` and `LocalError` when they do not start.
+    """
+    folder = models_folder(models)
     if data is not None:
-        cluster = LocalCluster(data.absolute(), folder, nodes, http)
-        uvloop.run(_session(cluster, as_json=as_json))
+        run_cluster(LocalCluster(data.absolute(), folder, nodes, http), as_json=as_json)
         return
     with tempfile.TemporaryDirectory(prefix="capamesh-") as temporary:
-        cluster = LocalCluster(Path(temporary), folder, nodes, http)
-        uvloop.run(_session(cluster, as_json=as_json))
+        run_cluster(LocalCluster(Path(temporary), folder, nodes, http), as_json=as_json)
 
 
-async def _session(cluster: LocalCluster, *, as_json: bool) -> None:
+def run_cluster(cluster: LocalCluster, *, as_json: bool, is_joinable: bool = False) -> None:
+    """Run a cluster until SIGINT or SIGTERM, and tell how other machines join if it `is_joinable`.
+
+    Raises `ConfigError` and `LocalError` when it does not start.
+    """
+    uvloop.run(_session(cluster, as_json=as_json, is_joinable=is_joinable))
+
+
+async def _session(cluster: LocalCluster, *, as_json: bool, is_joinable: bool) -> None:
     stop = asyncio.Event()
 
     def stop_or_kill() -> None:
@@ -49,7 +58,7 @@ async def _session(cluster: LocalCluster, *, as_json: bool) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop_or_kill)
-    running = asyncio.create_task(_run(cluster, as_json=as_json))
+    running = asyncio.create_task(_run(cluster, as_json=as_json, is_joinable=is_joinable))
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -64,16 +73,19 @@ async def _session(cluster: LocalCluster, *, as_json: bool) -> None:
         running.result()
 
 
-async def _run(cluster: LocalCluster, *, as_json: bool) -> None:
+async def _run(cluster: LocalCluster, *, as_json: bool, is_joinable: bool) -> None:
     hint(f"Starting a router and nodes in {cluster.folder}")
     await cluster.start()
     await cluster.wait_routable(len(cluster.nodes), timeout_s=ROUTABLE_LIMIT_S)
     examples = await _write_examples(cluster)
+    token = cluster.join_token().encode() if is_joinable else ""
     if as_json:
-        print_json(_report(cluster, examples))
+        joining = {"join_token": token} if is_joinable else {}
+        print_json({**_report(cluster, examples), **joining})
     else:
-        _print_report(cluster, examples)
+        _print_report(cluster, examples, token)
     async with asyncio.TaskGroup() as watches:
+        watches.create_task(cluster.keep_memberships())
         for member in cluster.members:
             watches.create_task(_watch(member))
         await asyncio.Event().wait()  # until cancelled
@@ -84,7 +96,8 @@ async def _watch(member: Member) -> None:
     hint(f"A process died: {member.exit_report()}")
 
 
-def _models_folder(models: Path | None) -> Path:
+def models_folder(models: Path | None) -> Path:
+    """Return the folder of models, that of the samples for None; raise `ConfigError` when it is not there."""
     if models is not None:
         if not models.is_dir():
             raise ConfigError(f"the models folder {models} does not exist: give another --models")
@@ -135,7 +148,7 @@ def _addresses(status: dict[str, Any]) -> list[str]:
     return [*router, *status.get("data_addresses", []), *status.get("mesh_addresses", [])]
 
 
-def _print_report(cluster: LocalCluster, examples: list[Example]) -> None:
+def _print_report(cluster: LocalCluster, examples: list[Example], join_token: str) -> None:
     print_table(
         ("PROCESS", "PID", "ADDRESSES", "DATA AND LOG"),
         [
@@ -159,4 +172,10 @@ def _print_report(cluster: LocalCluster, examples: list[Example]) -> None:
         if example.refusal:
             text = f"No example of {example.model}, which refuses one that is made up: {example.refusal}"
             out.print(text, markup=False, soft_wrap=True)
+    if join_token:
+        out.print(
+            "\nOn another machine, to add its models and devices (the token is a secret):",
+            style="bold",
+        )
+        out.print(f"  capamesh join {join_token}", markup=False, soft_wrap=True)
     out.print("\nCtrl-C stops everything.")

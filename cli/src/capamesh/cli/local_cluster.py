@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -13,9 +14,10 @@ from typing_extensions import override
 
 from capamesh.cli.member import Member
 from capamesh.client import AsyncClient
-from capamesh.protocol.errors import LocalError
+from capamesh.protocol.errors import ConfigError, LocalError
 from capamesh.protocol.member_status import SERVING
-from capamesh.protocol.network import OWNER_KEY_FILE, NetworkOwner, Role
+from capamesh.protocol.network import OWNER_KEY_FILE, JoinToken, NetworkOwner, Role
+from capamesh.protocol.private_files import read_private, replace_private
 
 START_LIMIT_S: Final = 30.0
 """The longest start of a process (guess: imports take 1 to 3 s on a machine with nothing else to do)."""
@@ -26,7 +28,14 @@ STOP_LIMIT_S: Final = 45.0
 ANY_PORTS: Final = ("--mesh", "127.0.0.1:0", "--links", "127.0.0.1:0")
 """Any free ports, so that several clusters fit on one machine."""
 TOKEN_LIFE: Final = dt.timedelta(days=365)
-"""Memberships end with the token that gave them; no local cluster lives that long (guess)."""
+"""The life of tokens and of the memberships they give."""
+RENEW_EVERY_S: Final = 30 * 86_400.0
+"""Seconds after which members of this machine get new tokens (guess: a dozen tries before theirs end)."""
+MEMBERS: Final = 64
+"""The members that the token of one process admits: itself, however often its folder is lost."""
+JOINING: Final = 1024
+"""The members that one token for other machines admits (guess)."""
+JOIN_FILE: Final = "join.token"
 
 
 class LocalCluster:
@@ -42,15 +51,20 @@ class LocalCluster:
         nodes: int = 3,
         http: str = "127.0.0.1:0",
         *,
+        network: str = "local",
         node_options: Sequence[str] = (),
         router_options: Sequence[str] = (),
     ) -> None:
-        """Start nothing yet. The options are more of `capamesh node run` and `capamesh router run`."""
+        """Start nothing yet. The options are more of `capamesh node run` and `capamesh router run`.
+
+        A `network` of that name is made unless the folder holds one.
+        """
         self.folder = folder
         self.models = models
         self.nodes: list[Member] = []
         self._count = nodes
         self._http = http
+        self._network = network
         self._node_options = tuple(node_options)
         self._router_options = tuple(router_options)
         self._router: Member | None = None
@@ -102,7 +116,7 @@ class LocalCluster:
                 "router",
                 self.folder / "router",
                 ("router", "run", "--http", self._http, *ANY_PORTS, *self._router_options),
-                self._token(owner, Role.ROUTER),
+                self._token_file("router", self._token(owner, Role.ROUTER)),
             )
             await self._until(self._router, lambda status: bool(status.get("mesh_addresses")))
             await self._until(self._router, lambda status: status.get("state") in SERVING)
@@ -159,19 +173,64 @@ class LocalCluster:
         for member in self.members:
             member.signal(9)
 
+    def join_token(self) -> JoinToken:
+        """Return a token by which nodes of other machines join: the one of before while it is good for half of its life.
+
+        Raises `ConfigError` when the disk refuses to keep it.
+        """
+        file = self.folder / JOIN_FILE
+        with suppress(ConfigError):
+            kept = JoinToken.parse(read_private(file, "the join token").decode("ascii", "replace"))
+            is_of_now = kept.bootstrap == self._mesh_addresses() and (
+                kept.network_id == self._owner().network_id
+            )
+            if is_of_now and kept.expires_at - dt.datetime.now(dt.UTC) > TOKEN_LIFE / 2:
+                return kept
+        token = self._node_token(JOINING)
+        replace_private(file, f"{token.encode()}\n".encode())
+        return token
+
+    async def keep_memberships(self) -> None:
+        """Put new tokens in the place of the members' every month, for as long as this runs."""
+        while True:
+            await asyncio.sleep(RENEW_EVERY_S)
+            with suppress(ConfigError):  # a full disk: there are eleven more tries
+                self._token_file("router", self._token(self._owner(), Role.ROUTER))
+                for node in self.nodes:
+                    if node.is_running:
+                        self._token_file(node.name, self._node_token())
+
     def _owner(self) -> NetworkOwner:
         folder = self.folder / "network"
         if (folder / OWNER_KEY_FILE).exists():
             return NetworkOwner.load(folder)
-        owner = NetworkOwner.create("local", dt.datetime.now(dt.UTC))
+        owner = NetworkOwner.create(self._network, dt.datetime.now(dt.UTC))
         owner.save(folder)
         return owner
 
-    def _token(self, owner: NetworkOwner, role: Role, bootstrap: Sequence[str] = ()) -> str:
+    def _token(
+        self,
+        owner: NetworkOwner,
+        role: Role,
+        bootstrap: Sequence[str] = (),
+        members: int = MEMBERS,
+    ) -> JoinToken:
         now = dt.datetime.now(dt.UTC)
         return owner.invite(
-            role, expires_at=now + TOKEN_LIFE, bootstrap=bootstrap, now=now
-        ).encode()
+            role, expires_at=now + TOKEN_LIFE, bootstrap=bootstrap, now=now, members=members
+        )
+
+    def _node_token(self, members: int = MEMBERS) -> JoinToken:
+        return self._token(self._owner(), Role.NODE, self._mesh_addresses(), members)
+
+    def _mesh_addresses(self) -> tuple[str, ...]:
+        return tuple(self.router.status().get("mesh_addresses", ()))
+
+    def _token_file(self, member: str, token: JoinToken) -> Path:
+        """Keep a member's token where the member looks for a newer one as it runs."""
+        file = self.folder / f"{member}.token"
+        replace_private(file, f"{token.encode()}\n".encode())
+        return file
 
     async def _start_node(self) -> Member:
         self._last_number += 1
@@ -180,7 +239,7 @@ class LocalCluster:
             name,
             self.folder / name,
             ("node", "run", "--models", str(self.models), *self._node_options),
-            self._token(self._owner(), Role.NODE, self.router.status().get("mesh_addresses", [])),
+            self._token_file(name, self._node_token()),
         )
         self.nodes.append(node)
         return node

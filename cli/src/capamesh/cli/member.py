@@ -50,9 +50,9 @@ class Member:
 
     @classmethod
     async def start(
-        cls, name: str, data_folder: Path, arguments: Sequence[str], token: str
+        cls, name: str, data_folder: Path, arguments: Sequence[str], token_file: Path
     ) -> Member:
-        """Start `capamesh ARGUMENTS` with a join token on its standard input and its log in its data folder."""
+        """Start `capamesh ARGUMENTS` with the join token of a file and its log in its data folder."""
         make_folder(data_folder)
         environment = {
             key: value for key, value in os.environ.items() if not key.startswith(_VARIABLES)
@@ -62,8 +62,9 @@ class Member:
             with (data_folder / LOG_FILE).open("ab") as log, os.fdopen(owner_fd):
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-P", "-m", "capamesh.cli", *arguments),
-                    *("--data", str(data_folder), "--token-file", "-", "--owner-fd", str(owner_fd)),
-                    stdin=subprocess.PIPE,
+                    *("--data", str(data_folder), "--token-file", str(token_file)),
+                    *("--owner-fd", str(owner_fd)),
+                    stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     env=environment,
@@ -74,12 +75,7 @@ class Member:
         except BaseException:
             os.close(parent_liveness_fd)
             raise
-        pipe = process.stdin
-        assert pipe is not None  # noqa: S101 - asked for above
-        pipe.write(token.encode())
-        # What is written is flushed first. Nothing is awaited from the start on: a cancelled caller would
-        # lose a running process.
-        pipe.close()
+        # Nothing is awaited from the start on: a cancelled caller would lose a running process.
         return cls(name, data_folder, process, parent_liveness_fd)
 
     @property

@@ -174,6 +174,8 @@ def run(
             help="Keep workers, once they have started, from files, programs and connections that they do not need.",
         ),
     ] = True,
+    log: options.LogForm = "auto",
+    log_level: options.LogLevel = "info",
     owner_fd: options.OwnerFd = None,
 ) -> None:
     """Run a node until it is stopped; SIGTERM and Ctrl-C let it finish its work first."""
@@ -211,6 +213,7 @@ def run(
         metrics_host=metrics_host,
         metrics_port=metrics_port,
     )
+    options.set_logs(log, log_level)
     run_node(settings, owner_fd)
 
 

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import typer
 
@@ -76,6 +76,18 @@ Policy: TypeAlias = Annotated[
         f"{', '.join(POLICY_NAMES)}.",
     ),
 ]
+LogForm: TypeAlias = Annotated[
+    Literal["auto", "console", "json"],
+    typer.Option(
+        "--log",
+        envvar="CAPAMESH_LOG",
+        help="Log lines for people, or JSON; auto: for people on a terminal.",
+    ),
+]
+LogLevel: TypeAlias = Annotated[
+    Literal["debug", "info", "warning", "error"],
+    typer.Option("--log-level", envvar="CAPAMESH_LOG_LEVEL", help="Log nothing below it."),
+]
 OwnerFd: TypeAlias = Annotated[
     int | None,
     typer.Option(
@@ -124,6 +136,12 @@ Drain: TypeAlias = Annotated[
 ]
 
 
+def set_logs(form: str, level: str) -> None:
+    """Say how this process, and those that it starts, are to log: before they set up their logs."""
+    os.environ["CAPAMESH_LOG"] = form
+    os.environ["CAPAMESH_LOG_LEVEL"] = level
+
+
 def read_token(token: str | None, token_file: str | None) -> str | None:
     """Return the join token given, None when there is none; it is also taken out of the environment.
 
@@ -163,6 +181,13 @@ def read_token(token: str | None, token_file: str | None) -> str | None:
             f"cannot read the join token from {token_file}: {reason_of(exc)}; write one with: "
             "capamesh network token"
         ) from exc
+
+
+def token_argument(token: str) -> str:
+    """Return the token of an argument; "-" reads it from standard input. `ConfigError`: there is none."""
+    if token != "-":  # noqa: S105 - a file's name, no secret
+        return token
+    return _not_empty(sys.stdin.read(_MAX_TOKEN_BYTES), "standard input")
 
 
 def several(routers: str) -> list[str]:

@@ -178,6 +178,8 @@ def run(
             help="A proxy's address or network: it stands for many clients, and may have all connections. Repeatable.",
         ),
     ] = None,
+    log: options.LogForm = "auto",
+    log_level: options.LogLevel = "info",
     owner_fd: options.OwnerFd = None,
 ) -> None:
     """Run a router until it is stopped; SIGTERM and Ctrl-C let it finish its requests first.
@@ -223,6 +225,7 @@ def run(
         max_connections_per_address=max_connections_per_address,
         trusted_proxies=tuple(trusted_proxy or ()),
     )
+    options.set_logs(log, log_level)
     run_router(settings, owner_fd)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -21,14 +21,8 @@ from capamesh.protocol.errors import (
     TooLarge,
     from_wire,
 )
+from capamesh.protocol.oip import HEADER_LENGTH_NAME
 from capamesh.protocol.tensors import Datatype, TensorSpec
-
-ERROR_NAME = "X-Capamesh-Error"
-"""The HTTP header with an error's code."""
-NODE_NAME = "X-Capamesh-Node"
-"""The HTTP header with the peer that ran a request."""
-EXPLANATION_NAME = "X-Capamesh-Explanation"
-"""The HTTP header that says why that one did."""
 
 _SHOWN_CHARS = 300
 """The characters that a message repeats of a body that is no error of ours (guess: a proxy's title and first line)."""
@@ -58,6 +52,19 @@ class Answer:
     """The peer id of the node that ran the request."""
     explanation: str | None = None
     """JSON that says why that one did."""
+
+    @classmethod
+    def of(cls, status: int, body: bytearray, header: Callable[[str], str | None]) -> Answer:
+        """Return an answer with what its headers say; `header` returns the value of one, whatever the case of its name."""
+        return cls(
+            status,
+            body,
+            header("X-Capamesh-Error"),
+            header(HEADER_LENGTH_NAME),
+            header("Retry-After"),
+            header("X-Capamesh-Node"),
+            header("X-Capamesh-Explanation"),
+        )
 
 
 class Outputs(dict[str, npt.NDArray[Any]]):

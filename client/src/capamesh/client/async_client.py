@@ -13,9 +13,6 @@ from typing_extensions import override
 from capamesh.client import asks
 from capamesh.client.address import DEFAULT_URL
 from capamesh.client.answers import (
-    ERROR_NAME,
-    EXPLANATION_NAME,
-    NODE_NAME,
     Answer,
     HeldList,
     ModelEntry,
@@ -28,7 +25,7 @@ from capamesh.client.failover import Failover, is_for_another, none_answered, ro
 from capamesh.client.known_inputs import KnownInputs
 from capamesh.client.routing_options import ANYWHERE, RoutingOptions
 from capamesh.protocol.errors import CapameshError, InvalidRequest, LocalError, TooLarge
-from capamesh.protocol.oip import HEADER_LENGTH_NAME, NO_PARAMETERS, Parameters
+from capamesh.protocol.oip import NO_PARAMETERS, Parameters
 from capamesh.protocol.tensors import DEFAULT_LIMITS, Limits, TensorSpec
 
 T = TypeVar("T")
@@ -234,15 +231,8 @@ class AsyncClient:
             # A reset while the headers are due; aiohttp does not say whether a part of them was there.
             raise _NothingReadError(exc.strerror or str(exc)) from exc
         async with response:
-            return Answer(
-                response.status,
-                await _read_body(response, ask.limits.max_message_bytes),
-                response.headers.get(ERROR_NAME),
-                response.headers.get(HEADER_LENGTH_NAME),
-                response.headers.get("Retry-After"),
-                response.headers.get(NODE_NAME),
-                response.headers.get(EXPLANATION_NAME),
-            )
+            body = await _read_body(response, ask.limits.max_message_bytes)
+            return Answer.of(response.status, body, response.headers.get)
 
     def _session(self, *, is_fresh: bool) -> aiohttp.ClientSession:
         """Return the session whose connections are kept, or the one whose connections are always new."""

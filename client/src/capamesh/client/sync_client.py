@@ -23,9 +23,6 @@ from typing_extensions import override
 from capamesh.client import asks
 from capamesh.client.address import DEFAULT_URL, RouterAddress
 from capamesh.client.answers import (
-    ERROR_NAME,
-    EXPLANATION_NAME,
-    NODE_NAME,
     Answer,
     HeldList,
     ModelEntry,
@@ -38,7 +35,7 @@ from capamesh.client.failover import Failover, is_for_another, none_answered, ro
 from capamesh.client.known_inputs import KnownInputs
 from capamesh.client.routing_options import ANYWHERE, RoutingOptions
 from capamesh.protocol.errors import CapameshError, InvalidRequest, LocalError, TooLarge
-from capamesh.protocol.oip import HEADER_LENGTH_NAME, NO_PARAMETERS, Parameters
+from capamesh.protocol.oip import NO_PARAMETERS, Parameters
 from capamesh.protocol.tensors import DEFAULT_LIMITS, Limits, TensorSpec
 
 T = TypeVar("T")
@@ -286,15 +283,8 @@ class Client:
                 connection.request(ask.method, router.prefix + ask.path, ask.buffers, headers)
             sock.settimeout(_left_s(deadline_s))
             response = connection.getresponse()
-            answer = Answer(
-                response.status,
-                _read_body(response, sock, deadline_s, ask.limits.max_message_bytes),
-                response.getheader(ERROR_NAME),
-                response.getheader(HEADER_LENGTH_NAME),
-                response.getheader("Retry-After"),
-                response.getheader(NODE_NAME),
-                response.getheader(EXPLANATION_NAME),
-            )
+            body = _read_body(response, sock, deadline_s, ask.limits.max_message_bytes)
+            answer = Answer.of(response.status, body, response.getheader)
             is_reusable = not response.will_close
         finally:
             if is_reusable:

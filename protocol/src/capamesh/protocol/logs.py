@@ -1,6 +1,7 @@
-"""Sets up the logs of all processes: one JSON object a line on standard error, with a time and a level. Sets up structlog.
+"""Sets up the logs of all processes, on standard error: lines for people on a terminal, else one JSON object a line. Sets up structlog.
 
-All that a process says goes this way: what the standard library and others log, warnings, and exceptions that nobody
+`CAPAMESH_LOG` (`console` or `json`) says which, and `CAPAMESH_LOG_LEVEL` from which level on; the processes that a service starts
+inherit both. All that a process says goes this way: what the standard library and others log, warnings, and exceptions that nobody
 caught. No line is long, and no kind of line comes often (see `log_rates`): strangers cause many of them.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import threading
 import time
@@ -18,6 +20,7 @@ from typing import Any, Final, TextIO, cast
 import structlog
 from typing_extensions import override
 
+from capamesh.protocol.log_lines import LineRenderer
 from capamesh.protocol.log_rates import LogRates
 
 MOST_CHARS: Final = 1000
@@ -26,6 +29,14 @@ MOST_TRACE_CHARS: Final = 6000
 """The most characters of a traceback, whose beginning is left out: the end says what happened (guess: some 60 frames)."""
 MOST_ITEMS: Final = 50
 """The most items of a list in a line (guess: the models of a node)."""
+FORM_VARIABLE: Final = "CAPAMESH_LOG"
+LEVEL_VARIABLE: Final = "CAPAMESH_LOG_LEVEL"
+LEVELS: Final = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
 _PEERS: Final = ("peer", "address", "logger", "path", "model")
 """The keys that tell whom a line is about, the first that it has."""
 
@@ -100,8 +111,9 @@ class _Records(logging.Handler):
         )
 
 
-def configure_logs(level: int = logging.INFO) -> None:
+def configure_logs() -> None:
     """Send all that this process says to standard error; called once, by its `__main__`."""
+    level = LEVELS.get(os.environ.get(LEVEL_VARIABLE, ""), logging.INFO)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -110,7 +122,7 @@ def configure_logs(level: int = logging.INFO) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             _shortened,
-            structlog.processors.JSONRenderer(default=repr),
+            _renderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _Unfailing(sys.stderr))),
@@ -125,6 +137,14 @@ def configure_logs(level: int = logging.INFO) -> None:
     sys.excepthook = _uncaught
     threading.excepthook = _uncaught_in_thread
     sys.unraisablehook = _unraisable
+
+
+def _renderer() -> LineRenderer | structlog.processors.JSONRenderer:
+    form = os.environ.get(FORM_VARIABLE, "")
+    is_terminal = sys.stderr.isatty()
+    if form == "console" or (form != "json" and is_terminal):
+        return LineRenderer(has_colours=is_terminal and not os.environ.get("NO_COLOR"))
+    return structlog.processors.JSONRenderer(default=repr)
 
 
 def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -414,3 +414,55 @@ def test_bookings_count_those_of_about_a_tenth_of_a_second() -> None:
     assert bookings.count(4.0) == 2.0  # a clock that was set back
     bookings.book(8.0, 5.0)
     assert bookings.count(5.0) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("by_others", "quiet"),
+    [pytest.param(0, 40, id="all are ours"), pytest.param(90, 10, id="most are other routers'")],
+)
+def test_tenant_may_have_its_part_of_nine_tenths_of_the_slots_though_fewer_are_taken(
+    by_others: int, quiet: int
+) -> None:
+    # nine small ones are full and a large one is not: the level is 0.96, and 114 of 130 slots are taken
+    small = [replica(str(n), rif=10 if not by_others else 0, load=load(10)) for n in range(9)]
+    controller = gate_of(*small, replica("large", rif=24, load=load(24, limit=40)))
+    for tenant in ["quiet"] * quiet + ["flood"] * (114 - by_others - quiet):
+        controller.enter(tenant, 0.0)
+    assert sum(refusal(controller, "flood") is None for _ in range(9)) == 3
+    assert counted(controller) == {"share": 6}
+
+
+def test_tenant_over_its_share_of_the_slots_that_deadlines_leave_is_told_so() -> None:
+    controller = gate_of(replica("a", load=load(100, limit=1000, queue_ms=50)))
+    for tenant in ["flood"] * 30 + ["quiet"] * 10:
+        controller.enter(tenant, 0.0)
+    controller.saturation.look(controller.replicas, 0.0)
+    remaining_s = 0.06 * 1.75 / 2  # half of what it takes
+    assert type(refusal(controller, "flood", remaining_s=remaining_s)) is TooManyRequests
+    assert type(refusal(controller, "quiet", remaining_s=remaining_s)) is Overloaded
+    assert counted(controller) == {"share": 1, "late": 1}
+
+
+def test_lead_of_a_tenant_is_bounded_by_the_slots_that_deadlines_leave() -> None:
+    controller = gate_of(replica("a", load=load(80, limit=1000, queue_ms=50)))
+    for tenant in ["lead"] * 40 + ["want"] * 10:
+        controller.enter(tenant, 0.0)
+    for _ in range(30):
+        controller.leave("lead", 0.0)
+    controller.saturation.look(controller.replicas, 0.0)
+    controller.fair.refused("want", 0.0, 1.0)
+    # half of 160 slots are free, for which it may lead by 21, and it leads by 30
+    assert type(refusal(controller, "lead", remaining_s=0.06 * 1.75 * 2)) is TooManyRequests
+    assert refusal(controller, "want", remaining_s=0.06 * 1.75 * 2) is None
+
+
+@pytest.mark.parametrize("priority", [1, 128])
+def test_other_weights_hold_for_what_is_under_way_already(priority: int) -> None:
+    controller = gate_of(replica("a", load=load(0, limit=100)), weights={"a": 1.0})
+    controller.saturation.look(controller.replicas, 0.0)
+    for tenant in ["a", "b"] * 45:
+        controller.enter(tenant, 0.0, is_urgent=priority == 1)
+    assert type(refusal(controller, "a", priority)) is TooManyRequests
+    controller.reweigh({"a": 3.0})
+    assert refusal(controller, "a", priority) is None
+    assert type(refusal(controller, "b", priority)) is TooManyRequests

@@ -28,6 +28,7 @@ def sharing(weights: dict[str, float] | None = None, **in_flight: int) -> FairSh
         ([(50, 1), (50, 1), (5, 1)], 90, 42.5),
         ([(60, 2), (60, 1)], 90, 30),
         ([(0, 1), (4, 1)], 0, 0),
+        ([(3, 0.5)], 10, 20),
     ],
 )
 def test_water_rises_to_the_level_at_which_the_slots_are_used_up(
@@ -327,3 +328,37 @@ def test_idle_tenant_keeps_its_weight_in_the_notes_and_stays_idle() -> None:
     assert (list(fair._busy), list(fair._idle)) == (["b"], ["a"])
     assert fair.in_flight("a") == 0
     assert len(fair) == 2
+
+
+def test_part_of_a_tenant_follows_other_weights_at_once() -> None:
+    fair = sharing(a=1, b=1)
+    assert [fair.notes(tenant, 0.0)[1] for tenant in "ab"] == [0.5, 0.5]
+    fair.reweigh({"b": 3.0})
+    assert [fair.notes(tenant, 0.0)[1] for tenant in "abc"] == [0.25, 0.75, 0.2]
+
+
+@pytest.mark.parametrize(
+    ("requests", "free", "is_over"),
+    [
+        (1, 0.0, False),
+        (2, 0.0, True),
+        (2, -9.0, True),  # more are under way than there are slots: as if none were free
+        (2, 0.75, True),
+        (2, 1.0, False),
+        (3, 4.0, True),
+        (3, 5.0, False),
+    ],
+)
+def test_tenant_may_lead_by_one_request_of_its_own_weight_and_by_a_quarter_of_what_is_free(
+    requests: int, free: float, is_over: bool
+) -> None:
+    fair = sharing({"lead": 4.0, "want": 16.0}, lead=requests, want=3)
+    fair.refused("want", 0.0, 1.0)
+    lag = fair.lag("lead", 100.0, 0.0)
+    assert fair.is_ahead("lead", lag, free, 0.0) is is_over
+
+
+def test_request_that_nodes_had_no_room_for_is_taken_back_by_its_weight() -> None:
+    fair = sharing({"a": 4.0}, a=3)
+    fair.leave("a", 0.0, is_served=False)
+    assert fair._busy["a"].passed == 2 / 4

@@ -438,6 +438,8 @@ def test_replica_that_refused_what_another_answered_is_blamed_as_for_a_failed_ru
     assert peak_ewma.cost_s(replica, 15.0) == 5.0
     assert replica.health.reason == "5 failures in a row"
     assert (replica.rif, replica.endpoint.rif) == (0, 0)
+    assert world.served.is_doubted(replica, 15.0 + GRAY_S - 0.5)
+    assert not world.served.is_doubted(other, 15.0)
 
 
 def test_opinion_is_given_back_only_if_it_was_taken() -> None:
@@ -794,6 +796,17 @@ def test_desk_explains_where_its_request_went() -> None:
     ]
 
 
+def test_desk_of_a_request_that_chose_nobody_explains_by_even_odds_and_without_panic() -> None:
+    world = World("abc")
+    out, back, _ = world.replicas
+    out.health.eject(10.0)
+    back.health.failed(4.0, is_hard=True)  # for 5 s, then half of a ramp: it gets 55%
+    found = world.picker().explain(10.0)
+    refusals = {each.peer: each.refusal for each in found.replicas}
+    assert refusals["a"].startswith("ejected")
+    assert (refusals["b"], refusals["c"]) == ("", "")
+
+
 # laws
 
 _ERRORS = [
@@ -981,6 +994,15 @@ def test_wait_that_is_just_what_was_expected_says_nothing() -> None:
     assert (replica.peak_cost_s, replica.peak_seen_s) == (0.1, 10.0)
 
 
+def test_node_that_says_too_late_has_taken_at_least_so_long() -> None:
+    world = World("a")
+    (replica,) = world.replicas
+    world.answers(replica, 3, 0.1, 10.0)
+    world.served.failed(replica, DeadlineExceeded("late"), 0.4, 10.0)
+    assert world.served.window.count == 4
+    assert peak_ewma.cost_s(replica, 10.0) == 0.4
+
+
 def test_waits_count_as_unheard_only_since_the_last_report() -> None:
     world = World("a")
     (replica,) = world.replicas
@@ -1023,7 +1045,7 @@ def test_node_that_was_never_reached_is_waited_for_without_telling_when() -> Non
     assert world.served.awaits_until_s(Eligibility(now_s=100.0)) == 100.0
 
 
-def test_other_rules_change_the_policy_and_keep_the_one_of_before() -> None:
+def test_other_rules_change_the_policy_and_keep_the_one_of_before_and_weigh_tenants_anew() -> None:
     served = World("a", ModelRules(policy="first")).served
     first, other = served.policy, served.chooser("other")
     assert served.chooser("first") is served.foreseen_chooser("first", random.Random(0)) is first
@@ -1031,9 +1053,10 @@ def test_other_rules_change_the_policy_and_keep_the_one_of_before() -> None:
     assert served.policy is served.chooser("") is other
     assert served.chooser("first") is first
     assert not served.hedging.is_enabled
-    served.take_rules(ModelRules(policy="other"))
+    served.take_rules(ModelRules(policy="other", tenants=(("gold", 3.0),)))
     assert served.policy is other
     assert served.hedging.is_enabled
+    assert served.admission.fair.weight("gold") == 3.0
 
 
 def test_measurements_of_who_is_gone_are_forgotten() -> None:

@@ -193,15 +193,20 @@ def test_one_request_in_fifty_doubts_that_a_replica_is_too_slow() -> None:
     assert not rules.allows(one)
 
 
-def test_recovering_replica_has_the_lucky_part_of_the_requests() -> None:
+@pytest.mark.parametrize("of_node", [False, True])
+def test_recovering_replica_has_the_lucky_part_of_the_requests_also_in_a_panic(
+    of_node: bool,
+) -> None:
     one = replica()
-    ramping(one)
-    rules = Eligibility(now_s=NOW_S, draw=0.54)
-    assert one.health.share(NOW_S) == pytest.approx(0.55)
-    assert rules.allows(one)
-    rules.draw = 0.56
-    assert not rules.allows(one)
-    assert rules.refusal(one) == "ramping: 55% of its requests for now"
+    health = one.endpoint.health if of_node else one.health
+    health.failed(NOW_S - 6.0, is_hard=True)  # for 5 s, then half of a ramp
+    assert health.share(NOW_S) == pytest.approx(0.55)
+    for is_panicking in (False, True):
+        rules = Eligibility(now_s=NOW_S, draw=0.54, is_panicking=is_panicking)
+        assert rules.allows(one)
+        rules = Eligibility(now_s=NOW_S, draw=0.56, is_panicking=is_panicking)
+        assert not rules.allows(one)
+        assert rules.refusal(one) == "ramping: 55% of its requests for now"
 
 
 def test_ejections_are_ignored_in_a_panic_and_inhibitions_are_not() -> None:
@@ -232,7 +237,7 @@ def test_last_resort_is_who_breaks_the_least_of_the_rules(level: int) -> None:
 
 def test_soonest_of_the_too_slow_and_first_due_of_the_inhibited_are_picked() -> None:
     slower, sooner, busy = (
-        replica(peer, row_us=us) for peer, us in (("a", 90), ("b", 80), ("c", 70))
+        replica(peer, row_us=us) for peer, us in (("a", 90), ("b", 80), ("c", 45))
     )
     busy.rif = 1
     rules = Eligibility(deadline_s=NOW_S, now_s=NOW_S)
@@ -240,6 +245,24 @@ def test_soonest_of_the_too_slow_and_first_due_of_the_inhibited_are_picked() -> 
     for at_s, one in ((3.0, slower), (1.0, sooner), (2.0, busy)):
         one.health.failed(NOW_S - at_s, is_hard=True)
     assert rules.last_resort([sooner, slower, busy], is_extra=False) is slower
+
+
+def test_hedge_goes_to_a_replica_that_is_well_however_slow_it_is() -> None:
+    one = replica(row_us=3_000_000)
+    rules = Eligibility(deadline_s=NOW_S + 1.0, now_s=NOW_S)
+    assert not rules.allows(one)
+    assert rules.last_resort([one], is_extra=True) is one
+
+
+def test_ejected_replica_is_as_good_a_last_resort_as_a_slow_one_in_a_panic() -> None:
+    out, silent, distrusted = fleet("abc")
+    ejected(out)
+    inhibited(silent)
+    suspected(distrusted)
+    rules = Eligibility(now_s=NOW_S, is_panicking=True)
+    assert rules.last_resort([silent, distrusted, out], is_extra=True) is out
+    assert rules.last_resort([silent, distrusted], is_extra=True) is distrusted
+    assert rules.last_resort([silent], is_extra=True) is None
 
 
 @pytest.mark.parametrize("put", [gone, retired, unlinked, goaway, draining, forced_open])
@@ -354,6 +377,7 @@ def test_replica_that_rests_recovers_or_is_suspected_or_slow_is_open_unless_it_w
     assert Eligibility(now_s=NOW_S, deadline_s=NOW_S + 1.0, draw=1.0).is_open(one)
     assert not Eligibility(now_s=NOW_S, asked=[one]).is_open(one)
     assert not Eligibility(Constraints(max_price=0.5), now_s=NOW_S).is_open(one)
+    assert Eligibility(Constraints(max_price=1.5), now_s=NOW_S).is_open(one)
 
 
 @pytest.mark.parametrize("of_node", [False, True])

@@ -231,9 +231,10 @@ async def test_load_that_takes_too_long_ends_the_wait_at_the_deadline() -> None:
     assert fleet.counts == {}
     await asyncio.sleep(PATIENCE_S)
     assert fleet.nodes["A"].given_up == 1
-    asked = fleet.ask(allowed_s=2.0)
+    asked_s = fleet.clock()
     with pytest.raises(ModelUnavailable):
-        await asked
+        await fleet.ask(allowed_s=2.0)
+    assert fleet.clock() == pytest.approx(asked_s + 2.0)
     assert len(fleet.nodes["A"].wants) == 2
 
 

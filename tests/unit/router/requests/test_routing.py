@@ -114,6 +114,16 @@ async def test_outputs_that_no_replica_has_are_refused_before_anything_is_sent()
 
 
 @in_virtual_time
+async def test_message_names_no_more_than_the_beginning_of_a_long_output() -> None:
+    fleet = Fleet([echo])
+    with pytest.raises(InvalidRequest) as caught:
+        await infer(fleet, call("m", "", "z" * 1000))
+    assert caught.value.message == (
+        f"model 'm' version 1 has no output {'z' * 80!r}; its outputs are 'y'"
+    )
+
+
+@in_virtual_time
 async def test_rules_split_requests_among_versions_and_keep_a_key_on_one() -> None:
     fleet = Fleet(rules=RoutingRules(ModelRules(weights=((V1, 3.0), (V2, 1.0)))))
     shadowed(fleet)

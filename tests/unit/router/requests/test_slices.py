@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+
+import pytest
 
 from capamesh.protocol.steps import Steps, run_through
 from capamesh.router.requests.slices import Slices
@@ -63,6 +66,41 @@ async def test_closed_one_stops_all() -> None:
     slices.close()
     await asyncio.sleep(0.01)
     assert (log, len(slices)) == ([], 0)
+
+
+async def test_close_leaves_no_timer_and_may_come_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, timers = asyncio.get_running_loop(), list[asyncio.TimerHandle]()
+
+    def call_later(delay_s: float, act: Callable[[], object]) -> asyncio.TimerHandle:
+        timers.append(loop.call_at(loop.time() + delay_s, act))
+        return timers[-1]
+
+    monkeypatch.setattr(loop, "call_later", call_later)
+    slices = Slices()
+    slices.close()
+    assert timers == []
+    slices.begin(counting([], "a", 9), print, print)
+    slices.close()
+    slices.close()
+    assert [timer.cancelled() for timer in timers] == [True]
+
+
+async def test_cancelled_job_lets_go_of_what_its_steps_hold_at_once() -> None:
+    held = ["body"]
+
+    def holding() -> Steps[str]:
+        try:
+            while True:
+                yield
+        finally:
+            held.clear()
+
+    steps = holding()
+    job = Slices().begin(steps, print, print)
+    job.step()
+    assert held == ["body"]
+    job.cancel()
+    assert held == []
 
 
 async def test_crash_in_what_one_job_tells_stops_no_other() -> None:

@@ -60,6 +60,7 @@ class _Tenant:
         """The time until which it counts as one that wants more than it has."""
         self.weight = weight
         self.seen_s = -math.inf
+        """The time when its last request ended or was refused."""
         self.notes: dict[Hashable, Any] = {}
 
 
@@ -122,7 +123,6 @@ class FairShare:
             self._busy[name] = state
             self._busy_weight += state.weight
         state.in_flight += 1
-        state.seen_s = now_s
         most = self._most_passed
         passed = state.passed
         passed = max(passed, most - self._lag)

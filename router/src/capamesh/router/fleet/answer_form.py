@@ -72,34 +72,29 @@ class AnswerForm:
         specs = self._specs
         if wanted:
             specs = tuple([self._by_name[name] for name in wanted if name in self._by_name])
-        misfit = self._misfit(specs, outputs)
+        misfit = _misfit(specs, outputs)
         if not misfit and len(outputs) <= MAX_KNOWN_OUTPUTS:
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()
             self._known.add(form)
         return misfit
 
-    def _misfit(self, specs: Sequence[TensorSpec], outputs: Sequence[Tensor]) -> str:
-        """Return how outputs differ from `specs`."""
-        if len(outputs) != len(specs):
-            return f"it has {len(outputs)} outputs of {len(specs)}"
-        for spec, output in zip(specs, outputs, strict=True):
-            if output.name != spec.name:
-                return self._misfit_by_name(specs, outputs)
-            if output.datatype is not spec.datatype or not _fits(spec.shape, output.shape):
-                return _difference(spec, output)
-        return ""
 
-    def _misfit_by_name(self, specs: Sequence[TensorSpec], outputs: Sequence[Tensor]) -> str:
-        """Return how outputs in another order differ from `specs`."""
-        by_name = {output.name: output for output in outputs}
-        for spec in specs:
-            output = by_name.get(spec.name)
-            if output is None:
-                return f"it has no output {spec.name[:80]!r}"
-            if output.datatype is not spec.datatype or not _fits(spec.shape, output.shape):
-                return _difference(spec, output)
-        return ""
+def _misfit(specs: Sequence[TensorSpec], outputs: Sequence[Tensor]) -> str:
+    """Return how outputs, in whatever order, differ from `specs`."""
+    if len(outputs) != len(specs):
+        return f"it has {len(outputs)} outputs of {len(specs)}"
+    by_name = {output.name: output for output in outputs}
+    for spec in specs:
+        output = by_name.get(spec.name)
+        if output is None:
+            return f"it has no output {spec.name[:80]!r}"
+        if output.datatype is not spec.datatype or not _fits(spec.shape, output.shape):
+            return (
+                f"output {spec.name[:80]!r} is {output.datatype}{list(output.shape[:SHOWN])}, not"
+                f" {spec.datatype}{list(spec.shape[:SHOWN])}"
+            )
+    return ""
 
 
 def _fits(declared: tuple[int, ...], given: tuple[int, ...]) -> bool:
@@ -119,10 +114,3 @@ def _fits(declared: tuple[int, ...], given: tuple[int, ...]) -> bool:
             return False
         first = False
     return True
-
-
-def _difference(spec: TensorSpec, output: Tensor) -> str:
-    return (
-        f"output {spec.name[:80]!r} is {output.datatype}{list(output.shape[:SHOWN])}, not"
-        f" {spec.datatype}{list(spec.shape[:SHOWN])}"
-    )

@@ -8,11 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from capamesh.protocol.errors import LocalError
+from capamesh.router.requests.slices import PAUSE_S, SLICE_S
 
-SLICE_S: Final = 0.003
-"""Seconds for which the loop is kept at a time (guess: what a batch of reads takes)."""
-PAUSE_S: Final = 0.001
-"""Seconds between two slices (guess: as long as work on the loop takes)."""
 KEPT_FOR: Final = 20
 """A page, or the error that came of it, is kept for so many times as long as it took to make: 5 % of a core, however often
 it is asked for and whoever leaves meanwhile (guess: a page of 50 ms is a second old at most)."""

@@ -31,17 +31,9 @@ POLICIES: dict[str, Callable[[random.Random], Policy]] = {
 __all__ = [
     "DEFAULT_POLICY",
     "POLICIES",
-    "Affinity",
-    "Cheapest",
     "IsEligible",
-    "LeastRequest",
-    "PeakEwma",
     "Policy",
-    "PowerOfTwo",
-    "Prequal",
-    "RandomChoice",
     "RequestShape",
-    "RoundRobin",
     "make_policy",
 ]
 

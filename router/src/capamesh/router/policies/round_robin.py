@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, ClassVar
 
 from typing_extensions import override
@@ -44,11 +45,7 @@ class RoundRobin(PolicyBase):
             self._next = self._moved(replicas)
             self._replicas = replicas
         count = len(replicas)
-        for at in range(self._next, count):
-            if is_eligible(replicas[at]):
-                self._next = at + 1
-                return replicas[at]
-        for at in range(min(self._next, count)):
+        for at in chain(range(self._next, count), range(min(self._next, count))):
             if is_eligible(replicas[at]):
                 self._next = at + 1
                 return replicas[at]

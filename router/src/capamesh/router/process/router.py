@@ -60,19 +60,18 @@ class Router:
 
         SIGHUP reads the rules anew, and looks at the token file.
         """
+        parts = self._parts
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._hung_up)
-        self._parts.standing.write()
-        watch = LoopWatch(
-            self._log, self._parts.telemetry.loop_beat, self._parts.inference.slices.describe
-        )
+        parts.standing.write()
+        watch = LoopWatch(self._log, parts.telemetry.loop_beat, parts.inference.slices.describe)
         watch.start()
         front = Front(
-            self._parts.inference,
-            self._parts.requests,
+            parts.inference,
+            parts.requests,
             arrival_s=self._settings.arrival_s,
             limits=self._front_limits(),
         )
@@ -80,59 +79,60 @@ class Router:
         await runner.setup()
         assert runner.server is not None  # noqa: S101 - it was just made
         front.make_pages = runner.server
-        last_fleet = self._parts.last_fleet.read()
+        last_fleet = parts.last_fleet.read()
         if last_fleet is not None:
-            self._parts.members.restore(last_fleet)
+            parts.members.restore(last_fleet)
         try:
             async with asyncio.TaskGroup() as tasks:
                 background = [
                     tasks.create_task(
-                        self._parts.pool.run(
+                        parts.pool.run(
                             self._settings.link_host, self._settings.link_port, self._listening
                         )
                     ),
-                    tasks.create_task(self._parts.mesh.run()),
+                    tasks.create_task(parts.mesh.run()),
                     tasks.create_task(self._tick()),
-                    tasks.create_task(self._parts.announcer.run()),
+                    tasks.create_task(parts.announcer.run()),
                     tasks.create_task(self._beat()),
                     tasks.create_task(self._sample()),
-                    tasks.create_task(self._parts.last_fleet.keep()),
+                    tasks.create_task(parts.last_fleet.keep()),
                 ]
-                self._parts.watch.start()
+                parts.watch.start()
                 await self._has_links.wait()
                 await self._serve_http(front)
-                self._parts.standing.enter("serving")
-                self._log.info("router_ready", http=self._parts.standing.http_address)
+                parts.standing.enter("serving")
+                self._log.info("router_ready", http=parts.standing.http_address)
                 await stop.wait()
-                self._parts.standing.enter("draining")
+                parts.standing.enter("draining")
                 self._log.info("router_draining", patience_s=self._settings.drain_s)
                 await self._drain(front)
-                self._parts.watch.close()
+                parts.watch.close()
                 for task in background:
                     task.cancel()
         finally:
             watch.stop()
-            self._parts.watch.close()
+            parts.watch.close()
             front.close()
             await runner.cleanup()
-            self._parts.owners.close()
-            self._parts.standing.enter("stopped")
+            parts.owners.close()
+            parts.standing.enter("stopped")
             self._log.info("router_stopped")
 
     async def _drain(self, front: Front) -> None:
         """Accept nothing new, and answer what is under way, requests still being sent included."""
+        parts = self._parts
         front.stop_accepting()
-        self._parts.requests.is_closing = True
+        parts.requests.is_closing = True
         try:
             async with asyncio.timeout(self._settings.drain_s):
                 await front.wait_left()
                 # others may have come since the last was answered
-                while self._parts.requests.count:
-                    await self._parts.requests.wait_none()
+                while parts.requests.count:
+                    await parts.requests.wait_none()
         except TimeoutError:
-            self._log.warning("drain_cut_short", open_requests=self._parts.requests.count)
+            self._log.warning("drain_cut_short", open_requests=parts.requests.count)
         front.close()  # before the links end: from now on nobody can ask for anything
-        self._parts.routing.close()
+        parts.routing.close()
 
     def _front_limits(self) -> FrontLimits:
         settings = self._settings
@@ -146,7 +146,7 @@ class Router:
 
     def _application(self, front: Front) -> web.Application:
         settings, parts = self._settings, self._parts
-        front.watch(self._parts.telemetry)
+        front.watch(parts.telemetry)
         telemetry, fleet, clock = parts.telemetry, parts.fleet, parts.clocks.steady_s
         watch_process(
             telemetry,
@@ -159,28 +159,28 @@ class Router:
         watch_requests(telemetry, parts.requests, parts.answers)
         watch_routing(telemetry, parts.prober, parts.balancer)
         inference = InferenceApi(
-            self._parts.inference,
+            parts.inference,
             arrival_s=settings.arrival_s,
-            is_ready=self._parts.standing.has_usable,
+            is_ready=parts.standing.has_usable,
         )
         pages = FleetApi(
-            self._parts.fleet,
-            self._parts.pool,
-            self._parts.telemetry,
-            revoke=self._parts.revocations.post,
+            parts.fleet,
+            parts.pool,
+            parts.telemetry,
+            revoke=parts.revocations.post,
             arrival_s=settings.arrival_s,
-            clock=self._parts.clocks.steady_s,
-            overrides=self._parts.overrides,
+            clock=parts.clocks.steady_s,
+            overrides=parts.overrides,
         )
         routing = RoutingApi(
-            self._parts.fleet,
-            self._parts.routing,
-            self._parts.overrides,
-            self._parts.operator_key,
+            parts.fleet,
+            parts.routing,
+            parts.overrides,
+            parts.operator_key,
             self._log,
             arrival_s=settings.arrival_s,
             timeout_s=settings.timeout_s,
-            clock=self._parts.clocks.steady_s,
+            clock=parts.clocks.steady_s,
         )
         return make_application(
             inference,
@@ -189,7 +189,7 @@ class Router:
             self._page.api,
             limits=settings.limits,
             log=self._log,
-            requests=self._parts.requests,
+            requests=parts.requests,
             budget=front.budget,
         )
 

@@ -1,0 +1,111 @@
+"""A network by one command, another node by one line, and both again after a stop: as a person would, in real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import capamesh.cli
+from capamesh.client import Client
+
+SAMPLES = Path(capamesh.cli.__path__[0]) / "samples" / "models"
+LIMIT_S = 60
+
+
+def started(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "capamesh.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={k: v for k, v in os.environ.items() if not k.startswith("CAPAMESH_")},
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    stdout, stderr = process.communicate(timeout=LIMIT_S)
+    return process.returncode, stdout, stderr
+
+
+def document(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Return the JSON document that it prints once it is up."""
+    assert process.stdout is not None
+    text = ""
+    for line in process.stdout:
+        text += line
+        if line == "}\n":
+            return json.loads(text)
+    raise AssertionError(ended(process))
+
+
+@contextmanager
+def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    process = started(*arguments)
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        ended(process)
+
+
+def nodes_of(url: str, count: int) -> dict[str, dict[str, Any]]:
+    """Return the usable nodes that a router knows, by peer, once they are so many with the samples ready."""
+    deadline_s = time.monotonic() + LIMIT_S
+    with Client(url) as client:
+        while True:
+            assert time.monotonic() < deadline_s
+            nodes = {
+                node["peer_id"]: node
+                for node in client.nodes()
+                if any(link["is_usable"] for link in node["links"])
+                and all(model["state"] == "ready" for model in node["models"])
+            }
+            if len(nodes) == count:
+                return nodes
+
+
+def test_network_is_made_joined_stopped_and_resumed_by_one_command_each(tmp_path: Path) -> None:
+    own, other, models = tmp_path / "own machine", tmp_path / "other machine", tmp_path / "models"
+    models.symlink_to(SAMPLES)
+    options = ("--home", str(own), "--http", "127.0.0.1:0", "--advertise", "127.0.0.1", "--json")
+    with running("up", "--models", str(models), *options) as up:
+        first = document(up)
+        token = first["join_token"]
+        assert not list(nodes_of(first["http_url"], 1))[1:]
+        joining = ("join", token, "--home", str(other), "--advertise", "127.0.0.1")
+        with running(*joining) as node:
+            (joined,) = set(nodes_of(first["http_url"], 2)) - {first["nodes"][0]["peer_id"]}
+            # no list of processes shows the token, which a newer one replaces as the node runs
+            assert token not in Path(f"/proc/{node.pid}/cmdline").read_text()
+            code, _, said = ended(started("join", token, "--home", str(other)))
+            assert (code, "takes this token over" in said) == (0, True)
+    with running("up", *options) as up:
+        again = document(up)
+        assert {m["peer_id"] for m in again["nodes"]} == {m["peer_id"] for m in first["nodes"]}
+        assert again["router"]["peer_id"] == first["router"]["peer_id"]
+        assert again["join_token"] == token  # addresses are those of before
+        with running(*joining):
+            assert joined in nodes_of(again["http_url"], 2)
+    for home in (own, other):
+        for file in home.rglob("*.token"):
+            assert file.stat().st_mode & 0o077 == 0
+
+
+def test_token_that_admits_no_node_is_refused_in_a_line(tmp_path: Path) -> None:
+    owner = tmp_path / "owner"
+    assert ended(started("network", "create", "home", "--dir", str(owner)))[0] == 0
+    code, token, _ = ended(started("network", "token", "--dir", str(owner), "--role", "router"))
+    assert code == 0
+    code, _, said = ended(started("join", token.strip(), "--home", str(tmp_path)))
+    assert (code, "this token admits a router" in said) == (1, True)
+    code, _, said = ended(started("join", "capamesh1nonsense", "--home", str(tmp_path)))
+    assert (code, said.count("\n")) == (1, 1)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["owner"]

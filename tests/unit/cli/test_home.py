@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from capamesh.cli.home import SETTINGS_FILE, Settings, default_home, keep, ports_of, recall
+from capamesh.protocol.errors import ConfigError
+
+HERE = "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("variables", "folder"),
+    [
+        ({"CAPAMESH_HOME": "/srv/mesh", "XDG_DATA_HOME": "/x"}, "/srv/mesh"),
+        ({"XDG_DATA_HOME": "/x"}, "/x/capamesh"),
+        ({"HOME": "/home/ada"}, "/home/ada/.local/share/capamesh"),
+    ],
+)
+def test_home_is_where_this_system_keeps_such_things(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], folder: str
+) -> None:
+    for name in ("CAPAMESH_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert default_home() == Path(folder)
+
+
+def test_settings_of_the_last_start_are_recalled(tmp_path: Path) -> None:
+    assert recall(tmp_path) == Settings()
+    settings = Settings("/models", "127.0.0.1:9000", {"router_mesh": 4001})
+    keep(tmp_path / "own", settings)
+    assert recall(tmp_path / "own") == settings
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"ports": {"x": 0}}', '{"ports": {"x": 65536}}', '{"models": 3}']
+)
+def test_damaged_settings_are_refused_by_the_name_of_their_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / SETTINGS_FILE).write_text(text)
+    with pytest.raises(ConfigError, match=f"{SETTINGS_FILE} holds no settings.*remove it"):
+        recall(tmp_path)
+
+
+def test_settings_of_a_later_version_are_read_as_far_as_they_are_known(tmp_path: Path) -> None:
+    (tmp_path / SETTINGS_FILE).write_text(json.dumps({"models": "/m", "colour": "red"}))
+    assert recall(tmp_path) == Settings("/m")
+
+
+def test_port_is_the_kept_one_or_the_wanted_one_or_any_free_one() -> None:
+    with socket.socket() as listener, socket.socket() as other:
+        listener.bind((HERE, 0))
+        listener.listen(1)
+        other.bind((HERE, 0))
+        taken, free = listener.getsockname()[1], other.getsockname()[1]
+        other.close()
+        found = ports_of({"kept": taken}, HERE, {"kept": 1, "free": free, "taken": taken})
+    assert (found["kept"], found["free"]) == (taken, free)
+    assert found["taken"] not in {taken, 0}
