@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fleet_fakes import Fleet, NullLog, advert, call, hang, in_virtual_time
+from fleet_fakes import FakeLink, Fleet, NullLog, advert, call, hang, in_virtual_time
 from router_parts import made_parts
 
 from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.fleet import Joined
+from capamesh.protocol.ids import PeerId
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.balancing.prober import PROBE_LIMIT_S
+from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.process.gauges import (
     watch_fleet,
     watch_network,
@@ -67,6 +69,31 @@ def test_gauges_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
         "capamesh_open_requests 4.0",
     ):
         assert line in lines
+
+
+def test_node_with_two_links_counts_once_for_its_model_while_one_of_them_is_usable(
+    tmp_path: Path,
+) -> None:
+    parts = made_parts(tmp_path, NullLog())
+    fleet = parts.fleet
+    watch_fleet(parts.telemetry, fleet, parts.pool, parts.owners.owners, lambda: 10.0)
+    parts.members.apply([Joined(advert("A", "127.0.0.1:1"))])
+    fleet.visit(Endpoint(PeerId("A"), "dialled-in-1"))
+    first, second = fleet.endpoints()
+
+    def usable() -> str:
+        name = 'capamesh_model_nodes_usable{model="m"} '
+        lines = parts.telemetry.exposition().decode().splitlines()
+        return next(line.removeprefix(name) for line in lines if line.startswith(name))
+
+    assert usable() == "0.0"
+    first.link, second.link = FakeLink([]), FakeLink([])
+    assert usable() == "1.0"
+    first.health.failed(10.0, is_hard=True)
+    assert usable() == "1.0"
+    (replica,) = fleet.replicas_at(second)
+    replica.health.failed(10.0, is_hard=True)
+    assert usable() == "0.0"
 
 
 @in_virtual_time

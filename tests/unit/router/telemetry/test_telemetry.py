@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from capamesh.protocol.errors import ModelNotFound, Overloaded
 from capamesh.protocol.ids import ModelName
-from capamesh.router.telemetry import MOST_MODELS, OTHERS, Telemetry
+from capamesh.router.telemetry import MOST_MODELS, OTHERS, VALUES_A_PIECE, Telemetry
 from capamesh.router.telemetry.metrics import DIALS_WAITING, HEDGES, MODEL_NODES
 
 M = ModelName("m")
@@ -91,3 +93,20 @@ def test_models_that_are_only_hosted_take_no_place_of_those_that_are_asked_for()
     assert f'capamesh_model_nodes{{model="{OTHERS}"}} 5.0' in lines
     assert 'capamesh_requests_total{code="ok",model="m"} 1.0' in lines
     assert 'capamesh_hedges_total{model="m",version="1"} 2.0' in lines
+
+
+def test_many_values_are_read_in_slices_and_those_of_the_same_labels_are_added_up() -> None:
+    telemetry, read = Telemetry(), 0
+
+    def values() -> Iterator[tuple[tuple[str], float]]:
+        nonlocal read
+        for read in range(1, 2 * VALUES_A_PIECE + 1):
+            yield (f"m{read % 2}",), 1
+
+    telemetry.watch_each(MODEL_NODES, values, is_hosted=True)
+    seen = [(read, piece) for piece in telemetry.pieces() if read]
+    assert seen[:2] == [(VALUES_A_PIECE, b""), (2 * VALUES_A_PIECE, b"")]
+    ((_, text),) = seen[2:]
+    lines = text.decode().splitlines()
+    for model in ("m0", "m1"):
+        assert f'capamesh_model_nodes{{model="{model}"}} {float(VALUES_A_PIECE)}' in lines

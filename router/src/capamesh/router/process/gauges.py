@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from capamesh.protocol.metrics import BUILD, CLOCK_BEHIND, DISK, DISK_FREE, MEMBERSHIP_LEFT
@@ -10,7 +10,7 @@ from capamesh.protocol.network_clock import clock_fields
 from capamesh.router.telemetry import metrics
 
 if TYPE_CHECKING:
-    from capamesh.protocol.ids import ModelName
+    from capamesh.protocol.ids import ModelName, PeerId
     from capamesh.protocol.links.receive_budget import ReceiveBudget
     from capamesh.router.balancing.balancer import Balancer
     from capamesh.router.balancing.prober import Prober
@@ -53,26 +53,13 @@ def watch_fleet(
 ) -> None:
     """Add what is to be read of the models that nodes host, and of nodes as a whole."""
 
-    def hosts(model: ModelName) -> Iterator[tuple[str, bool]]:
-        now_s = clock()
-        for version in fleet.versions_ready(model):
-            for replica in fleet.replicas(model, version):
-                healths = (replica.health, replica.endpoint.health)
-                is_usable = (
-                    replica.endpoint.is_usable
-                    and not replica.is_out
-                    and all(health.may_send(now_s) for health in healths)
-                )
-                yield replica.endpoint.peer, is_usable
-
     def hosting() -> Iterator[tuple[tuple[str], float]]:
         for model in fleet.models():
-            hosted = [fleet.hosted(model, version) for version in fleet.versions_ready(model)]
-            yield (model,), len({peer for each in hosted for peer in each.offers})
+            yield from _each_once(model, _hosts(fleet, model))
 
     def usable() -> Iterator[tuple[tuple[str], float]]:
         for model in fleet.models():
-            yield (model,), len({peer for peer, is_usable in hosts(model) if is_usable})
+            yield from _each_once(model, _usable_hosts(fleet, model, clock()))
 
     telemetry.watch_each(metrics.MODEL_NODES, hosting, is_hosted=True)
     telemetry.watch_each(metrics.MODEL_NODES_USABLE, usable, is_hosted=True)
@@ -80,6 +67,34 @@ def watch_fleet(
     telemetry.watch(metrics.IN_FLIGHT, lambda: sum(each.rif for each in fleet.endpoints()))
     telemetry.watch(metrics.CONTESTED, owners.contested)
     telemetry.watch(metrics.ON_TRIAL, owners.on_trial)
+
+
+def _each_once(model: ModelName, peers: Iterable[PeerId]) -> Iterator[tuple[tuple[str], float]]:
+    """Yield values that add up to the number of different peers, a peer at a time."""
+    yield (model,), 0
+    seen: set[PeerId] = set()
+    for peer in peers:
+        if peer not in seen:
+            seen.add(peer)
+            yield (model,), 1
+
+
+def _hosts(fleet: FleetView, model: ModelName) -> Iterator[PeerId]:
+    for version in list(fleet.versions_ready(model)):
+        yield from list(fleet.hosted(model, version).offers)
+
+
+def _usable_hosts(fleet: FleetView, model: ModelName, now_s: float) -> Iterator[PeerId]:
+    for version in list(fleet.versions_ready(model)):
+        for replica in fleet.replicas(model, version):
+            endpoint = replica.endpoint
+            if (
+                endpoint.is_usable
+                and not replica.is_out
+                and replica.health.may_send(now_s)
+                and endpoint.health.may_send(now_s)
+            ):
+                yield endpoint.peer
 
 
 def watch_network(

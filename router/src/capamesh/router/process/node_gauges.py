@@ -26,8 +26,6 @@ CIRCUIT_OPEN: Final = "circuit_open"
 STATES: Final = (USABLE, CIRCUIT_OPEN, SUSPECTED, DRAINING, UNLINKED)
 """The states of a node, the best first: a node is in the state of its best link."""
 
-_Sums = dict[tuple[str], float]
-
 
 class NodeGauges:
     """The figures of the nodes of one router."""
@@ -49,8 +47,8 @@ class NodeGauges:
         watch = telemetry.watch_each
         watch(metrics.NODES, self._states)
         watch(metrics.NODE_USABLE, self._usable)
-        watch(metrics.NODE_LINKS, lambda: self._sums(lambda each: each.link is not None))
-        watch(metrics.NODE_IN_FLIGHT, lambda: self._sums(lambda each: each.rif))
+        watch(metrics.NODE_LINKS, lambda: self._each(lambda each: each.link is not None))
+        watch(metrics.NODE_IN_FLIGHT, lambda: self._each(lambda each: each.rif))
         watch(metrics.NODE_ROUND_TRIP, self._round_trips)
         watch(metrics.NODE_CIRCUITS, self._circuits)
         watch(metrics.NODE_ANSWERED, self._all_answered)
@@ -59,9 +57,10 @@ class NodeGauges:
     # as it is now
 
     def _states(self) -> Iterator[tuple[tuple[str], float]]:
-        states = Counter(self.state(peer) for peer in self._fleet.adverts)
         for state in STATES:
-            yield (state,), states[state]
+            yield (state,), 0  # each is told of, also where no node is in it
+        for peer in list(self._fleet.adverts):
+            yield (self.state(peer),), 1
 
     def state(self, peer: PeerId) -> str:
         """Return the state of a node."""
@@ -88,17 +87,13 @@ class NodeGauges:
         for label, peer in self._peers():
             yield label, self._fleet.endpoints_of(peer)
 
-    def _sums(self, value: Callable[[Endpoint], float]) -> Iterable[tuple[tuple[str], float]]:
-        sums: _Sums = {}
+    def _each(self, value: Callable[[Endpoint], float]) -> Iterator[tuple[tuple[str], float]]:
         for label, endpoints in self._nodes():
-            sums[label,] = sums.get((label,), 0) + sum(map(value, endpoints))
-        return sums.items()
+            yield (label,), sum(map(value, endpoints))
 
-    def _usable(self) -> Iterable[tuple[tuple[str], float]]:
-        sums: _Sums = {}
+    def _usable(self) -> Iterator[tuple[tuple[str], float]]:
         for label, peer in self._peers():
-            sums[label,] = sums.get((label,), 0) + (self.state(peer) == USABLE)
-        return sums.items()
+            yield (label,), self.state(peer) == USABLE
 
     def _round_trips(self) -> Iterator[tuple[tuple[str], float]]:
         for label, endpoints in self._nodes():
@@ -106,15 +101,13 @@ class NodeGauges:
             if label != OTHERS:
                 yield (label,), min(measured, default=0.0)
 
-    def _circuits(self) -> Iterable[tuple[tuple[str, str], float]]:
+    def _circuits(self) -> Iterator[tuple[tuple[str, str], float]]:
         now_s = self._clock()
-        states: Counter[tuple[str, str]] = Counter()
         for label, endpoints in self._nodes():
             for endpoint in endpoints:
-                states[label, str(endpoint.health.state(now_s))] += 1
+                yield (label, str(endpoint.health.state(now_s))), 1
                 for replica in self._fleet.replicas_at(endpoint):
-                    states[label, str(replica.health.state(now_s))] += 1
-        return states.items()
+                    yield (label, str(replica.health.state(now_s))), 1
 
     # since the start
 

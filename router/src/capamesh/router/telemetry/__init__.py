@@ -32,12 +32,14 @@ from capamesh.router.telemetry.metrics import (
 )
 
 ReadValues = Callable[[], Iterable[tuple[Sequence[str], float]]]
-"""Returns the values of a metric's labels, and its value for them."""
+"""Returns the values of a metric's labels, and its value for them; those of the same labels are added up."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MOST_MODELS: Final = 200
 """This many models have series of their own, those that were asked for first (guess: four times what a large fleet hosts)."""
 MOST_NODES: Final = 200
 """This many nodes have series of their own, those that came first (guess: 200 lines are more than a dashboard can show)."""
+VALUES_A_PIECE: Final = 500
+"""Values that are read at a time (measured: half a millisecond to one)."""
 OTHERS: Final = "(others)"
 """The label of all that have no series of their own; neither a model nor a node can be called so."""
 
@@ -100,42 +102,45 @@ class _Requests:
             requests.add_metric((name, "ok"), totals[-1])
             buckets = list(zip(bounds, totals, strict=True))
             seconds.add_metric((name,), buckets, of_name.seconds)
-        for labels, count in _merged(list(self.failed.items()), 0, self._label):
-            requests.add_metric(labels, count)
+        failed: dict[tuple[str, ...], int] = {}
+        for labels, count in list(self.failed.items()):
+            bounded = _bounded(labels, 0, self._label)
+            failed[bounded] = failed.get(bounded, 0) + count
+        for of, count in failed.items():
+            requests.add_metric(of, count)
         yield requests
         yield seconds
 
 
 class _Values:
-    """A metric whose values another part of the router keeps. What a registry collects."""
+    """A metric whose values another part of the router keeps."""
 
-    def __init__(self, metric: Metric, read: ReadValues, label: BoundedLabel | None) -> None:
+    def __init__(self, metric: Metric, read: ReadValues, label: BoundedLabel) -> None:
         """`label` bounds the names of models, where the metric has a label for them."""
         self._metric = metric
         self._read = read
         self._label = label
+        self._place = metric.labels.index("model") if "model" in metric.labels else None
 
-    def collect(self) -> Iterator[Family]:
-        """Yield the metric."""
-        metric, values = self._metric, self._read()
-        if self._label is not None and "model" in metric.labels:
-            values = _merged(values, metric.labels.index("model"), self._label)
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the text; before that nothing, again and again, so that many values can be read in slices."""
+        metric, place, label = self._metric, self._place, self._label
+        sums: dict[tuple[str, ...], float] = {}
+        for number, (labels, value) in enumerate(self._read(), 1):
+            key = tuple(labels) if place is None else _bounded(labels, place, label)
+            sums[key] = sums.get(key, 0) + value
+            if number % VALUES_A_PIECE == 0:
+                yield b""
         make = CounterMetricFamily if metric.kind is Kind.COUNTER else GaugeMetricFamily
         family = make(metric.name, metric.help_text, labels=metric.labels)
-        for labels, value in values:
+        for labels, value in sums.items():
             family.add_metric(labels, value)
-        yield family
+        yield generate_latest(_One(family))
 
 
-def _merged(
-    values: Iterable[tuple[Sequence[str], float]], place: int, label: BoundedLabel
-) -> Iterable[tuple[Sequence[str], float]]:
-    """Return values with the label at `place` bounded; those whose labels are the same then are added up."""
-    sums: dict[tuple[str, ...], float] = {}
-    for labels, value in values:
-        bounded = (*labels[:place], label.of(labels[place]), *labels[place + 1 :])
-        sums[bounded] = sums.get(bounded, 0) + value
-    return sums.items()
+def _bounded(labels: Sequence[str], place: int, label: BoundedLabel) -> tuple[str, ...]:
+    """Return labels with the one at `place` bounded."""
+    return (*labels[:place], label.of(labels[place]), *labels[place + 1 :])
 
 
 class AttemptCounts(Protocol):
@@ -164,6 +169,7 @@ class Telemetry(AttemptCounts):
         place of a model that is in use."""
         self._requests = _Requests(self._asked)
         self._registry.register(self._requests)
+        self._values: list[_Values] = []
         self._attempts_failed: dict[tuple[str, str], int] = {}
         self._attempts_extra: dict[tuple[str], int] = {}
         self._crashes: dict[tuple[str], int] = {}
@@ -186,7 +192,7 @@ class Telemetry(AttemptCounts):
         nodes host, not only those that somebody has asked for.
         """
         label = self._hosted if is_hosted else self._asked
-        self._registry.register(_Values(metric, read, label))
+        self._values.append(_Values(metric, read, label))
 
     def answered(self, model: ModelName, seconds: float) -> None:
         """A request of a hosted model was answered well."""
@@ -232,9 +238,11 @@ class Telemetry(AttemptCounts):
         return b"".join(self.pieces())
 
     def pieces(self) -> Iterator[bytes]:
-        """Yield the same, a metric at a time."""
+        """Yield the same, at most a metric at a time; what is read meanwhile may change between two pieces."""
         for family in self._registry.collect():
             yield generate_latest(_One(family))
+        for values in self._values:
+            yield from values.pieces()
 
 
 class _One:
