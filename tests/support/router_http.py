@@ -14,6 +14,8 @@ from fleet_fakes import FakeLink, Fleet, NullLog, Reply, offer
 
 from capamesh.protocol.adverts import ModelOffer
 from capamesh.protocol.errors import InvalidRequest
+from capamesh.protocol.ids import PeerId
+from capamesh.protocol.network import Member
 from capamesh.protocol.tensors import Limits
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.view import FleetView
@@ -72,6 +74,7 @@ class Http:
     log: NullLog
     front: Front
     revoked: list[bytes] = field(default_factory=list)
+    members: dict[PeerId, Member] = field(default_factory=dict)
 
     @property
     def view(self) -> FleetView:
@@ -172,6 +175,7 @@ async def serving(
         revoked.append(encoded)
         return _Revocations(), False
 
+    members: dict[PeerId, Member] = {}
     pages = FleetApi(
         fleet.view,
         pool,  # type: ignore[arg-type]
@@ -179,6 +183,7 @@ async def serving(
         revoke=revoke,  # type: ignore[arg-type]
         arrival_s=arrival_s,
         clock=fleet.clock,
+        member_of=members.get,
     )
     requests = OpenRequests()
     page = page_of(fleet, pool, log, requests)
@@ -199,7 +204,7 @@ async def serving(
     host, port = await front.listen("127.0.0.1", 0)
     try:
         async with aiohttp.ClientSession(f"http://{host}:{port}") as session:
-            yield Http(Client(session, host, port), fleet, pool, log, front, revoked)
+            yield Http(Client(session, host, port), fleet, pool, log, front, revoked, members)
     finally:
         front.close()
         await runner.cleanup()

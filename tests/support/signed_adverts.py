@@ -88,6 +88,7 @@ def says(node: Membership, port: int = 7001, counter: int = 1, **values: Any) ->
         "price_per_million": 0.0,
         "agent_version": "0.1",
         "is_draining": False,
+        "name": "gpu-1",
         **values,
     }
     return seal(KIND_ADVERT, advert_to_body(NodeAdvert(**fields)), node, sequence, NOW_MS)

@@ -179,6 +179,7 @@ REAL = NodeAdvert(
     agent_version="1.2.3",
     is_draining=False,
     interval_s=120,
+    name="GPU_1.lab-2",
 )
 
 

@@ -23,6 +23,7 @@ from capamesh.cli.local_cluster import is_routable
 from capamesh.cli.printing import time_text
 from capamesh.node.agent.settings import NodeSettings
 from capamesh.node.contract.settings import WorkerSettings
+from capamesh.protocol import data_dir
 from capamesh.protocol.data_dir import LOCK_FILE, DataDir
 from capamesh.protocol.errors import ConfigError, LocalError
 from capamesh.protocol.network import NetworkOwner, RevocationList
@@ -198,7 +199,7 @@ def test_every_node_setting_has_an_option(
     line = (
         f"node run --token-file {token_file} --data d --models m "
         "--bootstrap /a --bootstrap /b --host 0.0.0.0 --port 5000 "
-        "--mesh-port 4001 --advertise me --mdns --region eu --price 1.5 --threads 2 --max-in-flight 9 "
+        "--mesh-port 4001 --advertise me --mdns --name gpu-1 --region eu --price 1.5 --threads 2 --max-in-flight 9 "
         "--drain 3 --dial-only --poll 0 --control --memory-limit 2GiB --watchdog 90 --load-limit 70 --metrics [::1]:9100 "
         "--no-sandbox"
     )
@@ -214,6 +215,7 @@ def test_every_node_setting_has_an_option(
         mesh_port=4001,
         advertised_host="me",
         use_mdns=True,
+        name="gpu-1",
         region="eu",
         price_per_million=1.5,
         drain_s=3.0,
@@ -249,7 +251,7 @@ def test_every_router_setting_has_an_option(
     line = (
         f"router run --data d --token-file {token_file} "
         "--bootstrap /a --http 0.0.0.0:80 --mesh [::]:4002 --links 10.0.0.1:5000 "
-        "--advertise me --dial-inside private --mdns --region eu --policy other --rules r.toml --timeout 2 --arrival 4 --drain 3 --max-message-mib 1 "
+        "--advertise me --dial-inside private --mdns --name gpu-1 --region eu --policy other --rules r.toml --timeout 2 --arrival 4 --drain 3 --max-message-mib 1 "
         "--max-json-mib 2 --max-json-answer-mib 3 --body-budget-mib 4 --answer-budget-mib 6 --max-connections 5 "
         "--max-connections-per-address 3 --trusted-proxy 10.0.0.7 --trusted-proxy fd00::/8"
     )
@@ -268,6 +270,7 @@ def test_every_router_setting_has_an_option(
         advertised_host="me",
         dial_inside="private",
         use_mdns=True,
+        name="gpu-1",
         region="eu",
         policy="other",
         rules_file=Path("r.toml"),
@@ -430,10 +433,11 @@ REASON = "it ended its worker 3 times in a row"
 
 
 def test_nodes_status_is_a_table_of_its_workers_and_one_of_its_models(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failed = {"name": "bad", "version": "2", "device": 0, "state": "failed", "reason": REASON}
     resting = {**MODEL, "name": "idle", "requests_in_flight": 0, "limit": 0, "memory_bytes": 0}
+    monkeypatch.setattr(data_dir, "_is_locked", lambda _: True)  # as its process does it
     DataDir(tmp_path).write_status(
         {
             "role": "node",
@@ -452,7 +456,7 @@ def test_nodes_status_is_a_table_of_its_workers_and_one_of_its_models(
             "models": [MODEL, failed, resting],
         }
     )
-    assert run(["node", "status", "--data", str(tmp_path)]) == 1  # it does not run
+    assert run(["node", "status", "--data", str(tmp_path)]) == 0
     said = [re.sub(" {2,}", "  ", line.strip()) for line in capsys.readouterr().out.splitlines()]
     first = said.index("WORKER  DEVICE  PID  STARTS  SANDBOX  LOST LAST BECAUSE")
     assert said[first : first + 4] == [
@@ -464,8 +468,38 @@ def test_nodes_status_is_a_table_of_its_workers_and_one_of_its_models(
     assert "m/1  0  ready  2 of 8  100 (10 failed)  270  4.5  12 µs / 4 ms  - / -  3 MiB" in said
     assert "idle/1  0  ready  -  100 (10 failed)  270  4.5  12 µs / 4 ms  - / -  -" in said
     assert f"bad/2  0  failed: {REASON}  -  0  -  -  - / -  - / -  -" in said
+    assert run(["node", "status", "--data", str(tmp_path), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["models"] == [MODEL, failed, resting]
+    assert shown["age_s"] >= 0
+
+
+def test_stopped_node_shows_no_model_as_ready(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workers = [{"device": 0, "name": "H100", "pid": 77, "starts": 4, "last_down": ""}]
+    DataDir(tmp_path).write_status(
+        {
+            "role": "node",
+            "name": "gpu-1",
+            "state": "ready",
+            "routers": 1,
+            "workers": workers,
+            "models": [MODEL],
+        }
+    )
+    assert run(["node", "status", "--data", str(tmp_path)]) == 1
+    said = [re.sub(" {2,}", "  ", line.strip()) for line in capsys.readouterr().out.splitlines()]
+    assert said[0] == "name  gpu-1"
+    assert "state  stopped (it last said: ready)" in said
+    assert "routers  0" in said
+    assert "0  H100  down  4  -  -" in said
+    assert "m/1  0  stopped  -  100 (10 failed)  270  4.5  12 µs / 4 ms  - / -  3 MiB" in said
+    assert not any(" ready" in line for line in said if not line.startswith("state"))
     assert run(["node", "status", "--data", str(tmp_path), "--json"]) == 1
-    assert json.loads(capsys.readouterr().out)["models"] == [MODEL, failed, resting]
+    shown = json.loads(capsys.readouterr().out)
+    assert [model["state"] for model in shown["models"]] == ["stopped"]
+    assert (shown["state"], shown["is_ready"]) == ("stopped", False)
 
 
 @pytest.mark.parametrize(
@@ -492,7 +526,7 @@ def test_time_has_three_digits(seconds: float | None, text: str) -> None:
 def test_nodes_model_is_shown_with_what_runs_it_or_why_it_does_not(
     model: dict[str, object], text: str
 ) -> None:
-    assert fleet._row({"models": [{"name": "m", "version": "1", **model}]})[4] == text
+    assert fleet._row({"models": [{"name": "m", "version": "1", **model}]}, {})[5] == text
 
 
 NODE = {
@@ -522,7 +556,7 @@ def test_node_is_routable_with_a_usable_link_and_its_models_ready() -> None:
     ],
 )
 def test_nodes_state_is_said_in_words(node: dict[str, object], state: str) -> None:
-    assert fleet._row(node)[1] == state
+    assert fleet._row(node, {})[2] == state
 
 
 def test_commands_import_nothing_heavy() -> None:

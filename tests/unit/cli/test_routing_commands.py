@@ -124,10 +124,10 @@ def test_explain_shows_the_chosen_and_why_the_others_are_not(
         "A request for m/1 would go to 12D3KooWalpha at a:1: it is the only one of the 2 that host it that may"
         " have it."
     )
-    assert plain(header).startswith("NODE ADDRESS CIRCUIT SHARE ")
-    assert plain(first) == ("→ 12D3KooWalpha a:1 closed 100% 1 / 3 / 8 2.5 ms 400 µs 1.5 eu -")
+    assert plain(header).startswith("NODE PEER ADDRESS CIRCUIT SHARE ")
+    assert plain(first) == ("→ - 12D3KooWalpha a:1 closed 100% 1 / 3 / 8 2.5 ms 400 µs 1.5 eu -")
     assert plain(second) == (
-        "12D3KooWother a:1 inhibited 0% 1 / 3 / 8 2.5 ms 400 µs 1.5 eu inhibited: silent, 0.2 s ago"
+        "- 12D3KooWother a:1 inhibited 0% 1 / 3 / 8 2.5 ms 400 µs 1.5 eu inhibited: silent, 0.2 s ago"
     )
 
 
@@ -192,7 +192,7 @@ def test_replica_without_a_way_to_it_is_not_said_to_be_used(
     router.says(decision({**OTHER, "state": state, "refusal": refusal}))
     assert run(["explain", "m"]) == 3
     row = plain(capsys.readouterr().out.splitlines()[-1])
-    assert row.startswith(f"12D3KooWother a:1 {shown} ")
+    assert row.startswith(f"- 12D3KooWother a:1 {shown} ")
 
 
 def test_refusals_for_want_of_a_way_are_the_router_s_own() -> None:
@@ -336,7 +336,7 @@ MODEL = {
 def test_node_s_circuit_is_shown_with_the_reason_and_where_a_model_s_differs(
     links: list[dict[str, Any]], text: str
 ) -> None:
-    assert fleet._row({"links": links})[2] == text
+    assert fleet._row({"links": links}, {})[3] == text
 
 
 def test_nodes_can_be_listed_by_model(
@@ -347,9 +347,52 @@ def test_nodes_can_be_listed_by_model(
     router.says({"nodes": [node]})
     assert run(["nodes", "--models"]) == 0
     header, first, second = capsys.readouterr().out.splitlines()
-    assert plain(header).startswith("PEER ADDRESS MODEL CIRCUIT SHARE ")
-    assert plain(first) == ("A a:1 m/1 ejected: 5 failures in a row 10% 1 / 2 / 8 1.5 ms 20 µs")
-    assert plain(second) == "A a:1 n/1 closed 100% 1 / 2 / - 1.5 ms 20 µs"
+    assert plain(header).startswith("NODE PEER ADDRESS MODEL CIRCUIT SHARE ")
+    assert plain(first) == ("- A a:1 m/1 ejected: 5 failures in a row 10% 1 / 2 / 8 1.5 ms 20 µs")
+    assert plain(second) == "- A a:1 n/1 closed 100% 1 / 2 / - 1.5 ms 20 µs"
+
+
+def test_nodes_are_shown_by_their_names_with_the_ends_of_peer_ids_where_several_have_one(
+    router: FakeRouter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    until = "2027-03-01T12:00:00+00:00"
+    nodes = [
+        {"peer_id": "12D3KooWaaaaaaaa", "name": "gpu", "member_until": until},
+        {"peer_id": "12D3KooWbbbbbbbb", "name": "gpu"},
+        {"peer_id": "12D3KooWcccccccc", "name": "lab"},
+        {"peer_id": "12D3KooWdddddddd", "name": "\x1b[2J"},
+    ]
+    router.says({"nodes": nodes})
+    assert run(["nodes"]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert plain(header).startswith("NODE PEER STATE ")
+    assert [plain(row).split()[0] for row in rows[:3]] == [
+        "gpu…aaaaaaaa",
+        "gpu…bbbbbbbb",
+        "lab",
+    ]
+    assert plain(rows[0]).endswith("2027-03-01 12:00")
+    assert plain(rows[1]).endswith("-")
+    assert "\x1b" not in rows[3]
+
+
+def test_ready_model_that_serves_the_file_before_says_so(
+    router: FakeRouter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = {"name": "m", "version": "1", "state": "ready", "reason": "serves the file before"}
+    router.says({"nodes": [{"peer_id": "A", "models": [model]}]})
+    assert run(["nodes"]) == 0
+    assert "m/1: serves the file before" in plain(capsys.readouterr().out)
+
+
+def test_explanation_names_the_node_before_its_peer_id(
+    router: FakeRouter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    router.says(decision({**REPLICA, "name": "gpu"}))
+    assert run(["explain", "m"]) == 0
+    sentence, _, _, row = capsys.readouterr().out.splitlines()
+    assert "would go to gpu (12D3KooWalpha) at a:1: " in sentence
+    assert plain(row).startswith("→ gpu 12D3KooWalpha a:1 ")
 
 
 def test_hold_of_a_node_is_shown_for_all_its_models(
@@ -368,7 +411,7 @@ def test_no_model_of_a_node_that_cannot_be_sent_to_has_a_share(
     router.says({"nodes": [{"peer_id": "A", "links": [{**GONE, "models": [healthy]}]}]})
     assert run(["nodes", "--models"]) == 0
     row = plain(capsys.readouterr().out.splitlines()[1])
-    assert row == "A a:1 m/1 - 0% 1 / 2 / 8 1.5 ms 20 µs"
+    assert row == "- A a:1 m/1 - 0% 1 / 2 / 8 1.5 ms 20 µs"
 
 
 PEER = "12D3KooWHCvRGvLRkQfQngsbbmLpERxw7x1GXxy6iKp94z1YL3tM"

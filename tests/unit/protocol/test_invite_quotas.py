@@ -111,3 +111,15 @@ def test_no_invite_ever_has_more_than_its_members_and_its_bytes(
             assert len(of_invite) <= 3
             assert sum(of_invite.values()) <= 3 * BYTES_OF_MEMBER
     assert len(quotas) == sum(map(len, costs.values()))
+
+
+def test_membership_of_who_has_a_place_is_known_until_it_leaves() -> None:
+    quotas = InviteQuotas()
+    assert quotas.member_of(PeerId("a")) is None
+    quotas.keep(member("a"), 1)
+    assert quotas.member_of(PeerId("a")) == member("a")
+    quotas.keep(member("a", invite="j"), 1)
+    assert quotas.member_of(PeerId("a")) == member("a", invite="j")
+    assert quotas.refusal(member("b", members=1)) == ""  # its place with the first invite is free
+    quotas.left(PeerId("a"))
+    assert quotas.member_of(PeerId("a")) is None

@@ -13,6 +13,8 @@ from capamesh.protocol.member_status import (
     NOT_RUNNING,
     READY,
     STALE_S,
+    age_s,
+    believable,
     verdict,
 )
 
@@ -67,3 +69,67 @@ def test_reason_says_how_old_the_status_is() -> None:
     assert verdict(said(90), NOW).reason == (
         "it last said that it was ready, 90 s ago, and says so every 5 s: it is frozen, or cannot write its folder"
     )
+
+
+def test_age_of_a_status_is_told() -> None:
+    assert age_s(said(90), NOW) == 90.0
+    assert age_s(said(updated_at=None), NOW) is None
+
+
+NODE = {
+    "routers": 1,
+    "links": 2,
+    "sidecar_pid": 5,
+    "worker_pids": [6],
+    "workers": [{"device": 0, "pid": 6, "starts": 1}],
+    "models": [
+        {
+            "name": "m",
+            "state": "ready",
+            "reason": "",
+            "requests_in_flight": 3,
+            "limit": 512,
+            "rows": 9,
+        }
+    ],
+}
+
+
+def test_running_member_s_status_is_believed_as_it_is() -> None:
+    status = said(**NODE)
+    assert believable(status, verdict(status, NOW)) == status
+
+
+def test_stopped_node_has_no_ready_model_and_no_router() -> None:
+    status = said(is_running=False, **NODE)
+    believed = believable(status, verdict(status, NOW))
+    assert believed == {
+        **status,
+        "routers": 0,
+        "links": 0,
+        "sidecar_pid": None,
+        "worker_pids": [],
+        "workers": [{"device": 0, "pid": None, "starts": 1}],
+        "models": [
+            {"name": "m", "state": "stopped", "last_state": "ready", "reason": "", "rows": 9}
+        ],
+    }
+
+
+def test_stopped_node_whose_membership_has_expired_has_no_ready_model_either() -> None:
+    status = said(is_running=False, expires_at=(NOW - dt.timedelta(1)).isoformat(), **NODE)
+    (model,) = believable(status, verdict(status, NOW))["models"]
+    assert model["state"] == "stopped"
+
+
+def test_model_of_a_node_whose_status_is_stale_is_not_known_to_be_ready() -> None:
+    status = said(90, **NODE)
+    believed = believable(status, verdict(status, NOW))
+    assert believed["models"][0]["state"] == "unknown"
+    assert believed["workers"] == NODE["workers"]
+    assert believed["links"] == 2
+
+
+def test_router_s_status_gains_no_field_of_a_node() -> None:
+    status = said(is_running=False, nodes=3)
+    assert believable(status, verdict(status, NOW)) == {**status, "nodes": 0}

@@ -11,8 +11,9 @@ from capamesh.cli import options
 from capamesh.cli.help_texts import examples
 
 EPILOG = examples(
-    "capamesh nodes   shows peer ids and circuits",
-    "capamesh circuit 9xKq open --data my-network/router   no new requests; an end of the peer id is enough",
+    "capamesh nodes   shows names, peer ids and circuits",
+    "capamesh circuit gpu-1 open --data my-network/router   no new requests",
+    "capamesh circuit 9xKq open --data my-network/router   an end of the peer id is enough",
     "capamesh circuit 9xKq open --model digits --data my-network/router   of this model only",
     "capamesh circuit 9xKq auto --data my-network/router   takes all of that back",
 )
@@ -40,7 +41,7 @@ _SAID = {
 
 def circuit(
     peer: Annotated[
-        str, typer.Argument(metavar="PEER", help="A node's peer id, or the end of it.")
+        str, typer.Argument(metavar="NODE", help="A node's name, its peer id, or the end of it.")
     ],
     position: Annotated[
         Position,
@@ -80,8 +81,10 @@ def circuit(
         print_json(found)
         return
     whole = str(found.get("peer_id", peer))
+    name = str(found.get("name") or "")
+    node = f"{name} ({whole})" if name else whole
     what = f"{model}/{version}".rstrip("/") + " at " if model else ""
-    say(f"{what}{whole} {_SAID[position]}")
+    say(f"{what}{node} {_SAID[position]}")
     if position is not Position.AUTO:
         of = "".join(
             f" --{name} {value}"

@@ -7,7 +7,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from capamesh.cli import options
-from capamesh.cli.fleet import file_text
+from capamesh.cli.fleet import file_text, node_names
 from capamesh.cli.help_texts import examples
 
 EPILOG = examples(
@@ -125,12 +125,13 @@ def explain(
     if not replicas:
         raise typer.Exit(status)
     print()
+    names = node_names(replicas)
     print_table(
         (
-            "", "NODE", "ADDRESS", "CIRCUIT", "SHARE", "IN FLIGHT own/node/limit", "LATENCY", "RTT",
+            "", "NODE", "PEER", "ADDRESS", "CIRCUIT", "SHARE", "IN FLIGHT own/node/limit", "LATENCY", "RTT",
             "PRICE", "REGION", "REFUSAL",
         ),
-        [_row(replica) for replica in replicas],
+        [_row(replica, names) for replica in replicas],
     )  # fmt: skip
     raise typer.Exit(status)
 
@@ -151,7 +152,9 @@ def sentence(found: dict[str, Any]) -> str:
         return (
             f"A request for {what} can go nowhere: none of the {of} may have it, for these reasons."
         )
-    to = f"A request for {what} would go to {chosen.get('peer_id')} at {chosen.get('address')}: "
+    peer, name = chosen.get("peer_id"), chosen.get("name")
+    node = f"{name} ({peer})" if name else peer
+    to = f"A request for {what} would go to {node} at {chosen.get('address')}: "
     if chosen.get("refusal"):
         return f"{to}none of the {of} is fit for it, and this one is the least unfit ({chosen['refusal']})."
     if len(fit) == 1:
@@ -166,7 +169,7 @@ def _given(values: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in values.items() if value}
 
 
-def _row(replica: dict[str, Any]) -> tuple[object, ...]:
+def _row(replica: dict[str, Any], names: dict[str, str]) -> tuple[object, ...]:
     from capamesh.cli.printing import peer_text, time_text  # noqa: PLC0415 - help starts faster
 
     state, share = replica.get("state", "?"), replica.get("share", 0.0)
@@ -175,6 +178,7 @@ def _row(replica: dict[str, Any]) -> tuple[object, ...]:
     latency_us, rtt_us = replica.get("latency_us"), replica.get("rtt_us")
     return (
         "→" if replica.get("is_chosen") else "",
+        names.get(str(replica.get("peer_id")), "-"),
         peer_text(replica.get("peer_id", "?")),
         replica.get("address", "?"),
         state,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
 
 from capamesh.cli import options
 from capamesh.cli.help_texts import examples
+from capamesh.protocol.ids import PeerId
+from capamesh.protocol.member_name import shown_names
 from capamesh.protocol.model_digest import short_digest
 
 NODES_EPILOG = examples(
@@ -43,16 +46,18 @@ def nodes(
     if as_json:
         print_json({"nodes": found})
         return
+    names = node_names(found)
     if by_model:
         print_table(
             (
-                "PEER", "ADDRESS", "MODEL", "CIRCUIT", "SHARE", "IN FLIGHT own/node/limit", "QUEUED", "RUN",
+                "NODE", "PEER", "ADDRESS", "MODEL", "CIRCUIT", "SHARE", "IN FLIGHT own/node/limit", "QUEUED", "RUN",
             ),
-            [row for node in found for row in _model_rows(node)],
+            [row for node in found for row in _model_rows(node, names)],
         )  # fmt: skip
         return
     print_table(
         (
+            "NODE",
             "PEER",
             "STATE",
             "CIRCUIT",
@@ -62,8 +67,9 @@ def nodes(
             "ANSWERED",
             "REGION",
             "PRICE",
+            "MEMBER UNTIL",
         ),
-        [_row(node) for node in found],
+        [_row(node, names) for node in found],
     )
 
 
@@ -128,8 +134,14 @@ def file_text(owned: dict[str, Any] | None) -> str:
     return "\n".join(lines)
 
 
-def _row(node: dict[str, Any]) -> tuple[object, ...]:
-    from capamesh.cli.printing import amount, peer_text  # noqa: PLC0415 - help starts faster
+def node_names(found: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """Return what people are shown of each node, by its peer id; nothing of one that has no name."""
+    names = {PeerId(str(one.get("peer_id"))): str(one.get("name") or "") for one in found}
+    return {str(peer): name for peer, name in shown_names(names).items()}
+
+
+def _row(node: dict[str, Any], names: dict[str, str]) -> tuple[object, ...]:
+    from capamesh.cli.printing import amount, day_text, peer_text  # noqa: PLC0415 - help starts faster
 
     links: list[dict[str, Any]] = node.get("links", [])
     devices = "\n".join(
@@ -138,6 +150,7 @@ def _row(node: dict[str, Any]) -> tuple[object, ...]:
     )
     offered = "\n".join(_model(model) for model in node.get("models", []))
     return (
+        names.get(str(node.get("peer_id")), "-"),
         peer_text(node.get("peer_id", "?")),
         _state(node, links),
         _circuits(links),
@@ -147,6 +160,7 @@ def _row(node: dict[str, Any]) -> tuple[object, ...]:
         sum(link.get("answered", 0) for link in links),
         node.get("region") or "-",
         f"{node.get('price_per_million', 0.0):g}",
+        day_text(node.get("member_until")),
     )
 
 
@@ -183,11 +197,12 @@ def circuit_text(part: dict[str, Any]) -> str:
     return f"{state}: {reason}" if reason and state != "closed" else state
 
 
-def _model_rows(node: dict[str, Any]) -> list[tuple[object, ...]]:
+def _model_rows(node: dict[str, Any], names: dict[str, str]) -> list[tuple[object, ...]]:
     from capamesh.cli.printing import peer_text, time_text  # noqa: PLC0415 - help starts faster
 
     return [
         (
+            names.get(str(node.get("peer_id")), "-"),
             peer_text(node.get("peer_id", "?")),
             link.get("address", "?"),
             f"{model.get('name')}/{model.get('version')}",
@@ -207,14 +222,15 @@ def _model_rows(node: dict[str, Any]) -> list[tuple[object, ...]]:
 
 
 def _model(model: dict[str, Any]) -> str:
-    """Return a model with what runs it, or with why it cannot be used."""
+    """Return a model with what runs it, or with why it cannot be used, or what is wrong with it although it can."""
     named = f"{model.get('name')}/{model.get('version')}".removesuffix("/")
+    reason = model.get("reason", "")
+    why = f": {reason}" if reason else ""
     if model.get("state") != "ready":
-        reason = model.get("reason", "")
-        return f"{named} {model.get('state')}" + (f": {reason}" if reason else "")
+        return f"{named} {model.get('state')}{why}"
     provider = str(model.get("provider", "")).removesuffix("ExecutionProvider")
     how = ", ".join(filter(None, (provider, model.get("precision", ""))))
-    return f"{named} ({how})" if how else named
+    return (f"{named} ({how})" if how else named) + why
 
 
 def _state(node: dict[str, Any], links: list[dict[str, Any]]) -> str:

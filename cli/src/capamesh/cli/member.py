@@ -57,6 +57,7 @@ class Member:
         environment = {
             key: value for key, value in os.environ.items() if not key.startswith(_VARIABLES)
         }
+        environment[f"{_VARIABLES}NAME"] = name
         owner_fd, parent_liveness_fd = os.pipe()
         try:
             with (data_folder / LOG_FILE).open("ab") as log, os.fdopen(owner_fd):

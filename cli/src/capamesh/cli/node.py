@@ -72,6 +72,7 @@ def run(
     ] = 0,
     advertise: options.Advertise = "",
     mdns: options.Mdns = False,
+    name: options.Name = "",
     region: options.Region = "",
     price: Annotated[
         float,
@@ -196,6 +197,7 @@ def run(
         mesh_port=mesh_port,
         advertised_host=advertise,
         use_mdns=mdns,
+        name=name,
         region=region,
         price_per_million=price,
         drain_s=drain,

@@ -118,6 +118,16 @@ Advertise: TypeAlias = Annotated[
 Mdns: TypeAlias = Annotated[
     bool, typer.Option("--mdns", envvar="CAPAMESH_MDNS", help="Find members on the local network.")
 ]
+Name: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--name",
+        envvar="CAPAMESH_NAME",
+        metavar="NAME",
+        help="What people are shown, no identity: 1 to 63 of A-Z a-z 0-9 . _ -  [default: this machine's name]",
+        show_default=False,
+    ),
+]
 Region: TypeAlias = Annotated[
     str,
     typer.Option(

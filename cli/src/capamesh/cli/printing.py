@@ -124,6 +124,11 @@ def time_text(seconds: float | None) -> str:
     return f"{seconds * 1e6:.3g} µs"
 
 
+def day_text(moment: object) -> str:
+    """Return the day and minute (UTC) of a time in ISO 8601, "-" where there is none."""
+    return str(moment).replace("T", " ")[:16] if moment else "-"
+
+
 def _text(value: object) -> str:
     match value:
         case list() | tuple():

@@ -70,6 +70,7 @@ def run(
         ),
     ] = "",
     mdns: options.Mdns = False,
+    name: options.Name = "",
     region: options.Region = "",
     policy: options.Policy = options.DEFAULT_POLICY,
     rules: Annotated[
@@ -208,6 +209,7 @@ def run(
         advertised_host=advertise,
         dial_inside=dial_inside,
         use_mdns=mdns,
+        name=name,
         region=region,
         policy=policy,
         rules_file=rules,

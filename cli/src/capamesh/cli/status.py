@@ -11,7 +11,7 @@ import typer
 from capamesh.cli.printing import amount, print_fields, print_json, print_table, time_text
 from capamesh.protocol.data_dir import read_status
 from capamesh.protocol.errors import ConfigError
-from capamesh.protocol.member_status import READY, verdict
+from capamesh.protocol.member_status import READY, age_s, believable, verdict
 
 
 def show_status(folder: Path, role: str, *, as_json: bool) -> None:
@@ -21,20 +21,26 @@ def show_status(folder: Path, role: str, *, as_json: bool) -> None:
         raise ConfigError(
             f"{folder} is the home of a {status.get('role')}: ask capamesh {status.get('role')} status"
         )
-    found = verdict(status, dt.datetime.now(dt.UTC))
+    now = dt.datetime.now(dt.UTC)
+    found = verdict(status, now)
     reported = {"state": found.state, "reason": found.reason}
+    told_s = age_s(status, now)
+    believed = believable(status, found)
     if as_json:
         print_json(
             {
-                **status,
+                **believed,
                 **reported,
+                "age_s": None if told_s is None else round(told_s, 1),
                 "last_state": status.get("state"),
                 "is_ready": found.exit_status == READY,
             }
         )
     else:
-        tables = {key: status.pop(key, []) for key in ("workers", "models")}
-        print_fields({**status, **reported, "state": _state_text(found.state, status)})
+        tables = {key: believed.pop(key, []) for key in ("workers", "models")}
+        told = {} if told_s is None else {"age": f"{told_s:.1f} s"}
+        shown = {"name": "", **believed, **reported, **told}
+        print_fields({**shown, "state": _state_text(found.state, status)})
         _print_workers(tables["workers"])
         _print_models(tables["models"])
     if found.exit_status != READY:
@@ -56,7 +62,7 @@ def _print_workers(workers: list[dict[str, Any]]) -> None:
             (
                 worker["device"],
                 worker["name"],
-                worker["pid"] or "down",
+                worker.get("pid") or "down",
                 worker["starts"],
                 worker.get("sandbox") or "-",
                 worker["last_down"] or "-",

@@ -7,6 +7,7 @@ import os
 import socket
 
 from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.member_name import checked_name, name_of_host
 
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - to recognise them
 _ELSEWHERE = {
@@ -44,6 +45,11 @@ def advertised_host(host: str, override: str = "") -> str:
             "dial: give --advertise HOST, or listen on 0.0.0.0"
         )
     return "::1"
+
+
+def member_name(name: str) -> str:
+    """Return the name of a member: the one that its operator gave, else this machine's; `ConfigError` when it is none."""
+    return checked_name(name) if name else name_of_host(socket.gethostname())
 
 
 def outward_address() -> str:

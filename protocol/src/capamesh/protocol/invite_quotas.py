@@ -63,7 +63,7 @@ class InviteQuotas:
         """Give `spare_places` of each invite beyond what it says."""
         self._spare_places = spare_places
         self._invites: dict[str, _Invite] = {}
-        self._of_peer: dict[PeerId, str] = {}
+        self._of_peer: dict[PeerId, Member] = {}
 
     def __len__(self) -> int:
         return len(self._of_peer)
@@ -74,7 +74,12 @@ class InviteQuotas:
 
     def invite_of(self, peer: PeerId) -> str:
         """Return the serial of the invite by which `peer` has its place, "" when it has none."""
-        return self._of_peer.get(peer, "")
+        member = self._of_peer.get(peer)
+        return "" if member is None else member.invite_serial
+
+    def member_of(self, peer: PeerId) -> Member | None:
+        """Return the membership by which `peer` has its place, None when it has none."""
+        return self._of_peer.get(peer)
 
     def refusal(self, member: Member, cost_bytes: int = 0) -> str:
         """Return why a member has no place, for people; "" when it has one, or may have, at that cost."""
@@ -100,7 +105,7 @@ class InviteQuotas:
 
     def keep(self, member: Member, cost_bytes: int) -> None:
         """A member has its place now, at this cost."""
-        if self._of_peer.get(member.peer_id, member.invite_serial) != member.invite_serial:
+        if self.invite_of(member.peer_id) not in {"", member.invite_serial}:
             self.left(member.peer_id)  # it has come with another invite
         invite = self._invites.get(member.invite_serial)
         if invite is None:
@@ -108,13 +113,14 @@ class InviteQuotas:
         invite.used_bytes += cost_bytes - invite.costs.get(member.peer_id, 0)
         invite.costs[member.peer_id] = cost_bytes
         invite.refused.discard(member.peer_id)
-        self._of_peer[member.peer_id] = member.invite_serial
+        self._of_peer[member.peer_id] = member
 
     def left(self, peer: PeerId) -> None:
         """A member is gone, and its place is free."""
-        serial = self._of_peer.pop(peer, None)
-        if serial is None:
+        member = self._of_peer.pop(peer, None)
+        if member is None:
             return
+        serial = member.invite_serial
         invite = self._invites[serial]
         invite.used_bytes -= invite.costs.pop(peer)
         if not invite.costs:

@@ -69,6 +69,45 @@ def verdict(status: Mapping[str, Any], now: datetime) -> Verdict:
     return Verdict(state, reason, READY if state == "ready" else NOT_READY)
 
 
+def age_s(status: Mapping[str, Any], now: datetime) -> float | None:
+    """Return the seconds since a status was written; None where it does not say."""
+    updated_at = _time(status.get("updated_at"))
+    return None if updated_at is None else (now - updated_at).total_seconds()
+
+
+def believable(status: Mapping[str, Any], found: Verdict) -> dict[str, Any]:
+    """Return `status` without what is not true any more of a process that has stopped, or is not known of a stale one."""
+    is_running = bool(status.get("is_running"))
+    if is_running and found.state != "stale":
+        return dict(status)
+    state = "unknown" if is_running else "stopped"
+    over: dict[str, Any] = {
+        "routers": 0,
+        "links": 0,
+        "nodes": 0,
+        "sidecar_pid": None,
+        "worker_pids": [],
+    }
+    workers: list[dict[str, Any]] = status.get("workers", [])
+    models: list[dict[str, Any]] = status.get("models", [])
+    believed = {
+        **status,
+        **{key: value for key, value in over.items() if key in status and not is_running},
+        "models": [_without_now(model, state) for model in models],
+    }
+    if not is_running:
+        believed["workers"] = [{**worker, "pid": None} for worker in workers]
+    return {key: value for key, value in believed.items() if key in status}
+
+
+def _without_now(model: Mapping[str, Any], state: str) -> dict[str, Any]:
+    """Return a model's status with `state`, what it counted, and nothing of the moment at which it was written."""
+    kept = {
+        key: value for key, value in model.items() if key not in {"requests_in_flight", "limit"}
+    }
+    return {**kept, "state": state, "last_state": model.get("state")}
+
+
 def _time(value: object) -> datetime | None:
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else None

@@ -44,6 +44,8 @@ class RouterSettings:
     further inside than where this router is reached itself."""
     use_mdns: bool = False
     """True if members on the local network are found by multicast DNS."""
+    name: str = ""
+    """The name that people see, as `member_name` has it; empty for the name of this machine."""
     region: str = ""
     """The place of this router in its operator's words; empty if it does not say."""
     policy: str = DEFAULT_POLICY

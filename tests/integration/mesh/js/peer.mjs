@@ -109,6 +109,7 @@ const isInteger = (least, most) => (value) => (typeof value === 'bigint' || Numb
 const isCount = isInteger(0n, 2n ** 63n - 1n)
 const isArrayOf = (most, check) => (value) => Array.isArray(value) && value.length <= most && value.every(check)
 const isAddress = (value) => /^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_][A-Za-z0-9_.-]*):[1-9][0-9]{0,4}$/.test(value)
+const isMemberName = (value) => /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/.test(value)
 const isDigest = (value) => /^sha256-chunks:[0-9a-f]{64}$/.test(value)
 
 // Checks a map against its fields: a name that ends in "?" may be left out, and unknown fields are skipped.
@@ -138,7 +139,8 @@ const checkAdvert = isMapOf('advert', {
     'best_rows?': isCount, 'row_us?': isCount, 'max_rows?': isCount, 'memory?': isCount
   })),
   region: isText(64), price_per_million: (value) => Number.isFinite(value) && value >= 0 && value <= 1e12,
-  agent_version: isText(64), draining: (value) => typeof value === 'boolean', 'interval_s?': isInteger(1n, 600n)
+  agent_version: isText(64), draining: (value) => typeof value === 'boolean', 'interval_s?': isInteger(1n, 600n),
+  'name?': isMemberName
 })
 
 async function open ({ from, data }) {

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime as dt
 import io
 import json
 from collections.abc import AsyncIterator
@@ -10,8 +11,11 @@ from router_http import Http, serving
 
 from capamesh.protocol.adverts import NO_VERSION, ModelState
 from capamesh.protocol.fleet import Joined
-from capamesh.protocol.network import MAX_LIST_BYTES
+from capamesh.protocol.ids import PeerId
+from capamesh.protocol.network import MAX_LIST_BYTES, Member, Role
 from capamesh.protocol.tensors import Limits
+
+UNTIL = dt.datetime(2027, 3, 1, 12, tzinfo=dt.UTC)
 
 
 async def get(http: Http, path: str) -> tuple[int, object]:
@@ -229,6 +233,7 @@ async def test_fleet_page_shows_nodes_models_and_links(http: Http) -> None:
     assert await get(http, "/v1/nodes") == (200, {"nodes": []})
     http.node("A", echo)
     http.view.apply([Joined(advert("B", "b:1", is_draining=True))])
+    http.members[PeerId("B")] = Member(PeerId("B"), Role.NODE, "ab" * 20, UNTIL)
     http.pool.errors["b:1"] = "refused"
     status, body = await get(http, "/v1/nodes")
     assert status == 200
@@ -239,6 +244,8 @@ async def test_fleet_page_shows_nodes_models_and_links(http: Http) -> None:
     assert first["models"][0]["state"] == "ready"
     assert first["links"][0]["is_usable"]
     assert second["is_draining"]
+    assert (first["invite"], first["member_until"]) == ("", None)
+    assert (second["invite"], second["member_until"]) == ("ab" * 20, "2027-03-01T12:00:00+00:00")
     (down,) = second["links"]
     assert {name: down[name] for name in ("address", "is_up", "is_usable", "last_error")} == {
         "address": "b:1",

@@ -129,6 +129,7 @@ async def test_decision_is_explained_replica_by_replica_and_no_node_is_asked(
     assert first["report_age_us"] is None
     assert second.pop("report_age_us") >= 0
     assert second == {
+        "name": "",
         "peer_id": ALPHA,
         "address": f"{ALPHA}:1",
         "is_chosen": False,
@@ -283,7 +284,7 @@ async def test_held_node_gets_nothing_until_it_is_let_go_of(served: Served) -> N
     held = {"model": "", "version": "", "state": "forced_open"}
     assert await served.hold(ALPHA, {"state": "forced_open"}) == (
         200,
-        {"peer_id": ALPHA, **held, "overrides": [held]},
+        {"peer_id": ALPHA, "name": "", **held, "overrides": [held]},
     )
     for _ in range(4):
         assert (await served.explain())[1]["chosen"] == [OTHER]
@@ -326,10 +327,10 @@ async def test_end_of_a_peer_id_is_enough_when_it_is_one_node_s(served: Served) 
     status, found = await served.hold("alpha", {"state": "forced_open"})
     assert (status, found["error"]) == (
         400,
-        f"'alpha' is the end of 2 peer ids: {ALPHA}, 12D3KooWbeta-alpha",
+        f"'alpha' may mean 2 nodes: {ALPHA}, 12D3KooWbeta-alpha; give the whole peer id of one",
     )
     assert (await served.hold("pha", {"state": "forced_open"}))[0] == 404
-    assert (await served.hold("12D3", {"state": "forced_open"}))[0] == 404
+    assert (await served.hold("12D3", {"state": "forced_open"}))[0] == 400
 
 
 async def test_node_that_is_away_can_be_let_go_of(served: Served) -> None:
@@ -347,7 +348,7 @@ async def test_unknown_node_or_model_is_not_found_and_those_there_are_named(
     served.node(ALPHA)
     status, found = await served.hold("nobody", {"state": "forced_open"})
     assert status == 404
-    assert found["error"].startswith("no node's peer id is 'nobody' or ends with it")
+    assert found["error"].startswith("no node is named 'nobody', and no peer id is, begins")
     assert found["error"].endswith(f"the fleet's nodes: {ALPHA}")
     assert await served.hold(ALPHA, {"state": "forced_open", "model": "x"}) == (
         404,

@@ -32,7 +32,7 @@ from capamesh.node.models.eviction import (
 from capamesh.node.models.lifecycle import MAX_CHANGES, ModelLifecycle
 from capamesh.node.models.preparation import LoadResult
 from capamesh.node.models.refusals import MAX_SHOWN
-from capamesh.node.models.registry import HostedModel, ModelRegistry
+from capamesh.node.models.registry import OUTDATED, HostedModel, ModelRegistry
 from capamesh.node.models.shortage import Reserve
 from capamesh.node.profiling.profile_cache import Measured
 from capamesh.node.repository import ContentChanged, Manifest, ModelSource, Refused, Scan, scan
@@ -674,7 +674,7 @@ async def test_changed_model_that_fails_leaves_the_old_one_serving(rig: Rig) -> 
     rig.has(source_of("m", digest="2"))
     await rig.until(lambda: "model_failed" in rig.log.events)
     await rig.followed()
-    assert rig.state("m") == (ModelState.READY, "")
+    assert rig.state("m") == (ModelState.READY, f"{OUTDATED}an operator is unknown")
     assert rig.hosted("m").source.digest.endswith("1")
     assert not rig.device.models["m/1"].is_closed
     assert await rig.value("m") == 2.0
@@ -682,6 +682,19 @@ async def test_changed_model_that_fails_leaves_the_old_one_serving(rig: Rig) -> 
     del rig.device.errors["m/1"]
     rig.has(source_of("m", digest="3"))
     await rig.until(lambda: rig.hosted("m").source.digest.endswith("3"))
+    assert rig.state("m") == (ModelState.READY, "")
+
+
+async def test_model_that_serves_the_file_before_does_not_tell_where_the_folder_lies(
+    rig: Rig,
+) -> None:
+    rig.has(source_of("m", digest="1"))
+    rig.start()
+    await rig.ready("m/1")
+    rig.device.errors["m/1"] = ModelInvalid(f"'{rig.folder.resolve()}/m/1/model.onnx' is odd")
+    rig.has(source_of("m", digest="2"))
+    await rig.until(lambda: "model_failed" in rig.log.events)
+    assert rig.state("m") == (ModelState.READY, f"{OUTDATED}'m/1/model.onnx' is odd")
 
 
 @pytest.mark.parametrize("version", ["1", ""])
@@ -692,10 +705,12 @@ async def test_model_whose_files_are_refused_goes_on_as_it_was(rig: Rig, version
     rig.has(source_of("n"), refused=[Refused("m", version, "capamesh.toml is not TOML")])
     await rig.until(lambda: "model_refused" in rig.log.events)
     await rig.followed()
-    assert rig.state("m") == (ModelState.READY, "")
+    assert rig.state("m") == (ModelState.READY, f"{OUTDATED}capamesh.toml is not TOML")
+    assert rig.state("n") == (ModelState.READY, "")
     assert await rig.value("m") == 2.0
     rig.has(source_of("m"), source_of("n"))
     await rig.followed()
+    assert rig.state("m") == (ModelState.READY, "")
     assert rig.device.loaded == ["m/1 0", "n/1 0"]
     assert rig.log.events.count("model_refused") == 1
 

@@ -70,6 +70,7 @@ ADVERT = NodeAdvert(
     agent_version="0.1.0",
     is_draining=False,
     interval_s=60,
+    name="gpu-1",
 )
 
 ROUTER = RouterAdvert(
@@ -79,6 +80,7 @@ ROUTER = RouterAdvert(
     region="eu",
     agent_version="0.1.0",
     nodes=600,
+    name="front",
 )
 
 BODY: dict[str, Any] = advert_to_body(ADVERT)
@@ -147,6 +149,7 @@ adverts = st.builds(
     agent_version=texts(0, 64),
     is_draining=st.booleans(),
     interval_s=st.integers(1, 600),
+    name=st.just("") | st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", fullmatch=True),
 )
 
 
@@ -201,12 +204,14 @@ def test_field_names_on_the_wire_are_these() -> None:
         "agent_version": "0.1.0",
         "draining": False,
         "interval_s": 60,
+        "name": "gpu-1",
     }
     assert router_to_body(ROUTER) == {
         "link_addresses": ["router.example.org:7100", "router.example.org:7101"],
         "region": "eu",
         "agent_version": "0.1.0",
         "nodes": 600,
+        "name": "front",
     }
 
 
@@ -296,6 +301,15 @@ INPUT = ("models", 0, "inputs", 0)
         (("interval_s",), 0, "interval_s is 0, expected a whole number from 1 to 600"),
         (("interval_s",), 601, "interval_s is 601, expected a whole number from 1 to 600"),
         (("interval_s",), 60.0, "interval_s is 60.0"),
+        (("name",), "x" * 64, "name is 'x"),
+        (("name",), "-x", "name is '-x'"),
+        (("name",), "gpu 1", "name is 'gpu 1'"),
+        (("name",), "gpu\n", "name is 'gpu\\n'"),
+        (("name",), "\x1b[2J", "name is '\\x1b[2J'"),
+        (("name",), "\u202egpu", "name is '\\u202egpu'"),
+        (("name",), "\u0261pu", "name is '\u0261pu'"),  # a letter, but of no one's keyboard
+        (("name",), b"gpu", "name is"),
+        (("name",), None, "name is None"),
     ],
 )  # fmt: skip
 def test_field_that_does_not_fit_is_named_with_its_value_and_limit(
@@ -314,8 +328,14 @@ def test_number_of_nodes_that_is_none_refuses_the_router_s_advert(nodes: object)
         router_from_body({**router_to_body(ROUTER), "nodes": nodes}, PEER, SEQUENCE)
 
 
+@pytest.mark.parametrize("name", ["x" * 64, "a b", ".x", "\x07", 7])
+def test_name_that_is_none_refuses_the_router_s_advert(name: object) -> None:
+    with pytest.raises(AdvertRejected, match=r"^field: name is "):
+        router_from_body({**router_to_body(ROUTER), "name": name}, PEER, SEQUENCE)
+
+
 WITH_DEFAULT: dict[tuple[str | int, ...], tuple[str, ...]] = {
-    (): ("interval_s",),
+    (): ("interval_s", "name"),
     DEVICE: ("runtime", "driver"),
     MODEL: ("provider", "precision", "best_rows", "row_us", "max_rows", "memory", "once"),
 }
@@ -346,6 +366,7 @@ def test_older_nodes_advert_is_read_with_the_defaults_and_an_advert_of_defaults_
     older = replace(
         ADVERT,
         interval_s=10,
+        name="",
         devices=(replace(ADVERT.devices[0], runtime="", driver=""),),
         models=(
             replace(
@@ -365,7 +386,7 @@ def test_older_nodes_advert_is_read_with_the_defaults_and_an_advert_of_defaults_
 
 
 def test_older_router_s_advert_tells_of_no_nodes() -> None:
-    older = replace(ROUTER, nodes=0)
+    older = replace(ROUTER, nodes=0, name="")
     body = router_to_body(older)
     assert sorted(body) == ["agent_version", "link_addresses", "region"]
     assert router_from_body(body, PEER, SEQUENCE) == older

@@ -33,6 +33,7 @@ class Router(Members):
             self.hearing,
             self.clocks,
             publish=self._publish,
+            name="front",
             region="eu",
             supervisor=Supervisor(self.telemetry, log, clock=self.clocks.steady_s),
             log=log,
@@ -67,7 +68,7 @@ def test_router_tells_how_many_nodes_are_in_its_own_view_and_where_it_is_dialled
     adverts = router.adverts()
     assert [advert.nodes for advert in adverts] == [0, 3]
     assert [advert.link_addresses for advert in adverts] == [("127.0.0.1:7100",)] * 2
-    assert {advert.region for advert in adverts} == {"eu"}
+    assert {(advert.region, advert.name) for advert in adverts} == {("eu", "front")}
     assert adverts[1].sequence > adverts[0].sequence
 
 

@@ -30,7 +30,9 @@ def test_advert_brings_its_node_into_the_view_and_has_it_dialled(router: Members
     router.members.heard(says(node, 7001))
     assert router.peers == [peer]
     assert [endpoint.address for endpoint in router.dialled] == ["127.0.0.1:7001"]
-    assert router.log.events == [("node_joined", {"peer": peer, "models": ["m/1"]})]
+    assert router.log.events == [
+        ("node_joined", {"node": "gpu-1", "peer": peer, "models": ["m/1"]})
+    ]
     assert [type(change) for change in router.changes[0]] == [Joined]
     assert router.hurried == [("127.0.0.1:7001", True)]
 
@@ -59,7 +61,7 @@ def test_advert_with_another_address_has_the_old_one_let_go_and_the_new_one_dial
     router.members.heard(says(node, 7002, counter=2, is_draining=True))
     assert [endpoint.address for endpoint in router.let_go] == ["127.0.0.1:7001"]
     assert [endpoint.address for endpoint in router.dialled] == ["127.0.0.1:7001", "127.0.0.1:7002"]
-    changed = {"peer": node.identity.peer_id, "is_draining": True}
+    changed = {"node": "gpu-1", "peer": node.identity.peer_id, "is_draining": True}
     assert router.log.of("node_changed") == [changed]
 
 
@@ -70,7 +72,7 @@ def test_goodbye_takes_its_node_out_of_the_view_and_of_what_is_kept(router: Memb
     router.members.heard(says_goodbye(node))
     assert router.peers == []
     assert len(router.last_fleet) == 0
-    gone = {"peer": node.identity.peer_id, "reason": "goodbye"}
+    gone = {"node": "gpu-1", "peer": node.identity.peer_id, "reason": "goodbye"}
     assert router.log.of("node_left") == [gone]
 
 
@@ -98,11 +100,13 @@ def test_node_is_missed_by_the_interval_that_it_told(router: Members) -> None:
     router.clocks.pass_s(340)
     for _ in range(2):  # a node is suspected before it is gone
         router.members.tick()
-    assert router.log.of("node_left") == [{"peer": often.identity.peer_id, "reason": "expired"}]
+    assert router.log.of("node_left") == [
+        {"node": "gpu-1", "peer": often.identity.peer_id, "reason": "expired"}
+    ]
     router.clocks.pass_s(11)
     router.members.tick()
     assert router.log.of("node_left")[1:] == [
-        {"peer": seldom.identity.peer_id, "reason": "expired"}
+        {"node": "gpu-1", "peer": seldom.identity.peer_id, "reason": "expired"}
     ]
 
 

@@ -50,7 +50,7 @@ def test_revoked_invite_expels_all_that_it_admitted_and_nobody_else(router: Rout
     assert (revocations.encode(), is_kept) == (encoded, True)
     assert router.peers == [stays.identity.peer_id]
     assert router.log.of("node_left") == [
-        {"peer": node.identity.peer_id, "reason": "revoked"} for node in out
+        {"node": "gpu-1", "peer": node.identity.peer_id, "reason": "revoked"} for node in out
     ]
     assert router.told == ["links", "taken", encoded]
     router.members.heard(says(network.member(revoked), 7004))

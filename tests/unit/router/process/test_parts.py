@@ -128,6 +128,7 @@ def test_verdict_on_a_node_is_logged(tmp_path: Path) -> None:
     parts.watch._judge()
     assert log.of("node_inhibited") == [
         {
+            "node": "",
             "peer": "A",
             "address": "127.0.0.1:1",
             "model": "",

@@ -21,7 +21,7 @@ class Sidecar:
     """A sidecar that listens on all addresses."""
 
     pid = 7
-    addrs = ("/ip4/0.0.0.0/tcp/4001/p2p/Q",)
+    addrs: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4001/p2p/Q",)
 
 
 class Router(Members):
@@ -31,7 +31,8 @@ class Router(Members):
         super().__init__(folder)
         log: Any = self.log
         home = DataDir(folder)
-        sidecar: Any = Sidecar()
+        self.sidecar = Sidecar()
+        sidecar: Any = self.sidecar
         self.folder = folder
         self.standing = Standing(
             home,
@@ -48,6 +49,7 @@ class Router(Members):
             self.hearing,
             self.clocks,
             sidecar,
+            name="front",
             mesh_host="10.1.2.3",
             today=lambda: NOW + dt.timedelta(seconds=self.clocks.passed_s),
         )
@@ -84,6 +86,42 @@ def test_router_that_serves_is_ready_once_a_node_can_be_reached(router: Router) 
     assert router.shown == ("draining", "")
 
 
+def test_router_is_not_ready_before_its_mesh_is_up_and_stays_so_while_it_is_started_anew(
+    router: Router,
+) -> None:
+    router.sidecar.addrs = ()
+    router.members.heard(says(router.network.member()))
+    linked(router.dialled[0])
+    router.standing.enter("serving")
+    assert router.shown == ("starting", "its mesh is not up yet")
+    assert read_status(router.folder)["mesh_addresses"] == []
+    router.sidecar.addrs = Sidecar.addrs
+    router.standing.write()
+    assert router.shown == ("ready", "")
+    assert read_status(router.folder)["mesh_addresses"] == ["/ip4/10.1.2.3/tcp/4001/p2p/Q"]
+    router.sidecar.addrs = ()
+    router.standing.write()
+    assert router.shown == ("ready", "")
+
+
+def test_router_that_waits_says_whether_it_had_nodes_and_whether_it_can_hear_of_any(
+    router: Router,
+) -> None:
+    router.standing.enter("serving")
+    router.sidecar.addrs = ()
+    router.standing.write()
+    assert router.shown == (
+        "waiting",
+        "its mesh is down, so that it hears of no node; it is started anew",
+    )
+    router.sidecar.addrs = Sidecar.addrs
+    node = router.network.member()
+    router.members.heard(says(node))
+    router.members.apply(router.hearing.expel(node.identity.peer_id, router.clocks.now()))
+    router.standing.write()
+    assert router.shown == ("waiting", "all nodes that were heard of have left")
+
+
 def test_status_is_not_written_again_while_the_state_is_the_same(router: Router) -> None:
     router.standing.enter("serving")
     router.standing.link_address = "10.1.2.3:4100"
@@ -94,6 +132,7 @@ def test_status_is_not_written_again_while_the_state_is_the_same(router: Router)
     assert status["link_address"] == "10.1.2.3:4100"
     assert status["mesh_addresses"] == ["/ip4/10.1.2.3/tcp/4001/p2p/Q"]
     assert status["sidecar_pid"] == 7
+    assert status["name"] == "front"
 
 
 def test_router_that_is_revoked_refuses_requests_also_while_nodes_are_linked(

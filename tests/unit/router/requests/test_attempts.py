@@ -40,6 +40,7 @@ from capamesh.router.requests.attempt_events import (
     Withdraw,
 )
 from capamesh.router.requests.attempts import RequestAttempts
+from capamesh.router.requests.sends import too_late
 
 LOAD = LoadReport(1, 0, 8, 9, 10, 0)
 
@@ -912,6 +913,18 @@ def test_request_bound_to_a_node_that_refuses_it_goes_to_no_other(
 # the deadline
 
 
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        (0, "the request's deadline passed before any node was asked"),
+        (1, "no answer before the request's deadline from the one node asked"),
+        (3, "no answer before the request's deadline from any of the 3 nodes asked"),
+    ],
+)
+def test_deadline_s_error_says_how_many_nodes_were_asked(asked: int, text: str) -> None:
+    assert too_late(asked) == f"{text}; allow more time or try again later"
+
+
 def test_deadline_fails_it_and_withdraws_what_is_under_way() -> None:
     picker = ScriptedDesk(hedge_delay_s=1.0)
     attempts = started(picker, is_hedged=True)
@@ -921,7 +934,7 @@ def test_deadline_fails_it_and_withdraws_what_is_under_way() -> None:
     final, *rest = attempts.tick(110.0)
     assert isinstance(final, Failed)
     assert str(final.error) == (
-        "no answer before the request's deadline, from 2 nodes asked; allow more time or try again later"
+        "no answer before the request's deadline from any of the 2 nodes asked; allow more time or try again later"
     )
     assert rest == [Withdraw(0), Withdraw(1)]
     assert picker.reported[2:] == ["left A", "withdrawn A 10", "left B", "withdrawn B 9"]

@@ -31,6 +31,7 @@ from capamesh.node.devices.nvml import GpuReader
 from capamesh.protocol.advertised_address import (
     advertised_host,
     listen_multiaddr,
+    member_name,
     reachable_multiaddr,
     require_free,
 )
@@ -99,6 +100,7 @@ class NodeAgent:
                 region=settings.region,
                 price_per_million=settings.price_per_million,
                 agent_version=package_version("capamesh"),
+                name=member_name(settings.name),
             )
         )
         self._mesh = MeshClient(
@@ -356,6 +358,7 @@ class NodeAgent:
         self._home.write_status(
             {
                 "role": "node",
+                "name": advert.name,
                 "state": state,
                 "reason": reason,
                 **self._upkeep.fields(dt.datetime.now(dt.UTC)),

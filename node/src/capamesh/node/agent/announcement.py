@@ -29,6 +29,7 @@ class NodeFacts:
     region: str
     price_per_million: float
     agent_version: str
+    name: str = ""
 
 
 class Announcement:
@@ -86,6 +87,7 @@ class Announcement:
             agent_version=facts.agent_version,
             is_draining=self.is_draining,
             interval_s=interval_s,
+            name=facts.name,
         )
 
     def models_of(self, worker: int) -> list[ModelOffer]:

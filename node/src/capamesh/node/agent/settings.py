@@ -32,6 +32,8 @@ class NodeSettings:
     """The host that routers dial; empty: `host`, or this machine's outward address if that is a wildcard."""
     use_mdns: bool = False
     """True if members on the local network are found by multicast DNS."""
+    name: str = ""
+    """The name that people see, as `member_name` has it; empty for the name of this machine."""
     region: str = ""
     """The place of this node in its operator's words; empty if it does not say."""
     price_per_million: float = 0.0

@@ -109,11 +109,13 @@ class ModelChanges:
             )
             if is_remade and (before := self._models.withdraw(key)) is not None:
                 self._leaving.append(before)
-            if self._models.find(*key) is None:
+            # The whole network is told of it, which need not know where the folder lies.
+            reason = error.message.replace(self._shown_root, "")
+            if self._models.find(*key) is not None:
+                self._models.outdate(key, reason)
+            else:
                 may_come = isinstance(error, NoRoom) and error.soon_s < math.inf
                 state = ModelState.UNLOADED if may_come else ModelState.FAILED
-                # The whole network is told of it, which need not know where the folder lies.
-                reason = error.message.replace(self._shown_root, "")
                 self._models.say(key, state, reason, source.digest)
             await self._bring_back(evicted)
             return error

@@ -87,6 +87,7 @@ class FolderWatch:
             for key in keys_of(refused, self._models.known_keys()):
                 if self._models.find(*key) is not None:
                     keys.add(key)
+                    self._models.outdate(key, refused.reason)
                 elif key in said or len(said) < MAX_SHOWN:
                     said.add(key)
                     self._models.say(key, ModelState.FAILED, refused.reason)

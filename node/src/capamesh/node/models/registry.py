@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 UNVERIFIED = "unverified"
 """Stands for the provider while no model has shown which it is."""
 
+OUTDATED = "serves the file before, for the new one was refused: "
+"""The beginning of what is said of a model that goes on as it was, since what replaced its file cannot be served."""
+
 Key = tuple[ModelName, ModelVersion]
 
 
@@ -46,6 +49,8 @@ class HostedModel:
     """The time when it was last made to give back what its runs had left."""
     load: int = 0
     """Tells its loads in this process apart, by which its counts start at 0; given by `ModelRegistry.ready`."""
+    outdated: str = ""
+    """The reason for which a newer file in its place is not served, for people; empty while there is none."""
 
     @property
     def most_rows(self) -> int:
@@ -56,6 +61,11 @@ class HostedModel:
     def version(self) -> ModelVersion:
         """The version served."""
         return self.source.version
+
+    @property
+    def reason(self) -> str:
+        """Return what is wrong with it although it takes requests, for people; empty while nothing is known to be."""
+        return self.outdated or self.runner.scheduler.health.reason
 
 
 class ModelRegistry:
@@ -136,7 +146,7 @@ class ModelRegistry:
         is_news = False
         for hosted in self:
             key = hosted.source.name, hosted.source.version
-            reason, offer = hosted.runner.scheduler.health.reason, self._offers[key]
+            reason, offer = hosted.reason, self._offers[key]
             max_rows = _max_rows(hosted)
             if offer.reason != reason or offer.max_rows != max_rows:
                 self._offers[key] = replace(offer, reason=reason, max_rows=max_rows)
@@ -146,13 +156,17 @@ class ModelRegistry:
     def sign(self, sources: Iterable[ModelSource]) -> bool:
         """Show the signatures that `sources` have now of the models that take requests; return whether that is news.
 
-        A signature changes nothing about how a model is served: it is not loaded again for one.
+        A signature changes nothing about how a model is served: it is not loaded again for one. A model whose file is
+        among the `sources` is not older than its file any more.
         """
         is_news = False
         for source in sources:
             hosted = self.find(source.name, source.version)
             if hosted is None or hosted.source != source:
                 continue
+            if hosted.outdated:  # its file is back
+                hosted.outdated = ""
+                is_news |= self.reported_anew()
             signatures = source.signed, source.also_signed
             if (hosted.source.signed, hosted.source.also_signed) != signatures:
                 hosted.source = source
@@ -162,6 +176,14 @@ class ModelRegistry:
                 )
                 is_news = True
         return is_news
+
+    def outdate(self, key: Key, reason: str) -> bool:
+        """Say why a newer file is not served in the place of a model that takes requests; return whether that is news."""
+        hosted = self.find(*key)
+        if hosted is None:
+            return False
+        hosted.outdated = f"{OUTDATED}{reason}"
+        return self.reported_anew()
 
     def withdraw(self, key: Key) -> HostedModel | None:
         """Take no more requests for a model version; return what took them."""

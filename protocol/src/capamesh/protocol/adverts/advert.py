@@ -121,6 +121,8 @@ class NodeAdvert:
     is_draining: bool
     interval_s: int = MIN_INTERVAL_S
     """The next advert comes after so long, give or take a tenth, unless it is lost."""
+    name: str = ""
+    """The name that its operator gave it, for people: no identity, for two nodes may have the same; "" for none."""
 
     def says_the_same_as(self, other: NodeAdvert) -> bool:
         """Return whether the two differ in nothing but their sequence and when the next one comes."""
@@ -139,3 +141,5 @@ class RouterAdvert:
     agent_version: str
     nodes: int = 0
     """The number of nodes in its own view, others' counts left out; 0 for none, or not told."""
+    name: str = ""
+    """The name that its operator gave it, likewise."""

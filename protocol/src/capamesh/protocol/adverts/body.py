@@ -68,6 +68,8 @@ def advert_to_body(advert: NodeAdvert) -> dict[str, object]:
     }
     if advert.interval_s != MIN_INTERVAL_S:
         body["interval_s"] = advert.interval_s
+    if advert.name:
+        body["name"] = advert.name
     try:
         advert_from_body(body, advert.peer, advert.sequence)
     except AdvertRejected as exc:
@@ -91,6 +93,7 @@ def advert_from_body(body: Mapping[str, object], peer: PeerId, sequence: Sequenc
         agent_version=wire.agent_version,
         is_draining=wire.draining,
         interval_s=wire.interval_s,
+        name=wire.name,
     )
 
 
@@ -100,7 +103,7 @@ def router_to_body(advert: RouterAdvert) -> dict[str, object]:
         "link_addresses": list(advert.link_addresses),
         "region": advert.region,
         "agent_version": advert.agent_version,
-        **_reported({"nodes": advert.nodes}),
+        **_reported({"nodes": advert.nodes, "name": advert.name}),
     }
     try:
         router_from_body(body, advert.peer, advert.sequence)
@@ -119,6 +122,7 @@ def router_from_body(body: Mapping[str, object], peer: PeerId, sequence: Sequenc
         region=wire.region,
         agent_version=wire.agent_version,
         nodes=wire.nodes,
+        name=wire.name,
     )
 
 

@@ -39,9 +39,11 @@ field with a default can be added without a new wire version):
     "draining"          boolean
     "interval_s"        integer 1..600, default 10: the next advert comes after so many seconds, give or take a tenth;
                         after 2.2 times as long a receiver suspects the node, after 3.5 times it forgets it
+    "name"              text, default "": 1..63 of the characters A-Z a-z 0-9 . _ - of which the first is a letter or a
+                        digit; see `member_name`
 
-The body of "router": "link_addresses" (array, up to 64, as "addresses"), "region", "agent_version", and "nodes"
-(integer 0..2^63-1, default 0: how many are in the router's own view).
+The body of "router": "link_addresses" (array, up to 64, as "addresses"), "region", "agent_version", "nodes"
+(integer 0..2^63-1, default 0: how many are in the router's own view), and "name" (as a node's).
 The body of "goodbye" has no fields.
 """
 
@@ -52,6 +54,7 @@ from typing import Annotated, Final, TypeAlias
 from capamesh.protocol.adverts.addresses import MAX_ADDRESS_CHARS
 from capamesh.protocol.adverts.interval import MIN_INTERVAL_S
 from capamesh.protocol.adverts.sequence import MAX_COUNT
+from capamesh.protocol.member_name import MAX_MEMBER_NAME_CHARS, MEMBER_NAME_PATTERN
 from capamesh.protocol.model_digest import MAX_DIGEST_CHARS
 from capamesh.protocol.publishing import MAX_OTHERS, SIGNED_BYTES
 from capamesh.protocol.schema import PLAIN, Meta, Struct
@@ -78,6 +81,9 @@ _Count: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 _Name: TypeAlias = Annotated[str, Meta(max_length=MAX_NAME_CHARS), PLAIN]
 _Label: TypeAlias = Annotated[str, Meta(max_length=MAX_LABEL_CHARS), PLAIN]
 _Word: TypeAlias = Annotated[str, Meta(max_length=MAX_WORD_CHARS), PLAIN]
+_MemberName: TypeAlias = Annotated[
+    str, Meta(max_length=MAX_MEMBER_NAME_CHARS, pattern=MEMBER_NAME_PATTERN)
+]
 _Address: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_ADDRESS_CHARS), PLAIN]
 
 
@@ -145,6 +151,7 @@ class WireAdvert(WireModels, frozen=True, gc=False):
     agent_version: _Label
     draining: bool
     interval_s: Annotated[int, Meta(ge=1, le=MAX_REPORTED_INTERVAL_S)] = MIN_INTERVAL_S
+    name: _MemberName = ""
 
 
 class WireRouter(Struct, frozen=True, gc=False):
@@ -154,3 +161,4 @@ class WireRouter(Struct, frozen=True, gc=False):
     region: _Label
     agent_version: _Label
     nodes: _Count = 0
+    name: _MemberName = ""

@@ -17,6 +17,7 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]  # it ships no t
 from capamesh.protocol.channel.backoff import Backoff, RestartPolicy
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.identity import public_bytes_of
+from capamesh.protocol.mesh.dial_failures import reason_of_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -124,10 +125,12 @@ class Dialler:
         store.clear_addrs(peer)
         self._swarm.unblock_peer(peer)
         try:
-            with trio.move_on_after(DIAL_LIMIT_S):
+            with trio.move_on_after(DIAL_LIMIT_S) as limit:
                 await self._host.connect(PeerInfo(peer, [await resolve(addr)]))
+            if limit.cancelled_caught:
+                self._warn("dial_failed", f"cannot reach {addr}: no answer in {DIAL_LIMIT_S:g} s")
         except Exception as exc:  # noqa: BLE001  # libp2p documents no error classes; the next dial follows
-            self._warn("dial_failed", f"{addr}: {exc!r}"[:200])
+            self._warn("dial_failed", f"cannot reach {addr}: {reason_of_failure(exc)}")
 
     def _is_connected(self, peer: ID) -> bool:
         """Ask the swarm: `connect` can return without a connection."""

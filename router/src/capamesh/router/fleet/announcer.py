@@ -41,6 +41,7 @@ class Announcer:
         clocks: Clocks,
         *,
         publish: Callable[[str, bytes], bool],
+        name: str,
         region: str,
         supervisor: Supervisor,
         log: FilteringBoundLogger,
@@ -51,6 +52,7 @@ class Announcer:
         self._hearing = hearing
         self._clocks = clocks
         self._publish = publish
+        self._name = name
         self._region = region
         self._supervisor = supervisor
         self._log = log
@@ -105,6 +107,7 @@ class Announcer:
             region=self._region,
             agent_version=package_version("capamesh"),
             nodes=len(self._hearing.members),
+            name=self._name,
         )
         return seal(
             KIND_ROUTER,

@@ -129,13 +129,14 @@ class LinkPool(Dialler):
         least_message_bytes: int = DEFAULT_LIMITS.max_message_bytes,
         invite_of: Callable[[PeerId], str] = str,
         innermost: Inside = Inside.LOOPBACK,
+        name_of: Callable[[PeerId], str] = lambda _: "",
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
         on_unlinked: Callable[[Endpoint], None] = lambda _: None,
         log: FilteringBoundLogger,
     ) -> None:
         """`least_message_bytes` is what a node must take of one request.
 
-        `invite_of` tells which invite admitted a node: dials are rationed by it. What a node's name leads to is
+        `invite_of` tells which invite admitted a node: dials are rationed by it; `name_of` its name, for the log. What a node's name leads to is
         dialled if it lies no further inside than `innermost`. Memberships are judged by `now`.
         """
         self._transport = transport
@@ -146,6 +147,7 @@ class LinkPool(Dialler):
         self._on_linked = on_linked
         self._invite_of = invite_of
         self._innermost = innermost
+        self._name_of = name_of
         self.now = now
         self._on_unlinked = on_unlinked
         self._log = log
@@ -279,7 +281,12 @@ class LinkPool(Dialler):
         if endpoint in self._visitors:
             self._on_visit(endpoint)
         self._on_linked(endpoint)
-        self._log.info("node_linked", peer=endpoint.peer, address=endpoint.address)
+        self._log.info(
+            "node_linked",
+            node=self._name_of(endpoint.peer),
+            peer=endpoint.peer,
+            address=endpoint.address,
+        )
 
     def unlinked(self, endpoint: Endpoint, reason: str) -> None:
         """An endpoint's link has ended."""
@@ -287,7 +294,13 @@ class LinkPool(Dialler):
         if endpoint in self._visitors:
             self._visitors.discard(endpoint)
             self._on_leave(endpoint)
-        self._log.info("node_unlinked", peer=endpoint.peer, address=endpoint.address, reason=reason)
+        self._log.info(
+            "node_unlinked",
+            node=self._name_of(endpoint.peer),
+            peer=endpoint.peer,
+            address=endpoint.address,
+            reason=reason,
+        )
 
     def _hang_up(self, endpoint: Endpoint) -> None:
         kept = self._keepers.pop(endpoint, None)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from capamesh.protocol.fleet import Change, Changed, Joined, Left
+from capamesh.router.fleet.naming import name_of
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -59,18 +60,24 @@ class FleetUpdates:
 
     def apply(self, changes: list[Change]) -> None:
         """Bring the fleet's view up to date with what has changed."""
+        names = {peer: name_of(self._fleet.adverts, peer) for peer in _left(changes)}
         self._take(changes)
         for change in changes:
             match change:
                 case Joined(advert):
                     self._override(advert.peer)
-                    names = [f"{model.name}/{model.version}" for model in advert.models]
-                    self._log.info("node_joined", peer=advert.peer, models=names)
+                    models = [f"{model.name}/{model.version}" for model in advert.models]
+                    self._log.info("node_joined", node=advert.name, peer=advert.peer, models=models)
                 case Left(peer, reason):
-                    self._log.info("node_left", peer=peer, reason=reason.value)
+                    self._log.info("node_left", node=names[peer], peer=peer, reason=reason.value)
                 case Changed(advert):
                     self._override(advert.peer)
-                    self._log.info("node_changed", peer=advert.peer, is_draining=advert.is_draining)
+                    self._log.info(
+                        "node_changed",
+                        node=advert.name,
+                        peer=advert.peer,
+                        is_draining=advert.is_draining,
+                    )
                 case _:
                     pass
         self._on_changes(changes)
@@ -86,3 +93,7 @@ class FleetUpdates:
 
     def _override(self, peer: PeerId) -> None:
         self._overrides.apply(self._fleet, peer, self._clock())
+
+
+def _left(changes: list[Change]) -> list[PeerId]:
+    return [change.peer for change in changes if isinstance(change, Left)]

@@ -53,6 +53,8 @@ class FleetView:
         self._refused: dict[PeerId, str] = {}
         self._owners = owners
         self._adverts: dict[PeerId, NodeAdvert] = {}
+        self.has_had_nodes = False
+        """True once a node has been heard of, whether it is still there or not."""
         self._dialled: dict[PeerId, dict[str, Endpoint]] = {}
         self._visiting: dict[PeerId, list[Endpoint]] = {}
         self._models: dict[ModelName, dict[ModelVersion, HostedVersion]] = {}
@@ -277,6 +279,7 @@ class FleetView:
             known_advert is not None and known_advert.sequence.boot_ns != advert.sequence.boot_ns
         )
         self._adverts[peer] = advert
+        self.has_had_nodes = True
         known = self._dialled.setdefault(peer, {})
         dialled = self._address_rule(advert)
         wanted = set(dialled.addresses)

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from capamesh.protocol.adverts import NodeAdvert, shown_version
 from capamesh.protocol.ids import PeerId
-from capamesh.protocol.network import MAX_LIST_BYTES, RevocationList
+from capamesh.protocol.network import MAX_LIST_BYTES, Member, RevocationList
 from capamesh.router.fleet.overrides import Overrides
 from capamesh.router.http.admin_routing import overrides_body
 from capamesh.router.http.application import Pages
@@ -39,8 +39,13 @@ class FleetApi(Pages):
         arrival_s: float,
         clock: Callable[[], float],
         overrides: Overrides | None = None,
+        member_of: Callable[[PeerId], Member | None] = lambda _: None,
     ) -> None:
-        """A body may take `arrival_s` to arrive. `clock` is that of the nodes' healths, in seconds. `overrides` are shown with their nodes; None: nobody is ever held."""
+        """A body may take `arrival_s` to arrive. `clock` is that of the nodes' healths, in seconds. `overrides` are shown with their nodes; None: nobody is ever held.
+
+        `member_of` returns the membership by which a node is in the fleet, None where it is not known.
+        """
+        self._member_of = member_of
         self._fleet = fleet
         self._pool = pool
         self._revoke = revoke
@@ -96,8 +101,12 @@ class FleetApi(Pages):
         yield b"]}"
 
     def _node(self, advert: NodeAdvert) -> dict[str, Any]:
+        member = self._member_of(advert.peer)
         return {
             "peer_id": advert.peer,
+            "name": advert.name,
+            "invite": "" if member is None else member.invite_serial,
+            "member_until": None if member is None else member.expires_at.isoformat(),
             "region": advert.region,
             "agent_version": advert.agent_version,
             "price_per_million": advert.price_per_million,

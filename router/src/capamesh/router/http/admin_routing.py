@@ -5,7 +5,7 @@ Anyone who may send requests may ask why; only who has the operator's key may sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +18,7 @@ from capamesh.protocol.oip import error_body, parse_object
 from capamesh.router.access.operator_key import KEY_FILE, SCHEME, OperatorKey
 from capamesh.router.admission.shedding import rank_of
 from capamesh.router.balancing.explanation import Explanation, replica_body
+from capamesh.router.fleet.naming import name_of, nodes_meant, not_one
 from capamesh.router.fleet.overrides import Hold, Overrides
 from capamesh.router.http.application import Pages
 from capamesh.router.http.bodies import read_body
@@ -29,6 +30,7 @@ from capamesh.router.resilience.health import CircuitState
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
+    from capamesh.protocol.adverts import NodeAdvert
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.requests.routing import Admission, Routing
 
@@ -37,8 +39,6 @@ STATES: Final[Mapping[str, CircuitState | None]] = {
     "forced_closed": CircuitState.FORCED_CLOSED,
     "automatic": None,
 }
-MIN_SUFFIX_CHARS: Final = 4
-"""The fewest characters of a peer id's end that name it (guess): 58 ** 4 are enough for a fleet, and fewer are more likely a slip."""
 MAX_BODY_BYTES: Final = 4096
 """The largest body (guess: a model's name has at most 256 characters)."""
 _KEYS: Final = ("state", "model", "version")
@@ -112,7 +112,7 @@ class RoutingApi(Pages):
         )
         return web.json_response(
             {
-                **explanation_body(explanation),
+                **explanation_body(explanation, self._fleet.adverts),
                 "owner": self._fleet.owner_of(model, explanation.version),
                 "admission": admission_body(admission, options.tenant, priority),
             }
@@ -132,34 +132,29 @@ class RoutingApi(Pages):
             await read_body(request, arrival_s=self._arrival_s, most_bytes=MAX_BODY_BYTES)
         )
         given = request.match_info["peer"]
-        peers = self._peers(given)
+        peers = nodes_meant(given, self._fleet.adverts, self._overrides.peers)
         if len(peers) != 1:
-            return _refusal(400 if peers else 404, _not_one(given, peers, self._fleet))
+            return _refusal(400 if peers else 404, not_one(given, peers, self._fleet.adverts))
         (peer,) = peers
         if model:
             self._check_hosted(peer, model, version, is_release=STATES[state] is None)
         self._overrides.hold(Hold(peer, model, version, STATES[state]))
         self._overrides.apply_anew(self._fleet, peer, self._clock())
         self._routing.wake()
-        self._log.info("circuit_held", peer=peer, state=state, model=model, version=version)
+        name = name_of(self._fleet.adverts, peer)
+        self._log.info(
+            "circuit_held", node=name, peer=peer, state=state, model=model, version=version
+        )
         return web.json_response(
             {
                 "peer_id": peer,
+                "name": name,
                 "state": state,
                 "model": model,
                 "version": version,
                 "overrides": overrides_body(self._overrides, peer),
             }
         )
-
-    def _peers(self, given: str) -> list[PeerId]:
-        """Return whom a peer id, or the end of one, names: in the fleet, or held and away for now."""
-        known = dict.fromkeys([*self._fleet.adverts, *self._overrides.peers])
-        if given in known:
-            return [PeerId(given)]
-        if len(given) < MIN_SUFFIX_CHARS:
-            return []
-        return [peer for peer in known if peer.endswith(given)]
 
     def _check_hosted(
         self, peer: PeerId, model: ModelName, version: ModelVersion, *, is_release: bool
@@ -176,15 +171,20 @@ class RoutingApi(Pages):
         raise ModelNotFound(f"node {peer} has no model {model!r}{of}; it has {names or 'none'}")
 
 
-def explanation_body(explanation: Explanation) -> dict[str, Any]:
-    """Return a decision as JSON: keys as in the header `X-Capamesh-Explanation`, but all replicas, in full."""
+def explanation_body(
+    explanation: Explanation, adverts: Mapping[PeerId, NodeAdvert]
+) -> dict[str, Any]:
+    """Return a decision as JSON: keys as in the header `X-Capamesh-Explanation`, but all replicas, in full, with names."""
     return {
         "model": explanation.model,
         "version": explanation.version,
         "policy": explanation.policy,
         "chosen": list(explanation.chosen),
         "replica_count": len(explanation.replicas),
-        "replicas": [replica_body(signals) for signals in explanation.replicas],
+        "replicas": [
+            {"name": name_of(adverts, signals.peer), **replica_body(signals)}
+            for signals in explanation.replicas
+        ],
     }
 
 
@@ -240,17 +240,6 @@ def _asked(body: bytes) -> tuple[str, ModelName, ModelVersion]:
     if version and not model:
         raise InvalidRequest(f"version {version[:80]!r} of which model? name it, too")
     return state, ModelName(model), ModelVersion(version)
-
-
-def _not_one(given: str, peers: Sequence[PeerId], fleet: FleetView) -> str:
-    if peers:
-        return f"{given!r} is the end of {len(peers)} peer ids: {', '.join(peers[:5])}"
-    known = ", ".join(list(fleet.adverts)[:5]) or "none"
-    more = " and more" if len(fleet.adverts) > 5 else ""
-    return (
-        f"no node's peer id is {given[:80]!r} or ends with it (with {MIN_SUFFIX_CHARS} characters at least); the "
-        f"fleet's nodes: {known}{more}"
-    )
 
 
 def _refusal(status: int, message: str, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from capamesh.protocol.advertised_address import (
     advertised_host,
     listen_multiaddr,
+    member_name,
     outward_address,
     require_free,
 )
@@ -33,6 +34,7 @@ from capamesh.router.fleet.last_fleet import LastFleet
 from capamesh.router.fleet.last_fleet_file import LastFleetFile
 from capamesh.router.fleet.links import LinkPool
 from capamesh.router.fleet.membership import FleetMembers
+from capamesh.router.fleet.naming import name_of
 from capamesh.router.fleet.node_addresses import addresses_within
 from capamesh.router.fleet.notices import Notices
 from capamesh.router.fleet.overrides import Overrides
@@ -70,6 +72,7 @@ class RouterParts:
         """Take over the data folder and make the parts in it; raise `ConfigError` when that cannot be."""
         self.settings = settings
         self.log = log
+        self.name = member_name(settings.name)
         make_policy(settings.policy, random.Random())  # noqa: S311 - an unknown one is refused now
         self._defaults = ModelRules(policy=settings.policy)
         """The rules of what the file says nothing about."""
@@ -152,6 +155,7 @@ class RouterParts:
             least_message_bytes=settings.limits.max_message_bytes,
             invite_of=self.hearing.quotas.invite_of,
             innermost=innermost,
+            name_of=self._name_of,
             now=lambda: self.hearing.membership_time(self.clocks.now()),
             log=log,
         )
@@ -178,6 +182,7 @@ class RouterParts:
             self.hearing,
             self.clocks,
             self.mesh,
+            name=self.name,
             mesh_host=mesh_host,
             today=today,
         )
@@ -245,6 +250,7 @@ class RouterParts:
             self.hearing,
             self.clocks,
             publish=self.mesh.publish,
+            name=self.name,
             region=self.settings.region,
             supervisor=self.supervisor,
             log=log,
@@ -275,6 +281,7 @@ class RouterParts:
         event = f"node_{type(verdict).__name__.lower()}"
         self.log.info(
             event,
+            node=name_of(self.fleet.adverts, verdict.peer),
             peer=verdict.peer,
             address=verdict.address,
             model=verdict.model,
@@ -283,6 +290,9 @@ class RouterParts:
         )
 
     # what parts tell others that are made after them
+
+    def _name_of(self, peer: PeerId) -> str:
+        return name_of(self.fleet.adverts, peer)
 
     def _heard(self, topic: str, raw: bytes, sender: PeerId) -> None:
         del topic, sender

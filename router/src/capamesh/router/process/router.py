@@ -171,6 +171,7 @@ class Router:
             arrival_s=settings.arrival_s,
             clock=parts.clocks.steady_s,
             overrides=parts.overrides,
+            member_of=parts.hearing.quotas.member_of,
         )
         routing = RoutingApi(
             parts.fleet,

@@ -34,11 +34,13 @@ class Standing:
         clocks: Clocks,
         mesh: MeshClient,
         *,
+        name: str,
         mesh_host: str,
         today: Callable[[], datetime],
     ) -> None:
         """`mesh_host` is the host by which others reach the mesh; `today` returns the time of day."""
         self._home = home
+        self._name = name
         self._peer_id = membership.identity.peer_id
         self._network_id = membership.network_id
         self._upkeep = upkeep
@@ -54,6 +56,8 @@ class Standing:
         self.shut_out = ""
         """The reason for which this router refuses all requests, since no node would take them; empty if it does not."""
         self._written_state = ""
+        self._was_meshed = False
+        """True once the mesh has been up: from then on others can be told this router's addresses."""
 
     def enter(self, state: str) -> None:
         """Go on to the next state of the router's life, and show it."""
@@ -89,22 +93,32 @@ class Standing:
             return self.state, ""
         if ended is not None:
             return ended.state, ended.reason
+        if not self._was_meshed:
+            return "starting", "its mesh is not up yet"
         if self.has_usable():
             return "ready", ""
-        if not self._fleet.adverts:
-            return "waiting", "no node has been heard of"
-        return (
-            "waiting",
-            f"none of the {len(self._fleet.adverts)} nodes that are known can be reached",
-        )
+        return "waiting", self._missing()
+
+    def _missing(self) -> str:
+        """Return why no node can be sent requests."""
+        known = len(self._fleet.adverts)
+        if known:
+            return f"none of the {known} nodes that are known can be reached"
+        if not self._mesh.addrs:
+            return "its mesh is down, so that it hears of no node; it is started anew"
+        if self._fleet.has_had_nodes:
+            return "all nodes that were heard of have left"
+        return "no node has been heard of"
 
     def write(self) -> None:
         """Write the status file."""
+        self._was_meshed |= bool(self._mesh.addrs)
         state, reason = self.now()
         self._written_state = state
         self._home.write_status(
             {
                 "role": "router",
+                "name": self._name,
                 "state": state,
                 "reason": reason,
                 **self._upkeep.fields(self._today()),

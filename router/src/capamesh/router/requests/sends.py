@@ -189,5 +189,12 @@ class Sends:
         self._due_s = due_s
 
     def _too_late(self) -> Failed:
-        text = f"no answer before the request's deadline, from {len(self._attempts)} nodes asked"
-        return Failed(DeadlineExceeded(f"{text}; allow more time or try again later"))
+        return Failed(DeadlineExceeded(too_late(len(self._attempts))))
+
+
+def too_late(asked: int) -> str:
+    """Return what is told of a request whose deadline passed after `asked` attempts, each at one node."""
+    if not asked:
+        return "the request's deadline passed before any node was asked; allow more time or try again later"
+    nodes = "the one node" if asked == 1 else f"any of the {asked} nodes"
+    return f"no answer before the request's deadline from {nodes} asked; allow more time or try again later"
