@@ -50,6 +50,7 @@ COMMANDS = [
     ("network",),
     ("network", "create"),
     ("network", "rotate-key"),
+    ("network", "show"),
     ("network", "token"),
     ("network", "revoke"),
     ("node",),

@@ -52,6 +52,7 @@ def create(
     epilog=examples(
         "capamesh network token --role router --expires 90d > router.token",
         "capamesh network token --role node --bootstrap /ip4/10.0.0.5/tcp/4001/p2p/12D3... > node.token",
+        "capamesh network token --role node --router-key my-network/router --router-address 10.0.0.5:4001 > node.token   before it runs",
         "capamesh node run --data my-network/node --models models --token-file node.token   the next step",
         "capamesh network token --renew node.token   later: the node that runs with this file stays a member",
     )
@@ -80,7 +81,32 @@ def token(
             help="How many members it admits: routers keep to the first that they hear of, until those leave.",
         ),
     ] = 64,
+    label: Annotated[
+        str,
+        typer.Option(
+            "--for",
+            metavar="WORDS",
+            help="For whom it is, in your words: `capamesh network show` tells it again. Nobody else sees it.",
+        ),
+    ] = "",
     bootstrap: options.Bootstrap = None,
+    router_address: Annotated[
+        str,
+        typer.Option(
+            "--router-address",
+            metavar="HOST:PORT",
+            help="Besides --bootstrap, the mesh address at which a router will be: its --mesh, as others reach it. With "
+            "--router-key.",
+        ),
+    ] = "",
+    router_key: Annotated[
+        str,
+        typer.Option(
+            "--router-key",
+            metavar="DIR|PEER_ID",
+            help="That router: its data folder, in which its key is made if there is none, or its peer id.",
+        ),
+    ] = "",
     publishers: Annotated[
         list[str] | None,
         typer.Option(
@@ -109,6 +135,8 @@ def token(
 
     lasts = duration(expires, "--expires") if expires else None
     addresses = tuple(bootstrap or ())
+    if router_address or router_key:
+        addresses += (ownership.address_of_router(router_address, router_key),)
     if renew is not None:
         ownership.renew_token(folder, renew, role, lasts, addresses, as_json=as_json)
         return
@@ -123,6 +151,7 @@ def token(
         addresses,
         members=members,
         publishers=tuple(publishers or ()),
+        label=label,
         as_json=as_json,
     )
 
@@ -160,6 +189,32 @@ def revoke(
             param_hint="PEER_OR_INVITE",
         )
     ownership.revoke(folder, names or [], router, as_json=as_json)
+
+
+@group.command(
+    epilog=examples(
+        "capamesh network show",
+        "capamesh network show --router http://10.0.0.5:8000   and who of them is here now",
+        "capamesh network revoke 5f1d...   shuts out all that an invite admitted",
+    )
+)
+def show(
+    folder: Folder = Path("network"),
+    router: Annotated[
+        str,
+        typer.Option(
+            "--router",
+            envvar="CAPAMESH_ROUTER",
+            metavar="URL",
+            help="Ask this router which nodes are members now.",
+        ),
+    ] = "",
+    as_json: options.Json = False,
+) -> None:
+    """Show the owner's book: the invites that were given out, what was revoked, and, of a --router, the members now."""
+    from capamesh.cli.owner_book import show_book  # noqa: PLC0415 - help and other commands start faster
+
+    show_book(folder, router, as_json=as_json)
 
 
 @group.command(

@@ -9,14 +9,24 @@ from typing import Final
 
 import typer
 
+from capamesh.cli.parsing import host_and_port
 from capamesh.cli.printing import hint, print_fields, print_json
 from capamesh.client import Client, HeldList
+from capamesh.protocol.advertised_address import WILDCARDS, dialled_multiaddr
 from capamesh.protocol.errors import CapameshError, ConfigError
-from capamesh.protocol.identity import public_bytes_of
+from capamesh.protocol.identity import Identity, public_bytes_of
 from capamesh.protocol.ids import PeerId
-from capamesh.protocol.network import JoinToken, NetworkOwner, RevocationList, Role
+from capamesh.protocol.network import (
+    IDENTITY_FILE,
+    JoinToken,
+    NetworkOwner,
+    RevocationList,
+    Role,
+)
 from capamesh.protocol.network.authority import own_authority, read_authority
+from capamesh.protocol.network.book import MAX_LABEL_CHARS, Invited, read_book, write_down
 from capamesh.protocol.network.chain import Invite, read_invite
+from capamesh.protocol.plain_text import is_plain
 from capamesh.protocol.private_files import read_public, replace_private
 
 DEFAULT_LIFE: Final = dt.timedelta(days=30)
@@ -51,12 +61,18 @@ def issue_token(
     *,
     members: int,
     publishers: tuple[str, ...] = (),
+    label: str = "",
     as_json: bool,
 ) -> None:
-    """Print a new join token that admits so many members; it lasts `DEFAULT_LIFE` where nothing else is said."""
+    """Print a new join token that admits so many members; it lasts `DEFAULT_LIFE` where nothing else is said.
+
+    It is in the owner's book before it is printed, with the `label` that says for whom it is.
+    """
+    _require_label(label)
     owner, token = _token(
         folder, Role(role_text), lasts or DEFAULT_LIFE, bootstrap, members, publishers
     )
+    _write_down(folder, token, label=label)
     role = token.role
     invite = _invite_of(token)
     if as_json:
@@ -104,6 +120,7 @@ def renew_token(
         raise ConfigError(
             f"{file} admits to the network {before.network_id}, {folder} owns {owner.network_id}: give its --dir"
         )
+    _write_down(folder, token, replaces=_invite_of(before))
     replace_private(file, f"{token.encode()}\n".encode())
     if as_json:
         reported = _reported(token)
@@ -114,6 +131,36 @@ def renew_token(
         f"{file} now admits up to {_read(token).members} {role.value}s until {token.expires_at:%Y-%m-%d %H:%M} UTC, by the invite "
         f"{_invite_of(token)}.\nMembers that run with --token-file {file} take it over within seconds. The invite before, "
         f"{_invite_of(before)}, ends at {before.expires_at:%Y-%m-%d %H:%M} UTC."
+    )
+
+
+def _require_label(label: str) -> None:
+    if len(label) > MAX_LABEL_CHARS or not is_plain(label):
+        raise typer.BadParameter(
+            f"takes at most {MAX_LABEL_CHARS} characters that can be printed", param_hint="--for"
+        )
+
+
+def _write_down(folder: Path, token: JoinToken, *, label: str = "", replaces: str = "") -> None:
+    """Put an invite into the owner's book; one that takes the place of another is for whom that was."""
+    invite = _read(token)
+    if replaces:
+        label = next(
+            (one.label for one in read_book(folder).invites if one.invite == replaces), label
+        )
+    write_down(
+        folder,
+        Invited(
+            invite=invite.serial,
+            role=token.role.value,
+            made_at=dt.datetime.now(dt.UTC),
+            expires_at=token.expires_at,
+            members=invite.members,
+            key=invite.signer,
+            label=label,
+            addresses=token.bootstrap,
+            replaces=replaces,
+        ),
     )
 
 
@@ -299,3 +346,31 @@ def _hand_over(revocations: RevocationList, folder: Path, router: str) -> HeldLi
             f"version {revocations.version} is saved in {folder}, but not handed over: {exc.message}; "
             f"try again: capamesh network revoke --dir {folder} --router {router}"
         ) from exc
+
+
+def address_of_router(place: str, key: str) -> str:
+    """Return the mesh address of a router that will be at `place`, HOST:PORT, with the `key` of a folder or a peer id.
+
+    A folder that holds no key yet gets one, which the router that is started with it as --data then has.
+    """
+    if not place or not key:
+        raise typer.BadParameter(
+            "an address names the router that is to be there: give both --router-address and --router-key",
+            param_hint="--router-address",
+        )
+    host, port = host_and_port(place, "--router-address")
+    if not port or host in WILDCARDS:
+        raise typer.BadParameter(
+            f"{place!r} is no place that others reach: give its host and its port",
+            param_hint="--router-address",
+        )
+    return dialled_multiaddr(host, port, _peer_of(key))
+
+
+def _peer_of(key: str) -> PeerId:
+    """Return the peer id that `key` is, or that the key in the folder `key` has, made where there is none."""
+    try:
+        public_bytes_of(key)
+    except ConfigError:
+        return Identity.load_or_create(Path(key) / IDENTITY_FILE).peer_id
+    return PeerId(key)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+from typing import TYPE_CHECKING
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.member_name import checked_name, name_of_host
+
+if TYPE_CHECKING:
+    from capamesh.protocol.ids import PeerId
 
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - to recognise them
 _ELSEWHERE = {
@@ -76,6 +80,15 @@ def listen_multiaddr(host: str, port: int) -> str:
             f"the mesh listens on IP addresses, not on the name {host!r}: give 127.0.0.1, or 0.0.0.0 for all"
         ) from exc
     return f"/ip{version}/{host}/tcp/{port}"
+
+
+def dialled_multiaddr(host: str, port: int, peer: PeerId) -> str:
+    """Return the mesh address of `peer` at an IP address or a name."""
+    try:
+        kind = f"ip{ipaddress.ip_address(host).version}"
+    except ValueError:
+        kind = "dns"
+    return f"/{kind}/{host}/tcp/{port}/p2p/{peer}"
 
 
 def reachable_multiaddr(addr: str, host: str) -> str:

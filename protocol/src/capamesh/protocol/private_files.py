@@ -99,6 +99,34 @@ def replace_public(path: Path, data: bytes) -> None:
     _replace(path, data, _PUBLIC_MODE)
 
 
+def append_private(path: Path, line: bytes) -> None:
+    """Add `line` and a line feed to a file of mode 0600, made where there is none, and wait until the disk has it.
+
+    A line that was cut off before is ended first, so that it does not spoil this one. Raises `KeyExposed` when others have
+    rights on the file, `ConfigError` when the file system refuses, or the file is no plain one.
+    """
+    make_folder(path.parent)
+    try:
+        is_new = not os.path.lexists(path)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(path, flags, _PRIVATE_MODE)
+        with os.fdopen(descriptor, "ab", buffering=0) as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise ConfigError(f"{path} is not a plain file")
+            if stat.S_IMODE(status.st_mode) & _OTHERS:
+                raise KeyExposed(f"other users have rights on {path}: chmod 600 {path}")
+            is_torn = status.st_size and os.pread(descriptor, 1, status.st_size - 1) != b"\n"
+            data = (b"\n" if is_torn else b"") + line + b"\n"
+            if file.write(data) != len(data):  # the disk is full: the next line ends this one
+                raise ConfigError(f"cannot write {path}: the disk has no room")
+            os.fsync(descriptor)
+        if is_new:
+            _sync_folder(path.parent)
+    except OSError as exc:
+        raise ConfigError(f"cannot write {path}: {exc.strerror}") from exc
+
+
 def replace_passing(path: Path, data: bytes) -> None:
     """Write as `replace_public` does, but without waiting for the disk: a power cut may bring the old contents back."""
     _replace(path, data, _PUBLIC_MODE, is_durable=False)

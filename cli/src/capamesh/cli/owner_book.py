@@ -1,0 +1,162 @@
+"""`capamesh network show`: the owner's book beside what is revoked and who is here. File IO, asks a router, prints."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from capamesh.cli.fleet import node_names
+from capamesh.cli.printing import day_text, hint, peer_text, print_fields, print_json, print_table
+from capamesh.client import Client
+from capamesh.protocol.network import NetworkOwner, RevocationList
+from capamesh.protocol.network.authority import own_authority
+from capamesh.protocol.network.book import BOOK_FILE, Book, Invited, read_book
+
+SHOWN_DIGITS = 8
+"""The first digits of an invite that a table of members shows (guess: no two of a book share them)."""
+
+
+def show_book(folder: Path, router: str, *, as_json: bool) -> None:
+    """Print what the owner in `folder` gave out and took back, and whom the `router` has, where one is named."""
+    owner = NetworkOwner.load(folder)
+    revoked = RevocationList.load(folder, owner.ca_der)
+    book = read_book(folder)
+    members = _members(router) if router else None
+    now = dt.datetime.now(dt.UTC)
+    here = Counter(str(member["invite"]) for member in members or ())
+    network = {
+        "network_id": owner.network_id,
+        "name": owner.name,
+        "key": len(own_authority(owner.ca_der).successors) + 1,
+        "oldest_key": revoked.oldest_key + 1,
+        "revocations_version": revoked.version,
+    }
+    invites = [
+        {
+            **_described(entry, standing_of(entry, revoked, now)),
+            "members_here": None if members is None else here[entry.invite],
+        }
+        for entry in book.invites
+    ]
+    if as_json:
+        print_json(
+            {
+                **network,
+                "invites": invites,
+                "unreadable_lines": book.unreadable,
+                "revoked_peers": sorted(revoked.peers),
+                "revoked_invites": sorted(revoked.invites),
+                "router": router or None,
+                "members": members,
+            }
+        )
+        return
+    print_fields(network)
+    _print_invites(invites)
+    if revoked.peers or revoked.invites:
+        print()
+        revocations = [("peer", str(peer)) for peer in sorted(revoked.peers)]
+        revocations += [("invite", invite) for invite in sorted(revoked.invites)]
+        print_table(("REVOKED", "WHO"), revocations)
+    if members is not None:
+        _print_members(members, {entry.invite: entry.label for entry in book.invites})
+    _hint(folder, book, router)
+
+
+def standing_of(entry: Invited, revoked: RevocationList, now: dt.datetime) -> str:
+    """Return whether an invite admits now: `good`, `revoked`, `retired` with its key, or `expired`."""
+    if entry.invite in revoked.invites:
+        return "revoked"
+    if entry.key < revoked.oldest_key:
+        return "retired"
+    return "expired" if now > entry.expires_at else "good"
+
+
+def _described(entry: Invited, state: str) -> dict[str, Any]:
+    return {
+        "invite": entry.invite,
+        "role": entry.role,
+        "for": entry.label,
+        "state": state,
+        "made_at": entry.made_at.isoformat(),
+        "expires_at": entry.expires_at.isoformat(),
+        "members": entry.members,
+        "key": entry.key + 1,
+        "addresses": list(entry.addresses),
+        "replaces": entry.replaces or None,
+    }
+
+
+def _members(router: str) -> list[dict[str, Any]]:
+    """Return the nodes that a router has in its fleet; it has no list of other routers."""
+    with Client(router) as client:
+        found = client.nodes()
+    return [
+        {
+            "name": node.get("name", ""),
+            "peer_id": node.get("peer_id", ""),
+            "invite": node.get("invite", ""),
+            "member_until": node.get("member_until"),
+        }
+        for node in found
+    ]
+
+
+def _print_invites(invites: list[dict[str, Any]]) -> None:
+    if not invites:
+        return
+    print()
+    print_table(
+        ("INVITE", "ROLE", "FOR", "STATE", "MADE", "EXPIRES", "MEMBERS", "ADDRESSES"),
+        [
+            (
+                one["invite"],
+                one["role"],
+                one["for"] or "-",
+                one["state"],
+                day_text(one["made_at"]),
+                day_text(one["expires_at"]),
+                _places(one),
+                "\n".join(one["addresses"]) or "-",
+            )
+            for one in invites
+        ],
+    )
+
+
+def _places(one: dict[str, Any]) -> str:
+    here = one["members_here"]
+    return f"up to {one['members']}" if here is None else f"{here} of {one['members']}"
+
+
+def _print_members(members: list[dict[str, Any]], labels: dict[str, str]) -> None:
+    print()
+    names = node_names(members)
+    print_table(
+        ("NODE", "PEER", "INVITE", "FOR", "MEMBER UNTIL"),
+        [
+            (
+                names.get(str(member["peer_id"]), "-"),
+                peer_text(member["peer_id"]),
+                str(member["invite"])[:SHOWN_DIGITS] or "-",
+                labels.get(str(member["invite"])) or "-",
+                day_text(member["member_until"]),
+            )
+            for member in members
+        ],
+    )
+
+
+def _hint(folder: Path, book: Book, router: str) -> None:
+    if book.unreadable:
+        hint(
+            f"{book.unreadable} lines of {folder / BOOK_FILE} cannot be read: cut off, or changed by hand."
+        )
+    if not book.invites:
+        hint(
+            f"{folder / BOOK_FILE} has no invite: those that were made before there was a book are not in it."
+        )
+    if not router:
+        hint("Who of them is here now: capamesh network show --router URL")
