@@ -187,12 +187,6 @@ def test_names_that_nobody_replicas_leave_nothing_behind() -> None:
         world.balancer.served(M, ModelVersion("7"))
     with pytest.raises(NoEndpoint, match="has not heard of any node yet"):
         World("").balancer.served(M, ANY)
-    left = World("")
-    left.fleet.has_had_nodes = True
-    with pytest.raises(
-        NoEndpoint, match="knows of no node now: all that it had heard of have left"
-    ):
-        left.balancer.served(M, ANY)
     assert world.balancer.served_models() == []
 
 

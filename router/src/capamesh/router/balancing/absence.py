@@ -25,12 +25,8 @@ def not_hosted(fleet: FleetView, model: ModelName, version: ModelVersion) -> Cap
     if absent is not None:
         return absent
     if not fleet.adverts:
-        # it may have just started: that is no reason to tell a caller never to come again
-        return NoEndpoint(
-            "this router knows of no node now: all that it had heard of have left; try again soon"
-            if fleet.has_had_nodes
-            else "this router has not heard of any node yet; try again soon"
-        )
+        # it has just started: that is no reason to tell a caller never to come again
+        return NoEndpoint("this router has not heard of any node yet; try again soon")
     versions = fleet.versions(model)
     if versions:
         return ModelNotFound(
