@@ -127,6 +127,7 @@ def test_router_tells_who_is_here_by_which_invite(
     owner: Owner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     invite = owner.token("--role", "node", "--for", "Anna", "--members", "3")["invite"]
+    owner.token("--role", "router")
     until = "2027-03-01T12:00:00+00:00"
     nodes = [
         {"peer_id": "12D3KooWaaaaaaaa", "name": "gpu", "invite": invite, "member_until": until},
@@ -139,7 +140,7 @@ def test_router_tells_who_is_here_by_which_invite(
         {"name": "gpu", "peer_id": "12D3KooWaaaaaaaa", "invite": invite, "member_until": until},
         {"name": "", "peer_id": "12D3KooWbbbbbbbb", "invite": "", "member_until": None},
     ]
-    assert [one["members_here"] for one in shown["invites"]] == [1]
+    assert [one["members_here"] for one in shown["invites"]] == [1, None]
     table = owner.run("show", "--router", "http://10.0.0.5:8000")
     assert "1 of 3" in table
     row = next(line for line in table.splitlines() if line.startswith("gpu "))

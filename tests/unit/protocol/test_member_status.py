@@ -86,7 +86,7 @@ NODE = {
         {
             "name": "m",
             "state": "ready",
-            "reason": "",
+            "reason": "odd",
             "requests_in_flight": 3,
             "limit": 512,
             "rows": 9,

@@ -36,7 +36,10 @@ def show_book(folder: Path, router: str, *, as_json: bool) -> None:
     invites = [
         {
             **_described(entry, standing_of(entry, revoked, now)),
-            "members_here": None if members is None else here[entry.invite],
+            # a router has a list of nodes alone
+            "members_here": here[entry.invite]
+            if members is not None and entry.role == "node"
+            else None,
         }
         for entry in book.invites
     ]

@@ -105,6 +105,8 @@ def _without_now(model: Mapping[str, Any], state: str) -> dict[str, Any]:
     kept = {
         key: value for key, value in model.items() if key not in {"requests_in_flight", "limit"}
     }
+    if model.get("state") == "ready":
+        kept["reason"] = ""  # it was of a model that ran
     return {**kept, "state": state, "last_state": model.get("state")}
 
 
