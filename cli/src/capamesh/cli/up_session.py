@@ -12,6 +12,7 @@ from capamesh.cli import home as homes
 from capamesh.cli.cluster_session import models_folder, run_cluster
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.cli.printing import hint
+from capamesh.protocol.advertised_address import member_name
 from capamesh.protocol.data_dir import read_status
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.network import JoinToken, Role
@@ -64,7 +65,7 @@ def run_up(
             *("--links", f"{host}:{ports['router_links']}"),
             *advertised,
         ),
-        node_options=(*_listening(host, ports), *advertised),
+        node_options=(*_listening(host, ports), *advertised, *_named()),
     )
     homes.keep(folder, settings)
     run_cluster(cluster, as_json=as_json, is_joinable=not is_local)
@@ -148,6 +149,12 @@ def _is_running(data: Path) -> bool:
 
 def _remembered(models: Path | None, kept: str) -> str:
     return kept if models is None else str(models.absolute())
+
+
+def _named() -> tuple[str, ...]:
+    """Return the option by which the node has this machine's name, as one of several machines."""
+    name = member_name("")
+    return ("--name", name) if name else ()
 
 
 def _network_name() -> str:
