@@ -7,7 +7,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from capamesh.cli import options
-from capamesh.cli.fleet import file_text, node_names
+from capamesh.cli.fleet import file_text
 from capamesh.cli.help_texts import examples
 
 EPILOG = examples(
@@ -125,6 +125,8 @@ def explain(
     if not replicas:
         raise typer.Exit(status)
     print()
+    from capamesh.cli.fleet import node_names  # noqa: PLC0415 - for the table alone
+
     names = node_names(replicas)
     print_table(
         (
