@@ -36,6 +36,8 @@ class OipServer:
         self.revocations: list[bytes] = []
         self.failure: tuple[int, dict[str, str], bytes] = (500, {}, b"")
         self.connections: set[tuple[str, int]] = set()
+        self.headers: list[dict[str, str]] = []
+        """The headers of each inference, by their names in small letters."""
 
     def application(self) -> web.Application:
         application = web.Application(client_max_size=2**26)
@@ -64,6 +66,7 @@ class OipServer:
             request.match_info["model"], request.match_info.get("version", ""), body, length
         )
         self.asked.append(asked)
+        self.headers.append({name.lower(): text for name, text in request.headers.items()})
         answer = InferResponse(asked.model, "1", asked.id, asked.inputs)
         buffers, json_bytes = encode_response(answer, asked)
         headers = {} if json_bytes is None else {HEADER_LENGTH_NAME: str(json_bytes)}

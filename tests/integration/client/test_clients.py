@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from ipaddress import IPv4Address
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from typing_extensions import override
 
 from capamesh.client import AsyncClient, Client, Datatype, ModelEntry, Tensor, TensorSpec, asks
 from capamesh.protocol.errors import (
@@ -259,3 +270,122 @@ async def test_async_client_sends_many_at_once(server: OipServer) -> None:
         runs = [tasks.create_task(client.infer("echo", {"X": np.array([n])})) for n in range(100)]
     assert [run.result()["X"][0] for run in runs] == list(range(100))
     assert len(server.connections) == 10
+
+
+def test_headers_go_with_every_request_and_with_no_error(
+    server: OipServer, connect: Connect
+) -> None:
+    client = connect(server.url, headers={"Authorization": "Bearer s3cret"})
+    for _ in range(2):
+        client.infer("echo", {"X": [[1, 2]]})
+    assert [one["authorization"] for one in server.headers] == ["Bearer s3cret"] * 2
+    server.failure = (401, {}, b"who are you?")
+    with pytest.raises(ClientError) as caught:
+        client.infer("fails", {"X": [[1, 2]]})
+    assert "s3cret" not in caught.value.message
+
+
+def test_one_input_needs_no_name(server: OipServer, connect: Connect) -> None:
+    client = connect(server.url)
+    array = np.float32([[1, 2]])
+    assert client.infer("echo", array)["X"].tolist() == [[1, 2]]
+    assert client.infer("echo", [1, 2])["X"].tolist() == [[1, 2]]
+    assert [asked.inputs[0].datatype for asked in server.asked] == [Datatype.FP32] * 2
+
+
+def test_arrays_are_cast_only_when_it_is_asked_for(server: OipServer, connect: Connect) -> None:
+    client = connect(server.url)
+    wide = np.array([[1.5, 2.0]])
+    client.infer("echo", {"X": wide})
+    client.infer("echo", {"X": wide}, cast=True)
+    client.infer("echo", wide, cast=True)
+    assert [asked.inputs[0].datatype for asked in server.asked] == [
+        Datatype.FP64,
+        Datatype.FP32,
+        Datatype.FP32,
+    ]
+    with pytest.raises(InvalidRequest, match=r"input 'X': 1e\+300 cannot be cast to FP32"):
+        client.infer("echo", np.array([[1e300, 1.0]]), cast=True)
+    with pytest.raises(InvalidRequest, match="'X': BYTES cannot be cast to FP32"):
+        client.infer("echo", np.array([["a", "b"]]), cast=True)
+
+
+def test_refusal_of_an_array_s_dtype_names_the_way_to_cast_it(
+    server: OipServer, connect: Connect
+) -> None:
+    refused = b'{"error": "tensor \'X\' is FP64, the model takes FP32; the model\'s inputs are X"}'
+    server.failure = (400, {"X-Capamesh-Error": "invalid_request"}, refused)
+    client = connect(server.url)
+    with pytest.raises(
+        InvalidRequest, match=r"; cast=True converts arrays to what the model takes$"
+    ):
+        client.infer("fails", {"X": np.ones((1, 2))})
+    with pytest.raises(InvalidRequest, match=r"the model's inputs are X$"):
+        client.infer("fails", {"Y": np.ones((1, 2))})
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> tuple[Path, ssl.SSLContext]:
+    """The file of an authority, and what a server of 127.0.0.1 needs that it has signed."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "our authority")])
+    host = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(host, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    file, chain = tmp_path / "ca.pem", tmp_path / "server.pem"
+    file.write_bytes(pem)
+    chain.write_bytes(private + pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain)
+    return file, context
+
+
+class Ready(BaseHTTPRequestHandler):
+    """Says that it is ready."""
+
+    @override
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+
+def test_own_authority_is_trusted_where_its_file_is_named(
+    connect: Connect, authority: tuple[Path, ssl.SSLContext]
+) -> None:
+    file, context = authority
+    with HTTPServer(("127.0.0.1", 0), Ready) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            url = f"https://127.0.0.1:{server.server_port}"
+            assert connect(url, ca=file).is_ready()
+            assert connect(url, ca=str(file)).is_ready()
+            with pytest.raises(
+                LinkLost, match=r"its certificate is not trusted: .*; name the file"
+            ):
+                connect(url).is_ready()
+        finally:
+            server.shutdown()
+            thread.join(10)

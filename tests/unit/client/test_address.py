@@ -31,7 +31,7 @@ def test_url_is_taken_apart_and_shown_whole(url: str, whole: str) -> None:
         ("ftp://host", "'ftp' is neither http nor https"),
         ("http://host:99999", "range"),
         ("http://host:x", "Port"),
-        ("http://user@host", "user name"),
+        ("http://user@host", "a user name and password do not belong in it: give them as a header"),
         ("http://host/?a=1", "query"),
         ("http://ho st", "blanks"),
     ],
@@ -39,6 +39,23 @@ def test_url_is_taken_apart_and_shown_whole(url: str, whole: str) -> None:
 def test_invalid_url_is_refused_with_the_reason(url: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         RouterAddress.parse(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://me:s3cret@host/mesh",
+        "ftp://me:s3cret@host",
+        "me:s3cret@host",
+        "http://me:s3cret@host:99999",
+        "http://s3cret@",
+        "http://a:s3cret@b@host?c",
+    ],
+)
+def test_password_in_a_url_is_shown_in_no_error(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RouterAddress.parse(url)
+    assert "s3cret" not in caught.value.message
 
 
 @given(st.text())

@@ -73,7 +73,7 @@ def test_client_has_its_signatures_arguments_and_errors(pages: dict[str, str]) -
         section.partition("\n")[0]: section for section in re.split("\n##+ ", pages["sdk.md"])
     }
     assert (
-        "client.infer(\n    model: str,\n    inputs: Mapping[str, InputValue],\n    *,\n"
+        "client.infer(\n    model: str,\n    inputs: Mapping[str, InputValue] | InputValue,\n    *,\n"
         in sections["Client.infer"]
     )
     assert (

@@ -10,12 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from capamesh.client import Tensor, TensorSpec
+from capamesh.client.casting import cast_array
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.tensors import Datatype
 
 ARRAY_SUFFIXES: Final = frozenset({".npy", ".npz"})
-_FLOATS: Final = frozenset({Datatype.FP16, Datatype.FP32, Datatype.FP64})
-"""The float datatypes of numpy, whose values become BF16 by rounding without being asked to."""
 
 
 def tensor_from_file(spec: TensorSpec, path: Path, *, is_cast: bool) -> Tensor:
@@ -26,9 +25,9 @@ def tensor_from_file(spec: TensorSpec, path: Path, *, is_cast: bool) -> Tensor:
     become infinite are refused. `InvalidRequest`: that, no such array, another dtype or shape than the
     model's. `OSError`: the file cannot be opened.
     """
-    array = _load(spec, path)
+    array: npt.NDArray[Any] | np.generic = _load(spec, path)
     if is_cast:
-        array = _cast(spec, path, array)
+        array = cast_array(array, spec.datatype, str(path))
     wanted = Datatype.BF16 if spec.datatype is Datatype.BF16 else None
     tensor = Tensor.from_numpy(spec.name, array, wanted)
     reason = spec.accepts(tensor.datatype, tensor.shape)
@@ -72,32 +71,3 @@ def _why(error: Exception) -> str:
             "numpy.save; save numbers, or text as array.astype(str)"
         )
     return str(error)
-
-
-def _cast(spec: TensorSpec, path: Path, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    own, wanted = Datatype.of_numpy(array.dtype), spec.datatype
-    if own is wanted or (wanted is Datatype.BF16 and own in _FLOATS):
-        return array
-    if Datatype.BYTES in {own, wanted} or own is Datatype.BF16:
-        raise InvalidRequest(f"{path}: {own} cannot be cast to {wanted}, which the model takes")
-    dtype = np.dtype(np.float32) if wanted is Datatype.BF16 else wanted.numpy_dtype
-    with np.errstate(all="ignore"):  # what does not fit is told below
-        made = array.astype(dtype)
-        fits = np.isfinite(made) | ~np.isfinite(array) if dtype.kind == "f" else _fit(array, dtype)
-    if not fits.all():
-        raise InvalidRequest(
-            f"{path}: {array[~fits].reshape(-1)[0]} cannot be cast to {wanted}, which the model takes"
-        )
-    return made
-
-
-def _fit(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Say of each number whether it is one of the integers (or 0 and 1) of `dtype`."""
-    least, most = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-    if array.dtype.kind != "f":
-        inside: npt.NDArray[Any] = (array >= least) & (array <= most)
-        return inside
-    wide = array.astype(np.float64)  # which has `most + 1`, a power of two, but not always `most`
-    fits: npt.NDArray[Any] = (wide >= float(least)) & (wide < float(most + 1))
-    fits &= wide == np.floor(wide)
-    return fits

@@ -7,6 +7,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from capamesh.cli import options
+from capamesh.cli.access import Ca, Headers, access
 from capamesh.cli.fleet import file_text
 from capamesh.cli.help_texts import examples
 
@@ -86,6 +87,8 @@ def explain(
         ),
     ] = None,
     router: options.Router = options.DEFAULT_ROUTER,
+    header: Headers = None,
+    ca: Ca = None,
     as_json: options.Json = False,
 ) -> None:
     """Show whether a request for MODEL would be let in now, where it would go, and why. No node is asked.
@@ -108,7 +111,7 @@ def explain(
         "priority": "" if priority is None else str(priority),
         "timeout": "" if timeout is None else str(max(1, round(timeout * 1e6))),
     }
-    with OperatorClient(router) as client:
+    with OperatorClient(router, **access(header, ca)) as client:
         found = client.explain(model, query=_given(asked), headers=_given(options))
     replicas: list[dict[str, Any]] = found.get("replicas", [])
     is_sent = found.get("admission", {}).get("is_admitted", True) and any(

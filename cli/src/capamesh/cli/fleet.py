@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from capamesh.cli import options
+from capamesh.cli.access import Ca, Headers, access
 from capamesh.cli.help_texts import examples
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.member_name import shown_names
@@ -32,6 +33,8 @@ def nodes(
         bool, typer.Option("--models", help="A line for each model at each address.")
     ] = False,
     router: options.Routers = options.DEFAULT_ROUTER,
+    header: Headers = None,
+    ca: Ca = None,
     as_json: options.Json = False,
 ) -> None:
     """List the nodes as a router sees them: who they are, what they host, how busy they are, whether they are used.
@@ -41,7 +44,7 @@ def nodes(
     from capamesh.cli.printing import print_json, print_table  # noqa: PLC0415 - help starts faster
     from capamesh.client import Client  # noqa: PLC0415 - the same
 
-    with Client(options.several(router)) as client:
+    with Client(options.several(router), **access(header, ca)) as client:
         found = client.nodes()
     if as_json:
         print_json({"nodes": found})
@@ -73,7 +76,12 @@ def nodes(
     )
 
 
-def models(router: options.Routers = options.DEFAULT_ROUTER, as_json: options.Json = False) -> None:
+def models(
+    router: options.Routers = options.DEFAULT_ROUTER,
+    header: Headers = None,
+    ca: Ca = None,
+    as_json: options.Json = False,
+) -> None:
     """List the models that the nodes host, and which file each version is.
 
     FILE is the digest that is served: pinned by the router's rules, signed by a publisher, or first seen. Nodes with
@@ -82,7 +90,7 @@ def models(router: options.Routers = options.DEFAULT_ROUTER, as_json: options.Js
     from capamesh.cli.operator_client import OperatorClient  # noqa: PLC0415 - help starts faster
     from capamesh.cli.printing import print_json, print_table  # noqa: PLC0415 - the same
 
-    with OperatorClient(options.several(router)) as client:
+    with OperatorClient(options.several(router), **access(header, ca)) as client:
         found = client.models()
         owned = {(one.get("name"), one.get("version")): one for one in client.owned_models()}
         known = {entry.name: client.metadata(entry.name) for entry in found if entry.is_ready}

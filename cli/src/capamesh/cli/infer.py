@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from capamesh.cli import options
+from capamesh.cli.access import Ca, Headers, access
 from capamesh.cli.help_texts import examples
 from capamesh.cli.parsing import names
 
@@ -18,6 +19,7 @@ EPILOG = examples(
     "capamesh infer iris --input X=@rows.npy --parameter priority=1   before all others",
     "capamesh infer iris --input X=@rows.npy --region eu --max-price 2 --explain   who may run it, and who did",
     "capamesh infer iris --input X=@rows.npy --router http://10.0.0.5:8000,http://10.0.0.6:8000   if one is down, the other",
+    "capamesh infer iris --input X=@rows.npy --router https://gpu.example.com --header 'Authorization: Bearer KEY'   behind a proxy",
     "capamesh infer vad -i input=@a.npy -p sequence_id=7 -p sequence_start=true   a model that remembers",
 )
 
@@ -93,6 +95,8 @@ def infer(
         bool, typer.Option("--explain", help="Say among whom and why its node was chosen.")
     ] = False,
     router: options.Routers = options.DEFAULT_ROUTER,
+    header: Headers = None,
+    ca: Ca = None,
     as_json: options.Json = False,
 ) -> None:
     """Run MODEL once and print its outputs. In JSON, NaN and infinities are the texts NaN, Infinity, -Infinity."""
@@ -114,7 +118,7 @@ def infer(
         max_price=max_price,
         is_explained=explain,
     )
-    with Client(options.several(router)) as client:
+    with Client(options.several(router), **access(header, ca)) as client:
         tensors = parse_inputs(inputs, client.metadata(model, version), is_cast=cast)
         answers = client.infer(
             model,

@@ -43,10 +43,19 @@ class RouterAddress:
             raise _no_url(url, "it names no host")
         if not text.isprintable() or " " in text:
             raise _no_url(url, "it has blanks or control characters")
-        if parts.username is not None or parts.query or parts.fragment:
-            raise _no_url(url, "a user name, query or fragment has no meaning here")
+        if parts.username is not None:
+            raise _no_url(
+                url,
+                "a user name and password do not belong in it: give them as a header, "
+                '`headers={"Authorization": ...}` or `capamesh infer --header "Authorization: ..."`',
+            )
+        if parts.query or parts.fragment:
+            raise _no_url(url, "a query or fragment has no meaning here")
         return cls(parts.scheme, host, port or _PORTS[parts.scheme], parts.path.rstrip("/"))
 
 
 def _no_url(url: str, why: str) -> ConfigError:
-    return ConfigError(f"{url!r} is no router's URL: {why}; give one like {DEFAULT_URL}")
+    # what stands before an @ may be a password
+    before, at, after = url.rpartition("@")
+    shown = f"{before[: before.find('://') + 3] if '://' in before else ''}…@{after}" if at else url
+    return ConfigError(f"{shown!r} is no router's URL: {why}; give one like {DEFAULT_URL}")

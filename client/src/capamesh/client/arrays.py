@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
+from capamesh.client.casting import cast_array
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.oip.json_data import read_data
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec, fp32_from_bf16
@@ -19,23 +20,48 @@ NO_SPECS: Mapping[str, TensorSpec] = {}
 """Nothing is known of a model's inputs."""
 
 
-def has_numbers(inputs: Mapping[str, InputValue]) -> bool:
-    """Return whether an input is numbers in lists, whose dtype the model's metadata must tell."""
-    return any(_is_numbers(value) for value in inputs.values())
+def needs_specs(inputs: Mapping[str, InputValue] | InputValue, *, is_cast: bool) -> bool:
+    """Return whether the model's metadata must tell a name or a dtype: of one input without its name, of numbers in lists, or to cast."""
+    if not isinstance(inputs, Mapping):
+        return True
+    return is_cast or any(_is_numbers(value) for value in inputs.values())
+
+
+def named(
+    inputs: Mapping[str, InputValue] | InputValue, specs: Mapping[str, TensorSpec]
+) -> Mapping[str, InputValue]:
+    """Return the inputs by name: one that is given alone is the only one of `specs`. InvalidRequest: there are others."""
+    if isinstance(inputs, Mapping):
+        return inputs
+    if len(specs) != 1:
+        raise InvalidRequest(
+            f'the model has {len(specs)} inputs; give each by its name: {{"NAME": value}}, of '
+            f"{', '.join(specs)[:500]}"
+        )
+    return {next(iter(specs)): inputs}
 
 
 def tensors_of(
-    inputs: Mapping[str, InputValue], specs: Mapping[str, TensorSpec] = NO_SPECS
+    inputs: Mapping[str, InputValue],
+    specs: Mapping[str, TensorSpec] = NO_SPECS,
+    *,
+    is_cast: bool = False,
 ) -> list[Tensor]:
     """Return the inputs as tensors, arrays shared without a copy where they are row-major.
 
-    An array's dtype is taken as it is, so that nothing is rounded unasked; lists of numbers take that of `specs`, the
-    model's inputs. For BF16, which numpy lacks, give `Tensor.from_numpy(name, floats, Datatype.BF16)`.
-    InvalidRequest: no inputs, a list that its input cannot hold, a dtype without a datatype.
+    An array's dtype is taken as it is, so that nothing is rounded unasked, unless `is_cast` asks for that of `specs`, the
+    model's inputs; lists of numbers take it always. For BF16, which numpy lacks, give
+    `Tensor.from_numpy(name, floats, Datatype.BF16)`, or cast floats.
+    InvalidRequest: no inputs, a list that its input cannot hold, a dtype without a datatype, what cannot be cast.
     """
     if not inputs:
         raise InvalidRequest('a request without inputs; give them as {"NAME": array}')
-    return [_tensor_of(name, value, specs) for name, value in inputs.items()]
+    return [
+        _cast(name, value, specs[name])
+        if is_cast and name in specs and isinstance(value, np.ndarray | np.generic)
+        else _tensor_of(name, value, specs)
+        for name, value in inputs.items()
+    ]
 
 
 def tensor_from_lists(spec: TensorSpec, value: object) -> Tensor:
@@ -93,6 +119,11 @@ def _shape_of(name: str, value: object) -> tuple[int, ...]:
         if not level:
             break
     return tuple(shape)
+
+
+def _cast(name: str, array: npt.NDArray[Any] | np.generic, spec: TensorSpec) -> Tensor:
+    made = cast_array(array, spec.datatype, f"input {name!r}")
+    return Tensor.from_numpy(name, made, spec.datatype)
 
 
 def _tensor_of(name: str, value: InputValue, specs: Mapping[str, TensorSpec]) -> Tensor:

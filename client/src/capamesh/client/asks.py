@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
+
+import numpy as np
 
 from capamesh.client.answers import (
     Answer,
@@ -22,7 +25,7 @@ from capamesh.client.answers import (
     read_models,
     read_nodes,
 )
-from capamesh.client.arrays import NO_SPECS, InputValue, arrays_of, tensors_of
+from capamesh.client.arrays import NO_SPECS, InputValue, arrays_of, named, tensors_of
 from capamesh.client.routing_options import ANYWHERE, RoutingOptions
 from capamesh.protocol.errors import DeadlineExceeded, InvalidRequest, LinkLost, ProtocolViolation
 from capamesh.protocol.oip import (
@@ -90,8 +93,9 @@ class Ask(Generic[T]):
 
 def ask_infer(
     model: str,
-    inputs: Mapping[str, InputValue],
+    inputs: Mapping[str, InputValue] | InputValue,
     *,
+    is_cast: bool = False,
     version: str = "",
     outputs: Sequence[str] | None = None,
     timeout_s: float | None = None,
@@ -104,7 +108,8 @@ def ask_infer(
 ) -> Ask[Outputs]:
     """Return the request for one inference; raises `InvalidRequest` and `TooLarge`.
 
-    `specs` are the model's inputs, of which lists of numbers take dtype and shape.
+    `specs` are the model's inputs, of which lists of numbers take dtype and shape, an input without a name its name, and
+    arrays their dtype where `is_cast`.
     """
     if timeout_s is not None and not 0 < timeout_s < float("inf"):
         raise InvalidRequest(f"timeout_s is {timeout_s!r}; give seconds above 0, or None")
@@ -113,8 +118,9 @@ def ask_infer(
     _check_parameters(parameters)
     if timeout_s is not None:
         parameters = {**parameters, _TIMEOUT_PARAMETER: max(1, round(timeout_s * 1e6))}
+    by_name = named(inputs, specs)
     buffers, json_bytes = encode_request(
-        tensors_of(inputs, specs),
+        tensors_of(by_name, specs, is_cast=is_cast),
         outputs=[RequestedOutput(name) for name in outputs or ()],
         is_binary=is_binary,
         id=id,
@@ -130,7 +136,10 @@ def ask_infer(
         }
 
     def read(answer: Answer, url: str) -> Outputs:
-        _check(answer, url)
+        try:
+            _check(answer, url)
+        except InvalidRequest as error:
+            raise _with_cast_hint(error, by_name) from None
         try:
             header_length = parse_header_length(answer.header_length)
         except InvalidRequest as exc:
@@ -199,6 +208,16 @@ def unreachable(url: str, why: str) -> Unreachable:
     )
 
 
+def why_not(error: Exception) -> str:
+    """Return why a connection could not be made, for people."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate is not trusted: {error.verify_message}; name the file of the authority that signed it, as ca= or "
+            "--ca, if it is your own"
+        )
+    return (error.strerror if isinstance(error, OSError) else "") or str(error)
+
+
 def too_late(url: str, ask: Ask[Any]) -> DeadlineExceeded:
     """Return the error for a router that has not answered in time."""
     return DeadlineExceeded(
@@ -246,3 +265,14 @@ def _model_path(model: str, version: str) -> str:
         raise InvalidRequest("the model's name is empty; see the list: capamesh models")
     path = f"/v2/models/{quote(model, safe='')}"
     return f"{path}/versions/{quote(version, safe='')}" if version else path
+
+
+def _with_cast_hint(error: InvalidRequest, inputs: Mapping[str, InputValue]) -> InvalidRequest:
+    """Return a router's refusal with the way out, where it is about the dtype of an array."""
+    for name, value in inputs.items():
+        is_array = isinstance(value, np.ndarray | np.generic)
+        said = f"tensor {name!r} is "
+        if is_array and said in error.message and ", the model takes " in error.message:
+            error.args = (f"{error.message}; cast=True converts arrays to what the model takes",)
+            break
+    return error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ import aiohttp
 from typing_extensions import override
 
 from capamesh.client import asks
+from capamesh.client.access import NO_HEADERS, Access
 from capamesh.client.address import DEFAULT_URL
 from capamesh.client.answers import (
     Answer,
@@ -19,7 +21,7 @@ from capamesh.client.answers import (
     ModelMetadata,
     Outputs,
 )
-from capamesh.client.arrays import NO_SPECS, InputValue, has_numbers
+from capamesh.client.arrays import NO_SPECS, InputValue, needs_specs
 from capamesh.client.asks import Ask
 from capamesh.client.failover import Failover, is_for_another, none_answered, routers_of
 from capamesh.client.known_inputs import KnownInputs
@@ -46,6 +48,8 @@ class AsyncClient:
         *,
         timeout_s: float | None = None,
         routing: RoutingOptions = ANYWHERE,
+        headers: Mapping[str, str] = NO_HEADERS,
+        ca: str | Path | None = None,
         max_connections: int = 100,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
@@ -55,13 +59,18 @@ class AsyncClient:
             url: where a router is, or where several are.
             timeout_s: the deadline of inferences that name none.
             routing: what inferences that name none ask of their way.
+            headers: what each request to each of the routers has besides its own headers, such as the key that a proxy in front
+                asks for: `{"Authorization": "Bearer ..."}`. They are shown in no error.
+            ca: the file, as PEM, of the authority that signed the certificate of an https URL; None: those that the system
+                trusts.
             max_connections: how many requests run at once; more wait for a connection (100 is aiohttp's own default).
             limits: how much a request and its answer may hold.
 
         Raises:
-            ConfigError: a URL is none, or there are too few or too many.
+            ConfigError: a URL is none, there are too few or too many, or a header or the authority's file cannot be used.
         """
         self._failover = Failover(routers_of(url))
+        self._access = Access(headers, ca)
         self._timeout_s = timeout_s
         self._routing = routing
         self._specs = KnownInputs()
@@ -93,8 +102,9 @@ class AsyncClient:
     async def infer(
         self,
         model: str,
-        inputs: Mapping[str, InputValue],
+        inputs: Mapping[str, InputValue] | InputValue,
         *,
+        cast: bool = False,
         version: str = "",
         outputs: Sequence[str] | None = None,
         timeout_s: float | None = None,
@@ -107,6 +117,7 @@ class AsyncClient:
         ask = asks.ask_infer(
             model,
             inputs,
+            is_cast=cast,
             version=version,
             outputs=outputs,
             timeout_s=self._timeout_s if timeout_s is None else timeout_s,
@@ -114,7 +125,7 @@ class AsyncClient:
             id=id,
             is_binary=is_binary,
             routing=self._routing if routing is None else routing,
-            specs=await self._specs_for(model, version, inputs),
+            specs=await self._specs_for(model, version, inputs, is_cast=cast),
             limits=self._limits,
         )
         try:
@@ -124,10 +135,15 @@ class AsyncClient:
             raise
 
     async def _specs_for(
-        self, model: str, version: str, inputs: Mapping[str, InputValue]
+        self,
+        model: str,
+        version: str,
+        inputs: Mapping[str, InputValue] | InputValue,
+        *,
+        is_cast: bool,
     ) -> Mapping[str, TensorSpec]:
-        """Return the model's inputs where numbers in lists need them."""
-        if not has_numbers(inputs):
+        """Return the model's inputs where what was given needs them."""
+        if not needs_specs(inputs, is_cast=is_cast):
             return NO_SPECS
         known = self._specs.of(model, version)
         if known is not None:
@@ -198,8 +214,10 @@ class AsyncClient:
             raise asks.too_late(url, ask) from exc
         except _NothingReadError as exc:
             raise asks.cut_off(url, str(exc)) from exc
+        except aiohttp.ClientConnectorCertificateError as exc:
+            raise asks.unreachable(url, asks.why_not(exc.certificate_error)) from exc
         except aiohttp.ClientConnectorError as exc:
-            why = exc.os_error.strerror or str(exc.os_error)
+            why = asks.why_not(exc.os_error)
             raise asks.unreachable(url, why) from exc
         except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError) as exc:
             raise asks.cut_off(url, _first_line(exc)) from exc
@@ -211,11 +229,13 @@ class AsyncClient:
         self, url: str, ask: Ask[Any], way: SimpleNamespace, *, is_fresh: bool
     ) -> Answer:
         is_large = ask.size_bytes > _JOINED_BYTES
+        own = {**ask.headers, "Content-Length": str(ask.size_bytes)}
         request = self._session(is_fresh=is_fresh).request(
             ask.method,
             url + ask.path,
             data=_pieces(ask.buffers) if is_large else b"".join(ask.buffers),
-            headers={**ask.headers, "Content-Length": str(ask.size_bytes)},
+            headers=self._access.with_own(own),
+            ssl=self._access.tls if url.startswith("https:") else True,
             allow_redirects=False,
             trace_request_ctx=way,
         )

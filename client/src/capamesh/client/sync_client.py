@@ -11,16 +11,17 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 from typing_extensions import override
 
 from capamesh.client import asks
+from capamesh.client.access import NO_HEADERS, Access
 from capamesh.client.address import DEFAULT_URL, RouterAddress
 from capamesh.client.answers import (
     Answer,
@@ -29,7 +30,7 @@ from capamesh.client.answers import (
     ModelMetadata,
     Outputs,
 )
-from capamesh.client.arrays import NO_SPECS, InputValue, has_numbers
+from capamesh.client.arrays import NO_SPECS, InputValue, needs_specs
 from capamesh.client.asks import Ask
 from capamesh.client.failover import Failover, is_for_another, none_answered, routers_of
 from capamesh.client.known_inputs import KnownInputs
@@ -57,6 +58,8 @@ class Client:
         *,
         timeout_s: float | None = None,
         routing: RoutingOptions = ANYWHERE,
+        headers: Mapping[str, str] = NO_HEADERS,
+        ca: str | Path | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         """Make a client, which connects to nothing before its first request.
@@ -65,12 +68,17 @@ class Client:
             url: where a router is, or where several are.
             timeout_s: the deadline of inferences that name none.
             routing: what inferences that name none ask of their way.
+            headers: what each request to each of the routers has besides its own headers, such as the key that a proxy in front
+                asks for: `{"Authorization": "Bearer ..."}`. They are shown in no error.
+            ca: the file, as PEM, of the authority that signed the certificate of an https URL; None: those that the system
+                trusts.
             limits: how much a request and its answer may hold.
 
         Raises:
-            ConfigError: a URL is none, or there are too few or too many.
+            ConfigError: a URL is none, there are too few or too many, or a header or the authority's file cannot be used.
         """
         self._failover = Failover(routers_of(url))
+        self._access = Access(headers, ca)
         self._timeout_s = timeout_s
         self._routing = routing
         self._limits = limits
@@ -103,8 +111,9 @@ class Client:
     def infer(
         self,
         model: str,
-        inputs: Mapping[str, InputValue],
+        inputs: Mapping[str, InputValue] | InputValue,
         *,
+        cast: bool = False,
         version: str = "",
         outputs: Sequence[str] | None = None,
         timeout_s: float | None = None,
@@ -119,8 +128,11 @@ class Client:
 
         Args:
             model: the model's name.
-            inputs: the inputs by name. An array has the model's own dtype and shape; numbers in (nested) lists take the dtype of
-                the model's metadata, which is asked for once; `str` and `bytes` in lists are BYTES; BF16 needs a `Tensor`.
+            inputs: the inputs by name, or the value of the only one. An array has the model's own dtype and shape; numbers in
+                (nested) lists take both from the model's metadata, which is asked for once, and leading dimensions of 1 may be
+                left out; `str` and `bytes` in lists are BYTES; BF16 needs a `Tensor`, or `cast`.
+            cast: whether arrays are converted to the model's dtypes. Numbers that these cannot hold are refused; floats are
+                rounded.
             version: the version to run; empty: the one that the router chooses.
             outputs: the names of the outputs to return; None: all.
             timeout_s: the deadline, which router and node keep too.
@@ -141,6 +153,7 @@ class Client:
         ask = asks.ask_infer(
             model,
             inputs,
+            is_cast=cast,
             version=version,
             outputs=outputs,
             timeout_s=self._timeout_s if timeout_s is None else timeout_s,
@@ -148,7 +161,7 @@ class Client:
             id=id,
             is_binary=is_binary,
             routing=self._routing if routing is None else routing,
-            specs=self._specs_for(model, version, inputs),
+            specs=self._specs_for(model, version, inputs, is_cast=cast),
             limits=self._limits,
         )
         try:
@@ -158,10 +171,15 @@ class Client:
             raise
 
     def _specs_for(
-        self, model: str, version: str, inputs: Mapping[str, InputValue]
+        self,
+        model: str,
+        version: str,
+        inputs: Mapping[str, InputValue] | InputValue,
+        *,
+        is_cast: bool,
     ) -> Mapping[str, TensorSpec]:
-        """Return the model's inputs where numbers in lists need them."""
-        if not has_numbers(inputs):
+        """Return the model's inputs where what was given needs them."""
+        if not needs_specs(inputs, is_cast=is_cast):
             return NO_SPECS
         known = self._specs.of(model, version)
         return (
@@ -247,7 +265,7 @@ class Client:
         limit_s = min(asks.CONNECT_LIMIT_S, left_s)
         if address.scheme == "https":
             connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-                address.host, address.port, timeout=limit_s, context=ssl.create_default_context()
+                address.host, address.port, timeout=limit_s, context=self._access.tls
             )
         else:
             connection = http.client.HTTPConnection(address.host, address.port, timeout=limit_s)
@@ -261,7 +279,7 @@ class Client:
                     raise asks.too_late(address.url, ask) from exc
                 why = f"no connection within {limit_s:g} s"
             else:
-                why = exc.strerror or str(exc)
+                why = asks.why_not(exc)
             raise asks.unreachable(address.url, why) from exc
         return connection
 
@@ -277,7 +295,8 @@ class Client:
         try:
             sock: socket.socket = connection.sock
             sock.settimeout(_left_s(deadline_s))
-            headers = {**ask.headers, "Content-Length": str(ask.size_bytes)}
+            own = {**ask.headers, "Content-Length": str(ask.size_bytes)}
+            headers = self._access.with_own(own)
             # A router that refuses a body may have answered before it closed.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.request(ask.method, router.prefix + ask.path, ask.buffers, headers)

@@ -57,7 +57,10 @@ def test_spec_accepts_any_size_where_it_says_minus_one() -> None:
 def test_spec_says_why_a_tensor_does_not_fit() -> None:
     spec = TensorSpec("x", Datatype.FP32, (-1, 30))
     assert spec.accepts(Datatype.FP64, (7, 30)) == "tensor 'x' is FP64, the model takes FP32"
-    for shape in ((7, 31), (30,), (7, 30, 1), ()):
+    assert spec.accepts(Datatype.FP32, (30,)) == (
+        "tensor 'x' has shape [30], the model takes [-1, 30] (-1 is any size); one row alone has shape [1, 30]"
+    )
+    for shape in ((7, 31), (31,), (7, 30, 1), ()):
         assert spec.accepts(Datatype.FP32, shape) == (
             f"tensor 'x' has shape {list(shape)}, the model takes [-1, 30] (-1 is any size)"
         )

@@ -29,12 +29,18 @@ class TensorSpec:
         """Return None when a tensor of `datatype` and `shape` fits, else why it does not."""
         if datatype is not self.datatype:
             return f"tensor {self.name!r} is {datatype}, the model takes {self.datatype}"
-        fits = len(shape) == len(self.shape) and all(
-            declared in {ANY_DIM, given} for declared, given in zip(self.shape, shape, strict=True)
-        )
-        if not fits:
+        if not _fits(self.shape, shape):
+            is_one_row = self.shape[:1] in {(ANY_DIM,), (1,)} and _fits(self.shape[1:], shape)
+            hint = f"; one row alone has shape {[1, *shape]}" if is_one_row else ""
             return (
                 f"tensor {self.name!r} has shape {list(shape)}, the model takes {list(self.shape)} "
-                f"(-1 is any size)"
+                f"(-1 is any size){hint}"
             )
         return None
+
+
+def _fits(declared: Sequence[int], shape: Sequence[int]) -> bool:
+    """Return whether a tensor of `shape` has a declared shape."""
+    return len(shape) == len(declared) and all(
+        own in {ANY_DIM, given} for own, given in zip(declared, shape, strict=True)
+    )

@@ -297,7 +297,7 @@ def test_bfloat16_goes_in_where_no_bfloat16_comes_out(load: Load) -> None:
         ),
         (
             lambda a, b: [fp32("a", [1, 2]), b],
-            "tensor 'a' has shape [2], the model takes [-1, 2] (-1 is any size)",
+            "tensor 'a' has shape [2], the model takes [-1, 2] (-1 is any size); one row alone has shape [1, 2]",
         ),
         (
             lambda a, b: [a, fp32("b", [[1, 2, 3]])],

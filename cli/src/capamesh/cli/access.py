@@ -1,0 +1,62 @@
+"""The options with which a command gets through a proxy in front of a router. Reads the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Final, TypeAlias, TypedDict
+
+import typer
+
+HEADERS_VARIABLE: Final = "CAPAMESH_HEADERS"
+"""The environment variable with headers, one a line; an option of the same name goes before it."""
+
+Headers: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--header",
+        metavar="'NAME: VALUE'",
+        help="A header for the proxy in front of the router, such as 'Authorization: Bearer KEY'; may be repeated. Other users "
+        f"of this machine can read command lines: prefer the variable {HEADERS_VARIABLE}, which has one a line.",
+    ),
+]
+Ca: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca",
+        envvar="CAPAMESH_CA",
+        metavar="FILE.pem",
+        help="The authority that signed the certificate of an https:// router, where the system does not trust it.",
+    ),
+]
+
+
+class AccessOptions(TypedDict):
+    """The arguments of a client that the options stand for."""
+
+    headers: dict[str, str]
+    ca: Path | None
+
+
+def access(headers: Sequence[str] | None, ca: Path | None) -> AccessOptions:
+    """Return what the options and the variable say. A usage error, without the text, which may be a secret: no header."""
+    given: dict[str, str] = {}
+    for where, lines in (
+        (HEADERS_VARIABLE, os.environ.get(HEADERS_VARIABLE, "").splitlines()),
+        ("--header", headers or ()),
+    ):
+        for line in lines:
+            name, colon, value = line.partition(":")
+            if not colon or not name.strip():
+                if not line.strip() and where == HEADERS_VARIABLE:
+                    continue
+                raise typer.BadParameter(
+                    "a header is 'NAME: VALUE', for example 'Authorization: Bearer KEY'",
+                    param_hint=where,
+                )
+            replaced = [known for known in given if known.lower() == name.strip().lower()]
+            for known in replaced:
+                del given[known]
+            given[name.strip()] = value.strip()
+    return {"headers": given, "ca": ca}
