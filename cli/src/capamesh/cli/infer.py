@@ -102,7 +102,7 @@ def infer(
     """Run MODEL once and print its outputs. In JSON, NaN and infinities are the texts NaN, Infinity, -Infinity."""
     from capamesh.cli.explain import sentence  # noqa: PLC0415 - the same
     from capamesh.cli.input_values import parse_inputs  # noqa: PLC0415 - help starts faster
-    from capamesh.cli.output_values import json_of, preview  # noqa: PLC0415 - the same
+    from capamesh.cli.output_values import dtype_name, json_of, preview  # noqa: PLC0415 - the same
     from capamesh.cli.parameter_values import parse_parameters  # noqa: PLC0415 - the same
     from capamesh.cli.printing import hint, print_json, print_table  # noqa: PLC0415 - the same
     from capamesh.client import Client, RoutingOptions  # noqa: PLC0415 - the same
@@ -139,7 +139,7 @@ def infer(
     print_table(
         ("OUTPUT", "DTYPE", "SHAPE", "VALUES"),
         [
-            (name, array.dtype.name, list(array.shape), preview(array))
+            (name, dtype_name(array), list(array.shape), preview(array))
             for name, array in answers.items()
         ],
     )

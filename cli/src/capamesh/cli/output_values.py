@@ -20,13 +20,18 @@ def preview(array: npt.NDArray[Any]) -> str:
     )
 
 
+def dtype_name(array: npt.NDArray[Any]) -> str:
+    """Return the dtype of an output as people and programs are told it: numpy's name, and `text` where it is of texts."""
+    return "text" if array.dtype == object else array.dtype.name
+
+
 def json_of(name: str, array: npt.NDArray[Any]) -> dict[str, object]:
     """Return an output as a JSON object with nested lists; BYTES as text, NaN and infinities as text too."""
     elements = _as_text(array) if array.dtype == object else array
     data: object = elements.tolist()
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         data = _spelled(data)
-    return {"name": name, "dtype": array.dtype.name, "shape": list(array.shape), "data": data}
+    return {"name": name, "dtype": dtype_name(array), "shape": list(array.shape), "data": data}
 
 
 def _as_text(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
