@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from fleet_fakes import (
     linked,
     offer,
 )
+from typing_extensions import override
 
 from capamesh.protocol.adverts import ModelOffer, ModelState
 from capamesh.protocol.errors import (
@@ -47,7 +48,7 @@ from capamesh.router.fleet.wanted_loads import FIRST_REST_S, MAX_LOADS
 from capamesh.router.ownership.owners import Owners
 from capamesh.router.requests.asked_load import PATIENCE_S, SETTLED_S
 from capamesh.router.requests.attempts import MAX_WAIT_S
-from capamesh.router.requests.call import NO_OPTIONS
+from capamesh.router.requests.call import NO_OPTIONS, Call, Outcome, Responder
 from capamesh.router.requests.cold_starts import (
     FRESH_S,
     LOOK_AGAIN_S,
@@ -686,3 +687,50 @@ async def test_outlooks_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatc
         cold.outlook(ModelName(name), offer().version)
         kept.append(len(cold._outlooks))
     assert kept == [1, 2, 1]
+
+
+class Unheard(Responder):
+    """Does nothing with what it is told."""
+
+    @override
+    def complete(self, outcome: Outcome) -> None:
+        del outcome
+
+    @override
+    def fail(self, error: CapameshError) -> None:
+        del error
+
+
+@in_virtual_time
+async def test_request_that_waited_can_be_explained_once_it_has_set_off() -> None:
+    fleet = Cold()
+    handle = fleet.routing.pipeline.start(Call(call(), NO_OPTIONS, 30.0), Unheard())
+    assert handle.picker is None
+    fleet.nodes["A"].loaded()
+    fleet.says("A", ModelState.READY)
+    assert handle.picker is not None
+    assert handle.picker.explain(fleet.clock()).chosen == ("A",)
+
+
+@in_virtual_time
+async def test_request_that_waits_has_one_timer_and_none_once_it_has_left() -> None:
+    loop, timers = asyncio.get_running_loop(), list[asyncio.TimerHandle]()
+
+    class Counted:
+        """Timers that are kept."""
+
+        call_soon = loop.call_soon
+        call_exception_handler = loop.call_exception_handler
+
+        def call_later(self, delay: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
+            timers.append(loop.call_later(delay, callback))
+            return timers[-1]
+
+    fleet = Cold()
+    fleet.endpoints[0].link = None  # so that nobody can be asked for the load
+    fleet.routing.pipeline.cold.timers = Counted()
+    handle = fleet.routing.pipeline.start(Call(call(), NO_OPTIONS, 30.0), Unheard())
+    await asyncio.sleep(1.5 * LOOK_AGAIN_S)
+    assert [timer.when() for timer in timers] == [LOOK_AGAIN_S, 2 * LOOK_AGAIN_S]
+    handle.cancel()
+    assert timers[-1].cancelled()

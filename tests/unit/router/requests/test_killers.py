@@ -141,13 +141,26 @@ def test_requests_that_look_like_a_killer_are_looked_at_for_so_many_bytes_a_seco
     assert made == 9
 
 
-@pytest.mark.parametrize("at", [0, WHOLE_BYTES // 2 - 1, -1])
-def test_large_tensor_counts_by_both_ends_and_its_size(at: int) -> None:
-    data = bytearray(WHOLE_BYTES + 100)
+@pytest.mark.parametrize(
+    ("size_bytes", "at", "counts"),
+    [
+        (WHOLE_BYTES + 100, 0, True),
+        (WHOLE_BYTES + 100, WHOLE_BYTES // 2 - 1, True),
+        (WHOLE_BYTES + 100, WHOLE_BYTES // 2, False),
+        (WHOLE_BYTES + 100, -(WHOLE_BYTES // 2) - 1, False),
+        (WHOLE_BYTES + 100, -(WHOLE_BYTES // 2), True),
+        (WHOLE_BYTES + 100, -1, True),
+        (WHOLE_BYTES, WHOLE_BYTES // 2, True),
+    ],
+)
+def test_large_tensor_counts_by_both_ends_and_a_smaller_one_whole(
+    size_bytes: int, at: int, counts: bool
+) -> None:
+    data = bytearray(size_bytes)
     large = Tensor("x", Datatype.INT8, (1, len(data)), data)
     before = digest(call()._replace(inputs=(large,)))
     data[at] = 1
-    assert digest(call()._replace(inputs=(large,))) != before
+    assert (digest(call()._replace(inputs=(large,))) != before) is counts
 
 
 def test_killer_is_barred_for_an_hour_from_the_third_verdict_on() -> None:
@@ -222,13 +235,45 @@ def test_witnesses_that_are_remembered_of_a_killer_are_bounded() -> None:
     assert len(entry.witnesses) == MAX_WITNESSES
 
 
+@pytest.mark.parametrize(("noted_s", "second_s"), [(10.0, 10.0), (0.25, 0.0)])
 def test_request_larger_than_all_that_is_looked_at_in_a_second_is_looked_at_alone(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, noted_s: float, second_s: float
 ) -> None:
     monkeypatch.setattr("capamesh.router.requests.killers.HASHED_BYTES", 1)
     killers = Killers()
-    killers.note(target(1.0), 2, BOTH, 10.0)
-    killers.note(target(2.0), 2, BOTH, 10.5)  # is not looked at any more
+    killers.note(target(1.0), 2, BOTH, noted_s)
+    killers.note(target(2.0), 2, BOTH, second_s + 0.5)  # is not looked at any more
     assert len(killers) == 1
-    assert not killers.is_barred(target(1.0), FLEET, 10.999)
-    assert killers.is_barred(target(1.0), FLEET, 11.0)
+    assert not killers.is_barred(target(1.0), FLEET, second_s + 0.999)
+    assert killers.is_barred(target(1.0), FLEET, second_s + 1.0)
+
+
+def test_request_is_not_even_sampled_while_nobody_was_ever_barred(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Killers, "_sample", pytest.fail)
+    assert not Killers().is_barred(target(1.0), FLEET, 0.0)
+
+
+def test_each_byte_of_a_small_request_tells_it_from_a_killer_without_a_digest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def small(at: int | None) -> InferCall:
+        data = bytearray(SAMPLES)
+        if at is not None:
+            data[at] = 1
+        return call()._replace(inputs=(Tensor("x", Datatype.INT8, (1, len(data)), data),))
+
+    killers = Killers(phase=1)
+    killers.note(small(None), 2, BOTH, 10.0)
+    monkeypatch.setattr("capamesh.router.requests.killers.digest", pytest.fail)
+    assert not any(killers.is_barred(small(at), FLEET, 11.0) for at in range(SAMPLES))
+
+
+def test_death_after_a_verdict_is_one_again_and_not_enough_for_the_next() -> None:
+    killers = Killers()
+    killers.note(target(1.0), 2, BOTH, 10.0)
+    killers.note(target(1.0), 1, BOTH, 20.0)
+    assert killers.until_s == 10.0 + BARRED_S[0]
+    killers.note(target(1.0), 1, BOTH, 30.0)
+    assert killers.until_s == 30.0 + BARRED_S[1]

@@ -1,0 +1,86 @@
+"""What a caller is told whose request nobody can be asked to run."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from replicas import fleet, lose
+
+from capamesh.protocol.errors import CapameshError, ModelNotFound, ModelUnavailable, NoEndpoint
+from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.router.balancing.absence import no_endpoint, not_hosted
+from capamesh.router.balancing.eligibility import Eligibility
+
+M, V1 = ModelName("m"), ModelVersion("1")
+
+
+def view(
+    *models: str,
+    versions: tuple[str, ...] = (),
+    withheld: str = "",
+    absent: CapameshError | None = None,
+    has: bool = False,
+) -> Any:
+    """Return a fleet's view in which that is known."""
+    return SimpleNamespace(
+        adverts=dict.fromkeys(models),
+        has=lambda *_: has,
+        models=lambda: list(models),
+        versions=lambda _: list(versions),
+        withheld=lambda *_: withheld,
+        absent=SimpleNamespace(error=lambda *_: absent),
+    )
+
+
+AWAY = ModelUnavailable("no room")
+
+
+@pytest.mark.parametrize(
+    ("fleet_view", "kind", "message"),
+    [
+        (view("m", withheld="it is on trial", absent=AWAY), NoEndpoint, "it is on trial"),
+        (view("m", absent=AWAY), ModelUnavailable, "no room"),
+        (view(), NoEndpoint, "this router has not heard of any node yet; try again soon"),
+        (
+            view("m", versions=("2", "3")),
+            ModelNotFound,
+            "model 'm' has no version '1'; its versions: 2, 3",
+        ),
+        (view("a", "b"), ModelNotFound, "no node hosts model 'm'; hosted models: a, b"),
+        (
+            view(*"abcdefghij"),
+            ModelNotFound,
+            "no node hosts model 'm'; hosted models: a, b, c, d, e, f, g, h, i, j",
+        ),
+        (
+            view(*"abcdefghijkl"),
+            ModelNotFound,
+            "no node hosts model 'm'; hosted models: a, b, c, d, e, f, g, h, i, j and 2 more"
+            " (POST /v2/repository/index lists them)",
+        ),
+    ],
+)
+def test_error_for_what_nobody_hosts_says_the_nearest_reason(
+    fleet_view: Any, kind: type[CapameshError], message: str
+) -> None:
+    error = not_hosted(fleet_view, M, V1)
+    assert (type(error), error.message) == (kind, message)
+    assert type(no_endpoint(fleet_view, M, V1, (), Eligibility())) is kind
+
+
+def test_error_for_what_is_hosted_counts_the_three_reasons_that_most_nodes_have() -> None:
+    replicas = fleet("abcdefghij")
+    replicas[0].set_away(True)
+    for one in replicas[1:3]:
+        one.endpoint.is_draining = True
+    lose(*replicas[3:7])
+    for one in replicas[7:]:
+        one.health.failed(10.0, is_hard=True, cause="no memory")
+    error = no_endpoint(view("m", has=True), M, V1, replicas, Eligibility(now_s=10.0))
+    assert type(error) is NoEndpoint
+    assert error.message == (
+        "model 'm' is hosted, but no node that has it can be reached now (4 of 10: no link;"
+        " 3 of 10: inhibited: no memory, 0.0 s ago; 2 of 10: draining); try again soon"
+    )
