@@ -59,11 +59,18 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.fleet import Changed, Joined
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.asking import Answer
-from capamesh.protocol.links.calls import InferCall, LoadReport, SequenceMark
+from capamesh.protocol.links.calls import (
+    InferAnswer,
+    InferCall,
+    LoadReport,
+    SequenceMark,
+    encode_answer,
+)
 from capamesh.protocol.tensors import Datatype, Tensor
 from capamesh.router.balancing.opinions import MOST
 from capamesh.router.balancing.picker import RequestPicker
 from capamesh.router.fleet.endpoint import Endpoint
+from capamesh.router.fleet.network_estimate import MIN_RATED_BYTES
 from capamesh.router.policies.policy import RequestShape
 from capamesh.router.requests.call import NO_OPTIONS, Call, Outcome
 from capamesh.router.resilience.health import CircuitState, Health
@@ -141,6 +148,20 @@ async def test_answer_comes_with_who_gave_it_and_its_load_is_kept() -> None:
     assert (replica.endpoint.answered, replica.endpoint.failed) == (1, 0)
     assert fleet.in_order.shapes == [RequestShape("m", "1", 8)]
     assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_network_is_rated_by_the_time_for_which_an_answer_was_not_at_its_node() -> None:
+    rows = np.zeros((MIN_RATED_BYTES // 8, 2), np.float32)
+    given = InferAnswer(
+        ModelVersion("1"), (Tensor.from_numpy("y", rows),), 500_000, 250_000, LoadReport()
+    )
+    meta, body = encode_answer(given)
+    answer = Answer(meta, memoryview(b"".join(body)))
+    fleet = Fleet([after(1.0, answering(answer))])
+    await infer(fleet)
+    size_bytes = 8 + len(answer.body)
+    assert fleet.endpoints[0].network.bytes_per_s == pytest.approx(size_bytes / 0.25)
 
 
 @in_virtual_time
