@@ -33,6 +33,7 @@ from capamesh.protocol.fleet import Joined, Left, LeftReason
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.balancing.balancer import Balancer
+from capamesh.router.balancing.deaths import Stand
 from capamesh.router.balancing.eligibility import Eligibility
 from capamesh.router.balancing.opinions import GRAY_S, MOST
 from capamesh.router.balancing.picker import RequestPicker
@@ -661,6 +662,19 @@ def test_refusal_for_lack_of_room_is_reported_to_admission() -> None:
     picker.sent(replica, 10.0)
     picker.failed(replica, Overloaded("full", 0.6), 0.001, 10.0)
     assert (memory.full_until_s, memory.urgent_full_until_s) == (10.6, 10.6)
+
+
+@pytest.mark.parametrize(("has_left", "stand"), [(False, Stand.GUILTY), (True, Stand.FREE)])
+def test_process_may_have_died_of_a_request_whose_client_has_left(
+    has_left: bool, stand: Stand
+) -> None:
+    world = World("ab")
+    accused = world.picker()
+    for replica in world.replicas:
+        if has_left:
+            world.sent(replica).left(replica, 10.0)
+        accused.died(replica, 11.0)
+    assert accused.stand(is_final=True) is stand
 
 
 # budgets

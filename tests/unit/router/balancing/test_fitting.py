@@ -5,11 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from fleet_fakes import call
+from fleet_fakes import call, fp32, offer
 from replicas import replica
 
-from capamesh.protocol.tensors import TensorSpec
-from capamesh.router.balancing.fitting import MOST_REPLICAS, fits_another
+from capamesh.protocol.links.calls import InferCall
+from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
+from capamesh.router.balancing.fitting import (
+    MOST_REPLICAS,
+    fits,
+    fits_another,
+    usual_size_bytes,
+)
 from capamesh.router.fleet.replica import Replica
 
 
@@ -33,3 +39,43 @@ def test_replicas_other_than_the_named_one_are_asked() -> None:
 def test_search_ends_after_so_many_signatures(looked: int, is_found: bool) -> None:
     replicas = [misfit(str(number)) for number in range(looked)]
     assert fits_another(call(), [*replicas, replica("a")], but=misfit("z")) is is_found
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_fit"),
+    [
+        (call(), True),
+        (call("m", "", "y"), True),
+        (call("m", "", "y", "z"), False),
+        (call()._replace(inputs=()), True),  # it may be one that the model needs not
+        (call()._replace(inputs=(fp32("x", [1, 2]), fp32("z", [1, 2]))), False),
+        (call()._replace(inputs=(fp32("x", [1, 2, 3]),)), False),
+        (call()._replace(inputs=(Tensor("x", Datatype.INT32, (1, 2), bytes(8)),)), False),
+    ],
+)
+def test_call_fits_if_all_that_it_has_and_wants_is_the_model_s(
+    asked: InferCall, is_fit: bool
+) -> None:
+    assert fits(asked, offer()) is is_fit
+
+
+FP32, INT64 = Datatype.FP32, Datatype.INT64
+
+
+@pytest.mark.parametrize(
+    ("specs", "best_rows", "size_bytes"),
+    [
+        ([("x", FP32, (-1, 3))], 5, 4 * 3 * 5),
+        ([("x", FP32, (-1, 3)), ("y", INT64, (-1, 2, 2))], 5, (4 * 3 + 8 * 4) * 5),
+        ([("x", FP32, (-1,))], 5, 4 * 5),
+        ([("x", FP32, (-1, 3))], 0, 0),  # the best batch is not known
+        ([("x", FP32, (-1, 3)), ("y", FP32, (-1, -1))], 5, 0),
+        ([("x", FP32, (-1, 3)), ("text", Datatype.BYTES, (-1, 1))], 5, 0),
+        ([], 5, 0),
+    ],
+)
+def test_usual_size_is_that_of_the_best_batch_where_that_is_known(
+    specs: list[tuple[str, Datatype, tuple[int, ...]]], best_rows: int, size_bytes: int
+) -> None:
+    inputs = tuple(TensorSpec(*spec) for spec in specs)
+    assert usual_size_bytes(replace(offer(), inputs=inputs, best_rows=best_rows)) == size_bytes

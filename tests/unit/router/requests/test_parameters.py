@@ -59,6 +59,8 @@ def test_priority_that_is_none_is_refused(wrong: object) -> None:
         ({"sequence_id": 2**64 - 1, "sequence_end": True}, SequenceMark(2**64 - 1, False, True)),
         ({"sequence_id": "a", "sequence_start": True}, SequenceMark("a", True, False)),
         ({"sequence_id": 0, "sequence_start": False}, None),
+        ({"sequence_id": "x" * 128, "sequence_end": False}, SequenceMark("x" * 128)),
+        ({"sequence_id": 1, "sequence_start": False}, SequenceMark(1)),
     ],
 )
 def test_sequence_is_named_by_its_id_and_its_marks(
