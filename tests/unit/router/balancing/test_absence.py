@@ -26,6 +26,7 @@ def view(
     """Return a fleet's view in which that is known."""
     return SimpleNamespace(
         adverts=dict.fromkeys(models),
+        has_had_nodes=bool(models),
         has=lambda *_: has,
         models=lambda: list(models),
         versions=lambda _: list(versions),
