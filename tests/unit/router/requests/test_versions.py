@@ -56,7 +56,7 @@ def test_versions_on_trial_have_equal_chances(draw: float, version: str) -> None
     assert World("23", draw).tried(EVERY) == [(EVERY, version)]
 
 
-def test_nothing_is_tried_without_a_version_on_trial_or_beside_weights() -> None:
+def test_trial_needs_a_version_that_waits_for_one_and_no_weights() -> None:
     assert World("").tried(2 * EVERY) == []
     assert World("2", weights=[(V1, 1.0)]).tried(2 * EVERY) == []
 
