@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tracemalloc
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 import pytest
@@ -23,6 +23,9 @@ from capamesh.node.repository.chunks import (
 )
 from capamesh.protocol.errors import ModelInvalid
 from capamesh.protocol.model_digest import digest_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NO_HASH = bytes(32)
 
@@ -175,18 +178,18 @@ def test_list_of_another_digest_is_refused_before_it_is_read() -> None:
         ([entry(size=-1)], "'a' has -1 bytes; 0 to"),
         ([entry(size=2**63)], "0 to 274877906944 are allowed"),
         ([entry(size=MAX_VERSION_BYTES + 1)], "0 to 274877906944 are allowed"),
-        ([entry(size=True)], "whose name, size or hashes are none"),
-        ([entry(size=1.0)], "whose name, size or hashes are none"),
-        ([entry(name="text")], "whose name, size or hashes are none"),
-        ([entry(hashes=NO_HASH)], "whose name, size or hashes are none"),
+        ([entry(size=True)], "Expected `int`, got `bool` - at `$[0][1]`"),
+        ([entry(size=1.0)], "Expected `int`, got `float` - at `$[0][1]`"),
+        ([entry(name="text")], "Expected `bytes`, got `str` - at `$[0][0]`"),
+        ([entry(hashes=NO_HASH)], "Expected `array`, got `bytes` - at `$[0][3]`"),
         ([entry(chunk=2**20)], "'a' has chunks of 1048576 bytes, expected 4194304"),
-        ([entry(chunk=float(CHUNK_BYTES))], "has chunks of 4194304.0 bytes"),
-        ([entry(hashes=[bytes(31)])], "a hash that is not 32 bytes"),
-        ([entry(hashes=["0" * 32])], "a hash that is not 32 bytes"),
-        ([[*entry(), 1]], "a file of 5 fields, expected 4"),
-        ([1], "a file of 0 fields, expected 4"),
-        ([], "a chunk list of 0 files; 1 to 10000 are allowed"),
-        ({}, "a chunk list of 0 files"),
+        ([entry(chunk=float(CHUNK_BYTES))], "Expected `int`, got `float` - at `$[0][2]`"),
+        ([entry(hashes=[bytes(31)])], "Expected `bytes` of length >= 32 - at `$[0][3][0]`"),
+        ([entry(hashes=["0" * 32])], "Expected `bytes`, got `str` - at `$[0][3][0]`"),
+        ([[*entry(), 1]], "Expected `array` of length 4, got 5 - at `$[0]`"),
+        ([1], "Expected `array`, got `int` - at `$[0]`"),
+        ([], "the chunk list cannot be read: Expected `array` of length >= 1"),
+        ({}, "Expected `array`, got `object`"),
         ([entry(), entry()], "'a' stands twice, or not in its order"),
         ([entry(b"b"), entry(b"a")], "'a' stands twice, or not in its order"),
         ([entry(b"a"), entry(b"a/b")], "'a' is a file and a folder"),
@@ -206,31 +209,49 @@ def test_name_that_is_no_path_below_the_folder_is_refused(name: bytes) -> None:
     assert "is no path of a file below a model's folder" in refusal([entry(name)])
 
 
+def most_bytes(read: Callable[[], object]) -> int:
+    """Return the most memory that `read` holds at once."""
+    tracemalloc.start()
+    try:
+        read()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
 def test_names_of_many_folders_take_no_more_memory_than_the_list() -> None:
     deep = b"a/" * 2000
     raw = msgpack.packb([entry(b"%s%03d" % (deep, number)) for number in range(20)])
-    tracemalloc.start()
-    try:
-        read_chunk_list(raw, digest_of(sha256(raw)))
-        most_bytes = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert most_bytes < 10 * len(raw)
+    assert most_bytes(lambda: read_chunk_list(raw, digest_of(sha256(raw)))) < 10 * len(raw)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\xdd\x00\x00\xff\xff" * 1000,  # each of 1,000 levels announces 65,535 entries
+        b"\x91\x94\xc4\x00\x01\xce\x00\x40\x00\x00" + b"\x91" * 20_000,
+        msgpack.packb([entry(hashes=[[]] * 65_535)]),
+        msgpack.packb([entry(hashes=[{}] * 65_535)]),
+        msgpack.packb([[[[]] * 10_000] * 6]),
+    ],
+    ids=["wide", "deep", "lists", "maps", "files"],
+)  # fmt: skip
+def test_list_that_would_take_much_memory_is_refused_without_it(raw: bytes) -> None:
+    assert most_bytes(lambda: refusal(None, raw)) < 100_000
 
 
 def test_list_that_is_no_msgpack_or_not_in_its_shortest_form_is_refused() -> None:
     raw = msgpack.packb([entry()])
-    assert "not msgpack" in refusal(None, raw[:-1])
-    assert "not msgpack" in refusal(None, raw + b"\0")
+    assert "Input data was truncated" in refusal(None, raw[:-1])
+    assert "trailing characters" in refusal(None, raw + b"\0")
     long_size = raw.replace(b"\x01\xce", b"\xcc\x01\xce")  # the size 1 as an integer of 8 bits
     assert len(long_size) == len(raw) + 1
     assert refusal(None, long_size) == "the chunk list is not in the shortest form of msgpack"
 
 
 def test_huge_counts_are_refused_without_room_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "not msgpack" in refusal(None, b"\xdd\xff\xff\xff\xff")  # an array of 2**32 - 1
-    assert "not msgpack" in refusal(None, b"\xdd\x00\x00\xff\xff" * 1000)
-    assert "10001 files; 1 to 10000" in refusal([1] * 10_001)
+    assert "Expected `array` of length <= 10000" in refusal(None, b"\xdd\xff\xff\xff\xff")
+    assert "Expected `array` of length <= 10000" in refusal([1] * 10_001)
     half = [entry(name, MAX_VERSION_BYTES // 2, hashes=[NO_HASH] * 32_768) for name in (b"a", b"b")]
     assert "a chunk list of 274877906945 bytes" in refusal([*half, entry(b"c")])
     monkeypatch.setattr(chunks, "MAX_LIST_BYTES", 10)

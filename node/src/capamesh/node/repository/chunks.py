@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, NamedTuple, cast
+from typing import Annotated, Final, NamedTuple, TypeAlias
 
 from capamesh.protocol.errors import ModelInvalid
 from capamesh.protocol.model_digest import digest_of, short_digest
-from capamesh.protocol.msgpack_codec import pack, unpack_strictly
+from capamesh.protocol.msgpack_codec import pack
+from capamesh.protocol.schema import Meta, msgpack_reader
 
 CHUNK_BYTES: Final = 4 * 2**20
 HASH_BYTES: Final = 32
@@ -30,7 +32,16 @@ MAX_LIST_BYTES: Final = 16 * 2**20
 MAX_NAME_BYTES: Final = 4096  # Linux's PATH_MAX
 MAX_PART_BYTES: Final = 255  # Linux's NAME_MAX
 
-_FIELDS: Final = 4
+_Hash: TypeAlias = Annotated[bytes, Meta(min_length=HASH_BYTES, max_length=HASH_BYTES)]
+_Entry: TypeAlias = tuple[bytes, int, int, tuple[_Hash, ...]]
+"""One file as it is written in the list."""
+_Entries: TypeAlias = Annotated[
+    tuple[_Entry, ...], Meta(min_length=1, max_length=MAX_VERSION_FILES)
+]
+_read_entries: Callable[[bytes], tuple[_Entry, ...]] = msgpack_reader(
+    _Entries  # pyright: ignore[reportArgumentType] - it takes no `Annotated` for a type
+)
+"""Holds nothing that does not fit, so that a list takes no more memory than a good one of its length."""
 
 
 class FileChunks(NamedTuple):
@@ -142,14 +153,9 @@ def read_chunk_list(raw: bytes, digest: str) -> ChunkList:
             f"the chunk list is of {short_digest(found)}, expected {short_digest(digest)}"
         )
     try:
-        unpacked = unpack_strictly(raw, max_array_items=MAX_VERSION_BYTES // CHUNK_BYTES)
+        entries = _read_entries(raw)
     except ValueError as exc:
-        raise ModelInvalid(f"the chunk list is not msgpack: {exc}") from exc
-    entries = cast("list[object]", unpacked) if isinstance(unpacked, list) else []
-    if not 0 < len(entries) <= MAX_VERSION_FILES:
-        raise ModelInvalid(
-            f"a chunk list of {len(entries)} files; 1 to {MAX_VERSION_FILES} are allowed"
-        )
+        raise ModelInvalid(f"the chunk list cannot be read: {exc}") from exc
     found_list = ChunkList(tuple(_file(entry) for entry in entries))
     if found_list.size_bytes > MAX_VERSION_BYTES:
         raise ModelInvalid(
@@ -161,29 +167,21 @@ def read_chunk_list(raw: bytes, digest: str) -> ChunkList:
     return found_list
 
 
-def _file(entry: object) -> FileChunks:
-    fields = cast("list[object]", entry) if isinstance(entry, list) else []
-    if len(fields) != _FIELDS:
-        raise ModelInvalid(f"the chunk list has a file of {len(fields)} fields, expected {_FIELDS}")
-    name, size_bytes, chunk_bytes, hashes = fields
-    if not isinstance(name, bytes) or type(size_bytes) is not int or not isinstance(hashes, list):
-        raise ModelInvalid("the chunk list has a file whose name, size or hashes are none")
+def _file(entry: _Entry) -> FileChunks:
+    name, size_bytes, chunk_bytes, hashes = entry
     shown = _text(name[:80])
-    if type(chunk_bytes) is not int or chunk_bytes != CHUNK_BYTES:
-        raise ModelInvalid(f"{shown!r} has chunks of {chunk_bytes!r} bytes, expected {CHUNK_BYTES}")
+    if chunk_bytes != CHUNK_BYTES:
+        raise ModelInvalid(f"{shown!r} has chunks of {chunk_bytes} bytes, expected {CHUNK_BYTES}")
     if not 0 <= size_bytes <= MAX_VERSION_BYTES:
         raise ModelInvalid(
             f"{shown!r} has {size_bytes} bytes; 0 to {MAX_VERSION_BYTES} are allowed"
         )
-    each = cast("list[object]", hashes)
     expected = -(-size_bytes // CHUNK_BYTES)
-    if len(each) != expected:
+    if len(hashes) != expected:
         raise ModelInvalid(
-            f"{shown!r} of {size_bytes} bytes has {len(each)} hashes, expected {expected}"
+            f"{shown!r} of {size_bytes} bytes has {len(hashes)} hashes, expected {expected}"
         )
-    if not all(isinstance(one, bytes) and len(one) == HASH_BYTES for one in each):
-        raise ModelInvalid(f"{shown!r} has a hash that is not {HASH_BYTES} bytes")
-    return FileChunks(_text(name), size_bytes, tuple(cast("list[bytes]", each)))
+    return FileChunks(_text(name), size_bytes, hashes)
 
 
 def _check_names(names: list[bytes]) -> None:
