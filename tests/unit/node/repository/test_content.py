@@ -21,6 +21,7 @@ from capamesh.node.repository import (
 )
 from capamesh.node.repository import content as content_module
 from capamesh.node.repository import origin as origin_module
+from capamesh.node.repository.array_files import read_npy, read_npz
 from capamesh.node.repository.chunks import (
     CHUNK_BYTES,
     ChunkHasher,
@@ -360,19 +361,30 @@ def test_stamp_is_sure_unless_it_is_of_the_tick_in_which_the_file_was_read(
 
 
 @pytest.mark.parametrize("is_read_whole", [False, True])
-def test_pipe_in_a_files_place_is_not_opened(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, is_read_whole: bool
-) -> None:
+def test_pipe_in_a_files_place_is_refused(folder: Path, is_read_whole: bool) -> None:
     content = FolderOrigin(folder / "model.onnx", (stamp(folder / "model.onnx"),)).verified()
     (folder / "model.onnx").unlink()
     os.mkfifo(folder / "model.onnx")
-
-    def hanging(path: Path, *args: object, **options: object) -> object:
-        raise AssertionError(f"{path} would wait for a writer")
-
-    monkeypatch.setattr(Path, "open", hanging)
     with pytest.raises(ContentChanged), contextlib.ExitStack() as stack:
         _ = content.read("model.onnx") if is_read_whole else stack.enter_context(content.reading())
+
+
+def test_pipe_that_took_a_files_place_a_moment_ago_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "model.onnx")
+    writer = os.open(pipe, os.O_RDWR)  # so that even who waits for a writer goes on
+    try:
+        os.write(writer, b"what somebody else says")
+        for read in (
+            lambda: hash_file(stamp(pipe)),
+            lambda: read_npy(pipe, 1024),
+            lambda: read_npz(pipe, 1024),
+        ):
+            with pytest.raises(OSError, match="not an ordinary file"):
+                read()
+        os.set_blocking(writer, False)
+        assert os.read(writer, 100) == b"what somebody else says"
+    finally:
+        os.close(writer)
 
 
 def test_stamp_of_another_file_with_the_same_size_and_times_is_another() -> None:

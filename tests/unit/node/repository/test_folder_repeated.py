@@ -57,13 +57,13 @@ def poll(root: Path, before: Scan) -> Scan:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that are opened from now on, by name."""
     names: list[str] = []
-    real = Path.open
+    real = file_stamp.open_ordinary
 
-    def logged(path: Path, mode: str = "r", buffering: int = -1) -> object:
+    def logged(path: Path) -> object:
         names.append(path.name)
-        return real(path, mode, buffering)
+        return real(path)
 
-    monkeypatch.setattr(Path, "open", logged)
+    monkeypatch.setattr(file_stamp, "open_ordinary", logged)
     return names
 
 

@@ -11,11 +11,14 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
+
+from capamesh.node.repository.file_stamp import open_ordinary
 
 _Header = tuple[tuple[int, ...], bool, np.dtype[Any]]
 """Shape, whether the first axis runs fastest, dtype."""
@@ -37,7 +40,7 @@ def read_npy(path: Path, max_bytes: int) -> npt.NDArray[Any]:
 
     OSError. ValueError: larger, Python objects, no such file as its header says, another format.
     """
-    with path.open("rb") as stream:
+    with BufferedReader(open_ordinary(path)) as stream:
         return _array(stream, os.fstat(stream.fileno()).st_size, max_bytes)
 
 
@@ -48,7 +51,7 @@ def read_npz(path: Path, max_bytes: int) -> dict[str, npt.NDArray[Any]]:
     """
     arrays: dict[str, npt.NDArray[Any]] = {}
     try:
-        with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
+        with BufferedReader(open_ordinary(path)) as stream, zipfile.ZipFile(stream) as archive:
             members = archive.infolist()
             unpacked_bytes = sum(member.file_size for member in members)
             if unpacked_bytes > max_bytes or len(members) > _MAX_ARRAYS:

@@ -7,6 +7,7 @@ import stat
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ from capamesh.node.repository.file_stamp import (
     ContentChanged,
     FileStamp,
     changed,
+    open_ordinary,
     opened,
     stamp_of,
 )
@@ -85,7 +87,7 @@ class VerifiedContent:
         if chunks is None or file is None:
             raise KeyError(name)
         _now(file)
-        with file.path.open("rb") as stream:
+        with BufferedReader(open_ordinary(file.path)) as stream:
             raw = stream.read(file.size_bytes + 1)
         parts = range(0, len(raw), CHUNK_BYTES)
         is_verified = len(raw) == chunks.size_bytes and not any(

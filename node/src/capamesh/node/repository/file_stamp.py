@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Generator
 from dataclasses import dataclass
 from io import FileIO
@@ -49,13 +51,25 @@ def stamp_of(name: str, path: Path, status: os.stat_result) -> FileStamp:
     )
 
 
+def open_ordinary(path: Path) -> FileIO:
+    """Return the file at `path`, open for reading; to open a pipe in its place would wait for a writer, and this does not.
+
+    Raises OSError: it cannot be opened, or is no ordinary file.
+    """
+    stream = FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise OSError(errno.EINVAL, "not an ordinary file", str(path))
+    return stream
+
+
 @contextlib.contextmanager
 def opened(file: FileStamp) -> Generator[FileIO]:
     """Yield the file that had the stamp, open; it has it still when it is closed.
 
     Raises ContentChanged: another file lies there, or it was written to meanwhile. OSError: it cannot be read.
     """
-    with file.path.open("rb", buffering=0) as stream:
+    with open_ordinary(file.path) as stream:
         _check(file, stream.fileno())
         yield stream
         _check(file, stream.fileno())
