@@ -37,7 +37,7 @@ from capamesh.node.models.shortage import Reserve
 from capamesh.node.profiling.profile_cache import Measured
 from capamesh.node.repository import ContentChanged, Manifest, ModelSource, Refused, Scan, scan
 from capamesh.node.repository.rules import PipelineStep, Rules
-from capamesh.node.runtime.api import LoadedModel
+from capamesh.node.runtime.api import LoadedModel, OutOfMemory
 from capamesh.node.runtime.pipeline import PipelineModel
 from capamesh.node.scheduling import BatchPlan, MemoryBudget, PendingRequest, Result
 from capamesh.protocol.adverts import ModelState, NodeAdvert, advert_to_body
@@ -1529,10 +1529,12 @@ async def test_load_that_never_finds_memory_is_reported_of_and_hides_no_other(
     assert await rig.want("a") == "done"
 
 
-RAN_OUT = [MemoryError("unable to allocate"), ModelInvalid("ONNX Runtime: std::bad_alloc")]
+IN_WARM_UP = ModelInvalid("warm-up 1 does not run")
+IN_WARM_UP.__cause__ = OutOfMemory("ONNX Runtime: std::bad_alloc")
+RAN_OUT = [MemoryError("unable to allocate"), OutOfMemory("std::bad_alloc"), IN_WARM_UP]
 
 
-@pytest.mark.parametrize("error", RAN_OUT, ids=["Python's", "the runtime's"])
+@pytest.mark.parametrize("error", RAN_OUT, ids=["Python's", "the runtime's", "in a warm-up"])
 async def test_model_whose_load_runs_out_of_memory_is_away_until_there_is_more(
     rig: Rig, error: Exception
 ) -> None:
@@ -1558,6 +1560,14 @@ async def test_model_whose_load_runs_out_of_memory_is_away_until_there_is_more(
     del rig.device.errors["bad/1"]
     rig.device.total_bytes = 1_200_000
     await rig.ready("bad/1", "m/1")  # nobody had to ask
+
+
+async def test_model_whose_text_alone_is_of_memory_has_failed(rig: Rig) -> None:
+    rig.has(source_of("bad"), source_of("m"))
+    rig.device.errors["bad/1"] = ModelInvalid("no operator is called 'out of memory'")
+    rig.start()
+    await rig.ready("m/1")
+    assert rig.state("bad") == (ModelState.FAILED, "no operator is called 'out of memory'")
 
 
 async def test_request_has_a_model_tried_again_that_ran_out_of_memory_ever_more_rarely(

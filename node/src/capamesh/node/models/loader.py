@@ -15,7 +15,7 @@ from capamesh.node.devices.in_flight_journal import InFlightJournal, Phase
 from capamesh.node.models.eviction import held_bytes
 from capamesh.node.models.registry import HostedModel, ModelRegistry, advert_problem
 from capamesh.node.repository import ContentChanged
-from capamesh.node.runtime.onnxruntime.memory_errors import is_out_of_memory
+from capamesh.node.runtime.api import OutOfMemory
 from capamesh.node.runtime.pipeline import PipelineModel
 from capamesh.node.scheduling import DynamicBatcher, MemoryBudget, RunBounds, Scheduler, Suspicion
 from capamesh.node.scheduling.runner import ModelRunner
@@ -128,7 +128,7 @@ class ModelLoading:
         except ContentChanged:
             raise
         except CapameshError as error:
-            if is_out_of_memory(error):
+            if _is_short(error):
                 raise RanShort(error.message) from None
             raise ModelInvalid(error.message) from error
         except MemoryError as exc:
@@ -191,3 +191,11 @@ class ModelLoading:
             watchdog_s=self._settings.watchdog_s,
             on_stuck=self._on_stuck,
         )
+
+
+def _is_short(error: BaseException) -> bool:
+    """Return whether an error, or one that it came from, says that memory could not be had."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OutOfMemory | MemoryError):
+        cause = cause.__cause__
+    return cause is not None

@@ -10,7 +10,12 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from capamesh.node.repository import ModelSource
+from capamesh.protocol.errors import RunFailed
 from capamesh.protocol.tensors import Tensor, TensorSpec
+
+
+class OutOfMemory(RunFailed):
+    """A load or a run needed memory that could not be had; nothing is wrong with the model."""
 
 
 class StopSwitch(Protocol):
@@ -59,6 +64,7 @@ class LoadedModel(Protocol):
 
         Raises:
             InvalidRequest: the runtime says that the inputs do not fit the model or each other.
+            OutOfMemory: there was not the memory that it needs.
             RunFailed: it failed otherwise, or `stop` was used.
             ModelUnavailable: the model is closed.
         """
@@ -192,7 +198,7 @@ class Backend(Protocol):
 
         The path of its file is to be had from `source.content.reading()` alone, within which all of it must be read.
         ModelInvalid: it cannot be loaded, has a tensor that the wire cannot carry, or would run on
-        another provider than it should.
+        another provider than it should. OutOfMemory, or MemoryError: there was not the memory that it needs.
         """
         ...
 

@@ -15,11 +15,11 @@ from model_files import source_at
 from onnx import helper
 
 from capamesh.node.devices.nvml import GpuReader
-from capamesh.node.runtime.api import LoadedModel
+from capamesh.node.runtime.api import LoadedModel, OutOfMemory
 from capamesh.node.runtime.onnxruntime import backend as onnx_backend
 from capamesh.node.runtime.onnxruntime.arena import WINDOW_RUNS, ArenaWatch
 from capamesh.node.runtime.onnxruntime.backend import DeviceKind, OnnxBackend, OnnxModel
-from capamesh.node.runtime.onnxruntime.cuda_faults import LOST, device_loss
+from capamesh.node.runtime.onnxruntime.faults import LOST, device_loss
 from capamesh.node.runtime.onnxruntime.io_binding import BoundRuns
 from capamesh.node.runtime.onnxruntime.providers import DeviceLimits, provider_options, shrinking
 from capamesh.protocol.errors import InvalidRequest, ModelInvalid, ModelUnavailable, RunFailed
@@ -297,6 +297,25 @@ def test_model_on_a_bound_device_answers_alike_and_says_what_is_wrong(tmp_path: 
     model.close()
     with pytest.raises(ModelUnavailable):
         model.run([fp32([1])])
+
+
+def test_load_and_run_without_memory_are_told_apart_from_a_bad_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*_: object) -> None:
+        raise RuntimeError("Failed to allocate memory for requested buffer of size 8")
+
+    model = load(tmp_path, [node("Exp", ["x"], ["y"])], ["N"])
+    model._live = SimpleNamespace(_sess=SimpleNamespace(run=run)), None
+    with pytest.raises(OutOfMemory, match="needed more memory than this node has: Failed to"):
+        model.run([fp32([1])])
+
+    def session(*_: object, **__: object) -> None:
+        raise RuntimeError("std::bad_alloc")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    with pytest.raises(OutOfMemory, match="ONNX Runtime cannot load it: std::bad_alloc"):
+        load(tmp_path, [node("Exp", ["x"], ["y"])], ["N"])
 
 
 @pytest.mark.parametrize("code", sorted(LOST))

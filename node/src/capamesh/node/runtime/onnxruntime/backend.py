@@ -19,9 +19,9 @@ from typing_extensions import override
 from capamesh.node.devices.host import read_cpu, resident_bytes
 from capamesh.node.devices.nvml import Gpu, GpuReader
 from capamesh.node.repository import ModelSource
-from capamesh.node.runtime.api import Backend, LoadedModel
+from capamesh.node.runtime.api import Backend, LoadedModel, OutOfMemory
 from capamesh.node.runtime.onnxruntime.binding import LOG_FATAL, Untyped, one_line, ort
-from capamesh.node.runtime.onnxruntime.cuda_faults import device_loss
+from capamesh.node.runtime.onnxruntime.faults import device_loss, is_out_of_memory
 from capamesh.node.runtime.onnxruntime.model import OnnxModel, OnnxStopSwitch
 from capamesh.node.runtime.onnxruntime.providers import (
     CPU,
@@ -175,7 +175,8 @@ class OnnxBackend(Backend):
             return session, *_provider(session)
         except Exception as exc:  # ONNX Runtime's errors share no other base
             self._look_after_device(exc)
-            raise ModelInvalid(f"ONNX Runtime cannot load it: {one_line(exc)}") from exc
+            refusal = OutOfMemory if is_out_of_memory(exc) else ModelInvalid
+            raise refusal(f"ONNX Runtime cannot load it: {one_line(exc)}") from exc
 
     def _raw_session(
         self, source: ModelSource, path: Path, session: Untyped

@@ -11,11 +11,11 @@ import numpy.typing as npt
 from typing_extensions import override
 
 from capamesh.node.repository.onnx_scan import OnnxContents, precision
-from capamesh.node.runtime.api import LoadedModel, StopSwitch
+from capamesh.node.runtime.api import LoadedModel, OutOfMemory, StopSwitch
 from capamesh.node.runtime.onnxruntime.arena import ArenaWatch
 from capamesh.node.runtime.onnxruntime.binding import INVALID_ARGUMENT, Untyped, one_line, ort
+from capamesh.node.runtime.onnxruntime.faults import is_out_of_memory
 from capamesh.node.runtime.onnxruntime.io_binding import BoundRuns
-from capamesh.node.runtime.onnxruntime.memory_errors import is_out_of_memory
 from capamesh.node.runtime.onnxruntime.providers import CUDA_PROVIDERS, shrinking
 from capamesh.node.runtime.onnxruntime.raw_texts import RawTextSession
 from capamesh.node.runtime.onnxruntime.values import fed, smallest, wrapped
@@ -157,7 +157,7 @@ class OnnxModel(LoadedModel):
             self._on_error(exc)
             if is_out_of_memory(exc):
                 self._shrink(session)
-                raise RunFailed(
+                raise OutOfMemory(
                     f"the model's run needed more memory than this node has: {one_line(exc)}"
                 ) from exc
             if isinstance(stop, OnnxStopSwitch) and stop.is_used:
@@ -209,6 +209,8 @@ class OnnxModel(LoadedModel):
         except RunFailed as exc:
             if switch.is_used:
                 raise RunFailed("the run was stopped before its end") from exc
+            if is_out_of_memory(exc):
+                raise OutOfMemory(exc.message) from exc
             raise
 
     def _run_ort_values(
