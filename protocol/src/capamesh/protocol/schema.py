@@ -48,6 +48,7 @@ __all__ = [
     "given",
     "meaning",
     "msgpack_reader",
+    "plain_values",
     "quoted",
     "read",
     "shown",
@@ -112,6 +113,11 @@ def msgpack_reader(schema: type[_Value]) -> Callable[[bytes], _Value]:
     field that does not fit, or `RecursionError` for what is nested too deep.
     """
     return msgspec.msgpack.Decoder(schema).decode
+
+
+def plain_values(value: object) -> dict[str, Any]:
+    """Return a struct or a dataclass, and what is in it, as the plain values that `read` takes."""
+    return cast("dict[str, Any]", msgspec.to_builtins(value, builtin_types=(bytes,)))
 
 
 def given(table: Struct) -> dict[str, Any]:

@@ -5,19 +5,19 @@ The channel is private and both ends are one installation, so a message that doe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Final, TypeAlias, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Final, TypeAlias, TypeVar, get_args
 
 from capamesh.node.contract.settings import WorkerSettings
 from capamesh.node.contract.verdict import Verdict
-from capamesh.protocol.adverts import Device, ModelOffer, ModelState, Scheduling
+from capamesh.protocol.adverts import Device, ModelOffer
 from capamesh.protocol.errors import ProtocolViolation
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.plain_text import plain
-from capamesh.protocol.tensors import Datatype, TensorSpec
+from capamesh.protocol.schema import Mismatch, plain_values, read
 
-_M = TypeVar("_M")
+_M = TypeVar("_M", bound="ToWorker | ToAgent")
 MAX_REASON_CHARS: Final = 512
 """The longest reason why a model is not ready, as in adverts."""
 
@@ -151,17 +151,16 @@ class Drained:
 ToWorker: TypeAlias = Start | Revocations | Routers | Renewed | Drain | Stop
 ToAgent: TypeAlias = Sandboxed | DeviceOffer | Metrics | Links | Survived | Stuck | Drained
 
+_TO_WORKER: Final[dict[str, type[ToWorker]]] = {kind.TYPE: kind for kind in get_args(ToWorker)}
+_TO_AGENT: Final[dict[str, type[ToAgent]]] = {kind.TYPE: kind for kind in get_args(ToAgent)}
+
 
 def to_wire(message: ToWorker | ToAgent) -> dict[str, Any]:
     """Return the channel message of `message`."""
-    match message:
-        case Start():
-            values = asdict(message)
-        case DeviceOffer(device, models):
-            values = {"device": asdict(device), "models": [_offer_to_wire(one) for one in models]}
-        case _:
-            values = {field.name: getattr(message, field.name) for field in fields(message)}
-    return {"type": message.TYPE, **values}
+    if isinstance(message, DeviceOffer):
+        models = tuple(replace(one, reason=_carried(one.reason)) for one in message.models)
+        message = DeviceOffer(message.device, models)
+    return {"type": message.TYPE, **plain_values(message)}
 
 
 def worker_message(raw: Mapping[str, Any]) -> ToWorker:
@@ -182,80 +181,24 @@ def agent_message(raw: Mapping[str, Any]) -> ToAgent:
     return _read(raw, _TO_AGENT, "agent")
 
 
-def _read(raw: Mapping[str, Any], readers: Mapping[str, Callable[..., _M]], reader: str) -> _M:
+def _read(raw: Mapping[str, Any], kinds: Mapping[str, type[_M]], reader: str) -> _M:
     values = dict(raw)
-    kind = str(values.pop("type", None))
-    read = readers.get(kind)
-    if read is None:
+    name = str(values.pop("type", None))
+    kind = kinds.get(name)
+    if kind is None:
         raise ProtocolViolation(
-            f"unknown message {kind!r} to the {reader}; are both of one version?"
+            f"unknown message {name!r} to the {reader}; are both of one version?"
+        )
+    if more := values.keys() - {field.name for field in fields(kind)}:
+        raise ProtocolViolation(
+            f"message {name!r} to the {reader} has {', '.join(map(str, more))} too"
         )
     try:
-        return read(**values)
-    except (AttributeError, KeyError, TypeError, ValueError) as exc:
-        raise ProtocolViolation(f"message {kind!r} to the {reader} does not fit: {exc}") from exc
+        return read(values, kind)
+    except Mismatch as exc:
+        raise ProtocolViolation(f"message {name!r} to the {reader} does not fit: {exc}") from exc
 
 
-def _start(**values: Any) -> Start:  # noqa: ANN401
-    settings = WorkerSettings(**values.pop("settings"))
-    verdicts = tuple(Verdict.from_fields(one) for one in values.pop("verdicts"))
-    return Start(settings, **values, verdicts=verdicts)
-
-
-def _routers(routers: Mapping[str, Sequence[str]]) -> Routers:
-    return Routers({PeerId(peer): tuple(addresses) for peer, addresses in routers.items()})
-
-
-def _renewed(chain: Sequence[bytes], ca_der: bytes) -> Renewed:
-    return Renewed(tuple(chain), ca_der)
-
-
-def _survived(name: str, version: str, requests: Sequence[str]) -> Survived:
-    return Survived(name, version, tuple(requests))
-
-
-def _device_offer(device: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> DeviceOffer:
-    values: dict[str, Any] = {**device, "data_addresses": tuple(device["data_addresses"])}
-    return DeviceOffer(Device(**values), tuple(_offer_from_wire(one) for one in models))
-
-
-def _offer_to_wire(offer: ModelOffer) -> dict[str, Any]:
-    values = {field.name: getattr(offer, field.name) for field in fields(offer)}
-    reason = offer.reason.encode("utf-8", "replace").decode("utf-8")  # an error's text may be any
-    values["reason"] = plain(reason)[:MAX_REASON_CHARS]
-    for side in ("inputs", "outputs"):
-        values[side] = [(spec.name, spec.datatype.value, spec.shape) for spec in values[side]]
-    return values | {"state": offer.state.value, "scheduling": offer.scheduling.value}
-
-
-def _offer_from_wire(raw: Mapping[str, Any]) -> ModelOffer:
-    values = dict(raw)
-    for side in ("inputs", "outputs"):
-        values[side] = tuple(
-            TensorSpec(name, _DATATYPES[datatype], tuple(shape))
-            for name, datatype, shape in raw[side]
-        )
-    values["state"] = ModelState(raw["state"])
-    values["scheduling"] = Scheduling(raw["scheduling"])
-    values["also_signed"] = tuple(raw["also_signed"])
-    return ModelOffer(**values)
-
-
-_DATATYPES: Final = {datatype.value: datatype for datatype in Datatype}
-_TO_WORKER: Final[dict[str, Callable[..., ToWorker]]] = {
-    Start.TYPE: _start,
-    Revocations.TYPE: Revocations,
-    Routers.TYPE: _routers,
-    Renewed.TYPE: _renewed,
-    Drain.TYPE: Drain,
-    Stop.TYPE: Stop,
-}
-_TO_AGENT: Final[dict[str, Callable[..., ToAgent]]] = {
-    Sandboxed.TYPE: Sandboxed,
-    DeviceOffer.TYPE: _device_offer,
-    Metrics.TYPE: Metrics,
-    Links.TYPE: Links,
-    Survived.TYPE: _survived,
-    Stuck.TYPE: Stuck,
-    Drained.TYPE: Drained,
-}
+def _carried(reason: str) -> str:
+    """Return a reason as an advert can carry it: an error's text may be any."""
+    return plain(reason.encode("utf-8", "replace").decode("utf-8"))[:MAX_REASON_CHARS]

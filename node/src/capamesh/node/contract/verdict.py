@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +27,3 @@ class Verdict:
     large_s: float = 0.0
     alone_s: float = 0.0
     """The requests of the model run one by one for this long."""
-
-    @classmethod
-    def from_fields(cls, fields: Mapping[str, Any]) -> Verdict:
-        """Return what `dataclasses.asdict` made of one and a message carried."""
-        given: dict[str, Any] = {**fields, "suspects": tuple(fields["suspects"])}
-        return cls(**given)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from capamesh.protocol.adverts.interval import MIN_INTERVAL_S
-
-if TYPE_CHECKING:
-    from capamesh.protocol.adverts.sequence import Sequence
-    from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
-    from capamesh.protocol.tensors import TensorSpec
-
+from capamesh.protocol.adverts.sequence import Sequence
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.protocol.tensors import TensorSpec
 
 NO_VERSION: Final = "0"
 """Stands for the version of a model that is refused before any is known; versions of models begin at 1."""

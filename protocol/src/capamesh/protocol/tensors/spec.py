@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from capamesh.protocol.tensors.datatypes import Datatype
+from capamesh.protocol.tensors.datatypes import Datatype
 
 ANY_DIM = -1
 """A dimension of any size in a declared shape (the protocol's own mark)."""
