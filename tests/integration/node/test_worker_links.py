@@ -447,7 +447,7 @@ async def test_bad_requests_among_good_ones_harm_nobody_else(town: Town) -> None
     assert counts["requests"] == {"ok": 80, "invalid_request": 20}
     hosted = town.models.find(ModelName("pick"), ANY)
     assert hosted is not None
-    assert hosted.runner.batch_fault == ""
+    assert hosted.runner.scheduler.plan.is_batching
     with pytest.raises(InvalidRequest):
         await within(asker.outputs("pick", tensor("x", [[1]])))
     await town.at_rest()

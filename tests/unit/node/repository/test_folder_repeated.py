@@ -150,14 +150,12 @@ def test_model_is_settled_when_its_newest_file_is_a_second_from_now(
     put(tmp_path / "a/1/words.txt", b"w", NOW_NS - age_ns)
     found = poll(tmp_path, Scan())
     assert len(found.models) == is_settled
-    assert found.is_unsettled is not is_settled
 
 
 def test_first_scan_takes_files_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(onnx_bytes())
     found = scan(tmp_path)
     assert len(found.models) == 1
-    assert not found.is_unsettled
 
 
 def test_new_model_that_is_being_copied_is_left_out_and_judged_later(tmp_path: Path) -> None:
@@ -165,11 +163,10 @@ def test_new_model_that_is_being_copied_is_left_out_and_judged_later(tmp_path: P
     before = scan(tmp_path)
     path = put(tmp_path / "new/1/model.onnx", onnx_bytes()[:9], NOW_NS)
     during = poll(tmp_path, before)
-    assert during == Scan(before.models, is_unsettled=True)
+    assert during == before
     put(path, onnx_bytes())
     after = poll(tmp_path, during)
     assert [source.name for source in after.models] == ["good", "new"]
-    assert not after.is_unsettled
 
 
 @pytest.mark.parametrize(
@@ -185,7 +182,7 @@ def test_model_that_is_being_changed_stays_as_it_was_with_all_versions(
     before = scan(tmp_path)
     put(tmp_path / changed, b"half", NOW_NS)
     during = poll(tmp_path, before)
-    assert during == Scan(before.models, before.refused, is_unsettled=True)
+    assert during == before
     assert [one.version for one in during.refused] == ["2"]
     put(tmp_path / changed, onnx_bytes("whole"))
     assert poll(tmp_path, during) != before
@@ -197,7 +194,7 @@ def test_external_data_and_warm_up_files_are_waited_for_too(tmp_path: Path) -> N
     put(tmp_path / "b.onnx", onnx_bytes())
     put(tmp_path / "b.capamesh.toml", b"[[warm_up]]\nfiles = {x = 'b.npy'}")
     put(tmp_path / "b.npy", b"array", NOW_NS)
-    assert poll(tmp_path, Scan()) == Scan(is_unsettled=True)
+    assert poll(tmp_path, Scan()) == Scan()
 
 
 def test_version_that_is_not_served_is_not_waited_for(tmp_path: Path) -> None:
@@ -206,7 +203,6 @@ def test_version_that_is_not_served_is_not_waited_for(tmp_path: Path) -> None:
     put(tmp_path / "m/capamesh.toml", b"versions = {latest = 1}")
     found = poll(tmp_path, Scan())
     assert [source.version for source in found.models] == ["2"]
-    assert not found.is_unsettled
 
 
 def test_refused_name_is_refused_anew(tmp_path: Path) -> None:
@@ -284,7 +280,7 @@ def test_model_whose_manifest_is_being_written_is_not_hashed_again_afterwards(
     before = scan(tmp_path)
     put(tmp_path / "a/capamesh.toml", b"max_queue = 3", NOW_NS)
     during = poll(tmp_path, before)
-    assert during.is_unsettled
+    assert during == before
     put(tmp_path / "a/capamesh.toml", b"max_queue = 3")
     opened.clear()
     (after,) = poll(tmp_path, during).models

@@ -55,8 +55,6 @@ class Scan:
 
     models: tuple[ModelSource, ...] = ()
     refused: tuple[Refused, ...] = ()
-    is_unsettled: bool = False
-    """True if some model was still being written, and what the scan before said of it stands here."""
     seen: Seen = field(default_factory=Seen, repr=False, compare=False)
     """The memory for the next scan."""
 
@@ -131,7 +129,6 @@ class _Scanner:
         return Scan(
             tuple(sorted(models, key=lambda model: (model.name, int(model.version)))),
             tuple(sorted(refused, key=lambda one: (one.name, one.version))),
-            is_unsettled=bool(self._unsettled),
             seen=self._files.seen,
         )
 

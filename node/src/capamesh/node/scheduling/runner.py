@@ -93,8 +93,6 @@ class ModelRunner:
         self._idle = asyncio.Event()
         self._idle.set()
         self.last_used_s = clock()
-        self.batch_fault = ""
-        """The reason why batching was given up; empty while it was not."""
 
     @override
     def __repr__(self) -> str:
@@ -239,7 +237,6 @@ class ModelRunner:
         if ended.fault:
             self._doubts += 1
             if self._doubts >= BATCH_DOUBTS:
-                self.batch_fault = ended.fault
                 self.scheduler.stop_batching()
         try:
             self.scheduler.finished(

@@ -33,23 +33,18 @@ class AsyncioChannel:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        *,
-        max_buffered_bytes: int = MAX_BUFFERED_BYTES,
     ) -> None:
         self._reader = reader
         self._writer = writer
-        self._max_buffered_bytes = max_buffered_bytes
         self._decoder = Decoder()
         self._decoded: deque[Message] = deque()
 
     @classmethod
-    async def connect(
-        cls, sock: socket.socket, *, max_buffered_bytes: int = MAX_BUFFERED_BYTES
-    ) -> AsyncioChannel:
+    async def connect(cls, sock: socket.socket) -> AsyncioChannel:
         """Return a channel that owns `sock`, one end of a Unix socketpair."""
         sock.setblocking(False)
         reader, writer = await asyncio.open_connection(sock=sock)
-        return cls(reader, writer, max_buffered_bytes=max_buffered_bytes)
+        return cls(reader, writer)
 
     @classmethod
     async def inherit(cls, channel_fd: int) -> AsyncioChannel:
@@ -69,7 +64,7 @@ class AsyncioChannel:
         if self._writer.is_closing():
             return False
         waiting_bytes = self._writer.transport.get_write_buffer_size()
-        if waiting_bytes + len(frame) > self._max_buffered_bytes:
+        if waiting_bytes + len(frame) > MAX_BUFFERED_BYTES:
             return False
         self._writer.write(frame)
         return True

@@ -69,11 +69,6 @@ class Decoder:
         self._unpack = unpack
         self._buffer = bytearray()
 
-    @property
-    def buffered_bytes(self) -> int:
-        """The bytes held of a message that is not complete yet."""
-        return len(self._buffer)
-
     def feed(self, data: bytes | bytearray | memoryview) -> list[Message]:
         """Return the messages that `data` completes, in order.
 
