@@ -51,7 +51,7 @@ install --require-hashes -r requirements/models.txt
 install --no-build-isolation ./requirements/fastecdsa
 install --no-build-isolation --editable .
 if has_nvidia_gpu; then
-  echo "setup: there is an NVIDIA GPU: installing CUDA's libraries (about 1.5 GB)"
+  echo "setup: there is an NVIDIA GPU: installing CUDA's libraries (about 2.1 GB)"
   install --require-hashes -r requirements/cuda.txt
 fi
 touch $venv/.ready-demo

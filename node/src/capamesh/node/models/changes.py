@@ -132,6 +132,7 @@ class ModelChanges:
             model=source.name,
             version=source.version,
             batch_rows=hosted.prepared.plan.batch_rows,
+            provider=hosted.prepared.loaded.provider,
         )
         return None
 

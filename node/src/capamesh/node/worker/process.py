@@ -42,6 +42,7 @@ from capamesh.node.profiling.cache_upkeep import PROFILES, clean
 from capamesh.node.profiling.profile_cache import ProfileCache
 from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
 from capamesh.node.scheduling import MemoryBudget
+from capamesh.node.worker.device_log import log_device, log_fallback
 from capamesh.node.worker.dialing import RouterDialing
 from capamesh.node.worker.idle_memory import IdleMemory
 from capamesh.node.worker.memory_limit import budget_bytes, hold_to
@@ -108,6 +109,7 @@ class Worker:
             memory_limit_bytes=start.settings.memory_limit_bytes,
             cache_folder=Path(start.cache_folder),
             on_lost=self._device_lost,
+            on_fallback=partial(log_fallback, log),
         )
         self._reserve = Reserve(log)
         self._loop = asyncio.get_running_loop()
@@ -164,6 +166,7 @@ class Worker:
 
     async def run(self) -> None:
         """Serve until the agent says stop or is gone."""
+        log_device(self._log, self._start, self._backend)
         self._send(Sandboxed(self._opened.sandbox))
         self._log.info("sandbox", holds=self._opened.sandbox)
         self._limit_memory()

@@ -678,6 +678,7 @@ def fell_back(monkeypatch: pytest.MonkeyPatch) -> type[FellBack]:
     session = type("Session", (FellBack,), {})
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(onnx_backend, "read_in_cuda", lambda: ("libcublas.so.13: no such file",))
     return session
 
 
@@ -685,8 +686,9 @@ def test_silent_fall_back_to_the_cpu_is_refused(tmp_path: Path, fell_back: type[
     with pytest.raises(ModelInvalid) as caught:
         OnnxBackend("cuda", device_index=3).load(source_of(small_model(tmp_path)))
     assert caught.value.message == (
-        f"it should run on {CUDA}, but ONNX Runtime fell back to {CPU}, as its log above explains; "
-        "for CUDA install capamesh[cuda] and a driver; "
+        f"it should run on {CUDA}, but ONNX Runtime fell back to {CPU}; libcublas.so.13: no such file; "
+        f"for CUDA: pip install 'onnxruntime-gpu[cuda,cudnn]=={onnxruntime.__version__}', and a driver; "
+        "capamesh doctor says which is missing; "
         "`allow_cpu_fallback = true` in its capamesh.toml accepts the CPU"
     )
     assert fell_back.asked == {
@@ -705,14 +707,31 @@ def test_silent_fall_back_to_the_cpu_is_refused(tmp_path: Path, fell_back: type[
 
 
 @pytest.mark.parametrize(
-    "manifest", [Manifest(allow_cpu_fallback=True), Manifest(providers=(CUDA, CPU))]
+    ("manifest", "wanted"),
+    [
+        (Manifest(allow_cpu_fallback=True), CUDA),
+        (Manifest(providers=(CUDA, CPU)), f"{CUDA} or {CPU}"),
+    ],
 )
 def test_fall_back_that_the_manifest_allows_is_taken_and_reported(
-    tmp_path: Path, fell_back: type[FellBack], manifest: Manifest
+    tmp_path: Path, fell_back: type[FellBack], manifest: Manifest, wanted: str
 ) -> None:
     del fell_back
-    loaded = OnnxBackend("cuda").load(source_of(small_model(tmp_path), manifest))
-    assert loaded.provider == CPU
+    told: list[tuple[str, str]] = []
+    backend = OnnxBackend("cuda", on_fallback=lambda source, why: told.append((source.name, why)))
+    assert backend.load(source_of(small_model(tmp_path), manifest)).provider == CPU
+    ((name, why),) = told
+    assert name == source_of(small_model(tmp_path)).name
+    assert why.startswith(
+        f"it should run on {wanted}, but ONNX Runtime fell back to {CPU}; libcublas.so.13: no such file; for CUDA: pip"
+    )
+
+
+def test_model_on_its_own_device_is_no_fall_back(tmp_path: Path) -> None:
+    told: list[str] = []
+    backend = OnnxBackend(on_fallback=lambda _, why: told.append(why))
+    assert backend.load(source_of(small_model(tmp_path))).provider == CPU
+    assert (told, backend.missing_libraries) == ([], ())
 
 
 def test_provider_that_took_none_of_the_operators_is_refused_as_a_fall_back(
@@ -722,7 +741,7 @@ def test_provider_that_took_none_of_the_operators_is_refused_as_a_fall_back(
     with pytest.raises(ModelInvalid) as caught:
         OnnxBackend("cuda").load(source_of(small_model(tmp_path)))
     assert caught.value.message.startswith(
-        f"it should run on {CUDA}, but none of its operators can; {CPU} takes all; for CUDA install"
+        f"it should run on {CUDA}, but none of its operators can; {CPU} takes all; `allow_cpu"
     )
     allowed = Manifest(allow_cpu_fallback=True)
     assert OnnxBackend("cuda").load(source_of(small_model(tmp_path), allowed)).provider == CPU

@@ -23,6 +23,7 @@ from capamesh.node.runtime.api import Backend, LoadedModel, OutOfMemory
 from capamesh.node.runtime.onnxruntime.binding import LOG_FATAL, Untyped, one_line, ort
 from capamesh.node.runtime.onnxruntime.faults import device_loss, is_out_of_memory
 from capamesh.node.runtime.onnxruntime.model import OnnxModel, OnnxStopSwitch
+from capamesh.node.runtime.onnxruntime.preload import CUDA_LINE, read_in_cuda
 from capamesh.node.runtime.onnxruntime.providers import (
     CPU,
     CUDA,
@@ -48,13 +49,18 @@ def _unheard(loss: str) -> None:
     """Stand for an owner that need not know."""
 
 
+def _unheard_fallback(source: ModelSource, reason: str) -> None:
+    """Stand for an owner that need not know."""
+
+
 class OnnxBackend(Backend):
     """Loads models onto one device: the CPU, or the CUDA device `device_index`.
 
     `device_uuid` is the GPU's own name (`GPU-…`): CUDA_VISIBLE_DEVICES may make the index another than
     NVML's. `intra_op_threads` is how many threads share one run's work on the CPU. For the next two
     see `DeviceLimits`. `on_lost` is told, in the thread of a run or load that fails of it, that this process
-    has lost the GPU for good. ConfigError: a value out of its range.
+    has lost the GPU for good; `on_fallback`, in the thread of the load, that a model which may use the CPU does so, and why.
+    ConfigError: a value out of its range.
     """
 
     def __init__(
@@ -67,6 +73,7 @@ class OnnxBackend(Backend):
         memory_limit_bytes: int = 0,
         cache_folder: Path | None = None,
         on_lost: Callable[[str], None] = _unheard,
+        on_fallback: Callable[[ModelSource, str], None] = _unheard_fallback,
     ) -> None:
         if device not in _PROVIDERS:
             raise ConfigError(f"device {device!r} is unknown; it is one of {', '.join(_PROVIDERS)}")
@@ -81,6 +88,10 @@ class OnnxBackend(Backend):
         self.runtime = f"onnxruntime {ort.__version__}"
         self.streams = intra_op_threads if device == "cpu" else 1
         self._on_lost = on_lost
+        self._on_fallback = on_fallback
+        self.default_provider = _PROVIDERS[device][0]
+        self.missing_libraries = read_in_cuda() if device == "cuda" else ()
+        """The libraries of CUDA that could not be read in, each with the reason."""
         self._gpus = GpuReader()
         self._raw_sessions: WeakValueDictionary[str, RawTextSession] = WeakValueDictionary()
         """The raw sessions by digest: the models of one file share one."""
@@ -134,7 +145,8 @@ class OnnxBackend(Backend):
         available = cast("list[str]", ort.get_available_providers())
         usable = [name for name in wanted if name in available]
         if not usable and not may_fall_back:
-            raise _not_on(wanted, f"this ONNX Runtime has only {', '.join(available)}")
+            lacks = f"this ONNX Runtime has only {', '.join(available)}{self._missing(wanted)}"
+            raise _not_on(f"it should run on {' or '.join(wanted)}, but {lacks}")
         self._make_engine_folder(usable, source.digest)
         try:
             with source.content.reading() as path:
@@ -144,12 +156,12 @@ class OnnxBackend(Backend):
                 raw = self._raw_session(source, path, session) if provider == CPU else None
         except OSError as exc:
             raise ModelInvalid(f"its file cannot be read: {exc}") from exc
-        if provider not in wanted and not may_fall_back:
-            # Where a provider's libraries are missing, ONNX Runtime logs it and takes the CPU.
-            why = f"ONNX Runtime fell back to {provider}, as its log above explains"
-            raise _not_on(
-                wanted, f"none of its operators can; {provider} takes all" if has_its_work else why
-            )
+        if provider != wanted[0]:
+            # Where a provider's libraries are missing, ONNX Runtime takes the next one without an error.
+            why = _why_not_on(wanted, provider, self._missing(wanted), has_its_work=has_its_work)
+            if provider not in wanted and not may_fall_back:
+                raise _not_on(why)
+            self._on_fallback(source, why)
         return OnnxModel(
             session,
             provider,
@@ -195,6 +207,15 @@ class OnnxBackend(Backend):
             except RunFailed:
                 return None  # of another version than the binding, it may lack an operator
         return raw
+
+    def _missing(self, wanted: Sequence[str]) -> str:
+        """Return which library of CUDA was missed first, and the line that installs them all; empty where CUDA is not wanted."""
+        if CUDA not in wanted:
+            return ""
+        first = "".join(f"; {each}" for each in self.missing_libraries[:1])
+        return (
+            f"{first}; for CUDA: {CUDA_LINE}, and a driver; capamesh doctor says which is missing"
+        )
 
     def _look_after_device(self, error: Exception) -> None:
         if self._device == "cuda" and (loss := device_loss(error)):
@@ -262,9 +283,13 @@ def _provider(session: Untyped) -> tuple[str, bool]:
     return providers[0], False
 
 
-def _not_on(wanted: Sequence[str], why: str) -> ModelInvalid:
-    hint = "; for CUDA install capamesh[cuda] and a driver" if CUDA in wanted else ""
-    return ModelInvalid(
-        f"it should run on {' or '.join(wanted)}, but {why}{hint}; "
-        "`allow_cpu_fallback = true` in its capamesh.toml accepts the CPU"
-    )
+def _why_not_on(wanted: Sequence[str], provider: str, missing: str, *, has_its_work: bool) -> str:
+    """Return why `provider` runs a model which should run on another; `has_its_work`: the better one took no operator."""
+    why = f"none of its operators can; {provider} takes all"
+    if not has_its_work:
+        why = f"ONNX Runtime fell back to {provider}{missing}"
+    return f"it should run on {' or '.join(wanted)}, but {why}"
+
+
+def _not_on(why: str) -> ModelInvalid:
+    return ModelInvalid(f"{why}; `allow_cpu_fallback = true` in its capamesh.toml accepts the CPU")
