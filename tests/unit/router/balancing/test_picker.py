@@ -10,6 +10,7 @@ from replicas import Draws, Usable
 
 from capamesh.protocol.fleet import Joined
 from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.balancing.balancer import Balancer
 from capamesh.router.balancing.eligibility import Eligibility
 from capamesh.router.balancing.picker import RequestPicker
@@ -80,3 +81,27 @@ def test_replica_on_trial_that_recovers_is_tried_by_the_draw(draw: float, peer: 
     trial.replicas[0].health.failed(10.0, is_hard=True, cause="a test")
     picker = RequestPicker(served, ANYWHERE, SHAPE, 99.0, trial=trial)
     assert picker.choose((), RAMPING_S).endpoint.peer == peer
+
+
+def test_replica_on_trial_is_waited_for_as_long_as_one_of_the_trusted_version() -> None:
+    served, trial = served_by(0.5)
+    for model, latency_us in ((served, 100_000), (trial, 900_000)):
+        model.replicas[0].reported(LoadReport(latency_us=latency_us), 10.0)
+        for _ in range(50):
+            model.window.add(0.1, 10.0)
+    picker = RequestPicker(served, ANYWHERE, SHAPE, 99.0, trial=trial)
+    tried = picker.choose((), 10.0)
+    assert tried is trial.replicas[0]
+    limit_s = picker.first_byte_limit_s(tried, 60.0, 10.0)
+    assert limit_s == picker.first_byte_limit_s(served.replicas[0], 60.0, 10.0)
+    own_word = RequestPicker(trial, ANYWHERE, SHAPE, 99.0).first_byte_limit_s(tried, 60.0, 10.0)
+    assert limit_s < own_word
+
+
+def test_answer_of_the_moment_at_which_a_request_was_sent_is_none_since_then() -> None:
+    served, _ = served_by(0.5)
+    (replica,) = served.replicas
+    replica.answered_s = 10.0
+    picker = RequestPicker(served, ANYWHERE, SHAPE, 99.0)
+    assert picker.has_answered(replica, 9.9)
+    assert not picker.has_answered(replica, 10.0)
