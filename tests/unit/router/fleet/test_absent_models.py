@@ -164,3 +164,20 @@ def test_newest_version_is_one_that_does_not_just_load_again_if_there_is_one() -
     assert (view.newest(M), view.versions(M)) == ("1", ["1", "2"])
     view.apply([Changed(both, again)])
     assert view.newest(M) == "2"
+
+
+def test_router_whose_nodes_have_all_left_says_so_until_one_is_back() -> None:
+    view = FleetView(on_new=lambda _: None, on_gone=lambda _: None)
+    model, version = ModelName("other"), ModelVersion("")
+    assert isinstance(not_hosted(view, model, version), NoEndpoint)
+    view.apply([Joined(advert("A", "a:1")), Joined(advert("B", "b:1"))])
+    view.apply([Left(PeerId("A"), LeftReason.GOODBYE)])
+    assert isinstance(not_hosted(view, model, version), ModelNotFound)
+    view.apply([Left(PeerId("B"), LeftReason.GOODBYE)])
+    error = not_hosted(view, model, version)
+    assert isinstance(error, NoEndpoint)
+    assert error.message == (
+        "this router knows of no node now: all that it had heard of have left; try again soon"
+    )
+    view.apply([Joined(advert("A", "a:1"))])
+    assert isinstance(not_hosted(view, model, version), ModelNotFound)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from capamesh.protocol.adverts import ModelOffer, ModelState
-from capamesh.protocol.errors import ModelFailed, ModelUnavailable
+from capamesh.protocol.errors import ModelFailed, ModelUnavailable, NoEndpoint
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -38,7 +38,7 @@ MOST_REASONS = 3
 class AbsentModels:
     """All of one fleet that is not ready. `heard` is told whenever a node says something else."""
 
-    __slots__ = ("_lately", "_of", "_unready", "unloaded_nodes")
+    __slots__ = ("_lately", "_of", "_unready", "have_all_left", "unloaded_nodes")
 
     def __init__(self) -> None:
         self._unready: dict[ModelName, dict[PeerId, list[ModelOffer]]] = {}
@@ -48,6 +48,8 @@ class AbsentModels:
         """The models in `_unready` that have an entry of the node."""
         self._lately: OrderedDict[_Key, float | None] = OrderedDict()
         """The models that some node had ready when it left, oldest first, and when `tick` first saw that."""
+        self.have_all_left = False
+        """True if there were nodes, and none is left."""
 
     @override
     def __repr__(self) -> str:
@@ -101,7 +103,9 @@ class AbsentModels:
         """
         return self.unloaded_nodes.get(model, {})
 
-    def error(self, model: ModelName, version: ModelVersion) -> ModelUnavailable | None:
+    def error(
+        self, model: ModelName, version: ModelVersion
+    ) -> ModelUnavailable | NoEndpoint | None:
         """Return what to tell of a model that nobody has ready, "" being any version; None: nobody knows it."""
         of = f" version {version}" if version else ""
         found = [
@@ -127,6 +131,10 @@ class AbsentModels:
             return ModelUnavailable(
                 f"model {model!r}{of} was here of late, but its nodes have left; try again soon",
                 LATELY_RETRY_S,
+            )
+        if self.have_all_left:
+            return NoEndpoint(
+                "this router knows of no node now: all that it had heard of have left; try again soon"
             )
         return None
 

@@ -279,7 +279,7 @@ class FleetView:
             known_advert is not None and known_advert.sequence.boot_ns != advert.sequence.boot_ns
         )
         self._adverts[peer] = advert
-        self.has_had_nodes = True
+        self.has_had_nodes, self.absent.have_all_left = True, False
         known = self._dialled.setdefault(peer, {})
         dialled = self._address_rule(advert)
         wanted = set(dialled.addresses)
@@ -300,6 +300,7 @@ class FleetView:
     def _left(self, peer: PeerId) -> None:
         self._suspect(peer, is_suspected=False)  # who comes back is heard of: not suspected
         self._adverts.pop(peer, None)
+        self.absent.have_all_left = not self._adverts
         self._refused.pop(peer, None)
         gone = list(self._dialled.pop(peer, {}).values())
         self._index(peer, gone=gone)
