@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -71,6 +72,36 @@ def run(
     ] = "",
     mdns: options.Mdns = False,
     name: options.Name = "",
+    traces: Annotated[
+        str,
+        typer.Option(
+            "--traces",
+            envvar="CAPAMESH_TRACES",
+            metavar="URL",
+            help="Send spans of failed, slow and sampled requests to this OpenTelemetry collector: http://HOST:4318/v1/traces.",
+        ),
+    ] = "",
+    trace_slow: Annotated[
+        float,
+        typer.Option(
+            "--trace-slow",
+            envvar="CAPAMESH_TRACE_SLOW",
+            metavar="SECONDS",
+            min=0.0,
+            help="Requests that take longer are slow.",
+        ),
+    ] = 1.0,
+    trace_ratio: Annotated[
+        float,
+        typer.Option(
+            "--trace-ratio",
+            envvar="CAPAMESH_TRACE_RATIO",
+            metavar="SHARE",
+            min=0.0,
+            max=1.0,
+            help="The share of all other requests that is traced, too.",
+        ),
+    ] = 0.0,
     region: options.Region = "",
     policy: options.Policy = options.DEFAULT_POLICY,
     rules: Annotated[
@@ -210,6 +241,9 @@ def run(
         dial_inside=dial_inside,
         use_mdns=mdns,
         name=name,
+        traces_url=_collector(traces),
+        trace_slow_s=trace_slow,
+        trace_ratio=trace_ratio,
         region=region,
         policy=policy,
         rules_file=rules,
@@ -229,6 +263,17 @@ def run(
     )
     options.set_logs(log, log_level)
     run_router(settings, owner_fd)
+
+
+def _collector(url: str) -> str:
+    """Return a collector's URL; a usage error for what is none."""
+    parts = urlsplit(url)
+    if url and (parts.scheme not in {"http", "https"} or not parts.hostname):
+        raise typer.BadParameter(
+            f"{url!r} is no URL of a collector such as http://127.0.0.1:4318/v1/traces",
+            param_hint="--traces",
+        )
+    return url
 
 
 @group.command(

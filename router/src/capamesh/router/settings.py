@@ -46,6 +46,12 @@ class RouterSettings:
     """True if members on the local network are found by multicast DNS."""
     name: str = ""
     """The name that people see, as `member_name` has it; empty for the name of this machine."""
+    traces_url: str = ""
+    """The collector that is sent spans of requests that failed, were slow or are sampled by their callers; empty: none is."""
+    trace_slow_s: float = 1.0
+    """Requests that take longer are traced, too."""
+    trace_ratio: float = 0.0
+    """The share of all other requests that is traced, from 0 to 1."""
     region: str = ""
     """The place of this router in its operator's words; empty if it does not say."""
     policy: str = DEFAULT_POLICY

@@ -29,6 +29,8 @@ from capamesh.router.http.application import OpenRequests, make_application
 from capamesh.router.policies import make_policy
 from capamesh.router.requests.routing import Routing
 from capamesh.router.rules.model_rules import ModelRules, RoutingRules
+from capamesh.router.telemetry.ended import EndedRequests
+from capamesh.router.telemetry.tracing import AttemptTimes, RequestTimes
 
 KEY = {"Authorization": "Bearer secret"}
 ALPHA, OTHER = "12D3KooWalpha", "12D3KooWother"
@@ -67,6 +69,9 @@ class Served:
         return response.status, await response.json()
 
 
+ENDED = EndedRequests(clock=lambda: 50.0, wall_clock=lambda: 1_000.0)
+
+
 @asynccontextmanager
 async def serving(
     policy: str = "least-request", *, arrival_s: float = 30.0
@@ -97,6 +102,7 @@ async def serving(
         arrival_s=arrival_s,
         timeout_s=30.0,
         clock=time.monotonic,
+        ended=ENDED,
     )
     application = make_application(page, limits=Limits(), log=log, requests=OpenRequests())  # type: ignore[arg-type]
     async with TestClient(TestServer(application)) as client:
@@ -408,3 +414,30 @@ async def test_command_that_does_not_arrive_in_time_is_a_408_and_changes_nothing
             )
         assert response.status == 408
         assert endpoint.health.is_full
+
+
+async def test_requests_that_failed_are_shown_with_the_nodes_that_were_asked(
+    served: Served,
+) -> None:
+    attempt = AttemptTimes("A", "127.0.0.1:1", 40.5, 41.0, "link_lost: gone")
+    ENDED.ended(RequestTimes("m", "", "link_lost", 40.0, 41.0, (attempt,)))
+    reply = await served.client.get("/v1/requests")
+    assert reply.status == 200
+    (row,) = (await reply.json())["requests"]
+    assert (row["model"], row["code"], row["began_at"], row["took_s"]) == (
+        "m",
+        "link_lost",
+        990.0,
+        1.0,
+    )
+    assert row["attempts"] == [
+        {
+            "peer_id": "A",
+            "address": "127.0.0.1:1",
+            "after_s": 0.5,
+            "took_s": 0.5,
+            "queue_s": 0.0,
+            "run_s": 0.0,
+            "outcome": "link_lost: gone",
+        }
+    ]

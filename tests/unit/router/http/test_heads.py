@@ -18,6 +18,7 @@ from capamesh.router.http.heads import (
 )
 from capamesh.router.requests.call import RoutingOptions
 from capamesh.router.rules.constraints import Constraints
+from capamesh.router.telemetry.tracing import TraceParent
 
 MOST = 1000
 LIMITS = Limits(max_message_bytes=MOST)
@@ -50,10 +51,23 @@ def test_plain_inference_request_is_recognised_with_all_that_its_head_says() -> 
         7,
         False,
         InferTarget(
-            "a.b_c-1~", "12", RoutingOptions(Constraints(max_price=0.5), policy="p2c"), True, 5
+            "a.b_c-1~",
+            "12",
+            RoutingOptions(Constraints(max_price=0.5), policy="p2c"),
+            True,
+            None,
+            5,
         ),
         7,
     )
+
+
+def test_trace_of_the_caller_is_known_where_its_header_is_right() -> None:
+    trace, span = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    parent = asked(INFER, "content-length: 0", f"traceparent: 00-{trace}-{span}-01").parent
+    assert parent == TraceParent(trace, span, is_sampled=True)
+    assert asked(INFER, "content-length: 0", f"Traceparent: 00-{trace}-{span}").parent is None
+    assert asked(INFER, "content-length: 0", "traceparent: \xe9").parent is None
 
 
 def test_version_and_header_length_are_left_open_where_not_given() -> None:

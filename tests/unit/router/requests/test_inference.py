@@ -16,6 +16,8 @@ from capamesh.protocol.tensors import Limits
 from capamesh.router.balancing.explanation import Explanation
 from capamesh.router.requests.call import Outcome
 from capamesh.router.requests.inference import InferenceRequest, InferenceService, Target
+from capamesh.router.telemetry.ended import EndedRequests
+from capamesh.router.telemetry.tracing import RequestTimes, TraceParent
 
 M = ModelName("m")
 
@@ -29,7 +31,7 @@ class Spoken(InferenceRequest):
 
     def complete(self, outcome: Outcome) -> None:
         self._is_over = True
-        self.count_answer()
+        self.count_answer(outcome)
         self.said.append(f"answered by {outcome.replica.endpoint.peer}")
 
     def _render_error(self, error: CapameshError, explanation: Explanation | None) -> None:
@@ -38,11 +40,24 @@ class Spoken(InferenceRequest):
         self.said.append(f"{error.code}{why}")
 
 
+class Ended(EndedRequests):
+    """One who is told of all requests that failed, took more than 2 s, or have a trace."""
+
+    def __init__(self) -> None:
+        super().__init__(clock=lambda: 0.0, wall_clock=lambda: 0.0)
+        self.slow_s, self.has_tracer = 2.0, True
+        self.told: list[RequestTimes] = []
+
+    def ended(self, times: RequestTimes) -> None:
+        self.told.append(times)
+
+
 class World:
     def __init__(self, *script: Any, **target: Any) -> None:
         self.fleet = Fleet(list(script))
         self.log = NullLog()
         self.shut_out = ""
+        self.ended = Ended()
         service = InferenceService(
             self.fleet.view,
             self.fleet.routing,
@@ -51,6 +66,7 @@ class World:
             Limits(),
             self.log,  # type: ignore[arg-type]
             standing=self,
+            ended=self.ended,
         )
         self.request = Spoken(service, Target(M, ModelVersion(""), **target))
 
@@ -163,3 +179,38 @@ async def test_request_that_fails_at_once_keeps_nothing_of_its_way() -> None:
     world.submit()
     assert world.request.said == ["overloaded"]
     assert world.request._handle is None
+
+
+# who is told of its end
+
+
+@in_virtual_time
+async def test_request_that_is_answered_soon_is_told_to_nobody() -> None:
+    world = World(echo)
+    world.submit()
+    await asyncio.sleep(1.0)
+    assert (world.request.said, world.ended.told) == (["answered by A"], [])
+
+
+@in_virtual_time
+async def test_request_that_is_traced_is_told_with_its_attempts() -> None:
+    parent = TraceParent("1" * 32, "2" * 16, is_sampled=True)
+    world = World(echo, parent=parent)
+    world.submit()
+    await asyncio.sleep(1.0)
+    (times,) = world.ended.told
+    assert (times.model, times.version, times.code, times.parent) == ("m", "1", "ok", parent)
+    (attempt,) = times.attempts
+    assert (attempt.peer, attempt.outcome) == ("A", "answered")
+    assert times.started_s <= attempt.sent_s <= attempt.ended_s == times.ended_s
+    assert attempt.queue_s + attempt.run_s > 0
+
+
+@in_virtual_time
+async def test_request_that_fails_is_told_with_its_code() -> None:
+    world = World(failing(Overloaded("full", 0.0)))
+    world.submit()
+    await asyncio.sleep(40.0)
+    (times,) = world.ended.told
+    assert times.code == "overloaded"
+    assert times.attempts[0].outcome.startswith("overloaded")

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.adverts import NodeAdvert
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.requests.routing import Admission, Routing
+    from capamesh.router.telemetry.ended import EndedRequests
 
 STATES: Final[Mapping[str, CircuitState | None]] = {
     "forced_open": CircuitState.FORCED_OPEN,
@@ -49,7 +50,7 @@ _QUERY: Final = ("version", "tenant", PRIORITY, TIMEOUT)
 
 
 class RoutingApi(Pages):
-    """`/v1/models/MODEL/routing` and `/v1/nodes/PEER/circuit`."""
+    """`/v1/models/MODEL/routing`, `/v1/requests` and `/v1/nodes/PEER/circuit`."""
 
     def __init__(
         self,
@@ -62,11 +63,13 @@ class RoutingApi(Pages):
         arrival_s: float,
         timeout_s: float,
         clock: Callable[[], float],
+        ended: EndedRequests,
     ) -> None:
         """A body may take `arrival_s` to arrive; `timeout_s` is for requests that name no deadline of their own.
 
-        `clock` is that of the nodes' healths, in seconds.
+        `clock` is that of the nodes' healths, in seconds. `ended` has the requests to be shown.
         """
+        self._ended = ended
         self._fleet = fleet
         self._routing = routing
         self._overrides = overrides
@@ -80,8 +83,13 @@ class RoutingApi(Pages):
     def routes(self) -> list[web.RouteDef]:
         return [
             web.get("/v1/models/{model}/routing", self.explain),
+            web.get("/v1/requests", self.requests),
             web.put("/v1/nodes/{peer}/circuit", self.hold),
         ]
+
+    async def requests(self, _: web.Request) -> web.Response:
+        """Return the newest requests that failed or took long, the newest first: when, how long, and each node that was asked."""
+        return web.json_response({"requests": self._ended.rows()})
 
     async def explain(self, request: web.Request) -> web.Response:
         """Return whether a request would be let in now, where it would go, among whom and why; no node is asked.

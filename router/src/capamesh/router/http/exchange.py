@@ -171,7 +171,7 @@ class Exchange(InferenceRequest):
         except Exception as error:  # noqa: BLE001 - all end in one reply
             self.crash(error)
         else:
-            self.count_answer()
+            self.count_answer(outcome)
             if self._wire.takes_gzip and written[1] is None and self._packs(reply):
                 return
             self._end(reply)

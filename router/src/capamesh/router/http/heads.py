@@ -16,6 +16,7 @@ from capamesh.protocol.oip import HEADER_LENGTH_NAME, json_refusal, parse_header
 from capamesh.router.http.exchange import JSON_WEIGHT, InferTarget
 from capamesh.router.http.options import PREFIX, options_of
 from capamesh.router.http.packing import takes_gzip
+from capamesh.router.telemetry.tracing import parsed_traceparent
 
 if TYPE_CHECKING:
     from capamesh.protocol.tensors import Limits
@@ -162,11 +163,13 @@ def _target(target: bytes, fields: dict[bytes, bytes]) -> InferTarget | None:
         options, is_explained = options_of(wished)
     except CapameshError:
         return None
+    trace = fields.get(b"traceparent")
     return InferTarget(
         ModelName(model),
         ModelVersion(version),
         options,
         is_explained,
+        None if trace is None else parsed_traceparent(trace.decode("latin-1")),
         header_length,
         takes_gzip(fields.get(b"accept-encoding", b"").decode("latin-1")),
     )

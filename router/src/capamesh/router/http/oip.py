@@ -31,6 +31,7 @@ from capamesh.router.http.errors import response_of
 from capamesh.router.http.exchange import JSON_WEIGHT, Exchange, Inference, InferTarget
 from capamesh.router.http.options import options_of
 from capamesh.router.http.packing import takes_gzip
+from capamesh.router.telemetry.tracing import parsed_traceparent
 
 if TYPE_CHECKING:
     from capamesh.protocol.steps import Steps
@@ -104,7 +105,8 @@ class InferenceApi(Pages):
             self._inference.refused(model, error)
             raise
         takes = takes_gzip(request.headers.get("Accept-Encoding", ""))
-        target = InferTarget(model, version, options, is_explained, header_length, takes)
+        parent = parsed_traceparent(request.headers.get("traceparent", ""))
+        target = InferTarget(model, version, options, is_explained, parent, header_length, takes)
         replied: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
         def reply(reply: Reply) -> None:

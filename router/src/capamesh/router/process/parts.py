@@ -49,6 +49,7 @@ from capamesh.router.policies import make_policy
 from capamesh.router.process.request_parts import RequestParts
 from capamesh.router.process.rules_keys import load_rules
 from capamesh.router.process.standing import Standing
+from capamesh.router.process.traces import Traces
 from capamesh.router.rules.model_rules import ModelRules, RoutingRules
 from capamesh.router.supervision import Supervisor
 from capamesh.router.telemetry import Telemetry
@@ -204,6 +205,9 @@ class RouterParts:
         )
         self.balancer, self.prober = parts.balancer, parts.prober
         self.routing, self.watch = parts.routing, parts.watch
+        self.traces = Traces(
+            settings, self.name, clock=time.monotonic, telemetry=self.telemetry, log=self.log
+        )
         self.inference = Inference(
             self.fleet,
             self.routing,
@@ -213,6 +217,7 @@ class RouterParts:
             self.log,
             redial_s=self.pool.redial_s,
             standing=self.standing,
+            ended=self.traces.ended,
         )
         self.requests = OpenRequests()
 

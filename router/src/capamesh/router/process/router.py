@@ -97,6 +97,8 @@ class Router:
                     tasks.create_task(self._sample()),
                     tasks.create_task(parts.last_fleet.keep()),
                 ]
+                if parts.traces.exporter is not None:
+                    background.append(tasks.create_task(parts.traces.exporter.run()))
                 parts.watch.start()
                 await self._has_links.wait()
                 await self._serve_http(front)
@@ -182,6 +184,7 @@ class Router:
             arrival_s=settings.arrival_s,
             timeout_s=settings.timeout_s,
             clock=parts.clocks.steady_s,
+            ended=parts.traces.ended,
         )
         return make_application(
             inference,

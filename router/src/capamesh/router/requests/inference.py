@@ -28,6 +28,7 @@ from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.requests.call import NO_OPTIONS, Call, Responder, RoutingOptions
 from capamesh.router.requests.no_endpoint import with_hint
 from capamesh.router.requests.parameters import priority_of, sequence_of, time_allowed_s
+from capamesh.router.telemetry.tracing import AttemptTimes, RequestTimes
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -37,9 +38,11 @@ if TYPE_CHECKING:
     from capamesh.protocol.tensors import Limits
     from capamesh.router.balancing.explanation import Explanation
     from capamesh.router.fleet.view import FleetView
-    from capamesh.router.requests.call import Handle
+    from capamesh.router.requests.call import Handle, Outcome
     from capamesh.router.requests.routing import Routing
     from capamesh.router.telemetry import Telemetry
+    from capamesh.router.telemetry.ended import EndedRequests
+    from capamesh.router.telemetry.tracing import TraceParent
 
 
 _NAME: attrgetter[str] = attrgetter("name")
@@ -56,6 +59,8 @@ class Target:
     options: RoutingOptions = NO_OPTIONS
     is_explained: bool = False
     """True if the answer is to say why it came from where it came."""
+    parent: TraceParent | None = None
+    """The caller's trace; None: it has none."""
 
 
 class OwnStanding(Protocol):
@@ -93,6 +98,8 @@ class InferenceService:
     redial_s: Callable[[Endpoint], float] = lambda _: 0.0
     """Seconds until an endpoint without a link is dialled; 0: at once, or unknown."""
     standing: OwnStanding = GOOD_STANDING
+    ended: EndedRequests | None = None
+    """The one who is told of requests that failed or were slow."""
 
     def nobody(self, target: Target, error: NoEndpoint) -> NoEndpoint:
         """Return the error for a request that nobody can be asked to run."""
@@ -181,13 +188,56 @@ class InferenceRequest(Responder, ABC):
         elif isinstance(error, NoEndpoint):
             error = service.nobody(self._target, error)
         service.refused(self._target.model, error)
+        if service.ended is not None:
+            self._tell(service.ended, error.code)
         self._render_error(error, self._why_failed() if self._target.is_explained else None)
 
-    def count_answer(self) -> None:
+    def count_answer(self, outcome: Outcome) -> None:
         """Count the request as one that was answered well, now."""
-        service = self._service
+        service, target = self._service, self._target
         elapsed_s = service.routing.clock() - self._started_s
-        service.telemetry.answered(self._target.model, elapsed_s)
+        service.telemetry.answered(target.model, elapsed_s)
+        ended = service.ended
+        if ended is not None and (
+            elapsed_s > ended.slow_s or (target.parent is not None and ended.has_tracer)
+        ):
+            self._tell(ended, "ok", outcome)
+
+    def _tell(self, ended: EndedRequests, code: str, outcome: Outcome | None = None) -> None:
+        """Tell the times of this request, which ends now, and of its attempts."""
+        target, handle = self._target, self._handle
+        picker = handle.picker if handle is not None else None
+        if outcome is not None:
+            picker = outcome.picker
+        now_s = self._service.routing.clock()
+        attempts: list[AttemptTimes] = []
+        for attempt in picker.attempts if picker is not None else ():
+            record = attempt.record()
+            is_it = outcome is not None and record.outcome == "answered"
+            answer = outcome.answer if is_it and outcome is not None else None
+            attempts.append(
+                AttemptTimes(
+                    record.replica.endpoint.peer,
+                    record.replica.endpoint.address,
+                    record.sent_s,
+                    now_s if record.ended_s is None else record.ended_s,
+                    record.outcome,
+                    answer.queue_us / 1e6 if answer is not None else 0.0,
+                    answer.run_us / 1e6 if answer is not None else 0.0,
+                )
+            )
+        version = target.version if outcome is None else outcome.answer.version
+        ended.ended(
+            RequestTimes(
+                target.model,
+                version,
+                code,
+                self._started_s,
+                now_s,
+                tuple(attempts),
+                target.parent,
+            )
+        )
 
     @abstractmethod
     def _render_error(self, error: CapameshError, explanation: Explanation | None) -> None:

@@ -69,6 +69,14 @@ PROBES_SENT: Final = counter("capamesh_probes_sent", "Probes of nodes' load that
 PROBES_LOST: Final = counter(
     "capamesh_probes_lost", "Probes of nodes' load that were not answered in time."
 )
+SPANS_SENT: Final = counter(
+    "capamesh_spans_sent", "Spans of requests that the collector of traces has taken."
+)
+SPANS_LOST: Final = counter("capamesh_spans_lost", "Spans that the collector has not taken.")
+TRACES_DROPPED: Final = counter(
+    "capamesh_traces_dropped",
+    "Requests of which no spans were made, for too many waited for the collector.",
+)
 ANSWER_BYTES: Final = gauge(
     "capamesh_answer_bytes", "The bytes of large answers that are coming from nodes now."
 )

@@ -117,6 +117,11 @@ class Tracer:
         """The number of requests of which no spans were made for lack of room."""
 
     @property
+    def slow_s(self) -> float:
+        """Return the time in seconds of which an answered request must take more to be of interest, unless its caller samples it."""
+        return -math.inf if self._sampling.ratio > 0 else self._sampling.slow_s
+
+    @property
     def waiting(self) -> int:
         """Return how many requests wait."""
         return len(self._waiting)

@@ -1,0 +1,59 @@
+"""The traces of one router: made of requests that have ended, and sent to a collector if the settings name one. Makes parts, does no IO."""
+
+from __future__ import annotations
+
+import random
+import time
+from importlib.metadata import version as package_version
+from typing import TYPE_CHECKING
+
+from capamesh.router.telemetry import metrics
+from capamesh.router.telemetry.ended import EndedRequests
+from capamesh.router.telemetry.otlp import OtlpExporter
+from capamesh.router.telemetry.tracing import Sampling, Tracer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from structlog.typing import FilteringBoundLogger
+
+    from capamesh.router.settings import RouterSettings
+    from capamesh.router.telemetry import Telemetry
+
+
+class Traces:
+    """The requests of one router that have ended, and the exporter of their spans; None: nobody is sent any."""
+
+    def __init__(
+        self,
+        settings: RouterSettings,
+        name: str,
+        *,
+        clock: Callable[[], float],
+        telemetry: Telemetry,
+        log: FilteringBoundLogger,
+    ) -> None:
+        """`clock` is the one that requests' times are of; `name` is the router's."""
+        self.exporter: OtlpExporter | None = None
+        tracer: Tracer | None = None
+        if settings.traces_url:
+            tracer = Tracer(
+                Sampling(settings.trace_slow_s, settings.trace_ratio),
+                rng=random.Random(),  # noqa: S311 - ids of spans are no secrets
+                clock=clock,
+                wall_clock_ns=time.time_ns,
+            )
+            self.exporter = exporter = OtlpExporter(
+                settings.traces_url,
+                tracer,
+                {
+                    "service.name": "capamesh-router",
+                    "service.instance.id": name,
+                    "service.version": package_version("capamesh"),
+                },
+                log,
+            )
+            telemetry.watch(metrics.SPANS_SENT, lambda: exporter.sent)
+            telemetry.watch(metrics.SPANS_LOST, lambda: exporter.lost)
+            telemetry.watch(metrics.TRACES_DROPPED, lambda: tracer.dropped)
+        self.ended = EndedRequests(clock=clock, wall_clock=time.time, tracer=tracer)
