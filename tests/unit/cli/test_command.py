@@ -243,6 +243,11 @@ def test_every_node_setting_has_an_option(
         assert own != getattr(default.worker, field.name), "not covered above"
 
 
+def test_collector_of_traces_is_a_url(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["router", "run", "--data", "d", "--traces", "127.0.0.1:4318"]) == 2
+    assert "is no URL of a collector" in capsys.readouterr().err
+
+
 def test_every_router_setting_has_an_option(
     router_settings: list[RouterSettings], tmp_path: Path
 ) -> None:
@@ -252,7 +257,7 @@ def test_every_router_setting_has_an_option(
     line = (
         f"router run --data d --token-file {token_file} "
         "--bootstrap /a --http 0.0.0.0:80 --mesh [::]:4002 --links 10.0.0.1:5000 "
-        "--advertise me --dial-inside private --mdns --name gpu-1 --region eu --policy other --rules r.toml --timeout 2 --arrival 4 --drain 3 --max-message-mib 1 "
+        "--advertise me --dial-inside private --mdns --name gpu-1 --traces http://c:4318/v1/traces --trace-slow 0.5 --trace-ratio 0.1 --region eu --policy other --rules r.toml --timeout 2 --arrival 4 --drain 3 --max-message-mib 1 "
         "--max-json-mib 2 --max-json-answer-mib 3 --body-budget-mib 4 --answer-budget-mib 6 --max-connections 5 "
         "--max-connections-per-address 3 --trusted-proxy 10.0.0.7 --trusted-proxy fd00::/8"
     )
@@ -272,6 +277,9 @@ def test_every_router_setting_has_an_option(
         dial_inside="private",
         use_mdns=True,
         name="gpu-1",
+        traces_url="http://c:4318/v1/traces",
+        trace_slow_s=0.5,
+        trace_ratio=0.1,
         region="eu",
         policy="other",
         rules_file=Path("r.toml"),
