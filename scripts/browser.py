@@ -22,7 +22,7 @@ import aiohttp
 NAMES: Final = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 LOOK_S: Final = 0.05
 """Seconds between two looks whether something has become true in a page."""
-WAIT_S: Final = 30.0
+WAIT_S: Final = 60.0
 """The longest time that a page may take to become what is expected of it."""
 
 
@@ -107,15 +107,19 @@ class Tab:
         return base64.b64decode((await self.ask("Page.captureScreenshot", format="png"))["data"])
 
     async def close(self) -> None:
-        """Stop listening to the tab."""
-        self._reading.cancel()
-        await self._socket.close()
+        """Close the tab; nothing happens if it is closed."""
+        if not self._socket.closed:
+            await self._socket.send_json({"id": 0, "method": "Page.close"})
+            self._reading.cancel()
+            await self._socket.close()
 
     async def _read(self) -> None:
         async for message in self._socket:
             told = json.loads(message.data)
             if "id" in told:
-                self._waiting.pop(told["id"]).set_result(told)
+                waiting = self._waiting.pop(told["id"], None)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(told)
             elif told["method"] == "Runtime.exceptionThrown":
                 self.complaints.append(json.dumps(told["params"]["exceptionDetails"])[:1000])
             elif told["method"] == "Log.entryAdded" and told["params"]["entry"]["level"] == "error":

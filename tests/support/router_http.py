@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 from fleet_fakes import FakeLink, Fleet, NullLog, Reply, offer
 
 from capamesh.protocol.adverts import ModelOffer
-from capamesh.protocol.errors import InvalidRequest
+from capamesh.protocol.errors import InvalidRequest, Overloaded
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.network import Member
 from capamesh.protocol.tensors import Limits
+from capamesh.router.access.operator_key import OperatorKey
 from capamesh.router.fleet.endpoint import Endpoint
+from capamesh.router.fleet.overrides import Overrides
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.http.admin_fleet import FleetApi
+from capamesh.router.http.admin_routing import RoutingApi
 from capamesh.router.http.application import OpenRequests, make_application, make_runner
 from capamesh.router.http.exchange import Inference
 from capamesh.router.http.limits import FrontLimits
@@ -27,7 +30,7 @@ from capamesh.router.http.oip import InferenceApi
 from capamesh.router.http.page import PageApi
 from capamesh.router.http.server import Front
 from capamesh.router.page.feed import Feed
-from capamesh.router.page.history import History, Totals
+from capamesh.router.page.history import BIN_S, History, Totals
 from capamesh.router.page.overview import OverviewMaker
 from capamesh.router.page.static_files import StaticFiles
 from capamesh.router.telemetry import Telemetry
@@ -65,6 +68,14 @@ class Client:
 
 
 @dataclass
+class Times:
+    """The clock of the history, and what it is told of requests in flight."""
+
+    now_s: float = 0.0
+    in_flight: int = 0
+
+
+@dataclass
 class Http:
     """The front and what stands behind it."""
 
@@ -73,8 +84,10 @@ class Http:
     pool: NoPool
     log: NullLog
     front: Front
-    revoked: list[bytes] = field(default_factory=list)
-    members: dict[PeerId, Member] = field(default_factory=dict)
+    revoked: list[bytes]
+    members: dict[PeerId, Member]
+    history: History
+    times: Times
 
     @property
     def view(self) -> FleetView:
@@ -93,6 +106,20 @@ class Http:
     ) -> FakeLink:
         """Add a node with one address whose link follows `script`."""
         return self.fleet.node(peer, *script, models=models)
+
+    def fill_history(self, bins: int, noise: Callable[[], float]) -> None:
+        """Let time pass in which each model had requests, as many as `noise` about 1 says."""
+        models = self.view.models()
+        for at in range(bins):
+            for number, model in enumerate(models):
+                for _ in range(max(0, round(noise() * (20 + 10 * number + (at % 90) / 6)))):
+                    self.telemetry.answered(model, 0.004 * noise() * (1 + number % 4))
+                if at % 60 > 55:
+                    error = Overloaded("all nodes are full")
+                    self.telemetry.refused(model, error, is_known=True)
+            self.times.in_flight = round(12 * noise())
+            self.times.now_s += BIN_S
+            self.history.sample()
 
     async def infer(
         self,
@@ -115,14 +142,10 @@ class Http:
             await asyncio.sleep(0)
 
 
-def page_of(fleet: Fleet, pool: NoPool, log: NullLog, requests: OpenRequests) -> PageApi:
+def page_of(
+    fleet: Fleet, pool: NoPool, log: NullLog, requests: OpenRequests, history: History
+) -> PageApi:
     """Return the page of a router with this core."""
-    telemetry = fleet.telemetry
-    history = History(
-        lambda: Totals(telemetry.latency_counts(), telemetry.refusals(), 0, 0, 0),
-        bounds_s=LATENCY.bounds,
-        clock=fleet.clock,
-    )
     overview = OverviewMaker(
         fleet.view,
         last_error=pool.last_error,
@@ -186,12 +209,35 @@ async def serving(
         member_of=members.get,
     )
     requests = OpenRequests()
-    page = page_of(fleet, pool, log, requests)
+    times = Times()
+    telemetry = fleet.telemetry
+    history = History(
+        lambda: Totals(
+            telemetry.latency_counts(),
+            telemetry.refusals(),
+            times.in_flight,
+            len(fleet.view.adverts),
+            sum(endpoint.is_usable for endpoint in fleet.endpoints),
+        ),
+        bounds_s=LATENCY.bounds,
+        clock=lambda: times.now_s,
+    )
+    page = page_of(fleet, pool, log, requests, history)
     front = Front(inference, requests, arrival_s=arrival_s, limits=front_limits)
     application = make_application(
         api,
         pages,
         page,
+        RoutingApi(
+            fleet.view,
+            fleet.routing,
+            Overrides(),
+            OperatorKey("secret"),
+            log,  # type: ignore[arg-type]
+            arrival_s=arrival_s,
+            timeout_s=timeout_s,
+            clock=fleet.clock,
+        ),
         limits=limits,
         log=log,  # type: ignore[arg-type]
         requests=requests,
@@ -204,7 +250,8 @@ async def serving(
     host, port = await front.listen("127.0.0.1", 0)
     try:
         async with aiohttp.ClientSession(f"http://{host}:{port}") as session:
-            yield Http(Client(session, host, port), fleet, pool, log, front, revoked, members)
+            client = Client(session, host, port)
+            yield Http(client, fleet, pool, log, front, revoked, members, history, times)
     finally:
         front.close()
         await runner.cleanup()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 from typing_extensions import override
 
-from capamesh.protocol.errors import InvalidRequest, ModelNotFound
+from capamesh.protocol.errors import InvalidRequest
 from capamesh.router.http.application import Pages
 from capamesh.router.http.packing import takes_gzip
 
@@ -147,10 +147,6 @@ class PageApi(Pages):
             raise InvalidRequest(f"span is {span[:80]!r}; a whole number of seconds is expected")
         model = request.query.get("model", "")
         body = self._history.body(model, int(span))
-        if body is None:
-            raise ModelNotFound(
-                f"there is no history of a model {model[:80]!r}: it had no request, or others have all places"
-            )
         return web.json_response(body, headers={"Cache-Control": "no-store"})
 
     async def _follow(self, response: web.StreamResponse, revision: str) -> None:

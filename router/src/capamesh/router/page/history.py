@@ -120,15 +120,15 @@ class History:
         """Return the models that have a history, by name."""
         return sorted(self._models)
 
-    def body(self, model: str, span_s: float) -> dict[str, Any] | None:
-        """Return the last `span_s` of a model, of the router if it is "", as JSON values; None if there is none.
+    def body(self, model: str, span_s: float) -> dict[str, Any]:
+        """Return the last `span_s` of a model, of the router if it is "", as JSON values.
 
         Each series has the same number of points, the newest last, null where nothing was measured. Neighbouring bins
         are one point where there are too many: their mean, of `p99_us` the largest.
         """
         series = self._models.get(model) if model else self._router
-        if series is None:
-            return None
+        if series is None:  # it had no request, or others have all places
+            series = _Series(MEASURES, self._bins)
         asked = max(1, min(self._bins, round(span_s / BIN_S)))
         merged = -(-asked // MOST_POINTS)
         points = asked // merged

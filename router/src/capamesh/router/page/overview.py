@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from capamesh.protocol.adverts import ModelState, shown_version
 from capamesh.router.page.advert_summary import AdvertSummary, Key, summary_of
+from capamesh.router.resilience.health import CircuitState
 
 if TYPE_CHECKING:
     from capamesh.protocol.adverts import NodeAdvert
@@ -25,6 +26,7 @@ STEP: Final = 32
 MOST_FAILED_AT: Final = 5
 """The most nodes that a model's row names as those where it fails (guess: what fits a few lines)."""
 _EXACT_US: Final = 100
+_WELL: Final = (CircuitState.CLOSED, CircuitState.FORCED_CLOSED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +129,8 @@ class OverviewMaker:
         for endpoint in endpoints:
             if not endpoint.is_usable:
                 found = ("unusable", self._last_error(endpoint) or found[1])
-            elif not endpoint.health.may_send(now_s):
-                return str(endpoint.health.state(now_s)), endpoint.health.reason
+            elif (circuit := endpoint.health.state(now_s)) not in _WELL:
+                found = (str(circuit), endpoint.health.reason)
             elif endpoint.is_suspected:
                 return "suspected", "it was not heard of for longer than it should be"
             else:

@@ -15,7 +15,7 @@ const clockText = (ms) => new Date(ms).toLocaleTimeString([], { hour: "2-digit",
 
 /** Return a chart: `{ element, set(series, point_s) }`; `lines` are [{ name, label }], `show` makes a text of a value. */
 export function chart({ title, lines, show }) {
-  const drawing = svg("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" });
+  const drawing = svg("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": `${title}: nothing was measured yet` });
   const told = h("span", { class: "muted" });
   const legend = h("div", { class: "legend" }, lines.length > 1 && lines.map((line, at) => h("span", null, h("i", { class: `s${at + 1}` }), line.label)));
   const element = h("figure", null, h("figcaption", null, h("span", null, title), told), drawing, legend);

@@ -7,7 +7,7 @@ import { nodeLink } from "./fleet.js";
 import { table } from "./table.js";
 
 export function linkKind(link) {
-  if (!link.is_up || !link.is_usable) return "bad";
+  if (!link.is_up || !link.is_usable || link.state === "ejected") return "bad";
   return link.state === "closed" && !link.is_suspected ? "good" : "warn";
 }
 

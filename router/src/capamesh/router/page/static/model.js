@@ -36,13 +36,13 @@ export function modelView(name) {
       const text = JSON.stringify(found);
       if (text === last) return;
       last = text;
-      versions.replaceChildren(found.length ? h("table", { class: "free", "aria-label": "Versions" },
+      versions.replaceChildren(found.length ? h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Versions" }, h("table", { class: "free", "aria-label": "Versions" },
         h("thead", null, h("tr", null, ["State", "Version", "Ready at", "Loading", "Failed", "In flight"].map((head, at) => h("th", { scope: "col", class: at > 1 ? "num" : null }, head)))),
         h("tbody", null, found.map((model) => [
           h("tr", { class: "row" }, h("td", null, badge(modelKind(model), modelWord(model))), h("td", null, `${model.version}${model.is_newest ? " ★" : ""}`),
             ...[model.nodes_ready, model.nodes_loading, model.nodes_failed, model.requests_in_flight].map((value) => h("td", { class: "num" }, number(value)))),
           ...model.failed_at.map((failure) => h("tr", null, h("td", null, badge("bad", "failed")), h("td", { colspan: 5 }, `at ${nodeName(failure.peer_id, nodes.get(failure.peer_id))}: ${failure.reason}`))),
-        ]))) : h("p", { class: "muted" }, "No node that this router hears of has this model."));
+        ])))) : h("p", { class: "muted" }, "No node that this router hears of has this model."));
     },
     close: () => history.close(),
   };

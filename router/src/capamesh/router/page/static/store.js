@@ -7,6 +7,7 @@ export const state = { router: {}, nodes: new Map(), models: new Map(), live: "l
 const watchers = new Set();
 let isDue = false;
 let source = null;
+let revision = "";
 
 /** Call `watcher` after changes, until the function that this returns is called. */
 export function watch(watcher) {
@@ -41,7 +42,8 @@ export async function start() {
     state.router = found.router;
     state.nodes = new Map(Object.entries(found.nodes));
     state.models = new Map(Object.entries(found.models));
-    follow(found.revision);
+    revision = found.revision;
+    follow();
     set("live");
   } catch (error) {
     set("lost", error.message);
@@ -49,10 +51,22 @@ export async function start() {
   }
 }
 
-function follow(revision) {
+// A browser has six connections to a router for all its tabs: those that nobody looks at leave theirs.
+document.addEventListener("visibilitychange", () => {
+  if (!revision) return;
+  if (document.hidden) source?.close();
+  else follow();
+});
+
+function follow() {
   source?.close();
+  if (document.hidden) return;
   const stream = source = new EventSource(`v1/page/changes?after=${encodeURIComponent(revision)}`);
-  stream.addEventListener("changes", (event) => { apply(JSON.parse(event.data)); set("live"); });
+  stream.addEventListener("changes", (event) => {
+    apply(JSON.parse(event.data));
+    revision = event.lastEventId;
+    set("live");
+  });
   stream.addEventListener("reset", () => { stream.close(); start(); });
   stream.addEventListener("open", () => set("live"));
   stream.addEventListener("error", () => {

@@ -1,0 +1,246 @@
+"""The page in a real Chromium: what it shows, what it does, and whether everybody can use it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from browser import Tab, browser, chromium_path
+from page_fleets import HOSTILE, join, large, peer_of, troubled
+from router_http import Http, serving
+
+from capamesh.protocol.fleet import Left
+
+HERE = Path(__file__).parent
+CACHE = HERE.parents[2] / ".cache" / "page-js"
+VIEWS = (
+    "fleet",
+    "models",
+    "model/digits",
+    f"node/{peer_of(3)}",
+    "request/digits",
+    "links",
+    "history",
+    "routes",
+)
+TAB_KEY = ("Tab", 9)
+ENTER_KEY = ("Enter", 13)
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.skipif(
+        chromium_path() is None, reason="no Chromium is installed (Debian: chromium-headless-shell)"
+    ),
+]
+OpenPage = Callable[..., Coroutine[Any, Any, Tab]]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def http() -> AsyncIterator[Http]:
+    """A router that knows a fleet with something of everything wrong."""
+    async with serving() as http:
+        troubled(http.fleet)
+        http.pool.errors["10.0.0.7:4100"] = "the connection was refused"
+        yield http
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def new_tab() -> AsyncIterator[Callable[[], Coroutine[Any, Any, Tab]]]:
+    """Run a browser, and return what opens a tab in it."""
+    async with browser(chromium_path() or "") as new_tab:
+        yield new_tab
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def open_page(new_tab: Callable[[], Coroutine[Any, Any, Tab]]) -> AsyncIterator[OpenPage]:
+    """Return what opens the page of a router at one view, and waits until it is live."""
+    tabs: list[Tab] = []
+
+    async def opened(http: Http, view: str = "fleet", width: int = 1280) -> Tab:
+        tabs.append(tab := await new_tab())
+        await tab.resize(width, 900, is_phone=width < 500)
+        await tab.open(f"http://{http.client.host}:{http.client.port}/#/{view}")
+        await tab.wait_for("document.querySelector('.live.on') !== null")
+        return tab
+
+    yield opened
+    for tab in tabs:
+        await tab.close()
+
+
+async def text_of(tab: Tab, where: str = "main") -> str:
+    return str(await tab.run(f"document.querySelector({where!r}).innerText"))
+
+
+async def test_fleet_shows_first_what_needs_attention(http: Http, open_page: OpenPage) -> None:
+    tab = await open_page(http)
+    await tab.wait_for("document.querySelectorAll('.attention li').length > 4")
+    listed = await text_of(tab, ".attention")
+    for word in ("unusable", "suspected", "ejected", "failing", "on the CPU"):
+        assert word in listed.lower() or word in listed
+    assert "the connection was refused" in listed
+    assert "3 of its last 10 answers were wrong" in listed
+    assert "model.onnx is not an ONNX file" in listed
+    label = await tab.run("document.querySelector('canvas').getAttribute('aria-label')")
+    assert label.startswith(
+        "40 nodes: 36 usable, 1 suspected, recovering or lately failing, 2 not usable, 1 draining"
+    )
+    assert tab.complaints == []
+
+
+async def test_page_follows_what_changes(http: Http, open_page: OpenPage) -> None:
+    tab = await open_page(http, "links")
+    await tab.wait_for("document.querySelector('main [role=status]').textContent === '40'")
+    join(http.fleet, 99, ())
+    await tab.wait_for("document.querySelector('main [role=status]').textContent === '41'")
+    http.view.apply([Left(peer_of(99), "it said goodbye")])
+    await tab.wait_for("document.querySelector('main [role=status]').textContent === '40'")
+
+
+async def test_names_of_others_are_shown_and_never_run(http: Http, open_page: OpenPage) -> None:
+    tab = await open_page(http, "models")
+    await tab.wait_for(f"document.querySelector('main').innerText.includes({json.dumps(HOSTILE)})")
+    await tab.run(
+        f"[...document.querySelectorAll('a')].find((a) => a.textContent === {json.dumps(HOSTILE)}).click()"
+    )
+    await tab.wait_for(f"document.querySelector('h1').textContent === {json.dumps(HOSTILE)}")
+    assert await tab.run("document.querySelectorAll('main img').length") == 0
+    assert await tab.run("document.title") == f"{HOSTILE} · Capamesh"
+    command = await tab.wait_for("document.querySelector('pre').textContent")
+    assert command.startswith("curl 'http://")
+    assert "<" not in command.split("\\")[0]
+
+
+async def test_strict_policy_keeps_foreign_scripts_out(http: Http, open_page: OpenPage) -> None:
+    tab = await open_page(http)
+    await tab.run(
+        "const s = document.createElement('script'); s.textContent = 'window.wasRun = true'; document.body.append(s); 0"
+    )
+    assert await tab.run("window.wasRun === undefined")
+    assert len(tab.complaints) == 1
+    assert "Content Security Policy" in tab.complaints[0]
+
+
+async def test_sample_request_is_sent_and_its_answer_is_shown(
+    http: Http, open_page: OpenPage
+) -> None:
+    tab = await open_page(http, "model/digits")
+    await tab.wait_for("document.querySelector('button.primary')?.disabled === false")
+    body = json.loads(await tab.run("document.querySelector('textarea').value"))
+    assert body == {
+        "inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [0.5, 0.5]}]
+    }
+    await tab.run("document.querySelector('button.primary').click()")
+    await tab.wait_for("document.querySelector('main').innerText.includes('200 answered')")
+    shown = await text_of(tab)
+    assert '"model_name": "digits"' in shown
+    assert "Why this node" in shown
+    assert await tab.run("document.querySelectorAll('details .badge.good').length") == 1
+    await tab.run(
+        "document.querySelector('textarea').value = '{}'; document.querySelector('button.primary').click()"
+    )
+    await tab.wait_for("document.querySelector('main').innerText.includes('400 refused')")
+
+
+async def test_request_view_says_who_is_a_candidate_and_why_others_are_not(
+    http: Http, open_page: OpenPage
+) -> None:
+    tab = await open_page(http, "request/digits")
+    await tab.wait_for("document.querySelectorAll('tbody .badge.good').length === 1")
+    assert "not eligible" in await text_of(tab)
+    assert await tab.run("document.querySelector('select').value") == "digits"
+
+
+async def test_theme_follows_the_system_until_it_is_chosen(http: Http, open_page: OpenPage) -> None:
+    tab = await open_page(http)
+    await tab.prefer("dark")
+    await tab.wait_for("document.documentElement.dataset.theme === 'dark'")
+    await tab.run("document.getElementById('theme').click()")
+    await tab.open(f"http://{http.client.host}:{http.client.port}/")
+    await tab.wait_for("document.documentElement?.dataset.theme === 'light'")
+    await tab.run("localStorage.clear()")
+
+
+async def test_page_can_be_used_by_keys_alone(http: Http, open_page: OpenPage) -> None:
+    tab = await open_page(http)
+    for _ in range(3):
+        await tab.press(*TAB_KEY)
+    assert await tab.run("document.activeElement.textContent") == "Models"
+    assert await tab.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    await tab.press(*ENTER_KEY)
+    await tab.wait_for("document.querySelector('h1')?.textContent === 'Models'")
+    assert await tab.run("document.activeElement.id") == "main"
+
+
+@pytest.mark.parametrize("view", VIEWS)
+async def test_view_fits_a_phone(http: Http, open_page: OpenPage, view: str) -> None:
+    tab = await open_page(http, view, width=390)
+    await tab.wait_for("document.querySelector('h1') !== null")
+    assert await tab.run("document.documentElement.scrollWidth") <= 390
+
+
+async def test_ten_thousand_nodes_make_few_elements(open_page: OpenPage) -> None:
+    async with serving() as http:
+        large(http.fleet, 10_000, 2)
+        tab = await open_page(http)
+        await tab.wait_for("document.querySelectorAll('tr.row').length > 10")
+        assert await tab.run("document.querySelectorAll('tr.row').length") < 60
+        await tab.run("document.querySelectorAll('.scroll')[0].scrollTop = 300000; 0")
+        await tab.wait_for("Number(document.querySelector('tr.row').dataset.at) > 8000")
+        await tab.run(
+            "const f = document.querySelector('input[type=search]'); f.value = '004321';"
+            " f.dispatchEvent(new Event('input')); 0"
+        )
+        await tab.wait_for("document.querySelectorAll('tr.row').length === 1")
+
+
+async def test_page_says_when_the_router_is_gone(open_page: OpenPage) -> None:
+    async with serving() as http:
+        tab = await open_page(http)
+    await tab.wait_for("document.getElementById('live').textContent === 'not current'")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def axe() -> str:
+    """Return axe-core, which npm installs by the lock file."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm, which installs axe-core, is not here")
+    CACHE.mkdir(parents=True, exist_ok=True)
+    for name in ("package.json", "package-lock.json"):
+        shutil.copy(HERE / "js" / name, CACHE)
+    script = CACHE / "node_modules" / "axe-core" / "axe.min.js"
+    if not script.exists():
+        npm = await asyncio.create_subprocess_exec(
+            *("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"),
+            cwd=CACHE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=dict(os.environ),
+        )
+        output, _ = await npm.communicate()
+        if npm.returncode:
+            pytest.skip(f"npm could not install axe-core: {output.decode(errors='replace')[-300:]}")
+    return script.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("view", VIEWS)
+async def test_axe_finds_nothing_to_mend(
+    http: Http, open_page: OpenPage, axe: str, view: str, theme: str
+) -> None:
+    tab = await open_page(http, view)
+    await tab.prefer(theme)
+    await tab.wait_for(f"document.documentElement.dataset.theme === {theme!r}")
+    await tab.wait_for("document.querySelector('h1') !== null")
+    await tab.run(axe + ";0")
+    found = await tab.run(
+        "axe.run().then((r) => r.violations.map((v) => `${v.id}: ${v.nodes.map((n) => n.html.slice(0, 150)).join(' | ')}`))"
+    )
+    assert found == []
