@@ -93,7 +93,7 @@ async def test_one_turn_serves_all_and_nothing_is_made_while_nobody_watches() ->
 async def test_costly_overview_is_made_less_often() -> None:
     feed = Source(cost_s=0.1).feed()
     with feed.following():
-        await asyncio.sleep(50.5)
+        await asyncio.sleep(100.5)
     assert feed.turns == 11
 
 

@@ -28,8 +28,8 @@ MOST_VIEWERS: Final = 64
 """The most pages that follow one router (guess: a team and its screens on the wall)."""
 LEAST_PAUSE_S: Final = 0.5
 """The least time between two turns: people see no more than two changes a second."""
-PAUSE_FOR: Final = 50
-"""The pause after a turn is so many times as long as the turn took of the processor: 2 % of a core at most."""
+PAUSE_FOR: Final = 100
+"""The pause after a turn is so many times as long as the turn took of the processor: 1 % of a core at most."""
 BYTES_A_SECOND: Final = 65536
 """The most bytes a second for one viewer, over many turns (guess: a hundredth of a slow connection)."""
 KEPT_FRAMES: Final = 16

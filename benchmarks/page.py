@@ -1,0 +1,166 @@
+"""Measures what the router's page costs: bytes, processor time for viewers, requests beside them, and the browser's time.
+
+`python benchmarks/page.py [--nodes 1000,10000] [--models 50] [--viewers 20] [--seconds 20]`. The router is a real core and
+front with a made-up fleet, of which a tenth changes each second; viewers and a client of requests run in processes of
+their own. The browser's part needs a Chromium (Debian: chromium-headless-shell).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "scripts")]
+
+from browser import browser, chromium_path  # noqa: E402 - they lie beside the tests
+from page_fleets import large  # noqa: E402
+from router_http import Http, serving  # noqa: E402
+
+REQUEST = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [0.5, 0.5]}]}
+PATH = "/v2/models/model-0/infer"
+PAUSE_S = 0.01
+"""Seconds between two requests of the client: the router is far from busy."""
+
+
+async def follow(url: str) -> None:
+    """Follow the page's stream until the process is ended."""
+    async with aiohttp.ClientSession(url) as session:
+        while True:
+            snapshot = await (await session.get("/v1/page/snapshot")).json()
+            async with session.get(
+                f"/v1/page/changes?after={snapshot['revision']}", timeout=aiohttp.ClientTimeout()
+            ) as reply:
+                async for _ in reply.content.iter_any():
+                    pass
+
+
+async def view(url: str, viewers: int) -> None:
+    """Be so many viewers."""
+    await asyncio.gather(*(follow(url) for _ in range(viewers)))
+
+
+async def ask(url: str, seconds: float) -> None:
+    """Send one request after the other, and print the latencies' median and 99th percentile in milliseconds."""
+    took: list[float] = []
+    async with aiohttp.ClientSession(url) as session:
+        until_s = time.perf_counter() + seconds
+        while time.perf_counter() < until_s:
+            began_s = time.perf_counter()
+            async with session.post(PATH, json=REQUEST) as reply:
+                await reply.read()
+            took.append((time.perf_counter() - began_s) * 1e3)
+            await asyncio.sleep(PAUSE_S)
+    took.sort()
+    print(json.dumps({"p50": took[len(took) // 2], "p99": took[len(took) * 99 // 100]}))
+
+
+async def child(*arguments: str) -> asyncio.subprocess.Process:
+    """Start this program in another role."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable, __file__, *arguments, stdout=asyncio.subprocess.PIPE
+    )
+
+
+async def change(http: Http) -> None:
+    """Let a tenth of the fleet change each second."""
+    rng = random.Random(1)  # noqa: S311 - a benchmark
+    while True:
+        for endpoint in rng.sample(http.endpoints, len(http.endpoints) // 100):
+            endpoint.answered += 1
+        await asyncio.sleep(0.1)
+
+
+async def loaded(http: Http, url: str, viewers: int, seconds: float) -> dict[str, float]:
+    """Return the processor time a second of this process, and the latencies of requests, with so many viewers."""
+    watching = (
+        await child("--role", "view", "--url", url, "--viewers", str(viewers)) if viewers else None
+    )
+    if watching is not None:
+        await asyncio.sleep(3)
+    idle_s, began_s = time.process_time(), time.perf_counter()
+    await asyncio.sleep(seconds)
+    share = (time.process_time() - idle_s) / (time.perf_counter() - began_s)
+    asking = await child("--role", "ask", "--url", url, "--seconds", str(seconds))
+    output, _ = await asking.communicate()
+    if watching is not None:
+        watching.terminate()
+        await watching.wait()
+    return {"share": share, **json.loads(output)}
+
+
+async def painted(url: str) -> dict[str, Any]:
+    """Return the browser's first paint and first row, in milliseconds since it was sent to the page."""
+    path = chromium_path()
+    if path is None:
+        return {}
+    async with browser(path) as new_tab:
+        tab = await new_tab()
+        await tab.resize(1280, 900)
+        await tab.open(url)
+        rows_ms = await tab.wait_for("document.querySelector('tr.row') && performance.now()")
+        paint_ms = await tab.wait_for(
+            "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
+        )
+        heap = await tab.run("performance.memory.usedJSHeapSize / 2**20")
+    return {"paint_ms": paint_ms, "rows_ms": rows_ms, "heap_mib": heap}
+
+
+async def measure(nodes: int, models: int, viewers: int, seconds: float) -> None:
+    """Print what one size of fleet costs."""
+    async with serving(policy="prequal") as http:
+        large(http.fleet, nodes, models)
+        url = f"http://{http.client.host}:{http.client.port}"
+        plain = await (await http.client.get("/v1/page/snapshot")).read()
+        packed = len(zlib.compress(plain, 5))
+        print(
+            f"{nodes} nodes x {models} models: snapshot {len(plain) / 1e3:.0f} KB, {packed / 1e3:.0f} KB as gzip"
+        )
+        paint = await painted(url)
+        if paint:
+            print(
+                f"  first paint {paint['paint_ms']:.0f} ms, first row {paint['rows_ms']:.0f} ms,"
+                f" {paint['heap_mib']:.0f} MiB in the browser"
+            )
+        changing = asyncio.create_task(change(http))
+        for count in (0, 1, viewers):
+            found = await loaded(http, url, count, seconds)
+            print(
+                f"  {count:2} viewers: {found['share'] * 100:.1f} % of a core; requests p50 {found['p50']:.2f} ms,"
+                f" p99 {found['p99']:.2f} ms"
+            )
+        changing.cancel()
+
+
+def main() -> None:
+    """Measure, or be a viewer or a client."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--nodes", default="1000,10000")
+    parser.add_argument("--models", type=int, default=50)
+    parser.add_argument("--viewers", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument(
+        "--role", choices=("router", "view", "ask"), default="router", help=argparse.SUPPRESS
+    )
+    parser.add_argument("--url", default="", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.role == "view":
+        asyncio.run(view(given.url, given.viewers))
+    elif given.role == "ask":
+        asyncio.run(ask(given.url, given.seconds))
+    else:
+        for nodes in given.nodes.split(","):
+            asyncio.run(measure(int(nodes), given.models, given.viewers, given.seconds))
+
+
+if __name__ == "__main__":
+    main()
