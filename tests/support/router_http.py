@@ -29,6 +29,7 @@ from capamesh.router.http.limits import FrontLimits
 from capamesh.router.http.oip import InferenceApi
 from capamesh.router.http.page import PageApi
 from capamesh.router.http.server import Front
+from capamesh.router.page.failures import Failures
 from capamesh.router.page.feed import Feed
 from capamesh.router.page.history import BIN_S, History, Totals
 from capamesh.router.page.overview import OverviewMaker
@@ -153,10 +154,13 @@ def page_of(
         router=lambda: {"state": "ready", "reason": ""},
         traffic=history.traffic,
     )
+    failures = Failures(clock=fleet.clock)
+    fleet.telemetry.follow_failures(failures.note)
     return PageApi(
         StaticFiles(),
         Feed(overview.steps, boot="boot", log=log),  # type: ignore[arg-type]
         history,
+        failures,
         is_closing=lambda: requests.is_closing,
         clock=fleet.clock,
     )

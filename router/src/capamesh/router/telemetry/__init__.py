@@ -157,6 +157,10 @@ class AttemptCounts(Protocol):
         ...
 
 
+def _ignore(model: str, error: CapameshError) -> None:
+    """Do nothing: nobody follows failures."""
+
+
 class Telemetry(AttemptCounts):
     """Counts requests, failures, attempts and latencies; knows nothing of HTTP."""
 
@@ -170,6 +174,7 @@ class Telemetry(AttemptCounts):
         self._requests = _Requests(self._asked)
         self._registry.register(self._requests)
         self._values: list[_Values] = []
+        self._on_failed: Callable[[str, CapameshError], None] = _ignore
         self._attempts_failed: dict[tuple[str, str], int] = {}
         self._attempts_extra: dict[tuple[str], int] = {}
         self._crashes: dict[tuple[str], int] = {}
@@ -206,6 +211,11 @@ class Telemetry(AttemptCounts):
         """A request was answered with an error, or withdrawn. A model nobody hosts is not named: anyone can invent names."""
         failed, labels = self._requests.failed, (model if is_known else "", error.code)
         failed[labels] = failed.get(labels, 0) + 1
+        self._on_failed(labels[0], error)
+
+    def follow_failures(self, on_failed: Callable[[str, CapameshError], None]) -> None:
+        """Tell `on_failed` of each request that is answered with an error: its model, "" if nobody hosts it, and the error."""
+        self._on_failed = on_failed
 
     @override
     def attempt_failed(self, model: ModelName, error: CapameshError) -> None:
