@@ -153,6 +153,7 @@ def page_of(
         clock=fleet.clock,
         router=lambda: {"state": "ready", "reason": ""},
         traffic=history.traffic,
+        member_of=lambda _: None,
     )
     failures = Failures(clock=fleet.clock)
     fleet.telemetry.follow_failures(failures.note)

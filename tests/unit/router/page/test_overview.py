@@ -20,6 +20,7 @@ def maker(fleet: Fleet, errors: dict[str, str] | None = None) -> OverviewMaker:
         clock=lambda: 0.0,
         router=lambda: {"state": "ready"},
         traffic=lambda model: {"requests_per_s": 2.0} if model == "m" else {},
+        member_of=lambda _: None,
     )
 
 

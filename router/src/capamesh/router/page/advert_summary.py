@@ -40,6 +40,7 @@ def summary_of(advert: NodeAdvert) -> AdvertSummary:
         if offer.is_ready and has_accelerator and offer.provider == CPU_PROVIDER
     ]
     row: dict[str, Any] = {
+        "name": advert.name,
         "region": advert.region,
         "agent_version": advert.agent_version,
         "price_per_million": advert.price_per_million,

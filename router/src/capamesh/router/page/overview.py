@@ -16,6 +16,7 @@ from capamesh.router.resilience.health import CircuitState
 if TYPE_CHECKING:
     from capamesh.protocol.adverts import NodeAdvert
     from capamesh.protocol.ids import PeerId
+    from capamesh.protocol.network import Member
     from capamesh.protocol.steps import Steps
     from capamesh.router.fleet.endpoint import Endpoint
     from capamesh.router.fleet.view import FleetView
@@ -60,16 +61,19 @@ class OverviewMaker:
         clock: Callable[[], float],
         router: Callable[[], Row],
         traffic: Callable[[str], Row],
+        member_of: Callable[[PeerId], Member | None],
     ) -> None:
         """`last_error` is why an endpoint has no link, `clock` that of the nodes' healths in seconds.
 
-        `router` returns the row of the router itself, `traffic` what is known of a model's requests.
+        `router` returns the row of the router itself, `traffic` what is known of a model's requests, `member_of` the
+        membership by which a node is in the fleet.
         """
         self._fleet = fleet
         self._last_error = last_error
         self._clock = clock
         self._router = router
         self._traffic = traffic
+        self._member_of = member_of
         self._known: dict[PeerId, tuple[NodeAdvert, AdvertSummary]] = {}
         self._tallies: dict[Key, _Tally] = {}
 
@@ -94,10 +98,12 @@ class OverviewMaker:
         endpoints = self._fleet.endpoints_of(advert.peer)
         now_s = self._clock()
         state, reason = self._state_of(advert, endpoints)
+        member = self._member_of(advert.peer)
         return {
             **self._summary(advert).row,
             "state": state,
             "reason": reason,
+            "member_until": None if member is None else member.expires_at.isoformat(),
             "links": [
                 {
                     "address": endpoint.address,

@@ -34,6 +34,7 @@ class PageParts:
             clock=clock,
             router=self._router,
             traffic=self.history.traffic,
+            member_of=parts.hearing.quotas.member_of,
         )
         self.api = PageApi(
             StaticFiles(),

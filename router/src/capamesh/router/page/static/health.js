@@ -46,8 +46,8 @@ export function attention(state) {
     const href = `#/node/${encodeURIComponent(peer)}`;
     const kind = nodeKind(node);
     if (kind === "bad" || kind === "warn") add(kind, nodeWord(node), { peer, node }, href, node.reason);
-    if (node.expires_at && ends(node.expires_at) < SOON_MS) {
-      add("warn", "expiring", { peer, node }, href, `its membership ends at ${node.expires_at}`);
+    if (node.member_until && ends(node.member_until) < SOON_MS) {
+      add("warn", "expiring", { peer, node }, href, `its membership ends at ${node.member_until}`);
     }
     if (node.models_on_cpu) {
       const more = node.models_on_cpu > node.on_cpu.length ? " and more" : "";

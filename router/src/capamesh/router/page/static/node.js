@@ -58,7 +58,7 @@ export function nodeView(peer) {
         ...node.devices.map((device) => ["Device", `${device.name || device.kind} (${device.kind}), ${bytes(device.memory_free_bytes)} of ${bytes(device.memory_total_bytes)} free`]),
         ["Models ready", `${node.models_ready} of ${node.models}`],
       ];
-      if (node.expires_at) rows.push(["Membership ends", node.expires_at]);
+      if (node.member_until) rows.push(["Membership ends", node.member_until]);
       facts.replaceChildren(...rows.flatMap(([name, value]) => [h("dt", null, name), h("dd", null, value)]));
       links.replaceChildren(...(node.links.length ? node.links.map((link, at) => {
         const [rtt, flight, answered, failures] = node.counts[at] ?? [];
