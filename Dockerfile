@@ -40,6 +40,12 @@ COPY cli/src cli/src
 RUN pip wheel --no-deps --no-index --no-build-isolation --wheel-dir /wheels . ./requirements/fastecdsa
 
 FROM base AS member
+# The models of texts that skl2onnx makes have ONNX Runtime change letters to small ones by this locale.
+RUN locale -a | grep -qi en_US.utf8 \
+ || { apt-get update \
+   && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends locales \
+   && localedef -i en_US -f UTF-8 en_US.UTF-8 \
+   && rm -rf /var/lib/apt/lists/*; }
 # A fixed uid, so that a volume's files belong to the same user in every container and after every rebuild.
 ARG UID=10001
 RUN groupadd --gid ${UID} capamesh \

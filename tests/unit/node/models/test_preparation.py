@@ -638,6 +638,7 @@ class Timed:
     """A model whose every run takes the time that a test says."""
 
     provider, precision, is_data_dependent = "CPUExecutionProvider", "fp32", False
+    notes: tuple[str, ...] = ()
     outputs = OUT
 
     def __init__(

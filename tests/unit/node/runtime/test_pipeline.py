@@ -45,6 +45,7 @@ class Model:
         self.provider = provider
         self.precision = precision
         self.is_data_dependent = False
+        self.notes: tuple[str, ...] = ()
         self.asked: list[tuple[str, ...]] = []
         self.stops: list[StopSwitch | None] = []
         self.keeps = True

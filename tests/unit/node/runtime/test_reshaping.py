@@ -22,6 +22,7 @@ class Model:
     provider = "P"
     precision = "fp32"
     is_data_dependent = False
+    notes: tuple[str, ...] = ()
 
     def __init__(
         self, inner: tuple[int, ...], gives: tuple[int, ...], out: tuple[int, ...] = ()

@@ -146,14 +146,14 @@ class Preparation:
                     f"batching is asked for, but {measured.note}: set batching.enabled = false"
                 )
             plan = plan.unbatched()
-        notes = (*source.notes, measured.note) if measured.note else source.notes
+        notes = (*source.notes, *loaded.notes, *([measured.note] if measured.note else []))
         if plan.is_batching and measured.profile is not None:
             plan = with_rows(plan, measured.profile.best_rows, rules)
         if stream is None or measured.stream_profile is None:
-            return LoadResult(loaded, plan, measured, tuple(notes))
+            return LoadResult(loaded, plan, measured, notes)
         of_streams = measured.stream_profile
         streams = Streams(self._backend.streams, of_streams, of_streams.widest_rows)
-        return LoadResult(loaded, plan, measured, tuple(notes), stream, streams)
+        return LoadResult(loaded, plan, measured, notes, stream, streams)
 
     def needed_bytes(self, source: ModelSource) -> int:
         """Return the memory that loading a model takes at its peak, as measured at an earlier load, or its files' size."""

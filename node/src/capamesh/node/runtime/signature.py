@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, NoReturn
 
 import numpy as np
@@ -35,6 +35,12 @@ _DATATYPES: Final = {
     "tensor(string)": Datatype.BYTES,
 }
 """The datatypes by ONNX Runtime's names."""
+
+
+_NO_TENSORS: Final = ("seq(", "map(", "optional(")
+"""The beginnings of the types of values that are no tensors, by ONNX Runtime's names."""
+ZIPMAP_HINT: Final = "skl2onnx makes a tensor of it with options={'zipmap': False}"
+"""The way out for the classifiers of scikit-learn, whose probabilities are a list of dictionaries by default."""
 
 
 class NotUtf8(InvalidRequest):
@@ -151,6 +157,28 @@ def declared(side: str, name: str, kind: str, shape: Sequence[object]) -> Tensor
             f"{', '.join(_DATATYPES)}"
         )
     return TensorSpec(name, datatype, tuple(dim if isinstance(dim, int) else -1 for dim in shape))
+
+
+def declared_outputs(
+    outputs: Iterable[tuple[str, str, Sequence[object]]],
+) -> tuple[tuple[TensorSpec, ...], tuple[str, ...]]:
+    """Return the outputs that can be served, and a note on each that is left out because it is no tensor.
+
+    `outputs` are names, types and shapes as ONNX Runtime declares them. ModelInvalid: a tensor that the wire cannot
+    carry, or nothing is left.
+    """
+    specs: list[TensorSpec] = []
+    left_out: list[tuple[str, str]] = []
+    for name, kind, shape in outputs:
+        if kind.startswith(_NO_TENSORS):
+            hint = f"; {ZIPMAP_HINT}" if "map(" in kind else ""
+            left_out.append((f"output {cut(name)!r}", f"is {cut(kind)}, which is no tensor{hint}"))
+        else:
+            specs.append(declared("output", name, kind, shape))
+    if left_out and not specs:
+        raise ModelInvalid(" ".join(left_out[0]))
+    notes = tuple(f"{output} is left out: it {reason}" for output, reason in left_out)
+    return tuple(specs), notes
 
 
 def texts(tensor: Tensor) -> npt.NDArray[Any]:

@@ -16,6 +16,8 @@ import onnxruntime
 import pytest
 from model_files import source_at
 from onnx import helper
+from skl2onnx import to_onnx
+from sklearn.linear_model import LogisticRegression
 
 from capamesh.node.repository import ContentChanged, Manifest, ModelSource
 from capamesh.node.runtime.api import Backend, LoadedModel
@@ -456,6 +458,99 @@ def test_type_that_the_wire_cannot_carry_is_refused_at_load_by_name(
             [node("Identity", ["strange"], ["y"])],
         )
     assert f"input 'strange' is {shown}, which the protocol cannot carry" in caught.value.message
+
+
+def sequence_of(value: str, name: str) -> onnx.NodeProto:
+    return node("SequenceConstruct", [value], [name])
+
+
+def test_output_that_is_no_tensor_is_left_out_with_a_note(load: Load) -> None:
+    loaded = load(
+        [value("x", P.FLOAT, ["N"])],
+        [helper.make_value_info("all", helper.make_sequence_type_proto(tensor_type())),
+         value("y", P.FLOAT, ["N"])],
+        [node("Neg", ["x"], ["y"]), sequence_of("x", "all")],
+    )  # fmt: skip
+    assert loaded.outputs == (TensorSpec("y", Datatype.FP32, (-1,)),)
+    assert loaded.notes == (
+        "output 'all' is left out: it is seq(tensor(float)), which is no tensor",
+    )
+    (y,) = loaded.run([Tensor.from_numpy("x", np.float32([2.0]))])
+    assert (y.name, y.to_numpy().tolist()) == ("y", [-2.0])
+    with pytest.raises(InvalidRequest, match="no output 'all'; its outputs are y FP32"):
+        loaded.validate([Tensor.from_numpy("x", np.float32([2.0]))], ["all"])
+
+
+def test_model_whose_outputs_are_all_no_tensors_is_refused_at_load(load: Load) -> None:
+    with pytest.raises(ModelInvalid) as caught:
+        load(
+            [value("x", P.FLOAT, ["N"])],
+            [helper.make_value_info("all", helper.make_sequence_type_proto(tensor_type()))],
+            [sequence_of("x", "all")],
+        )
+    assert caught.value.message == "output 'all' is seq(tensor(float)), which is no tensor"
+
+
+@pytest.fixture(scope="module")
+def classifier() -> tuple[onnx.ModelProto, Any]:
+    """A classifier as skl2onnx converts it by default, and rows for it."""
+    rows = np.float32([[0, 1], [1, 0], [2, 3], [3, 2]])
+    fitted = LogisticRegression().fit(rows, [0, 1, 0, 1])
+    return to_onnx(fitted, rows[:1]), rows
+
+
+def test_classifier_of_skl2onnx_is_served_by_its_label_and_the_way_to_the_rest_is_told(
+    classifier: tuple[onnx.ModelProto, Any], tmp_path: Path
+) -> None:
+    model, rows = classifier
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    loaded = OnnxBackend().load(source_of(path))
+    (label,) = loaded.run([Tensor.from_numpy("X", rows)])
+    assert (label.name, label.to_numpy().tolist()) == ("output_label", [0, 1, 0, 1])
+    assert loaded.notes == (
+        "output 'output_probability' is left out: it is seq(map(int64,tensor(float))), which is no tensor; "
+        "skl2onnx makes a tensor of it with options={'zipmap': False}",
+    )
+    loaded.close()
+
+
+def test_classifier_with_no_other_output_than_dictionaries_is_refused_with_the_way_out(
+    classifier: tuple[onnx.ModelProto, Any], tmp_path: Path
+) -> None:
+    model = onnx.ModelProto.FromString(classifier[0].SerializeToString())
+    del model.graph.output[0]
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelInvalid) as caught:
+        OnnxBackend().load(source_of(path))
+    assert caught.value.message == (
+        "output 'output_probability' is seq(map(int64,tensor(float))), which is no tensor; "
+        "skl2onnx makes a tensor of it with options={'zipmap': False}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("xx_XX.UTF-8", "sudo localedef -i xx_XX -f UTF-8 xx_XX.UTF-8"),
+        ("xx_XX.UTF-8; rm -r .:", ""),
+        ("`id`_XX.UTF-8", ""),
+        ("xx", ""),
+    ],
+)
+def test_model_of_texts_whose_locale_is_lacking_is_refused_with_what_to_run(
+    load: Load, name: str, command: str
+) -> None:
+    with pytest.raises(ModelInvalid) as caught:
+        load(
+            [value("x", P.STRING, ["N"])],
+            [value("y", P.STRING, ["M"])],
+            [node("StringNormalizer", ["x"], ["y"], case_change_action="LOWER", locale=name)],
+        )
+    message = caught.value.message
+    assert "Failed to construct locale" in message
+    assert message.endswith(f" && {command}") if command else "localedef" not in message
 
 
 def test_packed_four_bit_inputs_are_refused_at_load_by_name(load: Load) -> None:

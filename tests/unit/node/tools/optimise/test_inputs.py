@@ -33,6 +33,7 @@ class FakeModel:
     provider = "CPUExecutionProvider"
     precision = "fp32"
     is_data_dependent = False
+    notes: tuple[str, ...] = ()
 
     def __init__(self, *inputs: TensorSpec, least_open_dim: int = 1) -> None:
         self.inputs = inputs

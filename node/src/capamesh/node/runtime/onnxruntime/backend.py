@@ -20,7 +20,7 @@ from capamesh.node.devices.host import read_cpu, resident_bytes
 from capamesh.node.devices.nvml import Gpu, GpuReader
 from capamesh.node.repository import ModelSource
 from capamesh.node.runtime.api import Backend, LoadedModel, OutOfMemory
-from capamesh.node.runtime.onnxruntime.binding import LOG_FATAL, Untyped, one_line, ort
+from capamesh.node.runtime.onnxruntime.binding import LOG_FATAL, Untyped, locale_hint, one_line, ort
 from capamesh.node.runtime.onnxruntime.faults import device_loss, is_out_of_memory
 from capamesh.node.runtime.onnxruntime.model import OnnxModel, OnnxStopSwitch
 from capamesh.node.runtime.onnxruntime.preload import CUDA_LINE, read_in_cuda
@@ -188,7 +188,9 @@ class OnnxBackend(Backend):
         except Exception as exc:  # ONNX Runtime's errors share no other base
             self._look_after_device(exc)
             refusal = OutOfMemory if is_out_of_memory(exc) else ModelInvalid
-            raise refusal(f"ONNX Runtime cannot load it: {one_line(exc)}") from exc
+            raise refusal(
+                f"ONNX Runtime cannot load it: {one_line(exc)}{locale_hint(exc)}"
+            ) from exc
 
     def _raw_session(
         self, source: ModelSource, path: Path, session: Untyped

@@ -19,7 +19,7 @@ from capamesh.node.runtime.onnxruntime.io_binding import BoundRuns
 from capamesh.node.runtime.onnxruntime.providers import CUDA_PROVIDERS, shrinking
 from capamesh.node.runtime.onnxruntime.raw_texts import RawTextSession
 from capamesh.node.runtime.onnxruntime.values import fed, smallest, wrapped
-from capamesh.node.runtime.signature import NotUtf8, Signature, declared
+from capamesh.node.runtime.signature import NotUtf8, Signature, declared, declared_outputs
 from capamesh.protocol.errors import (
     CapameshError,
     InvalidRequest,
@@ -78,8 +78,8 @@ class OnnxModel(LoadedModel):
         self.inputs = tuple(
             declared("input", arg.name, arg.type, arg.shape) for arg in session.get_inputs()
         )
-        self.outputs = tuple(
-            declared("output", arg.name, arg.type, arg.shape) for arg in session.get_outputs()
+        self.outputs, self.notes = declared_outputs(
+            (arg.name, arg.type, arg.shape) for arg in session.get_outputs()
         )
         self.precision = precision(contents.weights, (*self.inputs, *self.outputs))
         self._signature = Signature(self.inputs, self.outputs, reads_texts=raw is None)
