@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -145,6 +146,7 @@ async def browser(path: str) -> AsyncIterator[Callable[[], Any]]:
             "about:blank",
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,  # what is installed may be a script that starts the browser
         )
         try:
             port = await _port(Path(folder) / "DevToolsActivePort")
@@ -166,7 +168,7 @@ async def browser(path: str) -> AsyncIterator[Callable[[], Any]]:
                 for tab in tabs:
                     await tab.close()
         finally:
-            process.terminate()
+            os.killpg(process.pid, signal.SIGTERM)
             await process.wait()
 
 
