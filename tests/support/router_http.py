@@ -35,6 +35,7 @@ from capamesh.router.page.history import BIN_S, History, Totals
 from capamesh.router.page.overview import OverviewMaker
 from capamesh.router.page.static_files import StaticFiles
 from capamesh.router.telemetry import Telemetry
+from capamesh.router.telemetry.ended import EndedRequests
 from capamesh.router.telemetry.metrics import LATENCY
 
 INFER = "/v2/models/m/infer"
@@ -242,6 +243,7 @@ async def serving(
             arrival_s=arrival_s,
             timeout_s=timeout_s,
             clock=fleet.clock,
+            ended=EndedRequests(clock=fleet.clock, wall_clock=fleet.clock),
         ),
         limits=limits,
         log=log,  # type: ignore[arg-type]
