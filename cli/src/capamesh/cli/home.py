@@ -35,6 +35,8 @@ class Settings(Struct, frozen=True, omit_defaults=True):
     models: str = ""
     """The models' folder; empty: the samples."""
     http: str = "127.0.0.1:8000"
+    name: str = ""
+    """The name that people are shown; empty: this machine's."""
     ports: dict[str, _Port] = field(default_factory=dict)
     """The port of each listener, by its name."""
 

@@ -238,7 +238,7 @@ class LocalCluster:
         node = await Member.start(
             name,
             self.folder / name,
-            ("node", "run", "--models", str(self.models), *self._node_options),
+            ("node", "run", "--models", str(self.models), "--name", name, *self._node_options),
             self._token_file(name, self._node_token()),
         )
         self.nodes.append(node)

@@ -62,6 +62,7 @@ def up(
         ),
     ] = False,
     advertise: options.Advertise = "",
+    name: options.Name = "",
     as_json: options.Json = False,
 ) -> None:
     """Make a network, or resume the one made here: a router and a node on this machine, until Ctrl-C.
@@ -75,7 +76,7 @@ def up(
         host_and_port(http, "--http")
     if models is not None:
         options.refuse_file_as_folder(models, "--models")
-    run_up(home, models, http, advertise, is_local=is_local, as_json=as_json)
+    run_up(home, models, http, advertise, name, is_local=is_local, as_json=as_json)
 
 
 def join(
@@ -92,10 +93,13 @@ def join(
         ),
     ] = False,
     advertise: options.Advertise = "",
+    name: options.Name = "",
 ) -> None:
     """Join a network with a node on this machine, until Ctrl-C. Run it again to resume, or to take a newer token."""
     from capamesh.cli.up_session import run_join  # noqa: PLC0415 - help starts faster
 
     if models is not None:
         options.refuse_file_as_folder(models, "--models")
-    run_join(options.token_argument(token), home, models, advertise, is_dial_only=is_dial_only)
+    run_join(
+        options.token_argument(token), home, models, advertise, name, is_dial_only=is_dial_only
+    )

@@ -31,6 +31,7 @@ def run_up(
     models: Path | None,
     http: str,
     advertise: str,
+    name: str,
     *,
     is_local: bool,
     as_json: bool,
@@ -52,7 +53,10 @@ def run_up(
             "node_links": homes.NODE_LINKS,
         },
     )
-    settings = homes.Settings(_remembered(models, kept.models), http or kept.http, ports)
+    settings = homes.Settings(
+        _remembered(models, kept.models), http or kept.http, name or kept.name, ports
+    )
+    named = ("--name", member_name(settings.name))
     advertised = ("--advertise", advertise) if advertise else ()
     cluster = LocalCluster(
         folder,
@@ -64,8 +68,9 @@ def run_up(
             *("--mesh", f"{host}:{ports['router_mesh']}"),
             *("--links", f"{host}:{ports['router_links']}"),
             *advertised,
+            *named,
         ),
-        node_options=(*_listening(host, ports), *advertised, *_named()),
+        node_options=(*_listening(host, ports), *advertised, *named),
     )
     homes.keep(folder, settings)
     run_cluster(cluster, as_json=as_json, is_joinable=not is_local)
@@ -76,6 +81,7 @@ def run_join(
     home: Path | None,
     models: Path | None,
     advertise: str,
+    name: str,
     *,
     is_dial_only: bool,
 ) -> NoReturn:
@@ -95,7 +101,7 @@ def run_join(
     ports = homes.ports_of(
         kept.ports, EVERYWHERE, {"node_mesh": homes.NODE_MESH, "node_links": homes.NODE_LINKS}
     )
-    settings = homes.Settings(_remembered(models, kept.models), ports=ports)
+    settings = homes.Settings(_remembered(models, kept.models), name=name or kept.name, ports=ports)
     served = models_folder(Path(settings.models) if settings.models else None)
     homes.keep(folder, settings)
     token_file = folder / TOKEN_FILE
@@ -105,6 +111,7 @@ def run_join(
         hint(f"The node that runs in {data} takes this token over within seconds.")
         raise SystemExit(0)
     more = ["--dial-only"] if is_dial_only else [*_listening(EVERYWHERE, ports)]
+    more += ["--name", member_name(settings.name)]
     if advertise:
         more += ["--advertise", advertise]
     hint(
@@ -149,12 +156,6 @@ def _is_running(data: Path) -> bool:
 
 def _remembered(models: Path | None, kept: str) -> str:
     return kept if models is None else str(models.absolute())
-
-
-def _named() -> tuple[str, ...]:
-    """Return the option by which the node has this machine's name, as one of several machines."""
-    name = member_name("")
-    return ("--name", name) if name else ()
 
 
 def _network_name() -> str:
