@@ -7,15 +7,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fleet_fakes import Fleet, NullLog, echo, failing, fp32, hang, in_virtual_time
+from fleet_fakes import Fleet, NullLog, echo, failing, fp32, hang, in_virtual_time, offer
 
-from capamesh.protocol.errors import CapameshError, Overloaded
+from capamesh.protocol.errors import CapameshError, NoEndpoint, Overloaded, Unsatisfiable
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.oip import InferRequest
 from capamesh.protocol.tensors import Limits
 from capamesh.router.balancing.explanation import Explanation
 from capamesh.router.requests.call import Outcome
 from capamesh.router.requests.inference import InferenceRequest, InferenceService, Target
+from capamesh.router.resilience.health import CircuitState
 from capamesh.router.telemetry.ended import EndedRequests
 from capamesh.router.telemetry.tracing import RequestTimes, TraceParent
 
@@ -214,3 +215,17 @@ async def test_request_that_fails_is_told_with_its_code() -> None:
     (times,) = world.ended.told
     assert times.code == "overloaded"
     assert times.attempts[0].outcome.startswith("overloaded")
+
+
+@in_virtual_time
+async def test_version_that_is_named_is_the_one_of_which_it_is_told_whether_to_wait_helps() -> None:
+    world = World(echo)  # A hosts version 1
+    world.fleet.node("B", echo, models=(offer(version="2"),))
+    world.fleet.endpoints[0].health.hold(CircuitState.FORCED_OPEN)
+    world.fleet.links[1].end()
+    service = world.request._service
+    told = [
+        type(service.nobody(Target(M, ModelVersion(version)), NoEndpoint("nobody can be asked")))
+        for version in ("1", "2", "")
+    ]
+    assert told == [Unsatisfiable, NoEndpoint, NoEndpoint]
