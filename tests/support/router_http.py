@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -29,7 +30,6 @@ from capamesh.router.http.limits import FrontLimits
 from capamesh.router.http.oip import InferenceApi
 from capamesh.router.http.page import PageApi
 from capamesh.router.http.server import Front
-from capamesh.router.page.failures import Failures
 from capamesh.router.page.feed import Feed
 from capamesh.router.page.history import BIN_S, History, Totals
 from capamesh.router.page.overview import OverviewMaker
@@ -90,6 +90,7 @@ class Http:
     members: dict[PeerId, Member]
     history: History
     times: Times
+    ended: EndedRequests
 
     @property
     def view(self) -> FleetView:
@@ -156,13 +157,10 @@ def page_of(
         traffic=history.traffic,
         member_of=lambda _: None,
     )
-    failures = Failures(clock=fleet.clock)
-    fleet.telemetry.follow_failures(failures.note)
     return PageApi(
         StaticFiles(),
         Feed(overview.steps, boot="boot", log=log),  # type: ignore[arg-type]
         history,
-        failures,
         is_closing=lambda: requests.is_closing,
         clock=fleet.clock,
     )
@@ -180,6 +178,8 @@ async def serving(
     """Serve on a free port of this machine; `options` are the `Fleet`'s."""
     limits = limits or Limits()
     fleet, pool, log = Fleet(limits=limits, **options), NoPool(), NullLog()
+    ended = EndedRequests(clock=fleet.clock, wall_clock=time.time)
+    fleet.telemetry.follow_failures(ended.failed)
     inference = Inference(
         fleet.view,
         fleet.routing,
@@ -187,6 +187,7 @@ async def serving(
         timeout_s,
         limits,
         log,  # type: ignore[arg-type]
+        ended=ended,
     )
     api = InferenceApi(
         inference,
@@ -243,7 +244,7 @@ async def serving(
             arrival_s=arrival_s,
             timeout_s=timeout_s,
             clock=fleet.clock,
-            ended=EndedRequests(clock=fleet.clock, wall_clock=fleet.clock),
+            ended=ended,
         ),
         limits=limits,
         log=log,  # type: ignore[arg-type]
@@ -258,7 +259,7 @@ async def serving(
     try:
         async with aiohttp.ClientSession(f"http://{host}:{port}") as session:
             client = Client(session, host, port)
-            yield Http(client, fleet, pool, log, front, revoked, members, history, times)
+            yield Http(client, fleet, pool, log, front, revoked, members, history, times, ended)
     finally:
         front.close()
         await runner.cleanup()

@@ -16,7 +16,9 @@ from browser import Tab, browser, chromium_path
 from page_fleets import HOSTILE, join, large, peer_of, troubled
 from router_http import Http, serving
 
+from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.fleet import Left
+from capamesh.router.telemetry.tracing import AttemptTimes, RequestTimes
 
 HERE = Path(__file__).parent
 CACHE = HERE.parents[2] / ".cache" / "page-js"
@@ -156,6 +158,40 @@ async def test_request_view_says_who_is_a_candidate_and_why_others_are_not(
     await tab.wait_for("document.querySelectorAll('tbody .badge.good').length === 1")
     assert "not eligible" in await text_of(tab)
     assert await tab.run("document.querySelector('select').value") == "digits"
+
+
+async def test_request_that_failed_is_shown_with_all_nodes_that_were_asked(
+    http: Http, open_page: OpenPage
+) -> None:
+    answered = AttemptTimes(peer_of(1), "10.0.0.1:4100", 0.3, 1.4, "answered", 0.4, 0.5)
+    lost = AttemptTimes(peer_of(2), "10.0.0.2:4100", 0.1, 0.3, f"link_lost: {HOSTILE}")
+    http.ended.ended(RequestTimes("digits", "1", "ok", 0.0, 1.5, (lost, answered)))
+    http.ended.failed("digits", Overloaded(f"full {HOSTILE}"))
+    http.ended.ended(RequestTimes("digits", "", "overloaded", 0.0, 0.2))
+    tab = await open_page(http, "request/digits")
+    await tab.wait_for("document.querySelectorAll('details.kind').length >= 2")
+    kinds = await tab.run(
+        "[...document.querySelectorAll('details.kind summary')].map((s) => s.innerText)"
+    )
+    assert f"full {HOSTILE}" in next(kind for kind in kinds if kind.startswith("overloaded"))
+    at = next(at for at, kind in enumerate(kinds) if kind.startswith("slow"))
+    await tab.run(f"document.querySelectorAll('details.kind summary')[{at}].click()")
+    await tab.wait_for("document.querySelectorAll('.waterfall').length === 2")
+    rows = await tab.run(
+        "[...document.querySelectorAll('details[open] tbody tr')].map((r) => r.innerText)"
+    )
+    assert f"failed link_lost: {HOSTILE}" in rows[0]
+    assert rows[1].split()[-1] == "answered"
+    assert {"1.1", "400", "500"} <= set(rows[1].split())
+    bars = "[...document.querySelectorAll('details[open] tr:nth-child(2) rect')].map((r) => [r.getAttribute('class'), r.getAttribute('x'), r.getAttribute('width')])"
+    assert await tab.run(bars) == [
+        ["sent", "20.00%", "73.33%"],
+        ["queue", "26.67%", "26.67%"],
+        ["run", "53.33%", "33.33%"],
+    ]
+    assert await tab.run("document.querySelectorAll('main img').length") == 0
+    await tab.run("document.querySelector('details[open] tbody tr:nth-child(2) a').click()")
+    await tab.wait_for(f"location.hash === '#/node/{peer_of(1)}'")
 
 
 async def test_theme_follows_the_system_until_it_is_chosen(http: Http, open_page: OpenPage) -> None:

@@ -15,6 +15,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from fleet_fakes import FakeLink, NullLog, advert, linked, offer
 
 from capamesh.protocol.adverts import ModelOffer
+from capamesh.protocol.errors import LinkLost
 from capamesh.protocol.fleet import Joined, Left, LeftReason
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import LoadReport
@@ -420,16 +421,21 @@ async def test_requests_that_failed_are_shown_with_the_nodes_that_were_asked(
     served: Served,
 ) -> None:
     attempt = AttemptTimes("A", "127.0.0.1:1", 40.5, 41.0, "link_lost: gone")
+    ENDED.failed("m", LinkLost("gone"))
     ENDED.ended(RequestTimes("m", "", "link_lost", 40.0, 41.0, (attempt,)))
     reply = await served.client.get("/v1/requests")
     assert reply.status == 200
-    (row,) = (await reply.json())["requests"]
-    assert (row["model"], row["code"], row["began_at"], row["took_s"]) == (
-        "m",
-        "link_lost",
-        990.0,
-        1.0,
-    )
+    assert reply.headers["Cache-Control"] == "no-store"
+    (kind,) = (await reply.json())["kinds"]
+    (row,) = kind.pop("newest")
+    assert kind == {
+        "model": "m",
+        "code": "link_lost",
+        "count": 1,
+        "last_at": 1_000.0,
+        "error": "gone",
+    }
+    assert (row["model"], row["began_at"], row["took_s"]) == ("m", 990.0, 1.0)
     assert row["attempts"] == [
         {
             "peer_id": "A",

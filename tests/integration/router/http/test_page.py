@@ -168,16 +168,15 @@ async def test_span_that_is_no_number_is_refused(span: str) -> None:
         assert (reply.status, reply.headers["X-Capamesh-Error"]) == (400, "invalid_request")
 
 
-async def test_failures_are_told_by_model_and_code() -> None:
+async def test_requests_that_failed_are_told_by_model_and_code_and_invented_names_as_one() -> None:
     async with serving() as http:
         http.node("a", hang)
         await http.infer(b"junk")
         for name in ("x", "y"):
             await http.infer(b"{}", path=f"/v2/models/{name}/infer")
-        found = (await (await http.client.get("/v1/page/failures")).json())["failures"]
-        told = [(each["model"], each["code"], each["count"]) for each in found]
-        assert told[-1] == ("m", "invalid_request", 1)
-        assert [(model, count) for model, _, count in told[:-1]] == [("", 2)]
+        found = (await (await http.client.get("/v1/requests")).json())["kinds"]
+        told = [(each["model"], each["code"], each["count"], len(each["newest"])) for each in found]
+        assert told == [("", "invalid_request", 2, 2), ("m", "invalid_request", 1, 1)]
 
 
 async def test_one_node_is_the_same_as_in_the_list_of_all() -> None:

@@ -88,8 +88,13 @@ class RoutingApi(Pages):
         ]
 
     async def requests(self, _: web.Request) -> web.Response:
-        """Return the newest requests that failed or took long, the newest first: when, how long, and each node that was asked."""
-        return web.json_response({"requests": self._ended.rows()})
+        """Return what failed or took long of late, by model and code: how often, the newest error's text, and the newest requests.
+
+        Of each request it says when it began, how long it took, and each node that was asked.
+        """
+        return web.json_response(
+            {"kinds": self._ended.rows()}, headers={"Cache-Control": "no-store"}
+        )
 
     async def explain(self, request: web.Request) -> web.Response:
         """Return whether a request would be let in now, where it would go, among whom and why; no node is asked.

@@ -16,7 +16,6 @@ from capamesh.router.http.application import Pages
 from capamesh.router.http.packing import takes_gzip
 
 if TYPE_CHECKING:
-    from capamesh.router.page.failures import Failures
     from capamesh.router.page.feed import Feed
     from capamesh.router.page.history import History
     from capamesh.router.page.static_files import StaticFiles
@@ -55,7 +54,6 @@ class PageApi(Pages):
         files: StaticFiles,
         feed: Feed,
         history: History,
-        failures: Failures,
         *,
         is_closing: Callable[[], bool],
         clock: Callable[[], float],
@@ -64,7 +62,6 @@ class PageApi(Pages):
         self._files = files
         self._feed = feed
         self._history = history
-        self._failures = failures
         self._is_closing = is_closing
         self._clock = clock
 
@@ -76,7 +73,6 @@ class PageApi(Pages):
             web.get("/v1/page/snapshot", self.snapshot),
             web.get("/v1/page/changes", self.changes),
             web.get("/v1/page/history", self.history),
-            web.get("/v1/page/failures", self.failures),
         ]
 
     async def root(self, request: web.Request) -> web.Response:
@@ -152,12 +148,6 @@ class PageApi(Pages):
         model = request.query.get("model", "")
         body = self._history.body(model, int(span))
         return web.json_response(body, headers={"Cache-Control": "no-store"})
-
-    async def failures(self, _: web.Request) -> web.Response:
-        """Return what failed of late: for each model and error code how often, how long ago, and the newest error's text."""
-        return web.json_response(
-            {"failures": self._failures.body()}, headers={"Cache-Control": "no-store"}
-        )
 
     async def _follow(self, response: web.StreamResponse, revision: str) -> None:
         """Write what changes until the router stops."""

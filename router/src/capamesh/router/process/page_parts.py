@@ -7,7 +7,6 @@ from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING, Any
 
 from capamesh.router.http.page import PageApi
-from capamesh.router.page.failures import Failures
 from capamesh.router.page.feed import Feed
 from capamesh.router.page.history import History, Totals
 from capamesh.router.page.overview import OverviewMaker
@@ -26,8 +25,6 @@ class PageParts:
         self._parts = parts
         clock = parts.clocks.steady_s
         self.history = History(self._totals, bounds_s=LATENCY.bounds, clock=clock)
-        failures = Failures(clock=clock)
-        parts.telemetry.follow_failures(failures.note)
         overview = OverviewMaker(
             parts.fleet,
             last_error=parts.pool.last_error,
@@ -40,7 +37,6 @@ class PageParts:
             StaticFiles(),
             Feed(overview.steps, boot=secrets.token_hex(4), log=parts.log),
             self.history,
-            failures,
             is_closing=lambda: parts.requests.is_closing,
             clock=clock,
         )

@@ -57,3 +57,4 @@ class Traces:
             telemetry.watch(metrics.SPANS_LOST, lambda: exporter.lost)
             telemetry.watch(metrics.TRACES_DROPPED, lambda: tracer.dropped)
         self.ended = EndedRequests(clock=clock, wall_clock=time.time, tracer=tracer)
+        telemetry.follow_failures(self.ended.failed)

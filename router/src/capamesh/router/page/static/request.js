@@ -1,8 +1,9 @@
-// Why this node: what would become of a request now, by what it asks.
+// Why this node: what would become of a request now, by what it asks; and what failed or took long of late.
 
 import { badge, h, say } from "./dom.js";
+import { endedPanel } from "./ended.js";
 import { explanationOf } from "./explain.js";
-import { duration, number, percent } from "./format.js";
+import { percent } from "./format.js";
 import { get } from "./store.js";
 
 const HEADERS = [["X-Capamesh-Policy", "Policy", "as configured"], ["X-Capamesh-Region", "Region", "any"], ["X-Capamesh-Device", "Device", "any"], ["X-Capamesh-Max-Price", "Most it may cost", "anything"]];
@@ -13,23 +14,7 @@ export function requestView(given) {
   const priority = h("input", { type: "number", placeholder: "0", min: 0 });
   const options = HEADERS.map(([, , none]) => h("input", { placeholder: none }));
   const found = h("div", { role: "status", class: "muted" }, "Choose a model.");
-  const failures = h("div", null, "Loading …");
   let known = "";
-
-  async function loadFailures() {
-    try {
-      const { failures: all } = await get("v1/page/failures");
-      failures.replaceChildren(all.length ? h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Failures" },
-        h("table", { class: "free", "aria-label": "Failures" },
-          h("thead", null, h("tr", null, ["Code", "Model", "Times", "Last", "Newest error"].map((head, at) => h("th", { scope: "col", class: at === 2 ? "num" : null }, head)))),
-          h("tbody", null, all.map((failure) => h("tr", { class: "row" },
-            h("td", null, badge("bad", failure.code)),
-            h("td", null, failure.model ? h("a", { href: `#/model/${encodeURIComponent(failure.model)}` }, failure.model) : "one that nobody hosts"),
-            h("td", { class: "num" }, number(failure.count)),
-            h("td", null, `${duration(failure.age_s)} ago`), h("td", null, failure.error)))))) : h("p", { class: "muted" }, "No request has failed since the router was started."));
-    } catch (error) { say(failures, error.message); }
-  }
-  loadFailures();
 
   async function ask(event) {
     event?.preventDefault();
@@ -60,7 +45,7 @@ export function requestView(given) {
           h("label", null, "Model", models), h("label", null, "Tenant", tenant), h("label", null, "Priority", priority),
           HEADERS.map(([, label], at) => h("label", null, label, options[at])), h("button", { class: "primary" }, "Explain")),
         found),
-      h("section", { class: "panel" }, h("div", { class: "bar" }, h("h2", null, "Failed of late"), h("span", { class: "grow" }), h("button", { type: "button", class: "quiet", onclick: loadFailures }, "Look again")), failures),
+      endedPanel().element,
     ],
     update({ models: all }) {
       const names = [...new Set([...all.values()].map((model) => model.name))].sort();
