@@ -124,7 +124,7 @@ async def test_node_that_answers_garbage_is_a_bad_gateway(http: Http) -> None:
     http.node("A", garbage(b"\xc1junk"))
     response = await http.infer(BODY)
     assert response.status == 502
-    assert "no msgpack" in await error_of(response)
+    assert "the metadata of a RESPONSE is not that of an answer" in await error_of(response)
 
 
 @pytest.mark.parametrize(("count", "more"), [(10, ""), (12, " and 2 more")])
