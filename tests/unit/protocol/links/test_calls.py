@@ -393,6 +393,12 @@ def test_error_without_a_load_that_can_be_read_has_none(junk: object) -> None:
     assert load_with(error) == LoadReport(3, 1, 8, 20, 10, 7)
 
 
+def test_long_list_in_the_place_of_an_error_s_load_is_not_looked_through() -> None:
+    error = Overloaded("full")
+    error.load = [1, 2, 3, 4, 5, 6, 7, 8, *([0] * 16_000), "of a later version"]
+    assert load_with(error) == LoadReport(1, 2, 3, 4, 5, 6, 7, 8)
+
+
 def described(*tensors: Tensor) -> tuple[bytes, memoryview]:
     """Return an answer with these outputs as it comes over a link."""
     meta, body = encode_answer(

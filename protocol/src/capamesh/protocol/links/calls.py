@@ -390,10 +390,10 @@ def decode_load(meta: bytes) -> LoadReport:
 
 
 def load_with(error: CapameshError) -> LoadReport | None:
-    """Return the load that a peer told with an error; None where it told none, or junk."""
+    """Return the load that a peer told with an error; None where it told none, or junk. No long list is looked through."""
     if error.load is None or isinstance(error.load, LoadReport):
         return error.load
     try:
-        return LoadReport(*read({"l": error.load}, _LoadMeta).load[:_LOAD_FIELDS])
+        return LoadReport(*read({"l": listed(error.load)[:_LOAD_FIELDS]}, _LoadMeta).load)
     except ValueError:
         return None
