@@ -117,6 +117,14 @@ def test_request_and_its_attempts_become_spans_of_one_trace() -> None:
     assert attributes(answered)["capamesh.node"] == "B"
 
 
+def test_node_that_tells_of_longer_than_it_was_asked_makes_no_span_longer_than_that() -> None:
+    boasting = replace(ANSWERED, queue_s=0.25, run_s=(2**64 - 1) / 1e6)
+    *_, queue, run = spans_of(replace(FINE, attempts=(boasting,)))
+    assert [seconds(each) for each in (queue, run)] == [(10.5, 10.75), (10.75, 11.5)]
+    *_, alone = spans_of(replace(FINE, attempts=(replace(boasting, queue_s=1e13),)))
+    assert (alone["name"], seconds(alone)) == ("queue", (10.5, 11.5))
+
+
 def test_request_without_a_parent_begins_a_trace_and_two_have_different_ones() -> None:
     made = tracer()
     for _ in range(2):

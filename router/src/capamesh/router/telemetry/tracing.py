@@ -183,11 +183,14 @@ class Tracer:
             )
             yield attempt if each.outcome == "answered" else _failed(attempt, each.outcome)
             # where between sent and answered the node was at it is not known: half of the rest is taken for each way
-            at_node_s = each.queue_s + each.run_s
-            queued_s = each.sent_s + max(0.0, each.ended_s - each.sent_s - at_node_s) / 2
+            asked_s = max(0.0, each.ended_s - each.sent_s)
+            # a node may tell of any time, a collector refuses a batch with a moment that it cannot hold
+            queue_s = min(each.queue_s, asked_s)
+            run_s = min(each.run_s, asked_s - queue_s)
+            queued_s = each.sent_s + (asked_s - queue_s - run_s) / 2
             for name, begun_s, took_s in (
-                ("queue", queued_s, each.queue_s),
-                ("run", queued_s + each.queue_s, each.run_s),
+                ("queue", queued_s, queue_s),
+                ("run", queued_s + queue_s, run_s),
             ):
                 if took_s > 0:
                     yield span(attempt["spanId"], name, _INTERNAL, begun_s, begun_s + took_s)
