@@ -56,6 +56,8 @@ async def test_browser_gets_the_page_and_others_the_routes() -> None:
     routes = {(route["method"], route["path"]): route["does"] for route in listed["routes"]}
     assert routes["POST", "/v2/models/{model}/infer"] == "Run one inference."
     assert all(routes.values())
+    assert len(routes) == len(listed["routes"])
+    assert [path for _, path in routes if path.endswith("/")] == ["/"]
     assert {("GET", "/"), ("GET", "/metrics"), ("GET", "/v1/page/changes")} <= routes.keys()
 
 

@@ -168,13 +168,17 @@ class PageApi(Pages):
 
 
 def routes_of(application: web.Application) -> list[Mapping[str, str]]:
-    """Return the method, the path and the meaning of every route of an application."""
+    """Return the method, the path and the meaning of every route of an application, without those that only add a slash."""
     return [
         {
             "method": route.method,
-            "path": route.resource.canonical if route.resource is not None else "",
+            "path": path,
             "does": (inspect.getdoc(route.handler) or "").split("\n\n")[0].replace("\n", " "),
         }
         for route in application.router.routes()
-        if route.method != "HEAD"
+        if route.method != "HEAD" and ((path := _path_of(route)) == "/" or not path.endswith("/"))
     ]
+
+
+def _path_of(route: web.AbstractRoute) -> str:
+    return "" if route.resource is None else route.resource.canonical
