@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from fleet_fakes import NullLog
@@ -93,3 +94,19 @@ async def test_collector_that_is_not_there_stops_nothing() -> None:
         async with exporting(f"http://127.0.0.1:{taken.getsockname()[1]}/", tracer) as exporter:
             tracer.ended(FAILED)
             await until(exporter, sent=0, lost=1)
+
+
+async def test_error_that_no_collector_should_cause_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    tracer = made_tracer()
+    async with collecting() as (collector, url), exporting(url, tracer) as exporter:
+        with monkeypatch.context() as patch:
+            patch.setattr("aiohttp.ClientSession.post", broken)
+            tracer.ended(FAILED)
+            await until(exporter, sent=0, lost=1)
+        tracer.ended(FAILED)
+        assert await collector.spans() == 1

@@ -63,6 +63,7 @@ class PageApi(Pages):
         self._feed = feed
         self._history = history
         self._is_closing = is_closing
+        self._version = package_version("capamesh")
         self._clock = clock
 
     @override
@@ -88,7 +89,7 @@ class PageApi(Pages):
         return web.json_response(
             {
                 "name": "capamesh",
-                "version": package_version("capamesh"),
+                "version": self._version,
                 "routes": routes_of(request.app),
             },
             headers=headers,

@@ -259,4 +259,5 @@ def _largest(values: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _plain(values: NDArray[np.float64]) -> list[float | None]:
-    return [None if np.isnan(each) else round(float(each), 3) for each in values]
+    """Return values as JSON has them; an array at a time, because anybody may ask for a day of them."""
+    return [None if each != each else each for each in np.round(values, 3).tolist()]  # noqa: PLR0124 - a NaN
