@@ -1,5 +1,6 @@
-# The images of a router and of a node: `docker build --target router .`, `docker build --target node .`
-# Both share every layer but their command. They hold no key, no token and no model: those are mounted.
+# The images of a router and of a node: `docker build --target router .`, `docker build --target node .`; of a node with NVIDIA's
+# libraries, for GPUs: `docker build --target node-cuda .`. They share every layer but their command and these libraries.
+# They hold no key, no token and no model: those are mounted.
 
 # Any Debian or Ubuntu image whose python3 (3.11 to 3.13) can make virtual environments.
 ARG BASE_IMAGE=python:3.13-slim-trixie
@@ -91,3 +92,15 @@ EXPOSE 4001 4100
 HEALTHCHECK --interval=10s --timeout=10s --start-period=90s --start-interval=2s --retries=3 \
     CMD ["capamesh", "node", "status", "--data", "/data"]
 CMD ["node", "run"]
+
+# CUDA and cuDNN, of which the driver's part comes from the host: NVIDIA's container toolkit mounts it, and the devices.
+FROM node AS node-cuda
+USER 0
+RUN --mount=type=bind,source=requirements/cuda.txt,target=/tmp/cuda.txt \
+    --mount=type=cache,target=/root/.cache/pip \
+    pip install --no-deps --require-hashes -r /tmp/cuda.txt
+USER ${UID}:${UID}
+ENV NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+LABEL org.opencontainers.image.title="capamesh-node-cuda" \
+      org.opencontainers.image.description="A node of a Capamesh network, with CUDA: hosts ONNX models on this machine's GPUs"

@@ -133,6 +133,18 @@ def check_second_up(stack: Stack, report: Report, digits: Digits) -> None:
     digits.check(report, f"by new containers, {took_s:.1f} s")
 
 
+def check_more_nodes(stack: Stack, report: Report) -> None:
+    """Have two nodes more, and then none of them."""
+    before = stack.usable()
+    for count in (2, 0):
+        up = ("up", "--detach", "--wait", "--no-recreate", "--scale", f"more-nodes={count}")
+        stack.compose(*up, limit_s=2 * COMMAND_LIMIT_S)
+        wanted = len(before) + count
+        took_s = wait_for(f"{wanted} nodes are usable", lambda: len(stack.usable()) == wanted)  # noqa: B023
+        held = before <= stack.usable()
+        report.check(f"`--scale more-nodes={count}` makes it {wanted}", held, f"{took_s:.1f} s")
+
+
 def networks_made(stack: Stack) -> set[str]:
     """Return the networks that the one-shot service named in all its runs."""
     return set(
@@ -163,6 +175,7 @@ def check_all(stack: Stack, report: Report) -> None:
     check_kill(stack, report, digits, truth)
     check_restart_policy(stack, report, digits, truth)
     check_second_up(stack, report, digits)
+    check_more_nodes(stack, report)
     stack.compose("stop")
     codes = {service: stack.inspect(service)["State"]["ExitCode"] for service in MEMBERS}
     report.check("all members end by themselves when stopped", not any(codes.values()), codes)
