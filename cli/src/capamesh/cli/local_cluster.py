@@ -16,7 +16,14 @@ from capamesh.cli.member import Member
 from capamesh.client import AsyncClient
 from capamesh.protocol.errors import ConfigError, LocalError
 from capamesh.protocol.member_status import SERVING
-from capamesh.protocol.network import OWNER_KEY_FILE, JoinToken, NetworkOwner, Role
+from capamesh.protocol.network import (
+    OWNER_KEY_FILE,
+    JoinToken,
+    NetworkOwner,
+    RevocationList,
+    Role,
+)
+from capamesh.protocol.network.book import entry_of, write_down
 from capamesh.protocol.private_files import read_private, replace_private
 
 START_LIMIT_S: Final = 30.0
@@ -35,7 +42,10 @@ MEMBERS: Final = 64
 """The members that the token of one process admits: itself, however often its folder is lost."""
 JOINING: Final = 1024
 """The members that one token for other machines admits (guess)."""
+JOINING_LABEL: Final = "capamesh join, on other machines"
+"""The words for that token in the owner's book."""
 JOIN_FILE: Final = "join.token"
+OWNER_FOLDER: Final = "network"
 
 
 class LocalCluster:
@@ -176,17 +186,16 @@ class LocalCluster:
     def join_token(self) -> JoinToken:
         """Return a token by which nodes of other machines join: the one of before while it is good for half of its life.
 
-        Raises `ConfigError` when the disk refuses to keep it.
+        A new one is written into the owner's book. Raises `ConfigError` when the disk refuses to keep it.
         """
-        file = self.folder / JOIN_FILE
+        file, now = self.folder / JOIN_FILE, dt.datetime.now(dt.UTC)
         with suppress(ConfigError):
             kept = JoinToken.parse(read_private(file, "the join token").decode("ascii", "replace"))
-            is_of_now = kept.bootstrap == self._mesh_addresses() and (
-                kept.network_id == self._owner().network_id
-            )
-            if is_of_now and kept.expires_at - dt.datetime.now(dt.UTC) > TOKEN_LIFE / 2:
+            is_of_now = kept.bootstrap == self._mesh_addresses() and self._admits(kept)
+            if is_of_now and kept.expires_at - now > TOKEN_LIFE / 2:
                 return kept
         token = self._node_token(JOINING)
+        write_down(self.folder / OWNER_FOLDER, entry_of(token, now, label=JOINING_LABEL))
         replace_private(file, f"{token.encode()}\n".encode())
         return token
 
@@ -200,8 +209,15 @@ class LocalCluster:
                     if node.is_running:
                         self._token_file(node.name, self._node_token())
 
+    def _admits(self, token: JoinToken) -> bool:
+        """Return whether a token is of this network, and neither its invite nor the key that signed it was taken back."""
+        owner, entry = self._owner(), entry_of(token, dt.datetime.now(dt.UTC))
+        revoked = RevocationList.load(self.folder / OWNER_FOLDER, owner.ca_der)
+        is_revoked = entry.invite in revoked.invites or entry.key < revoked.oldest_key
+        return token.network_id == owner.network_id and not is_revoked
+
     def _owner(self) -> NetworkOwner:
-        folder = self.folder / "network"
+        folder = self.folder / OWNER_FOLDER
         if (folder / OWNER_KEY_FILE).exists():
             return NetworkOwner.load(folder)
         owner = NetworkOwner.create(self._network, dt.datetime.now(dt.UTC))

@@ -24,7 +24,7 @@ from capamesh.protocol.network import (
     Role,
 )
 from capamesh.protocol.network.authority import own_authority, read_authority
-from capamesh.protocol.network.book import MAX_LABEL_CHARS, Invited, read_book, write_down
+from capamesh.protocol.network.book import MAX_LABEL_CHARS, entry_of, read_book, write_down
 from capamesh.protocol.network.chain import Invite, read_invite
 from capamesh.protocol.plain_text import is_plain
 from capamesh.protocol.private_files import read_public, replace_private
@@ -143,25 +143,11 @@ def _require_label(label: str) -> None:
 
 def _write_down(folder: Path, token: JoinToken, *, label: str = "", replaces: str = "") -> None:
     """Put an invite into the owner's book; one that takes the place of another is for whom that was."""
-    invite = _read(token)
     if replaces:
         label = next(
             (one.label for one in read_book(folder).invites if one.invite == replaces), label
         )
-    write_down(
-        folder,
-        Invited(
-            invite=invite.serial,
-            role=token.role.value,
-            made_at=dt.datetime.now(dt.UTC),
-            expires_at=token.expires_at,
-            members=invite.members,
-            key=invite.signer,
-            label=label,
-            addresses=token.bootstrap,
-            replaces=replaces,
-        ),
-    )
+    write_down(folder, entry_of(token, dt.datetime.now(dt.UTC), label=label, replaces=replaces))
 
 
 def _read_token(file: Path) -> str:

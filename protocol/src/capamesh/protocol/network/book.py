@@ -14,7 +14,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Final, cast
 
 from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.network.authority import read_authority
 from capamesh.protocol.network.certificates import MAX_MEMBERS
+from capamesh.protocol.network.chain import read_invite
 from capamesh.protocol.network.token import MAX_ADDRESS_CHARS, MAX_BOOTSTRAP
 from capamesh.protocol.private_files import append_private, read_public
 from capamesh.protocol.schema import PLAIN, Meta, Mismatch, Struct, read
@@ -22,6 +24,8 @@ from capamesh.protocol.schema import PLAIN, Meta, Mismatch, Struct, read
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from capamesh.protocol.network.token import JoinToken
 
 BOOK_FILE: Final = "book.jsonl"
 OLD_BOOK_FILE: Final = "book.1.jsonl"
@@ -61,6 +65,24 @@ class Book:
     invites: tuple[Invited, ...]
     unreadable: int
     """The number of lines that are none: cut off, or changed by hand."""
+
+
+def entry_of(
+    token: JoinToken, made_at: datetime, *, label: str = "", replaces: str = ""
+) -> Invited:
+    """Return the line for the invite of a token; `label` says for whom it is, `replaces` which invite it takes the place of."""
+    invite = read_invite(read_authority(token.ca_der), token.invite_der)
+    return Invited(
+        invite=invite.serial,
+        role=token.role.value,
+        made_at=made_at,
+        expires_at=token.expires_at,
+        members=invite.members,
+        key=invite.signer,
+        label=label,
+        addresses=token.bootstrap,
+        replaces=replaces,
+    )
 
 
 def write_down(folder: Path, entry: Invited) -> None:

@@ -1,0 +1,54 @@
+"""The token that `capamesh up` prints for other machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from capamesh.cli.__main__ import run
+from capamesh.cli.local_cluster import JOINING, JOINING_LABEL, OWNER_FOLDER, LocalCluster
+from capamesh.protocol.network.book import Invited, read_book
+
+ADDRESS = "/ip4/10.0.0.5/tcp/4001/p2p/12D3KooWNorcHZHZSYheRM7kF1KVrQkqNEvpm7DhDokG9RWbgrEY"
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalCluster:
+    monkeypatch.setattr(LocalCluster, "_mesh_addresses", lambda _: (ADDRESS,))
+    return LocalCluster(tmp_path, tmp_path / "models")
+
+
+def invites(cluster: LocalCluster) -> tuple[Invited, ...]:
+    return read_book(cluster.folder / OWNER_FOLDER).invites
+
+
+def owner_does(cluster: LocalCluster, *words: str) -> None:
+    assert run(["network", words[0], "--dir", str(cluster.folder / OWNER_FOLDER), *words[1:]]) == 0
+
+
+def test_token_is_that_of_before_and_once_in_the_owner_s_book(cluster: LocalCluster) -> None:
+    token = cluster.join_token()
+    assert cluster.join_token() == token
+    (entry,) = invites(cluster)
+    assert (entry.label, entry.members, entry.addresses) == (JOINING_LABEL, JOINING, (ADDRESS,))
+    assert (entry.role, entry.expires_at) == ("node", token.expires_at)
+
+
+def test_token_whose_invite_was_revoked_is_not_given_out_again(cluster: LocalCluster) -> None:
+    token = cluster.join_token()
+    owner_does(cluster, "revoke", invites(cluster)[0].invite)
+    other = cluster.join_token()
+    assert other != token
+    assert cluster.join_token() == other
+    assert len(invites(cluster)) == 2
+
+
+def test_token_of_a_key_that_was_retired_is_not_given_out_again(cluster: LocalCluster) -> None:
+    token = cluster.join_token()
+    owner_does(cluster, "rotate-key")
+    assert cluster.join_token() == token
+    owner_does(cluster, "rotate-key", "--retire")
+    other = cluster.join_token()
+    assert other != token
+    assert [entry.key for entry in invites(cluster)] == [0, 1]
