@@ -66,14 +66,27 @@ DIGITS = "/v2/models/digits/infer"
         (DIGITS, b'{"parameters":' + b"[" * 100_000, 400, "nested"),
         (DIGITS, body(*({**tensor(), "name": f"i{n}"} for n in range(10_000))), 400, "i0"),
         (DIGITS, body(tensor(), parameters={"timeout": "soon"}), 400, "soon"),
-        ("/v2/models/digits/infer/more", body(tensor()), 404, "nothing at"),
-        ("/v2/models/digits", body(tensor()), 405, "takes GET, HEAD"),
     ],
 )
 async def test_bad_request_is_reported_what_is_wrong(
     cluster: LocalCluster, path: str, sent: bytes, status: int, said: str
 ) -> None:
     status_seen, answer = await post(cluster, path, sent)
+    assert (status_seen, list(answer)) == (status, ["error", "code"])
+    assert said in answer["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "said"),
+    [
+        ("/v2/models/digits/infer/more", 404, "nothing at"),
+        ("/v2/models/digits", 405, "takes GET, HEAD"),
+    ],
+)
+async def test_request_to_no_route_is_told_so(
+    cluster: LocalCluster, path: str, status: int, said: str
+) -> None:
+    status_seen, answer = await post(cluster, path, body(tensor()))
     assert (status_seen, list(answer)) == (status, ["error"])
     assert said in answer["error"]
 
