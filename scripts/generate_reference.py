@@ -38,7 +38,7 @@ from capamesh.router.telemetry import MOST_MODELS, MOST_NODES, OTHERS
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "reference"
-TRITON = ("/config", "/repository/index")
+TRITON = ("/config", "/repository/index", "/stats")
 """Routes of the `/v2` tree that end so are Triton's extensions of the Open Inference Protocol."""
 
 # HTTP

@@ -44,3 +44,4 @@ async def test_load_generator_needs_no_more_than_the_model_s_name(
     (measured,) = csv.DictReader(report.read_text().splitlines())
     assert measured["Concurrency"] == "2"
     assert float(measured["Inferences/Second"]) > 0
+    assert int(measured["Server Compute Infer"]) > 0

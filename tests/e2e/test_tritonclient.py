@@ -111,6 +111,29 @@ async def test_metadata_config_and_readiness(
     assert server["name"] == "capamesh"
 
 
+async def test_statistics_count_what_was_asked(cluster: LocalCluster, built_models: Path) -> None:
+    name, rows = rows_of(built_models, "digits")
+
+    def counted() -> Any:
+        with client(cluster) as server:
+            (entry,) = server.get_inference_statistics("digits", "1")["model_stats"]
+            return entry
+
+    before = await asyncio.to_thread(counted)
+    await asyncio.to_thread(ask, cluster, "digits", name, rows, is_binary=True)
+    after = await asyncio.to_thread(counted)
+    assert (after["name"], after["version"]) == ("digits", "1")
+    assert after["inference_count"] - before["inference_count"] == len(rows)
+    more = {
+        kind: {key: of[key] - before["inference_stats"][kind][key] for key in of}
+        for kind, of in after["inference_stats"].items()
+    }
+    assert more["success"]["count"] == more["queue"]["count"] == more["compute_infer"]["count"] == 1
+    assert more["fail"]["count"] == 0
+    assert 0 < more["queue"]["ns"] + more["compute_infer"]["ns"] <= more["success"]["ns"]
+    assert after["last_inference"] > before["last_inference"]
+
+
 async def test_unknown_model_is_an_error_the_client_understands(cluster: LocalCluster) -> None:
     def asked() -> None:
         with client(cluster) as server:

@@ -3,7 +3,10 @@ from __future__ import annotations
 import datetime as dt
 import io
 import json
+import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from fleet_fakes import advert, echo, offer
@@ -11,9 +14,9 @@ from router_http import Http, serving
 
 from capamesh.protocol.adverts import NO_VERSION, ModelState
 from capamesh.protocol.fleet import Joined
-from capamesh.protocol.ids import PeerId
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.network import MAX_LIST_BYTES, Member, Role
-from capamesh.protocol.tensors import Limits
+from capamesh.protocol.tensors import Datatype, Limits, TensorSpec
 
 UNTIL = dt.datetime(2027, 3, 1, 12, tzinfo=dt.UTC)
 
@@ -44,6 +47,7 @@ async def test_server_says_what_it_is(http: Http) -> None:
         "model_configuration",
         "schedule_policy",
         "sequence",
+        "statistics",
     ]
     for call in ("load", "unload"):  # what is not announced is not there
         response = await http.client.post(f"/v2/repository/models/m/{call}")
@@ -333,3 +337,85 @@ async def test_bug_in_a_page_is_a_500_in_the_protocol_s_form_and_is_logged() -> 
             "code": "local_error",
         }
         assert http.log.events == ["request_crashed"]
+
+
+# statistics
+
+
+def durations(**given: tuple[int, int]) -> dict[str, dict[str, int]]:
+    names = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
+    return {
+        name: dict(zip(("count", "ns"), given.get(name, (0, 0)), strict=True))
+        for name in (*names, "cache_hit", "cache_miss")
+    }
+
+
+async def test_statistics_of_a_version_that_nobody_asked_for_are_zeros(http: Http) -> None:
+    http.node("A", models=(offer(version="9"), offer(version="10"), offer(name="stats")))
+    zeros = {
+        "last_inference": 0,
+        "inference_count": 0,
+        "execution_count": 0,
+        "inference_stats": durations(),
+        "batch_stats": [],
+    }
+    nine, ten, stats = (
+        {"name": name, "version": version, **zeros}
+        for name, version in (("m", "9"), ("m", "10"), ("stats", "1"))
+    )
+    assert await get(http, "/v2/models/m/stats") == (200, {"model_stats": [nine, ten]})
+    assert await get(http, "/v2/models/m/versions/10/stats") == (200, {"model_stats": [ten]})
+    assert await get(http, "/v2/models/stats") == (200, {"model_stats": [nine, ten, stats]})
+    assert await get(http, "/v2/models/stats/stats") == (200, {"model_stats": [stats]})
+    for path in ("x", "m/versions/3", "m/versions/x"):
+        status, body = await get(http, f"/v2/models/{path}/stats")
+        assert isinstance(body, dict)
+        assert (status, body["code"]) == (404, "model_not_found")
+
+
+async def test_statistics_count_requests_rows_and_times_in_nanoseconds(http: Http) -> None:
+    http.node("A")
+    counts = http.view.hosted(ModelName("m"), ModelVersion("1")).requests
+    counts.answered, counts.answered_s, counts.rows = 2, 0.5, 9
+    counts.queue_us, counts.run_us = 100, 300_000.5
+    counts.failed, counts.failed_s = 1, 0.25
+    counts.last_s = http.fleet.clock() - 60.0
+    before_ms = time.time() * 1e3
+    response = await http.client.get("/v2/models/m/versions/1/stats")
+    after_ms = time.time() * 1e3
+    assert response.status == 200
+    entry: dict[str, Any]
+    (entry,) = (await response.json())["model_stats"]
+    assert before_ms - 60_001 <= entry.pop("last_inference") <= after_ms - 59_999
+    assert entry == {
+        "name": "m",
+        "version": "1",
+        "inference_count": 9,
+        "execution_count": 0,
+        "inference_stats": durations(
+            success=(2, 500_000_000),
+            fail=(1, 250_000_000),
+            queue=(2, 100_000),
+            compute_input=(2, 0),
+            compute_infer=(2, 300_000_500),
+            compute_output=(2, 0),
+        ),
+        "batch_stats": [],
+    }
+
+
+async def test_statistics_of_a_model_without_rows_count_its_requests(http: Http) -> None:
+    fixed = (TensorSpec("x", Datatype.FP32, (3, 2)),)
+    http.node("A", models=(replace(offer(), inputs=fixed, outputs=fixed),))
+    counts = http.view.hosted(ModelName("m"), ModelVersion("1")).requests
+    counts.answered, counts.rows, counts.last_s = 2, 6, http.fleet.clock()
+    response = await http.client.get("/v2/models/m/stats")
+    assert (await response.json())["model_stats"][0]["inference_count"] == 2
+
+
+async def test_bad_body_for_a_model_that_nobody_hosts_is_told_the_hosted_ones(http: Http) -> None:
+    http.node("A")
+    response = await http.client.post("/v2/models/x/infer", data=b"{")
+    assert response.status == 404
+    assert (await response.json())["error"] == "no node hosts model 'x'; hosted models: m"
+    assert (await http.client.post("/v2/models/m/infer", data=b"{")).status == 400

@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fleet_fakes import Fleet, NullLog, echo, failing, fp32, hang, in_virtual_time, offer
+from fleet_fakes import (
+    Fleet,
+    NullLog,
+    after,
+    answer_of,
+    answering,
+    echo,
+    failing,
+    fp32,
+    hang,
+    in_virtual_time,
+    offer,
+)
 
-from capamesh.protocol.errors import CapameshError, NoEndpoint, Overloaded, Unsatisfiable
+from capamesh.protocol.errors import (
+    CapameshError,
+    NoEndpoint,
+    Overloaded,
+    RunFailed,
+    Unsatisfiable,
+)
 from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.links.asking import Answer
+from capamesh.protocol.links.calls import InferAnswer, LoadReport, encode_answer
 from capamesh.protocol.oip import InferRequest
-from capamesh.protocol.tensors import Limits
+from capamesh.protocol.tensors import Datatype, Limits, Tensor, TensorSpec
 from capamesh.router.balancing.explanation import Explanation
+from capamesh.router.fleet.request_counts import RequestCounts
 from capamesh.router.requests.call import Outcome
 from capamesh.router.requests.inference import InferenceRequest, InferenceService, Target
 from capamesh.router.resilience.health import CircuitState
@@ -21,6 +43,11 @@ from capamesh.router.telemetry.ended import EndedRequests
 from capamesh.router.telemetry.tracing import RequestTimes, TraceParent
 
 M = ModelName("m")
+
+
+def wire(answer: InferAnswer) -> tuple[bytes, memoryview]:
+    meta, body = encode_answer(answer)
+    return meta, memoryview(b"".join(body))
 
 
 class Spoken(InferenceRequest):
@@ -55,7 +82,7 @@ class Ended(EndedRequests):
 
 class World:
     def __init__(self, *script: Any, **target: Any) -> None:
-        self.fleet = Fleet(list(script))
+        self.fleet = Fleet(*([list(script)] if script else []))
         self.log = NullLog()
         self.shut_out = ""
         self.ended = Ended()
@@ -69,11 +96,15 @@ class World:
             standing=self,
             ended=self.ended,
         )
-        self.request = Spoken(service, Target(M, ModelVersion(""), **target))
+        wanted = {"model": M, "version": ModelVersion(""), **target}
+        self.request = Spoken(service, Target(**wanted))
 
     def submit(self, model: str = "m", **parameters: object) -> None:
         inputs = (fp32("x", [1, 2]),)
         self.request.submit(InferRequest(model, "", "", inputs, parameters=parameters))  # type: ignore[arg-type]
+
+    def counts(self, version: str = "1") -> RequestCounts:
+        return self.fleet.view.hosted(M, ModelVersion(version)).requests
 
     async def settled(self) -> list[str]:
         for _ in range(5):
@@ -180,6 +211,86 @@ async def test_request_that_fails_at_once_keeps_nothing_of_its_way() -> None:
     world.submit()
     assert world.request.said == ["overloaded"]
     assert world.request._handle is None
+
+
+# what is counted of a version
+
+
+@in_virtual_time
+async def test_answer_is_counted_with_its_version_rows_and_times() -> None:
+    answer = InferAnswer(
+        ModelVersion("1"), (fp32("y", [1, 2], [3, 4], [5, 6]),), 200_000, 300_000, LoadReport()
+    )
+    world = World(after(0.75, answering(Answer(*wire(answer)))))
+    world.submit()
+    await asyncio.sleep(1.0)
+    counts = world.counts()
+    assert (counts.answered, counts.rows, counts.failed) == (1, 3, 0)
+    assert (counts.answered_s, counts.last_s) == (pytest.approx(0.75), pytest.approx(0.75))
+    assert (counts.queue_us, counts.run_us) == (200_000, 300_000)
+
+
+@in_virtual_time
+async def test_node_that_tells_of_more_time_than_there_was_is_not_believed() -> None:
+    answer = InferAnswer(ModelVersion("1"), (fp32("y", [1, 2]),), 2**62, 2**62, LoadReport())
+    world = World(after(0.5, answering(Answer(*wire(answer)))))
+    world.submit()
+    await asyncio.sleep(1.0)
+    assert (world.counts().queue_us, world.counts().run_us) == (pytest.approx(500_000), 0)
+
+
+@in_virtual_time
+async def test_answer_of_rows_without_data_counts_as_one_row() -> None:
+    empty = Tensor("y", Datatype.FP32, (2**20, 0), b"")
+    spec = TensorSpec("y", Datatype.FP32, (-1, -1))
+    world = World()
+    world.fleet.node(
+        "A",
+        answering(answer_of("1", empty)),
+        models=(replace(offer(), outputs=(spec,)),),
+    )
+    world.submit()
+    assert await world.settled() == ["answered by A"]
+    assert world.counts().rows == 1
+
+
+@in_virtual_time
+async def test_answer_counts_for_the_version_that_gave_it() -> None:
+    world = World()
+    one, two = failing(RunFailed("broken")), echo
+    world.fleet.node("A", one, models=(offer(version="2"),))
+    world.fleet.node("B", two, models=(offer(version="1"),))
+    world.submit()
+    await asyncio.sleep(1.0)
+    assert world.request.said == ["answered by B"]
+    assert [world.counts(version).answered for version in ("1", "2")] == [1, 0]
+
+
+@in_virtual_time
+async def test_failure_counts_where_a_node_failed_or_none_was_free_but_not_what_the_caller_did_wrong() -> (
+    None
+):
+    world = World(after(0.25, failing(RunFailed("broken"))))
+    world.submit()
+    await asyncio.sleep(1.0)
+    assert (world.counts().failed, world.counts().failed_s) == (1, pytest.approx(0.25))
+    full = World(echo)
+    full.fleet.links[0].refusal = Overloaded("full", 1.0)
+    full.submit()
+    assert (full.request.said, full.counts().failed) == (["overloaded"], 1)
+    wrong = World(echo)
+    wrong.submit(timeout="soon")
+    assert (wrong.request.said, wrong.counts().failed) == (["invalid_request"], 0)
+
+
+@pytest.mark.parametrize(("model", "code"), [("m", "invalid_request"), ("x", "model_not_found")])
+@in_virtual_time
+async def test_wrong_request_for_a_model_that_nobody_hosts_is_told_that_first(
+    model: str, code: str
+) -> None:
+    world = World(echo, model=ModelName(model))
+    world.submit(timeout="soon")
+    assert world.request.said == [code]
 
 
 # who is told of its end

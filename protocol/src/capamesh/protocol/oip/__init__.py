@@ -31,10 +31,12 @@ from capamesh.protocol.oip.messages import (
 )
 from capamesh.protocol.oip.metadata import (
     IndexState,
+    has_batch_axis,
     index_entry,
     model_config_body,
     model_metadata_body,
 )
+from capamesh.protocol.oip.statistics import ModelStatistics, model_statistics_entry
 
 __all__ = [
     "HEADER_LENGTH_NAME",
@@ -42,6 +44,7 @@ __all__ = [
     "IndexState",
     "InferRequest",
     "InferResponse",
+    "ModelStatistics",
     "Parameters",
     "RequestForms",
     "RequestedOutput",
@@ -52,10 +55,12 @@ __all__ = [
     "encode_response",
     "encode_response_in_steps",
     "error_body",
+    "has_batch_axis",
     "index_entry",
     "json_refusal",
     "model_config_body",
     "model_metadata_body",
+    "model_statistics_entry",
     "parse_header_length",
     "parse_object",
 ]

@@ -84,10 +84,14 @@ def _max_batch_size(
     inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], max_rows: int, best_rows: int
 ) -> int:
     """Return how many rows a request may have; 0 where one that is no row of a batch is all that a model takes."""
-    has_batch_axis = bool(inputs) and all(spec.shape[:1] == (-1,) for spec in (*inputs, *outputs))
-    if not has_batch_axis:
+    if not has_batch_axis(inputs, outputs):
         return 0
     return max_rows or (best_rows if best_rows > 1 else 0)
+
+
+def has_batch_axis(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:
+    """Return whether the first dimension of all inputs and outputs is open: it counts rows."""
+    return bool(inputs) and all(spec.shape[:1] == (-1,) for spec in (*inputs, *outputs))
 
 
 def _platform(scheduling: Scheduling) -> str:

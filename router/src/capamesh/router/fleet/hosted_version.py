@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.router.fleet.request_counts import RequestCounts
 
 if TYPE_CHECKING:
     from capamesh.protocol.adverts import ModelOffer
@@ -22,7 +23,7 @@ class HostedVersion:
     It is the same object for as long as anybody holds it, also while no node has the version.
     """
 
-    __slots__ = ("__weakref__", "away", "by_endpoint", "offers", "replicas")
+    __slots__ = ("__weakref__", "away", "by_endpoint", "offers", "replicas", "requests")
 
     def __init__(self) -> None:
         self.offers: dict[PeerId, ModelOffer] = {}
@@ -33,6 +34,7 @@ class HostedVersion:
         self.by_endpoint: dict[Endpoint, Replica] = {}
         self.replicas: tuple[Replica, ...] = ()
         """The replicas at which it can be reached; the same tuple for as long as its members are the same."""
+        self.requests = RequestCounts()
 
     def drop(self, endpoints: Iterable[Endpoint]) -> bool:
         """Remove the endpoints' replicas and return whether there were any."""

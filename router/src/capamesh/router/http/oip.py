@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING
@@ -17,9 +18,12 @@ from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.oip import (
     HEADER_LENGTH_NAME,
     IndexState,
+    ModelStatistics,
+    has_batch_axis,
     index_entry,
     model_config_body,
     model_metadata_body,
+    model_statistics_entry,
     parse_header_length,
     parse_object,
 )
@@ -47,7 +51,13 @@ _INDEX_STATES = {
 _OUT_OF_REACH = "no node that has it can be reached now"
 MOST_INDEX_BYTES = 2**18
 """The largest body of a request for the index, which has one key (measured: 5 ms to parse the worst)."""
-EXTENSIONS = ["binary_tensor_data", "model_configuration", "schedule_policy", "sequence"]
+EXTENSIONS = [
+    "binary_tensor_data",
+    "model_configuration",
+    "schedule_policy",
+    "sequence",
+    "statistics",
+]
 """Triton's extensions of the protocol of which every call is there: `model_repository` is not among them, for its index is
 answered and its load and unload, by which any caller could take a model from all others, are not."""
 
@@ -61,12 +71,15 @@ class InferenceApi(Pages):
         *,
         arrival_s: float,
         is_ready: Callable[[], bool],
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._inference = inference
         self._fleet = inference.fleet
         self._arrival_s = arrival_s
         self._is_ready = is_ready
         self._index = CachedPage(lambda: self._index_pieces(is_ready_only=False))
+        self._wall_clock = wall_clock
+        self._statistics = CachedPage(self._statistics_pieces)
         self._index_ready = CachedPage(lambda: self._index_pieces(is_ready_only=True))
 
     @override
@@ -79,12 +92,14 @@ class InferenceApi(Pages):
             web.get("/v2/health/live", self.live),
             web.get("/v2/health/ready", self.ready),
             web.post("/v2/repository/index", self.index),
+            web.get("/v2/models/stats", self.all_statistics),
         ]
         for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
             routes += [
                 web.get(model, self.model_metadata),
                 web.get(f"{model}/ready", self.model_ready),
                 web.get(f"{model}/config", self.model_config),
+                web.get(f"{model}/stats", self.model_statistics),
             ]
         return routes
 
@@ -169,6 +184,50 @@ class InferenceApi(Pages):
         version = ModelVersion(request.match_info.get("version", ""))
         is_ready = self._fleet.is_reached(offer.name, version)
         return _json({"name": offer.name, "ready": is_ready}, status=200 if is_ready else 503)
+
+    async def model_statistics(self, request: web.Request) -> web.Response:
+        """Return, as Triton words it, what this router's requests of a model or a version came to since it is hosted."""
+        offer = self._offer(request)
+        of_one = [offer.version] if "version" in request.match_info else None
+        versions = of_one or self._fleet.versions(offer.name)
+        return _json(
+            {"model_stats": [self._statistics_of(offer.name, version) for version in versions]}
+        )
+
+    async def all_statistics(self, _: web.Request) -> web.Response:
+        """Return the statistics of all models that a node has ready; a model that is called `stats` has none of its own."""
+        return web.Response(body=await self._statistics.body(), content_type="application/json")
+
+    def _statistics_pieces(self) -> Iterator[bytes]:
+        yield b'{"model_stats": ['
+        mark = b""
+        for model in self._fleet.models():
+            for version in self._fleet.versions(model):
+                yield mark + json.dumps(self._statistics_of(model, version)).encode()
+                mark = b", "
+        yield b"]}"
+
+    def _statistics_of(self, model: ModelName, version: ModelVersion) -> dict[str, object]:
+        counts, offer = (
+            self._fleet.hosted(model, version).requests,
+            self._fleet.offer(model, version),
+        )
+        is_batched = offer is not None and has_batch_axis(offer.inputs, offer.outputs)
+        ago_s = self._inference.routing.clock() - counts.last_s
+        return model_statistics_entry(
+            model,
+            version,
+            ModelStatistics(
+                counts.answered,
+                counts.answered_s,
+                counts.rows if is_batched else counts.answered,
+                counts.queue_us / 1e6,
+                counts.run_us / 1e6,
+                counts.failed,
+                counts.failed_s,
+                round((self._wall_clock() - ago_s) * 1e3) if counts.answered else 0,
+            ),
+        )
 
     async def index(self, request: web.Request) -> web.Response:
         """Return all model versions of the fleet; with `{"ready": true}` just those that can be run."""

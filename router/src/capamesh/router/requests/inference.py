@@ -17,6 +17,7 @@ from typing_extensions import override
 from capamesh.protocol.errors import (
     Cancelled,
     CapameshError,
+    InvalidRequest,
     LocalError,
     ModelNotFound,
     NoEndpoint,
@@ -24,6 +25,7 @@ from capamesh.protocol.errors import (
     ShutOut,
 )
 from capamesh.protocol.links.calls import InferCall
+from capamesh.router.balancing.absence import not_hosted
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.requests.call import NO_OPTIONS, Call, Responder, RoutingOptions
 from capamesh.router.requests.no_endpoint import with_hint
@@ -173,10 +175,22 @@ class InferenceRequest(Responder, ABC):
     def crash(self, error: Exception) -> None:
         """End with an error, which only a bug can be if it is none of the network's."""
         if isinstance(error, CapameshError):
-            self.fail(error)
+            self.fail(self._not_hosted(error) or error)
         else:
             self._service.log.error("request_crashed", model=self._target.model, exc_info=error)
             self._render_error(LocalError("the router failed on this request; see its log"), None)
+
+    def _not_hosted(self, error: CapameshError) -> CapameshError | None:
+        """Return that nobody hosts the model, which helps more than what else is wrong with the request; None: somebody does."""
+        fleet, target = self._service.fleet, self._target
+        hosted = fleet.versions_ready(target.model)
+        if (
+            not isinstance(error, InvalidRequest)
+            or (target.version or fleet.newest(target.model)) in hosted
+        ):
+            return None
+        missing = not_hosted(fleet, target.model, target.version)
+        return missing if isinstance(missing, ModelNotFound) else None
 
     @override
     def fail(self, error: CapameshError) -> None:
@@ -188,6 +202,7 @@ class InferenceRequest(Responder, ABC):
         elif isinstance(error, NoEndpoint):
             error = service.nobody(self._target, error)
         service.refused(self._target.model, error)
+        self._count_failure(error)
         if service.ended is not None:
             self._tell(service.ended, error.code)
         self._render_error(error, self._why_failed() if self._target.is_explained else None)
@@ -195,13 +210,46 @@ class InferenceRequest(Responder, ABC):
     def count_answer(self, outcome: Outcome) -> None:
         """Count the request as one that was answered well, now."""
         service, target = self._service, self._target
-        elapsed_s = service.routing.clock() - self._started_s
+        now_s = service.routing.clock()
+        elapsed_s = now_s - self._started_s
         service.telemetry.answered(target.model, elapsed_s)
+        # in place, without a call: each answer comes by here
+        answer, served = outcome.answer, outcome.picker.served
+        hosted = served.hosted
+        if answer.version != served.version:  # one on trial, or one that was asked before
+            hosted = service.fleet.hosted(target.model, answer.version)
+        counts = hosted.requests
+        counts.answered += 1
+        counts.answered_s += elapsed_s
+        counts.last_s = now_s
+        queue_us, run_us, elapsed_us = answer.queue_us, answer.run_us, elapsed_s * 1e6
+        if queue_us + run_us > elapsed_us:  # no node can have had more time than there was
+            counts.queue_us += elapsed_us
+        else:
+            counts.queue_us += queue_us
+            counts.run_us += run_us
+        first = answer.outputs[0] if answer.outputs else None
+        # data bounds the rows: a shape alone, such as [1000000, 0], costs nothing to claim
+        counts.rows += first.shape[0] if first is not None and first.shape and first.data else 1
         ended = service.ended
         if ended is not None and (
             elapsed_s > ended.slow_s or (target.parent is not None and ended.has_tracer)
         ):
             self._tell(ended, "ok", outcome)
+
+    def _count_failure(self, error: CapameshError) -> None:
+        """Count a request that failed at nodes, or that none of them could take; what the caller did wrong before is no failure."""
+        service, target, handle = self._service, self._target, self._handle
+        picker = handle.picker if handle is not None else None
+        if picker is not None:
+            hosted = picker.served.hosted
+        else:
+            version = target.version or service.fleet.newest(target.model)
+            if not isinstance(error, PeerError) or not service.fleet.has(target.model, version):
+                return
+            hosted = service.fleet.hosted(target.model, version)
+        hosted.requests.failed += 1
+        hosted.requests.failed_s += service.routing.clock() - self._started_s
 
     def _tell(self, ended: EndedRequests, code: str, outcome: Outcome | None = None) -> None:
         """Tell the times of this request, which ends now, and of its attempts."""

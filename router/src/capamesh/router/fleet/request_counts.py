@@ -1,0 +1,47 @@
+"""The requests of one model version that this router has answered, as plain numbers. Holds state, does no IO.
+
+A request adds to the numbers in place: it is on the way of each answer.
+"""
+
+from __future__ import annotations
+
+import math
+
+from typing_extensions import override
+
+
+class RequestCounts:
+    """The counts of one version for as long as it is hosted; copies that a mirror sends are not among them."""
+
+    __slots__ = (
+        "answered",
+        "answered_s",
+        "failed",
+        "failed_s",
+        "last_s",
+        "queue_us",
+        "rows",
+        "run_us",
+    )
+
+    def __init__(self) -> None:
+        self.answered = 0
+        """The requests that were answered well."""
+        self.answered_s = 0.0
+        """The seconds of all of them together, from the last byte read of a request to its answer."""
+        self.rows = 0
+        """The rows of their answers; an answer without rows counts as one."""
+        self.queue_us: float = 0
+        """The microseconds that they waited at the nodes that answered them."""
+        self.run_us: float = 0
+        """The microseconds that they ran there."""
+        self.last_s = -math.inf
+        """The time of the newest answer on the router's clock; minus infinity while there is none."""
+        self.failed = 0
+        """The requests that were answered with an error after a node was asked, or because none could take them."""
+        self.failed_s = 0.0
+        """The seconds of all of those together."""
+
+    @override
+    def __repr__(self) -> str:
+        return f"RequestCounts({self.answered} answered, {self.failed} failed)"
