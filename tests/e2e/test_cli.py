@@ -144,7 +144,8 @@ def test_dev_up_can_be_used_from_the_command_line_and_ends_at_ctrl_c(
 
     (node,) = run_json("nodes", *router)["nodes"]
     assert node["peer_id"] == report["nodes"][0]["peer_id"]
-    assert "breast_cancer/1" in run("nodes", *router).stdout
+    assert "usable" in run("nodes", *router).stdout
+    assert "breast_cancer/1" in run("nodes", "--wide", *router).stdout
 
     models = run_json("models", *router)
     assert [(m["name"], m["version"], m["state"]) for m in models] == [

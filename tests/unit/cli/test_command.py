@@ -467,16 +467,20 @@ def test_nodes_status_is_a_table_of_its_workers_and_one_of_its_models(
     )
     assert run(["node", "status", "--data", str(tmp_path)]) == 0
     said = [re.sub(" {2,}", "  ", line.strip()) for line in capsys.readouterr().out.splitlines()]
-    first = said.index("WORKER  DEVICE  PID  STARTS  SANDBOX  LOST LAST BECAUSE")
+    first = said.index("WORKER  DEVICE  PID  STARTS  LOST LAST BECAUSE  SANDBOX")
     assert said[first : first + 4] == [
-        "WORKER  DEVICE  PID  STARTS  SANDBOX  LOST LAST BECAUSE",
-        "0  H100  77  4  seccomp  silent",
+        "WORKER  DEVICE  PID  STARTS  LOST LAST BECAUSE  SANDBOX",
+        "0  H100  77  4  silent  seccomp",
         "1  H100  down  1  -  -",
         "",
     ]
-    assert "m/1  0  ready  2 of 8  100 (10 failed)  270  4.5  12 µs / 4 ms  - / -  3 MiB" in said
-    assert "idle/1  0  ready  -  100 (10 failed)  270  4.5  12 µs / 4 ms  - / -  -" in said
-    assert f"bad/2  0  failed: {REASON}  -  0  -  -  - / -  - / -  -" in said
+    assert "m/1  ready  2 of 8  100 (10 failed)  4.5  - / -  12 µs / 4 ms  3 MiB  0  270" in said
+    assert "idle/1  ready  -  100 (10 failed)  4.5  - / -  12 µs / 4 ms  -  0  270" in said
+    assert "bad/2  failed  -  0  -  - / -  - / -  -  0  -" in said
+    assert said[-1] == f"bad/2: {REASON}"
+    assert run(["node", "status", "--data", str(tmp_path), "--wide"]) == 0
+    last = capsys.readouterr().out.splitlines()[-2]
+    assert re.sub(" {2,}", "  ", last) == f"bad/2  failed  -  0  -  - / -  - / -  -  0  -  {REASON}"
     assert run(["node", "status", "--data", str(tmp_path), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["models"] == [MODEL, failed, resting]
@@ -503,7 +507,7 @@ def test_stopped_node_shows_no_model_as_ready(
     assert "state  stopped (it last said: ready)" in said
     assert "routers  0" in said
     assert "0  H100  down  4  -  -" in said
-    assert "m/1  0  stopped  -  100 (10 failed)  270  4.5  12 µs / 4 ms  - / -  3 MiB" in said
+    assert "m/1  stopped  -  100 (10 failed)  4.5  - / -  12 µs / 4 ms  3 MiB  0  270" in said
     assert not any(" ready" in line for line in said if not line.startswith("state"))
     assert run(["node", "status", "--data", str(tmp_path), "--json"]) == 1
     shown = json.loads(capsys.readouterr().out)

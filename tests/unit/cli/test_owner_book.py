@@ -144,7 +144,10 @@ def test_router_tells_who_is_here_by_which_invite(
     table = owner.run("show", "--router", "http://10.0.0.5:8000")
     assert "1 of 3" in table
     row = next(line for line in table.splitlines() if line.startswith("gpu "))
-    assert " ".join(row.split()) == f"gpu 12D3KooWaaaaaaaa {invite[:8]} Anna 2027-03-01 12:00"
+    assert " ".join(row.split()) == f"gpu {invite[:8]} Anna 2027-03-01 12:00"
+    wide = owner.run("show", "--router", "http://10.0.0.5:8000", "--wide")
+    row = next(line for line in wide.splitlines() if line.startswith("gpu "))
+    assert row.split()[-2:] == ["12D3KooWaaaaaaaa", invite]
 
 
 def test_damaged_lines_are_counted_for_the_owner(owner: Owner) -> None:

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 from replicas import replica
-from rich.console import Console
 
-from capamesh.cli import explain, fleet, options, printing
+from capamesh.cli import explain, fleet, options
 from capamesh.cli.__main__ import run
 from capamesh.client import Client
 from capamesh.client.answers import Answer
@@ -121,13 +120,15 @@ def test_explain_shows_the_chosen_and_why_the_others_are_not(
     assert run(["explain", "m"]) == 0
     why, _, header, first, second = capsys.readouterr().out.splitlines()
     assert why == (
-        "A request for m/1 would go to 12D3KooWalpha at a:1: it is the only one of the 2 that host it that may"
+        "A request for m/1 would go to …ooWalpha at a:1: it is the only one of the 2 that host it that may"
         " have it."
     )
-    assert plain(header).startswith("NODE PEER ADDRESS CIRCUIT SHARE ")
-    assert plain(first) == ("→ - 12D3KooWalpha a:1 closed 100% 1 / 3 / 8 2.5 ms 400 µs 1.5 eu -")
+    assert plain(header) == (
+        "NODE CIRCUIT SHARE IN FLIGHT LATENCY REFUSAL RTT PRICE REGION ADDRESS"
+    )
+    assert plain(first) == "→ …ooWalpha closed 100% 1/3/8 2.5 ms - 400 µs 1.5 eu a:1"
     assert plain(second) == (
-        "- 12D3KooWother a:1 inhibited 0% 1 / 3 / 8 2.5 ms 400 µs 1.5 eu inhibited: silent, 0.2 s ago"
+        "…ooWother inhibited 0% 1/3/8 2.5 ms inhibited: silent, 0.2 s ago 400 µs 1.5 eu a:1"
     )
 
 
@@ -192,7 +193,7 @@ def test_replica_without_a_way_to_it_is_not_said_to_be_used(
     router.says(decision({**OTHER, "state": state, "refusal": refusal}))
     assert run(["explain", "m"]) == 3
     row = plain(capsys.readouterr().out.splitlines()[-1])
-    assert row.startswith(f"- 12D3KooWother a:1 {shown} ")
+    assert row.startswith(f"…ooWother {shown} ")
 
 
 def test_refusals_for_want_of_a_way_are_the_router_s_own() -> None:
@@ -347,9 +348,9 @@ def test_nodes_can_be_listed_by_model(
     router.says({"nodes": [node]})
     assert run(["nodes", "--models"]) == 0
     header, first, second = capsys.readouterr().out.splitlines()
-    assert plain(header).startswith("NODE PEER ADDRESS MODEL CIRCUIT SHARE ")
-    assert plain(first) == ("- A a:1 m/1 ejected: 5 failures in a row 10% 1 / 2 / 8 1.5 ms 20 µs")
-    assert plain(second) == "- A a:1 n/1 closed 100% 1 / 2 / - 1.5 ms 20 µs"
+    assert plain(header).startswith("NODE MODEL CIRCUIT SHARE ")
+    assert plain(first) == "A m/1 ejected: 5 failures in a row 10% 1/2/8 1.5 ms 20 µs a:1"
+    assert plain(second) == "A n/1 closed 100% 1/2/- 1.5 ms 20 µs a:1"
 
 
 def test_nodes_are_shown_by_their_names_with_the_ends_of_peer_ids_where_several_have_one(
@@ -365,7 +366,7 @@ def test_nodes_are_shown_by_their_names_with_the_ends_of_peer_ids_where_several_
     router.says({"nodes": nodes})
     assert run(["nodes"]) == 0
     header, *rows = capsys.readouterr().out.splitlines()
-    assert plain(header).startswith("NODE PEER STATE ")
+    assert plain(header).startswith("NODE STATE DEVICE MODELS ")
     assert [plain(row).split()[0] for row in rows[:3]] == [
         "gpu…aaaaaaaa",
         "gpu…bbbbbbbb",
@@ -382,7 +383,7 @@ def test_ready_model_that_serves_the_file_before_says_so(
     model = {"name": "m", "version": "1", "state": "ready", "reason": "serves the file before"}
     router.says({"nodes": [{"peer_id": "A", "models": [model]}]})
     assert run(["nodes"]) == 0
-    assert "m/1: serves the file before" in plain(capsys.readouterr().out)
+    assert "A: m/1: serves the file before" in plain(capsys.readouterr().out)
 
 
 def test_explanation_names_the_node_before_its_peer_id(
@@ -391,8 +392,12 @@ def test_explanation_names_the_node_before_its_peer_id(
     router.says(decision({**REPLICA, "name": "gpu"}))
     assert run(["explain", "m"]) == 0
     sentence, _, _, row = capsys.readouterr().out.splitlines()
+    assert "would go to gpu at a:1: " in sentence
+    assert plain(row).startswith("→ gpu closed ")
+    assert run(["explain", "m", "--wide"]) == 0
+    sentence, _, _, row = capsys.readouterr().out.splitlines()
     assert "would go to gpu (12D3KooWalpha) at a:1: " in sentence
-    assert plain(row).startswith("→ gpu 12D3KooWalpha a:1 ")
+    assert row.endswith(" 12D3KooWalpha")
 
 
 def test_hold_of_a_node_is_shown_for_all_its_models(
@@ -411,30 +416,24 @@ def test_no_model_of_a_node_that_cannot_be_sent_to_has_a_share(
     router.says({"nodes": [{"peer_id": "A", "links": [{**GONE, "models": [healthy]}]}]})
     assert run(["nodes", "--models"]) == 0
     row = plain(capsys.readouterr().out.splitlines()[1])
-    assert row == "- A a:1 m/1 - 0% 1 / 2 / 8 1.5 ms 20 µs"
+    assert row == "A m/1 - 0% 1/2/8 1.5 ms 20 µs a:1"
 
 
 PEER = "12D3KooWHCvRGvLRkQfQngsbbmLpERxw7x1GXxy6iKp94z1YL3tM"
 
 
-@pytest.mark.parametrize(
-    ("width", "shown"), [(80, "…4z1YL3tM"), (159, "…4z1YL3tM"), (160, PEER), (200, PEER)]
-)
 @pytest.mark.parametrize("line", [["nodes"], ["nodes", "--models"], ["explain", "m"]])
-def test_peer_id_is_shown_in_one_piece_by_its_end_where_there_is_no_room(
-    router: FakeRouter,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    line: list[str],
-    width: int,
-    shown: str,
+def test_peer_id_is_shown_by_its_end_and_whole_in_wide_tables(
+    router: FakeRouter, capsys: pytest.CaptureFixture[str], line: list[str]
 ) -> None:
-    monkeypatch.setattr(printing, "console", lambda: Console(width=width, highlight=False))
     node = {"peer_id": PEER, "links": [{**LINK, "models": [MODEL]}]}
     router.says({"nodes": [node], **decision({**REPLICA, "peer_id": PEER})})
     assert run(line) == 0
-    table = capsys.readouterr().out.splitlines()[1:]  # the sentence of `explain` has it whole
-    assert shown in " ".join(table).split()
+    words = capsys.readouterr().out.split()
+    assert "…4z1YL3tM" in words
+    assert PEER not in words
+    assert run([*line, "--wide"]) == 0
+    assert PEER in capsys.readouterr().out.split()
 
 
 def test_circuit_takes_a_peer_id_as_narrow_tables_show_it(

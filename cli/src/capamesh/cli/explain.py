@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, cast
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, cast
 
 import typer
 
 from capamesh.cli import options
 from capamesh.cli.access import Ca, Headers, access
-from capamesh.cli.fleet import file_text
+from capamesh.cli.compact_table import Column
+from capamesh.cli.fleet_rows import file_text, node_name, node_names
 from capamesh.cli.help_texts import examples
+from capamesh.cli.short_text import short_reason
 
 EPILOG = examples(
     "capamesh explain digits",
@@ -38,6 +41,25 @@ NO_WAY = frozenset(
     }
 )  # fmt: skip
 """The refusals that say that nothing can be sent there, whoever asks: a healthy circuit is of no use then."""
+COLUMNS: Final = (
+    Column(""),
+    Column("NODE", least=10, is_name=True),
+    Column("CIRCUIT", least=9),
+    Column("SHARE"),
+    Column("IN FLIGHT"),
+    Column("LATENCY"),
+    Column("REFUSAL", least=16),
+    Column("RTT", is_optional=True),
+    Column("PRICE", is_optional=True),
+    Column("REGION", is_optional=True),
+    Column("ADDRESS", is_optional=True),
+)
+"""The columns of replicas. IN FLIGHT is this router's / the node's / its limit."""
+_WIDE_COLUMNS: Final = (
+    "", "NODE", "CIRCUIT", "SHARE", "IN FLIGHT own/node/limit", "LATENCY", "REFUSAL", "RTT", "PRICE", "REGION", "ADDRESS",
+    "PEER",
+)  # fmt: skip
+_REFUSAL_CELLS: Final = 60
 NOWHERE = 3
 """The exit status when the request would be refused, or no node may have it."""
 
@@ -89,6 +111,7 @@ def explain(
     router: options.Router = options.DEFAULT_ROUTER,
     header: Headers = None,
     ca: Ca = None,
+    is_wide: options.Wide = False,
     as_json: options.Json = False,
 ) -> None:
     """Show whether a request for MODEL would be let in now, where it would go, and why. No node is asked.
@@ -96,7 +119,7 @@ def explain(
     Exit status 3 when it would be refused, or no node may have it.
     """
     from capamesh.cli.operator_client import OperatorClient  # noqa: PLC0415 - help starts faster
-    from capamesh.cli.printing import print_json, print_table, say  # noqa: PLC0415 - the same
+    from capamesh.cli.printing import print_compact, print_json, print_wide, say, wrapped  # noqa: PLC0415 - the same
 
     options = {
         "X-Capamesh-Policy": policy,
@@ -121,28 +144,29 @@ def explain(
     if as_json:
         print_json(found)
         raise typer.Exit(status)
-    say(sentence(found))
+    names = node_names(replicas)
+    why = sentence(found, None if is_wide else names)
+    say(why if is_wide else wrapped(why))
     owned = found.get("owner")
     if isinstance(owned, dict):
         say(f"Its file: {file_text(cast('dict[str, Any]', owned)).replace(chr(10), ', ')}.")
     if not replicas:
         raise typer.Exit(status)
     print()
-    from capamesh.cli.fleet import node_names  # noqa: PLC0415 - for the table alone
-
-    names = node_names(replicas)
-    print_table(
-        (
-            "", "NODE", "PEER", "ADDRESS", "CIRCUIT", "SHARE", "IN FLIGHT own/node/limit", "LATENCY", "RTT",
-            "PRICE", "REGION", "REFUSAL",
-        ),
-        [_row(replica, names) for replica in replicas],
-    )  # fmt: skip
+    if is_wide:
+        print_wide(
+            _WIDE_COLUMNS, [(*_row(one, names), one.get("peer_id", "?")) for one in replicas]
+        )
+    else:
+        print_compact(COLUMNS, [_row(one, names, most=_REFUSAL_CELLS) for one in replicas])
     raise typer.Exit(status)
 
 
-def sentence(found: dict[str, Any]) -> str:
-    """Return in plain words why the chosen one was, or why nobody could be."""
+def sentence(found: dict[str, Any], names: Mapping[str, str] | None = None) -> str:
+    """Return in plain words why the chosen one was, or why nobody could be.
+
+    The node is called by what `names` has for it, where that is given, else by its name and peer id.
+    """
     replicas: list[dict[str, Any]] = found.get("replicas", [])
     what = f"{found.get('model')}/{found.get('version')}"
     fit = [replica for replica in replicas if not replica.get("refusal")]
@@ -159,6 +183,8 @@ def sentence(found: dict[str, Any]) -> str:
         )
     peer, name = chosen.get("peer_id"), chosen.get("name")
     node = f"{name} ({peer})" if name else peer
+    if names is not None:
+        node = node_name(chosen, names)
     to = f"A request for {what} would go to {node} at {chosen.get('address')}: "
     if chosen.get("refusal"):
         return f"{to}none of the {of} is fit for it, and this one is the least unfit ({chosen['refusal']})."
@@ -174,24 +200,27 @@ def _given(values: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in values.items() if value}
 
 
-def _row(replica: dict[str, Any], names: dict[str, str]) -> tuple[object, ...]:
-    from capamesh.cli.printing import peer_text, time_text  # noqa: PLC0415 - help starts faster
+def _row(
+    replica: dict[str, Any], names: Mapping[str, str], *, most: int | None = None
+) -> tuple[object, ...]:
+    """Return the row of a replica; its refusal in so many cells at most."""
+    from capamesh.cli.printing import time_text  # noqa: PLC0415 - help starts faster
 
     state, share = replica.get("state", "?"), replica.get("share", 0.0)
     if replica.get("refusal") in NO_WAY:
         state, share = ("-" if state in {"closed", "ramping"} else state), 0.0
     latency_us, rtt_us = replica.get("latency_us"), replica.get("rtt_us")
+    refusal = str(replica.get("refusal") or "-")
     return (
         "→" if replica.get("is_chosen") else "",
-        names.get(str(replica.get("peer_id")), "-"),
-        peer_text(replica.get("peer_id", "?")),
-        replica.get("address", "?"),
+        node_name(replica, names),
         state,
         f"{share:.0%}",
-        f"{replica.get('requests_in_flight', 0)} / {replica.get('node_in_flight', 0)} / {replica.get('node_limit') or '-'}",
+        f"{replica.get('requests_in_flight', 0)}/{replica.get('node_in_flight', 0)}/{replica.get('node_limit') or '-'}",
         time_text(latency_us / 1e6 if latency_us else None),
+        refusal if most is None else short_reason(refusal, most),
         time_text(rtt_us / 1e6 if rtt_us else None),
         f"{replica.get('price_per_million', 0.0):g}",
         replica.get("region") or "-",
-        replica.get("refusal") or "-",
+        replica.get("address", "?"),
     )

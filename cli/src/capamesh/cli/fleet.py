@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections import Counter
-from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from capamesh.cli import options
 from capamesh.cli.access import Ca, Headers, access
+from capamesh.cli.compact_table import Column
+from capamesh.cli.fleet_rows import (
+    MODEL_COLUMNS,
+    NODE_COLUMNS,
+    circuit_text,
+    file_text,
+    node_name,
+    node_names,
+    node_notes,
+    node_row,
+    other_files,
+    ready_counts,
+    short_file,
+    short_tensors,
+    tensors_text,
+)
 from capamesh.cli.help_texts import examples
-from capamesh.protocol.ids import PeerId
-from capamesh.protocol.member_name import shown_names
-from capamesh.protocol.model_digest import short_digest
+from capamesh.cli.short_text import short_reason
+from capamesh.protocol.errors import ModelNotFound
+
+if TYPE_CHECKING:
+    from capamesh.cli.operator_client import OperatorClient
+    from capamesh.client.answers import ModelEntry, ModelMetadata
 
 NODES_EPILOG = examples(
     "capamesh nodes",
+    "capamesh nodes --wide   all that is known of each, as wide as it is",
     "capamesh nodes --models   a line for each model at each address",
     "capamesh nodes --router http://10.0.0.5:8000 --json",
     "capamesh models   the next step: what they host",
@@ -24,8 +44,29 @@ NODES_EPILOG = examples(
 )
 MODELS_EPILOG = examples(
     "capamesh models",
+    "capamesh models --wide   with all inputs and outputs, whole reasons, and which file each is",
     "capamesh infer MODEL --help   the next step: run one",
 )
+
+
+MODEL_AT_COLUMNS: Final = (
+    Column("NODE", least=10, is_name=True),
+    Column("MODEL", least=12, is_name=True),
+    Column("CIRCUIT", least=9),
+    Column("SHARE"),
+    Column("IN FLIGHT"),
+    Column("QUEUED"),
+    Column("RUN"),
+    Column("ADDRESS", is_optional=True),
+)
+"""The columns of `capamesh nodes --models`. IN FLIGHT is this router's / the node's / its limit."""
+_WIDE_MODEL_AT: Final = (
+    "NODE", "MODEL", "CIRCUIT", "SHARE", "IN FLIGHT own/node/limit", "QUEUED", "RUN", "ADDRESS", "PEER",
+)  # fmt: skip
+NO_NODES: Final = (
+    "This router knows no node yet. One is added by: capamesh join TOKEN, or capamesh node run"
+)
+NO_MODELS: Final = "No node hosts a model yet. Put models into a node's --models folder, or see which nodes there are: capamesh nodes"
 
 
 def nodes(
@@ -35,13 +76,14 @@ def nodes(
     router: options.Routers = options.DEFAULT_ROUTER,
     header: Headers = None,
     ca: Ca = None,
+    is_wide: options.Wide = False,
     as_json: options.Json = False,
 ) -> None:
     """List the nodes as a router sees them: who they are, what they host, how busy they are, whether they are used.
 
-    CIRCUIT is closed where requests go; else it says why they do not, or not all. It is - where STATE says so.
+    STATE says why no or fewer requests go to a node. MODELS counts those that are ready. What is wrong stands below.
     """
-    from capamesh.cli.printing import print_json, print_table  # noqa: PLC0415 - help starts faster
+    from capamesh.cli.printing import print_compact, print_json, print_wide, say  # noqa: PLC0415 - help starts faster
     from capamesh.client import Client  # noqa: PLC0415 - the same
 
     with Client(options.several(router), **access(header, ca)) as client:
@@ -49,30 +91,31 @@ def nodes(
     if as_json:
         print_json({"nodes": found})
         return
+    if not found:
+        say(NO_NODES)
+        return
     names = node_names(found)
     if by_model:
-        print_table(
+        rows = [row for node in found for row in _model_rows(node, names, is_wide=is_wide)]
+        if is_wide:
+            print_wide(_WIDE_MODEL_AT, rows)
+        else:
+            print_compact(MODEL_AT_COLUMNS, rows)
+        return
+    if is_wide:
+        print_wide(
             (
-                "NODE", "PEER", "ADDRESS", "MODEL", "CIRCUIT", "SHARE", "IN FLIGHT own/node/limit", "QUEUED", "RUN",
+                "NODE", "PEER", "STATE", "CIRCUIT", "DEVICES", "MODELS", "IN FLIGHT", "ANSWERED", "REGION", "PRICE",
+                "MEMBER UNTIL",
             ),
-            [row for node in found for row in _model_rows(node, names)],
+            [_row(node, names) for node in found],
         )  # fmt: skip
         return
-    print_table(
-        (
-            "NODE",
-            "PEER",
-            "STATE",
-            "CIRCUIT",
-            "DEVICES",
-            "MODELS",
-            "IN FLIGHT",
-            "ANSWERED",
-            "REGION",
-            "PRICE",
-            "MEMBER UNTIL",
-        ),
-        [_row(node, names) for node in found],
+    now = dt.datetime.now(dt.UTC)
+    print_compact(
+        NODE_COLUMNS,
+        [node_row(node, names) for node in found],
+        [note for node in found for note in node_notes(node, names, now)],
     )
 
 
@@ -80,20 +123,22 @@ def models(
     router: options.Routers = options.DEFAULT_ROUTER,
     header: Headers = None,
     ca: Ca = None,
+    is_wide: options.Wide = False,
     as_json: options.Json = False,
 ) -> None:
-    """List the models that the nodes host, and which file each version is.
+    """List the models that the nodes host, on how many nodes each is ready, and what it takes and gives.
 
-    FILE is the digest that is served: pinned by the router's rules, signed by a publisher, or first seen. Nodes with
+    FILE (--wide) is the digest that is served: pinned by the router's rules, signed by a publisher, or first seen. Nodes with
     other files under the same name are not asked. A version on trial gets one in a hundred of the requests that name none.
     """
     from capamesh.cli.operator_client import OperatorClient  # noqa: PLC0415 - help starts faster
-    from capamesh.cli.printing import print_json, print_table  # noqa: PLC0415 - the same
+    from capamesh.cli.printing import print_compact, print_json, print_wide, say  # noqa: PLC0415 - the same
 
     with OperatorClient(options.several(router), **access(header, ca)) as client:
         found = client.models()
         owned = {(one.get("name"), one.get("version")): one for one in client.owned_models()}
-        known = {entry.name: client.metadata(entry.name) for entry in found if entry.is_ready}
+        ready = ready_counts(client.nodes() if found else [])
+        known = {(one.name, one.version): _metadata(client, one) for one in found}
     if as_json:
         print_json(
             [
@@ -102,54 +147,67 @@ def models(
                     "version": e.version,
                     "state": e.state,
                     "reason": e.reason,
+                    "nodes_ready": ready[e.name, e.version],
+                    "inputs": _specs(known[e.name, e.version], "inputs"),
+                    "outputs": _specs(known[e.name, e.version], "outputs"),
                     "owner": owned.get((e.name, e.version)),
                 }
                 for e in found
             ]
         )
         return
+    if not found:
+        say(NO_MODELS)
+        return
     rows: list[tuple[object, ...]] = []
+    notes: list[str] = []
     for entry in found:
-        metadata = known.get(entry.name)
+        key = entry.name, entry.version
+        metadata = known[key]
+        tensors, file = (tensors_text, file_text) if is_wide else (short_tensors, short_file)
         rows.append(
             (
                 entry.name,
                 entry.version or "-",
-                entry.state + (f": {entry.reason}" if entry.reason else ""),
-                file_text(owned.get((entry.name, entry.version))),
-                _tensors(metadata.inputs) if metadata else "-",
-                _tensors(metadata.outputs) if metadata else "-",
+                entry.state + (f": {entry.reason}" if is_wide and entry.reason else ""),
+                ready[key],
+                tensors(metadata.inputs) if metadata else "-",
+                tensors(metadata.outputs) if metadata else "-",
+                file(owned.get(key)),
             )
         )
-    print_table(("MODEL", "VERSION", "STATE", "FILE", "INPUTS", "OUTPUTS"), rows)
+        named = f"{entry.name}/{entry.version}".removesuffix("/")
+        if entry.reason:
+            notes.append(f"{named}: {short_reason(entry.reason)}")
+        notes += [f"{named}: {other}" for other in other_files(owned.get(key))]
+    if is_wide:
+        print_wide([column.title for column in MODEL_COLUMNS], rows)
+    else:
+        print_compact(MODEL_COLUMNS, rows, notes)
 
 
-def file_text(owned: dict[str, Any] | None) -> str:
-    """Return which file a version is served as, why, and what else is hosted under its name."""
-    if owned is None:
-        return "-"
-    digest = str(owned.get("digest", ""))
-    lines = [short_digest(digest) or "none"]
-    why = {"rules": "by the rules", "signed": f"signed by {str(owned.get('publisher'))[-8:]}"}
-    lines.append(why.get(str(owned.get("reason")), "first seen"))
-    if owned.get("standing") != "trusted":
-        lines.append(str(owned.get("standing")))
-    others: list[dict[str, Any]] = owned.get("others", [])
-    lines += [
-        f"not asked: {other.get('nodes')} with {short_digest(str(other.get('digest')))}"
-        for other in others
+def _metadata(client: OperatorClient, entry: ModelEntry) -> ModelMetadata | None:
+    """Return the tensors of this very version, None where it cannot be run or has just left."""
+    if not entry.is_ready:
+        return None
+    try:
+        return client.metadata(entry.name, entry.version)
+    except ModelNotFound:
+        return None
+
+
+def _specs(metadata: ModelMetadata | None, which: str) -> list[dict[str, Any]] | None:
+    """Return the inputs or outputs of a version as JSON, None where they are not known."""
+    if metadata is None:
+        return None
+    return [
+        {"name": spec.name, "datatype": spec.datatype.value, "shape": list(spec.shape)}
+        for spec in getattr(metadata, which)
     ]
-    return "\n".join(lines)
-
-
-def node_names(found: Iterable[dict[str, Any]]) -> dict[str, str]:
-    """Return what people are shown of each node, by its peer id; nothing of one that has no name."""
-    names = {PeerId(str(one.get("peer_id"))): str(one.get("name") or "") for one in found}
-    return {str(peer): name for peer, name in shown_names(names).items()}
 
 
 def _row(node: dict[str, Any], names: dict[str, str]) -> tuple[object, ...]:
-    from capamesh.cli.printing import amount, day_text, peer_text  # noqa: PLC0415 - help starts faster
+    from capamesh.cli.printing import amount, day_text  # noqa: PLC0415 - help starts faster
 
     links: list[dict[str, Any]] = node.get("links", [])
     devices = "\n".join(
@@ -159,7 +217,7 @@ def _row(node: dict[str, Any], names: dict[str, str]) -> tuple[object, ...]:
     offered = "\n".join(_model(model) for model in node.get("models", []))
     return (
         names.get(str(node.get("peer_id")), "-"),
-        peer_text(node.get("peer_id", "?")),
+        node.get("peer_id", "?"),
         _state(node, links),
         _circuits(links),
         devices or "-",
@@ -188,45 +246,30 @@ def _circuits(links: list[dict[str, Any]]) -> str:
     return "\n".join(lines) or "-"
 
 
-def circuit_text(part: dict[str, Any]) -> str:
-    """Return the circuit of a node or model with what is known against it.
+def _model_rows(
+    node: dict[str, Any], names: dict[str, str], *, is_wide: bool
+) -> list[tuple[object, ...]]:
+    from capamesh.cli.printing import time_text  # noqa: PLC0415 - help starts faster
 
-    Of a node that nothing can be sent to, it is what was done about it by hand or by failures, without their
-    reason: the node's state has a newer one.
-    """
-    state = str(part.get("state", "?"))
-    reason = part.get("reason", "")
-    if not part.get("is_usable", True):
-        if state in {"closed", "ramping"}:
-            return "-"
-        reason = ""
-    if state in {"forced_open", "forced_closed"}:
-        return f"{state}: by the operator"
-    return f"{state}: {reason}" if reason and state != "closed" else state
-
-
-def _model_rows(node: dict[str, Any], names: dict[str, str]) -> list[tuple[object, ...]]:
-    from capamesh.cli.printing import peer_text, time_text  # noqa: PLC0415 - help starts faster
-
-    return [
-        (
-            names.get(str(node.get("peer_id")), "-"),
-            peer_text(node.get("peer_id", "?")),
-            link.get("address", "?"),
-            f"{model.get('name')}/{model.get('version')}",
+    rows: list[tuple[object, ...]] = []
+    for link in node.get("links", []):
+        for model in link.get("models", []):
             # what holds for the node holds for all its models
-            circuit_text(
-                model if link.get("state") == "closed" and link.get("is_usable", True) else link
-            ),
-            f"{model.get('share', 0.0) if link.get('is_usable', True) else 0.0:.0%}",
-            f"{model.get('requests_in_flight', 0)} / {model.get('node_in_flight', 0)} / "
-            f"{model.get('node_limit') or '-'}",
-            time_text(model.get("queue_us", 0) / 1e6),
-            time_text(model.get("run_us", 0) / 1e6),
-        )
-        for link in node.get("links", [])
-        for model in link.get("models", [])
-    ]
+            is_own = link.get("state") == "closed" and link.get("is_usable", True)
+            circuit = circuit_text(model if is_own else link)
+            row = (
+                node_name(node, names),
+                f"{model.get('name')}/{model.get('version')}",
+                circuit if is_wide else short_reason(circuit),
+                f"{model.get('share', 0.0) if link.get('is_usable', True) else 0.0:.0%}",
+                f"{model.get('requests_in_flight', 0)}/{model.get('node_in_flight', 0)}/"
+                f"{model.get('node_limit') or '-'}",
+                time_text(model.get("queue_us", 0) / 1e6),
+                time_text(model.get("run_us", 0) / 1e6),
+                link.get("address", "?"),
+            )
+            rows.append((*row, node.get("peer_id", "?")) if is_wide else row)
+    return rows
 
 
 def _model(model: dict[str, Any]) -> str:
@@ -252,8 +295,3 @@ def _state(node: dict[str, Any], links: list[dict[str, Any]]) -> str:
     why = next((str(link["last_error"]) for link in links if link.get("last_error")), "")
     many = "" if len(links) == 1 else f" {states['usable']} of {len(links)} devices"
     return ("usable" if states["usable"] else "not usable") + many + (f": {why}" if why else "")
-
-
-def _tensors(specs: tuple[Any, ...]) -> str:
-    shapes = (f"{s.name} {s.datatype.value}[{','.join(map(str, s.shape))}]" for s in specs)
-    return "\n".join(shapes)

@@ -209,12 +209,13 @@ def show(
             help="Ask this router which nodes are members now.",
         ),
     ] = "",
+    is_wide: options.Wide = False,
     as_json: options.Json = False,
 ) -> None:
     """Show the owner's book: the invites that were given out, what was revoked, and, of a --router, the members now."""
     from capamesh.cli.owner_book import show_book  # noqa: PLC0415 - help and other commands start faster
 
-    show_book(folder, router, as_json=as_json)
+    show_book(folder, router, is_wide=is_wide, as_json=as_json)
 
 
 @group.command(

@@ -225,7 +225,9 @@ def run(
         "capamesh node status --data my-network/node > /dev/null   exit status 0 only when it is running and ready",
     )
 )
-def status(data: options.Data, as_json: options.Json = False) -> None:
+def status(
+    data: options.Data, is_wide: options.Wide = False, as_json: options.Json = False
+) -> None:
     """Show how the node in DIR and each of its models is.
 
     Exit status 0: requests can be served now. 1: it does not run, or has said nothing for 20 s. 3: its membership has
@@ -233,4 +235,4 @@ def status(data: options.Data, as_json: options.Json = False) -> None:
     """
     from capamesh.cli.status import show_status  # noqa: PLC0415 - help and other commands start faster
 
-    show_status(data, "node", as_json=as_json)
+    show_status(data, "node", is_wide=is_wide, as_json=as_json)

@@ -37,6 +37,9 @@ Routers: TypeAlias = Annotated[
         help="The router to ask; of several, with commas between, the next one when one cannot be reached.",
     ),
 ]
+Wide: TypeAlias = Annotated[
+    bool, typer.Option("--wide", help="All columns and whole texts, however wide the terminal is.")
+]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Data: TypeAlias = Annotated[
     Path,

@@ -5,10 +5,18 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from capamesh.cli.fleet import node_names
-from capamesh.cli.printing import day_text, hint, peer_text, print_fields, print_json, print_table
+from capamesh.cli.compact_table import Column
+from capamesh.cli.fleet_rows import node_name, node_names
+from capamesh.cli.printing import (
+    day_text,
+    hint,
+    print_compact,
+    print_json,
+    print_values,
+    print_wide,
+)
 from capamesh.client import Client
 from capamesh.protocol.network import NetworkOwner, RevocationList
 from capamesh.protocol.network.authority import own_authority
@@ -16,9 +24,25 @@ from capamesh.protocol.network.book import BOOK_FILE, Book, Invited, read_book
 
 SHOWN_DIGITS = 8
 """The first digits of an invite that a table of members shows (guess: no two of a book share them)."""
+INVITE_COLUMNS: Final = (
+    Column("INVITE"),
+    Column("ROLE"),
+    Column("FOR", least=10),
+    Column("STATE"),
+    Column("EXPIRES"),
+    Column("MEMBERS"),
+    Column("MADE", is_optional=True),
+    Column("ADDRESSES", is_optional=True),
+)
+MEMBER_COLUMNS: Final = (
+    Column("NODE", least=12, is_name=True),
+    Column("INVITE"),
+    Column("FOR", least=10),
+    Column("MEMBER UNTIL"),
+)
 
 
-def show_book(folder: Path, router: str, *, as_json: bool) -> None:
+def show_book(folder: Path, router: str, *, is_wide: bool, as_json: bool) -> None:
     """Print what the owner in `folder` gave out and took back, and whom the `router` has, where one is named."""
     owner = NetworkOwner.load(folder)
     revoked = RevocationList.load(folder, owner.ca_der)
@@ -56,15 +80,16 @@ def show_book(folder: Path, router: str, *, as_json: bool) -> None:
             }
         )
         return
-    print_fields(network)
-    _print_invites(invites)
+    print_values(network)
+    _print_invites(invites, is_wide=is_wide)
     if revoked.peers or revoked.invites:
         print()
         revocations = [("peer", str(peer)) for peer in sorted(revoked.peers)]
         revocations += [("invite", invite) for invite in sorted(revoked.invites)]
-        print_table(("REVOKED", "WHO"), revocations)
+        print_wide(("REVOKED", "WHO"), revocations)
     if members is not None:
-        _print_members(members, {entry.invite: entry.label for entry in book.invites})
+        labels = {entry.invite: entry.label for entry in book.invites}
+        _print_members(members, labels, is_wide=is_wide)
     _hint(folder, book, router)
 
 
@@ -107,26 +132,27 @@ def _members(router: str) -> list[dict[str, Any]]:
     ]
 
 
-def _print_invites(invites: list[dict[str, Any]]) -> None:
+def _print_invites(invites: list[dict[str, Any]], *, is_wide: bool) -> None:
     if not invites:
         return
     print()
-    print_table(
-        ("INVITE", "ROLE", "FOR", "STATE", "MADE", "EXPIRES", "MEMBERS", "ADDRESSES"),
-        [
-            (
-                one["invite"],
-                one["role"],
-                one["for"] or "-",
-                one["state"],
-                day_text(one["made_at"]),
-                day_text(one["expires_at"]),
-                _places(one),
-                "\n".join(one["addresses"]) or "-",
-            )
-            for one in invites
-        ],
-    )
+    rows = [
+        (
+            one["invite"] if is_wide else one["invite"][:SHOWN_DIGITS],
+            one["role"],
+            one["for"] or "-",
+            one["state"],
+            day_text(one["expires_at"]),
+            _places(one),
+            day_text(one["made_at"]),
+            (" ".join(one["addresses"])) or "-",
+        )
+        for one in invites
+    ]
+    if is_wide:
+        print_wide([column.title for column in INVITE_COLUMNS], rows)
+    else:
+        print_compact(INVITE_COLUMNS, rows)
 
 
 def _places(one: dict[str, Any]) -> str:
@@ -134,22 +160,28 @@ def _places(one: dict[str, Any]) -> str:
     return f"up to {one['members']}" if here is None else f"{here} of {one['members']}"
 
 
-def _print_members(members: list[dict[str, Any]], labels: dict[str, str]) -> None:
+def _print_members(members: list[dict[str, Any]], labels: dict[str, str], *, is_wide: bool) -> None:
     print()
     names = node_names(members)
-    print_table(
-        ("NODE", "PEER", "INVITE", "FOR", "MEMBER UNTIL"),
-        [
-            (
-                names.get(str(member["peer_id"]), "-"),
-                peer_text(member["peer_id"]),
-                str(member["invite"])[:SHOWN_DIGITS] or "-",
-                labels.get(str(member["invite"])) or "-",
-                day_text(member["member_until"]),
-            )
-            for member in members
-        ],
-    )
+    rows = [
+        (
+            node_name(member, names),
+            str(member["invite"])[:SHOWN_DIGITS] or "-",
+            labels.get(str(member["invite"])) or "-",
+            day_text(member["member_until"]),
+        )
+        for member in members
+    ]
+    if not members:
+        print("None of its nodes is known to that router now.")
+    elif is_wide:
+        wide = [
+            (*row, member["peer_id"], member["invite"])
+            for row, member in zip(rows, members, strict=True)
+        ]
+        print_wide(("NODE", "INVITE", "FOR", "MEMBER UNTIL", "PEER", "WHOLE INVITE"), wide)
+    else:
+        print_compact(MEMBER_COLUMNS, rows)
 
 
 def _hint(folder: Path, book: Book, router: str) -> None:
@@ -159,7 +191,8 @@ def _hint(folder: Path, book: Book, router: str) -> None:
         )
     if not book.invites:
         hint(
-            f"{folder / BOOK_FILE} has no invite: those that were made before there was a book are not in it."
+            f"{folder / BOOK_FILE} has no invite: those that were made before there was a book are not in it. "
+            "One is made by: capamesh network token"
         )
     if not router:
         hint("Who of them is here now: capamesh network show --router URL")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import cast
@@ -14,15 +15,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from capamesh.cli.compact_table import GAP, Column, table_lines
+from capamesh.cli.short_text import cut_end
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.plain_text import plain, plain_lines
 
 _PIPED_COLUMNS = 200
 """Width where no terminal tells one (guess: a peer id and its neighbours on one line)."""
-_WHOLE_IDS_COLUMNS = 160
-"""The width from which a table has room for whole peer ids of 52 characters (counted: `capamesh explain` needs 159)."""
-_SHORT_ID_CHARS = 8
-"""The characters shown of a peer id's end where there is no room for more (guess: no two of 100,000 nodes share them)."""
+_WIDE_COLUMNS = 100_000
+"""The width for tables that are not to be folded (guess: more than any row has)."""
+_MOST_NOTES = 10
+"""The most notes below a table (guess: with it they are seen at once on a screen of 24 lines)."""
 PEER_COLUMNS = frozenset({"PEER", "NODE"})
 """The columns with peer ids, which are never broken into two lines."""
 
@@ -48,17 +51,64 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     console().print(table)
 
 
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines that are as wide as they are to be; where the terminal is narrower, it goes on in its next line."""
+    for line in lines:
+        print(plain(line))
+
+
+def print_compact(
+    columns: Sequence[Column], rows: Sequence[Sequence[object]], notes: Sequence[str] = ()
+) -> None:
+    """Print a table that fits the terminal, a line for each row, and below it a line for each note, at most ten."""
+    width = console().width
+    print_lines(table_lines(columns, rows, width))
+    if notes:
+        print()
+        print_lines(cut_end(plain(note), width) for note in notes[:_MOST_NOTES])
+    if len(notes) > _MOST_NOTES:
+        print(f"and {len(notes) - _MOST_NOTES} more: give --wide")
+
+
+def print_wide(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table as wide as it is, nothing shortened and nothing folded."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    for row in rows:
+        table.add_row(*(_cell(cell) for cell in row))
+    captured = Console(width=_WIDE_COLUMNS, highlight=False, color_system=None)
+    with captured.capture() as capture:
+        captured.print(table)
+    for line in capture.get().splitlines():
+        print(line.rstrip())
+
+
+def wrapped(text: str) -> str:
+    """Return a sentence in lines that fit the terminal, broken between words."""
+    lines = textwrap.wrap(
+        plain(text), console().width, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(lines)
+
+
+def print_values(fields: Mapping[str, object]) -> None:
+    """Print names and values as `print_fields` does, broken between words: addresses can be copied whole."""
+    names_width = max(map(len, fields), default=0)
+    room = max(20, console().width - names_width - GAP)
+    for name, value in fields.items():
+        lines = [
+            part
+            for line in plain_lines(_text(value)).split("\n")
+            for part in textwrap.wrap(line, room, break_long_words=False, break_on_hyphens=False)
+        ]
+        for number, line in enumerate(lines or ["-"]):
+            print(f"{plain(name) if number == 0 else '':{names_width + GAP}}{line}")
+
+
 def _cell(value: object) -> Text:
     """Return a cell without what could drive the terminal; a `Text` is this program's own."""
     return value if isinstance(value, Text) else Text(plain_lines(str(value)))
-
-
-def peer_text(peer: object) -> str:
-    """Return a peer id, on a narrow terminal just its end, which `capamesh circuit` takes as well."""
-    text = str(peer)
-    if console().width >= _WHOLE_IDS_COLUMNS or len(text) <= _SHORT_ID_CHARS:
-        return text
-    return f"…{text[-_SHORT_ID_CHARS:]}"
 
 
 def print_fields(fields: Mapping[str, object]) -> None:

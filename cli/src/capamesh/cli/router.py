@@ -282,7 +282,9 @@ def _collector(url: str) -> str:
         "capamesh router status --data my-network/router --json   for programs; exit status 0 only when ready",
     )
 )
-def status(data: options.Data, as_json: options.Json = False) -> None:
+def status(
+    data: options.Data, is_wide: options.Wide = False, as_json: options.Json = False
+) -> None:
     """Show how the router in DIR is.
 
     Exit status 0: requests can be served now. 1: it does not run, or has said nothing for 20 s. 3: its membership has
@@ -290,4 +292,4 @@ def status(data: options.Data, as_json: options.Json = False) -> None:
     """
     from capamesh.cli.status import show_status  # noqa: PLC0415 - help and other commands start faster
 
-    show_status(data, "router", as_json=as_json)
+    show_status(data, "router", is_wide=is_wide, as_json=as_json)
