@@ -10,7 +10,7 @@ SOURCES := protocol/src node/src router/src client/src simulation/src cli/src
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-unit test-slow test-chaos test-hostile test-mutation check lint types imports models bench compose-test \
-        reference observability docs wheels pins clean
+        first-minutes reference observability docs wheels pins clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -81,6 +81,9 @@ bench: $(READY) build/models ## What the router and a node add to ONNX Runtime
 
 compose-test: $(READY) ## The compose cluster, for real; needs a Docker engine
 	$(BIN)/python scripts/compose_test.py $(ARGS)
+
+first-minutes: wheels ## How long installing, the first answer and a second machine take; needs a Docker engine
+	$(BIN)/python scripts/first_minutes.py $(ARGS)
 
 reference: $(READY) ## Write the pages of docs/reference that are made from the code
 	$(BIN)/python scripts/generate_reference.py

@@ -64,7 +64,7 @@ def test_each_link_leads_somewhere(page: Path) -> None:
 
 
 def test_links_to_nowhere_are_found() -> None:
-    text = "[a](nowhere.md) [b](README.md#no-heading) [c](README.md#try-it) [d](https://x.y) `[e](code.md)`"
+    text = "[a](nowhere.md) [b](README.md#no-heading) [c](README.md#install) [d](https://x.y) `[e](code.md)`"
     assert list(broken(ROOT / "ARCHITECTURE.md", text)) == [
         "nowhere.md: no such file",
         "README.md#no-heading: no such heading",
