@@ -1,8 +1,8 @@
 """Measures what the router's page costs: bytes, processor time for viewers, requests beside them, and the browser's time.
 
-`python benchmarks/page.py [--nodes 1000,10000] [--models 50] [--viewers 20] [--seconds 20]`. The router is a real core and
+`python benchmarks/page.py [--nodes 1000,10000] [--models 50] [--viewers 20] [--seconds 9]`. The router is a real core and
 front with a made-up fleet, of which a tenth changes each second; viewers and a client of requests run in processes of
-their own. The browser's part needs a Chromium (Debian: chromium-headless-shell).
+their own. With its defaults it takes two minutes, and says of each bar whether it held. The browser's part needs a Chromium (Debian: chromium-headless-shell).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import sys
 import time
@@ -26,10 +27,18 @@ from browser import browser, chromium_path  # noqa: E402 - they lie beside the t
 from page_fleets import large  # noqa: E402
 from router_http import Http, serving  # noqa: E402
 
+from capamesh.protocol import gc_tuning  # noqa: E402
+
 REQUEST = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [0.5, 0.5]}]}
 PATH = "/v2/models/model-0/infer"
 PAUSE_S = 0.01
 """Seconds between two requests of the client: the router is far from busy."""
+MOST_PAINT_MS = 1_000
+MOST_PACKED_BYTES = 300_000
+MOST_SHARE = 0.03
+"""The most of a core that all viewers together may take."""
+MOST_LATER = 1.1
+"""The most by which the 99th percentile of requests may grow with viewers: as much as it differs between two runs."""
 
 
 async def follow(url: str) -> None:
@@ -115,30 +124,48 @@ async def painted(url: str) -> dict[str, Any]:
     return {"paint_ms": paint_ms, "rows_ms": rows_ms, "heap_mib": heap}
 
 
+def bar(what: str, measured: float, most: float, unit: str) -> None:
+    """Print whether a bar held."""
+    verdict = "held" if measured <= most else "MISSED"
+    print(f"  bar {verdict}: {what} {measured:.1f}{unit}, at most {most:.1f}{unit}", flush=True)
+
+
 async def measure(nodes: int, models: int, viewers: int, seconds: float) -> None:
     """Print what one size of fleet costs."""
+    gc_tuning.freeze_loaded_objects()  # as a router does
     async with serving(policy="prequal") as http:
+        began_s = time.perf_counter()
         large(http.fleet, nodes, models)
+        print(
+            f"made {nodes} nodes x {models} models in {time.perf_counter() - began_s:.1f} s",
+            flush=True,
+        )
         url = f"http://{http.client.host}:{http.client.port}"
         plain = await (await http.client.get("/v1/page/snapshot")).read()
         packed = len(zlib.compress(plain, 5))
-        print(
-            f"{nodes} nodes x {models} models: snapshot {len(plain) / 1e3:.0f} KB, {packed / 1e3:.0f} KB as gzip"
-        )
+        print(f"  snapshot {len(plain) / 1e3:.0f} KB, {packed / 1e3:.0f} KB as gzip")
         paint = await painted(url)
         if paint:
             print(
                 f"  first paint {paint['paint_ms']:.0f} ms, first row {paint['rows_ms']:.0f} ms,"
                 f" {paint['heap_mib']:.0f} MiB in the browser"
             )
+            bar("first paint", paint["paint_ms"], MOST_PAINT_MS, " ms")
+        bar("snapshot as gzip", packed / 1e3, MOST_PACKED_BYTES / 1e3, " KB")
+        measured: list[dict[str, float]] = []
         changing = asyncio.create_task(change(http))
         for count in (0, 1, viewers):
-            found = await loaded(http, url, count, seconds)
+            measured.append(found := await loaded(http, url, count, seconds))
             print(
                 f"  {count:2} viewers: {found['share'] * 100:.1f} % of a core; requests p50 {found['p50']:.2f} ms,"
-                f" p99 {found['p99']:.2f} ms"
+                f" p99 {found['p99']:.2f} ms",
+                flush=True,
             )
         changing.cancel()
+        none, *_, all_of_them = measured
+        share = all_of_them["share"] - none["share"]
+        bar(f"{viewers} viewers", share * 100, MOST_SHARE * 100, " % of a core")
+        bar("p99 with viewers", all_of_them["p99"] / none["p99"], MOST_LATER, " times that without")
 
 
 def main() -> None:
@@ -147,7 +174,7 @@ def main() -> None:
     parser.add_argument("--nodes", default="1000,10000")
     parser.add_argument("--models", type=int, default=50)
     parser.add_argument("--viewers", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--seconds", type=float, default=9)
     parser.add_argument(
         "--role", choices=("router", "view", "ask"), default="router", help=argparse.SUPPRESS
     )
@@ -160,6 +187,9 @@ def main() -> None:
     else:
         for nodes in given.nodes.split(","):
             asyncio.run(measure(int(nodes), given.models, given.viewers, given.seconds))
+        print(
+            f"load of this machine {os.getloadavg()[0]:.1f}: bars of time hold on a quiet one, below 2"
+        )
 
 
 if __name__ == "__main__":

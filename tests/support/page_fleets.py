@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -41,8 +42,11 @@ def join(fleet: Fleet, at: int, models: tuple[ModelOffer, ...]) -> Endpoint:
         0, kind, card, "", 80 * GIB, (20 + at % 50) * GIB, (f"10.0.{at // 250}.{at % 250}:4100",)
     )
     told = advert(peer_of(at), models=models)
-    region = ("eu-central", "us-east", "ap-south")[at % 3]
-    fleet.view.apply([Joined(replace(told, devices=(device,), region=region))])
+    region, town = (("eu-central", "fra"), ("us-east", "iad"), ("ap-south", "bom"))[at % 3]
+    name = f"{town}-{'cpu' if kind == 'cpu' else 'gpu'}-{at:02d}"
+    fleet.view.apply(
+        [Joined(replace(told, devices=(device,), region=region, name=name, agent_version="0.1.0"))]
+    )
     endpoint = fleet.endpoints[-1]
     fleet.links.append(linked(endpoint, echo))
     endpoint.network.rtt_s = 0.0004 * (1 + at % 17)
@@ -51,16 +55,36 @@ def join(fleet: Fleet, at: int, models: tuple[ModelOffer, ...]) -> Endpoint:
 
 
 def large(fleet: Fleet, nodes: int, models: int) -> None:
-    """Add nodes that all host the same models."""
+    """Add nodes that all host the same models, all at once.
+
+    A view makes each model's tuple of replicas anew for each node that joins, which is minutes of work for 10,000 nodes with
+    50 models; here it does so once, at the end. Nothing that was made is garbage, so none is looked for meanwhile.
+    """
     hosted = tuple(offer(f"model-{at}") for at in range(models))
-    for at in range(nodes):
-        join(fleet, at, hosted)
+    settle, unsettled = fleet.view._settle, {}
+    is_collecting = gc.isenabled()
+    gc.disable()
+    fleet.view._settle = lambda key, hosted, *_, **__: unsettled.update({key: hosted})  # type: ignore[method-assign]
+    try:
+        for at in range(nodes):
+            join(fleet, at, hosted)
+    finally:
+        fleet.view._settle = settle  # type: ignore[method-assign]
+        if is_collecting:
+            gc.enable()
+    for key, version in unsettled.items():
+        settle(key, version, is_changed=True)
 
 
-def troubled(fleet: Fleet, nodes: int = 40) -> None:
-    """Add nodes of which some are down, suspected, ejected or draining, fail a model, or run one on the CPU."""
+def troubled(fleet: Fleet, nodes: int = 40, *, is_hostile: bool = True) -> None:
+    """Add nodes of which some are down, suspected, ejected or draining, fail a model, or run one on the CPU.
+
+    `is_hostile`: one node's name and one model's name are made to break a page.
+    """
     for at in range(nodes):
         hosted = tuple(_offers(at))
+        if is_hostile and at == 9:
+            hosted = (*hosted, offer(HOSTILE))
         endpoint = join(fleet, at, hosted)
         if at == 7:
             endpoint.link = None
@@ -71,17 +95,23 @@ def troubled(fleet: Fleet, nodes: int = 40) -> None:
         elif at == 30:
             told = fleet.view.adverts[endpoint.peer]
             fleet.view.apply([Joined(replace(told, is_draining=True))])
+        elif is_hostile and at == 9:
+            told = fleet.view.adverts[endpoint.peer]
+            fleet.view.apply([Joined(replace(told, name=HOSTILE))])
 
 
 def _offers(at: int) -> Iterator[ModelOffer]:
     for number, name in enumerate(MODELS):
         if (at + number) % 3:
-            yield replace(offer(name), provider="CUDAExecutionProvider")
+            yield replace(
+                offer(name),
+                provider="CUDAExecutionProvider",
+                memory_bytes=(120 + 310 * number) * 2**20,
+                row_us=400 + 350 * number,
+            )
     if at == 5:
         yield replace(offer("depth-any"), provider="CPUExecutionProvider")
     if at in {3, 4}:
         yield offer("segment", state=ModelState.FAILED, reason="model.onnx is not an ONNX file")
-    if at == 9:
-        yield offer(HOSTILE)
     if at == 14:
         yield offer("llm-draft", state=ModelState.LOADING)
