@@ -103,6 +103,12 @@ class Tab:
                 "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code
             )
 
+    async def type(self, text: str) -> None:
+        """Type characters, each as a key of its own."""
+        for character in text:
+            for kind in ("keyDown", "keyUp"):
+                await self.ask("Input.dispatchKeyEvent", type=kind, key=character, text=character)
+
     async def picture(self) -> bytes:
         """Return what is in sight as PNG."""
         return base64.b64decode((await self.ask("Page.captureScreenshot", format="png"))["data"])

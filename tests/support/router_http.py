@@ -91,6 +91,7 @@ class Http:
     history: History
     times: Times
     ended: EndedRequests
+    feed: Feed
 
     @property
     def view(self) -> FleetView:
@@ -146,9 +147,14 @@ class Http:
 
 
 def page_of(
-    fleet: Fleet, pool: NoPool, log: NullLog, requests: OpenRequests, history: History
-) -> PageApi:
-    """Return the page of a router with this core."""
+    fleet: Fleet,
+    pool: NoPool,
+    log: NullLog,
+    requests: OpenRequests,
+    history: History,
+    boot: str,
+) -> tuple[PageApi, Feed]:
+    """Return the page of a router with this core, and what it follows."""
     overview = OverviewMaker(
         fleet.view,
         last_error=pool.last_error,
@@ -157,13 +163,15 @@ def page_of(
         traffic=history.traffic,
         member_of=lambda _: None,
     )
-    return PageApi(
+    feed = Feed(overview.steps, boot=boot, log=log)  # type: ignore[arg-type]
+    page = PageApi(
         StaticFiles(),
-        Feed(overview.steps, boot="boot", log=log),  # type: ignore[arg-type]
+        feed,
         history,
         is_closing=lambda: requests.is_closing,
         clock=fleet.clock,
     )
+    return page, feed
 
 
 @asynccontextmanager
@@ -173,9 +181,11 @@ async def serving(
     timeout_s: float = 30.0,
     arrival_s: float = 30.0,
     front_limits: FrontLimits | None = None,
+    port: int = 0,
+    boot: str = "boot",
     **options: Any,
 ) -> AsyncIterator[Http]:
-    """Serve on a free port of this machine; `options` are the `Fleet`'s."""
+    """Serve on a port of this machine, 0 for a free one; `boot` is what differs from one start of a router to the next; `options` are the `Fleet`'s."""
     limits = limits or Limits()
     fleet, pool, log = Fleet(limits=limits, **options), NoPool(), NullLog()
     ended = EndedRequests(clock=fleet.clock, wall_clock=time.time)
@@ -229,7 +239,7 @@ async def serving(
         bounds_s=LATENCY.bounds,
         clock=lambda: times.now_s,
     )
-    page = page_of(fleet, pool, log, requests, history)
+    page, feed = page_of(fleet, pool, log, requests, history, boot)
     front = Front(inference, requests, arrival_s=arrival_s, limits=front_limits)
     application = make_application(
         api,
@@ -255,11 +265,13 @@ async def serving(
     await runner.setup()
     assert runner.server is not None
     front.make_pages = runner.server
-    host, port = await front.listen("127.0.0.1", 0)
+    host, port = await front.listen("127.0.0.1", port)
     try:
         async with aiohttp.ClientSession(f"http://{host}:{port}") as session:
             client = Client(session, host, port)
-            yield Http(client, fleet, pool, log, front, revoked, members, history, times, ended)
+            yield Http(
+                client, fleet, pool, log, front, revoked, members, history, times, ended, feed
+            )
     finally:
         front.close()
         await runner.cleanup()

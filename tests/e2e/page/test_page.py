@@ -7,11 +7,14 @@ import json
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
+from aiohttp import web
 from browser import Tab, browser, chromium_path
 from page_fleets import HOSTILE, join, large, peer_of, troubled
 from router_http import Http, serving
@@ -237,10 +240,178 @@ async def test_ten_thousand_nodes_make_few_elements(open_page: OpenPage) -> None
         await tab.wait_for("document.querySelectorAll('tr.row').length === 1")
 
 
-async def test_page_says_when_the_router_is_gone(open_page: OpenPage) -> None:
+async def test_page_says_when_the_router_is_gone_and_goes_on_when_it_is_back(
+    open_page: OpenPage,
+) -> None:
+    async with serving(boot="first") as http:
+        join(http.fleet, 1, ())
+        tab = await open_page(http)
+        await tab.wait_for("document.querySelectorAll('tr.row').length === 1")
+    await tab.wait_for("document.getElementById('live').textContent === 'reconnecting'")
+    said = await text_of(tab, "#banner")
+    assert said.startswith("The router does not answer. What is shown is of before")
+    assert await tab.run("document.querySelectorAll('tr.row').length") == 1
+    async with serving(boot="second", port=http.client.port) as again:
+        large(again.fleet, 3, 1)
+        await tab.wait_for("document.querySelectorAll('tr.row').length === 3")
+        await tab.wait_for("document.getElementById('live').textContent === 'live'")
+        assert await tab.run("document.getElementById('banner').className") == "banner hidden"
+
+
+async def test_page_that_may_not_follow_is_read_anew_now_and_then(
+    new_tab: Callable[[], Coroutine[Any, Any, Tab]],
+) -> None:
+    async with serving() as http, AsyncExitStack() as viewers:
+        join(http.fleet, 1, ())
+        for _ in range(64):
+            viewers.enter_context(http.feed.following())
+        tab = await new_tab()
+        await tab.open(f"http://{http.client.host}:{http.client.port}/")
+        await tab.wait_for("document.getElementById('live')?.textContent === 'every 15 s'")
+        await tab.wait_for("document.querySelectorAll('tr.row').length === 1")
+        assert (await text_of(tab, "#banner")).startswith("The router lets no more pages follow it")
+        await tab.close()
+
+
+@asynccontextmanager
+async def proxy(http: Http, *, prefix: str = "", refused: str | None = None) -> AsyncIterator[str]:
+    """Yield the address of a proxy before a router, under a prefix; paths that begin with `refused` need a key."""
+
+    async def forward(request: web.Request) -> web.StreamResponse:
+        path = request.path_qs.removeprefix(prefix)
+        if refused is not None and path.startswith(refused):
+            return web.Response(status=401, text="who are you?")
+        kept = {key: value for key, value in request.headers.items() if key == "Accept"}
+        async with http.client.session.get(
+            path, headers=kept, timeout=aiohttp.ClientTimeout()
+        ) as upstream:
+            reply = web.StreamResponse(
+                status=upstream.status, headers={"Content-Type": upstream.headers["Content-Type"]}
+            )
+            await reply.prepare(request)
+            async for piece in upstream.content.iter_any():
+                await reply.write(piece)
+        return reply
+
+    application = web.Application()
+    application.router.add_get(prefix + "/{path:.*}", forward)
+    runner = web.AppRunner(application, shutdown_timeout=0.0)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}{prefix}/"
+    finally:
+        await runner.cleanup()
+
+
+async def test_page_works_below_a_prefix(
+    http: Http, new_tab: Callable[[], Coroutine[Any, Any, Tab]]
+) -> None:
+    async with proxy(http, prefix="/gpus") as url:
+        tab = await new_tab()
+        await tab.open(url + "#/model/digits")
+        await tab.wait_for("document.querySelector('.live.on') !== null")
+        await tab.wait_for("document.querySelector('button.primary')?.disabled === false")
+        command = await tab.run("document.querySelector('pre').textContent")
+        assert f"'{url}v2/models/digits/infer'" in command
+        assert tab.complaints == []
+        await tab.close()
+
+
+async def test_page_says_that_something_asks_for_a_key(
+    http: Http, new_tab: Callable[[], Coroutine[Any, Any, Tab]]
+) -> None:
+    async with proxy(http, refused="/v1/") as url:
+        tab = await new_tab()
+        await tab.open(url)
+        await tab.wait_for("document.getElementById('live')?.textContent === 'not allowed'")
+        assert (await text_of(tab, "#banner")).startswith(
+            "Status 401: something before this router"
+        )
+        await tab.close()
+
+
+async def test_router_without_nodes_tells_the_commands_that_add_one(open_page: OpenPage) -> None:
     async with serving() as http:
         tab = await open_page(http)
-    await tab.wait_for("document.getElementById('live').textContent === 'not current'")
+        await tab.wait_for("document.querySelector('.first:not(.hidden)') !== null")
+        commands = await tab.run(
+            "[...document.querySelectorAll('.first pre')].map((pre) => pre.textContent)"
+        )
+        assert commands[0] == "capamesh join TOKEN --models ./models"
+        assert commands[1].startswith("capamesh node run --data ")
+        assert "NaN" not in await text_of(tab)
+        join(http.fleet, 1, ())
+        await tab.wait_for("document.querySelector('.first.hidden') !== null")
+        await tab.wait_for("document.querySelectorAll('tr.row').length === 1")
+
+
+async def test_models_have_a_command_to_copy_each(http: Http, open_page: OpenPage) -> None:
+    tab = await open_page(http, "models")
+    await tab.wait_for("document.querySelectorAll('td button').length > 5")
+    await tab.run(
+        "Object.defineProperty(navigator, 'clipboard', { value: { writeText: async (text) => { window.copied = text; } } });"
+        " [...document.querySelectorAll('td button')].find((b) => b.ariaLabel.endsWith(' digits')).click()"
+    )
+    copied = await tab.wait_for("window.copied")
+    assert copied.startswith(
+        f"curl 'http://{http.client.host}:{http.client.port}/v2/models/digits/"
+    )
+    await tab.wait_for("document.getElementById('told').textContent === 'Copied'")
+
+
+async def test_keys_lead_to_views_and_the_help_tells_them(http: Http, open_page: OpenPage) -> None:
+    tab = await open_page(http)
+    await tab.type("2")
+    await tab.wait_for("document.querySelector('h1')?.textContent === 'Models'")
+    await tab.type("/")
+    assert await tab.run("document.activeElement.type") == "search"
+    await tab.type("4")
+    assert await tab.run("document.activeElement.value") == "4"
+    await tab.run("document.getElementById('main').focus()")
+    await tab.type("?")
+    await tab.wait_for("document.querySelector('dialog').open")
+    await tab.run("document.querySelector('dialog input').click()")
+    await tab.press("Escape", 27)
+    await tab.wait_for("!document.querySelector('dialog').open")
+    await tab.type("1")
+    assert await tab.run("document.querySelector('h1').textContent") == "Models"
+    await tab.run("localStorage.clear()")
+
+
+@pytest.mark.parametrize("view", ["fleet", "models", "links", f"node/{peer_of(9)}", "history"])
+async def test_hostile_names_make_no_element_in_any_view(
+    http: Http, open_page: OpenPage, view: str
+) -> None:
+    tab = await open_page(http, view)
+    await tab.wait_for("document.querySelector('h1') !== null")
+    if view != "history":
+        search = "const f = document.querySelector('input[type=search]'); f.value = 'onerror'; f.dispatchEvent(new Event('input')); 0"
+        await tab.run(search)
+        await tab.wait_for(
+            f"document.querySelector('main').innerText.includes({json.dumps(HOSTILE)})"
+        )
+    assert await tab.run("document.querySelectorAll('main img').length") == 0
+    assert "broken in" not in str(await tab.run("document.title")).replace(HOSTILE, "")
+    assert tab.complaints == []
+
+
+async def test_ten_thousand_nodes_are_usable_on_a_slow_phone(open_page: OpenPage) -> None:
+    async with serving() as http:
+        large(http.fleet, 10_000, 2)
+        tab = await open_page(http, width=390)
+        await tab.ask("Emulation.setCPUThrottlingRate", rate=4)
+        await tab.wait_for("document.querySelectorAll('tr.row').length > 10")
+        await tab.run(
+            "const f = document.querySelector('input[type=search]'); f.value = '004321';"
+            " f.dispatchEvent(new Event('input')); 0"
+        )
+        await tab.wait_for("document.querySelectorAll('tr.row').length === 1")
+        await tab.run("document.querySelector('tr.row a').click()")
+        await tab.wait_for(f"location.hash === '#/node/{peer_of(4321)}'")
+        await tab.wait_for("document.querySelector('h1').textContent.endsWith('-4321')")
+        await tab.ask("Emulation.setCPUThrottlingRate", rate=1)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,6 +13,8 @@ import aiohttp
 import pytest
 from fleet_fakes import hang, offer
 from router_http import Http, serving
+
+from capamesh.router.http import page
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 POLICY = "Content-Security-Policy"
@@ -45,10 +48,10 @@ async def snapshot(http: Http) -> dict[str, Any]:
 
 async def test_browser_gets_the_page_and_others_the_routes() -> None:
     async with serving() as http:
-        page = await http.client.get("/", headers=BROWSER)
-        assert page.content_type == "text/html"
-        assert page.headers[POLICY].startswith("default-src 'none'; script-src 'self'; ")
-        assert (page.headers["Vary"], page.headers["X-Content-Type-Options"]) == (
+        shown = await http.client.get("/", headers=BROWSER)
+        assert shown.content_type == "text/html"
+        assert shown.headers[POLICY].startswith("default-src 'none'; script-src 'self'; ")
+        assert (shown.headers["Vary"], shown.headers["X-Content-Type-Options"]) == (
             "Accept",
             "nosniff",
         )
@@ -132,6 +135,36 @@ async def test_too_many_viewers_are_told_so() -> None:
         assert "64 pages follow" in (await reply.json())["error"]
         for stream in streams:
             await stream.__aexit__(None, None, None)
+
+
+async def test_viewer_that_reads_nothing_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "WRITE_S", 0.1)
+    async with serving() as http:
+        revision = (await snapshot(http))["revision"]
+        deaf = socket.socket()
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.setblocking(False)
+        with deaf:
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(deaf, (http.client.host, http.client.port))
+            path = f"/v1/page/changes?after={revision}"
+            await loop.sock_sendall(deaf, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            async with asyncio.timeout(20):
+                while not http.feed.viewers:
+                    await asyncio.sleep(0)
+                http.node("a", hang, models=tuple(offer(f"{at}" * 40) for at in range(20_000)))
+                while http.feed.viewers:
+                    await asyncio.sleep(0)
+
+
+async def test_stream_says_that_it_is_there_while_nothing_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(page, "STILL_EVERY_S", 0.0)
+    async with serving() as http:
+        revision = (await snapshot(http))["revision"]
+        async with events(http, revision) as content:
+            assert await next_event(content) == ("still", {})
 
 
 async def test_stream_ends_when_the_router_stops() -> None:

@@ -29,7 +29,7 @@ SAFE: Final = {
 }
 """The page loads nothing from elsewhere, runs no script that is written into it, and is shown in nobody's frame."""
 FOR_EVER: Final = "public, max-age=31536000, immutable"
-COMMENT_EVERY_S: Final = 15.0
+STILL_EVERY_S: Final = 15.0
 """Seconds after which a stream says something even if nothing changes: proxies close silent ones after 30 s or more."""
 WRITE_S: Final = 30.0
 """Seconds that a viewer may take to read a frame (guess); one that takes longer is hung up on."""
@@ -43,6 +43,7 @@ _STREAM: Final = {
     "X-Accel-Buffering": "no",
     "X-Content-Type-Options": "nosniff",
 }
+_STILL: Final = b"event: still\ndata: {}\n\n"
 _RESET: Final = b"event: reset\ndata: {}\n\n"
 
 
@@ -127,7 +128,7 @@ class PageApi(Pages):
         """Return, as server-sent events, what changes after the revision `after`, or in the header `Last-Event-ID`.
 
         An event `changes` has the values of rows that differ, and null for a row that is gone; `reset` says to begin anew with
-        a snapshot.
+        a snapshot, `still` that nothing has changed for 15 s.
         """
         revision = request.headers.get("Last-Event-ID") or request.query.get("after", "")
         with self._feed.following():
@@ -156,8 +157,8 @@ class PageApi(Pages):
         while not self._is_closing():
             frames, newest = self._feed.since(revision), self._feed.revision
             text = _RESET if frames is None else b"".join(frames)
-            if not text and self._clock() - said_s >= COMMENT_EVERY_S:
-                text = b": nothing has changed\n\n"
+            if not text and self._clock() - said_s >= STILL_EVERY_S:
+                text = _STILL
             if text:
                 async with asyncio.timeout(WRITE_S):
                     await response.write(text)

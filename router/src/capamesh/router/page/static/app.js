@@ -1,6 +1,7 @@
 // The frame of the page: which view is shown, whether it is current, light or dark.
 
 import { h, say } from "./dom.js";
+import { keys } from "./help.js";
 import { start, state, watch } from "./store.js";
 import { fleetView } from "./fleet.js";
 import { nodeView } from "./node.js";
@@ -16,10 +17,11 @@ const VIEWS = {
   links: ["Links", linksView], history: ["History", historyView], routes: ["API", routesView],
   node: [null, nodeView, "fleet"], model: [null, modelView, "models"],
 };
-const LIVE = { loading: ["", "loading"], live: ["on", "live"], lost: ["lost", "not current"] };
+const LIVE = { loading: ["", "loading"], live: ["on", "live"], lost: ["lost", "reconnecting"], refused: ["lost", "not allowed"], slow: ["", "every 15 s"] };
 
 const main = document.getElementById("main");
 const live = document.getElementById("live");
+const banner = document.getElementById("banner");
 const theme = document.getElementById("theme");
 const links = new Map();
 let shown = null;
@@ -37,11 +39,12 @@ function kept() {
 const prefersDark = matchMedia("(prefers-color-scheme: dark)");
 setTheme(kept() ?? (prefersDark.matches ? "dark" : "light"));
 prefersDark.addEventListener("change", () => { if (!kept()) setTheme(prefersDark.matches ? "dark" : "light"); });
-theme.addEventListener("click", () => {
+function flip() {
   const wanted = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
   try { localStorage.setItem("theme", wanted); } catch { /* it holds until the page is closed */ }
   setTheme(wanted);
-});
+}
+theme.addEventListener("click", flip);
 
 for (const [name, [title]] of Object.entries(VIEWS)) {
   if (title === null) continue;
@@ -49,6 +52,8 @@ for (const [name, [title]] of Object.entries(VIEWS)) {
   links.set(name, link);
   document.getElementById("nav").append(link);
 }
+
+theme.before(keys([...links.keys()], flip));
 
 function decoded(text) {
   try { return decodeURIComponent(text); } catch { return text; }
@@ -74,7 +79,8 @@ watch(() => {
   const [kind, word] = LIVE[state.live];
   live.className = `live ${kind}`;
   say(live, word);
-  live.title = state.why;
+  banner.className = `banner${state.live === "slow" ? " mild" : ""}${state.why ? "" : " hidden"}`;
+  say(banner, state.why && (state.live !== "lost" || !state.nodes.size ? state.why : `${state.why} What is shown is of before; it goes on by itself.`));
   shown?.update?.(state);
 });
 addEventListener("hashchange", route);

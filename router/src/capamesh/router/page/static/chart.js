@@ -11,13 +11,15 @@ function ceiling(value) {
   return [1, 2, 5, 10].find((step) => step * size >= value) * size;
 }
 
+const colour = (line, at) => line.colour ?? at + 1;
+
 const clockText = (ms) => new Date(ms).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
 
-/** Return a chart: `{ element, set(series, point_s) }`; `lines` are [{ name, label }], `show` makes a text of a value. */
+/** Return a chart: `{ element, set(series, point_s) }`; `lines` are [{ name, label, colour? }], `show` makes a text of a value. */
 export function chart({ title, lines, show }) {
   const drawing = svg("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": `${title}: nothing was measured yet` });
   const told = h("span", { class: "muted" });
-  const legend = h("div", { class: "legend" }, lines.length > 1 && lines.map((line, at) => h("span", null, h("i", { class: `s${at + 1}` }), line.label)));
+  const legend = h("div", { class: "legend" }, lines.length > 1 && lines.map((line, at) => h("span", null, h("i", { class: `s${colour(line, at)}` }), line.label)));
   const element = h("figure", null, h("figcaption", null, h("span", null, title), told), drawing, legend);
   let data = [], pointS = 10, most = 1, points = 1;
 
@@ -44,7 +46,7 @@ export function chart({ title, lines, show }) {
     most = flat.length ? ceiling(Math.max(...flat) || 1) : 1;
     const grid = [0, 0.25, 0.5, 0.75, 1].flatMap((part) => [
       svg("line", { class: "grid", x1: LEFT, x2: width() - RIGHT, y1: y(most * part), y2: y(most * part) }),
-      part % 0.5 === 0 && svg("text", { x: LEFT - 6, y: y(most * part) + 4, "text-anchor": "end" }, show(most * part)),
+      part % 0.5 === 0 && svg("text", { x: LEFT - 6, y: y(most * part) + 4, "text-anchor": "end" }, part ? show(most * part) : "0"),
     ]);
     const spanS = points * pointS;
     const step = MARKS_S.find((mark) => spanS / mark <= width() / 90) ?? 14400;
@@ -53,7 +55,7 @@ export function chart({ title, lines, show }) {
       const at = (ms - timeOf(0)) / 1000 / pointS;
       if (x(at) > LEFT + 18 && x(at) < width() - 24) marks.push(svg("text", { x: x(at), y: HEIGHT - 6, "text-anchor": "middle" }, clockText(ms)));
     }
-    drawing.replaceChildren(...[...grid, ...marks].filter(Boolean), ...data.map((values, at) => svg("path", { class: `l${at + 1}`, d: path(values) })));
+    drawing.replaceChildren(...[...grid, ...marks].filter(Boolean), ...data.map((values, at) => svg("path", { class: `l${colour(lines[at], at)}`, d: path(values) })));
     const newest = lines.map((line, at) => `${line.label} ${textOf(data[at]?.at(-1))}`).join(", ");
     drawing.setAttribute("aria-label", flat.length ? `${title}, now: ${newest}` : `${title}: nothing was measured yet`);
     say(told, flat.length ? (lines.length > 1 ? "" : textOf(data[0].at(-1))) : "nothing measured yet");
@@ -67,7 +69,7 @@ export function chart({ title, lines, show }) {
     drawing.querySelectorAll(".cursor, circle").forEach((each) => each.remove());
     drawing.append(svg("line", { class: "cursor", x1: x(at), x2: x(at), y1: TOP, y2: HEIGHT - BOTTOM }));
     data.forEach((values, line) => {
-      if (values[at] !== null) drawing.append(svg("circle", { class: `c${line + 1}`, cx: x(at), cy: y(values[at]), r: 3.5 }));
+      if (values[at] !== null) drawing.append(svg("circle", { class: `c${colour(lines[line], line)}`, cx: x(at), cy: y(values[at]), r: 3.5 }));
     });
     say(told, `${clockText(timeOf(at))}: ${lines.map((line, each) => `${lines.length > 1 ? `${line.label} ` : ""}${textOf(data[each][at])}`).join(", ")}`);
   });

@@ -11,16 +11,16 @@ const EVERY_MS = 10000;
 export function charts({ hasFleet, onModels = () => {} }) {
   const all = [
     chart({ title: "Requests and errors a second", lines: [{ name: "requests_per_s", label: "requests" }, { name: "errors_per_s", label: "errors" }], show: short }),
-    chart({ title: "Latency", lines: [{ name: "p50_us", label: "p50" }, { name: "p99_us", label: "p99" }], show: micros }),
+    chart({ title: "Latency", lines: [{ name: "p50_us", label: "p50" }, { name: "p99_us", label: "p99", colour: 4 }], show: micros }),
   ];
   if (hasFleet) {
     all.push(
       chart({ title: "Requests in flight", lines: [{ name: "requests_in_flight", label: "in flight" }], show: short }),
-      chart({ title: "Nodes", lines: [{ name: "nodes", label: "known" }, { name: "nodes_usable", label: "usable" }], show: short }),
+      chart({ title: "Nodes", lines: [{ name: "nodes", label: "known" }, { name: "nodes_usable", label: "usable", colour: 3 }], show: short }),
     );
   }
   const failed = h("p", { class: "muted", role: "status" });
-  const element = h("div", null, failed, h("div", { class: "two" }, all.map((each) => h("section", { class: "panel" }, each.element))));
+  const element = h("div", null, failed, h("div", { class: "two even" }, all.map((each) => h("section", { class: "panel" }, each.element))));
   let asked = null;
 
   async function load(model, span) {

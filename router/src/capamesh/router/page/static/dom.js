@@ -37,15 +37,35 @@ export function tile(label) {
   return { element, set: (text, more = "") => { say(value, text); say(note, more); } };
 }
 
-/** Copy a text, and say on the button that it was. */
-export function copyButton(text) {
-  const button = h("button", {
-    type: "button", class: "quiet",
+/** Copy a text. A browser has a clipboard for scripts at https and at this machine alone: elsewhere the text is selected and copied. */
+async function copy(text) {
+  if (navigator.clipboard) { await navigator.clipboard.writeText(text); return; }
+  const area = h("textarea", { value: text, class: "aside", "aria-hidden": "true" });
+  document.body.append(area);
+  area.select();
+  const isDone = document.execCommand("copy");
+  area.remove();
+  if (!isDone) throw new Error("Not copied");
+}
+
+let told = 0;
+
+/** Say something for a moment, in a corner of the page and to screen readers. */
+function tell(text) {
+  const corner = document.getElementById("told");
+  corner.textContent = text;
+  corner.classList.remove("hidden");
+  clearTimeout(told);
+  told = setTimeout(() => corner.classList.add("hidden"), 2500);
+}
+
+/** Return a button that copies what `text` returns, a promise or not, and says whether it was. */
+export function copyButton(text, word = "Copy", label = null) {
+  return h("button", {
+    type: "button", class: "quiet", "aria-label": label,
     onclick: async () => {
-      try { await navigator.clipboard.writeText(text()); say(button, "Copied"); }
-      catch { say(button, "Select it and copy"); }
-      setTimeout(() => say(button, "Copy"), 1500);
+      try { await copy(await text()); tell("Copied"); }
+      catch (error) { tell(`Not copied: ${error.message}`); }
     },
-  }, "Copy");
-  return button;
+  }, word);
 }

@@ -1,6 +1,7 @@
 // The fleet: what needs somebody's attention, the map of all nodes, and the table of them.
 
 import { badge, h, say, tile } from "./dom.js";
+import { firstSteps } from "./first.js";
 import { bytes, micros, nodeName, number, plural, short } from "./format.js";
 import { ORDER, attention, counted, nodeKind, nodeWord } from "./health.js";
 import { nodeMap } from "./map.js";
@@ -35,8 +36,11 @@ export function fleetView() {
   const map = nodeMap();
   const nodes = table({
     label: "Nodes", columns: COLUMNS, search: "Find a node, region or device",
-    empty: "No node has been heard of. Give one a token of this network: capamesh node run --help says how.",
+    empty: "No node has been heard of.",
   });
+  const first = firstSteps();
+  const health = h("section", { class: "panel", "aria-label": "Map of all nodes" }, h("h2", null, "Nodes by health"), map.element);
+  const all = h("section", { class: "panel", "aria-label": "Table of all nodes" }, nodes.element);
   let isWhole = false, last = "", held = null;
 
   const view = {
@@ -44,22 +48,25 @@ export function fleetView() {
       h("div", { class: "head" }, h("h1", null, "Fleet")),
       h("div", { class: "tiles" }, Object.values(tiles).map((each) => each.element)),
       h("section", { class: "panel", "aria-label": "Attention" }, h("h2", null, "Attention"), list, more),
-      h("section", { class: "panel", "aria-label": "Map of all nodes" }, h("h2", null, "Nodes by health"), map.element),
-      h("section", { class: "panel", "aria-label": "Table of all nodes" }, nodes.element),
+      first, health, all,
     ],
     update(state) {
       held = state;
+      const isEmpty = !state.nodes.size;
+      first.classList.toggle("hidden", !isEmpty || state.live === "loading");
+      for (const each of [health, all]) each.classList.toggle("hidden", isEmpty);
       const kinds = counted(state.nodes);
       const usable = kinds.good + kinds.warn;
       const models = [...state.models.values()];
       tiles.nodes.set(`${number(usable)} of ${number(state.nodes.size)}`, kinds.bad ? `${plural(kinds.bad, "node")} cannot be used` : "");
-      tiles.models.set(`${number(models.filter((model) => model.is_reached).length)} of ${number(models.length)}`, "");
+      const ready = models.filter((model) => model.is_reached).length;
+      tiles.models.set(`${number(ready)} of ${number(models.length)}`, ready < models.length ? `${plural(models.length - ready, "version")} not ready` : "");
       const traffic = new Map(models.map((model) => [model.name, model.traffic]));
       const sum = (name) => [...traffic.values()].reduce((total, each) => total + (each[name] ?? 0), 0);
       tiles.requests.set(short(sum("requests_per_s")), sum("errors_per_s") ? `${short(sum("errors_per_s"))} errors a second` : "in the last 10 s");
       let flight = 0;
       for (const node of state.nodes.values()) flight += inFlight(node);
-      tiles.flight.set(number(flight), "");
+      tiles.flight.set(number(flight), "at all nodes");
       drawAttention(attention(state), state);
       map.set(state.nodes);
       nodes.set([...state.nodes]);

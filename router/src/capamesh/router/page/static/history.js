@@ -31,7 +31,7 @@ export function historyView() {
   return {
     elements: [
       h("div", { class: "head" }, h("h1", null, "History"), h("span", { class: "muted" }, "kept by this router since it was started, a day at most; latencies are read off buckets and are about right")),
-      h("div", { class: "fields" }, h("label", null, "Span", span), h("label", null, "Model", model)),
+      h("div", { class: "fields few" }, h("label", null, "Span", span), h("label", null, "Model", model)),
       whole,
     ],
     close: () => shown?.close(),

@@ -11,7 +11,7 @@ export function nodeMap() {
   const canvas = h("canvas", { class: "map", role: "img" });
   const legend = h("div", { class: "legend" });
   const hint = h("div", { class: "hint" });
-  const element = h("div", null, canvas, hint, legend);
+  const element = h("div", null, canvas, h("div", { class: "below" }, legend, hint));
   let nodes = [], size = MOST_PX, columns = 1;
 
   function draw() {

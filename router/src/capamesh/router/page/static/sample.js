@@ -1,5 +1,7 @@
 // A valid sample request for a model, from its metadata, and the command that sends it.
 
+import { get } from "./store.js";
+
 const MOST_VALUES = 1 << 22, MOST_SHOWN = 1024;
 
 const count = (shape) => shape.reduce((product, size) => product * size, 1);
@@ -22,6 +24,12 @@ export function sampleOf(metadata) {
 export const written = (body) => `{"inputs": [\n${body.inputs.map((input) => `  ${JSON.stringify(input)}`).join(",\n")}\n]}`;
 
 export const inferPath = (name, version) => `v2/models/${encodeURIComponent(name)}${version ? `/versions/${encodeURIComponent(version)}` : ""}/infer`;
+
+/** Return the command that sends a sample request to a model, whose metadata is read for that. */
+export async function curlFor(name) {
+  const sample = sampleOf(await get(`v2/models/${encodeURIComponent(name)}`));
+  return curlOf(name, "", sample?.isShown ? JSON.stringify(sample.body) : null);
+}
 
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 

@@ -60,11 +60,11 @@ export function table({ label, columns, sorted = 0, isDown = false, empty, searc
     const height = scroll.clientHeight || 500;
     const first = Math.max(0, Math.floor(scroll.scrollTop / ROW_PX) - SPARE);
     const last = Math.min(visible.length, first + Math.ceil(height / ROW_PX) + 2 * SPARE);
-    const held = document.activeElement?.closest?.("tr.row")?.dataset.at;
+    const active = document.activeElement, held = active?.closest?.("tr.row")?.dataset.at;
     const made = visible.slice(first, last).map((row, at) => drawn(row, first + at));
     if (!visible.length) made.push(h("tr", null, h("td", { colspan: columns.filter((column) => !(isPhone && column.isLess)).length, class: "muted" }, words ? "Nothing matches." : empty)));
     body.replaceChildren(space(first), ...made, space(visible.length - last));
-    if (held !== undefined) body.querySelector(`tr[data-at="${held}"] a`)?.focus({ preventScroll: true });
+    if (held !== undefined) body.querySelector(`tr[data-at="${held}"] ${active.tagName}`)?.focus({ preventScroll: true });
   }
 
   function drawn(row, at) {
