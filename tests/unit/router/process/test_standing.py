@@ -52,6 +52,7 @@ class Router(Members):
             name="front",
             mesh_host="10.1.2.3",
             today=lambda: NOW + dt.timedelta(seconds=self.clocks.passed_s),
+            log=log,
         )
 
     @property
@@ -84,6 +85,23 @@ def test_router_that_serves_is_ready_once_a_node_can_be_reached(router: Router) 
     assert router.shown == ("ready", "")
     router.standing.enter("draining")
     assert router.shown == ("draining", "")
+
+
+def test_router_logs_when_it_begins_and_ceases_to_serve(router: Router) -> None:
+    router.standing.http_address = "http://10.1.2.3:8000"
+    router.standing.enter("serving")
+    node = router.network.member()
+    router.members.heard(says(node))
+    assert router.log.of("serving") == []
+    linked(router.dialled[0])
+    router.standing.tick()
+    (said,) = router.log.of("serving")
+    assert (said["http"], said["nodes"]) == ("http://10.1.2.3:8000", 1)
+    router.members.apply(router.hearing.expel(node.identity.peer_id, router.clocks.now()))
+    router.standing.tick()
+    (said,) = router.log.of("not_serving")
+    assert said["state"] == "waiting"
+    assert said["reason"]
 
 
 def test_router_is_not_ready_before_its_mesh_is_up_and_stays_so_while_it_is_started_anew(

@@ -10,12 +10,18 @@ from contextlib import AsyncExitStack
 from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING
 
-from capamesh.node.agent.announcement import Announcement, NodeFacts
+from capamesh.node.agent.announcement import Announcement, NodeFacts, check_advertised
 from capamesh.node.agent.announcer import Announcer
 from capamesh.node.agent.hearing import Hearing
 from capamesh.node.agent.known_routers import KnownRouters
 from capamesh.node.agent.metrics.totals import AgentReadings, LoopFigures
-from capamesh.node.agent.status import models_status, sample_of, standing, worker_status
+from capamesh.node.agent.status import (
+    models_status,
+    sample_of,
+    serving_facts,
+    standing,
+    worker_status,
+)
 from capamesh.node.agent.worker_handle import CACHE_FOLDER, WorkerHandle, start_of
 from capamesh.node.contract.loop_meter import LoopMeter
 from capamesh.node.contract.messages import (
@@ -40,7 +46,6 @@ from capamesh.protocol.adverts import (
     KIND_GOODBYE,
     Sequence,
     advert_to_body,
-    parse_address,
 )
 from capamesh.protocol.data_dir import DataDir
 from capamesh.protocol.errors import ConfigError
@@ -52,6 +57,7 @@ from capamesh.protocol.mesh.gossip import demand_topic
 from capamesh.protocol.network import RevocationList, Role
 from capamesh.protocol.network_clock import clock_fields
 from capamesh.protocol.private_files import make_folder
+from capamesh.protocol.serving_notice import ServingNotice
 from capamesh.protocol.token_file import token_file_of
 
 if TYPE_CHECKING:
@@ -127,7 +133,7 @@ class NodeAgent:
         )
         self._advertised_host = advertised_host(settings.host, settings.advertised_host)
         advert_to_body(self._announcement.advert(Sequence(0, 0)))  # a bad region ends the start
-        _check_advertised(self._advertised_host)
+        check_advertised(self._advertised_host)
         devices = read_devices(GpuReader(), visible_gpus=os.environ.get("CUDA_VISIBLE_DEVICES"))
         if settings.port and not settings.worker.is_dialing:
             for number in range(len(devices)):
@@ -154,6 +160,10 @@ class NodeAgent:
         """The state of its own life; while it is serving, `standing` says more."""
         self._metrics_url = ""
         self._loop_meter = LoopMeter()
+        self._notice = ServingNotice(
+            log,
+            lambda: serving_facts(self._workers, self._announcement.advert(Sequence(0, 0)).models),
+        )
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain, say goodbye and return.
@@ -355,6 +365,7 @@ class NodeAgent:
         state, reason = standing(
             self._state, self._upkeep.ended, advert.models, links=links, met=self._router_count
         )
+        self._notice.look(state, reason)
         self._home.write_status(
             {
                 "role": "node",
@@ -385,11 +396,3 @@ class NodeAgent:
                 ],
             }
         )
-
-
-def _check_advertised(host: str) -> None:
-    """Raise `ConfigError` when no router would take `host` from an advert."""
-    try:
-        parse_address(f"[{host}]:1" if ":" in host else f"{host}:1")
-    except ValueError as exc:
-        raise ConfigError(f"cannot advertise the host {host!r}: {exc}; give --advertise") from exc

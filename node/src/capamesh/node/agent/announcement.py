@@ -5,8 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from capamesh.node.contract.messages import DeviceOffer
-from capamesh.protocol.adverts import Device, ModelOffer, ModelState, NodeAdvert, Sequence
+from capamesh.protocol.adverts import (
+    Device,
+    ModelOffer,
+    ModelState,
+    NodeAdvert,
+    Sequence,
+    parse_address,
+)
 from capamesh.protocol.adverts.interval import MIN_INTERVAL_S
+from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 
 _RANK = {
@@ -159,3 +167,11 @@ def _restarting(model: ModelOffer, reason: str) -> ModelOffer:
 def _settled(offer: DeviceOffer) -> DeviceOffer:
     """Return an offer without what changes all the time."""
     return replace(offer, device=replace(offer.device, memory_free_bytes=0))
+
+
+def check_advertised(host: str) -> None:
+    """Raise `ConfigError` when no router would take `host` from an advert."""
+    try:
+        parse_address(f"[{host}]:1" if ":" in host else f"{host}:1")
+    except ValueError as exc:
+        raise ConfigError(f"cannot advertise the host {host!r}: {exc}; give --advertise") from exc

@@ -40,6 +40,18 @@ def standing(
     return "ready", ""
 
 
+def serving_facts(
+    workers: Sequence[WorkerHandle], models: Sequence[ModelOffer]
+) -> dict[str, object]:
+    """Return what the log says of a node that begins to serve: its ready models, the routers linked to it, its devices."""
+    ready = {(model.name, model.version) for model in models if model.state is ModelState.READY}
+    return {
+        "models": len(ready),
+        "routers": max((worker.links for worker in workers), default=0),
+        "devices": [worker.device.name for worker in workers],
+    }
+
+
 def worker_status(worker: WorkerHandle) -> dict[str, Any]:
     """Return how a worker is: its starts, why it was lost the last time, and what it is kept to."""
     return {

@@ -186,6 +186,7 @@ class RouterParts:
             name=self.name,
             mesh_host=mesh_host,
             today=today,
+            log=log,
         )
 
     def _make_requests(self, rules: RoutingRules, timers: Timers) -> None:

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 
 from capamesh.protocol.advertised_address import reachable_multiaddr
 from capamesh.protocol.network_clock import clock_fields
+from capamesh.protocol.serving_notice import ServingNotice
 
 if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
     from capamesh.protocol.data_dir import DataDir
     from capamesh.protocol.membership_upkeep import MembershipUpkeep
     from capamesh.protocol.mesh.client import MeshClient
@@ -37,6 +40,7 @@ class Standing:
         name: str,
         mesh_host: str,
         today: Callable[[], datetime],
+        log: FilteringBoundLogger,
     ) -> None:
         """`mesh_host` is the host by which others reach the mesh; `today` returns the time of day."""
         self._home = home
@@ -55,6 +59,7 @@ class Standing:
         self.link_address = ""
         self.shut_out = ""
         """The reason for which this router refuses all requests, since no node would take them; empty if it does not."""
+        self._notice = ServingNotice(log, self._served)
         self._written_state = ""
         self._was_meshed = False
         """True once the mesh has been up: from then on others can be told this router's addresses."""
@@ -99,6 +104,12 @@ class Standing:
             return "ready", ""
         return "waiting", self._missing()
 
+    def _served(self) -> dict[str, object]:
+        """Return what the log says of a router that begins to serve."""
+        fleet = self._fleet
+        usable = {endpoint.peer for endpoint in fleet.endpoints() if endpoint.is_usable}
+        return {"http": self.http_address, "nodes": len(usable), "models": len(fleet.models())}
+
     def _missing(self) -> str:
         """Return why no node can be sent requests."""
         known = len(self._fleet.adverts)
@@ -115,6 +126,7 @@ class Standing:
         self._was_meshed |= bool(self._mesh.addrs)
         state, reason = self.now()
         self._written_state = state
+        self._notice.look(state, reason)
         self._home.write_status(
             {
                 "role": "router",
