@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from capamesh.protocol.errors import InvalidRequest
-from capamesh.protocol.tensors import Datatype
+from capamesh.protocol.tensors import Datatype, bf16_from_fp64, fp32_from_bf16
 
 _FLOATS: Final = frozenset({Datatype.FP16, Datatype.FP32, Datatype.FP64})
 """The float datatypes of numpy, whose values become BF16 by rounding without being asked to."""
@@ -23,15 +23,21 @@ def cast_array(
     that would become infinite, or text.
     """
     own = Datatype.of_numpy(array.dtype)
-    if own is wanted or (wanted is Datatype.BF16 and own in _FLOATS):
+    if own is wanted:
         return array
     if Datatype.BYTES in {own, wanted} or own is Datatype.BF16:
         raise InvalidRequest(f"{where}: {own} cannot be cast to {wanted}, which the model takes")
-    dtype = np.dtype(np.float32) if wanted is Datatype.BF16 else wanted.numpy_dtype
     given = np.asarray(array)
     with np.errstate(all="ignore"):  # what does not fit is told below
-        made = given.astype(dtype)
-        fits = np.isfinite(made) | ~np.isfinite(given) if dtype.kind == "f" else _fit(given, dtype)
+        if wanted is Datatype.BF16:
+            made = given if own in _FLOATS else given.astype(np.float32)
+            rounded = fp32_from_bf16(bf16_from_fp64(given.astype(np.float64)))
+            fits = np.isfinite(rounded) | ~np.isfinite(given)
+        else:
+            dtype = wanted.numpy_dtype
+            made = given.astype(dtype)
+            is_float = dtype.kind == "f"
+            fits = np.isfinite(made) | ~np.isfinite(given) if is_float else _fit(given, dtype)
     if not fits.all():
         raise InvalidRequest(
             f"{where}: {given[~fits].reshape(-1)[0]} cannot be cast to {wanted}, which the model takes"
