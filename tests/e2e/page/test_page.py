@@ -142,10 +142,16 @@ async def test_sample_request_is_sent_and_its_answer_is_shown(
     assert body == {
         "inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [0.5, 0.5]}]
     }
-    await tab.run("document.querySelector('button.primary').click()")
+    await tab.run(
+        "const t = document.querySelector('textarea'); t.value = t.value.replace('0.5,0.5', '0.5,0.25');"
+        " document.querySelector('button.primary').click()"
+    )
     await tab.wait_for("document.querySelector('main').innerText.includes('200 answered')")
     shown = await text_of(tab)
-    assert '"model_name": "digits"' in shown
+    answer = await tab.run("document.querySelector('pre[aria-label=Answer]').textContent")
+    assert '"model_name": "digits"' in answer
+    outputs = await tab.run("document.querySelector('table[aria-label=Outputs] tbody').innerText")
+    assert outputs.split("\t") == ["y", "FP32 [1, 2]", "0.5, 0.25", "0.5 at index 0"]
     assert "Why this node" in shown
     assert await tab.run("document.querySelectorAll('details .badge.good').length") == 1
     await tab.run(
@@ -271,6 +277,16 @@ async def test_page_that_may_not_follow_is_read_anew_now_and_then(
         await tab.wait_for("document.querySelectorAll('tr.row').length === 1")
         assert (await text_of(tab, "#banner")).startswith("The router lets no more pages follow it")
         await tab.close()
+
+
+async def test_stream_that_is_silent_too_long_is_begun_anew(open_page: OpenPage) -> None:
+    async with serving() as http:
+        tab = await open_page(http)
+        await tab.run("const now = Date.now.bind(Date); Date.now = () => now() + 60000; 0")
+        await tab.wait_for(
+            "performance.getEntriesByType('resource').filter((e) => e.name.endsWith('/snapshot')).length === 2"
+        )
+        await tab.wait_for("document.getElementById('live').textContent === 'live'")
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 import { badge, copyButton, h, say } from "./dom.js";
 import { micros } from "./format.js";
 import { explanationOf } from "./explain.js";
+import { outputsOf } from "./outputs.js";
 import { curlOf, inferPath, sampleOf, written } from "./sample.js";
 import { get } from "./store.js";
 
@@ -55,17 +56,18 @@ export function tryIt(name) {
   }
 
   function show(reply, text, tookUs) {
-    let pretty = text;
-    try { pretty = JSON.stringify(JSON.parse(text), null, 1); } catch { /* it is shown as it is */ }
+    let pretty = text, body = null;
+    try { body = JSON.parse(text); pretty = JSON.stringify(body, null, 1); } catch { /* it is shown as it is */ }
     if (pretty.length > MOST_SHOWN) pretty = `${pretty.slice(0, MOST_SHOWN)}\n… and ${pretty.length - MOST_SHOWN} characters more`;
     const headers = [...reply.headers].filter(([key]) => key !== "x-capamesh-explanation");
     const why = reply.headers.get("X-Capamesh-Explanation");
-    answer.replaceChildren(
+    answer.replaceChildren(...[
       h("div", { class: "bar" }, badge(reply.ok ? "good" : "bad", `${reply.status} ${reply.ok ? "answered" : "refused"}`), h("span", null, `in ${micros(tookUs)}, the network included`)),
-      h("pre", { tabindex: "0", "aria-label": "Answer" }, pretty),
+      outputsOf(body),
+      h("details", { open: !body?.outputs }, h("summary", null, "Answer"), h("pre", { tabindex: "0", "aria-label": "Answer" }, pretty)),
       h("details", null, h("summary", null, "Headers"), h("pre", { tabindex: "0", "aria-label": "Headers of the answer" }, headers.map(([key, value]) => `${key}: ${value}`).join("\n"))),
       why && h("details", { open: true }, h("summary", null, "Why this node"), explanationOf(JSON.parse(why))),
-    );
+    ].filter(Boolean));
   }
 
   load();
