@@ -201,7 +201,7 @@ def test_every_node_setting_has_an_option(
         f"node run --token-file {token_file} --data d --models m "
         "--bootstrap /a --bootstrap /b --host 0.0.0.0 --port 5000 "
         "--mesh-port 4001 --advertise me --mdns --name gpu-1 --region eu --price 1.5 --threads 2 --max-in-flight 9 "
-        "--drain 3 --dial-only --poll 0 --control --memory-limit 2GiB --watchdog 90 --load-limit 70 --metrics [::1]:9100 "
+        "--drain 3s --dial-only --poll 0 --control --memory-limit 2GiB --watchdog 1.5m --load-limit 70 --metrics [::1]:9100 "
         "--no-sandbox"
     )
     assert run(line.split()) == 0
@@ -257,7 +257,7 @@ def test_every_router_setting_has_an_option(
     line = (
         f"router run --data d --token-file {token_file} "
         "--bootstrap /a --http 0.0.0.0:80 --mesh [::]:4002 --links 10.0.0.1:5000 "
-        "--advertise me --dial-inside private --mdns --name gpu-1 --traces http://c:4318/v1/traces --trace-slow 0.5 --trace-ratio 0.1 --region eu --policy other --rules r.toml --timeout 2 --arrival 4 --drain 3 --max-message-mib 1 "
+        "--advertise me --dial-inside private --mdns --name gpu-1 --traces http://c:4318/v1/traces --trace-slow 0.5 --trace-ratio 0.1 --region eu --policy other --rules r.toml --timeout 2s --arrival 4000ms --drain 3 --max-message-mib 1MiB "
         "--max-json-mib 2 --max-json-answer-mib 3 --body-budget-mib 4 --answer-budget-mib 6 --max-connections 5 "
         "--max-connections-per-address 3 --trusted-proxy 10.0.0.7 --trusted-proxy fd00::/8"
     )

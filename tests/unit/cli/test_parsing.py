@@ -8,7 +8,7 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capamesh.cli.parsing import duration, host_and_port
+from capamesh.cli.parsing import duration, host_and_port, mebibytes, seconds
 
 
 @pytest.mark.parametrize(
@@ -53,9 +53,57 @@ def test_invalid_duration_is_refused_with_an_example(text: str) -> None:
         duration(text, "--expires")
 
 
+@pytest.mark.parametrize(
+    ("text", "lasts_s"),
+    [
+        ("30", 30.0),
+        ("0.25", 0.25),
+        ("30s", 30.0),
+        ("5m", 300.0),
+        ("2h", 7200.0),
+        ("500ms", 0.5),
+        (30.0, 30.0),
+        (" 1.5h ", 5400.0),
+    ],
+)
+def test_time_is_seconds_or_a_number_and_its_unit(text: str | float, lasts_s: float) -> None:
+    assert seconds()(text) == lasts_s
+
+
+@pytest.mark.parametrize("text", ["", "s", "-1", "1e3", "nan", "inf", "5 m", "1d", "\u0661s"])
+def test_invalid_time_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="30s"):
+        seconds()(text)
+
+
+def test_time_keeps_its_bounds() -> None:
+    assert seconds(1.0, 3000.0)("50m") == 3000.0
+    with pytest.raises(typer.BadParameter, match="1 s at least and 3000 at most"):
+        seconds(1.0, 3000.0)("999ms")
+    with pytest.raises(typer.BadParameter, match="out of range"):
+        seconds(1.0, 3000.0)("1h")
+
+
+@pytest.mark.parametrize(
+    ("text", "size_mib"), [("64", 64), (64, 64), ("64MiB", 64), ("1GiB", 1024), ("2097152B", 2)]
+)
+def test_size_in_mebibytes_is_their_number_or_a_size(text: str | int, size_mib: int) -> None:
+    assert mebibytes(1, 2048)(text) == size_mib
+
+
+@pytest.mark.parametrize("text", ["0", "2049", "3GiB", "1MB", "-1", "512KiB", "x", ""])
+def test_size_that_is_no_whole_number_of_mebibytes_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="MiB"):
+        mebibytes(1, 2048)(text)
+
+
 @given(st.text(max_size=20))
 def test_any_text_is_read_or_a_usage_error(text: str) -> None:
     with suppress(typer.BadParameter):
         host_and_port(text, "--http")
     with suppress(typer.BadParameter):
         duration(text, "--expires")
+    with suppress(typer.BadParameter):
+        assert seconds(1.0)(text) >= 1.0
+    with suppress(typer.BadParameter):
+        assert mebibytes(1)(text) >= 1

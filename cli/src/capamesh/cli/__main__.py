@@ -8,6 +8,7 @@ from functools import cache
 from typing import Final, cast
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from capamesh.cli.application import application
 from capamesh.protocol.errors import CapameshError
@@ -21,8 +22,23 @@ INTERRUPTED: Final = 130
 _UsageError: Final = cast("type[Exception]", typer.BadParameter.__mro__[1])
 """Typer before 0.29 has click's class, later ones their own; both name it alike but export it nowhere."""
 
-_command_of: Final = cache(typer.main.get_command)
-"""Reading all signatures takes longer than most commands: a process that runs several does so once."""
+
+@cache
+def _command_of(application: typer.Typer) -> TyperCommand | TyperGroup:
+    """Return the tree of commands. Reading all signatures takes longer than most commands: a process does so once."""
+    command = cast("TyperCommand | TyperGroup", typer.main.get_command(application))
+    _hide_types_of_flags(command)
+    return command
+
+
+def _hide_types_of_flags(command: TyperCommand | TyperGroup) -> None:
+    """Have the help pages show no type of options that take no value: with `<bool>` they looked as if they took one."""
+    help_option = command.get_help_option(typer.Context(command))
+    for parameter in (*command.params, *([help_option] if help_option is not None else [])):
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    for inner in getattr(command, "commands", {}).values():
+        _hide_types_of_flags(inner)
 
 
 def main() -> None:

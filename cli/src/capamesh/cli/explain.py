@@ -12,6 +12,7 @@ from capamesh.cli.access import Ca, Headers, access
 from capamesh.cli.compact_table import Column
 from capamesh.cli.fleet_rows import file_text, node_name, node_names
 from capamesh.cli.help_texts import examples
+from capamesh.cli.parsing import seconds
 from capamesh.cli.short_text import short_reason
 
 EPILOG = examples(
@@ -105,7 +106,10 @@ def explain(
     timeout: Annotated[
         float | None,
         typer.Option(
-            "--timeout", metavar="SECONDS", min=0.001, help="The deadline; the router's by default."
+            "--timeout",
+            metavar="TIME",
+            parser=seconds(0.001),
+            help="The deadline; the router's by default.",
         ),
     ] = None,
     router: options.Router = options.DEFAULT_ROUTER,

@@ -9,7 +9,7 @@ import typer
 from capamesh.cli import options
 from capamesh.cli.access import Ca, Headers, access
 from capamesh.cli.help_texts import examples
-from capamesh.cli.parsing import names
+from capamesh.cli.parsing import names, seconds
 
 EPILOG = examples(
     "capamesh models   shows names, inputs and shapes; -1 is any size",
@@ -51,7 +51,10 @@ def infer(
     timeout: Annotated[
         float | None,
         typer.Option(
-            "--timeout", metavar="SECONDS", min=0.001, help="The deadline; the router's by default."
+            "--timeout",
+            metavar="TIME",
+            parser=seconds(0.001),
+            help="The deadline; the router's by default.",
         ),
     ] = None,
     parameters: Annotated[

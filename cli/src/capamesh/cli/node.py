@@ -9,7 +9,7 @@ import typer
 
 from capamesh.cli import options
 from capamesh.cli.help_texts import examples, new_group, teach
-from capamesh.cli.parsing import host_and_port
+from capamesh.cli.parsing import host_and_port, seconds
 from capamesh.cli.units import size_bytes
 
 group = new_group(
@@ -51,6 +51,7 @@ def run(
             "--host",
             envvar="CAPAMESH_HOST",
             metavar="HOST",
+            rich_help_panel="Listening",
             help="Where to listen; 0.0.0.0: everywhere.",
         ),
     ] = "127.0.0.1",
@@ -61,13 +62,19 @@ def run(
             envvar="CAPAMESH_PORT",
             min=0,
             max=65535,
+            rich_help_panel="Listening",
             help="The first device's link port, the next device has the next; 0: any free ones.",
         ),
     ] = 0,
     mesh_port: Annotated[
         int,
         typer.Option(
-            "--mesh-port", envvar="CAPAMESH_MESH_PORT", min=0, max=65535, help="The mesh's port."
+            "--mesh-port",
+            envvar="CAPAMESH_MESH_PORT",
+            min=0,
+            max=65535,
+            rich_help_panel="Network",
+            help="The mesh's port.",
         ),
     ] = 0,
     advertise: options.Advertise = "",
@@ -77,7 +84,11 @@ def run(
     price: Annotated[
         float,
         typer.Option(
-            "--price", envvar="CAPAMESH_PRICE", min=0.0, help="For a million rows, in your unit."
+            "--price",
+            envvar="CAPAMESH_PRICE",
+            min=0.0,
+            rich_help_panel="Network",
+            help="For a million rows, in your unit.",
         ),
     ] = 0.0,
     threads: Annotated[
@@ -86,6 +97,7 @@ def run(
             "--threads",
             envvar="CAPAMESH_THREADS",
             min=0,
+            rich_help_panel="Serving",
             help="CPU threads of one run; 0: all cores.",
         ),
     ] = 0,
@@ -95,6 +107,7 @@ def run(
             "--max-in-flight",
             envvar="CAPAMESH_MAX_IN_FLIGHT",
             min=1,
+            rich_help_panel="Limits",
             help="Requests that wait or run on one device; more are refused.  [default: 512]",
             show_default=False,
         ),
@@ -105,8 +118,9 @@ def run(
         typer.Option(
             "--poll",
             envvar="CAPAMESH_POLL",
-            metavar="SECONDS",
-            min=0.0,
+            metavar="TIME",
+            parser=seconds(),
+            rich_help_panel="Serving",
             help="How often to look for new, changed and removed models; 0: only at the start.",
         ),
     ] = 2.0,
@@ -115,6 +129,7 @@ def run(
         typer.Option(
             "--control/--no-control",
             envvar="CAPAMESH_CONTROL",
+            rich_help_panel="Serving",
             help="Routers may have models loaded and unloaded here; those that gave way to others are loaded for any request.",
         ),
     ] = False,
@@ -124,6 +139,7 @@ def run(
             "--memory-limit",
             envvar="CAPAMESH_MEMORY_LIMIT",
             metavar="BYTES",
+            rich_help_panel="Limits",
             help="What the models of one device may occupy, without their runs, for example 512MiB or 2GiB; 0: what the device has.",
         ),
     ] = "0",
@@ -132,8 +148,9 @@ def run(
         typer.Option(
             "--watchdog",
             envvar="CAPAMESH_WATCHDOG",
-            metavar="SECONDS",
-            min=1.0,
+            metavar="TIME",
+            parser=seconds(1.0),
+            rich_help_panel="Limits",
             help="A run that takes longer ends its worker process, which starts anew.",
         ),
     ] = 60.0,
@@ -142,9 +159,9 @@ def run(
         typer.Option(
             "--load-limit",
             envvar="CAPAMESH_LOAD_LIMIT",
-            metavar="SECONDS",
-            min=1.0,
-            max=3000.0,
+            metavar="TIME",
+            parser=seconds(1.0, 3000.0),
+            rich_help_panel="Limits",
             help="A model that takes longer to load, warm up and measure ends its worker process, which starts anew;"
             " TensorRT may need minutes the first time.",
         ),
@@ -155,6 +172,7 @@ def run(
             "--metrics",
             envvar="CAPAMESH_METRICS",
             metavar="HOST:PORT",
+            rich_help_panel="Listening",
             help="Serve metrics for Prometheus at http://HOST:PORT/metrics.  [default: nowhere]",
             show_default=False,
         ),
@@ -164,6 +182,7 @@ def run(
         typer.Option(
             "--dial-only",
             envvar="CAPAMESH_DIAL_ONLY",
+            rich_help_panel="Network",
             help="Nobody can reach this machine: dial the routers instead.",
         ),
     ] = False,
@@ -172,6 +191,7 @@ def run(
         typer.Option(
             "--sandbox/--no-sandbox",
             envvar="CAPAMESH_SANDBOX",
+            rich_help_panel="Advanced",
             help="Keep workers, once they have started, from files, programs and connections that they do not need.",
         ),
     ] = True,

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
+from capamesh.cli.parsing import seconds
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.private_files import is_exposed, reason_of
 
@@ -56,6 +57,7 @@ Token: TypeAlias = Annotated[
         "--token",
         envvar=TOKEN_VARIABLE,
         metavar="TOKEN",
+        rich_help_panel="Network",
         help="A join token, needed once. Other users of this machine can read command lines: prefer the "
         "variable or --token-file.",
     ),
@@ -66,6 +68,7 @@ TokenFile: TypeAlias = Annotated[
         "--token-file",
         envvar="CAPAMESH_TOKEN_FILE",
         metavar="FILE",
+        rich_help_panel="Network",
         help="Read the join token from FILE, or from standard input with '-'. A new token in FILE is taken as this runs.",
     ),
 ]
@@ -75,6 +78,7 @@ Policy: TypeAlias = Annotated[
         "--policy",
         envvar="CAPAMESH_POLICY",
         metavar="NAME",
+        rich_help_panel="Serving",
         help="How nodes are chosen, for models of which --rules says nothing else: "
         f"{', '.join(POLICY_NAMES)}.",
     ),
@@ -84,12 +88,18 @@ LogForm: TypeAlias = Annotated[
     typer.Option(
         "--log",
         envvar="CAPAMESH_LOG",
+        rich_help_panel="Logs",
         help="Log lines for people, or JSON; auto: for people on a terminal.",
     ),
 ]
 LogLevel: TypeAlias = Annotated[
     Literal["debug", "info", "warning", "error"],
-    typer.Option("--log-level", envvar="CAPAMESH_LOG_LEVEL", help="Log nothing below it."),
+    typer.Option(
+        "--log-level",
+        envvar="CAPAMESH_LOG_LEVEL",
+        rich_help_panel="Logs",
+        help="Log nothing below it.",
+    ),
 ]
 OwnerFd: TypeAlias = Annotated[
     int | None,
@@ -105,6 +115,7 @@ Bootstrap: TypeAlias = Annotated[
         "--bootstrap",
         envvar="CAPAMESH_BOOTSTRAP",
         metavar="MULTIADDR",
+        rich_help_panel="Network",
         help="A router's mesh address, besides those in the token; may be repeated (blanks between them in the "
         "variable).",
     ),
@@ -115,11 +126,18 @@ Advertise: TypeAlias = Annotated[
         "--advertise",
         envvar="CAPAMESH_ADVERTISE",
         metavar="HOST",
+        rich_help_panel="Network",
         help="The host that others dial; by default the one listened on, or this machine's outward address.",
     ),
 ]
 Mdns: TypeAlias = Annotated[
-    bool, typer.Option("--mdns", envvar="CAPAMESH_MDNS", help="Find members on the local network.")
+    bool,
+    typer.Option(
+        "--mdns",
+        envvar="CAPAMESH_MDNS",
+        rich_help_panel="Network",
+        help="Find members on the local network.",
+    ),
 ]
 Name: TypeAlias = Annotated[
     str,
@@ -127,6 +145,7 @@ Name: TypeAlias = Annotated[
         "--name",
         envvar="CAPAMESH_NAME",
         metavar="NAME",
+        rich_help_panel="Network",
         help="What people are shown, no identity: 1 to 63 of A-Z a-z 0-9 . _ -  [default: this machine's name]",
         show_default=False,
     ),
@@ -134,7 +153,11 @@ Name: TypeAlias = Annotated[
 Region: TypeAlias = Annotated[
     str,
     typer.Option(
-        "--region", envvar="CAPAMESH_REGION", metavar="NAME", help="Where this is, in your words."
+        "--region",
+        envvar="CAPAMESH_REGION",
+        metavar="NAME",
+        rich_help_panel="Network",
+        help="Where this is, in your words.",
     ),
 ]
 Drain: TypeAlias = Annotated[
@@ -142,8 +165,9 @@ Drain: TypeAlias = Annotated[
     typer.Option(
         "--drain",
         envvar="CAPAMESH_DRAIN",
-        metavar="SECONDS",
-        min=0.0,
+        metavar="TIME",
+        parser=seconds(),
+        rich_help_panel="Serving",
         help="How long a stop waits for work under way.",
     ),
 ]

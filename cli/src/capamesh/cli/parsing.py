@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import timedelta
 
 import typer
 
+from capamesh.cli.units import size_bytes
+
 _PLACE = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
 _DURATION = re.compile(r"(?P<count>[0-9]{1,9})(?P<unit>[smhdw])")
 _RANGE = re.compile(r"(?P<first>[0-9]{1,9})(?:-(?P<last>[0-9]{1,9}))?")
+_SECONDS = re.compile(r"(?P<count>[0-9]{1,9}(?:\.[0-9]{1,9})?)(?P<unit>ms|s|m|h)?")
+_SECONDS_OF = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_MOST_SECONDS = 1e13
+"""More than any text of a time says."""
+_COUNT = re.compile(r"[0-9]{1,9}")
+_MIB = 2**20
+_MOST_MIB = 2**30
+"""The most MiB that an option takes which has no bound of its own."""
 _MOST_NUMBERS = 1000
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -39,6 +50,42 @@ def duration(text: str, option: str) -> timedelta:
             param_hint=option,
         )
     return lasts
+
+
+def seconds(least: float = 0.0, most: float = _MOST_SECONDS) -> Callable[[str | float], float]:
+    """Return a reader of an option's seconds: a plain number, or one with its unit such as `500ms`, `30s`, `5m` or `2h`."""
+
+    def read(text: str | float) -> float:
+        found = _SECONDS.fullmatch(str(text).strip())
+        if found is None:
+            raise typer.BadParameter(
+                f"{str(text)[:80]!r} is no time: give seconds, or a number and ms, s, m or h, for example 30s"
+            )
+        lasts_s = float(found["count"]) * _SECONDS_OF[found["unit"] or "s"]
+        if not least <= lasts_s <= most:
+            upper = "" if most == _MOST_SECONDS else f" and {most:g} at most"
+            raise typer.BadParameter(
+                f"{str(text)[:80]!r} is out of range: give {least:g} s at least{upper}"
+            )
+        return lasts_s
+
+    return read
+
+
+def mebibytes(least: int, most: int = _MOST_MIB) -> Callable[[str | int], int]:
+    """Return a reader of an option's size in whole MiB: a plain number of them, or one with its unit such as `64MiB` or `1GiB`."""
+
+    def read(text: str | int) -> int:
+        plain = str(text).strip()
+        size = int(plain) if _COUNT.fullmatch(plain) else size_bytes(plain) / _MIB
+        if not least <= size <= most or size != int(size):
+            upper = "" if most == _MOST_MIB else f" to {most}"
+            raise typer.BadParameter(
+                f"{plain[:80]!r} is no size here: give whole MiB from {least}{upper}, for example 64 or 64MiB"
+            )
+        return int(size)
+
+    return read
 
 
 def names(text: str) -> list[str]:

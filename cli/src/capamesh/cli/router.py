@@ -10,7 +10,7 @@ import typer
 
 from capamesh.cli import options
 from capamesh.cli.help_texts import examples, new_group, teach
-from capamesh.cli.parsing import host_and_port
+from capamesh.cli.parsing import host_and_port, mebibytes, seconds
 from capamesh.cli.quick_imports import quick_imports
 
 group = new_group(
@@ -41,13 +41,21 @@ def run(
     http: Annotated[
         str,
         typer.Option(
-            "--http", envvar="CAPAMESH_HTTP", metavar="HOST:PORT", help="Where clients come in."
+            "--http",
+            envvar="CAPAMESH_HTTP",
+            metavar="HOST:PORT",
+            rich_help_panel="Listening",
+            help="Where clients come in.",
         ),
     ] = "127.0.0.1:8000",
     mesh: Annotated[
         str,
         typer.Option(
-            "--mesh", envvar="CAPAMESH_MESH", metavar="HOST:PORT", help="Where members gossip."
+            "--mesh",
+            envvar="CAPAMESH_MESH",
+            metavar="HOST:PORT",
+            rich_help_panel="Network",
+            help="Where members gossip.",
         ),
     ] = "127.0.0.1:4001",
     links: Annotated[
@@ -56,6 +64,7 @@ def run(
             "--links",
             envvar="CAPAMESH_LINKS",
             metavar="HOST:PORT",
+            rich_help_panel="Listening",
             help="Where nodes come in that nobody can dial.",
         ),
     ] = "127.0.0.1:4100",
@@ -65,8 +74,9 @@ def run(
         typer.Option(
             "--dial-inside",
             envvar="CAPAMESH_DIAL_INSIDE",
-            metavar="global|private|link-local|loopback",
-            help="How far inside the addresses may lie that nodes have this router dial: "
+            metavar="REACH",
+            rich_help_panel="Network",
+            help="global, private, link-local or loopback: how far inside the addresses may lie that nodes have this router dial: "
             "no further than where it is reached itself, unless you allow more.",
         ),
     ] = "",
@@ -78,6 +88,7 @@ def run(
             "--traces",
             envvar="CAPAMESH_TRACES",
             metavar="URL",
+            rich_help_panel="Logs",
             help="Send spans of failed, slow and sampled requests to this OpenTelemetry collector: http://HOST:4318/v1/traces.",
         ),
     ] = "",
@@ -86,8 +97,9 @@ def run(
         typer.Option(
             "--trace-slow",
             envvar="CAPAMESH_TRACE_SLOW",
-            metavar="SECONDS",
-            min=0.0,
+            metavar="TIME",
+            parser=seconds(),
+            rich_help_panel="Logs",
             help="Requests that take longer are slow.",
         ),
     ] = 1.0,
@@ -99,6 +111,7 @@ def run(
             metavar="SHARE",
             min=0.0,
             max=1.0,
+            rich_help_panel="Logs",
             help="The share of all other requests that is traced, too.",
         ),
     ] = 0.0,
@@ -110,6 +123,7 @@ def run(
             "--rules",
             envvar="CAPAMESH_RULES",
             metavar="FILE",
+            rich_help_panel="Serving",
             help="TOML that says how each model's requests are routed: its policy, versions, regions, prices, tenants. "
             "Read again on SIGHUP.",
         ),
@@ -119,8 +133,9 @@ def run(
         typer.Option(
             "--timeout",
             envvar="CAPAMESH_TIMEOUT",
-            metavar="SECONDS",
-            min=0.001,
+            metavar="TIME",
+            parser=seconds(0.001),
+            rich_help_panel="Serving",
             help="For requests without a deadline of their own, and the most that one may name.",
         ),
     ] = 30.0,
@@ -129,8 +144,9 @@ def run(
         typer.Option(
             "--arrival",
             envvar="CAPAMESH_ARRIVAL",
-            metavar="SECONDS",
-            min=0.001,
+            metavar="TIME",
+            parser=seconds(0.001),
+            rich_help_panel="Serving",
             help="How long a request's body may take to arrive.",
         ),
     ] = 30.0,
@@ -140,8 +156,9 @@ def run(
         typer.Option(
             "--max-message-mib",
             envvar="CAPAMESH_MAX_MESSAGE_MIB",
-            min=1,
-            max=2048,
+            metavar="MIB",
+            parser=mebibytes(1, 2048),
+            rich_help_panel="Limits",
             help="The largest request or answer.",
         ),
     ] = 64,
@@ -150,8 +167,9 @@ def run(
         typer.Option(
             "--max-json-mib",
             envvar="CAPAMESH_MAX_JSON_MIB",
-            min=1,
-            max=2048,
+            metavar="MIB",
+            parser=mebibytes(1, 2048),
+            rich_help_panel="Limits",
             help="The largest JSON in a request; larger tensors go as binary data, in a quarter of the bytes.",
         ),
     ] = 4,
@@ -160,8 +178,9 @@ def run(
         typer.Option(
             "--max-json-answer-mib",
             envvar="CAPAMESH_MAX_JSON_ANSWER_MIB",
-            min=1,
-            max=2048,
+            metavar="MIB",
+            parser=mebibytes(1, 2048),
+            rich_help_panel="Limits",
             help="The largest JSON in an answer, of which each MiB takes some 50 ms to write.",
         ),
     ] = 16,
@@ -170,7 +189,9 @@ def run(
         typer.Option(
             "--body-budget-mib",
             envvar="CAPAMESH_BODY_BUDGET_MIB",
-            min=0,
+            metavar="MIB",
+            parser=mebibytes(0),
+            rich_help_panel="Limits",
             help="The bodies of all requests together; 0: an eighth of the memory, and twice --max-message-mib at least.",
         ),
     ] = 0,
@@ -179,7 +200,9 @@ def run(
         typer.Option(
             "--answer-budget-mib",
             envvar="CAPAMESH_ANSWER_BUDGET_MIB",
-            min=0,
+            metavar="MIB",
+            parser=mebibytes(0),
+            rich_help_panel="Limits",
             help="Answers that are coming from nodes; 0: an eighth of the memory, and twice --max-message-mib at least.",
         ),
     ] = 0,
@@ -188,7 +211,9 @@ def run(
         typer.Option(
             "--max-connections",
             envvar="CAPAMESH_MAX_CONNECTIONS",
+            metavar="N",
             min=0,
+            rich_help_panel="Listening",
             help="HTTP connections; 0: 4096, or what the limit of descriptors leaves.",
         ),
     ] = 0,
@@ -197,7 +222,9 @@ def run(
         typer.Option(
             "--max-connections-per-address",
             envvar="CAPAMESH_MAX_CONNECTIONS_PER_ADDRESS",
+            metavar="N",
             min=0,
+            rich_help_panel="Listening",
             help="Of these from one address, or from one IPv6 network of 64 bits; 0: half of all.",
         ),
     ] = 0,
@@ -207,6 +234,7 @@ def run(
             "--trusted-proxy",
             envvar="CAPAMESH_TRUSTED_PROXY",
             metavar="ADDRESS",
+            rich_help_panel="Listening",
             help="A proxy's address or network: it stands for many clients, and may have all connections. Repeatable.",
         ),
     ] = None,

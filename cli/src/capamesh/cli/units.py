@@ -10,7 +10,7 @@ _SIZE = re.compile(r"(?P<count>[0-9]{1,15}(?:\.[0-9]{1,6})?) ?(?P<unit>[kKMGT]i?
 _POWERS = {"B": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
-def size_bytes(text: str, option: str) -> int:
+def size_bytes(text: str, option: str | None = None) -> int:
     """Return what `1073741824`, `512MiB`, `2GiB` or `1.5GB` says, in whole bytes."""
     found = _SIZE.fullmatch(text.strip())
     if found is None:

@@ -1,0 +1,100 @@
+"""The help pages in a terminal of 80 columns, and what is said of a name that is nearly right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from capamesh.cli.__main__ import run
+from capamesh.cli.application import application
+
+
+def commands(
+    command: TyperCommand | TyperGroup, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], TyperCommand | TyperGroup]]:
+    yield path, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, (*path, name))
+
+
+ALL: list[tuple[tuple[str, ...], TyperCommand | TyperGroup]] = list(
+    commands(typer.main.get_command(application))  # type: ignore[arg-type]
+)
+
+
+def help_page(
+    path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> str:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run([*path, "--help"]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("path", "command"), ALL, ids=[" ".join(path) for path, _ in ALL])
+def test_help_fits_80_columns_with_whole_names_of_options_and_no_type_of_flags(
+    path: tuple[str, ...],
+    command: TyperCommand | TyperGroup,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = help_page(path, monkeypatch, capsys)
+    assert max(map(len, said.splitlines())) <= 80
+    assert "<bool>" not in said
+    words = said.replace(",", " ").split()
+    for parameter in command.params:
+        if parameter.opts[0].startswith("-") and not getattr(parameter, "hidden", False):
+            assert parameter.opts[0] in words
+
+
+@pytest.mark.parametrize(
+    ("path", "groups"),
+    [
+        (("node", "run"), {"Options", "Network", "Listening", "Serving", "Limits", "Logs", "Advanced"}),
+        (("router", "run"), {"Options", "Network", "Listening", "Serving", "Limits", "Logs"}),
+    ],
+)  # fmt: skip
+def test_long_help_is_in_groups(
+    path: tuple[str, ...],
+    groups: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = help_page(path, monkeypatch, capsys)
+    titles = [line.strip("╭╮─ ") for line in said.splitlines() if line.startswith("╭")]
+    assert set(titles) == groups
+    assert len(titles) == len(groups)
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("nods", "nodes"),
+        ("node rum", "run"),
+        ("nodes --rooter x", "--router"),
+        ("node run --memroy-limit 3", "--memory-limit"),
+    ],
+)
+def test_name_that_is_nearly_right_is_told_the_right_one(
+    capsys: pytest.CaptureFixture[str], line: str, meant: str
+) -> None:
+    assert run(line.split()) == 2
+    assert meant in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("node run --data d --models m --watchdog 500ms", "--watchdog"),
+        ("node run --data d --models m --load-limit 1h", "--load-limit"),
+        ("router run --data d --timeout soon", "--timeout"),
+        ("router run --data d --max-message-mib 3GiB", "--max-message-mib"),
+    ],
+)
+def test_wrong_amount_is_refused_by_the_name_of_its_option(
+    capsys: pytest.CaptureFixture[str], line: str, said: str
+) -> None:
+    assert run(line.split()) == 2
+    assert said in capsys.readouterr().err
