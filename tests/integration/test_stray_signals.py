@@ -34,6 +34,7 @@ def mesh_start() -> Mapping[str, Any]:
             chain=list(member.chain),
             ca_der=member.ca_der,
             revocations=b"",
+            drains=b"",
             listen=[],
             bootstrap=[],
             use_mdns=False,

@@ -71,6 +71,7 @@ class TestMember:
         self.downs: list[str] = []
         self.reachable: list[str] = []
         self.revocations: list[bytes] = []
+        self.drains: list[bytes] = []
         self._changed = asyncio.Event()
         is_router = membership.role is Role.ROUTER
         options = {"listen": LISTEN if is_router else ()} | options
@@ -84,6 +85,7 @@ class TestMember:
             on_subscribed=lambda topic, _: self._note(self.reachable, topic),
             on_members=lambda _: self._changed.set(),
             on_revocations=lambda encoded: self._note(self.revocations, encoded),
+            on_drains=lambda encoded: self._note(self.drains, encoded),
             on_down=lambda reason: self._note(self.downs, reason),
             restart=RestartPolicy(first_s=0.05),
             **options,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ import pytest
 from capamesh.protocol.adverts import Sequence, seal
 from capamesh.protocol.mesh.gossip import PayloadKind, wrap
 from capamesh.protocol.mesh.handshake import TIME_LIMIT_S
-from capamesh.protocol.network import RevocationList, Role
+from capamesh.protocol.network import DrainOrder, NetworkOwner, RevocationList, Role
 
 if TYPE_CHECKING:
     from conftest import Attacker, AttackerOf, Fleet, MemberOf, Network
@@ -107,6 +107,29 @@ async def test_revoked_peer_is_put_out_everywhere_and_a_late_joiner_learns_the_l
     late = fleet.network.join(Role.NODE)
     async with member(late, bootstrap=fleet.routers[1].client.addrs) as joiner:
         await joiner.until(lambda: joiner.revocations == [listed.encode()], "told at the door")
+    await fleet.hears()
+
+
+async def test_drain_order_reaches_every_member_once_and_those_that_join_later(
+    fleet: Fleet, member: MemberOf
+) -> None:
+    owner, now = fleet.network.owner, datetime.now(UTC)
+    node = fleet.network.join(Role.NODE)
+    nothing = DrainOrder.empty(owner.network_id)
+    order = owner.drain(nothing, {node.identity.peer_id: now + timedelta(hours=1)}, now=now)
+    foreign = NetworkOwner.create("other", now).drain(nothing, {}, now=now)
+    first = fleet.routers[0]
+    async with member(node, bootstrap=fleet.routers[1].client.addrs) as drained:
+        first.client.update_drains(foreign.encode())
+        first.client.update_drains(order.encode())
+        for each in (*fleet.routers, drained):
+            await each.until(lambda each=each: each.drains == [order.encode()], "told")
+    late = fleet.network.join(Role.NODE)
+    # its own order may be one by a key that was retired since: it starts all the same
+    async with member(
+        late, bootstrap=fleet.routers[1].client.addrs, drains=foreign.encode()
+    ) as joiner:
+        await joiner.until(lambda: joiner.drains == [order.encode()], "told at the door")
     await fleet.hears()
 
 

@@ -1,7 +1,7 @@
 """A member's data folder: who it is, what it was told, where it stands. File IO.
 
-Files besides those of the membership: `bootstrap.json` (addresses from the token), `revocations.bin` (the
-newest list heard), `boot_ns` (see `adverts.sequence`), `status.json` (for people and health checks) and
+Files besides those of the membership: `bootstrap.json` (addresses from the token), `revocations.bin` and
+`drains.bin` (the newest heard), `boot_ns` (see `adverts.sequence`), `status.json` (for people and health checks) and
 `lock`, held while a process lives in the folder. One that is found damaged is kept as `NAME.damaged`.
 """
 
@@ -209,7 +209,7 @@ class DataDir:
         with suppress(OSError):
             if file.read_bytes() == data:
                 return
-        self._keep(BOOTSTRAP_FILE, data)
+        self.keep(BOOTSTRAP_FILE, data)
 
     def _kept(self, role: Role, now: datetime) -> Membership | None:
         """Return the membership that the folder holds, if it is good and of this role."""
@@ -228,7 +228,7 @@ class DataDir:
         try:
             network_id = own_authority(load_network(self.folder)).network_id
         except ConfigError as error:
-            self._set_aside(NETWORK_FILE, error.message, "the token holds another copy")
+            self.set_aside(NETWORK_FILE, error.message, "the token holds another copy")
             return
         if network_id != invited.network_id:
             raise ConfigError(
@@ -255,7 +255,7 @@ class DataDir:
             isinstance(address, str) for address in cast(list[object], raw)
         ):
             return tuple(cast(list[str], raw))
-        self._set_aside(
+        self.set_aside(
             BOOTSTRAP_FILE,
             raw if isinstance(raw, str) else "it is not a list of addresses",
             "start it once with its token or with --bootstrap, or wait until a router dials it",
@@ -269,7 +269,7 @@ class DataDir:
         try:
             return RevocationList.load(self.folder, membership.ca_der)
         except ConfigError as error:
-            self._set_aside(
+            self.set_aside(
                 REVOCATIONS_FILE, error.message, "it comes again with the first member that is met"
             )
             return RevocationList.empty(membership.network_id)
@@ -279,7 +279,7 @@ class DataDir:
 
         What is not kept is tried again with each status.
         """
-        return not revocations.version or self._keep(REVOCATIONS_FILE, revocations.encode())
+        return not revocations.version or self.keep(REVOCATIONS_FILE, revocations.encode())
 
     def next_boot_ns(self, time_ns: int) -> int:
         """Return the boot time for this run's sequence numbers, after those of all earlier runs.
@@ -292,7 +292,7 @@ class DataDir:
         except (OSError, ValueError):
             last_ns = None
         boot_ns = boot_ns_after(time_ns, last_ns)
-        self._keep(BOOT_FILE, str(boot_ns).encode())
+        self.keep(BOOT_FILE, str(boot_ns).encode())
         return boot_ns
 
     def current(self, source: SequenceSource, time_ns: int) -> SequenceSource:
@@ -307,7 +307,7 @@ class DataDir:
         The time is added, and what the disk refuses. On a full disk, the last status is written over in its own place.
         """
         for name, (data, _) in list(self._unkept.items()):
-            self._keep(name, data)
+            self.keep(name, data)
         text = json.dumps(
             {**status, "updated_at": datetime.now(UTC).isoformat(), "disk": self.disk}, indent=1
         )
@@ -323,7 +323,7 @@ class DataDir:
                 return False
         return True
 
-    def _keep(self, name: str, data: bytes) -> bool:
+    def keep(self, name: str, data: bytes) -> bool:
         """Write a file that a member can do without; what cannot be written now is tried again with each status."""
         try:
             replace_public(self.folder / name, data)
@@ -336,7 +336,8 @@ class DataDir:
             self._warn("file_kept_again", file=name)
         return True
 
-    def _set_aside(self, name: str, error: str, remedy: str) -> None:
+    def set_aside(self, name: str, error: str, remedy: str) -> None:
+        """Keep a damaged file as `NAME.damaged`, and log what is wrong with it and what to do."""
         aside = set_aside(self.folder / name)
         self._warn(
             "damaged_file_set_aside",

@@ -19,7 +19,14 @@ from capamesh.protocol.mesh.handshake import (
     signed_bytes,
     stream_decoder,
 )
-from capamesh.protocol.network import Membership, NetworkOwner, NetworkTrust, RevocationList, Role
+from capamesh.protocol.network import (
+    DrainOrder,
+    Membership,
+    NetworkOwner,
+    NetworkTrust,
+    RevocationList,
+    Role,
+)
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 OWNER = NetworkOwner.create("test", NOW)
@@ -110,6 +117,67 @@ def test_signature_is_over_the_documented_concatenation() -> None:
             b"a" * 32,
         )
     )
+
+
+def drained(*peers: Membership, version: int = 1) -> DrainOrder:
+    return DrainOrder.sign(
+        OWNER.private_key,
+        OWNER.network_id,
+        version=version,
+        issued_at=NOW,
+        peers={peer.identity.peer_id: NOW + timedelta(hours=1) for peer in peers},
+    )
+
+
+def knowing(order: DrainOrder) -> NetworkTrust:
+    trust = NetworkTrust(OWNER.ca_der)
+    trust.take_drains(order.encode())
+    return trust
+
+
+def test_newer_drain_order_travels_with_the_verdict() -> None:
+    older, newer = drained(THIRD), drained(version=2)
+    for trust in (knowing(older), NetworkTrust(OWNER.ca_der)):
+        opener = side_of(Side.OPENER, NODE, ROUTER, trust)
+        acceptor = side_of(Side.ACCEPTOR, ROUTER, NODE, knowing(newer))
+        run(opener, acceptor)
+        assert (opener.drains, acceptor.drains) == (newer.encode(), b"")
+        assert opener.member is not None
+
+
+def test_drain_order_is_sent_to_nobody_who_tells_of_none() -> None:
+    acceptor = side_of(Side.ACCEPTOR, ROUTER, NODE, knowing(drained(THIRD)))
+    opener = side_of(Side.OPENER, NODE, ROUTER)
+    older = hello_of(NODE, nonce=Side.OPENER.value * 32)
+    del older["drains"]
+    opener.receive(one(acceptor.first()), NOW)
+    acceptor.receive(older, NOW)
+    verdict = acceptor.receive({"type": "proof", "sig": _proof_of(opener), "list": b""}, NOW)
+    assert one(verdict) == {"type": "verdict", "ok": True, "why": ""}
+
+
+def _proof_of(opener: Handshake) -> bytes:
+    return NODE.identity.sign(opener._signed_by(Side.OPENER))
+
+
+@pytest.mark.parametrize("version", ["1", None, 2.0, [], b"1"])
+def test_order_that_is_told_of_by_no_number_is_none(version: object) -> None:
+    acceptor = side_of(Side.ACCEPTOR, ROUTER, NODE, knowing(drained(THIRD)))
+    assert (
+        one(acceptor.receive(hello_of(NODE, nonce=b"x" * 32, drains=version), NOW))["type"]
+        == "proof"
+    )
+
+
+@pytest.mark.parametrize("drains", ["text", 1, None, [b"order"]])
+def test_drain_order_that_is_no_bytes_is_malformed(drains: object) -> None:
+    opener, acceptor = side_of(Side.OPENER, NODE, ROUTER), side_of(Side.ACCEPTOR, ROUTER, NODE)
+    proof = acceptor.receive(one(opener.first()), NOW)
+    opener.receive(one(acceptor.first()), NOW)
+    opener.receive(one(proof), NOW)
+    with pytest.raises(NotMember, match="malformed: 'drains'"):
+        opener.receive({"type": "verdict", "ok": True, "why": "", "drains": drains}, NOW)
+    assert opener.member is None
 
 
 def test_newer_revocation_list_travels_with_the_proof() -> None:
@@ -276,7 +344,9 @@ json_like = st.recursive(
 @given(
     st.sampled_from(["hello", "proof", "verdict"]),
     st.dictionaries(
-        st.sampled_from(["v", "net", "chain", "nonce", "revoked", "sig", "list", "ok", "why"]),
+        st.sampled_from(
+            ["v", "net", "chain", "nonce", "revoked", "drains", "sig", "list", "ok", "why"]
+        ),
         json_like,
     ),
 )

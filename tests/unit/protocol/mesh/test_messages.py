@@ -16,6 +16,7 @@ from capamesh.protocol.mesh.gossip import (
 )
 from capamesh.protocol.mesh.messages import (
     Dial,
+    Drains,
     Heard,
     Members,
     Publish,
@@ -29,7 +30,7 @@ from capamesh.protocol.mesh.messages import (
     to_wire,
 )
 
-KINDS = (Start, Publish, Revocations, Dial, Stop, Ready, Heard, Members, Subscribed, Warned)
+KINDS = (Start, Publish, Revocations, Drains, Dial, Stop, Ready, Heard, Members, Subscribed, Warned)
 texts = st.lists(st.text(), max_size=3)
 start = st.builds(
     Start,
@@ -37,6 +38,7 @@ start = st.builds(
     chain=st.lists(st.binary(), max_size=2),
     ca_der=st.binary(),
     revocations=st.binary(),
+    drains=st.binary(),
     listen=texts,
     bootstrap=texts,
     use_mdns=st.booleans(),
@@ -46,6 +48,7 @@ messages = st.one_of(
     start,
     st.builds(Publish, st.text(), st.binary()),
     st.builds(Revocations, st.binary()),
+    st.builds(Drains, st.binary()),
     st.builds(Dial, texts),
     st.just(Stop()),
     st.builds(Ready, st.text(), texts),
@@ -87,12 +90,14 @@ def test_type_words_are_distinct() -> None:
 
 
 def test_start_never_shows_its_key() -> None:
-    shown = repr(Start(b"s3cret", [b"chain"], b"", b"", ["/ip4/1.2.3.4/tcp/1"], [], False, ["t"]))
+    shown = repr(
+        Start(b"s3cret", [b"chain"], b"", b"", b"", ["/ip4/1.2.3.4/tcp/1"], [], False, ["t"])
+    )
     assert shown == "Start(listen=['/ip4/1.2.3.4/tcp/1'], bootstrap=[], subscribe=['t'])"
 
 
 def test_start_that_does_not_fit_does_not_tell_its_key() -> None:
-    raw = to_wire(Start(b"key", [], b"", b"", [], [], False, []))
+    raw = to_wire(Start(b"key", [], b"", b"", b"", [], [], False, []))
     with pytest.raises(ProtocolViolation) as caught:
         from_wire(raw | {"private_key": "s3cret"})
     assert (

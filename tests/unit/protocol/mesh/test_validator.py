@@ -19,7 +19,7 @@ from capamesh.protocol.mesh.validator import (
     Validator,
     Verdict,
 )
-from capamesh.protocol.network import Membership, NetworkOwner, RevocationList, Role
+from capamesh.protocol.network import DrainOrder, Membership, NetworkOwner, RevocationList, Role
 from capamesh.protocol.network_clock import NetworkClock
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -230,3 +230,24 @@ def test_known_sender_is_heard_whatever_its_clock_says_for_its_numbers_go_on(
         assert judge.judge(payload(counter, at_ms=at_ms), A, NOW_MS).reason == ""
     assert judge.judge(payload(3), A, NOW_MS).reason == "replay"
     assert judge.judge(payload(1, BOB, at_ms=NOW_MS - 10**7), B, NOW_MS).reason == "stale"
+
+
+def test_drain_order_is_forwarded_once_and_nobody_elses() -> None:
+    trust = ALICE.trust()
+    judge = Validator(OWNER.ca_der, trust)
+    nothing = DrainOrder.empty(OWNER.network_id)
+    order = OWNER.drain(nothing, {B: NOW + timedelta(hours=1)}, now=NOW)
+    sent = wrap(PayloadKind.DRAINS, order.encode())
+    assert judge.judge(sent, A, NOW_MS) == ValidationResult(
+        Verdict.ACCEPT, "", PayloadKind.DRAINS, order.encode()
+    )
+    trust.take_drains(order.encode())
+    assert judge.judge(sent, B, NOW_MS) == ValidationResult(Verdict.IGNORE, "replay")
+    foreign = OTHER_OWNER.drain(nothing, {}, now=NOW)
+    for bad in (
+        forged(sent),
+        wrap(PayloadKind.DRAINS, foreign.encode()),
+        b"D",
+        b"D" + bytes(70_000),
+    ):
+        assert judge.judge(bad, A, NOW_MS) == ValidationResult(Verdict.REJECT, "signature")

@@ -70,7 +70,7 @@ class Admission(INotifee):
     """Knows which connected peers are members.
 
     `on_change` is called when that changes, `on_revocations(encoded)` with a list that a member sent as
-    newer and that is not verified.
+    newer and that is not verified, `on_drains(encoded)` with such a drain order.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class Admission(INotifee):
         trust: NetworkTrust,
         on_change: Callable[[], None],
         on_revocations: Callable[[bytes], None],
+        on_drains: Callable[[bytes], object],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         warn: Warn,
     ) -> None:
@@ -94,6 +95,7 @@ class Admission(INotifee):
         self._trust = trust
         self._on_change = on_change
         self._on_revocations = on_revocations
+        self._on_drains = on_drains
         self._now = now
         self._last_now = (now(), trio.current_time())
         self._warn = warn
@@ -251,6 +253,8 @@ class Admission(INotifee):
             self._on_revocations(handshake.revocations)
             # The list may name the very peer that sent it.
             self._trust.verify(handshake.remote_chain, self._now())
+        if handshake.drains:
+            self._on_drains(handshake.drains)
         if not self._network.get_connections(peer):
             return
         self._refused_until_s.pop(peer, None)

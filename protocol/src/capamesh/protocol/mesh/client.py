@@ -12,6 +12,7 @@ from capamesh.protocol.errors import ProtocolViolation
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.mesh.messages import (
     Dial,
+    Drains,
     Heard,
     Members,
     Publish,
@@ -53,6 +54,7 @@ class MeshClient:
     `on_subscribed(topic, peers)`: a topic got its first remote listener: publish what it must hear.
     `on_members(peers)`: who is connected and proved membership changed; peer id to role.
     `on_revocations(encoded)`: a newer list was heard; it is not verified again here.
+    `on_drains(encoded)`: a newer drain order was heard.
     `on_down(reason)`: the sidecar was lost and will be restarted; `publish` returns False until then.
     """
 
@@ -66,11 +68,13 @@ class MeshClient:
         log: FilteringBoundLogger,
         use_mdns: bool = False,
         revocations: bytes = b"",
+        drains: bytes = b"",
         on_message: Callable[[str, bytes, PeerId], None] = _ignore,
         on_ready: Callable[[PeerId, tuple[str, ...]], None] = _ignore,
         on_subscribed: Callable[[str, tuple[PeerId, ...]], None] = _ignore,
         on_members: Callable[[Mapping[PeerId, Role]], None] = _ignore,
         on_revocations: Callable[[bytes], None] = _ignore,
+        on_drains: Callable[[bytes], None] = _ignore,
         on_down: Callable[[str], None] = _ignore,
         restart: RestartPolicy | None = None,
         silent_limit_s: float = 10.0,
@@ -82,11 +86,13 @@ class MeshClient:
         self._subscribe = list(subscribe)
         self._use_mdns = use_mdns
         self._revocations = revocations
+        self._drains = drains
         self._on_message = on_message
         self._on_ready = on_ready
         self._on_subscribed = on_subscribed
         self._on_members = on_members
         self._on_revocations = on_revocations
+        self._on_drains = on_drains
         self._on_down = on_down
         self._log = log
         self._last_listen = self._listen
@@ -143,6 +149,11 @@ class MeshClient:
         self._revocations = encoded
         self._send(Revocations(encoded))
 
+    def update_drains(self, encoded: bytes) -> None:
+        """Spread a newer drain order; a sidecar that is down gets it when it starts."""
+        self._drains = encoded
+        self._send(Drains(encoded))
+
     def dial(self, addrs: Sequence[str]) -> None:
         """Keep connections to these members as well; survives a restart of the sidecar."""
         new = [addr for addr in addrs if addr not in self._bootstrap]
@@ -165,6 +176,7 @@ class MeshClient:
             chain=list(membership.chain),
             ca_der=membership.ca_der,
             revocations=self._revocations,
+            drains=self._drains,
             listen=self._last_listen,
             bootstrap=self._bootstrap,
             use_mdns=self._use_mdns,
@@ -190,6 +202,9 @@ class MeshClient:
             case Revocations(data):
                 self._revocations = data
                 self._on_revocations(data)
+            case Drains(data):
+                self._drains = data
+                self._on_drains(data)
             case Warned(event, detail, count):
                 self.warnings[event] = self.warnings.get(event, 0) + count
                 self._log.warning("mesh_warning", mesh_event=event, detail=detail, count=count)

@@ -9,6 +9,7 @@ A payload is one kind byte and a body:
 
     0x45 "E"   a sealed envelope (`capamesh.protocol.adverts`), whose sender must be the publisher
     0x52 "R"   a revocation list signed by the network's owner (`capamesh.protocol.network`), from any member
+    0x44 "D"   a drain order signed by the network's owner, likewise
 
 Other kinds are ignored without blame, so that a later version can add one.
 """
@@ -30,6 +31,7 @@ class PayloadKind(Enum):
 
     ENVELOPE = b"E"
     REVOCATIONS = b"R"
+    DRAINS = b"D"
 
 
 def adverts_topic(network_id: NetworkId) -> str:

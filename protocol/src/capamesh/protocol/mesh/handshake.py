@@ -17,6 +17,7 @@ skipped.
                      to 8 more, as in an advert's envelope
      "nonce"   bin   32 fresh random bytes
      "revoked" int   the version of the newest revocation list it has; 0: none
+     "drains"  int   the version of the newest drain order it has; 0: none; may be missing: it takes no orders
 2. Each side checks the other's chain against the network's authority, and that the leaf's peer id is the
    one that noise authenticated, and sends:
      "type"    text  "proof"
@@ -32,6 +33,8 @@ skipped.
      "type"    text  "verdict"
      "ok"      bool  true: the other is a member
      "why"     text  empty, or the reason for a person
+     "drains"  bin   where the other is a member, and told of an older drain order than this side has: that order,
+                     encoded; else it may be missing
      "list"    bin   where the other is refused because of a revocation list that is newer than what it has, and its
                      chain is of the peer id that noise authenticated: that list, encoded; else it may be missing
 A side that has both sent and received a verdict that is true may close the stream. A side that refuses
@@ -153,6 +156,10 @@ class Handshake:
         """The remote's certificates, once they are verified."""
         self.revocations = b""
         """A revocation list that the remote sent as newer than ours; not verified; empty: none."""
+        self.drains = b""
+        """A drain order that the remote sent as newer than ours; not verified; empty: none."""
+        self._owed_drains = b""
+        """The drain order that the remote is to be sent once it has proved itself."""
         self.revealed = b""
         """The list to send with the refusal of a remote that it names: it learns so that it is a member no more."""
 
@@ -175,6 +182,7 @@ class Handshake:
                 "chain": self._chain,
                 "nonce": self._nonce,
                 "revoked": self._trust.revocations.version,
+                "drains": self._trust.drains.version,
             }
         )
 
@@ -200,8 +208,14 @@ class Handshake:
             case "proof":
                 self._expected = "verdict"
                 self._check_proof(message)
-                return encode({"type": "verdict", "ok": True, "why": ""})
+                verdict: dict[str, object] = {"type": "verdict", "ok": True, "why": ""}
+                owed = self._owed_drains
+                return encode({**verdict, "drains": owed} if owed else verdict)
             case _:
+                drains = message.get("drains", b"")
+                if not isinstance(drains, bytes):
+                    raise NotMember("malformed: 'drains' must be a drain order as bytes")
+                self.drains = drains
                 self._expected = "nothing"
                 return b""
 
@@ -231,6 +245,9 @@ class Handshake:
             raise NotMember(
                 f"peer id does not match key: the chain is {member.peer_id}'s, the connection {self._remote}'s"
             )
+        drains = message.get("drains")
+        if isinstance(drains, int) and drains < self._trust.drains.version:
+            self._owed_drains = self._trust.encoded_drains
         self._member = member
         self._remote_nonce = nonce
         self.remote_chain = tuple(certificates)

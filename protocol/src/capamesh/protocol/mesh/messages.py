@@ -31,6 +31,8 @@ class Start:
     """The network owner's certificate, DER."""
     revocations: bytes
     """An encoded revocation list, or empty."""
+    drains: bytes
+    """An encoded drain order, or empty."""
     listen: list[str]
     """Multiaddresses to listen on; empty: dial only."""
     bootstrap: list[str]
@@ -61,6 +63,14 @@ class Revocations:
     """Either way: a revocation list that is newer than what the receiver may have."""
 
     TYPE: ClassVar[str] = "revocations"
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Drains:
+    """Either way: a drain order that is newer than what the receiver may have."""
+
+    TYPE: ClassVar[str] = "drains"
     data: bytes
 
 
@@ -129,12 +139,24 @@ class Warned:
     count: int
 
 
-ToSidecar: TypeAlias = Start | Publish | Revocations | Dial | Stop
-ToOwner: TypeAlias = Ready | Heard | Members | Subscribed | Revocations | Warned
+ToSidecar: TypeAlias = Start | Publish | Revocations | Drains | Dial | Stop
+ToOwner: TypeAlias = Ready | Heard | Members | Subscribed | Revocations | Drains | Warned
 
 _TYPES: Final[dict[str, type[ToSidecar | ToOwner]]] = {
     kind.TYPE: kind
-    for kind in (Start, Publish, Revocations, Dial, Stop, Ready, Heard, Members, Subscribed, Warned)
+    for kind in (
+        Start,
+        Publish,
+        Revocations,
+        Drains,
+        Dial,
+        Stop,
+        Ready,
+        Heard,
+        Members,
+        Subscribed,
+        Warned,
+    )
 }
 
 

@@ -27,6 +27,7 @@ from capamesh.protocol.mesh.host import make_host
 from capamesh.protocol.mesh.lan import find_on_lan
 from capamesh.protocol.mesh.messages import (
     Dial,
+    Drains,
     Heard,
     Members,
     Publish,
@@ -80,6 +81,8 @@ class Sidecar:
         self._clock = NetworkClock(_wall_ms(), trio.current_time())
         self._judge = Validator(start.ca_der, self._trust, self._clock)
         self._warnings: dict[str, tuple[int, str]] = {}
+        if start.drains:
+            self._take_drains(start.drains)
         contain_tasks(self._warn)
         self._port = MeshPort(limits_for_mesh(descriptor_limit()))
         self._host = make_host(start.private_key, self._warn, self._port)
@@ -101,6 +104,7 @@ class Sidecar:
                 trust=self._trust,
                 on_change=lambda: self._members_changed(admission),
                 on_revocations=take_revocations,
+                on_drains=self._take_drains,
                 now=self._membership_time,
                 warn=self._warn,
             )
@@ -110,6 +114,8 @@ class Sidecar:
             ) -> None:
                 if judgement.kind is PayloadKind.REVOCATIONS:
                     take_revocations(judgement.body)
+                elif judgement.kind is PayloadKind.DRAINS:
+                    self._take_drains(judgement.body)
                 else:
                     self._tell(Heard(topic, judgement.body, publisher, via))
 
@@ -166,6 +172,9 @@ class Sidecar:
                 case Revocations(data):
                     if self._take_revocations(data, admission):
                         await pubsub.announce(self._demand, wrap(PayloadKind.REVOCATIONS, data))
+                case Drains(data):
+                    if self._take_drains(data):
+                        await pubsub.announce(self._demand, wrap(PayloadKind.DRAINS, data))
                 case Dial(addrs):
                     dialler.add(addrs)
                 case Stop():
@@ -185,6 +194,17 @@ class Sidecar:
         if is_newer:
             self._tell(Revocations(encoded))
             admission.recheck()
+        return is_newer
+
+    def _take_drains(self, encoded: bytes) -> bool:
+        """Remember a drain order that is newer and the owner's, and tell our owner. Return whether it is."""
+        try:
+            is_newer = self._trust.take_drains(encoded)
+        except CapameshError as exc:
+            self._warn("bad_drains", exc.message)
+            return False
+        if is_newer:
+            self._tell(Drains(encoded))
         return is_newer
 
     async def _find_on_lan(self, addrs: list[str], dialler: Dialler) -> None:

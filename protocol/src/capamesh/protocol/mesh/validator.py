@@ -25,7 +25,7 @@ from capamesh.protocol.errors import AdvertRejected, ProtocolViolation
 from capamesh.protocol.fleet import EXPIRE_AFTER
 from capamesh.protocol.invite_quotas import InviteQuotas
 from capamesh.protocol.mesh.gossip import MAX_PAYLOAD_BYTES, PayloadKind, unwrap
-from capamesh.protocol.network import RevocationList
+from capamesh.protocol.network import DrainOrder, RevocationList
 from capamesh.protocol.network_clock import NetworkClock, check_time_by
 
 if TYPE_CHECKING:
@@ -125,6 +125,8 @@ class Validator:
             return ValidationResult(Verdict.IGNORE, "rate")
         if kind is PayloadKind.REVOCATIONS:
             reason, is_blamed = self._refuse_list(body)
+        elif kind is PayloadKind.DRAINS:
+            reason, is_blamed = self._refuse_drains(body)
         else:
             reason, is_blamed = self._refuse_envelope(body, publisher, now_ms, steady_s)
         if reason:
@@ -210,6 +212,13 @@ class Validator:
         if not newer.is_newer_than(self._trust.revocations):
             return "replay", False
         return "", False
+
+    def _refuse_drains(self, body: bytes) -> tuple[str, bool]:
+        try:
+            order = DrainOrder.decode(body, self._trust.authority)
+        except ProtocolViolation:
+            return RejectReason.SIGNATURE, True
+        return ("", False) if self._trust.would_take(order) else ("replay", False)
 
     def _budget(self, who: str, burst: float, per_s: float, steady_s: float) -> float:
         budget, updated_s = self._budgets.get(who, (burst, steady_s))

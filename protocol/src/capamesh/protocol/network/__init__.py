@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from capamesh.protocol.network.certificates import CLOCK_SKEW, DEFAULT_MEMBERS, MAX_MEMBERS, Role
 from capamesh.protocol.network.chain import MAX_CHAIN, Member
+from capamesh.protocol.network.drain_order import DRAINS_FILE, MAX_ORDER_BYTES, DrainOrder
 from capamesh.protocol.network.folder import (
     CHAIN_FILE,
     IDENTITY_FILE,
@@ -23,14 +24,17 @@ __all__ = [
     "CHAIN_FILE",
     "CLOCK_SKEW",
     "DEFAULT_MEMBERS",
+    "DRAINS_FILE",
     "IDENTITY_FILE",
     "MAX_CERTIFICATE_BYTES",
     "MAX_CHAIN",
     "MAX_LIST_BYTES",
     "MAX_MEMBERS",
+    "MAX_ORDER_BYTES",
     "NETWORK_FILE",
     "OWNER_KEY_FILE",
     "REVOCATIONS_FILE",
+    "DrainOrder",
     "JoinToken",
     "Member",
     "Membership",

@@ -19,6 +19,7 @@ from capamesh.protocol.network.certificates import (
     issue_successor,
     network_id_of,
 )
+from capamesh.protocol.network.drain_order import DrainOrder
 from capamesh.protocol.network.folder import (
     NETWORK_FILE,
     OWNER_KEY_FILE,
@@ -29,7 +30,7 @@ from capamesh.protocol.network.revocation import RevocationList
 from capamesh.protocol.network.token import JoinToken
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -179,6 +180,23 @@ class NetworkOwner:
             invites=current.invites | frozenset(invites),
             successors=authority.successors,
             oldest_key=newest if is_retiring else current.oldest_key,
+        )
+
+    def drain(
+        self, current: DrainOrder, peers: Mapping[PeerId, datetime], *, now: datetime
+    ) -> DrainOrder:
+        """Return the order that replaces `current`: these `peers` are drained, each until its time, and nobody else.
+
+        `current` must be the network's newest order: members ignore one whose version is not higher than what they have.
+        Raises `ConfigError` for too many nodes, and for a time that is past or too far away.
+        """
+        return DrainOrder.sign(
+            self.private_key,
+            self.network_id,
+            version=current.version + 1,
+            issued_at=in_seconds(now, "the time"),
+            peers={peer: in_seconds(until, "the end") for peer, until in peers.items()},
+            successors=own_authority(self.ca_der).successors,
         )
 
     @classmethod

@@ -20,16 +20,14 @@ from capamesh.protocol.errors import ConfigError, NotMember, ProtocolViolation
 from capamesh.protocol.identity import SIGNATURE_BYTES, peer_id_of, public_bytes_of
 from capamesh.protocol.ids import NetworkId, PeerId
 from capamesh.protocol.msgpack_codec import pack, unpack
-from capamesh.protocol.network.authority import MAX_SUCCESSORS, Authority, own_authority
+from capamesh.protocol.network.authority import Authority, own_authority
 from capamesh.protocol.network.certificates import serial_text
+from capamesh.protocol.network.succession import read_succession, signer_of, succession
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import (
-        Ed25519PrivateKey,
-        Ed25519PublicKey,
-    )
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 MAX_LIST_BYTES = 1024 * 1024
 """The largest list (guess: room for 30,000 peers; beyond that revoke their invites)."""
@@ -88,7 +86,7 @@ class RevocationList:
         Raises `ConfigError` for a peer id or serial that is none, and for a list over `MAX_LIST_BYTES`.
         """
         payload = _payload(network_id, version, issued_at, peers, invites, oldest_key)
-        size = len(_succession(successors)) + SIGNATURE_BYTES + len(payload)
+        size = len(succession(_SUCCESSION, successors)) + SIGNATURE_BYTES + len(payload)
         if size > MAX_LIST_BYTES:
             raise ConfigError(
                 f"the revocation list would have {size} bytes, at most "
@@ -101,7 +99,7 @@ class RevocationList:
 
     def encode(self) -> bytes:
         """Return the list as bytes; the same list always gives the same ones."""
-        return _succession(self.successors) + self.signature + self._payload()
+        return succession(_SUCCESSION, self.successors) + self.signature + self._payload()
 
     @classmethod
     def decode(cls, raw: bytes, ca_der: bytes) -> RevocationList:
@@ -116,10 +114,10 @@ class RevocationList:
             raise ProtocolViolation(
                 f"oversize: a revocation list of {len(raw)} bytes, at most {MAX_LIST_BYTES}"
             )
-        successors, rest = _read_succession(raw)
+        successors, rest = read_succession(_SUCCESSION, raw, "the revocation list")
         signature, payload = rest[:SIGNATURE_BYTES], rest[SIGNATURE_BYTES:]
         try:
-            _signer(authority, successors).verify(signature, _DOMAIN + payload)
+            signer_of(authority, successors).verify(signature, _DOMAIN + payload)
         except InvalidSignature as exc:
             raise ProtocolViolation(
                 f"bad signature: the revocation list of {len(raw)} bytes is not signed by the owner of "
@@ -149,7 +147,7 @@ class RevocationList:
         if self == RevocationList.empty(self.network_id):
             return authority
         try:
-            key = _signer(authority, self.successors)
+            key = signer_of(authority, self.successors)
             key.verify(self.signature, _DOMAIN + self._payload())
             return authority.extended(self.successors)
         except NotMember as exc:
@@ -257,37 +255,3 @@ def _payload(
         **({"oldest": oldest_key} if oldest_key else {}),
     }
     return pack(fields)
-
-
-def _signer(authority: Authority, successors: tuple[bytes, ...]) -> Ed25519PublicKey:
-    """Return the key that owns the network by `successors`; raise `NotMember` when they lead to none.
-
-    A list of an earlier key is read too: an honest member may not have heard of the newest yet.
-    """
-    return authority.extended(successors).keys[len(successors)]
-
-
-def _succession(successors: tuple[bytes, ...]) -> bytes:
-    if not successors:
-        return b""
-    parts = [_SUCCESSION, bytes([len(successors)])]
-    for der in successors:
-        parts += (len(der).to_bytes(2, "big"), der)
-    return b"".join(parts)
-
-
-def _read_succession(raw: bytes) -> tuple[tuple[bytes, ...], bytes]:
-    """Return the successors in front of a list, and the rest; raise `ProtocolViolation` when they are cut short."""
-    if not raw.startswith(_SUCCESSION):
-        return (), raw
-    at = len(_SUCCESSION) + 1
-    found: list[bytes] = []
-    for _ in range(raw[at - 1] if len(raw) >= at else 0):
-        size = int.from_bytes(raw[at : at + 2], "big")
-        found.append(raw[at + 2 : at + 2 + size])
-        at += 2 + size
-    if not found or at > len(raw) or len(found) > MAX_SUCCESSORS:
-        raise ProtocolViolation(
-            f"bad signature: the revocation list of {len(raw)} bytes is cut short in its {len(found)} owner's keys"
-        )
-    return tuple(found), raw[at:]

@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from capamesh.protocol.errors import NotMember
+from capamesh.protocol.errors import NotMember, ProtocolViolation
 from capamesh.protocol.network.authority import own_authority
 from capamesh.protocol.network.certificates import CLOCK_SKEW
 from capamesh.protocol.network.chain import Admission, admit, chain_parts
+from capamesh.protocol.network.drain_order import DrainOrder
 from capamesh.protocol.network.revocation import RevocationList
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from capamesh.protocol.ids import NetworkId
+    from capamesh.protocol.ids import NetworkId, PeerId
+    from capamesh.protocol.network.authority import Authority
     from capamesh.protocol.network.certificates import Role
     from capamesh.protocol.network.chain import Member
 
@@ -28,7 +30,7 @@ hit; about 1 KB each."""
 
 
 class NetworkTrust:
-    """The verdict on chains: authority and revocation list of one network, and the chains seen lately.
+    """The verdict on chains: authority, revocation list and drain order of one network, and the chains seen lately.
 
     Remembers what a chain proves (two signatures, a third of a millisecond), never that it is valid now:
     time, revocation and role are checked on every call. Not to be shared by threads.
@@ -40,6 +42,7 @@ class NetworkTrust:
         self._ca_der = ca_der
         self._revocations = RevocationList.empty(self._authority.network_id)
         self._encoded_revocations: bytes | None = None
+        self._drains = DrainOrder.empty(self._authority.network_id)
         self._admissions: OrderedDict[bytes, Admission] = OrderedDict()
         if revocations is not None:
             self.update(revocations)
@@ -67,6 +70,50 @@ class NetworkTrust:
         if self._encoded_revocations is None:
             self._encoded_revocations = self._revocations.encode()
         return self._encoded_revocations
+
+    @property
+    def authority(self) -> Authority:
+        """The owner's keys, as far as they are known here."""
+        return self._authority
+
+    @property
+    def drains(self) -> DrainOrder:
+        """The newest drain order so far."""
+        return self._drains
+
+    @property
+    def encoded_drains(self) -> bytes:
+        """The newest drain order so far as bytes, empty where there never was one."""
+        return self._drains.encode() if self._drains.version else b""
+
+    def would_take(self, order: DrainOrder) -> bool:
+        """Return whether an order of this network's owner replaces the newest so far; one by a retired key never does."""
+        return not self._is_retired(order) and order.is_newer_than(self._drains)
+
+    def read_drains(self, encoded: bytes) -> DrainOrder:
+        """Return a drain order; raise `ProtocolViolation` when it is not this network's owner's, or by a retired key."""
+        order = DrainOrder.decode(encoded, self._authority)
+        if self._is_retired(order):
+            raise ProtocolViolation(
+                f"retired owner key: the drain order, version {order.version}, is by the owner's key "
+                f"{len(order.successors) + 1}; those before {self._revocations.oldest_key + 1} count no more"
+            )
+        return order
+
+    def take_drains(self, encoded: bytes) -> bool:
+        """Take a drain order over when it is newer, and say whether it was. Raises as `read_drains` does."""
+        order = self.read_drains(encoded)
+        if not self.would_take(order):
+            return False
+        self._drains = order
+        return True
+
+    def drained_until(self, peer: PeerId, now: datetime) -> datetime | None:
+        """Return until when the owner has drained a node, None where routers may send to it."""
+        return None if self._is_retired(self._drains) else self._drains.until(peer, now)
+
+    def _is_retired(self, order: DrainOrder) -> bool:
+        return len(order.successors) < self._revocations.oldest_key
 
     def with_revocations(self, revocations: RevocationList) -> NetworkTrust:
         """Return trust in the same network under exactly this list; `ConfigError` as for `update`."""
