@@ -7,10 +7,13 @@ from typing import Any
 
 from signed_adverts import FakeClocks, Network
 
+from capamesh.protocol.data_dir import DataDir
+from capamesh.protocol.drains import Drains
 from capamesh.protocol.fleet import Change
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.network import Role
 from capamesh.protocol.reach import Inside
+from capamesh.router.fleet.drains import FleetDrains
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.hearing import Hearing
 from capamesh.router.fleet.last_fleet import LastFleet
@@ -75,6 +78,15 @@ class Members(Dialler):
             owners=owners.owners,
         )
         owners.fleet = self.fleet
+        self.told_of_drains: list[bytes | str] = []
+        """What was given to the mesh, and "changed" for each change of who is drained."""
+        self.drains = FleetDrains(
+            Drains(self.trust, DataDir(folder, log), log),
+            self.fleet,
+            now=lambda: self.hearing.membership_time(self.clocks.now()),
+            pass_on=self.told_of_drains.append,
+            on_changed=lambda: self.told_of_drains.append("changed"),
+        )
         self.overrides = Overrides()
         self.last_fleet = LastFleet()
         self.updates = FleetUpdates(
@@ -83,6 +95,7 @@ class Members(Dialler):
             self,
             take=owners.take,
             on_changes=self.changes.append,
+            drain=self.drains.lay_on,
             clock=self.clocks.steady_s,
             log=log,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -39,6 +40,31 @@ from capamesh.router.telemetry.ended import EndedRequests
 from capamesh.router.telemetry.metrics import LATENCY
 
 INFER = "/v2/models/m/infer"
+
+
+class Order:
+    """The newest order that `FakeDrains` holds."""
+
+    version = 3
+
+
+class FakeDrains:
+    """A router's drains that take any order but junk."""
+
+    encoded = b"signed order"
+
+    def __init__(self) -> None:
+        self.posted: list[bytes] = []
+        self.held: dict[PeerId, dt.datetime] = {}
+
+    def until(self, peer: PeerId) -> dt.datetime | None:
+        return self.held.get(peer)
+
+    def post(self, encoded: bytes) -> tuple[Order, bool]:
+        if encoded == b"junk":
+            raise InvalidRequest("not signed by the owner")
+        self.posted.append(encoded)
+        return Order(), False
 
 
 class NoPool:
@@ -92,6 +118,7 @@ class Http:
     times: Times
     ended: EndedRequests
     feed: Feed
+    drains: FakeDrains
 
     @property
     def view(self) -> FleetView:
@@ -162,6 +189,7 @@ def page_of(
         router=lambda: {"state": "ready", "reason": ""},
         traffic=history.traffic,
         member_of=lambda _: None,
+        drained_until=lambda _: None,
     )
     feed = Feed(overview.steps, boot=boot, log=log)  # type: ignore[arg-type]
     page = PageApi(
@@ -216,11 +244,13 @@ async def serving(
         return _Revocations(), False
 
     members: dict[PeerId, Member] = {}
+    drains = FakeDrains()
     pages = FleetApi(
         fleet.view,
         pool,  # type: ignore[arg-type]
         fleet.telemetry,
         revoke=revoke,  # type: ignore[arg-type]
+        drains=drains,  # type: ignore[arg-type]
         arrival_s=arrival_s,
         clock=fleet.clock,
         member_of=members.get,
@@ -270,7 +300,7 @@ async def serving(
         async with aiohttp.ClientSession(f"http://{host}:{port}") as session:
             client = Client(session, host, port)
             yield Http(
-                client, fleet, pool, log, front, revoked, members, history, times, ended, feed
+                client, fleet, pool, log, front, revoked, members, history, times, ended, feed, drains
             )
     finally:
         front.close()

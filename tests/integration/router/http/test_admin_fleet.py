@@ -15,7 +15,7 @@ from router_http import Http, serving
 from capamesh.protocol.adverts import NO_VERSION, ModelState
 from capamesh.protocol.fleet import Joined
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
-from capamesh.protocol.network import MAX_LIST_BYTES, Member, Role
+from capamesh.protocol.network import MAX_LIST_BYTES, MAX_ORDER_BYTES, Member, Role
 from capamesh.protocol.tensors import Datatype, Limits, TensorSpec
 
 UNTIL = dt.datetime(2027, 3, 1, 12, tzinfo=dt.UTC)
@@ -221,6 +221,7 @@ async def test_page_is_there_with_a_slash_at_its_end_too(http: Http, path: str) 
         ("POST", "/v2/health/live", {"GET", "HEAD"}),
         ("DELETE", "/v2/models/m", {"GET", "HEAD"}),
         ("PUT", "/v1/revocations", {"POST"}),
+        ("PUT", "/v1/drains", {"GET", "HEAD", "POST"}),
         ("GET", "/v2/repository/index", {"POST"}),
     ],
 )
@@ -285,6 +286,32 @@ async def test_metrics_are_prometheus_text(http: Http) -> None:
     response = await http.client.get("/metrics")
     assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
     assert "process_cpu_seconds_total" in await response.text()
+
+
+async def test_drain_order_is_taken_over_refused_or_too_large(http: Http) -> None:
+    response = await http.client.post("/v1/drains", data=b"order")
+    assert (response.status, await response.json()) == (200, {"version": 3, "is_kept": False})
+    response = await http.client.post("/v1/drains", data=b"junk")
+    assert (response.status, await response.json()) == (
+        400,
+        {"error": "not signed by the owner", "code": "invalid_request"},
+    )
+    response = await http.client.post("/v1/drains", data=io.BytesIO(bytes(MAX_ORDER_BYTES + 1)))
+    assert response.status == 413
+    assert http.drains.posted == [b"order"]
+    response = await http.client.get("/v1/drains")
+    assert (response.content_type, await response.read()) == (
+        "application/octet-stream",
+        b"signed order",
+    )
+
+
+async def test_fleet_page_tells_until_when_a_node_is_drained(http: Http) -> None:
+    http.view.apply([Joined(advert("A", "a:1")), Joined(advert("B", "b:1"))])
+    http.drains.held[PeerId("B")] = UNTIL
+    _, body = await get(http, "/v1/nodes")
+    assert isinstance(body, dict)
+    assert [node["drained_until"] for node in body["nodes"]] == [None, "2027-03-01T12:00:00+00:00"]
 
 
 async def test_revocation_list_is_taken_over_refused_or_too_large(http: Http) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,7 +14,11 @@ from capamesh.protocol.steps import run_through
 from capamesh.router.page.overview import Overview, OverviewMaker, _coarse
 
 
-def maker(fleet: Fleet, errors: dict[str, str] | None = None) -> OverviewMaker:
+def maker(
+    fleet: Fleet,
+    errors: dict[str, str] | None = None,
+    drained: dict[PeerId, datetime] | None = None,
+) -> OverviewMaker:
     return OverviewMaker(
         fleet.view,
         last_error=lambda endpoint: (errors or {}).get(endpoint.peer, ""),
@@ -21,6 +26,7 @@ def maker(fleet: Fleet, errors: dict[str, str] | None = None) -> OverviewMaker:
         router=lambda: {"state": "ready"},
         traffic=lambda model: {"requests_per_s": 2.0} if model == "m" else {},
         member_of=lambda _: None,
+        drained_until=(drained or {}).get,
     )
 
 
@@ -42,6 +48,18 @@ async def test_overview_has_router_nodes_and_models() -> None:
     assert (model["nodes_ready"], model["nodes_failed"], model["is_newest"]) == (1, 0, True)
     assert model["is_reached"]
     assert model["traffic"] == {"requests_per_s": 2.0}
+
+
+async def test_drained_node_is_told_with_its_end() -> None:
+    fleet = Fleet()
+    fleet.node("a", hang)
+    until = datetime(2026, 3, 1, 20, 30, tzinfo=UTC)
+    overview = run_through(maker(fleet, drained={PeerId("a"): until}).steps())
+    (node,) = overview.nodes.values()
+    assert (node["state"], node["reason"]) == (
+        "draining",
+        "drained until 2026-03-01 20:30 UTC, by the network's owner",
+    )
 
 
 async def test_state_of_a_node_is_one_word_with_the_reason() -> None:

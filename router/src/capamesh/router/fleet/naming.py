@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from capamesh.protocol.member_name import shown_names
 
 if TYPE_CHECKING:
-    from capamesh.protocol.adverts import NodeAdvert
     from capamesh.protocol.ids import PeerId
 
 MIN_PART_CHARS: Final = 4
@@ -19,7 +18,17 @@ MOST_SHOWN: Final = 5
 _BETWEEN: Final = "…"
 """Stands between a name and the end of a peer id, and before the end alone, where people are shown these."""
 
-Adverts = Mapping["PeerId", "NodeAdvert"]
+
+class Named(Protocol):
+    """A node that calls itself by a name: its advert, or what a router's page tells of it."""
+
+    @property
+    def name(self) -> str:
+        """The name, "" where there is none."""
+        ...
+
+
+Adverts = Mapping["PeerId", Named]
 
 
 def name_of(adverts: Adverts, peer: PeerId) -> str:

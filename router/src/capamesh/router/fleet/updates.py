@@ -37,11 +37,13 @@ class FleetUpdates:
         *,
         take: Callable[[list[Change]], None],
         on_changes: Callable[[list[Change]], None],
+        drain: Callable[[PeerId], None] = lambda _: None,
         clock: Callable[[], float],
         log: FilteringBoundLogger,
     ) -> None:
         """`take` brings changes to the fleet's view: itself, or those who own models before it.
 
+        `drain` lays on a node's endpoints whether the owner has drained it.
         `on_changes` is called with what has changed once the view has it, also when that is nothing.
         """
         self._fleet = fleet
@@ -49,6 +51,7 @@ class FleetUpdates:
         self._dialler = dialler
         self._take = take
         self._on_changes = on_changes
+        self._drain = drain
         self._clock = clock
         self._log = log
 
@@ -65,13 +68,13 @@ class FleetUpdates:
         for change in changes:
             match change:
                 case Joined(advert):
-                    self._override(advert.peer)
+                    self._lay_on(advert.peer)
                     models = [f"{model.name}/{model.version}" for model in advert.models]
                     self._log.info("node_joined", node=advert.name, peer=advert.peer, models=models)
                 case Left(peer, reason):
                     self._log.info("node_left", node=names[peer], peer=peer, reason=reason.value)
                 case Changed(advert):
-                    self._override(advert.peer)
+                    self._lay_on(advert.peer)
                     self._log.info(
                         "node_changed",
                         node=advert.name,
@@ -85,14 +88,15 @@ class FleetUpdates:
     def visited(self, endpoint: Endpoint) -> None:
         """Take in an endpoint that has dialled this router."""
         self._fleet.visit(endpoint)
-        self._override(endpoint.peer)
+        self._lay_on(endpoint.peer)
 
     def visitor_left(self, endpoint: Endpoint) -> None:
         """Take out an endpoint that had dialled this router and is gone."""
         self._fleet.leave(endpoint)
 
-    def _override(self, peer: PeerId) -> None:
+    def _lay_on(self, peer: PeerId) -> None:
         self._overrides.apply(self._fleet, peer, self._clock())
+        self._drain(peer)
 
 
 def _left(changes: list[Change]) -> list[PeerId]:

@@ -1,4 +1,4 @@
-"""The router's own pages: the fleet, metrics, revocation. IO: aiohttp."""
+"""The router's own pages: the fleet, metrics, revocation, drains. IO: aiohttp."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from capamesh.protocol.adverts import NodeAdvert, shown_version
 from capamesh.protocol.ids import PeerId
-from capamesh.protocol.network import MAX_LIST_BYTES, Member, RevocationList
+from capamesh.protocol.network import MAX_LIST_BYTES, MAX_ORDER_BYTES, Member, RevocationList
 from capamesh.router.fleet.overrides import Overrides
 from capamesh.router.http.admin_routing import overrides_body
 from capamesh.router.http.application import Pages
@@ -20,6 +20,7 @@ from capamesh.router.http.cached_page import CachedPage
 from capamesh.router.telemetry import CONTENT_TYPE, Telemetry
 
 if TYPE_CHECKING:
+    from capamesh.router.fleet.drains import FleetDrains
     from capamesh.router.fleet.endpoint import Endpoint
     from capamesh.router.fleet.links import LinkPool
     from capamesh.router.fleet.replica import Replica
@@ -36,6 +37,7 @@ class FleetApi(Pages):
         telemetry: Telemetry,
         *,
         revoke: Callable[[bytes], tuple[RevocationList, bool]],
+        drains: FleetDrains,
         arrival_s: float,
         clock: Callable[[], float],
         overrides: Overrides | None = None,
@@ -49,6 +51,7 @@ class FleetApi(Pages):
         self._fleet = fleet
         self._pool = pool
         self._revoke = revoke
+        self._drains = drains
         self._arrival_s = arrival_s
         self._clock = clock
         self._overrides = Overrides() if overrides is None else overrides
@@ -63,6 +66,8 @@ class FleetApi(Pages):
             web.get("/v1/nodes/{peer}", self.node),
             web.get("/v1/models", self.models),
             web.post("/v1/revocations", self.revocations),
+            web.get("/v1/drains", self.drains),
+            web.post("/v1/drains", self.drain),
             web.get("/metrics", self.metrics),
         ]
 
@@ -92,6 +97,16 @@ class FleetApi(Pages):
         revocations, is_kept = self._revoke(encoded)
         return web.json_response({"version": revocations.version, "is_kept": is_kept})
 
+    async def drains(self, _: web.Request) -> web.Response:
+        """Return the newest drain order as its owner signed it; nothing where there never was one."""
+        return web.Response(body=self._drains.encoded, content_type="application/octet-stream")
+
+    async def drain(self, request: web.Request) -> web.Response:
+        """Take over a drain order signed by the network's owner, and spread it."""
+        encoded = await read_body(request, arrival_s=self._arrival_s, most_bytes=MAX_ORDER_BYTES)
+        order, is_kept = self._drains.post(encoded)
+        return web.json_response({"version": order.version, "is_kept": is_kept})
+
     def _pieces(self) -> Iterator[bytes]:
         yield b'{"nodes": ['
         mark = b""
@@ -102,6 +117,7 @@ class FleetApi(Pages):
 
     def _node(self, advert: NodeAdvert) -> dict[str, Any]:
         member = self._member_of(advert.peer)
+        drained_until = self._drains.until(advert.peer)
         return {
             "peer_id": advert.peer,
             "name": advert.name,
@@ -111,6 +127,7 @@ class FleetApi(Pages):
             "agent_version": advert.agent_version,
             "price_per_million": advert.price_per_million,
             "is_draining": advert.is_draining,
+            "drained_until": None if drained_until is None else drained_until.isoformat(),
             "devices": [
                 {
                     "kind": device.kind,

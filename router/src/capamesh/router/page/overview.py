@@ -14,6 +14,8 @@ from capamesh.router.page.advert_summary import AdvertSummary, Key, summary_of
 from capamesh.router.resilience.health import CircuitState
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from capamesh.protocol.adverts import NodeAdvert
     from capamesh.protocol.ids import PeerId
     from capamesh.protocol.network import Member
@@ -62,11 +64,12 @@ class OverviewMaker:
         router: Callable[[], Row],
         traffic: Callable[[str], Row],
         member_of: Callable[[PeerId], Member | None],
+        drained_until: Callable[[PeerId], datetime | None],
     ) -> None:
         """`last_error` is why an endpoint has no link, `clock` that of the nodes' healths in seconds.
 
         `router` returns the row of the router itself, `traffic` what is known of a model's requests, `member_of` the
-        membership by which a node is in the fleet.
+        membership by which a node is in the fleet, `drained_until` until when the owner has drained it.
         """
         self._fleet = fleet
         self._last_error = last_error
@@ -74,6 +77,7 @@ class OverviewMaker:
         self._router = router
         self._traffic = traffic
         self._member_of = member_of
+        self._drained_until = drained_until
         self._known: dict[PeerId, tuple[NodeAdvert, AdvertSummary]] = {}
         self._tallies: dict[Key, _Tally] = {}
 
@@ -131,6 +135,12 @@ class OverviewMaker:
         """Return the state of a node in one word, the best of its endpoints', and the reason for people."""
         if advert.is_draining:
             return "draining", "it takes no new requests"
+        drained_until = self._drained_until(advert.peer)
+        if drained_until is not None:
+            return (
+                "draining",
+                f"drained until {drained_until:%Y-%m-%d %H:%M} UTC, by the network's owner",
+            )
         now_s, found = self._clock(), ("unusable", self._fleet.refused_addresses(advert.peer))
         for endpoint in endpoints:
             if not endpoint.is_usable:

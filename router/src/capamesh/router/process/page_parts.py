@@ -32,6 +32,7 @@ class PageParts:
             router=self._router,
             traffic=self.history.traffic,
             member_of=parts.hearing.quotas.member_of,
+            drained_until=parts.drains.until,
         )
         self.api = PageApi(
             StaticFiles(),

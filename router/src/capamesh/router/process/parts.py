@@ -16,6 +16,7 @@ from capamesh.protocol.advertised_address import (
     require_free,
 )
 from capamesh.protocol.data_dir import DataDir
+from capamesh.protocol.drains import Drains
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.links.frames import LinkLimits
 from capamesh.protocol.links.receive_budget import ReceiveBudget
@@ -29,6 +30,7 @@ from capamesh.protocol.token_file import token_file_of
 from capamesh.router.access.operator_key import OperatorKey
 from capamesh.router.fleet.announcer import Announcer
 from capamesh.router.fleet.clocks import Clocks
+from capamesh.router.fleet.drains import FleetDrains
 from capamesh.router.fleet.hearing import Hearing
 from capamesh.router.fleet.last_fleet import LastFleet
 from capamesh.router.fleet.last_fleet_file import LastFleetFile
@@ -107,6 +109,7 @@ class RouterParts:
             on_renewed=self._renewed,
             log=log,
         )
+        self._drains = Drains(self.trust, self.home, log)
         network_id, revoked = membership.network_id, self.trust.revocations
         self.mesh = MeshClient(
             membership,
@@ -115,10 +118,12 @@ class RouterParts:
             subscribe=[adverts_topic(network_id), demand_topic(network_id)],
             use_mdns=settings.use_mdns,
             revocations=revoked.encode() if revoked.version else b"",
+            drains=self._drains.encoded,
             on_message=self._heard,
             on_ready=self._mesh_ready,
             on_subscribed=self._subscribed,
             on_revocations=self._revoked,
+            on_drains=self._drained,
             on_down=self._mesh_down,
             log=log,
         )
@@ -157,7 +162,7 @@ class RouterParts:
             invite_of=self.hearing.quotas.invite_of,
             innermost=innermost,
             name_of=self._name_of,
-            now=lambda: self.hearing.membership_time(self.clocks.now()),
+            now=self._membership_time,
             log=log,
         )
         self.owners = OwnerKeeper(
@@ -175,6 +180,13 @@ class RouterParts:
             owners=self.owners.owners,
         )
         self.owners.fleet = self.fleet
+        self.drains = FleetDrains(
+            self._drains,
+            self.fleet,
+            now=self._membership_time,
+            pass_on=self.mesh.update_drains,
+            on_changed=self._drains_changed,
+        )
         self.standing = Standing(
             self.home,
             membership,
@@ -234,6 +246,7 @@ class RouterParts:
             self.pool,
             take=self.owners.take,
             on_changes=self.routing.heard,
+            drain=self.drains.lay_on,
             clock=self.clocks.steady_s,
             log=log,
         )
@@ -310,6 +323,15 @@ class RouterParts:
 
     def _revoked(self, encoded: bytes) -> None:
         self.revocations.heard(encoded)
+
+    def _drained(self, encoded: bytes) -> None:
+        self.drains.heard(encoded)
+
+    def _drains_changed(self) -> None:
+        self.routing.wake()
+
+    def _membership_time(self) -> dt.datetime:
+        return self.hearing.membership_time(self.clocks.now())
 
     def _mesh_ready(self, peer: PeerId, addrs: tuple[str, ...]) -> None:
         self.log.info("mesh_ready", peer=peer, addrs=addrs)

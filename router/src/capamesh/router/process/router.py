@@ -170,6 +170,7 @@ class Router:
             parts.pool,
             parts.telemetry,
             revoke=parts.revocations.post,
+            drains=parts.drains,
             arrival_s=settings.arrival_s,
             clock=parts.clocks.steady_s,
             overrides=parts.overrides,
@@ -230,6 +231,7 @@ class Router:
     def _look_at_members(self) -> None:
         """Notice who has been silent for too long, what the operator should know, and whose files are served now."""
         self._parts.members.tick()
+        self._parts.drains.tick()
         skew = self._parts.hearing.skew(self._parts.clocks.now())
         for notice in self._parts.notices.about(self._parts.hearing.quotas.over(), skew):
             (self._log.info if notice.is_good else self._log.warning)(notice.event, **notice.fields)

@@ -1,0 +1,99 @@
+"""The nodes that the network's owner has drained, as one router keeps to it: they get no new requests. IO: keeps the order.
+
+A drain is laid on a node's endpoints as its own word that it drains is: `Endpoint.is_draining`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from capamesh.protocol.errors import InvalidRequest, ProtocolViolation
+from capamesh.protocol.network.certificates import CLOCK_SKEW
+
+if TYPE_CHECKING:
+    from capamesh.protocol.drains import Drains
+    from capamesh.protocol.ids import PeerId
+    from capamesh.protocol.network import DrainOrder
+    from capamesh.router.fleet.view import FleetView
+
+
+class FleetDrains:
+    """The newest drain order, laid on the endpoints of one router's fleet."""
+
+    def __init__(
+        self,
+        drains: Drains,
+        fleet: FleetView,
+        *,
+        now: Callable[[], datetime],
+        pass_on: Callable[[bytes], None],
+        on_changed: Callable[[], None],
+    ) -> None:
+        """`now` is the time by which memberships end, too. `pass_on` gives the mesh an order that an operator posted.
+
+        `on_changed` is called when nodes were drained or enabled: requests may wait for one.
+        """
+        self._drains = drains
+        self._fleet = fleet
+        self._now = now
+        self._pass_on = pass_on
+        self._on_changed = on_changed
+        self._laid = self._held()
+        """The peers that are drained as far as their endpoints have been told."""
+
+    @property
+    def encoded(self) -> bytes:
+        """The newest order as bytes, empty where there never was one."""
+        return self._drains.encoded
+
+    def until(self, peer: PeerId) -> datetime | None:
+        """Return until when a node is drained, None where requests may be sent there."""
+        return self._drains.until(peer, self._now())
+
+    def post(self, encoded: bytes) -> tuple[DrainOrder, bool]:
+        """Take over an order that an operator posted, and return the newest, and whether it is on the disk.
+
+        Raises `InvalidRequest` when it is not the owner's, or signed by a clock that is ahead of this network's.
+        """
+        now = self._now()
+        try:
+            order = self._drains.read(encoded)
+            if order.issued_at > now + CLOCK_SKEW:
+                raise InvalidRequest(
+                    f"the drain order was signed at {order.issued_at:%Y-%m-%dT%H:%M:%SZ}, and here it is "
+                    f"{now:%Y-%m-%dT%H:%M:%SZ}: set the clock of the machine that signs, and sign again"
+                )
+            if self._drains.take(encoded):
+                self._pass_on(encoded)
+                self.tick()
+        except ProtocolViolation as exc:
+            raise InvalidRequest(exc.message) from exc
+        return self._drains.newest, self._drains.is_kept
+
+    def heard(self, encoded: bytes) -> None:
+        """Take over an order that the mesh delivered."""
+        if self._drains.take(encoded):
+            self.tick()
+
+    def tick(self) -> None:
+        """Lay the order on the fleet where it holds since the last look, and take it off where it holds no more."""
+        held = self._held()
+        changed = held ^ self._laid
+        self._laid = held
+        for peer in changed:
+            self.lay_on(peer)
+        if changed:
+            self._on_changed()
+
+    def lay_on(self, peer: PeerId) -> None:
+        """Let a node's endpoints, which may be new, take new requests or not: by its own word, and by the owner's."""
+        advert = self._fleet.adverts.get(peer)
+        is_draining = (advert is not None and advert.is_draining) or peer in self._laid
+        for endpoint in self._fleet.endpoints_of(peer):
+            endpoint.is_draining = is_draining
+
+    def _held(self) -> set[PeerId]:
+        now = self._now()
+        return {peer for peer in self._drains.newest.peers if self._drains.until(peer, now)}

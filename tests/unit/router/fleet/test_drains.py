@@ -1,0 +1,185 @@
+"""Nodes that the owner has drained, at one router: which endpoints get no new requests, and for how long."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import pytest
+from fleet_members import Members
+from signed_adverts import NOW, Network, says
+
+from capamesh.protocol.errors import InvalidRequest
+from capamesh.protocol.ids import PeerId
+from capamesh.protocol.network import DrainOrder
+from capamesh.router.fleet.endpoint import Endpoint
+
+HOUR = dt.timedelta(hours=1)
+
+
+class Router(Members):
+    """A router, and the orders of its network's owner."""
+
+    def __init__(self, folder: Path, network: Network | None = None) -> None:
+        super().__init__(folder, network)
+        self.order = DrainOrder.empty(self.network.owner.network_id)
+
+    def signed(self, *peers: PeerId, lasts: dt.timedelta = HOUR, at: dt.datetime = NOW) -> bytes:
+        """Return the next order, which drains these."""
+        self.order = self.network.owner.drain(self.order, dict.fromkeys(peers, at + lasts), now=at)
+        return self.order.encode()
+
+    def is_draining(self, peer: PeerId) -> list[bool]:
+        """Return it of each endpoint of a node."""
+        return [endpoint.is_draining for endpoint in self.fleet.endpoints_of(peer)]
+
+
+@pytest.fixture
+def router(tmp_path: Path) -> Router:
+    return Router(tmp_path)
+
+
+def test_posted_order_drains_its_nodes_is_passed_on_and_kept(
+    router: Router, tmp_path: Path
+) -> None:
+    nodes = [router.network.member() for _ in "ab"]
+    first, second = (node.identity.peer_id for node in nodes)
+    for port, node in enumerate(nodes, 7001):
+        router.members.heard(says(node, port))
+    encoded = router.signed(first)
+    order, is_kept = router.drains.post(encoded)
+    assert (order.version, is_kept) == (1, True)
+    assert (router.is_draining(first), router.is_draining(second)) == ([True], [False])
+    assert (router.drains.until(first), router.drains.until(second)) == (NOW + HOUR, None)
+    assert router.told_of_drains == [encoded, "changed"]
+    assert router.drains.encoded == (tmp_path / "drains.bin").read_bytes() == encoded
+    assert router.log.of("drains_updated") == [{"version": 1, "nodes": 1, "is_kept": True}]
+
+
+def test_order_that_the_mesh_delivered_holds_and_the_next_one_enables(router: Router) -> None:
+    node = router.network.member()
+    peer = node.identity.peer_id
+    router.members.heard(says(node))
+    router.drains.heard(router.signed(peer))
+    assert router.is_draining(peer) == [True]
+    router.drains.heard(router.signed())
+    assert router.is_draining(peer) == [False]
+    assert router.told_of_drains == ["changed", "changed"]
+
+
+def test_older_and_replayed_orders_change_nothing(router: Router) -> None:
+    node = router.network.member()
+    peer = node.identity.peer_id
+    router.members.heard(says(node))
+    older, newer = router.signed(peer), router.signed()
+    router.drains.heard(newer)
+    router.drains.heard(older)
+    assert router.drains.post(older)[0].version == 2
+    router.drains.heard(newer)
+    assert router.is_draining(peer) == [False]
+    assert router.told_of_drains == []
+
+
+def test_node_that_joins_later_is_drained_and_so_is_one_that_dials(router: Router) -> None:
+    node = router.network.member()
+    peer = node.identity.peer_id
+    router.drains.heard(router.signed(peer))
+    visiting = Endpoint(peer, "dialled-in-1")
+    router.updates.visited(visiting)
+    assert visiting.is_draining
+    router.members.heard(says(node))
+    assert router.is_draining(peer) == [True, True]
+
+
+def test_advert_of_a_drained_node_does_not_bring_it_back(router: Router) -> None:
+    node = router.network.member()
+    peer = node.identity.peer_id
+    router.members.heard(says(node))
+    router.drains.heard(router.signed(peer))
+    router.members.heard(says(node, port=7009, counter=2, region="eu"))
+    assert router.is_draining(peer) == [True]
+
+
+def test_enabled_node_that_drains_by_itself_goes_on_draining(router: Router) -> None:
+    node = router.network.member()
+    peer = node.identity.peer_id
+    router.members.heard(says(node, is_draining=True))
+    router.drains.heard(router.signed(peer))
+    router.drains.heard(router.signed())
+    assert router.is_draining(peer) == [True]
+
+
+def test_drain_ends_by_itself_and_its_version_is_kept(router: Router) -> None:
+    node = router.network.member()
+    peer = node.identity.peer_id
+    router.members.heard(says(node))
+    order = router.signed(peer, lasts=dt.timedelta(seconds=90))
+    router.drains.heard(order)
+    router.clocks.pass_s(89)
+    router.drains.tick()
+    assert router.is_draining(peer) == [True]
+    router.clocks.pass_s(2)
+    router.drains.tick()
+    assert router.is_draining(peer) == [False]
+    assert router.drains.until(peer) is None
+    assert router.told_of_drains == ["changed", "changed"]
+    router.drains.tick()
+    assert router.told_of_drains == ["changed", "changed"]
+    assert router.drains.encoded == order
+
+
+def test_router_that_starts_again_has_the_order_before_it_hears_of_any_node(
+    router: Router, tmp_path: Path
+) -> None:
+    node = router.network.member()
+    peer = node.identity.peer_id
+    router.drains.heard(router.signed(peer))
+    again = Router(tmp_path, router.network)
+    again.members.heard(says(node))
+    assert again.is_draining(peer) == [True]
+    assert again.told_of_drains == []
+
+
+def test_damaged_file_is_set_aside_and_the_order_comes_again(
+    router: Router, tmp_path: Path
+) -> None:
+    encoded = router.signed(router.network.member().identity.peer_id)
+    router.drains.heard(encoded)
+    foreign = Network()
+    other = foreign.owner.drain(DrainOrder.empty(foreign.owner.network_id), {}, now=NOW)
+    for damage in (b"", encoded[:-1], bytes(70_000), other.encode()):
+        (tmp_path / "drains.bin").write_bytes(damage)
+        again = Router(tmp_path, router.network)
+        assert again.drains.encoded == b""
+        assert (tmp_path / "drains.bin.damaged").read_bytes() == damage
+        again.drains.heard(encoded)
+        assert (tmp_path / "drains.bin").read_bytes() == encoded
+
+
+def test_order_of_another_owner_or_of_nobody_is_refused(router: Router) -> None:
+    other = Network()
+    foreign = other.owner.drain(DrainOrder.empty(other.owner.network_id), {}, now=NOW).encode()
+    honest = router.signed()
+    for bad in (foreign, bytes(64) + honest[64:], b"", bytes(70_000)):
+        with pytest.raises(InvalidRequest):
+            router.drains.post(bad)
+    assert (router.drains.encoded, router.told_of_drains) == (b"", [])
+
+
+def test_order_that_was_signed_by_a_clock_ahead_is_refused_and_one_heard_waits(
+    router: Router,
+) -> None:
+    node = router.network.member()
+    peer = node.identity.peer_id
+    router.members.heard(says(node))
+    ahead = router.signed(peer, at=NOW + HOUR)
+    with pytest.raises(
+        InvalidRequest, match="signed at 2026-10-01T13:00:00Z, and here it is 2026-10-01T12:00:00Z"
+    ):
+        router.drains.post(ahead)
+    assert router.drains.encoded == b""
+    router.drains.heard(ahead)  # from a member whose clock is ahead, too
+    assert router.is_draining(peer) == [False]
+    router.clocks.pass_s(3600)
+    router.drains.tick()
+    assert router.is_draining(peer) == [True]
