@@ -48,6 +48,7 @@ from capamesh.protocol.adverts import (
     advert_to_body,
 )
 from capamesh.protocol.data_dir import DataDir
+from capamesh.protocol.drains import Drains
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.loop_watch import LoopWatch
 from capamesh.protocol.member_status import HEARTBEAT_S
@@ -92,6 +93,7 @@ class NodeAgent:
             require_free(settings.host, settings.mesh_port, "--mesh-port")
         self._trust = self._membership.trust()
         self._trust.update(self._home.revocations(self._membership))
+        self._drains = Drains(self._trust, self._home, log)
         self._upkeep = MembershipUpkeep(
             self._home,
             self._membership,
@@ -120,10 +122,12 @@ class NodeAgent:
             revocations=self._trust.revocations.encode()
             if self._trust.revocations.version
             else b"",
+            drains=self._drains.encoded,
             on_message=self._heard,
             on_ready=self._mesh_ready,
             on_subscribed=self._subscribed,
             on_revocations=self._revoked,
+            on_drains=self._drained_by_owner,
             on_down=lambda _: self._write_status(),
             log=log,
         )
@@ -291,6 +295,10 @@ class NodeAgent:
             self._upkeep.look(dt.datetime.now(dt.UTC))
             self._write_status()
 
+    def _drained_by_owner(self, encoded: bytes) -> None:
+        if self._drains.take(encoded):
+            self._write_status()
+
     # its own membership
 
     async def _beat(self) -> None:
@@ -363,7 +371,12 @@ class NodeAgent:
         advert = self._announcement.advert(Sequence(0, 0))
         links = sum(worker.links for worker in self._workers)
         state, reason = standing(
-            self._state, self._upkeep.ended, advert.models, links=links, met=self._router_count
+            self._state,
+            self._upkeep.ended,
+            advert.models,
+            links=links,
+            met=self._router_count,
+            drained_until=self._drains.until(advert.peer, self._hearing.membership_time()),
         )
         self._notice.look(state, reason)
         self._home.write_status(

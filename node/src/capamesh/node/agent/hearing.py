@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from capamesh.protocol.adverts import KIND_ROUTER, open_envelope, router_from_body
@@ -45,6 +46,11 @@ class Hearing:
         except AdvertRejected as error:
             self._log.warning("advert_rejected", reason=error.reason, error=error.message)
             return None
+
+    def membership_time(self) -> datetime:
+        """Return the time of day by which memberships and drains end."""
+        now_ms = self._clock.membership_ms(_wall_ms(), time.monotonic())
+        return datetime.fromtimestamp(now_ms / 1000, UTC)
 
     def check_clock(self) -> None:
         """Log it when this machine's clock is wrong by what routers sign, and when it is right again."""

@@ -9,6 +9,7 @@ from capamesh.protocol.adverts import ModelState, shown_version
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from capamesh.node.agent.announcement import Announcement
     from capamesh.node.agent.metrics.totals import Histogram, ModelFigures, WorkerSample
@@ -18,11 +19,18 @@ if TYPE_CHECKING:
 
 
 def standing(
-    state: str, ended: Ended | None, models: Sequence[ModelOffer], *, links: int, met: int
+    state: str,
+    ended: Ended | None,
+    models: Sequence[ModelOffer],
+    *,
+    links: int,
+    met: int,
+    drained_until: datetime | None,
 ) -> tuple[str, str]:
     """Return the state that a node's status shows, and the reason for people; see `member_status`.
 
     `state` is of the node's own life, `ended` what became of its membership, `met` how many routers are in the mesh.
+    `drained_until` is until when the owner lets routers send nothing new here: what comes all the same is served.
     """
     if state not in {"starting", "serving"}:
         return state, ""
@@ -37,7 +45,13 @@ def standing(
         return "waiting", (
             f"no router has a link to it ({f'{met} met' if met else 'none met'} in the mesh)"
         )
-    return "ready", ""
+    return _serving(drained_until)
+
+
+def _serving(drained_until: datetime | None) -> tuple[str, str]:
+    if drained_until is None:
+        return "ready", ""
+    return "draining", f"by the network's owner, until {drained_until:%Y-%m-%d %H:%M} UTC"
 
 
 def serving_facts(
