@@ -300,7 +300,18 @@ async def serving(
         async with aiohttp.ClientSession(f"http://{host}:{port}") as session:
             client = Client(session, host, port)
             yield Http(
-                client, fleet, pool, log, front, revoked, members, history, times, ended, feed, drains
+                client,
+                fleet,
+                pool,
+                log,
+                front,
+                revoked,
+                members,
+                history,
+                times,
+                ended,
+                feed,
+                drains,
             )
     finally:
         front.close()

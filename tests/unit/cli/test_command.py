@@ -54,6 +54,8 @@ COMMANDS = [
     ("network", "token"),
     ("network", "revoke"),
     ("node",),
+    ("node", "drain"),
+    ("node", "enable"),
     ("node", "run"),
     ("node", "status"),
     ("router",),

@@ -285,8 +285,12 @@ def _model(model: dict[str, Any]) -> str:
 
 
 def _state(node: dict[str, Any], links: list[dict[str, Any]]) -> str:
+    from capamesh.cli.printing import day_text  # noqa: PLC0415 - help starts faster
+
     if node.get("is_draining"):
         return "draining"
+    if node.get("drained_until"):
+        return f"drained until {day_text(node['drained_until'])} UTC"
     states = Counter("usable" if link.get("is_usable") else "not usable" for link in links)
     if not links:
         return "no link"

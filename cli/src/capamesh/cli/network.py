@@ -23,13 +23,6 @@ group = new_group(
 )
 group.callback(invoke_without_command=True)(teach)
 
-Folder = Annotated[
-    Path,
-    typer.Option(
-        "--dir", envvar="CAPAMESH_NETWORK", metavar="DIR", help="The network owner's folder."
-    ),
-]
-
 
 @group.command(
     epilog=examples(
@@ -39,7 +32,7 @@ Folder = Annotated[
 )
 def create(
     name: Annotated[str, typer.Argument(help="What people call the network.")],
-    folder: Folder = Path("network"),
+    folder: options.OwnerFolder = Path("network"),
     as_json: options.Json = False,
 ) -> None:
     """Create a network: its owner's key, which admits all members, goes to DIR."""
@@ -61,7 +54,7 @@ def token(
     role: Annotated[
         str, typer.Option("--role", metavar="node|router", help="What it admits as.")
     ] = "",
-    folder: Folder = Path("network"),
+    folder: options.OwnerFolder = Path("network"),
     expires: Annotated[
         str,
         typer.Option(
@@ -168,7 +161,7 @@ def revoke(
         list[str] | None,
         typer.Argument(metavar="PEER_OR_INVITE...", help="Peer ids, or invites' 40 digits."),
     ] = None,
-    folder: Folder = Path("network"),
+    folder: options.OwnerFolder = Path("network"),
     router: Annotated[
         str | None,
         typer.Option(
@@ -199,7 +192,7 @@ def revoke(
     )
 )
 def show(
-    folder: Folder = Path("network"),
+    folder: options.OwnerFolder = Path("network"),
     router: Annotated[
         str,
         typer.Option(
@@ -227,7 +220,7 @@ def show(
     ),
 )
 def rotate_key(
-    folder: Folder = Path("network"),
+    folder: options.OwnerFolder = Path("network"),
     retire: Annotated[
         bool,
         typer.Option(

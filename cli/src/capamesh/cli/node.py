@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from capamesh.cli import options
+from capamesh.cli.access import Ca, Headers, access
 from capamesh.cli.help_texts import examples, new_group, teach
-from capamesh.cli.parsing import host_and_port, seconds
+from capamesh.cli.parsing import duration, host_and_port, seconds
 from capamesh.cli.units import size_bytes
 
 group = new_group(
@@ -17,6 +18,7 @@ group = new_group(
     examples(
         "capamesh node run --data my-network/node --models models --token-file node.token",
         "capamesh node status --data my-network/node   in another terminal",
+        "capamesh node drain gpu-1 --dir network   by the network's owner: no new requests for a while",
     ),
 )
 group.callback(invoke_without_command=True)(teach)
@@ -256,3 +258,68 @@ def status(
     from capamesh.cli.status import show_status  # noqa: PLC0415 - help and other commands start faster
 
     show_status(data, "node", is_wide=is_wide, as_json=as_json)
+
+
+Node = Annotated[
+    str, typer.Argument(metavar="NODE", help="A node's name, its peer id, or the end of it.")
+]
+
+
+@group.command(
+    epilog=examples(
+        "capamesh nodes   shows names and peer ids",
+        "capamesh node drain gpu-1 --dir network --router http://10.0.0.5:8000",
+        "capamesh node drain 9xKq --for 30m",
+        "capamesh node enable gpu-1   brings it back before its time",
+    )
+)
+def drain(
+    node: Node,
+    folder: options.OwnerFolder = Path("network"),
+    router: options.Router = options.DEFAULT_ROUTER,
+    lasts: Annotated[
+        str,
+        typer.Option(
+            "--for",
+            metavar="DURATION",
+            help="How long at most: 30m, 8h, 2d, up to 30d. Then it gets requests again by itself.",
+        ),
+    ] = "8h",
+    header: Headers = None,
+    ca: Ca = None,
+    as_json: options.Json = False,
+) -> None:
+    """Let no router send new requests to a node for a while; requests under way are still answered.
+
+    It takes the owner's key, in DIR, and is told to one router, which tells all members. Those that join later hear of it.
+    """
+    from capamesh.cli import drain as draining  # noqa: PLC0415 - help and other commands start faster
+
+    draining.drain(
+        node,
+        folder,
+        router,
+        duration(lasts, "--for"),
+        access=access(header, ca),
+        as_json=as_json,
+    )
+
+
+@group.command(
+    epilog=examples(
+        "capamesh node enable gpu-1 --dir network --router http://10.0.0.5:8000",
+        "capamesh nodes   the next step: whether it is usable",
+    )
+)
+def enable(
+    node: Node,
+    folder: options.OwnerFolder = Path("network"),
+    router: options.Router = options.DEFAULT_ROUTER,
+    header: Headers = None,
+    ca: Ca = None,
+    as_json: options.Json = False,
+) -> None:
+    """Let routers send requests to a node again that was drained. It takes the owner's key, in DIR."""
+    from capamesh.cli import drain as draining  # noqa: PLC0415 - help and other commands start faster
+
+    draining.enable(node, folder, router, access=access(header, ca), as_json=as_json)

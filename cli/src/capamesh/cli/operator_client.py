@@ -9,10 +9,10 @@ from urllib.parse import quote, urlencode
 
 from typing_extensions import override
 
-from capamesh.client import Client
-from capamesh.client.answers import Answer, failure_of, read_json
+from capamesh.client import Client, HeldList
+from capamesh.client.answers import Answer, failure_of, read_held_list, read_json
 from capamesh.client.asks import Ask
-from capamesh.protocol.errors import InvalidRequest, ModelNotFound, ProtocolViolation
+from capamesh.protocol.errors import ConfigError, InvalidRequest, ModelNotFound, ProtocolViolation
 
 
 class OperatorClient(Client):
@@ -59,6 +59,32 @@ class OperatorClient(Client):
         headers = {"Authorization": authorization, "Content-Type": "application/json"}
         path = f"/v1/nodes/{quote(peer, safe='')}/circuit"
         return self._exchange(Ask("PUT", path, _object, buffers=(body,), headers=headers))
+
+    def drain_order(self) -> bytes:
+        """Return the newest drain order that the router holds, as its owner signed it; empty where there never was one."""
+        try:
+            return self._exchange(Ask("GET", "/v1/drains", _bytes))
+        except ModelNotFound as exc:  # a page that it has not
+            raise ConfigError("this router is too old to drain nodes: upgrade it") from exc
+
+    def drain(self, signed_order: bytes) -> HeldList:
+        """Hand an owner's signed drain order to the router; return which order it holds then."""
+        headers = {"Content-Type": "application/octet-stream"}
+        return self._exchange(
+            Ask("POST", "/v1/drains", _held, buffers=(signed_order,), headers=headers)
+        )
+
+
+def _bytes(answer: Answer, url: str) -> bytes:
+    if answer.status != 200:
+        raise failure_of(answer, url)
+    return bytes(answer.body)
+
+
+def _held(answer: Answer, url: str) -> HeldList:
+    if answer.status != 200:
+        raise failure_of(answer, url)
+    return read_held_list(answer)
 
 
 def _object(answer: Answer, url: str) -> dict[str, Any]:

@@ -51,6 +51,12 @@ Data: TypeAlias = Annotated[
         help="The member's own folder: its key, membership and status.",
     ),
 ]
+OwnerFolder: TypeAlias = Annotated[
+    Path,
+    typer.Option(
+        "--dir", envvar="CAPAMESH_NETWORK", metavar="DIR", help="The network owner's folder."
+    ),
+]
 Token: TypeAlias = Annotated[
     str | None,
     typer.Option(
