@@ -16,7 +16,7 @@ from capamesh.node.agent.hearing import Hearing
 from capamesh.node.agent.known_routers import KnownRouters
 from capamesh.node.agent.metrics.totals import AgentReadings, LoopFigures
 from capamesh.node.agent.status import (
-    models_status,
+    all_models_status,
     sample_of,
     serving_facts,
     standing,
@@ -119,9 +119,7 @@ class NodeAgent:
             bootstrap=[*self._home.bootstrap(), *settings.bootstrap],
             subscribe=[demand_topic(self._membership.network_id)],
             use_mdns=settings.use_mdns,
-            revocations=self._trust.revocations.encode()
-            if self._trust.revocations.version
-            else b"",
+            revocations=self._trust.encoded_revocations if self._trust.revocations.version else b"",
             drains=self._drains.encoded,
             on_message=self._heard,
             on_ready=self._mesh_ready,
@@ -370,13 +368,10 @@ class NodeAgent:
     def _write_status(self) -> None:
         advert = self._announcement.advert(Sequence(0, 0))
         links = sum(worker.links for worker in self._workers)
+        drained_until = self._drains.until(advert.peer, self._hearing.membership_time())
+        life, met = (self._state, self._upkeep.ended), self._router_count
         state, reason = standing(
-            self._state,
-            self._upkeep.ended,
-            advert.models,
-            links=links,
-            met=self._router_count,
-            drained_until=self._drains.until(advert.peer, self._hearing.membership_time()),
+            *life, advert.models, links=links, met=met, drained_until=drained_until
         )
         self._notice.look(state, reason)
         self._home.write_status(
@@ -400,12 +395,6 @@ class NodeAgent:
                 "data_addresses": [a for device in advert.devices for a in device.data_addresses],
                 "metrics": self._metrics_url,
                 "workers": [worker_status(worker) for worker in self._workers],
-                "models": [
-                    status
-                    for worker in self._workers
-                    for status in models_status(
-                        worker.sample(), self._announcement.models_of(worker.number)
-                    )
-                ],
+                "models": all_models_status(self._workers, self._announcement),
             }
         )

@@ -92,6 +92,17 @@ def sample_of(worker: WorkerHandle, announcement: Announcement) -> WorkerSample:
     )
 
 
+def all_models_status(
+    workers: Sequence[WorkerHandle], announcement: Announcement
+) -> list[dict[str, Any]]:
+    """Return how each model of each worker is."""
+    return [
+        status
+        for worker in workers
+        for status in models_status(worker.sample(), announcement.models_of(worker.number))
+    ]
+
+
 def models_status(sample: WorkerSample, offers: Sequence[ModelOffer]) -> list[dict[str, Any]]:
     """Return how each model that a worker offers is, with what was counted for it since the agent started."""
     return [
