@@ -65,6 +65,7 @@ COMMANDS = [
     ("sim", "compare"),
     ("sim", "list"),
     ("sim", "run"),
+    ("top",),
     ("up",),
 ]
 

@@ -19,6 +19,7 @@ from capamesh.cli import (
     node,
     router,
     simulate,
+    top,
     up,
 )
 from capamesh.cli.help_texts import examples, new_group
@@ -67,6 +68,7 @@ application.command("models", rich_help_panel="Use a network", epilog=fleet.MODE
 application.command("nodes", rich_help_panel="Use a network", epilog=fleet.NODES_EPILOG)(
     fleet.nodes
 )
+application.command("top", rich_help_panel="Use a network", epilog=top.EPILOG)(top.top)
 application.command("explain", rich_help_panel="Use a network", epilog=explain.EPILOG)(
     explain.explain
 )

@@ -46,6 +46,10 @@ class OperatorClient(Client):
             return []
         return cast("list[dict[str, Any]]", found) if isinstance(found, list) else []
 
+    def snapshot(self) -> dict[str, Any]:
+        """Return all that the router's page shows of now: the router, its nodes and its models."""
+        return self._exchange(Ask("GET", "/v1/page/snapshot", _object))
+
     def hold(
         self, peer: str, state: str, *, model: str = "", version: str = "", authorization: str
     ) -> dict[str, Any]:
