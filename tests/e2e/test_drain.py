@@ -38,18 +38,25 @@ async def test_drained_node_loses_no_request_and_enable_brings_it_back(
         where = ("--dir", str(cluster.folder / "network"), "--router", cluster.http_url)
         cases = built_models.parent / "cases" / "digits.npz"
         answers: list[dict[str, Any]] = []
+        is_drained = asyncio.Event()
 
         async def order(word: str) -> None:
             status, out, err = await command("node", word, drained[-8:], *where, "--json")
             assert status == 0, err
             answers.append(json.loads(out))
+            if word == "drain":
+                is_drained.set()
+
+        async def enable() -> None:
+            await is_drained.wait()  # requests may be answered faster than a command starts
+            await order("enable")
 
         seen = await digits_stream(
             cluster.http_url,
             cases,
             count=600,
             concurrency=8,
-            at={200: lambda: order("drain"), 400: lambda: order("enable")},
+            at={200: lambda: order("drain"), 400: enable},
         )
         assert (seen.answered, seen.failures, seen.wrong) == (600, [], [])
         assert [(answer["version"], list(answer["drained"])) for answer in answers] == [

@@ -248,6 +248,10 @@ def test_state_of_a_node_is_one_or_two_words() -> None:
     ]:
         assert fleet_rows.short_state({"links": links}) == state
     assert fleet_rows.short_state({"is_draining": True, "links": [usable]}) == "draining"
+    drained = {"links": [usable], "drained_until": "2026-12-24T20:30:00+00:00"}
+    assert fleet_rows.short_state(drained) == "drained"
+    (note,) = fleet_rows.node_notes({**node(1, "gpu"), **drained}, {}, NOW)
+    assert note.endswith(": drained until 2026-12-24 20:30 UTC")
 
 
 @pytest.mark.parametrize(("days", "is_said"), [(6, True), (8, False)])

@@ -72,8 +72,8 @@ def node_row(node: Mapping[str, Any], names: Mapping[str, str]) -> tuple[object,
 def short_state(node: Mapping[str, Any]) -> str:
     """Return in one or two words how a router stands with a node."""
     links: list[dict[str, Any]] = node.get("links", [])
-    if node.get("is_draining"):
-        return "draining"
+    if node.get("is_draining") or node.get("drained_until"):
+        return "draining" if node.get("is_draining") else "drained"
     if not links:
         return "no link"
     usable = [link for link in links if link.get("is_usable")]
@@ -101,6 +101,9 @@ def node_notes(node: Mapping[str, Any], names: Mapping[str, str], now: dt.dateti
     failed = [model for model in models if model.get("state") == "failed"]
     others = [model for model in models if model.get("state") != "failed" and model.get("reason")]
     said = [short_reason(reasons[0])] if reasons else []
+    drained_until = _moment(node.get("drained_until"))
+    if drained_until is not None:
+        said.insert(0, f"drained until {drained_until:%Y-%m-%d %H:%M} UTC")
     if not links and node.get("addresses_refused"):
         said.append(short_reason(node["addresses_refused"]))
     for models_said, word in ((failed, " failed"), (others, "")):

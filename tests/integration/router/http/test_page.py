@@ -211,7 +211,7 @@ async def test_requests_that_failed_are_told_by_model_and_code_and_invented_name
             await http.infer(b"{}", path=f"/v2/models/{name}/infer")
         found = (await (await http.client.get("/v1/requests")).json())["kinds"]
         told = [(each["model"], each["code"], each["count"], len(each["newest"])) for each in found]
-        assert told == [("", "invalid_request", 2, 2), ("m", "invalid_request", 1, 1)]
+        assert told == [("", "model_not_found", 2, 2), ("m", "invalid_request", 1, 1)]
 
 
 async def test_one_node_is_the_same_as_in_the_list_of_all() -> None:
