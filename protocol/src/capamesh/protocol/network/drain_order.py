@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from cryptography.exceptions import InvalidSignature
-
-from capamesh.protocol.errors import ConfigError, NotMember, ProtocolViolation
-from capamesh.protocol.identity import SIGNATURE_BYTES, peer_id_of, public_bytes_of
+from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.identity import peer_id_of, public_bytes_of
 from capamesh.protocol.ids import NetworkId, PeerId
 from capamesh.protocol.msgpack_codec import pack, unpack
 from capamesh.protocol.network.certificates import CLOCK_SKEW
-from capamesh.protocol.network.succession import read_succession, signer_of, succession
+from capamesh.protocol.network.succession import read_statement, succession
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -97,28 +95,15 @@ class DrainOrder:
     @classmethod
     def decode(cls, raw: bytes, authority: Authority) -> DrainOrder:
         """Return the order that `raw` is; raise `ProtocolViolation` unless it is the network's owner's, whole and within bounds."""
-        if len(raw) > MAX_ORDER_BYTES:
-            raise ProtocolViolation(
-                f"oversize: a drain order of {len(raw)} bytes, at most {MAX_ORDER_BYTES}"
-            )
-        successors, rest = read_succession(_SUCCESSION, raw, "the drain order")
-        signature, payload = rest[:SIGNATURE_BYTES], rest[SIGNATURE_BYTES:]
-        try:
-            signer_of(authority, successors).verify(signature, _DOMAIN + payload)
-        except InvalidSignature as exc:
-            raise ProtocolViolation(
-                f"bad signature: the drain order of {len(raw)} bytes is not signed by the owner of "
-                f"{authority.network_id}"
-            ) from exc
-        except NotMember as exc:
-            raise ProtocolViolation(f"bad signature: the drain order: {exc.message}") from exc
-        try:
-            decoded = cls._from_payload(signature, payload, successors)
-        except (ValueError, TypeError, KeyError, OverflowError, OSError, ConfigError) as exc:
-            raise ProtocolViolation(f"malformed: the drain order cannot be read: {exc}") from exc
-        if decoded.network_id != authority.network_id or decoded.encode() != raw:
-            raise ProtocolViolation("malformed: the drain order is not in its one true form")
-        return decoded
+        return read_statement(
+            raw,
+            authority,
+            cls._from_payload,
+            prefix=_SUCCESSION,
+            domain=_DOMAIN,
+            most_bytes=MAX_ORDER_BYTES,
+            what="drain order",
+        )
 
     def is_newer_than(self, other: DrainOrder) -> bool:
         """Return whether this order replaces `other`: by a newer owner's key, or by its version.

@@ -22,7 +22,7 @@ from capamesh.protocol.ids import NetworkId, PeerId
 from capamesh.protocol.msgpack_codec import pack, unpack
 from capamesh.protocol.network.authority import Authority, own_authority
 from capamesh.protocol.network.certificates import serial_text
-from capamesh.protocol.network.succession import read_succession, signer_of, succession
+from capamesh.protocol.network.succession import read_statement, signer_of, succession
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,31 +109,15 @@ class RevocationList:
             ProtocolViolation: it is too large, not signed by the owner of the network, or malformed.
             ConfigError: `ca_der` is no network's certificate.
         """
-        authority = own_authority(ca_der)
-        if len(raw) > MAX_LIST_BYTES:
-            raise ProtocolViolation(
-                f"oversize: a revocation list of {len(raw)} bytes, at most {MAX_LIST_BYTES}"
-            )
-        successors, rest = read_succession(_SUCCESSION, raw, "the revocation list")
-        signature, payload = rest[:SIGNATURE_BYTES], rest[SIGNATURE_BYTES:]
-        try:
-            signer_of(authority, successors).verify(signature, _DOMAIN + payload)
-        except InvalidSignature as exc:
-            raise ProtocolViolation(
-                f"bad signature: the revocation list of {len(raw)} bytes is not signed by the owner of "
-                f"{authority.network_id}"
-            ) from exc
-        except NotMember as exc:
-            raise ProtocolViolation(f"bad signature: the revocation list: {exc.message}") from exc
-        try:
-            decoded = cls._from_payload(signature, payload, successors)
-        except (ValueError, TypeError, KeyError, OverflowError, OSError, ConfigError) as exc:
-            raise ProtocolViolation(
-                f"malformed: the revocation list cannot be read: {exc}"
-            ) from exc
-        if decoded.network_id != authority.network_id or decoded.encode() != raw:
-            raise ProtocolViolation("malformed: the revocation list is not in its one true form")
-        return decoded
+        return read_statement(
+            raw,
+            own_authority(ca_der),
+            cls._from_payload,
+            prefix=_SUCCESSION,
+            domain=_DOMAIN,
+            most_bytes=MAX_LIST_BYTES,
+            what="revocation list",
+        )
 
     def verify(self, authority: Authority) -> Authority:
         """Return the authority with the successors that the list tells of.
