@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ import typer
 from capamesh.cli.__main__ import run
 from capamesh.cli.access import HEADERS_VARIABLE, access
 from capamesh.client import Client
+from capamesh.protocol.network import NetworkOwner
+from capamesh.router.access.operator_key import OperatorKey
+
+PEER = "12D3KooWNorcHZHZSYheRM7kF1KVrQkqNEvpm7DhDokG9RWbgrEY"
 
 
 def test_headers_are_those_of_the_variable_and_of_the_options_which_count(
@@ -40,11 +45,30 @@ def test_text_that_is_no_header_is_a_usage_error_without_it(
 
 
 @pytest.mark.parametrize(
-    "command", [["nodes"], ["models"], ["explain", "m"], ["infer", "m", "-i", "X=1"]]
+    "command",
+    [
+        ["nodes"],
+        ["models"],
+        ["explain", "m"],
+        ["infer", "m", "-i", "X=1"],
+        ["network", "show", "--dir", "owner", "--router", "http://10.0.0.5"],
+        ["network", "revoke", PEER, "--dir", "owner", "--router", "http://10.0.0.5"],
+        ["network", "rotate-key", "--dir", "owner", "--router", "http://10.0.0.5"],
+        ["node", "drain", PEER, "--dir", "owner"],
+        ["node", "enable", PEER, "--dir", "owner"],
+        ["circuit", PEER, "open", "--data", "owner"],
+    ],
+    ids=lambda command: " ".join(command[:2]),
 )
 def test_command_hands_its_headers_and_authority_to_the_client(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    command: list[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    NetworkOwner.create("home", dt.datetime.now(dt.UTC)).save(tmp_path / "owner")
+    OperatorKey.create(tmp_path / "owner")
     made: list[dict[str, Any]] = []
 
     def init(_: Client, url: object, **given: Any) -> None:

@@ -52,3 +52,15 @@ def test_token_of_a_key_that_was_retired_is_not_given_out_again(cluster: LocalCl
     other = cluster.join_token()
     assert other != token
     assert [entry.key for entry in invites(cluster)] == [0, 1]
+
+
+def test_tokens_of_this_machines_members_are_in_the_owner_s_book(cluster: LocalCluster) -> None:
+    token = cluster._node_token()
+    file = cluster._token_file("node-1", token)
+    assert file.read_text() == f"{token.encode()}\n"
+    (entry,) = invites(cluster)
+    assert (entry.label, entry.role, entry.expires_at) == (
+        "node-1 of this machine",
+        "node",
+        token.expires_at,
+    )

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from capamesh.cli import options
+from capamesh.cli.access import Ca, Headers, access
 from capamesh.cli.help_texts import examples
 
 EPILOG = examples(
@@ -59,6 +60,8 @@ def circuit(
         str, typer.Option("--version", help="Of this version of the model alone.")
     ] = "",
     router: options.Router = options.DEFAULT_ROUTER,
+    header: Headers = None,
+    ca: Ca = None,
     as_json: options.Json = False,
 ) -> None:
     """Hold a node's circuit open or closed at one router until it is let go of, or the router restarts.
@@ -73,7 +76,7 @@ def circuit(
         raise typer.BadParameter("a version needs its --model", param_hint="--version")
     authorization = authorization_from(data)
     peer = peer.removeprefix("…")  # as narrow tables show it
-    with OperatorClient(router) as client:
+    with OperatorClient(router, **access(header, ca)) as client:
         found = client.hold(
             peer, _STATES[position], model=model, version=version, authorization=authorization
         )

@@ -244,8 +244,10 @@ class LocalCluster:
         return tuple(self.router.status().get("mesh_addresses", ()))
 
     def _token_file(self, member: str, token: JoinToken) -> Path:
-        """Keep a member's token where the member looks for a newer one as it runs."""
+        """Write a member's token into the owner's book, and keep it where the member looks for a newer one as it runs."""
         file = self.folder / f"{member}.token"
+        entry = entry_of(token, dt.datetime.now(dt.UTC), label=f"{member} of this machine")
+        write_down(self.folder / OWNER_FOLDER, entry)
         replace_private(file, f"{token.encode()}\n".encode())
         return file
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from capamesh.cli import options
+from capamesh.cli.access import Ca, Headers, access
 from capamesh.cli.help_texts import examples, new_group, teach
 from capamesh.cli.parsing import duration
 
@@ -171,6 +172,8 @@ def revoke(
             help="Hand the list to this router, which spreads it.",
         ),
     ] = None,
+    header: Headers = None,
+    ca: Ca = None,
     as_json: options.Json = False,
 ) -> None:
     """Shut out members: sign and save the next revocation list, and hand it to a router."""
@@ -181,7 +184,7 @@ def revoke(
             "name a peer id or an invite to revoke, or a --router to hand the saved list to",
             param_hint="PEER_OR_INVITE",
         )
-    ownership.revoke(folder, names or [], router, as_json=as_json)
+    ownership.revoke(folder, names or [], router, access=access(header, ca), as_json=as_json)
 
 
 @group.command(
@@ -202,13 +205,15 @@ def show(
             help="Ask this router which nodes are members now.",
         ),
     ] = "",
+    header: Headers = None,
+    ca: Ca = None,
     is_wide: options.Wide = False,
     as_json: options.Json = False,
 ) -> None:
     """Show the owner's book: the invites that were given out, what was revoked, and, of a --router, the members now."""
     from capamesh.cli.owner_book import show_book  # noqa: PLC0415 - help and other commands start faster
 
-    show_book(folder, router, is_wide=is_wide, as_json=as_json)
+    show_book(folder, router, access=access(header, ca), is_wide=is_wide, as_json=as_json)
 
 
 @group.command(
@@ -237,9 +242,13 @@ def rotate_key(
             help="Tell this router, which spreads it.",
         ),
     ] = None,
+    header: Headers = None,
+    ca: Ca = None,
     as_json: options.Json = False,
 ) -> None:
     """Change the owner's key. The network keeps its id, and members of the old key stay until that is retired."""
     from capamesh.cli import ownership  # noqa: PLC0415 - help and other commands start faster
 
-    ownership.rotate_key(folder, router, is_retiring=retire, as_json=as_json)
+    ownership.rotate_key(
+        folder, router, access=access(header, ca), is_retiring=retire, as_json=as_json
+    )

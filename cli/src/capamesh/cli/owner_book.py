@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
+from capamesh.cli.access import AccessOptions
 from capamesh.cli.compact_table import Column
 from capamesh.cli.fleet_rows import node_name, node_names
 from capamesh.cli.printing import (
@@ -42,12 +43,14 @@ MEMBER_COLUMNS: Final = (
 )
 
 
-def show_book(folder: Path, router: str, *, is_wide: bool, as_json: bool) -> None:
+def show_book(
+    folder: Path, router: str, *, access: AccessOptions, is_wide: bool, as_json: bool
+) -> None:
     """Print what the owner in `folder` gave out and took back, and whom the `router` has, where one is named."""
     owner = NetworkOwner.load(folder)
     revoked = RevocationList.load(folder, owner.ca_der)
     book = read_book(folder)
-    members = _members(router) if router else None
+    members = _members(router, access) if router else None
     now = dt.datetime.now(dt.UTC)
     here = Counter(str(member["invite"]) for member in members or ())
     network = {
@@ -117,9 +120,9 @@ def _described(entry: Invited, state: str) -> dict[str, Any]:
     }
 
 
-def _members(router: str) -> list[dict[str, Any]]:
+def _members(router: str, access: AccessOptions) -> list[dict[str, Any]]:
     """Return the nodes that a router has in its fleet; it has no list of other routers."""
-    with Client(router) as client:
+    with Client(router, **access) as client:
         found = client.nodes()
     return [
         {

@@ -9,6 +9,7 @@ from typing import Final
 
 import typer
 
+from capamesh.cli.access import AccessOptions
 from capamesh.cli.parsing import host_and_port
 from capamesh.cli.printing import hint, print_fields, print_json
 from capamesh.client import Client, HeldList
@@ -208,7 +209,9 @@ def _token(
     )
 
 
-def rotate_key(folder: Path, router: str | None, *, is_retiring: bool, as_json: bool) -> None:
+def rotate_key(
+    folder: Path, router: str | None, *, access: AccessOptions, is_retiring: bool, as_json: bool
+) -> None:
     """Make the owner's next key, or retire those before the newest; tell `router` of it."""
     owner, now = NetworkOwner.load(folder), dt.datetime.now(dt.UTC)
     current = RevocationList.load(folder, owner.ca_der)
@@ -225,7 +228,7 @@ def rotate_key(folder: Path, router: str | None, *, is_retiring: bool, as_json: 
         kept = owner.save_rotated(folder)
     reported = owner.revoke(current, is_retiring=is_retiring, now=now)
     reported.save(folder)
-    held = None if router is None else _hand_over(reported, folder, router)
+    held = None if router is None else _hand_over(reported, folder, router, access)
     fields = {
         "network_id": owner.network_id,
         "key": number + 1,
@@ -254,7 +257,9 @@ def rotate_key(folder: Path, router: str | None, *, is_retiring: bool, as_json: 
         )
 
 
-def revoke(folder: Path, names: list[str], router: str | None, *, as_json: bool) -> None:
+def revoke(
+    folder: Path, names: list[str], router: str | None, *, access: AccessOptions, as_json: bool
+) -> None:
     """Sign and save the next list where there are `names`; hand the newest one to `router`."""
     owner = NetworkOwner.load(folder)
     current = RevocationList.load(folder, owner.ca_der)
@@ -275,7 +280,7 @@ def revoke(folder: Path, names: list[str], router: str | None, *, as_json: bool)
             f"{folder} has no revocation list yet: name a peer id or an invite",
             param_hint="PEER_OR_INVITE",
         )
-    held = None if router is None else _hand_over(current, folder, router)
+    held = None if router is None else _hand_over(current, folder, router, access)
     fields = {
         "version": current.version,
         "peers": sorted(current.peers),
@@ -323,9 +328,11 @@ def _warn_unless_kept(held: HeldList | None) -> None:
         )
 
 
-def _hand_over(revocations: RevocationList, folder: Path, router: str) -> HeldList:
+def _hand_over(
+    revocations: RevocationList, folder: Path, router: str, access: AccessOptions
+) -> HeldList:
     try:
-        with Client(router) as client:
+        with Client(router, **access) as client:
             return client.revoke(revocations.encode())
     except CapameshError as exc:
         raise type(exc)(
