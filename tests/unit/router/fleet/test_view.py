@@ -1,6 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import sys
+import tracemalloc
+from collections.abc import Callable
+from functools import partial
+from types import FrameType
 
 import pytest
 from fleet_fakes import advert, offer
@@ -224,6 +230,51 @@ def test_tuple_of_replicas_is_the_same_until_one_comes_or_goes() -> None:
     seen.view.leave(visitor)
     assert replica.is_gone
     assert seen.view.replicas(M, ANY) == of_m[1:]
+
+
+def cost_of(act: Callable[[], object]) -> tuple[int, int]:
+    """Return how many calls something makes, and the most bytes that it takes meanwhile.
+
+    No garbage is looked for meanwhile: what it finds may call something.
+    """
+    calls = 0
+    is_collecting = gc.isenabled()
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal calls
+        del frame, argument
+        calls += event in {"call", "c_call"}
+
+    gc.disable()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        sys.setprofile(count)
+        act()
+        sys.setprofile(None)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        sys.setprofile(None)
+        tracemalloc.stop()
+        if is_collecting:
+            gc.enable()
+    return calls, peak - before
+
+
+def test_node_that_joins_or_leaves_costs_the_same_however_many_are_there() -> None:
+    seen = Seen()
+    models = [offer(f"model-{at}") for at in range(8)]
+    of_join: list[tuple[int, int]] = []
+    of_leave: list[tuple[int, int]] = []
+    for nodes in (15, 1000):  # neither makes a dictionary grow
+        while len(seen.view.adverts) < nodes:
+            seen.joined(advert(f"P{len(seen.new)}", f"h:{1 + len(seen.new)}", models=models))
+        one = [Joined(advert("X", "x:1", models=models))]
+        of_join.append(cost_of(partial(seen.view.apply, one)))
+        of_leave.append(cost_of(partial(seen.view.apply, [left("X")])))
+    for few, many in (of_join, of_leave):
+        assert many[0] < few[0] + 100
+        assert many[1] < few[1] + 2000, "a tuple of 1,000 has 8,000 bytes"
 
 
 def tuples_of(view: FleetView) -> dict[tuple[str, str], tuple[Replica, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
@@ -23,8 +24,6 @@ class HostedVersion:
     It is the same object for as long as anybody holds it, also while no node has the version.
     """
 
-    __slots__ = ("__weakref__", "away", "by_endpoint", "offers", "replicas", "requests")
-
     def __init__(self) -> None:
         self.offers: dict[PeerId, ModelOffer] = {}
         """The offers of all nodes that host it, also of nodes that cannot be reached, which is another error than a model that
@@ -32,9 +31,21 @@ class HostedVersion:
         self.away: set[PeerId] = set()
         """The nodes among them that had it ready and are loading it again."""
         self.by_endpoint: dict[Endpoint, Replica] = {}
-        self.replicas: tuple[Replica, ...] = ()
-        """The replicas at which it can be reached; the same tuple for as long as its members are the same."""
+        """The replicas; `members_changed` is to be called after each change of which they are."""
         self.requests = RequestCounts()
+
+    @cached_property
+    def replicas(self) -> tuple[Replica, ...]:
+        """Return the replicas at which it can be reached; the same tuple for as long as its members are the same.
+
+        It is made for the first who asks after a change, so that ten thousand nodes that join in a row make none. Whoever asks
+        again reads an attribute and calls nothing.
+        """
+        return tuple(self.by_endpoint.values())
+
+    def members_changed(self) -> None:
+        """Let the tuple of replicas be made anew: its members are others now."""
+        self.__dict__.pop("replicas", None)
 
     def drop(self, endpoints: Iterable[Endpoint]) -> bool:
         """Remove the endpoints' replicas and return whether there were any."""
@@ -71,7 +82,7 @@ def rank(
     with_replicas = [
         version
         for version in trusted
-        if versions[version].replicas
+        if versions[version].by_endpoint
         and len(versions[version].away) < len(versions[version].offers)
     ]
     newest = max(with_replicas or trusted, key=int, default=NO_VERSION)

@@ -375,13 +375,13 @@ class FleetView:
     def _settle(
         self, key: _Key, hosted: HostedVersion, is_changed: bool, *, is_moved: bool = False
     ) -> None:
-        """Make a version's tuple anew if its members changed, and forget what nobody has any more.
+        """Take in that a version's members changed, if they did, and forget what nobody has any more.
 
         `is_moved`: one of them has gone away or is back.
         """
         model, version = key
         if is_changed:
-            hosted.replicas = tuple(hosted.by_endpoint.values())
+            hosted.members_changed()
         elif hosted.offers and not is_moved:
             return
         versions = self._models[model]
