@@ -44,6 +44,7 @@ def node(number: int, name: str, **more: Any) -> dict[str, Any]:
         "name": name,
         "region": "europe-west4-the-long-one",
         "price_per_million": 1.25,
+        "member_since": "2027-02-28T12:00:00+00:00",
         "member_until": "2027-06-01T12:00:00+00:00",
         "devices": [{"kind": "cuda", "name": "NVIDIA H100 80GB HBM3", "memory_free_bytes": 2**36}],
         "models": models,
@@ -254,11 +255,30 @@ def test_state_of_a_node_is_one_or_two_words() -> None:
     assert note.endswith(": drained until 2026-12-24 20:30 UTC")
 
 
-@pytest.mark.parametrize(("days", "is_said"), [(6, True), (8, False)])
-def test_membership_that_ends_within_a_week_is_noted(days: int, is_said: bool) -> None:
-    until = (NOW + dt.timedelta(days=days)).isoformat()
-    notes = fleet_rows.node_notes(node(1, "gpu", member_until=until), {}, NOW)
-    assert bool(notes) == is_said
+@pytest.mark.parametrize(
+    ("age_days", "said"),
+    [
+        (49, []),
+        (50, ["ends 2027-04-20 12:00 UTC, less than half of it is left"]),
+        (89, ["ends 2027-03-12 12:00 UTC, less than half of it is left"]),
+        (90, ["ends 2027-03-11 12:00 UTC, less than a tenth of it is left"]),
+        (101, ["ends 2027-02-28 12:00 UTC, less than a tenth of it is left"]),
+    ],
+)
+def test_membership_is_noted_once_half_and_once_a_tenth_of_it_is_left(
+    age_days: int, said: list[str]
+) -> None:
+    since = NOW - dt.timedelta(days=age_days)
+    until = since + dt.timedelta(days=100)
+    row = node(1, "gpu", member_since=since.isoformat(), member_until=until.isoformat())
+    notes = fleet_rows.node_notes(row, {row["peer_id"]: "gpu"}, NOW)
+    assert notes == [f"gpu: its membership {end}" for end in said]
+
+
+@pytest.mark.parametrize("since", [None, "", "yesterday", 7, "2027-01-01T00:00:00"])
+def test_membership_whose_beginning_a_router_does_not_tell_is_not_noted(since: object) -> None:
+    row = node(1, "gpu", member_since=since, member_until=NOW.isoformat())
+    assert fleet_rows.node_notes(row, {}, NOW) == []
 
 
 def test_many_notes_are_counted(

@@ -17,11 +17,11 @@ from capamesh.protocol.invite_quotas import (
 )
 from capamesh.protocol.network import Member, Role
 
-LATER = datetime(2030, 1, 1, tzinfo=UTC)
+SINCE, LATER = datetime(2029, 1, 1, tzinfo=UTC), datetime(2030, 1, 1, tzinfo=UTC)
 
 
 def member(peer: str, invite: str = "i", members: int = 2) -> Member:
-    return Member(PeerId(peer), Role.NODE, invite, LATER, members)
+    return Member(PeerId(peer), Role.NODE, invite, SINCE, LATER, members)
 
 
 def test_first_that_come_have_the_places_and_keep_them() -> None:

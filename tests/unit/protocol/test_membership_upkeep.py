@@ -79,7 +79,7 @@ def test_new_token_is_taken_once_and_kept(member: Member) -> None:
     assert renewed.identity == member.first.identity
     assert renewed.expires_at == NOW + 20 * DAY
     assert member.home.membership(None, Role.NODE, NOW) == renewed
-    assert member.upkeep.left_s(NOW) == 20 * 86400
+    assert member.upkeep.figures(NOW) == (20 * 86400, 1.0)
     member.upkeep.beat(NOW + 11 * DAY)
     assert member.upkeep.ended is None
 
@@ -145,14 +145,14 @@ def test_list_that_cannot_be_shown_yet_is_tried_again(member: Member) -> None:
 def test_end_is_warned_of_reported_and_taken_back(member: Member) -> None:
     member.upkeep.beat(NOW + 8 * DAY)
     ((event, fields),) = member.log.events
-    assert (event, fields["left_s"]) == ("membership_ends", 2 * 86400)
+    assert (event, fields["left_s"], fields["life_ratio"]) == ("membership_ends", 2 * 86400, 0.2)
     assert "--token-file: it is taken as this runs" in fields["what_to_do"]
     member.log.events.clear()
     assert member.upkeep.look(NOW + 11 * DAY)
     assert not member.upkeep.look(NOW + 11 * DAY)
     assert member.log.names() == ["membership_expired"]
     assert member.upkeep.ended is not None
-    member.put(token(20 * DAY))
+    member.put(token(30 * DAY))
     member.upkeep.beat(NOW + 11 * DAY)
     assert member.log.names() == ["membership_renewed", "membership_lasts"]
     member.trust.update(
@@ -162,6 +162,26 @@ def test_end_is_warned_of_reported_and_taken_back(member: Member) -> None:
     )
     member.upkeep.beat(NOW)
     assert member.log.names() == ["membership_revoked"]
+
+
+def test_status_warns_of_the_end_until_the_membership_is_renewed_or_over(member: Member) -> None:
+    def warning(days: int) -> str:
+        now = NOW + days * DAY
+        member.upkeep.beat(now)
+        fields = member.upkeep.fields(now)
+        assert fields["expires_in_s"] == (member.upkeep.figures(now).left_s)
+        return str(fields["warning"])
+
+    assert warning(4) == ""
+    assert warning(5).startswith("less than half of its membership's life is left: put a new token")
+    assert warning(9).startswith("less than a tenth of its membership's life is left: put")
+    member.put(token(30 * DAY))
+    assert warning(9) == ""
+    assert warning(15).startswith("less than half")
+    assert warning(31) == ""  # its state says more
+    ended = member.upkeep.ended
+    assert ended is not None
+    assert ended.state == "expired"
 
 
 def test_error_without_a_token_file_says_how_to_have_one(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from capamesh.cli.compact_table import Column
 from capamesh.cli.short_text import short_reason
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.member_name import SUFFIX_CHARS, shown_names
+from capamesh.protocol.membership_life import LifeLeft, life_ratio, stage_of
 from capamesh.protocol.model_digest import short_digest
 
 NODE_COLUMNS: Final = (
@@ -33,8 +34,6 @@ MODEL_COLUMNS: Final = (
     Column("OUTPUTS", least=12),
     Column("FILE", is_optional=True),
 )
-SOON: Final = dt.timedelta(days=7)
-"""The time before its end from which a membership is worth a note (as on the page)."""
 _STATE_WORDS: Final = {"forced_open": "held open", "forced_closed": "held closed"}
 
 
@@ -90,7 +89,7 @@ def short_state(node: Mapping[str, Any]) -> str:
 
 
 def node_notes(node: Mapping[str, Any], names: Mapping[str, str], now: dt.datetime) -> list[str]:
-    """Return a line for each thing that is wrong with a node, or will be within a week."""
+    """Return a line for each thing that is wrong with a node, or will be when its membership ends."""
     links: list[dict[str, Any]] = node.get("links", [])
     models: list[dict[str, Any]] = node.get("models", [])
     reasons = [
@@ -111,11 +110,21 @@ def node_notes(node: Mapping[str, Any], names: Mapping[str, str], now: dt.dateti
             first = models_said[0]
             more = f" (and {len(models_said) - 1} more)" if len(models_said) > 1 else ""
             said.append(f"{_versioned(first)}{word}{more}: {short_reason(first.get('reason', ''))}")
-    until = _moment(node.get("member_until"))
-    if until is not None and until - now < SOON:
-        said.append(f"its membership ends {until:%Y-%m-%d %H:%M} UTC")
+    said += _membership_note(node, now)
     name = node_name(node, names)
     return [f"{name}: {what}".removesuffix(": ") for what in said]
+
+
+def _membership_note(node: Mapping[str, Any], now: dt.datetime) -> list[str]:
+    """Return what there is to say of the end of a node's membership: nothing while more than half of it is left."""
+    since, until = _moment(node.get("member_since")), _moment(node.get("member_until"))
+    if since is None or until is None:  # a node or a router of an earlier version
+        return []
+    stage = stage_of(life_ratio(since, until, now))
+    if stage is LifeLeft.AMPLE:
+        return []
+    part = "a tenth" if stage is LifeLeft.TENTH else "half"
+    return [f"its membership ends {until:%Y-%m-%d %H:%M} UTC, less than {part} of it is left"]
 
 
 def _circuit_reason(link: Mapping[str, Any]) -> str:

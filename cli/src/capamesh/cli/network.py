@@ -122,8 +122,8 @@ def token(
 ) -> None:
     """Print a join token, a secret that admits as many members as you say; only the token goes to standard output.
 
-    Memberships end with the token that gave them: 30 days by default. Members say so in their status, metrics and log when a
-    fifth of that is left. They take a new token while they run, by --renew or by any other way into their --token-file.
+    Memberships end with the token that gave them: 30 days by default. Members warn in their status and log when half of
+    that is left, and when a tenth is; so does `capamesh nodes`. They take a new token while they run, by --renew or by any other way into their --token-file.
     """
     from capamesh.cli import ownership  # noqa: PLC0415 - help and other commands start faster
 

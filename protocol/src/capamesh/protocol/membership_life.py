@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from typing_extensions import override
 
@@ -13,8 +14,10 @@ from capamesh.protocol.errors import NotMember
 if TYPE_CHECKING:
     from capamesh.protocol.network import Membership, NetworkTrust
 
-WARN_AT: Final = 0.2
-"""The part of a membership's life that is left when it is first said that it ends (guess: 6 days of a month)."""
+WARN_EARLY_AT: Final = 0.5
+"""The part of a membership's life that is left when it is first said that it ends, once (guess: 15 days of a month)."""
+WARN_AT: Final = 0.1
+"""The part that is left when it is said again, and from then on daily (guess: 3 days of a month)."""
 WARN_AGAIN: Final = timedelta(days=1)
 """The longest time between two warnings; the next comes sooner once half of the time that was left is gone."""
 LAST_WARNING: Final = timedelta(minutes=1)
@@ -27,6 +30,24 @@ _ENDS: Final = {
     "retired owner key": "revoked",
 }
 """The reasons for which `NetworkTrust` refuses a chain that end a membership, with the state in which that puts it."""
+
+
+class LifeLeft(StrEnum):
+    """The part of a membership's life that is left, as far as somebody is to act on it."""
+
+    AMPLE = "ample"
+    HALF = "half"
+    """Half of the life or less."""
+    TENTH = "tenth"
+    """A tenth of the life or less; nothing of it, too."""
+
+
+class LifeFigures(NamedTuple):
+    """The rest of a membership's life in numbers; negative once it has ended."""
+
+    left_s: float
+    ratio: float
+    """The part of the whole life that is left, from 1 to 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +95,10 @@ class MembershipLife:
         """Return in how long the membership ends; negative when it has."""
         return self._membership.expires_at - now
 
+    def ratio(self, now: datetime) -> float:
+        """Return the part of the membership's life that is left, from 1 to 0; negative when it has ended."""
+        return life_ratio(self._membership.starts_at, self._membership.expires_at, now)
+
     def look(self, now: datetime) -> Ends | Ended | Lasts | None:
         """Return what is to be said now, each thing once; call it every few seconds and after each change."""
         ended = self._end(now)
@@ -85,7 +110,7 @@ class MembershipLife:
         left = self.left(now)
         if left <= self._warn_below:
             self.ended, self._is_ending = None, True
-            self._warn_below = max(left / 2, left - WARN_AGAIN)
+            self._warn_below = _next_warning(self._membership, left)
             if self._warn_below < LAST_WARNING:
                 self._warn_below = timedelta(0)
             return Ends(left)
@@ -95,6 +120,7 @@ class MembershipLife:
         self.ended = None
         if was_in_doubt:
             self._is_ending = False
+            self._warn_below = _first_warning(self._membership)  # a clock was wrong, and is set
             return Lasts()
         return None
 
@@ -103,6 +129,7 @@ class MembershipLife:
         return {
             "expires_at": self._membership.expires_at.isoformat(),
             "expires_in_s": round(self.left(now).total_seconds()),
+            "life_left": stage_of(self.ratio(now)).value,
             "revocations_version": self._trust.revocations.version,
         }
 
@@ -115,5 +142,24 @@ class MembershipLife:
         return None
 
 
+def life_ratio(starts_at: datetime, expires_at: datetime, now: datetime) -> float:
+    """Return the part of a life between two times that is left, from 1 to 0; negative after it."""
+    life = expires_at - starts_at
+    return (expires_at - now) / life if life > timedelta(0) else 0.0
+
+
+def stage_of(ratio: float) -> LifeLeft:
+    """Return whether somebody is to act on a life of which this part is left."""
+    if ratio > WARN_EARLY_AT:
+        return LifeLeft.AMPLE
+    return LifeLeft.HALF if ratio > WARN_AT else LifeLeft.TENTH
+
+
 def _first_warning(membership: Membership) -> timedelta:
-    return (membership.expires_at - membership.starts_at) * WARN_AT
+    return (membership.expires_at - membership.starts_at) * WARN_EARLY_AT
+
+
+def _next_warning(membership: Membership, left: timedelta) -> timedelta:
+    """Return what is to be left at the next warning, after one with so much `left`."""
+    late = (membership.expires_at - membership.starts_at) * WARN_AT
+    return late if left > late else max(left / 2, left - WARN_AGAIN)

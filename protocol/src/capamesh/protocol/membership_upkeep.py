@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError
-from capamesh.protocol.membership_life import Ended, Ends, Lasts, MembershipLife
+from capamesh.protocol.membership_life import (
+    Ended,
+    Ends,
+    Lasts,
+    LifeFigures,
+    LifeLeft,
+    MembershipLife,
+)
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -67,17 +74,17 @@ class MembershipUpkeep:
     def look(self, now: datetime) -> bool:
         """Say what is to be said of the membership; return whether it has ended or begun again since."""
         news = self._life.look(now)
-        what_to_do = BY_START if self._token_file is None else BY_FILE
         match news:
             case Ends(left):
                 self._log.warning(
                     "membership_ends",
                     left_s=round(left.total_seconds()),
                     expires_at=self._membership.expires_at.isoformat(),
-                    what_to_do=what_to_do,
+                    life_ratio=round(self._life.ratio(now), 3),
+                    what_to_do=self._what_to_do,
                 )
             case Ended(state, reason):
-                self._log.error(f"membership_{state}", reason=reason, what_to_do=what_to_do)
+                self._log.error(f"membership_{state}", reason=reason, what_to_do=self._what_to_do)
             case Lasts():
                 self._log.info(
                     "membership_lasts", expires_at=self._membership.expires_at.isoformat()
@@ -86,13 +93,24 @@ class MembershipUpkeep:
                 pass
         return isinstance(news, Ended | Lasts)
 
-    def left_s(self, now: datetime) -> float:
-        """Return the seconds until the membership ends; negative when it has."""
-        return self._life.left(now).total_seconds()
+    def figures(self, now: datetime) -> LifeFigures:
+        """Return how long the membership lasts."""
+        return LifeFigures(self._life.left(now).total_seconds(), self._life.ratio(now))
 
     def fields(self, now: datetime) -> dict[str, Any]:
-        """Return what a status says of it."""
-        return self._life.fields(now)
+        """Return what a status says of it, with a warning for people from half of its life on, until it has ended."""
+        fields = self._life.fields(now)
+        part = {LifeLeft.HALF: "half", LifeLeft.TENTH: "a tenth"}.get(fields["life_left"])
+        if part is None or self.ended is not None:
+            return {**fields, "warning": ""}
+        return {
+            **fields,
+            "warning": f"less than {part} of its membership's life is left: {self._what_to_do}",
+        }
+
+    @property
+    def _what_to_do(self) -> str:
+        return BY_START if self._token_file is None else BY_FILE
 
     def _take(self, text: str, file: TokenFile, now: datetime) -> None:
         """Join again by a new token; what cannot be taken now is tried again, and told once."""

@@ -78,6 +78,11 @@ MEMBERSHIP_LEFT: Final = gauge(
     "capamesh_membership_expires_seconds",
     "The time until the membership of this router or node ends; it is negative once the membership has ended.",
 )
+MEMBERSHIP_LIFE_LEFT: Final = gauge(
+    "capamesh_membership_life_left_ratio",
+    "The part of its life that the membership of this router or node still lasts, from 1 to 0; it is negative once the"
+    " membership has ended.",
+)
 CLOCK_BEHIND: Final = gauge(
     "capamesh_clock_behind_seconds",
     "The time by which the clocks of most other members are ahead of the clock here; it is negative where this clock is"

@@ -18,6 +18,7 @@ from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.network import MAX_LIST_BYTES, MAX_ORDER_BYTES, Member, Role
 from capamesh.protocol.tensors import Datatype, Limits, TensorSpec
 
+SINCE = dt.datetime(2027, 2, 1, 12, tzinfo=dt.UTC)
 UNTIL = dt.datetime(2027, 3, 1, 12, tzinfo=dt.UTC)
 
 
@@ -238,7 +239,7 @@ async def test_fleet_page_shows_nodes_models_and_links(http: Http) -> None:
     assert await get(http, "/v1/nodes") == (200, {"nodes": []})
     http.node("A", echo)
     http.view.apply([Joined(advert("B", "b:1", is_draining=True))])
-    http.members[PeerId("B")] = Member(PeerId("B"), Role.NODE, "ab" * 20, UNTIL)
+    http.members[PeerId("B")] = Member(PeerId("B"), Role.NODE, "ab" * 20, SINCE, UNTIL)
     http.pool.errors["b:1"] = "refused"
     status, body = await get(http, "/v1/nodes")
     assert status == 200
@@ -249,8 +250,13 @@ async def test_fleet_page_shows_nodes_models_and_links(http: Http) -> None:
     assert first["models"][0]["state"] == "ready"
     assert first["links"][0]["is_usable"]
     assert second["is_draining"]
-    assert (first["invite"], first["member_until"]) == ("", None)
-    assert (second["invite"], second["member_until"]) == ("ab" * 20, "2027-03-01T12:00:00+00:00")
+    keys = ("invite", "member_since", "member_until")
+    assert [first[key] for key in keys] == ["", None, None]
+    assert [second[key] for key in keys] == [
+        "ab" * 20,
+        "2027-02-01T12:00:00+00:00",
+        "2027-03-01T12:00:00+00:00",
+    ]
     (down,) = second["links"]
     assert {name: down[name] for name in ("address", "is_up", "is_usable", "last_error")} == {
         "address": "b:1",

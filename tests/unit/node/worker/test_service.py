@@ -733,7 +733,7 @@ async def test_router_has_a_limited_number_of_links_and_another_router_is_not_af
 ) -> None:
     def of(peer: str) -> FakeLink:
         link = FakeLink()
-        link.member = Member(PeerId(peer), Role.ROUTER, "0" * 40, NOW)  # type: ignore[assignment]
+        link.member = Member(PeerId(peer), Role.ROUTER, "0" * 40, NOW, NOW)  # type: ignore[assignment]
         rig.service.link_up(link)  # type: ignore[arg-type]
         return link
 

@@ -99,6 +99,7 @@ def test_members_chain_yields_who_it_is(home: Network) -> None:
         peer_id=home.node.identity.peer_id,
         role=Role.NODE,
         invite_serial=f"{x509.load_der_x509_certificate(home.node.chain[1]).serial_number:040x}",
+        starts_at=home.now,
         expires_at=home.now + timedelta(days=30),
     )
     assert home.owner.network_id == (

@@ -10,6 +10,7 @@ from fleet_fakes import Fleet, advert, hang, offer
 from capamesh.protocol.adverts import ModelState
 from capamesh.protocol.fleet import Joined, Left, Suspected
 from capamesh.protocol.ids import PeerId
+from capamesh.protocol.network import Member, Role
 from capamesh.protocol.steps import run_through
 from capamesh.router.page.overview import Overview, OverviewMaker, _coarse
 
@@ -18,6 +19,7 @@ def maker(
     fleet: Fleet,
     errors: dict[str, str] | None = None,
     drained: dict[PeerId, datetime] | None = None,
+    members: dict[PeerId, Member] | None = None,
 ) -> OverviewMaker:
     return OverviewMaker(
         fleet.view,
@@ -25,7 +27,7 @@ def maker(
         clock=lambda: 0.0,
         router=lambda: {"state": "ready"},
         traffic=lambda model: {"requests_per_s": 2.0} if model == "m" else {},
-        member_of=lambda _: None,
+        member_of=(members or {}).get,
         drained_until=(drained or {}).get,
     )
 
@@ -60,6 +62,17 @@ async def test_drained_node_is_told_with_its_end() -> None:
         "draining",
         "drained until 2026-03-01 20:30 UTC, by the network's owner",
     )
+
+
+async def test_life_of_a_nodes_membership_is_told_where_it_is_known() -> None:
+    fleet = Fleet()
+    for peer in "ab":
+        fleet.node(peer, hang)
+    since, until = datetime(2026, 2, 1, tzinfo=UTC), datetime(2026, 3, 1, tzinfo=UTC)
+    member = Member(PeerId("a"), Role.NODE, "ab" * 20, since, until)
+    overview = run_through(maker(fleet, members={PeerId("a"): member}).steps())
+    lives = [(node["member_since"], node["member_until"]) for node in overview.nodes.values()]
+    assert lives == [("2026-02-01T00:00:00+00:00", "2026-03-01T00:00:00+00:00"), (None, None)]
 
 
 async def test_state_of_a_node_is_one_word_with_the_reason() -> None:

@@ -14,6 +14,7 @@ from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.fleet import Joined
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.links.calls import LoadReport
+from capamesh.protocol.membership_life import LifeFigures
 from capamesh.router.balancing.prober import PROBE_LIMIT_S
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.process.gauges import (
@@ -41,7 +42,7 @@ def test_gauges_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
     watch_process(telemetry, "1.2.3", lambda: Disk(total=100, free=40))
     watch_fleet(telemetry, parts.fleet, parts.pool, parts.owners.owners, lambda: 0.0)
     NodeGauges(parts.fleet, lambda: 0.0).watch(telemetry)
-    watch_network(telemetry, parts.hearing, parts.clocks, lambda: 60.0)
+    watch_network(telemetry, parts.hearing, parts.clocks, lambda: LifeFigures(60.0, 0.25))
     watch_requests(telemetry, parts.requests, parts.answers)
     parts.members.apply([Joined(advert("A", "127.0.0.1:1"))])
     (endpoint,) = parts.fleet.endpoints()
@@ -64,6 +65,7 @@ def test_gauges_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
         "capamesh_members_refused 0.0",
         "capamesh_clock_behind_seconds 0.0",
         "capamesh_membership_expires_seconds 60.0",
+        "capamesh_membership_life_left_ratio 0.25",
         "capamesh_answer_bytes 0.0",
         "capamesh_answers_waiting 0.0",
         "capamesh_open_requests 4.0",

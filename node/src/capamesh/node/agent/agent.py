@@ -216,7 +216,7 @@ class NodeAgent:
             AgentReadings(
                 version=package_version("capamesh"),
                 data_folder=settings.data_folder,
-                membership_left_s=lambda: self._upkeep.left_s(dt.datetime.now(dt.UTC)),
+                membership=lambda: self._upkeep.figures(dt.datetime.now(dt.UTC)),
                 clock_behind_s=lambda: clock_fields(self._hearing.skew())["peers_ahead_s"],
                 loop=lambda: LoopFigures.from_message(self._loop_meter.snapshot()),
             ),

@@ -17,6 +17,7 @@ from capamesh.protocol.errors import NotMember
 from capamesh.protocol.identity import KEY_BYTES, peer_id_of
 from capamesh.protocol.network.authority import MAX_SUCCESSORS, Authority
 from capamesh.protocol.network.certificates import (
+    CLOCK_SKEW,
     DEFAULT_MEMBERS,
     LEAF_USES,
     MAX_PUBLISHERS,
@@ -69,11 +70,15 @@ class Invite:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """The member that a verified chain belongs to. `invite_serial` is 40 hexadecimal digits, `expires_at` UTC."""
+    """The member that a verified chain belongs to. `invite_serial` is 40 hexadecimal digits.
+
+    Its life is from `starts_at`, when its invite was made, to `expires_at`; both are UTC.
+    """
 
     peer_id: PeerId
     role: Role
     invite_serial: str
+    starts_at: datetime
     expires_at: datetime
     invite_members: int = DEFAULT_MEMBERS
     """The number of members that its invite admits."""
@@ -183,6 +188,7 @@ def admit(
             peer_id=peer_id,
             role=invite.role,
             invite_serial=invite.serial,
+            starts_at=invite.not_before + CLOCK_SKEW,
             expires_at=min(leaf.not_after, invite.not_after, authority.not_after),
             invite_members=invite.members,
         ),

@@ -122,6 +122,7 @@ class FleetApi(Pages):
             "peer_id": advert.peer,
             "name": advert.name,
             "invite": "" if member is None else member.invite_serial,
+            "member_since": None if member is None else member.starts_at.isoformat(),
             "member_until": None if member is None else member.expires_at.isoformat(),
             "region": advert.region,
             "agent_version": advert.agent_version,

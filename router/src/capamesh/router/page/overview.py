@@ -107,6 +107,7 @@ class OverviewMaker:
             **self._summary(advert).row,
             "state": state,
             "reason": reason,
+            "member_since": None if member is None else member.starts_at.isoformat(),
             "member_until": None if member is None else member.expires_at.isoformat(),
             "links": [
                 {

@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from capamesh.protocol.metrics import BUILD, CLOCK_BEHIND, DISK, DISK_FREE, MEMBERSHIP_LEFT
+from capamesh.protocol.metrics import (
+    BUILD,
+    CLOCK_BEHIND,
+    DISK,
+    DISK_FREE,
+    MEMBERSHIP_LEFT,
+    MEMBERSHIP_LIFE_LEFT,
+)
 from capamesh.protocol.network_clock import clock_fields
 from capamesh.router.telemetry import metrics
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, PeerId
     from capamesh.protocol.links.receive_budget import ReceiveBudget
+    from capamesh.protocol.membership_life import LifeFigures
     from capamesh.router.balancing.balancer import Balancer
     from capamesh.router.balancing.prober import Prober
     from capamesh.router.fleet.clocks import Clocks
@@ -98,14 +106,15 @@ def _usable_hosts(fleet: FleetView, model: ModelName, now_s: float) -> Iterator[
 
 
 def watch_network(
-    telemetry: Telemetry, hearing: Hearing, clocks: Clocks, membership_left_s: Callable[[], float]
+    telemetry: Telemetry, hearing: Hearing, clocks: Clocks, membership: Callable[[], LifeFigures]
 ) -> None:
     """Add what is to be read of the network, its clock and this router's membership in it."""
     telemetry.watch(
         metrics.MEMBERS_REFUSED, lambda: sum(one.refused for one in hearing.quotas.over())
     )
     telemetry.watch(CLOCK_BEHIND, lambda: clock_fields(hearing.skew(clocks.now()))["peers_ahead_s"])
-    telemetry.watch(MEMBERSHIP_LEFT, membership_left_s)
+    telemetry.watch(MEMBERSHIP_LEFT, lambda: membership().left_s)
+    telemetry.watch(MEMBERSHIP_LIFE_LEFT, lambda: membership().ratio)
 
 
 def watch_requests(telemetry: Telemetry, requests: OpenRequests, answers: ReceiveBudget) -> None:

@@ -46,6 +46,7 @@ class PageParts:
         """Return the page's row of the router itself."""
         parts = self._parts
         state, reason = parts.standing.now()
+        membership = parts.upkeep.fields(today())
         return {
             "state": state,
             "reason": reason,
@@ -53,7 +54,8 @@ class PageParts:
             "region": parts.settings.region,
             "policy": parts.settings.policy,
             "nodes": len(parts.fleet.adverts),
-            "expires_at": parts.upkeep.fields(today())["expires_at"],
+            "expires_at": membership["expires_at"],
+            "life_left": membership["life_left"],
         }
 
     def _totals(self) -> Totals:

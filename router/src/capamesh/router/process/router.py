@@ -157,7 +157,7 @@ class Router:
         )
         watch_fleet(telemetry, fleet, parts.pool, parts.owners.owners, clock)
         NodeGauges(fleet, clock).watch(telemetry)
-        watch_network(telemetry, parts.hearing, parts.clocks, lambda: parts.upkeep.left_s(today()))
+        watch_network(telemetry, parts.hearing, parts.clocks, lambda: parts.upkeep.figures(today()))
         watch_requests(telemetry, parts.requests, parts.answers)
         watch_routing(telemetry, parts.prober, parts.balancer)
         inference = InferenceApi(

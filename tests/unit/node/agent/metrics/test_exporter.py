@@ -17,6 +17,7 @@ from capamesh.node.agent.metrics.totals import (
     WorkerSample,
 )
 from capamesh.protocol.adverts import ModelState
+from capamesh.protocol.membership_life import LifeFigures
 
 FIGURES = ModelFigures(
     requests={"ok": 5, "overloaded": 2},
@@ -50,7 +51,7 @@ def agent_readings(loop: LoopFigures) -> AgentReadings:
     return AgentReadings(
         version="1.2.3",
         data_folder=Path(__file__).parent,
-        membership_left_s=lambda: 60.0,
+        membership=lambda: LifeFigures(60.0, 0.25),
         clock_behind_s=lambda: -0.5,
         loop=lambda: loop,
     )
@@ -138,6 +139,7 @@ def test_membership_clock_disk_and_version_of_the_agent_are_reported() -> None:
     values = dict(line.rsplit(" ", 1) for line in found)
     assert values['capamesh_build_info{version="1.2.3"}'] == "1.0"
     assert values["capamesh_membership_expires_seconds"] == "60.0"
+    assert values["capamesh_membership_life_left_ratio"] == "0.25"
     assert values["capamesh_clock_behind_seconds"] == "-0.5"
     assert 0 < float(values["capamesh_disk_free_bytes"]) < float(values["capamesh_disk_bytes"])
 

@@ -102,7 +102,9 @@ def _histogram(
 def _agent(agent: AgentReadings) -> Iterator[Family]:
     disk = shutil.disk_usage(agent.data_folder)
     yield _gauge(of_all.BUILD, [((agent.version,), 1)])
-    yield _gauge(of_all.MEMBERSHIP_LEFT, [((), agent.membership_left_s())])
+    membership = agent.membership()
+    yield _gauge(of_all.MEMBERSHIP_LEFT, [((), membership.left_s)])
+    yield _gauge(of_all.MEMBERSHIP_LIFE_LEFT, [((), membership.ratio)])
     yield _gauge(of_all.CLOCK_BEHIND, [((), agent.clock_behind_s())])
     yield _gauge(of_all.DISK_FREE, [((), disk.free)])
     yield _gauge(of_all.DISK, [((), disk.total)])

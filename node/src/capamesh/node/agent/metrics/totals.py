@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
+    from capamesh.protocol.membership_life import LifeFigures
+
 Key = tuple[str, str]
 """A model's name and version."""
 
@@ -182,8 +184,8 @@ class AgentReadings:
     version: str
     """The version of the program."""
     data_folder: Path
-    membership_left_s: Callable[[], float]
-    """Returns when the node's membership ends."""
+    membership: Callable[[], LifeFigures]
+    """Returns how long the node's membership lasts."""
     clock_behind_s: Callable[[], float]
     """Returns by how much the clocks of most other members are ahead."""
     loop: Callable[[], LoopFigures]

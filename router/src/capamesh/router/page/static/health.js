@@ -5,7 +5,7 @@ const NODE_KINDS = {
   ejected: "bad", forced_open: "off", unusable: "bad",
 };
 const NODE_WORDS = { forced_open: "held open" };
-const SOON_MS = 7 * 86400e3;
+const SOON = 0.1;
 export const ORDER = { bad: 0, warn: 1, off: 2, good: 3 };
 
 export const nodeKind = (node) => NODE_KINDS[node.state] ?? "warn";
@@ -31,7 +31,11 @@ export function counted(nodes) {
   return found;
 }
 
-const ends = (text) => Date.parse(text) - Date.now();
+/** Return the part of a membership's life that is left, from 1 to 0. */
+function lifeLeft(since, until) {
+  const end = Date.parse(until);
+  return (end - Date.now()) / (end - Date.parse(since));
+}
 
 /** Return what somebody should look at, the worst first: {kind, word, what, href, why}. */
 export function attention(state) {
@@ -39,14 +43,14 @@ export function attention(state) {
   const add = (kind, word, what, href, why) => found.push({ kind, word, what, href, why });
   const { router } = state;
   if (router.state && router.state !== "ready") add("bad", router.state, "This router", "#/fleet", router.reason);
-  if (router.expires_at && ends(router.expires_at) < SOON_MS) {
+  if (router.life_left === "tenth") {
     add("warn", "expiring", "This router's membership", "#/fleet", `it ends at ${router.expires_at}: give it a new token`);
   }
   for (const [peer, node] of state.nodes) {
     const href = `#/node/${encodeURIComponent(peer)}`;
     const kind = nodeKind(node);
     if (kind === "bad" || kind === "warn") add(kind, nodeWord(node), { peer, node }, href, node.reason);
-    if (node.member_until && ends(node.member_until) < SOON_MS) {
+    if (node.member_until && lifeLeft(node.member_since, node.member_until) <= SOON) {
       add("warn", "expiring", { peer, node }, href, `its membership ends at ${node.member_until}`);
     }
     if (node.models_on_cpu) {
