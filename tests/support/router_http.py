@@ -33,6 +33,7 @@ from capamesh.router.http.page import PageApi
 from capamesh.router.http.server import Front
 from capamesh.router.page.feed import Feed
 from capamesh.router.page.history import BIN_S, History, Totals
+from capamesh.router.page.history_answers import HistoryAnswers
 from capamesh.router.page.overview import OverviewMaker
 from capamesh.router.page.static_files import StaticFiles
 from capamesh.router.telemetry import Telemetry
@@ -195,7 +196,7 @@ def page_of(
     page = PageApi(
         StaticFiles(),
         feed,
-        history,
+        HistoryAnswers(history),
         is_closing=lambda: requests.is_closing,
         clock=fleet.clock,
     )

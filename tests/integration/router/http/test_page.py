@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import aiohttp
@@ -14,7 +14,10 @@ import pytest
 from fleet_fakes import hang, offer
 from router_http import Http, serving
 
+from capamesh.protocol.adverts import ModelOffer
 from capamesh.router.http import page
+from capamesh.router.page import feed
+from capamesh.router.page.backlog import PIECE_BYTES
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 POLICY = "Content-Security-Policy"
@@ -137,24 +140,99 @@ async def test_too_many_viewers_are_told_so() -> None:
             await stream.__aexit__(None, None, None)
 
 
+class DeafViewers:
+    """Viewers who follow a page's stream from a revision on, and never read a byte of it.
+
+    The kernel takes few bytes in their place: the front has the others.
+    """
+
+    def __init__(self, http: Http, revision: str) -> None:
+        assert http.front._server is not None
+        for listening in http.front._server.sockets:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
+        self._http = http
+        path = f"/v1/page/changes?after={revision}"
+        self._request = f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        self._sockets: list[socket.socket] = []
+
+    async def come(self, count: int) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(count):
+            deaf = socket.socket()
+            self._sockets.append(deaf)
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            deaf.setblocking(False)
+            await loop.sock_connect(deaf, (self._http.client.host, self._http.client.port))
+            await loop.sock_sendall(deaf, self._request)
+
+    def close(self) -> None:
+        for deaf in self._sockets:
+            deaf.close()
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not is_so():
+            await asyncio.sleep(0)
+
+
+def many_models(name: str, count: int) -> tuple[ModelOffer, ...]:
+    """Return models whose rows on the page have 600 bytes each."""
+    return tuple(offer(f"{name}-{at}-{200 * 'x'}") for at in range(count))
+
+
 async def test_viewer_that_reads_nothing_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "WRITE_S", 0.1)
     async with serving() as http:
         revision = (await snapshot(http))["revision"]
-        deaf = socket.socket()
-        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        deaf.setblocking(False)
-        with deaf:
-            loop = asyncio.get_running_loop()
-            await loop.sock_connect(deaf, (http.client.host, http.client.port))
-            path = f"/v1/page/changes?after={revision}"
-            await loop.sock_sendall(deaf, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            async with asyncio.timeout(20):
-                while not http.feed.viewers:
+        with closing(DeafViewers(http, revision)) as deaf:
+            await deaf.come(1)
+            await until(lambda: http.feed.viewers == 1)
+            http.node("a", hang, models=many_models("a", 5000))
+            await until(lambda: http.feed.viewers == 0)
+        assert http.feed.reader(revision) is not None, (
+            "the frame is kept: it was not for want of it"
+        )
+
+
+async def test_thousand_viewers_that_read_nothing_hold_few_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(feed, "LEAST_PAUSE_S", 0.01)
+    monkeypatch.setattr(feed, "PAUSE_FOR", 0)
+    monkeypatch.setattr(feed, "BYTES_A_SECOND", 10**9)
+    async with serving() as http:
+        begun = (await snapshot(http))["revision"]
+        with closing(DeafViewers(http, begun)) as deaf:
+            await deaf.come(1000)
+            await until(lambda: http.feed.viewers == feed.MOST_VIEWERS)
+            most_bytes = 0
+            for name in ("a", "b", "c", "d", "e"):
+                revision = http.feed.revision
+                http.node(name, hang, models=many_models(name, 2000))
+                while http.feed.revision == revision:
+                    most_bytes = max(most_bytes, http.front.budget.unread_bytes)
                     await asyncio.sleep(0)
-                http.node("a", hang, models=tuple(offer(f"{at}" * 40) for at in range(20_000)))
-                while http.feed.viewers:
-                    await asyncio.sleep(0)
+            await http.settled()
+            most_bytes = max(most_bytes, http.front.budget.unread_bytes)
+            assert 0 < most_bytes <= feed.MOST_VIEWERS * 4 * PIECE_BYTES
+            assert http.feed.viewers == feed.MOST_VIEWERS
+            assert (await http.client.get("/v1/page/changes")).status == 503
+        await until(lambda: http.feed.viewers == 0)
+        async with events(http, begun) as content:
+            assert await next_event(content) == ("reset", {})
+        assert len((await snapshot(http))["nodes"]) == 5
+
+
+async def test_viewer_that_falls_behind_between_frames_is_told_to_begin_anew() -> None:
+    async with serving() as http:
+        revision = (await snapshot(http))["revision"]
+        async with events(http, revision) as content:
+            http.node("a", hang, models=many_models("a", 10_000))
+            assert await next_event(content) == ("reset", {}), (
+                "the frame is larger than any that is kept"
+            )
+            assert await content.read() == b""
 
 
 async def test_stream_says_that_it_is_there_while_nothing_changes(
@@ -194,6 +272,34 @@ async def test_history_is_that_of_the_router_or_of_a_model() -> None:
         assert (found["model"], found["point_s"], len(found["series"]["nodes"])) == ("", 10.0, 360)
         unknown = await (await http.client.get("/v1/page/history?model=nobody&span=20")).json()
         assert unknown["series"]["requests_per_s"] == [None, None]
+
+
+async def test_history_is_packed_and_one_who_has_it_is_told_so() -> None:
+    path = "/v1/page/history?span=3600"
+    async with serving() as http:
+        first = await http.client.get(path)
+        assert first.headers["Content-Encoding"] == "gzip"
+        plain = await http.client.get(path, headers={"Accept-Encoding": "identity"})
+        assert "Content-Encoding" not in plain.headers
+        assert await plain.read() == await first.read()
+        tag = first.headers["ETag"]
+        assert plain.headers["ETag"] == tag
+        assert first.headers["Cache-Control"] == "no-cache"
+        for known, status in (
+            (tag, 304),
+            (f'"x", {tag}', 304),
+            ("*", 304),
+            ('"x"', 200),
+            ("junk", 200),
+        ):
+            again = await http.client.get(path, headers={"If-None-Match": known})
+            assert again.status == status, known
+            assert (await again.read() == b"") == (status == 304)
+        http.times.now_s += 10
+        http.history.sample()
+        newer = await http.client.get(path, headers={"If-None-Match": tag})
+        assert newer.status == 200
+        assert newer.headers["ETag"] != tag
 
 
 @pytest.mark.parametrize("span", ["-1", "1e3", "x", "9" * 5000, "²"])

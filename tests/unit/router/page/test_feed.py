@@ -9,7 +9,8 @@ from fleet_fakes import NullLog, in_virtual_time
 
 from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.steps import Steps
-from capamesh.router.page.feed import KEPT_FRAMES, Feed, packed
+from capamesh.router.page.backlog import KEPT_FRAMES, Reader
+from capamesh.router.page.feed import Feed, packed
 from capamesh.router.page.overview import Overview
 
 
@@ -46,9 +47,14 @@ class Source:
         )
 
 
-def values(frames: list[bytes] | None) -> list[int]:
-    assert frames is not None
-    return [json.loads(frame.split(b"data: ")[1])["nodes"]["a"]["x"] for frame in frames]
+def values(reader: Reader | None) -> list[int]:
+    """Return the values that a reader has not read yet."""
+    found: list[int] = []
+    assert reader is not None
+    while frame := reader.read():
+        found.append(json.loads(frame.split(b"data: ")[1])["nodes"]["a"]["x"])
+    assert frame == b""
+    return found
 
 
 @in_virtual_time
@@ -71,11 +77,14 @@ async def test_viewer_gets_what_changed_since_its_snapshot() -> None:
     await feed.snapshot(is_packed=False)
     revision = feed.revision
     with feed.following():
-        assert feed.since(revision) == []
+        reader = feed.reader(revision)
+        assert values(reader) == []
         source.value = 5
-        await feed.wait(revision, 10.0)
-        assert values(feed.since(revision)) == [5]
-        assert feed.since(feed.revision) == []
+        assert reader is not None
+        await feed.wait(reader, 10.0)
+        assert values(reader) == [5]
+        assert values(feed.reader(revision)) == [5]
+        assert values(feed.reader(feed.revision)) == []
 
 
 @in_virtual_time
@@ -116,10 +125,10 @@ async def test_viewer_who_is_too_far_behind_begins_anew() -> None:
         for value in range(1, KEPT_FRAMES + 1):
             source.value = value
             await asyncio.sleep(0.5)
-        assert len(values(feed.since(behind))) == KEPT_FRAMES
+        assert len(values(feed.reader(behind))) == KEPT_FRAMES
         source.value = -1
         await asyncio.sleep(0.5)
-        assert feed.since(behind) is None
+        assert feed.reader(behind) is None
 
 
 @pytest.mark.parametrize(
@@ -130,7 +139,7 @@ async def test_viewer_who_is_too_far_behind_begins_anew() -> None:
 async def test_revision_that_never_was_begins_anew(revision: str) -> None:
     feed = Source().feed()
     await feed.snapshot(is_packed=False)
-    assert feed.since(revision) is None
+    assert feed.reader(revision) is None
 
 
 @in_virtual_time

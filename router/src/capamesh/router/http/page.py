@@ -16,8 +16,9 @@ from capamesh.router.http.application import Pages
 from capamesh.router.http.packing import takes_gzip
 
 if TYPE_CHECKING:
+    from capamesh.router.page.backlog import Reader
     from capamesh.router.page.feed import Feed
-    from capamesh.router.page.history import History
+    from capamesh.router.page.history_answers import HistoryAnswers
     from capamesh.router.page.static_files import StaticFiles
 
 SAFE: Final = {
@@ -32,7 +33,7 @@ FOR_EVER: Final = "public, max-age=31536000, immutable"
 STILL_EVERY_S: Final = 15.0
 """Seconds after which a stream says something even if nothing changes: proxies close silent ones after 30 s or more."""
 WRITE_S: Final = 30.0
-"""Seconds that a viewer may take to read a frame (guess); one that takes longer is hung up on."""
+"""Seconds that a viewer may take to read a piece of a frame (guess); one that takes longer is hung up on."""
 LOOK_S: Final = 1.0
 """Seconds between two looks whether the router is stopping."""
 DAY_S: Final = 86400
@@ -54,7 +55,7 @@ class PageApi(Pages):
         self,
         files: StaticFiles,
         feed: Feed,
-        history: History,
+        history: HistoryAnswers,
         *,
         is_closing: Callable[[], bool],
         clock: Callable[[], float],
@@ -136,7 +137,11 @@ class PageApi(Pages):
             response.force_close()
             try:
                 await response.prepare(request)
-                await self._follow(response, revision)
+                reader = self._feed.reader(revision)
+                if reader is None:
+                    await _write(response, _RESET)
+                else:
+                    await self._follow(response, reader)
             except (ConnectionError, TimeoutError):  # it left, or reads nothing
                 if request.transport is not None:
                     request.transport.abort()
@@ -148,25 +153,46 @@ class PageApi(Pages):
         if not (span.isascii() and span.isdigit() and len(span) <= _MOST_DIGITS):
             raise InvalidRequest(f"span is {span[:80]!r}; a whole number of seconds is expected")
         model = request.query.get("model", "")
-        body = self._history.body(model, int(span))
-        return web.json_response(body, headers={"Cache-Control": "no-store"})
+        answer = self._history.answer(model, int(span))
+        headers = {
+            "Content-Type": "application/json",
+            "Cache-Control": "no-cache",
+            "ETag": f'W/"{answer.tag}"',
+            "Vary": "Accept-Encoding",
+        }
+        if any(each.value in {answer.tag, "*"} for each in request.if_none_match or ()):
+            del headers["Content-Type"]
+            return web.Response(status=304, headers=headers)
+        if takes_gzip(request.headers.get("Accept-Encoding", "")):
+            headers["Content-Encoding"] = "gzip"
+            return web.Response(body=answer.packed, headers=headers)
+        return web.Response(body=answer.plain, headers=headers)
 
-    async def _follow(self, response: web.StreamResponse, revision: str) -> None:
-        """Write what changes until the router stops."""
+    async def _follow(self, response: web.StreamResponse, reader: Reader) -> None:
+        """Write what changes until the router stops, or the viewer is too far behind.
+
+        Such a one is told to begin anew: at once, or inside of a frame when it comes back after the hanging up.
+        """
         said_s = self._clock()
         while not self._is_closing():
-            frames, newest = self._feed.since(revision), self._feed.revision
-            text = _RESET if frames is None else b"".join(frames)
+            text = reader.read()
+            if text is None:
+                if not reader.is_inside:
+                    await _write(response, _RESET)
+                return
             if not text and self._clock() - said_s >= STILL_EVERY_S:
                 text = _STILL
             if text:
-                async with asyncio.timeout(WRITE_S):
-                    await response.write(text)
+                await _write(response, text)
                 said_s = self._clock()
-            if frames is None:
-                return
-            revision = newest
-            await self._feed.wait(revision, LOOK_S)
+            await self._feed.wait(reader, LOOK_S)
+
+
+async def _write(response: web.StreamResponse, text: bytes) -> None:
+    """Write to a viewer, and let others have their turn; raise `TimeoutError` if it does not read."""
+    async with asyncio.timeout(WRITE_S):
+        await response.write(text)
+    await asyncio.sleep(0)
 
 
 def routes_of(application: web.Application) -> list[Mapping[str, str]]:

@@ -1,7 +1,7 @@
 """The feed of the page: one overview and its differences for all who watch. IO: asyncio.
 
 Nothing is made while nobody asks. While somebody watches, what differs is encoded once a turn for all of them; a viewer
-holds nothing here but the revision that it has, so a slow one costs no memory: it is told to begin anew.
+holds nothing here but its place, so a slow one costs no memory: it is told to begin anew.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from capamesh.protocol.errors import Overloaded
+from capamesh.router.page.backlog import Backlog, Reader
 from capamesh.router.page.differences import differences, whole
 from capamesh.router.page.overview import Overview
 
@@ -32,8 +32,6 @@ PAUSE_FOR: Final = 100
 """The pause after a turn is so many times as long as the turn took of the processor: 1 % of a core at most."""
 BYTES_A_SECOND: Final = 65536
 """The most bytes a second for one viewer, over many turns (guess: a hundredth of a slow connection)."""
-KEPT_FRAMES: Final = 16
-"""The frames that are kept for viewers who are behind (guess: 8 s at two a second)."""
 SLICE_S: Final = 0.002
 """Seconds for which the loop is kept at a time (guess: what a batch of reads takes)."""
 BREATH_S: Final = 0.001
@@ -67,8 +65,12 @@ class Feed:
         work_clock: Callable[[], float] = time.thread_time,
         most_viewers: int = MOST_VIEWERS,
         pack: Callable[[bytes], Awaitable[bytes]] = pack_beside,
+        backlog: Backlog | None = None,
     ) -> None:
-        """`make` makes the overview of now. `boot` is another text at each start of the router. `pack` returns its argument as gzip."""
+        """`make` makes the overview of now. `boot` is another text at each start of the router. `pack` returns its argument as gzip.
+
+        `backlog` keeps what changes for those who follow; None: one of the usual size.
+        """
         self._make = make
         self._boot = boot
         self._log = log
@@ -81,8 +83,7 @@ class Feed:
         self.turns = 0
         """The number of overviews that were made."""
         self._overview: Overview | None = None
-        self._number = 0
-        self._frames: deque[bytes] = deque(maxlen=KEPT_FRAMES)
+        self._backlog = backlog or Backlog()
         """The newest frames; the last one leads to the overview of now."""
         self._next_s = float("-inf")
         """The time before which no other turn begins."""
@@ -96,7 +97,7 @@ class Feed:
     @property
     def revision(self) -> str:
         """Return the name of the overview of now."""
-        return f"{self._boot}-{self._number}"
+        return f"{self._boot}-{self._backlog.newest}"
 
     async def snapshot(self, *, is_packed: bool) -> bytes:
         """Return the whole overview as JSON; as gzip if `is_packed`."""
@@ -104,11 +105,11 @@ class Feed:
             if self._overview is None or self._clock() >= self._next_s:
                 await self._turn()
             assert self._overview is not None  # noqa: S101 - a turn has made it
-            kept = self._whole
-            if kept is None or kept[0] != self._number:
+            kept, number = self._whole, self._backlog.newest
+            if kept is None or kept[0] != number:
                 plain = await self._sliced(whole(self._overview, self.revision))
                 packed = await self._pack(plain)
-                kept = self._whole = (self._number, plain, packed)
+                kept = self._whole = (number, plain, packed)
                 self._next_s = max(self._next_s, self._clock() + self._spent_s * PAUSE_FOR)
         return kept[2] if is_packed else kept[1]
 
@@ -133,19 +134,18 @@ class Feed:
                 if following is not None:
                     following.cancel()
 
-    def since(self, revision: str) -> list[bytes] | None:
-        """Return the frames that lead from `revision` to that of now; None: begin anew with a snapshot."""
+    def reader(self, revision: str) -> Reader | None:
+        """Return what reads the frames that lead from `revision` to that of now; None: begin anew with a snapshot."""
         boot, _, number = revision.rpartition("-")
         if boot != self._boot or not (number.isascii() and number.isdigit()) or len(number) > 18:
             return None
-        behind = self._number - int(number)
-        if not 0 <= behind <= len(self._frames):
-            return None
-        return list(self._frames)[len(self._frames) - behind :]
+        return (
+            Reader(self._backlog, int(number)) if self._backlog.has_all_after(int(number)) else None
+        )
 
-    async def wait(self, revision: str, timeout_s: float) -> None:
-        """Wait until there is something newer than `revision`, for so long at most."""
-        if revision != self.revision:
+    async def wait(self, reader: Reader, timeout_s: float) -> None:
+        """Wait until there is something that `reader` has not read, for so long at most."""
+        if reader.number != self._backlog.newest:
             return
         try:
             async with asyncio.timeout(timeout_s):
@@ -177,10 +177,8 @@ class Feed:
             self._next_s = began_s + pause_s
         self._overview = overview
         if frame:
-            self._number += 1
-            self._frames.append(
-                b"id: %s\nevent: changes\ndata: %s\n\n" % (self.revision.encode(), frame)
-            )
+            name = f"{self._boot}-{self._backlog.newest + 1}"
+            self._backlog.add(b"id: %s\nevent: changes\ndata: %s\n\n" % (name.encode(), frame))
             self._turned.set()
             self._turned = asyncio.Event()
 

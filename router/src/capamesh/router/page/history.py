@@ -77,6 +77,8 @@ class History:
         self._began_s = self._sampled_s = clock()
         self._slot = -1
         """The newest bin, counted since the start."""
+        self.turns: int = 0
+        """The number of times that it was sampled: what it tells is the same until it is sampled again."""
         self._answered: dict[ModelName, list[int]] = {}
         self._refused: dict[str, int] = {}
         self._router = _Series(ROUTER_MEASURES, bins)
@@ -94,6 +96,7 @@ class History:
         if elapsed_s <= 0:
             return
         self._sampled_s = now_s
+        self.turns += 1
         self._advance(int((now_s - self._began_s) / BIN_S))
         totals = self._read()
         self._newest = self._models_of(totals, elapsed_s)
@@ -120,6 +123,14 @@ class History:
         """Return the models that have a history, by name."""
         return sorted(self._models)
 
+    def has(self, model: str) -> bool:
+        """Return whether a model has a history; the router, "", has one."""
+        return not model or model in self._models
+
+    def bins_of(self, span_s: float) -> int:
+        """Return how many bins are told of the last `span_s`."""
+        return max(1, min(self._bins, round(span_s / BIN_S)))
+
     def body(self, model: str, span_s: float) -> dict[str, Any]:
         """Return the last `span_s` of a model, of the router if it is "", as JSON values.
 
@@ -129,7 +140,7 @@ class History:
         series = self._models.get(model) if model else self._router
         if series is None:  # it had no request, or others have all places
             series = _Series(MEASURES, self._bins)
-        asked = max(1, min(self._bins, round(span_s / BIN_S)))
+        asked = self.bins_of(span_s)
         merged = -(-asked // MOST_POINTS)
         points = asked // merged
         newest = max(self._slot, 0)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from capamesh.router.http.page import PageApi
 from capamesh.router.page.feed import Feed
 from capamesh.router.page.history import History, Totals
+from capamesh.router.page.history_answers import HistoryAnswers
 from capamesh.router.page.overview import OverviewMaker
 from capamesh.router.page.static_files import StaticFiles
 from capamesh.router.process.parts import today
@@ -37,7 +38,7 @@ class PageParts:
         self.api = PageApi(
             StaticFiles(),
             Feed(overview.steps, boot=secrets.token_hex(4), log=parts.log),
-            self.history,
+            HistoryAnswers(self.history),
             is_closing=lambda: parts.requests.is_closing,
             clock=clock,
         )
@@ -63,9 +64,11 @@ class PageParts:
         fleet, telemetry = self._parts.fleet, self._parts.telemetry
         in_flight = usable = 0
         for peer in fleet.adverts:
-            endpoints = fleet.endpoints_of(peer)
-            in_flight += sum(endpoint.rif for endpoint in endpoints)
-            usable += any(endpoint.is_usable for endpoint in endpoints)
+            is_usable = False
+            for endpoint in fleet.endpoints_of(peer):
+                in_flight += endpoint.rif
+                is_usable = is_usable or endpoint.is_usable
+            usable += is_usable
         return Totals(
             telemetry.latency_counts(),
             telemetry.refusals(),
