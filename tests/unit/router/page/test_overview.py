@@ -12,6 +12,7 @@ from capamesh.protocol.fleet import Joined, Left, Suspected
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.network import Member, Role
 from capamesh.protocol.steps import run_through
+from capamesh.router.page import overview
 from capamesh.router.page.overview import Overview, OverviewMaker, _coarse
 
 
@@ -139,6 +140,18 @@ async def test_node_names_some_of_its_failing_models_and_those_on_the_cpu() -> N
 )
 def test_round_trip_is_told_in_two_digits(exact: int, coarse: int) -> None:
     assert _coarse(exact) == coarse
+
+
+async def test_making_an_overview_pauses_between_models_with_many_replicas(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(overview, "STEP_REPLICAS", 68)
+    fleet = Fleet()
+    for at in range(4):
+        fleet.node(f"n{at}", hang, models=tuple(offer(name) for name in "abcde"))
+    assert len(list(maker(fleet).steps())) == 6
+    monkeypatch.setattr(overview, "STEP_REPLICAS", 69)
+    assert len(list(maker(fleet).steps())) == 4
 
 
 async def test_making_an_overview_pauses_between_nodes() -> None:
