@@ -6,21 +6,17 @@ answers, and stops it. What it yields says how to ask and how to read an answer.
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
+import environments
 import numpy as np
+from processes import START_LIMIT_S, free_port, running
 
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.protocol.oip import HEADER_LENGTH_NAME, decode_response, encode_request
@@ -33,9 +29,6 @@ THREADS = 2
 MAX_BATCH = 8
 MAX_WAIT_S = 0.001
 """The longest wait of MLServer for a batch to fill: the least that mosec can be told too."""
-START_LIMIT_S = 60.0
-STOP_LIMIT_S = 5.0
-POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +72,12 @@ class Target:
             session.post(self.url, data=self.body, headers=headers) as response,
         ):
             return Answer(response.status, dict(response.headers), await response.read())
+
+    async def is_ready(self) -> bool:
+        """Return whether the server answers with 200."""
+        with suppress(aiohttp.ClientError):
+            return (await self.ask()).status == 200
+        return False
 
 
 Server = Callable[[Case, Path], AbstractAsyncContextManager[Target]]
@@ -126,7 +125,7 @@ async def mosec(case: Case, folder: Path) -> AsyncIterator[Target]:
     }
     options = ("--address", "127.0.0.1", "--port", str(port), "--log-level", "error")
     command = (python_of("mosec"), str(HERE / "mosec_server.py"), *options)
-    async with running(command, environment, folder / "mosec.log", target):
+    async with running(command, environment, folder / "mosec.log", target.is_ready):
         yield target
 
 
@@ -166,7 +165,9 @@ async def mlserver(case: Case, folder: Path) -> AsyncIterator[Target]:
         ),
     )
     command = (str(Path(python_of("mlserver")).with_name("mlserver")), "start", str(home))
-    async with running(command, {"PYTHONPATH": str(HERE)}, folder / "mlserver.log", target):
+    async with running(
+        command, {"PYTHONPATH": str(HERE)}, folder / "mlserver.log", target.is_ready
+    ):
         yield target
 
 
@@ -187,76 +188,9 @@ SERVERS: dict[str, Server] = {"capamesh": capamesh, "mosec": mosec, "mlserver": 
 
 def python_of(name: str) -> str:
     """Return the interpreter of a server's own environment, which is made where it is missing or outdated."""
-    requirements = HERE / f"{name}.txt"
-    home = BUILD / name
-    stamp = home / "requirements.txt"
-    python = home / "bin" / "python"
-    if not stamp.exists() or stamp.read_text() != requirements.read_text():
-        subprocess.run((sys.executable, "-m", "venv", "--clear", str(home)), check=True)
-        install = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-        subprocess.run((str(python), *install, "-r", str(requirements)), check=True)
-        stamp.write_text(requirements.read_text())
-    return str(python)
+    return str(environments.python_of(HERE / f"{name}.txt", BUILD / name))
 
 
 def versions_of(name: str) -> dict[str, str]:
     """Return what is installed in a server's environment, by package."""
-    command = (python_of(name), "-m", "pip", "list", "--format=json", "--disable-pip-version-check")
-    listed = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    return {entry["name"]: entry["version"] for entry in listed}
-
-
-@asynccontextmanager
-async def running(
-    command: Sequence[str], environment: Mapping[str, str], log: Path, target: Target
-) -> AsyncIterator[None]:
-    """Run `command` until the block ends; enter it once the target answers with 200."""
-    with log.open("wb") as stream:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            env={**os.environ, **environment},
-            stdout=stream,
-            stderr=stream,
-            start_new_session=True,
-        )
-    try:
-        await _until_answering(process, target, log)
-        yield
-    finally:
-        await _stop(process)
-
-
-async def _until_answering(process: asyncio.subprocess.Process, target: Target, log: Path) -> None:
-    try:
-        async with asyncio.timeout(START_LIMIT_S):
-            while True:
-                if process.returncode is not None:
-                    raise SystemExit(f"{target.url}: the server ended; {_end_of(log)}")
-                with suppress(aiohttp.ClientError):
-                    if (await target.ask()).status == 200:
-                        return
-                await asyncio.sleep(POLL_S)
-    except TimeoutError as exc:
-        raise SystemExit(
-            f"{target.url} has not answered within {START_LIMIT_S:g} s; {_end_of(log)}"
-        ) from exc
-
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    """End a server and all that it has started; some of them ignore SIGTERM."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), STOP_LIMIT_S)
-
-
-def _end_of(log: Path) -> str:
-    return f"its log ends with:\n{log.read_text(errors='replace')[-2000:]}"
-
-
-def free_port() -> int:
-    """Return a TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return environments.versions_of(Path(python_of(name)))
