@@ -137,7 +137,10 @@ def listed(item: str) -> str:
 
 def method(owner: str, function: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
     """Return what is said of one method or property."""
-    is_property = any(getattr(each, "id", "") == "property" for each in function.decorator_list)
+    is_property = any(
+        getattr(each, "id", "") in {"property", "cached_property"}
+        for each in function.decorator_list
+    )
     text = prose(ast.get_docstring(function))
     if is_property:
         kind = ast.unparse(function.returns) if function.returns else ""

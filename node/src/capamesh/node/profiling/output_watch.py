@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from capamesh.protocol.tensors.spec import ANY_DIM
+from capamesh.protocol.tensor_spec import ANY_DIM
 
 if TYPE_CHECKING:
     from capamesh.node.runtime.api import LoadedModel, StopSwitch

@@ -9,7 +9,7 @@ from typing import Final
 from capamesh.protocol.adverts.interval import MIN_INTERVAL_S
 from capamesh.protocol.adverts.sequence import Sequence
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
-from capamesh.protocol.tensors import TensorSpec
+from capamesh.protocol.tensor_spec import TensorSpec
 
 NO_VERSION: Final = "0"
 """Stands for the version of a model that is refused before any is known; versions of models begin at 1."""

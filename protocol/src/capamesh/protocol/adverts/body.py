@@ -31,13 +31,14 @@ from capamesh.protocol.adverts.wire_fields import (
     WireRouter,
     WireTensor,
 )
+from capamesh.protocol.datatypes import Datatype
 from capamesh.protocol.errors import AdvertRejected, ConfigError
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.model_digest import EXPECTED, is_digest, other_form
 from capamesh.protocol.plain_text import plain
 from capamesh.protocol.publishing import SIGNED_BYTES
 from capamesh.protocol.schema import Mismatch, read, shown
-from capamesh.protocol.tensors import Datatype, TensorSpec
+from capamesh.protocol.tensor_spec import TensorSpec
 
 if TYPE_CHECKING:
     from capamesh.protocol.adverts.sequence import Sequence

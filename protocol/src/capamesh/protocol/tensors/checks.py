@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from capamesh.protocol.datatypes import Datatype
 from capamesh.protocol.errors import InvalidRequest, TooLarge
 from capamesh.protocol.plain_text import is_plain
 from capamesh.protocol.tensors.byte_elements import walk_elements
-from capamesh.protocol.tensors.datatypes import Datatype
 
 if TYPE_CHECKING:
     from capamesh.protocol.tensors.tensor import Tensor

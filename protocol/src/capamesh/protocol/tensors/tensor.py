@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from typing_extensions import override
 
+from capamesh.protocol.datatypes import Datatype
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.tensors.bfloat16 import bf16_from_fp32, bf16_from_fp64
 from capamesh.protocol.tensors.byte_elements import join_elements, split_elements
-from capamesh.protocol.tensors.datatypes import Datatype
 
 if TYPE_CHECKING:
     import numpy.typing as npt

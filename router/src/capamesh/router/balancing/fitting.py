@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from capamesh.protocol.tensors.spec import ANY_DIM
+from capamesh.protocol.tensor_spec import ANY_DIM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

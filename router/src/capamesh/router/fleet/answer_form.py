@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from capamesh.protocol.tensors.spec import ANY_DIM
+from capamesh.protocol.tensor_spec import ANY_DIM
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

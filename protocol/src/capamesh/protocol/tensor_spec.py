@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from capamesh.protocol.tensors.datatypes import Datatype
+from capamesh.protocol.datatypes import Datatype
 
 ANY_DIM = -1
 """A dimension of any size in a declared shape (the protocol's own mark)."""
