@@ -12,6 +12,7 @@ from capamesh.cli.access import Ca, Headers, access
 from capamesh.cli.help_texts import examples, new_group, teach
 from capamesh.cli.parsing import duration, host_and_port, seconds
 from capamesh.cli.units import size_bytes
+from capamesh.protocol.quick_imports import quick_imports
 
 group = new_group(
     "Provide compute: host ONNX models on this machine's devices.",
@@ -202,9 +203,10 @@ def run(
     owner_fd: options.OwnerFd = None,
 ) -> None:
     """Run a node until it is stopped; SIGTERM and Ctrl-C let it finish its work first."""
-    from capamesh.cli.services import run_node  # noqa: PLC0415 - help and other commands start faster
-    from capamesh.node.agent.settings import NodeSettings  # noqa: PLC0415 - the same
-    from capamesh.node.contract.settings import MAX_IN_FLIGHT, WorkerSettings  # noqa: PLC0415 - the same
+    with quick_imports():  # help and other commands start faster without these
+        from capamesh.cli.services import run_node  # noqa: PLC0415
+        from capamesh.node.agent.settings import NodeSettings  # noqa: PLC0415
+        from capamesh.node.contract.settings import MAX_IN_FLIGHT, WorkerSettings  # noqa: PLC0415
 
     options.refuse_file_as_folder(models, "--models")
     metrics_host, metrics_port = host_and_port(metrics, "--metrics") if metrics else ("", 0)

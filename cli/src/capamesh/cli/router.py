@@ -11,7 +11,7 @@ import typer
 from capamesh.cli import options
 from capamesh.cli.help_texts import examples, new_group, teach
 from capamesh.cli.parsing import host_and_port, mebibytes, seconds
-from capamesh.cli.quick_imports import quick_imports
+from capamesh.protocol.quick_imports import quick_imports
 
 group = new_group(
     "Serve clients: find the nodes, send each request to a good one.",

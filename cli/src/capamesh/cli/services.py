@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
 
-from capamesh.cli.quick_imports import quick_imports
-from capamesh.node.agent.settings import NodeSettings
 from capamesh.protocol.descriptors import raise_descriptor_limit
 from capamesh.protocol.gc_tuning import freeze_loaded_objects
 from capamesh.protocol.logs import configure_logs
-from capamesh.router.settings import RouterSettings
+from capamesh.protocol.quick_imports import quick_imports
+
+if TYPE_CHECKING:
+    from capamesh.node.agent.settings import NodeSettings
+    from capamesh.router.settings import RouterSettings
 
 
 def run_node(settings: NodeSettings, owner_fd: int | None = None) -> None:
     """Run a node until SIGTERM or SIGINT, or until the pipe `owner_fd` ends."""
-    from capamesh.node.agent.agent import NodeAgent  # noqa: PLC0415 - a router does not need it
+    with quick_imports():
+        from capamesh.node.agent.agent import NodeAgent  # noqa: PLC0415 - a router does not need it
 
     configure_logs()
     raise_descriptor_limit(structlog.get_logger())

@@ -7,18 +7,22 @@ import os
 import signal
 import sys
 
-import structlog
-import uvloop
+from capamesh.protocol.quick_imports import quick_imports
 
-from capamesh.protocol.channel.asyncio_channel import AsyncioChannel
-from capamesh.protocol.gc_tuning import freeze_loaded_objects
-from capamesh.protocol.logs import configure_logs
+with quick_imports():
+    import structlog
+    import uvloop
+
+    from capamesh.protocol.channel.asyncio_channel import AsyncioChannel
+    from capamesh.protocol.gc_tuning import freeze_loaded_objects
+    from capamesh.protocol.logs import configure_logs
 
 
 async def _run(channel_fd: int) -> None:
     # All that starts a thread, or is not needed before, is imported late: the sandbox holds what comes after it.
-    from capamesh.node.contract.messages import Start, worker_message  # noqa: PLC0415
-    from capamesh.node.worker.opening import open_and_close  # noqa: PLC0415
+    with quick_imports():
+        from capamesh.node.contract.messages import Start, worker_message  # noqa: PLC0415
+        from capamesh.node.worker.opening import open_and_close  # noqa: PLC0415
 
     channel = await AsyncioChannel.inherit(channel_fd)
     async for message in channel.messages():
@@ -31,7 +35,8 @@ async def _run(channel_fd: int) -> None:
             os.environ["CUDA_VISIBLE_DEVICES"] = start.device_uuid
         log = structlog.get_logger(process="worker", device=start.device_index)
         opened = open_and_close(start, log)
-        from capamesh.node.worker.process import Worker  # noqa: PLC0415 - ONNX Runtime starts a thread
+        with quick_imports():
+            from capamesh.node.worker.process import Worker  # noqa: PLC0415 - ONNX Runtime starts a thread
 
         freeze_loaded_objects()
         await Worker(start, opened, channel, log).run()
