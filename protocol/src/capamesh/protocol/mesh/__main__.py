@@ -6,11 +6,16 @@ import argparse
 import logging
 import signal
 
-import trio
+from capamesh.protocol.mesh.left_out import leave_out
+from capamesh.protocol.quick_imports import quick_imports
 
-from capamesh.protocol.descriptors import raise_descriptor_limit
-from capamesh.protocol.logs import configure_logs
-from capamesh.protocol.mesh.sidecar import run_sidecar
+leave_out()  # before anything reads libp2p in
+with quick_imports():
+    import trio
+
+    from capamesh.protocol.descriptors import raise_descriptor_limit
+    from capamesh.protocol.logs import configure_logs
+    from capamesh.protocol.mesh.sidecar import run_sidecar
 
 
 def main() -> None:

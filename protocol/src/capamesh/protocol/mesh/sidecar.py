@@ -24,7 +24,7 @@ from capamesh.protocol.mesh.gossip import PayloadKind, adverts_topic, demand_top
 from capamesh.protocol.mesh.gossipsub import MeshGossipSub
 from capamesh.protocol.mesh.hardening import contain_tasks
 from capamesh.protocol.mesh.host import make_host
-from capamesh.protocol.mesh.lan import find_on_lan
+from capamesh.protocol.mesh.left_out import LOCAL_DISCOVERY, read_in
 from capamesh.protocol.mesh.messages import (
     Dial,
     Drains,
@@ -208,6 +208,9 @@ class Sidecar:
         return is_newer
 
     async def _find_on_lan(self, addrs: list[str], dialler: Dialler) -> None:
+        read_in(LOCAL_DISCOVERY)
+        from capamesh.protocol.mesh.lan import find_on_lan  # noqa: PLC0415 - few look there, and save its memory
+
         await find_on_lan(
             self._trust.network_id,
             self._identity.peer_id,

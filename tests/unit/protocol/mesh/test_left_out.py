@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+from capamesh.protocol.mesh.left_out import LEFT_OUT, Unused
+
+BEGIN = """
+import sys
+from capamesh.protocol.mesh.left_out import LOCAL_DISCOVERY, leave_out, read_in
+leave_out()
+import libp2p, libp2p.discovery.mdns.utils
+"""
+
+
+def run(program: str) -> str:
+    """Return what a program prints in a process that leaves the parts out."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", BEGIN + program],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("part", LEFT_OUT)
+def test_part_is_one_that_the_pinned_libp2p_has(part: str) -> None:
+    assert find_spec(part) is not None
+
+
+def test_import_of_libp2p_reads_no_part_in() -> None:
+    program = (
+        "from capamesh.protocol.mesh.left_out import LEFT_OUT\n"
+        "print([name for name in sys.modules if name.startswith(LEFT_OUT) and sys.modules[name].__spec__.origin])"
+    )
+    assert run(program) == "[]"
+
+
+def test_stand_in_refuses_to_be_called_as_what_it_stands_for() -> None:
+    program = (
+        "from libp2p.transport.quic.transport import QUICTransport\n"
+        "try:\n    QUICTransport('key')\n"
+        "except NotImplementedError as error:\n    print(error)"
+    )
+    assert run(program) == (
+        "libp2p.transport.quic.transport.QUICTransport is left out of the mesh process"
+    )
+
+
+def test_part_that_is_read_in_after_all_is_the_real_one() -> None:
+    program = (
+        "read_in(LOCAL_DISCOVERY)\n"
+        "from libp2p.discovery.mdns.broadcaster import PeerBroadcaster\n"
+        "from libp2p.discovery.mdns.utils import stringGen\n"
+        "import libp2p.relay\n"
+        "print(PeerBroadcaster.register.__name__, len(stringGen(7)), libp2p.relay.__spec__.origin)"
+    )
+    assert run(program) == "register 7 None"
+
+
+def test_instance_may_be_made_of_nothing() -> None:
+    assert isinstance(Unused(), Exception)
+    with pytest.raises(NotImplementedError, match="is left out"):
+        Unused(timeout=1)
