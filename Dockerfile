@@ -1,6 +1,6 @@
 # The images of a router and of a node: `docker build --target router .`, `docker build --target node .`; of a node with NVIDIA's
 # libraries, for GPUs: `docker build --target node-cuda .`. They share every layer but their command and these libraries.
-# They hold no key, no token and no model: those are mounted.
+# `prometheus` is what the compose cluster watches its members with. They hold no key, no token and no model: those are mounted.
 
 # Any Debian or Ubuntu image whose python3 (3.11 to 3.13) can make virtual environments.
 ARG BASE_IMAGE=python:3.13-slim-trixie
@@ -13,6 +13,19 @@ RUN dpkg --status ca-certificates >/dev/null 2>&1 \
    && rm -rf /var/lib/apt/lists/*; }
 ENV PATH=/opt/capamesh/bin:$PATH \
     PYTHONUNBUFFERED=1
+
+# Prometheus, as the base image's own distribution has it; docker-compose.yml says what it reads.
+FROM base AS prometheus
+RUN apt-get update \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends prometheus \
+ && rm -rf /var/lib/apt/lists/* \
+ && install -d -o prometheus -g prometheus -m 0700 /prometheus
+USER prometheus
+WORKDIR /prometheus
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["prometheus"]
+LABEL org.opencontainers.image.title="capamesh-prometheus" \
+      org.opencontainers.image.description="Prometheus for the compose cluster of Capamesh"
 
 # What is fetched changes with requirements/runtime.txt alone.
 FROM base AS dependencies

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SAMPLES = REPOSITORY / "cli/src/capamesh/cli/samples"
@@ -26,6 +28,8 @@ WAIT_LIMIT_S = 90.0
 """Twice the 30 s after which a silent node is given up, and a start."""
 REQUEST_LIMIT_S = 30.0
 """A router's own limit for a request that names none."""
+TAIL = 3000
+"""The characters of a command's output that tell why it failed."""
 
 
 class Failed(Exception):  # as pytest's own
@@ -38,31 +42,44 @@ class Stack:
 
     docker: str
     port: int
+    """The router's, for clients."""
+    watch_port: int
+    """Prometheus'."""
 
     def run(self, *arguments: str, limit_s: float = COMMAND_LIMIT_S) -> str:
         """Run `docker` with `arguments` and return what it printed; raise `Failed` when it failed."""
         environment = os.environ | {
-            "CAPAMESH_PUBLISHED_PORT": str(self.port),
+            "BUILDKIT_PROGRESS": "plain",
             "CAPAMESH_MODELS_FOLDER": str(SAMPLES / "models"),
+            "CAPAMESH_PROMETHEUS_PORT": str(self.watch_port),
+            "CAPAMESH_PUBLISHED_PORT": str(self.port),
             "CAPAMESH_TAG": TAG,
+            "COMPOSE_PROFILES": "prometheus",
         }
-        try:
-            done = subprocess.run(  # noqa: S603  # the arguments are this script's own
+        command = f"docker {' '.join(arguments)}"
+        with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as told:
+            process = subprocess.Popen(  # noqa: S603  # the arguments are this script's own
                 [self.docker, *arguments],
                 cwd=REPOSITORY,
                 env=environment,
                 stdin=subprocess.DEVNULL,
-                capture_output=True,
+                stdout=printed,
+                stderr=told,
                 text=True,
-                timeout=limit_s,
-                check=False,
+                start_new_session=True,
             )
-        except subprocess.TimeoutExpired as exc:
-            raise Failed(f"docker {' '.join(arguments)} took over {limit_s:.0f} s") from exc
-        if done.returncode != 0:
-            tail = (done.stdout + done.stderr)[-4000:]
-            raise Failed(f"docker {' '.join(arguments)} exited with {done.returncode}:\n{tail}")
-        return done.stdout
+            try:
+                status = process.wait(limit_s)
+            except subprocess.TimeoutExpired as exc:
+                raise Failed(
+                    f"`{command}` took over {limit_s:.0f} s and was ended; it said last:\n{_end(printed, told)}"
+                ) from exc
+            finally:
+                _end_group(process)
+            if status != 0:
+                raise Failed(f"`{command}` exited with {status}:\n{_end(printed, told)}")
+            printed.seek(0)
+            return printed.read()
 
     def compose(self, *arguments: str, limit_s: float = COMMAND_LIMIT_S) -> str:
         """Run `docker compose` on the project."""
@@ -119,6 +136,20 @@ class Stack:
         return sum(link["answered"] for link in node["links"]) if node else 0
 
 
+def _end(*outputs: TextIO) -> str:
+    """Return the end of what a command said."""
+    for output in outputs:
+        output.seek(0)
+    return "".join(output.read()[-TAIL:] for output in outputs).strip()
+
+
+def _end_group(process: subprocess.Popen[str]) -> None:
+    """End a command and its children if it runs: `docker` does its work in plugins, which outlive it."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 def wait_for(what: str, is_so: Callable[[], bool], limit_s: float = WAIT_LIMIT_S) -> float:
     """Return how many seconds passed until `is_so()`; raise `Failed` after `limit_s`."""
     begun_s = time.monotonic()
@@ -136,7 +167,7 @@ def find_engine() -> str:
         raise Failed(
             "there is no `docker` command: install a Docker engine with the compose plugin"
         )
-    stack = Stack(docker, 0)
+    stack = Stack(docker, 0, 0)
     try:
         stack.run("version", "--format", "{{.Server.Version}}", limit_s=20)
         stack.run("compose", "version", limit_s=20)
@@ -145,10 +176,11 @@ def find_engine() -> str:
     return docker
 
 
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+def free_ports() -> tuple[int, int]:
+    """Return two ports that nobody listens on now."""
+    here = ("127.0.0.1", 0)
+    with socket.create_server(here) as one, socket.create_server(here) as other:
+        return int(one.getsockname()[1]), int(other.getsockname()[1])
 
 
 def clean_up(stack: Stack) -> str:

@@ -22,16 +22,17 @@ from compose_stack import (
     Stack,
     clean_up,
     find_engine,
-    free_port,
+    free_ports,
     show_logs,
     wait_for,
 )
+from compose_watch import SCRAPED, Watcher, check_watched
 
 NODES = ("node-1", "node-2", "node-3")
 MEMBERS = ("router", *NODES)
 
-BUILD_LIMIT_S = 1500.0
-"""The longest build (guess: the first fetches 300 MB)."""
+BUILD_LIMIT_S = 900.0
+"""The longest build (guess: the first fetches 400 MB and takes two minutes on two cores)."""
 STREAM_BEFORE_S = 3.0
 STREAM_AFTER_S = 8.0
 """Seconds that the streams go on after the kill (guess: the kill is noticed within a second)."""
@@ -135,7 +136,7 @@ def check_second_up(stack: Stack, report: Report, digits: Digits) -> None:
 
 def check_more_nodes(stack: Stack, report: Report) -> None:
     """Have two nodes more, and then none of them."""
-    before = stack.usable()
+    before, watcher = stack.usable(), Watcher(stack.watch_port)
     for count in (2, 0):
         up = ("up", "--detach", "--wait", "--no-recreate", "--scale", f"more-nodes={count}")
         stack.compose(*up, limit_s=2 * COMMAND_LIMIT_S)
@@ -143,6 +144,12 @@ def check_more_nodes(stack: Stack, report: Report) -> None:
         took_s = wait_for(f"{wanted} nodes are usable", lambda: len(stack.usable()) == wanted)  # noqa: B023
         held = before <= stack.usable()
         report.check(f"`--scale more-nodes={count}` makes it {wanted}", held, f"{took_s:.1f} s")
+        asked = ["up"] * (len(SCRAPED) + count)
+        took_s = wait_for(
+            f"Prometheus scrapes {wanted} nodes",
+            lambda: list(watcher.targets().values()) == asked,  # noqa: B023
+        )
+        report.check(f"Prometheus scrapes all {wanted}", held=True, detail=f"{took_s:.1f} s")
 
 
 def networks_made(stack: Stack) -> set[str]:
@@ -172,13 +179,17 @@ def check_all(stack: Stack, report: Report) -> None:
     digits = Digits(stack)
     truth = digits.check(report, "by three nodes")
     check_confinement(stack, report)
+    check_watched(stack, report, digits, truth)
     check_kill(stack, report, digits, truth)
     check_restart_policy(stack, report, digits, truth)
     check_second_up(stack, report, digits)
     check_more_nodes(stack, report)
     stack.compose("stop")
-    codes = {service: stack.inspect(service)["State"]["ExitCode"] for service in MEMBERS}
-    report.check("all members end by themselves when stopped", not any(codes.values()), codes)
+    ended = (*MEMBERS, "prometheus")
+    codes = {service: stack.inspect(service)["State"]["ExitCode"] for service in ended}
+    report.check(
+        "all members and Prometheus end by themselves when stopped", not any(codes.values()), codes
+    )
 
 
 def stop(*_: object) -> None:
@@ -193,7 +204,7 @@ def main() -> int:
     ).parse_args()
     signal.signal(signal.SIGTERM, stop)
     try:
-        stack = Stack(find_engine(), free_port())
+        stack = Stack(find_engine(), *free_ports())
     except Failed as exc:
         print(f"compose-test: {exc}", file=sys.stderr)
         return 2

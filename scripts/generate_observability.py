@@ -22,8 +22,17 @@ SCRAPE_S = 5
 """Seconds between two scrapes (guess: a page of a router takes it a millisecond or two)."""
 
 
-def scraping(routers: list[str], nodes: list[str]) -> str:
-    """Return a configuration of Prometheus, for members at these addresses."""
+def scraping(routers: list[str], nodes: list[str], found_as: str = "") -> str:
+    """Return a configuration of Prometheus, for members at these addresses.
+
+    `found_as`: a name whose addresses in the DNS are further nodes, now and later.
+    """
+    found = f"""    dns_sd_configs:
+      - names: ["{found_as}"]
+        type: A
+        port: {NODE_PORT}
+        refresh_interval: {SCRAPE_S}s
+"""
 
     def job(name: str, targets: list[str]) -> str:
         listed = "".join(f'          - "{target}"\n' for target in targets)
@@ -35,7 +44,7 @@ def scraping(routers: list[str], nodes: list[str]) -> str:
 rule_files:
   - alerts.yml
 scrape_configs:
-{job("router", routers)}{job("node", nodes)}"""
+{job("router", routers)}{job("node", nodes)}{found if found_as else ""}"""
 
 
 def files() -> dict[Path, str]:
@@ -47,7 +56,9 @@ def files() -> dict[Path, str]:
     return {
         FOLDER / "prometheus.yml": scraping(["127.0.0.1:8000"], [f"127.0.0.1:{NODE_PORT}"]),
         FOLDER / "prometheus.compose.yml": scraping(
-            ["router:8000"], [f"node-{number}:{NODE_PORT}" for number in (1, 2, 3)]
+            ["router:8000"],
+            [f"node-{number}:{NODE_PORT}" for number in (1, 2, 3)],
+            "more-nodes",
         ),
         FOLDER / "alerts.yml": NOTE + rules(),
         **dashboards,

@@ -16,8 +16,7 @@ import pytest
 from cluster_load import digits_stream
 from generate_observability import FOLDER, scraping
 from observability_alerts import ALERTS
-from observability_dashboards import DASHBOARDS
-from observability_queries import PANEL_RATE
+from observability_asked import asked
 
 from capamesh.cli.local_cluster import LocalCluster
 
@@ -25,8 +24,6 @@ PROMETHEUS = shutil.which("prometheus")
 FEW_REQUESTS = 50
 LIMIT_S = 60.0
 """How long to wait for data (guess: two scrapes and a rate need 2 s)."""
-BEGIN_WITH_A_FAULT = {"CapameshErrors", "CapameshOverloaded"}
-"""Alerts whose values have no series until a request has failed; `alerts.test.yml` has them fail."""
 
 
 class Prometheus:
@@ -106,18 +103,8 @@ async def test_every_panel_and_every_alert_has_data_on_a_small_network(
         pages = [node.status()["metrics"] for node in cluster.nodes]
         routers = [cluster.http_url.removeprefix("http://")]
         nodes = [page.removeprefix("http://").removesuffix("/metrics") for page in pages]
-        queries = {
-            f"{dashboard.title}, {panel.title}: {query.text}": query.text
-            for dashboard in DASHBOARDS
-            for panel in dashboard.panels
-            for query in panel.queries
-        } | {
-            f"{alert.name}: {alert.value}": alert.value
-            for alert in ALERTS
-            if alert.name not in BEGIN_WITH_A_FAULT
-        }
         async with prometheus(tmp_path / "prometheus", routers, nodes) as running:
-            empty = dict(queries)
+            empty = asked(rate_over="10s")
             try:
                 async with asyncio.timeout(LIMIT_S):
                     while empty:
@@ -126,9 +113,7 @@ async def test_every_panel_and_every_alert_has_data_on_a_small_network(
                         )
                         assert seen.answered == FEW_REQUESTS
                         for name, query in list(empty.items()):
-                            if await running.has_data(
-                                query.replace(PANEL_RATE, "10s").replace("$model", ".*")
-                            ):
+                            if await running.has_data(query):
                                 del empty[name]
             except TimeoutError:
                 pass
