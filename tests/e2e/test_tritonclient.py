@@ -111,6 +111,66 @@ async def test_metadata_config_and_readiness(
     assert server["name"] == "capamesh"
 
 
+@pytest.mark.parametrize("is_binary", [True, False], ids=["binary", "json"])
+@pytest.mark.parametrize(
+    ("model", "output"), [("digits", "probabilities"), ("magika", "target_label")]
+)
+async def test_classes_are_the_largest_scores_with_the_model_s_labels(
+    cluster: LocalCluster, built_models: Path, model: str, output: str, is_binary: bool
+) -> None:
+    name, rows = rows_of(built_models, model)
+    labels = (built_models / model / "labels.txt").read_text().splitlines()
+
+    def asked() -> Any:
+        with client(cluster) as server:
+            tensor = triton.InferInput(name, rows.shape, np_to_triton_dtype(rows.dtype))
+            tensor.set_data_from_numpy(rows, binary_data=is_binary)
+            wanted = triton.InferRequestedOutput(output, binary_data=is_binary, class_count=3)
+            return server.infer(model, [tensor], outputs=[wanted]).as_numpy(output)
+
+    found = await asyncio.to_thread(asked)
+    scores = direct(built_models, model, {name: rows})[output]
+    assert found.shape == (len(rows), 3)
+    for texts, of_row in zip(found, scores, strict=True):
+        plain = [text if isinstance(text, str) else text.decode() for text in texts]
+        told = [text.split(":") for text in plain]
+        assert [int(index) for _, index, _ in told] == np.argsort(-of_row)[:3].tolist()
+        assert [label for _, _, label in told] == [labels[int(index)] for _, index, _ in told]
+        best = [float(score) for score, _, _ in told]
+        np.testing.assert_allclose(best, np.sort(of_row)[::-1][:3], atol=1e-5)
+
+
+async def test_classes_of_what_has_no_scores_or_too_many_are_refused(
+    cluster: LocalCluster, built_models: Path
+) -> None:
+    name, rows = rows_of(built_models, "digits")
+
+    def asked(output: str, count: int) -> Any:
+        with client(cluster) as server:
+            tensor = triton.InferInput(name, rows.shape, np_to_triton_dtype(rows.dtype))
+            tensor.set_data_from_numpy(rows)
+            wanted = triton.InferRequestedOutput(output, class_count=count)
+            return server.infer("digits", [tensor], outputs=[wanted]).as_numpy(output)
+
+    found = await asyncio.to_thread(asked, "probabilities", 8192)
+    assert found.shape == (len(rows), 10)  # there are no more
+    with pytest.raises(InferenceServerException, match="a whole number from 0 to 8192, got 8193"):
+        await asyncio.to_thread(asked, "probabilities", 8193)
+    with pytest.raises(InferenceServerException, match="has no output 'gone'"):
+        await asyncio.to_thread(asked, "gone", 3)
+
+
+async def test_configuration_says_which_outputs_have_labels(cluster: LocalCluster) -> None:
+    def asked() -> Any:
+        with client(cluster) as server:
+            return server.get_model_config("digits")["output"]
+
+    files = {
+        output["name"]: output.get("label_filename") for output in await asyncio.to_thread(asked)
+    }
+    assert files == {"label": None, "probabilities": "labels.txt"}
+
+
 async def test_statistics_count_what_was_asked(cluster: LocalCluster, built_models: Path) -> None:
     name, rows = rows_of(built_models, "digits")
 

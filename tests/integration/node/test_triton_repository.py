@@ -19,7 +19,7 @@ from capamesh.node.scheduling import DynamicBatcher, PendingRequest, Result
 from capamesh.node.tools.optimise.checking import check, refusal
 from capamesh.node.tools.optimise.finding import find_models, one_model
 from capamesh.protocol.errors import CapameshError, InvalidRequest, ModelInvalid
-from capamesh.protocol.links.calls import SequenceMark
+from capamesh.protocol.links.sequence_mark import SequenceMark
 from capamesh.protocol.tensors import Tensor
 
 

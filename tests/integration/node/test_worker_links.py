@@ -45,7 +45,6 @@ from capamesh.protocol.links.calls import (
     InferAnswer,
     InferCall,
     LoadReport,
-    SequenceMark,
     decode_answer,
     decode_load,
     encode_call,
@@ -53,6 +52,7 @@ from capamesh.protocol.links.calls import (
     encode_probe,
 )
 from capamesh.protocol.links.link import Link
+from capamesh.protocol.links.sequence_mark import SequenceMark
 from capamesh.protocol.network import Role
 from capamesh.protocol.tensors import Limits, Tensor
 

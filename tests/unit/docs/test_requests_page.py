@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from capamesh.protocol.errors import CapameshError, from_wire
-from capamesh.protocol.links.calls import DEFAULT_PRIORITY, MAX_PRIORITY, MAX_SEQUENCE_CHARS
+from capamesh.protocol.links.calls import DEFAULT_PRIORITY, MAX_PRIORITY
+from capamesh.protocol.links.sequence_mark import MAX_SEQUENCE_CHARS
+from capamesh.protocol.tensors import MAX_CLASSES
+from capamesh.protocol.tensors.classification import MAX_SCORES
 from capamesh.router.http import options
 from capamesh.router.http.errors import status_of
 from capamesh.router.requests import parameters
@@ -59,6 +62,12 @@ def test_parameters_are_those_that_the_router_reads() -> None:
     assert texts_of(ROOT / "protocol" / "src" / "capamesh" / "protocol" / "oip") >= OIP_PARAMETERS
 
 
+def test_parameters_of_outputs_are_those_that_the_decoder_reads() -> None:
+    names = first_cells("Parameters of an output")
+    assert names == {"classification", "binary_data"}
+    assert texts_of(ROOT / "protocol" / "src" / "capamesh" / "protocol" / "oip") >= names
+
+
 def test_bounds_are_those_of_the_code() -> None:
     assert f"at most {options.MAX_CHARS:,} characters" in section("Headers of a request")
     assert f"1 to {options.MAX_NAMES} whole peer ids" in section("Headers of a request")
@@ -66,6 +75,9 @@ def test_bounds_are_those_of_the_code() -> None:
     assert f"to {MAX_PRIORITY} (last)" in told
     assert f"| {DEFAULT_PRIORITY} |" in told
     assert f"a text of at most {MAX_SEQUENCE_CHARS} characters" in told
+    of_outputs = section("Parameters of an output")
+    assert f"a whole number from 0 to {MAX_CLASSES:,};" in of_outputs
+    assert f"At most {MAX_SCORES:,} scores and {MAX_CLASSES:,} texts an output" in of_outputs
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ from capamesh.protocol.errors import (
     RunFailed,
     TooLarge,
 )
-from capamesh.protocol.links.calls import LoadReport, SequenceMark
+from capamesh.protocol.links.calls import LoadReport
+from capamesh.protocol.links.sequence_mark import SequenceMark
 from capamesh.protocol.oip import encode_request
 from capamesh.protocol.tensors import Limits
 from capamesh.router.resilience.health import CircuitState

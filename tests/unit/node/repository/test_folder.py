@@ -15,6 +15,7 @@ from capamesh.node.repository import (
     DeclaredIo,
     FileStamp,
     Manifest,
+    ModelSource,
     Refused,
     Scan,
     file_stamp,
@@ -22,6 +23,7 @@ from capamesh.node.repository import (
     scan,
 )
 from capamesh.node.repository.chunks import FileChunks
+from capamesh.node.repository.labels import read_labels
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
@@ -541,3 +543,70 @@ def test_file_that_a_state_begins_with_is_part_of_each_version(tmp_path: Path) -
     assert only_refusal(scan(tmp_path)).reason == (
         "'initial_state/start' is in the version's folder and beside it; remove one"
     )
+
+
+# labels
+
+Y = TensorSpec("y", Datatype.FP32, (-1, 2))
+
+
+def labels_of(source: ModelSource) -> tuple[str, ...]:
+    labels, notes = read_labels(source.label_files, [Y])
+    assert notes == ()
+    return labels["y"]
+
+
+def test_labels_beside_a_model_are_found_and_another_file_is_another_model(tmp_path: Path) -> None:
+    put(tmp_path / "m/1/model.onnx", onnx_bytes())
+    put(tmp_path / "bare.onnx", onnx_bytes())
+    without = scan(tmp_path)
+    assert [source.label_files for source in without.models] == [(), ()]
+    put(tmp_path / "m/labels.txt", b"cat\r\n\n dog \n")
+    put(tmp_path / "bare.labels.txt", "\ufeff\u00e4\n".encode() + b"x" * 300)
+    bare, m = scan(tmp_path).models
+    assert (labels_of(m), m.digest) == (("cat", "", "dog"), without.models[1].digest)
+    assert m != without.models[1]
+    assert labels_of(bare) == ("\u00e4", "x" * 256)
+
+
+def test_labels_that_lead_out_of_the_folder_leave_the_model_without_and_a_note_says_why(
+    tmp_path: Path,
+) -> None:
+    put(tmp_path / "models/m/1/model.onnx", onnx_bytes())
+    outside = put(tmp_path / "secret.txt", b"secret")
+    (tmp_path / "models/m/labels.txt").symlink_to(outside)
+    (source,) = scan(tmp_path / "models").models
+    assert source.label_files == ()
+    (note,) = source.notes
+    assert note.startswith("labels.txt is ignored: 'm/labels.txt' leads to ")
+    assert note.endswith("outside the model folder; copy it inside")
+
+
+def test_label_files_of_a_configuration_are_those_of_its_outputs(tmp_path: Path) -> None:
+    put(tmp_path / "m/1/model.onnx", onnx_bytes())
+    put(tmp_path / "m/labels.txt", b"not named")
+    put(tmp_path / "m/names/y.txt", b"cat")
+    put(
+        tmp_path / "m/config.pbtxt",
+        b"output { name: 'y' data_type: TYPE_FP32 dims: 2 label_filename: 'names/y.txt' }"
+        b"output { name: 'z' data_type: TYPE_FP32 dims: 2 label_filename: 'gone.txt' }",
+    )
+    (source,) = scan(tmp_path).models
+    assert [(output, file.name) for output, file in source.label_files] == [("y", "names/y.txt")]
+    assert (
+        "gone.txt is ignored: 'm/gone.txt' cannot be read: No such file or directory"
+        in source.notes
+    )
+
+
+def test_labels_below_a_folder_that_is_a_link_outside_are_not_read(tmp_path: Path) -> None:
+    put(tmp_path / "models/m/1/model.onnx", onnx_bytes())
+    put(tmp_path / "elsewhere/y.txt", b"secret")
+    (tmp_path / "models/m/names").symlink_to(tmp_path / "elsewhere")
+    put(
+        tmp_path / "models/m/config.pbtxt",
+        b"output { name: 'y' data_type: TYPE_FP32 dims: 2 label_filename: 'names/y.txt' }",
+    )
+    (source,) = scan(tmp_path / "models").models
+    assert source.label_files == ()
+    assert "outside the model folder; copy it inside" in source.notes[-1]

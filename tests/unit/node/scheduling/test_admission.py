@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from capamesh.node.scheduling import PendingRequest
 from capamesh.node.scheduling.pending_request import RequestState
 from capamesh.protocol.errors import Overloaded
-from capamesh.protocol.links.calls import SequenceMark
+from capamesh.protocol.links.sequence_mark import SequenceMark
 
 
 def test_urgent_request_takes_the_place_of_the_lesser_one_that_would_be_served_last() -> None:

@@ -17,7 +17,7 @@ from capamesh.node.repository.rules import (
 )
 from capamesh.node.scheduling import Batch, BatchPlan, DynamicBatcher, PendingRequest, Result
 from capamesh.protocol.errors import CapameshError, InvalidRequest
-from capamesh.protocol.links.calls import SequenceMark
+from capamesh.protocol.links.sequence_mark import SequenceMark
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
 
 I32 = Datatype.INT32

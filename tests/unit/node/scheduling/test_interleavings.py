@@ -31,7 +31,7 @@ from capamesh.protocol.errors import (
     Overloaded,
     RunFailed,
 )
-from capamesh.protocol.links.calls import SequenceMark
+from capamesh.protocol.links.sequence_mark import SequenceMark
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
 
 I64 = Datatype.INT64

@@ -12,7 +12,7 @@ from capamesh.node.scheduling.pending_request import RequestState
 from capamesh.node.scheduling.sequences import KEPT_BYTES, Sequences
 from capamesh.node.scheduling.service_profile import ServiceProfile
 from capamesh.protocol.errors import CapameshError, InvalidRequest, RunFailed, SequenceUnknown
-from capamesh.protocol.links.calls import SequenceMark
+from capamesh.protocol.links.sequence_mark import SequenceMark
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
 
 I64 = Datatype.INT64

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -44,7 +45,6 @@ from capamesh.protocol.links.calls import (
     InferAnswer,
     InferCall,
     LoadReport,
-    SequenceMark,
     decode_answer,
     decode_load,
     encode_call,
@@ -53,9 +53,10 @@ from capamesh.protocol.links.calls import (
     encode_probe,
 )
 from capamesh.protocol.links.hello import Hello
+from capamesh.protocol.links.sequence_mark import SequenceMark
 from capamesh.protocol.links.transport import MAX_LINKS_OF_PEER
 from capamesh.protocol.network import Member, Membership, NetworkOwner, NetworkTrust, Role
-from capamesh.protocol.tensors import Datatype, Limits, Tensor
+from capamesh.protocol.tensors import MAX_CLASSES, Datatype, Limits, Tensor, join_elements
 
 NOW = dt.datetime.now(dt.UTC)
 OWNER = NetworkOwner.create("test", NOW)
@@ -281,6 +282,34 @@ async def test_call_is_answered_with_outputs_times_and_load(rig: Rig) -> None:
     )
     assert answer.load.run_us == 8_122_500  # 10 s as profiled, then a run of 0.25 and one of 0
     assert rig.service.is_quiet
+
+
+async def test_largest_scores_are_answered_with_their_labels(rig: Rig) -> None:
+    rig.hosted.prepared = replace(rig.hosted.prepared, labels={"y": ("cat", "dog")})
+    rig.ask(1, call("m", "", "y")._replace(classes=(1,)))
+    await rig.idle()
+    answer = rig.link.answers[1]
+    assert isinstance(answer, InferAnswer)
+    assert answer.outputs == (
+        Tensor("y", Datatype.BYTES, (1, 1), join_elements([b"4.000000:1:dog"])),
+    )
+
+
+async def test_classes_of_an_answer_in_parts_are_refused(rig: Rig) -> None:
+    rig.ask(1, call("m", "", "y")._replace(classes=(1,), takes_parts=True))
+    error = rig.link.answers[1]
+    assert isinstance(error, InvalidRequest)
+    assert error.message == "an answer in parts is not classified: ask for it as it is"
+
+
+async def test_too_many_classes_fail_their_request_alone(rig: Rig) -> None:
+    rows = fp32("x", *[[1, 2]] * (MAX_CLASSES + 1))
+    rig.ask(1, call("m", "", "y")._replace(inputs=(rows,), classes=(1,)))
+    await rig.idle()
+    rig.ask(2)
+    await rig.idle()
+    assert isinstance(rig.link.answers[1], TooLarge)
+    assert isinstance(rig.link.answers[2], InferAnswer)
 
 
 async def test_short_model_s_calls_are_answered_without_a_thread(make: Make) -> None:

@@ -119,6 +119,7 @@ offers = st.builds(
     is_idempotent=st.booleans(),
     signed=st.just(b"") | st.binary(min_size=96, max_size=96),
     also_signed=st.lists(st.binary(min_size=96, max_size=96), max_size=3).map(tuple),
+    labelled=st.lists(texts(0, 256), max_size=3).map(tuple),
 )
 
 
@@ -268,6 +269,12 @@ INPUT = ("models", 0, "inputs", 0)
         ((*MODEL, "signed"), b"x" * 97, "models[0].signed"),
         ((*MODEL, "also_signed"), b"x" * 97, "models[0].also_signed is 97, expected 96 bytes"),
         ((*MODEL, "also_signed"), b"x" * 384, "models[0].also_signed"),
+        ((*MODEL, "labelled"), ["x" * 257], "models[0].labelled[0]"),
+        ((*MODEL, "labelled"), ["\x1b[2J"], "models[0].labelled[0] is '\\x1b[2J', expected printable text"),
+        ((*MODEL, "labelled"), ["y"] * 1025, "models[0].labelled is a list of 1025, expected a list of at most 1024"),
+        ((*MODEL, "labelled"), "y", "models[0].labelled is 'y'"),
+        ((*MODEL, "labelled"), [7], "models[0].labelled[0] is 7"),
+        ((*MODEL, "labelled"), {"y": 1}, "models[0].labelled is a table"),
         ((*MODEL, "signed"), "x" * 96, "models[0].signed"),
         ((*MODEL, "signed"), "x" * 128, "models[0].signed"),  # base64 of 96 bytes is no bytes either
         ((*MODEL, "version"), "\u0661", "models[0].version"),

@@ -11,14 +11,12 @@ from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import (
     MAX_KNOWN_CALLS,
     MAX_PRIORITY,
-    MAX_SEQUENCE_CHARS,
     CallDecoder,
     ControlAction,
     ControlCall,
     InferAnswer,
     InferCall,
     LoadReport,
-    SequenceMark,
     decode_answer,
     decode_call,
     decode_load,
@@ -28,10 +26,11 @@ from capamesh.protocol.links.calls import (
     encode_load,
     load_with,
 )
+from capamesh.protocol.links.sequence_mark import MAX_SEQUENCE_CHARS, SequenceMark
 from capamesh.protocol.links.tensor_descriptions import MAX_KNOWN, MAX_KNOWN_BYTES, KnownLayouts
 from capamesh.protocol.msgpack_codec import pack, unpack
 from capamesh.protocol.plain_text import plain
-from capamesh.protocol.tensors import Datatype, Limits, Tensor
+from capamesh.protocol.tensors import MAX_CLASSES, Datatype, Limits, Tensor
 
 LIMITS = Limits()
 NOTHING = memoryview(b"")
@@ -75,6 +74,7 @@ _calls = st.builds(
     st.booleans(),
     st.none() | _marks,
     st.booleans(),
+    st.just(()),
 )
 _answers = st.builds(
     InferAnswer,
@@ -448,3 +448,21 @@ def test_description_that_only_equals_a_known_one_is_not_taken_for_it(entry: obj
     assert len(known) == 1
     with pytest.raises(ProtocolViolation, match="name, datatype, shape, size are expected"):
         decode_answer(pack({**raw, "o": [entry]}), memoryview(b"a"), LIMITS, known)
+
+
+@pytest.mark.parametrize("classes", [(), (3, 0), (0, MAX_CLASSES)])
+def test_classes_of_outputs_travel(classes: tuple[int, ...]) -> None:
+    sent = InferCall(ModelName("m"), ModelVersion(""), (), ("a", "b"), classes=classes)
+    decoder = CallDecoder(Limits())
+    for _ in range(2):  # read anew, and known
+        meta, body = encode_call(sent)
+        assert decoder.decode(meta, memoryview(b"".join(body))) == (sent, None)
+
+
+@pytest.mark.parametrize(
+    "classes", [[1], [1, 2, 3], [1, -1], [1, True], ["a", 1], [1, 2**40], 3, "ab", None, {"a": 1}]
+)
+def test_classes_that_fit_no_outputs_are_refused(classes: object) -> None:
+    meta = pack({"m": "m", "i": [], "o": ["a", "b"], "c": classes})
+    with pytest.raises(InvalidRequest, match=r"a call with classes .*for each output is expected"):
+        decode_call(meta, memoryview(b""), Limits())

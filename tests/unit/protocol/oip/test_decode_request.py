@@ -183,9 +183,19 @@ def test_scalar_and_empty_tensors_arrive_in_json_and_in_binary(datatype: Datatyp
         ({"inputs": [], "outputs": [{}]}, b"", r"outputs\[0\].name must be text"),
         ({"inputs": [], "outputs": [{"name": "a"}] * 2}, b"", r"outputs\[1\] repeats the name 'a'"),
         (
-            {"inputs": [], "outputs": [{"name": "a", "parameters": {"classification": 3}}]},
+            {"inputs": [], "outputs": [{"name": "a", "parameters": {"classification": -1}}]},
             b"",
-            "classification is not supported",
+            "classification must be a whole number from 0 to 8192, got -1",
+        ),
+        (
+            {"inputs": [], "outputs": [{"name": "a", "parameters": {"classification": True}}]},
+            b"",
+            "classification must be a whole number from 0 to 8192, got True",
+        ),
+        (
+            {"inputs": [], "outputs": [{"name": "a", "parameters": {"classification": 8193}}]},
+            b"",
+            "classification must be a whole number from 0 to 8192, got 8193",
         ),
         (
             {"inputs": [], "outputs": [{"name": "a", "parameters": {"shared_memory_region": "r"}}]},
@@ -318,3 +328,16 @@ def test_parameter_asks_how_an_answer_gives_what_json_has_no_number_for() -> Non
     for wrong in ("null", True, ""):
         with pytest.raises(InvalidRequest, match="non_finite_output must be 'error' or 'text'"):
             _decoded({"inputs": [], "parameters": {"non_finite_output": wrong}})
+
+
+@pytest.mark.parametrize(
+    ("asked", "classes"), [([3, None], (3, 0)), ([None, 1], (0, 1)), ([0, None], ()), ([], ())]
+)
+def test_classes_are_read_for_each_output(
+    asked: list[int | None], classes: tuple[int, ...]
+) -> None:
+    outputs = [
+        {"name": f"y{at}", "parameters": {} if count is None else {"classification": count}}
+        for at, count in enumerate(asked)
+    ]
+    assert _decoded({"inputs": [], "outputs": outputs}, b"").classes == classes

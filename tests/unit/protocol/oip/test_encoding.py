@@ -6,7 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from capamesh.protocol.errors import InvalidRequest, NotInJson, ProtocolViolation, TooLarge
+from capamesh.protocol.errors import (
+    InvalidRequest,
+    ModelUnavailable,
+    NotInJson,
+    ProtocolViolation,
+    TooLarge,
+)
 from capamesh.protocol.oip import (
     InferRequest,
     InferResponse,
@@ -176,3 +182,26 @@ def test_error_body_is_json_whatever_the_message_holds() -> None:
         assert json.loads(error_body(message)) == {"error": message}
         told = json.loads(error_body(message, "too_large"))
         assert told == {"error": message, "code": "too_large"}
+
+
+# classification
+
+
+def test_request_asks_for_classes_of_the_outputs_that_say_how_many() -> None:
+    outputs = [RequestedOutput("a"), RequestedOutput("b", is_binary=False), RequestedOutput("c")]
+    buffers, _ = encode_request([], outputs=outputs, classes=[3, 2, 0], is_binary=False)
+    assert _json(buffers)["outputs"] == [
+        {"name": "a", "parameters": {"classification": 3}},
+        {"name": "b", "parameters": {"binary_data": False, "classification": 2}},
+        {"name": "c"},
+    ]
+    decoded = decode_request("m", "", bytes(buffers[0]), None)
+    assert (decoded.outputs, decoded.classes) == (tuple(outputs), (3, 2, 0))
+
+
+def test_output_that_a_node_did_not_classify_is_not_passed_on_as_it_is() -> None:
+    request = InferRequest("m", "", "", (), (RequestedOutput("a"),), classes=(1,))
+    with pytest.raises(ModelUnavailable, match="a version that does not classify output 'a'"):
+        encode_response(_RESPONSE, request)
+    request.classes = (0,)
+    assert _json(encode_response(_RESPONSE, request)[0])["outputs"][0]["data"] == [1, 2]

@@ -76,6 +76,15 @@ def test_model_without_a_batch_of_rows_has_whole_shapes(
     ]
 
 
+def test_configuration_names_a_file_of_labels_for_the_outputs_that_have_some() -> None:
+    outputs = [*_ROWS_OUT, TensorSpec("z", Datatype.FP32, (-1, 3))]
+    body = model_config_body("m", _ROWS_IN, outputs, labelled=("z", "gone"))
+    assert body["output"] == [
+        {"name": "y", "data_type": "TYPE_FP32", "dims": [-1, 3, 4]},
+        {"name": "z", "data_type": "TYPE_FP32", "dims": [-1, 3], "label_filename": "labels.txt"},
+    ]
+
+
 def test_ensemble_and_a_model_of_sequences_say_that_they_are() -> None:
     ensemble = model_config_body("m", _ROWS_IN, _ROWS_OUT, scheduling=Scheduling.ENSEMBLE)
     assert (ensemble["platform"], ensemble["backend"]) == ("ensemble", "")

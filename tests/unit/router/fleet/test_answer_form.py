@@ -70,3 +70,48 @@ def test_outputs_that_an_offer_lacks() -> None:
     form = AnswerForm(TWO)
     assert (form.lacks(("n", "y")), form.lacks(("y", "z")), form.lacks(("",))) == ("", "z", "''")
     assert form.names() == "'y', 'n'"
+
+
+@pytest.mark.parametrize(
+    ("output", "misfit"),
+    [
+        (Tensor("y", Datatype.BYTES, (3, 2), b""), ""),
+        (Tensor("y", Datatype.BYTES, (3, 1), b""), ""),  # there were no more classes
+        (
+            Tensor("y", Datatype.BYTES, (2,), b""),
+            "output 'y' is BYTES[2], not BYTES[-1, 2]",
+        ),
+        (Tensor("y", Datatype.BYTES, (), b""), "output 'y' is BYTES[], not BYTES[-1, 2]"),
+        (fp32("y", [1, 2]), ""),  # of a node that knows no classification
+        (
+            Tensor("y", Datatype.BYTES, (3, 3), b""),
+            "output 'y' is BYTES[3, 3], not BYTES[-1, 2]",
+        ),
+        (
+            Tensor("y", Datatype.BYTES, (1, 1, 1), b""),
+            "output 'y' is BYTES[1, 1, 1], not BYTES[-1, 1]",
+        ),
+        (N_OF_1, "it has no output 'y'"),
+    ],
+)
+def test_output_may_come_as_so_many_classes_as_were_wanted(output: Tensor, misfit: str) -> None:
+    form = AnswerForm(TWO)
+    assert form.misfit(answer(output), ("y",), (2,)) == misfit
+    if output.datatype is Datatype.BYTES:  # which is right only where classes are wanted
+        assert form.misfit(answer(output), ("y",)) != ""
+        assert form.misfit(answer(output), ("y",), (0,)) != ""
+
+
+@pytest.mark.parametrize(
+    ("output", "misfit"),
+    [
+        (Tensor("y", Datatype.BYTES, (2,), b""), ""),
+        (
+            Tensor("y", Datatype.BYTES, (1, 2), b""),
+            "output 'y' is BYTES[1, 2], not BYTES[2]",
+        ),
+    ],
+)
+def test_classes_of_an_output_without_rows_are_one_list(output: Tensor, misfit: str) -> None:
+    form = AnswerForm(replace(offer(), outputs=(TensorSpec("y", Datatype.FP32, (1, 5)),)))
+    assert form.misfit(answer(output), ("y",), (2,)) == misfit

@@ -59,13 +59,8 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.fleet import Changed, Joined
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.asking import Answer
-from capamesh.protocol.links.calls import (
-    InferAnswer,
-    InferCall,
-    LoadReport,
-    SequenceMark,
-    encode_answer,
-)
+from capamesh.protocol.links.calls import InferAnswer, InferCall, LoadReport, encode_answer
+from capamesh.protocol.links.sequence_mark import SequenceMark
 from capamesh.protocol.tensors import Datatype, Tensor
 from capamesh.router.balancing.opinions import MOST
 from capamesh.router.balancing.picker import RequestPicker

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from capamesh.protocol.errors import InvalidRequest
-from capamesh.protocol.links.calls import DEFAULT_PRIORITY, SequenceMark
+from capamesh.protocol.links.calls import DEFAULT_PRIORITY
+from capamesh.protocol.links.sequence_mark import SequenceMark
 from capamesh.router.requests.parameters import priority_of, sequence_of, time_allowed_s
 
 

@@ -42,7 +42,8 @@ from capamesh.protocol.errors import (
 )
 from capamesh.protocol.fleet import Joined, Left, LeftReason
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
-from capamesh.protocol.links.calls import InferCall, LoadReport, SequenceMark
+from capamesh.protocol.links.calls import InferCall, LoadReport
+from capamesh.protocol.links.sequence_mark import SequenceMark
 from capamesh.router.admission.controller import Refusal
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.policies import POLICIES

@@ -7,7 +7,8 @@ from fleet_fakes import call
 
 from capamesh.protocol.errors import SequenceLost, SequenceUnknown
 from capamesh.protocol.ids import ModelName
-from capamesh.protocol.links.calls import InferCall, SequenceMark
+from capamesh.protocol.links.calls import InferCall
+from capamesh.protocol.links.sequence_mark import SequenceMark
 from capamesh.router.requests.sequences import OpenSequences
 
 M, N = ModelName("m"), ModelName("n")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 from capamesh.node.models.initial_states import with_initial_states
@@ -19,6 +19,7 @@ from capamesh.node.profiling.output_watch import OutputWatch
 from capamesh.node.profiling.profile_cache import Measured, ProfileCache
 from capamesh.node.profiling.trial_inputs import QUANTITIES, with_shapes
 from capamesh.node.profiling.warm_up import warm_up
+from capamesh.node.repository.labels import read_labels
 from capamesh.node.scheduling import BatchPlan, Streams
 from capamesh.node.scheduling.declared_plan import declared_plan, with_rows
 from capamesh.protocol.errors import ModelInvalid
@@ -39,6 +40,8 @@ class LoadResult:
     stream: LoadedModel | None = None
     """The same on one thread, where `streams` says so."""
     streams: Streams | None = None
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    """The names of the classes of those outputs that have some, in the order of the scores."""
 
     def close(self) -> None:
         """Let go of the model; again is harmless."""
@@ -129,7 +132,8 @@ class Preparation:
                     self._cache.put(self._key(source), measured)
             prepared = self._put_together(source, loaded, plan, measured, stream)
             undo.pop_all()
-            return prepared
+            labels, notes = read_labels(source.label_files, plan.public_outputs)
+            return replace(prepared, labels=labels, notes=(*prepared.notes, *notes))
 
     def _put_together(
         self,

@@ -252,6 +252,7 @@ def ready_offer(hosted: HostedModel) -> ModelOffer:
         signed=source.signed,
         also_signed=source.also_signed,
         scheduling=_scheduling(hosted),
+        labelled=tuple(sorted(prepared.labels)),
     )
 
 
@@ -290,5 +291,6 @@ def advert_problem(source: ModelSource, prepared: LoadResult) -> str:
         "",
         prepared.plan.public_inputs,
         prepared.plan.public_outputs,
+        labelled=tuple(prepared.labels),
     )
     return offer_problem(replace(offer))

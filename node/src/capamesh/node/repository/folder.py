@@ -7,6 +7,7 @@ wait until its files are a second old.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from capamesh.node.repository.folder_files import (
     Unsettled,
     entries,
 )
+from capamesh.node.repository.labels import EVERY_OUTPUT, LABELS_FILE
 from capamesh.node.repository.rule_checks import MODEL_NAME
 from capamesh.node.repository.rules import VersionChoice, VersionPolicy
 from capamesh.node.repository.signature import signature_path, signatures_of
@@ -101,6 +103,10 @@ class _Beside(NamedTuple):
     warm_up: tuple[FileStamp, ...]
     states: tuple[FileStamp, ...]
     """The files of initial states: part of the digest of each version, which answers by them."""
+    labels: tuple[tuple[str, FileStamp], ...]
+    """(an output or `EVERY_OUTPUT`, the file with the names of its classes)."""
+    notes: tuple[str, ...]
+    """The notes on files that are not there or may not be read, and are done without."""
 
 
 class _Scanner:
@@ -140,7 +146,7 @@ class _Scanner:
             if is_link:
                 self._files.check_inside(folder)
             config = self._files.config(name, folder / MANIFEST_FILE, folder / CONFIG_FILE)
-            beside = self._beside(folder, config)
+            beside = self._beside(folder, config, LABELS_FILE)
             versions = self._chosen(folder, config)
         except (ModelInvalid, OSError) as exc:
             self.refuse(name, "", exc, versions=_versions_in(folder))
@@ -159,7 +165,7 @@ class _Scanner:
             model = _checked_name(name)
             config = self._files.config(name, file.with_name(f"{name}.{MANIFEST_FILE}"), None)
             _check_no_steps(name, config)
-            beside = self._beside(self._root, config)
+            beside = self._beside(self._root, config, f"{name}.{LABELS_FILE}")
         except (ModelInvalid, OSError) as exc:
             self.refuse(name, "", exc, versions=(_FIRST_VERSION,))
             return
@@ -216,7 +222,8 @@ class _Scanner:
             declared=config.declared,
             warm_up_files=beside.warm_up,
             folder=folder,
-            notes=(*config.notes, problem) if problem else config.notes,
+            label_files=beside.labels,
+            notes=(*config.notes, *beside.notes, *([problem] if problem else [])),
             signed=signatures[0] if signatures else b"",
             also_signed=signatures[1:],
         )
@@ -251,7 +258,7 @@ class _Scanner:
                 f"version {version} is there twice, as a folder and as {path.name!r}; remove one"
             )
 
-    def _beside(self, folder: Path, config: ModelConfig) -> _Beside:
+    def _beside(self, folder: Path, config: ModelConfig, labels: str) -> _Beside:
         """Return the files beside the versions that `config` names. Raises ModelInvalid where one is not as it must be."""
         names = {state.initial_file for state in config.manifest.rules.sequence.states} - {""}
         states = [
@@ -264,7 +271,30 @@ class _Scanner:
                 raise ModelInvalid(
                     f"{stamp.name} has {stamp.size_bytes} bytes, at most {MAX_INITIAL_BYTES} are allowed"
                 )
-        return _Beside(self._warm_up_files(folder, config), tuple(states))
+        files, notes = self._label_files(folder, config, labels)
+        return _Beside(self._warm_up_files(folder, config), tuple(states), files, notes)
+
+    def _label_files(
+        self, folder: Path, config: ModelConfig, labels: str
+    ) -> tuple[tuple[tuple[str, FileStamp], ...], tuple[str, ...]]:
+        """Return the files that name classes, and notes on those that cannot be had: a model is served without them.
+
+        They are those of `config`; where it names none, the file `labels` if it is there.
+        """
+        named = config.label_files
+        if not named and os.path.lexists(folder / labels):
+            named = ((EVERY_OUTPUT, labels),)
+        files: list[tuple[str, FileStamp]] = []
+        notes: list[str] = []
+        for output, name in named:
+            path = folder / name
+            try:
+                self._files.check_inside(path)  # a folder on the way to it may be a link, too
+                files.append((output, self._files.stamp(name, path)))
+            except (ModelInvalid, OSError) as exc:
+                reason = exc.message if isinstance(exc, ModelInvalid) else _os_reason(exc)
+                notes.append(f"{name} is ignored: {reason.replace(f'{self._root}/', '')}")
+        return tuple(files), tuple(notes)
 
     def _warm_up_files(self, folder: Path, config: ModelConfig) -> tuple[FileStamp, ...]:
         """Return the files of all warm-ups; raises ModelInvalid where those of one are too large."""

@@ -30,6 +30,9 @@ class ModelSource:
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
     """The notes on what of `config.pbtxt` is ignored and why; a line each."""
 
+    label_files: tuple[tuple[str, FileStamp], ...] = field(default=(), repr=False)
+    """(an output or `labels.EVERY_OUTPUT`, the file with the names of its classes)."""
+
     signed: bytes = field(default=b"", repr=False, compare=False)
     """A publisher's good signature of it, as it travels in an advert; b"": it has none."""
     also_signed: tuple[bytes, ...] = field(default=(), repr=False, compare=False)

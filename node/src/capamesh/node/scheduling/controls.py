@@ -12,7 +12,7 @@ from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec, join_elements
 
 if TYPE_CHECKING:
-    from capamesh.protocol.links.calls import SequenceMark
+    from capamesh.protocol.links.sequence_mark import SequenceMark
 
 _BATCHED_AXES: Final = 2
 """A control has one element a request: of two axes the first is the batch."""

@@ -10,7 +10,7 @@ from typing import Protocol
 from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError
-from capamesh.protocol.links.calls import SequenceMark
+from capamesh.protocol.links.sequence_mark import SequenceMark
 from capamesh.protocol.tensors import Tensor
 
 Result = Sequence[Tensor] | CapameshError

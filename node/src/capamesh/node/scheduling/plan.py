@@ -17,7 +17,7 @@ from capamesh.protocol.errors import InvalidRequest, RunFailed, TooLarge
 from capamesh.protocol.tensors import Tensor, TensorSpec
 
 if TYPE_CHECKING:
-    from capamesh.protocol.links.calls import SequenceMark
+    from capamesh.protocol.links.sequence_mark import SequenceMark
 
 
 @dataclass(frozen=True, slots=True)

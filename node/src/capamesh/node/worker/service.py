@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from capamesh.node.scheduling import Batch, PendingRequest, Result
 from capamesh.node.scheduling.pending_request import RequestState
+from capamesh.node.worker.classification import Classification
 from capamesh.protocol.errors import (
     CapameshError,
     ModelUnavailable,
@@ -128,10 +129,14 @@ class WorkerService(LinkHandler):
             hosted = self._hosted(call.model, call.version)
             inputs = hosted.prepared.plan.completed(call.inputs, call.sequence)
             hosted.prepared.loaded.validate(inputs, call.outputs)
+            on_done = partial(self._done, key, hosted)
+            if call.classes:
+                wanted = Classification(call, hosted.prepared)
+                on_done = partial(self._classified, key, hosted, wanted)
             request = PendingRequest(
                 inputs,
                 call.outputs,
-                partial(self._done, key, hosted),
+                on_done,
                 arrived_s=now_s,
                 deadline_s=None if budget_ms is None else now_s + budget_ms / 1000,
                 priority=call.priority,
@@ -290,6 +295,17 @@ class WorkerService(LinkHandler):
             return
         if not link.respond(stream, meta, body, is_final=False):
             self._withdraw(key)
+
+    def _classified(
+        self,
+        key: tuple[Link, int],
+        hosted: HostedModel,
+        wanted: Classification,
+        request: PendingRequest,
+        result: Result,
+    ) -> None:
+        """Answer with the largest scores of those outputs of which classes are wanted."""
+        self._done(key, hosted, request, wanted.of(result))
 
     def _done(
         self, key: tuple[Link, int], hosted: HostedModel, request: PendingRequest, result: Result

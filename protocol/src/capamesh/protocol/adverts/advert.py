@@ -96,6 +96,8 @@ class ModelOffer:
     also_signed: tuple[bytes, ...] = ()
     """Other publishers' likewise, at most `publishing.MAX_OTHERS`."""
     scheduling: Scheduling = Scheduling.PLAIN
+    labelled: tuple[str, ...] = ()
+    """The outputs whose classes have names at this node; see `capamesh.protocol.tensors.classification`."""
 
     @property
     def is_ready(self) -> bool:

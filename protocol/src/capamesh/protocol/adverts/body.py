@@ -170,12 +170,15 @@ def _offer_to_map(offer: ModelOffer) -> dict[str, object]:
                 "once": int(not offer.is_idempotent),
                 "signed": offer.signed,
                 "also_signed": b"".join(offer.also_signed),
+                "labelled": list(offer.labelled),
             }
         ),
     }
 
 
-def _reported(fields: Mapping[str, str | int | bytes]) -> dict[str, str | int | bytes]:
+def _reported(
+    fields: Mapping[str, str | int | bytes | list[str]],
+) -> dict[str, str | int | bytes | list[str]]:
     """Return those of the fields with a default that say something else: an envelope has a limit."""
     return {key: value for key, value in fields.items() if value}
 
@@ -289,6 +292,7 @@ def _read_offer(one: WireModel, at: int) -> ModelOffer:
             others[start : start + SIGNED_BYTES] for start in range(0, len(others), SIGNED_BYTES)
         ),
         scheduling=_SCHEDULINGS.get(one.scheduling, Scheduling.PLAIN),
+        labelled=one.labelled,
     )
 
 

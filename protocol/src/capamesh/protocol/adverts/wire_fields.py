@@ -33,6 +33,7 @@ field with a default can be added without a new wire version):
                           integers 0..2^63-1, default 0: rows, microseconds, rows, bytes
       "signed"            96 bytes, default none: a publisher's public key and its Ed25519 signature, see `publishing`
       "also_signed"       1 to 3 times 96 bytes, default none: other publishers' likewise
+      "labelled"          array, up to 1,024, of text 0..256, default none: the outputs whose classes have names
     "region"            text 0..64
     "price_per_million" finite number 0..1e12 (an integer will do)
     "agent_version"     text 0..64
@@ -134,6 +135,7 @@ class WireModel(Struct, frozen=True, gc=False):
     also_signed: Annotated[
         bytes, Meta(min_length=SIGNED_BYTES, max_length=MAX_OTHERS * SIGNED_BYTES)
     ] = b""
+    labelled: Annotated[tuple[_Name, ...], Meta(max_length=MAX_TENSORS)] = ()
 
 
 class WireModels(Struct, frozen=True, gc=False):

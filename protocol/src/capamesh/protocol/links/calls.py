@@ -18,6 +18,7 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.hello import MAX_ARRAY_ITEMS, unpack_map
 from capamesh.protocol.links.outgoing import Buffer
+from capamesh.protocol.links.sequence_mark import SequenceMark, read_sequence_mark
 from capamesh.protocol.links.tensor_descriptions import (
     KnownLayouts,
     Layout,
@@ -28,7 +29,7 @@ from capamesh.protocol.links.tensor_descriptions import (
 )
 from capamesh.protocol.msgpack_codec import pack, shown, unpack
 from capamesh.protocol.schema import Meta, Raw, Struct, msgpack_reader, read
-from capamesh.protocol.tensors import Limits, Tensor
+from capamesh.protocol.tensors import MAX_CLASSES, Limits, Tensor
 
 MAX_KNOWN_CALLS = 1024
 """Metadata that a decoder remembers (guess: the models of a node, their usual batch sizes and deadlines)."""
@@ -39,19 +40,7 @@ _Load: TypeAlias = Annotated[list[_Count], Meta(min_length=6)]
 """The counts of a load, of which the first link version had six; those that this version does not know are ignored."""
 MAX_PRIORITY = 255
 DEFAULT_PRIORITY = 128
-MAX_SEQUENCE_CHARS = 128
-"""The most characters of a sequence's id, as Triton's."""
-
-
 _ANY = ModelVersion("")
-
-
-class SequenceMark(NamedTuple):
-    """The sequence of requests that a request belongs to, and whether it is its first or last."""
-
-    id: int | str
-    is_start: bool = False
-    is_end: bool = False
 
 
 class InferCall(NamedTuple):
@@ -72,6 +61,8 @@ class InferCall(NamedTuple):
     sequence: SequenceMark | None = None
     takes_parts: bool = False
     """True if its answer may come in parts, each as soon as it is there; else it comes whole."""
+    classes: tuple[int, ...] = ()
+    """The number of largest scores to answer as texts for each of `outputs`, 0 for it as it is; empty: no output is classified."""
 
 
 class ControlAction(StrEnum):
@@ -153,6 +144,8 @@ def encode_call(
         meta["s"] = call.sequence
     if call.takes_parts:
         meta["w"] = True
+    if call.classes:
+        meta["c"] = call.classes
     return pack(meta), body
 
 
@@ -195,15 +188,17 @@ def decode_call(
         raise InvalidRequest(
             f"a call whose mark for parts is {shown(takes_parts)}, not true or false"
         )
+    names = tuple(cast(list[str], outputs))
     call = InferCall(
         ModelName(model),
         ModelVersion(version),
         read_tensors(raw.get("i"), body, limits),
-        tuple(cast(list[str], outputs)),
+        names,
         priority,
         is_bulk,
-        None if sequence is None else _sequence_mark(sequence),
+        None if sequence is None else read_sequence_mark(sequence),
         takes_parts,
+        _classes(raw["c"], names) if "c" in raw else (),
     )
     return call, budget_ms
 
@@ -241,6 +236,7 @@ class CallDecoder:
                 call.is_bulk,
                 call.sequence,
                 call.takes_parts,
+                call.classes,
             ),
             known.budget_ms,
         )
@@ -251,6 +247,17 @@ class _KnownCall(NamedTuple):
     """The call without its data."""
     budget_ms: int | None
     layout: Layout
+
+
+def _classes(raw: object, outputs: tuple[str, ...]) -> tuple[int, ...]:
+    """Return how many classes of each of its outputs a call asks for."""
+    counts = listed(raw)
+    is_right = all(type(count) is int and 0 <= count <= MAX_CLASSES for count in counts)
+    if not is_right or len(counts) != len(outputs):
+        raise InvalidRequest(
+            f"a call with classes {shown(raw)}: a number from 0 to {MAX_CLASSES} for each output is expected"
+        )
+    return tuple(cast("list[int]", counts))
 
 
 def encode_control(call: ControlCall) -> bytes:
@@ -270,21 +277,6 @@ def _control(raw: dict[str, Any]) -> ControlCall:
         raise InvalidRequest(
             f"a change {shown(action)}; known are {', '.join(ControlAction)}"
         ) from exc
-
-
-def _sequence_mark(raw: object) -> SequenceMark:
-    values = listed(raw)
-    if len(values) >= 3:
-        key, is_start, is_end = values[:3]
-        is_key = (type(key) is int and 0 <= key < 2**64) or (
-            isinstance(key, str) and 0 < len(key) <= MAX_SEQUENCE_CHARS
-        )
-        if is_key and isinstance(is_start, bool) and isinstance(is_end, bool):
-            return SequenceMark(cast("int | str", key), is_start, is_end)
-    raise InvalidRequest(
-        f"a sequence of {shown(raw)}: an id (a number below 2**64, or a text of at most"
-        f" {MAX_SEQUENCE_CHARS} characters), a start and an end mark are expected"
-    )
 
 
 def encode_answer(answer: InferAnswer) -> tuple[bytes, list[Buffer]]:

@@ -21,6 +21,7 @@ from capamesh.protocol.oip.forms import KnownInputs
 from capamesh.protocol.oip.json_steps import AT_ONCE_BYTES, parse_in_steps
 from capamesh.protocol.oip.json_text import parse_object, shown
 from capamesh.protocol.oip.messages import (
+    CLASSIFICATION,
     HEADER_LENGTH_NAME,
     NO_PARAMETERS,
     InferRequest,
@@ -30,6 +31,7 @@ from capamesh.protocol.oip.messages import (
 from capamesh.protocol.steps import Steps, run_through
 from capamesh.protocol.tensors import (
     DEFAULT_LIMITS,
+    MAX_CLASSES,
     Datatype,
     Limits,
     Tensor,
@@ -48,7 +50,6 @@ NON_FINITE_NAME = "non_finite_output"
 """The parameter that says how an answer in JSON gives NaN and infinities."""
 
 _UNSUPPORTED_OUTPUT_PARAMETERS = {
-    "classification": "sort the scores at the client",
     "shared_memory_region": "the network's peers share no memory, ask for binary data",
 }
 
@@ -117,15 +118,17 @@ def decode_request_in_steps(
             )
         parameters, is_binary_default = rest, wanted
         is_non_finite_text = non_finite == "text"
+    outputs, classes = _requested_outputs(request, limits) if "outputs" in request else ((), ())
     return InferRequest(
         model,
         version,
         read_id(request) if "id" in request else "",
         inputs,
-        _requested_outputs(request, limits) if "outputs" in request else (),
+        outputs,
         is_binary_default,
         parameters,
         is_non_finite_text,
+        classes,
     )
 
 
@@ -260,24 +263,41 @@ def _tensors(
     return tuple(tensors)
 
 
-def _requested_outputs(request: dict[str, object], limits: Limits) -> tuple[RequestedOutput, ...]:
+def _requested_outputs(
+    request: dict[str, object], limits: Limits
+) -> tuple[tuple[RequestedOutput, ...], tuple[int, ...]]:
+    """Return the outputs that a request names, and how many classes of each it wants; no numbers where it wants none."""
     items = request.get("outputs")
     if items is None:
-        return ()
+        return (), ()
     if type(items) is not list:
         raise InvalidRequest(f"'outputs' must be a list, got {shown(items)}")
     listed = cast("list[object]", items)
     if len(listed) > limits.max_tensors:
         raise TooLarge(f"{len(listed)} outputs; the limit is {limits.max_tensors}")
     outputs: list[RequestedOutput] = []
+    classes: dict[int, int] = {}
     for index, item in enumerate(listed):
         if type(item) is not dict:
             raise InvalidRequest(f"outputs[{index}] must be an object, got {shown(item)}")
         fields = cast("dict[str, object]", item)
         name = read_name(f"outputs[{index}]", fields, limits)
         outputs.append(RequestedOutput(name, _wants_binary(name, fields)))
+        given = fields.get("parameters")
+        if type(given) is dict and CLASSIFICATION in given:
+            classes[index] = _class_count(name, cast("dict[str, object]", given)[CLASSIFICATION])
     refuse_repeated("outputs", [output.name for output in outputs])
-    return tuple(outputs)
+    if not any(classes.values()):
+        return tuple(outputs), ()
+    return tuple(outputs), tuple(classes.get(index, 0) for index in range(len(outputs)))
+
+
+def _class_count(name: str, count: object) -> int:
+    if type(count) is not int or not 0 <= count <= MAX_CLASSES:
+        raise InvalidRequest(
+            f"output {shown(name)}: classification must be a whole number from 0 to {MAX_CLASSES}, got {shown(count)}"
+        )
+    return count
 
 
 def _wants_binary(name: str, fields: dict[str, object]) -> bool | None:

@@ -11,10 +11,15 @@ from itertools import repeat
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from capamesh.protocol.errors import InvalidRequest, ProtocolViolation, TooLarge
+from capamesh.protocol.errors import (
+    InvalidRequest,
+    ModelUnavailable,
+    ProtocolViolation,
+    TooLarge,
+)
 from capamesh.protocol.oip.json_data import write_in_steps
 from capamesh.protocol.oip.json_text import json_text, quoted, shown
-from capamesh.protocol.oip.messages import NO_PARAMETERS
+from capamesh.protocol.oip.messages import CLASSIFICATION, NO_PARAMETERS
 from capamesh.protocol.steps import run_through
 from capamesh.protocol.tensors import DEFAULT_LIMITS, Datatype, checked
 from capamesh.protocol.tensors.byte_elements import STEP_ELEMENTS, walk_in_steps
@@ -40,6 +45,7 @@ def encode_request(
     inputs: Sequence[Tensor],
     *,
     outputs: Sequence[RequestedOutput] = (),
+    classes: Sequence[int] = (),
     is_binary: bool = True,
     id: str = "",  # noqa: A002 -- the protocol's own word
     parameters: Parameters = NO_PARAMETERS,
@@ -47,8 +53,9 @@ def encode_request(
 ) -> tuple[list[bytes | memoryview], int | None]:
     """Return a request's body as buffers, and its JSON's length, None when all of it is JSON.
 
-    `is_binary` sends the inputs as raw bytes and asks for the outputs in the same form, where an
-    output does not say otherwise. The first buffer is the JSON, the others are the inputs' own data.
+    `classes` has for each of `outputs` how many of its largest scores are wanted as texts, 0 for it as it is; empty:
+    no output is classified. `is_binary` sends the inputs as raw bytes and asks for the outputs in the same form, where
+    an output does not say otherwise. The first buffer is the JSON, the others are the inputs' own data.
     InvalidRequest: an input that does not match its shape, or that JSON cannot hold; TooLarge.
     """
     parts: list[str] = []
@@ -62,7 +69,11 @@ def encode_request(
         _tensor_list(((checked(tensor, limits), is_binary) for tensor in inputs), limits)
     )
     parts.append('"inputs":[')
-    wanted = f',"outputs":[{",".join(map(_requested, outputs))}]' if outputs else ""
+    wanted = ""
+    if outputs:
+        counts = classes or (0,) * len(outputs)
+        each = map(_requested, outputs, counts)
+        wanted = f',"outputs":[{",".join(each)}]'
     return _body("{" + ",".join(parts), texts, f"]{wanted}}}", buffers, limits.max_json_bytes)
 
 
@@ -80,8 +91,8 @@ def encode_response_in_steps(
 
     The outputs are those that `request` names, in its order, or all; each in the form it asks for.
     The answer's id is the request's. Binary outputs are taken as `checked` and passed on as they are.
-    InvalidRequest: a requested output that the model does not have; NotInJson: a value that JSON cannot hold
-    (ask for binary); ProtocolViolation: an output that is not what its shape says; TooLarge.
+    InvalidRequest: a requested output that the model does not have; ModelUnavailable: one that the node has not
+    classified; NotInJson: a value that JSON cannot hold (ask for binary); ProtocolViolation: an output that is not what its shape says; TooLarge.
     """
     head = f'{{"model_name":{quoted(response.model)}'
     if response.version:
@@ -118,7 +129,19 @@ def _chosen(response: InferResponse, request: InferRequest) -> Iterable[tuple[Te
                 f"{shown(list(by_name))}"
             )
         chosen.append((found, default if wanted.is_binary is None else wanted.is_binary))
+    if request.classes:
+        _check_classified(chosen, request.classes)
     return chosen
+
+
+def _check_classified(chosen: list[tuple[Tensor, bool]], classes: tuple[int, ...]) -> None:
+    """Raise `ModelUnavailable` where an output of which classes are wanted has come as it is."""
+    for (output, _), most in zip(chosen, classes, strict=True):
+        if most and output.datatype is not Datatype.BYTES:
+            raise ModelUnavailable(
+                f"the node that ran this is of a version that does not classify output {output.name[:80]!r}:"
+                " ask without classification, or have that node updated"
+            )
 
 
 def _trusted(tensor: Tensor, limits: Limits) -> Steps[None]:
@@ -175,11 +198,14 @@ def _tensor_list(
     return texts, buffers if has_binary else None
 
 
-def _requested(output: RequestedOutput) -> str:
-    if output.is_binary is None:
-        return f'{{"name":{quoted(output.name)}}}'
-    wanted = "true" if output.is_binary else "false"
-    return f'{{"name":{quoted(output.name)},"parameters":{{"binary_data":{wanted}}}}}'
+def _requested(output: RequestedOutput, most: int) -> str:
+    parameters: dict[str, str | int | float | bool] = {}
+    if output.is_binary is not None:
+        parameters["binary_data"] = output.is_binary
+    if most:
+        parameters[CLASSIFICATION] = most
+    tail = f',"parameters":{json_text(parameters)}' if parameters else ""
+    return f'{{"name":{quoted(output.name)}{tail}}}'
 
 
 def _body(

@@ -127,10 +127,10 @@ class RequestForms:
     ) -> None:
         """Remember the form of a request that `decode_request` has read from `body`.
 
-        Requests with an id are not remembered, because the id of the next differs; nor those with elements that
-        have to be looked at each time (BYTES, BOOL), nor those with tensors in the JSON.
+        Requests with an id are not remembered, because the id of the next differs; nor those that want classes, which are
+        rare; nor those with elements that have to be looked at each time (BYTES, BOOL), nor those with tensors in the JSON.
         """
-        if header_length is None or header_length > MAX_JSON_BYTES or request.id:
+        if header_length is None or header_length > MAX_JSON_BYTES or request.id or request.classes:
             return
         inputs: list[tuple[str, Datatype, tuple[int, ...], int, int]] = []
         at = header_length

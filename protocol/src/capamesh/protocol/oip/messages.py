@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 HEADER_LENGTH_NAME: Final = "Inference-Header-Content-Length"
 """The HTTP header that gives the bytes of JSON before the raw tensors."""
 
+CLASSIFICATION: Final = "classification"
+"""The parameter of an output that asks for its largest scores, with the names of their classes."""
+
 Parameters: TypeAlias = Mapping[str, str | int | float | bool]
 """The parameters that a client or model adds to a message; their meaning is its own."""
 
@@ -45,6 +48,8 @@ class InferRequest:
     parameters: Parameters = field(default_factory=lambda: NO_PARAMETERS)
     is_non_finite_text: bool = False
     """True if NaN and infinities go as the texts "NaN", "Infinity" and "-Infinity" where an answer is JSON."""
+    classes: tuple[int, ...] = ()
+    """The number of largest scores wanted as texts of each of `outputs`, 0 for it as it is; empty: no output is classified."""
 
 
 @dataclass(slots=True)  # not frozen: one is made for every request

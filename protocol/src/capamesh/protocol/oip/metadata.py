@@ -13,13 +13,15 @@ from capamesh.protocol.adverts import Scheduling
 from capamesh.protocol.tensors import Datatype
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from capamesh.protocol.tensors import TensorSpec
 
 PLATFORM: Final = "onnxruntime_onnx"
 """Triton's name for ONNX models run by ONNX Runtime."""
 BACKEND: Final = "onnxruntime"
+LABELS_FILE: Final = "labels.txt"
+"""The name that Triton's examples give to the file with the names of classes."""
 
 
 class IndexState(StrEnum):
@@ -57,12 +59,14 @@ def model_config_body(
     max_rows: int = 0,
     best_rows: int = 1,
     scheduling: Scheduling = Scheduling.PLAIN,
+    labelled: Collection[str] = (),
 ) -> dict[str, object]:
     """Return the body of `GET /v2/models/{name}/config`, in the shape of Triton's model configuration.
 
     Of a model that takes requests of several rows `max_batch_size` tells how many, and `dims` leave out the first
     axis, as in Triton; of others it is 0, and `dims` are whole shapes. `max_rows` is the most of one request, 0 for
-    no bound: then it is `best_rows`, the batch that nodes form, and larger requests are taken all the same.
+    no bound: then it is `best_rows`, the batch that nodes form, and larger requests are taken all the same. The outputs
+    that are `labelled` have names for their classes, and for that a `label_filename`.
     """
     batch_size = _max_batch_size(inputs, outputs, max_rows, best_rows)
     skipped = 1 if batch_size else 0
@@ -72,7 +76,7 @@ def model_config_body(
         "backend": "" if scheduling is Scheduling.ENSEMBLE else BACKEND,
         "max_batch_size": batch_size,
         "input": [_config_tensor(spec, skipped) for spec in inputs],
-        "output": [_config_tensor(spec, skipped) for spec in outputs],
+        "output": [_config_tensor(spec, skipped) | _labels_of(spec, labelled) for spec in outputs],
         "model_transaction_policy": {"decoupled": False},
     }
     if scheduling is Scheduling.SEQUENCE:
@@ -107,6 +111,10 @@ def index_entry(
 
 def _metadata_tensor(spec: TensorSpec) -> dict[str, object]:
     return {"name": spec.name, "datatype": spec.datatype.value, "shape": list(spec.shape)}
+
+
+def _labels_of(spec: TensorSpec, labelled: Collection[str]) -> dict[str, object]:
+    return {"label_filename": LABELS_FILE} if spec.name in labelled else {}
 
 
 def _config_tensor(spec: TensorSpec, skipped: int) -> dict[str, object]:

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from capamesh.protocol.tensor_spec import ANY_DIM
+from capamesh.protocol.tensor_spec import ANY_DIM, TensorSpec
+from capamesh.protocol.tensors import Datatype, has_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from capamesh.protocol.adverts import ModelOffer
     from capamesh.protocol.links.calls import InferAnswer
-    from capamesh.protocol.tensors import Tensor, TensorSpec
+    from capamesh.protocol.tensors import Tensor
 
 MAX_KNOWN = 64
 """Forms of answers that are remembered for each replica's model (guess: the usual batch sizes)."""
@@ -58,14 +59,19 @@ class AnswerForm:
         more = ", …" if len(self._specs) > SHOWN else ""
         return ", ".join(repr(spec.name[:80]) for spec in self._specs[:SHOWN]) + more
 
-    def misfit(self, answer: InferAnswer, wanted: tuple[str, ...]) -> str:
+    def misfit(
+        self, answer: InferAnswer, wanted: tuple[str, ...], classes: tuple[int, ...] = ()
+    ) -> str:
         """Return how an answer to a call for the outputs `wanted`, all when that is empty, breaks the offer.
 
-        "" when it does not: it is of the offer's version and has each output once, of its datatype and shape.
+        "" when it does not: it is of the offer's version and has each output once, of its datatype and shape. An output of
+        which `classes` are wanted may also be as many texts a row.
         """
         if answer.version != self.offer.version:
             return f"it is of version {answer.version[:24]!r}"
         outputs = answer.outputs
+        if classes:
+            return _misfit(self._classified(wanted, classes, outputs), outputs)
         form = (wanted, *map(_FORM, outputs))
         if form in self._known:
             return ""
@@ -78,6 +84,23 @@ class AnswerForm:
                 self._known.clear()
             self._known.add(form)
         return misfit
+
+    def _classified(
+        self, wanted: tuple[str, ...], classes: tuple[int, ...], outputs: Sequence[Tensor]
+    ) -> list[TensorSpec]:
+        """Return what the outputs are to be where they come as classes, which a node of an older version does not give."""
+        given = {output.name: output for output in outputs}
+        specs: list[TensorSpec] = []
+        for name, most in zip(wanted, classes, strict=True):
+            spec, output = self._by_name.get(name), given.get(name)
+            if spec is None:
+                continue
+            if most and output is not None and output.datatype is Datatype.BYTES:
+                texts = min(most, output.shape[-1]) if output.shape else most
+                rows = (ANY_DIM,) if has_rows(spec, len(output.shape)) else ()
+                spec = TensorSpec(name, Datatype.BYTES, (*rows, texts))
+            specs.append(spec)
+        return specs
 
 
 def _misfit(specs: Sequence[TensorSpec], outputs: Sequence[Tensor]) -> str:

@@ -53,6 +53,7 @@ MOST_INDEX_BYTES = 2**18
 """The largest body of a request for the index, which has one key (measured: 5 ms to parse the worst)."""
 EXTENSIONS = [
     "binary_tensor_data",
+    "classification",
     "model_configuration",
     "schedule_policy",
     "sequence",
@@ -175,6 +176,7 @@ class InferenceApi(Pages):
                 max_rows=offer.max_rows,
                 best_rows=offer.best_rows,
                 scheduling=offer.scheduling,
+                labelled=offer.labelled,
             )
         )
 

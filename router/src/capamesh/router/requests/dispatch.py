@@ -259,7 +259,8 @@ class InFlightCall(RequestAttempts, AttemptOwner, Handle):
             return
         replica = attempt.replica
         form = replica.form or replica.answer_form()
-        misfit = form.misfit(given, self._call.request.outputs)
+        request = self._call.request
+        misfit = form.misfit(given, request.outputs, request.classes)
         if misfit:
             self.take_failure(
                 attempt,

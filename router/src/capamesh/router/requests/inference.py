@@ -151,6 +151,8 @@ class InferenceRequest(Responder, ABC):
             )
             allowed_s = service.timeout_s
             parameters = asked.parameters
+            if asked.classes:
+                request = request._replace(classes=asked.classes)
             if parameters:
                 request = request._replace(
                     priority=priority_of(parameters), sequence=sequence_of(parameters)

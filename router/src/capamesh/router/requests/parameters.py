@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from capamesh.protocol.errors import InvalidRequest
-from capamesh.protocol.links.calls import (
-    DEFAULT_PRIORITY,
-    MAX_PRIORITY,
-    MAX_SEQUENCE_CHARS,
-    SequenceMark,
-)
+from capamesh.protocol.links.calls import DEFAULT_PRIORITY, MAX_PRIORITY
+from capamesh.protocol.links.sequence_mark import MAX_SEQUENCE_CHARS, SequenceMark
 
 TIMEOUT = "timeout"
 """The time the caller allows, in microseconds; 0 is as good as none."""

@@ -17,7 +17,8 @@ from capamesh.protocol.errors import SequenceLost
 if TYPE_CHECKING:
     from capamesh.protocol.errors import SequenceUnknown
     from capamesh.protocol.ids import ModelName
-    from capamesh.protocol.links.calls import InferCall, SequenceMark
+    from capamesh.protocol.links.calls import InferCall
+    from capamesh.protocol.links.sequence_mark import SequenceMark
 
 MAX_SEQUENCES = 16_384
 """The most sequences known at one time; those answered longest ago are forgotten first, and then look like a mistake (guess:

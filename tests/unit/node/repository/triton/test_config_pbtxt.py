@@ -165,6 +165,17 @@ def test_model_s_file_may_be_called_otherwise(text: str, file: str) -> None:
     assert parsed(text).onnx_file == file
 
 
+def test_outputs_name_the_files_of_their_labels() -> None:
+    outputs = (
+        "output { name: 'y' data_type: TYPE_FP32 dims: 3 label_filename: 'labels/y.txt' }"
+        "output { name: 'z' data_type: TYPE_FP32 dims: 3 }"
+        "output { name: 'n' data_type: TYPE_INT64 dims: 3 label_filename: './n.txt' }"
+    )
+    config = parsed(outputs)
+    assert config.label_files == (("y", "labels/y.txt"), ("n", "n.txt"))
+    assert config.notes == ()
+
+
 def test_optional_and_ragged_inputs_are_declared_as_such() -> None:
     flags = "optional: true allow_ragged_batch: true"
     text = f"input {{ name: 'x' data_type: TYPE_FP32 dims: 4 {flags} }}"
@@ -218,10 +229,6 @@ def test_ensemble_becomes_steps_in_the_order_of_their_data() -> None:
         ("instance_group { gpus: [0] }", "instance_group[0].gpus is ignored: every device of a"),
         ("instance_group [{}, {}]", "instance_group: of 2 groups the largest count is taken"),
         (
-            "output { name: 'y' data_type: TYPE_FP32 dims: 1 label_filename: 'l.txt' }",
-            "output 'y': label_filename is ignored: answers carry no labels",
-        ),
-        (
             "input { name: 'x' data_type: TYPE_FP32 dims: [3, 2, 2] format: FORMAT_NCHW }",
             "input 'x': format is ignored: dims say it all",
         ),
@@ -260,6 +267,14 @@ def test_fields_that_only_tune_triton_are_ignored_with_one_note(text: str, note:
             "'../a.onnx' does not stay in the version's folder",
         ),
         ("default_model_filename: '/a.onnx'", "'/a.onnx' does not stay in the version's folder"),
+        (
+            "output { name: 'y' data_type: TYPE_FP32 dims: 1 label_filename: '../l.txt' }",
+            "output[0].label_filename: '../l.txt' does not stay in the model's folder",
+        ),
+        (
+            "output { name: 'y' data_type: TYPE_FP32 dims: 1 label_filename: '/etc/passwd' }",
+            "output[0].label_filename: '/etc/passwd' does not stay in the model's folder",
+        ),
         ("default_model_filename: 'C:\\\\a.onnx'", "does not stay in the version's folder"),
         ("default_model_filename: '.'", "default_model_filename: '.' names no file"),
         (f"default_model_filename: '{'x' * 257}'", "a quoted text of at most 256 characters"),

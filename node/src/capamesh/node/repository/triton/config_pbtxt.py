@@ -67,6 +67,9 @@ class ModelConfig:
     files_by_capability: tuple[tuple[str, str], ...] = ()
     """(a GPU's compute capability as "8.6", the file for it instead)."""
 
+    label_files: tuple[tuple[str, str], ...] = ()
+    """(an output, the path in the model's folder of the file that names its classes)."""
+
     def file_for(self, compute_capability: str) -> str:
         """Return the ONNX file for a device of `compute_capability`, "" for one that has none."""
         return dict(self.files_by_capability).get(compute_capability, self.onnx_file)
@@ -132,7 +135,12 @@ class _Reader:
         )
         manifest = Manifest(providers=providers, max_queue=queue.max_queue or None, rules=rules)
         return ModelConfig(
-            manifest, declared, tuple(self._notes), _default_file(top), _files_by_capability(top)
+            manifest,
+            declared,
+            tuple(self._notes),
+            _default_file(top),
+            _files_by_capability(top),
+            _label_files(top),
         )
 
     def _sort_out(
@@ -345,12 +353,25 @@ def _files_by_capability(top: Message) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _inside(top: Message, name: str, file: str) -> str:
-    """Return the path `file` of the field `name`, which stays in a version's folder; else raise ModelInvalid."""
+def _label_files(top: Message) -> tuple[tuple[str, str], ...]:
+    """Return for each output that has one the file with its labels."""
+    name = "label_filename"
+    files = [
+        (output, output.text(name, MAX_NAME_CHARS)) for output in top.messages("output", MAX_NAMES)
+    ]
+    return tuple(
+        (output.text("name", MAX_NAME_CHARS), _inside(output, name, file, "model's"))
+        for output, file in files
+        if file
+    )
+
+
+def _inside(top: Message, name: str, file: str, whose: str = "version's") -> str:
+    """Return the path `file` of the field `name`, which stays in `whose` folder; else raise ModelInvalid."""
     try:
         path = checked_location(file)
     except ModelInvalid as exc:
-        raise top.refused(name, f"{file!r} does not stay in the version's folder") from exc
+        raise top.refused(name, f"{file!r} does not stay in the {whose} folder") from exc
     if not path.name:
         raise top.refused(name, f"{file!r} names no file")
     return path.as_posix()

@@ -48,7 +48,6 @@ GROUP_REFUSED: Final = {
 }
 TENSOR_IGNORED: Final = {
     "format": "dims say it all",
-    "label_filename": "answers carry no labels",
     "is_non_linear_format_io": "it belongs to TensorRT",
 }
 KINDS: Final[dict[str, tuple[str, ...]]] = {
@@ -98,7 +97,7 @@ MESSAGES: Final[dict[str, dict[str, str]]] = {
     "All": {},
     "Specific": {"versions": "integer*"},
     "Input": {**_TENSOR, "allow_ragged_batch": "flag", "optional": "flag"},
-    "Output": _TENSOR,
+    "Output": {**_TENSOR, "label_filename": "string"},
     "Reshape": {"shape": "integer*"},
     "DynamicBatching": {
         "max_queue_delay_microseconds": "integer",
