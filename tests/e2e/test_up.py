@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+from triton_models import write_implicit, zero_start
 
 import capamesh.cli
 from capamesh.client import Client
@@ -72,14 +77,30 @@ def nodes_of(url: str, count: int) -> dict[str, dict[str, Any]]:
                 return nodes
 
 
+def requests_of(url: str) -> dict[tuple[str, str], float]:
+    """Return the requests that a router has counted, by model and by what came of them."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=LIMIT_S) as reply:  # noqa: S310 - http:// it is
+        text = reply.read().decode()
+    return {
+        (sample.labels["model"], sample.labels["code"]): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "capamesh_requests_total"
+    }
+
+
 def test_network_is_made_joined_stopped_and_resumed_by_one_command_each(tmp_path: Path) -> None:
     own, other, models = tmp_path / "own machine", tmp_path / "other machine", tmp_path / "models"
-    models.symlink_to(SAMPLES)
+    shutil.copytree(SAMPLES, models)
+    write_implicit(models, "remembers", zero_start())
     options = ("--home", str(own), "--http", "127.0.0.1:0", "--advertise", "127.0.0.1", "--json")
     with running("up", "--models", str(models), *options) as up:
         first = document(up)
         token = first["join_token"]
         assert not list(nodes_of(first["http_url"], 1))[1:]
+        # each model was tried once, the one that keeps states by a whole sequence, and none has failed
+        tried = {sample.name for sample in models.iterdir()}
+        assert requests_of(first["http_url"]) == {(name, "ok"): 1.0 for name in tried}
         joining = ("join", token, "--home", str(other), "--advertise", "127.0.0.1")
         with running(*joining) as node:
             (joined,) = set(nodes_of(first["http_url"], 2)) - {first["nodes"][0]["peer_id"]}

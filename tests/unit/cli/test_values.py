@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import numpy as np
 import pytest
@@ -13,11 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capamesh.cli.__main__ import run
-from capamesh.cli.example_requests import TRIAL_LIMIT_S, tried_examples, write_example
+from capamesh.cli.example_requests import (
+    TRIAL_LIMIT_S,
+    WHOLE_SEQUENCE,
+    tried_examples,
+    write_example,
+)
 from capamesh.cli.input_values import parse_inputs
+from capamesh.cli.operator_client import AsyncOperatorClient
 from capamesh.cli.output_values import json_of, preview
 from capamesh.cli.parameter_values import parse_parameters
-from capamesh.client import AsyncClient, Client, Datatype, ModelMetadata, Tensor, TensorSpec
+from capamesh.client import Client, Datatype, ModelMetadata, Tensor, TensorSpec
 from capamesh.client.answers import Outputs
 from capamesh.client.arrays import tensor_from_lists
 from capamesh.protocol.errors import InvalidRequest
@@ -338,15 +345,27 @@ def test_example_is_the_samples_first_row_where_it_fits(tmp_path: Path) -> None:
 class FakeClient:
     """Takes what its model takes."""
 
-    def __init__(self, *, refuses: str) -> None:
+    def __init__(self, *, refuses: str = "", inputs: Sequence[TensorSpec] = (FLOATS,)) -> None:
         self.refuses = refuses
+        self.inputs = inputs
         self.asked: list[str] = []
 
     async def metadata(self, name: str) -> ModelMetadata:
-        return replace(model(FLOATS), name=name)
+        return replace(model(*self.inputs), name=name)
 
-    async def infer(self, name: str, inputs: dict[str, Tensor], *, timeout_s: float) -> None:
+    async def config(self, name: str) -> dict[str, Any]:
+        return {"sequence_batching": {}} if name == "vad" else {}
+
+    async def infer(
+        self,
+        name: str,
+        inputs: dict[str, Tensor],
+        *,
+        timeout_s: float,
+        parameters: Mapping[str, object],
+    ) -> None:
         assert (list(inputs), timeout_s) == (["X"], TRIAL_LIMIT_S)
+        assert dict(parameters) == (dict(WHOLE_SEQUENCE) if name == "vad" else {})
         self.asked.append(name)
         if name == self.refuses:
             raise InvalidRequest("this model keeps a state")
@@ -355,10 +374,57 @@ class FakeClient:
 async def test_example_that_its_model_refuses_is_known_as_such(tmp_path: Path) -> None:
     client = FakeClient(refuses="stateful")
     examples = await tried_examples(
-        cast(AsyncClient, client), ["plain", "stateful"], tmp_path, tmp_path
+        cast(AsyncOperatorClient, client), ["plain", "stateful"], tmp_path, tmp_path
     )
     assert client.asked == ["plain", "stateful"]
     assert [(each.model, each.refusal) for each in examples] == [
         ("plain", ""),
-        ("stateful", "this model keeps a state"),
+        ("stateful", "it refuses one that is made up: this model keeps a state"),
     ]
+
+
+async def test_example_of_a_model_that_keeps_states_is_a_whole_sequence(tmp_path: Path) -> None:
+    client = FakeClient()
+    (example,) = await tried_examples(
+        cast(AsyncOperatorClient, client), ["vad"], tmp_path, tmp_path
+    )
+    assert (client.asked, example.refusal) == (["vad"], "")
+    assert example.infer_options == (
+        f"--input X=@{tmp_path}/vad-0.npy -p sequence_id=990001 -p sequence_start=true -p sequence_end=true"
+    )
+    request = decode_request("vad", "", example.request.read_bytes(), None)
+    assert dict(request.parameters) == dict(WHOLE_SEQUENCE)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape", "is_asked"),
+    [
+        (Datatype.FP32, (-1, -1), False),
+        (Datatype.FP16, (-1, 3, -1, -1), False),
+        (Datatype.FP32, (-1, 4), True),
+        (Datatype.FP32, (), True),
+        (Datatype.INT64, (-1, -1), True),
+        (Datatype.BYTES, (-1, -1), True),
+    ],
+)
+async def test_model_whose_sizes_can_only_be_guessed_is_sent_nothing(
+    tmp_path: Path, datatype: Datatype, shape: tuple[int, ...], is_asked: bool
+) -> None:
+    client = FakeClient(inputs=[TensorSpec("X", datatype, shape)])
+    (example,) = await tried_examples(cast(AsyncOperatorClient, client), ["m"], tmp_path, tmp_path)
+    assert bool(client.asked) == is_asked
+    sizes = ",".join(map(str, shape))
+    assert example.refusal == (
+        ""
+        if is_asked
+        else f"the sizes of its input 'X' cannot be made up: {datatype.value}[{sizes}]"
+    )
+
+
+async def test_model_with_a_sample_is_asked_whatever_its_sizes(tmp_path: Path) -> None:
+    np.savez(tmp_path / "m.npz", rows=np.ones((2, 7), np.float32))
+    client = FakeClient(inputs=[TensorSpec("X", Datatype.FP32, (-1, -1))])
+    (example,) = await tried_examples(
+        cast(AsyncOperatorClient, client), ["m"], tmp_path / "examples", tmp_path
+    )
+    assert (client.asked, example.refusal, example.is_sample) == (["m"], "", True)

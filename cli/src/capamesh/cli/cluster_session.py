@@ -14,8 +14,8 @@ import uvloop
 from capamesh.cli.example_requests import Example, tried_examples
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.cli.member import Member
+from capamesh.cli.operator_client import AsyncOperatorClient
 from capamesh.cli.printing import console, hint, print_json, print_table
-from capamesh.client import AsyncClient
 from capamesh.protocol.errors import ConfigError
 
 SAMPLES: Final = "samples"
@@ -114,7 +114,7 @@ def samples_folder() -> Path:
 
 
 async def _write_examples(cluster: LocalCluster) -> list[Example]:
-    async with AsyncClient(cluster.http_url) as client:
+    async with AsyncOperatorClient(cluster.http_url) as client:
         names = sorted({entry.name for entry in await client.models() if entry.is_ready})
         return await tried_examples(
             client, names, cluster.folder / "examples", samples_folder() / "cases"
@@ -170,7 +170,7 @@ def _print_report(cluster: LocalCluster, examples: list[Example], join_token: st
         out.print(f"  {line}", markup=False, soft_wrap=True)
     for example in examples:
         if example.refusal:
-            text = f"No example of {example.model}, which refuses one that is made up: {example.refusal}"
+            text = f"No example of {example.model}: {example.refusal}"
             out.print(text, markup=False, soft_wrap=True)
     if join_token:
         out.print(

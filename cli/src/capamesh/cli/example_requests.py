@@ -17,14 +17,22 @@ import numpy.typing as npt
 
 from capamesh.client import Datatype, ModelMetadata, Tensor, TensorSpec
 from capamesh.protocol.errors import CapameshError, InvalidRequest, TooLarge
-from capamesh.protocol.oip import encode_request
+from capamesh.protocol.oip import NO_PARAMETERS, Parameters, encode_request
 
 if TYPE_CHECKING:
+    from capamesh.cli.operator_client import AsyncOperatorClient
     from capamesh.client import AsyncClient
 
 
 TRIAL_LIMIT_S: Final = 10.0
 """The longest time of a trial request (guess: a large model's first run; one row takes milliseconds to a second)."""
+_FLOATS: Final = frozenset({Datatype.FP16, Datatype.BF16, Datatype.FP32, Datatype.FP64})
+WHOLE_SEQUENCE: Final[Parameters] = {
+    "sequence_id": 990_001,
+    "sequence_start": True,
+    "sequence_end": True,
+}
+"""The parameters of a request that is a sequence by itself. The id is one that nobody else counts to (guess)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,39 +43,74 @@ class Example:
     infer_options: str
     request: Path
     inputs: tuple[Tensor, ...]
+    is_sample: bool = False
+    """True if it is of a case that comes with the model, not made up."""
     refusal: str = ""
-    """The reason why the model does not run the request; empty where it does."""
+    """The reason why nobody is shown the request; empty where the model runs it."""
 
 
 async def tried_examples(
-    client: AsyncClient, models: Sequence[str], folder: Path, cases: Path
+    client: AsyncOperatorClient, models: Sequence[str], folder: Path, cases: Path
 ) -> list[Example]:
     """Write an example of each model into `folder` and run it, so that nobody is shown one that fails.
 
-    `cases` has an archive `MODEL.npz` for those that come with one.
+    `cases` has an archive `MODEL.npz` for those that come with one. One that keeps states between requests is sent a whole
+    sequence. Those whose sizes can only be guessed are not sent anything, so that a new network has no failed requests.
     """
     examples: list[Example] = []
     for name in models:
         metadata = await client.metadata(name)
-        example = write_example(folder, metadata, cases / f"{name}.npz")
-        try:
-            inputs = {tensor.name: tensor for tensor in example.inputs}
-            await client.infer(name, inputs, timeout_s=TRIAL_LIMIT_S)
-        except (InvalidRequest, TooLarge) as error:
-            example = replace(example, refusal=error.message)
-        except CapameshError:
-            pass  # it is busy, or slow: that says nothing of the example
-        examples.append(example)
+        is_sequential = "sequence_batching" in await client.config(name)
+        parameters = WHOLE_SEQUENCE if is_sequential else NO_PARAMETERS
+        example = write_example(folder, metadata, cases / f"{name}.npz", parameters)
+        guessed = _guessed(metadata, example)
+        if guessed is None:
+            refusal = await _refusal(client, example, parameters)
+        else:
+            sizes = ",".join(map(str, guessed.shape))
+            refusal = f"the sizes of its input {guessed.name!r} cannot be made up: {guessed.datatype.value}[{sizes}]"
+        examples.append(replace(example, refusal=refusal))
     return examples
 
 
-def write_example(folder: Path, metadata: ModelMetadata, case: Path) -> Example:
+async def _refusal(client: AsyncClient, example: Example, parameters: Parameters) -> str:
+    """Return why the model refuses the example, empty where it runs it."""
+    inputs = {tensor.name: tensor for tensor in example.inputs}
+    try:
+        await client.infer(example.model, inputs, timeout_s=TRIAL_LIMIT_S, parameters=parameters)
+    except (InvalidRequest, TooLarge) as error:
+        return f"it refuses one that is made up: {error.message}"
+    except CapameshError:
+        pass  # it is busy, or slow: that says nothing of the example
+    return ""
+
+
+def _guessed(metadata: ModelMetadata, example: Example) -> TensorSpec | None:
+    """Return an input of which no example can be made up: sound and pictures, whose sizes are open; None: there is none.
+
+    Words and their numbers may be any number, as rows may.
+    """
+    if example.is_sample:
+        return None
+    for spec in metadata.inputs:
+        if spec.datatype in _FLOATS and any(dim < 0 for dim in spec.shape[1:]):
+            return spec
+    return None
+
+
+def write_example(
+    folder: Path,
+    metadata: ModelMetadata,
+    case: Path,
+    parameters: Parameters = NO_PARAMETERS,
+) -> Example:
     """Write one request for a model into `folder`: the first row of its sample `case` if there is one, else zeros.
 
     A case is an archive with `rows` for the one input named in `input`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = _case_arrays(metadata, case) or {s.name: _zeros(s) for s in metadata.inputs}
+    sample = _case_arrays(metadata, case)
+    arrays = sample or {spec.name: _zeros(spec) for spec in metadata.inputs}
     tensors: list[Tensor] = []
     options: list[str] = []
     for number, spec in enumerate(metadata.inputs):
@@ -79,10 +122,13 @@ def write_example(folder: Path, metadata: ModelMetadata, case: Path) -> Example:
         path = folder / f"{metadata.name}-{number}.npy"
         np.save(path, array, allow_pickle=False)
         options.append(f"--input {shlex.quote(f'{spec.name}=@{path}')}")
+    options += [f"-p {name}={json.dumps(value)}" for name, value in parameters.items()]
     request = folder / f"{metadata.name}.json"
-    buffers, _ = encode_request(tensors, is_binary=False)
+    buffers, _ = encode_request(tensors, parameters=parameters, is_binary=False)
     request.write_bytes(b"".join(buffers))
-    return Example(metadata.name, " ".join(options), request, tuple(tensors))
+    return Example(
+        metadata.name, " ".join(options), request, tuple(tensors), is_sample=sample is not None
+    )
 
 
 def _case_arrays(metadata: ModelMetadata, case: Path) -> dict[str, npt.NDArray[Any]] | None:

@@ -1,4 +1,4 @@
-"""A client that also asks about routing, and says something about nodes. IO: sockets, through the SDK."""
+"""Clients that also ask about routing and configurations, and say something about nodes. IO: sockets, through the SDK."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 
 from typing_extensions import override
 
-from capamesh.client import Client, HeldList
+from capamesh.client import AsyncClient, Client, HeldList
 from capamesh.client.answers import Answer, failure_of, read_held_list, read_json
 from capamesh.client.asks import Ask
 from capamesh.protocol.errors import ConfigError, InvalidRequest, ModelNotFound, ProtocolViolation
@@ -89,6 +89,21 @@ def _held(answer: Answer, url: str) -> HeldList:
     if answer.status != 200:
         raise failure_of(answer, url)
     return read_held_list(answer)
+
+
+class AsyncOperatorClient(AsyncClient):
+    """Talks to one router without blocking its caller."""
+
+    @override
+    async def __aenter__(self) -> AsyncOperatorClient:
+        await super().__aenter__()
+        return self
+
+    async def config(self, model: str) -> dict[str, Any]:
+        """Return the configuration of a model in the shape of Triton's; raise `ModelNotFound` where nobody hosts it."""
+        return await self._exchange(
+            Ask("GET", f"/v2/models/{quote(model, safe='')}/config", _object)
+        )
 
 
 def _object(answer: Answer, url: str) -> dict[str, Any]:
