@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -118,6 +120,56 @@ def test_network_is_made_joined_stopped_and_resumed_by_one_command_each(tmp_path
     for home in (own, other):
         for file in home.rglob("*.token"):
             assert file.stat().st_mode & 0o077 == 0
+
+
+def ports_of(session: dict[str, Any]) -> set[int]:
+    """Return the ports on which the members of a network listen for other members."""
+    members = [session["router"], *session["nodes"]]
+    addresses = [address for member in members for address in member["addresses"]]
+    found = [re.search(r"(?:/tcp/|^127[.]0[.]0[.]1:)([0-9]+)", address) for address in addresses]
+    return {int(match[1]) for match in found if match}
+
+
+def test_networks_that_start_at_the_same_moment_have_ports_of_their_own(tmp_path: Path) -> None:
+    def options(name: str) -> tuple[str, ...]:
+        return ("--home", str(tmp_path / name), "--http", "127.0.0.1:0", "--local", "--json")
+
+    with running("up", *options("a")) as one, running("up", *options("b")) as two:
+        first, second = document(one), document(two)
+        code, _, said = ended(started("up", *options("a")))
+        assert (code, f"the network in {tmp_path}/a/own runs already" in said) == (1, True)
+    assert (len(ports_of(first)), len(ports_of(second))) == (3, 3)
+    assert not ports_of(first) & ports_of(second)
+    kept = json.loads((tmp_path / "a" / "own" / "settings.json").read_text())["ports"]
+    assert ports_of(first) < set(kept.values())
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", kept["router_mesh"]))
+        other.listen(1)
+        code, _, said = ended(started("up", *options("a")))
+        assert (code, said.count("\n")) == (1, 1)
+        assert f"the port {kept['router_mesh']} cannot be listened on" in said
+        assert "--port PORT" in said
+        with running("up", "--port", "0", *options("a")) as up:
+            assert kept["router_mesh"] not in ports_of(document(up))
+
+
+def test_router_that_does_not_answer_ends_the_first_join(tmp_path: Path) -> None:
+    owner, home = tmp_path / "owner", tmp_path / "home"
+    assert ended(started("network", "create", "home", "--dir", str(owner)))[0] == 0
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # nobody listens there
+        port = bound.getsockname()[1]
+        address = (
+            f"/ip4/127.0.0.1/tcp/{port}/p2p/12D3KooWNorcHZHZSYheRM7kF1KVrQkqNEvpm7DhDokG9RWbgrEY"
+        )
+        of = ("--dir", str(owner), "--role", "node", "--bootstrap", address)
+        code, token, said = ended(started("network", "token", *of))
+        assert code == 0, said
+        code, _, said = ended(started("join", token.strip(), "--home", str(home)))
+    assert (code, said.count("\n")) == (1, 1)
+    assert f"answers within 3 s: 127.0.0.1:{port} (Connection refused)" in said
+    assert not home.exists()
 
 
 def test_token_that_admits_no_node_is_refused_in_a_line(tmp_path: Path) -> None:

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 
 import pytest
 
-from capamesh.cli.home import SETTINGS_FILE, Settings, default_home, keep, ports_of, recall
+from capamesh.cli.home import SETTINGS_FILE, Settings, default_home, hold, keep, recall
 from capamesh.protocol.errors import ConfigError
-
-HERE = "127.0.0.1"
 
 
 @pytest.mark.parametrize(
@@ -51,13 +48,9 @@ def test_settings_of_a_later_version_are_read_as_far_as_they_are_known(tmp_path:
     assert recall(tmp_path) == Settings("/m")
 
 
-def test_port_is_the_kept_one_or_the_wanted_one_or_any_free_one() -> None:
-    with socket.socket() as listener, socket.socket() as other:
-        listener.bind((HERE, 0))
-        listener.listen(1)
-        other.bind((HERE, 0))
-        taken, free = listener.getsockname()[1], other.getsockname()[1]
-        other.close()
-        found = ports_of({"kept": taken}, HERE, {"kept": 1, "free": free, "taken": taken})
-    assert (found["kept"], found["free"]) == (taken, free)
-    assert found["taken"] not in {taken, 0}
+def test_folder_of_a_network_is_one_starts_alone(tmp_path: Path) -> None:
+    with hold(tmp_path / "own"):
+        with pytest.raises(ConfigError, match="own runs already: stop that with Ctrl-C"):
+            hold(tmp_path / "own")
+        hold(tmp_path / "other").close()
+    hold(tmp_path / "own").close()

@@ -1,30 +1,22 @@
-"""The folder in which this machine keeps its part in networks, and what it remembers there between two starts. IO: files, ports."""
+"""The folder in which this machine keeps its part in networks, and what it remembers there between two starts. IO: files."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, cast
+from typing import Annotated, Final, TextIO, cast
 
-from capamesh.protocol.advertised_address import require_free
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.private_files import make_folder, read_public, replace_public
 from capamesh.protocol.schema import Meta, Mismatch, Struct, field, given, read
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 HOME_VARIABLE: Final = "CAPAMESH_HOME"
 OWN_NETWORK: Final = "own"
 """The folder of the network that this machine made; one that it joined has the network's id for a name."""
 SETTINGS_FILE: Final = "settings.json"
-ROUTER_MESH: Final = 4001
-ROUTER_LINKS: Final = 4100
-NODE_MESH: Final = 4002
-NODE_LINKS: Final = 4200
-"""The ports that are taken where they are free, so that a firewall can be told of them: a node's next device has the next."""
+LOCK_FILE: Final = "up.lock"
 
 _Port = Annotated[int, Meta(ge=1, le=65535)]
 
@@ -69,16 +61,21 @@ def keep(folder: Path, settings: Settings) -> None:
     replace_public(folder / SETTINGS_FILE, json.dumps(given(settings), indent=1).encode())
 
 
-def ports_of(kept: Mapping[str, int], host: str, wanted: Mapping[str, int]) -> dict[str, int]:
-    """Return a port for each name: the one that was kept, else the `wanted` one if it is free, else any free one."""
-    return {name: kept.get(name) or _free_port(host, port) for name, port in wanted.items()}
+def hold(folder: Path) -> TextIO:
+    """Take the folder of a network for this process, until what is returned is closed or the process ends.
 
-
-def _free_port(host: str, wanted: int) -> int:
+    Raises `ConfigError` when another process has it.
+    """
+    make_folder(folder)
     try:
-        require_free(host, wanted, "port")
-    except ConfigError:
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.bind((host, 0))
-            return int(probe.getsockname()[1])
-    return wanted
+        file = (folder / LOCK_FILE).open("a", encoding="ascii")
+    except OSError as exc:
+        raise ConfigError(f"cannot use the folder {folder}: {exc.strerror}") from exc
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        file.close()
+        raise ConfigError(
+            f"the network in {folder} runs already: stop that with Ctrl-C where it was started, or give another --home"
+        ) from exc
+    return file

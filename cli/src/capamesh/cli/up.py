@@ -10,6 +10,7 @@ import typer
 from capamesh.cli import options
 from capamesh.cli.help_texts import examples
 from capamesh.cli.parsing import host_and_port
+from capamesh.cli.ports import MOST_FIRST
 
 Home = Annotated[
     Path | None,
@@ -27,6 +28,18 @@ Models = Annotated[
         "--models",
         metavar="DIR",
         help="The models: NAME/VERSION/model.onnx, or NAME.onnx.  [default: those of the last start, or samples]",
+        show_default=False,
+    ),
+]
+
+Port = Annotated[
+    int | None,
+    typer.Option(
+        "--port",
+        metavar="PORT",
+        min=0,
+        max=MOST_FIRST,
+        help="The first of the ports for members; 0: any free ones.  [default: those of the last start, or 4001, 4002, 4100, 4200]",
         show_default=False,
     ),
 ]
@@ -61,6 +74,7 @@ def up(
             "--local", help="Listen on this machine alone: no other machine can join meanwhile."
         ),
     ] = False,
+    port: Port = None,
     advertise: options.Advertise = "",
     name: options.Name = "",
     as_json: options.Json = False,
@@ -68,7 +82,7 @@ def up(
     """Make a network, or resume the one made here: a router and a node on this machine, until Ctrl-C.
 
     It prints what to try, and the one line by which another machine joins. Members alone can use the ports that it opens to
-    other machines; clients come in at --http.
+    other machines; clients come in at --http. With other ports it has a new line for other machines.
     """
     from capamesh.cli.up_session import run_up  # noqa: PLC0415 - help starts faster
 
@@ -76,7 +90,7 @@ def up(
         host_and_port(http, "--http")
     if models is not None:
         options.refuse_file_as_folder(models, "--models")
-    run_up(home, models, http, advertise, name, is_local=is_local, as_json=as_json)
+    run_up(home, models, http, port, advertise, name, is_local=is_local, as_json=as_json)
 
 
 def join(
@@ -92,6 +106,7 @@ def join(
             "--dial-only", help="Nobody can reach this machine: dial the routers instead."
         ),
     ] = False,
+    port: Port = None,
     advertise: options.Advertise = "",
     name: options.Name = "",
 ) -> None:
@@ -101,5 +116,11 @@ def join(
     if models is not None:
         options.refuse_file_as_folder(models, "--models")
     run_join(
-        options.token_argument(token), home, models, advertise, name, is_dial_only=is_dial_only
+        options.token_argument(token),
+        home,
+        models,
+        port,
+        advertise,
+        name,
+        is_dial_only=is_dial_only,
     )

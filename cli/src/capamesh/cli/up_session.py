@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from capamesh.cli import home as homes
 from capamesh.cli.cluster_session import models_folder, run_cluster
 from capamesh.cli.local_cluster import LocalCluster
+from capamesh.cli.ports import NODE, ROUTER_AND_NODE, take_ports
 from capamesh.cli.printing import hint
+from capamesh.cli.routers_reached import unreached_text
 from capamesh.protocol.advertised_address import member_name
 from capamesh.protocol.data_dir import read_status
 from capamesh.protocol.errors import ConfigError
@@ -30,6 +32,7 @@ def run_up(
     home: Path | None,
     models: Path | None,
     http: str,
+    first_port: int | None,
     advertise: str,
     name: str,
     *,
@@ -41,45 +44,40 @@ def run_up(
     The network is made if there is none. Raises `ConfigError` and `LocalError` when it does not start.
     """
     folder = (home or homes.default_home()).absolute() / homes.OWN_NETWORK
-    kept = homes.recall(folder)
     host = HERE if is_local else EVERYWHERE
-    ports = homes.ports_of(
-        kept.ports,
-        host,
-        {
-            "router_mesh": homes.ROUTER_MESH,
-            "router_links": homes.ROUTER_LINKS,
-            "node_mesh": homes.NODE_MESH,
-            "node_links": homes.NODE_LINKS,
-        },
-    )
-    settings = homes.Settings(
-        _remembered(models, kept.models), http or kept.http, name or kept.name, ports
-    )
-    named = ("--name", member_name(settings.name))
-    advertised = ("--advertise", advertise) if advertise else ()
-    cluster = LocalCluster(
-        folder,
-        models_folder(Path(settings.models) if settings.models else None),
-        1,
-        settings.http,
-        network=_network_name(),
-        router_options=(
-            *("--mesh", f"{host}:{ports['router_mesh']}"),
-            *("--links", f"{host}:{ports['router_links']}"),
-            *advertised,
-            *named,
-        ),
-        node_options=(*_listening(host, ports), *advertised, *named),
-    )
-    homes.keep(folder, settings)
-    run_cluster(cluster, as_json=as_json, is_joinable=not is_local)
+    with homes.hold(folder):
+        _require_stopped(folder / "router")
+        kept = homes.recall(folder)
+        named = ("--name", member_name(name or kept.name))
+        with take_ports(ROUTER_AND_NODE, host, kept.ports, first_port) as taken:
+            ports = taken.by_name
+            settings = homes.Settings(
+                _remembered(models, kept.models), http or kept.http, name or kept.name, ports
+            )
+            advertised = ("--advertise", advertise) if advertise else ()
+            cluster = LocalCluster(
+                folder,
+                models_folder(_path(settings.models)),
+                1,
+                settings.http,
+                network=_network_name(),
+                router_options=(
+                    *("--mesh", f"{host}:{ports['router_mesh']}"),
+                    *("--links", f"{host}:{ports['router_links']}"),
+                    *advertised,
+                    *named,
+                ),
+                node_options=(*_listening(host, ports), *advertised, *named),
+            )
+            homes.keep(folder, settings)
+            run_cluster(cluster, as_json=as_json, is_joinable=not is_local)
 
 
 def run_join(
     token_text: str,
     home: Path | None,
     models: Path | None,
+    first_port: int | None,
     advertise: str,
     name: str,
     *,
@@ -88,7 +86,8 @@ def run_join(
     """Become `capamesh node run` with this token, in the folder of its network.
 
     The token goes into a file there, so that no list of processes shows it for longer than a moment; a newer one is taken over
-    by a node that runs already. Raises `ConfigError` for a token that cannot be used.
+    by a node that runs already. Raises `ConfigError` for a token that cannot be used, and, at the first join, when none of the
+    routers that it names can be reached: later a node goes on dialling them.
     """
     token = JoinToken.decode(token_text, dt.datetime.now(dt.UTC))
     if token.role is not Role.NODE:
@@ -97,38 +96,38 @@ def run_join(
             f"`capamesh {token.role} run --data DIR --token-file FILE`"
         )
     folder = (home or homes.default_home()).absolute() / token.network_id
-    kept = homes.recall(folder)
-    ports = homes.ports_of(
-        kept.ports, EVERYWHERE, {"node_mesh": homes.NODE_MESH, "node_links": homes.NODE_LINKS}
-    )
-    settings = homes.Settings(_remembered(models, kept.models), name=name or kept.name, ports=ports)
-    served = models_folder(Path(settings.models) if settings.models else None)
-    homes.keep(folder, settings)
-    token_file = folder / TOKEN_FILE
-    replace_private(token_file, f"{token.encode()}\n".encode())
-    data = folder / "node"
+    data, token_file = folder / "node", folder / TOKEN_FILE
     if _is_running(data):
+        replace_private(token_file, f"{token.encode()}\n".encode())
         hint(f"The node that runs in {data} takes this token over within seconds.")
         raise SystemExit(0)
-    more = ["--dial-only"] if is_dial_only else [*_listening(EVERYWHERE, ports)]
-    more += ["--name", member_name(settings.name)]
-    if advertise:
-        more += ["--advertise", advertise]
-    hint(
-        f"Joining {token.network_id} until {token.expires_at:%Y-%m-%d} with the models of {served}.\n"
-        f"In another terminal: capamesh node status --data {data}"
-    )
-    _become(
-        "node",
-        "run",
-        "--data",
-        str(data),
-        "--models",
-        str(served),
-        "--token-file",
-        str(token_file),
-        *more,
-    )
+    kept = homes.recall(folder)
+    shown_name = member_name(name or kept.name)
+    served = models_folder(_path(_remembered(models, kept.models)))
+    unreached = unreached_text(token)
+    if unreached and not data.exists():
+        raise ConfigError(unreached)
+    with take_ports(() if is_dial_only else NODE, EVERYWHERE, kept.ports, first_port) as taken:
+        settings = homes.Settings(
+            _remembered(models, kept.models),
+            name=name or kept.name,
+            ports={**kept.ports, **taken.by_name},
+        )
+        homes.keep(folder, settings)
+        replace_private(token_file, f"{token.encode()}\n".encode())
+        if unreached:
+            hint(f"{unreached}. The node goes on dialling until one answers.")
+        hint(
+            f"Joining {token.network_id} until {token.expires_at:%Y-%m-%d} with the models of {served}.\n"
+            f"In another terminal: capamesh node status --data {data}"
+        )
+        taken.stay_over_exec()
+        _become(
+            *("node", "run", "--data", str(data), "--models", str(served)),
+            *("--token-file", str(token_file), "--name", shown_name),
+            *(["--dial-only"] if is_dial_only else _listening(EVERYWHERE, taken.by_name)),
+            *(["--advertise", advertise] if advertise else []),
+        )
 
 
 def _become(*arguments: str) -> NoReturn:
@@ -147,11 +146,22 @@ def _listening(host: str, ports: dict[str, int]) -> Sequence[str]:
     )
 
 
+def _require_stopped(data: Path) -> None:
+    if _is_running(data):
+        raise ConfigError(
+            f"another process lives in {data}: where it is of a start that was killed it ends within seconds, else stop it"
+        )
+
+
 def _is_running(data: Path) -> bool:
     try:
         return bool(read_status(data)["is_running"])
     except ConfigError:
         return False
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None
 
 
 def _remembered(models: Path | None, kept: str) -> str:
