@@ -82,3 +82,14 @@ def test_number_that_never_was_has_no_frames_after_it() -> None:
     assert backlog.has_all_after(0)
     assert backlog.has_all_after(1)
     assert not backlog.has_all_after(2)
+
+
+def test_skipped_frame_sends_every_reader_back_to_the_beginning() -> None:
+    backlog = Backlog()
+    backlog.add(b"one")
+    reader = Reader(backlog, 0)
+    assert backlog.keeps_newest()
+    backlog.skip()
+    assert not backlog.keeps_newest()
+    assert reader.read() is None
+    assert read_all(Reader(backlog, 2)) == []

@@ -9,7 +9,7 @@ from fleet_fakes import NullLog, in_virtual_time
 
 from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.steps import Steps
-from capamesh.router.page.backlog import KEPT_FRAMES, Reader
+from capamesh.router.page.backlog import KEPT_FRAMES, Backlog, Reader
 from capamesh.router.page.feed import Feed, packed
 from capamesh.router.page.overview import Overview
 
@@ -22,7 +22,7 @@ class Source:
     """Overviews of one node, whose number is `value`; each takes `cost_s` of the processor."""
 
     def __init__(self, cost_s: float = 0.0) -> None:
-        self.value = 0
+        self.value: int | str = 0
         self.cost_s = cost_s
         self.work_s = 0.0
         self.is_broken = False
@@ -35,7 +35,7 @@ class Source:
             raise ValueError("a bug")
         return Overview({}, {"a": {"x": self.value}}, {})
 
-    def feed(self, most_viewers: int = 2) -> Feed:
+    def feed(self, most_viewers: int = 2, backlog: Backlog | None = None) -> Feed:
         return Feed(
             self.steps,
             boot="boot",
@@ -44,6 +44,7 @@ class Source:
             work_clock=lambda: self.work_s,
             most_viewers=most_viewers,
             pack=pack_here,
+            backlog=backlog,
         )
 
 
@@ -104,6 +105,28 @@ async def test_costly_overview_is_made_less_often() -> None:
     with feed.following():
         await asyncio.sleep(100.5)
     assert feed.turns == 11
+
+
+@in_virtual_time
+async def test_costliest_overview_is_made_every_fifteen_seconds_all_the_same() -> None:
+    feed = Source(cost_s=1.0).feed()
+    with feed.following():
+        await asyncio.sleep(100)
+    assert feed.turns == 7
+
+
+@pytest.mark.parametrize(("most_bytes", "turns"), [(10**6, 2), (10**5, 21)])
+@in_virtual_time
+async def test_long_frame_is_followed_by_a_pause_if_it_is_kept_and_sent(
+    most_bytes: int, turns: int
+) -> None:
+    source = Source()
+    feed = source.feed(backlog=Backlog(most_bytes=most_bytes))
+    await feed.snapshot(is_packed=False)
+    source.value = "x" * 655_360
+    with feed.following():
+        await asyncio.sleep(10.1)
+    assert feed.turns == turns
 
 
 @in_virtual_time

@@ -9,7 +9,7 @@ from fleet_fakes import Fleet, advert, hang, offer
 
 from capamesh.protocol.adverts import ModelState
 from capamesh.protocol.fleet import Joined, Left, Suspected
-from capamesh.protocol.ids import PeerId
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.network import Member, Role
 from capamesh.protocol.steps import run_through
 from capamesh.router.page import overview
@@ -142,6 +142,36 @@ def test_round_trip_is_told_in_two_digits(exact: int, coarse: int) -> None:
     assert _coarse(exact) == coarse
 
 
+async def test_row_of_a_node_is_the_same_until_something_of_it_changes() -> None:
+    fleet = Fleet()
+    for peer in "ab":
+        fleet.node(peer, hang)
+    again = maker(fleet)
+    first = run_through(again.steps()).nodes
+    fleet.endpoints[1].answered += 1
+    second = run_through(again.steps()).nodes
+    assert second["a"] is first["a"]
+    assert second["b"]["counts"] == [[0, 0, 1, 0]]
+    assert first["b"]["counts"] == [[0, 0, 0, 0]]
+    fleet.endpoints[0].is_suspected = True
+    third = run_through(again.steps()).nodes
+    assert third["a"]["state"] == "suspected"
+    assert third["b"] is second["b"]
+
+
+async def test_requests_in_flight_are_those_of_the_model() -> None:
+    fleet = Fleet()
+    for peer in "abc":
+        fleet.node(peer, hang, models=(offer("m"), offer("n")))
+    for replica, rif in zip(
+        fleet.view.replicas(ModelName("m"), ModelVersion("1")), (0, 2, 3), strict=True
+    ):
+        replica.rif = rif
+        replica.endpoint.rif = rif
+    models = made(fleet).models
+    assert [models[key]["requests_in_flight"] for key in ("m/1", "n/1")] == [5, 0]
+
+
 async def test_making_an_overview_pauses_between_models_with_many_replicas(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -149,6 +179,8 @@ async def test_making_an_overview_pauses_between_models_with_many_replicas(
     fleet = Fleet()
     for at in range(4):
         fleet.node(f"n{at}", hang, models=tuple(offer(name) for name in "abcde"))
+    for endpoint in fleet.endpoints:
+        endpoint.rif = 1
     assert len(list(maker(fleet).steps())) == 6
     monkeypatch.setattr(overview, "STEP_REPLICAS", 69)
     assert len(list(maker(fleet).steps())) == 4

@@ -20,9 +20,9 @@ MOST_REASON_CHARS: Final = 300
 CPU_PROVIDER: Final = "CPUExecutionProvider"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class AdvertSummary:
-    """The meaning of one advert for the page."""
+    """The meaning of one advert for the page. Compared by identity."""
 
     row: dict[str, Any]
     """The part of the node's row that is the advert's."""

@@ -44,6 +44,16 @@ class Backlog:
         while len(self._frames) > self._most_frames or self.kept_bytes > self._most_bytes:
             self.kept_bytes -= len(self._frames.popleft())
 
+    def skip(self) -> None:
+        """Count a frame that nobody could use, and drop all: whoever follows begins anew."""
+        self.newest += 1
+        self._frames.clear()
+        self.kept_bytes = 0
+
+    def keeps_newest(self) -> bool:
+        """Return whether the newest frame is kept."""
+        return bool(self._frames)
+
     def has_all_after(self, number: int) -> bool:
         """Return whether all frames are kept that came after that of a number, which there must have been."""
         return 0 <= self.newest - number <= len(self._frames)

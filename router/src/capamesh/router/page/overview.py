@@ -5,7 +5,7 @@ A row is never changed once it was given away: what differs is another row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -22,20 +22,34 @@ if TYPE_CHECKING:
     from capamesh.protocol.network import Member
     from capamesh.protocol.steps import Steps
     from capamesh.router.fleet.endpoint import Endpoint
-    from capamesh.router.fleet.replica import Replica
     from capamesh.router.fleet.view import FleetView
 
 Row = Mapping[str, Any]
 STEP: Final = 32
 """The number of nodes in a step (measured: 10 µs a node)."""
 STEP_REPLICAS: Final = 2048
-"""The number of replicas in a step through the models (measured: 0.14 µs a replica); a model's are looked at in one."""
+"""The number of replicas in a step through the models (measured: 0.14 µs a replica); a model's are looked at in one. They
+are those at endpoints with requests in flight: a model may have ten thousand, of which few have any."""
 MOST_FAILED_AT: Final = 5
 """The most nodes that a model's row names as those where it fails (guess: what fits a few lines)."""
 _EXACT_US: Final = 100
 _REPLICAS_OF_ROW: Final = 64
 """The number of replicas that take as long to look at as the rest of a model's row (measured: 9 µs)."""
+_LINK: Final = (
+    "address",
+    "is_up",
+    "is_usable",
+    "is_suspected",
+    "state",
+    "reason",
+    "last_error",
+)
+"""The values that are told of a link."""
 _WELL: Final = (CircuitState.CLOSED, CircuitState.FORCED_CLOSED)
+
+
+_Seen = tuple[AdvertSummary, str, str, "Member | None", list[tuple[object, ...]], list[list[int]]]
+"""The values that a node's row is made of: its advert, state, reason, membership, links and their counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +99,8 @@ class OverviewMaker:
         self._member_of = member_of
         self._drained_until = drained_until
         self._known: dict[PeerId, tuple[NodeAdvert, AdvertSummary]] = {}
+        self._rows: dict[PeerId, tuple[_Seen, Row]] = {}
+        """The last row of each node, and what it was made of: the same row again costs neither time nor memory."""
         self._tallies: dict[Key, _Tally] = {}
 
     def steps(self) -> Steps[Overview]:
@@ -93,54 +109,64 @@ class OverviewMaker:
         for peer in self._known.keys() - adverts.keys():
             self._forget(peer)
         nodes: dict[str, Row] = {}
+        busy: list[Endpoint] = []
         for number, (peer, advert) in enumerate(adverts.items()):
             if number % STEP == 0:
                 yield
-            nodes[peer] = self._node(advert)
+            endpoints = self._fleet.endpoints_of(peer)
+            busy += [endpoint for endpoint in endpoints if endpoint.rif]
+            nodes[peer] = self._node(advert, endpoints)
         models: dict[str, Row] = {}
         looked_at = STEP_REPLICAS
         for key, tally in sorted(self._tallies.items()):
             if looked_at >= STEP_REPLICAS:
                 looked_at = 0
                 yield
-            replicas = self._fleet.replicas(*key)
-            models[f"{key[0]}/{shown_version(key[1])}"] = self._model(key, tally, replicas)
-            looked_at += _REPLICAS_OF_ROW + len(replicas)
+            models[f"{key[0]}/{shown_version(key[1])}"] = self._model(key, tally, busy)
+            looked_at += _REPLICAS_OF_ROW + len(busy)
         return Overview(self._router(), nodes, models)
 
-    def _node(self, advert: NodeAdvert) -> Row:
-        endpoints = self._fleet.endpoints_of(advert.peer)
+    def _node(self, advert: NodeAdvert, endpoints: Sequence[Endpoint]) -> Row:
+        """Return the row of a node: the one of before if nothing has changed."""
+        peer = advert.peer
         now_s = self._clock()
         state, reason = self._state_of(advert, endpoints)
-        member = self._member_of(advert.peer)
-        return {
-            **self._summary(advert).row,
+        seen: _Seen = (
+            self._summary(advert),
+            state,
+            reason,
+            self._member_of(peer),
+            [self._link(endpoint, now_s) for endpoint in endpoints],
+            [_counts(endpoint) for endpoint in endpoints],
+        )
+        known = self._rows.get(peer)
+        if known is not None and known[0] == seen:
+            return known[1]
+        summary, _, _, member, links, counts = seen
+        row = {
+            **summary.row,
             "state": state,
             "reason": reason,
             "member_since": None if member is None else member.starts_at.isoformat(),
             "member_until": None if member is None else member.expires_at.isoformat(),
-            "links": [
-                {
-                    "address": endpoint.address,
-                    "is_up": endpoint.link is not None,
-                    "is_usable": endpoint.is_usable,
-                    "is_suspected": endpoint.is_suspected,
-                    "state": str(endpoint.health.state(now_s)),
-                    "reason": endpoint.health.reason,
-                    "last_error": "" if endpoint.link is not None else self._last_error(endpoint),
-                }
-                for endpoint in endpoints
-            ],
-            "counts": [
-                [
-                    _coarse(round(endpoint.network.rtt_s * 1e6)),
-                    endpoint.rif,
-                    endpoint.answered,
-                    endpoint.failed,
-                ]
-                for endpoint in endpoints
-            ],
+            "links": [dict(zip(_LINK, link, strict=True)) for link in links],
+            "counts": counts,
         }
+        self._rows[peer] = seen, row
+        return row
+
+    def _link(self, endpoint: Endpoint, now_s: float) -> tuple[object, ...]:
+        """Return the values of `_LINK`."""
+        is_up = endpoint.link is not None
+        return (
+            endpoint.address,
+            is_up,
+            endpoint.is_usable,
+            endpoint.is_suspected,
+            str(endpoint.health.state(now_s)),
+            endpoint.health.reason,
+            "" if is_up else self._last_error(endpoint),
+        )
 
     def _state_of(self, advert: NodeAdvert, endpoints: Iterable[Endpoint]) -> tuple[str, str]:
         """Return the state of a node in one word, the best of its endpoints', and the reason for people."""
@@ -164,9 +190,11 @@ class OverviewMaker:
                 return "usable", ""
         return found
 
-    def _model(self, key: Key, tally: _Tally, replicas: Iterable[Replica]) -> Row:
+    def _model(self, key: Key, tally: _Tally, busy: Iterable[Endpoint]) -> Row:
+        """Return the row of a model version; `busy` are all endpoints with requests in flight."""
         name, version = key
         fleet, counts = self._fleet, tally.counts
+        at = fleet.hosted(name, version).by_endpoint
         return {
             "name": name,
             "version": shown_version(version),
@@ -181,7 +209,9 @@ class OverviewMaker:
                 {"peer_id": peer, "reason": reason}
                 for peer, reason in islice(tally.failed_at.items(), MOST_FAILED_AT)
             ],
-            "requests_in_flight": sum([replica.rif for replica in replicas]),
+            "requests_in_flight": sum(
+                [at[endpoint].rif for endpoint in busy if endpoint in at],
+            ),
             "traffic": self._traffic(name),
         }
 
@@ -203,12 +233,19 @@ class OverviewMaker:
 
     def _forget(self, peer: PeerId) -> None:
         _, summary = self._known.pop(peer)
+        self._rows.pop(peer, None)
         for key, (state, _) in summary.states.items():
             tally = self._tallies[key]
             tally.counts[state] -= 1
             tally.failed_at.pop(peer, None)
             if not any(tally.counts.values()):
                 del self._tallies[key]
+
+
+def _counts(endpoint: Endpoint) -> list[int]:
+    """Return the round trip in microseconds, and the requests in flight, answered and failed."""
+    rtt_us = _coarse(round(endpoint.network.rtt_s * 1e6))
+    return [rtt_us, endpoint.rif, endpoint.answered, endpoint.failed]
 
 
 def _coarse(microseconds: int) -> int:
