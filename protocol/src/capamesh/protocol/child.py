@@ -55,7 +55,9 @@ class Child:
         start_limit_s: float = _START_LIMIT_S,
         silent_limit_s: float = 10.0,
         stop_grace_s: float = _STOP_GRACE_S,
+        inherited: Sequence[int] = (),
     ) -> None:
+        """`inherited` are the numbers of descriptors that the child has too, besides its channel's."""
         self.name = name
         self._argv = tuple(argv)
         self._opening = opening
@@ -67,6 +69,7 @@ class Child:
         self._start_limit_s = start_limit_s
         self._silent_limit_s = silent_limit_s
         self._stop_grace_s = stop_grace_s
+        self._inherited = tuple(inherited)
         self._process: asyncio.subprocess.Process | None = None
         self._channel: AsyncioChannel | None = None
         self._restart_reason = ""
@@ -152,7 +155,7 @@ class Child:
             *self._argv,
             "--channel-fd",
             str(channel_fd),
-            pass_fds=(channel_fd,),
+            pass_fds=(channel_fd, *self._inherited),
             stdin=asyncio.subprocess.DEVNULL,
             # A Ctrl-C in the terminal reaches the owner alone, which then decides.
             start_new_session=True,

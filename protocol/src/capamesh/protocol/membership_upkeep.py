@@ -112,14 +112,18 @@ class MembershipUpkeep:
     def _what_to_do(self) -> str:
         return BY_START if self._token_file is None else BY_FILE
 
+    def renewed(self, membership: Membership) -> None:
+        """Go on as `membership`, the renewed one; raise `ConfigError` when it cannot be shown to whom it concerns."""
+        self._on_renewed(membership)
+        self._membership = membership
+        self._life.renewed(membership)
+
     def _take(self, text: str, file: TokenFile, now: datetime) -> None:
         """Join again by a new token; what cannot be taken now is tried again, and told once."""
         try:
             membership = self._home.renewed(text, self._membership.role, now)
             if membership.chain != self._membership.chain:
-                self._on_renewed(membership)
-                self._membership = membership
-                self._life.renewed(membership)
+                self.renewed(membership)
                 self._log.info(
                     "membership_renewed",
                     expires_at=membership.expires_at.isoformat(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from capamesh.protocol.tensors import Limits
 from capamesh.router.policies import DEFAULT_POLICY
@@ -11,6 +12,9 @@ from capamesh.router.policies import DEFAULT_POLICY
 ROUTER_LIMITS = Limits(max_message_bytes=64 * 2**20)
 """The default limits of a router (guess: a hundred pictures of 3 x 224 x 224 FP32, and half of what 1 GiB of memory has for
 bodies)."""
+
+MOST_WORKERS: Final = 15
+"""The most workers: a node takes 16 links of one member, and a worker that is replaced has one beside its successor's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,8 @@ class RouterSettings:
     dial_inside: str = ""
     """The kind of inside addresses of nodes that are dialled, a name of `Inside` in lower case with hyphens; empty for no
     further inside than where this router is reached itself."""
+    workers: int = 1
+    """The processes that serve requests; 1: the router is one process. With more, a main process starts and supervises them."""
     use_mdns: bool = False
     """True if members on the local network are found by multicast DNS."""
     name: str = ""

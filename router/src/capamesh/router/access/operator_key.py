@@ -53,6 +53,14 @@ class OperatorKey:
                 return cls(key, is_kept=False)
         return cls(key)
 
+    @classmethod
+    def kept(cls, folder: Path) -> OperatorKey:
+        """Return the key that the router's main process has left in `folder`; where there is none, nobody has it."""
+        try:
+            return cls(_key_in(folder))
+        except (ConfigError, KeyExposed):
+            return cls(secrets.token_hex(KEY_BYTES), is_kept=False)
+
     def opens(self, authorization: str) -> bool:
         """Return whether the header `Authorization` carries it; how long that takes says nothing of the key."""
         scheme, _, given = authorization.strip().partition(" ")

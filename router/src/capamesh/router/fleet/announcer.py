@@ -58,16 +58,16 @@ class Announcer:
         self._log = log
         self._sequences = SequenceSource(home.next_boot_ns(clocks.wall_ns()))
         self._is_news = asyncio.Event()
-        self._link_address = ""
+        self._link_addresses: tuple[str, ...] = ()
 
     def renew(self, membership: Membership) -> None:
         """Announce by a renewed membership, at once."""
         self._membership = membership
         self.hasten()
 
-    def listening(self, link_address: str) -> None:
-        """Announce where nodes can dial this router, at once."""
-        self._link_address = link_address
+    def listening(self, *link_addresses: str) -> None:
+        """Announce where nodes can dial this router, at once: an address for each of its processes that takes links."""
+        self._link_addresses = link_addresses
         self.hasten()
 
     def hasten(self) -> None:
@@ -87,7 +87,7 @@ class Announcer:
 
     def announce(self) -> None:
         """Publish one advert; one that this router cannot make is logged."""
-        if not self._link_address:
+        if not self._link_addresses:
             return
         try:
             self._publish(demand_topic(self._membership.network_id), self._advert())
@@ -103,7 +103,7 @@ class Announcer:
         advert = RouterAdvert(
             peer=self._membership.identity.peer_id,
             sequence=sequence,
-            link_addresses=(self._link_address,),
+            link_addresses=self._link_addresses,
             region=self._region,
             agent_version=package_version("capamesh"),
             nodes=len(self._hearing.members),

@@ -62,6 +62,10 @@ class LastFleet:
             self._bytes -= len(known)
             self.is_changed = True
 
+    def envelopes(self) -> list[bytes]:
+        """Return what each member said last."""
+        return list(self._envelopes.values())
+
     def encode(self, wall_ms: int) -> bytes:
         """Return the file."""
         self.is_changed = False

@@ -153,7 +153,7 @@ class LinkPool(Dialler):
         self._log = log
         self._dialling: Dialling | None = None
         self._tasks: asyncio.TaskGroup | None = None
-        self._early: list[Endpoint] = []
+        self._early: dict[Endpoint, None] = {}
         self._keepers: dict[Endpoint, tuple[LinkKeeper, asyncio.Task[None]]] = {}
         self._visitors: set[Endpoint] = set()
         self.links: dict[Endpoint, Link] = {}
@@ -166,9 +166,9 @@ class LinkPool(Dialler):
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks, self._dialling = tasks, Dialling()
-                for endpoint in self._early:
+                early, self._early = self._early, {}
+                for endpoint in early:
                     self.keep(endpoint)
-                self._early.clear()
                 on_listening(server.sockets[0].getsockname()[1])
                 try:
                     while True:
@@ -185,7 +185,7 @@ class LinkPool(Dialler):
     def keep(self, endpoint: Endpoint) -> None:
         """Dial an endpoint and keep its link up; before `run`, as soon as that begins."""
         if self._tasks is None or self._dialling is None:
-            self._early.append(endpoint)
+            self._early[endpoint] = None
             return
         if endpoint.is_retired:
             return
@@ -199,6 +199,7 @@ class LinkPool(Dialler):
 
     def let_go(self, endpoint: Endpoint) -> None:
         """Hang up once the requests under way are answered."""
+        self._early.pop(endpoint, None)
         endpoint.retire(lambda: self._hang_up(endpoint))
 
     @property

@@ -17,6 +17,7 @@ from capamesh.router.http.admin_routing import overrides_body
 from capamesh.router.http.application import Pages
 from capamesh.router.http.bodies import read_body
 from capamesh.router.http.cached_page import CachedPage
+from capamesh.router.http.elsewhere import METRICS, NOBODY_ELSE, NODES, Elsewhere
 from capamesh.router.telemetry import CONTENT_TYPE, Telemetry
 
 if TYPE_CHECKING:
@@ -42,11 +43,14 @@ class FleetApi(Pages):
         clock: Callable[[], float],
         overrides: Overrides | None = None,
         member_of: Callable[[PeerId], Member | None] = lambda _: None,
+        elsewhere: Elsewhere = NOBODY_ELSE,
     ) -> None:
         """A body may take `arrival_s` to arrive. `clock` is that of the nodes' healths, in seconds. `overrides` are shown with their nodes; None: nobody is ever held.
 
-        `member_of` returns the membership by which a node is in the fleet, None where it is not known.
+        `member_of` returns the membership by which a node is in the fleet, None where it is not known. `elsewhere` has what
+        other processes of the router add.
         """
+        self._elsewhere = elsewhere
         self._member_of = member_of
         self._fleet = fleet
         self._pool = pool
@@ -73,15 +77,31 @@ class FleetApi(Pages):
 
     async def nodes(self, _: web.Request) -> web.Response:
         """Return every node of the fleet as this router sees it."""
-        return web.Response(body=await self._nodes.body(), content_type="application/json")
+        body = await self._elsewhere.whole(NODES, await self._nodes.body())
+        return web.Response(body=body, content_type="application/json")
 
     async def node(self, request: web.Request) -> web.Response:
         """Return one node of the fleet, by its whole peer id, as this router sees it."""
         peer = request.match_info["peer"]
-        advert = self._fleet.adverts.get(PeerId(peer))
-        if advert is None:
+        own = self.part_of_node(peer)
+        if own is None:
             raise web.HTTPNotFound
-        return web.json_response(self._node(advert))
+        body = await self._elsewhere.whole(f"{NODES}/{peer}", own)
+        return web.Response(body=body, content_type="application/json")
+
+    def part_of_node(self, peer: str) -> bytes | None:
+        """Return this process's part of the page of a node; None: it is not in the fleet."""
+        advert = self._fleet.adverts.get(PeerId(peer))
+        return None if advert is None else json.dumps(self._node(advert)).encode()
+
+    async def part(self, page: str) -> bytes:
+        """Return this process's part of the page of all nodes, of one, or of the metrics; empty for what it does not know."""
+        name, _, peer = page.partition("/")
+        if name == METRICS:
+            return await self._metrics.body()
+        if name == NODES:
+            return (self.part_of_node(peer) or b"") if peer else await self._nodes.body()
+        return b""
 
     async def models(self, _: web.Request) -> web.Response:
         """Return which file each hosted version is served as and why, whether it is trusted, and who hosts other files."""
@@ -89,7 +109,8 @@ class FleetApi(Pages):
 
     async def metrics(self, _: web.Request) -> web.Response:
         """Return metrics for Prometheus."""
-        return web.Response(body=await self._metrics.body(), headers={"Content-Type": CONTENT_TYPE})
+        body = await self._elsewhere.whole(METRICS, await self._metrics.body())
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
 
     async def revocations(self, request: web.Request) -> web.Response:
         """Take over a revocation list signed by the network's owner, and spread it."""

@@ -5,6 +5,7 @@ Anyone who may send requests may ask why; only who has the operator's key may sa
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +23,7 @@ from capamesh.router.fleet.naming import name_of, nodes_meant, not_one
 from capamesh.router.fleet.overrides import Hold, Overrides
 from capamesh.router.http.application import Pages
 from capamesh.router.http.bodies import read_body
+from capamesh.router.http.elsewhere import NOBODY_ELSE, REQUESTS, Elsewhere
 from capamesh.router.http.errors import status_of
 from capamesh.router.http.options import MAX_CHARS, options_of
 from capamesh.router.requests.parameters import PRIORITY, TIMEOUT, priority_of, time_allowed_s
@@ -64,11 +66,14 @@ class RoutingApi(Pages):
         timeout_s: float,
         clock: Callable[[], float],
         ended: EndedRequests,
+        elsewhere: Elsewhere = NOBODY_ELSE,
     ) -> None:
         """A body may take `arrival_s` to arrive; `timeout_s` is for requests that name no deadline of their own.
 
-        `clock` is that of the nodes' healths, in seconds. `ended` has the requests to be shown.
+        `clock` is that of the nodes' healths, in seconds. `ended` has the requests to be shown; `elsewhere` has those
+        of the router's other processes, which take the operator's word too.
         """
+        self._elsewhere = elsewhere
         self._ended = ended
         self._fleet = fleet
         self._routing = routing
@@ -92,9 +97,14 @@ class RoutingApi(Pages):
 
         Of each request it says when it began, how long it took, and each node that was asked.
         """
-        return web.json_response(
-            {"kinds": self._ended.rows()}, headers={"Cache-Control": "no-store"}
+        body = await self._elsewhere.whole(REQUESTS, self.part_of_requests())
+        return web.Response(
+            body=body, content_type="application/json", headers={"Cache-Control": "no-store"}
         )
+
+    def part_of_requests(self) -> bytes:
+        """Return this process's part of the page of requests."""
+        return json.dumps({"kinds": self._ended.rows()}).encode()
 
     async def explain(self, request: web.Request) -> web.Response:
         """Return whether a request would be let in now, where it would go, among whom and why; no node is asked.
@@ -151,9 +161,9 @@ class RoutingApi(Pages):
         (peer,) = peers
         if model:
             self._check_hosted(peer, model, version, is_release=STATES[state] is None)
-        self._overrides.hold(Hold(peer, model, version, STATES[state]))
-        self._overrides.apply_anew(self._fleet, peer, self._clock())
-        self._routing.wake()
+        hold = Hold(peer, model, version, STATES[state])
+        self.take(hold)
+        await self._elsewhere.hold(hold)
         name = name_of(self._fleet.adverts, peer)
         self._log.info(
             "circuit_held", node=name, peer=peer, state=state, model=model, version=version
@@ -168,6 +178,12 @@ class RoutingApi(Pages):
                 "overrides": overrides_body(self._overrides, peer),
             }
         )
+
+    def take(self, hold: Hold) -> None:
+        """Take the operator's word on a node, which was checked."""
+        self._overrides.hold(hold)
+        self._overrides.apply_anew(self._fleet, hold.peer, self._clock())
+        self._routing.wake()
 
     def _check_hosted(
         self, peer: PeerId, model: ModelName, version: ModelVersion, *, is_release: bool

@@ -13,7 +13,9 @@ from typing_extensions import override
 
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.router.http.application import Pages
+from capamesh.router.http.elsewhere import HISTORY, NOBODY_ELSE, Elsewhere
 from capamesh.router.http.packing import takes_gzip
+from capamesh.router.page.history_answers import answer_of
 
 if TYPE_CHECKING:
     from capamesh.router.page.backlog import Reader
@@ -59,8 +61,13 @@ class PageApi(Pages):
         *,
         is_closing: Callable[[], bool],
         clock: Callable[[], float],
+        elsewhere: Elsewhere = NOBODY_ELSE,
     ) -> None:
-        """`is_closing` returns whether the router is about to stop; `clock` is in seconds."""
+        """`is_closing` returns whether the router is about to stop; `clock` is in seconds.
+
+        `elsewhere` has the history of all processes of the router.
+        """
+        self._elsewhere = elsewhere
         self._files = files
         self._feed = feed
         self._history = history
@@ -154,6 +161,9 @@ class PageApi(Pages):
             raise InvalidRequest(f"span is {span[:80]!r}; a whole number of seconds is expected")
         model = request.query.get("model", "")
         answer = self._history.answer(model, int(span))
+        plain = await self._elsewhere.whole(f"{HISTORY}/{int(span)}/{model}", answer.plain)
+        if plain != answer.plain:
+            answer = answer_of(plain)
         headers = {
             "Content-Type": "application/json",
             "Cache-Control": "no-cache",

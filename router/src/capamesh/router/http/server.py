@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from email.utils import formatdate
 from typing import TYPE_CHECKING
@@ -79,11 +80,21 @@ class Front(FrontContext):
     def __repr__(self) -> str:
         return f"Front({len(self.connections)} connections, {self.requests.count} requests)"
 
-    async def listen(self, host: str, port: int) -> tuple[str, int]:
-        """Begin to accept connections; return the address. Raises `OSError`."""
-        self._server = await self._loop.create_server(
-            lambda: FrontConnection(self), host, port, backlog=BACKLOG
-        )
+    async def listen(
+        self, host: str, port: int, shared: socket.socket | None = None
+    ) -> tuple[str, int]:
+        """Begin to accept connections; return the address. Raises `OSError`.
+
+        `shared` is a socket that listens already, perhaps in other processes too: then `host` and `port` are not used.
+        """
+        if shared is None:
+            self._server = await self._loop.create_server(
+                lambda: FrontConnection(self), host, port, backlog=BACKLOG
+            )
+        else:
+            self._server = await self._loop.create_server(
+                lambda: FrontConnection(self), sock=shared, backlog=BACKLOG
+            )
         self._sweeper = self._loop.call_later(SWEEP_EVERY_S, self._sweep)
         name = self._server.sockets[0].getsockname()
         return str(name[0]), int(name[1])

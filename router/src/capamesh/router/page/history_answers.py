@@ -77,11 +77,14 @@ class HistoryAnswers:
     def _make(self, model: str, span_s: float) -> HistoryAnswer:
         self.made += 1
         plain = json.dumps(self._history.body(model, span_s), separators=(",", ":")).encode()
-        packer = zlib.compressobj(5, wbits=_GZIP)
-        packed = packer.compress(plain) + packer.flush()
-        return HistoryAnswer(
-            plain, packed, hashlib.blake2b(plain, digest_size=_TAG_BYTES).hexdigest()
-        )
+        return answer_of(plain)
+
+
+def answer_of(plain: bytes) -> HistoryAnswer:
+    """Return the answer that says `plain`, packed."""
+    packer = zlib.compressobj(5, wbits=_GZIP)
+    packed = packer.compress(plain) + packer.flush()
+    return HistoryAnswer(plain, packed, hashlib.blake2b(plain, digest_size=_TAG_BYTES).hexdigest())
 
 
 def _size_bytes(answer: HistoryAnswer) -> int:

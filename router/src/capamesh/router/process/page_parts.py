@@ -25,7 +25,7 @@ class PageParts:
     def __init__(self, parts: RouterParts) -> None:
         self._parts = parts
         clock = parts.clocks.steady_s
-        self.history = History(self._totals, bounds_s=LATENCY.bounds, clock=clock)
+        self.history = History(self.totals, bounds_s=LATENCY.bounds, clock=clock)
         overview = OverviewMaker(
             parts.fleet,
             last_error=parts.pool.last_error,
@@ -41,6 +41,7 @@ class PageParts:
             HistoryAnswers(self.history),
             is_closing=lambda: parts.requests.is_closing,
             clock=clock,
+            elsewhere=parts.seat.elsewhere,
         )
 
     def _router(self) -> dict[str, Any]:
@@ -59,7 +60,7 @@ class PageParts:
             "life_left": membership["life_left"],
         }
 
-    def _totals(self) -> Totals:
+    def totals(self) -> Totals:
         """Return what the router has counted, and how its nodes are."""
         fleet, telemetry = self._parts.fleet, self._parts.telemetry
         in_flight = usable = 0

@@ -15,19 +15,16 @@ from capamesh.protocol.advertised_address import (
     outward_address,
     require_free,
 )
-from capamesh.protocol.data_dir import DataDir
 from capamesh.protocol.drains import Drains
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.links.frames import LinkLimits
 from capamesh.protocol.links.receive_budget import ReceiveBudget
 from capamesh.protocol.links.transport import LinkTransport
 from capamesh.protocol.membership_upkeep import MembershipUpkeep
-from capamesh.protocol.mesh.client import MeshClient
 from capamesh.protocol.mesh.gossip import adverts_topic, demand_topic
 from capamesh.protocol.network import Membership, Role
 from capamesh.protocol.reach import innermost_to_dial, inside_named
 from capamesh.protocol.token_file import token_file_of
-from capamesh.router.access.operator_key import OperatorKey
 from capamesh.router.fleet.announcer import Announcer
 from capamesh.router.fleet.clocks import Clocks
 from capamesh.router.fleet.drains import FleetDrains
@@ -50,6 +47,7 @@ from capamesh.router.http.limits import answers_bytes_of
 from capamesh.router.policies import make_policy
 from capamesh.router.process.request_parts import RequestParts
 from capamesh.router.process.rules_keys import load_rules
+from capamesh.router.process.seat import Seat, WholeRouter
 from capamesh.router.process.standing import Standing
 from capamesh.router.process.traces import Traces
 from capamesh.router.rules.model_rules import ModelRules, RoutingRules
@@ -71,20 +69,30 @@ if TYPE_CHECKING:
 class RouterParts:
     """The parts of one router, joined: what each part knows of the others is what it is given here."""
 
-    def __init__(self, settings: RouterSettings, log: FilteringBoundLogger, timers: Timers) -> None:
-        """Take over the data folder and make the parts in it; raise `ConfigError` when that cannot be."""
+    def __init__(
+        self,
+        settings: RouterSettings,
+        log: FilteringBoundLogger,
+        timers: Timers,
+        seat: Seat | None = None,
+    ) -> None:
+        """Take over the data folder and make the parts in it; raise `ConfigError` when that cannot be.
+
+        `seat` is that of this process in the router; None: it is the whole router.
+        """
         self.settings = settings
+        self.seat = seat = seat or WholeRouter()
         self.log = log
         self.name = member_name(settings.name)
         make_policy(settings.policy, random.Random())  # noqa: S311 - an unknown one is refused now
         self._defaults = ModelRules(policy=settings.policy)
         """The rules of what the file says nothing about."""
         rules = load_rules(settings.rules_file, self._defaults)
-        self.home = DataDir(settings.data_folder, log)
-        self.home.lock()
+        self.home = seat.take_home(settings.data_folder, log)
         membership = self.home.membership(settings.token, Role.ROUTER, today())
-        require_free(settings.mesh_host, settings.mesh_port, "--mesh")
-        self.operator_key = OperatorKey.create(settings.data_folder)
+        if seat.is_main:
+            require_free(settings.mesh_host, settings.mesh_port, "--mesh")
+        self.operator_key = seat.operator_key(settings.data_folder)
         if not self.operator_key.is_kept:
             log.warning("operator_key_not_kept", folder=str(settings.data_folder))
         self.telemetry = Telemetry()
@@ -111,7 +119,7 @@ class RouterParts:
         )
         self._drains = Drains(self.trust, self.home, log)
         network_id, revoked = membership.network_id, self.trust.revocations
-        self.mesh = MeshClient(
+        self.mesh = self.seat.make_mesh(
             membership,
             listen=[listen_multiaddr(settings.mesh_host, settings.mesh_port)],
             bootstrap=[*self.home.bootstrap(), *settings.bootstrap],
@@ -238,7 +246,7 @@ class RouterParts:
         """Make the parts that keep the others up to date."""
         log = self.log
         self.overrides = Overrides()
-        last_fleet = LastFleet()
+        self._last_fleet = last_fleet = LastFleet()
         self.last_fleet = LastFleetFile(self.settings.data_folder, last_fleet, self.clocks, log)
         self.updates = FleetUpdates(
             self.fleet,
@@ -275,6 +283,10 @@ class RouterParts:
             log=log,
         )
 
+    def last_envelopes(self) -> list[bytes]:
+        """Return the newest envelope of each node, within the bounds of what is kept for the next start."""
+        return self._last_fleet.envelopes()
+
     def reload(self, file: Path) -> None:
         """Read the rules anew and route by them; if anything is wrong with them, by those of before."""
         try:
@@ -295,6 +307,7 @@ class RouterParts:
         self.revocations.renew(membership)
         self.mesh.renew(membership, self.home.bootstrap())
         self.announcer.renew(membership)
+        self.seat.renewed()
 
     def _judged(self, verdict: Verdict) -> None:
         event = f"node_{type(verdict).__name__.lower()}"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import signal
 from importlib.metadata import version as package_version
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
+from typing_extensions import override
 
 from capamesh.protocol.advertised_address import (
     listen_reason,
@@ -21,6 +21,7 @@ from capamesh.router.fleet.membership import TICK_S
 from capamesh.router.http.admin_fleet import FleetApi
 from capamesh.router.http.admin_routing import RoutingApi
 from capamesh.router.http.application import make_application, make_runner
+from capamesh.router.http.elsewhere import REQUESTS
 from capamesh.router.http.limits import FrontLimits, limits_of, networks_of
 from capamesh.router.http.oip import InferenceApi
 from capamesh.router.http.server import Front
@@ -35,6 +36,11 @@ from capamesh.router.process.gauges import (
 from capamesh.router.process.node_gauges import NodeGauges
 from capamesh.router.process.page_parts import PageParts
 from capamesh.router.process.parts import RouterParts, today
+from capamesh.router.process.seat import Controls
+
+if TYPE_CHECKING:
+    from capamesh.router.fleet.overrides import Hold
+    from capamesh.router.page.history import Totals
 
 OPEN_TO_STRANGERS: Final = {
     "what_they_can_do": "run any model as often as the limits allow, in any tenant's name and at any priority, read every"
@@ -45,7 +51,7 @@ OPEN_TO_STRANGERS: Final = {
 """The warning to the operator of a router that listens beyond its machine: it asks for no key, and speaks no TLS."""
 
 
-class Router:
+class Router(Controls):
     """One router of a network."""
 
     def __init__(self, parts: RouterParts) -> None:
@@ -54,6 +60,9 @@ class Router:
         self._log = parts.log
         self._page = PageParts(parts)
         self._has_links = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._pages: FleetApi
+        self._routing: RoutingApi
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then finish the requests under way and return.
@@ -61,11 +70,8 @@ class Router:
         SIGHUP reads the rules anew, and looks at the token file.
         """
         parts = self._parts
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._hung_up)
+        seat = parts.seat
+        seat.obey(self)
         parts.standing.write()
         watch = LoopWatch(self._log, parts.telemetry.loop_beat, parts.inference.slices.describe)
         watch.start()
@@ -79,7 +85,7 @@ class Router:
         await runner.setup()
         assert runner.server is not None  # noqa: S101 - it was just made
         front.make_pages = runner.server
-        last_fleet = parts.last_fleet.read()
+        last_fleet = parts.last_fleet.read() if seat.is_main else None
         if last_fleet is not None:
             parts.members.restore(last_fleet)
         try:
@@ -92,19 +98,24 @@ class Router:
                     ),
                     tasks.create_task(parts.mesh.run()),
                     tasks.create_task(self._tick()),
-                    tasks.create_task(parts.announcer.run()),
+                    tasks.create_task(seat.run()),
                     tasks.create_task(self._beat()),
                     tasks.create_task(self._sample()),
-                    tasks.create_task(parts.last_fleet.keep()),
                 ]
+                if seat.is_main:
+                    background += [
+                        tasks.create_task(parts.announcer.run()),
+                        tasks.create_task(parts.last_fleet.keep()),
+                    ]
                 if parts.traces.exporter is not None:
                     background.append(tasks.create_task(parts.traces.exporter.run()))
                 parts.watch.start()
                 await self._has_links.wait()
+                await seat.settle()
                 await self._serve_http(front)
                 parts.standing.enter("serving")
                 self._log.info("router_ready", http=parts.standing.http_address)
-                await stop.wait()
+                await self._stop.wait()
                 parts.standing.enter("draining")
                 self._log.info("router_draining", patience_s=self._settings.drain_s)
                 await self._drain(front)
@@ -119,6 +130,30 @@ class Router:
             parts.owners.close()
             parts.standing.enter("stopped")
             self._log.info("router_stopped")
+
+    @override
+    def stop(self) -> None:
+        self._stop.set()
+
+    @override
+    def reload(self) -> None:
+        self._parts.supervisor.do("membership", self._parts.standing.beat)
+        if self._settings.rules_file is not None:
+            self._parts.reload(self._settings.rules_file)
+
+    @override
+    def take(self, hold: Hold) -> None:
+        self._routing.take(hold)
+
+    @override
+    async def part(self, page: str) -> bytes:
+        return (
+            self._routing.part_of_requests() if page == REQUESTS else await self._pages.part(page)
+        )
+
+    @override
+    def totals(self) -> Totals:
+        return self._page.totals()
 
     async def _drain(self, front: Front) -> None:
         """Accept nothing new, and answer what is under way, requests still being sent included."""
@@ -165,7 +200,7 @@ class Router:
             arrival_s=settings.arrival_s,
             is_ready=parts.standing.has_usable,
         )
-        pages = FleetApi(
+        self._pages = FleetApi(
             parts.fleet,
             parts.pool,
             parts.telemetry,
@@ -175,8 +210,9 @@ class Router:
             clock=parts.clocks.steady_s,
             overrides=parts.overrides,
             member_of=parts.hearing.quotas.member_of,
+            elsewhere=parts.seat.elsewhere,
         )
-        routing = RoutingApi(
+        self._routing = RoutingApi(
             parts.fleet,
             parts.routing,
             parts.overrides,
@@ -186,11 +222,12 @@ class Router:
             timeout_s=settings.timeout_s,
             clock=parts.clocks.steady_s,
             ended=parts.traces.ended,
+            elsewhere=parts.seat.elsewhere,
         )
         return make_application(
             inference,
-            pages,
-            routing,
+            self._pages,
+            self._routing,
             self._page.api,
             limits=settings.limits,
             log=self._log,
@@ -201,14 +238,16 @@ class Router:
     async def _serve_http(self, front: Front) -> None:
         settings = self._settings
         try:
-            host, port = await front.listen(settings.http_host, settings.http_port)
+            host, port = await front.listen(
+                settings.http_host, settings.http_port, self._parts.seat.shared
+            )
         except OSError as exc:
             raise ConfigError(
                 f"cannot listen for HTTP on {settings.http_host}:{settings.http_port}: "
                 f"{listen_reason(exc)}; give another --http"
             ) from exc
         self._parts.standing.http_address = f"http://{_authority(host, port)}"
-        if inside_of(host) is not Inside.LOOPBACK:
+        if self._parts.seat.is_main and inside_of(host) is not Inside.LOOPBACK:
             self._log.warning(
                 "http_open_to_strangers",
                 http=self._parts.standing.http_address,
@@ -248,11 +287,6 @@ class Router:
         while True:
             await asyncio.sleep(BIN_S)
             self._parts.supervisor.do("history", self._page.history.sample)
-
-    def _hung_up(self) -> None:
-        self._parts.supervisor.do("membership", self._parts.standing.beat)
-        if self._settings.rules_file is not None:
-            self._parts.reload(self._settings.rules_file)
 
 
 def _authority(host: str, port: int) -> str:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from capamesh.protocol.advertised_address import reachable_multiaddr
 from capamesh.protocol.network_clock import clock_fields
@@ -17,11 +17,23 @@ if TYPE_CHECKING:
 
     from capamesh.protocol.data_dir import DataDir
     from capamesh.protocol.membership_upkeep import MembershipUpkeep
-    from capamesh.protocol.mesh.client import MeshClient
     from capamesh.protocol.network import Membership
     from capamesh.router.fleet.clocks import Clocks
     from capamesh.router.fleet.hearing import Hearing
     from capamesh.router.fleet.view import FleetView
+    from capamesh.router.process.seat import Mesh
+
+
+class WorkersReport(Protocol):
+    """The report of a router's workers on how they are."""
+
+    def now(self) -> tuple[str, str]:
+        """Return the state of the router by its workers, and the reason for people."""
+        ...
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return what a status says of each."""
+        ...
 
 
 class Standing:
@@ -35,7 +47,7 @@ class Standing:
         fleet: FleetView,
         hearing: Hearing,
         clocks: Clocks,
-        mesh: MeshClient,
+        mesh: Mesh,
         *,
         name: str,
         mesh_host: str,
@@ -57,6 +69,8 @@ class Standing:
         self.state = "starting"
         self.http_address = ""
         self.link_address = ""
+        self.workers: WorkersReport | None = None
+        """The workers that serve the requests of this router; None: this process does."""
         self.shut_out = ""
         """The reason for which this router refuses all requests, since no node would take them; empty if it does not."""
         self._notice = ServingNotice(log, self._served)
@@ -100,6 +114,8 @@ class Standing:
             return ended.state, ended.reason
         if not self._was_meshed:
             return "starting", "its mesh is not up yet"
+        if self.workers is not None:
+            return self.workers.now()
         if self.has_usable():
             return "ready", ""
         return "waiting", self._missing()
@@ -146,6 +162,7 @@ class Standing:
                 ],
                 "link_address": self.link_address,
                 "http_address": self.http_address,
+                **({} if self.workers is None else {"workers": self.workers.rows()}),
                 "clock": clock_fields(self._hearing.skew(self._clocks.now())),
                 "invites_over_quota": [asdict(one) for one in self._hearing.quotas.over()],
             }
