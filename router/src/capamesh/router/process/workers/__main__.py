@@ -1,0 +1,61 @@
+"""`python -m capamesh.router.process.workers --channel-fd N --http-fd M`: started by a router's main process, never by hand."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import socket
+import sys
+
+from capamesh.protocol.quick_imports import quick_imports
+
+with quick_imports():
+    import structlog
+    import uvloop
+
+    from capamesh.protocol.channel.asyncio_channel import AsyncioChannel
+    from capamesh.protocol.descriptors import raise_descriptor_limit
+    from capamesh.protocol.gc_tuning import freeze_loaded_objects
+    from capamesh.protocol.logs import configure_logs
+    from capamesh.router.process.parts import RouterParts
+    from capamesh.router.process.router import Router
+    from capamesh.router.process.workers.messages import Start, from_wire, settings_of
+    from capamesh.router.process.workers.worker import WorkerSeat
+
+
+async def _run(channel_fd: int, http_fd: int) -> None:
+    shared = socket.socket(fileno=http_fd)
+    shared.set_inheritable(False)
+    shared.setblocking(False)
+    channel = await AsyncioChannel.inherit(channel_fd)
+    async for message in channel.messages():
+        start = from_wire(message)
+        assert isinstance(start, Start)  # noqa: S101 - what a main process sends first
+        log = structlog.get_logger(process="worker", worker=start.number)
+        seat = WorkerSeat(channel, shared, log)
+        parts = RouterParts(settings_of(start.settings), log, asyncio.get_running_loop(), seat)
+        seat.serve(parts)
+        freeze_loaded_objects()
+        await Router(parts).run()
+        await seat.farewell()
+        return
+
+
+def main() -> int:
+    """Serve until the main process says stop or is gone."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--channel-fd", type=int, required=True)
+    parser.add_argument("--http-fd", type=int, required=True)
+    arguments = parser.parse_args()
+    configure_logs()
+    raise_descriptor_limit(structlog.get_logger())
+    # when to stop is the main process's to say, also where a service's manager signals all of its processes
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    uvloop.run(_run(arguments.channel_fd, arguments.http_fd))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

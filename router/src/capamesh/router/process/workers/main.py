@@ -1,0 +1,279 @@
+"""The main process of a router that has workers: it is the member of the network, and they serve. IO: asyncio, signals, a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from typing_extensions import override
+
+from capamesh.protocol.advertised_address import listen_reason, require_free
+from capamesh.protocol.errors import ConfigError, InvalidRequest
+from capamesh.protocol.loop_watch import LoopWatch
+from capamesh.protocol.member_status import HEARTBEAT_S
+from capamesh.protocol.reach import Inside, inside_of
+from capamesh.router.fleet.membership import TICK_S
+from capamesh.router.http.limits import memory_bytes
+from capamesh.router.http.server import BACKLOG
+from capamesh.router.page.history import BIN_S, History
+from capamesh.router.page.history_answers import HistoryAnswers
+from capamesh.router.process.router import OPEN_TO_STRANGERS
+from capamesh.router.process.seat import WholeRouter
+from capamesh.router.process.workers.crew import Crew, link_ports
+from capamesh.router.process.workers.mesh import MainMesh
+from capamesh.router.process.workers.messages import (
+    Current,
+    Drains,
+    Held,
+    Known,
+    MeshState,
+    Renewed,
+    Revocations,
+    ToMain,
+    Up,
+    held_of,
+    hold_of,
+)
+from capamesh.router.telemetry.metrics import LATENCY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from capamesh.protocol.ids import PeerId
+    from capamesh.router.process.parts import RouterParts
+    from capamesh.router.process.workers.handle import WorkerHandle
+    from capamesh.router.process.workers.messages import ToWorker
+    from capamesh.router.settings import RouterSettings
+
+KNOWN_BYTES: Final = 2**20
+"""The bytes of envelopes in one message to a new worker (guess: a few hundred adverts)."""
+
+
+class MainSeat(WholeRouter):
+    """The seat of the main process: what it hears goes to the workers too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.crew: Crew | None = None
+        """The workers; None while they are not made."""
+        self.make_mesh = partial(MainMesh, tell=self._tell, hear=self._hear)
+
+    @override
+    def renewed(self) -> None:
+        self._tell(Renewed())
+
+    def _tell(self, message: ToWorker) -> None:
+        if self.crew is not None:
+            self.crew.tell(message)
+
+    def _hear(self, sender: PeerId, envelope: bytes) -> None:
+        if self.crew is not None:
+            self.crew.hear(sender, envelope)
+
+
+class MainProcess:
+    """The main process of one router."""
+
+    def __init__(self, parts: RouterParts, seat: MainSeat) -> None:
+        """Take the HTTP address; raise `ConfigError` when it, or one for links, cannot be had. `seat` is that of `parts`."""
+        self._parts = parts
+        self._settings = settings = parts.settings
+        self._log = parts.log
+        self._stop = asyncio.Event()
+        if settings.link_port:
+            for port in link_ports(settings):
+                require_free(
+                    settings.link_host, port, "--links, of which a router with workers has several"
+                )
+        self._socket = listening(settings)
+        self.crew = seat.crew = crew = Crew(
+            settings,
+            self._socket.fileno(),
+            memory_bytes=memory_bytes(),
+            own_counts=parts.telemetry.exposition,
+            on_message=self._received,
+            on_change=self._changed,
+            log=parts.log,
+        )
+        parts.standing.workers = crew
+        self._history = History(crew.totals, bounds_s=LATENCY.bounds, clock=parts.clocks.steady_s)
+        crew.history = HistoryAnswers(self._history)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then let the workers finish the requests under way, and return.
+
+        SIGHUP reads the rules anew, and looks at the token file; SIGUSR2 replaces the workers one by one.
+        """
+        parts, loop = self._parts, asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        loop.add_signal_handler(signal.SIGUSR2, self._replace)
+        self._say_address()
+        parts.standing.write()
+        watch = LoopWatch(self._log, parts.telemetry.loop_beat)
+        watch.start()
+        last_fleet = parts.last_fleet.read()
+        if last_fleet is not None:
+            parts.members.restore(last_fleet)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                background = [
+                    tasks.create_task(each)
+                    for each in (
+                        parts.mesh.run(),
+                        parts.announcer.run(),
+                        parts.last_fleet.keep(),
+                        self._tick(),
+                        self._beat(),
+                        self._sample(),
+                    )
+                ]
+                self.crew.start()
+                parts.standing.enter("serving")
+                self._log.info(
+                    "router_ready",
+                    http=parts.standing.http_address,
+                    workers=self._settings.workers,
+                )
+                await self._stop.wait()
+                parts.standing.enter("draining")
+                self._log.info("router_draining", patience_s=self._settings.drain_s)
+                self._socket.close()
+                await self.crew.stop()
+                for task in (*background, *self._tasks):
+                    task.cancel()
+        finally:
+            watch.stop()
+            self._socket.close()
+            parts.owners.close()
+            parts.standing.enter("stopped")
+            self._log.info("router_stopped")
+
+    def _say_address(self) -> None:
+        host, port = self._socket.getsockname()[:2]
+        authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        http = self._parts.standing.http_address = f"http://{authority}"
+        if inside_of(host) is not Inside.LOOPBACK:
+            self._log.warning("http_open_to_strangers", http=http, **OPEN_TO_STRANGERS)
+
+    # what workers say
+
+    def _received(self, worker: WorkerHandle, message: ToMain) -> None:
+        parts = self._parts
+        match message:
+            case Up():
+                self._brief(worker)
+            case Held():
+                parts.overrides.hold(hold_of(message))
+            case Revocations(data):
+                self._take("revocations", lambda: parts.revocations.post(data))
+            case Drains(data):
+                self._take("drains", lambda: parts.drains.post(data))
+            case _:
+                pass
+
+    def _brief(self, worker: WorkerHandle) -> None:
+        """Tell a new worker all that there is to know."""
+        parts = self._parts
+        if parts.mesh.addrs:
+            worker.tell(MeshState(parts.mesh.addrs))
+        for known in chunks(parts.last_envelopes()):
+            worker.ask(Known(known))
+        for peer in parts.overrides.peers:
+            for hold in parts.overrides.of(peer):
+                worker.ask(held_of(hold))
+        worker.ask(Current())
+
+    def _take(self, what: str, take: object) -> None:
+        assert callable(take)  # noqa: S101 - as it was made
+        try:
+            take()
+        except (
+            InvalidRequest
+        ) as error:  # the worker has checked it: it is older than what came meanwhile
+            self._log.info("list_refused", list=what, error=error.message)
+
+    def _changed(self) -> None:
+        """Announce the addresses at which workers take links, if they are others."""
+        addresses = self.crew.link_addresses
+        standing = self._parts.standing
+        if addresses and ", ".join(addresses) != standing.link_address:
+            standing.link_address = ", ".join(addresses)
+            self._parts.announcer.listening(*addresses)
+
+    # turns of the loops
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._parts.supervisor.do("members", self._look_at_members)
+            self._parts.supervisor.do("status", self._parts.standing.tick)
+            self.crew.tick()
+
+    def _look_at_members(self) -> None:
+        parts = self._parts
+        parts.members.tick()
+        parts.drains.tick()
+        parts.owners.tick()
+
+    async def _beat(self) -> None:
+        while True:
+            self._parts.supervisor.do("membership", self._parts.standing.beat)
+            await asyncio.sleep(HEARTBEAT_S)
+
+    async def _sample(self) -> None:
+        while True:
+            await asyncio.sleep(BIN_S)
+            self._parts.supervisor.do("history", self._history.sample)
+
+    def _reload(self) -> None:
+        self._parts.supervisor.do("membership", self._parts.standing.beat)
+        if self._settings.rules_file is not None:
+            self._parts.reload(self._settings.rules_file)
+        self.crew.reload()
+
+    def _replace(self) -> None:
+        task = asyncio.create_task(self.crew.replace())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def listening(settings: RouterSettings) -> socket.socket:
+    """Return a socket that listens where clients come in; raise `ConfigError` when it cannot."""
+    host, port = settings.http_host, settings.http_port
+    try:
+        ((family, kind, protocol, _, address), *_) = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        shared = socket.socket(family, kind, protocol)
+        try:
+            shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            shared.bind(address)
+            shared.listen(BACKLOG)
+        except OSError:
+            shared.close()
+            raise
+    except OSError as exc:
+        raise ConfigError(
+            f"cannot listen for HTTP on {host}:{port}: {listen_reason(exc)}; give another --http"
+        ) from exc
+    return shared
+
+
+def chunks(envelopes: list[bytes]) -> Iterator[tuple[bytes, ...]]:
+    """Yield the envelopes, some at a time."""
+    chunk: list[bytes] = []
+    size_bytes = 0
+    for envelope in envelopes:
+        chunk.append(envelope)
+        size_bytes += len(envelope)
+        if size_bytes >= KNOWN_BYTES:
+            yield tuple(chunk)
+            chunk, size_bytes = [], 0
+    if chunk:
+        yield tuple(chunk)
