@@ -261,7 +261,7 @@ def test_every_router_setting_has_an_option(
         f"router run --data d --token-file {token_file} "
         "--bootstrap /a --http 0.0.0.0:80 --mesh [::]:4002 --links 10.0.0.1:5000 "
         "--advertise me --dial-inside private --mdns --name gpu-1 --traces http://c:4318/v1/traces --trace-slow 0.5 --trace-ratio 0.1 --region eu --policy other --rules r.toml --timeout 2s --arrival 4000ms --drain 3 --max-message-mib 1MiB "
-        "--max-json-mib 2 --max-json-answer-mib 3 --body-budget-mib 4 --answer-budget-mib 6 --max-connections 5 "
+        "--workers 3 --max-json-mib 2 --max-json-answer-mib 3 --body-budget-mib 4 --answer-budget-mib 6 --max-connections 5 "
         "--max-connections-per-address 3 --trusted-proxy 10.0.0.7 --trusted-proxy fd00::/8"
     )
     assert run(line.split()) == 0
@@ -289,6 +289,7 @@ def test_every_router_setting_has_an_option(
         timeout_s=2.0,
         arrival_s=4.0,
         drain_s=3.0,
+        workers=3,
         limits=Limits(
             max_message_bytes=2**20, max_json_bytes=2**21, max_json_answer_bytes=3 * 2**20
         ),

@@ -10,7 +10,7 @@ import typer
 
 from capamesh.cli import options
 from capamesh.cli.help_texts import examples, new_group, teach
-from capamesh.cli.parsing import host_and_port, mebibytes, seconds
+from capamesh.cli.parsing import host_and_port, mebibytes, seconds, worker_count
 from capamesh.protocol.quick_imports import quick_imports
 
 group = new_group(
@@ -151,6 +151,18 @@ def run(
         ),
     ] = 30.0,
     drain: options.Drain = 30.0,
+    workers: Annotated[
+        int,
+        typer.Option(
+            "--workers",
+            envvar="CAPAMESH_WORKERS",
+            metavar="N",
+            parser=worker_count,
+            rich_help_panel="Serving",
+            help="Processes that serve requests, up to 15; auto: one for each processor. From 2 on they take links at the"
+            " port of --links and the N after it.",
+        ),
+    ] = 1,
     max_message_mib: Annotated[
         int,
         typer.Option(
@@ -278,6 +290,7 @@ def run(
         timeout_s=timeout,
         arrival_s=arrival,
         drain_s=drain,
+        workers=workers,
         limits=Limits(
             max_message_bytes=max_message_mib * _MIB,
             max_json_bytes=max_json_mib * _MIB,

@@ -16,6 +16,8 @@ from capamesh.protocol.logs import configure_logs
 from capamesh.protocol.quick_imports import quick_imports
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from capamesh.node.agent.settings import NodeSettings
     from capamesh.router.settings import RouterSettings
 
@@ -38,20 +40,43 @@ def run_node(settings: NodeSettings, owner_fd: int | None = None) -> None:
 
 def run_router(settings: RouterSettings, owner_fd: int | None = None) -> None:
     """Run a router until SIGTERM or SIGINT, or until the pipe `owner_fd` ends."""
-    with quick_imports():
-        from capamesh.router.process.parts import RouterParts  # noqa: PLC0415 - a node does not need it
-        from capamesh.router.process.router import Router  # noqa: PLC0415 - likewise
-
+    run = _alone() if settings.workers == 1 else _with_workers()
     configure_logs()
     raise_descriptor_limit(structlog.get_logger())
     freeze_loaded_objects()
 
     async def serve() -> None:
         _stop_with(owner_fd)
-        parts = RouterParts(settings, structlog.get_logger(), asyncio.get_running_loop())
-        await Router(parts).run()
+        await run(settings)
 
     uvloop.run(serve())
+
+
+def _alone() -> Callable[[RouterSettings], Awaitable[None]]:
+    """Return what runs a router that is one process."""
+    with quick_imports():
+        from capamesh.router.process.parts import RouterParts  # noqa: PLC0415 - a node does not need it
+        from capamesh.router.process.router import Router  # noqa: PLC0415 - likewise
+
+    async def run(settings: RouterSettings) -> None:
+        loop = asyncio.get_running_loop()
+        await Router(RouterParts(settings, structlog.get_logger(), loop)).run()
+
+    return run
+
+
+def _with_workers() -> Callable[[RouterSettings], Awaitable[None]]:
+    """Return what runs the main process of a router with workers."""
+    with quick_imports():
+        from capamesh.router.process.parts import RouterParts  # noqa: PLC0415 - a node does not need it
+        from capamesh.router.process.workers.main import MainProcess, MainSeat  # noqa: PLC0415
+
+    async def run(settings: RouterSettings) -> None:
+        loop, seat = asyncio.get_running_loop(), MainSeat()
+        parts = RouterParts(settings, structlog.get_logger(), loop, seat)
+        await MainProcess(parts, seat).run()
+
+    return run
 
 
 def _stop_with(owner_fd: int | None) -> None:

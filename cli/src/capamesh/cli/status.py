@@ -30,6 +30,14 @@ WORKER_COLUMNS: Final = (
     Column("LOST LAST BECAUSE", least=17),
     Column("SANDBOX", is_optional=True),
 )
+ROUTER_WORKER_COLUMNS: Final = (
+    Column("WORKER"),
+    Column("STATE", least=8),
+    Column("PID"),
+    Column("STARTS"),
+    Column("LOST LAST BECAUSE", least=17),
+    Column("LINKS AT", is_optional=True),
+)
 MODEL_COLUMNS: Final = (
     Column("MODEL", least=14, is_name=True),
     Column("STATE"),
@@ -86,6 +94,9 @@ def _print_workers(workers: list[dict[str, Any]], *, is_wide: bool) -> None:
     if not workers:
         return
     print()
+    if "device" not in workers[0]:
+        _print_router_workers(workers, is_wide=is_wide)
+        return
     rows = [
         (
             worker["device"],
@@ -101,6 +112,24 @@ def _print_workers(workers: list[dict[str, Any]], *, is_wide: bool) -> None:
         print_wide([column.title for column in WORKER_COLUMNS], rows)
     else:
         print_compact(WORKER_COLUMNS, rows)
+
+
+def _print_router_workers(workers: list[dict[str, Any]], *, is_wide: bool) -> None:
+    rows = [
+        (
+            worker["name"],
+            worker["state"],
+            worker.get("pid") or "down",
+            worker["starts"],
+            (worker["last_down"] if is_wide else short_reason(worker["last_down"])) or "-",
+            worker["link_address"] or "-",
+        )
+        for worker in workers
+    ]
+    if is_wide:
+        print_wide([column.title for column in ROUTER_WORKER_COLUMNS], rows)
+    else:
+        print_compact(ROUTER_WORKER_COLUMNS, rows)
 
 
 def _print_models(models: list[dict[str, Any]], *, is_wide: bool) -> None:
