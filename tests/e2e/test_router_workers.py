@@ -1,0 +1,214 @@
+"""A router with several workers: what clients see of one that dies, of a replacement, and of the operator's word."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capamesh.cli.local_cluster import LocalCluster
+from capamesh.router.access.operator_key import authorization_from
+
+TENSOR = {"name": "X", "datatype": "FP32", "shape": [1, 64], "data": [0.0] * 64}
+BODY = json.dumps({"inputs": [TENSOR]}).encode()
+INFER = (
+    f"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(BODY)}\r\n\r\n"
+).encode() + BODY
+CLIENTS = 8
+
+
+@pytest.fixture
+def make_cluster(built_models: Path, tmp_path: Path) -> Callable[..., LocalCluster]:
+    """Return a maker of clusters whose router has two workers."""
+    return lambda nodes, *options: LocalCluster(
+        tmp_path / "cluster", built_models, nodes, router_options=("--workers", "2", *options)
+    )
+
+
+class Client:
+    """One client that keeps a connection, and makes another when it loses that."""
+
+    def __init__(self, url: str) -> None:
+        host, port = url.removeprefix("http://").split(":")
+        self._place = (host, int(port))
+        self._connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self.answered = 0
+        self.refused: list[bytes] = []
+        self.lost = 0
+        self.unreachable = 0
+
+    async def ask(self, message: bytes) -> tuple[bytes, bytes]:
+        """Return the status line and the body of an answer; raise `OSError` or `EOFError` when the connection ends."""
+        if self._connection is None:
+            try:
+                self._connection = await asyncio.open_connection(*self._place)
+            except OSError:
+                self.unreachable += 1
+                raise
+        reader, writer = self._connection
+        writer.write(message)
+        head = await reader.readuntil(b"\r\n\r\n")
+        lines = head.lower().split(b"\r\n")
+        (length,) = [int(line[15:]) for line in lines if line.startswith(b"content-length:")]
+        body = await reader.readexactly(length)
+        if b"connection: close" in lines:
+            self.close()
+        return head.split(b"\r\n")[0], body
+
+    async def infer_until(self, is_over: asyncio.Event) -> None:
+        """Ask again and again, and once more whatever was lost."""
+        while not is_over.is_set():
+            try:
+                status, _ = await self.ask(INFER)
+            except (OSError, EOFError):
+                self.lost += 1
+                self.close()
+                continue
+            if status.endswith(b"200 OK"):
+                self.answered += 1
+            else:
+                self.refused.append(status)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection[1].close()
+            self._connection = None
+
+
+@asynccontextmanager
+async def load(url: str) -> AsyncIterator[list[Client]]:
+    """Let clients ask while this is entered."""
+    clients = [Client(url) for _ in range(CLIENTS)]
+    is_over = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        for client in clients:
+            tasks.create_task(client.infer_until(is_over))
+        try:
+            yield clients
+        finally:
+            is_over.set()
+    for client in clients:
+        client.close()
+
+
+async def page(url: str, path: str, method: str = "GET", key: str = "", body: bytes = b"") -> Any:
+    """Return what a page has, asked for on a connection of its own."""
+    client = Client(url)
+    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\nContent-Length: {len(body)}\r\n\r\n"
+    status, found = await client.ask(head.encode() + body)
+    client.close()
+    assert status.endswith(b"200 OK"), (status, found)
+    return found
+
+
+async def answered(url: str) -> float:
+    """Return how many requests the router has counted as answered well."""
+    text = (await page(url, "/metrics")).decode()
+    line = 'capamesh_requests_total{code="ok",model="digits"} '
+    return sum(
+        float(each.removeprefix(line)) for each in text.splitlines() if each.startswith(line)
+    )
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not is_so():
+            await asyncio.sleep(0.05)
+
+
+def pids(cluster: LocalCluster) -> list[int]:
+    """Return the process ids of the workers that serve."""
+    workers = cluster.router.status()["workers"]
+    return [worker["pid"] for worker in workers if worker["state"] == "ready"]
+
+
+async def test_killed_worker_loses_its_own_requests_only_and_no_count_goes_back(
+    make_cluster: Callable[..., LocalCluster],
+) -> None:
+    async with make_cluster(1) as cluster:
+        await cluster.wait_routable(1)
+        await until(lambda: len(pids(cluster)) == 2)
+        first, second = pids(cluster)
+        async with load(cluster.http_url) as clients:
+            await until(lambda: all(client.answered > 5 for client in clients))
+            before = await answered(cluster.http_url)
+            os.kill(first, signal.SIGKILL)
+            await until(lambda: first not in pids(cluster))
+            after = await answered(cluster.http_url)
+            await until(lambda: len(pids(cluster)) == 2 and second in pids(cluster))
+        assert before > 0
+        assert after >= before
+        assert [client.refused for client in clients] == [[]] * CLIENTS
+        assert [client.unreachable for client in clients] == [0] * CLIENTS
+        # each had one request under way, and those at the other worker lost none
+        assert all(client.lost <= 1 for client in clients)
+        (row,) = [row for row in cluster.router.status()["workers"] if row["starts"] == 2]
+        assert row["last_down"] == "killed by signal 9 (Killed)"
+
+
+async def test_replacing_the_workers_under_load_loses_no_request_and_no_count(
+    make_cluster: Callable[..., LocalCluster],
+) -> None:
+    async with make_cluster(1) as cluster:
+        await cluster.wait_routable(1)
+        await until(lambda: len(pids(cluster)) == 2)
+        old = set(pids(cluster))
+        async with load(cluster.http_url) as clients:
+            cluster.router.signal(signal.SIGUSR2)
+            await until(lambda: len(set(pids(cluster)) - old) == 2)
+            await until(lambda: not old & set(pids(cluster)))
+        assert [(client.lost, client.refused) for client in clients] == [(0, [])] * CLIENTS
+        assert await answered(cluster.http_url) == sum(client.answered for client in clients)
+        cluster.router.signal(signal.SIGTERM)
+        assert await asyncio.wait_for(cluster.router.wait(), 20) == 0
+
+
+async def test_circuit_that_is_opened_through_one_worker_is_open_in_all_and_in_later_ones(
+    make_cluster: Callable[..., LocalCluster],
+) -> None:
+    async with make_cluster(1) as cluster:
+        await cluster.wait_routable(1)
+        await until(lambda: len(pids(cluster)) == 2)
+        url = cluster.http_url
+        (node,) = json.loads(await page(url, "/v1/nodes"))["nodes"]
+        peer = node["peer_id"]
+        key = authorization_from(cluster.folder / "router")
+        await page(url, f"/v1/nodes/{peer}/circuit", "PUT", key, b'{"state": "forced_open"}')
+
+        async def states() -> set[str]:
+            found: list[Any] = await asyncio.gather(
+                *(page(url, "/v1/models/digits/routing") for _ in range(4 * CLIENTS))
+            )
+            return {str(json.loads(each)["chosen"]) for each in found}
+
+        assert await states() == {"[]"}
+        old = set(pids(cluster))
+        cluster.router.signal(signal.SIGUSR2)
+        await until(lambda: len(pids(cluster)) == 2 and not old & set(pids(cluster)))
+        assert await states() == {"[]"}
+
+
+async def test_workers_end_when_the_main_process_is_killed(
+    make_cluster: Callable[..., LocalCluster],
+) -> None:
+    async with make_cluster(1) as cluster:
+        await cluster.wait_routable(1)
+        await until(lambda: len(pids(cluster)) == 2)
+        workers = pids(cluster)
+        cluster.router.signal(signal.SIGKILL)
+        await cluster.router.wait()
+        await until(lambda: not any(map(is_alive, workers)))
+
+
+def is_alive(pid: int) -> bool:
+    with suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return True
+    return False

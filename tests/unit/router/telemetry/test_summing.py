@@ -1,0 +1,69 @@
+"""The metrics of several processes, added up."""
+
+from __future__ import annotations
+
+from capamesh.router.telemetry.summing import Sum
+
+
+def family(name: str, kind: str, *samples: str) -> str:
+    return "\n".join((f"# HELP {name} Some words.", f"# TYPE {name} {kind}", *samples, ""))
+
+
+def summed(*texts: str) -> list[str]:
+    whole = Sum()
+    for text in texts:
+        whole.add(text.encode())
+    return [line for line in whole.text().decode().splitlines() if not line.startswith("#")]
+
+
+def test_counters_of_the_same_labels_add_up_and_others_stand_beside_them() -> None:
+    one = family("x_total", "counter", 'x_total{code="ok"} 2.0')
+    other = family("x_total", "counter", 'x_total{code="ok"} 3.0', 'x_total{code="late"} 1.0')
+    assert summed(one, other) == ['x_total{code="ok"} 5.0', 'x_total{code="late"} 1.0']
+
+
+def test_histograms_add_up_bucket_by_bucket() -> None:
+    one = family("h", "histogram", 'h_bucket{le="+Inf"} 2.0', "h_count 2.0", "h_sum 0.5")
+    assert summed(one, one) == ['h_bucket{le="+Inf"} 4.0', "h_count 4.0", "h_sum 1.0"]
+
+
+def test_gauges_are_added_or_the_least_or_the_first_by_what_they_mean() -> None:
+    def process(in_flight: int, usable: int, nodes: int) -> str:
+        return (
+            family(
+                "capamesh_requests_in_flight", "gauge", f"capamesh_requests_in_flight {in_flight}"
+            )
+            + family(
+                "capamesh_fleet_usable", "gauge", f'capamesh_fleet_usable{{node="a"}} {usable}'
+            )
+            + family("capamesh_nodes", "gauge", f'capamesh_nodes{{state="usable"}} {nodes}')
+        )
+
+    assert summed(process(2, 1, 7), process(3, 0, 6)) == [
+        "capamesh_requests_in_flight 5.0",
+        'capamesh_fleet_usable{node="a"} 0.0',
+        'capamesh_nodes{state="usable"} 7.0',
+    ]
+
+
+def test_label_with_blanks_and_numbers_that_are_none_are_kept_as_they_are() -> None:
+    one = family("g", "gauge", 'g{name="a b"} NaN', 'g{name="c"} +Inf', 'g{name="d"} -Inf')
+    assert summed(one) == ['g{name="a b"} NaN', 'g{name="c"} +Inf', 'g{name="d"} -Inf']
+
+
+def test_process_that_is_gone_leaves_its_counts_and_nothing_else() -> None:
+    gone = Sum()
+    gone.add_counts(
+        (
+            family("x_total", "counter", "x_total 2.0")
+            + family("h", "histogram", "h_count 1.0")
+            + family("h_created", "gauge", "h_created 1.7")
+            + family("g", "gauge", "g 9.0")
+        ).encode()
+    )
+    whole = Sum()
+    whole.add(family("x_total", "counter", "x_total 1.0").encode())
+    whole.add_counts(gone.text())
+    assert whole.text().decode() == (
+        family("x_total", "counter", "x_total 3.0") + family("h", "histogram", "h_count 1.0")
+    )
