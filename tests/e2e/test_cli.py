@@ -170,6 +170,22 @@ def test_dev_up_can_be_used_from_the_command_line_and_ends_at_ctrl_c(
         "probabilities" in run("infer", "digits", "-i", f"X=@{tmp_path}/rows.npy", *router).stdout
     )
 
+    given = ("infer", "digits", "-i", f"X=@{tmp_path}/rows.npy", "--top", "2", *router)
+    with Client(url) as client:
+        scored = client.infer("digits", {"X": rows}, classes={"probabilities": 2}).classes
+    best = [row[0] for row in scored["probabilities"]]
+    assert [(one.index, one.label) for one in best] == [(one, str(one)) for one in expected]
+    label, probabilities = run_json(*given)["outputs"]
+    assert label["data"] == expected
+    assert [row[0]["label"] for row in probabilities["classes"]] == [str(one) for one in expected]
+    shown = run(*given)
+    assert f"probabilities  0    {expected[0]}      {best[0].score:.6g}" in shown.stdout
+    assert f"by {node['name']} (…{node['peer_id'][-8:]}), version 1" in shown.stderr
+    refused = run(
+        "infer", "digits", "-i", f"X=@{tmp_path}/rows.npy", "-o", "label", "--top", "2", *router
+    )
+    assert refused.returncode == 2
+
     wrong = run("infer", "digits", "--input", "X=[[1,2]]", *router)
     assert (wrong.returncode, wrong.stdout) == (1, "")
     assert wrong.stderr == (

@@ -49,6 +49,11 @@ def node_name(node: Mapping[str, Any], names: Mapping[str, str]) -> str:
     return names.get(peer) or (peer if len(peer) <= SUFFIX_CHARS else f"…{peer[-SUFFIX_CHARS:]}")
 
 
+def name_and_id(peer: str, name: str) -> str:
+    """Return a node's name with the end of its peer id behind it, or its peer id where it has no name."""
+    return f"{name} (…{peer[-SUFFIX_CHARS:]})" if name else peer
+
+
 def node_row(node: Mapping[str, Any], names: Mapping[str, str]) -> tuple[object, ...]:
     """Return the row of a node for `NODE_COLUMNS`."""
     links: list[dict[str, Any]] = node.get("links", [])

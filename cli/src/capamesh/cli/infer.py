@@ -15,6 +15,7 @@ EPILOG = examples(
     "capamesh models   shows names, inputs and shapes; -1 is any size",
     "capamesh infer iris --input 'X=[[5.1,3.5,1.4,0.2]]'   dtype and shape are the model's",
     "capamesh infer iris --input X=@rows.npy --output label --json",
+    "capamesh infer digits --input X=@rows.npy --top 3   the largest scores, with the names of their classes",
     "capamesh infer iris --input X=@rows.npy --cast   numpy's float64 for a model that takes FP32",
     "capamesh infer iris --input X=@rows.npy --parameter priority=1   before all others",
     "capamesh infer iris --input X=@rows.npy --region eu --max-price 2 --explain   who may run it, and who did",
@@ -40,6 +41,15 @@ def infer(
     outputs: Annotated[
         list[str] | None,
         typer.Option("--output", "-o", metavar="NAME", help="Only this output; may be repeated."),
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            "--top",
+            metavar="COUNT",
+            min=1,
+            help="Of outputs of scores, only so many of each row, the largest, with the names of their classes.",
+        ),
     ] = None,
     cast: Annotated[
         bool,
@@ -103,12 +113,15 @@ def infer(
     as_json: options.Json = False,
 ) -> None:
     """Run MODEL once and print its outputs. In JSON, NaN and infinities are the texts NaN, Infinity, -Infinity."""
+    from capamesh.cli.class_table import class_notes, class_rows, classes_json, wanted_classes  # noqa: PLC0415 - the same
     from capamesh.cli.explain import sentence  # noqa: PLC0415 - the same
+    from capamesh.cli.fleet_rows import name_and_id  # noqa: PLC0415 - the same
     from capamesh.cli.input_values import parse_inputs  # noqa: PLC0415 - help starts faster
+    from capamesh.cli.operator_client import OperatorClient  # noqa: PLC0415 - the same
     from capamesh.cli.output_values import dtype_name, json_of, preview  # noqa: PLC0415 - the same
     from capamesh.cli.parameter_values import parse_parameters  # noqa: PLC0415 - the same
     from capamesh.cli.printing import hint, print_json, print_table  # noqa: PLC0415 - the same
-    from capamesh.client import Client, RoutingOptions  # noqa: PLC0415 - the same
+    from capamesh.client import RoutingOptions  # noqa: PLC0415 - the same
 
     wanted = parse_parameters(parameters or ())
     routing = RoutingOptions(
@@ -121,31 +134,46 @@ def infer(
         max_price=max_price,
         is_explained=explain,
     )
-    with Client(options.several(router), **access(header, ca)) as client:
-        tensors = parse_inputs(inputs, client.metadata(model, version), is_cast=cast)
+    chosen = outputs or []
+    with OperatorClient(options.several(router), **access(header, ca)) as client:
+        metadata = client.metadata(model, version)
+        tensors = parse_inputs(inputs, metadata, is_cast=cast)
+        classes = wanted_classes(metadata, chosen, top) if top else {}
+        if classes and not chosen:
+            chosen = [spec.name for spec in metadata.outputs]
         answers = client.infer(
             model,
             tensors,
             version=version,
-            outputs=outputs or None,
+            outputs=chosen or None,
+            classes=classes,
             timeout_s=timeout,
             parameters=wanted,
             routing=routing,
         )
+        name = "" if as_json or not answers.node else client.name_of(answers.node)
+    arrays = {n: a for n, a in answers.items() if n not in answers.classes}
     if as_json:
         reported = {"model": model, "version": answers.version, "node": answers.node}
         explained = {"explanation": answers.explanation} if explain else {}
-        print_json(
-            {**reported, "outputs": [json_of(n, a) for n, a in answers.items()], **explained}
-        )
+        shown = [
+            classes_json(n, answers.classes[n]) if n in answers.classes else json_of(n, a)
+            for n, a in answers.items()
+        ]
+        print_json({**reported, "outputs": shown, **explained})
         return
-    print_table(
-        ("OUTPUT", "DTYPE", "SHAPE", "VALUES"),
-        [
-            (name, dtype_name(array), list(array.shape), preview(array))
-            for name, array in answers.items()
-        ],
-    )
-    hint(f"by {answers.node or 'a node that the router did not name'}, version {answers.version}")
+    if arrays:
+        print_table(
+            ("OUTPUT", "DTYPE", "SHAPE", "VALUES"),
+            [(n, dtype_name(a), list(a.shape), preview(a)) for n, a in arrays.items()],
+        )
+    if arrays and answers.classes:
+        print()
+    if answers.classes:
+        print_table(("OUTPUT", "ROW", "LABEL", "SCORE", "CLASS"), class_rows(answers.classes))
+        for note in class_notes(answers.classes):
+            hint(note)
+    by = name_and_id(answers.node, name)
+    hint(f"by {by or 'a node that the router did not name'}, version {answers.version}")
     if answers.explanation is not None:
-        hint(sentence(answers.explanation))
+        hint(sentence(answers.explanation, {answers.node: by} if name else None))

@@ -12,7 +12,13 @@ from typing_extensions import override
 from capamesh.client import AsyncClient, Client, HeldList
 from capamesh.client.answers import Answer, failure_of, read_held_list, read_json
 from capamesh.client.asks import Ask
-from capamesh.protocol.errors import ConfigError, InvalidRequest, ModelNotFound, ProtocolViolation
+from capamesh.protocol.errors import (
+    CapameshError,
+    ConfigError,
+    InvalidRequest,
+    ModelNotFound,
+    ProtocolViolation,
+)
 
 
 class OperatorClient(Client):
@@ -45,6 +51,14 @@ class OperatorClient(Client):
         except ModelNotFound:  # a page that it has not
             return []
         return cast("list[dict[str, Any]]", found) if isinstance(found, list) else []
+
+    def name_of(self, peer: str) -> str:
+        """Return the name of a node; empty where it has none, or the router does not say it to whoever asks."""
+        try:
+            node = self._exchange(Ask("GET", f"/v1/nodes/{quote(peer, safe='')}", _object))
+        except CapameshError:
+            return ""
+        return str(node.get("name") or "")
 
     def snapshot(self) -> dict[str, Any]:
         """Return all that the router's page shows of now: the router, its nodes and its models."""

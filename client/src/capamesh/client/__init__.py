@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from capamesh.client.answers import HeldList, ModelEntry, ModelMetadata, Outputs
 from capamesh.client.arrays import InputValue
+from capamesh.client.class_scores import ClassScore
 from capamesh.client.routing_options import RoutingOptions
 from capamesh.client.sync_client import Client
 from capamesh.protocol.tensors import Datatype, Limits, Tensor, TensorSpec
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncClient",
+    "ClassScore",
     "Client",
     "Datatype",
     "HeldList",

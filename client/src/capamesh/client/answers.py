@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy.typing as npt
 
+from capamesh.client.class_scores import NO_SCORES, ClassScore
 from capamesh.protocol.errors import (
     CapameshError,
     ClientError,
@@ -70,7 +71,7 @@ class Answer:
 class Outputs(dict[str, npt.NDArray[Any]]):
     """The outputs of one inference, arrays by name, with who gave them."""
 
-    __slots__ = ("explanation", "node", "router", "version")
+    __slots__ = ("classes", "explanation", "node", "router", "version")
 
     def __init__(
         self,
@@ -80,6 +81,7 @@ class Outputs(dict[str, npt.NDArray[Any]]):
         version: str = "",
         router: str = "",
         explanation: dict[str, Any] | None = None,
+        classes: Mapping[str, list[list[ClassScore]]] = NO_SCORES,
     ) -> None:
         super().__init__(arrays)
         self.node = node
@@ -90,6 +92,8 @@ class Outputs(dict[str, npt.NDArray[Any]]):
         """The URL of the router that answered."""
         self.explanation = explanation
         """Among whom and why the node was chosen; None where `RoutingOptions.is_explained` did not ask for it."""
+        self.classes = dict(classes)
+        """The largest scores of the outputs of which `classes` were asked for, by the output's name: a list for each row."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from capamesh.client.answers import (
     read_nodes,
 )
 from capamesh.client.arrays import NO_SPECS, InputValue, arrays_of, named, tensors_of
+from capamesh.client.class_scores import NO_CLASSES, checked_classes, read_classes
 from capamesh.client.routing_options import ANYWHERE, RoutingOptions
 from capamesh.protocol.errors import DeadlineExceeded, InvalidRequest, LinkLost, ProtocolViolation
 from capamesh.protocol.oip import (
@@ -98,6 +99,7 @@ def ask_infer(
     is_cast: bool = False,
     version: str = "",
     outputs: Sequence[str] | None = None,
+    classes: Mapping[str, int] = NO_CLASSES,
     timeout_s: float | None = None,
     parameters: Parameters = NO_PARAMETERS,
     id: str = "",  # noqa: A002 - the protocol's own word
@@ -109,7 +111,7 @@ def ask_infer(
     """Return the request for one inference; raises `InvalidRequest` and `TooLarge`.
 
     `specs` are the model's inputs, of which lists of numbers take dtype and shape, an input without a name its name, and
-    arrays their dtype where `is_cast`.
+    arrays their dtype where `is_cast`. Those of `classes` are outputs that are asked for, too.
     """
     if timeout_s is not None and not 0 < timeout_s < float("inf"):
         raise InvalidRequest(f"timeout_s is {timeout_s!r}; give seconds above 0, or None")
@@ -118,10 +120,13 @@ def ask_infer(
     _check_parameters(parameters)
     if timeout_s is not None:
         parameters = {**parameters, _TIMEOUT_PARAMETER: max(1, round(timeout_s * 1e6))}
+    classes = checked_classes(classes)
+    names = dict.fromkeys((*(outputs or ()), *classes))
     by_name = named(inputs, specs)
     buffers, json_bytes = encode_request(
         tensors_of(by_name, specs, is_cast=is_cast),
-        outputs=[RequestedOutput(name) for name in outputs or ()],
+        outputs=[RequestedOutput(name) for name in names],
+        classes=[classes.get(name, 0) for name in names] if classes else (),
         is_binary=is_binary,
         id=id,
         parameters=parameters,
@@ -151,6 +156,7 @@ def ask_infer(
             version=response.version,
             router=url,
             explanation=read_explanation(answer),
+            classes=read_classes(response.outputs, classes),
         )
 
     return Ask(

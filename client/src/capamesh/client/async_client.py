@@ -23,6 +23,7 @@ from capamesh.client.answers import (
 )
 from capamesh.client.arrays import NO_SPECS, InputValue, needs_specs
 from capamesh.client.asks import Ask
+from capamesh.client.class_scores import NO_CLASSES
 from capamesh.client.failover import Failover, is_for_another, none_answered, routers_of
 from capamesh.client.known_inputs import KnownInputs
 from capamesh.client.routing_options import ANYWHERE, RoutingOptions
@@ -107,6 +108,7 @@ class AsyncClient:
         cast: bool = False,
         version: str = "",
         outputs: Sequence[str] | None = None,
+        classes: Mapping[str, int] = NO_CLASSES,
         timeout_s: float | None = None,
         parameters: Parameters = NO_PARAMETERS,
         id: str = "",  # noqa: A002 - the protocol's own word
@@ -120,6 +122,7 @@ class AsyncClient:
             is_cast=cast,
             version=version,
             outputs=outputs,
+            classes=classes,
             timeout_s=self._timeout_s if timeout_s is None else timeout_s,
             parameters=parameters,
             id=id,

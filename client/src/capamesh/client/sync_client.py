@@ -32,6 +32,7 @@ from capamesh.client.answers import (
 )
 from capamesh.client.arrays import NO_SPECS, InputValue, needs_specs
 from capamesh.client.asks import Ask
+from capamesh.client.class_scores import NO_CLASSES
 from capamesh.client.failover import Failover, is_for_another, none_answered, routers_of
 from capamesh.client.known_inputs import KnownInputs
 from capamesh.client.routing_options import ANYWHERE, RoutingOptions
@@ -116,6 +117,7 @@ class Client:
         cast: bool = False,
         version: str = "",
         outputs: Sequence[str] | None = None,
+        classes: Mapping[str, int] = NO_CLASSES,
         timeout_s: float | None = None,
         parameters: Parameters = NO_PARAMETERS,
         id: str = "",  # noqa: A002 - the protocol's own word
@@ -134,7 +136,10 @@ class Client:
             cast: whether arrays are converted to the model's dtypes. Numbers that these cannot hold are refused; floats are
                 rounded.
             version: the version to run; empty: the one that the router chooses.
-            outputs: the names of the outputs to return; None: all.
+            outputs: the names of the outputs to return; None: all, or those of `classes`.
+            classes: outputs of which the classes with the largest scores are wanted, with how many of each row:
+                `{"probabilities": 3}`. They come in `Outputs.classes`, with the names that the model's node has for them; their
+                arrays are of the texts `score:index:label`.
             timeout_s: the deadline, which router and node keep too.
             parameters: the protocol's parameters, such as `{"priority": 1}` or a sequence's `sequence_id`.
             id: a text that comes back with the answer and marks the request in logs.
@@ -156,6 +161,7 @@ class Client:
             is_cast=cast,
             version=version,
             outputs=outputs,
+            classes=classes,
             timeout_s=self._timeout_s if timeout_s is None else timeout_s,
             parameters=parameters,
             id=id,

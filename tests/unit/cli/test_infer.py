@@ -1,0 +1,197 @@
+"""`capamesh infer`: the classes that it asks for and shows, and what it calls the node."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from capamesh.cli.__main__ import run
+from capamesh.cli.class_table import class_notes, class_rows, classes_json, wanted_classes
+from capamesh.cli.operator_client import OperatorClient
+from capamesh.client import ClassScore, Client, Datatype, ModelMetadata, Outputs, TensorSpec
+from capamesh.client.answers import Answer
+from capamesh.client.asks import Ask
+from capamesh.protocol.errors import InvalidRequest
+
+X = TensorSpec("X", Datatype.FP32, (-1, 2))
+LABEL = TensorSpec("label", Datatype.INT64, (-1,))
+SCORES = TensorSpec("scores", Datatype.FP32, (-1, 3))
+MODEL = ModelMetadata("m", ("1",), "onnxruntime_onnx", (X,), (LABEL, SCORES))
+PEER = "12D3KooWabcdefgh12345678"
+CAT, DOG = ClassScore(0.75, 1, "cat"), ClassScore(0.25, 0, "")
+LINE = ["infer", "m", "-i", "X=[[1,2]]"]
+
+
+class FakeRouter:
+    """Answers inferences with one array and classes where some were asked for, and says the node's name or not."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, Any] = {}
+        self.classes = [[CAT, DOG]]
+        self.name: str | None = "gpu-1"
+        self.explanation: dict[str, Any] | None = None
+
+    def infer(self, model: str, inputs: object, **options: Any) -> Outputs:
+        self.asked = options
+        names = options["outputs"] or ["label", "scores"]
+        return Outputs(
+            {name: np.array([7]) for name in names},
+            node=PEER,
+            version="1",
+            explanation=self.explanation,
+            classes=dict.fromkeys(options["classes"], self.classes),
+        )
+
+    def exchange(self, ask: Ask[Any]) -> object:
+        assert (ask.method, ask.path) == ("GET", f"/v1/nodes/{PEER}")
+        if self.name is None:
+            return ask.read(Answer(403, b"a proxy lets nobody see this"), "http://router")
+        return ask.read(Answer(200, json.dumps({"name": self.name}).encode()), "http://router")
+
+
+@pytest.fixture
+def router(monkeypatch: pytest.MonkeyPatch) -> FakeRouter:
+    for name in ("CAPAMESH_ROUTER", "CAPAMESH_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    fake = FakeRouter()
+    monkeypatch.setattr(Client, "metadata", lambda *_: MODEL)
+    monkeypatch.setattr(Client, "infer", lambda _, *args, **more: fake.infer(*args, **more))
+    monkeypatch.setattr(OperatorClient, "_exchange", lambda _, ask: fake.exchange(ask))
+    return fake
+
+
+def _unpadded(text: str) -> list[str]:
+    return [" ".join(line.split()) for line in text.splitlines()]
+
+
+Said = Callable[[], tuple[list[str], list[str]]]
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Said:
+    """Return the lines on standard output and on standard error, without padding."""
+
+    def lines() -> tuple[list[str], list[str]]:
+        out, err = capsys.readouterr()
+        return _unpadded(out), _unpadded(err)
+
+    return lines
+
+
+# which outputs
+
+
+def test_classes_are_asked_of_the_outputs_that_can_be_scores() -> None:
+    assert wanted_classes(MODEL, [], 3) == {"scores": 3}
+    assert wanted_classes(MODEL, ["scores"], 3) == {"scores": 3}
+
+
+def test_top_of_outputs_without_scores_is_a_usage_error(router: FakeRouter, said: Said) -> None:
+    assert run([*LINE, "--top", "3", "-o", "label"]) == 2
+    assert "there are no scores in label INT64[-1]" in " ".join(said()[1])
+    assert run([*LINE, "--top", "0"]) == 2
+    assert router.asked == {}
+
+
+def test_outputs_are_as_they_are_without_top(router: FakeRouter) -> None:
+    assert run(LINE) == 0
+    assert (router.asked["outputs"], router.asked["classes"]) == (None, {})
+
+
+# what is shown
+
+
+def test_top_shows_the_other_outputs_and_a_table_of_classes(router: FakeRouter, said: Said) -> None:
+    assert run([*LINE, "--top", "2"]) == 0
+    assert router.asked["outputs"] == ["label", "scores"]
+    assert router.asked["classes"] == {"scores": 2}
+    assert said() == (
+        [
+            "OUTPUT DTYPE SHAPE VALUES",
+            "label int64 [1] [7]",
+            "",
+            "OUTPUT ROW LABEL SCORE CLASS",
+            "scores 0 cat 0.75 1",
+            "scores 0 - 0.25 0",
+        ],
+        ["by gpu-1 (…12345678), version 1"],
+    )
+
+
+def test_top_of_one_output_shows_its_classes_alone(router: FakeRouter, said: Said) -> None:
+    assert run([*LINE, "--top", "2", "-o", "scores"]) == 0
+    assert said()[0][0] == "OUTPUT ROW LABEL SCORE CLASS"
+
+
+def test_json_has_the_classes_in_the_place_of_the_array(
+    router: FakeRouter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*LINE, "--top", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["node"] == PEER
+    assert [output["name"] for output in found["outputs"]] == ["label", "scores"]
+    assert found["outputs"][0]["data"] == [7]
+    assert found["outputs"][1] == {
+        "name": "scores",
+        "classes": [
+            [
+                {"score": 0.75, "index": 1, "label": "cat"},
+                {"score": 0.25, "index": 0, "label": ""},
+            ]
+        ],
+    }
+
+
+def test_scores_that_json_cannot_hold_are_texts() -> None:
+    scores = [ClassScore(value, 0, "") for value in (math.nan, math.inf, -math.inf)]
+    (row,) = classes_json("y", [scores])["classes"]  # type: ignore[misc]
+    assert [one["score"] for one in row] == ["NaN", "Infinity", "-Infinity"]
+
+
+def test_table_shows_the_first_rows_and_says_so() -> None:
+    classes = {"y": [[CAT]] * 12}
+    assert len(class_rows(classes)) == 10
+    assert class_notes(classes) == ["y: the first 10 of 12 rows are shown; give --json for all"]
+
+
+def test_table_without_a_label_says_what_gives_some() -> None:
+    assert class_notes({"y": [[DOG]], "z": [[CAT, DOG]], "none": [[]]}) == [
+        "y: its node has no names for these classes; labels.txt in the model's folder gives them"
+    ]
+
+
+# the node
+
+
+@pytest.mark.parametrize("name", ["", None])
+def test_node_without_a_name_to_be_had_is_called_by_its_peer_id(
+    router: FakeRouter, said: Said, name: str | None
+) -> None:
+    router.name = name
+    assert run(LINE) == 0
+    assert said()[1] == [f"by {PEER}, version 1"]
+
+
+def test_explanation_calls_the_node_by_its_name(router: FakeRouter, said: Said) -> None:
+    replica = {"peer_id": PEER, "address": "a:1", "is_chosen": True}
+    router.explanation = {"model": "m", "version": "1", "policy": "p2c", "replicas": [replica]}
+    assert run([*LINE, "--explain"]) == 0
+    assert said()[1][1] == (
+        "A request for m/1 would go to gpu-1 (…12345678) at a:1: no other node hosts the model."
+    )
+    router.name = ""
+    assert run([*LINE, "--explain"]) == 0
+    assert f"would go to {PEER} at a:1: " in said()[1][1]
+
+
+def test_too_many_classes_are_refused_before_anything_is_asked() -> None:
+    with (
+        Client("http://127.0.0.1:1") as client,
+        pytest.raises(InvalidRequest, match="from 1 to 8192"),
+    ):
+        client.infer("m", {"X": np.ones(1, np.float32)}, classes={"y": 9000})
