@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 from browser import Tab, browser, chromium_path
+from fleet_fakes import answer_of, answering, linked, offer
 from page_fleets import HOSTILE, join, large, peer_of, troubled
 from router_http import Http, serving
 
 from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.fleet import Left
+from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec, join_elements
 from capamesh.router.telemetry.tracing import AttemptTimes, RequestTimes
 
 HERE = Path(__file__).parent
@@ -158,6 +161,33 @@ async def test_sample_request_is_sent_and_its_answer_is_shown(
         "document.querySelector('textarea').value = '{}'; document.querySelector('button.primary').click()"
     )
     await tab.wait_for("document.querySelector('main').innerText.includes('400 refused')")
+
+
+async def test_answer_of_a_model_with_labels_is_shown_with_them(open_page: OpenPage) -> None:
+    texts = [f"0.875:7:{HOSTILE}", "0.125:1:a:b", "nan:0"]
+    scores = Tensor("y", Datatype.BYTES, (1, 3), join_elements([text.encode() for text in texts]))
+    spec = TensorSpec("y", Datatype.FP32, (-1, 10))
+    async with serving() as http:
+        endpoint = join(http.fleet, 1, (replace(offer("m"), outputs=(spec,), labelled=("y",)),))
+        linked(endpoint, answering(answer_of("1", scores)))
+        tab = await open_page(http, "model/m")
+        await tab.wait_for("document.querySelector('button.primary')?.disabled === false")
+        body = json.loads(await tab.run("document.querySelector('textarea').value"))
+        assert body["outputs"] == [{"name": "y", "parameters": {"classification": 3}}]
+        assert "The classes of y have names" in await text_of(tab)
+        assert '"classification":3' in await tab.run("document.querySelector('pre').textContent")
+        await tab.run("document.querySelector('button.primary').click()")
+        await tab.wait_for("document.querySelector('main').innerText.includes('200 answered')")
+        rows = await tab.run(
+            "[...document.querySelectorAll('table[aria-label=\"Classes of y\"] tbody tr')].map((r) => r.innerText)"
+        )
+        assert [row.split("\t") for row in rows] == [
+            [HOSTILE, "0.875", "7"],
+            ["a:b", "0.125", "1"],
+            ["\u2013", "NaN", "0"],
+        ]
+        assert await tab.run("document.querySelectorAll('main img').length") == 0
+        assert tab.complaints == []
 
 
 async def test_request_view_says_who_is_a_candidate_and_why_others_are_not(

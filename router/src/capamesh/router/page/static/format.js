@@ -12,6 +12,11 @@ export function short(value) {
 
 const trim = (value) => String(Number(value.toPrecision(value >= 100 ? Math.ceil(Math.log10(value + 1)) : 3)));
 
+/** Return a value of a tensor, numbers with about four digits. */
+export function valueText(value) {
+  return typeof value === "number" && !Number.isInteger(value) ? String(Number(value.toPrecision(4))) : String(value);
+}
+
 /** Return a time in microseconds in its best unit. */
 export function micros(value) {
   if (value === undefined || value === null) return "–";

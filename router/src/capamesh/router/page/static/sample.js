@@ -1,5 +1,6 @@
 // A valid sample request for a model, from its metadata, and the command that sends it.
 
+import { MOST_CLASSES } from "./classes.js";
 import { get } from "./store.js";
 
 const MOST_VALUES = 1 << 22, MOST_SHOWN = 1024;
@@ -7,8 +8,11 @@ const MOST_VALUES = 1 << 22, MOST_SHOWN = 1024;
 const count = (shape) => shape.reduce((product, size) => product * size, 1);
 const valueOf = (datatype) => datatype === "BYTES" ? "hello" : datatype === "BOOL" ? false : /^(FP|BF)/.test(datatype) ? 0.5 : 1;
 
-/** Return the body of a request with one row, and whether it is small enough to be shown; null where it is too large. */
-export function sampleOf(metadata) {
+/**
+ * Return the body of a request with one row, and whether it is small enough to be shown; null where it is too large.
+ * Of the outputs that are `labelled` it asks for the classes with the largest scores.
+ */
+export function sampleOf(metadata, labelled = []) {
   const shapes = metadata.inputs.map((input) => input.shape.map((size) => size < 0 ? 1 : size));
   const values = shapes.reduce((sum, shape) => sum + count(shape), 0);
   if (values > MOST_VALUES) return null;
@@ -17,11 +21,16 @@ export function sampleOf(metadata) {
       name: input.name, shape: shapes[at], datatype: input.datatype, data: Array(count(shapes[at])).fill(valueOf(input.datatype)),
     })),
   };
+  if (labelled.length) {
+    body.outputs = metadata.outputs.map(({ name }) => labelled.includes(name) ? { name, parameters: { classification: MOST_CLASSES } } : { name });
+  }
   return { body, isShown: values <= MOST_SHOWN };
 }
 
-/** Return a body as JSON, a line for each input. */
-export const written = (body) => `{"inputs": [\n${body.inputs.map((input) => `  ${JSON.stringify(input)}`).join(",\n")}\n]}`;
+const listed = (values) => `[\n${values.map((value) => `  ${JSON.stringify(value)}`).join(",\n")}\n]`;
+
+/** Return a body as JSON, a line for each input and output. */
+export const written = (body) => `{"inputs": ${listed(body.inputs)}${body.outputs ? `, "outputs": ${listed(body.outputs)}` : ""}}`;
 
 export const inferPath = (name, version) => `v2/models/${encodeURIComponent(name)}${version ? `/versions/${encodeURIComponent(version)}` : ""}/infer`;
 
