@@ -65,6 +65,33 @@ def test_lower_priority_numbers_go_first_then_earlier_deadlines_then_earlier_arr
     assert queue.take(1) == []
 
 
+def test_all_that_waits_is_taken_in_the_same_order() -> None:
+    queue = RequestQueue()
+    deadlines = (1.0, 5.0, 2.0, 6.0, 4.0, 3.0)
+    put(queue, [request(2, deadline_s=deadline_s) for deadline_s in deadlines])
+    assert [one.deadline_s for one in queue.take(12)] == sorted(deadlines)
+    assert (len(queue), queue.rows, heap_entries(queue)) == (0, 0, 0)
+
+
+def test_bulk_work_gets_the_same_share_after_online_work_was_taken_whole() -> None:
+    taken: list[list[bool]] = []
+    for has_dropped in (
+        False,
+        True,
+    ):  # an entry of what was dropped keeps it from being taken whole
+        queue = RequestQueue()
+        put(queue, [request(5) for _ in range(4)])
+        if has_dropped:
+            dropped = request()
+            put(queue, [dropped])
+            drop(queue, dropped)
+        assert len(queue.take(20)) == 4
+        put(queue, [request() for _ in range(40)] + [request(is_bulk=True) for _ in range(40)])
+        taken.append([one.is_bulk for _ in range(80) for one in queue.take(1)])
+    assert taken[0] == taken[1]
+    assert 0 < taken[0][:40].count(True) < 40
+
+
 def test_batch_is_filled_up_to_its_rows_and_never_over_them() -> None:
     queue = RequestQueue()
     first, second, third = request(3), request(4), request(2)

@@ -663,6 +663,23 @@ async def test_load_in_an_answer_counts_none_of_those_that_ran_with_it(rig: Rig)
     assert [(load.in_flight, load.device_in_flight) for load in loads] == [(0, 0)] * 3
 
 
+async def test_requests_of_one_read_have_come_at_one_time(rig: Rig) -> None:
+    await rig.hold()
+    for stream in (1, 2):
+        rig.ask(stream)
+        rig.clock.now_s += 1
+    await asyncio.sleep(0)
+    rig.clock.now_s += 1
+    rig.ask(3)
+    await rig.idle()
+    answers = [rig.link.answers[stream] for stream in (1, 2, 3)]
+    assert [answer.queue_us for answer in answers if isinstance(answer, InferAnswer)] == [
+        3_000_000,
+        3_000_000,
+        0,
+    ]
+
+
 async def test_each_batch_tells_the_load_after_it(rig: Rig) -> None:
     link = await rig.hold()
     rig.ask(1)

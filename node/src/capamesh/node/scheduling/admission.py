@@ -45,7 +45,16 @@ class Admission:
 
     def make_room(self, request: PendingRequest) -> Sequence[PendingRequest]:
         """Return which lesser requests that wait have to leave for `request`; raise `Overloaded` where none can."""
-        queue = self._requests.queue
+        requests = self._requests
+        if (  # there is room beyond doubt, as nearly always
+            self._policies is None
+            and self.max_queue is None
+            and not request.is_bulk
+            and len(requests.live) < self.max_in_flight
+            and requests.rows + request.rows <= self._limit.rows
+        ):
+            return ()
+        queue = requests.queue
         if self._policies is not None:
             self._policies.check_room(request, queue, len(queue), self._slots.retry_s())
         refusal = self._refusal(request, 0, 0)

@@ -230,7 +230,8 @@ class DynamicBatcher(Scheduler):
         busy slots is free. Expired requests are answered first; so are those that would expire during the run, unless
         only one waits.
         """
-        self._shedding.expire(now_s)
+        if now_s >= self._requests.soonest_s or self.sequences is not None:
+            self._shedding.expire(now_s)
         slots, queue = self._slots, self._requests.queue
         if not queue or (is_ahead and slots.full_batch_s() > AHEAD_S):
             return None
@@ -283,6 +284,7 @@ class DynamicBatcher(Scheduler):
             if not self._has_profile:
                 self.limit.learnt(self.time.expected_s(1) / self._instances)
         answers: list[tuple[PendingRequest, Result]] = []
+        good = 0
         for request, result in zip(batch.requests, results, strict=True):
             outcome = _NO_RESULT if result is None else result
             if self.sequences is not None:
@@ -298,7 +300,7 @@ class DynamicBatcher(Scheduler):
                 if isinstance(outcome, RunFailed):
                     self.health.failed(request.inputs, outcome.message)
             else:
-                meter.answered("ok")
+                good += 1
                 if self.health.is_doubted:
                     self.health.succeeded()
                 self.latency.answered(request.in_flight, now_s - request.arrived_s)
@@ -308,12 +310,9 @@ class DynamicBatcher(Scheduler):
             requests.forget(request)
             answers.append((request, outcome))
         batch.wanted = 0
-        fault: Exception | None = None
-        for request, outcome in answers:  # all are counted before the first is told of the load
-            try:
-                request.done(request, outcome)
-            except Exception as exc:  # noqa: BLE001 - a caller's bug must not cost the others their answers
-                fault = fault or exc
+        if good:
+            meter.answered("ok", good)
+        fault = _answer(answers)  # all are counted before the first is told of the load
         for request in batch.requests:  # whoever keeps a work or the batch keeps no data
             request.batch = None
             request.inputs = ()
@@ -358,6 +357,17 @@ class DynamicBatcher(Scheduler):
             text = "more urgent requests have taken the place that this one had in the queue; try another node"
             error = Overloaded(text, retry_after_s=self._slots.retry_s())
             self._requests.refuse(lesser, error, "displaced", now_s)
+
+
+def _answer(answers: Sequence[tuple[PendingRequest, Result]]) -> Exception | None:
+    """Give all answers; return the first fault of a caller, which must not cost the others their answers."""
+    fault: Exception | None = None
+    for request, outcome in answers:
+        try:
+            request.done(request, outcome)
+        except Exception as exc:  # noqa: BLE001 - see above
+            fault = fault or exc
+    return fault
 
 
 def _unheard(request: PendingRequest, result: Result) -> None:

@@ -61,7 +61,11 @@ class RequestsInFlight:
     @property
     def queued(self) -> int:
         """Return the number of requests in flight that do not run."""
-        return len(self.live) - sum(batch.wanted for batch in self.running if batch.has_begun)
+        count = len(self.live)
+        for batch in self.running:
+            if batch.has_begun:
+                count -= batch.wanted
+        return count
 
     def add(self, request: PendingRequest, *, is_turn: bool) -> None:
         """Take in a request; `is_turn`: it may be queued, rather than when its sequence gets there."""

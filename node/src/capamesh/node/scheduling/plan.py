@@ -121,7 +121,7 @@ class BatchPlan(RunPlan):
         inputs = request.inputs
         if self._is_plain and len(inputs) == 1:
             request.rows = rows = inputs[0].shape[0]
-            is_empty = not rows or not inputs[0].size_bytes
+            is_empty = not rows or not inputs[0].data
             request.key = None
         else:
             is_empty = self._prepare_any(request)
@@ -259,7 +259,9 @@ class BatchPlan(RunPlan):
                 return [list(outputs)]
             return [self._cut_back(requests[0], outputs, joined)]
         shares: list[list[Tensor]] = [[] for _ in requests]
-        rows = sum(request.rows for request in requests)
+        rows = 0
+        for request in requests:
+            rows += request.rows
         for output in outputs:
             axis = self._axes.get(output.name, 0)
             shape = output.shape

@@ -214,8 +214,13 @@ class RequestQueue:
         Room that the class in turn leaves is given to the other.
         """
         online = self._online
-        if online.entries == 1 and online.count == 1 and not self._bulk.count:
-            return self._take_lone()
+        if (  # what waits is online, of one key and wanted, and fits
+            not self._bulk.count
+            and len(online.heaps) == 1
+            and online.entries == online.count
+            and (self.rows <= max_rows or online.count == 1)
+        ):
+            return self._take_all()
         chosen = self._next_class()
         first = chosen.first() if chosen is not None else None
         if chosen is None or first is None:
@@ -229,15 +234,18 @@ class RequestQueue:
                 self._fill(other, first.key, requests, rows, max_rows)
         return requests
 
-    def _take_lone(self) -> list[PendingRequest]:
-        """Return the only work, which is online, without a look at orders: what a quiet node does."""
+    def _take_all(self) -> list[PendingRequest]:
+        """Return all that waits, which is online and of one key, in its order: what a node does that keeps up."""
         online = self._online
-        (((*_, request),),) = online.heaps.values()
+        ((_, heap),) = online.heaps.items()
+        heap.sort()  # of those who came one after the other it is sorted already
         online.heaps.clear()
-        online.count = online.entries = self.rows = 0
+        online.count = online.entries = 0
         self._passed = online.passed
-        online.passed += (request.rows or 1) / online.share
-        return [request]
+        # a run of no rows takes its time too
+        online.passed += (self.rows or 1) / online.share
+        self.rows = 0
+        return [request for *_, request in heap]
 
     def _fill(
         self,

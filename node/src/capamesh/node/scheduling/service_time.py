@@ -46,10 +46,11 @@ class ServiceTime:
     def ran(self, rows: int, seconds: float) -> float:
         """Take a run into account; return how many times longer than expected it took."""
         rows = max(rows, 1)  # an empty request's run takes what a row's takes
+        expected_s = self.expected_s(rows)
         if self._profile is not None or self._seen:
-            seconds = min(seconds, MOST_LONGER * self.predicted_s(rows))
+            seconds = min(seconds, MOST_LONGER * expected_s * self.slowdown)
         self.run_s = self.run_s + SMOOTHING * (seconds - self.run_s) if self.run_s else seconds
-        ratio = seconds / max(self.expected_s(rows), 1e-9)
+        ratio = seconds / max(expected_s, 1e-9)
         if self._profile is None:
             bucket = rows.bit_length()
             self._seen[bucket] = self._seen.get(bucket, seconds / rows) * (1 - SMOOTHING) + (

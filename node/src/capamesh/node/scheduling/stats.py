@@ -25,9 +25,9 @@ class Meter:
         self.queue_s = Buckets(SECOND_BOUNDS)
         self.run_s = Buckets(SECOND_BOUNDS)
 
-    def answered(self, code: str) -> None:
-        """A request was answered."""
-        self.requests[code] = self.requests.get(code, 0) + 1
+    def answered(self, code: str, count: int = 1) -> None:
+        """Requests were answered."""
+        self.requests[code] = self.requests.get(code, 0) + count
 
     def drop(self, reason: str) -> None:
         """A request that was queued will not run."""

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from capamesh.node.scheduling import Batch, PendingRequest, Result
+from capamesh.node.scheduling import PendingRequest, Result
 from capamesh.node.scheduling.pending_request import RequestState
+from capamesh.node.worker.answers import AnswerEncoder
 from capamesh.node.worker.classification import Classification
 from capamesh.protocol.errors import (
     CapameshError,
@@ -73,9 +74,10 @@ class WorkerService(LinkHandler):
         """The runners that may have something under way, replaced ones included; `tidy` forgets the others."""
         self._due: dict[ModelRunner, None] = {}
         """The runners that were given requests in the present read, in that order."""
+        self._read_s = 0.0
+        """The time of the present read, while there is any in `_due`."""
+        self._answers = AnswerEncoder(limits, self.load_report)
         self._is_draining = False
-        self._reported: Batch | None = None
-        self._report = LoadReport()
         self.on_links: Callable[[int], None] = lambda _: None
         """The callback that is told the number of links when it changes."""
         self.free_bytes = 0
@@ -118,7 +120,9 @@ class WorkerService(LinkHandler):
     @override
     def request_received(self, link: Link, stream: int, meta: bytes, body: memoryview) -> None:
         """Queue a call or refuse it."""
-        now_s = self._clock()
+        if not self._due:
+            self._read_s = self._clock()
+        now_s = self._read_s  # what came in one read came at one time
         key = link, stream
         hosted = None
         try:
@@ -185,7 +189,9 @@ class WorkerService(LinkHandler):
     def load_report(self, hosted: HostedModel | None = None) -> LoadReport:
         """Return the load as it is now: of a model, or without one of all together."""
         # not `_requests`: of a batch that is being answered, those behind this one are in it still
-        device_in_flight = sum(runner.scheduler.in_flight for runner in self._active)
+        device_in_flight = 0
+        for runner in self._active:
+            device_in_flight += runner.scheduler.in_flight
         if hosted is None:
             return LoadReport(
                 in_flight=device_in_flight,
@@ -315,19 +321,8 @@ class WorkerService(LinkHandler):
         if isinstance(result, CapameshError):
             self._fail(key, result, hosted)
             return
-        if request.batch is not self._reported or request.batch is None:
-            self._reported = request.batch  # one report for all that ran together
-            self._report = self.load_report(hosted)
-        answer = InferAnswer(
-            hosted.version,
-            tuple(result),
-            int((request.started_s - request.arrived_s) * 1e6),
-            int(request.run_s * 1e6),
-            self._report,
-        )
         try:
-            check_outputs(answer.outputs, self._limits)
-            meta, body = encode_answer(answer)
+            meta, body = self._answers.encode(hosted, request, result)
         except TooLarge as error:
             self._fail(key, error, hosted)
             return

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import pytest
+
+from capamesh.node.scheduling import Batch, PendingRequest
+from capamesh.node.worker.answers import AnswerEncoder
+from capamesh.protocol.errors import TooLarge
+from capamesh.protocol.ids import ModelVersion
+from capamesh.protocol.links.calls import InferAnswer, LoadReport, decode_answer
+from capamesh.protocol.tensors import Limits, Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from capamesh.node.models.registry import HostedModel
+    from capamesh.node.scheduling.pending_request import RunPlan
+
+HOSTED = cast("HostedModel", SimpleNamespace(version=ModelVersion("3")))
+LIMITS = Limits(max_texts=2)
+
+
+class Encoding:
+    """An encoder whose model has one request more in flight each time it is asked, and batches to answer."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.encoder = AnswerEncoder(LIMITS, self.load_of)
+
+    def load_of(self, hosted: HostedModel) -> LoadReport:
+        assert hosted is HOSTED
+        self.asked += 1
+        return LoadReport(in_flight=self.asked)
+
+    def answer(self, request: PendingRequest, *outputs: Tensor) -> tuple[bytes, InferAnswer]:
+        meta, body = self.encoder.encode(HOSTED, request, outputs)
+        return meta, decode_answer(meta, memoryview(b"".join(body)), Limits())
+
+
+def nobody(request: PendingRequest, result: object) -> None:
+    raise AssertionError(f"an encoder answers nobody: {request}, {result}")
+
+
+def batch_of(*arrived_s: float) -> Sequence[PendingRequest]:
+    """Return requests that ran together from second 10 on, for a quarter of a second."""
+    requests = [PendingRequest((), (), nobody, arrived_s=each) for each in arrived_s]
+    batch = Batch(requests, len(requests), 10.0, cast("RunPlan", None))
+    for request in requests:
+        request.batch, request.started_s, request.run_s = batch, 10.0, 0.25
+    return requests
+
+
+def numbers(*values: float) -> Tensor:
+    return Tensor.from_numpy("y", np.array(values, np.float32))
+
+
+def texts(*values: str) -> Tensor:
+    return Tensor.from_numpy("t", np.array(values, object))
+
+
+def test_answers_of_one_run_that_look_alike_share_their_metadata() -> None:
+    encoding = Encoding()
+    first, second = batch_of(9.0, 9.0)
+    meta, answer = encoding.answer(first, numbers(1, 2))
+    same, other = encoding.answer(second, numbers(3, 4))
+    assert same is meta
+    load = LoadReport(in_flight=1)
+    assert answer == InferAnswer(ModelVersion("3"), answer.outputs, 1_000_000, 250_000, load)
+    assert other == answer._replace(outputs=other.outputs)
+    assert other.outputs[0].to_numpy().tolist() == [3, 4]
+
+
+def test_each_answer_tells_what_is_its_own() -> None:
+    encoding = Encoding()
+    first, later, longer = batch_of(9.0, 9.5, 9.5)
+    assert encoding.answer(first, numbers(1))[1].queue_us == 1_000_000
+    assert encoding.answer(later, numbers(2))[1].queue_us == 500_000
+    assert encoding.answer(longer, numbers(3, 4))[1].outputs[0].shape == (2,)
+    assert encoding.asked == 1
+
+
+def test_load_is_asked_anew_for_each_run_and_each_lone_request() -> None:
+    encoding = Encoding()
+    for first, second in (batch_of(9.0, 9.0), batch_of(9.0, 9.0)):
+        encoding.answer(first, numbers(1))
+        encoding.answer(second, numbers(1))
+    (alone,), (too,) = batch_of(9.0), batch_of(9.0)
+    seen = [encoding.answer(request, numbers(1))[1].load.in_flight for request in (alone, too)]
+    assert seen == [3, 4]
+
+
+def test_request_that_is_in_no_batch_any_more_has_a_load_of_its_own() -> None:
+    encoding = Encoding()
+    first, second = batch_of(9.0, 9.0)
+    first.batch = second.batch = None
+    seen = [encoding.answer(each, numbers(1))[1].load.in_flight for each in (first, second)]
+    assert seen == [1, 2]
+
+
+def test_texts_are_described_and_checked_each_time() -> None:
+    encoding = Encoding()
+    first, second, third = batch_of(9.0, 9.0, 9.0)
+    encoding.answer(first, texts("a", "bc"))
+    assert encoding.answer(second, texts("def", "g"))[1].outputs[0].to_numpy().tolist() == [
+        b"def",
+        b"g",
+    ]
+    with pytest.raises(TooLarge, match="3 BYTES elements"):
+        encoding.answer(third, texts("a", "b", "c"))
+
+
+def test_empty_output_of_a_huge_shape_is_refused_each_time() -> None:
+    encoding = Encoding()
+    huge = Tensor("y", numbers().datatype, (0, 2**62), b"")
+    for request in batch_of(9.0, 9.0):
+        with pytest.raises(TooLarge, match="non-zero dimensions"):
+            encoding.answer(request, huge)
+
+
+def test_metadata_of_texts_are_no_other_answer_s() -> None:
+    encoding = Encoding()
+    first, second, third = batch_of(9.0, 9.0, 9.0)
+    encoding.answer(first, numbers(1, 2))
+    encoding.answer(second, texts("a", "b"))
+    assert encoding.answer(third, numbers(3, 4))[1].outputs[0].name == "y"
