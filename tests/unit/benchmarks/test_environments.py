@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from benchmark_modules import load
 
-FILE = Path(__file__).resolve().parents[3] / "benchmarks" / "environments.py"
+environments = load("environments")
 APT_GET = """#!/bin/sh
 case "$1" in
   install) echo "Inst libthing1 (1.0 Debian)"; echo "Conf libthing1"; echo "Inst thing (2.0 Debian)" ;;
@@ -20,17 +18,6 @@ DPKG_DEB = """#!/bin/sh
 /bin/mkdir -p "$3/usr/sbin" "$3/usr/lib/some-linux-gnu"
 echo "$2" > "$3/usr/sbin/$(/usr/bin/basename "$2" .deb)"
 """
-
-
-@pytest.fixture(name="environments")
-def _environments(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_environments", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(name="path")
@@ -47,16 +34,14 @@ def program(file: Path, text: str) -> Path:
     return file
 
 
-def test_installed_program_is_taken(environments: ModuleType, path: Path, tmp_path: Path) -> None:
+def test_installed_program_is_taken(path: Path, tmp_path: Path) -> None:
     thing = program(path / "thing", "")
     found = environments.debian_program("thing", tmp_path / "home")
     assert (found.path, found.variables) == (str(thing), {})
     assert not (tmp_path / "home").exists()
 
 
-def test_missing_program_is_unpacked_with_what_it_needs(
-    environments: ModuleType, path: Path, tmp_path: Path
-) -> None:
+def test_missing_program_is_unpacked_with_what_it_needs(path: Path, tmp_path: Path) -> None:
     program(path / "apt-get", APT_GET)
     program(path / "dpkg-deb", DPKG_DEB)
     home = tmp_path / "home"
@@ -69,17 +54,13 @@ def test_missing_program_is_unpacked_with_what_it_needs(
     ]
 
 
-def test_missing_program_is_refused_where_there_is_no_apt_get(
-    environments: ModuleType, path: Path, tmp_path: Path
-) -> None:
+def test_missing_program_is_refused_where_there_is_no_apt_get(path: Path, tmp_path: Path) -> None:
     del path
     with pytest.raises(environments.NotInstalled, match=r"no thing here, and no apt-get"):
         environments.debian_program("thing", tmp_path / "home")
 
 
-def test_refusal_has_the_last_line_of_what_failed(
-    environments: ModuleType, path: Path, tmp_path: Path
-) -> None:
+def test_refusal_has_the_last_line_of_what_failed(path: Path, tmp_path: Path) -> None:
     program(path / "apt-get", "#!/bin/sh\necho 'E: Unable to locate package thing' >&2\nexit 100\n")
     with pytest.raises(
         environments.NotInstalled,

@@ -1,0 +1,44 @@
+"""The check that a request costs no more than before: what it compares, and what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from benchmark_modules import load
+
+check = load("speed_check")
+Cost = check.Cost
+
+
+@pytest.mark.parametrize(
+    ("cost", "status"),
+    [
+        (Cost(100, 100, 100), 0),
+        (Cost(100, 100, 103), 0),
+        (Cost(100, 100, 90), 0),
+        (Cost(100, 100, 103.1), 1),
+        (Cost(100, 102, 110), 1),
+        (Cost(100, 106, 108), 2),
+        (Cost(100, 106, 100), 2),
+    ],
+)
+def test_verdict_is_over_the_bar_only_by_more_than_the_noise(cost: object, status: int) -> None:
+    assert check.verdict({"json": Cost(5, 5, 5), "large": cost}, 0.03)[0] == status
+
+
+def test_verdict_names_what_got_worse() -> None:
+    said = check.verdict({"json": Cost(5, 5, 6), "large": Cost(5, 5, 5)}, 0.03)
+    assert said == (1, "WORSE by more than 3%: json")
+
+
+def test_counted_leaves_out_what_a_start_costs(tmp_path: Path) -> None:
+    asked: set[tuple[Path, str, int]] = set()
+
+    def count(checkout: Path, kind: str, number: int) -> float:
+        asked.add((checkout, kind, number))
+        return 1e9 + number * (7.0 if checkout == tmp_path else 8.0)
+
+    costs = check.counted(tmp_path, count)
+    assert costs == {kind: Cost(7.0, 7.0, 8.0) for kind in ("json", "binary", "large")}
+    assert len(asked) == 12
