@@ -9,7 +9,7 @@ SOURCES := protocol/src node/src router/src client/src simulation/src cli/src
 # Where it is set, every process of a test run compiles all of the tests and the code anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-unit test-slow test-chaos test-hostile test-mutation check lint types imports models bench compose-test \
+.PHONY: help demo test test-unit test-slow test-chaos test-hostile test-mutation check lint types imports models bench profile speed-check compose-test \
         first-minutes reference observability docs wheels pins clean
 
 help: ## Say what can be made
@@ -78,6 +78,13 @@ build/models: $(DEMO_READY) scripts/build_models.py scripts/model_cases.py scrip
 
 bench: $(READY) build/models ## What the router and a node add to ONNX Runtime
 	$(BIN)/python benchmarks/overhead.py $(ARGS)
+
+profile: $(READY) ## Where a request's time goes in the router, layer by layer; needs wrk
+	$(BIN)/python benchmarks/profile_router.py $(ARGS)
+
+BASE := HEAD~1
+speed-check: $(READY) ## Fail if a request costs 3 % more than in the commit before (or BASE=...)
+	$(BIN)/python benchmarks/speed_check.py --base $(BASE) $(ARGS)
 
 compose-test: $(READY) ## The compose cluster, for real; needs a Docker engine
 	$(BIN)/python scripts/compose_test.py $(ARGS)
