@@ -28,12 +28,12 @@ NOW_MS = int(NOW.timestamp()) * 1000
 
 
 class FakeClocks(Clocks):
-    """The clocks of a router at `NOW`; `pass_s` lets time pass."""
+    """The clocks of a router at `NOW`; `pass_s` lets time pass, and `jumped_s` sets the time of day wrong by so much."""
 
     def __init__(self) -> None:
-        self.passed_s = 0.0
+        self.passed_s = self.jumped_s = 0.0
         super().__init__(
-            wall_ns=lambda: (NOW_MS + round(self.passed_s * 1000)) * 1_000_000,
+            wall_ns=lambda: (NOW_MS + round((self.passed_s + self.jumped_s) * 1000)) * 1_000_000,
             steady_s=lambda: 100.0 + self.passed_s,
         )
 
@@ -74,9 +74,11 @@ class Network:
         return self.owner.revoke(empty, peers=peers, invites=invites, now=NOW).encode()
 
 
-def says(node: Membership, port: int = 7001, counter: int = 1, **values: Any) -> bytes:
-    """Return the envelope of a node's advert; `values` are other fields than usual."""
-    sequence = Sequence(NOW_MS * 1_000_000, counter)
+def says(
+    node: Membership, port: int = 7001, counter: int = 1, *, boot_ms: int = NOW_MS, **values: Any
+) -> bytes:
+    """Return the envelope of a node's advert, started at `boot_ms`; `values` are other fields than usual."""
+    sequence = Sequence(boot_ms * 1_000_000, counter)
     fields = {
         "peer": node.identity.peer_id,
         "sequence": sequence,

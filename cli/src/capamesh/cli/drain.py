@@ -112,7 +112,10 @@ def _fleet(client: OperatorClient) -> dict[PeerId, _Node]:
 def _newest(
     owner: NetworkOwner, folder: Path, client: OperatorClient
 ) -> tuple[DrainOrder, DrainOrder]:
-    """Return the newest order of the folder's and the router's, and the router's: the key may be in use elsewhere too."""
+    """Return the newest order of the folder's and the router's, and the router's: the key may be in use elsewhere too.
+
+    Of two that were signed beside each other it is the router's, which others go by.
+    """
     authority = own_authority(owner.ca_der)
     empty = DrainOrder.empty(owner.network_id)
     file = folder / DRAINS_FILE
@@ -134,7 +137,7 @@ def _newest(
                 f"the router's drain order is not of the owner in {folder}, which owns {owner.network_id}: {exc.message}; "
                 "give that network's --dir"
             ) from exc
-    return (held if held.is_newer_than(kept) else kept), held
+    return (kept if kept.rank > held.rank else held), held
 
 
 def _lasting(order: DrainOrder, now: dt.datetime) -> dict[PeerId, dt.datetime]:

@@ -46,23 +46,31 @@ class Drains:
         """Return whether the newest order is on the disk."""
         return self._home.is_kept(DRAINS_FILE)
 
-    def read(self, encoded: bytes) -> DrainOrder:
-        """Return an order that is not taken over yet; raise `ProtocolViolation` when it is not the owner's."""
-        return self._trust.read_drains(encoded)
+    def newer(self, encoded: bytes) -> DrainOrder | None:
+        """Return an order that replaces the newest, None for another; raise `ProtocolViolation` when it is not the owner's."""
+        return self._trust.newer_drains(encoded)
 
-    def take(self, encoded: bytes) -> bool:
-        """Take an order over and keep it where it is newer, and say whether it is.
-
-        Raises `ProtocolViolation` when it is not the owner's. What the disk refuses is tried again with each status.
-        """
-        if not self._trust.take_drains(encoded):
-            return False
-        is_kept = self._home.keep(DRAINS_FILE, encoded)
-        order = self.newest
+    def adopt(self, order: DrainOrder) -> None:
+        """Take over an order that `newer` has returned, and keep it. What the disk refuses is tried again with each status."""
+        self._trust.adopt_drains(order)
+        is_kept = self._home.keep(DRAINS_FILE, self.encoded)
         self._log.info(
             "drains_updated", version=order.version, nodes=len(order.peers), is_kept=is_kept
         )
-        return True
+
+    def heard(self, encoded: bytes) -> bool:
+        """Take over an order that the mesh delivered where it is newer, and say whether it is.
+
+        One that does not count any more is passed over: it crossed the revocation list that retires its key.
+        """
+        try:
+            order = self.newer(encoded)
+        except ProtocolViolation as exc:
+            self._log.warning("drains_refused", reason=exc.message)
+            return False
+        if order is not None:
+            self.adopt(order)
+        return order is not None
 
     def until(self, peer: PeerId, now: datetime) -> datetime | None:
         """Return until when the owner has drained a node, None where routers may send to it."""

@@ -135,14 +135,44 @@ def knowing(order: DrainOrder) -> NetworkTrust:
     return trust
 
 
-def test_newer_drain_order_travels_with_the_verdict() -> None:
+def exchanged(mine: NetworkTrust, its: NetworkTrust) -> tuple[bytes, bytes]:
+    """Return the drain orders that an opener and an acceptor with this trust are sent."""
+    opener = side_of(Side.OPENER, NODE, ROUTER, mine)
+    acceptor = side_of(Side.ACCEPTOR, ROUTER, NODE, its)
+    run(opener, acceptor)
+    assert opener.member is not None
+    return opener.drains, acceptor.drains
+
+
+def test_drain_orders_that_differ_travel_with_the_verdicts() -> None:
     older, newer = drained(THIRD), drained(version=2)
-    for trust in (knowing(older), NetworkTrust(OWNER.ca_der)):
-        opener = side_of(Side.OPENER, NODE, ROUTER, trust)
-        acceptor = side_of(Side.ACCEPTOR, ROUTER, NODE, knowing(newer))
-        run(opener, acceptor)
-        assert (opener.drains, acceptor.drains) == (newer.encode(), b"")
-        assert opener.member is not None
+    assert exchanged(knowing(older), knowing(newer)) == (newer.encode(), older.encode())
+    assert exchanged(NetworkTrust(OWNER.ca_der), knowing(newer)) == (newer.encode(), b"")
+    assert exchanged(knowing(newer), knowing(newer)) == (b"", b"")
+
+
+def test_two_orders_of_one_version_are_exchanged_and_both_sides_go_by_the_same() -> None:
+    one, other = drained(THIRD), drained(NODE)
+    sides = knowing(one), knowing(other)
+    for side, sent in zip(sides, exchanged(*sides), strict=True):
+        side.take_drains(sent)
+    assert sides[0].drains == sides[1].drains
+
+
+def test_order_by_a_retired_key_is_not_sent_and_is_replaced_however_high_its_version() -> None:
+    owner = OWNER.rotated(NOW)
+    retiring = owner.revoke(RevocationList.empty(OWNER.network_id), is_retiring=True, now=NOW)
+    later = owner.drain(DrainOrder.empty(OWNER.network_id), {}, now=NOW)
+    behind, ahead = knowing(drained(THIRD, version=2**63 - 1)), NetworkTrust(OWNER.ca_der)
+    behind.update(retiring)
+    ahead.update(retiring)
+    ahead.take_drains(later.encode())
+    node, router = join(Role.NODE, owner), join(Role.ROUTER, owner)
+    opener = side_of(Side.OPENER, node, router, behind)
+    acceptor = side_of(Side.ACCEPTOR, router, node, ahead)
+    run(opener, acceptor)
+    assert (opener.drains, acceptor.drains) == (later.encode(), b"")
+    assert behind.take_drains(opener.drains)
 
 
 def test_drain_order_is_sent_to_nobody_who_tells_of_none() -> None:
@@ -160,13 +190,12 @@ def _proof_of(opener: Handshake) -> bytes:
     return NODE.identity.sign(opener._signed_by(Side.OPENER))
 
 
-@pytest.mark.parametrize("version", ["1", None, 2.0, [], b"1"])
-def test_order_that_is_told_of_by_no_number_is_none(version: object) -> None:
+@pytest.mark.parametrize("mark", ["1", None, 2.0, [], 7])
+def test_order_that_is_told_of_by_no_bytes_is_none(mark: object) -> None:
     acceptor = side_of(Side.ACCEPTOR, ROUTER, NODE, knowing(drained(THIRD)))
-    assert (
-        one(acceptor.receive(hello_of(NODE, nonce=b"x" * 32, drains=version), NOW))["type"]
-        == "proof"
-    )
+    hello = hello_of(NODE, nonce=b"x" * 32, drains=mark)
+    assert one(acceptor.receive(hello, NOW))["type"] == "proof"
+    assert acceptor._owed_drains == b""
 
 
 @pytest.mark.parametrize("drains", ["text", 1, None, [b"order"]])

@@ -251,3 +251,15 @@ def test_drain_order_is_forwarded_once_and_nobody_elses() -> None:
         b"D" + bytes(70_000),
     ):
         assert judge.judge(bad, A, NOW_MS) == ValidationResult(Verdict.REJECT, "signature")
+
+
+def test_drain_order_by_a_retired_key_is_not_forwarded_and_costs_its_sender_nothing() -> None:
+    trust = ALICE.trust()
+    judge = Validator(OWNER.ca_der, trust)
+    nothing = DrainOrder.empty(OWNER.network_id)
+    old = wrap(PayloadKind.DRAINS, OWNER.drain(nothing, {}, now=NOW).encode())
+    retiring = OWNER.rotated(NOW).revoke(
+        RevocationList.empty(OWNER.network_id), is_retiring=True, now=NOW
+    )
+    assert trust.update(retiring)
+    assert judge.judge(old, A, NOW_MS) == ValidationResult(Verdict.IGNORE, "replay")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from fleet_members import Members
-from signed_adverts import NOW, Network, says
+from signed_adverts import NOW, NOW_MS, Network, says, says_goodbye
 
-from capamesh.protocol.errors import InvalidRequest
+from capamesh.protocol.errors import InvalidRequest, ProtocolViolation
 from capamesh.protocol.ids import PeerId
-from capamesh.protocol.network import DrainOrder
+from capamesh.protocol.network import DrainOrder, RevocationList
 from capamesh.router.fleet.endpoint import Endpoint
 
 HOUR = dt.timedelta(hours=1)
@@ -183,3 +183,117 @@ def test_order_that_was_signed_by_a_clock_ahead_is_refused_and_one_heard_waits(
     router.clocks.pass_s(3600)
     router.drains.tick()
     assert router.is_draining(peer) == [True]
+
+
+JUMPS_S = (2 * 3600.0, -4 * 3600.0)
+"""Beyond the end of a drain, and before it was signed."""
+
+
+def test_clock_that_jumps_ends_drains_for_as_long_as_it_is_wrong(router: Router) -> None:
+    peer = router.network.member().identity.peer_id
+    router.updates.visited(Endpoint(peer, "dialled-in-1"))
+    router.drains.heard(router.signed(peer))
+    for jump_s in JUMPS_S:
+        router.clocks.jumped_s = jump_s
+        router.drains.tick()
+        assert router.is_draining(peer) == [False]
+        router.clocks.jumped_s = 0.0
+        router.drains.tick()
+        assert router.is_draining(peer) == [True]
+    assert router.told_of_drains == ["changed"] * 5
+
+
+def test_clock_that_jumps_ends_no_drain_where_members_tell_the_time(router: Router) -> None:
+    node = router.network.member()
+    peer = node.identity.peer_id
+    router.members.heard(says(node))
+    router.drains.heard(router.signed(peer))
+    for jump_s in JUMPS_S:
+        router.clocks.jumped_s = jump_s
+        router.drains.tick()
+        assert router.is_draining(peer) == [True]
+    assert router.told_of_drains == ["changed"]
+
+
+def test_order_that_was_signed_beside_another_is_refused_and_does_not_undo_it(
+    router: Router,
+) -> None:
+    """One operator drains while another enables: both have read the order before."""
+    one, other = (router.network.member().identity.peer_id for _ in "ab")
+    router.drains.post(router.signed(one))
+    before = router.order
+    drains_other = router.signed(one, other)
+    router.order = before
+    enables_one = router.signed(at=NOW + dt.timedelta(seconds=1))  # signed later: it would win
+    assert router.drains.post(drains_other)[0].version == 2
+    with pytest.raises(
+        InvalidRequest,
+        match=r"another drain order of version 2 came .*: sign again, from the newest",
+    ):
+        router.drains.post(enables_one)
+    assert router.drains.encoded == drains_other
+    assert router.drains.until(other) == NOW + HOUR
+    # at two routers that do not hear of each other it cannot be refused: then all settle on one of them
+    router.drains.heard(enables_one)
+    assert router.drains.encoded == enables_one
+
+
+def test_same_order_posted_again_is_no_second_one(router: Router) -> None:
+    encoded = router.signed(router.network.member().identity.peer_id)
+    assert router.drains.post(encoded)[0].version == 1
+    assert router.drains.post(encoded)[0].version == 1
+    assert router.told_of_drains == [encoded, "changed"]
+
+
+def test_drain_of_an_old_identity_holds_for_it_alone_and_is_no_hindrance(router: Router) -> None:
+    old, new = router.network.member(), router.network.member()
+    router.drains.post(router.signed(old.identity.peer_id))
+    router.members.heard(says(new))  # the same machine, whose data folder was lost
+    assert router.is_draining(new.identity.peer_id) == [False]
+    assert router.is_draining(old.identity.peer_id) == []
+    router.members.heard(says(old))
+    assert router.is_draining(old.identity.peer_id) == [True]
+
+
+def test_drain_of_a_node_that_leaves_and_comes_back_goes_on(router: Router) -> None:
+    node = router.network.member()
+    peer = node.identity.peer_id
+    router.members.heard(says(node))
+    router.drains.heard(router.signed(peer))
+    router.members.heard(says_goodbye(node))
+    assert router.is_draining(peer) == []
+    router.members.heard(says(node, boot_ms=NOW_MS + 1))
+    assert router.is_draining(peer) == [True]
+
+
+def test_order_that_the_mesh_delivers_late_for_its_key_is_passed_over(router: Router) -> None:
+    """It crossed the revocation list that retires the key: the sidecar had not heard of that."""
+    node = router.network.member()
+    router.members.heard(says(node))
+    encoded = router.signed(node.identity.peer_id)
+    owner = router.network.owner
+    retiring = owner.rotated(NOW).revoke(
+        RevocationList.empty(owner.network_id), is_retiring=True, now=NOW
+    )
+    assert router.trust.update(retiring)
+    router.drains.heard(encoded)
+    assert router.drains.encoded == b""
+    assert [said["reason"][:17] for said in router.log.of("drains_refused")] == [
+        "retired owner key"
+    ]
+    with pytest.raises(InvalidRequest, match="retired owner key"):
+        router.drains.post(encoded)
+
+
+def test_two_orders_of_two_workers_are_settled_and_both_passed_on(router: Router) -> None:
+    """Each worker of a router takes what is posted to it; the main process hears of both."""
+    one, other = (router.network.member().identity.peer_id for _ in "ab")
+    earlier = router.signed(one)
+    router.order = DrainOrder.empty(router.network.owner.network_id)
+    later = router.signed(other, at=NOW + dt.timedelta(seconds=1))
+    for encoded in (earlier, later, earlier):
+        router.drains.spread(encoded)
+    assert router.drains.encoded == later
+    assert [said for said in router.told_of_drains if said != "changed"] == [earlier, later]
+    with pytest.raises(ProtocolViolation):
+        router.drains.spread(bytes(100))

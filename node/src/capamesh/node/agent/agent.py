@@ -294,7 +294,7 @@ class NodeAgent:
             self._write_status()
 
     def _drained_by_owner(self, encoded: bytes) -> None:
-        if self._drains.take(encoded):
+        if self._drains.heard(encoded):
             self._write_status()
 
     # its own membership

@@ -17,7 +17,8 @@ skipped.
                      to 8 more, as in an advert's envelope
      "nonce"   bin   32 fresh random bytes
      "revoked" int   the version of the newest revocation list it has; 0: none
-     "drains"  int   the version of the newest drain order it has; 0: none; may be missing: it takes no orders
+     "drains"  bin   the signature of the newest drain order it has, its first 64 bytes behind the owner's keys; empty: none; may be
+                     missing: it takes no orders
 2. Each side checks the other's chain against the network's authority, and that the leaf's peer id is the
    one that noise authenticated, and sends:
      "type"    text  "proof"
@@ -33,8 +34,8 @@ skipped.
      "type"    text  "verdict"
      "ok"      bool  true: the other is a member
      "why"     text  empty, or the reason for a person
-     "drains"  bin   where the other is a member, and told of an older drain order than this side has: that order,
-                     encoded; else it may be missing
+     "drains"  bin   where the other is a member, and told of another drain order than this side has, or of none: this side's,
+                     encoded; else it may be missing. Who has the newer one of the two passes over what it is sent
      "list"    bin   where the other is refused because of a revocation list that is newer than what it has, and its
                      chain is of the peer id that noise authenticated: that list, encoded; else it may be missing
 A side that has both sent and received a verdict that is true may close the stream. A side that refuses
@@ -157,7 +158,7 @@ class Handshake:
         self.revocations = b""
         """A revocation list that the remote sent as newer than ours; not verified; empty: none."""
         self.drains = b""
-        """A drain order that the remote sent as newer than ours; not verified; empty: none."""
+        """A drain order of the remote's that is another than ours; not verified; empty: none."""
         self._owed_drains = b""
         """The drain order that the remote is to be sent once it has proved itself."""
         self.revealed = b""
@@ -182,7 +183,7 @@ class Handshake:
                 "chain": self._chain,
                 "nonce": self._nonce,
                 "revoked": self._trust.revocations.version,
-                "drains": self._trust.drains.version,
+                "drains": self._trust.drains_mark,
             }
         )
 
@@ -246,7 +247,8 @@ class Handshake:
                 f"peer id does not match key: the chain is {member.peer_id}'s, the connection {self._remote}'s"
             )
         drains = message.get("drains")
-        if isinstance(drains, int) and drains < self._trust.drains.version:
+        mark = self._trust.drains_mark
+        if mark and isinstance(drains, bytes) and drains != mark:
             self._owed_drains = self._trust.encoded_drains
         self._member = member
         self._remote_nonce = nonce

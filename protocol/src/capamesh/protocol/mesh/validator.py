@@ -25,7 +25,7 @@ from capamesh.protocol.errors import AdvertRejected, ProtocolViolation
 from capamesh.protocol.fleet import EXPIRE_AFTER
 from capamesh.protocol.invite_quotas import InviteQuotas
 from capamesh.protocol.mesh.gossip import MAX_PAYLOAD_BYTES, PayloadKind, unwrap
-from capamesh.protocol.network import DrainOrder, RevocationList
+from capamesh.protocol.network import RevocationList
 from capamesh.protocol.network_clock import NetworkClock, check_time_by
 
 if TYPE_CHECKING:
@@ -215,10 +215,12 @@ class Validator:
 
     def _refuse_drains(self, body: bytes) -> tuple[str, bool]:
         try:
-            order = DrainOrder.decode(body, self._trust.authority)
-        except ProtocolViolation:
+            order = self._trust.newer_drains(body)
+        except ProtocolViolation as exc:
+            if exc.message.startswith("retired owner key"):
+                return "replay", False  # whoever sent it may not have heard of that
             return RejectReason.SIGNATURE, True
-        return ("", False) if self._trust.would_take(order) else ("replay", False)
+        return ("replay", False) if order is None else ("", False)
 
     def _budget(self, who: str, burst: float, per_s: float, steady_s: float) -> float:
         budget, updated_s = self._budgets.get(who, (burst, steady_s))

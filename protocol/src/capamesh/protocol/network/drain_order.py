@@ -105,6 +105,11 @@ class DrainOrder:
             what="drain order",
         )
 
+    @property
+    def rank(self) -> tuple[int, int]:
+        """The owner's key that signed this, by its number, and the version: two orders of one rank were signed beside each other."""
+        return (len(self.successors), self.version)
+
     def is_newer_than(self, other: DrainOrder) -> bool:
         """Return whether this order replaces `other`: by a newer owner's key, or by its version.
 
@@ -124,7 +129,7 @@ class DrainOrder:
         return until
 
     def _order(self) -> tuple[int, int, datetime, bytes]:
-        return (len(self.successors), self.version, self.issued_at, self.signature)
+        return (*self.rank, self.issued_at, self.signature)
 
     @classmethod
     def _from_payload(

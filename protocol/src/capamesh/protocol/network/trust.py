@@ -28,6 +28,10 @@ MAX_REMEMBERED = 32_768
 """The most chains that are remembered: above the 20,000 peers that a fleet view holds, so that a full fleet's adverts still
 hit; about 1 KB each."""
 
+MAX_OLD_DRAINS = 1024
+"""The most drain orders that are known to be old without reading them again, 100 bytes each (guess: more than an owner signs in a
+month)."""
+
 
 class NetworkTrust:
     """The verdict on chains: authority, revocation list and drain order of one network, and the chains seen lately.
@@ -43,6 +47,8 @@ class NetworkTrust:
         self._revocations = RevocationList.empty(self._authority.network_id)
         self._encoded_revocations: bytes | None = None
         self._drains = DrainOrder.empty(self._authority.network_id)
+        self._encoded_drains = b""
+        self._old_drains: OrderedDict[bytes, None] = OrderedDict()
         self._admissions: OrderedDict[bytes, Admission] = OrderedDict()
         if revocations is not None:
             self.update(revocations)
@@ -83,30 +89,48 @@ class NetworkTrust:
 
     @property
     def encoded_drains(self) -> bytes:
-        """The newest drain order so far as bytes, empty where there never was one."""
-        return self._drains.encode() if self._drains.version else b""
+        """The newest drain order so far as bytes, which are made once, empty where there never was one."""
+        return self._encoded_drains
 
-    def would_take(self, order: DrainOrder) -> bool:
-        """Return whether an order of this network's owner replaces the newest so far; one by a retired key never does."""
-        return not self._is_retired(order) and order.is_newer_than(self._drains)
+    @property
+    def drains_mark(self) -> bytes:
+        """The signature of the newest drain order, by which others see whether theirs is another one; empty: there is none that counts."""
+        return b"" if self._is_retired(self._drains) else self._drains.signature
 
-    def read_drains(self, encoded: bytes) -> DrainOrder:
-        """Return a drain order; raise `ProtocolViolation` when it is not this network's owner's, or by a retired key."""
+    def newer_drains(self, encoded: bytes) -> DrainOrder | None:
+        """Return a drain order that replaces the newest so far, None for an older one, or the same again.
+
+        The orders that were read and replace nothing are known by their bytes: a large one takes 14 ms to read, and whoever has seen
+        one can send it again. Raises `ProtocolViolation` when it is not this network's owner's, or by a retired key.
+        """
+        fingerprint = hashlib.sha256(encoded).digest()
+        if fingerprint in self._old_drains:
+            self._old_drains.move_to_end(fingerprint)
+            return None
         order = DrainOrder.decode(encoded, self._authority)
         if self._is_retired(order):
             raise ProtocolViolation(
                 f"retired owner key: the drain order, version {order.version}, is by the owner's key "
                 f"{len(order.successors) + 1}; those before {self._revocations.oldest_key + 1} count no more"
             )
-        return order
+        if order.is_newer_than(self._drains):
+            return order
+        self._old_drains[fingerprint] = None
+        if len(self._old_drains) > MAX_OLD_DRAINS:
+            self._old_drains.popitem(last=False)
+        return None
+
+    def adopt_drains(self, order: DrainOrder) -> None:
+        """Take over an order that `newer_drains` has returned."""
+        self._drains = order
+        self._encoded_drains = order.encode()
 
     def take_drains(self, encoded: bytes) -> bool:
-        """Take a drain order over when it is newer, and say whether it was. Raises as `read_drains` does."""
-        order = self.read_drains(encoded)
-        if not self.would_take(order):
-            return False
-        self._drains = order
-        return True
+        """Take a drain order over when it is newer, and say whether it was. Raises as `newer_drains` does."""
+        order = self.newer_drains(encoded)
+        if order is not None:
+            self.adopt_drains(order)
+        return order is not None
 
     def drained_until(self, peer: PeerId, now: datetime) -> datetime | None:
         """Return until when the owner has drained a node, None where routers may send to it."""

@@ -55,26 +55,40 @@ class FleetDrains:
     def post(self, encoded: bytes) -> tuple[DrainOrder, bool]:
         """Take over an order that an operator posted, and return the newest, and whether it is on the disk.
 
-        Raises `InvalidRequest` when it is not the owner's, or signed by a clock that is ahead of this network's.
+        Raises `InvalidRequest` when it is not the owner's, signed by a clock that is ahead of this network's, or signed beside another one
+        without knowing of it: to take it over would undo that unseen.
         """
         now = self._now()
         try:
-            order = self._drains.read(encoded)
-            if order.issued_at > now + CLOCK_SKEW:
-                raise InvalidRequest(
-                    f"the drain order was signed at {order.issued_at:%Y-%m-%dT%H:%M:%SZ}, and here it is "
-                    f"{now:%Y-%m-%dT%H:%M:%SZ}: set the clock of the machine that signs, and sign again"
-                )
-            if self._drains.take(encoded):
-                self._pass_on(encoded)
-                self.tick()
+            order = self._drains.newer(encoded)
         except ProtocolViolation as exc:
             raise InvalidRequest(exc.message) from exc
-        return self._drains.newest, self._drains.is_kept
+        if order is None:
+            return self._drains.newest, self._drains.is_kept
+        if order.issued_at > now + CLOCK_SKEW:
+            raise InvalidRequest(
+                f"the drain order was signed at {order.issued_at:%Y-%m-%dT%H:%M:%SZ}, and here it is "
+                f"{now:%Y-%m-%dT%H:%M:%SZ}: set the clock of the machine that signs, and sign again"
+            )
+        if order.rank == self._drains.newest.rank:
+            raise InvalidRequest(
+                f"another drain order of version {order.version} came while this one was signed: sign again, from the newest"
+            )
+        self._adopt(order, encoded)
+        return order, self._drains.is_kept
+
+    def spread(self, encoded: bytes) -> None:
+        """Take over an order that a worker of this router has let an operator post, and pass it on where it is newer.
+
+        Two of one version are settled here as in the mesh. Raises `ProtocolViolation` when it is not the owner's.
+        """
+        order = self._drains.newer(encoded)
+        if order is not None:
+            self._adopt(order, encoded)
 
     def heard(self, encoded: bytes) -> None:
         """Take over an order that the mesh delivered."""
-        if self._drains.take(encoded):
+        if self._drains.heard(encoded):
             self.tick()
 
     def tick(self) -> None:
@@ -86,6 +100,11 @@ class FleetDrains:
             self.lay_on(peer)
         if changed:
             self._on_changed()
+
+    def _adopt(self, order: DrainOrder, encoded: bytes) -> None:
+        self._drains.adopt(order)
+        self._pass_on(encoded)
+        self.tick()
 
     def lay_on(self, peer: PeerId) -> None:
         """Let a node's endpoints, which may be new, take new requests or not: by its own word, and by the owner's."""

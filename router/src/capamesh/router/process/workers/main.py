@@ -173,7 +173,7 @@ class MainProcess:
             case Revocations(data):
                 self._take("revocations", lambda: parts.revocations.post(data))
             case Drains(data):
-                self._take("drains", lambda: parts.drains.post(data))
+                self._take("drains", lambda: parts.drains.spread(data))
             case _:
                 pass
 
