@@ -34,8 +34,8 @@ from capamesh.protocol.adverts import (
 from capamesh.protocol.data_dir import DataDir
 from capamesh.protocol.gc_tuning import freeze_loaded_objects
 from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.links.call_decoder import CallDecoder
 from capamesh.protocol.links.calls import (
-    CallDecoder,
     InferAnswer,
     InferCall,
     LoadReport,

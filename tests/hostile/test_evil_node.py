@@ -233,7 +233,7 @@ async def _answers_in_another_form(
     await is_known(running.url, evil)
     evil.asked = 0
     for changed in (
-        lambda tensor: tensor._replace(name="other"),
+        lambda tensor: tensor.replace(name="other"),
         lambda tensor: made_up(TensorSpec(tensor.name, Datatype.FP64, (-1,)), 1, WRONG_LABEL),
         lambda tensor: made_up(TensorSpec(tensor.name, tensor.datatype, (-1, 3)), 1, WRONG_LABEL),
     ):

@@ -15,8 +15,8 @@ from typing_extensions import override
 from capamesh.protocol.adverts import NodeAdvert
 from capamesh.protocol.errors import CapameshError, Overloaded, RunFailed
 from capamesh.protocol.fleet import FleetMembership
+from capamesh.protocol.links.call_decoder import CallDecoder
 from capamesh.protocol.links.calls import (
-    CallDecoder,
     InferAnswer,
     InferCall,
     LoadReport,
@@ -171,11 +171,11 @@ class RealNode(Ends):
         self.transport.sent += data
         for event in self.read():
             match event:
-                case RequestReceived(stream, meta, body):
+                case RequestReceived(stream=stream, meta=meta, body=body):
                     self.server.requested(stream, meta, bytes(body))
-                case RequestCancelled(stream):
+                case RequestCancelled(stream=stream):
                     self.server.withdrawn(stream)
-                case ProbeReceived(stream, _):
+                case ProbeReceived(stream=stream):
                     self.peer.send_load(stream, encode_load(self.server.script.load()))
                 case _:
                     pass

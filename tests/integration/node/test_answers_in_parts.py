@@ -115,7 +115,7 @@ class Town:
     async def ask(self, *, takes_parts: bool = True, rows: int = 1) -> Reader:
         """Ask with `rows` rows of ones, and wait until that runs."""
         x = fp32("x", *[[1, 2]] * rows)
-        asked = call()._replace(inputs=(x,), takes_parts=takes_parts)
+        asked = call().replace(inputs=(x,), takes_parts=takes_parts)
         reader = Reader(self.link)
         reader.stream = self.link.ask(*encode_call(asked, 60_000), reader)
         await self.running()

@@ -128,7 +128,7 @@ class Setting:
 
     def ask(self, kind: RequestKind = KIND, budget_s: float = 10.0) -> int:
         """Send a request; return its number on the link."""
-        request = CallForm(kind).call("", 0.0).request._replace(version=ModelVersion("1"))
+        request = CallForm(kind).call("", 0.0).request.replace(version=ModelVersion("1"))
         meta, body = encode_call(request, round(budget_s * 1000))
         asker = Asker(self, self.sent)
         self.sent += 1

@@ -129,7 +129,7 @@ def _cast(name: str, array: npt.NDArray[Any] | np.generic, spec: TensorSpec) -> 
 def _tensor_of(name: str, value: InputValue, specs: Mapping[str, TensorSpec]) -> Tensor:
     match value:
         case Tensor():
-            return value if value.name == name else value._replace(name=name)
+            return value if value.name == name else value.replace(name=name)
         case np.ndarray() | np.generic():
             return Tensor.from_numpy(name, value)
         case list() | tuple() | int() | float() if name in specs and _is_numbers(value):

@@ -20,8 +20,8 @@ from capamesh.protocol.adverts import NodeAdvert, advert_interval_s
 from capamesh.protocol.adverts import Sequence as AdvertSequence
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.protocol.links.call_decoder import CallDecoder
 from capamesh.protocol.links.calls import (
-    CallDecoder,
     InferAnswer,
     InferCall,
     LoadReport,

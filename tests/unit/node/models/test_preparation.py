@@ -965,7 +965,7 @@ def test_states_of_a_model_are_part_of_what_was_measured(bench: Bench) -> None:
             stop: StopSwitch | None = None,
         ) -> list[Tensor]:
             given = super().run(inputs, outputs, stop)
-            return [*given, given[0]._replace(name="h_next")]
+            return [*given, given[0].replace(name="h_next")]
 
     rules = Rules(sequence=SequenceRules(states=(StateTensor("h", "h_next"),)))
     for expected in (True, False):

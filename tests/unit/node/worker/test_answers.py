@@ -69,7 +69,7 @@ def test_answers_of_one_run_that_look_alike_share_their_metadata() -> None:
     assert same is meta
     load = LoadReport(in_flight=1)
     assert answer == InferAnswer(ModelVersion("3"), answer.outputs, 1_000_000, 250_000, load)
-    assert other == answer._replace(outputs=other.outputs)
+    assert other == answer.replace(outputs=other.outputs)
     assert other.outputs[0].to_numpy().tolist() == [3, 4]
 
 

@@ -286,7 +286,7 @@ async def test_call_is_answered_with_outputs_times_and_load(rig: Rig) -> None:
 
 async def test_largest_scores_are_answered_with_their_labels(rig: Rig) -> None:
     rig.hosted.prepared = replace(rig.hosted.prepared, labels={"y": ("cat", "dog")})
-    rig.ask(1, call("m", "", "y")._replace(classes=(1,)))
+    rig.ask(1, call("m", "", "y").replace(classes=(1,)))
     await rig.idle()
     answer = rig.link.answers[1]
     assert isinstance(answer, InferAnswer)
@@ -296,7 +296,7 @@ async def test_largest_scores_are_answered_with_their_labels(rig: Rig) -> None:
 
 
 async def test_classes_of_an_answer_in_parts_are_refused(rig: Rig) -> None:
-    rig.ask(1, call("m", "", "y")._replace(classes=(1,), takes_parts=True))
+    rig.ask(1, call("m", "", "y").replace(classes=(1,), takes_parts=True))
     error = rig.link.answers[1]
     assert isinstance(error, InvalidRequest)
     assert error.message == "an answer in parts is not classified: ask for it as it is"
@@ -304,7 +304,7 @@ async def test_classes_of_an_answer_in_parts_are_refused(rig: Rig) -> None:
 
 async def test_too_many_classes_fail_their_request_alone(rig: Rig) -> None:
     rows = fp32("x", *[[1, 2]] * (MAX_CLASSES + 1))
-    rig.ask(1, call("m", "", "y")._replace(inputs=(rows,), classes=(1,)))
+    rig.ask(1, call("m", "", "y").replace(inputs=(rows,), classes=(1,)))
     await rig.idle()
     rig.ask(2)
     await rig.idle()
@@ -315,7 +315,7 @@ async def test_too_many_classes_fail_their_request_alone(rig: Rig) -> None:
 async def test_short_model_s_calls_are_answered_without_a_thread(make: Make) -> None:
     rig = make(profile=SHORT)
     for stream in (1, 2, 3):
-        rig.ask(stream, call()._replace(inputs=(fp32("x", [stream, 0]),)))
+        rig.ask(stream, call().replace(inputs=(fp32("x", [stream, 0]),)))
     await rig.idle()
     for stream in (1, 2, 3):
         answer = rig.link.answers[stream]
@@ -567,7 +567,7 @@ async def test_timer_is_set_for_what_is_due_first(rig: Rig) -> None:
 
 async def test_cancelled_call_is_neither_run_nor_answered(rig: Rig) -> None:
     await rig.hold()
-    rig.ask(1, call()._replace(inputs=(fp32("x", [5, 0]),)))
+    rig.ask(1, call().replace(inputs=(fp32("x", [5, 0]),)))
     rig.ask(2)
     rig.cancel(1)
     rig.cancel(1)
@@ -589,9 +589,9 @@ async def test_cancelled_run_is_stopped(rig: Rig) -> None:
 
 async def test_stream_used_again_after_a_cancel_gets_its_own_answer(rig: Rig) -> None:
     await rig.hold()
-    rig.ask(1, call()._replace(inputs=(fp32("x", [5, 0]),)))
+    rig.ask(1, call().replace(inputs=(fp32("x", [5, 0]),)))
     rig.cancel(1)
-    rig.ask(1, call()._replace(inputs=(fp32("x", [6, 0]),)))
+    rig.ask(1, call().replace(inputs=(fp32("x", [6, 0]),)))
     await rig.idle()
     answer = rig.link.answers[1]
     assert isinstance(answer, InferAnswer)
@@ -604,10 +604,10 @@ async def test_stream_used_again_while_its_cancelled_run_goes_on_gets_its_own_an
 ) -> None:
     rig.model.is_deaf = True
     rig.model.gate.clear()
-    rig.ask(1, call()._replace(inputs=(fp32("x", [5, 0]),)))
+    rig.ask(1, call().replace(inputs=(fp32("x", [5, 0]),)))
     await asyncio.to_thread(rig.model.wait_started)
     rig.cancel(1)
-    rig.ask(1, call()._replace(inputs=(fp32("x", [6, 0]),)))
+    rig.ask(1, call().replace(inputs=(fp32("x", [6, 0]),)))
     await rig.idle()
     answer = rig.link.answers[1]
     assert isinstance(answer, InferAnswer)
@@ -618,7 +618,7 @@ async def test_requests_of_a_lost_link_are_dropped_and_other_links_go_on(rig: Ri
     await rig.hold()
     other = rig.add_link()
     for stream in (1, 2, 3):
-        rig.ask(stream, call()._replace(inputs=(fp32("x", [5, 0]),)))
+        rig.ask(stream, call().replace(inputs=(fp32("x", [5, 0]),)))
     rig.ask(1, link=other)
     rig.service.link_down(rig.link, "gone")  # type: ignore[arg-type]
     assert repr(rig.service) == "WorkerService(2 links, 2 requests)"

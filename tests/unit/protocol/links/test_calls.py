@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 
 from capamesh.protocol.errors import InvalidRequest, Overloaded, ProtocolViolation, TooLarge
 from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.links.call_decoder import MAX_KNOWN_CALLS, CallDecoder
 from capamesh.protocol.links.calls import (
-    MAX_KNOWN_CALLS,
     MAX_PRIORITY,
-    CallDecoder,
     ControlAction,
     ControlCall,
     InferAnswer,

@@ -4,7 +4,6 @@ import dataclasses
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -657,7 +656,7 @@ def test_refusal_for_lack_of_room_is_reported_to_admission() -> None:
     assert memory.full_until_s == -math.inf
     world.sent(replica).failed(replica, Overloaded("full", 0.4), 0.001, 10.0)
     assert (memory.full_until_s, memory.urgent_full_until_s) == (10.4, -math.inf)
-    urgent = replace(SHAPE, is_urgent=True)
+    urgent = SHAPE.replace(is_urgent=True)
     picker = RequestPicker(world.served, ANYWHERE, urgent)
     picker.sent(replica, 10.0)
     picker.failed(replica, Overloaded("full", 0.6), 0.001, 10.0)
@@ -861,11 +860,11 @@ def test_counts_return_to_zero_and_a_link_that_is_up_is_tried_whatever_happens(
         while todo or under_way:
             for action in todo:
                 match action:
-                    case Send(attempt):
+                    case Send(attempt=attempt):
                         under_way.append(attempt)
-                    case Withdraw(attempt):
+                    case Withdraw(attempt=attempt):
                         under_way.remove(attempt)
-                    case Failed(error):
+                    case Failed(error=error):
                         assert not (is_first and up and isinstance(error, NoEndpoint))
                     case Answered():
                         pass

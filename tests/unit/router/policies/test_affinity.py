@@ -4,7 +4,6 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -22,7 +21,7 @@ KEYS = [f"key-{index}" for index in range(2000)]
 
 
 def pick(policy: Affinity, replicas: tuple[Replica, ...], key: str, now_s: float = 0.0) -> str:
-    return name(policy.pick(replicas, usable, replace(SHAPE, affinity=key), now_s))
+    return name(policy.pick(replicas, usable, SHAPE.replace(affinity=key), now_s))
 
 
 def placed(replicas: tuple[Replica, ...], seed: int = 1) -> dict[str, str]:
@@ -89,7 +88,7 @@ def test_workers_of_one_node_share_its_keys_and_are_reported_apart() -> None:
     pair = (replica("a"), replica("a"))
     assert pair[0].endpoint.peer == pair[1].endpoint.peer
     policy = Affinity(random.Random(1))
-    shape = [replace(SHAPE, affinity=key) for key in KEYS]
+    shape = [SHAPE.replace(affinity=key) for key in KEYS]
     homes = [policy.pick(pair, usable, one, 0.0) for one in shape]
     counts = Counter(homes)
     assert min(counts[pair[0]], counts[pair[1]]) > 700
@@ -130,7 +129,7 @@ def test_no_request_goes_over_the_bound_whatever_is_in_flight(
     eligible = [one for one in replicas if usable(one)]
     policy = Affinity(random.Random(1))
     for key in keys:
-        picked = policy.pick(replicas, usable, replace(SHAPE, affinity=key), 0.0)
+        picked = policy.pick(replicas, usable, SHAPE.replace(affinity=key), 0.0)
         if picked is None:
             assert not eligible
             return
@@ -148,7 +147,7 @@ def test_bound_of_a_large_fleet_is_off_by_no_more_than_what_changed_since_the_la
     rng = random.Random(2)
     in_flight: list[Replica] = []
     for index in range(4000):
-        shape = replace(SHAPE, affinity=KEYS[int(rng.random() ** 3 * 300)])
+        shape = SHAPE.replace(affinity=KEYS[int(rng.random() ** 3 * 300)])
         picked = policy.pick(replicas, usable, shape, index * 0.001)
         assert picked is not None
         assert picked.rif < math.ceil(1.25 * (len(in_flight) + 17) / 1000)
@@ -278,7 +277,7 @@ def test_versions_asked_for_in_turn_keep_their_rings_up_to_a_bound(hashed: list[
     fleets = {str(version): fleet("abc") for version in range(affinity.MAX_RINGS + 1)}
 
     def ask(version: str) -> None:
-        shape = replace(SHAPE, affinity="k", version=ModelVersion(version))
+        shape = SHAPE.replace(affinity="k", version=ModelVersion(version))
         policy.pick(fleets[version], usable, shape, 0.0)
 
     kept = list(fleets)[: affinity.MAX_RINGS]
@@ -296,12 +295,12 @@ def test_versions_asked_for_in_turn_keep_their_rings_up_to_a_bound(hashed: list[
 def test_sequence_stays_with_its_replica_however_much_that_has_to_do() -> None:
     replicas = fleet("abcd")
     policy = Affinity(random.Random(1))
-    shape = replace(SHAPE, affinity="sequence 7", is_pinned=True)
+    shape = SHAPE.replace(affinity="sequence 7", is_pinned=True)
     first = policy.pick(replicas, usable, shape, 0.0)
     assert first is not None
     first.rif = 1_000
     assert policy.pick(replicas, usable, shape, 0.0) is first
-    free = replace(shape, is_pinned=False)
+    free = shape.replace(is_pinned=False)
     assert policy.pick(replicas, usable, free, 0.0) is not first
     lose(first)
     assert policy.pick(replicas, usable, shape, 0.0) not in {None, first}
@@ -317,10 +316,8 @@ def test_previews_do_not_hasten_the_next_count_of_the_eligible() -> None:
             if step == 5:
                 lose(*replicas[::2])
             if is_previewed:
-                policy.preview(
-                    replicas, usable, replace(SHAPE, affinity="k"), 1.0, random.Random(0)
-                )
-            one = policy.pick(replicas, usable, replace(SHAPE, affinity="k"), 1.0)
+                policy.preview(replicas, usable, SHAPE.replace(affinity="k"), 1.0, random.Random(0))
+            one = policy.pick(replicas, usable, SHAPE.replace(affinity="k"), 1.0)
             assert one is not None
             one.rif += 1
             picked.append(one.endpoint.peer)

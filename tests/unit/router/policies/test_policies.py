@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 import random
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,7 +71,7 @@ def test_pick_is_an_eligible_replica_and_none_only_when_there_is_none(
         now_s += rng.choice([0.0, 0.001, 0.2, 3.0])
         for one in replicas:
             one.endpoint.link = links[one] if rng.random() < rng.choice([0.1, 0.9]) else None
-        shape = replace(SHAPE, affinity=rng.choice(["", "k", str(step)]))
+        shape = SHAPE.replace(affinity=rng.choice(["", "k", str(step)]))
         picked = policy.pick(replicas, usable, shape, now_s)
         eligible = {one for one in replicas if usable(one)}
         assert (picked in eligible) if eligible else (picked is None)
@@ -104,7 +103,7 @@ def test_seed_gives_the_same_picks_again(name: str) -> None:
         at: list[int] = []
         for step in range(200):
             picked = policy.pick(
-                replicas, usable, replace(SHAPE, affinity=str(step % 9)), step / 100
+                replicas, usable, SHAPE.replace(affinity=str(step % 9)), step / 100
             )
             assert picked is not None
             picked.rif += 1
@@ -121,7 +120,7 @@ def test_one_replica_of_three_hundred_is_found(name: str) -> None:
     lose(*replicas[:123], *replicas[124:])
     policy = make_policy(name, random.Random(1))
     for step in range(20):
-        shape = replace(SHAPE, affinity=str(step))
+        shape = SHAPE.replace(affinity=str(step))
         assert policy.pick(replicas, usable, shape, float(step)) is replicas[123]
 
 
@@ -139,13 +138,13 @@ def test_preview_tells_the_next_pick_and_changes_none(name: str, count: int) -> 
         seen: list[str] = []
         for step in range(120):
             now_s = 100.0 + step / 50
-            shape = replace(SHAPE, affinity=rng.choice(["", "k", str(step)]))
+            shape = SHAPE.replace(affinity=rng.choice(["", "k", str(step)]))
             if is_previewed:
                 was = draws.getstate()
                 rng_ahead = copy.copy(draws)
                 one = policy.preview(replicas, usable, shape, now_s, rng_ahead)
                 seen.append(name_of(one))
-                policy.preview(others, usable, replace(shape, version="9"), now_s, rng_ahead)
+                policy.preview(others, usable, shape.replace(version="9"), now_s, rng_ahead)
                 assert draws.getstate() == was
             one = policy.pick(replicas, usable, shape, now_s)
             picked.append(name_of(one))

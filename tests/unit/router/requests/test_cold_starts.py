@@ -173,7 +173,7 @@ async def test_model_that_no_node_knows_or_has_failed_to_load_is_not_waited_for(
 @in_virtual_time
 async def test_step_of_a_sequence_does_not_wait_for_its_state_is_gone() -> None:
     fleet = Cold()
-    step = call()._replace(sequence=SequenceMark("s"))
+    step = call().replace(sequence=SequenceMark("s"))
     with pytest.raises(ModelUnavailable):
         await fleet.infer(step, NO_OPTIONS, fleet.clock() + 30)
     assert fleet.nodes["A"].wants == []
@@ -308,7 +308,7 @@ async def test_version_that_is_not_trusted_is_loaded_for_no_request_that_does_no
     await supervisor()
     assert set(fleet.asked()) <= {"A", "B"}
     assert fleet.asked() != {}
-    named = fleet.infer(call()._replace(version=ModelVersion("1")), NO_OPTIONS, fleet.clock() + 1.0)
+    named = fleet.infer(call().replace(version=ModelVersion("1")), NO_OPTIONS, fleet.clock() + 1.0)
     with pytest.raises(ModelUnavailable):
         await named
     assert evil.wants == []

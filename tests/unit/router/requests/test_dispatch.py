@@ -310,9 +310,9 @@ async def test_callers_who_are_wrong_take_no_retry_from_those_who_are_not() -> N
 async def test_wrong_request_that_the_router_sees_through_is_asked_of_no_other_node() -> None:
     fleet = Fleet([failing(InvalidRequest("bad"))], [echo])
     for wrong in (
-        call("m", "1")._replace(inputs=(fp32("z", [1, 2]),)),
-        call("m", "1")._replace(inputs=(fp32("x", [1, 2, 3]),)),
-        call("m", "1")._replace(inputs=(Tensor("x", Datatype.INT8, (1, 2), b"12"),)),
+        call("m", "1").replace(inputs=(fp32("z", [1, 2]),)),
+        call("m", "1").replace(inputs=(fp32("x", [1, 2, 3]),)),
+        call("m", "1").replace(inputs=(Tensor("x", Datatype.INT8, (1, 2), b"12"),)),
     ):
         with pytest.raises(InvalidRequest):
             await infer(fleet, wrong)
@@ -325,7 +325,7 @@ async def test_wrong_request_that_the_router_sees_through_is_asked_of_no_other_n
 async def test_gray_node_fails_no_right_request_after_many_wrong_ones() -> None:
     fleet = Fleet([failing(InvalidRequest("bad"))])
     fleet.node("B", *[failing(InvalidRequest("bad"))] * 200, echo)
-    wrong = call("m", "1")._replace(inputs=(fp32("x", [1, 2, 3]),))
+    wrong = call("m", "1").replace(inputs=(fp32("x", [1, 2, 3]),))
     for _ in range(200):
         with pytest.raises(InvalidRequest):
             await infer(fleet, wrong)
@@ -456,7 +456,7 @@ async def test_request_that_could_not_be_sent_goes_elsewhere_without_a_token(
     fleet.served()
     prevent(fleet)
     tokens = fleet.served().budget.balance(0.0)
-    asked = call("m", "1")._replace(sequence=SequenceMark(1) if is_sequence else None)
+    asked = call("m", "1").replace(sequence=SequenceMark(1) if is_sequence else None)
     outcome = await infer(fleet, asked)
     assert (outcome.replica, outcome.attempts) == (fleet.replicas[1], 2)
     assert fleet.asked == [0, 1]
@@ -539,7 +539,7 @@ async def test_node_that_does_not_advertise_the_output_that_is_asked_for_is_not_
 @in_virtual_time
 async def test_bug_on_the_way_out_leaves_nothing_in_flight() -> None:
     fleet = Fleet([echo])
-    unpackable = call("m", "1")._replace(sequence=SequenceMark("\ud800"))
+    unpackable = call("m", "1").replace(sequence=SequenceMark("\ud800"))
     with pytest.raises(UnicodeEncodeError):
         await infer(fleet, unpackable)
     assert fleet.counts == {}
@@ -899,7 +899,7 @@ async def test_bug_in_one_that_waits_for_a_link_is_its_own() -> None:
     asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
     fleet = Fleet([echo])
     fleet.links[0].end("reset")
-    unpackable = call("m", "1")._replace(sequence=SequenceMark("\ud800", is_start=True))
+    unpackable = call("m", "1").replace(sequence=SequenceMark("\ud800", is_start=True))
     tasks = [begin(fleet), begin(fleet, asked=unpackable), begin(fleet)]
     await supervisor()
     fleet.relink(0, echo)
@@ -973,7 +973,7 @@ async def test_node_that_retires_meanwhile_is_let_go_of_once_when_it_has_answere
 # requests that must not run twice
 
 
-SEQUENCE = call("m", "1")._replace(sequence=SequenceMark(7, is_start=True))
+SEQUENCE = call("m", "1").replace(sequence=SequenceMark(7, is_start=True))
 
 
 def once(case: str, *scripts: Reply) -> tuple[Fleet, InferCall, dict[str, Any]]:
@@ -1053,14 +1053,14 @@ async def test_sequence_that_a_node_has_lost_is_reported_as_lost_and_a_mistake_a
 ):
     unknown = failing(SequenceUnknown("it has not started here"))
     fleet = Fleet([echo, unknown, unknown, echo, echo, unknown])
-    step = call("m", "1")._replace(sequence=SequenceMark(7))
+    step = call("m", "1").replace(sequence=SequenceMark(7))
     await infer(fleet, SEQUENCE)
     with pytest.raises(SequenceLost, match="sequence 7 of model 'm' was lost: its node restarted"):
         await infer(fleet, step)
     with pytest.raises(SequenceUnknown):
-        await infer(fleet, step._replace(sequence=SequenceMark(8)))
+        await infer(fleet, step.replace(sequence=SequenceMark(8)))
     await infer(fleet, SEQUENCE)
-    await infer(fleet, step._replace(sequence=SequenceMark(7, is_end=True)))
+    await infer(fleet, step.replace(sequence=SequenceMark(7, is_end=True)))
     with pytest.raises(SequenceUnknown):
         await infer(fleet, step)
     assert fleet.replicas[0].health.is_full
@@ -1119,7 +1119,7 @@ class Body(bytearray):
 def held_call(**changes: Any) -> tuple[InferCall, weakref.ref[Body]]:
     body = Body(8)
     tensor = Tensor("x", Datatype.FP32, (1, 2), memoryview(body))
-    return call("m", "1")._replace(inputs=(tensor,), **changes), weakref.ref(body)
+    return call("m", "1").replace(inputs=(tensor,), **changes), weakref.ref(body)
 
 
 async def ends(fleet: Fleet, asked: InferCall, cancel_s: float | None) -> str:
@@ -1227,7 +1227,7 @@ class Chaos:
                 self.fleet.relink(self.fleet.endpoints.index(link.endpoint), self.reply)
 
     async def one(self, number: int) -> None:
-        asked = call("m", "1")._replace(inputs=(fp32("x", [number, 0]),))
+        asked = call("m", "1").replace(inputs=(fp32("x", [number, 0]),))
         await asyncio.sleep(self.rng.choice([0.0, 0.001, 0.01, 0.2]))
         try:
             outcome = await infer(self.fleet, asked, self.rng.choice([0.01, 0.1, 1.0]))

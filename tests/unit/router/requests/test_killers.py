@@ -33,7 +33,7 @@ FLEET = replicas(A, B, C)
 
 
 def target(value: float, version: str = "1") -> InferCall:
-    return call("m", version)._replace(inputs=(fp32("x", [value, 0]),))
+    return call("m", version).replace(inputs=(fp32("x", [value, 0]),))
 
 
 def test_requests_other_than_the_very_killer_are_not_barred() -> None:
@@ -45,10 +45,10 @@ def test_requests_other_than_the_very_killer_are_not_barred() -> None:
     others = [
         target(2.0),
         target(1.0, "2"),
-        target(1.0)._replace(model="n"),
-        target(1.0)._replace(inputs=(fp32("z", [1.0, 0]),)),
-        target(1.0)._replace(inputs=(Tensor("x", Datatype.FP32, (2, 1), fp32("x", [1, 0]).data),)),
-        target(1.0)._replace(inputs=(fp32("x", [1, 0, 0]),)),
+        target(1.0).replace(model="n"),
+        target(1.0).replace(inputs=(fp32("z", [1.0, 0]),)),
+        target(1.0).replace(inputs=(Tensor("x", Datatype.FP32, (2, 1), fp32("x", [1, 0]).data),)),
+        target(1.0).replace(inputs=(fp32("x", [1, 0, 0]),)),
     ]
     assert not any(killers.is_barred(each, FLEET, 11.0) for each in others)
 
@@ -127,10 +127,10 @@ def test_requests_that_look_like_a_killer_are_looked_at_for_so_many_bytes_a_seco
 
     monkeypatch.setattr("capamesh.router.requests.killers.digest", counted)
     data = bytearray(WHOLE_BYTES)
-    large = call()._replace(inputs=(Tensor("x", Datatype.INT8, (1, len(data)), data),))
+    large = call().replace(inputs=(Tensor("x", Datatype.INT8, (1, len(data)), data),))
     data_alike = bytearray(data)
     data_alike[1] = 1  # is not sampled
-    alike = call()._replace(inputs=(Tensor("x", Datatype.INT8, (1, len(data)), data_alike),))
+    alike = call().replace(inputs=(Tensor("x", Datatype.INT8, (1, len(data)), data_alike),))
     killers = Killers(phase=0)
     killers.note(large, 2, BOTH, 10.0)
     for _ in range(100):
@@ -158,9 +158,9 @@ def test_large_tensor_counts_by_both_ends_and_a_smaller_one_whole(
 ) -> None:
     data = bytearray(size_bytes)
     large = Tensor("x", Datatype.INT8, (1, len(data)), data)
-    before = digest(call()._replace(inputs=(large,)))
+    before = digest(call().replace(inputs=(large,)))
     data[at] = 1
-    assert (digest(call()._replace(inputs=(large,))) != before) is counts
+    assert (digest(call().replace(inputs=(large,))) != before) is counts
 
 
 def test_killer_is_barred_for_an_hour_from_the_third_verdict_on() -> None:
@@ -206,7 +206,7 @@ def test_verdict_of_one_killer_does_not_shorten_that_of_another() -> None:
 def alike(last: int) -> InferCall:
     """Return a request that differs from others of its kind in a byte that is not sampled."""
     data = bytes(2 * SAMPLES - 1) + bytes([last])
-    return call()._replace(inputs=(Tensor("x", Datatype.INT8, (1, len(data)), data),))
+    return call().replace(inputs=(Tensor("x", Datatype.INT8, (1, len(data)), data),))
 
 
 def test_killers_that_look_alike_are_barred_and_cleared_each_by_itself() -> None:
@@ -262,7 +262,7 @@ def test_each_byte_of_a_small_request_tells_it_from_a_killer_without_a_digest(
         data = bytearray(SAMPLES)
         if at is not None:
             data[at] = 1
-        return call()._replace(inputs=(Tensor("x", Datatype.INT8, (1, len(data)), data),))
+        return call().replace(inputs=(Tensor("x", Datatype.INT8, (1, len(data)), data),))
 
     killers = Killers(phase=1)
     killers.note(small(None), 2, BOTH, 10.0)

@@ -67,7 +67,7 @@ class Mortal:
 
 
 def target(value: float) -> InferCall:
-    return call()._replace(inputs=(fp32("x", [value, 0]),))
+    return call().replace(inputs=(fp32("x", [value, 0]),))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -175,7 +175,7 @@ async def test_digest_is_not_made_while_nobody_kills(monkeypatch: pytest.MonkeyP
     monkeypatch.undo()
     assert await mortal.infer(1000.0) == "request_kills"
     monkeypatch.setattr("capamesh.router.requests.killers.digest", pytest.fail)
-    larger = target(1.0)._replace(inputs=(fp32("x", [1, 2], [3, 4]),))
+    larger = target(1.0).replace(inputs=(fp32("x", [1, 2], [3, 4]),))
     await mortal.fleet.infer(larger, NO_OPTIONS, mortal.fleet.clock() + 9.0)
     monkeypatch.undo()
     with pytest.raises(RequestKills, match="this very request"):

@@ -179,7 +179,7 @@ async def test_next_older_version_answers_while_the_newest_s_only_node_is_out(
     assert (explanation.version, explanation.chosen) == ("1", ("A",))
     assert fleet.routing.admission(M, ModelVersion(""), NO_OPTIONS, 128, 30.0).version == "1"
     assert set(controllers(fleet)) == {"1", "2"}
-    sequence = call()._replace(sequence=SequenceMark(7, is_start=True))
+    sequence = call().replace(sequence=SequenceMark(7, is_start=True))
     assert await infer(fleet, sequence) == ("B" if put_out is silent else "A")
     assert fleet.clock() == 0.0
     assert fleet.counts == {}
@@ -191,8 +191,8 @@ async def test_request_with_a_key_does_not_change_its_version_as_another_s_run_h
 ):
     fleet = Fleet()
     shadowed(fleet)
-    start = call()._replace(sequence=SequenceMark(7, is_start=True))
-    step = call()._replace(sequence=SequenceMark(7))
+    start = call().replace(sequence=SequenceMark(7, is_start=True))
+    step = call().replace(sequence=SequenceMark(7))
     keyed = RoutingOptions(affinity="k")
     assert [await infer(fleet, start), await infer(fleet, options=keyed)] == ["B", "B"]
     for is_hard in (False, True):
@@ -303,9 +303,9 @@ async def test_step_of_a_sequence_does_not_wait_for_a_link_that_may_be_another_n
     for link in list(fleet.links):
         link.end("frozen")
     with pytest.raises(NoEndpoint, match="no link"):
-        await infer(fleet, call()._replace(sequence=SequenceMark(7)))
+        await infer(fleet, call().replace(sequence=SequenceMark(7)))
     assert fleet.clock() == 0.0
-    start = call()._replace(sequence=SequenceMark(7, is_start=True))
+    start = call().replace(sequence=SequenceMark(7, is_start=True))
     task = asyncio.create_task(infer(fleet, start))
     await asyncio.sleep(0.1)
     fleet.relink(1, echo)
@@ -520,7 +520,7 @@ async def test_bulk_request_gives_way_where_an_online_one_is_let_in() -> None:
     fleet = Fleet([echo])
     fleet.replicas[0].reported(FULL._replace(in_flight=7, queue_us=0), 0.0)
     with pytest.raises(Overloaded):
-        await infer(fleet, call()._replace(is_bulk=True), allowed_s=1000.0)
+        await infer(fleet, call().replace(is_bulk=True), allowed_s=1000.0)
     assert fleet.asked == [0]
     assert await infer(fleet, allowed_s=1000.0) == "A"
 
@@ -594,7 +594,7 @@ async def test_sequence_always_goes_by_affinity_and_is_bound() -> None:
     fleet = Fleet(*[[echo]] * 6)
     fleet.served()
     shapes: list[RequestShape] = []
-    await infer(fleet, call()._replace(sequence=SequenceMark(7)))
+    await infer(fleet, call().replace(sequence=SequenceMark(7)))
     affinity = fleet.policies["affinity"]
     pick = affinity.pick
 
@@ -605,7 +605,7 @@ async def test_sequence_always_goes_by_affinity_and_is_bound() -> None:
     affinity.pick = keep  # type: ignore[method-assign]
     options = RoutingOptions(policy="p2c", affinity="another key")
     answered = {
-        await infer(fleet, call()._replace(sequence=SequenceMark(7)), options) for _ in range(5)
+        await infer(fleet, call().replace(sequence=SequenceMark(7)), options) for _ in range(5)
     }
     assert len(answered) == 1
     assert shapes == [RequestShape(M, V1, 8, "sequence 7", is_pinned=True)] * 5
@@ -621,7 +621,7 @@ async def test_sequence_is_neither_retried_nor_hedged_nor_reported_to_another_no
         for _ in range(20):
             served.window.add(0.01, 0.0)
             served.hedging.sent(0.0)
-        task = asyncio.create_task(infer(fleet, call()._replace(sequence=SequenceMark("a"))))
+        task = asyncio.create_task(infer(fleet, call().replace(sequence=SequenceMark("a"))))
         await asyncio.wait([task])
         assert sum(fleet.asked) == 1
         assert fleet.counts == {}
@@ -767,7 +767,7 @@ async def test_copied_sequence_stays_together_at_the_shadow() -> None:
     fleet.node("A", models=(offer(version="1"),))
     shadows = [fleet.node(peer, models=(offer(version="2"),)) for peer in "BCDE"]
     for _ in range(4):
-        await infer(fleet, call("m", "1")._replace(sequence=SequenceMark(3)))
+        await infer(fleet, call("m", "1").replace(sequence=SequenceMark(3)))
         await asyncio.sleep(0.1)
     assert sorted(len(link.asks) for link in shadows) == [0, 0, 0, 4]
 
@@ -820,7 +820,7 @@ def test_gates_replicas_and_copies_are_empty_in_the_end_whatever_happens() -> No
             await asyncio.sleep(rng.choice([0.0, 0.01, 0.2]))
             asked = call("m", rng.choice(["", "", "1", "2", "3"]))
             if rng.random() < 0.2:
-                asked = asked._replace(sequence=SequenceMark(rng.randint(1, 3)))
+                asked = asked.replace(sequence=SequenceMark(rng.randint(1, 3)))
             tenant = rng.choice(["", "a", "b"])
             options = RoutingOptions(affinity=rng.choice(["", "k"]), tenant=tenant)
             try:

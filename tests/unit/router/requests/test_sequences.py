@@ -16,7 +16,7 @@ UNKNOWN = SequenceUnknown("never heard of it")
 
 
 def step(of: int | str, model: ModelName = M) -> InferCall:
-    return call()._replace(model=model, sequence=SequenceMark(of))
+    return call().replace(model=model, sequence=SequenceMark(of))
 
 
 def lost(sequences: OpenSequences, *ids: int | str) -> list[bool]:

@@ -49,7 +49,11 @@ class AnswerEncoder:
         queue_us = int((request.started_s - request.arrived_s) * 1e6)
         batch = request.batch
         is_alone = batch is None or len(batch.requests) == 1
-        form: _Form | None = None if is_alone else [tensor[:3] for tensor in outputs]
+        form: _Form | None = (
+            None
+            if is_alone
+            else [(tensor.name, tensor.datatype, tensor.shape) for tensor in outputs]
+        )
         if is_alone or batch is not self._batch:
             self._batch = batch
             self._load = self._load_of(hosted)

@@ -20,8 +20,8 @@ from capamesh.protocol.errors import (
     RunFailed,
     TooLarge,
 )
+from capamesh.protocol.links.call_decoder import CallDecoder
 from capamesh.protocol.links.calls import (
-    CallDecoder,
     ControlCall,
     InferAnswer,
     LoadReport,

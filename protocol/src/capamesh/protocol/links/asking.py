@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar
+
+from mypy_extensions import mypyc_attr
 
 from capamesh.protocol.errors import CapameshError, LinkLost, ProtocolViolation
 from capamesh.protocol.links.events import ErrorReceived, LoadReceived, ResponseReceived
+from capamesh.protocol.values import Value
 
 _T = TypeVar("_T")
 
 
-@dataclass(slots=True)  # not frozen: one is made for every request
-class Answer:
+class Answer(Value):
     """A response as it came: metadata and body."""
 
-    meta: bytes
-    body: memoryview
+    __slots__ = ("body", "meta")
+
+    def __init__(self, meta: bytes, body: memoryview) -> None:
+        self.meta = meta
+        self.body = body
 
 
+@mypyc_attr(native_class=False)
 class ResponseHandler(Protocol):
     """The receiver of an answer. Told once, in the event loop, unless it withdraws; must not raise.
 
@@ -36,8 +42,8 @@ class ResponseHandler(Protocol):
         """The peer answered with an error, or the link has ended (`LinkLost`)."""
 
 
-@runtime_checkable
-class PartsHandler(ResponseHandler, Protocol):
+@mypyc_attr(native_class=False)
+class PartsHandler(ResponseHandler, ABC):
     """The receiver of an answer in parts: none or more of them, then its end, which `answered` or `failed` tells once.
 
     Parts that are held too long end the request: see `Link.release`.
@@ -45,10 +51,12 @@ class PartsHandler(ResponseHandler, Protocol):
 
     __slots__ = ()
 
+    @abstractmethod
     def part_answered(self, part: Answer) -> None:
         """One more part of the answer is here; others follow."""
 
 
+@mypyc_attr(native_class=False)
 class LoadHandler(Protocol):
     """The receiver of a peer's load. Told once, in the event loop, unless it withdraws; must not raise."""
 

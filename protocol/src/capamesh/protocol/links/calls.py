@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, cast
 
 from capamesh.protocol.errors import (
     CapameshError,
@@ -16,53 +16,70 @@ from capamesh.protocol.errors import (
     TooLarge,
 )
 from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.links.answer_fields import LoadFields, read_answer_fields, read_load_fields
 from capamesh.protocol.links.hello import MAX_ARRAY_ITEMS, unpack_map
 from capamesh.protocol.links.outgoing import Buffer
 from capamesh.protocol.links.sequence_mark import SequenceMark, read_sequence_mark
 from capamesh.protocol.links.tensor_descriptions import (
     KnownLayouts,
-    Layout,
     described,
-    layout_of,
     listed,
     read_tensors,
 )
 from capamesh.protocol.msgpack_codec import pack, shown, unpack
-from capamesh.protocol.schema import Meta, Raw, Struct, msgpack_reader, read
+from capamesh.protocol.schema import read
 from capamesh.protocol.tensors import MAX_CLASSES, Limits, Tensor
+from capamesh.protocol.values import Value
 
-MAX_KNOWN_CALLS = 1024
-"""Metadata that a decoder remembers (guess: the models of a node, their usual batch sizes and deadlines)."""
-MAX_KNOWN_META_BYTES = 1024
-"""Longer metadata is read anew each time (guess: ten tensors)."""
-_Count: TypeAlias = Annotated[int, Meta(ge=0)]
-_Load: TypeAlias = Annotated[list[_Count], Meta(min_length=6)]
-"""The counts of a load, of which the first link version had six; those that this version does not know are ignored."""
 MAX_PRIORITY = 255
 DEFAULT_PRIORITY = 128
 _ANY = ModelVersion("")
 
 
-class InferCall(NamedTuple):
-    """One inference as a node sees it; a named tuple, because one is made for every request.
+class InferCall(Value):
+    """One inference as a node sees it.
 
     `version` is empty for whichever the node serves; `outputs` is empty for all. The time left travels
     beside it as `budget_ms`, because it shrinks between attempts.
     """
 
-    model: ModelName
-    version: ModelVersion
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[str, ...] = ()
-    priority: int = DEFAULT_PRIORITY
-    """0..`MAX_PRIORITY`; lower goes first."""
-    is_bulk: bool = False
-    """True for a request of a batch job: it gives way to online requests, but for its share."""
-    sequence: SequenceMark | None = None
-    takes_parts: bool = False
-    """True if its answer may come in parts, each as soon as it is there; else it comes whole."""
-    classes: tuple[int, ...] = ()
-    """The number of largest scores to answer as texts for each of `outputs`, 0 for it as it is; empty: no output is classified."""
+    __slots__ = (
+        "classes",
+        "inputs",
+        "is_bulk",
+        "model",
+        "outputs",
+        "priority",
+        "sequence",
+        "takes_parts",
+        "version",
+    )
+
+    def __init__(
+        self,
+        model: ModelName,
+        version: ModelVersion,
+        inputs: tuple[Tensor, ...],
+        outputs: tuple[str, ...] = (),
+        priority: int = DEFAULT_PRIORITY,
+        is_bulk: bool = False,
+        sequence: SequenceMark | None = None,
+        takes_parts: bool = False,
+        classes: tuple[int, ...] = (),
+    ) -> None:
+        self.model = model
+        self.version = version
+        self.inputs = inputs
+        self.outputs = outputs
+        self.priority = priority
+        """0..`MAX_PRIORITY`; lower goes first."""
+        self.is_bulk = is_bulk
+        """True for a request of a batch job: it gives way to online requests, but for its share."""
+        self.sequence = sequence
+        self.takes_parts = takes_parts
+        """True if its answer may come in parts, each as soon as it is there; else it comes whole."""
+        self.classes = classes
+        """The number of largest scores to answer as texts for each of `outputs`, 0 for it as it is; empty: no output is classified."""
 
 
 class ControlAction(StrEnum):
@@ -110,14 +127,24 @@ class LoadReport(NamedTuple):
 _LOAD_FIELDS = len(LoadReport._fields)
 
 
-class InferAnswer(NamedTuple):
+class InferAnswer(Value):
     """A call's outputs, how long it queued and ran, and the worker's load after it."""
 
-    version: ModelVersion
-    outputs: tuple[Tensor, ...]
-    queue_us: int
-    run_us: int
-    load: LoadReport
+    __slots__ = ("load", "outputs", "queue_us", "run_us", "version")
+
+    def __init__(
+        self,
+        version: ModelVersion,
+        outputs: tuple[Tensor, ...],
+        queue_us: int,
+        run_us: int,
+        load: LoadReport,
+    ) -> None:
+        self.version = version
+        self.outputs = outputs
+        self.queue_us = queue_us
+        self.run_us = run_us
+        self.load = load
 
 
 def encode_call(
@@ -203,52 +230,6 @@ def decode_call(
     return call, budget_ms
 
 
-class CallDecoder:
-    """Decodes calls as `decode_call` does, and remembers how: those for one model differ in little but their data.
-
-    What is remembered is keyed by the whole metadata, so it is as well checked as what is read anew.
-    """
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._known: dict[bytes, _KnownCall] = {}
-
-    def decode(self, meta: bytes, body: memoryview) -> tuple[InferCall | ControlCall, int | None]:
-        """Return what `decode_call` returns, or raise what it raises."""
-        known = self._known.get(meta)
-        if known is None or known.layout.body_bytes != len(body):
-            call, budget_ms = decode_call(meta, body, self._limits)
-            if isinstance(call, InferCall) and len(meta) <= MAX_KNOWN_META_BYTES:
-                if len(self._known) >= MAX_KNOWN_CALLS:
-                    self._known.clear()
-                self._known[meta] = _KnownCall(
-                    call._replace(inputs=()), budget_ms, layout_of(call.inputs)
-                )
-            return call, budget_ms
-        call = known.call
-        return (
-            InferCall(
-                call.model,
-                call.version,
-                known.layout.cut(body, self._limits),
-                call.outputs,
-                call.priority,
-                call.is_bulk,
-                call.sequence,
-                call.takes_parts,
-                call.classes,
-            ),
-            known.budget_ms,
-        )
-
-
-class _KnownCall(NamedTuple):
-    call: InferCall
-    """The call without its data."""
-    budget_ms: int | None
-    layout: Layout
-
-
 def _classes(raw: object, outputs: tuple[str, ...]) -> tuple[int, ...]:
     """Return how many classes of each of its outputs a call asks for."""
     counts = listed(raw)
@@ -292,31 +273,6 @@ def encode_answer(answer: InferAnswer) -> tuple[bytes, list[Buffer]]:
     return pack(meta), body
 
 
-class _AnswerMeta(
-    Struct,
-    gc=False,
-    rename={"version": "v", "outputs": "o", "queue_us": "q", "run_us": "r", "load": "l"},
-):
-    """The metadata of an answer."""
-
-    version: str
-    outputs: Raw
-    """The descriptions of its tensors, as they came."""
-    queue_us: _Count
-    run_us: _Count
-    load: _Load
-
-
-class _LoadMeta(Struct, gc=False, rename={"load": "l"}):
-    """The metadata of a LOAD frame."""
-
-    load: _Load
-
-
-_read_answer = msgpack_reader(_AnswerMeta)
-_read_load = msgpack_reader(_LoadMeta)
-
-
 def decode_answer(
     meta: bytes, body: memoryview, limits: Limits, known: KnownLayouts | None = None
 ) -> InferAnswer:
@@ -325,7 +281,7 @@ def decode_answer(
     Descriptions of tensors that are `known` are not read again.
     """
     try:
-        raw = _read_answer(meta)
+        raw = read_answer_fields(meta)
         descriptions = bytes(raw.outputs)
         layout = known.get(descriptions) if known is not None else None
         if layout is not None and layout.body_bytes == len(body):
@@ -376,7 +332,7 @@ def encode_load(load: LoadReport) -> bytes:
 def decode_load(meta: bytes) -> LoadReport:
     """Return the load; raise `ProtocolViolation` when it is none."""
     try:
-        return LoadReport(*_read_load(meta).load[:_LOAD_FIELDS])
+        return LoadReport(*read_load_fields(meta).load[:_LOAD_FIELDS])
     except (ValueError, RecursionError) as exc:
         raise ProtocolViolation(f"the metadata of a LOAD is not that of a load: {exc}") from exc
 
@@ -386,6 +342,6 @@ def load_with(error: CapameshError) -> LoadReport | None:
     if error.load is None or isinstance(error.load, LoadReport):
         return error.load
     try:
-        return LoadReport(*read({"l": listed(error.load)[:_LOAD_FIELDS]}, _LoadMeta).load)
+        return LoadReport(*read({"l": listed(error.load)[:_LOAD_FIELDS]}, LoadFields).load)
     except ValueError:
         return None

@@ -1,74 +1,100 @@
-"""The events that a link's core tells its owner. Pure values; named tuples, because one is made for every message."""
+"""The events that a link's core tells its owner. Pure values."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.links.hello import Hello
+from capamesh.protocol.values import Value
 
 
-class HelloReceived(NamedTuple):
+class HelloReceived(Value):
     """The peer introduced itself; its membership is not checked yet."""
 
-    hello: Hello
+    __slots__ = ("hello",)
+
+    def __init__(self, hello: Hello) -> None:
+        self.hello = hello
 
 
-class RequestReceived(NamedTuple):
+class RequestReceived(Value):
     """A whole request is here. Answer with `respond` or `fail` on the same stream."""
 
-    stream: int
-    meta: bytes
-    body: memoryview
+    __slots__ = ("body", "meta", "stream")
+
+    def __init__(self, stream: int, meta: bytes, body: memoryview) -> None:
+        self.stream = stream
+        self.meta = meta
+        self.body = body
 
 
-class ResponseReceived(NamedTuple):
+class ResponseReceived(Value):
     """A whole response is here, or one part of it."""
 
-    stream: int
-    meta: bytes
-    body: memoryview
-    is_final: bool
-    """True if nothing follows; until then it is a part, which is held until it is released."""
+    __slots__ = ("body", "is_final", "meta", "stream")
+
+    def __init__(self, stream: int, meta: bytes, body: memoryview, is_final: bool) -> None:
+        self.stream = stream
+        self.meta = meta
+        self.body = body
+        self.is_final = is_final
+        """True if nothing follows; until then it is a part, which is held until it is released."""
 
 
-class ErrorReceived(NamedTuple):
+class ErrorReceived(Value):
     """The peer answered a request with an error, or this side gave the stream up."""
 
-    stream: int
-    error: CapameshError
+    __slots__ = ("error", "stream")
+
+    def __init__(self, stream: int, error: CapameshError) -> None:
+        self.stream = stream
+        self.error = error
 
 
-class RequestCancelled(NamedTuple):
+class RequestCancelled(Value):
     """The peer no longer wants the answer to a request that was delivered."""
 
-    stream: int
+    __slots__ = ("stream",)
+
+    def __init__(self, stream: int) -> None:
+        self.stream = stream
 
 
-class ProbeReceived(NamedTuple):
+class ProbeReceived(Value):
     """The peer asks for this side's load. Answer with `send_load`."""
 
-    stream: int
-    meta: bytes
+    __slots__ = ("meta", "stream")
+
+    def __init__(self, stream: int, meta: bytes) -> None:
+        self.stream = stream
+        self.meta = meta
 
 
-class LoadReceived(NamedTuple):
+class LoadReceived(Value):
     """The answer to a probe."""
 
-    stream: int
-    meta: bytes
+    __slots__ = ("meta", "stream")
+
+    def __init__(self, stream: int, meta: bytes) -> None:
+        self.stream = stream
+        self.meta = meta
 
 
-class GoawayReceived(NamedTuple):
+class GoawayReceived(Value):
     """The peer takes no new requests; those under way will be finished."""
 
-    reason: str
+    __slots__ = ("reason",)
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
 
 
-class PongReceived(NamedTuple):
+class PongReceived(Value):
     """The answer to a ping."""
 
-    value: int
+    __slots__ = ("value",)
+
+    def __init__(self, value: int) -> None:
+        self.value = value
 
 
 Event = (

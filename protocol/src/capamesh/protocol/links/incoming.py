@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from mypy_extensions import mypyc_attr
+
 from capamesh.protocol.errors import ProtocolViolation
 from capamesh.protocol.links.frames import HEADER, HEADER_BYTES, LinkLimits
 
@@ -19,6 +21,7 @@ FIRST_SCRATCH_BYTES = 4 * 1024
 scratch buffer makes it four times larger."""
 
 
+@mypyc_attr(native_class=False)
 class FrameSink(Protocol):
     """Receives frames; called by `Incoming` in order."""
 

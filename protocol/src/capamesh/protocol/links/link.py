@@ -1,8 +1,7 @@
 """A link: the core of `connection` on a TLS socket. IO: asyncio.
 
-The socket is read straight into the core's memory (`BufferedProtocol`) and written with `writelines`. A
-link is good for use once its HELLO has been checked; it ends for one reason, which every request that was
-under way is told as `LinkLost`.
+The socket is read straight into the core's memory (`BufferedProtocol`) and written with `writelines`. A link is good for use
+once its HELLO has been checked; it ends for one reason, which every request that was under way is told as `LinkLost`.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from typing import Protocol, assert_never, cast
 
+from mypy_extensions import mypyc_attr
 from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError, LinkLost, PeerError, ProtocolViolation
@@ -46,6 +46,7 @@ from capamesh.protocol.links.writer import LinkWriter
 from capamesh.protocol.network import Member
 
 
+@mypyc_attr(native_class=False)
 class LinkHandler(Protocol):
     """The owner of a link, to which the link tells what happens. Called in the event loop; must not raise and must not block."""
 
@@ -312,8 +313,7 @@ class Link(asyncio.BufferedProtocol):
         finally:
             self._writer.is_held = False
         if self._core.has_output():
-            self._writer.flush()  # not soon: a turn of the loop is dear at one request in flight, and a flood of
-            # pings may fill megabytes until then
+            self._writer.flush()  # not soon: a turn of the loop is dear, and pings may fill megabytes until then
 
     @override
     def pause_writing(self) -> None:
@@ -387,7 +387,7 @@ class Link(asyncio.BufferedProtocol):
         self._show_renewed()
         if self._end_reason is not None:
             return False
-        # Also to a peer that sends all the time: its own pings may wait behind what it sends.
+        # also to one that sends all the time: its pings may wait behind that
         self._liveness.pinged()
         self._core.ping(0)
         self._writer.flush_soon()

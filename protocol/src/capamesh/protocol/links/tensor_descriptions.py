@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import cast
 
 from capamesh.protocol.errors import InvalidRequest, TooLarge
 from capamesh.protocol.links.outgoing import Buffer
 from capamesh.protocol.msgpack_codec import shown
 from capamesh.protocol.tensors import Datatype, Limits, Tensor, check_texts, checked
+from capamesh.protocol.values import Value
 
 MAX_KNOWN = 1024
 """Layouts that are remembered (guess: the answers of a fleet's models, their usual batch sizes)."""
@@ -26,21 +27,30 @@ def described(
     """Return what is said of tensors, and their bytes."""
     descriptions: list[tuple[str, str, tuple[int, ...], int]] = []
     body: list[Buffer] = []
-    for name, datatype, shape, data in tensors:
+    for tensor in tensors:
+        data = tensor.data
         size_bytes = data.nbytes if isinstance(data, memoryview) else len(data)
-        descriptions.append((name, datatype, shape, size_bytes))
+        descriptions.append((tensor.name, tensor.datatype, tensor.shape, size_bytes))
         body.append(data)
     return descriptions, body
 
 
-class Layout(NamedTuple):
+class Layout(Value):
     """The tensors of a message without their data, and where in its body the data of each is."""
 
-    parts: tuple[tuple[str, Datatype, tuple[int, ...], int, int], ...]
-    """Name, datatype, shape, and the bytes of the body from the first number up to the second."""
-    body_bytes: int
-    is_data_checked: bool
-    """True if some tensor's bytes may be wrong though their number is right: those of BYTES and BOOL."""
+    __slots__ = ("body_bytes", "is_data_checked", "parts")
+
+    def __init__(
+        self,
+        parts: tuple[tuple[str, Datatype, tuple[int, ...], int, int], ...],
+        body_bytes: int,
+        is_data_checked: bool,
+    ) -> None:
+        self.parts = parts
+        """Name, datatype, shape, and the bytes of the body from the first number up to the second."""
+        self.body_bytes = body_bytes
+        self.is_data_checked = is_data_checked
+        """True if some tensor's bytes may be wrong though their number is right: those of BYTES and BOOL."""
 
     def cut(self, body: memoryview, limits: Limits) -> tuple[Tensor, ...]:
         """Return the tensors as slices of a body of `body_bytes`. Raises what `checked` raises."""

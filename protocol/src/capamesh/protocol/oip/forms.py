@@ -8,13 +8,14 @@ JSON, too, it is their descriptions that stay the same.
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from typing_extensions import override
 
 from capamesh.protocol.oip.json_data import read_data
 from capamesh.protocol.oip.messages import InferRequest
 from capamesh.protocol.tensors import Datatype, Tensor
+from capamesh.protocol.values import Value
 
 if TYPE_CHECKING:
     from capamesh.protocol.oip.messages import Parameters, RequestedOutput
@@ -70,7 +71,7 @@ class KnownInputs:
 
     def add(self, tensor: Tensor) -> None:
         """Remember the description of an input that was checked: its name, datatype and shape."""
-        name, datatype, shape, _ = tensor
+        name, datatype, shape = tensor.name, tensor.datatype, tensor.shape
         if datatype is Datatype.BYTES or len(name) > MAX_NAME_CHARS:
             return
         if len(self._known) >= MAX_INPUTS:
@@ -78,14 +79,34 @@ class KnownInputs:
         self._known[name, str(datatype), *shape] = (name, datatype, shape)
 
 
-class _Form(NamedTuple):
-    inputs: tuple[tuple[str, Datatype, tuple[int, ...], int, int], ...]
-    """Name, datatype, shape, and where in the body the data begins and ends."""
-    body_bytes: int
-    outputs: tuple[RequestedOutput, ...]
-    is_binary_default: bool
-    parameters: Parameters
-    is_non_finite_text: bool
+class _Form(Value):
+    """The common part of requests with the same JSON header."""
+
+    __slots__ = (
+        "body_bytes",
+        "inputs",
+        "is_binary_default",
+        "is_non_finite_text",
+        "outputs",
+        "parameters",
+    )
+
+    def __init__(
+        self,
+        inputs: tuple[tuple[str, Datatype, tuple[int, ...], int, int], ...],
+        body_bytes: int,
+        outputs: tuple[RequestedOutput, ...],
+        is_binary_default: bool,
+        parameters: Parameters,
+        is_non_finite_text: bool,
+    ) -> None:
+        self.inputs = inputs
+        """Name, datatype, shape, and where in the body the data begins and ends."""
+        self.body_bytes = body_bytes
+        self.outputs = outputs
+        self.is_binary_default = is_binary_default
+        self.parameters = parameters
+        self.is_non_finite_text = is_non_finite_text
 
 
 class RequestForms:
@@ -120,7 +141,16 @@ class RequestForms:
                 for name, datatype, shape, begin, end in form.inputs
             ]
         )
-        return InferRequest(model, version, "", inputs, *form[2:])
+        return InferRequest(
+            model,
+            version,
+            "",
+            inputs,
+            form.outputs,
+            form.is_binary_default,
+            form.parameters,
+            form.is_non_finite_text,
+        )
 
     def learn(
         self, body: bytes | memoryview, header_length: int | None, request: InferRequest

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeAlias
+
+from capamesh.protocol.values import Value
 
 if TYPE_CHECKING:
     from capamesh.protocol.tensors import Tensor
@@ -30,8 +32,7 @@ class RequestedOutput:
     is_binary: bool | None = None
 
 
-@dataclass(slots=True)  # not frozen: one is made for every request
-class InferRequest:
+class InferRequest(Value):
     """A request of a client to a model.
 
     `version` is "" for any; no `outputs` means all of them; `is_binary_default` is the request's
@@ -39,25 +40,58 @@ class InferRequest:
     `parameters`.
     """
 
-    model: str
-    version: str
-    id: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[RequestedOutput, ...] = ()
-    is_binary_default: bool = False
-    parameters: Parameters = field(default_factory=lambda: NO_PARAMETERS)
-    is_non_finite_text: bool = False
-    """True if NaN and infinities go as the texts "NaN", "Infinity" and "-Infinity" where an answer is JSON."""
-    classes: tuple[int, ...] = ()
-    """The number of largest scores wanted as texts of each of `outputs`, 0 for it as it is; empty: no output is classified."""
+    __slots__ = (
+        "classes",
+        "id",
+        "inputs",
+        "is_binary_default",
+        "is_non_finite_text",
+        "model",
+        "outputs",
+        "parameters",
+        "version",
+    )
+
+    def __init__(
+        self,
+        model: str,
+        version: str,
+        id: str,  # noqa: A002 - the protocol's own name for it
+        inputs: tuple[Tensor, ...],
+        outputs: tuple[RequestedOutput, ...] = (),
+        is_binary_default: bool = False,
+        parameters: Parameters = NO_PARAMETERS,
+        is_non_finite_text: bool = False,
+        classes: tuple[int, ...] = (),
+    ) -> None:
+        self.model = model
+        self.version = version
+        self.id = id
+        self.inputs = inputs
+        self.outputs = outputs
+        self.is_binary_default = is_binary_default
+        self.parameters = parameters
+        self.is_non_finite_text = is_non_finite_text
+        """True if NaN and infinities go as the texts "NaN", "Infinity" and "-Infinity" where an answer is JSON."""
+        self.classes = classes
+        """The number of largest scores wanted as texts of each of `outputs`, 0 for it as it is; empty: no output is classified."""
 
 
-@dataclass(slots=True)  # not frozen: one is made for every request
-class InferResponse:
+class InferResponse(Value):
     """An answer of a model; `version` is the one that ran, `id` the request's own."""
 
-    model: str
-    version: str
-    id: str
-    outputs: tuple[Tensor, ...]
-    parameters: Parameters = field(default_factory=lambda: NO_PARAMETERS)
+    __slots__ = ("id", "model", "outputs", "parameters", "version")
+
+    def __init__(
+        self,
+        model: str,
+        version: str,
+        id: str,  # noqa: A002 - the protocol's own name for it
+        outputs: tuple[Tensor, ...],
+        parameters: Parameters = NO_PARAMETERS,
+    ) -> None:
+        self.model = model
+        self.version = version
+        self.id = id
+        self.outputs = outputs
+        self.parameters = parameters

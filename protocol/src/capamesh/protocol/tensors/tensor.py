@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from typing_extensions import override
@@ -12,26 +12,35 @@ from capamesh.protocol.datatypes import Datatype
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.tensors.bfloat16 import bf16_from_fp32, bf16_from_fp64
 from capamesh.protocol.tensors.byte_elements import join_elements, split_elements
+from capamesh.protocol.values import Value
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-class Tensor(NamedTuple):
+class Tensor(Value):
     """A tensor as it travels: little-endian, row-major, no padding; BYTES as lengths and bytes.
 
-    The constructor checks nothing, because most tensors pass through unread; `checked` does. A named
-    tuple, because some are made for every request.
+    The constructor checks nothing, because most tensors pass through unread; `checked` does.
     """
 
-    name: str
-    """The name of the input or output that it is."""
-    datatype: Datatype
-    """The type of its elements."""
-    shape: tuple[int, ...]
-    """The length of each dimension."""
-    data: bytes | bytearray | memoryview
-    """The raw bytes, shared, not copied: whoever owns the buffer must not change it."""
+    __slots__ = ("data", "datatype", "name", "shape")
+
+    def __init__(
+        self,
+        name: str,
+        datatype: Datatype,
+        shape: tuple[int, ...],
+        data: bytes | bytearray | memoryview,
+    ) -> None:
+        self.name = name
+        """The name of the input or output that it is."""
+        self.datatype = datatype
+        """The type of its elements."""
+        self.shape = shape
+        """The length of each dimension."""
+        self.data = data
+        """The raw bytes, shared, not copied: whoever owns the buffer must not change it."""
 
     @override
     def __repr__(self) -> str:

@@ -19,12 +19,13 @@ import math
 import random
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
 from capamesh.protocol.errors import Overloaded, TooManyRequests
 from capamesh.protocol.links.calls import DEFAULT_PRIORITY
+from capamesh.protocol.values import Value
 from capamesh.router.admission.fair_share import FairShare, Standing
 from capamesh.router.admission.saturation import Saturation, UnreadSaturation
 from capamesh.router.admission.shedding import FULL, OVERSHOOT, Rank, Shedding, rank_of
@@ -65,17 +66,26 @@ class Refusal(StrEnum):
     FULL = "full"
 
 
-class Decision(NamedTuple):
+class Decision(Value):
     """The finding of `AdmissionController.decide` on one request, before anything of it is booked."""
 
-    error: Overloaded | None = None
-    """The error with which the request is refused; None: it is let in."""
-    kind: Refusal | None = None
-    """The reason why it is refused."""
-    due_s: float = math.nan
-    """The time when it is to come again, for which a slot is to be booked; NaN: nobody knows how fast slots get free."""
-    lag: float = math.nan
-    """The lag that a tenant may count as (`FairShare.lag`); NaN: that was not asked."""
+    __slots__ = ("due_s", "error", "kind", "lag")
+
+    def __init__(
+        self,
+        error: Overloaded | None = None,
+        kind: Refusal | None = None,
+        due_s: float = math.nan,
+        lag: float = math.nan,
+    ) -> None:
+        self.error = error
+        """The error with which the request is refused; None: it is let in."""
+        self.kind = kind
+        """The reason why it is refused."""
+        self.due_s = due_s
+        """The time when it is to come again, for which a slot is to be booked; NaN: nobody knows how fast slots get free."""
+        self.lag = lag
+        """The lag that a tenant may count as (`FairShare.lag`); NaN: that was not asked."""
 
 
 ADMITTED = Decision()

@@ -132,7 +132,7 @@ class _Reading:
         run_s = load.run_us / 1e6
         # the time from one answer to the next: all that are there are answered within the last one's latency
         each_s = latency_s / (load.in_flight + 1 if queue_s else limit)
-        reported_busy: float = load.in_flight
+        reported_busy = float(load.in_flight)
         if not own:  # no answer is under way that would tell of less: it is believed less and less
             believed = 1.0 - age_s / stale_s
             reported_busy *= believed

@@ -9,18 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from mypy_extensions import mypyc_attr
 from typing_extensions import override
 
 from capamesh.protocol.links.asking import ResponseHandler
+from capamesh.router.fleet.replica import Replica
 
 if TYPE_CHECKING:
     from capamesh.protocol.errors import CapameshError
     from capamesh.protocol.links.asking import Answer
     from capamesh.protocol.links.calls import InferAnswer
     from capamesh.router.fleet.node_link import NodeLink
-    from capamesh.router.fleet.replica import Replica
 
 
+@mypyc_attr(native_class=False)
 class AttemptOwner(Protocol):
     """The owner of an attempt: it has sent a request over a link, and is told what comes back."""
 

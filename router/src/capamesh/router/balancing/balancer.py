@@ -6,7 +6,6 @@ for, call `tick` and `reprobes` now and then, and log the verdicts.
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -99,9 +98,16 @@ class Balancer:
 
     def foreseen(self, rng: random.Random) -> Balancer:
         """Return a balancer for a look ahead: what is in use is the same, and what it makes is its own and draws from `rng`."""
-        other: Balancer = copy.copy(self)
+        other = Balancer(
+            self._fleet,
+            make_policy=self._make_policy,
+            rng=rng,
+            rules=self._rules,
+            is_limited=self._is_limited,
+        )
         other._served, other._ending = dict(self._served), dict(self._ending)
-        other._rng = rng
+        other._unhealthy = self._unhealthy
+        other.links, other.lives, other.deaths = self.links, self.lives, self.deaths
         return other
 
     def served_models(self) -> list[ServedModel]:

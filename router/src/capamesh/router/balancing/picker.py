@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from typing_extensions import override
@@ -360,7 +359,7 @@ class RequestPicker(Picker):
             self._constraints, self._deadline_s, asked, now_s, trial.draw()
         )
         policy = trial.chooser(self._policy.name)
-        shape = replace(self.shape, version=trial.version)
+        shape = self.shape.replace(version=trial.version)
         replica = policy.pick(trial.replicas, rules.allows, shape, now_s)
         if replica is not None:
             self._left = {trial.version: trial}
@@ -384,7 +383,7 @@ class RequestPicker(Picker):
         self._left[self.served.version] = self.served
         self.served = served
         self._policy = served.chooser(self._policy.name)
-        self.shape = replace(self.shape, version=served.version)
+        self.shape = self.shape.replace(version=served.version)
 
     def _of(self, replica: Replica) -> ServedModel:
         if self._left is None:

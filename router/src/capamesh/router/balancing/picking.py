@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Protocol
 
+from mypy_extensions import mypyc_attr
+
+from capamesh.router.balancing.attempt import Attempt
 from capamesh.router.balancing.purpose import Purpose
 
 if TYPE_CHECKING:
     from capamesh.protocol.errors import CapameshError
     from capamesh.protocol.links.calls import LoadReport
-    from capamesh.router.balancing.attempt import Attempt
     from capamesh.router.balancing.deaths import Stand
     from capamesh.router.balancing.eligibility import Eligibility
     from capamesh.router.balancing.served_model import ServedModel
     from capamesh.router.fleet.replica import Replica
 
 
+@mypyc_attr(native_class=False)
 class Picker(Protocol):
     """One request's side of the balancer: chooses replicas, keeps their counters, holds the budgets.
 
@@ -142,6 +145,7 @@ class Picker(Protocol):
         ...
 
 
+@mypyc_attr(native_class=False)
 class OtherVersions(Protocol):
     """The versions of a model that an attempt of one request may go to."""
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.router.resilience.health import CircuitState, Health
 
 if TYPE_CHECKING:
-    from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
     from capamesh.router.fleet.endpoint import Endpoint
     from capamesh.router.fleet.replica import Replica
 

@@ -8,10 +8,9 @@ word must come from two nodes, and of two invites, as far as there are two that 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from capamesh.protocol.ids import PeerId
+from capamesh.protocol.ids import PeerId
 
 
 class Witness(NamedTuple):

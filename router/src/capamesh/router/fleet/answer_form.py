@@ -6,7 +6,7 @@ form breaks the node's own word, and is not passed on.
 
 from __future__ import annotations
 
-from operator import itemgetter
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from typing_extensions import override
@@ -25,7 +25,7 @@ MAX_KNOWN = 64
 """Forms of answers that are remembered for each replica's model (guess: the usual batch sizes)."""
 MAX_KNOWN_OUTPUTS = 16
 """Answers with more outputs are looked at anew each time (guess)."""
-_FORM = itemgetter(0, 1, 2)
+_FORM = attrgetter("name", "datatype", "shape")
 """Returns the name, datatype and shape of a tensor."""
 SHOWN = 8
 """A message names at most this many outputs (guess: enough to find the mistake)."""

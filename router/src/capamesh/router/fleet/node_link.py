@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from mypy_extensions import mypyc_attr
+
 if TYPE_CHECKING:
     from capamesh.protocol.links.asking import LoadHandler, ResponseHandler
     from capamesh.protocol.links.outgoing import Buffer
 
 
+@mypyc_attr(native_class=False)
 class NodeLink(Protocol):
     """A link to a node that is up, or has been."""
 

@@ -31,9 +31,9 @@ class RequestCounts:
         """The seconds of all of them together, from the last byte read of a request to its answer."""
         self.rows = 0
         """The rows of their answers; an answer without rows counts as one."""
-        self.queue_us: float = 0
+        self.queue_us = 0.0
         """The microseconds that they waited at the nodes that answered them."""
-        self.run_us: float = 0
+        self.run_us = 0.0
         """The microseconds that they ran there."""
         self.last_s = -math.inf
         """The time of the newest answer on the router's clock; minus infinity while there is none."""

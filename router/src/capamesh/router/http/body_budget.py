@@ -13,6 +13,7 @@ from collections import deque
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
+from mypy_extensions import mypyc_attr
 from typing_extensions import override
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ LARGE_STEP_BYTES: Final = 2 * 2**20
 """Memory of large bodies comes in huge pages: the first byte takes so much."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Charge(ABC):
     """The charge of one body, or of one unread answer, and the hold on whoever sends or reads it."""
 

@@ -166,15 +166,29 @@ class Exchange(InferenceRequest):
     ) -> None:
         """Reply with the body that was made of an answer."""
         self._job = None
-        try:
-            reply = self._reply(outcome, *written)
-        except Exception as error:  # noqa: BLE001 - all end in one reply
-            self.crash(error)
-        else:
-            self.count_answer(outcome)
-            if self._wire.takes_gzip and written[1] is None and self._packs(reply):
+        buffers, json_bytes = written
+        headers = {
+            "Content-Type": JSON if json_bytes is None else OCTETS,
+            NODE_HEADER: outcome.replica.endpoint.peer,
+        }
+        if json_bytes is not None:
+            headers[HEADER_LENGTH_NAME] = str(json_bytes)
+        if self._target.is_explained:
+            try:
+                explanation = outcome.picker.explain(self._inference.routing.clock())
+                headers[EXPLANATION_HEADER] = _shortened(explanation.to_json())
+            except Exception as error:  # noqa: BLE001 - all end in one reply
+                self.crash(error)
                 return
-            self._end(reply)
+        reply = Reply(200, headers, buffers)
+        self.count_answer(outcome)
+        if self._wire.takes_gzip and json_bytes is None and self._packs(reply):
+            return
+        on_reply, self._on_reply = self._on_reply, None  # as `_end`: each answer comes by here
+        self._is_over = True
+        self._handle = self._request = None
+        if on_reply is not None:
+            on_reply(reply)
 
     def _packs(self, reply: Reply) -> bool:
         """Begin to pack a long answer; return whether it is under way."""
@@ -195,22 +209,8 @@ class Exchange(InferenceRequest):
         reply = error_reply(error)
         if explanation is not None:
             headers = {**reply.headers, EXPLANATION_HEADER: _shortened(explanation.to_json())}
-            reply = reply._replace(headers=headers)
+            reply = reply.replace(headers=headers)
         self._end(reply)
-
-    def _reply(
-        self, outcome: Outcome, buffers: list[bytes | memoryview], json_bytes: int | None
-    ) -> Reply:
-        headers = {
-            "Content-Type": JSON if json_bytes is None else OCTETS,
-            NODE_HEADER: outcome.replica.endpoint.peer,
-        }
-        if json_bytes is not None:
-            headers[HEADER_LENGTH_NAME] = str(json_bytes)
-        if self._target.is_explained:
-            explanation = outcome.picker.explain(self._inference.routing.clock())
-            headers[EXPLANATION_HEADER] = _shortened(explanation.to_json())
-        return Reply(200, headers, buffers)
 
     def _end(self, reply: Reply) -> None:
         on_reply, self._on_reply = self._on_reply, None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Final, NamedTuple
+from typing import Final
+
+from capamesh.protocol.values import Value
 
 JSON: Final = "application/json"
 OCTETS: Final = "application/octet-stream"
@@ -13,13 +15,18 @@ _REASONS: Final = {status.value: status.phrase for status in HTTPStatus} | {
 }
 
 
-class Reply(NamedTuple):
+class Reply(Value):
     """Status, headers but for those on the connection and the length, and the body in pieces."""
 
-    status: int
-    headers: Mapping[str, str]
-    """ASCII, without line ends."""
-    buffers: Sequence[bytes | memoryview]
+    __slots__ = ("buffers", "headers", "status")
+
+    def __init__(
+        self, status: int, headers: Mapping[str, str], buffers: Sequence[bytes | memoryview]
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        """ASCII, without line ends."""
+        self.buffers = buffers
 
 
 def head_of(reply: Reply, date: str, body_bytes: int, *, is_last: bool) -> bytes:

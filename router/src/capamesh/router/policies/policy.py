@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from typing_extensions import override
+
+from capamesh.protocol.values import Value
 
 if TYPE_CHECKING:
     import random
@@ -16,20 +17,30 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.replica import Replica
 
 
-@dataclass(slots=True)  # not frozen: one is made for every request
-class RequestShape:
+class RequestShape(Value):
     """The properties of a request that a policy may go by."""
 
-    model: ModelName
-    version: ModelVersion
-    size_bytes: int
-    affinity: str = ""
-    """Requests of one key should meet at one node: a sequence's id, a session, a prompt's digest; "": none."""
-    is_pinned: bool = False
-    """True where requests with this key must go to the same replica, however busy it is, because the node keeps state between
-    them."""
-    is_urgent: bool = False
-    """Nodes give it the places of others that wait."""
+    __slots__ = ("affinity", "is_pinned", "is_urgent", "model", "size_bytes", "version")
+
+    def __init__(
+        self,
+        model: ModelName,
+        version: ModelVersion,
+        size_bytes: int,
+        affinity: str = "",
+        is_pinned: bool = False,
+        is_urgent: bool = False,
+    ) -> None:
+        self.model = model
+        self.version = version
+        self.size_bytes = size_bytes
+        self.affinity = affinity
+        """Requests of one key should meet at one node: a sequence's id, a session, a prompt's digest; "": none."""
+        self.is_pinned = is_pinned
+        """True where requests with this key must go to the same replica, however busy it is, because the node keeps state between
+        them."""
+        self.is_urgent = is_urgent
+        """Nodes give it the places of others that wait."""
 
 
 IsEligible = Callable[["Replica"], bool]

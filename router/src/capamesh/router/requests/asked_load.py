@@ -5,19 +5,21 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from mypy_extensions import mypyc_attr
 from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError, LinkLost, ModelUnavailable
 from capamesh.protocol.links.asking import ResponseHandler
 from capamesh.protocol.links.calls import ControlAction, ControlCall, encode_control
+from capamesh.router.fleet.view import FleetView
+from capamesh.router.timers import Timers
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import PeerId
     from capamesh.protocol.links.asking import Answer
     from capamesh.router.fleet.node_link import NodeLink
-    from capamesh.router.fleet.view import FleetView
     from capamesh.router.fleet.wanted_loads import WantedLoad
-    from capamesh.router.timers import Timer, Timers
+    from capamesh.router.timers import Timer
 
 PATIENCE_S = 60.0
 """A node that has not answered by then is taken to be unable to load the model (guess: twice the default deadline)."""
@@ -25,6 +27,7 @@ SETTLED_S = 2.0
 """Seconds that a node which says that it has loaded a model has for its advert to say so (guess: gossip takes less)."""
 
 
+@mypyc_attr(native_class=False)
 class LoadOwner(Protocol):
     """The owner of loads that nodes were asked for, which is told what becomes of them."""
 

@@ -2,49 +2,60 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from capamesh.protocol.values import Value
 
 if TYPE_CHECKING:
     from capamesh.protocol.errors import CapameshError
     from capamesh.router.fleet.replica import Replica
 
 
-@dataclass(slots=True)  # not frozen: one is made for every request
-class Send:
+class Send(Value):
     """Ask `replica`. Attempts count from 0; the replica has `budget_ms` milliseconds, at least 1."""
 
-    attempt: int
-    replica: Replica
-    budget_ms: int
+    __slots__ = ("attempt", "budget_ms", "replica")
+
+    def __init__(self, attempt: int, replica: Replica, budget_ms: int) -> None:
+        self.attempt = attempt
+        self.replica = replica
+        self.budget_ms = budget_ms
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(Value):
     """Ask `replica` for a sign of life, and call `linked` when it has given one."""
 
-    replica: Replica
+    __slots__ = ("replica",)
+
+    def __init__(self, replica: Replica) -> None:
+        self.replica = replica
 
 
-@dataclass(frozen=True, slots=True)
-class Withdraw:
+class Withdraw(Value):
     """Cancel an attempt that is under way: its result is not wanted, what still comes of it is ignored."""
 
-    attempt: int
+    __slots__ = ("attempt",)
+
+    def __init__(self, attempt: int) -> None:
+        self.attempt = attempt
 
 
-@dataclass(slots=True)  # not frozen: one is made for every request
-class Answered:
+class Answered(Value):
     """Deliver the attempt's answer. Final."""
 
-    attempt: int
+    __slots__ = ("attempt",)
+
+    def __init__(self, attempt: int) -> None:
+        self.attempt = attempt
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Value):
     """Deliver the error. Final."""
 
-    error: CapameshError
+    __slots__ = ("error",)
+
+    def __init__(self, error: CapameshError) -> None:
+        self.error = error
 
 
 Action = Send | Probe | Withdraw | Answered | Failed

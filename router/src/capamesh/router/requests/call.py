@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from mypy_extensions import mypyc_attr
+
+from capamesh.protocol.values import Value
 from capamesh.router.rules.constraints import ANYWHERE, Constraints
 
 if TYPE_CHECKING:
@@ -34,17 +37,21 @@ class RoutingOptions:
 NO_OPTIONS = RoutingOptions()
 
 
-@dataclass(slots=True)  # not frozen: one is made for every request
-class Call:
+class Call(Value):
     """One request: what is asked of a model, how it is to be routed, and until when it is of use."""
 
-    request: InferCall
-    """The request as nodes get it; its version is empty where it names none."""
-    options: RoutingOptions
-    deadline_s: float
-    """The deadline on the router's clock."""
-    is_copy: bool = False
-    """Nobody waits for the answer, which is not worth a second attempt, nor a wait, nor a place in the metrics."""
+    __slots__ = ("deadline_s", "is_copy", "options", "request")
+
+    def __init__(
+        self, request: InferCall, options: RoutingOptions, deadline_s: float, is_copy: bool = False
+    ) -> None:
+        self.request = request
+        """The request as nodes get it; its version is empty where it names none."""
+        self.options = options
+        self.deadline_s = deadline_s
+        """The deadline on the router's clock."""
+        self.is_copy = is_copy
+        """Nobody waits for the answer, which is not worth a second attempt, nor a wait, nor a place in the metrics."""
 
     @property
     def key(self) -> str:
@@ -53,17 +60,22 @@ class Call:
         return self.options.affinity if sequence is None else f"sequence {sequence.id}"
 
 
-@dataclass(slots=True)  # not frozen: one is made for every request
-class Outcome:
+class Outcome(Value):
     """An answer and who gave it, after how many attempts."""
 
-    answer: InferAnswer
-    replica: Replica
-    attempts: int
-    picker: RequestPicker
-    """Can explain why it went there."""
+    __slots__ = ("answer", "attempts", "picker", "replica")
+
+    def __init__(
+        self, answer: InferAnswer, replica: Replica, attempts: int, picker: RequestPicker
+    ) -> None:
+        self.answer = answer
+        self.replica = replica
+        self.attempts = attempts
+        self.picker = picker
+        """Can explain why it went there."""
 
 
+@mypyc_attr(native_class=False)
 class Responder(Protocol):
     """The receiver of what came of a call: told one of these, once, unless the call is cancelled before. Neither may raise."""
 
@@ -78,6 +90,7 @@ class Responder(Protocol):
         ...
 
 
+@mypyc_attr(native_class=False)
 class Handle(Protocol):
     """A call that is under way, or over."""
 

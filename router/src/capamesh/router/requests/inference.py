@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol
 
+from mypy_extensions import mypyc_attr
+from structlog.typing import FilteringBoundLogger
 from typing_extensions import override
 
 from capamesh.protocol.errors import (
@@ -24,27 +26,24 @@ from capamesh.protocol.errors import (
     PeerError,
     ShutOut,
 )
+from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import InferCall
+from capamesh.protocol.tensors import Limits
 from capamesh.router.balancing.absence import not_hosted
 from capamesh.router.fleet.endpoint import Endpoint
+from capamesh.router.fleet.view import FleetView
 from capamesh.router.requests.call import NO_OPTIONS, Call, Responder, RoutingOptions
 from capamesh.router.requests.no_endpoint import with_hint
 from capamesh.router.requests.parameters import priority_of, sequence_of, time_allowed_s
-from capamesh.router.telemetry.tracing import AttemptTimes, RequestTimes
+from capamesh.router.requests.routing import Routing
+from capamesh.router.telemetry import Telemetry
+from capamesh.router.telemetry.ended import EndedRequests
+from capamesh.router.telemetry.tracing import AttemptTimes, RequestTimes, TraceParent
 
 if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger
-
-    from capamesh.protocol.ids import ModelName, ModelVersion
     from capamesh.protocol.oip import InferRequest
-    from capamesh.protocol.tensors import Limits
     from capamesh.router.balancing.explanation import Explanation
-    from capamesh.router.fleet.view import FleetView
     from capamesh.router.requests.call import Handle, Outcome
-    from capamesh.router.requests.routing import Routing
-    from capamesh.router.telemetry import Telemetry
-    from capamesh.router.telemetry.ended import EndedRequests
-    from capamesh.router.telemetry.tracing import TraceParent
 
 
 _NAME: attrgetter[str] = attrgetter("name")
@@ -65,6 +64,7 @@ class Target:
     """The caller's trace; None: it has none."""
 
 
+@mypyc_attr(native_class=False)
 class OwnStanding(Protocol):
     """The standing of this router itself in its network."""
 
@@ -152,9 +152,9 @@ class InferenceRequest(Responder, ABC):
             allowed_s = service.timeout_s
             parameters = asked.parameters
             if asked.classes:
-                request = request._replace(classes=asked.classes)
+                request = request.replace(classes=asked.classes)
             if parameters:
-                request = request._replace(
+                request = request.replace(
                     priority=priority_of(parameters), sequence=sequence_of(parameters)
                 )
                 allowed_s = time_allowed_s(parameters, allowed_s)

@@ -76,7 +76,7 @@ class Copies:
 
     def send(self, call: Call, mirror: Mirror) -> None:
         """Send a copy of a call to the shadow version. It goes nowhere that the call may not."""
-        request = call.request._replace(
+        request = call.request.replace(
             version=mirror.rule.version, priority=MAX_PRIORITY, is_bulk=True
         )
         options = RoutingOptions(call.options.constraints, affinity=call.options.affinity)

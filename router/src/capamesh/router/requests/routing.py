@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from capamesh.protocol.errors import Overloaded
+from capamesh.protocol.ids import ModelVersion
 from capamesh.router.admission.shedding import rank_of
 from capamesh.router.balancing.preview import foreseen
 from capamesh.router.policies.policy import RequestShape
@@ -18,9 +20,8 @@ from capamesh.router.requests.models import RoutedModels
 from capamesh.router.requests.pipeline import AFFINITY, Pipeline
 
 if TYPE_CHECKING:
-    from capamesh.protocol.errors import Overloaded
     from capamesh.protocol.fleet import Change
-    from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+    from capamesh.protocol.ids import ModelName, PeerId
     from capamesh.router.balancing.balancer import Balancer
     from capamesh.router.balancing.explanation import Explanation
     from capamesh.router.balancing.served_model import ServedModel

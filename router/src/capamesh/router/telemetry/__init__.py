@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Final, Protocol
 
+from mypy_extensions import mypyc_attr
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
@@ -143,6 +144,7 @@ def _bounded(labels: Sequence[str], place: int, label: BoundedLabel) -> tuple[st
     return (*labels[:place], label.of(labels[place]), *labels[place + 1 :])
 
 
+@mypyc_attr(native_class=False)
 class AttemptCounts(Protocol):
     """The counters of attempts beyond the first of each request."""
 

@@ -156,7 +156,7 @@ def test_inputs_that_the_model_does_not_take_are_refused_before_the_run(model: L
     with pytest.raises(InvalidRequest, match=r"inputs \['x'\] are missing"):
         model.validate([text])
     with pytest.raises(RunFailed, match="ONNX Runtime failed in Run"):
-        model.run([text, x._replace(shape=(1, 1, 1))])
+        model.run([text, x.replace(shape=(1, 1, 1))])
 
 
 def test_model_that_is_too_large_for_a_second_session_takes_utf_8_alone(tmp_path: Path) -> None:
