@@ -1,11 +1,13 @@
 // A map of all nodes: a square each, by region, coloured by health. It is drawn, so that ten thousand are no burden.
 
 import { h, say } from "./dom.js";
-import { nodeName, plural } from "./format.js";
+import { nodeName, number, plural } from "./format.js";
 import { ORDER, counted, nodeKind, nodeWord } from "./health.js";
 
 const KINDS = [["good", "usable"], ["warn", "suspected, recovering or lately failing"], ["bad", "not usable"], ["off", "draining or held open"]];
 const MOST_PX = 20, LEAST_PX = 5, ROOM_PX = 150;
+
+const compared = (one, other) => one < other ? -1 : Number(one > other);
 
 export function nodeMap() {
   const canvas = h("canvas", { class: "map", role: "img" });
@@ -27,8 +29,10 @@ export function nodeMap() {
     const colours = Object.fromEntries(KINDS.map(([kind]) => [kind, style.getPropertyValue(`--${kind}`)]));
     const gap = size > 8 ? 3 : 1;
     pen.scale(scale, scale);
+    let last = "";
     nodes.forEach(([, node], at) => {
-      pen.fillStyle = colours[nodeKind(node)];
+      const kind = nodeKind(node);
+      if (kind !== last) pen.fillStyle = colours[last = kind];
       pen.fillRect((at % columns) * size, Math.floor(at / columns) * size, size - gap, size - gap);
     });
   }
@@ -55,10 +59,10 @@ export function nodeMap() {
     element,
     set(given) {
       const kinds = counted(given);
-      nodes = [...given].sort(([one, a], [other, b]) => ORDER[nodeKind(a)] - ORDER[nodeKind(b)] || a.region.localeCompare(b.region) || (one < other ? -1 : 1));
+      nodes = [...given].sort(([one, a], [other, b]) => ORDER[nodeKind(a)] - ORDER[nodeKind(b)] || compared(a.region, b.region) || compared(one, other));
       const told = KINDS.filter(([kind]) => kinds[kind]);
-      canvas.setAttribute("aria-label", `${plural(given.size, "node")}: ${told.map(([kind, word]) => `${kinds[kind]} ${word}`).join(", ")}`);
-      legend.replaceChildren(...told.map(([kind, word]) => h("span", null, h("i", { class: `fill-${kind}` }), `${kinds[kind]} ${word}`)));
+      canvas.setAttribute("aria-label", `${plural(given.size, "node")}: ${told.map(([kind, word]) => `${number(kinds[kind])} ${word}`).join(", ")}`);
+      legend.replaceChildren(...told.map(([kind, word]) => h("span", null, h("i", { class: `fill-${kind}` }), `${number(kinds[kind])} ${word}`)));
       canvas.classList.toggle("hidden", !given.size);
       draw();
     },

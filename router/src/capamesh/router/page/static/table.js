@@ -1,10 +1,13 @@
 // A table that holds any number of rows and makes elements for those in sight alone.
 
 import { h, say } from "./dom.js";
+import { number } from "./format.js";
 
 const ROW_PX = 36;
 const SPARE = 8;
 const PHONE = 0.76;
+const order = new Intl.Collator("en");
+const compared = (one, other) => typeof one === "number" && typeof other === "number" ? one - other : order.compare(one, other);
 
 /**
  * Return a table: `{ element, set(rows) }`. A column is { title, width?, isNumber?, isLess?, value(row), show?(row) }:
@@ -44,14 +47,12 @@ export function table({ label, columns, sorted = 0, isDown = false, empty, searc
   function arrange() {
     const value = columns[by].value;
     const sign = down ? -1 : 1;
-    visible = words ? rows.filter((row) => columns.some((column) => String(column.value(row)).toLowerCase().includes(words))) : [...rows];
-    visible.sort((one, other) => {
-      const left = value(one) ?? -1, right = value(other) ?? -1;
-      return sign * (typeof left === "number" && typeof right === "number" ? left - right : String(left).localeCompare(String(right)));
-    });
+    const found = words ? rows.filter((row) => columns.some((column) => String(column.value(row)).toLowerCase().includes(words))) : rows;
+    // a value is worked out once a row, not once a comparison
+    visible = found.map((row) => [value(row) ?? -1, row]).sort(([left], [right]) => sign * compared(left, right)).map(([, row]) => row);
     heads.forEach((head, at) => head.setAttribute("aria-sort", at === by ? (down ? "descending" : "ascending") : "none"));
     buttons.forEach((button, at) => say(button, columns[at].title + (at === by ? (down ? " ↓" : " ↑") : "")));
-    say(count, words ? `${visible.length} of ${rows.length}` : String(rows.length));
+    say(count, words ? `${number(visible.length)} of ${number(rows.length)}` : number(rows.length));
     grid.setAttribute("aria-rowcount", visible.length + 1);
     draw();
   }
