@@ -37,8 +37,8 @@ def test_counted_leaves_out_what_a_start_costs(tmp_path: Path) -> None:
 
     def count(checkout: Path, kind: str, number: int) -> float:
         asked.add((checkout, kind, number))
-        return 1e9 + number * (7.0 if checkout == tmp_path else 8.0)
+        return 1e9 + number * float(checkout.name)
 
-    costs = check.counted(tmp_path, count)
-    assert costs == {kind: Cost(7.0, 7.0, 8.0) for kind in ("json", "binary", "large")}
-    assert len(asked) == 12
+    costs = check.counted([tmp_path / "7", tmp_path / "6", tmp_path / "8"], count)
+    assert costs == {kind: Cost(7.0, 6.0, 8.0) for kind in ("json", "binary", "large")}
+    assert len(asked) == 18
