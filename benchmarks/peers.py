@@ -15,7 +15,6 @@ import argparse
 import asyncio
 import json
 import os
-import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -27,25 +26,26 @@ from typing import Any
 import aiohttp
 import anchor_models
 import numpy as np
+import page_tables
 from environments import NotInstalled
 from machine import keep, machine, wait_quiet
 from overhead import Case, build_picture_model
 from peer_routers import CONTENDERS, Place, Router, capamesh, commit
+from peer_tables import OWN, Cells, Turn, markdown, rows_of, show
 from peer_upstreams import Reply, http_upstreams, make_certificates, write_answers
 from processes import POLL_S, START_LIMIT_S, tree_cpu_s
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
-from wrk import Load, load, require_wrk
+from wrk import load, require_wrk
 
 from capamesh.protocol.oip import HEADER_LENGTH_NAME
 
 SEED = 20261127
 CONNECTIONS = (1, 32, 256)
-OWN = "capamesh"
 JSON_PATH = "/v1/completions"
 """The path of requests to routers that take nothing but JSON."""
 WARM_UP_S = 1
+MADE_BY = "python benchmarks/peers.py"
 BINARY, JSON = "application/octet-stream", "application/json"
 
 
@@ -58,18 +58,6 @@ class Request:
     body: bytes
     header_length: int
     content_type: str
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One contender's load in one round."""
-
-    load: Load
-    cpu_s: float | None
-
-
-Cells = dict[tuple[str, int, str], list[Turn]]
-"""The turns of each (request, connections, contender), one a round."""
 
 
 def cases() -> list[Case]:
@@ -209,79 +197,6 @@ async def check(
             )
 
 
-def row_of(key: tuple[str, int, str], turns: Sequence[Turn]) -> dict[str, Any]:
-    """Return the medians over rounds; failures are summed."""
-    request, connections, name = key
-    row: dict[str, Any] = {
-        "request": request,
-        "connections": connections,
-        "router": name,
-        "per_second": round(statistics.median(turn.load.per_second for turn in turns), 1),
-        "p50_us": round(statistics.median(turn.load.p50_us for turn in turns)),
-        "p99_us": round(statistics.median(turn.load.p99_us for turn in turns)),
-        "failed": sum(turn.load.failed for turn in turns),
-    }
-    used = [
-        (turn.cpu_s / turn.load.requests * 1e6, turn.cpu_s / turn.load.duration_us * 1e6)
-        for turn in turns
-        if turn.cpu_s and turn.load.requests
-    ]
-    if used:
-        row["cpu_us"] = round(statistics.median(cpu_us for cpu_us, _ in used), 1)
-        row["cores"] = round(statistics.median(cores for _, cores in used), 2)
-        row["per_second_a_core"] = round(1e6 / row["cpu_us"])
-        row["rounds_cpu_us"] = [round(cpu_us, 1) for cpu_us, _ in used]
-    return row
-
-
-def rows_of(cells: Cells) -> list[dict[str, Any]]:
-    """Return a row for each cell, with the CPU of Capamesh's router over its where both were measured."""
-    rows = [row_of(key, turns) for key, turns in sorted(cells.items(), key=_place)]
-    own = {
-        (row["request"], row["connections"]): row["cpu_us"]
-        for row in rows
-        if row["router"] == OWN and "cpu_us" in row
-    }
-    for row in rows:
-        mine = own.get((row["request"], row["connections"]))
-        if mine is not None and "cpu_us" in row and row["router"] != OWN:
-            row["capamesh_cpu_ratio"] = round(mine / row["cpu_us"], 2)
-    return rows
-
-
-def _place(cell: tuple[tuple[str, int, str], list[Turn]]) -> tuple[int, int, int]:
-    (request, connections, name), _ = cell
-    names = [case.name for case in cases()]
-    return names.index(request), connections, list(CONTENDERS).index(name)
-
-
-def show(rows: Sequence[dict[str, Any]], missing: dict[str, str], console: Console) -> None:
-    """Print the table, and why some are not in it."""
-    table = Table(title="the same bytes, upstreams and client: medians of rounds")
-    columns = ("request", "c", "router", "upstreams", "req/s", "p50", "p99", "failed")
-    for column in (*columns, "CPU µs/req", "cores", "req/s a core", "Capamesh's CPU / its"):
-        is_text = column in {"request", "router", "upstreams"}
-        table.add_column(column, justify="left" if is_text else "right")
-    for row in rows:
-        table.add_row(
-            row["request"],
-            str(row["connections"]),
-            row["router"],
-            CONTENDERS[row["router"]].upstreams,
-            f"{row['per_second']:,.0f}",
-            f"{row['p50_us']:,} µs",
-            f"{row['p99_us']:,} µs",
-            str(row["failed"]),
-            *(
-                f"{row[key]:,}" if key in row else ""
-                for key in ("cpu_us", "cores", "per_second_a_core", "capamesh_cpu_ratio")
-            ),
-        )
-    for name, reason in missing.items():
-        table.add_row("", "", name, f"not measured: {reason}")
-    console.print(table)
-
-
 def installed(names: Sequence[str], console: Console) -> tuple[dict[str, str], dict[str, str]]:
     """Install what can be; return the versions of those, and the reasons why others cannot be."""
     versions: dict[str, str] = {}
@@ -312,11 +227,11 @@ def main() -> int:
     if options.quick:
         options.seconds, options.rounds = 1, 1
     require_wrk()
-    console = Console(width=160 if not sys.stdout.isatty() else None)
+    console = Console(width=190 if not sys.stdout.isatty() else None)
     versions, missing = installed(options.only, console)
     with Progress(console=console) as progress:
         cells = asyncio.run(measure(list(versions), options, progress))
-    rows = rows_of(cells)
+    rows = rows_of(cells, [case.name for case in cases()])
     show(rows, missing, console)
     figures: dict[str, Any] = {
         "seed": SEED,
@@ -334,7 +249,8 @@ def main() -> int:
     if options.json is not None:
         options.json.write_text(json.dumps({"machine": machine(), **figures}, indent=1) + "\n")
     elif not options.quick:
-        console.print(f"kept in {keep('peers', figures)}")
+        page = page_tables.write("peers.md", MADE_BY, markdown(figures, len(figures["cores"])))
+        console.print(f"kept in {keep('peers', figures)} and {page}")
     return 1 if any(row["failed"] for row in rows if row["router"] == OWN) else 0
 
 

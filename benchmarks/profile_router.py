@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import page_tables
 from environments import python_of
 from machine import cpu_s, keep
 from peer_routers import MODELS, commit
@@ -34,11 +35,7 @@ from capamesh.router.http import connection
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "profile"
-PAGE = ROOT / "docs" / "explanation" / "benchmarks" / "profile.md"
-BEGIN, END = (
-    "<!-- the table that `make profile ARGS=--keep` writes -->",
-    "<!-- end of the table -->",
-)
+MADE_BY = "make profile ARGS=--keep"
 RATE = 400
 """Samples a second (guess: an odd beat with nothing, and little time spent stopped)."""
 LOADS = ((0, 32), (0, 256), (1, 8))
@@ -132,14 +129,6 @@ def markdown(profiles: list[Profile]) -> str:
     return "\n".join((*lines, f"| **all** | {totals} |", f"| busy | {busy} |"))
 
 
-def write_page(profiles: list[Profile]) -> None:
-    """Put the table in the place of the one that the page has."""
-    text = PAGE.read_text()
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{markdown(profiles)}\n\n{END}{after}")
-
-
 def show(profiles: list[Profile], console: Console) -> None:
     """Print the table."""
     table = Table(title="µs of the router's CPU for a request, by layer")
@@ -171,7 +160,7 @@ def main() -> int:
     show(profiles, console)
     console.print(f"flame graphs and stacks are in {BUILD}")
     if options.keep:
-        write_page(profiles)
+        page = page_tables.write("profile.md", MADE_BY, markdown(profiles))
         figures: dict[str, Any] = {
             "commit": commit(),
             "seconds": options.seconds,
@@ -182,7 +171,7 @@ def main() -> int:
                 for each in profiles
             },
         }
-        console.print(f"kept in {keep('profile', figures)} and {PAGE}")
+        console.print(f"kept in {keep('profile', figures)} and {page}")
     return 0
 
 
