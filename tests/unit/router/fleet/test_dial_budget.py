@@ -131,3 +131,13 @@ def test_dials_under_way_are_never_more_than_may_be_and_each_has_its_turn(
         running = budget.due(now_s)
         begun += len(running)
     assert begun == asked
+
+
+def test_process_with_a_part_of_the_budget_begins_that_part_of_the_dials() -> None:
+    half = DialBudget(0.0, 0.5)
+    for number in range(20):
+        wanted(half, f"invite {number}", 50)
+    assert len(half.due(0.0)) == NEW.at_once // 2
+    least = DialBudget(0.0, 0.001)
+    wanted(least, "invite", 5)
+    assert len(least.due(0.0)) == 1

@@ -173,3 +173,12 @@ def test_older_pins_do_not_replace_newer_ones(tmp_path: Path) -> None:
     kept.keeper.close()
     kept.keeper._save(*older)
     assert len(load_pins(tmp_path)) == 1
+
+
+@in_virtual_time
+async def test_pins_are_left_to_the_process_that_writes_them(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, clock=asyncio.get_running_loop().time, is_writer=False)
+    kept.joins("A", "a")
+    await kept.tick()
+    kept.keeper.close()
+    assert list(tmp_path.iterdir()) == []

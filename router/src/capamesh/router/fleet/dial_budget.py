@@ -7,6 +7,7 @@ larger ration of its own, so that addresses that never answer cannot keep a rest
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Final
@@ -21,6 +22,14 @@ class Ration:
     at_once: int
     per_s: float
     burst: float
+
+    def part(self, share: float) -> Ration:
+        """Return the part of it that one of several processes has: one dial at a time at least."""
+        return Ration(
+            max(1, math.ceil(self.at_once * share)),
+            self.per_s * share,
+            max(1.0, self.burst * share),
+        )
 
 
 NEW: Final = Ration(at_once=32, per_s=20.0, burst=40.0)
@@ -90,8 +99,13 @@ class _Queue:
 class DialBudget:
     """Says which dials may begin. Of those that wait, invites take turns."""
 
-    def __init__(self, now_s: float) -> None:
-        self._all = {False: _Bucket(NEW, now_s), True: _Bucket(KNOWN, now_s)}
+    def __init__(self, now_s: float, share: float = 1.0) -> None:
+        """`share` is the part of the rations that this process of a router has."""
+        self._of_invite = {False: NEW_OF_INVITE.part(share), True: KNOWN_OF_INVITE.part(share)}
+        self._all = {
+            False: _Bucket(NEW.part(share), now_s),
+            True: _Bucket(KNOWN.part(share), now_s),
+        }
         self._queues: OrderedDict[tuple[str, bool], _Queue] = OrderedDict()
         """The next to have its turn first; those without anything waiting or running go when they are idle."""
 
@@ -100,8 +114,8 @@ class DialBudget:
         dial = Dial(invite, is_known)
         queue = self._queues.get((invite, is_known))
         if queue is None:
-            ration = KNOWN_OF_INVITE if is_known else NEW_OF_INVITE
-            queue = self._queues[invite, is_known] = _Queue(_Bucket(ration, now_s))
+            queue = _Queue(_Bucket(self._of_invite[is_known], now_s))
+            self._queues[invite, is_known] = queue
         queue.waiting.append(dial)
         return dial
 

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 class Dialling:
     """The queue of all who want to dial."""
 
-    def __init__(self) -> None:
+    def __init__(self, share: float = 1.0) -> None:
+        """`share` is the part of the budget that this process of a router has."""
         self._loop = asyncio.get_running_loop()
-        self._budget = DialBudget(self._loop.time())
+        self._budget = DialBudget(self._loop.time(), share)
         self._waiting: dict[Dial, asyncio.Future[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
 

@@ -132,12 +132,14 @@ class LinkPool(Dialler):
         name_of: Callable[[PeerId], str] = lambda _: "",
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
         on_unlinked: Callable[[Endpoint], None] = lambda _: None,
+        dial_share: float = 1.0,
         log: FilteringBoundLogger,
     ) -> None:
         """`least_message_bytes` is what a node must take of one request.
 
         `invite_of` tells which invite admitted a node: dials are rationed by it; `name_of` its name, for the log. What a node's name leads to is
-        dialled if it lies no further inside than `innermost`. Memberships are judged by `now`.
+        dialled if it lies no further inside than `innermost`. Memberships are judged by `now`. `dial_share` is the part of a router's dials that this
+        process of it has.
         """
         self._transport = transport
         self.trust = trust
@@ -150,6 +152,7 @@ class LinkPool(Dialler):
         self._name_of = name_of
         self.now = now
         self._on_unlinked = on_unlinked
+        self._dial_share = dial_share
         self._log = log
         self._dialling: Dialling | None = None
         self._tasks: asyncio.TaskGroup | None = None
@@ -165,7 +168,7 @@ class LinkPool(Dialler):
         server = await self._transport.listen(replica, port, lambda: _NodeSide(self, None))
         try:
             async with asyncio.TaskGroup() as tasks:
-                self._tasks, self._dialling = tasks, Dialling()
+                self._tasks, self._dialling = tasks, Dialling(self._dial_share)
                 early, self._early = self._early, {}
                 for endpoint in early:
                     self.keep(endpoint)

@@ -46,11 +46,14 @@ class OwnerKeeper:
         invite_of: Callable[[PeerId], str],
         log: FilteringBoundLogger,
         clock: Callable[[], float],
+        is_writer: bool = True,
     ) -> None:
         """Take over the pins in the data folder; damaged ones are told and not used.
 
         `clock` is in seconds and goes on at any setting of the time of day: who is away is judged by it.
+        Not `is_writer`: another process of the router, which hears the same, writes the file.
         """
+        self._is_writer = is_writer
         self._folder = folder
         self._invite_of = invite_of
         self._log = log
@@ -112,7 +115,9 @@ class OwnerKeeper:
 
     def close(self) -> None:
         """Keep what is not kept yet; the router ends."""
-        if self.owners.is_changed or self.owners.has_new_holders or self._written < self._turn:
+        if self._is_writer and (
+            self.owners.is_changed or self.owners.has_new_holders or self._written < self._turn
+        ):
             self._save(*self._next())
 
     def _judged(self, judged: Judged) -> None:
@@ -123,7 +128,7 @@ class OwnerKeeper:
             tell(news.event, model=news.model, version=news.version, **news.fields)
 
     def _keep(self) -> None:
-        if self._saving is not None and not self._saving.done():
+        if not self._is_writer or (self._saving is not None and not self._saving.done()):
             return
         since_s = self._clock() - self._saved_s
         if since_s < SAVE_EVERY_S:

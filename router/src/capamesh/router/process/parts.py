@@ -171,6 +171,7 @@ class RouterParts:
             innermost=innermost,
             name_of=self._name_of,
             now=self._membership_time,
+            dial_share=1.0 / settings.workers,
             log=log,
         )
         self.owners = OwnerKeeper(
@@ -180,6 +181,7 @@ class RouterParts:
             invite_of=self.hearing.quotas.invite_of,
             log=log,
             clock=self.clocks.steady_s,
+            is_writer=self.seat.is_main,
         )
         self.fleet = FleetView(
             on_new=self.pool.keep,

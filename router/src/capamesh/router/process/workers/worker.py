@@ -166,8 +166,8 @@ class WorkerSeat(Seat):
         """Send a message to the main process; return False where it cannot be sent."""
         try:
             return self._channel.send(to_wire(message))
-        except TooLarge as error:
-            self._log.warning("message_too_large", message=message.TYPE, error=error.message)
+        except (ProtocolViolation, TooLarge) as error:
+            self._log.warning("message_not_sent", message=message.TYPE, error=error.message)
             return False
 
     @override
