@@ -181,4 +181,4 @@ async def test_pins_are_left_to_the_process_that_writes_them(tmp_path: Path) -> 
     kept.joins("A", "a")
     await kept.tick()
     kept.keeper.close()
-    assert list(tmp_path.iterdir()) == []
+    assert load_pins(tmp_path) == []

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from email.utils import formatdate
+from functools import partial
 from typing import TYPE_CHECKING
 
 from typing_extensions import override
@@ -71,7 +72,7 @@ class Front(FrontContext):
         )
         self._nobody = asyncio.Event()
         self._nobody.set()
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._date = ""
         self._date_until_s = 0.0
@@ -81,28 +82,25 @@ class Front(FrontContext):
         return f"Front({len(self.connections)} connections, {self.requests.count} requests)"
 
     async def listen(
-        self, host: str, port: int, shared: socket.socket | None = None
+        self, host: str, port: int, shared: Sequence[socket.socket] = ()
     ) -> tuple[str, int]:
-        """Begin to accept connections; return the address. Raises `OSError`.
+        """Begin to accept connections; return the first address. Raises `OSError`.
 
-        `shared` is a socket that listens already, perhaps in other processes too: then `host` and `port` are not used.
+        `shared` are sockets that listen already, perhaps in other processes too: then `host` and `port` are not used.
         """
-        if shared is None:
-            self._server = await self._loop.create_server(
-                lambda: FrontConnection(self), host, port, backlog=BACKLOG
-            )
+        create = partial(self._loop.create_server, lambda: FrontConnection(self), backlog=BACKLOG)
+        if shared:
+            self._servers = [await create(sock=each) for each in shared]
         else:
-            self._server = await self._loop.create_server(
-                lambda: FrontConnection(self), sock=shared, backlog=BACKLOG
-            )
+            self._servers = [await create(host, port)]
         self._sweeper = self._loop.call_later(SWEEP_EVERY_S, self._sweep)
-        name = self._server.sockets[0].getsockname()
+        name = self._servers[0].sockets[0].getsockname()
         return str(name[0]), int(name[1])
 
     def stop_accepting(self) -> None:
         """Accept no connection any more; those that are open go on."""
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
 
     async def wait_left(self) -> None:
         """Wait until no client is connected, or those that are had time to come again and be asked to leave."""

@@ -86,8 +86,8 @@ class Seat(Protocol):
 
     is_main: bool
     """True of the process that stands for the router in the network: it keeps the folder, and announces."""
-    shared: socket.socket | None
-    """The socket on which HTTP comes to all processes of the router; None: this one listens by itself."""
+    shared: Sequence[socket.socket]
+    """The sockets on which HTTP comes to all processes of the router; none: this one listens by itself."""
     elsewhere: Elsewhere
     """The other processes of the router."""
     make_mesh: Callable[..., Mesh]
@@ -123,7 +123,7 @@ class WholeRouter(Seat):
 
     def __init__(self) -> None:
         self.is_main = True
-        self.shared = None
+        self.shared: Sequence[socket.socket] = ()
         self.elsewhere = NOBODY_ELSE
         self.make_mesh: Callable[..., Mesh] = MeshClient
 

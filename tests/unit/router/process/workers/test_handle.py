@@ -53,7 +53,7 @@ class Made:
         self.worker = WorkerHandle(
             1,
             lambda: Start(1, {}),
-            3,
+            [3],
             on_message=lambda _, message: self.told.append(message),
             on_down=lambda worker: self.counted.append(worker.counts),
             drain_s=1.0,

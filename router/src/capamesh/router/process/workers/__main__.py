@@ -1,4 +1,4 @@
-"""`python -m capamesh.router.process.workers --channel-fd N --http-fd M`: started by a router's main process, never by hand."""
+"""`python -m capamesh.router.process.workers --channel-fd N --http-fds M…`: started by a router's main process, never by hand."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ with quick_imports():
     from capamesh.router.process.workers.worker import WorkerSeat
 
 
-async def _run(channel_fd: int, http_fd: int) -> None:
-    shared = socket.socket(fileno=http_fd)
-    shared.set_inheritable(False)
-    shared.setblocking(False)
+async def _run(channel_fd: int, http_fds: list[int]) -> None:
+    shared = [socket.socket(fileno=each) for each in http_fds]
+    for listening in shared:
+        listening.set_inheritable(False)
+        listening.setblocking(False)
     channel = await AsyncioChannel.inherit(channel_fd)
     async for message in channel.messages():
         start = from_wire(message)
@@ -46,14 +47,14 @@ def main() -> int:
     """Serve until the main process says stop or is gone."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--channel-fd", type=int, required=True)
-    parser.add_argument("--http-fd", type=int, required=True)
+    parser.add_argument("--http-fds", type=int, nargs="+", required=True)
     arguments = parser.parse_args()
     configure_logs()
     raise_descriptor_limit(structlog.get_logger())
     # when to stop is the main process's to say, also where a service's manager signals all of its processes
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    uvloop.run(_run(arguments.channel_fd, arguments.http_fd))
+    uvloop.run(_run(arguments.channel_fd, arguments.http_fds))
     return 0
 
 

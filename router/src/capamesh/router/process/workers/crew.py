@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -51,7 +51,7 @@ class Crew:
     def __init__(
         self,
         settings: RouterSettings,
-        http_fd: int,
+        http_fds: Sequence[int],
         *,
         memory_bytes: int,
         own_counts: Callable[[], bytes],
@@ -64,7 +64,7 @@ class Crew:
         `own_counts` returns the metrics of the main process itself.
         """
         self._settings = settings
-        self._http_fd = http_fd
+        self._http_fds = http_fds
         self._memory_bytes = memory_bytes
         self._own_counts = own_counts
         self._on_message = on_message
@@ -77,7 +77,6 @@ class Crew:
         """The counts of processes that are gone."""
         self._gone_totals: dict[str, Any] = {}
         self._answers: set[asyncio.Task[None]] = set()
-        self._replacing = asyncio.Lock()
         self._ports: dict[WorkerHandle, int] = {}
 
     # their life
@@ -93,15 +92,14 @@ class Crew:
 
     async def replace(self) -> None:
         """Replace the workers one by one: the old one serves until the new one does, and finishes what it has."""
-        async with self._replacing:
-            for old in list(self._workers):
-                new = self._add(old.number)
-                if await self._is_up(new):
-                    await self._end(old)
-                    self._log.info("worker_replaced", worker=old.number, pid=new.pid)
-                else:
-                    await self._end(new)
-                    self._log.error("worker_not_replaced", worker=old.number)
+        for old in list(self._workers):
+            new = self._add(old.number)
+            if await self._is_up(new):
+                await self._end(old)
+                self._log.info("worker_replaced", worker=old.number, pid=new.pid)
+            else:
+                await self._end(new)
+                self._log.error("worker_not_replaced", worker=old.number)
 
     def _add(self, number: int) -> WorkerHandle:
         port = self._free_port()
@@ -113,7 +111,7 @@ class Crew:
         worker = WorkerHandle(
             number,
             opening,
-            self._http_fd,
+            self._http_fds,
             on_message=self._received,
             on_down=self._lost,
             drain_s=self._settings.drain_s,
@@ -268,7 +266,7 @@ class Crew:
         worker.ask(Whole(held.number, b""))
 
     def _others(self, worker: WorkerHandle) -> list[WorkerHandle]:
-        return [each for each in self._workers if each is not worker and each.pid is not None]
+        return [each for each in self._workers if each is not worker and each.is_up]
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from typing_extensions import override
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.channel.framing import Message
     from capamesh.protocol.ids import PeerId
 
-ARGV: Final = (sys.executable, "-P", "-m", "capamesh.router.process.workers", "--http-fd")
+ARGV: Final = (sys.executable, "-P", "-m", "capamesh.router.process.workers", "--http-fds")
 FAREWELL_S: Final = 5.0
 """Seconds beyond a drain that a worker may take to end (guess: a hundred links are closed meanwhile)."""
 SERVING: Final = frozenset({"ready", "waiting", "expired", "revoked"})
@@ -49,14 +49,14 @@ class WorkerHandle:
         self,
         number: int,
         opening: Callable[[], Start],
-        http_fd: int,
+        http_fds: Sequence[int],
         *,
         on_message: Callable[[WorkerHandle, ToMain], None],
         on_down: Callable[[WorkerHandle], None],
         drain_s: float,
         log: FilteringBoundLogger,
     ) -> None:
-        """Start nothing yet. `http_fd` is the number of the socket that the worker shares with the others.
+        """Start nothing yet. `http_fds` are the numbers of the sockets that the worker shares with the others.
 
         `on_down` is called each time that it is lost, while `counts` and `history` are still what it reported last.
         """
@@ -65,6 +65,8 @@ class WorkerHandle:
         self._on_down = on_down
         self.status: Mapping[str, Any] = {}
         """The status as it reported it last; empty before it did."""
+        self.is_up = False
+        """True while it reads what it is sent, and can be asked."""
         self.serves = asyncio.Event()
         """The event that is set once it accepts requests."""
         self._is_leaving = asyncio.Event()
@@ -79,12 +81,12 @@ class WorkerHandle:
         """The messages that it could not be sent, the newest of each kind, or of each sender's envelopes."""
         self._child = Child(
             f"worker-{number}",
-            (*ARGV, str(http_fd)),
+            (*ARGV, *map(str, http_fds)),
             opening=lambda: to_wire(opening()),
             on_message=self._received,
             on_down=self._lost,
             stop_grace_s=FAREWELL_S,
-            inherited=(http_fd,),
+            inherited=http_fds,
             log=log,
         )
 
@@ -175,7 +177,9 @@ class WorkerHandle:
                     self.serves.set()
             case Counts(body, history):
                 self.counts, self.history = body, history
-            case Up() | Revocations() | Drains() | Held() | Gather() | Part() | Farewell():
+            case Up():
+                self.is_up = True
+            case Revocations() | Drains() | Held() | Gather() | Part() | Farewell():
                 pass
             case other:
                 raise ProtocolViolation(f"a worker sent {other.TYPE!r}, which is sent to it")
@@ -193,4 +197,5 @@ class WorkerHandle:
         """Take in that the process is gone, and all that it reported with it."""
         self._on_down(self)
         self._owed.clear()
+        self.is_up = False
         self.status, self.counts, self.history = {}, b"", {}

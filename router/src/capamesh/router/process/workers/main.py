@@ -88,10 +88,10 @@ class MainProcess:
                 require_free(
                     settings.link_host, port, "--links, of which a router with workers has several"
                 )
-        self._socket = listening(settings)
+        self._sockets = listening(settings)
         self.crew = seat.crew = crew = Crew(
             settings,
-            self._socket.fileno(),
+            [each.fileno() for each in self._sockets],
             memory_bytes=memory_bytes(),
             own_counts=parts.telemetry.exposition,
             on_message=self._received,
@@ -101,7 +101,8 @@ class MainProcess:
         parts.standing.workers = crew
         self._history = History(crew.totals, bounds_s=LATENCY.bounds, clock=parts.clocks.steady_s)
         crew.history = HistoryAnswers(self._history)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._replacement: asyncio.Task[None] | None = None
+        """The replacement of all workers that was begun last."""
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then let the workers finish the requests under way, and return.
@@ -143,19 +144,23 @@ class MainProcess:
                 await self._stop.wait()
                 parts.standing.enter("draining")
                 self._log.info("router_draining", patience_s=self._settings.drain_s)
-                self._socket.close()
+                for listening in self._sockets:
+                    listening.close()
+                if self._replacement is not None:
+                    self._replacement.cancel()
                 await self.crew.stop()
-                for task in (*background, *self._tasks):
+                for task in background:
                     task.cancel()
         finally:
             watch.stop()
-            self._socket.close()
+            for listening in self._sockets:
+                listening.close()
             parts.owners.close()
             parts.standing.enter("stopped")
             self._log.info("router_stopped")
 
     def _say_address(self) -> None:
-        host, port = self._socket.getsockname()[:2]
+        host, port = self._sockets[0].getsockname()[:2]
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         http = self._parts.standing.http_address = f"http://{authority}"
         if inside_of(host) is not Inside.LOOPBACK:
@@ -238,31 +243,31 @@ class MainProcess:
         self.crew.reload()
 
     def _replace(self) -> None:
-        task = asyncio.create_task(self.crew.replace())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if self._replacement is None or self._replacement.done():
+            self._replacement = asyncio.create_task(self.crew.replace())
 
 
-def listening(settings: RouterSettings) -> socket.socket:
-    """Return a socket that listens where clients come in; raise `ConfigError` when it cannot."""
+def listening(settings: RouterSettings) -> list[socket.socket]:
+    """Return sockets that listen on all addresses where clients come in; raise `ConfigError` when one cannot."""
     host, port = settings.http_host, settings.http_port
+    sockets: list[socket.socket] = []
     try:
-        ((family, kind, protocol, _, address), *_) = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        shared = socket.socket(family, kind, protocol)
-        try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            shared = socket.socket(family, kind, protocol)
+            sockets.append(shared)
             shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                shared.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             shared.bind(address)
             shared.listen(BACKLOG)
-        except OSError:
-            shared.close()
-            raise
     except OSError as exc:
+        for shared in sockets:
+            shared.close()
         raise ConfigError(
             f"cannot listen for HTTP on {host}:{port}: {listen_reason(exc)}; give another --http"
         ) from exc
-    return shared
+    return sockets
 
 
 def chunks(envelopes: list[bytes]) -> Iterator[tuple[bytes, ...]]:

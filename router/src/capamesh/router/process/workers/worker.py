@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -142,10 +142,10 @@ class WorkerSeat(Seat):
     def __init__(
         self,
         channel: AsyncioChannel,
-        shared: socket.socket,
+        shared: Sequence[socket.socket],
         log: FilteringBoundLogger,
     ) -> None:
-        """`shared` is the socket on which HTTP comes to all workers."""
+        """`shared` are the sockets on which HTTP comes to all workers."""
         self.is_main = False
         self.shared = shared
         self.colleagues = self.elsewhere = Colleagues(self.send)

@@ -1,0 +1,216 @@
+"""All workers together: their state, their counts, their pages, and how they are replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_fakes import NullLog
+
+from capamesh.protocol.ids import ModelName
+from capamesh.router.page.history import Totals
+from capamesh.router.process.workers import crew as crews
+from capamesh.router.process.workers.crew import Crew, link_ports
+from capamesh.router.process.workers.histories import totals_values
+from capamesh.router.process.workers.messages import (
+    Ask,
+    Gather,
+    Held,
+    Part,
+    Start,
+    ToMain,
+    ToWorker,
+    Whole,
+    settings_of,
+)
+from capamesh.router.settings import RouterSettings
+
+
+class FakeWorker:
+    """A worker whose process is none: it is up when the test says so."""
+
+    made: list[FakeWorker]
+
+    def __init__(
+        self,
+        number: int,
+        opening: Callable[[], Start],
+        http_fds: Sequence[int],
+        *,
+        on_message: Callable[[Any, ToMain], None],
+        on_down: Callable[[Any], None],
+        **_: Any,
+    ) -> None:
+        self.number = number
+        self.settings = settings_of(opening().settings)
+        self.http_fds = http_fds
+        self._on_message = on_message
+        self._on_down = on_down
+        self.pid: int | None = number
+        self.status: dict[str, Any] = {}
+        self.counts = b""
+        self.history: dict[str, Any] = {}
+        self.link_address = f"h:{self.settings.link_port}"
+        self.is_up = True
+        self.serves = asyncio.Event()
+        self.asked: list[ToWorker] = []
+        self.has_ended = False
+        FakeWorker.made.append(self)
+
+    @property
+    def is_serving(self) -> bool:
+        return bool(self.status)
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
+
+    async def finish(self) -> None:
+        self.has_ended = True
+
+    def ask(self, message: ToWorker) -> bool:
+        self.asked.append(message)
+        return True
+
+    def forget(self) -> None:
+        self._on_down(self)
+        self.counts, self.history, self.is_up = b"", {}, False
+
+    def says(self, message: ToMain) -> None:
+        self._on_message(self, message)
+
+
+@pytest.fixture
+async def crew(monkeypatch: pytest.MonkeyPatch) -> Crew:
+    """Return a crew of two fake workers."""
+    FakeWorker.made = []
+    monkeypatch.setattr(crews, "WorkerHandle", FakeWorker)
+    log: Any = NullLog()
+    made = Crew(
+        RouterSettings(Path(), workers=2, link_port=4100, max_connections=10),
+        [3],
+        memory_bytes=800,
+        own_counts=lambda: family("own_total", 1),
+        on_message=lambda _, __: None,
+        on_change=lambda: None,
+        log=log,
+    )
+    made.start()
+    return made
+
+
+def family(name: str, value: float) -> bytes:
+    return f"# HELP {name} Words.\n# TYPE {name} counter\n{name} {float(value)}\n".encode()
+
+
+async def turns(count: int = 3) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_workers_have_a_port_and_a_part_each_and_there_is_a_port_to_spare(crew: Crew) -> None:
+    one, other = FakeWorker.made
+    assert (one.settings.link_port, other.settings.link_port) == (4100, 4101)
+    assert (one.settings.max_connections, one.settings.body_budget_bytes) == (5, 50)
+    assert list(link_ports(RouterSettings(Path(), workers=2, link_port=4100))) == [4100, 4101, 4102]
+    assert crew.link_addresses == ("h:4100", "h:4101")
+
+
+async def test_router_is_as_well_as_the_best_of_its_workers(crew: Crew) -> None:
+    one, other = FakeWorker.made
+    assert crew.now() == ("starting", "its workers are not up yet")
+    one.status = {"state": "waiting", "reason": "no node has been heard of"}
+    assert crew.now() == ("waiting", "no node has been heard of")
+    other.status = {"state": "ready", "reason": ""}
+    assert crew.now() == ("ready", "")
+
+
+async def test_metrics_are_those_of_all_and_of_those_that_are_gone(crew: Crew) -> None:
+    one, other = FakeWorker.made
+
+    async def metrics() -> list[str]:
+        """Return the samples as the first worker is told them, where the second has 3 requests."""
+        one.says(Gather(7, "metrics", family("x_total", 2)))
+        await turns()
+        for worker in FakeWorker.made[1:]:
+            (*_, ask) = [each for each in worker.asked if isinstance(each, Ask)]
+            worker.counts = family("x_total", 3)
+            worker.says(Part(ask.number, b""))
+        await turns()
+        whole = one.asked[-1]
+        assert isinstance(whole, Whole)
+        assert whole.number == 7
+        return [line for line in whole.body.decode().splitlines() if not line.startswith("#")]
+
+    assert await metrics() == ["x_total 5.0", "own_total 1.0"]
+    other.forget()
+    FakeWorker.made.remove(other)
+    assert await metrics() == ["x_total 5.0", "own_total 1.0"]
+
+
+async def test_counts_for_the_history_stay_when_a_worker_is_gone(crew: Crew) -> None:
+    one, other = FakeWorker.made
+    for worker in (one, other):
+        worker.history = totals_values(Totals({ModelName("m"): [1]}, {("m", "late"): 2}, 1, 4, 3))
+    assert crew.totals() == Totals({ModelName("m"): [2]}, {("m", "late"): 4}, 2, 4, 3)
+    other.forget()
+    one.forget()
+    assert crew.totals() == Totals({ModelName("m"): [2]}, {("m", "late"): 4}, 0, 0, 0)
+
+
+async def test_page_that_cannot_be_put_together_is_that_of_the_one_who_was_asked(
+    crew: Crew,
+) -> None:
+    one, other = FakeWorker.made
+    one.says(Gather(1, "requests", json.dumps({"kinds": []}).encode()))
+    await turns()
+    (ask,) = other.asked
+    assert isinstance(ask, Ask)
+    other.says(Part(ask.number, b"no JSON"))
+    await turns()
+    assert one.asked == [Whole(1, b'{"kinds": []}')]
+
+
+async def test_operators_word_is_answered_when_the_others_have_taken_it(crew: Crew) -> None:
+    one, other = FakeWorker.made
+    one.says(Held(9, "p", "", "", "forced_open"))
+    await turns()
+    (held,) = other.asked
+    assert isinstance(held, Held)
+    assert (held.peer, held.state) == ("p", "forced_open")
+    assert one.asked == []
+    other.says(Part(held.number, b""))
+    await turns()
+    assert one.asked == [Whole(9, b"")]
+
+
+async def test_replaced_workers_end_when_their_successors_serve(crew: Crew) -> None:
+    old = list(FakeWorker.made)
+    replacing = asyncio.create_task(crew.replace())
+    await turns()
+    first = FakeWorker.made[2]
+    assert (first.number, first.settings.link_port) == (1, 4102)
+    assert [worker.has_ended for worker in old] == [False, False]
+    first.serves.set()
+    await turns(6)
+    second = FakeWorker.made[3]
+    assert (second.number, second.settings.link_port) == (2, 4100)
+    assert [worker.has_ended for worker in old] == [True, False]
+    second.serves.set()
+    await replacing
+    assert [worker.has_ended for worker in old] == [True, True]
+    assert crew.link_addresses == ("h:4102", "h:4100")
+
+
+async def test_old_worker_stays_where_the_new_one_does_not_come_up(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crews, "REPLACED_S", 0.0)
+    old = list(FakeWorker.made)
+    await crew.replace()
+    assert [worker.has_ended for worker in FakeWorker.made] == [False, False, True, True]
+    assert crew.link_addresses == ("h:4100", "h:4101")
+    assert [worker.is_up for worker in old] == [True, True]
