@@ -1,6 +1,6 @@
 """Measures what a router's second worker adds, in requests a second. Starts two local clusters and loads them in turns.
 
-`python benchmarks/workers.py [--workers 2] [--seconds 5] [--rounds 3]`; needs wrk. Two kinds of requests: JSON of 256 rows, which
+`python benchmarks/workers.py [--workers 2] [--seconds 5] [--rounds 3]`; needs wrk. Two kinds of requests: a picture as JSON, which
 costs the router far more than the node and the client, so that the router is what is measured; and 1 KiB of raw tensors, which
 costs all three alike, so that on two cores there is next to nothing to gain. Also the memory of the processes, before and with
 1,000 idle connections.
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from idle import children_of
 from machine import cpu_s, keep, memory_bytes
+from overhead import build_picture_model
 from wrk import load, require_wrk
 
 from capamesh.cli.local_cluster import LocalCluster
@@ -33,7 +34,6 @@ from capamesh.protocol.tensors import Tensor
 SEED = 20261126
 CONNECTIONS = 32
 IDLE = 1000
-ROWS = 256
 BAR = 1.6
 """The least that two workers add where the router is what is busy, on two cores."""
 MIB = 2**20
@@ -44,6 +44,7 @@ class Case:
     """One kind of request."""
 
     name: str
+    model: str
     body: bytes
     header_length: int
     content_type: str
@@ -52,18 +53,18 @@ class Case:
 def cases() -> list[Case]:
     """Return both kinds."""
     rng = np.random.default_rng(SEED)
-    rows = rng.random((ROWS, 64), np.float32)
+    picture = rng.random((1, 3, 224, 224), np.float32)
     tensor = {
-        "name": "X",
+        "name": "image",
         "datatype": "FP32",
-        "shape": list(rows.shape),
-        "data": [round(float(each), 4) for each in rows.ravel()],
+        "shape": list(picture.shape),
+        "data": [round(float(each), 4) for each in picture.ravel()],
     }
     text = json.dumps({"inputs": [tensor]}).encode()
     buffers, length = encode_request([Tensor.from_numpy("X", rng.random((4, 64), np.float32))])
     return [
-        Case(f"JSON of {ROWS} rows", text, len(text), "application/json"),
-        Case("1 KiB", b"".join(buffers), int(length or 0), "application/octet-stream"),
+        Case("a picture as JSON", "picture", text, len(text), "application/json"),
+        Case("1 KiB", "digits", b"".join(buffers), int(length or 0), "application/octet-stream"),
     ]
 
 
@@ -91,7 +92,7 @@ async def loaded(cluster: LocalCluster, case: Case, seconds: int) -> dict[str, f
     """Return the figures of one load."""
     before = {part: used_s(cluster, part) for part in ("router", "node")}
     seen = await load(
-        f"{cluster.http_url}/v2/models/digits/infer",
+        f"{cluster.http_url}/v2/models/{case.model}/infer",
         case.body,
         case.header_length,
         connections=CONNECTIONS,
@@ -130,6 +131,7 @@ async def measure(counts: list[int], seconds: int, rounds: int) -> dict[str, Any
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         shutil.copytree("build/models/digits", folder / "models" / "digits")
+        build_picture_model(folder / "models")
         clusters: dict[int, LocalCluster] = {}
         for count in counts:
             cluster = LocalCluster(
@@ -139,7 +141,7 @@ async def measure(counts: list[int], seconds: int, rounds: int) -> dict[str, Any
                 router_options=("--workers", str(count)),
             )
             clusters[count] = await stack.enter_async_context(cluster)
-            await cluster.wait_routable(1, models=["digits"])
+            await cluster.wait_routable(1, models=["digits", "picture"])
         memory = {str(count): await held_mib(cluster) for count, cluster in clusters.items()}
         for case in cases():
             for turn in range(rounds + 1):
