@@ -98,14 +98,19 @@ async def load(url: str) -> AsyncIterator[list[Client]]:
         client.close()
 
 
-async def page(url: str, path: str, method: str = "GET", key: str = "", body: bytes = b"") -> Any:
-    """Return what a page has, asked for on a connection of its own."""
+async def once(url: str, message: bytes) -> bytes:
+    """Return the body of a good answer on a connection of its own."""
     client = Client(url)
-    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\nContent-Length: {len(body)}\r\n\r\n"
-    status, found = await client.ask(head.encode() + body)
+    status, found = await client.ask(message)
     client.close()
     assert status.endswith(b"200 OK"), (status, found)
     return found
+
+
+async def page(url: str, path: str, method: str = "GET", key: str = "", body: bytes = b"") -> bytes:
+    """Return what a page has, asked for on a connection of its own."""
+    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return await once(url, head.encode() + body)
 
 
 async def answered(url: str) -> float:
@@ -177,7 +182,18 @@ async def test_circuit_that_is_opened_through_one_worker_is_open_in_all_and_in_l
         await cluster.wait_routable(1)
         await until(lambda: len(pids(cluster)) == 2)
         url = cluster.http_url
+        await asyncio.gather(*(once(url, INFER) for _ in range(CLIENTS)))
+
+        async def shown() -> int:
+            """Return how many requests the page shows as answered."""
+            (row,) = json.loads(await page(url, "/v1/page/snapshot"))["nodes"].values()
+            return sum(counts[2] for counts in row["counts"])
+
+        async with asyncio.timeout(20):
+            while {await shown() for _ in range(CLIENTS)} != {CLIENTS}:
+                await asyncio.sleep(0.2)
         (node,) = json.loads(await page(url, "/v1/nodes"))["nodes"]
+        assert sum(link["answered"] for link in node["links"]) == CLIENTS
         peer = node["peer_id"]
         key = authorization_from(cluster.folder / "router")
         await page(url, f"/v1/nodes/{peer}/circuit", "PUT", key, b'{"state": "forced_open"}')

@@ -13,6 +13,7 @@ from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.network import Member, Role
 from capamesh.protocol.steps import run_through
 from capamesh.router.page import overview
+from capamesh.router.page.others import OthersFigures
 from capamesh.router.page.overview import Overview, OverviewMaker, _coarse
 
 
@@ -21,6 +22,7 @@ def maker(
     errors: dict[str, str] | None = None,
     drained: dict[PeerId, datetime] | None = None,
     members: dict[PeerId, Member] | None = None,
+    others: OthersFigures | None = None,
 ) -> OverviewMaker:
     return OverviewMaker(
         fleet.view,
@@ -30,6 +32,7 @@ def maker(
         traffic=lambda model: {"requests_per_s": 2.0} if model == "m" else {},
         member_of=(members or {}).get,
         drained_until=(drained or {}).get,
+        others=others,
     )
 
 
@@ -51,6 +54,24 @@ async def test_overview_has_router_nodes_and_models() -> None:
     assert (model["nodes_ready"], model["nodes_failed"], model["is_newest"]) == (1, 0, True)
     assert model["is_reached"]
     assert model["traffic"] == {"requests_per_s": 2.0}
+
+
+async def test_figures_of_other_processes_are_added_as_they_change() -> None:
+    fleet = Fleet()
+    fleet.node("a", hang)
+    (endpoint,) = fleet.view.endpoints()
+    endpoint.answered = 1
+    others = OthersFigures()
+    making = maker(fleet, others=others)
+    (node,) = run_through(making.steps()).nodes.values()
+    assert node["counts"] == [[0, 0, 1, 0]]
+    links = [("a", endpoint.address, 2, 3, 4)]
+    others.take(links, [("m", "1", 2)], {"m": {"requests_per_s": 9.0}})
+    overview = run_through(making.steps())
+    (node,) = overview.nodes.values()
+    assert node["counts"] == [[0, 2, 4, 4]]
+    model = overview.models["m/1"]
+    assert (model["requests_in_flight"], model["traffic"]) == (2, {"requests_per_s": 9.0})
 
 
 async def test_drained_node_is_told_with_its_end() -> None:

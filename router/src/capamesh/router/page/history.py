@@ -89,6 +89,10 @@ class History:
         """Return what was counted of a model in the newest bin; empty if it had no request there."""
         return self._newest.get(model, {})
 
+    def newest(self) -> dict[str, dict[str, float]]:
+        """Return what was counted in the newest bin, by model."""
+        return self._newest
+
     def sample(self) -> None:
         """Fill the bin of now. To be called every `BIN_S`; bins that were missed stay empty."""
         now_s = self._clock()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from capamesh.protocol.adverts import ModelState, shown_version
 from capamesh.router.page.advert_summary import AdvertSummary, Key, summary_of
+from capamesh.router.page.others import OthersFigures
 from capamesh.router.resilience.health import CircuitState
 
 if TYPE_CHECKING:
@@ -85,12 +86,15 @@ class OverviewMaker:
         traffic: Callable[[str], Row],
         member_of: Callable[[PeerId], Member | None],
         drained_until: Callable[[PeerId], datetime | None],
+        others: OthersFigures | None = None,
     ) -> None:
         """`last_error` is why an endpoint has no link, `clock` that of the nodes' healths in seconds.
 
         `router` returns the row of the router itself, `traffic` what is known of a model's requests, `member_of` the
-        membership by which a node is in the fleet, `drained_until` until when the owner has drained it.
+        membership by which a node is in the fleet, `drained_until` until when the owner has drained it. `others` has the figures of
+        the router's other processes; None: there are none.
         """
+        self._others = OthersFigures() if others is None else others
         self._fleet = fleet
         self._last_error = last_error
         self._clock = clock
@@ -137,7 +141,7 @@ class OverviewMaker:
             reason,
             self._member_of(peer),
             [self._link(endpoint, now_s) for endpoint in endpoints],
-            [_counts(endpoint) for endpoint in endpoints],
+            [self._counts(endpoint) for endpoint in endpoints],
         )
         known = self._rows.get(peer)
         if known is not None and known[0] == seen:
@@ -211,8 +215,9 @@ class OverviewMaker:
             ],
             "requests_in_flight": sum(
                 [at[endpoint].rif for endpoint in busy if endpoint in at],
+                self._others.of_model(name, version),
             ),
-            "traffic": self._traffic(name),
+            "traffic": self._others.traffic(name, self._traffic(name)),
         }
 
     def _summary(self, advert: NodeAdvert) -> AdvertSummary:
@@ -231,6 +236,17 @@ class OverviewMaker:
                 tally.failed_at[advert.peer] = reason
         return summary
 
+    def _counts(self, endpoint: Endpoint) -> list[int]:
+        """Return the round trip in microseconds, and the requests in flight, answered and failed."""
+        rtt_us = _coarse(round(endpoint.network.rtt_s * 1e6))
+        in_flight, answered, failed = self._others.of_link(endpoint)
+        return [
+            rtt_us,
+            endpoint.rif + in_flight,
+            endpoint.answered + answered,
+            endpoint.failed + failed,
+        ]
+
     def _forget(self, peer: PeerId) -> None:
         _, summary = self._known.pop(peer)
         self._rows.pop(peer, None)
@@ -240,12 +256,6 @@ class OverviewMaker:
             tally.failed_at.pop(peer, None)
             if not any(tally.counts.values()):
                 del self._tallies[key]
-
-
-def _counts(endpoint: Endpoint) -> list[int]:
-    """Return the round trip in microseconds, and the requests in flight, answered and failed."""
-    rtt_us = _coarse(round(endpoint.network.rtt_s * 1e6))
-    return [rtt_us, endpoint.rif, endpoint.answered, endpoint.failed]
 
 
 def _coarse(microseconds: int) -> int:

@@ -34,6 +34,7 @@ class PageParts:
             traffic=self.history.traffic,
             member_of=parts.hearing.quotas.member_of,
             drained_until=parts.drains.until,
+            others=parts.seat.others,
         )
         self.api = PageApi(
             StaticFiles(),

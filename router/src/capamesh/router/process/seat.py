@@ -17,6 +17,7 @@ from capamesh.protocol.data_dir import DataDir
 from capamesh.protocol.mesh.client import MeshClient
 from capamesh.router.access.operator_key import OperatorKey
 from capamesh.router.http.elsewhere import NOBODY_ELSE
+from capamesh.router.page.others import OthersFigures
 
 if TYPE_CHECKING:
     import socket
@@ -90,6 +91,8 @@ class Seat(Protocol):
     """The sockets on which HTTP comes to all processes of the router; none: this one listens by itself."""
     elsewhere: Elsewhere
     """The other processes of the router."""
+    others: OthersFigures
+    """The figures of the other processes, which are shown on the page."""
     make_mesh: Callable[..., Mesh]
     """Makes the end of the mesh, with the arguments of a `MeshClient`."""
 
@@ -125,6 +128,7 @@ class WholeRouter(Seat):
         self.is_main = True
         self.shared: Sequence[socket.socket] = ()
         self.elsewhere = NOBODY_ELSE
+        self.others = OthersFigures()
         self.make_mesh: Callable[..., Mesh] = MeshClient
 
     @override

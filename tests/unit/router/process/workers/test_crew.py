@@ -20,6 +20,7 @@ from capamesh.router.process.workers.messages import (
     Ask,
     Gather,
     Held,
+    Others,
     Part,
     Start,
     ToMain,
@@ -54,6 +55,7 @@ class FakeWorker:
         self.status: dict[str, Any] = {}
         self.counts = b""
         self.history: dict[str, Any] = {}
+        self.figures: Any = ([], [])
         self.link_address = f"h:{self.settings.link_port}"
         self.is_up = True
         self.serves = asyncio.Event()
@@ -214,3 +216,14 @@ async def test_old_worker_stays_where_the_new_one_does_not_come_up(
     assert [worker.has_ended for worker in FakeWorker.made] == [False, False, True, True]
     assert crew.link_addresses == ("h:4100", "h:4101")
     assert [worker.is_up for worker in old] == [True, True]
+
+
+async def test_each_is_told_the_figures_of_the_others_and_the_traffic_of_all(crew: Crew) -> None:
+    one, other = FakeWorker.made
+    one.figures = ([("A", "x", 1, 2, 3)], [("m", "1", 1)])
+    other.figures = ([("A", "x", 4, 5, 6)], [])
+    crew.share({"m": {"requests_per_s": 7.0}})
+    assert one.asked == [Others([("A", "x", 4, 5, 6)], [], {"m": {"requests_per_s": 7.0}})]
+    assert other.asked == [
+        Others([("A", "x", 1, 2, 3)], [("m", "1", 1)], {"m": {"requests_per_s": 7.0}})
+    ]

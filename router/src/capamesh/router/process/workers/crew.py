@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from capamesh.router.http.elsewhere import HISTORY, METRICS, NODES, REQUESTS
+from capamesh.router.page.others import added as added_figures
 from capamesh.router.process.workers import merging
 from capamesh.router.process.workers.gathering import Gathering
 from capamesh.router.process.workers.handle import WorkerHandle
@@ -17,8 +18,10 @@ from capamesh.router.process.workers.messages import (
     Counts,
     Drains,
     Farewell,
+    Figures,
     Gather,
     Held,
+    Others,
     Part,
     Reload,
     Revocations,
@@ -163,6 +166,12 @@ class Crew:
         for worker in self._workers:
             worker.flush()
 
+    def share(self, traffic: dict[str, dict[str, float]]) -> None:
+        """Tell each what the page shows of the others, and the traffic of each model at all of them."""
+        for worker in self._others(None):
+            others = added_figures(each.figures for each in self._others(worker))
+            worker.ask(Others(*others, traffic))
+
     def reload(self) -> None:
         """Let each read the rules anew."""
         self.tell(Reload())
@@ -204,7 +213,7 @@ class Crew:
                 self._begin(self._hold(worker, message))
             case Status():
                 self._on_change()
-            case Counts() | Farewell():
+            case Counts() | Figures() | Farewell():
                 pass
             case Up() | Revocations() | Drains():
                 self._on_message(worker, message)
@@ -265,7 +274,7 @@ class Crew:
         await self._gathering.ask(self._others(worker), lambda number: replace(held, number=number))
         worker.ask(Whole(held.number, b""))
 
-    def _others(self, worker: WorkerHandle) -> list[WorkerHandle]:
+    def _others(self, worker: WorkerHandle | None) -> list[WorkerHandle]:
         return [each for each in self._workers if each is not worker and each.is_up]
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:

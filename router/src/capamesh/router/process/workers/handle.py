@@ -15,6 +15,7 @@ from capamesh.router.process.workers.messages import (
     Counts,
     Drains,
     Farewell,
+    Figures,
     Gather,
     Heard,
     Held,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from capamesh.protocol.channel.framing import Message
     from capamesh.protocol.ids import PeerId
+    from capamesh.router.page.others import Links, Models
 
 ARGV: Final = (sys.executable, "-P", "-m", "capamesh.router.process.workers", "--http-fds")
 FAREWELL_S: Final = 5.0
@@ -73,6 +75,8 @@ class WorkerHandle:
         self._drain_s = drain_s
         self.counts = b""
         """The metrics that it reported last; empty before it did."""
+        self.figures: tuple[Links, Models] = ([], [])
+        """The figures for the page that it reported last."""
         self.history: Mapping[str, Any] = {}
         """The counts for the history that it reported last; empty before it did."""
         self.last_down = ""
@@ -177,6 +181,8 @@ class WorkerHandle:
                     self.serves.set()
             case Counts(body, history):
                 self.counts, self.history = body, history
+            case Figures(links, models):
+                self.figures = links, models
             case Up():
                 self.is_up = True
             case Revocations() | Drains() | Held() | Gather() | Part() | Farewell():
@@ -198,4 +204,5 @@ class WorkerHandle:
         self._on_down(self)
         self._owed.clear()
         self.is_up = False
+        self.figures = [], []
         self.status, self.counts, self.history = {}, b"", {}

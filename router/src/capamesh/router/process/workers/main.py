@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from capamesh.router.process.workers.messages import ToWorker
     from capamesh.router.settings import RouterSettings
 
+FIGURES_EVERY_S: Final = 2.0
+"""Seconds between two tellings of what the page shows, as workers report it."""
 KNOWN_BYTES: Final = 2**20
 """The bytes of envelopes in one message to a new worker (guess: a few hundred adverts)."""
 
@@ -132,6 +134,7 @@ class MainProcess:
                         self._tick(),
                         self._beat(),
                         self._sample(),
+                        self._share(),
                     )
                 ]
                 self.crew.start()
@@ -235,6 +238,11 @@ class MainProcess:
         while True:
             await asyncio.sleep(BIN_S)
             self._parts.supervisor.do("history", self._history.sample)
+
+    async def _share(self) -> None:
+        while True:
+            await asyncio.sleep(FIGURES_EVERY_S)
+            self._parts.supervisor.do("figures", lambda: self.crew.share(self._history.newest()))
 
     def _reload(self) -> None:
         self._parts.supervisor.do("membership", self._parts.standing.beat)

@@ -15,6 +15,7 @@ from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.schema import Mismatch, read
 from capamesh.protocol.tensors import Limits
 from capamesh.router.fleet.overrides import Hold
+from capamesh.router.page.others import Links, Models
 from capamesh.router.resilience.health import CircuitState
 from capamesh.router.settings import RouterSettings
 
@@ -170,6 +171,25 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
+class Figures:
+    """Worker to main, every few seconds: what the page shows of its links and its models now."""
+
+    TYPE: ClassVar[str] = "figures"
+    links: Links
+    models: Models
+
+
+@dataclass(frozen=True, slots=True)
+class Others:
+    """Main to worker, every few seconds: the figures of the other workers, and the traffic of each model at all of them."""
+
+    TYPE: ClassVar[str] = "others"
+    links: Links
+    models: Models
+    traffic: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
 class Farewell:
     """Worker to main, last: its requests are finished, and its last counts reported."""
 
@@ -189,8 +209,11 @@ ToWorker: TypeAlias = (
     | Held
     | Ask
     | Whole
+    | Others
 )
-ToMain: TypeAlias = Up | Status | Counts | Revocations | Drains | Held | Gather | Part | Farewell
+ToMain: TypeAlias = (
+    Up | Status | Counts | Revocations | Drains | Held | Gather | Part | Figures | Farewell
+)
 
 _TYPES: Final[dict[str, type[ToWorker | ToMain]]] = {
     kind.TYPE: kind
@@ -212,6 +235,8 @@ _TYPES: Final[dict[str, type[ToWorker | ToMain]]] = {
         Counts,
         Gather,
         Part,
+        Figures,
+        Others,
         Farewell,
     )
 }

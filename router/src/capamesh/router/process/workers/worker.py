@@ -17,6 +17,7 @@ from capamesh.protocol.network import Role
 from capamesh.router.access.operator_key import OperatorKey
 from capamesh.router.fleet.overrides import Hold
 from capamesh.router.http.elsewhere import METRICS, Elsewhere
+from capamesh.router.page.others import OthersFigures, figures_of
 from capamesh.router.process.parts import RouterParts, today
 from capamesh.router.process.seat import Controls, Seat
 from capamesh.router.process.workers.histories import totals_values
@@ -27,11 +28,13 @@ from capamesh.router.process.workers.messages import (
     Current,
     Drains,
     Farewell,
+    Figures,
     Gather,
     Heard,
     Held,
     Known,
     MeshState,
+    Others,
     Part,
     Reload,
     Renewed,
@@ -57,6 +60,8 @@ if TYPE_CHECKING:
 
 COUNTS_EVERY_S: Final = 5.0
 """Seconds between two reports of the counts, which is what is lost of them if a worker is killed."""
+FIGURES_EVERY_S: Final = 2.0
+"""Seconds between two reports of what the page shows (guess: people look no closer)."""
 GATHER_S: Final = 3.0
 """Seconds after which a page is shown as this worker has it alone: the main process has a shorter deadline of its own."""
 SETTLE_S: Final = 2.0
@@ -150,6 +155,7 @@ class WorkerSeat(Seat):
         self.shared = shared
         self.colleagues = self.elsewhere = Colleagues(self.send)
         self.make_mesh = partial(self._joined, send=self.send)
+        self.others = OthersFigures()
         self._channel = channel
         self._log = log
         self._mesh: WorkerMesh
@@ -202,7 +208,7 @@ class WorkerSeat(Seat):
     async def run(self) -> None:
         self.send(Up())
         async with asyncio.TaskGroup() as tasks:
-            reports = tasks.create_task(self._report())
+            reports = [tasks.create_task(each) for each in (self._report(), self._tell_figures())]
             try:
                 async for message in self._channel.messages():
                     if message["type"] == STOP:
@@ -210,7 +216,8 @@ class WorkerSeat(Seat):
                     else:
                         self._take(from_wire(message))  # type: ignore[arg-type]
             finally:
-                reports.cancel()
+                for each in reports:
+                    each.cancel()
         self._stop()  # the main process is gone
         await asyncio.Event().wait()
 
@@ -232,6 +239,11 @@ class WorkerSeat(Seat):
         while True:
             await asyncio.sleep(COUNTS_EVERY_S)
             await self._count()
+
+    async def _tell_figures(self) -> None:
+        while True:
+            await asyncio.sleep(FIGURES_EVERY_S)
+            self.send(Figures(*figures_of(self._parts.fleet)))
 
     async def _count(self) -> None:
         body = await self._controls.part(METRICS)
@@ -261,6 +273,8 @@ class WorkerSeat(Seat):
                 self.send(Part(message.number, b""))
             case Ask(number, page):
                 self._begin(self._answer(number, page))
+            case Others(links, models, traffic):
+                self.others.take(links, models, traffic)
             case Whole():
                 self.colleagues.answered(message)
             case other:
