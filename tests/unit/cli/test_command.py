@@ -445,6 +445,34 @@ MODEL = {
 REASON = "it ended its worker 3 times in a row"
 
 
+def test_routers_status_has_a_line_for_each_of_its_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(data_dir, "_is_locked", lambda _: True)  # as its process does it
+    row = {"name": "worker-1", "state": "ready", "reason": "", "pid": 77, "starts": 1}
+    lost = {"name": "worker-2", "state": "down", "reason": "", "pid": None, "starts": 4}
+    DataDir(tmp_path).write_status(
+        {
+            "role": "router",
+            "state": "ready",
+            "workers": [
+                {**row, "last_down": "", "link_address": "h:4100"},
+                {**lost, "last_down": "killed by signal 9 (Killed)", "link_address": ""},
+            ],
+        }
+    )
+    for wide in ([], ["--wide"]):
+        assert run(["router", "status", "--data", str(tmp_path), *wide]) == 0
+        said = [
+            re.sub(" {2,}", "  ", line.strip()) for line in capsys.readouterr().out.splitlines()
+        ]
+        first = said.index("WORKER  STATE  PID  STARTS  LOST LAST BECAUSE  LINKS AT")
+        assert said[first + 1 : first + 3] == [
+            "worker-1  ready  77  1  -  h:4100",
+            "worker-2  down  down  4  killed by signal 9 (Killed)  -",
+        ]
+
+
 def test_nodes_status_is_a_table_of_its_workers_and_one_of_its_models(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

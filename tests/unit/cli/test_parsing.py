@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capamesh.cli.parsing import duration, host_and_port, mebibytes, seconds
+from capamesh.cli.router import worker_count
 
 
 @pytest.mark.parametrize(
@@ -107,3 +108,17 @@ def test_any_text_is_read_or_a_usage_error(text: str) -> None:
         assert seconds(1.0)(text) >= 1.0
     with suppress(typer.BadParameter):
         assert mebibytes(1)(text) >= 1
+
+
+@pytest.mark.parametrize(("text", "count"), [(1, 1), ("1", 1), (" 4 ", 4), ("15", 15), ("auto", 3)])
+def test_workers_are_their_number_or_one_for_each_core(
+    text: str | int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("capamesh.node.devices.host.usable_cores", lambda: 3)
+    assert worker_count(text) == count
+
+
+@pytest.mark.parametrize("text", ["0", "16", "-1", "two", "", "1.5", "9" * 5000, "٣"])
+def test_number_of_workers_that_cannot_be_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="give 1 to 15, or auto"):
+        worker_count(text)

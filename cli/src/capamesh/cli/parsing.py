@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from datetime import timedelta
@@ -87,22 +86,6 @@ def mebibytes(least: int, most: int = _MOST_MIB) -> Callable[[str | int], int]:
         return int(size)
 
     return read
-
-
-def worker_count(text: str | int) -> int:
-    """Return what `4` or `auto` says: so many processes, or one for each processor that this one may use."""
-    plain = str(text).strip()
-    if plain == "1":
-        return 1
-    from capamesh.router.settings import MOST_WORKERS  # noqa: PLC0415 - other commands start faster
-
-    if plain == "auto":
-        return max(1, min(MOST_WORKERS, len(os.sched_getaffinity(0))))
-    if not _COUNT.fullmatch(plain) or not 1 <= int(plain) <= MOST_WORKERS:
-        raise typer.BadParameter(
-            f"{plain[:80]!r} is no number of processes: give 1 to {MOST_WORKERS}, or auto"
-        )
-    return int(plain)
 
 
 def names(text: str) -> list[str]:

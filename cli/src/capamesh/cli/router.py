@@ -10,7 +10,7 @@ import typer
 
 from capamesh.cli import options
 from capamesh.cli.help_texts import examples, new_group, teach
-from capamesh.cli.parsing import host_and_port, mebibytes, seconds, worker_count
+from capamesh.cli.parsing import host_and_port, mebibytes, seconds
 from capamesh.protocol.quick_imports import quick_imports
 
 group = new_group(
@@ -23,6 +23,24 @@ group = new_group(
 group.callback(invoke_without_command=True)(teach)
 
 _MIB = 1024 * 1024
+
+
+def worker_count(text: str | int) -> int:
+    """Return what `4` or `auto` says: so many processes, or one for each core that this process may keep busy."""
+    plain = str(text).strip()
+    if plain == "1":
+        return 1
+    from capamesh.node.devices.host import usable_cores  # noqa: PLC0415 - help and other commands start faster
+    from capamesh.router.settings import MOST_WORKERS  # noqa: PLC0415 - likewise
+
+    if plain == "auto":
+        return min(MOST_WORKERS, usable_cores())
+    is_number = plain.isascii() and plain.isdigit() and len(plain) <= len(str(MOST_WORKERS))
+    if not is_number or not 1 <= int(plain) <= MOST_WORKERS:
+        raise typer.BadParameter(
+            f"{plain[:80]!r} is no number of processes: give 1 to {MOST_WORKERS}, or auto"
+        )
+    return int(plain)
 
 
 @group.command(
@@ -159,7 +177,7 @@ def run(
             metavar="N",
             parser=worker_count,
             rich_help_panel="Serving",
-            help="Processes that serve requests, up to 15; auto: one for each processor. From 2 on they take links at the"
+            help="Processes that serve requests, up to 15; auto: one for each core it may use. From 2 on they take links at the"
             " port of --links and the N after it.",
         ),
     ] = 1,

@@ -124,7 +124,9 @@ class Standing:
         """Return what the log says of a router that begins to serve."""
         fleet = self._fleet
         usable = {endpoint.peer for endpoint in fleet.endpoints() if endpoint.is_usable}
-        return {"http": self.http_address, "nodes": len(usable), "models": len(fleet.models())}
+        # links are the workers' where there are some
+        nodes = len(usable) if self.workers is None else len(fleet.adverts)
+        return {"http": self.http_address, "nodes": nodes, "models": len(fleet.models())}
 
     def _missing(self) -> str:
         """Return why no node can be sent requests."""

@@ -41,7 +41,6 @@ from capamesh.router.process.workers.messages import (
     Revocations,
     Status,
     ToMain,
-    ToWorker,
     Up,
     Whole,
     from_wire,
@@ -57,6 +56,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from capamesh.protocol.channel.asyncio_channel import AsyncioChannel
+    from capamesh.protocol.channel.framing import Message
 
 COUNTS_EVERY_S: Final = 5.0
 """Seconds between two reports of the counts, which is what is lost of them if a worker is killed."""
@@ -214,7 +214,7 @@ class WorkerSeat(Seat):
                     if message["type"] == STOP:
                         self._stop()
                     else:
-                        self._take(from_wire(message))  # type: ignore[arg-type]
+                        self._parts.supervisor.do("channel", partial(self._take, message))
             finally:
                 for each in reports:
                     each.cancel()
@@ -249,9 +249,9 @@ class WorkerSeat(Seat):
         body = await self._controls.part(METRICS)
         self.send(Counts(body, totals_values(self._controls.totals())))
 
-    def _take(self, message: ToWorker) -> None:
+    def _take(self, raw: Message) -> None:
         parts = self._parts
-        match message:
+        match from_wire(raw):
             case Heard(data):
                 self._mesh.heard(data)
             case Known(envelopes):
@@ -268,15 +268,15 @@ class WorkerSeat(Seat):
                 self._renew()
             case Reload():
                 self._controls.reload()
-            case Held():
-                self._controls.take(hold_of(message))
-                self.send(Part(message.number, b""))
+            case Held() as held:
+                self._controls.take(hold_of(held))
+                self.send(Part(held.number, b""))
             case Ask(number, page):
                 self._begin(self._answer(number, page))
             case Others(links, models, traffic):
                 self.others.take(links, models, traffic)
-            case Whole():
-                self.colleagues.answered(message)
+            case Whole() as whole:
+                self.colleagues.answered(whole)
             case other:
                 raise ProtocolViolation(f"a worker was sent {other.TYPE!r}, which it sends itself")
 
