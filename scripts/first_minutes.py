@@ -2,7 +2,7 @@
 
 `make first-minutes` makes the wheels first. It needs a Docker engine, and uses the image BASE_IMAGE, of which only Python is
 used: a compiler in it is taken away. `--packages DIR` takes all packages from a folder that `pip download` filled, so that
-the figures do not tell of the way to an index. Exit code 0: within the limits; 1: not; 2: no Docker engine.
+the figures do not tell of the way to an index. `--ray` has Ray Serve answer as well, afterwards, on a third. Exit code 0: within the limits; 1: not; 2: no Docker engine.
 """
 
 from __future__ import annotations
@@ -32,6 +32,29 @@ POLL_S = 0.05
 INSTALL = "pip install --quiet --root-user-action ignore /dist/*.whl"
 ASK = "capamesh infer digits --input X=@$HOME/.local/share/capamesh/own/examples/digits-0.npy"
 UP_IS_READY = "Ctrl-C stops everything."
+RAY = "/ray/bin/"
+"""The environment of Ray: the image's own Python has a package that `ray[serve]` cannot replace."""
+RAY_INSTALL = f'{RAY}pip install --quiet "ray[serve]"'
+RAY_APPLICATION = """
+from ray import serve
+from starlette.requests import Request
+
+
+@serve.deployment
+class Hello:
+    async def __call__(self, request: Request) -> str:
+        return "hello"
+
+
+app = Hello.bind()
+"""
+RAY_START = f"cd /ray && {RAY}serve run app:app"
+RAY_ASK = """
+import urllib.request
+print(urllib.request.urlopen("http://127.0.0.1:8000/", timeout=5).read().decode())
+"""
+RAY_LIMIT_S = 180.0
+"""The longest that its start may take (guess: it takes 10 s on two quiet cores)."""
 NO_COMPILER = (
     "rm -f /usr/bin/gcc* /usr/bin/cc /usr/bin/c++* /usr/bin/g++* /usr/bin/*-linux-gnu-gcc*"
 )
@@ -83,6 +106,14 @@ class Machine:
         self.run(command)
         return time.monotonic() - started_s
 
+    def end(self) -> None:
+        """End all that runs on it."""
+        subprocess.run([self.docker, "kill", self.name], capture_output=True, check=True)  # noqa: S603
+
+    def write(self, path: str, text: str) -> None:
+        """Write a file on it."""
+        self.run(f"cat >{path} <<'END'\n{text}\nEND")
+
     def usable_nodes(self) -> int:
         """Return the number of nodes that the router on this machine can send to."""
         return int(self.run(f"python3 -c '{USABLE_NODES}'"))
@@ -118,9 +149,9 @@ class Started:
 
 
 @contextmanager
-def machines(docker: str, packages: Path | None) -> Iterator[tuple[Machine, Machine]]:
-    """Give two clean machines of one network, and remove them at the end."""
-    names = (f"{NAME}-1", f"{NAME}-2")
+def machines(docker: str, packages: Path | None, count: int) -> Iterator[list[Machine]]:
+    """Give clean machines of one network, and remove them at the end."""
+    names = [f"{NAME}-{number + 1}" for number in range(count)]
     offline = ("-e", "PIP_NO_INDEX=1", "-e", "PIP_FIND_LINKS=/packages")
     given = ("-v", f"{packages.absolute()}:/packages:ro", *offline) if packages else ()
     mounts = ("-v", f"{ROOT / 'dist'}:/dist:ro", *given)
@@ -133,9 +164,10 @@ def machines(docker: str, packages: Path | None) -> Iterator[tuple[Machine, Mach
     call("network", "create", NAME)
     try:
         for name in names:
-            call("run", "-d", "--name", name, "--network", NAME, *mounts, IMAGE, "sleep", "7200")
+            options = ("--name", name, "--network", NAME, "--shm-size", "1g")
+            call("run", "-d", *options, *mounts, IMAGE, "sleep", "7200")
             call("exec", name, "sh", "-c", NO_COMPILER)
-        yield Machine(docker, names[0]), Machine(docker, names[1])
+        yield [Machine(docker, name) for name in names]
     finally:
         call("rm", "--force", *names, check=False)
         call("network", "rm", NAME, check=False)
@@ -163,6 +195,26 @@ def measure(first: Machine, second: Machine) -> dict[str, float]:
     return took
 
 
+def measure_ray(machine: Machine) -> dict[str, float]:
+    """Return the seconds until the program of Ray Serve's first page answers."""
+    machine.run("python3 -m venv /ray")
+    took = {"Ray: install": machine.timed(RAY_INSTALL)}
+    machine.write("/ray/app.py", RAY_APPLICATION)
+    began_s = time.monotonic()
+    serving = machine.start(RAY_START)
+    while True:
+        try:
+            machine.run(f"python3 -c '{RAY_ASK}'")
+            break
+        except Failed:
+            over_s = time.monotonic() - began_s
+            if serving.process.poll() is not None or over_s > RAY_LIMIT_S:
+                raise Failed("".join(serving.lines)[-2000:]) from None
+            time.sleep(POLL_S)
+    took["Ray: start and ask"] = time.monotonic() - began_s
+    return took
+
+
 def report(took: dict[str, float]) -> list[dict[str, Any]]:
     """Return a row a step: what it is, its seconds, its limit and whether it holds."""
     limits = {"first answer": FIRST_ANSWER_S, "joined": JOINED_S}
@@ -181,6 +233,7 @@ def main() -> int:
     """Measure once and print it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--packages", type=Path, help="a folder that `pip download` filled")
+    parser.add_argument("--ray", action="store_true", help="time Ray Serve's first answer, too")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
     docker = shutil.which("docker")
@@ -191,8 +244,11 @@ def main() -> int:
         print("there is no wheel in dist: make wheels", file=sys.stderr)
         return 1
     try:
-        with machines(docker, arguments.packages) as pair:
-            rows = report(measure(*pair))
+        with machines(docker, arguments.packages, 3 if arguments.ray else 2) as given:
+            took = measure(*given[:2])
+            for machine in given[:2]:
+                machine.end()
+            rows = report(took | (measure_ray(given[2]) if arguments.ray else {}))
     except (Failed, subprocess.SubprocessError) as exc:
         print(f"first-minutes: {exc}", file=sys.stderr)
         return 1
