@@ -31,7 +31,8 @@ COMMAND_LIMIT_S = 900.0
 POLL_S = 0.05
 INSTALL = "pip install --quiet --root-user-action ignore /dist/*.whl"
 ASK = "capamesh infer digits --input X=@$HOME/.local/share/capamesh/own/examples/digits-0.npy"
-UP_IS_READY = "Ctrl-C stops everything."
+UP_IS_READY = "capamesh infer digits"
+"""The line that says how to ask."""
 RAY = "/ray/bin/"
 """The environment of Ray: the image's own Python has a package that `ray[serve]` cannot replace."""
 RAY_INSTALL = f'{RAY}pip install --quiet "ray[serve]"'

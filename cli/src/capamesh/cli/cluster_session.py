@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import importlib.resources
+import math
 import signal
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,11 +18,15 @@ from capamesh.cli.local_cluster import LocalCluster
 from capamesh.cli.member import Member
 from capamesh.cli.operator_client import AsyncOperatorClient
 from capamesh.cli.printing import console, hint, print_json, print_table
-from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.errors import ConfigError, LocalError
 
 SAMPLES: Final = "samples"
 ROUTABLE_LIMIT_S: Final = 600.0
 """The longest wait until a cluster can be asked (guess: large models load for minutes; a fault before that ends a process)."""
+
+PATIENCE_S: Final = 1.0
+"""Seconds after the first model in which others are waited for before what can be asked is told (guess: small ones follow in it,
+and larger ones are measured for up to 3 s each)."""
 
 
 def run_session(
@@ -76,19 +82,37 @@ async def _session(cluster: LocalCluster, *, as_json: bool, is_joinable: bool) -
 async def _run(cluster: LocalCluster, *, as_json: bool, is_joinable: bool) -> None:
     hint(f"Starting a router and nodes in {cluster.folder}")
     await cluster.start()
-    await cluster.wait_routable(len(cluster.nodes), timeout_s=ROUTABLE_LIMIT_S)
+    patience_s = math.inf if as_json else PATIENCE_S
+    await cluster.wait_routable(
+        len(cluster.nodes), timeout_s=ROUTABLE_LIMIT_S, patience_s=patience_s
+    )
     examples = await _write_examples(cluster)
     token = cluster.join_token().encode() if is_joinable else ""
     if as_json:
         joining = {"join_token": token} if is_joinable else {}
         print_json({**_report(cluster, examples), **joining})
     else:
-        _print_report(cluster, examples, token)
+        _print_report(cluster, examples, token, await _loading(cluster))
     async with asyncio.TaskGroup() as watches:
+        if not as_json:
+            told = {example.model for example in examples}
+            watches.create_task(_tell_of_others(cluster, told))
         watches.create_task(cluster.keep_memberships())
         for member in cluster.members:
             watches.create_task(_watch(member))
         await asyncio.Event().wait()  # until cancelled
+
+
+async def _tell_of_others(cluster: LocalCluster, told: set[str]) -> None:
+    """Print how to ask the models that were still loading, once none is."""
+    try:
+        await cluster.wait_routable(len(cluster.nodes), timeout_s=ROUTABLE_LIMIT_S)
+    except LocalError:  # they load for long: `capamesh models` tells of them; or a process died, which `_watch` tells
+        return
+    examples = await _write_examples(cluster, told)
+    if examples:
+        console().print("\nReady as well:", style="bold")
+        _print_examples(cluster, examples)
 
 
 async def _watch(member: Member) -> None:
@@ -113,12 +137,25 @@ def samples_folder() -> Path:
     return Path(str(importlib.resources.files("capamesh.cli"))) / SAMPLES
 
 
-async def _write_examples(cluster: LocalCluster) -> list[Example]:
+async def _write_examples(
+    cluster: LocalCluster, told: Collection[str] = frozenset()
+) -> list[Example]:
+    """Write and try examples of the models that are ready, but for those that were `told` of."""
     async with AsyncOperatorClient(cluster.http_url) as client:
-        names = sorted({entry.name for entry in await client.models() if entry.is_ready})
+        ready = {entry.name for entry in await client.models() if entry.is_ready}
         return await tried_examples(
-            client, names, cluster.folder / "examples", samples_folder() / "cases"
+            client,
+            sorted(ready.difference(told)),
+            cluster.folder / "examples",
+            samples_folder() / "cases",
         )
+
+
+async def _loading(cluster: LocalCluster) -> list[str]:
+    """Return the models that a node is loading."""
+    async with AsyncOperatorClient(cluster.http_url) as client:
+        models = [model for node in await client.nodes() for model in node.get("models", [])]
+    return sorted({str(model["name"]) for model in models if model["state"] == "loading"})
 
 
 def _report(cluster: LocalCluster, examples: list[Example]) -> dict[str, Any]:
@@ -148,7 +185,9 @@ def _addresses(status: dict[str, Any]) -> list[str]:
     return [*router, *status.get("data_addresses", []), *status.get("mesh_addresses", [])]
 
 
-def _print_report(cluster: LocalCluster, examples: list[Example], join_token: str) -> None:
+def _print_report(
+    cluster: LocalCluster, examples: list[Example], join_token: str, loading: list[str]
+) -> None:
     print_table(
         ("PROCESS", "PID", "ADDRESSES", "DATA AND LOG"),
         [
@@ -156,22 +195,15 @@ def _print_report(cluster: LocalCluster, examples: list[Example], join_token: st
             for m in cluster.members
         ],
     )
-    url = cluster.http_url
-    option = "" if url == "http://127.0.0.1:8000" else f" --router {url}"
-    lines = [f"capamesh nodes{option}", f"capamesh models{option}"]
-    for example in examples:
-        if example.refusal:
-            continue
-        lines.append(f"capamesh infer {example.model}{option} {example.infer_options}")
-        lines.append(f"curl {url}/v2/models/{example.model}/infer -d @{example.request}")
+    option = _router_option(cluster)
     out = console()
     out.print("\nIn another terminal:", style="bold")
-    for line in lines:
+    for line in (f"capamesh nodes{option}", f"capamesh models{option}"):
         out.print(f"  {line}", markup=False, soft_wrap=True)
-    for example in examples:
-        if example.refusal:
-            text = f"No example of {example.model}: {example.refusal}"
-            out.print(text, markup=False, soft_wrap=True)
+    _print_examples(cluster, examples)
+    if loading:
+        names = ", ".join(loading)
+        out.print(f"Still loading, and told of later: {names}", markup=False, soft_wrap=True)
     if join_token:
         out.print(
             "\nOn another machine, to add its models and devices (the token is a secret):",
@@ -179,3 +211,25 @@ def _print_report(cluster: LocalCluster, examples: list[Example], join_token: st
         )
         out.print(f"  capamesh join {join_token}", markup=False, soft_wrap=True)
     out.print("\nCtrl-C stops everything.")
+
+
+def _print_examples(cluster: LocalCluster, examples: list[Example]) -> None:
+    url, option, out = cluster.http_url, _router_option(cluster), console()
+    for example in examples:
+        if example.refusal:
+            continue
+        for line in (
+            f"capamesh infer {example.model}{option} {example.infer_options}",
+            f"curl {url}/v2/models/{example.model}/infer -d @{example.request}",
+        ):
+            out.print(f"  {line}", markup=False, soft_wrap=True)
+    for example in examples:
+        if example.refusal:
+            text = f"No example of {example.model}: {example.refusal}"
+            out.print(text, markup=False, soft_wrap=True)
+
+
+def _router_option(cluster: LocalCluster) -> str:
+    """Return the option that names the router where it is not the default."""
+    url = cluster.http_url
+    return "" if url == "http://127.0.0.1:8000" else f" --router {url}"

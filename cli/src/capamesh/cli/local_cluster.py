@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import math
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -149,14 +150,21 @@ class LocalCluster:
         return node
 
     async def wait_routable(
-        self, count: int, models: Collection[str] | None = None, timeout_s: float = 60.0
+        self,
+        count: int,
+        models: Collection[str] | None = None,
+        timeout_s: float = 60.0,
+        *,
+        patience_s: float = math.inf,
     ) -> None:
         """Wait until the router can send requests to `count` nodes with all of `models` ready.
 
-        Without `models`: none of the node's models is still loading, and one at least is ready.
+        Without `models`: none of the node's models is still loading, and one at least is ready; those that load for
+        `patience_s` longer than the first are not waited for.
         `LocalError`: not within `timeout_s`, or so many nodes have ended that it cannot be.
         """
         found: list[dict[str, Any]] = []
+        now, patient_until_s = asyncio.get_running_loop().time, math.inf
         async with AsyncClient(self.http_url) as client:
             try:
                 async with asyncio.timeout(timeout_s):
@@ -164,6 +172,10 @@ class LocalCluster:
                         self._check_living(count)
                         found = await client.nodes()
                         if sum(is_routable(node, models) for node in found) >= count:
+                            return
+                        if sum(is_routable(node, models, may_load=True) for node in found) >= count:
+                            patient_until_s = min(patient_until_s, now() + patience_s)
+                        if now() >= patient_until_s:
                             return
                         await asyncio.sleep(POLL_S)
             except TimeoutError as exc:
@@ -288,14 +300,16 @@ class LocalCluster:
             )
 
 
-def is_routable(node: dict[str, Any], models: Collection[str] | None) -> bool:
-    """Return whether a node of `/v1/nodes` can take requests for `models` (see `wait_routable`)."""
+def is_routable(
+    node: dict[str, Any], models: Collection[str] | None, *, may_load: bool = False
+) -> bool:
+    """Return whether a node of `/v1/nodes` can take requests for `models` (see `wait_routable`), others of which `may_load`."""
     states: dict[str, set[str]] = {}
     for model in node.get("models", []):
         states.setdefault(str(model.get("name")), set()).add(str(model.get("state")))
     if models is None:
         seen = {state for found in states.values() for state in found}
-        has_models = "ready" in seen and not seen & {"loading", "unloading"}
+        has_models = "ready" in seen and (may_load or not seen & {"loading", "unloading"})
     else:
         has_models = all("ready" in states.get(name, set()) for name in models)
     is_usable = any(link.get("is_usable") for link in node.get("links", []))
