@@ -22,6 +22,7 @@ from triton_models import write_implicit, zero_start
 
 import capamesh.cli
 from capamesh.client import Client
+from capamesh.protocol.mesh.dial_failures import SOMEBODY_ELSE
 
 SAMPLES = Path(capamesh.cli.__path__[0]) / "samples" / "models"
 LIMIT_S = 60
@@ -138,6 +139,23 @@ def test_networks_that_start_at_the_same_moment_have_ports_of_their_own(tmp_path
         first, second = document(one), document(two)
         code, _, said = ended(started("up", *options("a")))
         assert (code, f"the network in {tmp_path}/a/own runs already" in said) == (1, True)
+        # an old line, where another network's router has the address by now
+        (mesh,) = (each for each in second["router"]["addresses"] if "/tcp/" in each)
+        old = f"{mesh.partition('/p2p/')[0]}/p2p/{first['router']['peer_id']}"
+        of = (
+            "--dir",
+            str(tmp_path / "a" / "own" / "network"),
+            "--role",
+            "node",
+            "--bootstrap",
+            old,
+        )
+        _, token, _ = ended(started("network", "token", *of))
+        joining = ("join", token.strip(), "--home", str(tmp_path / "c"), "--port", "0")
+        with running(*joining) as node:
+            assert node.stderr is not None
+            lines = (line for line in node.stderr if "dial_failed" in line)
+            assert SOMEBODY_ELSE in next(lines)
     assert (len(ports_of(first)), len(ports_of(second))) == (3, 3)
     assert not ports_of(first) & ports_of(second)
     kept = json.loads((tmp_path / "a" / "own" / "settings.json").read_text())["ports"]

@@ -7,7 +7,12 @@ import socket
 
 import pytest
 
-from capamesh.protocol.mesh.dial_failures import MOST_CHARS, MOST_ERRORS, reason_of_failure
+from capamesh.protocol.mesh.dial_failures import (
+    MOST_CHARS,
+    MOST_ERRORS,
+    SOMEBODY_ELSE,
+    reason_of_failure,
+)
 
 
 class _AllFailedError(Exception):
@@ -41,6 +46,14 @@ def test_name_that_is_not_found_is_told_so() -> None:
 def test_reason_without_an_operating_system_s_is_the_innermost_error_s_words() -> None:
     error = _caused(Exception("outside"), ValueError("the peer is \x1b[2Janother"))
     assert reason_of_failure(error) == "the peer is \ufffd[2Janother"
+
+
+def test_listener_with_another_key_than_its_address_names_is_told_as_somebody_else() -> None:
+    noise = Exception("peer id does not correspond to the received pubkey: remote_peer=12D3a")
+    error = _caused(
+        Exception("unable to connect"), _AllFailedError([_caused(Exception("s"), noise)])
+    )
+    assert reason_of_failure(error) == SOMEBODY_ELSE
 
 
 @pytest.mark.parametrize("error", [Exception(), Exception(" ")])

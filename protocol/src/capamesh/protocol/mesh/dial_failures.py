@@ -12,12 +12,17 @@ MOST_ERRORS: Final = 32
 """The errors within errors that are looked at (guess: an address has three of them)."""
 MOST_CHARS: Final = 120
 """The longest reason (guess: a line, with the address before it)."""
+_OF_ANOTHER_KEY: Final = "peer id does not correspond"
+"""The beginning of what libp2p's noise says of a listener that has another key than its address names."""
+SOMEBODY_ELSE: Final = "somebody else listens there than the address names: its network was made anew, or the address is another machine's now"
 
 
 def reason_of_failure(error: BaseException) -> str:
-    """Return why a dial failed in the operating system's words, or else in those of the innermost error."""
+    """Return why a dial failed: in the operating system's words, or else in those of the innermost error."""
     innermost = error
     for each in _within(error):
+        if str(each).startswith(_OF_ANOTHER_KEY):
+            return SOMEBODY_ELSE
         if isinstance(each, OSError) and each.errno is not None:
             # of a name that is not found the number is the resolver's, and its text stands in the error
             known = os.strerror(each.errno) if each.errno > 0 else str(each.strerror)
