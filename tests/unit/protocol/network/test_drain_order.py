@@ -248,6 +248,29 @@ def test_order_by_a_retired_key_holds_no_more_and_is_refused(home: Network) -> N
         trust.take_drains(newer.encode())
 
 
+def test_order_by_a_forked_key_is_dropped_once_the_true_one_is_known(home: Network) -> None:
+    """Whoever has the old key can make a key that calls itself the next one, and drain with it whom they like."""
+    true, fork = rotated(home), rotated(home)
+    trust = NetworkTrust(home.owner.ca_der)
+    high = DrainOrder.sign(
+        fork.private_key,
+        home.owner.network_id,
+        version=2**63 - 1,
+        issued_at=ISSUED,
+        peers={ONE: ISSUED + HOUR},
+        successors=fork.drain(empty(home), {}, now=ISSUED).successors,
+    ).encode()
+    order = true.drain(empty(home), {}, now=ISSUED)
+    assert trust.take_drains(high)  # nobody can tell which is the true one yet
+    assert not trust.take_drains(order.encode())
+    assert trust.update(true.revoke(RevocationList.empty(home.owner.network_id), now=home.now))
+    assert (trust.drained_until(ONE, ISSUED), trust.encoded_drains) == (None, b"")
+    with pytest.raises(ProtocolViolation, match="another owner's key than ours"):
+        trust.take_drains(high)
+    assert trust.take_drains(order.encode())
+    assert trust.drains == order
+
+
 def test_owner_cannot_count_beyond_the_last_version(home: Network) -> None:
     last = DrainOrder.sign(
         home.owner.private_key,

@@ -101,23 +101,23 @@ class NetworkTrust:
         """Return a drain order that replaces the newest so far, None for an older one, or the same again.
 
         The orders that were read and replace nothing are known by their bytes: a large one takes 14 ms to read, and whoever has seen
-        one can send it again. Raises `ProtocolViolation` when it is not this network's owner's, or by a retired key.
+        one can send it again. Raises `ProtocolViolation` when it is not this network's owner's, or, the first time, by a retired key.
         """
         fingerprint = hashlib.sha256(encoded).digest()
         if fingerprint in self._old_drains:
             self._old_drains.move_to_end(fingerprint)
             return None
         order = DrainOrder.decode(encoded, self._authority)
+        if not self._is_retired(order) and order.is_newer_than(self._drains):
+            return order
+        self._old_drains[fingerprint] = None
+        if len(self._old_drains) > MAX_OLD_DRAINS:
+            self._old_drains.popitem(last=False)
         if self._is_retired(order):
             raise ProtocolViolation(
                 f"retired owner key: the drain order, version {order.version}, is by the owner's key "
                 f"{len(order.successors) + 1}; those before {self._revocations.oldest_key + 1} count no more"
             )
-        if order.is_newer_than(self._drains):
-            return order
-        self._old_drains[fingerprint] = None
-        if len(self._old_drains) > MAX_OLD_DRAINS:
-            self._old_drains.popitem(last=False)
         return None
 
     def adopt_drains(self, order: DrainOrder) -> None:
@@ -146,7 +146,7 @@ class NetworkTrust:
     def update(self, revocations: RevocationList) -> bool:
         """Take the list over when it is newer, and say whether it was.
 
-        A list that names successors of the owner's key is how members learn of them. Raises `ConfigError` for a list
+        A list that names successors of the owner's key is how members learn of them: a drain order by others is dropped. Raises `ConfigError` for a list
         of another network, without its owner's signature, or by successors of an older key than the newest known.
         """
         authority = revocations.verify(self._authority)
@@ -155,6 +155,9 @@ class NetworkTrust:
         self._authority = authority
         self._revocations = revocations
         self._encoded_revocations = None
+        self._old_drains.clear()  # which orders are old is another question under other keys
+        if not authority.is_in_line_with(self._drains.successors):
+            self._drains, self._encoded_drains = DrainOrder.empty(self.network_id), b""
         return True
 
     def verify(self, chain: Sequence[bytes], now: datetime, *, role: Role | None = None) -> Member:

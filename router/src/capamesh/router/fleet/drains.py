@@ -59,10 +59,7 @@ class FleetDrains:
         without knowing of it: to take it over would undo that unseen.
         """
         now = self._now()
-        try:
-            order = self._drains.newer(encoded)
-        except ProtocolViolation as exc:
-            raise InvalidRequest(exc.message) from exc
+        order = self._newer(encoded)
         if order is None:
             return self._drains.newest, self._drains.is_kept
         if order.issued_at > now + CLOCK_SKEW:
@@ -80,9 +77,9 @@ class FleetDrains:
     def spread(self, encoded: bytes) -> None:
         """Take over an order that a worker of this router has let an operator post, and pass it on where it is newer.
 
-        Two of one version are settled here as in the mesh. Raises `ProtocolViolation` when it is not the owner's.
+        Two of one version are settled here as in the mesh. Raises `InvalidRequest` when it is not the owner's.
         """
-        order = self._drains.newer(encoded)
+        order = self._newer(encoded)
         if order is not None:
             self._adopt(order, encoded)
 
@@ -100,6 +97,12 @@ class FleetDrains:
             self.lay_on(peer)
         if changed:
             self._on_changed()
+
+    def _newer(self, encoded: bytes) -> DrainOrder | None:
+        try:
+            return self._drains.newer(encoded)
+        except ProtocolViolation as exc:
+            raise InvalidRequest(exc.message) from exc
 
     def _adopt(self, order: DrainOrder, encoded: bytes) -> None:
         self._drains.adopt(order)
