@@ -77,7 +77,10 @@ def test_bounds_are_those_of_the_code() -> None:
     assert f"a text of at most {MAX_SEQUENCE_CHARS} characters" in told
     of_outputs = section("Parameters of an output")
     assert f"a whole number from 0 to {MAX_CLASSES:,};" in of_outputs
-    assert f"At most {MAX_SCORES:,} scores and {MAX_CLASSES:,} texts an output" in of_outputs
+    assert (
+        f"At most {MAX_SCORES:,} scores are classified and {MAX_CLASSES:,} texts given for a"
+        in of_outputs
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from capamesh.protocol.errors import CapameshError, InvalidRequest, RunFailed
-from capamesh.protocol.tensors import check_classifiable, classified, has_rows
+from capamesh.protocol.errors import CapameshError, InvalidRequest, RunFailed, TooLarge
+from capamesh.protocol.tensors import MAX_CLASSES, check_classifiable, classified, has_rows
+from capamesh.protocol.tensors.classification import MAX_SCORES
 
 if TYPE_CHECKING:
     from capamesh.node.models.preparation import LoadResult
@@ -36,11 +39,32 @@ class Classification:
         if isinstance(result, CapameshError):
             return result
         try:
-            return [self._of_output(output) for output in result]
-        except CapameshError as error:
+            return self._of_outputs(result)
+        except TooLarge as error:
             return error
-        except Exception as exc:  # noqa: BLE001 - a backend's bug must not leave the caller without an answer
+        except Exception as exc:  # noqa: BLE001 - a backend's bug: no caller's fault, and none goes without an answer
             return RunFailed(f"an output could not be classified: {exc!r}")
+
+    def _of_outputs(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """Return the outputs, whatever their shapes, with BYTES for those to classify; all together are bounded as one is."""
+        sizes = [math.prod(output.shape) for output in outputs if output.name in self._wanted]
+        if sum(sizes) > MAX_SCORES:
+            raise TooLarge(
+                f"the outputs to classify have {sum(sizes)} scores; at most {MAX_SCORES} of a request are classified:"
+                " ask for it without classification, or for fewer outputs or rows"
+            )
+        found: list[Tensor] = []
+        texts = 0
+        for output in outputs:
+            found.append(self._of_output(output))
+            if output.name in self._wanted:
+                texts += math.prod(found[-1].shape)
+            if texts > MAX_CLASSES:
+                raise TooLarge(
+                    f"the answer would have more than {MAX_CLASSES} classes: ask for fewer of each row, or for fewer"
+                    " outputs or rows"
+                )
+        return found
 
     def _of_output(self, output: Tensor) -> Tensor:
         found = self._wanted.get(output.name)
