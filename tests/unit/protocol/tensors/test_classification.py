@@ -93,6 +93,13 @@ def test_few_of_many_scores_are_those_that_sorting_all_gives() -> None:
     assert [[int(text.split(b":")[1]) for text in row] for row in found] == expected.tolist()
 
 
+def test_equal_scores_of_many_that_are_chosen_keep_their_order() -> None:
+    scores = np.random.default_rng(7).integers(0, 3, (1, 1000))
+    (row,) = texts(scores, 500)
+    found = [tuple(map(int, text.split(b":"))) for text in row]
+    assert found == sorted(found, key=lambda each: (-each[0], each[1]))
+
+
 @pytest.mark.parametrize(
     ("shape", "dimensions", "by_rows"),
     [
