@@ -276,6 +276,39 @@ async def test_ten_thousand_nodes_make_few_elements(open_page: OpenPage) -> None
         await tab.wait_for("document.querySelectorAll('tr.row').length === 1")
 
 
+async def test_attention_names_each_kind_of_trouble_and_makes_few_elements(
+    open_page: OpenPage,
+) -> None:
+    async with serving() as http:
+        large(http.fleet, 600, 1)
+        for endpoint in http.endpoints[:500]:
+            endpoint.link = None
+        for endpoint in http.endpoints[500:503]:
+            endpoint.is_suspected = True
+        tab = await open_page(http)
+        await tab.wait_for("document.querySelectorAll('.attention li').length === 8")
+        words = await tab.run(
+            "[...document.querySelectorAll('.attention .badge')].map((b) => b.innerText)"
+        )
+        assert words == ["unusable"] * 6 + ["suspected"] * 2
+        more = "document.querySelector('.attention + button')"
+        assert await tab.run(f"{more}.innerText") == "Show the first 200 of 503"
+        await tab.run(f"{more}.click()")
+        await tab.wait_for("document.querySelectorAll('.attention li').length === 200")
+        await tab.run(f"{more}.click()")
+        await tab.wait_for("document.querySelectorAll('.attention li').length === 8")
+
+
+async def test_link_of_a_draining_node_is_no_trouble(http: Http, open_page: OpenPage) -> None:
+    tab = await open_page(http, "links")
+    await tab.run(
+        "const f = document.querySelector('input[type=search]'); f.value = '10.0.0.30:'; f.dispatchEvent(new Event('input')); 0"
+    )
+    await tab.wait_for("document.querySelectorAll('tr.row').length === 1")
+    assert await tab.run("document.querySelector('tr.row .badge').className") == "badge off"
+    assert await tab.run("document.querySelector('tr.row .badge').innerText") == "draining"
+
+
 async def test_page_says_when_the_router_is_gone_and_goes_on_when_it_is_back(
     open_page: OpenPage,
 ) -> None:

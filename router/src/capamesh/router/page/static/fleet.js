@@ -7,7 +7,7 @@ import { ORDER, attention, counted, nodeKind, nodeWord } from "./health.js";
 import { nodeMap } from "./map.js";
 import { table } from "./table.js";
 
-const SHOWN = 8;
+const SHOWN = 8, OF_A_KIND = 2, MOST_SHOWN = 200;
 
 export const nodeLink = (peer, node) => h("a", { href: `#/node/${encodeURIComponent(peer)}`, title: peer }, nodeName(peer, node));
 export const inFlight = (node) => node.counts.reduce((sum, counts) => sum + counts[1], 0);
@@ -28,6 +28,18 @@ const COLUMNS = [
   { title: "Answered", width: "7rem", isNumber: true, isLess: true, value: ([, node]) => answered(node), show: ([, node]) => number(answered(node)) },
   { title: "Failed", width: "6rem", isNumber: true, isLess: true, value: ([, node]) => failed(node), show: ([, node]) => number(failed(node)) },
 ];
+
+/** Return the few that are shown at first, in their order: some of each word, so that many of one hide no other. */
+function worst(found) {
+  const seen = new Map(), first = [], others = [];
+  for (const each of found) {
+    const count = seen.get(each.word) ?? 0;
+    seen.set(each.word, count + 1);
+    (count < OF_A_KIND ? first : others).push(each);
+  }
+  const shown = new Set([...first, ...others].slice(0, SHOWN));
+  return found.filter((each) => shown.has(each));
+}
 
 export function fleetView() {
   const tiles = { nodes: tile("Nodes usable"), models: tile("Models ready"), requests: tile("Requests a second"), flight: tile("In flight") };
@@ -78,7 +90,7 @@ export function fleetView() {
     const text = JSON.stringify([state.nodes.size > 0, found.map(({ kind, word, href, why }) => [kind, word, href, why])]);
     if (text === last) return;
     last = text;
-    const shown = isWhole ? found : found.slice(0, SHOWN);
+    const shown = isWhole ? found.slice(0, MOST_SHOWN) : worst(found);
     const name = (what) => typeof what === "string" ? what : nodeName(what.peer, what.node);
     if (!found.length) {
       list.replaceChildren(h("li", null, h("span", null, badge("good", "all well")), h("span", { class: "muted" },
@@ -88,7 +100,7 @@ export function fleetView() {
         h("span", null, badge(kind, word)), h("span", null, h("a", { href }, name(what)), why && h("span", { class: "why" }, ` ${why}`)))));
     }
     more.classList.toggle("hidden", found.length <= SHOWN);
-    say(more, isWhole ? "Show the worst alone" : `Show all ${found.length}`);
+    say(more, isWhole ? "Show the worst alone" : found.length > MOST_SHOWN ? `Show the first ${MOST_SHOWN} of ${number(found.length)}` : `Show all ${found.length}`);
   }
   return view;
 }

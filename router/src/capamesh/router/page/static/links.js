@@ -6,12 +6,16 @@ import { ORDER } from "./health.js";
 import { nodeLink } from "./fleet.js";
 import { table } from "./table.js";
 
-export function linkKind(link) {
+const isDraining = (link, node) => link.is_up && node.state === "draining";
+
+export function linkKind(link, node) {
+  if (isDraining(link, node)) return "off";
   if (!link.is_up || !link.is_usable || link.state === "ejected") return "bad";
   return link.state === "closed" && !link.is_suspected ? "good" : "warn";
 }
 
-export function linkWord(link) {
+export function linkWord(link, node) {
+  if (isDraining(link, node)) return "draining";
   if (!link.is_up) return "down";
   if (!link.is_usable) return "not usable";
   if (link.state !== "closed") return link.state.replace("forced_open", "held open").replace("forced_closed", "held closed");
@@ -24,7 +28,7 @@ export function linksView() {
   const links = table({
     label: "Links", search: "Find a node or an address", empty: "There is no link: no node is known that can be reached.",
     columns: [
-      { title: "State", width: "8rem", value: ({ link }) => `${ORDER[linkKind(link)]} ${linkWord(link)}`, show: ({ link }) => badge(linkKind(link), linkWord(link)) },
+      { title: "State", width: "8rem", value: ({ link, node }) => `${ORDER[linkKind(link, node)]} ${linkWord(link, node)}`, show: ({ link, node }) => badge(linkKind(link, node), linkWord(link, node)) },
       { title: "Node", value: ({ peer, node }) => nodeName(peer, node), show: ({ peer, node }) => nodeLink(peer, node) },
       { title: "Address", value: ({ link }) => link.address, show: ({ link }) => h("span", { class: "mono" }, link.address) },
       { title: "RTT", width: "6.5rem", isNumber: true, value: ({ counts }) => counts[0], show: ({ counts }) => micros(counts[0] || null) },

@@ -5,7 +5,7 @@ import { nodeName, number, plural } from "./format.js";
 import { ORDER, counted, nodeKind, nodeWord } from "./health.js";
 
 const KINDS = [["good", "usable"], ["warn", "suspected, recovering or lately failing"], ["bad", "not usable"], ["off", "draining or held open"]];
-const MOST_PX = 20, LEAST_PX = 5, ROOM_PX = 150;
+const MOST_PX = 20, LEAST_PX = 3, ROOM_PX = 150;
 
 const compared = (one, other) => one < other ? -1 : Number(one > other);
 

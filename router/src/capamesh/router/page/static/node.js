@@ -63,7 +63,7 @@ export function nodeView(peer) {
       links.replaceChildren(...(node.links.length ? node.links.map((link, at) => {
         const [rtt, flight, answered, failures] = node.counts[at] ?? [];
         return h("dl", null,
-          h("dt", null, badge(linkKind(link), linkWord(link))), h("dd", { class: "mono" }, link.address),
+          h("dt", null, badge(linkKind(link, node), linkWord(link, node))), h("dd", { class: "mono" }, link.address),
           h("dt", null, "Round trip"), h("dd", null, micros(rtt || null)),
           h("dt", null, "Requests"), h("dd", null, `${number(flight)} in flight, ${number(answered)} answered, ${number(failures)} failed`),
           (link.last_error || link.reason) && [h("dt", null, "Reason"), h("dd", null, link.last_error || link.reason)]);
