@@ -147,9 +147,9 @@ class DeafViewers:
     """
 
     def __init__(self, http: Http, revision: str) -> None:
-        assert http.front._server is not None
-        for listening in http.front._server.sockets:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
+        for server in http.front._servers:
+            for listening in server.sockets:
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
         self._http = http
         path = f"/v1/page/changes?after={revision}"
         self._request = f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
