@@ -45,6 +45,7 @@ async def test_server_says_what_it_is(http: Http) -> None:
     assert body["name"] == "capamesh"
     assert body["extensions"] == [
         "binary_tensor_data",
+        "classification",
         "model_configuration",
         "schedule_policy",
         "sequence",
