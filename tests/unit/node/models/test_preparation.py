@@ -631,6 +631,15 @@ def test_ignored_parts_of_a_configuration_are_reported(shop: Shop) -> None:
     assert prepared.notes == ("a key is ignored",)
 
 
+def test_labels_are_those_of_the_file_or_a_note_says_why_there_are_none(shop: Shop) -> None:
+    prepared = shop.prepare(DOUBLE, labels_txt="cat\ndog\n")
+    assert (prepared.labels, prepared.notes) == ({"y": ("cat", "dog")}, ())
+    prepared = shop.prepare(DOUBLE, labels_txt=b"\xff")
+    assert prepared.labels == {}
+    (note,) = prepared.notes
+    assert note.startswith("labels.txt is ignored: it is not UTF-8")
+
+
 # measuring
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
 
@@ -232,6 +233,13 @@ def test_model_that_was_not_measured_tells_no_time() -> None:
     offer = ready_offer(hosted())
     assert (offer.best_rows, offer.row_us, offer.max_rows) == (1, 0, 0)
     assert offer.is_idempotent
+
+
+def test_offer_names_the_outputs_that_have_labels() -> None:
+    one = hosted()
+    assert ready_offer(one).labelled == ()
+    one.prepared = replace(one.prepared, labels={"z": ("cat",), "y": ("dog",)})
+    assert ready_offer(one).labelled == ("y", "z")
 
 
 def test_ready_models_are_kept_of_more_than_an_advert_holds() -> None:
