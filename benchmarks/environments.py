@@ -81,8 +81,9 @@ def _run(command: Sequence[str], folder: Path | None = None) -> str:
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     except OSError as exc:
-        raise NotInstalled(f"{command[0]}: {exc.strerror}") from exc
+        raise NotInstalled(f"{Path(command[0]).name}: {exc.strerror}") from exc
     if done.returncode:
         last = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise NotInstalled(f"{' '.join(command[:4])} ... failed: {' '.join(last)[:300]}")
+        said = " ".join((Path(command[0]).name, *command[1:4]))
+        raise NotInstalled(f"{said} ... failed: {' '.join(last)[:300]}")
     return done.stdout

@@ -60,6 +60,14 @@ def test_missing_program_is_refused_where_there_is_no_apt_get(path: Path, tmp_pa
         environments.debian_program("thing", tmp_path / "home")
 
 
+def test_refusal_names_no_folder_of_this_machine(path: Path) -> None:
+    failing = program(path / "pip", "#!/bin/sh\necho 'no such thing'\nexit 1\n")
+    with pytest.raises(
+        environments.NotInstalled, match=r"^pip install thing \.\.\. failed: no such thing$"
+    ):
+        environments._run((str(failing), "install", "thing"))
+
+
 def test_refusal_has_the_last_line_of_what_failed(path: Path, tmp_path: Path) -> None:
     program(path / "apt-get", "#!/bin/sh\necho 'E: Unable to locate package thing' >&2\nexit 100\n")
     with pytest.raises(
