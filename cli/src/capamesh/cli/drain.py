@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import typer
 
 from capamesh.cli.access import AccessOptions
-from capamesh.cli.operator_client import OperatorClient
+from capamesh.cli.operator_client import FleetNode, OperatorClient
 from capamesh.cli.printing import hint, print_json, say
 from capamesh.protocol.errors import CapameshError, ConfigError, ProtocolViolation
 from capamesh.protocol.ids import PeerId
@@ -20,14 +18,6 @@ from capamesh.protocol.network.authority import own_authority
 from capamesh.protocol.network.drain_order import MAX_DRAIN
 from capamesh.protocol.private_files import read_public, replace_public
 from capamesh.router.fleet.naming import nodes_meant, not_one
-
-
-@dataclass(frozen=True, slots=True)
-class _Node:
-    """One node as a router's page tells of it."""
-
-    name: str
-    row: Mapping[str, Any]
 
 
 def drain(
@@ -47,7 +37,7 @@ def drain(
         )
     owner, now = NetworkOwner.load(folder), dt.datetime.now(dt.UTC)
     with OperatorClient(router, **access) as client:
-        fleet = _fleet(client)
+        fleet = client.fleet()
         kept, _ = _newest(owner, folder, client)
         peer = _one(given, fleet, kept)
         until = (now + lasts).replace(microsecond=0)
@@ -83,7 +73,7 @@ def enable(given: str, folder: Path, router: str, *, access: AccessOptions, as_j
     """Sign and hand over the order by which the node that is `given` gets requests again; nothing where it is not drained."""
     owner, now = NetworkOwner.load(folder), dt.datetime.now(dt.UTC)
     with OperatorClient(router, **access) as client:
-        fleet = _fleet(client)
+        fleet = client.fleet()
         order, held = _newest(owner, folder, client)
         peer = _one(given, fleet, order)
         peers = _lasting(order, now)
@@ -100,13 +90,6 @@ def enable(given: str, folder: Path, router: str, *, access: AccessOptions, as_j
         say(f"{_shown(peer, fleet)} is not drained; nothing was changed")
     _warn_unless_kept(is_kept=is_kept)
     hint(f"Next: capamesh nodes --router {router}   shows whether it is usable")
-
-
-def _fleet(client: OperatorClient) -> dict[PeerId, _Node]:
-    return {
-        PeerId(str(row.get("peer_id"))): _Node(str(row.get("name") or ""), row)
-        for row in client.nodes()
-    }
 
 
 def _newest(
@@ -144,7 +127,7 @@ def _lasting(order: DrainOrder, now: dt.datetime) -> dict[PeerId, dt.datetime]:
     return {peer: until for peer, until in order.peers.items() if until > now}
 
 
-def _one(given: str, fleet: Mapping[PeerId, _Node], order: DrainOrder) -> PeerId:
+def _one(given: str, fleet: Mapping[PeerId, FleetNode], order: DrainOrder) -> PeerId:
     """Return the one node that is meant: of the fleet, or one that is drained and not there now."""
     given = given.removeprefix("…")  # as narrow tables show it
     meant = nodes_meant(given, fleet, order.peers)
@@ -173,7 +156,7 @@ def _hand_over(order: DrainOrder, folder: Path, client: OperatorClient) -> bool:
 
 
 def _hosted_there_alone(
-    peer: PeerId, fleet: Mapping[PeerId, _Node], order: DrainOrder, now: dt.datetime
+    peer: PeerId, fleet: Mapping[PeerId, FleetNode], order: DrainOrder, now: dt.datetime
 ) -> list[str]:
     """Return the models that are ready at this node, and at none that is not drained."""
     there: set[str] = set()
@@ -191,7 +174,9 @@ def _hosted_there_alone(
     return sorted(there - elsewhere)
 
 
-def _reported(peer: PeerId, fleet: Mapping[PeerId, _Node], order: DrainOrder) -> dict[str, object]:
+def _reported(
+    peer: PeerId, fleet: Mapping[PeerId, FleetNode], order: DrainOrder
+) -> dict[str, object]:
     return {
         "peer_id": peer,
         "name": fleet[peer].name if peer in fleet else "",
@@ -200,7 +185,7 @@ def _reported(peer: PeerId, fleet: Mapping[PeerId, _Node], order: DrainOrder) ->
     }
 
 
-def _shown(peer: PeerId, fleet: Mapping[PeerId, _Node]) -> str:
+def _shown(peer: PeerId, fleet: Mapping[PeerId, FleetNode]) -> str:
     name = fleet[peer].name if peer in fleet else ""
     return f"{name} ({peer})" if name else peer
 

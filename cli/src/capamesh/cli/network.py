@@ -152,15 +152,19 @@ def token(
 
 @group.command(
     epilog=examples(
-        "capamesh network revoke 12D3KooW...   one member, by the peer id that `capamesh nodes` shows",
-        "capamesh network revoke 5f1d... --router http://10.0.0.5:8000   all that an invite admitted, at once",
+        "capamesh network revoke 5f1d77a0 --router http://10.0.0.5:8000   all that an invite admitted, at once",
+        "capamesh network revoke gpu-1 --router http://10.0.0.5:8000   one node",
+        "capamesh network revoke 12D3KooW...   one member, by its peer id; told to a router later",
         "capamesh network revoke --router http://10.0.0.5:8000   hands over the saved list again",
     )
 )
 def revoke(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PEER_OR_INVITE...", help="Peer ids, or invites' 40 digits."),
+        typer.Argument(
+            metavar="NODE_OR_INVITE...",
+            help="Peer ids, or invites; with --router nodes' names, too.",
+        ),
     ] = None,
     folder: options.OwnerFolder = Path("network"),
     router: Annotated[
@@ -177,14 +181,14 @@ def revoke(
     as_json: options.Json = False,
 ) -> None:
     """Shut out members: sign and save the next revocation list, and hand it to a router."""
-    from capamesh.cli import ownership  # noqa: PLC0415 - help and other commands start faster
+    from capamesh.cli import revocation  # noqa: PLC0415 - help and other commands start faster
 
     if not names and router is None:
         raise typer.BadParameter(
-            "name a peer id or an invite to revoke, or a --router to hand the saved list to",
-            param_hint="PEER_OR_INVITE",
+            "name a node or an invite to revoke, or a --router to hand the saved list to",
+            param_hint="NODE_OR_INVITE",
         )
-    ownership.revoke(folder, names or [], router, access=access(header, ca), as_json=as_json)
+    revocation.revoke(folder, names or [], router, access=access(header, ca), as_json=as_json)
 
 
 @group.command(

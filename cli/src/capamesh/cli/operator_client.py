@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import quote, urlencode
 
@@ -19,6 +20,15 @@ from capamesh.protocol.errors import (
     ModelNotFound,
     ProtocolViolation,
 )
+from capamesh.protocol.ids import PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class FleetNode:
+    """One node as a router's page tells of it."""
+
+    name: str
+    row: Mapping[str, Any]
 
 
 class OperatorClient(Client):
@@ -43,6 +53,13 @@ class OperatorClient(Client):
         asked = f"?{urlencode(query)}" if query else ""
         path = f"/v1/models/{quote(model, safe='')}/routing{asked}"
         return self._exchange(Ask("GET", path, _object, headers=headers))
+
+    def fleet(self) -> dict[PeerId, FleetNode]:
+        """Return the nodes of `nodes` by their peer ids, with the names by which an operator may mean them."""
+        return {
+            PeerId(str(row.get("peer_id"))): FleetNode(str(row.get("name") or ""), row)
+            for row in self.nodes()
+        }
 
     def owned_models(self) -> list[dict[str, Any]]:
         """Return which file each version is served as, why, and who hosts others; none from an older router."""

@@ -12,9 +12,9 @@ import typer
 from capamesh.cli.access import AccessOptions
 from capamesh.cli.parsing import host_and_port
 from capamesh.cli.printing import hint, print_fields, print_json
-from capamesh.client import Client, HeldList
+from capamesh.cli.revocation import hand_over, warn_unless_kept
 from capamesh.protocol.advertised_address import WILDCARDS, dialled_multiaddr
-from capamesh.protocol.errors import CapameshError, ConfigError
+from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.identity import Identity, public_bytes_of
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.network import (
@@ -32,7 +32,6 @@ from capamesh.protocol.private_files import read_public, replace_private
 
 DEFAULT_LIFE: Final = dt.timedelta(days=30)
 """The life of tokens and of the memberships they give (guess: a month in which to notice that one ends)."""
-_SERIAL: Final = re.compile(r"[0-9a-f]{40}")
 _MESH_ADDRESS: Final = re.compile(
     r"/(?:ip[46]|dns[46]?)/[^/\s]+/tcp/[0-9]{1,5}/p2p/[1-9A-HJ-NP-Za-km-z]+"
 )
@@ -228,7 +227,7 @@ def rotate_key(
         kept = owner.save_rotated(folder)
     reported = owner.revoke(current, is_retiring=is_retiring, now=now)
     reported.save(folder)
-    held = None if router is None else _hand_over(reported, folder, router, access)
+    held = None if router is None else hand_over(reported, folder, router, access)
     fields = {
         "network_id": owner.network_id,
         "key": number + 1,
@@ -244,7 +243,7 @@ def rotate_key(
         return
     print_fields(fields)
     option = "" if folder == Path("network") else f" --dir {folder}"
-    _warn_unless_kept(held)
+    warn_unless_kept(held)
     if held is None:
         hint(
             f"Saved. Tell a router, which spreads it: capamesh network revoke{option} --router URL"
@@ -257,87 +256,12 @@ def rotate_key(
         )
 
 
-def revoke(
-    folder: Path, names: list[str], router: str | None, *, access: AccessOptions, as_json: bool
-) -> None:
-    """Sign and save the next list where there are `names`; hand the newest one to `router`."""
-    owner = NetworkOwner.load(folder)
-    current = RevocationList.load(folder, owner.ca_der)
-    if names:
-        invites = {name for name in names if _SERIAL.fullmatch(name)}
-        for name in names:
-            if name not in invites:
-                _require_peer_id(name)
-        current = owner.revoke(
-            current,
-            peers=[PeerId(name) for name in names if name not in invites],
-            invites=invites,
-            now=dt.datetime.now(dt.UTC),
-        )
-        current.save(folder)
-    elif not current.version:
-        raise typer.BadParameter(
-            f"{folder} has no revocation list yet: name a peer id or an invite",
-            param_hint="PEER_OR_INVITE",
-        )
-    held = None if router is None else _hand_over(current, folder, router, access)
-    fields = {
-        "version": current.version,
-        "peers": sorted(current.peers),
-        "invites": sorted(current.invites),
-        "router": router,
-        "router_version": None if held is None else held.version,
-        "is_kept_by_router": None if held is None else held.is_kept,
-    }
-    if as_json:
-        print_json(fields)
-        return
-    print_fields(fields)
-    if held is None:
-        hint(
-            "Saved. Members keep their links until a router hears of it: "
-            f"capamesh network revoke --dir {folder} --router URL"
-        )
-    _warn_unless_kept(held)
-
-
 def _require_publisher(name: str) -> None:
     try:
         public_bytes_of(name)
     except ConfigError as exc:
         raise ConfigError(
             f"--publisher {name[:80]!r} is no publisher as `capamesh model sign` tells it: {exc.message}"
-        ) from exc
-
-
-def _require_peer_id(name: str) -> None:
-    try:
-        public_bytes_of(name)
-    except ConfigError as exc:
-        raise ConfigError(
-            f"{name[:80]!r} is neither a peer id, whole as `capamesh nodes --json` shows it, nor an invite's 40 digits of "
-            f"0-9 and a-f, which `capamesh network token` told: {exc.message}"
-        ) from exc
-
-
-def _warn_unless_kept(held: HeldList | None) -> None:
-    if held is not None and not held.is_kept:
-        hint(
-            f"The router enforces version {held.version}, but could not write it to its disk: make room there, or hand it "
-            "over again after the router's next start."
-        )
-
-
-def _hand_over(
-    revocations: RevocationList, folder: Path, router: str, access: AccessOptions
-) -> HeldList:
-    try:
-        with Client(router, **access) as client:
-            return client.revoke(revocations.encode())
-    except CapameshError as exc:
-        raise type(exc)(
-            f"version {revocations.version} is saved in {folder}, but not handed over: {exc.message}; "
-            f"try again: capamesh network revoke --dir {folder} --router {router}"
         ) from exc
 
 
