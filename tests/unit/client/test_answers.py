@@ -75,6 +75,17 @@ def test_failure_without_our_body_shows_its_beginning_on_one_line() -> None:
     assert error.message == f"http://r:1 answered with HTTP status 502: <html> {'x' * 293}"
 
 
+def test_failure_of_a_proxy_says_its_title_and_how_a_key_is_given() -> None:
+    page = b"<html><head><title>401 Authorization Required</title></head><body>nginx</body></html>"
+    said = failure_of(Answer(401, page), "http://r:1").message
+    assert said.startswith(
+        "http://r:1 answered with HTTP status 401: 401 Authorization Required; a proxy in front of the router asks for a key"
+    )
+    assert "--header 'Authorization: Bearer KEY'" in said
+    ours = failure_of(Answer(401, b'{"error": "no key of this router"}'), "http://r:1")
+    assert ours.message == "http://r:1 answered with HTTP status 401: no key of this router"
+
+
 @pytest.mark.parametrize("dims", [["a"], [1.5], None])
 def test_metadata_with_odd_shapes_is_a_violation(dims: object) -> None:
     spec = {"name": "X", "datatype": "FP32", "shape": dims}

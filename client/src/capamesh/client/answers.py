@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
@@ -37,6 +38,13 @@ _BY_STATUS: dict[int, type[CapameshError]] = {
     504: DeadlineExceeded,
 }
 """The errors for answers that a proxy gave in the router's place, by status."""
+_TITLE = re.compile(r"<title>([^<]+)</title>", re.IGNORECASE)
+"""Matches what a proxy's page of HTML says in short."""
+_NO_KEY = (
+    "; a proxy in front of the router asks for a key: give it as headers= of the client, as --header "
+    "'Authorization: Bearer KEY', or by the variable CAPAMESH_HEADERS"
+)
+_WHAT_TO_DO = {401: _NO_KEY, 403: _NO_KEY}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +158,14 @@ def failure_of(answer: Answer, url: str) -> CapameshError:
     kind = _BY_STATUS.get(answer.status)
     if kind is None:
         kind = ClientError if 400 <= answer.status < 500 else PeerError
-    if message is None:
+    what_to_do = ""
+    if message is None:  # a proxy's, not a router's
         message = bytes(answer.body[:_SHOWN_CHARS]).decode("utf-8", "replace").strip()
+        title = _TITLE.search(message)
+        message = title[1] if title else message
+        what_to_do = _WHAT_TO_DO.get(answer.status, "")
     said = " ".join(message.split()) or "nothing"
-    text = f"{url} answered with HTTP status {answer.status}: {said}"
+    text = f"{url} answered with HTTP status {answer.status}: {said}{what_to_do}"
     return Overloaded(text, retry_after_s) if kind is Overloaded else kind(text)
 
 

@@ -210,7 +210,7 @@ def unreachable(url: str, why: str) -> Unreachable:
     """Return the error for a router that cannot be connected to."""
     return Unreachable(
         f"cannot reach a router at {url}: {why}; check the address, or start a network on this machine: "
-        "capamesh dev up"
+        "capamesh up"
     )
 
 
