@@ -164,7 +164,7 @@ def test_node_is_one_line_and_what_is_wrong_stands_below(
         "gpu-1 usable NVIDIA H100… 8 12 123456789 europe-west4…",
         "…4z1Y0004 not usable NVIDIA H100… 0 of 1 0 0 europe-west4…",
         "",
-        "…4z1Y0004: Load model failed: Unsupported model IR version: 11, max…",
+        "…4z1Y0004: Load model failed: Unsupported model IR version: 11, max supported…",
         "…4z1Y0004: iris/2 failed: Load model failed: Unsupported model IR version: 11…",
     ]
 
@@ -197,7 +197,10 @@ def test_models_counts_ready_nodes_and_shows_no_other_version_s_tensors(
         "iris 1 READY 2 a_rather_long_input_0 FP32[-1,3,224,224] +2 a_rather_long_input_0 FP32[-1,3,224,224] -"
     )
     assert second.split() == ["iris", "2", "UNAVAILABLE", "0", "-", "-", "-"]
-    assert note == "iris/2: Load model failed: Unsupported model IR version: 11, max…"
+    assert (
+        note
+        == "iris/2: Load model failed: Unsupported model IR version: 11, max supported IR version: 10"
+    )
     assert [path for path in fleet.paths if path.startswith("/v2/models")] == [
         "/v2/models/iris/versions/1"
     ]
@@ -304,7 +307,10 @@ def test_columns_are_left_out_before_names_are_shortened() -> None:
 @pytest.mark.parametrize(
     ("reason", "short"),
     [
-        (RUNTIME, "Load model failed: Unsupported model IR version: 11, max…"),
+        (
+            RUNTIME,
+            "Load model failed: Unsupported model IR version: 11, max supported IR version: 10",
+        ),
         ("Connection refused (os error 111)", "Connection refused"),
         ("it ended its worker; it is tried again in 5 s", "it ended its worker"),
         ("", ""),

@@ -9,8 +9,9 @@ from rich.cells import cell_len, set_cell_size
 
 from capamesh.protocol.plain_text import plain
 
-MOST_REASON_CELLS: Final = 60
-"""The most cells of a reason in a table's notes (guess: what is read at a glance, beside a name, in 80)."""
+MOST_REASON_CELLS: Final = 100
+"""The most cells of a reason in a table's notes (guess: two lines of 80 beside a name; that a model's new file was refused
+takes 53 of them before it says why)."""
 CUT: Final = "…"
 
 _MOST_READ_CHARS: Final = 2000

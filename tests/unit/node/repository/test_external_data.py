@@ -155,8 +155,8 @@ def test_too_many_nodes_are_refused_wherever_they_are(monkeypatch: pytest.Monkey
     ("raw", "complaint"),
     [
         (b"\x3a\x05ab", "field 7 at byte 0 ends at byte 7, its message at byte 4"),
-        (b"\x0b", "wire type 3 at byte 0"),
-        (b"\x0f", "wire type 7 at byte 0"),
+        (b"\x0b", "no field begins at byte 0: wire type 3"),
+        (b"\x0f", "no field begins at byte 0: wire type 7"),
         (b"\x08" + b"\xff" * 11, "cut short or broken at byte 11"),
         (b"\x09\x00", "ends at byte 9"),
         (b"\x0d\x00", "ends at byte 5"),

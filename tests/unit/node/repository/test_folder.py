@@ -298,7 +298,10 @@ def test_one_broken_model_never_hides_the_others(tmp_path: Path) -> None:
     assert names(found) == [("broken", "2"), ("good", "1")]
     reasons = {(refused.name, refused.version): refused.reason for refused in found.refused}
     assert reasons == {
-        ("broken", "1"): "not an ONNX file: wire type 3 at byte 0",
+        (
+            "broken",
+            "1",
+        ): "not an ONNX file, or a damaged one (no field begins at byte 0: wire type 3)",
         ("empty", "1"): (
             "model.onnx has 0 bytes, 1 to 2147483647 are allowed; keep larger weights as "
             "external data"

@@ -65,7 +65,9 @@ class Pages:
             case 5:  # 32 bits
                 stop = start + 4
             case _:  # groups, which ONNX never had, or junk
-                raise ModelInvalid(f"not an ONNX file: wire type {wire_type} at byte {position}")
+                raise ModelInvalid(
+                    f"not an ONNX file, or a damaged one (no field begins at byte {position}: wire type {wire_type})"
+                )
         if stop > end:
             raise ModelInvalid(
                 f"the ONNX file is cut short or broken: field {number} at byte {position} ends at byte "

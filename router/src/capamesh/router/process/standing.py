@@ -133,8 +133,8 @@ class Standing:
         known = len(self._fleet.adverts)
         if known:
             if any(endpoint.is_draining for endpoint in self._fleet.endpoints()):
-                return f"all of the {known} nodes that are known drain, or cannot be reached"
-            return f"none of the {known} nodes that are known can be reached"
+                return f"each of the nodes that are known ({known}) drains, or cannot be reached"
+            return f"none of the nodes that are known ({known}) can be reached"
         if not self._mesh.addrs:
             return "its mesh is down, so that it hears of no node; it is started anew"
         if self._fleet.has_had_nodes:
