@@ -72,7 +72,7 @@ def test_json_takes_dtype_and_shape_from_the_model(
         ('X=[["a",2,3]]', "must be a number"),
         ("X=[[1,2,NaN]]", r"NaN is not JSON, use a \.npy file"),
         ("X=hello", "text needs its quotes"),
-        ("Y=1", "has no input 'Y'; its inputs: X"),
+        ("Y=1", r"has no input 'Y'; its inputs: X FP32\[-1, 3\]"),
         ("X=@/absent.npy", "cannot read /absent.npy for input 'X': No such file"),
         ("X=" + "[" * 5000, "JSON|dimension|shape"),
     ],
@@ -86,6 +86,13 @@ def test_value_that_does_not_fit_says_why(text: str, why: str) -> None:
 def test_wrong_forms_are_usage_errors(texts: list[str]) -> None:
     with pytest.raises(typer.BadParameter):
         parse_inputs(texts, model(FLOATS))
+
+
+def test_inputs_are_told_to_whom_gives_none() -> None:
+    with pytest.raises(
+        typer.BadParameter, match=r"give the inputs of 'm', X FP32\[-1, 3\]: --input X=@FILE\.npy"
+    ):
+        parse_inputs([], model(FLOATS))
 
 
 def test_files_are_arrays_or_json(tmp_path: Path) -> None:

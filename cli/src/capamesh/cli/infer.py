@@ -28,7 +28,7 @@ EPILOG = examples(
 def infer(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Its name.")],
     inputs: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             "--input",
             "-i",
@@ -36,7 +36,7 @@ def infer(
             help="An input: NAME=JSON (a number, text or nested lists), NAME=@FILE.npy, NAME=@FILE.npz or "
             "NAME=@FILE.json; repeat it for each input.",
         ),
-    ],
+    ] = None,
     version: Annotated[str, typer.Option("--version", help="Which version; any by default.")] = "",
     outputs: Annotated[
         list[str] | None,
@@ -137,7 +137,7 @@ def infer(
     chosen = outputs or []
     with OperatorClient(options.several(router), **access(header, ca)) as client:
         metadata = client.metadata(model, version)
-        tensors = parse_inputs(inputs, metadata, is_cast=cast)
+        tensors = parse_inputs(inputs or (), metadata, is_cast=cast)
         classes = wanted_classes(metadata, chosen, top) if top else {}
         if classes and not chosen:
             chosen = [spec.name for spec in metadata.outputs]

@@ -24,6 +24,11 @@ def parse_inputs(
     input cannot hold, a file that cannot be read.
     """
     specs = {spec.name: spec for spec in metadata.inputs}
+    if not texts and specs:
+        name = next(iter(specs))
+        _refuse(
+            f"give the inputs of {metadata.name!r}, {_described(metadata)}: --input {name}=@FILE.npy, or --input '{name}=JSON'"
+        )
     tensors: dict[str, Tensor] = {}
     for text in texts:
         name, sign, value = text.partition("=")
@@ -34,13 +39,19 @@ def parse_inputs(
         spec = specs.get(name)
         if spec is None:
             raise InvalidRequest(
-                f"model {metadata.name!r} has no input {name!r}; its inputs: {', '.join(specs) or 'none'}"
+                f"model {metadata.name!r} has no input {name!r}; its inputs: {_described(metadata) or 'none'}"
             )
         tensors[name] = _tensor(spec, value, is_cast=is_cast)
     missing = [name for name in specs if name not in tensors]
     if missing:
         _refuse(f"model {metadata.name!r} needs these inputs too: {', '.join(missing)}")
     return tensors
+
+
+def _described(metadata: ModelMetadata) -> str:
+    return ", ".join(
+        f"{spec.name} {spec.datatype.value}{list(spec.shape)}" for spec in metadata.inputs
+    )
 
 
 def _tensor(spec: TensorSpec, value: str, *, is_cast: bool) -> Tensor:
