@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.network import Membership, NetworkTrust
     from capamesh.protocol.token_file import TokenFile
 
-BY_FILE = "put a new token of the network's owner (capamesh network token) into its --token-file: it is taken as this runs"
+BY_FILE = "put a new token of the network's owner (capamesh network token) into its --token-file, which a newer `capamesh join` line does: it is taken as this runs"
 BY_START = "start it anew with a new token of the network's owner (capamesh network token), by --token-file: later ones are then taken as it runs"
 
 

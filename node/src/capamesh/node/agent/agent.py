@@ -16,6 +16,8 @@ from capamesh.node.agent.hearing import Hearing
 from capamesh.node.agent.known_routers import KnownRouters
 from capamesh.node.agent.metrics.totals import AgentReadings, LoopFigures
 from capamesh.node.agent.status import (
+    NO_ROUTER,
+    Routers,
     all_models_status,
     sample_of,
     serving_facts,
@@ -336,8 +338,7 @@ class NodeAgent:
                 self._log.warning(
                     "no_router_reached",
                     mesh_warnings=self._mesh.warnings,
-                    what_to_do="see the mesh warnings; a router that is down is dialled again until it is back; where no"
-                    " router's address is known, give --bootstrap or ask the network's owner for a token that names one",
+                    what_to_do=NO_ROUTER,
                 )
 
     @property
@@ -369,9 +370,9 @@ class NodeAgent:
         advert = self._announcement.advert(Sequence(0, 0))
         links = sum(worker.links for worker in self._workers)
         drained_until = self._drains.until(advert.peer, self._hearing.membership_time())
-        life, met = (self._state, self._upkeep.ended), self._router_count
+        routers = Routers(links, self._router_count, self._mesh.bootstrap)
         state, reason = standing(
-            *life, advert.models, links=links, met=met, drained_until=drained_until
+            self._state, self._upkeep.ended, advert.models, routers, drained_until
         )
         self._notice.look(state, reason)
         self._home.write_status(
@@ -384,7 +385,7 @@ class NodeAgent:
                 "pid": os.getpid(),
                 "peer_id": advert.peer,
                 "network_id": self._membership.network_id,
-                "routers": self._router_count,
+                "routers": routers.met,
                 "clock": clock_fields(self._hearing.skew()),
                 "links": links,
                 "sidecar_pid": self._mesh.pid,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from capamesh.protocol.adverts import ModelState, shown_version
 
@@ -17,19 +17,35 @@ if TYPE_CHECKING:
     from capamesh.protocol.adverts import ModelOffer
     from capamesh.protocol.membership_life import Ended
 
+NO_ROUTER: Final = (
+    "see the mesh warnings; a router that is down is dialled again until it is back; where no router's address is known, "
+    "give --bootstrap or ask the network's owner for a token that names one"
+)
+"""What the log says to do where no router is met."""
+MOST_DIALLED_SHOWN: Final = 3
+"""The most addresses that a reason lists (guess: a network has two or three routers)."""
+
+
+class Routers(NamedTuple):
+    """The routers that a node has, or looks for."""
+
+    links: int
+    met: int
+    """The number of them in the mesh."""
+    dialled: Sequence[str]
+    """The mesh addresses of the members that this one dials."""
+
 
 def standing(
     state: str,
     ended: Ended | None,
     models: Sequence[ModelOffer],
-    *,
-    links: int,
-    met: int,
+    routers: Routers,
     drained_until: datetime | None,
 ) -> tuple[str, str]:
     """Return the state that a node's status shows, and the reason for people; see `member_status`.
 
-    `state` is of the node's own life, `ended` what became of its membership, `met` how many routers are in the mesh.
+    `state` is of the node's own life, `ended` what became of its membership.
     `drained_until` is until when the owner lets routers send nothing new here: what comes all the same is served.
     """
     if state not in {"starting", "serving"}:
@@ -41,11 +57,20 @@ def standing(
         if state == "starting":
             return "starting", said or "its workers start"
         return "waiting", f"no model is ready: {said or 'there are none'}"
-    if not links:
-        return "waiting", (
-            f"no router has a link to it ({f'{met} met' if met else 'none met'} in the mesh)"
-        )
+    if not routers.links:
+        met = f"{routers.met} met" if routers.met else "none met"
+        dialling = "" if routers.met else f"; {_dialling(routers.dialled)}"
+        return "waiting", f"no router has a link to it ({met} in the mesh{dialling})"
     return _serving(drained_until)
+
+
+def _dialling(addresses: Sequence[str]) -> str:
+    """Return where a node looks for routers, without their peer ids."""
+    if not addresses:
+        return "it has no router's address to dial"
+    places = list(dict.fromkeys(address.partition("/p2p/")[0] for address in addresses))
+    more = f" and {len(places) - MOST_DIALLED_SHOWN} more" if places[MOST_DIALLED_SHOWN:] else ""
+    return f"it dials {', '.join(places[:MOST_DIALLED_SHOWN])}{more}"
 
 
 def _serving(drained_until: datetime | None) -> tuple[str, str]:

@@ -82,7 +82,8 @@ class MeshClient:
     ) -> None:
         self._membership = membership
         self._listen = list(listen)
-        self._bootstrap = list(bootstrap)
+        self.bootstrap = list(bootstrap)
+        """The addresses of the members that are dialled."""
         self._subscribe = list(subscribe)
         self._use_mdns = use_mdns
         self._revocations = revocations
@@ -156,14 +157,14 @@ class MeshClient:
 
     def dial(self, addrs: Sequence[str]) -> None:
         """Keep connections to these members as well; survives a restart of the sidecar."""
-        new = [addr for addr in addrs if addr not in self._bootstrap]
-        self._bootstrap += new
+        new = [addr for addr in addrs if addr not in self.bootstrap]
+        self.bootstrap += new
         self._send(Dial(new))
 
     def renew(self, membership: Membership, bootstrap: Sequence[str] = ()) -> None:
         """Go on as `membership`, the renewed one: the sidecar is started anew, for its peers believe the old one."""
         self._membership = membership
-        self._bootstrap += [addr for addr in bootstrap if addr not in self._bootstrap]
+        self.bootstrap += [addr for addr in bootstrap if addr not in self.bootstrap]
         self._child.restart("the membership was renewed")
 
     def _send(self, message: ToSidecar) -> bool:
@@ -178,7 +179,7 @@ class MeshClient:
             revocations=self._revocations,
             drains=self._drains,
             listen=self._last_listen,
-            bootstrap=self._bootstrap,
+            bootstrap=self.bootstrap,
             use_mdns=self._use_mdns,
             subscribe=self._subscribe,
         )
