@@ -29,7 +29,9 @@ def test_home_is_where_this_system_keeps_such_things(
 
 def test_settings_of_the_last_start_are_recalled(tmp_path: Path) -> None:
     assert recall(tmp_path) == Settings()
-    settings = Settings("/models", "127.0.0.1:9000", "gpu-1", {"router_mesh": 4001})
+    settings = Settings(
+        "/models", "127.0.0.1:9000", "gpu-1", "127.0.0.1:9100", {"router_mesh": 4001}
+    )
     keep(tmp_path / "own", settings)
     assert recall(tmp_path / "own") == settings
 

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from capamesh.cli.__main__ import run
+from capamesh.cli.cluster_session import joining_lines
 from capamesh.cli.local_cluster import JOINING, JOINING_LABEL, OWNER_FOLDER, LocalCluster
+from capamesh.protocol.advertised_address import dialled_multiaddr
+from capamesh.protocol.ids import PeerId
 from capamesh.protocol.network.book import Invited, read_book
 
 ADDRESS = "/ip4/10.0.0.5/tcp/4001/p2p/12D3KooWNorcHZHZSYheRM7kF1KVrQkqNEvpm7DhDokG9RWbgrEY"
@@ -64,3 +67,23 @@ def test_tokens_of_this_machines_members_are_in_the_owner_s_book(cluster: LocalC
         "node",
         token.expires_at,
     )
+
+
+@pytest.mark.parametrize(
+    ("host", "is_warned"),
+    [("10.0.0.5", False), ("gpu.example.org", False), ("127.0.0.1", True), ("::1", True)],
+)
+def test_line_for_other_machines_warns_of_an_address_that_none_of_them_reaches(
+    cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch, host: str, is_warned: bool
+) -> None:
+    peer = ADDRESS.rpartition("/")[2]
+    monkeypatch.setattr(
+        LocalCluster, "_mesh_addresses", lambda _: (dialled_multiaddr(host, 4001, PeerId(peer)),)
+    )
+    token = cluster.join_token()
+    line, *warning = joining_lines(token)
+    assert line == f"  capamesh join {token.encode()}"
+    assert len(warning) == is_warned
+    if warning:
+        assert f"reaches this one at {host}, " in warning[0]
+        assert "--advertise ADDRESS" in warning[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.resources
+import ipaddress
 import math
 import signal
 import tempfile
@@ -19,6 +20,7 @@ from capamesh.cli.member import Member
 from capamesh.cli.operator_client import AsyncOperatorClient
 from capamesh.cli.printing import console, hint, print_json, print_table
 from capamesh.protocol.errors import ConfigError, LocalError
+from capamesh.protocol.network import JoinToken
 
 SAMPLES: Final = "samples"
 ROUTABLE_LIMIT_S: Final = 600.0
@@ -87,9 +89,9 @@ async def _run(cluster: LocalCluster, *, as_json: bool, is_joinable: bool) -> No
         len(cluster.nodes), timeout_s=ROUTABLE_LIMIT_S, patience_s=patience_s
     )
     examples = await _write_examples(cluster)
-    token = cluster.join_token().encode() if is_joinable else ""
+    token = cluster.join_token() if is_joinable else None
     if as_json:
-        joining = {"join_token": token} if is_joinable else {}
+        joining = {} if token is None else {"join_token": token.encode()}
         print_json({**_report(cluster, examples), **joining})
     else:
         _print_report(cluster, examples, token, await _loading(cluster))
@@ -186,7 +188,7 @@ def _addresses(status: dict[str, Any]) -> list[str]:
 
 
 def _print_report(
-    cluster: LocalCluster, examples: list[Example], join_token: str, loading: list[str]
+    cluster: LocalCluster, examples: list[Example], token: JoinToken | None, loading: list[str]
 ) -> None:
     print_table(
         ("PROCESS", "PID", "ADDRESSES", "DATA AND LOG"),
@@ -204,12 +206,13 @@ def _print_report(
     if loading:
         names = ", ".join(loading)
         out.print(f"Still loading, and told of later: {names}", markup=False, soft_wrap=True)
-    if join_token:
+    if token is not None:
         out.print(
             "\nOn another machine, to add its models and devices (the token is a secret):",
             style="bold",
         )
-        out.print(f"  capamesh join {join_token}", markup=False, soft_wrap=True)
+        for line in joining_lines(token):
+            out.print(line, markup=False, soft_wrap=True)
     out.print("\nCtrl-C stops everything.")
 
 
@@ -233,3 +236,22 @@ def _router_option(cluster: LocalCluster) -> str:
     """Return the option that names the router where it is not the default."""
     url = cluster.http_url
     return "" if url == "http://127.0.0.1:8000" else f" --router {url}"
+
+
+def joining_lines(token: JoinToken) -> list[str]:
+    """Return the line by which other machines join, and what to do where none of them could reach this one."""
+    lines = [f"  capamesh join {token.encode()}"]
+    hosts = [address.split("/")[2] for address in token.bootstrap]
+    if hosts and all(_is_loopback(host) for host in hosts):
+        lines.append(
+            f"No other machine reaches this one at {hosts[0]}, and this system has no route by which it could be told another "
+            "address: end this, and give --advertise ADDRESS, the one by which others reach it."
+        )
+    return lines
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False

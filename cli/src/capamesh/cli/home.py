@@ -29,6 +29,8 @@ class Settings(Struct, frozen=True, omit_defaults=True):
     http: str = "127.0.0.1:8000"
     name: str = ""
     """The name that people are shown; empty: this machine's."""
+    metrics: str = ""
+    """The address at which the node serves its metrics; empty: it serves none."""
     ports: dict[str, _Port] = field(default_factory=dict)
     """The port of each listener, by its name."""
 

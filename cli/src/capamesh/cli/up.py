@@ -44,6 +44,16 @@ Port = Annotated[
     ),
 ]
 
+Metrics = Annotated[
+    str,
+    typer.Option(
+        "--metrics",
+        metavar="HOST:PORT",
+        help="Serve the node's metrics for Prometheus at http://HOST:PORT/metrics.  [default: as at the last start, or nowhere]",
+        show_default=False,
+    ),
+]
+
 UP_EPILOG = examples(
     "capamesh up   a network of your own, with sample models; prints the line for other machines",
     "capamesh up --models ./models   with your models; the next start remembers the folder",
@@ -75,6 +85,7 @@ def up(
         ),
     ] = False,
     port: Port = None,
+    metrics: Metrics = "",
     advertise: options.Advertise = "",
     name: options.Name = "",
     as_json: options.Json = False,
@@ -88,9 +99,11 @@ def up(
 
     if http:
         host_and_port(http, "--http")
+    if metrics:
+        host_and_port(metrics, "--metrics")
     if models is not None:
         options.refuse_file_as_folder(models, "--models")
-    run_up(home, models, http, port, advertise, name, is_local=is_local, as_json=as_json)
+    run_up(home, models, http, port, metrics, advertise, name, is_local=is_local, as_json=as_json)
 
 
 def join(
@@ -107,12 +120,15 @@ def join(
         ),
     ] = False,
     port: Port = None,
+    metrics: Metrics = "",
     advertise: options.Advertise = "",
     name: options.Name = "",
 ) -> None:
     """Join a network with a node on this machine, until Ctrl-C. Run it again to resume, or to take a newer token."""
     from capamesh.cli.up_session import run_join  # noqa: PLC0415 - help starts faster
 
+    if metrics:
+        host_and_port(metrics, "--metrics")
     if models is not None:
         options.refuse_file_as_folder(models, "--models")
     run_join(
@@ -120,6 +136,7 @@ def join(
         home,
         models,
         port,
+        metrics,
         advertise,
         name,
         is_dial_only=is_dial_only,

@@ -33,6 +33,7 @@ def run_up(
     models: Path | None,
     http: str,
     first_port: int | None,
+    metrics: str,
     advertise: str,
     name: str,
     *,
@@ -52,7 +53,11 @@ def run_up(
         with take_ports(ROUTER_AND_NODE, host, kept.ports, first_port) as taken:
             ports = taken.by_name
             settings = homes.Settings(
-                _remembered(models, kept.models), http or kept.http, name or kept.name, ports
+                _remembered(models, kept.models),
+                http or kept.http,
+                name or kept.name,
+                metrics or kept.metrics,
+                ports,
             )
             advertised = ("--advertise", advertise) if advertise else ()
             cluster = LocalCluster(
@@ -67,7 +72,12 @@ def run_up(
                     *advertised,
                     *named,
                 ),
-                node_options=(*_listening(host, ports), *advertised, *named),
+                node_options=(
+                    *_listening(host, ports),
+                    *_measured(settings.metrics),
+                    *advertised,
+                    *named,
+                ),
             )
             homes.keep(folder, settings)
             run_cluster(cluster, as_json=as_json, is_joinable=not is_local)
@@ -78,6 +88,7 @@ def run_join(
     home: Path | None,
     models: Path | None,
     first_port: int | None,
+    metrics: str,
     advertise: str,
     name: str,
     *,
@@ -111,6 +122,7 @@ def run_join(
         settings = homes.Settings(
             _remembered(models, kept.models),
             name=name or kept.name,
+            metrics=metrics or kept.metrics,
             ports={**kept.ports, **taken.by_name},
         )
         homes.keep(folder, settings)
@@ -126,6 +138,7 @@ def run_join(
             *("node", "run", "--data", str(data), "--models", str(served)),
             *("--token-file", str(token_file), "--name", shown_name),
             *(["--dial-only"] if is_dial_only else _listening(EVERYWHERE, taken.by_name)),
+            *_measured(settings.metrics),
             *(["--advertise", advertise] if advertise else []),
         )
 
@@ -144,6 +157,11 @@ def _listening(host: str, ports: dict[str, int]) -> Sequence[str]:
         *("--port", str(ports["node_links"])),
         *("--mesh-port", str(ports["node_mesh"])),
     )
+
+
+def _measured(metrics: str) -> Sequence[str]:
+    """Return the options by which a node serves metrics, none where it does not."""
+    return ("--metrics", metrics) if metrics else ()
 
 
 def _require_stopped(data: Path) -> None:

@@ -368,12 +368,11 @@ class NodeAgent:
 
     def _write_status(self) -> None:
         advert = self._announcement.advert(Sequence(0, 0))
-        links = sum(worker.links for worker in self._workers)
         drained_until = self._drains.until(advert.peer, self._hearing.membership_time())
+        links = sum(worker.links for worker in self._workers)
         routers = Routers(links, self._router_count, self._mesh.bootstrap)
-        state, reason = standing(
-            self._state, self._upkeep.ended, advert.models, routers, drained_until
-        )
+        life = (self._state, self._upkeep.ended)
+        state, reason = standing(*life, advert.models, routers, drained_until)
         self._notice.look(state, reason)
         self._home.write_status(
             {

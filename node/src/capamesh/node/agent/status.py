@@ -21,7 +21,7 @@ NO_ROUTER: Final = (
     "see the mesh warnings; a router that is down is dialled again until it is back; where no router's address is known, "
     "give --bootstrap or ask the network's owner for a token that names one"
 )
-"""What the log says to do where no router is met."""
+"""The advice of the log where no router is met."""
 MOST_DIALLED_SHOWN: Final = 3
 """The most addresses that a reason lists (guess: a network has two or three routers)."""
 
