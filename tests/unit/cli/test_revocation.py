@@ -16,7 +16,7 @@ from capamesh.protocol.identity import Identity
 from capamesh.protocol.network import NetworkOwner, RevocationList
 
 ROUTER = ("--router", "http://10.0.0.5:8000")
-PEERS = tuple(Identity.generate().peer_id for _ in range(3))
+PEERS = tuple(Identity.from_private_bytes(bytes([number]) * 32).peer_id for number in range(3))
 
 
 class Owner:
