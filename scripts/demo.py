@@ -32,6 +32,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "build" / "models"
 CASES = ROOT / "build" / "cases"
 NODES = 3
+DOCUMENTED_HTTP = "127.0.0.1:8000"
+"""The router's address in all documents: a network that is kept can be asked by them."""
 SHOWN_CASES = 5
 KILL_AT, DRAIN_AT = 0.3, 0.6
 """The parts of the stream that have been answered when a node is killed, and when another is drained."""
@@ -211,7 +213,8 @@ async def check_drained(console: Console, member: Member) -> bool:
 async def demo(arguments: argparse.Namespace, console: Console) -> bool:
     """Run it all; return whether all of it held."""
     with tempfile.TemporaryDirectory(prefix="capamesh-demo-") as folder:
-        cluster = LocalCluster(Path(folder), MODELS, nodes=NODES)
+        http = DOCUMENTED_HTTP if arguments.keep else "127.0.0.1:0"
+        cluster = LocalCluster(Path(folder), MODELS, NODES, http)
         console.rule("start-up: one router, three nodes, each with its mesh sidecar")
         async with cluster:
             console.print(f"router at {cluster.http_url}, data in {folder}")
@@ -243,7 +246,10 @@ async def demo(arguments: argparse.Namespace, console: Console) -> bool:
             verdict = "[green]all of it held[/green]" if held else "[red]NOT all of it held[/red]"
             console.print(verdict)
             if arguments.keep:
-                console.rule("the cluster stays up; Ctrl-C ends it")
+                console.rule("two nodes come in the places of those that went; Ctrl-C ends all")
+                for _ in range(2):
+                    await cluster.add_node()
+                await cluster.wait_routable(NODES)
                 console.print(f"capamesh nodes --router {cluster.http_url}")
                 console.print(f"capamesh models --router {cluster.http_url}")
                 console.print(f"curl {cluster.http_url}/v2/models/digits")
