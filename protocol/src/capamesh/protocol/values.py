@@ -10,8 +10,8 @@ from typing_extensions import override
 class Value:
     """A value is equal to another of its class with equal attributes, and is shown with them.
 
-    A subclass writes `__slots__` and an `__init__` that sets them: making one takes a third of what a named tuple or a
-    dataclass takes, and a tenth where it is compiled. By convention nobody changes it.
+    A subclass writes `__slots__` and an `__init__` that sets them: making one takes six tenths of a named tuple's time and a
+    third of a frozen dataclass's (measured with three attributes). By convention nobody changes it.
     """
 
     __slots__: ClassVar[tuple[str, ...]] = ()
