@@ -24,6 +24,7 @@ from capamesh.node.profiling.measuring import (
     POINT_RUNS,
     POINT_S,
     PROFILE_DIMS,
+    SHORT_ROWS,
     STREAM_LONGEST_S,
     STREAM_RUN_S,
 )
@@ -43,6 +44,7 @@ from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
 from capamesh.node.runtime.pipeline import PipelineModel
 from capamesh.node.scheduling import PendingRequest
 from capamesh.node.scheduling.run_need import RunNeed
+from capamesh.node.scheduling.runner import SHORT_S
 from capamesh.protocol.errors import InvalidRequest, ModelInvalid, RunFailed
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
 
@@ -1174,7 +1176,7 @@ def test_streams_are_not_tried_where_they_cannot_help(bench: Bench, why: str) ->
     bench.streams, bench.stream = 1 if why == "one thread" else 2, bench.timed(beside(0.001))
     if why == "no memory":
         bench.free = 100
-    model = bench.timed(lambda _: 1e-4) if why == "short runs" else bench.timed(slow)
+    model = bench.timed(lambda _: 1e-3) if why == "short runs" else bench.timed(slow)
     prepared = bench.prepare(model, Rules(instances=1 if why == "instances" else 0))
     assert (prepared.streams, bench.stream_loads) == (None, 0)
 
@@ -1198,6 +1200,71 @@ def test_model_whose_stream_cannot_be_loaded_is_let_go(bench: Bench) -> None:
     with pytest.raises(AssertionError):
         bench.prepare(model)
     assert model.is_closed
+
+
+# short runs
+
+
+def quick(rows: int) -> float:
+    return 1e-5 + 1e-6 * rows
+
+
+@pytest.mark.parametrize("times", [0.5, 1.24])
+def test_short_runs_have_one_thread_where_more_gain_little(bench: Bench, times: float) -> None:
+    model, alone = bench.timed(quick), bench.timed(lambda rows: times * quick(rows))
+    bench.streams, bench.stream = 2, alone
+    prepared = bench.prepare(model)
+    assert prepared.loaded is alone
+    assert model.is_closed
+    assert bench.stream_loads == 2  # to measure, and to keep
+    assert (prepared.stream, prepared.streams) == (None, None)
+    assert points(prepared)[:2] == [(1, times * quick(1)), (2, times * quick(2))]
+    assert prepared.measured.memory_bytes == 1_300  # the first is let go, which a fake does not do
+
+
+def test_short_runs_have_all_threads_where_those_make_them_shorter(bench: Bench) -> None:
+    model, alone = bench.timed(quick), bench.timed(lambda rows: 1.26 * quick(rows))
+    bench.streams, bench.stream = 2, alone
+    prepared = bench.prepare(model)
+    assert prepared.loaded is model
+    assert (model.is_closed, alone.is_closed) == (False, True)
+    assert points(prepared)[0] == (1, quick(1))
+
+
+def test_short_runs_are_compared_at_the_rows_that_wait_together_at_a_busy_node(
+    bench: Bench,
+) -> None:
+    alone = bench.timed(lambda rows: quick(rows) if rows == SHORT_ROWS else 9 * quick(rows))
+    bench.streams, bench.stream = 2, alone
+    assert bench.prepare(bench.timed(quick)).loaded is alone
+
+
+def test_pipeline_of_short_runs_has_no_thread_of_its_own(bench: Bench) -> None:
+    steps = (PipelineStep("m", "", (("x", "x"),), (("y", "y"),)),)
+    bench.streams, member = 2, bench.timed(quick)
+    chain = PipelineModel(source_of("p").name, source_of("p").version, steps, lambda *_: member)
+    assert bench.prepare(chain, Rules(steps=steps)).loaded is chain
+
+
+@pytest.mark.parametrize("why", ["one thread", "long runs", "no memory"])
+def test_one_thread_is_not_tried_where_it_cannot_help(bench: Bench, why: str) -> None:
+    bench.streams, bench.stream = 1 if why == "one thread" else 2, bench.timed(quick)
+    if why == "no memory":
+        bench.free = 100
+    model = bench.timed(lambda _: 1.01 * SHORT_S) if why == "long runs" else bench.timed(quick)
+    assert bench.prepare(model).loaded is model
+    assert bench.stream_loads == 0
+
+
+def test_model_whose_runs_have_one_thread_is_remembered_as_such(bench: Bench) -> None:
+    alone = bench.timed(quick)
+    bench.streams, bench.stream = 2, alone
+    first = bench.prepare(bench.timed(quick))
+    ran = len(alone.ran)
+    second = bench.prepare(bench.timed(quick))
+    assert second.loaded is alone
+    assert second.measured == first.measured
+    assert len(alone.ran) == ran + 1  # its first run is slow: not for a caller
 
 
 # what a run takes of the memory

@@ -34,6 +34,7 @@ measurements = st.builds(
     is_batching=st.booleans(),
     note=st.text(st.characters(codec="utf-8"), max_size=50),
     stream_profile=st.none() | profiles,
+    is_one_threaded=st.booleans(),
     peak_bytes=st.integers(0, 2**60),
     need=st.none()
     | st.builds(
@@ -132,6 +133,7 @@ def test_file_that_was_cut_short_anywhere_is_no_measurement(tmp_path: Path) -> N
         {"peak_bytes": 1.5},
         {"is_batching": 1},
         {"is_batching": None},
+        {"is_one_threaded": None},
         {"note": None},
         {"profile": 7},
         {"profile": {"points": []}},

@@ -118,6 +118,12 @@ class Preparation:
             if kept is not None and kept.profile is not None:
                 # its first run is slow: better now than for a caller
                 self._measuring.try_once(watched, trial)
+            if measured.is_one_threaded:
+                loaded.close()
+                with memory:
+                    loaded = self._backend.load_stream(source)
+                undo.callback(loaded.close)
+                self._measuring.try_once(loaded, trial)
             plan = replace(plan, outputs=watch.widened(plan.outputs))
             stream = None
             if measured.stream_profile is not None:
@@ -203,6 +209,15 @@ class Preparation:
         if not is_batching:
             plan = plan.unbatched()
         profile = self._measuring.profile(loaded, plan, open_dim, rules)
+        alone = self._measuring.one_thread_profile(source, loaded, plan, open_dim, profile)
         of_streams = self._measuring.stream_profile(source, loaded, plan, open_dim, profile)
         need = self._measuring.need(loaded, plan, open_dim, profile, rules)
-        return Measured(profile, 0, is_batching, note, of_streams, need=need)
+        return Measured(
+            alone or profile,
+            0,
+            is_batching,
+            note,
+            of_streams,
+            is_one_threaded=alone is not None,
+            need=need,
+        )

@@ -14,6 +14,7 @@ from capamesh.node.profiling.trial_inputs import trial_inputs
 from capamesh.node.repository.rules import Rules
 from capamesh.node.scheduling import BatchPlan
 from capamesh.node.scheduling.run_need import RunNeed, RunSample, elements_of, fitted
+from capamesh.node.scheduling.runner import SHORT_S
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile, next_rows, rate
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.tensors import Tensor
@@ -43,6 +44,12 @@ PROFILE_DIMS: Final = (64, 16, 8, 1, 224)
 STREAM_RUN_S: Final = 0.002
 """Runs that are shorter are left to one thread or to all: handing them to threads would cost more than it gives
 (guess: twenty times what waking a thread costs)."""
+SHORT_ROWS: Final = 64
+"""The most rows of the short runs by which one thread is compared with all (guess: what waits together at a busy node)."""
+ONE_THREAD_SHARE: Final = 0.8
+"""Short runs have one thread where it is at least so fast as all threads together. Threads take the time of as many cores and
+wait for one another, on a busy machine for as long as something else has their core (measured on two cores, 64 rows of the
+digits: 25 us and 27 us of CPU on one thread, 29 us and 57 us of CPU on two)."""
 STREAM_SHARE: Final = 0.95
 """Streams are taken when they reach this share of the rows a second that runs of all threads have on a quiet
 machine: beside links and routers on the same cores they lose half as much (measured: see engine.streams)."""
@@ -105,6 +112,42 @@ class Measuring:
 
         limit = rules.batching.max_rows or MAX_BATCH_ROWS
         return self._profile_of(measure, limit if plan.is_batching else 1)
+
+    def one_thread_profile(
+        self,
+        source: ModelSource,
+        loaded: LoadedModel,
+        plan: BatchPlan,
+        open_dim: int,
+        profile: ServiceProfile,
+    ) -> ServiceProfile | None:
+        """Measure runs of one thread; None where runs are not short, or all threads make them shorter.
+
+        `profile` is of `loaded`, whose runs take all threads.
+        """
+        short = [
+            point
+            for point in profile.points
+            if point.rows <= SHORT_ROWS and point.seconds <= SHORT_S
+        ]
+        if self._backend.streams < 2 or source.is_pipeline or not short or self._is_tight():
+            return None
+        rows = short[-1].rows
+        inputs = trial_inputs(plan, rows, open_dim)
+        alone = self._backend.load_stream(source)
+        try:
+            one, together = self._again(
+                _Timed(
+                    self._point(alone, inputs, rows, is_warm=False),
+                    partial(self._point, alone, inputs, rows, is_warm=True),
+                ),
+                _Timed(short[-1], partial(self._point, loaded, inputs, rows, is_warm=True)),
+            )
+            if ONE_THREAD_SHARE * one.seconds > together.seconds:
+                return None
+            return self.profile(alone, plan, open_dim, source.manifest.rules)
+        finally:
+            alone.close()
 
     def stream_profile(
         self,

@@ -44,6 +44,8 @@ class Measured:
     stream_profile: ServiceProfile | None = None
     """The times of one of several runs of one thread each beside one another; None if they do no more than one run of all
     threads."""
+    is_one_threaded: bool = False
+    """True if its runs have one thread each, of which `profile` is: they are short, and more would gain little."""
     peak_bytes: int = 0
     """The most that was seen while its sessions were loaded; what measuring larger batches takes is no part of it."""
     need: RunNeed | None = None
@@ -86,6 +88,7 @@ class _File(Struct, frozen=True):
     is_batching: bool
     note: str
     stream_profile: _Profile | None
+    is_one_threaded: bool
     need: _Need | None
 
 
@@ -149,6 +152,7 @@ def _read(raw: object, key: dict[str, str]) -> Measured:
         file.is_batching,
         file.note,
         None if of_streams is None else of_streams.value(),
+        file.is_one_threaded,
         file.peak_bytes,
         None if need is None else RunNeed(**given(need)),
     )
