@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from capamesh.node.devices.in_flight_page import SLOTS, Phase
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["InFlightJournal", "Phase"]
 
-NO_SLOT = -1
+NO_SLOT: Final = -1
 
 
 class InFlightJournal:

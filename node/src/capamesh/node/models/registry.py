@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from capamesh.protocol.adverts import (
     MAX_MODELS,
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from capamesh.node.scheduling import RunBounds
     from capamesh.node.scheduling.runner import ModelRunner
 
-UNVERIFIED = "unverified"
+UNVERIFIED: Final = "unverified"
 """Stands for the provider while no model has shown which it is."""
 
-OUTDATED = "serves the file before, for the new one was refused: "
+OUTDATED: Final = "serves the file before, for the new one was refused: "
 """The beginning of what is said of a model that goes on as it was, since what replaced its file cannot be served."""
 
 Key = tuple[ModelName, ModelVersion]

@@ -11,22 +11,23 @@ from __future__ import annotations
 
 import math
 from math import expm1
+from typing import Final
 
 from typing_extensions import override
 
-MAX_QUEUE_S = 2.0
+MAX_QUEUE_S: Final = 2.0
 """No more than a device can run in this time may be in flight (guess: an online caller waits no longer)."""
-STOCK_BATCHES = 8
+STOCK_BATCHES: Final = 8
 """The batches for each instance that are let in at least, where runs are slow on a device that has all its speed (guess: what
 deadlines do not cut short)."""
-FALL_S = 0.25
+FALL_S: Final = 0.25
 """The time constant by which the speed follows runs that are slower than it: a queue of two seconds must have shrunk
 to a tenth well within the third (measured: test_slow_device.py; with 0.5 the slowest answer takes 3.4 s)."""
-RISE_S = 0.5
+RISE_S: Final = 0.5
 """The time constant by which it follows faster ones: longer, so that a queue is not let grow by a few short runs."""
-MOST_RISE = 0.5
+MOST_RISE: Final = 0.5
 """One run closes at most this part of the gap to a higher speed, however long ago the one before it was (guess)."""
-MOST_SPEED = 4.0
+MOST_SPEED: Final = 4.0
 """A run counts for at most so many times as fast as expected (guess: a profile taken on a crowded machine); what a
 clock that stands still tells is no speed."""
 

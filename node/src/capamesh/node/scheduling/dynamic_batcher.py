@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 from typing_extensions import override
 
@@ -34,11 +35,11 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.protocol.tensors import Tensor
 
-AHEAD_S = 0.1
+AHEAD_S: Final = 0.1
 """A full batch no longer than this may be taken ahead: the device goes from one run to the next without the event loop
 between them (measured: 3 % of a convolution network's throughput). What waits so cannot be overtaken by what is more
 urgent, so it must be short (guess)."""
-_NO_RESULT = RunFailed("the run ended without a result")
+_NO_RESULT: Final = RunFailed("the run ended without a result")
 
 
 class DynamicBatcher(Scheduler):

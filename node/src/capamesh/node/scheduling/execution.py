@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from capamesh.node.devices.in_flight_journal import InFlightJournal, Phase
 from capamesh.node.scheduling.pending_request import (
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from capamesh.node.runtime.api import LoadedModel, StopSwitch
     from capamesh.node.scheduling.request_bounds import RunBounds
 
-_NOT_WANTED = Cancelled("not wanted any more")
+_NOT_WANTED: Final = Cancelled("not wanted any more")
 
 
 class Ended(NamedTuple):

@@ -6,11 +6,13 @@ number in flight; a smoothed mean for each power of two needs no memory of singl
 
 from __future__ import annotations
 
-SMOOTHING = 0.1
+from typing import Final
+
+SMOOTHING: Final = 0.1
 """Weight of the newest (guess: follows ten requests)."""
-MOST_LONGER = 10.0
+MOST_LONGER: Final = 10.0
 """A latency counts for at most so many times what is known (guess), as a run's time does: the process was stopped."""
-BUCKETS = 24
+BUCKETS: Final = 24
 """Powers of two; 8 million in flight is more than any limit."""
 
 

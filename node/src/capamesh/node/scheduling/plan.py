@@ -241,7 +241,7 @@ class BatchPlan(RunPlan):
             if not request.outputs:
                 return ()
             names |= dict.fromkeys(request.outputs)
-        return tuple(names | dict.fromkeys(state.output for state in self.states))
+        return tuple(names | dict.fromkeys([state.output for state in self.states]))
 
     @override
     def split(

@@ -10,19 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Hashable, Iterator
 from heapq import heapify, heappop, heappush
+from typing import Final
 
 from typing_extensions import override
 
 from capamesh.node.scheduling.pending_request import PendingRequest, RequestState
 
-BULK_SHARE = 0.1
+BULK_SHARE: Final = 0.1
 """The share of the rows while online work waits (precedent: Netflix's 90 % live, 10 % batch partitions)."""
-STALE_ENTRIES = 64
+STALE_ENTRIES: Final = 64
 """Entries of dropped work that are borne before a heap is built anew (guess: a page of pointers)."""
 
-_BULK_RANK = 256
+_BULK_RANK: Final = 256
 """The rank of bulk work, beyond all priorities."""
-DELAY = 0.5
+DELAY: Final = 0.5
 """The number that is added to the priority of a request that has waited too long: behind all of its own, before the next."""
 
 _Entry = tuple[float, float, int, PendingRequest]
@@ -115,11 +116,11 @@ class RequestQueue:
         self._orders = 0
         self._passed = 0.0
         """The rows that the class that went last had passed before it: where one that was idle joins in."""
-        self._lowest: float = -1
+        self._lowest = -1.0
         """No work that waits and may give way has a rank beyond this one."""
         self._lesser: list[PendingRequest] = []
         """The requests that waited when it was made, the last to be served last; many do not wait any more."""
-        self._unlisted: float = -1
+        self._unlisted = -1.0
         """No work that may give way and has come since `_lesser` was made has a rank beyond this one."""
         self.rows = 0
         """The rows of all that waits."""
@@ -192,8 +193,8 @@ class RequestQueue:
         """List anew who may have to give way, but for those that were found already."""
         taken = set(found)
         may_leave = [one for one in self if one.sequence is None]
-        self._lowest = max(map(_rank, may_leave), default=-1)
-        self._unlisted = -1
+        self._lowest = float(max(map(_rank, may_leave), default=-1))
+        self._unlisted = -1.0
         self._lesser = sorted((one for one in may_leave if one not in taken), key=_last_served)
 
     def delay(self, late: Collection[PendingRequest]) -> None:

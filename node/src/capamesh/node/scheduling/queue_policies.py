@@ -30,7 +30,7 @@ class QueuePolicies:
         if rules.levels and (
             request.priority == DEFAULT_PRIORITY or not 1 <= request.priority <= rules.levels
         ):
-            request.priority = rules.default_level
+            request.priority = float(rules.default_level)
         policy = self._policy(request)
         if policy.timeout_us:
             request.start_by_s = request.arrived_s + policy.timeout_us / 1e6

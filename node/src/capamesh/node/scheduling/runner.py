@@ -13,7 +13,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from typing_extensions import override
 
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from capamesh.node.scheduling.request_bounds import RunBounds
     from capamesh.node.scheduling.scheduler import Scheduler
 
-SHORT_S = 0.000_3
+SHORT_S: Final = 0.000_3
 """A run predicted to be no longer goes into the loop (measured: a thread costs 50 to 100 µs of latency and
 more of throughput; twice that is a fair price for what else waits in the loop)."""
-TURN_S = 0.001
+TURN_S: Final = 0.001
 """Runs in the loop take no longer than this before others have their turn (guess)."""
-STOP_GRACE_S = 2.0
+STOP_GRACE_S: Final = 2.0
 """A run that was told to stop and goes on for so long is stuck (guess: a kernel of a large model)."""
-MIN_WATCH_S = 0.001
+MIN_WATCH_S: Final = 0.001
 """Seconds between two looks at runs that take too long (guess)."""
-BATCH_DOUBTS = 3
+BATCH_DOUBTS: Final = 3
 """Batches that failed though each of their requests ran alone: the model does not batch (guess)."""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Sequence
+from typing import Final
 
 from typing_extensions import override
 
@@ -19,7 +20,7 @@ from capamesh.protocol.tensors import Tensor
 
 SequenceId = int | str
 
-KEPT_BYTES = 1400
+KEPT_BYTES: Final = 1400
 """The bytes that keeping a sequence takes beside its states (measured: 1,360 bytes with an id of 128 characters)."""
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from capamesh.node.scheduling.service_profile import ServiceProfile
 
-SMOOTHING = 0.1
+SMOOTHING: Final = 0.1
 """Weight of the newest run (guess: follows ten runs)."""
-MOST_LONGER = 10.0
+MOST_LONGER: Final = 10.0
 """A run counts for at most so many times what was predicted (guess): one in which the process was stopped or the
 machine slept says nothing of the next. A device that is a hundred times slower is half known for it after ten runs.
 Found with benchmarks/chaos.py: a node that had been frozen for 16 s was sent nothing in the 12 s after."""
-FIRST_GUESS_S = 1.0
+FIRST_GUESS_S: Final = 1.0
 """A run of a model that was never measured: long, so that nothing relies on its being short."""
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from capamesh.node.contract.buckets import Buckets
 
-ROW_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-SECOND_BOUNDS = (
+ROW_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+SECOND_BOUNDS: Final = (
     0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30,
 )  # fmt: skip
 """The bounds of times, from a tiny model's run to the default deadline, in the usual 1-2-5 steps."""
