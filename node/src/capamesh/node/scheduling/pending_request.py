@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from enum import IntEnum
 from typing import Protocol
 
+from mypy_extensions import mypyc_attr
 from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError
@@ -113,6 +114,7 @@ class PendingRequest:
         return self.batch is not None and self.state is RequestState.RUNNING
 
 
+@mypyc_attr(native_class=False)
 class RunPlan(Protocol):
     """The plan by which the requests of one batch become one run, and the outputs of that run theirs again."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+from mypy_extensions import mypyc_attr
 from typing_extensions import override
 
 from capamesh.node.repository.rules import NO_AXIS, ControlTensor, RaggedInput, StateTensor
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.links.sequence_mark import SequenceMark
 
 
+@mypyc_attr(native_class=False)
 @dataclass(frozen=True, slots=True)
 class BatchPlan(RunPlan):
     """The plan that one model's requests share. `inputs` and `outputs` are the model's own, states included."""

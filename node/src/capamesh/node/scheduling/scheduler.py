@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from mypy_extensions import mypyc_attr
+
 from capamesh.node.scheduling.pending_request import Batch, PendingRequest, Result
 from capamesh.node.scheduling.run_health import RunHealth
 from capamesh.node.scheduling.stats import Meter
@@ -16,6 +18,7 @@ from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.links.calls import LoadReport
 
 
+@mypyc_attr(native_class=False)
 class Scheduler(Protocol):
     """The requests of one model version on one device, from arrival to answer. Called in one thread.
 
