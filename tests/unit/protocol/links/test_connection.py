@@ -5,7 +5,7 @@ import dataclasses
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from link_wire import Wire, feed, greeted, hello, limits
 
@@ -20,6 +20,7 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.links.connection import Connection
 from capamesh.protocol.links.events import (
     ErrorReceived,
+    Event,
     GoawayReceived,
     HelloReceived,
     LoadReceived,
@@ -395,6 +396,58 @@ def test_any_sequence_of_well_formed_frames_raises_nothing_but_a_violation(
             for event in feed(wire.acceptor, head + meta + body):
                 if isinstance(event, RequestReceived):
                     wire.acceptor.respond(event.stream, b"", [event.body])
+
+
+def outcome(
+    frames: list[tuple[int, int, int, int, bytes]], step: int | None
+) -> tuple[list[Event | str], str, bytes, str]:
+    """Return what a side makes of frames that come whole or in pieces: events, complaint, what it sends, what it holds."""
+    core = greeted(acceptor=limits(streams=2, message_bytes=16, receive_bytes=24)).acceptor
+    for _ in range(2):
+        core.ask(b"")
+    core.take(1 << 20)
+    events: list[Event | str] = []
+    complaint = ""
+    try:
+        for kind, flags, stream, missing, body in frames:
+            head = HEADER.pack(len(body), 0, len(body) + missing, stream, kind, flags, 0)
+            came = feed(core, head + body, step)
+            # errors equal none but themselves
+            events += [repr(each) if isinstance(each, ErrorReceived) else each for each in came]
+    except ProtocolViolation as error:
+        complaint = error.message
+    return events, complaint, b"".join(core.take(1 << 20)), repr(core)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([FrameKind.REQUEST, FrameKind.RESPONSE]),
+            st.sampled_from([END | FINAL, END | FINAL, END | FINAL, END, 0]),
+            st.sampled_from([1, 2, 3, 4, 5]),
+            st.sampled_from([0, 0, 0, 3]),
+            st.sampled_from([b"", b"8 bytes!", b"13 bytes here", b"17 bytes are here"]),
+        ),
+        max_size=6,
+    )
+)
+@example(
+    # behind the beginning of an answer another
+    [(FrameKind.RESPONSE, 0, 2, 3, b"8 bytes!"), (FrameKind.RESPONSE, 3, 2, 0, b"8 bytes!")]
+)
+@example(
+    # more than the side takes at a time
+    [
+        (FrameKind.REQUEST, 3, 1, 0, b"8 bytes!"),
+        (FrameKind.REQUEST, 3, 3, 0, b"13 bytes here"),
+        (FrameKind.RESPONSE, 3, 2, 0, b"8 bytes!"),
+    ]
+)
+def test_frame_that_comes_whole_means_what_it_means_in_pieces(
+    frames: list[tuple[int, int, int, int, bytes]],
+) -> None:
+    assert outcome(frames, None) == outcome(frames, 1)
 
 
 def test_link_lost_is_retryable_and_an_invalid_request_is_not() -> None:

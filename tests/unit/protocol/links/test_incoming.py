@@ -36,6 +36,12 @@ class Sink:
         self.frames.append((*self._head, body))
         self._head = None
 
+    def frame_received(
+        self, kind: int, flags: int, stream: int, value: int, meta: bytes, body: memoryview
+    ) -> None:
+        kept = None if stream == 13 else bytes(body)
+        self.frames.append((kind, flags, stream, value, meta, kept))
+
 
 def frame(stream: int, meta: bytes, body: bytes, kind: int = 4) -> bytes:
     head = HEADER.pack(len(meta) + len(body), len(meta), 77, stream, kind, 3, 0)

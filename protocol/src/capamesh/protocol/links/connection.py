@@ -17,6 +17,7 @@ unknown            CHUNK, RESPONSE, LOAD, ERROR, CREDIT, CANCEL are leftovers of
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from typing_extensions import override
 
@@ -35,6 +36,10 @@ from capamesh.protocol.links.reasons import error_frame, goaway_frame
 from capamesh.protocol.links.receive_budget import ReceiveBudget
 from capamesh.protocol.links.receiver import Receiver
 from capamesh.protocol.links.streams import Streams
+
+# as in `receiver`: names of their own
+_REQUEST: Final = FrameKind.REQUEST
+_RESPONSE: Final = FrameKind.RESPONSE
 
 
 class Connection:
@@ -112,7 +117,7 @@ class Connection:
             )
         stream = self._streams.open()
         self._outgoing.message(
-            FrameKind.REQUEST, stream, meta, body, total, FINAL, peer.initial_credit_bytes
+            _REQUEST, stream, meta, body, total, FINAL, peer.initial_credit_bytes
         )
         return stream
 
@@ -156,7 +161,7 @@ class Connection:
         if is_final:
             streams.reserved_bytes -= streams.serving.pop(stream)
         self._outgoing.message(
-            FrameKind.RESPONSE,
+            _RESPONSE,
             stream,
             meta,
             body,

@@ -35,6 +35,11 @@ class FrameSink(Protocol):
     def frame_ended(self) -> None:
         """The body of the frame last started is complete."""
 
+    def frame_received(
+        self, kind: int, flags: int, stream: int, value: int, meta: bytes, body: memoryview
+    ) -> None:
+        """Take a frame that is here whole, instead of the other two; `body` is the caller's again afterwards."""
+
 
 class Incoming:
     """The receiving half of a link."""
@@ -94,20 +99,19 @@ class Incoming:
                 self._make_room(start, HEADER_BYTES + meta_bytes)
                 return
             meta = bytes(view[start + HEADER_BYTES : body_at])
+            start = body_at + body_bytes
+            if start <= end:
+                sink.frame_received(kind, flags, stream, value, meta, view[body_at:start])
+                continue
             target = sink.frame_started(kind, flags, stream, value, meta, body_bytes)
             here = end - body_at
-            if here < body_bytes:
-                if target is None:
-                    self._skip_bytes = body_bytes - here
-                else:
-                    target[:here] = view[body_at:end]
-                    self._direct = target[here:]
-                self._make_room(end, HEADER_BYTES)  # a full buffer mostly ends within a body
-                return
-            start = body_at + body_bytes
-            if target is not None:
-                target[:] = view[body_at:start]
-            sink.frame_ended()
+            if target is None:
+                self._skip_bytes = body_bytes - here
+            else:
+                target[:here] = view[body_at:end]
+                self._direct = target[here:]
+            self._make_room(end, HEADER_BYTES)  # a full buffer mostly ends within a body
+            return
         self._make_room(start, HEADER_BYTES)
 
     def _check(self, payload: int, meta_bytes: int, body_bytes: int, reserved: int) -> None:
