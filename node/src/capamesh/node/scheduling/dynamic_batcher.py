@@ -13,7 +13,14 @@ from capamesh.node.scheduling.admission import Admission
 from capamesh.node.scheduling.concurrency_limit import ConcurrencyLimit
 from capamesh.node.scheduling.in_flight import RequestsInFlight
 from capamesh.node.scheduling.latency import LatencyByLoad
-from capamesh.node.scheduling.pending_request import Batch, PendingRequest, RequestState, Result
+from capamesh.node.scheduling.pending_request import (
+    ENDED,
+    NEW,
+    RUNNING,
+    Batch,
+    PendingRequest,
+    Result,
+)
 from capamesh.node.scheduling.plan import BatchPlan
 from capamesh.node.scheduling.queue_policies import QueuePolicies
 from capamesh.node.scheduling.request_bounds import RunBounds
@@ -251,7 +258,7 @@ class DynamicBatcher(Scheduler):
         rows = 0
         batch = Batch(requests, 0, now_s, self.plan, is_stream=is_stream)
         for request in requests:
-            request.state = RequestState.RUNNING
+            request.state = RUNNING
             request.started_s = now_s
             request.batch = batch
             rows += request.rows
@@ -292,7 +299,7 @@ class DynamicBatcher(Scheduler):
                 if not isinstance(outcome, CapameshError):
                     outcome = self.sequences.ran(request, outcome)
                 requests.next_of_sequence(request, now_s)
-            if request.state is RequestState.ENDED:
+            if request.state is ENDED:
                 continue
             request.started_s = batch.started_s
             meter.queue_s.add(batch.started_s - request.arrived_s)
@@ -327,9 +334,9 @@ class DynamicBatcher(Scheduler):
     @override
     def cancel(self, request: PendingRequest, now_s: float) -> None:
         """Nobody waits for `request` any more: it is never answered, and not run if it has not started."""
-        if request.state is RequestState.ENDED:
+        if request.state is ENDED:
             request.done = _unheard  # its batch may be answering its members just now
-        if request.state in {RequestState.ENDED, RequestState.NEW}:
+        if request.state in {ENDED, NEW}:
             return
         self.meter.answered(Cancelled.code)
         self._requests.give_up(request, "cancelled", now_s)
@@ -343,7 +350,7 @@ class DynamicBatcher(Scheduler):
     def fail(self, batch: Batch, error: CapameshError, now_s: float) -> None:
         """Answer every member of a batch that runs with `error`; the run itself is reported when it ends."""
         for request in batch.requests:
-            if request.state is RequestState.RUNNING:
+            if request.state is RUNNING:
                 self._requests.refuse(request, error, "", now_s)
 
     @override
@@ -354,7 +361,7 @@ class DynamicBatcher(Scheduler):
     def _displace(self, lesser: PendingRequest, now_s: float) -> None:
         """Refuse a request that waits, for another that is more urgent."""
         # who is told of the others may have withdrawn it
-        if lesser.state is not RequestState.ENDED:
+        if lesser.state is not ENDED:
             text = "more urgent requests have taken the place that this one had in the queue; try another node"
             error = Overloaded(text, retry_after_s=self._slots.retry_s())
             self._requests.refuse(lesser, error, "displaced", now_s)

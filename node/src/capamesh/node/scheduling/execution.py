@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from capamesh.node.devices.in_flight_journal import InFlightJournal, Phase
 from capamesh.node.scheduling.pending_request import (
+    ENDED,
     Batch,
     PendingRequest,
-    RequestState,
     Result,
     RunPlan,
 )
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from capamesh.node.runtime.api import LoadedModel, StopSwitch
     from capamesh.node.scheduling.request_bounds import RunBounds
 
+_RUNNING: Final = Phase.RUNNING
+"""A name of its own, as those of `pending_request` are."""
 _NOT_WANTED: Final = Cancelled("not wanted any more")
 
 
@@ -83,7 +85,7 @@ class BatchExecution:
 
     def blame(self, batch: Batch) -> None:
         """Mark that a batch, and not what runs beside it, is to blame for the end of the process."""
-        self._marks.blame(self._number, Phase.RUNNING, batch.request, batch.large_bytes)
+        self._marks.blame(self._number, _RUNNING, batch.request, batch.large_bytes)
 
     def run(self, batch: Batch, switch: StopSwitch | None) -> Ended:
         """Run a batch; return what came of it, the results in the order of its requests."""
@@ -94,7 +96,7 @@ class BatchExecution:
             batch.has_begun = (
                 True  # before the look at who is left: whoever ends one looks at both in turn
             )
-            requests = [request for request in requests if request.state is not RequestState.ENDED]
+            requests = [request for request in requests if request.state is not ENDED]
             if len(requests) < len(batch.requests):
                 rows = sum(request.rows for request in requests) if requests else -1
         if not requests:
@@ -102,7 +104,7 @@ class BatchExecution:
         model = self._stream if batch.is_stream else self._model
         if self.is_suspected and len(requests) > 1:
             return self._run_apart(batch, requests, rows, switch, model)
-        slot = self._marks.begin(self._number, Phase.RUNNING)
+        slot = self._marks.begin(self._number, _RUNNING)
         fault, is_whole = "", True
         results: Sequence[Result]
         try:
@@ -136,7 +138,7 @@ class BatchExecution:
         began_s = self._clock()
         results: list[Result] = []
         for request in requests:
-            slot = self._marks.begin(self._number, Phase.RUNNING)
+            slot = self._marks.begin(self._number, _RUNNING)
             with contextlib.suppress(
                 Exception
             ):  # a request that cannot be told from others is run all the same
@@ -171,7 +173,7 @@ def _run(
 def _run_alone(
     plan: RunPlan, request: PendingRequest, switch: StopSwitch | None, model: LoadedModel
 ) -> Result:
-    if request.state is RequestState.ENDED:
+    if request.state is ENDED:
         return _NOT_WANTED
     try:
         (outputs,) = _run(plan, [request], switch, model)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from capamesh.node.scheduling.pending_request import Batch, PendingRequest, RequestState
+from capamesh.node.scheduling.pending_request import (
+    ENDED,
+    QUEUED,
+    RUNNING,
+    Batch,
+    PendingRequest,
+)
 from capamesh.node.scheduling.queue import RequestQueue
 
 if TYPE_CHECKING:
@@ -96,7 +102,7 @@ class RequestsInFlight:
         """End `request` before its result is there; `reason` is counted unless it runs."""
         state, batch = request.state, request.batch
         self.forget(request)
-        if state is RequestState.RUNNING:
+        if state is RUNNING:
             if batch is not None:
                 if not batch.has_begun:
                     self._meter.drop(reason)
@@ -106,7 +112,7 @@ class RequestsInFlight:
                     batch.stop()
             return
         self._meter.drop(reason)
-        if state is RequestState.QUEUED:
+        if state is QUEUED:
             self.queue.drop(request)
         self.release(request)  # of one that runs, only once its run has ended
         request.inputs = ()  # its entry in the queue may stay a while; its data need not
@@ -131,7 +137,7 @@ class RequestsInFlight:
         if request.is_bulk:
             self.bulk -= 1
             self.bulk_rows -= request.rows
-        request.state = RequestState.ENDED
+        request.state = ENDED
 
     def _put(self, request: PendingRequest, sequences: Sequences) -> None:
         if sequences.fill(request):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from enum import IntEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from mypy_extensions import mypyc_attr
 from typing_extensions import override
@@ -28,6 +28,13 @@ class RequestState(IntEnum):
     RUNNING = 3
     ENDED = 4
     """Answered, or not wanted any more. Its run may still be going on."""
+
+
+# Names of their own: until Python 3.12 asking an enumeration for a member takes ten times as long (measured).
+NEW: Final = RequestState.NEW
+QUEUED: Final = RequestState.QUEUED
+RUNNING: Final = RequestState.RUNNING
+ENDED: Final = RequestState.ENDED
 
 
 class PendingRequest:
@@ -89,7 +96,7 @@ class PendingRequest:
         """The time when its run must have begun."""
         self.is_delayable = False
         """True if it then goes behind others of its priority, instead of being refused."""
-        self.state = RequestState.NEW
+        self.state: RequestState = NEW
         self.rows = 1
         self.key: Hashable = None
         """Requests of equal keys may share a batch."""

@@ -14,7 +14,7 @@ from typing import Final
 
 from typing_extensions import override
 
-from capamesh.node.scheduling.pending_request import PendingRequest, RequestState
+from capamesh.node.scheduling.pending_request import QUEUED, PendingRequest
 
 BULK_SHARE: Final = 0.1
 """The share of the rows while online work waits (precedent: Netflix's 90 % live, 10 % batch partitions)."""
@@ -58,7 +58,7 @@ class _Class:
             return None
         while heap:
             request = heap[0][3]
-            if request.state is RequestState.QUEUED:
+            if request.state is QUEUED:
                 return request
             heappop(heap)
             self.entries -= 1
@@ -87,7 +87,7 @@ class _Class:
         for key in {request.key for request in late}:
             heap = self.heaps[key]
             for at, (priority, deadline_s, order, request) in enumerate(heap):
-                if request in late and request.state is RequestState.QUEUED:
+                if request in late and request.state is QUEUED:
                     request.priority = priority + DELAY
                     heap[at] = (request.priority, deadline_s, order, request)
             heapify(heap)
@@ -98,7 +98,7 @@ class _Class:
         if self.entries > 2 * self.count + STALE_ENTRIES:
             self.entries = 0
             for key, heap in list(self.heaps.items()):
-                kept = [entry for entry in heap if entry[3].state is RequestState.QUEUED]
+                kept = [entry for entry in heap if entry[3].state is QUEUED]
                 heapify(kept)
                 self.entries += len(kept)
                 if kept:
@@ -133,7 +133,7 @@ class RequestQueue:
         for half in (self._online, self._bulk):
             for heap in half.heaps.values():
                 for *_, request in heap:
-                    if request.state is RequestState.QUEUED:
+                    if request.state is QUEUED:
                         yield request
 
     @override
@@ -154,7 +154,7 @@ class RequestQueue:
             self._lowest = max(self._lowest, rank)
         self._orders += 1
         request.order = self._orders
-        request.state = RequestState.QUEUED
+        request.state = QUEUED
         mine.push(request)
         self.rows += request.rows
 
@@ -175,7 +175,7 @@ class RequestQueue:
         is_fresh = False
         while rank < self._lowest:
             lesser = self._lesser
-            while lesser and lesser[-1].state is not RequestState.QUEUED:
+            while lesser and lesser[-1].state is not QUEUED:
                 lesser.pop()
             if lesser and (last := _rank(lesser[-1])) > rank and last >= self._unlisted:
                 found.append(lesser.pop())

@@ -12,7 +12,7 @@ from typing import cast
 from capamesh.protocol.errors import InvalidRequest, TooLarge
 from capamesh.protocol.links.outgoing import Buffer
 from capamesh.protocol.msgpack_codec import shown
-from capamesh.protocol.tensors import Datatype, Limits, Tensor, check_texts, checked
+from capamesh.protocol.tensors import BYTES, Datatype, Limits, Tensor, check_texts, checked
 from capamesh.protocol.values import Value
 
 MAX_KNOWN = 1024
@@ -109,7 +109,7 @@ def read_tensors(raw: object, body: memoryview, limits: Limits) -> tuple[Tensor,
     texts = 0
     for entry in described:
         name, kind, shape, size = _entry(entry)
-        if kind is Datatype.BYTES:
+        if kind is BYTES:
             texts += math.prod(shape)
             check_texts(name, texts, limits)
         if size < 0 or at + size > end:
@@ -149,7 +149,7 @@ def check_outputs(outputs: Sequence[Tensor], limits: Limits) -> None:
     """Refuse what the receiver of an answer would: too many texts, or empty tensors of a huge shape. TooLarge."""
     texts = 0
     for tensor in outputs:
-        if tensor.datatype is Datatype.BYTES:
+        if tensor.datatype is BYTES:
             texts += math.prod(tensor.shape)
             check_texts(tensor.name, texts, limits)
         if not tensor.size_bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capamesh.protocol.datatypes import Datatype
+from capamesh.protocol.datatypes import BF16, BYTES, Datatype
 from capamesh.protocol.tensor_spec import TensorSpec
 from capamesh.protocol.tensors.bfloat16 import bf16_from_fp32, bf16_from_fp64, fp32_from_bf16
 from capamesh.protocol.tensors.byte_elements import join_elements, split_elements, take_elements
@@ -17,6 +17,8 @@ from capamesh.protocol.tensors.classification import (
 from capamesh.protocol.tensors.tensor import Tensor
 
 __all__ = [
+    "BF16",
+    "BYTES",
     "DEFAULT_LIMITS",
     "MAX_CLASSES",
     "MAX_DIM",

@@ -28,7 +28,15 @@ from capamesh.protocol.links.calls import DEFAULT_PRIORITY
 from capamesh.protocol.values import Value
 from capamesh.router.admission.fair_share import FairShare, Standing
 from capamesh.router.admission.saturation import Saturation, UnreadSaturation
-from capamesh.router.admission.shedding import FULL, OVERSHOOT, Rank, Shedding, rank_of
+from capamesh.router.admission.shedding import (
+    FULL,
+    ONLINE,
+    OVERSHOOT,
+    URGENT,
+    Rank,
+    Shedding,
+    rank_of,
+)
 
 if TYPE_CHECKING:
     from capamesh.router.fleet.replica import Replica
@@ -158,9 +166,9 @@ class AdmissionController:
         deadline.
         """
         is_usual = priority == DEFAULT_PRIORITY and not is_bulk
-        rank = Rank.ONLINE if is_usual else rank_of(priority, is_bulk=is_bulk)
+        rank = ONLINE if is_usual else rank_of(priority, is_bulk=is_bulk)
         decision = self.decide(replicas, tenant, priority, rank, now_s, remaining_s, self._draw)
-        is_urgent = rank is Rank.URGENT
+        is_urgent = rank is URGENT
         if is_urgent:
             self.shedding.urgent_came(now_s)
         if decision is not ADMITTED:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from enum import IntEnum
+from typing import Final
 
 from typing_extensions import override
 
@@ -40,6 +41,11 @@ class Rank(IntEnum):
     ONLINE = 1
     LOW = 2
     BULK = 3
+
+
+# Names of their own: until Python 3.12 asking an enumeration for a member takes ten times as long (measured).
+URGENT: Final = Rank.URGENT
+ONLINE: Final = Rank.ONLINE
 
 
 def rank_of(priority: int, *, is_bulk: bool) -> Rank:

@@ -20,7 +20,7 @@ from capamesh.router.balancing.eligibility import Eligibility, may_be_probed
 from capamesh.router.balancing.explanation import Explanation, explained
 from capamesh.router.balancing.fitting import usual_size_bytes
 from capamesh.router.balancing.picking import Picker
-from capamesh.router.balancing.purpose import Purpose
+from capamesh.router.balancing.purpose import FIRST, Purpose
 from capamesh.router.rules.constraints import ANYWHERE, Constraints
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class RequestPicker(Picker):
         self,
         asked: Collection[Replica],
         now_s: float,
-        purpose: Purpose = Purpose.FIRST,
+        purpose: Purpose = FIRST,
         *,
         is_shunning: bool = False,
     ) -> Replica:
@@ -125,7 +125,7 @@ class RequestPicker(Picker):
                 with contextlib.suppress(CapameshError):
                     return self.choose({*asked, *each}, now_s, purpose, is_shunning=True)
             return self.choose({*asked, *shunned[-1]}, now_s, purpose, is_shunning=True)
-        if purpose is Purpose.FIRST:
+        if purpose is FIRST:
             if self._trial is not None:
                 tried = self._try(self._trial, asked, now_s)
                 if tried is not None:

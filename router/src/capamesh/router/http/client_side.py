@@ -10,7 +10,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from typing_extensions import override
 
@@ -43,6 +43,12 @@ class State(Enum):
     PAGE = auto()
     FOREIGN = auto()
     LEFT = auto()
+
+
+# Names of their own: until Python 3.12 asking an enumeration for a member takes ten times as long (measured).
+HEAD: Final = State.HEAD
+RUNNING: Final = State.RUNNING
+LEFT: Final = State.LEFT
 
 
 class ClientSide(asyncio.BufferedProtocol, Connection, Receiver):

@@ -24,7 +24,7 @@ from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError
 from capamesh.router.http.arrivals import ArrivingBody
-from capamesh.router.http.client_side import ClientSide, State
+from capamesh.router.http.client_side import HEAD, LEFT, RUNNING, ClientSide, State
 from capamesh.router.http.errors import error_reply
 from capamesh.router.http.exchange import Exchange
 from capamesh.router.http.half_closed import HalfClosed, HalfConnection
@@ -214,14 +214,14 @@ class FrontConnection(ClientSide, HalfConnection):
         data = bytes(self._front.scratch[:nbytes])
         if self._rest:
             data, self._rest = self._rest + data, b""
-        if self._state is not State.LEFT:
+        if self._state is not LEFT:
             self._take(data)
 
     # what comes
 
     def _go_on(self) -> None:
         """Look at what was kept while a request was under way or an answer unread."""
-        if self._is_taking or self._is_unread or self._state is not State.HEAD:
+        if self._is_taking or self._is_unread or self._state is not HEAD:
             return
         if self._is_reading_paused and not self._transport.is_closing():
             self._let_go_ahead()
@@ -237,23 +237,23 @@ class FrontConnection(ClientSide, HalfConnection):
         self._is_taking = True
         try:
             while at < len(data) and not self._transport.is_closing():
-                match self._state:
-                    case State.HEAD:
-                        if self._is_unread:
-                            break
-                        begin = at
-                        at = self._take_head(data, begin)
-                        if self._exchange is not None:
-                            self._exchange.begin(memoryview(data)[self._body_at : at])
-                        elif at == begin and self._state is State.HEAD:
-                            self._arm(self._overdue_head, is_head=True)
-                            break
-                    case State.PAGE:
-                        at += self._pass_on(data[at : at + self._owed_bytes])
-                    case State.FOREIGN:
-                        at += self._pass_on(data[at:])
-                    case _:
+                state = self._state
+                if state is HEAD:
+                    if self._is_unread:
                         break
+                    begin = at
+                    at = self._take_head(data, begin)
+                    if self._exchange is not None:
+                        self._exchange.begin(memoryview(data)[self._body_at : at])
+                    elif at == begin and self._state is HEAD:
+                        self._arm(self._overdue_head, is_head=True)
+                        break
+                elif state is State.PAGE:
+                    at += self._pass_on(data[at : at + self._owed_bytes])
+                elif state is State.FOREIGN:
+                    at += self._pass_on(data[at:])
+                else:
+                    break
         finally:
             self._is_taking = False
             self._rest = data[at:]
@@ -303,7 +303,7 @@ class FrontConnection(ClientSide, HalfConnection):
             if front.budget.hold(head.held_bytes):
                 self._held_bytes = head.held_bytes
                 self._body_at = end
-                self._state = State.RUNNING
+                self._state = RUNNING
                 self._exchange = Exchange(front.inference, head.target, self._reply)
             else:
                 self._refuse(head.target)
@@ -360,7 +360,7 @@ class FrontConnection(ClientSide, HalfConnection):
 
     def _reply(self, reply: Reply) -> None:
         self._exchange = None
-        self._state = State.HEAD
+        self._state = HEAD
         requests = self._front.requests
         requests.ended()
         self._let_go()

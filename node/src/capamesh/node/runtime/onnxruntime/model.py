@@ -27,7 +27,7 @@ from capamesh.protocol.errors import (
     ModelUnavailable,
     RunFailed,
 )
-from capamesh.protocol.tensors import Datatype, Tensor
+from capamesh.protocol.tensors import BYTES, Datatype, Tensor
 
 _SHRINK_KEY: Final = "memory.enable_memory_arena_shrinkage"
 _HELD_BYTES: Final = 256 * 1024 * 1024
@@ -241,7 +241,7 @@ class OnnxModel(LoadedModel):
         results: list[Tensor] = []
         for name, array in zip(names, arrays, strict=True):
             datatype = datatypes[name]
-            if datatype is Datatype.BYTES:
+            if datatype is BYTES:
                 results.append(Tensor.from_numpy(name, array))
             elif array.nbytes <= _COPIED_BYTES:
                 results.append(Tensor(name, datatype, array.shape, array.tobytes()))

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from capamesh.node.runtime.onnxruntime.binding import Untyped, ort
 from capamesh.node.runtime.signature import texts
-from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
+from capamesh.protocol.tensors import BF16, BYTES, Tensor, TensorSpec
 
 _ONNX_BF16: Final = 16  # TensorProto.DataType.BFLOAT16 in onnx.proto
 _EMPTY_TEXT_BYTES: Final = 4  # its length, on the wire
@@ -19,13 +19,13 @@ _EMPTY_TEXT_BYTES: Final = 4  # its length, on the wire
 def fed(tensor: Tensor) -> object:
     """Return the array that `session.run` takes for `tensor`, of the same shape: a view of its bytes, except for text."""
     datatype = tensor.datatype
-    if datatype is Datatype.BYTES:
+    if datatype is BYTES:
         return texts(tensor)
     array: npt.NDArray[Any] = np.ndarray(tensor.shape, datatype.numpy_dtype, tensor.data)
     # A slice of a frame may start anywhere; kernels expect whole elements at their own addresses.
     if not array.flags.aligned:
         array = array.copy()
-    if datatype is Datatype.BF16:
+    if datatype is BF16:
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, _ONNX_BF16)
     return array
 
