@@ -282,8 +282,8 @@ async def test_name_is_dialled_only_where_its_addresses_may_be(
             await transport.dial(address, None, innermost=Inside.PRIVATE)  # type: ignore[arg-type]  # none is dialled
     dialled: list[str] = []
 
-    async def refuse(_: object, host: str, *__: object, **___: object) -> None:
-        dialled.append(host)
+    async def refuse(_: object, address: tuple[str, int]) -> None:
+        dialled.append(address[0])
         raise ConnectionRefusedError
 
     async def resolve(*_: object, **__: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
@@ -291,7 +291,7 @@ async def test_name_is_dialled_only_where_its_addresses_may_be(
 
     loop = asyncio.get_running_loop()
     monkeypatch.setattr(loop, "getaddrinfo", resolve)
-    monkeypatch.setattr(loop, "create_connection", refuse)
+    monkeypatch.setattr(loop, "sock_connect", refuse)
     with pytest.raises(LinkLost, match="cannot reach mixed:1"):
         await transport.dial("mixed:1", None, innermost=Inside.PRIVATE)  # type: ignore[arg-type]  # refused
     assert dialled == ["10.0.0.1", "8.8.8.8"]

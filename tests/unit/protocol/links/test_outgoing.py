@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capamesh.protocol.links.frames import END, FINAL, HEADER, FrameKind
-from capamesh.protocol.links.outgoing import SMALL_BYTES, Outgoing
+from capamesh.protocol.links.outgoing import RECORD_BYTES, SMALL_BYTES, Outgoing
 
 CHUNK = 1000
 ASK = FrameKind.REQUEST
@@ -166,3 +166,13 @@ def test_every_body_arrives_whole_within_its_credit(
                 outgoing.grant(stream, rng.randint(1, 10_000))
     assert got == expected
     assert (bool(outgoing), outgoing.queued_bytes) == (False, 0)
+
+
+def test_large_bodies_are_cut_so_that_frames_end_with_a_record() -> None:
+    outgoing = Outgoing(16 * RECORD_BYTES)
+    body = random.Random(3).randbytes(600_000)
+    outgoing.message(ASK, 1, b"metadata", [body], len(body), FINAL, len(body))
+    data = b"".join(outgoing.take(1 << 30))
+    sizes = [HEADER.size + len(meta) + len(part) for _, _, _, meta, part in frames(data)]
+    assert sizes == [16 * RECORD_BYTES, 16 * RECORD_BYTES, len(data) - 32 * RECORD_BYTES]
+    assert b"".join(part for *_, part in frames(data)) == body

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from typing_extensions import override
 
 from capamesh.protocol.connection_limits import ConnectionLimiter, ConnectionLimits, Slot
+from capamesh.protocol.links.tls_transport import open_tls
 
 if TYPE_CHECKING:
     import ssl
@@ -61,13 +62,15 @@ class LinkListener:
         tls: ssl.SSLContext,
         limits: ConnectionLimits,
         patience_s: float,
+        on_refused: Callable[[ssl.SSLError], None] | None = None,
     ) -> None:
-        """Accept at once. `patience_s` is for a TLS handshake, and for a goodbye."""
+        """Accept at once. `patience_s` is for a TLS handshake; `on_refused` is told of one that this side refuses."""
         self.sockets = tuple(sockets)
         self.limiter = ConnectionLimiter(limits)
         self._make_link = make_link
         self._tls = tls
         self._patience_s = patience_s
+        self._on_refused = on_refused
         self._loop = asyncio.get_running_loop()
         self._handshakes: set[asyncio.Task[None]] = set()
         self._is_closed = False
@@ -149,12 +152,13 @@ class LinkListener:
     ) -> None:
         is_begun.set()
         try:
-            await self._loop.connect_accepted_socket(
-                lambda: link,
+            await open_tls(
                 connection,
-                ssl=self._tls,
-                ssl_handshake_timeout=self._patience_s,
-                ssl_shutdown_timeout=self._patience_s,
+                self._tls,
+                link,
+                server_side=True,
+                patience_s=self._patience_s,
+                on_refused=self._on_refused,
             )
             link.up.add_done_callback(lambda up: self._settled(up, slot))
             link.ended.add_done_callback(lambda _: self.limiter.closed(slot))

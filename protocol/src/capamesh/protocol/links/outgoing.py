@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Final
 
-from capamesh.protocol.links.frames import END, HEADER, FrameKind
+from capamesh.protocol.links.frames import END, HEADER, HEADER_BYTES, FrameKind
 
 Buffer = bytes | bytearray | memoryview
 
-SMALL_BYTES = 16 * 1024
+RECORD_BYTES: Final = 16 * 1024
+"""The largest record of TLS (RFC 8446, 5.1)."""
+SMALL_BYTES = RECORD_BYTES
 """A body up to one TLS record is copied beside its header: one record, one send (measured: cheaper)."""
 
 
@@ -40,6 +43,8 @@ class Outgoing:
 
     def __init__(self, chunk_bytes: int) -> None:
         self._chunk_bytes = chunk_bytes
+        self._record_bytes = RECORD_BYTES if chunk_bytes % RECORD_BYTES == 0 else 1
+        """The bytes that a frame is a multiple of where its body goes on in the next: it ends with a record."""
         self._small: list[bytes] = []
         self.queued_bytes = 0
         """Return the bytes that wait, sendable or not."""
@@ -127,7 +132,8 @@ class Outgoing:
         return out
 
     def _chunk(self, stream: int, bulk: _Bulk, out: list[Buffer]) -> int:
-        count = min(bulk.left, bulk.credit, self._chunk_bytes)
+        head_bytes = HEADER_BYTES if bulk.is_started else HEADER_BYTES + len(bulk.meta)
+        count = min(bulk.left, bulk.credit, self._chunk_bytes - head_bytes % self._record_bytes)
         bulk.left -= count
         self.queued_bytes -= count
         bulk.credit -= count

@@ -1,8 +1,6 @@
-"""Tells of TLS handshakes that this side refused, which event loops keep to themselves. Reads no clock, logs.
+"""Tells of TLS handshakes that this side refused. Reads no clock, logs.
 
-asyncio and uvloop mention a failed handshake of an accepted connection in debug mode alone, and the protocol
-behind it never hears of it. Both make their TLS objects by `SSLContext.sslobject_class`, an attribute meant
-to be replaced, so that is where a refusal can be seen. A peer that just hangs up or never goes on is none.
+The protocol behind such a connection never hears of it. A peer that just hangs up or never goes on is not refused.
 """
 
 from __future__ import annotations
@@ -10,8 +8,6 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
-
-from typing_extensions import override
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -38,24 +34,8 @@ class HandshakeRefusals:
         self._count = 0
         self._next_s = float("-inf")
 
-    def watch(self, context: ssl.SSLContext) -> None:
-        """Notice every handshake that fails on this context from now on."""
-        noted = self._refused
-
-        class WatchedObject(ssl.SSLObject):
-            @override
-            def do_handshake(self) -> None:
-                try:
-                    super().do_handshake()
-                except (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLEOFError):
-                    raise
-                except ssl.SSLError as error:
-                    noted(error)
-                    raise
-
-        context.sslobject_class = WatchedObject
-
-    def _refused(self, error: ssl.SSLError) -> None:
+    def note(self, error: ssl.SSLError) -> None:
+        """Count a handshake that has failed, and tell of it."""
         self._count += 1
         now_s = self._clock()
         if now_s < self._next_s:

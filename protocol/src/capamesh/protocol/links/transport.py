@@ -24,6 +24,7 @@ from capamesh.protocol.links.listener import LinkListener, bind
 from capamesh.protocol.links.liveness import LinkTimes
 from capamesh.protocol.links.receive_budget import ReceiveBudget
 from capamesh.protocol.links.refusals import HandshakeRefusals
+from capamesh.protocol.links.tls_transport import open_tls
 from capamesh.protocol.network import Member, Membership, NetworkTrust, Role, tls_context
 from capamesh.protocol.network.tls import show_membership
 from capamesh.protocol.reach import Inside, inside_of
@@ -147,8 +148,7 @@ class LinkTransport:
         )
         self._dialing = tls_context(membership, folder, server_side=False)
         self._listening = tls_context(membership, folder, server_side=True)
-        if log is not None:
-            HandshakeRefusals(log, time.monotonic).watch(self._listening)
+        self._refusals = None if log is None else HandshakeRefusals(log, time.monotonic)
 
     def renew(self, membership: Membership) -> Hello:
         """Show the renewed membership on all links from now on; return what to show on those that are open.
@@ -195,18 +195,18 @@ class LinkTransport:
         """Return a link, not verified yet, to the first of the addresses that takes one; raise `OSError`."""
         loop = asyncio.get_running_loop()
         for last, address in enumerate(addresses, start=1):
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            connection = socket.socket(family, socket.SOCK_STREAM)
             try:
-                _, link = await loop.create_connection(
-                    lambda: self._link(owner, is_dialer=True),
-                    address,
-                    port,
-                    ssl=self._dialing,
-                    server_hostname="",
-                    ssl_handshake_timeout=patience_s,
-                    ssl_shutdown_timeout=patience_s,
+                connection.setblocking(False)
+                await loop.sock_connect(connection, (address, port))
+                link = self._link(owner, is_dialer=True)
+                await open_tls(
+                    connection, self._dialing, link, server_side=False, patience_s=patience_s
                 )
-            except OSError:
-                if last == len(addresses):
+            except BaseException as error:
+                connection.close()
+                if last == len(addresses) or not isinstance(error, OSError):
                     raise
             else:
                 return link
@@ -236,6 +236,7 @@ class LinkTransport:
             self._listening,
             limits or limits_within(descriptor_limit()),
             self._times.hello_s,
+            None if self._refusals is None else self._refusals.note,
         )
 
     def _link(self, owner: LinkHandler, *, is_dialer: bool) -> Link:

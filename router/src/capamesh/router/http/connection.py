@@ -189,8 +189,7 @@ class FrontConnection(ClientSide, HalfConnection):
         del sizehint
         if self._body is not None:
             return self._body.buffer()
-        front = self._front
-        return front.scratch if self._pages is None else front.scratch_of_pages
+        return self._front.scratch
 
     @override
     def buffer_updated(self, nbytes: int) -> None:

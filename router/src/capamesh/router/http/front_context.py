@@ -34,8 +34,6 @@ class FrontContext(Protocol):
     budget: BodyBudget
     scratch: memoryview
     """The memory where all connections read; nothing is left there when a read has been told."""
-    scratch_of_pages: memoryview
-    """The beginning of `scratch`, where connections read for aiohttp."""
     now_s: Callable[[], float]
 
     def opened(self, connection: Connection) -> bool:

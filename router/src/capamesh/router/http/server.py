@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from capamesh.router.http.exchange import Inference
     from capamesh.router.telemetry import Telemetry
 
-SCRATCH_BYTES = 64 * 1024
-"""The bytes of one read of all but large bodies (guess: some small requests, or a body's beginning)."""
-PAGE_SCRATCH_BYTES = 16 * 1024
-"""The bytes of one read for aiohttp, which keeps what it got of a body that waits for room, an object for each chunk (guess)."""
+SCRATCH_BYTES = 16 * 1024
+"""The bytes of one read of all but large bodies: some small requests, or a body's beginning, which is copied to where it stays
+(measured: 64 KiB cost 4 % more at 600 KB a request). aiohttp keeps what it got of a body that waits for room, an object for
+each read."""
 BACKLOG = 1024
 """Connections that the kernel accepts before this process does (guess: a burst of new clients)."""
 LEAVE_S = 1.0
@@ -62,7 +62,6 @@ class Front(FrontContext):
         self.heads = Heads(inference.limits)
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         """The memory where all connections read; nothing is left there when a read has been told."""
-        self.scratch_of_pages = self.scratch[:PAGE_SCRATCH_BYTES]
         loop = asyncio.get_running_loop()
         self._loop = loop
         self.now_s = loop.time

@@ -1,0 +1,205 @@
+"""The transport of links on sockets of this machine, with a peer whose own TLS is Python's."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from itertools import pairwise
+from typing import Any, cast
+
+import pytest
+from link_sockets import HOST, Members, eventually, within
+from typing_extensions import override
+
+from capamesh.protocol.links.outgoing import RECORD_BYTES
+from capamesh.protocol.links.tls_transport import TlsTransport, open_tls
+from capamesh.protocol.network import Role
+
+MB = 1_000_000
+
+
+class Reading(asyncio.BufferedProtocol):
+    """Keeps what comes, read into buffers of one size, and what else it is told."""
+
+    def __init__(self, buffer_bytes: int = 100_000) -> None:
+        self.transport: TlsTransport
+        self.memory = memoryview(bytearray(buffer_bytes))
+        self.came = bytearray()
+        self.told: list[str] = []
+        self.ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+        self.defect: Exception | None = None
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("TlsTransport", transport)
+
+    @override
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.memory
+
+    @override
+    def buffer_updated(self, nbytes: int) -> None:
+        self.came += self.memory[:nbytes]
+        if self.defect is not None:
+            raise self.defect
+
+    @override
+    def pause_writing(self) -> None:
+        self.told.append("pause")
+
+    @override
+    def resume_writing(self) -> None:
+        self.told.append("resume")
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.ended.set_result(exc)
+
+
+class Peer:
+    """The other end: blocking, in threads."""
+
+    def __init__(self, tls: ssl.SSLSocket) -> None:
+        self.tls = tls
+
+    async def read(self, size: int) -> bytes:
+        def reads() -> bytes:
+            came = bytearray()
+            while len(came) < size and (data := self.tls.recv(size - len(came))):
+                came += data
+            return bytes(came)
+
+        return await within(asyncio.to_thread(reads))
+
+    async def write(self, data: bytes) -> None:
+        await within(asyncio.to_thread(self.tls.sendall, data))
+
+
+@asynccontextmanager
+async def pair(members: Members, protocol: Reading) -> AsyncIterator[Peer]:
+    with socket.create_server((HOST, 0)) as listening:
+        plain = socket.create_connection(listening.getsockname())
+        accepted, _ = listening.accept()
+    accepted.setblocking(False)
+    context = members.tls(members.join(Role.ROUTER))
+    shaking = asyncio.create_task(
+        open_tls(
+            accepted,
+            members.tls(members.join(Role.NODE), server_side=True),
+            protocol,
+            server_side=True,
+            patience_s=5.0,
+        )
+    )
+    with await within(asyncio.to_thread(context.wrap_socket, plain)) as tls:
+        await within(shaking)
+        yield Peer(tls)
+        protocol.transport.abort()
+        await within(protocol.ended)
+        assert accepted.fileno() == -1
+
+
+@pytest.mark.parametrize("buffer_bytes", [1, 1000, RECORD_BYTES, 300_000])
+async def test_all_that_is_sent_comes_into_buffers_of_any_size(
+    members: Members, buffer_bytes: int
+) -> None:
+    data = os.urandom(30_000 if buffer_bytes == 1 else 3 * MB)
+    reading = Reading(buffer_bytes)
+    async with pair(members, reading) as peer:
+        await peer.write(data)
+        await eventually(lambda: len(reading.came) == len(data), "not all came")
+        assert reading.came == data
+
+
+async def test_writer_is_paused_while_the_peer_does_not_read_and_all_comes_in_order(
+    members: Members,
+) -> None:
+    writing = Reading()
+    data = os.urandom(20 * MB)
+    view = memoryview(data)
+    cuts = [0, 1, 20, 20 + RECORD_BYTES, 50_000, 50_001, 9 * MB, len(data)]
+    async with pair(members, writing) as peer:
+        writing.transport.writelines([view[a:b] for a, b in pairwise(cuts)])
+        assert writing.told == ["pause"]
+        assert 0 < writing.transport.get_write_buffer_size() < len(data)
+        writing.transport.write(b"the end")
+        assert await peer.read(len(data) + 7) == data + b"the end"
+        await eventually(lambda: writing.told == ["pause", "resume"], "not resumed")
+        assert writing.transport.get_write_buffer_size() == 0
+
+
+async def test_short_buffers_are_sent_in_one_record(members: Members) -> None:
+    writing = Reading()
+    async with pair(members, writing) as peer:
+        writing.transport.writelines([b"head", bytes(2 * RECORD_BYTES - 4)])
+        sizes = [len(await within(asyncio.to_thread(peer.tls.recv, 10**6))) for _ in range(2)]
+        assert sizes == [RECORD_BYTES, RECORD_BYTES]
+
+
+async def test_closing_sends_what_was_written_and_ends_when_the_peer_does(
+    members: Members,
+) -> None:
+    writing = Reading()
+    data = os.urandom(20 * MB)
+    async with pair(members, writing) as peer:
+        await peer.write(b"unread")
+        writing.transport.write(data)
+        writing.transport.close()
+        writing.transport.write(b"too late")
+        assert writing.transport.is_closing()
+        assert await peer.read(len(data) + 1) == data  # and TLS's goodbye
+        assert not writing.ended.done()
+        with suppress(OSError):
+            peer.tls.unwrap()
+        peer.tls.close()
+        assert await within(asyncio.shield(writing.ended)) is None
+
+
+@pytest.mark.parametrize("says_goodbye", [True, False])
+async def test_peer_that_ends_is_the_end(members: Members, says_goodbye: bool) -> None:
+    reading = Reading()
+    async with pair(members, reading) as peer:
+        await peer.write(b"last words")
+        if says_goodbye:
+            with suppress(ssl.SSLWantReadError):
+                peer.tls.setblocking(False)
+                peer.tls.unwrap()
+        else:
+            peer.tls.close()
+        assert await within(asyncio.shield(reading.ended)) is None
+        assert reading.came == b"last words"
+
+
+async def test_bytes_that_are_not_tls_are_an_error(members: Members) -> None:
+    reading = Reading()
+    async with pair(members, reading) as peer:
+        os.write(peer.tls.fileno(), b"\x17\x03\x03\x00\x20" + bytes(32))
+        assert isinstance(await within(asyncio.shield(reading.ended)), ssl.SSLError)
+
+
+async def test_defect_of_the_protocol_is_reported_and_ends_the_connection(
+    members: Members,
+) -> None:
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    reading = Reading()
+    reading.defect = RuntimeError("a defect")
+    async with pair(members, reading) as peer:
+        await peer.write(b"anything")
+        assert await within(asyncio.shield(reading.ended)) is reading.defect
+    assert [context["exception"] for context in reported] == [reading.defect]
+
+
+async def test_handshake_that_takes_too_long_is_given_up(members: Members) -> None:
+    with socket.create_server((HOST, 0)) as listening:
+        silent = socket.create_connection(listening.getsockname())
+        accepted, _ = listening.accept()
+    accepted.setblocking(False)
+    context = members.tls(members.join(Role.NODE), server_side=True)
+    with silent, pytest.raises(TimeoutError):
+        await open_tls(accepted, context, Reading(), server_side=True, patience_s=0.01)
+    assert accepted.fileno() == -1
