@@ -36,6 +36,7 @@ from capamesh.router.requests.call import Call, Handle, Outcome, Responder
 from capamesh.router.requests.idempotency import Idempotency
 from capamesh.router.requests.killers import Killers
 from capamesh.router.requests.sequences import OpenSequences
+from capamesh.router.timers import Alarms
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelVersion
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from capamesh.router.balancing.prober import Prober
     from capamesh.router.fleet.replica import Replica
     from capamesh.router.telemetry import AttemptCounts
-    from capamesh.router.timers import Timer, Timers
+    from capamesh.router.timers import Timers
 
 Recover = Callable[[Call, Responder, "CapameshError"], Handle | None]
 """Returns how a call goes on that has failed, None where it does not: then its responder is still to be told."""
@@ -67,6 +68,7 @@ class Dispatch:
         self.prober = prober
         self.clock = clock
         self.timers = timers
+        self.alarms = Alarms(timers, clock)
         self.limits = limits
         self.counts = counts
         self.known_layouts = KnownLayouts()
@@ -118,7 +120,6 @@ class InFlightCall(RequestAttempts, AttemptOwner, Handle):
         "_permit",
         "_recover",
         "_responder",
-        "_timer",
         "_version",
         "picker",
     )
@@ -165,8 +166,8 @@ class InFlightCall(RequestAttempts, AttemptOwner, Handle):
         """True if it waits, or has waited, for a link."""
         self._version = served.version
         """The version to which it was first sent: workers die of a request to a version."""
-        self._timer: Timer | None = None
         self._armed_s = math.inf
+        """The time of its alarm; infinity: it has none."""
 
     @override
     def cancel(self) -> None:
@@ -240,9 +241,9 @@ class InFlightCall(RequestAttempts, AttemptOwner, Handle):
     def _close(self, *, is_served: bool) -> None:
         """Leave no timer and no circle: it would keep bodies until it is collected."""
         self._responder = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._armed_s < math.inf:
+            self._dispatch.alarms.call_off(self._armed_s, self._tick)
+            self._armed_s = math.inf
         if self._is_listed:
             self.picker.served.links.remove(self)
             self.picker.served.lives.remove(self)
@@ -314,15 +315,15 @@ class InFlightCall(RequestAttempts, AttemptOwner, Handle):
     def _arm(self) -> None:
         due_s = self.due_s
         if due_s >= self._armed_s:
-            return  # a timer that comes early finds nothing to do, and is set anew
-        if self._timer is not None:
-            self._timer.cancel()
+            return  # an alarm that comes early finds nothing to do, and is set anew
+        alarms = self._dispatch.alarms
+        if self._armed_s < math.inf:
+            alarms.call_off(self._armed_s, self._tick)
         self._armed_s = due_s
-        dispatch = self._dispatch
-        self._timer = dispatch.timers.call_later(max(0.0, due_s - dispatch.clock()), self._tick)
+        alarms.set(due_s, self._tick)
 
     def _tick(self) -> None:
-        self._timer, self._armed_s = None, math.inf
+        self._armed_s = math.inf
         self.act(self.tick(self._dispatch.clock()))
 
     def _linked(self) -> None:

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from typing_extensions import override
+
+from capamesh.router.timers import STALE_DUES, Alarms, Timer, Timers
+
+
+class FakeTimer(Timer):
+    """A timer that a test lets come."""
+
+    def __init__(self, due_s: float, callback: Callable[[], object]) -> None:
+        self.due_s = due_s
+        self.callback = callback
+        self.is_cancelled = False
+
+    @override
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+
+class FakeTimers(Timers):
+    """Timers whose time a test moves."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self.made: list[FakeTimer] = []
+        self.crashes: list[str] = []
+
+    @override
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> Timer:
+        self.made.append(FakeTimer(self.now_s + delay, callback))
+        return self.made[-1]
+
+    @override
+    def call_soon(self, callback: Callable[[], object], /) -> Timer:
+        raise AssertionError(callback)
+
+    @override
+    def call_exception_handler(self, context: dict[str, Any], /) -> None:
+        self.crashes.append(f"{context['message']}: {context['exception']}")
+
+    @property
+    def running(self) -> list[FakeTimer]:
+        return [timer for timer in self.made if not timer.is_cancelled]
+
+    def move_to(self, now_s: float) -> None:
+        """Let all timers come that are due until then, each at its time."""
+        while due := [timer for timer in self.running if timer.due_s <= now_s]:
+            first = min(due, key=lambda timer: timer.due_s)
+            first.is_cancelled = True
+            self.now_s = max(self.now_s, first.due_s)
+            first.callback()
+        self.now_s = now_s
+
+
+class Heard:
+    """Alarms that note when they were called."""
+
+    def __init__(self) -> None:
+        self.timers = FakeTimers()
+        self.alarms = Alarms(self.timers, lambda: self.timers.now_s)
+        self.calls: list[tuple[str, float]] = []
+
+    def alarm(self, name: str) -> Callable[[], object]:
+        return lambda: self.calls.append((name, self.timers.now_s))
+
+
+def test_alarms_are_called_at_their_times_by_one_timer() -> None:
+    heard = Heard()
+    for name, due_s in (("b", 102.0), ("a", 101.0), ("c", 103.0), ("b too", 102.0)):
+        heard.alarms.set(due_s, heard.alarm(name))
+        assert len(heard.timers.running) == 1
+    heard.timers.move_to(110.0)
+    assert heard.calls == [("a", 101.0), ("b", 102.0), ("b too", 102.0), ("c", 103.0)]
+    assert not heard.timers.running
+    assert repr(heard.alarms) == "Alarms(0)"
+
+
+def test_alarm_that_is_called_off_is_not_called_and_makes_no_timer_for_the_next() -> None:
+    heard = Heard()
+    for number in range(1000):
+        alarm, due_s = heard.alarm("never"), 130.0 + number / 1000
+        heard.alarms.set(due_s, alarm)
+        heard.alarms.call_off(due_s, alarm)
+        heard.alarms.call_off(due_s, alarm)
+    assert len(heard.timers.made) == 1
+    heard.alarms.set(140.0, heard.alarm("last"))
+    assert len(heard.timers.made) == 1
+    heard.timers.move_to(150.0)
+    assert heard.calls == [("last", 140.0)]
+
+
+def test_times_of_alarms_that_were_called_off_do_not_pile_up() -> None:
+    heard = Heard()
+    heard.alarms.set(500.0, heard.alarm("stays"))
+    for number in range(10 * STALE_DUES):
+        alarm = heard.alarm("never")
+        heard.alarms.set(600.0 + number, alarm)
+        heard.alarms.call_off(600.0 + number, alarm)
+        assert len(heard.alarms._dues_s) <= STALE_DUES + 4
+    heard.timers.move_to(500.0)
+    assert heard.calls == [("stays", 500.0)]
+
+
+def test_alarm_may_call_off_another_that_is_due_with_it() -> None:
+    heard = Heard()
+    second, third = heard.alarm("second"), heard.alarm("third")
+
+    def first() -> None:
+        heard.alarms.call_off(101.0, second)
+        heard.alarms.call_off(101.5, third)
+
+    heard.alarms.set(101.0, first)
+    heard.alarms.set(101.0, second)
+    heard.alarms.set(101.5, third)
+    heard.timers.now_s = 105.0  # the loop was held up
+    heard.timers.move_to(105.0)
+    assert heard.calls == []
+    assert not heard.timers.running
+
+
+def test_alarm_that_sets_itself_anew_for_a_time_that_has_passed_has_its_turn_later() -> None:
+    heard = Heard()
+
+    def again() -> None:
+        heard.calls.append(("again", heard.timers.now_s))
+        if len(heard.calls) < 3:
+            heard.alarms.set(50.0, again)
+
+    heard.alarms.set(101.0, again)
+    heard.timers.move_to(101.0)
+    assert heard.calls == [("again", 101.0)] * 3
+    assert len(heard.timers.made) == 3
+
+
+def test_crash_of_one_alarm_is_told_and_ends_no_other() -> None:
+    heard = Heard()
+
+    def crash() -> None:
+        raise ValueError("mine")
+
+    heard.alarms.set(101.0, crash)
+    heard.alarms.set(101.0, heard.alarm("other"))
+    heard.alarms.set(102.0, heard.alarm("later"))
+    heard.timers.move_to(103.0)
+    assert heard.calls == [("other", 101.0), ("later", 102.0)]
+    assert heard.timers.crashes == ["an alarm has crashed: mine"]
+
+
+def test_timer_that_comes_too_early_calls_nobody_and_is_made_anew() -> None:
+    heard = Heard()
+    heard.alarms.set(101.0, heard.alarm("a"))
+    (timer,) = heard.timers.running
+    timer.is_cancelled = True
+    heard.timers.now_s = 100.999
+    timer.callback()
+    assert heard.calls == []
+    heard.timers.move_to(102.0)
+    assert heard.calls == [("a", 101.0)]
+
+
+def test_alarms_set_and_called_off_at_random_are_called_as_told() -> None:
+    rng = random.Random(20261127)
+    heard = Heard()
+    expected: list[float] = []
+    live: dict[str, tuple[float, Callable[[], object]]] = {}
+    for number in range(3000):
+        heard.timers.move_to(heard.timers.now_s + rng.random() / 10)
+        live = {name: one for name, one in live.items() if one[0] > heard.timers.now_s}
+        if live and rng.random() < 0.6:
+            name = rng.choice(list(live))
+            due_s, alarm = live.pop(name)
+            heard.alarms.call_off(due_s, alarm)
+            expected.remove(due_s)
+            continue
+        due_s = heard.timers.now_s + rng.choice([0.05, 1.0, 30.0]) * (1 + rng.random())
+        alarm = heard.alarm(str(number))
+        live[str(number)] = due_s, alarm
+        expected.append(due_s)
+        heard.alarms.set(due_s, alarm)
+    heard.timers.move_to(10_000.0)
+    assert [at_s for _, at_s in heard.calls] == sorted(expected)
+    assert len(heard.alarms) == 0
+
+
+def test_no_timer_is_made_for_a_time_whose_alarms_were_called_off() -> None:
+    heard = Heard()
+    never = heard.alarm("never")
+    heard.alarms.set(101.0, heard.alarm("a"))
+    heard.alarms.set(102.0, never)
+    heard.alarms.call_off(102.0, never)
+    heard.timers.move_to(101.0)
+    assert heard.calls == [("a", 101.0)]
+    assert not heard.timers.running
