@@ -130,7 +130,7 @@ _LOAD_FIELDS = len(LoadReport._fields)
 class InferAnswer(Value):
     """A call's outputs, how long it queued and ran, and the worker's load after it."""
 
-    __slots__ = ("load", "outputs", "queue_us", "run_us", "version")
+    __slots__ = ("described", "load", "outputs", "queue_us", "run_us", "version")
 
     def __init__(
         self,
@@ -139,12 +139,16 @@ class InferAnswer(Value):
         queue_us: int,
         run_us: int,
         load: LoadReport,
+        described: bytes = b"",
     ) -> None:
         self.version = version
         self.outputs = outputs
         self.queue_us = queue_us
         self.run_us = run_us
         self.load = load
+        self.described = described
+        """The words in which the node described the outputs, where others so described were right, and these are if those
+        were; else empty."""
 
 
 def encode_call(
@@ -284,8 +288,11 @@ def decode_answer(
         raw = read_answer_fields(meta)
         descriptions = bytes(raw.outputs)
         layout = known.get(descriptions) if known is not None else None
+        described = b""
         if layout is not None and layout.body_bytes == len(body):
             outputs = layout.cut(body, limits)
+            if not layout.is_data_checked:
+                described = descriptions
         else:
             unpacked = unpack(descriptions, max_array_items=MAX_ARRAY_ITEMS)
             outputs = read_tensors(unpacked, body, limits)
@@ -298,7 +305,9 @@ def decode_answer(
     except (InvalidRequest, TooLarge) as exc:
         raise ProtocolViolation(f"an answer with bad tensors: {exc.message}") from exc
     load = LoadReport(*raw.load[:_LOAD_FIELDS])
-    return InferAnswer(ModelVersion(raw.version), outputs, raw.queue_us, raw.run_us, load)
+    return InferAnswer(
+        ModelVersion(raw.version), outputs, raw.queue_us, raw.run_us, load, described
+    )
 
 
 def encode_done() -> bytes:

@@ -23,6 +23,7 @@ from capamesh.protocol.oip import (
     encode_response_in_steps,
 )
 from capamesh.router.http.errors import error_reply
+from capamesh.router.http.known_replies import KnownReplies
 from capamesh.router.http.packing import LEAST_BYTES, Packer
 from capamesh.router.http.replies import JSON, OCTETS, Reply, size_of
 from capamesh.router.requests.inference import InferenceRequest, InferenceService, Target
@@ -61,6 +62,7 @@ class Inference(InferenceService):
     forms: RequestForms = field(default_factory=RequestForms)
     slices: Slices = field(default_factory=Slices)
     """Long JSON is read and written there."""
+    replies: KnownReplies = field(default_factory=KnownReplies)
     packer: Packer = field(default_factory=Packer)
     """The packer of answers, for clients who take them packed."""
 
@@ -135,60 +137,83 @@ class Exchange(InferenceRequest):
     @override
     def complete(self, outcome: Outcome) -> None:
         """Write the answer as a reply: short JSON at once, long in slices."""
-        asked, answer = self._request, outcome.answer
+        asked, answer, target = self._request, outcome.answer, self._target
         assert asked is not None  # noqa: S101 - it was read before it was sent
-        try:
-            steps = encode_response_in_steps(
-                InferResponse(
-                    self._target.model, answer.version, asked.id, answer.outputs, NO_PARAMETERS
-                ),
-                asked,
-                self._inference.limits,
-            )
-            next(steps)
-        except StopIteration as done:
-            written: tuple[list[bytes | memoryview], int | None] = done.value
-        except Exception as error:  # noqa: BLE001 - all end in one reply
-            self.crash(error)
-            return
-        else:
-            self._job = self._inference.slices.begin(
-                steps,
-                lambda done: self._written(outcome, done),
-                self.crash,
-                self._target.model,
-            )
-            return
-        self._written(outcome, written)
-
-    def _written(
-        self, outcome: Outcome, written: tuple[list[bytes | memoryview], int | None]
-    ) -> None:
-        """Reply with the body that was made of an answer."""
-        self._job = None
-        buffers, json_bytes = written
-        headers = {
-            "Content-Type": JSON if json_bytes is None else OCTETS,
-            NODE_HEADER: outcome.replica.endpoint.peer,
-        }
-        if json_bytes is not None:
-            headers[HEADER_LENGTH_NAME] = str(json_bytes)
-        if self._target.is_explained:
+        reply: Reply | None = None
+        may_be_binary = asked.is_binary_default or asked.outputs
+        if may_be_binary and answer.described and not target.is_explained:
+            peer = outcome.replica.endpoint.peer
+            reply = self._inference.replies.reply(asked, answer, target.model, peer)
+        if reply is None:
             try:
-                explanation = outcome.picker.explain(self._inference.routing.clock())
-                headers[EXPLANATION_HEADER] = _shortened(explanation.to_json())
+                steps = encode_response_in_steps(
+                    InferResponse(
+                        target.model, answer.version, asked.id, answer.outputs, NO_PARAMETERS
+                    ),
+                    asked,
+                    self._inference.limits,
+                )
+                next(steps)
+            except StopIteration as done:
+                reply = self._written(outcome, asked, done.value)
             except Exception as error:  # noqa: BLE001 - all end in one reply
                 self.crash(error)
+            else:
+                self._job = self._inference.slices.begin(
+                    steps,
+                    lambda done: self._sliced(outcome, asked, done),
+                    self.crash,
+                    target.model,
+                )
+            if reply is None:
                 return
-        reply = Reply(200, headers, buffers)
         self.count_answer(outcome)
-        if self._wire.takes_gzip and json_bytes is None and self._packs(reply):
-            return
         on_reply, self._on_reply = self._on_reply, None  # as `_end`: each answer comes by here
         self._is_over = True
         self._handle = self._request = None
         if on_reply is not None:
             on_reply(reply)
+
+    def _sliced(
+        self,
+        outcome: Outcome,
+        asked: InferRequest,
+        written: tuple[list[bytes | memoryview], int | None],
+    ) -> None:
+        """Reply with the body that was made of an answer in slices."""
+        self._job = None
+        reply = self._written(outcome, asked, written)
+        if reply is not None:
+            self.count_answer(outcome)
+            self._end(reply)
+
+    def _written(
+        self,
+        outcome: Outcome,
+        asked: InferRequest,
+        written: tuple[list[bytes | memoryview], int | None],
+    ) -> Reply | None:
+        """Return the reply with the body that was made of an answer; None: it is being packed, or an error was told."""
+        buffers, json_bytes = written
+        target, peer = self._target, outcome.replica.endpoint.peer
+        headers = {"Content-Type": JSON if json_bytes is None else OCTETS, NODE_HEADER: peer}
+        if json_bytes is not None:
+            headers[HEADER_LENGTH_NAME] = str(json_bytes)
+        if target.is_explained:
+            try:
+                explanation = outcome.picker.explain(self._inference.routing.clock())
+                headers[EXPLANATION_HEADER] = _shortened(explanation.to_json())
+            except Exception as error:  # noqa: BLE001 - all end in one reply
+                self.crash(error)
+                return None
+        reply = Reply(200, headers, buffers)
+        if json_bytes is not None:
+            if not target.is_explained:
+                self._inference.replies.learn(asked, outcome.answer, target.model, peer, reply)
+        elif self._wire.takes_gzip and self._packs(reply):
+            self.count_answer(outcome)
+            return None
+        return reply
 
     def _packs(self, reply: Reply) -> bool:
         """Begin to pack a long answer; return whether it is under way."""

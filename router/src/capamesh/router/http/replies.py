@@ -18,25 +18,34 @@ _REASONS: Final = {status.value: status.phrase for status in HTTPStatus} | {
 class Reply(Value):
     """Status, headers but for those on the connection and the length, and the body in pieces."""
 
-    __slots__ = ("buffers", "headers", "status")
+    __slots__ = ("beginning", "buffers", "headers", "status")
 
     def __init__(
-        self, status: int, headers: Mapping[str, str], buffers: Sequence[bytes | memoryview]
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        buffers: Sequence[bytes | memoryview],
+        beginning: bytes = b"",
     ) -> None:
         self.status = status
         self.headers = headers
         """ASCII, without line ends."""
         self.buffers = buffers
+        self.beginning = beginning
+        """The head up to its date; empty: not known."""
 
 
 def head_of(reply: Reply, date: str, body_bytes: int, *, is_last: bool) -> bytes:
     """Return the head of an answer with so many bytes in its body, the empty line included."""
+    last = "Connection: close\r\n" if is_last else ""
+    end = f"Date: {date}\r\n{last}\r\n"
+    if reply.beginning:
+        return reply.beginning + end.encode("ascii")
     status = reply.status
     text = f"HTTP/1.1 {status} {_REASONS[status]}\r\n"
     for name, value in reply.headers.items():
         text += f"{name}: {value}\r\n"
-    last = "Connection: close\r\n" if is_last else ""
-    return f"{text}Content-Length: {body_bytes}\r\nDate: {date}\r\n{last}\r\n".encode("ascii")
+    return f"{text}Content-Length: {body_bytes}\r\n{end}".encode("ascii")
 
 
 def size_of(buffer: bytes | memoryview) -> int:
