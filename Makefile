@@ -10,7 +10,7 @@ SOURCES := protocol/src node/src router/src client/src simulation/src cli/src
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-unit test-slow test-chaos test-hostile test-mutation check lint types imports models bench profile speed-check compose-test \
-        first-minutes reference observability docs wheels pins clean
+        compiled pure compiled-wheel test-compiled first-minutes reference observability docs wheels pins clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -21,8 +21,17 @@ $(READY): requirements/dev.txt requirements/models.txt requirements/cuda.txt pyp
 $(DEMO_READY): requirements/demo.txt requirements/models.txt requirements/cuda.txt pyproject.toml scripts/setup.sh
 	@./scripts/setup.sh demo
 
-demo: $(DEMO_READY) build/models ## A router and three nodes on this machine; kill one under load
+demo: $(DEMO_READY) build/models compiled ## A router and three nodes on this machine; kill one under load
 	$(BIN)/python scripts/demo.py $(ARGS)
+
+compiled: $(DEMO_READY) ## Compile the hot modules, where a C compiler is; the sources run elsewhere
+	@$(BIN)/python scripts/compile_modules.py --if-possible
+
+pure: $(DEMO_READY) ## Remove what was compiled: the sources run
+	@$(BIN)/python scripts/compile_modules.py --remove
+
+compiled-wheel: $(READY) build/models ## The wheel with the hot modules compiled, for this Python and machine, into dist/compiled/
+	CAPAMESH_COMPILE=1 $(BIN)/python -m build --wheel --no-isolation --outdir dist/compiled .
 
 wheels: $(READY) build/models ## The wheel, and the stand-in that spares who installs it a compiler, into dist/
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
@@ -37,6 +46,11 @@ test: $(READY) build/models ## All tests but the slow ones, the attacks and chao
 	$(BIN)/pytest tests/e2e -n 3 --dist loadfile -q
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
+
+test-compiled: $(READY) build/models ## The tests again, where the compiled modules run
+	$(BIN)/python scripts/compile_modules.py
+	$(BIN)/pytest tests/unit -n 2 -q
+	$(BIN)/pytest tests/integration tests/hostile/test_compiled.py -q
 
 test-unit: $(READY) ## The unit tests alone
 	$(BIN)/pytest tests/unit -n 2 $(ARGS)
@@ -93,7 +107,7 @@ first-minutes: wheels ## How long installing, the first answer and a second mach
 	$(BIN)/python scripts/first_minutes.py $(ARGS)
 
 reference: $(READY) ## Write the pages of docs/reference that are made from the code
-	$(BIN)/python scripts/generate_reference.py
+	CAPAMESH_PURE=1 $(BIN)/python scripts/generate_reference.py
 
 docs: $(DOCS)/.ready ## The documents as a site, in build/site; a broken link fails
 	$(DOCS)/bin/mkdocs build --strict

@@ -12,7 +12,8 @@ from machine import cpu_s
 from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError
-from capamesh.protocol.links.asking import Answer, ResponseHandler
+from capamesh.protocol.links.events import Answer
+from capamesh.protocol.links.handlers import ResponseHandler
 from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.links.link import Link, LinkHandler
 from capamesh.protocol.links.transport import check_hello

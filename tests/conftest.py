@@ -5,7 +5,10 @@ from __future__ import annotations
 import gc
 import os
 
+import pytest
 from hypothesis import settings
+
+from capamesh.protocol import implementation
 
 # A property is tried 30 times where it is tested on every run, on the same examples each time; where there is time
 # (`HYPOTHESIS_PROFILE=thorough make test-unit`), more often and on new ones. Tests that set their own number keep it.
@@ -21,3 +24,12 @@ gc.disable()
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out the tests that need the sources where the compiled modules run."""
+    if implementation.RUNNING == "compiled":
+        skip = pytest.mark.skip(reason="what it replaces cannot be replaced in compiled modules")
+        for item in items:
+            if item.get_closest_marker("pure") is not None:
+                item.add_marker(skip)

@@ -24,7 +24,6 @@ from capamesh.protocol.adverts import Sequence as AdvertSequence
 from capamesh.protocol.errors import CapameshError, LinkLost, ModelUnavailable
 from capamesh.protocol.fleet import Joined
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
-from capamesh.protocol.links.asking import Answer, LoadHandler, ResponseHandler
 from capamesh.protocol.links.calls import (
     ControlCall,
     InferAnswer,
@@ -35,6 +34,8 @@ from capamesh.protocol.links.calls import (
     encode_answer,
     encode_load,
 )
+from capamesh.protocol.links.events import Answer
+from capamesh.protocol.links.handlers import LoadHandler, ResponseHandler
 from capamesh.protocol.tensors import Datatype, Limits, Tensor, TensorSpec
 from capamesh.router.balancing.balancer import Balancer
 from capamesh.router.balancing.prober import Prober

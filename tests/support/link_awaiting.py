@@ -9,7 +9,8 @@ from typing import Any
 from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError
-from capamesh.protocol.links.asking import Answer, LoadHandler, ResponseHandler
+from capamesh.protocol.links.events import Answer
+from capamesh.protocol.links.handlers import LoadHandler, ResponseHandler
 from capamesh.protocol.links.link import Link
 from capamesh.protocol.links.outgoing import Buffer
 

@@ -29,7 +29,7 @@ from link_sockets import (
 from capamesh.protocol.connection_limits import ConnectionLimits, Rate
 from capamesh.protocol.errors import LinkLost
 from capamesh.protocol.ids import NetworkId
-from capamesh.protocol.links.frames import FrameKind, encode_frame
+from capamesh.protocol.links.frames import HEADER, FrameKind, encode_frame
 from capamesh.protocol.links.link import Link
 from capamesh.protocol.links.listener import LinkListener, bind
 from capamesh.protocol.network import Role
@@ -317,7 +317,7 @@ async def test_both_sides_give_up_without_a_hello_in_time(members: Members) -> N
 async def test_frames_before_the_hello_are_refused(members: Members, kind: int) -> None:
     async with town(members) as here:
         peer = await here.attacker()
-        await peer.send(encode_frame(kind, 1))  # type: ignore[arg-type]
+        await peer.send(HEADER.pack(0, 0, 0, 1, kind, 0, 0))
         said = await peer.farewell()
         assert said == f"protocol_violation: the first frame is of kind {kind}, not HELLO"
         assert await here.node.reason() == said

@@ -19,9 +19,10 @@ from capamesh.node.profiling.profile_cache import Measured
 from capamesh.node.scheduling import Batch, PendingRequest
 from capamesh.node.worker.service import WorkerService
 from capamesh.protocol.errors import CapameshError, DeadlineExceeded, PeerError
-from capamesh.protocol.links.asking import Answer, PartsHandler
 from capamesh.protocol.links.calls import decode_answer, encode_call
+from capamesh.protocol.links.events import Answer
 from capamesh.protocol.links.frames import LinkLimits
+from capamesh.protocol.links.handlers import PartsHandler
 from capamesh.protocol.links.link import Link
 from capamesh.protocol.network import Role
 from capamesh.protocol.tensors import Limits, Tensor

@@ -23,7 +23,7 @@ from capamesh.cli.local_cluster import is_routable
 from capamesh.cli.printing import time_text
 from capamesh.node.agent.settings import NodeSettings
 from capamesh.node.contract.settings import WorkerSettings
-from capamesh.protocol import data_dir
+from capamesh.protocol import data_dir, implementation
 from capamesh.protocol.data_dir import LOCK_FILE, DataDir
 from capamesh.protocol.errors import ConfigError, LocalError
 from capamesh.protocol.network import NetworkOwner, RevocationList
@@ -67,6 +67,7 @@ COMMANDS = [
     ("sim", "run"),
     ("top",),
     ("up",),
+    ("version",),
 ]
 
 
@@ -96,6 +97,19 @@ def test_group_alone_shows_its_help(
 def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert re.fullmatch(r"capamesh \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_version_says_what_runs_and_why(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["version"]) == 0
+    shown = capsys.readouterr().out
+    assert re.fullmatch(
+        r"capamesh \d+\.\d+\.\d+ \((compiled|pure Python): .+; Python 3\..+\)\n", shown
+    )
+    assert run(["version", "--json"]) == 0
+    fields = json.loads(capsys.readouterr().out)
+    assert fields["implementation"] == implementation.RUNNING
+    assert fields["reason"] == implementation.REASON
+    assert list(fields) == ["version", "implementation", "reason", "python"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ import pytest
 
 import capamesh.client
 
+pytestmark = pytest.mark.pure
+
 ROOT = Path(__file__).resolve().parents[3]
 
 

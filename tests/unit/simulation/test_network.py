@@ -10,7 +10,8 @@ from typing_extensions import override
 from capamesh.protocol.errors import CapameshError, LinkLost, RunFailed
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.links import keeper as real_keeper
-from capamesh.protocol.links.asking import Answer, LoadHandler, ResponseHandler
+from capamesh.protocol.links.events import Answer
+from capamesh.protocol.links.handlers import LoadHandler, ResponseHandler
 from capamesh.protocol.links.liveness import LinkTimes
 from capamesh.protocol.links.outgoing import Buffer
 from capamesh.router.fleet.endpoint import Endpoint

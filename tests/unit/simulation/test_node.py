@@ -12,7 +12,6 @@ from capamesh.node.scheduling import DynamicBatcher, runner
 from capamesh.protocol.adverts import NodeAdvert
 from capamesh.protocol.errors import CapameshError, DeadlineExceeded, LinkLost, RunFailed
 from capamesh.protocol.ids import ModelName, ModelVersion
-from capamesh.protocol.links.asking import Answer, LoadHandler, ResponseHandler
 from capamesh.protocol.links.calls import (
     ControlAction,
     ControlCall,
@@ -25,6 +24,8 @@ from capamesh.protocol.links.calls import (
     encode_probe,
     load_with,
 )
+from capamesh.protocol.links.events import Answer
+from capamesh.protocol.links.handlers import LoadHandler, ResponseHandler
 from capamesh.protocol.tensors import Limits
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.simulation import model as model_module

@@ -306,6 +306,7 @@ def test_second_outcome_is_noticed() -> None:
         request.fail(DeadlineExceeded("late"))
 
 
+@pytest.mark.pure
 def test_request_that_nothing_can_end_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RequestAttempts, "start", lambda attempts, now_s: ())
     with pytest.raises(InvariantBroken, match="requests without an outcome: "):
@@ -326,6 +327,7 @@ def test_request_whose_outcome_is_lost_is_noticed(monkeypatch: pytest.MonkeyPatc
         simulate(replace(SMALL, duration_s=0.5), policy="p2c", seed=1)
 
 
+@pytest.mark.pure
 def test_permit_that_is_not_given_back_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Permit, "release", lambda permit, now_s, *, is_served=True: None)
     with pytest.raises(InvariantBroken, match="let in, router 0: "):

@@ -21,6 +21,7 @@ from capamesh.cli import (
     simulate,
     top,
     up,
+    version,
 )
 from capamesh.cli.help_texts import examples, new_group
 
@@ -46,14 +47,14 @@ def _show_version(is_asked: bool) -> None:
 @application.callback(invoke_without_command=True)
 def _teach(
     context: typer.Context,
-    version: Annotated[
+    is_version: Annotated[
         bool,
         typer.Option(
             "--version", is_eager=True, callback=_show_version, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:
-    del version
+    del is_version
     if context.invoked_subcommand is None:
         print(context.get_help())
 
@@ -80,4 +81,7 @@ application.add_typer(node.group, name="node", rich_help_panel="Run a network")
 application.add_typer(model.group, name="model", rich_help_panel="Run a network")
 application.command("circuit", rich_help_panel="Run a network", epilog=circuit.EPILOG)(
     circuit.circuit
+)
+application.command("version", rich_help_panel="Run a network", epilog=version.EPILOG)(
+    version.version
 )

@@ -71,8 +71,9 @@ def defined_in(module: ModuleType) -> tuple[Metric, ...]:
 
 BUILD: Final = gauge(
     "capamesh_build_info",
-    "The value is always 1; the label tells the version that runs.",
+    "The value is always 1; the labels tell the version that runs, and whether its hot modules are compiled or pure Python.",
     "version",
+    "implementation",
 )
 MEMBERSHIP_LEFT: Final = gauge(
     "capamesh_membership_expires_seconds",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar, Self
 
+from mypy_extensions import mypyc_attr
 from typing_extensions import override
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Value:
     """A value is equal to another of its class with equal attributes, and is shown with them.
 

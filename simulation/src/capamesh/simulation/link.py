@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError, LinkLost
-from capamesh.protocol.links.asking import Answer, LoadHandler, ResponseHandler
+from capamesh.protocol.links.events import Answer
+from capamesh.protocol.links.handlers import LoadHandler, ResponseHandler
 from capamesh.protocol.links.reasons import error_in, error_meta
 from capamesh.router.fleet.node_link import NodeLink
 

@@ -58,6 +58,8 @@ from capamesh.protocol.links.transport import MAX_LINKS_OF_PEER
 from capamesh.protocol.network import Member, Membership, NetworkOwner, NetworkTrust, Role
 from capamesh.protocol.tensors import MAX_CLASSES, Datatype, Limits, Tensor, join_elements
 
+pytestmark = pytest.mark.pure
+
 NOW = dt.datetime.now(dt.UTC)
 OWNER = NetworkOwner.create("test", NOW)
 WATCHDOG_S = 60.0

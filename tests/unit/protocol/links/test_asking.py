@@ -20,13 +20,14 @@ from capamesh.protocol.errors import (
     RunFailed,
     TooLarge,
 )
-from capamesh.protocol.links.asking import Answer, PartsHandler
 from capamesh.protocol.links.events import (
+    Answer,
     ProbeReceived,
     RequestCancelled,
     RequestReceived,
 )
 from capamesh.protocol.links.frames import LinkLimits
+from capamesh.protocol.links.handlers import PartsHandler
 from capamesh.protocol.links.held_parts import PART_BYTES
 
 

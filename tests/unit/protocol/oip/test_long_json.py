@@ -97,6 +97,7 @@ def _read_whole(body: bytes) -> object:
         decoding.AT_ONCE_BYTES = before  # type: ignore[misc]
 
 
+@pytest.mark.pure
 @pytest.mark.usefixtures("_small")
 @pytest.mark.parametrize(
     ("body", "error"),

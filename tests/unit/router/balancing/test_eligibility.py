@@ -184,6 +184,7 @@ def test_network_counts_to_what_is_expected_before_the_deadline() -> None:
     assert refusal(far, ANYWHERE, (), NOW_S, 0.049) == "deadline: 49 ms left, 50 ms expected"
 
 
+@pytest.mark.pure
 def test_one_request_in_fifty_doubts_that_a_replica_is_too_slow() -> None:
     one = replica()
     slow(one)
@@ -209,6 +210,7 @@ def test_recovering_replica_has_the_lucky_part_of_the_requests_also_in_a_panic(
         assert rules.refusal(one) == "ramping: 55% of its requests for now"
 
 
+@pytest.mark.pure
 def test_ejections_are_ignored_in_a_panic_and_inhibitions_are_not() -> None:
     out, silent, held = fleet("abc")
     ejected(out)

@@ -39,6 +39,7 @@ class Told:
         monkeypatch.setattr(fleet.balancer, "probe_failed", take_failure)
 
 
+@pytest.mark.pure
 @in_virtual_time
 async def test_probe_names_the_model_and_its_reply_is_reported_with_its_round_trip(
     monkeypatch: pytest.MonkeyPatch,
@@ -60,6 +61,7 @@ async def test_probe_names_the_model_and_its_reply_is_reported_with_its_round_tr
     assert fleet.counts == {}
 
 
+@pytest.mark.pure
 @in_virtual_time
 async def test_reply_that_does_not_come_is_given_up_at_the_limit(
     monkeypatch: pytest.MonkeyPatch,
@@ -97,6 +99,7 @@ async def test_reply_that_is_none_is_no_answer(meta: bytes) -> None:
     assert fleet.counts == {}
 
 
+@pytest.mark.pure
 @in_virtual_time
 async def test_error_or_a_link_that_ends_is_reported_once(
     monkeypatch: pytest.MonkeyPatch,
@@ -115,6 +118,7 @@ async def test_error_or_a_link_that_ends_is_reported_once(
     assert fleet.counts == {}
 
 
+@pytest.mark.pure
 @pytest.mark.parametrize("refusal", [LinkLost("ended"), Overloaded("no room")])
 @in_virtual_time
 async def test_probe_that_cannot_be_sent_has_failed_and_the_others_are_sent(
@@ -180,6 +184,7 @@ async def test_probes_that_a_policy_wants_go_out_with_the_request() -> None:
     assert fleet.counts == {}
 
 
+@pytest.mark.pure
 def test_probes_are_neither_forgotten_nor_reported_twice() -> None:
     @in_virtual_time
     async def scenario(seed: int) -> int:

@@ -13,6 +13,8 @@ from capamesh.protocol.tensors import DEFAULT_LIMITS
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.links import MAX_VISITS_OF_PEER, LinkPool, _NodeSide
 
+pytestmark = pytest.mark.pure
+
 
 class Visit:
     """A verified link that a node opened."""

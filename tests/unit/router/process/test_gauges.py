@@ -10,6 +10,7 @@ import pytest
 from fleet_fakes import FakeLink, Fleet, NullLog, advert, call, hang, in_virtual_time
 from router_parts import made_parts
 
+from capamesh.protocol import implementation
 from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.fleet import Joined
 from capamesh.protocol.ids import PeerId
@@ -50,7 +51,7 @@ def test_gauges_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
     parts.requests.count = 4
     lines = telemetry.exposition().decode().splitlines()
     for line in (
-        'capamesh_build_info{version="1.2.3"} 1.0',
+        f'capamesh_build_info{{implementation="{implementation.RUNNING}",version="1.2.3"}} 1.0',
         "capamesh_disk_free_bytes 40.0",
         "capamesh_disk_bytes 100.0",
         'capamesh_nodes{state="unlinked"} 1.0',

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from fleet_fakes import Fleet, echo, in_virtual_time
 from fleet_members import EventLog
 
@@ -84,6 +85,7 @@ async def test_verdict_on_a_node_s_health_is_told_when_it_is_judged() -> None:
     assert (verdict.peer, verdict.address, verdict.reason) == ("A", "a:1", "link_lost: reset")
 
 
+@pytest.mark.pure
 @in_virtual_time
 async def test_bug_in_a_turn_is_logged_and_counted_and_the_next_turn_comes(
     monkeypatch: Any,

@@ -41,6 +41,8 @@ from capamesh.router.requests.attempt_events import (
 from capamesh.router.requests.attempts import RequestAttempts
 from capamesh.router.requests.sends import too_late
 
+pytestmark = pytest.mark.pure
+
 LOAD = LoadReport(1, 0, 8, 9, 10, 0)
 
 

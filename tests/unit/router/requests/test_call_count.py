@@ -70,6 +70,7 @@ def counted(first: FunctionType, last: FunctionType) -> Iterator[CallCounter]:
         sys.setprofile(None)
 
 
+@pytest.mark.pure
 @pytest.mark.parametrize(
     ("request_", "most_there", "most_back"), [(JSON, 79, 51), (BINARY, 79, 44)]
 )

@@ -39,8 +39,9 @@ from capamesh.protocol.errors import (
 )
 from capamesh.protocol.fleet import Changed
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
-from capamesh.protocol.links.asking import Answer, ResponseHandler
 from capamesh.protocol.links.calls import ControlAction, ControlCall, decode_call
+from capamesh.protocol.links.events import Answer
+from capamesh.protocol.links.handlers import ResponseHandler
 from capamesh.protocol.links.sequence_mark import SequenceMark
 from capamesh.protocol.tensors import Limits
 from capamesh.router.balancing.serving import BACK_SOON_S, MOST_MISSED, PROVEN_S

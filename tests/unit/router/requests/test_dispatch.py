@@ -58,8 +58,8 @@ from capamesh.protocol.errors import (
 )
 from capamesh.protocol.fleet import Changed, Joined
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
-from capamesh.protocol.links.asking import Answer
 from capamesh.protocol.links.calls import InferAnswer, InferCall, LoadReport, encode_answer
+from capamesh.protocol.links.events import Answer
 from capamesh.protocol.links.sequence_mark import SequenceMark
 from capamesh.protocol.tensors import Datatype, Tensor
 from capamesh.router.balancing.opinions import MOST
@@ -1286,6 +1286,7 @@ def test_requests_in_flight_end_and_no_replica_is_asked_twice_over_a_link_whatev
     assert asked > 1000
 
 
+@pytest.mark.pure
 @in_virtual_time
 async def test_crash_while_a_request_is_sent_on_a_new_link_leaves_nothing_in_flight() -> None:
     fleet = Fleet([hang])

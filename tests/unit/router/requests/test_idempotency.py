@@ -12,6 +12,8 @@ from replicas import fleet
 from capamesh.router.fleet.replica import Replica
 from capamesh.router.requests.idempotency import OFFERS_AGE_S, Idempotency
 
+pytestmark = pytest.mark.pure
+
 
 class World:
     """Replicas of models, and a clock that the test sets."""

@@ -30,8 +30,8 @@ from capamesh.protocol.errors import (
     Unsatisfiable,
 )
 from capamesh.protocol.ids import ModelName, ModelVersion
-from capamesh.protocol.links.asking import Answer
 from capamesh.protocol.links.calls import InferAnswer, LoadReport, encode_answer
+from capamesh.protocol.links.events import Answer
 from capamesh.protocol.oip import InferRequest
 from capamesh.protocol.tensors import Datatype, Limits, Tensor, TensorSpec
 from capamesh.router.balancing.explanation import Explanation
@@ -41,6 +41,8 @@ from capamesh.router.requests.inference import InferenceRequest, InferenceServic
 from capamesh.router.resilience.health import CircuitState
 from capamesh.router.telemetry.ended import EndedRequests
 from capamesh.router.telemetry.tracing import RequestTimes, TraceParent
+
+pytestmark = pytest.mark.pure
 
 M = ModelName("m")
 

@@ -115,6 +115,7 @@ def test_digest_is_made_only_of_what_looks_like_a_killer_while_that_is_barred(
     killers.answered(target(1.0), 70.0)
 
 
+@pytest.mark.pure
 def test_requests_that_look_like_a_killer_are_looked_at_for_so_many_bytes_a_second(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

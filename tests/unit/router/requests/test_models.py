@@ -6,9 +6,13 @@ import random
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.router.requests.models import RoutedModels
 from capamesh.router.rules.model_rules import MirrorRule, ModelRules, RoutingRules
+
+pytestmark = pytest.mark.pure
 
 M, X = ModelName("m"), ModelName("x")
 TO_2, TO_3 = (MirrorRule(ModelVersion(version), 0.5) for version in "23")

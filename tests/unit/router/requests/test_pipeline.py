@@ -29,6 +29,7 @@ async def test_call_that_nodes_had_no_room_for_counts_as_one_whose_tenant_wants_
     assert controller(full).fair.is_wanted
 
 
+@pytest.mark.pure
 @in_virtual_time
 async def test_request_that_kills_gives_its_permit_back_though_it_was_never_sent() -> None:
     fleet = Fleet([echo])

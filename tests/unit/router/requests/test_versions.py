@@ -14,6 +14,8 @@ from capamesh.router.fleet.hosted_version import Ranking
 from capamesh.router.requests.split import VersionSplit
 from capamesh.router.requests.versions import TRIAL_SHARE, Versions
 
+pytestmark = pytest.mark.pure
+
 M, V1 = ModelName("m"), ModelVersion("1")
 EVERY = round(1 / TRIAL_SHARE)
 

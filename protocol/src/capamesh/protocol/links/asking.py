@@ -3,70 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-from mypy_extensions import mypyc_attr
-
-from capamesh.protocol.errors import CapameshError, LinkLost, ProtocolViolation
-from capamesh.protocol.links.events import ErrorReceived, LoadReceived, ResponseReceived
-from capamesh.protocol.values import Value
+from capamesh.protocol.errors import LinkLost, ProtocolViolation
+from capamesh.protocol.links.events import Answer, ErrorReceived, LoadReceived, ResponseReceived
+from capamesh.protocol.links.handlers import LoadHandler, PartsHandler, ResponseHandler
 
 _T = TypeVar("_T")
-
-
-class Answer(Value):
-    """A response as it came: metadata and body."""
-
-    __slots__ = ("body", "meta")
-
-    def __init__(self, meta: bytes, body: memoryview) -> None:
-        self.meta = meta
-        self.body = body
-
-
-@mypyc_attr(native_class=False)
-class ResponseHandler(Protocol):
-    """The receiver of an answer. Told once, in the event loop, unless it withdraws; must not raise.
-
-    An answer in parts is an error to it (`PeerError`), and the request is withdrawn: its first part would pass for all.
-    """
-
-    __slots__ = ()
-
-    def answered(self, answer: Answer) -> None:
-        """The answer is here."""
-
-    def failed(self, error: CapameshError) -> None:
-        """The peer answered with an error, or the link has ended (`LinkLost`)."""
-
-
-@mypyc_attr(native_class=False)
-class PartsHandler(ResponseHandler, ABC):
-    """The receiver of an answer in parts: none or more of them, then its end, which `answered` or `failed` tells once.
-
-    Parts that are held too long end the request: see `Link.release`.
-    """
-
-    __slots__ = ()
-
-    @abstractmethod
-    def part_answered(self, part: Answer) -> None:
-        """One more part of the answer is here; others follow."""
-
-
-@mypyc_attr(native_class=False)
-class LoadHandler(Protocol):
-    """The receiver of a peer's load. Told once, in the event loop, unless it withdraws; must not raise."""
-
-    __slots__ = ()
-
-    def reported(self, meta: bytes) -> None:
-        """The load is here."""
-
-    def failed(self, error: CapameshError) -> None:
-        """The peer answered with an error, or the link has ended (`LinkLost`)."""
 
 
 class Askers:

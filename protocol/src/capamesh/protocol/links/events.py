@@ -108,3 +108,13 @@ Event = (
     | GoawayReceived
     | PongReceived
 )
+
+
+class Answer(Value):
+    """A response as it came: metadata and body."""
+
+    __slots__ = ("body", "meta")
+
+    def __init__(self, meta: bytes, body: memoryview) -> None:
+        self.meta = meta
+        self.body = body

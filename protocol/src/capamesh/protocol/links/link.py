@@ -15,15 +15,10 @@ from mypy_extensions import mypyc_attr
 from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError, LinkLost, PeerError, ProtocolViolation
-from capamesh.protocol.links.asking import (
-    Answer,
-    Askers,
-    LoadHandler,
-    PartsHandler,
-    ResponseHandler,
-)
+from capamesh.protocol.links.asking import Askers
 from capamesh.protocol.links.connection import Connection
 from capamesh.protocol.links.events import (
+    Answer,
     ErrorReceived,
     Event,
     GoawayReceived,
@@ -36,6 +31,7 @@ from capamesh.protocol.links.events import (
     ResponseReceived,
 )
 from capamesh.protocol.links.frames import LinkLimits
+from capamesh.protocol.links.handlers import LoadHandler, PartsHandler, ResponseHandler
 from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.links.introduction import Introduction
 from capamesh.protocol.links.liveness import LinkTimes, Liveness

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Protocol
 from mypy_extensions import mypyc_attr
 from typing_extensions import override
 
-from capamesh.protocol.links.asking import ResponseHandler
+from capamesh.protocol.links.handlers import ResponseHandler
 from capamesh.router.fleet.replica import Replica
 
 if TYPE_CHECKING:
     from capamesh.protocol.errors import CapameshError
-    from capamesh.protocol.links.asking import Answer
     from capamesh.protocol.links.calls import InferAnswer
+    from capamesh.protocol.links.events import Answer
     from capamesh.router.fleet.node_link import NodeLink
 
 

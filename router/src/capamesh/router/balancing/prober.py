@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError
-from capamesh.protocol.links.asking import LoadHandler
 from capamesh.protocol.links.calls import decode_load, encode_probe
+from capamesh.protocol.links.handlers import LoadHandler
 
 if TYPE_CHECKING:
     from capamesh.router.balancing.balancer import Balancer

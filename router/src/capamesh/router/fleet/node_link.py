@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from mypy_extensions import mypyc_attr
 
 if TYPE_CHECKING:
-    from capamesh.protocol.links.asking import LoadHandler, ResponseHandler
+    from capamesh.protocol.links.handlers import LoadHandler, ResponseHandler
     from capamesh.protocol.links.outgoing import Buffer
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
+from capamesh.protocol import implementation
 from capamesh.protocol.metrics import (
     BUILD,
     CLOCK_BEHIND,
@@ -47,7 +48,7 @@ class DiskUse(Protocol):
 
 def watch_process(telemetry: Telemetry, version: str, disk: Callable[[], DiskUse]) -> None:
     """Add what is to be read of the program, and of the disk that it writes to."""
-    telemetry.watch_each(BUILD, lambda: [((version,), 1)])
+    telemetry.watch_each(BUILD, lambda: [((version, implementation.RUNNING), 1)])
     telemetry.watch(DISK_FREE, lambda: disk().free)
     telemetry.watch(DISK, lambda: disk().total)
 

@@ -9,14 +9,14 @@ from mypy_extensions import mypyc_attr
 from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError, LinkLost, ModelUnavailable
-from capamesh.protocol.links.asking import ResponseHandler
 from capamesh.protocol.links.calls import ControlAction, ControlCall, encode_control
+from capamesh.protocol.links.handlers import ResponseHandler
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.timers import Timers
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import PeerId
-    from capamesh.protocol.links.asking import Answer
+    from capamesh.protocol.links.events import Answer
     from capamesh.router.fleet.node_link import NodeLink
     from capamesh.router.fleet.wanted_loads import WantedLoad
     from capamesh.router.timers import Timer

@@ -40,7 +40,7 @@ from capamesh.router.timers import Alarms
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelVersion
-    from capamesh.protocol.links.asking import Answer
+    from capamesh.protocol.links.events import Answer
     from capamesh.protocol.tensors import Limits
     from capamesh.router.admission.controller import Permit
     from capamesh.router.balancing.picker import RequestPicker

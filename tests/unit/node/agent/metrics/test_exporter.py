@@ -16,6 +16,7 @@ from capamesh.node.agent.metrics.totals import (
     ModelFigures,
     WorkerSample,
 )
+from capamesh.protocol import implementation
 from capamesh.protocol.adverts import ModelState
 from capamesh.protocol.membership_life import LifeFigures
 
@@ -137,7 +138,8 @@ def test_loops_of_the_agent_and_of_each_worker_are_reported_as_a_router_tells_of
 def test_membership_clock_disk_and_version_of_the_agent_are_reported() -> None:
     found = lines(NodeTelemetry(list, agent_readings(LOOP)).exposition(), "capamesh_")
     values = dict(line.rsplit(" ", 1) for line in found)
-    assert values['capamesh_build_info{version="1.2.3"}'] == "1.0"
+    build = f'implementation="{implementation.RUNNING}",version="1.2.3"'
+    assert values[f"capamesh_build_info{{{build}}}"] == "1.0"
     assert values["capamesh_membership_expires_seconds"] == "60.0"
     assert values["capamesh_membership_life_left_ratio"] == "0.25"
     assert values["capamesh_clock_behind_seconds"] == "-0.5"

@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from typing_extensions import override
 
 from capamesh.node.agent.metrics import definitions as of_node
+from capamesh.protocol import implementation
 from capamesh.protocol import metrics as of_all
 from capamesh.protocol.adverts import ModelState
 
@@ -101,7 +102,7 @@ def _histogram(
 
 def _agent(agent: AgentReadings) -> Iterator[Family]:
     disk = shutil.disk_usage(agent.data_folder)
-    yield _gauge(of_all.BUILD, [((agent.version,), 1)])
+    yield _gauge(of_all.BUILD, [((agent.version, implementation.RUNNING), 1)])
     membership = agent.membership()
     yield _gauge(of_all.MEMBERSHIP_LEFT, [((), membership.left_s)])
     yield _gauge(of_all.MEMBERSHIP_LIFE_LEFT, [((), membership.ratio)])
