@@ -35,7 +35,7 @@ GROUP: Final = "capamesh"
 RECORD: Final = Path("capamesh/protocol/compiled.json")
 SUFFIX: Final = sysconfig.get_config_var("EXT_SUFFIX") or ".so"
 KEPT: Final = 3
-"""As many results stay in the cache: of the last branches that were looked at."""
+"""The number of results that stay in the cache: those of the last branches that were looked at."""
 
 _WEAK_REFERENCES: Final = re.compile(
     r'^\s*(\.tp_weaklistoffset = .*,|\{"__weakref__", T_OBJECT_EX, .*\},)\n', re.MULTILINE

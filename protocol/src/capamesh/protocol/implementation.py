@@ -90,6 +90,6 @@ def _state_of(source: Path) -> list[int] | None:
 
 
 RUNNING, REASON, _modules = decide(Path(__file__).with_name("compiled.json"), dict(os.environ))
-"""What runs in this process, and why."""
+"""The implementation that runs in this process, and the reason for it."""
 if RUNNING == "pure" and _modules:
     sys.meta_path.insert(0, SourceFinder(_modules))
