@@ -185,7 +185,7 @@ class TlsTransport:
             error: Exception | None = None
             try:
                 while filled < size:
-                    count = tls.recv_into(memory[filled:] if filled else memory)
+                    count = tls.recv_into(memory[filled:] if filled else memory, size - filled)
                     if not count:
                         is_end = True
                         break

@@ -173,7 +173,7 @@ class ClientSide(asyncio.BufferedProtocol, Connection, Receiver):
         for buffer in buffers:
             body_bytes += buffer.nbytes if type(buffer) is memoryview else len(buffer)
         head = head_of(reply, self._front.date(), body_bytes, is_last=is_last)
-        if len(buffers) == 1 or body_bytes <= JOINED_BYTES:
+        if body_bytes <= JOINED_BYTES:
             transport.write(b"".join((head, *buffers)))
         else:
             transport.writelines((head, *buffers))
