@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from capamesh.node.scheduling import Batch, PendingRequest
-from capamesh.node.worker.answers import AnswerEncoder
+from capamesh.node.worker.answers import MAX_HEAD_BYTES, MAX_HEADS, AnswerEncoder
 from capamesh.protocol.errors import TooLarge
 from capamesh.protocol.ids import ModelVersion
 from capamesh.protocol.links.calls import InferAnswer, LoadReport, decode_answer
@@ -61,12 +61,12 @@ def texts(*values: str) -> Tensor:
     return Tensor.from_numpy("t", np.array(values, object))
 
 
-def test_answers_of_one_run_that_look_alike_share_their_metadata() -> None:
+def test_answers_of_one_run_that_look_alike_have_the_same_metadata() -> None:
     encoding = Encoding()
     first, second = batch_of(9.0, 9.0)
     meta, answer = encoding.answer(first, numbers(1, 2))
     same, other = encoding.answer(second, numbers(3, 4))
-    assert same is meta
+    assert same == meta
     load = LoadReport(in_flight=1)
     assert answer == InferAnswer(ModelVersion("3"), answer.outputs, 1_000_000, 250_000, load)
     assert other == answer.replace(outputs=other.outputs)
@@ -126,3 +126,38 @@ def test_metadata_of_texts_are_no_other_answer_s() -> None:
     encoding.answer(first, numbers(1, 2))
     encoding.answer(second, texts("a", "b"))
     assert encoding.answer(third, numbers(3, 4))[1].outputs[0].name == "y"
+
+
+def test_beginnings_of_metadata_are_so_many_and_none_is_long() -> None:
+    encoding = Encoding()
+    (request,) = batch_of(9.0)
+    for rows in range(MAX_HEADS + 1):
+        encoding.answer(request, numbers(*[0.0] * rows))
+    assert repr(encoding.encoder) == f"AnswerEncoder({MAX_HEADS} beginnings)"
+    fresh = Encoding()
+    fresh.answer(request, numbers(1).replace(name="y" * MAX_HEAD_BYTES))
+    assert repr(fresh.encoder) == "AnswerEncoder(0 beginnings)"
+
+
+def test_beginning_of_metadata_tells_a_version_a_name_a_shape_and_a_datatype_from_others() -> None:
+    encoding = Encoding()
+    (request,) = batch_of(9.0)
+    for output in (
+        numbers(1, 2),
+        numbers(1, 2).replace(name="z"),
+        numbers(1, 2).replace(shape=(1, 2)),
+        Tensor.from_numpy("y", np.array([1, 2], np.int32)),
+    ):
+        meta, body = encoding.encoder.encode(HOSTED, request, [output])
+        answer = decode_answer(meta, memoryview(b"".join(body)), Limits())
+        (seen,) = answer.outputs
+        assert (seen.name, seen.shape, seen.datatype) == (
+            output.name,
+            output.shape,
+            output.datatype,
+        )
+    other = cast("HostedModel", SimpleNamespace(version=ModelVersion("4")))
+    encoder = AnswerEncoder(LIMITS, lambda _: LoadReport())
+    for hosted in (HOSTED, other):
+        meta, body = encoder.encode(hosted, request, [numbers(1, 2)])
+        assert decode_answer(meta, memoryview(b"".join(body)), Limits()).version == hosted.version

@@ -22,10 +22,10 @@ from capamesh.protocol.errors import (
     RequestKills,
     SequenceUnknown,
 )
+from capamesh.protocol.links.call_encoder import CallEncoder
 from capamesh.protocol.links.calls import (
     InferCall,
     decode_answer,
-    encode_call,
 )
 from capamesh.protocol.links.tensor_descriptions import KnownLayouts
 from capamesh.router.balancing.attempt import Attempt, AttemptOwner
@@ -71,6 +71,7 @@ class Dispatch:
         self.alarms = Alarms(timers, clock)
         self.limits = limits
         self.counts = counts
+        self.encoder = CallEncoder()
         self.known_layouts = KnownLayouts()
         self.sequences = OpenSequences()
         self.killers = Killers()
@@ -295,7 +296,7 @@ class InFlightCall(RequestAttempts, AttemptOwner, Handle):
             if request.outputs and (missing := replica.answer_form().lacks(request.outputs)):
                 raise PeerError(f"this node advertises no output {missing[:80]!r}")
             left_ms = replica.endpoint.network.budget_ms(budget_ms)
-            meta, body = encode_call(request, left_ms, replica.offer.version)
+            meta, body = dispatch.encoder.encode(request, left_ms, replica.offer.version)
             attempt.stream = link.ask(meta, body, attempt)
             attempt.link, attempt.owner = link, self
             if number and not self._call.is_copy:
