@@ -291,11 +291,15 @@ def put_into(built: Path, folder: Path) -> None:
 
 
 def remove() -> None:
-    """Remove all compiled modules of this checkout, and their record first: no process takes half of them for all."""
+    """Remove all compiled modules of this checkout.
+
+    Their record goes first and the library that they share goes last: a process that starts meanwhile runs the sources.
+    """
     (ROOT / "protocol" / "src" / RECORD).unlink(missing_ok=True)
-    for root in ROOT.glob("*/src"):
-        for path in root.rglob(f"*{SUFFIX}"):
-            path.unlink()
+    shared = set(ROOT.glob(f"*/src/*{SUFFIX}"))
+    modules = set(ROOT.glob(f"*/src/**/*{SUFFIX}")) - shared
+    for path in (*modules, *shared):
+        path.unlink()
 
 
 def _split(source: Path) -> tuple[Path, Path]:

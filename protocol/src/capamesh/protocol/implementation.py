@@ -20,12 +20,18 @@ Implementation: TypeAlias = Literal["compiled", "pure"]
 PURE: Final = "CAPAMESH_PURE"
 """The variable of the environment that has the sources run where it is set to anything but 0."""
 _SUFFIX: Final = importlib.machinery.EXTENSION_SUFFIXES[0]
+SHARED: Final = f"capamesh__mypyc{_SUFFIX}"
+"""The name of the library that has the code of all compiled modules, at the source root of `protocol`."""
 
 
 class SourceFinder:
-    """A finder of modules that takes the sources of these modules, whatever else lies beside them."""
+    """A finder of modules that takes the sources of these modules, whatever else lies beside them.
 
-    def __init__(self, modules: frozenset[str]) -> None:
+    Args:
+        modules: their names; None: all modules of the project.
+    """
+
+    def __init__(self, modules: frozenset[str] | None) -> None:
         self._modules = modules
 
     def find_spec(
@@ -33,18 +39,22 @@ class SourceFinder:
     ) -> importlib.machinery.ModuleSpec | None:
         """Return where the source of a module lies; None for a module that is not one of these, or has no source."""
         del target
-        if name not in self._modules:
+        if not (name.startswith("capamesh.") if self._modules is None else name in self._modules):
             return None
         loader = (importlib.machinery.SourceFileLoader, importlib.machinery.SOURCE_SUFFIXES)
         for folder in path or ():
             spec = importlib.machinery.FileFinder(folder, loader).find_spec(name)
-            if spec is not None:
+            if spec is not None and spec.loader is not None:
                 return spec
         return None
 
 
-def decide(record: Path, environment: dict[str, str]) -> tuple[Implementation, str, frozenset[str]]:
-    """Return what is to run, why in a few words, and the compiled modules that `record` tells of.
+def decide(
+    record: Path, environment: dict[str, str]
+) -> tuple[Implementation, str, frozenset[str] | None]:
+    """Return what is to run, why in a few words, and the modules that may lie compiled beside their sources.
+
+    None stands for all modules: there is no record of them, but some may lie there.
 
     Args:
         record: the file in which scripts/compile_modules.py told what it compiled; in capamesh/protocol.
@@ -52,8 +62,10 @@ def decide(record: Path, environment: dict[str, str]) -> tuple[Implementation, s
     """
     try:
         states: dict[str, list[int] | None] = json.loads(record.read_bytes())
-        modules = frozenset(states)
-    except (OSError, ValueError, TypeError):
+        modules = frozenset(states.keys())
+    except (OSError, ValueError, AttributeError):
+        if (record.parents[2] / SHARED).exists():
+            return "pure", "compiled modules lie here without a record of them", None
         return "pure", "no compiled modules are installed", frozenset()
     if environment.get(PURE, "0") not in {"", "0"}:
         return "pure", f"{PURE} is set", modules
@@ -91,5 +103,5 @@ def _state_of(source: Path) -> list[int] | None:
 
 RUNNING, REASON, _modules = decide(Path(__file__).with_name("compiled.json"), dict(os.environ))
 """The implementation that runs in this process, and the reason for it."""
-if RUNNING == "pure" and _modules:
+if RUNNING == "pure" and _modules != frozenset():
     sys.meta_path.insert(0, SourceFinder(_modules))
