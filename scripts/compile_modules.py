@@ -92,11 +92,11 @@ def source_of(module: str) -> Path:
         CannotCompileError: there is no such module.
     """
     place = Path(*module.split("."))
-    roots = [ROOT / part / "src" for part in (module.split(".")[1], "protocol")]
-    for candidate in (place.with_suffix(".py"), place / "__init__.py"):
-        for root in roots:
-            if (root / candidate).is_file():
-                return (root / candidate).relative_to(ROOT)
+    for part in module.split(".")[1:2]:
+        for inside in (place.with_suffix(".py"), place / "__init__.py"):
+            source = Path(part, "src") / inside
+            if (ROOT / source).is_file():
+                return source
     raise CannotCompileError(
         f"pyproject.toml lists {module}, which does not exist: correct [tool.capamesh.compiled]"
     )

@@ -170,7 +170,7 @@ def test_finder_takes_the_source_that_a_library_lies_beside(tmp_path: Path) -> N
     assert spec.loader is not None
     made = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)
-    assert made.NAME == module
+    assert module == made.NAME
 
 
 def test_finder_takes_all_sources_where_nobody_knows_which_are_compiled(tmp_path: Path) -> None:

@@ -1,0 +1,335 @@
+"""The script that compiles the hot modules: its list, its errors, and where it puts what it made. It compiles nothing here."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import json
+import os
+import sysconfig
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import compile_modules
+import pytest
+from compile_modules import RECORD, SUFFIX, CannotCompileError
+
+ROOT = Path(__file__).resolve().parents[3]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+MODULES: list[str] = PROJECT["tool"]["capamesh"]["compiled"]["modules"]
+HOT_WITH_IO = {
+    "capamesh.protocol.links.asking": "tells asyncio's log of an asker that raises",
+    "capamesh.protocol.links.link": "is asyncio's protocol of the socket of each request to a node",
+    "capamesh.protocol.links.liveness": "holds the timers of a link, which each request winds",
+    "capamesh.protocol.links.transport": "has the verification that a link calls",
+    "capamesh.protocol.links.writer": "writes each request's frames to the socket",
+    "capamesh.router.http.arrivals": "holds each body on its way in, and pauses its socket",
+    "capamesh.router.http.client_side": "holds the socket and the timer of each client",
+    "capamesh.router.http.connection": "is asyncio's protocol of each client's socket",
+    "capamesh.router.http.errors": "makes aiohttp's responses of errors",
+    "capamesh.router.http.handler_state": "looks into aiohttp's handler of each connection",
+    "capamesh.router.http.oip": "makes aiohttp's responses, and the head of each plain answer",
+    "capamesh.router.requests.slices": "gives the loop its turns within one long request",
+}
+"""The hot modules that do IO or make what a library of IO takes, and why each request comes through them."""
+ONE = "capamesh.protocol.one"
+TWO = "capamesh.router.rooms.two"
+ROOM = "capamesh.router.rooms"
+
+
+def contract() -> dict[str, Any]:
+    contracts = PROJECT["tool"]["importlinter"]["contracts"]
+    (found,) = (each for each in contracts if each["name"].startswith("pure modules"))
+    return found
+
+
+def is_in_contract(module: str) -> bool:
+    return any(
+        module == pure or module.startswith(f"{pure}.") for pure in contract()["source_modules"]
+    )
+
+
+def test_listed_modules_are_there_once_and_in_order() -> None:
+    assert sorted(set(MODULES)) == MODULES
+    sources = compile_modules.listed()
+    assert list(sources) == MODULES
+    assert [name for name, path in sources.items() if not (ROOT / path).is_file()] == []
+
+
+def test_listed_modules_are_pure_or_have_a_reason() -> None:
+    assert {module for module in MODULES if not is_in_contract(module)} == set(HOT_WITH_IO)
+
+
+@pytest.mark.parametrize("module", HOT_WITH_IO)
+def test_reason_is_of_a_module_with_io(module: str) -> None:
+    imported: set[str] = set()
+    for node in ast.walk(ast.parse((ROOT / compile_modules.source_of(module)).read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imported.add(node.module.split(".")[0])
+    assert imported & set(contract()["forbidden_modules"]), (
+        "it can be in the contract: put it there"
+    )
+
+
+@pytest.fixture(name="checkout")
+def made_up_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a checkout of three modules, one of them a package, in which the script works."""
+    for part, place in (
+        ("protocol", "one.py"),
+        ("router", "rooms/__init__.py"),
+        ("router", "rooms/two.py"),
+    ):
+        path = tmp_path / part / "src" / "capamesh" / part / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"PLACE = {place!r}\n")
+    write_list(tmp_path, ONE, ROOM, TWO)
+    monkeypatch.setattr(compile_modules, "ROOT", tmp_path)
+    monkeypatch.setattr(compile_modules, "CACHE", tmp_path / "build" / "compiled")
+    return tmp_path
+
+
+def write_list(checkout: Path, *modules: str) -> None:
+    (checkout / "pyproject.toml").write_text(
+        f"[tool.capamesh.compiled]\nmodules = {json.dumps(modules)}\n"
+    )
+
+
+def result_in(folder: Path) -> Path:
+    """Make what compiling the made-up checkout results in."""
+    files = ["capamesh__mypyc", "capamesh/protocol/one", "capamesh/router/rooms/__init__"]
+    for file in (*files, "capamesh/router/rooms/two"):
+        path = folder / (file + SUFFIX)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"compiled {file}")
+    record = {
+        ONE: "protocol/src/capamesh/protocol/one.py",
+        ROOM: "router/src/capamesh/router/rooms/__init__.py",
+        TWO: "router/src/capamesh/router/rooms/two.py",
+    }
+    (folder / RECORD).write_text(json.dumps(record))
+    return folder
+
+
+def files_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+BESIDE = {
+    f"protocol/src/capamesh__mypyc{SUFFIX}",
+    f"protocol/src/capamesh/protocol/one{SUFFIX}",
+    f"router/src/capamesh/router/rooms/__init__{SUFFIX}",
+    f"router/src/capamesh/router/rooms/two{SUFFIX}",
+}
+
+
+def test_sources_are_found_in_the_part_that_their_name_says(checkout: Path) -> None:
+    assert compile_modules.listed() == {
+        ONE: Path("protocol/src/capamesh/protocol/one.py"),
+        ROOM: Path("router/src/capamesh/router/rooms/__init__.py"),
+        TWO: Path("router/src/capamesh/router/rooms/two.py"),
+    }
+    assert (checkout / compile_modules.source_of(TWO)).is_file()
+
+
+@pytest.mark.parametrize("name", ["capamesh.router.rooms.three", "capamesh.nothing", "capamesh"])
+@pytest.mark.parametrize(("options", "status"), [([], 1), (["--if-possible"], 0)])
+def test_module_that_does_not_exist_is_named(
+    checkout: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    options: list[str],
+    status: int,
+) -> None:
+    write_list(checkout, ONE, name)
+    assert compile_modules.main(options) == status
+    assert capsys.readouterr().err == (
+        f"compile: pyproject.toml lists {name}, which does not exist: "
+        "correct [tool.capamesh.compiled]\n"
+    )
+
+
+@pytest.mark.parametrize(("options", "status"), [([], 1), (["--if-possible"], 0)])
+def test_missing_compiler_is_named(
+    checkout: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    status: int,
+) -> None:
+    monkeypatch.setenv("CC", "no-such -O2")
+    before = files_in(checkout)
+
+    assert compile_modules.main(options) == status
+
+    said = capsys.readouterr()
+    assert said.err == (
+        "compile: there is no C compiler 'no-such' here: install gcc and python3-dev, or set CC\n"
+    )
+    assert ("pure Python" in said.out) == (status == 0)
+    assert files_in(checkout) == before
+
+
+def test_missing_headers_are_named(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", "sh")  # a command that is there
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": str(tmp_path / "none")})
+    with pytest.raises(CannotCompileError, match=r"headers are missing here: install python3-dev"):
+        compile_modules.compiled()
+    assert not (checkout / "build").exists()
+
+
+def test_missing_mypy_is_named(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(compile_modules, "version", version)
+    with pytest.raises(CannotCompileError, match=r"^mypy is not installed here: run `make demo`"):
+        compile_modules.compiled()
+    assert not (checkout / "build").exists()
+
+
+GENERATED = """\
+static PyMemberDef Link_members[] = {
+    {"__weakref__", T_OBJECT_EX, sizeof(capamesh___LinkObject), 0},
+    {"__dict__", T_OBJECT_EX, sizeof(capamesh___LinkObject) + sizeof(PyObject *), 0},
+    {0}
+};
+static PyTypeObject CPyType_Link_template_ = {
+    .tp_name = "Link",
+    .tp_dictoffset = sizeof(capamesh___LinkObject) + sizeof(PyObject *),
+    .tp_weaklistoffset = sizeof(capamesh___LinkObject),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+};
+static const char *text = "a .tp_weaklistoffset = of a text,";
+"""
+
+
+def test_generated_classes_lose_their_lists_of_weak_references_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "__native_capamesh.c"
+    path.write_text(GENERATED)
+    compile_modules.leave_out_weak_references(path)
+    lines = GENERATED.splitlines(keepends=True)
+    del lines[8], lines[1]
+    assert path.read_text() == "".join(lines)
+
+
+def test_digest_tells_sources_names_and_compilers_apart(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", "sh")
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": str(checkout)})
+    (checkout / "Python.h").touch()
+
+    def digest() -> str:
+        return compile_modules._digest(compile_modules.listed().values())
+
+    seen = [digest()]
+    one = checkout / compile_modules.source_of(ONE)
+    os.utime(one, (1, 1))
+    assert digest() == seen[0], "when a source was written is no matter"
+    one.write_text(one.read_text() + "# more\n")
+    seen.append(digest())
+    write_list(checkout, ONE, TWO)
+    seen.append(digest())
+    monkeypatch.setenv("CC", "sh -O0")
+    seen.append(digest())
+    monkeypatch.setattr(compile_modules, "version", lambda name: f"{name} of tomorrow")
+    seen.append(digest())
+    assert len(set(seen)) == len(seen)
+
+
+def test_result_that_is_there_is_taken(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compile_modules, "_digest", lambda _: "digest")
+    made = result_in(checkout / "build" / "compiled" / "digest")
+    assert compile_modules.compiled() == made
+
+
+def test_modules_are_put_beside_their_sources_with_a_record_of_these(checkout: Path) -> None:
+    built = result_in(checkout / "build" / "compiled" / "digest")
+    before = files_in(checkout)
+
+    compile_modules.put_beside_sources(built)
+
+    record = f"protocol/src/{RECORD}"
+    assert files_in(checkout) - before == {*BESIDE, record}
+    two = f"router/src/capamesh/router/rooms/two{SUFFIX}"
+    assert (checkout / two).read_text() == "compiled capamesh/router/rooms/two"
+    states = json.loads((checkout / record).read_text())
+    assert list(states) == [ONE, ROOM, TWO]
+    for name, state in states.items():
+        source = (checkout / compile_modules.source_of(name)).stat()
+        assert state == [source.st_size, source.st_mtime_ns]
+
+
+def test_library_that_a_process_has_open_stays_whole(checkout: Path) -> None:
+    built = result_in(checkout / "build" / "compiled" / "digest")
+    compile_modules.put_beside_sources(built)
+    one = f"capamesh/protocol/one{SUFFIX}"
+    with (checkout / "protocol" / "src" / one).open() as opened:
+        (built / one).write_text("compiled anew")
+        compile_modules.put_beside_sources(built)
+        assert opened.read() == "compiled capamesh/protocol/one"
+    assert (checkout / "protocol" / "src" / one).read_text() == "compiled anew"
+
+
+def test_modules_of_an_older_list_do_not_stay(checkout: Path) -> None:
+    old = checkout / "router" / "src" / "capamesh" / "router" / f"old{SUFFIX}"
+    old.write_text("compiled")
+    compile_modules.put_beside_sources(result_in(checkout / "build" / "compiled" / "digest"))
+    assert not old.exists()
+
+
+def test_removing_leaves_sources_results_and_foreign_libraries(checkout: Path) -> None:
+    built = result_in(checkout / "build" / "compiled" / "digest")
+    foreign = checkout / ".venv" / "lib" / f"foreign{SUFFIX}"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("foreign")
+    before = files_in(checkout)
+    compile_modules.put_beside_sources(built)
+
+    assert compile_modules.main(["--remove"]) == 0
+
+    assert files_in(checkout) == before
+    assert compile_modules.main(["--remove"]) == 0, "twice does no harm"
+
+
+def test_removing_takes_the_record_first_and_the_shared_library_last(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_modules.put_beside_sources(result_in(checkout / "build" / "compiled" / "digest"))
+    order: list[str] = []
+    unlink = Path.unlink
+
+    def noted(path: Path, missing_ok: bool = False) -> None:
+        order.append(path.name)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", noted)
+    compile_modules.remove()
+    assert len(order) == 5
+    assert (order[0], order[-1]) == ("compiled.json", f"capamesh__mypyc{SUFFIX}")
+
+
+def test_wheel_has_a_record_without_states(checkout: Path, tmp_path: Path) -> None:
+    built = result_in(checkout / "build" / "compiled" / "digest")
+    into = tmp_path / "into"
+    compile_modules.put_into(built, into)
+    assert files_in(into) == files_in(built)
+    assert json.loads((into / RECORD).read_text()) == {ONE: None, ROOM: None, TWO: None}
+
+
+def test_only_the_last_results_stay(checkout: Path) -> None:
+    cache = checkout / "build" / "compiled"
+    for age, name in enumerate(("e", "d", "c", "b", "a")):
+        (cache / name).mkdir(parents=True)
+        os.utime(cache / name, (age, age))
+    (cache / "work-1").mkdir()
+    os.utime(cache / "work-1", (0, 0))
+    compile_modules._forget_old_results()
+    assert {path.name for path in cache.iterdir()} == {"a", "b", "c", "work-1"}
