@@ -50,7 +50,7 @@ test: $(READY) build/models ## All tests but the slow ones, the attacks and chao
 test-compiled: $(READY) build/models ## The tests again, where the compiled modules run
 	$(BIN)/python scripts/compile_modules.py
 	$(BIN)/pytest tests/unit -n 2 -q
-	$(BIN)/pytest tests/integration tests/hostile/test_compiled.py -q
+	$(BIN)/pytest tests/integration -q
 
 test-unit: $(READY) ## The unit tests alone
 	$(BIN)/pytest tests/unit -n 2 $(ARGS)

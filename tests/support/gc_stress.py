@@ -1,0 +1,28 @@
+"""Runs tests with the garbage collector at work after every few objects: what it frees too soon is then missed at once.
+
+python tests/support/gc_stress.py PATHS AND OPTIONS OF PYTEST
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import sys
+
+import pytest
+
+THRESHOLDS = (7, 3, 3)
+"""A collection after 7 new objects, an older generation with every third (measured: a class that takes weak references, as
+mypyc 2.4 makes them, ends the process within seconds)."""
+
+
+class EagerCollector:
+    """A plugin of pytest."""
+
+    def pytest_runtest_setup(self) -> None:
+        gc.set_threshold(*THRESHOLDS)
+
+
+if __name__ == "__main__":
+    faulthandler.enable()
+    sys.exit(pytest.main(sys.argv[1:], plugins=[EagerCollector()]))
