@@ -37,6 +37,9 @@ wheels: $(READY) build/models ## The wheel, and the stand-in that spares who ins
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist requirements/fastecdsa
 
+test test-mutation profile: export CAPAMESH_PURE := 1 # coverage, mutants and py-spy need the sources
+test-compiled: export CAPAMESH_PURE := 0
+
 test: $(READY) build/models ## All tests but the slow ones, the attacks and chaos
 	@$(BIN)/coverage erase
 	@echo "unit and integration tests, at the same time"
@@ -49,6 +52,7 @@ test: $(READY) build/models ## All tests but the slow ones, the attacks and chao
 
 test-compiled: $(READY) build/models ## The tests again, where the compiled modules run
 	$(BIN)/python scripts/compile_modules.py
+	@$(BIN)/capamesh version
 	$(BIN)/pytest tests/unit -n 2 -q
 	$(BIN)/pytest tests/integration -q
 
@@ -56,8 +60,9 @@ test-unit: $(READY) ## The unit tests alone
 	$(BIN)/pytest tests/unit -n 2 $(ARGS)
 
 test-slow: $(READY) build/models ## The tests that take minutes, and every property tried 1,000 times
+	@$(BIN)/python scripts/compile_modules.py --if-possible
 	$(BIN)/pytest -m slow $(ARGS)
-	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest tests/unit $(ARGS)
+	CAPAMESH_PURE=1 HYPOTHESIS_PROFILE=thorough $(BIN)/pytest tests/unit $(ARGS)
 
 test-chaos: $(READY) build/models ## Kill, freeze and cut off real processes under load
 	$(BIN)/pytest -m chaos tests/e2e/chaos $(ARGS)

@@ -2,7 +2,7 @@
 
     python benchmarks/profile_router.py [--seconds 10] [--keep]
 
-Needs wrk, and the right to look into a process of one's own (root, or a `ptrace_scope` that lets py-spy in). The router
+What is profiled are the sources: py-spy sees no frames of compiled functions. Needs wrk, and the right to look into a process of one's own (root, or a `ptrace_scope` that lets py-spy in). The router
 stands before the link upstreams of `peers.py`, which do next to nothing. For each load: its CPU time for a request, measured
 without the sampler; then the samples, which share it out. Flame graphs and the stacks go to build/profile/; `--keep`
 writes the figures to results/ and the table into docs/explanation/benchmarks/profile.md.
@@ -152,7 +152,7 @@ def main() -> int:
     require_wrk()
     if not str(connection.__file__).endswith(".py"):
         raise SystemExit(
-            "the router is compiled: py-spy sees no stacks in it; install it from source"
+            "the router is compiled, and py-spy sees no stacks in it: set CAPAMESH_PURE=1, as `make profile` does"
         )
     BUILD.mkdir(parents=True, exist_ok=True)
     console = Console()

@@ -3,7 +3,7 @@
     python benchmarks/speed_check.py [--base HEAD~1] [--by instructions|valgrind|cpu] [--rounds 9] [--bar 0.03]
 
 Runs `hot_path.py` of this checkout, as it is, and of the base, which is unpacked into folders of its own; each with its
-own code, in this environment. What counts a request is, by what the machine has:
+own code, in this environment, and from sources: nothing is compiled in the base's folders. What counts a request is, by what the machine has:
 
 - `instructions`: what the processor counts, by `perf stat`; virtual machines often have none;
 - `valgrind`: what valgrind counts, twenty times as slowly, and undisturbed by what else runs;
@@ -93,6 +93,7 @@ def run(checkout: Path, kind: str, count: int, prefix: Sequence[str] = ()) -> tu
         **os.environ,
         "PYTHONPATH": os.pathsep.join(str(checkout / part / "src") for part in PARTS),
         "PYTHONHASHSEED": "0",
+        "CAPAMESH_PURE": "1",
     }
     done = subprocess.run(
         (*prefix, sys.executable, str(checkout / "benchmarks" / "hot_path.py"), kind, str(count)),

@@ -6,6 +6,7 @@ Without it, and in an editable installation, the wheel is of pure Python and run
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,7 @@ class CompiledModules(BuildHookInterface[Any]):
         root = Path(self.root)
         into = root / "build" / "compiled-wheel"
         script = root / "scripts" / "compile_modules.py"
+        shutil.rmtree(into, ignore_errors=True)  # of an older list
         subprocess.run([sys.executable, script, "--into", into], check=True)  # noqa: S603 - our own
         build_data["pure_python"] = False
         build_data["infer_tag"] = True

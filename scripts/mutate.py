@@ -1,8 +1,9 @@
 """Breaks the router's middle in one small place at a time and counts how often the unit tests notice.
 
 Each break (a mutant) is applied to a module as it is imported by a forked process; no file is changed. The process runs the
-tests of the module's own folder, then those of the whole router, until one fails. A run of a sample is chosen by a seed,
-so that two commits can be compared. What survives is printed with its line: a missing test, or a line that does nothing.
+tests of the module's own folder, then those of the whole router, until one fails; sources run, whatever lies compiled
+beside them. A run of a sample is chosen by a seed, so that two commits can be compared. What survives is printed with its
+line: a missing test, or a line that does nothing.
 
     python scripts/mutate.py --sample 200
     python scripts/mutate.py router/src/capamesh/router/requests/blame.py
@@ -16,6 +17,7 @@ import copy
 import importlib
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import json
 import os
 import random
@@ -57,8 +59,8 @@ ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
     ast.FloorDiv: ast.Mult,
     ast.Mod: ast.Mult,
 }
-WARM = ("numpy", "aiohttp", "cryptography.x509", "msgspec")
-"""Libraries that are imported once, before the forks."""
+WARM = ("numpy", "aiohttp", "cryptography.x509", "msgspec", "capamesh.protocol")
+"""The modules that are imported once, before the forks. The last decides that sources run, not what they were compiled to."""
 QUIET_METHODS = frozenset({"__repr__", "__str__"})
 """Methods for people's eyes, which no test needs to pin."""
 
@@ -184,10 +186,10 @@ class _Finder(importlib.abc.MetaPathFinder):
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname != self._name:
             return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
-        if spec is not None and spec.origin is not None:
-            spec.loader = _Loader(fullname, spec.origin, self._mutant)
-        return spec
+        del path, target
+        origin = str(ROOT / self._mutant.path)
+        loader = _Loader(fullname, origin, self._mutant)
+        return importlib.util.spec_from_file_location(fullname, origin, loader=loader)
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
@@ -295,6 +297,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one JSON map on standard output")
     args = parser.parse_args()
     os.chdir(ROOT)
+    os.environ["CAPAMESH_PURE"] = "1"
     for library in WARM:
         importlib.import_module(library)
     mutants = [mutant for file in modules_in(args.paths) for mutant in mutants_of(file)]
