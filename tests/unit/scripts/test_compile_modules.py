@@ -324,7 +324,7 @@ def test_wheel_has_a_record_without_states(checkout: Path, tmp_path: Path) -> No
     assert json.loads((into / RECORD).read_text()) == {ONE: None, ROOM: None, TWO: None}
 
 
-def test_only_the_last_results_stay(checkout: Path) -> None:
+def test_results_stay_while_they_are_among_the_last(checkout: Path) -> None:
     cache = checkout / "build" / "compiled"
     for age, name in enumerate(("e", "d", "c", "b", "a")):
         (cache / name).mkdir(parents=True)
