@@ -48,7 +48,7 @@ def native_classes() -> list[type[Any]]:
 
 
 def test_compiled_classes_take_no_weak_references() -> None:
-    """A collection frees what is in use if they do: https://github.com/mypyc/mypyc/issues/1102."""
+    """A collection may free what is in use if they do: https://github.com/mypyc/mypyc/issues/1102."""
     classes = native_classes()
     assert len(classes) > 100
     assert [each for each in classes if each.__weakrefoffset__ != 0] == []

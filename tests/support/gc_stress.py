@@ -12,8 +12,7 @@ import sys
 import pytest
 
 THRESHOLDS = (7, 3, 3)
-"""A collection after 7 new objects, an older generation with every third (measured: a class that takes weak references, as
-mypyc 2.4 makes them, ends the process within seconds)."""
+"""A collection after 7 new objects, of an older generation with every third (guess: many within the shortest test)."""
 
 
 class EagerCollector:
