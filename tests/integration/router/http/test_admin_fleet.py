@@ -360,6 +360,7 @@ async def test_index_asked_for_with_more_than_the_largest_json_is_refused() -> N
         assert response.status == 200
 
 
+@pytest.mark.pure
 async def test_bug_in_a_page_is_a_500_in_the_protocol_s_form_and_is_logged() -> None:
     async with serving(limits=Limits(max_message_bytes=100)) as http:
         http.view.apply([Joined(advert("A", "a:1"))])

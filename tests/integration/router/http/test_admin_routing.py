@@ -33,6 +33,8 @@ from capamesh.router.rules.model_rules import ModelRules, RoutingRules
 from capamesh.router.telemetry.ended import EndedRequests
 from capamesh.router.telemetry.tracing import AttemptTimes, RequestTimes
 
+pytestmark = pytest.mark.pure
+
 KEY = {"Authorization": "Bearer secret"}
 ALPHA, OTHER = "12D3KooWalpha", "12D3KooWother"
 

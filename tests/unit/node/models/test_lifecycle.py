@@ -1593,6 +1593,7 @@ async def test_request_has_a_model_tried_again_that_ran_out_of_memory_ever_more_
     assert rig.states(ModelState.READY) == ["bad/1"]
 
 
+@pytest.mark.pure
 @pytest.mark.usefixtures("quick")
 async def test_change_is_made_and_answered_though_there_was_no_memory_half_way(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
