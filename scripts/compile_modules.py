@@ -204,7 +204,9 @@ def _compile(sources: dict[str, Path], work: Path) -> None:
             flags = [
                 *_variable("CFLAGS"),
                 *_variable("CCSHARED"),
-                *arguments,
+                *(
+                    each for each in arguments if each != "-Werror"
+                ),  # a newer compiler warns of more
                 *(f"-I{folder}" for folder in headers),
             ]
             objects = list(

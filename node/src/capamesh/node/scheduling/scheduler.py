@@ -26,6 +26,8 @@ class Scheduler(Protocol):
     call any method here.
     """
 
+    __slots__ = ()
+
     meter: Meter
     """Counts what came of the requests."""
     health: RunHealth
