@@ -25,6 +25,7 @@ HOT_WITH_IO = {
     "capamesh.protocol.links.transport": "has the verification that a link calls",
     "capamesh.protocol.links.writer": "writes each request's frames to the socket",
     "capamesh.router.http.arrivals": "holds each body on its way in, and pauses its socket",
+    "capamesh.protocol.links.tls_transport": "reads and writes the TLS of each link",
     "capamesh.router.http.client_side": "holds the socket and the timer of each client",
     "capamesh.router.http.connection": "is asyncio's protocol of each client's socket",
     "capamesh.router.http.errors": "makes aiohttp's responses of errors",
