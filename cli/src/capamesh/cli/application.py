@@ -14,6 +14,7 @@ from capamesh.cli import (
     explain,
     fleet,
     infer,
+    keys,
     model,
     network,
     node,
@@ -78,6 +79,7 @@ application.command("join", rich_help_panel="Run a network", epilog=up.JOIN_EPIL
 application.add_typer(network.group, name="network", rich_help_panel="Run a network")
 application.add_typer(router.group, name="router", rich_help_panel="Run a network")
 application.add_typer(node.group, name="node", rich_help_panel="Run a network")
+application.add_typer(keys.group, name="keys", rich_help_panel="Run a network")
 application.add_typer(model.group, name="model", rich_help_panel="Run a network")
 application.command("circuit", rich_help_panel="Run a network", epilog=circuit.EPILOG)(
     circuit.circuit

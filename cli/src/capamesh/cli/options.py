@@ -51,6 +51,15 @@ Data: TypeAlias = Annotated[
         help="The member's own folder: its key, membership and status.",
     ),
 ]
+Keys: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--keys",
+        envvar="CAPAMESH_KEYS",
+        metavar="FILE",
+        help="The file of keys, where it is not keys.db in --data; routers of one machine may share one.",
+    ),
+]
 OwnerFolder: TypeAlias = Annotated[
     Path,
     typer.Option(

@@ -12,6 +12,7 @@ from capamesh.client.asks import CutOff, Unreachable
 from capamesh.protocol.errors import (
     CapameshError,
     ConfigError,
+    KeysUnavailable,
     NoEndpoint,
     ShutOut,
     Unsatisfiable,
@@ -69,12 +70,12 @@ def is_for_another(error: CapameshError, *, is_repeatable: bool) -> bool:
     """Return whether another router may be asked the same.
 
     It always may where this one did not pass the request on: it could not be reached, is no member of its network any
-    more, or reaches no node. Where the connection broke in the middle, it may only if the request may run twice.
+    more, reaches no node, or cannot read its keys. Where the connection broke in the middle, it may only if the request may run twice.
     """
     match error:
         case Unsatisfiable():
             return False
-        case Unreachable() | ShutOut() | NoEndpoint():
+        case Unreachable() | ShutOut() | NoEndpoint() | KeysUnavailable():
             return True
         case CutOff():
             return is_repeatable

@@ -58,6 +58,18 @@ class ModelNotFound(ClientError):
     code = "model_not_found"
 
 
+class Unauthenticated(ClientError):
+    """The router asks for a key, and the caller has sent none that it takes."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(ClientError):
+    """The caller's key is not for what was asked."""
+
+    code = "forbidden"
+
+
 class DeadlineExceeded(ClientError):
     """The time the caller allowed has passed."""
 
@@ -170,6 +182,12 @@ class ShutOut(NoEndpoint):
     """The router's own membership has ended, so that no node takes anything from it; another router may do better."""
 
     code = "shut_out"
+
+
+class KeysUnavailable(PeerError):
+    """The router cannot read its keys, so that it cannot tell whether the caller's is one; another router may."""
+
+    code = "keys_unavailable"
 
 
 class ProtocolViolation(PeerError):

@@ -13,7 +13,9 @@ from capamesh.protocol.errors import (
     ClientError,
     DeadlineExceeded,
     Draining,
+    Forbidden,
     InvalidRequest,
+    KeysUnavailable,
     LinkLost,
     ModelFailed,
     ModelNotFound,
@@ -27,6 +29,7 @@ from capamesh.protocol.errors import (
     ShutOut,
     TooLarge,
     TooManyRequests,
+    Unauthenticated,
     Unsatisfiable,
 )
 from capamesh.protocol.oip import error_body
@@ -35,7 +38,9 @@ from capamesh.router.http.replies import JSON, Reply
 STATUS: dict[type[CapameshError], int] = {
     InvalidRequest: 400,
     ClientError: 400,
+    Unauthenticated: 401,
     NotMember: 403,
+    Forbidden: 403,
     AdvertRejected: 400,
     ModelNotFound: 404,
     SequenceLost: 410,
@@ -46,6 +51,7 @@ STATUS: dict[type[CapameshError], int] = {
     LinkLost: 502,
     ProtocolViolation: 502,
     Draining: 503,
+    KeysUnavailable: 503,
     ModelUnavailable: 503,
     NoEndpoint: 503,
     Overloaded: 503,
@@ -86,7 +92,7 @@ def retry_after_s(error: CapameshError) -> int | None:
             | ModelUnavailable(retry_after_s=hint_s)
         ):
             return max(RETRY_AFTER_S, math.ceil(hint_s))
-        case Draining():
+        case Draining() | KeysUnavailable():
             return RETRY_AFTER_S
         case _:
             return None

@@ -1,0 +1,227 @@
+"""`capamesh keys`: make, show and revoke the keys by which a router knows its clients. Arguments and printing only."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+from capamesh.cli import options
+from capamesh.cli.help_texts import examples, new_group, teach
+from capamesh.cli.parsing import duration, names
+
+if TYPE_CHECKING:
+    from capamesh.router.access.key_store import KeptKey, KeyStore
+    from capamesh.router.access.keys import Key, Scope
+
+group = new_group(
+    "Give out keys to a router's clients, and take them back.",
+    examples(
+        "capamesh keys create lab --data my-network/router > lab.key",
+        "capamesh keys list --data my-network/router",
+        "capamesh keys revoke Ab3dE6gH --data my-network/router",
+    ),
+)
+group.callback(invoke_without_command=True)(teach)
+
+Data: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        envvar="CAPAMESH_DATA",
+        metavar="DIR",
+        help="The router's data folder, which has the file keys.db.",
+    ),
+]
+
+
+@group.command(
+    epilog=examples(
+        "capamesh keys create lab --data my-network/router > lab.key   runs all models",
+        "capamesh keys create lab --model 'digits*' --expires 30d --data my-network/router",
+        "capamesh keys create prometheus --may metrics --data my-network/router",
+        "CAPAMESH_KEY=$(cat lab.key) capamesh infer digits --data image.npy   as the client",
+    )
+)
+def create(
+    tenant: Annotated[
+        str,
+        typer.Argument(
+            metavar="TENANT",
+            help="Whose it is: requests with it count as this tenant's, in shares and in usage. Several keys may have one.",
+        ),
+    ],
+    data: Data = None,
+    keys: options.Keys = None,
+    may: Annotated[
+        str,
+        typer.Option(
+            "--may",
+            metavar="VERB,...",
+            help="What it may do: infer (run models), read (see the network and the page), metrics, jobs, admin.",
+        ),
+    ] = "infer",
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            metavar="NAME",
+            help="A model that it may run, or the beginning of names and a *; may be repeated.  [default: all]",
+            show_default=False,
+        ),
+    ] = None,
+    max_priority: Annotated[
+        int,
+        typer.Option(
+            "--max-priority",
+            metavar="N",
+            min=1,
+            max=255,
+            help="The most urgent priority of its requests: 1 is the highest.",
+        ),
+    ] = 128,
+    expires: Annotated[
+        str,
+        typer.Option(
+            "--expires",
+            metavar="DURATION",
+            help="When it ends, counted from now, such as 12h, 30d or 8w.  [default: never]",
+            show_default=False,
+        ),
+    ] = "",
+    as_json: options.Json = False,
+) -> None:
+    """Make a key and print it, this once: only its digest is kept. A router that runs takes it within 2 s.
+
+    With the first key of its file a router asks every client for one, also when that key ends.
+    """
+    from capamesh.cli.printing import hint, print_json  # noqa: PLC0415 - help starts faster
+
+    lasts = duration(expires, "--expires") if expires else None
+    scope = _scope(tenant, verbs=names(may), models=model or [], max_priority=max_priority)
+    store = _store(data, keys)
+    is_first = store.count_of_changes() == 0
+    now_s = time.time()
+    key, text = store.create(
+        tenant, scope, now_s, None if lasts is None else now_s + lasts.total_seconds()
+    )
+    if as_json:
+        print_json({"key": text, **_row(key, now_s)})
+        return
+    print(text)
+    hint(
+        f"key {key.id} of {tenant} is shown this once; take it back with: capamesh keys revoke {key.id}"
+    )
+    if is_first:
+        hint("it is the first of its file: the router takes no request without a key any more")
+
+
+@group.command(
+    "list",
+    epilog=examples(
+        "capamesh keys list --data my-network/router",
+        "capamesh keys list --keys /srv/capamesh/keys.db --json   for programs",
+    ),
+)
+def show(data: Data = None, keys: options.Keys = None, as_json: options.Json = False) -> None:
+    """Show all keys by their ids, also those that have ended; nobody can show a key itself."""
+    from capamesh.cli.printing import print_json, print_table  # noqa: PLC0415 - help starts faster
+
+    now_s = time.time()
+    kept = _store(data, keys).all()
+    if as_json:
+        print_json([_kept_row(each, now_s) for each in kept])
+        return
+    print_table(
+        ("ID", "TENANT", "STATE", "MAY", "MODELS", "EXPIRES"),
+        [
+            (
+                each.key.id,
+                each.key.tenant,
+                each.state(now_s),
+                ",".join(each.key.scope.verbs),
+                ",".join(each.key.scope.models) or "all",
+                _day(each.key.expires_s) or "never",
+            )
+            for each in kept
+        ],
+    )
+
+
+@group.command(
+    epilog=examples("capamesh keys revoke Ab3dE6gH --data my-network/router"),
+)
+def revoke(
+    key_id: Annotated[
+        str, typer.Argument(metavar="ID", help="The 8 characters that `capamesh keys list` shows.")
+    ],
+    data: Data = None,
+    keys: options.Keys = None,
+) -> None:
+    """Revoke a key for ever. A router that runs refuses it within 2 s."""
+    from capamesh.cli.printing import say  # noqa: PLC0415 - help starts faster
+
+    kept = _store(data, keys).revoke(key_id, time.time())
+    say(f"key {kept.key.id} of {kept.key.tenant} is revoked")
+
+
+def _store(data: Path | None, keys: Path | None) -> KeyStore:
+    """Return the file that is meant; a usage error where none is named."""
+    from capamesh.router.access.key_store import KEYS_FILE, KeyStore  # noqa: PLC0415 - help starts faster
+
+    if keys is None and data is None:
+        raise typer.BadParameter(
+            "name the router's data folder, or the file of keys with --keys", param_hint="--data"
+        )
+    return KeyStore(keys if keys is not None else Path(str(data)) / KEYS_FILE)
+
+
+def _scope(tenant: str, **given: object) -> Scope:
+    """Return a scope as it was given; a usage error for what is none."""
+    from capamesh.protocol.schema import Mismatch, read  # noqa: PLC0415 - help starts faster
+    from capamesh.router.access.keys import MAX_TENANT_CHARS, Scope  # noqa: PLC0415 - the same
+
+    if (
+        not 0 < len(tenant) <= MAX_TENANT_CHARS
+        or not tenant.isprintable()
+        or tenant != tenant.strip()
+    ):
+        raise typer.BadParameter(
+            f"{tenant[:80]!r} is no tenant: give 1 to {MAX_TENANT_CHARS} printable characters, without blanks around them",
+            param_hint="TENANT",
+        )
+    try:
+        return read(given, Scope)
+    except Mismatch as exc:
+        raise typer.BadParameter(str(exc)) from exc
+
+
+def _kept_row(kept: KeptKey, now_s: float) -> dict[str, object]:
+    return {
+        **_row(kept.key, kept.created_s),
+        "state": kept.state(now_s),
+        "revoked_at": _iso(kept.revoked_s),
+    }
+
+
+def _row(key: Key, created_s: float) -> dict[str, object]:
+    from capamesh.protocol.schema import plain_values  # noqa: PLC0415 - help starts faster
+
+    return {
+        "id": key.id,
+        "tenant": key.tenant,
+        **plain_values(key.scope),
+        "created_at": _iso(created_s),
+        "expires_at": _iso(key.expires_s),
+    }
+
+
+def _iso(moment_s: float | None) -> str | None:
+    return None if moment_s is None else datetime.fromtimestamp(moment_s, UTC).isoformat()
+
+
+def _day(moment_s: float | None) -> str:
+    return (_iso(moment_s) or "").replace("T", " ")[:16]

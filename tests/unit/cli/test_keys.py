@@ -1,0 +1,83 @@
+"""`capamesh keys`: a key is printed once, and shown by its id afterwards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from capamesh.cli.__main__ import run
+from capamesh.router.access.key_store import KeyStore
+from capamesh.router.access.keys import digest_of, id_of
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("CAPAMESH_DATA", raising=False)
+    monkeypatch.delenv("CAPAMESH_KEYS", raising=False)
+    return tmp_path
+
+
+def test_key_is_printed_alone_and_listed_without_its_secret(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--data", str(folder)]
+    assert run(["keys", "create", "lab", "--may", "infer,read", "--model", "d*", *where]) == 0
+    made = capsys.readouterr()
+    text = made.out.strip()
+    assert id_of(text)
+    assert "the first of its file" in made.err
+    (kept,) = KeyStore(folder / "keys.db").all()
+    assert kept.key.digest == digest_of(text)
+    assert run(["keys", "create", "prometheus", "--may", "metrics", "--json", *where]) == 0
+    second = json.loads(capsys.readouterr().out)
+    assert (id_of(second["key"]), second["tenant"], second["verbs"]) == (
+        second["id"],
+        "prometheus",
+        ["metrics"],
+    )
+
+    assert run(["keys", "revoke", kept.key.id, *where]) == 0
+    assert capsys.readouterr().out == f"key {kept.key.id} of lab is revoked\n"
+    assert run(["keys", "list", "--json", *where]) == 0
+    shown = capsys.readouterr().out
+    rows = json.loads(shown)
+    assert [(row["id"], row["state"], row["models"]) for row in rows] == [
+        (kept.key.id, "revoked", ["d*"]),
+        (second["id"], "active", []),
+    ]
+    assert text[12:] not in shown
+    assert run(["keys", "list", *where]) == 0
+    assert f"{kept.key.id}  lab" in capsys.readouterr().out
+
+
+def test_file_may_be_named_itself(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = folder / "shared.db"
+    assert run(["keys", "create", "lab", "--expires", "30d", "--keys", str(file)]) == 0
+    (kept,) = KeyStore(file).all()
+    assert kept.key.expires_s == pytest.approx(kept.created_s + 30 * 86400)
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["create", "lab"], "--data"),
+        (["create", " lab", "--data", "."], "no tenant"),
+        (["create", "", "--data", "."], "no tenant"),
+        (["create", "lab", "--may", "fly", "--data", "."], "verbs"),
+        (["create", "lab", "--expires", "soon", "--data", "."], "no duration"),
+    ],
+)
+def test_wrong_use_is_told(
+    folder: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert run(["keys", *words]) == 2
+    assert said in capsys.readouterr().err
+    assert list(folder.iterdir()) == []
+
+
+def test_unknown_key_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["keys", "revoke", "nobody", "--data", str(folder)]) == 1
+    assert "there is no key 'nobody'" in capsys.readouterr().err
