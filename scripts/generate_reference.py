@@ -33,6 +33,8 @@ from capamesh.cli.application import application
 from capamesh.node.agent.settings import NodeSettings
 from capamesh.node.contract.settings import WorkerSettings
 from capamesh.protocol.metrics import defined_in
+from capamesh.router.access.keys import Verb
+from capamesh.router.http.key_check import NEEDS, OPEN
 from capamesh.router.settings import RouterSettings
 from capamesh.router.telemetry import MOST_MODELS, MOST_NODES, OTHERS
 
@@ -72,16 +74,29 @@ def origin(path: str) -> str:
     return "Prometheus" if path == "/metrics" else "Capamesh"
 
 
+def verbs(method: str, path: str) -> str:
+    """Return what a key must be for to be taken by a route."""
+    if (method, path) in OPEN:
+        return "none"
+    needed = NEEDS.get((method, path), (Verb.ADMIN,))
+    return "any" if set(needed) == set(Verb) else " or ".join(map(code, needed))
+
+
 def http_page() -> str:
     """Return the page on HTTP."""
-    rows = [(code(f"{method} {path}"), origin(path), text) for method, path, text in routes()]
+    rows = [
+        (code(f"{method} {path}"), origin(path), verbs(method, path), text)
+        for method, path, text in routes()
+    ]
     return f"""{NOTE}
 # HTTP routes of a router
 
 What a request may ask by headers and parameters, and what an answer's headers tell: [requests](requests.md). Whatever fails
 is answered with an [error](errors.md): its code in the header `X-Capamesh-Error`, and in the body: `{{"error": "...", "code": "..."}}`.
 
-{table(("route", "specified by", "does"), rows)}
+A router of which [keys](../how-to/give-out-keys.md) were made takes a request whose key may do what *key* says, or has the operator's key.
+
+{table(("route", "specified by", "key", "does"), rows)}
 """
 
 

@@ -227,6 +227,7 @@ async def serving(
         limits,
         log,  # type: ignore[arg-type]
         ended=ended,
+        operator=OperatorKey("secret"),
     )
     api = InferenceApi(
         inference,
@@ -291,6 +292,7 @@ async def serving(
         log=log,  # type: ignore[arg-type]
         requests=requests,
         budget=front.budget,
+        keys=front.keys,
     )
     runner = make_runner(application)
     await runner.setup()

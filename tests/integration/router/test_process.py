@@ -103,8 +103,8 @@ async def test_router_that_serves_http_beyond_its_machine_says_what_strangers_ca
         "http": ready["http"],
         "what_they_can_do": "run any model as often as the limits allow, in any tenant's name and at any priority, read every"
         " request's way, /v1/nodes with the addresses of all nodes, and /metrics; nothing on the way is encrypted",
-        "what_to_do": "listen on 127.0.0.1 and let a proxy with TLS and keys come before it, or let a firewall allow only"
-        " those you know",
+        "what_to_do": "give out keys (capamesh keys create), listen on 127.0.0.1 and let a proxy with TLS come before it, or let a"
+        " firewall allow only those you know",
     }
     assert log.of("http_open_to_strangers") == ([reported] if is_open else [])
 

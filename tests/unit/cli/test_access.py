@@ -82,6 +82,15 @@ def test_command_hands_its_headers_and_authority_to_the_client(
     assert "s3cret" not in said.out + said.err
 
 
+def test_key_is_that_of_the_option_or_else_of_the_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert "key" not in access(None, None)
+    monkeypatch.setenv("CAPAMESH_KEY", " cm_of_variable \n")
+    assert access(None, None)["key"] == "cm_of_variable"
+    assert access(None, None, "cm_of_option")["key"] == "cm_of_option"
+
+
 def test_header_that_cannot_be_sent_is_an_error_without_its_value(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

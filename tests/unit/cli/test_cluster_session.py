@@ -30,8 +30,8 @@ class Router:
     def __init__(self, *fleets: dict[str, Any]) -> None:
         self.left = list(fleets)
 
-    def __call__(self, url: str) -> Router:
-        assert url == URL
+    def __call__(self, url: str, *, headers: dict[str, str]) -> Router:
+        assert (url, headers) == (URL, {})
         return self
 
     async def __aenter__(self) -> Router:
@@ -52,7 +52,7 @@ class Cluster(LocalCluster):
 
     def __init__(self, router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(Path("/cluster"), Path("/models"))
-        member = SimpleNamespace(is_running=True)
+        member = SimpleNamespace(is_running=True, data_folder=Path("/cluster/router"))
         self.nodes = [cast("Any", member)]
         self._router = cast("Any", member)
         monkeypatch.setattr(local_cluster, "AsyncClient", router)

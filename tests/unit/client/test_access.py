@@ -83,3 +83,13 @@ def test_any_headers_are_taken_or_refused(headers: dict[str, str]) -> None:
     assert all(
         "\n" not in name + value and "\r" not in name + value for name, value in sent.items()
     )
+
+
+def test_key_goes_as_a_bearer_or_beside_what_a_proxy_has() -> None:
+    assert Access(key="cm_x").with_own({}) == {"Authorization": "Bearer cm_x"}
+    both = Access({"authorization": "Basic p"}, key="cm_x").with_own({})
+    assert both == {"authorization": "Basic p", "X-API-Key": "cm_x"}
+    assert "cm_x" not in repr(Access(key="cm_x"))
+    with pytest.raises(ConfigError) as caught:
+        Access(key="cm_\n")
+    assert "cm_" not in caught.value.message

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final, TypeAlias, TypedDict
+from typing import Annotated, Final, NotRequired, TypeAlias, TypedDict
 
 import typer
 
 HEADERS_VARIABLE: Final = "CAPAMESH_HEADERS"
 """The environment variable with headers, one a line; an option of the same name goes before it."""
+
+KEY_VARIABLE: Final = "CAPAMESH_KEY"
+"""The environment variable with the key that a router asks for."""
 
 Headers: TypeAlias = Annotated[
     list[str] | None,
@@ -19,6 +22,16 @@ Headers: TypeAlias = Annotated[
         metavar="'NAME: VALUE'",
         help="A header for the proxy in front of the router, such as 'Authorization: Bearer KEY'; may be repeated. Other users "
         f"of this machine can read command lines: prefer the variable {HEADERS_VARIABLE}, which has one a line.",
+    ),
+]
+Key: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--key",
+        envvar=KEY_VARIABLE,
+        metavar="KEY",
+        show_envvar=True,
+        help="The key that the router asks for. Other users of this machine can read command lines: prefer the variable.",
     ),
 ]
 Ca: TypeAlias = Annotated[
@@ -37,10 +50,11 @@ class AccessOptions(TypedDict):
 
     headers: dict[str, str]
     ca: Path | None
+    key: NotRequired[str]
 
 
-def access(headers: Sequence[str] | None, ca: Path | None) -> AccessOptions:
-    """Return what the options and the variable say. A usage error, without the text, which may be a secret: no header."""
+def access(headers: Sequence[str] | None, ca: Path | None, key: str | None = None) -> AccessOptions:
+    """Return what the options and the variables say. A usage error, without the text, which may be a secret: no header."""
     given: dict[str, str] = {}
     for where, lines in (
         (HEADERS_VARIABLE, os.environ.get(HEADERS_VARIABLE, "").splitlines()),
@@ -59,4 +73,8 @@ def access(headers: Sequence[str] | None, ca: Path | None) -> AccessOptions:
             for known in replaced:
                 del given[known]
             given[name.strip()] = value.strip()
-    return {"headers": given, "ca": ca}
+    found: AccessOptions = {"headers": given, "ca": ca}
+    key = (key or os.environ.get(KEY_VARIABLE, "")).strip()
+    if key:
+        found["key"] = key
+    return found

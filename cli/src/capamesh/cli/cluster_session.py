@@ -143,7 +143,7 @@ async def _write_examples(
     cluster: LocalCluster, told: Collection[str] = frozenset()
 ) -> list[Example]:
     """Write and try examples of the models that are ready, but for those that were `told` of."""
-    async with AsyncOperatorClient(cluster.http_url) as client:
+    async with AsyncOperatorClient(cluster.http_url, headers=cluster.headers) as client:
         ready = {entry.name for entry in await client.models() if entry.is_ready}
         return await tried_examples(
             client,
@@ -155,7 +155,7 @@ async def _write_examples(
 
 async def _loading(cluster: LocalCluster) -> list[str]:
     """Return the models that a node is loading."""
-    async with AsyncOperatorClient(cluster.http_url) as client:
+    async with AsyncOperatorClient(cluster.http_url, headers=cluster.headers) as client:
         models = [model for node in await client.nodes() for model in node.get("models", [])]
     return sorted({str(model["name"]) for model in models if model["state"] == "loading"})
 

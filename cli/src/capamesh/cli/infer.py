@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from capamesh.cli import options
-from capamesh.cli.access import Ca, Headers, access
+from capamesh.cli.access import Ca, Headers, Key, access
 from capamesh.cli.help_texts import examples
 from capamesh.cli.parsing import names, seconds
 
@@ -108,6 +108,7 @@ def infer(
         bool, typer.Option("--explain", help="Say among whom and why its node was chosen.")
     ] = False,
     router: options.Routers = options.DEFAULT_ROUTER,
+    key: Key = None,
     header: Headers = None,
     ca: Ca = None,
     as_json: options.Json = False,
@@ -135,7 +136,7 @@ def infer(
         is_explained=explain,
     )
     chosen = outputs or []
-    with OperatorClient(options.several(router), **access(header, ca)) as client:
+    with OperatorClient(options.several(router), **access(header, ca, key)) as client:
         metadata = client.metadata(model, version)
         tensors = parse_inputs(inputs or (), metadata, is_cast=cast)
         classes = wanted_classes(metadata, chosen, top) if top else {}

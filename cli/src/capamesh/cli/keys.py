@@ -103,7 +103,7 @@ def create(
     lasts = duration(expires, "--expires") if expires else None
     scope = _scope(tenant, verbs=names(may), models=model or [], max_priority=max_priority)
     store = _store(data, keys)
-    is_first = store.count_of_changes() == 0
+    is_first = store.stamp() == 0
     now_s = time.time()
     key, text = store.create(
         tenant, scope, now_s, None if lasts is None else now_s + lasts.total_seconds()
@@ -170,7 +170,8 @@ def revoke(
 
 def _store(data: Path | None, keys: Path | None) -> KeyStore:
     """Return the file that is meant; a usage error where none is named."""
-    from capamesh.router.access.key_store import KEYS_FILE, KeyStore  # noqa: PLC0415 - help starts faster
+    from capamesh.router.access.key_store import KeyStore  # noqa: PLC0415 - help starts faster
+    from capamesh.router.access.keys import KEYS_FILE  # noqa: PLC0415 - the same
 
     if keys is None and data is None:
         raise typer.BadParameter(

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from capamesh.cli.member import Member
 from capamesh.client import AsyncClient
-from capamesh.protocol.errors import ConfigError, LocalError
+from capamesh.protocol.errors import ConfigError, KeyExposed, LocalError
 from capamesh.protocol.member_status import SERVING
 from capamesh.protocol.network import (
     OWNER_KEY_FILE,
@@ -26,6 +26,7 @@ from capamesh.protocol.network import (
 )
 from capamesh.protocol.network.book import entry_of, write_down
 from capamesh.protocol.private_files import read_private, replace_private
+from capamesh.router.access.operator_key import authorization_from
 
 START_LIMIT_S: Final = 120.0
 """The longest start of a process that runs; one that has ended is not waited for (measured: 2 s on a machine with nothing else
@@ -112,6 +113,14 @@ class LocalCluster:
         return str(self.router.status().get("http_address", ""))
 
     @property
+    def headers(self) -> dict[str, str]:
+        """The operator's key, for a router that asks for keys; none where it could not write that down."""
+        try:
+            return {"Authorization": authorization_from(self.router.data_folder)}
+        except (ConfigError, KeyExposed):
+            return {}
+
+    @property
     def members(self) -> list[Member]:
         """The router, once started, and the nodes."""
         return [*([] if self._router is None else [self._router]), *self.nodes]
@@ -165,7 +174,7 @@ class LocalCluster:
         """
         found: list[dict[str, Any]] = []
         now, patient_until_s = asyncio.get_running_loop().time, math.inf
-        async with AsyncClient(self.http_url) as client:
+        async with AsyncClient(self.http_url, headers=self.headers) as client:
             try:
                 async with asyncio.timeout(timeout_s):
                     while True:

@@ -57,7 +57,8 @@ Keys: TypeAlias = Annotated[
         "--keys",
         envvar="CAPAMESH_KEYS",
         metavar="FILE",
-        help="The file of keys, where it is not keys.db in --data; routers of one machine may share one.",
+        rich_help_panel="Access",
+        help="The file of clients' keys, where it is not keys.db in --data; routers of one machine may share one.",
     ),
 ]
 OwnerFolder: TypeAlias = Annotated[

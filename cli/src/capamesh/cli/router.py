@@ -146,6 +146,7 @@ def run(
             "Read again on SIGHUP.",
         ),
     ] = None,
+    keys: options.Keys = None,
     timeout: Annotated[
         float,
         typer.Option(
@@ -305,6 +306,7 @@ def run(
         region=region,
         policy=policy,
         rules_file=rules,
+        keys_file=keys,
         timeout_s=timeout,
         arrival_s=arrival,
         drain_s=drain,

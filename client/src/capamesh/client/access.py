@@ -49,12 +49,19 @@ class Access:
     __slots__ = ("__dict__", "_ca", "_headers")
 
     def __init__(
-        self, headers: Mapping[str, str] = NO_HEADERS, ca: str | Path | None = None
+        self,
+        headers: Mapping[str, str] = NO_HEADERS,
+        ca: str | Path | None = None,
+        key: str | None = None,
     ) -> None:
         """Take the headers, and the file of the one authority that is trusted; None: those that the system trusts.
 
-        Raises `ConfigError`.
+        `key` is the router's; it goes as a header of its own where a proxy has `Authorization`. Raises `ConfigError`.
         """
+        if key is not None:
+            has_authorization = any(name.lower() == "authorization" for name in headers)
+            name = "X-API-Key" if has_authorization else "Authorization"
+            headers = {**headers, name: key if has_authorization else f"Bearer {key}"}
         if len(headers) > MAX_HEADERS:
             raise ConfigError(f"{len(headers)} headers are given; at most {MAX_HEADERS} are taken")
         for name, value in headers.items():

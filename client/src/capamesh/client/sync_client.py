@@ -59,6 +59,7 @@ class Client:
         *,
         timeout_s: float | None = None,
         routing: RoutingOptions = ANYWHERE,
+        key: str | None = None,
         headers: Mapping[str, str] = NO_HEADERS,
         ca: str | Path | None = None,
         limits: Limits = DEFAULT_LIMITS,
@@ -69,6 +70,7 @@ class Client:
             url: where a router is, or where several are.
             timeout_s: the deadline of inferences that name none.
             routing: what inferences that name none ask of their way.
+            key: the key that the router asks for, as its operator gave it out; it is shown in no error.
             headers: what each request to each of the routers has besides its own headers, such as the key that a proxy in front
                 asks for: `{"Authorization": "Bearer ..."}`. They are shown in no error.
             ca: the file, as PEM, of the authority that signed the certificate of an https URL; None: those that the system
@@ -79,7 +81,7 @@ class Client:
             ConfigError: a URL is none, there are too few or too many, or a header or the authority's file cannot be used.
         """
         self._failover = Failover(routers_of(url))
-        self._access = Access(headers, ca)
+        self._access = Access(headers, ca, key)
         self._timeout_s = timeout_s
         self._routing = routing
         self._limits = limits

@@ -64,6 +64,8 @@ class RouterSettings:
     """The policy for models of which `rules_file` says nothing else."""
     rules_file: Path | None = None
     """TOML that says how each model's requests are routed, read anew on SIGHUP; None: all alike."""
+    keys_file: Path | None = None
+    """The file of keys, made by `capamesh keys`; None: `keys.db` in the data folder. While there is none, no key is asked for."""
     timeout_s: float = 30.0
     """The deadline, in seconds, of requests that name none of their own."""
     arrival_s: float = 30.0

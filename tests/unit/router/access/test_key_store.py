@@ -10,8 +10,8 @@ import pytest
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.router.access import key_store
-from capamesh.router.access.key_store import KEYS_FILE, KeyStore
-from capamesh.router.access.keys import Scope, Verb, digest_of, id_of
+from capamesh.router.access.key_store import KeyStore
+from capamesh.router.access.keys import KEYS_FILE, Scope, Verb, digest_of, id_of
 
 SCOPE = Scope(verbs=(Verb.INFER, Verb.READ), models=("digits",), max_priority=7)
 
@@ -22,7 +22,7 @@ def store(tmp_path: Path) -> KeyStore:
 
 
 def test_store_without_a_file_has_no_keys_and_makes_none(store: KeyStore) -> None:
-    assert (store.count_of_changes(), store.all()) == (0, [])
+    assert (store.stamp(), store.all()) == (0, [])
     assert not store.path.exists()
 
 
@@ -47,16 +47,19 @@ def test_states_of_keys(store: KeyStore) -> None:
     store.revoke(second.id, 7.0)
     assert [each.state(8.9) for each in store.all()] == ["active", "revoked"]
     assert [each.state(9.0) for each in store.all()] == ["expired", "revoked"]
-    assert store.usable() == (3, [first])
+    assert store.usable() == (store.stamp(), [first])
 
 
-def test_each_change_is_counted(store: KeyStore) -> None:
-    counts = [store.count_of_changes()]
-    key, _ = store.create("lab", SCOPE, 1.0)
-    counts.append(store.count_of_changes())
-    store.revoke(key.id, 2.0)
-    counts.append(store.count_of_changes())
-    assert counts == [0, 1, 2]
+def test_stamp_is_another_one_after_each_change_and_in_each_file(store: KeyStore) -> None:
+    stamps = [store.stamp()]
+    for _ in range(2):
+        key, _ = store.create("lab", SCOPE, 1.0)
+        stamps.append(store.stamp())
+        store.revoke(key.id, 2.0)
+        stamps.append(store.stamp())
+        store.path.unlink()
+    assert stamps[0] == 0
+    assert len(set(stamps)) == 5
 
 
 def test_revoking_again_keeps_the_first_time(store: KeyStore) -> None:
@@ -84,15 +87,15 @@ def test_full_file_makes_room_of_keys_that_have_ended(
 def test_file_that_was_just_made_has_no_keys_yet(store: KeyStore) -> None:
     store.path.parent.mkdir()
     store.path.touch()
-    assert store.count_of_changes() == 0
+    assert store.stamp() == 0
     store.create("lab", SCOPE, 1.0)
-    assert store.count_of_changes() == 1
+    assert store.stamp() != 0
 
 
 def test_broken_file_is_told_with_its_path(store: KeyStore) -> None:
     store.path.parent.mkdir()
     store.path.write_bytes(b"no database" * 100)
-    for use in (store.count_of_changes, store.all, lambda: store.create("lab", SCOPE, 1.0)):
+    for use in (store.stamp, store.all, lambda: store.create("lab", SCOPE, 1.0)):
         with pytest.raises(ConfigError, match=KEYS_FILE):
             use()
 

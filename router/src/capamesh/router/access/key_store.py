@@ -1,7 +1,7 @@
 """The file that a router's keys are kept in: SQLite. IO: that file, and chance for new keys.
 
-Routers of one machine may share the file, and commands write it while they run: a counter in it grows with each change, so
-that a router that looks once a second reads all keys only when they are others.
+Routers of one machine may share the file, and commands write it while they run: a stamp in it is another one after each
+change, so that a router that looks once a second reads all keys only when they are others.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from capamesh.protocol.private_files import make_folder
 from capamesh.protocol.schema import Mismatch, plain_values, read
 from capamesh.router.access.keys import Key, Scope, digest_of, id_of, new_text
 
-KEYS_FILE: Final = "keys.db"
-"""The name of the file in a router's data folder."""
 MAX_KEYS: Final = 10_000
 """The most keys of one file, those included that have ended (guess: some 10 MB in each process of a router)."""
 BUSY_S: Final = 2.0
 """Seconds for which another process's change is waited for (guess: one takes milliseconds)."""
+STAMP_BITS: Final = 60
+"""The bits of a file's first stamp, which is drawn: a file that was made anew is not taken for the one before."""
 _FORMAT: Final = 1
 _MAKE: Final = """
 BEGIN IMMEDIATE;
@@ -39,8 +39,8 @@ CREATE TABLE IF NOT EXISTS keys (
     expires_s REAL,
     revoked_s REAL
 );
-CREATE TABLE IF NOT EXISTS changes (count INTEGER NOT NULL);
-INSERT INTO changes (count) SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM changes);
+CREATE TABLE IF NOT EXISTS changes (stamp INTEGER NOT NULL);
+INSERT INTO changes (stamp) SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM changes);
 PRAGMA user_version = 1;
 COMMIT;
 """
@@ -71,12 +71,12 @@ class KeyStore:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def count_of_changes(self) -> int:
-        """Return how often the keys were changed; 0: never, or there is no file."""
+    def stamp(self) -> int:
+        """Return a number that is another one after each change, and in each file; 0: no key was ever made."""
         if not self.path.exists():
             return 0
         with self._opened() as file:
-            return _count(file)
+            return _stamp(file)
 
     def all(self) -> list[KeptKey]:
         """Return all keys, also those that have ended, the oldest first."""
@@ -86,10 +86,10 @@ class KeyStore:
             return _rows_of(file, self.path)
 
     def usable(self) -> tuple[int, list[Key]]:
-        """Return how often the keys were changed, and those that are not revoked, as they are after that change."""
+        """Return the stamp, and the keys that are not revoked, as they are with it."""
         with self._opened() as file:
             file.execute("BEGIN")
-            return _count(file), [
+            return _stamp(file), [
                 each.key for each in _rows_of(file, self.path) if each.revoked_s is None
             ]
 
@@ -182,15 +182,18 @@ def _format(file: sqlite3.Connection) -> int:
     return int(number)
 
 
-def _count(file: sqlite3.Connection) -> int:
+def _stamp(file: sqlite3.Connection) -> int:
     if _format(file) == 0:  # it was just made, and has no tables yet
         return 0
-    (count,) = file.execute("SELECT count FROM changes").fetchone()
-    return int(count)
+    (stamp,) = file.execute("SELECT stamp FROM changes").fetchone()
+    return int(stamp)
 
 
 def _changed(file: sqlite3.Connection) -> None:
-    file.execute("UPDATE changes SET count = count + 1")
+    file.execute(
+        "UPDATE changes SET stamp = CASE stamp WHEN 0 THEN ? ELSE stamp + 1 END",
+        (secrets.randbits(STAMP_BITS) + 1,),
+    )
 
 
 def _rows_of(file: sqlite3.Connection, path: Path) -> list[KeptKey]:

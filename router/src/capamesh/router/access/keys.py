@@ -22,6 +22,8 @@ from capamesh.protocol.errors import Forbidden, KeysUnavailable, Unauthenticated
 from capamesh.protocol.links.calls import DEFAULT_PRIORITY, MAX_PRIORITY
 from capamesh.protocol.schema import PLAIN, Meta, Table
 
+KEYS_FILE: Final = "keys.db"
+"""The name of the file of keys in a router's data folder."""
 ALPHABET: Final = string.digits + string.ascii_letters
 PREFIX: Final = "cm"
 ID_CHARS: Final = 8
@@ -89,6 +91,10 @@ class Key:
         return not models or any(
             model.startswith(each[:-1]) if each.endswith("*") else model == each for each in models
         )
+
+
+OPERATOR: Final = Key("operator", b"", "", Scope(verbs=tuple(Verb), max_priority=1))
+"""Stands for the operator's key, which may do all, in any tenant's name."""
 
 
 def new_text(draw: Callable[[str], str]) -> str:
@@ -194,6 +200,10 @@ class KeyRing:
             "the key is unknown, has expired or was revoked; ask the router's operator for another"
         )
 
+    def has(self, key: Key) -> bool:
+        """Return whether a key that was found is still one."""
+        return not self._is_lost and self._keys.get(key.id) == key
+
     def _expire(self, wall_s: float) -> None:
         self._keys = {
             each.id: each
@@ -216,6 +226,19 @@ def check_verb(key: Key, *verbs: Verb) -> None:
         raise Forbidden(
             f"the key may do {', '.join(key.scope.verbs)}, and this takes {' or '.join(verbs)}; ask the router's operator"
             " for another"
+        )
+
+
+def check_request(key: Key | None, priority: int) -> None:
+    """Raise `Unauthenticated` for a request that no wire has found a key for, `Forbidden` for one more urgent than its key allows."""
+    if key is None:  # it came before the first key was made, or its wire asks for none
+        raise Unauthenticated(
+            "this router asks for keys by now; send the request once more, with one"
+        )
+    most = key.scope.max_priority
+    if priority < most:
+        raise Forbidden(
+            f"the request's priority is {priority}, and the key's most urgent one is {most}; name that, or none"
         )
 
 

@@ -13,6 +13,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from capamesh.protocol.errors import CapameshError, InvalidRequest, LocalError, TooLarge
 from capamesh.router.http.bodies import BUDGET, release
 from capamesh.router.http.errors import error_response, http_error_response
+from capamesh.router.http.key_check import KEYS, KeyCheck
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -73,10 +74,12 @@ def make_application(
     log: FilteringBoundLogger,
     requests: OpenRequests,
     budget: BodyBudget | None = None,
+    keys: KeyCheck | None = None,
 ) -> web.Application:
     """Return the application that a router serves: all `pages`.
 
-    It counts its open `requests`; their bodies are within the `budget`, which the front makes.
+    It counts its open `requests`; their bodies are within the `budget`, and they bring a key that the `keys` take: the front
+    makes both. None: nothing is bounded, or no key is asked for.
     """
     too_large = TooLarge(
         f"the request's body is over the limit of {limits.max_message_bytes} bytes: ask for fewer rows at once, or give"
@@ -85,6 +88,10 @@ def make_application(
 
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
+            if keys is not None:
+                keys.of_request(request)
+            if (request.content_length or 0) > limits.max_message_bytes:
+                return error_response(too_large)  # before any of it is read
             return await handler(request)
         except web.HTTPException as error:
             return http_error_response(request, error)
@@ -102,9 +109,7 @@ def make_application(
     async def count_and_translate(request: web.Request, handler: Handler) -> web.StreamResponse:
         requests.count += 1
         try:
-            is_too_large = (request.content_length or 0) > limits.max_message_bytes
-            # before any of it is read
-            response = error_response(too_large) if is_too_large else await answer(request, handler)
+            response = await answer(request, handler)
         finally:
             release(request)
             requests.ended()
@@ -117,6 +122,8 @@ def make_application(
     )
     if budget is not None:
         application[BUDGET] = budget
+    if keys is not None:
+        application[KEYS] = keys
     for part in pages:
         routes = part.routes()
         application.add_routes(routes)

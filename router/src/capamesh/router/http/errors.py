@@ -35,6 +35,9 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.oip import error_body
 from capamesh.router.http.replies import JSON, Reply
 
+CHALLENGE = 'Bearer, Basic realm="capamesh"'
+"""Tells how to send a key. Basic is what a browser asks its user for: the key is the password, whatever the name."""
+
 STATUS: dict[type[CapameshError], int] = {
     InvalidRequest: 400,
     ClientError: 400,
@@ -75,6 +78,8 @@ def status_of(error: CapameshError) -> int:
 def error_reply(error: CapameshError) -> Reply:
     """Return an error as the protocol's body."""
     headers = {"Content-Type": JSON, "X-Capamesh-Error": error.code}
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = CHALLENGE
     retry_s = retry_after_s(error)
     if retry_s is not None:
         headers["Retry-After"] = str(retry_s)

@@ -22,6 +22,7 @@ from capamesh.protocol.oip import (
     decode_request_in_steps,
     encode_response_in_steps,
 )
+from capamesh.router.access.operator_key import OperatorKey
 from capamesh.router.http.errors import error_reply
 from capamesh.router.http.known_replies import KnownReplies
 from capamesh.router.http.packing import LEAST_BYTES, Packer
@@ -63,6 +64,8 @@ class Inference(InferenceService):
     slices: Slices = field(default_factory=Slices)
     """Long JSON is read and written there."""
     replies: KnownReplies = field(default_factory=KnownReplies)
+    operator: OperatorKey | None = None
+    """The operator's key, which may do all; None: there is none."""
     packer: Packer = field(default_factory=Packer)
     """The packer of answers, for clients who take them packed."""
 

@@ -7,13 +7,14 @@ sends the same head again and again, so a head that was read once is remembered 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.oip import HEADER_LENGTH_NAME, json_refusal, parse_header_length
 from capamesh.router.http.exchange import JSON_WEIGHT, InferTarget
+from capamesh.router.http.key_check import KeyCheck, with_tenant
 from capamesh.router.http.options import PREFIX, options_of
 from capamesh.router.http.packing import takes_gzip
 from capamesh.router.telemetry.tracing import parsed_traceparent
@@ -75,9 +76,11 @@ def may_become_head(part: bytes) -> bool:
 class Heads:
     """Reads heads, and remembers them."""
 
-    def __init__(self, limits: Limits) -> None:
-        """A longer body is refused by aiohttp, before it is read."""
+    def __init__(self, limits: Limits, keys: KeyCheck) -> None:
+        """A longer body is refused by aiohttp, before it is read. What `keys` found is remembered until it changes."""
         self._limits = limits
+        self._keys = keys
+        keys.ring.on_change(self._forget)
         self._known: dict[bytes, Head | None] = {}
 
     def read(self, raw: bytes) -> Head | None:
@@ -92,6 +95,20 @@ class Heads:
                     known.clear()
                 known[raw] = head
             return head
+
+    def _forget(self) -> None:
+        self._known.clear()
+
+    def _with_key(self, target: InferTarget, fields: dict[bytes, bytes]) -> InferTarget:
+        """Return the target with the key that the head brings, as its tenant's; raise what is wrong with that."""
+        key = self._keys.of_inference(
+            target.model,
+            fields.get(b"authorization", b"").decode("latin-1"),
+            fields.get(b"x-api-key", b"").decode("latin-1"),
+        )
+        if key is None:
+            return target
+        return replace(target, key=key, options=with_tenant(target.options, key))
 
     def _recognised(self, raw: bytes) -> Head | None:
         if len(raw) > MAX_HEAD_BYTES:
@@ -118,6 +135,11 @@ class Heads:
             if target is not None and target.header_length is None:
                 refusal = json_refusal(body_bytes, limits)
                 held_bytes *= JSON_WEIGHT
+            if target is not None:
+                try:
+                    target = self._with_key(target, fields)
+                except CapameshError as error:
+                    refusal = error.with_traceback(None)
         return Head(body_bytes, is_last, target, held_bytes, refusal)
 
 

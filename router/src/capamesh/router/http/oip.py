@@ -33,6 +33,7 @@ from capamesh.router.http.bodies import read_body, read_large_body
 from capamesh.router.http.cached_page import CachedPage
 from capamesh.router.http.errors import response_of
 from capamesh.router.http.exchange import JSON_WEIGHT, Exchange, Inference, InferTarget
+from capamesh.router.http.key_check import key_of, with_tenant
 from capamesh.router.http.options import options_of
 from capamesh.router.http.packing import takes_gzip
 from capamesh.router.telemetry.tracing import parsed_traceparent
@@ -116,13 +117,17 @@ class InferenceApi(Pages):
         version = ModelVersion(request.match_info.get("version", ""))
         try:
             options, is_explained = options_of(request.headers)
+            key = key_of(request)
+            options = with_tenant(options, key)
             header_length = parse_header_length(request.headers.get(HEADER_LENGTH_NAME))
         except CapameshError as error:
             self._inference.refused(model, error)
             raise
         takes = takes_gzip(request.headers.get("Accept-Encoding", ""))
         parent = parsed_traceparent(request.headers.get("traceparent", ""))
-        target = InferTarget(model, version, options, is_explained, parent, header_length, takes)
+        target = InferTarget(
+            model, version, options, is_explained, parent, header_length, takes, key=key
+        )
         replied: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
         def reply(reply: Reply) -> None:

@@ -14,6 +14,7 @@ from typing_extensions import override
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.router.http.application import Pages
 from capamesh.router.http.elsewhere import HISTORY, NOBODY_ELSE, Elsewhere
+from capamesh.router.http.key_check import is_still_taken
 from capamesh.router.http.packing import takes_gzip
 from capamesh.router.page.history_answers import answer_of
 
@@ -148,7 +149,7 @@ class PageApi(Pages):
                 if reader is None:
                     await _write(response, _RESET)
                 else:
-                    await self._follow(response, reader)
+                    await self._follow(response, reader, lambda: is_still_taken(request))
             except (ConnectionError, TimeoutError):  # it left, or reads nothing
                 if request.transport is not None:
                     request.transport.abort()
@@ -178,13 +179,15 @@ class PageApi(Pages):
             return web.Response(body=answer.packed, headers=headers)
         return web.Response(body=answer.plain, headers=headers)
 
-    async def _follow(self, response: web.StreamResponse, reader: Reader) -> None:
-        """Write what changes until the router stops, or the viewer is too far behind.
+    async def _follow(
+        self, response: web.StreamResponse, reader: Reader, is_taken: Callable[[], bool]
+    ) -> None:
+        """Write what changes until the router stops, the viewer's key is not taken any more, or it is too far behind.
 
         Such a one is told to begin anew: at once, or inside of a frame when it comes back after the hanging up.
         """
         said_s = self._clock()
-        while not self._is_closing():
+        while not self._is_closing() and is_taken():
             text = reader.read()
             if text is None:
                 if not reader.is_inside:

@@ -16,6 +16,7 @@ from capamesh.router.http.connection import FrontConnection
 from capamesh.router.http.connections import Connection, Connections
 from capamesh.router.http.front_context import FrontContext
 from capamesh.router.http.heads import Heads
+from capamesh.router.http.key_check import KeyCheck
 from capamesh.router.http.limits import FrontLimits
 from capamesh.router.telemetry import metrics
 
@@ -59,7 +60,9 @@ class Front(FrontContext):
         self.limits = limits = limits or FrontLimits()
         self.head_s = min(arrival_s, limits.first_head_s)
         """Seconds that a head may take."""
-        self.heads = Heads(inference.limits)
+        self.keys = KeyCheck(inference.ring, inference.operator)
+        """The check of what clients send; the application makes it, too."""
+        self.heads = Heads(inference.limits, self.keys)
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         """The memory where all connections read; nothing is left there when a read has been told."""
         loop = asyncio.get_running_loop()

@@ -25,6 +25,7 @@ from capamesh.protocol.mesh.gossip import adverts_topic, demand_topic
 from capamesh.protocol.network import Membership, Role
 from capamesh.protocol.reach import innermost_to_dial, inside_named
 from capamesh.protocol.token_file import token_file_of
+from capamesh.router.access.keys import KEYS_FILE, KeyRing
 from capamesh.router.fleet.announcer import Announcer
 from capamesh.router.fleet.clocks import Clocks
 from capamesh.router.fleet.drains import FleetDrains
@@ -45,6 +46,7 @@ from capamesh.router.http.application import OpenRequests
 from capamesh.router.http.exchange import Inference
 from capamesh.router.http.limits import answers_bytes_of
 from capamesh.router.policies import make_policy
+from capamesh.router.process.key_watch import KeyWatch
 from capamesh.router.process.request_parts import RequestParts
 from capamesh.router.process.rules_keys import load_rules
 from capamesh.router.process.seat import Seat, WholeRouter
@@ -231,6 +233,14 @@ class RouterParts:
         self.traces = Traces(
             settings, self.name, clock=time.monotonic, telemetry=self.telemetry, log=self.log
         )
+        self.key_watch = KeyWatch(
+            settings.keys_file or settings.data_folder / KEYS_FILE,
+            ring := KeyRing(),
+            clock=time.monotonic,
+            wall_clock=time.time,
+            log=self.log,
+        )
+        self.key_watch.load()
         self.inference = Inference(
             self.fleet,
             self.routing,
@@ -241,6 +251,8 @@ class RouterParts:
             redial_s=self.pool.redial_s,
             standing=self.standing,
             ended=self.traces.ended,
+            ring=ring,
+            operator=self.operator_key,
         )
         self.requests = OpenRequests()
 

@@ -45,10 +45,22 @@ if TYPE_CHECKING:
 OPEN_TO_STRANGERS: Final = {
     "what_they_can_do": "run any model as often as the limits allow, in any tenant's name and at any priority, read every"
     " request's way, /v1/nodes with the addresses of all nodes, and /metrics; nothing on the way is encrypted",
-    "what_to_do": "listen on 127.0.0.1 and let a proxy with TLS and keys come before it, or let a firewall allow only"
-    " those you know",
+    "what_to_do": "give out keys (capamesh keys create), listen on 127.0.0.1 and let a proxy with TLS come before it, or let a"
+    " firewall allow only those you know",
 }
-"""The warning to the operator of a router that listens beyond its machine: it asks for no key, and speaks no TLS."""
+"""The warning to the operator of a router that listens beyond its machine, where it asks for no key: it speaks no TLS."""
+
+
+READ_BY_STRANGERS: Final = {
+    "what_they_can_do": "read all that is on the way, keys included: nothing is encrypted",
+    "what_to_do": "listen on 127.0.0.1 and let a proxy with TLS come before it, or let a firewall allow only those you know",
+}
+"""The warning where the router asks for keys."""
+
+
+def strangers_warning(*, asks_for_keys: bool) -> dict[str, str]:
+    """Return what the log says of a router that listens beyond its machine."""
+    return READ_BY_STRANGERS if asks_for_keys else OPEN_TO_STRANGERS
 
 
 class Router(Controls):
@@ -101,6 +113,7 @@ class Router(Controls):
                     tasks.create_task(seat.run()),
                     tasks.create_task(self._beat()),
                     tasks.create_task(self._sample()),
+                    tasks.create_task(parts.key_watch.run()),
                 ]
                 if seat.is_main:
                     background += [
@@ -233,6 +246,7 @@ class Router(Controls):
             log=self._log,
             requests=parts.requests,
             budget=front.budget,
+            keys=front.keys,
         )
 
     async def _serve_http(self, front: Front) -> None:
@@ -251,7 +265,7 @@ class Router(Controls):
             self._log.warning(
                 "http_open_to_strangers",
                 http=self._parts.standing.http_address,
-                **OPEN_TO_STRANGERS,
+                **strangers_warning(asks_for_keys=self._parts.inference.ring.is_required),
             )
 
     def _listening(self, port: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol
 
@@ -29,6 +29,7 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import InferCall
 from capamesh.protocol.tensors import Limits
+from capamesh.router.access.keys import Key, KeyRing, check_request
 from capamesh.router.balancing.absence import not_hosted
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.view import FleetView
@@ -62,6 +63,8 @@ class Target:
     """True if the answer is to say why it came from where it came."""
     parent: TraceParent | None = None
     """The caller's trace; None: it has none."""
+    key: Key | None = field(default=None, kw_only=True)
+    """The caller's key; None: the router asks for none."""
 
 
 @mypyc_attr(native_class=False)
@@ -100,6 +103,8 @@ class InferenceService:
     redial_s: Callable[[Endpoint], float] = lambda _: 0.0
     """Seconds until an endpoint without a link is dialled; 0: at once, or unknown."""
     standing: OwnStanding = GOOD_STANDING
+    ring: KeyRing = field(default_factory=KeyRing)
+    """The keys, for which wires ask."""
     ended: EndedRequests | None = None
     """The one who is told of requests that failed or were slow."""
 
@@ -158,6 +163,8 @@ class InferenceRequest(Responder, ABC):
                     priority=priority_of(parameters), sequence=sequence_of(parameters)
                 )
                 allowed_s = time_allowed_s(parameters, allowed_s)
+            if service.ring.is_required:
+                check_request(target.key, request.priority)
             call = Call(request, target.options, self._started_s + allowed_s)
             handle = service.routing.pipeline.start(call, self)
             if not self._is_over:

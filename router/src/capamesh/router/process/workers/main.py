@@ -20,7 +20,7 @@ from capamesh.router.http.limits import memory_bytes
 from capamesh.router.http.server import BACKLOG
 from capamesh.router.page.history import BIN_S, History
 from capamesh.router.page.history_answers import HistoryAnswers
-from capamesh.router.process.router import OPEN_TO_STRANGERS
+from capamesh.router.process.router import strangers_warning
 from capamesh.router.process.seat import WholeRouter
 from capamesh.router.process.workers.crew import Crew, link_ports
 from capamesh.router.process.workers.mesh import MainMesh
@@ -167,7 +167,9 @@ class MainProcess:
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         http = self._parts.standing.http_address = f"http://{authority}"
         if inside_of(host) is not Inside.LOOPBACK:
-            self._log.warning("http_open_to_strangers", http=http, **OPEN_TO_STRANGERS)
+            asks_for_keys = self._parts.inference.ring.is_required
+            warning = strangers_warning(asks_for_keys=asks_for_keys)
+            self._log.warning("http_open_to_strangers", http=http, **warning)
 
     # what workers say
 

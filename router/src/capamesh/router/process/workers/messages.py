@@ -267,21 +267,26 @@ def from_wire(raw: Mapping[str, Any]) -> ToWorker | ToMain:
         raise ProtocolViolation(f"message {name!r} of a router's process: {exc}") from exc
 
 
+_FILES: Final = ("rules_file", "keys_file")
+"""The settings that are paths, or None."""
+
+
 def settings_values(settings: RouterSettings) -> dict[str, Any]:
     """Return a worker's settings as plain values, without the token, which is the main process's alone."""
     values = {**asdict(settings), "token": None, "token_file": None}
     values["data_folder"] = str(settings.data_folder)
-    values["rules_file"] = None if settings.rules_file is None else str(settings.rules_file)
+    for name in _FILES:
+        values[name] = None if values[name] is None else str(values[name])
     return values
 
 
 def settings_of(values: Mapping[str, Any]) -> RouterSettings:
     """Return the settings that `settings_values` wrote."""
-    rules_file = values["rules_file"]
+    files = {name: None if values[name] is None else Path(values[name]) for name in _FILES}
     given: dict[str, Any] = {
         **values,
         "data_folder": Path(values["data_folder"]),
-        "rules_file": None if rules_file is None else Path(rules_file),
+        **files,
         "bootstrap": tuple(values["bootstrap"]),
         "trusted_proxies": tuple(values["trusted_proxies"]),
         "limits": Limits(**values["limits"]),

@@ -1,0 +1,257 @@
+"""A router that asks for keys, over real sockets: what each route takes, and how that is told."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from router_http import INFER, Http, serving
+
+from capamesh.router.access.keys import (
+    ALPHABET,
+    Key,
+    Scope,
+    Verb,
+    digest_of,
+    id_of,
+    new_text,
+)
+from capamesh.router.http.key_check import NEEDS, OPEN
+from capamesh.router.page.backlog import Reader
+
+BODY = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
+FORBIDDEN_WORDS = ("model-m", "A", "B", "digits")
+
+
+class Keyring:
+    """Keys of all sorts for one server."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+        self._made: dict[str, Key] = {}
+        self._draws = iter(ALPHABET * 1000)
+
+    def make(self, *verbs: Verb, tenant: str = "lab", **scope: Any) -> str:
+        """Return a new key, which the server takes."""
+        text = new_text(lambda _: next(self._draws))
+        key = Key(id_of(text), digest_of(text), tenant, Scope(verbs=verbs, **scope))
+        self._made[text] = key
+        self.take()
+        return text
+
+    def revoke(self, text: str) -> None:
+        del self._made[text]
+        self.take()
+
+    def take(self) -> None:
+        self._http.front.keys.ring.take(self._made.values(), 0.0, 0.0)
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[Http]:
+    async with serving() as http:
+        http.node("A")
+        yield http
+
+
+@pytest.fixture
+def keys(http: Http) -> Keyring:
+    return Keyring(http)
+
+
+def bearer(text: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {text}"}
+
+
+async def routes(http: Http) -> list[tuple[str, str]]:
+    response = await http.client.get("/", headers=bearer("secret"))
+    return [(each["method"], each["path"]) for each in (await response.json())["routes"]]
+
+
+def filled(path: str) -> str:
+    values = {"model": "m", "version": "1", "peer": "A", "digest": "d", "name": "n"}
+    for name, value in values.items():
+        path = path.replace(f"{{{name}}}", value)
+    return path
+
+
+async def asked(
+    http: Http, method: str, path: str, headers: dict[str, str]
+) -> aiohttp.ClientResponse:
+    """Send a request and read its answer, but for the end of a stream."""
+    body = json.dumps(BODY).encode() if method != "GET" else None
+    response = await http.client.request(method, filled(path), data=body, headers=headers)
+    if "event-stream" in response.headers.get("Content-Type", ""):
+        response.close()
+    else:
+        await response.read()
+    return response
+
+
+async def test_every_route_is_in_the_table_and_nothing_else_is(http: Http) -> None:
+    assert {*NEEDS, *OPEN} == set(await routes(http))
+
+
+async def test_every_route_refuses_whoever_has_no_key_for_it(http: Http, keys: Keyring) -> None:
+    of_each = {verb: keys.make(verb) for verb in Verb}
+    unknown = "cm_unknown0_" + 32 * "0"
+    for method, path in await routes(http):
+        if (method, path) in OPEN:
+            assert (await asked(http, method, path, {})).status in {200, 503}
+            continue
+        for headers in ({}, bearer(unknown), {"X-API-Key": unknown}, bearer("")):
+            response = await asked(http, method, path, headers)
+            assert (response.status, response.headers["X-Capamesh-Error"]) == (
+                401,
+                "unauthenticated",
+            ), (method, path)
+            assert "Bearer" in response.headers["WWW-Authenticate"]
+        for verb, text in of_each.items():
+            response = await asked(http, method, path, bearer(text))
+            is_refused = response.status in {401, 403}
+            assert is_refused is (verb not in NEEDS[method, path]), (method, path, verb)
+            if is_refused:
+                assert response.headers["X-Capamesh-Error"] == "forbidden"
+
+
+async def test_operators_key_opens_every_route(http: Http, keys: Keyring) -> None:
+    keys.make(Verb.INFER)
+    for method, path in await routes(http):
+        assert (await asked(http, method, path, bearer("secret"))).status not in {401, 403}
+
+
+async def test_nobody_is_asked_for_a_key_before_the_first_was_made(http: Http) -> None:
+    assert (await http.infer(BODY)).status == 200
+    for method, path in await routes(http):
+        status = (await asked(http, method, path, {})).status
+        assert (status == 401) is (path == "/v1/nodes/{peer}/circuit")
+
+
+@pytest.mark.parametrize("is_plain", [True, False], ids=["front", "aiohttp"])
+async def test_inference_is_as_its_keys_tenant(
+    http: Http, keys: Keyring, monkeypatch: pytest.MonkeyPatch, is_plain: bool
+) -> None:
+    tenants: list[str] = []
+    start = http.fleet.routing.pipeline.start
+    monkeypatch.setattr(
+        http.fleet.routing.pipeline,
+        "start",
+        lambda call, responder: tenants.append(call.options.tenant) or start(call, responder),
+    )
+    text = keys.make(Verb.INFER, tenant="lab")
+    other = {} if is_plain else {"Expect": "100-continue"}  # the front leaves that to aiohttp
+    for headers in (bearer(text), {"X-API-Key": text}):
+        assert (await http.infer(BODY, headers={**headers, **other})).status == 200
+    own = {**bearer(text), "X-Capamesh-Tenant": "lab", **other}
+    assert (await http.infer(BODY, headers=own)).status == 200
+    stranger = {**bearer(text), "X-Capamesh-Tenant": "rich", **other}
+    assert (await http.infer(BODY, headers=stranger)).status == 403
+    operator = {**bearer("secret"), "X-Capamesh-Tenant": "any", **other}
+    assert (await http.infer(BODY, headers=operator)).status == 200
+    assert tenants == ["lab", "lab", "lab", "any"]
+
+
+@pytest.mark.parametrize("is_plain", [True, False], ids=["front", "aiohttp"])
+async def test_models_and_priority_of_a_key(http: Http, keys: Keyring, is_plain: bool) -> None:
+    other = {} if is_plain else {"Expect": "100-continue"}
+    text = keys.make(Verb.INFER, models=("digits*",), max_priority=100)
+    response = await http.infer(BODY, headers={**bearer(text), **other})
+    assert response.status == 403
+    error = (await response.json())["error"]
+    assert error == "the key is not for this model; ask the router's operator for one that is"
+    text = keys.make(Verb.INFER, models=("m",), max_priority=100)
+    for priority, status in ((100, 200), (99, 403), (0, 200)):
+        body = {**BODY, "parameters": {"priority": priority}}
+        assert (await http.infer(body, headers={**bearer(text), **other})).status == status
+
+
+async def test_key_sees_the_pages_of_its_own_models_alone(http: Http, keys: Keyring) -> None:
+    own, other = keys.make(Verb.INFER, models=("m",)), keys.make(Verb.INFER, models=("n",))
+    reader = keys.make(Verb.INFER, Verb.READ, models=("n",))
+    for page in ("", "/ready", "/config"):
+        statuses = [
+            (await http.client.get(f"/v2/models/m{page}", headers=bearer(text))).status
+            for text in (own, other, reader)
+        ]
+        assert statuses == [200, 403, 200]
+
+
+async def test_revoked_key_is_refused_on_a_connection_that_was_taken(
+    http: Http, keys: Keyring
+) -> None:
+    text = keys.make(Verb.INFER)
+    assert (await http.infer(BODY, headers=bearer(text))).status == 200
+    keys.revoke(text)
+    assert (await http.infer(BODY, headers=bearer(text))).status == 401
+
+
+async def test_stream_of_the_page_ends_with_its_key(
+    http: Http, keys: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = keys.make(Verb.READ)
+    snapshot = await http.client.get("/v1/page/snapshot", headers=bearer(text))
+    revision = (await snapshot.json())["revision"]
+    waiting = asyncio.Event()
+    go_on = asyncio.Event()
+
+    async def wait(_: Reader, seconds: float) -> None:
+        del seconds
+        waiting.set()
+        await go_on.wait()
+
+    monkeypatch.setattr(http.feed, "wait", wait)
+    stream = await http.client.get(f"/v1/page/changes?after={revision}", headers=bearer(text))
+    await waiting.wait()
+    keys.revoke(text)
+    go_on.set()
+    await stream.read()
+    assert stream.content.at_eof()
+
+
+async def test_browser_sends_its_key_as_a_password_to_read_alone(http: Http, keys: Keyring) -> None:
+    text = keys.make(Verb.READ, Verb.INFER)
+    basic = {"Authorization": "Basic " + base64.b64encode(f"me:{text}".encode()).decode()}
+    assert (await http.client.get("/v1/nodes", headers=basic)).status == 200
+    assert (await http.infer(BODY, headers=basic)).status == 401
+    response = await http.client.post("/v2/repository/index", headers=basic)
+    assert response.status == 401
+    for broken in ("Basic !!!", "Basic w6k=", "Basic"):
+        response = await http.client.get("/v1/nodes", headers={"Authorization": broken})
+        assert response.status == 401
+
+
+async def test_admins_key_holds_a_node(http: Http, keys: Keyring) -> None:
+    text = keys.make(Verb.ADMIN)
+    response = await http.client.request(
+        "PUT", "/v1/nodes/A/circuit", data=b'{"state": "forced_open"}', headers=bearer(text)
+    )
+    assert response.status == 200
+
+
+async def test_store_that_is_down_is_503_for_keys_that_are_not_known(
+    http: Http, keys: Keyring
+) -> None:
+    text, unknown = keys.make(Verb.INFER, Verb.READ), "cm_unknown0_" + 32 * "0"
+    http.front.keys.ring.failed(1.0)
+    assert (await http.infer(BODY, headers=bearer(text))).status == 200
+    for response in (
+        await http.infer(BODY, headers=bearer(unknown)),
+        await http.client.get("/v1/nodes", headers=bearer(unknown)),
+    ):
+        assert (response.status, response.headers["X-Capamesh-Error"]) == (503, "keys_unavailable")
+        assert response.headers["Retry-After"] == "1"
+
+
+async def test_large_body_without_a_key_is_refused_unread(http: Http, keys: Keyring) -> None:
+    keys.make(Verb.INFER)
+    reader, writer = await asyncio.open_connection(http.client.host, http.client.port)
+    writer.write(f"POST {INFER} HTTP/1.1\r\nHost: h\r\nContent-Length: 60000000\r\n\r\n".encode())
+    assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
+    assert http.front.budget.used_bytes == 0
+    writer.close()
+    await writer.wait_closed()

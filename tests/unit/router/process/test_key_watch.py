@@ -1,0 +1,159 @@
+"""The watch over the file of keys: when a router asks for keys, and what it does while it cannot read them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+from fleet_members import EventLog
+
+from capamesh.protocol.errors import CapameshError, ConfigError
+from capamesh.router.access.key_store import KeyStore
+from capamesh.router.access.keys import TRUSTED_S, KeyRing, Scope
+from capamesh.router.process import key_watch
+from capamesh.router.process.key_watch import KeyWatch
+
+
+class Watched:
+    """A file of keys, a ring, and the watch that joins them."""
+
+    def __init__(self, path: Path) -> None:
+        self.store = KeyStore(path)
+        self.ring = KeyRing()
+        self.now_s = 0.0
+        self.log = EventLog()
+        self.watch = KeyWatch(
+            path,
+            self.ring,
+            clock=lambda: self.now_s,
+            wall_clock=lambda: self.now_s,
+            log=self.log,  # type: ignore[arg-type]
+        )
+
+    def make(self, expires_s: float | None = None) -> str:
+        return self.store.create("lab", Scope(), self.now_s, expires_s)[1]
+
+    def code_of(self, text: str) -> str:
+        try:
+            self.ring.find(text)
+        except CapameshError as error:
+            return error.code
+        return "taken"
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Watched:
+    return Watched(tmp_path / "keys.db")
+
+
+async def test_router_asks_for_keys_once_the_first_is_made(watched: Watched) -> None:
+    watched.watch.load()
+    await watched.watch.look()
+    assert not watched.ring.is_required
+    text = watched.make()
+    await watched.watch.look()
+    assert (watched.ring.is_required, watched.code_of(text)) == (True, "taken")
+
+
+async def test_one_look_finds_what_was_made_revoked_or_has_ended(watched: Watched) -> None:
+    first, second = watched.make(), watched.make(expires_s=50.0)
+    watched.watch.load()
+    assert (watched.code_of(first), watched.code_of(second)) == ("taken", "taken")
+    third = watched.make()
+    watched.store.revoke(first[3:11], 1.0)
+    watched.now_s = 50.0
+    await watched.watch.look()
+    assert [watched.code_of(each) for each in (first, second, third)] == [
+        "unauthenticated",
+        "unauthenticated",
+        "taken",
+    ]
+
+
+async def test_keys_are_read_only_when_they_were_changed(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched.make()
+    watched.watch.load()
+    reads: list[KeyStore] = []
+    usable = KeyStore.usable
+    monkeypatch.setattr(KeyStore, "usable", lambda self: reads.append(self) or usable(self))
+    await watched.watch.look()
+    assert reads == []
+    watched.make()
+    await watched.watch.look()
+    assert len(reads) == 1
+
+
+async def test_known_keys_outlive_the_file_for_ten_minutes(watched: Watched) -> None:
+    text, unknown = watched.make(), "cm_unknown0_" + 32 * "0"
+    watched.watch.load()
+    aside = watched.store.path.rename(watched.store.path.with_suffix(".aside"))
+    await watched.watch.look()
+    assert (watched.code_of(text), watched.code_of(unknown)) == ("taken", "keys_unavailable")
+    watched.now_s = TRUSTED_S + 1.0
+    await watched.watch.look()
+    assert watched.code_of(text) == "keys_unavailable"
+    aside.rename(watched.store.path)
+    await watched.watch.look()
+    assert (watched.code_of(text), watched.code_of(unknown)) == ("taken", "unauthenticated")
+    assert [event for event, _ in watched.log.events] == [
+        "keys_read",
+        "keys_unreachable",
+        "keys_reached",
+    ]
+
+
+async def test_file_that_is_made_anew_never_opens_the_router(watched: Watched) -> None:
+    text = watched.make()
+    watched.watch.load()
+    watched.store.path.unlink()
+    watched.store.path.touch()
+    await watched.watch.look()
+    assert (watched.ring.is_required, watched.code_of(text)) == (True, "taken")
+    assert watched.code_of("cm_unknown0_" + 32 * "0") == "keys_unavailable"
+    other = watched.make()
+    await watched.watch.look()
+    assert (watched.code_of(text), watched.code_of(other)) == ("unauthenticated", "taken")
+
+
+def test_broken_file_ends_the_start(watched: Watched) -> None:
+    watched.store.path.write_bytes(b"junk" * 1000)
+    with pytest.raises(ConfigError, match=r"keys\.db"):
+        watched.watch.load()
+
+
+async def test_file_that_cannot_be_read_in_time_counts_as_out_of_reach(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, unknown = watched.make(), "cm_unknown0_" + 32 * "0"
+    watched.watch.load()
+    monkeypatch.setattr(key_watch, "PATIENCE_S", 0.0)
+    go_on = threading.Event()
+    stamp = KeyStore.stamp
+    monkeypatch.setattr(KeyStore, "stamp", lambda self: go_on.wait() and stamp(self))
+    await watched.watch.look()
+    await watched.watch.look()  # the first is still waited for, and no second one is begun
+    assert (watched.code_of(text), watched.code_of(unknown)) == ("taken", "keys_unavailable")
+    go_on.set()
+    monkeypatch.setattr(key_watch, "PATIENCE_S", 60.0)
+    await watched.watch.look()
+    assert watched.code_of(unknown) == "unauthenticated"
+
+
+async def test_run_looks_until_it_is_cancelled(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched.watch.load()
+    monkeypatch.setattr(key_watch, "LOOK_EVERY_S", 0.0)
+    taken = asyncio.Event()
+    watched.ring.on_change(taken.set)
+    running = asyncio.create_task(watched.watch.run())
+    watched.make()
+    await taken.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert watched.ring.is_required
