@@ -55,7 +55,7 @@ def test_schema_has_limits_defaults_and_what_excludes_each_other(pages: dict[str
 def test_routes_of_each_kind_are_on_the_page(pages: dict[str, str]) -> None:
     page = pages["http.md"]
     assert (
-        "| `POST /v2/models/{model}/infer` | Open Inference Protocol v2 | Run one inference. |"
+        "| `POST /v2/models/{model}/infer` | Open Inference Protocol v2 | `infer` | Run one inference. |"
         in page
     )
     assert "| `POST /v2/repository/index` | Triton's extensions |" in page
