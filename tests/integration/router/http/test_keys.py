@@ -209,7 +209,8 @@ async def test_stream_of_the_page_ends_with_its_key(
     await waiting.wait()
     keys.revoke(text)
     go_on.set()
-    await stream.read()
+    async with asyncio.timeout(30.0):  # else it follows without a key
+        await stream.read()
     assert stream.content.at_eof()
 
 
