@@ -119,6 +119,15 @@ async def test_every_route_refuses_whoever_has_no_key_for_it(http: Http, keys: K
                 assert response.headers["X-Capamesh-Error"] == "forbidden"
 
 
+async def test_route_that_was_forgotten_in_the_table_takes_an_admins_key(
+    http: Http, keys: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, admin = keys.make(Verb.READ, Verb.INFER), keys.make(Verb.ADMIN)
+    monkeypatch.delitem(NEEDS, ("GET", "/v1/models"))  # type: ignore[arg-type]
+    assert (await http.client.get("/v1/models", headers=bearer(reader))).status == 403
+    assert (await http.client.get("/v1/models", headers=bearer(admin))).status == 200
+
+
 async def test_operators_key_opens_every_route(http: Http, keys: Keyring) -> None:
     keys.make(Verb.INFER)
     for method, path in await routes(http):

@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -161,7 +161,7 @@ class KeyStore:
         file.execute("DELETE FROM keys WHERE id = ?", oldest)
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[sqlite3.Connection]:
+    def _opened(self) -> Generator[sqlite3.Connection]:
         """Open the file, which must be there, and close it at the end."""
         try:
             uri = f"{self.path.absolute().as_uri()}?mode=rw"

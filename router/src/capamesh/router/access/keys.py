@@ -154,7 +154,8 @@ class KeyRing:
     def unchanged(self, now_s: float) -> None:
         """Go on with the keys that there are: they were looked at, and are still the same."""
         had_failed = self._has_failed
-        self._has_failed = self._is_lost = False
+        self._has_failed = False
+        self._is_lost = False
         self._read_s = now_s
         if had_failed:
             self._tell()
@@ -164,7 +165,8 @@ class KeyRing:
         self.is_required = True
         is_lost = not self._keys or now_s - self._read_s > TRUSTED_S
         if not self._has_failed or is_lost is not self._is_lost:
-            self._has_failed, self._is_lost = True, is_lost
+            self._has_failed = True
+            self._is_lost = is_lost
             self._tell()
 
     def tick(self, wall_s: float) -> None:
