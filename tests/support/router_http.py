@@ -20,6 +20,7 @@ from capamesh.protocol.ids import PeerId
 from capamesh.protocol.network import Member
 from capamesh.protocol.tensors import Limits
 from capamesh.router.access.operator_key import OperatorKey
+from capamesh.router.access.quotas import Quotas
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.overrides import Overrides
 from capamesh.router.fleet.view import FleetView
@@ -36,6 +37,7 @@ from capamesh.router.page.history import BIN_S, History, Totals
 from capamesh.router.page.history_answers import HistoryAnswers
 from capamesh.router.page.overview import OverviewMaker
 from capamesh.router.page.static_files import StaticFiles
+from capamesh.router.requests.metered import Meter
 from capamesh.router.telemetry import Telemetry
 from capamesh.router.telemetry.ended import EndedRequests
 from capamesh.router.telemetry.metrics import LATENCY
@@ -120,6 +122,7 @@ class Http:
     ended: EndedRequests
     feed: Feed
     drains: FakeDrains
+    quotas: Quotas
 
     @property
     def view(self) -> FleetView:
@@ -228,6 +231,7 @@ async def serving(
         log,  # type: ignore[arg-type]
         ended=ended,
         operator=OperatorKey("secret"),
+        meter=Meter(quotas := Quotas(), fleet.routing.pipeline, fleet.view, clock=fleet.clock),
     )
     api = InferenceApi(
         inference,
@@ -315,6 +319,7 @@ async def serving(
                 ended,
                 feed,
                 drains,
+                quotas,
             )
     finally:
         front.close()

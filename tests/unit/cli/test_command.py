@@ -71,6 +71,7 @@ COMMANDS = [
     ("sim", "run"),
     ("top",),
     ("up",),
+    ("usage",),
     ("version",),
 ]
 

@@ -22,6 +22,7 @@ from capamesh.cli import (
     simulate,
     top,
     up,
+    usage,
     version,
 )
 from capamesh.cli.help_texts import examples, new_group
@@ -80,6 +81,7 @@ application.add_typer(network.group, name="network", rich_help_panel="Run a netw
 application.add_typer(router.group, name="router", rich_help_panel="Run a network")
 application.add_typer(node.group, name="node", rich_help_panel="Run a network")
 application.add_typer(keys.group, name="keys", rich_help_panel="Run a network")
+application.command("usage", rich_help_panel="Run a network", epilog=usage.EPILOG)(usage.usage)
 application.add_typer(model.group, name="model", rich_help_panel="Run a network")
 application.command("circuit", rich_help_panel="Run a network", epilog=circuit.EPILOG)(
     circuit.circuit

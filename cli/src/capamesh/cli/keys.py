@@ -27,6 +27,8 @@ group = new_group(
 )
 group.callback(invoke_without_command=True)(teach)
 
+_MIB = 2**20
+
 Data: TypeAlias = Annotated[
     Path | None,
     typer.Option(
@@ -92,6 +94,48 @@ def create(
             show_default=False,
         ),
     ] = "",
+    requests_per_s: Annotated[
+        float,
+        typer.Option(
+            "--requests-per-s", metavar="N", min=0.0, rich_help_panel="Limits", help="0: no limit."
+        ),
+    ] = 0.0,
+    rows_per_s: Annotated[
+        float,
+        typer.Option(
+            "--rows-per-s", metavar="N", min=0.0, rich_help_panel="Limits", help="0: no limit."
+        ),
+    ] = 0.0,
+    mib_per_s: Annotated[
+        float,
+        typer.Option(
+            "--mib-per-s",
+            metavar="N",
+            min=0.0,
+            rich_help_panel="Limits",
+            help="Of tensors, in requests and answers together; 0: no limit.",
+        ),
+    ] = 0.0,
+    concurrency: Annotated[
+        int,
+        typer.Option(
+            "--concurrency",
+            metavar="N",
+            min=0,
+            rich_help_panel="Limits",
+            help="Requests under way at a time, at each router; 0: no limit.",
+        ),
+    ] = 0,
+    rows_per_month: Annotated[
+        int,
+        typer.Option(
+            "--rows-per-month",
+            metavar="N",
+            min=0,
+            rich_help_panel="Limits",
+            help="In a month by UTC; 0: no limit.",
+        ),
+    ] = 0,
     as_json: options.Json = False,
 ) -> None:
     """Make a key and print it, this once: only its digest is kept. A router that runs takes it within 2 s.
@@ -101,8 +145,18 @@ def create(
     from capamesh.cli.printing import hint, print_json  # noqa: PLC0415 - help starts faster
 
     lasts = duration(expires, "--expires") if expires else None
-    scope = _scope(tenant, verbs=names(may), models=model or [], max_priority=max_priority)
-    store = _store(data, keys)
+    scope = _scope(
+        tenant,
+        verbs=names(may),
+        models=model or [],
+        max_priority=max_priority,
+        requests_per_s=requests_per_s,
+        rows_per_s=rows_per_s,
+        bytes_per_s=mib_per_s * _MIB,
+        concurrency=concurrency,
+        rows_per_month=rows_per_month,
+    )
+    store = open_store(data, keys)
     is_first = store.stamp() == 0
     now_s = time.time()
     key, text = store.create(
@@ -131,7 +185,7 @@ def show(data: Data = None, keys: options.Keys = None, as_json: options.Json = F
     from capamesh.cli.printing import print_json, print_table  # noqa: PLC0415 - help starts faster
 
     now_s = time.time()
-    kept = _store(data, keys).all()
+    kept = open_store(data, keys).all()
     if as_json:
         print_json([_kept_row(each, now_s) for each in kept])
         return
@@ -164,11 +218,11 @@ def revoke(
     """Revoke a key for ever. A router that runs refuses it within 2 s."""
     from capamesh.cli.printing import say  # noqa: PLC0415 - help starts faster
 
-    kept = _store(data, keys).revoke(key_id, time.time())
+    kept = open_store(data, keys).revoke(key_id, time.time())
     say(f"key {kept.key.id} of {kept.key.tenant} is revoked")
 
 
-def _store(data: Path | None, keys: Path | None) -> KeyStore:
+def open_store(data: Path | None, keys: Path | None) -> KeyStore:
     """Return the file that is meant; a usage error where none is named."""
     from capamesh.router.access.key_store import KeyStore  # noqa: PLC0415 - help starts faster
     from capamesh.router.access.keys import KEYS_FILE  # noqa: PLC0415 - the same

@@ -257,6 +257,33 @@ async def test_store_that_is_down_is_503_for_keys_that_are_not_known(
         assert response.headers["Retry-After"] == "1"
 
 
+@pytest.mark.parametrize("is_plain", [True, False], ids=["front", "aiohttp"])
+async def test_limit_of_a_key_is_429_with_the_time_to_come_again(
+    http: Http, keys: Keyring, is_plain: bool
+) -> None:
+    other = {} if is_plain else {"Expect": "100-continue"}
+    text = keys.make(Verb.INFER, requests_per_s=0.1)
+    other_text = keys.make(Verb.INFER, requests_per_s=0.1)
+    assert (await http.infer(BODY, headers={**bearer(text), **other})).status == 200
+    response = await http.infer(BODY, headers={**bearer(text), **other})
+    assert (response.status, response.headers["X-Capamesh-Error"]) == (429, "too_many_requests")
+    assert int(response.headers["Retry-After"]) in {9, 10}
+    assert (await http.infer(BODY, headers={**bearer(other_text), **other})).status == 200
+
+
+async def test_answered_requests_are_counted_for_their_tenant(http: Http, keys: Keyring) -> None:
+    http.quotas.tick(0.0, ())
+    text = keys.make(Verb.INFER, tenant="lab")
+    for _ in range(2):
+        assert (await http.infer(BODY, headers=bearer(text))).status == 200
+    nobodys = "/v2/models/nobodys/infer"
+    assert (await http.infer(BODY, path=nobodys, headers=bearer(text))).status == 404
+    assert (await http.infer(BODY, headers=bearer("secret"))).status == 200  # the operator
+    ((row, amount),) = http.quotas.unwritten().rows.items()
+    assert (row.tenant, row.model, amount.requests, amount.rows) == ("lab", "m", 2, 2)
+    assert amount.bytes > 2 * 8  # those that came, and those that went
+
+
 async def test_large_body_without_a_key_is_refused_unread(http: Http, keys: Keyring) -> None:
     keys.make(Verb.INFER)
     reader, writer = await asyncio.open_connection(http.client.host, http.client.port)

@@ -10,8 +10,9 @@ import pytest
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.router.access import key_store
-from capamesh.router.access.key_store import KeyStore
+from capamesh.router.access.key_store import KEPT_HOURS, KeyStore
 from capamesh.router.access.keys import KEYS_FILE, Scope, Verb, digest_of, id_of
+from capamesh.router.access.quotas import Amount, Usage, UsageRow
 
 SCOPE = Scope(verbs=(Verb.INFER, Verb.READ), models=("digits",), max_priority=7)
 
@@ -112,3 +113,29 @@ def test_newer_file_and_unknown_limit_are_refused(store: KeyStore) -> None:
     file.close()
     with pytest.raises(ConfigError, match="newer version"):
         store.all()
+
+
+def test_usage_of_several_processes_adds_up(store: KeyStore) -> None:
+    store.create("lab", SCOPE, 1.0)
+    row, later = UsageRow(100, "lab", "digits"), UsageRow(101, "lab", "digits")
+    first = store.write(Usage("1970-01", {row: Amount(1, 2, 3)}, {"a": Amount(1, 2, 3)}))
+    assert first == {"a": Amount(1, 2, 3)}
+    second = Usage("1970-01", {row: Amount(10, 20, 30), later: Amount(1, 1, 1)}, {"b": Amount(1)})
+    assert store.write(second) == {"a": Amount(1, 2, 3), "b": Amount(1, 0, 0)}
+    assert store.write(Usage("1970-01", {}, {})) == {"a": Amount(1, 2, 3), "b": Amount(1, 0, 0)}
+    assert store.write(Usage("1970-02", {}, {})) == {}
+    assert store.usage(100, 101) == {row: Amount(11, 22, 33)}
+    assert store.usage(0, 1000) == {row: Amount(11, 22, 33), later: Amount(1, 1, 1)}
+    assert KeyStore(store.path.with_name("none.db")).usage(0, 1000) == {}
+
+
+def test_usage_is_forgotten_after_its_time_and_months_after_theirs(store: KeyStore) -> None:
+    store.create("lab", SCOPE, 1.0)
+    old, new = UsageRow(5, "lab", "m"), UsageRow(5 + KEPT_HOURS, "lab", "m")
+    store.write(Usage("1970-01", {old: Amount(1)}, {"a": Amount(1)}))
+    store.write(Usage("1971-02", {new: Amount(1)}, {}))
+    assert set(store.usage(0, 10**6)) == {old, new}
+    newer = UsageRow(6 + KEPT_HOURS, "lab", "m")
+    store.write(Usage("1971-02", {newer: Amount(1)}, {}))
+    assert set(store.usage(0, 10**6)) == {new, newer}
+    assert store.write(Usage("1970-01", {}, {})) == {}

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from fleet_members import EventLog
 
-from capamesh.protocol.errors import CapameshError, ConfigError
+from capamesh.protocol.errors import CapameshError, ConfigError, TooManyRequests
 from capamesh.router.access.key_store import KeyStore
 from capamesh.router.access.keys import TRUSTED_S, KeyRing, Scope
+from capamesh.router.access.quotas import Amount, Quotas, UsageRow
 from capamesh.router.process import key_watch
 from capamesh.router.process.key_watch import KeyWatch
 
@@ -22,11 +23,13 @@ class Watched:
     def __init__(self, path: Path) -> None:
         self.store = KeyStore(path)
         self.ring = KeyRing()
+        self.quotas = Quotas()
         self.now_s = 0.0
         self.log = EventLog()
         self.watch = KeyWatch(
             path,
             self.ring,
+            self.quotas,
             clock=lambda: self.now_s,
             wall_clock=lambda: self.now_s,
             log=self.log,  # type: ignore[arg-type]
@@ -157,3 +160,49 @@ async def test_run_looks_until_it_is_cancelled(
     with pytest.raises(asyncio.CancelledError):
         await running
     assert watched.ring.is_required
+
+
+async def test_what_was_used_is_written_at_each_look_and_at_the_end(watched: Watched) -> None:
+    text = watched.make()
+    watched.watch.load()
+    key = watched.ring.find(text)
+    watched.quotas.admit(key, "m", 2, 10, 0.0).settle(5)
+    await watched.watch.look()
+    row = UsageRow(0, "lab", "m")
+    assert watched.store.usage(0, 1) == {row: Amount(1, 2, 15)}
+    await watched.watch.look()
+    watched.quotas.admit(key, "m", 1, 0, 0.0).settle(0)
+    await watched.watch.close()
+    assert watched.store.usage(0, 1) == {row: Amount(2, 3, 15)}
+
+
+async def test_what_was_used_while_the_file_was_out_of_reach_is_written_once(
+    watched: Watched,
+) -> None:
+    text = watched.make()
+    watched.watch.load()
+    aside = watched.store.path.rename(watched.store.path.with_suffix(".aside"))
+    watched.quotas.admit(watched.ring.find(text), "m", 2, 10, 0.0).settle(5)
+    await watched.watch.look()
+    await watched.watch.look()
+    aside.rename(watched.store.path)
+    await watched.watch.look()
+    await watched.watch.look()
+    assert watched.store.usage(0, 1) == {UsageRow(0, "lab", "m"): Amount(1, 2, 15)}
+
+
+async def test_two_processes_hold_a_key_to_its_rows_of_a_month_together(tmp_path: Path) -> None:
+    first, second = Watched(tmp_path / "keys.db"), Watched(tmp_path / "keys.db")
+    text = first.store.create("lab", Scope(rows_per_month=10), 0.0)[1]
+    for each in (first, second):
+        each.watch.load()
+        each.quotas.admit(each.ring.find(text), "m", 4, 0, 0.0).settle(0)
+        await each.watch.look()
+    await first.watch.look()
+    for each in (first, second):
+        with pytest.raises(TooManyRequests, match="has used 8 of its 10 rows"):
+            each.quotas.admit(each.ring.find(text), "m", 3, 0, 0.0)
+    third = Watched(tmp_path / "keys.db")
+    third.watch.load()
+    with pytest.raises(TooManyRequests, match="has used 8 of its 10 rows"):
+        third.quotas.admit(third.ring.find(text), "m", 3, 0, 0.0)

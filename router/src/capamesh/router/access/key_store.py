@@ -20,11 +20,14 @@ from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.private_files import make_folder
 from capamesh.protocol.schema import Mismatch, plain_values, read
 from capamesh.router.access.keys import Key, Scope, digest_of, id_of, new_text
+from capamesh.router.access.quotas import Amount, Usage, UsageRow
 
 MAX_KEYS: Final = 10_000
 """The most keys of one file, those included that have ended (guess: some 10 MB in each process of a router)."""
 BUSY_S: Final = 2.0
 """Seconds for which another process's change is waited for (guess: one takes milliseconds)."""
+KEPT_HOURS: Final = 400 * 24
+"""The hours for which usage is kept: a year, and the time to look at its last month."""
 STAMP_BITS: Final = 60
 """The bits of a file's first stamp, which is drawn: a file that was made anew is not taken for the one before."""
 _FORMAT: Final = 1
@@ -39,10 +42,35 @@ CREATE TABLE IF NOT EXISTS keys (
     expires_s REAL,
     revoked_s REAL
 );
+CREATE TABLE IF NOT EXISTS usage (
+    hour INTEGER NOT NULL,
+    tenant TEXT NOT NULL,
+    model TEXT NOT NULL,
+    requests INTEGER NOT NULL,
+    rows INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    PRIMARY KEY (hour, tenant, model)
+);
+CREATE TABLE IF NOT EXISTS months (
+    month TEXT NOT NULL,
+    id TEXT NOT NULL,
+    requests INTEGER NOT NULL,
+    rows INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    PRIMARY KEY (month, id)
+);
 CREATE TABLE IF NOT EXISTS changes (stamp INTEGER NOT NULL);
 INSERT INTO changes (stamp) SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM changes);
 PRAGMA user_version = 1;
 COMMIT;
+"""
+_ADD_USAGE: Final = """
+INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (hour, tenant, model) DO UPDATE
+SET requests = requests + excluded.requests, rows = rows + excluded.rows, bytes = bytes + excluded.bytes
+"""
+_ADD_MONTH: Final = """
+INSERT INTO months VALUES (?, ?, ?, ?, ?) ON CONFLICT (month, id) DO UPDATE
+SET requests = requests + excluded.requests, rows = rows + excluded.rows, bytes = bytes + excluded.bytes
 """
 _COLUMNS: Final = "id, digest, tenant, scope, expires_s, created_s, revoked_s"
 
@@ -122,6 +150,45 @@ class KeyStore:
             )
             _changed(file)
         return key, text
+
+    def write(self, usage: Usage) -> dict[str, Amount]:
+        """Add to what was used, and return what each key has used in that month, all routers of the file together."""
+        with self._opened() as file, file:
+            if usage.rows or usage.keys:
+                file.execute("BEGIN IMMEDIATE")
+                file.executemany(
+                    _ADD_USAGE, [(*row, *amount) for row, amount in usage.rows.items()]
+                )
+                file.executemany(
+                    _ADD_MONTH,
+                    [(usage.month, key_id, *amount) for key_id, amount in usage.keys.items()],
+                )
+                self._forget(file, usage)
+            rows = file.execute(
+                "SELECT id, requests, rows, bytes FROM months WHERE month = ?", (usage.month,)
+            ).fetchall()
+        return {key_id: Amount(*amount) for key_id, *amount in rows}
+
+    def usage(self, from_hour: int, to_hour: int) -> dict[UsageRow, Amount]:
+        """Return what was used from an hour on, counted since 1970, until before another."""
+        if not self.path.exists():
+            return {}
+        with self._opened() as file:
+            rows = file.execute(
+                "SELECT hour, tenant, model, requests, rows, bytes FROM usage WHERE hour >= ? AND hour < ?"
+                " ORDER BY hour, tenant, model",
+                (from_hour, to_hour),
+            ).fetchall()
+        return {
+            UsageRow(hour, tenant, model): Amount(*amount) for hour, tenant, model, *amount in rows
+        }
+
+    @staticmethod
+    def _forget(file: sqlite3.Connection, usage: Usage) -> None:
+        """Delete what is too old."""
+        newest = max((row.hour for row in usage.rows), default=0)
+        file.execute("DELETE FROM usage WHERE hour < ?", (newest - KEPT_HOURS,))
+        file.execute("DELETE FROM months WHERE month < ?", (usage.month,))
 
     def revoke(self, key_id: str, wall_s: float) -> KeptKey:
         """Revoke a key and return it; one that is revoked already stays as it was."""

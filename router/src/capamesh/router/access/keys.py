@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import re
 import string
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Final
@@ -41,6 +41,10 @@ which a key that was revoked meanwhile is still taken."""
 Pattern = Annotated[str, Meta(min_length=1, max_length=256), PLAIN]
 
 
+Rate = Annotated[float, Meta(ge=0.0, le=1e12)]
+Count = Annotated[int, Meta(ge=0, le=10**15)]
+
+
 class Verb(StrEnum):
     """The things that a key may do."""
 
@@ -64,6 +68,16 @@ class Scope(Table, frozen=True):
     """The models that it may run, by name, or by the name's beginning and a `*`; none: all."""
     max_priority: Annotated[int, Meta(ge=1, le=MAX_PRIORITY)] = DEFAULT_PRIORITY
     """The most urgent priority that a request with it may have: 1 is the highest."""
+    requests_per_s: Rate = 0.0
+    """The most requests a second; 0: as many as there is room for, as with the other limits."""
+    rows_per_s: Rate = 0.0
+    """The most rows a second."""
+    bytes_per_s: Rate = 0.0
+    """The most bytes of tensors a second, in requests and answers together."""
+    concurrency: Count = 0
+    """The most requests under way at a time."""
+    rows_per_month: Count = 0
+    """The most rows in a month (UTC)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +152,11 @@ class KeyRing:
     @override
     def __repr__(self) -> str:
         return f"KeyRing({len(self._keys)} keys, required={self.is_required}, failed={self._has_failed})"
+
+    @property
+    def keys(self) -> Collection[Key]:
+        """Return the keys that are taken."""
+        return self._keys.values()
 
     def on_change(self, then: Callable[[], None]) -> None:
         """Have `then` called whenever what `find` has returned or raised may not hold any more."""

@@ -1,14 +1,15 @@
-"""Keeps a router's ring of keys as the file has it, by a look every second beside the event loop. IO: threads, the file."""
+"""Keeps a router's ring of keys as the file has it, and writes down what was used, once a second. IO: threads, the file."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from typing_extensions import override
 
 from capamesh.protocol.errors import ConfigError
+from capamesh.router.access.quotas import Amount, Usage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,12 +17,24 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from capamesh.router.access.keys import Key, KeyRing
+    from capamesh.router.access.quotas import Quotas
 
 LOOK_EVERY_S: Final = 1.0
 """Seconds between two looks: a key that is revoked is refused within two."""
 PATIENCE_S: Final = 5.0
 """Seconds that a look may take (guess: a disk that is busy, and another process's change), before the file counts as out of
 reach."""
+
+
+class _Found(NamedTuple):
+    """The findings of one look."""
+
+    keys: tuple[int, list[Key]] | None
+    """The file's stamp and its keys; None: they are those of before."""
+    usage: Usage
+    """The usage that was written."""
+    totals: dict[str, Amount] | None
+    """The amounts of the month by key; None: nothing was written."""
 
 
 class KeyWatch:
@@ -31,6 +44,7 @@ class KeyWatch:
         self,
         path: Path,
         ring: KeyRing,
+        quotas: Quotas,
         *,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
@@ -39,12 +53,13 @@ class KeyWatch:
         """`clock` is in seconds and never goes back, `wall_clock` in seconds since 1970."""
         self._path = path
         self._ring = ring
+        self._quotas = quotas
         self._clock = clock
         self._wall_clock = wall_clock
         self._log = log
         self._stamp = 0
         """The stamp that the file had when the keys were read."""
-        self._reading: asyncio.Task[tuple[int, list[Key]] | None] | None = None
+        self._reading: asyncio.Task[_Found] | None = None
         self._is_reached = True
 
     @override
@@ -53,8 +68,9 @@ class KeyWatch:
 
     def load(self) -> None:
         """Read the keys for the first time; raise `ConfigError` when that cannot be."""
+        self._quotas.tick(self._wall_clock(), ())
         if self._path.exists():
-            self._take(self._read(self._stamp))
+            self._take(self._exchange(self._stamp, self._quotas.unwritten()))
 
     async def run(self) -> None:
         """Look again and again, until cancelled."""
@@ -63,12 +79,17 @@ class KeyWatch:
             await self.look()
 
     async def look(self) -> None:
-        """Look whether the keys are others now."""
-        self._ring.tick(self._wall_clock())
+        """Look whether the keys are others now, and write down what was used."""
+        wall_s = self._wall_clock()
+        self._ring.tick(wall_s)
         if not self._ring.is_required and not self._path.exists():
             return
         if self._reading is None:
-            self._reading = asyncio.create_task(asyncio.to_thread(self._read, self._stamp))
+            self._quotas.tick(wall_s, self._ring.keys)
+            usage = self._quotas.unwritten()
+            self._reading = asyncio.create_task(
+                asyncio.to_thread(self._exchange, self._stamp, usage)
+            )
         reading = self._reading
         done, _ = await asyncio.wait({reading}, timeout=PATIENCE_S)
         if not done:
@@ -80,26 +101,37 @@ class KeyWatch:
         except ConfigError as error:
             self._failed(error.message)
 
-    def _read(self, known: int) -> tuple[int, list[Key]] | None:
-        """Return the keys and the file's stamp; None: they are those of before. Runs in a thread."""
+    async def close(self) -> None:
+        """Write down what was used last, if that can be."""
+        if self._ring.is_required:
+            await self.look()
+            await self.look()  # the first one may have been under way before the last request ended
+
+    def _exchange(self, known: int, usage: Usage) -> _Found:
+        """Write what was used and read what is new. Runs in a thread."""
         # read in by routers that have keys alone: it takes 20 ms and 2.5 MiB (measured)
         from capamesh.router.access.key_store import KeyStore  # noqa: PLC0415
 
         store = KeyStore(self._path)
         stamp = store.stamp()
-        if stamp == 0 and (known or self._ring.is_required):
-            raise ConfigError(f"the file of keys {self._path} is gone: put it back")
-        return store.usable() if stamp != known else None
+        if stamp == 0:
+            if known or self._ring.is_required:
+                raise ConfigError(f"the file of keys {self._path} is gone: put it back")
+            return _Found(None, usage, None)
+        keys = store.usable() if stamp != known else None
+        return _Found(keys, usage, store.write(usage))
 
-    def _take(self, found: tuple[int, list[Key]] | None) -> None:
+    def _take(self, found: _Found) -> None:
         if not self._is_reached:
             self._is_reached = True
             self._log.info("keys_reached", file=str(self._path))
-        if found is None:
+        if found.totals is not None:
+            self._quotas.written(found.usage, found.totals)
+        if found.keys is None:
             if self._ring.is_required:
                 self._ring.unchanged(self._clock())
             return
-        self._stamp, keys = found
+        self._stamp, keys = found.keys
         self._ring.take(keys, self._clock(), self._wall_clock())
         self._log.info("keys_read", file=str(self._path), keys=len(keys))
 

@@ -26,6 +26,7 @@ from capamesh.protocol.network import Membership, Role
 from capamesh.protocol.reach import innermost_to_dial, inside_named
 from capamesh.protocol.token_file import token_file_of
 from capamesh.router.access.keys import KEYS_FILE, KeyRing
+from capamesh.router.access.quotas import Quotas
 from capamesh.router.fleet.announcer import Announcer
 from capamesh.router.fleet.clocks import Clocks
 from capamesh.router.fleet.drains import FleetDrains
@@ -52,6 +53,7 @@ from capamesh.router.process.rules_keys import load_rules
 from capamesh.router.process.seat import Seat, WholeRouter
 from capamesh.router.process.standing import Standing
 from capamesh.router.process.traces import Traces
+from capamesh.router.requests.metered import Meter
 from capamesh.router.rules.model_rules import ModelRules, RoutingRules
 from capamesh.router.supervision import Supervisor
 from capamesh.router.telemetry import Telemetry
@@ -236,6 +238,7 @@ class RouterParts:
         self.key_watch = KeyWatch(
             settings.keys_file or settings.data_folder / KEYS_FILE,
             ring := KeyRing(),
+            quotas := Quotas(settings.workers),
             clock=time.monotonic,
             wall_clock=time.time,
             log=self.log,
@@ -252,6 +255,7 @@ class RouterParts:
             standing=self.standing,
             ended=self.traces.ended,
             ring=ring,
+            meter=Meter(quotas, self.routing.pipeline, self.fleet, clock=time.monotonic),
             operator=self.operator_key,
         )
         self.requests = OpenRequests()

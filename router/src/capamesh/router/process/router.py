@@ -132,6 +132,7 @@ class Router(Controls):
                 parts.standing.enter("draining")
                 self._log.info("router_draining", patience_s=self._settings.drain_s)
                 await self._drain(front)
+                await parts.key_watch.close()
                 parts.watch.close()
                 for task in background:
                     task.cancel()

@@ -34,6 +34,7 @@ from capamesh.router.balancing.absence import not_hosted
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.requests.call import NO_OPTIONS, Call, Responder, RoutingOptions
+from capamesh.router.requests.metered import Meter
 from capamesh.router.requests.no_endpoint import with_hint
 from capamesh.router.requests.parameters import priority_of, sequence_of, time_allowed_s
 from capamesh.router.requests.routing import Routing
@@ -105,6 +106,8 @@ class InferenceService:
     standing: OwnStanding = GOOD_STANDING
     ring: KeyRing = field(default_factory=KeyRing)
     """The keys, for which wires ask."""
+    meter: Meter | None = None
+    """The layer that holds calls to the limits of their keys; None: there are none."""
     ended: EndedRequests | None = None
     """The one who is told of requests that failed or were slow."""
 
@@ -166,7 +169,10 @@ class InferenceRequest(Responder, ABC):
             if service.ring.is_required:
                 check_request(target.key, request.priority)
             call = Call(request, target.options, self._started_s + allowed_s)
-            handle = service.routing.pipeline.start(call, self)
+            if target.key is None or service.meter is None:
+                handle = service.routing.pipeline.start(call, self)
+            else:
+                handle = service.meter.start(call, target.key, self)
             if not self._is_over:
                 self._handle = handle
         except Exception as error:  # noqa: BLE001 - all end in one answer

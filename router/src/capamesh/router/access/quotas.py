@@ -1,0 +1,280 @@
+"""Holds each key to its limits, and counts what its tenant uses. Pure; the times are arguments.
+
+Rates are those of token buckets that hold what a second gives, and one request at least: what is larger than a full bucket may pass
+when it is full, and the bucket is in debt afterwards. Rows of a month are reserved when a request is let in and settled when
+it ends. Other processes of the router, and other routers that share the file of keys, are counted in once a second:
+what they answered is taken out of the buckets here.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from typing_extensions import override
+
+from capamesh.protocol.errors import TooManyRequests
+from capamesh.router.access.keys import Key
+
+HOUR_S: Final = 3600
+MOST_PENDING: Final = 10_000
+"""The most rows of usage that wait to be written (guess: 1 MB): when the file is out of reach for long, what a tenant uses
+beyond that is counted under no model's name, and then under nobody's."""
+OTHERS: Final = "(others)"
+"""The name that usage is counted under where there is no room for its own."""
+
+
+class Amount(NamedTuple):
+    """The amount of something used."""
+
+    requests: int = 0
+    rows: int = 0
+    bytes: int = 0
+    """The bytes of tensors, in requests and answers."""
+
+    def plus(self, other: Amount) -> Amount:
+        """Return both together."""
+        return Amount(
+            self.requests + other.requests, self.rows + other.rows, self.bytes + other.bytes
+        )
+
+    def less(self, other: Amount) -> Amount:
+        """Return what is left without the other."""
+        return Amount(
+            self.requests - other.requests, self.rows - other.rows, self.bytes - other.bytes
+        )
+
+
+class UsageRow(NamedTuple):
+    """The place where usage is counted."""
+
+    hour: int
+    """Hours since 1970."""
+    tenant: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The usage that is to be written: by hour, tenant and model, and by key in one month."""
+
+    month: str
+    rows: Mapping[UsageRow, Amount]
+    keys: Mapping[str, Amount]
+
+
+class Bucket:
+    """A bucket that gets `rate` a second, up to what a second gives."""
+
+    __slots__ = ("_at_s", "_level", "_most", "_rate")
+
+    def __init__(self, rate: float, now_s: float) -> None:
+        self._rate = rate
+        self._most = self._level = max(1.0, rate)
+        self._at_s = now_s
+
+    def wait_s(self, amount: float, now_s: float) -> float:
+        """Return the seconds until so much may be taken; 0: now."""
+        self._level = min(self._most, self._level + max(0.0, now_s - self._at_s) * self._rate)
+        self._at_s = now_s
+        return max(0.0, min(amount, self._most) - self._level) / self._rate
+
+    def take(self, amount: float) -> None:
+        """Take so much, which may leave a debt."""
+        self._level -= amount
+
+
+class KeyUse:
+    """The use of one key at this process, and of all together as far as it is known."""
+
+    __slots__ = ("buckets", "in_flight", "key", "reserved_rows", "total", "unwritten")
+
+    def __init__(self, key: Key, total: Amount, now_s: float) -> None:
+        self.key = key
+        self.buckets = _buckets(key, now_s)
+        """The buckets of requests, rows and bytes; None: not limited."""
+        self.in_flight = 0
+        self.reserved_rows = 0
+        """The rows of requests that are under way."""
+        self.total = total
+        """The amount of this month that the file has."""
+        self.unwritten = Amount()
+        """The amount that the file has not yet."""
+
+    def renew(self, key: Key, now_s: float) -> None:
+        """Go on with the key as it was read anew."""
+        if key.scope != self.key.scope:
+            self.buckets = _buckets(key, now_s)
+        self.key = key
+
+    def take(self, amount: Amount) -> None:
+        """Take an amount out of the buckets."""
+        for bucket, part in zip(self.buckets, amount, strict=True):
+            if bucket is not None:
+                bucket.take(part)
+
+
+class Lease:
+    """The leave of one request to be under way with its key. `settle` it when it has ended, whichever way."""
+
+    __slots__ = ("_amount", "_model", "_quotas", "_use")
+
+    def __init__(self, quotas: Quotas, use: KeyUse, model: str, amount: Amount) -> None:
+        self._quotas: Quotas | None = quotas
+        self._use = use
+        self._model = model
+        self._amount = amount
+
+    def settle(self, answer_bytes: int | None = None) -> None:
+        """Give it back; `answer_bytes` are those of its answer, None: it was not answered. Counts once."""
+        quotas, self._quotas = self._quotas, None
+        if quotas is not None:
+            quotas.settle(self._use, self._model, self._amount, answer_bytes)
+
+
+class Quotas:
+    """The limits of all keys at one process of a router, which is one of `processes` that share the concurrency of a key."""
+
+    def __init__(self, processes: int = 1) -> None:
+        self._processes = processes
+        self._uses: dict[str, KeyUse] = {}
+        self._month = ""
+        self._hour = 0
+        self._rows: dict[UsageRow, Amount] = {}
+        self._written: Mapping[str, Amount] = {}
+        """The amounts of this month by key, as the file has them."""
+
+    @override
+    def __repr__(self) -> str:
+        return f"Quotas({len(self._uses)} keys, {len(self._rows)} rows to write)"
+
+    def tick(self, wall_s: float, keys: Iterable[Key]) -> None:
+        """Count in the hour and month of `wall_s`, seconds since 1970, from now on, and forget keys that are not there."""
+        month = month_of(wall_s)
+        self._hour = int(wall_s) // HOUR_S
+        if month != self._month:
+            self._month = month
+            self._written = {}
+            for use in self._uses.values():
+                use.total = use.unwritten = Amount()
+        current = {key.id: key for key in keys}
+        self._uses = {
+            key_id: use
+            for key_id, use in self._uses.items()
+            if use.in_flight or use.unwritten.requests or current.get(key_id) == use.key
+        }
+
+    def admit(self, key: Key, model: str, rows: int, size_bytes: int, now_s: float) -> Lease:
+        """Let a request in, or raise `TooManyRequests` with the time after which to come again."""
+        use = self._uses.get(key.id)
+        if use is None:
+            total = self._written.get(key.id, _NOTHING)
+            use = self._uses[key.id] = KeyUse(key, total, now_s)
+        elif use.key is not key:
+            use.renew(key, now_s)
+        amount = Amount(1, rows, size_bytes)
+        self._check(use, amount, now_s)
+        use.take(amount)
+        use.in_flight += 1
+        use.reserved_rows += rows
+        return Lease(self, use, model, amount)
+
+    def settle(self, use: KeyUse, model: str, amount: Amount, answer_bytes: int | None) -> None:
+        """Count a request that has ended; a lease calls this once."""
+        use.in_flight -= 1
+        use.reserved_rows -= amount.rows
+        if answer_bytes is None:
+            return
+        bucket = use.buckets[2]
+        if bucket is not None:
+            bucket.take(answer_bytes)
+        used = amount._replace(bytes=amount.bytes + answer_bytes)
+        use.unwritten = use.unwritten.plus(used)
+        row = UsageRow(self._hour, use.key.tenant, model)
+        if row not in self._rows and len(self._rows) >= MOST_PENDING:
+            row = row._replace(model=OTHERS)
+            if row not in self._rows:
+                row = row._replace(tenant=OTHERS)
+        self._rows[row] = self._rows.get(row, _NOTHING).plus(used)
+
+    def unwritten(self) -> Usage:
+        """Return what is to be written."""
+        keys = {
+            key_id: use.unwritten for key_id, use in self._uses.items() if use.unwritten.requests
+        }
+        return Usage(self._month, dict(self._rows), keys)
+
+    def written(self, usage: Usage, totals: Mapping[str, Amount]) -> None:
+        """Take what was written off, and take over the totals of the month by key, all processes' together."""
+        for row, amount in usage.rows.items():
+            left = self._rows[row].less(amount)
+            if left.requests:
+                self._rows[row] = left
+            else:
+                del self._rows[row]
+        if usage.month != self._month:
+            return
+        self._written = totals
+        for key_id, use in self._uses.items():
+            own = usage.keys.get(key_id, _NOTHING)
+            total = totals.get(key_id, _NOTHING)
+            others = total.less(use.total).less(own)
+            use.unwritten = use.unwritten.less(own)
+            use.total = total
+            if others.requests > 0:
+                use.take(others)
+
+    def _check(self, use: KeyUse, amount: Amount, now_s: float) -> None:
+        scope = use.key.scope
+        if scope.concurrency:
+            most = -(-scope.concurrency // self._processes)
+            if use.in_flight >= most:
+                raise TooManyRequests(
+                    f"{use.in_flight} requests of the key are under way, and {most} may be"
+                    f"{'' if self._processes == 1 else ' in this process of the router'}; send it again when one has ended",
+                    1.0,
+                )
+        if scope.rows_per_month:
+            used = use.total.rows + use.unwritten.rows + use.reserved_rows
+            if used + amount.rows > scope.rows_per_month:
+                raise TooManyRequests(
+                    f"the key has used {used} of its {scope.rows_per_month} rows of {self._month}, and the request has"
+                    f" {amount.rows}; ask the router's operator for more, or wait for the next month",
+                    seconds_left(self._hour),
+                )
+        for bucket, part, rate, what in zip(
+            use.buckets,
+            amount,
+            (scope.requests_per_s, scope.rows_per_s, scope.bytes_per_s),
+            ("requests", "rows", "bytes"),
+            strict=True,
+        ):
+            wait_s = 0.0 if bucket is None else bucket.wait_s(part, now_s)
+            if wait_s > 0:
+                raise TooManyRequests(
+                    f"the key may send {rate:g} {what} a second, and has; send it again in {wait_s:.2f} s",
+                    wait_s,
+                )
+
+
+_NOTHING: Final = Amount()
+
+
+def _buckets(key: Key, now_s: float) -> tuple[Bucket | None, ...]:
+    scope = key.scope
+    rates = (scope.requests_per_s, scope.rows_per_s, scope.bytes_per_s)
+    return tuple(Bucket(rate, now_s) if rate else None for rate in rates)
+
+
+def month_of(wall_s: float) -> str:
+    """Return the month (UTC) of a time in seconds since 1970, as `2026-11`."""
+    return dt.datetime.fromtimestamp(wall_s, dt.UTC).strftime("%Y-%m")
+
+
+def seconds_left(hour: int) -> float:
+    """Return the seconds from the beginning of an hour, counted since 1970, to that of the next month (UTC)."""
+    now = dt.datetime.fromtimestamp(hour * HOUR_S, dt.UTC)
+    next_month = (now.replace(day=1, hour=0) + dt.timedelta(days=32)).replace(day=1)
+    return (next_month - now).total_seconds()

@@ -1,0 +1,119 @@
+"""A call with a key: it is held to the key's limits, and what it uses is counted. Pure.
+
+It is the layer above the pipeline, and stands in for it where a router asks for keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from typing_extensions import override
+
+from capamesh.protocol.oip import has_batch_axis
+from capamesh.router.access.keys import OPERATOR
+from capamesh.router.requests.call import Handle, Responder
+
+if TYPE_CHECKING:
+    from capamesh.protocol.adverts import ModelOffer
+    from capamesh.protocol.errors import CapameshError
+    from capamesh.protocol.ids import ModelName
+    from capamesh.protocol.links.calls import InferCall
+    from capamesh.router.access.keys import Key
+    from capamesh.router.access.quotas import Lease, Quotas
+    from capamesh.router.balancing.picker import RequestPicker
+    from capamesh.router.fleet.view import FleetView
+    from capamesh.router.requests.call import Call, Outcome
+    from capamesh.router.requests.pipeline import Pipeline
+
+MOST_MODELS: Final = 10_000
+"""The most models of which it is remembered whether they have rows (guess: more than a router serves)."""
+
+
+class MeteredCall(Responder, Handle):
+    """One call under way: it passes on what it is told, and settles with the quotas."""
+
+    __slots__ = ("_handle", "_is_over", "_lease", "_responder")
+
+    def __init__(self, lease: Lease, responder: Responder) -> None:
+        self._lease = lease
+        self._responder = responder
+        self._handle: Handle | None = None
+        self._is_over = False
+
+    def start(self, pipeline: Pipeline, call: Call) -> None:
+        """Send the call on its way; what keeps it from that is raised, and counts as no use."""
+        try:
+            handle = pipeline.start(call, self)
+        except BaseException:
+            self._lease.settle()
+            raise
+        if not self._is_over:
+            self._handle = handle
+
+    @property
+    @override
+    def picker(self) -> RequestPicker | None:
+        return None if self._handle is None else self._handle.picker
+
+    @override
+    def complete(self, outcome: Outcome) -> None:
+        self._is_over = True
+        self._lease.settle(sum(len(tensor.data) for tensor in outcome.answer.outputs))
+        self._responder.complete(outcome)
+
+    @override
+    def fail(self, error: CapameshError) -> None:
+        self._is_over = True
+        self._lease.settle()
+        self._responder.fail(error)
+
+    @override
+    def cancel(self) -> None:
+        self._is_over = True
+        self._lease.settle()
+        if self._handle is not None:
+            self._handle.cancel()
+
+
+class Meter:
+    """Starts calls with keys."""
+
+    def __init__(
+        self, quotas: Quotas, pipeline: Pipeline, fleet: FleetView, *, clock: Callable[[], float]
+    ) -> None:
+        """`clock` is in seconds and never goes back."""
+        self._quotas = quotas
+        self._pipeline = pipeline
+        self._fleet = fleet
+        self._clock = clock
+        self._batched: dict[ModelName, tuple[ModelOffer, bool]] = {}
+        """The offer that was last looked at of each hosted model, and whether the first axis of its tensors counts rows."""
+
+    def start(self, call: Call, key: Key, responder: Responder) -> Handle:
+        """Send a call on its way as the pipeline does; raises `TooManyRequests`, too."""
+        if key is OPERATOR:
+            return self._pipeline.start(call, responder)
+        request = call.request
+        size_bytes = sum(len(tensor.data) for tensor in request.inputs)
+        rows = self._rows_of(request)
+        lease = self._quotas.admit(key, request.model, rows, size_bytes, self._clock())
+        metered = MeteredCall(lease, responder)
+        metered.start(self._pipeline, call)
+        return metered
+
+    def _rows_of(self, request: InferCall) -> int:
+        """Return the rows of a request; 1 of a model without rows, or of a shape that no data bounds."""
+        first = request.inputs[0] if request.inputs else None
+        if first is None or not first.shape or not first.data or first.shape[0] < 1:
+            return 1
+        model = request.model
+        offer = self._fleet.offer(model, request.version)
+        if offer is None:
+            return 1
+        known = self._batched.get(model)
+        if known is None or known[0] is not offer:
+            if len(self._batched) >= MOST_MODELS:
+                self._batched.clear()
+            known = self._batched[model] = (offer, has_batch_axis(offer.inputs, offer.outputs))
+        return first.shape[0] if known[1] else 1

@@ -1,0 +1,206 @@
+"""The limits of keys and the counting of what they use, on a clock of the test's own."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+
+from capamesh.protocol.errors import TooManyRequests
+from capamesh.router.access import quotas as module
+from capamesh.router.access.keys import Key, Scope
+from capamesh.router.access.quotas import (
+    OTHERS,
+    Amount,
+    Bucket,
+    Lease,
+    Quotas,
+    UsageRow,
+    month_of,
+    seconds_left,
+)
+
+NOVEMBER_S = dt.datetime(2026, 11, 30, 22, 30, tzinfo=dt.UTC).timestamp()
+HOUR = int(NOVEMBER_S) // 3600
+
+
+def key_of(name: str = "k", tenant: str = "lab", **scope: Any) -> Key:
+    return Key(name, b"", tenant, Scope(**scope))
+
+
+def made(*keys: Key, processes: int = 1) -> Quotas:
+    quotas = Quotas(processes)
+    quotas.tick(NOVEMBER_S, keys)
+    return quotas
+
+
+def admit(
+    quotas: Quotas, key: Key, *, rows: int = 1, size_bytes: int = 0, now_s: float = 0.0
+) -> Lease:
+    return quotas.admit(key, "m", rows, size_bytes, now_s)
+
+
+def refusal(quotas: Quotas, key: Key, **request: Any) -> TooManyRequests:
+    with pytest.raises(TooManyRequests) as caught:
+        admit(quotas, key, **request)
+    return caught.value
+
+
+def test_bucket_gives_its_rate_and_saves_up_a_second() -> None:
+    bucket = Bucket(4.0, 0.0)
+    taken = 0
+    for tick in range(100):
+        while bucket.wait_s(1, tick / 10) == 0:
+            bucket.take(1)
+            taken += 1
+    assert taken == 4 + 39
+    assert bucket.wait_s(1, 1000.0) == 0
+    bucket.take(4)
+    assert bucket.wait_s(1, 1000.0) == 0.25
+    assert bucket.wait_s(1, 999.0) == 0.25  # a clock that goes back gives nothing
+
+
+def test_what_is_larger_than_a_bucket_passes_when_it_is_full_and_is_paid_for_afterwards() -> None:
+    bucket = Bucket(10.0, 0.0)
+    assert bucket.wait_s(100, 0.0) == 0
+    bucket.take(100)
+    assert bucket.wait_s(1, 0.0) == pytest.approx(9.1)
+
+
+@pytest.mark.parametrize(
+    ("limit", "request_", "text"),
+    [
+        ({"requests_per_s": 2}, {}, "the key may send 2 requests a second, and has"),
+        ({"rows_per_s": 16}, {"rows": 8}, "the key may send 16 rows a second, and has"),
+        ({"bytes_per_s": 100}, {"size_bytes": 50}, "the key may send 100 bytes a second, and has"),
+    ],
+)
+def test_rates(limit: dict[str, float], request_: dict[str, int], text: str) -> None:
+    key = key_of(**limit)
+    quotas = made(key)
+    for _ in range(2):
+        admit(quotas, key, **request_).settle(0)
+    error = refusal(quotas, key, **request_)
+    assert error.message.startswith(text)
+    assert error.retry_after_s == pytest.approx(0.5)
+    admit(quotas, key, **request_, now_s=0.5)
+
+
+def test_answers_count_among_the_bytes() -> None:
+    key = key_of(bytes_per_s=100.0)
+    quotas = made(key)
+    admit(quotas, key, size_bytes=50).settle(150)
+    assert refusal(quotas, key, size_bytes=50).retry_after_s == pytest.approx(1.5)
+
+
+def test_requests_under_way_at_a_time() -> None:
+    key = key_of(concurrency=3)
+    quotas = made(key, processes=2)
+    first, _ = admit(quotas, key), admit(quotas, key)
+    assert "2 requests of the key are under way, and 2 may be in this process" in (
+        refusal(quotas, key).message
+    )
+    first.settle()
+    first.settle()  # counts once
+    admit(quotas, key)
+    refusal(quotas, key)
+
+
+def test_rows_of_a_month_are_reserved_and_given_back_when_nobody_answers() -> None:
+    key = key_of(rows_per_month=10)
+    quotas = made(key)
+    lease = admit(quotas, key, rows=6)
+    error = refusal(quotas, key, rows=5)
+    assert "has used 6 of its 10 rows of 2026-11, and the request has 5" in error.message
+    assert error.retry_after_s == 2 * 3600
+    lease.settle()
+    admit(quotas, key, rows=10).settle(0)
+    refusal(quotas, key)
+    quotas.tick(NOVEMBER_S + 2 * 3600, [key])
+    admit(quotas, key, rows=10)
+
+
+def test_what_other_processes_have_used_counts_too() -> None:
+    key = key_of(rows_per_month=100, requests_per_s=10)
+    quotas = made(key)
+    admit(quotas, key, rows=10).settle(0)
+    usage = quotas.unwritten()
+    admit(quotas, key, rows=10).settle(0)  # while the first is being written
+    quotas.written(usage, {"k": Amount(8, 80, 0)})
+    assert "has used 90 of its 100 rows" in refusal(quotas, key, rows=11).message
+    admit(quotas, key, rows=1)  # the tenth of this second: 7 were elsewhere
+    assert "10 requests a second" in refusal(quotas, key, rows=1).message
+    assert quotas.unwritten().keys == {"k": Amount(1, 10, 0)}
+
+
+def test_month_that_was_begun_elsewhere_is_known_before_the_first_request() -> None:
+    key = key_of(rows_per_month=100)
+    quotas = made(key)
+    quotas.written(quotas.unwritten(), {"k": Amount(5, 100, 0)})
+    refusal(quotas, key)
+
+
+def test_usage_is_by_hour_tenant_and_model() -> None:
+    first, second = key_of("a"), key_of("b", "shop")
+    quotas = made(first, second)
+    admit(quotas, first, rows=2, size_bytes=10).settle(5)
+    admit(quotas, second).settle(1)
+    admit(quotas, second).settle()  # nobody answered it
+    late = admit(quotas, first)
+    quotas.tick(NOVEMBER_S + 3600, [first, second])
+    late.settle(0)
+    usage = quotas.unwritten()
+    assert usage.rows == {
+        UsageRow(HOUR, "lab", "m"): Amount(1, 2, 15),
+        UsageRow(HOUR, "shop", "m"): Amount(1, 1, 1),
+        UsageRow(HOUR + 1, "lab", "m"): Amount(1, 1, 0),
+    }
+    assert usage.keys == {"a": Amount(2, 3, 15), "b": Amount(1, 1, 1)}
+    quotas.written(usage, usage.keys)
+    assert (quotas.unwritten().rows, quotas.unwritten().keys) == ({}, {})
+
+
+def test_usage_that_cannot_be_written_is_kept_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_PENDING", 2)
+    keys = [key_of(str(number), f"t{number}") for number in range(5)]
+    quotas = made(*keys)
+    for key in keys:
+        admit(quotas, key).settle(0)
+    assert set(quotas.unwritten().rows) == {
+        UsageRow(HOUR, "t0", "m"),
+        UsageRow(HOUR, "t1", "m"),
+        UsageRow(HOUR, OTHERS, OTHERS),
+    }
+    assert sum(amount.requests for amount in quotas.unwritten().rows.values()) == 5
+
+
+def test_key_that_is_gone_is_forgotten_once_all_of_it_is_written() -> None:
+    key = key_of()
+    quotas = made(key)
+    lease = admit(quotas, key)
+    quotas.tick(NOVEMBER_S, [])
+    assert repr(quotas) == "Quotas(1 keys, 0 rows to write)"
+    lease.settle(0)
+    quotas.tick(NOVEMBER_S, [])
+    usage = quotas.unwritten()
+    assert usage.keys == {"k": Amount(1, 1, 0)}
+    quotas.written(usage, usage.keys)
+    quotas.tick(NOVEMBER_S, [])
+    assert repr(quotas) == "Quotas(0 keys, 0 rows to write)"
+
+
+def test_key_that_was_read_anew_goes_on_with_what_it_has_used() -> None:
+    key = key_of(requests_per_s=1, concurrency=1)
+    quotas = made(key)
+    admit(quotas, key)
+    again = key_of(requests_per_s=1, concurrency=1)
+    assert again is not key
+    assert "under way" in refusal(quotas, again).message
+
+
+def test_months() -> None:
+    assert month_of(NOVEMBER_S) == "2026-11"
+    assert month_of(NOVEMBER_S + 2 * 3600) == "2026-12"
+    assert seconds_left(HOUR) == 2 * 3600
+    assert seconds_left(HOUR + 2) == 31 * 86400

@@ -1,0 +1,132 @@
+"""A call with a key: what it is let in for, and that it is settled however it ends."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fleet_fakes import Fleet, call, offer
+
+from capamesh.protocol.errors import CapameshError, NoEndpoint, TooManyRequests
+from capamesh.protocol.links.calls import InferCall
+from capamesh.router.access.keys import OPERATOR, Key, Scope
+from capamesh.router.access.quotas import Amount, Quotas
+from capamesh.router.requests.call import NO_OPTIONS, Call, Handle, Responder
+from capamesh.router.requests.metered import Meter
+
+KEY = Key("k", b"", "lab", Scope(concurrency=1))
+ANSWER: Any = SimpleNamespace(
+    answer=SimpleNamespace(outputs=[SimpleNamespace(data=b"12345"), SimpleNamespace(data=b"6")])
+)
+
+
+class Pipeline:
+    """Keeps the responder of the last call; `error` is what it raises, `at_once` what it tells before it returns."""
+
+    def __init__(self) -> None:
+        self.error: CapameshError | None = None
+        self.at_once: CapameshError | None = None
+        self.handle: Any = SimpleNamespace(
+            picker="picker", cancel=lambda: self.told.append("cancelled")
+        )
+        self.told: list[object] = []
+        self.responder: Responder
+
+    def start(self, asked: Call, responder: Responder) -> Handle:
+        del asked
+        if self.error is not None:
+            raise self.error
+        self.responder = responder
+        if self.at_once is not None:
+            responder.fail(self.at_once)
+        return self.handle
+
+    def complete(self, outcome: object) -> None:
+        self.told.append(outcome)
+
+    def fail(self, error: CapameshError) -> None:
+        self.told.append(error)
+
+
+class Metering:
+    """A meter above a pipeline that is made up."""
+
+    def __init__(self) -> None:
+        self.fleet = Fleet()
+        self.fleet.node("A", models=(offer("m"),))
+        self.pipeline = Pipeline()
+        self.quotas = Quotas()
+        self.quotas.tick(0.0, [KEY])
+        self.meter = Meter(
+            self.quotas,
+            self.pipeline,  # type: ignore[arg-type]
+            self.fleet.view,
+            clock=lambda: 0.0,
+        )
+
+    def start(self, key: Key = KEY, request: InferCall | None = None) -> Handle:
+        return self.meter.start(
+            Call(request or call(), NO_OPTIONS, 30.0),
+            key,
+            self.pipeline,  # type: ignore[arg-type]
+        )
+
+    @property
+    def used(self) -> list[Amount]:
+        return list(self.quotas.unwritten().rows.values())
+
+    @property
+    def is_free(self) -> bool:
+        try:
+            self.quotas.admit(KEY, "m", 1, 0, 0.0).settle()
+        except TooManyRequests:
+            return False
+        return True
+
+
+@pytest.fixture
+async def metering() -> Metering:
+    return Metering()
+
+
+async def test_answer_is_passed_on_and_counted(metering: Metering) -> None:
+    handle = metering.start()
+    assert (handle.picker, metering.is_free, metering.used) == ("picker", False, [])
+    metering.pipeline.responder.complete(ANSWER)
+    assert metering.pipeline.told == [ANSWER]
+    size_bytes = sum(len(tensor.data) for tensor in call().inputs)
+    assert (metering.is_free, metering.used) == (True, [Amount(1, 1, size_bytes + 6)])
+
+
+async def test_failure_is_passed_on_and_counts_as_no_use(metering: Metering) -> None:
+    error = NoEndpoint("gone")
+    metering.start()
+    metering.pipeline.responder.fail(error)
+    assert (metering.pipeline.told, metering.is_free, metering.used) == ([error], True, [])
+
+
+async def test_cancelled_call_is_settled_and_cancelled(metering: Metering) -> None:
+    metering.start().cancel()
+    assert (metering.pipeline.told, metering.is_free, metering.used) == (["cancelled"], True, [])
+
+
+async def test_call_that_ends_before_it_has_begun_is_settled_once(metering: Metering) -> None:
+    metering.pipeline.at_once = NoEndpoint("gone")
+    handle = metering.start()
+    assert handle.picker is None
+    handle.cancel()
+    assert metering.is_free
+
+
+async def test_call_that_is_refused_is_settled(metering: Metering) -> None:
+    metering.pipeline.error = NoEndpoint("nobody")
+    with pytest.raises(NoEndpoint):
+        metering.start()
+    assert (metering.is_free, metering.used) == (True, [])
+
+
+async def test_operator_is_not_metered(metering: Metering) -> None:
+    assert metering.start(OPERATOR) is metering.pipeline.handle
+    metering.pipeline.responder.complete(ANSWER)
+    assert metering.used == []
