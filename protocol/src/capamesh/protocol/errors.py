@@ -101,7 +101,7 @@ class Overloaded(PeerError):
 
 
 class TooManyRequests(Overloaded):
-    """There is not enough for all, and the caller has its share of it under way; the request was not run."""
+    """The caller has its share under way where there is not enough for all, or its key is at a limit; the request was not run."""
 
     code = "too_many_requests"
 

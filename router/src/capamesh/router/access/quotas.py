@@ -56,6 +56,34 @@ class UsageRow(NamedTuple):
     model: str
 
 
+class Tally:
+    """Counts an amount up."""
+
+    __slots__ = ("bytes", "requests", "rows")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.rows = 0
+        self.bytes = 0
+
+    @property
+    def amount(self) -> Amount:
+        """Return what was counted."""
+        return Amount(self.requests, self.rows, self.bytes)
+
+    def add(self, rows: int, size_bytes: int) -> None:
+        """Count one request."""
+        self.requests += 1
+        self.rows += rows
+        self.bytes += size_bytes
+
+    def take_off(self, amount: Amount) -> None:
+        """Count an amount down."""
+        self.requests -= amount.requests
+        self.rows -= amount.rows
+        self.bytes -= amount.bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """The usage that is to be written: by hour, tenant and model, and by key in one month."""
@@ -100,7 +128,7 @@ class KeyUse:
         """The rows of requests that are under way."""
         self.total = total
         """The amount of this month that the file has."""
-        self.unwritten = Amount()
+        self.unwritten = Tally()
         """The amount that the file has not yet."""
 
     def renew(self, key: Key, now_s: float) -> None:
@@ -142,7 +170,8 @@ class Quotas:
         self._uses: dict[str, KeyUse] = {}
         self._month = ""
         self._hour = 0
-        self._rows: dict[UsageRow, Amount] = {}
+        self._rows: dict[tuple[int, str, str], Tally] = {}
+        """The usage that is not written yet, by hour, tenant and model."""
         self._written: Mapping[str, Amount] = {}
         """The amounts of this month by key, as the file has them."""
 
@@ -158,7 +187,7 @@ class Quotas:
             self._month = month
             self._written = {}
             for use in self._uses.values():
-                use.total = use.unwritten = Amount()
+                use.total, use.unwritten = _NOTHING, Tally()
         current = {key.id: key for key in keys}
         self._uses = {
             key_id: use
@@ -190,29 +219,38 @@ class Quotas:
         bucket = use.buckets[2]
         if bucket is not None:
             bucket.take(answer_bytes)
-        used = amount._replace(bytes=amount.bytes + answer_bytes)
-        use.unwritten = use.unwritten.plus(used)
-        row = UsageRow(self._hour, use.key.tenant, model)
-        if row not in self._rows and len(self._rows) >= MOST_PENDING:
-            row = row._replace(model=OTHERS)
-            if row not in self._rows:
-                row = row._replace(tenant=OTHERS)
-        self._rows[row] = self._rows.get(row, _NOTHING).plus(used)
+        size_bytes = amount.bytes + answer_bytes
+        use.unwritten.add(amount.rows, size_bytes)
+        place = (self._hour, use.key.tenant, model)
+        tally = self._rows.get(place)
+        if tally is None:
+            tally = self._tally_of(place)
+        tally.add(amount.rows, size_bytes)
+
+    def _tally_of(self, place: tuple[int, str, str]) -> Tally:
+        """Return where usage is counted that was not there: in its own place while there is room for one."""
+        hour, tenant, _ = place
+        if len(self._rows) >= MOST_PENDING:
+            place = (hour, tenant, OTHERS)
+            if place not in self._rows:
+                place = (hour, OTHERS, OTHERS)
+        return self._rows.setdefault(place, Tally())
 
     def unwritten(self) -> Usage:
         """Return what is to be written."""
         keys = {
-            key_id: use.unwritten for key_id, use in self._uses.items() if use.unwritten.requests
+            key_id: use.unwritten.amount
+            for key_id, use in self._uses.items()
+            if use.unwritten.requests
         }
-        return Usage(self._month, dict(self._rows), keys)
+        rows = {UsageRow(*place): tally.amount for place, tally in self._rows.items()}
+        return Usage(self._month, rows, keys)
 
     def written(self, usage: Usage, totals: Mapping[str, Amount]) -> None:
         """Take what was written off, and take over the totals of the month by key, all processes' together."""
         for row, amount in usage.rows.items():
-            left = self._rows[row].less(amount)
-            if left.requests:
-                self._rows[row] = left
-            else:
+            self._rows[row].take_off(amount)
+            if not self._rows[row].requests:
                 del self._rows[row]
         if usage.month != self._month:
             return
@@ -221,7 +259,7 @@ class Quotas:
             own = usage.keys.get(key_id, _NOTHING)
             total = totals.get(key_id, _NOTHING)
             others = total.less(use.total).less(own)
-            use.unwritten = use.unwritten.less(own)
+            use.unwritten.take_off(own)
             use.total = total
             if others.requests > 0:
                 use.take(others)

@@ -59,7 +59,10 @@ class MeteredCall(Responder, Handle):
     @override
     def complete(self, outcome: Outcome) -> None:
         self._is_over = True
-        self._lease.settle(sum(len(tensor.data) for tensor in outcome.answer.outputs))
+        size_bytes = 0
+        for tensor in outcome.answer.outputs:
+            size_bytes += len(tensor.data)
+        self._lease.settle(size_bytes)
         self._responder.complete(outcome)
 
     @override
@@ -95,7 +98,9 @@ class Meter:
         if key is OPERATOR:
             return self._pipeline.start(call, responder)
         request = call.request
-        size_bytes = sum(len(tensor.data) for tensor in request.inputs)
+        size_bytes = 0
+        for tensor in request.inputs:
+            size_bytes += len(tensor.data)
         rows = self._rows_of(request)
         lease = self._quotas.admit(key, request.model, rows, size_bytes, self._clock())
         metered = MeteredCall(lease, responder)
