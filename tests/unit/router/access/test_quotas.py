@@ -134,6 +134,15 @@ def test_what_other_processes_have_used_counts_too() -> None:
     assert quotas.unwritten().keys == {"k": Amount(1, 10, 0)}
 
 
+def test_what_others_have_used_for_long_is_no_debt_for_long() -> None:
+    key = key_of(requests_per_s=10)
+    quotas = made(key)
+    admit(quotas, key).settle(0)
+    usage = quotas.unwritten()
+    quotas.written(usage, {"k": Amount(100_000, 0, 0)})
+    assert refusal(quotas, key).retry_after_s == pytest.approx(1.1)
+
+
 def test_month_that_was_begun_elsewhere_is_known_before_the_first_request() -> None:
     key = key_of(rows_per_month=100)
     quotas = made(key)

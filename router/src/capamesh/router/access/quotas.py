@@ -113,6 +113,10 @@ class Bucket:
         """Take so much, which may leave a debt."""
         self._level -= amount
 
+    def charge(self, amount: float) -> None:
+        """Take what was used elsewhere: it leaves a debt of one second at most, for it may be told late and all at once."""
+        self._level = min(self._level, max(self._level - amount, -self._most))
+
 
 class KeyUse:
     """The use of one key at this process, and of all together as far as it is known."""
@@ -142,6 +146,12 @@ class KeyUse:
         for bucket, part in zip(self.buckets, amount, strict=True):
             if bucket is not None:
                 bucket.take(part)
+
+    def charge(self, amount: Amount) -> None:
+        """Take out of the buckets what was used elsewhere."""
+        for bucket, part in zip(self.buckets, amount, strict=True):
+            if bucket is not None:
+                bucket.charge(part)
 
 
 class Lease:
@@ -262,7 +272,7 @@ class Quotas:
             use.unwritten.take_off(own)
             use.total = total
             if others.requests > 0:
-                use.take(others)
+                use.charge(others)
 
     def _check(self, use: KeyUse, amount: Amount, now_s: float) -> None:
         scope = use.key.scope

@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Protocol
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from capamesh.protocol.errors import CapameshError, InvalidRequest, LocalError, TooLarge
+from capamesh.protocol.errors import (
+    CapameshError,
+    InvalidRequest,
+    LocalError,
+    TooLarge,
+)
 from capamesh.router.http.bodies import BUDGET, release
 from capamesh.router.http.errors import error_response, http_error_response
-from capamesh.router.http.key_check import KEYS, KeyCheck
+from capamesh.router.http.key_check import CHALLENGE_OF_BROWSERS, CHALLENGED, KEYS, KeyCheck
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -113,6 +118,8 @@ def make_application(
         finally:
             release(request)
             requests.ended()
+        if CHALLENGED in response.headers and "text/html" in request.headers.get("Accept", ""):
+            response.headers[CHALLENGED] = CHALLENGE_OF_BROWSERS
         if requests.is_closing:
             response.force_close()
         return response

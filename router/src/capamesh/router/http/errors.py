@@ -35,8 +35,8 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.oip import error_body
 from capamesh.router.http.replies import JSON, Reply
 
-CHALLENGE = 'Bearer, Basic realm="capamesh"'
-"""Tells how to send a key. Basic is what a browser asks its user for: the key is the password, whatever the name."""
+CHALLENGE = "Bearer"
+"""Tells how to send a key."""
 
 STATUS: dict[type[CapameshError], int] = {
     InvalidRequest: 400,

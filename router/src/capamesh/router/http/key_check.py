@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 AUTHORIZATION: Final = "Authorization"
 API_KEY: Final = "X-API-Key"
+CHALLENGED: Final = "WWW-Authenticate"
+CHALLENGE_OF_BROWSERS: Final = 'Basic realm="capamesh"'
+"""Has a browser ask for a name and a password, which is the key. It stands alone, for some read but one challenge (Chromium)."""
 _MODEL_PAGES: Final = tuple(
     ("GET", f"/v2/models/{{model}}{version}{page}")
     for version in ("", "/versions/{version}")

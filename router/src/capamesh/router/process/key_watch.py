@@ -69,20 +69,23 @@ class KeyWatch:
     def load(self) -> None:
         """Read the keys for the first time; raise `ConfigError` when that cannot be."""
         self._quotas.tick(self._wall_clock(), ())
-        if self._path.exists():
+        if self._is_there():
             self._take(self._exchange(self._stamp, self._quotas.unwritten()))
 
     async def run(self) -> None:
         """Look again and again, until cancelled."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            await self.look()
+            try:
+                await self.look()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the router goes on
+                self._failed(repr(error))
 
     async def look(self) -> None:
         """Look whether the keys are others now, and write down what was used."""
         wall_s = self._wall_clock()
         self._ring.tick(wall_s)
-        if not self._ring.is_required and not self._path.exists():
+        if not self._ring.is_required and not self._is_there():
             return
         if self._reading is None:
             self._quotas.tick(wall_s, self._ring.keys)
@@ -103,9 +106,16 @@ class KeyWatch:
 
     async def close(self) -> None:
         """Write down what was used last, if that can be."""
-        if self._ring.is_required:
+        if self._ring.is_required and self._is_reached:
             await self.look()
             await self.look()  # the first one may have been under way before the last request ended
+
+    def _is_there(self) -> bool:
+        """Return whether there is a file, as far as can be told."""
+        try:
+            return self._path.exists()
+        except OSError:  # the folder cannot be looked into
+            return False
 
     def _exchange(self, known: int, usage: Usage) -> _Found:
         """Write what was used and read what is new. Runs in a thread."""
@@ -113,7 +123,7 @@ class KeyWatch:
         from capamesh.router.access.key_store import KeyStore  # noqa: PLC0415
 
         store = KeyStore(self._path)
-        stamp = store.stamp()
+        stamp = store.stamp() if self._is_there() else 0
         if stamp == 0:
             if known or self._ring.is_required:
                 raise ConfigError(f"the file of keys {self._path} is gone: put it back")
