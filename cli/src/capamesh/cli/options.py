@@ -57,7 +57,6 @@ Keys: TypeAlias = Annotated[
         "--keys",
         envvar="CAPAMESH_KEYS",
         metavar="FILE",
-        rich_help_panel="Access",
         help="The file of clients' keys, where it is not keys.db in --data; routers of one machine may share one.",
     ),
 ]

@@ -146,7 +146,16 @@ def run(
             "Read again on SIGHUP.",
         ),
     ] = None,
-    keys: options.Keys = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            "--keys",
+            envvar="CAPAMESH_KEYS",
+            metavar="FILE",
+            rich_help_panel="Serving",
+            help="The file of clients' keys, where it is not keys.db in --data; routers of one machine may share one.",
+        ),
+    ] = None,
     timeout: Annotated[
         float,
         typer.Option(
