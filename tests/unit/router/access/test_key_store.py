@@ -139,3 +139,15 @@ def test_usage_is_forgotten_after_its_time_and_months_after_theirs(store: KeySto
     store.write(Usage("1971-02", {newer: Amount(1)}, {}))
     assert set(store.usage(0, 10**6)) == {new, newer}
     assert store.write(Usage("1970-01", {}, {})) == {}
+
+
+def test_folder_that_cannot_be_looked_into_is_told(
+    store: KeyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exists(_: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", exists)
+    for use in (store.stamp, store.all, lambda: store.usage(0, 1)):
+        with pytest.raises(ConfigError, match=r"cannot look for .*: Permission denied"):
+            use()

@@ -101,14 +101,14 @@ class KeyStore:
 
     def stamp(self) -> int:
         """Return a number that is another one after each change, and in each file; 0: no key was ever made."""
-        if not self.path.exists():
+        if not self._is_there():
             return 0
         with self._opened() as file:
             return _stamp(file)
 
     def all(self) -> list[KeptKey]:
         """Return all keys, also those that have ended, the oldest first."""
-        if not self.path.exists():
+        if not self._is_there():
             return []
         with self._opened() as file:
             return _rows_of(file, self.path)
@@ -171,7 +171,7 @@ class KeyStore:
 
     def usage(self, from_hour: int, to_hour: int) -> dict[UsageRow, Amount]:
         """Return what was used from an hour on, counted since 1970, until before another."""
-        if not self.path.exists():
+        if not self._is_there():
             return {}
         with self._opened() as file:
             rows = file.execute(
@@ -204,6 +204,12 @@ class KeyStore:
             )
             _changed(file)
         return known[key_id]
+
+    def _is_there(self) -> bool:
+        try:
+            return self.path.exists()
+        except OSError as exc:
+            raise ConfigError(f"cannot look for {self.path}: {exc.strerror}") from exc
 
     def _make(self) -> None:
         """Make the file, for its owner alone, unless it is there."""
