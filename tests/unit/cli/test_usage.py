@@ -68,12 +68,12 @@ def test_hours_of_one_tenant(folder: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize("month", ["2026-13", "November", "2026-1", "0000-01", "2026-11-01"])
-def test_what_is_no_month_is_told(month: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_that_is_no_month_is_told(month: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["usage", "--month", month, "--data", "."]) == 2
     assert "is no month" in capsys.readouterr().err
 
 
-def test_this_month_of_a_router_without_keys_is_empty(
+def test_month_of_a_router_without_keys_is_empty(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["usage", "--json", "--data", str(tmp_path)]) == 0

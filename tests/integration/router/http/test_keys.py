@@ -134,7 +134,7 @@ async def test_operators_key_opens_every_route(http: Http, keys: Keyring) -> Non
         assert (await asked(http, method, path, bearer("secret"))).status not in {401, 403}
 
 
-async def test_nobody_is_asked_for_a_key_before_the_first_was_made(http: Http) -> None:
+async def test_router_asks_for_no_key_before_the_first_was_made(http: Http) -> None:
     assert (await http.infer(BODY)).status == 200
     for method, path in await routes(http):
         status = (await asked(http, method, path, {})).status

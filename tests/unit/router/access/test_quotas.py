@@ -61,7 +61,7 @@ def test_bucket_gives_its_rate_and_saves_up_a_second() -> None:
     assert bucket.wait_s(1, 999.0) == 0.25  # a clock that goes back gives nothing
 
 
-def test_what_is_larger_than_a_bucket_passes_when_it_is_full_and_is_paid_for_afterwards() -> None:
+def test_request_larger_than_a_bucket_passes_when_that_is_full_and_is_paid_for_afterwards() -> None:
     bucket = Bucket(10.0, 0.0)
     assert bucket.wait_s(100, 0.0) == 0
     bucket.take(100)
@@ -121,7 +121,7 @@ def test_rows_of_a_month_are_reserved_and_given_back_when_nobody_answers() -> No
     admit(quotas, key, rows=10)
 
 
-def test_what_other_processes_have_used_counts_too() -> None:
+def test_use_at_other_processes_counts_too() -> None:
     key = key_of(rows_per_month=100, requests_per_s=10)
     quotas = made(key)
     admit(quotas, key, rows=10).settle(0)
@@ -134,7 +134,7 @@ def test_what_other_processes_have_used_counts_too() -> None:
     assert quotas.unwritten().keys == {"k": Amount(1, 10, 0)}
 
 
-def test_what_others_have_used_for_long_is_no_debt_for_long() -> None:
+def test_use_elsewhere_that_is_told_late_is_no_debt_for_long() -> None:
     key = key_of(requests_per_s=10)
     quotas = made(key)
     admit(quotas, key).settle(0)

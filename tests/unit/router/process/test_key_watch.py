@@ -146,7 +146,7 @@ async def test_file_that_cannot_be_read_in_time_counts_as_out_of_reach(
     assert watched.code_of(unknown) == "unauthenticated"
 
 
-async def test_nothing_that_goes_wrong_ends_the_watch(
+async def test_watch_outlives_whatever_goes_wrong(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = watched.make()
@@ -186,7 +186,7 @@ async def test_run_looks_until_it_is_cancelled(
     assert watched.ring.is_required
 
 
-async def test_what_was_used_is_written_at_each_look_and_at_the_end(watched: Watched) -> None:
+async def test_usage_is_written_at_each_look_and_at_the_end(watched: Watched) -> None:
     text = watched.make()
     watched.watch.load()
     key = watched.ring.find(text)
@@ -200,7 +200,7 @@ async def test_what_was_used_is_written_at_each_look_and_at_the_end(watched: Wat
     assert watched.store.usage(0, 1) == {row: Amount(2, 3, 15)}
 
 
-async def test_what_was_used_while_the_file_was_out_of_reach_is_written_once(
+async def test_usage_of_a_time_without_the_file_is_written_once(
     watched: Watched,
 ) -> None:
     text = watched.make()
