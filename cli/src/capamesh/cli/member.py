@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from capamesh.protocol.data_dir import read_status
 from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.implementation import PURE
 from capamesh.protocol.private_files import make_folder
 
 LOG_FILE: Final = "log.jsonl"
@@ -55,7 +56,9 @@ class Member:
         """Start `capamesh ARGUMENTS` with the join token of a file and its log in its data folder."""
         make_folder(data_folder)
         environment = {
-            key: value for key, value in os.environ.items() if not key.startswith(_VARIABLES)
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(_VARIABLES) or key == PURE
         }
         environment[f"{_VARIABLES}NAME"] = name
         owner_fd, parent_liveness_fd = os.pipe()

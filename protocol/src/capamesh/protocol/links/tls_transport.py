@@ -241,7 +241,8 @@ class TlsTransport:
                         piece = self._next(piece)
                     elif not piece:
                         break
-                piece = piece[send(piece) :]  # a record
+                sent_bytes = send(piece)  # a record
+                piece = piece[sent_bytes:]
         except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
             self._watch_for_room()
             self._piece = piece
