@@ -141,6 +141,7 @@ async def test_router_asks_for_no_key_before_the_first_was_made(http: Http) -> N
         assert (status == 401) is (path == "/v1/nodes/{peer}/circuit")
 
 
+@pytest.mark.pure
 @pytest.mark.parametrize("is_plain", [True, False], ids=["front", "aiohttp"])
 async def test_inference_is_as_its_keys_tenant(
     http: Http, keys: Keyring, monkeypatch: pytest.MonkeyPatch, is_plain: bool

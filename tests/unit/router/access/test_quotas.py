@@ -170,6 +170,7 @@ def test_usage_is_by_hour_tenant_and_model() -> None:
     assert (quotas.unwritten().rows, quotas.unwritten().keys) == ({}, {})
 
 
+@pytest.mark.pure
 def test_usage_that_cannot_be_written_is_kept_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_PENDING", 2)
     keys = [key_of(str(number), f"t{number}") for number in range(5)]

@@ -15,6 +15,8 @@ from capamesh.router.access.quotas import Amount, Quotas
 from capamesh.router.requests.call import NO_OPTIONS, Call, Handle, Responder
 from capamesh.router.requests.metered import Meter
 
+pytestmark = pytest.mark.pure  # its pipeline is made up
+
 KEY = Key("k", b"", "lab", Scope(concurrency=1))
 ANSWER: Any = SimpleNamespace(
     answer=SimpleNamespace(outputs=[SimpleNamespace(data=b"12345"), SimpleNamespace(data=b"6")])
