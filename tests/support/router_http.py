@@ -24,6 +24,8 @@ from capamesh.router.access.quotas import Quotas
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.overrides import Overrides
 from capamesh.router.fleet.view import FleetView
+from capamesh.router.grpc.http2 import Http2Session
+from capamesh.router.grpc.server import GrpcServer
 from capamesh.router.http.admin_fleet import FleetApi
 from capamesh.router.http.admin_routing import RoutingApi
 from capamesh.router.http.application import OpenRequests, make_application, make_runner
@@ -38,6 +40,7 @@ from capamesh.router.page.history_answers import HistoryAnswers
 from capamesh.router.page.overview import OverviewMaker
 from capamesh.router.page.static_files import StaticFiles
 from capamesh.router.requests.metered import Meter
+from capamesh.router.requests.model_descriptions import ModelDescriptions
 from capamesh.router.telemetry import Telemetry
 from capamesh.router.telemetry.ended import EndedRequests
 from capamesh.router.telemetry.metrics import LATENCY
@@ -214,6 +217,7 @@ async def serving(
     arrival_s: float = 30.0,
     front_limits: FrontLimits | None = None,
     port: int = 0,
+    make_session: Callable[[], Http2Session] | None = None,
     boot: str = "boot",
     **options: Any,
 ) -> AsyncIterator[Http]:
@@ -302,6 +306,16 @@ async def serving(
     await runner.setup()
     assert runner.server is not None
     front.make_pages = runner.server
+    front.guests = GrpcServer(
+        inference,
+        ModelDescriptions(
+            inference,
+            is_ready=lambda: any(endpoint.is_usable for endpoint in fleet.endpoints),
+            wall_clock=time.time,
+        ),
+        front,
+        make_session,
+    )
     host, port = await front.listen("127.0.0.1", port)
     try:
         async with aiohttp.ClientSession(f"http://{host}:{port}") as session:

@@ -141,7 +141,6 @@ REFUSED = {
     "HTTP/11.1": post(HOST, LENGTH, first=b"POST %b HTTP/11.1" % TARGET),
     "HTTP/1.1 and more": post(HOST, LENGTH, first=b"POST %b HTTP/1.1x" % TARGET),
     "HTTP/1,1": post(HOST, LENGTH, first=b"POST %b HTTP/1,1" % TARGET),
-    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + INNER,
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(50) + b"\r\n\r\n" + INNER,
     "zeros": bytes(200) + b"\r\n\r\n" + INNER,
     "bytes": bytes(range(128, 256)) + b"\r\n\r\n" + INNER,

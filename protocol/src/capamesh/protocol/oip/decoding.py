@@ -118,7 +118,7 @@ def decode_request_in_steps(
             )
         parameters, is_binary_default = rest, wanted
         is_non_finite_text = non_finite == "text"
-    outputs, classes = _requested_outputs(request, limits) if "outputs" in request else ((), ())
+    outputs, classes = requested_outputs(request, limits) if "outputs" in request else ((), ())
     return InferRequest(
         model,
         version,
@@ -263,7 +263,7 @@ def _tensors(
     return tuple(tensors)
 
 
-def _requested_outputs(
+def requested_outputs(
     request: dict[str, object], limits: Limits
 ) -> tuple[tuple[RequestedOutput, ...], tuple[int, ...]]:
     """Return the outputs that a request names, and how many classes of each it wants; no numbers where it wants none."""

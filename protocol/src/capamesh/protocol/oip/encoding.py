@@ -102,7 +102,7 @@ def encode_response_in_steps(
     if response.parameters:
         head += f',"parameters":{json_text(dict(response.parameters))}'
     texts, buffers = yield from _tensor_list(
-        _chosen(response, request), limits, is_non_finite_text=request.is_non_finite_text
+        chosen(response, request), limits, is_non_finite_text=request.is_non_finite_text
     )
     return _body(f'{head},"outputs":[', texts, "]}", buffers, limits.max_json_answer_bytes)
 
@@ -114,13 +114,13 @@ def error_body(message: str, code: str = "") -> bytes:
     return b'{"error":%b,"code":%b}' % (quoted(message).encode(), quoted(code).encode())
 
 
-def _chosen(response: InferResponse, request: InferRequest) -> Iterable[tuple[Tensor, bool]]:
-    """Return the outputs to send, with whether each goes as binary."""
+def chosen(response: InferResponse, request: InferRequest) -> Iterable[tuple[Tensor, bool]]:
+    """Return the outputs to send, as described by the answer's own tensors, with whether each goes as binary."""
     default = request.is_binary_default
     if not request.outputs:
         return zip(response.outputs, repeat(default))
     by_name = dict(zip(map(_NAME, response.outputs), response.outputs, strict=True))
-    chosen: list[tuple[Tensor, bool]] = []
+    found_outputs: list[tuple[Tensor, bool]] = []
     for wanted in request.outputs:
         found = by_name.get(wanted.name)
         if found is None:
@@ -128,10 +128,10 @@ def _chosen(response: InferResponse, request: InferRequest) -> Iterable[tuple[Te
                 f"the model {response.model!r} has no output {shown(wanted.name)}; it has "
                 f"{shown(list(by_name))}"
             )
-        chosen.append((found, default if wanted.is_binary is None else wanted.is_binary))
+        found_outputs.append((found, default if wanted.is_binary is None else wanted.is_binary))
     if request.classes:
-        _check_classified(chosen, request.classes)
-    return chosen
+        _check_classified(found_outputs, request.classes)
+    return found_outputs
 
 
 def _check_classified(chosen: list[tuple[Tensor, bool]], classes: tuple[int, ...]) -> None:

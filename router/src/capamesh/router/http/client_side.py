@@ -19,12 +19,14 @@ from capamesh.protocol.oip import error_body
 from capamesh.router.http.arrivals import ArrivingBody, Receiver, UnreadAnswer
 from capamesh.router.http.connections import Connection, site_of
 from capamesh.router.http.errors import error_reply, too_slow_text
+from capamesh.router.http.guests import PREFACE
 from capamesh.router.http.replies import JSON, Reply, head_of
 
 if TYPE_CHECKING:
     from aiohttp.web_protocol import RequestHandler
 
     from capamesh.router.http.front_context import FrontContext
+    from capamesh.router.http.guests import Guest
 
 JOINED_BYTES = 64 * 1024
 """An answer up to that is copied beside its head (guess: one send, and less than what the copy costs)."""
@@ -42,6 +44,7 @@ class State(Enum):
     RUNNING = auto()
     PAGE = auto()
     FOREIGN = auto()
+    GUEST = auto()
     LEFT = auto()
 
 
@@ -58,6 +61,7 @@ class ClientSide(asyncio.BufferedProtocol, Connection, Receiver):
         "_ahead_bytes",
         "_body",
         "_front",
+        "_guest",
         "_held_bytes",
         "_is_unread",
         "_pages",
@@ -82,6 +86,8 @@ class ClientSide(asyncio.BufferedProtocol, Connection, Receiver):
         self._ahead_bytes = 0
         """The bytes that the budget counts of `_rest`."""
         self._pages: RequestHandler | None = None
+        self._guest: Guest | None = None
+        """The other protocol that has taken over the connection."""
         self._is_unread = False
         """The client does not read its answers as fast as they come."""
         self._unread: UnreadAnswer | None = None
@@ -90,6 +96,22 @@ class ClientSide(asyncio.BufferedProtocol, Connection, Receiver):
         """The time when something last began or ended, on the loop's clock."""
         self.site = ""
         """The site of the client's address."""
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """The socket's transport, for a guest."""
+        return self._transport
+
+    def _welcome_guest(self, data: bytes) -> bool:
+        """Hand over a connection that begins as another protocol's do; return whether it does."""
+        guests = self._front.guests
+        if guests is None or not data.startswith(PREFACE):
+            return False
+        self._disarm()
+        self._state = State.GUEST
+        self._guest = guests.welcome(self)
+        self._guest.received(memoryview(data))
+        return True
 
     # the end of it
 
@@ -100,6 +122,8 @@ class ClientSide(asyncio.BufferedProtocol, Connection, Receiver):
 
     def close(self) -> None:
         """Hang up once what was answered has been sent."""
+        if self._guest is not None:
+            self._guest.leave()
         self._transport.close()
 
     # asyncio.BufferedProtocol
@@ -122,6 +146,8 @@ class ClientSide(asyncio.BufferedProtocol, Connection, Receiver):
         self._is_unread = True
         if self._pages is not None:
             self._pages.pause_writing()
+        if self._guest is not None:
+            self._guest.paused()
         self._arm(self._overdue_reader)
         self._unread = unread = UnreadAnswer(self._transport, self._overdue_reader)
         if not self._front.budget.begin(unread, unread.size_at_first_bytes):
@@ -207,6 +233,9 @@ class ClientSide(asyncio.BufferedProtocol, Connection, Receiver):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _overdue_head(self) -> None:
+        self._too_slow("the request's head", len(self._rest), None)
 
     def _overdue_body(self) -> None:
         body = self._body

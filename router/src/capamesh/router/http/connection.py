@@ -10,10 +10,12 @@ BODY       the body of an inference request, read straight into the memory it st
 RUNNING    of a request that has to wait for the answer of the one before: kept, up to a bound
 PAGE       the body of a request that aiohttp serves; once it is there, the next head is looked at again
 FOREIGN    for aiohttp, whatever it is: nobody else can tell where requests begin and end
+GUEST      another protocol's, which the connection began with
 LEFT       nobody's any more
 =========  ============================================================================================
 
-A head has a time to be here whole, wherever it goes; bytes now and then do not extend it. A head that comes while aiohttp is still busy with one before goes to aiohttp as well, which serves all routes.
+A head has a time to be here whole, wherever it goes; bytes now and then do not extend it. A head that comes while aiohttp is still busy
+with one before goes to aiohttp as well, which serves all routes.
 """
 
 from __future__ import annotations
@@ -82,6 +84,8 @@ class FrontConnection(ClientSide, HalfConnection):
     @property
     def is_idle(self) -> bool:
         """Return whether no request is under way, nor a part of one here."""
+        if self._guest is not None:
+            return self._guest.is_idle
         if self._state not in {State.HEAD, State.FOREIGN} or self._rest or self._is_unread:
             return False
         return self._pages is None or is_idle(self._pages)
@@ -93,6 +97,8 @@ class FrontConnection(ClientSide, HalfConnection):
         match self._state:
             case State.LEFT:
                 return True
+            case State.GUEST:
+                return self._guest is None or self._guest.is_dispensable
             case State.HEAD | State.FOREIGN:
                 return not self._is_unread and (self._pages is None or is_idle(self._pages))
             case _:
@@ -155,9 +161,11 @@ class FrontConnection(ClientSide, HalfConnection):
         self._let_go_ahead()
         self._read_all()
         self._rest = b""
-        pages, self._pages = self._pages, None
+        pages, guest, self._pages = self._pages, self._guest, None
         if pages is not None:
             pages.connection_lost(exc)
+        if guest is not None:
+            guest.lost()
         self._front.closed(self)
 
     @override
@@ -180,6 +188,8 @@ class FrontConnection(ClientSide, HalfConnection):
         self._read_all()
         if self._pages is not None:
             self._pages.resume_writing()
+        if self._guest is not None:
+            self._guest.resumed()
         self._go_on()
         if self._half_closed is not None:
             self._half_closed.end()
@@ -193,6 +203,9 @@ class FrontConnection(ClientSide, HalfConnection):
 
     @override
     def buffer_updated(self, nbytes: int) -> None:
+        if self._guest is not None:
+            self._guest.received(self._front.scratch[:nbytes])
+            return
         body = self._body
         if body is not None:
             if body.took(nbytes):
@@ -280,6 +293,9 @@ class FrontConnection(ClientSide, HalfConnection):
         end = data.find(END, at) + len(END)
         head = self._front.heads.read(data[at:end]) if end >= len(END) else None
         if head is None:
+            if not self._has_asked and self._welcome_guest(data[at:]):
+                self._has_asked = True
+                return len(data)
             if end >= len(END) or not may_become_head(data[at:]):
                 self._disarm()
                 self._state = State.FOREIGN
@@ -375,9 +391,6 @@ class FrontConnection(ClientSide, HalfConnection):
             self._half_closed.end()
 
     # time
-
-    def _overdue_head(self) -> None:
-        self._too_slow("the request's head", len(self._rest), None)
 
     def _overdue_foreign_head(self) -> None:
         """End a connection whose head, of which aiohttp has the beginning, is overdue."""

@@ -205,7 +205,7 @@ class Exchange(InferenceRequest):
         if target.is_explained:
             try:
                 explanation = outcome.picker.explain(self._inference.routing.clock())
-                headers[EXPLANATION_HEADER] = _shortened(explanation.to_json())
+                headers[EXPLANATION_HEADER] = shortened(explanation.to_json())
             except Exception as error:  # noqa: BLE001 - all end in one reply
                 self.crash(error)
                 return None
@@ -236,7 +236,7 @@ class Exchange(InferenceRequest):
         self._job = None
         reply = error_reply(error)
         if explanation is not None:
-            headers = {**reply.headers, EXPLANATION_HEADER: _shortened(explanation.to_json())}
+            headers = {**reply.headers, EXPLANATION_HEADER: shortened(explanation.to_json())}
             reply = reply.replace(headers=headers)
         self._end(reply)
 
@@ -248,7 +248,7 @@ class Exchange(InferenceRequest):
             on_reply(reply)
 
 
-def _shortened(explanation: str) -> str:
+def shortened(explanation: str) -> str:
     """Return an explanation's JSON with as many of its endpoints, the chosen first, as a header can hold."""
     if len(explanation) <= MAX_HEADER_BYTES:
         return explanation

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from capamesh.router.http.body_budget import BodyBudget
     from capamesh.router.http.connections import Connection
     from capamesh.router.http.exchange import Inference
+    from capamesh.router.http.guests import Guests
     from capamesh.router.http.heads import Heads
+    from capamesh.router.http.key_check import KeyCheck
     from capamesh.router.http.limits import FrontLimits
 
 
@@ -24,6 +26,9 @@ class FrontContext(Protocol):
     inference: Inference
     make_pages: Callable[[], RequestHandler]
     """Makes aiohttp's handler for a connection, which must not end idle ones itself."""
+    guests: Guests | None
+    """The one who takes over connections that begin with another protocol; None: nobody does."""
+    keys: KeyCheck
     requests: OpenRequests
     limits: FrontLimits
     arrival_s: float

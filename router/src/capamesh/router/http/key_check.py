@@ -93,6 +93,17 @@ class KeyCheck:
         check_model(key, model)
         return key
 
+    def of_call(self, verbs: tuple[Verb, ...], authorization: str, api_key: str) -> Key | None:
+        """Return the key of a call that takes one of the `verbs`, none for an open one; None: none is asked for.
+
+        Raises `Unauthenticated`, `Forbidden` or `KeysUnavailable`.
+        """
+        if not self.ring.is_required or not verbs:
+            return None
+        key = self._find(authorization, api_key, takes_basic=False)
+        check_verb(key, *verbs)
+        return key
+
     def of_request(self, request: web.Request) -> None:
         """Raise `Unauthenticated`, `Forbidden` or `KeysUnavailable` unless a request brings a key for its route."""
         if not self.ring.is_required:

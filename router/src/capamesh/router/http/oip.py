@@ -6,28 +6,14 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 from typing_extensions import override
 
-from capamesh.protocol.adverts import ModelOffer, ModelState, shown_version
 from capamesh.protocol.errors import CapameshError, InvalidRequest
 from capamesh.protocol.ids import ModelName, ModelVersion
-from capamesh.protocol.oip import (
-    HEADER_LENGTH_NAME,
-    IndexState,
-    ModelStatistics,
-    has_batch_axis,
-    index_entry,
-    model_config_body,
-    model_metadata_body,
-    model_statistics_entry,
-    parse_header_length,
-    parse_object,
-)
-from capamesh.router.balancing.absence import not_hosted
+from capamesh.protocol.oip import HEADER_LENGTH_NAME, parse_header_length, parse_object
 from capamesh.router.http.application import Pages
 from capamesh.router.http.bodies import read_body, read_large_body
 from capamesh.router.http.cached_page import CachedPage
@@ -36,32 +22,14 @@ from capamesh.router.http.exchange import JSON_WEIGHT, Exchange, Inference, Infe
 from capamesh.router.http.key_check import key_of, with_tenant
 from capamesh.router.http.options import options_of
 from capamesh.router.http.packing import takes_gzip
+from capamesh.router.requests.model_descriptions import ModelDescriptions
 from capamesh.router.telemetry.tracing import parsed_traceparent
 
 if TYPE_CHECKING:
-    from capamesh.protocol.steps import Steps
     from capamesh.router.http.replies import Reply
 
-_INDEX_STATES = {
-    ModelState.READY: IndexState.READY,
-    ModelState.LOADING: IndexState.LOADING,
-    ModelState.UNLOADING: IndexState.UNLOADING,
-    ModelState.FAILED: IndexState.UNAVAILABLE,
-    ModelState.UNLOADED: IndexState.UNAVAILABLE,
-}
-_OUT_OF_REACH = "no node that has it can be reached now"
 MOST_INDEX_BYTES = 2**18
 """The largest body of a request for the index, which has one key (measured: 5 ms to parse the worst)."""
-EXTENSIONS = [
-    "binary_tensor_data",
-    "classification",
-    "model_configuration",
-    "schedule_policy",
-    "sequence",
-    "statistics",
-]
-"""Triton's extensions of the protocol of which every call is there: `model_repository` is not among them, for its index is
-answered and its load and unload, by which any caller could take a model from all others, are not."""
 
 
 class InferenceApi(Pages):
@@ -76,11 +44,9 @@ class InferenceApi(Pages):
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._inference = inference
-        self._fleet = inference.fleet
+        self._descriptions = ModelDescriptions(inference, is_ready=is_ready, wall_clock=wall_clock)
         self._arrival_s = arrival_s
-        self._is_ready = is_ready
         self._index = CachedPage(lambda: self._index_pieces(is_ready_only=False))
-        self._wall_clock = wall_clock
         self._statistics = CachedPage(self._statistics_pieces)
         self._index_ready = CachedPage(lambda: self._index_pieces(is_ready_only=True))
 
@@ -143,9 +109,7 @@ class InferenceApi(Pages):
 
     async def server_metadata(self, _: web.Request) -> web.Response:
         """Return what this server is."""
-        return _json(
-            {"name": "capamesh", "version": package_version("capamesh"), "extensions": EXTENSIONS}
-        )
+        return _json(self._descriptions.server())
 
     async def live(self, _: web.Request) -> web.Response:
         """Return that this process answers."""
@@ -153,53 +117,26 @@ class InferenceApi(Pages):
 
     async def ready(self, _: web.Request) -> web.Response:
         """Return whether some model can be run; 503 when not."""
-        is_ready = self._is_ready()
+        is_ready = self._descriptions.is_ready()
         return _json({"ready": is_ready}, status=200 if is_ready else 503)
 
     async def model_metadata(self, request: web.Request) -> web.Response:
         """Return a model's inputs and outputs."""
-        offer = self._offer(request)
-        versions = [offer.version] if "version" in request.match_info else None
-        return _json(
-            model_metadata_body(
-                offer.name,
-                versions or self._fleet.versions(offer.name),
-                offer.inputs,
-                offer.outputs,
-                scheduling=offer.scheduling,
-            )
-        )
+        return _json(self._descriptions.metadata(*_named(request)))
 
     async def model_config(self, request: web.Request) -> web.Response:
         """Return a model's configuration as Triton words it."""
-        offer = self._offer(request)
-        return _json(
-            model_config_body(
-                offer.name,
-                offer.inputs,
-                offer.outputs,
-                max_rows=offer.max_rows,
-                best_rows=offer.best_rows,
-                scheduling=offer.scheduling,
-                labelled=offer.labelled,
-            )
-        )
+        return _json(self._descriptions.config(*_named(request)))
 
     async def model_ready(self, request: web.Request) -> web.Response:
         """Return whether some node can run the model now; 503 when not, 404 when nobody knows it."""
-        offer = self._offer(request)
-        version = ModelVersion(request.match_info.get("version", ""))
-        is_ready = self._fleet.is_reached(offer.name, version)
-        return _json({"name": offer.name, "ready": is_ready}, status=200 if is_ready else 503)
+        model, version = _named(request)
+        is_ready = self._descriptions.is_model_ready(model, version)
+        return _json({"name": model, "ready": is_ready}, status=200 if is_ready else 503)
 
     async def model_statistics(self, request: web.Request) -> web.Response:
         """Return, as Triton words it, what this router's requests of a model or a version came to since it is hosted."""
-        offer = self._offer(request)
-        of_one = [offer.version] if "version" in request.match_info else None
-        versions = of_one or self._fleet.versions(offer.name)
-        return _json(
-            {"model_stats": [self._statistics_of(offer.name, version) for version in versions]}
-        )
+        return _json({"model_stats": self._descriptions.statistics(*_named(request))})
 
     async def all_statistics(self, _: web.Request) -> web.Response:
         """Return the statistics of all models that a node has ready; a model that is called `stats` has none of its own."""
@@ -208,33 +145,10 @@ class InferenceApi(Pages):
     def _statistics_pieces(self) -> Iterator[bytes]:
         yield b'{"model_stats": ['
         mark = b""
-        for model in self._fleet.models():
-            for version in self._fleet.versions(model):
-                yield mark + json.dumps(self._statistics_of(model, version)).encode()
-                mark = b", "
+        for entry in self._descriptions.all_statistics():
+            yield mark + json.dumps(entry).encode()
+            mark = b", "
         yield b"]}"
-
-    def _statistics_of(self, model: ModelName, version: ModelVersion) -> dict[str, object]:
-        counts, offer = (
-            self._fleet.hosted(model, version).requests,
-            self._fleet.offer(model, version),
-        )
-        is_batched = offer is not None and has_batch_axis(offer.inputs, offer.outputs)
-        ago_s = self._inference.routing.clock() - counts.last_s
-        return model_statistics_entry(
-            model,
-            version,
-            ModelStatistics(
-                counts.answered,
-                counts.answered_s,
-                counts.rows if is_batched else counts.answered,
-                counts.queue_us / 1e6,
-                counts.run_us / 1e6,
-                counts.failed,
-                counts.failed_s,
-                round((self._wall_clock() - ago_s) * 1e3) if counts.answered else 0,
-            ),
-        )
 
     async def index(self, request: web.Request) -> web.Response:
         """Return all model versions of the fleet; with `{"ready": true}` just those that can be run."""
@@ -254,35 +168,20 @@ class InferenceApi(Pages):
     def _index_pieces(self, *, is_ready_only: bool) -> Iterator[bytes]:
         yield b"["
         mark = b""
-        offers: list[ModelOffer] = []
-        for _ in _into(offers, self._fleet.offers()):
-            yield b""
-        for offer in offers:
-            state, reason = self._standing(offer)
-            if state is IndexState.READY or not is_ready_only:
-                entry = index_entry(offer.name, shown_version(offer.version), state, reason=reason)
+        for entry in self._descriptions.index(is_ready_only=is_ready_only):
+            if entry is None:
+                yield b""
+            else:
                 yield mark + json.dumps(entry).encode()
                 mark = b", "
         yield b"]"
 
-    def _standing(self, offer: ModelOffer) -> tuple[IndexState, str]:
-        """Return the state of a model version, and why: one that is said to be ready can be run only where a link leads."""
-        if offer.is_ready and not self._fleet.is_reached(offer.name, offer.version):
-            withheld = self._fleet.withheld(offer.name, offer.version)
-            return IndexState.UNAVAILABLE, withheld or _OUT_OF_REACH
-        return _INDEX_STATES[offer.state], offer.reason
 
-    def _offer(self, request: web.Request) -> ModelOffer:
-        model = ModelName(request.match_info["model"])
-        version = ModelVersion(request.match_info.get("version", ""))
-        offer = self._fleet.offer(model, version)
-        if offer is None:
-            raise not_hosted(self._fleet, model, version)
-        return offer
-
-
-def _into(found: list[ModelOffer], steps: Steps[list[ModelOffer]]) -> Steps[None]:
-    found += yield from steps
+def _named(request: web.Request) -> tuple[ModelName, ModelVersion]:
+    """Return the model and the version in a request's path; an empty version is any."""
+    return ModelName(request.match_info["model"]), ModelVersion(
+        request.match_info.get("version", "")
+    )
 
 
 def _json(value: object, *, status: int = 200) -> web.Response:

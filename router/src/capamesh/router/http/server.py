@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from capamesh.router.http.application import OpenRequests
     from capamesh.router.http.exchange import Inference
+    from capamesh.router.http.guests import Guests
     from capamesh.router.telemetry import Telemetry
 
 SCRATCH_BYTES = 16 * 1024
@@ -55,6 +56,8 @@ class Front(FrontContext):
         self.inference = inference
         self.make_pages: Callable[[], RequestHandler]
         """Makes aiohttp's handler for a connection, which must not end idle ones itself. To be set before `listen`."""
+        self.guests: Guests | None = None
+        """Takes over connections that begin with another protocol. To be set before `listen`."""
         self.requests = requests
         self.arrival_s = arrival_s
         self.limits = limits = limits or FrontLimits()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,7 @@ from capamesh.protocol.loop_watch import LoopWatch
 from capamesh.protocol.member_status import HEARTBEAT_S
 from capamesh.protocol.reach import Inside, inside_of
 from capamesh.router.fleet.membership import TICK_S
+from capamesh.router.grpc.server import GrpcServer
 from capamesh.router.http.admin_fleet import FleetApi
 from capamesh.router.http.admin_routing import RoutingApi
 from capamesh.router.http.application import make_application, make_runner
@@ -37,6 +39,7 @@ from capamesh.router.process.node_gauges import NodeGauges
 from capamesh.router.process.page_parts import PageParts
 from capamesh.router.process.parts import RouterParts, today
 from capamesh.router.process.seat import Controls
+from capamesh.router.requests.model_descriptions import ModelDescriptions
 
 if TYPE_CHECKING:
     from capamesh.router.fleet.overrides import Hold
@@ -97,6 +100,7 @@ class Router(Controls):
         await runner.setup()
         assert runner.server is not None  # noqa: S101 - it was just made
         front.make_pages = runner.server
+        front.guests = self._grpc(front)
         last_fleet = parts.last_fleet.read() if seat.is_main else None
         if last_fleet is not None:
             parts.members.restore(last_fleet)
@@ -249,6 +253,15 @@ class Router(Controls):
             budget=front.budget,
             keys=front.keys,
         )
+
+    def _grpc(self, front: Front) -> GrpcServer:
+        parts = self._parts
+        descriptions = ModelDescriptions(
+            parts.inference, is_ready=parts.standing.has_usable, wall_clock=time.time
+        )
+        server = GrpcServer(parts.inference, descriptions, front)
+        server.watch(parts.telemetry)
+        return server
 
     async def _serve_http(self, front: Front) -> None:
         settings = self._settings

@@ -6,6 +6,7 @@ what all protocols have in common: what parameters mean, the deadline, counting,
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -147,8 +148,8 @@ class InferenceRequest(Responder, ABC):
         self._is_over = False
         self._started_s = service.routing.clock()
 
-    def submit(self, asked: InferRequest) -> None:
-        """Send what was decoded on its way."""
+    def submit(self, asked: InferRequest, most_s: float = math.inf) -> None:
+        """Send what was decoded on its way; it may take `most_s` from its beginning, and less if its parameters say so."""
         service, target = self._service, self._target
         try:
             request = InferCall(
@@ -157,7 +158,7 @@ class InferenceRequest(Responder, ABC):
                 asked.inputs,
                 tuple(map(_NAME, asked.outputs)),
             )
-            allowed_s = service.timeout_s
+            allowed_s = min(service.timeout_s, most_s)
             parameters = asked.parameters
             if asked.classes:
                 request = request.replace(classes=asked.classes)

@@ -168,6 +168,10 @@ HTTP_HUNG_UP: Final = gauge(
     "capamesh_http_connections_hung_up",
     "Idle HTTP connections closed for new ones since the start.",
 )
+GRPC_MISBEHAVED: Final = gauge(
+    "capamesh_grpc_connections_ended",
+    "HTTP/2 connections ended since the start for what their clients did: floods, broken frames, answers that nobody reads.",
+)
 BODY_BYTES: Final = gauge(
     "capamesh_http_body_bytes", "The bytes of requests and unread answers that are held."
 )

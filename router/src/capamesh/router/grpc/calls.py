@@ -1,0 +1,370 @@
+"""One call of a client, which is one stream of HTTP/2: messages come, are answered, and it ends. No IO of its own.
+
+A unary call has one message. In a call of many, one is answered after the other, in their order: while one is under way
+the next stay in the client, whose window is not opened for them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+from capamesh.protocol.errors import (
+    CapameshError,
+    DeadlineExceeded,
+    InvalidRequest,
+    Overloaded,
+    TooLarge,
+)
+from capamesh.router.grpc.arriving import ArrivingMessage
+from capamesh.router.grpc.infer_answer import field, varint
+from capamesh.router.grpc.status import (
+    ANSWER_HEAD,
+    OK_TRAILERS,
+    Status,
+    error_trailers,
+    status_trailers,
+)
+from capamesh.router.http.client_side import NO_ROOM
+from capamesh.router.http.errors import too_slow_text
+from capamesh.router.http.replies import size_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from capamesh.router.access.keys import Key
+    from capamesh.router.grpc.exchange import GrpcReply
+    from capamesh.router.grpc.heads import CallHead
+    from capamesh.router.grpc.http2 import Headers, Http2Session
+    from capamesh.router.grpc.methods import Method, Running
+    from capamesh.router.http.front_context import FrontContext
+
+_PREFIX_BYTES = 5
+"""The bytes before a message: whether it is packed, and its length."""
+_TAKEN_ENCODINGS = (b"grpc-accept-encoding", b"identity")
+JOINED_BYTES = 64 * 1024
+"""A message up to that is copied into one piece before it is sent (guess: as answers over HTTP)."""
+
+
+class CallHost(Protocol):
+    """The connection of a call, as the call sees it."""
+
+    __slots__ = ()
+
+    front: FrontContext
+    session: Http2Session
+
+    @property
+    def is_clogged(self) -> bool:
+        """Return whether so much waits to be read by the client that no more is to be asked of anybody for it."""
+        ...
+
+    def flush_soon(self) -> None:
+        """Write what is to be sent, behind all that is about to be sent."""
+
+    def over(self, stream: int) -> None:
+        """Forget a call that has ended."""
+
+
+class ServerCall:
+    """One call."""
+
+    __slots__ = (
+        "_arriving",
+        "_backlog",
+        "_deadline_s",
+        "_has_answered",
+        "_head",
+        "_held_bytes",
+        "_host",
+        "_is_going_on",
+        "_is_over",
+        "_key",
+        "_message",
+        "_method",
+        "_prefix",
+        "_running",
+        "_stream",
+        "is_all_here",
+        "since_s",
+    )
+
+    def __init__(
+        self,
+        host: CallHost,
+        stream: int,
+        head: CallHead,
+        method: Method,
+        key: Key | None,
+        deadline_s: float,
+        *,
+        is_all_here: bool,
+        now_s: float,
+    ) -> None:
+        self._host = host
+        self._stream = stream
+        self._head = head
+        self._method = method
+        self._key = key
+        self._deadline_s = deadline_s
+        self.is_all_here = is_all_here
+        """The client has sent all that it will."""
+        self.since_s = None if method.is_streamed else now_s
+        """The time since when a message is awaited or coming; None: a call of many messages need not send one."""
+        self._backlog: deque[memoryview] = deque()
+        """The bytes that are not looked at yet; the client's window bounds them."""
+        self._prefix = b""
+        self._arriving: ArrivingMessage | None = None
+        self._message: memoryview | None = None
+        """The message of a unary call whose client has not said yet that it was the only one."""
+        self._held_bytes = 0
+        """The bytes that the request under way has of the budget."""
+        self._running: Running | None = None
+        self._has_answered = False
+        self._is_going_on = False
+        self._is_over = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Return whether no request would be lost with it."""
+        return self._running is None and self.since_s is None and not self._backlog
+
+    # what comes
+
+    def on_data(self, data: bytes, *, is_last: bool) -> None:
+        """Take bytes of the client."""
+        if data:
+            self._backlog.append(memoryview(data))
+        self.is_all_here = self.is_all_here or is_last
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Look at what has come, as far as it is its turn."""
+        if self._is_going_on:
+            return
+        self._is_going_on = True
+        try:
+            while self._may_go_on() and self._backlog:
+                rest = self._take(self._backlog.popleft())
+                if rest:
+                    self._backlog.appendleft(rest)
+            if self._may_go_on() and self.is_all_here and not self._backlog:
+                self._end_of_request()
+        finally:
+            self._is_going_on = False
+
+    def _may_go_on(self) -> bool:
+        return (
+            not self._is_over
+            and self._running is None
+            and not (self._method.is_streamed and self._host.is_clogged)
+        )
+
+    def _take(self, data: memoryview) -> memoryview:
+        """Take of `data` what is of one message at most; return the rest."""
+        if self._message is not None:
+            self._fail(InvalidRequest(f"a second message came; {self._method.name} takes one"))
+            return data
+        arriving = self._arriving
+        if arriving is not None:
+            here, data = data[: arriving.left_bytes], data[arriving.left_bytes :]
+            arriving.fill(here)
+            if self._arriving is arriving and not arriving.left_bytes:
+                self._arrived(arriving)
+            return data
+        missing_bytes = _PREFIX_BYTES - len(self._prefix)
+        self._prefix += data[:missing_bytes]
+        self._taken(min(missing_bytes, len(data)))
+        data = data[missing_bytes:]
+        if len(self._prefix) < _PREFIX_BYTES:
+            return data
+        prefix, self._prefix = self._prefix, b""
+        size_bytes = int.from_bytes(prefix[1:], "big")
+        most_bytes = self._host.front.inference.limits.max_message_bytes
+        if prefix[0]:
+            text = "messages are taken as they are, not compressed: send them without grpc-encoding"
+            self._end([*status_trailers(Status.UNIMPLEMENTED, text), _TAKEN_ENCODINGS])
+        elif size_bytes > most_bytes:
+            self._fail(TooLarge(f"the message has {size_bytes} bytes; the limit is {most_bytes}"))
+        elif len(data) < size_bytes:
+            self._begin_to_arrive(size_bytes)
+        elif self._host.front.budget.hold(size_bytes):
+            self._held_bytes = size_bytes
+            self._taken(size_bytes)
+            self._whole(data[:size_bytes])
+            return data[size_bytes:]
+        else:
+            self._fail(self._no_room())
+        return data
+
+    def _begin_to_arrive(self, size_bytes: int) -> None:
+        budget = self._host.front.budget
+        arriving = ArrivingMessage(budget, size_bytes, self._taken, self._give_up)
+        if not budget.may_begin(size_bytes) or not arriving.begin():
+            self._fail(self._no_room())
+            return
+        self._arriving = arriving
+        if self.since_s is None:
+            self.since_s = self._host.front.now_s()
+
+    def _arrived(self, arriving: ArrivingMessage) -> None:
+        self._arriving = None
+        if arriving.arrived():
+            self._held_bytes = len(arriving.memory)
+            self._whole(arriving.memory)
+        else:
+            arriving.drop()
+            self._fail(self._no_room())
+
+    def _taken(self, size_bytes: int) -> None:
+        self._host.session.taken(self._stream, size_bytes)
+        self._host.flush_soon()
+
+    def _whole(self, message: memoryview) -> None:
+        """Answer a message, at once or when the client has said that it was the only one."""
+        if self._method.is_streamed:
+            self._begin(message)
+        else:
+            self._message = message
+
+    def _end_of_request(self) -> None:
+        """Act on the end of what the client sends: begin with the one message, or end a call of many."""
+        message, self._message = self._message, None
+        arriving = self._arriving
+        if self._prefix or arriving is not None:
+            come = len(self._prefix) if arriving is None else arriving.filled_bytes
+            self._fail(InvalidRequest(f"the request ended within a message, behind {come} bytes"))
+        elif message is not None:
+            self._begin(message)
+        elif self._method.is_streamed:
+            self._end(OK_TRAILERS)
+        else:
+            self._fail(
+                InvalidRequest(
+                    f"the request ended without a message; {self._method.name} takes one"
+                )
+            )
+
+    # requests
+
+    def _begin(self, message: memoryview) -> None:
+        self.since_s = None
+        if self._method.is_streamed:  # the key may have been revoked since the call began
+            head = self._head
+            try:
+                self._key = self._host.front.keys.of_call(
+                    self._method.verbs, head.authorization, head.api_key
+                )
+            except CapameshError as error:
+                self._fail(error.with_traceback(None))
+                return
+        self._host.front.requests.count += 1
+        self._running = running = self._method.make(
+            self._head, self._key, self._deadline_s, self._reply
+        )
+        running.begin(message)
+
+    def _reply(self, reply: GrpcReply) -> None:
+        self._running = None
+        self._let_go()
+        self._host.front.requests.ended()
+        if self._method.is_streamed:
+            self._reply_in_stream(reply)
+        elif reply.error is None:
+            self._send(reply.headers, reply.pieces)
+            self._end(reply.trailers)
+        else:
+            self._end(reply.trailers)
+
+    def _reply_in_stream(self, reply: GrpcReply) -> None:
+        """Send one of many answers, an error too as a message unless the client wants it as the status."""
+        error = reply.error
+        if error is None:
+            head = b"\x12" + varint(sum(map(size_of, reply.pieces)))
+            self._send(reply.headers, (head, *reply.pieces))
+        elif self._head.wants_status:
+            self._end(reply.trailers)
+        else:
+            self._send((), (field(1, error.message.encode()),))
+        self.go_on()
+
+    def _send(self, headers: Headers, pieces: Sequence[bytes | memoryview]) -> None:
+        """Send a message."""
+        session, stream = self._host.session, self._stream
+        if not self._has_answered:
+            self._has_answered = True
+            session.start_answer(stream, (*ANSWER_HEAD, *headers))
+        size_bytes = sum(map(size_of, pieces))
+        prefix = b"\0" + size_bytes.to_bytes(4, "big")
+        if size_bytes <= JOINED_BYTES:
+            session.send(stream, b"".join((prefix, *pieces)))
+        else:
+            for piece in (prefix, *pieces):
+                session.send(stream, piece)
+        self._host.flush_soon()
+
+    # the end of it
+
+    def _fail(self, error: CapameshError) -> None:
+        """End with an error before there is a request."""
+        self._end(error_trailers(error))
+
+    def _end(self, trailers: Headers) -> None:
+        """End with a status."""
+        if self._is_over:
+            return
+        session, stream = self._host.session, self._stream
+        if not self._has_answered:
+            session.refuse(stream, (*ANSWER_HEAD, *trailers), is_all_here=self.is_all_here)
+        else:
+            session.end_answer(stream, trailers)
+        self._drop()
+        self._host.over(stream)
+        self._host.flush_soon()
+
+    def cancel(self) -> None:
+        """Withdraw what is under way, for the client has left."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.cancel()
+            self._host.front.requests.ended()
+        self._drop()
+
+    def overdue(self, limit_s: float) -> None:
+        """End, for the client has not sent a whole message in time."""
+        arriving = self._arriving
+        come_bytes = len(self._prefix) if arriving is None else arriving.filled_bytes
+        whole_bytes = None if arriving is None else len(arriving.memory)
+        if arriving is not None and arriving.is_waiting:  # for the router, which has no room
+            self._fail(self._no_room())
+            return
+        text = too_slow_text("the request's message", come_bytes, whole_bytes, limit_s)
+        self._fail(DeadlineExceeded(text))
+
+    def _drop(self) -> None:
+        """Give back all that is held, and open the connection's window for what was not looked at."""
+        self._is_over = True
+        self.since_s = None
+        self._let_go()
+        arriving, self._arriving = self._arriving, None
+        unseen_bytes = sum(map(len, self._backlog))
+        if arriving is not None:
+            unseen_bytes += arriving.owed_bytes
+            arriving.drop()
+        self._message = None
+        self._backlog.clear()
+        if unseen_bytes:
+            self._host.session.taken(self._stream, unseen_bytes)
+
+    def _let_go(self) -> None:
+        held_bytes, self._held_bytes = self._held_bytes, 0
+        if held_bytes:
+            self._host.front.budget.let_go(held_bytes)
+
+    def _give_up(self) -> None:
+        """End, for others need the room of the message that arrives, and send faster."""
+        self._fail(self._no_room())
+
+    def _no_room(self) -> Overloaded:
+        budget = self._host.front.budget
+        return Overloaded(NO_ROOM.format(used=budget.used_bytes, most=budget.most_bytes), 1.0)

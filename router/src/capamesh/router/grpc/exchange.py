@@ -1,0 +1,224 @@
+"""One inference request over gRPC, from its message to its reply. No IO of its own.
+
+Each ends in exactly one `GrpcReply`, unless whoever asked has left before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from typing_extensions import override
+
+from capamesh.protocol.errors import CapameshError, DeadlineExceeded, InvalidRequest, ShutOut
+from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.values import Value
+from capamesh.router.access.keys import check_model
+from capamesh.router.grpc.infer_answer import KnownAnswers
+from capamesh.router.grpc.infer_request import KnownRequests, decode_in_steps, parsed, raw_apart
+from capamesh.router.grpc.status import OK_TRAILERS, error_trailers
+from capamesh.router.http.exchange import EXPLANATION_HEADER, NODE_HEADER, Inference, shortened
+from capamesh.router.http.key_check import with_tenant
+from capamesh.router.requests.inference import InferenceRequest, Target
+
+if TYPE_CHECKING:
+    from capamesh.protocol.oip import InferRequest
+    from capamesh.router.access.keys import Key
+    from capamesh.router.balancing.explanation import Explanation
+    from capamesh.router.grpc.heads import CallHead
+    from capamesh.router.grpc.http2 import Headers
+    from capamesh.router.requests.call import Outcome
+    from capamesh.router.requests.slices import Job
+
+_NODE = NODE_HEADER.lower().encode()
+_EXPLANATION = EXPLANATION_HEADER.lower().encode()
+
+
+class GrpcReply(Value):
+    """The reply to a request: a message in pieces, or trailers that tell of an error."""
+
+    __slots__ = ("error", "headers", "pieces", "trailers")
+
+    def __init__(
+        self,
+        pieces: Sequence[bytes | memoryview],
+        headers: Headers = (),
+        trailers: Headers = OK_TRAILERS,
+        error: CapameshError | None = None,
+    ) -> None:
+        self.pieces = pieces
+        self.headers = headers
+        """The metadata before the message."""
+        self.trailers = trailers
+        self.error = error
+        """The error that the trailers tell of; None: there is a message, maybe an empty one."""
+
+
+def error_reply(error: CapameshError) -> GrpcReply:
+    """Return the reply that tells of an error."""
+    return GrpcReply((), (), error_trailers(error), error)
+
+
+OnReply = Callable[[GrpcReply], None]
+
+
+class GrpcInference:
+    """The services that exchanges need: those of all wires, and what is remembered of messages."""
+
+    __slots__ = ("answers", "inference", "requests")
+
+    def __init__(self, inference: Inference) -> None:
+        self.inference = inference
+        self.requests = KnownRequests()
+        self.answers = KnownAnswers()
+
+
+class GrpcExchange(InferenceRequest):
+    """One request."""
+
+    __slots__ = ("_asked", "_grpc", "_head", "_is_streamed", "_job", "_key", "_most_s", "_on_reply")
+
+    def __init__(
+        self,
+        grpc: GrpcInference,
+        head: CallHead,
+        key: Key | None,
+        deadline_s: float,
+        on_reply: OnReply,
+        *,
+        is_streamed: bool = False,
+    ) -> None:
+        """`deadline_s` is on the router's clock; `on_reply` is told once, maybe before `begin` returns, and must not raise."""
+        nobody = Target(
+            ModelName(""), ModelVersion(""), head.options, head.is_explained, head.parent
+        )
+        super().__init__(grpc.inference, nobody)
+        self._grpc = grpc
+        self._head = head
+        self._key = key
+        self._most_s = deadline_s - self._started_s
+        self._on_reply: OnReply | None = on_reply
+        """The callback that takes the reply; None: it is over."""
+        self._is_streamed = is_streamed
+        self._asked: InferRequest | None = None
+        self._job: Job[Any] | None = None
+        """The long request that is being read."""
+
+    def begin(self, message: memoryview) -> None:
+        """Read the request and send it on its way: a short one at once, a long one in slices."""
+        grpc, inference = self._grpc, self._grpc.inference
+        if inference.standing.shut_out:
+            self.fail(ShutOut(inference.standing.shut_out))
+            return
+        if self._most_s <= 0:
+            self.fail(DeadlineExceeded("the request's time was over before all of it had come"))
+            return
+        try:
+            rest, raw = raw_apart(message, inference.limits)
+            asked = grpc.requests.read(rest, raw)
+            found = parsed(rest) if asked is None else None
+            if asked is not None:
+                self._name(asked.model, asked.version)
+            elif found is not None:
+                self._name(found.model_name, found.model_version)
+        except CapameshError as error:
+            self.fail(error.with_traceback(None))
+            return
+        if asked is not None:
+            self._send(asked)
+            return
+        assert found is not None  # noqa: S101 - one of them is there
+        steps = decode_in_steps(found, raw, inference.limits)
+        try:
+            next(steps)
+        except StopIteration as done:
+            asked = cast("InferRequest", done.value)
+        except Exception as error:  # noqa: BLE001 - all end in one reply
+            self.crash(error)
+            return
+        else:
+            self._job = inference.slices.begin(steps, self._read, self.crash, self._target.model)
+            return
+        grpc.requests.learn(rest, raw, asked)
+        self._send(asked)
+
+    def _name(self, model: str, version: str) -> None:
+        """Note what is asked of whom, which only the message tells. Raises `InvalidRequest` or `Forbidden`."""
+        head, key = self._head, self._key
+        most_chars = self._grpc.inference.limits.max_name_chars
+        if max(len(model), len(version)) > most_chars:  # they are kept, in what failed of late
+            raise InvalidRequest(
+                f"model_name has {len(model)} characters and model_version {len(version)}; the limit of each is {most_chars}"
+            )
+        named = ModelName(model)
+        self._target = Target(
+            named, ModelVersion(version), head.options, head.is_explained, head.parent, key=key
+        )
+        if key is not None:
+            check_model(key, model)
+            self._target = Target(
+                named,
+                ModelVersion(version),
+                with_tenant(head.options, key),
+                head.is_explained,
+                head.parent,
+                key=key,
+            )
+
+    def _read(self, asked: InferRequest) -> None:
+        """Send on its way what was read in slices."""
+        self._job = None
+        self._send(asked)
+
+    def _send(self, asked: InferRequest) -> None:
+        self._asked = asked
+        self.submit(asked, self._most_s)
+
+    @override
+    def cancel(self) -> None:
+        """Withdraw the request, for whoever asked has left. Nothing happens when it is over."""
+        self._on_reply = None
+        job, self._job = self._job, None
+        if job is not None:
+            job.cancel()
+        super().cancel()
+
+    @override
+    def complete(self, outcome: Outcome) -> None:
+        """Write the answer as a message."""
+        asked, target = self._asked, self._target
+        assert asked is not None  # noqa: S101 - it was read before it was sent
+        headers: list[tuple[bytes, bytes]] = [(_NODE, outcome.replica.endpoint.peer.encode())]
+        try:
+            pieces = self._grpc.answers.written(
+                asked, outcome.answer, target.model, is_streamed=self._is_streamed
+            )
+            if target.is_explained:
+                explanation = outcome.picker.explain(self._service.routing.clock())
+                headers.append((_EXPLANATION, shortened(explanation.to_json()).encode()))
+        except Exception as error:  # noqa: BLE001 - all end in one reply
+            self.crash(error)
+            return
+        self.count_answer(outcome)
+        self._end(GrpcReply(pieces, headers))
+
+    @override
+    def _render_error(self, error: CapameshError, explanation: Explanation | None) -> None:
+        self._job = None
+        reply = error_reply(error)
+        if explanation is not None:
+            told = (_EXPLANATION, shortened(explanation.to_json()).encode())
+            reply = reply.replace(trailers=[*reply.trailers, told])
+        self._end(reply)
+
+    def _end(self, reply: GrpcReply) -> None:
+        on_reply, self._on_reply = self._on_reply, None
+        self._is_over = True
+        self._handle = self._asked = None
+        if on_reply is not None:
+            on_reply(reply)
+
+
+NO_DEADLINE = math.inf
+"""The deadline of a call whose head names no time: the router's own holds."""

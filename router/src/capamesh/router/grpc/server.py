@@ -1,0 +1,50 @@
+"""gRPC of one router: takes over connections of the front that begin with HTTP/2. IO: that of the connections."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from typing_extensions import override
+
+from capamesh.router.grpc.connection import GrpcConnection
+from capamesh.router.grpc.context import GrpcContext
+from capamesh.router.grpc.http2_library import library
+from capamesh.router.http.guests import Guests
+from capamesh.router.telemetry import metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from capamesh.router.grpc.http2 import Http2Session
+    from capamesh.router.http.exchange import Inference
+    from capamesh.router.http.front_context import FrontContext
+    from capamesh.router.http.guests import Guest, Host
+    from capamesh.router.requests.model_descriptions import ModelDescriptions
+    from capamesh.router.telemetry import Telemetry
+
+
+class GrpcServer(Guests):
+    """The server, which makes a guest of each such connection."""
+
+    def __init__(
+        self,
+        inference: Inference,
+        descriptions: ModelDescriptions,
+        front: FrontContext,
+        make_session: Callable[[], Http2Session] | None = None,
+    ) -> None:
+        """`make_session` is for tests; None: the library that is there."""
+        self._context = GrpcContext(inference, descriptions, front, make_session or library())
+
+    @property
+    def misbehaved(self) -> int:
+        """Return how many connections were ended for what their clients did."""
+        return self._context.misbehaved
+
+    @override
+    def welcome(self, host: Host) -> Guest:
+        return GrpcConnection(self._context, host)
+
+    def watch(self, telemetry: Telemetry) -> None:
+        """Export how many clients had to be sent away."""
+        telemetry.watch(metrics.GRPC_MISBEHAVED, lambda: self._context.misbehaved)

@@ -1,0 +1,64 @@
+"""Another protocol on a connection of the front, from its first byte on: what each knows of the other. Does no IO."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
+
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\n"
+"""The first line of HTTP/2, and the empty one: no request of HTTP/1.1 begins so (RFC 9113, section 3.4)."""
+
+
+class Host(Protocol):
+    """The connection, as the guest sees it."""
+
+    used_s: float
+    """The time when something last began or ended, on the loop's clock."""
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """The transport of its socket."""
+        ...
+
+
+class Guest(Protocol):
+    """The guest, as the connection sees it."""
+
+    __slots__ = ()
+
+    @property
+    def is_idle(self) -> bool:
+        """Return whether nothing is under way, nor a part of a request here."""
+        ...
+
+    @property
+    def is_dispensable(self) -> bool:
+        """Return whether no request would be lost with the connection."""
+        ...
+
+    def received(self, data: memoryview) -> None:
+        """Take bytes of the client; they change afterwards."""
+
+    def lost(self) -> None:
+        """Give back all that is held: the client is gone."""
+
+    def paused(self) -> None:
+        """Write no more, until told: the client reads slowly."""
+
+    def resumed(self) -> None:
+        """Write again."""
+
+    def leave(self) -> None:
+        """Write the last that the client is to hear: the connection is closed then."""
+
+
+class Guests(Protocol):
+    """The one who takes over connections."""
+
+    __slots__ = ()
+
+    def welcome(self, host: Host) -> Guest:
+        """Return the guest of a connection on which the preface has come; that is given to it with all that follows."""
+        ...

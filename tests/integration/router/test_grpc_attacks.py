@@ -1,0 +1,346 @@
+"""Clients of HTTP/2 that wear a router out: each is ended with GOAWAY and counted, and nothing is held for it after that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from fleet_fakes import after, echo, hang
+from http2_client import HEAD, Http2Client
+from hyperframe.frame import ContinuationFrame, PingFrame, SettingsFrame
+from raw_http import GUARD_S
+from router_http import Http
+from tidy_router import tidy
+
+from capamesh.protocol.tensors import Limits
+from capamesh.router.grpc.calm import MOST
+from capamesh.router.grpc.http2 import MAX_STREAMS, Http2Session
+from capamesh.router.grpc.http2_by_h2 import SessionByH2
+from capamesh.router.grpc.http2_by_ngh2 import SessionByNgh2
+from capamesh.router.grpc.messages import CLASSES
+from capamesh.router.grpc.methods import SERVICE
+from capamesh.router.grpc.server import GrpcServer
+from capamesh.router.http.limits import FrontLimits
+
+CALM, PROTOCOL = 0xB, 0x1
+INFER = tuple(
+    (name, f"/{SERVICE}/ModelInfer".encode() if name == b":path" else value) for name, value in HEAD
+)
+STREAM = tuple(
+    (name, f"/{SERVICE}/ModelStreamInfer".encode() if name == b":path" else value)
+    for name, value in HEAD
+)
+
+
+@pytest.fixture(params=[SessionByNgh2, SessionByH2], ids=["ngh2", "h2"])
+def make_session(request: pytest.FixtureRequest) -> Callable[[], Http2Session]:
+    made: Callable[[], Http2Session] = request.param
+    return made
+
+
+@pytest.fixture
+async def http(make_session: Callable[[], Http2Session]) -> AsyncIterator[Http]:
+    async with tidy(make_session=make_session) as http:
+        yield http
+
+
+def message(rows: int = 1, **fields: Any) -> bytes:
+    described = {"name": "x", "datatype": "FP32", "shape": [rows, 2]}
+    built = CLASSES["ModelInferRequest"](
+        model_name="m", inputs=[described], raw_input_contents=[bytes(8 * rows)], **fields
+    ).SerializeToString()
+    return b"\0" + len(built).to_bytes(4, "big") + bytes(built)
+
+
+class Attacker(Http2Client):
+    """A connection of a scripted client."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        super().__init__()
+        self._reader = reader
+        self._writer = writer
+        self.is_ended = False
+
+    def send(self, *frames: bytes) -> None:
+        if not self._writer.is_closing():
+            self._writer.writelines(frames)
+
+    async def read(self) -> None:
+        """Read what is there, and wait for something."""
+        async with asyncio.timeout(GUARD_S):
+            try:
+                data = await self._reader.read(1 << 16)
+            except ConnectionResetError:
+                data = b""
+        self.is_ended = not data
+        self.take(data)
+
+    async def read_until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            assert not self.is_ended, self.frames
+            await self.read()
+
+    async def read_all(self) -> None:
+        while not self.is_ended:
+            await self.read()
+
+    def leave(self) -> None:
+        self._writer.transport.abort()
+
+
+async def connected(http: Http, **client_settings: int) -> Attacker:
+    reader, writer = await asyncio.open_connection(http.client.host, http.client.port)
+    attacker = Attacker(reader, writer)
+    acknowledged = SettingsFrame(0, flags=["ACK"]).serialize()
+    attacker.send(attacker.begin(**client_settings), acknowledged)
+    return attacker
+
+
+@asynccontextmanager
+async def attacking(http: Http, **client_settings: int) -> AsyncIterator[Attacker]:
+    """Connect, and see at the end that nothing is held for who was connected."""
+    attacker = await connected(http, **client_settings)
+    yield attacker
+    attacker.leave()
+    async with asyncio.timeout(GUARD_S):
+        while len(http.front.connections) or http.fleet.counts:
+            await asyncio.sleep(0)
+    assert (http.front.requests.count, http.front.budget.used_bytes) == (0, 0)
+    assert http.front.budget.arriving_bytes == 0
+
+
+def misbehaved(http: Http) -> int:
+    server = http.front.guests
+    assert isinstance(server, GrpcServer)
+    return server.misbehaved
+
+
+async def ended(http: Http, attacker: Attacker, *codes: int) -> None:
+    """See that the connection is ended with GOAWAY, and counted."""
+    await attacker.read_all()
+    assert attacker.goaway is not None
+    assert attacker.goaway.error_code in codes
+    assert misbehaved(http) == 1
+
+
+async def test_rapid_reset_is_ended_and_each_request_withdrawn(http: Http) -> None:
+    link = http.node("a", hang)
+    async with attacking(http) as attacker:
+        for stream in range(1, 4 * int(MOST), 2):
+            attacker.send(
+                attacker.head(stream, INFER),
+                attacker.data(stream, message(), is_last=True),
+                attacker.reset(stream),
+            )
+        await ended(http, attacker, CALM)
+    assert MOST < len(link.asks) < 2 * MOST - 100  # time gives some back
+    assert len(link.withdrawn) == len(link.asks)
+
+
+async def test_client_that_gives_up_some_of_its_requests_stays(http: Http) -> None:
+    http.node("a", echo)
+    async with attacking(http) as attacker:
+        stream = 1
+        for _ in range(2 * int(MOST)):
+            attacker.send(attacker.head(stream, INFER), attacker.reset(stream))
+            attacker.send(attacker.head(stream + 2, is_last=False))
+            attacker.send(attacker.data(stream + 2, b"\0\0\0\0\0", is_last=True))
+            stream += 4
+            await attacker.read_until(lambda at=stream: len(attacker.heads.get(at - 2, [])) == 2)
+    assert misbehaved(http) == 0
+
+
+async def test_flood_of_pings_is_ended(http: Http) -> None:
+    ping = PingFrame(0)
+    ping.opaque_data = b"12345678"
+    async with attacking(http) as attacker:
+        attacker.send(ping.serialize() * 3000)
+        await ended(http, attacker, CALM)
+
+
+async def test_flood_of_settings_is_ended(http: Http) -> None:
+    async with attacking(http) as attacker:
+        attacker.send(SettingsFrame(0).serialize() * 3000)
+        await ended(http, attacker, CALM)
+
+
+async def test_flood_of_window_updates_is_ended(http: Http) -> None:
+    async with attacking(http) as attacker:
+        attacker.send(attacker.window(0, 1) * 3000)
+        await ended(http, attacker, CALM)
+
+
+async def test_flood_of_continuations_is_ended(http: Http) -> None:
+    frame = ContinuationFrame(1)
+    frame.data = b""
+    async with attacking(http) as attacker:
+        attacker.send(attacker.head(1, INFER, is_whole=False), frame.serialize() * 1000)
+        await ended(http, attacker, CALM, PROTOCOL)
+
+
+async def test_head_beyond_its_bound_is_ended(http: Http) -> None:
+    async with attacking(http) as attacker:
+        attacker.send(attacker.head(1, INFER + ((b"x-large", b"v" * 2000),) * 9))
+        await ended(http, attacker, CALM, PROTOCOL)
+
+
+async def test_more_streams_than_agreed_are_ended(http: Http) -> None:
+    link = http.node("a", hang)
+    async with attacking(http) as attacker:
+        for at in range(MAX_STREAMS + 1):
+            attacker.send(attacker.head(1 + 2 * at, INFER))
+            attacker.send(attacker.data(1 + 2 * at, message(), is_last=True))
+        await ended(http, attacker, PROTOCOL, CALM)
+    assert len(link.asks) <= MAX_STREAMS
+    assert len(link.withdrawn) == len(link.asks)
+
+
+async def test_broken_frame_behind_requests_withdraws_them(http: Http) -> None:
+    link = http.node("a", hang)
+    async with attacking(http) as attacker:
+        attacker.send(attacker.head(1, INFER), attacker.data(1, message(), is_last=True))
+        async with asyncio.timeout(GUARD_S):
+            await link.asked.wait()
+        attacker.send(b"\xff\xff\xff\x00\x00\x00\x00\x00\x01")
+        await attacker.read_all()
+        assert misbehaved(http) == 1
+    assert len(link.withdrawn) == 1
+
+
+async def test_answer_that_is_not_read_ends_the_connection_in_time(
+    make_session: Callable[[], Http2Session],
+) -> None:
+    async with tidy(make_session=make_session, arrival_s=0.3) as http:
+        http.node("a", echo)
+        async with attacking(http, initial_window_size=10) as attacker:
+            attacker.send(attacker.head(1, INFER), attacker.data(1, message(), is_last=True))
+            await attacker.read_until(lambda: 1 in attacker.bodies)
+            assert http.front.budget.used_bytes > 0
+            await ended(http, attacker, CALM)
+
+
+async def test_answers_that_nobody_reads_are_within_the_budget(
+    make_session: Callable[[], Http2Session],
+) -> None:
+    limits = FrontLimits(body_bytes=3 * 2**20, arriving_bytes=2**20)
+    async with tidy(make_session=make_session, front_limits=limits) as http:
+        http.node("a", echo)
+        async with attacking(http, initial_window_size=10) as attacker:
+            for at in range(60):
+                attacker.send(attacker.head(1 + 2 * at, INFER))
+                attacker.send(attacker.data(1 + 2 * at, message(12_500), is_last=True))
+                if at:
+                    await asyncio.sleep(0)
+            await ended(http, attacker, CALM)
+            assert http.front.budget.used_bytes <= 3 * 2**20
+
+
+async def test_stream_whose_answers_are_not_read_asks_for_no_more(http: Http) -> None:
+    link = http.node("a", echo)
+    async with attacking(http, initial_window_size=10) as attacker:
+        attacker.send(attacker.head(1, STREAM))
+        one = message(12_500)
+        attacker.send(attacker.data(1, one * 12))
+        async with asyncio.timeout(GUARD_S):
+            while http.front.budget.used_bytes < 2**20:
+                await asyncio.sleep(0)
+        for _ in range(200):
+            await asyncio.sleep(0)
+        asked = len(link.asks)
+        assert asked < 12
+        attacker.send(attacker.window(1, 2**24), attacker.window(0, 2**24))
+        await attacker.read_until(lambda: len(link.asks) == 12)
+        await attacker.read_until(lambda: len(attacker.bodies[1]) > 12 * 100_000)
+
+
+async def test_message_that_does_not_come_is_refused_in_time(
+    make_session: Callable[[], Http2Session],
+) -> None:
+    async with tidy(make_session=make_session, arrival_s=0.3) as http:
+        http.node("a", echo)
+        async with attacking(http) as attacker:
+            whole = message(100)
+            attacker.send(attacker.head(1, INFER))
+            attacker.send(attacker.head(3, INFER), attacker.data(3, whole[:3]))
+            attacker.send(attacker.head(5, INFER), attacker.data(5, whole[:100]))
+            attacker.send(attacker.head(7, STREAM), attacker.data(7, whole[:100]))
+            attacker.send(attacker.head(9, STREAM))  # this need not send one
+            await attacker.read_until(lambda: {1, 3, 5, 7} <= set(attacker.heads))
+            for stream in (1, 3, 5, 7):
+                ((told),) = attacker.heads[stream]
+                assert told[b"grpc-status"] == b"4"
+                assert b"came within 0.3 s" in told[b"grpc-message"]
+            assert 9 not in attacker.heads
+        assert misbehaved(http) == 0
+
+
+async def test_messages_that_arrive_are_within_the_budget(
+    make_session: Callable[[], Http2Session],
+) -> None:
+    limits = FrontLimits(body_bytes=4 * 2**20, arriving_bytes=2**20)
+    async with tidy(
+        make_session=make_session,
+        front_limits=limits,
+        limits=Limits(max_message_bytes=2**20),
+    ) as http:
+        http.node("a", after(0.05, echo))
+        async with attacking(http) as attacker:
+            other = await connected(http)
+            rows = 100_000
+            for client in (attacker, other):
+                for stream in (1, 3, 5):
+                    whole = message(rows)
+                    client.send(client.head(stream, INFER), client.data(stream, whole[:600_000]))
+            async with asyncio.timeout(GUARD_S):
+                while http.front.budget.arriving_bytes < 2**19:
+                    await asyncio.sleep(0)
+            for client in (attacker, other):
+                for stream in (1, 3, 5):
+                    client.send(client.data(stream, message(rows)[600_000:], is_last=True))
+            for client in (attacker, other):
+                await client.read_until(lambda at=client: set(at.heads) == {1, 3, 5})
+            assert http.front.budget.arriving_bytes == 0
+            other.leave()
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (message()[:20], b"ended within a message"),
+        (b"\0\0", b"ended within a message"),
+        (b"", b"ended without a message"),
+        (message() * 2, b"a second message came"),
+        (b"\0\xff\xff\xff\xff", b"the limit is"),
+    ],
+)
+async def test_malformed_bodies_are_refused_and_the_connection_goes_on(
+    http: Http, data: bytes, text: bytes
+) -> None:
+    http.node("a", echo)
+    async with attacking(http) as attacker:
+        attacker.send(attacker.head(1, INFER), attacker.data(1, data, is_last=True))
+        await attacker.read_until(lambda: 1 in attacker.heads)
+        assert text in attacker.heads[1][0][b"grpc-message"]
+        attacker.send(attacker.head(3, INFER), attacker.data(3, message(), is_last=True))
+        await attacker.read_until(lambda: len(attacker.heads.get(3, [])) == 2)
+
+
+async def test_request_that_is_no_call_is_told_so(http: Http) -> None:
+    async with attacking(http) as attacker:
+        attacker.send(attacker.head(1, ((b":method", b"GET"), *HEAD[1:]), is_last=True))
+        await attacker.read_until(lambda: 1 in attacker.heads)
+        assert attacker.heads[1][0][b":status"] == b"415"
+
+
+async def test_bytes_one_at_a_time_are_a_request(http: Http) -> None:
+    http.node("a", echo)
+    async with attacking(http) as attacker:
+        sent = attacker.head(1, INFER) + attacker.data(1, message(), is_last=True)
+        for at in range(len(sent)):
+            attacker.send(sent[at : at + 1])
+            await asyncio.sleep(0)
+        await attacker.read_until(lambda: len(attacker.heads.get(1, [])) == 2)
+        assert attacker.heads[1][-1][b"grpc-status"] == b"0"

@@ -1,0 +1,113 @@
+"""A client of HTTP/2 that sends what a test says, broken frames too, and keeps what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import hpack
+from hyperframe.frame import (
+    DataFrame,
+    Frame,
+    GoAwayFrame,
+    HeadersFrame,
+    RstStreamFrame,
+    SettingsFrame,
+    WindowUpdateFrame,
+)
+
+from capamesh.router.grpc.http2 import PREFACE
+
+HEAD = (
+    (b":method", b"POST"),
+    (b":scheme", b"http"),
+    (b":path", b"/inference.GRPCInferenceService/ServerLive"),
+    (b":authority", b"router"),
+    (b"content-type", b"application/grpc"),
+    (b"te", b"trailers"),
+)
+
+
+class Http2Client:
+    """Makes frames, and reads those of a server."""
+
+    def __init__(self) -> None:
+        self._encoder = hpack.Encoder()
+        self._decoder = hpack.Decoder()
+        self._rest = b""
+        self.frames: list[Frame] = []
+        self.heads: dict[int, list[dict[bytes, bytes]]] = {}
+        """The heads and trailers of each stream."""
+        self.bodies: dict[int, bytes] = {}
+
+    def begin(self, **settings: int) -> bytes:
+        """Return the preface and the first settings."""
+        frame = SettingsFrame(0)
+        frame.settings = {getattr(SettingsFrame, name.upper()): of for name, of in settings.items()}
+        return PREFACE + frame.serialize()
+
+    def head(
+        self,
+        stream: int,
+        headers: Sequence[tuple[bytes, bytes]] = HEAD,
+        *,
+        is_last: bool = False,
+        is_whole: bool = True,
+    ) -> bytes:
+        """Return HEADERS; `is_whole` has END_HEADERS."""
+        frame = HeadersFrame(stream)
+        frame.data = self._encoder.encode(headers)
+        if is_whole:
+            frame.flags.add("END_HEADERS")
+        if is_last:
+            frame.flags.add("END_STREAM")
+        return frame.serialize()
+
+    def data(self, stream: int, data: bytes, *, is_last: bool = False) -> bytes:
+        """Return DATA frames."""
+        frames: list[bytes] = []
+        for at in range(0, len(data) or 1, 16384):
+            frame = DataFrame(stream)
+            frame.data = data[at : at + 16384]
+            if is_last and at + 16384 >= len(data):
+                frame.flags.add("END_STREAM")
+            frames.append(frame.serialize())
+        return b"".join(frames)
+
+    def window(self, stream: int, more_bytes: int) -> bytes:
+        """Return WINDOW_UPDATE."""
+        frame = WindowUpdateFrame(stream)
+        frame.window_increment = more_bytes
+        return frame.serialize()
+
+    def reset(self, stream: int, code: int = 8) -> bytes:
+        """Return RST_STREAM."""
+        frame = RstStreamFrame(stream)
+        frame.error_code = code
+        return frame.serialize()
+
+    def take(self, data: bytes) -> None:
+        """Read what a server sent."""
+        self._rest += data
+        while len(self._rest) >= 9:
+            frame, size = Frame.parse_frame_header(memoryview(self._rest[:9]))
+            if len(self._rest) < 9 + size:
+                return
+            frame.parse_body(memoryview(self._rest[9 : 9 + size]))
+            self._rest = self._rest[9 + size :]
+            self.frames.append(frame)
+            if isinstance(frame, HeadersFrame):
+                fields = dict(self._decoder.decode(frame.data, raw=True))
+                self.heads.setdefault(frame.stream_id, []).append(fields)
+            elif isinstance(frame, DataFrame):
+                self.bodies[frame.stream_id] = self.bodies.get(frame.stream_id, b"") + frame.data
+
+    @property
+    def goaway(self) -> GoAwayFrame | None:
+        """Return the GOAWAY that came last."""
+        found = [frame for frame in self.frames if isinstance(frame, GoAwayFrame)]
+        return found[-1] if found else None
+
+    @property
+    def resets(self) -> list[tuple[int, int]]:
+        """Return the streams that were reset, and the codes."""
+        return [(f.stream_id, f.error_code) for f in self.frames if isinstance(f, RstStreamFrame)]

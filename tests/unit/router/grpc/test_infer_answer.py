@@ -1,0 +1,93 @@
+"""Answers as protobuf reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from capamesh.protocol.errors import InvalidRequest
+from capamesh.protocol.ids import ModelVersion
+from capamesh.protocol.links.calls import InferAnswer, LoadReport
+from capamesh.protocol.oip import InferRequest, RequestedOutput
+from capamesh.protocol.tensors import Datatype, Tensor
+from capamesh.router.grpc.infer_answer import MAX_KNOWN, KnownAnswers, varint
+from capamesh.router.grpc.messages import CLASSES
+
+ALL = InferRequest("m", "", "", (), is_binary_default=True)
+Y = Tensor("y", Datatype.FP32, (1, 2), b"12345678")
+Z = Tensor("zähler", Datatype.INT64, (), bytearray(b"87654321"))
+EMPTY = Tensor("e", Datatype.FP32, (0, 300), b"")
+
+
+def answer_of(*outputs: Tensor, described: bytes = b"as the node said") -> InferAnswer:
+    return InferAnswer(ModelVersion("1"), outputs, 3, 4, LoadReport(), described)
+
+
+def read(pieces: list[bytes | memoryview]) -> Any:
+    return CLASSES["ModelInferResponse"].FromString(b"".join(pieces))
+
+
+def test_answer_has_all_outputs_and_their_bytes() -> None:
+    found = read(KnownAnswers().written(ALL.replace(id="7"), answer_of(Y, Z, EMPTY), "m"))
+    assert found == CLASSES["ModelInferResponse"](
+        model_name="m",
+        model_version="1",
+        id="7",
+        outputs=[
+            {"name": "y", "datatype": "FP32", "shape": [1, 2]},
+            {"name": "zähler", "datatype": "INT64"},
+            {"name": "e", "datatype": "FP32", "shape": [0, 300]},
+        ],
+        raw_output_contents=[b"12345678", b"87654321", b""],
+    )
+
+
+@pytest.mark.parametrize(
+    "outputs", [(), (RequestedOutput("zähler"), RequestedOutput("y")), (RequestedOutput("y"),)]
+)
+def test_answer_that_is_known_is_the_one_that_is_written_anew(
+    outputs: tuple[RequestedOutput, ...],
+) -> None:
+    asked, known = ALL.replace(outputs=outputs), KnownAnswers()
+    known.written(asked, answer_of(Y, Z), "m")
+    assert len(known) == 1
+    second = answer_of(Y.replace(data=b"abcdefgh"), Z)
+    assert read(known.written(asked, second, "m")) == read(
+        KnownAnswers().written(asked, second, "m")
+    )
+    assert len(known) == 1
+
+
+def test_answers_that_differ_each_time_are_not_kept() -> None:
+    known = KnownAnswers()
+    known.written(ALL.replace(id="7"), answer_of(Y), "m")
+    known.written(ALL, answer_of(Y, described=b""), "m")
+    known.written(ALL, answer_of(Y.replace(name="y" * 1024)), "m")
+    assert len(known) == 0
+
+
+def test_no_more_than_so_many_are_kept() -> None:
+    known = KnownAnswers()
+    for at in range(MAX_KNOWN + 10):
+        known.written(ALL, answer_of(Y, described=b"%d" % at), "m")
+    assert len(known) == MAX_KNOWN
+
+
+def test_last_answer_of_a_stream_says_so() -> None:
+    known = KnownAnswers()
+    assert not read(known.written(ALL, answer_of(Y), "m")).parameters
+    (entry,) = read(known.written(ALL, answer_of(Y), "m", is_streamed=True)).parameters
+    assert (entry.key, entry.value.bool_param) == ("triton_final_response", True)
+
+
+def test_output_that_is_not_there_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="has no output 'gone'"):
+        KnownAnswers().written(ALL.replace(outputs=(RequestedOutput("gone"),)), answer_of(Y), "m")
+
+
+@pytest.mark.parametrize(
+    ("value", "encoded"), [(0, b"\0"), (127, b"\x7f"), (128, b"\x80\x01"), (300, b"\xac\x02")]
+)
+def test_varint_is_that_of_protobuf(value: int, encoded: bytes) -> None:
+    assert varint(value) == encoded
