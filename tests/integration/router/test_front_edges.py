@@ -432,11 +432,11 @@ async def test_request_that_is_here_whole_and_finds_no_room_may_stay_connected()
         assert http.front.budget.hold(3 * MIB)
         large = json_body("one") + b" " * 300_000
         async with connected(http.client.port) as client:
-            await client.send(request(INFER, large[:60_000]) + infer("two"))
+            await client.send(request(INFER, large[:12_000]) + infer("two"))
             check(await client.answer(), "infer", "one")
             check(await client.answer(), "infer", "two")
             assert http.front.budget.hold(MIB - 1000)
-            await client.send(request(INFER, large[:60_000]))
+            await client.send(request(INFER, large[:12_000]))
             answer = await client.answer()
             assert (answer.status, answer.get("retry-after"), answer.is_last) == (503, "1", False)
             http.front.budget.let_go(MIB - 1000)
