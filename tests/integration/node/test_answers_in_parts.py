@@ -27,6 +27,8 @@ from capamesh.protocol.links.link import Link
 from capamesh.protocol.network import Role
 from capamesh.protocol.tensors import Limits, Tensor
 
+pytestmark = pytest.mark.pure
+
 PARTS = 3
 BIG = 3 * 1024 * 1024
 """More than the peer may send of one message before it is granted more."""

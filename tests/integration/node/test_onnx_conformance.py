@@ -20,6 +20,8 @@ from onnx_cases import CARRIED, Case, onnx_cases, save
 from capamesh.protocol.errors import CapameshError, ModelInvalid
 from capamesh.protocol.tensors import Datatype, Tensor
 
+pytestmark = pytest.mark.pure
+
 CASES = 1800
 """1,884 in onnx 1.23.2. These three are a little below what that and ONNX Runtime 1.31.1 give."""
 PASSED = 1480

@@ -30,7 +30,6 @@ HOT_WITH_IO = {
     "capamesh.router.http.connection": "is asyncio's protocol of each client's socket",
     "capamesh.router.http.errors": "makes aiohttp's responses of errors",
     "capamesh.router.http.handler_state": "looks into aiohttp's handler of each connection",
-    "capamesh.router.http.oip": "makes aiohttp's responses, and the head of each plain answer",
     "capamesh.router.requests.slices": "gives the loop its turns within one long request",
 }
 """The hot modules that do IO or make what a library of IO takes, and why each request comes through them."""
