@@ -50,6 +50,8 @@ ONE_THREAD_SHARE: Final = 0.8
 """Short runs have one thread where it is at least so fast as all threads together. Threads take the time of as many cores and
 wait for one another, on a busy machine for as long as something else has their core (measured on two cores, 64 rows of the
 digits: 25 us and 27 us of CPU on one thread, 29 us and 57 us of CPU on two)."""
+ONE_THREAD_BYTES: Final = 4 * 1024 * 1024
+"""The files of the largest model for which one thread is compared with all: it is in memory twice meanwhile (guess)."""
 STREAM_SHARE: Final = 0.95
 """Streams are taken when they reach this share of the rows a second that runs of all threads have on a quiet
 machine: beside links and routers on the same cores they lose half as much (measured: see engine.streams)."""
@@ -130,7 +132,8 @@ class Measuring:
             for point in profile.points
             if point.rows <= SHORT_ROWS and point.seconds <= SHORT_S
         ]
-        if self._backend.streams < 2 or source.is_pipeline or not short or self._is_tight():
+        is_small = source.size_bytes <= ONE_THREAD_BYTES and not source.is_pipeline
+        if self._backend.streams < 2 or not is_small or not short or self._is_tight():
             return None
         rows = short[-1].rows
         inputs = trial_inputs(plan, rows, open_dim)
