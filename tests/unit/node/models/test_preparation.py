@@ -14,9 +14,11 @@ import onnx
 import pytest
 from fleet_fakes import OUT, SPEC
 from onnx import helper
+from typing_extensions import override
 from worker_fakes import LIMIT_S, FakeClock, FakeSwitch, source_of
 
 from capamesh.node.models.preparation import LoadResult, Preparation
+from capamesh.node.profiling import measuring
 from capamesh.node.profiling.measuring import (
     AGAIN,
     BUDGET_S,
@@ -1254,6 +1256,39 @@ def test_one_thread_is_not_tried_where_it_cannot_help(bench: Bench, why: str) ->
     model = bench.timed(lambda _: 1.01 * SHORT_S) if why == "long runs" else bench.timed(quick)
     assert bench.prepare(model).loaded is model
     assert bench.stream_loads == 0
+
+
+def test_large_model_is_not_in_memory_twice_to_compare_threads(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "ONE_THREAD_BYTES", -1)
+    bench.streams, bench.stream = 2, bench.timed(quick)
+    model = bench.timed(quick)
+    assert bench.prepare(model).loaded is model
+    assert bench.stream_loads == 0
+
+
+def test_model_keeps_all_threads_where_its_rows_mix_on_one_alone(bench: Bench) -> None:
+    class Mixing(Timed):
+        @override
+        def run(
+            self,
+            inputs: Sequence[Tensor],
+            outputs: Sequence[str] = (),
+            stop: StopSwitch | None = None,
+        ) -> list[Tensor]:
+            rows = inputs[0].shape[0]
+            return [
+                Tensor.from_numpy(one.name, one.to_numpy() + np.float32(rows))
+                for one in super().run(inputs, outputs, stop)
+            ]
+
+    model, alone = bench.timed(quick), Mixing(bench.clock, quick)
+    bench.streams, bench.stream = 2, alone
+    prepared = bench.prepare(model)
+    assert prepared.loaded is model
+    assert prepared.plan.is_batching
+    assert alone.is_closed
 
 
 def test_model_whose_runs_have_one_thread_is_remembered_as_such(bench: Bench) -> None:

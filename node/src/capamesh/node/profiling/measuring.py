@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from capamesh.node.profiling.batch_invariance import mixing
 from capamesh.node.profiling.trial_inputs import trial_inputs
 from capamesh.node.repository.rules import Rules
 from capamesh.node.scheduling import BatchPlan
@@ -123,7 +124,7 @@ class Measuring:
         open_dim: int,
         profile: ServiceProfile,
     ) -> ServiceProfile | None:
-        """Measure runs of one thread; None where runs are not short, or all threads make them shorter.
+        """Measure runs of one thread; None where runs are not short, all threads make them shorter, or rows mix on one alone.
 
         `profile` is of `loaded`, whose runs take all threads.
         """
@@ -147,6 +148,8 @@ class Measuring:
                 _Timed(short[-1], partial(self._point, loaded, inputs, rows, is_warm=True)),
             )
             if ONE_THREAD_SHARE * one.seconds > together.seconds:
+                return None
+            if plan.is_batching and mixing(alone, plan, open_dim):
                 return None
             return self.profile(alone, plan, open_dim, source.manifest.rules)
         finally:
