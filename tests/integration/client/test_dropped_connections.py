@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import socket
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 from oip_servers import answer, read_request, reset
 
-from capamesh.client import asks
+from capamesh.client import AsyncClient, asks
 from capamesh.protocol.errors import DeadlineExceeded, LinkLost, ProtocolViolation, TooLarge
 
 if TYPE_CHECKING:
@@ -20,6 +23,10 @@ Connect = Callable[..., Any]
 Start = Callable[..., "ScriptedServer"]
 
 MODELS = answer(b"[]")
+REFUSAL = (
+    b"HTTP/1.1 413 Too Large\r\nX-Capamesh-Error: too_large\r\nConnection: close\r\n"
+    b'Content-Length: 27\r\n\r\n{"error": "the limit is 1"}'
+)
 
 
 def serve_one(connection: socket.socket) -> None:
@@ -193,15 +200,29 @@ def test_answer_to_a_body_that_the_server_will_not_read_is_the_servers(
     scripted: Start, connect: Connect
 ) -> None:
     def refuse(connection: socket.socket) -> None:
-        body = b'{"error": "the limit is 1"}'
         connection.recv(1000)
-        connection.sendall(
-            b"HTTP/1.1 413 Too Large\r\nX-Capamesh-Error: too_large\r\nConnection: close\r\n"
-            b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
-        )
+        connection.sendall(REFUSAL)
         connection.shutdown(socket.SHUT_WR)
         while connection.recv(65536):
             pass
 
     with pytest.raises(TooLarge, match="the limit is 1"):
         connect(scripted(refuse).url).infer("m", {"X": np.zeros(5_000_000, np.uint8)})
+
+
+def test_refused_body_that_nobody_reads_does_not_outlive_the_client(scripted: Start) -> None:
+    has_ended = threading.Event()
+
+    def refuse_and_wait(connection: socket.socket) -> None:
+        connection.recv(1000)
+        connection.sendall(REFUSAL)
+        has_ended.wait(10)
+
+    async def ask() -> None:
+        async with AsyncClient(scripted(refuse_and_wait).url) as client:
+            with pytest.raises(TooLarge, match="the limit is 1"):
+                await client.infer("m", {"X": np.zeros(5_000_000, np.uint8)})
+
+    asyncio.run(ask())
+    has_ended.set()
+    gc.collect()  # a transport that waits for its reader would be named here

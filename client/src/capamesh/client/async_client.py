@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, TypeVar
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 from typing_extensions import override
 
 from capamesh.client import asks
@@ -238,7 +239,7 @@ class AsyncClient:
         request = self._session(is_fresh=is_fresh).request(
             ask.method,
             url + ask.path,
-            data=_pieces(ask.buffers) if is_large else b"".join(ask.buffers),
+            data=_Body(ask.buffers, ask.size_bytes) if is_large else b"".join(ask.buffers),
             headers=self._access.with_own(own),
             ssl=self._access.tls if url.startswith("https:") else True,
             allow_redirects=False,
@@ -291,9 +292,31 @@ def _reuse_trace() -> aiohttp.TraceConfig:
     return trace
 
 
-async def _pieces(buffers: Sequence[bytes | memoryview]) -> AsyncIterator[bytes | memoryview]:
-    for buffer in buffers:
-        yield buffer
+class _Body(aiohttp.Payload):
+    """The buffers of a large request, written one after the other.
+
+    An answer that comes before the last byte left ends the connection at once: a router that refuses a
+    body may never read the rest, and closing in order would wait for it and keep the body.
+    """
+
+    def __init__(self, buffers: Sequence[bytes | memoryview], size_bytes: int) -> None:
+        super().__init__(buffers)
+        self._buffers = buffers
+        self._size = size_bytes
+
+    @override
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return b"".join(self._buffers).decode(encoding, errors)
+
+    @override
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        try:
+            for buffer in self._buffers:
+                await writer.write(buffer)
+        except asyncio.CancelledError:
+            if writer.transport is not None:
+                writer.transport.abort()
+            raise
 
 
 async def _read_body(response: aiohttp.ClientResponse, limit_bytes: int) -> bytearray:
