@@ -33,8 +33,7 @@ from capamesh.cli.application import application
 from capamesh.node.agent.settings import NodeSettings
 from capamesh.node.contract.settings import WorkerSettings
 from capamesh.protocol.metrics import defined_in
-from capamesh.router.access.keys import Verb
-from capamesh.router.http.key_check import NEEDS, OPEN
+from capamesh.router.http.route import ANY_KEY, Pages, Route
 from capamesh.router.settings import RouterSettings
 from capamesh.router.telemetry import MOST_MODELS, MOST_NODES, OTHERS
 
@@ -46,24 +45,19 @@ TRITON = ("/config", "/repository/index", "/stats")
 # HTTP
 
 
-def routes() -> list[tuple[str, str, str]]:
-    """Return method, path and meaning of each route that a router serves."""
-    found: list[tuple[str, str, str]] = []
+def routes() -> list[Route]:
+    """Return the routes that a router serves."""
+    found: list[Route] = []
     package = capamesh.router.http
     for module_info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         module = importlib.import_module(module_info.name)
         for kind in vars(module).values():
             is_page = inspect.isclass(kind) and kind.__module__ == module.__name__
-            if not is_page or not hasattr(kind, "routes") or getattr(kind, "_is_protocol", False):
+            if not is_page or Pages not in kind.__mro__[1:]:
                 continue
-            page = kind.__new__(
-                kind
-            )  # a route is a bound method: it needs nothing of what a page is given
-            found += [
-                (route.method, route.path, sentence(inspect.getdoc(route.handler)))
-                for route in page.routes()
-            ]
-    return sorted(found, key=lambda route: (route[1], route[0]))
+            # a route's handler is a bound method: it needs nothing of what a page is given
+            found += kind.__new__(kind).routes()
+    return sorted(found, key=lambda route: (route.path, route.method))
 
 
 def origin(path: str) -> str:
@@ -74,19 +68,23 @@ def origin(path: str) -> str:
     return "Prometheus" if path == "/metrics" else "Capamesh"
 
 
-def verbs(method: str, path: str) -> str:
+def key_of(route: Route) -> str:
     """Return what a key must be for to be taken by a route."""
-    if (method, path) in OPEN:
+    if not route.verbs:
         return "none"
-    needed = NEEDS.get((method, path), (Verb.ADMIN,))
-    return "any" if set(needed) == set(Verb) else " or ".join(map(code, needed))
+    return "any" if route.verbs == ANY_KEY else " or ".join(map(code, route.verbs))
 
 
 def http_page() -> str:
     """Return the page on HTTP."""
     rows = [
-        (code(f"{method} {path}"), origin(path), verbs(method, path), text)
-        for method, path, text in routes()
+        (
+            code(f"{route.method} {route.path}"),
+            origin(route.path),
+            key_of(route),
+            sentence(route.does),
+        )
+        for route in routes()
     ]
     return f"""{NOTE}
 # HTTP routes of a router

@@ -33,6 +33,7 @@ from capamesh.router.http.exchange import Inference
 from capamesh.router.http.limits import FrontLimits
 from capamesh.router.http.oip import InferenceApi
 from capamesh.router.http.page import PageApi
+from capamesh.router.http.route import TABLE, Route
 from capamesh.router.http.server import Front
 from capamesh.router.page.feed import Feed
 from capamesh.router.page.history import BIN_S, History, Totals
@@ -126,6 +127,7 @@ class Http:
     feed: Feed
     drains: FakeDrains
     quotas: Quotas
+    routes: tuple[Route, ...]
 
     @property
     def view(self) -> FleetView:
@@ -334,6 +336,7 @@ async def serving(
                 feed,
                 drains,
                 quotas,
+                application[TABLE].routes,
             )
     finally:
         front.close()

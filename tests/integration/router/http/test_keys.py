@@ -10,6 +10,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
+from fleet_fakes import offer
 from router_http import INFER, Http, serving
 
 from capamesh.router.access.keys import (
@@ -21,11 +23,12 @@ from capamesh.router.access.keys import (
     id_of,
     new_text,
 )
-from capamesh.router.http.key_check import NEEDS, OPEN
+from capamesh.router.http.route import Route
 from capamesh.router.page.backlog import Reader
 
 BODY = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
-FORBIDDEN_WORDS = ("model-m", "A", "B", "digits")
+SECRET_NODE, SECRET_MODEL = "node-of-others", "model-of-others"
+"""Names that nobody without a key for them may read."""
 
 
 class Keyring:
@@ -68,16 +71,15 @@ def bearer(text: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {text}"}
 
 
-async def routes(http: Http) -> list[tuple[str, str]]:
-    response = await http.client.get("/", headers=bearer("secret"))
-    return [(each["method"], each["path"]) for each in (await response.json())["routes"]]
-
-
 def filled(path: str) -> str:
     values = {"model": "m", "version": "1", "peer": "A", "digest": "d", "name": "n"}
     for name, value in values.items():
         path = path.replace(f"{{{name}}}", value)
     return path
+
+
+def is_stream(response: aiohttp.ClientResponse) -> bool:
+    return "event-stream" in response.headers.get("Content-Type", "")
 
 
 async def asked(
@@ -86,22 +88,28 @@ async def asked(
     """Send a request and read its answer, but for the end of a stream."""
     body = json.dumps(BODY).encode() if method != "GET" else None
     response = await http.client.request(method, filled(path), data=body, headers=headers)
-    if "event-stream" in response.headers.get("Content-Type", ""):
+    if is_stream(response):
         response.close()
     else:
         await response.read()
     return response
 
 
-async def test_every_route_is_in_the_table_and_nothing_else_is(http: Http) -> None:
-    assert {*NEEDS, *OPEN} == set(await routes(http))
+async def test_routes_without_a_key_are_those_that_say_nothing_of_the_network(http: Http) -> None:
+    is_open = {(route.method, route.path) for route in http.routes if not route.verbs}
+    assert is_open == {("GET", "/v2/health/live"), ("GET", "/v2/health/ready")}
+    listed = await http.client.get("/")
+    assert [(each["method"], each["path"]) for each in (await listed.json())["routes"]] == [
+        (route.method, route.path) for route in http.routes
+    ]
 
 
 async def test_every_route_refuses_whoever_has_no_key_for_it(http: Http, keys: Keyring) -> None:
     of_each = {verb: keys.make(verb) for verb in Verb}
     unknown = "cm_unknown0_" + 32 * "0"
-    for method, path in await routes(http):
-        if (method, path) in OPEN:
+    for route in http.routes:
+        method, path = route.method, route.path
+        if not route.verbs:
             assert (await asked(http, method, path, {})).status in {200, 503}
             continue
         for headers in ({}, bearer(unknown), {"X-API-Key": unknown}, bearer("")):
@@ -114,31 +122,50 @@ async def test_every_route_refuses_whoever_has_no_key_for_it(http: Http, keys: K
         for verb, text in of_each.items():
             response = await asked(http, method, path, bearer(text))
             is_refused = response.status in {401, 403}
-            assert is_refused is (verb not in NEEDS[method, path]), (method, path, verb)
+            assert is_refused is (verb not in route.verbs), (method, path, verb)
             if is_refused:
                 assert response.headers["X-Capamesh-Error"] == "forbidden"
 
 
-async def test_route_that_was_forgotten_in_the_table_takes_an_admins_key(
-    http: Http, keys: Keyring, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reader, admin = keys.make(Verb.READ, Verb.INFER), keys.make(Verb.ADMIN)
-    monkeypatch.delitem(NEEDS, ("GET", "/v1/models"))  # type: ignore[arg-type]
-    assert (await http.client.get("/v1/models", headers=bearer(reader))).status == 403
-    assert (await http.client.get("/v1/models", headers=bearer(admin))).status == 200
+async def test_refused_key_reads_no_name_of_the_network(http: Http, keys: Keyring) -> None:
+    http.node(SECRET_NODE, models=(offer(SECRET_MODEL),))
+    await http.infer(BODY, path=f"/v2/models/{SECRET_MODEL}/infer")  # it is in what is counted
+    of_each = [keys.make(verb, models=("mine",)) for verb in Verb]
+    seen = 0
+    for route in http.routes:
+        for text in ("", *of_each):
+            headers = bearer(text) if text else {}
+            response = await asked(http, route.method, route.path, headers)
+            shown = f"{response.headers} {'' if is_stream(response) else await response.text()}"
+            is_told = SECRET_NODE in shown or SECRET_MODEL in shown
+            seen += is_told
+            assert not (is_told and response.status in {401, 403}), (route.path, shown)
+            if text == of_each[0]:  # one that may run its own model sees no other
+                assert not is_told, (route.path, shown)
+    assert seen >= 5  # those who may see them do
+
+
+def test_route_of_which_nothing_is_said_takes_an_admins_key_alone() -> None:
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response()
+
+    assert Route("GET", "/new", handler).verbs == (Verb.ADMIN,)
 
 
 async def test_operators_key_opens_every_route(http: Http, keys: Keyring) -> None:
     keys.make(Verb.INFER)
-    for method, path in await routes(http):
-        assert (await asked(http, method, path, bearer("secret"))).status not in {401, 403}
+    for route in http.routes:
+        assert (await asked(http, route.method, route.path, bearer("secret"))).status not in {
+            401,
+            403,
+        }
 
 
 async def test_router_asks_for_no_key_before_the_first_was_made(http: Http) -> None:
     assert (await http.infer(BODY)).status == 200
-    for method, path in await routes(http):
-        status = (await asked(http, method, path, {})).status
-        assert (status == 401) is (path == "/v1/nodes/{peer}/circuit")
+    for route in http.routes:
+        status = (await asked(http, route.method, route.path, {})).status
+        assert (status == 401) is (route.path == "/v1/nodes/{peer}/circuit")
 
 
 @pytest.mark.pure

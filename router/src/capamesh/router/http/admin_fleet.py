@@ -12,12 +12,13 @@ from typing_extensions import override
 from capamesh.protocol.adverts import NodeAdvert, shown_version
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.network import MAX_LIST_BYTES, MAX_ORDER_BYTES, Member, RevocationList
+from capamesh.router.access.keys import Verb
 from capamesh.router.fleet.overrides import Overrides
 from capamesh.router.http.admin_routing import overrides_body
-from capamesh.router.http.application import Pages
 from capamesh.router.http.bodies import read_body
 from capamesh.router.http.cached_page import CachedPage
 from capamesh.router.http.elsewhere import METRICS, NOBODY_ELSE, NODES, Elsewhere
+from capamesh.router.http.route import Pages, Route
 from capamesh.router.telemetry import CONTENT_TYPE, Telemetry
 
 if TYPE_CHECKING:
@@ -64,15 +65,15 @@ class FleetApi(Pages):
         self._metrics = CachedPage(telemetry.pieces)
 
     @override
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Route]:
         return [
-            web.get("/v1/nodes", self.nodes),
-            web.get("/v1/nodes/{peer}", self.node),
-            web.get("/v1/models", self.models),
-            web.post("/v1/revocations", self.revocations),
-            web.get("/v1/drains", self.drains),
-            web.post("/v1/drains", self.drain),
-            web.get("/metrics", self.metrics),
+            Route("GET", "/v1/nodes", self.nodes, (Verb.READ,)),
+            Route("GET", "/v1/nodes/{peer}", self.node, (Verb.READ,)),
+            Route("GET", "/v1/models", self.models, (Verb.READ,)),
+            Route("POST", "/v1/revocations", self.revocations, (Verb.ADMIN,)),
+            Route("GET", "/v1/drains", self.drains, (Verb.READ,)),
+            Route("POST", "/v1/drains", self.drain, (Verb.ADMIN,)),
+            Route("GET", "/metrics", self.metrics, (Verb.METRICS,)),
         ]
 
     async def nodes(self, _: web.Request) -> web.Response:

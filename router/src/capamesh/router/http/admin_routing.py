@@ -16,17 +16,18 @@ from typing_extensions import override
 from capamesh.protocol.errors import ClientError, InvalidRequest, ModelNotFound
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.oip import error_body, parse_object
+from capamesh.router.access.keys import Verb
 from capamesh.router.access.operator_key import KEY_FILE, SCHEME, OperatorKey
 from capamesh.router.admission.shedding import rank_of
 from capamesh.router.balancing.explanation import Explanation, replica_body
 from capamesh.router.fleet.naming import name_of, nodes_meant, not_one
 from capamesh.router.fleet.overrides import Hold, Overrides
-from capamesh.router.http.application import Pages
 from capamesh.router.http.bodies import read_body
 from capamesh.router.http.elsewhere import NOBODY_ELSE, REQUESTS, Elsewhere
 from capamesh.router.http.errors import status_of
 from capamesh.router.http.key_check import key_of
 from capamesh.router.http.options import MAX_CHARS, options_of
+from capamesh.router.http.route import Pages, Route
 from capamesh.router.requests.parameters import PRIORITY, TIMEOUT, priority_of, time_allowed_s
 from capamesh.router.resilience.health import CircuitState
 
@@ -86,11 +87,11 @@ class RoutingApi(Pages):
         self._clock = clock
 
     @override
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Route]:
         return [
-            web.get("/v1/models/{model}/routing", self.explain),
-            web.get("/v1/requests", self.requests),
-            web.put("/v1/nodes/{peer}/circuit", self.hold),
+            Route("GET", "/v1/models/{model}/routing", self.explain, (Verb.READ,)),
+            Route("GET", "/v1/requests", self.requests, (Verb.READ,)),
+            Route("PUT", "/v1/nodes/{peer}/circuit", self.hold, (Verb.ADMIN,)),
         ]
 
     async def requests(self, _: web.Request) -> web.Response:

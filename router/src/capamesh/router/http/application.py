@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -19,6 +18,7 @@ from capamesh.protocol.errors import (
 from capamesh.router.http.bodies import BUDGET, release
 from capamesh.router.http.errors import error_response, http_error_response
 from capamesh.router.http.key_check import CHALLENGE_OF_BROWSERS, CHALLENGED, KEYS, KeyCheck
+from capamesh.router.http.route import TABLE, Handler, Pages, RouteTable
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -60,19 +60,6 @@ class OpenRequests:
             await none.wait()
 
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class Pages(Protocol):
-    """A part of what is served."""
-
-    __slots__ = ()
-
-    def routes(self) -> list[web.RouteDef]:
-        """Return its routes."""
-        ...
-
-
 def make_application(
     *pages: Pages,
     limits: Limits,
@@ -91,10 +78,12 @@ def make_application(
         " the router a larger --max-message-mib"
     )
 
+    table = RouteTable(route for part in pages for route in part.routes())
+
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             if keys is not None:
-                keys.of_request(request)
+                keys.of_request(request, table.of(request))
             if (request.content_length or 0) > limits.max_message_bytes:
                 return error_response(too_large)  # before any of it is read
             return await handler(request)
@@ -131,20 +120,9 @@ def make_application(
         application[BUDGET] = budget
     if keys is not None:
         application[KEYS] = keys
-    for part in pages:
-        routes = part.routes()
-        application.add_routes(routes)
-        application.add_routes(map(_with_slash, filter(_may_end_in_slash, routes)))
+    application[TABLE] = table
+    application.add_routes(table.definitions())
     return application
-
-
-def _may_end_in_slash(route: web.RouteDef) -> bool:
-    """Return whether a route is a page that may be asked for with a slash at its end, as many clients write it."""
-    return route.method == "GET" and not route.path.endswith("/")
-
-
-def _with_slash(route: web.RouteDef) -> web.RouteDef:
-    return web.get(f"{route.path}/", route.handler)
 
 
 def make_runner(application: web.Application) -> web.AppRunner:

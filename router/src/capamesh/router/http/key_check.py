@@ -1,15 +1,13 @@
 """The check of keys at the front: which route takes which key, and how a client sends it. IO: none but aiohttp's requests.
 
-While no key was ever made, nothing is checked. From then on each request must bring a key that may do what it asks, but
-for the two routes by which load balancers ask whether the router lives. A route that is not in the table takes an
-admin's key, so that one that was forgotten is not open.
+While no key was ever made, nothing is checked. From then on each request must bring a key that may do what its route takes,
+but for the routes by which load balancers ask whether the router lives.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +26,7 @@ from capamesh.router.access.keys import (
 
 if TYPE_CHECKING:
     from capamesh.router.access.operator_key import OperatorKey
+    from capamesh.router.http.route import Route
     from capamesh.router.requests.call import RoutingOptions
 
 AUTHORIZATION: Final = "Authorization"
@@ -35,43 +34,7 @@ API_KEY: Final = "X-API-Key"
 CHALLENGED: Final = "WWW-Authenticate"
 CHALLENGE_OF_BROWSERS: Final = 'Basic realm="capamesh"'
 """Has a browser ask for a name and a password, which is the key. It stands alone, for some read but one challenge (Chromium)."""
-_MODEL_PAGES: Final = tuple(
-    ("GET", f"/v2/models/{{model}}{version}{page}")
-    for version in ("", "/versions/{version}")
-    for page in ("", "/ready", "/config")
-)
-"""The pages of a model that a client asks for before it runs it."""
-_SEEING: Final = (
-    ("POST", "/v2/repository/index"),
-    ("GET", "/v2/models/stats"),
-    ("GET", "/v2/models/{model}/stats"),
-    ("GET", "/v2/models/{model}/versions/{version}/stats"),
-    ("GET", "/"),
-    ("GET", "/page/{digest}/{name}"),
-    ("GET", "/v1/page/snapshot"),
-    ("GET", "/v1/page/changes"),
-    ("GET", "/v1/page/history"),
-    ("GET", "/v1/nodes"),
-    ("GET", "/v1/nodes/{peer}"),
-    ("GET", "/v1/models"),
-    ("GET", "/v1/models/{model}/routing"),
-    ("GET", "/v1/requests"),
-    ("GET", "/v1/drains"),
-)
-OPEN: Final = frozenset({("GET", "/v2/health/live"), ("GET", "/v2/health/ready")})
-"""The routes that need no key."""
-NEEDS: Final[Mapping[tuple[str, str], tuple[Verb, ...]]] = {
-    ("POST", "/v2/models/{model}/infer"): (Verb.INFER,),
-    ("POST", "/v2/models/{model}/versions/{version}/infer"): (Verb.INFER,),
-    **dict.fromkeys(_MODEL_PAGES, (Verb.INFER, Verb.READ)),
-    **dict.fromkeys(_SEEING, (Verb.READ,)),
-    ("GET", "/v2"): tuple(Verb),
-    ("GET", "/metrics"): (Verb.METRICS,),
-    ("POST", "/v1/revocations"): (Verb.ADMIN,),
-    ("POST", "/v1/drains"): (Verb.ADMIN,),
-    ("PUT", "/v1/nodes/{peer}/circuit"): (Verb.ADMIN,),
-}
-"""The verbs, one of which a key must have, by method and route."""
+_READING: Final = frozenset({"GET", "HEAD"})
 _KEY: Final = web.RequestKey("key", Key)
 
 
@@ -104,25 +67,20 @@ class KeyCheck:
         check_verb(key, *verbs)
         return key
 
-    def of_request(self, request: web.Request) -> None:
-        """Raise `Unauthenticated`, `Forbidden` or `KeysUnavailable` unless a request brings a key for its route."""
-        if not self.ring.is_required:
-            return
-        method = "GET" if request.method == "HEAD" else request.method
-        resource = request.match_info.route.resource
-        path = "" if resource is None else resource.canonical
-        place = (method, path.rstrip("/") or path)
-        if place in OPEN:
+    def of_request(self, request: web.Request, route: Route | None) -> None:
+        """Raise `Unauthenticated`, `Forbidden` or `KeysUnavailable` unless a request brings a key for its route; None: it has none."""
+        if not self.ring.is_required or (route is not None and not route.verbs):
             return
         headers = request.headers
         key = self._find(
-            headers.get(AUTHORIZATION, ""), headers.get(API_KEY, ""), takes_basic=method == "GET"
+            headers.get(AUTHORIZATION, ""),
+            headers.get(API_KEY, ""),
+            takes_basic=request.method in _READING,
         )
-        if resource is not None:  # else there is nothing, as whoever has a key is told
-            verbs = NEEDS.get(place, (Verb.ADMIN,))
-            check_verb(key, *verbs)
+        if route is not None:  # else there is nothing, as whoever has a key is told
+            check_verb(key, *route.verbs)
             model = request.match_info.get("model")
-            if model is not None and not (Verb.READ in verbs and key.may(Verb.READ)):
+            if model is not None and not (Verb.READ in route.verbs and key.may(Verb.READ)):
                 check_model(key, model)
         request[_KEY] = key
 

@@ -14,7 +14,7 @@ from typing_extensions import override
 from capamesh.protocol.errors import CapameshError, InvalidRequest
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.oip import HEADER_LENGTH_NAME, parse_header_length, parse_object
-from capamesh.router.http.application import Pages
+from capamesh.router.access.keys import Verb
 from capamesh.router.http.bodies import read_body, read_large_body
 from capamesh.router.http.cached_page import CachedPage
 from capamesh.router.http.errors import response_of
@@ -22,6 +22,7 @@ from capamesh.router.http.exchange import JSON_WEIGHT, Exchange, Inference, Infe
 from capamesh.router.http.key_check import key_of, with_tenant
 from capamesh.router.http.options import options_of
 from capamesh.router.http.packing import takes_gzip
+from capamesh.router.http.route import ANY_KEY, EVERYBODY, Pages, Route
 from capamesh.router.requests.model_descriptions import ModelDescriptions
 from capamesh.router.telemetry.tracing import parsed_traceparent
 
@@ -51,23 +52,23 @@ class InferenceApi(Pages):
         self._index_ready = CachedPage(lambda: self._index_pieces(is_ready_only=True))
 
     @override
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Route]:
         """Return the routes, the busiest first."""
         routes = [
-            web.post("/v2/models/{model}/infer", self.infer),
-            web.post("/v2/models/{model}/versions/{version}/infer", self.infer),
-            web.get("/v2", self.server_metadata),
-            web.get("/v2/health/live", self.live),
-            web.get("/v2/health/ready", self.ready),
-            web.post("/v2/repository/index", self.index),
-            web.get("/v2/models/stats", self.all_statistics),
+            Route("POST", "/v2/models/{model}/infer", self.infer, (Verb.INFER,)),
+            Route("POST", "/v2/models/{model}/versions/{version}/infer", self.infer, (Verb.INFER,)),
+            Route("GET", "/v2", self.server_metadata, ANY_KEY),
+            Route("GET", "/v2/health/live", self.live, EVERYBODY),
+            Route("GET", "/v2/health/ready", self.ready, EVERYBODY),
+            Route("POST", "/v2/repository/index", self.index, (Verb.READ,)),
+            Route("GET", "/v2/models/stats", self.all_statistics, (Verb.READ,)),
         ]
         for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
             routes += [
-                web.get(model, self.model_metadata),
-                web.get(f"{model}/ready", self.model_ready),
-                web.get(f"{model}/config", self.model_config),
-                web.get(f"{model}/stats", self.model_statistics),
+                Route("GET", model, self.model_metadata, (Verb.INFER, Verb.READ)),
+                Route("GET", f"{model}/ready", self.model_ready, (Verb.INFER, Verb.READ)),
+                Route("GET", f"{model}/config", self.model_config, (Verb.INFER, Verb.READ)),
+                Route("GET", f"{model}/stats", self.model_statistics, (Verb.READ,)),
             ]
         return routes
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING, Final
 
@@ -12,10 +11,11 @@ from aiohttp import web
 from typing_extensions import override
 
 from capamesh.protocol.errors import InvalidRequest
-from capamesh.router.http.application import Pages
+from capamesh.router.access.keys import Verb
 from capamesh.router.http.elsewhere import HISTORY, NOBODY_ELSE, Elsewhere
 from capamesh.router.http.key_check import is_still_taken
 from capamesh.router.http.packing import takes_gzip
+from capamesh.router.http.route import TABLE, Pages, Route
 from capamesh.router.page.history_answers import answer_of
 
 if TYPE_CHECKING:
@@ -77,13 +77,13 @@ class PageApi(Pages):
         self._clock = clock
 
     @override
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Route]:
         return [
-            web.get("/", self.root),
-            web.get("/page/{digest}/{name}", self.file),
-            web.get("/v1/page/snapshot", self.snapshot),
-            web.get("/v1/page/changes", self.changes),
-            web.get("/v1/page/history", self.history),
+            Route("GET", "/", self.root, (Verb.READ,)),
+            Route("GET", "/page/{digest}/{name}", self.file, (Verb.READ,)),
+            Route("GET", "/v1/page/snapshot", self.snapshot, (Verb.READ,)),
+            Route("GET", "/v1/page/changes", self.changes, (Verb.READ,)),
+            Route("GET", "/v1/page/history", self.history, (Verb.READ,)),
         ]
 
     async def root(self, request: web.Request) -> web.Response:
@@ -100,7 +100,10 @@ class PageApi(Pages):
             {
                 "name": "capamesh",
                 "version": self._version,
-                "routes": routes_of(request.app),
+                "routes": [
+                    {"method": route.method, "path": route.path, "does": route.summary}
+                    for route in request.app[TABLE].routes
+                ],
             },
             headers=headers,
         )
@@ -206,20 +209,3 @@ async def _write(response: web.StreamResponse, text: bytes) -> None:
     async with asyncio.timeout(WRITE_S):
         await response.write(text)
     await asyncio.sleep(0)
-
-
-def routes_of(application: web.Application) -> list[Mapping[str, str]]:
-    """Return the method, the path and the meaning of every route of an application, without those that only add a slash."""
-    return [
-        {
-            "method": route.method,
-            "path": path,
-            "does": (inspect.getdoc(route.handler) or "").split("\n\n")[0].replace("\n", " "),
-        }
-        for route in application.router.routes()
-        if route.method != "HEAD" and ((path := _path_of(route)) == "/" or not path.endswith("/"))
-    ]
-
-
-def _path_of(route: web.AbstractRoute) -> str:
-    return "" if route.resource is None else route.resource.canonical
