@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ import onnx
 import pytest
 from fleet_fakes import OUT, SPEC
 from onnx import helper
+from text_models import write_encoder
 from typing_extensions import override
 from worker_fakes import LIMIT_S, FakeClock, FakeSwitch, source_of
 
@@ -642,6 +644,56 @@ def test_labels_are_those_of_the_file_or_a_note_says_why_there_are_none(shop: Sh
     assert prepared.labels == {}
     (note,) = prepared.notes
     assert note.startswith("labels.txt is ignored: it is not UTF-8")
+
+
+# tasks
+
+
+def text_model(shop: Shop) -> LoadResult:
+    """Load the encoder of texts as a node does."""
+    write_encoder(shop.folder)
+    (source,) = scan(shop.folder).models
+    preparation = Preparation(
+        shop.backend, ProfileCache(None), circumstances=CIRCUMSTANCES, clock=FakeClock()
+    )
+    return preparation.prepare(source, partial(shop.backend.load, source))
+
+
+def test_texts_of_several_requests_share_a_run_and_become_a_vector_each(shop: Shop) -> None:
+    prepared = text_model(shop)
+    assert prepared.task is not None
+    assert prepared.plan.is_batching
+    texts = [["cat sat"], ["dog", "a good cat sat"]]
+    asked = [
+        prepared.task.request((Tensor.from_numpy("text", np.array(each, object)),), ("embedding",))
+        for each in texts
+    ]
+    shares = together(prepared, *(request.inputs() for request in asked))
+    answers = []
+    for request, (hidden,) in zip(asked, shares, strict=True):
+        (vectors,) = request.answer([tensor("hidden", hidden)])  # type: ignore[misc]
+        answers.append(vectors.to_numpy())
+    alone = prepared.task.request(
+        (Tensor.from_numpy("text", np.array(["dog"], object)),), ("embedding",)
+    )
+    (whole,) = alone.answer(prepared.loaded.run(prepared.plan.completed(alone.inputs())))  # type: ignore[misc]
+    np.testing.assert_allclose(answers[1][0], whole.to_numpy()[0], rtol=1e-6)
+    assert [len(answer) for answer in answers] == [1, 2]
+
+
+def test_model_whose_task_does_not_fit_is_refused_and_let_go(shop: Shop) -> None:
+    assert shop.refusal(DOUBLE, 'task = "text-embedding"').startswith("text.ids: input 'input_ids'")
+
+
+def test_model_whose_tasks_package_is_missing_is_served_by_its_tensors(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    prepared = text_model(shop)
+    assert prepared.task is None
+    assert prepared.notes[-1].startswith(
+        "its task is left out, which needs the package 'tokenizers'"
+    )
 
 
 # measuring

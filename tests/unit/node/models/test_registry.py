@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 from fleet_fakes import OUT, SPEC, fp32
 from worker_fakes import FakeModel, engine_of, source_of
@@ -33,6 +33,7 @@ from capamesh.protocol.adverts import (
     advert_to_body,
 )
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.protocol.tasks import Task
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
 M = ModelName("m")
@@ -240,6 +241,14 @@ def test_offer_names_the_outputs_that_have_labels() -> None:
     assert ready_offer(one).labelled == ()
     one.prepared = replace(one.prepared, labels={"z": ("cat",), "y": ("dog",)})
     assert ready_offer(one).labelled == ("y", "z")
+
+
+def test_offer_names_what_the_model_is_for() -> None:
+    one = hosted()
+    assert ready_offer(one).task is Task.NONE
+    task: Any = SimpleNamespace(task=Task.FILE_TYPE)
+    one.prepared = replace(one.prepared, task=task)
+    assert ready_offer(one).task is Task.FILE_TYPE
 
 
 def test_ready_models_are_kept_of_more_than_an_advert_holds() -> None:

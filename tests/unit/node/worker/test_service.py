@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from fleet_fakes import NullLog, call, fp32
+from fleet_fakes import SPEC, NullLog, call, fp32
 from worker_fakes import (
     LIMIT_S,
     LONG,
@@ -24,6 +24,8 @@ from capamesh.node.models.lifecycle import Changed
 from capamesh.node.models.preparation import LoadResult
 from capamesh.node.models.registry import HostedModel, ModelRegistry
 from capamesh.node.profiling.profile_cache import Measured
+from capamesh.node.repository.task_rules import FileRules
+from capamesh.node.runtime.tasks.contents import FileTask
 from capamesh.node.scheduling.runner import STOP_GRACE_S, ModelRunner
 from capamesh.node.worker.service import WorkerService
 from capamesh.protocol.adverts import ModelState
@@ -628,6 +630,80 @@ async def test_requests_of_a_lost_link_are_dropped_and_other_links_go_on(rig: Ri
     assert rig.link.answers == {}
     assert isinstance(other.answers[1], InferAnswer)
     assert rig.model.ran == [[1], [1]]
+
+
+# tasks
+
+
+def file_call(*files: bytes, **more: Any) -> InferCall:
+    raw = Tensor("file", Datatype.BYTES, (len(files),), join_elements(files))
+    return call().replace(inputs=(raw,), **more)
+
+
+@pytest.fixture
+def file_rig(rig: Rig) -> Rig:
+    """A rig whose model is for files, of which it takes the first two bytes."""
+    task = FileTask(SPEC[0], FileRules(begin_bytes=2, end_bytes=0))
+    rig.hosted.prepared = replace(rig.hosted.prepared, task=task)
+    return rig
+
+
+async def test_call_of_a_task_is_run_with_what_its_files_become(file_rig: Rig) -> None:
+    rig = file_rig
+    rig.ask(1, file_call(b"ab", b"c"))
+    assert not rig.service.is_quiet
+    answer = await rig.link.answer(1)
+    assert isinstance(answer, InferAnswer)
+    (output,) = answer.outputs
+    assert output.to_numpy().tolist() == [[194, 196], [198, 512]]
+    await rig.idle()
+    assert rig.service.is_quiet
+    rig.ask(2)
+    assert isinstance(await rig.link.answer(2), InferAnswer)  # its tensors are taken as before
+
+
+async def test_classes_of_a_task_are_told(file_rig: Rig) -> None:
+    file_rig.ask(1, file_call(b"ab", outputs=("y",), classes=(1,)))
+    answer = await file_rig.link.answer(1)
+    assert isinstance(answer, InferAnswer)
+    assert answer.outputs[0].to_numpy().tolist() == [[b"196.000000:1"]]
+
+
+async def test_call_of_a_task_that_is_refused_is_told_so(file_rig: Rig) -> None:
+    file_rig.ask(1, file_call(b""))
+    refused = await file_rig.link.answer(1)
+    assert isinstance(refused, InvalidRequest)
+    assert refused.message == "file 0 is empty; a type is of what a file has"
+    assert refused.load is not None
+    file_rig.ask(2, file_call(b"a", outputs=("z",)))  # refused once its inputs are made
+    assert isinstance(await file_rig.link.answer(2), InvalidRequest)
+    await file_rig.idle()
+
+
+async def test_call_of_a_task_is_taken_back_wherever_it_is(file_rig: Rig) -> None:
+    rig = file_rig
+    rig.ask(1, file_call(b"ab"))
+    rig.cancel(1)
+    rig.ask(2, file_call(b"ab"))
+    rig.service.link_down(rig.link, "gone")  # type: ignore[arg-type]
+    kept = rig.add_link()
+    rig.ask(3, file_call(b"cd"), link=kept)
+    assert isinstance(await kept.answer(3), InferAnswer)
+    await rig.idle()
+    assert rig.link.answers == {}
+    assert rig.model.ran == [[99]]
+
+
+async def test_call_of_a_task_is_told_that_its_worker_ends(file_rig: Rig) -> None:
+    file_rig.ask(1, file_call(b"ab"))
+    file_rig.service.fail_all("stuck")
+    assert isinstance(file_rig.link.answers[1], ModelUnavailable)
+    await file_rig.idle()
+
+
+async def test_model_without_a_task_takes_no_files(rig: Rig) -> None:
+    rig.ask(1, file_call(b"ab"))
+    assert isinstance(rig.link.answers[1], InvalidRequest)
 
 
 # loads and counts

@@ -25,6 +25,7 @@ from capamesh.protocol.adverts import (
 from capamesh.protocol.errors import AdvertRejected, ConfigError
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.msgpack_codec import pack, unpack_strictly
+from capamesh.protocol.tasks import Task
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
 PEER = PeerId("12D3KooWPeer")
@@ -120,6 +121,7 @@ offers = st.builds(
     signed=st.just(b"") | st.binary(min_size=96, max_size=96),
     also_signed=st.lists(st.binary(min_size=96, max_size=96), max_size=3).map(tuple),
     labelled=st.lists(texts(0, 256), max_size=3).map(tuple),
+    task=st.sampled_from(Task),
 )
 
 
@@ -269,6 +271,7 @@ INPUT = ("models", 0, "inputs", 0)
         ((*MODEL, "signed"), b"x" * 97, "models[0].signed"),
         ((*MODEL, "also_signed"), b"x" * 97, "models[0].also_signed is 97, expected 96 bytes"),
         ((*MODEL, "also_signed"), b"x" * 384, "models[0].also_signed"),
+        ((*MODEL, "task"), "x" * 33, "models[0].task"),
         ((*MODEL, "labelled"), ["x" * 257], "models[0].labelled[0]"),
         ((*MODEL, "labelled"), ["\x1b[2J"], "models[0].labelled[0] is '\\x1b[2J', expected printable text"),
         ((*MODEL, "labelled"), ["y"] * 1025, "models[0].labelled is a list of 1025, expected a list of at most 1024"),

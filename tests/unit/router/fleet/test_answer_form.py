@@ -8,6 +8,7 @@ from fleet_fakes import fp32, offer
 
 from capamesh.protocol.ids import ModelVersion
 from capamesh.protocol.links.calls import InferAnswer, LoadReport
+from capamesh.protocol.tasks import Task
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
 from capamesh.router.fleet.answer_form import AnswerForm
 
@@ -115,3 +116,17 @@ def test_output_may_come_as_so_many_classes_as_were_wanted(output: Tensor, misfi
 def test_classes_of_an_output_without_rows_are_one_list(output: Tensor, misfit: str) -> None:
     form = AnswerForm(replace(offer(), outputs=(TensorSpec("y", Datatype.FP32, (1, 5)),)))
     assert form.misfit(answer(output), ("y",), (2,)) == misfit
+
+
+def test_outputs_of_a_models_task_may_be_wanted_and_are_of_its_form() -> None:
+    form = AnswerForm(replace(TWO, task=Task.TEXT_EMBEDDING))
+    counts = Tensor.from_numpy("tokens", np.array([3], np.int32))
+    assert form.lacks(("embedding", "tokens", "y")) == ""
+    assert form.misfit(answer(counts, fp32("embedding", [1, 2, 3])), ("embedding", "tokens")) == ""
+    assert form.misfit(answer(fp32("tokens", [1])), ("tokens",)) == (
+        "output 'tokens' is FP32[1, 1], not INT32[-1]"
+    )
+    assert (
+        form.misfit(answer(fp32("y", [1, 2]), N_OF_1), ()) == ""
+    )  # none is named: the model's own
+    assert AnswerForm(TWO).lacks(("embedding",)) == "embedding"

@@ -20,6 +20,8 @@ from capamesh.node.profiling.profile_cache import Measured, ProfileCache
 from capamesh.node.profiling.trial_inputs import QUANTITIES, with_shapes
 from capamesh.node.profiling.warm_up import warm_up
 from capamesh.node.repository.labels import read_labels
+from capamesh.node.runtime.tasks.making import make_task
+from capamesh.node.runtime.tasks.task import PackageMissing
 from capamesh.node.scheduling import BatchPlan, Streams
 from capamesh.node.scheduling.declared_plan import declared_plan, with_rows
 from capamesh.protocol.errors import ModelInvalid
@@ -27,6 +29,7 @@ from capamesh.protocol.errors import ModelInvalid
 if TYPE_CHECKING:
     from capamesh.node.repository import ModelSource
     from capamesh.node.runtime.api import Backend, LoadedModel
+    from capamesh.node.runtime.tasks.task import ModelTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,8 @@ class LoadResult:
     streams: Streams | None = None
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     """The names of the classes of those outputs that have some, in the order of the scores."""
+    task: ModelTask | None = None
+    """The task that the model is for; None: it takes its own tensors alone."""
 
     def close(self) -> None:
         """Let go of the model; again is harmless."""
@@ -80,6 +85,14 @@ def _of_triton(source: ModelSource) -> dict[str, str]:
     return {key: repr(value) for key, value in said.items() if value}
 
 
+def _task(source: ModelSource, plan: BatchPlan) -> tuple[ModelTask | None, tuple[str, ...]]:
+    """Return what a model is for, and a note where a package is missing for that. Raises `ModelInvalid`."""
+    try:
+        return make_task(source, plan.public_inputs, plan.public_outputs), ()
+    except PackageMissing as exc:
+        return None, (str(exc),)
+
+
 class Preparation:
     """Prepares models for one device."""
 
@@ -108,6 +121,7 @@ class Preparation:
             if problem := source.declared.problem(loaded.inputs, loaded.outputs):
                 raise ModelInvalid(problem)
             plan = declared_plan(loaded, rules)
+            task, missing = _task(source, plan)
             watch = OutputWatch(loaded)
             watched = cast("LoadedModel", watch)
             warm_up(source, watched, rules.warm_up)
@@ -139,7 +153,9 @@ class Preparation:
             prepared = self._put_together(source, loaded, plan, measured, stream)
             undo.pop_all()
             labels, notes = read_labels(source.label_files, plan.public_outputs)
-            return replace(prepared, labels=labels, notes=(*prepared.notes, *notes))
+            return replace(
+                prepared, labels=labels, notes=(*prepared.notes, *notes, *missing), task=task
+            )
 
     def _put_together(
         self,

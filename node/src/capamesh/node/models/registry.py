@@ -16,6 +16,7 @@ from capamesh.protocol.adverts import (
     offer_problem,
 )
 from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.tasks import Task
 
 if TYPE_CHECKING:
     from capamesh.node.models.preparation import LoadResult
@@ -253,6 +254,7 @@ def ready_offer(hosted: HostedModel) -> ModelOffer:
         also_signed=source.also_signed,
         scheduling=_scheduling(hosted),
         labelled=tuple(sorted(prepared.labels)),
+        task=Task.NONE if prepared.task is None else prepared.task.task,
     )
 
 

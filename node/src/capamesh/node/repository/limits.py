@@ -42,3 +42,12 @@ MAX_FILE_NAME_CHARS: Final = 255  # Linux's NAME_MAX, in bytes
 MAX_STEPS: Final = 64
 MAX_VERSIONS: Final = 1000
 MAX_VERSION: Final = 10**18 - 1  # 18 digits fit a signed 64-bit number
+
+MAX_TEXT_TOKENS: Final = 131_072  # the longest contexts of text encoders are 32,768
+MAX_TEXT_CHARS: Final = 2**20
+MAX_IMAGE_SIDE: Final = 4096  # pixels that a model takes; most take 224 to 1,024
+MAX_IMAGE_BYTES: Final = 64 * 2**20
+MAX_IMAGE_PIXELS: Final = 2**26  # 192 MiB while it is decoded
+MAX_PIXEL_VALUE: Final = 1e6
+MIN_DEVIATION: Final = 1e-6
+MAX_FILE_BLOCK_BYTES: Final = 65_536  # a client sends no more of a large file's ends

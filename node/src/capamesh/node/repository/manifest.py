@@ -8,6 +8,7 @@ from capamesh.node.repository.limits import MAX_MANIFEST_BYTES
 from capamesh.node.repository.manifest_keys import ManifestTable
 from capamesh.node.repository.rule_checks import rules_problem
 from capamesh.node.repository.rules import Rules
+from capamesh.node.repository.task_rules import TaskRules
 from capamesh.protocol.errors import ModelInvalid
 from capamesh.protocol.schema import Mismatch
 from capamesh.protocol.toml_text import read_toml
@@ -26,6 +27,8 @@ class Manifest:
     """Requests that may wait for it; None: what the node's own setting says."""
     rules: Rules = field(default_factory=Rules)
     """The rules by which it is served."""
+    task: TaskRules = field(default_factory=TaskRules)
+    """The task that it is for."""
 
 
 def parse_manifest(raw: bytes, file: str, model: str = "") -> Manifest:
@@ -51,4 +54,5 @@ def parse_manifest(raw: bytes, file: str, model: str = "") -> Manifest:
         allow_cpu_fallback=bool(table.allow_cpu_fallback),
         max_queue=table.max_queue,
         rules=rules,
+        task=table.task_rules(),
     )

@@ -48,7 +48,10 @@ from capamesh.node.repository.rules import (
     VersionPolicy,
     WarmUp,
 )
+from capamesh.node.repository.task_keys import EmbeddingTable, FileTable, ImageTable, TextTable
+from capamesh.node.repository.task_rules import ImageRules, TaskRules
 from capamesh.protocol.schema import DISTINCT, Meta, Table, field, meaning
+from capamesh.protocol.tasks import Task
 
 _Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
 _Names: TypeAlias = Annotated[dict[_Name, _Name], Meta(min_length=1, max_length=MAX_NAMES)]
@@ -57,6 +60,14 @@ _Shape: TypeAlias = Annotated[tuple[_Size, ...], Meta(max_length=MAX_AXIS + 1)]
 _Version: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_VERSION)]
 _ONE_KEY: Final = Meta(extra_json_schema={"minProperties": 1, "maxProperties": 1})
 _BY_INPUT: Final = Meta(max_length=MAX_NAMES)
+_TEXT_TASKS: Final = (Task.TEXT_EMBEDDING, Task.TEXT_CLASSIFICATION)
+_TASKS_OF: Final = {
+    "text": _TEXT_TASKS,
+    "embedding": (Task.TEXT_EMBEDDING,),
+    "image": (Task.IMAGE_CLASSIFICATION,),
+    "file": (Task.FILE_TYPE,),
+}
+"""The tasks for which a table means something."""
 _Provider: TypeAlias = Annotated[
     str,
     Meta(max_length=MAX_PROVIDER_CHARS, pattern=r"^[A-Za-z0-9_]+ExecutionProvider$(?!\n)"),
@@ -234,6 +245,18 @@ class ManifestTable(Table, frozen=True):
     """Requests that are run before the model is ready."""
     step: Annotated[tuple[StepTable, ...], Meta(max_length=MAX_STEPS)] = ()
     """The models of a pipeline, in their order."""
+    task: (
+        Literal["text-embedding", "text-classification", "image-classification", "file-type"] | None
+    ) = None
+    """The task that the model is for: its node then takes texts, pictures or files and makes its inputs of them."""
+    text: TextTable | None = None
+    """The way in which texts become tokens."""
+    embedding: EmbeddingTable | None = None
+    """The way in which the model's output becomes one vector for each text."""
+    image: ImageTable | None = None
+    """The way in which pictures become a tensor."""
+    file: FileTable | None = None
+    """The way in which a file becomes a row of numbers."""
 
     @override
     def __post_init__(self) -> None:
@@ -248,6 +271,33 @@ class ManifestTable(Table, frozen=True):
                 raise ValueError(
                     f"{key}: a pipeline runs on no provider itself; say it in the manifests of its models"
                 )
+        task = Task(self.task or "")
+        for key, tasks in _TASKS_OF.items():
+            if getattr(self, key) is not None and task not in tasks:
+                raise ValueError(
+                    f"{key}: it means something with task = {' or '.join(repr(str(one)) for one in tasks)}; say it or remove"
+                    f" [{key}]"
+                )
+        if task is Task.IMAGE_CLASSIFICATION and self.image is None:
+            raise ValueError(
+                "task: 'image-classification' needs the width and height of [image]; say them"
+            )
+        if task is not Task.NONE and self.sequence and self.sequence.state:
+            raise ValueError("task: a model with sequence states has none; remove one of the two")
+        if task in _TEXT_TASKS and self.step:
+            raise ValueError(
+                "task: a pipeline has no folder for a tokenizer; say it in the manifest of its model"
+            )
+
+    def task_rules(self) -> TaskRules:
+        """Return the rules of what the model is for."""
+        return TaskRules(
+            Task(self.task or ""),
+            (self.text or TextTable()).rules(),
+            (self.embedding or EmbeddingTable()).rules(),
+            self.image.rules() if self.image else ImageRules(),
+            (self.file or FileTable()).rules(),
+        )
 
     def rules(self) -> Rules:
         """Return the rules that the manifest says."""

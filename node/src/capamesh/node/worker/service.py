@@ -13,6 +13,7 @@ from capamesh.node.scheduling import PendingRequest, Result
 from capamesh.node.scheduling.pending_request import RequestState
 from capamesh.node.worker.answers import AnswerEncoder
 from capamesh.node.worker.classification import Classification
+from capamesh.node.worker.task_calls import TaskCalls
 from capamesh.protocol.errors import (
     CapameshError,
     ModelUnavailable,
@@ -24,6 +25,7 @@ from capamesh.protocol.links.call_decoder import CallDecoder
 from capamesh.protocol.links.calls import (
     ControlCall,
     InferAnswer,
+    InferCall,
     LoadReport,
     decode_probe,
     encode_answer,
@@ -77,6 +79,7 @@ class WorkerService(LinkHandler):
         self._read_s = 0.0
         """The time of the present read, while there is any in `_due`."""
         self._answers = AnswerEncoder(limits, self.load_report)
+        self._tasks = TaskCalls(models, self._queue_made, self._fail_call, clock=clock)
         self._is_draining = False
         self.on_links: Callable[[int], None] = lambda _: None
         """The callback that is told the number of links when it changes."""
@@ -115,6 +118,7 @@ class WorkerService(LinkHandler):
             self.on_links(len(self._links))
         for key in [key for key in self._requests if key[0] is link]:
             self._withdraw(key)
+        self._tasks.withdraw_all_of(link)
         self._log.info("link_down", peer=link.member.peer_id if link.member else "", reason=reason)
 
     @override
@@ -131,34 +135,21 @@ class WorkerService(LinkHandler):
                 self._control(call, partial(self._changed, link, stream))
                 return
             hosted = self._hosted(call.model, call.version)
-            inputs = hosted.prepared.plan.completed(call.inputs, call.sequence)
-            hosted.prepared.loaded.validate(inputs, call.outputs)
+            deadline_s = None if budget_ms is None else now_s + budget_ms / 1000
             on_done = partial(self._done, key, hosted)
             if call.classes:
                 wanted = Classification(call, hosted.prepared)
                 on_done = partial(self._classified, key, hosted, wanted)
-            request = PendingRequest(
-                inputs,
-                call.outputs,
-                on_done,
-                arrived_s=now_s,
-                deadline_s=None if budget_ms is None else now_s + budget_ms / 1000,
-                priority=call.priority,
-                is_bulk=call.is_bulk,
-                sequence=call.sequence,
-                on_part=partial(self._part, key, hosted) if call.takes_parts else None,
-            )
-            self._requests[key] = hosted, request
-            hosted.runner.submit(request, is_pumped=True)
-            self._active.add(hosted.runner)
+            task = hosted.prepared.task
+            if task is not None and task.takes(call.inputs):
+                self._tasks.begin(key, hosted, task, call, now_s, deadline_s, on_done)
+                return
+            self._queue(key, hosted, call, now_s, deadline_s, on_done)
             self._due[hosted.runner] = None
-        except CapameshError as error:
-            self._requests.pop(key, None)
-            self._fail(key, error, hosted)
         except Exception as exc:  # noqa: BLE001 - one request must not cost its link all the others
-            self._requests.pop(key, None)
-            self._log.exception("request_broken")
-            link.fail(stream, RunFailed(f"the request could not be taken in: {exc!r}"))
+            if not isinstance(exc, CapameshError):
+                self._log.exception("request_broken")
+            self._fail_call(key, _as_told(exc), hosted)
 
     @override
     def request_cancelled(self, link: Link, stream: int) -> None:
@@ -183,6 +174,59 @@ class WorkerService(LinkHandler):
             due, self._due = self._due, {}
             for runner in due:
                 runner.pump()
+
+    def _queue(
+        self,
+        key: tuple[Link, int],
+        hosted: HostedModel,
+        call: InferCall,
+        arrived_s: float,
+        deadline_s: float | None,
+        on_done: Callable[[PendingRequest, Result], None],
+    ) -> None:
+        """Queue a call with the model's own inputs, to be run once its runner is pumped.
+
+        Raises a `CapameshError` where it is refused.
+        """
+        inputs = hosted.prepared.plan.completed(call.inputs, call.sequence)
+        hosted.prepared.loaded.validate(inputs, call.outputs)
+        request = PendingRequest(
+            inputs,
+            call.outputs,
+            on_done,
+            arrived_s=arrived_s,
+            deadline_s=deadline_s,
+            priority=call.priority,
+            is_bulk=call.is_bulk,
+            sequence=call.sequence,
+            on_part=partial(self._part, key, hosted) if call.takes_parts else None,
+        )
+        self._requests[key] = hosted, request
+        hosted.runner.submit(request, is_pumped=True)
+        self._active.add(hosted.runner)
+
+    def _queue_made(
+        self,
+        key: tuple[Link, int],
+        hosted: HostedModel,
+        call: InferCall,
+        arrived_s: float,
+        deadline_s: float | None,
+        on_done: Callable[[PendingRequest, Result], None],
+    ) -> None:
+        """Run a call of a task, whose inputs are made."""
+        try:
+            self._queue(key, hosted, call, arrived_s, deadline_s, on_done)
+        except Exception as exc:  # noqa: BLE001 - whoever asked is told
+            self._fail_call(key, _as_told(exc), hosted)
+        else:
+            hosted.runner.pump()
+
+    def _fail_call(
+        self, key: tuple[Link, int], error: CapameshError, hosted: HostedModel | None
+    ) -> None:
+        self._requests.pop(key, None)
+        self._fail(key, error, hosted)
 
     # the worker's own
 
@@ -226,14 +270,17 @@ class WorkerService(LinkHandler):
         """End all links, and refuse what they may still send."""
         for link in list(self._links):
             link.close(reason)
+        self._tasks.close()
 
     @property
     def is_quiet(self) -> bool:
         """Return whether no peer's request is being received, run or answered."""
-        return not self._requests and all(link.is_quiet for link in self._links)
+        is_idle = not self._requests and not len(self._tasks)
+        return is_idle and all(link.is_quiet for link in self._links)
 
     def fail_all(self, reason: str) -> None:
         """Answer everything under way: this process is about to end. What has not run may run elsewhere."""
+        self._tasks.fail_all(reason)
         for key, (_, request) in list(self._requests.items()):
             batch = request.batch
             has_started = (
@@ -250,6 +297,7 @@ class WorkerService(LinkHandler):
         self._active = {runner for runner in self._active if not runner.scheduler.is_idle}
 
     def _withdraw(self, key: tuple[Link, int]) -> None:
+        self._tasks.withdraw(key)
         found = self._requests.pop(key, None)
         if found is not None:
             hosted, request = found
@@ -330,3 +378,10 @@ class WorkerService(LinkHandler):
             link.fail(stream, RunFailed(f"the answer has no wire form: {exc}"))
             return
         link.respond(stream, meta, body)
+
+
+def _as_told(error: Exception) -> CapameshError:
+    """Return what a caller is told of an error, which only a bug can be if it is none of the network's."""
+    if isinstance(error, CapameshError):
+        return error
+    return RunFailed(f"the request could not be taken in: {error!r}")

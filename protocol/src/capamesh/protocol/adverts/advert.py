@@ -9,6 +9,7 @@ from typing import Final
 from capamesh.protocol.adverts.interval import MIN_INTERVAL_S
 from capamesh.protocol.adverts.sequence import Sequence
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+from capamesh.protocol.tasks import Task
 from capamesh.protocol.tensor_spec import TensorSpec
 
 NO_VERSION: Final = "0"
@@ -98,6 +99,7 @@ class ModelOffer:
     scheduling: Scheduling = Scheduling.PLAIN
     labelled: tuple[str, ...] = ()
     """The outputs whose classes have names at this node; see `capamesh.protocol.tensors.classification`."""
+    task: Task = Task.NONE
 
     @property
     def is_ready(self) -> bool:

@@ -38,6 +38,7 @@ from capamesh.protocol.model_digest import EXPECTED, is_digest, other_form
 from capamesh.protocol.plain_text import plain
 from capamesh.protocol.publishing import SIGNED_BYTES
 from capamesh.protocol.schema import Mismatch, read, shown
+from capamesh.protocol.tasks import Task
 from capamesh.protocol.tensor_spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ _VERSION = re.compile(r"[0-9]{1,20}\Z")
 # Of what can be asked for: it fits a signed 64-bit number, as a node's folders do, and is written in one way.
 _READY_VERSION = re.compile(r"(?:0|[1-9][0-9]{0,17})\Z")
 _SCHEDULINGS = {scheduling.value: scheduling for scheduling in Scheduling}
+_TASKS = {task.value: task for task in Task}
 _STATES = {state.value: state for state in ModelState}
 _DATATYPES = {datatype.value: datatype for datatype in Datatype}
 
@@ -171,6 +173,7 @@ def _offer_to_map(offer: ModelOffer) -> dict[str, object]:
                 "signed": offer.signed,
                 "also_signed": b"".join(offer.also_signed),
                 "labelled": list(offer.labelled),
+                "task": offer.task.value,
             }
         ),
     }
@@ -293,6 +296,7 @@ def _read_offer(one: WireModel, at: int) -> ModelOffer:
         ),
         scheduling=_SCHEDULINGS.get(one.scheduling, Scheduling.PLAIN),
         labelled=one.labelled,
+        task=_TASKS.get(one.task, Task.NONE),
     )
 
 

@@ -34,6 +34,8 @@ field with a default can be added without a new wire version):
       "signed"            96 bytes, default none: a publisher's public key and its Ed25519 signature, see `publishing`
       "also_signed"       1 to 3 times 96 bytes, default none: other publishers' likewise
       "labelled"          array, up to 1,024, of text 0..256, default none: the outputs whose classes have names
+      "task"              text 0..32: a task of `capamesh.protocol.tasks`, or "", the default; what a receiver does not
+                          know counts as ""
     "region"            text 0..64
     "price_per_million" finite number 0..1e12 (an integer will do)
     "agent_version"     text 0..64
@@ -136,6 +138,7 @@ class WireModel(Struct, frozen=True, gc=False):
         bytes, Meta(min_length=SIGNED_BYTES, max_length=MAX_OTHERS * SIGNED_BYTES)
     ] = b""
     labelled: Annotated[tuple[_Name, ...], Meta(max_length=MAX_TENSORS)] = ()
+    task: _Word = ""
 
 
 class WireModels(Struct, frozen=True, gc=False):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from capamesh.protocol.tasks import OUTPUTS
 from capamesh.protocol.tensor_spec import ANY_DIM, TensorSpec
 from capamesh.protocol.tensors import Datatype, has_rows
 
@@ -39,7 +40,7 @@ class AnswerForm:
     def __init__(self, offer: ModelOffer) -> None:
         self.offer = offer
         self._specs = offer.outputs
-        self._by_name = {spec.name: spec for spec in offer.outputs}
+        self._by_name = {spec.name: spec for spec in (*offer.outputs, *OUTPUTS[offer.task])}
         self._known: set[tuple[object, ...]] = set()
         """The outputs that were asked for, and names, datatypes and shapes of answers that were found to fit."""
 

@@ -1,0 +1,270 @@
+"""The tasks that manifests name, and what of them does not fit a model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from text_models import encoder, tokenizer
+
+from capamesh.node.repository import scan
+from capamesh.node.repository.manifest import parse_manifest
+from capamesh.node.repository.task_rules import ImageRules, TaskRules
+from capamesh.node.runtime.tasks.contents import FileTask, ImageTask
+from capamesh.node.runtime.tasks.making import make_task
+from capamesh.node.runtime.tasks.task import PackageMissing
+from capamesh.node.runtime.tasks.text import TextTask
+from capamesh.node.runtime.tasks.tokenizers import TextTokenizer
+from capamesh.protocol.errors import ModelInvalid
+from capamesh.protocol.tasks import Task
+from capamesh.protocol.tensors import Datatype, TensorSpec
+
+IDS = TensorSpec("input_ids", Datatype.INT64, (-1, -1))
+MASK = TensorSpec("attention_mask", Datatype.INT64, (-1, -1))
+HIDDEN = TensorSpec("hidden", Datatype.FP32, (-1, -1, 4))
+SCORES = TensorSpec("scores", Datatype.FP32, (-1, 3))
+X = TensorSpec("x", Datatype.FP32, (-1, 64))
+
+
+def source(manifest: str, **files: bytes) -> Any:
+    stamps = [SimpleNamespace(name=name, size_bytes=len(raw)) for name, raw in files.items()]
+    return SimpleNamespace(
+        manifest=parse_manifest(manifest.encode(), "capamesh.toml"),
+        files=stamps,
+        version="1",
+        content=SimpleNamespace(read=files.__getitem__),
+    )
+
+
+def embedding(
+    more: str = "", inputs: Any = (IDS, MASK), outputs: Any = (HIDDEN,), **files: bytes
+) -> Any:
+    held = files or {"tokenizer.json": tokenizer()}
+    return make_task(source(f'task = "text-embedding"\n{more}', **held), inputs, outputs)
+
+
+def image(more: str, spec: TensorSpec = X, *others: TensorSpec) -> Any:
+    manifest = f'task = "image-classification"\n[image]\nwidth = 8\nheight = 8\n{more}'
+    return make_task(source(manifest), (spec, *others), (SCORES,))
+
+
+def file(more: str, spec: TensorSpec) -> Any:
+    return make_task(source(f'task = "file-type"\n[file]\n{more}'), (spec,), (SCORES,))
+
+
+def test_model_without_a_task_has_none() -> None:
+    assert make_task(source(""), (X,), (SCORES,)) is None
+
+
+def test_each_task_is_made() -> None:
+    assert isinstance(embedding(), TextTask)
+    kind = 'task = "text-classification"'
+    found = make_task(source(kind, **{"tokenizer.json": tokenizer()}), (IDS,), (SCORES,))
+    assert isinstance(found, TextTask)
+    assert found.task is Task.TEXT_CLASSIFICATION
+    flat = 'channels = "grey"\nlayout = "flat"'
+    assert isinstance(image(flat), ImageTask)
+    assert isinstance(file("", TensorSpec("b", Datatype.INT32, (-1, 2048))), FileTask)
+
+
+@pytest.mark.parametrize(
+    ("more", "inputs", "outputs", "said"),
+    [
+        ("", (X,), (HIDDEN,), "text.ids: input 'input_ids' is not one of the model's: x"),
+        ("", (IDS, X), (HIDDEN,), "text: the model takes x too, which no text gives"),
+        (
+            "",
+            (TensorSpec("input_ids", Datatype.FP32, (-1, -1)),),
+            (HIDDEN,),
+            r"input 'input_ids' is FP32\[-1, -1\]; tokens are INT32 or INT64",
+        ),
+        (
+            "",
+            (TensorSpec("input_ids", Datatype.INT64, (1, -1)),),
+            (HIDDEN,),
+            r"input 'input_ids' is INT64\[1, -1\]",
+        ),
+        (
+            "",
+            (IDS, TensorSpec("attention_mask", Datatype.INT64, (-1, 7))),
+            (HIDDEN,),
+            r"input 'attention_mask' is INT64\[-1, 7\]",
+        ),
+        (
+            "",
+            (IDS,),
+            (HIDDEN, SCORES),
+            "embedding.output: name the output with the vectors, one of hidden, scores",
+        ),
+        (
+            '[embedding]\noutput = "y"',
+            (IDS,),
+            (HIDDEN,),
+            "embedding.output: 'y' is not one of the model's: hidden",
+        ),
+        (
+            "",
+            (IDS,),
+            (SCORES,),
+            r"output 'scores' is FP32\[-1, 3\]; with pooling = 'mean' it must be",
+        ),
+        ('[embedding]\npooling = "none"', (IDS,), (HIDDEN,), "of 2 dimensions"),
+        (
+            '[embedding]\noutput = "hidden"',
+            (IDS,),
+            (HIDDEN, TensorSpec("embedding", Datatype.FP16, (-1, 4))),
+            r"the model's own output 'embedding' is FP16\[-1, 4\]",
+        ),
+        (
+            "",
+            (TensorSpec("text", Datatype.BYTES, (-1,)),),
+            (HIDDEN,),
+            "is asked for by an input 'text', of which the model has one itself",
+        ),
+    ],
+)
+def test_manifest_that_does_not_fit_the_model_of_texts_is_refused(
+    more: str, inputs: Any, outputs: Any, said: str
+) -> None:
+    with pytest.raises(ModelInvalid, match=said):
+        embedding(more, inputs, outputs)
+
+
+def test_tokenizer_must_be_in_the_version_and_be_one() -> None:
+    with pytest.raises(ModelInvalid, match=r"'tokenizer.json' is not in the folder of version 1"):
+        embedding(other=b"")
+    for raw in (b"{}", b"\xff", b""):
+        with pytest.raises(ModelInvalid, match="the tokenizer cannot be used"):
+            embedding(**{"tokenizer.json": raw})
+    embedding("[text]\nmax_tokens = 3")
+    with pytest.raises(ModelInvalid, match="max_tokens is 2; the tokenizer itself adds 2 tokens"):
+        embedding("[text]\nmax_tokens = 2")
+
+
+@pytest.mark.parametrize(
+    ("more", "spec", "said"),
+    [
+        (
+            "",
+            X,
+            r"input 'x' is FP32\[-1, 64\]; the manifest's rows have the shape \[3, 8, 8\], 192 numbers",
+        ),
+        (
+            'channels = "grey"\nlayout = "flat"',
+            TensorSpec("x", Datatype.INT8, (-1, 64)),
+            "is INT8; pixels are",
+        ),
+        ('input = "y"', X, "the model must have one input, 'y'; it has x"),
+    ],
+)
+def test_manifest_that_does_not_fit_the_model_of_pictures_is_refused(
+    more: str, spec: TensorSpec, said: str
+) -> None:
+    with pytest.raises(ModelInvalid, match=said):
+        image(more, spec)
+
+
+def test_models_of_rows_have_one_input() -> None:
+    with pytest.raises(ModelInvalid, match="the model must have one input; it has x, input_ids"):
+        image("", X, IDS)
+
+
+@pytest.mark.parametrize(
+    ("more", "spec", "said"),
+    [
+        ("", TensorSpec("b", Datatype.INT32, (-1, 100)), r"rows have the shape \[2048\]"),
+        (
+            "",
+            TensorSpec("b", Datatype.UINT8, (-1, 2048)),
+            "cannot hold the bytes and the padding 256",
+        ),
+        ("", TensorSpec("b", Datatype.BOOL, (-1, 2048)), "cannot hold the bytes"),
+        ("begin_bytes = 0\nend_bytes = 0", TensorSpec("b", Datatype.INT32, (-1, -1)), "are both 0"),
+    ],
+)
+def test_manifest_that_does_not_fit_the_model_of_files_is_refused(
+    more: str, spec: TensorSpec, said: str
+) -> None:
+    with pytest.raises(ModelInvalid, match=said):
+        file(more, spec)
+
+
+@pytest.mark.parametrize(
+    ("package", "make"),
+    [
+        ("tokenizers", embedding),
+        ("PIL", lambda: image('channels = "grey"\nlayout = "flat"')),
+    ],
+)
+def test_missing_package_is_named(package: str, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(PackageMissing, match=r"pip install 'capamesh\[tasks\]'"):
+        make()
+
+
+def test_file_that_pads_to_a_length_of_its_own_is_not_heeded() -> None:
+    made = TextTokenizer(tokenizer(), max_tokens=8, is_truncated=True)
+    assert [len(row) for row in made.encode(["cat", "cat dog"])] == [3, 4]
+    assert made.pad_id == 0
+    assert TextTokenizer(tokenizer(is_padded=False), max_tokens=8, is_truncated=False).pad_id == 0
+
+
+def test_digest_of_a_version_is_of_its_tokenizer_too(tmp_path: Path) -> None:
+    version = tmp_path / "m" / "1"
+    version.mkdir(parents=True)
+    (version / "model.onnx").write_bytes(encoder().SerializeToString())
+    (version / "tokenizer.json").write_bytes(tokenizer())
+    before = scan(tmp_path).models[0].digest
+    (version / "tokenizer.json").write_bytes(tokenizer(is_padded=False))
+    assert scan(tmp_path).models[0].digest != before
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('task = "magic"', "task"),
+        ("[text]\nmax_tokens = 3", r"text: it means something with task = 'text-embedding' or"),
+        (
+            'task = "file-type"\n[embedding]',
+            "embedding: it means something with task = 'text-embedding'",
+        ),
+        ('task = "image-classification"', "needs the width and height"),
+        (
+            'task = "image-classification"\n[image]\nwidth = 1\nheight = 1\nmean = [1, 2]',
+            "mean has 2 numbers; rgb takes one, or 3",
+        ),
+        (
+            'task = "image-classification"\n[image]\nwidth = 1\nheight = 1\nformats = ["EPS"]',
+            "formats",
+        ),
+        (
+            'task = "image-classification"\n[image]\nwidth = 1\nheight = 1\ndeviation = [0]',
+            "deviation",
+        ),
+        ('task = "text-embedding"\n[text]\nmax_tokens = 0', "max_tokens"),
+        (
+            'task = "text-embedding"\n[[step]]\nmodel = "a"\ninputs = {a = "b"}\noutputs = {c = "d"}',
+            "a pipeline has no folder for a tokenizer",
+        ),
+        (
+            'task = "file-type"\n[[sequence.state]]\ninput = "a"\noutput = "b"',
+            "a model with sequence states has none",
+        ),
+    ],
+)
+def test_manifest_that_contradicts_itself_is_refused(text: str, said: str) -> None:
+    with pytest.raises(ModelInvalid, match=said):
+        parse_manifest(text.encode(), "capamesh.toml")
+
+
+def test_manifest_says_the_rules() -> None:
+    assert parse_manifest(b"", "f").task == TaskRules()
+    found = parse_manifest(
+        b'task = "image-classification"\n[image]\nwidth = 9\nheight = 8\nmean = [1]', "f"
+    ).task
+    assert found == TaskRules(
+        Task.IMAGE_CLASSIFICATION, image=ImageRules(width=9, height=8, mean=(1.0,))
+    )

@@ -1,0 +1,274 @@
+"""Texts to the tensors of a model, and its outputs to one vector for each text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from text_models import DIMENSIONS, WORDS, table, tokenizer
+
+from capamesh.node.repository.task_rules import EmbeddingRules, Pooling, TextRules
+from capamesh.node.runtime.tasks import text as module
+from capamesh.node.runtime.tasks.text import TextInputs, TextTask, Vectors
+from capamesh.node.runtime.tasks.tokenizers import TextTokenizer
+from capamesh.protocol.errors import CapameshError, InvalidRequest, RunFailed, TooLarge
+from capamesh.protocol.tasks import DIMENSIONS as DIMENSIONS_INPUT
+from capamesh.protocol.tasks import Task
+from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec, join_elements
+
+IDS = TensorSpec("input_ids", Datatype.INT64, (-1, -1))
+MASK = TensorSpec("attention_mask", Datatype.INT32, (-1, -1))
+TYPES = TensorSpec("token_type_ids", Datatype.INT64, (-1, -1))
+CLS, SEP, PAD = (WORDS.index(word) for word in ("[CLS]", "[SEP]", "[PAD]"))
+CAT, DOG, SAT = (WORDS.index(word) for word in ("cat", "dog", "sat"))
+
+
+def task(
+    *,
+    kind: Task = Task.TEXT_EMBEDDING,
+    ids: TensorSpec = IDS,
+    mask: TensorSpec | None = MASK,
+    types: TensorSpec | None = None,
+    embedding: EmbeddingRules | None = None,
+    **rules: Any,
+) -> TextTask:
+    of_text = TextRules(**{"max_tokens": 8, **rules})
+    made = TextTokenizer(
+        tokenizer(), max_tokens=of_text.max_tokens, is_truncated=of_text.is_truncated
+    )
+    vectors = Vectors("hidden", embedding or EmbeddingRules())
+    is_embedding = kind is Task.TEXT_EMBEDDING
+    inputs = TextInputs(ids, mask, types)
+    return TextTask(kind, made, of_text, inputs, vectors if is_embedding else None, "hidden")
+
+
+def texts(*given: str | bytes) -> Tensor:
+    raw = [one.encode() if isinstance(one, str) else one for one in given]
+    return Tensor("text", Datatype.BYTES, (len(raw),), join_elements(raw))
+
+
+def token_ids(*rows: list[int]) -> Tensor:
+    raw = [np.array(row, "<i4").tobytes() for row in rows]
+    return Tensor("token_ids", Datatype.BYTES, (len(raw),), join_elements(raw))
+
+
+def asked(dimensions: int) -> Tensor:
+    return Tensor.from_numpy(DIMENSIONS_INPUT, np.array([dimensions], np.int32))
+
+
+def made(of: TextTask, *inputs: Tensor) -> dict[str, np.ndarray]:
+    request = of.request(inputs, ("embedding",))
+    return {tensor.name: tensor.to_numpy() for tensor in request.inputs()}
+
+
+def hidden(of: TextTask, *inputs: Tensor) -> Tensor:
+    """Return what the encoder of `text_models` gives for a request."""
+    return Tensor.from_numpy("hidden", table()[made(of, *inputs)["input_ids"]])
+
+
+def answer(of: TextTask, outputs: tuple[str, ...], *inputs: Tensor) -> Any:
+    request = of.request(inputs, outputs)
+    request.inputs()
+    return request.answer([hidden(of, *inputs)])
+
+
+def test_texts_become_padded_tokens_with_their_mask() -> None:
+    found = made(task(types=TYPES), texts("Cat sat", "dog"))
+    assert found["input_ids"].tolist() == [[CLS, CAT, SAT, SEP], [CLS, DOG, SEP, PAD]]
+    assert found["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+    assert found["attention_mask"].dtype == np.int32
+    assert found["token_type_ids"].tolist() == [[0] * 4] * 2
+
+
+def test_inputs_that_the_model_has_not_are_left_out() -> None:
+    assert list(made(task(mask=None), texts("cat"))) == ["input_ids"]
+
+
+def test_fixed_length_is_padded_to_and_bounds_the_tokens() -> None:
+    of = task(ids=TensorSpec("input_ids", Datatype.INT64, (-1, 6)), max_tokens=6)
+    assert made(of, texts("cat"))["input_ids"].tolist() == [[CLS, CAT, SEP, PAD, PAD, PAD]]
+    assert made(of, texts("cat " * 50))["input_ids"].tolist() == [[CLS, *[CAT] * 4, SEP]]
+
+
+def test_text_is_cut_with_its_last_token_or_refused() -> None:
+    assert made(task(max_tokens=4), texts("cat dog sat"))["input_ids"].tolist() == [
+        [CLS, CAT, DOG, SEP]
+    ]
+    with pytest.raises(TooLarge, match="text 1 has 5 tokens; this model takes 4"):
+        made(task(max_tokens=4, is_truncated=False), texts("cat", "cat dog sat"))
+
+
+def test_given_tokens_are_taken_as_they_are() -> None:
+    found = made(task(), token_ids([CAT], [DOG, SAT]))
+    assert found["input_ids"].tolist() == [[CAT, PAD], [DOG, SAT]]
+    cut = made(task(max_tokens=3), token_ids([CAT, DOG, SAT, CAT]))
+    assert cut["input_ids"].tolist() == [[CAT, DOG, SAT]]
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        (token_ids([len(WORDS)]), InvalidRequest, "text 0 has a token that is not one of 0 to 10"),
+        (token_ids([CAT], [-1]), InvalidRequest, "text 1 has a token that is not one of 0 to 10"),
+        (token_ids([]), InvalidRequest, "text 0 has no tokens"),
+        (
+            Tensor("token_ids", Datatype.BYTES, (1,), join_elements([b"abc"])),
+            InvalidRequest,
+            "text 0 has 3 bytes of tokens",
+        ),
+        (token_ids([CAT] * 9), TooLarge, "text 0 has 9 tokens; this model takes 8"),
+        (texts(b"\xff"), InvalidRequest, "text 0 is not UTF-8"),
+        (texts("a", "b" * 101), TooLarge, "text 1 has 101 characters; this model takes 100"),
+        (texts("b" * 401), TooLarge, "text 0 has 401 bytes; this model takes 100 characters"),
+    ],
+)
+def test_row_that_is_no_text_or_too_long_is_refused(
+    given: Tensor, error: type[CapameshError], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        made(task(max_chars=100, is_truncated=False), given)
+
+
+def test_all_texts_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_REQUEST_CHARS", 5)
+    made(task(), texts("cat", "a"))
+    with pytest.raises(TooLarge, match="have more than 5 characters"):
+        made(task(), texts("cat", "dog"))
+    monkeypatch.setattr(module, "MAX_REQUEST_TOKENS", 5)
+    with pytest.raises(TooLarge, match="2 texts of which the longest has 3 tokens; at most 5"):
+        made(task(), texts("a", "a"))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        (
+            (texts("a"), token_ids([CAT])),
+            "has one input, 'text' or 'token_ids'; it has 'text', 'token_ids'",
+        ),
+        ((texts("a"), Tensor.from_numpy("x", np.zeros(1))), "it has 'text', 'x'"),
+        (
+            (Tensor("text", Datatype.BYTES, (), b"\0\0\0\0"),),
+            r"has the shape \[\]; it must be \[rows\]",
+        ),
+        ((Tensor("text", Datatype.BYTES, (0,), b""),), r"has the shape \[0\]"),
+        ((Tensor("text", Datatype.BYTES, (1, 1), b"\0\0\0\0"),), r"has the shape \[1, 1\]"),
+        (
+            (texts("a"), Tensor.from_numpy("dimensions", np.array([2]))),
+            r"is INT64\[1\]; it must be INT32\[1\]",
+        ),
+        ((texts("a"), asked(0)), "0 dimensions are asked for; ask for 1 or more"),
+        ((texts("a"), asked(2)), "embeddings have one length: leave out dimensions"),
+    ],
+)
+def test_request_of_another_form_is_refused_before_it_waits(
+    inputs: tuple[Tensor, ...], said: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=said):
+        task().request(inputs, ())
+
+
+def test_rows_are_bounded() -> None:
+    task().request((Tensor("text", Datatype.BYTES, (2048,), b""),), ())
+    with pytest.raises(TooLarge, match="a request of 2049 rows; at most 2048"):
+        task().request((Tensor("text", Datatype.BYTES, (2049,), b""),), ())
+
+
+def test_classifier_takes_no_dimensions() -> None:
+    with pytest.raises(InvalidRequest, match="it has 'text', 'dimensions'"):
+        task(kind=Task.TEXT_CLASSIFICATION).request((texts("a"), asked(2)), ())
+
+
+def test_task_takes_bytes_of_its_inputs_alone() -> None:
+    of = task()
+    assert of.takes([texts("a")])
+    assert of.takes([token_ids([1])])
+    assert not of.takes([Tensor.from_numpy("text", np.zeros(1, np.float32))])
+    assert not of.takes([Tensor.from_numpy("input_ids", np.zeros((1, 1), np.int64))])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "of_model"),
+    [
+        ((), ()),
+        (("embedding",), ("hidden",)),
+        (("tokens",), ("hidden",)),
+        (("other", "embedding", "tokens"), ("other", "hidden")),
+        (("hidden", "embedding"), ("hidden",)),
+    ],
+)
+def test_model_is_asked_for_what_the_answer_needs(
+    wanted: tuple[str, ...], of_model: tuple[str, ...]
+) -> None:
+    assert task().request((texts("a"),), wanted).outputs == of_model
+
+
+def test_vectors_are_the_means_of_tokens_without_padding_and_1_long() -> None:
+    of = task()
+    vectors, counts = answer(of, ("embedding", "tokens"), texts("cat sat", "dog"))
+    rows = table()
+    wanted = np.stack([rows[[CLS, CAT, SAT, SEP]].mean(0), rows[[CLS, DOG, SEP]].mean(0)])
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    np.testing.assert_allclose(vectors.to_numpy(), wanted, rtol=1e-6)
+    assert (vectors.name, vectors.datatype) == ("embedding", Datatype.FP32)
+    assert (counts.name, counts.datatype, counts.to_numpy().tolist()) == (
+        "tokens",
+        Datatype.INT32,
+        [4, 3],
+    )
+
+
+def test_first_token_and_no_pooling_and_no_norm() -> None:
+    first = task(embedding=EmbeddingRules(pooling=Pooling.FIRST, is_normalized=False))
+    (vectors,) = answer(first, ("embedding",), texts("cat", "dog sat"))
+    np.testing.assert_array_equal(vectors.to_numpy(), np.stack([table()[CLS]] * 2))
+    none = task(embedding=EmbeddingRules(pooling=Pooling.NONE, is_normalized=False))
+    request = none.request((texts("cat"),), ("embedding",))
+    request.inputs()
+    given = np.array([[3, 4]], np.float16)
+    (pooled,) = request.answer([Tensor.from_numpy("hidden", given)])  # type: ignore[misc]
+    assert pooled.to_numpy().tolist() == [[3.0, 4.0]]
+
+
+def test_fewer_dimensions_are_the_first_ones_made_1_long_again() -> None:
+    of = task(embedding=EmbeddingRules(may_be_shortened=True))
+    (whole,) = answer(of, ("embedding",), texts("cat"))
+    (short,) = answer(of, ("embedding",), texts("cat"), asked(2))
+    cut = whole.to_numpy()[:, :2]
+    np.testing.assert_allclose(short.to_numpy(), cut / np.linalg.norm(cut), rtol=1e-6)
+    too_many = answer(of, ("embedding",), texts("cat"), asked(DIMENSIONS + 1))
+    assert isinstance(too_many, InvalidRequest)
+    assert too_many.message == "5 dimensions are asked for; this model's embeddings have 4"
+
+
+def test_outputs_are_answered_in_the_order_asked_for_and_as_they_are_without_names() -> None:
+    of = task()
+    named = answer(of, ("tokens", "hidden", "embedding"), texts("cat"))
+    assert [tensor.name for tensor in named] == ["tokens", "hidden", "embedding"]
+    assert [tensor.name for tensor in answer(of, (), texts("cat"))] == ["hidden"]
+
+
+def test_vector_of_zeros_stays_what_it_is() -> None:
+    request = task().request((texts("cat"),), ("embedding",))
+    request.inputs()
+    zeros = Tensor.from_numpy("hidden", np.zeros((1, 3, 2), np.float32))
+    (vectors,) = request.answer([zeros])  # type: ignore[misc]
+    assert vectors.to_numpy().tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (2, 3, 2), (1, 2, 2)])
+def test_output_of_another_shape_fails_the_run(shape: tuple[int, ...]) -> None:
+    request = task().request((texts("cat"),), ("embedding",))
+    request.inputs()
+    result = request.answer([Tensor.from_numpy("hidden", np.zeros(shape, np.float32))])
+    assert isinstance(result, RunFailed)
+    assert "which is not a vector for each token of 1 texts" in result.message
+
+
+def test_output_that_is_missing_fails_the_run() -> None:
+    request = task().request((texts("cat"),), ("embedding",))
+    request.inputs()
+    result = request.answer([])
+    assert isinstance(result, RunFailed)
+    assert "could not be made into an answer" in result.message
