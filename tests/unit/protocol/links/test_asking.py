@@ -25,6 +25,7 @@ from capamesh.protocol.links.events import (
     ProbeReceived,
     RequestCancelled,
     RequestReceived,
+    ResponseReceived,
 )
 from capamesh.protocol.links.frames import LinkLimits
 from capamesh.protocol.links.handlers import PartsHandler
@@ -144,10 +145,35 @@ async def test_peer_hears_of_a_withdrawal() -> None:
 
 async def test_request_withdrawn_before_it_is_written_never_reaches_the_peer() -> None:
     ends = Ends()
+    first = ends.link.ask(b"", [], ResponseHandler())  # a lone one would be written at once
     stream = ends.link.ask(b"", [bytes(100_000)], ResponseHandler())
     ends.link.withdraw(stream)
-    assert [event for event in await ends.reads() if isinstance(event, RequestReceived)] == []
+    asked = [event for event in await ends.reads() if isinstance(event, RequestReceived)]
+    assert [event.stream for event in asked] == [first]
+    ends.link.withdraw(first)
     assert ends.is_idle
+
+
+async def test_lone_request_is_written_at_once_and_those_beside_it_together() -> None:
+    ends = Ends()
+    lone = ends.link.ask(b"", [], ResponseHandler())
+    (asked,) = ends.read()
+    assert isinstance(asked, RequestReceived)
+    assert asked.stream == lone
+    ends.link.ask(b"", [], ResponseHandler())
+    ends.link.ask(b"", [], ResponseHandler())
+    assert ends.read() == []
+    assert len(await ends.reads()) == 2
+
+
+async def test_last_answer_is_written_at_once_and_those_before_it_with_it() -> None:
+    ends = Ends()
+    streams = [ends.peer.ask(b""), ends.peer.ask(b"")]
+    ends.deliver()
+    ends.link.respond(streams[0], b"", [])
+    assert ends.read() == []
+    ends.link.respond(streams[1], b"", [])
+    assert [event.stream for event in ends.read() if isinstance(event, ResponseReceived)] == streams
 
 
 async def test_asker_may_ask_and_withdraw_in_the_very_call_in_which_it_is_reported() -> None:

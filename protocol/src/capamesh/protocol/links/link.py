@@ -132,8 +132,12 @@ class Link(asyncio.BufferedProtocol):
         if self._end_reason is not None:
             raise LinkLost(f"the link has ended: {self._end_reason}")
         stream = self._core.ask(meta, body)
-        self._askers.requests[stream] = asker
-        self._writer.flush_soon()
+        requests = self._askers.requests
+        requests[stream] = asker
+        if len(requests) > 1:
+            self._writer.flush_soon()
+        else:
+            self._writer.flush_unless_held()  # a lone request: there is nothing to wait for
         return stream
 
     def withdraw(self, stream: int) -> None:
@@ -173,7 +177,10 @@ class Link(asyncio.BufferedProtocol):
             stream, meta, body, is_final=is_final
         )
         if is_wanted:
-            self._writer.flush_soon()
+            if self._core.serving_count:
+                self._writer.flush_soon()
+            else:
+                self._writer.flush_unless_held()  # the last answer of all that was asked
         return is_wanted
 
     def fail(self, stream: int, error: CapameshError) -> bool:

@@ -64,6 +64,11 @@ class LinkWriter:
             self._is_due = True
             self._loop.call_soon(self.flush)
 
+    def flush_unless_held(self) -> None:
+        """Write now, or after the read that is handled: for what nothing is likely to follow in this turn of the loop."""
+        if not self.is_held:
+            self.flush()
+
     def flush(self) -> None:
         """Write now; give up a peer that does not read."""
         self._is_due = False
