@@ -45,6 +45,8 @@ CONNECTIONS = (1, 32, 256)
 JSON_PATH = "/v1/completions"
 """The path of requests to routers that take nothing but JSON."""
 WARM_UP_S = 1
+QUIET_LIMIT_S = 300.0
+"""The longest wait for a quiet machine before a turn: a run is too long to be lost to a short disturbance."""
 MADE_BY = "python benchmarks/peers.py"
 BINARY, JSON = "application/octet-stream", "application/json"
 
@@ -175,7 +177,7 @@ async def measure(names: Sequence[str], options: argparse.Namespace, progress: P
                 what = f"round {turn + 1}, {request.name}, c={connections}, {name}"
                 progress.update(task, description=what)
                 if not options.quick:
-                    await wait_quiet()
+                    await wait_quiet(QUIET_LIMIT_S)
                 seen = await hit(router, request, connections, options.seconds)
                 cells.setdefault((request.name, connections, name), []).append(seen)
                 progress.advance(task)
