@@ -134,10 +134,7 @@ class Link(asyncio.BufferedProtocol):
         stream = self._core.ask(meta, body)
         requests = self._askers.requests
         requests[stream] = asker
-        if len(requests) > 1:
-            self._writer.flush_soon()
-        else:
-            self._writer.flush_unless_held()  # a lone request: there is nothing to wait for
+        self._writer.flush_soon(is_alone=len(requests) == 1)
         return stream
 
     def withdraw(self, stream: int) -> None:
@@ -177,10 +174,7 @@ class Link(asyncio.BufferedProtocol):
             stream, meta, body, is_final=is_final
         )
         if is_wanted:
-            if self._core.serving_count:
-                self._writer.flush_soon()
-            else:
-                self._writer.flush_unless_held()  # the last answer of all that was asked
+            self._writer.flush_soon(is_alone=not self._core.serving_count)
         return is_wanted
 
     def fail(self, stream: int, error: CapameshError) -> bool:

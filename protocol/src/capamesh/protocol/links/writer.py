@@ -58,16 +58,15 @@ class LinkWriter:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         self.flush_soon()
 
-    def flush_soon(self) -> None:
-        """Write in the loop's next turn, with what is said until then."""
-        if not self._is_due and not self.is_held:
+    def flush_soon(self, *, is_alone: bool = False) -> None:
+        """Write in the loop's next turn, with what is said until then; at once what `is_alone`, behind which nothing is expected."""
+        if self.is_held:
+            return
+        if is_alone:
+            self.flush()
+        elif not self._is_due:
             self._is_due = True
             self._loop.call_soon(self.flush)
-
-    def flush_unless_held(self) -> None:
-        """Write now, or after the read that is handled: for what nothing is likely to follow in this turn of the loop."""
-        if not self.is_held:
-            self.flush()
 
     def flush(self) -> None:
         """Write now; give up a peer that does not read."""
