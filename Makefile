@@ -6,10 +6,11 @@ DEMO_READY := .venv/.ready-demo
 DOCS := build/docs-venv
 COMPILE := uv pip compile --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 --quiet
 SOURCES := protocol/src node/src router/src client/src simulation/src cli/src
+CLIENTS := kserve mlserver openai perf-analyzer
 # Where it is set, every process of a test run compiles all of the tests and the code anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-unit test-slow test-chaos test-hostile test-mutation check lint types imports models bench profile speed-check compose-test \
+.PHONY: help demo test test-unit test-slow test-chaos test-hostile test-clients test-mutation check lint types imports models bench profile speed-check compose-test \
         compiled pure compiled-wheel test-compiled first-minutes reference observability docs wheels pins clean
 
 help: ## Say what can be made
@@ -69,6 +70,9 @@ test-chaos: $(READY) build/models ## Kill, freeze and cut off real processes und
 
 test-hostile: $(READY) build/models ## Attack real processes, the long attacks too
 	$(BIN)/pytest -m hostile tests/hostile $(ARGS)
+
+test-clients: $(READY) build/models ## Clients of others, unmodified, against a cluster; installs them
+	$(BIN)/pytest tests/clients $(ARGS)
 
 test-mutation: $(READY) ## Break the router's middle in 200 places and count what the unit tests notice
 	$(BIN)/python scripts/mutate.py --sample 200 --least 0.9 $(ARGS)
@@ -132,6 +136,9 @@ pins: ## Compile requirements/ anew; needs uv
 	$(COMPILE) pyproject.toml --group demo --no-emit-package fastecdsa --constraint requirements/dev.txt \
 	  --output-file requirements/demo.txt
 	$(COMPILE) --group docs --output-file requirements/docs.txt
+	for client in $(CLIENTS); do \
+	  $(COMPILE) --group client-$$client --output-file requirements/clients/$$client.txt || exit 1; \
+	done
 
 clean: ## Remove what was built, .venv too
 	rm -rf .venv .cache build dist node_modules .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -8,39 +8,15 @@ from typing import Any
 
 import grpc
 import numpy as np
-import onnxruntime as ort
 import pytest
 import tritonclient.grpc as triton
+from direct_answers import MODELS, check, direct, rows_of
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
-
-from capamesh.cli.local_cluster import LocalCluster
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
-MODELS = ("digits", "breast_cancer", "magika")
-
-
-def direct(built_models: Path, model: str, feed: dict[str, Any]) -> dict[str, Any]:
-    session = ort.InferenceSession(
-        built_models / model / "1" / "model.onnx", providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, feed), strict=True))
-
-
-def rows_of(built_models: Path, model: str) -> tuple[str, Any]:
-    cases: Any = np.load(built_models.parent / "cases" / f"{model}.npz")
-    return str(cases["input"]), cases["rows"][:7]
-
-
-def address(cluster: LocalCluster) -> str:
-    return cluster.http_url.removeprefix("http://")
-
-
-def client(cluster: LocalCluster) -> Any:
-    return triton.InferenceServerClient(address(cluster))
 
 
 def input_of(name: str, rows: Any) -> Any:
@@ -51,28 +27,24 @@ def input_of(name: str, rows: Any) -> Any:
 
 @pytest.mark.parametrize("model", MODELS)
 async def test_answers_equal_those_of_onnx_runtime(
-    cluster: LocalCluster, built_models: Path, model: str
+    address: str, built_models: Path, model: str
 ) -> None:
     name, rows = rows_of(built_models, model)
 
     def asked() -> dict[str, Any]:
-        with client(cluster) as server:
+        with triton.InferenceServerClient(address) as server:
             outputs = [output.name for output in server.get_model_metadata(model).outputs]
             result = server.infer(model, [input_of(name, rows)], request_id="seven")
             assert result.get_response().id == "seven"
             return {output: result.as_numpy(output) for output in outputs}
 
     got = await asyncio.to_thread(asked)
-    for output, expected in direct(built_models, model, {name: rows}).items():
-        assert got[output].dtype == expected.dtype
-        assert got[output].shape == expected.shape
-        # the workers' thread count may change the order of sums
-        np.testing.assert_allclose(got[output], expected, rtol=1e-5, atol=1e-7)
+    check(got, direct(built_models, model, {name: rows}))
 
 
-async def test_metadata_config_readiness_and_index(cluster: LocalCluster) -> None:
+async def test_metadata_config_readiness_and_index(address: str) -> None:
     def asked() -> None:
-        with client(cluster) as server:
+        with triton.InferenceServerClient(address) as server:
             assert server.is_server_live()
             assert server.is_server_ready()
             assert server.is_model_ready("digits", "1")
@@ -88,11 +60,11 @@ async def test_metadata_config_readiness_and_index(cluster: LocalCluster) -> Non
     await asyncio.to_thread(asked)
 
 
-async def test_classes_and_statistics(cluster: LocalCluster, built_models: Path) -> None:
+async def test_classes_and_statistics(address: str, built_models: Path) -> None:
     name, rows = rows_of(built_models, "digits")
 
     def asked() -> Any:
-        with client(cluster) as server:
+        with triton.InferenceServerClient(address) as server:
             before = server.get_inference_statistics("digits", "1").model_stats[0]
             wanted = triton.InferRequestedOutput("probabilities", class_count=3)
             found = server.infer("digits", [input_of(name, rows)], outputs=[wanted])
@@ -108,13 +80,13 @@ async def test_classes_and_statistics(cluster: LocalCluster, built_models: Path)
         assert told == np.argsort(-of_row)[:3].tolist()
 
 
-async def test_stream_answers_in_order(cluster: LocalCluster, built_models: Path) -> None:
+async def test_stream_answers_in_order(address: str, built_models: Path) -> None:
     name, rows = rows_of(built_models, "digits")
     expected = direct(built_models, "digits", {name: rows})["label"]
 
     def asked() -> list[Any]:
         found: list[Any] = []
-        with client(cluster) as server:
+        with triton.InferenceServerClient(address) as server:
             server.start_stream(lambda result, error: found.append((result, error)))
             for at in range(len(rows)):
                 server.async_stream_infer(
@@ -130,12 +102,12 @@ async def test_stream_answers_in_order(cluster: LocalCluster, built_models: Path
 
 
 async def test_unknown_model_is_an_error_the_client_understands(
-    cluster: LocalCluster, built_models: Path
+    address: str, built_models: Path
 ) -> None:
     name, rows = rows_of(built_models, "digits")
 
     def asked() -> None:
-        with client(cluster) as server:
+        with triton.InferenceServerClient(address) as server:
             server.infer("nonesuch", [input_of(name, rows)])
 
     with pytest.raises(InferenceServerException, match="no node hosts model 'nonesuch'") as caught:
@@ -143,8 +115,8 @@ async def test_unknown_model_is_an_error_the_client_understands(
     assert caught.value.status() == "StatusCode.NOT_FOUND"
 
 
-async def test_health_of_the_router_and_of_a_model(cluster: LocalCluster) -> None:
-    async with grpc.aio.insecure_channel(address(cluster)) as channel:
+async def test_health_of_the_router_and_of_a_model(address: str) -> None:
+    async with grpc.aio.insecure_channel(address) as channel:
         check = channel.unary_unary("/grpc.health.v1.Health/Check")
         assert await check(b"") == b"\x08\x01"
         assert await check(b"\x0a\x06digits") == b"\x08\x01"

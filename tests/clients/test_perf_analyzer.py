@@ -1,0 +1,37 @@
+"""Triton's load generator, unmodified, which learns from a model's metadata and configuration what to send."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import re
+from pathlib import Path
+
+import pytest
+from foreign_clients import run
+
+REQUESTS = 50
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+@pytest.mark.parametrize("wire", ["http", "grpc"])
+@pytest.mark.parametrize(("model", "rows"), [("digits", 1), ("digits", 8), ("breast_cancer", 1)])
+async def test_load_generator_needs_no_more_than_the_model_s_name(
+    address: str, tmp_path: Path, wire: str, model: str, rows: int
+) -> None:
+    report = tmp_path / "report.csv"
+    said = await asyncio.to_thread(
+        run, "perf-analyzer", "perf_analyzer", "-m", model, "-b", str(rows), "-i", wire, "-u", address,
+        "--concurrency-range", "2", "--request-count", str(REQUESTS), "-f", report,
+    )  # fmt: skip
+    assert f"Batch size: {rows}" in said
+    (measured,) = csv.DictReader(report.read_text().splitlines())
+    assert measured["Concurrency"] == "2"
+    assert float(measured["Inferences/Second"]) > 0
+    assert int(measured["Server Compute Infer"]) > 0
+    # what the server counts is what the client sent
+    sent = re.search(r"Client:\s+Request count: (\d+)", said)
+    assert sent is not None
+    served = re.search(r"Server:\s+Inference count: (\d+)", said)
+    assert served is not None
+    assert int(served[1]) == rows * int(sent[1])
