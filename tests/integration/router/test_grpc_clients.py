@@ -93,6 +93,8 @@ async def test_triton_s_client_learns_what_http_s_clients_learn(http: Http) -> N
         assert await client.is_server_ready()
         assert await client.is_model_ready("m")
         assert await client.is_model_ready("m", "1")
+        assert not await client.is_model_ready("m", "2")
+        assert not await client.is_model_ready("nonesuch")
         await client.infer("m", [x_of(ROW)])
         told = {
             "/v2": await client.get_server_metadata(as_json=True),

@@ -16,6 +16,7 @@ from capamesh.protocol.errors import (
     CapameshError,
     InvalidRequest,
     LocalError,
+    ModelNotFound,
     TooLarge,
     Unauthenticated,
 )
@@ -268,7 +269,10 @@ class Methods:
         return CLASSES["ServerReadyResponse"](ready=self._descriptions.is_ready())
 
     def _model_ready(self, request: Message) -> Message:
-        is_ready = self._descriptions.is_model_ready(*_named(request))
+        try:
+            is_ready = self._descriptions.is_model_ready(*_named(request))
+        except ModelNotFound:  # Triton answers, too; its clients raise errors
+            is_ready = False
         return CLASSES["ModelReadyResponse"](ready=is_ready)
 
     def _server_metadata(self, _: Message) -> Message:
