@@ -21,7 +21,11 @@ async def test_file_of_requests_is_answered(
     name, rows = rows_of(built_models, "digits")
     asked, answered = tmp_path / "asked.jsonl", tmp_path / "answered.jsonl"
     lines = [
-        {"inputs": [{"name": name, "shape": [1, row.size], "datatype": "FP32", "data": row.tolist()}]}
+        {
+            "inputs": [
+                {"name": name, "shape": [1, row.size], "datatype": "FP32", "data": row.tolist()}
+            ]
+        }
         for row in rows
     ]
     asked.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -44,9 +44,7 @@ async def test_answers_equal_those_of_onnx_runtime(
 
 
 @pytest.mark.parametrize("model", MODELS)
-async def test_metadata_config_and_readiness(
-    address: str, built_models: Path, model: str
-) -> None:
+async def test_metadata_config_and_readiness(address: str, built_models: Path, model: str) -> None:
     session = ort.InferenceSession(
         built_models / model / "1" / "model.onnx", providers=["CPUExecutionProvider"]
     )

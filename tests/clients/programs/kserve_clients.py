@@ -4,6 +4,8 @@ import asyncio
 import json
 import sys
 
+import grpc
+import httpx
 import numpy as np
 from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest, RESTConfig
 
@@ -11,7 +13,9 @@ from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRe
 async def main(wire: str, address: str, model: str, file: str, name: str) -> None:
     """Ask the same over one wire."""
     rows = np.load(file)
-    tensor = InferInput(name, list(rows.shape), {"float32": "FP32", "int32": "INT32"}[str(rows.dtype)])
+    tensor = InferInput(
+        name, list(rows.shape), {"float32": "FP32", "int32": "INT32"}[str(rows.dtype)]
+    )
     tensor.set_data_from_numpy(rows, binary_data=wire != "json")
     request = InferRequest(model, [tensor], request_id="seven")
     told = {}
@@ -23,7 +27,7 @@ async def main(wire: str, address: str, model: str, file: str, name: str) -> Non
             response = await client.infer(request)
             try:
                 await client.infer(InferRequest("nonesuch", [tensor]))
-            except Exception as error:
+            except grpc.RpcError as error:
                 told["error"] = str(error)
     else:
         url = f"http://{address}"
@@ -34,7 +38,7 @@ async def main(wire: str, address: str, model: str, file: str, name: str) -> Non
             response = await client.infer(url, request, model_name=model)
             try:
                 await client.infer(url, InferRequest("nonesuch", [tensor]), model_name="nonesuch")
-            except Exception as error:
+            except httpx.HTTPStatusError as error:
                 told["error"] = str(error)
     told["id"] = response.id
     told["version"] = response.model_version
@@ -42,7 +46,7 @@ async def main(wire: str, address: str, model: str, file: str, name: str) -> Non
         output.name: [str(output.as_numpy().dtype), output.as_numpy().tolist()]
         for output in response.outputs
     }
-    print(json.dumps(told))
+    sys.stdout.write(json.dumps(told))
 
 
 asyncio.run(main(*sys.argv[1:]))
