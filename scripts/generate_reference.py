@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import openapi_reference
 import typer
 from error_reference import errors_page
 from reference_markdown import NOTE, code, sentence, table
@@ -91,6 +92,8 @@ def http_page() -> str:
 
 What a request may ask by headers and parameters, and what an answer's headers tell: [requests](requests.md). Whatever fails
 is answered with an [error](errors.md): its code in the header `X-Capamesh-Error`, and in the body: `{{"error": "...", "code": "..."}}`.
+
+`GET /openapi.json` says the same to programs, with the types of all bodies: generators of clients take it, and so do tools that try out a server.
 
 A router of which [keys](../how-to/give-out-keys.md) were made takes a request whose key may do what *key* says, or has the operator's key.
 
@@ -310,6 +313,7 @@ def pages() -> dict[Path, str]:
         FOLDER / "command.md": command_page(),
         FOLDER / "settings.md": settings_page(),
         **schemas(),
+        openapi_reference.FILE: openapi_reference.text(routes()),
     }
 
 

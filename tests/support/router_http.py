@@ -29,6 +29,7 @@ from capamesh.router.grpc.server import GrpcServer
 from capamesh.router.http.admin_fleet import FleetApi
 from capamesh.router.http.admin_routing import RoutingApi
 from capamesh.router.http.application import OpenRequests, make_application, make_runner
+from capamesh.router.http.documents import DocumentsApi
 from capamesh.router.http.exchange import Inference
 from capamesh.router.http.limits import FrontLimits
 from capamesh.router.http.oip import InferenceApi
@@ -298,6 +299,7 @@ async def serving(
             clock=fleet.clock,
             ended=ended,
         ),
+        DocumentsApi(),
         limits=limits,
         log=log,  # type: ignore[arg-type]
         requests=requests,

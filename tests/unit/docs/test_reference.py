@@ -26,7 +26,7 @@ def test_pages_and_schemas_are_up_to_date() -> None:
     pages = generate_reference.pages()
     assert {path.name for path in pages} == {
         *("http.md", "errors.md", "sdk.md", "metrics.md", "command.md", "settings.md"),
-        *("manifest.schema.json", "rules.schema.json"),
+        *("manifest.schema.json", "rules.schema.json", "openapi.json"),
     }
     for path, text in pages.items():
         assert path.read_text() == text, "run: make reference"

@@ -85,7 +85,7 @@ async def test_files_of_the_page_are_kept_for_ever_by_their_digest() -> None:
             assert (await http.client.get(wrong)).status == 404, wrong
 
 
-@pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/v1", "/swagger", "/ui"])
+@pytest.mark.parametrize("path", ["/redoc", "/v1", "/swagger", "/ui"])
 async def test_wrong_path_is_told_where_all_routes_are(path: str) -> None:
     async with serving() as http:
         reply = await http.client.get(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 from typing_extensions import override
@@ -18,7 +18,9 @@ from capamesh.router.http.admin_routing import overrides_body
 from capamesh.router.http.bodies import read_body
 from capamesh.router.http.cached_page import CachedPage
 from capamesh.router.http.elsewhere import METRICS, NOBODY_ELSE, NODES, Elsewhere
-from capamesh.router.http.route import Pages, Route
+from capamesh.router.http.replies import OCTETS
+from capamesh.router.http.route import Content, Pages, Route, json_of
+from capamesh.router.http.schemas import fleet as schemas
 from capamesh.router.telemetry import CONTENT_TYPE, Telemetry
 
 if TYPE_CHECKING:
@@ -66,14 +68,32 @@ class FleetApi(Pages):
 
     @override
     def routes(self) -> list[Route]:
+        read, admin = (Verb.READ,), (Verb.ADMIN,)
+        octets = (Content(bytes, OCTETS),)
         return [
-            Route("GET", "/v1/nodes", self.nodes, (Verb.READ,)),
-            Route("GET", "/v1/nodes/{peer}", self.node, (Verb.READ,)),
-            Route("GET", "/v1/models", self.models, (Verb.READ,)),
-            Route("POST", "/v1/revocations", self.revocations, (Verb.ADMIN,)),
-            Route("GET", "/v1/drains", self.drains, (Verb.READ,)),
-            Route("POST", "/v1/drains", self.drain, (Verb.ADMIN,)),
-            Route("GET", "/metrics", self.metrics, (Verb.METRICS,)),
+            Route("GET", "/v1/nodes", self.nodes, read, json_of(schemas.Nodes)),
+            Route("GET", "/v1/nodes/{peer}", self.node, read, json_of(schemas.Node)),
+            Route("GET", "/v1/models", self.models, read, json_of(schemas.OwnedVersions)),
+            Route(
+                "POST",
+                "/v1/revocations",
+                self.revocations,
+                admin,
+                json_of(schemas.Taken),
+                body=octets,
+                errors=(400,),
+            ),
+            Route("GET", "/v1/drains", self.drains, read, octets),
+            Route(
+                "POST",
+                "/v1/drains",
+                self.drain,
+                admin,
+                json_of(schemas.Taken),
+                body=octets,
+                errors=(400,),
+            ),
+            Route("GET", "/metrics", self.metrics, (Verb.METRICS,), (Content(str, "text/plain"),)),
         ]
 
     async def nodes(self, _: web.Request) -> web.Response:
@@ -137,7 +157,7 @@ class FleetApi(Pages):
             mark = b", "
         yield b"]}"
 
-    def _node(self, advert: NodeAdvert) -> dict[str, Any]:
+    def _node(self, advert: NodeAdvert) -> schemas.Node:
         member = self._member_of(advert.peer)
         drained_until = self._drains.until(advert.peer)
         return {
@@ -185,7 +205,7 @@ class FleetApi(Pages):
             "links": [self._link(node) for node in self._fleet.endpoints_of(advert.peer)],
         }
 
-    def _link(self, endpoint: Endpoint) -> dict[str, Any]:
+    def _link(self, endpoint: Endpoint) -> schemas.Link:
         now_s = self._clock()
         replicas = self._fleet.replicas_at(endpoint)
         return {

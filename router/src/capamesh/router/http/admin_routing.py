@@ -27,7 +27,11 @@ from capamesh.router.http.elsewhere import NOBODY_ELSE, REQUESTS, Elsewhere
 from capamesh.router.http.errors import status_of
 from capamesh.router.http.key_check import key_of
 from capamesh.router.http.options import MAX_CHARS, options_of
-from capamesh.router.http.route import Pages, Route
+from capamesh.router.http.route import Pages, Parameter, Route, json_of
+from capamesh.router.http.schemas import routing as schemas
+from capamesh.router.http.schemas.fleet import Override
+from capamesh.router.http.schemas.headers import ROUTING
+from capamesh.router.http.schemas.oip import Priority, Timeout
 from capamesh.router.requests.parameters import PRIORITY, TIMEOUT, priority_of, time_allowed_s
 from capamesh.router.resilience.health import CircuitState
 
@@ -50,7 +54,13 @@ _KEYS: Final = ("state", "model", "version")
 _NUMBERS: Final = frozenset({PRIORITY, TIMEOUT})
 _MAX_DIGITS: Final = 18
 """The most digits of a number in a query (guess: 30,000 years of microseconds)."""
-_QUERY: Final = ("version", "tenant", PRIORITY, TIMEOUT)
+_QUERY: Final = (
+    Parameter("version", "The version; left out: the newest."),
+    Parameter("tenant", "The tenant as whose it is counted."),
+    Parameter(PRIORITY, "From 1, the most urgent, to 255; 0: left out.", Priority),
+    Parameter(TIMEOUT, "The microseconds in which it is to be answered; 0: left out.", Timeout),
+)
+_QUERY_NAMES: Final = tuple(each.name for each in _QUERY)
 
 
 class RoutingApi(Pages):
@@ -89,9 +99,26 @@ class RoutingApi(Pages):
     @override
     def routes(self) -> list[Route]:
         return [
-            Route("GET", "/v1/models/{model}/routing", self.explain, (Verb.READ,)),
-            Route("GET", "/v1/requests", self.requests, (Verb.READ,)),
-            Route("PUT", "/v1/nodes/{peer}/circuit", self.hold, (Verb.ADMIN,)),
+            Route(
+                "GET",
+                "/v1/models/{model}/routing",
+                self.explain,
+                (Verb.READ,),
+                json_of(schemas.Decision),
+                query=_QUERY,
+                headers=ROUTING,
+                errors=(400, 503),
+            ),
+            Route("GET", "/v1/requests", self.requests, (Verb.READ,), json_of(schemas.Kinds)),
+            Route(
+                "PUT",
+                "/v1/nodes/{peer}/circuit",
+                self.hold,
+                (Verb.ADMIN,),
+                json_of(schemas.Held),
+                body=json_of(schemas.Hold),
+                errors=(400,),
+            ),
         ]
 
     async def requests(self, _: web.Request) -> web.Response:
@@ -114,9 +141,9 @@ class RoutingApi(Pages):
         The headers that an inference request may have count here, too, and its parameters `priority` and `timeout`.
         """
         for name in request.query:
-            if name not in _QUERY:
+            if name not in _QUERY_NAMES:
                 raise InvalidRequest(
-                    f"the query's {name[:80]!r} is unknown; there are {', '.join(_QUERY)}"
+                    f"the query's {name[:80]!r} is unknown; there are {', '.join(_QUERY_NAMES)}"
                 )
         options, _ = options_of(request.headers)
         tenant = request.query.get("tenant", "")
@@ -239,7 +266,7 @@ def admission_body(admission: Admission, tenant: str, priority: int) -> dict[str
     return body
 
 
-def overrides_body(overrides: Overrides, peer: PeerId) -> list[dict[str, str]]:
+def overrides_body(overrides: Overrides, peer: PeerId) -> list[Override]:
     """Return what the operator has said of a node."""
     return [
         {

@@ -22,7 +22,9 @@ from capamesh.router.http.exchange import JSON_WEIGHT, Exchange, Inference, Infe
 from capamesh.router.http.key_check import key_of, with_tenant
 from capamesh.router.http.options import options_of
 from capamesh.router.http.packing import takes_gzip
-from capamesh.router.http.route import ANY_KEY, EVERYBODY, Pages, Route
+from capamesh.router.http.replies import OCTETS
+from capamesh.router.http.route import ANY_KEY, EVERYBODY, Content, Pages, Route, json_of
+from capamesh.router.http.schemas import headers, oip
 from capamesh.router.requests.model_descriptions import ModelDescriptions
 from capamesh.router.telemetry.tracing import parsed_traceparent
 
@@ -54,23 +56,70 @@ class InferenceApi(Pages):
     @override
     def routes(self) -> list[Route]:
         """Return the routes, the busiest first."""
+        seen = (Verb.INFER, Verb.READ)
         routes = [
-            Route("POST", "/v2/models/{model}/infer", self.infer, (Verb.INFER,)),
-            Route("POST", "/v2/models/{model}/versions/{version}/infer", self.infer, (Verb.INFER,)),
-            Route("GET", "/v2", self.server_metadata, ANY_KEY),
-            Route("GET", "/v2/health/live", self.live, EVERYBODY),
-            Route("GET", "/v2/health/ready", self.ready, EVERYBODY),
-            Route("POST", "/v2/repository/index", self.index, (Verb.READ,)),
-            Route("GET", "/v2/models/stats", self.all_statistics, (Verb.READ,)),
+            self._infer_route("/v2/models/{model}/infer"),
+            self._infer_route("/v2/models/{model}/versions/{version}/infer"),
+            Route("GET", "/v2", self.server_metadata, ANY_KEY, json_of(oip.Server)),
+            Route("GET", "/v2/health/live", self.live, EVERYBODY, json_of(oip.Live)),
+            Route(
+                "GET",
+                "/v2/health/ready",
+                self.ready,
+                EVERYBODY,
+                json_of(oip.Ready),
+                others={503: json_of(oip.Ready)},
+            ),
+            Route(
+                "POST",
+                "/v2/repository/index",
+                self.index,
+                (Verb.READ,),
+                json_of(list[oip.IndexEntry]),
+                body=json_of(oip.IndexRequest),
+            ),
+            Route(
+                "GET",
+                "/v2/models/stats",
+                self.all_statistics,
+                (Verb.READ,),
+                json_of(oip.Statistics),
+            ),
         ]
         for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
             routes += [
-                Route("GET", model, self.model_metadata, (Verb.INFER, Verb.READ)),
-                Route("GET", f"{model}/ready", self.model_ready, (Verb.INFER, Verb.READ)),
-                Route("GET", f"{model}/config", self.model_config, (Verb.INFER, Verb.READ)),
-                Route("GET", f"{model}/stats", self.model_statistics, (Verb.READ,)),
+                Route("GET", model, self.model_metadata, seen, json_of(oip.ModelMetadata)),
+                Route(
+                    "GET",
+                    f"{model}/ready",
+                    self.model_ready,
+                    seen,
+                    json_of(oip.ModelReady),
+                    others={503: json_of(oip.ModelReady)},
+                ),
+                Route("GET", f"{model}/config", self.model_config, seen, json_of(oip.ModelConfig)),
+                Route(
+                    "GET",
+                    f"{model}/stats",
+                    self.model_statistics,
+                    (Verb.READ,),
+                    json_of(oip.Statistics),
+                ),
             ]
         return routes
+
+    def _infer_route(self, path: str) -> Route:
+        octets = Content(bytes, OCTETS)
+        return Route(
+            "POST",
+            path,
+            self.infer,
+            (Verb.INFER,),
+            (Content(oip.InferAnswer), octets),
+            body=(Content(oip.InferRequest), octets),
+            headers=headers.INFERENCE,
+            errors=(400, 410, 429, 500, 502, 503, 504),
+        )
 
     async def infer(self, request: web.Request) -> web.Response:
         """Run one inference."""

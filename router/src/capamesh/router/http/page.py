@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from importlib.metadata import version as package_version
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 from aiohttp import web
 from typing_extensions import override
 
 from capamesh.protocol.errors import InvalidRequest
+from capamesh.protocol.schema import Meta
 from capamesh.router.access.keys import Verb
 from capamesh.router.http.elsewhere import HISTORY, NOBODY_ELSE, Elsewhere
 from capamesh.router.http.key_check import is_still_taken
 from capamesh.router.http.packing import takes_gzip
-from capamesh.router.http.route import TABLE, Pages, Route
+from capamesh.router.http.route import ANY_KEY, TABLE, Content, Pages, Parameter, Route, json_of
+from capamesh.router.http.schemas import page as schemas
 from capamesh.router.page.history_answers import answer_of
 
 if TYPE_CHECKING:
@@ -47,6 +49,9 @@ _STREAM: Final = {
     "X-Accel-Buffering": "no",
     "X-Content-Type-Options": "nosniff",
 }
+_FILES: Final = tuple(
+    Content(bytes, media_type) for media_type in ("text/javascript", "text/css", "image/svg+xml")
+)
 _STILL: Final = b"event: still\ndata: {}\n\n"
 _RESET: Final = b"event: reset\ndata: {}\n\n"
 
@@ -78,12 +83,40 @@ class PageApi(Pages):
 
     @override
     def routes(self) -> list[Route]:
+        read = (Verb.READ,)
         return [
-            Route("GET", "/", self.root, (Verb.READ,)),
-            Route("GET", "/page/{digest}/{name}", self.file, (Verb.READ,)),
-            Route("GET", "/v1/page/snapshot", self.snapshot, (Verb.READ,)),
-            Route("GET", "/v1/page/changes", self.changes, (Verb.READ,)),
-            Route("GET", "/v1/page/history", self.history, (Verb.READ,)),
+            Route(
+                "GET",
+                "/",
+                self.root,
+                read,
+                (Content(schemas.RouteList), Content(str, "text/html")),
+            ),
+            Route("GET", "/page/{digest}/{name}", self.file, ANY_KEY, _FILES),
+            Route("GET", "/v1/page/snapshot", self.snapshot, read, json_of(schemas.Snapshot)),
+            Route(
+                "GET",
+                "/v1/page/changes",
+                self.changes,
+                read,
+                (Content(str, "text/event-stream"),),
+                query=(Parameter("after", "The revision after which to begin."),),
+                headers=(Parameter("Last-Event-ID", "The same, as browsers say it."),),
+                errors=(503,),
+            ),
+            Route(
+                "GET",
+                "/v1/page/history",
+                self.history,
+                read,
+                json_of(schemas.History),
+                query=(
+                    Parameter("span", "The seconds to look back.", Annotated[int, Meta(ge=0)]),
+                    Parameter("model", "The model; left out: the router."),
+                ),
+                errors=(400,),
+                others={304: ()},
+            ),
         ]
 
     async def root(self, request: web.Request) -> web.Response:

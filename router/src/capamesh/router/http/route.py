@@ -1,13 +1,13 @@
 """The routes of a router's HTTP port: each is described once, beside its handler. IO: none but aiohttp's requests.
 
-Who may ask a route, the list at `GET /` and the reference come from here.
+Who may ask a route, the list at `GET /`, the description for programs (OpenAPI) and the reference come from here.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from aiohttp import web
@@ -22,6 +22,30 @@ ANY_KEY: Final = tuple(Verb)
 
 
 @dataclass(frozen=True, slots=True)
+class Content:
+    """The content of a request's or an answer's body."""
+
+    kind: object
+    """The type that describes what JSON it may be; `bytes` or `str` for what is no JSON."""
+    media_type: str = "application/json"
+
+
+def json_of(kind: object) -> tuple[Content]:
+    """Return the content of a body that is JSON of this type."""
+    return (Content(kind),)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter in a route's query, or a header, which may each be left out."""
+
+    name: str
+    means: str
+    """The meaning of it, in a sentence."""
+    kind: object = str
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """One route."""
 
@@ -31,6 +55,18 @@ class Route:
     handler: Handler
     verbs: tuple[Verb, ...] = (Verb.ADMIN,)
     """The verbs, one of which a key must have; none: no key is needed. Where nothing is said, only an admin's key is taken."""
+    answer: tuple[Content, ...] = ()
+    """The answer that all is well with, in each form that it may have."""
+    body: tuple[Content, ...] = ()
+    """The body of a request, in each form that it may have; none: it takes none."""
+    query: tuple[Parameter, ...] = ()
+    headers: tuple[Parameter, ...] = ()
+    errors: tuple[int, ...] = ()
+    """The statuses of errors, beside those that its key, its path or its body may come to."""
+    others: Mapping[int, tuple[Content, ...]] = field(
+        default_factory=dict[int, tuple[Content, ...]]
+    )
+    """The answers with other statuses that are no errors."""
 
     @property
     def does(self) -> str:

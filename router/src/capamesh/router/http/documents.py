@@ -1,0 +1,60 @@
+"""The description of the routes: for programs as OpenAPI, and for people as a page. IO: aiohttp; reads a file once."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+from typing_extensions import override
+
+from capamesh.router.http.packing import takes_gzip
+from capamesh.router.http.replies import JSON
+from capamesh.router.http.route import ANY_KEY, Pages, Route, json_of
+from capamesh.router.http.schemas.page import OpenApi
+
+FILE: Final = Path(__file__).with_name("openapi.json")
+"""The description, which `make reference` makes of the routes."""
+_GZIP: Final = 31
+
+
+class DocumentsApi(Pages):
+    """`/openapi.json`. It says what the program can do, and nothing of the network: any key may read it."""
+
+    def __init__(self) -> None:
+        """Read the description; raise `OSError` when it cannot be read."""
+        self._plain = FILE.read_bytes()
+        packer = zlib.compressobj(9, wbits=_GZIP)
+        self._packed = packer.compress(self._plain) + packer.flush()
+        self._tag = hashlib.sha256(self._plain).hexdigest()[:16]
+
+    @override
+    def routes(self) -> list[Route]:
+        return [
+            Route(
+                "GET",
+                "/openapi.json",
+                self.openapi,
+                ANY_KEY,
+                json_of(OpenApi),
+                others={304: ()},
+            )
+        ]
+
+    async def openapi(self, request: web.Request) -> web.Response:
+        """Return the description of all routes for programs, in OpenAPI 3.1."""
+        headers = {
+            "Content-Type": JSON,
+            "Cache-Control": "no-cache",
+            "ETag": f'W/"{self._tag}"',
+            "Vary": "Accept-Encoding",
+        }
+        if any(each.value in {self._tag, "*"} for each in request.if_none_match or ()):
+            del headers["Content-Type"]
+            return web.Response(status=304, headers=headers)
+        if takes_gzip(request.headers.get("Accept-Encoding", "")):
+            headers["Content-Encoding"] = "gzip"
+            return web.Response(body=self._packed, headers=headers)
+        return web.Response(body=self._plain, headers=headers)

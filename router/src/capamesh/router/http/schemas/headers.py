@@ -1,0 +1,41 @@
+"""The headers and query parameters that routes take, as they are described to clients. Pure."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from capamesh.protocol.oip import HEADER_LENGTH_NAME
+from capamesh.protocol.schema import Meta
+from capamesh.router.http import options
+from capamesh.router.http.route import Parameter
+
+Text = Annotated[str, Meta(max_length=options.MAX_CHARS)]
+Count = Annotated[int, Meta(ge=0)]
+
+ROUTING: Final = (
+    Parameter(
+        options.POLICY, "The policy by which a node is chosen, instead of the model's.", Text
+    ),
+    Parameter(
+        options.AFFINITY,
+        "Requests with the same text go to the same node if it can take them.",
+        Text,
+    ),
+    Parameter(
+        options.TENANT, "The tenant whose share of the fleet is used; a key says it itself.", Text
+    ),
+    Parameter(options.MAX_PRICE, "Nodes that ask more for a million rows are not asked.", Text),
+    Parameter(options.REGION, "Regions, with commas between: nodes elsewhere are not asked.", Text),
+    Parameter(options.DEVICE, "Kinds of devices, such as `cuda`, with commas between.", Text),
+    Parameter(options.NODES, "Peer ids of nodes, with commas between: no others are asked.", Text),
+)
+"""The headers that are about a request's way."""
+EXPLAIN: Final = Parameter(
+    options.EXPLAIN, "`1`: the answer says why it came from where it did.", Text
+)
+HEADER_LENGTH: Final = Parameter(
+    HEADER_LENGTH_NAME, "The bytes of JSON at the body's start; left out: all of it is JSON.", Count
+)
+TRACEPARENT: Final = Parameter("traceparent", "The caller's trace (W3C Trace Context).")
+INFERENCE: Final = (*ROUTING, EXPLAIN, HEADER_LENGTH, TRACEPARENT)
+"""The headers of an inference request."""
