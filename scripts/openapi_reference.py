@@ -55,6 +55,7 @@ RETRIED: Final = frozenset({429, 503})
 """The statuses of errors that may say when to come again."""
 PLAIN_TEXTS: Final = {
     304: "It is as it was.",
+    308: "It is at another path.",
     404: "There is nothing at this path.",
     408: "The request did not arrive in time.",
 }

@@ -299,7 +299,7 @@ async def serving(
             clock=fleet.clock,
             ended=ended,
         ),
-        DocumentsApi(),
+        DocumentsApi(StaticFiles()),
         limits=limits,
         log=log,  # type: ignore[arg-type]
         requests=requests,

@@ -14,7 +14,8 @@ SCRIPTS = sorted(FOLDER.glob("*.js"))
 
 def written(folder: Path, **more: str) -> StaticFiles:
     folder.mkdir()
-    (folder / "index.html").write_text('<script src="{{files}}/a.js"></script>')
+    for page in ("index.html", "docs.html"):
+        (folder / page).write_text('<script src="{{files}}/a.js"></script>')
     (folder / "a.js").write_text("one")
     for name, text in more.items():
         (folder / name.replace("_", ".")).write_text(text)
@@ -24,6 +25,7 @@ def written(folder: Path, **more: str) -> StaticFiles:
 def test_index_names_files_by_their_digest(tmp_path: Path) -> None:
     files = written(tmp_path / "a")
     assert files.index == f'<script src="page/{files.digest}/a.js"></script>'.encode()
+    assert files.docs == files.index
 
 
 def test_file_is_found_by_digest_and_name_alone(tmp_path: Path) -> None:

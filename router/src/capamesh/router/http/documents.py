@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import zlib
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 from typing_extensions import override
 
 from capamesh.router.http.packing import takes_gzip
 from capamesh.router.http.replies import JSON
-from capamesh.router.http.route import ANY_KEY, Pages, Route, json_of
+from capamesh.router.http.route import ANY_KEY, Content, Pages, Route, json_of
+from capamesh.router.http.safe_pages import html_page
 from capamesh.router.http.schemas.page import OpenApi
+
+if TYPE_CHECKING:
+    from capamesh.router.page.static_files import StaticFiles
 
 FILE: Final = Path(__file__).with_name("openapi.json")
 """The description, which `make reference` makes of the routes."""
@@ -21,10 +25,11 @@ _GZIP: Final = 31
 
 
 class DocumentsApi(Pages):
-    """`/openapi.json`. It says what the program can do, and nothing of the network: any key may read it."""
+    """`/openapi.json` and `/docs`. They say what the program can do, and nothing of the network: any key may read them."""
 
-    def __init__(self) -> None:
-        """Read the description; raise `OSError` when it cannot be read."""
+    def __init__(self, files: StaticFiles) -> None:
+        """Read the description; raise `OSError` when it cannot be read. `files` are those of the pages."""
+        self._files = files
         self._plain = FILE.read_bytes()
         packer = zlib.compressobj(9, wbits=_GZIP)
         self._packed = packer.compress(self._plain) + packer.flush()
@@ -40,8 +45,22 @@ class DocumentsApi(Pages):
                 ANY_KEY,
                 json_of(OpenApi),
                 others={304: ()},
-            )
+            ),
+            Route(
+                "GET",
+                "/docs",
+                self.docs,
+                ANY_KEY,
+                (Content(str, "text/html"),),
+                others={308: ()},
+            ),
         ]
+
+    async def docs(self, request: web.Request) -> web.Response:
+        """Return a page that shows all routes to a browser, and sends requests to them."""
+        if request.path.endswith("/"):  # what it names lies beside it
+            return web.Response(status=308, headers={"Location": "../docs"})
+        return html_page(self._files.docs, {"Cache-Control": "no-cache"})
 
     async def openapi(self, request: web.Request) -> web.Response:
         """Return the description of all routes for programs, in OpenAPI 3.1."""

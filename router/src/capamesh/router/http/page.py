@@ -17,6 +17,7 @@ from capamesh.router.http.elsewhere import HISTORY, NOBODY_ELSE, Elsewhere
 from capamesh.router.http.key_check import is_still_taken
 from capamesh.router.http.packing import takes_gzip
 from capamesh.router.http.route import ANY_KEY, TABLE, Content, Pages, Parameter, Route, json_of
+from capamesh.router.http.safe_pages import html_page
 from capamesh.router.http.schemas import page as schemas
 from capamesh.router.page.history_answers import answer_of
 
@@ -26,14 +27,6 @@ if TYPE_CHECKING:
     from capamesh.router.page.history_answers import HistoryAnswers
     from capamesh.router.page.static_files import StaticFiles
 
-SAFE: Final = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
-    " img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'; form-action 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-}
-"""The page loads nothing from elsewhere, runs no script that is written into it, and is shown in nobody's frame."""
 FOR_EVER: Final = "public, max-age=31536000, immutable"
 STILL_EVERY_S: Final = 15.0
 """Seconds after which a stream says something even if nothing changes: proxies close silent ones after 30 s or more."""
@@ -123,12 +116,7 @@ class PageApi(Pages):
         """Return the page to a browser; to others, as JSON, what this is and all its routes."""
         headers = {"Vary": "Accept", "Cache-Control": "no-cache"}
         if "text/html" in request.headers.get("Accept", ""):
-            return web.Response(
-                body=self._files.index,
-                content_type="text/html",
-                charset="utf-8",
-                headers={**headers, **SAFE},
-            )
+            return html_page(self._files.index, headers)
         return web.json_response(
             {
                 "name": "capamesh",

@@ -10,6 +10,7 @@ from typing import Final
 
 FOLDER: Final = Path(__file__).parent / "static"
 INDEX: Final = "index.html"
+DOCS: Final = "docs.html"
 TYPES: Final = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
@@ -18,7 +19,7 @@ TYPES: Final = {
 }
 """The content type of each kind of file; files of no such kind are not served."""
 PLACE: Final = b"{{files}}"
-"""Stands in `INDEX` for the folder of the other files."""
+"""Stands in `INDEX` and `DOCS` for the folder of the other files."""
 _DIGEST_CHARS: Final = 16
 _GZIP: Final = 31
 
@@ -49,8 +50,11 @@ class StaticFiles:
             hashed.update(content)
         self.digest = hashed.hexdigest()[:_DIGEST_CHARS]
         """The digest of all files together: modules name one another by relative paths, so that all change at once."""
-        self.index = found.pop(INDEX).replace(PLACE, f"page/{self.digest}".encode())
+        place = f"page/{self.digest}".encode()
+        self.index = found.pop(INDEX).replace(PLACE, place)
         """The page itself, which names the other files by their paths."""
+        self.docs = found.pop(DOCS).replace(PLACE, place)
+        """The page on the routes, which does so, too."""
         self._files = {
             name: StaticFile(content, _packed(content), TYPES[Path(name).suffix])
             for name, content in found.items()

@@ -6,6 +6,7 @@ import secrets
 from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING, Any
 
+from capamesh.router.http.documents import DocumentsApi
 from capamesh.router.http.page import PageApi
 from capamesh.router.page.feed import Feed
 from capamesh.router.page.history import History, Totals
@@ -36,8 +37,10 @@ class PageParts:
             drained_until=parts.drains.until,
             others=parts.seat.others,
         )
+        files = StaticFiles()
+        self.documents = DocumentsApi(files)
         self.api = PageApi(
-            StaticFiles(),
+            files,
             Feed(overview.steps, boot=secrets.token_hex(4), log=parts.log),
             HistoryAnswers(self.history),
             is_closing=lambda: parts.requests.is_closing,

@@ -23,7 +23,6 @@ from capamesh.router.grpc.server import GrpcServer
 from capamesh.router.http.admin_fleet import FleetApi
 from capamesh.router.http.admin_routing import RoutingApi
 from capamesh.router.http.application import make_application, make_runner
-from capamesh.router.http.documents import DocumentsApi
 from capamesh.router.http.elsewhere import REQUESTS
 from capamesh.router.http.limits import FrontLimits, limits_of, networks_of
 from capamesh.router.http.oip import InferenceApi
@@ -248,7 +247,7 @@ class Router(Controls):
             self._pages,
             self._routing,
             self._page.api,
-            DocumentsApi(),
+            self._page.documents,
             limits=settings.limits,
             log=self._log,
             requests=parts.requests,

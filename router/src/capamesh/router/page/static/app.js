@@ -3,6 +3,7 @@
 import { h, say } from "./dom.js";
 import { keys } from "./help.js";
 import { start, state, watch } from "./store.js";
+import { themed } from "./theme.js";
 import { fleetView } from "./fleet.js";
 import { nodeView } from "./node.js";
 import { modelsView } from "./models.js";
@@ -26,25 +27,7 @@ const theme = document.getElementById("theme");
 const links = new Map();
 let shown = null;
 
-function setTheme(wanted) {
-  document.documentElement.dataset.theme = wanted;
-  say(theme, wanted === "dark" ? "Light" : "Dark");
-  theme.setAttribute("aria-label", `Show the page ${wanted === "dark" ? "light" : "dark"}`);
-}
-
-function kept() {
-  try { return localStorage.getItem("theme"); } catch { return null; }
-}
-
-const prefersDark = matchMedia("(prefers-color-scheme: dark)");
-setTheme(kept() ?? (prefersDark.matches ? "dark" : "light"));
-prefersDark.addEventListener("change", () => { if (!kept()) setTheme(prefersDark.matches ? "dark" : "light"); });
-function flip() {
-  const wanted = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-  try { localStorage.setItem("theme", wanted); } catch { /* it holds until the page is closed */ }
-  setTheme(wanted);
-}
-theme.addEventListener("click", flip);
+const flip = themed(theme);
 
 for (const [name, [title]] of Object.entries(VIEWS)) {
   if (title === null) continue;

@@ -17,7 +17,7 @@ export function routesView() {
   get("").then((found) => routes.set(found.routes), (error) => say(failed, error.message));
   return {
     elements: [
-      h("div", { class: "head" }, h("h1", null, "API"), h("span", { class: "muted" }, "the same as JSON: curl this address")),
+      h("div", { class: "head" }, h("h1", null, "API"), h("a", { href: "docs" }, "Try them"), h("span", { class: "muted" }, "the same as JSON: curl this address")),
       h("section", { class: "panel" }, failed, routes.element),
     ],
   };
