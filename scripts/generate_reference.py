@@ -36,7 +36,7 @@ from capamesh.node.contract.settings import WorkerSettings
 from capamesh.protocol.metrics import defined_in
 from capamesh.router.http.route import ANY_KEY, Pages, Route
 from capamesh.router.settings import RouterSettings
-from capamesh.router.telemetry import MOST_MODELS, MOST_NODES, OTHERS
+from capamesh.router.telemetry import MOST_MODELS, MOST_NODES, MOST_TENANTS, OTHERS
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "reference"
@@ -133,7 +133,7 @@ A name ends in the unit of what it measures. A counter begins at 0 with its proc
 
 ## Of a router
 
-At most {MOST_MODELS} models and {MOST_NODES} nodes have series of their own; all others share the label `{OTHERS}`. `model` is empty for
+At most {MOST_MODELS} models, {MOST_NODES} nodes and {MOST_TENANTS} tenants have series of their own; all others share the label `{OTHERS}`. `model` is empty for
 requests that name a model that no node hosts. `node` is the node's peer id.
 
 {metrics_table(capamesh.router.telemetry.metrics)}

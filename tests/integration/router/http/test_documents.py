@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -99,3 +100,23 @@ def test_operations_have_names_of_their_own_and_references_lead_somewhere() -> N
     for part, name in re.findall(r'"#/components/(\w+)/([^"]+)"', json.dumps(DOCUMENT)):
         assert name in DOCUMENT["components"][part], name
     assert DOCUMENT["openapi"] == "3.1.0"
+
+
+async def test_requests_are_counted_by_route_and_status(http: Http) -> None:
+    for path in ("/v2/models/m", "/v2/models/m/versions/1", "/v2/models/x", "/nothing"):
+        await http.client.get(path)
+    await http.infer(BODY)
+    await http.infer(BODY, path="/v2/models/m/versions/1/infer")
+    await http.infer(BODY, headers={"Expect": "100-continue"})  # which aiohttp answers
+    await http.infer({})
+    counted: Counter[tuple[str, str, str]] = Counter()
+    for labels, count in http.front.requests.answered():
+        counted[labels] += int(count)
+    assert counted == {
+        ("GET", "/v2/models/{model}", "200"): 1,
+        ("GET", "/v2/models/{model}/versions/{version}", "200"): 1,
+        ("GET", "/v2/models/{model}", "404"): 1,
+        ("", "", "404"): 1,
+        ("POST", "/v2/models/{model}/infer", "200"): 3,
+        ("POST", "/v2/models/{model}/infer", "400"): 1,
+    }

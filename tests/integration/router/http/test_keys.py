@@ -315,6 +315,25 @@ async def test_answered_requests_are_counted_for_their_tenant(http: Http, keys: 
     assert amount.bytes > 2 * 8  # those that came, and those that went
 
 
+async def test_requests_are_counted_by_tenant_and_by_the_limit_that_refused_them(
+    http: Http, keys: Keyring
+) -> None:
+    text = keys.make(Verb.INFER, tenant="lab", requests_per_s=0.1)
+    for status in (200, 429):
+        assert (await http.infer(BODY, headers=bearer(text))).status == status
+    assert (await http.infer(BODY, headers=bearer("secret"))).status == 200  # of no tenant
+    counted = [
+        line
+        for line in http.telemetry.exposition().decode().splitlines()
+        if line.startswith("capamesh_tenant_requests_total")
+    ]
+    assert counted == [
+        'capamesh_tenant_requests_total{code="ok",tenant="lab"} 1.0',
+        'capamesh_tenant_requests_total{code="too_many_requests",tenant="lab"} 1.0',
+    ]
+    assert http.quotas.over == {"requests": 1}
+
+
 async def test_large_body_without_a_key_is_refused_unread(http: Http, keys: Keyring) -> None:
     keys.make(Verb.INFER)
     reader, writer = await asyncio.open_connection(http.client.host, http.client.port)

@@ -13,17 +13,19 @@ from router_parts import made_parts
 from capamesh.protocol import implementation
 from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.fleet import Joined
-from capamesh.protocol.ids import PeerId
+from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.protocol.membership_life import LifeFigures
 from capamesh.router.balancing.prober import PROBE_LIMIT_S
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.process.gauges import (
     watch_fleet,
+    watch_keys,
     watch_network,
     watch_process,
     watch_requests,
     watch_routing,
+    watch_versions,
 )
 from capamesh.router.process.node_gauges import NodeGauges
 from capamesh.router.requests.call import NO_OPTIONS
@@ -45,9 +47,16 @@ def test_gauges_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
     NodeGauges(parts.fleet, lambda: 0.0).watch(telemetry)
     watch_network(telemetry, parts.hearing, parts.clocks, lambda: LifeFigures(60.0, 0.25))
     watch_requests(telemetry, parts.requests, parts.answers)
+    watch_versions(telemetry, parts.fleet)
+    watch_keys(telemetry, parts.quotas)
     parts.members.apply([Joined(advert("A", "127.0.0.1:1"))])
     (endpoint,) = parts.fleet.endpoints()
     endpoint.rif = 3
+    counts = parts.fleet.hosted(ModelName("m"), ModelVersion("1")).requests
+    counts.answered, counts.answered_s, counts.failed = 2, 0.5, 1
+    parts.quotas.over["rows"] = 4
+    parts.requests.unread[408] = 5
+    telemetry.circuit_changed("ejected")
     parts.requests.count = 4
     lines = telemetry.exposition().decode().splitlines()
     for line in (
@@ -58,6 +67,12 @@ def test_gauges_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
         'capamesh_nodes{state="usable"} 0.0',
         'capamesh_fleet_in_flight{node="A"} 3.0',
         'capamesh_model_nodes{model="m"} 1.0',
+        'capamesh_version_requests_total{model="m",outcome="answered",version="1"} 2.0',
+        'capamesh_version_requests_total{model="m",outcome="failed",version="1"} 1.0',
+        'capamesh_version_request_seconds_total{model="m",outcome="answered",version="1"} 0.5',
+        'capamesh_requests_over_limit_total{limit="rows"} 4.0',
+        'capamesh_http_requests_total{method="",route="",status="408"} 5.0',
+        'capamesh_circuit_changes_total{change="ejected"} 1.0',
         'capamesh_model_nodes_usable{model="m"} 0.0',
         "capamesh_dials_waiting 0.0",
         "capamesh_requests_in_flight 3.0",

@@ -4,7 +4,13 @@ from collections.abc import Iterator
 
 from capamesh.protocol.errors import ModelNotFound, Overloaded
 from capamesh.protocol.ids import ModelName
-from capamesh.router.telemetry import MOST_MODELS, OTHERS, VALUES_A_PIECE, Telemetry
+from capamesh.router.telemetry import (
+    MOST_MODELS,
+    MOST_TENANTS,
+    OTHERS,
+    VALUES_A_PIECE,
+    Telemetry,
+)
 from capamesh.router.telemetry.metrics import DIALS_WAITING, HEDGES, MODEL_NODES
 
 M = ModelName("m")
@@ -24,6 +30,44 @@ def test_answers_refusals_and_failed_attempts_are_counted_by_model_and_code() ->
     assert 'capamesh_attempts_extra_total{model="m"} 1.0' in lines
     assert 'capamesh_request_seconds_bucket{le="0.002",model="m"} 0.0' in lines
     assert 'capamesh_request_seconds_bucket{le="0.005",model="m"} 2.0' in lines
+
+
+def test_requests_of_all_wires_are_one_count_by_model_and_each_has_its_own() -> None:
+    telemetry = Telemetry()
+    telemetry.answered(M, 0.003)
+    telemetry.answered(M, 0.004, "grpc")
+    telemetry.answered(ModelName("n"), 0.02, "grpc")
+    telemetry.refused(M, Overloaded("full"), is_known=True, wire="grpc")
+    telemetry.refused(M, Overloaded("full"), is_known=True)
+    lines = telemetry.exposition().decode().splitlines()
+    assert {
+        'capamesh_requests_total{code="ok",model="m"} 2.0',
+        'capamesh_requests_total{code="overloaded",model="m"} 2.0',
+        'capamesh_request_seconds_count{model="m"} 2.0',
+        'capamesh_wire_requests_total{code="ok",wire="http"} 1.0',
+        'capamesh_wire_requests_total{code="ok",wire="grpc"} 2.0',
+        'capamesh_wire_requests_total{code="overloaded",wire="grpc"} 1.0',
+        'capamesh_wire_request_seconds_bucket{le="0.005",wire="grpc"} 1.0',
+        'capamesh_wire_request_seconds_count{wire="grpc"} 2.0',
+    } <= set(lines)
+    assert telemetry.refusals() == {("m", "overloaded"): 2}
+    assert sum(telemetry.latency_counts()[M]) == 2
+
+
+def test_tenants_have_their_requests_and_those_beyond_the_first_share_one_label() -> None:
+    telemetry = Telemetry()
+    telemetry.tenant_ended("lab", "ok", 0.5)
+    telemetry.tenant_ended("lab", "ok", 0.25)
+    telemetry.tenant_ended("lab", "overloaded")
+    for number in range(MOST_TENANTS + 2):
+        telemetry.tenant_ended(f"t{number}", "ok", 0.1)
+    lines = telemetry.exposition().decode().splitlines()
+    assert {
+        'capamesh_tenant_requests_total{code="ok",tenant="lab"} 2.0',
+        'capamesh_tenant_requests_total{code="overloaded",tenant="lab"} 1.0',
+        'capamesh_tenant_request_seconds_total{tenant="lab"} 0.75',
+        f'capamesh_tenant_requests_total{{code="ok",tenant="{OTHERS}"}} 3.0',
+    } <= set(lines)
 
 
 def test_attempts_after_a_request_s_first_are_counted_by_model() -> None:

@@ -184,6 +184,8 @@ class Quotas:
         """The usage that is not written yet, by hour, tenant and model."""
         self._written: Mapping[str, Amount] = {}
         """The amounts of this month by key, as the file has them."""
+        self.over: dict[str, int] = {}
+        """The number of requests that were refused, by limit."""
 
     @override
     def __repr__(self) -> str:
@@ -274,11 +276,15 @@ class Quotas:
             if others.requests > 0:
                 use.charge(others)
 
+    def _count_over(self, limit: str) -> None:
+        self.over[limit] = self.over.get(limit, 0) + 1
+
     def _check(self, use: KeyUse, amount: Amount, now_s: float) -> None:
         scope = use.key.scope
         if scope.concurrency:
             most = -(-scope.concurrency // self._processes)
             if use.in_flight >= most:
+                self._count_over("concurrency")
                 raise TooManyRequests(
                     f"{use.in_flight} requests of the key are under way, and {most} may be"
                     f"{'' if self._processes == 1 else ' in this process of the router'}; send it again when one has ended",
@@ -287,6 +293,7 @@ class Quotas:
         if scope.rows_per_month:
             used = use.total.rows + use.unwritten.rows + use.reserved_rows
             if used + amount.rows > scope.rows_per_month:
+                self._count_over("rows_per_month")
                 raise TooManyRequests(
                     f"the key has used {used} of its {scope.rows_per_month} rows of {self._month}, and the request has"
                     f" {amount.rows}; ask the router's operator for more, or wait for the next month",
@@ -301,6 +308,7 @@ class Quotas:
         ):
             wait_s = 0.0 if bucket is None else bucket.wait_s(part, now_s)
             if wait_s > 0:
+                self._count_over(what)
                 raise TooManyRequests(
                     f"the key may send {rate:g} {what} a second, and has; send it again in {wait_s:.2f} s",
                     wait_s,

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from typing_extensions import override
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from capamesh.router.requests.call import Outcome
     from capamesh.router.requests.slices import Job
 
+WIRE: Final = "grpc"
+"""The name of this wire in metrics."""
 _NODE = NODE_HEADER.lower().encode()
 _EXPLANATION = EXPLANATION_HEADER.lower().encode()
 
@@ -69,7 +72,7 @@ class GrpcInference:
     __slots__ = ("answers", "inference", "requests")
 
     def __init__(self, inference: Inference) -> None:
-        self.inference = inference
+        self.inference = replace(inference, wire=WIRE)
         self.requests = KnownRequests()
         self.answers = KnownAnswers()
 

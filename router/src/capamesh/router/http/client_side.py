@@ -214,6 +214,8 @@ class ClientSide(asyncio.BufferedProtocol, Connection, Receiver):
         transport = self._transport
         if transport.is_closing():
             return
+        statuses = self._front.requests.unread
+        statuses[reply.status] = statuses.get(reply.status, 0) + 1
         body = b"".join(reply.buffers)
         transport.write(head_of(reply, self._front.date(), len(body), is_last=True) + body)
         if transport.can_write_eof():

@@ -377,7 +377,7 @@ class FrontConnection(ClientSide, HalfConnection):
         self._exchange = None
         self._state = HEAD
         requests = self._front.requests
-        requests.ended()
+        requests.inferred(reply.status)
         self._let_go()
         is_last = (
             self._is_last

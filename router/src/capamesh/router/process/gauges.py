@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, PeerId
     from capamesh.protocol.links.receive_budget import ReceiveBudget
     from capamesh.protocol.membership_life import LifeFigures
+    from capamesh.router.access.quotas import Quotas
     from capamesh.router.balancing.balancer import Balancer
     from capamesh.router.balancing.prober import Prober
     from capamesh.router.fleet.clocks import Clocks
@@ -106,6 +107,34 @@ def _usable_hosts(fleet: FleetView, model: ModelName, now_s: float) -> Iterator[
                 yield endpoint.peer
 
 
+def watch_versions(telemetry: Telemetry, fleet: FleetView) -> None:
+    """Add what is counted of each version of a model that nodes host."""
+
+    def requests() -> Iterator[tuple[tuple[str, str, str], float]]:
+        for model in fleet.models():
+            for version in list(fleet.versions(model)):
+                counts = fleet.hosted(model, version).requests
+                yield (model, version, "answered"), counts.answered
+                yield (model, version, "failed"), counts.failed
+
+    def seconds() -> Iterator[tuple[tuple[str, str, str], float]]:
+        for model in fleet.models():
+            for version in list(fleet.versions(model)):
+                counts = fleet.hosted(model, version).requests
+                yield (model, version, "answered"), counts.answered_s
+                yield (model, version, "failed"), counts.failed_s
+
+    telemetry.watch_each(metrics.VERSION_REQUESTS, requests, is_hosted=True)
+    telemetry.watch_each(metrics.VERSION_SECONDS, seconds, is_hosted=True)
+
+
+def watch_keys(telemetry: Telemetry, quotas: Quotas) -> None:
+    """Add how often a key was at one of its limits."""
+    telemetry.watch_each(
+        metrics.OVER_LIMIT, lambda: [((limit,), count) for limit, count in quotas.over.items()]
+    )
+
+
 def watch_network(
     telemetry: Telemetry, hearing: Hearing, clocks: Clocks, membership: Callable[[], LifeFigures]
 ) -> None:
@@ -123,6 +152,7 @@ def watch_requests(telemetry: Telemetry, requests: OpenRequests, answers: Receiv
     telemetry.watch(metrics.ANSWER_BYTES, lambda: answers.granted_bytes)
     telemetry.watch(metrics.ANSWERS_WAITING, lambda: answers.waiting)
     telemetry.watch(metrics.OPEN_REQUESTS, lambda: requests.count)
+    telemetry.watch_each(metrics.HTTP_REQUESTS, requests.answered)
 
 
 def watch_routing(telemetry: Telemetry, prober: Prober, balancer: Balancer) -> None:

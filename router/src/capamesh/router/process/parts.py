@@ -235,10 +235,11 @@ class RouterParts:
         self.traces = Traces(
             settings, self.name, clock=time.monotonic, telemetry=self.telemetry, log=self.log
         )
+        self.quotas = quotas = Quotas(settings.workers)
         self.key_watch = KeyWatch(
             settings.keys_file or settings.data_folder / KEYS_FILE,
             ring := KeyRing(),
-            quotas := Quotas(settings.workers),
+            quotas,
             clock=time.monotonic,
             wall_clock=time.time,
             log=self.log,
@@ -328,7 +329,9 @@ class RouterParts:
         self.seat.renewed()
 
     def _judged(self, verdict: Verdict) -> None:
-        event = f"node_{type(verdict).__name__.lower()}"
+        change = type(verdict).__name__.lower()
+        self.telemetry.circuit_changed(change)
+        event = f"node_{change}"
         self.log.info(
             event,
             node=name_of(self.fleet.adverts, verdict.peer),

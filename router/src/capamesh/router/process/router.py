@@ -30,10 +30,12 @@ from capamesh.router.http.server import Front
 from capamesh.router.page.history import BIN_S
 from capamesh.router.process.gauges import (
     watch_fleet,
+    watch_keys,
     watch_network,
     watch_process,
     watch_requests,
     watch_routing,
+    watch_versions,
 )
 from capamesh.router.process.node_gauges import NodeGauges
 from capamesh.router.process.page_parts import PageParts
@@ -213,6 +215,8 @@ class Router(Controls):
         watch_network(telemetry, parts.hearing, parts.clocks, lambda: parts.upkeep.figures(today()))
         watch_requests(telemetry, parts.requests, parts.answers)
         watch_routing(telemetry, parts.prober, parts.balancer)
+        watch_versions(telemetry, fleet)
+        watch_keys(telemetry, parts.quotas)
         inference = InferenceApi(
             parts.inference,
             arrival_s=settings.arrival_s,

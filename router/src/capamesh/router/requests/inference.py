@@ -30,7 +30,7 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import InferCall
 from capamesh.protocol.tensors import Limits
-from capamesh.router.access.keys import Key, KeyRing, check_request
+from capamesh.router.access.keys import OPERATOR, Key, KeyRing, check_request
 from capamesh.router.balancing.absence import not_hosted
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.view import FleetView
@@ -39,7 +39,7 @@ from capamesh.router.requests.metered import Meter
 from capamesh.router.requests.no_endpoint import with_hint
 from capamesh.router.requests.parameters import priority_of, sequence_of, time_allowed_s
 from capamesh.router.requests.routing import Routing
-from capamesh.router.telemetry import Telemetry
+from capamesh.router.telemetry import HTTP, Telemetry
 from capamesh.router.telemetry.ended import EndedRequests
 from capamesh.router.telemetry.tracing import AttemptTimes, RequestTimes, TraceParent
 
@@ -111,6 +111,8 @@ class InferenceService:
     """The layer that holds calls to the limits of their keys; None: there are none."""
     ended: EndedRequests | None = None
     """The one who is told of requests that failed or were slow."""
+    wire: str = HTTP
+    """The name of the wire that brings the requests."""
 
     def nobody(self, target: Target, error: NoEndpoint) -> NoEndpoint:
         """Return the error for a request that nobody can be asked to run."""
@@ -129,7 +131,9 @@ class InferenceService:
 
     def refused(self, model: ModelName, error: CapameshError) -> None:
         """Count a request that is answered with an error, or not at all."""
-        self.telemetry.refused(model, error, is_known=bool(self.fleet.versions(model)))
+        self.telemetry.refused(
+            model, error, is_known=bool(self.fleet.versions(model)), wire=self.wire
+        )
 
 
 class InferenceRequest(Responder, ABC):
@@ -182,7 +186,7 @@ class InferenceRequest(Responder, ABC):
     def cancel(self) -> None:
         """Withdraw the request, for whoever asked has left. Nothing happens when it is over."""
         if not self._is_over:
-            self._service.refused(self._target.model, _CLIENT_GONE)
+            self._count_error(_CLIENT_GONE)
         self._is_over = True
         handle, self._handle = self._handle, None
         if handle is not None:
@@ -217,7 +221,7 @@ class InferenceRequest(Responder, ABC):
             error = ShutOut(shut_out)  # its links were cut while it was under way
         elif isinstance(error, NoEndpoint):
             error = service.nobody(self._target, error)
-        service.refused(self._target.model, error)
+        self._count_error(error)
         self._count_failure(error)
         if service.ended is not None:
             self._tell(service.ended, error.code)
@@ -228,7 +232,10 @@ class InferenceRequest(Responder, ABC):
         service, target = self._service, self._target
         now_s = service.routing.clock()
         elapsed_s = now_s - self._started_s
-        service.telemetry.answered(target.model, elapsed_s)
+        service.telemetry.answered(target.model, elapsed_s, service.wire)
+        key = target.key
+        if key is not None and key is not OPERATOR:
+            service.telemetry.tenant_ended(key.tenant, "ok", elapsed_s)
         # in place, without a call: each answer comes by here
         answer, served = outcome.answer, outcome.picker.served
         hosted = served.hosted
@@ -252,6 +259,14 @@ class InferenceRequest(Responder, ABC):
             elapsed_s > ended.slow_s or (target.parent is not None and ended.has_tracer)
         ):
             self._tell(ended, "ok", outcome)
+
+    def _count_error(self, error: CapameshError) -> None:
+        """Count this request as one that is answered with an error, or not at all."""
+        service, target = self._service, self._target
+        service.refused(target.model, error)
+        key = target.key
+        if key is not None and key is not OPERATOR:
+            service.telemetry.tenant_ended(key.tenant, error.code)
 
     def _count_failure(self, error: CapameshError) -> None:
         """Count a request that failed at nodes, or that none of them could take; what the caller did wrong before is no failure."""

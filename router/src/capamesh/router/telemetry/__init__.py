@@ -27,9 +27,14 @@ from capamesh.protocol.metrics import LOOP_BUSY, LOOP_DELAY, Kind, Metric
 from capamesh.router.telemetry.metrics import (
     ATTEMPTS_EXTRA,
     ATTEMPTS_FAILED,
+    CIRCUIT_CHANGES,
     LATENCY,
     REQUESTS,
+    TENANT_REQUESTS,
+    TENANT_SECONDS,
     TURNS_CRASHED,
+    WIRE_LATENCY,
+    WIRE_REQUESTS,
 )
 
 ReadValues = Callable[[], Iterable[tuple[Sequence[str], float]]]
@@ -39,10 +44,14 @@ MOST_MODELS: Final = 200
 """This many models have series of their own, those that were asked for first (guess: four times what a large fleet hosts)."""
 MOST_NODES: Final = 200
 """This many nodes have series of their own, those that came first (guess: 200 lines are more than a dashboard can show)."""
+MOST_TENANTS: Final = 200
+"""This many tenants have series of their own, those that came first (guess: as models)."""
 VALUES_A_PIECE: Final = 500
 """Values that are read at a time (measured: half a millisecond to one)."""
 OTHERS: Final = "(others)"
 """The label of all that have no series of their own; neither a model nor a node can be called so."""
+HTTP: Final = "http"
+"""The wire that requests come by if nothing else is said."""
 
 
 class BoundedLabel:
@@ -86,31 +95,53 @@ class _Requests:
 
     def __init__(self, label: BoundedLabel) -> None:
         self._label = label
-        self.latencies: dict[ModelName, _Latencies] = {}
-        self.failed: dict[tuple[str, str], int] = {}
-        """The number of those that were not answered well, by model and code."""
+        self.latencies: dict[tuple[ModelName, str], _Latencies] = {}
+        """The requests that were answered well, by model and wire."""
+        self.failed: dict[tuple[str, str, str], int] = {}
+        """The number of those that were not answered well, by model, wire and code."""
 
     def collect(self) -> Iterator[Family]:
         """Yield the metrics."""
-        requests = CounterMetricFamily(REQUESTS.name, REQUESTS.help_text, labels=REQUESTS.labels)
-        seconds = HistogramMetricFamily(LATENCY.name, LATENCY.help_text, labels=LATENCY.labels)
-        bounds = [*(str(float(bound)) for bound in LATENCY.bounds), "+Inf"]
-        latencies: dict[str, _Latencies] = {}
-        for model, of_model in list(self.latencies.items()):
-            latencies.setdefault(self._label.of(model), _Latencies()).add(of_model)
-        for name, of_name in latencies.items():
-            totals = list(accumulate(of_name.counts))
-            requests.add_metric((name, "ok"), totals[-1])
-            buckets = list(zip(bounds, totals, strict=True))
-            seconds.add_metric((name,), buckets, of_name.seconds)
-        failed: dict[tuple[str, ...], int] = {}
+        of_models, of_wires = self._sums()
+        yield from _families(REQUESTS, LATENCY, of_models, self._failed(0))
+        yield from _families(WIRE_REQUESTS, WIRE_LATENCY, of_wires, self._failed(1))
+
+    def _sums(self) -> tuple[dict[str, _Latencies], dict[str, _Latencies]]:
+        """Return those that were answered well by model, and by wire."""
+        of_models: dict[str, _Latencies] = {}
+        of_wires: dict[str, _Latencies] = {}
+        for (model, wire), each in list(self.latencies.items()):
+            of_models.setdefault(self._label.of(model), _Latencies()).add(each)
+            of_wires.setdefault(wire, _Latencies()).add(each)
+        return of_models, of_wires
+
+    def _failed(self, place: int) -> dict[tuple[str, str], int]:
+        """Return how many failed by model (`place` 0) or wire (1), and by code."""
+        found: dict[tuple[str, str], int] = {}
         for labels, count in list(self.failed.items()):
-            bounded = _bounded(labels, 0, self._label)
-            failed[bounded] = failed.get(bounded, 0) + count
-        for of, count in failed.items():
-            requests.add_metric(of, count)
-        yield requests
-        yield seconds
+            name = labels[place] if place else self._label.of(labels[0])
+            key = name, labels[2]
+            found[key] = found.get(key, 0) + count
+        return found
+
+
+def _families(
+    requests: Metric,
+    latency: Metric,
+    answered: Mapping[str, _Latencies],
+    failed: Mapping[tuple[str, str], int],
+) -> tuple[Family, Family]:
+    """Return the count of requests and the histogram of their latencies, by name."""
+    counts = CounterMetricFamily(requests.name, requests.help_text, labels=requests.labels)
+    seconds = HistogramMetricFamily(latency.name, latency.help_text, labels=latency.labels)
+    bounds = [*(str(float(bound)) for bound in latency.bounds), "+Inf"]
+    for name, each in answered.items():
+        totals = list(accumulate(each.counts))
+        counts.add_metric((name, "ok"), totals[-1])
+        seconds.add_metric((name,), list(zip(bounds, totals, strict=True)), each.seconds)
+    for labels, count in failed.items():
+        counts.add_metric(labels, count)
+    return counts, seconds
 
 
 class _Values:
@@ -180,9 +211,16 @@ class Telemetry(AttemptCounts):
         self._attempts_failed: dict[tuple[str, str], int] = {}
         self._attempts_extra: dict[tuple[str], int] = {}
         self._crashes: dict[tuple[str], int] = {}
+        self._changes: dict[tuple[str], int] = {}
+        self._tenants = BoundedLabel(MOST_TENANTS)
+        self._tenant_requests: dict[tuple[str, str], int] = {}
+        self._tenant_seconds: dict[tuple[str], float] = {}
         self.watch_each(ATTEMPTS_FAILED, lambda: list(self._attempts_failed.items()))
         self.watch_each(ATTEMPTS_EXTRA, lambda: list(self._attempts_extra.items()))
         self.watch_each(TURNS_CRASHED, lambda: list(self._crashes.items()))
+        self.watch_each(CIRCUIT_CHANGES, lambda: list(self._changes.items()))
+        self.watch_each(TENANT_REQUESTS, lambda: list(self._tenant_requests.items()))
+        self.watch_each(TENANT_SECONDS, lambda: list(self._tenant_seconds.items()))
         self._delay, self._busy = (
             Histogram(each.name, each.help_text, buckets=each.bounds, registry=self._registry)
             for each in (LOOP_DELAY, LOOP_BUSY)
@@ -201,19 +239,35 @@ class Telemetry(AttemptCounts):
         label = self._hosted if is_hosted else self._asked
         self._values.append(_Values(metric, read, label))
 
-    def answered(self, model: ModelName, seconds: float) -> None:
+    def answered(self, model: ModelName, seconds: float, wire: str = HTTP) -> None:
         """A request of a hosted model was answered well."""
-        latencies = self._requests.latencies.get(model)
+        key = model, wire
+        latencies = self._requests.latencies.get(key)
         if latencies is None:
-            latencies = self._requests.latencies[model] = _Latencies()
+            latencies = self._requests.latencies[key] = _Latencies()
         latencies.counts[bisect_left(LATENCY.bounds, seconds)] += 1
         latencies.seconds += seconds
 
-    def refused(self, model: ModelName, error: CapameshError, *, is_known: bool) -> None:
+    def refused(
+        self, model: ModelName, error: CapameshError, *, is_known: bool, wire: str = HTTP
+    ) -> None:
         """A request was answered with an error, or withdrawn. A model nobody hosts is not named: anyone can invent names."""
-        failed, labels = self._requests.failed, (model if is_known else "", error.code)
+        named = model if is_known else ""
+        failed, labels = self._requests.failed, (named, wire, error.code)
         failed[labels] = failed.get(labels, 0) + 1
-        self._on_failed(labels[0], error)
+        self._on_failed(named, error)
+
+    def tenant_ended(self, tenant: str, code: str, seconds: float = 0.0) -> None:
+        """A request of a key's tenant has ended; `seconds` are those of one that was answered well."""
+        name = self._tenants.of(tenant)
+        requests, labels = self._tenant_requests, (name, code)
+        requests[labels] = requests.get(labels, 0) + 1
+        if seconds:
+            self._tenant_seconds[name,] = self._tenant_seconds.get((name,), 0.0) + seconds
+
+    def circuit_changed(self, change: str) -> None:
+        """A circuit is in another state than before."""
+        self._changes[change,] = self._changes.get((change,), 0) + 1
 
     def follow_failures(self, on_failed: Callable[[str, CapameshError], None]) -> None:
         """Tell `on_failed` of each request that is answered with an error: its model, "" if nobody hosts it, and the error."""
@@ -230,11 +284,22 @@ class Telemetry(AttemptCounts):
 
     def latency_counts(self) -> Mapping[ModelName, Sequence[int]]:
         """Return how many requests of each model were answered well, by bucket: those of `LATENCY.bounds`, and beyond."""
-        return {model: each.counts for model, each in self._requests.latencies.items()}
+        found: dict[ModelName, Sequence[int]] = {}
+        for (model, _), each in self._requests.latencies.items():
+            known = found.get(model)
+            found[model] = (
+                each.counts
+                if known is None
+                else [a + b for a, b in zip(known, each.counts, strict=True)]
+            )
+        return found
 
     def refusals(self) -> Mapping[tuple[str, str], int]:
         """Return how many requests were answered with an error, or withdrawn, by model and error code."""
-        return self._requests.failed
+        found: dict[tuple[str, str], int] = {}
+        for (model, _, code), count in self._requests.failed.items():
+            found[model, code] = found.get((model, code), 0) + count
+        return found
 
     def crashed(self, loop: str) -> None:
         """A bug has ended one turn of a loop of the router's own."""

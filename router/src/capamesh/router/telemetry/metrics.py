@@ -26,6 +26,57 @@ LATENCY: Final = histogram(
     bounds=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
 )
 """The bounds go from a tiny model on this machine to the default deadline, in the usual 1-2-5 steps."""
+WIRE_REQUESTS: Final = counter(
+    "capamesh_wire_requests",
+    "The same requests by the wire that brought them: `http`, `grpc` or another's name.",
+    "wire",
+    "code",
+)
+WIRE_LATENCY: Final = histogram(
+    "capamesh_wire_request_seconds",
+    "The time of a request that was answered well, by wire.",
+    "wire",
+    bounds=LATENCY.bounds,
+)
+VERSION_REQUESTS: Final = counter(
+    "capamesh_version_requests",
+    "Requests of a version of a model since a node hosts it: `outcome` is `answered`, or `failed` where nodes failed at it or none"
+    " could take it.",
+    "model",
+    "version",
+    "outcome",
+)
+VERSION_SECONDS: Final = counter(
+    "capamesh_version_request_seconds",
+    "The time of these requests, summed up.",
+    "model",
+    "version",
+    "outcome",
+)
+TENANT_REQUESTS: Final = counter(
+    "capamesh_tenant_requests",
+    "Requests with a key that have ended, by its tenant and by code, as those by model.",
+    "tenant",
+    "code",
+)
+TENANT_SECONDS: Final = counter(
+    "capamesh_tenant_request_seconds",
+    "The time of a tenant's requests that were answered well, summed up.",
+    "tenant",
+)
+OVER_LIMIT: Final = counter(
+    "capamesh_requests_over_limit",
+    "Requests refused because their key was at a limit: `requests`, `rows` or `bytes` a second, `concurrency`, or `rows_per_month`.",
+    "limit",
+)
+HTTP_REQUESTS: Final = counter(
+    "capamesh_http_requests",
+    "HTTP requests that were answered, by route and status. `route` is empty where there is none, or the head was not read; a"
+    " version in the path of an inference request is left out.",
+    "method",
+    "route",
+    "status",
+)
 NOT_ADMITTED: Final = counter(
     "capamesh_requests_not_admitted",
     "Requests refused before a node was asked. `reason` is `late` (the deadline could not be kept), `share` (the tenant has its"
@@ -145,6 +196,12 @@ NODE_FAILED: Final = counter(
     "Attempts that the node has refused or failed at, by the code of the error.",
     "node",
     "code",
+)
+CIRCUIT_CHANGES: Final = counter(
+    "capamesh_circuit_changes",
+    "Changes of a node's circuit, or of a model's at a node: `inhibited` and `ejected` (no requests for a while), `slowed` and"
+    " `returned`.",
+    "change",
 )
 DIALS_WAITING: Final = gauge(
     "capamesh_dials_waiting", "Addresses of nodes that wait for their turn to be dialled."

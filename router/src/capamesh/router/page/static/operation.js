@@ -9,7 +9,13 @@ const STREAM_MS = 3000;
 const JSON_TYPE = "application/json";
 
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-const keysOf = (operation) => operation["x-key"].length ? `key: ${operation["x-key"].join(" or ")}` : "no key";
+const VERBS = 5;
+
+function keysOf(operation) {
+  const verbs = operation["x-key"];
+  if (!verbs.length) return "no key";
+  return verbs.length === VERBS ? "any key" : `key: ${verbs.join(" or ")}`;
+}
 
 /** Return the text of an answer; of a stream what comes in a few seconds, and of bytes how many there are. */
 async function textOf(reply, stop) {
