@@ -20,11 +20,12 @@ from tritonclient.utils import InferenceServerException
 from capamesh.protocol.errors import RunFailed
 from capamesh.protocol.tensors import Limits
 from capamesh.router.access.keys import ALPHABET, Key, Scope, Verb, digest_of, id_of, new_text
+from capamesh.router.grpc.health import HEALTH
 from capamesh.router.grpc.http2 import Http2Session
 from capamesh.router.grpc.http2_by_h2 import SessionByH2
 from capamesh.router.grpc.http2_by_ngh2 import SessionByNgh2
 from capamesh.router.grpc.messages import CLASSES
-from capamesh.router.grpc.methods import HEALTH, SERVICE
+from capamesh.router.grpc.methods import SERVICE
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -77,8 +77,8 @@ def test_no_more_than_so_many_are_kept() -> None:
 def test_last_answer_of_a_stream_says_so() -> None:
     known = KnownAnswers()
     assert not read(known.written(ALL, answer_of(Y), "m")).parameters
-    (entry,) = read(known.written(ALL, answer_of(Y), "m", is_streamed=True)).parameters
-    assert (entry.key, entry.value.bool_param) == ("triton_final_response", True)
+    (entry,) = read(known.written(ALL, answer_of(Y), "m", is_streamed=True)).parameters.items()
+    assert (entry[0], entry[1].bool_param) == ("triton_final_response", True)
 
 
 def test_output_that_is_not_there_is_refused() -> None:

@@ -27,6 +27,7 @@ from capamesh.router.grpc.messages import CLASSES
 
 LIMITS = Limits()
 Request = CLASSES["ModelInferRequest"]
+Parameter = CLASSES["InferParameter"]
 
 
 def message(*raw: bytes, **fields: Any) -> Any:
@@ -167,18 +168,17 @@ def test_typed_contents_become_the_raw_bytes(
 def test_parameters_and_classes_are_those_of_http() -> None:
     encoded = message(
         b"12345678",
-        parameters=[
-            {"key": "timeout", "value": {"int64_param": 5}},
-            {"key": "sequence_id", "value": {"string_param": "s"}},
-            {"key": "sequence_start", "value": {"bool_param": True}},
-            {"key": "share", "value": {"double_param": 0.5}},
-            {"key": "priority", "value": {"uint64_param": 2}},
-        ],
+        parameters={
+            "timeout": Parameter(int64_param=5),
+            "sequence_id": Parameter(string_param="s"),
+            "sequence_start": Parameter(bool_param=True),
+            "share": Parameter(double_param=0.5),
+            "priority": Parameter(uint64_param=2),
+        },
         outputs=[
-            {
-                "name": "y",
-                "parameters": [{"key": "classification", "value": {"int64_param": 3}}],
-            }
+            CLASSES["InferRequestedOutputTensor"](
+                name="y", parameters={"classification": Parameter(int64_param=3)}
+            )
         ],
     ).SerializeToString()
     asked = read(encoded)
@@ -236,13 +236,17 @@ X = {"name": "x", "datatype": "FP32", "shape": [1, 2]}
             "repeats the name",
         ),
         (
-            message(b"12345678", parameters=[{"key": "k", "value": {}}]).SerializeToString(),
+            message(b"12345678", parameters={"k": Parameter()}).SerializeToString(),
             "'k' has no value",
         ),
         (
             message(
                 b"",
-                inputs=[X | {"parameters": [{"key": "shared_memory_region", "value": {}}]}],
+                inputs=[
+                    CLASSES["InferInputTensor"](
+                        **X, parameters={"shared_memory_region": Parameter()}
+                    )
+                ],
             ).SerializeToString(),
             "shared memory",
         ),

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
+from mypy_extensions import mypyc_attr
+
 from capamesh.protocol.errors import (
     CapameshError,
     DeadlineExceeded,
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from capamesh.router.grpc.exchange import GrpcReply
     from capamesh.router.grpc.heads import CallHead
     from capamesh.router.grpc.http2 import Headers, Http2Session
-    from capamesh.router.grpc.methods import Method, Running
+    from capamesh.router.grpc.lookups import Method, Running
     from capamesh.router.http.front_context import FrontContext
 
 _PREFIX_BYTES = 5
@@ -46,6 +48,7 @@ JOINED_BYTES = 64 * 1024
 """A message up to that is copied into one piece before it is sent (guess: as answers over HTTP)."""
 
 
+@mypyc_attr(native_class=False)
 class CallHost(Protocol):
     """The connection of a call, as the call sees it."""
 
@@ -127,7 +130,8 @@ class ServerCall:
     @property
     def is_idle(self) -> bool:
         """Return whether no request would be lost with it."""
-        return self._running is None and self.since_s is None and not self._backlog
+        is_waiting = self._running is None or self._method.is_lasting
+        return is_waiting and self.since_s is None and not self._backlog
 
     # what comes
 
@@ -258,17 +262,19 @@ class ServerCall:
             except CapameshError as error:
                 self._fail(error.with_traceback(None))
                 return
-        self._host.front.requests.count += 1
+        if not self._method.is_lasting:
+            self._host.front.requests.count += 1
         self._running = running = self._method.make(
             self._head, self._key, self._deadline_s, self._reply
         )
         running.begin(message)
 
     def _reply(self, reply: GrpcReply) -> None:
-        self._running = None
-        self._let_go()
-        self._host.front.requests.ended()
-        if self._method.is_streamed:
+        if not reply.is_last:
+            self._send(reply.headers, reply.pieces)
+            return
+        self._ended()
+        if self._method.is_streamed and (self._method.is_tritons or reply.error is None):
             self._reply_in_stream(reply)
         elif reply.error is None:
             self._send(reply.headers, reply.pieces)
@@ -279,7 +285,9 @@ class ServerCall:
     def _reply_in_stream(self, reply: GrpcReply) -> None:
         """Send one of many answers, an error too as a message unless the client wants it as the status."""
         error = reply.error
-        if error is None:
+        if not self._method.is_tritons:
+            self._send(reply.headers, reply.pieces)
+        elif error is None:
             head = b"\x12" + varint(sum(map(size_of, reply.pieces)))
             self._send(reply.headers, (head, *reply.pieces))
         elif self._head.wants_status:
@@ -287,6 +295,13 @@ class ServerCall:
         else:
             self._send((), (field(1, error.message.encode()),))
         self.go_on()
+
+    def _ended(self) -> None:
+        """Forget the request under way, which is over."""
+        self._running = None
+        self._let_go()
+        if not self._method.is_lasting:
+            self._host.front.requests.ended()
 
     def _send(self, headers: Headers, pieces: Sequence[bytes | memoryview]) -> None:
         """Send a message."""
@@ -324,10 +339,10 @@ class ServerCall:
 
     def cancel(self) -> None:
         """Withdraw what is under way, for the client has left."""
-        running, self._running = self._running, None
+        running = self._running
         if running is not None:
+            self._ended()
             running.cancel()
-            self._host.front.requests.ended()
         self._drop()
 
     def overdue(self, limit_s: float) -> None:

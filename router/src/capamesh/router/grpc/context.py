@@ -30,7 +30,7 @@ class GrpcContext:
         self.front = front
         self.make_session = make_session
         self.heads = CallHeads()
-        self.methods = Methods(GrpcInference(inference), descriptions, inference.log)
+        self.methods = Methods(GrpcInference(inference), descriptions, front, inference.log)
         self.clock = inference.routing.clock
         self.misbehaved = 0
         """The connections that were ended for what their clients did."""

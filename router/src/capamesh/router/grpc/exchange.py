@@ -41,7 +41,7 @@ _EXPLANATION = EXPLANATION_HEADER.lower().encode()
 class GrpcReply(Value):
     """The reply to a request: a message in pieces, or trailers that tell of an error."""
 
-    __slots__ = ("error", "headers", "pieces", "trailers")
+    __slots__ = ("error", "headers", "is_last", "pieces", "trailers")
 
     def __init__(
         self,
@@ -49,6 +49,8 @@ class GrpcReply(Value):
         headers: Headers = (),
         trailers: Headers = OK_TRAILERS,
         error: CapameshError | None = None,
+        *,
+        is_last: bool = True,
     ) -> None:
         self.pieces = pieces
         self.headers = headers
@@ -56,6 +58,8 @@ class GrpcReply(Value):
         self.trailers = trailers
         self.error = error
         """The error that the trailers tell of; None: there is a message, maybe an empty one."""
+        self.is_last = is_last
+        """False for one that others to the same request follow."""
 
 
 def error_reply(error: CapameshError) -> GrpcReply:

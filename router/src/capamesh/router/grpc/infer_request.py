@@ -227,20 +227,20 @@ def _typed(name: str, datatype: Datatype, contents: Message) -> bytes:
 
 
 def _refuse_shared_memory(name: str, parameters: Message) -> None:
-    if any(each.key == "shared_memory_region" for each in parameters):
+    if "shared_memory_region" in parameters:
         raise InvalidRequest(
             f"tensor {name!r} is in shared memory, which the network's peers do not share; send it as raw_input_contents"
         )
 
 
 def _parameters(entries: Message) -> dict[str, object]:
-    """Return parameters as plain values; of a key that stands twice the last counts, as in any map."""
+    """Return parameters as plain values."""
     found: dict[str, object] = {}
-    for entry in entries:
-        kind = entry.value.WhichOneof("choice")
+    for key, value in entries.items():
+        kind = value.WhichOneof("choice")
         if kind is None:
-            raise InvalidRequest(f"parameter {entry.key[:80]!r} has no value")
-        found[entry.key] = getattr(entry.value, kind)
+            raise InvalidRequest(f"parameter {key[:80]!r} has no value")
+        found[key] = getattr(value, kind)
     return found
 
 
