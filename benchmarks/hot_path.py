@@ -2,7 +2,8 @@
 
     python benchmarks/hot_path.py REQUEST COUNT
 
-REQUEST is json (32 bytes of numbers as text), binary (1 KiB) or large (600 KB). What runs is the front, the pipeline, a
+REQUEST is json (32 bytes of numbers as text), binary (1 KiB) or large (600 KB), or grpc or grpc_large for the last two over
+gRPC. What runs is the front, the pipeline, a
 policy and links, and at the other end of each link its core and a node that answers at once. The same counts give the
 same work on any machine, so that `speed_check.py` can count instructions. It prints one line of JSON.
 """
@@ -18,12 +19,18 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests" / "support"))
 
 import virtual_time  # noqa: E402 - it lies in the folder that was just added
-from warm_router import JSON, World, binary_of, warm  # noqa: E402 - likewise
+from warm_router import JSON, World, binary_of, message_of, warm  # noqa: E402 - likewise
 
 import capamesh.router  # noqa: E402 - likewise
 from capamesh.protocol.gc_tuning import freeze_loaded_objects  # noqa: E402 - likewise
 
-REQUESTS = {"json": JSON, "binary": binary_of(128), "large": binary_of(75_264)}
+REQUESTS = {
+    "json": JSON,
+    "binary": binary_of(128),
+    "large": binary_of(75_264),
+    "grpc": message_of(128),
+    "grpc_large": message_of(75_264),
+}
 
 
 async def run(request: bytes, count: int) -> float:
@@ -36,7 +43,7 @@ async def run(request: bytes, count: int) -> float:
         world.ask()
         await world.answer()
     used_s = time.process_time() - began_s
-    answered = world.client.written.count(b"HTTP/1.1 200 OK")
+    answered = world.client.written.count(world.answered)
     if answered != count:
         raise SystemExit(f"{answered} of {count} requests were answered")
     return used_s

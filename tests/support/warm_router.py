@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from fleet_fakes import Fleet, NullLog, answer_of, fp32
+from http2_client import HEAD, Http2Client
 from link_ends import Ends
+from typing_extensions import override
 
 from capamesh.protocol.links.calls import LoadReport, encode_load
 from capamesh.protocol.links.events import ProbeReceived, RequestReceived
 from capamesh.protocol.tensors import Limits
+from capamesh.router.grpc.messages import CLASSES
+from capamesh.router.grpc.methods import SERVICE
+from capamesh.router.grpc.server import GrpcServer
 from capamesh.router.http.application import OpenRequests
 from capamesh.router.http.connection import FrontConnection
 from capamesh.router.http.exchange import Inference
 from capamesh.router.http.server import Front
+from capamesh.router.requests.model_descriptions import ModelDescriptions
 
 JSON_BODY = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1.0,2.0]}]}'
 
@@ -50,7 +56,21 @@ def binary_of(rows: int) -> bytes:
 
 
 BINARY = binary_of(1)
+
+
+def message_of(rows: int) -> bytes:
+    """Return a message of gRPC with a request for `rows` rows of two numbers."""
+    described = {"name": "x", "datatype": "FP32", "shape": [rows, 2]}
+    message = CLASSES["ModelInferRequest"](
+        model_name="m",
+        inputs=[described],
+        raw_input_contents=[struct.pack("<2f", 1.0, 2.0) * rows],
+    ).SerializeToString()
+    return b"\0" + len(message).to_bytes(4, "big") + bytes(message)
+
+
 ANSWER = answer_of("1", fp32("y", [1, 2]))
+MOST_WINDOW_BYTES = 2**31 - 1
 WARM = 50
 """Requests after which nothing is done for the first time."""
 
@@ -74,6 +94,9 @@ class Client:
 class World:
     """A front, a router's core and real links to nodes that answer at once; nothing has a socket."""
 
+    answered: ClassVar[bytes] = b"HTTP/1.1 200 OK"
+    """The bytes that stand once in each answer."""
+
     def __init__(self, request: bytes) -> None:
         self.request = request
         self.fleet = fleet = Fleet(policy="prequal")
@@ -92,13 +115,19 @@ class World:
             NullLog(),  # type: ignore[arg-type]
         )
         front = Front(inference, OpenRequests(), arrival_s=30.0)
+        descriptions = ModelDescriptions(inference, is_ready=lambda: True, wall_clock=lambda: 0.0)
+        front.guests = GrpcServer(inference, descriptions, front)
         self.client = Client()
         self.connection = FrontConnection(front)
         self.connection.connection_made(cast(asyncio.Transport, self.client))
 
     def ask(self) -> None:
         """Let a request's bytes arrive."""
-        missing = memoryview(self.request)
+        self.take(self.request)
+
+    def take(self, data: bytes) -> None:
+        """Let bytes arrive as they are read."""
+        missing = memoryview(data)
         while missing:
             buffer = self.connection.get_buffer(-1)
             count = min(len(buffer), len(missing))
@@ -121,11 +150,45 @@ class World:
             ends.deliver()
 
 
+class GrpcWorld(World):
+    """The same with a client of gRPC, which sends a message again and again."""
+
+    answered: ClassVar[bytes] = b"\x12\x04FP32"
+
+    def __init__(self, message: bytes) -> None:
+        super().__init__(message)
+        client = Http2Client()
+        self.take(client.begin(initial_window_size=MOST_WINDOW_BYTES))
+        self.take(client.window(0, MOST_WINDOW_BYTES - 65_535))
+        # none of it goes into the header table, so that each call has the same
+        head = tuple(
+            (name, f"/{SERVICE}/ModelInfer".encode() if name == b":path" else value, True)
+            for name, value in HEAD
+        )
+        self._call = client.head(1, head) + client.data(1, message, is_last=True)
+        self._stream = 1
+
+    @override
+    def ask(self) -> None:
+        call = bytearray(self._call)
+        stream, self._stream = self._stream.to_bytes(4, "big"), self._stream + 2
+        at = 0
+        while at < len(call):  # each frame begins with its length, and has its stream behind that
+            call[at + 5 : at + 9] = stream
+            at += 9 + int.from_bytes(call[at : at + 3], "big")
+        self.take(bytes(call))
+
+    @override
+    async def answer(self) -> None:
+        await super().answer()
+        await asyncio.sleep(0)  # the connection has written
+
+
 async def warm(request: bytes) -> World:
-    """Return a world that has answered the request some times."""
-    world = World(request)
+    """Return a world that has answered the request some times: one over HTTP, or a message of gRPC."""
+    world = World(request) if request.startswith(b"POST") else GrpcWorld(request)
     for _ in range(WARM):
         world.ask()
         await world.answer()
-    assert world.client.written.count(b"HTTP/1.1 200 OK") == WARM
+    assert world.client.written.count(world.answered) == WARM
     return world
