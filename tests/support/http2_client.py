@@ -48,12 +48,12 @@ class Http2Client:
     def head(
         self,
         stream: int,
-        headers: Sequence[tuple[bytes, bytes]] = HEAD,
+        headers: Sequence[tuple[bytes, bytes] | tuple[bytes, bytes, bool]] = HEAD,
         *,
         is_last: bool = False,
         is_whole: bool = True,
     ) -> bytes:
-        """Return HEADERS; `is_whole` has END_HEADERS."""
+        """Return HEADERS; `is_whole` has END_HEADERS. True behind a name and a value keeps them out of the table."""
         frame = HeadersFrame(stream)
         frame.data = self._encoder.encode(headers)
         if is_whole:

@@ -337,16 +337,6 @@ async def test_call_that_cannot_be_done_is_told_why(
     assert text in (caught.value.details() or "")
 
 
-async def test_packed_messages_are_refused_with_what_is_taken(http: Http) -> None:
-    http.node("a", echo)
-    async with grpc.aio.insecure_channel(
-        address(http), compression=grpc.Compression.Gzip
-    ) as channel:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await method(channel, INFER)(message(id="x" * 1000))
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-
-
 async def test_message_over_the_limit_is_refused(make_session: Callable[[], Http2Session]) -> None:
     async with tidy(make_session=make_session, limits=Limits(max_message_bytes=4096)) as http:
         http.node("a", echo)

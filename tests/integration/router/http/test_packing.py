@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 
 import numpy as np
 from fleet_fakes import answer_of, answering, fp32
@@ -32,3 +33,26 @@ async def test_short_answers_and_raw_bytes_come_as_they_are(http: Http) -> None:
     body = json.dumps({"inputs": [], "parameters": {"binary_data_output": True}}).encode()
     answer = await ask(http.client.port, request(INFER, body, GZIP))
     assert answer.get("content-encoding") is None
+
+
+async def test_long_answer_comes_in_deflate_to_who_takes_nothing_else(http: Http) -> None:
+    http.node("A", answering(answer_of("1", LONG)))
+    plain = await ask(http.client.port, request(INFER, BODY))
+    packed = await ask(http.client.port, request(INFER, BODY, b"Accept-Encoding: deflate"))
+    assert packed.get("content-encoding") == "deflate"
+    assert zlib.decompress(packed.body) == plain.body
+
+
+async def test_raw_bytes_come_packed_to_who_packs_its_requests(http: Http) -> None:
+    http.node("A", answering(answer_of("1", LONG)))
+    body = json.dumps({"inputs": [], "parameters": {"binary_data_output": True}}).encode()
+    plain = await ask(http.client.port, request(INFER, body))
+    for _ in range(3):  # the form of the answer is known then
+        data = request(INFER, gzip.compress(body), GZIP, b"Content-Encoding: gzip")
+        packed = await ask(http.client.port, data)
+        assert packed.get("content-encoding") == "gzip"
+        length = "inference-header-content-length"
+        assert packed.get(length) == plain.get(length)
+        assert gzip.decompress(packed.body) == plain.body
+    data = request(INFER, gzip.compress(body), b"Content-Encoding: gzip")
+    assert (await ask(http.client.port, data)).body == plain.body

@@ -7,7 +7,7 @@ import gzip
 
 import pytest
 
-from capamesh.router.http.packing import AT_ONCE, MOST_WAITING, Packer, takes_gzip
+from capamesh.router.http.packing import AT_ONCE, MOST_WAITING, Packer, taken_coding, takes_gzip
 
 
 async def test_rest_goes_as_it_is_when_there_is_much_to_pack() -> None:
@@ -40,3 +40,18 @@ async def test_rest_goes_as_it_is_when_there_is_much_to_pack() -> None:
 )
 def test_client_that_takes_gzip_says_so(accepted: str, takes: bool) -> None:
     assert takes_gzip(accepted) is takes
+
+
+@pytest.mark.parametrize(
+    ("accepted", "coding"),
+    [
+        ("deflate, gzip", "gzip"),
+        ("deflate, gzip;q=0", "deflate"),
+        ("x-gzip, deflate", "x-gzip"),
+        ("DEFLATE", "deflate"),
+        ("br", ""),
+        ("", ""),
+    ],
+)
+def test_best_coding_that_a_client_takes_is_chosen(accepted: str, coding: str) -> None:
+    assert taken_coding(accepted) == coding

@@ -7,9 +7,7 @@ the next stay in the client, whose window is not opened for them.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
-
-from mypy_extensions import mypyc_attr
+from typing import TYPE_CHECKING
 
 from capamesh.protocol.errors import (
     CapameshError,
@@ -19,6 +17,7 @@ from capamesh.protocol.errors import (
     TooLarge,
 )
 from capamesh.router.grpc.arriving import ArrivingMessage
+from capamesh.router.grpc.exchange import error_reply
 from capamesh.router.grpc.infer_answer import field, varint
 from capamesh.router.grpc.status import (
     ANSWER_HEAD,
@@ -27,6 +26,7 @@ from capamesh.router.grpc.status import (
     error_trailers,
     status_trailers,
 )
+from capamesh.router.grpc.unpacking import Unpacking
 from capamesh.router.http.client_side import NO_ROOM
 from capamesh.router.http.errors import too_slow_text
 from capamesh.router.http.replies import size_of
@@ -35,38 +35,18 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from capamesh.router.access.keys import Key
+    from capamesh.router.grpc.call_host import CallHost
     from capamesh.router.grpc.exchange import GrpcReply
     from capamesh.router.grpc.heads import CallHead
-    from capamesh.router.grpc.http2 import Headers, Http2Session
+    from capamesh.router.grpc.http2 import Headers
     from capamesh.router.grpc.lookups import Method, Running
-    from capamesh.router.http.front_context import FrontContext
 
 _PREFIX_BYTES = 5
 """The bytes before a message: whether it is packed, and its length."""
-_TAKEN_ENCODINGS = (b"grpc-accept-encoding", b"identity")
+_CODINGS = ("gzip", "deflate")
+_TAKEN_ENCODINGS = (b"grpc-accept-encoding", b"identity,gzip,deflate")
 JOINED_BYTES = 64 * 1024
 """A message up to that is copied into one piece before it is sent (guess: as answers over HTTP)."""
-
-
-@mypyc_attr(native_class=False)
-class CallHost(Protocol):
-    """The connection of a call, as the call sees it."""
-
-    __slots__ = ()
-
-    front: FrontContext
-    session: Http2Session
-
-    @property
-    def is_clogged(self) -> bool:
-        """Return whether so much waits to be read by the client that no more is to be asked of anybody for it."""
-        ...
-
-    def flush_soon(self) -> None:
-        """Write what is to be sent, behind all that is about to be sent."""
-
-    def over(self, stream: int) -> None:
-        """Forget a call that has ended."""
 
 
 class ServerCall:
@@ -82,6 +62,7 @@ class ServerCall:
         "_host",
         "_is_going_on",
         "_is_over",
+        "_is_packed",
         "_key",
         "_message",
         "_method",
@@ -117,6 +98,8 @@ class ServerCall:
         self._backlog: deque[memoryview] = deque()
         """The bytes that are not looked at yet; the client's window bounds them."""
         self._prefix = b""
+        self._is_packed = False
+        """True of the message that comes or is here if it is packed."""
         self._arriving: ArrivingMessage | None = None
         self._message: memoryview | None = None
         """The message of a unary call whose client has not said yet that it was the only one."""
@@ -185,9 +168,9 @@ class ServerCall:
         prefix, self._prefix = self._prefix, b""
         size_bytes = int.from_bytes(prefix[1:], "big")
         most_bytes = self._host.front.inference.limits.max_message_bytes
-        if prefix[0]:
-            text = "messages are taken as they are, not compressed: send them without grpc-encoding"
-            self._end([*status_trailers(Status.UNIMPLEMENTED, text), _TAKEN_ENCODINGS])
+        self._is_packed = prefix[0] != 0
+        if self._is_packed and self._head.coding not in _CODINGS:
+            self._refuse_coding(self._head.coding)
         elif size_bytes > most_bytes:
             self._fail(TooLarge(f"the message has {size_bytes} bytes; the limit is {most_bytes}"))
         elif len(data) < size_bytes:
@@ -200,6 +183,17 @@ class ServerCall:
         else:
             self._fail(self._no_room())
         return data
+
+    def _refuse_coding(self, coding: str) -> None:
+        """End, for a message is packed in a way that is not known here, or not said."""
+        if coding == "identity":
+            text = "a message is packed, and grpc-encoding does not say how"
+            self._end(status_trailers(Status.INTERNAL, text))
+            return
+        text = (
+            f"grpc-encoding is {coding[:80]!r}; messages may be packed by {' or '.join(_CODINGS)}"
+        )
+        self._end([*status_trailers(Status.UNIMPLEMENTED, text), _TAKEN_ENCODINGS])
 
     def _begin_to_arrive(self, size_bytes: int) -> None:
         budget = self._host.front.budget
@@ -264,10 +258,28 @@ class ServerCall:
                 return
         if not self._method.is_lasting:
             self._host.front.requests.count += 1
+        if self._is_packed:
+            self._running = unpacking = Unpacking(
+                self._host.front, self._head.coding, self._unpacked, self._not_unpacked
+            )
+            unpacking.begin(message)
+        else:
+            self._run(message)
+
+    def _run(self, message: memoryview) -> None:
         self._running = running = self._method.make(
             self._head, self._key, self._deadline_s, self._reply
         )
         running.begin(message)
+
+    def _unpacked(self, message: memoryview) -> None:
+        """Go on with a message that was packed; what it was packed in is not needed any more."""
+        self._let_go()
+        self._held_bytes = len(message)
+        self._run(message)
+
+    def _not_unpacked(self, error: CapameshError) -> None:
+        self._reply(error_reply(error))
 
     def _reply(self, reply: GrpcReply) -> None:
         if not reply.is_last:
@@ -277,7 +289,7 @@ class ServerCall:
         if self._method.is_streamed and (self._method.is_tritons or reply.error is None):
             self._reply_in_stream(reply)
         elif reply.error is None:
-            self._send(reply.headers, reply.pieces)
+            self._send(reply.headers, reply.pieces, is_packed=reply.is_packed)
             self._end(reply.trailers)
         else:
             self._end(reply.trailers)
@@ -303,14 +315,16 @@ class ServerCall:
         if not self._method.is_lasting:
             self._host.front.requests.ended()
 
-    def _send(self, headers: Headers, pieces: Sequence[bytes | memoryview]) -> None:
+    def _send(
+        self, headers: Headers, pieces: Sequence[bytes | memoryview], *, is_packed: bool = False
+    ) -> None:
         """Send a message."""
         session, stream = self._host.session, self._stream
         if not self._has_answered:
             self._has_answered = True
             session.start_answer(stream, (*ANSWER_HEAD, *headers))
         size_bytes = sum(map(size_of, pieces))
-        prefix = b"\0" + size_bytes.to_bytes(4, "big")
+        prefix = (b"\1" if is_packed else b"\0") + size_bytes.to_bytes(4, "big")
         if size_bytes <= JOINED_BYTES:
             session.send(stream, b"".join((prefix, *pieces)))
         else:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError, InvalidRequest
-from capamesh.router.grpc.calls import CallHost, ServerCall
+from capamesh.router.grpc.call_host import CallHost
+from capamesh.router.grpc.calls import ServerCall
 from capamesh.router.grpc.calm import Calm
 from capamesh.router.grpc.http2 import (
     MAX_STREAMS,

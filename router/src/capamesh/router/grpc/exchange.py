@@ -21,6 +21,8 @@ from capamesh.router.grpc.infer_request import KnownRequests, decode_in_steps, p
 from capamesh.router.grpc.status import OK_TRAILERS, error_trailers
 from capamesh.router.http.exchange import EXPLANATION_HEADER, NODE_HEADER, Inference, shortened
 from capamesh.router.http.key_check import with_tenant
+from capamesh.router.http.packing import CODINGS, LEAST_BYTES
+from capamesh.router.http.replies import size_of
 from capamesh.router.requests.inference import InferenceRequest, Target
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ _EXPLANATION = EXPLANATION_HEADER.lower().encode()
 class GrpcReply(Value):
     """The reply to a request: a message in pieces, or trailers that tell of an error."""
 
-    __slots__ = ("error", "headers", "is_last", "pieces", "trailers")
+    __slots__ = ("error", "headers", "is_last", "is_packed", "pieces", "trailers")
 
     def __init__(
         self,
@@ -51,6 +53,7 @@ class GrpcReply(Value):
         error: CapameshError | None = None,
         *,
         is_last: bool = True,
+        is_packed: bool = False,
     ) -> None:
         self.pieces = pieces
         self.headers = headers
@@ -60,6 +63,8 @@ class GrpcReply(Value):
         """The error that the trailers tell of; None: there is a message, maybe an empty one."""
         self.is_last = is_last
         """False for one that others to the same request follow."""
+        self.is_packed = is_packed
+        """True if the message is packed, as its headers say."""
 
 
 def error_reply(error: CapameshError) -> GrpcReply:
@@ -208,7 +213,25 @@ class GrpcExchange(InferenceRequest):
             self.crash(error)
             return
         self.count_answer(outcome)
-        self._end(GrpcReply(pieces, headers))
+        if self._head.coding not in CODINGS or not self._packs(pieces, headers):
+            self._end(GrpcReply(pieces, headers))
+
+    def _packs(
+        self, pieces: Sequence[bytes | memoryview], headers: list[tuple[bytes, bytes]]
+    ) -> bool:
+        """Begin to pack a long answer for a client that packs its requests; return whether it is under way."""
+        coding = self._head.coding
+        if self._is_streamed or sum(map(size_of, pieces)) < LEAST_BYTES:
+            return False
+
+        def done(packed: bytes | None) -> None:
+            if packed is None:
+                self._end(GrpcReply(pieces, headers))
+            else:
+                told = [*headers, (b"grpc-encoding", coding.encode())]
+                self._end(GrpcReply((packed,), told, is_packed=True))
+
+        return self._grpc.inference.packer.begin(pieces, done, coding)
 
     @override
     def _render_error(self, error: CapameshError, explanation: Explanation | None) -> None:

@@ -39,6 +39,8 @@ class CallHead:
     parent: TraceParent | None = None
     authorization: str = ""
     api_key: str = ""
+    coding: str = "identity"
+    """The coding of messages that are packed."""
     wants_status: bool = False
     """The client asks with Triton's header for errors of a stream as the status that ends it."""
     refusal: CapameshError | None = None
@@ -101,6 +103,7 @@ def _read(headers: tuple[tuple[bytes, bytes], ...]) -> CallHead:
         parsed_traceparent(fields.get(b"traceparent", b"").decode("latin-1")),
         fields.get(b"authorization", b"").decode("latin-1"),
         fields.get(b"x-api-key", b"").decode("latin-1"),
+        fields.get(b"grpc-encoding", b"identity").decode("latin-1").lower(),
         fields.get(b"triton_grpc_error", b"").lower() in _TRUE,
         refusal,
     )

@@ -41,7 +41,6 @@ EXPLANATION_HEADER = "X-Capamesh-Explanation"
 """Says, as JSON, among whom and why it was chosen, or why nobody was, when X-Capamesh-Explain asks."""
 JSON_WEIGHT = 4
 """Bytes that a byte of JSON takes with what is made of it: `0,` becomes an FP64 of 8 bytes."""
-_GZIP = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
 MAX_HEADER_BYTES = 8_000
 """The most characters of an explanation in a header: aiohttp's client reads 8,190 bytes of a header's line, its name included."""
 
@@ -52,8 +51,10 @@ class InferTarget(Target):
 
     header_length: int | None = None
     """The bytes of JSON at the body's start; None: all of it."""
-    takes_gzip: bool = False
-    """The client takes a packed answer."""
+    coding: str = ""
+    """The coding in which the client takes a packed answer; empty: it takes none."""
+    is_packed: bool = False
+    """True if the request came packed: then raw tensors are packed, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +144,8 @@ class Exchange(InferenceRequest):
         asked, answer, target = self._request, outcome.answer, self._target
         assert asked is not None  # noqa: S101 - it was read before it was sent
         reply: Reply | None = None
-        may_be_binary = asked.is_binary_default or asked.outputs
-        if may_be_binary and answer.described and not target.is_explained:
+        may_be_known = (asked.is_binary_default or asked.outputs) and not self._wire.is_packed
+        if may_be_known and answer.described and not target.is_explained:
             peer = outcome.replica.endpoint.peer
             reply = self._inference.replies.reply(asked, answer, target.model, peer)
         if reply is None:
@@ -210,10 +211,10 @@ class Exchange(InferenceRequest):
                 self.crash(error)
                 return None
         reply = Reply(200, headers, buffers)
-        if json_bytes is not None:
-            if not target.is_explained:
-                self._inference.replies.learn(asked, outcome.answer, target.model, peer, reply)
-        elif self._wire.takes_gzip and self._packs(reply):
+        wire = self._wire
+        if json_bytes is not None and not target.is_explained:
+            self._inference.replies.learn(asked, outcome.answer, target.model, peer, reply)
+        if wire.coding and (json_bytes is None or wire.is_packed) and self._packs(reply):
             self.count_answer(outcome)
             return None
         return reply
@@ -227,9 +228,11 @@ class Exchange(InferenceRequest):
             if packed is None:
                 self._end(reply)
             else:
-                self._end(Reply(reply.status, {**reply.headers, **_GZIP}, (packed,)))
+                coded = {"Content-Encoding": coding, "Vary": "Accept-Encoding"}
+                self._end(Reply(reply.status, {**reply.headers, **coded}, (packed,)))
 
-        return self._inference.packer.begin(reply.buffers, done)
+        coding = self._wire.coding
+        return self._inference.packer.begin(reply.buffers, done, coding)
 
     @override
     def _render_error(self, error: CapameshError, explanation: Explanation | None) -> None:

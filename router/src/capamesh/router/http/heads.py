@@ -16,7 +16,7 @@ from capamesh.protocol.oip import HEADER_LENGTH_NAME, json_refusal, parse_header
 from capamesh.router.http.exchange import JSON_WEIGHT, InferTarget
 from capamesh.router.http.key_check import KeyCheck, with_tenant
 from capamesh.router.http.options import PREFIX, options_of
-from capamesh.router.http.packing import takes_gzip
+from capamesh.router.http.packing import taken_coding
 from capamesh.router.telemetry.tracing import parsed_traceparent
 
 if TYPE_CHECKING:
@@ -193,5 +193,5 @@ def _target(target: bytes, fields: dict[bytes, bytes]) -> InferTarget | None:
         is_explained,
         None if trace is None else parsed_traceparent(trace.decode("latin-1")),
         header_length,
-        takes_gzip(fields.get(b"accept-encoding", b"").decode("latin-1")),
+        taken_coding(fields.get(b"accept-encoding", b"").decode("latin-1")),
     )

@@ -21,7 +21,7 @@ from capamesh.router.http.errors import response_of
 from capamesh.router.http.exchange import JSON_WEIGHT, Exchange, Inference, InferTarget
 from capamesh.router.http.key_check import key_of, with_tenant
 from capamesh.router.http.options import options_of
-from capamesh.router.http.packing import takes_gzip
+from capamesh.router.http.packing import taken_coding
 from capamesh.router.http.replies import OCTETS
 from capamesh.router.http.route import ANY_KEY, EVERYBODY, Content, Pages, Route, json_of
 from capamesh.router.http.schemas import headers, oip
@@ -139,10 +139,19 @@ class InferenceApi(Pages):
         except CapameshError as error:
             self._inference.refused(model, error)
             raise
-        takes = takes_gzip(request.headers.get("Accept-Encoding", ""))
+        coding = taken_coding(request.headers.get("Accept-Encoding", ""))
+        is_packed = request.headers.get("Content-Encoding", "identity") != "identity"
         parent = parsed_traceparent(request.headers.get("traceparent", ""))
         target = InferTarget(
-            model, version, options, is_explained, parent, header_length, takes, key=key
+            model,
+            version,
+            options,
+            is_explained,
+            parent,
+            header_length,
+            coding,
+            is_packed,
+            key=key,
         )
         replied: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 

@@ -20,7 +20,9 @@ AT_ONCE: Final = 2
 """Threads (guess: a router's loop needs a core, too)."""
 MOST_WAITING: Final = 4
 """Answers that wait for them; more go as they are (guess)."""
-_GZIP: Final = 31
+CODINGS: Final = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+"""The codings in which answers can be packed, the best first, with zlib's window bits."""
+_NOT: Final = frozenset({"q=0", "q=0.0", "q=0.00", "q=0.000"})
 
 
 class Packer:
@@ -32,12 +34,15 @@ class Packer:
         self._is_closed = False
 
     def begin(
-        self, buffers: Sequence[bytes | memoryview], on_done: Callable[[bytes | None], None]
+        self,
+        buffers: Sequence[bytes | memoryview],
+        on_done: Callable[[bytes | None], None],
+        coding: str = "gzip",
     ) -> bool:
-        """Pack `buffers`, and tell the loop; None: it did not work. False: not begun, for want of time or at the end."""
+        """Pack `buffers` in a coding, and tell the loop; None: it did not work. False: not begun, for want of time or at the end."""
         if self._is_closed or self._under_way >= AT_ONCE + MOST_WAITING:
             return False
-        future = asyncio.get_running_loop().run_in_executor(self._threads, packed, buffers)
+        future = asyncio.get_running_loop().run_in_executor(self._threads, packed, buffers, coding)
         self._under_way += 1
 
         def done(ended: asyncio.Future[bytes]) -> None:
@@ -54,9 +59,9 @@ class Packer:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def packed(buffers: Sequence[bytes | memoryview]) -> bytes:
-    """Return `buffers` as one gzip stream."""
-    packer = zlib.compressobj(LEVEL, wbits=_GZIP)
+def packed(buffers: Sequence[bytes | memoryview], coding: str = "gzip") -> bytes:
+    """Return `buffers` as one stream of a coding."""
+    packer = zlib.compressobj(LEVEL, wbits=CODINGS[coding])
     parts = [packer.compress(each) for each in buffers]
     parts.append(packer.flush())
     return b"".join(parts)
@@ -64,8 +69,19 @@ def packed(buffers: Sequence[bytes | memoryview]) -> bytes:
 
 def takes_gzip(accepted: str) -> bool:
     """Return whether a client that sends this as `Accept-Encoding` takes gzip."""
+    return taken_coding(accepted).endswith("gzip")
+
+
+def taken_coding(accepted: str) -> str:
+    """Return the best coding that a client takes that sends this as `Accept-Encoding`; empty: none of ours."""
+    if not accepted:
+        return ""
+    taken: list[str] = []
     for each in accepted.lower().split(","):
         coding, _, quality = each.partition(";")
-        if coding.strip() in {"gzip", "x-gzip"}:
-            return quality.replace(" ", "") not in {"q=0", "q=0.0", "q=0.00", "q=0.000"}
-    return False
+        if quality.replace(" ", "") not in _NOT:
+            taken.append(coding.strip())
+    for coding in CODINGS:
+        if coding in taken:
+            return coding
+    return ""
