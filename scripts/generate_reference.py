@@ -61,8 +61,11 @@ def routes() -> list[Route]:
     return sorted(found, key=lambda route: (route.path, route.method))
 
 
-def origin(path: str) -> str:
+def origin(route: Route) -> str:
     """Return who has specified a route."""
+    path = route.path
+    if route.is_openai:
+        return "OpenAI"
     if path.startswith("/v2"):
         is_tritons = path.endswith(TRITON)
         return "Triton's extensions" if is_tritons else "Open Inference Protocol v2"
@@ -81,7 +84,7 @@ def http_page() -> str:
     rows = [
         (
             code(f"{route.method} {route.path}"),
-            origin(route.path),
+            origin(route),
             key_of(route),
             sentence(route.does),
         )
@@ -91,7 +94,8 @@ def http_page() -> str:
 # HTTP routes of a router
 
 What a request may ask by headers and parameters, and what an answer's headers tell: [requests](requests.md). Whatever fails
-is answered with an [error](errors.md): its code in the header `X-Capamesh-Error`, and in the body: `{{"error": "...", "code": "..."}}`.
+is answered with an [error](errors.md): its code in the header `X-Capamesh-Error`, and in the body: `{{"error": "...", "code": "..."}}`. On routes
+that OpenAI has specified the body is `{{"error": {{"message": "...", "type": "...", "param": "...", "code": "..."}}}}`, as its clients read it.
 
 `GET /openapi.json` says the same to programs, with the types of all bodies: generators of clients take it, and so do tools that try out a server.
 

@@ -15,6 +15,17 @@ Those of `silero_vad` are one recording, in its order:
     expected  f32 [N]: the probability of speech that ONNX Runtime alone gives each, one after the other
     titles    text [N]: where in the recording each window begins
     rate_hz   int64 []: samples a second
+
+Those of `sentiment` are texts and the places of their labels:
+
+    rows      text [N]
+    expected  int64 [N]
+    titles    text [N]: the same as rows
+
+Those of `minilm` are pairs of texts:
+
+    rows      text [N, 3]: a text, one that means nearly the same, and another
+    titles    text [N]: the first of each
 """
 
 from __future__ import annotations
@@ -26,6 +37,7 @@ import numpy as np
 
 from capamesh.node.repository import ModelSource, scan
 from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
+from capamesh.node.runtime.tasks.making import make_task
 from capamesh.protocol.tensors import Tensor
 
 SILERO_STATE = (2, 1, 128)
@@ -107,6 +119,65 @@ class Recording:
         return np.isclose(said, self.expected, rtol=1e-5)
 
 
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Texts with the label that each should have; the module's docstring says what each field is."""
+
+    rows: np.ndarray
+    expected: np.ndarray
+    names: np.ndarray
+    output: str
+
+    @property
+    def titles(self) -> np.ndarray:
+        """Return what each row is, for people."""
+        return self.rows
+
+    def save(self, path: Path) -> None:
+        """Write the fields as arrays; nothing needs pickle to be read."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(path, rows=self.rows, expected=self.expected, titles=self.rows)
+
+    def right(self, models: Path, name: str) -> np.ndarray:
+        """Return which texts the model in `models`, run as a node would, labels as expected, bool [N]."""
+        scores = _answer(models, name, self.rows, self.output)
+        return scores.argmax(axis=1) == self.expected
+
+
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """Texts of which the first two of a row mean nearly the same; the module's docstring says what each field is."""
+
+    rows: np.ndarray
+    titles: np.ndarray
+
+    @staticmethod
+    def ours() -> Likeness:
+        """Return some rows of our own."""
+        rows = np.array(
+            [
+                ("A cat sat on the mat.", "A kitten rests on a rug.", "The stock market fell."),
+                ("How do I reset my password?", "I forgot my login.", "It rains in Spain."),
+                ("He plays the violin.", "She is a musician.", "The engine needs oil."),
+                ("The train is late again.", "Our railway has delays.", "Add two eggs."),
+            ]
+        )
+        return Likeness(rows, rows[:, 0])
+
+    def save(self, path: Path) -> None:
+        """Write the texts as arrays; nothing needs pickle to be read."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(path, rows=self.rows, titles=self.titles)
+
+    def right(self, models: Path, name: str) -> np.ndarray:
+        """Return for which rows the model in `models`, run as a node would, finds the second text nearer than the third."""
+        vectors = _answer(models, name, self.rows.ravel(), "embedding").reshape(
+            *self.rows.shape, -1
+        )
+        near = [first @ same > first @ other for first, same, other in vectors]
+        return np.array(near)
+
+
 def decisions(models: Path, name: str, cases: Cases) -> np.ndarray:
     """Return the class that the model in `models` gives to each case, int64 [N], as a node would."""
     model = OnnxBackend().load(_source(models, name))
@@ -114,6 +185,17 @@ def decisions(models: Path, name: str, cases: Cases) -> np.ndarray:
     model.validate(inputs, [cases.output])
     (scores,) = model.run(inputs, [cases.output])
     return scores.to_numpy().argmax(axis=1)
+
+
+def _answer(models: Path, name: str, texts: np.ndarray, output: str) -> np.ndarray:
+    """Return an output of the model in `models` for some texts, run as a node would."""
+    source = _source(models, name)
+    model = OnnxBackend().load(source)
+    task = make_task(source, model.inputs, model.outputs)
+    assert task is not None  # noqa: S101 - its manifest names one
+    request = task.request((Tensor.from_numpy("text", texts.astype(object)),), (output,))
+    (found,) = request.of(model.run(request.inputs(), request.outputs))
+    return found.to_numpy()
 
 
 def _source(models: Path, name: str) -> ModelSource:

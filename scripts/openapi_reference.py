@@ -21,6 +21,7 @@ from capamesh.router.http.errors import STATUS, status_of
 from capamesh.router.http.replies import JSON
 from capamesh.router.http.route import ANY_KEY, Content, Parameter, Route
 from capamesh.router.http.schemas.oip import Error
+from capamesh.router.http.schemas.openai import OpenAIError
 
 FILE: Final = Path(capamesh.router.http.__file__ or "").with_name("openapi.json")
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -80,7 +81,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
         for group in (route.answer, route.body, *route.others.values())
         for each in group
     ]
-    kinds = list(dict.fromkeys([*contents, *_parameter_kinds(routes), Error]))
+    kinds = list(dict.fromkeys([*contents, *_parameter_kinds(routes), Error, OpenAIError]))
     schemas, components = msgspec.json.schema_components(kinds, ref_template=REF)
     schema_of = dict(zip(kinds, schemas, strict=True))
     _explain(components)
@@ -95,7 +96,8 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
         "info": {
             "title": "Capamesh router",
             "version": version("capamesh"),
-            "description": "The HTTP routes of a router. Whatever fails is answered with an `Error`.",
+            "description": "The HTTP routes of a router. Whatever fails is answered with an `Error`, or on routes of OpenAI's"
+            " with an `OpenAIError`.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/", "description": "This router"}],
@@ -159,6 +161,9 @@ def _operation(route: Route, name: str, schema_of: Mapping[object, Any]) -> dict
     failed = _errors(route)
     for status in sorted({*failed, *route.others}):
         others = route.others.get(status)
+        if route.is_openai:
+            responses[str(status)] = _openai_response(_means(status), _headers(status), schema_of)
+            continue
         if others is None:
             responses[str(status)] = {"$ref": f"#/components/responses/{status}"}
             continue
@@ -166,8 +171,17 @@ def _operation(route: Route, name: str, schema_of: Mapping[object, Any]) -> dict
         content = {"content": _any_of(kinds, schema_of)} if kinds else {}
         responses[str(status)] = {"description": _means(status), **content}
     responses["default"] = {"$ref": "#/components/responses/default"}
+    if route.is_openai:
+        responses["default"] = _openai_response("Any other error.", {}, schema_of)
     operation["responses"] = responses
     return operation
+
+
+def _openai_response(
+    means: str, headers: dict[str, Any], schema_of: Mapping[object, Any]
+) -> dict[str, Any]:
+    content = {JSON: {"schema": schema_of[OpenAIError]}}
+    return {"description": means, **({"headers": headers} if headers else {}), "content": content}
 
 
 def _security(route: Route) -> list[dict[str, list[str]]]:

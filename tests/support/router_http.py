@@ -30,9 +30,11 @@ from capamesh.router.http.admin_fleet import FleetApi
 from capamesh.router.http.admin_routing import RoutingApi
 from capamesh.router.http.application import OpenRequests, make_application, make_runner
 from capamesh.router.http.documents import DocumentsApi
+from capamesh.router.http.embeddings import EmbeddingsApi
 from capamesh.router.http.exchange import Inference
 from capamesh.router.http.limits import FrontLimits
 from capamesh.router.http.oip import InferenceApi
+from capamesh.router.http.openai_models import ModelsApi
 from capamesh.router.http.page import PageApi
 from capamesh.router.http.route import TABLE, Route
 from capamesh.router.http.server import Front
@@ -288,6 +290,8 @@ async def serving(
         api,
         pages,
         page,
+        EmbeddingsApi(inference, arrival_s=arrival_s),
+        ModelsApi(fleet.view),
         RoutingApi(
             fleet.view,
             fleet.routing,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from capamesh.cli import task_inputs
 from capamesh.cli.__main__ import run
 from capamesh.cli.class_table import class_notes, class_rows, classes_json, wanted_classes
 from capamesh.cli.operator_client import OperatorClient
@@ -17,6 +19,7 @@ from capamesh.client import ClassScore, Client, Datatype, ModelMetadata, Outputs
 from capamesh.client.answers import Answer
 from capamesh.client.asks import Ask
 from capamesh.protocol.errors import InvalidRequest
+from capamesh.protocol.tensors import split_elements
 
 X = TensorSpec("X", Datatype.FP32, (-1, 2))
 LABEL = TensorSpec("label", Datatype.INT64, (-1,))
@@ -34,11 +37,14 @@ class FakeRouter:
         self.asked: dict[str, Any] = {}
         self.classes = [[CAT, DOG]]
         self.name: str | None = "gpu-1"
+        self.task: str | None = "text-classification"
+        self.inputs: Any = None
         self.explanation: dict[str, Any] | None = None
 
     def infer(self, model: str, inputs: object, **options: Any) -> Outputs:
         self.asked = options
-        names = options["outputs"] or ["label", "scores"]
+        self.inputs = inputs
+        names = options["outputs"] or list(options["classes"]) or ["label", "scores"]
         return Outputs(
             {name: np.array([7]) for name in names},
             node=PEER,
@@ -48,6 +54,8 @@ class FakeRouter:
         )
 
     def exchange(self, ask: Ask[Any]) -> object:
+        if ask.path == "/v1/models/m":
+            return ask.read(Answer(200, json.dumps({"task": self.task}).encode()), "http://router")
         assert (ask.method, ask.path) == ("GET", f"/v1/nodes/{PEER}")
         if self.name is None:
             return ask.read(Answer(403, b"a proxy lets nobody see this"), "http://router")
@@ -163,6 +171,90 @@ def test_table_without_a_label_says_what_gives_some() -> None:
     assert class_notes({"y": [[DOG]], "z": [[CAT, DOG]], "none": [[]]}) == [
         "y: its node has no names for these classes; labels.txt in the model's folder gives them"
     ]
+
+
+# texts, pictures and files
+
+
+def rows_of(router: FakeRouter) -> tuple[str, list[bytes]]:
+    ((name, tensor),) = router.inputs.items()
+    assert tensor.datatype is Datatype.BYTES
+    return name, split_elements(tensor.data, tensor.shape[0])
+
+
+def test_texts_are_classified_and_shown_by_their_beginning(router: FakeRouter, said: Said) -> None:
+    router.classes = [[CAT], [DOG]]
+    long = "a long text " * 9
+    assert run(["infer", "m", "--text", "good", "-t", long]) == 0
+    assert rows_of(router) == ("text", [b"good", long.encode()])
+    assert router.asked["outputs"] is None
+    assert router.asked["classes"] == {"scores": 3}
+    assert said()[0] == [
+        "OUTPUT ROW LABEL SCORE CLASS",
+        "scores good cat 0.75 1",
+        "scores a long text a long text a long text a l… - 0.25 0",
+    ]
+
+
+def test_file_of_a_text_is_one_row(router: FakeRouter, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("from a file")
+    assert run(["infer", "m", str(tmp_path / "a.txt"), "--text", "x", "--top", "1"]) == 0
+    assert rows_of(router) == ("text", [b"x", b"from a file"])
+    assert router.asked["classes"] == {"scores": 1}
+
+
+def test_embedding_shows_the_vector_and_its_tokens(router: FakeRouter) -> None:
+    router.task = "text-embedding"
+    assert run(["infer", "m", "--text", "cat"]) == 0
+    assert router.asked["outputs"] == ["embedding", "tokens"]
+    assert router.asked["classes"] == {}
+
+
+def test_picture_is_sent_as_its_file_has_it(
+    router: FakeRouter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    router.task = "image-classification"
+    (tmp_path / "a.png").write_bytes(b"\x89PNG")
+    assert run(["infer", "m", str(tmp_path / "a.png"), "--json"]) == 0
+    assert rows_of(router) == ("image", [b"\x89PNG"])
+    assert json.loads(capsys.readouterr().out)["rows"] == [str(tmp_path / "a.png")]
+
+
+def test_large_file_is_sent_by_both_ends(router: FakeRouter, tmp_path: Path) -> None:
+    router.task = "file-type"
+    path = tmp_path / "large"
+    path.write_bytes(b"a" * 70_000 + b"m" * 70_000 + b"z" * 70_000)
+    assert run(["infer", "m", str(path)]) == 0
+    assert rows_of(router) == ("file", [b"a" * 65_536 + b"z" * 65_536])
+
+
+@pytest.mark.parametrize(
+    ("task", "line", "status", "told"),
+    [
+        (None, ["--text", "a"], 2, "model 'm' takes tensors alone"),
+        ("future-task", ["--text", "a"], 2, "model 'm' is for 'future-task', which this command"),
+        ("file-type", ["--text", "a"], 2, "model 'm' is for file-type: name files instead"),
+        ("file-type", ["--text", "a", "-i", "X=[[1,2]]"], 2, "give tensors, or texts and files"),
+        ("file-type", ["/nowhere/at/all"], 1, "cannot read /nowhere/at/all: No such file"),
+        ("text-embedding", ["--text", "a", "--top", "3"], 2, "there are no scores in"),
+    ],
+)
+def test_line_that_does_not_fit_the_task_is_refused(
+    router: FakeRouter, said: Said, task: str | None, line: list[str], status: int, told: str
+) -> None:
+    router.task = task
+    assert run(["infer", "m", *line]) == status
+    assert told in " ".join(said()[1])
+    assert router.asked == {}
+
+
+def test_file_that_no_model_takes_is_not_sent(
+    router: FakeRouter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_inputs, "MAX_FILE_BYTES", 3)
+    (tmp_path / "a").write_bytes(b"abcd")
+    assert run(["infer", "m", str(tmp_path / "a")]) == 1
+    assert router.asked == {}
 
 
 # the node

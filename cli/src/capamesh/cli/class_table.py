@@ -31,10 +31,21 @@ def wanted_classes(metadata: ModelMetadata, outputs: Sequence[str], most: int) -
     return wanted
 
 
-def class_rows(classes: Mapping[str, list[list[ClassScore]]]) -> list[tuple[object, ...]]:
-    """Return the rows of a table with output, row, label, score and class; the first rows of each output."""
+def class_rows(
+    classes: Mapping[str, list[list[ClassScore]]], titles: Sequence[str] = ()
+) -> list[tuple[object, ...]]:
+    """Return the rows of a table with output, row, label, score and class; the first rows of each output.
+
+    Where there are `titles`, a row is shown by its own instead of by its number.
+    """
     return [
-        (name, row, score.label or "-", f"{score.score:.6g}", score.index)
+        (
+            name,
+            titles[row] if row < len(titles) else row,
+            score.label or "-",
+            f"{score.score:.6g}",
+            score.index,
+        )
         for name, rows in classes.items()
         for row, scores in enumerate(rows[:_SHOWN_ROWS])
         for score in scores

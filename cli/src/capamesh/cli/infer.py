@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -14,6 +15,8 @@ from capamesh.cli.parsing import names, seconds
 EPILOG = examples(
     "capamesh models   shows names, inputs and shapes; -1 is any size",
     "capamesh infer iris --input 'X=[[5.1,3.5,1.4,0.2]]'   dtype and shape are the model's",
+    "capamesh infer magika ./report.pdf   a model for files, pictures or texts takes them as they are",
+    "capamesh infer minilm --text 'a cat sat' --json   one vector for each text",
     "capamesh infer iris --input X=@rows.npy --output label --json",
     "capamesh infer digits --input X=@rows.npy --top 3   the largest scores, with the names of their classes",
     "capamesh infer iris --input X=@rows.npy --cast   numpy's float64 for a model that takes FP32",
@@ -27,6 +30,22 @@ EPILOG = examples(
 
 def infer(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Its name.")],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[FILE]...",
+            help="For a model of pictures, texts or file types: what it is asked about.",
+        ),
+    ] = None,
+    texts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--text",
+            "-t",
+            metavar="TEXT",
+            help="For a model of texts: one to ask it about; may be repeated.",
+        ),
+    ] = None,
     inputs: Annotated[
         list[str] | None,
         typer.Option(
@@ -48,7 +67,8 @@ def infer(
             "--top",
             metavar="COUNT",
             min=1,
-            help="Of outputs of scores, only so many of each row, the largest, with the names of their classes.",
+            help="Of outputs of scores, only so many of each row, the largest, with the names of their classes; of texts,"
+            " pictures and files 3 by default.",
         ),
     ] = None,
     cast: Annotated[
@@ -122,6 +142,7 @@ def infer(
     from capamesh.cli.output_values import dtype_name, json_of, preview  # noqa: PLC0415 - the same
     from capamesh.cli.parameter_values import parse_parameters  # noqa: PLC0415 - the same
     from capamesh.cli.printing import hint, print_json, print_table  # noqa: PLC0415 - the same
+    from capamesh.cli.task_inputs import task_inputs  # noqa: PLC0415 - the same
     from capamesh.client import RoutingOptions  # noqa: PLC0415 - the same
 
     wanted = parse_parameters(parameters or ())
@@ -138,9 +159,18 @@ def infer(
     chosen = outputs or []
     with OperatorClient(options.several(router), **access(header, ca, key)) as client:
         metadata = client.metadata(model, version)
-        tensors = parse_inputs(inputs or (), metadata, is_cast=cast)
+        asked = texts or files
+        if asked and inputs:
+            raise typer.BadParameter("give tensors, or texts and files", param_hint="--input")
+        of_task = task_inputs(client.task_of(model), metadata, texts, files) if asked else None
+        if of_task is not None:
+            tensors = of_task.tensors
+            chosen = chosen or of_task.outputs
+            top = top or of_task.top(chosen)
+        else:
+            tensors = parse_inputs(inputs or (), metadata, is_cast=cast)
         classes = wanted_classes(metadata, chosen, top) if top else {}
-        if classes and not chosen:
+        if classes and not chosen and of_task is None:
             chosen = [spec.name for spec in metadata.outputs]
         answers = client.infer(
             model,
@@ -155,7 +185,13 @@ def infer(
         name = "" if as_json or not answers.node else client.name_of(answers.node)
     arrays = {n: a for n, a in answers.items() if n not in answers.classes}
     if as_json:
-        reported = {"model": model, "version": answers.version, "node": answers.node}
+        reported: dict[str, Any] = {
+            "model": model,
+            "version": answers.version,
+            "node": answers.node,
+        }
+        if of_task is not None:
+            reported["rows"] = of_task.rows
         explained = {"explanation": answers.explanation} if explain else {}
         shown = [
             classes_json(n, answers.classes[n]) if n in answers.classes else json_of(n, a)
@@ -171,7 +207,10 @@ def infer(
     if arrays and answers.classes:
         print()
     if answers.classes:
-        print_table(("OUTPUT", "ROW", "LABEL", "SCORE", "CLASS"), class_rows(answers.classes))
+        print_table(
+            ("OUTPUT", "ROW", "LABEL", "SCORE", "CLASS"),
+            class_rows(answers.classes, of_task.titles if of_task is not None else ()),
+        )
         for note in class_notes(answers.classes):
             hint(note)
     by = name_and_id(answers.node, name)

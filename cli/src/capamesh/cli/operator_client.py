@@ -69,6 +69,11 @@ class OperatorClient(Client):
             return []
         return cast("list[dict[str, Any]]", found) if isinstance(found, list) else []
 
+    def task_of(self, model: str) -> str:
+        """Return what a model is for; empty: it takes tensors alone, or its router does not tell. Raises `ModelNotFound`."""
+        entry = self._exchange(Ask("GET", f"/v1/models/{quote(model, safe='')}", _object))
+        return str(entry.get("task") or "")
+
     def name_of(self, peer: str) -> str:
         """Return the name of a node; empty where it has none, or the router does not say it to whoever asks."""
         try:

@@ -267,6 +267,8 @@ def _error_text(body: bytes | bytearray) -> str | None:
     except (ValueError, RecursionError):
         return None
     message = cast("dict[str, object]", value).get("error") if isinstance(value, dict) else None
+    if isinstance(message, dict):  # as routes of OpenAI's have it
+        message = cast("dict[str, object]", message).get("message")
     return message if isinstance(message, str) else None
 
 

@@ -62,7 +62,6 @@ class FleetApi(Pages):
         self._arrival_s = arrival_s
         self._clock = clock
         self._overrides = Overrides() if overrides is None else overrides
-        self._models = CachedPage(lambda: iter([json.dumps({"models": fleet.owned()}).encode()]))
         self._nodes = CachedPage(self._pieces)
         self._metrics = CachedPage(telemetry.pieces)
 
@@ -73,7 +72,6 @@ class FleetApi(Pages):
         return [
             Route("GET", "/v1/nodes", self.nodes, read, json_of(schemas.Nodes)),
             Route("GET", "/v1/nodes/{peer}", self.node, read, json_of(schemas.Node)),
-            Route("GET", "/v1/models", self.models, read, json_of(schemas.OwnedVersions)),
             Route(
                 "POST",
                 "/v1/revocations",
@@ -123,10 +121,6 @@ class FleetApi(Pages):
         if name == NODES:
             return (self.part_of_node(peer) or b"") if peer else await self._nodes.body()
         return b""
-
-    async def models(self, _: web.Request) -> web.Response:
-        """Return which file each hosted version is served as and why, whether it is trusted, and who hosts other files."""
-        return web.Response(body=await self._models.body(), content_type="application/json")
 
     async def metrics(self, _: web.Request) -> web.Response:
         """Return metrics for Prometheus."""

@@ -19,6 +19,7 @@ from capamesh.protocol.errors import (
 from capamesh.router.http.bodies import BUDGET, release
 from capamesh.router.http.errors import error_response, http_error_response
 from capamesh.router.http.key_check import CHALLENGE_OF_BROWSERS, CHALLENGED, KEYS, KeyCheck
+from capamesh.router.http.openai_errors import openai_error, openai_http_error
 from capamesh.router.http.route import TABLE, Handler, Pages, RouteTable
 
 if TYPE_CHECKING:
@@ -118,23 +119,25 @@ def make_application(
     table = RouteTable(route for part in pages for route in part.routes())
 
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        is_openai = table.is_openai(request)
+        told = openai_error if is_openai else error_response
         try:
             if keys is not None:
                 keys.of_request(request, table.of(request))
             if (request.content_length or 0) > limits.max_message_bytes:
-                return error_response(too_large)  # before any of it is read
+                return told(too_large)  # before any of it is read
             return await handler(request)
         except web.HTTPException as error:
-            return http_error_response(request, error)
+            return (openai_http_error if is_openai else http_error_response)(request, error)
         except web.RequestPayloadError as exc:  # its chunks are broken
-            return error_response(InvalidRequest(f"the request's body cannot be decoded: {exc}"))
+            return told(InvalidRequest(f"the request's body cannot be decoded: {exc}"))
         except (
             CapameshError
         ) as error:  # kept in no name: its traceback holds this frame and the body
-            return error_response(error)
+            return told(error)
         except Exception:
             log.exception("request_crashed", path=request.path)
-            return error_response(LocalError("the router failed on this request; see its log"))
+            return told(LocalError("the router failed on this request; see its log"))
 
     @web.middleware
     async def count_and_translate(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -67,6 +67,8 @@ class Route:
         default_factory=dict[int, tuple[Content, ...]]
     )
     """The answers with other statuses that are no errors."""
+    is_openai: bool = False
+    """True if it is OpenAI's: its errors have the form that OpenAI's clients read."""
 
     @property
     def does(self) -> str:
@@ -98,6 +100,7 @@ class RouteTable:
         self._by_place: Mapping[tuple[str, str], Route] = {
             (route.method, route.path): route for route in self.routes
         }
+        self._of_openai = {route.path for route in self.routes if route.is_openai}
 
     def of(self, request: web.Request) -> Route | None:
         """Return the route that a request has come to; None: there is none."""
@@ -107,6 +110,11 @@ class RouteTable:
         method = "GET" if request.method == "HEAD" else request.method
         path = resource.canonical
         return self._by_place[method, path.rstrip("/") or path]
+
+    def is_openai(self, request: web.Request) -> bool:
+        """Return whether a request has come to a route of OpenAI's, or to its path by a method that it does not take."""
+        route = self.of(request)
+        return request.path in self._of_openai if route is None else route.is_openai
 
     def definitions(self) -> list[web.RouteDef]:
         """Return the routes as aiohttp has them, those with a slash at the end included."""

@@ -24,8 +24,10 @@ from capamesh.router.http.admin_fleet import FleetApi
 from capamesh.router.http.admin_routing import RoutingApi
 from capamesh.router.http.application import make_application, make_runner
 from capamesh.router.http.elsewhere import REQUESTS
+from capamesh.router.http.embeddings import EmbeddingsApi
 from capamesh.router.http.limits import FrontLimits, limits_of, networks_of
 from capamesh.router.http.oip import InferenceApi
+from capamesh.router.http.openai_models import ModelsApi
 from capamesh.router.http.server import Front
 from capamesh.router.page.history import BIN_S
 from capamesh.router.process.gauges import (
@@ -252,6 +254,8 @@ class Router(Controls):
             self._routing,
             self._page.api,
             self._page.documents,
+            EmbeddingsApi(parts.inference, arrival_s=settings.arrival_s),
+            ModelsApi(parts.fleet),
             limits=settings.limits,
             log=self._log,
             requests=parts.requests,

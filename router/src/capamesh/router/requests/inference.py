@@ -337,3 +337,33 @@ class InferenceRequest(Responder, ABC):
         except Exception:
             service.log.exception("explanation_crashed", model=target.model)
             return None
+
+
+class ToldRequest(InferenceRequest):
+    """A request of which a function is told what came of it, once, unless it is cancelled before."""
+
+    __slots__ = ("_on_end",)
+
+    def __init__(
+        self,
+        service: InferenceService,
+        target: Target,
+        on_end: Callable[[Outcome | CapameshError], None],
+    ) -> None:
+        """`on_end` may be called before `submit` returns, and must not raise."""
+        super().__init__(service, target)
+        self._on_end = on_end
+
+    @override
+    def complete(self, outcome: Outcome) -> None:
+        self.count_answer(outcome)
+        self._end(outcome)
+
+    @override
+    def _render_error(self, error: CapameshError, explanation: Explanation | None) -> None:
+        self._end(error)
+
+    def _end(self, outcome: Outcome | CapameshError) -> None:
+        was_over, self._is_over = self._is_over, True
+        if not was_over:
+            self._on_end(outcome)

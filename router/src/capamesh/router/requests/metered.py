@@ -107,6 +107,15 @@ class Meter:
         metered.start(self._pipeline, call)
         return metered
 
+    def lease(self, key: Key, model: ModelName, rows: int, size_bytes: int) -> Lease | None:
+        """Let in a request that is run in parts, which are not let in themselves; None: the operator's, which no limit holds.
+
+        Raises `TooManyRequests`. Whoever gets a lease settles it.
+        """
+        if key is OPERATOR:
+            return None
+        return self._quotas.admit(key, model, rows, size_bytes, self._clock())
+
     def _rows_of(self, request: InferCall) -> int:
         """Return the rows of a request; 1 of a model without rows, or of a shape that no data bounds."""
         first = request.inputs[0] if request.inputs else None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.tensors import TensorSpec
 
 MAX_REQUEST_CHARS: Final = 2**21
-"""The most characters of all texts of a request (measured: so many are half a second of a thread)."""
+"""The most characters of all texts of a request (measured: so many are 0.6 s of a thread)."""
 MAX_REQUEST_TOKENS: Final = 2**21
 """The most numbers of one of the model's inputs, padding included (guess: 16 MiB each)."""
 _MAX_UTF8: Final = 4

@@ -152,12 +152,6 @@ class OwnedVersion(TypedDict):
     others: list[OtherFile]
 
 
-class OwnedVersions(TypedDict):
-    """All model versions that are hosted."""
-
-    models: list[OwnedVersion]
-
-
 class Taken(TypedDict):
     """The outcome of posting a list or an order."""
 

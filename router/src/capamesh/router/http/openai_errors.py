@@ -1,0 +1,54 @@
+"""Errors in the form that OpenAI's clients read, for the routes that are OpenAI's. Pure but for building responses."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from capamesh.protocol.errors import CapameshError, InvalidRequest
+from capamesh.router.http.errors import error_reply, http_error_response, response_of
+from capamesh.router.http.replies import Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_TYPES: Final = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+"""The types of errors by their statuses; others are the caller's or the server's."""
+
+
+class InvalidParameter(InvalidRequest):
+    """A field of a request's body is not what it must be."""
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(message)
+        self.param = param
+        """The name of the field."""
+
+
+def openai_error(error: CapameshError) -> web.Response:
+    """Return an error for aiohttp to write: status and headers are those of all routes."""
+    reply = error_reply(error)
+    param = error.param if isinstance(error, InvalidParameter) else None
+    body = _body(reply.status, error.message, error.code, param)
+    return response_of(Reply(reply.status, reply.headers, (body,)))
+
+
+def openai_http_error(request: web.Request, error: web.HTTPException) -> web.Response:
+    """Return aiohttp's own refusal (a wrong method, a body that does not arrive) in that form."""
+    told = http_error_response(request, error)
+    said: Mapping[str, str] = json.loads(told.body or b"{}")  # type: ignore[arg-type]
+    told.body = _body(told.status, said["error"], said.get("code"), None)
+    return told
+
+
+def _body(status: int, message: str, code: str | None, param: str | None) -> bytes:
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    error = {"message": message, "type": kind, "param": param, "code": code}
+    return json.dumps({"error": error}).encode()

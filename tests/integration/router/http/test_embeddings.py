@@ -1,0 +1,312 @@
+"""OpenAI's routes over real sockets: embeddings of nodes that a test plays, and the list of models."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from fleet_fakes import Ask, answer_of, answering, failing, hang, offer
+from router_http import Http, serving
+
+from capamesh.protocol.adverts import ModelOffer
+from capamesh.protocol.errors import InvalidRequest, RunFailed
+from capamesh.protocol.tasks import Task
+from capamesh.protocol.tensors import Datatype, Tensor, split_elements
+from capamesh.router.access.keys import ALPHABET, Key, Scope, Verb, digest_of, id_of, new_text
+from capamesh.router.http import embeddings
+
+WORDS = replace(offer("words"), task=Task.TEXT_EMBEDDING)
+
+
+def rows_of(ask: Ask) -> list[bytes]:
+    tensor = ask.call.inputs[0]
+    assert (tensor.datatype, len(tensor.shape)) == (Datatype.BYTES, 1)
+    return split_elements(tensor.data, tensor.shape[0])
+
+
+def embed(ask: Ask, *, numbers: int = 2) -> None:
+    """Answer as the vector of a text how many bytes it has, and its first byte; each has two tokens."""
+    rows = rows_of(ask)
+    vectors = np.array([[len(row), row[0], *[0] * (numbers - 2)] for row in rows], np.float32)
+    counts = Tensor.from_numpy("tokens", np.full(len(rows), 2, np.int32))
+    answer = answer_of("1", Tensor.from_numpy("embedding", vectors), counts)
+    asyncio.get_running_loop().call_soon(ask.answer, answer)
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[Http]:
+    async with serving() as http:
+        yield http
+
+
+async def posted(http: Http, headers: dict[str, str] | None = None, **body: Any) -> Any:
+    response = await http.client.post(
+        "/v1/embeddings", json={"model": "words", **body}, headers=headers or {}
+    )
+    return response.status, await response.json(), response.headers
+
+
+def words(http: Http, *script: Any, model: ModelOffer = WORDS, peer: str = "A") -> Any:
+    return http.node(peer, *(script or (embed,)), models=(model,))
+
+
+async def test_one_text_becomes_one_vector(http: Http) -> None:
+    link = words(http)
+    status, body, headers = await posted(http, input="cat")
+    assert (status, headers["X-Capamesh-Node"]) == (200, "A")
+    assert body == {
+        "object": "list",
+        "data": [{"object": "embedding", "index": 0, "embedding": [3.0, 99.0]}],
+        "model": "words",
+        "usage": {"prompt_tokens": 2, "total_tokens": 2},
+    }
+    (call,) = link.calls
+    assert call.outputs == ("embedding", "tokens")
+    assert [(one.name, one.shape) for one in call.inputs] == [("text", (1,))]
+
+
+async def test_texts_keep_their_order_and_may_be_unicode(http: Http) -> None:
+    words(http)
+    _, body, _ = await posted(http, input=["aaa", "b", "ü"])
+    assert [entry["index"] for entry in body["data"]] == [0, 1, 2]
+    assert [entry["embedding"] for entry in body["data"]] == [[3, 97], [1, 98], [2, 0xC3]]
+    assert body["usage"] == {"prompt_tokens": 6, "total_tokens": 6}
+
+
+async def test_base64_is_of_little_endian_float32(http: Http) -> None:
+    words(http)
+    _, body, _ = await posted(http, input="cat", encoding_format="base64")
+    raw = base64.b64decode(body["data"][0]["embedding"])
+    assert np.frombuffer(raw, "<f4").tolist() == [3.0, 99.0]
+
+
+@pytest.mark.parametrize(
+    ("given", "rows"), [([7, 300], [[7, 300]]), ([[7], [8, 9]], [[7], [8, 9]])]
+)
+async def test_tokens_travel_as_their_numbers(http: Http, given: Any, rows: Any) -> None:
+    link = words(http)
+    status, _, _ = await posted(http, input=given)
+    assert status == 200
+    (ask,) = link.asks
+    assert ask.call.inputs[0].name == "token_ids"
+    assert [np.frombuffer(row, "<i4").tolist() for row in rows_of(ask)] == rows
+
+
+async def test_dimensions_are_asked_of_the_node(http: Http) -> None:
+    link = words(http)
+    await posted(http, input="cat", dimensions=2)
+    dimensions = link.calls[0].inputs[1]
+    assert (dimensions.name, dimensions.to_numpy().tolist()) == ("dimensions", [2])
+    assert dimensions.datatype is Datatype.INT32
+
+
+async def test_many_texts_are_divided_by_length_over_the_nodes(http: Http) -> None:
+    model = replace(WORDS, best_rows=10, max_rows=9)
+    links = [words(http, model=model, peer=peer) for peer in "AB"]
+    texts = ["x" * (1 + (7 * at) % 50) for at in range(50)]
+    status, body, headers = await posted(http, input=texts)
+    assert status == 200
+    assert [entry["embedding"][0] for entry in body["data"]] == [len(text) for text in texts]
+    sizes = [[len(row) for row in rows_of(ask)] for link in links for ask in link.asks]
+    assert sorted(map(len, sizes)) == [5, 9, 9, 9, 9, 9]
+    assert all(max(part) - min(part) <= 9 for part in sizes)
+    asked = {peer for peer, link in zip("AB", links, strict=True) if link.asks}
+    assert set(headers["X-Capamesh-Node"].split(",")) == asked
+    assert body["usage"]["prompt_tokens"] == 100
+
+
+async def test_few_parts_are_under_way_at_a_time(http: Http) -> None:
+    link = words(http, hang)
+    asked = asyncio.create_task(posted(http, input=["x"] * 500))
+    async with asyncio.timeout(10):
+        while len(link.asks) < embeddings.AT_ONCE:
+            await asyncio.sleep(0)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert len(link.asks) == embeddings.AT_ONCE
+    asked.cancel()
+    async with asyncio.timeout(10):
+        while len(link.withdrawn) < embeddings.AT_ONCE:
+            await asyncio.sleep(0)
+
+
+async def test_part_that_fails_ends_the_request_and_withdraws_the_others(http: Http) -> None:
+    refused = failing(InvalidRequest("text 3 is not UTF-8"))
+    link = words(http, hang, refused, hang)
+    status, body, _ = await posted(http, input=["x"] * 40)
+    assert (status, body["error"]["message"]) == (400, "text 3 is not UTF-8")
+    async with asyncio.timeout(10):
+        while not link.withdrawn:
+            await asyncio.sleep(0)
+    assert not link.waiting
+
+
+async def test_long_answer_is_written_in_slices(http: Http) -> None:
+    words(http, lambda ask: embed(ask, numbers=1000))
+    _, plain, _ = await posted(http, input=["a", "bb"] * 10)
+    assert [entry["embedding"][0] for entry in plain["data"]] == [1.0, 2.0] * 10
+    _, packed, _ = await posted(http, input=["a", "bb"] * 10, encoding_format="base64")
+    assert [
+        np.frombuffer(base64.b64decode(entry["embedding"]), "<f4").tolist()
+        for entry in packed["data"]
+    ] == [entry["embedding"] for entry in plain["data"]]
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "said"),
+    [
+        ({"input": ""}, "input", "input is an empty text"),
+        ({"input": ["a", ""]}, "input", "input[1] is an empty text"),
+        ({"input": []}, "input", "input is missing or empty"),
+        ({"input": None}, "input", "input is missing or empty"),
+        ({"input": 7}, "input", "input is missing or empty"),
+        ({"input": ["a", 7]}, "input", "input has things of several kinds"),
+        ({"input": [7, 1.5]}, "input", "input has tokens that are no whole numbers"),
+        ({"input": [1] * 131_073}, "input", "input has 131073 tokens; no model takes more"),
+        ({"input": [True]}, "input", "input has things of several kinds"),
+        ({"input": [[7], []]}, "input", "input[1] has no tokens"),
+        ({"input": [[7], ["a"]]}, "input", "input[1] has tokens that are no whole numbers"),
+        ({"input": [-1]}, "input", "input has tokens that are not from 0 to 2147483647"),
+        ({"input": [[2**31]]}, "input", "input[0] has tokens that are not from 0"),
+        ({"input": ["a"] * 2049}, "input", "input has 2049 texts; at most 2048"),
+        ({"input": "a\ud800"}, None, "not JSON: "),
+        ({"input": "a", "encoding_format": "hex"}, "encoding_format", "encoding_format is 'hex'"),
+        ({"input": "a", "encoding_format": ["x"]}, "encoding_format", "encoding_format is ['x']"),
+        ({"input": "a", "dimensions": 0}, "dimensions", "dimensions is 0"),
+        ({"input": "a", "dimensions": True}, "dimensions", "dimensions is True"),
+        ({"input": "a", "dimensions": 1.0}, "dimensions", "dimensions is 1.0"),
+        ({"input": "a", "model": ""}, "model", "model is missing"),
+        ({"input": "a", "model": 3}, "model", "model is missing"),
+        ({"input": "a", "model": "m"}, "model", "model 'm' takes tensors alone"),
+        ({"input": "a", "model": "kinds"}, "model", "model 'kinds' is for file-type"),
+    ],
+)
+async def test_field_that_is_wrong_is_named(http: Http, body: Any, param: str, said: str) -> None:
+    kinds = replace(offer("kinds"), task=Task.FILE_TYPE)
+    link = http.node("A", models=(WORDS, offer("m"), kinds))
+    status, told, headers = await posted(http, **body)
+    assert status == 400
+    assert told["error"]["message"].startswith(said)
+    assert told["error"] == {
+        "message": told["error"]["message"],
+        "type": "invalid_request_error",
+        "param": param,
+        "code": "invalid_request",
+    }
+    assert headers["X-Capamesh-Error"] == "invalid_request"
+    assert not link.asks
+
+
+async def test_errors_have_openais_form_whoever_raises_them(http: Http) -> None:
+    words(http, failing(RunFailed("no")))
+    missing = await http.client.get("/v1/models/nobody-hosts-it")
+    assert missing.status == 404
+    assert (await missing.json())["error"]["type"] == "not_found_error"
+    status, body, _ = await posted(http, model="none", input="a")
+    assert (status, body["error"]["code"]) == (404, "model_not_found")
+    status, body, _ = await posted(http, input="a")
+    assert (status, body["error"]["type"]) == (500, "server_error")
+    wrong = await http.client.get("/v1/embeddings")
+    assert wrong.status == 405
+    assert (await wrong.json())["error"]["message"] == "/v1/embeddings takes POST, not GET"
+    not_json = await http.client.post("/v1/embeddings", data=b"{")
+    assert not_json.status == 400
+    assert (await not_json.json())["error"]["param"] is None
+    large = await http.client.post("/v1/embeddings", data=io.BytesIO(b" " * (2**21 + 1)))
+    assert large.status == 413
+    assert "2097152" in (await large.json())["error"]["message"]
+    explained = await posted(http, {"X-Capamesh-Explain": "true"}, input="a")
+    assert explained[0] == 400
+
+
+async def test_answer_that_is_not_what_was_asked_for_is_the_nodes_failure(http: Http) -> None:
+    counts = Tensor.from_numpy("tokens", np.array([1], np.int32))
+    two = Tensor.from_numpy("embedding", np.ones((2, 2), np.float32))
+    words(http, answering(answer_of("1", two, counts)))
+    status, body, _ = await posted(http, input="a")
+    assert status == 500
+    assert body["error"]["message"].startswith("a node answered 2 vectors of length 2 for 1 texts")
+
+
+async def test_vector_without_a_number_that_json_has_is_told(http: Http) -> None:
+    counts = Tensor.from_numpy("tokens", np.array([1], np.int32))
+    nan = Tensor.from_numpy("embedding", np.array([[np.nan, 1]], np.float32))
+    words(http, answering(answer_of("1", nan, counts)))
+    status, body, _ = await posted(http, input="a")
+    assert status == 500
+    assert body["error"]["message"].startswith("the vector of text 0 has NaN")
+    status, _, _ = await posted(http, input="a", encoding_format="base64")
+    assert status == 200
+
+
+# keys
+
+
+def key_of(http: Http, *verbs: Verb, **scope: Any) -> tuple[Key, dict[str, str]]:
+    draws = iter(ALPHABET * 10)
+    text = new_text(lambda _: next(draws))
+    key = Key(id_of(text), digest_of(text), "lab", Scope(verbs=verbs, **scope))
+    http.front.keys.ring.take([key], 0.0, 0.0)
+    return key, {"Authorization": f"Bearer {text}"}
+
+
+async def test_key_is_charged_once_for_all_texts_of_a_request(http: Http) -> None:
+    link = words(http)
+    _, headers = key_of(http, Verb.INFER, rows_per_s=100.0, requests_per_s=2.0)
+    status, _, _ = await posted(http, headers, input=["x"] * 100)
+    assert status == 200
+    assert len(link.calls) == 13
+    ((place, used),) = http.quotas.unwritten().rows.items()
+    assert (place.tenant, place.model) == ("lab", "words")
+    assert used == (1, 100, 100 + 100 * 2 * 4)
+    status, body, _ = await posted(http, headers, input=["x"] * 100)
+    assert (status, body["error"]["type"]) == (429, "rate_limit_error")
+    assert len(link.calls) == 13
+
+
+async def test_key_embeds_by_its_own_models_alone_and_sees_no_others(http: Http) -> None:
+    http.node("A", embed, models=(WORDS, replace(offer("secret"), task=Task.TEXT_EMBEDDING)))
+    _, headers = key_of(http, Verb.INFER, models=("words",))
+    assert (await posted(http, headers, input="a"))[0] == 200
+    status, body, _ = await posted(http, headers, input="a", model="secret")
+    assert (status, body["error"]["type"]) == (403, "permission_error")
+    listed = await (await http.client.get("/v1/models", headers=headers)).json()
+    assert [entry["id"] for entry in listed["data"]] == ["words"]
+    assert "models" not in listed
+    assert (await http.client.get("/v1/models/secret", headers=headers)).status == 403
+    _, headers = key_of(http, Verb.READ)
+    listed = await (await http.client.get("/v1/models", headers=headers)).json()
+    assert [entry["id"] for entry in listed["data"]] == ["secret", "words"]
+    assert (await posted(http, headers, input="a"))[0] == 403
+
+
+async def test_models_are_listed_with_what_they_are_for(http: Http) -> None:
+    http.node("A", models=(WORDS, replace(WORDS, version="2"), offer("m")))
+    listed = await (await http.client.get("/v1/models")).json()
+    assert (listed["object"], listed["models"]) == ("list", [])
+    assert listed["data"] == [
+        {
+            "id": "m",
+            "object": "model",
+            "created": 0,
+            "owned_by": "capamesh",
+            "task": None,
+            "versions": ["1"],
+        },
+        {
+            "id": "words",
+            "object": "model",
+            "created": 0,
+            "owned_by": "capamesh",
+            "task": "text-embedding",
+            "versions": ["1", "2"],
+        },
+    ]
+    one = await (await http.client.get("/v1/models/words")).json()
+    assert one == listed["data"][1]
