@@ -82,6 +82,7 @@ PAGES_NOT_RUN = {
     "docs/how-to/stateful-models.md": "a node with models of the page's reader",
     "docs/how-to/back-up-the-owner-key.md": "an owner's key; openssl asks for a password",
     "docs/how-to/give-out-keys.md": "has the router ask for keys; tests/e2e/test_router_keys.py",
+    "docs/how-to/expose-a-router.md": "a router of one's own; tests/e2e/test_expose_a_router.py",
     "docs/how-to/behind-a-proxy.md": "nginx and Caddy; tests/e2e/test_behind_a_proxy.py",
     "docs/how-to/several-machines.md": "several machines",
     "docs/how-to/upgrade.md": "a release that is installed, and systemd",

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -190,8 +191,13 @@ class RawClient(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def connected(port: int, *, receive_bytes: int = 0) -> AsyncIterator[RawClient]:
-    """Connect to a port of this machine; `receive_bytes` are what the system takes for a client that does not read."""
+async def connected(
+    port: int, *, receive_bytes: int = 0, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[RawClient]:
+    """Connect to a port of this machine, by `tls` where given.
+
+    `receive_bytes` are what the system takes for a client that does not read.
+    """
     raw = socket.socket()
     raw.setblocking(False)
     raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # pieces go out as they are sent
@@ -199,7 +205,9 @@ async def connected(port: int, *, receive_bytes: int = 0) -> AsyncIterator[RawCl
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
     loop = asyncio.get_running_loop()
     await loop.sock_connect(raw, ("127.0.0.1", port))
-    transport, client = await loop.create_connection(RawClient, sock=raw)
+    transport, client = await loop.create_connection(
+        RawClient, sock=raw, ssl=tls, server_hostname=None if tls is None else "localhost"
+    )
     try:
         yield client
     finally:

@@ -38,6 +38,7 @@ from capamesh.router.http.openai_models import ModelsApi
 from capamesh.router.http.page import PageApi
 from capamesh.router.http.route import TABLE, Route
 from capamesh.router.http.server import Front
+from capamesh.router.http.tls_files import ServerTls
 from capamesh.router.page.feed import Feed
 from capamesh.router.page.history import BIN_S, History, Totals
 from capamesh.router.page.history_answers import HistoryAnswers
@@ -223,6 +224,7 @@ async def serving(
     front_limits: FrontLimits | None = None,
     port: int = 0,
     make_session: Callable[[], Http2Session] | None = None,
+    tls: ServerTls | None = None,
     boot: str = "boot",
     **options: Any,
 ) -> AsyncIterator[Http]:
@@ -285,7 +287,7 @@ async def serving(
         clock=lambda: times.now_s,
     )
     page, feed = page_of(fleet, pool, log, requests, history, boot)
-    front = Front(inference, requests, arrival_s=arrival_s, limits=front_limits)
+    front = Front(inference, requests, arrival_s=arrival_s, limits=front_limits, tls=tls)
     application = make_application(
         api,
         pages,
@@ -326,7 +328,8 @@ async def serving(
     )
     host, port = await front.listen("127.0.0.1", port)
     try:
-        async with aiohttp.ClientSession(f"http://{host}:{port}") as session:
+        scheme = "http" if tls is None else "https"
+        async with aiohttp.ClientSession(f"{scheme}://{host}:{port}") as session:
             client = Client(session, host, port)
             yield Http(
                 client,

@@ -80,11 +80,14 @@ class Peer:
 
 
 @asynccontextmanager
-async def pair(members: Members, protocol: Reading) -> AsyncIterator[Peer]:
+async def pair(
+    members: Members, protocol: Reading, *, linger_s: float | None = None
+) -> AsyncIterator[Peer]:
     with socket.create_server((HOST, 0)) as listening:
         plain = socket.create_connection(listening.getsockname())
         accepted, _ = listening.accept()
     accepted.setblocking(False)
+    accepted_at = accepted.fileno()
     context = members.tls(members.join(Role.ROUTER))
     shaking = asyncio.create_task(
         open_tls(
@@ -93,10 +96,15 @@ async def pair(members: Members, protocol: Reading) -> AsyncIterator[Peer]:
             protocol,
             server_side=True,
             patience_s=5.0,
+            peername=plain.getsockname(),
+            linger_s=linger_s,
         )
     )
     with await within(asyncio.to_thread(context.wrap_socket, plain)) as tls:
         await within(shaking)
+        assert protocol.transport.get_extra_info("peername") == tls.getsockname()
+        assert protocol.transport.get_extra_info("socket").fileno() == accepted_at  # type: ignore[attr-defined]
+        assert protocol.transport.get_extra_info("cipher", "none") == "none"
         yield Peer(tls)
         protocol.transport.abort()
         await within(protocol.ended)
@@ -157,6 +165,75 @@ async def test_closing_sends_what_was_written_and_ends_when_the_peer_does(
             peer.tls.unwrap()
         peer.tls.close()
         assert await within(asyncio.shield(writing.ended)) is None
+
+
+async def test_paused_reader_is_given_nothing_and_then_all(members: Members) -> None:
+    reading = Reading(buffer_bytes=1000)
+    data = os.urandom(5 * RECORD_BYTES)
+    async with pair(members, reading) as peer:
+        took = reading.buffer_updated
+
+        def take_some(nbytes: int) -> None:
+            took(nbytes)
+            if len(reading.came) == 3000:  # OpenSSL has the rest of a record
+                reading.transport.pause_reading()
+
+        reading.buffer_updated = take_some  # type: ignore[method-assign]
+        await peer.write(data)
+        await eventually(lambda: len(reading.came) == 3000, "nothing came")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(reading.came) == 3000
+        reading.transport.resume_reading()
+        reading.transport.resume_reading()
+        await eventually(lambda: len(reading.came) == len(data), "not all came")
+        assert reading.came == data
+
+
+async def test_paused_reader_that_closes_learns_that_the_peer_has_hung_up(
+    members: Members,
+) -> None:
+    reading = Reading()
+    async with pair(members, reading) as peer:
+        reading.transport.pause_reading()
+        await peer.write(b"unread")
+        reading.transport.close()
+        assert await peer.read(1) == b""
+        peer.tls.close()
+        assert await within(asyncio.shield(reading.ended)) is None
+        assert reading.came == b""
+
+
+async def test_peer_that_does_not_hang_up_is_hung_up_on_behind_the_last_byte(
+    members: Members,
+) -> None:
+    writing = Reading()
+    data = os.urandom(20 * MB)
+    async with pair(members, writing, linger_s=0.02) as peer:
+        writing.transport.write(data)
+        writing.transport.write_eof()
+        writing.transport.close()
+        for _ in range(5):
+            await asyncio.sleep(0.01)
+        assert not writing.ended.done()  # it has not read all
+        assert await peer.read(len(data) + 1) == data
+        assert await within(asyncio.shield(writing.ended)) is None
+
+
+async def test_end_of_what_is_sent_leaves_the_peer_time_until_it_is_closed(
+    members: Members,
+) -> None:
+    writing = Reading()
+    async with pair(members, writing, linger_s=0.0) as peer:
+        writing.transport.write(b"last words")
+        writing.transport.write_eof()
+        assert await peer.read(100) == b"last words"
+        await peer.write(b"dropped")
+        await asyncio.sleep(0)
+        assert not writing.ended.done()
+        writing.transport.close()
+        assert await within(asyncio.shield(writing.ended)) is None
+        assert writing.came == b""
 
 
 @pytest.mark.parametrize("says_goodbye", [True, False])

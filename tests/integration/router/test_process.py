@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import Authority
 from fleet_fakes import advert
 from router_parts import made_parts
 
+from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.fleet import Joined
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.router.process import router as process
 from capamesh.router.process.parts import RouterParts
 from capamesh.router.process.router import Router
+from capamesh.router.process.tls_watch import server_tls
+from capamesh.router.settings import RouterSettings
 
 
 class Log:
@@ -158,6 +163,76 @@ async def test_router_reads_its_rules_anew_on_sighup_and_keeps_the_old_while_the
     assert refused["error"].startswith(f"{file}: m.weights.1 is -1, expected a number from 0")
     assert seen == ["cheapest", "random"]
     assert parts.routing.constraints(ModelName("m")).max_price == 2.0
+
+
+async def test_router_shows_the_certificate_that_its_files_have_on_sighup_and_the_old_while_they_are_wrong(
+    tmp_path: Path,
+) -> None:
+    authority = Authority(tmp_path / "authority")
+    files = authority.server()
+    shown: list[int] = []
+
+    async def look() -> None:
+        port = int(parts.standing.http_address.rpartition(":")[2])
+        _, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=authority.trusting(), server_hostname="localhost"
+        )
+        certificate = writer.get_extra_info("ssl_object").getpeercert()
+        shown.append(int(certificate["serialNumber"], 16))
+        writer.transport.abort()
+
+    class Renewing(Log):
+        """Renews the certificate as the router goes on: first without its key."""
+
+        looks: list[asyncio.Task[None]] = []  # noqa: RUF012 - of one test
+
+        def take(self, event: str, **values: Any) -> None:
+            self.events.append((event, values))
+            if event in {"router_ready", "certificate_refused", "certificate_reloaded"}:
+                self.looks.append(asyncio.create_task(self.go_on(event)))
+
+        async def go_on(self, event: str) -> None:
+            await look()
+            match event:
+                case "router_ready":
+                    pair[0].replace(files.certificate)
+                    signal.raise_signal(signal.SIGHUP)
+                case "certificate_refused":
+                    pair[1].replace(files.key)
+                    signal.raise_signal(signal.SIGHUP)
+                case _:
+                    signal.raise_signal(signal.SIGTERM)
+
+    pair = authority.issue("next")
+    parts, log = make_router(
+        tmp_path / "data", Renewing(), tls_certificate=files.certificate, tls_key=files.key
+    )
+    await run(parts)
+    assert parts.standing.http_address.startswith("https://127.0.0.1:")
+    (refused,) = log.of("certificate_refused")
+    assert (
+        refused["error"]
+        == f"--tls-key {files.key} is not the key of --tls-cert {files.certificate}"
+    )
+    before, meanwhile, after = shown
+    assert before == meanwhile != after
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"tls_certificate"}, "is given alone: --tls-cert and --tls-key belong together"),
+        ({"tls_key"}, "is given alone: --tls-cert and --tls-key belong together"),
+        ({"tls_client_ca"}, "give --tls-cert and --tls-key, too"),
+        ({"tls_certificate", "tls_key"}, "does not exist"),
+    ],
+)
+def test_tls_that_cannot_be_had_is_refused_before_the_folder_is_taken(
+    tmp_path: Path, given: set[str], said: str
+) -> None:
+    files = dict.fromkeys(given, tmp_path / "gone.pem")
+    with pytest.raises(ConfigError, match=said):
+        server_tls(RouterSettings(tmp_path, **files), time.time)
 
 
 async def test_bug_in_a_turn_is_logged_and_counted_and_the_next_turn_comes(

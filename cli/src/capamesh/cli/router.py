@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from capamesh.cli import options
+from capamesh.cli import front_options, options
 from capamesh.cli.help_texts import examples, new_group, teach
 from capamesh.cli.parsing import host_and_port, mebibytes, seconds
 from capamesh.protocol.quick_imports import quick_imports
@@ -76,6 +76,9 @@ def run(
             help="Where members gossip.",
         ),
     ] = "127.0.0.1:4001",
+    tls_cert: front_options.TlsCert = None,
+    tls_key: front_options.TlsKey = None,
+    tls_client_ca: front_options.TlsClientCa = None,
     links: Annotated[
         str,
         typer.Option(
@@ -284,7 +287,7 @@ def run(
 ) -> None:
     """Run a router until it is stopped; SIGTERM and Ctrl-C let it finish its requests first.
 
-    SIGHUP reads --rules anew and looks at --token-file.
+    SIGHUP reads --rules anew and looks at --token-file and --tls-cert.
     """
     with quick_imports():  # help and other commands start faster without these
         from capamesh.cli.services import run_router  # noqa: PLC0415
@@ -301,6 +304,9 @@ def run(
         bootstrap=tuple(bootstrap or ()),
         http_host=http_host,
         http_port=http_port,
+        tls_certificate=tls_cert,
+        tls_key=tls_key,
+        tls_client_ca=tls_client_ca,
         mesh_host=mesh_host,
         mesh_port=mesh_port,
         link_host=link_host,

@@ -33,6 +33,12 @@ class RouterSettings:
     """The address at which clients come in."""
     http_port: int = 8000
     """The port at which clients come in; 0: any free one."""
+    tls_certificate: Path | None = None
+    """The file of the certificate that clients see, as PEM, and those that lead to its authority; None: no TLS."""
+    tls_key: Path | None = None
+    """The file of its key; given together with it."""
+    tls_client_ca: Path | None = None
+    """The file of the authorities, one of which has signed each client's certificate; None: clients need none."""
     mesh_host: str = "127.0.0.1"
     """The address at which members gossip."""
     mesh_port: int = 4001

@@ -15,7 +15,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Final, Literal, cast
+from typing import Final, cast
 
 from capamesh.protocol.links.outgoing import RECORD_BYTES, Buffer
 
@@ -33,10 +33,13 @@ async def open_tls(
     server_side: bool,
     patience_s: float,
     on_refused: Callable[[ssl.SSLError], None] | None = None,
+    peername: object = None,
+    linger_s: float | None = None,
 ) -> None:
     """Shake hands on a connected socket, which is taken over, and give `protocol` its transport.
 
-    `on_refused` is told what this side had against the peer. Raises `OSError`, also where the peer takes longer than `patience_s`.
+    `on_refused` is told what this side had against the peer, while the socket is still open. `peername` and `linger_s` are
+    those of `TlsTransport`. Raises `OSError`, also where the peer takes longer than `patience_s`.
     """
     loop = asyncio.get_running_loop()
     tls = context.wrap_socket(connection, server_side=server_side, do_handshake_on_connect=False)
@@ -44,14 +47,14 @@ async def open_tls(
         async with asyncio.timeout(patience_s):
             await _shake_hands(loop, tls)
         tls.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        TlsTransport(loop, tls, protocol)
+        TlsTransport(loop, tls, protocol, peername, linger_s)
     except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
         tls.close()
         raise
     except ssl.SSLError as error:
-        tls.close()
         if on_refused is not None:
             on_refused(error)
+        tls.close()
         raise
     except BaseException:
         tls.close()
@@ -91,13 +94,17 @@ class TlsTransport:
     __slots__ = (
         "_descriptor",
         "_has_said_goodbye",
+        "_is_closed",
         "_is_closing",
         "_is_full",
         "_is_over",
         "_is_peer_gone",
         "_is_read_blocked",
+        "_is_reading_paused",
         "_is_watching_for_room",
+        "_linger_s",
         "_loop",
+        "_peername",
         "_piece",
         "_protocol",
         "_queue",
@@ -109,8 +116,14 @@ class TlsTransport:
         loop: asyncio.AbstractEventLoop,
         tls: ssl.SSLSocket,
         protocol: asyncio.BufferedProtocol,
+        peername: object = None,
+        linger_s: float | None = None,
     ) -> None:
-        """Tell `protocol` that the connection is made, and read from now on."""
+        """Tell `protocol` that the connection is made, and read from now on.
+
+        `peername` is the peer's address, for who asks. A peer that does not hang up within `linger_s` seconds after `close`
+        and the last byte is hung up on; None: it is waited for.
+        """
         self._loop = loop
         self._tls = tls
         self._descriptor = tls.fileno()
@@ -120,24 +133,35 @@ class TlsTransport:
         """The buffer of which a part is sent."""
         self._is_full = False
         """The socket takes nothing, and the protocol knows."""
+        self._peername = peername
+        self._linger_s = linger_s
+        self._is_reading_paused = False
         self._is_read_blocked = False
         """OpenSSL has something to send before it can read on."""
         self._is_watching_for_room = False
+        self._is_closed = False
+        """Nobody on this side needs it any more."""
         self._is_closing = False
+        """Nothing is read or written any more, but for what was written before."""
         self._has_said_goodbye = False
         self._is_peer_gone = False
         """The peer sends nothing any more; it may still read what is on its way."""
         self._is_over = False
         protocol.connection_made(cast("asyncio.Transport", self))
-        if not self._is_over:
+        if not (self._is_over or self._is_reading_paused):
             loop.add_reader(self._descriptor, self._on_readable)
 
     # asyncio.Transport
 
-    def get_extra_info(self, name: Literal["socket", "ssl_object"]) -> ssl.SSLSocket:
-        """Return the socket, which knows the peer's certificate as well."""
-        del name
-        return self._tls
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        """Return the `socket`, which knows the peer's certificate as well (`ssl_object`), the `sslcontext` or the `peername`."""
+        if name in {"socket", "ssl_object"}:
+            return self._tls
+        if name == "sslcontext":
+            return self._tls.context
+        if name == "peername":
+            return self._peername
+        return default
 
     def get_write_buffer_size(self) -> int:
         """Return the bytes that were written and are not sent."""
@@ -159,12 +183,39 @@ class TlsTransport:
         if not self._is_full:
             self._send()
 
-    def close(self) -> None:
-        """Send what was written, say goodbye, and wait until the peer has hung up."""
+    def can_write_eof(self) -> bool:
+        """Return True: the peer can be told that nothing follows."""
+        return True
+
+    def write_eof(self) -> None:
+        """Send what was written and say goodbye; what still comes is read and dropped until `close`."""
         if not self._is_closing:
+            self.resume_reading()  # only who reads learns that the peer has hung up
             self._is_closing = True
             if not self._is_full:
                 self._say_goodbye()
+
+    def pause_reading(self) -> None:
+        """Read no more until told; what OpenSSL has decrypted already stays there."""
+        if not self._is_closing and not self._is_reading_paused:
+            self._is_reading_paused = True
+            self._loop.remove_reader(self._descriptor)
+
+    def resume_reading(self) -> None:
+        """Read again, in the loop's next turn what OpenSSL has: of that the system does not tell."""
+        if self._is_reading_paused and not self._is_over:
+            self._is_reading_paused = False
+            self._loop.add_reader(self._descriptor, self._on_readable)
+            self._loop.call_soon(self._on_resumed)
+
+    def close(self) -> None:
+        """Send what was written, say goodbye, and wait until the peer has hung up, no longer than it may linger."""
+        if not self._is_closed:
+            self._is_closed = True
+            if self._has_said_goodbye:
+                self._linger()
+            else:
+                self.write_eof()
 
     def abort(self) -> None:
         """Hang up."""
@@ -172,13 +223,19 @@ class TlsTransport:
 
     # reading
 
+    def _on_resumed(self) -> None:
+        if not (self._is_reading_paused or self._is_over):
+            self._on_readable()
+
     def _on_readable(self) -> None:
         if self._is_closing:
             self._discard()
             return
         tls, protocol = self._tls, self._protocol
         left_bytes = TURN_BYTES
-        while (left_bytes > 0 or tls.pending()) and not self._is_closing:
+        while (left_bytes > 0 or tls.pending()) and not (
+            self._is_closing or self._is_reading_paused
+        ):
             memory = cast("memoryview", protocol.get_buffer(-1))
             size, filled = len(memory), 0
             is_more, is_end = True, False
@@ -311,6 +368,12 @@ class TlsTransport:
             self._is_peer_gone = True
         if self._is_peer_gone:
             self._lose(None)
+        elif self._is_closed:
+            self._linger()
+
+    def _linger(self) -> None:
+        if self._linger_s is not None:
+            self._loop.call_later(self._linger_s, self._lose, None)
 
     def _lose(self, error: Exception | None) -> None:
         """Forget the socket, and tell the protocol in the loop's next turn."""

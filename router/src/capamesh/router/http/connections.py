@@ -94,7 +94,7 @@ class Connections:
     def opened(self, connection: Connection, now_s: float) -> bool:
         """Take a connection, for another if need be; False: it has to go."""
         peers = self._sites.get(connection.site, {})
-        if len(peers) >= self.most_per_site and not self._is_trusted(connection.site):
+        if len(peers) >= self.most_per_site and not self.is_trusted(connection.site):
             line = self._lines.setdefault(connection.site, _Line())
             is_let_in = self._spare(line, peers, now_s)
         else:
@@ -134,7 +134,8 @@ class Connections:
         line.none_until_s = now_s + LINE_UP_S
         return False
 
-    def _is_trusted(self, site: str) -> bool:
+    def is_trusted(self, site: str) -> bool:
+        """Return whether a site stands for many clients: this machine, or a proxy that was named."""
         try:
             network = ipaddress.ip_network(site)
         except ValueError:

@@ -19,6 +19,8 @@ MOST_ARRIVING_BYTES: Final = 64 * MIB
 """The most bytes of bodies that are still arriving, and of no more than half of all (guess): strangers have them for nothing."""
 USUAL_CONNECTIONS: Final = 4096
 """The usual number of connections (guess: some 20 KB each, with what the kernel has for it)."""
+HANDSHAKES_PER: Final = 4
+"""There may be one TLS handshake under way for so many connections (guess)."""
 _CGROUPS: Final = (
     "/sys/fs/cgroup/memory.max",
     "/sys/fs/cgroup/memory/memory.limit_in_bytes",
@@ -50,10 +52,13 @@ def limits_of(
     connections: int = 0,
     connections_per_site: int = 0,
     trusted: tuple[Network, ...] = (),
+    has_tls: bool = False,
 ) -> FrontLimits:
-    """Return the limits by settings, of which 0 is what suits this machine."""
+    """Return the limits by settings, of which 0 is what suits this machine; `has_tls`: handshakes need descriptors, too."""
     body_bytes = max(body_bytes or memory_bytes() // MEMORY_SHARE, 2 * largest_body_bytes)
     share = shares_of(descriptor_limit()).clients
+    if has_tls:
+        share = max(1, share * HANDSHAKES_PER // (HANDSHAKES_PER + 1))
     connections = min(connections or USUAL_CONNECTIONS, share)
     return FrontLimits(
         body_bytes,

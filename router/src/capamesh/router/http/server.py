@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from capamesh.protocol.links.listener import bind
 from capamesh.router.http.body_budget import BodyBudget
 from capamesh.router.http.connection import FrontConnection
 from capamesh.router.http.connections import Connection, Connections
 from capamesh.router.http.front_context import FrontContext
+from capamesh.router.http.handshakes import MOST, Handshakes
 from capamesh.router.http.heads import Heads
 from capamesh.router.http.key_check import KeyCheck
-from capamesh.router.http.limits import FrontLimits
+from capamesh.router.http.limits import HANDSHAKES_PER, FrontLimits
+from capamesh.router.http.tls_door import TlsDoor
 from capamesh.router.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from capamesh.router.http.application import OpenRequests
     from capamesh.router.http.exchange import Inference
     from capamesh.router.http.guests import Guests
+    from capamesh.router.http.tls_files import ServerTls
     from capamesh.router.telemetry import Telemetry
 
 SCRATCH_BYTES = 16 * 1024
@@ -51,8 +55,9 @@ class Front(FrontContext):
         *,
         arrival_s: float,
         limits: FrontLimits | None = None,
+        tls: ServerTls | None = None,
     ) -> None:
-        """Take how long a request may take to arrive, and an answer to leave."""
+        """Take how long a request may take to arrive, and an answer to leave. `tls` is what clients speak; None: they do not."""
         self.inference = inference
         self.make_pages: Callable[[], RequestHandler]
         """Makes aiohttp's handler for a connection, which must not end idle ones itself. To be set before `listen`."""
@@ -75,6 +80,12 @@ class Front(FrontContext):
         self.connections = Connections(
             limits.connections, limits.connections_per_site, limits.trusted
         )
+        self._tls = tls
+        self._handshakes = Handshakes(
+            self.connections.is_trusted,
+            most=min(MOST, max(1, limits.connections // HANDSHAKES_PER)),
+        )
+        self._door: TlsDoor | None = None
         self._nobody = asyncio.Event()
         self._nobody.set()
         self._servers: list[asyncio.Server] = []
@@ -93,19 +104,37 @@ class Front(FrontContext):
 
         `shared` are sockets that listen already, perhaps in other processes too: then `host` and `port` are not used.
         """
+        self._sweeper = self._loop.call_later(SWEEP_EVERY_S, self._sweep)
+        if self._tls is not None:
+            return await self._listen_by_tls(self._tls, host, port, shared)
         create = partial(self._loop.create_server, lambda: FrontConnection(self), backlog=BACKLOG)
         if shared:
             self._servers = [await create(sock=each) for each in shared]
         else:
             self._servers = [await create(host, port)]
-        self._sweeper = self._loop.call_later(SWEEP_EVERY_S, self._sweep)
         name = self._servers[0].sockets[0].getsockname()
+        return str(name[0]), int(name[1])
+
+    async def _listen_by_tls(
+        self, tls: ServerTls, host: str, port: int, shared: Sequence[socket.socket]
+    ) -> tuple[str, int]:
+        sockets = shared or await bind(host, port, BACKLOG)
+        self._door = TlsDoor(
+            sockets,
+            self._handshakes,
+            lambda: tls.context,
+            lambda: FrontConnection(self),
+            self.inference.log,
+        )
+        name = sockets[0].getsockname()
         return str(name[0]), int(name[1])
 
     def stop_accepting(self) -> None:
         """Accept no connection any more; those that are open go on."""
         for server in self._servers:
             server.close()
+        if self._door is not None:
+            self._door.close()
 
     async def wait_left(self) -> None:
         """Wait until no client is connected, or those that are had time to come again and be asked to leave."""
@@ -118,6 +147,7 @@ class Front(FrontContext):
     def close(self) -> None:
         """Hang up on all, once what they were answered is sent."""
         self.stop_accepting()
+        self._handshakes.give_up_all()
         self.inference.slices.close()
         self.inference.packer.close()
         if self._sweeper is not None:
@@ -135,6 +165,13 @@ class Front(FrontContext):
         watch(metrics.HTTP_CONNECTIONS_MOST, lambda: connections.most)
         watch(metrics.HTTP_TURNED_AWAY, lambda: connections.turned_away)
         watch(metrics.HTTP_HUNG_UP, lambda: connections.hung_up)
+        tls, handshakes = self._tls, self._handshakes
+        if tls is not None:
+            watch(metrics.TLS_HANDSHAKES, lambda: len(handshakes))
+            watch(metrics.TLS_TURNED_AWAY, lambda: handshakes.turned_away)
+            watch(metrics.TLS_FAILED, lambda: 0 if self._door is None else self._door.failed)
+            watch(metrics.CERTIFICATE_EXPIRY, lambda: tls.expires_s)
+            watch(metrics.CERTIFICATE_REFUSED, lambda: tls.is_refused)
         watch(metrics.BODY_BYTES, lambda: budget.used_bytes)
         watch(metrics.BODY_BYTES_MOST, lambda: budget.most_bytes)
         watch(metrics.BODY_BYTES_ARRIVING, lambda: budget.arriving_bytes)

@@ -52,6 +52,7 @@ from capamesh.router.process.request_parts import RequestParts
 from capamesh.router.process.rules_keys import load_rules
 from capamesh.router.process.seat import Seat, WholeRouter
 from capamesh.router.process.standing import Standing
+from capamesh.router.process.tls_watch import server_tls
 from capamesh.router.process.traces import Traces
 from capamesh.router.requests.metered import Meter
 from capamesh.router.rules.model_rules import ModelRules, RoutingRules
@@ -92,6 +93,8 @@ class RouterParts:
         self._defaults = ModelRules(policy=settings.policy)
         """The rules of what the file says nothing about."""
         rules = load_rules(settings.rules_file, self._defaults)
+        self.tls = server_tls(settings, time.time)
+        """The TLS that clients speak; None: they speak none."""
         self.home = seat.take_home(settings.data_folder, log)
         membership = self.home.membership(settings.token, Role.ROUTER, today())
         if seat.is_main:

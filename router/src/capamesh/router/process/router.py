@@ -43,6 +43,7 @@ from capamesh.router.process.node_gauges import NodeGauges
 from capamesh.router.process.page_parts import PageParts
 from capamesh.router.process.parts import RouterParts, today
 from capamesh.router.process.seat import Controls
+from capamesh.router.process.tls_watch import TlsWatch
 from capamesh.router.requests.model_descriptions import ModelDescriptions
 
 if TYPE_CHECKING:
@@ -80,13 +81,14 @@ class Router(Controls):
         self._page = PageParts(parts)
         self._has_links = asyncio.Event()
         self._stop = asyncio.Event()
+        self._tls_watch = None if parts.tls is None else TlsWatch(parts.tls, parts.log)
         self._pages: FleetApi
         self._routing: RoutingApi
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then finish the requests under way and return.
 
-        SIGHUP reads the rules anew, and looks at the token file.
+        SIGHUP reads the rules anew, and looks at the token file and the certificate.
         """
         parts = self._parts
         seat = parts.seat
@@ -99,6 +101,7 @@ class Router(Controls):
             parts.requests,
             arrival_s=self._settings.arrival_s,
             limits=self._front_limits(),
+            tls=parts.tls,
         )
         runner = make_runner(self._application(front))
         await runner.setup()
@@ -128,6 +131,8 @@ class Router(Controls):
                         tasks.create_task(parts.announcer.run()),
                         tasks.create_task(parts.last_fleet.keep()),
                     ]
+                if self._tls_watch is not None:
+                    background.append(tasks.create_task(self._tls_watch.run()))
                 if parts.traces.exporter is not None:
                     background.append(tasks.create_task(parts.traces.exporter.run()))
                 parts.watch.start()
@@ -160,6 +165,8 @@ class Router(Controls):
     @override
     def reload(self) -> None:
         self._parts.supervisor.do("membership", self._parts.standing.beat)
+        if self._tls_watch is not None:
+            self._tls_watch.hasten()
         if self._settings.rules_file is not None:
             self._parts.reload(self._settings.rules_file)
 
@@ -201,6 +208,7 @@ class Router(Controls):
             connections=settings.max_connections,
             connections_per_site=settings.max_connections_per_address,
             trusted=networks_of(settings.trusted_proxies),
+            has_tls=self._parts.tls is not None,
         )
 
     def _application(self, front: Front) -> web.Application:
@@ -283,7 +291,9 @@ class Router(Controls):
                 f"cannot listen for HTTP on {settings.http_host}:{settings.http_port}: "
                 f"{listen_reason(exc)}; give another --http"
             ) from exc
-        self._parts.standing.http_address = f"http://{_authority(host, port)}"
+        self._parts.standing.http_address = http_url(
+            host, port, has_tls=self._parts.tls is not None
+        )
         if self._parts.seat.is_main and inside_of(host) is not Inside.LOOPBACK:
             self._log.warning(
                 "http_open_to_strangers",
@@ -324,6 +334,11 @@ class Router(Controls):
         while True:
             await asyncio.sleep(BIN_S)
             self._parts.supervisor.do("history", self._page.history.sample)
+
+
+def http_url(host: str, port: int, *, has_tls: bool) -> str:
+    """Return the URL of a router."""
+    return f"{'https' if has_tls else 'http'}://{_authority(host, port)}"
 
 
 def _authority(host: str, port: int) -> str:

@@ -225,6 +225,25 @@ HTTP_HUNG_UP: Final = gauge(
     "capamesh_http_connections_hung_up",
     "Idle HTTP connections closed for new ones since the start.",
 )
+TLS_HANDSHAKES: Final = gauge(
+    "capamesh_http_tls_handshakes", "TLS handshakes of clients that are under way."
+)
+TLS_FAILED: Final = gauge(
+    "capamesh_http_tls_handshakes_failed",
+    "TLS handshakes that failed since the start: the client left, was too slow, or one side did not take the other.",
+)
+TLS_TURNED_AWAY: Final = gauge(
+    "capamesh_http_tls_handshakes_turned_away",
+    "TLS handshakes refused since the start because their address had too many, or given up for others.",
+)
+CERTIFICATE_EXPIRY: Final = gauge(
+    "capamesh_http_certificate_expiry_timestamp_seconds",
+    "The time at which the certificate that clients see expires, in seconds since 1970.",
+)
+CERTIFICATE_REFUSED: Final = gauge(
+    "capamesh_http_certificate_refused",
+    "1 while the files of the certificate have changed and cannot be used: the one before them is still shown.",
+)
 GRPC_MISBEHAVED: Final = gauge(
     "capamesh_grpc_connections_ended",
     "HTTP/2 connections ended since the start for what their clients did: floods, broken frames, answers that nobody reads.",

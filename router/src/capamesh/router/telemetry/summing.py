@@ -13,7 +13,9 @@ from typing import Final
 from capamesh.protocol.metrics import BUILD, CLOCK_BEHIND, DISK, DISK_FREE, MEMBERSHIP_LEFT
 from capamesh.router.telemetry import metrics
 
-LEAST: Final = frozenset({metrics.MODEL_NODES_USABLE.name, metrics.NODE_USABLE.name})
+LEAST: Final = frozenset(
+    {metrics.CERTIFICATE_EXPIRY.name, metrics.MODEL_NODES_USABLE.name, metrics.NODE_USABLE.name}
+)
 """The gauges of which the smallest holds: what one of the processes cannot use, the router cannot rely on."""
 SAME: Final = frozenset(
     {
@@ -28,6 +30,7 @@ SAME: Final = frozenset(
                 DISK,
                 DISK_FREE,
                 MEMBERSHIP_LEFT,
+                metrics.CERTIFICATE_REFUSED,
                 metrics.CONTESTED,
                 metrics.MEMBERS_REFUSED,
                 metrics.MODEL_NODES,

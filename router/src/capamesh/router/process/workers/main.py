@@ -20,7 +20,7 @@ from capamesh.router.http.limits import memory_bytes
 from capamesh.router.http.server import BACKLOG
 from capamesh.router.page.history import BIN_S, History
 from capamesh.router.page.history_answers import HistoryAnswers
-from capamesh.router.process.router import strangers_warning
+from capamesh.router.process.router import http_url, strangers_warning
 from capamesh.router.process.seat import WholeRouter
 from capamesh.router.process.workers.crew import Crew, link_ports
 from capamesh.router.process.workers.mesh import MainMesh
@@ -164,8 +164,8 @@ class MainProcess:
 
     def _say_address(self) -> None:
         host, port = self._sockets[0].getsockname()[:2]
-        authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        http = self._parts.standing.http_address = f"http://{authority}"
+        http = http_url(host, port, has_tls=self._parts.tls is not None)
+        self._parts.standing.http_address = http
         if inside_of(host) is not Inside.LOOPBACK:
             asks_for_keys = self._parts.inference.ring.is_required
             warning = strangers_warning(asks_for_keys=asks_for_keys)

@@ -1,0 +1,157 @@
+"""The files of a router's certificate: what is taken, what is refused and why, and when they are read again."""
+
+from __future__ import annotations
+
+import datetime as dt
+import ssl
+import time
+from pathlib import Path
+
+import pytest
+from certificates import Authority
+
+from capamesh.protocol.errors import ConfigError
+from capamesh.router.http.tls_files import MAX_FILE_BYTES, ServerTls, TlsFiles, load
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+def test_context_is_of_tls_1_2_and_later_with_forward_secrecy(authority: Authority) -> None:
+    context = load(authority.server()).context
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+    assert context.verify_mode is ssl.CERT_NONE
+    assert context.options & ssl.OP_NO_RENEGOTIATION
+    older = [each["name"] for each in context.get_ciphers() if each["protocol"] != "TLSv1.3"]
+    assert older
+    assert all(name.startswith("ECDHE-") and ("GCM" in name or "CHACHA" in name) for name in older)
+
+
+def test_clients_must_show_a_certificate_where_an_authority_is_named(authority: Authority) -> None:
+    loaded = load(authority.server(client_ca=authority.file))
+    assert loaded.context.verify_mode is ssl.CERT_REQUIRED
+
+
+def test_expiry_is_the_certificate_s(authority: Authority) -> None:
+    before_s = time.time()
+    certificate, key = authority.issue("localhost", dt.timedelta(hours=5))
+    assert load(TlsFiles(certificate, key)).expires_s == pytest.approx(
+        before_s + 5 * 3600, abs=60.0
+    )
+
+
+def test_key_that_all_may_read_is_told(authority: Authority) -> None:
+    files = authority.server()
+    assert not load(files).is_exposed
+    files.key.chmod(0o644)
+    assert load(files).is_exposed
+
+
+def refusal(files: TlsFiles) -> str:
+    with pytest.raises(ConfigError) as refused:
+        load(files)
+    return refused.value.message
+
+
+def test_file_that_cannot_be_used_is_refused_with_its_name(
+    authority: Authority, tmp_path: Path
+) -> None:
+    certificate, key = authority.issue("one")
+    other_certificate, other_key = authority.issue("other")
+    junk, large = tmp_path / "junk", tmp_path / "large"
+    junk.write_text("junk")
+    large.write_bytes(bytes(MAX_FILE_BYTES + 1))
+    _, locked = authority.issue("locked", password=b"secret")
+    gone = tmp_path / "gone"
+    assert refusal(TlsFiles(gone, key)) == f"--tls-cert {gone} does not exist"
+    assert refusal(TlsFiles(certificate, gone)) == f"--tls-key {gone} does not exist"
+    assert refusal(TlsFiles(tmp_path, key)) == f"cannot read --tls-cert {tmp_path}: Is a directory"
+    assert refusal(TlsFiles(large, key)).startswith(f"--tls-cert {large} has over {MAX_FILE_BYTES}")
+    assert refusal(TlsFiles(junk, key)) == (
+        f"--tls-cert {junk} holds no certificate: give a file of certificates as PEM"
+    )
+    assert refusal(TlsFiles(certificate, other_key)) == (
+        f"--tls-key {other_key} is not the key of --tls-cert {certificate}"
+    )
+    assert "cannot be used" in refusal(TlsFiles(certificate, junk))
+    assert "without a password" in refusal(TlsFiles(certificate, locked))
+    assert refusal(TlsFiles(other_certificate, other_key, junk)) == (
+        f"--tls-client-ca {junk} holds no certificate: give a file of authorities as PEM"
+    )
+
+
+def replace(files: TlsFiles, pair: tuple[Path, Path]) -> None:
+    pair[0].replace(files.certificate)
+    pair[1].replace(files.key)
+
+
+def test_files_are_read_again_once_they_are_others(authority: Authority) -> None:
+    files = authority.server()
+    tls = ServerTls(files, time.time)
+    first = tls.context
+    assert not tls.look()
+    replace(files, authority.issue("next", dt.timedelta(days=3)))
+    assert tls.look()
+    assert tls.context is not first
+    assert tls.expires_s > time.time() + 2 * 86400
+    assert not tls.look()
+
+
+def test_pair_that_cannot_be_used_is_told_once_and_the_one_before_goes_on(
+    authority: Authority,
+) -> None:
+    files = authority.server()
+    tls = ServerTls(files, time.time)
+    first = tls.context
+    certificate, key = authority.issue("next")
+    certificate.replace(files.certificate)  # and its key a moment later
+    with pytest.raises(ConfigError, match="is not the key of"):
+        tls.look()
+    assert not tls.look()
+    assert (tls.context is first, tls.is_refused) == (True, True)
+    key.replace(files.key)
+    assert tls.look()
+    assert (tls.context is first, tls.is_refused) == (False, False)
+
+
+def test_file_that_is_gone_is_told_and_the_one_before_goes_on(authority: Authority) -> None:
+    files = authority.server()
+    tls = ServerTls(files, time.time)
+    aside = files.key.with_suffix(".aside")
+    files.key.replace(aside)
+    with pytest.raises(ConfigError, match="does not exist"):
+        tls.look()
+    aside.replace(files.key)
+    assert tls.look()
+    assert not tls.is_refused
+
+
+def test_certificate_that_has_expired_does_not_take_the_place_of_another(
+    authority: Authority,
+) -> None:
+    files = authority.server()
+    tls = ServerTls(files, time.time)
+    replace(files, authority.issue("old", dt.timedelta(hours=-1)))
+    with pytest.raises(ConfigError, match="has expired"):
+        tls.look()
+    assert not tls.is_expired
+    assert ServerTls(files, time.time).is_expired  # at a start there is no other
+
+
+def test_links_to_files_count_as_what_they_lead_to(authority: Authority, tmp_path: Path) -> None:
+    """Kubernetes and certbot replace a link."""
+    for name in ("one", "two"):
+        certificate, key = authority.issue(name)
+        (tmp_path / f"v-{name}").mkdir()
+        certificate.rename(tmp_path / f"v-{name}" / "tls.crt")
+        key.rename(tmp_path / f"v-{name}" / "tls.key")
+    data = tmp_path / "data"
+    data.symlink_to("v-one")
+    tls = ServerTls(TlsFiles(data / "tls.crt", data / "tls.key"), time.time)
+    first = tls.context
+    (tmp_path / "next").symlink_to("v-two")
+    (tmp_path / "next").replace(data)
+    assert tls.look()
+    assert tls.context is not first
