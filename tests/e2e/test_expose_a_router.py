@@ -79,6 +79,8 @@ async def test_commands_of_the_page_work(built_models: Path, tmp_path: Path) -> 
         async with asyncio.timeout(LIMIT_S), AsyncClient(url, ca=certificate) as client:
             while not await client.is_ready("digits"):
                 await asyncio.sleep(0.2)
+        keys = step_with("capamesh keys create")
+        await follow(keys.replace("my-network/router", str(cluster.router.data_folder)), tmp_path)
         np.save(tmp_path / "image.npy", np.zeros((1, 64), np.float32))
         assert '"ready": true' in await follow(step_with("curl"), tmp_path, url)
         assert "label" in await follow(step_with("capamesh infer"), tmp_path, url)

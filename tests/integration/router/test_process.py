@@ -100,7 +100,7 @@ async def test_router_is_ready_only_once_it_listens_for_links_and_serves_http(
 async def test_router_that_serves_http_beyond_its_machine_says_what_strangers_can_do(
     tmp_path: Path, host: str, is_open: bool
 ) -> None:
-    parts, log = make_router(tmp_path, http_host=host)
+    parts, log = make_router(tmp_path, http_host=host, is_insecure=True)
     await run(parts)
     (ready,) = log.of("router_ready")
     assert ready["http"].startswith(f"http://{host}:")
@@ -108,10 +108,19 @@ async def test_router_that_serves_http_beyond_its_machine_says_what_strangers_ca
         "http": ready["http"],
         "what_they_can_do": "run any model as often as the limits allow, in any tenant's name and at any priority, read every"
         " request's way, /v1/nodes with the addresses of all nodes, and /metrics; nothing on the way is encrypted",
-        "what_to_do": "give out keys (capamesh keys create), listen on 127.0.0.1 and let a proxy with TLS come before it, or let a"
+        "what_to_do": "give out keys (capamesh keys create), listen on 127.0.0.1 and let a proxy come before it, or let a"
         " firewall allow only those you know",
     }
     assert log.of("http_open_to_strangers") == ([reported] if is_open else [])
+
+
+async def test_router_that_would_serve_http_beyond_its_machine_does_not_start(
+    tmp_path: Path,
+) -> None:
+    parts, log = make_router(tmp_path, http_host="0.0.0.0")  # noqa: S104 - it is not listened on
+    with pytest.raises(ConfigError, match="say by --insecure"):
+        await run(parts)
+    assert log.events == []
 
 
 async def test_taken_http_port_is_reported_once_in_the_systems_own_words(

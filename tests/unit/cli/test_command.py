@@ -282,7 +282,7 @@ def test_every_router_setting_has_an_option(
         "--advertise me --dial-inside private --mdns --name gpu-1 --traces http://c:4318/v1/traces --trace-slow 0.5 --trace-ratio 0.1 --region eu --policy other --rules r.toml --keys k.db --timeout 2s --arrival 4000ms --drain 3 --max-message-mib 1MiB "
         "--workers 3 --max-json-mib 2 --max-json-answer-mib 3 --body-budget-mib 4 --answer-budget-mib 6 --max-connections 5 "
         "--max-connections-per-address 3 --trusted-proxy 10.0.0.7 --trusted-proxy fd00::/8 "
-        "--tls-cert c.pem --tls-key c.key --tls-client-ca ca.pem"
+        "--tls-cert c.pem --tls-key c.key --tls-client-ca ca.pem --insecure"
     )
     assert run(line.split()) == 0
     given = RouterSettings(
@@ -295,6 +295,7 @@ def test_every_router_setting_has_an_option(
         tls_certificate=Path("c.pem"),
         tls_key=Path("c.key"),
         tls_client_ca=Path("ca.pem"),
+        is_insecure=True,
         mesh_host="::",
         mesh_port=4002,
         link_host="10.0.0.1",

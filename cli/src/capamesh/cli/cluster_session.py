@@ -32,18 +32,30 @@ and larger ones are measured for up to 3 s each)."""
 
 
 def run_session(
-    models: Path | None, nodes: int, http: str, data: Path | None, *, as_json: bool
+    models: Path | None,
+    nodes: int,
+    http: str,
+    data: Path | None,
+    *,
+    is_insecure: bool,
+    as_json: bool,
 ) -> None:
     """Run a router and so many nodes until SIGINT or SIGTERM, in a folder that is removed unless `data` names it.
 
     Raises `ConfigError` and `LocalError` when they do not start.
     """
     folder = models_folder(models)
+    options = ("--insecure",) if is_insecure else ()
+
+    def run_in(home: Path) -> None:
+        cluster = LocalCluster(home, folder, nodes, http, router_options=options)
+        run_cluster(cluster, as_json=as_json)
+
     if data is not None:
-        run_cluster(LocalCluster(data.absolute(), folder, nodes, http), as_json=as_json)
+        run_in(data.absolute())
         return
     with tempfile.TemporaryDirectory(prefix="capamesh-") as temporary:
-        run_cluster(LocalCluster(Path(temporary), folder, nodes, http), as_json=as_json)
+        run_in(Path(temporary))
 
 
 def run_cluster(cluster: LocalCluster, *, as_json: bool, is_joinable: bool = False) -> None:

@@ -35,6 +35,10 @@ def up(
     http: Annotated[
         str, typer.Option("--http", metavar="HOST:PORT", help="Where clients come in.")
     ] = "127.0.0.1:8000",
+    is_insecure: Annotated[
+        bool,
+        typer.Option("--insecure", help="Let clients of other machines in at --http."),
+    ] = False,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -52,4 +56,4 @@ def up(
     host_and_port(http, "--http")
     if models is not None:
         options.refuse_file_as_folder(models, "--models")
-    run_session(models, nodes, http, data, as_json=as_json)
+    run_session(models, nodes, http, data, is_insecure=is_insecure, as_json=as_json)

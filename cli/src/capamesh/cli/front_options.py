@@ -39,3 +39,12 @@ TlsClientCa: TypeAlias = Annotated[
         help="Only clients with a certificate that one of these authorities has signed are let in.",
     ),
 ]
+Insecure: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--insecure",
+        envvar="CAPAMESH_INSECURE",
+        rich_help_panel=PANEL,
+        help="Let clients of other machines in without TLS or keys: only those you trust can reach --http.",
+    ),
+]

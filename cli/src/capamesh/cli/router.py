@@ -79,6 +79,7 @@ def run(
     tls_cert: front_options.TlsCert = None,
     tls_key: front_options.TlsKey = None,
     tls_client_ca: front_options.TlsClientCa = None,
+    insecure: front_options.Insecure = False,
     links: Annotated[
         str,
         typer.Option(
@@ -307,6 +308,7 @@ def run(
         tls_certificate=tls_cert,
         tls_key=tls_key,
         tls_client_ca=tls_client_ca,
+        is_insecure=insecure,
         mesh_host=mesh_host,
         mesh_port=mesh_port,
         link_host=link_host,

@@ -54,6 +54,14 @@ Metrics = Annotated[
     ),
 ]
 
+Insecure = Annotated[
+    bool,
+    typer.Option(
+        "--insecure",
+        help="Let clients of other machines in at --http: nothing is encrypted there. Remembered with --http.",
+    ),
+]
+
 UP_EPILOG = examples(
     "capamesh up   a network of your own, with sample models; prints the line for other machines",
     "capamesh up --models ./models   with your models; the next start remembers the folder",
@@ -78,6 +86,7 @@ def up(
             show_default=False,
         ),
     ] = "",
+    is_insecure: Insecure = False,
     is_local: Annotated[
         bool,
         typer.Option(
@@ -103,7 +112,18 @@ def up(
         host_and_port(metrics, "--metrics")
     if models is not None:
         options.refuse_file_as_folder(models, "--models")
-    run_up(home, models, http, port, metrics, advertise, name, is_local=is_local, as_json=as_json)
+    run_up(
+        home,
+        models,
+        http,
+        port,
+        metrics,
+        advertise,
+        name,
+        is_insecure=is_insecure,
+        is_local=is_local,
+        as_json=as_json,
+    )
 
 
 def join(

@@ -37,6 +37,7 @@ def run_up(
     advertise: str,
     name: str,
     *,
+    is_insecure: bool,
     is_local: bool,
     as_json: bool,
 ) -> None:
@@ -58,6 +59,7 @@ def run_up(
                 name or kept.name,
                 metrics or kept.metrics,
                 ports,
+                is_insecure or (not http and kept.insecure),
             )
             advertised = ("--advertise", advertise) if advertise else ()
             cluster = LocalCluster(
@@ -71,6 +73,7 @@ def run_up(
                     *("--links", f"{host}:{ports['router_links']}"),
                     *advertised,
                     *named,
+                    *(["--insecure"] if settings.insecure else []),
                 ),
                 node_options=(
                     *_listening(host, ports),

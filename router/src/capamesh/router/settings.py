@@ -39,6 +39,8 @@ class RouterSettings:
     """The file of its key; given together with it."""
     tls_client_ca: Path | None = None
     """The file of the authorities, one of which has signed each client's certificate; None: clients need none."""
+    is_insecure: bool = False
+    """True if clients of other machines may come in without TLS or keys."""
     mesh_host: str = "127.0.0.1"
     """The address at which members gossip."""
     mesh_port: int = 4001

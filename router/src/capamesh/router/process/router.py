@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import time
 from importlib.metadata import version as package_version
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 from typing_extensions import override
@@ -17,7 +17,6 @@ from capamesh.protocol.advertised_address import (
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.loop_watch import LoopWatch
 from capamesh.protocol.member_status import HEARTBEAT_S
-from capamesh.protocol.reach import Inside, inside_of
 from capamesh.router.fleet.membership import TICK_S
 from capamesh.router.grpc.server import GrpcServer
 from capamesh.router.http.admin_fleet import FleetApi
@@ -30,6 +29,7 @@ from capamesh.router.http.oip import InferenceApi
 from capamesh.router.http.openai_models import ModelsApi
 from capamesh.router.http.server import Front
 from capamesh.router.page.history import BIN_S
+from capamesh.router.process.exposure import require_safe, warning
 from capamesh.router.process.gauges import (
     watch_fleet,
     watch_keys,
@@ -50,26 +50,6 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.overrides import Hold
     from capamesh.router.page.history import Totals
 
-OPEN_TO_STRANGERS: Final = {
-    "what_they_can_do": "run any model as often as the limits allow, in any tenant's name and at any priority, read every"
-    " request's way, /v1/nodes with the addresses of all nodes, and /metrics; nothing on the way is encrypted",
-    "what_to_do": "give out keys (capamesh keys create), listen on 127.0.0.1 and let a proxy with TLS come before it, or let a"
-    " firewall allow only those you know",
-}
-"""The warning to the operator of a router that listens beyond its machine, where it asks for no key: it speaks no TLS."""
-
-
-READ_BY_STRANGERS: Final = {
-    "what_they_can_do": "read all that is on the way, keys included: nothing is encrypted",
-    "what_to_do": "listen on 127.0.0.1 and let a proxy with TLS come before it, or let a firewall allow only those you know",
-}
-"""The warning where the router asks for keys."""
-
-
-def strangers_warning(*, asks_for_keys: bool) -> dict[str, str]:
-    """Return what the log says of a router that listens beyond its machine."""
-    return READ_BY_STRANGERS if asks_for_keys else OPEN_TO_STRANGERS
-
 
 class Router(Controls):
     """One router of a network."""
@@ -88,10 +68,13 @@ class Router(Controls):
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then finish the requests under way and return.
 
-        SIGHUP reads the rules anew, and looks at the token file and the certificate.
+        SIGHUP reads the rules anew, and looks at the token file and the certificate. Raises `ConfigError` where clients of
+        other machines could do what they should not.
         """
         parts = self._parts
         seat = parts.seat
+        if seat.is_main:
+            require_safe(parts.settings, asks_for_keys=parts.inference.ring.is_required)
         seat.obey(self)
         parts.standing.write()
         watch = LoopWatch(self._log, parts.telemetry.loop_beat, parts.inference.slices.describe)
@@ -294,12 +277,8 @@ class Router(Controls):
         self._parts.standing.http_address = http_url(
             host, port, has_tls=self._parts.tls is not None
         )
-        if self._parts.seat.is_main and inside_of(host) is not Inside.LOOPBACK:
-            self._log.warning(
-                "http_open_to_strangers",
-                http=self._parts.standing.http_address,
-                **strangers_warning(asks_for_keys=self._parts.inference.ring.is_required),
-            )
+        if self._parts.seat.is_main:
+            warn_of_strangers(self._parts, host)
 
     def _listening(self, port: int) -> None:
         self._parts.standing.link_address = _authority(self._parts.link_host, port)
@@ -334,6 +313,13 @@ class Router(Controls):
         while True:
             await asyncio.sleep(BIN_S)
             self._parts.supervisor.do("history", self._page.history.sample)
+
+
+def warn_of_strangers(parts: RouterParts, host: str) -> None:
+    """Say in the log what clients of other machines can do that they should not, at a router that listens at `host`."""
+    found = warning(parts.settings, host, asks_for_keys=parts.inference.ring.is_required)
+    if found:
+        parts.log.warning("http_open_to_strangers", http=parts.standing.http_address, **found)
 
 
 def http_url(host: str, port: int, *, has_tls: bool) -> str:

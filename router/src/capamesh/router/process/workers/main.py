@@ -14,13 +14,13 @@ from capamesh.protocol.advertised_address import listen_reason, require_free
 from capamesh.protocol.errors import ConfigError, InvalidRequest
 from capamesh.protocol.loop_watch import LoopWatch
 from capamesh.protocol.member_status import HEARTBEAT_S
-from capamesh.protocol.reach import Inside, inside_of
 from capamesh.router.fleet.membership import TICK_S
 from capamesh.router.http.limits import memory_bytes
 from capamesh.router.http.server import BACKLOG
 from capamesh.router.page.history import BIN_S, History
 from capamesh.router.page.history_answers import HistoryAnswers
-from capamesh.router.process.router import http_url, strangers_warning
+from capamesh.router.process.exposure import require_safe
+from capamesh.router.process.router import http_url, warn_of_strangers
 from capamesh.router.process.seat import WholeRouter
 from capamesh.router.process.workers.crew import Crew, link_ports
 from capamesh.router.process.workers.mesh import MainMesh
@@ -80,9 +80,13 @@ class MainProcess:
     """The main process of one router."""
 
     def __init__(self, parts: RouterParts, seat: MainSeat) -> None:
-        """Take the HTTP address; raise `ConfigError` when it, or one for links, cannot be had. `seat` is that of `parts`."""
+        """Take the HTTP address; raise `ConfigError` when it, or one for links, cannot be had, or is not safe.
+
+        `seat` is that of `parts`.
+        """
         self._parts = parts
         self._settings = settings = parts.settings
+        require_safe(settings, asks_for_keys=parts.inference.ring.is_required)
         self._log = parts.log
         self._stop = asyncio.Event()
         if settings.link_port:
@@ -164,12 +168,10 @@ class MainProcess:
 
     def _say_address(self) -> None:
         host, port = self._sockets[0].getsockname()[:2]
-        http = http_url(host, port, has_tls=self._parts.tls is not None)
-        self._parts.standing.http_address = http
-        if inside_of(host) is not Inside.LOOPBACK:
-            asks_for_keys = self._parts.inference.ring.is_required
-            warning = strangers_warning(asks_for_keys=asks_for_keys)
-            self._log.warning("http_open_to_strangers", http=http, **warning)
+        self._parts.standing.http_address = http_url(
+            host, port, has_tls=self._parts.tls is not None
+        )
+        warn_of_strangers(self._parts, host)
 
     # what workers say
 

@@ -1,0 +1,106 @@
+"""The rule on who may reach a router's HTTP, and what its log warns of where it is told to open it all the same."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capamesh.protocol.errors import ConfigError
+from capamesh.router.process.exposure import is_of_this_machine, require_safe, warning
+from capamesh.router.settings import RouterSettings
+
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - nothing listens here
+FILE = Path("file.pem")
+TLS: dict[str, Any] = {"tls_certificate": FILE, "tls_key": FILE}
+MUTUAL: dict[str, Any] = {**TLS, "tls_client_ca": FILE}
+
+
+def at(host: str, **settings: Any) -> RouterSettings:
+    return RouterSettings(Path(), http_host=host, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "asks_for_keys", "why"),
+    [
+        ({}, False, "no key is asked for and nothing is encrypted"),
+        ({}, True, "nothing is encrypted"),
+        (TLS, False, "no key is asked for"),
+        (TLS, True, ""),
+        (MUTUAL, False, ""),
+        ({"is_insecure": True}, False, ""),
+    ],
+)
+def test_address_beyond_this_machine_needs_tls_and_a_proof(
+    settings: dict[str, Any], asks_for_keys: bool, why: str
+) -> None:
+    require_safe(at("127.0.0.1", **settings), asks_for_keys=asks_for_keys)
+    exposed = at(EVERYWHERE, **settings)
+    if not why:
+        require_safe(exposed, asks_for_keys=asks_for_keys)
+        return
+    with pytest.raises(ConfigError) as refusal:
+        require_safe(exposed, asks_for_keys=asks_for_keys)
+    assert refusal.value.message == (
+        f"clients of other machines could come in at --http 0.0.0.0:8000, where {why}. Either listen on this machine alone (--http"
+        " 127.0.0.1:8000), if need be with a proxy before it; or give a certificate and keys (--tls-cert and --tls-key, `capamesh"
+        " keys create`); or say by --insecure that only those you trust can reach it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "is_safe"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("localhost", True),
+        ("", False),  # all addresses
+        (EVERYWHERE, False),
+        ("::", False),
+        ("10.0.0.5", False),
+        ("fe80::1", False),
+        ("192.0.2.1", False),
+    ],
+)
+def test_address_is_of_this_machine_if_nobody_else_can_connect(host: str, is_safe: bool) -> None:
+    assert is_of_this_machine(host) is is_safe
+
+
+def test_name_is_of_this_machine_if_all_its_addresses_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"inner": ["127.0.0.1", "::1"], "mixed": ["127.0.0.1", "10.0.0.5"]}
+
+    def looked_up(host: str, *_: object, **__: object) -> list[Any]:
+        if host not in names:
+            raise socket.gaierror("unknown")
+        return [(0, 0, 0, "", (address, 0)) for address in names[host]]
+
+    monkeypatch.setattr(socket, "getaddrinfo", looked_up)
+    assert is_of_this_machine("inner")
+    assert not is_of_this_machine("mixed")
+    assert is_of_this_machine("gone")  # it cannot be listened on either
+
+
+@pytest.mark.parametrize(
+    ("settings", "asks_for_keys", "warned"),
+    [
+        ({}, False, "nothing on the way is encrypted"),
+        ({}, True, "read all that is on the way, keys included"),
+        (TLS, False, "run any model"),
+        (TLS, True, ""),
+        (MUTUAL, False, ""),
+    ],
+)
+def test_log_warns_of_what_strangers_can_do(
+    settings: dict[str, Any], asks_for_keys: bool, warned: str
+) -> None:
+    found = warning(at(EVERYWHERE, **settings), EVERYWHERE, asks_for_keys=asks_for_keys)
+    if warned:
+        assert warned in found["what_they_can_do"]
+        assert "encrypted" not in found["what_they_can_do"] or not settings
+    else:
+        assert found == {}
+    assert not warning(at("localhost", **settings), "127.0.0.1", asks_for_keys=asks_for_keys)
