@@ -39,23 +39,29 @@ _CONFIGURATION: Final = H2Configuration(client_side=False, header_encoding=None)
 _FIRST_WINDOW_BYTES: Final = 65_535
 """The window of a connection before it is opened: RFC 9113, section 6.9.2."""
 _FRAME_HEAD_BYTES: Final = 9
+_SETTINGS: Final = 4
+"""The type of frames that a client has to begin with: RFC 9113, sections 3.4 and 6.5."""
 _FRAME_BYTES: Final = 16_384
 """The longest frame where no settings say otherwise: RFC 9113, section 4.2."""
 
 
-class _FrameLengths:
-    """The lengths of the frames that come: h2 looks at them only once a frame is whole, and would keep 16 MiB for that."""
+class _FrameHeads:
+    """The heads of the frames that come: h2 looks at them only once a frame is whole, and would keep 16 MiB for that.
 
-    __slots__ = ("_begun", "_left_bytes")
+    Nor does it mind which frame is the first.
+    """
+
+    __slots__ = ("_begun", "_is_first", "_left_bytes")
 
     def __init__(self) -> None:
         self._left_bytes = len(PREFACE)
         """The bytes until the next frame begins."""
         self._begun = b""
         """The part of a frame's first 9 bytes that is here."""
+        self._is_first = True
 
-    def has_overlong(self, data: bytes) -> bool:
-        """Return whether a frame begins in `data` that is longer than frames may be."""
+    def fault(self, data: bytes) -> tuple[ErrorCode, str] | None:
+        """Return what is wrong with a frame that begins in `data`: it is too long, or the first and no SETTINGS."""
         at = 0
         while at < len(data):
             if self._left_bytes:
@@ -68,10 +74,13 @@ class _FrameLengths:
             at += step
             if len(self._begun) == _FRAME_HEAD_BYTES:
                 self._left_bytes = int.from_bytes(self._begun[:3], "big")
-                self._begun = b""
+                kind, self._begun = self._begun[3], b""
+                if self._is_first and kind != _SETTINGS:
+                    return ErrorCode.PROTOCOL_ERROR, "the first frame is no SETTINGS"
+                self._is_first = False
                 if self._left_bytes > _FRAME_BYTES:
-                    return True
-        return False
+                    return ErrorCode.FRAME_SIZE_ERROR, "too large frame size"
+        return None
 
 
 class _Unsent:
@@ -87,7 +96,7 @@ class _Unsent:
 class SessionByH2(Http2Session):
     """One connection, by h2."""
 
-    __slots__ = ("_connection", "_lengths", "_unsent", "_unsent_bytes", "_written")
+    __slots__ = ("_connection", "_heads", "_unsent", "_unsent_bytes", "_written")
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,7 +114,7 @@ class SessionByH2(Http2Session):
         connection.increment_flow_control_window(CONNECTION_WINDOW_BYTES - _FIRST_WINDOW_BYTES)
         self._written = b""
         """A GOAWAY that h2 does not make: behind its own it takes nothing any more, and open streams are to go on."""
-        self._lengths = _FrameLengths()
+        self._heads = _FrameHeads()
         self._unsent: dict[int, _Unsent] = {}
         self._unsent_bytes = 0
 
@@ -113,9 +122,10 @@ class SessionByH2(Http2Session):
     def receive(self, data: bytes | memoryview, events: StreamEvents) -> None:
         connection = self._connection
         taken = bytes(data)
-        if self._lengths.has_overlong(taken):
-            words = goaway(self.last_stream, ErrorCode.FRAME_SIZE_ERROR, "too large frame size")
-            raise Misbehaved("too large frame size", words)
+        fault = self._heads.fault(taken)
+        if fault is not None:
+            code, reason = fault
+            raise Misbehaved(reason, goaway(self.last_stream, code, reason))
         try:
             told = connection.receive_data(taken)
         except ProtocolError as error:
