@@ -369,6 +369,34 @@ async def test_router_that_stops_asks_its_clients_to_leave(http: Http) -> None:
         await method(channel, INFER)(message())  # the client has come again
 
 
+async def test_router_that_stops_asks_clients_at_once_and_answers_what_is_under_way(
+    http: Http,
+) -> None:
+    link = http.node("a", hang)
+    async with (
+        grpc.aio.insecure_channel(address(http)) as idle,
+        grpc.aio.insecure_channel(
+            address(http), options=[("grpc.use_local_subchannel_pool", 1)]
+        ) as busy,
+    ):
+        await method(idle, "/inference.GRPCInferenceService/ServerLive")(b"")
+        asked = asyncio.ensure_future(method(busy, INFER)(message()))
+        async with asyncio.timeout(GUARD_S):
+            await link.asked.wait()
+            before = len(http.front.connections)
+            http.front.requests.is_closing = True
+            http.front.ask_to_leave()
+            http.front.ask_to_leave()
+            while len(http.front.connections) == before:  # the idle one leaves
+                await asyncio.sleep(0)
+            assert len(http.front.connections) == before - 1
+            link.asks[0].echo()
+            await asked
+            while len(http.front.connections) == before - 1:
+                await asyncio.sleep(0)
+        http.front.requests.is_closing = False
+
+
 @pytest.fixture
 def made() -> list[Key]:
     return []

@@ -116,9 +116,16 @@ class GrpcConnection(Guest, StreamEvents, CallHost):
             self._flush()
 
     @override
+    def ask_to_leave(self) -> None:
+        if not (self._is_over or self._is_closing):
+            self._say_goodbye()
+            self._flush()
+
+    @override
     def leave(self) -> None:
         if not self._is_over:
-            self._say_goodbye()
+            if not self._is_closing:
+                self._say_goodbye()
             self._write()
 
     # StreamEvents

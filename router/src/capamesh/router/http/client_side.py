@@ -120,6 +120,11 @@ class ClientSide(asyncio.BufferedProtocol, Connection, Receiver):
         """Close it for another: there are too many."""
         self._transport.abort()
 
+    def ask_to_leave(self) -> None:
+        """Ask the client to begin nothing new here, where its protocol has words for that."""
+        if self._guest is not None:
+            self._guest.ask_to_leave()
+
     def close(self) -> None:
         """Hang up once what was answered has been sent."""
         if self._guest is not None:

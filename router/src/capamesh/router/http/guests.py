@@ -50,6 +50,9 @@ class Guest(Protocol):
     def resumed(self) -> None:
         """Write again."""
 
+    def ask_to_leave(self) -> None:
+        """Ask the client to begin nothing new, where the protocol has words for that; what is under way goes on."""
+
     def leave(self) -> None:
         """Write the last that the client is to hear: the connection is closed then."""
 

@@ -136,6 +136,11 @@ class Front(FrontContext):
         if self._door is not None:
             self._door.close()
 
+    def ask_to_leave(self) -> None:
+        """Ask those who can be asked at any time; clients of HTTP/1.1 are asked by the answers to what they send next."""
+        for connection in self._open():
+            connection.ask_to_leave()
+
     async def wait_left(self) -> None:
         """Wait until no client is connected, or those that are had time to come again and be asked to leave."""
         try:

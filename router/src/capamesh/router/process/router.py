@@ -172,6 +172,7 @@ class Router(Controls):
         parts = self._parts
         front.stop_accepting()
         parts.requests.is_closing = True
+        front.ask_to_leave()
         try:
             async with asyncio.timeout(self._settings.drain_s):
                 await front.wait_left()
