@@ -21,6 +21,7 @@ def hello(limits: LinkLimits) -> Hello:
         agent_version="test",
         initial_credit_bytes=limits.initial_credit_bytes,
         message_bytes=limits.message_bytes,
+        part_window_bytes=limits.part_window_bytes,
     )
 
 

@@ -344,8 +344,8 @@ async def test_reader_may_withdraw_at_any_part_and_hears_no_more() -> None:
     assert ends.is_idle
 
 
-async def test_peer_s_parts_are_no_more_than_a_whole_answer_while_none_is_released() -> None:
-    ends, reader = Ends(limits(message_bytes=10 * PART_BYTES)), Reader()
+async def test_peer_that_sends_parts_without_room_loses_the_request() -> None:
+    ends, reader = Ends(limits(part_window_bytes=10 * PART_BYTES)), Reader()
     stream = ends.link.ask(b"", [], reader)
     await ends.reads()
     for _ in range(11):
@@ -354,22 +354,24 @@ async def test_peer_s_parts_are_no_more_than_a_whole_answer_while_none_is_releas
     *parts, error = reader.news
     assert parts == [Answer(b"", memoryview(b""))] * 10
     assert isinstance(error, PeerError)
-    assert "5632 bytes of an answer in parts are not released" in error.message
+    assert "a part came while 5120 bytes of the parts before it were not released" in error.message
     assert ends.is_idle
     assert await ends.reads() == [RequestCancelled(stream)]
     assert ends.link._core._streams.parts.size_bytes == 0
 
 
 async def test_parts_that_are_released_may_come_without_end() -> None:
-    ends, reader = Ends(limits(message_bytes=10 * PART_BYTES)), Reader()
+    ends, reader = Ends(limits(part_window_bytes=10 * PART_BYTES)), Reader()
     stream = ends.link.ask(b"", [], reader)
     await ends.reads()
     for _ in range(50):
+        assert ends.peer.has_part_room(stream)
         ends.peer.respond(stream, b"meta", [bytes(4 * PART_BYTES)], is_final=False)
         ends.deliver()
         part = reader.news.pop()
         assert isinstance(part, Answer)
         ends.link.release(stream, part)
+        await ends.reads()
     ends.peer.respond(stream, b"end", [])
     ends.deliver()
     assert reader.news == [(b"end", b"")]

@@ -15,6 +15,7 @@ from capamesh.protocol.errors import (
     Overloaded,
     PeerError,
     ProtocolViolation,
+    RunFailed,
     TooLarge,
 )
 from capamesh.protocol.links.connection import Connection
@@ -24,6 +25,7 @@ from capamesh.protocol.links.events import (
     GoawayReceived,
     HelloReceived,
     LoadReceived,
+    PartsReleased,
     PongReceived,
     ProbeReceived,
     RequestCancelled,
@@ -31,6 +33,7 @@ from capamesh.protocol.links.events import (
     ResponseReceived,
 )
 from capamesh.protocol.links.frames import END, FINAL, HEADER, FrameKind, LinkLimits, encode_frame
+from capamesh.protocol.links.held_parts import PART_BYTES
 
 OTHER_HELLO = encode_frame(FrameKind.HELLO, meta=hello(LinkLimits(message_bytes=1)).encode())
 
@@ -113,7 +116,7 @@ def test_no_more_than_the_credit_is_sent_until_the_receiver_grants_it() -> None:
 
 
 def test_response_in_several_messages_ends_with_the_final_one() -> None:
-    wire = greeted()
+    wire = greeted(dialer=limits(part_window_bytes=300_000))
     stream = wire.dialer.ask(b"")
     wire.settle()
     big = bytes(range(256)) * 1000
@@ -128,6 +131,75 @@ def test_response_in_several_messages_ends_with_the_final_one() -> None:
     ]
     assert wire.dialer.is_idle
     assert wire.acceptor.is_idle
+
+
+def test_next_part_has_room_only_once_enough_of_those_before_is_released() -> None:
+    window_bytes = 4 * PART_BYTES
+    wire = greeted(dialer=limits(part_window_bytes=window_bytes))
+    stream = wire.dialer.ask(b"")
+    wire.settle()
+    for _ in range(4):
+        assert wire.acceptor.has_part_room(stream)
+        wire.acceptor.respond(stream, b"", [], is_final=False)
+    assert not wire.acceptor.has_part_room(stream)
+    assert len(wire.settle()[0]) == 4
+    wire.dialer.release(stream, 0)
+    assert wire.settle() == ([], [PartsReleased(stream)])
+    assert wire.acceptor.has_part_room(stream)
+    wire.dialer.release(stream, 0)
+    assert wire.settle() == ([], [])  # it has room already
+    other = wire.dialer.ask(b"")
+    wire.settle()
+    assert wire.acceptor.has_part_room(other)
+
+
+def test_part_is_sent_whatever_its_size_where_none_is_held() -> None:
+    wire = greeted(dialer=limits(part_window_bytes=1))
+    stream = wire.dialer.ask(b"")
+    wire.settle()
+    for _ in range(3):
+        assert wire.acceptor.has_part_room(stream)
+        wire.acceptor.respond(stream, b"", [bytes(300_000)], is_final=False)
+        assert not wire.acceptor.has_part_room(stream)
+        (part,), _ = wire.settle()
+        assert isinstance(part, ResponseReceived)
+        wire.dialer.release(stream, len(part.body))
+        assert wire.settle() == ([], [PartsReleased(stream)])
+
+
+@pytest.mark.parametrize("end", ["final", "error", "cancel"])
+def test_answer_in_parts_leaves_nothing_behind_however_it_ends(end: str) -> None:
+    wire = greeted()
+    stream = wire.dialer.ask(b"")
+    wire.settle()
+    wire.acceptor.respond(stream, b"", [bytes(100)], is_final=False)
+    wire.settle()
+    match end:
+        case "final":
+            wire.acceptor.respond(stream, b"", [])
+        case "error":
+            wire.acceptor.fail(stream, RunFailed("it fell over"))
+        case _:
+            wire.dialer.cancel(stream)
+    wire.settle()
+    wire.dialer.release(stream, 100)
+    wire.acceptor._receiver._released(stream, 10**6)  # a peer that makes it up
+    assert wire.settle() == ([], [])
+    assert wire.acceptor._streams.sent_parts == {}
+    assert (bool(wire.dialer._streams.parts), wire.dialer._streams.parts.size_bytes) == (False, 0)
+
+
+def test_peer_that_releases_what_it_was_not_sent_gains_nothing() -> None:
+    wire = greeted(dialer=limits(part_window_bytes=2 * PART_BYTES))
+    stream = wire.dialer.ask(b"")
+    wire.settle()
+    wire.acceptor.respond(stream, b"", [], is_final=False)
+    wire.settle()
+    wire.acceptor._receiver._released(stream, 2**32 - 1)
+    for _ in range(2):
+        assert wire.acceptor.has_part_room(stream)
+        wire.acceptor.respond(stream, b"", [], is_final=False)
+    assert not wire.acceptor.has_part_room(stream)
 
 
 def test_error_closes_the_stream_with_its_code_and_text() -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
-from capamesh.protocol.errors import LinkLost, ProtocolViolation
+from capamesh.protocol.errors import LinkLost, PeerError, ProtocolViolation
 from capamesh.protocol.links.events import Answer, ErrorReceived, LoadReceived, ResponseReceived
 from capamesh.protocol.links.handlers import LoadHandler, PartsHandler, ResponseHandler
 
@@ -36,9 +36,17 @@ class Askers:
             except Exception as crash:  # noqa: BLE001 - the loop's handler logs it
                 self._crashed(crash)
 
-    def part_answered(self, asker: PartsHandler, event: ResponseReceived) -> None:
-        """Tell `asker` that a part of its answer is here."""
-        self._tell(asker.part_answered, Answer(event.meta, event.body))
+    def part_answered(self, event: ResponseReceived) -> bool:
+        """Tell whoever waits for it that a part of the answer is here; False: it takes none, and is told that as an error."""
+        asker = self.requests.get(event.stream)
+        if isinstance(asker, PartsHandler):
+            self._tell(asker.part_answered, Answer(event.meta, event.body))
+            return True
+        if asker is not None:
+            del self.requests[event.stream]
+            error = PeerError("the peer answers in parts; a whole answer was asked for")
+            self._tell(asker.failed, error)
+        return False
 
     def reported(self, event: LoadReceived) -> None:
         """Tell whoever waits for it that the load is here; raise `ProtocolViolation` when nobody has probed for it."""

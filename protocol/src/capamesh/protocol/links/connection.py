@@ -9,8 +9,8 @@ stream state       what may come
 asked (by us)      RESPONSE with its CHUNKs, again unless FINAL; LOAD; ERROR. FINAL and ERROR close it. What
                    comes before FINAL are parts of the answer, of which `HeldParts` bounds what is not released.
 receiving          CHUNKs of the REQUEST; CANCEL forgets it
-serving            CANCEL; our RESPONSE (FINAL) or ERROR closes it
-unknown            CHUNK, RESPONSE, LOAD, ERROR, CREDIT, CANCEL are leftovers of a closed stream: dropped
+serving            CANCEL; RELEASE after a part of our answer; our RESPONSE (FINAL) or ERROR closes it
+unknown            CHUNK, RESPONSE, LOAD, ERROR, CREDIT, CANCEL, RELEASE are leftovers of a closed stream: dropped
 =================  ======================================================================================
 """
 
@@ -30,6 +30,7 @@ from capamesh.protocol.errors import (
 )
 from capamesh.protocol.links.events import Event
 from capamesh.protocol.links.frames import FINAL, FrameKind, LinkLimits, encode_frame
+from capamesh.protocol.links.held_parts import PART_BYTES
 from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.links.outgoing import Buffer, Outgoing
 from capamesh.protocol.links.reasons import error_frame, goaway_frame
@@ -134,14 +135,19 @@ class Connection:
 
     def release(self, stream: int, size_bytes: int) -> None:
         """A part of an answer has been passed on: others may come in its place. `size_bytes` has its metadata too."""
-        self._streams.parts.release(stream, size_bytes)
+        released_bytes = self._streams.parts.release(stream, size_bytes)
+        if released_bytes:
+            self._outgoing.frame(encode_frame(FrameKind.RELEASE, stream, value=released_bytes))
 
     # answering
 
     def respond(
         self, stream: int, meta: bytes, body: Sequence[Buffer], *, is_final: bool = True
     ) -> bool:
-        """Send an answer to the peer's request, or the next part of it; False when the peer has given it up."""
+        """Send an answer to the peer's request, or the next part of it; False when the peer has given it up.
+
+        A part that is sent without `has_part_room` makes the peer give the request up.
+        """
         streams = self._streams
         if stream not in streams.serving:
             return False
@@ -160,6 +166,11 @@ class Connection:
             return True
         if is_final:
             streams.reserved_bytes -= streams.serving.pop(stream)
+            if streams.sent_parts:
+                streams.sent_parts.pop(stream, None)
+        else:
+            part_bytes = len(meta) + total + PART_BYTES
+            streams.sent_parts[stream] = streams.sent_parts.get(stream, 0) + part_bytes
         self._outgoing.message(
             _RESPONSE,
             stream,
@@ -171,12 +182,17 @@ class Connection:
         )
         return True
 
+    def has_part_room(self, stream: int) -> bool:
+        """Return whether the peer takes one more part of an answer, whatever its size."""
+        return self._streams.sent_parts.get(stream, 0) < self._greeted().part_window_bytes
+
     def fail(self, stream: int, error: CapameshError) -> bool:
         """Answer the peer's request with an error; False when the peer has given it up."""
         streams = self._streams
         if stream not in streams.serving:
             return False
         streams.reserved_bytes -= streams.serving.pop(stream)
+        streams.sent_parts.pop(stream, None)
         self._outgoing.drop(stream)
         self._outgoing.frame(error_frame(stream, error))
         return True

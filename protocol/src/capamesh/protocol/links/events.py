@@ -40,6 +40,15 @@ class ResponseReceived(Value):
         """True if nothing follows; until then it is a part, which is held until it is released."""
 
 
+class PartsReleased(Value):
+    """The peer has passed on parts of this side's answer, of which it had as many as it takes: it takes the next one."""
+
+    __slots__ = ("stream",)
+
+    def __init__(self, stream: int) -> None:
+        self.stream = stream
+
+
 class ErrorReceived(Value):
     """The peer answered a request with an error, or this side gave the stream up."""
 
@@ -101,6 +110,7 @@ Event = (
     HelloReceived
     | RequestReceived
     | ResponseReceived
+    | PartsReleased
     | ErrorReceived
     | RequestCancelled
     | ProbeReceived

@@ -5,7 +5,7 @@ Layout, little-endian, 20 bytes::
     payload_bytes u32   metadata and body together, after the header
     meta_bytes    u32   how much of the payload is metadata
     value         u32   REQUEST, RESPONSE: body bytes of the whole message; CREDIT: bytes granted;
-                        PING, PONG: a number to echo; otherwise 0
+                        RELEASE: bytes of parts that were passed on; PING, PONG: a number to echo; otherwise 0
     stream        u32   0 for the connection itself; odd ids are opened by the dialer, even by the acceptor
     kind          u8    `FrameKind`
     flags         u8    `END`, `FINAL`
@@ -30,6 +30,9 @@ END: Final = 1
 FINAL: Final = 2
 """No further message follows on this stream in this direction."""
 
+PART_WINDOW_BYTES: Final = 64 * 1024
+"""The bytes of one answer's parts that may be with their reader and not passed on yet, where it says nothing else (guess: some
+100 small parts; a thousand readers that stall hold 64 MiB)."""
 WIRE_VERSION: Final = 1
 """Changes only when a reader of the old version would misunderstand the new one."""
 
@@ -49,6 +52,8 @@ class FrameKind(IntEnum):
     GOAWAY = 10
     PING = 11
     PONG = 12
+    RELEASE = 13
+    """Sent only on a stream on which a part of an answer has come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,8 @@ class LinkLimits:
     """The bytes that may wait to be sent to a peer that reads slowly or not at all."""
     streams: int = 2048
     """Streams that the peer may have open at once (guess: 60 times a busy router's share)."""
+    part_window_bytes: int = PART_WINDOW_BYTES
+    """A peer sends the next part of an answer while less than this of the parts before it is not released."""
     initial_credit_bytes: int = 1024 * 1024
     """The bytes of one body that the peer may send before this side has said that it has room for all of it."""
 

@@ -31,7 +31,7 @@ class ResponseHandler(Protocol):
 class PartsHandler(ResponseHandler, ABC):
     """The receiver of an answer in parts: none or more of them, then its end, which `answered` or `failed` tells once.
 
-    Parts that are held too long end the request: see `Link.release`.
+    The peer sends more of them as those before are released: see `Link.release`.
     """
 
     __slots__ = ()

@@ -7,7 +7,7 @@ from typing import Annotated, Any, cast
 
 from capamesh.protocol.errors import ProtocolViolation
 from capamesh.protocol.ids import NetworkId
-from capamesh.protocol.links.frames import WIRE_VERSION
+from capamesh.protocol.links.frames import PART_WINDOW_BYTES, WIRE_VERSION
 from capamesh.protocol.msgpack_codec import pack, shown, unpack
 from capamesh.protocol.plain_text import plain
 from capamesh.protocol.schema import Meta, Mismatch, Struct, read
@@ -31,6 +31,8 @@ class Hello:
     wire_version: int = WIRE_VERSION
     process: bytes = b""
     """The process of the peer, as random bytes; empty: untold. Another one has lost what was under way."""
+    part_window_bytes: int = PART_WINDOW_BYTES
+    """The next part of an answer is taken while less than this of the parts before it is not released."""
     takes_another: bool = True
     """True if a later HELLO may show a renewed chain. Releases before that could be done end the link over one."""
 
@@ -45,6 +47,7 @@ class Hello:
                 "credit": self.initial_credit_bytes,
                 "message": self.message_bytes,
                 "proc": self.process,
+                "parts": self.part_window_bytes,
                 "again": self.takes_another,
             }
         )
@@ -70,6 +73,7 @@ class Hello:
             agent_version=plain(wire.agent[:64]),
             initial_credit_bytes=wire.credit,
             message_bytes=wire.message,
+            part_window_bytes=wire.parts,
             takes_another=wire.again is True,
             process=wire.proc[:MAX_PROCESS_BYTES] if isinstance(wire.proc, bytes) else b"",
         )
@@ -83,6 +87,7 @@ class _Wire(Struct, frozen=True):
     chain: tuple[bytes, ...]
     credit: Annotated[int, Meta(ge=1)]
     message: Annotated[int, Meta(ge=1)]
+    parts: Annotated[int, Meta(ge=1)] = PART_WINDOW_BYTES
     proc: object = b""
     again: object = False
 

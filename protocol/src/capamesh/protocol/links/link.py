@@ -14,7 +14,7 @@ from typing import Protocol, assert_never, cast
 from mypy_extensions import mypyc_attr
 from typing_extensions import override
 
-from capamesh.protocol.errors import CapameshError, LinkLost, PeerError, ProtocolViolation
+from capamesh.protocol.errors import CapameshError, LinkLost, ProtocolViolation
 from capamesh.protocol.links.asking import Askers
 from capamesh.protocol.links.connection import Connection
 from capamesh.protocol.links.events import (
@@ -24,6 +24,7 @@ from capamesh.protocol.links.events import (
     GoawayReceived,
     HelloReceived,
     LoadReceived,
+    PartsReleased,
     PongReceived,
     ProbeReceived,
     RequestCancelled,
@@ -31,7 +32,7 @@ from capamesh.protocol.links.events import (
     ResponseReceived,
 )
 from capamesh.protocol.links.frames import LinkLimits
-from capamesh.protocol.links.handlers import LoadHandler, PartsHandler, ResponseHandler
+from capamesh.protocol.links.handlers import LoadHandler, ResponseHandler
 from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.links.introduction import Introduction
 from capamesh.protocol.links.liveness import LinkTimes, Liveness
@@ -63,6 +64,9 @@ class LinkHandler(Protocol):
 
     def request_cancelled(self, link: Link, stream: int) -> None:
         """The peer no longer wants the answer."""
+
+    def parts_released(self, link: Link, stream: int) -> None:
+        """The peer takes the next part of an answer, after it had as many as it takes at a time."""
 
     def load(self, meta: bytes) -> bytes:
         """Return this side's load for a probe."""
@@ -144,12 +148,10 @@ class Link(asyncio.BufferedProtocol):
             self._writer.flush_soon()
 
     def release(self, stream: int, part: Answer) -> None:
-        """A part of an answer has been passed on, and its memory is free again.
-
-        Parts that are not released, those of the present read included, may be as large together as a whole answer; more
-        of them withdraw the request, whose handler is told `PeerError`.
-        """
+        """A part of an answer has been passed on: the peer may send others in its place."""
         self._core.release(stream, len(part.meta) + len(part.body))
+        if self._core.has_output():
+            self._writer.flush_soon()
 
     def ask_load(self, meta: bytes, asker: LoadHandler) -> int:
         """Ask for the peer's load, which `asker` is told; return the probe's number. `LinkLost`: the link has ended."""
@@ -176,6 +178,10 @@ class Link(asyncio.BufferedProtocol):
         if is_wanted:
             self._writer.flush_soon(is_alone=not self._core.serving_count)
         return is_wanted
+
+    def has_part_room(self, stream: int) -> bool:
+        """Return whether the peer takes one more part of its answer now; else the owner hears `parts_released`."""
+        return self._core.has_part_room(stream)
 
     def fail(self, stream: int, error: CapameshError) -> bool:
         """Answer a request of the peer with an error; False when it no longer wants to know."""
@@ -328,8 +334,8 @@ class Link(asyncio.BufferedProtocol):
                     raise ProtocolViolation(f"a response to the probe on stream {event.stream}")
                 if event.is_final:
                     self._askers.answered(event)
-                else:
-                    self._act_on_part(event)
+                elif not self._askers.part_answered(event):
+                    self._core.cancel(event.stream)
             case RequestReceived():
                 if self.member is None:
                     raise ProtocolViolation("a request before the peer was verified")
@@ -338,6 +344,8 @@ class Link(asyncio.BufferedProtocol):
                 self._askers.failed(event)
             case RequestCancelled():
                 self._owner.request_cancelled(self, event.stream)
+            case PartsReleased():
+                self._owner.parts_released(self, event.stream)
             case ProbeReceived():
                 self._core.send_load(event.stream, self._owner.load(event.meta))
             case LoadReceived():
@@ -354,15 +362,6 @@ class Link(asyncio.BufferedProtocol):
                     self.on_round_trip(took_s)
             case _:
                 assert_never(event)
-
-    def _act_on_part(self, event: ResponseReceived) -> None:
-        asker = self._askers.requests.get(event.stream)
-        if isinstance(asker, PartsHandler):
-            self._askers.part_answered(asker, event)
-        elif asker is not None:
-            self._core.cancel(event.stream)
-            error = PeerError("the peer answers in parts; a whole answer was asked for")
-            self._askers.failed(ErrorReceived(event.stream, error))
 
     def _greet(self, hello: Hello) -> None:
         if self.member is not None:

@@ -20,6 +20,7 @@ from capamesh.protocol.links.events import (
     GoawayReceived,
     HelloReceived,
     LoadReceived,
+    PartsReleased,
     PongReceived,
     ProbeReceived,
     RequestCancelled,
@@ -131,6 +132,8 @@ class Receiver(FrameSink):
                 self.events.append(PongReceived(value))
             case FrameKind.CREDIT:
                 self._outgoing.grant(stream, value)
+            case FrameKind.RELEASE:
+                self._released(stream, value)
             case FrameKind.PROBE:
                 self.events.append(ProbeReceived(stream, meta))
             case FrameKind.LOAD:
@@ -270,6 +273,17 @@ class Receiver(FrameSink):
             self._streams.close_asked(stream)
             self.events.append(ErrorReceived(stream, error))
 
+    def _released(self, stream: int, size_bytes: int) -> None:
+        sent_parts = self._streams.sent_parts
+        before_bytes = sent_parts.get(stream)
+        if before_bytes is None or self.peer_hello is None:
+            return
+        left_bytes = max(0, before_bytes - size_bytes)
+        sent_parts[stream] = left_bytes
+        window_bytes = self.peer_hello.part_window_bytes
+        if left_bytes < window_bytes <= before_bytes:
+            self.events.append(PartsReleased(stream))
+
     def _cancel_ended(self, stream: int) -> None:
         streams = self._streams
         reserved = streams.serving.pop(stream, None)
@@ -277,6 +291,7 @@ class Receiver(FrameSink):
             self._outgoing.drop(stream)
             return
         streams.reserved_bytes -= reserved
+        streams.sent_parts.pop(stream, None)
         self._outgoing.drop(stream)
         if streams.pop_message(stream) is None:
             self.events.append(RequestCancelled(stream))

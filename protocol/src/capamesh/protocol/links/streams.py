@@ -58,6 +58,7 @@ class Streams:
         "receiving",
         "reserved_bytes",
         "room",
+        "sent_parts",
         "serving",
     )
 
@@ -85,7 +86,9 @@ class Streams:
         """The size of each request of the peer that is received or handled, by stream."""
         self.receiving: dict[int, Message] = {}
         """The message whose body is coming, by stream."""
-        self.parts = HeldParts(limits.message_bytes, limits.receive_bytes)
+        self.parts = HeldParts(limits.part_window_bytes, limits.receive_bytes)
+        self.sent_parts: dict[int, int] = {}
+        """The bytes of parts that the peer has not released yet, by the stream of its request; none before the first part."""
         self.reserved_bytes = 0
         """The memory of all bodies that are received or handled."""
 

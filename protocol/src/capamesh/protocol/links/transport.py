@@ -144,6 +144,7 @@ class LinkTransport:
             agent_version=agent_version,
             initial_credit_bytes=self._limits.initial_credit_bytes,
             message_bytes=self._limits.message_bytes,
+            part_window_bytes=self._limits.part_window_bytes,
             process=secrets.token_bytes(8),
         )
         self._dialing = tls_context(membership, folder, server_side=False)

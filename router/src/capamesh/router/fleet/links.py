@@ -101,6 +101,10 @@ class _NodeSide(LinkHandler):
         """Do nothing: every request was refused at once."""
 
     @override
+    def parts_released(self, link: Link, stream: int) -> None:
+        """Do nothing: a router answers nothing."""
+
+    @override
     def load(self, meta: bytes) -> bytes:
         """Return an empty load: a router has none."""
         del meta
