@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from capamesh.node.repository.rules import BatchingRules, QueueRules, Rules
+from capamesh.node.repository.rules import BatchingRules, LoopRules, QueueRules, Rules
 from capamesh.node.scheduling import (
     Batch,
     BatchPlan,
@@ -43,6 +43,7 @@ class Desk:
         limit_rows: int = 0,
         streams: Streams | None = None,
         queue: QueueRules | None = None,
+        loop: LoopRules | None = None,
     ) -> None:
         """`limit_rows`: what the limit has come to; 0: where it starts."""
         plan = BatchPlan(
@@ -55,6 +56,7 @@ class Desk:
         rules = Rules(
             batching=BatchingRules(max_delay_us=max_delay_us),
             queue=queue or QueueRules(),
+            loop=loop,
             instances=instances,
         )
         self.batcher = DynamicBatcher(

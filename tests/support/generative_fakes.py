@@ -155,6 +155,9 @@ class StepScheduler(Scheduler):
     def cancel(self, request: PendingRequest, now_s: float) -> None:
         self._forget(request)
 
+    def resume(self, request: PendingRequest) -> None:
+        request.is_held = False
+
     def expire(self, now_s: float) -> None:
         for request in [*self._waiting, *self._active]:
             if request.deadline_s is not None and request.deadline_s <= now_s:

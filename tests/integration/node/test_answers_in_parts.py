@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 from fleet_fakes import NullLog, call, fp32
 from link_sockets import HOST, Members, Side, within
+from parts_reader import Reader
 from worker_fakes import FakeModel, engine_of, source_of
 
 from capamesh.node.models.preparation import LoadResult
@@ -18,11 +19,9 @@ from capamesh.node.models.registry import HostedModel, ModelRegistry
 from capamesh.node.profiling.profile_cache import Measured
 from capamesh.node.scheduling import Batch, PendingRequest
 from capamesh.node.worker.service import WorkerService
-from capamesh.protocol.errors import CapameshError, DeadlineExceeded, PeerError
-from capamesh.protocol.links.calls import decode_answer, encode_call
-from capamesh.protocol.links.events import Answer
+from capamesh.protocol.errors import DeadlineExceeded, PeerError
+from capamesh.protocol.links.calls import encode_call
 from capamesh.protocol.links.frames import LinkLimits
-from capamesh.protocol.links.handlers import PartsHandler
 from capamesh.protocol.links.link import Link
 from capamesh.protocol.network import Role
 from capamesh.protocol.tensors import Limits, Tensor
@@ -56,6 +55,9 @@ class PartsRunner:
     def cancel(self, request: PendingRequest) -> None:
         self.scheduler.cancel(request, self.now_s)
 
+    def resume(self, request: PendingRequest) -> None:
+        self.scheduler.resume(request)
+
     def step(self) -> None:
         """Answer one part more, the last as the result."""
         assert self._batch is not None
@@ -67,45 +69,6 @@ class PartsRunner:
             self.wanted.append(request.part(outputs))
             return
         self.scheduler.finished(self._batch, [outputs], self.now_s, run_s=0.1)
-
-
-class Reader(PartsHandler):
-    """Keeps the outputs of every part as numbers."""
-
-    def __init__(self, link: Link) -> None:
-        self.link = link
-        self.stream = 0
-        self.is_releasing = True
-        self.parts: list[Any] = []
-        self.end: object = None
-        self._news = asyncio.Event()
-
-    def part_answered(self, part: Answer) -> None:
-        self.parts.append(_value(part))
-        if self.is_releasing:
-            self.link.release(self.stream, part)
-        self._news.set()
-
-    def answered(self, answer: Answer) -> None:
-        self.end = _value(answer)
-        self._news.set()
-
-    def failed(self, error: CapameshError) -> None:
-        self.end = error
-        self._news.set()
-
-    async def until(self, parts: int, *, is_over: bool = False) -> None:
-        async def come() -> None:
-            while len(self.parts) < parts or (is_over and self.end is None):
-                self._news.clear()
-                await self._news.wait()
-
-        await within(come())
-
-
-def _value(answer: Answer) -> float:
-    (output,) = decode_answer(answer.meta, answer.body, Limits()).outputs
-    return float(output.to_numpy()[0, 0])
 
 
 @dataclass
@@ -222,7 +185,7 @@ async def test_deadline_after_the_first_part_is_the_end_of_the_answer(town: Town
     assert town.runner.wanted == [True, False]
 
 
-@pytest.mark.parametrize("town", [LinkLimits(message_bytes=2000)], indirect=True)
+@pytest.mark.parametrize("town", [LinkLimits(part_window_bytes=2000)], indirect=True)
 @pytest.mark.parametrize("is_releasing", [True, False])
 async def test_parts_that_a_reader_holds_are_bounded(town: Town, is_releasing: bool) -> None:
     reader = await town.ask(rows=50)  # 400 bytes, as each part is
@@ -238,6 +201,6 @@ async def test_parts_that_a_reader_holds_are_bounded(town: Town, is_releasing: b
         return
     await reader.until(1, is_over=True)
     assert isinstance(reader.end, PeerError)
-    assert "are not released" in reader.end.message
+    assert "were not released" in reader.end.message
     await town.until_quiet()
     assert not request.part(part)

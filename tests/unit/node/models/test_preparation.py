@@ -519,6 +519,36 @@ def test_states_that_do_not_fit_the_model_are_refused(
     assert shop.refusal(build, toml) == why
 
 
+# loops
+
+LOOP = '[loop]\nfeedback = {h = "h_next"}\nmax_steps = 3\n'
+
+
+def test_model_in_a_loop_has_all_its_tensors_from_callers_and_batches(shop: Shop) -> None:
+    plan = shop.prepare(CELL, LOOP).plan
+    assert [spec.name for spec in plan.public_inputs] == ["x", "h"]
+    assert [spec.name for spec in plan.public_outputs] == ["y", "h_next"]
+    assert (plan.looped, plan.is_batching, plan.is_sequential) == (("h_next",), True, False)
+
+
+@pytest.mark.parametrize(
+    ("toml", "why"),
+    [
+        (
+            LOOP.replace("{h =", "{nobody ="),
+            "loop.feedback: input 'nobody' is not one of the model's: x, h",
+        ),
+        (
+            LOOP.replace("h_next", "nobody"),
+            "loop.feedback: output 'nobody' is not one of the model's: y, h_next",
+        ),
+        (LOOP + 'stop = "x"', "loop.stop: output 'x' is not one of the model's: y, h_next"),
+    ],
+)
+def test_loop_that_does_not_fit_the_model_is_refused(shop: Shop, toml: str, why: str) -> None:
+    assert shop.refusal(CELL, toml) == why
+
+
 # warm-up and declarations
 
 

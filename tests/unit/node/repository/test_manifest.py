@@ -10,6 +10,7 @@ from capamesh.node.repository.limits import MAX_MANIFEST_BYTES
 from capamesh.node.repository.manifest import Manifest, parse_manifest
 from capamesh.node.repository.rules import (
     BatchingRules,
+    LoopRules,
     PipelineStep,
     RaggedInput,
     Rules,
@@ -22,6 +23,7 @@ from capamesh.node.repository.rules import (
 from capamesh.protocol.errors import ModelInvalid
 
 FILE = "models/digits/capamesh.toml"
+LOOP = b"[loop]\nfeedback = {x = 'y'}\n"
 
 
 def test_every_key_is_read() -> None:
@@ -139,6 +141,14 @@ def test_versions_are_all_the_latest_or_specific_ones(
     assert parse_manifest(b"versions = " + versions, FILE).rules.versions == policy
 
 
+def test_loop_is_read() -> None:
+    raw = b"[loop]\nfeedback = {x = 'y', n = 'n_next'}\nmax_steps = 7\nstop = 'done'\nmax_bytes = 4096"
+    feedback = (("x", "y"), ("n", "n_next"))
+    assert parse_manifest(raw, FILE).rules.loop == LoopRules(feedback, 7, "done", 4096)
+    assert parse_manifest(LOOP + b"max_steps = 7", FILE).rules.loop == LoopRules((("x", "y"),), 7)
+    assert parse_manifest(b"", FILE).rules.loop is None
+
+
 def test_model_with_states_is_not_idempotent_unless_it_claims_so() -> None:
     sequence = b"[[sequence.state]]\ninput = 'h'\noutput = 'n'"
     assert not parse_manifest(sequence, FILE).rules.is_idempotent
@@ -157,7 +167,7 @@ def test_unknown_key_is_named_with_the_file_and_the_allowed_keys() -> None:
     assert caught.value.message == (
         "models/digits/capamesh.toml: unknown key max_qeue (did you mean max_queue?); allowed keys are "
         "description, providers, allow_cpu_fallback, max_queue, instances, pinned, idempotent, "
-        "versions, batching, sequence, warm_up, step, task, text, embedding, image, file"
+        "versions, batching, sequence, loop, warm_up, step, task, text, embedding, image, file"
     )
 
 
@@ -232,6 +242,13 @@ def test_unknown_key_of_a_table_is_named_with_its_path() -> None:
         (
             b"[sequence]\nidle_s = 0\nstate = []",
             "sequence.idle_s is 0, expected a number from 0.001",
+        ),
+        (LOOP, "loop.max_steps is missing; add it"),
+        (LOOP + b"max_steps = 0", "loop.max_steps is 0, expected a whole number from 1 to 1000000"),
+        (b"[loop]\nmax_steps = 1\nfeedback = {}", "loop.feedback is a table of 0 keys"),
+        (
+            LOOP + b"max_steps = 1\nmax_bytes = 0",
+            "loop.max_bytes is 0, expected a whole number from 1",
         ),
         (b"warm_up = {}", "warm_up is a table of 0 keys, expected a list of at most 64 entries"),
         (b"[[warm_up]]\nshapes = 3", "warm_up[0].shapes is 3, expected a table"),

@@ -10,6 +10,7 @@ from capamesh.node.repository.manifest import parse_manifest
 from capamesh.node.repository.rule_checks import rules_problem
 from capamesh.node.repository.rules import (
     BatchingRules,
+    LoopRules,
     PipelineStep,
     RaggedInput,
     Rules,
@@ -19,6 +20,7 @@ from capamesh.node.repository.rules import (
 )
 from capamesh.protocol.errors import ModelInvalid
 
+LOOP = LoopRules((("x", "y"),), 5)
 FIRST = PipelineStep("a", "", (("x", "in"),), (("y", "mid"),))
 SECOND = PipelineStep("b", "", (("x", "mid"),), (("y", "out"),))
 
@@ -92,6 +94,15 @@ def test_rules_that_agree_have_no_problem(rules: Rules) -> None:
             replace(states(StateTensor("h", "a")), batching=ragged(RaggedInput("h")).batching),
             "sequence.state[0].input 'h' is in batching.ragged too",
         ),
+        (
+            replace(states(StateTensor("h", "a")), loop=LOOP),
+            "loop: a model with sequences is not run",
+        ),
+        (
+            replace(ragged(RaggedInput("x")), loop=LOOP),
+            "loop.feedback: input 'x' is in batching.ragged",
+        ),
+        (Rules(steps=(FIRST,), loop=LOOP), "loop: a pipeline is not run in a loop"),
         (
             warm(WarmUp((("x", (1,)),), (("x", "a.npy"),))),
             "warm_up[0].files: input 'x' has a shape too",

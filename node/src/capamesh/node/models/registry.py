@@ -255,7 +255,14 @@ def ready_offer(hosted: HostedModel) -> ModelOffer:
         scheduling=_scheduling(hosted),
         labelled=tuple(sorted(prepared.labels)),
         task=Task.NONE if prepared.task is None else prepared.task.task,
+        max_parts=_max_parts(hosted),
     )
+
+
+def _max_parts(hosted: HostedModel) -> int:
+    """Return the most parts of one answer; 0: it comes whole."""
+    loop = hosted.source.manifest.rules.loop
+    return 0 if loop is None else loop.max_steps
 
 
 def _max_rows(hosted: HostedModel) -> int:

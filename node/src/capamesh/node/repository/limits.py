@@ -32,6 +32,9 @@ MIN_IDLE_S: Final = 0.001
 MAX_IDLE_S: Final = 7 * 24 * 3600.0
 MAX_STATE_BYTES: Final = 256 * 2**30  # as a model's files: more than any one device's memory
 
+MAX_LOOP_STEPS: Final = 1_000_000  # an hour of steps of 4 ms
+MAX_LOOP_BYTES: Final = 64 * 2**30  # no caller reads more from one answer
+
 MAX_WARM_UPS: Final = 64
 MAX_WARM_UP_COUNT: Final = 1000
 MAX_WARM_UP_ELEMENTS: Final = (

@@ -19,6 +19,8 @@ from capamesh.node.repository.limits import (
     MAX_FILE_NAME_CHARS,
     MAX_IDLE_S,
     MAX_INSTANCES,
+    MAX_LOOP_BYTES,
+    MAX_LOOP_STEPS,
     MAX_NAME_CHARS,
     MAX_NAMES,
     MAX_PAD,
@@ -39,6 +41,7 @@ from capamesh.node.repository.limits import (
 from capamesh.node.repository.rule_checks import MODEL_NAME, NPY_NAME
 from capamesh.node.repository.rules import (
     BatchingRules,
+    LoopRules,
     PipelineStep,
     RaggedInput,
     Rules,
@@ -152,6 +155,23 @@ class SequenceTable(Table, frozen=True):
         return SequenceRules(states, self.idle_s, self.max_bytes)
 
 
+class LoopTable(Table, frozen=True, kw_only=True):
+    """A model that is run again and again for one request, and answers in parts: one of each step."""
+
+    feedback: _Names
+    """The outputs that become inputs of the next step, by the names of these inputs."""
+    max_steps: Annotated[int, Meta(ge=1, le=MAX_LOOP_STEPS)]
+    """The most steps of one request."""
+    stop: Annotated[str, Meta(max_length=MAX_NAME_CHARS)] = ""
+    """An output that ends the answer once none of its elements is zero."""
+    max_bytes: Annotated[int, Meta(ge=1, le=MAX_LOOP_BYTES)] = LoopRules((), 1).max_bytes
+    """The bytes of all parts of one answer; one with more fails."""
+
+    def rules(self) -> LoopRules:
+        """Return the rules that the table says."""
+        return LoopRules(tuple(self.feedback.items()), self.max_steps, self.stop, self.max_bytes)
+
+
 class WarmUpTable(Table, frozen=True):
     """A request that is run before the model is ready; an input in neither table is generated, of one row."""
 
@@ -241,6 +261,8 @@ class ManifestTable(Table, frozen=True):
     """The way in which requests are put together."""
     sequence: SequenceTable | None = None
     """The way in which the sequences of a stateful model are kept."""
+    loop: LoopTable | None = None
+    """The way in which a request is run again and again."""
     warm_up: Annotated[tuple[WarmUpTable, ...], Meta(max_length=MAX_WARM_UPS)] = ()
     """Requests that are run before the model is ready."""
     step: Annotated[tuple[StepTable, ...], Meta(max_length=MAX_STEPS)] = ()
@@ -284,6 +306,8 @@ class ManifestTable(Table, frozen=True):
             )
         if task is not Task.NONE and self.sequence and self.sequence.state:
             raise ValueError("task: a model with sequence states has none; remove one of the two")
+        if task is not Task.NONE and self.loop:
+            raise ValueError("task: a model that runs in a loop has none; remove one of the two")
         if task in _TEXT_TASKS and self.step:
             raise ValueError(
                 "task: a pipeline has no folder for a tokenizer; say it in the manifest of its model"
@@ -305,6 +329,7 @@ class ManifestTable(Table, frozen=True):
         return Rules(
             batching=self.batching.rules(),
             sequence=sequence,
+            loop=self.loop.rules() if self.loop else None,
             steps=tuple(each.rule() for each in self.step),
             warm_up=tuple(each.rule() for each in self.warm_up),
             versions=VersionPolicy() if self.versions == "all" else self.versions.rule(),

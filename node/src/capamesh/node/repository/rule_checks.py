@@ -32,7 +32,15 @@ def _problems(rules: Rules, model: str) -> Iterator[str]:
     yield from _sequence_problems(rules.sequence, rules.batching)
     for index, warm_up in enumerate(rules.warm_up):
         yield from (f"warm_up[{index}]{problem}" for problem in _warm_up_problems(warm_up))
+    if rules.loop is not None:
+        if rules.sequence.states or rules.sequence.controls:
+            yield "loop: a model with sequences is not run in a loop; remove one of the two"
+        padded = {one.name for one in rules.batching.ragged}
+        for name in sorted(padded & {name for name, _ in rules.loop.feedback}):
+            yield f"loop.feedback: input {name!r} is in batching.ragged too; what is fed back is not padded"
     if rules.steps:
+        if rules.loop is not None:
+            yield "loop: a pipeline is not run in a loop; say it in the manifests of its models"
         if rules.batching.ragged:
             yield (
                 "batching.ragged: a pipeline has no inputs of its own to pad; say it in the manifests "

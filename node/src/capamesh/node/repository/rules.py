@@ -67,6 +67,20 @@ class StateTensor:
     """True if a caller may ask for the output, and gets it with all others."""
 
 
+@dataclass(frozen=True, slots=True)
+class LoopRules:
+    """The rules of a model that is run again and again for one request: each run is a step, and its outputs a part of the answer."""
+
+    feedback: tuple[tuple[str, str], ...]
+    """(input, the output that is its value in the next step); the other inputs stay as they came."""
+    max_steps: int
+    """The answer ends with this step at the latest."""
+    stop: str = ""
+    """The output that ends the answer once none of its elements is zero; empty: it ends with `max_steps`."""
+    max_bytes: int = 256 * 2**20
+    """The outputs that one request asks for, of all its steps; one with more fails."""
+
+
 class ControlKind(StrEnum):
     """The kinds of control inputs, by what they tell a model of a request."""
 
@@ -190,6 +204,8 @@ class Rules:
     batching: BatchingRules = field(default_factory=BatchingRules)
     sequence: SequenceRules = field(default_factory=SequenceRules)
     queue: QueueRules = field(default_factory=QueueRules)
+    loop: LoopRules | None = None
+    """The loop of a model that answers in parts; None: a request is one run."""
     steps: tuple[PipelineStep, ...] = ()
     """The steps of a pipeline, which has no file of its own; empty for all other models."""
     warm_up: tuple[WarmUp, ...] = ()

@@ -53,7 +53,17 @@ def declared_plan(loaded: LoadedModel, rules: Rules) -> BatchPlan:
         ragged=rules.batching.ragged,
         states=rules.sequence.states,
         controls=rules.sequence.controls,
+        looped=_looped(rules),
     )
+
+
+def _looped(rules: Rules) -> tuple[str, ...]:
+    """Return the outputs that a loop needs of every run, whatever its requests want."""
+    loop = rules.loop
+    if loop is None:
+        return ()
+    looped = [output for _, output in loop.feedback]
+    return tuple(dict.fromkeys([*looped, loop.stop] if loop.stop else looped))
 
 
 def with_rows(plan: BatchPlan, best_rows: int, rules: Rules) -> BatchPlan:
@@ -92,6 +102,21 @@ def _check_rules(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], ru
                 raise ModelInvalid(f"batching.ragged: mask {ragged.mask!r} is text")
         for name in ragged.outputs:
             known(of_outputs, name, "batching.ragged: output")
+    if rules.loop is not None:
+        for name, feeding in rules.loop.feedback:
+            spec = known(of_inputs, name, "loop.feedback: input")
+            output = known(of_outputs, feeding, "loop.feedback: output")
+            if spec.datatype is not output.datatype:
+                raise ModelInvalid(
+                    f"loop.feedback: input {name!r} is {spec.datatype} and output {feeding!r} {output.datatype}; both must"
+                    " be of one datatype"
+                )
+        if rules.loop.stop:
+            stop = known(of_outputs, rules.loop.stop, "loop.stop: output")
+            if stop.datatype is Datatype.BYTES:
+                raise ModelInvalid(
+                    f"loop.stop: output {stop.name!r} is text, which is not zero or more"
+                )
     for control in rules.sequence.controls:
         _check_control(control, known(of_inputs, control.input, "sequence control: input"))
     for state in rules.sequence.states:

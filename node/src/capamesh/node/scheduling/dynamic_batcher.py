@@ -13,6 +13,7 @@ from capamesh.node.scheduling.admission import Admission
 from capamesh.node.scheduling.concurrency_limit import ConcurrencyLimit
 from capamesh.node.scheduling.in_flight import RequestsInFlight
 from capamesh.node.scheduling.latency import LatencyByLoad
+from capamesh.node.scheduling.loops import Loops
 from capamesh.node.scheduling.pending_request import (
     ENDED,
     NEW,
@@ -20,8 +21,10 @@ from capamesh.node.scheduling.pending_request import (
     Batch,
     PendingRequest,
     Result,
+    answer_all,
+    unheard,
 )
-from capamesh.node.scheduling.plan import BatchPlan
+from capamesh.node.scheduling.plan import BatchPlan, chosen
 from capamesh.node.scheduling.queue_policies import QueuePolicies
 from capamesh.node.scheduling.request_bounds import RunBounds
 from capamesh.node.scheduling.run_health import RunHealth
@@ -40,7 +43,6 @@ from capamesh.protocol.errors import (
     RunFailed,
 )
 from capamesh.protocol.links.calls import LoadReport
-from capamesh.protocol.tensors import Tensor
 
 AHEAD_S: Final = 0.1
 """A full batch no longer than this may be taken ahead: the device goes from one run to the next without the event loop
@@ -80,6 +82,7 @@ class DynamicBatcher(Scheduler):
         self.health = RunHealth(doubt)
         self.latency = LatencyByLoad()
         self.sequences = Sequences(rules.sequence, plan) if plan.is_sequential else None
+        self.loops = None if rules.loop is None else Loops(rules.loop, plan)
         self._policies = QueuePolicies(rules.queue) if rules.queue != QueueRules() else None
         self._has_profile = profile is not None
         self._instances = max(1, rules.instances)
@@ -216,6 +219,8 @@ class DynamicBatcher(Scheduler):
             if deadline_s is not None and deadline_s <= now_s:
                 raise DeadlineExceeded("the deadline had passed when the request arrived")
             self.plan.prepare(request)
+            if self.loops is not None:
+                request.urgency_s = 0.0
             if self._policies is not None:
                 self._policies.enter(request)
             if request.rows > self._usual_rows and self.bounds is not None:
@@ -259,7 +264,8 @@ class DynamicBatcher(Scheduler):
         batch = Batch(requests, 0, now_s, self.plan, is_stream=is_stream)
         for request in requests:
             request.state = RUNNING
-            request.started_s = now_s
+            if not request.steps:
+                request.started_s = now_s
             request.batch = batch
             rows += request.rows
         batch.rows = rows
@@ -279,18 +285,14 @@ class DynamicBatcher(Scheduler):
         is_whole: bool = True,
         ran_rows: int | None = None,
     ) -> None:
-        """Answer the requests of a batch by its results; none of them is run again. See `Scheduler.finished`."""
+        """Answer the requests of a batch by its results; those of a loop may go on. See `Scheduler.finished`."""
         requests, meter = self._requests, self.meter
         requests.running.discard(batch)
         rows = batch.rows if ran_rows is None else ran_rows
         if rows >= 0:
             meter.ran(rows, run_s)
         if is_whole and rows > 0:  # what has no data says nothing of what a row takes
-            self._latest_time = self._slots.time_of_streams if batch.is_stream else self.time
-            slowdown = self._latest_time.ran(rows, run_s)
-            self.limit.ran(slowdown, run_s, now_s)
-            if not self._has_profile:
-                self.limit.learnt(self.time.expected_s(1) / self._instances)
+            self._timed(batch, rows, run_s, now_s)
         answers: list[tuple[PendingRequest, Result]] = []
         good = 0
         for request, result in zip(batch.requests, results, strict=True):
@@ -301,31 +303,34 @@ class DynamicBatcher(Scheduler):
                 requests.next_of_sequence(request, now_s)
             if request.state is ENDED:
                 continue
-            request.started_s = batch.started_s
-            meter.queue_s.add(batch.started_s - request.arrived_s)
+            request.run_s += run_s
+            if not request.steps:
+                request.started_s = batch.started_s
+                meter.queue_s.add(batch.started_s - request.arrived_s)
+                if not isinstance(outcome, CapameshError):
+                    self.latency.answered(request.in_flight, now_s - request.arrived_s)
+            if self.loops is not None:
+                ended = self.loops.ran(request, outcome, self.plan)
+                if ended is None:
+                    continue
+                outcome = ended
             if isinstance(outcome, CapameshError):
-                meter.answered(outcome.code)
-                if isinstance(outcome, RunFailed):
-                    self.health.failed(request.inputs, outcome.message)
+                self._failed(request, outcome)
             else:
                 good += 1
                 if self.health.is_doubted:
                     self.health.succeeded()
-                self.latency.answered(request.in_flight, now_s - request.arrived_s)
                 if request.outputs:
-                    outcome = _chosen(outcome, request.outputs)
-            request.run_s = run_s
+                    outcome = chosen(outcome, request.outputs)
             requests.forget(request)
             answers.append((request, outcome))
         batch.wanted = 0
         if good:
             meter.answered("ok", good)
-        fault = _answer(answers)  # all are counted before the first is told of the load
-        for request in batch.requests:  # whoever keeps a work or the batch keeps no data
-            request.batch = None
-            request.inputs = ()
-            if request.held_bytes:
-                requests.release(request)
+        fault = answer_all(answers)  # all are counted before the first is told of the load
+        if self.loops is not None:
+            self.loops.go_on(requests, now_s)
+        self._let_go(batch)
         if requests.rows > self.limit.rows and now_s >= self._shedding.slow_due_s:
             self._shedding.shed_slow(now_s)
         if fault is not None:
@@ -335,11 +340,15 @@ class DynamicBatcher(Scheduler):
     def cancel(self, request: PendingRequest, now_s: float) -> None:
         """Nobody waits for `request` any more: it is never answered, and not run if it has not started."""
         if request.state is ENDED:
-            request.done = _unheard  # its batch may be answering its members just now
+            request.done = unheard  # its batch may be answering its members just now
         if request.state in {ENDED, NEW}:
             return
         self.meter.answered(Cancelled.code)
         self._requests.give_up(request, "cancelled", now_s)
+
+    @override
+    def resume(self, request: PendingRequest) -> None:
+        self._requests.resume(request)
 
     @override
     def expire(self, now_s: float) -> None:
@@ -358,6 +367,29 @@ class DynamicBatcher(Scheduler):
         """Run every request alone from the next batch on: the model turned out not to allow batches."""
         self.plan = self._requests.plan = self.plan.unbatched()
 
+    def _timed(self, batch: Batch, rows: int, run_s: float, now_s: float) -> None:
+        """Learn from a run how fast the device is."""
+        self._latest_time = self._slots.time_of_streams if batch.is_stream else self.time
+        slowdown = self._latest_time.ran(rows, run_s)
+        self.limit.ran(slowdown, run_s, now_s)
+        if not self._has_profile:
+            self.limit.learnt(self.time.expected_s(1) / self._instances)
+
+    def _let_go(self, batch: Batch) -> None:
+        """Take the data from a batch that is over: whoever keeps a work or the batch keeps none."""
+        for request in batch.requests:
+            request.batch = None
+            if request.state is ENDED:
+                request.inputs = ()
+                if request.held_bytes:
+                    self._requests.release(request)
+
+    def _failed(self, request: PendingRequest, error: CapameshError) -> None:
+        """Count a request whose run has failed."""
+        self.meter.answered(error.code)
+        if isinstance(error, RunFailed):
+            self.health.failed(request.inputs, error.message)
+
     def _displace(self, lesser: PendingRequest, now_s: float) -> None:
         """Refuse a request that waits, for another that is more urgent."""
         # who is told of the others may have withdrawn it
@@ -365,27 +397,3 @@ class DynamicBatcher(Scheduler):
             text = "more urgent requests have taken the place that this one had in the queue; try another node"
             error = Overloaded(text, retry_after_s=self._slots.retry_s())
             self._requests.refuse(lesser, error, "displaced", now_s)
-
-
-def _answer(answers: Sequence[tuple[PendingRequest, Result]]) -> Exception | None:
-    """Give all answers; return the first fault of a caller, which must not cost the others their answers."""
-    fault: Exception | None = None
-    for request, outcome in answers:
-        try:
-            request.done(request, outcome)
-        except Exception as exc:  # noqa: BLE001 - see above
-            fault = fault or exc
-    return fault
-
-
-def _unheard(request: PendingRequest, result: Result) -> None:
-    """Stand for a caller who has left."""
-
-
-def _chosen(outputs: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
-    if len(outputs) == len(names) and all(
-        output.name == name for output, name in zip(outputs, names, strict=True)
-    ):
-        return list(outputs)
-    by_name = {output.name: output for output in outputs}
-    return [by_name[name] for name in names]

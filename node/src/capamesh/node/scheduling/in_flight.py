@@ -9,6 +9,7 @@ from capamesh.node.scheduling.pending_request import (
     ENDED,
     QUEUED,
     RUNNING,
+    WAITING,
     Batch,
     PendingRequest,
 )
@@ -31,6 +32,7 @@ class RequestsInFlight:
         "_sequences",
         "bulk",
         "bulk_rows",
+        "held",
         "live",
         "plan",
         "queue",
@@ -56,8 +58,10 @@ class RequestsInFlight:
         self.queue = RequestQueue()
         """The requests that could run now."""
         self.running: set[Batch] = set()
+        self.held = 0
+        """The requests whose readers take no more for now."""
         self.rows = 0
-        """The rows of all that is live."""
+        """The rows of all that is live, but for what is held: readers that stall leave the device to others."""
         self.bulk = 0
         self.bulk_rows = 0
         """The rows of it that are bulk work."""
@@ -66,8 +70,8 @@ class RequestsInFlight:
 
     @property
     def queued(self) -> int:
-        """Return the number of requests in flight that do not run."""
-        count = len(self.live)
+        """Return the number of requests in flight that could run and do not."""
+        count = len(self.live) - self.held
         for batch in self.running:
             if batch.has_begun:
                 count -= batch.wanted
@@ -101,6 +105,9 @@ class RequestsInFlight:
     def give_up(self, request: PendingRequest, reason: str, now_s: float) -> None:
         """End `request` before its result is there; `reason` is counted unless it runs."""
         state, batch = request.state, request.batch
+        if state is WAITING and request.is_held:
+            self.rows += request.rows  # which were counted out
+            self.held -= 1
         self.forget(request)
         if state is RUNNING:
             if batch is not None:
@@ -117,6 +124,23 @@ class RequestsInFlight:
         self.release(request)  # of one that runs, only once its run has ended
         request.inputs = ()  # its entry in the queue may stay a while; its data need not
         self.next_of_sequence(request, now_s)
+
+    def go_on(self, request: PendingRequest) -> None:
+        """Queue the next step of `request`, or hold it until its reader takes more."""
+        if request.is_held:
+            request.state = WAITING
+            self.rows -= request.rows
+            self.held += 1
+        else:
+            self.queue.put(request)
+
+    def resume(self, request: PendingRequest) -> None:
+        """Queue the next step of a request whose reader takes more, if it was held for that."""
+        was_held, request.is_held = request.is_held, False
+        if was_held and request.state is WAITING:
+            self.rows += request.rows
+            self.held -= 1
+            self.queue.put(request)
 
     def release(self, request: PendingRequest) -> None:
         """Give back the memory that was kept free for the run of `request`."""

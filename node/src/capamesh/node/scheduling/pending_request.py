@@ -19,11 +19,11 @@ Result = Sequence[Tensor] | CapameshError
 
 
 class RequestState(IntEnum):
-    """The state of a request; it only ever moves forward."""
+    """The state of a request; it only ever moves forward, but from one step of a loop to the next."""
 
     NEW = 0
     WAITING = 1
-    """The request waits behind an earlier one of its own sequence."""
+    """The request waits behind an earlier one of its own sequence, or until its reader takes the next part of the answer."""
     QUEUED = 2
     RUNNING = 3
     ENDED = 4
@@ -32,6 +32,7 @@ class RequestState(IntEnum):
 
 # Names of their own: until Python 3.12 asking an enumeration for a member takes ten times as long (measured).
 NEW: Final = RequestState.NEW
+WAITING: Final = RequestState.WAITING
 QUEUED: Final = RequestState.QUEUED
 RUNNING: Final = RequestState.RUNNING
 ENDED: Final = RequestState.ENDED
@@ -54,6 +55,7 @@ class PendingRequest:
         "inputs",
         "is_bulk",
         "is_delayable",
+        "is_held",
         "key",
         "on_part",
         "order",
@@ -61,10 +63,13 @@ class PendingRequest:
         "priority",
         "rows",
         "run_s",
+        "sent_bytes",
         "sequence",
         "start_by_s",
         "started_s",
         "state",
+        "steps",
+        "urgency_s",
     )
 
     def __init__(
@@ -108,6 +113,14 @@ class PendingRequest:
         self.batch: Batch | None = None
         self.held_bytes = 0
         """The bytes of the device's memory that are kept free for its run; 0 where it needs little."""
+        self.urgency_s = math.inf if deadline_s is None else deadline_s
+        """The rank among those of its priority, of which the least goes first; in a loop all have 0, and equal turns."""
+        self.steps = 0
+        """The steps of its loop that have run. Once one has, the request gives way to no other."""
+        self.sent_bytes = 0
+        """The bytes of the outputs of these steps."""
+        self.is_held = False
+        """True while its reader takes no more parts: it is not run until `Scheduler.resume`. Set by who sends the parts."""
 
     @override
     def __repr__(self) -> str:
@@ -191,3 +204,18 @@ class Batch:
     @override
     def __repr__(self) -> str:
         return f"Batch({len(self.requests)} requests, {self.rows} rows, {self.wanted} wanted)"
+
+
+def answer_all(answers: Sequence[tuple[PendingRequest, Result]]) -> Exception | None:
+    """Give all answers; return the first fault of a caller, which must not cost the others their answers."""
+    fault: Exception | None = None
+    for request, outcome in answers:
+        try:
+            request.done(request, outcome)
+        except Exception as exc:  # noqa: BLE001 - see above
+            fault = fault or exc
+    return fault
+
+
+def unheard(request: PendingRequest, result: Result) -> None:
+    """Stand for a caller who has left."""

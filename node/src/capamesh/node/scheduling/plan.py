@@ -39,11 +39,14 @@ class BatchPlan(RunPlan):
     ragged: tuple[RaggedInput, ...] = ()
     states: tuple[StateTensor, ...] = ()
     controls: tuple[ControlTensor, ...] = ()
+    looped: tuple[str, ...] = ()
+    """The outputs that a loop goes on with or ends by."""
     _axes: dict[str, int] = field(init=False, repr=False, compare=False)
     _is_plain: bool = field(init=False, repr=False, compare=False)
     _names: tuple[str, ...] = field(init=False, repr=False, compare=False)
     _controls: Controls = field(init=False, repr=False, compare=False)
     _filled_in: frozenset[str] = field(init=False, repr=False, compare=False)
+    _needed: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.is_batching:
@@ -65,6 +68,8 @@ class BatchPlan(RunPlan):
         filled_in = frozenset(state.input for state in self.states)
         filled_in |= frozenset(control.input for control in self.controls)
         object.__setattr__(self, "_filled_in", filled_in)
+        states = tuple([state.output for state in self.states])
+        object.__setattr__(self, "_needed", states + self.looped)
 
     # before the queue
 
@@ -235,7 +240,7 @@ class BatchPlan(RunPlan):
 
     @override
     def wanted(self, requests: Sequence[PendingRequest]) -> tuple[str, ...]:
-        """Return the outputs to ask the model for: what any of `requests` wants and the states; empty for all."""
+        """Return the outputs to ask the model for: what any of `requests` wants and what every run needs; empty for all."""
         if not requests[0].outputs:
             return ()
         names: dict[str, None] = {}
@@ -243,7 +248,7 @@ class BatchPlan(RunPlan):
             if not request.outputs:
                 return ()
             names |= dict.fromkeys(request.outputs)
-        return tuple(names | dict.fromkeys([state.output for state in self.states]))
+        return tuple(names | dict.fromkeys(self._needed))
 
     @override
     def split(
@@ -330,6 +335,16 @@ class BatchPlan(RunPlan):
             raise InvalidRequest(f"the model has no input {rule.mask!r} for the mask")
         shape = data.shape[: rule.axis + 1]
         return Tensor.from_numpy(rule.mask, filled(shape, 1.0, spec.datatype), spec.datatype)
+
+
+def chosen(outputs: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
+    """Return the outputs that are called so, in this order."""
+    if len(outputs) == len(names) and all(
+        output.name == name for output, name in zip(outputs, names, strict=True)
+    ):
+        return list(outputs)
+    by_name = {output.name: output for output in outputs}
+    return [by_name[name] for name in names]
 
 
 def _digest(tensor: Tensor) -> bytes:

@@ -46,8 +46,7 @@ class _Class:
         heap = self.heaps.get(request.key)
         if heap is None:
             heap = self.heaps[request.key] = []
-        deadline_s = math.inf if request.deadline_s is None else request.deadline_s
-        heappush(heap, (request.priority, deadline_s, request.order, request))
+        heappush(heap, (request.priority, request.urgency_s, request.order, request))
         self.count += 1
         self.entries += 1
 
@@ -86,10 +85,10 @@ class _Class:
         """Put `late`, which are queued here, behind all others of their priority."""
         for key in {request.key for request in late}:
             heap = self.heaps[key]
-            for at, (priority, deadline_s, order, request) in enumerate(heap):
+            for at, (priority, urgency_s, order, request) in enumerate(heap):
                 if request in late and request.state is QUEUED:
                     request.priority = priority + DELAY
-                    heap[at] = (request.priority, deadline_s, order, request)
+                    heap[at] = (request.priority, urgency_s, order, request)
             heapify(heap)
 
     def dropped(self) -> None:
@@ -149,7 +148,7 @@ class RequestQueue:
             mine.passed = max(mine.passed, self._passed)  # what was not used while idle is not owed
             self._lesser.clear()
         rank = request.priority + _BULK_RANK if request.is_bulk else request.priority
-        if rank > self._unlisted and request.sequence is None:
+        if rank > self._unlisted and request.sequence is None and not request.steps:
             self._unlisted = rank
             self._lowest = max(self._lowest, rank)
         self._orders += 1
@@ -167,8 +166,8 @@ class RequestQueue:
     ) -> list[PendingRequest]:
         """Return works that wait and must give way for `request`, the last to be served first; none if too few do.
 
-        Only what is of a lower priority gives way, or is bulk work where `request` is not, and no request of a sequence:
-        its state is at this node alone. `enough` is told of each in turn and returns whether no more are needed.
+        Only what is of a lower priority gives way, or is bulk work where `request` is not, and no request of a sequence
+        or between two steps: its state is at this node alone. `enough` is told of each in turn and returns whether no more are needed.
         """
         rank = _rank(request)
         found: list[PendingRequest] = []
@@ -192,7 +191,7 @@ class RequestQueue:
     def _list_lesser(self, found: list[PendingRequest]) -> None:
         """List anew who may have to give way, but for those that were found already."""
         taken = set(found)
-        may_leave = [one for one in self if one.sequence is None]
+        may_leave = [one for one in self if one.sequence is None and not one.steps]
         self._lowest = float(max(map(_rank, may_leave), default=-1))
         self._unlisted = -1.0
         self._lesser = sorted((one for one in may_leave if one not in taken), key=_last_served)
@@ -281,11 +280,7 @@ class RequestQueue:
 
 
 def _urgency(request: PendingRequest) -> tuple[float, float, int]:
-    return (
-        request.priority,
-        math.inf if request.deadline_s is None else request.deadline_s,
-        request.order,
-    )
+    return (request.priority, request.urgency_s, request.order)
 
 
 def _rank(request: PendingRequest) -> int:
@@ -295,5 +290,4 @@ def _rank(request: PendingRequest) -> int:
 
 
 def _last_served(request: PendingRequest) -> tuple[int, float, float, int]:
-    deadline_s = math.inf if request.deadline_s is None else request.deadline_s
-    return _rank(request), request.priority, deadline_s, request.order
+    return _rank(request), request.priority, request.urgency_s, request.order

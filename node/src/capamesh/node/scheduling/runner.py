@@ -123,6 +123,11 @@ class ModelRunner:
         self._check_idle()
         self._pump_soon()  # the next of its sequence, for one
 
+    def resume(self, request: PendingRequest) -> None:
+        """Go on with `request`, whose reader takes the next part of its answer."""
+        self.scheduler.resume(request)
+        self._pump_soon()
+
     async def wait_idle(self) -> None:
         """Wait until nothing is in flight and nothing runs."""
         while not self.scheduler.is_idle:  # a waiter may be woken after the next request has come

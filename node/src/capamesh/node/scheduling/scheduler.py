@@ -102,6 +102,10 @@ class Scheduler(Protocol):
         """End a request that nobody waits for any more, without an answer; after its end this does nothing."""
         ...
 
+    def resume(self, request: PendingRequest) -> None:
+        """Go on with a request that was held since its reader took no more parts; one that was not goes on anyway."""
+        ...
+
     def expire(self, now_s: float) -> None:
         """Answer the requests whose deadline has passed, whether they run or not."""
         ...

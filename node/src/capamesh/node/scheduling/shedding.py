@@ -132,7 +132,8 @@ class Shedding:
             rows = min(request.rows, most_rows)
             batches = math.ceil((ahead + rows) / full)  # all of one are answered together
             wait_s = now_s - request.arrived_s + batches * full * row_s
-            if wait_s > longest_s and request.sequence is None:  # its state is here alone
+            is_bound = request.sequence is not None or request.steps  # its state is here alone
+            if wait_s > longest_s and not is_bound:
                 leaving.append((request, wait_s))
             else:
                 ahead += rows

@@ -24,16 +24,13 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.links.call_decoder import CallDecoder
 from capamesh.protocol.links.calls import (
     ControlCall,
-    InferAnswer,
     InferCall,
     LoadReport,
     decode_probe,
-    encode_answer,
     encode_done,
     encode_load,
 )
 from capamesh.protocol.links.link import LinkHandler
-from capamesh.protocol.links.tensor_descriptions import check_outputs
 from capamesh.protocol.links.transport import check_hello, is_one_too_many
 from capamesh.protocol.network import Role
 from capamesh.protocol.tensors import Limits, Tensor
@@ -155,6 +152,14 @@ class WorkerService(LinkHandler):
     def request_cancelled(self, link: Link, stream: int) -> None:
         """Withdraw a request; it does not start if it has not."""
         self._withdraw((link, stream))
+
+    @override
+    def parts_released(self, link: Link, stream: int) -> None:
+        """Go on with a request whose reader had as many parts of its answer as it takes."""
+        found = self._requests.get((link, stream))
+        if found is not None:
+            hosted, request = found
+            hosted.runner.resume(request)
 
     @override
     def load(self, meta: bytes) -> bytes:
@@ -283,7 +288,7 @@ class WorkerService(LinkHandler):
         self._tasks.fail_all(reason)
         for key, (_, request) in list(self._requests.items()):
             batch = request.batch
-            has_started = (
+            has_started = request.steps > 0 or (
                 request.state is RequestState.RUNNING and batch is not None and batch.has_begun
             )
             self._withdraw(key)
@@ -336,19 +341,18 @@ class WorkerService(LinkHandler):
         request: PendingRequest,
         outputs: Sequence[Tensor],
     ) -> None:
-        """Send one part of an answer; whoever does not read it does not get the rest either."""
+        """Send one part of an answer; whoever does not read it does not get the rest either, or waits for it."""
         link, stream = key
-        queue_us = int((request.started_s - request.arrived_s) * 1e6)
-        answer = InferAnswer(hosted.version, tuple(outputs), queue_us, 0, self.load_report(hosted))
         try:
-            check_outputs(answer.outputs, self._limits)
-            meta, body = encode_answer(answer)
+            meta, body = self._answers.encode(hosted, request, outputs)
         except TooLarge as error:
             self._withdraw(key)
             self._fail(key, error, hosted)
             return
         if not link.respond(stream, meta, body, is_final=False):
             self._withdraw(key)
+        elif not link.has_part_room(stream):
+            request.is_held = True
 
     def _classified(
         self,

@@ -97,6 +97,8 @@ class ModelOffer:
     also_signed: tuple[bytes, ...] = ()
     """Other publishers' likewise, at most `publishing.MAX_OTHERS`."""
     scheduling: Scheduling = Scheduling.PLAIN
+    max_parts: int = 0
+    """The most parts of one answer, where the model answers in parts; 0: it answers whole."""
     labelled: tuple[str, ...] = ()
     """The outputs whose classes have names at this node; see `capamesh.protocol.tensors.classification`."""
     task: Task = Task.NONE

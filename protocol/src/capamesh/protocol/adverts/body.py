@@ -174,6 +174,7 @@ def _offer_to_map(offer: ModelOffer) -> dict[str, object]:
                 "also_signed": b"".join(offer.also_signed),
                 "labelled": list(offer.labelled),
                 "task": offer.task.value,
+                "parts": offer.max_parts,
             }
         ),
     }
@@ -297,6 +298,7 @@ def _read_offer(one: WireModel, at: int) -> ModelOffer:
         scheduling=_SCHEDULINGS.get(one.scheduling, Scheduling.PLAIN),
         labelled=one.labelled,
         task=_TASKS.get(one.task, Task.NONE),
+        max_parts=one.parts,
     )
 
 

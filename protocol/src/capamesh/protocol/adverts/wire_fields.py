@@ -29,8 +29,8 @@ field with a default can be added without a new wire version):
       "precision"         text 0..32, default ""
       "scheduling"        text 0..32: "ensemble", "sequence", or "" for a model whose requests are independent, the
                           default; what a receiver does not know counts as ""
-      "best_rows", "row_us", "max_rows", "memory"
-                          integers 0..2^63-1, default 0: rows, microseconds, rows, bytes
+      "best_rows", "row_us", "max_rows", "memory", "parts"
+                          integers 0..2^63-1, default 0: rows, microseconds, rows, bytes, parts of one answer
       "signed"            96 bytes, default none: a publisher's public key and its Ed25519 signature, see `publishing`
       "also_signed"       1 to 3 times 96 bytes, default none: other publishers' likewise
       "labelled"          array, up to 1,024, of text 0..256, default none: the outputs whose classes have names
@@ -132,6 +132,7 @@ class WireModel(Struct, frozen=True, gc=False):
     row_us: _Count = 0
     max_rows: _Count = 0
     memory: _Count = 0
+    parts: _Count = 0
     once: Annotated[int, Meta(ge=0, le=1)] = 0
     signed: Annotated[bytes, Meta(min_length=SIGNED_BYTES, max_length=SIGNED_BYTES)] = b""
     also_signed: Annotated[

@@ -253,6 +253,10 @@ def test_digest_of_a_version_is_of_its_tokenizer_too(tmp_path: Path) -> None:
             'task = "file-type"\n[[sequence.state]]\ninput = "a"\noutput = "b"',
             "a model with sequence states has none",
         ),
+        (
+            "task = 'file-type'\n[loop]\nfeedback = {x = 'y'}\nmax_steps = 2",
+            "a model that runs in a loop has none",
+        ),
     ],
 )
 def test_manifest_that_contradicts_itself_is_refused(text: str, said: str) -> None:

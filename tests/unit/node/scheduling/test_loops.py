@@ -1,0 +1,271 @@
+"""A model that runs in a loop: what is fed back, when it ends, whose turn it is, and who waits for a reader."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from engine_desk import Desk
+
+from capamesh.node.repository.rules import LoopRules
+from capamesh.node.scheduling import Batch, PendingRequest
+from capamesh.node.scheduling.pending_request import RequestState
+from capamesh.protocol.errors import CapameshError, DeadlineExceeded, Overloaded, RunFailed
+from capamesh.protocol.tensors import Tensor
+
+
+class LoopDesk(Desk):
+    """A desk of a model that adds one to each element of `x`; `z` of a row is its value less than `until`, or 0."""
+
+    def __init__(
+        self, max_steps: int = 5, *, until: float = 100.0, max_bytes: int = 2**20, **options: Any
+    ) -> None:
+        super().__init__(loop=LoopRules((("x", "y"),), max_steps, "z", max_bytes), **options)
+        self.until = until
+        self.parts: list[tuple[PendingRequest, list[float]]] = []
+        self.holding: set[PendingRequest] = set()
+        self.ran: list[list[float]] = []
+
+    def start(
+        self, value: float, *, takes_parts: bool = True, rows: int = 1, **asked: Any
+    ) -> PendingRequest:
+        request = self.request(rows, **asked)
+        request.inputs = (Tensor.from_numpy("x", np.full((rows, 1), value, np.float32)),)
+        request.on_part = self.part if takes_parts else None
+        self.batcher.submit(request, self.now_s)
+        return request
+
+    def part(self, request: PendingRequest, outputs: Sequence[Tensor]) -> None:
+        self.parts.append((request, values(outputs[0])))
+        if request in self.holding:
+            request.is_held = True
+
+    def run(self, batch: Batch | None = None) -> bool:
+        """Run the next batch; False: there is none."""
+        batch = batch or self.batcher.take(self.now_s)
+        if batch is None:
+            return False
+        joined = batch.plan.join(batch.requests)
+        x = joined[0].to_numpy()
+        self.ran.append(x[:, 0].tolist())
+        y = x + np.float32(1)
+        z = (y[:, 0] >= self.until).astype(np.float32)
+        outputs = [Tensor.from_numpy("y", y), Tensor.from_numpy("z", z)]
+        self.finish(batch, results=batch.plan.split(batch.requests, outputs, joined))
+        return True
+
+    def run_all(self) -> None:
+        while self.run():
+            pass
+
+    def parts_of(self, request: PendingRequest) -> list[float]:
+        return [value for of, (value, *_) in self.parts if of is request]
+
+    def last_of(self, request: PendingRequest) -> Any:
+        (result,) = [result for of, result in self.answers if of is request]
+        return result if isinstance(result, CapameshError) else values(result[0])[0]
+
+
+def values(tensor: Tensor) -> list[float]:
+    return [float(value) for value in tensor.to_numpy().reshape(-1)]
+
+
+def test_each_step_is_a_part_and_the_last_one_the_answer() -> None:
+    desk = LoopDesk(3)
+    request = desk.start(10)
+    assert desk.run()
+    assert (desk.parts_of(request), desk.answers) == ([11], [])
+    desk.run_all()
+    assert (desk.parts_of(request), desk.last_of(request)) == ([11, 12], 13)
+    assert (request.state, request.steps, request.inputs) == (RequestState.ENDED, 3, ())
+    assert desk.batcher.is_idle
+    assert desk.batcher._requests.rows == 0
+
+
+def test_stop_output_ends_it_once_all_rows_have_stopped() -> None:
+    desk = LoopDesk(100, until=13)
+    request = desk.start(10, rows=2)
+    request.inputs = (Tensor.from_numpy("x", np.array([[10], [12]], np.float32)),)
+    desk.run_all()
+    assert desk.parts_of(request) == [11, 12]
+    assert desk.last_of(request) == 13
+
+
+def test_caller_that_takes_no_parts_gets_the_last_step_alone() -> None:
+    desk = LoopDesk(4)
+    request = desk.start(0, takes_parts=False)
+    desk.run_all()
+    assert (desk.parts, desk.last_of(request)) == ([], 4)
+
+
+def test_requested_outputs_are_sent_and_what_the_loop_needs_is_run_all_the_same() -> None:
+    desk = LoopDesk(2)
+    request = desk.start(0, outputs=("z",))
+    batch = desk.taken()
+    desk.finish(batch, results=[[Tensor.from_numpy("y", np.ones((1, 1), np.float32)), zero()]])
+    assert desk.parts == [(request, [0.0])]
+    assert [tensor.name for tensor in request.inputs] == ["x"]
+
+
+def zero() -> Tensor:
+    return Tensor.from_numpy("z", np.zeros(1, np.float32))
+
+
+def test_steps_of_several_requests_share_batches_and_new_ones_join() -> None:
+    desk = LoopDesk(3)
+    first, second = desk.start(0), desk.start(10)
+    desk.run()
+    third = desk.start(20)
+    desk.run_all()
+    assert desk.ran == [[0, 10], [1, 11, 20], [2, 12, 21], [22]]
+    assert [desk.last_of(one) for one in (first, second, third)] == [3, 13, 23]
+
+
+def test_turns_are_equal_whatever_the_deadlines() -> None:
+    desk = LoopDesk(3, batch_rows=2)
+    for value, left_s in ((0, 5.0), (10, 9.0), (20, 7.0), (30, 8.0)):
+        desk.start(value, left_s=left_s)
+    desk.run_all()
+    assert desk.ran == [[0, 10], [20, 30], [1, 11], [21, 31], [2, 12], [22, 32]]
+
+
+def test_reader_that_takes_no_more_stops_its_own_request_alone() -> None:
+    desk = LoopDesk(4)
+    slow, quick = desk.start(0), desk.start(10)
+    desk.holding.add(slow)
+    desk.run_all()
+    assert (desk.parts_of(slow), desk.last_of(quick)) == ([1], 14)
+    assert (slow.state, desk.batcher.in_flight, desk.batcher.queued) == (RequestState.WAITING, 1, 0)
+    assert desk.batcher._requests.rows == 0  # others have the device
+    desk.batcher.resume(slow)
+    assert (desk.batcher.queued, desk.batcher._requests.rows) == (1, 1)
+    desk.batcher.resume(slow)  # it is not held twice
+    assert len(desk.batcher._requests.queue) == 1
+    desk.holding.clear()
+    desk.run_all()
+    assert (desk.parts_of(slow), desk.last_of(slow)) == ([1, 2, 3], 4)
+    assert desk.batcher.is_idle
+
+
+def test_reader_that_takes_more_while_the_next_step_runs_is_not_queued_twice() -> None:
+    desk = LoopDesk(3)
+    request = desk.start(0)
+    desk.run()
+    batch = desk.taken()
+    request.is_held = True
+    desk.batcher.resume(request)
+    desk.run(batch)
+    desk.run_all()
+    assert (desk.parts_of(request), desk.last_of(request)) == ([1, 2], 3)
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+@pytest.mark.parametrize("end", ["cancel", "deadline"])
+def test_request_ends_between_two_steps(end: str, is_held: bool) -> None:
+    desk = LoopDesk(1000)
+    request = desk.start(0, left_s=1.0)
+    if is_held:
+        desk.holding.add(request)
+    desk.run()
+    if end == "cancel":
+        desk.batcher.cancel(request, desk.now_s)
+        assert desk.answers == []
+    else:
+        desk.now_s += 1
+        desk.batcher.expire(desk.now_s)
+        assert isinstance(desk.last_of(request), DeadlineExceeded)
+    assert not desk.run()
+    assert desk.batcher.is_idle
+    requests = desk.batcher._requests
+    assert (requests.rows, requests.held, request.inputs) == (0, 0, ())
+
+
+def test_request_that_is_withdrawn_at_a_part_does_not_go_on() -> None:
+    desk = LoopDesk(1000)
+    request = desk.start(0)
+    request.on_part = lambda request, _: desk.batcher.cancel(request, desk.now_s)
+    desk.run()
+    assert not desk.run()
+    assert desk.batcher.is_idle
+
+
+def test_error_of_a_later_step_ends_it() -> None:
+    desk = LoopDesk(1000)
+    request = desk.start(0)
+    desk.run()
+    desk.finish(desk.taken(), results=[RunFailed("it fell over")])
+    assert isinstance(desk.last_of(request), RunFailed)
+    assert desk.batcher.is_idle
+
+
+def test_part_without_a_wire_form_ends_it_rather_than_being_left_out() -> None:
+    def crash(*_: object) -> None:
+        raise ValueError("no form")
+
+    desk = LoopDesk(1000)
+    request = desk.start(0)
+    request.on_part = crash
+    desk.run()
+    error = desk.last_of(request)
+    assert isinstance(error, RunFailed)
+    assert "no form" in error.message
+    assert desk.batcher.is_idle
+
+
+@pytest.mark.parametrize(
+    ("outputs", "reason"),
+    [
+        ([zero()], "no output 'y'"),
+        ([Tensor.from_numpy("y", np.ones((1,), np.float32)), zero()], "cannot be the input 'x'"),
+        ([Tensor.from_numpy("y", np.ones((2, 1), np.float32)), zero()], "a step of 1 rows gave 2"),
+    ],
+)
+def test_outputs_that_cannot_be_the_next_inputs_end_it(outputs: list[Tensor], reason: str) -> None:
+    desk = LoopDesk(1000)
+    request = desk.start(0)
+    desk.finish(desk.taken(), results=[outputs])
+    error = desk.last_of(request)
+    assert isinstance(error, RunFailed)
+    assert reason in error.message
+    assert desk.batcher.is_idle
+    assert desk.batcher._requests.rows == 0
+
+
+def test_input_that_grows_from_step_to_step_shares_a_batch_with_its_like() -> None:
+    desk = LoopDesk(3)
+    request = desk.start(0)
+    y = Tensor.from_numpy("y", np.ones((1, 2), np.float32))
+    desk.finish(desk.taken(), results=[[y, zero()]])
+    assert request.key == ((2,),)
+    assert desk.taken().requests == [request]
+
+
+def test_answer_of_more_bytes_than_the_rules_allow_fails() -> None:
+    desk = LoopDesk(1000, max_bytes=8 * 3)
+    request = desk.start(0)
+    desk.run_all()
+    assert desk.parts_of(request) == [1, 2, 3]
+    error = desk.last_of(request)
+    assert isinstance(error, RunFailed)
+    assert error.message.startswith("the answer has 32 bytes after 4 steps")
+
+
+def test_request_between_two_steps_gives_way_to_no_other() -> None:
+    desk = LoopDesk(1000, limit_rows=1)
+    request = desk.start(0, priority=9)
+    desk.run()
+    with pytest.raises(Overloaded):
+        desk.start(0, priority=1)
+    assert request.state is RequestState.QUEUED
+
+
+def test_waiting_times_and_latencies_are_those_of_the_first_step() -> None:
+    desk = LoopDesk(5)
+    request = desk.start(0)
+    desk.run_all()
+    assert request.started_s == 0.0
+    assert request.run_s == pytest.approx(0.050)
+    assert desk.batcher.latency.estimate_s(1) == pytest.approx(0.010)
+    assert desk.outcomes() == ["ok"]
