@@ -35,7 +35,7 @@ from capamesh.protocol.links.calls import (
     encode_load,
 )
 from capamesh.protocol.links.events import Answer
-from capamesh.protocol.links.handlers import LoadHandler, ResponseHandler
+from capamesh.protocol.links.handlers import LoadHandler, PartsHandler, ResponseHandler
 from capamesh.protocol.tensors import Datatype, Limits, Tensor, TensorSpec
 from capamesh.router.balancing.balancer import Balancer
 from capamesh.router.balancing.prober import Prober
@@ -170,6 +170,29 @@ def after(seconds: float, reply: Reply) -> Reply:
     return later
 
 
+def parting(parts: int, *, rows: int = 1, end: CapameshError | None = None) -> Reply:
+    """Answer in so many parts, 1, 2, …, each once the one before is released; `end` comes in the place of the last."""
+
+    def reply(ask: Ask) -> None:
+        sent = 0
+
+        def send() -> None:
+            nonlocal sent
+            sent += 1
+            answer = answer_of(ask.call.version or "1", fp32("y", *[[sent, sent]] * rows))
+            if sent < parts:
+                ask.part(answer)
+            elif end is not None:
+                ask.fail(end)
+            else:
+                ask.answer(answer)
+
+        ask.link.on_release[ask.stream] = send
+        _soon(send)
+
+    return reply
+
+
 def telling(load: LoadReport) -> LoadReply:
     return lambda ask: _soon(lambda: ask.tell(encode_load(load)))
 
@@ -193,6 +216,15 @@ class Ask:
         if asker is not None:
             asker.answered(answer)
         return asker is not None
+
+    def part(self, answer: Answer) -> bool:
+        """Tell the asker a part of the answer in this turn; False: the request is over."""
+        asker = self.link.waiting.get(self.stream)
+        if asker is None:
+            return False
+        assert isinstance(asker, PartsHandler)
+        asker.part_answered(answer)
+        return True
 
     def echo(self, load: LoadReport | None = None) -> bool:
         return self.answer(echo_of(self.call, load))
@@ -257,6 +289,9 @@ class FakeLink:
         self.asks: list[Ask] = []
         self.probes: list[LoadAsk] = []
         self.withdrawn: list[int] = []
+        self.released: list[Answer] = []
+        self.on_release: dict[int, Callable[[], None]] = {}
+        """What a node does when a part of the answer on a stream is released."""
         self.load_reply: LoadReply = hang
         self.asked = asyncio.Event()
         self.cancelled = asyncio.Event()
@@ -287,6 +322,11 @@ class FakeLink:
         if self.waiting.pop(stream, None) is not None:
             self._withdrawn(stream)
             next(ask for ask in self.asks if ask.stream == stream).ended = "withdrawn"
+
+    def release(self, stream: int, part: Answer) -> None:
+        self.released.append(part)
+        if stream in self.on_release:
+            _soon(self.on_release[stream])
 
     def ask_load(self, meta: bytes, asker: LoadHandler) -> int:
         stream = self._open()

@@ -21,6 +21,8 @@ class CapameshError(Exception):
     """True if the same request may succeed at another peer, or later."""
     load: object = None
     """The load that the peer told with the error, as it travels; `links.calls.load_with` reads it."""
+    parts: int = 0
+    """The parts of an answer that came before the error, which broke it off."""
 
     @property
     def message(self) -> str:

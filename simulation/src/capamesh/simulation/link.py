@@ -182,6 +182,10 @@ class SimLink(NodeLink):
             self._to_node(0, self.node.withdrawn, self, stream)
 
     @override
+    def release(self, stream: int, part: Answer) -> None:
+        """Do nothing: no model of a simulation answers in parts."""
+
+    @override
     def ask_load(self, meta: bytes, asker: LoadHandler, /) -> int:
         stream = self._open()
         self._probing[stream] = asker

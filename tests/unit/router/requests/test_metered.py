@@ -47,6 +47,8 @@ class Pipeline:
     def complete(self, outcome: object) -> None:
         self.told.append(outcome)
 
+    take_part = complete
+
     def fail(self, error: CapameshError) -> None:
         self.told.append(error)
 
@@ -99,6 +101,26 @@ async def test_answer_is_passed_on_and_counted(metering: Metering) -> None:
     assert metering.pipeline.told == [ANSWER]
     size_bytes = sum(len(tensor.data) for tensor in call().inputs)
     assert (metering.is_free, metering.used) == (True, [Amount(1, 1, size_bytes + 6)])
+
+
+@pytest.mark.parametrize("end", ["answer", "error", "cancel"])
+async def test_parts_are_passed_on_and_counted_however_the_answer_ends(
+    metering: Metering, end: str
+) -> None:
+    handle = metering.start()
+    for _ in range(2):
+        metering.pipeline.responder.take_part(ANSWER)  # type: ignore[arg-type]
+    match end:
+        case "answer":
+            metering.pipeline.responder.complete(ANSWER)
+        case "error":
+            metering.pipeline.responder.fail(NoEndpoint("gone"))
+        case _:
+            handle.cancel()
+    assert metering.pipeline.told[:2] == [ANSWER, ANSWER]
+    size_bytes = sum(len(tensor.data) for tensor in call().inputs)
+    parts = 3 if end == "answer" else 2
+    assert (metering.is_free, metering.used) == (True, [Amount(1, 1, size_bytes + parts * 6)])
 
 
 async def test_failure_is_passed_on_and_counts_as_no_use(metering: Metering) -> None:

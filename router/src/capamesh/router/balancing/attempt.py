@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.errors import CapameshError
     from capamesh.protocol.links.calls import InferAnswer
     from capamesh.protocol.links.events import Answer
+    from capamesh.protocol.links.handlers import PartsHandler
     from capamesh.router.fleet.node_link import NodeLink
 
 
@@ -30,6 +31,10 @@ class AttemptOwner(Protocol):
 
     def take_answer(self, attempt: Attempt, answer: Answer) -> None:
         """Take a node's answer to an attempt."""
+        ...
+
+    def take_part(self, attempt: Attempt, part: Answer) -> PartsHandler | None:
+        """Take the first part of a node's answer; return who takes all that follows it, None if that is not wanted."""
         ...
 
     def take_failure(self, attempt: Attempt, error: CapameshError) -> None:

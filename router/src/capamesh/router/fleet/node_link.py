@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from mypy_extensions import mypyc_attr
 
 if TYPE_CHECKING:
+    from capamesh.protocol.links.events import Answer
     from capamesh.protocol.links.handlers import LoadHandler, ResponseHandler
     from capamesh.protocol.links.outgoing import Buffer
 
@@ -37,6 +38,10 @@ class NodeLink(Protocol):
 
     def withdraw(self, stream: int, /) -> None:
         """Want the answer to a request no more; its asker is told nothing."""
+        ...
+
+    def release(self, stream: int, part: Answer, /) -> None:
+        """Let the node send more of an answer, for a part of it has been passed on."""
         ...
 
     def ask_load(self, meta: bytes, asker: LoadHandler, /) -> int:

@@ -17,6 +17,7 @@ from capamesh.router.rules.constraints import ANYWHERE, Constraints
 if TYPE_CHECKING:
     from capamesh.protocol.errors import CapameshError
     from capamesh.protocol.links.calls import InferAnswer, InferCall
+    from capamesh.protocol.links.events import Answer
     from capamesh.router.balancing.picker import RequestPicker
     from capamesh.router.fleet.replica import Replica
 
@@ -76,10 +77,57 @@ class Outcome(Value):
 
 
 @mypyc_attr(native_class=False)
-class Responder(Protocol):
-    """The receiver of what came of a call: told one of these, once, unless the call is cancelled before. Neither may raise."""
+class PartHolder(Protocol):
+    """The one who counts the parts that are not released."""
 
     __slots__ = ()
+
+    def released(self, part: Answer) -> None:
+        """Take that a part, which came so, has been passed on."""
+        ...
+
+
+class Part(Outcome):
+    """One part of an answer, of which others follow. Whoever has passed it on releases it, so that its node may send more."""
+
+    __slots__ = ("_holder", "_raw", "number")
+
+    def __init__(
+        self,
+        answer: InferAnswer,
+        replica: Replica,
+        attempts: int,
+        picker: RequestPicker,
+        number: int,
+        holder: PartHolder,
+        raw: Answer,
+    ) -> None:
+        """`holder` is told that `raw`, the part as it came, is released."""
+        super().__init__(answer, replica, attempts, picker)
+        self.number = number
+        """The parts of the answer so far, this one included."""
+        self._holder: PartHolder | None = holder
+        self._raw = raw
+
+    def release(self) -> None:
+        """Let the node send more in its place; a second time does nothing."""
+        holder, self._holder = self._holder, None
+        if holder is not None:
+            holder.released(self._raw)
+
+
+@mypyc_attr(native_class=False)
+class Responder(Protocol):
+    """The receiver of what came of a call: told `complete` or `fail`, once, unless the call is cancelled before.
+
+    Where the call takes its answer in parts, any number of them comes before that. None of these may raise.
+    """
+
+    __slots__ = ()
+
+    def take_part(self, part: Part) -> None:
+        """Take a part of the answer, and release it once it is passed on: the default passes it by."""
+        part.release()
 
     def complete(self, outcome: Outcome) -> None:
         """Take the answer of a node."""

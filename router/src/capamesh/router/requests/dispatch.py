@@ -1,6 +1,7 @@
 """Sends calls over links: does what a `RequestAttempts` says and tells it what came of that. IO: links.
 
-All of it is callbacks: a node's answer is told to the call's responder in the very turn of the loop that read it.
+All of it is callbacks: a node's answer is told to the call's responder in the very turn of the loop that read it. One
+that comes in parts is the matter of `answer_parts` from its first part on.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from capamesh.protocol.links.calls import (
 from capamesh.protocol.links.tensor_descriptions import KnownLayouts
 from capamesh.router.balancing.attempt import Attempt, AttemptOwner
 from capamesh.router.balancing.fitting import fits_another
+from capamesh.router.requests.answer_parts import AnswerInParts, PartsReader, read_first_part
 from capamesh.router.requests.attempt_events import Action, Answered, Failed, Probe, Send, Withdraw
 from capamesh.router.requests.attempts import MAX_REFUSALS, MAX_WAIT_S, RequestAttempts
 from capamesh.router.requests.call import Call, Handle, Outcome, Responder
@@ -252,6 +254,27 @@ class InFlightCall(RequestAttempts, AttemptOwner, Handle):
             self._permit.release(self._dispatch.clock(), is_served=is_served)
 
     @override
+    def take_part(self, attempt: Attempt, part: Answer) -> AnswerInParts | None:
+        responder, link, dispatch = self._responder, attempt.link, self._dispatch
+        if responder is None or link is None:
+            return None
+        given = read_first_part(dispatch, self._call.request, attempt.replica, part)
+        if isinstance(given, CapameshError):
+            link.withdraw(attempt.stream)
+            self.take_failure(attempt, given)
+            return None
+        rest = AnswerInParts(
+            dispatch, self._call, self.picker, responder, self._permit, attempt, link, part
+        )
+        self._responder, self._permit, self._next = rest, None, rest
+        attempt.answer = given
+        at_node_s = (given.queue_us + given.run_us) / 1e6
+        self.act(
+            self.answered(attempt.number, given.load, at_node_s, len(part.body), dispatch.clock())
+        )
+        return rest
+
+    @override
     def take_answer(self, attempt: Attempt, answer: Answer) -> None:
         dispatch = self._dispatch
         try:
@@ -297,7 +320,8 @@ class InFlightCall(RequestAttempts, AttemptOwner, Handle):
                 raise PeerError(f"this node advertises no output {missing[:80]!r}")
             left_ms = replica.endpoint.network.budget_ms(budget_ms)
             meta, body = dispatch.encoder.encode(request, left_ms, replica.offer.version)
-            attempt.stream = link.ask(meta, body, attempt)
+            asker = PartsReader(attempt) if request.takes_parts else attempt
+            attempt.stream = link.ask(meta, body, asker)
             attempt.link, attempt.owner = link, self
             if number and not self._call.is_copy:
                 dispatch.counts.attempted_again(request.model)

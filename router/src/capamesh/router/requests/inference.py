@@ -152,8 +152,13 @@ class InferenceRequest(Responder, ABC):
         self._is_over = False
         self._started_s = service.routing.clock()
 
-    def submit(self, asked: InferRequest, most_s: float = math.inf) -> None:
-        """Send what was decoded on its way; it may take `most_s` from its beginning, and less if its parameters say so."""
+    def submit(
+        self, asked: InferRequest, most_s: float = math.inf, *, takes_parts: bool = False
+    ) -> None:
+        """Send what was decoded on its way; it may take `most_s` from its beginning, and less if its parameters say so.
+
+        `takes_parts` says that `take_part` may be told of parts before the answer, from a model that answers so.
+        """
         service, target = self._service, self._target
         try:
             request = InferCall(
@@ -166,6 +171,8 @@ class InferenceRequest(Responder, ABC):
             parameters = asked.parameters
             if asked.classes:
                 request = request.replace(classes=asked.classes)
+            elif takes_parts and self._may_come_in_parts():
+                request = request.replace(takes_parts=True)
             if parameters:
                 request = request.replace(
                     priority=priority_of(parameters), sequence=sequence_of(parameters)
@@ -182,6 +189,11 @@ class InferenceRequest(Responder, ABC):
                 self._handle = handle
         except Exception as error:  # noqa: BLE001 - all end in one answer
             self.crash(error)
+
+    def _may_come_in_parts(self) -> bool:
+        """Return whether the model answers in parts, as far as is known."""
+        offer = self._service.fleet.offer(self._target.model, self._target.version)
+        return offer is None or offer.max_parts > 0
 
     def cancel(self) -> None:
         """Withdraw the request, for whoever asked has left. Nothing happens when it is over."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from capamesh.router.access.quotas import Lease, Quotas
     from capamesh.router.balancing.picker import RequestPicker
     from capamesh.router.fleet.view import FleetView
-    from capamesh.router.requests.call import Call, Outcome
+    from capamesh.router.requests.call import Call, Outcome, Part
     from capamesh.router.requests.pipeline import Pipeline
 
 MOST_MODELS: Final = 10_000
@@ -33,13 +33,15 @@ MOST_MODELS: Final = 10_000
 class MeteredCall(Responder, Handle):
     """One call under way: it passes on what it is told, and settles with the quotas."""
 
-    __slots__ = ("_handle", "_is_over", "_lease", "_responder")
+    __slots__ = ("_handle", "_is_over", "_lease", "_responder", "_size_bytes")
 
     def __init__(self, lease: Lease, responder: Responder) -> None:
         self._lease = lease
         self._responder = responder
         self._handle: Handle | None = None
         self._is_over = False
+        self._size_bytes: int | None = None
+        """The bytes of the parts that have come; None: none has."""
 
     def start(self, pipeline: Pipeline, call: Call) -> None:
         """Send the call on its way; what keeps it from that is raised, and counts as no use."""
@@ -57,9 +59,17 @@ class MeteredCall(Responder, Handle):
         return None if self._handle is None else self._handle.picker
 
     @override
+    def take_part(self, part: Part) -> None:
+        size_bytes = self._size_bytes or 0
+        for tensor in part.answer.outputs:
+            size_bytes += len(tensor.data)
+        self._size_bytes = size_bytes
+        self._responder.take_part(part)
+
+    @override
     def complete(self, outcome: Outcome) -> None:
         self._is_over = True
-        size_bytes = 0
+        size_bytes = self._size_bytes or 0
         for tensor in outcome.answer.outputs:
             size_bytes += len(tensor.data)
         self._lease.settle(size_bytes)
@@ -68,13 +78,13 @@ class MeteredCall(Responder, Handle):
     @override
     def fail(self, error: CapameshError) -> None:
         self._is_over = True
-        self._lease.settle()
+        self._lease.settle(self._size_bytes)
         self._responder.fail(error)
 
     @override
     def cancel(self) -> None:
         self._is_over = True
-        self._lease.settle()
+        self._lease.settle(self._size_bytes)
         if self._handle is not None:
             self._handle.cancel()
 

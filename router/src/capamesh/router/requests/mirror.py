@@ -77,7 +77,7 @@ class Copies:
     def send(self, call: Call, mirror: Mirror) -> None:
         """Send a copy of a call to the shadow version. It goes nowhere that the call may not."""
         request = call.request.replace(
-            version=mirror.rule.version, priority=MAX_PRIORITY, is_bulk=True
+            version=mirror.rule.version, priority=MAX_PRIORITY, is_bulk=True, takes_parts=False
         )
         options = RoutingOptions(call.options.constraints, affinity=call.options.affinity)
         copy = _Copy(self._under_way, mirror)

@@ -92,6 +92,7 @@ class ModelDescriptions:
             best_rows=offer.best_rows,
             scheduling=offer.scheduling,
             labelled=offer.labelled,
+            is_decoupled=offer.max_parts > 0,
         )
 
     def is_model_ready(self, model: ModelName, version: ModelVersion) -> bool:

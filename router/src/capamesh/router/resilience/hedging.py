@@ -11,12 +11,9 @@ won, with the time they had taken: were they left out, it would know only the fa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from typing_extensions import override
 
-if TYPE_CHECKING:
-    from capamesh.router.resilience.latency_window import LatencyWindow
+from capamesh.router.resilience.latency_window import LatencyWindow
 
 REQUESTS_A_HEDGE = 20
 """5 % (The Tail at Scale: 2 to 5 % more load)."""
@@ -42,6 +39,10 @@ SILENT_MOST_S = 30.0
 """A remote node's first byte (precedent: Mesh-LLM came down to it from 5 minutes)."""
 SILENT_MOST_FACTOR = 1.5
 """A model that takes longer than that is given this many times its own time (guess)."""
+IDLE_FACTOR = 4.0
+"""Silence between two parts of an answer is a fault after this many times the 99th percentile, or the time of its first part (guess)."""
+IDLE_FLOOR_S = 2.0
+"""Silence between two parts is no fault before this (guess: a device that others use too, a lost packet sent again)."""
 FAIR_FACTOR = 2.0
 """A deadline does not make silence a fault before this many times what is usual (guess)."""
 
@@ -49,10 +50,11 @@ FAIR_FACTOR = 2.0
 class Hedging:
     """One model's hedges and first-byte limits. All times are seconds."""
 
-    __slots__ = ("_paid", "_window", "is_enabled", "spent")
+    __slots__ = ("_gaps", "_paid", "_window", "is_enabled", "spent")
 
     def __init__(self, window: LatencyWindow, *, is_enabled: bool = True) -> None:
         self._window = window
+        self._gaps: LatencyWindow | None = None
         self._paid = 0
         self.is_enabled = is_enabled
         """True if requests are hedged; first-byte limits are given in any case."""
@@ -83,6 +85,20 @@ class Hedging:
         self._paid -= REQUESTS_A_HEDGE
         self.spent += 1
         return True
+
+    @property
+    def gaps(self) -> LatencyWindow:
+        """Return the times between two parts of an answer; made for the first of a model."""
+        if self._gaps is None:
+            self._gaps = LatencyWindow()
+        return self._gaps
+
+    def idle_limit_s(self, now_s: float, first_s: float) -> float:
+        """Return how long a node that could send may send nothing of an answer whose first part took `first_s`."""
+        gaps = self.gaps
+        floor_s = SILENT_NEW_S if gaps.count < FEW_SAMPLES else IDLE_FLOOR_S
+        usual_s = max(first_s, gaps.read(now_s)[SILENT_QUANTILE])
+        return max(floor_s, IDLE_FACTOR * usual_s)
 
     def first_byte_limit_s(self, now_s: float, expected_s: float, remaining_s: float) -> float:
         """Return how long after it is sent a request's silence counts as a failure of its node.

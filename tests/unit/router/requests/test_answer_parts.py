@@ -1,0 +1,345 @@
+"""Answers in parts: what commits to a node, what is told when it breaks off, who is waited for, and what is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from fleet_fakes import (
+    Ask,
+    Fleet,
+    answer_of,
+    call,
+    echo,
+    failing,
+    fp32,
+    hang,
+    in_virtual_time,
+    offer,
+)
+from typing_extensions import override
+
+from capamesh.protocol.errors import (
+    CapameshError,
+    DeadlineExceeded,
+    LinkLost,
+    ModelUnavailable,
+    PeerError,
+    ProtocolViolation,
+    RunFailed,
+)
+from capamesh.protocol.links.events import Answer
+from capamesh.router.requests.answer_parts import broken_off
+from capamesh.router.requests.call import NO_OPTIONS, Call, Handle, Outcome, Part, Responder
+from capamesh.router.resilience.hedging import IDLE_FLOOR_S, SILENT_NEW_S
+
+LOOP = replace(offer(), max_parts=10)
+
+
+class Client(Responder):
+    """Takes parts, and releases them at once unless it stalls."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self.values: list[float] = []
+        self.end: Outcome | CapameshError | None = None
+        self.is_stalling = False
+        self.on_part: Callable[[], None] = lambda: None
+        self.handle: Handle | None = None
+
+    @override
+    def take_part(self, part: Part) -> None:
+        assert self.end is None
+        assert part.number == len(self.parts) + 1
+        self.parts.append(part)
+        self.values.append(value_of(part))
+        if not self.is_stalling:
+            part.release()
+        self.on_part()
+
+    @override
+    def complete(self, outcome: Outcome) -> None:
+        assert self.end is None
+        self.end = outcome
+
+    @override
+    def fail(self, error: CapameshError) -> None:
+        assert self.end is None
+        self.end = error
+
+
+def value_of(outcome: Outcome) -> float:
+    return float(outcome.answer.outputs[0].to_numpy()[0, 0])
+
+
+def part(value: float) -> Answer:
+    return answer_of("1", fp32("y", [value, value]))
+
+
+def fleet_of(*scripts: Callable[[Ask], None]) -> Fleet:
+    fleet = Fleet()
+    for peer, script in zip("AB", scripts, strict=False):
+        fleet.node(peer, script, models=[LOOP])
+    return fleet
+
+
+def begin(fleet: Fleet, *, left_s: float = 60.0, takes_parts: bool = True) -> Client:
+    client = Client()
+    asked = call().replace(takes_parts=takes_parts)
+    client.handle = fleet.routing.pipeline.start(
+        Call(asked, NO_OPTIONS, fleet.clock() + left_s), client
+    )
+    return client
+
+
+def asked(fleet: Fleet, node: int = 0) -> Ask:
+    return fleet.links[node].asks[-1]
+
+
+@in_virtual_time
+async def test_parts_are_passed_on_as_they_come_and_the_last_one_is_the_outcome() -> None:
+    fleet = fleet_of(hang, hang)
+    client = begin(fleet)
+    assert asked(fleet).call.takes_parts
+    for value in (1, 2):
+        assert asked(fleet).part(part(value))
+        assert (client.values[-1], client.end) == (value, None)
+        assert len(fleet.links[0].released) == value
+    assert fleet.counts == {"hosts": 1, "candidates": 1, "links": 1, "gates": 1}
+    assert asked(fleet).answer(part(3))
+    assert isinstance(client.end, Outcome)
+    assert (value_of(client.end), client.end.attempts) == (3, 1)
+    assert (fleet.counts, fleet.asked) == ({}, [1, 0])
+    assert len(fleet.dispatch.alarms) == 0
+
+
+@in_virtual_time
+async def test_answer_of_one_part_is_an_answer() -> None:
+    fleet = fleet_of(echo)
+    client = begin(fleet)
+    await asyncio.sleep(0.01)
+    assert isinstance(client.end, Outcome)
+    assert (client.parts, fleet.counts) == ([], {})
+
+
+@in_virtual_time
+async def test_failure_before_the_first_part_is_tried_elsewhere() -> None:
+    fleet = fleet_of(failing(RunFailed("it fell over")), hang)
+    client = begin(fleet)
+    await asyncio.sleep(0.01)
+    assert fleet.asked == [1, 1]
+    asked(fleet, 1).part(part(1))
+    asked(fleet, 1).answer(part(2))
+    assert client.values == [1]
+    assert isinstance(client.end, Outcome)
+    assert client.end.attempts == 2
+    assert fleet.counts == {}
+
+
+@pytest.mark.parametrize(
+    "error", [RunFailed("it fell over"), LinkLost("gone"), ModelUnavailable("leaving")]
+)
+@in_virtual_time
+async def test_failure_after_it_is_told_with_the_number_of_parts(error: CapameshError) -> None:
+    fleet = fleet_of(hang, echo)
+    client = begin(fleet)
+    for value in (1, 2):
+        asked(fleet).part(part(value))
+    asked(fleet).fail(error)
+    end = client.end
+    assert isinstance(end, PeerError)
+    assert end.message == f"the answer broke off after 2 parts: {error.message}"
+    # that it never ran would be untrue: some callers would send it again at once
+    assert type(end) is (RunFailed if isinstance(error, ModelUnavailable) else type(error))
+    assert (end.parts, fleet.asked, fleet.counts) == (2, [1, 0], {})
+    await asyncio.sleep(70)
+    assert fleet.asked == [1, 0]
+
+
+@in_virtual_time
+async def test_hedge_that_has_the_first_part_wins_and_the_other_is_withdrawn() -> None:
+    fleet = fleet_of(hang, hang)
+    served = fleet.served()
+    for _ in range(100):
+        served.window.add(0.01, fleet.clock())
+        served.hedging.sent(fleet.clock())
+    client = begin(fleet)
+    await asyncio.sleep(0.04)
+    assert fleet.asked == [1, 1]
+    asked(fleet, 1).part(part(1))
+    assert (asked(fleet, 0).ended, client.values) == ("withdrawn", [1])
+    asked(fleet, 1).answer(part(2))
+    assert isinstance(client.end, Outcome)
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_client_that_leaves_stops_the_node_at_once() -> None:
+    fleet = fleet_of(hang)
+    client = begin(fleet)
+    asked(fleet).part(part(1))
+    assert client.handle is not None
+    client.handle.cancel()
+    client.handle.cancel()
+    assert asked(fleet).ended == "withdrawn"
+    assert (client.end, fleet.counts, len(fleet.dispatch.alarms)) == (None, {}, 0)
+    client.parts[0].release()  # late, and of no matter
+
+
+@in_virtual_time
+async def test_client_may_leave_while_it_is_given_a_part() -> None:
+    for number in (1, 2):
+        fleet = fleet_of(hang)
+        client = begin(fleet)
+
+        def leave(client: Client = client, number: int = number) -> None:
+            if len(client.parts) == number:
+                assert client.handle is not None
+                client.handle.cancel()
+
+        client.on_part = leave
+        for value in range(number):
+            asked(fleet).part(part(value))
+        assert asked(fleet).ended == "withdrawn"
+        assert not asked(fleet).part(part(9))
+        assert (client.end, fleet.counts) == (None, {})
+
+
+@in_virtual_time
+async def test_node_that_sends_nothing_for_too_long_is_given_up() -> None:
+    fleet = fleet_of(hang)
+    client = begin(fleet)
+    asked(fleet).part(part(1))
+    await asyncio.sleep(SILENT_NEW_S - 0.1)
+    assert client.end is None
+    await asyncio.sleep(0.2)
+    assert isinstance(client.end, PeerError)
+    assert client.end.message == (
+        "the answer broke off after 1 part: the node has sent nothing for 5.0 s"
+    )
+    assert (asked(fleet).ended, fleet.counts) == ("withdrawn", {})
+    assert not fleet.replicas[0].health.may_send(fleet.clock()) or (
+        not fleet.endpoints[0].health.may_send(fleet.clock())
+    )
+
+
+@in_virtual_time
+async def test_patience_follows_the_model_s_own_gaps_and_its_first_part() -> None:
+    fleet = fleet_of(hang)
+    gaps = fleet.served().hedging.gaps
+    for _ in range(100):
+        gaps.add(0.01, fleet.clock())
+    hedging = fleet.served().hedging
+    assert hedging.idle_limit_s(fleet.clock(), 0.1) == IDLE_FLOOR_S
+    assert hedging.idle_limit_s(fleet.clock(), 3.0) == 12.0
+    for _ in range(200):
+        gaps.add(1.0, fleet.clock())
+    assert hedging.idle_limit_s(fleet.clock() + 1, 0.1) == pytest.approx(4.0, rel=0.05)
+
+
+@in_virtual_time
+async def test_time_for_which_the_client_stalls_is_not_the_node_s() -> None:
+    fleet = fleet_of(hang)
+    client = begin(fleet)
+    client.is_stalling = True
+    asked(fleet).part(part(1))
+    await asyncio.sleep(30)
+    assert client.end is None
+    assert fleet.served().hedging.gaps.count == 0
+    client.parts[0].release()
+    await asyncio.sleep(SILENT_NEW_S - 0.1)
+    assert client.end is None
+    await asyncio.sleep(0.2)
+    assert isinstance(client.end, PeerError)
+
+
+@in_virtual_time
+async def test_deadline_ends_an_answer_that_goes_on() -> None:
+    fleet = fleet_of(hang)
+    client = begin(fleet, left_s=3.0)
+    for value in range(3):
+        asked(fleet).part(part(value))
+        await asyncio.sleep(0.9)
+    await asyncio.sleep(0.4)
+    assert isinstance(client.end, DeadlineExceeded)
+    assert (client.end.parts, asked(fleet).ended, fleet.counts) == (3, "withdrawn", {})
+
+
+@in_virtual_time
+async def test_node_that_sends_more_parts_than_it_advertises_is_stopped() -> None:
+    fleet = fleet_of(hang)
+    client = begin(fleet)
+    while asked(fleet).part(part(1)):
+        pass
+    assert len(client.parts) == LOOP.max_parts - 1
+    assert isinstance(client.end, ProtocolViolation)
+    assert "more than the 10 parts that it advertises" in client.end.message
+    assert (asked(fleet).ended, fleet.counts) == ("withdrawn", {})
+
+
+@in_virtual_time
+async def test_answer_of_too_many_bytes_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("capamesh.router.requests.answer_parts.MOST_BYTES", 20)
+    fleet = fleet_of(hang)
+    client = begin(fleet)
+    for _ in range(3):
+        asked(fleet).part(part(1))
+    assert client.values == [1, 1]
+    assert isinstance(client.end, ProtocolViolation)
+
+
+@in_virtual_time
+async def test_part_that_is_not_what_the_node_advertises_is_not_passed_on() -> None:
+    wrong = answer_of("1", fp32("other", [1, 1]))
+    fleet = fleet_of(hang, hang)
+    client = begin(fleet)
+    assert asked(fleet).part(wrong)  # before the first part another node is asked
+    assert (asked(fleet).ended, fleet.asked, client.end) == ("withdrawn", [1, 1], None)
+    asked(fleet, 1).part(part(1))
+    asked(fleet, 1).part(Answer(b"\xc1", memoryview(b"")))
+    assert isinstance(client.end, ProtocolViolation)
+    assert (client.end.parts, fleet.counts) == (1, {})
+
+
+@in_virtual_time
+async def test_node_that_says_to_answer_whole_may_not_answer_in_parts() -> None:
+    fleet = Fleet([hang], [echo])
+    client = begin(fleet)
+    asked(fleet).part(part(1))
+    await asyncio.sleep(0.01)
+    assert asked(fleet).ended == "withdrawn"
+    assert isinstance(client.end, Outcome)
+    assert (client.parts, fleet.counts) == ([], {})
+
+
+@in_virtual_time
+async def test_latencies_are_those_of_first_parts() -> None:
+    fleet = fleet_of(hang)
+    client = begin(fleet)
+    await asyncio.sleep(0.02)
+    for value in range(5):
+        asked(fleet).part(part(value))
+        await asyncio.sleep(1)
+    asked(fleet).answer(part(9))
+    assert isinstance(client.end, Outcome)
+    served = fleet.served()
+    assert served.window.count == 1
+    assert served.window.quantile(1.0, fleet.clock()) == pytest.approx(0.02, rel=0.1)
+    assert served.hedging.gaps.quantile(0.5, fleet.clock()) == pytest.approx(1.0, rel=0.1)
+
+
+@in_virtual_time
+async def test_call_that_takes_a_whole_answer_is_not_told_parts() -> None:
+    fleet = fleet_of(hang)
+    begin(fleet, takes_parts=False)
+    assert not asked(fleet).call.takes_parts
+    with pytest.raises(AssertionError):  # as a link would tell it that this is an error
+        asked(fleet).part(part(1))
+
+
+def test_error_that_is_told_keeps_its_kind_and_counts() -> None:
+    told = broken_off(DeadlineExceeded("late"), 1)
+    assert isinstance(told, DeadlineExceeded)
+    assert (told.message, told.parts) == ("the answer broke off after 1 part: late", 1)
