@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from capamesh.router.grpc.http2 import Http2Session
     from capamesh.router.http.front_context import FrontContext
 
@@ -24,6 +26,9 @@ class CallHost(Protocol):
 
     def flush_soon(self) -> None:
         """Write what is to be sent, behind all that is about to be sent."""
+
+    def await_room(self, look: Callable[[], None]) -> None:
+        """Have `look` called once when the client has read more, however often this is asked for."""
 
     def over(self, stream: int) -> None:
         """Forget a call that has ended."""

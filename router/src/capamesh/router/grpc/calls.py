@@ -1,7 +1,7 @@
 """One call of a client, which is one stream of HTTP/2: messages come, are answered, and it ends. No IO of its own.
 
-A unary call has one message. In a call of many, one is answered after the other, in their order: while one is under way
-the next stay in the client, whose window is not opened for them.
+A unary call has one message. In a call of many, one is answered after the other, maybe in parts, in their order: while one
+is under way the next stay in the client, whose window is not opened for them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from capamesh.protocol.errors import (
 )
 from capamesh.router.grpc.arriving import ArrivingMessage
 from capamesh.router.grpc.exchange import error_reply
-from capamesh.router.grpc.infer_answer import field, varint
+from capamesh.router.grpc.infer_answer import error_in_stream
 from capamesh.router.grpc.status import (
     ANSWER_HEAD,
     OK_TRAILERS,
@@ -27,6 +27,7 @@ from capamesh.router.grpc.status import (
     status_trailers,
 )
 from capamesh.router.grpc.unpacking import Unpacking
+from capamesh.router.grpc.unread_parts import UnreadParts
 from capamesh.router.http.client_side import NO_ROOM
 from capamesh.router.http.errors import too_slow_text
 from capamesh.router.http.replies import size_of
@@ -69,6 +70,7 @@ class ServerCall:
         "_prefix",
         "_running",
         "_stream",
+        "_unread",
         "is_all_here",
         "since_s",
     )
@@ -106,6 +108,7 @@ class ServerCall:
         self._held_bytes = 0
         """The bytes that the request under way has of the budget."""
         self._running: Running | None = None
+        self._unread = UnreadParts(host, stream)
         self._has_answered = False
         self._is_going_on = False
         self._is_over = False
@@ -284,6 +287,7 @@ class ServerCall:
     def _reply(self, reply: GrpcReply) -> None:
         if not reply.is_last:
             self._send(reply.headers, reply.pieces)
+            self._unread.sent(reply.part)
             return
         self._ended()
         if self._method.is_streamed and (self._method.is_tritons or reply.error is None):
@@ -296,16 +300,12 @@ class ServerCall:
 
     def _reply_in_stream(self, reply: GrpcReply) -> None:
         """Send one of many answers, an error too as a message unless the client wants it as the status."""
-        error = reply.error
-        if not self._method.is_tritons:
+        if reply.error is None:
             self._send(reply.headers, reply.pieces)
-        elif error is None:
-            head = b"\x12" + varint(sum(map(size_of, reply.pieces)))
-            self._send(reply.headers, (head, *reply.pieces))
         elif self._head.wants_status:
             self._end(reply.trailers)
         else:
-            self._send((), (field(1, error.message.encode()),))
+            self._send((), error_in_stream(reply.error.message, reply.request_id))
         self.go_on()
 
     def _ended(self) -> None:
@@ -381,6 +381,7 @@ class ServerCall:
             unseen_bytes += arriving.owed_bytes
             arriving.drop()
         self._message = None
+        self._unread.clear()
         self._backlog.clear()
         if unseen_bytes:
             self._host.session.taken(self._stream, unseen_bytes)

@@ -26,6 +26,7 @@ from capamesh.router.http.guests import Guest
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from capamesh.router.grpc.context import GrpcContext
     from capamesh.router.http.guests import Host
@@ -50,6 +51,7 @@ class GrpcConnection(Guest, StreamEvents, CallHost):
         "_server",
         "_timer",
         "_unsent",
+        "_waiting",
         "front",
         "session",
     )
@@ -62,6 +64,8 @@ class GrpcConnection(Guest, StreamEvents, CallHost):
         self._calls: dict[int, ServerCall] = {}
         self._calm = Calm(front.now_s())
         self._unsent = UnsentAnswers(front.budget, self._unread)
+        self._waiting: dict[Callable[[], None], None] = {}
+        """The ones to call when the client has read more."""
         self._timer: asyncio.TimerHandle | None = None
         self._is_receiving = False
         self._is_flush_due = False
@@ -200,6 +204,10 @@ class GrpcConnection(Guest, StreamEvents, CallHost):
             self.front.soon(self._flush_now)
 
     @override
+    def await_room(self, look: Callable[[], None]) -> None:
+        self._waiting[look] = None
+
+    @override
     def over(self, stream: int) -> None:
         self._calls.pop(stream, None)
         self._calm.earn()
@@ -233,6 +241,10 @@ class GrpcConnection(Guest, StreamEvents, CallHost):
                 for call in [*self._calls.values()]:
                     call.go_on()
                 self._write()
+        if self._waiting and not self.is_clogged:
+            waiting, self._waiting = self._waiting, {}
+            for look in waiting:
+                look()
         if not self._calls and (self._is_closing or self.session.has_left) and not unsent_bytes:
             self._is_over = True
             self._host.transport.close()

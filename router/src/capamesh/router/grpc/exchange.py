@@ -16,7 +16,7 @@ from capamesh.protocol.errors import CapameshError, DeadlineExceeded, InvalidReq
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.values import Value
 from capamesh.router.access.keys import check_model
-from capamesh.router.grpc.infer_answer import KnownAnswers
+from capamesh.router.grpc.infer_answer import KnownAnswers, empty_final, in_stream
 from capamesh.router.grpc.infer_request import KnownRequests, decode_in_steps, parsed, raw_apart
 from capamesh.router.grpc.status import OK_TRAILERS, error_trailers
 from capamesh.router.http.exchange import EXPLANATION_HEADER, NODE_HEADER, Inference, shortened
@@ -31,11 +31,15 @@ if TYPE_CHECKING:
     from capamesh.router.balancing.explanation import Explanation
     from capamesh.router.grpc.heads import CallHead
     from capamesh.router.grpc.http2 import Headers
-    from capamesh.router.requests.call import Outcome
+    from capamesh.router.requests.call import Outcome, Part
     from capamesh.router.requests.slices import Job
 
 WIRE: Final = "grpc"
 """The name of this wire in metrics."""
+EMPTY_FINAL: Final = "triton_enable_empty_final_response"
+"""The parameter by which a client asks for a last message without outputs, from a model that answers in parts."""
+MAX_ID_CHARS: Final = 1024
+"""The most of the id of a request that could not be read which is told with its error (guess)."""
 _NODE = NODE_HEADER.lower().encode()
 _EXPLANATION = EXPLANATION_HEADER.lower().encode()
 
@@ -43,7 +47,16 @@ _EXPLANATION = EXPLANATION_HEADER.lower().encode()
 class GrpcReply(Value):
     """The reply to a request: a message in pieces, or trailers that tell of an error."""
 
-    __slots__ = ("error", "headers", "is_last", "is_packed", "pieces", "trailers")
+    __slots__ = (
+        "error",
+        "headers",
+        "is_last",
+        "is_packed",
+        "part",
+        "pieces",
+        "request_id",
+        "trailers",
+    )
 
     def __init__(
         self,
@@ -54,6 +67,8 @@ class GrpcReply(Value):
         *,
         is_last: bool = True,
         is_packed: bool = False,
+        request_id: str = "",
+        part: Part | None = None,
     ) -> None:
         self.pieces = pieces
         self.headers = headers
@@ -65,6 +80,10 @@ class GrpcReply(Value):
         """False for one that others to the same request follow."""
         self.is_packed = is_packed
         """True if the message is packed, as its headers say."""
+        self.request_id = request_id
+        """The id of the request that failed; empty: it has none."""
+        self.part = part
+        """The part that the message tells of, to be released once the client's window has taken it."""
 
 
 def error_reply(error: CapameshError) -> GrpcReply:
@@ -89,7 +108,17 @@ class GrpcInference:
 class GrpcExchange(InferenceRequest):
     """One request."""
 
-    __slots__ = ("_asked", "_grpc", "_head", "_is_streamed", "_job", "_key", "_most_s", "_on_reply")
+    __slots__ = (
+        "_asked",
+        "_grpc",
+        "_head",
+        "_is_streamed",
+        "_job",
+        "_key",
+        "_most_s",
+        "_on_reply",
+        "_request_id",
+    )
 
     def __init__(
         self,
@@ -101,7 +130,10 @@ class GrpcExchange(InferenceRequest):
         *,
         is_streamed: bool = False,
     ) -> None:
-        """`deadline_s` is on the router's clock; `on_reply` is told once, maybe before `begin` returns, and must not raise."""
+        """`deadline_s` is on the router's clock. `on_reply` is told once, maybe before `begin` returns, and must not raise.
+
+        If `is_streamed`, it may be told of parts before that.
+        """
         nobody = Target(
             ModelName(""), ModelVersion(""), head.options, head.is_explained, head.parent
         )
@@ -114,6 +146,7 @@ class GrpcExchange(InferenceRequest):
         """The callback that takes the reply; None: it is over."""
         self._is_streamed = is_streamed
         self._asked: InferRequest | None = None
+        self._request_id = ""
         self._job: Job[Any] | None = None
         """The long request that is being read."""
 
@@ -133,6 +166,7 @@ class GrpcExchange(InferenceRequest):
             if asked is not None:
                 self._name(asked.model, asked.version)
             elif found is not None:
+                self._request_id = found.id[:MAX_ID_CHARS]
                 self._name(found.model_name, found.model_version)
         except CapameshError as error:
             self.fail(error.with_traceback(None))
@@ -185,7 +219,8 @@ class GrpcExchange(InferenceRequest):
 
     def _send(self, asked: InferRequest) -> None:
         self._asked = asked
-        self.submit(asked, self._most_s)
+        self._request_id = asked.id
+        self.submit(asked, self._most_s, takes_parts=self._is_streamed)
 
     @override
     def cancel(self) -> None:
@@ -197,15 +232,35 @@ class GrpcExchange(InferenceRequest):
         super().cancel()
 
     @override
-    def complete(self, outcome: Outcome) -> None:
-        """Write the answer as a message."""
-        asked, target = self._asked, self._target
-        assert asked is not None  # noqa: S101 - it was read before it was sent
-        headers: list[tuple[bytes, bytes]] = [(_NODE, outcome.replica.endpoint.peer.encode())]
+    def take_part(self, part: Part) -> None:
+        """Write a part of the answer as a message."""
+        asked, on_reply = self._asked, self._on_reply
+        if asked is None or on_reply is None:
+            return
         try:
             pieces = self._grpc.answers.written(
-                asked, outcome.answer, target.model, is_streamed=self._is_streamed
+                asked, part.answer, self._target.model, is_final=False
             )
+        except Exception as error:  # noqa: BLE001 - all end in one reply
+            if self._handle is not None:
+                self._handle.cancel()
+            self.crash(error)
+            return
+        headers = ((_NODE, part.replica.endpoint.peer.encode()),)
+        on_reply(GrpcReply(in_stream(pieces), headers, is_last=False, part=part))
+
+    @override
+    def complete(self, outcome: Outcome) -> None:
+        """Write the answer, or the last part of it, as a message."""
+        asked, target, answer = self._asked, self._target, outcome.answer
+        assert asked is not None  # noqa: S101 - it was read before it was sent
+        headers: list[tuple[bytes, bytes]] = [(_NODE, outcome.replica.endpoint.peer.encode())]
+        is_final = True if self._is_streamed else None
+        rest: list[bytes | memoryview] | None = None
+        if is_final and asked.parameters.get(EMPTY_FINAL) and outcome.replica.offer.max_parts:
+            is_final, rest = False, empty_final(asked, answer, target.model)
+        try:
+            pieces = self._grpc.answers.written(asked, answer, target.model, is_final=is_final)
             if target.is_explained:
                 explanation = outcome.picker.explain(self._service.routing.clock())
                 headers.append((_EXPLANATION, shortened(explanation.to_json()).encode()))
@@ -213,6 +268,11 @@ class GrpcExchange(InferenceRequest):
             self.crash(error)
             return
         self.count_answer(outcome)
+        if self._is_streamed:
+            if rest is not None and self._on_reply is not None:
+                self._on_reply(GrpcReply(in_stream(pieces), headers, is_last=False))
+                pieces = rest
+            pieces = in_stream(pieces)
         if self._head.coding not in CODINGS or not self._packs(pieces, headers):
             self._end(GrpcReply(pieces, headers))
 
@@ -236,7 +296,7 @@ class GrpcExchange(InferenceRequest):
     @override
     def _render_error(self, error: CapameshError, explanation: Explanation | None) -> None:
         self._job = None
-        reply = error_reply(error)
+        reply = error_reply(error).replace(request_id=self._request_id)
         if explanation is not None:
             told = (_EXPLANATION, shortened(explanation.to_json()).encode())
             reply = reply.replace(trailers=[*reply.trailers, told])

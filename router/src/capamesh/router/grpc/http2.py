@@ -125,6 +125,10 @@ class Http2Session(ABC):
     def unsent_bytes(self) -> int:
         """Return how many bytes of answers wait for the client to open its windows."""
 
+    @abstractmethod
+    def unsent_of(self, stream: int) -> int:
+        """Return how many bytes of one answer wait for the client to open its windows; 0 for a stream that is gone."""
+
 
 def goaway(last_stream: int, code: ErrorCode, reason: str) -> bytes:
     """Return a GOAWAY frame, for where the library is past making one."""

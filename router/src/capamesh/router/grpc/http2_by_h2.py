@@ -208,6 +208,11 @@ class SessionByH2(Http2Session):
     def unsent_bytes(self) -> int:
         return self._unsent_bytes
 
+    @override
+    def unsent_of(self, stream: int) -> int:
+        unsent = self._unsent.get(stream)
+        return 0 if unsent is None else sum(map(len, unsent.pieces))
+
     def _pump(self, stream: int) -> None:
         """Send of an answer what the client's windows allow."""
         unsent = self._unsent.get(stream)

@@ -173,3 +173,7 @@ class SessionByNgh2(Http2Session):
     @override
     def unsent_bytes(self) -> int:
         return 0 if self._is_broken else self._connection.queued_body_size()
+
+    @override
+    def unsent_of(self, stream: int) -> int:
+        return 0 if self._is_broken else self._connection.queued_body_size(stream)

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Final
 
 from capamesh.protocol.oip.encoding import chosen
 from capamesh.protocol.oip.messages import InferResponse
+from capamesh.router.http.replies import size_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from capamesh.protocol.links.calls import InferAnswer
     from capamesh.protocol.oip.messages import InferRequest, RequestedOutput
 
@@ -38,6 +41,8 @@ def field(number: int, data: bytes) -> bytes:
 
 FINAL: Final = field(4, field(1, b"triton_final_response") + field(2, b"\x08\x01"))
 """The parameter by which clients of a stream know the last answer to a request: a map's entry with true."""
+NOT_FINAL: Final = field(4, field(1, b"triton_final_response") + field(2, b"\x08\x00"))
+"""The same on every other: false, and said."""
 
 
 class KnownAnswers:
@@ -52,17 +57,22 @@ class KnownAnswers:
         return len(self._known)
 
     def written(
-        self, asked: InferRequest, answer: InferAnswer, model: str, *, is_streamed: bool = False
+        self,
+        asked: InferRequest,
+        answer: InferAnswer,
+        model: str,
+        *,
+        is_final: bool | None = None,
     ) -> list[bytes | memoryview]:
         """Return the message with an answer to what was asked of `model`, in pieces; tensors are not copied.
 
-        `is_streamed` says that it is the last to its request.
+        `is_final` tells the client of a stream whether it is the last to its request; None: there is no stream.
 
         Raises:
             InvalidRequest: a requested output that the model does not have.
             ModelUnavailable: an output that the node has not classified.
         """
-        is_plain = bool(answer.described) and not (asked.id or asked.classes)
+        is_plain = bool(answer.described) and not asked.classes
         key = (answer.described, answer.version, model, asked.outputs)
         known = self._known.get(key) if is_plain else None
         if known is None:
@@ -73,8 +83,10 @@ class KnownAnswers:
                 self._known[key] = known
         description, order = known
         pieces: list[bytes | memoryview] = [description]
-        if is_streamed:
-            pieces.append(FINAL)
+        if asked.id:
+            pieces.append(field(3, asked.id.encode()))
+        if is_final is not None:
+            pieces.append(FINAL if is_final else NOT_FINAL)
         outputs = answer.outputs
         for place in order:
             data = outputs[place].data
@@ -82,6 +94,23 @@ class KnownAnswers:
                 data = memoryview(data)
             pieces += (b"\x32" + varint(len(data)), data)
         return pieces
+
+
+def in_stream(pieces: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
+    """Return a message of a stream, a `ModelStreamInferResponse` with an answer in pieces."""
+    return [b"\x12" + varint(sum(map(size_of, pieces))), *pieces]
+
+
+def error_in_stream(text: str, request_id: str) -> list[bytes]:
+    """Return a message of a stream that tells of an error, and of which request it is if that has an id."""
+    whose = field(2, field(3, request_id.encode())) if request_id else b""
+    return [field(1, text.encode()), whose]
+
+
+def empty_final(asked: InferRequest, answer: InferAnswer, model: str) -> list[bytes | memoryview]:
+    """Return a message without outputs which tells the client of a stream that all answers to its request have come."""
+    said = field(1, model.encode()) + field(2, answer.version.encode())
+    return [said, field(3, asked.id.encode()), FINAL]
 
 
 def _described(
@@ -94,8 +123,6 @@ def _described(
     parts = [field(1, model.encode())]
     if answer.version:
         parts.append(field(2, answer.version.encode()))
-    if asked.id:
-        parts.append(field(3, asked.id.encode()))
     for tensor in tensors:
         described = field(1, tensor.name.encode()) + field(2, tensor.datatype.encode())
         if tensor.shape:
