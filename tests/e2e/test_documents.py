@@ -79,6 +79,7 @@ PAGES_NOT_RUN = {
     "docs/how-to/optimise-a-model.md": "the built models, and minutes",
     "docs/how-to/route-traffic.md": "a router with rules of its own",
     "docs/how-to/sign-a-model.md": "a publisher and an owner",
+    "docs/how-to/get-answers-in-parts.md": "a node with its model; tests/e2e/test_streams.py runs it",
     "docs/how-to/stateful-models.md": "a node with models of the page's reader",
     "docs/how-to/back-up-the-owner-key.md": "an owner's key; openssl asks for a password",
     "docs/how-to/give-out-keys.md": "has the router ask for keys; tests/e2e/test_router_keys.py",

@@ -32,6 +32,7 @@ from capamesh.router.http.application import OpenRequests, make_application, mak
 from capamesh.router.http.documents import DocumentsApi
 from capamesh.router.http.embeddings import EmbeddingsApi
 from capamesh.router.http.exchange import Inference
+from capamesh.router.http.generate import GenerateApi
 from capamesh.router.http.limits import FrontLimits
 from capamesh.router.http.oip import InferenceApi
 from capamesh.router.http.openai_models import ModelsApi
@@ -290,6 +291,7 @@ async def serving(
     front = Front(inference, requests, arrival_s=arrival_s, limits=front_limits, tls=tls)
     application = make_application(
         api,
+        GenerateApi(inference, arrival_s=arrival_s),
         pages,
         page,
         EmbeddingsApi(inference, arrival_s=arrival_s),

@@ -60,13 +60,14 @@ def model_config_body(
     best_rows: int = 1,
     scheduling: Scheduling = Scheduling.PLAIN,
     labelled: Collection[str] = (),
+    is_decoupled: bool = False,
 ) -> dict[str, object]:
     """Return the body of `GET /v2/models/{name}/config`, in the shape of Triton's model configuration.
 
     Of a model that takes requests of several rows `max_batch_size` tells how many, and `dims` leave out the first
     axis, as in Triton; of others it is 0, and `dims` are whole shapes. `max_rows` is the most of one request, 0 for
     no bound: then it is `best_rows`, the batch that nodes form, and larger requests are taken all the same. The outputs
-    that are `labelled` have names for their classes, and for that a `label_filename`.
+    that are `labelled` have names for their classes, and for that a `label_filename`. `is_decoupled`: it may answer in parts.
     """
     batch_size = _max_batch_size(inputs, outputs, max_rows, best_rows)
     skipped = 1 if batch_size else 0
@@ -77,7 +78,7 @@ def model_config_body(
         "max_batch_size": batch_size,
         "input": [_config_tensor(spec, skipped) for spec in inputs],
         "output": [_config_tensor(spec, skipped) | _labels_of(spec, labelled) for spec in outputs],
-        "model_transaction_policy": {"decoupled": False},
+        "model_transaction_policy": {"decoupled": is_decoupled},
     }
     if scheduling is Scheduling.SEQUENCE:
         body["sequence_batching"] = {}  # its presence is what clients look for

@@ -24,6 +24,7 @@ from capamesh.router.http.admin_routing import RoutingApi
 from capamesh.router.http.application import make_application, make_runner
 from capamesh.router.http.elsewhere import REQUESTS
 from capamesh.router.http.embeddings import EmbeddingsApi
+from capamesh.router.http.generate import GenerateApi
 from capamesh.router.http.limits import FrontLimits, limits_of, networks_of
 from capamesh.router.http.oip import InferenceApi
 from capamesh.router.http.openai_models import ModelsApi
@@ -242,6 +243,7 @@ class Router(Controls):
         )
         return make_application(
             inference,
+            GenerateApi(parts.inference, arrival_s=settings.arrival_s),
             self._pages,
             self._routing,
             self._page.api,

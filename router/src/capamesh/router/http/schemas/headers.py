@@ -37,5 +37,7 @@ HEADER_LENGTH: Final = Parameter(
     HEADER_LENGTH_NAME, "The bytes of JSON at the body's start; left out: all of it is JSON.", Count
 )
 TRACEPARENT: Final = Parameter("traceparent", "The caller's trace (W3C Trace Context).")
+GENERATION: Final = (*ROUTING, TRACEPARENT)
+"""The headers of a request of the generate extension."""
 INFERENCE: Final = (*ROUTING, EXPLAIN, HEADER_LENGTH, TRACEPARENT)
 """The headers of an inference request."""

@@ -251,3 +251,8 @@ class InferAnswer(TypedDict):
     id: NotRequired[str]
     """The request's own."""
     outputs: list[Output]
+
+
+Generate = dict[str, Any]
+"""The body of a request of the generate extension, and of its answer: a value for each tensor, by its name, and some of the protocol's
+own words beside them."""

@@ -1,0 +1,223 @@
+"""Triton's generate extension: plain JSON in, and out at once or as server-sent events. IO: aiohttp."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import HttpVersion11, web
+from typing_extensions import override
+
+from capamesh.protocol.errors import CapameshError
+from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.router.access.keys import Verb
+from capamesh.router.balancing.absence import not_hosted
+from capamesh.router.http.bodies import read_body
+from capamesh.router.http.errors import error_response
+from capamesh.router.http.exchange import NODE_HEADER, Inference
+from capamesh.router.http.generate_body import (
+    MOST_BYTES,
+    read_generate,
+    write_error,
+    write_generate,
+)
+from capamesh.router.http.key_check import key_of, with_tenant
+from capamesh.router.http.options import options_of
+from capamesh.router.http.route import Content, Pages, Route, json_of
+from capamesh.router.http.schemas import headers, oip
+from capamesh.router.requests.answer_parts import broken_off
+from capamesh.router.requests.call import Part
+from capamesh.router.requests.inference import InferenceRequest, Target
+from capamesh.router.telemetry.tracing import parsed_traceparent
+
+if TYPE_CHECKING:
+    from capamesh.protocol.oip import InferRequest
+    from capamesh.router.balancing.explanation import Explanation
+    from capamesh.router.requests.call import Outcome
+
+WRITE_BYTES: Final = 2**16
+"""The events that are written at once, where so many wait (guess: what a connection takes before it has to be waited for)."""
+_EVENTS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",  # nginx would keep events until it has a page of them
+}
+
+
+class GenerateApi(Pages):
+    """The routes of the extension."""
+
+    def __init__(self, inference: Inference, *, arrival_s: float) -> None:
+        self._inference = inference
+        self._arrival_s = arrival_s
+
+    @override
+    def routes(self) -> list[Route]:
+        kinds = (
+            ("generate", self.generate, Content(oip.Generate)),
+            ("generate_stream", self.stream, Content(str, "text/event-stream")),
+        )
+        return [
+            Route(
+                "POST",
+                f"{model}/{name}",
+                handler,
+                (Verb.INFER,),
+                (answer,),
+                body=json_of(oip.Generate),
+                headers=headers.GENERATION,
+                errors=(400, 429, 500, 502, 503, 504),
+            )
+            for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+            for name, handler, answer in kinds
+        ]
+
+    async def generate(self, request: web.Request) -> web.StreamResponse:
+        """Run one inference on plain JSON values; a model that answers in parts answers with the last."""
+        generation = await self._begin(request, takes_parts=False)
+        try:
+            await generation.until_news()
+            if generation.error is not None:
+                return error_response(generation.error)
+            headers = {NODE_HEADER: generation.node}
+            return web.Response(
+                body=generation.next_text(), content_type="application/json", headers=headers
+            )
+        finally:
+            generation.cancel()
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        """Run one inference on plain JSON values, and send each part of the answer as a server-sent event.
+
+        What goes wrong before the first part has a status; after it the last event has an `error` and the number of `parts`.
+        """
+        generation = await self._begin(request, takes_parts=True)
+        try:
+            await generation.until_news()
+            if generation.error is not None and not generation.waiting:
+                return error_response(generation.error)
+            return await self._events(request, generation)
+        finally:
+            generation.cancel()
+
+    async def _events(self, request: web.Request, generation: Generation) -> web.StreamResponse:
+        """Return the answer, once all of it has been sent or its client has left."""
+        response = web.StreamResponse(headers={**_EVENTS, NODE_HEADER: generation.node})
+        if request.version < HttpVersion11:
+            response.force_close()  # nothing else tells where it ends
+        try:
+            # the answer has ended by then: what is left is for the client to take
+            async with asyncio.timeout(self._inference.timeout_s + self._arrival_s):
+                await response.prepare(request)
+                await self._write(generation, response)
+        except (ConnectionError, TimeoutError):  # it has left, or neither reads nor leaves
+            if request.transport is not None:
+                request.transport.abort()
+        return response
+
+    async def _write(self, generation: Generation, response: web.StreamResponse) -> None:
+        """Write all events, as far as the client reads: only then a node sends more."""
+        try:
+            while not generation.is_ended or generation.waiting:
+                await generation.until_news()
+                events = bytearray()
+                written: list[Part] = []
+                while generation.waiting and len(events) < WRITE_BYTES:
+                    one = generation.waiting[0]
+                    events += b"data: %b\n\n" % generation.next_text()
+                    if isinstance(one, Part):
+                        written.append(one)
+                if events:
+                    await response.write(events)
+                for part in written:
+                    part.release()
+            error = generation.error
+        except CapameshError as refused:  # a part that JSON cannot hold
+            error = broken_off(refused, generation.written)
+        if error is not None:
+            await response.write(b"data: %b\n\n" % write_error(error))
+        await response.write_eof()
+
+    async def _begin(self, request: web.Request, *, takes_parts: bool) -> Generation:
+        """Read a request and send it on its way. Raises a `CapameshError`."""
+        inference = self._inference
+        limits = inference.limits
+        most_bytes = min(MOST_BYTES, limits.max_json_bytes, limits.max_message_bytes)
+        body = await read_body(request, arrival_s=self._arrival_s, most_bytes=most_bytes)
+        model = ModelName(request.match_info["model"])
+        version = ModelVersion(request.match_info.get("version", ""))
+        try:
+            options, is_explained = options_of(request.headers)
+            key = key_of(request)
+            options = with_tenant(options, key)
+            offer = inference.fleet.offer(model, version)
+            if offer is None:
+                raise not_hosted(inference.fleet, model, version)
+            asked = read_generate(body, model, version, offer.inputs, limits)
+        except CapameshError as error:
+            inference.refused(model, error)
+            raise
+        parent = parsed_traceparent(request.headers.get("traceparent", ""))
+        target = Target(model, version, options, is_explained, parent, key=key)
+        generation = Generation(inference, target, asked)
+        generation.submit(asked, takes_parts=takes_parts)
+        return generation
+
+
+class Generation(InferenceRequest):
+    """One request, whose answer or its parts wait for who writes them: no more wait than are not released."""
+
+    __slots__ = ("_asked", "_news", "error", "is_ended", "node", "waiting", "written")
+
+    def __init__(self, inference: Inference, target: Target, asked: InferRequest) -> None:
+        super().__init__(inference, target)
+        self._asked = asked
+        self._news = asyncio.Event()
+        self.waiting: deque[Outcome] = deque()
+        """The parts that wait to be written, and the last."""
+        self.written = 0
+        """The parts that were written."""
+        self.error: CapameshError | None = None
+        self.is_ended = False
+        self.node = ""
+        """The peer that answers."""
+
+    async def until_news(self) -> None:
+        """Wait until something waits to be written or the answer has ended."""
+        while not self.waiting and not self.is_ended:
+            self._news.clear()
+            await self._news.wait()
+
+    def next_text(self) -> bytes:
+        """Return the text of what has waited for longest, which waits no more. Raises a `CapameshError` where it has none."""
+        outcome = self.waiting.popleft()
+        text = write_generate(self._asked, outcome.answer, self._target.model, self._service.limits)
+        self.written += 1
+        return text
+
+    @override
+    def take_part(self, part: Part) -> None:
+        self._take(part)
+
+    @override
+    def complete(self, outcome: Outcome) -> None:
+        self.count_answer(outcome)
+        self._take(outcome)
+        self._end()
+
+    @override
+    def _render_error(self, error: CapameshError, explanation: Explanation | None) -> None:
+        del explanation
+        self.error = error
+        self._end()
+
+    def _take(self, outcome: Outcome) -> None:
+        self.node = outcome.replica.endpoint.peer
+        self.waiting.append(outcome)
+        self._news.set()
+
+    def _end(self) -> None:
+        self._is_over = self.is_ended = True
+        self._handle = None
+        self._news.set()

@@ -1,0 +1,255 @@
+"""Answers in parts through a real cluster, over both wires: many at once, a node that is killed, readers that stall or leave."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from tritonclient.grpc import service_pb2
+
+from capamesh.cli.local_cluster import LocalCluster
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 100
+OVER_SSE, OVER_GRPC = 800, 200
+STREAMS_OF_CHANNEL = 50
+BACK_WITHIN_S = 1.0
+"""The time in which a client is told that the node of its answer has died."""
+MOST_GROWTH_MIB = 250
+"""What a thousand answers of a hundred parts may add to a router's memory: some have windows of 64 KiB."""
+
+
+def write_counter(root: Path, wide: int = 1) -> None:
+    """Write a model that counts up from `x` until `until`, a step a part; each part has `wide` numbers."""
+    folder = root / "count" / "1"
+    folder.mkdir(parents=True)
+    shape, one = ["N", wide], ["N", 1]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Add", ["x", "step"], ["y"]),
+            helper.make_node("GreaterOrEqual", ["y", "until"], ["each"]),
+            helper.make_node("Cast", ["each"], ["each_as_int"], to=TensorProto.INT32),
+            helper.make_node("ReduceMin", ["each_as_int"], ["done"], axes=[1], keepdims=1),
+        ],
+        "count",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, shape),
+            helper.make_tensor_value_info("until", TensorProto.FLOAT, one),
+        ],
+        [
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, shape),
+            helper.make_tensor_value_info("done", TensorProto.INT32, one),
+        ],
+        [helper.make_tensor("step", TensorProto.FLOAT, [1], [1.0])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    onnx.save(model, folder / "model.onnx")
+    (root / "count" / "capamesh.toml").write_text(
+        '[loop]\nfeedback = {x = "y"}\nmax_steps = 1000000\nstop = "done"\n'
+    )
+
+
+@pytest.fixture
+def make_counters(tmp_path: Path) -> Callable[..., LocalCluster]:
+    """Return a maker of clusters whose nodes count."""
+
+    def made(nodes: int, wide: int = 1) -> LocalCluster:
+        write_counter(tmp_path / "models", wide)
+        return LocalCluster(
+            tmp_path / "cluster",
+            tmp_path / "models",
+            nodes=nodes,
+            router_options=("--timeout", "300"),  # for machines that have other work, too
+        )
+
+    return made
+
+
+class Sse:
+    """One answer as server-sent events, over a connection of its own."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    @classmethod
+    async def begin(cls, url: str, first: float, until: float, *, wide: int = 1) -> Sse:
+        host, port = url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port), limit=2**16)
+        body = json.dumps({"id": f"{first:g}", "x": [[first] * wide], "until": until}).encode()
+        writer.write(
+            b"POST /v2/models/count/generate_stream HTTP/1.1\r\nHost: router\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        status = await reader.readline()
+        assert b" 200 " in status, status + await reader.read(2000)
+        while await reader.readline() != b"\r\n":
+            pass
+        return cls(reader, writer)
+
+    async def event(self) -> Any:
+        """Return the data of the next event; None: there is none."""
+        while line := await self._reader.readline():
+            if line.startswith(b"data: "):
+                return json.loads(line[6:])
+            if line == b"0\r\n":
+                return None
+        return None
+
+    async def all(self) -> list[Any]:
+        found: list[Any] = []
+        while (event := await self.event()) is not None:
+            found.append(event)
+        self.close()
+        return found
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def message(first: float, until: float) -> bytes:
+    built = service_pb2.ModelInferRequest(
+        model_name="count",
+        id=f"{first:g}",
+        inputs=[
+            {"name": "x", "datatype": "FP32", "shape": [1, 1]},
+            {"name": "until", "datatype": "FP32", "shape": [1, 1]},
+        ],
+        raw_input_contents=[np.float32(first).tobytes(), np.float32(until).tobytes()],
+    )
+    return bytes(built.SerializeToString())
+
+
+async def over_sse(url: str, first: float) -> list[float]:
+    events = await (await Sse.begin(url, first, first + STEPS)).all()
+    assert "error" not in events[-1], events[-1]
+    assert {event["id"] for event in events} == {f"{first:g}"}
+    return [event["y"] for event in events]
+
+
+async def over_grpc(channel: grpc.aio.Channel, first: float) -> list[float]:
+    call = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")()
+    await call.write(message(first, first + STEPS))
+    await call.done_writing()
+    found: list[float] = []
+    async for data in call:
+        answer = service_pb2.ModelStreamInferResponse.FromString(data)
+        assert not answer.error_message
+        assert answer.infer_response.id == f"{first:g}"
+        found.append(float(np.frombuffer(answer.infer_response.raw_output_contents[0], "f4")[0]))
+    return found
+
+
+def resident_mib(pid: int) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+async def test_page_on_answers_in_parts_works_as_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs/how-to/get-answers-in-parts.md").read_text()
+    model, client = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (curl,) = re.findall(r"^ {4}(curl .*)", page, re.MULTILINE)
+    events = "".join(re.findall(r"^ {4}(data: .*\n)", page, re.MULTILINE))
+    monkeypatch.chdir(tmp_path)
+    await asyncio.to_thread(subprocess.run, [sys.executable, "-c", model], check=True)
+    async with LocalCluster(tmp_path / "cluster", tmp_path / "models", nodes=1) as cluster:
+        await cluster.wait_routable(1)
+        here = cluster.http_url.removeprefix("http://")
+
+        def followed(*command: str) -> str:
+            places = [word.replace("127.0.0.1:8000", here) for word in command]
+            return subprocess.run(places, check=True, capture_output=True, text=True).stdout
+
+        shown = await asyncio.to_thread(followed, *shlex.split(curl))
+        assert shown.replace("\n\n", "\n") == events
+        assert await asyncio.to_thread(followed, sys.executable, "-c", client) == "1.0\n2.0\n3.0\n"
+
+
+async def test_a_thousand_answers_of_a_hundred_parts_are_whole_and_not_mixed_up(
+    make_counters: Callable[..., LocalCluster],
+) -> None:
+    async with make_counters(2) as cluster:
+        await cluster.wait_routable(2)
+        target = cluster.http_url.removeprefix("http://")
+        before_mib = resident_mib(cluster.router.pid)
+        channels = [
+            grpc.aio.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)])
+            for _ in range(OVER_GRPC // STREAMS_OF_CHANNEL)
+        ]
+        firsts = [1000.0 * at for at in range(OVER_SSE + OVER_GRPC)]
+        found = await asyncio.gather(
+            *(over_sse(cluster.http_url, first) for first in firsts[:OVER_SSE]),
+            *(
+                over_grpc(channels[at % len(channels)], first)
+                for at, first in enumerate(firsts[OVER_SSE:])
+            ),
+        )
+        for channel in channels:
+            await channel.close()
+        for first, values in zip(firsts, found, strict=True):
+            assert values == [first + at for at in range(1, STEPS + 1)]
+        assert resident_mib(cluster.router.pid) - before_mib < MOST_GROWTH_MIB
+
+
+async def test_answer_of_a_killed_worker_breaks_off_in_band_and_none_hangs(
+    make_counters: Callable[..., LocalCluster],
+) -> None:
+    async with make_counters(1) as cluster:
+        await cluster.wait_routable(1)
+        target = cluster.http_url.removeprefix("http://")
+        streams = [await Sse.begin(cluster.http_url, at, 1e9) for at in range(20)]
+        for stream in streams:
+            assert (await stream.event())["y"] >= 1
+        async with grpc.aio.insecure_channel(target) as channel:
+            call = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")()
+            await call.write(message(0, 1e9))
+            await call.read()
+            (worker,) = cluster.nodes[0].status()["worker_pids"]
+            os.kill(worker, signal.SIGKILL)
+            killed_s = time.monotonic()
+            for stream in streams:
+                *_, last = await asyncio.wait_for(stream.all(), 20)
+                assert last["code"] == "link_lost"
+                assert last["error"].startswith(f"the answer broke off after {last['parts']} parts")
+            answer = service_pb2.ModelStreamInferResponse()
+            while not answer.error_message:
+                answer.ParseFromString(await asyncio.wait_for(call.read(), 20))
+            assert "the answer broke off after" in answer.error_message
+            assert (
+                time.monotonic() - killed_s < 20 * BACK_WITHIN_S
+            )  # and it is far less on an idle machine
+            call.cancel()
+
+
+async def test_reader_that_stalls_holds_up_nobody_and_can_go_on(
+    make_counters: Callable[..., LocalCluster],
+) -> None:
+    async with make_counters(1, wide=2000) as cluster:
+        await cluster.wait_routable(1)
+        stalled = [await Sse.begin(cluster.http_url, at, 1e9, wide=2000) for at in range(20)]
+        quick = await (await Sse.begin(cluster.http_url, 0, STEPS, wide=2000)).all()
+        assert len(quick) == STEPS
+        count = 0
+        async with asyncio.timeout(20):
+            while count < 2 * STEPS:
+                assert (await stalled[0].event())["y"][0] == count + 1
+                count += 1
+        for stream in stalled:
+            stream.close()

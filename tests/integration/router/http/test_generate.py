@@ -1,0 +1,180 @@
+"""Triton's generate extension at a router's port, with nodes that answer as a test says."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import aiohttp
+import pytest
+from fleet_fakes import FakeLink, Reply, echo, failing, offer, parting
+from raw_http import GUARD_S
+from router_http import Http
+from tidy_router import tidy
+
+from capamesh.protocol.errors import ModelUnavailable, RunFailed
+from capamesh.protocol.tensors import Limits
+
+LOOP = replace(offer(), max_parts=1000)
+STREAM = "/v2/models/m/generate_stream"
+LAST = {"Connection": "close"}
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[Http]:
+    async with tidy() as http:
+        yield http
+        async with asyncio.timeout(GUARD_S):
+            while http.front.requests.count or http.fleet.counts:
+                await asyncio.sleep(0)
+
+
+def node(http: Http, *script: Reply) -> FakeLink:
+    return http.node("a", *script, models=(LOOP,))
+
+
+async def events(http: Http, body: object = None, path: str = STREAM) -> list[Any]:
+    """Return the data of all events."""
+    answer = await http.infer(body or {"x": [1, 2]}, path=path, headers=LAST)
+    assert answer.status == 200
+    assert answer.content_type == "text/event-stream"
+    assert answer.headers["X-Capamesh-Node"] == "a"
+    return read(await answer.text())
+
+
+def read(text: str) -> list[Any]:
+    *lines, end = text.split("\n\n")
+    assert end == ""
+    assert all(line.startswith("data: ") and "\n" not in line for line in lines)
+    return [json.loads(line[6:]) for line in lines]
+
+
+async def test_each_part_is_an_event(http: Http) -> None:
+    link = node(http, parting(3))
+    found = await events(http, {"x": [1, 2], "id": "7"})
+    one = {"model_name": "m", "model_version": "1", "id": "7"}
+    assert found == [{**one, "y": [value, value]} for value in (1.0, 2.0, 3.0)]
+    assert [ask.call.takes_parts for ask in link.asks] == [True]
+
+
+async def test_version_may_be_named(http: Http) -> None:
+    node(http, parting(2))
+    found = await events(http, path="/v2/models/m/versions/1/generate_stream")
+    assert [event["y"][0] for event in found] == [1, 2]
+
+
+async def test_answer_of_a_model_that_answers_whole_is_one_event(http: Http) -> None:
+    http.node("a", echo)
+    assert [event["y"] for event in await events(http)] == [[1.0, 2.0]]
+
+
+async def test_generate_answers_at_once_with_the_last_part(http: Http) -> None:
+    link = node(http, parting(1))
+    answer = await http.infer({"x": [1, 2]}, path="/v2/models/m/generate", headers=LAST)
+    assert (answer.status, answer.content_type) == (200, "application/json")
+    assert (await answer.json())["y"] == [1.0, 1.0]
+    assert [ask.call.takes_parts for ask in link.asks] == [False]
+
+
+@pytest.mark.parametrize("name", ["generate", "generate_stream"])
+async def test_errors_before_the_first_part_have_their_status(http: Http, name: str) -> None:
+    node(http, failing(ModelUnavailable("leaving")))
+    cases = [
+        (f"/v2/models/m/{name}", {"x": [1, 2]}, 503),
+        (f"/v2/models/gone/{name}", {"x": [1, 2]}, 404),
+        (f"/v2/models/m/{name}", {"z": 1}, 400),
+        (f"/v2/models/m/{name}", b"[", 400),
+    ]
+    for path, body, status in cases:
+        answer = await http.infer(body, path=path, headers=LAST)
+        assert answer.status == status
+        assert "error" in await answer.json()
+    long = io.BytesIO(b" " * 2**20 + b"{}")
+    answer = await http.client.post(f"/v2/models/m/{name}", data=long, headers=LAST)
+    assert answer.status == 413
+
+
+async def test_answer_that_breaks_off_ends_with_an_error_and_the_number_of_parts(
+    http: Http,
+) -> None:
+    node(http, parting(3, end=RunFailed("it fell over")))
+    *parts, last = await events(http)
+    assert [event["y"][0] for event in parts] == [1, 2]
+    assert last == {
+        "error": "the answer broke off after 2 parts: it fell over",
+        "code": "run_failed",
+        "parts": 2,
+    }
+
+
+async def test_client_that_leaves_stops_the_node(http: Http) -> None:
+    link = node(http, parting(1000))
+    answer = await http.infer({"x": [1, 2]}, path=STREAM)
+    await answer.content.readline()
+    answer.close()
+    async with asyncio.timeout(GUARD_S):
+        await link.cancelled.wait()
+    assert link.asks[0].ended == "withdrawn"
+
+
+async def test_client_that_does_not_read_stops_its_own_answer_alone(http: Http) -> None:
+    link = node(http, parting(1000, rows=10_000), parting(20))
+    slow = await http.infer({"x": [1, 2]}, path=STREAM)
+    await slow.content.readany()
+    before = -1
+    while before < len(link.released):  # sockets and both sides' buffers hold some megabytes
+        before = len(link.released)
+        quick = await events(http)
+        assert [event["y"][0] for event in quick] == [*range(1, 21)]
+        before += 19
+    assert not link.asks[0].ended
+    assert len(link.released) < 900
+    slow.close()
+
+
+async def test_client_that_neither_reads_nor_leaves_is_hung_up_on() -> None:
+    async with tidy(timeout_s=0.5, arrival_s=0.5) as http:
+        node(http, parting(1000, rows=10_000))
+        slow = await http.infer({"x": [1, 2]}, path=STREAM)
+        await slow.content.readany()
+        async with asyncio.timeout(GUARD_S):
+            while http.front.requests.count:
+                await asyncio.sleep(0.01)
+        assert http.fleet.counts == {}
+        slow.close()
+
+
+async def test_part_that_json_cannot_hold_ends_the_events_and_the_node_s_work() -> None:
+    long = Limits(max_json_answer_bytes=1000)
+    async with tidy(limits=long) as narrow:
+        link = node(narrow, parting(1000, rows=1000), parting(1, rows=1000))
+        (last,) = await events(narrow)
+        assert (last["code"], last["parts"]) == ("too_large", 0)
+        async with asyncio.timeout(GUARD_S):
+            await link.cancelled.wait()
+        answer = await narrow.infer({"x": [1, 2]}, path="/v2/models/m/generate", headers=LAST)
+        assert answer.status == 413
+
+
+async def test_many_at_once_are_not_mixed_up(http: Http) -> None:
+    node(http, parting(20))
+
+    async def one(name: str) -> None:
+        found = await events(http, {"x": [1, 2], "id": name})
+        assert [event["id"] for event in found] == [name] * 20
+        assert [event["y"][0] for event in found] == [*range(1, 21)]
+
+    await asyncio.gather(*(one(f"request {at}") for at in range(30)))
+
+
+async def test_old_client_gets_events_until_the_end_of_the_connection(http: Http) -> None:
+    node(http, parting(3))
+    session = aiohttp.ClientSession(version=aiohttp.HttpVersion10)
+    url = f"http://{http.client.host}:{http.client.port}{STREAM}"
+    async with session, session.post(url, json={"x": [1, 2]}) as answer:
+        assert "Transfer-Encoding" not in answer.headers
+        assert len(read(await answer.text())) == 3
