@@ -242,7 +242,7 @@ CERTIFICATE_EXPIRY: Final = gauge(
 )
 CERTIFICATE_REFUSED: Final = gauge(
     "capamesh_http_certificate_refused",
-    "1 while the files of the certificate have changed and cannot be used: the one before them is still shown.",
+    "Set to 1 while the files of the certificate have changed and cannot be used: the one before them is still shown.",
 )
 GRPC_MISBEHAVED: Final = gauge(
     "capamesh_grpc_connections_ended",
