@@ -15,11 +15,12 @@ from fleet_fakes import Ask, answer_of, answering, failing, hang, offer
 from router_http import Http, serving
 
 from capamesh.protocol.adverts import ModelOffer
-from capamesh.protocol.errors import InvalidRequest, RunFailed
+from capamesh.protocol.errors import InvalidRequest, Overloaded, RunFailed
 from capamesh.protocol.tasks import Task
 from capamesh.protocol.tensors import Datatype, Tensor, split_elements
 from capamesh.router.access.keys import ALPHABET, Key, Scope, Verb, digest_of, id_of, new_text
 from capamesh.router.http import embeddings
+from capamesh.router.requests import parts
 
 WORDS = replace(offer("words"), task=Task.TEXT_EMBEDDING)
 
@@ -145,6 +146,42 @@ async def test_part_that_fails_ends_the_request_and_withdraws_the_others(http: H
         while not link.withdrawn:
             await asyncio.sleep(0)
     assert not link.waiting
+
+
+async def test_nodes_without_room_for_so_many_parts_get_fewer_at_a_time(http: Http) -> None:
+    most = 0
+
+    def narrow(ask: Ask) -> None:
+        nonlocal most
+        under_way = len(ask.link.waiting)
+        if under_way > 3:
+            asyncio.get_running_loop().call_soon(ask.fail, Overloaded("3 are enough"))
+            return
+        most = max(most, under_way)
+        asyncio.get_running_loop().call_soon(embed, ask)
+
+    link = words(http, narrow)
+    status, body, _ = await posted(http, input=["x" * (1 + at % 9) for at in range(400)])
+    assert (status, most) == (200, 3)
+    assert [entry["embedding"][0] for entry in body["data"]] == [1 + at % 9 for at in range(400)]
+    assert (
+        len(link.asks) <= 50 + 2 * embeddings.AT_ONCE
+    )  # each worker too many is refused, and tried again, once
+
+
+async def test_lone_part_that_nodes_have_no_room_for_is_sent_again_and_then_given_up(
+    http: Http, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "PAUSE_S", 0.0)
+    full = failing(Overloaded("full"))
+    words(http, full, full, embed)
+    assert (await posted(http, input="a"))[0] == 200
+    async with serving() as other:
+        link = words(other, full)
+        status, body, headers = await posted(other, input="a")
+        assert (status, body["error"]["code"]) == (503, "overloaded")
+        assert headers["Retry-After"] == "1"
+        assert len(link.asks) > parts.MOST_REFUSALS
 
 
 async def test_long_answer_is_written_in_slices(http: Http) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
-from capamesh.protocol.errors import CapameshError
+from capamesh.protocol.errors import CapameshError, Overloaded
 from capamesh.router.requests.inference import ToldRequest
 
 if TYPE_CHECKING:
@@ -14,22 +15,24 @@ if TYPE_CHECKING:
     from capamesh.router.requests.call import Outcome
     from capamesh.router.requests.inference import InferenceService, Target
 
+PAUSE_S: Final = 0.05
+"""The least time after which a part that was refused is sent again (guess: a few runs)."""
+MOST_REFUSALS: Final = 5
+"""So many times in a row the only part under way may be refused (guess: then others need the nodes more)."""
+
 
 async def run_parts(
     service: InferenceService, target: Target, asked: Sequence[InferRequest], *, at_once: int
 ) -> list[Outcome]:
-    """Return the outcomes of all parts, in their order; `at_once` of them are under way at a time.
+    """Return the outcomes of all parts, in their order, within the time that one request may take.
 
-    Raises the error of the first part that fails, at which the others are withdrawn, as they are when the caller leaves.
+    At most `at_once` of them are under way at a time. Where nodes have no room for one more, fewer are from then on: what
+    they have room for is found out so, and a large request is not refused for being large. Raises the error of the first
+    part that fails, at which the others are withdrawn, as they are when the caller leaves.
     """
-    outcomes: dict[int, Outcome] = {}
-    left = iter(enumerate(asked))
-
-    async def work(left: Iterator[tuple[int, InferRequest]]) -> None:
-        for place, one in left:
-            outcomes[place] = await _outcome(service, target, one)
-
-    tasks = [asyncio.create_task(work(left)) for _ in range(min(at_once, len(asked)))]
+    parts = _Parts(service, target, asked)
+    tasks = [asyncio.create_task(parts.work()) for _ in range(min(at_once, len(asked)))]
+    parts.workers = len(tasks)
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         for task in done:
@@ -38,23 +41,59 @@ async def run_parts(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    return [outcomes[place] for place in range(len(asked))]
+    return [parts.outcomes[place] for place in range(len(asked))]
 
 
-async def _outcome(service: InferenceService, target: Target, asked: InferRequest) -> Outcome:
-    ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+class _Parts:
+    """The parts of one request, which its workers send one after the other."""
 
-    def tell(outcome: Outcome | CapameshError) -> None:
-        if ended.done():  # whoever waits was cancelled a turn of the loop before
-            return
-        if isinstance(outcome, CapameshError):
-            ended.set_exception(outcome)
-        else:
-            ended.set_result(outcome)
+    def __init__(
+        self, service: InferenceService, target: Target, asked: Sequence[InferRequest]
+    ) -> None:
+        self._service = service
+        self._target = target
+        self._waiting = deque(enumerate(asked))
+        self._end_s = service.routing.clock() + service.timeout_s
+        self.outcomes: dict[int, Outcome] = {}
+        self.workers = 0
 
-    request = ToldRequest(service, target, tell)
-    request.submit(asked)
-    try:
-        return await ended
-    finally:
-        request.cancel()
+    async def work(self) -> None:
+        """Send parts until none is left, or until nodes have no room for as many as are under way."""
+        try:
+            await self._work()
+        finally:
+            self.workers -= 1
+
+    async def _work(self) -> None:
+        refusals = 0
+        while self._waiting:
+            place, one = self._waiting.popleft()
+            try:
+                self.outcomes[place] = await self._outcome(one)
+                refusals = 0
+            except Overloaded as error:
+                self._waiting.appendleft((place, one))
+                if self.workers > 1:
+                    return  # another worker takes it
+                refusals += 1
+                if refusals > MOST_REFUSALS:
+                    raise
+                await asyncio.sleep(max(error.retry_after_s, PAUSE_S))
+
+    async def _outcome(self, asked: InferRequest) -> Outcome:
+        ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+        def tell(outcome: Outcome | CapameshError) -> None:
+            if ended.done():  # whoever waits was cancelled a turn of the loop before
+                return
+            if isinstance(outcome, CapameshError):
+                ended.set_exception(outcome)
+            else:
+                ended.set_result(outcome)
+
+        request = ToldRequest(self._service, self._target, tell)
+        request.submit(asked, max(0.0, self._end_s - self._service.routing.clock()))
+        try:
+            return await ended
+        finally:
+            request.cancel()
