@@ -111,7 +111,7 @@ class ImageTable(Table, frozen=True):
     deviation: Annotated[tuple[_Deviation, ...], _EACH_CHANNEL] = ()
     """The number that is divided by then, or one a channel."""
     formats: Annotated[
-        tuple[Literal["BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"], ...],
+        tuple[Literal["BMP", "GIF", "JPEG", "PNG", "WEBP"], ...],
         Meta(min_length=1),
         DISTINCT,
     ] = ("JPEG", "PNG", "WEBP")

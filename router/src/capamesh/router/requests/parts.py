@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PAUSE_S: Final = 0.05
 """The least time after which a part that was refused is sent again (guess: a few runs)."""
 MOST_REFUSALS: Final = 5
-"""So many times in a row the only part under way may be refused (guess: then others need the nodes more)."""
+"""The most refusals in a row of the only part under way (guess: then others need the nodes more)."""
 
 
 async def run_parts(

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from capamesh.node.repository.task_rules import Channels, FileRules, Fit, ImageRules, Layout
-from capamesh.node.runtime.tasks import contents
+from capamesh.node.runtime.tasks import contents, pictures
 from capamesh.node.runtime.tasks.contents import FileTask, ImageTask
 from capamesh.protocol.errors import InvalidRequest, TooLarge
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec, join_elements
@@ -94,6 +94,16 @@ def test_more_pixels_than_allowed_are_refused_by_the_head_alone() -> None:
     assert len(bomb) < 2000
     with pytest.raises(TooLarge, match="image 0 has 300 x 300 pixels; at most 1000 are taken"):
         rows_of(image_task(replace(RULES, max_pixels=1000)), bomb)
+
+
+def test_jpeg_of_countless_scans_is_refused_before_any_is_decoded() -> None:
+    jpeg = file_of(np.full((64, 64, 3), 90, np.uint8), "JPEG", progressive=True)
+    scan = jpeg[jpeg.rindex(b"\xff\xda") : -2]
+    scans = jpeg.count(b"\xff\xda")
+    most = jpeg[:-2] + scan * (pictures.MAX_SCANS - scans) + jpeg[-2:]
+    assert rows_of(image_task(RULES), most).shape == (1, 3, 2, 2)
+    with pytest.raises(TooLarge, match="image 0 has more than 100 scans"):
+        rows_of(image_task(RULES), jpeg[:-2] + scan * (pictures.MAX_SCANS - scans + 1) + jpeg[-2:])
 
 
 @pytest.mark.filterwarnings("error")
