@@ -11,7 +11,17 @@ from typing import Any
 
 import aiohttp
 import pytest
-from fleet_fakes import FakeLink, Reply, echo, failing, offer, parting
+from fleet_fakes import (
+    Ask,
+    FakeLink,
+    Reply,
+    answer_of,
+    echo,
+    failing,
+    fp32,
+    offer,
+    parting,
+)
 from raw_http import GUARD_S
 from router_http import Http
 from tidy_router import tidy
@@ -158,6 +168,21 @@ async def test_part_that_json_cannot_hold_ends_the_events_and_the_node_s_work() 
             await link.cancelled.wait()
         answer = await narrow.infer({"x": [1, 2]}, path="/v2/models/m/generate", headers=LAST)
         assert answer.status == 413
+
+
+async def test_parts_before_one_that_json_cannot_hold_are_sent() -> None:
+    def reply(ask: Ask) -> None:
+        def send() -> None:
+            for rows in (1, 2, 1000):
+                ask.part(answer_of("1", fp32("y", *[[rows, rows]] * rows)))
+
+        asyncio.get_running_loop().call_soon(send)
+
+    async with tidy(limits=Limits(max_json_answer_bytes=1000)) as narrow:
+        node(narrow, reply)
+        first, second, last = await events(narrow)
+        assert (first["y"][0], second["y"][0]) == (1, 2)
+        assert (last["code"], last["parts"]) == ("too_large", 2)
 
 
 async def test_many_at_once_are_not_mixed_up(http: Http) -> None:

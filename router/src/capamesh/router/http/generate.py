@@ -118,23 +118,25 @@ class GenerateApi(Pages):
 
     async def _write(self, generation: Generation, response: web.StreamResponse) -> None:
         """Write all events, as far as the client reads: only then a node sends more."""
-        try:
-            while not generation.is_ended or generation.waiting:
-                await generation.until_news()
-                events = bytearray()
-                written: list[Part] = []
-                while generation.waiting and len(events) < WRITE_BYTES:
-                    one = generation.waiting[0]
+        error: CapameshError | None = None
+        while error is None and not (generation.is_ended and not generation.waiting):
+            await generation.until_news()
+            events = bytearray()
+            written: list[Part] = []
+            while generation.waiting and len(events) < WRITE_BYTES:
+                one = generation.waiting[0]
+                try:
                     events += b"data: %b\n\n" % generation.next_text()
-                    if isinstance(one, Part):
-                        written.append(one)
-                if events:
-                    await response.write(events)
-                for part in written:
-                    part.release()
-            error = generation.error
-        except CapameshError as refused:  # a part that JSON cannot hold
-            error = broken_off(refused, generation.written)
+                except CapameshError as refused:  # JSON cannot hold it
+                    error = broken_off(refused, generation.written)
+                    break
+                if isinstance(one, Part):
+                    written.append(one)
+            if events:
+                await response.write(events)
+            for part in written:
+                part.release()
+        error = error or generation.error
         if error is not None:
             await response.write(b"data: %b\n\n" % write_error(error))
         await response.write_eof()
