@@ -25,9 +25,13 @@ from router_http import INFER, Http
 from tidy_router import KINDS, check, infer, of_kind, tidy
 from tritonclient.grpc import aio as triton_aio
 
+from capamesh.client import AsyncClient, Client
+from capamesh.protocol.errors import LinkLost
 from capamesh.router.http import tls_door
 from capamesh.router.http.limits import FrontLimits
 from capamesh.router.http.tls_files import ServerTls
+
+ROW = np.array([[1, 2]], np.float32)
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -209,6 +213,35 @@ async def test_client_that_is_refused_is_told_by_an_alert_and_the_log(
             live = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
             assert await live(b"") == b"\x08\x01"
         assert http.log.events == ["tls_refused"] * 2
+        http.log.events.clear()
+        await left(http)
+
+
+async def test_own_clients_show_a_certificate_and_are_told_where_they_lack_one(
+    authority: Authority,
+) -> None:
+    tls = ServerTls(authority.server(client_ca=authority.file), time.time)
+    own = authority.issue("client")
+    async with tidy(tls=tls) as http:
+        http.node("a")
+        url = f"https://localhost:{http.client.port}"
+
+        def by_threads(cert: tuple[Path, Path] | None) -> Any:
+            with Client(url, ca=authority.file, cert=cert) as client:
+                return client.infer("m", {"x": ROW}).node
+
+        async def by_asyncio(cert: tuple[Path, Path] | None) -> Any:
+            async with AsyncClient(url, ca=authority.file, cert=cert) as client:
+                return (await client.infer("m", {"x": ROW})).node
+
+        assert await asyncio.to_thread(by_threads, own) == "a"
+        assert await by_asyncio(own) == "a"
+        assert http.log.events == []
+        with pytest.raises(LinkLost, match="give one that the router's authority has signed"):
+            await asyncio.to_thread(by_threads, None)
+        with pytest.raises(LinkLost, match="give one that the router's authority has signed"):
+            await by_asyncio(None)
+        await until(lambda: len(http.front._handshakes) == 0)
         http.log.events.clear()
         await left(http)
 

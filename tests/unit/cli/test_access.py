@@ -98,3 +98,12 @@ def test_header_that_cannot_be_sent_is_an_error_without_its_value(
     said = capsys.readouterr()
     assert "the value of the header 'X-Key' is no printable ASCII text" in said.err
     assert "s3cr" not in said.out + said.err
+
+
+def test_certificate_is_shown_with_its_key_or_alone() -> None:
+    assert access(None, None, cert=Path("own.pem"))["cert"] == Path("own.pem")
+    found = access(None, None, cert=Path("own.pem"), cert_key=Path("own.key"))
+    assert found["cert"] == (Path("own.pem"), Path("own.key"))
+    assert "cert" not in access(None, None)
+    with pytest.raises(typer.BadParameter, match="give --cert, too"):
+        access(None, None, cert_key=Path("own.key"))

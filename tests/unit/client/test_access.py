@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from certificates import Authority
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -93,3 +94,15 @@ def test_key_goes_as_a_bearer_or_beside_what_a_proxy_has() -> None:
     with pytest.raises(ConfigError) as caught:
         Access(key="cm_\n")
     assert "cm_" not in caught.value.message
+
+
+def test_certificate_that_cannot_be_used_is_told_at_once(tmp_path: Path) -> None:
+    certificate, key = Authority(tmp_path).issue("client")
+    _, other = Authority(tmp_path, "other").issue("other")
+    Access(cert=(certificate, str(key)))
+    both = tmp_path / "both.pem"
+    both.write_bytes(certificate.read_bytes() + key.read_bytes())
+    Access(cert=both)
+    for cert in (certificate, (certificate, other), tmp_path / "gone.pem", (key, certificate)):
+        with pytest.raises(ConfigError, match=r"the certificate '.*' .*cannot be used \("):
+            Access(cert=cert)

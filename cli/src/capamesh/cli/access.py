@@ -45,16 +45,46 @@ Ca: TypeAlias = Annotated[
 ]
 
 
+Cert: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--cert",
+        envvar="CAPAMESH_CERT",
+        metavar="FILE.pem",
+        help="The certificate to show to an https:// router that asks for one; its key may be in the same file.",
+    ),
+]
+CertKey: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--cert-key",
+        envvar="CAPAMESH_CERT_KEY",
+        metavar="FILE.pem",
+        help="The key of --cert, where it is in a file of its own.",
+    ),
+]
+
+
 class AccessOptions(TypedDict):
     """The arguments of a client that the options stand for."""
 
     headers: dict[str, str]
     ca: Path | None
     key: NotRequired[str]
+    cert: NotRequired[Path | tuple[Path, Path]]
 
 
-def access(headers: Sequence[str] | None, ca: Path | None, key: str | None = None) -> AccessOptions:
+def access(
+    headers: Sequence[str] | None,
+    ca: Path | None,
+    key: str | None = None,
+    *,
+    cert: Path | None = None,
+    cert_key: Path | None = None,
+) -> AccessOptions:
     """Return what the options and the variables say. A usage error, without the text, which may be a secret: no header."""
+    if cert is None and cert_key is not None:
+        raise typer.BadParameter("it is given alone: give --cert, too", param_hint="--cert-key")
     given: dict[str, str] = {}
     for where, lines in (
         (HEADERS_VARIABLE, os.environ.get(HEADERS_VARIABLE, "").splitlines()),
@@ -74,6 +104,8 @@ def access(headers: Sequence[str] | None, ca: Path | None, key: str | None = Non
                 del given[known]
             given[name.strip()] = value.strip()
     found: AccessOptions = {"headers": given, "ca": ca}
+    if cert is not None:
+        found["cert"] = cert if cert_key is None else (cert, cert_key)
     key = (key or os.environ.get(KEY_VARIABLE, "")).strip()
     if key:
         found["key"] = key

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from capamesh.cli import options
-from capamesh.cli.access import Ca, Headers, access
+from capamesh.cli.access import Ca, Cert, CertKey, Headers, access
 from capamesh.cli.help_texts import examples
 
 EPILOG = examples(
@@ -62,6 +62,8 @@ def circuit(
     router: options.Router = options.DEFAULT_ROUTER,
     header: Headers = None,
     ca: Ca = None,
+    cert: Cert = None,
+    cert_key: CertKey = None,
     as_json: options.Json = False,
 ) -> None:
     """Hold a node's circuit open or closed at one router until it is let go of, or the router restarts.
@@ -76,7 +78,7 @@ def circuit(
         raise typer.BadParameter("a version needs its --model", param_hint="--version")
     authorization = authorization_from(data)
     peer = peer.removeprefix("…")  # as narrow tables show it
-    with OperatorClient(router, **access(header, ca)) as client:
+    with OperatorClient(router, **access(header, ca, cert=cert, cert_key=cert_key)) as client:
         found = client.hold(
             peer, _STATES[position], model=model, version=version, authorization=authorization
         )

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, cast
 import typer
 
 from capamesh.cli import options
-from capamesh.cli.access import Ca, Headers, access
+from capamesh.cli.access import Ca, Cert, CertKey, Headers, access
 from capamesh.cli.compact_table import Column
 from capamesh.cli.fleet_rows import file_text, node_name, node_names
 from capamesh.cli.help_texts import examples
@@ -115,6 +115,8 @@ def explain(
     router: options.Router = options.DEFAULT_ROUTER,
     header: Headers = None,
     ca: Ca = None,
+    cert: Cert = None,
+    cert_key: CertKey = None,
     is_wide: options.Wide = False,
     as_json: options.Json = False,
 ) -> None:
@@ -138,7 +140,7 @@ def explain(
         "priority": "" if priority is None else str(priority),
         "timeout": "" if timeout is None else str(max(1, round(timeout * 1e6))),
     }
-    with OperatorClient(router, **access(header, ca)) as client:
+    with OperatorClient(router, **access(header, ca, cert=cert, cert_key=cert_key)) as client:
         found = client.explain(model, query=_given(asked), headers=_given(options))
     replicas: list[dict[str, Any]] = found.get("replicas", [])
     is_sent = found.get("admission", {}).get("is_admitted", True) and any(

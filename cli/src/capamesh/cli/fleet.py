@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from capamesh.cli import options
-from capamesh.cli.access import Ca, Headers, access
+from capamesh.cli.access import Ca, Cert, CertKey, Headers, access
 from capamesh.cli.compact_table import Column
 from capamesh.cli.fleet_rows import (
     MODEL_COLUMNS,
@@ -76,6 +76,8 @@ def nodes(
     router: options.Routers = options.DEFAULT_ROUTER,
     header: Headers = None,
     ca: Ca = None,
+    cert: Cert = None,
+    cert_key: CertKey = None,
     is_wide: options.Wide = False,
     as_json: options.Json = False,
 ) -> None:
@@ -86,7 +88,9 @@ def nodes(
     from capamesh.cli.printing import print_compact, print_json, print_wide, say  # noqa: PLC0415 - help starts faster
     from capamesh.client import Client  # noqa: PLC0415 - the same
 
-    with Client(options.several(router), **access(header, ca)) as client:
+    with Client(
+        options.several(router), **access(header, ca, cert=cert, cert_key=cert_key)
+    ) as client:
         found = client.nodes()
     if as_json:
         print_json({"nodes": found})
@@ -123,6 +127,8 @@ def models(
     router: options.Routers = options.DEFAULT_ROUTER,
     header: Headers = None,
     ca: Ca = None,
+    cert: Cert = None,
+    cert_key: CertKey = None,
     is_wide: options.Wide = False,
     as_json: options.Json = False,
 ) -> None:
@@ -134,7 +140,9 @@ def models(
     from capamesh.cli.operator_client import OperatorClient  # noqa: PLC0415 - help starts faster
     from capamesh.cli.printing import print_compact, print_json, print_wide, say  # noqa: PLC0415 - the same
 
-    with OperatorClient(options.several(router), **access(header, ca)) as client:
+    with OperatorClient(
+        options.several(router), **access(header, ca, cert=cert, cert_key=cert_key)
+    ) as client:
         found = client.models()
         owned = {(one.get("name"), one.get("version")): one for one in client.owned_models()}
         ready = ready_counts(client.nodes() if found else [])

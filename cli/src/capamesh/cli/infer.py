@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from capamesh.cli import options
-from capamesh.cli.access import Ca, Headers, Key, access
+from capamesh.cli.access import Ca, Cert, CertKey, Headers, Key, access
 from capamesh.cli.help_texts import examples
 from capamesh.cli.parsing import names, seconds
 
@@ -131,6 +131,8 @@ def infer(
     key: Key = None,
     header: Headers = None,
     ca: Ca = None,
+    cert: Cert = None,
+    cert_key: CertKey = None,
     as_json: options.Json = False,
 ) -> None:
     """Run MODEL once and print its outputs. In JSON, NaN and infinities are the texts NaN, Infinity, -Infinity."""
@@ -157,7 +159,9 @@ def infer(
         is_explained=explain,
     )
     chosen = outputs or []
-    with OperatorClient(options.several(router), **access(header, ca, key)) as client:
+    with OperatorClient(
+        options.several(router), **access(header, ca, key, cert=cert, cert_key=cert_key)
+    ) as client:
         metadata = client.metadata(model, version)
         asked = texts or files
         if asked and inputs:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from capamesh.cli import options
-from capamesh.cli.access import Ca, Headers, access
+from capamesh.cli.access import Ca, Cert, CertKey, Headers, access
 from capamesh.cli.help_texts import examples, new_group, teach
 from capamesh.cli.parsing import duration
 
@@ -178,6 +178,8 @@ def revoke(
     ] = None,
     header: Headers = None,
     ca: Ca = None,
+    cert: Cert = None,
+    cert_key: CertKey = None,
     as_json: options.Json = False,
 ) -> None:
     """Shut out members: sign and save the next revocation list, and hand it to a router."""
@@ -188,7 +190,13 @@ def revoke(
             "name a node or an invite to revoke, or a --router to hand the saved list to",
             param_hint="NODE_OR_INVITE",
         )
-    revocation.revoke(folder, names or [], router, access=access(header, ca), as_json=as_json)
+    revocation.revoke(
+        folder,
+        names or [],
+        router,
+        access=access(header, ca, cert=cert, cert_key=cert_key),
+        as_json=as_json,
+    )
 
 
 @group.command(
@@ -211,13 +219,21 @@ def show(
     ] = "",
     header: Headers = None,
     ca: Ca = None,
+    cert: Cert = None,
+    cert_key: CertKey = None,
     is_wide: options.Wide = False,
     as_json: options.Json = False,
 ) -> None:
     """Show the owner's book: the invites that were given out, what was revoked, and, of a --router, the members now."""
     from capamesh.cli.owner_book import show_book  # noqa: PLC0415 - help and other commands start faster
 
-    show_book(folder, router, access=access(header, ca), is_wide=is_wide, as_json=as_json)
+    show_book(
+        folder,
+        router,
+        access=access(header, ca, cert=cert, cert_key=cert_key),
+        is_wide=is_wide,
+        as_json=as_json,
+    )
 
 
 @group.command(
@@ -248,11 +264,17 @@ def rotate_key(
     ] = None,
     header: Headers = None,
     ca: Ca = None,
+    cert: Cert = None,
+    cert_key: CertKey = None,
     as_json: options.Json = False,
 ) -> None:
     """Change the owner's key. The network keeps its id, and members of the old key stay until that is retired."""
     from capamesh.cli import ownership  # noqa: PLC0415 - help and other commands start faster
 
     ownership.rotate_key(
-        folder, router, access=access(header, ca), is_retiring=retire, as_json=as_json
+        folder,
+        router,
+        access=access(header, ca, cert=cert, cert_key=cert_key),
+        is_retiring=retire,
+        as_json=as_json,
     )

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from capamesh.cli import options
-from capamesh.cli.access import Ca, Headers, access
+from capamesh.cli.access import Ca, Cert, CertKey, Headers, access
 from capamesh.cli.help_texts import examples, new_group, teach
 from capamesh.cli.parsing import duration, host_and_port, seconds
 from capamesh.cli.units import size_bytes
@@ -289,6 +289,8 @@ def drain(
     ] = "8h",
     header: Headers = None,
     ca: Ca = None,
+    cert: Cert = None,
+    cert_key: CertKey = None,
     as_json: options.Json = False,
 ) -> None:
     """Let no router send new requests to a node for a while; requests under way are still answered.
@@ -302,7 +304,7 @@ def drain(
         folder,
         router,
         duration(lasts, "--for"),
-        access=access(header, ca),
+        access=access(header, ca, cert=cert, cert_key=cert_key),
         as_json=as_json,
     )
 
@@ -319,9 +321,17 @@ def enable(
     router: options.Router = options.DEFAULT_ROUTER,
     header: Headers = None,
     ca: Ca = None,
+    cert: Cert = None,
+    cert_key: CertKey = None,
     as_json: options.Json = False,
 ) -> None:
     """Let routers send requests to a node again that was drained. It takes the owner's key, in DIR."""
     from capamesh.cli import drain as draining  # noqa: PLC0415 - help and other commands start faster
 
-    draining.enable(node, folder, router, access=access(header, ca), as_json=as_json)
+    draining.enable(
+        node,
+        folder,
+        router,
+        access=access(header, ca, cert=cert, cert_key=cert_key),
+        as_json=as_json,
+    )

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from capamesh.cli import options
-from capamesh.cli.access import Ca, Headers, access
+from capamesh.cli.access import Ca, Cert, CertKey, Headers, access
 from capamesh.cli.help_texts import examples
 from capamesh.cli.parsing import seconds
 from capamesh.protocol.errors import CapameshError
@@ -27,6 +27,8 @@ def top(
     router: options.Routers = options.DEFAULT_ROUTER,
     header: Headers = None,
     ca: Ca = None,
+    cert: Cert = None,
+    cert_key: CertKey = None,
     every: Annotated[
         float,
         typer.Option(
@@ -47,7 +49,9 @@ def top(
     from capamesh.cli.printing import console, print_json, print_lines  # noqa: PLC0415 - the same
     from capamesh.cli.top_view import top_lines  # noqa: PLC0415 - the same
 
-    with OperatorClient(options.several(router), **access(header, ca)) as client:
+    with OperatorClient(
+        options.several(router), **access(header, ca, cert=cert, cert_key=cert_key)
+    ) as client:
         if as_json:
             print_json(client.snapshot())
         elif once or not sys.stdout.isatty():

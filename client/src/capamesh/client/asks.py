@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -199,6 +200,10 @@ def ask_nodes() -> Ask[list[dict[str, Any]]]:
     return Ask("GET", "/v1/nodes", _checked(read_nodes))
 
 
+_NOT_TAKEN: Final = re.compile(r"ALERT_\w*CERTIFICATE|ALERT_UNKNOWN_CA", re.ASCII)
+"""Matches OpenSSL's words for a server that refuses its client in the handshake."""
+
+
 def ask_revoke(signed_list: bytes) -> Ask[HeldList]:
     """Return the request to take over and spread a revocation list."""
     headers = {"Content-Type": "application/octet-stream"}
@@ -234,6 +239,11 @@ def too_late(url: str, ask: Ask[Any]) -> DeadlineExceeded:
 
 def cut_off(url: str, why: str) -> CutOff:
     """Return the error for a connection that ended before the answer was complete."""
+    if _NOT_TAKEN.search(why):
+        return CutOff(
+            f"{url} does not take this client's certificate, or it has none: {why}; give one that the router's authority has"
+            " signed, as cert= or --cert"
+        )
     return CutOff(f"the connection to {url} ended before the answer was complete: {why}; ask again")
 
 

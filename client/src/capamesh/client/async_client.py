@@ -13,7 +13,7 @@ from aiohttp.abc import AbstractStreamWriter
 from typing_extensions import override
 
 from capamesh.client import asks
-from capamesh.client.access import NO_HEADERS, Access
+from capamesh.client.access import NO_HEADERS, Access, Certificate
 from capamesh.client.address import DEFAULT_URL
 from capamesh.client.answers import (
     Answer,
@@ -53,6 +53,7 @@ class AsyncClient:
         key: str | None = None,
         headers: Mapping[str, str] = NO_HEADERS,
         ca: str | Path | None = None,
+        cert: Certificate | None = None,
         max_connections: int = 100,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
@@ -67,6 +68,8 @@ class AsyncClient:
                 asks for: `{"Authorization": "Bearer ..."}`. They are shown in no error.
             ca: the file, as PEM, of the authority that signed the certificate of an https URL; None: those that the system
                 trusts.
+            cert: the certificate that is shown to a router that asks for one, as PEM: a file that has its key, too, or the
+                certificate's file and the key's.
             max_connections: how many requests run at once; more wait for a connection (100 is aiohttp's own default).
             limits: how much a request and its answer may hold.
 
@@ -74,7 +77,7 @@ class AsyncClient:
             ConfigError: a URL is none, there are too few or too many, or a header or the authority's file cannot be used.
         """
         self._failover = Failover(routers_of(url))
-        self._access = Access(headers, ca, key)
+        self._access = Access(headers, ca, key, cert)
         self._timeout_s = timeout_s
         self._routing = routing
         self._specs = KnownInputs()

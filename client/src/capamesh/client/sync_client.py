@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from typing_extensions import override
 
 from capamesh.client import asks
-from capamesh.client.access import NO_HEADERS, Access
+from capamesh.client.access import NO_HEADERS, Access, Certificate
 from capamesh.client.address import DEFAULT_URL, RouterAddress
 from capamesh.client.answers import (
     Answer,
@@ -62,6 +62,7 @@ class Client:
         key: str | None = None,
         headers: Mapping[str, str] = NO_HEADERS,
         ca: str | Path | None = None,
+        cert: Certificate | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         """Make a client, which connects to nothing before its first request.
@@ -75,13 +76,15 @@ class Client:
                 asks for: `{"Authorization": "Bearer ..."}`. They are shown in no error.
             ca: the file, as PEM, of the authority that signed the certificate of an https URL; None: those that the system
                 trusts.
+            cert: the certificate that is shown to a router that asks for one, as PEM: a file that has its key, too, or the
+                certificate's file and the key's.
             limits: how much a request and its answer may hold.
 
         Raises:
             ConfigError: a URL is none, there are too few or too many, or a header or the authority's file cannot be used.
         """
         self._failover = Failover(routers_of(url))
-        self._access = Access(headers, ca, key)
+        self._access = Access(headers, ca, key, cert)
         self._timeout_s = timeout_s
         self._routing = routing
         self._limits = limits
