@@ -54,7 +54,7 @@ class Client(Responder):
         assert self.end is None
         assert part.number == len(self.parts) + 1
         self.parts.append(part)
-        self.values.append(value_of(part))
+        self.values.append(value_of(part.outcome))
         if not self.is_stalling:
             part.release()
         self.on_part()

@@ -21,6 +21,7 @@ KEY = Key("k", b"", "lab", Scope(concurrency=1))
 ANSWER: Any = SimpleNamespace(
     answer=SimpleNamespace(outputs=[SimpleNamespace(data=b"12345"), SimpleNamespace(data=b"6")])
 )
+PART: Any = SimpleNamespace(outcome=ANSWER)
 
 
 class Pipeline:
@@ -109,7 +110,7 @@ async def test_parts_are_passed_on_and_counted_however_the_answer_ends(
 ) -> None:
     handle = metering.start()
     for _ in range(2):
-        metering.pipeline.responder.take_part(ANSWER)  # type: ignore[arg-type]
+        metering.pipeline.responder.take_part(PART)
     match end:
         case "answer":
             metering.pipeline.responder.complete(ANSWER)
@@ -117,7 +118,7 @@ async def test_parts_are_passed_on_and_counted_however_the_answer_ends(
             metering.pipeline.responder.fail(NoEndpoint("gone"))
         case _:
             handle.cancel()
-    assert metering.pipeline.told[:2] == [ANSWER, ANSWER]
+    assert metering.pipeline.told[:2] == [PART, PART]
     size_bytes = sum(len(tensor.data) for tensor in call().inputs)
     parts = 3 if end == "answer" else 2
     assert (metering.is_free, metering.used) == (True, [Amount(1, 1, size_bytes + parts * 6)])

@@ -239,14 +239,14 @@ class GrpcExchange(InferenceRequest):
             return
         try:
             pieces = self._grpc.answers.written(
-                asked, part.answer, self._target.model, is_final=False
+                asked, part.outcome.answer, self._target.model, is_final=False
             )
         except Exception as error:  # noqa: BLE001 - all end in one reply
             if self._handle is not None:
                 self._handle.cancel()
             self.crash(error)
             return
-        headers = ((_NODE, part.replica.endpoint.peer.encode()),)
+        headers = ((_NODE, part.outcome.replica.endpoint.peer.encode()),)
         on_reply(GrpcReply(in_stream(pieces), headers, is_last=False, part=part))
 
     @override

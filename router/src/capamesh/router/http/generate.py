@@ -27,14 +27,13 @@ from capamesh.router.http.options import options_of
 from capamesh.router.http.route import Content, Pages, Route, json_of
 from capamesh.router.http.schemas import headers, oip
 from capamesh.router.requests.answer_parts import broken_off
-from capamesh.router.requests.call import Part
 from capamesh.router.requests.inference import InferenceRequest, Target
 from capamesh.router.telemetry.tracing import parsed_traceparent
 
 if TYPE_CHECKING:
     from capamesh.protocol.oip import InferRequest
     from capamesh.router.balancing.explanation import Explanation
-    from capamesh.router.requests.call import Outcome
+    from capamesh.router.requests.call import Outcome, Part
 
 WRITE_BYTES: Final = 2**16
 """The events that are written at once, where so many wait (guess: what a connection takes before it has to be waited for)."""
@@ -124,18 +123,18 @@ class GenerateApi(Pages):
             events = bytearray()
             written: list[Part] = []
             while generation.waiting and len(events) < WRITE_BYTES:
-                one = generation.waiting[0]
+                _, part = generation.waiting[0]
                 try:
                     events += b"data: %b\n\n" % generation.next_text()
                 except CapameshError as refused:  # JSON cannot hold it
                     error = broken_off(refused, generation.written)
                     break
-                if isinstance(one, Part):
-                    written.append(one)
+                if part is not None:
+                    written.append(part)
             if events:
                 await response.write(events)
-            for part in written:
-                part.release()
+            for one in written:
+                one.release()
         error = error or generation.error
         if error is not None:
             await response.write(b"data: %b\n\n" % write_error(error))
@@ -176,8 +175,8 @@ class Generation(InferenceRequest):
         super().__init__(inference, target)
         self._asked = asked
         self._news = asyncio.Event()
-        self.waiting: deque[Outcome] = deque()
-        """The parts that wait to be written, and the last."""
+        self.waiting: deque[tuple[Outcome, Part | None]] = deque()
+        """What waits to be written: parts, each as an answer and as what is to be released, and the last, for which that is None."""
         self.written = 0
         """The parts that were written."""
         self.error: CapameshError | None = None
@@ -193,19 +192,19 @@ class Generation(InferenceRequest):
 
     def next_text(self) -> bytes:
         """Return the text of what has waited for longest, which waits no more. Raises a `CapameshError` where it has none."""
-        outcome = self.waiting.popleft()
+        outcome, _ = self.waiting.popleft()
         text = write_generate(self._asked, outcome.answer, self._target.model, self._service.limits)
         self.written += 1
         return text
 
     @override
     def take_part(self, part: Part) -> None:
-        self._take(part)
+        self._take(part.outcome, part)
 
     @override
     def complete(self, outcome: Outcome) -> None:
         self.count_answer(outcome)
-        self._take(outcome)
+        self._take(outcome, None)
         self._end()
 
     @override
@@ -214,9 +213,9 @@ class Generation(InferenceRequest):
         self.error = error
         self._end()
 
-    def _take(self, outcome: Outcome) -> None:
+    def _take(self, outcome: Outcome, part: Part | None) -> None:
         self.node = outcome.replica.endpoint.peer
-        self.waiting.append(outcome)
+        self.waiting.append((outcome, part))
         self._news.set()
 
     def _end(self) -> None:

@@ -278,10 +278,8 @@ class AnswerInParts(PartsHandler, PartHolder, Responder, Handle):
     def _pass_on(self, given: InferAnswer) -> None:
         self.parts += 1
         self._unreleased += 1
-        replica = self._attempt.replica
-        self._responder.take_part(
-            Part(given, replica, self._attempts, self._picker, self.parts, self, self._last)
-        )
+        outcome = Outcome(given, self._attempt.replica, self._attempts, self._picker)
+        self._responder.take_part(Part(outcome, self.parts, self, self._last))
 
     def _tell(self, error: CapameshError) -> None:
         self._end(is_served=not isinstance(error, Overloaded))

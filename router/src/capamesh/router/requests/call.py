@@ -87,23 +87,15 @@ class PartHolder(Protocol):
         ...
 
 
-class Part(Outcome):
+class Part(Value):
     """One part of an answer, of which others follow. Whoever has passed it on releases it, so that its node may send more."""
 
-    __slots__ = ("_holder", "_raw", "number")
+    __slots__ = ("_holder", "_raw", "number", "outcome")
 
-    def __init__(
-        self,
-        answer: InferAnswer,
-        replica: Replica,
-        attempts: int,
-        picker: RequestPicker,
-        number: int,
-        holder: PartHolder,
-        raw: Answer,
-    ) -> None:
+    def __init__(self, outcome: Outcome, number: int, holder: PartHolder, raw: Answer) -> None:
         """`holder` is told that `raw`, the part as it came, is released."""
-        super().__init__(answer, replica, attempts, picker)
+        self.outcome = outcome
+        """The part as an answer, and who gave it."""
         self.number = number
         """The parts of the answer so far, this one included."""
         self._holder: PartHolder | None = holder

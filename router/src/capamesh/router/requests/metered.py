@@ -61,7 +61,7 @@ class MeteredCall(Responder, Handle):
     @override
     def take_part(self, part: Part) -> None:
         size_bytes = self._size_bytes or 0
-        for tensor in part.answer.outputs:
+        for tensor in part.outcome.answer.outputs:
             size_bytes += len(tensor.data)
         self._size_bytes = size_bytes
         self._responder.take_part(part)
