@@ -50,6 +50,7 @@ from capamesh.router.requests.model_descriptions import ModelDescriptions
 from capamesh.router.telemetry import Telemetry
 from capamesh.router.telemetry.ended import EndedRequests
 from capamesh.router.telemetry.metrics import LATENCY
+from capamesh.router.telemetry.request_lines import AccessLog, SlowLog
 
 INFER = "/v2/models/m/infer"
 
@@ -227,12 +228,14 @@ async def serving(
     make_session: Callable[[], Http2Session] | None = None,
     tls: ServerTls | None = None,
     boot: str = "boot",
+    access: AccessLog | None = None,
+    slow: SlowLog | None = None,
     **options: Any,
 ) -> AsyncIterator[Http]:
     """Serve on a port of this machine, 0 for a free one; `boot` is what differs from one start of a router to the next; `options` are the `Fleet`'s."""
     limits = limits or Limits()
     fleet, pool, log = Fleet(limits=limits, **options), NoPool(), NullLog()
-    ended = EndedRequests(clock=fleet.clock, wall_clock=time.time)
+    ended = EndedRequests(clock=fleet.clock, wall_clock=time.time, access=access, slow=slow)
     fleet.telemetry.follow_failures(ended.failed)
     inference = Inference(
         fleet.view,
@@ -313,6 +316,7 @@ async def serving(
         requests=requests,
         budget=front.budget,
         keys=front.keys,
+        access=access,
     )
     runner = make_runner(application)
     await runner.setup()

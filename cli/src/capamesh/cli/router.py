@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from capamesh.cli import front_options, options
+from capamesh.cli import front_options, options, request_logs
 from capamesh.cli.help_texts import examples, new_group, teach
 from capamesh.cli.parsing import host_and_port, mebibytes, seconds
 from capamesh.protocol.quick_imports import quick_imports
@@ -104,39 +104,14 @@ def run(
     ] = "",
     mdns: options.Mdns = False,
     name: options.Name = "",
-    traces: Annotated[
-        str,
-        typer.Option(
-            "--traces",
-            envvar="CAPAMESH_TRACES",
-            metavar="URL",
-            rich_help_panel="Logs",
-            help="Send spans of failed, slow and sampled requests to this OpenTelemetry collector: http://HOST:4318/v1/traces.",
-        ),
-    ] = "",
-    trace_slow: Annotated[
-        float,
-        typer.Option(
-            "--trace-slow",
-            envvar="CAPAMESH_TRACE_SLOW",
-            metavar="TIME",
-            parser=seconds(),
-            rich_help_panel="Logs",
-            help="Requests that take longer are slow.",
-        ),
-    ] = 1.0,
-    trace_ratio: Annotated[
-        float,
-        typer.Option(
-            "--trace-ratio",
-            envvar="CAPAMESH_TRACE_RATIO",
-            metavar="SHARE",
-            min=0.0,
-            max=1.0,
-            rich_help_panel="Logs",
-            help="The share of all other requests that is traced, too.",
-        ),
-    ] = 0.0,
+    traces: request_logs.Traces = "",
+    trace_slow: request_logs.TraceSlow = 1.0,
+    trace_ratio: request_logs.TraceRatio = 0.0,
+    access_log: request_logs.AccessLog = "",
+    access_log_sample: request_logs.AccessLogSample = 0.01,
+    slow_log: request_logs.SlowLog = "",
+    slow_log_time: request_logs.SlowLogTime = 1.0,
+    slow_log_factor: request_logs.SlowLogFactor = 4.0,
     region: options.Region = "",
     policy: options.Policy = options.DEFAULT_POLICY,
     rules: Annotated[
@@ -320,6 +295,11 @@ def run(
         traces_url=_collector(traces),
         trace_slow_s=trace_slow,
         trace_ratio=trace_ratio,
+        access_log=access_log,
+        access_log_sample=access_log_sample,
+        slow_log=slow_log,
+        slow_log_s=slow_log_time,
+        slow_log_factor=slow_log_factor,
         region=region,
         policy=policy,
         rules_file=rules,

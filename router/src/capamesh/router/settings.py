@@ -66,6 +66,16 @@ class RouterSettings:
     """Requests that take longer are traced, too."""
     trace_ratio: float = 0.0
     """The share of all other requests that is traced, from 0 to 1."""
+    access_log: str = ""
+    """The file that a share of all requests is written to, a line each; `-` for standard output, empty: there is none."""
+    access_log_sample: float = 0.01
+    """The share of requests that is written there, above 0 and at most 1."""
+    slow_log: str = ""
+    """The file that slow requests are written to, with why their nodes were chosen; `-` and empty as before."""
+    slow_log_s: float = 1.0
+    """A request that takes longer is slow; 0: no time alone makes it so."""
+    slow_log_factor: float = 4.0
+    """A request is slow that takes longer than this many times the 99th percentile of its model; 0: none is for that."""
     region: str = ""
     """The place of this router in its operator's words; empty if it does not say."""
     policy: str = DEFAULT_POLICY

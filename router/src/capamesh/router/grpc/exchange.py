@@ -212,6 +212,10 @@ class GrpcExchange(InferenceRequest):
                 key=key,
             )
 
+    @override
+    def _read_request(self) -> InferRequest | None:
+        return self._asked
+
     def _read(self, asked: InferRequest) -> None:
         """Send on its way what was read in slices."""
         self._job = None

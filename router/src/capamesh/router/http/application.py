@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -16,17 +17,21 @@ from capamesh.protocol.errors import (
     LocalError,
     TooLarge,
 )
+from capamesh.router.access.keys import Verb
 from capamesh.router.http.bodies import BUDGET, release
 from capamesh.router.http.errors import error_response, http_error_response
-from capamesh.router.http.key_check import CHALLENGE_OF_BROWSERS, CHALLENGED, KEYS, KeyCheck
+from capamesh.router.http.key_check import CHALLENGE_OF_BROWSERS, CHALLENGED, KEYS, KeyCheck, key_of
 from capamesh.router.http.openai_errors import openai_error, openai_http_error
-from capamesh.router.http.route import TABLE, Handler, Pages, RouteTable
+from capamesh.router.http.route import TABLE, Handler, Pages, Route, RouteTable
+from capamesh.router.telemetry import HTTP
+from capamesh.router.telemetry.request_lines import Facts
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from capamesh.protocol.tensors import Limits
     from capamesh.router.http.body_budget import BodyBudget
+    from capamesh.router.telemetry.request_lines import AccessLog
 
 SHUTDOWN_S = 1.0
 """Seconds for connections that are left after the requests under way are answered."""
@@ -39,6 +44,8 @@ FOREVER_S = 1e9
 INFER_ROUTE = "/v2/models/{model}/infer"
 """The route of inference requests; the version that a path may have is left out where they are counted."""
 _VERSION = "/versions/{version}"
+_BEFORE_IT_IS_READ = frozenset({401, 403, 408, 413})
+"""The statuses of inference requests that are refused before they are read."""
 
 
 class OpenRequests:
@@ -105,11 +112,12 @@ def make_application(
     requests: OpenRequests,
     budget: BodyBudget | None = None,
     keys: KeyCheck | None = None,
+    access: AccessLog | None = None,
 ) -> web.Application:
     """Return the application that a router serves: all `pages`.
 
     It counts its open `requests`; their bodies are within the `budget`, and they bring a key that the `keys` take: the front
-    makes both. None: nothing is bounded, or no key is asked for.
+    makes both. None: nothing is bounded, or no key is asked for. `access` is the log of a share of all requests; None: there is none.
     """
     too_large = TooLarge(
         f"the request's body is over the limit of {limits.max_message_bytes} bytes: ask for fewer rows at once, or give"
@@ -142,6 +150,7 @@ def make_application(
     @web.middleware
     async def count_and_translate(request: web.Request, handler: Handler) -> web.StreamResponse:
         requests.count += 1
+        began_s = time.monotonic()
         try:
             response = await answer(request, handler)
         finally:
@@ -150,6 +159,15 @@ def make_application(
         route = table.of(request)
         place = "" if route is None else route.path.replace(f"{_VERSION}/infer", "/infer")
         requests.count_served(request.method, place, response.status)
+        if access is not None and not _writes_itself(route, response.status) and access.wants():
+            key = key_of(request)
+            facts = Facts(
+                HTTP,
+                request.remote or "",
+                "" if key is None else key.tenant,
+                "" if key is None else key.id,
+            )
+            access.page(request.method, place, response.status, began_s, facts)
         if CHALLENGED in response.headers and "text/html" in request.headers.get("Accept", ""):
             response.headers[CHALLENGED] = CHALLENGE_OF_BROWSERS
         if requests.is_closing:
@@ -166,6 +184,12 @@ def make_application(
     application[TABLE] = table
     application.add_routes(table.definitions())
     return application
+
+
+def _writes_itself(route: Route | None, status: int) -> bool:
+    """Return whether a request that was answered so is one for inference, which is written to the access log where it ends."""
+    is_inference = route is not None and route.method == "POST" and Verb.INFER in route.verbs
+    return is_inference and status not in _BEFORE_IT_IS_READ
 
 
 def make_runner(application: web.Application) -> web.AppRunner:

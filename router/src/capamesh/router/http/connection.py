@@ -210,14 +210,15 @@ class FrontConnection(ClientSide, HalfConnection):
         if body is not None:
             if body.took(nbytes):
                 self._disarm()
-                self._body = None
-                head, self._head = self._head, None
+                head, self._head, self._body = self._head, None, None
                 # its head came before its body
                 assert head is not None and head.target is not None  # noqa: S101, PT018
                 if body.arrived(head.held_bytes):
                     self._held_bytes = head.held_bytes
                     self._state = State.RUNNING
-                    self._exchange = Exchange(self._front.inference, head.target, self._reply)
+                    self._exchange = Exchange(
+                        self._front.inference, head.target, self._reply, self.site
+                    )
                     self._exchange.begin(body.memory)
                 else:
                     self._refuse(head.target)
@@ -319,7 +320,7 @@ class FrontConnection(ClientSide, HalfConnection):
                 self._held_bytes = head.held_bytes
                 self._body_at = end
                 self._state = RUNNING
-                self._exchange = Exchange(front.inference, head.target, self._reply)
+                self._exchange = Exchange(front.inference, head.target, self._reply, self.site)
             else:
                 self._refuse(head.target)
         else:

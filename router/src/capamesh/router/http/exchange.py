@@ -77,10 +77,14 @@ class Exchange(InferenceRequest):
     __slots__ = ("_inference", "_job", "_on_reply", "_request", "_wire")
 
     def __init__(
-        self, inference: Inference, target: InferTarget, on_reply: Callable[[Reply], None]
+        self,
+        inference: Inference,
+        target: InferTarget,
+        on_reply: Callable[[Reply], None],
+        client: str = "",
     ) -> None:
-        """`on_reply` is told once, maybe before `begin` returns, and must not raise."""
-        super().__init__(inference, target)
+        """`on_reply` is told once, maybe before `begin` returns, and must not raise; `client` is the address of whoever asks."""
+        super().__init__(inference, target, client)
         self._inference = inference
         self._wire = target
         self._on_reply: Callable[[Reply], None] | None = on_reply
@@ -122,6 +126,10 @@ class Exchange(InferenceRequest):
                 inference.forms.learn(body, header_bytes, asked)
         self._request = asked
         self.submit(asked)
+
+    @override
+    def _read_request(self) -> InferRequest | None:
+        return self._request
 
     def _read(self, asked: InferRequest) -> None:
         """Send on its way what was read in slices."""

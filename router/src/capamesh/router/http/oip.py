@@ -159,7 +159,7 @@ class InferenceApi(Pages):
             if not replied.done():  # its client may have left a turn of the loop before
                 replied.set_result(reply)
 
-        exchange = Exchange(self._inference, target, reply)
+        exchange = Exchange(self._inference, target, reply, request.remote or "")
         try:
             exchange.begin(body)
             return response_of(await replied)

@@ -139,6 +139,7 @@ class Router(Controls):
             front.close()
             await runner.cleanup()
             parts.owners.close()
+            parts.traces.logs.close()
             parts.standing.enter("stopped")
             self._log.info("router_stopped")
 
@@ -255,6 +256,7 @@ class Router(Controls):
             requests=parts.requests,
             budget=front.budget,
             keys=front.keys,
+            access=parts.traces.logs.access,
         )
 
     def _grpc(self, front: Front) -> GrpcServer:
@@ -268,6 +270,7 @@ class Router(Controls):
 
     async def _serve_http(self, front: Front) -> None:
         settings = self._settings
+        self._parts.traces.logs.start()
         try:
             host, port = await front.listen(
                 settings.http_host, settings.http_port, self._parts.seat.shared
@@ -295,6 +298,7 @@ class Router(Controls):
             await asyncio.sleep(TICK_S)
             self._parts.supervisor.do("members", self._look_at_members)
             self._parts.supervisor.do("status", self._parts.standing.tick)
+            self._parts.supervisor.do("logs", self._look_at_latencies)
 
     def _look_at_members(self) -> None:
         """Notice who has been silent for too long, what the operator should know, and whose files are served now."""
@@ -306,6 +310,9 @@ class Router(Controls):
             self._parts.standing.write()
         if self._parts.owners.tick():
             self._parts.routing.wake()
+
+    def _look_at_latencies(self) -> None:
+        self._parts.traces.logs.look(self._parts.balancer)
 
     async def _beat(self) -> None:
         while True:

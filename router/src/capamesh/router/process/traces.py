@@ -7,6 +7,7 @@ import time
 from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING
 
+from capamesh.router.process.request_logs import RequestLogs
 from capamesh.router.telemetry import metrics
 from capamesh.router.telemetry.ended import EndedRequests
 from capamesh.router.telemetry.otlp import OtlpExporter
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Traces:
-    """The requests of one router that have ended, and the exporter of their spans; None: nobody is sent any."""
+    """The requests of one router that have ended, their logs, and the exporter of their spans; None: nobody is sent any."""
 
     def __init__(
         self,
@@ -33,7 +34,8 @@ class Traces:
         telemetry: Telemetry,
         log: FilteringBoundLogger,
     ) -> None:
-        """`clock` is the one that requests' times are of; `name` is the router's."""
+        """`clock` is the one that requests' times are of; `name` is the router's. Raises `ConfigError` when a log cannot be opened."""
+        self.logs = RequestLogs(settings, clock=clock, telemetry=telemetry, log=log)
         self.exporter: OtlpExporter | None = None
         tracer: Tracer | None = None
         if settings.traces_url:
@@ -56,5 +58,11 @@ class Traces:
             telemetry.watch(metrics.SPANS_SENT, lambda: exporter.sent)
             telemetry.watch(metrics.SPANS_LOST, lambda: exporter.lost)
             telemetry.watch(metrics.TRACES_DROPPED, lambda: tracer.dropped)
-        self.ended = EndedRequests(clock=clock, wall_clock=time.time, tracer=tracer)
+        self.ended = EndedRequests(
+            clock=clock,
+            wall_clock=time.time,
+            tracer=tracer,
+            access=self.logs.access,
+            slow=self.logs.slow,
+        )
         telemetry.follow_failures(self.ended.failed)

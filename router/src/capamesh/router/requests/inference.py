@@ -39,9 +39,11 @@ from capamesh.router.requests.metered import Meter
 from capamesh.router.requests.no_endpoint import with_hint
 from capamesh.router.requests.parameters import priority_of, sequence_of, time_allowed_s
 from capamesh.router.requests.routing import Routing
+from capamesh.router.requests.times import explained_apart, times_of
 from capamesh.router.telemetry import HTTP, Telemetry
 from capamesh.router.telemetry.ended import EndedRequests
-from capamesh.router.telemetry.tracing import AttemptTimes, RequestTimes, TraceParent
+from capamesh.router.telemetry.request_lines import Facts
+from capamesh.router.telemetry.tracing import RequestTimes, TraceParent
 
 if TYPE_CHECKING:
     from capamesh.protocol.oip import InferRequest
@@ -130,6 +132,13 @@ class InferenceService:
         )
 
     def refused(self, model: ModelName, error: CapameshError) -> None:
+        """Count a request that is answered with an error before it was read, and write it to the access log."""
+        self.count_error(model, error)
+        access = None if self.ended is None else self.ended.access
+        if access is not None and access.wants():
+            access.refused(model, error.code, self.wire)
+
+    def count_error(self, model: ModelName, error: CapameshError) -> None:
         """Count a request that is answered with an error, or not at all."""
         self.telemetry.refused(
             model, error, is_known=bool(self.fleet.versions(model)), wire=self.wire
@@ -142,9 +151,11 @@ class InferenceRequest(Responder, ABC):
     Nothing is rendered once it is cancelled.
     """
 
-    __slots__ = ("_handle", "_is_over", "_service", "_started_s", "_target")
+    __slots__ = ("_client", "_handle", "_is_over", "_service", "_started_s", "_target")
 
-    def __init__(self, service: InferenceService, target: Target) -> None:
+    def __init__(self, service: InferenceService, target: Target, client: str = "") -> None:
+        """`client` is the address that it came from; empty if that is not known."""
+        self._client = client
         self._service = service
         self._target = target
         self._handle: Handle | None = None
@@ -199,6 +210,9 @@ class InferenceRequest(Responder, ABC):
         """Withdraw the request, for whoever asked has left. Nothing happens when it is over."""
         if not self._is_over:
             self._count_error(_CLIENT_GONE)
+            ended = self._service.ended
+            if ended is not None and ended.is_logging:
+                self._log(ended, _CLIENT_GONE.code)
         self._is_over = True
         handle, self._handle = self._handle, None
         if handle is not None:
@@ -236,7 +250,9 @@ class InferenceRequest(Responder, ABC):
         self._count_error(error)
         self._count_failure(error)
         if service.ended is not None:
-            self._tell(service.ended, error.code)
+            service.ended.ended(self._times(error.code, None))
+            if service.ended.is_logging:
+                self._log(service.ended, error.code)
         self._render_error(error, self._why_failed() if self._target.is_explained else None)
 
     def count_answer(self, outcome: Outcome) -> None:
@@ -267,15 +283,16 @@ class InferenceRequest(Responder, ABC):
         # data bounds the rows: a shape alone, such as [1000000, 0], costs nothing to claim
         counts.rows += first.shape[0] if first is not None and first.shape and first.data else 1
         ended = service.ended
-        if ended is not None and (
-            elapsed_s > ended.slow_s or (target.parent is not None and ended.has_tracer)
-        ):
-            self._tell(ended, "ok", outcome)
+        if ended is not None:
+            if elapsed_s > ended.slow_s or (target.parent is not None and ended.has_tracer):
+                ended.ended(self._times("ok", outcome))
+            if ended.is_logging:
+                self._log(ended, "ok", outcome)
 
     def _count_error(self, error: CapameshError) -> None:
         """Count this request as one that is answered with an error, or not at all."""
         service, target = self._service, self._target
-        service.refused(target.model, error)
+        service.count_error(target.model, error)
         key = target.key
         if key is not None and key is not OPERATOR:
             service.telemetry.tenant_ended(key.tenant, error.code)
@@ -294,41 +311,46 @@ class InferenceRequest(Responder, ABC):
         hosted.requests.failed += 1
         hosted.requests.failed_s += service.routing.clock() - self._started_s
 
-    def _tell(self, ended: EndedRequests, code: str, outcome: Outcome | None = None) -> None:
-        """Tell the times of this request, which ends now, and of its attempts."""
+    def _times(self, code: str, outcome: Outcome | None) -> RequestTimes:
+        """Return the times of this request, which ends now, and of its attempts."""
         target, handle = self._target, self._handle
         picker = handle.picker if handle is not None else None
-        if outcome is not None:
-            picker = outcome.picker
-        now_s = self._service.routing.clock()
-        attempts: list[AttemptTimes] = []
-        for attempt in picker.attempts if picker is not None else ():
-            record = attempt.record()
-            is_it = outcome is not None and record.outcome == "answered"
-            answer = outcome.answer if is_it and outcome is not None else None
-            attempts.append(
-                AttemptTimes(
-                    record.replica.endpoint.peer,
-                    record.replica.endpoint.address,
-                    record.sent_s,
-                    now_s if record.ended_s is None else record.ended_s,
-                    record.outcome,
-                    answer.queue_us / 1e6 if answer is not None else 0.0,
-                    answer.run_us / 1e6 if answer is not None else 0.0,
-                )
-            )
-        version = target.version if outcome is None else outcome.answer.version
-        ended.ended(
-            RequestTimes(
-                target.model,
-                version,
-                code,
-                self._started_s,
-                now_s,
-                tuple(attempts),
-                target.parent,
-            )
+        lasted = self._started_s, self._service.routing.clock()
+        return times_of(target.model, target.version, target.parent, lasted, code, picker, outcome)
+
+    def _log(self, ended: EndedRequests, code: str, outcome: Outcome | None = None) -> None:
+        """Write this request, which ends now, to the logs that want it."""
+        access, slow = ended.access, ended.slow
+        if access is not None and access.wants():
+            access.inference(self._times(code, outcome), self._facts(outcome))
+        if slow is not None:
+            handle = self._handle
+            picker = handle.picker if handle is not None else None
+            if outcome is not None:
+                picker = outcome.picker
+            limit_s = slow.limit_s(None if picker is None else picker.served)
+            now_s = self._service.routing.clock()
+            if now_s - self._started_s > limit_s and slow.may_write():
+                found = self._why_failed() if picker is None else picker.explain(now_s)
+                told = {} if found is None else explained_apart(found)
+                slow.write(self._times(code, outcome), self._facts(outcome), limit_s, told)
+
+    def _facts(self, outcome: Outcome | None) -> Facts:
+        target, asked = self._target, self._read_request()
+        key = target.key
+        return Facts(
+            self._service.wire,
+            self._client,
+            target.options.tenant,
+            "" if key is None else key.id,
+            "" if asked is None else asked.id,
+            0 if asked is None else sum([len(each.data) for each in asked.inputs]),
+            0 if outcome is None else sum([len(each.data) for each in outcome.answer.outputs]),
         )
+
+    def _read_request(self) -> InferRequest | None:
+        """Return the request as it was read; None: it was not, or is not kept."""
+        return None
 
     @abstractmethod
     def _render_error(self, error: CapameshError, explanation: Explanation | None) -> None:

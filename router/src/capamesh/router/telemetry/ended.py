@@ -14,6 +14,7 @@ from capamesh.protocol.plain_text import plain
 
 if TYPE_CHECKING:
     from capamesh.protocol.errors import CapameshError
+    from capamesh.router.telemetry.request_lines import AccessLog, SlowLog
     from capamesh.router.telemetry.tracing import RequestTimes, Tracer
 
 SLOW_S: Final = 1.0
@@ -43,7 +44,17 @@ class _Kind:
 class EndedRequests:
     """The requests that have ended: the newest that failed or took longer than `SLOW_S`, and who else is told."""
 
-    __slots__ = ("_clock", "_kinds", "_tracer", "_wall_clock", "has_tracer", "slow_s")
+    __slots__ = (
+        "_clock",
+        "_kinds",
+        "_tracer",
+        "_wall_clock",
+        "access",
+        "has_tracer",
+        "is_logging",
+        "slow",
+        "slow_s",
+    )
 
     def __init__(
         self,
@@ -51,12 +62,20 @@ class EndedRequests:
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
         tracer: Tracer | None = None,
+        access: AccessLog | None = None,
+        slow: SlowLog | None = None,
     ) -> None:
-        """`clock` is the one that requests' times are of, `wall_clock` gives seconds since 1970."""
+        """`clock` is the one that requests' times are of, `wall_clock` gives seconds since 1970.
+
+        `access` and `slow` are the logs that requests are written to; None: there is no such log.
+        """
         self._clock = clock
         self._wall_clock = wall_clock
         self._tracer = tracer
         self.has_tracer = tracer is not None
+        self.access = access
+        self.slow = slow
+        self.is_logging = access is not None or slow is not None
         self._kinds: dict[tuple[str, str], _Kind] = {}
         """The kinds by model and code, the one that was seen last at the end."""
         self.slow_s = SLOW_S if tracer is None else min(SLOW_S, tracer.slow_s)

@@ -128,6 +128,13 @@ TRACES_DROPPED: Final = counter(
     "capamesh_traces_dropped",
     "Requests of which no spans were made, for too many waited for the collector.",
 )
+LOG_LINES: Final = counter(
+    "capamesh_log_lines",
+    "Lines for the access log and the log of slow requests, by log: `outcome` is `written`, `dropped` where too many waited, `lost`"
+    " where the file could not be written, or `left_out` where too many requests were slow.",
+    "log",
+    "outcome",
+)
 ANSWER_BYTES: Final = gauge(
     "capamesh_answer_bytes", "The bytes of large answers that are coming from nodes now."
 )

@@ -1,0 +1,88 @@
+"""The access log and the log of slow requests of a real router with two workers, whose files are moved away meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from capamesh.cli.local_cluster import LocalCluster
+
+BODY = {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 64], "data": [0.0] * 64}]}
+REQUESTS = 30
+LIMIT_S = 60.0
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+def lines_in(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a file; none while it is not there."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+async def lines_of(path: Path, count: int) -> list[dict[str, Any]]:
+    """Return the lines of a file once there are so many."""
+    async with asyncio.timeout(LIMIT_S):
+        while len(lines_in(path)) < count:
+            await asyncio.sleep(0.05)
+    return lines_in(path)
+
+
+async def ask(url: str, times: int) -> None:
+    for _ in range(times):  # each on a connection of its own: some come to each worker
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{url}/v2/models/digits/infer", json=BODY) as reply,
+        ):
+            assert reply.status == 200
+
+
+async def test_requests_are_written_whole_while_files_are_moved_away(
+    built_models: Path, tmp_path: Path
+) -> None:
+    access, slow = tmp_path / "access.log", tmp_path / "slow.log"
+    options = (
+        "--workers", "2", "--access-log", str(access), "--access-log-sample", "1", "--slow-log", str(slow), "--slow-log-time",
+        "0.0001",
+    )  # fmt: skip
+    async with LocalCluster(
+        tmp_path / "cluster", built_models, 1, router_options=options
+    ) as cluster:
+        await cluster.wait_routable(1)
+        await ask(cluster.http_url, REQUESTS)
+
+        def is_inference(line: dict[str, Any]) -> bool:
+            return line.get("model") == "digits"
+
+        async with asyncio.timeout(LIMIT_S):
+            first: list[dict[str, Any]] = []
+            while sum(map(is_inference, first)) < REQUESTS:
+                first = await lines_of(access, REQUESTS)
+                await asyncio.sleep(0.05)
+        access.rename(tmp_path / "access.log.1")
+        await ask(cluster.http_url, REQUESTS)
+        second = [line for line in await lines_of(access, REQUESTS) if is_inference(line)]
+        assert {line["code"] for line in (*filter(is_inference, first), *second)} == {"ok"}
+        assert all(line["client"] == "127.0.0.1" and line["took_ms"] > 0 for line in second)
+        (line, *_) = await lines_of(slow, 1)
+        assert line["explanation"]["chosen"] == [line["node"]]
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{cluster.http_url}/metrics") as reply,
+        ):
+            counted = Counter[str]()
+            for text in (await reply.text()).splitlines():
+                if text.startswith("capamesh_log_lines_total{"):
+                    labels, _, value = text.rpartition(" ")
+                    counted[labels] += int(float(value))
+        assert counted['capamesh_log_lines_total{log="access",outcome="written"}'] >= 2 * REQUESTS
+        assert counted['capamesh_log_lines_total{log="slow",outcome="left_out"}'] > 0
+        os.kill(cluster.router.pid, signal.SIGHUP)  # as logrotate may: nothing ends
+        await ask(cluster.http_url, 1)

@@ -1,0 +1,146 @@
+"""The access log and the log of slow requests, of a router core over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+from fleet_fakes import hang
+from router_http import INFER, Http, serving
+
+from capamesh.router.access.keys import Key, Scope, Verb, digest_of
+from capamesh.router.telemetry.request_lines import AccessLog, SlowLog
+
+BODY = {
+    "id": "seven",
+    "inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}],
+}
+KEY = "cm_abcdefgh_" + 32 * "1"
+BEARER = {"Authorization": f"Bearer {KEY}"}
+SECRETS = (KEY, 32 * "1", "FP32", "data")
+TRACE = "0a" * 16
+
+
+class Lines(list[Mapping[str, Any]]):
+    """The lines that were put."""
+
+    def without(self, *names: str) -> list[dict[str, Any]]:
+        return [{name: each[name] for name in each if name not in names} for each in self]
+
+
+@pytest.fixture
+def lines() -> Lines:
+    return Lines()
+
+
+@pytest.fixture
+async def http(lines: Lines) -> AsyncIterator[Http]:
+    access = AccessLog(
+        lines.append, 1.0, rng=random.Random(1), clock=lambda: 0.0, wall_clock=lambda: 0.0
+    )
+    async with serving(access=access) as http:
+        http.node("A")
+        yield http
+
+
+@pytest.mark.parametrize("is_plain", [True, False], ids=["front", "aiohttp"])
+async def test_inference_is_one_line_whoever_reads_it(
+    http: Http, lines: Lines, is_plain: bool
+) -> None:
+    other = {} if is_plain else {"Expect": "100-continue"}
+    http.front.keys.ring.take(
+        [Key("abcdefgh", digest_of(KEY), "lab", Scope(verbs=(Verb.INFER,)))], 0.0, 0.0
+    )
+    traced = {"traceparent": f"00-{TRACE}-{'0b' * 8}-01"}
+    assert (await http.infer(BODY, headers={**BEARER, **traced, **other})).status == 200
+    assert lines.without("at", "took_ms", "queue_ms", "run_ms") == [
+        {
+            "wire": "http",
+            "model": "m",
+            "version": "1",
+            "code": "ok",
+            "node": "A",
+            "attempts": 1,
+            "bytes_in": 8,
+            "bytes_out": 8,
+            "client": "127.0.0.1",
+            "tenant": "lab",
+            "key": "abcdefgh",
+            "id": "seven",
+            "trace": TRACE,
+        }
+    ]
+    lines.clear()
+    await http.infer({**BODY, "inputs": 7}, headers={**BEARER, **other})
+    await http.infer(BODY, headers=other)  # without a key
+    await http.infer(BODY, path="/v2/models/n/infer", headers={**BEARER, **other})
+    codes = [line.get("code") or line["status"] for line in lines]
+    assert codes == ["invalid_request", "unauthenticated" if is_plain else 401, "model_not_found"]
+    assert not any(secret in json.dumps(lines) for secret in SECRETS)
+
+
+async def test_other_requests_have_their_route(http: Http, lines: Lines) -> None:
+    await http.client.get("/v1/nodes/A?a=secret")
+    await http.client.get("/nothing/secret")
+    assert lines.without("at", "took_ms") == [
+        {
+            "wire": "http",
+            "method": "GET",
+            "route": "/v1/nodes/{peer}",
+            "status": 200,
+            "client": "127.0.0.1",
+        },
+        {"wire": "http", "method": "GET", "status": 404, "client": "127.0.0.1"},
+    ]
+
+
+async def test_client_that_leaves_is_a_line(lines: Lines) -> None:
+    access = AccessLog(
+        lines.append, 1.0, rng=random.Random(1), clock=lambda: 0.0, wall_clock=lambda: 0.0
+    )
+    async with serving(access=access) as http:
+        link = http.node("A", hang)
+        reader, writer = await asyncio.open_connection(http.client.host, http.client.port)
+        body = json.dumps(BODY)
+        writer.write(
+            f"POST {INFER} HTTP/1.1\r\nHost: h\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+        )
+        async with asyncio.timeout(30.0):
+            while not link.asked:
+                await asyncio.sleep(0)
+            writer.transport.abort()
+            while not lines:
+                await asyncio.sleep(0)
+        assert [line["code"] for line in lines] == ["cancelled"]
+        del reader
+
+
+async def test_slow_request_says_why_its_node_was_chosen(lines: Lines) -> None:
+    slow = SlowLog(
+        lines.append, least_s=-1.0, factor=4.0, clock=lambda: 0.0, wall_clock=lambda: 0.0
+    )
+    async with serving(slow=slow) as http:
+        http.node("A")
+        for _ in range(12):
+            assert (await http.infer(BODY)).status == 200
+        assert (len(lines), slow.left_out) == (10, 2)
+        line = lines[0]
+        assert (line["model"], line["limit_ms"]) == ("m", -1000.0)
+        assert line["explanation"]["chosen"] == ["A"]
+        assert line["explanation"]["replicas"][0]["peer_id"] == "A"
+        assert [each["outcome"] for each in line["attempts"]] == ["answered"]
+
+
+async def test_slow_request_that_failed_is_written_too(lines: Lines) -> None:
+    slow = SlowLog(
+        lines.append, least_s=-1.0, factor=4.0, clock=lambda: 0.0, wall_clock=lambda: 0.0
+    )
+    async with serving(slow=slow) as http:
+        http.node("A")
+        assert (await http.infer(BODY, path="/v2/models/n/infer")).status == 404
+        assert [line["code"] for line in lines] == ["model_not_found"]
+        assert lines[0]["explanation"] == {}

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_fakes import NullLog
+
+from capamesh.router.telemetry.line_file import BATCH, LineFile
+
+
+def made(path: Path, **options: Any) -> LineFile:
+    return LineFile(str(path), NullLog(), **options)  # type: ignore[arg-type]
+
+
+def lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_lines_are_json_and_one_is_written_after_the_other(tmp_path: Path) -> None:
+    file = made(tmp_path / "a.log")
+    for number in range(BATCH + 5):
+        file.put({"n": number, "text": "a\nb\u202e"})
+    file.write()
+    assert [line["n"] for line in lines(tmp_path / "a.log")] == list(range(BATCH + 5))
+    assert (file.written, file.dropped, file.lost) == (BATCH + 5, 0, 0)
+    assert (tmp_path / "a.log").stat().st_mode & 0o077 & ~0o040 == 0
+
+
+def test_lines_beyond_the_bound_are_dropped_and_counted(tmp_path: Path) -> None:
+    file = made(tmp_path / "a.log", most_waiting=3)
+    for number in range(5):
+        file.put({"n": number})
+    file.write()
+    assert [line["n"] for line in lines(tmp_path / "a.log")] == [0, 1, 2]
+    assert file.dropped == 2
+
+
+@pytest.mark.parametrize("how", ["moved", "removed"])
+def test_file_that_was_taken_away_is_opened_anew(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "a.log"
+    file = made(path)
+    file.put({"n": 1})
+    file.write()
+    if how == "moved":
+        path.rename(tmp_path / "a.log.1")
+    else:
+        path.unlink()
+    file.put({"n": 2})
+    file.write()
+    assert lines(path) == [{"n": 2}]
+    if how == "moved":
+        assert lines(tmp_path / "a.log.1") == [{"n": 1}]
+
+
+def test_full_disk_loses_lines_and_the_next_begins_on_a_line_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, write, room = tmp_path / "a.log", os.write, [12]
+
+    def limited(descriptor: int, data: memoryview) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken = write(descriptor, data[: room[0]])
+        room[0] -= taken
+        return taken
+
+    file = made(path)
+    monkeypatch.setattr(os, "write", limited)
+    for number in range(3):
+        file.put({"n": number})
+    file.write()  # a line and a half
+    assert (file.written, file.lost) == (1, 2)
+    room[0] = 1000
+    file.put({"n": 3})
+    file.write()
+    assert path.read_text() == '{"n":0}\n{"n"\n{"n":3}\n'
+    assert (file.written, file.lost) == (2, 2)
+
+
+def test_folder_that_is_gone_loses_lines_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    file = made(folder / "a.log")
+    (folder / "a.log").unlink()
+    folder.rmdir()
+    file.put({"n": 1})
+    file.write()
+    folder.mkdir()
+    file.put({"n": 2})
+    file.write()
+    assert lines(folder / "a.log") == [{"n": 2}]
+
+
+def test_file_that_cannot_be_opened_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        made(tmp_path / "none" / "a.log")
+
+
+def test_thread_writes_what_waits_when_it_is_closed(tmp_path: Path) -> None:
+    file = made(tmp_path / "a.log")
+    file.start()
+    file.put({"n": 1})
+    file.close()
+    assert lines(tmp_path / "a.log") == [{"n": 1}]
+
+
+def test_two_processes_write_whole_lines_to_one_file(tmp_path: Path) -> None:
+    one, other = made(tmp_path / "a.log"), made(tmp_path / "a.log")
+    for number in range(3):
+        one.put({"one": number})
+        other.put({"other": number})
+        one.write()
+        other.write()
+    assert len(lines(tmp_path / "a.log")) == 6

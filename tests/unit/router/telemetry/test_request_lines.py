@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from capamesh.router.telemetry.request_lines import BURST, AccessLog, Facts, SlowLog, inference_line
+from capamesh.router.telemetry.tracing import AttemptTimes, RequestTimes, TraceParent
+
+LOST = AttemptTimes("A", "10.0.0.1:4100", 1.0, 1.1, "link_lost: it says 'my password'")
+ANSWERED = AttemptTimes("B", "10.0.0.2:4100", 1.1, 1.25, "answered", 0.05, 0.08)
+TIMES = RequestTimes(
+    "m", "1", "ok", 1.0, 1.25, (LOST, ANSWERED), TraceParent("0a" * 16, "0b" * 8, is_sampled=True)
+)
+FACTS = Facts("grpc", "10.0.0.9", "lab", "abcd1234", "seven", 8, 16)
+Lines = list[Mapping[str, Any]]
+
+
+def access_log(sample: float, lines: Lines) -> AccessLog:
+    return AccessLog(
+        lines.append, sample, rng=random.Random(7), clock=lambda: 2.0, wall_clock=lambda: 1002.0
+    )
+
+
+def slow_log(lines: Lines, now: list[float], least_s: float = 1.0, factor: float = 4.0) -> SlowLog:
+    return SlowLog(
+        lines.append, least_s=least_s, factor=factor, clock=lambda: now[0], wall_clock=lambda: 0.0
+    )
+
+
+def test_line_says_who_asked_who_answered_and_what_it_took() -> None:
+    lines: Lines = []
+    access_log(1.0, lines).inference(TIMES, FACTS)
+    assert lines == [
+        {
+            "at": "1970-01-01T00:16:41.000Z",
+            "wire": "grpc",
+            "model": "m",
+            "version": "1",
+            "code": "ok",
+            "took_ms": 250.0,
+            "node": "B",
+            "attempts": 2,
+            "queue_ms": 50.0,
+            "run_ms": 80.0,
+            "bytes_in": 8,
+            "bytes_out": 16,
+            "trace": "0a" * 16,
+            "client": "10.0.0.9",
+            "tenant": "lab",
+            "key": "abcd1234",
+            "id": "seven",
+        }
+    ]
+
+
+def test_line_has_no_text_that_could_repeat_a_body_and_no_control_character() -> None:
+    lines: Lines = []
+    slow_log(lines, [0.0]).write(TIMES, FACTS, 0.2, {"policy": "p2c"})
+    (line,) = lines
+    assert [each["outcome"] for each in line["attempts"]] == ["link_lost", "answered"]
+    assert "password" not in str(line)
+    assert (line["limit_ms"], line["explanation"]) == (200.0, {"policy": "p2c"})
+    named = RequestTimes("a\n\u202eb" + "x" * 500, "", "model_not_found", 0.0, math.inf)
+    told = inference_line(named, Facts("http", request_id="\x1b[31m"), 0.0)
+    assert told["took_ms"] == 0.0
+    assert len(told["model"]) < 300
+    assert told["model"].isprintable()
+    assert told["id"].isprintable()
+    assert "node" not in told
+
+
+def test_share_of_requests_is_as_asked_and_by_chance() -> None:
+    log = access_log(0.1, [])
+    wanted = [log.wants() for _ in range(20_000)]
+    assert 1_850 < sum(wanted) < 2_150
+    gaps = {
+        after - at
+        for at, after in zip(*[iter([i for i, w in enumerate(wanted) if w])] * 2, strict=False)
+    }
+    assert len(gaps) > 10
+    every = access_log(1.0, [])
+    assert all(every.wants() for _ in range(100))
+
+
+def test_page_has_its_route_and_status_and_no_path() -> None:
+    lines: Lines = []
+    access_log(1.0, lines).page("GET", "/v1/nodes/{peer}", 404, 1.5, Facts("http", "::1"))
+    access_log(1.0, lines).refused("m", "unauthenticated", "http")
+    assert lines == [
+        {
+            "at": "1970-01-01T00:16:41.500Z",
+            "wire": "http",
+            "method": "GET",
+            "route": "/v1/nodes/{peer}",
+            "status": 404,
+            "took_ms": 500.0,
+            "client": "::1",
+        },
+        {
+            "at": "1970-01-01T00:16:42.000Z",
+            "wire": "http",
+            "model": "m",
+            "code": "unauthenticated",
+        },
+    ]
+
+
+def test_request_is_slow_by_time_or_by_what_is_usual() -> None:
+    log, one, other = slow_log([], [0.0]), object(), object()
+    assert log.limit_s(one) == 1.0
+    log.learn({one: 0.05, other: 0.0001})
+    assert (log.limit_s(one), log.limit_s(other), log.limit_s(None)) == (0.2, 0.01, 1.0)
+    assert slow_log([], [0.0], math.inf, math.inf).limit_s(one) == math.inf
+
+
+def test_slow_requests_are_written_so_often_and_the_others_are_counted() -> None:
+    now = [0.0]
+    log = slow_log([], now)
+    assert [log.may_write() for _ in range(BURST + 3)] == [True] * BURST + [False] * 3
+    assert log.left_out == 3
+    now[0] = 2.0
+    assert [log.may_write() for _ in range(3)] == [True, True, False]
+    now[0] = -50.0  # a clock that went back gives nothing
+    assert not log.may_write()
