@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
+from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
 from fleet_fakes import Fleet, NullLog, answer_of, fp32
@@ -15,6 +16,8 @@ from typing_extensions import override
 from capamesh.protocol.links.calls import LoadReport, encode_load
 from capamesh.protocol.links.events import ProbeReceived, RequestReceived
 from capamesh.protocol.tensors import Limits
+from capamesh.router.access.keys import Key
+from capamesh.router.access.quotas import Quotas
 from capamesh.router.grpc.messages import CLASSES
 from capamesh.router.grpc.methods import SERVICE
 from capamesh.router.grpc.server import GrpcServer
@@ -22,7 +25,9 @@ from capamesh.router.http.application import OpenRequests
 from capamesh.router.http.connection import FrontConnection
 from capamesh.router.http.exchange import Inference
 from capamesh.router.http.server import Front
+from capamesh.router.requests.metered import Meter
 from capamesh.router.requests.model_descriptions import ModelDescriptions
+from capamesh.router.telemetry.ended import EndedRequests
 
 JSON_BODY = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1.0,2.0]}]}'
 
@@ -97,7 +102,10 @@ class World:
     answered: ClassVar[bytes] = b"HTTP/1.1 200 OK"
     """The bytes that stand once in each answer."""
 
-    def __init__(self, request: bytes) -> None:
+    def __init__(
+        self, request: bytes, ended: EndedRequests | None = None, keys: Sequence[Key] = ()
+    ) -> None:
+        """`ended` is told of requests; with `keys` the router asks for one, and holds it to its limits."""
         self.request = request
         self.fleet = fleet = Fleet(policy="prequal")
         self.nodes: list[Ends] = []
@@ -113,7 +121,11 @@ class World:
             30.0,
             Limits(),
             NullLog(),  # type: ignore[arg-type]
+            ended=ended,
+            meter=Meter(Quotas(), fleet.routing.pipeline, fleet.view, clock=fleet.clock),
         )
+        if keys:
+            inference.ring.take(keys, 0.0, 0.0)
         front = Front(inference, OpenRequests(), arrival_s=30.0)
         descriptions = ModelDescriptions(inference, is_ready=lambda: True, wall_clock=lambda: 0.0)
         front.guests = GrpcServer(inference, descriptions, front)
@@ -186,7 +198,11 @@ class GrpcWorld(World):
 
 async def warm(request: bytes) -> World:
     """Return a world that has answered the request some times: one over HTTP, or a message of gRPC."""
-    world = World(request) if request.startswith(b"POST") else GrpcWorld(request)
+    return await warmed(World(request) if request.startswith(b"POST") else GrpcWorld(request))
+
+
+async def warmed(world: World) -> World:
+    """Return a world once it has answered its request some times."""
     for _ in range(WARM):
         world.ask()
         await world.answer()
