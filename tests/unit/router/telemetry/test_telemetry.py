@@ -56,17 +56,19 @@ def test_requests_of_all_wires_are_one_count_by_model_and_each_has_its_own() -> 
 
 def test_tenants_have_their_requests_and_those_beyond_the_first_share_one_label() -> None:
     telemetry = Telemetry()
-    telemetry.tenant_ended("lab", "ok", 0.5)
-    telemetry.tenant_ended("lab", "ok", 0.25)
-    telemetry.tenant_ended("lab", "overloaded")
+    telemetry.tenant_answered("lab", 0.5)
+    telemetry.tenant_answered("lab", 0.25)
+    telemetry.tenant_refused("lab", Overloaded("full"))
     for number in range(MOST_TENANTS + 2):
-        telemetry.tenant_ended(f"t{number}", "ok", 0.1)
+        telemetry.tenant_answered(f"t{number}", 0.1)
+    telemetry.tenant_refused("t0", Overloaded("full"))
     lines = telemetry.exposition().decode().splitlines()
     assert {
         'capamesh_tenant_requests_total{code="ok",tenant="lab"} 2.0',
         'capamesh_tenant_requests_total{code="overloaded",tenant="lab"} 1.0',
         'capamesh_tenant_request_seconds_total{tenant="lab"} 0.75',
         f'capamesh_tenant_requests_total{{code="ok",tenant="{OTHERS}"}} 3.0',
+        'capamesh_tenant_requests_total{code="overloaded",tenant="t0"} 1.0',
     } <= set(lines)
 
 

@@ -105,9 +105,15 @@ class Bucket:
 
     def wait_s(self, amount: float, now_s: float) -> float:
         """Return the seconds until so much may be taken; 0: now."""
-        self._level = min(self._most, self._level + max(0.0, now_s - self._at_s) * self._rate)
+        level, most = self._level, self._most
+        past_s = now_s - self._at_s
+        if past_s > 0.0:
+            level += past_s * self._rate
+            level = min(level, most)
+            self._level = level
         self._at_s = now_s
-        return max(0.0, min(amount, self._most) - self._level) / self._rate
+        amount = min(amount, most)
+        return 0.0 if level >= amount else (amount - level) / self._rate
 
     def take(self, amount: float) -> None:
         """Take so much, which may leave a debt."""
@@ -125,7 +131,7 @@ class KeyUse:
 
     def __init__(self, key: Key, total: Amount, now_s: float) -> None:
         self.key = key
-        self.buckets = _buckets(key, now_s)
+        self.buckets: tuple[Bucket | None, Bucket | None, Bucket | None] = _buckets(key, now_s)
         """The buckets of requests, rows and bytes; None: not limited."""
         self.in_flight = 0
         self.reserved_rows = 0
@@ -141,11 +147,15 @@ class KeyUse:
             self.buckets = _buckets(key, now_s)
         self.key = key
 
-    def take(self, amount: Amount) -> None:
-        """Take an amount out of the buckets."""
-        for bucket, part in zip(self.buckets, amount, strict=True):
-            if bucket is not None:
-                bucket.take(part)
+    def take(self, rows: int, size_bytes: int) -> None:
+        """Take one request out of the buckets."""
+        of_requests, of_rows, of_bytes = self.buckets
+        if of_requests is not None:
+            of_requests.take(1)
+        if of_rows is not None:
+            of_rows.take(rows)
+        if of_bytes is not None:
+            of_bytes.take(size_bytes)
 
     def charge(self, amount: Amount) -> None:
         """Take out of the buckets what was used elsewhere."""
@@ -157,19 +167,20 @@ class KeyUse:
 class Lease:
     """The leave of one request to be under way with its key. `settle` it when it has ended, whichever way."""
 
-    __slots__ = ("_amount", "_model", "_quotas", "_use")
+    __slots__ = ("_model", "_quotas", "_rows", "_size_bytes", "_use")
 
-    def __init__(self, quotas: Quotas, use: KeyUse, model: str, amount: Amount) -> None:
+    def __init__(self, quotas: Quotas, use: KeyUse, model: str, rows: int, size_bytes: int) -> None:
         self._quotas: Quotas | None = quotas
         self._use = use
         self._model = model
-        self._amount = amount
+        self._rows = rows
+        self._size_bytes = size_bytes
 
     def settle(self, answer_bytes: int | None = None) -> None:
         """Give it back; `answer_bytes` are those of its answer, None: it was not answered. Counts once."""
         quotas, self._quotas = self._quotas, None
         if quotas is not None:
-            quotas.settle(self._use, self._model, self._amount, answer_bytes)
+            quotas.settle(self._use, self._model, self._rows, self._size_bytes, answer_bytes)
 
 
 class Quotas:
@@ -215,29 +226,40 @@ class Quotas:
             use = self._uses[key.id] = KeyUse(key, total, now_s)
         elif use.key is not key:
             use.renew(key, now_s)
-        amount = Amount(1, rows, size_bytes)
-        self._check(use, amount, now_s)
-        use.take(amount)
+        scope = use.key.scope
+        if scope.concurrency or scope.rows_per_month:
+            self._check_counts(use, rows)
+        of_requests, of_rows, of_bytes = use.buckets
+        # in place, one after the other: each request with a key comes by here
+        if of_requests is not None and (wait_s := of_requests.wait_s(1, now_s)) > 0.0:
+            raise self._too_many("requests", scope.requests_per_s, wait_s)
+        if of_rows is not None and (wait_s := of_rows.wait_s(rows, now_s)) > 0.0:
+            raise self._too_many("rows", scope.rows_per_s, wait_s)
+        if of_bytes is not None and (wait_s := of_bytes.wait_s(size_bytes, now_s)) > 0.0:
+            raise self._too_many("bytes", scope.bytes_per_s, wait_s)
+        use.take(rows, size_bytes)
         use.in_flight += 1
         use.reserved_rows += rows
-        return Lease(self, use, model, amount)
+        return Lease(self, use, model, rows, size_bytes)
 
-    def settle(self, use: KeyUse, model: str, amount: Amount, answer_bytes: int | None) -> None:
+    def settle(
+        self, use: KeyUse, model: str, rows: int, size_bytes: int, answer_bytes: int | None
+    ) -> None:
         """Count a request that has ended; a lease calls this once."""
         use.in_flight -= 1
-        use.reserved_rows -= amount.rows
+        use.reserved_rows -= rows
         if answer_bytes is None:
             return
         bucket = use.buckets[2]
         if bucket is not None:
             bucket.take(answer_bytes)
-        size_bytes = amount.bytes + answer_bytes
-        use.unwritten.add(amount.rows, size_bytes)
+        size_bytes += answer_bytes
+        use.unwritten.add(rows, size_bytes)
         place = (self._hour, use.key.tenant, model)
         tally = self._rows.get(place)
         if tally is None:
             tally = self._tally_of(place)
-        tally.add(amount.rows, size_bytes)
+        tally.add(rows, size_bytes)
 
     def _tally_of(self, place: tuple[int, str, str]) -> Tally:
         """Return where usage is counted that was not there: in its own place while there is room for one."""
@@ -279,7 +301,8 @@ class Quotas:
     def _count_over(self, limit: str) -> None:
         self.over[limit] = self.over.get(limit, 0) + 1
 
-    def _check(self, use: KeyUse, amount: Amount, now_s: float) -> None:
+    def _check_counts(self, use: KeyUse, rows: int) -> None:
+        """Raise `TooManyRequests` for a request over the concurrency or the rows of a month."""
         scope = use.key.scope
         if scope.concurrency:
             most = -(-scope.concurrency // self._processes)
@@ -292,36 +315,37 @@ class Quotas:
                 )
         if scope.rows_per_month:
             used = use.total.rows + use.unwritten.rows + use.reserved_rows
-            if used + amount.rows > scope.rows_per_month:
+            if used + rows > scope.rows_per_month:
                 self._count_over("rows_per_month")
                 raise TooManyRequests(
                     f"the key has used {used} of its {scope.rows_per_month} rows of {self._month}, and the request has"
-                    f" {amount.rows}; ask the router's operator for more, or wait for the next month",
+                    f" {rows}; ask the router's operator for more, or wait for the next month",
                     seconds_left(self._hour),
                 )
-        for bucket, part, rate, what in zip(
-            use.buckets,
-            amount,
-            (scope.requests_per_s, scope.rows_per_s, scope.bytes_per_s),
-            ("requests", "rows", "bytes"),
-            strict=True,
-        ):
-            wait_s = 0.0 if bucket is None else bucket.wait_s(part, now_s)
-            if wait_s > 0:
-                self._count_over(what)
-                raise TooManyRequests(
-                    f"the key may send {rate:g} {what} a second, and has; send it again in {wait_s:.2f} s",
-                    wait_s,
-                )
+
+    def _too_many(self, what: str, rate: float, wait_s: float) -> TooManyRequests:
+        """Count and return the error of a request over a rate."""
+        self._count_over(what)
+        return TooManyRequests(
+            f"the key may send {rate:g} {what} a second, and has; send it again in {wait_s:.2f} s",
+            wait_s,
+        )
 
 
 _NOTHING: Final = Amount()
 
 
-def _buckets(key: Key, now_s: float) -> tuple[Bucket | None, ...]:
+def _buckets(key: Key, now_s: float) -> tuple[Bucket | None, Bucket | None, Bucket | None]:
     scope = key.scope
-    rates = (scope.requests_per_s, scope.rows_per_s, scope.bytes_per_s)
-    return tuple(Bucket(rate, now_s) if rate else None for rate in rates)
+    return (
+        _bucket(scope.requests_per_s, now_s),
+        _bucket(scope.rows_per_s, now_s),
+        _bucket(scope.bytes_per_s, now_s),
+    )
+
+
+def _bucket(rate: float, now_s: float) -> Bucket | None:
+    return Bucket(rate, now_s) if rate else None
 
 
 def month_of(wall_s: float) -> str:

@@ -263,7 +263,7 @@ class InferenceRequest(Responder, ABC):
         service.telemetry.answered(target.model, elapsed_s, service.wire)
         key = target.key
         if key is not None and key is not OPERATOR:
-            service.telemetry.tenant_ended(key.tenant, "ok", elapsed_s)
+            service.telemetry.tenant_answered(key.tenant, elapsed_s)
         # in place, without a call: each answer comes by here
         answer, served = outcome.answer, outcome.picker.served
         hosted = served.hosted
@@ -295,7 +295,7 @@ class InferenceRequest(Responder, ABC):
         service.count_error(target.model, error)
         key = target.key
         if key is not None and key is not OPERATOR:
-            service.telemetry.tenant_ended(key.tenant, error.code)
+            service.telemetry.tenant_refused(key.tenant, error)
 
     def _count_failure(self, error: CapameshError) -> None:
         """Count a request that failed at nodes, or that none of them could take; what the caller did wrong before is no failure."""

@@ -90,6 +90,19 @@ class _Latencies:
         self.seconds += other.seconds
 
 
+class _TenantRequests:
+    """One tenant's requests that have ended."""
+
+    __slots__ = ("answered", "failed", "seconds")
+
+    def __init__(self) -> None:
+        self.answered = 0
+        self.seconds = 0.0
+        """The seconds of all that were answered well."""
+        self.failed: dict[str, int] = {}
+        """The number of the others, by code."""
+
+
 class _Requests:
     """Requests that have ended, well or not, and how long the former took. What a registry collects."""
 
@@ -212,15 +225,16 @@ class Telemetry(AttemptCounts):
         self._attempts_extra: dict[tuple[str], int] = {}
         self._crashes: dict[tuple[str], int] = {}
         self._changes: dict[tuple[str], int] = {}
-        self._tenants = BoundedLabel(MOST_TENANTS)
-        self._tenant_requests: dict[tuple[str, str], int] = {}
-        self._tenant_seconds: dict[tuple[str], float] = {}
+        self._tenants: dict[str, _TenantRequests] = {}
         self.watch_each(ATTEMPTS_FAILED, lambda: list(self._attempts_failed.items()))
         self.watch_each(ATTEMPTS_EXTRA, lambda: list(self._attempts_extra.items()))
         self.watch_each(TURNS_CRASHED, lambda: list(self._crashes.items()))
         self.watch_each(CIRCUIT_CHANGES, lambda: list(self._changes.items()))
-        self.watch_each(TENANT_REQUESTS, lambda: list(self._tenant_requests.items()))
-        self.watch_each(TENANT_SECONDS, lambda: list(self._tenant_seconds.items()))
+        self.watch_each(TENANT_REQUESTS, self._requests_of_tenants)
+        self.watch_each(
+            TENANT_SECONDS,
+            lambda: [((name,), each.seconds) for name, each in list(self._tenants.items())],
+        )
         self._delay, self._busy = (
             Histogram(each.name, each.help_text, buckets=each.bounds, registry=self._registry)
             for each in (LOOP_DELAY, LOOP_BUSY)
@@ -257,13 +271,30 @@ class Telemetry(AttemptCounts):
         failed[labels] = failed.get(labels, 0) + 1
         self._on_failed(named, error)
 
-    def tenant_ended(self, tenant: str, code: str, seconds: float = 0.0) -> None:
-        """A request of a key's tenant has ended; `seconds` are those of one that was answered well."""
-        name = self._tenants.of(tenant)
-        requests, labels = self._tenant_requests, (name, code)
-        requests[labels] = requests.get(labels, 0) + 1
-        if seconds:
-            self._tenant_seconds[name,] = self._tenant_seconds.get((name,), 0.0) + seconds
+    def tenant_answered(self, tenant: str, seconds: float) -> None:
+        """A request of a key's tenant was answered well."""
+        counts = self._tenants.get(tenant)
+        if counts is None:
+            counts = self._tenant(tenant)
+        counts.answered += 1
+        counts.seconds += seconds
+
+    def tenant_refused(self, tenant: str, error: CapameshError) -> None:
+        """A request of a key's tenant was answered with an error, or withdrawn."""
+        failed = self._tenant(tenant).failed
+        failed[error.code] = failed.get(error.code, 0) + 1
+
+    def _tenant(self, tenant: str) -> _TenantRequests:
+        """Return where the requests of a tenant are counted: those beyond the first tenants have one place."""
+        tenants = self._tenants
+        name = tenant if tenant in tenants or len(tenants) < MOST_TENANTS else OTHERS
+        return tenants.setdefault(name, _TenantRequests())
+
+    def _requests_of_tenants(self) -> Iterator[tuple[tuple[str, str], float]]:
+        for name, each in list(self._tenants.items()):
+            yield (name, "ok"), each.answered
+            for code, count in list(each.failed.items()):
+                yield (name, code), count
 
     def circuit_changed(self, change: str) -> None:
         """A circuit is in another state than before."""
