@@ -288,6 +288,18 @@ async def test_call_is_answered_with_outputs_times_and_load(rig: Rig) -> None:
     assert rig.service.is_quiet
 
 
+async def test_traced_call_is_a_line_in_the_log_and_others_are_none(rig: Rig) -> None:
+    rig.ask(1)
+    await rig.until(lambda: 1 in rig.link.answers)
+    assert "request_traced" not in rig.log.events
+    for stream, model in ((2, "m"), (3, "none")):
+        trace = f"00-{'0a' * 16}-{'0b' * 8}-01"
+        rig.ask(stream, call().replace(model=ModelName(model), trace=trace))
+        await rig.until(lambda of=stream: of in rig.link.answers)
+    assert rig.log.events.count("request_traced") == 1  # a model that is not there runs none
+    assert isinstance(rig.link.answers[2], InferAnswer)
+
+
 async def test_largest_scores_are_answered_with_their_labels(rig: Rig) -> None:
     rig.hosted.prepared = replace(rig.hosted.prepared, labels={"y": ("cat", "dog")})
     rig.ask(1, call("m", "", "y").replace(classes=(1,)))

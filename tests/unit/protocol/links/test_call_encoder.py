@@ -34,6 +34,8 @@ CALLS = [
     CALL.replace(sequence=SequenceMark("s", is_start=True)),
     CALL.replace(takes_parts=True),
     CALL.replace(outputs=("y",), classes=(3,)),
+    CALL.replace(trace=f"00-{'a' * 32}-{'b' * 16}-01"),
+    CALL.replace(trace=f"00-{'c' * 32}-{'b' * 16}-01"),
 ]
 
 
@@ -66,5 +68,6 @@ def test_known_calls_are_so_many_and_none_is_long() -> None:
         encoder.encode(CALL.replace(model=f"m{number}"), 5)
     assert repr(encoder) == f"CallEncoder({MAX_KNOWN_CALLS} known)"
     fresh = CallEncoder()
+    fresh.encode(CALL.replace(trace=f"00-{'a' * 32}-{'b' * 16}-01"), 5)
     fresh.encode(CALL.replace(outputs=("y" * MAX_KNOWN_META_BYTES,)), 5)
     assert repr(fresh) == "CallEncoder(0 known)"

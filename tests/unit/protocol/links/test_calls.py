@@ -36,6 +36,8 @@ NOTHING = memoryview(b"")
 DEEP = b"\x91" * 1000 + b"\xc0"
 """Lists in lists, about as deep as the unpacker goes: `repr` of it raises `RecursionError`."""
 
+TRACE = f"00-{'0a' * 16}-{'0b' * 8}-01"
+
 _text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6).map(plain)
 _counts = st.integers(0, 2**64 - 1)
 _loads = st.builds(LoadReport, *[_counts] * 8)
@@ -74,6 +76,7 @@ _calls = st.builds(
     st.none() | _marks,
     st.booleans(),
     st.just(()),
+    st.sampled_from(["", TRACE]),
 )
 _answers = st.builds(
     InferAnswer,
@@ -262,6 +265,28 @@ def test_additions_of_a_later_version_are_ignored() -> None:
     assert call.inputs == (Tensor("x", Datatype.INT8, (1,), b"\5"),)
     more = [1, 2, 3, 4, 5, 6, 7, 8, 9]
     assert decode_load(pack({"l": more})) == LoadReport(1, 2, 3, 4, 5, 6, 7, 8)
+
+
+@pytest.mark.parametrize(
+    "trace", [7, "", "x", TRACE + "0", TRACE.replace("a", "A"), TRACE[:-1] + "0", ["0"] * 55]
+)
+def test_trace_that_is_none_is_no_fault_of_a_call(trace: object) -> None:
+    call, _ = decode_call(pack({"m": "m", "i": [], "t": trace}), NOTHING, LIMITS)
+    assert isinstance(call, InferCall)
+    assert call.trace == ""
+
+
+def test_traced_calls_push_none_out_that_were_seen_before() -> None:
+    decoder = CallDecoder(LIMITS)
+    seen, _ = encode_call(InferCall(ModelName("m"), ModelVersion("1"), ()), 5)
+    decoder.decode(seen, NOTHING)
+    for number in range(MAX_KNOWN_CALLS + 1):
+        trace = f"00-{number + 1:032x}-{'0b' * 8}-01"
+        call = InferCall(ModelName("m"), ModelVersion("1"), (), trace=trace)
+        decoded, _ = decoder.decode(encode_call(call, 5)[0], NOTHING)
+        assert isinstance(decoded, InferCall)
+        assert decoded.trace == trace
+    assert repr(decoder) == "CallDecoder(1 known)"
 
 
 def test_load_of_an_earlier_version_is_read() -> None:

@@ -318,6 +318,17 @@ async def test_request_that_is_traced_is_told_with_its_attempts() -> None:
     assert (attempt.peer, attempt.outcome) == ("A", "answered")
     assert times.started_s <= attempt.sent_s <= attempt.ended_s == times.ended_s
     assert attempt.queue_s + attempt.run_s > 0
+    (call,) = world.fleet.links[0].calls
+    assert call.trace == f"00-{'1' * 32}-{'2' * 16}-01"
+
+
+@in_virtual_time
+async def test_node_is_told_no_trace_that_its_caller_does_not_sample() -> None:
+    world = World(echo, parent=TraceParent("1" * 32, "2" * 16, is_sampled=False))
+    world.submit()
+    await asyncio.sleep(1.0)
+    (call,) = world.fleet.links[0].calls
+    assert call.trace == ""
 
 
 @in_virtual_time

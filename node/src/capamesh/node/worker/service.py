@@ -14,6 +14,7 @@ from capamesh.node.scheduling.pending_request import RequestState
 from capamesh.node.worker.answers import AnswerEncoder
 from capamesh.node.worker.classification import Classification
 from capamesh.node.worker.task_calls import TaskCalls
+from capamesh.node.worker.traced import OnDone, traced
 from capamesh.protocol.errors import (
     CapameshError,
     ModelUnavailable,
@@ -133,10 +134,12 @@ class WorkerService(LinkHandler):
                 return
             hosted = self._hosted(call.model, call.version)
             deadline_s = None if budget_ms is None else now_s + budget_ms / 1000
-            on_done = partial(self._done, key, hosted)
+            on_done: OnDone = partial(self._done, key, hosted)
             if call.classes:
                 wanted = Classification(call, hosted.prepared)
                 on_done = partial(self._classified, key, hosted, wanted)
+            if call.trace:
+                on_done = traced(self._log, call, on_done)
             task = hosted.prepared.task
             if task is not None and task.takes(call.inputs):
                 self._tasks.begin(key, hosted, task, call, now_s, deadline_s, on_done)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 from capamesh.protocol.links.calls import ControlCall, InferCall, decode_call
 from capamesh.protocol.links.tensor_descriptions import Layout, layout_of
 from capamesh.protocol.tensors import Limits
@@ -23,12 +25,17 @@ class CallDecoder:
         self._limits = limits
         self._known: dict[bytes, _KnownCall] = {}
 
+    @override
+    def __repr__(self) -> str:
+        return f"CallDecoder({len(self._known)} known)"
+
     def decode(self, meta: bytes, body: memoryview) -> tuple[InferCall | ControlCall, int | None]:
         """Return what `decode_call` returns, or raise what it raises."""
         known = self._known.get(meta)
         if known is None or known.layout.body_bytes != len(body):
             call, budget_ms = decode_call(meta, body, self._limits)
-            if isinstance(call, InferCall) and len(meta) <= MAX_KNOWN_META_BYTES:
+            # a trace is of one request alone
+            if isinstance(call, InferCall) and not call.trace and len(meta) <= MAX_KNOWN_META_BYTES:
                 if len(self._known) >= MAX_KNOWN_CALLS:
                     self._known.clear()
                 self._known[meta] = _KnownCall(

@@ -48,6 +48,7 @@ class CallEncoder:
             or call.sequence is not None
             or call.takes_parts
             or call.classes
+            or call.trace
             or not 0 <= budget_ms <= _MOST_BUDGET_MS
         ):
             return encode_call(call, budget_ms, version)

@@ -19,6 +19,7 @@ from capamesh.protocol.errors import (
 )
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.answer_fields import LoadFields, read_answer_fields, read_load_fields
+from capamesh.protocol.links.call_marks import read_classes, read_trace
 from capamesh.protocol.links.hello import MAX_ARRAY_ITEMS, unpack_map
 from capamesh.protocol.links.outgoing import Buffer
 from capamesh.protocol.links.sequence_mark import SequenceMark, read_sequence_mark
@@ -30,7 +31,7 @@ from capamesh.protocol.links.tensor_descriptions import (
 )
 from capamesh.protocol.msgpack_codec import pack, shown, unpack
 from capamesh.protocol.schema import read
-from capamesh.protocol.tensors import MAX_CLASSES, Limits, Tensor
+from capamesh.protocol.tensors import Limits, Tensor
 from capamesh.protocol.values import Value
 
 MAX_PRIORITY = 255
@@ -58,6 +59,7 @@ class InferCall(Value):
         "priority",
         "sequence",
         "takes_parts",
+        "trace",
         "version",
     )
 
@@ -72,6 +74,7 @@ class InferCall(Value):
         sequence: SequenceMark | None = None,
         takes_parts: bool = False,
         classes: tuple[int, ...] = (),
+        trace: str = "",
     ) -> None:
         self.model = model
         self.version = version
@@ -86,6 +89,8 @@ class InferCall(Value):
         """True if its answer may come in parts, each as soon as it is there; else it comes whole."""
         self.classes = classes
         """The number of largest scores to answer as texts for each of `outputs`, 0 for it as it is; empty: no output is classified."""
+        self.trace = trace
+        """The `traceparent` of a request that its caller samples; empty: it is not sampled."""
 
 
 class ControlAction(StrEnum):
@@ -183,6 +188,8 @@ def encode_call(
         meta["w"] = True
     if call.classes:
         meta["c"] = call.classes
+    if call.trace:
+        meta["t"] = call.trace
     return pack(meta), body
 
 
@@ -235,20 +242,10 @@ def decode_call(
         is_bulk,
         None if sequence is None else read_sequence_mark(sequence),
         takes_parts,
-        _classes(raw["c"], names) if "c" in raw else (),
+        read_classes(raw["c"], names) if "c" in raw else (),
+        read_trace(raw.get("t")),
     )
     return call, budget_ms
-
-
-def _classes(raw: object, outputs: tuple[str, ...]) -> tuple[int, ...]:
-    """Return how many classes of each of its outputs a call asks for."""
-    counts = listed(raw)
-    is_right = all(type(count) is int and 0 <= count <= MAX_CLASSES for count in counts)
-    if not is_right or len(counts) != len(outputs):
-        raise InvalidRequest(
-            f"a call with classes {shown(raw)}: a number from 0 to {MAX_CLASSES} for each output is expected"
-        )
-    return tuple(cast("list[int]", counts))
 
 
 def encode_control(call: ControlCall) -> bytes:

@@ -377,6 +377,7 @@ def _of_version(request: InferCall, version: ModelVersion) -> InferCall:
         request.sequence,
         request.takes_parts,
         request.classes,
+        request.trace,
     )
 
 

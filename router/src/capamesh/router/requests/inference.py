@@ -11,9 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from mypy_extensions import mypyc_attr
 from structlog.typing import FilteringBoundLogger
 from typing_extensions import override
 
@@ -28,6 +27,7 @@ from capamesh.protocol.errors import (
     ShutOut,
 )
 from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.links.call_marks import trace_of
 from capamesh.protocol.links.calls import InferCall
 from capamesh.protocol.tensors import Limits
 from capamesh.router.access.keys import OPERATOR, Key, KeyRing, check_request
@@ -37,6 +37,7 @@ from capamesh.router.fleet.view import FleetView
 from capamesh.router.requests.call import NO_OPTIONS, Call, Responder, RoutingOptions
 from capamesh.router.requests.metered import Meter
 from capamesh.router.requests.no_endpoint import with_hint
+from capamesh.router.requests.own_standing import GOOD_STANDING, OwnStanding
 from capamesh.router.requests.parameters import priority_of, sequence_of, time_allowed_s
 from capamesh.router.requests.routing import Routing
 from capamesh.router.requests.times import explained_apart, times_of
@@ -69,28 +70,6 @@ class Target:
     """The caller's trace; None: it has none."""
     key: Key | None = field(default=None, kw_only=True)
     """The caller's key; None: the router asks for none."""
-
-
-@mypyc_attr(native_class=False)
-class OwnStanding(Protocol):
-    """The standing of this router itself in its network."""
-
-    __slots__ = ()
-
-    @property
-    def shut_out(self) -> str:
-        """The reason why no node takes anything from this router any more; empty: they do."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class GoodStanding:
-    """The standing of a router that every node takes requests from."""
-
-    shut_out: str = ""
-
-
-GOOD_STANDING = GoodStanding()
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +163,9 @@ class InferenceRequest(Responder, ABC):
                 request = request.replace(classes=asked.classes)
             elif takes_parts and self._may_come_in_parts():
                 request = request.replace(takes_parts=True)
+            parent = target.parent
+            if parent is not None and parent.is_sampled:
+                request = request.replace(trace=trace_of(parent.trace_id, parent.span_id))
             if parameters:
                 request = request.replace(
                     priority=priority_of(parameters), sequence=sequence_of(parameters)
