@@ -182,7 +182,7 @@ async def test_page_on_answers_in_parts_works_as_it_is_written(
         assert await asyncio.to_thread(followed, sys.executable, "-c", client) == "1.0\n2.0\n3.0\n"
 
 
-async def test_a_thousand_answers_of_a_hundred_parts_are_whole_and_not_mixed_up(
+async def test_thousand_answers_of_a_hundred_parts_are_whole_and_not_mixed_up(
     make_counters: Callable[..., LocalCluster],
 ) -> None:
     async with make_counters(2) as cluster:

@@ -65,7 +65,7 @@ def test_nested_values_keep_their_shape() -> None:
         ({"parameters": {"p": []}}, '"parameters" is an object'),
     ],
 )
-def test_what_does_not_fit_is_refused(body: object, complaint: str) -> None:
+def test_body_that_does_not_fit_is_refused(body: object, complaint: str) -> None:
     with pytest.raises(InvalidRequest, match=complaint):
         read(body)
 
