@@ -176,7 +176,7 @@ class Generation(InferenceRequest):
         self._asked = asked
         self._news = asyncio.Event()
         self.waiting: deque[tuple[Outcome, Part | None]] = deque()
-        """What waits to be written: parts, each as an answer and as what is to be released, and the last, for which that is None."""
+        """The pieces that wait to be written: parts, each as an answer and as what is to be released, and the last, for which that is None."""
         self.written = 0
         """The parts that were written."""
         self.error: CapameshError | None = None
