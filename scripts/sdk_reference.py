@@ -17,6 +17,7 @@ from reference_markdown import NOTE, code, sentence, table
 import capamesh.client
 from capamesh.client import AsyncClient, Client
 from capamesh.client import arrays as arrays_module
+from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.oip import messages as messages_module
 
 CLIENTS = (Client, AsyncClient)
@@ -89,7 +90,9 @@ def signature(name: str, function: ast.FunctionDef | ast.AsyncFunctionDef) -> st
     """Return how a function is called: its arguments with types and defaults, and what it returns."""
     arguments = function.args
     parts = list(split_arguments(arguments))[0 if is_static(function) else 1 :]
-    start = "await " if isinstance(function, ast.AsyncFunctionDef) else ""
+    is_generator = any(isinstance(each, ast.Yield) for each in ast.walk(function))
+    is_awaited = isinstance(function, ast.AsyncFunctionDef) and not is_generator
+    start = "await " if is_awaited else ""
     is_constructor = function.name == "__init__"
     end = "" if is_constructor or not function.returns else f" -> {ast.unparse(function.returns)}"
     line = f"{start}{name}({', '.join(parts)}){end}"
@@ -197,13 +200,18 @@ def alias(module: ModuleType, name: str) -> str:
 def sdk_page() -> str:
     """Return the page on the Python client."""
     public = [getattr(capamesh.client, name) for name in capamesh.client.__all__]
-    others = [each for each in public if inspect.isclass(each) and each not in CLIENTS]
+    others = [
+        each
+        for each in public
+        if inspect.isclass(each) and each not in CLIENTS and not issubclass(each, CapameshError)
+    ]
     sections = [class_section(each) for each in (*CLIENTS, *others)]
     sections += [alias(arrays_module, "InputValue"), alias(messages_module, "Parameters")]
     return f"""{NOTE}
 # The Python client
 
-All of this is imported from `capamesh.client`, the errors from `capamesh.protocol.errors`: they are the network's own, and
-[errors](errors.md) tells what each means. [Use the Python client](../tutorial/python-client.md) shows how it is used.
+All of this is imported from `capamesh.client`, the errors too: all are `CapameshError`, the network's own, and
+[errors](errors.md) tells what each means. `Unreachable` and `CutOff` are `LinkLost` between client and router: the router could not be connected to, so that
+nothing was sent, or the connection ended before the answer was complete. [Use the Python client](../tutorial/python-client.md) shows how it is used.
 
 {chr(10).join(f"{section}{chr(10)}" for section in sections)}"""

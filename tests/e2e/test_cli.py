@@ -160,10 +160,14 @@ def test_dev_up_can_be_used_from_the_command_line_and_ends_at_ctrl_c(
         expected = client.infer("digits", {"X": rows})["label"].tolist()
     for value in (f"@{tmp_path}/rows.npy", f"@{tmp_path}/rows.json", json.dumps(rows.tolist())):
         answer = run_json("infer", "digits", "--input", f"X={value}", "-o", "label", *router)
+        assert answer.pop("timings")["attempts"] == 1
         assert answer == {
             "model": "digits",
             "version": "1",
             "node": node["peer_id"],
+            "id": "",
+            "parameters": {},
+            "cache": "",
             "outputs": [{"name": "label", "dtype": "int64", "shape": [4], "data": expected}],
         }
     assert (

@@ -21,7 +21,7 @@ from engine_link import ask, control, counted, load_of, metrics_text, node_link,
 from tritonclient.utils import InferenceServerException
 
 from capamesh.cli.local_cluster import LocalCluster
-from capamesh.client import AsyncClient
+from capamesh.client import AsyncClient, Client
 from capamesh.protocol.errors import DeadlineExceeded, InvalidRequest
 from capamesh.protocol.links.calls import ControlAction
 
@@ -268,6 +268,27 @@ async def test_speech_is_heard_window_by_window_as_in_one_process(
     assert max(expected) > 0.99
     heard = await asyncio.to_thread(heard_by_the_network, serving, 7, windows, rate_hz)
     np.testing.assert_allclose(heard, expected, rtol=1e-5)
+
+
+async def test_sequence_of_the_sdk_starts_goes_on_and_ends_by_itself(
+    serving: LocalCluster, speech: Path | None
+) -> None:
+    model, windows, rate_hz = recording_of(speech)
+    expected = Listener(model).probabilities(windows[:20], rate_hz)
+    steps = [{"input": window[None], "sr": rate_hz} for window in windows[:20]]
+
+    def heard() -> list[float]:
+        with Client(serving.http_url) as client, client.sequence(VAD, outputs=["output"]) as told:
+            return [outputs["output"].item() for outputs in told.infer_each(steps)]
+
+    np.testing.assert_allclose(await asyncio.to_thread(heard), expected, rtol=1e-5)
+    async with AsyncClient(serving.http_url) as client:
+        listening = client.sequence(VAD)
+        found = [outputs["output"].item() async for outputs in listening.infer_each(steps)]
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        # the last step has ended it at its node, which knows nothing of it any more
+        with pytest.raises(InvalidRequest, match="has not started here, has ended"):
+            await client.infer(VAD, steps[0], parameters={"sequence_id": listening.id})
 
 
 async def test_several_who_are_heard_at_once_do_not_disturb_each_other(

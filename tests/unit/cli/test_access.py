@@ -12,6 +12,7 @@ import typer
 from capamesh.cli.__main__ import run
 from capamesh.cli.access import HEADERS_VARIABLE, access
 from capamesh.client import Client
+from capamesh.client.retries import DEFAULT_RETRIES
 from capamesh.protocol.network import NetworkOwner
 from capamesh.router.access.operator_key import OperatorKey
 
@@ -77,7 +78,9 @@ def test_command_hands_its_headers_and_authority_to_the_client(
 
     monkeypatch.setattr(Client, "__init__", init)
     assert run([*command, "--header", "Authorization: Bearer s3cret", "--ca", "ca.pem"]) == 9
-    assert made == [{"headers": {"Authorization": "Bearer s3cret"}, "ca": Path("ca.pem")}]
+    (given,) = made
+    assert given.pop("retries", DEFAULT_RETRIES) == DEFAULT_RETRIES
+    assert given == {"headers": {"Authorization": "Bearer s3cret"}, "ca": Path("ca.pem")}
     said = capsys.readouterr()
     assert "s3cret" not in said.out + said.err
 

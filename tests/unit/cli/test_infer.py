@@ -15,9 +15,18 @@ from capamesh.cli import task_inputs
 from capamesh.cli.__main__ import run
 from capamesh.cli.class_table import class_notes, class_rows, classes_json, wanted_classes
 from capamesh.cli.operator_client import OperatorClient
-from capamesh.client import ClassScore, Client, Datatype, ModelMetadata, Outputs, TensorSpec
+from capamesh.client import (
+    ClassScore,
+    Client,
+    Datatype,
+    ModelMetadata,
+    Outputs,
+    TensorSpec,
+    Timings,
+)
 from capamesh.client.answers import Answer
 from capamesh.client.asks import Ask
+from capamesh.client.retries import DEFAULT_RETRIES
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.tensors import split_elements
 
@@ -40,6 +49,8 @@ class FakeRouter:
         self.task: str | None = "text-classification"
         self.inputs: Any = None
         self.explanation: dict[str, Any] | None = None
+        self.timings = Timings(0.0, 0.25, 0.5)
+        self.cache = ""
 
     def infer(self, model: str, inputs: object, **options: Any) -> Outputs:
         self.asked = options
@@ -51,6 +62,10 @@ class FakeRouter:
             version="1",
             explanation=self.explanation,
             classes=dict.fromkeys(options["classes"], self.classes),
+            id=options["id"],
+            timings=self.timings,
+            cache=self.cache,
+            age_s=7.0,
         )
 
     def exchange(self, ask: Ask[Any]) -> object:
@@ -255,6 +270,52 @@ def test_file_that_no_model_takes_is_not_sent(
     (tmp_path / "a").write_bytes(b"abcd")
     assert run(["infer", "m", str(tmp_path / "a")]) == 1
     assert router.asked == {}
+
+
+# what goes with a request
+
+
+def test_options_of_a_request_are_arguments_of_the_sdk(
+    router: FakeRouter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = [*LINE, "--priority", "1", "--id", "r1", "--idempotency-key", "k1", "--json"]
+    assert run(line) == 0
+    asked = router.asked
+    assert (asked["priority"], asked["id"], asked["idempotency_key"]) == (1, "r1", "k1")
+    found = json.loads(capsys.readouterr().out)
+    assert (found["id"], found["parameters"], found["cache"]) == ("r1", {}, "")
+    assert found["timings"] == {
+        "connect_s": 0.0,
+        "wait_s": 0.25,
+        "receive_s": 0.5,
+        "attempts": 1,
+    }
+    for wrong in (["--priority", "0"], ["--priority", "256"], ["--retries", "21"]):
+        assert run([*LINE, *wrong]) == 2
+
+
+def test_retries_are_the_client_s_and_those_that_were_needed_are_told(
+    router: FakeRouter, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    begin = Client.__init__
+
+    def note(self: Client, *args: Any, **options: Any) -> None:
+        made.append(options["retries"])
+        begin(self, *args, **options)
+
+    monkeypatch.setattr(Client, "__init__", note)
+    router.timings = Timings(0.0, 0.25, 0.5, attempts=3)
+    assert run([*LINE, "--retries", "5"]) == 0
+    assert run(LINE) == 0
+    assert made == [5, DEFAULT_RETRIES]
+    assert said()[1][0] == "by gpu-1 (…12345678), version 1; sent 3 times"
+
+
+def test_answer_that_was_kept_is_told_as_one(router: FakeRouter, said: Said) -> None:
+    router.cache = "hit"
+    assert run(LINE) == 0
+    assert said()[1] == ["by gpu-1 (…12345678), version 1; hit, of 7 s ago"]
 
 
 # the node

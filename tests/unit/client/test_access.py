@@ -34,6 +34,7 @@ def test_headers_are_beside_those_of_a_request_which_count_first() -> None:
         ({"Content-Length": "1"}, "the header 'Content-Length' is the client's own"),
         ({"hOST": "a"}, "the header 'hOST' is the client's own"),
         ({"X-Capamesh-Tenant": "a"}, "is one of routing: give it as RoutingOptions"),
+        ({"Idempotency-Key": "k1"}, "is of one request: give it as idempotency_key="),
         ({"a b": KEY}, "a header's name is 'a b'"),
         ({"": KEY}, "a header's name is ''"),
         ({f"A: {KEY}": ""}, "a header's name is"),

@@ -92,3 +92,28 @@ def test_metadata_with_odd_shapes_is_a_violation(dims: object) -> None:
     body = json.dumps({"name": "m", "inputs": [spec], "outputs": []}).encode()
     with pytest.raises(ProtocolViolation, match="metadata"):
         read_metadata(Answer(200, body))
+
+
+@pytest.mark.parametrize(
+    ("hint", "date", "seconds"),
+    [
+        ("Fri, 31 Dec 1999 23:59:59 GMT", "Fri, 31 Dec 1999 23:59:29 GMT", 30.0),
+        ("Fri, 31 Dec 1999 23:59:59 GMT", "Sat, 01 Jan 2000 00:00:00 GMT", 0.0),
+        ("Fri, 31 Dec 1999 23:59:59 GMT", "soon", 0.0),
+        ("Fri, 31 Dec 1999 23:59:59", "Fri, 31 Dec 1999 23:59:29 GMT", 0.0),
+        ("9" * 10, None, 0.0),
+        ("-1", None, 0.0),
+        ("²", None, 0.0),
+    ],
+)
+def test_date_to_come_again_counts_from_that_of_the_answer(
+    hint: str, date: str | None, seconds: float
+) -> None:
+    answer = Answer(503, b"busy", retry_after=hint, date=date)
+    assert failure_of(answer, "http://r:1").retry_after_s == seconds
+
+
+@pytest.mark.parametrize("code", ["draining", "keys_unavailable", "model_unavailable"])
+def test_time_to_come_again_is_kept_whatever_the_error(code: str) -> None:
+    answer = Answer(503, b'{"error": "not now"}', code, retry_after="7")
+    assert failure_of(answer, "http://r:1").retry_after_s == 7.0

@@ -10,6 +10,7 @@ import generate_reference
 import pytest
 
 import capamesh.client
+from capamesh.protocol.errors import CapameshError
 
 pytestmark = pytest.mark.pure
 
@@ -79,11 +80,13 @@ def test_client_has_its_signatures_arguments_and_errors(pages: dict[str, str]) -
         in sections["Client.infer"]
     )
     assert (
-        "\n- `timeout_s`: the deadline, which router and node keep too.\n"
+        "\n- `timeout_s`: the deadline, which router and node keep too, and which retries do not make longer.\n"
         in sections["Client.infer"]
     )
     assert "\n- `Overloaded`, `NoEndpoint`, `ModelUnavailable`: " in sections["Client.infer"]
     assert "await client.close() -> None" in sections["AsyncClient.close"]
+    assert "await model_sequence.infer(" in sections["AsyncModelSequence.infer"]
+    assert "\nmodel_sequence.infer_each(" in sections["AsyncModelSequence.infer_each"]
     assert "\nTensor.from_numpy(" in sections["Tensor.from_numpy"]
     assert "| `max_price` | <code>float &#124; None</code> | `None` |" in sections["RoutingOptions"]
     assert "| `node` | `str` |  | The peer id" in sections["Outputs"]
@@ -92,7 +95,15 @@ def test_client_has_its_signatures_arguments_and_errors(pages: dict[str, str]) -
 
 def test_all_that_the_client_exports_is_on_the_page_and_explained(pages: dict[str, str]) -> None:
     headings = re.findall("^## (.+)$", pages["sdk.md"], re.MULTILINE)
-    assert set(capamesh.client.__all__) <= set(headings)
+    exported = {name: getattr(capamesh.client, name) for name in capamesh.client.__all__}
+    errors = {
+        name
+        for name, each in exported.items()
+        if isinstance(each, type) and issubclass(each, CapameshError)
+    }
+    assert exported.keys() - errors <= set(headings)
+    told = pages["errors.md"] + pages["sdk.md"].partition("\n## ")[0]
+    assert [name for name in errors if f"`{name}`" not in told] == []
     tables = [line for line in pages["sdk.md"].splitlines() if line.startswith("| `")]
     assert [line for line in tables if line.endswith("|  |")] == []
     assert re.findall("```\n\n(?=#)", pages["sdk.md"]) == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from capamesh.cli import options
 from capamesh.cli.access import Ca, Cert, CertKey, Headers, Key, access
 from capamesh.cli.help_texts import examples
 from capamesh.cli.parsing import names, seconds
+
+if TYPE_CHECKING:
+    from capamesh.client import Outputs
 
 EPILOG = examples(
     "capamesh models   shows names, inputs and shapes; -1 is any size",
@@ -20,7 +23,7 @@ EPILOG = examples(
     "capamesh infer iris --input X=@rows.npy --output label --json",
     "capamesh infer digits --input X=@rows.npy --top 3   the largest scores, with the names of their classes",
     "capamesh infer iris --input X=@rows.npy --cast   numpy's float64 for a model that takes FP32",
-    "capamesh infer iris --input X=@rows.npy --parameter priority=1   before all others",
+    "capamesh infer iris --input X=@rows.npy --priority 1 --timeout 2s   before all others, or not at all",
     "capamesh infer iris --input X=@rows.npy --region eu --max-price 2 --explain   who may run it, and who did",
     "capamesh infer iris --input X=@rows.npy --router http://10.0.0.5:8000,http://10.0.0.6:8000   if one is down, the other",
     "capamesh infer iris --input X=@rows.npy --router https://gpu.example.com --header 'Authorization: Bearer KEY'   behind a proxy",
@@ -96,6 +99,38 @@ def infer(
             help="A parameter of the request: a number, true, false or text; may be repeated.",
         ),
     ] = None,
+    priority: Annotated[
+        int | None,
+        typer.Option(
+            "--priority",
+            metavar="NUMBER",
+            min=1,
+            max=255,
+            help="1 goes first where there is too much to do, 255 last; 128 by default.",
+        ),
+    ] = None,
+    request_id: Annotated[
+        str, typer.Option("--id", metavar="TEXT", help="What marks the request in logs.")
+    ] = "",
+    retries: Annotated[
+        int,
+        typer.Option(
+            "--retries",
+            metavar="COUNT",
+            min=0,
+            max=20,
+            help="How often to ask again where nothing has run: refused with a time to come again, which is waited for, or not "
+            "reached.",
+        ),
+    ] = 2,
+    idempotency_key: Annotated[
+        str,
+        typer.Option(
+            "--idempotency-key",
+            metavar="TEXT",
+            help="Of requests with the same one a router runs one alone, and all have its answer.",
+        ),
+    ] = "",
     tenant: Annotated[str, typer.Option("--tenant", metavar="NAME", help="As this tenant's.")] = "",
     policy: Annotated[
         str,
@@ -160,7 +195,9 @@ def infer(
     )
     chosen = outputs or []
     with OperatorClient(
-        options.several(router), **access(header, ca, key, cert=cert, cert_key=cert_key)
+        options.several(router),
+        retries=retries,
+        **access(header, ca, key, cert=cert, cert_key=cert_key),
     ) as client:
         metadata = client.metadata(model, version)
         asked = texts or files
@@ -183,7 +220,10 @@ def infer(
             outputs=chosen or None,
             classes=classes,
             timeout_s=timeout,
+            priority=priority,
             parameters=wanted,
+            id=request_id,
+            idempotency_key=idempotency_key,
             routing=routing,
         )
         name = "" if as_json or not answers.node else client.name_of(answers.node)
@@ -193,6 +233,10 @@ def infer(
             "model": model,
             "version": answers.version,
             "node": answers.node,
+            "id": answers.id,
+            "parameters": answers.parameters,
+            "cache": answers.cache,
+            "timings": answers.timings._asdict(),
         }
         if of_task is not None:
             reported["rows"] = of_task.rows
@@ -218,6 +262,15 @@ def infer(
         for note in class_notes(answers.classes):
             hint(note)
     by = name_and_id(answers.node, name)
-    hint(f"by {by or 'a node that the router did not name'}, version {answers.version}")
+    hint(_origin(answers, by))
     if answers.explanation is not None:
         hint(sentence(answers.explanation, {answers.node: by} if name else None))
+
+
+def _origin(answers: Outputs, by: str) -> str:
+    """Return where an answer came from, and how; `by` is what its node is called."""
+    attempts = answers.timings.attempts
+    again = f"; sent {attempts} times" if attempts > 1 else ""
+    kept = f"; {answers.cache}, of {answers.age_s:.0f} s ago" if answers.cache else ""
+    by = by or "a node that the router did not name"
+    return f"by {by}, version {answers.version}{again}{kept}"

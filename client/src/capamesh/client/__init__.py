@@ -3,17 +3,50 @@
     with Client("http://127.0.0.1:8000") as client:
         answer = client.infer("digits", {"X": rows})
 
-`AsyncClient` has the same methods. Errors are the classes of `capamesh.protocol.errors`.
+`AsyncClient` has the same methods. All errors are `CapameshError`, and have a `message`, a `code` and `is_retryable`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from capamesh.client.answers import HeldList, ModelEntry, ModelMetadata, Outputs
+from capamesh.client.answers import HeldList, ModelEntry, ModelMetadata, Outputs, Timings
 from capamesh.client.arrays import InputValue
 from capamesh.client.class_scores import ClassScore
+from capamesh.client.errors import (
+    Cancelled,
+    CapameshError,
+    ClientError,
+    ConfigError,
+    CutOff,
+    DeadlineExceeded,
+    Draining,
+    Forbidden,
+    InvalidRequest,
+    KeysUnavailable,
+    LinkLost,
+    LocalError,
+    ModelFailed,
+    ModelNotFound,
+    ModelUnavailable,
+    NoEndpoint,
+    NotInJson,
+    Overloaded,
+    PeerError,
+    ProtocolViolation,
+    RequestKills,
+    RunFailed,
+    SequenceLost,
+    SequenceUnknown,
+    ShutOut,
+    TooLarge,
+    TooManyRequests,
+    Unauthenticated,
+    Unreachable,
+    Unsatisfiable,
+)
 from capamesh.client.routing_options import RoutingOptions
+from capamesh.client.sequences import AsyncModelSequence, ModelSequence
 from capamesh.client.sync_client import Client
 from capamesh.protocol.tensors import Datatype, Limits, Tensor, TensorSpec
 
@@ -22,18 +55,51 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncClient",
+    "AsyncModelSequence",
+    "Cancelled",
+    "CapameshError",
     "ClassScore",
     "Client",
+    "ClientError",
+    "ConfigError",
+    "CutOff",
     "Datatype",
+    "DeadlineExceeded",
+    "Draining",
+    "Forbidden",
     "HeldList",
     "InputValue",
+    "InvalidRequest",
+    "KeysUnavailable",
     "Limits",
+    "LinkLost",
+    "LocalError",
     "ModelEntry",
+    "ModelFailed",
     "ModelMetadata",
+    "ModelNotFound",
+    "ModelSequence",
+    "ModelUnavailable",
+    "NoEndpoint",
+    "NotInJson",
     "Outputs",
+    "Overloaded",
+    "PeerError",
+    "ProtocolViolation",
+    "RequestKills",
     "RoutingOptions",
+    "RunFailed",
+    "SequenceLost",
+    "SequenceUnknown",
+    "ShutOut",
     "Tensor",
     "TensorSpec",
+    "Timings",
+    "TooLarge",
+    "TooManyRequests",
+    "Unauthenticated",
+    "Unreachable",
+    "Unsatisfiable",
 ]
 
 

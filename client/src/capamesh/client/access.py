@@ -135,6 +135,10 @@ def _check(name: object, value: object) -> None:
         raise ConfigError(
             f"the header {name!r} is one of routing: give it as RoutingOptions, or as an option of `capamesh infer`"
         )
+    if name.lower() == "idempotency-key":
+        raise ConfigError(
+            f"the header {name!r} is of one request: give it as idempotency_key= of `infer`, or as --idempotency-key"
+        )
     if not isinstance(value, str) or _VALUE.fullmatch(value) is None:
         raise ConfigError(
             f"the value of the header {name!r} is no printable ASCII text without blanks around it"

@@ -6,7 +6,8 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, NamedTuple, cast
 
 import numpy.typing as npt
 
@@ -23,12 +24,14 @@ from capamesh.protocol.errors import (
     TooLarge,
     from_wire,
 )
-from capamesh.protocol.oip import HEADER_LENGTH_NAME
+from capamesh.protocol.oip import HEADER_LENGTH_NAME, NO_PARAMETERS, Parameters
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
 _SHOWN_CHARS = 300
 """The characters that a message repeats of a body that is no error of ours (guess: a proxy's title and first line)."""
 
+_MOST_DIGITS: Final = 9
+"""The most digits of `Retry-After` and `Age`: 30 years."""
 _BY_STATUS: dict[int, type[CapameshError]] = {
     400: InvalidRequest,
     413: TooLarge,
@@ -40,6 +43,7 @@ _BY_STATUS: dict[int, type[CapameshError]] = {
 """The errors for answers that a proxy gave in the router's place, by status."""
 _TITLE = re.compile(r"<title>([^<]+)</title>", re.IGNORECASE)
 """Matches what a proxy's page of HTML says in short."""
+_HEADER_LENGTH: Final = HEADER_LENGTH_NAME.lower()
 _NO_KEY = (
     "; a proxy in front of the router asks for a key: give it as headers= of the client, as --header "
     "'Authorization: Bearer KEY', or by the variable CAPAMESH_HEADERS"
@@ -47,12 +51,34 @@ _NO_KEY = (
 _WHAT_TO_DO = {401: _NO_KEY, 403: _NO_KEY}
 
 
+class Timings(NamedTuple):
+    """The seconds that an answer took, as its client measured them; what routers and nodes need is part of `wait_s`."""
+
+    connect_s: float
+    """Seconds until there was a connection; next to nothing where one was kept."""
+    wait_s: float
+    """Seconds from there to the beginning of the answer: sending, the router, the node."""
+    receive_s: float
+    """Seconds from there to the answer's last byte."""
+    attempts: int = 1
+    """The times that the request was sent; those before the last one are in none of the seconds."""
+
+    @property
+    def total_s(self) -> float:
+        """Return the seconds of the last attempt."""
+        return self.connect_s + self.wait_s + self.receive_s
+
+
+NOT_TIMED: Final = Timings(0.0, 0.0, 0.0)
+"""Nothing was measured."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """An HTTP answer, read to its end."""
 
     status: int
-    body: bytes | bytearray
+    body: bytes | memoryview
     error_code: str | None = None
     header_length: str | None = None
     retry_after: str | None = None
@@ -61,25 +87,55 @@ class Answer:
     """The peer id of the node that ran the request."""
     explanation: str | None = None
     """JSON that says why that one did."""
+    date: str | None = None
+    """The HTTP header of that name: the time at the server."""
+    timings: Timings = NOT_TIMED
+    cache: str | None = None
+    """The reason why the answer was not run for its request, in a word."""
+    age: str | None = None
+    """The HTTP header of that name: whole seconds since it was run."""
 
     @classmethod
-    def of(cls, status: int, body: bytearray, header: Callable[[str], str | None]) -> Answer:
-        """Return an answer with what its headers say; `header` returns the value of one, whatever the case of its name."""
+    def of(
+        cls,
+        status: int,
+        body: memoryview,
+        header: Callable[[str], str | None],
+        timings: Timings = NOT_TIMED,
+    ) -> Answer:
+        """Return an answer with what its headers say; `header` returns the value of the one whose name it is given in small letters."""
+        is_ok = status == 200  # an error has other headers
         return cls(
             status,
             body,
-            header("X-Capamesh-Error"),
-            header(HEADER_LENGTH_NAME),
-            header("Retry-After"),
-            header("X-Capamesh-Node"),
-            header("X-Capamesh-Explanation"),
+            None if is_ok else header("x-capamesh-error"),
+            header(_HEADER_LENGTH),
+            None if is_ok else header("retry-after"),
+            header("x-capamesh-node"),
+            header("x-capamesh-explanation"),
+            None if is_ok else header("date"),
+            timings,
+            header("x-capamesh-cache"),
+            header("age"),
         )
 
 
 class Outputs(dict[str, npt.NDArray[Any]]):
-    """The outputs of one inference, arrays by name, with who gave them."""
+    """The outputs of one inference, arrays by name, with who gave them; the arrays are the caller's own."""
 
-    __slots__ = ("classes", "explanation", "node", "router", "version")
+    __slots__ = (
+        "age_s",
+        "cache",
+        "classes",
+        "explanation",
+        "id",
+        "model",
+        "node",
+        "parameters",
+        "router",
+        "timings",
+        "version",
+    )
 
     def __init__(
         self,
@@ -90,6 +146,12 @@ class Outputs(dict[str, npt.NDArray[Any]]):
         router: str = "",
         explanation: dict[str, Any] | None = None,
         classes: Mapping[str, list[list[ClassScore]]] = NO_SCORES,
+        id: str = "",  # noqa: A002 - the protocol's own word
+        model: str = "",
+        parameters: Parameters = NO_PARAMETERS,
+        timings: Timings = NOT_TIMED,
+        cache: str = "",
+        age_s: float = 0.0,
     ) -> None:
         super().__init__(arrays)
         self.node = node
@@ -102,6 +164,18 @@ class Outputs(dict[str, npt.NDArray[Any]]):
         """Among whom and why the node was chosen; None where `RoutingOptions.is_explained` did not ask for it."""
         self.classes = dict(classes)
         """The largest scores of the outputs of which `classes` were asked for, by the output's name: a list for each row."""
+        self.id = id
+        """The text that the request was marked with; empty: none."""
+        self.model = model
+        """The model's name, as the router says it."""
+        self.parameters = dict(parameters)
+        """The parameters of the answer, which few models have."""
+        self.timings = timings
+        """The seconds that the answer took, and how often the request was sent."""
+        self.cache = cache
+        """`hit` if the router had kept the answer, `repeated` if it is that to the request's idempotency key; empty: it was run."""
+        self.age_s = age_s
+        """The whole seconds since a kept answer was run; 0 for one that was run now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +225,11 @@ class HeldList(NamedTuple):
 def failure_of(answer: Answer, url: str) -> CapameshError:
     """Return the error that an answer with a status other than 200 stands for."""
     message = _error_text(answer.body)
-    hint = answer.retry_after or ""
-    retry_after_s = float(hint) if hint.isdecimal() and hint.isascii() else 0.0
+    retry_after_s = _retry_after_s(answer)
     if answer.error_code is not None and message is not None:
-        return from_wire(answer.error_code, message, retry_after_s)
+        error = from_wire(answer.error_code, message, retry_after_s)
+        error.retry_after_s = retry_after_s
+        return error
     kind = _BY_STATUS.get(answer.status)
     if kind is None:
         kind = ClientError if 400 <= answer.status < 500 else PeerError
@@ -167,6 +242,29 @@ def failure_of(answer: Answer, url: str) -> CapameshError:
     said = " ".join(message.split()) or "nothing"
     text = f"{url} answered with HTTP status {answer.status}: {said}{what_to_do}"
     return Overloaded(text, retry_after_s) if kind is Overloaded else kind(text)
+
+
+def _retry_after_s(answer: Answer) -> float:
+    """Return in how many seconds an answer says to come again, 0 where it does not; a date counts from the answer's own."""
+    hint = answer.retry_after or ""
+    if _is_seconds(hint):
+        return float(hint)
+    try:
+        until = parsedate_to_datetime(hint) - parsedate_to_datetime(answer.date or "")
+    except (TypeError, ValueError, OverflowError):  # no dates, or one without a zone
+        return 0.0
+    return max(0.0, until.total_seconds())
+
+
+def age_s_of(answer: Answer) -> float:
+    """Return the seconds since a kept answer was run, 0 where that is not said: an `Age` alone is a proxy's."""
+    age = answer.age or ""
+    return float(age) if answer.cache and _is_seconds(age) else 0.0
+
+
+def _is_seconds(text: str) -> bool:
+    """Return whether a header's value is whole seconds."""
+    return text.isdecimal() and text.isascii() and len(text) <= _MOST_DIGITS
 
 
 def read_json(answer: Answer) -> object:
@@ -261,7 +359,7 @@ def _text(fields: dict[str, Any], key: str, what: str, default: str | None = Non
     return value
 
 
-def _error_text(body: bytes | bytearray) -> str | None:
+def _error_text(body: bytes | memoryview) -> str | None:
     try:
         value = cast(object, json.loads(bytes(body)))
     except (ValueError, RecursionError):

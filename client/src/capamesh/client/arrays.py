@@ -9,12 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from capamesh.client.casting import cast_array
+from capamesh.client.dlpack import DlpackArray, from_dlpack, is_dlpack
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.oip.json_data import read_data
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec, fp32_from_bf16
 
-InputValue: TypeAlias = "npt.NDArray[Any] | np.generic | Tensor | Sequence[Any] | float"
-"""An input: an array, a `Tensor`, a number, or (nested) lists of numbers or of `str` and `bytes`."""
+InputValue: TypeAlias = (
+    "npt.NDArray[Any] | np.generic | DlpackArray | Tensor | Sequence[Any] | float"
+)
+"""An input: a numpy array, one of another library (torch, JAX, CuPy) by DLPack, a `Tensor`, a number, or (nested) lists of numbers or of `str` and `bytes`."""
 
 NO_SPECS: Mapping[str, TensorSpec] = {}
 """Nothing is known of a model's inputs."""
@@ -56,12 +59,14 @@ def tensors_of(
     """
     if not inputs:
         raise InvalidRequest('a request without inputs; give them as {"NAME": array}')
-    return [
-        _cast(name, value, specs[name])
-        if is_cast and name in specs and isinstance(value, np.ndarray | np.generic)
-        else _tensor_of(name, value, specs)
-        for name, value in inputs.items()
-    ]
+    tensors: list[Tensor] = []
+    for name, given in inputs.items():
+        value = from_dlpack(name, given) if is_dlpack(given) else given
+        if is_cast and isinstance(value, np.ndarray | np.generic) and name in specs:
+            tensors.append(_cast(name, value, specs[name]))
+        else:
+            tensors.append(_tensor_of(name, value, specs))
+    return tensors
 
 
 def tensor_from_lists(spec: TensorSpec, value: object) -> Tensor:
@@ -84,7 +89,10 @@ def tensor_from_lists(spec: TensorSpec, value: object) -> Tensor:
 
 
 def arrays_of(tensors: Sequence[Tensor]) -> dict[str, npt.NDArray[Any]]:
-    """Return the outputs as read-only arrays by name, each in its own shape: BF16 as float32, BYTES as objects of `bytes`."""
+    """Return the outputs as arrays by name, each in its own shape: BF16 as float32, BYTES as objects of `bytes`.
+
+    Each is aligned, writable and its caller's own, and lies in the tensor's memory where that is all this already.
+    """
     return {tensor.name: _array_of(tensor) for tensor in tensors}
 
 
@@ -156,6 +164,10 @@ def _text_array(name: str, value: Sequence[Any]) -> npt.NDArray[np.object_]:
 def _array_of(tensor: Tensor) -> npt.NDArray[Any]:
     array = tensor.to_numpy()
     if tensor.datatype is Datatype.BF16:
-        array = fp32_from_bf16(array)
-        array.flags.writeable = False
+        return fp32_from_bf16(array)
+    if tensor.datatype is not Datatype.BYTES and (
+        not array.flags.aligned or memoryview(tensor.data).readonly
+    ):
+        return array.copy()
+    array.flags.writeable = True  # nobody else has the memory
     return array

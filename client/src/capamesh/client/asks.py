@@ -19,6 +19,7 @@ from capamesh.client.answers import (
     ModelEntry,
     ModelMetadata,
     Outputs,
+    age_s_of,
     failure_of,
     read_explanation,
     read_held_list,
@@ -28,6 +29,7 @@ from capamesh.client.answers import (
 )
 from capamesh.client.arrays import NO_SPECS, InputValue, arrays_of, named, tensors_of
 from capamesh.client.class_scores import NO_CLASSES, checked_classes, read_classes
+from capamesh.client.dlpack import is_dlpack
 from capamesh.client.routing_options import ANYWHERE, RoutingOptions
 from capamesh.protocol.errors import DeadlineExceeded, InvalidRequest, LinkLost, ProtocolViolation
 from capamesh.protocol.oip import (
@@ -56,6 +58,12 @@ _TIMEOUT_PARAMETER = "timeout"
 """Triton's request parameter: the time the caller allows, in microseconds."""
 _SEQUENCE_PARAMETER = "sequence_id"
 """Triton's: what a step of a sequence does to the node's state must not be done twice."""
+_PRIORITY_PARAMETER = "priority"
+"""Triton's: 1 goes first, 255 last."""
+IDEMPOTENCY_KEY = "Idempotency-Key"
+"""The header by which a router knows a request that it has run."""
+MAX_KEY_CHARS = 255
+"""The longest idempotency key, as routers take it."""
 _OWN_PARAMETERS = {
     _TIMEOUT_PARAMETER: "timeout_s, in seconds",
     "binary_data_output": "is_binary",
@@ -85,7 +93,13 @@ class Ask(Generic[T]):
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     limits: Limits = DEFAULT_LIMITS
     is_repeatable: bool = True
-    """True if another router may be asked when this one's connection broke; the steps of a sequence are not repeated."""
+    """True if another router may be asked when this one's connection broke; not with the steps of a sequence, or an idempotency key."""
+    renew: Callable[[float | None], Ask[T]] | None = None
+    """Makes the same request for a caller who waits that many seconds more, None: as long as it takes; None: it is not retried."""
+    grace_s: float = 0.0
+    """The part of `wait_s` that comes after the caller's deadline."""
+    is_idempotent: bool = False
+    """True if it has an idempotency key, so that it may be sent again though it may have run."""
 
     @property
     def size_bytes(self) -> int:
@@ -102,8 +116,10 @@ def ask_infer(
     outputs: Sequence[str] | None = None,
     classes: Mapping[str, int] = NO_CLASSES,
     timeout_s: float | None = None,
+    priority: int | None = None,
     parameters: Parameters = NO_PARAMETERS,
     id: str = "",  # noqa: A002 - the protocol's own word
+    idempotency_key: str = "",
     is_binary: bool = True,
     routing: RoutingOptions = ANYWHERE,
     specs: Mapping[str, TensorSpec] = NO_SPECS,
@@ -118,28 +134,16 @@ def ask_infer(
         raise InvalidRequest(f"timeout_s is {timeout_s!r}; give seconds above 0, or None")
     if isinstance(outputs, str):
         raise InvalidRequest(f"outputs is the text {outputs!r}; give a list: [{outputs!r}]")
-    _check_parameters(parameters)
-    if timeout_s is not None:
-        parameters = {**parameters, _TIMEOUT_PARAMETER: max(1, round(timeout_s * 1e6))}
+    asked = {**parameters} if priority is None else _with_priority(parameters, priority)
+    _check_parameters(asked)
     classes = checked_classes(classes)
     names = dict.fromkeys((*(outputs or ()), *classes))
     by_name = named(inputs, specs)
-    buffers, json_bytes = encode_request(
-        tensors_of(by_name, specs, is_cast=is_cast),
-        outputs=[RequestedOutput(name) for name in names],
-        classes=[classes.get(name, 0) for name in names] if classes else (),
-        is_binary=is_binary,
-        id=id,
-        parameters=parameters,
-        limits=limits,
-    )
-    if json_bytes is None:
-        headers = {"Content-Type": "application/json"}
-    else:
-        headers = {
-            "Content-Type": "application/octet-stream",
-            HEADER_LENGTH_NAME: str(json_bytes),
-        }
+    tensors = tensors_of(by_name, specs, is_cast=is_cast)
+    path = f"{_model_path(model, version)}/infer"
+    sent = routing.headers()
+    if idempotency_key:
+        sent[IDEMPOTENCY_KEY] = _checked_key(idempotency_key)
 
     def read(answer: Answer, url: str) -> Outputs:
         try:
@@ -158,18 +162,50 @@ def ask_infer(
             router=url,
             explanation=read_explanation(answer),
             classes=read_classes(response.outputs, classes),
+            id=response.id,
+            model=response.model,
+            parameters=response.parameters,
+            timings=answer.timings,
+            cache=answer.cache or "",
+            age_s=age_s_of(answer),
         )
 
-    return Ask(
-        "POST",
-        f"{_model_path(model, version)}/infer",
-        read,
-        UNASKED_WAIT_S if timeout_s is None else timeout_s + GRACE_S,
-        tuple(buffers),
-        {**headers, **routing.headers()},
-        limits,
-        is_repeatable=_SEQUENCE_PARAMETER not in parameters,
-    )
+    def within(timeout_s: float | None) -> Ask[Outputs]:
+        """Return the request of a caller who waits so many seconds; None: as long as it takes."""
+        limited = asked
+        if timeout_s is not None:
+            limited = {**asked, _TIMEOUT_PARAMETER: max(1, round(timeout_s * 1e6))}
+        buffers, json_bytes = encode_request(
+            tensors,
+            outputs=[RequestedOutput(name) for name in names],
+            classes=[classes.get(name, 0) for name in names] if classes else (),
+            is_binary=is_binary,
+            id=id,
+            parameters=limited,
+            limits=limits,
+        )
+        if json_bytes is None:
+            headers = {"Content-Type": "application/json"}
+        else:
+            headers = {
+                "Content-Type": "application/octet-stream",
+                HEADER_LENGTH_NAME: str(json_bytes),
+            }
+        return Ask(
+            "POST",
+            path,
+            read,
+            UNASKED_WAIT_S if timeout_s is None else timeout_s + GRACE_S,
+            tuple(buffers),
+            {**headers, **sent},
+            limits,
+            is_repeatable=not idempotency_key and _SEQUENCE_PARAMETER not in asked,
+            renew=within,
+            grace_s=0.0 if timeout_s is None else GRACE_S,
+            is_idempotent=bool(idempotency_key),
+        )
+
+    return within(timeout_s)
 
 
 def ask_models() -> Ask[list[ModelEntry]]:
@@ -276,6 +312,28 @@ def _check_parameters(parameters: Parameters) -> None:
             )
 
 
+def _with_priority(parameters: Parameters, priority: int) -> dict[str, str | int | float | bool]:
+    """Return parameters with a priority."""
+    if type(priority) is not int:
+        raise InvalidRequest(
+            f"priority is {priority!r:.80}; a whole number from 1, first, to 255, last, is expected"
+        )
+    if _PRIORITY_PARAMETER in parameters:
+        raise InvalidRequest("the priority is given twice: as priority= and as a parameter")
+    return {**parameters, _PRIORITY_PARAMETER: priority}
+
+
+def _checked_key(key: str) -> str:
+    """Return an idempotency key that a header can hold."""
+    is_text = key.isascii() and key.isprintable() and key == key.strip()
+    if not is_text or len(key) > MAX_KEY_CHARS:
+        raise InvalidRequest(
+            f"idempotency_key is {key[:40]!r}, of {len(key)} characters; at most {MAX_KEY_CHARS} of printable ASCII without blanks "
+            "around them are expected, such as str(uuid.uuid4())"
+        )
+    return key
+
+
 def _model_path(model: str, version: str) -> str:
     if not model:
         raise InvalidRequest("the model's name is empty; see the list: capamesh models")
@@ -286,7 +344,7 @@ def _model_path(model: str, version: str) -> str:
 def _with_cast_hint(error: InvalidRequest, inputs: Mapping[str, InputValue]) -> InvalidRequest:
     """Return a router's refusal with the way out, where it is about the dtype of an array."""
     for name, value in inputs.items():
-        is_array = isinstance(value, np.ndarray | np.generic)
+        is_array = isinstance(value, np.ndarray | np.generic) or is_dlpack(value)
         said = f"tensor {name!r} is "
         if is_array and said in error.message and ", the model takes " in error.message:
             error.args = (f"{error.message}; cast=True converts arrays to what the model takes",)

@@ -1,22 +1,20 @@
-"""The asynchronous client. IO: sockets through aiohttp."""
+"""The asynchronous client. IO: sockets through `async_transport`."""
 
 from __future__ import annotations
 
-import asyncio
+import random
+from asyncio import get_running_loop, sleep
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace, TracebackType
+from types import TracebackType
 from typing import Any, TypeVar
 
-import aiohttp
-from aiohttp.abc import AbstractStreamWriter
 from typing_extensions import override
 
 from capamesh.client import asks
 from capamesh.client.access import NO_HEADERS, Access, Certificate
 from capamesh.client.address import DEFAULT_URL
 from capamesh.client.answers import (
-    Answer,
     HeldList,
     ModelEntry,
     ModelMetadata,
@@ -24,18 +22,19 @@ from capamesh.client.answers import (
 )
 from capamesh.client.arrays import NO_SPECS, InputValue, needs_specs
 from capamesh.client.asks import Ask
+from capamesh.client.async_transport import AsyncConnections
+from capamesh.client.attempts import Attempts
 from capamesh.client.class_scores import NO_CLASSES
-from capamesh.client.failover import Failover, is_for_another, none_answered, routers_of
+from capamesh.client.failover import Failover, routers_of
 from capamesh.client.known_inputs import KnownInputs
+from capamesh.client.retries import DEFAULT_RETRIES, Retries
 from capamesh.client.routing_options import ANYWHERE, RoutingOptions
-from capamesh.protocol.errors import CapameshError, InvalidRequest, LocalError, TooLarge
+from capamesh.client.sequences import AsyncModelSequence, SequenceState
+from capamesh.protocol.errors import CapameshError, InvalidRequest
 from capamesh.protocol.oip import NO_PARAMETERS, Parameters
 from capamesh.protocol.tensors import DEFAULT_LIMITS, Limits, TensorSpec
 
 T = TypeVar("T")
-
-_JOINED_BYTES = 64 * 1024
-"""Bodies up to this size leave in one piece with their header (guess: a copy costs less than a write)."""
 
 
 class AsyncClient:
@@ -55,6 +54,7 @@ class AsyncClient:
         ca: str | Path | None = None,
         cert: Certificate | None = None,
         max_connections: int = 100,
+        retries: int = DEFAULT_RETRIES,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         """Make a client, which connects to nothing before its first request.
@@ -71,20 +71,21 @@ class AsyncClient:
             cert: the certificate that is shown to a router that asks for one, as PEM: a file that has its key, too, or the
                 certificate's file and the key's.
             max_connections: how many requests run at once; more wait for a connection (100 is aiohttp's own default).
+            retries: how often an inference is sent again that certainly did not run: where the router refused it and named a time
+                after which to come again, which is waited for if the deadline allows, or could not be reached. Beyond the first ten, a
+                client sends again one for ten that succeed, so that a router in trouble is not asked much more.
             limits: how much a request and its answer may hold.
 
         Raises:
-            ConfigError: a URL is none, there are too few or too many, or a header or the authority's file cannot be used.
+            ConfigError: a URL is none, there are too few or too many, or a header, the authority's file or `retries` cannot be used.
         """
         self._failover = Failover(routers_of(url))
-        self._access = Access(headers, ca, key, cert)
         self._timeout_s = timeout_s
         self._routing = routing
         self._specs = KnownInputs()
-        self._max_connections = max_connections
         self._limits = limits
-        self._sessions: dict[bool, aiohttp.ClientSession] = {}
-        self._is_closed = False
+        self._retries = Retries(retries, random.random)
+        self._connections = AsyncConnections(Access(headers, ca, key, cert), max_connections)
 
     @override
     def __repr__(self) -> str:
@@ -116,8 +117,10 @@ class AsyncClient:
         outputs: Sequence[str] | None = None,
         classes: Mapping[str, int] = NO_CLASSES,
         timeout_s: float | None = None,
+        priority: int | None = None,
         parameters: Parameters = NO_PARAMETERS,
         id: str = "",  # noqa: A002 - the protocol's own word
+        idempotency_key: str = "",
         is_binary: bool = True,
         routing: RoutingOptions | None = None,
     ) -> Outputs:
@@ -130,8 +133,10 @@ class AsyncClient:
             outputs=outputs,
             classes=classes,
             timeout_s=self._timeout_s if timeout_s is None else timeout_s,
+            priority=priority,
             parameters=parameters,
             id=id,
+            idempotency_key=idempotency_key,
             is_binary=is_binary,
             routing=self._routing if routing is None else routing,
             specs=await self._specs_for(model, version, inputs, is_cast=cast),
@@ -159,6 +164,31 @@ class AsyncClient:
             return known
         return self._specs.learn(await self.metadata(model, version), version)
 
+    def sequence(
+        self,
+        model: str,
+        *,
+        id: int | str | None = None,  # noqa: A002 - the protocol's own word
+        cast: bool = False,
+        version: str = "",
+        outputs: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+        priority: int | None = None,
+        routing: RoutingOptions | None = None,
+    ) -> AsyncModelSequence:
+        """Begin a sequence of requests to a model that remembers; arguments are those of `Client.sequence`."""
+        state = SequenceState(
+            model,
+            id,
+            cast=cast,
+            version=version,
+            outputs=outputs,
+            timeout_s=timeout_s,
+            priority=priority,
+            routing=routing,
+        )
+        return AsyncModelSequence(self.infer, state)
+
     async def models(self) -> list[ModelEntry]:
         """Return all model versions of the fleet, those that cannot be run now included."""
         return await self._exchange(asks.ask_models())
@@ -181,162 +211,20 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close all connections; requests under way fail. May be called again."""
-        self._is_closed = True
-        sessions, self._sessions = self._sessions, {}
-        for session in sessions.values():
-            await session.close()
+        await self._connections.close()
 
     async def _exchange(self, ask: Ask[T]) -> T:
-        loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + ask.wait_s
-        errors: list[CapameshError] = []
-        for router in self._failover.order(loop.time()):
+        loop = get_running_loop()
+        attempts = Attempts(ask, self._failover, self._retries, loop.time())
+        while True:
             try:
-                answer = await self._exchange_with(router.url, ask, deadline_s)
+                answer = await self._connections.exchange(
+                    attempts.router, attempts.ask, attempts.deadline_s
+                )
+                return attempts.result(answer)
             except CapameshError as error:
-                errors.append(error)
-                if not is_for_another(error, is_repeatable=ask.is_repeatable):
-                    break
-                self._failover.failed(router, loop.time())
-            else:
-                self._failover.answered(router)
-                return answer
-        raise none_answered(errors)
-
-    async def _exchange_with(self, url: str, ask: Ask[T], deadline_s: float) -> T:
-        if self._is_closed:
-            raise LocalError("this client is closed; make another one")
-        way = SimpleNamespace(is_reused=False)
-        try:
-            async with asyncio.timeout_at(deadline_s):
-                try:
-                    answer = await self._send(url, ask, way, is_fresh=False)
-                except _NothingReadError:
-                    if not way.is_reused:
-                        raise
-                    # the router dropped the connection while it was idle: once more, on a new one
-                    answer = await self._send(url, ask, way, is_fresh=True)
-        except aiohttp.ConnectionTimeoutError as exc:
-            why = f"no connection within {asks.CONNECT_LIMIT_S:g} s"
-            raise asks.unreachable(url, why) from exc
-        except TimeoutError as exc:
-            raise asks.too_late(url, ask) from exc
-        except _NothingReadError as exc:
-            raise asks.cut_off(url, str(exc)) from exc
-        except aiohttp.ClientConnectorCertificateError as exc:
-            raise asks.unreachable(url, asks.why_not(exc.certificate_error)) from exc
-        except aiohttp.ClientConnectorError as exc:
-            why = asks.why_not(exc.os_error)
-            raise asks.unreachable(url, why) from exc
-        except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError) as exc:
-            raise asks.cut_off(url, _first_line(exc)) from exc
-        except aiohttp.ClientError as exc:
-            raise asks.not_http(url, _first_line(exc)) from exc
-        return ask.read(answer, url)
-
-    async def _send(
-        self, url: str, ask: Ask[Any], way: SimpleNamespace, *, is_fresh: bool
-    ) -> Answer:
-        is_large = ask.size_bytes > _JOINED_BYTES
-        own = {**ask.headers, "Content-Length": str(ask.size_bytes)}
-        request = self._session(is_fresh=is_fresh).request(
-            ask.method,
-            url + ask.path,
-            data=_Body(ask.buffers, ask.size_bytes) if is_large else b"".join(ask.buffers),
-            headers=self._access.with_own(own),
-            ssl=self._access.tls if url.startswith("https:") else True,
-            allow_redirects=False,
-            trace_request_ctx=way,
-        )
-        try:
-            response = await request
-        except aiohttp.ServerDisconnectedError as exc:
-            if isinstance(exc.message, str):  # else it holds the part of an answer that came
-                raise _NothingReadError("it was closed") from exc
-            raise
-        except aiohttp.ClientConnectorError:
-            raise
-        except (aiohttp.ClientOSError, aiohttp.ClientConnectionResetError) as exc:
-            # A reset while the headers are due; aiohttp does not say whether a part of them was there.
-            raise _NothingReadError(exc.strerror or str(exc)) from exc
-        async with response:
-            body = await _read_body(response, ask.limits.max_message_bytes)
-            return Answer.of(response.status, body, response.headers.get)
-
-    def _session(self, *, is_fresh: bool) -> aiohttp.ClientSession:
-        """Return the session whose connections are kept, or the one whose connections are always new."""
-        session = self._sessions.get(is_fresh)
-        if session is None:
-            session = self._sessions[is_fresh] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._max_connections, force_close=is_fresh),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=asks.CONNECT_LIMIT_S),
-                headers={"Accept-Encoding": "identity"},
-                trace_configs=[_reuse_trace()],
-            )
-        return session
-
-
-class _NothingReadError(Exception):
-    """The connection ended before the first byte of an answer."""
-
-
-def _reuse_trace() -> aiohttp.TraceConfig:
-    """Return what marks a request whose connection was used before."""
-
-    async def reused(
-        _session: aiohttp.ClientSession,
-        context: SimpleNamespace,
-        _params: aiohttp.TraceConnectionReuseconnParams,
-    ) -> None:
-        context.trace_request_ctx.is_reused = True
-
-    trace = aiohttp.TraceConfig()
-    trace.on_connection_reuseconn.append(reused)
-    return trace
-
-
-class _Body(aiohttp.Payload):
-    """The buffers of a large request, written one after the other.
-
-    An answer that comes before the last byte left ends the connection at once: a router that refuses a
-    body may never read the rest, and closing in order would wait for it and keep the body.
-    """
-
-    def __init__(self, buffers: Sequence[bytes | memoryview], size_bytes: int) -> None:
-        super().__init__(buffers)
-        self._buffers = buffers
-        self._size = size_bytes
-
-    @override
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        return b"".join(self._buffers).decode(encoding, errors)
-
-    @override
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        try:
-            for buffer in self._buffers:
-                await writer.write(buffer)
-        except asyncio.CancelledError:
-            if writer.transport is not None:
-                writer.transport.abort()
-            raise
-
-
-async def _read_body(response: aiohttp.ClientResponse, limit_bytes: int) -> bytearray:
-    length = response.content_length
-    if length is not None and length > limit_bytes:
-        response.close()
-        raise TooLarge(
-            f"the answer has {length} bytes; the limit is {limit_bytes}: ask for fewer outputs or rows"
-        )
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > limit_bytes:
-            response.close()
-            raise TooLarge(f"the answer is over the limit of {limit_bytes} bytes")
-    return body
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or repr(error)).splitlines()[0]
+                wait_s = attempts.wait_s(error, loop.time())
+                if wait_s is None:
+                    raise
+            if wait_s:
+                await sleep(wait_s)

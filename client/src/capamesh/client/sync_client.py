@@ -1,20 +1,16 @@
-"""The synchronous client. IO: sockets through `http.client`.
+"""The synchronous client. IO: sockets through `sync_transport`.
 
 Why `http.client` and a pool of kept-alive connections, not the asynchronous client on a loop of its own:
 it needs no loop and no thread, so it works the same in a script, in any thread, and in a notebook whose
 loop runs already; nothing must be shut down for the interpreter to exit; and it imports in a fraction of the time.
-A thread takes a connection from the pool for one request at a time, so threads never share one.
 """
 
 from __future__ import annotations
 
-import contextlib
-import http.client
-import socket
-import threading
-import time
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -22,9 +18,8 @@ from typing_extensions import override
 
 from capamesh.client import asks
 from capamesh.client.access import NO_HEADERS, Access, Certificate
-from capamesh.client.address import DEFAULT_URL, RouterAddress
+from capamesh.client.address import DEFAULT_URL
 from capamesh.client.answers import (
-    Answer,
     HeldList,
     ModelEntry,
     ModelMetadata,
@@ -32,18 +27,19 @@ from capamesh.client.answers import (
 )
 from capamesh.client.arrays import NO_SPECS, InputValue, needs_specs
 from capamesh.client.asks import Ask
+from capamesh.client.attempts import Attempts
 from capamesh.client.class_scores import NO_CLASSES
-from capamesh.client.failover import Failover, is_for_another, none_answered, routers_of
+from capamesh.client.failover import Failover, routers_of
 from capamesh.client.known_inputs import KnownInputs
+from capamesh.client.retries import DEFAULT_RETRIES, Retries
 from capamesh.client.routing_options import ANYWHERE, RoutingOptions
-from capamesh.protocol.errors import CapameshError, InvalidRequest, LocalError, TooLarge
+from capamesh.client.sequences import ModelSequence, SequenceState
+from capamesh.client.sync_transport import Connections
+from capamesh.protocol.errors import CapameshError, InvalidRequest
 from capamesh.protocol.oip import NO_PARAMETERS, Parameters
 from capamesh.protocol.tensors import DEFAULT_LIMITS, Limits, TensorSpec
 
 T = TypeVar("T")
-
-_READ_BYTES = 256 * 1024
-"""Read at a time, between looks at the clock (guess: what a socket's buffer holds)."""
 
 
 class Client:
@@ -63,6 +59,7 @@ class Client:
         headers: Mapping[str, str] = NO_HEADERS,
         ca: str | Path | None = None,
         cert: Certificate | None = None,
+        retries: int = DEFAULT_RETRIES,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         """Make a client, which connects to nothing before its first request.
@@ -78,25 +75,25 @@ class Client:
                 trusts.
             cert: the certificate that is shown to a router that asks for one, as PEM: a file that has its key, too, or the
                 certificate's file and the key's.
+            retries: how often an inference is sent again that certainly did not run: where the router refused it and named a time
+                after which to come again, which is waited for if the deadline allows, or could not be reached. Beyond the first ten, a
+                client sends again one for ten that succeed, so that a router in trouble is not asked much more.
             limits: how much a request and its answer may hold.
 
         Raises:
-            ConfigError: a URL is none, there are too few or too many, or a header or the authority's file cannot be used.
+            ConfigError: a URL is none, there are too few or too many, or a header, the authority's file or `retries` cannot be used.
         """
         self._failover = Failover(routers_of(url))
-        self._access = Access(headers, ca, key, cert)
         self._timeout_s = timeout_s
         self._routing = routing
         self._limits = limits
         self._specs = KnownInputs()
-        self._idle: dict[RouterAddress, list[http.client.HTTPConnection]] = {}
-        self._lock = threading.Lock()
-        self._is_closed = False
+        self._retries = Retries(retries, random.random)
+        self._connections = Connections(Access(headers, ca, key, cert))
 
     @override
     def __repr__(self) -> str:
-        idle = sum(map(len, self._idle.values()))
-        return f"Client({self.url!r}, {idle} idle connections)"
+        return f"Client({self.url!r}, {self._connections.idle} idle connections)"
 
     def __enter__(self) -> Client:
         return self
@@ -124,12 +121,14 @@ class Client:
         outputs: Sequence[str] | None = None,
         classes: Mapping[str, int] = NO_CLASSES,
         timeout_s: float | None = None,
+        priority: int | None = None,
         parameters: Parameters = NO_PARAMETERS,
         id: str = "",  # noqa: A002 - the protocol's own word
+        idempotency_key: str = "",
         is_binary: bool = True,
         routing: RoutingOptions | None = None,
     ) -> Outputs:
-        """Run `model` once and return its outputs by name, as read-only arrays.
+        """Run `model` once and return its outputs by name, as arrays.
 
         An output of BF16 comes as float32, one of BYTES as an array of `bytes` objects.
 
@@ -145,9 +144,13 @@ class Client:
             classes: outputs of which the classes with the largest scores are wanted, with how many of each row:
                 `{"probabilities": 3}`. They come in `Outputs.classes`, with the names that the model's node has for them; their
                 arrays are of the texts `score:index:label`.
-            timeout_s: the deadline, which router and node keep too.
-            parameters: the protocol's parameters, such as `{"priority": 1}` or a sequence's `sequence_id`.
+            timeout_s: the deadline, which router and node keep too, and which retries do not make longer.
+            priority: 1 goes first where there is too much to do, 255 last; None: 128.
+            parameters: other parameters of the protocol, such as `{"sequence_id": 7}`; see `sequence` for those of sequences.
             id: a text that comes back with the answer and marks the request in logs.
+            idempotency_key: a text of which the caller makes one for each thing to be done, such as `str(uuid.uuid4())`: of two
+                requests with it a router runs one, and both have its answer. With it a request is sent again also where the
+                connection broke before its answer came.
             is_binary: whether tensors travel as bytes; as JSON they can hold neither NaN nor infinities.
             routing: who may run the request and how one of them is chosen, and whether the answer says why.
 
@@ -168,8 +171,10 @@ class Client:
             outputs=outputs,
             classes=classes,
             timeout_s=self._timeout_s if timeout_s is None else timeout_s,
+            priority=priority,
             parameters=parameters,
             id=id,
+            idempotency_key=idempotency_key,
             is_binary=is_binary,
             routing=self._routing if routing is None else routing,
             specs=self._specs_for(model, version, inputs, is_cast=cast),
@@ -199,6 +204,42 @@ class Client:
             else self._specs.learn(self.metadata(model, version), version)
         )
 
+    def sequence(
+        self,
+        model: str,
+        *,
+        id: int | str | None = None,  # noqa: A002 - the protocol's own word
+        cast: bool = False,
+        version: str = "",
+        outputs: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+        priority: int | None = None,
+        routing: RoutingOptions | None = None,
+    ) -> ModelSequence:
+        """Begin a sequence of requests to a model that remembers; nothing is sent before its first request.
+
+        Args:
+            model: the model's name.
+            id: the id by which the node knows it, a number from 1 or a text that nobody else uses; None: one is drawn.
+            cast: as in `infer`, like all that follow, for each of its requests.
+            version: the version to run; empty: the one that answers the first request.
+            outputs: the names of the outputs to return.
+            timeout_s: the deadline of each request.
+            priority: 1 goes first, 255 last.
+            routing: who may run it.
+        """
+        state = SequenceState(
+            model,
+            id,
+            cast=cast,
+            version=version,
+            outputs=outputs,
+            timeout_s=timeout_s,
+            priority=priority,
+            routing=routing,
+        )
+        return ModelSequence(self.infer, state)
+
     def models(self) -> list[ModelEntry]:
         """Return all model versions of the fleet, those that cannot be run now included."""
         return self._exchange(asks.ask_models())
@@ -221,161 +262,19 @@ class Client:
 
     def close(self) -> None:
         """Close the idle connections; requests under way end by themselves. May be called again."""
-        with self._lock:
-            self._is_closed = True
-            idle, self._idle = self._idle, {}
-        for connections in idle.values():
-            for connection in connections:
-                connection.close()
+        self._connections.close()
 
     def _exchange(self, ask: Ask[T]) -> T:
-        deadline_s = time.monotonic() + ask.wait_s
-        errors: list[CapameshError] = []
-        for router in self._failover.order(time.monotonic()):
+        attempts = Attempts(ask, self._failover, self._retries, monotonic())
+        while True:
             try:
-                answer = self._exchange_with(router, ask, deadline_s)
+                answer = self._connections.exchange(
+                    attempts.router, attempts.ask, attempts.deadline_s
+                )
+                return attempts.result(answer)
             except CapameshError as error:
-                errors.append(error)
-                if not is_for_another(error, is_repeatable=ask.is_repeatable):
-                    break
-                self._failover.failed(router, time.monotonic())
-            else:
-                self._failover.answered(router)
-                return answer
-        raise none_answered(errors)
-
-    def _exchange_with(self, router: RouterAddress, ask: Ask[T], deadline_s: float) -> T:
-        with self._lock:
-            if self._is_closed:
-                raise LocalError("this client is closed; make another one")
-            idle = self._idle.get(router)
-            kept = idle.pop() if idle else None
-        try:
-            if kept is not None:
-                try:
-                    return ask.read(self._send(router, kept, ask, deadline_s), router.url)
-                except _NothingReadError:
-                    pass  # the router dropped it while it was idle: once more, on a new one
-            fresh = self._connect(router, ask, deadline_s)
-            return ask.read(self._send(router, fresh, ask, deadline_s), router.url)
-        except TimeoutError as exc:
-            raise asks.too_late(router.url, ask) from exc
-        except _NothingReadError as exc:
-            raise asks.cut_off(router.url, str(exc)) from exc
-        except http.client.IncompleteRead as exc:
-            raise asks.cut_off(router.url, "it was closed") from exc
-        except http.client.HTTPException as exc:
-            raise asks.not_http(router.url, repr(exc)) from exc
-        except OSError as exc:
-            raise asks.cut_off(router.url, exc.strerror or repr(exc)) from exc
-
-    def _connect(
-        self, address: RouterAddress, ask: Ask[Any], deadline_s: float
-    ) -> http.client.HTTPConnection:
-        left_s = _left_s(deadline_s)
-        limit_s = min(asks.CONNECT_LIMIT_S, left_s)
-        if address.scheme == "https":
-            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-                address.host, address.port, timeout=limit_s, context=self._access.tls
-            )
-        else:
-            connection = http.client.HTTPConnection(address.host, address.port, timeout=limit_s)
-        connection.response_class = _Response
-        try:
-            connection.connect()
-        except OSError as exc:
-            connection.close()
-            if isinstance(exc, TimeoutError):
-                if limit_s == left_s:
-                    raise asks.too_late(address.url, ask) from exc
-                why = f"no connection within {limit_s:g} s"
-            else:
-                why = asks.why_not(exc)
-            raise asks.unreachable(address.url, why) from exc
-        return connection
-
-    def _send(
-        self,
-        router: RouterAddress,
-        connection: http.client.HTTPConnection,
-        ask: Ask[Any],
-        deadline_s: float,
-    ) -> Answer:
-        """Return the answer; the connection goes back to the pool, or is closed on any failure."""
-        is_reusable = False
-        try:
-            sock: socket.socket = connection.sock
-            sock.settimeout(_left_s(deadline_s))
-            own = {**ask.headers, "Content-Length": str(ask.size_bytes)}
-            headers = self._access.with_own(own)
-            # A router that refuses a body may have answered before it closed.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                connection.request(ask.method, router.prefix + ask.path, ask.buffers, headers)
-            sock.settimeout(_left_s(deadline_s))
-            response = connection.getresponse()
-            body = _read_body(response, sock, deadline_s, ask.limits.max_message_bytes)
-            answer = Answer.of(response.status, body, response.getheader)
-            is_reusable = not response.will_close
-        finally:
-            if is_reusable:
-                self._give_back(router, connection)
-            else:
-                connection.close()
-        return answer
-
-    def _give_back(self, router: RouterAddress, connection: http.client.HTTPConnection) -> None:
-        with self._lock:
-            if not self._is_closed:
-                self._idle.setdefault(router, []).append(connection)
-                return
-        connection.close()
-
-
-class _NothingReadError(Exception):
-    """The connection ended before the first byte of an answer."""
-
-
-class _Response(http.client.HTTPResponse):
-    """An answer that tells a connection without any answer from one that breaks in the middle of it."""
-
-    @override
-    def begin(self) -> None:
-        try:
-            first = self.fp.peek(1)
-        except TimeoutError:
-            raise
-        except OSError as exc:
-            raise _NothingReadError(exc.strerror or repr(exc)) from exc
-        if not first:
-            raise _NothingReadError("it was closed")
-        super().begin()
-
-
-def _read_body(
-    response: http.client.HTTPResponse, sock: socket.socket, deadline_s: float, limit_bytes: int
-) -> bytearray:
-    length = response.length
-    if length is not None and length > limit_bytes:
-        raise TooLarge(
-            f"the answer has {length} bytes; the limit is {limit_bytes}: ask for fewer outputs or rows"
-        )
-    body = bytearray()
-    while len(body) != length:
-        sock.settimeout(_left_s(deadline_s))
-        chunk = response.read1(_READ_BYTES)
-        if not chunk:
-            break
-        body += chunk
-        if len(body) > limit_bytes:
-            raise TooLarge(f"the answer is over the limit of {limit_bytes} bytes")
-    if length is not None and len(body) != length:
-        raise http.client.IncompleteRead(b"", length - len(body))
-    response.close()  # before Python 3.12, `read1` leaves it open and the connection busy
-    return body
-
-
-def _left_s(deadline_s: float) -> float:
-    left_s = deadline_s - time.monotonic()
-    if left_s <= 0:
-        raise TimeoutError
-    return left_s
+                wait_s = attempts.wait_s(error, monotonic())
+                if wait_s is None:
+                    raise
+            if wait_s:
+                sleep(wait_s)

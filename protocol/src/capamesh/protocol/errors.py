@@ -19,6 +19,8 @@ class CapameshError(Exception):
     """The name of the error on the wire; it never changes once released."""
     is_retryable: ClassVar[bool] = False
     """True if the same request may succeed at another peer, or later."""
+    retry_after_s: float = 0.0
+    """Seconds after which to ask the same again, as the one who answered estimates; 0 when it does not say."""
     load: object = None
     """The load that the peer told with the error, as it travels; `links.calls.load_with` reads it."""
     parts: int = 0
