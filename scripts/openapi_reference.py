@@ -30,6 +30,7 @@ PATH_PARAMETERS: Final = {
     "model": "The name of a model.",
     "version": "The version of a model.",
     "peer": "The peer id of a node.",
+    "region": "The name of a region of shared memory.",
     "digest": "The digest of all files of the page.",
     "name": "The name of a file.",
 }

@@ -37,9 +37,11 @@ from capamesh.router.http.limits import FrontLimits
 from capamesh.router.http.oip import InferenceApi
 from capamesh.router.http.openai_models import ModelsApi
 from capamesh.router.http.page import PageApi
+from capamesh.router.http.repository import RepositoryApi
 from capamesh.router.http.route import TABLE, Route
 from capamesh.router.http.server import Front
 from capamesh.router.http.tls_files import ServerTls
+from capamesh.router.http.unsupported import UnsupportedApi
 from capamesh.router.page.feed import Feed
 from capamesh.router.page.history import BIN_S, History, Totals
 from capamesh.router.page.history_answers import HistoryAnswers
@@ -47,6 +49,7 @@ from capamesh.router.page.overview import OverviewMaker
 from capamesh.router.page.static_files import StaticFiles
 from capamesh.router.requests.metered import Meter
 from capamesh.router.requests.model_descriptions import ModelDescriptions
+from capamesh.router.requests.repository import RepositoryControl
 from capamesh.router.telemetry import Telemetry
 from capamesh.router.telemetry.ended import EndedRequests
 from capamesh.router.telemetry.metrics import LATENCY
@@ -292,9 +295,12 @@ async def serving(
     )
     page, feed = page_of(fleet, pool, log, requests, history, boot)
     front = Front(inference, requests, arrival_s=arrival_s, limits=front_limits, tls=tls)
+    repository = RepositoryControl(fleet.view, log)  # type: ignore[arg-type]
     application = make_application(
         api,
         GenerateApi(inference, arrival_s=arrival_s),
+        RepositoryApi(repository, fleet.view, arrival_s=arrival_s),
+        UnsupportedApi(),
         pages,
         page,
         EmbeddingsApi(inference, arrival_s=arrival_s),
@@ -330,6 +336,7 @@ async def serving(
             wall_clock=time.time,
         ),
         front,
+        repository,
         make_session,
     )
     host, port = await front.listen("127.0.0.1", port)

@@ -27,6 +27,7 @@ from capamesh.router.http.exchange import Inference
 from capamesh.router.http.server import Front
 from capamesh.router.requests.metered import Meter
 from capamesh.router.requests.model_descriptions import ModelDescriptions
+from capamesh.router.requests.repository import RepositoryControl
 from capamesh.router.telemetry.ended import EndedRequests
 
 JSON_BODY = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1.0,2.0]}]}'
@@ -128,7 +129,8 @@ class World:
             inference.ring.take(keys, 0.0, 0.0)
         front = Front(inference, OpenRequests(), arrival_s=30.0)
         descriptions = ModelDescriptions(inference, is_ready=lambda: True, wall_clock=lambda: 0.0)
-        front.guests = GrpcServer(inference, descriptions, front)
+        repository = RepositoryControl(fleet.view, inference.log)
+        front.guests = GrpcServer(inference, descriptions, front, repository)
         self.client = Client()
         self.connection = FrontConnection(front)
         self.connection.connection_made(cast(asyncio.Transport, self.client))

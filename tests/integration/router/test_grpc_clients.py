@@ -317,7 +317,7 @@ async def test_router_without_nodes_is_not_serving(http: Http) -> None:
     ("path", "request_", "status", "text"),
     [
         ("/x/Y", b"", "UNIMPLEMENTED", "there is no method '/x/Y'"),
-        (f"/{SERVICE}/RepositoryModelLoad", b"", "UNIMPLEMENTED", "loaded and unloaded by their"),
+        (f"/{SERVICE}/RepositoryModelLoad", b"", "UNAUTHENTICATED", "takes the operator's key"),
         (INFER, b"\x0a\xff", "INVALID_ARGUMENT", "no ModelInferRequest"),
         (INFER, b"\x0a\xd0\x0f" + b"m" * 2000, "INVALID_ARGUMENT", "the limit of each is 1024"),
         (f"/{SERVICE}/ModelReady", b"\x0a\xff", "INVALID_ARGUMENT", "no ModelReadyRequest"),

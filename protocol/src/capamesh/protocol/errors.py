@@ -50,6 +50,12 @@ class SequenceUnknown(InvalidRequest):
     code = "sequence_unknown"
 
 
+class Unsupported(ClientError):
+    """The caller asked for a part of a protocol that this network has not."""
+
+    code = "unsupported"
+
+
 class TooLarge(ClientError):
     """The request or its answer is over a size limit."""
 

@@ -161,11 +161,18 @@ async def test_operators_key_opens_every_route(http: Http, keys: Keyring) -> Non
         }
 
 
+OF_OPERATOR = (
+    "/v1/nodes/{peer}/circuit",
+    "/v2/repository/models/{model}/load",
+    "/v2/repository/models/{model}/unload",
+)
+
+
 async def test_router_asks_for_no_key_before_the_first_was_made(http: Http) -> None:
     assert (await http.infer(BODY)).status == 200
     for route in http.routes:
         status = (await asked(http, route.method, route.path, {})).status
-        assert (status == 401) is (route.path == "/v1/nodes/{peer}/circuit")
+        assert (status == 401) is (route.path in OF_OPERATOR), route.path
 
 
 @pytest.mark.pure

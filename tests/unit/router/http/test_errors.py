@@ -44,6 +44,7 @@ STATUSES = {
     "protocol_violation": 502,
     "not_member": 403,
     "unauthenticated": 401,
+    "unsupported": 501,
     "forbidden": 403,
     "keys_unavailable": 503,
     "advert_rejected": 400,

@@ -97,8 +97,10 @@ class Key:
 
     def may_run(self, model: str) -> bool:
         """Return whether it may run a model of this name."""
-        if Verb.INFER not in self.scope.verbs:
-            return False
+        return Verb.INFER in self.scope.verbs and self.is_for(model)
+
+    def is_for(self, model: str) -> bool:
+        """Return whether a model of this name is one of those that it is for, whatever it may do with them."""
         models = self.scope.models
         return not models or any(
             model.startswith(each[:-1]) if each.endswith("*") else model == each for each in models
@@ -264,7 +266,12 @@ def check_request(key: Key | None, priority: int) -> None:
 def check_model(key: Key, model: str) -> None:
     """Raise `Forbidden` unless the key may run the model; the text names none, for others' models are not to be guessed."""
     check_verb(key, Verb.INFER)
-    if not key.may_run(model):
+    check_scope(key, model)
+
+
+def check_scope(key: Key, model: str) -> None:
+    """Raise `Forbidden` unless the model is one of those that the key is for, whatever it may do with them."""
+    if not key.is_for(model):
         raise Forbidden("the key is not for this model; ask the router's operator for one that is")
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from capamesh.router.http.exchange import Inference
     from capamesh.router.http.front_context import FrontContext
     from capamesh.router.requests.model_descriptions import ModelDescriptions
+    from capamesh.router.requests.repository import RepositoryControl
 
 
 class GrpcContext:
@@ -25,12 +26,15 @@ class GrpcContext:
         inference: Inference,
         descriptions: ModelDescriptions,
         front: FrontContext,
+        repository: RepositoryControl,
         make_session: Callable[[], Http2Session],
     ) -> None:
         self.front = front
         self.make_session = make_session
         self.heads = CallHeads()
-        self.methods = Methods(GrpcInference(inference), descriptions, front, inference.log)
+        self.methods = Methods(
+            GrpcInference(inference), descriptions, front, repository, inference.log
+        )
         self.clock = inference.routing.clock
         self.misbehaved = 0
         """The connections that were ended for what their clients did."""

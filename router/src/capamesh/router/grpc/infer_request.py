@@ -188,9 +188,10 @@ def decode_in_steps(message: Message, raw: list[memoryview], limits: Limits) -> 
         inputs.append(checked(Tensor(name, datatype, shape, data), limits, is_walked=is_walked))
     if len(inputs) > 1:
         refuse_repeated("inputs", [tensor.name for tensor in inputs])
-    parameters = read_parameters({"parameters": _parameters(message.parameters)})
+    parameters = read_parameters({"parameters": plain_parameters(message.parameters)})
     wanted = [
-        {"name": each.name, "parameters": _parameters(each.parameters)} for each in message.outputs
+        {"name": each.name, "parameters": plain_parameters(each.parameters)}
+        for each in message.outputs
     ]
     outputs, classes = requested_outputs({"outputs": wanted}, limits)
     return InferRequest(
@@ -233,7 +234,7 @@ def _refuse_shared_memory(name: str, parameters: Message) -> None:
         )
 
 
-def _parameters(entries: Message) -> dict[str, object]:
+def plain_parameters(entries: Message) -> dict[str, object]:
     """Return parameters as plain values."""
     found: dict[str, object] = {}
     for key, value in entries.items():

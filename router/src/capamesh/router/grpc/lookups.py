@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 from google.protobuf.message import DecodeError
 from typing_extensions import override
 
-from capamesh.protocol.errors import CapameshError, InvalidRequest, LocalError, TooLarge
+from capamesh.protocol.errors import (
+    CapameshError,
+    InvalidRequest,
+    LocalError,
+    TooLarge,
+    Unsupported,
+)
 from capamesh.router.access.keys import Verb, check_model
 from capamesh.router.grpc.exchange import GrpcReply, OnReply, error_reply
 from capamesh.router.grpc.messages import CLASSES, Message
@@ -116,6 +122,28 @@ class Lookup(Running):
     def _crash(self, error: Exception) -> None:
         self._log.error("request_crashed", request=self._request, exc_info=error)
         self._fail(LocalError("the router failed on this request; see its log"))
+
+
+class Refusal(Running):
+    """A request for what this network has not."""
+
+    __slots__ = ("_on_reply", "_text")
+
+    def __init__(
+        self, text: str, head: CallHead, key: Key | None, deadline_s: float, on_reply: OnReply
+    ) -> None:
+        """`text` says what there is instead; the others are as for each `Make`."""
+        del head, key, deadline_s
+        self._text = text
+        self._on_reply = on_reply
+
+    @override
+    def begin(self, message: memoryview) -> None:
+        self._on_reply(error_reply(Unsupported(self._text)))
+
+    @override
+    def cancel(self) -> None:
+        """Do nothing: it is over as soon as it has begun."""
 
 
 class ListLookup(Lookup):

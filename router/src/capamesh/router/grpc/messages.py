@@ -84,6 +84,17 @@ message ModelStatisticsResponse { repeated ModelStatistics model_stats = 1; }
 message RepositoryIndexRequest { string repository_name = 1; bool ready = 2; }
 message ModelIndex { string name = 1; string version = 2; string state = 3; string reason = 4; }
 message RepositoryIndexResponse { repeated ModelIndex models = 1; }
+message ModelRepositoryParameter {
+  choice bool bool_param = 1; choice int64 int64_param = 2; choice string string_param = 3; choice bytes bytes_param = 4;
+}
+message RepositoryModelLoadRequest {
+  string repository_name = 1; string model_name = 2; map<string, ModelRepositoryParameter> parameters = 3;
+}
+message RepositoryModelLoadResponse { }
+message RepositoryModelUnloadRequest {
+  string repository_name = 1; string model_name = 2; map<string, ModelRepositoryParameter> parameters = 3;
+}
+message RepositoryModelUnloadResponse { }
 message ModelStreamInferResponse { string error_message = 1; ModelInferResponse infer_response = 2; }
 service GRPCInferenceService {
   rpc ServerLive(ServerLiveRequest) returns (ServerLiveResponse);
@@ -96,6 +107,8 @@ service GRPCInferenceService {
   rpc ModelConfig(ModelConfigRequest) returns (ModelConfigResponse);
   rpc ModelStatistics(ModelStatisticsRequest) returns (ModelStatisticsResponse);
   rpc RepositoryIndex(RepositoryIndexRequest) returns (RepositoryIndexResponse);
+  rpc RepositoryModelLoad(RepositoryModelLoadRequest) returns (RepositoryModelLoadResponse);
+  rpc RepositoryModelUnload(RepositoryModelUnloadRequest) returns (RepositoryModelUnloadResponse);
 }
 """
 _HEALTH: Final = """

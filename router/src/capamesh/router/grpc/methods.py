@@ -8,18 +8,28 @@ from typing import TYPE_CHECKING, Final
 
 from google.protobuf.json_format import ParseDict
 
-from capamesh.protocol.errors import ModelNotFound
+from capamesh.protocol.errors import ModelNotFound, PeerError
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.router.access.keys import Verb
 from capamesh.router.grpc.exchange import GrpcExchange, OnReply
 from capamesh.router.grpc.health import HEALTH, Health
 from capamesh.router.grpc.infer_answer import field
-from capamesh.router.grpc.lookups import Answer, ListLookup, Lookup, Make, Method, Running
+from capamesh.router.grpc.lookups import (
+    Answer,
+    ListLookup,
+    Lookup,
+    Make,
+    Method,
+    Refusal,
+    Running,
+)
 from capamesh.router.grpc.messages import CLASSES, Message
 from capamesh.router.grpc.reflection import REFLECTION_METHOD, REFLECTIONS, Reflection
+from capamesh.router.grpc.repository import RepositoryCalls
 from capamesh.router.grpc.status import Status, status_trailers
 from capamesh.router.http.cached_page import CachedPage
 from capamesh.router.requests.model_descriptions import ModelDescriptions
+from capamesh.router.requests.unsupported import LOGGING, SHARED_MEMORY, TRACES
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -28,8 +38,22 @@ if TYPE_CHECKING:
     from capamesh.router.grpc.exchange import GrpcInference
     from capamesh.router.grpc.heads import CallHead
     from capamesh.router.http.front_context import FrontContext
+    from capamesh.router.requests.repository import RepositoryControl
 
 SERVICE: Final = "inference.GRPCInferenceService"
+_UNSUPPORTED: Final = {
+    "TraceSetting": TRACES,
+    "LogSettings": LOGGING,
+    **dict.fromkeys(
+        (
+            f"{kind}SharedMemory{what}"
+            for kind in ("System", "Cuda")
+            for what in ("Status", "Register", "Unregister")
+        ),
+        SHARED_MEMORY,
+    ),
+}
+"""Methods of Triton's that are refused by their names."""
 
 
 class Methods:
@@ -40,6 +64,7 @@ class Methods:
         grpc: GrpcInference,
         descriptions: ModelDescriptions,
         front: FrontContext,
+        repository: RepositoryControl,
         log: FilteringBoundLogger,
     ) -> None:
         self._grpc = grpc
@@ -49,6 +74,7 @@ class Methods:
         self._index = CachedPage(partial(self._index_pieces, is_ready_only=False))
         self._index_ready = CachedPage(partial(self._index_pieces, is_ready_only=True))
         self._statistics = CachedPage(self._statistics_pieces)
+        changes = RepositoryCalls(repository, front.keys, log)
         of_models = (Verb.INFER, Verb.READ)
         lookups: dict[str, tuple[tuple[Verb, ...], Answer]] = {
             "ServerLive": ((), self._server_live),
@@ -90,6 +116,12 @@ class Methods:
                     self._lists(self._index_page, "RepositoryIndex"),
                 ),
             ),
+            (SERVICE, Method("RepositoryModelLoad", (Verb.ADMIN,), changes.load)),
+            (SERVICE, Method("RepositoryModelUnload", (Verb.ADMIN,), changes.unload)),
+            *(
+                (SERVICE, Method(name, tuple(Verb), partial(Refusal, text)))
+                for name, text in _UNSUPPORTED.items()
+            ),
             (HEALTH, Method("Check", (), self._looks_up(self._health.check, "HealthCheck"))),
             (HEALTH, Method("Watch", (), self._watch, is_lasting=True)),
             *(
@@ -114,9 +146,7 @@ class Methods:
     def missing(self, path: bytes) -> list[tuple[bytes, bytes]]:
         """Return the trailers for a path that leads to no method."""
         shown = path[:200].decode("latin-1")
-        text = f"there is no method {shown!r}; there are {', '.join(each.decode() for each in self._by_path)}"
-        if shown.startswith(f"/{SERVICE}/RepositoryModel"):
-            text = "models are loaded and unloaded by their nodes, for any caller could take a model from all others"
+        text = f"there is no method {shown!r}; reflection tells which there are"
         return status_trailers(Status.UNIMPLEMENTED, text)
 
     # inference
@@ -155,7 +185,7 @@ class Methods:
     def _model_ready(self, request: Message) -> Message:
         try:
             is_ready = self._descriptions.is_model_ready(*_named(request))
-        except ModelNotFound:  # Triton answers, too; its clients raise errors
+        except (ModelNotFound, PeerError):  # Triton answers, too; its clients raise errors
             is_ready = False
         return CLASSES["ModelReadyResponse"](ready=is_ready)
 

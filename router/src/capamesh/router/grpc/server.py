@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from capamesh.router.http.front_context import FrontContext
     from capamesh.router.http.guests import Guest, Host
     from capamesh.router.requests.model_descriptions import ModelDescriptions
+    from capamesh.router.requests.repository import RepositoryControl
     from capamesh.router.telemetry import Telemetry
 
 
@@ -31,10 +32,13 @@ class GrpcServer(Guests):
         inference: Inference,
         descriptions: ModelDescriptions,
         front: FrontContext,
+        repository: RepositoryControl,
         make_session: Callable[[], Http2Session] | None = None,
     ) -> None:
         """`make_session` is for tests; None: the library that is there."""
-        self._context = GrpcContext(inference, descriptions, front, make_session or library())
+        self._context = GrpcContext(
+            inference, descriptions, front, repository, make_session or library()
+        )
 
     @property
     def misbehaved(self) -> int:

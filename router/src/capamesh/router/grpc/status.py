@@ -25,6 +25,7 @@ from capamesh.protocol.errors import (
     TooLarge,
     TooManyRequests,
     Unauthenticated,
+    Unsupported,
 )
 from capamesh.router.http.errors import retry_after_s
 
@@ -58,6 +59,7 @@ _OF_ERRORS: Final[dict[type[CapameshError], Status]] = {
     KeysUnavailable: Status.UNAVAILABLE,
     NotMember: Status.PERMISSION_DENIED,
     ModelNotFound: Status.NOT_FOUND,
+    Unsupported: Status.UNIMPLEMENTED,
     SequenceLost: Status.ABORTED,  # "retry at a higher level": the sequence has to begin anew
     TooLarge: Status.RESOURCE_EXHAUSTED,
     TooManyRequests: Status.RESOURCE_EXHAUSTED,

@@ -31,6 +31,7 @@ from capamesh.protocol.errors import (
     TooManyRequests,
     Unauthenticated,
     Unsatisfiable,
+    Unsupported,
 )
 from capamesh.protocol.oip import error_body
 from capamesh.router.http.replies import JSON, Reply
@@ -51,6 +52,7 @@ STATUS: dict[type[CapameshError], int] = {
     TooManyRequests: 429,
     Cancelled: 499,
     RunFailed: 500,
+    Unsupported: 501,
     LinkLost: 502,
     ProtocolViolation: 502,
     Draining: 503,

@@ -20,9 +20,11 @@ from capamesh.router.access.keys import (
     KeyRing,
     Verb,
     check_model,
+    check_scope,
     check_tenant,
     check_verb,
 )
+from capamesh.router.access.operator_key import KEY_FILE, SCHEME
 
 if TYPE_CHECKING:
     from capamesh.router.access.operator_key import OperatorKey
@@ -80,9 +82,26 @@ class KeyCheck:
         if route is not None:  # else there is nothing, as whoever has a key is told
             check_verb(key, *route.verbs)
             model = request.match_info.get("model")
-            if model is not None and not (Verb.READ in route.verbs and key.may(Verb.READ)):
+            if model is not None and route.verbs == (Verb.ADMIN,):
+                check_scope(key, model)
+            elif model is not None and not (Verb.READ in route.verbs and key.may(Verb.READ)):
                 check_model(key, model)
         request[_KEY] = key
+
+    def commander(self, key: Key | None, authorization: str) -> str:
+        """Return the name for the log of whoever commands the router: by the key that a route has let in, else by the operator's.
+
+        Raises `Unauthenticated`: no key is asked for, and the operator's was not brought.
+        """
+        if key is not None and key is not OPERATOR:
+            return key.id
+        operator = self._operator
+        if key is None and (operator is None or not operator.opens(authorization)):
+            raise Unauthenticated(
+                f"this takes the operator's key: send 'Authorization: {SCHEME} KEY' with the content of {KEY_FILE} in the"
+                " router's data folder, which is new at each start, or a key with the verb admin"
+            )
+        return "operator"
 
     def is_still_taken(self, request: web.Request) -> bool:
         """Return whether the key of a request that lasts is still one."""

@@ -28,7 +28,9 @@ from capamesh.router.http.generate import GenerateApi
 from capamesh.router.http.limits import FrontLimits, limits_of, networks_of
 from capamesh.router.http.oip import InferenceApi
 from capamesh.router.http.openai_models import ModelsApi
+from capamesh.router.http.repository import RepositoryApi
 from capamesh.router.http.server import Front
+from capamesh.router.http.unsupported import UnsupportedApi
 from capamesh.router.page.history import BIN_S
 from capamesh.router.process.exposure import require_safe, warning
 from capamesh.router.process.gauges import (
@@ -46,6 +48,7 @@ from capamesh.router.process.parts import RouterParts, today
 from capamesh.router.process.seat import Controls
 from capamesh.router.process.tls_watch import TlsWatch
 from capamesh.router.requests.model_descriptions import ModelDescriptions
+from capamesh.router.requests.repository import RepositoryControl
 
 if TYPE_CHECKING:
     from capamesh.router.fleet.overrides import Hold
@@ -60,6 +63,7 @@ class Router(Controls):
         self._settings = parts.settings
         self._log = parts.log
         self._page = PageParts(parts)
+        self._repository = RepositoryControl(parts.fleet, parts.log)
         self._has_links = asyncio.Event()
         self._stop = asyncio.Event()
         self._tls_watch = None if parts.tls is None else TlsWatch(parts.tls, parts.log)
@@ -245,6 +249,8 @@ class Router(Controls):
         return make_application(
             inference,
             GenerateApi(parts.inference, arrival_s=settings.arrival_s),
+            RepositoryApi(self._repository, fleet, arrival_s=settings.arrival_s),
+            UnsupportedApi(),
             self._pages,
             self._routing,
             self._page.api,
@@ -264,7 +270,7 @@ class Router(Controls):
         descriptions = ModelDescriptions(
             parts.inference, is_ready=parts.standing.has_usable, wall_clock=time.time
         )
-        server = GrpcServer(parts.inference, descriptions, front)
+        server = GrpcServer(parts.inference, descriptions, front, self._repository)
         server.watch(parts.telemetry)
         return server
 

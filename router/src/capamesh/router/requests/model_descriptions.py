@@ -38,12 +38,12 @@ EXTENSIONS: Final = [
     "binary_tensor_data",
     "classification",
     "model_configuration",
+    "model_repository",
     "schedule_policy",
     "sequence",
     "statistics",
 ]
-"""Triton's extensions of the protocol of which every call is there: `model_repository` is not among them, for its index is
-answered and its load and unload, by which any caller could take a model from all others, are not."""
+"""Triton's extensions of the protocol of which every call is there."""
 
 
 class ModelDescriptions:
