@@ -74,6 +74,8 @@ PAGES_NOT_RUN = {
     "docs/how-to/add-an-execution-provider.md": "edits the code",
     "docs/how-to/gpu.md": "a GPU",
     "docs/how-to/install.md": "a package index, root; `make first-minutes` installs",
+    "docs/how-to/keep-answers.md": "a model of one's own; tests/integration/router/test_kept_answers.py",
+    "docs/how-to/send-a-request-again.md": "tests/integration/router/test_idempotency_keys.py",
     "docs/how-to/keep-a-network-alive.md": "changes an owner's key for good; tests/e2e/test_membership.py",
     "docs/how-to/monitor.md": "Prometheus, Grafana, root; tests/e2e/test_observability.py",
     "docs/how-to/optimise-a-model.md": "the built models, and minutes",

@@ -49,6 +49,7 @@ from capamesh.router.page.overview import OverviewMaker
 from capamesh.router.page.static_files import StaticFiles
 from capamesh.router.requests.metered import Meter
 from capamesh.router.requests.model_descriptions import ModelDescriptions
+from capamesh.router.requests.repeated_calls import RepeatedCalls
 from capamesh.router.requests.repository import RepositoryControl
 from capamesh.router.telemetry import Telemetry
 from capamesh.router.telemetry.ended import EndedRequests
@@ -249,6 +250,7 @@ async def serving(
         log,  # type: ignore[arg-type]
         ended=ended,
         operator=OperatorKey("secret"),
+        repeated=RepeatedCalls(clock=fleet.clock, timers=asyncio.get_running_loop()),
         meter=Meter(quotas := Quotas(), fleet.routing.pipeline, fleet.view, clock=fleet.clock),
     )
     api = InferenceApi(

@@ -77,6 +77,7 @@ class FakeModel:
         self.provider = "CPUExecutionProvider"
         self.precision = "fp32"
         self.is_data_dependent = False
+        self.is_random = False
         self.notes: tuple[str, ...] = ()
         self.gate = threading.Event()
         self.gate.set()

@@ -225,6 +225,17 @@ def run(
             help="Answers that are coming from nodes; 0: an eighth of the memory, and twice --max-message-mib at least.",
         ),
     ] = 0,
+    cache_mib: Annotated[
+        int,
+        typer.Option(
+            "--cache-mib",
+            envvar="CAPAMESH_CACHE_MIB",
+            metavar="MIB",
+            parser=mebibytes(0),
+            rich_help_panel="Limits",
+            help="Kept answers of models whose rules have a cache; 0: none are kept.",
+        ),
+    ] = 128,
     max_connections: Annotated[
         int,
         typer.Option(
@@ -315,6 +326,7 @@ def run(
         ),
         body_budget_bytes=body_budget_mib * _MIB,
         answer_budget_bytes=answer_budget_mib * _MIB,
+        cache_bytes=cache_mib * _MIB,
         max_connections=max_connections,
         max_connections_per_address=max_connections_per_address,
         trusted_proxies=tuple(trusted_proxy or ()),

@@ -80,6 +80,12 @@ class Forbidden(ClientError):
     code = "forbidden"
 
 
+class KeyUsed(ClientError):
+    """The request's idempotency key was used for another, or for one whose answer is not kept any more."""
+
+    code = "key_used"
+
+
 class DeadlineExceeded(ClientError):
     """The time the caller allowed has passed."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from capamesh.protocol.tensors import Limits
+from capamesh.router.cache.store import DEFAULT_CACHE_BYTES
 from capamesh.router.policies import DEFAULT_POLICY
 
 ROUTER_LIMITS = Limits(max_message_bytes=64 * 2**20)
@@ -94,6 +95,8 @@ class RouterSettings:
     """The limits of one message."""
     body_budget_bytes: int = 0
     """The memory for the bodies of all requests together; 0 for an eighth of the memory, and twice the largest body at least."""
+    cache_bytes: int = DEFAULT_CACHE_BYTES
+    """The memory for kept answers of models whose rules say so; workers have an equal part each."""
     answer_budget_bytes: int = 0
     """The memory for the answers that are arriving from all nodes together; 0 for as much as bodies have."""
     max_connections: int = 0

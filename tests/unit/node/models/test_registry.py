@@ -234,6 +234,13 @@ def test_model_that_was_not_measured_tells_no_time() -> None:
     offer = ready_offer(hosted())
     assert (offer.best_rows, offer.row_us, offer.max_rows) == (1, 0, 0)
     assert offer.is_idempotent
+    assert offer.is_deterministic
+
+
+def test_offer_says_of_a_model_that_draws_by_chance_that_its_answers_differ() -> None:
+    one = hosted()
+    one.prepared.loaded.is_random = True
+    assert not ready_offer(one).is_deterministic
 
 
 def test_offer_names_the_outputs_that_have_labels() -> None:

@@ -309,7 +309,7 @@ def test_one_broken_model_never_hides_the_others(tmp_path: Path) -> None:
         ("half", "1"): ("'half/1/model.onnx' cannot be read: No such file or directory"),
         ("toml", ""): (
             "toml/capamesh.toml: unknown key colour; allowed keys are description, "
-            "providers, allow_cpu_fallback, max_queue, instances, pinned, idempotent, versions, "
+            "providers, allow_cpu_fallback, max_queue, instances, pinned, idempotent, deterministic, versions, "
             "batching, sequence, loop, warm_up, step, task, text, embedding, image, file"
         ),
         ("void", ""): "'void' has no version folder; put the model at 1/model.onnx",

@@ -35,6 +35,7 @@ max_queue = 7
 instances = 2
 pinned = true
 idempotent = false
+deterministic = false
 versions = {specific = [3, 1]}
 
 [batching]
@@ -97,6 +98,7 @@ files = {ids = "typical.npy"}
             instances=2,
             is_pinned=True,
             is_idempotent=False,
+            is_deterministic=False,
         ),
     )
 
@@ -166,7 +168,7 @@ def test_unknown_key_is_named_with_the_file_and_the_allowed_keys() -> None:
         parse_manifest(b"max_qeue = 7", FILE)
     assert caught.value.message == (
         "models/digits/capamesh.toml: unknown key max_qeue (did you mean max_queue?); allowed keys are "
-        "description, providers, allow_cpu_fallback, max_queue, instances, pinned, idempotent, "
+        "description, providers, allow_cpu_fallback, max_queue, instances, pinned, idempotent, deterministic, "
         "versions, batching, sequence, loop, warm_up, step, task, text, embedding, image, file"
     )
 

@@ -70,6 +70,20 @@ def test_operator_whose_work_values_set_is_reported_wherever_it_is() -> None:
         assert found.is_data_dependent is is_data_dependent
 
 
+def test_operator_that_draws_by_chance_is_reported_wherever_it_is() -> None:
+    plain = node("Relu", ["x"], ["y"])
+    branch = helper.make_graph(
+        [node("Bernoulli", ["x"], ["y"])], "b", [], [value("y", P.FLOAT, None)]
+    )
+    choice = node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    for proto, is_random in (
+        (model(nodes=(plain,)), False),
+        (model(nodes=(plain, node("RandomNormalLike", ["x"], ["y"], seed=1.0))), True),
+        (model(nodes=(choice,)), True),
+    ):
+        assert contents_of(io.BytesIO(proto.SerializeToString())).is_random is is_random
+
+
 def test_dimensions_that_are_not_packed_count_too() -> None:
     tensor = b"\x08\x03\x08\x05\x10\x01"  # dims 3, dims 5, data_type FLOAT
     graph = b"\x2a" + bytes([len(tensor)]) + tensor
@@ -212,4 +226,5 @@ def test_one_walk_finds_files_weights_and_operators() -> None:
         {"weights.bin", "constant.bin"},
         {P.FLOAT: 11},  # a constant is no weight
         True,
+        False,
     )

@@ -22,6 +22,7 @@ class Model:
     provider = "P"
     precision = "fp32"
     is_data_dependent = False
+    is_random = False
     notes: tuple[str, ...] = ()
 
     def __init__(

@@ -64,6 +64,7 @@ ADVERT = NodeAdvert(
             max_rows=256,
             memory_bytes=9_000,
             is_idempotent=False,
+            is_deterministic=False,
         ),
     ),
     region="eu",
@@ -118,6 +119,7 @@ offers = st.builds(
     max_rows=counts,
     memory_bytes=counts,
     is_idempotent=st.booleans(),
+    is_deterministic=st.booleans(),
     signed=st.just(b"") | st.binary(min_size=96, max_size=96),
     also_signed=st.lists(st.binary(min_size=96, max_size=96), max_size=3).map(tuple),
     labelled=st.lists(texts(0, 256), max_size=3).map(tuple),
@@ -200,6 +202,7 @@ def test_field_names_on_the_wire_are_these() -> None:
                 "max_rows": 256,
                 "memory": 9_000,
                 "once": 1,
+                "varies": 1,
             }
         ],
         "region": "eu",
@@ -296,6 +299,7 @@ INPUT = ("models", 0, "inputs", 0)
         ((*MODEL, "max_rows"), True, "models[0].max_rows is true"),
         ((*MODEL, "memory"), 2**63, "models[0].memory"),
         ((*MODEL, "once"), 2, "models[0].once"),
+        ((*MODEL, "varies"), 2, "models[0].varies"),
         ((*INPUT, "datatype"), "", "models[0].inputs[0].datatype"),
         ((*INPUT, "shape"), [-2], "models[0].inputs[0].shape[0] is -2"),
         ((*INPUT, "shape"), [1] * 33, "models[0].inputs[0].shape is a list of 33, expected a list of at most 32 entries, each a whole number from -1 to"),
@@ -347,7 +351,7 @@ def test_name_that_is_none_refuses_the_router_s_advert(name: object) -> None:
 WITH_DEFAULT: dict[tuple[str | int, ...], tuple[str, ...]] = {
     (): ("interval_s", "name"),
     DEVICE: ("runtime", "driver"),
-    MODEL: ("provider", "precision", "best_rows", "row_us", "max_rows", "memory", "once"),
+    MODEL: ("provider", "precision", "best_rows", "row_us", "max_rows", "memory", "once", "varies"),
 }
 
 
@@ -388,6 +392,7 @@ def test_older_nodes_advert_is_read_with_the_defaults_and_an_advert_of_defaults_
                 max_rows=0,
                 memory_bytes=0,
                 is_idempotent=True,
+                is_deterministic=True,
             ),
         ),
     )

@@ -37,6 +37,7 @@ STATUSES = {
     "run_failed": 500,
     "request_kills": 500,
     "sequence_unknown": 400,
+    "key_used": 409,
     "sequence_lost": 410,
     "no_endpoint": 503,
     "nobody_fits": 503,

@@ -59,6 +59,31 @@ def test_every_header_has_its_place_whatever_its_case() -> None:
     assert is_explained
 
 
+@pytest.mark.parametrize(
+    ("control", "wanted"),
+    [
+        ("no-cache", RoutingOptions(max_age_s=0.0)),
+        ("No-Cache", RoutingOptions(max_age_s=0.0)),
+        ("no-store", RoutingOptions(may_be_kept=False)),
+        ("max-age=60", RoutingOptions(max_age_s=60.0)),
+        ("max-age=0, must-revalidate", RoutingOptions(max_age_s=0.0)),
+        ("max-age=7, no-cache,no-store", RoutingOptions(max_age_s=0.0, may_be_kept=False)),
+        ("max-age", RoutingOptions(max_age_s=0.0)),
+        ("max-age=-1", RoutingOptions(max_age_s=0.0)),
+        ("max-age=1e9", RoutingOptions(max_age_s=0.0)),
+        ("max-age=" + "9" * 5000, RoutingOptions(max_age_s=0.0)),
+    ],
+)
+def test_cache_control_says_how_old_an_answer_may_be(control: str, wanted: RoutingOptions) -> None:
+    assert options_of(CIMultiDict({"Cache-Control": control})) == (wanted, False)
+
+
+@pytest.mark.parametrize("control", ["", "only-if-cached", "public, x=1", "no-transform", ","])
+def test_cache_control_that_says_nothing_of_that_changes_nothing(control: str) -> None:
+    options, _ = options_of(CIMultiDict({"cache-control": control}))
+    assert options is NO_OPTIONS
+
+
 def test_empty_values_ask_for_nothing_and_for_no_constraint_at_all() -> None:
     options, is_explained = options_of(CIMultiDict(dict.fromkeys(HEADERS, " ")))
     assert options == NO_OPTIONS

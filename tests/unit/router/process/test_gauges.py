@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fleet_fakes import FakeLink, Fleet, NullLog, advert, call, hang, in_virtual_time
+from fleet_fakes import FakeLink, Fleet, NullLog, advert, call, echo, hang, in_virtual_time
 from router_parts import made_parts
 
 from capamesh.protocol import implementation
@@ -19,6 +19,7 @@ from capamesh.protocol.membership_life import LifeFigures
 from capamesh.router.balancing.prober import PROBE_LIMIT_S
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.process.gauges import (
+    watch_cache,
     watch_fleet,
     watch_keys,
     watch_network,
@@ -29,6 +30,7 @@ from capamesh.router.process.gauges import (
 )
 from capamesh.router.process.node_gauges import NodeGauges
 from capamesh.router.requests.call import NO_OPTIONS
+from capamesh.router.rules.model_rules import CacheRule, ModelRules, RoutingRules
 
 
 @dataclass(frozen=True)
@@ -133,3 +135,21 @@ async def test_probes_and_requests_that_were_not_admitted_are_counted() -> None:
     assert "capamesh_probes_lost_total 1.0" in lines
     wanted = 'capamesh_requests_not_admitted_total{model="m",reason="full",version="1"} 2.0'
     assert [line for line in lines if "not_admitted_total{" in line] == [wanted]
+
+
+@in_virtual_time
+async def test_kept_answers_are_counted() -> None:
+    fleet = Fleet([echo], rules=RoutingRules(ModelRules(cache=CacheRule(60.0))))
+    watch_cache(fleet.telemetry, fleet.routing.pipeline.cache, None)
+    for _ in range(3):
+        await fleet.infer(call(), NO_OPTIONS, 30.0)
+    lines = fleet.telemetry.exposition().decode().splitlines()
+    for line in (
+        'capamesh_cache_requests_total{model="m",result="miss"} 1.0',
+        'capamesh_cache_requests_total{model="m",result="hit"} 2.0',
+        "capamesh_cache_entries 1.0",
+        "capamesh_cache_bytes 413.0",
+        "capamesh_cache_bytes_most 1.34217728e+08",
+        "capamesh_cache_entries_evicted_total 0.0",
+    ):
+        assert line in lines

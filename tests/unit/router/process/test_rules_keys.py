@@ -12,7 +12,7 @@ from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.router.process.rules_keys import read_rules
 from capamesh.router.rules.constraints import ANYWHERE, Constraints
-from capamesh.router.rules.model_rules import MirrorRule, ModelRules, RoutingRules
+from capamesh.router.rules.model_rules import CacheRule, MirrorRule, ModelRules, RoutingRules
 
 
 def read(text: str) -> RoutingRules:
@@ -31,6 +31,7 @@ def test_every_key_is_read() -> None:
         regions = ["eu", "us"]
         device_kinds = ["cuda"]
         tenants = { "acme" = 3, "*" = 0.5 }
+        cache = { ttl_s = 3600, shared = true }
     """)
     assert rules.of(ModelName("digits")) == ModelRules(
         policy="p2c",
@@ -40,6 +41,7 @@ def test_every_key_is_read() -> None:
         is_retried=False,
         constraints=Constraints(2.0, frozenset({"eu", "us"}), frozenset({"cuda"})),
         tenants=(("acme", 3.0), ("*", 0.5)),
+        cache=CacheRule(3600.0, is_shared=True),
     )
 
 
@@ -126,6 +128,13 @@ def test_defaults_hold_for_what_is_not_said() -> None:
         (
             "mirror = { version = '3', part = 1 }",
             "unknown key m.mirror.part; allowed keys are version",
+        ),
+        ("cache = {}", "m.cache.ttl_s is missing"),
+        ("cache = { ttl_s = 0 }", "m.cache.ttl_s is 0, expected a number above 0 to 2592000"),
+        ("cache = { ttl_s = 2592001 }", "m.cache.ttl_s is 2592001, expected a number above 0"),
+        (
+            "cache = { ttl_s = 9, share = true }",
+            "unknown key m.cache.share (did you mean shared?)",
         ),
         ("hedge = 1", "rules.toml: m.hedge is 1, expected true or false"),
         ("retry = 'no'", "rules.toml: m.retry is 'no', expected true or false"),

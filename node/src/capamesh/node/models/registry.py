@@ -250,6 +250,7 @@ def ready_offer(hosted: HostedModel) -> ModelOffer:
         max_rows=_max_rows(hosted),
         memory_bytes=prepared.measured.memory_bytes,
         is_idempotent=source.manifest.rules.is_idempotent,
+        is_deterministic=source.manifest.rules.is_deterministic and not prepared.loaded.is_random,
         signed=source.signed,
         also_signed=source.also_signed,
         scheduling=_scheduling(hosted),

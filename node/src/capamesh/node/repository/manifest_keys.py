@@ -251,6 +251,8 @@ class ManifestTable(Table, frozen=True):
     """True if it is never unloaded to make room."""
     idempotent: bool | None = None
     """True if a request may be run again elsewhere when its outcome is unknown; missing: if it has no sequence states."""
+    deterministic: bool = True
+    """False if equal requests have answers that differ, as of a model that draws by chance: no router keeps any."""
     versions: Annotated[
         Literal["all"] | VersionsTable,
         _ONE_KEY,
@@ -336,4 +338,5 @@ class ManifestTable(Table, frozen=True):
             instances=self.instances or 0,
             is_pinned=self.pinned,
             is_idempotent=not sequence.states if self.idempotent is None else self.idempotent,
+            is_deterministic=self.deterministic,
         )

@@ -37,6 +37,10 @@ _OPEN_OPS: Final = frozenset(
     b" WhisperBeamSearch".split()
 )
 """Operators whose work, or the size of what they make, is set by the values that they are given."""
+_RANDOM_OPS: Final = frozenset(
+    b"Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike Sampling".split()
+)
+"""Operators that draw by chance, with a seed too: each run goes on where the one before has ended."""
 
 _WEIGHTS: Final = {1: "fp32", 2: "int8", 3: "int8", 10: "fp16", 11: "fp64", 16: "bf16"}
 """The precisions of weights by TensorProto.DataType. Whole numbers of 16 bits and more are indices, shapes and biases."""
@@ -96,6 +100,8 @@ class OnnxContents(NamedTuple):
     """The elements that its weights have of each TensorProto.DataType."""
     is_data_dependent: bool = False
     """True if some operator's work depends on more than the shapes of the inputs."""
+    is_random: bool = False
+    """True if some operator draws by chance."""
 
 
 def contents_of(stream: BinaryIO) -> OnnxContents:
@@ -106,7 +112,9 @@ def contents_of(stream: BinaryIO) -> OnnxContents:
     """
     walk = _Walk(Pages(stream))
     walk.through()
-    return OnnxContents(frozenset(walk.locations), walk.weights, walk.is_data_dependent)
+    return OnnxContents(
+        frozenset(walk.locations), walk.weights, walk.is_data_dependent, walk.is_random
+    )
 
 
 class _Walk:
@@ -116,6 +124,7 @@ class _Walk:
         self.locations: set[str] = set()
         self.weights: dict[int, int] = {}
         self.is_data_dependent = False
+        self.is_random = False
         self._model = model
         self._fields = self._nodes = 0
 
@@ -171,6 +180,7 @@ class _Walk:
                 "export it as an ordinary ONNX model"
             )
         self.is_data_dependent = self.is_data_dependent or op_type in _OPEN_OPS
+        self.is_random = self.is_random or op_type in _RANDOM_OPS
 
 
 def precision(weights: Mapping[int, int], specs: Sequence[TensorSpec]) -> str:

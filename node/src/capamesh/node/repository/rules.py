@@ -217,3 +217,5 @@ class Rules:
     """True if it is never unloaded to make room for another model."""
     is_idempotent: bool = True
     """True if a request may be run again elsewhere when its outcome is unknown."""
+    is_deterministic: bool = True
+    """True if equal requests have equal answers, so that a router may keep one for the next."""

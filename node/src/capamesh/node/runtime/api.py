@@ -41,6 +41,8 @@ class LoadedModel(Protocol):
     """The type of its numbers: "fp32", "fp16", "bf16", "fp64", "int8" or "mixed"; "" for none."""
     is_data_dependent: bool
     """True if the work of a run may depend on the values of its inputs, not on their shapes alone."""
+    is_random: bool = False
+    """True if equal runs may have different results, for the model draws by chance."""
     notes: tuple[str, ...] = ()
     """The lines for the operator on what of the model's file is not served; none where all of it is."""
 

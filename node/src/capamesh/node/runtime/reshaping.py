@@ -47,6 +47,7 @@ class ReshapedModel(LoadedModel):
         self.provider = model.provider
         self.precision = model.precision
         self.is_data_dependent = model.is_data_dependent
+        self.is_random = model.is_random
         self.notes = model.notes
         self._signature = Signature(self.inputs, self.outputs, reads_texts=False)
 

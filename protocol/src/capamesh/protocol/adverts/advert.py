@@ -92,6 +92,8 @@ class ModelOffer:
     """The memory that it occupies on the device; 0 if unknown."""
     is_idempotent: bool = True
     """True if a request may be run again elsewhere when its outcome is unknown."""
+    is_deterministic: bool = True
+    """True if equal requests have equal answers, so that one may be kept for the next."""
     signed: bytes = b""
     """A publisher's public key and signature, as `publishing.sign` returns them, not verified; b"": none."""
     also_signed: tuple[bytes, ...] = ()

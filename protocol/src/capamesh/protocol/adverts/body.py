@@ -170,6 +170,7 @@ def _offer_to_map(offer: ModelOffer) -> dict[str, object]:
                 "max_rows": offer.max_rows,
                 "memory": offer.memory_bytes,
                 "once": int(not offer.is_idempotent),
+                "varies": int(not offer.is_deterministic),
                 "signed": offer.signed,
                 "also_signed": b"".join(offer.also_signed),
                 "labelled": list(offer.labelled),
@@ -291,6 +292,7 @@ def _read_offer(one: WireModel, at: int) -> ModelOffer:
         max_rows=one.max_rows,
         memory_bytes=one.memory,
         is_idempotent=one.once == 0,
+        is_deterministic=one.varies == 0,
         signed=one.signed,
         also_signed=tuple(
             others[start : start + SIGNED_BYTES] for start in range(0, len(others), SIGNED_BYTES)

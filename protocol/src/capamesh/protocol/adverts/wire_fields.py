@@ -31,6 +31,7 @@ field with a default can be added without a new wire version):
                           default; what a receiver does not know counts as ""
       "best_rows", "row_us", "max_rows", "memory", "parts"
                           integers 0..2^63-1, default 0: rows, microseconds, rows, bytes, parts of one answer
+      "once", "varies"    0 or 1, default 0: 1 if a request must not be run again, 1 if equal requests have answers that differ
       "signed"            96 bytes, default none: a publisher's public key and its Ed25519 signature, see `publishing`
       "also_signed"       1 to 3 times 96 bytes, default none: other publishers' likewise
       "labelled"          array, up to 1,024, of text 0..256, default none: the outputs whose classes have names
@@ -134,6 +135,7 @@ class WireModel(Struct, frozen=True, gc=False):
     memory: _Count = 0
     parts: _Count = 0
     once: Annotated[int, Meta(ge=0, le=1)] = 0
+    varies: Annotated[int, Meta(ge=0, le=1)] = 0
     signed: Annotated[bytes, Meta(min_length=SIGNED_BYTES, max_length=SIGNED_BYTES)] = b""
     also_signed: Annotated[
         bytes, Meta(min_length=SIGNED_BYTES, max_length=MAX_OTHERS * SIGNED_BYTES)

@@ -32,6 +32,7 @@ class Replica(Watched):
         "is_out",
         "load",
         "load_s",
+        "loads",
         "missed",
         "offer",
         "peak_cost_s",
@@ -75,6 +76,8 @@ class Replica(Watched):
         """True once it is hosted no more; answers under way still come."""
         self.is_away = False
         """True while its node says that it loads the model, which it had ready before: it is to be back."""
+        self.loads = 0
+        """Counts how often its node has begun to load the model anew."""
         self.is_out = False
         """True if `is_gone` or `is_away`: nothing may be sent there."""
 
@@ -99,6 +102,8 @@ class Replica(Watched):
 
     def set_away(self, is_away: bool) -> None:
         """Take over whether the node loads the model anew."""
+        if is_away and not self.is_away:
+            self.loads += 1
         self.is_away = is_away
         self.is_out = is_away or self.is_gone
 

@@ -20,7 +20,9 @@ from capamesh.router.grpc.infer_answer import KnownAnswers, empty_final, in_stre
 from capamesh.router.grpc.infer_request import KnownRequests, decode_in_steps, parsed, raw_apart
 from capamesh.router.grpc.status import OK_TRAILERS, error_trailers
 from capamesh.router.http.exchange import EXPLANATION_HEADER, NODE_HEADER, Inference, shortened
+from capamesh.router.http.kept_replies import CACHE_HEADER
 from capamesh.router.http.key_check import with_tenant
+from capamesh.router.http.options import IDEMPOTENCY_KEY
 from capamesh.router.http.packing import CODINGS, LEAST_BYTES
 from capamesh.router.http.replies import size_of
 from capamesh.router.requests.inference import InferenceRequest, Target
@@ -42,6 +44,7 @@ MAX_ID_CHARS: Final = 1024
 """The most of the id of a request that could not be read which is told with its error (guess)."""
 _NODE = NODE_HEADER.lower().encode()
 _EXPLANATION = EXPLANATION_HEADER.lower().encode()
+_CACHE = CACHE_HEADER.lower().encode()
 
 
 class GrpcReply(Value):
@@ -192,6 +195,11 @@ class GrpcExchange(InferenceRequest):
     def _name(self, model: str, version: str) -> None:
         """Note what is asked of whom, which only the message tells. Raises `InvalidRequest` or `Forbidden`."""
         head, key = self._head, self._key
+        if self._is_streamed and head.idempotency_key:
+            raise InvalidRequest(
+                f"a stream has many requests, and one {IDEMPOTENCY_KEY} would name them all: leave it out, or send the"
+                " request by ModelInfer"
+            )
         most_chars = self._grpc.inference.limits.max_name_chars
         if max(len(model), len(version)) > most_chars:  # they are kept, in what failed of late
             raise InvalidRequest(
@@ -199,7 +207,13 @@ class GrpcExchange(InferenceRequest):
             )
         named = ModelName(model)
         self._target = Target(
-            named, ModelVersion(version), head.options, head.is_explained, head.parent, key=key
+            named,
+            ModelVersion(version),
+            head.options,
+            head.is_explained,
+            head.parent,
+            key=key,
+            idempotency_key=head.idempotency_key,
         )
         if key is not None:
             check_model(key, model)
@@ -210,6 +224,7 @@ class GrpcExchange(InferenceRequest):
                 head.is_explained,
                 head.parent,
                 key=key,
+                idempotency_key=head.idempotency_key,
             )
 
     @override
@@ -250,7 +265,7 @@ class GrpcExchange(InferenceRequest):
                 self._handle.cancel()
             self.crash(error)
             return
-        headers = ((_NODE, part.outcome.replica.endpoint.peer.encode()),)
+        headers = ((_NODE, part.outcome.peer.encode()),)
         on_reply(GrpcReply(in_stream(pieces), headers, is_last=False, part=part))
 
     @override
@@ -258,10 +273,15 @@ class GrpcExchange(InferenceRequest):
         """Write the answer, or the last part of it, as a message."""
         asked, target, answer = self._asked, self._target, outcome.answer
         assert asked is not None  # noqa: S101 - it was read before it was sent
-        headers: list[tuple[bytes, bytes]] = [(_NODE, outcome.replica.endpoint.peer.encode())]
+        headers: list[tuple[bytes, bytes]] = [(_NODE, outcome.peer.encode())]
+        entry, replica = outcome.entry, outcome.replica
+        if entry is not None:
+            age_s = self._service.routing.clock() - entry.stored_s
+            headers += ((_CACHE, entry.word.encode()), (b"age", b"%d" % max(0, int(age_s))))
+        has_parts = replica is not None and replica.offer.max_parts > 0
         is_final = True if self._is_streamed else None
         rest: list[bytes | memoryview] | None = None
-        if is_final and asked.parameters.get(EMPTY_FINAL) and outcome.replica.offer.max_parts:
+        if is_final and asked.parameters.get(EMPTY_FINAL) and has_parts:
             is_final, rest = False, empty_final(asked, answer, target.model)
         try:
             pieces = self._grpc.answers.written(asked, answer, target.model, is_final=is_final)

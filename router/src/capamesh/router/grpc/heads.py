@@ -6,11 +6,17 @@ A client sends the same head again and again, but for its time, so a head that w
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from capamesh.protocol.errors import CapameshError, InvalidRequest
-from capamesh.router.http.options import PREFIX, options_of
+from capamesh.router.http.options import (
+    CACHE_CONTROL,
+    IDEMPOTENCY_KEY,
+    PREFIX,
+    idempotency_key_of,
+    options_of,
+)
 from capamesh.router.requests.call import NO_OPTIONS, RoutingOptions
 from capamesh.router.telemetry.tracing import TraceParent, parsed_traceparent
 
@@ -24,6 +30,9 @@ MAX_KNOWN_BYTES: Final = 1024
 _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])", re.ASCII)
 _UNIT_S: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _WISH: Final = PREFIX.encode()
+_CONTROL: Final = CACHE_CONTROL.lower().encode()
+_TIME: Final = b"grpc-timeout"
+_KEY: Final = IDEMPOTENCY_KEY.lower().encode()
 _TRUE: Final = frozenset({b"true", b"1"})
 
 
@@ -43,6 +52,8 @@ class CallHead:
     """The coding of messages that are packed."""
     wants_status: bool = False
     """The client asks with Triton's header for errors of a stream as the status that ends it."""
+    idempotency_key: str = ""
+    """The client's name of the request; "": none."""
     refusal: CapameshError | None = None
     """The reason why its message need not be read."""
 
@@ -57,15 +68,17 @@ class CallHeads:
         """Return what a head says, and the seconds that the call may take; None: it does not say.
 
         Raises:
-            InvalidRequest: the time is none.
+            InvalidRequest: the time is none, or the idempotency key.
         """
-        timeout = b""
+        timeout = key = b""
         lasting = tuple(headers)
-        for at, (name, value) in enumerate(lasting):
-            if name == b"grpc-timeout":
+        for name, value in lasting:
+            if name == _TIME:
                 timeout = value
-                lasting = lasting[:at] + lasting[at + 1 :]
-                break
+            elif name == _KEY:
+                key = value
+        if timeout or key:  # each call has another
+            lasting = tuple([pair for pair in lasting if pair[0] not in {_TIME, _KEY}])
         head = self._known.get(lasting)
         if head is None:
             head = _read(lasting)
@@ -73,6 +86,9 @@ class CallHeads:
                 if len(self._known) >= MAX_KNOWN:
                     del self._known[next(iter(self._known))]
                 self._known[lasting] = head
+        if key:
+            named = idempotency_key_of({IDEMPOTENCY_KEY: key.decode("latin-1")})
+            head = replace(head, idempotency_key=named)
         return head, _seconds(timeout) if timeout else None
 
 
@@ -88,7 +104,7 @@ def _read(headers: tuple[tuple[bytes, bytes], ...]) -> CallHead:
         # as `options_of` spells them
         name.decode("latin-1").title(): value.decode("latin-1")
         for name, value in fields.items()
-        if name.startswith(_WISH)
+        if name.startswith(_WISH) or name == _CONTROL
     }
     options, is_explained, refusal = NO_OPTIONS, False, None
     try:
@@ -105,7 +121,7 @@ def _read(headers: tuple[tuple[bytes, bytes], ...]) -> CallHead:
         fields.get(b"x-api-key", b"").decode("latin-1"),
         fields.get(b"grpc-encoding", b"identity").decode("latin-1").lower(),
         fields.get(b"triton_grpc_error", b"").lower() in _TRUE,
-        refusal,
+        refusal=refusal,
     )
 
 

@@ -15,6 +15,7 @@ from capamesh.protocol.errors import (
     Forbidden,
     InvalidRequest,
     KeysUnavailable,
+    KeyUsed,
     LinkLost,
     ModelNotFound,
     ModelUnavailable,
@@ -41,6 +42,7 @@ class Status(IntEnum):
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
+    ALREADY_EXISTS = 6
     PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
     ABORTED = 10
@@ -60,6 +62,7 @@ _OF_ERRORS: Final[dict[type[CapameshError], Status]] = {
     NotMember: Status.PERMISSION_DENIED,
     ModelNotFound: Status.NOT_FOUND,
     Unsupported: Status.UNIMPLEMENTED,
+    KeyUsed: Status.ALREADY_EXISTS,
     SequenceLost: Status.ABORTED,  # "retry at a higher level": the sequence has to begin anew
     TooLarge: Status.RESOURCE_EXHAUSTED,
     TooManyRequests: Status.RESOURCE_EXHAUSTED,

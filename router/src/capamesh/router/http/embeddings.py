@@ -119,7 +119,7 @@ class EmbeddingsApi(Pages):
         steps = written(asked, vectors, tokens, limits.max_json_answer_bytes)
         is_short = vectors.size <= STEP_NUMBERS
         pieces = await self._in_slices(steps, asked.model, is_short=is_short)
-        nodes = list(dict.fromkeys(one.replica.endpoint.peer for one in outcomes))
+        nodes = list(dict.fromkeys(one.peer for one in outcomes))
         headers = {NODE_HEADER: ",".join(nodes[:MOST_NODES_NAMED])}
         return web.Response(body=b"".join(pieces), content_type="application/json", headers=headers)
 

@@ -24,6 +24,7 @@ from capamesh.protocol.oip import (
 )
 from capamesh.router.access.operator_key import OperatorKey
 from capamesh.router.http.errors import error_reply
+from capamesh.router.http.kept_replies import add_form, form_of, marked
 from capamesh.router.http.known_replies import KnownReplies
 from capamesh.router.http.packing import LEAST_BYTES, Packer
 from capamesh.router.http.replies import JSON, OCTETS, Reply, size_of
@@ -32,6 +33,7 @@ from capamesh.router.requests.slices import Slices
 
 if TYPE_CHECKING:
     from capamesh.router.balancing.explanation import Explanation
+    from capamesh.router.cache.entry import Entry
     from capamesh.router.requests.call import Outcome
     from capamesh.router.requests.slices import Job
 
@@ -152,10 +154,16 @@ class Exchange(InferenceRequest):
         asked, answer, target = self._request, outcome.answer, self._target
         assert asked is not None  # noqa: S101 - it was read before it was sent
         reply: Reply | None = None
-        may_be_known = (asked.is_binary_default or asked.outputs) and not self._wire.is_packed
-        if may_be_known and answer.described and not target.is_explained:
-            peer = outcome.replica.endpoint.peer
-            reply = self._inference.replies.reply(asked, answer, target.model, peer)
+        entry = outcome.entry
+        if entry is not None:
+            reply = form_of(entry, asked, self._age_s(entry), may_be_packed=bool(self._wire.coding))
+        elif (
+            (asked.is_binary_default or asked.outputs)
+            and not self._wire.is_packed
+            and answer.described
+            and not target.is_explained
+        ):
+            reply = self._inference.replies.reply(asked, answer, target.model, outcome.peer)
         if reply is None:
             try:
                 steps = encode_response_in_steps(
@@ -207,7 +215,7 @@ class Exchange(InferenceRequest):
     ) -> Reply | None:
         """Return the reply with the body that was made of an answer; None: it is being packed, or an error was told."""
         buffers, json_bytes = written
-        target, peer = self._target, outcome.replica.endpoint.peer
+        target, peer = self._target, outcome.peer
         headers = {"Content-Type": JSON if json_bytes is None else OCTETS, NODE_HEADER: peer}
         if json_bytes is not None:
             headers[HEADER_LENGTH_NAME] = str(json_bytes)
@@ -219,13 +227,20 @@ class Exchange(InferenceRequest):
                 self.crash(error)
                 return None
         reply = Reply(200, headers, buffers)
-        wire = self._wire
-        if json_bytes is not None and not target.is_explained:
+        wire, entry = self._wire, outcome.entry
+        if entry is not None:
+            add_form(self._inference.routing.pipeline.cache.store, entry, asked, reply)
+            reply = marked(reply, entry, self._age_s(entry))
+        elif json_bytes is not None and not target.is_explained:
             self._inference.replies.learn(asked, outcome.answer, target.model, peer, reply)
         if wire.coding and (json_bytes is None or wire.is_packed) and self._packs(reply):
             self.count_answer(outcome)
             return None
         return reply
+
+    def _age_s(self, entry: Entry) -> float:
+        """Return for how long an answer has been kept."""
+        return self._inference.routing.clock() - entry.stored_s
 
     def _packs(self, reply: Reply) -> bool:
         """Begin to pack a long answer; return whether it is under way."""

@@ -214,7 +214,7 @@ class Generation(InferenceRequest):
         self._end()
 
     def _take(self, outcome: Outcome, part: Part | None) -> None:
-        self.node = outcome.replica.endpoint.peer
+        self.node = outcome.peer
         self.waiting.append((outcome, part))
         self._news.set()
 

@@ -15,7 +15,13 @@ from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.oip import HEADER_LENGTH_NAME, json_refusal, parse_header_length
 from capamesh.router.http.exchange import JSON_WEIGHT, InferTarget
 from capamesh.router.http.key_check import KeyCheck, with_tenant
-from capamesh.router.http.options import PREFIX, options_of
+from capamesh.router.http.options import (
+    CACHE_CONTROL,
+    IDEMPOTENCY_KEY,
+    PREFIX,
+    idempotency_key_of,
+    options_of,
+)
 from capamesh.router.http.packing import taken_coding
 from capamesh.router.telemetry.tracing import parsed_traceparent
 
@@ -46,6 +52,7 @@ _FOREIGN: Final = frozenset(
 )
 """The headers with which the request's end, or what follows it, is not as the length says, or aiohttp refuses it."""
 _WISH: Final = PREFIX.encode()
+_WISHES: Final = frozenset({CACHE_CONTROL.lower().encode(), IDEMPOTENCY_KEY.lower().encode()})
 _HEADER_LENGTH: Final = HEADER_LENGTH_NAME.lower().encode()
 
 
@@ -90,7 +97,9 @@ class Heads:
             return known[raw]
         except KeyError:
             head = self._recognised(raw)
-            if len(raw) <= MAX_KNOWN_BYTES:
+            target = None if head is None else head.target
+            is_like_the_next = target is None or not target.idempotency_key
+            if len(raw) <= MAX_KNOWN_BYTES and is_like_the_next:
                 if len(known) >= MAX_KNOWN:
                     known.clear()
                 known[raw] = head
@@ -175,7 +184,7 @@ def _target(target: bytes, fields: dict[bytes, bytes]) -> InferTarget | None:
         # as `options_of` spells them
         name.decode().title(): value.decode("latin-1")
         for name, value in fields.items()
-        if name.startswith(_WISH)
+        if name.startswith(_WISH) or name in _WISHES
     }
     length = fields.get(_HEADER_LENGTH)
     try:
@@ -183,6 +192,7 @@ def _target(target: bytes, fields: dict[bytes, bytes]) -> InferTarget | None:
         if not all(map(str.isascii, wished.values())):
             return None
         options, is_explained = options_of(wished)
+        idempotency_key = idempotency_key_of(wished)
     except CapameshError:
         return None
     trace = fields.get(b"traceparent")
@@ -194,4 +204,5 @@ def _target(target: bytes, fields: dict[bytes, bytes]) -> InferTarget | None:
         None if trace is None else parsed_traceparent(trace.decode("latin-1")),
         header_length,
         taken_coding(fields.get(b"accept-encoding", b"").decode("latin-1")),
+        idempotency_key=idempotency_key,
     )

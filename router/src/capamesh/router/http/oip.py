@@ -20,7 +20,7 @@ from capamesh.router.http.cached_page import CachedPage
 from capamesh.router.http.errors import response_of
 from capamesh.router.http.exchange import JSON_WEIGHT, Exchange, Inference, InferTarget
 from capamesh.router.http.key_check import key_of, with_tenant
-from capamesh.router.http.options import options_of
+from capamesh.router.http.options import idempotency_key_of, options_of
 from capamesh.router.http.packing import taken_coding
 from capamesh.router.http.replies import OCTETS
 from capamesh.router.http.route import ANY_KEY, EVERYBODY, Content, Pages, Route, json_of
@@ -135,6 +135,7 @@ class InferenceApi(Pages):
             options, is_explained = options_of(request.headers)
             key = key_of(request)
             options = with_tenant(options, key)
+            idempotency_key = idempotency_key_of(request.headers)
             header_length = parse_header_length(request.headers.get(HEADER_LENGTH_NAME))
         except CapameshError as error:
             self._inference.refused(model, error)
@@ -152,6 +153,7 @@ class InferenceApi(Pages):
             coding,
             is_packed,
             key=key,
+            idempotency_key=idempotency_key,
         )
         replied: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 

@@ -23,6 +23,12 @@ REGION: Final = "X-Capamesh-Region"
 DEVICE: Final = "X-Capamesh-Device"
 NODES: Final = "X-Capamesh-Nodes"
 EXPLAIN: Final = "X-Capamesh-Explain"
+CACHE_CONTROL: Final = "Cache-Control"
+"""HTTP's own header, of which `no-cache`, `no-store` and `max-age` are read."""
+IDEMPOTENCY_KEY: Final = "Idempotency-Key"
+"""The header by which a client names a request, so that it is run once however often it is sent."""
+MAX_IDEMPOTENCY_CHARS: Final = 255
+"""The most characters of such a key (as Stripe's)."""
 _NAMES: Final = {
     name.lower(): name
     for name in (POLICY, AFFINITY, TENANT, MAX_PRICE, REGION, DEVICE, NODES, EXPLAIN)
@@ -38,6 +44,7 @@ _PARAMETERS: Final = {
 MAX_CHARS: Final = 1024
 """The most characters of one of these headers' values (guess: a dozen node ids)."""
 MAX_NAMES: Final = 64
+_SECONDS: Final = re.compile(r"[0-9]{1,9}\Z", re.ASCII)
 _NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?\Z|\.[0-9]+\Z", re.ASCII)
 
 
@@ -47,7 +54,8 @@ def options_of(headers: Mapping[str, str]) -> tuple[RoutingOptions, bool]:
     `headers` finds names whatever their case. Raises `InvalidRequest`.
     """
     named = [name for name in headers if name[:11].lower() == PREFIX]
-    if not named:
+    control = headers.get(CACHE_CONTROL, "")
+    if not named and not control:
         return NO_OPTIONS, False  # nearly all requests
     for name in named:
         if name.lower() not in _NAMES:
@@ -57,10 +65,42 @@ def options_of(headers: Mapping[str, str]) -> tuple[RoutingOptions, bool]:
         raise InvalidRequest(
             f"{POLICY} is {policy[:80]!r}; the policies are {', '.join(sorted(POLICIES))}"
         )
+    max_age_s, may_be_kept = _kept(control)
     options = RoutingOptions(
-        _constraints(headers), policy, _text(headers, AFFINITY), _text(headers, TENANT)
+        _constraints(headers),
+        policy,
+        _text(headers, AFFINITY),
+        _text(headers, TENANT),
+        max_age_s,
+        may_be_kept,
     )
-    return options, _flag(headers, EXPLAIN)
+    return (NO_OPTIONS if options == NO_OPTIONS else options), _flag(headers, EXPLAIN)
+
+
+def idempotency_key_of(headers: Mapping[str, str]) -> str:
+    """Return the key that names a request, "" where it has none. Raises `InvalidRequest`."""
+    key = headers.get(IDEMPOTENCY_KEY, "").strip()
+    if len(key) > MAX_IDEMPOTENCY_CHARS or not (key.isascii() and key.isprintable()):
+        raise InvalidRequest(
+            f"{IDEMPOTENCY_KEY} is {key[:80]!r} of {len(key)} characters; at most {MAX_IDEMPOTENCY_CHARS} of printable ASCII are"
+            " expected"
+        )
+    return key
+
+
+def _kept(control: str) -> tuple[float, bool]:
+    """Return how old, in seconds, a kept answer may be, and whether one may be kept; what is unknown counts for nothing (RFC 9111)."""
+    max_age_s, may_be_kept = math.inf, True
+    for directive in control.lower().split(","):
+        name, _, value = directive.strip().partition("=")
+        if name == "no-cache":
+            max_age_s = 0.0
+        elif name == "no-store":
+            may_be_kept = False
+        elif name == "max-age":
+            is_number = _SECONDS.match(value) is not None
+            max_age_s = min(max_age_s, float(value) if is_number else 0.0)
+    return max_age_s, may_be_kept
 
 
 def _nearest(name: str) -> str:

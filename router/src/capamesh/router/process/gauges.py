@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.http.application import OpenRequests
     from capamesh.router.ownership.owners import Owners
+    from capamesh.router.requests.answer_cache import AnswerCache
+    from capamesh.router.requests.repeated_calls import RepeatedCalls
     from capamesh.router.telemetry import Telemetry
 
 
@@ -172,3 +174,18 @@ def watch_routing(telemetry: Telemetry, prober: Prober, balancer: Balancer) -> N
             ((each.model, each.version), each.budget.spent) for each in balancer.served_models()
         ],
     )
+
+
+def watch_cache(telemetry: Telemetry, cache: AnswerCache, repeated: RepeatedCalls | None) -> None:
+    """Add what is to be read of kept answers, and of idempotency keys where they are taken."""
+    if repeated is not None:
+        calls = repeated
+        telemetry.watch_each(metrics.REPEATED_CALLS, calls.counts)
+        telemetry.watch(metrics.REPEATED_BYTES, lambda: calls.used_bytes)
+    store = cache.store
+    telemetry.watch_each(metrics.CACHE_REQUESTS, cache.counts)
+    telemetry.watch_each(metrics.CACHE_NOT_KEPT, cache.not_kept)
+    telemetry.watch(metrics.CACHE_EVICTED, lambda: store.evicted)
+    telemetry.watch(metrics.CACHE_ENTRIES, lambda: len(store))
+    telemetry.watch(metrics.CACHE_BYTES, lambda: store.used_bytes)
+    telemetry.watch(metrics.CACHE_BYTES_MOST, lambda: store.most_bytes)

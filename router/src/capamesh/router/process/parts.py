@@ -232,6 +232,7 @@ class RouterParts:
             on_verdict=self._judged,
             limits=settings.limits,
             invite_of=self.hearing.quotas.invite_of,
+            cache_bytes=settings.cache_bytes,
         )
         self.balancer, self.prober = parts.balancer, parts.prober
         self.routing, self.watch = parts.routing, parts.watch
@@ -261,6 +262,7 @@ class RouterParts:
             ring=ring,
             meter=Meter(quotas, self.routing.pipeline, self.fleet, clock=time.monotonic),
             operator=self.operator_key,
+            repeated=parts.repeated if settings.workers == 1 else None,
         )
         self.requests = OpenRequests()
 
@@ -344,8 +346,6 @@ class RouterParts:
             version=verdict.version,
             reason=verdict.reason,
         )
-
-    # what parts tell others that are made after them
 
     def _name_of(self, peer: PeerId) -> str:
         return name_of(self.fleet.adverts, peer)

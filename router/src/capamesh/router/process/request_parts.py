@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from capamesh.router.balancing.balancer import Balancer
 from capamesh.router.balancing.prober import Prober
+from capamesh.router.cache.store import DEFAULT_CACHE_BYTES
 from capamesh.router.policies import make_policy
 from capamesh.router.process.health_watch import DoTurn, HealthWatch
 from capamesh.router.requests.dispatch import Dispatch
+from capamesh.router.requests.repeated_calls import RepeatedCalls
 from capamesh.router.requests.routing import Routing
 
 if TYPE_CHECKING:
@@ -40,11 +42,13 @@ class RequestParts:
         limits: Limits,
         invite_of: Callable[[PeerId], str] = lambda _: "",
         is_limited: bool = True,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
         """`clock` returns seconds and never goes backwards; `timers` go by it, those of a process or of a simulation.
 
         `do` does the turns of the watch over the nodes' health, and `on_verdict` is told what becomes of that.
         `invite_of` tells which invite admitted a node. Not `is_limited`: requests are let in however full nodes are.
+        `cache_bytes` is the most memory for kept answers.
         """
         self.balancer = Balancer(
             fleet,
@@ -57,8 +61,16 @@ class RequestParts:
         self.prober = Prober(self.balancer, clock=clock, timers=timers)
         dispatch = Dispatch(self.prober, clock=clock, timers=timers, limits=limits, counts=counts)
         self.routing = Routing(
-            fleet, self.balancer, dispatch, rules, rng=rng, clock=clock, timers=timers
+            fleet,
+            self.balancer,
+            dispatch,
+            rules,
+            rng=rng,
+            clock=clock,
+            timers=timers,
+            cache_bytes=cache_bytes,
         )
+        self.repeated = RepeatedCalls(clock=clock, timers=timers)
         self.watch = HealthWatch(
             fleet,
             self.balancer,

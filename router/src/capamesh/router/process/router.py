@@ -34,6 +34,7 @@ from capamesh.router.http.unsupported import UnsupportedApi
 from capamesh.router.page.history import BIN_S
 from capamesh.router.process.exposure import require_safe, warning
 from capamesh.router.process.gauges import (
+    watch_cache,
     watch_fleet,
     watch_keys,
     watch_network,
@@ -217,6 +218,7 @@ class Router(Controls):
         watch_routing(telemetry, parts.prober, parts.balancer)
         watch_versions(telemetry, fleet)
         watch_keys(telemetry, parts.quotas)
+        watch_cache(telemetry, parts.routing.pipeline.cache, parts.inference.repeated)
         inference = InferenceApi(
             parts.inference,
             arrival_s=settings.arrival_s,

@@ -20,7 +20,7 @@ from capamesh.protocol.schema import DISTINCT, Meta, Mismatch, Table, given, mea
 from capamesh.protocol.toml_text import read_toml
 from capamesh.router.policies import POLICIES
 from capamesh.router.rules.constraints import ANYWHERE
-from capamesh.router.rules.model_rules import MirrorRule, ModelRules, RoutingRules
+from capamesh.router.rules.model_rules import CacheRule, MirrorRule, ModelRules, RoutingRules
 
 EVERY_MODEL: Final = "*"
 MAX_RULES_BYTES: Final = 4 * 2**20  # 10,000 models of 400 bytes, which take 3 s (measured)
@@ -31,6 +31,9 @@ MAX_MODELS: Final = 10_000  # guess: ten times what one node can advertise
 MAX_NAMES: Final = 1024  # guess, of one list or table
 MAX_WEIGHT: Final = 1e6  # guess: sums of them stay exact enough
 MAX_PRICE: Final = 1e12  # as of a price in an advert
+MAX_TTL_S: Final = (
+    30 * 86_400.0
+)  # guess: what is older was changed by something that no digest tells
 _CONSTRAINTS: Final = ("max_price", "regions", "device_kinds")
 """The keys that are fields of `Constraints`."""
 _SETS: Final = frozenset({"regions", "device_kinds"})
@@ -62,6 +65,15 @@ class MirrorTable(Table, frozen=True):
     """The part of the requests of which copies are made."""
 
 
+class CacheTable(Table, frozen=True, kw_only=True, rename={"is_shared": "shared"}):
+    """Answers of a model are kept, and given to whoever asks the same."""
+
+    ttl_s: Annotated[float, Meta(gt=0, le=MAX_TTL_S)]
+    """The seconds for which an answer is kept."""
+    is_shared: bool = False
+    """True if tenants get one another's answers; else each gets those that were run for it."""
+
+
 class ModelTable(
     Table, frozen=True, kw_only=True, rename={"is_hedged": "hedge", "is_retried": "retry"}
 ):
@@ -91,6 +103,8 @@ class ModelTable(
     """Weights of the tenants' shares when there is not room for all; who is not named has that of "*", or 1."""
     digests: Annotated[dict[_Version, _Digest], _COUNT] | None = None
     """The digest that each version must have: nodes that host another file under it are not asked."""
+    cache: CacheTable | None = None
+    """The rule by which answers are kept; missing: none is."""
     publishers: (
         Annotated[
             tuple[Annotated[str, Meta(min_length=1, max_length=_PEER_ID_CHARS)], ...],
@@ -127,6 +141,8 @@ class ModelTable(
             values[name] = tuple(values[name].items())
         if self.mirror is not None:
             values["mirror"] = MirrorRule(ModelVersion(self.mirror.version), self.mirror.share)
+        if self.cache is not None:
+            values["cache"] = CacheRule(self.cache.ttl_s, self.cache.is_shared)
         if self.publishers is not None:
             values["publishers"] = frozenset(self.publishers)
         return replace(every, **values)

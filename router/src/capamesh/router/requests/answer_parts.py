@@ -249,7 +249,8 @@ class AnswerInParts(PartsHandler, PartHolder, Responder, Handle):
         self._picker.served.reported(self._attempt.replica, given.load, now_s)
         self._end(is_served=True)
         replica = self._attempt.replica
-        self._responder.complete(Outcome(given, replica, self._attempts, self._picker))
+        peer = replica.endpoint.peer
+        self._responder.complete(Outcome(given, peer, replica, self._attempts, self._picker))
 
     @override
     def failed(self, error: CapameshError) -> None:
@@ -278,7 +279,8 @@ class AnswerInParts(PartsHandler, PartHolder, Responder, Handle):
     def _pass_on(self, given: InferAnswer) -> None:
         self.parts += 1
         self._unreleased += 1
-        outcome = Outcome(given, self._attempt.replica, self._attempts, self._picker)
+        replica = self._attempt.replica
+        outcome = Outcome(given, replica.endpoint.peer, replica, self._attempts, self._picker)
         self._responder.take_part(Part(outcome, self.parts, self, self._last))
 
     def _tell(self, error: CapameshError) -> None:

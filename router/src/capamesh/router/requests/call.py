@@ -6,6 +6,7 @@ The responder is told the outcome once; the handle takes the call back. No layer
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,9 +17,11 @@ from capamesh.router.rules.constraints import ANYWHERE, Constraints
 
 if TYPE_CHECKING:
     from capamesh.protocol.errors import CapameshError
+    from capamesh.protocol.ids import PeerId
     from capamesh.protocol.links.calls import InferAnswer, InferCall
     from capamesh.protocol.links.events import Answer
     from capamesh.router.balancing.picker import RequestPicker
+    from capamesh.router.cache.entry import Entry
     from capamesh.router.fleet.replica import Replica
 
 
@@ -32,7 +35,11 @@ class RoutingOptions:
     affinity: str = ""
     """Requests of one key go to one node where that is possible; "": wherever is best."""
     tenant: str = ""
-    """The tenant whose share of the fleet it uses when there is not enough for all."""
+    """The tenant whose share of the fleet it uses when there is not enough for all, and whose kept answers are given to it."""
+    max_age_s: float = math.inf
+    """The seconds for which an answer may have been kept that is given to it; 0: it is run."""
+    may_be_kept: bool = True
+    """False if it neither takes a kept answer nor leaves one."""
 
 
 NO_OPTIONS = RoutingOptions()
@@ -64,16 +71,27 @@ class Call(Value):
 class Outcome(Value):
     """An answer and who gave it, after how many attempts."""
 
-    __slots__ = ("answer", "attempts", "picker", "replica")
+    __slots__ = ("answer", "attempts", "entry", "peer", "picker", "replica")
 
     def __init__(
-        self, answer: InferAnswer, replica: Replica, attempts: int, picker: RequestPicker
+        self,
+        answer: InferAnswer,
+        peer: PeerId,
+        replica: Replica | None,
+        attempts: int,
+        picker: RequestPicker,
+        entry: Entry | None = None,
     ) -> None:
         self.answer = answer
+        self.peer = peer
+        """The node that gave it."""
         self.replica = replica
+        """The replica that gave it; None: it was kept, and another router had asked for it."""
         self.attempts = attempts
         self.picker = picker
-        """Can explain why it went there."""
+        """Can explain why it went there; of a kept answer it tells the version alone."""
+        self.entry = entry
+        """The kept answer that it is; None: it was run for this call, or for an equal one at the same time."""
 
 
 @mypyc_attr(native_class=False)

@@ -195,7 +195,10 @@ class InFlightCall(RequestAttempts, AttemptOwner, Handle):
                     case Answered(attempt=number):
                         it = self._attempts[number]
                         assert it.answer is not None  # noqa: S101 - told just before the request was
-                        outcome = Outcome(it.answer, it.replica, len(self._attempts), self.picker)
+                        peer = it.replica.endpoint.peer
+                        outcome = Outcome(
+                            it.answer, peer, it.replica, len(self._attempts), self.picker
+                        )
                         it.answer = None
                         if dispatch.clock() < dispatch.killers.until_s:
                             asked = _of_version(request, self._version)

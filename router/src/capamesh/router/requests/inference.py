@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,7 @@ from capamesh.router.requests.metered import Meter
 from capamesh.router.requests.no_endpoint import with_hint
 from capamesh.router.requests.own_standing import GOOD_STANDING, OwnStanding
 from capamesh.router.requests.parameters import priority_of, sequence_of, time_allowed_s
+from capamesh.router.requests.repeated_calls import RepeatedCalls, start_once
 from capamesh.router.requests.routing import Routing
 from capamesh.router.requests.times import explained_apart, times_of
 from capamesh.router.telemetry import HTTP, Telemetry
@@ -70,6 +71,8 @@ class Target:
     """The caller's trace; None: it has none."""
     key: Key | None = field(default=None, kw_only=True)
     """The caller's key; None: the router asks for none."""
+    idempotency_key: str = field(default="", kw_only=True)
+    """The caller's name of the request, by which it is run once however often it is sent; "": none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,8 @@ class InferenceService:
     """The keys, for which wires ask."""
     meter: Meter | None = None
     """The layer that holds calls to the limits of their keys; None: there are none."""
+    repeated: RepeatedCalls | None = None
+    """The layer that knows calls with an idempotency key again; None: such keys are refused."""
     ended: EndedRequests | None = None
     """The one who is told of requests that failed or were slow."""
     wire: str = HTTP
@@ -173,8 +178,13 @@ class InferenceRequest(Responder, ABC):
                 allowed_s = time_allowed_s(parameters, allowed_s)
             if service.ring.is_required:
                 check_request(target.key, request.priority)
-            call = Call(request, target.options, self._started_s + allowed_s)
-            if target.key is None or service.meter is None:
+            options = target.options
+            if target.is_explained:  # of a kept answer there is nothing to explain
+                options = replace(options, may_be_kept=False)
+            call = Call(request, options, self._started_s + allowed_s)
+            if target.idempotency_key:
+                handle = start_once(service, target.key, target.idempotency_key, call, self)
+            elif target.key is None or service.meter is None:
                 handle = service.routing.pipeline.start(call, self)
             else:
                 handle = service.meter.start(call, target.key, self)

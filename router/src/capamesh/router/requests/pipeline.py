@@ -2,6 +2,7 @@
 
 load       a model that is away for want of memory is waited for until a node has loaded it (`cold_starts`)
 version    which version the call goes to, by who serves it, weights and trust (`versions`)
+cache      whether an equal call was answered before, or is under way (`answer_cache`)
 admission  whether there is room for one more of its tenant and class (`admission`)
 attempts   which nodes are asked, one after the other or at once, and who answers (`dispatch`)
 mirror     whether a shadow version gets a copy (`mirror`)
@@ -30,11 +31,14 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.links.calls import DEFAULT_PRIORITY, InferCall
 from capamesh.router.balancing.picker import RequestPicker
 from capamesh.router.balancing.picking import OtherVersions
+from capamesh.router.cache.store import Store
 from capamesh.router.policies.policy import RequestShape
+from capamesh.router.requests.answer_cache import AnswerCache, CachedRun
 from capamesh.router.requests.cold_starts import ColdStarts
 from capamesh.router.requests.mirror import Copies
 
 if TYPE_CHECKING:
+    from capamesh.router.admission.controller import Permit
     from capamesh.router.balancing.balancer import Balancer
     from capamesh.router.balancing.served_model import ServedModel
     from capamesh.router.fleet.view import FleetView
@@ -60,7 +64,9 @@ class Pipeline:
         rng: random.Random,
         clock: Callable[[], float],
         timers: Timers,
+        cache_bytes: int,
     ) -> None:
+        """`cache_bytes` is the most memory for kept answers."""
         self._fleet = fleet
         self._balancer = balancer
         self._dispatch = dispatch
@@ -68,6 +74,7 @@ class Pipeline:
         self._rng = rng
         self._clock = clock
         self.copies = Copies(self.start)
+        self.cache = AnswerCache(Store(cache_bytes), fleet, self.start, clock=clock, timers=timers)
         self.cold = ColdStarts(
             fleet,
             clock=clock,
@@ -107,27 +114,43 @@ class Pipeline:
             served = model.versions.pick(request.version, key, options.constraints, now_s)
             if request.outputs:
                 _check_outputs(request, served)
-            others = model.versions if not request.version and sequence is None else None
-            trial = model.versions.trial(served) if others is not None and not key else None
 
-            # admission
-            permit = served.admission.admit(
-                served.hosted.replicas,
-                options.tenant,
-                request.priority,
-                request.is_bulk,
-                now_s,
-                call.deadline_s - now_s,
-            )
+            # cache; the responder of a call that is on its way past it is a run already
+            rule = served.rules.cache
+            run: CachedRun | None = None
+            if rule is not None and not call.is_copy and not isinstance(responder, CachedRun):
+                found = self.cache.ask(call, served, rule, responder, now_s)
+                if found is not None and not isinstance(found, CachedRun):
+                    return found
+                run = found
 
             # attempts; they may change to another version, at the permit of this one: it is no second request
+            others = model.versions if not request.version and sequence is None else None
+            trial = model.versions.trial(served) if others is not None and not key else None
+            permit: Permit | None = None
             try:
+                permit = served.admission.admit(
+                    served.hosted.replicas,
+                    options.tenant,
+                    request.priority,
+                    request.is_bulk,
+                    now_s,
+                    call.deadline_s - now_s,
+                )
                 picker = self._picker(call, key, served, others, trial)
                 recover = self._recover if may_wait else None
-                handle = self._dispatch.start(call, picker, responder, permit, recover)
+                handle: Handle = self._dispatch.start(
+                    call, picker, responder if run is None else run, permit, recover
+                )
             except BaseException:
-                permit.release(now_s)
+                if permit is not None:
+                    permit.release(now_s)
+                if run is not None:
+                    run.close()
                 raise
+            if run is not None:
+                run.began(handle)
+                handle = run
         except (ModelNotFound, ModelUnavailable, NoEndpoint) as error:
             if not may_wait:
                 raise

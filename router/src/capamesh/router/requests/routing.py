@@ -15,6 +15,7 @@ from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.ids import ModelVersion
 from capamesh.router.admission.shedding import rank_of
 from capamesh.router.balancing.preview import foreseen
+from capamesh.router.cache.store import DEFAULT_CACHE_BYTES
 from capamesh.router.policies.policy import RequestShape
 from capamesh.router.requests.models import RoutedModels
 from capamesh.router.requests.pipeline import AFFINITY, Pipeline
@@ -61,7 +62,9 @@ class Routing:
         rng: random.Random,
         clock: Callable[[], float],
         timers: Timers,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
+        """`cache_bytes` is the most memory for kept answers."""
         self._fleet = fleet
         self._balancer = balancer
         self._rng = rng
@@ -69,7 +72,14 @@ class Routing:
         """The clock of deadlines."""
         self._models = RoutedModels(fleet, balancer, rules, rng=rng)
         self.pipeline = Pipeline(
-            fleet, balancer, dispatch, self._models, rng=rng, clock=clock, timers=timers
+            fleet,
+            balancer,
+            dispatch,
+            self._models,
+            rng=rng,
+            clock=clock,
+            timers=timers,
+            cache_bytes=cache_bytes,
         )
 
     @override
@@ -140,6 +150,7 @@ class Routing:
     def take_rules(self, rules: RoutingRules) -> None:
         """Route by other rules from now on; what is under way ends by those that it began with."""
         self._models.take_rules(rules)
+        self.pipeline.cache.clear()
 
     def constraints(self, model: ModelName) -> Constraints:
         """Return what the operator's rules ask of who runs the model."""

@@ -26,6 +26,16 @@ class MirrorRule:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheRule:
+    """A model's answers are kept, and given to whoever asks the same."""
+
+    ttl_s: float
+    """The seconds for which an answer is kept."""
+    is_shared: bool = False
+    """True if a tenant gets the answers that were run for others."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelRules:
     """The rules of one model's requests."""
 
@@ -44,6 +54,8 @@ class ModelRules:
     """Weights of the tenants' shares when there is not room for all; who is not named has that of "*", or 1."""
     digests: Mapping[ModelVersion, str] = field(default_factory=dict[Any, str])
     """The digest that each version must have: nodes that host another file under it are not asked."""
+    cache: CacheRule | None = None
+    """The rule by which answers are kept; None: none is."""
     publishers: frozenset[str] | None = None
     """Only files that one of them has signed are served, given as peer ids; None: those of the network may sign."""
 

@@ -142,6 +142,38 @@ ANSWERS_WAITING: Final = gauge(
     "capamesh_answers_waiting", "Large answers that wait at their nodes until there is room."
 )
 
+CACHE_REQUESTS: Final = counter(
+    "capamesh_cache_requests",
+    "Requests of models whose rules have a cache: `hit` (answered with a kept answer), `joined` (answered by the run of an equal"
+    " one), `miss` (run), or `passed_by` (run: the request or the model is not one whose answers are kept).",
+    "model",
+    "result",
+)
+CACHE_NOT_KEPT: Final = counter(
+    "capamesh_cache_answers_not_kept",
+    "Answers that were not kept though their requests were looked up: too large, from a node that has just come, was proved"
+    " wrong or has changed its file, or of another version.",
+    "model",
+)
+CACHE_EVICTED: Final = counter(
+    "capamesh_cache_entries_evicted", "Kept answers that had to go for others before their time."
+)
+CACHE_ENTRIES: Final = gauge("capamesh_cache_entries", "Answers that are kept.")
+CACHE_BYTES: Final = gauge("capamesh_cache_bytes", "The bytes of kept answers.")
+CACHE_BYTES_MOST: Final = gauge(
+    "capamesh_cache_bytes_most", "The bytes that kept answers may have."
+)
+
+REPEATED_CALLS: Final = counter(
+    "capamesh_idempotency_keys",
+    "Requests with an idempotency key: `first` (the key was new), `repeated` (answered with what the first got), `joined` (the"
+    " first was under way) or `mismatched` (refused: the key was used for another request).",
+    "result",
+)
+REPEATED_BYTES: Final = gauge(
+    "capamesh_idempotency_bytes", "The bytes of idempotency keys and their answers."
+)
+
 # models, as the fleet hosts them
 
 MODEL_NODES: Final = gauge(

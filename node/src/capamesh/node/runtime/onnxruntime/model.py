@@ -75,6 +75,7 @@ class OnnxModel(LoadedModel):
         self.provider = provider
         self._on_error = on_error
         self.is_data_dependent = contents.is_data_dependent
+        self.is_random = contents.is_random
         self.inputs = tuple(
             declared("input", arg.name, arg.type, arg.shape) for arg in session.get_inputs()
         )

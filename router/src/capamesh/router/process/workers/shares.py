@@ -21,6 +21,7 @@ def worker_settings(settings: RouterSettings, memory_bytes: int, link_port: int)
         settings,
         link_port=link_port,
         body_budget_bytes=_part(settings.body_budget_bytes or memory_bytes // MEMORY_SHARE, count),
+        cache_bytes=_part(settings.cache_bytes, count),
         answer_budget_bytes=_part(
             settings.answer_budget_bytes or memory_bytes // MEMORY_SHARE, count
         ),

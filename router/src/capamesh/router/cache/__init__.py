@@ -1,0 +1,1 @@
+"""The answers that a router keeps for requests that are equal: keys, entries, and which of them stay."""

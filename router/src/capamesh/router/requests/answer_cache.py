@@ -1,0 +1,283 @@
+"""Answers calls for which an equal one was answered before, or is under way: the layer between version and admission. Pure.
+
+Only where the operator's rules say so of a model, and only what it is sure of: a model that all its nodes call deterministic
+and idempotent, that has no sequences and is no pipeline (whose digest is not that of its models), in a version that is
+trusted. What failed is not kept, nor what another version answered than was asked, nor a file that was replaced meanwhile,
+nor what a node said that has just come or was proved wrong of late.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
+
+from typing_extensions import override
+
+from capamesh.protocol.adverts import Scheduling
+from capamesh.router.balancing.picker import RequestPicker
+from capamesh.router.cache.entry import Entry, Layouts
+from capamesh.router.cache.key import MOST_INPUT_BYTES, Keys, input_bytes
+from capamesh.router.policies.policy import RequestShape
+from capamesh.router.requests.call import Handle, Outcome
+from capamesh.router.requests.shared_run import SharedRun
+from capamesh.router.rules.constraints import ANYWHERE
+from capamesh.router.timers import Alarms
+
+if TYPE_CHECKING:
+    from capamesh.protocol.ids import ModelName, ModelVersion
+    from capamesh.router.balancing.served_model import ServedModel
+    from capamesh.router.cache.store import Store
+    from capamesh.router.fleet.replica import Replica
+    from capamesh.router.fleet.view import FleetView
+    from capamesh.router.requests.call import Call, Responder
+    from capamesh.router.requests.shared_run import Start
+    from capamesh.router.rules.model_rules import CacheRule
+    from capamesh.router.timers import Timers
+
+KNOWN_S: Final = 1.0
+"""Seconds for which what is known of a version is taken to stay the same while its replicas are the same (guess)."""
+MOST_KNOWN: Final = 1024
+"""The most versions of which that is known (guess: more than are in use)."""
+NEWCOMER_S: Final = 600.0
+"""A node is a newcomer for so long after its link came up, where others of the version were there before (guess: time for its
+answers to be compared, and for a node that fails to be found out)."""
+TOGETHER_S: Final = 10.0
+"""Nodes whose links came up within this time came together (guess: a router that starts links all nodes within seconds)."""
+
+HIT: Final = "hit"
+JOINED: Final = "joined"
+MISS: Final = "miss"
+PASSED_BY: Final = "passed_by"
+
+
+class Known:
+    """Tells for a short time whether the answers of a version may be kept."""
+
+    __slots__ = ("at_s", "digest", "first_s", "picker", "replicas")
+
+    def __init__(self, served: ServedModel, digest: str, now_s: float) -> None:
+        self.replicas = replicas = served.hosted.replicas
+        self.at_s = now_s
+        self.digest = digest
+        """The digest of its file; empty: its answers are not kept."""
+        self.first_s = math.inf
+        """The time when the first of its nodes was linked that are there."""
+        for replica in replicas:
+            linked_s = replica.endpoint.linked_s
+            if -math.inf < linked_s < self.first_s:
+                self.first_s = linked_s
+        shape = RequestShape(served.model, served.version, 0, "")
+        self.picker = RequestPicker(served, ANYWHERE, shape)
+        """Stands for the one of a call that was sent nowhere."""
+
+
+class CachedRun(SharedRun):
+    """A run whose answer is kept."""
+
+    __slots__ = ("_cache", "digest", "era", "key", "rule", "served")
+
+    def __init__(
+        self,
+        cache: AnswerCache,
+        call: Call,
+        responder: Responder,
+        key: bytes,
+        digest: str,
+        served: ServedModel,
+        rule: CacheRule,
+    ) -> None:
+        super().__init__(call, responder, cache.start, cache.alarms)
+        self._cache = cache
+        self.key = key
+        self.digest = digest
+        self.served = served
+        self.rule = rule
+        self.era = cache.era
+
+    @override
+    def close(self) -> None:
+        super().close()
+        self._cache.ended(self)
+
+    @override
+    def complete(self, outcome: Outcome) -> None:
+        self._cache.keep(self, outcome)
+        super().complete(outcome)
+
+
+class _Answered(Handle):
+    """The handle of a call that was answered at once."""
+
+    __slots__ = ()
+
+    @property
+    @override
+    def picker(self) -> RequestPicker | None:
+        return None
+
+    @override
+    def cancel(self) -> None:
+        pass
+
+
+ANSWERED: Final = _Answered()
+
+
+class AnswerCache:
+    """The kept answers of one router, and the runs that calls may join."""
+
+    def __init__(
+        self,
+        store: Store,
+        fleet: FleetView,
+        start: Start,
+        *,
+        clock: Callable[[], float],
+        timers: Timers,
+    ) -> None:
+        """`start` sends a call on its way from the beginning."""
+        self.store = store
+        self.start = start
+        self.alarms = Alarms(timers, clock)
+        self.era = 0
+        """Counts how often all was dropped: a run that began before is not kept."""
+        self._fleet = fleet
+        self._clock = clock
+        self._keys = Keys()
+        self._layouts = Layouts()
+        self._runs: dict[bytes, CachedRun] = {}
+        self._known: dict[tuple[ModelName, ModelVersion], Known] = {}
+        self._counts: dict[tuple[ModelName, str], int] = {}
+        self._not_kept: dict[tuple[ModelName], int] = {}
+
+    @override
+    def __repr__(self) -> str:
+        return f"AnswerCache({self.store!r}, {len(self._runs)} runs)"
+
+    def counts(self) -> Iterable[tuple[tuple[str, str], int]]:
+        """Return how many calls of each model came to which result."""
+        return list(self._counts.items())
+
+    def not_kept(self) -> Iterable[tuple[tuple[str], int]]:
+        """Return how many answers of each model were not kept though their calls were looked up."""
+        return list(self._not_kept.items())
+
+    def ask(
+        self, call: Call, served: ServedModel, rule: CacheRule, responder: Responder, now_s: float
+    ) -> Handle | CachedRun | None:
+        """Answer the call, or let it join one that is under way, and return its handle; else return the run to begin for it.
+
+        None: it is a call like any other, which takes no kept answer and leaves none.
+        """
+        request, options = call.request, call.options
+        known = self._known.get((served.model, served.version))
+        if (
+            known is None
+            or known.replicas is not served.hosted.replicas
+            or not 0 <= now_s - known.at_s < KNOWN_S
+        ):
+            known = self._look(served, now_s)
+        if (
+            not known.digest
+            or not options.may_be_kept
+            or request.sequence is not None
+            or request.takes_parts
+            or input_bytes(request) > MOST_INPUT_BYTES
+        ):
+            self._count(served.model, PASSED_BY)
+            return None
+        tenant = "" if rule.is_shared else f"tenant {options.tenant}"
+        key = self._keys.of(request, known.digest, served.version, tenant, options.constraints)
+        if options.max_age_s > 0:
+            entry = self.store.get(key)
+            if entry is not None:
+                age_s = now_s - entry.stored_s
+                if age_s >= rule.ttl_s or entry.is_doubtful(known.digest):
+                    self.store.drop(entry)
+                elif age_s < options.max_age_s:
+                    self.store.found()
+                    self._count(served.model, HIT)
+                    responder.complete(
+                        Outcome(entry.answer, entry.peer, entry.replica, 0, known.picker, entry)
+                    )
+                    return ANSWERED
+            under_way = self._runs.get(key)
+            if under_way is not None:
+                self.store.found()
+                self._count(served.model, JOINED)
+                return under_way.join(call, responder)
+        self._count(served.model, MISS)
+        run = CachedRun(self, call, responder, key, known.digest, served, rule)
+        self._runs[key] = run
+        return run
+
+    def keep(self, run: CachedRun, outcome: Outcome) -> None:
+        """Keep what a run has come to, if that is sure enough."""
+        replica, answer, served = outcome.replica, outcome.answer, run.served
+        if outcome.entry is not None or not self.store.wants(run.key):
+            return
+        now_s = self._clock()
+        if (
+            replica is None
+            or run.era != self.era
+            or answer.version != served.version
+            or replica.is_out
+            or replica.offer.digest != run.digest
+            or served.is_doubted(replica, now_s)
+            or self._is_newcomer(replica, served, now_s)
+            or not self.store.put(
+                Entry(run.key, answer, self._layouts.of(answer), outcome.peer, replica, now_s)
+            )
+        ):
+            self._not_kept[served.model,] = self._not_kept.get((served.model,), 0) + 1
+
+    def ended(self, run: CachedRun) -> None:
+        """Let nobody join a run any more."""
+        if self._runs.get(run.key) is run:
+            del self._runs[run.key]
+
+    def clear(self) -> None:
+        """Drop all, and keep nothing of what is under way: the rules are others now."""
+        self.era += 1
+        self.store.clear()
+        self._known.clear()
+
+    def _look(self, served: ServedModel, now_s: float) -> Known:
+        """Find out anew whether a version's answers may be kept."""
+        if len(self._known) >= MOST_KNOWN:
+            self._known.clear()
+        ranking = self._fleet.rankings.get(served.model)
+        is_trusted = ranking is not None and served.version in ranking.trusted
+        digest = _digest_of(served.hosted.replicas) if is_trusted else ""
+        known = Known(served, digest, now_s)
+        self._known[served.model, served.version] = known
+        return known
+
+    def _is_newcomer(self, replica: Replica, served: ServedModel, now_s: float) -> bool:
+        known = self._known.get((served.model, served.version))
+        linked_s = replica.endpoint.linked_s
+        if known is None or now_s - linked_s >= NEWCOMER_S:
+            return False
+        return linked_s > known.first_s + TOGETHER_S
+
+    def _count(self, model: ModelName, result: str) -> None:
+        key = (model, result)
+        self._counts[key] = self._counts.get(key, 0) + 1
+
+
+def _digest_of(replicas: tuple[Replica, ...]) -> str:
+    """Return the digest of the file that all replicas have, if that says what they answer; else an empty text."""
+    digest = ""
+    for replica in replicas:
+        offer = replica.offer
+        if (
+            not offer.is_deterministic
+            or not offer.is_idempotent
+            or offer.scheduling is not Scheduling.PLAIN
+            or offer.max_parts
+            or (digest and offer.digest != digest)
+        ):
+            return ""
+        digest = offer.digest
+    return digest

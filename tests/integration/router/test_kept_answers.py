@@ -1,0 +1,134 @@
+"""Answers that are kept, as clients of each wire see them: whose they are, how old, and how to have none."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from ask_by_wire import NOBODY, WIRES, by_binary, by_grpc, by_json
+from fleet_fakes import FakeLink, after, echo
+from router_http import Http
+from tidy_router import tidy
+
+from capamesh.router.access.keys import ALPHABET, Key, Scope, Verb, digest_of, id_of, new_text
+from capamesh.router.rules.model_rules import CacheRule, ModelRules, RoutingRules
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+RULES = RoutingRules(ModelRules(cache=CacheRule(60.0)))
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[Http]:
+    async with tidy(rules=RULES) as http:
+        yield http
+
+
+@pytest.fixture
+def link(http: Http) -> FakeLink:
+    return http.node("A", echo)
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_second_reply_says_that_it_was_kept_and_is_else_the_same(
+    http: Http, link: FakeLink, wire: str
+) -> None:
+    ask = WIRES[wire]
+    replies = [await ask(http, NOBODY) for _ in range(4)]
+    assert [(each.cache, each.age) for each in replies] == [("", "")] + [("hit", "0")] * 3
+    assert {each.node for each in replies} == {"A"}
+    assert {each.outputs for each in replies} in ({"[1.0, 2.0]"}, {"[1, 2]"})
+    assert len(link.asks) == 1
+
+
+async def test_wires_get_one_another_s_answers(http: Http, link: FakeLink) -> None:
+    await by_json(http, NOBODY)
+    assert (await by_grpc(http, NOBODY)).cache == "hit"
+    # outputs that are named are another request
+    assert (await by_binary(http, NOBODY)).cache == ""
+    assert len(link.asks) == 2
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_tenants_are_those_of_keys_and_get_no_other_s_answer(
+    http: Http, link: FakeLink, wire: str
+) -> None:
+    ask = WIRES[wire]
+    draws = iter(ALPHABET * 20)
+    texts = {tenant: new_text(lambda _: next(draws)) for tenant in ("lab", "shop")}
+    http.front.keys.ring.take(
+        [
+            Key(id_of(text), digest_of(text), tenant, Scope(verbs=(Verb.INFER,)))
+            for tenant, text in texts.items()
+        ],
+        0.0,
+        0.0,
+    )
+    http.quotas.tick(0.0, http.front.keys.ring.keys)
+    found: dict[str, list[str]] = {tenant: [] for tenant in texts}
+    for _ in range(2):
+        for tenant, text in texts.items():
+            key = {"Authorization": f"Bearer {text}"}
+            found[tenant].append((await ask(http, key)).cache)
+    assert found == {"lab": ["", "hit"], "shop": ["", "hit"]}
+    assert len(link.asks) == 2
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_tenant_that_a_header_names_gets_no_other_s_answer(
+    http: Http, link: FakeLink, wire: str
+) -> None:
+    ask = WIRES[wire]
+    lab, shop = {"X-Capamesh-Tenant": "lab"}, {"X-Capamesh-Tenant": "shop"}
+    await ask(http, lab)
+    assert (await ask(http, shop)).cache == ""
+    assert (await ask(http, NOBODY)).cache == ""
+    assert (await ask(http, lab)).cache == "hit"
+    assert len(link.asks) == 3
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_no_cache_and_no_store_are_obeyed(http: Http, link: FakeLink, wire: str) -> None:
+    ask = WIRES[wire]
+    assert (await ask(http, {"Cache-Control": "no-store"})).cache == ""
+    assert (await ask(http, NOBODY)).cache == ""
+    assert (await ask(http, {"Cache-Control": "no-cache"})).cache == ""
+    assert (await ask(http, {"Cache-Control": "max-age=9"})).cache == "hit"
+    assert len(link.asks) == 3
+
+
+async def test_explained_request_is_run(http: Http, link: FakeLink) -> None:
+    for _ in range(2):
+        assert (await by_json(http, {"X-Capamesh-Explain": "1"})).cache == ""
+    assert len(link.asks) == 2
+
+
+async def test_reply_has_the_id_of_its_own_request(http: Http, link: FakeLink) -> None:
+    await by_json(http, NOBODY)
+    await by_json(http, NOBODY)
+    for request_id in ("one", "two"):
+        assert (await by_json(http, NOBODY, request_id=request_id)).cache == "hit"
+    assert (await by_json(http, NOBODY)).cache == "hit"
+    assert len(link.asks) == 1
+
+
+async def test_packed_reply_is_packed_anew(http: Http) -> None:
+    http.node("A", echo)
+    rows = [[1.0, 2.0]] * 20_000
+    body = {"inputs": [{"name": "x", "shape": [20_000, 2], "datatype": "FP32", "data": rows}]}
+    texts: list[str] = []
+    for encoding in ("gzip", "gzip", "identity", "gzip"):
+        reply = await http.infer(body, headers={"Accept-Encoding": encoding})
+        assert ("Content-Encoding" in reply.headers) == (encoding == "gzip")
+        texts.append(await reply.text())
+    assert reply.headers["X-Capamesh-Cache"] == "hit"
+    assert len(set(texts)) == 1
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_hundred_equal_requests_at_once_run_once(http: Http, wire: str) -> None:
+    link = http.node("A", after(0.2, echo))
+    replies = await asyncio.gather(*(WIRES[wire](http, NOBODY) for _ in range(100)))
+    assert len({each.outputs for each in replies}) == 1
+    assert len(link.asks) == 1

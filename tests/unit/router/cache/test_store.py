@@ -1,0 +1,194 @@
+"""Which kept answers stay: within the bytes, those of use before those of none."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from fleet_fakes import fp32
+
+from capamesh.protocol.ids import ModelVersion, PeerId
+from capamesh.protocol.links.calls import InferAnswer, LoadReport
+from capamesh.protocol.tensors import Datatype, Tensor
+from capamesh.router.cache.entry import (
+    ENTRY_BYTES,
+    MAX_FORMS,
+    MAX_LAYOUTS,
+    OUTPUT_BYTES,
+    STUB_BYTES,
+    Entry,
+    Layouts,
+)
+from capamesh.router.cache.store import MOST_USES, TRACE_BYTES, WARY_AFTER, Store
+
+SIZE = ENTRY_BYTES + OUTPUT_BYTES + 100
+
+
+def answer(size_bytes: int = 100) -> InferAnswer:
+    outputs = (Tensor("y", Datatype.UINT8, (size_bytes,), bytes(size_bytes)),)
+    return InferAnswer(ModelVersion("1"), outputs, 0, 0, LoadReport())
+
+
+def entry(name: object, size_bytes: int = 100) -> Entry:
+    given = answer(size_bytes)
+    return Entry(str(name).encode(), given, Layouts().of(given), PeerId("A"), None, 0.0)
+
+
+def test_entry_is_found_by_its_key_until_it_is_dropped() -> None:
+    store = Store(100 * SIZE)
+    kept = entry("a")
+    assert store.get(b"a") is None
+    assert store.put(kept)
+    assert store.get(b"a") is kept
+    assert (len(store), store.used_bytes) == (1, SIZE)
+    store.drop(kept)
+    store.drop(kept)
+    assert store.get(b"a") is None
+    assert (len(store), store.used_bytes) == (0, STUB_BYTES)
+    assert kept.answer.outputs == ()
+
+
+def test_newer_entry_takes_the_place_of_the_one_of_its_key() -> None:
+    store = Store(100 * SIZE)
+    store.put(entry("a"))
+    newer = entry("a", 50)
+    store.put(newer)
+    assert store.get(b"a") is newer
+    assert (len(store), store.used_bytes) == (1, STUB_BYTES + SIZE - 50)
+
+
+def test_too_large_entry_is_not_kept_and_nothing_is_without_memory() -> None:
+    store = Store(80 * SIZE)
+    assert store.put(entry("a", 10 * SIZE - ENTRY_BYTES - OUTPUT_BYTES))
+    before = store.used_bytes
+    assert not store.put(entry("b", 10 * SIZE - ENTRY_BYTES - OUTPUT_BYTES + 1))
+    assert store.used_bytes == before
+    assert not Store(0).put(entry("a"))
+
+
+def test_entry_of_use_survives_a_flood_of_those_of_none() -> None:
+    store = Store(100 * SIZE)
+    for name in range(50):
+        store.put(entry(name))
+        store.get(str(name).encode())
+    for name in range(50, 5000):
+        store.put(entry(name))
+        assert store.used_bytes <= store.most_bytes
+    assert all(store.get(str(name).encode()) is not None for name in range(50))
+    assert store.evicted == 4950 - (len(store) - 50)
+
+
+def test_entry_that_comes_again_soon_after_it_was_evicted_stays_longer() -> None:
+    store = Store(100 * SIZE)
+    for name in range(200):
+        store.put(entry(name))
+    gone = max(name for name in range(200) if str(name).encode() not in store._entries)
+    again = entry(gone)
+    store.put(again)
+    assert again.is_main
+    for name in range(1000, 1080):
+        store.put(entry(name))
+    assert store.get(str(gone).encode()) is again
+
+
+def test_main_queue_lets_go_what_is_of_use_no_more() -> None:
+    store = Store(20 * SIZE)
+    for name in range(15):
+        store.put(entry(name))
+        for _ in range(MOST_USES + 5):
+            store.get(str(name).encode())
+    for name in range(100, 400):
+        store.put(entry(name))
+        store.get(str(name).encode())
+    assert not any(store.get(str(name).encode()) for name in range(15))
+    assert store.used_bytes <= store.most_bytes
+
+
+def test_forms_count_and_are_bounded() -> None:
+    store = Store(100 * SIZE)
+    kept = entry("a")
+    store.put(kept)
+    for at in range(MAX_FORMS + 3):
+        store.add_form(kept, at, "form", 1000)
+    assert kept.forms is not None
+    assert (len(kept.forms), store.used_bytes) == (MAX_FORMS, SIZE + 1000 * MAX_FORMS)
+    large = entry("b")
+    store.put(large)
+    store.add_form(large, 0, "form", store.most_bytes // 4)
+    assert not large.forms
+    store.drop(kept)
+    store.add_form(kept, 9, "form", 10)
+    assert (kept.forms, store.used_bytes) == (None, STUB_BYTES + SIZE)
+
+
+def test_clear_leaves_nothing() -> None:
+    store = Store(30 * SIZE)
+    for name in range(100):
+        store.put(entry(name))
+    store.clear()
+    assert (len(store), store.used_bytes, store.get(b"99")) == (0, 0, None)
+    store.put(entry("a"))
+    assert store.used_bytes == SIZE
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_bytes_add_up_whatever_happens(seed: int) -> None:
+    rng = random.Random(seed)
+    store = Store(40 * SIZE)
+    for _ in range(3000):
+        name = rng.randrange(200)
+        kept = store.get(str(name).encode())
+        match rng.randrange(4):
+            case 0 if kept is not None:
+                store.drop(kept)
+            case 1 if kept is not None:
+                store.add_form(kept, rng.random(), "form", rng.randrange(500))
+            case _:
+                store.put(entry(name, rng.randrange(3000)))
+        queued = [*store._small, *store._main]
+        assert store.used_bytes == (
+            sum(each.size_bytes for each in queued) + TRACE_BYTES * len(store._traces)
+        )
+        assert store._small_bytes == sum(each.size_bytes for each in store._small)
+        assert store.used_bytes <= store.most_bytes
+        assert {each.key for each in queued if not each.is_dropped} == store._entries.keys()
+        assert len(store._traces) == len(store._trace_queue)
+
+
+def test_answer_has_bytes_of_its_own_and_no_times_of_a_run() -> None:
+    body = bytearray(b"before" + bytes(fp32("y", [1, 2]).data))
+    outputs = (
+        Tensor("y", Datatype.FP32, (1, 2), memoryview(body)[6:]),
+        Tensor("z", Datatype.UINT8, (3,), b"abc"),
+    )
+    given = InferAnswer(ModelVersion("1"), outputs, 5, 6, LoadReport(1), b"described")
+    kept = Entry(b"", given, Layouts().of(given), PeerId("A"), None, 0.0).answer
+    body[6:] = bytes(8)
+    assert kept.outputs[0] == fp32("y", [1, 2]).replace(data=bytes(fp32("y", [1, 2]).data))
+    assert kept.outputs[1] == outputs[1]
+    assert (kept.queue_us, kept.run_us, kept.load) == (0, 0, LoadReport())
+    assert (kept.version, kept.described) == ("1", b"described")
+
+
+def test_layouts_are_kept_once_and_within_a_bound() -> None:
+    layouts = Layouts()
+    one, other = answer(1), answer(2)
+    described = one.replace(described=b"words")
+    assert layouts.of(described) is layouts.of(described.replace(queue_us=5))
+    assert layouts.of(one) == layouts.of(described)
+    assert layouts.of(other) != layouts.of(one)
+    for at in range(MAX_LAYOUTS + 10):
+        layouts.of(one.replace(described=str(at).encode()))
+    assert len(layouts._known) <= MAX_LAYOUTS
+
+
+def test_wary_store_keeps_what_comes_a_second_time() -> None:
+    store = Store(1000 * SIZE)
+    for name in range(WARY_AFTER):
+        assert store.wants(str(name).encode())
+        assert store.get(str(name).encode()) is None
+    assert not store.wants(b"new")
+    assert store.wants(b"new")
+    assert not store.wants(b"other")
+    store.found()
+    assert store.wants(b"another")

@@ -1,0 +1,403 @@
+"""Answers that are kept: whom they are given to, what is never kept, and runs that equal calls share."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from fleet_fakes import (
+    Ask,
+    FakeLink,
+    Fleet,
+    after,
+    call,
+    echo,
+    failing,
+    fp32,
+    hang,
+    in_virtual_time,
+    offer,
+)
+
+from capamesh.protocol.adverts import ModelOffer, Scheduling
+from capamesh.protocol.errors import (
+    CapameshError,
+    DeadlineExceeded,
+    InvalidRequest,
+    Overloaded,
+    RunFailed,
+)
+from capamesh.protocol.ids import ModelName
+from capamesh.protocol.links.calls import InferCall
+from capamesh.protocol.links.sequence_mark import SequenceMark
+from capamesh.router.cache.key import MOST_INPUT_BYTES
+from capamesh.router.requests.answer_cache import NEWCOMER_S, TOGETHER_S
+from capamesh.router.requests.call import NO_OPTIONS, Outcome, RoutingOptions
+from capamesh.router.rules.constraints import Constraints
+from capamesh.router.rules.model_rules import CacheRule, ModelRules, RoutingRules
+
+RULES = RoutingRules(ModelRules(cache=CacheRule(60.0)))
+SHARED = RoutingRules(ModelRules(cache=CacheRule(60.0, is_shared=True)))
+LAB = RoutingOptions(tenant="lab")
+SHOP = RoutingOptions(tenant="shop")
+
+
+def other_row() -> InferCall:
+    return call().replace(inputs=(fp32("x", [3, 4]),))
+
+
+async def ask(
+    fleet: Fleet, asked: InferCall | None = None, options: RoutingOptions = NO_OPTIONS
+) -> Outcome:
+    return await fleet.infer(asked or call(), options, fleet.clock() + 30.0)
+
+
+def counts(fleet: Fleet) -> dict[str, int]:
+    return {result: count for (_, result), count in fleet.routing.pipeline.cache.counts()}
+
+
+@in_virtual_time
+async def test_equal_request_gets_the_kept_answer_and_no_node_is_asked() -> None:
+    fleet = Fleet([echo], rules=RULES)
+    first = await ask(fleet)
+    await asyncio.sleep(7)
+    second = await ask(fleet)
+    assert (first.entry, fleet.asked) == (None, [1])
+    assert second.entry is not None
+    assert fleet.clock() - second.entry.stored_s == pytest.approx(7)
+    assert [bytes(each.data) for each in second.answer.outputs] == [
+        bytes(each.data) for each in first.answer.outputs
+    ]
+    assert (second.peer, second.attempts, second.answer.run_us) == ("A", 0, 0)
+    await ask(fleet, other_row())
+    assert fleet.asked == [2]
+    assert counts(fleet) == {"miss": 2, "hit": 1}
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_model_whose_rules_do_not_say_so_leaves_nothing() -> None:
+    fleet = Fleet([echo])
+    for _ in range(2):
+        assert (await ask(fleet)).entry is None
+    assert (fleet.asked, counts(fleet)) == ([2], {})
+
+
+@in_virtual_time
+async def test_kept_answer_has_its_time() -> None:
+    fleet = Fleet([echo], rules=RULES)
+    await ask(fleet)
+    await asyncio.sleep(59.9)
+    assert (await ask(fleet)).entry is not None
+    await asyncio.sleep(0.2)
+    assert (await ask(fleet)).entry is None
+    assert (await ask(fleet)).entry is not None
+    assert fleet.asked == [2]
+
+
+@in_virtual_time
+async def test_tenant_gets_no_other_s_answer_unless_the_rules_share_them() -> None:
+    fleet = Fleet([echo], rules=RULES)
+    for options in (LAB, SHOP, NO_OPTIONS, RoutingOptions(tenant="")):
+        await ask(fleet, options=options)
+    assert fleet.asked == [3]
+    for options in (LAB, SHOP):
+        assert (await ask(fleet, options=options)).entry is not None
+    shared = Fleet([echo], rules=SHARED)
+    await ask(shared, options=LAB)
+    assert (await ask(shared, options=SHOP)).entry is not None
+
+
+@in_virtual_time
+async def test_request_that_may_go_to_other_nodes_gets_no_answer_of_these() -> None:
+    fleet = Fleet([echo], rules=RULES)
+    await ask(fleet)
+    here = RoutingOptions(Constraints(regions=frozenset({"eu"})))
+    assert (await ask(fleet, options=here)).entry is None
+    assert (await ask(fleet, options=here)).entry is not None
+
+
+@in_virtual_time
+async def test_client_says_how_old_an_answer_may_be_and_whether_it_is_kept() -> None:
+    fleet = Fleet([echo], rules=RULES)
+    unkept = RoutingOptions(may_be_kept=False)
+    await ask(fleet, options=unkept)
+    assert (await ask(fleet)).entry is None
+    assert (await ask(fleet, options=unkept)).entry is None
+    await asyncio.sleep(5)
+    assert (await ask(fleet, options=RoutingOptions(max_age_s=6))).entry is not None
+    assert (await ask(fleet, options=RoutingOptions(max_age_s=4))).entry is None
+    await asyncio.sleep(2)
+    assert (await ask(fleet, options=RoutingOptions(max_age_s=4))).entry is not None
+    renewed = await ask(fleet, options=RoutingOptions(max_age_s=0))
+    assert renewed.entry is None
+    hit = await ask(fleet)
+    assert hit.entry is not None
+    assert hit.entry.stored_s == fleet.clock()
+    assert counts(fleet) == {"passed_by": 2, "miss": 3, "hit": 3}
+
+
+@in_virtual_time
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"is_deterministic": False},
+        {"is_idempotent": False},
+        {"scheduling": Scheduling.SEQUENCE},
+        {"scheduling": Scheduling.ENSEMBLE},
+    ],
+)
+async def test_model_whose_answers_say_nothing_of_the_next_is_passed_by(
+    changed: dict[str, object],
+) -> None:
+    fleet = Fleet(rules=RULES)
+    fleet.node("A", echo, models=(offer(),))
+    fleet.node("B", echo, models=(replace(offer(), **changed),))  # type: ignore[arg-type]
+    for _ in range(2):
+        assert (await ask(fleet)).entry is None
+    assert counts(fleet) == {"passed_by": 2}
+
+
+@in_virtual_time
+async def test_sequence_is_passed_by_and_so_are_large_inputs() -> None:
+    fleet = Fleet([echo], rules=RULES)
+    sequence = call().replace(sequence=SequenceMark(1, is_start=True, is_end=True))
+    rows = fp32("x", *[[0.0, 0.0]] * (MOST_INPUT_BYTES // 8))
+    larger = fp32("x", *[[0.0, 0.0]] * (MOST_INPUT_BYTES // 8 + 1))
+    for asked in (sequence, call().replace(inputs=(larger,))):
+        for _ in range(2):
+            assert (await ask(fleet, asked)).entry is None
+    assert counts(fleet) == {"passed_by": 4}
+    for _ in range(2):
+        await ask(fleet, call().replace(inputs=(rows,)))
+    assert counts(fleet) == {"passed_by": 4, "miss": 1, "hit": 1}
+
+
+@in_virtual_time
+async def test_error_is_not_kept() -> None:
+    fleet = Fleet([failing(InvalidRequest("bad")), failing(RunFailed("bad")), echo], rules=RULES)
+    for error in (InvalidRequest, RunFailed):
+        with pytest.raises(error):
+            await ask(fleet)
+    assert (await ask(fleet)).entry is None
+    assert (await ask(fleet)).entry is not None
+
+
+@in_virtual_time
+async def test_answer_of_another_version_or_file_is_not_kept() -> None:
+    fleet = Fleet(rules=RULES)
+    fleet.node("A", failing(RunFailed("bad")), models=(offer(version="2"),))
+    fleet.node("B", echo, models=(offer(version="1"),))
+    found = [await ask(fleet) for _ in range(2)]
+    assert [(each.answer.version, each.entry) for each in found] == [("1", None)] * 2
+
+    def replaced(ask: Ask) -> None:
+        for replica in fleet.replicas:
+            replica.advertised(_other_file(replica.offer), replica.advert)
+        echo(ask)
+
+    fleet = Fleet([replaced], rules=RULES)
+    for _ in range(2):
+        assert (await ask(fleet)).entry is None
+    assert list(fleet.routing.pipeline.cache.not_kept()) == [(("m",), 2)]
+
+
+def _other_file(given: ModelOffer) -> ModelOffer:
+    return replace(given, digest="sha256-chunks:" + "1" * 64)
+
+
+@in_virtual_time
+async def test_entry_is_dropped_when_its_node_says_to_have_another_file() -> None:
+    fleet = Fleet([echo], [echo], rules=RULES)
+    assert (await ask(fleet)).peer == "A"
+    first, second = fleet.replicas
+    first.offer = _other_file(first.offer)
+    second.offer = _other_file(second.offer)
+    await asyncio.sleep(1)
+    assert (await ask(fleet)).entry is None
+    first.offer, second.offer = offer(), offer()
+    await asyncio.sleep(1)
+    fleet.routing.pipeline.cache.store.clear()
+    await ask(fleet)
+    first.offer = _other_file(first.offer)
+    fleet.view.hosted(ModelName("m"), call().version or offer().version).members_changed()
+    assert (await ask(fleet)).entry is None
+
+
+@in_virtual_time
+async def test_entry_is_dropped_when_its_node_loads_the_model_anew() -> None:
+    fleet = Fleet([echo], rules=RULES)
+    await ask(fleet)
+    (replica,) = fleet.replicas
+    replica.set_away(True)
+    replica.set_away(False)
+    assert (await ask(fleet)).entry is None
+    assert (await ask(fleet)).entry is not None
+
+
+@in_virtual_time
+async def test_newcomer_s_answer_is_not_kept_until_it_was_there_for_some_time() -> None:
+    fleet = Fleet(rules=RULES)
+    for peer, linked_s in (("A", TOGETHER_S + 1), ("B", 0.0)):
+        fleet.node(peer, echo)
+        fleet.endpoints[-1].linked_s = linked_s
+    await asyncio.sleep(TOGETHER_S + 1)
+    for _ in range(2):
+        found = await ask(fleet)
+        assert (found.peer, found.entry) == ("A", None)
+    await asyncio.sleep(NEWCOMER_S)
+    await ask(fleet)
+    assert (await ask(fleet)).entry is not None
+
+
+@in_virtual_time
+async def test_nodes_that_came_together_are_no_newcomers() -> None:
+    fleet = Fleet(rules=RULES)
+    for peer, linked_s in (("A", TOGETHER_S), ("B", 0.0)):
+        fleet.node(peer, echo)
+        fleet.endpoints[-1].linked_s = linked_s
+    await asyncio.sleep(TOGETHER_S + 1)
+    assert (await ask(fleet)).peer == "A"
+    assert (await ask(fleet)).entry is not None
+
+
+@in_virtual_time
+async def test_node_that_was_proved_wrong_of_late_leaves_nothing() -> None:
+    fleet = Fleet([echo], rules=RULES)
+    fleet.replicas[0].refuted_s = fleet.clock()
+    for _ in range(2):
+        assert (await ask(fleet)).entry is None
+
+
+@in_virtual_time
+async def test_other_rules_drop_all_and_what_is_under_way_is_not_kept() -> None:
+    fleet = Fleet([echo, after(5, echo), echo], rules=RULES)
+    await ask(fleet)
+    under_way = asyncio.create_task(ask(fleet, other_row()))
+    await asyncio.sleep(1)
+    fleet.take_rules(RULES)
+    await under_way
+    for asked in (call(), other_row()):
+        assert (await ask(fleet, asked)).entry is None
+
+
+@in_virtual_time
+async def test_hundred_equal_requests_at_once_run_once() -> None:
+    fleet = Fleet([after(1, echo)], rules=RULES)
+    outcomes = await asyncio.gather(*(ask(fleet) for _ in range(100)))
+    assert fleet.asked == [1]
+    assert len({bytes(each.answer.outputs[0].data) for each in outcomes}) == 1
+    assert counts(fleet) == {"miss": 1, "joined": 99}
+    assert (fleet.counts, len(fleet.routing.pipeline.cache.alarms)) == ({}, 0)
+
+
+@in_virtual_time
+async def test_tenants_share_no_run() -> None:
+    fleet = Fleet([after(1, echo)], rules=RULES)
+    await asyncio.gather(ask(fleet, options=LAB), ask(fleet, options=SHOP))
+    assert fleet.asked == [2]
+
+
+@in_virtual_time
+async def test_client_that_leaves_fails_none_of_those_who_joined_its_run() -> None:
+    fleet = Fleet([after(3, echo)], rules=RULES)
+    first = asyncio.create_task(ask(fleet))
+    await asyncio.sleep(1)
+    others = [asyncio.create_task(ask(fleet)) for _ in range(3)]
+    await asyncio.sleep(1)
+    first.cancel()
+    others[0].cancel()
+    found = await asyncio.gather(*others[1:])
+    assert [each.entry for each in found] == [None, None]
+    assert (fleet.asked, fleet.links[0].withdrawn) == ([1], [])
+    assert (await ask(fleet)).entry is not None
+
+
+@in_virtual_time
+async def test_run_is_withdrawn_when_the_last_client_leaves() -> None:
+    fleet = Fleet([hang], rules=RULES)
+    tasks = [asyncio.create_task(ask(fleet)) for _ in range(3)]
+    await asyncio.sleep(1)
+    for task in tasks:
+        assert fleet.links[0].withdrawn == []
+        task.cancel()
+        await asyncio.sleep(0.1)
+    assert fleet.links[0].withdrawn == [2]
+    assert (fleet.counts, len(fleet.routing.pipeline.cache.alarms)) == ({}, 0)
+    assert not fleet.routing.pipeline.cache._runs
+
+
+@in_virtual_time
+async def test_each_client_has_its_own_deadline() -> None:
+    fleet = Fleet([after(10, echo), after(10, echo)], rules=RULES)
+    began_s = fleet.clock()
+
+    async def ended_s(allowed_s: float) -> tuple[str, float]:
+        try:
+            await fleet.infer(call(), NO_OPTIONS, fleet.clock() + allowed_s)
+        except CapameshError as error:
+            return error.code, fleet.clock() - began_s
+        return "ok", fleet.clock() - began_s
+
+    # the run has the first one's time: when that is over, those who have more set off together
+    found = await asyncio.gather(*map(ended_s, (4.0, 2.0, 30.0, 30.0)))
+    assert found == [
+        ("deadline_exceeded", 4.0),
+        ("deadline_exceeded", 2.0),
+        ("ok", 14.0),
+        ("ok", 14.0),
+    ]
+    assert fleet.asked == [2]
+    assert len(fleet.routing.pipeline.cache.alarms) == 0
+
+
+@in_virtual_time
+async def test_failure_of_a_run_is_the_first_one_s_and_the_next_sets_off_for_all_others() -> None:
+    rules = RoutingRules(ModelRules(cache=CacheRule(60.0), is_retried=False))
+    fleet = Fleet([after(1, failing(RunFailed("bad"))), after(1, echo)], rules=rules)
+    found = await asyncio.gather(*(ask(fleet) for _ in range(10)), return_exceptions=True)
+    assert isinstance(found[0], RunFailed)
+    assert all(isinstance(each, Outcome) for each in found[1:])
+    assert fleet.asked == [2]
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_request_that_is_wrong_is_wrong_for_all_and_runs_once() -> None:
+    fleet = Fleet([after(1, failing(InvalidRequest("bad")))], rules=RULES)
+    found = await asyncio.gather(*(ask(fleet) for _ in range(10)), return_exceptions=True)
+    assert all(isinstance(each, InvalidRequest) for each in found)
+    assert fleet.asked == [1]
+
+
+@in_virtual_time
+async def test_waiters_are_all_told_when_nobody_has_room() -> None:
+    rules = RoutingRules(ModelRules(cache=CacheRule(60.0), is_retried=False))
+    fleet = Fleet([after(1, failing(Overloaded("full", 1.0)))], rules=rules)
+    found = await asyncio.gather(*(ask(fleet) for _ in range(5)), return_exceptions=True)
+    assert all(isinstance(each, CapameshError) for each in found)
+    assert fleet.counts == {}
+    assert not fleet.routing.pipeline.cache._runs
+
+
+@in_virtual_time
+async def test_refused_call_leaves_no_run_that_others_would_wait_for() -> None:
+    fleet = Fleet([echo], rules=RULES)
+    with pytest.raises(CapameshError):
+        await fleet.infer(call(), RoutingOptions(policy="no-such"), 0.0)
+    assert not fleet.routing.pipeline.cache._runs
+
+
+@in_virtual_time
+async def test_overdue_follower_is_told_so() -> None:
+    fleet = Fleet([hang], rules=RULES)
+    first = asyncio.create_task(ask(fleet))
+    await asyncio.sleep(1)
+    with pytest.raises(DeadlineExceeded, match="equal request"):
+        await fleet.infer(call(), NO_OPTIONS, fleet.clock() + 1.0)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert isinstance(fleet.links[0], FakeLink)
+    assert fleet.links[0].withdrawn == [2]

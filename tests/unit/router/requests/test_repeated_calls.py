@@ -1,0 +1,318 @@
+"""Calls with an idempotency key: run once however often they come, each tenant's keys its own, all within bounds."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from awaited_calls import outcome_of
+from fleet_fakes import (
+    Fleet,
+    after,
+    call,
+    echo,
+    failing,
+    fp32,
+    hang,
+    in_virtual_time,
+)
+
+from capamesh.protocol.errors import (
+    Cancelled,
+    CapameshError,
+    DeadlineExceeded,
+    InvalidRequest,
+    KeyUsed,
+    LinkLost,
+    Overloaded,
+    RunFailed,
+    TooManyRequests,
+)
+from capamesh.protocol.links.calls import InferCall
+from capamesh.protocol.links.sequence_mark import SequenceMark
+from capamesh.router.cache.key import MOST_INPUT_BYTES
+from capamesh.router.requests.call import NO_OPTIONS, Call, Outcome, RoutingOptions
+from capamesh.router.requests.repeated_calls import KEPT_S, KEY_BYTES, RepeatedCalls
+from capamesh.router.rules.model_rules import CacheRule, ModelRules, RoutingRules
+
+ONCE = RoutingRules(ModelRules(is_retried=False, is_hedged=False))
+LAB = RoutingOptions(tenant="lab")
+SHOP = RoutingOptions(tenant="shop")
+
+
+class Keyed:
+    """A fleet, and the layer of idempotency keys above its pipeline."""
+
+    def __init__(self, *script: Any, rules: RoutingRules = ONCE, **options: Any) -> None:
+        self.fleet = Fleet(script or [echo], rules=rules)
+        loop = asyncio.get_running_loop()
+        self.calls = RepeatedCalls(clock=self.fleet.clock, timers=loop, **options)
+
+    async def ask(
+        self,
+        key: str = "k",
+        asked: InferCall | None = None,
+        options: RoutingOptions = NO_OPTIONS,
+        allowed_s: float = 30.0,
+    ) -> Outcome:
+        call_ = Call(asked or call(), options, self.fleet.clock() + allowed_s)
+        pipeline = self.fleet.routing.pipeline
+        return await outcome_of(
+            lambda responder: self.calls.start(key, call_, responder, pipeline.start)
+        )
+
+    @property
+    def asked(self) -> list[int]:
+        return self.fleet.asked
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {result: count for (result,), count in self.calls.counts()}
+
+
+def other_row() -> InferCall:
+    return call().replace(inputs=(fp32("x", [3, 4]),))
+
+
+def told(found: list[Any]) -> list[str]:
+    return [each.code if isinstance(each, CapameshError) else "ok" for each in found]
+
+
+@in_virtual_time
+async def test_repeated_call_gets_the_first_one_s_answer_and_is_not_run() -> None:
+    keyed = Keyed()
+    first = await keyed.ask()
+    await asyncio.sleep(KEPT_S - 1)
+    second = await keyed.ask()
+    assert keyed.asked == [1]
+    assert second.entry is not None
+    assert (second.entry.word, second.peer) == ("repeated", "A")
+    assert bytes(second.answer.outputs[0].data) == bytes(first.answer.outputs[0].data)
+    assert second.picker.explain(0.0).chosen == ()
+    await asyncio.sleep(2)
+    assert (await keyed.ask()).entry is None
+    assert (keyed.asked, keyed.counts) == ([2], {"first": 2, "repeated": 1})
+
+
+@in_virtual_time
+async def test_call_that_comes_while_the_first_is_under_way_joins_it() -> None:
+    keyed = Keyed(after(2, echo))
+    found = await asyncio.gather(*(keyed.ask() for _ in range(20)))
+    assert keyed.asked == [1]
+    assert len({bytes(each.answer.outputs[0].data) for each in found}) == 1
+    assert keyed.counts == {"first": 1, "joined": 19}
+
+
+@in_virtual_time
+async def test_key_is_of_one_tenant_and_of_one_request() -> None:
+    keyed = Keyed()
+    for options in (LAB, SHOP, NO_OPTIONS):
+        assert (await keyed.ask(options=options)).entry is None
+    assert keyed.asked == [3]
+    for asked in (other_row(), call("m", "1"), call().replace(sequence=SequenceMark(1, True))):
+        with pytest.raises(KeyUsed, match="another request"):
+            await keyed.ask(asked=asked, options=LAB)
+    assert (await keyed.ask("other", other_row(), LAB)).entry is None
+    assert keyed.asked == [4]
+
+
+@in_virtual_time
+async def test_client_that_leaves_finds_the_answer_when_it_comes_again() -> None:
+    keyed = Keyed(after(5, echo))
+    task = asyncio.create_task(keyed.ask())
+    await asyncio.sleep(1)
+    task.cancel()
+    await asyncio.sleep(1)
+    assert (await keyed.ask()).entry is None  # joined
+    assert (await keyed.ask()).entry is not None
+    assert (keyed.asked, keyed.fleet.links[0].withdrawn) == ([1], [])
+    assert keyed.fleet.counts == {}
+
+
+@in_virtual_time
+async def test_client_that_leaves_finds_the_answer_that_came_meanwhile() -> None:
+    keyed = Keyed(after(5, echo))
+    task = asyncio.create_task(keyed.ask())
+    await asyncio.sleep(1)
+    task.cancel()
+    await asyncio.sleep(10)
+    assert (await keyed.ask()).entry is not None
+    assert keyed.asked == [1]
+
+
+@in_virtual_time
+@pytest.mark.parametrize("error", [RunFailed("bad"), LinkLost("gone")])
+async def test_error_of_a_call_that_may_have_run_is_what_each_repeated_one_gets(
+    error: CapameshError,
+) -> None:
+    keyed = Keyed(after(1, failing(error)), echo)
+    found = await asyncio.gather(*(keyed.ask() for _ in range(3)), return_exceptions=True)
+    assert told(found) == [error.code] * 3
+    for _ in range(2):
+        with pytest.raises(type(error)):
+            await keyed.ask()
+    assert keyed.asked == [1]
+    assert keyed.calls._known["", "k"].error is not None
+    await asyncio.sleep(KEPT_S)
+    assert (await keyed.ask()).entry is None
+
+
+@in_virtual_time
+async def test_deadline_of_a_call_that_was_sent_is_remembered() -> None:
+    keyed = Keyed(hang, echo)
+    for _ in range(2):
+        with pytest.raises(DeadlineExceeded):
+            await keyed.ask(allowed_s=5.0)
+    assert keyed.asked == [1]
+
+
+@in_virtual_time
+@pytest.mark.parametrize("error", [Overloaded("full", 1.0), InvalidRequest("bad")])
+async def test_call_that_no_node_has_run_is_tried_again(error: CapameshError) -> None:
+    keyed = Keyed(failing(error), echo)
+    with pytest.raises(type(error)):
+        await keyed.ask()
+    assert (len(keyed.calls), keyed.calls.used_bytes) == (0, 0)
+    assert (await keyed.ask()).entry is None
+    assert keyed.asked == [2]
+
+
+@in_virtual_time
+async def test_call_that_was_not_let_in_is_forgotten() -> None:
+    keyed = Keyed()
+    wrong = RoutingOptions(policy="no-such")
+    with pytest.raises(Exception, match="no-such"):
+        await keyed.ask(options=wrong)
+    assert (len(keyed.calls), keyed.calls.used_bytes, keyed.calls._by_tenant) == (0, 0, {})
+
+
+@in_virtual_time
+async def test_each_client_has_its_own_deadline_and_the_call_goes_on() -> None:
+    keyed = Keyed(after(10, echo))
+    first = asyncio.create_task(keyed.ask())
+    await asyncio.sleep(1)
+    with pytest.raises(DeadlineExceeded):
+        await keyed.ask(allowed_s=2.0)
+    assert (await first).entry is None
+    assert keyed.asked == [1]
+
+
+@in_virtual_time
+async def test_tenant_leaves_as_much_to_others_as_it_has() -> None:
+    many = [f"k{at:02}" for at in range(40)]
+    keyed = Keyed(hang, most_bytes=30 * (KEY_BYTES + 6))
+    tasks = [asyncio.create_task(keyed.ask(each, options=LAB)) for each in many]
+    await asyncio.sleep(0)
+    refused = [task for task in tasks if task.done()]
+    assert len(refused) == 25  # 15 are as much as is left
+    assert isinstance(refused[0].exception(), TooManyRequests)
+    more = [asyncio.create_task(keyed.ask(each, options=SHOP)) for each in many]
+    await asyncio.sleep(0)
+    assert sum(not task.done() for task in more) == 7
+    for task in (*tasks, *more):
+        task.cancel()
+    await asyncio.gather(*tasks, *more, return_exceptions=True)
+    assert keyed.calls.used_bytes <= keyed.calls.most_bytes
+
+
+@in_virtual_time
+async def test_many_tenants_stay_within_the_bound() -> None:
+    keyed = Keyed(most_bytes=20 * KEY_BYTES)
+    found = [
+        await asyncio.gather(
+            keyed.ask(options=RoutingOptions(tenant=str(at))), return_exceptions=True
+        )
+        for at in range(60)
+    ]
+    codes = [told(each)[0] for each in found]
+    assert "overloaded" in codes
+    assert keyed.calls.used_bytes <= 20 * KEY_BYTES
+    await asyncio.sleep(KEPT_S)
+    await keyed.ask(options=LAB)
+    assert list(keyed.calls._by_tenant) == ["lab"]
+    assert keyed.calls.used_bytes == sum(keyed.calls._by_tenant.values())
+
+
+@in_virtual_time
+async def test_answer_that_is_too_large_is_not_run_again_all_the_same() -> None:
+    keyed = Keyed(most_bytes=100 * KEY_BYTES)
+    rows = call().replace(inputs=(fp32("x", *[[1.0, 2.0]] * 1000),))
+    await keyed.ask(asked=rows)
+    with pytest.raises(KeyUsed, match="too large"):
+        await keyed.ask(asked=rows)
+    assert keyed.asked == [1]
+
+
+@in_virtual_time
+async def test_large_call_whose_client_leaves_is_withdrawn_and_not_run_again() -> None:
+    keyed = Keyed(hang, most_bytes=20 * KEY_BYTES)
+    rows = call().replace(inputs=(fp32("x", *[[1.0, 2.0]] * 2000),))
+    task = asyncio.create_task(keyed.ask(asked=rows))
+    await asyncio.sleep(1)
+    task.cancel()
+    await asyncio.sleep(1)
+    assert keyed.fleet.links[0].withdrawn == [2]
+    with pytest.raises(Cancelled, match="may have run"):
+        await keyed.ask(asked=rows)
+    assert (keyed.asked, keyed.fleet.counts) == ([1], {})
+
+
+@in_virtual_time
+async def test_inputs_of_calls_without_clients_count() -> None:
+    keyed = Keyed(hang)
+    rows = call().replace(inputs=(fp32("x", *[[1.0, 2.0]] * 2000),))
+    task = asyncio.create_task(keyed.ask(asked=rows))
+    await asyncio.sleep(1)
+    before = keyed.calls.used_bytes
+    task.cancel()
+    await asyncio.sleep(1)
+    assert keyed.calls.used_bytes == before + 16_000
+    await asyncio.sleep(30)
+    assert keyed.calls.used_bytes == KEY_BYTES + len("k")
+
+
+@in_virtual_time
+async def test_step_of_a_sequence_is_run_once() -> None:
+    keyed = Keyed()
+    step = call().replace(sequence=SequenceMark(1, is_start=True))
+    await keyed.ask("first", step)
+    assert (await keyed.ask("first", step)).entry is not None
+    assert keyed.asked == [1]
+
+
+@in_virtual_time
+async def test_kept_answer_is_good_for_a_key_too() -> None:
+    keyed = Keyed(rules=RoutingRules(ModelRules(cache=CacheRule(60.0))))
+    await keyed.ask("one")
+    hit = await keyed.ask("two")
+    again = await keyed.ask("two")
+    assert hit.entry is not None
+    assert again.entry is not None
+    assert (hit.entry.word, again.entry.word) == ("hit", "repeated")
+    assert keyed.asked == [1]
+
+
+@in_virtual_time
+async def test_run_that_calls_with_keys_share_outlives_those_who_leave() -> None:
+    keyed = Keyed(after(3, echo), rules=RoutingRules(ModelRules(cache=CacheRule(60.0))))
+    tasks = [asyncio.create_task(keyed.ask(key)) for key in ("one", "two")]
+    await asyncio.sleep(1)
+    for task in tasks:
+        task.cancel()
+    await asyncio.sleep(5)
+    for key in ("one", "two"):
+        assert (await keyed.ask(key)).entry is not None
+    assert keyed.asked == [1]
+
+
+@in_virtual_time
+async def test_large_inputs_are_compared_by_their_beginning() -> None:
+    keyed = Keyed()
+    size = MOST_INPUT_BYTES // 8 + 1
+    one = call().replace(inputs=(fp32("x", *[[1.0, 2.0]] * size),))
+    other = call().replace(inputs=(fp32("x", [5.0, 2.0], *[[1.0, 2.0]] * (size - 1)),))
+    await keyed.ask(asked=one)
+    with pytest.raises(KeyUsed):
+        await keyed.ask(asked=other)
+    assert keyed.asked == [1]
