@@ -55,6 +55,7 @@ from capamesh.router.telemetry import Telemetry
 from capamesh.router.telemetry.ended import EndedRequests
 from capamesh.router.telemetry.metrics import LATENCY
 from capamesh.router.telemetry.request_lines import AccessLog, SlowLog
+from capamesh.router.ws.server import StreamServer
 
 INFER = "/v2/models/m/infer"
 
@@ -234,6 +235,7 @@ async def serving(
     boot: str = "boot",
     access: AccessLog | None = None,
     slow: SlowLog | None = None,
+    origins: tuple[str, ...] = (),
     **options: Any,
 ) -> AsyncIterator[Http]:
     """Serve on a port of this machine, 0 for a free one; `boot` is what differs from one start of a router to the next; `options` are the `Fleet`'s."""
@@ -341,6 +343,7 @@ async def serving(
         repository,
         make_session,
     )
+    front.upgrades = StreamServer(front, origins)
     host, port = await front.listen("127.0.0.1", port)
     try:
         scheme = "http" if tls is None else "https"

@@ -16,13 +16,13 @@ from router_http import Http
 from tidy_router import tidy
 
 from capamesh.protocol.tensors import Limits
-from capamesh.router.grpc.calm import MOST
 from capamesh.router.grpc.http2 import MAX_STREAMS, Http2Session
 from capamesh.router.grpc.http2_by_h2 import SessionByH2
 from capamesh.router.grpc.http2_by_ngh2 import SessionByNgh2
 from capamesh.router.grpc.messages import CLASSES
 from capamesh.router.grpc.methods import SERVICE
 from capamesh.router.grpc.server import GrpcServer
+from capamesh.router.http.calm import MOST
 from capamesh.router.http.limits import FrontLimits
 
 CALM, PROTOCOL = 0xB, 0x1

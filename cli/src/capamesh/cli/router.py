@@ -258,6 +258,16 @@ def run(
             help="Of these from one address, or from one IPv6 network of 64 bits; 0: half of all.",
         ),
     ] = 0,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-origin",
+            envvar="CAPAMESH_ALLOW_ORIGIN",
+            metavar="URL",
+            rich_help_panel="Listening",
+            help="The origin of pages that may open streams beside the router's own, such as https://app.example. Repeatable.",
+        ),
+    ] = None,
     trusted_proxy: Annotated[
         list[str] | None,
         typer.Option(
@@ -329,6 +339,7 @@ def run(
         cache_bytes=cache_mib * _MIB,
         max_connections=max_connections,
         max_connections_per_address=max_connections_per_address,
+        allowed_origins=tuple(allow_origin or ()),
         trusted_proxies=tuple(trusted_proxy or ()),
     )
     options.set_logs(log, log_level)

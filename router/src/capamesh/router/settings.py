@@ -103,5 +103,7 @@ class RouterSettings:
     """The most connections of clients; 0 for 4,096, or as many as the limit of descriptors leaves."""
     max_connections_per_address: int = 0
     """The most connections of one address; 0 for half of all. An IPv6 network of 64 bits counts as one address."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins of pages, such as "https://app.example", that may open streams beside the router's own."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses or networks that may have all of them, because they stand for many clients; this machine always may."""

@@ -21,7 +21,6 @@ from capamesh.protocol.errors import (
     TooManyRequests,
     Unsatisfiable,
 )
-from capamesh.router.grpc.calm import A_SECOND, MOST, Calm
 from capamesh.router.grpc.heads import MAX_KNOWN, CallHeads
 from capamesh.router.grpc.status import (
     MAX_TEXT_CHARS,
@@ -30,6 +29,7 @@ from capamesh.router.grpc.status import (
     percent_encoded,
     status_of,
 )
+from capamesh.router.http.calm import A_SECOND, MOST, Calm
 
 
 def test_head_says_what_is_called_and_how_it_is_routed() -> None:

@@ -10,7 +10,6 @@ from typing_extensions import override
 from capamesh.protocol.errors import CapameshError, InvalidRequest
 from capamesh.router.grpc.call_host import CallHost
 from capamesh.router.grpc.calls import ServerCall
-from capamesh.router.grpc.calm import Calm
 from capamesh.router.grpc.http2 import (
     MAX_STREAMS,
     ErrorCode,
@@ -22,6 +21,7 @@ from capamesh.router.grpc.http2 import (
 )
 from capamesh.router.grpc.status import ANSWER_HEAD, error_trailers
 from capamesh.router.grpc.unsent import UnsentAnswers
+from capamesh.router.http.calm import Calm
 from capamesh.router.http.guests import Guest
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ BODY       the body of an inference request, read straight into the memory it st
 RUNNING    of a request that has to wait for the answer of the one before: kept, up to a bound
 PAGE       the body of a request that aiohttp serves; once it is there, the next head is looked at again
 FOREIGN    for aiohttp, whatever it is: nobody else can tell where requests begin and end
-GUEST      another protocol's, which the connection began with
+GUEST      another protocol's, which the connection began with or a request asked for
 LEFT       nobody's any more
 =========  ============================================================================================
 
@@ -294,10 +294,11 @@ class FrontConnection(ClientSide, HalfConnection):
         end = data.find(END, at) + len(END)
         head = self._front.heads.read(data[at:end]) if end >= len(END) else None
         if head is None:
-            if not self._has_asked and self._welcome_guest(data[at:]):
+            is_here = end >= len(END)
+            if self._hand_over(data[at:], end - at if is_here else 0, is_first=not self._has_asked):
                 self._has_asked = True
                 return len(data)
-            if end >= len(END) or not may_become_head(data[at:]):
+            if is_here or not may_become_head(data[at:]):
                 self._disarm()
                 self._state = State.FOREIGN
             return at

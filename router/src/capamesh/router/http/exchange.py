@@ -129,6 +129,13 @@ class Exchange(InferenceRequest):
         self._request = asked
         self.submit(asked)
 
+    def run(self, asked: InferRequest) -> None:
+        """Send on its way what a wire has decoded itself."""
+        if self._inference.standing.shut_out:
+            self.fail(ShutOut(self._inference.standing.shut_out))
+            return
+        self._read(asked)
+
     @override
     def _read_request(self) -> InferRequest | None:
         return self._request

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from capamesh.router.http.body_budget import BodyBudget
     from capamesh.router.http.connections import Connection
     from capamesh.router.http.exchange import Inference
-    from capamesh.router.http.guests import Guests
+    from capamesh.router.http.guests import Guests, Upgrades
     from capamesh.router.http.heads import Heads
     from capamesh.router.http.key_check import KeyCheck
     from capamesh.router.http.limits import FrontLimits
@@ -28,6 +28,8 @@ class FrontContext(Protocol):
     """Makes aiohttp's handler for a connection, which must not end idle ones itself."""
     guests: Guests | None
     """The one who takes over connections that begin with another protocol; None: nobody does."""
+    upgrades: Upgrades | None
+    """The one who takes over connections on which another protocol is asked for; None: nobody does."""
     keys: KeyCheck
     requests: OpenRequests
     limits: FrontLimits

@@ -1,4 +1,7 @@
-"""Another protocol on a connection of the front, from its first byte on: what each knows of the other. Does no IO."""
+"""Another protocol on a connection of the front, from its first byte on or when a request asks for it. Does no IO.
+
+It is what each knows of the other.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     import asyncio
+
+    from capamesh.router.http.replies import Reply
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\n"
 """The first line of HTTP/2, and the empty one: no request of HTTP/1.1 begins so (RFC 9113, section 3.4)."""
@@ -64,4 +69,17 @@ class Guests(Protocol):
 
     def welcome(self, host: Host) -> Guest:
         """Return the guest of a connection on which the preface has come; that is given to it with all that follows."""
+        ...
+
+
+class Upgrades(Protocol):
+    """The one who takes over connections on which a request asks for another protocol."""
+
+    __slots__ = ()
+
+    def upgrade(self, host: Host, head: bytes) -> Guest | Reply | None:
+        """Return the guest of a connection on which a request's `head` has come, and write to it that it is taken.
+
+        A reply says why not, and None that the request asks for nothing of the kind.
+        """
         ...

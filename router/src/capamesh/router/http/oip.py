@@ -13,7 +13,12 @@ from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError, InvalidRequest
 from capamesh.protocol.ids import ModelName, ModelVersion
-from capamesh.protocol.oip import HEADER_LENGTH_NAME, parse_header_length, parse_object
+from capamesh.protocol.oip import (
+    HEADER_LENGTH_NAME,
+    error_body,
+    parse_header_length,
+    parse_object,
+)
 from capamesh.router.access.keys import Verb
 from capamesh.router.http.bodies import read_body, read_large_body
 from capamesh.router.http.cached_page import CachedPage
@@ -104,6 +109,16 @@ class InferenceApi(Pages):
                     self.model_statistics,
                     (Verb.READ,),
                     json_of(oip.Statistics),
+                ),
+                Route(
+                    "GET",
+                    f"{model}/stream",
+                    self.stream,
+                    (Verb.INFER,),
+                    query=headers.STREAM,
+                    headers=headers.ROUTING,
+                    errors=(400, 426, 503),
+                    others={101: ()},
                 ),
             ]
         return routes
@@ -198,6 +213,16 @@ class InferenceApi(Pages):
     async def model_statistics(self, request: web.Request) -> web.Response:
         """Return, as Triton words it, what this router's requests of a model or a version came to since it is hosted."""
         return _json({"model_stats": self._descriptions.statistics(*_named(request))})
+
+    async def stream(self, _: web.Request) -> web.Response:
+        """Open a WebSocket, on which a model is asked again and again; 426 without `Upgrade: websocket`."""
+        text = "this is a WebSocket: ask for it as RFC 6455 says, on a connection without another request before its answer"
+        return web.Response(
+            status=426,
+            body=error_body(text),
+            content_type="application/json",
+            headers={"Upgrade": "websocket"},
+        )
 
     async def all_statistics(self, _: web.Request) -> web.Response:
         """Return the statistics of all models that a node has ready; a model that is called `stats` has none of its own."""

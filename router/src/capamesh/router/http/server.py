@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from capamesh.router.http.application import OpenRequests
     from capamesh.router.http.exchange import Inference
-    from capamesh.router.http.guests import Guests
+    from capamesh.router.http.guests import Guests, Upgrades
     from capamesh.router.http.tls_files import ServerTls
     from capamesh.router.telemetry import Telemetry
 
@@ -63,6 +63,8 @@ class Front(FrontContext):
         """Makes aiohttp's handler for a connection, which must not end idle ones itself. To be set before `listen`."""
         self.guests: Guests | None = None
         """Takes over connections that begin with another protocol. To be set before `listen`."""
+        self.upgrades: Upgrades | None = None
+        """Takes over connections on which another protocol is asked for. To be set before `listen`."""
         self.requests = requests
         self.arrival_s = arrival_s
         self.limits = limits = limits or FrontLimits()

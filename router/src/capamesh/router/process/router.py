@@ -50,6 +50,7 @@ from capamesh.router.process.seat import Controls
 from capamesh.router.process.tls_watch import TlsWatch
 from capamesh.router.requests.model_descriptions import ModelDescriptions
 from capamesh.router.requests.repository import RepositoryControl
+from capamesh.router.ws.server import StreamServer
 
 if TYPE_CHECKING:
     from capamesh.router.fleet.overrides import Hold
@@ -97,6 +98,8 @@ class Router(Controls):
         assert runner.server is not None  # noqa: S101 - it was just made
         front.make_pages = runner.server
         front.guests = self._grpc(front)
+        front.upgrades = streams = StreamServer(front, self._settings.allowed_origins)
+        streams.watch(parts.telemetry)
         last_fleet = parts.last_fleet.read() if seat.is_main else None
         if last_fleet is not None:
             parts.members.restore(last_fleet)

@@ -287,6 +287,11 @@ GRPC_MISBEHAVED: Final = gauge(
     "capamesh_grpc_connections_ended",
     "HTTP/2 connections ended since the start for what their clients did: floods, broken frames, answers that nobody reads.",
 )
+STREAMS: Final = gauge("capamesh_streams", "Streams over WebSocket that are open.")
+STREAMS_MISBEHAVED: Final = gauge(
+    "capamesh_streams_ended",
+    "Streams over WebSocket ended since the start for what their clients did: floods, broken frames.",
+)
 BODY_BYTES: Final = gauge(
     "capamesh_http_body_bytes", "The bytes of requests and unread answers that are held."
 )

@@ -41,3 +41,23 @@ GENERATION: Final = (*ROUTING, TRACEPARENT)
 """The headers of a request of the generate extension."""
 INFERENCE: Final = (*ROUTING, EXPLAIN, HEADER_LENGTH, TRACEPARENT)
 """The headers of an inference request."""
+_WISHES: Final = {
+    "policy": options.POLICY,
+    "affinity": options.AFFINITY,
+    "tenant": options.TENANT,
+    "max_price": options.MAX_PRICE,
+    "region": options.REGION,
+    "device": options.DEVICE,
+    "nodes": options.NODES,
+}
+STREAM: Final = (
+    *(Parameter(name, f"As the header `{header}`.", Text) for name, header in _WISHES.items()),
+    Parameter(
+        "messages",
+        "`samples` or `requests`: what binary messages are; left out: what suits the model.",
+    ),
+    Parameter("binary", "`1`: answers to samples have their tensors as raw bytes."),
+    Parameter("timeout", "The microseconds that a window of samples may take.", Count),
+    Parameter("priority", "The priority of windows of samples; 1 goes first.", Count),
+)
+"""The query of a stream: pages in browsers can set no headers."""

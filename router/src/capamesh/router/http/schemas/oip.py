@@ -64,6 +64,19 @@ class TensorMetadata(TypedDict):
     """The size of each dimension; -1: any."""
 
 
+class SampleWindow(TypedDict):
+    """The window into which samples of a stream are cut."""
+
+    input: str
+    """The input that has them."""
+    samples: int
+    """The new samples of each window."""
+    context: int
+    """The samples before them, which the router adds."""
+    rate_hz: int
+    """The samples of a second; 0: nothing is said."""
+
+
 class ModelMetadata(TypedDict):
     """The inputs and outputs of a model."""
 
@@ -73,6 +86,8 @@ class ModelMetadata(TypedDict):
     platform: str
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
+    window: NotRequired[SampleWindow]
+    """Said of a model that takes a stream of samples."""
 
 
 class ConfigTensor(TypedDict):

@@ -288,6 +288,7 @@ def settings_of(values: Mapping[str, Any]) -> RouterSettings:
         "data_folder": Path(values["data_folder"]),
         **files,
         "bootstrap": tuple(values["bootstrap"]),
+        "allowed_origins": tuple(values["allowed_origins"]),
         "trusted_proxies": tuple(values["trusted_proxies"]),
         "limits": Limits(**values["limits"]),
     }

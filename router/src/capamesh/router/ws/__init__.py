@@ -1,0 +1,1 @@
+"""The WebSocket wire: continuous input for one model, on the router's port."""

@@ -1,0 +1,194 @@
+"""Clients of WebSocket that wear a router out or break the rules: each is told why and ended, and nothing is held after that."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator
+
+import pytest
+from fleet_fakes import echo, hang
+from raw_http import GUARD_S
+from router_http import Http
+from tidy_router import tidy
+from ws_client import WsClient, all_given_back, connected, infer, streaming
+from wsproto.events import Pong
+
+from capamesh.router.http.calm import MOST
+from capamesh.router.ws.connection import AHEAD_BYTES
+from capamesh.router.ws.server import StreamServer
+
+MASK = b"\x01\x02\x03\x04"
+
+
+def frame(
+    first: int, payload: bytes = b"", *, is_masked: bool = True, size: int | None = None
+) -> bytes:
+    """Return a frame; `size` is what it says of its length."""
+    size = len(payload) if size is None else size
+    bit = 0x80 if is_masked else 0
+    if size < 126:
+        head = bytes((first, bit | size))
+    elif size < 2**16:
+        head = bytes((first, bit | 126)) + struct.pack("!H", size)
+    else:
+        head = bytes((first, bit | 127)) + struct.pack("!Q", size)
+    if not is_masked:
+        return head + payload
+    masked = bytes(byte ^ MASK[at % 4] for at, byte in enumerate(payload))
+    return head + MASK + masked
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[Http]:
+    async with tidy() as http:
+        http.node("A")
+        yield http
+
+
+def misbehaved(http: Http) -> int:
+    server = http.front.upgrades
+    assert isinstance(server, StreamServer)
+    return server.misbehaved
+
+
+async def ended(http: Http, client: WsClient, code: int, said: str = "") -> None:
+    """See that the stream is closed so, and counted."""
+    closed = await client.end()
+    assert closed is not None
+    assert (closed[0], said in closed[1]) == (code, True), closed
+    assert misbehaved(http) == 1
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "said"),
+    [
+        (frame(0x81, b"{}", is_masked=False), 1002, "unmasked"),
+        (frame(0x81, b"\xff\xfe{}"), 1007, "utf-8"),
+        (frame(0x01, b'{"a": "\xc3') + frame(0x80, b'x"}'), 1007, "utf-8"),
+        (frame(0x80, b"{}"), 1002, "unexpected CONTINUATION"),
+        (frame(0x01, b"{") + frame(0x81, b"}"), 1002, "expected CONTINUATION"),
+        (frame(0x83, b"{}"), 1002, "opcode"),
+        (frame(0xC1, b"{}"), 1002, "Reserved bit"),
+        (frame(0x89, b"p" * 126), 1002, ""),
+        (frame(0x09, b"p"), 1002, "fragment control"),
+        (frame(0x88, b"\x03"), 1002, "1 byte"),
+        (frame(0x88, b"\x03\xed"), 1002, "local-only"),
+        (frame(0x88, b"\x03\xe8\xff"), 1007, ""),
+        (frame(0x82, size=2**63), 1002, ""),
+        (b"GET / HTTP/1.1\r\n\r\n", 1002, ""),
+    ],
+)
+async def test_broken_frames_are_refused(http: Http, sent: bytes, code: int, said: str) -> None:
+    async with streaming(http) as client:
+        client.raw(sent)
+        await ended(http, client, code, said)
+
+
+async def test_broken_frame_behind_a_request_withdraws_it() -> None:
+    async with tidy() as http:
+        link = http.node("A", hang)
+        async with streaming(http) as client:
+            client.send(infer("a"))
+            async with asyncio.timeout(GUARD_S):
+                await link.asked.wait()
+            client.raw(frame(0x83))
+            link.asks[0].echo()
+            await ended(http, client, 1002)
+
+
+async def test_flood_of_pings_is_ended(http: Http) -> None:
+    async with streaming(http) as client:
+        for _ in range(2 * int(MOST)):
+            client.ping(b"x" * 125)
+        await ended(http, client, 1008, "too many pings")
+        assert len(client.pongs) >= int(MOST)
+
+
+async def test_flood_of_pongs_is_ended(http: Http) -> None:
+    async with streaming(http) as client:
+        for _ in range(2 * int(MOST)):
+            client.event(Pong(b""))
+        await ended(http, client, 1008, "too many pings")
+
+
+async def test_flood_of_empty_parts_is_ended(http: Http) -> None:
+    async with streaming(http) as client:
+        client.raw(frame(0x01) + frame(0x00) * (2 * int(MOST)))
+        await ended(http, client, 1008, "parts of messages")
+
+
+async def test_pings_of_a_client_that_asks_are_borne(http: Http) -> None:
+    async with streaming(http) as client:
+        for _ in range(int(MOST)):
+            client.ping()
+            client.ping()
+            client.send(infer("a"))
+            await client.next()
+        assert misbehaved(http) == 0
+
+
+async def test_parts_without_an_end_are_over_in_time() -> None:
+    async with tidy(arrival_s=0.2) as http:
+        http.node("A")
+        async with streaming(http) as client:
+            client.send('{"inputs": [', is_last=False)
+            told = await client.next()
+            assert told["code"] == "deadline_exceeded"
+            assert "12 bytes of a message came within 0.2 s" in told["error"]
+            assert (await client.end() or (0,))[0] == 1008
+
+
+async def test_length_that_never_comes_holds_no_memory(http: Http) -> None:
+    async with streaming(http) as client:
+        client.raw(frame(0x82, b"abcd", size=2**40))
+        client.ping(b"1")
+        async with asyncio.timeout(GUARD_S):
+            while not http.front.budget.used_bytes:
+                await asyncio.sleep(0)
+        assert http.front.budget.used_bytes < 100
+
+
+async def test_bytes_that_are_sent_ahead_are_bounded(http: Http) -> None:
+    """A client that sends and sends while its request runs is not read beyond a bound."""
+    async with tidy() as slow:
+        link = slow.node("A", hang, echo)
+        async with streaming(slow) as client:
+            client.send(infer("a"))
+            async with asyncio.timeout(GUARD_S):
+                await link.asked.wait()
+            client.raw(frame(0x81, infer("b").encode()) * 100_000)
+            async with asyncio.timeout(GUARD_S):
+                connection = next(iter(slow.front.connections))
+                while connection.transport.is_reading():  # type: ignore[attr-defined]
+                    await asyncio.sleep(0)
+            guest = connection._guest  # type: ignore[attr-defined]
+            assert AHEAD_BYTES < guest._backlog_bytes <= 2 * AHEAD_BYTES
+            client.leave()
+            link.asks[0].echo()
+
+
+async def test_client_that_reads_nothing_is_ended_and_stalls_nobody() -> None:
+    async with tidy(arrival_s=0.3) as http:
+        http.node("A", echo)
+        row = {"name": "x", "datatype": "FP32", "shape": [20_000, 2], "data": [0.5] * 40_000}
+        client = await connected(http)
+        client.transport.pause_reading()  # type: ignore[attr-defined]
+        text = infer("large", inputs=[row])
+        for _ in range(200):
+            client.send(text)
+        async with streaming(http) as other:
+            for at in range(20):
+                other.send(infer(str(at)))
+                assert (await other.next())["id"] == str(at)
+            async with asyncio.timeout(GUARD_S):
+                while len(http.front.connections) > 1:
+                    await asyncio.sleep(0.01)
+        client.leave()
+
+
+async def test_half_a_connection_is_none(http: Http) -> None:
+    async with streaming(http) as client:
+        client.transport.write_eof()
+        await client.end()
+        await all_given_back(http)

@@ -1,0 +1,266 @@
+"""Streams over WebSocket on a router's port: messages in, answers out in their order, and all given back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+from collections.abc import AsyncIterator
+
+import pytest
+from fleet_fakes import echo, failing, hang
+from raw_http import GUARD_S
+from router_http import Http
+from tidy_router import tidy
+from ws_client import STREAM, X, all_given_back, connected, infer, streaming
+
+from capamesh.protocol.errors import Overloaded
+from capamesh.protocol.tensors import Limits
+from capamesh.router.http.limits import FrontLimits
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[Http]:
+    async with tidy() as http:
+        yield http
+
+
+def binary(name: str, *values: float) -> bytes:
+    described = {
+        "name": "x",
+        "datatype": "FP32",
+        "shape": [1, 2],
+        "parameters": {"binary_data_size": 8},
+    }
+    text = json.dumps(
+        {"id": name, "inputs": [described], "parameters": {"binary_data_output": True}}
+    ).encode()
+    return struct.pack("<I", len(text)) + text + struct.pack("<2f", *values)
+
+
+async def test_messages_are_answered_in_their_order(http: Http) -> None:
+    http.node("A")
+    async with streaming(http) as client:
+        for name in ("a", "b", "c"):
+            client.send(infer(name))
+        answers = await client.all(3)
+        assert [answer["id"] for answer in answers] == ["a", "b", "c"]
+        assert answers[0]["outputs"] == [
+            {"name": "y", "datatype": "FP32", "shape": [1, 2], "data": [1.0, 2.0]}
+        ]
+        assert answers[0]["model_name"] == "m"
+
+
+async def test_version_and_a_query_are_heeded(http: Http) -> None:
+    link = http.node("A")
+    path = "/v2/models/m/versions/1/stream?nodes=A&timeout=9000000"
+    async with streaming(http, path) as client:
+        client.send(infer())
+        assert (await client.next())["model_version"] == "1"
+    assert link.asks[0].call.version == "1"
+
+
+async def test_binary_message_is_answered_with_one(http: Http) -> None:
+    http.node("A")
+    async with streaming(http) as client:
+        client.send(binary("b", 3, 4))
+        answer = await client.next()
+        (json_bytes,) = struct.unpack("<I", answer[:4])
+        said = json.loads(answer[4 : 4 + json_bytes])
+        assert (said["id"], said["outputs"][0]["parameters"]) == ("b", {"binary_data_size": 8})
+        assert struct.unpack("<2f", answer[4 + json_bytes :]) == (3.0, 4.0)
+
+
+async def test_error_is_told_in_the_stream_which_goes_on(http: Http) -> None:
+    http.node("A", echo, failing(Overloaded("full", 2.5)), echo)
+    async with streaming(http) as client:
+        for name in ("a", "b", "c"):
+            client.send(infer(name))
+        first, second, third = await client.all(3)
+        assert (first["id"], third["id"]) == ("a", "c")
+        assert second["id"] == "b"
+        assert (second["code"], second["answered"], second["retry_after_s"]) == ("overloaded", 1, 3)
+
+
+async def test_message_that_is_no_request_is_told_so(http: Http) -> None:
+    http.node("A")
+    async with streaming(http) as client:
+        for broken in ("[]", "{", b"\xff\xff\xff\xff{}", b"\x01"):
+            client.send(broken)
+            told = await client.next()
+            assert (told["code"], told["answered"]) == ("invalid_request", 0), told
+        client.send(infer("d"))
+        assert (await client.next())["id"] == "d"
+
+
+async def test_end_closes_behind_the_last_answer(http: Http) -> None:
+    http.node("A")
+    async with streaming(http) as client:
+        client.send(infer("a"))
+        client.send('{"end": true}')
+        assert await client.end() == (1000, "")
+        assert [answer["id"] for answer in client.messages] == ["a"]
+
+
+async def test_close_is_answered_and_takes_back_what_is_under_way(http: Http) -> None:
+    link = http.node("A", hang)
+    async with streaming(http) as client:
+        client.send(infer("a"))
+        async with asyncio.timeout(GUARD_S):
+            await link.asked.wait()
+        client.close(1000)
+        assert await client.end() == (1000, "")
+    assert len(link.withdrawn) == len(link.asks) == 1
+
+
+async def test_client_that_is_gone_takes_back_what_is_under_way(http: Http) -> None:
+    link = http.node("A", hang)
+    async with streaming(http) as client:
+        client.send(infer("a"))
+        client.send(infer("b"))
+        async with asyncio.timeout(GUARD_S):
+            await link.asked.wait()
+        client.leave()
+        await all_given_back(http)
+    assert len(link.withdrawn) == len(link.asks) == 1
+
+
+async def test_parts_of_a_message_and_pings_between_them(http: Http) -> None:
+    http.node("A")
+    async with streaming(http) as client:
+        text = infer("long")
+        client.send(text[:20], is_last=False)
+        client.ping(b"are you there")
+        client.send(text[20:])
+        assert (await client.next())["id"] == "long"
+        assert client.pongs == [b"are you there"]
+
+
+async def test_frames_in_the_same_breath_as_the_request_are_read(http: Http) -> None:
+    http.node("A")
+    masked = bytes([0x81, 0x80 | 13, 0, 0, 0, 0]) + b'{"end": true}'
+    client = await connected(http, before=[masked])
+    assert client.status == 101
+    assert await client.end() == (1000, "")
+    client.leave()
+
+
+async def test_stream_opens_behind_other_requests_of_its_connection(http: Http) -> None:
+    http.node("A")
+    async with http.client.session.get("/v2/health/live") as response:
+        assert response.status == 200
+    async with http.client.session.ws_connect(STREAM) as stream:
+        await stream.send_str(infer("a"))
+        assert json.loads(await stream.receive_str())["id"] == "a"
+
+
+async def test_router_asks_to_leave_when_it_stops(http: Http) -> None:
+    http.node("A")
+    async with streaming(http) as client:
+        client.send(infer("a"))
+        await client.next()
+        http.front.close()
+        assert await client.end() == (1001, "the router stops")
+
+
+async def test_stream_in_use_is_closed_behind_its_answer_when_the_router_drains(
+    http: Http,
+) -> None:
+    link = http.node("A", hang)
+    async with streaming(http) as client:
+        client.send(infer("a"))
+        client.send(infer("b"))
+        async with asyncio.timeout(GUARD_S):
+            await link.asked.wait()
+        http.front.requests.is_closing = True
+        link.asks[0].echo()
+        assert await client.end() == (1001, "the router stops")
+        assert [answer["id"] for answer in client.messages] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("path", "lines", "status", "said"),
+    [
+        ("/v2/models/nobody/stream", (), 404, "no node hosts model 'nobody'"),
+        ("/v2/models/m/stream?speed=9", (), 400, "there are affinity, binary"),
+        ("/v2/models/m/stream?messages=words", (), 400, "requests or samples"),
+        ("/v2/models/m/stream?binary=yes", (), 400, "1 or 0"),
+        ("/v2/models/m/stream?timeout=soon", (), 400, "a whole number"),
+        ("/v2/models/m/stream?policy=p2c&policy=p2c", (), 400, "twice"),
+        ("/v2/models/m/stream?max_price=-1", (), 400, "a number from 0"),
+        (STREAM, ("X-Capamesh-Explain: 1",), 400, "not explained"),
+        (STREAM, ("Sec-WebSocket-Version: 13",), 400, "13 is spoken here"),
+        (STREAM, ("Content-Length: 5",), 400, "no body"),
+        (STREAM, ("Host: other",), 400, "one Host"),
+        (STREAM, ("Origin: https://evil.example",), 403, "--allow-origin https://evil.example"),
+        (STREAM, ("Origin: null",), 403, "may not open streams here"),
+    ],
+)
+async def test_client_that_is_refused_is_told_why_before_there_is_a_stream(
+    http: Http, path: str, lines: tuple[str, ...], status: int, said: str
+) -> None:
+    http.node("A")
+    client = await connected(http, path, *lines)
+    assert client.status == status
+    assert said in client.answer.decode(), client.answer
+    client.leave()
+    await all_given_back(http)
+
+
+@pytest.mark.parametrize(
+    "line", ["Origin: http://router", "Origin: https://app.example", "Origin: https://ROUTER"]
+)
+async def test_own_pages_and_allowed_ones_open_streams(line: str) -> None:
+    async with tidy(origins=("https://app.example",)) as http:
+        http.node("A")
+        async with streaming(http, STREAM, line) as client:
+            client.send(infer("a"))
+            assert (await client.next())["id"] == "a"
+
+
+async def test_route_without_an_upgrade_says_what_it_is(http: Http) -> None:
+    response = await http.client.get(STREAM, headers={"Connection": "close"})
+    assert (response.status, response.headers["Upgrade"]) == (426, "websocket")
+    assert "this is a WebSocket" in (await response.json())["error"]
+
+
+async def test_message_over_the_limit_closes_before_it_is_here() -> None:
+    async with tidy(limits=Limits(max_message_bytes=100_000, max_json_bytes=1000)) as http:
+        http.node("A")
+        async with streaming(http) as client:
+            client.send(" " * 1001, is_last=False)
+            assert (await client.next())["code"] == "too_large"
+            closed = await client.end()
+            assert closed is not None
+            assert closed[0] == 1009
+        async with streaming(http) as client:
+            client.send(bytes(100_001), is_last=False)
+            told = await client.next()
+            assert "the limit is 100000" in told["error"]
+            assert (await client.end() or (0,))[0] == 1009
+
+
+async def test_long_json_is_read_in_slices(http: Http) -> None:
+    http.node("A")
+    rows = 20_000
+    tensor = {**X, "shape": [rows, 2], "data": [1.5] * (2 * rows)}
+    async with streaming(http) as client:
+        client.send(json.dumps({"id": "long", "inputs": [tensor]}))
+        answer = await client.next()
+        assert (answer["id"], answer["outputs"][0]["shape"]) == ("long", [rows, 2])
+
+
+async def test_client_without_room_is_told_to_come_again() -> None:
+    limits = FrontLimits(body_bytes=2 * 2**20, arriving_bytes=2**20)
+    async with tidy(front_limits=limits) as http:
+        http.node("A")
+        assert http.front.budget.hold(2**20)
+        assert http.front.budget.hold(2**20 - 100)
+        client = await connected(http)
+        client.send(infer("a"))
+        told = await client.next()
+        assert (told["code"], told["retry_after_s"]) == ("overloaded", 1)
+        assert (await client.end() or (0,))[0] == 1013
+        http.front.budget.let_go(2 * 2**20 - 100)
+        client.leave()
+        await all_given_back(http)

@@ -1,0 +1,109 @@
+"""Streams of a router that asks for keys: how one is sent, and that it counts for each message."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+from fleet_fakes import offer
+from router_http import Http
+from tidy_router import tidy
+from ws_client import STREAM, all_given_back, connected, infer, streaming
+
+from capamesh.protocol.adverts import Scheduling
+from capamesh.router.access.keys import ALPHABET, Key, Scope, Verb, digest_of, id_of, new_text
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[Http]:
+    async with tidy() as http:
+        http.node("A")
+        yield http
+
+
+def key(http: Http, *verbs: Verb, **scope: frozenset[str]) -> str:
+    """Return a key, the only one that the router takes."""
+    draws = iter(ALPHABET * 1000)
+    text = new_text(lambda _: next(draws))
+    made = Key(id_of(text), digest_of(text), "lab", Scope(verbs=verbs, **scope))  # type: ignore[arg-type]
+    http.front.keys.ring.take([made], 0.0, 0.0)
+    return text
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Authorization: Bearer {}",
+        "X-API-Key: {}",
+        "Sec-WebSocket-Protocol: capamesh, capamesh.key.{}",
+    ],
+)
+async def test_key_opens_a_stream_in_each_of_its_forms(http: Http, line: str) -> None:
+    text = key(http, Verb.INFER)
+    async with streaming(http, STREAM, line.format(text)) as client:
+        is_named = b"Sec-WebSocket-Protocol: capamesh\r\n" in client.answer
+        assert (is_named, text.encode() in client.answer) == ("Protocol" in line, False)
+        client.send(infer("a"))
+        assert (await client.next())["id"] == "a"
+
+
+async def test_client_without_a_key_gets_no_stream(http: Http) -> None:
+    text = key(http, Verb.READ)
+    for lines, status in (
+        ((), 401),
+        (("Authorization: Bearer cm_00000000_none",), 401),
+        ((f"Authorization: Bearer {text}",), 403),
+        (("Sec-WebSocket-Protocol: capamesh.key.",), 401),
+    ):
+        client = await connected(http, STREAM, *lines)
+        assert client.status == status, client.answer
+        assert b"hosted models" not in client.answer
+        client.leave()
+    client = await connected(http, "/v2/models/secret/stream")
+    assert client.status == 401
+    client.leave()
+    await all_given_back(http)
+
+
+async def test_key_that_is_revoked_ends_the_stream_at_its_next_message(http: Http) -> None:
+    text = key(http, Verb.INFER)
+    async with streaming(http, STREAM, f"Authorization: Bearer {text}") as client:
+        client.send(infer("a"))
+        await client.next()
+        http.front.keys.ring.take([], 0.0, 0.0)
+        client.send(infer("b"))
+        told = await client.next()
+        assert (told["code"], told["answered"]) == ("unauthenticated", 1)
+        assert (await client.end() or (0,))[0] == 1008
+
+
+async def test_stream_is_its_tenants(http: Http) -> None:
+    text = key(http, Verb.INFER)
+    client = await connected(http, f"{STREAM}?tenant=other", f"Authorization: Bearer {text}")
+    assert client.status == 403
+    client.leave()
+    await all_given_back(http)
+
+
+async def test_model_that_remembers_gets_the_stream_as_one_sequence(http: Http) -> None:
+    stateful = replace(offer("s"), scheduling=Scheduling.SEQUENCE)
+    link = http.node("B", models=(stateful,))
+    async with streaming(http, "/v2/models/s/stream") as client:
+        for parameters in ({}, {}, {"sequence_end": True}, {}):
+            client.send(infer(parameters=parameters))
+            await client.next()
+    found = [call.sequence for call in link.calls]
+    assert [(mark.is_start, mark.is_end) for mark in found if mark] == [
+        (True, False),
+        (False, False),
+        (False, True),
+        (True, False),
+    ]
+    ids = [mark.id for mark in found if mark]
+    assert ids[0] == ids[1] == ids[2] != ids[3]
+    async with streaming(http, "/v2/models/s/stream") as client:
+        client.send(infer())
+        await client.next()
+    assert link.calls[-1].sequence is not None
+    assert link.calls[-1].sequence.id not in ids

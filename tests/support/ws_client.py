@@ -1,0 +1,171 @@
+"""A client of WebSocket that sends what a test says, broken frames too, and keeps what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from raw_http import GUARD_S
+from router_http import Http
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import (
+    BytesMessage,
+    CloseConnection,
+    Event,
+    Ping,
+    Pong,
+    TextMessage,
+)
+
+STREAM = "/v2/models/m/stream"
+X = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
+
+
+def head(path: str = STREAM, *lines: str, host: str = "router") -> bytes:
+    """Return the request for a WebSocket."""
+    fields = (
+        f"Host: {host}",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version: 13",
+        *lines,
+    )
+    return "\r\n".join((f"GET {path} HTTP/1.1", *fields, "", "")).encode()
+
+
+def infer(name: str = "", **changes: object) -> str:
+    """Return a request as a text."""
+    return json.dumps({"id": name, "inputs": [X], **changes})
+
+
+class WsClient:
+    """A connection of a scripted client."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._frames = Connection(ConnectionType.CLIENT)
+        self._parts: list[str | bytes] = []
+        self.is_ended = False
+        self.answer = b""
+        """The answer to its request for a WebSocket, the body too where it was refused."""
+        self.messages: list[Any] = []
+        """What came: texts as what their JSON says, binary messages as bytes."""
+        self.closed: tuple[int, str] | None = None
+        """The code and the reason with which the router closed."""
+        self.pings: list[bytes] = []
+        self.pongs: list[bytes] = []
+
+    @property
+    def transport(self) -> asyncio.WriteTransport:
+        return self._writer.transport
+
+    @property
+    def status(self) -> int:
+        return int(self.answer.split(b" ", 2)[1])
+
+    def raw(self, data: bytes) -> None:
+        if not self._writer.is_closing():
+            self._writer.write(data)
+
+    def event(self, event: Event) -> None:
+        self.raw(self._frames.send(event))
+
+    def send(self, message: str | bytes, *, is_last: bool = True) -> None:
+        kind = TextMessage if isinstance(message, str) else BytesMessage
+        self.event(kind(data=message, message_finished=is_last))  # type: ignore[arg-type]
+
+    def ping(self, payload: bytes = b"") -> None:
+        self.event(Ping(payload))
+
+    def close(self, code: int = 1000) -> None:
+        self.event(CloseConnection(code))
+
+    async def open(self, request: bytes) -> None:
+        """Ask, and read the answer."""
+        self.raw(request)
+        async with asyncio.timeout(GUARD_S):
+            self.answer = await self._reader.readuntil(b"\r\n\r\n")
+            if self.status != 101:
+                self.answer += await self._reader.read()
+
+    async def read(self) -> None:
+        """Read what is there, and wait for something."""
+        async with asyncio.timeout(GUARD_S):
+            try:
+                data = await self._reader.read(1 << 16)
+            except ConnectionResetError:
+                data = b""
+        self.is_ended = not data
+        if not data:
+            return
+        self._frames.receive_data(data)
+        for event in self._frames.events():
+            self._take(event)
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case TextMessage() | BytesMessage():
+                self._parts.append(event.data if isinstance(event.data, str) else bytes(event.data))
+                if event.message_finished:
+                    parts, self._parts = self._parts, []
+                    is_text = isinstance(event, TextMessage)
+                    whole = "".join(parts) if is_text else b"".join(parts)  # type: ignore[arg-type]
+                    self.messages.append(json.loads(whole) if is_text else whole)
+            case Ping():
+                self.pings.append(bytes(event.payload))
+            case Pong():
+                self.pongs.append(bytes(event.payload))
+            case CloseConnection():
+                self.closed = int(event.code), event.reason or ""
+
+    async def next(self) -> Any:
+        """Return the next message."""
+        while not self.messages:
+            assert not self.is_ended, self.closed
+            await self.read()
+        return self.messages.pop(0)
+
+    async def all(self, count: int) -> list[Any]:
+        return [await self.next() for _ in range(count)]
+
+    async def end(self) -> tuple[int, str] | None:
+        """Read until the connection is closed; return how the router closed it."""
+        while not self.is_ended:
+            await self.read()
+        return self.closed
+
+    def leave(self) -> None:
+        self._writer.transport.abort()
+
+
+async def connected(
+    http: Http, path: str = STREAM, *lines: str, before: Sequence[bytes] = ()
+) -> WsClient:
+    """Return a client that has asked for a WebSocket, granted or not; `before` is sent in the same breath."""
+    client = WsClient(*await asyncio.open_connection(http.client.host, http.client.port))
+    await client.open(head(path, *lines) + b"".join(before))
+    return client
+
+
+@asynccontextmanager
+async def streaming(http: Http, path: str = STREAM, *lines: str) -> AsyncIterator[WsClient]:
+    """Open a stream, and see at the end that nothing is held for it."""
+    client = await connected(http, path, *lines)
+    assert client.status == 101, client.answer
+    yield client
+    client.leave()
+    await all_given_back(http)
+
+
+async def all_given_back(http: Http) -> None:
+    """Wait until nobody is connected, and see that nothing is held."""
+    async with asyncio.timeout(GUARD_S):
+        while len(http.front.connections) or http.fleet.counts:
+            await asyncio.sleep(0)
+    assert (http.front.requests.count, http.front.budget.used_bytes) == (0, 0)
+    assert http.front.budget.arriving_bytes == 0

@@ -1,0 +1,226 @@
+"""A stream that is silent: pinged, given up, closed when idle, and what it is told while it goes. On a clock of the test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+from fleet_fakes import Fleet, NullLog
+from ws_client import head
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
+
+from capamesh.protocol.tensors import Limits
+from capamesh.router.http.application import OpenRequests
+from capamesh.router.http.body_budget import BodyBudget
+from capamesh.router.http.exchange import Inference
+from capamesh.router.http.key_check import KeyCheck
+from capamesh.router.ws.connection import IDLE_S, LINGER_S, PING_S, StreamConnection
+from capamesh.router.ws.context import StreamContext
+from capamesh.router.ws.handshake import read_head
+
+
+class Timer:
+    def __init__(self, due_s: float, then: Callable[[], None]) -> None:
+        self.due_s = due_s
+        self.then = then
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+
+class FakeFront:
+    """A front whose time the test moves."""
+
+    def __init__(self) -> None:
+        self.clock_s = 0.0
+        self.timers: list[Timer] = []
+        fleet = Fleet()
+        self.inference = Inference(
+            fleet.view,
+            fleet.routing,
+            fleet.telemetry,
+            30.0,
+            Limits(),
+            NullLog(),  # type: ignore[arg-type]
+        )
+        self.keys = KeyCheck(self.inference.ring)
+        self.requests = OpenRequests()
+        self.budget = BodyBudget(2**24, 2**23, clock=self.now_s)
+        self.arrival_s = 30.0
+
+    def now_s(self) -> float:
+        return self.clock_s
+
+    def after(self, seconds: float, then: Callable[[], None]) -> Timer:
+        timer = Timer(self.clock_s + seconds, then)
+        self.timers.append(timer)
+        return timer
+
+    def pass_s(self, seconds: float) -> None:
+        """Let time pass, and do what is due."""
+        end_s = self.clock_s + seconds
+        while due := [each for each in self.timers if each.due_s <= end_s]:
+            timer = min(due, key=lambda each: each.due_s)
+            self.timers.remove(timer)
+            self.clock_s = max(self.clock_s, timer.due_s)
+            if not timer.is_cancelled:
+                timer.then()
+        self.clock_s = end_s
+
+
+class FakeTransport:
+    """A socket that keeps what is written."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.is_reading = True
+        self.end = ""
+
+    def write(self, data: bytes) -> None:
+        assert not self.end
+        self.written += data
+
+    def writelines(self, pieces: Sequence[bytes]) -> None:
+        self.write(b"".join(pieces))
+
+    def is_closing(self) -> bool:
+        return bool(self.end)
+
+    def close(self) -> None:
+        self.end = self.end or "closed"
+
+    def abort(self) -> None:
+        self.end = self.end or "aborted"
+
+    def pause_reading(self) -> None:
+        self.is_reading = False
+
+    def resume_reading(self) -> None:
+        self.is_reading = True
+
+
+class Talk:
+    """A stream and its client."""
+
+    def __init__(self) -> None:
+        self.front = FakeFront()
+        self.transport = FakeTransport()
+        self.used_s = 0.0
+        self.context = StreamContext(self.front, ())  # type: ignore[arg-type]
+        asked = read_head(head(), ())
+        assert asked is not None
+        self.connection = StreamConnection(self.context, self, asked, None)  # type: ignore[arg-type]
+        assert self.transport.written == asked.accepted
+        self.transport.written = b""
+        self._client = Connection(ConnectionType.CLIENT)
+
+    def send(self, *events: Event) -> None:
+        for event in events:
+            self.connection.received(memoryview(self._client.send(event)))
+
+    def heard(self) -> list[Event]:
+        """Return what the client has got since."""
+        data, self.transport.written = self.transport.written, b""
+        if data:
+            self._client.receive_data(data)
+        return list(self._client.events())
+
+
+@pytest.fixture
+async def talk() -> Talk:
+    return Talk()
+
+
+def closed(talk: Talk) -> tuple[int, str | None]:
+    (event,) = talk.heard()
+    assert isinstance(event, CloseConnection)
+    return event.code, event.reason
+
+
+async def test_client_that_is_silent_is_pinged_and_then_given_up(talk: Talk) -> None:
+    talk.front.pass_s(PING_S)
+    assert [type(event) for event in talk.heard()] == [Ping]
+    talk.front.pass_s(PING_S)
+    assert talk.transport.end == "aborted"
+    talk.connection.lost()
+    assert talk.context.open == 0
+    assert all(timer.is_cancelled for timer in talk.front.timers)
+
+
+async def test_client_that_answers_pings_stays_until_it_is_idle(talk: Talk) -> None:
+    pings = 0
+    while talk.front.clock_s < IDLE_S - PING_S:
+        talk.front.pass_s(PING_S)
+        pings += sum(isinstance(event, Ping) for event in talk.heard())
+        talk.send(Pong())
+    assert pings >= 4
+    talk.front.pass_s(PING_S)
+    assert closed(talk) == (1001, f"no message came for {IDLE_S:g} s")
+
+
+async def test_message_begins_the_time_anew(talk: Talk) -> None:
+    for _ in range(3):
+        talk.front.pass_s(PING_S - 1)
+        talk.send(TextMessage("["))
+    kinds = [type(event) for event in talk.heard()]
+    assert kinds == [TextMessage] * 3
+    assert talk.used_s == talk.front.clock_s
+
+
+async def test_slow_reader_is_not_pinged(talk: Talk) -> None:
+    talk.connection.paused()
+    talk.front.pass_s(PING_S + 1)
+    assert talk.heard() == []
+    talk.connection.resumed()
+
+
+async def test_slow_reader_is_not_read_and_goes_on_once_it_has_read(talk: Talk) -> None:
+    talk.connection.paused()
+    talk.send(*[TextMessage("[" + " " * 3000)] * 8)
+    assert talk.heard() == []
+    assert not talk.transport.is_reading
+    talk.connection.resumed()
+    assert len(talk.heard()) == 8
+    assert talk.transport.is_reading
+
+
+async def test_client_that_is_closed_has_a_moment_to_read_why(talk: Talk) -> None:
+    talk.connection.leave()
+    assert closed(talk) == (1001, "the router stops")
+    talk.connection.received(memoryview(b"\x81\x80\0\0\0\0" * 10))
+    assert talk.heard() == []
+    talk.front.pass_s(LINGER_S)
+    assert (talk.transport.end, talk.context.open) == ("closed", 0)
+
+
+async def test_client_that_answers_the_close_is_hung_up_on_at_once(talk: Talk) -> None:
+    talk.connection.leave()
+    talk.send(CloseConnection(1000)) if closed(talk) else None
+    assert talk.transport.end == "closed"
+
+
+async def test_parts_that_never_end_are_told_so(talk: Talk) -> None:
+    talk.send(BytesMessage(b"abc", message_finished=False))
+    assert talk.front.budget.used_bytes == 3
+    for _ in range(3):
+        talk.front.pass_s(10)
+        talk.send(Pong())
+    talk.front.pass_s(10)
+    said, end = (event for event in talk.heard() if not isinstance(event, Ping))
+    assert "3 bytes of a message came within 30 s" in said.data  # type: ignore[union-attr]
+    assert end.code == 1008  # type: ignore[union-attr]
+    assert talk.front.budget.used_bytes == 0
+
+
+async def test_stream_that_waits_for_nothing_gives_its_place_to_others(talk: Talk) -> None:
+    assert (talk.connection.is_dispensable, talk.connection.is_idle) == (True, False)
+    talk.send(BytesMessage(b"abc", message_finished=False))
+    assert not talk.connection.is_dispensable
+
+
+async def test_long_reason_fits_the_frame(talk: Talk) -> None:
+    talk.connection.close(1008, "ü" * 400)
+    code, reason = closed(talk)
+    assert (code, reason) == (1008, "ü" * 61)
