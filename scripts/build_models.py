@@ -64,6 +64,13 @@ input = "state"
 output = "stateN"
 axis = 1
 shape = [2, 1, 128]
+
+[window]
+input = "input"
+samples = 512
+context = 64
+rate_hz = 16000
+constants = {sr = 16000}
 """
 SPEECH = "moonshine_onnx/assets/beckett.wav"
 DIGITS_MANIFEST = """task = "image-classification"

@@ -156,9 +156,10 @@ def _operation(route: Route, name: str, schema_of: Mapping[object, Any]) -> dict
         operation["parameters"] = parameters
     if route.body:
         operation["requestBody"] = {"content": _contents(route.body, schema_of)}
-    responses: dict[str, Any] = {
-        "200": {"description": "All is well.", "content": _contents(route.answer, schema_of)}
-    }
+    responses: dict[str, Any] = {}
+    if route.answer:
+        content = _contents(route.answer, schema_of)
+        responses["200"] = {"description": "All is well.", "content": content}
     failed = _errors(route)
     for status in sorted({*failed, *route.others}):
         others = route.others.get(status)

@@ -156,9 +156,11 @@ async def connected(
 async def streaming(http: Http, path: str = STREAM, *lines: str) -> AsyncIterator[WsClient]:
     """Open a stream, and see at the end that nothing is held for it."""
     client = await connected(http, path, *lines)
-    assert client.status == 101, client.answer
-    yield client
-    client.leave()
+    try:
+        assert client.status == 101, client.answer
+        yield client
+    finally:
+        client.leave()
     await all_given_back(http)
 
 

@@ -434,6 +434,21 @@ def test_fixed_axis_and_text_cannot_be_padded(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ('input = "nobody"', "window: input 'nobody' is not one of the model's: x"),
+        (
+            'input = "x"\ncontext = 1',
+            "window: input 'x' has shape [-1, 2]; its last axis must take 3",
+        ),
+        ('input = "x"\nconstants = {c = 1}', "window: the constant 'c' is not another input"),
+    ],
+)
+def test_window_that_does_not_fit_the_model_is_refused(shop: Shop, keys: str, why: str) -> None:
+    assert shop.refusal(DOUBLE, f"[window]\nsamples = 2\n{keys}").startswith(why)
+
+
 # states
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +23,7 @@ from capamesh.node.repository.rules import (
     WarmUp,
 )
 from capamesh.protocol.errors import ModelInvalid
+from capamesh.protocol.windows import Windows
 
 FILE = "models/digits/capamesh.toml"
 LOOP = b"[loop]\nfeedback = {x = 'y'}\n"
@@ -103,6 +106,38 @@ files = {ids = "typical.npy"}
     )
 
 
+def test_window_is_read() -> None:
+    raw = b"""
+[window]
+input = "input"
+samples = 512
+context = 64
+rate_hz = 16000
+constants = {sr = 16000}
+"""
+    windows = Windows("input", 512, 64, 16_000, (("sr", 16_000.0),))
+    assert parse_manifest(raw, FILE).rules == Rules(windows=windows)
+    assert parse_manifest(b'window = {input = "x", samples = 4}', FILE).rules == Rules(
+        windows=Windows("x", 4)
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ("samples = 512", "window.input"),
+        ('input = "x"', "window.samples"),
+        ('input = "x"\nsamples = 0', "window.samples is 0"),
+        ('input = "x"\nsamples = 4\nstep = 2', "window.step"),
+        ('input = "x"\nsamples = 4\nconstants = {sr = nan}', "window.constants"),
+        ('input = "x"\nsamples = 4\nconstants = {sr = "16000"}', "window.constants"),
+    ],
+)
+def test_window_that_is_none_is_refused(keys: str, said: str) -> None:
+    with pytest.raises(ModelInvalid, match=re.escape(said)):
+        parse_manifest(f"[window]\n{keys}".encode(), FILE)
+
+
 def test_steps_of_a_pipeline_are_read_in_their_order() -> None:
     raw = b"""
 [[step]]
@@ -169,7 +204,7 @@ def test_unknown_key_is_named_with_the_file_and_the_allowed_keys() -> None:
     assert caught.value.message == (
         "models/digits/capamesh.toml: unknown key max_qeue (did you mean max_queue?); allowed keys are "
         "description, providers, allow_cpu_fallback, max_queue, instances, pinned, idempotent, deterministic, "
-        "versions, batching, sequence, loop, warm_up, step, task, text, embedding, image, file"
+        "versions, batching, sequence, loop, window, warm_up, step, task, text, embedding, image, file"
     )
 
 

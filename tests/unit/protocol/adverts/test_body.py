@@ -27,6 +27,7 @@ from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.msgpack_codec import pack, unpack_strictly
 from capamesh.protocol.tasks import Task
 from capamesh.protocol.tensors import Datatype, TensorSpec
+from capamesh.protocol.windows import Windows
 
 PEER = PeerId("12D3KooWPeer")
 SEQUENCE = Sequence(1_000, 3)
@@ -65,6 +66,7 @@ ADVERT = NodeAdvert(
             memory_bytes=9_000,
             is_idempotent=False,
             is_deterministic=False,
+            windows=Windows("X", 3, 1, 16_000),
         ),
     ),
     region="eu",
@@ -203,6 +205,7 @@ def test_field_names_on_the_wire_are_these() -> None:
                 "memory": 9_000,
                 "once": 1,
                 "varies": 1,
+                "windows": {"input": "X", "samples": 3, "context": 1, "rate_hz": 16_000},
             }
         ],
         "region": "eu",
@@ -275,6 +278,10 @@ INPUT = ("models", 0, "inputs", 0)
         ((*MODEL, "also_signed"), b"x" * 97, "models[0].also_signed is 97, expected 96 bytes"),
         ((*MODEL, "also_signed"), b"x" * 384, "models[0].also_signed"),
         ((*MODEL, "task"), "x" * 33, "models[0].task"),
+        ((*MODEL, "windows"), {"input": "X"}, "models[0].windows.samples is missing"),
+        ((*MODEL, "windows"), {"input": "X", "samples": 0}, "models[0].windows.samples is 0"),
+        ((*MODEL, "windows"), {"input": "X", "samples": 4, "constants": {"c": "1"}}, "models[0].windows.constants"),
+        ((*MODEL, "windows"), {"input": "X", "samples": 4, "constants": {"c": 2**54}}, "models[0].windows.constants"),
         ((*MODEL, "labelled"), ["x" * 257], "models[0].labelled[0]"),
         ((*MODEL, "labelled"), ["\x1b[2J"], "models[0].labelled[0] is '\\x1b[2J', expected printable text"),
         ((*MODEL, "labelled"), ["y"] * 1025, "models[0].labelled is a list of 1025, expected a list of at most 1024"),
@@ -351,7 +358,17 @@ def test_name_that_is_none_refuses_the_router_s_advert(name: object) -> None:
 WITH_DEFAULT: dict[tuple[str | int, ...], tuple[str, ...]] = {
     (): ("interval_s", "name"),
     DEVICE: ("runtime", "driver"),
-    MODEL: ("provider", "precision", "best_rows", "row_us", "max_rows", "memory", "once", "varies"),
+    MODEL: (
+        "provider",
+        "precision",
+        "best_rows",
+        "row_us",
+        "max_rows",
+        "memory",
+        "once",
+        "varies",
+        "windows",
+    ),
 }
 
 
@@ -393,6 +410,7 @@ def test_older_nodes_advert_is_read_with_the_defaults_and_an_advert_of_defaults_
                 memory_bytes=0,
                 is_idempotent=True,
                 is_deterministic=True,
+                windows=None,
             ),
         ),
     )
@@ -513,3 +531,31 @@ def test_model_that_failed_keeps_its_own_reason_whatever_its_digest() -> None:
     body["models"][0] |= {"state": "failed", "reason": "no memory"}
     (offer,) = advert_from_body(body, PEER, SEQUENCE).models
     assert (offer.state, offer.digest, offer.reason) == (ModelState.FAILED, "", "no memory")
+
+
+def test_windows_that_do_not_fit_the_model_count_as_none() -> None:
+    body = copy.deepcopy(BODY)
+    model = body["models"][0]
+    for windows in (
+        {"input": "Y", "samples": 4},
+        {"input": "X", "samples": 5},
+        {"input": "X", "samples": 4, "constants": {"Z": 1}},
+    ):
+        model["windows"] = windows
+        (offer,) = advert_from_body(body, PEER, SEQUENCE).models
+        assert (offer.windows, offer.state) == (None, ModelState.READY)
+    model["windows"] = {"input": "X", "samples": 4}
+    (offer,) = advert_from_body(body, PEER, SEQUENCE).models
+    assert offer.windows == Windows("X", 4)
+
+
+def test_constants_of_windows_come_back() -> None:
+    offer = replace(
+        ADVERT.models[0],
+        inputs=(*ADVERT.models[0].inputs, TensorSpec("sr", Datatype.INT64, ())),
+        windows=Windows("X", 4, 0, 0, (("sr", 16_000.0),)),
+    )
+    advert = replace(ADVERT, models=(offer,))
+    body = unpack_strictly(pack(advert_to_body(advert)), max_array_items=1024)
+    assert isinstance(body, dict)
+    assert advert_from_body(body, PEER, SEQUENCE) == advert

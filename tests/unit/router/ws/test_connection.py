@@ -224,3 +224,13 @@ async def test_long_reason_fits_the_frame(talk: Talk) -> None:
     talk.connection.close(1008, "ü" * 400)
     code, reason = closed(talk)
     assert (code, reason) == (1008, "ü" * 61)
+
+
+async def test_stream_that_waits_for_nothing_leaves_when_it_is_asked_to(talk: Talk) -> None:
+    talk.send(BytesMessage(b"abc", message_finished=False))
+    talk.connection.ask_to_leave()
+    assert talk.heard() == []
+    talk.send(BytesMessage(b"", message_finished=True))
+    talk.heard()
+    talk.connection.ask_to_leave()
+    assert closed(talk) == (1001, "the router stops")

@@ -257,6 +257,7 @@ def ready_offer(hosted: HostedModel) -> ModelOffer:
         labelled=tuple(sorted(prepared.labels)),
         task=Task.NONE if prepared.task is None else prepared.task.task,
         max_parts=_max_parts(hosted),
+        windows=source.manifest.rules.windows,
     )
 
 
@@ -302,5 +303,6 @@ def advert_problem(source: ModelSource, prepared: LoadResult) -> str:
         prepared.plan.public_inputs,
         prepared.plan.public_outputs,
         labelled=tuple(prepared.labels),
+        windows=source.manifest.rules.windows,
     )
     return offer_problem(replace(offer))

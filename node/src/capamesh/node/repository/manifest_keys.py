@@ -55,6 +55,13 @@ from capamesh.node.repository.task_keys import EmbeddingTable, FileTable, ImageT
 from capamesh.node.repository.task_rules import ImageRules, TaskRules
 from capamesh.protocol.schema import DISTINCT, Meta, Table, field, meaning
 from capamesh.protocol.tasks import Task
+from capamesh.protocol.windows import (
+    MAX_CONSTANT,
+    MAX_CONSTANTS,
+    MAX_RATE_HZ,
+    MAX_SAMPLES,
+    Windows,
+)
 
 _Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
 _Names: TypeAlias = Annotated[dict[_Name, _Name], Meta(min_length=1, max_length=MAX_NAMES)]
@@ -172,6 +179,29 @@ class LoopTable(Table, frozen=True, kw_only=True):
         return LoopRules(tuple(self.feedback.items()), self.max_steps, self.stop, self.max_bytes)
 
 
+class WindowTable(Table, frozen=True):
+    """The windows into which a stream of samples is cut, each of which is a request."""
+
+    input: _Name
+    """The input whose last axis has a window of samples."""
+    samples: Annotated[int, Meta(ge=1, le=MAX_SAMPLES)]
+    """The new samples of each window."""
+    context: Annotated[int, Meta(ge=0, le=MAX_SAMPLES)] = 0
+    """The samples before them, which are the last of the window before; zeros at the beginning."""
+    rate_hz: Annotated[int, Meta(ge=0, le=MAX_RATE_HZ)] = 0
+    """The samples of a second; 0: nothing is said."""
+    constants: Annotated[
+        dict[_Name, Annotated[float, Meta(ge=-MAX_CONSTANT, le=MAX_CONSTANT)]],
+        Meta(max_length=MAX_CONSTANTS),
+    ] = field(default_factory=dict)
+    """The values of all other inputs, the same for each window: one element each."""
+
+    def rule(self) -> Windows:
+        """Return the rule that the table says."""
+        constants = tuple(self.constants.items())
+        return Windows(self.input, self.samples, self.context, self.rate_hz, constants)
+
+
 class WarmUpTable(Table, frozen=True):
     """A request that is run before the model is ready; an input in neither table is generated, of one row."""
 
@@ -265,6 +295,8 @@ class ManifestTable(Table, frozen=True):
     """The way in which the sequences of a stateful model are kept."""
     loop: LoopTable | None = None
     """The way in which a request is run again and again."""
+    window: WindowTable | None = None
+    """The windows into which a stream of samples is cut; missing: it takes whole requests alone."""
     warm_up: Annotated[tuple[WarmUpTable, ...], Meta(max_length=MAX_WARM_UPS)] = ()
     """Requests that are run before the model is ready."""
     step: Annotated[tuple[StepTable, ...], Meta(max_length=MAX_STEPS)] = ()
@@ -336,6 +368,7 @@ class ManifestTable(Table, frozen=True):
             warm_up=tuple(each.rule() for each in self.warm_up),
             versions=VersionPolicy() if self.versions == "all" else self.versions.rule(),
             instances=self.instances or 0,
+            windows=None if self.window is None else self.window.rule(),
             is_pinned=self.pinned,
             is_idempotent=not sequence.states if self.idempotent is None else self.idempotent,
             is_deterministic=self.deterministic,

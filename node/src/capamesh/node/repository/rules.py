@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Final
 
 from capamesh.protocol.tensors import Datatype
+from capamesh.protocol.windows import Windows
 
 NO_AXIS: Final = -1
 """Stands for the axis of a state whose model takes one sequence at a time."""
@@ -210,6 +211,8 @@ class Rules:
     """The steps of a pipeline, which has no file of its own; empty for all other models."""
     warm_up: tuple[WarmUp, ...] = ()
     versions: VersionPolicy = field(default_factory=VersionPolicy)
+    windows: Windows | None = None
+    """The windows into which a stream of samples is cut for it; None: it takes none."""
     instances: int = 0
     """Runs at the same time on one device; 0: one, or on a CPU as many of one thread each as are measured to
     do more."""

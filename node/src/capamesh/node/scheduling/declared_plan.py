@@ -14,6 +14,7 @@ from capamesh.node.repository.triton.sequence_batching import INITIAL_FOLDER
 from capamesh.node.scheduling import BatchPlan
 from capamesh.protocol.errors import ModelInvalid
 from capamesh.protocol.tensors import Datatype, TensorSpec
+from capamesh.protocol.windows import windows_problem
 
 if TYPE_CHECKING:
     from capamesh.node.runtime.api import LoadedModel
@@ -117,6 +118,11 @@ def _check_rules(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], ru
                 raise ModelInvalid(
                     f"loop.stop: output {stop.name!r} is text, which is not zero or more"
                 )
+    own = rules.sequence.inputs
+    if rules.windows is not None and (
+        problem := windows_problem(rules.windows, [spec for spec in inputs if spec.name not in own])
+    ):
+        raise ModelInvalid(f"window: {problem}")
     for control in rules.sequence.controls:
         _check_control(control, known(of_inputs, control.input, "sequence control: input"))
     for state in rules.sequence.states:

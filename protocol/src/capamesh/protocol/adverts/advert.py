@@ -11,6 +11,7 @@ from capamesh.protocol.adverts.sequence import Sequence
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.tasks import Task
 from capamesh.protocol.tensor_spec import TensorSpec
+from capamesh.protocol.windows import Windows
 
 NO_VERSION: Final = "0"
 """Stands for the version of a model that is refused before any is known; versions of models begin at 1."""
@@ -104,6 +105,8 @@ class ModelOffer:
     labelled: tuple[str, ...] = ()
     """The outputs whose classes have names at this node; see `capamesh.protocol.tensors.classification`."""
     task: Task = Task.NONE
+    windows: Windows | None = None
+    """The windows into which a stream of samples is cut for it; None: it takes none."""
 
     @property
     def is_ready(self) -> bool:

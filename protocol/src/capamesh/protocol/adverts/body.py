@@ -30,6 +30,7 @@ from capamesh.protocol.adverts.wire_fields import (
     WireModels,
     WireRouter,
     WireTensor,
+    WireWindows,
 )
 from capamesh.protocol.datatypes import Datatype
 from capamesh.protocol.errors import AdvertRejected, ConfigError
@@ -40,6 +41,7 @@ from capamesh.protocol.publishing import SIGNED_BYTES
 from capamesh.protocol.schema import Mismatch, read, shown
 from capamesh.protocol.tasks import Task
 from capamesh.protocol.tensor_spec import TensorSpec
+from capamesh.protocol.windows import Windows, windows_problem
 
 if TYPE_CHECKING:
     from capamesh.protocol.adverts.sequence import Sequence
@@ -176,14 +178,24 @@ def _offer_to_map(offer: ModelOffer) -> dict[str, object]:
                 "labelled": list(offer.labelled),
                 "task": offer.task.value,
                 "parts": offer.max_parts,
+                "windows": _windows_to_map(offer.windows),
             }
         ),
     }
 
 
-def _reported(
-    fields: Mapping[str, str | int | bytes | list[str]],
-) -> dict[str, str | int | bytes | list[str]]:
+def _windows_to_map(windows: Windows | None) -> dict[str, object]:
+    if windows is None:
+        return {}
+    return {
+        "input": windows.input,
+        "samples": windows.samples,
+        **_reported({"context": windows.context, "rate_hz": windows.rate_hz}),
+        **_reported({"constants": dict(windows.constants)}),
+    }
+
+
+def _reported(fields: Mapping[str, object]) -> dict[str, object]:
     """Return those of the fields with a default that say something else: an envelope has a limit."""
     return {key: value for key, value in fields.items() if value}
 
@@ -301,7 +313,17 @@ def _read_offer(one: WireModel, at: int) -> ModelOffer:
         labelled=one.labelled,
         task=_TASKS.get(one.task, Task.NONE),
         max_parts=one.parts,
+        windows=_read_windows(one.windows, inputs),
     )
+
+
+def _read_windows(wire: WireWindows | None, inputs: tuple[TensorSpec, ...]) -> Windows | None:
+    """Return the windows of a model with these inputs; None: it has none, or such as do not fit."""
+    if wire is None:
+        return None
+    constants = tuple(wire.constants.items())
+    windows = Windows(wire.input, wire.samples, wire.context, wire.rate_hz, constants)
+    return None if windows_problem(windows, inputs) else windows
 
 
 def _read_specs(wires: tuple[WireTensor, ...]) -> tuple[TensorSpec, ...] | None:

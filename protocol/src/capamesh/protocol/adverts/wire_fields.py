@@ -37,6 +37,13 @@ field with a default can be added without a new wire version):
       "labelled"          array, up to 1,024, of text 0..256, default none: the outputs whose classes have names
       "task"              text 0..32: a task of `capamesh.protocol.tasks`, or "", the default; what a receiver does not
                           know counts as ""
+      "windows"           map, default none: how samples of a stream become requests, see `windows`; one that does not fit
+                          the model's inputs counts as none:
+        "input"             text 1..256
+        "samples"           integer 1..2^20
+        "context"           integer 0..2^20, default 0
+        "rate_hz"           integer 0..10,000,000, default 0
+        "constants"         map, up to 64, of text 1..256 to finite numbers within 2^53-1 either way, default none
     "region"            text 0..64
     "price_per_million" finite number 0..1e12 (an integer will do)
     "agent_version"     text 0..64
@@ -61,7 +68,8 @@ from capamesh.protocol.adverts.sequence import MAX_COUNT
 from capamesh.protocol.member_name import MAX_MEMBER_NAME_CHARS, MEMBER_NAME_PATTERN
 from capamesh.protocol.model_digest import MAX_DIGEST_CHARS
 from capamesh.protocol.publishing import MAX_OTHERS, SIGNED_BYTES
-from capamesh.protocol.schema import PLAIN, Meta, Struct
+from capamesh.protocol.schema import PLAIN, Meta, Struct, field
+from capamesh.protocol.windows import MAX_CONSTANT, MAX_CONSTANTS, MAX_RATE_HZ, MAX_SAMPLES
 
 # Where no source stands, a limit is a guess: generous for people, small against an envelope.
 MAX_DEVICES: Final = 64  # four times the accelerators of the largest single machines
@@ -116,6 +124,22 @@ class WireTensor(Struct, frozen=True, gc=False):
 _Tensors: TypeAlias = Annotated[tuple[WireTensor, ...], Meta(max_length=MAX_TENSORS)]
 
 
+class WireWindows(Struct, frozen=True, gc=False):
+    """The map "windows"."""
+
+    input: Annotated[_Name, Meta(min_length=1)]
+    samples: Annotated[int, Meta(ge=1, le=MAX_SAMPLES)]
+    context: Annotated[int, Meta(ge=0, le=MAX_SAMPLES)] = 0
+    rate_hz: Annotated[int, Meta(ge=0, le=MAX_RATE_HZ)] = 0
+    constants: Annotated[
+        dict[
+            Annotated[_Name, Meta(min_length=1)],
+            Annotated[float, Meta(ge=-MAX_CONSTANT, le=MAX_CONSTANT)],
+        ],
+        Meta(max_length=MAX_CONSTANTS),
+    ] = field(default_factory=dict)
+
+
 class WireModel(Struct, frozen=True, gc=False):
     """A map of "models"."""
 
@@ -142,6 +166,7 @@ class WireModel(Struct, frozen=True, gc=False):
     ] = b""
     labelled: Annotated[tuple[_Name, ...], Meta(max_length=MAX_TENSORS)] = ()
     task: _Word = ""
+    windows: WireWindows | None = None
 
 
 class WireModels(Struct, frozen=True, gc=False):

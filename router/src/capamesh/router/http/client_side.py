@@ -21,6 +21,7 @@ from capamesh.router.http.connections import Connection, site_of
 from capamesh.router.http.errors import error_reply, too_slow_text
 from capamesh.router.http.guests import PREFACE
 from capamesh.router.http.handler_state import is_idle
+from capamesh.router.http.heads import END
 from capamesh.router.http.replies import JSON, Reply, head_of
 
 if TYPE_CHECKING:
@@ -106,13 +107,17 @@ class ClientSide(asyncio.BufferedProtocol, Connection, Receiver):
     def _hand_over(self, data: bytes, head_bytes: int, *, is_first: bool) -> bool:
         """Hand over a connection that begins as another protocol's do, or on which one is asked for; return whether it does.
 
-        `data` begins with a head of `head_bytes`, 0 for one that is not whole; who is refused another protocol is hung up on.
+        `data` begins with a head of `head_bytes`, too few for one where it is not whole; who is refused another protocol is hung up on.
         """
         front, pages = self._front, self._pages
         found: Guest | Reply | None = None
         if is_first and front.guests is not None and data.startswith(PREFACE):
             found, head_bytes = front.guests.welcome(self), 0
-        elif head_bytes and front.upgrades is not None and (pages is None or is_idle(pages)):
+        elif (
+            head_bytes >= len(END)
+            and front.upgrades is not None
+            and (pages is None or is_idle(pages))
+        ):
             found = front.upgrades.upgrade(self, data[:head_bytes])
         if found is None:
             return False

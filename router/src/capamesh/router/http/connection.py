@@ -294,11 +294,10 @@ class FrontConnection(ClientSide, HalfConnection):
         end = data.find(END, at) + len(END)
         head = self._front.heads.read(data[at:end]) if end >= len(END) else None
         if head is None:
-            is_here = end >= len(END)
-            if self._hand_over(data[at:], end - at if is_here else 0, is_first=not self._has_asked):
+            if self._hand_over(data[at:], end - at, is_first=not self._has_asked):
                 self._has_asked = True
                 return len(data)
-            if is_here or not may_become_head(data[at:]):
+            if end >= len(END) or not may_become_head(data[at:]):
                 self._disarm()
                 self._state = State.FOREIGN
             return at

@@ -113,7 +113,7 @@ class InferenceApi(Pages):
                 Route(
                     "GET",
                     f"{model}/stream",
-                    self.stream,
+                    self.open_stream,
                     (Verb.INFER,),
                     query=headers.STREAM,
                     headers=headers.ROUTING,
@@ -198,7 +198,8 @@ class InferenceApi(Pages):
 
     async def model_metadata(self, request: web.Request) -> web.Response:
         """Return a model's inputs and outputs."""
-        return _json(self._descriptions.metadata(*_named(request)))
+        named = _named(request)
+        return _json({**self._descriptions.metadata(*named), **self._descriptions.windows(*named)})
 
     async def model_config(self, request: web.Request) -> web.Response:
         """Return a model's configuration as Triton words it."""
@@ -214,7 +215,7 @@ class InferenceApi(Pages):
         """Return, as Triton words it, what this router's requests of a model or a version came to since it is hosted."""
         return _json({"model_stats": self._descriptions.statistics(*_named(request))})
 
-    async def stream(self, _: web.Request) -> web.Response:
+    async def open_stream(self, _: web.Request) -> web.Response:
         """Open a WebSocket, on which a model is asked again and again; 426 without `Upgrade: websocket`."""
         text = "this is a WebSocket: ask for it as RFC 6455 says, on a connection without another request before its answer"
         return web.Response(

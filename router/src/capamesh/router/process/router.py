@@ -97,9 +97,7 @@ class Router(Controls):
         await runner.setup()
         assert runner.server is not None  # noqa: S101 - it was just made
         front.make_pages = runner.server
-        front.guests = self._grpc(front)
-        front.upgrades = streams = StreamServer(front, self._settings.allowed_origins)
-        streams.watch(parts.telemetry)
+        self._open_to_guests(front)
         last_fleet = parts.last_fleet.read() if seat.is_main else None
         if last_fleet is not None:
             parts.members.restore(last_fleet)
@@ -278,6 +276,12 @@ class Router(Controls):
         server = GrpcServer(parts.inference, descriptions, front, self._repository)
         server.watch(parts.telemetry)
         return server
+
+    def _open_to_guests(self, front: Front) -> None:
+        """Let clients of the front speak gRPC and WebSocket."""
+        front.guests = self._grpc(front)
+        front.upgrades = streams = StreamServer(front, self._settings.allowed_origins)
+        streams.watch(self._parts.telemetry)
 
     async def _serve_http(self, front: Front) -> None:
         settings = self._settings

@@ -95,6 +95,22 @@ class ModelDescriptions:
             is_decoupled=offer.max_parts > 0,
         )
 
+    def windows(self, model: ModelName, version: ModelVersion) -> dict[str, object]:
+        """Return the windows into which a stream of samples is cut for a model, which no protocol has a word for; may be empty.
+
+        ModelNotFound, ModelUnavailable: nobody hosts it.
+        """
+        windows = self._offer(model, version).windows
+        if windows is None:
+            return {}
+        told = {
+            "input": windows.input,
+            "samples": windows.samples,
+            "context": windows.context,
+            "rate_hz": windows.rate_hz,
+        }
+        return {"window": told}
+
     def is_model_ready(self, model: ModelName, version: ModelVersion) -> bool:
         """Return whether some node can run the model now. ModelNotFound, ModelUnavailable: nobody hosts it."""
         return self._fleet.is_reached(self._offer(model, version).name, version)

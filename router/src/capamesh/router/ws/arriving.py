@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from capamesh.protocol.errors import Overloaded
 from capamesh.router.http.body_budget import Charge
+from capamesh.router.http.client_side import NO_ROOM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +62,11 @@ class ArrivingMessage(Charge):
         self.filled_bytes += len(part)
         self._settle()
 
+    def pad(self, size_bytes: int) -> None:
+        """Take zeros up to a size, for nothing more comes."""
+        self._parts.append(bytes(size_bytes - self.filled_bytes))
+        self.filled_bytes = size_bytes
+
     def arrived(self, held_bytes: int) -> memoryview | None:
         """Return the message, which is here whole, and hold `held_bytes` for it; None: there is no room."""
         if not self._budget.arrived(self, held_bytes):
@@ -90,3 +97,8 @@ class ArrivingMessage(Charge):
         more_bytes = self.filled_bytes - self.size_bytes
         if more_bytes and not self.is_waiting:
             self._budget.grow(self, more_bytes)
+
+
+def no_room(budget: BodyBudget) -> Overloaded:
+    """Return the error for a client whose message has no room."""
+    return Overloaded(NO_ROOM.format(used=budget.used_bytes, most=budget.most_bytes), 1.0)

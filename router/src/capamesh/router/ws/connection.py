@@ -128,6 +128,11 @@ class StreamConnection(Guest, StreamHost):
         self._go_on()
 
     @override
+    def ask_to_leave(self) -> None:
+        if not self._stream.is_busy:  # else behind its answer
+            self.leave()
+
+    @override
     def leave(self) -> None:
         self.close(closing.GOING_AWAY, "the router stops")
 
@@ -174,11 +179,11 @@ class StreamConnection(Guest, StreamHost):
         self._is_going_on = True
         try:
             while self._may_go_on():
-                part, self._part = self._part or self._frames.next(), None
+                part, self._part = self._part or self._next(), None
                 if part is not None and (part.is_control or self._is_closing):
                     self._take_control(part)
                 elif part is not None and self._stream.may_take:
-                    self._take(part)
+                    self._part = self._stream.take(part)
                 elif part is not None:
                     self._part = part
                     break
@@ -201,13 +206,16 @@ class StreamConnection(Guest, StreamHost):
     def _may_go_on(self) -> bool:
         return not self._is_over and (self._is_closing or not self._is_paused)
 
-    def _take(self, part: Part) -> None:
-        """Take a part of a message."""
-        self._message_s = self._heard_s
-        if part.data:
-            self._calm.earn(len(part.data))
-        if part.is_last or self._is_calm():
-            self._stream.take(part)
+    def _next(self) -> Part | None:
+        """Return what is next in the client's bytes; None: more of them are needed."""
+        part = self._frames.next()
+        if part is not None and not part.is_control:
+            self._message_s = self._heard_s
+            if part.data:
+                self._calm.earn(len(part.data))
+            if not part.is_last and not self._is_calm():
+                return None
+        return part
 
     def _take_control(self, part: Part) -> None:
         """Take what is no part of a message, or comes behind the frame that closes."""

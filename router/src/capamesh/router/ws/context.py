@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
-from capamesh.protocol.errors import ModelNotFound
+from capamesh.protocol.errors import InvalidRequest, ModelNotFound
 from capamesh.router.balancing.absence import not_hosted
 from capamesh.router.http.exchange import InferTarget
 from capamesh.router.http.key_check import with_tenant
+from capamesh.router.ws.handshake import REQUESTS, SAMPLES
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -16,13 +18,16 @@ if TYPE_CHECKING:
     from capamesh.router.http.front_context import FrontContext
     from capamesh.router.ws.handshake import StreamHead
 
+WIRE: Final = "websocket"
+"""The name of this wire in metrics."""
+
 
 class StreamContext:
     """The server of a stream, as the stream sees it."""
 
     def __init__(self, front: FrontContext, origins: Collection[str]) -> None:
         self.front = front
-        self.inference = front.inference
+        self.inference = replace(front.inference, wire=WIRE)
         self.origins = frozenset(origins)
         self.open = 0
         """The streams that are open."""
@@ -38,11 +43,22 @@ class StreamContext:
         return InferTarget(head.model, head.version, with_tenant(head.options, key), key=key)
 
     def offer(self, head: StreamHead) -> ModelOffer | None:
-        """Return how a node describes the model; None: none has it ready now. Raises `ModelNotFound`: nobody knows it."""
+        """Return how a node describes the model; None: none has it ready now, and whole requests are to come.
+
+        Raises:
+            ModelNotFound: nobody knows the model.
+            ModelUnavailable: no node has it ready, so that nobody can tell what windows it takes.
+            NoEndpoint: likewise.
+            InvalidRequest: it takes no samples.
+        """
         fleet = self.inference.fleet
         offer = fleet.offer(head.model, head.version)
         if offer is None:
             missing = not_hosted(fleet, head.model, head.version)
-            if isinstance(missing, ModelNotFound):
+            if isinstance(missing, ModelNotFound) or head.messages != REQUESTS:
                 raise missing
+        elif head.messages == SAMPLES and offer.windows is None:
+            raise InvalidRequest(
+                f"model {head.model!r} takes no samples: its manifest declares no window; send whole requests"
+            )
         return offer

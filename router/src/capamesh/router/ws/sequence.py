@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.oip import InferRequest
     from capamesh.router.http.replies import Reply
 
+OK: Final = 200
 NOT_RUN: Final = frozenset({400, 401, 403, 413, 429, 503})
 """The statuses of requests that no node has run: the state is as it was."""
 UNKNOWN: Final = "sequence_unknown"
@@ -44,7 +45,7 @@ class StreamSequence:
 
     def replied(self, reply: Reply, *, may_go_on: bool = True) -> None:
         """Note the reply to the last request; where its state is gone, or must not go on, the next one begins anew."""
-        if reply.status == 200:
+        if reply.status == OK:
             self.is_open = not self._is_ended
             if self._is_ended:
                 self._begin_anew()

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from capamesh.protocol.adverts import Scheduling
 from capamesh.protocol.errors import CapameshError, DeadlineExceeded, Overloaded, TooLarge
 from capamesh.protocol.oip import json_refusal
-from capamesh.router.http.client_side import NO_ROOM
 from capamesh.router.http.errors import error_reply, too_slow_text
 from capamesh.router.http.exchange import JSON_WEIGHT
+from capamesh.router.requests.parameters import SEQUENCE_END
 from capamesh.router.ws import closing
-from capamesh.router.ws.arriving import ArrivingMessage
-from capamesh.router.ws.frames import Kind
+from capamesh.router.ws.arriving import ArrivingMessage, no_room
+from capamesh.router.ws.frames import Kind, Part
+from capamesh.router.ws.handshake import REQUESTS
 from capamesh.router.ws.messages import answer_message, error_message, is_end, split
 from capamesh.router.ws.request import StreamRequest
-from capamesh.router.ws.sequence import StreamSequence
+from capamesh.router.ws.samples import Samples
+from capamesh.router.ws.sequence import OK, StreamSequence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +26,12 @@ if TYPE_CHECKING:
     from capamesh.protocol.oip import InferRequest
     from capamesh.router.http.replies import Reply
     from capamesh.router.ws.context import StreamContext
-    from capamesh.router.ws.frames import Part
     from capamesh.router.ws.handshake import StreamHead
+
+LATER: Final = frozenset({429, 503})
+"""The statuses of what may go well later."""
+MOST_MISSED: Final = 2
+"""Windows in a row that are not answered before a stream is closed: the first may be its node's end, the second is of another's."""
 
 
 class StreamHost(Protocol):
@@ -53,8 +59,14 @@ class Stream:
         "_head",
         "_held_bytes",
         "_host",
+        "_is_last",
+        "_is_silent",
+        "_is_window",
+        "_missed",
         "_running",
+        "_samples",
         "_sequence",
+        "_windows",
     )
 
     def __init__(
@@ -71,6 +83,20 @@ class Stream:
         self._held_bytes = 0
         """The bytes that the request under way has of the budget."""
         self._answered = 0
+        self._samples: Samples | None = None
+        if offer is not None and offer.windows is not None and head.messages != REQUESTS:
+            budget = context.front.budget
+            self._samples = Samples(offer.windows, offer, budget, host.go_on, self._no_room)
+        self._windows = 0
+        """The windows that were run."""
+        self._is_window = False
+        """True while the request under way is a window."""
+        self._is_last = False
+        """True once nothing comes behind the request under way."""
+        self._is_silent = False
+        """True while the request under way only ends the sequence: its answer is nobody's."""
+        self._missed = 0
+        """The windows in a row that were not answered."""
 
     @property
     def is_busy(self) -> bool:
@@ -80,12 +106,18 @@ class Stream:
     @property
     def may_take(self) -> bool:
         """Return whether it is the next message's turn, and there is room for more of it."""
-        return self._running is None and (self._arriving is None or not self._arriving.is_waiting)
+        return (
+            self._running is None
+            and (self._arriving is None or not self._arriving.is_waiting)
+            and (self._samples is None or not self._samples.is_waiting)
+        )
 
     # what comes
 
-    def take(self, part: Part) -> None:
-        """Take a part of a message, when `may_take`."""
+    def take(self, part: Part) -> Part | None:
+        """Take a part of a message, when `may_take`; return what of it is not taken yet."""
+        if self._samples is not None and part.kind is Kind.BINARY:
+            return self._take_samples(self._samples, part)
         arriving = self._arriving
         filled_bytes = len(part.data) + (0 if arriving is None else arriving.filled_bytes)
         is_text = part.kind is Kind.TEXT
@@ -101,6 +133,7 @@ class Stream:
                 self._no_room()
         else:
             self._take_part(part, is_text=is_text)
+        return None
 
     def _refusal(self, size_bytes: int, *, is_text: bool) -> TooLarge | None:
         limits = self._context.inference.limits
@@ -144,7 +177,7 @@ class Stream:
         """Act on a whole message."""
         if is_text and is_end(message):
             self._let_go()
-            self._host.close(closing.DONE, "")
+            self._end_of_input()
             return
         running = self._start()
         if running is None:
@@ -175,15 +208,71 @@ class Stream:
         running, self._running = self._running, None
         self._let_go()
         self._context.front.requests.ended()
+        is_window, self._is_window = self._is_window, False
         if self._sequence is not None:
-            self._sequence.replied(reply)
-        if reply.status == 200:
-            self._answered += 1
-            self._host.send(answer_message(reply))
-        else:
+            self._sequence.replied(reply, may_go_on=not is_window)
+        is_answered = reply.status == OK
+        if not self._is_silent:
             asked_id = "" if running is None else running.asked_id
-            self._host.send(error_message(reply, self._answered, asked_id))
-        self._host.go_on()
+            self._host.send(
+                answer_message(reply)
+                if is_answered
+                else error_message(reply, self._answered, asked_id)
+            )
+        self._answered += is_answered
+        self._missed = 0 if is_answered else self._missed + is_window
+        if is_window and not is_answered and self._samples is not None:
+            self._samples.begin_anew()
+        if self._is_last:
+            self._host.close(closing.DONE, "")
+        elif self._missed >= MOST_MISSED:
+            code = closing.TRY_LATER if reply.status in LATER else closing.FAILED
+            self._host.close(code, f"{self._missed} windows in a row were not answered")
+        else:
+            self._host.go_on()
+
+    # samples
+
+    def _take_samples(self, samples: Samples, part: Part) -> Part | None:
+        """Take samples up to the end of a window, which becomes a request; return what is behind it."""
+        try:
+            window, rest = samples.take(part.data, self._context.front.now_s())
+        except Overloaded as error:
+            self._end(error.with_traceback(None), closing.TRY_LATER)
+            return None
+        if window is not None:
+            self._run(samples, window)
+        return Part(part.kind, rest, is_last=part.is_last) if rest else None
+
+    def _run(self, samples: Samples, window: memoryview) -> None:
+        """Run a window, for which the budget holds room."""
+        self._held_bytes = samples.window_bytes
+        running = self._start()
+        if running is None:
+            return
+        parameters = self._head.parameters
+        if self._is_last and self._sequence is not None:
+            parameters = {**parameters, SEQUENCE_END: True}
+        number, self._windows = self._windows, self._windows + 1
+        self._is_window = True
+        is_binary = self._head.is_binary
+        running.run(samples.request(window, number, parameters, is_binary=is_binary))
+
+    def _end_of_input(self) -> None:
+        """Run the samples that are left, or a silent window that ends the sequence, and close behind that."""
+        samples = self._samples
+        is_open = self._sequence is not None and self._sequence.is_open
+        if samples is None or not (samples.filled_bytes or is_open):
+            self._host.close(closing.DONE, "")
+            return
+        self._is_last = True
+        self._is_silent = not samples.filled_bytes
+        try:
+            window = samples.last()
+        except Overloaded as error:
+            self._end(error.with_traceback(None), closing.TRY_LATER)
+        else:
+            self._run(samples, window)
 
     # the end of it
 
@@ -196,6 +285,8 @@ class Stream:
         arriving, self._arriving = self._arriving, None
         if arriving is not None:
             arriving.drop()
+        if self._samples is not None:
+            self._samples.drop()
         self._let_go()
 
     def look(self, now_s: float) -> None:
@@ -210,9 +301,7 @@ class Stream:
         self._end(DeadlineExceeded(text), closing.POLICY)
 
     def _no_room(self) -> None:
-        budget = self._context.front.budget
-        text = NO_ROOM.format(used=budget.used_bytes, most=budget.most_bytes)
-        self._end(Overloaded(text, 1.0), closing.TRY_LATER)
+        self._end(no_room(self._context.front.budget), closing.TRY_LATER)
 
     def _end(self, error: CapameshError, code: int) -> None:
         """Tell of an error that is not one request's, and close."""

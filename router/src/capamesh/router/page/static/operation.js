@@ -108,7 +108,7 @@ export function operationOf(each, description, root, keyOf) {
 
   function open() {
     if (!element.open || inside.firstChild) return;
-    const good = Object.entries(operation.responses["200"].content);
+    const good = Object.entries(operation.responses["200"]?.content ?? {});
     const failures = Object.entries(operation.responses).filter(([status]) => status !== "200");
     inside.append(...[
       operation.description && h("p", null, operation.description),

@@ -1,0 +1,242 @@
+"""Samples on a stream: cut into windows however they come, answered in order, and gone on with when a node is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from fleet_fakes import Ask, FakeLink, after, echo, failing, hang, offer
+from raw_http import GUARD_S
+from router_http import Http
+from tidy_router import tidy
+from ws_client import WsClient, all_given_back, connected, infer, streaming
+
+from capamesh.protocol.adverts import ModelOffer, Scheduling
+from capamesh.protocol.errors import LinkLost, NoEndpoint, Overloaded
+from capamesh.protocol.links.calls import InferCall
+from capamesh.protocol.tensors import Datatype, TensorSpec
+from capamesh.protocol.windows import Windows
+
+PATH = "/v2/models/vad/stream"
+SAMPLES, CONTEXT = 4, 2
+
+
+def detector(**changes: Any) -> ModelOffer:
+    """Return a model that takes windows of four samples behind two of context, and a rate."""
+    return replace(
+        offer("vad"),
+        inputs=(
+            TensorSpec("sound", Datatype.FP32, (-1, -1)),
+            TensorSpec("rate", Datatype.INT64, ()),
+        ),
+        outputs=(TensorSpec("y", Datatype.FP32, (-1, -1)),),
+        scheduling=Scheduling.SEQUENCE,
+        windows=Windows("sound", SAMPLES, CONTEXT, 8000, (("rate", 8000),)),
+        **changes,
+    )
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[Http]:
+    async with tidy() as http:
+        yield http
+
+
+def node(http: Http, name: str = "A", *script: Callable[[Ask], None]) -> FakeLink:
+    return http.node(name, *script, models=(detector(),))
+
+
+def sound(*values: float) -> bytes:
+    return struct.pack(f"<{len(values)}f", *values)
+
+
+def windows_of(calls: Sequence[InferCall]) -> list[list[float]]:
+    return [call.inputs[0].to_numpy()[0].tolist() for call in calls]
+
+
+def marks_of(calls: Sequence[InferCall]) -> list[tuple[bool, bool]]:
+    return [(call.sequence.is_start, call.sequence.is_end) for call in calls if call.sequence]
+
+
+async def all_of(client: WsClient, count: int) -> list[str]:
+    return [answer["id"] for answer in await client.all(count)]
+
+
+async def test_samples_become_windows_with_context_in_one_sequence(http: Http) -> None:
+    link = node(http)
+    async with streaming(http, PATH) as client:
+        client.send(sound(*range(1, 10)))
+        first, second = await client.all(2)
+        assert (first["id"], second["id"]) == ("0", "1")
+        assert first["outputs"][0]["data"] == [0, 0, 1, 2, 3, 4]
+        client.send('{"end": true}')
+        assert await client.end() == (1000, "")
+        assert [answer["id"] for answer in client.messages] == ["2"]
+    assert windows_of(link.calls) == [
+        [0, 0, 1, 2, 3, 4],
+        [3, 4, 5, 6, 7, 8],
+        [7, 8, 9, 0, 0, 0],
+    ]
+    assert marks_of(link.calls) == [(True, False), (False, False), (False, True)]
+    assert len({call.sequence.id for call in link.calls if call.sequence}) == 1
+    rates = {call.inputs[1].to_numpy().item() for call in link.calls}
+    assert (rates, link.calls[0].inputs[1].shape) == ({8000}, ())
+
+
+@pytest.mark.parametrize("sizes", [[1] * 48, [7, 9, 1, 15, 16], [48], [33, 0, 15]])
+async def test_messages_of_any_length_come_to_the_same_windows(
+    http: Http, sizes: list[int]
+) -> None:
+    link = node(http)
+    data = sound(*range(12))
+    async with streaming(http, PATH) as client:
+        at = 0
+        for size in sizes:
+            client.send(data[at : at + size])
+            at += size
+        assert await all_of(client, 3) == ["0", "1", "2"]
+    assert [window[CONTEXT:] for window in windows_of(link.calls)] == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+        [8, 9, 10, 11],
+    ]
+
+
+async def test_sequence_is_ended_by_silence_where_no_samples_are_left(http: Http) -> None:
+    link = node(http)
+    async with streaming(http, PATH) as client:
+        client.send(sound(1, 2, 3, 4))
+        client.send('{"end": true}')
+        assert await client.end() == (1000, "")
+        assert [answer["id"] for answer in client.messages] == ["0"]
+    assert marks_of(link.calls) == [(True, False), (False, True)]
+    assert windows_of(link.calls)[1][CONTEXT:] == [0, 0, 0, 0]
+
+
+async def test_end_without_samples_runs_nothing(http: Http) -> None:
+    link = node(http)
+    async with streaming(http, PATH) as client:
+        client.send('{"end": true}')
+        assert await client.end() == (1000, "")
+    assert link.calls == []
+
+
+async def test_node_that_dies_is_told_and_another_goes_on_anew(http: Http) -> None:
+    first = node(http, "A", echo, echo, hang)
+    async with streaming(http, PATH) as client:
+        client.send(sound(*range(1, 17)))
+        assert await all_of(client, 2) == ["0", "1"]
+        async with asyncio.timeout(GUARD_S):
+            while len(first.asks) < 3:
+                await asyncio.sleep(0)
+        second = node(http, "B")
+        first.end(is_sudden=True)
+        told, answer = await client.all(2)
+        assert (told["id"], told["answered"], told["code"]) == ("2", 2, "link_lost")
+        assert (answer["id"], answer["outputs"][0]["data"]) == ("3", [0, 0, 13, 14, 15, 16])
+    assert marks_of(second.calls) == [(True, False)]
+    ids = {call.sequence.id for call in (*first.calls, *second.calls) if call.sequence}
+    assert len(ids) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(Overloaded("full", 1.0), 1013), (LinkLost("gone"), 1011)]
+)
+async def test_windows_that_nobody_answers_close_the_stream(
+    http: Http, error: Exception, code: int
+) -> None:
+    node(http, "A", echo, failing(error))  # type: ignore[arg-type]
+    async with streaming(http, PATH) as client:
+        client.send(sound(*range(16)))
+        assert (await client.next())["id"] == "0"
+        told = await client.all(2)
+        assert [(each["id"], each["answered"]) for each in told] == [("1", 1), ("2", 1)]
+        assert await client.end() == (code, "2 windows in a row were not answered")
+
+
+async def test_one_window_that_is_missed_now_and_then_closes_nothing(http: Http) -> None:
+    gone = failing(LinkLost("gone"))
+    link = node(http, "A", echo, gone, echo, gone, echo)
+    async with streaming(http, PATH) as client:
+        client.send(sound(*range(20)))
+        answers = await client.all(5)
+        assert ["error" in answer for answer in answers] == [False, True, False, True, False]
+    assert [mark[0] for mark in marks_of(link.calls)] == [True, False, True, False, True]
+
+
+async def test_whole_requests_go_on_with_the_same_sequence(http: Http) -> None:
+    link = node(http)
+    inputs = [
+        {"name": "sound", "datatype": "FP32", "shape": [1, 6], "data": [1] * 6},
+        {"name": "rate", "datatype": "INT64", "shape": [], "data": [8000]},
+    ]
+    async with streaming(http, PATH) as client:
+        client.send(sound(1, 2, 3, 4))
+        client.send(infer("own", inputs=inputs))
+        assert await all_of(client, 2) == ["0", "own"]
+    async with streaming(http, f"{PATH}?messages=requests") as client:
+        client.send(b"\2\0\0\0{}")
+        assert (await client.next())["code"] == "invalid_request"
+    assert marks_of(link.calls) == [(True, False), (False, False)]
+
+
+async def test_answers_are_binary_where_the_query_says_so(http: Http) -> None:
+    node(http)
+    async with streaming(http, f"{PATH}?binary=1&priority=7&timeout=5000000") as client:
+        client.send(sound(1, 2, 3, 4))
+        answer = await client.next()
+        assert np.frombuffer(answer[-24:], "<f4").tolist() == [0, 0, 1, 2, 3, 4]
+
+
+async def test_samples_are_refused_by_models_without_windows_and_by_none(http: Http) -> None:
+    http.node("A")
+    for path, status, said in (
+        ("/v2/models/m/stream?messages=samples", 400, b"declares no window"),
+        ("/v2/models/vad/stream?messages=samples", 404, b"no node hosts model"),
+    ):
+        client = await connected(http, path)
+        assert (client.status, said in client.answer) == (status, True), client.answer
+        client.leave()
+    await all_given_back(http)
+
+
+async def test_client_that_sends_faster_than_it_is_answered_is_not_read(http: Http) -> None:
+    link = node(http, "A", after(0.05, echo), echo)
+    async with streaming(http, PATH) as client:
+        client.send(sound(*[0.5] * 12_000))
+        async with asyncio.timeout(GUARD_S):
+            await link.asked.wait()
+            (connection,) = http.front.connections
+            while connection.transport.is_reading():  # type: ignore[attr-defined]
+                await asyncio.sleep(0)
+        assert http.front.budget.used_bytes < 1000
+        assert (await all_of(client, 3000))[-1] == "2999"
+
+
+async def test_model_that_no_node_can_be_asked_for_closes_with_try_later(http: Http) -> None:
+    link = node(http)
+    async with streaming(http, PATH) as client:
+        link.refusal = NoEndpoint("none")
+        http.endpoints[0].link = None
+        client.send(sound(*range(8)))
+        told = await client.all(2)
+        assert {each["code"] for each in told} <= {"no_endpoint", "model_not_found"}
+        closed = await client.end()
+        assert closed is not None
+        assert closed[0] in {1013, 1011}
+
+
+async def test_metadata_tells_of_the_windows(http: Http) -> None:
+    node(http)
+    response = await http.client.get("/v2/models/vad", headers={"Connection": "close"})
+    assert (await response.json())["window"] == {
+        "input": "sound",
+        "samples": SAMPLES,
+        "context": CONTEXT,
+        "rate_hz": 8000,
+    }
