@@ -198,6 +198,20 @@ class ModelEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class SampleWindow:
+    """The window of a model that takes a stream of samples."""
+
+    input: str
+    """The input that has them."""
+    samples: int
+    """The new samples of each window."""
+    context: int
+    """The samples before them, which the router adds."""
+    rate_hz: int
+    """The samples of a second; 0: the model's manifest does not say."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelMetadata:
     """A model's tensors; -1 in a shape stands for any size."""
 
@@ -211,6 +225,8 @@ class ModelMetadata:
     """The inputs that a request must have."""
     outputs: tuple[TensorSpec, ...]
     """The outputs that a request may ask for."""
+    window: SampleWindow | None = None
+    """The window into which samples of a stream are cut for it; None: it takes none."""
 
 
 class HeldList(NamedTuple):
@@ -310,6 +326,7 @@ def read_metadata(answer: Answer) -> ModelMetadata:
         _text(fields, "platform", what, ""),
         tuple(_spec(entry, what) for entry in _items(fields.get("inputs"), what)),
         tuple(_spec(entry, what) for entry in _items(fields.get("outputs"), what)),
+        None if fields.get("window") is None else _window(fields["window"]),
     )
 
 
@@ -328,6 +345,15 @@ def read_held_list(answer: Answer) -> HeldList:
     if not isinstance(version, int):
         raise _unexpected(what, version)
     return HeldList(version, fields.get("is_kept") is not False)
+
+
+def _window(value: object) -> SampleWindow:
+    what = "a model's window"
+    fields = _fields(value, what)
+    counts = [fields.get(name, 0) for name in ("samples", "context", "rate_hz")]
+    if not all(isinstance(count, int) and count >= 0 for count in counts) or not counts[0]:
+        raise _unexpected(what, value)
+    return SampleWindow(_text(fields, "input", what), *counts)
 
 
 def _spec(value: object, what: str) -> TensorSpec:

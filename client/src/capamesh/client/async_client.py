@@ -22,6 +22,7 @@ from capamesh.client.answers import (
 )
 from capamesh.client.arrays import NO_SPECS, InputValue, needs_specs
 from capamesh.client.asks import Ask
+from capamesh.client.async_streams import AsyncStreams
 from capamesh.client.async_transport import AsyncConnections
 from capamesh.client.attempts import Attempts
 from capamesh.client.class_scores import NO_CLASSES
@@ -37,7 +38,7 @@ from capamesh.protocol.tensors import DEFAULT_LIMITS, Limits, TensorSpec
 T = TypeVar("T")
 
 
-class AsyncClient:
+class AsyncClient(AsyncStreams):
     """A client that sends requests to a router from one event loop; `async with` or `close` ends its connections.
 
     It uses several routers as `Client` does, and has the same methods.
@@ -85,7 +86,8 @@ class AsyncClient:
         self._specs = KnownInputs()
         self._limits = limits
         self._retries = Retries(retries, random.random)
-        self._connections = AsyncConnections(Access(headers, ca, key, cert), max_connections)
+        self._access = Access(headers, ca, key, cert)
+        self._connections = AsyncConnections(self._access, max_connections)
 
     @override
     def __repr__(self) -> str:
@@ -148,6 +150,7 @@ class AsyncClient:
             self._specs.forget(model, version)  # it may be another model by now
             raise
 
+    @override
     async def _specs_for(
         self,
         model: str,
@@ -193,6 +196,7 @@ class AsyncClient:
         """Return all model versions of the fleet, those that cannot be run now included."""
         return await self._exchange(asks.ask_models())
 
+    @override
     async def metadata(self, model: str, version: str = "") -> ModelMetadata:
         """Return a model's inputs and outputs; raise `ModelNotFound` where nobody hosts it."""
         return await self._exchange(asks.ask_metadata(model, version))

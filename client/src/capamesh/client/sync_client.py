@@ -34,6 +34,7 @@ from capamesh.client.known_inputs import KnownInputs
 from capamesh.client.retries import DEFAULT_RETRIES, Retries
 from capamesh.client.routing_options import ANYWHERE, RoutingOptions
 from capamesh.client.sequences import ModelSequence, SequenceState
+from capamesh.client.sync_streams import SyncStreams
 from capamesh.client.sync_transport import Connections
 from capamesh.protocol.errors import CapameshError, InvalidRequest
 from capamesh.protocol.oip import NO_PARAMETERS, Parameters
@@ -42,7 +43,7 @@ from capamesh.protocol.tensors import DEFAULT_LIMITS, Limits, TensorSpec
 T = TypeVar("T")
 
 
-class Client:
+class Client(SyncStreams):
     """A client that sends requests to a router. Threads may share it; `with` or `close` ends its connections.
 
     Of several routers it keeps to one. When that one cannot be reached, is no member of its network any more or reaches no
@@ -89,7 +90,8 @@ class Client:
         self._limits = limits
         self._specs = KnownInputs()
         self._retries = Retries(retries, random.random)
-        self._connections = Connections(Access(headers, ca, key, cert))
+        self._access = Access(headers, ca, key, cert)
+        self._connections = Connections(self._access)
 
     @override
     def __repr__(self) -> str:
@@ -186,6 +188,7 @@ class Client:
             self._specs.forget(model, version)  # it may be another model by now
             raise
 
+    @override
     def _specs_for(
         self,
         model: str,
@@ -244,6 +247,7 @@ class Client:
         """Return all model versions of the fleet, those that cannot be run now included."""
         return self._exchange(asks.ask_models())
 
+    @override
     def metadata(self, model: str, version: str = "") -> ModelMetadata:
         """Return a model's inputs and outputs; raise `ModelNotFound` where nobody hosts it."""
         return self._exchange(asks.ask_metadata(model, version))

@@ -1,0 +1,259 @@
+"""Both clients' streams, against a router's own front over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from fleet_fakes import Ask, FakeLink, answer_of, answering, echo, failing, fp32, hang, offer
+from router_http import Http
+from tidy_router import tidy
+
+from capamesh.client import AsyncClient, Client, Outputs
+from capamesh.client.stream_wire import StreamWire
+from capamesh.protocol.adverts import Scheduling
+from capamesh.protocol.errors import (
+    CapameshError,
+    DeadlineExceeded,
+    InvalidRequest,
+    LinkLost,
+    ModelNotFound,
+    Overloaded,
+    ProtocolViolation,
+    TooLarge,
+)
+from capamesh.protocol.tensors import Datatype, Limits, TensorSpec
+from capamesh.protocol.windows import Windows
+
+ROW = {"x": np.array([[1, 2]], np.float32)}
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[Http]:
+    async with tidy() as http:
+        yield http
+
+
+def detector(http: Http, *script: Callable[[Ask], None]) -> FakeLink:
+    """Add a node with a model that takes windows of four samples behind one of context."""
+    model = replace(
+        offer("vad"),
+        inputs=(TensorSpec("sound", Datatype.FP32, (-1, -1)),),
+        outputs=(TensorSpec("y", Datatype.FP32, (-1, -1)),),
+        scheduling=Scheduling.SEQUENCE,
+        windows=Windows("sound", 4, 1, 8000),
+    )
+    return http.node("V", *script, models=(model,))
+
+
+async def by_sync(
+    url: str, method: str, *args: Any, limits: Any = None, **options: Any
+) -> list[Outputs]:
+    def run() -> list[Outputs]:
+        with Client(url, **({"limits": limits} if limits else {})) as client:
+            return list(getattr(client, method)(*args, **options))
+
+    return await asyncio.to_thread(run)
+
+
+async def by_async(
+    url: str, method: str, *args: Any, limits: Any = None, **options: Any
+) -> list[Outputs]:
+    async with AsyncClient(url, **({"limits": limits} if limits else {})) as client:
+        return [outputs async for outputs in getattr(client, method)(*args, **options)]
+
+
+@pytest.fixture(params=[by_sync, by_async], ids=["sync", "async"])
+def run(request: pytest.FixtureRequest, http: Http) -> Run:
+    """Return what runs a method of one of the clients to its end."""
+
+    async def runs(method: str, *args: Any, **options: Any) -> list[Outputs]:
+        url = f"http://{http.client.host}:{http.client.port}"
+        answers: list[Outputs] = await request.param(url, method, *args, **options)
+        return answers
+
+    return runs
+
+
+def rows(count: int) -> list[dict[str, np.ndarray[Any, Any]]]:
+    return [{"x": np.array([[at, -at]], np.float32)} for at in range(count)]
+
+
+@pytest.mark.parametrize("is_binary", [True, False])
+async def test_requests_are_answered_in_their_order(http: Http, run: Run, is_binary: bool) -> None:
+    link = http.node("A")
+    answers = await run("stream", "m", rows(5), is_binary=is_binary, parameters={"priority": 3})
+    assert [answer["y"].tolist() for answer in answers] == [[[at, -at]] for at in range(5)]
+    assert {call.priority for call in link.calls} == {3}
+    assert answers[0].version == "1"
+
+
+async def test_values_without_a_dtype_take_the_models(http: Http, run: Run) -> None:
+    http.node("A")
+    answers = await run("stream", "m", [[[1, 2]], [[3, 4]]])
+    assert [answer["y"].tolist() for answer in answers] == [[[1, 2]], [[3, 4]]]
+
+
+async def test_next_input_may_depend_on_the_answer(http: Http) -> None:
+    http.node("A")
+    seen = [1.0]
+
+    def doubled() -> Iterator[dict[str, Any]]:
+        while seen[-1] < 100:
+            yield {"x": np.array([[2 * seen[-1], 0]], np.float32)}
+
+    def follow() -> None:
+        with Client(f"http://{http.client.host}:{http.client.port}") as client:
+            answers = client.stream("m", doubled())
+            while (answer := next(answers, None)) is not None:
+                seen.append(float(answer["y"][0, 0]))
+
+    await asyncio.to_thread(follow)
+    assert seen == [1, 2, 4, 8, 16, 32, 64, 128]
+
+
+async def test_first_error_is_raised_or_all_are_told(http: Http, run: Run) -> None:
+    http.node("A", echo, failing(Overloaded("full", 2.0)), echo)
+    errors: list[CapameshError] = []
+    answers = await run("stream", "m", rows(3), on_error=errors.append)
+    assert [answer["y"][0, 0] for answer in answers] == [0, 2]
+    (error,) = errors
+    assert isinstance(error, Overloaded)
+    assert error.retry_after_s == 2.0
+    http.node("B", failing(Overloaded("full", 2.0)))
+    http.endpoints[0].link = None
+    with pytest.raises(Overloaded):
+        await run("stream", "m", rows(3))
+
+
+async def test_stream_that_is_refused_says_why(http: Http, run: Run) -> None:
+    http.node("A")
+    with pytest.raises(ModelNotFound, match="no node hosts model 'nobody'"):
+        await run("stream", "nobody", [ROW])
+    with pytest.raises(InvalidRequest, match="declares no window"):
+        await run("stream_samples", "m", [b""])
+
+
+async def test_late_answer_is_the_deadlines_error(http: Http, run: Run) -> None:
+    http.node("A", hang)
+    with pytest.raises(DeadlineExceeded):
+        await run("stream", "m", [ROW], timeout_s=0.1)
+
+
+async def test_answer_over_the_limit_is_refused(http: Http, run: Run) -> None:
+    http.node("A", answering(answer_of("1", fp32("y", *[[1, 2]] * 300))))
+    with pytest.raises(TooLarge, match="over the limit of 2000 bytes"):
+        await run("stream", "m", [ROW], limits=Limits(max_message_bytes=2000))
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 5, 10, 30_000])
+async def test_samples_are_answered_window_by_window(http: Http, run: Run, size: int) -> None:
+    link = detector(http)
+    count = 10 if size < 100 else 30_002
+    sound = np.arange(count, dtype=np.float64) % 1000
+    chunks = [sound[at : at + size] for at in range(0, count, size)]
+    answers = await run("stream_samples", "vad", chunks, timeout_s=20.0, priority=9)
+    assert len(answers) == -(-count // 4)
+    joined = np.concatenate([answer["y"][0, 1:] for answer in answers])
+    assert joined[:count].tolist() == sound.tolist()
+    assert joined[count:].tolist() == [0, 0]
+    assert answers[1]["y"].dtype == np.float32
+    marks = [call.sequence for call in link.calls]
+    assert marks[0] is not None
+    assert (marks[0].is_start, marks[0].is_end) == (True, False)
+    assert marks[-1] is not None
+    assert marks[-1].is_end
+    assert {call.priority for call in link.calls} == {9}
+
+
+async def test_samples_as_raw_bytes_are_taken_as_they_are(http: Http, run: Run) -> None:
+    detector(http)
+    raw = np.arange(8, dtype=np.float32).tobytes()
+    answers = await run("stream_samples", "vad", [raw[:7], raw[7:]])
+    assert [answer["y"][0, 1:].tolist() for answer in answers] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+async def test_samples_of_another_kind_are_refused_before_they_are_sent(
+    http: Http, run: Run
+) -> None:
+    link = detector(http)
+    with pytest.raises(InvalidRequest, match="divide by 32768"):
+        await run("stream_samples", "vad", [np.zeros(8, np.int16)])
+    assert link.calls == []
+
+
+async def test_window_that_fails_is_told_and_others_go_on(http: Http, run: Run) -> None:
+    detector(http, echo, failing(LinkLost("gone")), echo)
+    errors: list[CapameshError] = []
+    sound = np.arange(12, dtype=np.float32)
+    answers = await run("stream_samples", "vad", [sound], on_error=errors.append)
+    assert [answer["y"][0].tolist() for answer in answers] == [[0, 0, 1, 2, 3], [0, 8, 9, 10, 11]]
+    assert [type(error) for error in errors] == [LinkLost]
+
+
+async def test_stream_that_the_router_closes_is_told(http: Http, run: Run) -> None:
+    detector(http, echo, failing(LinkLost("gone")))
+    sound = np.arange(20, dtype=np.float32)
+    with pytest.raises(LinkLost, match="closed the stream behind 1 answers, with 1011: 2 windows"):
+        await run("stream_samples", "vad", [sound], on_error=lambda _: None)
+
+
+async def test_asynchronous_inputs_are_taken_as_they_come(http: Http) -> None:
+    detector(http)
+
+    async def microphone() -> AsyncIterator[np.ndarray[Any, Any]]:
+        for at in range(3):
+            await asyncio.sleep(0)
+            yield np.full(4, at, np.float32)
+
+    async with AsyncClient(f"http://{http.client.host}:{http.client.port}") as client:
+        found = [answer["y"][0, -1] async for answer in client.stream_samples("vad", microphone())]
+    assert found == [0, 1, 2]
+
+
+async def test_router_that_is_not_there_is_passed_by(http: Http) -> None:
+    http.node("A")
+    urls = ["http://127.0.0.1:9", f"http://{http.client.host}:{http.client.port}"]
+
+    def follow(inputs: Iterable[Any]) -> list[Outputs]:
+        with Client(urls) as client:
+            return list(client.stream("m", inputs))
+
+    assert len(await asyncio.to_thread(follow, rows(2))) == 2
+    async with AsyncClient(urls) as client:
+        assert len([answer async for answer in client.stream("m", rows(2))]) == 2
+
+
+async def test_stream_that_is_given_up_is_closed(http: Http) -> None:
+    link = http.node("A")
+
+    def first() -> Outputs:
+        with Client(f"http://{http.client.host}:{http.client.port}") as client:
+            answers = client.stream("m", rows(100))
+            answer = next(answers)
+            answers.close()  # type: ignore[attr-defined]
+            return answer
+
+    assert (await asyncio.to_thread(first))["y"].tolist() == [[0, 0]]
+    while len(http.front.connections):
+        await asyncio.sleep(0.01)
+    assert len(link.calls) == 1
+
+
+def test_router_that_answers_more_than_was_asked_is_not_listened_to() -> None:
+    wire = StreamWire("http://x", 100)
+    wire.opening("x", "/", {}, {})
+    wire._connection.handshake._nonce = b"dGhlIHNhbXBsZSBub25jZQ=="
+    wire.receive(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+    )
+    assert wire.is_open
+    frame = b"\x81\x28" + b" " * 40
+    with pytest.raises(ProtocolViolation, match="more than was asked"):
+        wire.receive(frame * 6)
