@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 from chaos import free_port
+from page_steps import ROOT, steps
 
 from capamesh.cli.home import OWN_NETWORK, Settings, keep
 from capamesh.client import Client
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.network import JoinToken
 
-ROOT = Path(__file__).resolve().parents[2]
 PORTS = ("router_mesh", "router_links", "node_mesh", "node_links")
 LIMIT_S = 200.0
 """Far more than a start takes (5 s on a quiet machine), for machines that do much else."""
@@ -78,6 +78,7 @@ PAGES_NOT_RUN = {
     "docs/how-to/send-a-request-again.md": "tests/integration/router/test_idempotency_keys.py",
     "docs/how-to/keep-a-network-alive.md": "changes an owner's key for good; tests/e2e/test_membership.py",
     "docs/how-to/monitor.md": "Prometheus, Grafana, root; tests/e2e/test_observability.py",
+    "docs/how-to/live-audio.md": "a node with the speech detector; tests/e2e/test_live_audio.py runs it",
     "docs/how-to/optimise-a-model.md": "the built models, and minutes",
     "docs/how-to/route-traffic.md": "a router with rules of its own",
     "docs/how-to/sign-a-model.md": "a publisher and an owner",
@@ -94,29 +95,6 @@ PAGES_NOT_RUN = {
     "docs/how-to/use-all-cores.md": "a token of one's own; tests/e2e/test_router_workers.py runs such a router",
 }
 """The other pages with commands, and why they are not run; tests/unit/docs/test_commands.py looks at theirs, too."""
-
-
-def blocks(page: str) -> list[tuple[str, str]]:
-    """Return the blocks that a page shows, in order: `sh` for lines of shell, or another language, and the text."""
-    found: list[tuple[str, str]] = []
-    fence = re.compile(r"^```(\w*)\n(.*?)^```$|((?:^ {4}[^\n]*\n)+)", re.MULTILINE | re.DOTALL)
-    for match in fence.finditer((ROOT / page).read_text() + "\n"):
-        if match[3]:
-            found.append(("sh", re.sub(r"^ {4}", "", match[3], flags=re.MULTILINE)))
-        else:
-            found.append((match[1] or "sh", match[2]))
-    return found
-
-
-def steps(page: str) -> list[tuple[str, str]]:
-    """Return what a page has its reader run: lines of shell, one by one, and programs in Python."""
-    return [
-        (language, step)
-        for language, text in blocks(page)
-        if language in {"sh", "python"}
-        for step in (text.replace("\\\n", " ").splitlines() if language == "sh" else [text])
-        if step.strip()
-    ]
 
 
 def shell_pages() -> set[str]:

@@ -43,6 +43,7 @@ COMMANDS = [
     ("keys", "create"),
     ("keys", "list"),
     ("keys", "revoke"),
+    ("stream",),
     ("model",),
     ("model", "check"),
     ("model", "inspect"),

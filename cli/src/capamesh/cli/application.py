@@ -20,6 +20,7 @@ from capamesh.cli import (
     node,
     router,
     simulate,
+    stream,
     top,
     up,
     usage,
@@ -65,6 +66,7 @@ application.add_typer(dev.group, name="dev", rich_help_panel="Try it")
 application.add_typer(simulate.group, name="sim", rich_help_panel="Try it")
 application.command("doctor", rich_help_panel="Try it", epilog=doctor.EPILOG)(doctor.doctor)
 application.command("infer", rich_help_panel="Use a network", epilog=infer.EPILOG)(infer.infer)
+application.command("stream", rich_help_panel="Use a network", epilog=stream.EPILOG)(stream.stream)
 application.command("models", rich_help_panel="Use a network", epilog=fleet.MODELS_EPILOG)(
     fleet.models
 )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from capamesh.client import Outputs
 
 _SHOWN_ELEMENTS = 40
 """The elements of an output that a table shows, half from each end of every axis (guess: a few lines)."""
@@ -32,6 +36,25 @@ def json_of(name: str, array: npt.NDArray[Any]) -> dict[str, object]:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         data = _spelled(data)
     return {"name": name, "dtype": dtype_name(array), "shape": list(array.shape), "data": data}
+
+
+def shown_outputs(number: int, began_s: float | None, outputs: Outputs) -> str:
+    """Return one window's outputs as a line: when it began, or its number, and the values."""
+    when = f"window {number:>6}" if began_s is None else f"{began_s:9.3f} s"
+    values = (
+        f"{name} {array.reshape(-1)[0]:.6g}"
+        if array.size == 1 and array.dtype != object
+        else f"{name} {' '.join(preview(array).split())}"
+        for name, array in outputs.items()
+    )
+    return "  ".join((when, *values))
+
+
+def json_line_of(number: int, began_s: float | None, outputs: Outputs) -> str:
+    """Return one window's outputs as a line of JSON."""
+    when = {} if began_s is None else {"began_s": round(began_s, 6)}
+    shown = [json_of(name, array) for name, array in outputs.items()]
+    return json.dumps({"window": number, **when, "outputs": shown}, allow_nan=False)
 
 
 def _as_text(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
