@@ -14,7 +14,7 @@ from router_http import Http
 from tidy_router import tidy
 from ws_client import STREAM, X, all_given_back, connected, infer, streaming
 
-from capamesh.protocol.errors import Overloaded
+from capamesh.protocol.errors import InvalidRequest, Overloaded
 from capamesh.protocol.tensors import Limits
 from capamesh.router.http.limits import FrontLimits
 
@@ -72,14 +72,27 @@ async def test_binary_message_is_answered_with_one(http: Http) -> None:
 
 
 async def test_error_is_told_in_the_stream_which_goes_on(http: Http) -> None:
-    http.node("A", echo, failing(Overloaded("full", 2.5)), echo)
+    http.node("A", echo, failing(InvalidRequest("not such rows")), echo)
     async with streaming(http) as client:
         for name in ("a", "b", "c"):
             client.send(infer(name))
         first, second, third = await client.all(3)
         assert (first["id"], third["id"]) == ("a", "c")
-        assert second["id"] == "b"
-        assert (second["code"], second["answered"], second["retry_after_s"]) == ("overloaded", 1, 3)
+        assert second == {
+            "error": "not such rows",
+            "code": "invalid_request",
+            "answered": 1,
+            "id": "b",
+        }
+
+
+async def test_error_says_when_to_come_again(http: Http) -> None:
+    http.node("A", echo, failing(Overloaded("full", 2.5)))
+    async with streaming(http) as client:
+        for name in ("a", "b"):
+            client.send(infer(name))
+        _, told = await client.all(2)
+        assert (told["id"], told["code"], told["retry_after_s"]) == ("b", "overloaded", 3)
 
 
 async def test_message_that_is_no_request_is_told_so(http: Http) -> None:
