@@ -39,7 +39,7 @@ TRUSTED_S: Final = 600.0
 which a key that was revoked meanwhile is still taken."""
 
 Pattern = Annotated[str, Meta(min_length=1, max_length=256), PLAIN]
-Rate = Annotated[float, Meta(ge=0.0, le=1e12)]
+Rate = Annotated[float, Meta(ge=0, le=1e12)]
 Count = Annotated[int, Meta(ge=0, le=10**15)]
 
 

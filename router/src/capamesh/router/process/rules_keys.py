@@ -91,7 +91,7 @@ class ModelTable(
     """True if a second node may be asked when the first is slow; missing: it may."""
     is_retried: bool | None = None
     """True if another node may be asked when it is unknown what became of the request at the first; missing: it may."""
-    max_price: Annotated[float, Meta(ge=0.0, le=MAX_PRICE)] | None = None
+    max_price: Annotated[float, Meta(ge=0, le=MAX_PRICE)] | None = None
     """The price for a million, as nodes advertise it, above which nodes are not asked."""
     regions: Annotated[tuple[_Label, ...], _COUNT, DISTINCT] | None = None
     """The regions whose nodes may be asked; missing: all."""
