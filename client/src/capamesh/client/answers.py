@@ -348,12 +348,11 @@ def read_held_list(answer: Answer) -> HeldList:
 
 
 def _window(value: object) -> SampleWindow:
-    what = "a model's window"
-    fields = _fields(value, what)
+    fields = _fields(value, "a window")
     counts = [fields.get(name, 0) for name in ("samples", "context", "rate_hz")]
     if not all(isinstance(count, int) and count >= 0 for count in counts) or not counts[0]:
-        raise _unexpected(what, value)
-    return SampleWindow(_text(fields, "input", what), *counts)
+        raise _unexpected("a window", value)
+    return SampleWindow(_text(fields, "input", "a window"), *counts)
 
 
 def _spec(value: object, what: str) -> TensorSpec:
