@@ -125,9 +125,16 @@ def _operation_names(routes: Iterable[Route]) -> dict[tuple[str, str], str]:
     """Return a name for each route: its handler's, with what differs in the path where several have the same."""
     handlers = {(route.method, route.path): route.handler.__name__ for route in routes}
     counted = Counter(handlers.values())
-    return {
+    names = {
         place: f"{name}_of_version" if counted[name] > 1 and "{version}" in place[1] else name
         for place, name in handlers.items()
+    }
+    again = Counter(names.values())
+    return {
+        (method, path): name
+        if again[name] == 1
+        else "_".join((name, method.lower(), *re.findall(r"[a-z]\w+", path)))
+        for (method, path), name in names.items()
     }
 
 
