@@ -81,7 +81,7 @@ BROKEN = {
     ),
     "no end": (message(REQUEST, 1, b"", b"abcd", 0, total=4), "stream 1 did not end at 4 of 4"),
     "kind 0": (head(kind=0), "a frame of unknown kind 0"),
-    "kind 13": (head(kind=13), "a frame of unknown kind 13"),
+    "kind 14": (head(kind=14), "a frame of unknown kind 14"),
     "kind 255 with a body": (head(5, kind=255) + b"abcde", "a frame of kind 255 with a body"),
     "reserved bits": (head(kind=FrameKind.PING, reserved=1), "reserved field is 1"),
     "a stream of the other side": (

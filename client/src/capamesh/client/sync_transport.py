@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
+import ssl
 import threading
 import time
 from typing import Any
@@ -118,8 +119,8 @@ class Connections:
             sock.settimeout(_left_s(deadline_s))
             own = {**ask.headers, "Content-Length": str(ask.size_bytes)}
             asked = self._access.with_own(own)
-            # A router that refuses a body may have answered before it closed.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            # A router that refuses a body, or the client's certificate, may have said so before it closed.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError, ssl.SSLError):
                 connection.request(ask.method, router.prefix + ask.path, ask.buffers, asked)
             sock.settimeout(_left_s(deadline_s))
             response = connection.getresponse()

@@ -47,13 +47,11 @@ async def test_server_says_what_it_is(http: Http) -> None:
         "binary_tensor_data",
         "classification",
         "model_configuration",
+        "model_repository",
         "schedule_policy",
         "sequence",
         "statistics",
     ]
-    for call in ("load", "unload"):  # what is not announced is not there
-        response = await http.client.post(f"/v2/repository/models/m/{call}")
-        assert response.status == 404
 
 
 async def test_model_s_metadata_names_all_versions_or_the_one_asked_for(http: Http) -> None:

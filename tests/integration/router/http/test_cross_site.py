@@ -28,7 +28,7 @@ async def test_preflight_is_refused_on_every_route(http: Http) -> None:
     for path in sorted(paths):
         answer = await http.client.request("OPTIONS", path, headers=PREFLIGHT)
         assert (path, answer.status) == (path, 405)
-        assert " not OPTIONS" in (await answer.json())["error"]
+        assert " not OPTIONS" in await answer.text()
         assert [name for name in answer.headers if name.lower().startswith("access-control")] == []
 
 
