@@ -12,7 +12,14 @@ PREFLIGHT = {
     "Access-Control-Request-Method": "POST",
     "Access-Control-Request-Headers": "content-type",
 }
-FILLED = {"{model}": "m", "{version}": "1", "{peer}": "a", "{digest}": "d", "{name}": "n"}
+FILLED = {
+    "{model}": "m",
+    "{version}": "1",
+    "{peer}": "a",
+    "{digest}": "d",
+    "{name}": "n",
+    "{region}": "r",
+}
 
 
 def filled(path: str) -> str:
