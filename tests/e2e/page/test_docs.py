@@ -102,7 +102,7 @@ async def test_every_route_is_listed_with_the_key_that_it_takes(
     assert keys["POST", "/v2/models/{model}/infer"] == "key: infer"
     assert keys["GET", "/v2/health/live"] == "no key"
     assert keys["GET", "/openapi.json"] == "any key"
-    await type_into(tab, "input[type=search]", "post infer version")
+    await type_into(tab, "input[type=search]", "post version}/infer")
     shown = await tab.run(
         "[...document.querySelectorAll('details.route:not(.hidden) code')].map((e) => e.textContent)"
     )

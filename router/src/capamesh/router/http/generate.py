@@ -27,12 +27,11 @@ from capamesh.router.http.options import options_of
 from capamesh.router.http.route import Content, Pages, Route, json_of
 from capamesh.router.http.schemas import headers, oip
 from capamesh.router.requests.answer_parts import broken_off
-from capamesh.router.requests.inference import InferenceRequest, Target
+from capamesh.router.requests.inference import Target, ToldRequest
 from capamesh.router.telemetry.tracing import parsed_traceparent
 
 if TYPE_CHECKING:
     from capamesh.protocol.oip import InferRequest
-    from capamesh.router.balancing.explanation import Explanation
     from capamesh.router.requests.call import Outcome, Part
 
 WRITE_BYTES: Final = 2**16
@@ -162,18 +161,31 @@ class GenerateApi(Pages):
         parent = parsed_traceparent(request.headers.get("traceparent", ""))
         target = Target(model, version, options, is_explained, parent, key=key)
         generation = Generation(inference, target, asked)
-        generation.submit(asked, takes_parts=takes_parts)
+        generation.submit(takes_parts=takes_parts)
         return generation
 
 
-class Generation(InferenceRequest):
+class Generation:
     """One request, whose answer or its parts wait for who writes them: no more wait than are not released."""
 
-    __slots__ = ("_asked", "_news", "error", "is_ended", "node", "waiting", "written")
+    __slots__ = (
+        "_asked",
+        "_limits",
+        "_model",
+        "_news",
+        "_request",
+        "error",
+        "is_ended",
+        "node",
+        "waiting",
+        "written",
+    )
 
     def __init__(self, inference: Inference, target: Target, asked: InferRequest) -> None:
-        super().__init__(inference, target)
         self._asked = asked
+        self._model = target.model
+        self._limits = inference.limits
+        self._request = ToldRequest(inference, target, self._ended, self._took)
         self._news = asyncio.Event()
         self.waiting: deque[tuple[Outcome, Part | None]] = deque()
         """The pieces that wait to be written: parts, each as an answer and as what is to be released, and the last, for which that is None."""
@@ -184,6 +196,14 @@ class Generation(InferenceRequest):
         self.node = ""
         """The peer that answers."""
 
+    def submit(self, *, takes_parts: bool) -> None:
+        """Send the request on its way; the answer comes whole unless it `takes_parts`."""
+        self._request.submit(self._asked, takes_parts=takes_parts)
+
+    def cancel(self) -> None:
+        """Withdraw the request. Nothing happens when it is over."""
+        self._request.cancel()
+
     async def until_news(self) -> None:
         """Wait until something waits to be written or the answer has ended."""
         while not self.waiting and not self.is_ended:
@@ -193,32 +213,22 @@ class Generation(InferenceRequest):
     def next_text(self) -> bytes:
         """Return the text of what has waited for longest, which waits no more. Raises a `CapameshError` where it has none."""
         outcome, _ = self.waiting.popleft()
-        text = write_generate(self._asked, outcome.answer, self._target.model, self._service.limits)
+        text = write_generate(self._asked, outcome.answer, self._model, self._limits)
         self.written += 1
         return text
 
-    @override
-    def take_part(self, part: Part) -> None:
+    def _took(self, part: Part) -> None:
         self._take(part.outcome, part)
 
-    @override
-    def complete(self, outcome: Outcome) -> None:
-        self.count_answer(outcome)
-        self._take(outcome, None)
-        self._end()
-
-    @override
-    def _render_error(self, error: CapameshError, explanation: Explanation | None) -> None:
-        del explanation
-        self.error = error
-        self._end()
+    def _ended(self, outcome: Outcome | CapameshError) -> None:
+        if isinstance(outcome, CapameshError):
+            self.error = outcome
+        else:
+            self._take(outcome, None)
+        self.is_ended = True
+        self._news.set()
 
     def _take(self, outcome: Outcome, part: Part | None) -> None:
         self.node = outcome.peer
         self.waiting.append((outcome, part))
-        self._news.set()
-
-    def _end(self) -> None:
-        self._is_over = self.is_ended = True
-        self._handle = None
         self._news.set()

@@ -50,7 +50,7 @@ from capamesh.router.telemetry.tracing import RequestTimes, TraceParent
 if TYPE_CHECKING:
     from capamesh.protocol.oip import InferRequest
     from capamesh.router.balancing.explanation import Explanation
-    from capamesh.router.requests.call import Handle, Outcome
+    from capamesh.router.requests.call import Handle, Outcome, Part
 
 
 _NAME: attrgetter[str] = attrgetter("name")
@@ -130,10 +130,7 @@ class InferenceService:
 
 
 class InferenceRequest(Responder, ABC):
-    """One request: it is counted, and ends in one `_render_error` or in what `complete` makes of the outcome.
-
-    Nothing is rendered once it is cancelled.
-    """
+    """One request: it is counted, and ends in one `_render_error` or in what `complete` makes of the outcome, or is cancelled."""
 
     __slots__ = ("_client", "_handle", "_is_over", "_service", "_started_s", "_target")
 
@@ -366,19 +363,25 @@ class InferenceRequest(Responder, ABC):
 
 
 class ToldRequest(InferenceRequest):
-    """A request of which a function is told what came of it, once, unless it is cancelled before."""
+    """A request of which a function is told what came of it, once, unless it is cancelled before; parts go to another."""
 
-    __slots__ = ("_on_end",)
+    __slots__ = ("_on_end", "_on_part")
 
     def __init__(
         self,
         service: InferenceService,
         target: Target,
         on_end: Callable[[Outcome | CapameshError], None],
+        on_part: Callable[[Part], None] | None = None,
     ) -> None:
-        """`on_end` may be called before `submit` returns, and must not raise."""
+        """`on_end` may be called before `submit` returns. Neither may raise; `on_part` releases what it is given."""
         super().__init__(service, target)
         self._on_end = on_end
+        self._on_part = on_part
+
+    @override
+    def take_part(self, part: Part) -> None:
+        part.release() if self._on_part is None else self._on_part(part)
 
     @override
     def complete(self, outcome: Outcome) -> None:
