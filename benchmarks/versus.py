@@ -24,9 +24,11 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import anchor_models
 import numpy as np
 import uvloop
@@ -50,6 +52,8 @@ SEED = 20261126
 THIS = Path(__file__).resolve().parents[1]
 BAR = 1.03
 """The factor by which this checkout may cost more of anything."""
+READY_S = 60
+"""Seconds that a model may take to be loaded."""
 IN_FLIGHT = (1, 64)
 CONNECTIONS = (1, 32)
 
@@ -104,6 +108,16 @@ async def running(checkout: Path, models: Path, folder: Path) -> AsyncIterator[S
             await process.wait()
 
 
+async def ready(side: Side, model: str) -> None:
+    """Wait until a side answers for a model: a cluster says that it is up before its last model is loaded."""
+    async with asyncio.timeout(READY_S), aiohttp.ClientSession() as session:
+        while True:
+            async with session.get(f"{side.url}/v2/models/{model}/ready") as answer:
+                if answer.status == HTTPStatus.OK:
+                    return
+            await asyncio.sleep(0.05)
+
+
 async def through_router(
     side: Side, case: Case, connections: int, seconds: int
 ) -> dict[str, float]:
@@ -155,7 +169,8 @@ async def measure_once(
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         models = folder / "models"
-        shutil.copytree(THIS / "build/models/digits", models / "digits")
+        # without its manifest: an older checkout may not know all of its keys
+        shutil.copytree(THIS / "build/models/digits/1", models / "digits" / "1")
         build_picture_model(models)
         target = models / "mlp" / "1"
         target.mkdir(parents=True)
@@ -164,6 +179,9 @@ async def measure_once(
         for name, checkout in (("this", THIS), ("other", other)):
             (folder / name).mkdir()
             sides.append(await stack.enter_async_context(running(checkout, models, folder / name)))
+        for side in sides:
+            for case in cases:
+                await ready(side, case.model)
         freeze_loaded_objects()
         for number in range(rounds + 1):
             # the first round warms up; who begins changes
