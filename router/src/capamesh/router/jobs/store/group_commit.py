@@ -1,0 +1,180 @@
+"""Runs operations on the store of jobs in one thread, those that wait together in one transaction. IO: the database; a thread.
+
+A commit waits for the disk, so ten that wait are to wait once. An operation is a function of a `Turn`; what it returns is told
+once the transaction that it ran in is committed. If one raises, all that the group did is undone and each runs again, alone,
+so that no operation harms another and none needs a savepoint: the usual one pays for nothing. An operation may therefore run
+twice, and must do nothing but use the turn's connection.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+
+from capamesh.protocol.errors import CapameshError, Overloaded
+from capamesh.router.jobs.errors import JobsUnavailable
+from capamesh.router.jobs.store.database import Database, said
+from capamesh.router.jobs.values import JobId
+
+MAX_GROUP: Final = 64
+"""The most operations of one transaction (guess: some 20 ms of work, for which others wait)."""
+MAX_WAITING: Final = 1024
+"""The most operations that wait; another one is refused."""
+_DEADLOCKS: Final = ("40001", "40P01")
+"""PostgreSQL's codes of transactions that were broken off for one another, and may be tried again."""
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(slots=True)
+class Turn:
+    """The connection and the time that an operation works with."""
+
+    connection: Connection
+    now_s: float
+    """The store's clock when the transaction began."""
+    takes_results: dict[JobId, bool] = field(default_factory=dict[JobId, bool])
+    """The jobs whose state the transaction has read and holds fast, and whether they take results."""
+
+
+Operation = Callable[[Turn], _Result]
+
+
+@dataclass(slots=True)
+class Waiting(Generic[_Result]):
+    """An operation that waits, and where its result goes."""
+
+    operation: Operation[_Result]
+    future: Future[_Result]
+
+
+def run_group(database: Database, group: Sequence[Waiting[Any]]) -> None:
+    """Run operations in one transaction and resolve their futures once it is committed, or has failed."""
+    try:
+        results = _transaction(database, group)
+    except SQLAlchemyError as exc:
+        if _is_for_all(exc):
+            _fail(group, _unavailable(database, exc))
+        else:
+            _run_each(database, group)
+    except Exception:  # noqa: BLE001 - one operation's fault; which one is seen when each runs alone
+        _run_each(database, group)
+    else:
+        for each, result in zip(group, results, strict=True):
+            each.future.set_result(result)
+
+
+def _run_each(database: Database, group: Sequence[Waiting[Any]]) -> None:
+    for index, each in enumerate(group):
+        for is_last in (False, True):
+            try:
+                (result,) = _transaction(database, (each,))
+            except CapameshError as exc:
+                each.future.set_exception(exc)
+            except SQLAlchemyError as exc:
+                if _is_for_all(exc):
+                    _fail(group[index:], _unavailable(database, exc))
+                    return
+                if not is_last:  # somebody else made the same at the same time: it is there now
+                    continue
+                each.future.set_exception(_unavailable(database, exc))
+            except Exception as exc:  # noqa: BLE001 - a bug of the operation, told to whoever asked for it
+                each.future.set_exception(exc)
+            else:
+                each.future.set_result(result)
+            break
+
+
+def _transaction(database: Database, group: Sequence[Waiting[Any]]) -> list[Any]:
+    with database.engine.begin() as connection:
+        turn = Turn(connection, database.now_s(connection))
+        return [each.operation(turn) for each in group]
+
+
+def _fail(group: Sequence[Waiting[Any]], error: JobsUnavailable) -> None:
+    for each in group:
+        each.future.set_exception(error)
+
+
+def _is_for_all(error: SQLAlchemyError) -> bool:
+    """Return whether a failure is the database's and not one operation's: to try each alone would be no use."""
+    if isinstance(error, IntegrityError):
+        return False
+    if isinstance(error, DBAPIError) and not error.connection_invalidated:
+        return getattr(error.orig, "sqlstate", None) not in _DEADLOCKS
+    return True
+
+
+def _unavailable(database: Database, error: SQLAlchemyError) -> JobsUnavailable:
+    return JobsUnavailable(
+        f"the store of jobs {database.name} fails: {said(error)}; what was asked may or may not be done: ask again"
+    )
+
+
+class StoreThread:
+    """The one thread that uses a store."""
+
+    def __init__(self, database: Database, most_waiting: int = MAX_WAITING) -> None:
+        """Begin with nothing to do; `start` starts the thread."""
+        self._database = database
+        self._most_waiting = most_waiting
+        self._waiting: deque[Waiting[Any]] = deque()
+        self._changed = threading.Condition()
+        self._is_closed = False
+        # a database that stands still must not hold up the end of the process
+        self._thread = threading.Thread(target=self._run, name="job store", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def put(self, operation: Operation[_Result]) -> Future[_Result]:
+        """Have an operation run; the future, cancelled before its turn, takes it back.
+
+        Raises:
+            Overloaded: too many wait.
+            JobsUnavailable: the store is closed.
+        """
+        future: Future[_Result] = Future()
+        with self._changed:
+            if self._is_closed:
+                raise JobsUnavailable("the store of jobs is closed: the router is stopping")
+            if len(self._waiting) >= self._most_waiting:
+                raise Overloaded(
+                    f"{len(self._waiting)} operations wait for the store of jobs, the most that may; try again later",
+                    1.0,
+                )
+            self._waiting.append(Waiting(operation, future))
+            self._changed.notify()
+        return future
+
+    def close(self, patience_s: float) -> bool:
+        """Take no more, and wait so long for what was taken; return whether all of it ended."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        self._thread.join(patience_s)
+        if self._thread.is_alive():
+            return False
+        self._database.engine.dispose()
+        return True
+
+    def _run(self) -> None:
+        while group := self._next_group():
+            running = [each for each in group if each.future.set_running_or_notify_cancel()]
+            if running:
+                run_group(self._database, running)
+
+    def _next_group(self) -> list[Waiting[Any]]:
+        """Wait for operations; none: the store is closed and nothing waits."""
+        with self._changed:
+            while not self._waiting and not self._is_closed:
+                self._changed.wait()
+            return [self._waiting.popleft() for _ in range(min(MAX_GROUP, len(self._waiting)))]

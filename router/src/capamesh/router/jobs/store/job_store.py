@@ -1,0 +1,208 @@
+"""The store of jobs as the router uses it: each method is one operation, whose result is durable once it is awaited. IO: its thread.
+
+The router's loop never waits for the database: an operation waits in the store's thread, is given up after `PATIENCE_S`, and is
+refused at once when too many wait. Every method raises `JobsUnavailable` when the store fails: what was asked may then be done
+or not, and is to be asked again; all of them may be. `Overloaded`: too many wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final, TypeVar
+
+from capamesh.router.jobs.errors import JobsUnavailable
+from capamesh.router.jobs.spec import JobSpec
+from capamesh.router.jobs.states import JobState
+from capamesh.router.jobs.store import job_operations, plan_operations, shard_operations
+from capamesh.router.jobs.store.database import open_database
+from capamesh.router.jobs.store.group_commit import Operation, StoreThread
+from capamesh.router.jobs.values import (
+    BadRow,
+    Counts,
+    Event,
+    Job,
+    JobId,
+    Lease,
+    Manifest,
+    Pinned,
+    RowRange,
+    new_job_id,
+)
+
+PATIENCE_S: Final = 10.0
+"""Seconds for which an operation is waited for: less than a lease, so that a router knows that it lost its own."""
+CLOSE_S: Final = 5.0
+"""Seconds for which the end waits for what was asked before."""
+PAGE: Final = 500
+"""The jobs that are read at a time."""
+
+_Result = TypeVar("_Result")
+
+
+class JobStore:
+    """The jobs of all routers that share one database."""
+
+    def __init__(self, thread: StoreThread, wall_s: Callable[[], float]) -> None:
+        """Use a thread that was started; `wall_s` is the clock that ids of jobs are made of."""
+        self._thread = thread
+        self._wall_s = wall_s
+
+    @classmethod
+    def open(cls, where: str, wall_s: Callable[[], float]) -> JobStore:
+        """Open the store at a path, or at a URL `postgresql://…`; it blocks, and raises `ConfigError`."""
+        thread = StoreThread(open_database(where, wall_s))
+        thread.start()
+        return cls(thread, wall_s)
+
+    async def close(self) -> None:
+        """End the thread, after what was asked before, if that does not take too long."""
+        await asyncio.to_thread(self._thread.close, CLOSE_S)
+
+    async def _run(self, operation: Operation[_Result]) -> _Result:
+        future = asyncio.wrap_future(self._thread.put(operation))
+        try:
+            return await asyncio.wait_for(future, PATIENCE_S)
+        except TimeoutError:
+            raise JobsUnavailable(
+                f"the store of jobs has not answered for {PATIENCE_S:g} s; what was asked may or may not be done: ask again"
+            ) from None
+
+    # jobs
+
+    async def submit(self, tenant: str, spec: JobSpec, pinned: Pinned) -> tuple[Job, bool]:
+        """Keep a job of a tenant and return it and True, or the one of its client key, and False.
+
+        Raises:
+            KeyUsed: the tenant used the client key for another job.
+            TooManyRequests: the tenant, or the store, has the most jobs that it may.
+        """
+        job_id = new_job_id(self._wall_s(), secrets.randbits)
+        return await self._run(
+            lambda turn: job_operations.submit(turn, job_id, tenant, spec, pinned)
+        )
+
+    async def get(self, job: JobId, tenant: str | None) -> Job:
+        """Return a job; None: whosever it is. Raises `JobNotFound`."""
+        return await self._run(partial(job_operations.get, job_id=job, tenant=tenant))
+
+    async def counts(self, job: JobId) -> Counts:
+        """Return how far a job is."""
+        return await self._run(partial(job_operations.counts, job_id=job))
+
+    async def page(self, tenant: str | None, last: JobId | None, count: int) -> list[Job]:
+        """Return jobs, the newest first, from the one after `last` on."""
+        return await self._run(lambda turn: job_operations.page(turn, tenant, last, count))
+
+    async def under_way(self) -> list[Job]:
+        """Return all jobs that have not ended, the oldest first."""
+        found: list[Job] = []
+        last = ""
+        while True:
+            more = await self._run(partial(job_operations.under_way, last=last, count=PAGE))
+            found += more
+            if len(more) < PAGE:
+                return found
+            last = more[-1].id
+
+    async def move(
+        self, job: JobId, to: JobState, reason: str = "", tenant: str | None = None
+    ) -> Job:
+        """Bring a job into another state and return it; raises `JobNotFound`, or `JobConflict` if that cannot follow."""
+        return await self._run(lambda turn: job_operations.move(turn, job, to, reason, tenant))
+
+    async def resume(self, job: JobId, tenant: str | None) -> Job:
+        """Let a paused job go on and return it; raises as `move`."""
+        return await self._run(partial(job_operations.resume, job_id=job, tenant=tenant))
+
+    async def finish(self, job: JobId) -> Job:
+        """Complete a job all of whose shards are done, and return it as it is then."""
+        return await self._run(partial(job_operations.finish, job_id=job))
+
+    async def expire(self) -> list[JobId]:
+        """End jobs whose deadline has passed and return their ids."""
+        return await self._run(job_operations.expire)
+
+    async def note(self, job: JobId, kind: str, words: str) -> None:
+        """Keep an event of a job."""
+        await self._run(lambda turn: job_operations.note(turn, job, kind, words))
+
+    async def events(self, job: JobId, after: int, count: int) -> list[Event]:
+        """Return the events of a job after one, in order."""
+        return await self._run(lambda turn: job_operations.events(turn, job, after, count))
+
+    async def untidy(self, count: int) -> list[Job]:
+        """Return ended jobs whose folders may hold files that no manifest names."""
+        return await self._run(partial(job_operations.untidy, count=count))
+
+    async def tidied(self, job: JobId) -> None:
+        """Take in that those files of a job were removed."""
+        await self._run(partial(job_operations.tidied, job_id=job))
+
+    # plans
+
+    async def claim_plan(self, owner: str) -> tuple[Job, int] | None:
+        """Lease a job without a plan to a router, and return it and its token; None: there is none."""
+        return await self._run(partial(plan_operations.claim_plan, owner=owner))
+
+    async def renew_plan(self, job: JobId, token: int) -> bool:
+        """Renew the lease of a plan; False: it is lost."""
+        return await self._run(partial(plan_operations.renew_plan, job_id=job, token=token))
+
+    async def add_shards(
+        self, job: JobId, token: int, from_seq: int, ranges: Sequence[RowRange]
+    ) -> bool:
+        """Add shards to a plan, at most `plan_operations.MAX_ADDED`; False: its lease is lost."""
+        return await self._run(
+            lambda turn: plan_operations.add_shards(turn, job, token, from_seq, ranges)
+        )
+
+    async def finish_plan(self, job: JobId, token: int, fingerprint: str) -> Job | None:
+        """Let a planned job run and return it; None: the lease is lost."""
+        return await self._run(
+            lambda turn: plan_operations.finish_plan(turn, job, token, fingerprint)
+        )
+
+    async def fail_plan(self, job: JobId, token: int, reason: str) -> Job | None:
+        """End a job whose input cannot be planned and return it; None: the lease is lost."""
+        return await self._run(lambda turn: plan_operations.fail_plan(turn, job, token, reason))
+
+    # shards
+
+    async def claim(
+        self, job: Job, owner: str, count: int, *, may_be_second: bool = False
+    ) -> list[Lease]:
+        """Lease shards of a running job to a router; at the job's end also such as another one has."""
+        return await self._run(
+            lambda turn: shard_operations.claim(
+                turn, job.id, job.spec, owner, count, may_be_second=may_be_second
+            )
+        )
+
+    async def renew(self, leases: Sequence[Lease]) -> list[Lease]:
+        """Renew leases and return those that still hold."""
+        return await self._run(partial(shard_operations.renew, leases=leases))
+
+    async def release(self, lease: Lease, spec: JobSpec, failure: str = "") -> bool:
+        """Give a lease back, with the reason if the shard failed; False: it was lost before."""
+        return await self._run(lambda turn: shard_operations.release(turn, lease, spec, failure))
+
+    async def commit(
+        self, lease: Lease, spec: JobSpec, manifest: Manifest, bad_rows: Sequence[BadRow] = ()
+    ) -> bool:
+        """Make a manifest the shard's, with its bad rows; False: it is another router's shard now."""
+        return await self._run(
+            lambda turn: shard_operations.commit(turn, lease, spec, manifest, bad_rows)
+        )
+
+    async def bad_rows(self, job: JobId, after: int, count: int) -> list[BadRow]:
+        """Return bad rows of a job after one, by its number, in order."""
+        return await self._run(lambda turn: shard_operations.bad_rows(turn, job, after, count))
+
+    async def manifests(
+        self, job: JobId, from_seq: int, count: int
+    ) -> list[tuple[int, RowRange, Manifest]]:
+        """Return the manifests of a job from a shard on, in order, with its number and rows."""
+        return await self._run(lambda turn: shard_operations.manifests(turn, job, from_seq, count))

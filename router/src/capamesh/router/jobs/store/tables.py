@@ -1,0 +1,148 @@
+"""The tables of jobs: `job`, `shard`, `bad_row` and `event`, never one a row of an input. Pure.
+
+The two databases are used by the same statements: what one of them does not have (`FOR UPDATE SKIP LOCKED`) is left out for it
+by SQLAlchemy.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    and_,
+    false,
+    literal_column,
+)
+
+from capamesh.router.jobs.states import UNDER_WAY, ShardState
+
+FORMAT: Final = 1
+"""The number of this layout; a store of a greater one belongs to a newer version."""
+
+METADATA: Final = MetaData()
+
+FORMATS: Final = Table("job_format", METADATA, Column("number", Integer, primary_key=True))
+
+JOBS: Final = Table(
+    "job",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("client_key", Text),
+    Column("spec", Text, nullable=False),
+    Column("spec_digest", LargeBinary, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("created_s", Double, nullable=False),
+    Column("deadline_s", Double),
+    Column("ended_s", Double),
+    Column("rows", BigInteger, nullable=False),
+    Column("shards", Integer, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("events", Integer, nullable=False),
+    # who reads the input, under the rules of a shard's lease
+    Column("owner", Text, nullable=False),
+    Column("token", Integer, nullable=False),
+    Column("until_s", Double, nullable=False),
+    # the sums of an ended job's manifests, and whether files that none of them names were removed
+    Column("done_shards", Integer),
+    Column("done_rows", BigInteger),
+    Column("bad_rows", BigInteger),
+    Column("is_tidy", Boolean, nullable=False),
+    UniqueConstraint("tenant", "client_key"),
+)
+IS_UNDER_WAY: Final = JOBS.c.state.in_(
+    [literal_column(f"'{state.value}'") for state in sorted(UNDER_WAY)]
+)
+"""The jobs that have not ended. As in the others below, states are written out: SQLite uses an index of some rows only for a
+condition that it can see to be the index's."""
+Index("job_tenant", JOBS.c.tenant, JOBS.c.id)
+Index(
+    "job_under_way",
+    JOBS.c.tenant,
+    JOBS.c.id,
+    sqlite_where=IS_UNDER_WAY,
+    postgresql_where=IS_UNDER_WAY,
+)
+IS_UNTIDY: Final = and_(JOBS.c.is_tidy.is_(false()), JOBS.c.ended_s.is_not(None))
+"""The jobs that have ended and whose folders may hold garbage."""
+Index("job_untidy", JOBS.c.id, sqlite_where=IS_UNTIDY, postgresql_where=IS_UNTIDY)
+
+SHARDS: Final = Table(
+    "shard",
+    METADATA,
+    Column("job", Text, primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("first_row", BigInteger, nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("group", Integer, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("state", Text, nullable=False),
+    # the leases: `token` counts all there were, and two may hold at once
+    Column("token", Integer, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("first_token", Integer, nullable=False),
+    Column("leased_s", Double, nullable=False),
+    Column("until_s", Double, nullable=False),
+    Column("second_owner", Text, nullable=False),
+    Column("second_token", Integer, nullable=False),
+    Column("second_until_s", Double, nullable=False),
+    Column("failures", Integer, nullable=False),
+    # the manifest
+    Column("done_rows", Integer, nullable=False),
+    Column("bad_rows", Integer, nullable=False),
+    Column("manifest", Text),
+    sqlite_with_rowid=False,
+)
+IS_OPEN: Final = SHARDS.c.state == literal_column(f"'{ShardState.OPEN.value}'")
+"""The shards that nobody ever had."""
+IS_LEASED: Final = SHARDS.c.state == literal_column(f"'{ShardState.LEASED.value}'")
+"""The shards that a router has, or had."""
+IS_DONE: Final = SHARDS.c.state == literal_column(f"'{ShardState.DONE.value}'")
+"""The shards that have a manifest."""
+Index("shard_open", SHARDS.c.job, SHARDS.c.seq, sqlite_where=IS_OPEN, postgresql_where=IS_OPEN)
+Index(
+    "shard_leased",
+    SHARDS.c.job,
+    SHARDS.c.until_s,
+    sqlite_where=IS_LEASED,
+    postgresql_where=IS_LEASED,
+)
+
+BAD_ROWS: Final = Table(
+    "bad_row",
+    METADATA,
+    Column("job", Text, primary_key=True),
+    Column("row", BigInteger, primary_key=True, autoincrement=False),
+    Column("row_id", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("node", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+EVENTS: Final = Table(
+    "event",
+    METADATA,
+    Column("job", Text, primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("at_s", Double, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    sqlite_with_rowid=False,
+)

@@ -1,0 +1,162 @@
+"""A job, its shards, and what is told of them: the values that store, planner, readers and runner hand to one another. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NewType
+
+from capamesh.protocol.ids import ModelVersion
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from capamesh.router.jobs.spec import JobSpec
+    from capamesh.router.jobs.states import JobState
+
+JobId = NewType("JobId", str)
+"""The name of a job: `job-`, the time when it was made, and chance. Later jobs have greater ids while clocks go forward."""
+
+LEASE_S: Final = 15.0
+"""Seconds for which a lease holds: a dead router's shards are taken over by the sixteenth."""
+RENEW_S: Final = 5.0
+"""Seconds after which a router renews a lease: two renewals may be lost."""
+MAX_TEXT_CHARS: Final = 500
+"""A reason or an error is kept up to so many characters (guess: a sentence or two)."""
+
+
+def new_job_id(wall_s: float, draw: Callable[[int], int]) -> JobId:
+    """Return a new id; `draw` returns so many bits by chance."""
+    return JobId(f"job-{int(wall_s * 1000):012x}{draw(40):010x}")
+
+
+def short(text: str) -> str:
+    """Return a text as it is kept."""
+    return text if len(text) <= MAX_TEXT_CHARS else f"{text[: MAX_TEXT_CHARS - 1]}…"
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """The model version that a job runs, by its content: another file under the same number is another model."""
+
+    version: ModelVersion
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class RowRange:
+    """Rows of an input, and where they begin. It is the planner's, never a reader's own block, so that it stays the same."""
+
+    first_row: int
+    """The number of the first row, from 0."""
+    rows: int
+    group: int
+    """The row group or record batch of the first row; 0 where the form has none."""
+    offset: int
+    """The first byte, where a form has lines; else the number of the first row in its group."""
+    size_bytes: int
+    """The bytes of the range; where a form is compressed, an estimate of those that its rows take in memory."""
+    digest: bytes = b""
+    """The SHA-256 of the bytes when the input was planned; empty: they were not read then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A router's right to compute a shard, until its time: who has a lease of an older token than the last cannot commit."""
+
+    job: JobId
+    seq: int
+    """The number of the shard in its job, from 0."""
+    token: int
+    """The number of leases of the shard that there have been, this one included."""
+    until_s: float
+    range: RowRange
+    is_second: bool = False
+    """Another router has the shard, too, and may be slow: the first manifest counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A file of results, by the name that it has in the output's folder."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+    """Hexadecimal digits of the SHA-256 of its bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Says what came of a shard. Results are read through manifests alone: a file that none names is garbage."""
+
+    rows: int
+    """The rows with a result."""
+    bad_rows: int
+    """The rows without one."""
+    part: Part | None
+    """The file of the results; None: there are none."""
+    bad_part: Part | None = None
+    """The file of the bad rows; None: there are none."""
+    input_sha256: str = ""
+    """The SHA-256 of the input's bytes as they were read, in hexadecimal digits; "" where the form is not read as bytes."""
+    row_s: float = 0.0
+    """Row-seconds that nodes took."""
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that has no result, and why."""
+
+    row: int
+    row_id: str
+    code: str
+    """The code of the error, as elsewhere."""
+    text: str
+    node: str = ""
+    """The node that said so; "": the row never got to one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a job, for a person."""
+
+    seq: int
+    """The event's number in its job, from 1."""
+    at_s: float
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The progress of a job: sums over the manifests of its shards, so that they never disagree with the results."""
+
+    shards: int = 0
+    done_shards: int = 0
+    leased_shards: int = 0
+    rows: int = 0
+    """The rows with a result."""
+    bad_rows: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as it is now."""
+
+    id: JobId
+    tenant: str
+    """The tenant of the key that submitted it."""
+    spec: JobSpec
+    pinned: Pinned
+    state: JobState
+    reason: str
+    """The reason of its state, where that needs one."""
+    created_s: float
+    """Seconds since 1970 on the store's clock, as the other times."""
+    ended_s: float | None
+    rows: int
+    """The rows of its input; 0 until it is planned."""
+    shards: int
+    fingerprint: str
+    """The stamp of the input when it was planned; "" until then."""
+    counts: Counts | None = None
+    """The counts of a job that has ended."""

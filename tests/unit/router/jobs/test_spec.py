@@ -1,0 +1,67 @@
+"""What a client may ask of a job."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from capamesh.protocol.schema import Mismatch, read
+from capamesh.router.jobs.spec import JobSpec
+
+LEAST: dict[str, Any] = {
+    "model": "digits",
+    "input": {"url": "/in.jsonl", "format": "jsonl", "columns": {"x": ["pixels"]}},
+    "output": {"url": "/out"},
+}
+
+
+def spec(**changes: object) -> JobSpec:
+    return read({**LEAST, **changes}, JobSpec)
+
+
+def test_least_job_has_the_least_urgent_priority_and_no_bounds() -> None:
+    least = spec()
+    assert (least.priority, least.deadline_s, least.max_price, least.concurrency) == (
+        255,
+        None,
+        None,
+        0,
+    )
+    assert (least.output.format, least.failure.most_bad_rows) == ("jsonl", 1000)
+
+
+def test_text_is_read_back_and_its_digest_tells_jobs_apart() -> None:
+    whole = spec(deadline_s=2e9, client_key="k", failure={"most_bad_rows": 0})
+    assert read(json.loads(whole.text()), JobSpec) == whole
+    assert (
+        whole.digest()
+        == spec(deadline_s=2e9, client_key="k", failure={"most_bad_rows": 0}).digest()
+    )
+    assert whole.digest() != spec(deadline_s=2e9, client_key="k").digest()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": ""}, "model"),
+        ({"input": {**LEAST["input"], "columns": {}}}, "input.columns"),
+        ({"input": {**LEAST["input"], "format": "xls"}}, "one of jsonl, csv"),
+        ({"priority": 0}, "priority"),
+        ({"deadline_s": 3600}, "in 1970"),
+        ({"failure": {"most_failures": 0}}, "failure.most_failures"),
+        ({"callback": "x"}, "unknown key callback"),
+        ({"client_key": "a\x1b[2J"}, "client_key"),
+        (
+            {"input": {**LEAST["input"], "columns": {f"i{at}": ["c"] for at in range(65)}}},
+            "columns",
+        ),
+    ],
+)
+def test_field_that_does_not_fit_is_refused_with_its_name(
+    changes: dict[str, object], words: str
+) -> None:
+    with pytest.raises(Mismatch) as refused:
+        spec(**changes)
+    assert words in str(refused.value)
