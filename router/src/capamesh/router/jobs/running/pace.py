@@ -1,0 +1,137 @@
+"""The number of a router's calls of jobs in flight: as many as the fleet has room for beside what people wait for. Pure.
+
+Two bounds hold at once. `bulk_room` is a share of what the nodes' limits allow, without chance: a refusal that is certain need
+not be tried. `Pace` goes up while calls are answered in time and down when nodes refuse or slow down, and is halved at once when
+those who wait for an answer wait longer than they did without jobs. The steps are those of AIBrix's batch client, which has
+only its own errors to go by.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+from typing import Final
+
+BULK_PART: Final = 0.25
+"""The part of the nodes' limits that jobs may fill (guess: a limit is two seconds of work, and half a second is a wait that
+nobody minds)."""
+WINDOW: Final = 8
+"""The answers after which the pace changes (AIBrix)."""
+STEP: Final = 1.0
+"""The calls that a good window adds (AIBrix)."""
+PROBING_PART: Final = 0.25
+"""The part of itself that a good window adds to the pace until the first bad one (AIBrix)."""
+OVERLOADED_PART: Final = 0.1
+"""The part of a window that nodes refused which makes it bad (AIBrix)."""
+OVERLOADED_TIMES: Final = 0.9
+"""The pace after a window of refusals, as a part of the one before (AIBrix)."""
+SLOW_TIMES: Final = 0.8
+"""The pace after a window of late answers, as a part of the one before (AIBrix)."""
+LATE_TIMES: Final = 2.0
+"""An answer is late that took so many times what was expected (guess: a call's deadline is as long)."""
+BACKOFF_S: Final = 0.5
+"""Seconds of rest after the second window of refusals in a row; they double with each further one (AIBrix)."""
+MOST_BACKOFF_S: Final = 10.0
+"""The longest rest (AIBrix)."""
+PATIENT_WINDOWS: Final = 2
+"""The windows of refusals in a row after which the router rests (AIBrix)."""
+CALM_S: Final = 60.0
+"""Seconds without jobs whose queue delays are what others are held against."""
+DELAY_TIMES: Final = 2.0
+"""The pace is halved when the delay is so many times that of calm."""
+LEAST_DELAY_S: Final = 0.001
+"""A shorter delay of calm counts as that: twice nothing is nothing (guess: a wait that nobody sees)."""
+SETTLE_S: Final = 1.0
+"""Seconds after a halving in which there is no other: what was sent before must be run first (guess)."""
+LEAST: Final = 1.0
+"""The least pace: one call finds out whether there is room again."""
+MOST_CALMS: Final = 600
+"""The most delays of calm that are kept."""
+
+
+class Outcome(Enum):
+    """The outcomes of a call, as far as they tell of room."""
+
+    ANSWERED = "answered"
+    OVERLOADED = "overloaded"
+    """The node had no room, and did not run it."""
+
+
+def bulk_room(limit_rows: int, in_flight_rows: int) -> int:
+    """Return the rows of jobs that the nodes of a model have room for: `limit_rows` is the sum of their limits."""
+    return max(0, int(BULK_PART * limit_rows) - in_flight_rows)
+
+
+class Pace:
+    """The calls in flight of the jobs of one model at one router. Every `now_s` is on a clock that never goes back."""
+
+    def __init__(self, most: int) -> None:
+        """Begin with one call, and never have more than `most`."""
+        self._most = float(max(1, most))
+        self._pace = LEAST
+        self._is_probing = True
+        self._answers = 0
+        self._refused = 0
+        self._late = 0
+        self._bad_windows = 0
+        self._rest_until_s = -float("inf")
+        self._settled_s = -float("inf")
+        self._calm: deque[tuple[float, float]] = deque(maxlen=MOST_CALMS)
+
+    @property
+    def most_in_flight(self) -> int:
+        """The calls that may be in flight, while there is no rest."""
+        return int(self._pace)
+
+    def room(self, in_flight: int, now_s: float) -> int:
+        """Return how many calls may start now."""
+        return 0 if now_s < self._rest_until_s else max(0, int(self._pace) - in_flight)
+
+    def record(self, outcome: Outcome, took_s: float, expected_s: float, now_s: float) -> None:
+        """Take in what came of a call and how long it took, where `expected_s` was expected."""
+        self._answers += 1
+        if outcome is Outcome.OVERLOADED:
+            self._refused += 1
+        elif took_s > LATE_TIMES * expected_s:
+            self._late += 1
+        if self._answers >= WINDOW:
+            self._end_window(now_s)
+
+    def _end_window(self, now_s: float) -> None:
+        if self._refused >= OVERLOADED_PART * WINDOW:
+            self._lower(OVERLOADED_TIMES)
+            self._bad_windows += 1
+            if self._bad_windows >= PATIENT_WINDOWS:
+                rest_s = BACKOFF_S * 2.0 ** min(self._bad_windows - PATIENT_WINDOWS, 10)
+                self._rest_until_s = now_s + min(rest_s, MOST_BACKOFF_S)
+        else:
+            self._bad_windows = 0
+            if self._late * 2 >= WINDOW:
+                self._lower(SLOW_TIMES)
+            else:
+                more = max(STEP, PROBING_PART * self._pace) if self._is_probing else STEP
+                self._pace = min(self._most, self._pace + more)
+        self._answers = self._refused = self._late = 0
+
+    def _lower(self, times: float) -> None:
+        self._is_probing = False
+        self._pace = max(LEAST, self._pace * times)
+
+    def observe_delay(self, delay_s: float, now_s: float, *, is_calm: bool) -> bool:
+        """Take in how long requests that people wait for queue now, at the 95th percentile; return whether that halved the pace.
+
+        `is_calm`: no call of a job was at the nodes meanwhile.
+        """
+        if is_calm:
+            self._calm.append((now_s, delay_s))
+            while self._calm[0][0] < now_s - CALM_S:
+                self._calm.popleft()
+            return False
+        if not self._calm or now_s < self._settled_s:
+            return False
+        usual_s = sum(each for _, each in self._calm) / len(self._calm)
+        if delay_s < DELAY_TIMES * max(usual_s, LEAST_DELAY_S):
+            return False
+        self._lower(0.5)
+        self._settled_s = now_s + SETTLE_S
+        return True

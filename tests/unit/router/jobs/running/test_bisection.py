@@ -1,0 +1,123 @@
+"""Bad rows are found in few runs, and a row that ends workers is run once."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capamesh.router.jobs.running.bisection import ENDS_WORKERS, Bisection, Trial
+
+INVALID = "invalid_request"
+
+
+class Fleet:
+    """Two nodes, of which each knows the rows that it refuses, and rows that end any worker."""
+
+    def __init__(self, refused: set[int], deadly: set[int], only_first: set[int]) -> None:
+        self.refused = refused
+        self.deadly = deadly
+        self.only_first = only_first
+        """The rows that the first node alone refuses."""
+        self.deaths = Counter[int]()
+        self.good: set[int] = set()
+
+    def run(self, search: Bisection, trial: Trial) -> None:
+        node = "B" if trial.not_at == "A" else "A"
+        rows = set(range(trial.first, trial.first + trial.rows))
+        if rows & self.deadly:
+            self.deaths.update(rows & self.deadly)
+            search.died(trial, "its worker ended", node)
+        elif rows & (self.refused | (self.only_first if node == "A" else set())):
+            search.refused(trial, INVALID, "no", node)
+        else:
+            assert not rows & self.good  # nobody runs a row twice that has a result
+            self.good |= rows
+            search.answered(trial)
+
+
+def searched(
+    rows: int,
+    refused: set[int],
+    *,
+    deadly: set[int] | None = None,
+    only_first: set[int] | None = None,
+    has_other: bool = True,
+) -> tuple[Bisection, Fleet]:
+    fleet = Fleet(refused, deadly or set(), only_first or set())
+    search = Bisection(rows, has_other_node=has_other)
+    if fleet.deadly:
+        search.begin_died()
+    else:
+        search.begin_refused(INVALID, "no", "A")
+    while (trial := search.next()) is not None:
+        fleet.run(search, trial)
+    return search, fleet
+
+
+@pytest.mark.parametrize("bad", [0, 1, 500, 1023])
+def test_one_bad_row_is_found_in_the_logarithm_of_the_rows(bad: int) -> None:
+    search, fleet = searched(1024, {bad})
+    assert [(each.row, each.code, each.node) for each in search.bad] == [(bad, INVALID, "B")]
+    assert fleet.good == set(range(1024)) - {bad}
+    assert search.runs <= 2 * 10 + 1
+
+
+def test_row_that_only_one_node_refuses_is_good() -> None:
+    search, fleet = searched(64, set(), only_first={7})
+    assert search.bad == []
+    assert fleet.good == set(range(64))
+
+
+def test_word_of_the_only_node_is_enough() -> None:
+    search, _ = searched(64, {7}, has_other=False)
+    assert [(each.row, each.node) for each in search.bad] == [(7, "A")]
+
+
+def test_batch_that_ended_a_worker_runs_row_by_row_each_once() -> None:
+    search, fleet = searched(16, set(), deadly={3, 9})
+    assert [(each.row, each.code) for each in search.bad] == [(3, ENDS_WORKERS), (9, ENDS_WORKERS)]
+    assert fleet.deaths == {3: 1, 9: 1}
+    assert search.runs == 16
+
+
+def test_death_in_the_search_stops_the_halving() -> None:
+    search = Bisection(8, has_other_node=True)
+    search.begin_refused(INVALID, "no", "A")
+    trial = search.next()
+    assert trial == Trial(0, 4)
+    search.died(trial, "ended", "A")
+    rest = []
+    while (each := search.next()) is not None:
+        rest.append(each)
+        search.answered(each)
+    assert sorted(each.first for each in rest) == list(range(8))
+    assert all(each.is_single_try and each.rows == 1 for each in rest)
+
+
+def test_single_row_that_is_refused_needs_a_second_word_at_once() -> None:
+    search = Bisection(1, has_other_node=True)
+    search.begin_refused(INVALID, "no", "A")
+    assert search.next() == Trial(0, 1, not_at="A")
+    assert search.next() is None
+
+
+@given(st.data())
+def test_every_row_has_a_result_or_a_verdict_and_never_both(data: st.DataObject) -> None:
+    rows = data.draw(st.integers(1, 200))
+    some = st.sets(st.integers(0, rows - 1), max_size=8)
+    refused = data.draw(some)
+    only_first = data.draw(some)
+    deadly = data.draw(some)
+    search, fleet = searched(rows, refused, deadly=deadly, only_first=only_first)
+    if not (refused | only_first | deadly):
+        return
+    bad = [each.row for each in search.bad]
+    assert len(bad) == len(set(bad))
+    assert fleet.good | set(bad) == set(range(rows))
+    assert not fleet.good & set(bad)
+    assert all(count == 1 for count in fleet.deaths.values())
+    # where workers end nobody asks a second node: what ran alone is not run again
+    assert set(bad) == refused | deadly | (only_first if deadly else set())

@@ -1,0 +1,118 @@
+"""How many calls of jobs are in flight: more while all is well, fewer when nodes or people wait."""
+
+from __future__ import annotations
+
+import pytest
+
+from capamesh.router.jobs.running.pace import (
+    BACKOFF_S,
+    CALM_S,
+    MOST_BACKOFF_S,
+    MOST_CALMS,
+    SETTLE_S,
+    WINDOW,
+    Outcome,
+    Pace,
+    bulk_room,
+)
+
+
+@pytest.mark.parametrize(
+    ("limit", "in_flight", "room"), [(100, 0, 25), (100, 25, 0), (100, 40, 0), (7, 0, 1), (0, 0, 0)]
+)
+def test_room_is_a_quarter_of_the_limits(limit: int, in_flight: int, room: int) -> None:
+    assert bulk_room(limit, in_flight) == room
+
+
+def window(pace: Pace, refused: int = 0, late: int = 0, now_s: float = 0.0) -> int:
+    for at in range(WINDOW):
+        outcome = Outcome.OVERLOADED if at < refused else Outcome.ANSWERED
+        took_s = 2.1 if refused <= at < refused + late else 2.0
+        pace.record(outcome, took_s, 1.0, now_s)
+    return pace.most_in_flight
+
+
+def test_pace_grows_by_a_quarter_until_the_first_trouble_then_by_one() -> None:
+    pace = Pace(1000)
+    assert [window(pace) for _ in range(12)] == [2, 3, 4, 5, 6, 7, 9, 12, 15, 19, 23, 29]
+    assert window(pace, refused=1) == 26
+    assert [window(pace) for _ in range(3)] == [27, 28, 29]
+
+
+def test_pace_is_lower_after_refusals_and_late_answers() -> None:
+    pace = Pace(1000)
+    for _ in range(12):
+        window(pace)
+    assert window(pace, late=WINDOW // 2 - 1) > 29  # most were in time
+    before = pace.most_in_flight
+    assert window(pace, late=WINDOW // 2) == int(before * 0.8)
+    assert window(pace, refused=1) < before * 0.8
+
+
+def test_pace_is_never_below_one_nor_above_the_most() -> None:
+    pace = Pace(3)
+    assert [window(pace) for _ in range(4)] == [2, 3, 3, 3]
+    for _ in range(40):
+        window(pace, refused=WINDOW)
+    assert pace.most_in_flight == 1
+    assert Pace(0).most_in_flight == 1
+
+
+def test_rest_doubles_from_the_second_window_of_refusals_on() -> None:
+    pace = Pace(100)
+    window(pace, refused=1, now_s=0.0)
+    assert pace.room(0, 0.0) == 1
+    rests = []
+    now_s = 0.0
+    for _ in range(7):
+        window(pace, refused=1, now_s=now_s)
+        rest_s = next(s / 2 for s in range(1, 100) if pace.room(0, now_s + s / 2))
+        rests.append(rest_s)
+        now_s += rest_s
+    assert rests == [BACKOFF_S, 1.0, 2.0, 4.0, 8.0, MOST_BACKOFF_S, MOST_BACKOFF_S]
+    window(pace, now_s=now_s)
+    window(pace, refused=1, now_s=now_s)
+    assert pace.room(0, now_s) == 1
+
+
+def test_room_is_what_is_not_in_flight() -> None:
+    pace = Pace(100)
+    for _ in range(12):
+        window(pace)
+    assert [pace.room(n, 0.0) for n in (0, 28, 29, 40)] == [29, 1, 0, 0]
+
+
+def test_pace_is_halved_at_once_when_others_wait_twice_as_long() -> None:
+    pace = Pace(1000)
+    for _ in range(12):
+        window(pace)
+    for at in range(10):
+        assert not pace.observe_delay(0.010, at, is_calm=True)
+    assert not pace.observe_delay(0.019, 10.0, is_calm=False)
+    assert pace.observe_delay(0.020, 10.0, is_calm=False)
+    assert pace.most_in_flight == 14
+    assert not pace.observe_delay(1.0, 10.0 + SETTLE_S - 0.01, is_calm=False)
+    assert pace.observe_delay(1.0, 10.0 + SETTLE_S, is_calm=False)
+    assert pace.most_in_flight == 7
+
+
+def test_delays_are_held_against_those_of_the_last_calm_minute() -> None:
+    pace = Pace(1000)
+    assert not pace.observe_delay(9.0, 0.0, is_calm=False)  # nothing to hold it against
+    pace.observe_delay(1.0, 0.0, is_calm=True)
+    pace.observe_delay(0.010, CALM_S + 0.1, is_calm=True)
+    assert pace.observe_delay(0.02, CALM_S + 3600, is_calm=False)
+
+
+def test_delay_that_nobody_sees_halves_nothing() -> None:
+    pace = Pace(1000)
+    pace.observe_delay(0.0, 0.0, is_calm=True)
+    assert not pace.observe_delay(0.0019, 1.0, is_calm=False)
+    assert pace.observe_delay(0.002, 1.0, is_calm=False)
+
+
+def test_no_more_delays_are_kept_than_so_many() -> None:
+    pace = Pace(1000)
+    for at in range(MOST_CALMS * 2):
+        pace.observe_delay(0.01, at / 1000, is_calm=True)
+    assert len(pace._calm) == MOST_CALMS

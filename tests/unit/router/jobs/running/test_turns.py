@@ -1,0 +1,85 @@
+"""Tenants and jobs share row-seconds."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from capamesh.router.jobs.running.turns import MOST_DEBT, Ring, Turns
+
+Wanted = dict[str, dict[str, float]]
+
+
+def shares(turns: Turns[str], wanted: Wanted, count: int) -> Counter[str]:
+    """Return the row-seconds that each job gets."""
+    taken: Counter[str] = Counter()
+    for _ in range(count):
+        found = turns.next(wanted)
+        assert found is not None
+        tenant, job = found
+        taken[job] += wanted[tenant][job]  # type: ignore[assignment]
+    return taken
+
+
+def test_jobs_of_one_tenant_share_alike_whatever_their_shards_cost() -> None:
+    taken = shares(Turns(), {"t": {"small": 1.0, "large": 10.0}}, 1100)
+    assert taken["small"] == pytest.approx(taken["large"], rel=0.02)
+
+
+def test_tenants_share_alike_however_many_jobs_they_have() -> None:
+    wanted = {"one": {"a": 5.0}, "many": {f"b{at}": 5.0 for at in range(9)}}
+    taken = shares(Turns(), wanted, 900)
+    assert taken["a"] == 2250
+    assert {taken[f"b{at}"] for at in range(9)} == {250.0}
+
+
+def test_tenants_wait_no_longer_than_a_round() -> None:
+    turns: Turns[str] = Turns()
+    wanted = {f"t{at}": {"j": 1.0} for at in range(5)}
+    for _ in range(4):
+        seen = [turns.next(wanted) for _ in range(5)]
+        assert sorted(each[0] for each in seen if each) == sorted(wanted)
+
+
+def test_tenant_that_wants_nothing_saves_nothing_up() -> None:
+    turns: Turns[str] = Turns()
+    both = {"a": {"j": 1.0}, "b": {"k": 1.0}}
+    shares(turns, both, 10)
+    shares(turns, {"a": both["a"]}, 1000)
+    taken = shares(turns, both, 10)
+    assert taken == {"j": 5, "k": 5}
+
+
+def test_turns_are_none_where_nobody_wants_anything() -> None:
+    turns: Turns[str] = Turns()
+    assert turns.next({}) is None
+    assert turns.next({"a": {}}) is None
+
+
+def test_shard_that_took_longer_than_was_thought_is_counted_later() -> None:
+    turns: Turns[str] = Turns()
+    wanted = {"a": {"j": 1.0}, "b": {"k": 1.0}}
+    assert turns.next(wanted) == ("a", "j")
+    turns.settle("a", "j", 3.0)
+    assert [each and each[0] for each in (turns.next(wanted) for _ in range(5))] == list("bbbba")
+    turns.settle("nobody", "j", 3.0)
+
+
+def test_debt_has_a_bound() -> None:
+    ring: Ring[str] = Ring()
+    costs = {"a": 1.0, "b": 1.0}
+    assert ring.at_turn(costs) == "a"
+    ring.charge("a", 1e9)
+    taken = []
+    for _ in range(int(MOST_DEBT) + 3):
+        key = ring.at_turn(costs)
+        ring.charge(key, 1.0)
+        taken.append(key)
+    assert "a" in taken
+
+
+def test_turn_stays_until_it_is_charged() -> None:
+    ring: Ring[str] = Ring()
+    costs = {"a": 2.0, "b": 1.0}
+    assert {ring.at_turn(costs) for _ in range(10)} == {ring.at_turn(costs)}
