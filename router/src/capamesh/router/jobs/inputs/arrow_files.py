@@ -1,0 +1,216 @@
+"""Parquet, and Arrow's files of record batches, as inputs. IO: the source. The only importer of pyarrow with `outputs/arrow_parts`.
+
+A range may begin in the middle of a row group and go on in the next one; what is before it in its group is decoded and thrown
+away, a batch at a time. The file is read and not mapped: one that is cut off under a map ends the process.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from importlib import import_module
+from typing import Any, BinaryIO, Final
+
+from typing_extensions import override
+
+from capamesh.protocol.errors import ConfigError
+from capamesh.router.jobs.errors import InputInvalid
+from capamesh.router.jobs.inputs.limits import ShardLimits
+from capamesh.router.jobs.inputs.reader import RawRows, Reader, Values, numbers_of
+from capamesh.router.jobs.inputs.source import Source, Stamp
+from capamesh.router.jobs.values import RowRange
+
+BATCH_ROWS: Final = 8192
+"""The rows that are decoded at a time."""
+
+
+def arrow(name: str = "pyarrow") -> Any:  # noqa: ANN401 - the library has no types
+    """Return pyarrow, or a module of it; raises `ConfigError` where it is missing."""
+    try:
+        return import_module(name)
+    except ImportError as exc:
+        raise ConfigError(
+            "Parquet and Arrow files need pyarrow, which is not here: pip install 'capamesh[jobs]'"
+        ) from exc
+
+
+class _ColumnarReader(Reader):
+    """The base of the two forms: groups of rows, each with columns."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._stamp: Stamp = source.stamp()
+
+    @override
+    def fingerprint(self) -> str:
+        return self._stamp.text()
+
+    @override
+    def columns(self) -> Sequence[str]:
+        return self._names
+
+    @override
+    def ranges(self, limits: ShardLimits) -> Iterator[RowRange]:
+        first = rows = seq = size_bytes = 0
+        start = (0, 0)
+        with self._opened() as file:
+            for group, (group_rows, group_bytes) in enumerate(self._groups(file)):
+                row_bytes = group_bytes / max(1, group_rows)
+                if row_bytes > limits.in_bytes:
+                    raise InputInvalid(
+                        f"a row of group {group} of {self._source.name} has some {row_bytes:.0f} bytes, the limit is"
+                        f" {limits.in_bytes}"
+                    )
+                taken = 0
+                while taken < group_rows:
+                    if not rows:
+                        start = (group, taken)
+                    fitting = (
+                        int((limits.in_bytes - size_bytes) / row_bytes) if row_bytes else group_rows
+                    )
+                    more = min(limits.rows_at(seq) - rows, fitting, group_rows - taken)
+                    rows += more
+                    taken += more
+                    size_bytes += int(more * row_bytes)
+                    if taken < group_rows or rows == limits.rows_at(seq):
+                        yield RowRange(first, rows, *start, size_bytes)
+                        first += rows
+                        seq += 1
+                        rows = size_bytes = 0
+        if rows:
+            yield RowRange(first, rows, *start, size_bytes)
+        self._source.check(self._stamp)
+
+    @override
+    def read(self, rows: RowRange, columns: Sequence[str]) -> RawRows:
+        self.check_columns(columns)
+        pa = arrow()
+        kept: list[Any] = []
+        skipped = found = 0
+        with self._opened() as file:
+            for batch in self._batches(file, rows, columns):
+                before = min(rows.offset - skipped, batch.num_rows)
+                skipped += before
+                part = batch.slice(before, rows.rows - found)
+                if part.num_rows:
+                    kept.append(part)
+                    found += part.num_rows
+                if found == rows.rows:
+                    break
+        self._source.check(self._stamp)
+        if found != rows.rows:
+            raise InputInvalid(
+                f"{self._source.name} has {found} rows from {rows.first_row} on where {rows.rows} were planned"
+            )
+        table = pa.Table.from_batches(kept)
+        values: dict[str, Values] = {name: _values_of(table.column(name)) for name in columns}
+        return RawRows(numbers_of(rows).tolist(), values)
+
+    def _opened(self) -> _Opened:
+        return _Opened(self._source)
+
+    @cached_property
+    def _names(self) -> list[str]:
+        with self._opened() as file:
+            names = [str(name) for name in self._schema_names(file)]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise InputInvalid(f"{self._source.name} has the column {twice!r} twice; rename one")
+        return names
+
+    @abstractmethod
+    def _schema_names(self, file: BinaryIO) -> list[str]:
+        """Return the names of the columns."""
+
+    @abstractmethod
+    def _groups(self, file: BinaryIO) -> Iterator[tuple[int, int]]:
+        """Yield the rows of each group, and the bytes that they take in memory."""
+
+    @abstractmethod
+    def _batches(self, file: BinaryIO, rows: RowRange, columns: Sequence[str]) -> Iterator[Any]:
+        """Yield record batches of these columns from the beginning of the range's first group on."""
+
+
+class _Opened:
+    """An open file of pyarrow's, whose errors become the input's."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __enter__(self) -> BinaryIO:
+        self._errors = arrow().ArrowException
+        self._file, _ = self._source.open()
+        return self._file
+
+    def __exit__(self, kind: object, error: BaseException | None, _trace: object) -> None:
+        self._file.close()
+        if isinstance(error, self._errors | OSError):
+            words = str(error).strip().splitlines() or [type(error).__name__]
+            raise InputInvalid(f"cannot read {self._source.name}: {words[0][:300]}") from error
+
+
+class ParquetReader(_ColumnarReader):
+    """A file of Parquet."""
+
+    @override
+    def _schema_names(self, file: BinaryIO) -> list[str]:
+        return list(arrow("pyarrow.parquet").ParquetFile(file).schema_arrow.names)
+
+    @override
+    def _groups(self, file: BinaryIO) -> Iterator[tuple[int, int]]:
+        metadata = arrow("pyarrow.parquet").ParquetFile(file).metadata
+        for group in range(metadata.num_row_groups):
+            about = metadata.row_group(group)
+            yield about.num_rows, about.total_byte_size
+
+    @override
+    def _batches(self, file: BinaryIO, rows: RowRange, columns: Sequence[str]) -> Iterator[Any]:
+        parquet = arrow("pyarrow.parquet").ParquetFile(file)
+        groups = range(rows.group, parquet.metadata.num_row_groups)
+        yield from parquet.iter_batches(
+            BATCH_ROWS, row_groups=list(groups), columns=list(columns), use_threads=False
+        )
+
+
+class ArrowReader(_ColumnarReader):
+    """A file of Arrow's record batches, which can be read at any place: Feather's, too."""
+
+    @override
+    def _schema_names(self, file: BinaryIO) -> list[str]:
+        return list(arrow("pyarrow.ipc").open_file(file).schema.names)
+
+    @override
+    def _groups(self, file: BinaryIO) -> Iterator[tuple[int, int]]:
+        opened = arrow("pyarrow.ipc").open_file(file)
+        for group in range(opened.num_record_batches):
+            batch = opened.get_batch(group)
+            yield batch.num_rows, batch.nbytes
+
+    @override
+    def _batches(self, file: BinaryIO, rows: RowRange, columns: Sequence[str]) -> Iterator[Any]:
+        opened = arrow("pyarrow.ipc").open_file(file)
+        for group in range(rows.group, opened.num_record_batches):
+            yield opened.get_batch(group).select(list(columns))
+
+
+def _values_of(column: Any) -> Any:  # noqa: ANN401 - a chunked array of pyarrow; `Values`
+    """Return a column as an array of shape [rows, ...] where it has no gaps and one shape, else as a list."""
+    types = arrow("pyarrow.types")
+    kind = column.type
+    if column.null_count == 0:
+        if _is_plain(types, kind):
+            return column.to_numpy()
+        if types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind):
+            array = column.combine_chunks()
+            inner = array.flatten()
+            if inner.null_count == 0 and _is_plain(types, kind.value_type) and len(array):
+                length = len(inner) // len(array)
+                lengths = arrow("pyarrow.compute").list_value_length(array)
+                if lengths.unique().to_pylist() == [length]:
+                    return inner.to_numpy(zero_copy_only=False).reshape(len(array), length)
+    return column.to_pylist()
+
+
+def _is_plain(types: Any, kind: Any) -> bool:  # noqa: ANN401 - pyarrow's
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))

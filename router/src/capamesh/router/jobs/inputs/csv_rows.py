@@ -1,0 +1,93 @@
+"""CSV as an input (RFC 4180): a row of names, then a row of texts a row. IO: the source that is passed in."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+from typing_extensions import override
+
+from capamesh.router.jobs.errors import InputInvalid
+from capamesh.router.jobs.inputs.limits import MAX_SHARD_BYTES, ShardLimits
+from capamesh.router.jobs.inputs.lines import header_of, line_ranges, read_range
+from capamesh.router.jobs.inputs.reader import RawRows, Reader
+from capamesh.router.jobs.inputs.source import Source
+from capamesh.router.jobs.values import BadRow, RowRange
+
+_MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
+"""The mark that spreadsheets write before the first name."""
+
+csv.field_size_limit(MAX_SHARD_BYTES)
+
+
+class CsvReader(Reader):
+    """A file of CSV in UTF-8, with commas, and quotes that are written twice within quotes."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    @cached_property
+    def _names(self) -> list[str]:
+        text = _text(header_of(self._source), self._source.name).removeprefix(_MARK)
+        names = next(csv.reader([text], strict=True), list[str]())
+        if not names:
+            raise InputInvalid(f"{self._source.name} has no row of names")
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise InputInvalid(f"{self._source.name} has the column {twice!r} twice; rename one")
+        return names
+
+    @override
+    def fingerprint(self) -> str:
+        return self._source.stamp().text()
+
+    @override
+    def columns(self) -> Sequence[str]:
+        return self._names
+
+    @override
+    def ranges(self, limits: ShardLimits) -> Iterator[RowRange]:
+        return line_ranges(self._source, limits, has_header=True, has_quotes=True)
+
+    @override
+    def read(self, rows: RowRange, columns: Sequence[str]) -> RawRows:
+        self.check_columns(columns)
+        data, sha256, _ = read_range(self._source, rows)
+        places = [self._names.index(name) for name in columns]
+        numbers: list[int] = []
+        values: list[list[str]] = [[] for _ in columns]
+        bad: list[BadRow] = []
+        number = rows.first_row
+        # line ends within quotes belong to the text
+        lines = csv.reader(io.StringIO(_text(data, self._source.name), newline=""), strict=True)
+        while True:
+            try:
+                row = next(lines)
+            except StopIteration:
+                break
+            except csv.Error as exc:
+                # the rows after it cannot be told from it
+                raise InputInvalid(f"row {number} of {self._source.name}: {exc}") from exc
+            if len(row) == len(self._names):
+                numbers.append(number)
+                for column, place in zip(values, places, strict=True):
+                    column.append(row[place])
+            else:
+                words = f"the row has {len(row)} fields, the names are {len(self._names)}"
+                bad.append(BadRow(number, str(number), InputInvalid.code, words))
+            number += 1
+        if number != rows.first_row + rows.rows:
+            raise InputInvalid(
+                f"{self._source.name} has {number - rows.first_row} rows from {rows.first_row} on where {rows.rows} row ends"
+                " are; a quote within a field without quotes does that: write the field in quotes"
+            )
+        return RawRows(numbers, dict(zip(columns, values, strict=True)), bad, sha256)
+
+
+def _text(data: bytes, name: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as exc:
+        raise InputInvalid(f"{name} is not in UTF-8: {exc.reason} at byte {exc.start}") from exc

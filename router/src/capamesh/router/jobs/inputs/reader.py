@@ -1,0 +1,78 @@
+"""The interface of an input's form: which columns it has, where ranges of rows begin, and the rows of a range. Pure."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from capamesh.router.jobs.errors import InputInvalid
+from capamesh.router.jobs.inputs.limits import ShardLimits
+from capamesh.router.jobs.values import BadRow, RowRange
+
+Values: TypeAlias = Sequence[Any] | npt.NDArray[Any]
+"""A column: a value a row. Of an array the first axis is the rows."""
+
+
+@dataclass(slots=True)
+class RawRows:
+    """The rows of a range as they stand in the input, before they are cast to what the model takes."""
+
+    numbers: Sequence[int]
+    """The numbers of the rows that could be read."""
+    columns: dict[str, Values]
+    """The values of those rows by column: of shape [rows, ...] where it is an array, of the file's dtype."""
+    bad: list[BadRow] = field(default_factory=list[BadRow])
+    """The rows that could not."""
+    sha256: str = ""
+    """The SHA-256 of the range's bytes, in hexadecimal digits; "" where the form is not read as bytes."""
+
+
+class Reader(ABC):
+    """One input. Its methods block, and one thread at a time calls them.
+
+    All of them raise `InputInvalid` when the input cannot be read, and `InputChanged` when it is not what it was.
+    """
+
+    names_rows: ClassVar[bool] = False
+    """True if rows have names of their own without a column that names them."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return what the input is now: of another one it is another text."""
+
+    @abstractmethod
+    def columns(self) -> Sequence[str] | None:
+        """Return the names of the columns; None: each row has its own."""
+
+    @abstractmethod
+    def ranges(self, limits: ShardLimits) -> Iterator[RowRange]:
+        """Yield the ranges of all rows, in order, each as long as `limits` let it be."""
+
+    @abstractmethod
+    def read(self, rows: RowRange, columns: Sequence[str]) -> RawRows:
+        """Return these columns of the rows of a range that `ranges` has yielded."""
+
+    def row_names(self, raw: RawRows) -> list[str]:
+        """Return the names of rows, where `names_rows`; else their numbers."""
+        return [str(number) for number in raw.numbers]
+
+    def check_columns(self, wanted: Sequence[str]) -> None:
+        """Raise `InputInvalid` unless the input has these columns."""
+        known = self.columns()
+        if known is None:
+            return
+        for name in wanted:
+            if name not in known:
+                shown = ", ".join(map(repr, known[:20]))
+                more = f" and {len(known) - 20} more" if len(known) > 20 else ""
+                raise InputInvalid(f"there is no column {name!r}; the columns are {shown}{more}")
+
+
+def numbers_of(rows: RowRange) -> npt.NDArray[np.int64]:
+    """Return the numbers of the rows of a range, of shape [rows] and dtype int64."""
+    return np.arange(rows.first_row, rows.first_row + rows.rows, dtype=np.int64)

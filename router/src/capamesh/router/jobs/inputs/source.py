@@ -1,0 +1,91 @@
+"""The place of an input's bytes: one small interface, of which the local file is the first. IO: files."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from typing_extensions import override
+
+from capamesh.protocol.private_files import reason_of
+from capamesh.router.jobs.errors import InputChanged, InputInvalid
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """Tells whether an input has been changed, without reading it."""
+
+    size_bytes: int
+    changed: str
+    """The time of its last change, in the form of its store: nanoseconds, or an ETag."""
+
+    def text(self) -> str:
+        """Return the stamp as a job's fingerprint."""
+        return json.dumps({"size_bytes": self.size_bytes, "changed": self.changed})
+
+
+class Source(ABC):
+    """One file of an input."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        """The name for messages."""
+
+    @abstractmethod
+    def open(self) -> tuple[BinaryIO, Stamp]:
+        """Return the file, from which bytes can be read at any place, and its stamp; raises `InputInvalid`."""
+
+    @abstractmethod
+    def stamp(self) -> Stamp:
+        """Return the stamp that the file has now; raises `InputInvalid`."""
+
+    def check(self, before: Stamp) -> None:
+        """Raise `InputChanged` unless the file is still what it was."""
+        now = self.stamp()
+        if now != before:
+            raise InputChanged(
+                f"{self.name} was changed while it was read: it had {before.size_bytes} bytes and has {now.size_bytes};"
+                " submit a new job for it"
+            )
+
+
+class LocalFile(Source):
+    """A file of this machine, or of a folder that all routers have at the same place."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self.path = path
+
+    @override
+    def open(self) -> tuple[BinaryIO, Stamp]:
+        try:
+            # non-blocking, so that opening a named pipe cannot hang; the check is on the open file
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as exc:
+            raise _unreadable(self.name, exc) from exc
+        file = os.fdopen(descriptor, "rb")
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            file.close()
+            raise InputInvalid(f"{self.name} is not a plain file")
+        return file, _stamp_of(status)
+
+    @override
+    def stamp(self) -> Stamp:
+        try:
+            return _stamp_of(self.path.stat())
+        except OSError as exc:
+            raise _unreadable(self.name, exc) from exc
+
+
+def _stamp_of(status: os.stat_result) -> Stamp:
+    return Stamp(status.st_size, f"{status.st_mtime_ns} {status.st_ino}")
+
+
+def _unreadable(name: str, error: OSError) -> InputInvalid:
+    return InputInvalid(f"cannot read {name}: {reason_of(error)}")
