@@ -1,0 +1,60 @@
+"""The bytes of a part as Parquet. Pure; it reads pyarrow in when it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from capamesh.router.jobs.inputs.arrow_files import arrow
+from capamesh.router.jobs.outputs.results import Results, free_name, in_order, joined
+
+
+def parquet_bytes(results: Sequence[Results]) -> bytes:
+    """Return results as a file of Parquet: `id`, `row`, and a column an output, a list a row where a row has more than a value.
+
+    The lists are flat, in row-major order; the shape that they have, if it is one, is in the metadata of the column. Raises
+    `ConfigError` where pyarrow is missing.
+    """
+    pa = arrow()
+    whole = joined(results)
+    if whole is not None:
+        numbers, ids = whole.numbers, whole.ids
+        columns = {name: _column(pa, array) for name, array in whole.outputs.items()}
+        shapes = {name: array.shape[1:] for name, array in whole.outputs.items()}
+    else:
+        rows = in_order(results)
+        numbers, ids = [row.number for row in rows], [row.id for row in rows]
+        names = results[0].outputs
+        columns = {
+            name: pa.array([_flat_values(row.outputs[name]) for row in rows]) for name in names
+        }
+        shapes = {}
+    fields = [pa.field("id", pa.string()), pa.field("row", pa.int64())]
+    for name, column in columns.items():
+        about = {"shape": ",".join(map(str, shapes[name]))} if name in shapes else None
+        fields.append(pa.field(free_name(name), column.type, metadata=about))
+    arrays = [pa.array(ids, pa.string()), pa.array(numbers, pa.int64()), *columns.values()]
+    buffer = pa.BufferOutputStream()
+    table = pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+    arrow("pyarrow.parquet").write_table(table, buffer)
+    return bytes(buffer.getvalue())
+
+
+def _column(pa: Any, array: npt.NDArray[Any]) -> Any:  # noqa: ANN401 - pyarrow's
+    """Return an output, of shape [rows, ...], as a column of values, or of lists of one length."""
+    if array.ndim == 1:
+        return pa.array(array.tolist(), pa.binary()) if array.dtype.kind == "O" else pa.array(array)
+    flat = array.reshape(-1)
+    values = pa.array(flat.tolist(), pa.binary()) if array.dtype.kind == "O" else pa.array(flat)
+    length = int(np.prod(array.shape[1:]))
+    return pa.FixedSizeListArray.from_arrays(values, length)
+
+
+def _flat_values(array: npt.NDArray[Any] | bytes) -> Any:  # noqa: ANN401 - a value or a list
+    """Return one row of an output, of any shape, as a value or as a flat list."""
+    if isinstance(array, bytes):
+        return array
+    return array.ravel().tolist() if array.ndim else array.item()

@@ -1,0 +1,129 @@
+"""What is in a part, in each form."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from capamesh.protocol.errors import InvalidRequest
+from capamesh.router.jobs.outputs.parts import LINES, bad_chunks, part_chunks
+from capamesh.router.jobs.outputs.results import Results
+from capamesh.router.jobs.spec import OutputFormat
+from capamesh.router.jobs.values import BadRow
+
+
+def objects(*values: object) -> np.ndarray[Any, Any]:
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+def results() -> list[Results]:
+    """Return rows that came out of order, and in two runs."""
+    first = {"y": np.array([[3.5, 4.0], [1.5, 2.0]], np.float32), "n": np.array([3, 1])}
+    second = {"y": np.array([[np.inf, np.nan]], np.float32), "n": np.array([2])}
+    return [Results([2, 0], ["c", "a"], first), Results([1], ["9007199254740993"], second)]
+
+
+def whole(form: OutputFormat, given: list[Results] | None = None) -> bytes:
+    return b"".join(part_chunks(results() if given is None else given, form))
+
+
+def lines(data: bytes) -> list[Any]:
+    assert data.endswith(b"\n")
+    return [json.loads(line) for line in data.decode().splitlines()]
+
+
+def test_lines_are_in_the_order_of_the_rows_and_strict_json() -> None:
+    assert lines(whole(OutputFormat.JSONL)) == [
+        {"id": "a", "row": 0, "outputs": {"y": [1.5, 2.0], "n": 1}},
+        {"id": "9007199254740993", "row": 1, "outputs": {"y": ["Infinity", "NaN"], "n": 2}},
+        {"id": "c", "row": 2, "outputs": {"y": [3.5, 4.0], "n": 3}},
+    ]
+
+
+def test_bytes_are_texts_or_base64() -> None:
+    outputs = {"t": objects("ü".encode(), b"\xff"), "u": objects(b"a", b"b").reshape(2, 1)}
+    found = lines(whole(OutputFormat.JSONL, [Results([0, 1], ["0", "1"], outputs)]))
+    assert [each["outputs"] for each in found] == [
+        {"t": "ü", "u": ["a"]},
+        {"t": {"base64": "/w=="}, "u": ["b"]},
+    ]
+
+
+def test_many_lines_are_written_in_pieces() -> None:
+    count = 2 * LINES + 1
+    given = [Results(range(count), [str(at) for at in range(count)], {"n": np.arange(count)})]
+    chunks = list(part_chunks(given, OutputFormat.JSONL))
+    assert len(chunks) == 3
+    assert [each["outputs"]["n"] for each in lines(b"".join(chunks))] == list(range(count))
+
+
+def test_arrays_are_in_the_order_of_the_rows() -> None:
+    found = np.load(io.BytesIO(whole(OutputFormat.NPZ)), allow_pickle=False)
+    assert found["id"].tolist() == ["a", "9007199254740993", "c"]
+    assert (found["row"].tolist(), found["n"].tolist()) == ([0, 1, 2], [1, 2, 3])
+    assert found["y"].dtype == np.float32
+    np.testing.assert_array_equal(found["y"], [[1.5, 2], [np.inf, np.nan], [3.5, 4]])
+
+
+def test_output_called_as_a_column_is_has_another_name() -> None:
+    given = [Results([0], ["a"], {"id": np.array([7]), "row": np.array([8])})]
+    found = np.load(io.BytesIO(whole(OutputFormat.NPZ, given)))
+    assert (found["id_output"].tolist(), found["row_output"].tolist()) == ([7], [8])
+
+
+def test_outputs_that_arrays_cannot_hold_are_refused() -> None:
+    other = Results([1], ["b"], {"y": np.zeros((1, 3), np.float32)})
+    mixed = [Results([0], ["a"], {"y": np.zeros((1, 2), np.float32)}), other]
+    with pytest.raises(InvalidRequest, match="other shapes"):
+        whole(OutputFormat.NPZ, mixed)
+    with pytest.raises(InvalidRequest, match="zero byte"):
+        whole(OutputFormat.NPZ, [Results([0], ["a"], {"t": objects(b"a\0")})])
+    kept = np.load(
+        io.BytesIO(whole(OutputFormat.NPZ, [Results([0], ["a"], {"t": objects(b"\0a")})]))
+    )
+    assert kept["t"].tolist() == [b"\0a"]
+
+
+def test_parquet_has_a_column_an_output() -> None:
+    pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq  # noqa: PLC0415 - an extra
+
+    table = pq.read_table(io.BytesIO(whole(OutputFormat.PARQUET)))
+    assert table.column_names == ["id", "row", "y", "n"]
+    assert table.column("id").to_pylist() == ["a", "9007199254740993", "c"]
+    assert table.column("n").to_pylist() == [1, 2, 3]
+    assert table.column("y").to_pylist()[::2] == [[1.5, 2.0], [3.5, 4.0]]
+    assert table.schema.field("y").metadata == {b"shape": b"2"}
+
+
+def test_parquet_holds_rows_of_other_shapes_and_bytes() -> None:
+    pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq  # noqa: PLC0415 - an extra
+
+    given = [
+        Results([1], ["b"], {"y": np.zeros((1, 3)), "t": objects(b"\xff")}),
+        Results([0], ["a"], {"y": np.ones((1, 2)), "t": objects(b"x\0")}),
+    ]
+    table = pq.read_table(io.BytesIO(whole(OutputFormat.PARQUET, given)))
+    assert table.column("y").to_pylist() == [[1.0, 1.0], [0.0, 0.0, 0.0]]
+    assert table.column("t").to_pylist() == [b"x\0", b"\xff"]
+
+
+@pytest.mark.parametrize("form", list(OutputFormat))
+def test_equal_results_are_equal_bytes(form: OutputFormat) -> None:
+    if form is OutputFormat.PARQUET:
+        pytest.importorskip("pyarrow")
+    assert whole(form) == whole(form)
+
+
+def test_bad_rows_are_lines() -> None:
+    bad = [BadRow(3, "r3", "invalid_request", 'no "x"', "node")]
+    assert lines(b"".join(bad_chunks(bad))) == [
+        {"row": 3, "row_id": "r3", "code": "invalid_request", "text": 'no "x"', "node": "node"}
+    ]

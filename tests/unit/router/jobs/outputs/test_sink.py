@@ -1,0 +1,159 @@
+"""A part is whole or has no name, whatever step is a router's last."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typing_extensions import override
+
+from capamesh.router.jobs.errors import OutputFailed
+from capamesh.router.jobs.outputs.sink import LocalSink, part_name
+from capamesh.router.jobs.values import JobId, Lease, Part, RowRange
+
+JOB = JobId("job-1")
+DATA = b"one\ntwo\n"
+NAME = "part-000003-2.jsonl"
+STEPS = ("_make_folder", "_write_all", "_sync", "_rename", "_sync_folder")
+
+
+class Killed(BaseException):
+    """The router's end."""
+
+
+class Breaking(LocalSink):
+    """A folder at one of whose steps a router ends, before or after it, or the disk fails."""
+
+    def __init__(self, folder: Path, step: str, error: BaseException, *, is_after: bool) -> None:
+        super().__init__(folder, JOB)
+        whole = getattr(self, step)
+
+        def broken(*words: object) -> None:
+            if is_after:
+                whole(*words)
+            raise error
+
+        setattr(self, step, broken)
+
+
+def files(folder: Path) -> list[str]:
+    found = folder / JOB
+    return sorted(each.name for each in found.iterdir()) if found.exists() else []
+
+
+def test_part_is_written_with_its_digest_and_read_back(tmp_path: Path) -> None:
+    sink = LocalSink(tmp_path / "out", JOB)
+    part = sink.write(NAME, [DATA[:4], DATA[4:]])
+    assert part == Part(NAME, len(DATA), hashlib.sha256(DATA).hexdigest())
+    assert sink.read(part) == DATA
+    assert files(tmp_path / "out") == [NAME]
+
+
+def test_names_of_leases_are_all_different() -> None:
+    rows = RowRange(0, 1, 0, 0, 1)
+    leases = [Lease(JOB, seq, token, 0.0, rows) for seq in (0, 12) for token in (1, 10)]
+    names = [part_name(each, "npz", is_bad=bad) for each in leases for bad in (False, True)]
+    assert len(set(names)) == len(names)
+    assert names[:2] == ["part-000000-1.npz", "bad-000000-1.npz"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("is_after", [False, True])
+def test_router_that_ends_at_a_step_leaves_no_part_or_a_whole_one(
+    tmp_path: Path, step: str, *, is_after: bool
+) -> None:
+    sink = Breaking(tmp_path, step, Killed(), is_after=is_after)
+    with pytest.raises(Killed):
+        sink.write(NAME, [DATA])
+    again = LocalSink(tmp_path, JOB)
+    if NAME in files(tmp_path):
+        assert (tmp_path / JOB / NAME).read_bytes() == DATA
+    # no manifest names it: another lease writes its own, and the rest is collected
+    mine = again.write("part-000003-3.jsonl", [DATA])
+    again.collect({mine.name})
+    assert files(tmp_path) == [mine.name]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_disk_that_fails_at_a_step_is_told_and_leaves_no_garbage(tmp_path: Path, step: str) -> None:
+    (tmp_path / JOB).mkdir()
+    sink = Breaking(tmp_path, step, OSError(errno.ENOSPC, "No space left"), is_after=False)
+    with pytest.raises(OutputFailed, match=f"cannot write {tmp_path}.*: No space left"):
+        sink.write(NAME, [DATA])
+    is_named = step == "_sync_folder"  # it may be there after the power fails, or not
+    assert files(tmp_path) == ([NAME] if is_named else [])
+
+
+def test_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    class Full(LocalSink):
+        @override
+        def _write_all(self, descriptor: int, chunk: bytes) -> None:
+            os.write(descriptor, chunk[:3])  # the disk takes a part of it
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OutputFailed, match="No space left"):
+        Full(tmp_path, JOB).write(NAME, [DATA])
+    assert files(tmp_path) == []
+
+
+def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: whole(descriptor, data[:3]))
+    sink = LocalSink(tmp_path, JOB)
+    assert sink.read(sink.write(NAME, [DATA])) == DATA
+
+
+def test_results_that_cannot_be_made_leave_nothing(tmp_path: Path) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield DATA
+        raise ValueError("no such form")
+
+    with pytest.raises(ValueError, match="no such form"):
+        LocalSink(tmp_path, JOB).write(NAME, chunks())
+    assert files(tmp_path) == []
+
+
+def test_name_is_written_once(tmp_path: Path) -> None:
+    sink = LocalSink(tmp_path, JOB)
+    part = sink.write(NAME, [DATA])
+    with pytest.raises(OutputFailed, match="is there already"):
+        sink.write(NAME, [b"other"])
+    assert sink.read(part) == DATA
+    assert files(tmp_path) == [NAME]
+
+
+def test_part_that_is_not_what_was_written_is_not_given(tmp_path: Path) -> None:
+    sink = LocalSink(tmp_path, JOB)
+    part = sink.write(NAME, [DATA])
+    for data in (DATA[:-1], DATA + b"x", b"X" + DATA[1:]):
+        (tmp_path / JOB / NAME).write_bytes(data)
+        with pytest.raises(OutputFailed, match="not what was written"):
+            sink.read(part)
+    (tmp_path / JOB / NAME).unlink()
+    with pytest.raises(OutputFailed, match="No such file"):
+        sink.read(part)
+
+
+def test_files_that_are_ours_and_unnamed_are_collected(tmp_path: Path) -> None:
+    sink = LocalSink(tmp_path, JOB)
+    assert sink.collect(()) == 0
+    kept = sink.write(NAME, [DATA])
+    garbage = ["part-000003-1.jsonl", "bad-000000-7.jsonl", ".part-000001-1.npz.tmp"]
+    others = ["notes.txt", "part-of-mine.jsonl", "part-000003-1.jsonl.bak", ".hidden"]
+    for name in (*garbage, *others):
+        (tmp_path / JOB / name).touch()
+    (tmp_path / "job-2").mkdir()
+    (tmp_path / "job-2" / garbage[0]).touch()
+    assert sink.collect({kept.name}) == 3
+    assert files(tmp_path) == sorted([NAME, *others])
+    assert (tmp_path / "job-2" / garbage[0]).exists()
+
+
+def test_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputFailed, match="cannot write"):
+        LocalSink(tmp_path / "file", JOB).write(NAME, [DATA])
