@@ -103,6 +103,17 @@ def test_key_ends_at_its_time() -> None:
     assert len(told) == 2
 
 
+def test_key_that_ended_by_a_clock_that_was_wrong_is_taken_again() -> None:
+    ring, (key, text) = KeyRing(), made(expires_s=100.0)
+    ring.take([key], 0.0, 50.0)
+    ring.tick(1000.0)
+    assert code_of(ring, text) == "unauthenticated"
+    ring.tick(51.0)
+    assert code_of(ring, text) == "taken"
+    ring.tick(100.0)
+    assert code_of(ring, text) == "unauthenticated"
+
+
 def test_known_keys_go_on_for_ten_minutes_without_the_store_and_unknown_ones_cannot_be_judged() -> (
     None
 ):

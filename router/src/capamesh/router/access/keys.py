@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from capamesh.protocol.errors import Forbidden, KeysUnavailable, Unauthenticated
 from capamesh.protocol.links.calls import DEFAULT_PRIORITY, MAX_PRIORITY
-from capamesh.protocol.schema import PLAIN, Meta, Table
+from capamesh.protocol.schema import DISTINCT, PLAIN, Meta, Table
 
 KEYS_FILE: Final = "keys.db"
 """The name of the file of keys in a router's data folder."""
@@ -38,7 +38,11 @@ TRUSTED_S: Final = 600.0
 """Seconds for which known keys are taken while they cannot be read anew: long enough to mend a disk, and the longest for
 which a key that was revoked meanwhile is still taken."""
 
+MAX_REGIONS: Final = 64
+"""The most regions that a key names, as of a request's header."""
+
 Pattern = Annotated[str, Meta(min_length=1, max_length=256), PLAIN]
+Region = Annotated[str, Meta(min_length=1, max_length=64), PLAIN]
 Rate = Annotated[float, Meta(ge=0, le=1e12)]
 Count = Annotated[int, Meta(ge=0, le=10**15)]
 
@@ -66,6 +70,10 @@ class Scope(Table, frozen=True):
     """The models that it may run, by name, or by the name's beginning and a `*`; none: all."""
     max_priority: Annotated[int, Meta(ge=1, le=MAX_PRIORITY)] = DEFAULT_PRIORITY
     """The most urgent priority that a request with it may have: 1 is the highest."""
+    max_price: Annotated[float, Meta(ge=0, le=1e12)] | None = None
+    """The price of a million rows, as nodes advertise it, above which they do not run its requests; None: any."""
+    regions: Annotated[tuple[Region, ...], Meta(max_length=MAX_REGIONS), DISTINCT] = ()
+    """The regions whose nodes run its requests, as nodes advertise them; none: all."""
     requests_per_s: Rate = 0.0
     """The most requests a second; 0: as many as there is room for, as with the other limits."""
     rows_per_s: Rate = 0.0
@@ -139,9 +147,13 @@ class KeyRing:
     def __init__(self) -> None:
         self.is_required = False
         """True once there was a key: no request is taken without one any more."""
+        self._read: tuple[Key, ...] = ()
+        """The keys as they were read, also those whose time is over."""
         self._keys: Mapping[str, Key] = {}
         self._expires_s = float("inf")
         """The time when the next of them ends."""
+        self._checked_s = 0.0
+        """The time at which it was last looked which have not ended."""
         self._read_s = 0.0
         self._has_failed = False
         """True if the keys could not be read the last time."""
@@ -165,7 +177,7 @@ class KeyRing:
     def take(self, keys: Iterable[Key], now_s: float, wall_s: float) -> None:
         """Go by these keys, which were just read; `now_s` never goes back, `wall_s` is in seconds since 1970."""
         self.is_required = True
-        self._keys = {key.id: key for key in keys}
+        self._read = tuple(keys)
         self._expire(wall_s)
         self.unchanged(now_s)
         self._tell()
@@ -189,8 +201,8 @@ class KeyRing:
             self._tell()
 
     def tick(self, wall_s: float) -> None:
-        """Drop keys whose time is over."""
-        if wall_s >= self._expires_s:
+        """Drop keys whose time is over, and take up again those whose time is not over where the clock went back."""
+        if wall_s >= self._expires_s or wall_s < self._checked_s:
             self._expire(wall_s)
             self._tell()
 
@@ -226,9 +238,10 @@ class KeyRing:
         return not self._is_lost and self._keys.get(key.id) == key
 
     def _expire(self, wall_s: float) -> None:
+        self._checked_s = wall_s
         self._keys = {
             each.id: each
-            for each in self._keys.values()
+            for each in self._read
             if each.expires_s is None or each.expires_s > wall_s
         }
         self._expires_s = min(

@@ -21,11 +21,11 @@ from capamesh.router.grpc.infer_request import KnownRequests, decode_in_steps, p
 from capamesh.router.grpc.status import OK_TRAILERS, error_trailers
 from capamesh.router.http.exchange import EXPLANATION_HEADER, NODE_HEADER, Inference, shortened
 from capamesh.router.http.kept_replies import CACHE_HEADER
-from capamesh.router.http.key_check import with_tenant
 from capamesh.router.http.options import IDEMPOTENCY_KEY
 from capamesh.router.http.packing import CODINGS, LEAST_BYTES
 from capamesh.router.http.replies import size_of
 from capamesh.router.requests.inference import InferenceRequest, Target
+from capamesh.router.requests.key_scope import within_scope
 
 if TYPE_CHECKING:
     from capamesh.protocol.oip import InferRequest
@@ -220,7 +220,7 @@ class GrpcExchange(InferenceRequest):
             self._target = Target(
                 named,
                 ModelVersion(version),
-                with_tenant(head.options, key),
+                within_scope(head.options, key),
                 head.is_explained,
                 head.parent,
                 key=key,

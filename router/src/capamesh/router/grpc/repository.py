@@ -10,6 +10,7 @@ from capamesh.protocol.links.calls import ControlAction
 from capamesh.router.access.keys import check_scope
 from capamesh.router.grpc.infer_request import plain_parameters
 from capamesh.router.grpc.lookups import ListLookup, Running
+from capamesh.router.requests.key_scope import constrained
 from capamesh.router.requests.repository import RepositoryControl, WantedChange
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class RepositoryCalls:
                 action,
                 ModelName(request.model_name),
                 plain_parameters(request.parameters),
-                head.options.constraints,
+                constrained(head.options.constraints, key),
                 by,
             )
         )

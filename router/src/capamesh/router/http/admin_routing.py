@@ -32,6 +32,7 @@ from capamesh.router.http.schemas import routing as schemas
 from capamesh.router.http.schemas.fleet import Override
 from capamesh.router.http.schemas.headers import ROUTING
 from capamesh.router.http.schemas.oip import Priority, Timeout
+from capamesh.router.requests.key_scope import check_node, constrained
 from capamesh.router.requests.parameters import PRIORITY, TIMEOUT, priority_of, time_allowed_s
 from capamesh.router.resilience.health import CircuitState
 
@@ -138,7 +139,8 @@ class RoutingApi(Pages):
     async def explain(self, request: web.Request) -> web.Response:
         """Return whether a request would be let in now, where it would go, among whom and why; no node is asked.
 
-        The headers that an inference request may have count here, too, and its parameters `priority` and `timeout`.
+        The headers that an inference request may have count here, too, its parameters `priority` and `timeout`, and the nodes
+        that the caller's key is for.
         """
         for name in request.query:
             if name not in _QUERY_NAMES:
@@ -151,6 +153,9 @@ class RoutingApi(Pages):
             raise InvalidRequest(f"tenant has {len(tenant)} characters; at most {MAX_CHARS}")
         if tenant:
             options = replace(options, tenant=tenant)
+        constraints = constrained(options.constraints, key_of(request))
+        if constraints is not options.constraints:
+            options = replace(options, constraints=constraints)
         parameters = {
             name: _number(request.query[name]) for name in _NUMBERS & request.query.keys()
         }
@@ -172,8 +177,8 @@ class RoutingApi(Pages):
 
     async def hold(self, request: web.Request) -> web.Response:
         """Take the operator's word on a node or one of its models; who has no key is refused."""
-        is_admin = key_of(request) is not None
-        if not is_admin and not self._key.opens(request.headers.get("Authorization", "")):
+        key = key_of(request)
+        if key is None and not self._key.opens(request.headers.get("Authorization", "")):
             return _refusal(
                 401,
                 f"this takes the operator's key: send 'Authorization: {SCHEME} KEY' with the content of {KEY_FILE} "
@@ -189,6 +194,7 @@ class RoutingApi(Pages):
         if len(peers) != 1:
             return _refusal(400 if peers else 404, not_one(given, peers, self._fleet.adverts))
         (peer,) = peers
+        check_node(key, self._fleet.adverts.get(peer))
         if model:
             self._check_hosted(peer, model, version, is_release=STATES[state] is None)
         hold = Hold(peer, model, version, STATES[state])

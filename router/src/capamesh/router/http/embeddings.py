@@ -35,13 +35,14 @@ from capamesh.router.http.embedding_request import (
     read_in_steps,
 )
 from capamesh.router.http.exchange import NODE_HEADER, Inference
-from capamesh.router.http.key_check import key_of, with_tenant
+from capamesh.router.http.key_check import key_of
 from capamesh.router.http.openai_errors import InvalidParameter
 from capamesh.router.http.options import EXPLAIN, options_of
 from capamesh.router.http.route import Pages, Route, json_of
 from capamesh.router.http.schemas import openai
 from capamesh.router.http.schemas.headers import ROUTING, TRACEPARENT
 from capamesh.router.requests.inference import Target
+from capamesh.router.requests.key_scope import within_scope
 from capamesh.router.requests.parts import run_parts
 from capamesh.router.telemetry.tracing import parsed_traceparent
 
@@ -132,7 +133,7 @@ class EmbeddingsApi(Pages):
         key = key_of(request)
         if key is not None:
             check_model(key, model)
-        options = with_tenant(options, key)
+        options = within_scope(options, key)
         parent = parsed_traceparent(request.headers.get("traceparent", ""))
         return Target(model, ModelVersion(""), options, parent=parent, key=key)
 

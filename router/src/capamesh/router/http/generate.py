@@ -22,12 +22,13 @@ from capamesh.router.http.generate_body import (
     write_error,
     write_generate,
 )
-from capamesh.router.http.key_check import key_of, with_tenant
+from capamesh.router.http.key_check import key_of
 from capamesh.router.http.options import options_of
 from capamesh.router.http.route import Content, Pages, Route, json_of
 from capamesh.router.http.schemas import headers, oip
 from capamesh.router.requests.answer_parts import broken_off
 from capamesh.router.requests.inference import Target, ToldRequest
+from capamesh.router.requests.key_scope import within_scope
 from capamesh.router.telemetry.tracing import parsed_traceparent
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class GenerateApi(Pages):
         try:
             options, is_explained = options_of(request.headers)
             key = key_of(request)
-            options = with_tenant(options, key)
+            options = within_scope(options, key)
             offer = inference.fleet.offer(model, version)
             if offer is None:
                 raise not_hosted(inference.fleet, model, version)

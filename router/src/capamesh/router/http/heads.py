@@ -14,7 +14,7 @@ from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.oip import HEADER_LENGTH_NAME, json_refusal, parse_header_length
 from capamesh.router.http.exchange import JSON_WEIGHT, InferTarget
-from capamesh.router.http.key_check import KeyCheck, with_tenant
+from capamesh.router.http.key_check import KeyCheck
 from capamesh.router.http.options import (
     CACHE_CONTROL,
     IDEMPOTENCY_KEY,
@@ -23,6 +23,7 @@ from capamesh.router.http.options import (
     options_of,
 )
 from capamesh.router.http.packing import taken_coding
+from capamesh.router.requests.key_scope import within_scope
 from capamesh.router.telemetry.tracing import parsed_traceparent
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class Heads:
         )
         if key is None:
             return target
-        return replace(target, key=key, options=with_tenant(target.options, key))
+        return replace(target, key=key, options=within_scope(target.options, key))
 
     def _recognised(self, raw: bytes) -> Head | None:
         if len(raw) > MAX_HEAD_BYTES:

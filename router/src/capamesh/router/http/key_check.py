@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -21,7 +20,6 @@ from capamesh.router.access.keys import (
     Verb,
     check_model,
     check_scope,
-    check_tenant,
     check_verb,
 )
 from capamesh.router.access.operator_key import KEY_FILE, SCHEME
@@ -29,7 +27,6 @@ from capamesh.router.access.operator_key import KEY_FILE, SCHEME
 if TYPE_CHECKING:
     from capamesh.router.access.operator_key import OperatorKey
     from capamesh.router.http.route import Route
-    from capamesh.router.requests.call import RoutingOptions
 
 AUTHORIZATION: Final = "Authorization"
 API_KEY: Final = "X-API-Key"
@@ -144,14 +141,6 @@ def is_still_taken(request: web.Request) -> bool:
 def key_of(request: web.Request) -> Key | None:
     """Return the key that a request has brought; None: none was asked for."""
     return request.get(_KEY)
-
-
-def with_tenant(options: RoutingOptions, key: Key | None) -> RoutingOptions:
-    """Return what a request asks for, as its key's tenant; the operator may name any, as all may without keys. Raises `Forbidden`."""
-    if key is None or key is OPERATOR:
-        return options
-    check_tenant(key, options.tenant)
-    return replace(options, tenant=key.tenant)
 
 
 def _password(basic: str) -> str:

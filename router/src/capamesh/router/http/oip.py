@@ -24,12 +24,13 @@ from capamesh.router.http.bodies import read_body, read_large_body
 from capamesh.router.http.cached_page import CachedPage
 from capamesh.router.http.errors import response_of
 from capamesh.router.http.exchange import JSON_WEIGHT, Exchange, Inference, InferTarget
-from capamesh.router.http.key_check import key_of, with_tenant
+from capamesh.router.http.key_check import key_of
 from capamesh.router.http.options import idempotency_key_of, options_of
 from capamesh.router.http.packing import taken_coding
 from capamesh.router.http.replies import OCTETS
 from capamesh.router.http.route import ANY_KEY, EVERYBODY, Content, Pages, Route, json_of
 from capamesh.router.http.schemas import headers, oip
+from capamesh.router.requests.key_scope import within_scope
 from capamesh.router.requests.model_descriptions import ModelDescriptions
 from capamesh.router.telemetry.tracing import parsed_traceparent
 
@@ -149,7 +150,7 @@ class InferenceApi(Pages):
         try:
             options, is_explained = options_of(request.headers)
             key = key_of(request)
-            options = with_tenant(options, key)
+            options = within_scope(options, key)
             idempotency_key = idempotency_key_of(request.headers)
             header_length = parse_header_length(request.headers.get(HEADER_LENGTH_NAME))
         except CapameshError as error:

@@ -19,6 +19,7 @@ from capamesh.router.http.options import options_of
 from capamesh.router.http.route import Handler, Pages, Route, json_of
 from capamesh.router.http.schemas import headers
 from capamesh.router.http.schemas.repository import RepositoryReport, RepositoryRequest
+from capamesh.router.requests.key_scope import constrained
 from capamesh.router.requests.repository import RepositoryControl, WantedChange
 
 if TYPE_CHECKING:
@@ -72,14 +73,15 @@ class RepositoryApi(Pages):
         return await self._change(request, ControlAction.UNLOAD)
 
     async def _change(self, request: web.Request, action: ControlAction) -> web.Response:
-        by = request.app[KEYS].commander(key_of(request), request.headers.get(AUTHORIZATION, ""))
+        key = key_of(request)
+        by = request.app[KEYS].commander(key, request.headers.get(AUTHORIZATION, ""))
         body = await read_body(request, arrival_s=self._arrival_s, most_bytes=MAX_BODY_BYTES)
         options, _ = options_of(request.headers)
         wanted = WantedChange.read(
             action,
             ModelName(request.match_info["model"]),
             _parameters(body),
-            options.constraints,
+            constrained(options.constraints, key),
             by,
         )
         report = await self._control.change(wanted)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from capamesh.protocol.errors import InvalidRequest, ModelNotFound
 from capamesh.router.balancing.absence import not_hosted
 from capamesh.router.http.exchange import InferTarget
-from capamesh.router.http.key_check import with_tenant
+from capamesh.router.requests.key_scope import within_scope
 from capamesh.router.ws.handshake import REQUESTS, SAMPLES
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class StreamContext:
         Raises `Unauthenticated`, `Forbidden` or `KeysUnavailable`.
         """
         key = self.front.keys.of_inference(head.model, head.authorization, head.api_key)
-        return InferTarget(head.model, head.version, with_tenant(head.options, key), key=key)
+        return InferTarget(head.model, head.version, within_scope(head.options, key), key=key)
 
     def offer(self, head: StreamHead) -> ModelOffer | None:
         """Return how a node describes the model; None: none has it ready now, and whole requests are to come.
