@@ -316,7 +316,7 @@ def test_every_router_setting_has_an_option(
         region="eu",
         policy="other",
         rules_file=Path("r.toml"),
-        keys_file=Path("k.db"),
+        keys="k.db",
         timeout_s=2.0,
         arrival_s=4.0,
         drain_s=3.0,

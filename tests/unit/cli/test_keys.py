@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from capamesh.cli.__main__ import run
+from capamesh.router.access.key_location import KeyLocation
 from capamesh.router.access.key_store import KeyStore
 from capamesh.router.access.keys import digest_of, id_of
 
@@ -27,8 +28,8 @@ def test_key_is_printed_alone_and_listed_without_its_secret(
     made = capsys.readouterr()
     text = made.out.strip()
     assert id_of(text)
-    assert "the first of its file" in made.err
-    (kept,) = KeyStore(folder / "keys.db").all()
+    assert "the first of its store" in made.err
+    (kept,) = KeyStore(KeyLocation(folder / "keys.db")).all()
     assert kept.key.digest == digest_of(text)
     assert run(["keys", "create", "prometheus", "--may", "metrics", "--json", *where]) == 0
     second = json.loads(capsys.readouterr().out)
@@ -55,9 +56,20 @@ def test_key_is_printed_alone_and_listed_without_its_secret(
 def test_file_may_be_named_itself(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = folder / "shared.db"
     assert run(["keys", "create", "lab", "--expires", "30d", "--keys", str(file)]) == 0
-    (kept,) = KeyStore(file).all()
+    (kept,) = KeyStore(KeyLocation(file)).all()
     assert kept.key.expires_s == pytest.approx(kept.created_s + 30 * 86400)
     capsys.readouterr()
+
+
+def test_nodes_that_a_key_is_for_are_kept_and_shown(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--region", "eu", "--region", "us", "--max-price", "0", "--json"]
+    assert run(["keys", "create", "lab", *words, "--data", str(folder)]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["regions"], shown["max_price"]) == (["eu", "us"], 0.0)
+    (kept,) = KeyStore(KeyLocation(folder / "keys.db")).all()
+    assert (kept.key.scope.regions, kept.key.scope.max_price) == (("eu", "us"), 0.0)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +79,10 @@ def test_file_may_be_named_itself(folder: Path, capsys: pytest.CaptureFixture[st
         (["create", " lab", "--data", "."], "no tenant"),
         (["create", "", "--data", "."], "no tenant"),
         (["create", "lab", "--may", "fly", "--data", "."], "verbs"),
+        (["create", "lab", "--region", "", "--data", "."], "regions"),
+        (["create", "lab", "--region", "eu", "--region", "eu", "--data", "."], "name it once"),
+        (["create", "lab", "--max-price", "-1", "--data", "."], "--max-price"),
+        (["create", "lab", "--max-price", "nan", "--data", "."], "--max-price"),
         (["create", "lab", "--expires", "soon", "--data", "."], "no duration"),
     ],
 )
@@ -76,6 +92,14 @@ def test_wrong_use_is_told(
     assert run(["keys", *words]) == 2
     assert said in capsys.readouterr().err
     assert list(folder.iterdir()) == []
+
+
+def test_url_of_another_database_is_told_without_its_password(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["keys", "list", "--keys", "mysql://me:secret@db/keys"]) == 1
+    said = capsys.readouterr().err
+    assert ("begins with mysql:/" in said, "secret" in said) == (True, False)
 
 
 def test_unknown_key_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from capamesh.cli.__main__ import run
+from capamesh.router.access.key_location import KeyLocation
 from capamesh.router.access.key_store import KeyStore
 from capamesh.router.access.keys import Scope
 from capamesh.router.access.quotas import Amount, Usage, UsageRow
+from capamesh.router.access.usage_batch import UsageBatch
 
 
 def hour_of(*moment: int) -> int:
@@ -20,7 +22,7 @@ def hour_of(*moment: int) -> int:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    store = KeyStore(tmp_path / "keys.db")
+    store = KeyStore(KeyLocation(tmp_path / "keys.db"))
     store.create("lab", Scope(), 0.0)
     rows = {
         UsageRow(hour_of(2026, 10, 31, 23), "lab", "m"): Amount(100, 100, 100),
@@ -29,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
         UsageRow(hour_of(2026, 11, 30, 23), "shop", "n"): Amount(1000, 1000, 0),
         UsageRow(hour_of(2026, 12, 1, 0), "lab", "m"): Amount(100, 100, 100),
     }
-    store.write(Usage("2026-12", rows, {}))
+    store.write(UsageBatch(Usage("2026-12", rows, {})))
     return tmp_path
 
 

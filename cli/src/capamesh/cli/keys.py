@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
@@ -44,6 +43,7 @@ Data: TypeAlias = Annotated[
     epilog=examples(
         "capamesh keys create lab --data my-network/router > lab.key   runs all models",
         "capamesh keys create lab --model 'digits*' --expires 30d --data my-network/router",
+        "capamesh keys create lab --region eu --max-price 5 --data my-network/router",
         "capamesh keys create prometheus --may metrics --data my-network/router",
         "CAPAMESH_KEY=$(cat lab.key) capamesh infer digits --data image.npy   as the client",
     )
@@ -57,7 +57,7 @@ def create(
         ),
     ],
     data: Data = None,
-    keys: options.Keys = None,
+    keys: options.Keys = "",
     may: Annotated[
         str,
         typer.Option(
@@ -85,6 +85,25 @@ def create(
             help="The most urgent priority of its requests: 1 is the highest.",
         ),
     ] = 128,
+    region: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--region",
+            metavar="NAME",
+            help="A region whose nodes may run its requests; may be repeated.  [default: all]",
+            show_default=False,
+        ),
+    ] = None,
+    max_price: Annotated[
+        float | None,
+        typer.Option(
+            "--max-price",
+            metavar="N",
+            min=0.0,
+            help="The price of a million rows above which nodes do not run its requests.  [default: any]",
+            show_default=False,
+        ),
+    ] = None,
     expires: Annotated[
         str,
         typer.Option(
@@ -140,7 +159,7 @@ def create(
 ) -> None:
     """Make a key and print it, this once: only its digest is kept. A router that runs takes it within 2 s.
 
-    With the first key of its file a router asks every client for one, also when that key ends.
+    With the first key of its store a router asks every client for one, also when that key ends.
     """
     from capamesh.cli.printing import hint, print_json  # noqa: PLC0415 - help starts faster
 
@@ -150,6 +169,8 @@ def create(
         verbs=names(may),
         models=model or [],
         max_priority=max_priority,
+        max_price=max_price,
+        regions=region or [],
         requests_per_s=requests_per_s,
         rows_per_s=rows_per_s,
         bytes_per_s=mib_per_s * _MIB,
@@ -158,7 +179,7 @@ def create(
     )
     store = open_store(data, keys)
     is_first = store.stamp() == 0
-    now_s = time.time()
+    now_s = store.now_s()
     key, text = store.create(
         tenant, scope, now_s, None if lasts is None else now_s + lasts.total_seconds()
     )
@@ -170,7 +191,7 @@ def create(
         f"key {key.id} of {tenant} is shown this once; take it back with: capamesh keys revoke {key.id}"
     )
     if is_first:
-        hint("it is the first of its file: the router takes no request without a key any more")
+        hint("it is the first of its store: a router takes no request without a key any more")
 
 
 @group.command(
@@ -178,14 +199,15 @@ def create(
     epilog=examples(
         "capamesh keys list --data my-network/router",
         "capamesh keys list --keys /srv/capamesh/keys.db --json   for programs",
+        "capamesh keys list --keys postgresql://capamesh@db.example/keys",
     ),
 )
-def show(data: Data = None, keys: options.Keys = None, as_json: options.Json = False) -> None:
+def show(data: Data = None, keys: options.Keys = "", as_json: options.Json = False) -> None:
     """Show all keys by their ids, also those that have ended; nobody can show a key itself."""
     from capamesh.cli.printing import print_json, print_table  # noqa: PLC0415 - help starts faster
 
-    now_s = time.time()
-    kept = open_store(data, keys).all()
+    store = open_store(data, keys)
+    now_s, kept = store.now_s(), store.all()
     if as_json:
         print_json([_kept_row(each, now_s) for each in kept])
         return
@@ -213,25 +235,30 @@ def revoke(
         str, typer.Argument(metavar="ID", help="The 8 characters that `capamesh keys list` shows.")
     ],
     data: Data = None,
-    keys: options.Keys = None,
+    keys: options.Keys = "",
 ) -> None:
     """Revoke a key for ever. A router that runs refuses it within 2 s."""
     from capamesh.cli.printing import say  # noqa: PLC0415 - help starts faster
 
-    kept = open_store(data, keys).revoke(key_id, time.time())
+    store = open_store(data, keys)
+    kept = store.revoke(key_id, store.now_s())
     say(f"key {kept.key.id} of {kept.key.tenant} is revoked")
 
 
-def open_store(data: Path | None, keys: Path | None) -> KeyStore:
-    """Return the file that is meant; a usage error where none is named."""
-    from capamesh.router.access.key_store import KeyStore  # noqa: PLC0415 - help starts faster
+def open_store(data: Path | None, keys: str) -> KeyStore:
+    """Return the store that is meant; a usage error where none is named."""
+    from capamesh.router.access.key_location import KeyLocation  # noqa: PLC0415 - help starts faster
+    from capamesh.router.access.key_store import KeyStore  # noqa: PLC0415 - the same
     from capamesh.router.access.keys import KEYS_FILE  # noqa: PLC0415 - the same
 
-    if keys is None and data is None:
+    if keys:
+        return KeyStore(KeyLocation.of(keys))
+    if data is None:
         raise typer.BadParameter(
-            "name the router's data folder, or the file of keys with --keys", param_hint="--data"
+            "name the router's data folder, or the place of its keys with --keys",
+            param_hint="--data",
         )
-    return KeyStore(keys if keys is not None else Path(str(data)) / KEYS_FILE)
+    return KeyStore(KeyLocation(data / KEYS_FILE))
 
 
 def _scope(tenant: str, **given: object) -> Scope:

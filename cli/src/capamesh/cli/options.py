@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import typer
 
@@ -51,13 +51,19 @@ Data: TypeAlias = Annotated[
         help="The member's own folder: its key, membership and status.",
     ),
 ]
+KEYS_HELP: Final = (
+    "The place of clients' keys, where it is not keys.db in --data: a file, which routers of one machine may share, or"
+    " postgresql://USER@HOST/DATABASE, which all may. Other users can read command lines: put a URL with a password into the"
+    " variable."
+)
 Keys: TypeAlias = Annotated[
-    Path | None,
+    str,
     typer.Option(
         "--keys",
         envvar="CAPAMESH_KEYS",
-        metavar="FILE",
-        help="The file of clients' keys, where it is not keys.db in --data; routers of one machine may share one.",
+        metavar="PLACE",
+        help=KEYS_HELP,
+        show_default=False,
     ),
 ]
 OwnerFolder: TypeAlias = Annotated[

@@ -126,15 +126,16 @@ def run(
         ),
     ] = None,
     keys: Annotated[
-        Path | None,
+        str,
         typer.Option(
             "--keys",
             envvar="CAPAMESH_KEYS",
-            metavar="FILE",
+            metavar="PLACE",
             rich_help_panel="Serving",
-            help="The file of clients' keys, where it is not keys.db in --data; routers of one machine may share one.",
+            help=options.KEYS_HELP,
+            show_default=False,
         ),
-    ] = None,
+    ] = "",
     timeout: Annotated[
         float,
         typer.Option(
@@ -324,7 +325,7 @@ def run(
         region=region,
         policy=policy,
         rules_file=rules,
-        keys_file=keys,
+        keys=keys,
         timeout_s=timeout,
         arrival_s=arrival,
         drain_s=drain,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
@@ -23,7 +23,7 @@ _MONTH = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])", re.ASCII)
 
 def usage(
     data: Data = None,
-    keys: options.Keys = None,
+    keys: options.Keys = "",
     month: Annotated[
         str,
         typer.Option(
@@ -48,11 +48,12 @@ def usage(
     from capamesh.cli.printing import amount, print_json, print_table  # noqa: PLC0415 - help starts faster
     from capamesh.router.access.quotas import HOUR_S, Amount  # noqa: PLC0415 - the same
 
-    first = _first_day(month)
+    store = open_store(data, keys)
+    first = _first_day(month, store.now_s)
     after = (first + timedelta(days=32)).replace(day=1)
     hours = [int(day.timestamp()) // HOUR_S for day in (first, after)]
     used: dict[tuple[str, str, str], Amount] = {}
-    for row, part in open_store(data, keys).usage(*hours).items():
+    for row, part in store.usage(*hours).items():
         if tenant and row.tenant != tenant:
             continue
         hour = datetime.fromtimestamp(row.hour * HOUR_S, UTC).isoformat() if hourly else ""
@@ -84,10 +85,10 @@ def usage(
     )
 
 
-def _first_day(month: str) -> datetime:
-    """Return when a month begins; empty: this month. A usage error for what is none."""
+def _first_day(month: str, now_s: Callable[[], float]) -> datetime:
+    """Return when a month begins; empty: this month, by the store's clock. A usage error for what is none."""
     if not month:
-        return datetime.fromtimestamp(time.time(), UTC).replace(
+        return datetime.fromtimestamp(now_s(), UTC).replace(
             day=1, hour=0, minute=0, second=0, microsecond=0
         )
     if _MONTH.fullmatch(month) is None or not 1970 <= int(month[:4]) <= 9000:

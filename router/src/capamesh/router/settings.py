@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from capamesh.protocol.tensors import Limits
+from capamesh.router.access.key_location import KeyLocation
+from capamesh.router.access.keys import KEYS_FILE
 from capamesh.router.cache.store import DEFAULT_CACHE_BYTES
 from capamesh.router.policies import DEFAULT_POLICY
 
@@ -83,8 +85,9 @@ class RouterSettings:
     """The policy for models of which `rules_file` says nothing else."""
     rules_file: Path | None = None
     """TOML that says how each model's requests are routed, read anew on SIGHUP; None: all alike."""
-    keys_file: Path | None = None
-    """The file of keys, made by `capamesh keys`; None: `keys.db` in the data folder. While there is none, no key is asked for."""
+    keys: str = field(default="", repr=False)
+    """The place of clients' keys, which `capamesh keys` makes: a file, or a database of PostgreSQL by its URL; empty: `keys.db` in
+    the data folder. While no key was made, none is asked for."""
     timeout_s: float = 30.0
     """The deadline, in seconds, of requests that name none of their own."""
     arrival_s: float = 30.0
@@ -107,3 +110,8 @@ class RouterSettings:
     """Origins of pages, such as "https://app.example", that may open streams beside the router's own."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses or networks that may have all of them, because they stand for many clients; this machine always may."""
+
+    @property
+    def key_location(self) -> KeyLocation:
+        """Return the place of clients' keys. Raises `ConfigError`."""
+        return KeyLocation.of(self.keys) if self.keys else KeyLocation(self.data_folder / KEYS_FILE)

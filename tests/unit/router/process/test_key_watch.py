@@ -10,9 +10,11 @@ import pytest
 from fleet_members import EventLog
 
 from capamesh.protocol.errors import CapameshError, ConfigError, TooManyRequests
+from capamesh.router.access.key_location import KeyLocation
 from capamesh.router.access.key_store import KeyStore
 from capamesh.router.access.keys import TRUSTED_S, KeyRing, Scope
 from capamesh.router.access.quotas import Amount, Quotas, UsageRow
+from capamesh.router.access.usage_batch import UsageBatch
 from capamesh.router.process import key_watch
 from capamesh.router.process.key_watch import KeyWatch
 
@@ -21,13 +23,14 @@ class Watched:
     """A file of keys, a ring, and the watch that joins them."""
 
     def __init__(self, path: Path) -> None:
-        self.store = KeyStore(path)
+        self.path = path
+        self.store = KeyStore(KeyLocation(path))
         self.ring = KeyRing()
         self.quotas = Quotas()
         self.now_s = 0.0
         self.log = EventLog()
         self.watch = KeyWatch(
-            path,
+            KeyLocation(path),
             self.ring,
             self.quotas,
             clock=lambda: self.now_s,
@@ -93,13 +96,13 @@ async def test_keys_are_read_only_when_they_were_changed(
 async def test_known_keys_outlive_the_file_for_ten_minutes(watched: Watched) -> None:
     text, unknown = watched.make(), "cm_unknown0_" + 32 * "0"
     watched.watch.load()
-    aside = watched.store.path.rename(watched.store.path.with_suffix(".aside"))
+    aside = watched.path.rename(watched.path.with_suffix(".aside"))
     await watched.watch.look()
     assert (watched.code_of(text), watched.code_of(unknown)) == ("taken", "keys_unavailable")
     watched.now_s = TRUSTED_S + 1.0
     await watched.watch.look()
     assert watched.code_of(text) == "keys_unavailable"
-    aside.rename(watched.store.path)
+    aside.rename(watched.path)
     await watched.watch.look()
     assert (watched.code_of(text), watched.code_of(unknown)) == ("taken", "unauthenticated")
     assert [event for event, _ in watched.log.events] == [
@@ -112,8 +115,8 @@ async def test_known_keys_outlive_the_file_for_ten_minutes(watched: Watched) -> 
 async def test_file_that_is_made_anew_never_opens_the_router(watched: Watched) -> None:
     text = watched.make()
     watched.watch.load()
-    watched.store.path.unlink()
-    watched.store.path.touch()
+    watched.path.unlink()
+    watched.path.touch()
     await watched.watch.look()
     assert (watched.ring.is_required, watched.code_of(text)) == (True, "taken")
     assert watched.code_of("cm_unknown0_" + 32 * "0") == "keys_unavailable"
@@ -123,7 +126,7 @@ async def test_file_that_is_made_anew_never_opens_the_router(watched: Watched) -
 
 
 def test_broken_file_ends_the_start(watched: Watched) -> None:
-    watched.store.path.write_bytes(b"junk" * 1000)
+    watched.path.write_bytes(b"junk" * 1000)
     with pytest.raises(ConfigError, match=r"keys\.db"):
         watched.watch.load()
 
@@ -205,14 +208,56 @@ async def test_usage_of_a_time_without_the_file_is_written_once(
 ) -> None:
     text = watched.make()
     watched.watch.load()
-    aside = watched.store.path.rename(watched.store.path.with_suffix(".aside"))
+    aside = watched.path.rename(watched.path.with_suffix(".aside"))
     watched.quotas.admit(watched.ring.find(text), "m", 2, 10, 0.0).settle(5)
     await watched.watch.look()
     await watched.watch.look()
-    aside.rename(watched.store.path)
+    aside.rename(watched.path)
     await watched.watch.look()
     await watched.watch.look()
     assert watched.store.usage(0, 1) == {UsageRow(0, "lab", "m"): Amount(1, 2, 15)}
+
+
+async def test_usage_of_which_it_was_not_told_that_it_was_written_counts_once(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = watched.make()
+    watched.watch.load()
+    key = watched.ring.find(text)
+    write = KeyStore.write
+
+    def cut_off(self: KeyStore, batch: UsageBatch) -> dict[str, Amount]:
+        write(self, batch)
+        monkeypatch.setattr(KeyStore, "write", write)
+        raise ConfigError("the connection was lost")
+
+    monkeypatch.setattr(KeyStore, "write", cut_off)
+    watched.quotas.admit(key, "m", 2, 10, 0.0).settle(5)
+    await watched.watch.look()
+    watched.quotas.admit(key, "m", 1, 0, 0.0).settle(0)
+    await watched.watch.close()
+    assert watched.store.usage(0, 1) == {UsageRow(0, "lab", "m"): Amount(2, 3, 15)}
+    assert watched.quotas.unwritten().rows == {}
+    events = [event for event, _ in watched.log.events]
+    assert events == ["keys_read", "usage_unwritten", "usage_written"]
+
+
+async def test_key_is_refused_though_usage_cannot_be_written(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = watched.make()
+    watched.watch.load()
+
+    def full(_: KeyStore, __: UsageBatch) -> dict[str, Amount]:
+        raise ConfigError("database or disk is full")
+
+    monkeypatch.setattr(KeyStore, "write", full)
+    watched.store.revoke(text[3:11], 1.0)
+    for _ in range(2):
+        await watched.watch.look()
+        assert watched.code_of(text) == "unauthenticated"
+    events = [event for event, _ in watched.log.events]
+    assert events == ["keys_read", "usage_unwritten", "keys_read"]
 
 
 async def test_two_processes_hold_a_key_to_its_rows_of_a_month_together(tmp_path: Path) -> None:

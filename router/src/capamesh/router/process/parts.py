@@ -25,7 +25,7 @@ from capamesh.protocol.mesh.gossip import adverts_topic, demand_topic
 from capamesh.protocol.network import Membership, Role
 from capamesh.protocol.reach import innermost_to_dial, inside_named
 from capamesh.protocol.token_file import token_file_of
-from capamesh.router.access.keys import KEYS_FILE, KeyRing
+from capamesh.router.access.keys import KeyRing
 from capamesh.router.access.quotas import Quotas
 from capamesh.router.fleet.announcer import Announcer
 from capamesh.router.fleet.clocks import Clocks
@@ -241,7 +241,7 @@ class RouterParts:
         )
         self.quotas = quotas = Quotas(settings.workers)
         self.key_watch = KeyWatch(
-            settings.keys_file or settings.data_folder / KEYS_FILE,
+            settings.key_location,
             ring := KeyRing(),
             quotas,
             clock=time.monotonic,

@@ -267,7 +267,7 @@ def from_wire(raw: Mapping[str, Any]) -> ToWorker | ToMain:
         raise ProtocolViolation(f"message {name!r} of a router's process: {exc}") from exc
 
 
-_FILES: Final = ("rules_file", "keys_file", "tls_certificate", "tls_key", "tls_client_ca")
+_FILES: Final = ("rules_file", "tls_certificate", "tls_key", "tls_client_ca")
 """The settings that are paths, or None."""
 
 

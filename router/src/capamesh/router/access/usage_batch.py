@@ -1,0 +1,20 @@
+"""The usage that one process of a router sends to the store at a time. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from capamesh.router.access.quotas import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class UsageBatch:
+    """Usage under a number of its process's own: the store counts it once, however often it is sent."""
+
+    usage: Usage
+    writer: str = ""
+    """The process; empty: the batch is not known again."""
+    number: int = 0
+    """The number, above that of the batch before."""
+    at_s: float = 0.0
+    """The time by the store's clock, in seconds since 1970."""

@@ -1,0 +1,168 @@
+"""Stores of keys in SQLite and in PostgreSQL: both do the same."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from capamesh.protocol.errors import ConfigError
+from capamesh.router.access import key_store
+from capamesh.router.access.key_location import KeyLocation
+from capamesh.router.access.key_store import KEPT_HOURS, WRITERS_KEPT_S, KeyStore
+from capamesh.router.access.keys import Scope, Verb, digest_of, id_of
+from capamesh.router.access.quotas import Amount, Usage, UsageRow, month_of
+from capamesh.router.access.usage_batch import UsageBatch
+
+SCOPE = Scope(verbs=(Verb.INFER, Verb.READ), models=("digits",), max_priority=7, regions=("eu",))
+NOTHING = UsageBatch(Usage("1970-01", {}, {}))
+
+
+def batch(number: int, *rows: UsageRow, at_s: float = 0.0, writer: str = "a") -> UsageBatch:
+    """Return the usage of one request in each place, by the key `k`."""
+    used = dict.fromkeys(rows, Amount(1, 2, 3))
+    return UsageBatch(Usage("1970-01", used, {"k": Amount(1, 2, 3)}), writer, number, at_s)
+
+
+def test_store_that_nobody_has_made_has_no_keys(store: KeyStore) -> None:
+    assert (store.stamp(), store.all(), store.usage(0, 9)) == (0, [], {})
+    with pytest.raises(ConfigError, match="no key 'nobody'"):
+        store.revoke("nobody", 1.0)
+
+
+def test_key_is_kept_as_its_digest_with_its_scope(store: KeyStore, location: KeyLocation) -> None:
+    key, text = store.create("lab", SCOPE, 5.0, 9.0)
+    assert (key.id, key.digest, key.tenant, key.scope) == (
+        id_of(text),
+        digest_of(text),
+        "lab",
+        SCOPE,
+    )
+    for each in (store, KeyStore(location)):
+        (kept,) = each.all()
+        assert (kept.key, kept.created_s, kept.revoked_s) == (key, 5.0, None)
+
+
+def test_states_of_keys(store: KeyStore) -> None:
+    first, _ = store.create("lab", SCOPE, 5.0, 9.0)
+    second, _ = store.create("lab", SCOPE, 6.0)
+    store.revoke(second.id, 7.0)
+    assert [each.state(8.9) for each in store.all()] == ["active", "revoked"]
+    assert [each.state(9.0) for each in store.all()] == ["expired", "revoked"]
+    assert store.usable() == (store.stamp(), [first])
+
+
+def test_stamp_is_another_one_after_each_change(store: KeyStore) -> None:
+    stamps = [store.stamp()]
+    for _ in range(2):
+        key, _ = store.create("lab", SCOPE, 1.0)
+        stamps.append(store.stamp())
+        store.revoke(key.id, 2.0)
+        stamps.append(store.stamp())
+    assert stamps[0] == 0
+    assert len(set(stamps)) == 5
+
+
+def test_keys_that_are_made_at_the_same_time_are_all_kept(location: KeyLocation) -> None:
+    stores = [KeyStore(location) for _ in range(4)]
+    with ThreadPoolExecutor(len(stores)) as threads:
+        made = threads.map(
+            lambda each: [each.create("lab", SCOPE, 1.0)[0].id for _ in range(3)], stores
+        )
+        ids = {key_id for each in made for key_id in each}
+    assert len(ids) == 12
+    assert {each.key.id for each in stores[0].all()} == ids
+
+
+def test_revoking_again_keeps_the_first_time(store: KeyStore) -> None:
+    key, _ = store.create("lab", SCOPE, 1.0)
+    store.revoke(key.id, 2.0)
+    store.revoke(key.id, 3.0)
+    assert [each.revoked_s for each in store.all()] == [2.0]
+    with pytest.raises(ConfigError, match="there is no key 'nobody'"):
+        store.revoke("nobody", 4.0)
+
+
+def test_full_store_makes_room_of_keys_that_have_ended(
+    store: KeyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_store, "MAX_KEYS", 2)
+    first, _ = store.create("lab", SCOPE, 1.0)
+    second, _ = store.create("lab", SCOPE, 2.0, 10.0)
+    with pytest.raises(ConfigError, match="has 2 keys, the most that it may"):
+        store.create("lab", SCOPE, 3.0)
+    third, _ = store.create("lab", SCOPE, 11.0)
+    assert [each.key.id for each in store.all()] == [first.id, third.id]
+    assert second.id not in {each.key.id for each in store.all()}
+
+
+def test_usage_of_several_processes_adds_up(store: KeyStore) -> None:
+    store.create("lab", SCOPE, 1.0)
+    row, later = UsageRow(100, "lab", "digits"), UsageRow(101, "lab", "digits")
+    assert store.write(batch(1, row)) == {"k": Amount(1, 2, 3)}
+    assert store.write(batch(1, row, later, writer="b")) == {"k": Amount(2, 4, 6)}
+    assert store.write(NOTHING) == {"k": Amount(2, 4, 6)}
+    assert store.write(UsageBatch(Usage("1970-02", {}, {}))) == {}
+    assert store.usage(100, 101) == {row: Amount(2, 4, 6)}
+    assert store.usage(0, 1000) == {row: Amount(2, 4, 6), later: Amount(1, 2, 3)}
+
+
+def test_batch_that_is_sent_again_counts_once(store: KeyStore) -> None:
+    store.create("lab", SCOPE, 1.0)
+    row = UsageRow(100, "lab", "digits")
+    for number in (1, 1, 2, 1, 2):
+        store.write(batch(number, row))
+    assert store.usage(0, 1000) == {row: Amount(2, 4, 6)}
+    assert store.write(NOTHING) == {"k": Amount(2, 4, 6)}
+
+
+def test_large_amounts_are_kept_as_they_are(store: KeyStore) -> None:
+    store.create("lab", SCOPE, 1.0)
+    row, much = UsageRow(10**7, "lab", "digits"), Amount(2**40, 2**50, 2**60)
+    store.write(UsageBatch(Usage("1970-01", {row: much}, {"k": much})))
+    assert store.usage(0, 10**8) == {row: much}
+
+
+def test_usage_that_is_too_old_is_forgotten(store: KeyStore) -> None:
+    store.create("lab", SCOPE, 1.0)
+    hours = (5, 5 + KEPT_HOURS, 6 + KEPT_HOURS)
+    rows = [UsageRow(hour, "lab", "m") for hour in hours]
+    for number, row in enumerate(rows[:2]):
+        store.write(batch(number, row))
+    assert [*store.usage(0, 10**6)] == rows[:2]
+    store.write(batch(2, rows[2]))
+    assert [*store.usage(0, 10**6)] == rows[1:]
+    assert store.write(NOTHING) == {"k": Amount(3, 6, 9)}  # its month is not too old yet
+    store.write(batch(3, UsageRow(31 * 24 + KEPT_HOURS, "lab", "m"), at_s=0.0))
+    assert store.write(NOTHING) == {}
+
+
+def test_process_is_forgotten_a_day_after_its_last_batch(store: KeyStore) -> None:
+    store.create("lab", SCOPE, 1.0)
+    first, second = UsageRow(100, "lab", "m"), UsageRow(200, "lab", "m")
+    store.write(batch(1, first, at_s=5.0))
+    store.write(batch(1, second, at_s=5.0 + WRITERS_KEPT_S, writer="b"))
+    store.write(batch(1, first, at_s=5.0))  # it is still known
+    assert store.usage(0, 150) == {first: Amount(1, 2, 3)}
+    store.write(batch(2, UsageRow(300, "lab", "m"), at_s=6.0 + WRITERS_KEPT_S, writer="b"))
+    store.write(batch(1, first, at_s=5.0))
+    assert store.usage(0, 150) == {first: Amount(2, 4, 6)}
+
+
+def test_clock_is_the_stores(location: KeyLocation) -> None:
+    store = KeyStore(location, clock=lambda: 5.0)
+    if location.file is not None:
+        assert store.now_s() == 5.0
+    else:
+        assert abs(store.now_s() - time.time()) < 3600.0
+    assert month_of(store.now_s())
+
+
+def test_text_says_where_the_store_is_and_no_password(
+    store: KeyStore, location: KeyLocation
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        store.revoke("nobody", 1.0)
+    assert str(location) in caught.value.message
+    assert "pass" not in caught.value.message
