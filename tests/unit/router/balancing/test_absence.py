@@ -22,6 +22,7 @@ def view(
     withheld: str = "",
     absent: CapameshError | None = None,
     has: bool = False,
+    is_secret: bool = False,
 ) -> Any:
     """Return a fleet's view in which that is known."""
     return SimpleNamespace(
@@ -30,6 +31,7 @@ def view(
         has=lambda *_: has,
         models=lambda: list(models),
         versions=lambda _: list(versions),
+        are_names_secret=is_secret,
         withheld=lambda *_: withheld,
         absent=SimpleNamespace(error=lambda *_: absent),
     )
@@ -48,6 +50,11 @@ AWAY = ModelUnavailable("no room")
             view("m", versions=("2", "3")),
             ModelNotFound,
             "model 'm' has no version '1'; its versions: 2, 3",
+        ),
+        (
+            view("a", "b", is_secret=True),
+            ModelNotFound,
+            "no node hosts model 'm'; GET /v1/models lists those that your key is for",
         ),
         (view("a", "b"), ModelNotFound, "no node hosts model 'm'; hosted models: a, b"),
         (

@@ -32,6 +32,10 @@ def not_hosted(fleet: FleetView, model: ModelName, version: ModelVersion) -> Cap
         return ModelNotFound(
             f"model {model!r} has no version {version!r}; its versions: {', '.join(versions)}"
         )
+    if fleet.are_names_secret:
+        return ModelNotFound(
+            f"no node hosts model {model!r}; GET /v1/models lists those that your key is for"
+        )
     models = fleet.models()
     known = ", ".join(models[:SHOWN_MODELS]) or "none yet"
     if len(models) > SHOWN_MODELS:

@@ -66,6 +66,8 @@ class FleetView:
         """The offers of each node that are in `_models`."""
         self.absent = AbsentModels()
         """The other models that are known: they are not ready, or were here of late."""
+        self.are_names_secret = False
+        """True if errors name no model but the one asked for: clients have keys, each for some models."""
 
     @override
     def __repr__(self) -> str:

@@ -71,6 +71,8 @@ class Front(FrontContext):
         self.head_s = min(arrival_s, limits.first_head_s)
         """Seconds that a head may take."""
         self.keys = KeyCheck(inference.ring, inference.operator)
+        inference.ring.on_change(self._keep_names)
+        self._keep_names()
         """The check of what clients send; the application makes it, too."""
         self.heads = Heads(inference.limits, self.keys)
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
@@ -161,6 +163,11 @@ class Front(FrontContext):
             self._sweeper.cancel()
         for connection in self._open():
             connection.close()
+
+    def _keep_names(self) -> None:
+        """Have errors name no models of others, once keys are asked for."""
+        if self.inference.ring.is_required:
+            self.inference.fleet.are_names_secret = True
 
     def _open(self) -> list[FrontConnection]:
         return [each for each in self.connections if isinstance(each, FrontConnection)]
