@@ -18,7 +18,7 @@ from capamesh.cli.local_cluster import LocalCluster
 
 PROMISED_S = 2.0
 PATIENCE_S = 10 * PROMISED_S
-"""Far more than is promised, for machines with much else to do; `benchmarks/keys.py` measures it."""
+"""Far more than is promised, for machines with much else to do."""
 UNKNOWN = "cm_unknown0_" + 32 * "0"
 
 
