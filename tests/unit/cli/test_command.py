@@ -277,13 +277,17 @@ def test_every_router_setting_has_an_option(
     token_file = tmp_path / "token"
     token_file.write_text("t")
     token_file.chmod(0o600)
+    secret_file = tmp_path / "secret"
+    secret_file.write_text("s" * 32 + "\n")
+    secret_file.chmod(0o600)
     line = (
         f"router run --data d --token-file {token_file} "
         "--bootstrap /a --http 0.0.0.0:80 --mesh [::]:4002 --links 10.0.0.1:5000 "
         "--advertise me --dial-inside private --mdns --name gpu-1 --traces http://c:4318/v1/traces --trace-slow 0.5 --trace-ratio 0.1 --access-log a.log --access-log-sample 0.5 --slow-log - --slow-log-time 250ms --slow-log-factor 3 --region eu --policy other --rules r.toml --keys k.db --timeout 2s --arrival 4000ms --drain 3 --max-message-mib 1MiB "
         "--workers 3 --max-json-mib 2 --max-json-answer-mib 3 --body-budget-mib 4 --answer-budget-mib 6 --cache-mib 7 --max-connections 5 "
         "--max-connections-per-address 3 --trusted-proxy 10.0.0.7 --trusted-proxy fd00::/8 "
-        "--tls-cert c.pem --tls-key c.key --tls-client-ca ca.pem --insecure --allow-origin https://app.example"
+        "--tls-cert c.pem --tls-key c.key --tls-client-ca ca.pem --insecure --allow-origin https://app.example "
+        f"--cache valkey://:p@h:1/2 --cache-secret {secret_file}"
     )
     assert run(line.split()) == 0
     given = RouterSettings(
@@ -327,6 +331,8 @@ def test_every_router_setting_has_an_option(
         body_budget_bytes=2**22,
         answer_budget_bytes=6 * 2**20,
         cache_bytes=7 * 2**20,
+        cache_url="valkey://:p@h:1/2",
+        cache_secret=b"s" * 32,
         max_connections=5,
         max_connections_per_address=3,
         allowed_origins=("https://app.example",),

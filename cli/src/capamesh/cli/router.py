@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from capamesh.cli import front_options, options, request_logs
+from capamesh.cli import cache_options, front_options, options, request_logs
 from capamesh.cli.help_texts import examples, new_group, teach
 from capamesh.cli.parsing import host_and_port, mebibytes, seconds
 from capamesh.protocol.quick_imports import quick_imports
@@ -226,17 +226,9 @@ def run(
             help="Answers that are coming from nodes; 0: an eighth of the memory, and twice --max-message-mib at least.",
         ),
     ] = 0,
-    cache_mib: Annotated[
-        int,
-        typer.Option(
-            "--cache-mib",
-            envvar="CAPAMESH_CACHE_MIB",
-            metavar="MIB",
-            parser=mebibytes(0),
-            rich_help_panel="Limits",
-            help="Kept answers of models whose rules have a cache; 0: none are kept.",
-        ),
-    ] = 128,
+    cache_mib: cache_options.CacheMib = 128,
+    cache: cache_options.Cache = "",
+    cache_secret: cache_options.CacheSecret = None,
     max_connections: Annotated[
         int,
         typer.Option(
@@ -295,6 +287,7 @@ def run(
     http_host, http_port = host_and_port(http, "--http")
     mesh_host, mesh_port = host_and_port(mesh, "--mesh")
     link_host, link_port = host_and_port(links, "--links")
+    cache_url, secret = cache_options.read_cache(cache, cache_secret)
     settings = RouterSettings(
         data_folder=data,
         token=options.read_token(token, token_file),
@@ -338,6 +331,8 @@ def run(
         body_budget_bytes=body_budget_mib * _MIB,
         answer_budget_bytes=answer_budget_mib * _MIB,
         cache_bytes=cache_mib * _MIB,
+        cache_url=cache_url,
+        cache_secret=secret,
         max_connections=max_connections,
         max_connections_per_address=max_connections_per_address,
         allowed_origins=tuple(allow_origin or ()),

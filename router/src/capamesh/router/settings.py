@@ -100,6 +100,10 @@ class RouterSettings:
     """The memory for the bodies of all requests together; 0 for an eighth of the memory, and twice the largest body at least."""
     cache_bytes: int = DEFAULT_CACHE_BYTES
     """The memory for kept answers of models whose rules say so; workers have an equal part each."""
+    cache_url: str = field(default="", repr=False)
+    """The Valkey or Redis in which routers share kept answers, as `valkey://HOST:PORT/DB`; empty: each has its own alone."""
+    cache_secret: bytes = field(default=b"", repr=False)
+    """The secret by which routers that share answers know what one of them has written, 32 bytes at least."""
     answer_budget_bytes: int = 0
     """The memory for the answers that are arriving from all nodes together; 0 for as much as bodies have."""
     max_connections: int = 0

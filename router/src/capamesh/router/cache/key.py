@@ -10,6 +10,8 @@ import math
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
+from mypy_extensions import mypyc_attr
+
 from capamesh.router.rules.constraints import ANYWHERE
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ MAX_BEGUN: Final = 1024
 """Forms that are remembered (guess: some models and tenants, their usual batch sizes); then all are forgotten."""
 
 
+@mypyc_attr(native_class=False)
 class Begun(Protocol):
     """The beginning of a digest."""
 
@@ -48,27 +51,30 @@ class Keys:
         self._begun: dict[tuple[object, ...], Begun] = {}
 
     def of(
-        self, request: InferCall, digest: str, version: str, tenant: str, constraints: Constraints
+        self,
+        request: InferCall,
+        digest: str,
+        version: str,
+        tenant: str | None,
+        constraints: Constraints,
     ) -> bytes:
         """Return the key, 32 bytes that nobody can find twice: SHA-256, because processors have instructions for it.
 
-        `digest` is that of the model's file, `version` the one that is asked, `tenant` "" where tenants share answers. Requests with
+        `digest` is that of the model's file, `version` the one that is asked, `tenant` None where tenants share answers. Requests with
         different `constraints` may be answered by different nodes, so that neither gets what was found for the other.
         """
         inputs = request.inputs
-        if len(inputs) > 1:
+        told = None if constraints is ANYWHERE else _told(constraints)
+        asked = (digest, request.model, version, tenant, request.outputs, request.classes, told)
+        form: tuple[object, ...]
+        if len(inputs) == 1:  # as of most models
+            tensor = inputs[0]
+            form = (asked, tensor.name, tensor.datatype, tensor.shape, len(tensor.data))
+        else:
             inputs = tuple(sorted(inputs, key=_name_of))
-        form: tuple[object, ...] = (
-            digest,
-            request.model,
-            version,
-            tenant,
-            request.outputs,
-            request.classes,
-            None if constraints is ANYWHERE else _told(constraints),
-        )
-        for tensor in inputs:
-            form += (tensor.name, tensor.datatype, tensor.shape, len(tensor.data))
+            form = (asked,)
+            for tensor in inputs:
+                form += (tensor.name, tensor.datatype, tensor.shape, len(tensor.data))
         begun = self._begun.get(form)
         if begun is None:
             # the text of a tuple of texts, numbers and tuples of them is never that of another

@@ -30,6 +30,8 @@ MOST_TRACES_PART: Final = 0.1
 WARY_AFTER: Final = 4096
 """The look-ups in a row that found nothing which make the store wary: it keeps an answer only when its key comes a second time
 (guess: more than are tried by hand, and less than a second's flood)."""
+WARY_LOOKS: Final = 16
+"""A wary store has one of so many look-ups made elsewhere, too (guess: they cost little, and end a flood's time soon)."""
 MOST_ENTRY_PART: Final = 0.125
 """A larger entry is not kept: it would push out too many others (guess)."""
 
@@ -47,6 +49,7 @@ class Store:
         self._entry_bytes = 0
         self._small_bytes = 0
         self.most_bytes = most_bytes
+        self._most_traces = int(most_bytes * MOST_TRACES_PART / TRACE_BYTES)
         self._missed = 0
         """The look-ups since the last that found something."""
         self.evicted = 0
@@ -77,11 +80,18 @@ class Store:
         """Take in that a look-up was of use: an answer was given, or a run was joined."""
         self._missed = 0
 
+    def looks_elsewhere(self) -> bool:
+        """Return whether what was just not found is worth a look elsewhere; for a wary store it rarely is."""
+        return self._missed < WARY_AFTER or self._missed % WARY_LOOKS == 0
+
     def wants(self, key: bytes) -> bool:
         """Return whether an answer for a key is worth to be kept; a wary store remembers the key for the next time."""
-        if self._missed < WARY_AFTER or hash(key) in self._traces:
+        if self._missed < WARY_AFTER:
             return True
-        self._leave_trace(hash(key))
+        trace = hash(key)
+        if trace in self._traces:
+            return True
+        self._leave_trace(trace)
         return False
 
     def put(self, entry: Entry) -> bool:
@@ -181,9 +191,9 @@ class Store:
     def _leave_trace(self, trace: int) -> None:
         if trace in self._traces:
             return
-        most = int(self.most_bytes * MOST_TRACES_PART / TRACE_BYTES)
-        while self._trace_queue and len(self._trace_queue) >= most:
-            self._traces.pop(self._trace_queue.popleft(), None)
-        if most:
+        queue = self._trace_queue
+        while queue and len(queue) >= self._most_traces:
+            self._traces.pop(queue.popleft(), None)
+        if self._most_traces:
             self._traces[trace] = None
-            self._trace_queue.append(trace)
+            queue.append(trace)

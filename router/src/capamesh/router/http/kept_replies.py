@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
+from capamesh.protocol.values import Value
 from capamesh.router.http.replies import Reply, head_of
 
 if TYPE_CHECKING:
@@ -21,13 +22,16 @@ FORM_BYTES: Final = 800
 """The bytes that a written reply takes beside its body (measured: 782)."""
 
 
-class Form(NamedTuple):
+class Form(Value):
     """A written reply, without what tells of its age."""
 
-    headers: Mapping[str, str]
-    beginning: bytes
-    """The head up to the age."""
-    body: bytes
+    __slots__ = ("beginning", "body", "headers")
+
+    def __init__(self, headers: Mapping[str, str], beginning: bytes, body: bytes) -> None:
+        self.headers = headers
+        self.beginning = beginning
+        """The head up to the age."""
+        self.body = body
 
 
 def form_of(
@@ -58,8 +62,12 @@ def add_form(store: Store, entry: Entry, asked: InferRequest, reply: Reply) -> N
 
 def marked(reply: Reply, entry: Entry, age_s: float) -> Reply:
     """Return a reply that tells that its answer was kept."""
-    told = {CACHE_HEADER: entry.word, AGE_HEADER: str(max(0, int(age_s)))}
-    return reply.replace(headers={**reply.headers, **told})
+    return reply.replace(headers={**reply.headers, **kept_headers(entry.word, age_s)})
+
+
+def kept_headers(word: str, age_s: float) -> dict[str, str]:
+    """Return the headers that tell of an answer that was kept, why and for how long."""
+    return {CACHE_HEADER: word, AGE_HEADER: str(max(0, int(age_s)))}
 
 
 def _name(asked: InferRequest) -> tuple[object, ...]:

@@ -47,6 +47,7 @@ from capamesh.router.process.node_gauges import NodeGauges
 from capamesh.router.process.page_parts import PageParts
 from capamesh.router.process.parts import RouterParts, today
 from capamesh.router.process.seat import Controls
+from capamesh.router.process.shared_cache import shared_store
 from capamesh.router.process.tls_watch import TlsWatch
 from capamesh.router.requests.model_descriptions import ModelDescriptions
 from capamesh.router.requests.repository import RepositoryControl
@@ -66,6 +67,13 @@ class Router(Controls):
         self._log = parts.log
         self._page = PageParts(parts)
         self._repository = RepositoryControl(parts.fleet, parts.log)
+        self._shared_cache = shared_store(
+            parts.settings,
+            parts.standing.network_id,
+            parts.routing.pipeline.cache,
+            parts.telemetry,
+            parts.log,
+        )
         self._has_links = asyncio.Event()
         self._stop = asyncio.Event()
         self._tls_watch = None if parts.tls is None else TlsWatch(parts.tls, parts.log)
@@ -121,10 +129,9 @@ class Router(Controls):
                         tasks.create_task(parts.announcer.run()),
                         tasks.create_task(parts.last_fleet.keep()),
                     ]
-                if self._tls_watch is not None:
-                    background.append(tasks.create_task(self._tls_watch.run()))
-                if parts.traces.exporter is not None:
-                    background.append(tasks.create_task(parts.traces.exporter.run()))
+                for each in (self._tls_watch, self._shared_cache, parts.traces.exporter):
+                    if each is not None:
+                        background.append(tasks.create_task(each.run()))
                 parts.watch.start()
                 await self._has_links.wait()
                 await seat.settle()

@@ -58,7 +58,8 @@ class Standing:
         self._home = home
         self._name = name
         self._peer_id = membership.identity.peer_id
-        self._network_id = membership.network_id
+        self.network_id = membership.network_id
+        """The network of which it is a member."""
         self._upkeep = upkeep
         self._fleet = fleet
         self._hearing = hearing
@@ -157,7 +158,7 @@ class Standing:
                 "nodes": len(self._fleet.adverts),
                 "pid": os.getpid(),
                 "peer_id": self._peer_id,
-                "network_id": self._network_id,
+                "network_id": self.network_id,
                 "sidecar_pid": self._mesh.pid,
                 "mesh_addresses": [
                     reachable_multiaddr(addr, self._mesh_host) for addr in self._mesh.addrs

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from typing_extensions import override
 
 from capamesh.protocol.adverts import Scheduling
+from capamesh.protocol.errors import CapameshError, LocalError
 from capamesh.router.balancing.picker import RequestPicker
 from capamesh.router.cache.entry import Entry, Layouts
 from capamesh.router.cache.key import MOST_INPUT_BYTES, Keys, input_bytes
@@ -27,6 +28,7 @@ from capamesh.router.timers import Alarms
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion
     from capamesh.router.balancing.served_model import ServedModel
+    from capamesh.router.cache.shared import Shared, SharedAnswers
     from capamesh.router.cache.store import Store
     from capamesh.router.fleet.replica import Replica
     from capamesh.router.fleet.view import FleetView
@@ -45,18 +47,45 @@ answers to be compared, and for a node that fails to be found out)."""
 TOGETHER_S: Final = 10.0
 """Nodes whose links came up within this time came together (guess: a router that starts links all nodes within seconds)."""
 
-HIT: Final = "hit"
-JOINED: Final = "joined"
-MISS: Final = "miss"
-PASSED_BY: Final = "passed_by"
+
+class Tally:
+    """Counts what the calls of one model came to."""
+
+    __slots__ = ("hit", "joined", "miss", "not_kept", "passed_by", "shared")
+
+    def __init__(self) -> None:
+        self.hit = 0
+        """Answered with a kept answer."""
+        self.joined = 0
+        """Answered by the run of an equal call."""
+        self.miss = 0
+        """Not kept by this router."""
+        self.shared = 0
+        """Of these, answered with what another router has kept."""
+        self.passed_by = 0
+        """Run as if there were no cache."""
+        self.not_kept = 0
+        """Answers that were not kept though their calls were looked up."""
+
+    def results(self) -> list[tuple[str, int]]:
+        """Return the results that there were, and how often."""
+        counted = [
+            ("hit", self.hit),
+            ("joined", self.joined),
+            ("miss", self.miss),
+            ("shared", self.shared),
+            ("passed_by", self.passed_by),
+        ]
+        return [one for one in counted if one[1]]
 
 
 class Known:
     """Tells for a short time whether the answers of a version may be kept."""
 
-    __slots__ = ("at_s", "digest", "first_s", "picker", "replicas")
+    __slots__ = ("at_s", "digest", "first_s", "picker", "replicas", "tally")
 
-    def __init__(self, served: ServedModel, digest: str, now_s: float) -> None:
+    def __init__(self, served: ServedModel, digest: str, tally: Tally, now_s: float) -> None:
+        self.tally = tally
         self.replicas = replicas = served.hosted.replicas
         self.at_s = now_s
         self.digest = digest
@@ -75,7 +104,7 @@ class Known:
 class CachedRun(SharedRun):
     """A run whose answer is kept."""
 
-    __slots__ = ("_cache", "digest", "era", "key", "rule", "served")
+    __slots__ = ("_cache", "era", "is_looked_up", "key", "known", "rule", "served")
 
     def __init__(
         self,
@@ -83,17 +112,20 @@ class CachedRun(SharedRun):
         call: Call,
         responder: Responder,
         key: bytes,
-        digest: str,
+        known: Known,
         served: ServedModel,
         rule: CacheRule,
     ) -> None:
         super().__init__(call, responder, cache.start, cache.alarms)
         self._cache = cache
         self.key = key
-        self.digest = digest
+        self.known = known
+        """Tells what was known of the version when it began."""
         self.served = served
         self.rule = rule
         self.era = cache.era
+        self.is_looked_up = False
+        """True if it begins by itself when no other router has kept the answer."""
 
     @override
     def close(self) -> None:
@@ -104,6 +136,49 @@ class CachedRun(SharedRun):
     def complete(self, outcome: Outcome) -> None:
         self._cache.keep(self, outcome)
         super().complete(outcome)
+
+    def give(self, entry: Entry) -> None:
+        """Answer all who wait with a kept answer."""
+        super().complete(Outcome(entry.answer, entry.peer, None, 0, self.known.picker, entry))
+
+
+class LookUp(Handle):
+    """Looks for a run's answer at the store that routers share, and begins the run when none is found."""
+
+    __slots__ = ("_cache", "_handle", "_is_over", "_run")
+
+    def __init__(self, cache: AnswerCache, run: CachedRun) -> None:
+        self._cache = cache
+        self._run = run
+        self._handle: Handle | None = None
+        self._is_over = False
+
+    @property
+    @override
+    def picker(self) -> RequestPicker | None:
+        return None if self._handle is None else self._handle.picker
+
+    @override
+    def cancel(self) -> None:
+        self._is_over = True
+        if self._handle is not None:
+            self._handle.cancel()
+
+    def found(self, shared: Shared | None, age_s: float) -> None:
+        """Take what was found: answer with it, or begin the run."""
+        if self._is_over:
+            return
+        run = self._run
+        try:
+            entry = None if shared is None else self._cache.taken(run, shared, age_s)
+            if entry is not None:
+                run.give(entry)
+            else:
+                self._handle = self._cache.start(run.call, run)
+        except CapameshError as error:
+            run.fail(error.with_traceback(None))
+        except Exception as error:  # noqa: BLE001 - those who wait are not to do so for ever
+            run.fail(LocalError(f"the router failed on this request: {error!r:.80}"))
 
 
 class _Answered(Handle):
@@ -142,14 +217,15 @@ class AnswerCache:
         self.alarms = Alarms(timers, clock)
         self.era = 0
         """Counts how often all was dropped: a run that began before is not kept."""
+        self.shared: SharedAnswers | None = None
+        """The answers that it shares with other routers; None: it shares none."""
         self._fleet = fleet
         self._clock = clock
         self._keys = Keys()
         self._layouts = Layouts()
         self._runs: dict[bytes, CachedRun] = {}
         self._known: dict[tuple[ModelName, ModelVersion], Known] = {}
-        self._counts: dict[tuple[ModelName, str], int] = {}
-        self._not_kept: dict[tuple[ModelName], int] = {}
+        self._tallies: dict[ModelName, Tally] = {}
 
     @override
     def __repr__(self) -> str:
@@ -157,18 +233,22 @@ class AnswerCache:
 
     def counts(self) -> Iterable[tuple[tuple[str, str], int]]:
         """Return how many calls of each model came to which result."""
-        return list(self._counts.items())
+        return [
+            ((model, result), count)
+            for model, tally in self._tallies.items()
+            for result, count in tally.results()
+        ]
 
     def not_kept(self) -> Iterable[tuple[tuple[str], int]]:
         """Return how many answers of each model were not kept though their calls were looked up."""
-        return list(self._not_kept.items())
+        return [((model,), each.not_kept) for model, each in self._tallies.items() if each.not_kept]
 
     def ask(
         self, call: Call, served: ServedModel, rule: CacheRule, responder: Responder, now_s: float
     ) -> Handle | CachedRun | None:
-        """Answer the call, or let it join one that is under way, and return its handle; else return the run to begin for it.
+        """Answer the call, or let it join one that is under way, and return its handle; else return the run for it.
 
-        None: it is a call like any other, which takes no kept answer and leaves none.
+        A run that is not `is_looked_up` is to be begun. None: it is a call like any other, which takes no kept answer and leaves none.
         """
         request, options = call.request, call.options
         known = self._known.get((served.model, served.version))
@@ -185,9 +265,9 @@ class AnswerCache:
             or request.takes_parts
             or input_bytes(request) > MOST_INPUT_BYTES
         ):
-            self._count(served.model, PASSED_BY)
+            known.tally.passed_by += 1
             return None
-        tenant = "" if rule.is_shared else f"tenant {options.tenant}"
+        tenant = None if rule.is_shared else options.tenant
         key = self._keys.of(request, known.digest, served.version, tenant, options.constraints)
         if options.max_age_s > 0:
             entry = self.store.get(key)
@@ -197,7 +277,7 @@ class AnswerCache:
                     self.store.drop(entry)
                 elif age_s < options.max_age_s:
                     self.store.found()
-                    self._count(served.model, HIT)
+                    known.tally.hit += 1
                     responder.complete(
                         Outcome(entry.answer, entry.peer, entry.replica, 0, known.picker, entry)
                     )
@@ -205,12 +285,38 @@ class AnswerCache:
             under_way = self._runs.get(key)
             if under_way is not None:
                 self.store.found()
-                self._count(served.model, JOINED)
+                known.tally.joined += 1
                 return under_way.join(call, responder)
-        self._count(served.model, MISS)
-        run = CachedRun(self, call, responder, key, known.digest, served, rule)
+        known.tally.miss += 1
+        run = CachedRun(self, call, responder, key, known, served, rule)
         self._runs[key] = run
+        shared = self.shared
+        if shared is not None and options.max_age_s > 0 and self.store.looks_elsewhere():
+            look_up = LookUp(self, run)
+            if shared.look_up(key, look_up.found):
+                run.is_looked_up = True
+                run.began(look_up)
         return run
+
+    def taken(self, run: CachedRun, shared: Shared, age_s: float) -> Entry | None:
+        """Return the entry for what another router has kept for so long, which is kept here from now on; None: it is of no use."""
+        answer, call, served = shared.answer, run.call, run.served
+        replicas = served.hosted.replicas
+        if (
+            run.era != self.era
+            or age_s >= run.rule.ttl_s
+            or age_s >= call.options.max_age_s
+            or answer.version != served.version
+            or not replicas
+            or replicas[0].answer_form().misfit(answer, call.request.outputs, call.request.classes)
+        ):
+            return None
+        layout = self._layouts.of(answer)
+        entry = Entry(run.key, answer, layout, shared.peer, None, self._clock() - age_s)
+        self.store.found()
+        self.store.put(entry)
+        run.known.tally.shared += 1
+        return entry
 
     def keep(self, run: CachedRun, outcome: Outcome) -> None:
         """Keep what a run has come to, if that is sure enough."""
@@ -223,14 +329,18 @@ class AnswerCache:
             or run.era != self.era
             or answer.version != served.version
             or replica.is_out
-            or replica.offer.digest != run.digest
+            or replica.offer.digest != run.known.digest
             or served.is_doubted(replica, now_s)
-            or self._is_newcomer(replica, served, now_s)
+            or _is_newcomer(replica, run.known, now_s)
             or not self.store.put(
                 Entry(run.key, answer, self._layouts.of(answer), outcome.peer, replica, now_s)
             )
         ):
-            self._not_kept[served.model,] = self._not_kept.get((served.model,), 0) + 1
+            run.known.tally.not_kept += 1
+            return
+        shared = self.shared
+        if shared is not None:
+            shared.keep(run.key, answer, outcome.peer, run.rule.ttl_s)
 
     def ended(self, run: CachedRun) -> None:
         """Let nobody join a run any more."""
@@ -242,6 +352,8 @@ class AnswerCache:
         self.era += 1
         self.store.clear()
         self._known.clear()
+        if self.shared is not None:
+            self.shared.drop_all()
 
     def _look(self, served: ServedModel, now_s: float) -> Known:
         """Find out anew whether a version's answers may be kept."""
@@ -250,20 +362,18 @@ class AnswerCache:
         ranking = self._fleet.rankings.get(served.model)
         is_trusted = ranking is not None and served.version in ranking.trusted
         digest = _digest_of(served.hosted.replicas) if is_trusted else ""
-        known = Known(served, digest, now_s)
+        tally = self._tallies.get(served.model)
+        if tally is None:
+            tally = self._tallies[served.model] = Tally()
+        known = Known(served, digest, tally, now_s)
         self._known[served.model, served.version] = known
         return known
 
-    def _is_newcomer(self, replica: Replica, served: ServedModel, now_s: float) -> bool:
-        known = self._known.get((served.model, served.version))
-        linked_s = replica.endpoint.linked_s
-        if known is None or now_s - linked_s >= NEWCOMER_S:
-            return False
-        return linked_s > known.first_s + TOGETHER_S
 
-    def _count(self, model: ModelName, result: str) -> None:
-        key = (model, result)
-        self._counts[key] = self._counts.get(key, 0) + 1
+def _is_newcomer(replica: Replica, known: Known, now_s: float) -> bool:
+    """Return whether a replica's node came when others of the version were there, and not long ago."""
+    linked_s = replica.endpoint.linked_s
+    return now_s - linked_s < NEWCOMER_S and linked_s > known.first_s + TOGETHER_S
 
 
 def _digest_of(replicas: tuple[Replica, ...]) -> str:

@@ -120,9 +120,10 @@ class Pipeline:
             run: CachedRun | None = None
             if rule is not None and not call.is_copy and not isinstance(responder, CachedRun):
                 found = self.cache.ask(call, served, rule, responder, now_s)
-                if found is not None and not isinstance(found, CachedRun):
+                if isinstance(found, CachedRun) and not found.is_looked_up:
+                    run = found
+                elif found is not None:
                     return found
-                run = found
 
             # attempts; they may change to another version, at the permit of this one: it is no second request
             others = model.versions if not request.version and sequence is None else None

@@ -99,7 +99,6 @@ class SharedRun(Responder, Handle):
     """A run that is under way: the responder of the call that began it, and for whoever sent that call its handle."""
 
     __slots__ = (
-        "_first",
         "_handle",
         "_is_over",
         "_picker",
@@ -107,11 +106,13 @@ class SharedRun(Responder, Handle):
         "_start",
         "_waiters",
         "alarms",
+        "call",
     )
 
     def __init__(self, call: Call, responder: Responder, start: Start, alarms: Alarms) -> None:
         """`responder` is told what becomes of the run; `start` sends those on their way who are left when it has failed."""
-        self._first = call
+        self.call = call
+        """The call that began it."""
         self._responder: Responder | None = responder
         """The responder of the call that began it; None: it waits no more."""
         self._waiters: dict[Waiter, None] | None = None
@@ -140,7 +141,7 @@ class SharedRun(Responder, Handle):
         if self._waiters is None:
             self._waiters = {}
         self._waiters[waiter] = None
-        if call.deadline_s < self._first.deadline_s:  # else it ends before by itself
+        if call.deadline_s < self.call.deadline_s:  # else it ends before by itself
             waiter.arm(self.alarms)
         return waiter
 

@@ -145,7 +145,8 @@ ANSWERS_WAITING: Final = gauge(
 CACHE_REQUESTS: Final = counter(
     "capamesh_cache_requests",
     "Requests of models whose rules have a cache: `hit` (answered with a kept answer), `joined` (answered by the run of an equal"
-    " one), `miss` (run), or `passed_by` (run: the request or the model is not one whose answers are kept).",
+    " one), `miss` (not kept by this router), `shared` (of the misses: answered with what another router has kept), or `passed_by` (run:"
+    " the request or the model is not one whose answers are kept).",
     "model",
     "result",
 )
@@ -164,10 +165,17 @@ CACHE_BYTES_MOST: Final = gauge(
     "capamesh_cache_bytes_most", "The bytes that kept answers may have."
 )
 
+SHARED_CACHE: Final = counter(
+    "capamesh_shared_cache_lookups",
+    "Look-ups in the store that routers share: `found` an answer, `missed`, were too `late`, were `refused` because what was there is no"
+    " router's with the same secret, or were `skipped` because the store was away or slow.",
+    "result",
+)
 REPEATED_CALLS: Final = counter(
     "capamesh_idempotency_keys",
     "Requests with an idempotency key: `first` (the key was new), `repeated` (answered with what the first got), `joined` (the"
-    " first was under way) or `mismatched` (refused: the key was used for another request).",
+    " first was under way), `elsewhere` (answered with what the first got, or gets, at another worker) or `mismatched` (refused: the"
+    " key was used for another request).",
     "result",
 )
 REPEATED_BYTES: Final = gauge(
