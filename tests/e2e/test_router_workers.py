@@ -228,3 +228,53 @@ def is_alive(pid: int) -> bool:
         os.kill(pid, 0)
         return True
     return False
+
+
+def keyed(key: str) -> bytes:
+    """Return a request with an idempotency key."""
+    return INFER.replace(b"Host: x\r\n", b"Host: x\r\nIdempotency-Key: " + key.encode() + b"\r\n")
+
+
+async def status_once(url: str, message: bytes) -> tuple[bytes, bytes]:
+    """Return the status line and the body of an answer on a connection of its own, which any worker may take."""
+    client = Client(url)
+    found = await client.ask(message)
+    client.close()
+    return found
+
+
+async def runs(url: str) -> float:
+    """Return how many requests with a new idempotency key the router's workers have begun to run."""
+    text = (await page(url, "/metrics")).decode()
+    line = 'capamesh_idempotency_keys_total{result="first"} '
+    return sum(
+        float(each.removeprefix(line)) for each in text.splitlines() if each.startswith(line)
+    )
+
+
+async def test_request_with_a_key_is_run_once_whichever_worker_it_comes_to(
+    make_cluster: Callable[..., LocalCluster],
+) -> None:
+    async with make_cluster(1) as cluster:
+        await cluster.wait_routable(1)
+        url = cluster.http_url
+        keys = [f"k{at}" for at in range(20)]
+        asked = [once(url, keyed(key)) for key in keys * 6]
+        found = await asyncio.gather(*asked)
+        assert len(set(found)) == 1
+        assert await runs(url) == len(keys)
+        for key in keys:
+            await once(url, keyed(key))
+        assert await runs(url) == len(keys)
+
+        # what a worker had that is killed may have run: it is refused, and not run again
+        (first, *_) = cluster.router.status()["workers"]
+        os.kill(first["pid"], signal.SIGKILL)
+        for key in keys * 2:
+            with suppress(OSError, EOFError):
+                status, body = await status_once(url, keyed(key))
+                if status == b"HTTP/1.1 409 Conflict":
+                    assert b"may have run" in body
+                else:
+                    assert (status, body) == (b"HTTP/1.1 200 OK", found[0])
+        assert await runs(url) <= len(keys)

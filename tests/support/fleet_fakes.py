@@ -48,6 +48,7 @@ from capamesh.router.policies import IsEligible, Policy, RequestShape, make_poli
 from capamesh.router.policies.policy import MayBeProbed, PolicyBase
 from capamesh.router.requests.call import Call, Outcome, RoutingOptions
 from capamesh.router.requests.dispatch import Dispatch
+from capamesh.router.requests.repeated_calls import RepeatedCalls
 from capamesh.router.requests.routing import Routing
 from capamesh.router.rules.model_rules import DEFAULT_POLICY, NO_RULES, ModelRules, RoutingRules
 from capamesh.router.telemetry import Telemetry
@@ -540,6 +541,11 @@ class Fleet:
             "probes": len(self.prober._under_way),
         }
         return {name: count for name, count in counts.items() if count}
+
+
+def keys_of(fleet: Fleet) -> RepeatedCalls:
+    """Return the idempotency keys of a router with this core."""
+    return RepeatedCalls(clock=fleet.clock, timers=asyncio.get_running_loop())
 
 
 def idempotent_not(given: ModelOffer) -> ModelOffer:

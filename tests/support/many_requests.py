@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 import virtual_time
-from fleet_fakes import Fleet, NullLog, answer_of, offer
+from fleet_fakes import Fleet, NullLog, answer_of, keys_of, offer
 from link_ends import Ends
 from request_shapes import RANKS, RequestShapes, model_of
 
@@ -120,6 +120,7 @@ class World:
             30.0,
             LIMITS,
             self.log,  # type: ignore[arg-type]
+            repeated=keys_of(fleet),
         )
         self._front = Front(inference, OpenRequests(), arrival_s=30.0)
         self._connect()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
-from fleet_fakes import FakeLink, Fleet, NullLog, Reply, offer
+from fleet_fakes import FakeLink, Fleet, NullLog, Reply, keys_of, offer
 
 from capamesh.protocol.adverts import ModelOffer
 from capamesh.protocol.errors import InvalidRequest, Overloaded
@@ -49,7 +49,6 @@ from capamesh.router.page.overview import OverviewMaker
 from capamesh.router.page.static_files import StaticFiles
 from capamesh.router.requests.metered import Meter
 from capamesh.router.requests.model_descriptions import ModelDescriptions
-from capamesh.router.requests.repeated_calls import RepeatedCalls
 from capamesh.router.requests.repository import RepositoryControl
 from capamesh.router.telemetry import Telemetry
 from capamesh.router.telemetry.ended import EndedRequests
@@ -252,7 +251,7 @@ async def serving(
         log,  # type: ignore[arg-type]
         ended=ended,
         operator=OperatorKey("secret"),
-        repeated=RepeatedCalls(clock=fleet.clock, timers=asyncio.get_running_loop()),
+        repeated=keys_of(fleet),
         meter=Meter(quotas := Quotas(), fleet.routing.pipeline, fleet.view, clock=fleet.clock),
     )
     api = InferenceApi(

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
-from fleet_fakes import Fleet, NullLog, answer_of, fp32
+from fleet_fakes import Fleet, NullLog, answer_of, fp32, keys_of
 from http2_client import HEAD, Http2Client
 from link_ends import Ends
 from typing_extensions import override
@@ -124,6 +124,7 @@ class World:
             NullLog(),  # type: ignore[arg-type]
             ended=ended,
             meter=Meter(Quotas(), fleet.routing.pipeline, fleet.view, clock=fleet.clock),
+            repeated=keys_of(fleet),
         )
         if keys:
             inference.ring.take(keys, 0.0, 0.0)

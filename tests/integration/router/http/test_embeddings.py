@@ -21,6 +21,7 @@ from capamesh.protocol.tensors import Datatype, Tensor, split_elements
 from capamesh.router.access.keys import ALPHABET, Key, Scope, Verb, digest_of, id_of, new_text
 from capamesh.router.http import embeddings
 from capamesh.router.requests import parts
+from capamesh.router.rules.model_rules import CacheRule, ModelRules, RoutingRules
 
 WORDS = replace(offer("words"), task=Task.TEXT_EMBEDDING)
 
@@ -305,6 +306,59 @@ async def test_key_is_charged_once_for_all_texts_of_a_request(http: Http) -> Non
     status, body, _ = await posted(http, headers, input=["x"] * 100)
     assert (status, body["error"]["type"]) == (429, "rate_limit_error")
     assert len(link.calls) == 13
+
+
+async def test_request_with_an_idempotency_key_is_not_run_again_and_charged_once(
+    http: Http,
+) -> None:
+    link = words(http)
+    _, headers = key_of(http, Verb.INFER)
+    texts = ["x" * (1 + at % 7) for at in range(80)]
+    named = {**headers, "Idempotency-Key": "k1"}
+    found = [await posted(http, named, input=texts) for _ in range(3)]
+    assert [each[2].get("X-Capamesh-Cache") for each in found] == [None, "repeated", "repeated"]
+    assert found[0][1] == found[1][1] == found[2][1]
+    assert (found[1][2]["Age"], len(link.asks)) == ("0", 3)
+    used = http.quotas.unwritten().rows
+    assert [(each.requests, each.rows) for each in used.values()] == [(1, 80)]
+    # one that has the same texts at its beginning is another request, of which nothing is run
+    for other in (texts[:40], [*texts, "more"], texts[::-1]):
+        status, body, _ = await posted(http, named, input=other)
+        assert (status, body["error"]["code"]) == (409, "key_used")
+    assert len(link.asks) == 3
+
+
+async def test_part_that_no_node_has_run_is_run_when_the_request_comes_again(http: Http) -> None:
+    texts = ["x" * (1 + at % 7) for at in range(80)]
+    link = words(http, embed, failing(InvalidRequest("bad")), embed)
+    headers = {"Idempotency-Key": "k1"}
+    status, _, _ = await posted(http, headers, input=texts)
+    assert status == 400
+    status, body, _ = await posted(http, headers, input=texts)
+    assert (status, len(body["data"])) == (200, 80)
+    asked = [rows_of(ask)[0] for ask in link.asks]
+    assert len(asked) == 4
+
+
+async def test_node_that_has_measured_anew_does_not_make_it_another_request(http: Http) -> None:
+    link = words(http)
+    texts = ["x" * (1 + at % 7) for at in range(40)]
+    headers = {"Idempotency-Key": "k1"}
+    await posted(http, headers, input=texts)
+    (replica,) = http.fleet.replicas
+    replica.offer = replace(replica.offer, best_rows=8)
+    _, _, told = await posted(http, headers, input=texts)
+    assert (told["X-Capamesh-Cache"], len(link.asks)) == ("repeated", 2)
+
+
+async def test_kept_vectors_are_told_of() -> None:
+    async with serving(rules=RoutingRules(ModelRules(cache=CacheRule(60.0)))) as http:
+        link = words(http)
+        found = [(await posted(http, input=["a", "b"]))[2] for _ in range(2)]
+        assert [each.get("X-Capamesh-Cache") for each in found] == [None, "hit"]
+        assert (found[1]["Age"], len(link.asks)) == ("0", 1)
+        _, _, told = await posted(http, {"Cache-Control": "no-cache"}, input=["a", "b"])
+        assert ("X-Capamesh-Cache" in told, len(link.asks)) == (False, 2)
 
 
 async def test_key_embeds_by_its_own_models_alone_and_sees_no_others(http: Http) -> None:

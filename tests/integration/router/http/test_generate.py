@@ -28,6 +28,7 @@ from tidy_router import tidy
 
 from capamesh.protocol.errors import ModelUnavailable, RunFailed
 from capamesh.protocol.tensors import Limits
+from capamesh.router.rules.model_rules import CacheRule, ModelRules, RoutingRules
 
 LOOP = replace(offer(), max_parts=1000)
 STREAM = "/v2/models/m/generate_stream"
@@ -203,3 +204,38 @@ async def test_old_client_gets_events_until_the_end_of_the_connection(http: Http
     async with session, session.post(url, json={"x": [1, 2]}) as answer:
         assert "Transfer-Encoding" not in answer.headers
         assert len(read(await answer.text())) == 3
+
+
+async def test_generate_with_a_key_that_comes_again_is_not_run_again(http: Http) -> None:
+    link = http.node("a", echo)
+    seen: list[tuple[str | None, bool]] = []
+    for key in ("k1", "k1", "k2"):
+        headers = {**LAST, "Idempotency-Key": key}
+        answer = await http.infer({"x": [1, 2]}, path="/v2/models/m/generate", headers=headers)
+        assert (answer.status, (await answer.json())["y"]) == (200, [1.0, 2.0])
+        seen.append((answer.headers.get("X-Capamesh-Cache"), "Age" in answer.headers))
+    assert (seen, len(link.asks)) == ([(None, False), ("repeated", True), (None, False)], 2)
+    other = await http.infer(
+        {"x": [3, 4]},
+        path="/v2/models/m/generate",
+        headers={**LAST, "Idempotency-Key": "k1"},
+    )
+    assert (other.status, other.headers["X-Capamesh-Error"]) == (409, "key_used")
+
+
+async def test_answer_in_parts_takes_no_key(http: Http) -> None:
+    link = node(http, parting(3))
+    answer = await http.infer({"x": [1, 2]}, path=STREAM, headers={**LAST, "Idempotency-Key": "k"})
+    assert (answer.status, link.asks) == (400, [])
+    assert "takes no Idempotency-Key" in (await answer.json())["error"]
+
+
+@pytest.mark.parametrize("path", ["/v2/models/m/generate", STREAM])
+async def test_kept_answer_is_given_to_generate_and_told_of(path: str) -> None:
+    async with tidy(rules=RoutingRules(ModelRules(cache=CacheRule(60.0)))) as http:
+        link = http.node("a", echo)
+        found = [
+            (await http.infer({"x": [1, 2]}, path=path, headers=LAST)).headers for _ in range(2)
+        ]
+        assert [each.get("X-Capamesh-Cache") for each in found] == [None, "hit"]
+        assert (found[1]["Age"], len(link.asks)) == ("0", 1)

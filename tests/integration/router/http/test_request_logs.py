@@ -13,6 +13,7 @@ from fleet_fakes import hang
 from router_http import INFER, Http, serving
 
 from capamesh.router.access.keys import Key, Scope, Verb, digest_of
+from capamesh.router.rules.model_rules import CacheRule, ModelRules, RoutingRules
 from capamesh.router.telemetry.request_lines import AccessLog, SlowLog
 
 BODY = {
@@ -81,6 +82,21 @@ async def test_inference_is_one_line_whoever_reads_it(
     codes = [line.get("code") or line["status"] for line in lines]
     assert codes == ["invalid_request", "unauthenticated" if is_plain else 401, "model_not_found"]
     assert not any(secret in json.dumps(lines) for secret in SECRETS)
+
+
+async def test_line_says_whether_the_answer_was_kept(lines: Lines) -> None:
+    access = AccessLog(
+        lines.append, 1.0, rng=random.Random(1), clock=lambda: 0.0, wall_clock=lambda: 0.0
+    )
+    async with serving(
+        access=access, rules=RoutingRules(ModelRules(cache=CacheRule(60.0)))
+    ) as http:
+        http.node("A")
+        named = {"Idempotency-Key": "k"}
+        for headers in ({}, {}, named, named):
+            await http.infer(BODY, headers=headers)
+    assert [line["cache"] for line in lines] == ["miss", "hit", "hit", "repeated"]
+    assert [line["attempts"] for line in lines] == [1, 0, 0, 0]
 
 
 async def test_other_requests_have_their_route(http: Http, lines: Lines) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fleet_fakes import FakeLink, Fleet, NullLog, advert, call, echo, hang, in_virtual_time
+from fleet_fakes import FakeLink, Fleet, NullLog, advert, call, echo, hang, in_virtual_time, keys_of
 from router_parts import made_parts
 
 from capamesh.protocol import implementation
@@ -140,7 +140,7 @@ async def test_probes_and_requests_that_were_not_admitted_are_counted() -> None:
 @in_virtual_time
 async def test_kept_answers_are_counted() -> None:
     fleet = Fleet([echo], rules=RoutingRules(ModelRules(cache=CacheRule(60.0))))
-    watch_cache(fleet.telemetry, fleet.routing.pipeline.cache, None)
+    watch_cache(fleet.telemetry, fleet.routing.pipeline.cache, keys_of(fleet))
     for _ in range(3):
         await fleet.infer(call(), NO_OPTIONS, 30.0)
     lines = fleet.telemetry.exposition().decode().splitlines()

@@ -19,6 +19,7 @@ from fleet_fakes import (
     fp32,
     hang,
     in_virtual_time,
+    keys_of,
     offer,
 )
 
@@ -97,6 +98,7 @@ class World:
             self.log,  # type: ignore[arg-type]
             standing=self,
             ended=self.ended,
+            repeated=keys_of(self.fleet),
         )
         wanted = {"model": M, "version": ModelVersion(""), **target}
         self.request = Spoken(service, Target(**wanted))

@@ -33,7 +33,8 @@ from capamesh.protocol.links.calls import InferCall
 from capamesh.protocol.links.sequence_mark import SequenceMark
 from capamesh.router.cache.key import MOST_INPUT_BYTES
 from capamesh.router.requests.call import NO_OPTIONS, Call, Outcome, RoutingOptions
-from capamesh.router.requests.repeated_calls import KEPT_S, KEY_BYTES, RepeatedCalls
+from capamesh.router.requests.keyed_run import KEY_BYTES
+from capamesh.router.requests.repeated_calls import KEPT_S, RepeatedCalls
 from capamesh.router.rules.model_rules import CacheRule, ModelRules, RoutingRules
 
 ONCE = RoutingRules(ModelRules(is_retried=False, is_hedged=False))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pytest
-from fleet_fakes import Fleet, NullLog
+from fleet_fakes import Fleet, NullLog, keys_of
 from ws_client import head
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
@@ -44,6 +44,7 @@ class FakeFront:
             30.0,
             Limits(),
             NullLog(),  # type: ignore[arg-type]
+            repeated=keys_of(fleet),
         )
         self.keys = KeyCheck(self.inference.ring)
         self.requests = OpenRequests()

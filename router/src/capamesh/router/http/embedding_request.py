@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
@@ -49,12 +50,21 @@ class EmbeddingRequest:
     dimensions: int
     """The length of the vectors; 0: the model's own."""
 
-    def parts(self, offer: ModelOffer) -> list[tuple[list[int], InferRequest]]:
+    def digest(self) -> str:
+        """Return a text that another request's differs from."""
+        told = repr((self.model, self.rows, self.is_tokens, self.dimensions))
+        return sha256(told.encode("utf-8", "surrogatepass")).hexdigest()
+
+    def parts(
+        self, offer: ModelOffer, *, is_named: bool = False
+    ) -> list[tuple[list[int], InferRequest]]:
         """Return requests for a model that is advertised so, each with the places of its texts.
 
-        Texts of like length go together, for each is padded to the longest beside it.
+        Texts of like length go together, for each is padded to the longest beside it. One that `is_named` is parted in the same
+        way when it comes again, whatever nodes have measured meanwhile.
         """
-        size = min(max(offer.best_rows, LEAST_PART), LARGEST_PART)
+        best_rows = LARGEST_PART if is_named else offer.best_rows
+        size = min(max(best_rows, LEAST_PART), LARGEST_PART)
         if offer.max_rows:
             size = min(size, offer.max_rows)
         order = list(range(len(self.rows)))

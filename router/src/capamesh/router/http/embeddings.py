@@ -28,6 +28,7 @@ from capamesh.protocol.tasks import EMBEDDING, TOKENS, Task
 from capamesh.protocol.tensors import Datatype, Tensor
 from capamesh.router.access.keys import Verb, check_model
 from capamesh.router.balancing.absence import not_hosted
+from capamesh.router.cache.entry import HIT, REPEATED
 from capamesh.router.http.bodies import read_body
 from capamesh.router.http.embedding_request import (
     MOST_BYTES,
@@ -35,12 +36,13 @@ from capamesh.router.http.embedding_request import (
     read_in_steps,
 )
 from capamesh.router.http.exchange import NODE_HEADER, Inference
+from capamesh.router.http.kept_replies import kept_headers
 from capamesh.router.http.key_check import key_of
 from capamesh.router.http.openai_errors import InvalidParameter
-from capamesh.router.http.options import EXPLAIN, options_of
+from capamesh.router.http.options import EXPLAIN, idempotency_key_of, options_of
 from capamesh.router.http.route import Pages, Route, json_of
 from capamesh.router.http.schemas import openai
-from capamesh.router.http.schemas.headers import ROUTING, TRACEPARENT
+from capamesh.router.http.schemas.headers import GENERATION
 from capamesh.router.requests.inference import Target
 from capamesh.router.requests.key_scope import within_scope
 from capamesh.router.requests.parts import run_parts
@@ -85,8 +87,8 @@ class EmbeddingsApi(Pages):
                 (Verb.INFER,),
                 json_of(openai.Embeddings),
                 body=json_of(openai.EmbeddingsRequest),
-                headers=(*ROUTING, TRACEPARENT),
-                errors=(400, 404, 429, 500, 502, 504),
+                headers=GENERATION,
+                errors=(400, 404, 409, 429, 500, 502, 504),
                 is_openai=True,
             ),
         ]
@@ -105,7 +107,10 @@ class EmbeddingsApi(Pages):
         except CapameshError as error:
             self._inference.refused(ModelName(asked.model), error)
             raise
-        parts = asked.parts(offer)
+        is_named = bool(target.idempotency_key)
+        if is_named:
+            target = replace(target, whole=asked.digest())
+        parts = asked.parts(offer, is_named=is_named)
         lease = self._lease(target, asked)
         size_bytes: int | None = None
         try:
@@ -113,7 +118,8 @@ class EmbeddingsApi(Pages):
                 self._parts, target, [part for _, part in parts], at_once=AT_ONCE
             )
             vectors, tokens = _joined([places for places, _ in parts], outcomes)
-            size_bytes = vectors.nbytes
+            if not _are_all(outcomes, {REPEATED}):  # what is given again is no use of the key
+                size_bytes = vectors.nbytes
         finally:
             if lease is not None:
                 lease.settle(size_bytes)
@@ -121,7 +127,7 @@ class EmbeddingsApi(Pages):
         is_short = vectors.size <= STEP_NUMBERS
         pieces = await self._in_slices(steps, asked.model, is_short=is_short)
         nodes = list(dict.fromkeys(one.peer for one in outcomes))
-        headers = {NODE_HEADER: ",".join(nodes[:MOST_NODES_NAMED])}
+        headers = {NODE_HEADER: ",".join(nodes[:MOST_NODES_NAMED]), **self._kept(outcomes)}
         return web.Response(body=b"".join(pieces), content_type="application/json", headers=headers)
 
     def _target(self, request: web.Request, model: ModelName) -> Target:
@@ -135,7 +141,14 @@ class EmbeddingsApi(Pages):
             check_model(key, model)
         options = within_scope(options, key)
         parent = parsed_traceparent(request.headers.get("traceparent", ""))
-        return Target(model, ModelVersion(""), options, parent=parent, key=key)
+        return Target(
+            model,
+            ModelVersion(""),
+            options,
+            parent=parent,
+            key=key,
+            idempotency_key=idempotency_key_of(request.headers),
+        )
 
     def _offer(self, target: Target) -> ModelOffer:
         """Return what is advertised of the model. Raises `ModelNotFound`, `ModelUnavailable`, `InvalidParameter`."""
@@ -161,6 +174,15 @@ class EmbeddingsApi(Pages):
             return None
         size_bytes = sum(map(len, asked.rows))
         return meter.lease(target.key, target.model, len(asked.rows), size_bytes)
+
+    def _kept(self, outcomes: Sequence[Outcome]) -> dict[str, str]:
+        """Return the headers that tell of kept answers, where all parts were such; the age is that of the oldest."""
+        if not _are_all(outcomes, {HIT, REPEATED}):
+            return {}
+        word = REPEATED if _are_all(outcomes, {REPEATED}) else HIT
+        now_s = self._inference.routing.clock()
+        ages_s = [now_s - one.entry.stored_s for one in outcomes if one.entry is not None]
+        return kept_headers(word, max(ages_s))
 
     async def _in_slices(self, steps: Steps[_T], label: str, *, is_short: bool) -> _T:
         """Return what all `steps` come to: done at once where they are short, else in slices of the loop's time."""
@@ -218,6 +240,11 @@ def written(
     usage = f'"usage":{{"prompt_tokens":{tokens},"total_tokens":{tokens}}}'
     pieces.append(f'],"model":{quoted(asked.model)},{usage}}}'.encode())
     return pieces
+
+
+def _are_all(outcomes: Sequence[Outcome], words: set[str]) -> bool:
+    """Return whether all outcomes are kept answers, given again for one of the reasons in `words`."""
+    return all(one.entry is not None and one.entry.word in words for one in outcomes)
 
 
 def _joined(

@@ -22,13 +22,15 @@ from capamesh.router.http.generate_body import (
     write_error,
     write_generate,
 )
+from capamesh.router.http.kept_replies import kept_headers
 from capamesh.router.http.key_check import key_of
-from capamesh.router.http.options import options_of
+from capamesh.router.http.options import idempotency_key_of, options_of
 from capamesh.router.http.route import Content, Pages, Route, json_of
 from capamesh.router.http.schemas import headers, oip
 from capamesh.router.requests.answer_parts import broken_off
-from capamesh.router.requests.inference import Target, ToldRequest
+from capamesh.router.requests.inference import Target
 from capamesh.router.requests.key_scope import within_scope
+from capamesh.router.requests.told_request import ToldRequest
 from capamesh.router.telemetry.tracing import parsed_traceparent
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ class GenerateApi(Pages):
                 (answer,),
                 body=json_of(oip.Generate),
                 headers=headers.GENERATION,
-                errors=(400, 429, 500, 502, 503, 504),
+                errors=(400, 409, 429, 500, 502, 503, 504),
             )
             for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
             for name, handler, answer in kinds
@@ -79,9 +81,10 @@ class GenerateApi(Pages):
             await generation.until_news()
             if generation.error is not None:
                 return error_response(generation.error)
-            headers = {NODE_HEADER: generation.node}
             return web.Response(
-                body=generation.next_text(), content_type="application/json", headers=headers
+                body=generation.next_text(),
+                content_type="application/json",
+                headers=generation.headers,
             )
         finally:
             generation.cancel()
@@ -102,7 +105,7 @@ class GenerateApi(Pages):
 
     async def _events(self, request: web.Request, generation: Generation) -> web.StreamResponse:
         """Return the answer, once all of it has been sent or its client has left."""
-        response = web.StreamResponse(headers={**_EVENTS, NODE_HEADER: generation.node})
+        response = web.StreamResponse(headers={**_EVENTS, **generation.headers})
         if request.version < HttpVersion11:
             response.force_close()  # nothing else tells where it ends
         try:
@@ -152,6 +155,7 @@ class GenerateApi(Pages):
             options, is_explained = options_of(request.headers)
             key = key_of(request)
             options = within_scope(options, key)
+            idempotency_key = idempotency_key_of(request.headers)
             offer = inference.fleet.offer(model, version)
             if offer is None:
                 raise not_hosted(inference.fleet, model, version)
@@ -160,7 +164,15 @@ class GenerateApi(Pages):
             inference.refused(model, error)
             raise
         parent = parsed_traceparent(request.headers.get("traceparent", ""))
-        target = Target(model, version, options, is_explained, parent, key=key)
+        target = Target(
+            model,
+            version,
+            options,
+            is_explained,
+            parent,
+            key=key,
+            idempotency_key=idempotency_key,
+        )
         generation = Generation(inference, target, asked)
         generation.submit(takes_parts=takes_parts)
         return generation
@@ -171,13 +183,14 @@ class Generation:
 
     __slots__ = (
         "_asked",
+        "_clock",
         "_limits",
         "_model",
         "_news",
         "_request",
         "error",
+        "headers",
         "is_ended",
-        "node",
         "waiting",
         "written",
     )
@@ -186,6 +199,7 @@ class Generation:
         self._asked = asked
         self._model = target.model
         self._limits = inference.limits
+        self._clock = inference.routing.clock
         self._request = ToldRequest(inference, target, self._ended, self._took)
         self._news = asyncio.Event()
         self.waiting: deque[tuple[Outcome, Part | None]] = deque()
@@ -194,8 +208,8 @@ class Generation:
         """The parts that were written."""
         self.error: CapameshError | None = None
         self.is_ended = False
-        self.node = ""
-        """The peer that answers."""
+        self.headers: dict[str, str] = {}
+        """The headers that tell who answers, and whether that was kept."""
 
     def submit(self, *, takes_parts: bool) -> None:
         """Send the request on its way; the answer comes whole unless it `takes_parts`."""
@@ -230,6 +244,8 @@ class Generation:
         self._news.set()
 
     def _take(self, outcome: Outcome, part: Part | None) -> None:
-        self.node = outcome.peer
+        entry = outcome.entry
+        kept = {} if entry is None else kept_headers(entry.word, self._clock() - entry.stored_s)
+        self.headers = {NODE_HEADER: outcome.peer, **kept}
         self.waiting.append((outcome, part))
         self._news.set()

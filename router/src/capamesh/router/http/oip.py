@@ -134,7 +134,7 @@ class InferenceApi(Pages):
             (Content(oip.InferAnswer), octets),
             body=(Content(oip.InferRequest), octets),
             headers=headers.INFERENCE,
-            errors=(400, 410, 429, 500, 502, 503, 504),
+            errors=(400, 409, 410, 429, 500, 502, 503, 504),
         )
 
     async def infer(self, request: web.Request) -> web.Response:

@@ -176,12 +176,10 @@ def watch_routing(telemetry: Telemetry, prober: Prober, balancer: Balancer) -> N
     )
 
 
-def watch_cache(telemetry: Telemetry, cache: AnswerCache, repeated: RepeatedCalls | None) -> None:
-    """Add what is to be read of kept answers, and of idempotency keys where they are taken."""
-    if repeated is not None:
-        calls = repeated
-        telemetry.watch_each(metrics.REPEATED_CALLS, calls.counts)
-        telemetry.watch(metrics.REPEATED_BYTES, lambda: calls.used_bytes)
+def watch_cache(telemetry: Telemetry, cache: AnswerCache, repeated: RepeatedCalls) -> None:
+    """Add what is to be read of kept answers, and of idempotency keys."""
+    telemetry.watch_each(metrics.REPEATED_CALLS, repeated.counts)
+    telemetry.watch(metrics.REPEATED_BYTES, lambda: repeated.used_bytes)
     store = cache.store
     telemetry.watch_each(metrics.CACHE_REQUESTS, cache.counts)
     telemetry.watch_each(metrics.CACHE_NOT_KEPT, cache.not_kept)

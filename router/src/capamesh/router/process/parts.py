@@ -233,6 +233,7 @@ class RouterParts:
             limits=settings.limits,
             invite_of=self.hearing.quotas.invite_of,
             cache_bytes=settings.cache_bytes,
+            workers=settings.workers,
         )
         self.balancer, self.prober = parts.balancer, parts.prober
         self.routing, self.watch = parts.routing, parts.watch
@@ -262,7 +263,7 @@ class RouterParts:
             ring=ring,
             meter=Meter(quotas, self.routing.pipeline, self.fleet, clock=time.monotonic),
             operator=self.operator_key,
-            repeated=parts.repeated if settings.workers == 1 else None,
+            repeated=parts.repeated,
         )
         self.requests = OpenRequests()
 

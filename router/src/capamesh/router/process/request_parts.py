@@ -12,7 +12,7 @@ from capamesh.router.cache.store import DEFAULT_CACHE_BYTES
 from capamesh.router.policies import make_policy
 from capamesh.router.process.health_watch import DoTurn, HealthWatch
 from capamesh.router.requests.dispatch import Dispatch
-from capamesh.router.requests.repeated_calls import RepeatedCalls
+from capamesh.router.requests.repeated_calls import MOST_BYTES, RepeatedCalls
 from capamesh.router.requests.routing import Routing
 
 if TYPE_CHECKING:
@@ -43,12 +43,13 @@ class RequestParts:
         invite_of: Callable[[PeerId], str] = lambda _: "",
         is_limited: bool = True,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
+        workers: int = 1,
     ) -> None:
         """`clock` returns seconds and never goes backwards; `timers` go by it, those of a process or of a simulation.
 
         `do` does the turns of the watch over the nodes' health, and `on_verdict` is told what becomes of that.
         `invite_of` tells which invite admitted a node. Not `is_limited`: requests are let in however full nodes are.
-        `cache_bytes` is the most memory for kept answers.
+        `cache_bytes` is the most memory for kept answers. `workers` are the processes that share what is for idempotency keys.
         """
         self.balancer = Balancer(
             fleet,
@@ -70,7 +71,7 @@ class RequestParts:
             timers=timers,
             cache_bytes=cache_bytes,
         )
-        self.repeated = RepeatedCalls(clock=clock, timers=timers)
+        self.repeated = RepeatedCalls(clock=clock, timers=timers, most_bytes=MOST_BYTES // workers)
         self.watch = HealthWatch(
             fleet,
             self.balancer,

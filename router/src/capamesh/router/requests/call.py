@@ -93,6 +93,13 @@ class Outcome(Value):
         self.entry = entry
         """The kept answer that it is; None: it was run for this call, or for an equal one at the same time."""
 
+    @property
+    def cache(self) -> str:
+        """Return why it was kept, for the log; `miss`: it was not, though its model has a cache; empty: it has none."""
+        if self.entry is not None:
+            return self.entry.word
+        return "" if self.picker.served.rules.cache is None else "miss"
+
 
 @mypyc_attr(native_class=False)
 class PartHolder(Protocol):

@@ -50,7 +50,7 @@ from capamesh.router.telemetry.tracing import RequestTimes, TraceParent
 if TYPE_CHECKING:
     from capamesh.protocol.oip import InferRequest
     from capamesh.router.balancing.explanation import Explanation
-    from capamesh.router.requests.call import Handle, Outcome, Part
+    from capamesh.router.requests.call import Handle, Outcome
 
 
 _NAME: attrgetter[str] = attrgetter("name")
@@ -73,6 +73,8 @@ class Target:
     """The caller's key; None: the router asks for none."""
     idempotency_key: str = field(default="", kw_only=True)
     """The caller's name of the request, by which it is run once however often it is sent; "": none."""
+    whole: str = field(default="", kw_only=True)
+    """The request of which this one is a part, as a text that another's differs from; "": it is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +95,8 @@ class InferenceService:
     """The keys, for which wires ask."""
     meter: Meter | None = None
     """The layer that holds calls to the limits of their keys; None: there are none."""
-    repeated: RepeatedCalls | None = None
-    """The layer that knows calls with an idempotency key again; None: such keys are refused."""
+    repeated: RepeatedCalls = field(kw_only=True)
+    """The layer that knows calls with an idempotency key again."""
     ended: EndedRequests | None = None
     """The one who is told of requests that failed or were slow."""
     wire: str = HTTP
@@ -180,7 +182,9 @@ class InferenceRequest(Responder, ABC):
                 options = replace(options, may_be_kept=False)
             call = Call(request, options, self._started_s + allowed_s)
             if target.idempotency_key:
-                handle = start_once(service, target.key, target.idempotency_key, call, self)
+                handle = start_once(
+                    service, target.key, target.idempotency_key, call, self, target.whole
+                )
             elif target.key is None or service.meter is None:
                 handle = service.routing.pipeline.start(call, self)
             else:
@@ -335,6 +339,7 @@ class InferenceRequest(Responder, ABC):
             "" if asked is None else asked.id,
             0 if asked is None else sum([len(each.data) for each in asked.inputs]),
             0 if outcome is None else sum([len(each.data) for each in outcome.answer.outputs]),
+            "" if outcome is None else outcome.cache,
         )
 
     def _read_request(self) -> InferRequest | None:
@@ -360,39 +365,3 @@ class InferenceRequest(Responder, ABC):
         except Exception:
             service.log.exception("explanation_crashed", model=target.model)
             return None
-
-
-class ToldRequest(InferenceRequest):
-    """A request of which a function is told what came of it, once, unless it is cancelled before; parts go to another."""
-
-    __slots__ = ("_on_end", "_on_part")
-
-    def __init__(
-        self,
-        service: InferenceService,
-        target: Target,
-        on_end: Callable[[Outcome | CapameshError], None],
-        on_part: Callable[[Part], None] | None = None,
-    ) -> None:
-        """`on_end` may be called before `submit` returns. Neither may raise; `on_part` releases what it is given."""
-        super().__init__(service, target)
-        self._on_end = on_end
-        self._on_part = on_part
-
-    @override
-    def take_part(self, part: Part) -> None:
-        part.release() if self._on_part is None else self._on_part(part)
-
-    @override
-    def complete(self, outcome: Outcome) -> None:
-        self.count_answer(outcome)
-        self._end(outcome)
-
-    @override
-    def _render_error(self, error: CapameshError, explanation: Explanation | None) -> None:
-        self._end(error)
-
-    def _end(self, outcome: Outcome | CapameshError) -> None:
-        was_over, self._is_over = self._is_over, True
-        if not was_over:
-            self._on_end(outcome)

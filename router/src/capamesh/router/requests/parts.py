@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from capamesh.protocol.errors import CapameshError, Overloaded
-from capamesh.router.requests.inference import ToldRequest
+from capamesh.router.requests.told_request import ToldRequest
 
 if TYPE_CHECKING:
     from capamesh.protocol.oip import InferRequest
@@ -69,7 +70,7 @@ class _Parts:
         while self._waiting:
             place, one = self._waiting.popleft()
             try:
-                self.outcomes[place] = await self._outcome(one)
+                self.outcomes[place] = await self._outcome(place, one)
                 refusals = 0
             except Overloaded as error:
                 self._waiting.appendleft((place, one))
@@ -80,7 +81,7 @@ class _Parts:
                     raise
                 await asyncio.sleep(max(error.retry_after_s, PAUSE_S))
 
-    async def _outcome(self, asked: InferRequest) -> Outcome:
+    async def _outcome(self, place: int, asked: InferRequest) -> Outcome:
         ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
         def tell(outcome: Outcome | CapameshError) -> None:
@@ -91,7 +92,10 @@ class _Parts:
             else:
                 ended.set_result(outcome)
 
-        request = ToldRequest(self._service, self._target, tell)
+        target = self._target
+        if target.idempotency_key:  # no client's key has such a character
+            target = replace(target, idempotency_key=f"{target.idempotency_key}\0{place}")
+        request = ToldRequest(self._service, target, tell)
         request.submit(asked, max(0.0, self._end_s - self._service.routing.clock()))
         try:
             return await ended

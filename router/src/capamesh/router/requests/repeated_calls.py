@@ -18,16 +18,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 from typing_extensions import override
 
 from capamesh.protocol.errors import (
-    Cancelled,
     CapameshError,
-    Draining,
     InvalidRequest,
     KeyUsed,
-    ModelNotFound,
-    ModelUnavailable,
     Overloaded,
-    SequenceUnknown,
-    TooLarge,
     TooManyRequests,
 )
 from capamesh.protocol.tensors import Tensor
@@ -37,13 +31,21 @@ from capamesh.router.cache.key import MOST_INPUT_BYTES, Keys, input_bytes
 from capamesh.router.policies.policy import RequestShape
 from capamesh.router.requests.answer_cache import ANSWERED
 from capamesh.router.requests.call import Handle, Outcome
-from capamesh.router.requests.shared_run import SharedRun
+from capamesh.router.requests.keyed_run import (
+    Claim,
+    Keeper,
+    KeyedRun,
+    Repeated,
+    bytes_of,
+    may_have_run,
+)
 from capamesh.router.rules.constraints import ANYWHERE
 from capamesh.router.timers import Alarms
 
 if TYPE_CHECKING:
     from capamesh.router.access.keys import Key
     from capamesh.router.requests.call import Call, Responder
+    from capamesh.router.requests.key_claims import Claims, KeyName
     from capamesh.router.requests.metered import Meter
     from capamesh.router.requests.routing import Routing
     from capamesh.router.requests.shared_run import Start
@@ -53,112 +55,28 @@ KEPT_S: Final = 600.0
 """Seconds for which a key is remembered once its call has ended."""
 MOST_BYTES: Final = 64 * 2**20
 """The memory for all keys and their answers (guess: 60,000 keys with small answers)."""
-KEY_BYTES: Final = 750
-"""The bytes that one key takes beside its own characters, the tenant's and the answer (measured: 740)."""
-_NOT_RUN: Final = frozenset(
-    kind.code
-    for kind in (
-        Draining,
-        InvalidRequest,
-        ModelNotFound,
-        ModelUnavailable,
-        Overloaded,
-        SequenceUnknown,
-        TooLarge,
-        TooManyRequests,
-    )
-)
-"""The codes of errors by which a node says that it has not run a request."""
-NO_KEYS: Final = (
-    "this router takes no Idempotency-Key: it has several workers, which know nothing of one another's requests; send the request"
-    " without the key, or have the router's operator run it with one worker"
-)
+FORGOTTEN_AT_ONCE: Final = 100
+"""The most keys that are forgotten when a call comes (guess: some 100 us, and far more than come)."""
 MOST_ANSWER_PART: Final = 1 / 16
 """A larger answer is not kept (guess: it would leave too little for others)."""
 
 
-class Repeated:
-    """Remembers what one key was used for, and what came of it."""
-
-    __slots__ = ("ends_s", "entry", "error", "fingerprint", "name", "picker", "run", "size_bytes")
-
-    def __init__(self, name: tuple[str, str], fingerprint: bytes) -> None:
-        self.name = name
-        """The tenant, and its key."""
-        self.fingerprint = fingerprint
-        """The digest of the call that the key was used for."""
-        self.run: KeyedRun | None = None
-        """The call while it is under way."""
-        self.entry: Entry | None = None
-        self.picker: RequestPicker | None = None
-        """Stands for the one of a call that was sent nowhere; None: there is no answer."""
-        self.error: CapameshError | None = None
-        self.ends_s = 0.0
-        self.size_bytes = _bytes_of(name)
-
-
-class KeyedRun(SharedRun):
-    """The run of a call with a key. It goes on when nobody waits."""
-
-    __slots__ = ("_calls", "_input_bytes", "repeated")
-
-    def __init__(
-        self,
-        calls: RepeatedCalls,
-        repeated: Repeated,
-        call: Call,
-        responder: Responder,
-        start: Start,
-    ) -> None:
-        super().__init__(call, responder, start, calls.alarms)
-        self._calls = calls
-        self._input_bytes = input_bytes(call.request)
-        self.repeated = repeated
-
-    @override
-    def left(self) -> None:
-        is_awaited = self._responder is not None or self._waiters or self._is_over
-        if is_awaited or self._calls.may_go_on(self, self._input_bytes):
-            return
-        handle = self._handle
-        self.fail(
-            Cancelled(
-                "the client left before the request was answered, and the router had no room to go on without it: it may"
-                " have run; use another key to run it again"
-            )
-        )
-        if handle is not None:
-            handle.cancel()
-
-    @override
-    def complete(self, outcome: Outcome) -> None:
-        self._calls.completed(self, outcome)
-        super().complete(outcome)
-
-    @override
-    def fail(self, error: CapameshError) -> None:
-        self._calls.failed(self, error)
-        super().fail(error)
-
-    @override
-    def is_everybodys(self, error: CapameshError) -> bool:
-        return True  # else what may have run would be run again
-
-
-class RepeatedCalls:
+class RepeatedCalls(Keeper):
     """The idempotency keys of one router that are remembered."""
 
     def __init__(
         self, *, clock: Callable[[], float], timers: Timers, most_bytes: int = MOST_BYTES
     ) -> None:
         """`clock` is in seconds and never goes back; `timers` go by it."""
+        self.claims: Claims | None = None
+        """The other processes of the router; None: it has no others."""
         self.alarms = Alarms(timers, clock)
         self.most_bytes = most_bytes
         self.used_bytes = 0
         self._clock = clock
         self._keys = Keys()
         self._layouts = Layouts()
-        self._known: dict[tuple[str, str], Repeated] = {}
+        self._known: dict[KeyName, Repeated] = {}
         self._ended: deque[Repeated] = deque()
         """The keys whose calls have ended, the oldest first."""
         self._by_tenant: dict[str, int] = {}
@@ -176,8 +94,12 @@ class RepeatedCalls:
         """Return how many calls with keys came to which result."""
         return list(self._counts.items())
 
-    def start(self, key: str, call: Call, responder: Responder, start: Start) -> Handle:
+    def start(
+        self, key: str, call: Call, responder: Responder, start: Start, whole: str = ""
+    ) -> Handle:
         """Start a call with a key by `start`, or tell `responder` what came of the call that had the key before.
+
+        `whole` tells the request of which the call is a part from others; "": it is none.
 
         Raises:
             InvalidRequest: the answer is to come in parts.
@@ -193,15 +115,23 @@ class RepeatedCalls:
         now_s = self._clock()
         self._forget_old(now_s)
         name = (call.options.tenant, key)
-        fingerprint = self._fingerprint(call)
-        known = self._known.get(name)
+        fingerprint = self._fingerprint(call, whole)
+        known = self._find(name, now_s)
         if known is not None:
-            return self._again(known, fingerprint, call, responder)
+            is_same = known.fingerprint == fingerprint
+            under_way = "repeated" if known.run is None else "joined"
+            self._count(under_way if is_same else "mismatched")
+            return self._tell(known, fingerprint, call, responder)
         self._reserve(name)
         repeated = self._known[name] = Repeated(name, fingerprint)
         self._charge(name[0], repeated.size_bytes)
-        run = repeated.run = KeyedRun(self, repeated, call, responder, start)
-        self._count("first")
+        run = repeated.run = KeyedRun(self, repeated, call, responder, start, self.alarms)
+        if self.claims is not None:  # then it is the first once the others have said so
+            claim = Claim(self.claims, run, start)
+            run.began(claim)
+            claim.ask()
+            return run
+        self.begins()
         try:
             handle = start(call, run)
         except BaseException:
@@ -211,7 +141,31 @@ class RepeatedCalls:
         run.began(handle)
         return run
 
-    def _fingerprint(self, call: Call) -> bytes:
+    def recall(self, name: KeyName, fingerprint: bytes, responder: Responder) -> bool:
+        """Tell `responder` what came of a call that has a key, or comes, as another process asks; return False: it is not known."""
+        now_s = self._clock()
+        self._forget_old(now_s)
+        known = self._find(name, now_s)
+        if known is None:
+            return False
+        try:
+            self._tell(known, fingerprint, None if known.run is None else known.run.call, responder)
+        except KeyUsed as error:
+            responder.fail(error.with_traceback(None))
+        return True
+
+    @override
+    def begins(self) -> None:
+        """Count a call with a new key, which is run now."""
+        self._count("first")
+
+    @override
+    def drop(self, repeated: Repeated) -> None:
+        """Know nothing of a key of which another process has told."""
+        self._count("elsewhere")
+        self._remove(repeated)
+
+    def _fingerprint(self, call: Call, whole: str) -> bytes:
         """Return the digest of a call, by which another with the same key is known; of large inputs it has but the beginning."""
         request = call.request
         if input_bytes(request) > MOST_INPUT_BYTES:
@@ -220,20 +174,19 @@ class RepeatedCalls:
             request = request.replace(inputs=inputs)
         sequence = request.sequence
         told = "" if sequence is None else repr((sequence.id, sequence.is_start, sequence.is_end))
+        told += whole
         return self._keys.of(request, told, request.version, "", call.options.constraints)
 
-    def _again(
-        self, known: Repeated, fingerprint: bytes, call: Call, responder: Responder
+    def _tell(
+        self, known: Repeated, fingerprint: bytes, call: Call | None, responder: Responder
     ) -> Handle:
+        """Tell what came of a key's call, or comes; raise `KeyUsed`. `call` waits for it, None: it is over."""
         if known.fingerprint != fingerprint:
-            self._count("mismatched")
             raise KeyUsed(
                 "the idempotency key was used for another request: for each request that is not the same, use a new one"
             )
-        if known.run is not None:
-            self._count("joined")
+        if known.run is not None and call is not None:
             return known.run.join(call, responder)
-        self._count("repeated")
         if known.error is not None:
             responder.fail(known.error)
             return ANSWERED
@@ -246,6 +199,7 @@ class RepeatedCalls:
         responder.complete(Outcome(entry.answer, entry.peer, entry.replica, 0, known.picker, entry))
         return ANSWERED
 
+    @override
     def may_go_on(self, run: KeyedRun, size_bytes: int) -> bool:
         """Return whether there is room for the inputs of a run whose clients have left; they are counted from now on."""
         repeated = run.repeated
@@ -254,6 +208,7 @@ class RepeatedCalls:
         self._grow(repeated, size_bytes)
         return True
 
+    @override
     def completed(self, run: KeyedRun, outcome: Outcome) -> None:
         """Remember an answer, as far as there is room for it."""
         repeated = run.repeated
@@ -270,12 +225,13 @@ class RepeatedCalls:
             )
             self._grow(repeated, entry.size_bytes)
 
+    @override
     def failed(self, run: KeyedRun, error: CapameshError) -> None:
         """Remember an error if the call may have run, else forget the key."""
         repeated = run.repeated
         if repeated.run is not run:
             return
-        if not _may_have_run(run.picker):
+        if not may_have_run(run.picker):
             self._forget(repeated)
             return
         self._end(repeated, self._clock())
@@ -283,14 +239,14 @@ class RepeatedCalls:
 
     def _end(self, repeated: Repeated, now_s: float) -> None:
         repeated.run = None
-        self._grow(repeated, _bytes_of(repeated.name) - repeated.size_bytes)
+        self._grow(repeated, bytes_of(repeated.name) - repeated.size_bytes)
         repeated.ends_s = now_s + KEPT_S
         self._ended.append(repeated)
 
-    def _reserve(self, name: tuple[str, str]) -> None:
+    def _reserve(self, name: KeyName) -> None:
         """Raise `TooManyRequests` or `Overloaded` unless there is room for one more key."""
         tenant = name[0]
-        if self._left_bytes(tenant) >= _bytes_of(name):
+        if self._left_bytes(tenant) >= bytes_of(name):
             return
         wait_s = max(1.0, self._ended[0].ends_s - self._clock()) if self._ended else 1.0
         if self._by_tenant.get(tenant, 0) > self.used_bytes / 2:
@@ -324,15 +280,33 @@ class RepeatedCalls:
         else:
             self._by_tenant.pop(tenant, None)
 
+    def _find(self, name: KeyName, now_s: float) -> Repeated | None:
+        """Return what is known of a key, unless its time is over."""
+        known = self._known.get(name)
+        if known is not None and known.run is None and known.ends_s <= now_s:
+            self._forget(known)
+            return None
+        return known
+
     def _forget_old(self, now_s: float) -> None:
-        while self._ended and self._ended[0].ends_s <= now_s:
+        """Forget keys whose time is over, some at a time: there may be many at once, and others are told of each."""
+        for _ in range(FORGOTTEN_AT_ONCE):
+            if not self._ended or self._ended[0].ends_s > now_s:
+                return
             self._forget(self._ended.popleft())
 
     def _forget(self, repeated: Repeated) -> None:
-        if self._known.pop(repeated.name, None) is None:
-            return
+        if self._remove(repeated) and self.claims is not None:
+            self.claims.free(repeated.name)
+
+    def _remove(self, repeated: Repeated) -> bool:
+        """Know nothing of a key any more; return whether it was known."""
+        if self._known.get(repeated.name) is not repeated:
+            return False
+        del self._known[repeated.name]
         repeated.run = None
         self._charge(repeated.name[0], -repeated.size_bytes)
+        return True
 
     def _count(self, result: str) -> None:
         self._counts[result,] = self._counts.get((result,), 0) + 1
@@ -342,8 +316,8 @@ class Layers(Protocol):
     """The layers that a call with a key goes through."""
 
     @property
-    def repeated(self) -> RepeatedCalls | None:
-        """Return the layer that knows keys again; None: they are refused."""
+    def repeated(self) -> RepeatedCalls:
+        """Return the layer that knows keys again."""
         ...
 
     @property
@@ -358,35 +332,19 @@ class Layers(Protocol):
 
 
 def start_once(
-    layers: Layers, payer: Key | None, key: str, call: Call, responder: Responder
+    layers: Layers, payer: Key | None, key: str, call: Call, responder: Responder, whole: str
 ) -> Handle:
     """Start a call with an idempotency key as that of `payer`, unless it was started before; see `RepeatedCalls.start`."""
-    repeated, meter = layers.repeated, layers.meter
-    if repeated is None:
-        raise InvalidRequest(NO_KEYS)
+    meter = layers.meter
     start: Start = layers.routing.pipeline.start
     if payer is not None and meter is not None:
         start = partial(_metered, meter, payer)
-    return repeated.start(key, call, responder, start)
+    return layers.repeated.start(key, call, responder, start, whole)
 
 
 def _metered(meter: Meter, payer: Key, call: Call, responder: Responder) -> Handle:
     return meter.start(call, payer, responder)
 
 
-def _bytes_of(name: tuple[str, str]) -> int:
-    """Return the bytes of a tenant's key without its answer."""
-    return KEY_BYTES + len(name[0]) + len(name[1])
-
-
 def _beginning(tensor: Tensor, most_bytes: int) -> Tensor:
     return Tensor(tensor.name, tensor.datatype, tensor.shape, memoryview(tensor.data)[:most_bytes])
-
-
-def _may_have_run(picker: RequestPicker | None) -> bool:
-    """Return whether a node may have run a call that has failed: all attempts that were not refused may have."""
-    for attempt in () if picker is None else picker.attempts:
-        code = attempt.record().outcome.partition(":")[0]
-        if not attempt.is_unsent and code not in _NOT_RUN:
-            return True
-    return False

@@ -42,6 +42,8 @@ class Facts:
     """The bytes of its tensors."""
     bytes_out: int = 0
     """The bytes of the answer's tensors."""
+    cache: str = ""
+    """`hit` or `repeated`: the answer was kept; `miss`: it was run, though its model has a cache; empty: it has none."""
 
 
 class AccessLog:
@@ -217,6 +219,7 @@ def inference_line(times: RequestTimes, facts: Facts, offset_s: float) -> dict[s
         "run_ms": 0.0 if answered is None else _ms(answered.run_s),
         "bytes_in": facts.bytes_in,
         "bytes_out": facts.bytes_out,
+        "cache": facts.cache,
         "trace": "" if times.parent is None else times.parent.trace_id,
         **_who(facts),
     }

@@ -98,6 +98,7 @@ async def crew(monkeypatch: pytest.MonkeyPatch) -> Crew:
         own_counts=lambda: family("own_total", 1),
         on_message=lambda _, __: None,
         on_change=lambda: None,
+        clock=lambda: 0.0,
         log=log,
     )
     made.start()

@@ -37,9 +37,21 @@ HEADER_LENGTH: Final = Parameter(
     HEADER_LENGTH_NAME, "The bytes of JSON at the body's start; left out: all of it is JSON.", Count
 )
 TRACEPARENT: Final = Parameter("traceparent", "The caller's trace (W3C Trace Context).")
-GENERATION: Final = (*ROUTING, TRACEPARENT)
-"""The headers of a request of the generate extension."""
-INFERENCE: Final = (*ROUTING, EXPLAIN, HEADER_LENGTH, TRACEPARENT)
+AGAIN: Final = (
+    Parameter(
+        options.CACHE_CONTROL,
+        "`no-cache`, `no-store`, `max-age=` and seconds: how old a kept answer may be.",
+    ),
+    Parameter(
+        options.IDEMPOTENCY_KEY,
+        "The request's own name: one that comes again with it is not run again.",
+        Annotated[str, Meta(max_length=options.MAX_IDEMPOTENCY_CHARS)],
+    ),
+)
+"""The headers about a request that comes again."""
+GENERATION: Final = (*ROUTING, *AGAIN, TRACEPARENT)
+"""The headers of a request of the generate extension, and of embeddings."""
+INFERENCE: Final = (*ROUTING, *AGAIN, EXPLAIN, HEADER_LENGTH, TRACEPARENT)
 """The headers of an inference request."""
 _WISHES: Final = {
     "policy": options.POLICY,

@@ -13,8 +13,10 @@ from capamesh.router.process.workers import merging
 from capamesh.router.process.workers.gathering import Gathering
 from capamesh.router.process.workers.handle import WorkerHandle
 from capamesh.router.process.workers.histories import added, ended, totals_values
+from capamesh.router.process.workers.key_ledger import KeyLedger
 from capamesh.router.process.workers.messages import (
     Ask,
+    Claim,
     Counts,
     Drains,
     Farewell,
@@ -23,12 +25,14 @@ from capamesh.router.process.workers.messages import (
     Held,
     Others,
     Part,
+    Recalled,
     Reload,
     Revocations,
     Start,
     Status,
     ToMain,
     ToWorker,
+    Unclaim,
     Up,
     Whole,
     settings_values,
@@ -60,11 +64,12 @@ class Crew:
         own_counts: Callable[[], bytes],
         on_message: Callable[[WorkerHandle, ToMain], None],
         on_change: Callable[[], None],
+        clock: Callable[[], float],
         log: FilteringBoundLogger,
     ) -> None:
         """`on_message` is told what is not the crew's own matter, `on_change` that a worker's status is another.
 
-        `own_counts` returns the metrics of the main process itself.
+        `own_counts` returns the metrics of the main process itself. `clock` is in seconds and never goes back.
         """
         self._settings = settings
         self._http_fds = http_fds
@@ -76,6 +81,7 @@ class Crew:
         self.history: HistoryAnswers
         self._workers: dict[WorkerHandle, asyncio.Task[None]] = {}
         self._gathering = Gathering()
+        self._keys = KeyLedger(clock)
         self._gone = Sum()
         """The counts of processes that are gone."""
         self._gone_totals: dict[str, Any] = {}
@@ -213,6 +219,8 @@ class Crew:
                 self._begin(self._hold(worker, message))
             case Status():
                 self._on_change()
+            case Claim() | Unclaim() | Recalled():
+                self._keys.received(worker, message)
             case Counts() | Figures() | Farewell():
                 pass
             case Up() | Revocations() | Drains():
@@ -221,6 +229,7 @@ class Crew:
     def _lost(self, worker: WorkerHandle) -> None:
         """Keep what a worker has counted that is gone."""
         self._gathering.lost(worker)
+        self._keys.lost(worker)
         if worker.counts:
             self._gone.add_counts(worker.counts)
         if worker.history:

@@ -12,6 +12,7 @@ from typing_extensions import override
 from capamesh.protocol.child import Child
 from capamesh.protocol.errors import ProtocolViolation, TooLarge
 from capamesh.router.process.workers.messages import (
+    Claim,
     Counts,
     Drains,
     Farewell,
@@ -20,11 +21,13 @@ from capamesh.router.process.workers.messages import (
     Heard,
     Held,
     Part,
+    Recalled,
     Revocations,
     Start,
     Status,
     ToMain,
     ToWorker,
+    Unclaim,
     Up,
     from_wire,
     to_wire,
@@ -186,6 +189,8 @@ class WorkerHandle:
             case Up():
                 self.is_up = True
             case Revocations() | Drains() | Held() | Gather() | Part() | Farewell():
+                pass
+            case Claim() | Unclaim() | Recalled():
                 pass
             case other:
                 raise ProtocolViolation(f"a worker sent {other.TYPE!r}, which is sent to it")

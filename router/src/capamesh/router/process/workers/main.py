@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -102,6 +103,7 @@ class MainProcess:
             own_counts=parts.telemetry.exposition,
             on_message=self._received,
             on_change=self._changed,
+            clock=time.monotonic,
             log=parts.log,
         )
         parts.standing.workers = crew

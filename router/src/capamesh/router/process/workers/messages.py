@@ -190,6 +190,61 @@ class Others:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """Worker to main: the question whether it may run the call that has this idempotency key."""
+
+    TYPE: ClassVar[str] = "claim"
+    number: int
+    """The number that the answer has."""
+    tenant: str
+    key: str
+    fingerprint: bytes
+    """The digest of the call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """Main to worker: the answer to a `Claim`."""
+
+    TYPE: ClassVar[str] = "claimed"
+    number: int
+    told: dict[str, Any]
+    """What came of the call at another worker, as `verdicts` writes it; empty: it is to be run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unclaim:
+    """Worker to main: it knows nothing of this key any more, and does not ask for it."""
+
+    TYPE: ClassVar[str] = "unclaim"
+    tenant: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Main to worker: the question what came, or comes, of the call that has this key."""
+
+    TYPE: ClassVar[str] = "recall"
+    number: int
+    """The number that the answer has."""
+    tenant: str
+    key: str
+    fingerprint: bytes
+    """The digest of the call that has it at another worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """Worker to main: the answer to a `Recall`, once there is one."""
+
+    TYPE: ClassVar[str] = "recalled"
+    number: int
+    told: dict[str, Any]
+    """What came of the call, as `verdicts` writes it; empty: the key is not known any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class Farewell:
     """Worker to main, last: its requests are finished, and its last counts reported."""
 
@@ -210,9 +265,23 @@ ToWorker: TypeAlias = (
     | Ask
     | Whole
     | Others
+    | Claimed
+    | Recall
 )
 ToMain: TypeAlias = (
-    Up | Status | Counts | Revocations | Drains | Held | Gather | Part | Figures | Farewell
+    Up
+    | Status
+    | Counts
+    | Revocations
+    | Drains
+    | Held
+    | Gather
+    | Part
+    | Figures
+    | Claim
+    | Unclaim
+    | Recalled
+    | Farewell
 )
 
 _TYPES: Final[dict[str, type[ToWorker | ToMain]]] = {
@@ -237,6 +306,11 @@ _TYPES: Final[dict[str, type[ToWorker | ToMain]]] = {
         Part,
         Figures,
         Others,
+        Claim,
+        Claimed,
+        Unclaim,
+        Recall,
+        Recalled,
         Farewell,
     )
 }

@@ -21,9 +21,11 @@ from capamesh.router.page.others import OthersFigures, figures_of
 from capamesh.router.process.parts import RouterParts, today
 from capamesh.router.process.seat import Controls, Seat
 from capamesh.router.process.workers.histories import totals_values
+from capamesh.router.process.workers.key_claims import WorkerClaims
 from capamesh.router.process.workers.mesh import WorkerMesh
 from capamesh.router.process.workers.messages import (
     Ask,
+    Claimed,
     Counts,
     Current,
     Drains,
@@ -36,6 +38,7 @@ from capamesh.router.process.workers.messages import (
     MeshState,
     Others,
     Part,
+    Recall,
     Reload,
     Renewed,
     Revocations,
@@ -161,12 +164,17 @@ class WorkerSeat(Seat):
         self._mesh: WorkerMesh
         self._controls: Controls
         self._parts: RouterParts
+        self._claims: WorkerClaims
         self._is_current = asyncio.Event()
         self._parts_made: set[asyncio.Task[None]] = set()
 
     def serve(self, parts: RouterParts) -> None:
         """Go by these parts, which were made with this seat."""
         self._parts = parts
+        repeated = parts.request_parts.repeated
+        self._claims = repeated.claims = WorkerClaims(
+            self.send, repeated, parts.balancer, parts.settings.limits, clock=parts.routing.clock
+        )
 
     def send(self, message: ToMain) -> bool:
         """Send a message to the main process; return False where it cannot be sent."""
@@ -277,6 +285,10 @@ class WorkerSeat(Seat):
                 self.others.take(links, models, traffic)
             case Whole() as whole:
                 self.colleagues.answered(whole)
+            case Claimed() as claimed:
+                self._claims.claimed(claimed)
+            case Recall() as recall:
+                self._claims.recalled(recall)
             case other:
                 raise ProtocolViolation(f"a worker was sent {other.TYPE!r}, which it sends itself")
 

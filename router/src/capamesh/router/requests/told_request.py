@@ -1,0 +1,52 @@
+"""One inference request of which a function is told what came of it. No IO of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from typing_extensions import override
+
+from capamesh.router.requests.inference import InferenceRequest
+
+if TYPE_CHECKING:
+    from capamesh.protocol.errors import CapameshError
+    from capamesh.router.balancing.explanation import Explanation
+    from capamesh.router.requests.call import Outcome, Part
+    from capamesh.router.requests.inference import InferenceService, Target
+
+
+class ToldRequest(InferenceRequest):
+    """A request of which a function is told what came of it, once, unless it is cancelled before; parts go to another."""
+
+    __slots__ = ("_on_end", "_on_part")
+
+    def __init__(
+        self,
+        service: InferenceService,
+        target: Target,
+        on_end: Callable[[Outcome | CapameshError], None],
+        on_part: Callable[[Part], None] | None = None,
+    ) -> None:
+        """`on_end` may be called before `submit` returns. Neither may raise; `on_part` releases what it is given."""
+        super().__init__(service, target)
+        self._on_end = on_end
+        self._on_part = on_part
+
+    @override
+    def take_part(self, part: Part) -> None:
+        part.release() if self._on_part is None else self._on_part(part)
+
+    @override
+    def complete(self, outcome: Outcome) -> None:
+        self.count_answer(outcome)
+        self._end(outcome)
+
+    @override
+    def _render_error(self, error: CapameshError, explanation: Explanation | None) -> None:
+        self._end(error)
+
+    def _end(self, outcome: Outcome | CapameshError) -> None:
+        was_over, self._is_over = self._is_over, True
+        if not was_over:
+            self._on_end(outcome)

@@ -1,0 +1,391 @@
+"""Idempotency keys among the workers of a router: a call is run once, whichever workers its client comes to."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from awaited_calls import outcome_of
+from fleet_fakes import (
+    Fleet,
+    after,
+    call,
+    echo,
+    failing,
+    fp32,
+    hang,
+    in_virtual_time,
+    keys_of,
+)
+
+from capamesh.protocol.channel.framing import Decoder, encode
+from capamesh.protocol.errors import (
+    CapameshError,
+    DeadlineExceeded,
+    InvalidRequest,
+    KeyUsed,
+    Overloaded,
+    RunFailed,
+)
+from capamesh.protocol.links.calls import InferCall
+from capamesh.protocol.tensors import DEFAULT_LIMITS
+from capamesh.router.process.workers import key_claims, verdicts
+from capamesh.router.process.workers.key_claims import WorkerClaims
+from capamesh.router.process.workers.key_ledger import KeyLedger
+from capamesh.router.process.workers.messages import (
+    Claim,
+    Claimed,
+    Recall,
+    Recalled,
+    ToMain,
+    ToWorker,
+    Unclaim,
+    from_wire,
+    to_wire,
+)
+from capamesh.router.requests.call import NO_OPTIONS, Call, Outcome, RoutingOptions
+from capamesh.router.requests.repeated_calls import KEPT_S
+from capamesh.router.rules.model_rules import ModelRules, RoutingRules
+
+ONCE = RoutingRules(ModelRules(is_retried=False, is_hedged=False))
+HOP_S = 0.001
+"""The time of a message on the way."""
+
+
+def travelled(message: ToMain | ToWorker) -> Any:
+    (raw,) = Decoder().feed(encode(to_wire(message)))
+    return from_wire(raw)
+
+
+class Seen:
+    """A worker as the main process sees it."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def ask(self, message: ToWorker) -> bool:
+        if not self._worker.reads:
+            return False
+        loop = asyncio.get_running_loop()
+        loop.call_later(HOP_S, self._worker.receives, travelled(message))
+        return True
+
+
+class Worker:
+    """A worker: a router's core, its keys, and a channel to the main process that may be cut or full."""
+
+    def __init__(self, ledger: KeyLedger, *script: Any) -> None:
+        self.ledger = ledger
+        self.fleet = Fleet(list(script) or [echo], rules=ONCE)
+        self.calls = keys_of(self.fleet)
+        self.is_alive = True
+        self.reads = True
+        self.is_heard = True
+        self.seen: Any = Seen(self)
+        self.claims = WorkerClaims(
+            self._send,
+            self.calls,
+            self.fleet.balancer,
+            DEFAULT_LIMITS,
+            clock=self.fleet.clock,
+        )
+        self.calls.claims = self.claims
+
+    async def ask(
+        self,
+        key: str = "k",
+        asked: InferCall | None = None,
+        options: RoutingOptions = NO_OPTIONS,
+        allowed_s: float = 30.0,
+        whole: str = "",
+    ) -> Outcome:
+        call_ = Call(asked or call(), options, self.fleet.clock() + allowed_s)
+        start = self.fleet.routing.pipeline.start
+        return await outcome_of(
+            lambda responder: self.calls.start(key, call_, responder, start, whole)
+        )
+
+    def _send(self, message: ToMain) -> bool:
+        if not self.is_heard:
+            return False
+        asyncio.get_running_loop().call_later(HOP_S, self._arrives, travelled(message))
+        return True
+
+    def _arrives(self, message: Claim | Unclaim | Recalled) -> None:
+        if self.is_alive:
+            self.ledger.received(self.seen, message)
+
+    def receives(self, message: ToWorker) -> None:
+        if not self.is_alive:
+            return
+        if isinstance(message, Claimed):
+            self.claims.claimed(message)
+        else:
+            assert isinstance(message, Recall)
+            self.claims.recalled(message)
+
+    def dies(self) -> None:
+        self.is_alive = False
+        self.ledger.lost(self.seen)
+
+    @property
+    def asked(self) -> int:
+        return self.fleet.asked[0]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {result: count for (result,), count in self.calls.counts()}
+
+
+def router(*scripts: Any, most_keys: int = 1000) -> tuple[KeyLedger, list[Worker]]:
+    """Return the ledger and two workers, of which each has a node of its own."""
+    ledger = KeyLedger(asyncio.get_running_loop().time, most_keys=most_keys)
+    workers = [Worker(ledger, *script) for script in scripts or ([], [])]
+    return ledger, workers
+
+
+def data(outcome: Outcome) -> bytes:
+    return bytes(outcome.answer.outputs[0].data)
+
+
+@in_virtual_time
+async def test_call_that_comes_again_to_another_worker_is_not_run_again() -> None:
+    ledger, (one, two) = router()
+    first = await one.ask()
+    await asyncio.sleep(3)
+    for worker in (two, two, one):
+        again = await worker.ask()
+        assert again.entry is not None
+        assert (again.entry.word, again.peer, data(again)) == ("repeated", "A", data(first))
+        assert worker.fleet.clock() - again.entry.stored_s == pytest.approx(3, abs=0.1)
+    assert (one.asked, two.asked, len(ledger)) == (1, 0, 1)
+    assert one.counts == {"first": 1, "repeated": 1}
+    assert two.counts == {"elsewhere": 2}
+    assert (len(two.calls), two.calls.used_bytes, two.calls._by_tenant) == (0, 0, {})
+
+
+@in_virtual_time
+async def test_calls_that_come_at_once_to_all_workers_are_run_once() -> None:
+    ledger, workers = router([after(2, echo)], [after(2, echo)])
+    found = await asyncio.gather(*(each.ask() for each in workers * 20))
+    assert len({data(each) for each in found}) == 1
+    assert sum(each.asked for each in workers) == 1
+    assert ledger._recalling == {}
+    for each in workers:
+        assert (each.claims._waiting, each.claims._asked) == ({}, {})
+        assert len(each.calls.alarms) == 0
+
+
+@in_virtual_time
+async def test_keys_of_tenants_and_other_requests_are_told_apart_by_all_workers() -> None:
+    _, (one, two) = router()
+    await one.ask(options=RoutingOptions(tenant="lab"))
+    assert (await two.ask(options=RoutingOptions(tenant="shop"))).entry is None
+    with pytest.raises(KeyUsed, match="another request"):
+        await two.ask(
+            asked=call().replace(inputs=(fp32("x", [3, 4]),)), options=RoutingOptions(tenant="lab")
+        )
+    with pytest.raises(KeyUsed, match="another request"):
+        await two.ask(options=RoutingOptions(tenant="lab"), whole="of another")
+    assert (one.asked, two.asked) == (1, 1)
+
+
+@in_virtual_time
+async def test_error_of_a_call_that_may_have_run_is_what_all_workers_give() -> None:
+    _, (one, two) = router([failing(RunFailed("bad"))], [echo])
+    for worker in (one, two, two):
+        with pytest.raises(RunFailed, match="bad"):
+            await worker.ask()
+    assert (one.asked, two.asked) == (1, 0)
+
+
+@in_virtual_time
+@pytest.mark.parametrize("error", [Overloaded("full", 1.0), InvalidRequest("bad")])
+async def test_call_that_no_node_has_run_is_free_for_any_worker(error: CapameshError) -> None:
+    ledger, (one, two) = router([failing(error)], [echo])
+    with pytest.raises(type(error)):
+        await one.ask()
+    await asyncio.sleep(1)
+    assert len(ledger) == 0
+    assert (await two.ask()).entry is None
+    assert (one.asked, two.asked) == (1, 1)
+
+
+@in_virtual_time
+async def test_call_that_is_waited_for_and_is_not_run_fails_for_all_who_wait() -> None:
+    _, (one, two) = router([after(2, failing(Overloaded("full", 1.5)))], [echo])
+    found = await asyncio.gather(one.ask(), two.ask(), return_exceptions=True)
+    assert [(type(each), each.retry_after_s) for each in found] == [(Overloaded, 1.5)] * 2  # type: ignore[union-attr]
+    assert (await two.ask()).entry is None
+
+
+@in_virtual_time
+async def test_keys_are_forgotten_everywhere_after_their_time() -> None:
+    ledger, (one, two) = router()
+    await one.ask()
+    await asyncio.sleep(KEPT_S + 1)
+    assert (await two.ask()).entry is None  # the one is asked, and knows it no more
+    assert (one.asked, two.asked, len(one.calls), len(ledger)) == (1, 1, 0, 1)
+    assert (await one.ask()).entry is not None
+
+
+@in_virtual_time
+async def test_call_of_a_worker_that_has_died_is_refused_and_never_run_again() -> None:
+    ledger, (one, two) = router([after(5, echo)], [echo])
+    waiting = asyncio.create_task(one.ask())
+    joined = asyncio.create_task(two.ask())
+    await asyncio.sleep(1)
+    one.dies()
+    with pytest.raises(KeyUsed, match="may have run"):
+        await joined
+    with pytest.raises(KeyUsed, match="may have run"):
+        await two.ask()
+    assert two.asked == 0
+    await asyncio.sleep(KEPT_S)
+    assert (await two.ask()).entry is None
+    assert len(ledger) == 1
+    waiting.cancel()
+
+
+@in_virtual_time
+async def test_worker_that_asks_and_dies_leaves_nothing() -> None:
+    ledger, (one, two) = router([after(5, echo)], [echo])
+    first = asyncio.create_task(one.ask())
+    joined = asyncio.create_task(two.ask())
+    await asyncio.sleep(1)
+    two.dies()
+    assert ledger._recalling == {}
+    assert (await first).entry is None
+    joined.cancel()
+
+
+@in_virtual_time
+async def test_each_has_its_own_deadline_while_another_worker_runs_the_call() -> None:
+    _, (one, two) = router([after(10, echo)], [echo])
+    first = asyncio.create_task(one.ask())
+    await asyncio.sleep(1)
+    with pytest.raises(DeadlineExceeded, match="another worker"):
+        await two.ask(allowed_s=2.0)
+    assert (await first).entry is None
+    await asyncio.sleep(1)
+    assert (await two.ask()).entry is not None
+    assert two.asked == 0
+
+
+@in_virtual_time
+async def test_client_that_is_cut_off_finds_its_answer_at_another_worker() -> None:
+    _, (one, two) = router([after(5, echo)], [echo])
+    task = asyncio.create_task(one.ask())
+    await asyncio.sleep(1)
+    task.cancel()
+    assert (await two.ask()).entry is None or two.asked == 0
+    assert (one.asked, two.asked, one.fleet.links[0].withdrawn) == (1, 0, [])
+
+
+@in_virtual_time
+async def test_client_that_leaves_before_the_verdict_has_its_call_run_all_the_same() -> None:
+    _, (one, two) = router([after(1, echo)], [echo])
+    task = asyncio.create_task(one.ask())
+    await asyncio.sleep(HOP_S / 2)
+    task.cancel()
+    await asyncio.sleep(5)
+    assert (await two.ask()).entry is not None
+    assert (one.asked, two.asked) == (1, 0)
+
+
+@in_virtual_time
+async def test_main_process_that_takes_no_message_has_the_call_refused() -> None:
+    _, (one, _) = router()
+    one.is_heard = False
+    with pytest.raises(Overloaded, match="has too much to do"):
+        await one.ask()
+    assert (one.asked, len(one.calls), len(one.calls.alarms)) == (0, 0, 0)
+
+
+@in_virtual_time
+async def test_keys_that_are_asked_for_at_a_time_have_a_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(key_claims, "MOST_WAITING", 2)
+    _, (one, _) = router()
+    found = await asyncio.gather(*(one.ask(f"k{at}") for at in range(3)), return_exceptions=True)
+    assert [isinstance(each, Overloaded) for each in found] == [False, False, True]
+    assert (await one.ask("k2")).entry is None
+
+
+@in_virtual_time
+async def test_main_process_that_is_silent_costs_the_deadline_and_no_run() -> None:
+    ledger, (one, _) = router()
+    one.reads = False  # so that the verdict does not come
+    with pytest.raises(DeadlineExceeded):
+        await one.ask(allowed_s=2.0)
+    await asyncio.sleep(1)
+    assert (one.asked, len(one.calls), len(ledger), one.claims._waiting) == (0, 0, 0, {})
+    one.reads = True
+    assert (await one.ask()).entry is None
+
+
+@in_virtual_time
+async def test_worker_that_does_not_read_has_others_refused() -> None:
+    _, (one, two) = router()
+    await one.ask()
+    one.reads = False
+    with pytest.raises(Overloaded, match="is busy"):
+        await two.ask()
+    assert two.asked == 0
+
+
+@in_virtual_time
+async def test_verdict_that_comes_late_begins_no_run() -> None:
+    _, (one, _) = router()
+    with pytest.raises(DeadlineExceeded):
+        await one.ask(allowed_s=1.5 * HOP_S)
+    await asyncio.sleep(1)
+    assert (one.asked, len(one.calls)) == (0, 0)
+    assert (await one.ask()).entry is None
+
+
+@in_virtual_time
+async def test_keys_have_a_bound() -> None:
+    ledger, (one, two) = router(most_keys=3)
+    for at in range(3):
+        await one.ask(f"k{at}")
+    with pytest.raises(Overloaded, match="have 3 idempotency keys"):
+        await two.ask("k3")
+    assert (await two.ask("k1")).entry is not None
+    assert (len(ledger), two.asked) == (3, 0)
+
+
+@in_virtual_time
+async def test_answer_that_is_too_large_to_be_passed_on_is_not_run_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(verdicts, "MOST_TOLD_BYTES", 7)
+    _, (one, two) = router()
+    await one.ask()
+    with pytest.raises(KeyUsed, match="8 bytes, of which workers pass on 7"):
+        await two.ask()
+    assert two.asked == 0
+
+
+@in_virtual_time
+async def test_many_keys_of_many_clients_at_two_workers_are_each_run_once() -> None:
+    ledger, workers = router([after(0.01, echo)], [after(0.01, echo)])
+    keys = [f"k{at % 25}" for at in range(200)]
+    found = await asyncio.gather(
+        *(workers[at % 2].ask(key, allowed_s=20.0) for at, key in enumerate(keys))
+    )
+    assert len(found) == 200
+    assert sum(each.asked for each in workers) == 25
+    assert (len(ledger), ledger._recalling) == (25, {})
+
+
+@in_virtual_time
+async def test_call_under_way_that_hangs_is_told_of_once_its_time_is_over() -> None:
+    _, (one, two) = router([hang], [echo])
+    found = await asyncio.gather(
+        one.ask(allowed_s=3.0), two.ask(allowed_s=9.0), return_exceptions=True
+    )
+    assert [type(each) for each in found] == [DeadlineExceeded] * 2
+    assert two.asked == 0
