@@ -55,17 +55,17 @@ class Tally:
 
     def __init__(self) -> None:
         self.hit = 0
-        """Answered with a kept answer."""
+        """The calls that were answered with a kept answer."""
         self.joined = 0
-        """Answered by the run of an equal call."""
+        """The calls that were answered by the run of an equal one."""
         self.miss = 0
-        """Not kept by this router."""
+        """The calls whose answer this router has not kept."""
         self.shared = 0
-        """Of these, answered with what another router has kept."""
+        """The number of these that were answered with what another router has kept."""
         self.passed_by = 0
-        """Run as if there were no cache."""
+        """The calls that were run as if there were no cache."""
         self.not_kept = 0
-        """Answers that were not kept though their calls were looked up."""
+        """The answers that were not kept though their calls were looked up."""
 
     def results(self) -> list[tuple[str, int]]:
         """Return the results that there were, and how often."""

@@ -24,7 +24,7 @@ class Kept(NamedTuple):
 
 
 Verdict: TypeAlias = Kept | CapameshError | None
-"""What came of a call at another process; None: there is none, and this one is to run it."""
+"""The outcome of a call at another process; None: there is none, and this one is to run it."""
 
 
 class Claims(Protocol):

@@ -209,7 +209,7 @@ class Claimed:
     TYPE: ClassVar[str] = "claimed"
     number: int
     told: dict[str, Any]
-    """What came of the call at another worker, as `verdicts` writes it; empty: it is to be run."""
+    """The outcome of the call at another worker, as `verdicts` writes it; empty: it is to be run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +241,7 @@ class Recalled:
     TYPE: ClassVar[str] = "recalled"
     number: int
     told: dict[str, Any]
-    """What came of the call, as `verdicts` writes it; empty: the key is not known any more."""
+    """The outcome of the call, as `verdicts` writes it; empty: the key is not known any more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What came of a call with an idempotency key, as one worker of a router tells another by the main process. Pure.
+"""Writes and reads the outcome of a call with an idempotency key, of which one worker tells another by the main process. Pure.
 
 The channel is private and both ends are one installation; what does not fit is a bug, and ends in an error for whoever asked.
 """
