@@ -24,6 +24,7 @@ HOT_WITH_IO = {
     "capamesh.protocol.links.liveness": "holds the timers of a link, which each request winds",
     "capamesh.protocol.links.transport": "has the verification that a link calls",
     "capamesh.protocol.links.writer": "writes each request's frames to the socket",
+    "capamesh.router.grpc.connection": "holds the timer of each connection of gRPC, and writes to its socket",
     "capamesh.router.http.arrivals": "holds each body on its way in, and pauses its socket",
     "capamesh.protocol.links.tls_transport": "reads and writes the TLS of each link",
     "capamesh.router.http.client_side": "holds the socket and the timer of each client",

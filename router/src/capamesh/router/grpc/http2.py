@@ -72,13 +72,12 @@ class StreamEvents(Protocol):
 class Http2Session(ABC):
     """The server's side of one connection. Sending on a stream that is gone does nothing."""
 
-    __slots__ = ("has_left", "last_stream")
+    __slots__ = ()
 
-    def __init__(self) -> None:
-        self.has_left = False
-        """The client has sent GOAWAY: it opens no stream any more."""
-        self.last_stream = 0
-        """The newest stream that the client has opened."""
+    has_left: bool
+    """The client has sent GOAWAY: it opens no stream any more."""
+    last_stream: int
+    """The newest stream that the client has opened."""
 
     @abstractmethod
     def receive(self, data: bytes | memoryview, events: StreamEvents) -> None:

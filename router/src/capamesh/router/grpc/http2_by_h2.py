@@ -96,10 +96,19 @@ class _Unsent:
 class SessionByH2(Http2Session):
     """One connection, by h2."""
 
-    __slots__ = ("_connection", "_heads", "_unsent", "_unsent_bytes", "_written")
+    __slots__ = (
+        "_connection",
+        "_heads",
+        "_unsent",
+        "_unsent_bytes",
+        "_written",
+        "has_left",
+        "last_stream",
+    )
 
     def __init__(self) -> None:
-        super().__init__()
+        self.has_left = False
+        self.last_stream = 0
         self._connection = connection = H2Connection(_CONFIGURATION)
         connection.local_settings = Settings(
             client=False,

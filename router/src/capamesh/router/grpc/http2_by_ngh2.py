@@ -52,10 +52,11 @@ _SETTINGS: Final = {
 class SessionByNgh2(Http2Session):
     """One connection, by nghttp2."""
 
-    __slots__ = ("_connection", "_is_broken", "_refused", "_written")
+    __slots__ = ("_connection", "_is_broken", "_refused", "_written", "has_left", "last_stream")
 
     def __init__(self) -> None:
-        super().__init__()
+        self.has_left = False
+        self.last_stream = 0
         self._is_broken = False
         """The library takes and makes nothing any more."""
         self._refused: list[int] = []
