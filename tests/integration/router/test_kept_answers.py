@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import grpc
 import pytest
 from ask_by_wire import NOBODY, WIRES, by_binary, by_grpc, by_json
 from fleet_fakes import FakeLink, after, echo
+from google.protobuf.json_format import ParseDict
 from router_http import Http
 from tidy_router import tidy
 
 from capamesh.router.access.keys import ALPHABET, Key, Scope, Verb, digest_of, id_of, new_text
+from capamesh.router.grpc.messages import CLASSES
 from capamesh.router.rules.model_rules import CacheRule, ModelRules, RoutingRules
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -47,6 +50,32 @@ async def test_wires_get_one_another_s_answers(http: Http, link: FakeLink) -> No
     assert (await by_grpc(http, NOBODY)).cache == "hit"
     # outputs that are named are another request
     assert (await by_binary(http, NOBODY)).cache == ""
+    assert len(link.asks) == 2
+
+
+async def test_statistics_tell_kept_answers_from_runs_over_both_wires(
+    http: Http, link: FakeLink
+) -> None:
+    await by_grpc(http, {"Cache-Control": "no-store"})  # nothing is looked up
+    await asyncio.gather(*(by_grpc(http, NOBODY) for _ in range(2)))
+    await by_json(http, NOBODY)
+    response = await http.client.get("/v2/models/m/stats", headers={"Connection": "close"})
+    (over_http,) = (await response.json())["model_stats"]
+    async with grpc.aio.insecure_channel(f"{http.client.host}:{http.client.port}") as channel:
+        asked = CLASSES["ModelStatisticsRequest"](name="m").SerializeToString()
+        told = await channel.unary_unary("/inference.GRPCInferenceService/ModelStatistics")(asked)
+    (over_grpc,) = CLASSES["ModelStatisticsResponse"].FromString(told).model_stats
+    assert over_grpc == ParseDict(over_http, CLASSES["ModelStatistics"]())
+    counted = over_http["inference_stats"]
+    assert (over_http["inference_count"], over_http["execution_count"]) == (4, 2)
+    assert {name: each["count"] for name, each in counted.items()} == {
+        **dict.fromkeys(("success", "queue"), 4),
+        **dict.fromkeys(("compute_input", "compute_infer", "compute_output"), 2),
+        "fail": 0,
+        "cache_hit": 2,
+        "cache_miss": 1,
+    }
+    assert 0 < counted["cache_hit"]["ns"] < counted["success"]["ns"]
     assert len(link.asks) == 2
 
 

@@ -409,9 +409,10 @@ async def test_statistics_of_a_version_that_nobody_asked_for_are_zeros(http: Htt
 async def test_statistics_count_requests_rows_and_times_in_nanoseconds(http: Http) -> None:
     http.node("A")
     counts = http.view.hosted(ModelName("m"), ModelVersion("1")).requests
-    counts.answered, counts.answered_s, counts.rows = 2, 0.5, 9
+    counts.answered, counts.answered_s, counts.rows = 5, 0.5, 9
     counts.queue_us, counts.run_us = 100, 300_000.5
     counts.failed, counts.failed_s = 1, 0.25
+    counts.kept, counts.kept_s, counts.missed = 3, 0.125, 1
     counts.last_s = http.fleet.clock() - 60.0
     before_ms = time.time() * 1e3
     response = await http.client.get("/v2/models/m/versions/1/stats")
@@ -424,14 +425,16 @@ async def test_statistics_count_requests_rows_and_times_in_nanoseconds(http: Htt
         "name": "m",
         "version": "1",
         "inference_count": 9,
-        "execution_count": 0,
+        "execution_count": 2,
         "inference_stats": durations(
-            success=(2, 500_000_000),
+            success=(5, 500_000_000),
             fail=(1, 250_000_000),
-            queue=(2, 100_000),
+            queue=(5, 100_000),
             compute_input=(2, 0),
             compute_infer=(2, 300_000_500),
             compute_output=(2, 0),
+            cache_hit=(3, 125_000_000),
+            cache_miss=(1, 0),
         ),
         "batch_stats": [],
     }

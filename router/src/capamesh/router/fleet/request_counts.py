@@ -18,7 +18,10 @@ class RequestCounts:
         "answered_s",
         "failed",
         "failed_s",
+        "kept",
+        "kept_s",
         "last_s",
+        "missed",
         "queue_us",
         "rows",
         "run_us",
@@ -29,10 +32,16 @@ class RequestCounts:
         """The requests that were answered well."""
         self.answered_s = 0.0
         """The seconds of all of them together, from the last byte read of a request to its answer."""
+        self.kept = 0
+        """The ones of them that no node was asked for: they got a kept answer, or that of an equal request under way."""
+        self.kept_s = 0.0
+        """The seconds of those together."""
+        self.missed = 0
+        """The requests for which an answer was looked up, and that a node ran because none was kept."""
         self.rows = 0
         """The rows of their answers; an answer without rows counts as one."""
         self.queue_us = 0.0
-        """The microseconds that they waited at the nodes that answered them."""
+        """The microseconds that those which were run waited at their nodes."""
         self.run_us = 0.0
         """The microseconds that they ran there."""
         self.last_s = -math.inf

@@ -135,6 +135,8 @@ class CachedRun(SharedRun):
     @override
     def complete(self, outcome: Outcome) -> None:
         self._cache.keep(self, outcome)
+        if outcome.attempts and self.is_awaited_first:
+            outcome.picker.served.hosted.requests.missed += 1
         super().complete(outcome)
 
     def give(self, entry: Entry) -> None:

@@ -88,6 +88,7 @@ class Outcome(Value):
         self.replica = replica
         """The replica that gave it; None: it was kept, and another router had asked for it."""
         self.attempts = attempts
+        """The nodes that were asked for this call; 0: its answer was kept, or is that of an equal call."""
         self.picker = picker
         """Can explain why it went there; of a kept answer it tells the version alone."""
         self.entry = entry

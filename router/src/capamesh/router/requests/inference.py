@@ -257,9 +257,8 @@ class InferenceRequest(Responder, ABC):
         key = target.key
         if key is not None and key is not OPERATOR:
             service.telemetry.tenant_answered(key.tenant, elapsed_s)
-        # in place, without a call: each answer comes by here
         answer, served = outcome.answer, outcome.picker.served
-        hosted = served.hosted
+        hosted = served.hosted  # in place, without a call: each answer comes by here
         if answer.version != served.version:  # one on trial, or one that was asked before
             hosted = service.fleet.hosted(target.model, answer.version)
         counts = hosted.requests
@@ -267,7 +266,10 @@ class InferenceRequest(Responder, ABC):
         counts.answered_s += elapsed_s
         counts.last_s = now_s
         queue_us, run_us, elapsed_us = answer.queue_us, answer.run_us, elapsed_s * 1e6
-        if queue_us + run_us > elapsed_us:  # no node can have had more time than there was
+        if not outcome.attempts:
+            counts.kept += 1
+            counts.kept_s += elapsed_s
+        elif queue_us + run_us > elapsed_us:  # no node can have had more time than there was
             counts.queue_us += elapsed_us
         else:
             counts.queue_us += queue_us

@@ -159,6 +159,9 @@ class ModelDescriptions:
                 counts.failed,
                 counts.failed_s,
                 round((self._wall_clock() - ago_s) * 1e3) if counts.answered else 0,
+                counts.kept,
+                counts.kept_s,
+                counts.missed,
             ),
         )
 

@@ -128,6 +128,11 @@ class SharedRun(Responder, Handle):
     def picker(self) -> RequestPicker | None:
         return self._picker if self._handle is None else self._handle.picker
 
+    @property
+    def is_awaited_first(self) -> bool:
+        """Return whether the call waits that began it."""
+        return self._responder is not None
+
     def began(self, handle: Handle) -> None:
         """Take the handle of the run."""
         if self._is_over:
@@ -175,9 +180,10 @@ class SharedRun(Responder, Handle):
         if responder is not None:
             responder.complete(outcome)
         if waiters:
+            shared = outcome.replace(attempts=0)
             for waiter in waiters:
                 waiter.leave()
-                waiter.responder.complete(outcome)
+                waiter.responder.complete(shared)
 
     @override
     def fail(self, error: CapameshError) -> None:
