@@ -6,11 +6,11 @@ DEMO_READY := .venv/.ready-demo
 DOCS := build/docs-venv
 COMPILE := uv pip compile --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 --quiet
 SOURCES := protocol/src node/src router/src client/src simulation/src cli/src
-CLIENTS := kserve mlserver openai openapi perf-analyzer
+CLIENTS := kserve mlserver openai openapi perf-analyzer reflection
 # Where it is set, every process of a test run compiles all of the tests and the code anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-unit test-slow test-chaos test-hostile test-clients test-mutation check lint types imports models bench profile speed-check compose-test \
+.PHONY: help demo test test-unit test-slow test-chaos test-hostile test-clients test-fuzz test-mutation check lint types imports models bench profile speed-check compose-test \
         compiled pure compiled-wheel test-compiled first-minutes reference observability docs wheels pins clean
 
 help: ## Say what can be made
@@ -73,6 +73,9 @@ test-hostile: $(READY) build/models ## Attack real processes, the long attacks t
 
 test-clients: $(READY) build/models ## Clients of others, unmodified, against a cluster; installs them
 	$(BIN)/pytest tests/clients $(ARGS)
+
+test-fuzz: $(READY) ## Made-up clients of gRPC for ten minutes (or SECONDS=...), sound and broken ones
+	$(BIN)/python tests/support/grpc_fuzz.py --seconds $(or $(SECONDS),600) $(ARGS)
 
 test-mutation: $(READY) ## Break the router's middle in 200 places and count what the unit tests notice
 	$(BIN)/python scripts/mutate.py --sample 200 --least 0.9 $(ARGS)

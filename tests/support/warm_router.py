@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, cast
 
 from fleet_fakes import Fleet, NullLog, answer_of, fp32, keys_of
@@ -18,6 +18,7 @@ from capamesh.protocol.links.events import ProbeReceived, RequestReceived
 from capamesh.protocol.tensors import Limits
 from capamesh.router.access.keys import Key
 from capamesh.router.access.quotas import Quotas
+from capamesh.router.grpc.http2 import Http2Session
 from capamesh.router.grpc.messages import CLASSES
 from capamesh.router.grpc.methods import SERVICE
 from capamesh.router.grpc.server import GrpcServer
@@ -104,9 +105,16 @@ class World:
     """The bytes that stand once in each answer."""
 
     def __init__(
-        self, request: bytes, ended: EndedRequests | None = None, keys: Sequence[Key] = ()
+        self,
+        request: bytes,
+        ended: EndedRequests | None = None,
+        keys: Sequence[Key] = (),
+        make_session: Callable[[], Http2Session] | None = None,
     ) -> None:
-        """`ended` is told of requests; with `keys` the router asks for one, and holds it to its limits."""
+        """`ended` is told of requests; with `keys` the router asks for one, and holds it to its limits.
+
+        `make_session` makes what speaks HTTP/2; None: the library that is there.
+        """
         self.request = request
         self.fleet = fleet = Fleet(policy="prequal")
         self.nodes: list[Ends] = []
@@ -128,10 +136,11 @@ class World:
         )
         if keys:
             inference.ring.take(keys, 0.0, 0.0)
-        front = Front(inference, OpenRequests(), arrival_s=30.0)
+        self.front = front = Front(inference, OpenRequests(), arrival_s=30.0)
         descriptions = ModelDescriptions(inference, is_ready=lambda: True, wall_clock=lambda: 0.0)
         repository = RepositoryControl(fleet.view, inference.log)
-        front.guests = GrpcServer(inference, descriptions, front, repository)
+        self.grpc = GrpcServer(inference, descriptions, front, repository, make_session)
+        front.guests = self.grpc
         self.client = Client()
         self.connection = FrontConnection(front)
         self.connection.connection_made(cast(asyncio.Transport, self.client))

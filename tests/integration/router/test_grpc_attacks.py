@@ -9,16 +9,23 @@ from typing import Any
 import pytest
 from fleet_fakes import after, echo, hang
 from grpc_attacker import Attacker, attacking, connected
+from http2_by_h2 import SessionByH2
+from http2_by_ngh2 import SessionByNgh2
 from http2_client import HEAD
-from hyperframe.frame import ContinuationFrame, PingFrame, SettingsFrame
+from hyperframe.frame import (
+    ContinuationFrame,
+    Frame,
+    PingFrame,
+    SettingsFrame,
+    WindowUpdateFrame,
+)
 from raw_http import GUARD_S
 from router_http import Http
 from tidy_router import tidy
 
 from capamesh.protocol.tensors import Limits
 from capamesh.router.grpc.http2 import MAX_STREAMS, Http2Session
-from capamesh.router.grpc.http2_by_h2 import SessionByH2
-from capamesh.router.grpc.http2_by_ngh2 import SessionByNgh2
+from capamesh.router.grpc.http2_by_hand import SessionByHand
 from capamesh.router.grpc.messages import CLASSES
 from capamesh.router.grpc.methods import SERVICE
 from capamesh.router.grpc.server import GrpcServer
@@ -35,7 +42,7 @@ STREAM = tuple(
 )
 
 
-@pytest.fixture(params=[SessionByNgh2, SessionByH2], ids=["ngh2", "h2"])
+@pytest.fixture(params=[SessionByHand, SessionByNgh2, SessionByH2], ids=["hand", "ngh2", "h2"])
 def make_session(request: pytest.FixtureRequest) -> Callable[[], Http2Session]:
     made: Callable[[], Http2Session] = request.param
     return made
@@ -177,8 +184,14 @@ async def test_answers_that_nobody_reads_are_within_the_budget(
                 attacker.send(attacker.data(1 + 2 * at, message(12_500), is_last=True))
                 if at:
                     await asyncio.sleep(0)
-            await ended(http, attacker, CALM)
-            assert http.front.budget.used_bytes <= 3 * 2**20
+            await attacker.read_until(lambda: len(attacker.heads) == 60)
+            refused = [
+                stream
+                for stream, (head, *_) in attacker.heads.items()
+                if head.get(b"grpc-status") == b"14"
+            ]
+            assert 20 < len(refused) < 40
+            assert 2 * 2**20 < http.front.budget.used_bytes <= 3 * 2**20
 
 
 async def test_stream_whose_answers_are_not_read_asks_for_no_more(http: Http) -> None:
@@ -186,17 +199,23 @@ async def test_stream_whose_answers_are_not_read_asks_for_no_more(http: Http) ->
     async with attacking(http, initial_window_size=10) as attacker:
         attacker.send(attacker.head(1, STREAM))
         one = message(12_500)
-        attacker.send(attacker.data(1, one * 12))
+        attacker.send(attacker.data(1, one * 10))
+        await attacker.read_until(lambda: any(_opens(each, 1) for each in attacker.frames))
+        attacker.send(attacker.data(1, one * 5))
         async with asyncio.timeout(GUARD_S):
             while http.front.budget.used_bytes < 2**20:
                 await asyncio.sleep(0)
         for _ in range(200):
             await asyncio.sleep(0)
         asked = len(link.asks)
-        assert asked < 12
+        assert asked < 15
         attacker.send(attacker.window(1, 2**24), attacker.window(0, 2**24))
-        await attacker.read_until(lambda: len(link.asks) == 12)
-        await attacker.read_until(lambda: len(attacker.bodies[1]) > 12 * 100_000)
+        await attacker.read_until(lambda: len(link.asks) == 15)
+        await attacker.read_until(lambda: len(attacker.bodies[1]) > 15 * 100_000)
+
+
+def _opens(each: Frame, stream: int) -> bool:
+    return isinstance(each, WindowUpdateFrame) and each.stream_id == stream
 
 
 async def test_message_that_does_not_come_is_refused_in_time(

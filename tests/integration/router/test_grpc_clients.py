@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from fleet_fakes import Ask, echo, failing, hang
+from http2_by_h2 import SessionByH2
+from http2_by_ngh2 import SessionByNgh2
 from raw_http import GUARD_S
 from router_http import Http
 from tidy_router import tidy
@@ -22,15 +24,14 @@ from capamesh.protocol.tensors import Limits
 from capamesh.router.access.keys import ALPHABET, Key, Scope, Verb, digest_of, id_of, new_text
 from capamesh.router.grpc.health import HEALTH
 from capamesh.router.grpc.http2 import Http2Session
-from capamesh.router.grpc.http2_by_h2 import SessionByH2
-from capamesh.router.grpc.http2_by_ngh2 import SessionByNgh2
+from capamesh.router.grpc.http2_by_hand import SessionByHand
 from capamesh.router.grpc.messages import CLASSES
 from capamesh.router.grpc.methods import SERVICE
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-@pytest.fixture(params=[SessionByNgh2, SessionByH2], ids=["ngh2", "h2"])
+@pytest.fixture(params=[SessionByHand, SessionByNgh2, SessionByH2], ids=["hand", "ngh2", "h2"])
 def make_session(request: pytest.FixtureRequest) -> Callable[[], Http2Session]:
     made: Callable[[], Http2Session] = request.param
     return made

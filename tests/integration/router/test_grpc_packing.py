@@ -14,6 +14,8 @@ import pytest
 import tritonclient.grpc as triton
 from fleet_fakes import echo
 from grpc_attacker import Attacker, attacking
+from http2_by_h2 import SessionByH2
+from http2_by_ngh2 import SessionByNgh2
 from http2_client import HEAD
 from raw_http import GUARD_S
 from router_http import Http
@@ -22,8 +24,7 @@ from tritonclient.grpc import aio as triton_aio
 
 from capamesh.protocol.tensors import Limits
 from capamesh.router.grpc.http2 import Http2Session
-from capamesh.router.grpc.http2_by_h2 import SessionByH2
-from capamesh.router.grpc.http2_by_ngh2 import SessionByNgh2
+from capamesh.router.grpc.http2_by_hand import SessionByHand
 from capamesh.router.grpc.messages import CLASSES
 from capamesh.router.grpc.methods import SERVICE
 from capamesh.router.http import unpacking
@@ -33,7 +34,7 @@ PATHS = {name: f"/{SERVICE}/{name}".encode() for name in ("ModelInfer", "ModelSt
 INVALID, EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = b"3", b"8", b"12", b"13", b"14"
 
 
-@pytest.fixture(params=[SessionByNgh2, SessionByH2], ids=["ngh2", "h2"])
+@pytest.fixture(params=[SessionByHand, SessionByNgh2, SessionByH2], ids=["hand", "ngh2", "h2"])
 def make_session(request: pytest.FixtureRequest) -> Callable[[], Http2Session]:
     made: Callable[[], Http2Session] = request.param
     return made

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from fleet_fakes import FakeLink, Reply, failing, offer, parting
+from http2_by_h2 import SessionByH2
+from http2_by_ngh2 import SessionByNgh2
 from raw_http import GUARD_S
 from router_http import Http
 from tidy_router import tidy
@@ -20,8 +22,7 @@ from tritonclient.grpc import service_pb2
 
 from capamesh.protocol.errors import RunFailed
 from capamesh.router.grpc.http2 import Http2Session
-from capamesh.router.grpc.http2_by_h2 import SessionByH2
-from capamesh.router.grpc.http2_by_ngh2 import SessionByNgh2
+from capamesh.router.grpc.http2_by_hand import SessionByHand
 from capamesh.router.grpc.methods import SERVICE
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -33,7 +34,7 @@ WIDE = 50_000
 """Rows of a part of 400 KB, more than what a client takes ahead."""
 
 
-@pytest.fixture(params=[SessionByNgh2, SessionByH2], ids=["ngh2", "h2"])
+@pytest.fixture(params=[SessionByHand, SessionByNgh2, SessionByH2], ids=["hand", "ngh2", "h2"])
 def make_session(request: pytest.FixtureRequest) -> Callable[[], Http2Session]:
     made: Callable[[], Http2Session] = request.param
     return made

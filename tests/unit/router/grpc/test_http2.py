@@ -1,10 +1,12 @@
-"""Both libraries of HTTP/2 behind the one interface: the same bytes, and the same is told."""
+"""HTTP/2 by hand and by two libraries, behind one interface: the same bytes, and the same is told."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
+from http2_by_h2 import SessionByH2
+from http2_by_ngh2 import SessionByNgh2
 from http2_client import HEAD, Http2Client
 from hyperframe.frame import ContinuationFrame, DataFrame, Frame, PingFrame, SettingsFrame
 from hypothesis import given, settings
@@ -20,9 +22,7 @@ from capamesh.router.grpc.http2 import (
     Misbehaved,
     StreamEvents,
 )
-from capamesh.router.grpc.http2_by_h2 import SessionByH2
-from capamesh.router.grpc.http2_by_ngh2 import SessionByNgh2
-from capamesh.router.grpc.http2_library import library
+from capamesh.router.grpc.http2_by_hand import SessionByHand
 
 ANSWER = ((b":status", b"200"), (b"content-type", b"application/grpc"))
 ACKNOWLEDGED = SettingsFrame(0, flags=["ACK"]).serialize()
@@ -42,8 +42,8 @@ class Events(StreamEvents):
     def on_request(self, stream: int, headers: Headers, *, is_whole: bool) -> None:
         self.requests[stream] = (tuple(headers), is_whole)
 
-    def on_data(self, stream: int, data: bytes, *, is_last: bool) -> None:
-        self.data[stream] = self.data.get(stream, b"") + data
+    def on_data(self, stream: int, pieces: Sequence[bytes | memoryview], *, is_last: bool) -> None:
+        self.data[stream] = b"".join((self.data.get(stream, b""), *pieces))
         if is_last:
             self.ended.append(stream)
 
@@ -81,14 +81,10 @@ class Pair:
         pytest.fail("it goes on")
 
 
-@pytest.fixture(params=[SessionByNgh2, SessionByH2], ids=["ngh2", "h2"])
+@pytest.fixture(params=[SessionByHand, SessionByNgh2, SessionByH2], ids=["hand", "ngh2", "h2"])
 def make(request: pytest.FixtureRequest) -> Callable[[], Http2Session]:
     made: Callable[[], Http2Session] = request.param
     return made
-
-
-def test_library_is_nghttp2_where_it_can_be_had() -> None:
-    assert library() is SessionByNgh2
 
 
 def test_client_is_told_the_bounds_at_once(make: Callable[[], Http2Session]) -> None:
@@ -370,7 +366,7 @@ def test_wrong_preface_ends_the_connection(make: Callable[[], Http2Session]) -> 
         ),
         max_size=12,
     ),
-    st.sampled_from([SessionByNgh2, SessionByH2]),
+    st.sampled_from([SessionByHand, SessionByNgh2, SessionByH2]),
 )
 @settings(max_examples=300, deadline=None)
 def test_any_bytes_end_in_events_or_in_goaway(

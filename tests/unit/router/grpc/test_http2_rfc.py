@@ -1,13 +1,15 @@
-"""What RFC 9113 and RFC 7541 say of a server, section by section, of both libraries of HTTP/2: the cases of h2spec, by hand.
+"""What RFC 9113 and RFC 7541 say of a server, section by section, of HTTP/2 by hand and of two libraries: the cases of h2spec.
 
 A stream error may be a connection error as well (RFC 9113, 5.4.1), so that a case that names a stream takes both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
+from http2_by_h2 import SessionByH2
+from http2_by_ngh2 import SessionByNgh2
 from http2_cases import BLOCK, ERRORS, OPENING, TAKEN, WHOLE, Case
 from http2_client import Http2Client
 from http2_frames import (
@@ -29,8 +31,7 @@ from hyperframe.frame import GoAwayFrame, PingFrame, SettingsFrame
 from typing_extensions import override
 
 from capamesh.router.grpc.http2 import Headers, Http2Session, Misbehaved, StreamEvents
-from capamesh.router.grpc.http2_by_h2 import SessionByH2
-from capamesh.router.grpc.http2_by_ngh2 import SessionByNgh2
+from capamesh.router.grpc.http2_by_hand import SessionByHand
 
 ANSWER = ((b":status", b"200"),)
 TRAILERS = ((b"x-end", b"1"),)
@@ -50,8 +51,8 @@ class Events(StreamEvents):
             self.ended.append(stream)
 
     @override
-    def on_data(self, stream: int, data: bytes, *, is_last: bool) -> None:
-        self.data[stream] = self.data.get(stream, b"") + data
+    def on_data(self, stream: int, pieces: Sequence[bytes | memoryview], *, is_last: bool) -> None:
+        self.data[stream] = b"".join((self.data.get(stream, b""), *pieces))
         if is_last:
             self.ended.append(stream)
 
@@ -113,7 +114,7 @@ class Server:
         return [*self.client.heads.get(999, [])] == [dict(ANSWER), dict(TRAILERS)]
 
 
-@pytest.fixture(params=[SessionByNgh2, SessionByH2], ids=["ngh2", "h2"])
+@pytest.fixture(params=[SessionByHand, SessionByNgh2, SessionByH2], ids=["hand", "ngh2", "h2"])
 def server(request: pytest.FixtureRequest) -> Server:
     return Server(request.param)
 

@@ -46,9 +46,11 @@ def test_client_may_send_what_has_room_and_no_more() -> None:
     first, taken = ArrivingMessage(budget, 2**20, lambda _: None, lambda: None), []
     second = ArrivingMessage(budget, 2**20, taken.append, lambda: None)
     assert first.begin()
-    first.fill(memoryview(bytes(2**19)))
+    assert first.put(memoryview(bytes(2**19))) == 2**19
+    first.settle()
     assert second.begin()
-    second.fill(memoryview(bytes(2**20)))
+    assert second.put(memoryview(bytes(2**20 + 1))) == 2**20
+    second.settle()
     assert (sum(taken), second.is_waiting, second.left_bytes) == (0, True, 0)
     assert second.owed_bytes == 2**20
     first.drop()

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.memory import body_memory
 from capamesh.router.http.body_budget import Charge
+from capamesh.router.http.client_side import NO_ROOM
 
 if TYPE_CHECKING:
     from capamesh.router.http.body_budget import BodyBudget
@@ -62,13 +64,15 @@ class ArrivingMessage(Charge):
         """Begin to take room; False: there is none."""
         return self._budget.begin(self, 0)
 
-    def fill(self, data: memoryview) -> None:
-        """Take what has come, no more than is left."""
-        filled_bytes = self._filled_bytes + len(data)
-        self.memory[self._filled_bytes : filled_bytes] = data
-        self._filled_bytes = filled_bytes
-        self.owed_bytes += len(data)
-        self._settle()
+    def put(self, data: memoryview) -> int:
+        """Copy what has come, no more than is left, and return how many bytes that are; `settle` is due then."""
+        begin = self._filled_bytes
+        size_bytes = min(len(data), len(self.memory) - begin)
+        end = begin + size_bytes
+        self.memory[begin:end] = data if size_bytes == len(data) else data[:size_bytes]
+        self._filled_bytes = end
+        self.owed_bytes += size_bytes
+        return size_bytes
 
     def arrived(self) -> bool:
         """Hold the room of the message, which is here whole; False: there is none."""
@@ -81,7 +85,7 @@ class ArrivingMessage(Charge):
 
     @override
     def go_on(self) -> None:
-        self._settle()
+        self.settle()
 
     @override
     def give_up(self) -> None:
@@ -91,7 +95,7 @@ class ArrivingMessage(Charge):
     def moved_bytes(self) -> int:
         return self._filled_bytes
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Take room for what is here and the next step, and let the client send as much as has room."""
         if self.is_waiting:
             return
@@ -104,3 +108,8 @@ class ArrivingMessage(Charge):
         owed_bytes, self.owed_bytes = self.owed_bytes, 0
         if owed_bytes:
             self._on_taken(owed_bytes)
+
+
+def no_room_in(budget: BodyBudget) -> Overloaded:
+    """Return the error for a message that a budget has no room for."""
+    return Overloaded(NO_ROOM.format(used=budget.used_bytes, most=budget.most_bytes), 1.0)

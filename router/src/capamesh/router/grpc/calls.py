@@ -13,22 +13,14 @@ from capamesh.protocol.errors import (
     CapameshError,
     DeadlineExceeded,
     InvalidRequest,
-    Overloaded,
     TooLarge,
 )
-from capamesh.router.grpc.arriving import ArrivingMessage
+from capamesh.router.grpc.arriving import ArrivingMessage, no_room_in
 from capamesh.router.grpc.exchange import error_reply
 from capamesh.router.grpc.infer_answer import error_in_stream
-from capamesh.router.grpc.status import (
-    ANSWER_HEAD,
-    OK_TRAILERS,
-    Status,
-    error_trailers,
-    status_trailers,
-)
-from capamesh.router.grpc.unpacking import Unpacking
+from capamesh.router.grpc.status import ANSWER_HEAD, OK_TRAILERS, error_trailers
+from capamesh.router.grpc.unpacking import CODINGS, Unpacking, coding_refused
 from capamesh.router.grpc.unread_parts import UnreadParts
-from capamesh.router.http.client_side import NO_ROOM
 from capamesh.router.http.errors import too_slow_text
 from capamesh.router.http.replies import size_of
 
@@ -44,8 +36,6 @@ if TYPE_CHECKING:
 
 _PREFIX_BYTES = 5
 """The bytes before a message: whether it is packed, and its length."""
-_CODINGS = ("gzip", "deflate")
-_TAKEN_ENCODINGS = (b"grpc-accept-encoding", b"identity,gzip,deflate")
 JOINED_BYTES = 64 * 1024
 """A message up to that is copied into one piece before it is sent (guess: as answers over HTTP)."""
 
@@ -108,7 +98,8 @@ class ServerCall:
         self._held_bytes = 0
         """The bytes that the request under way has of the budget."""
         self._running: Running | None = None
-        self._unread = UnreadParts(host, stream)
+        self._unread: UnreadParts | None = None
+        """The parts that were sent; None: none was."""
         self._has_answered = False
         self._is_going_on = False
         self._is_over = False
@@ -121,27 +112,34 @@ class ServerCall:
 
     # what comes
 
-    def on_data(self, data: bytes, *, is_last: bool) -> None:
-        """Take bytes of the client."""
-        if data:
-            self._backlog.append(memoryview(data))
+    def on_data(self, pieces: Sequence[bytes | memoryview], *, is_last: bool) -> None:
+        """Take bytes of the client, which change once this has returned."""
         self.is_all_here = self.is_all_here or is_last
+        for piece in pieces:
+            rest = memoryview(piece)
+            if not self._backlog and not self._is_going_on:
+                rest = self._take_all(rest)
+            if self._is_over:
+                self._taken(len(rest))
+            elif rest:
+                self._backlog.append(memoryview(bytes(rest)))
         self.go_on()
 
     def go_on(self) -> None:
         """Look at what has come, as far as it is its turn."""
         if self._is_going_on:
             return
-        self._is_going_on = True
-        try:
-            while self._may_go_on() and self._backlog:
-                rest = self._take(self._backlog.popleft())
-                if rest:
-                    self._backlog.appendleft(rest)
-            if self._may_go_on() and self.is_all_here and not self._backlog:
-                self._end_of_request()
-        finally:
-            self._is_going_on = False
+        while self._backlog:
+            rest = self._take_all(self._backlog.popleft())
+            if self._is_over:
+                self._taken(len(rest))
+            elif rest:
+                self._backlog.appendleft(rest)
+                break
+        if self._arriving is not None:
+            self._arriving.settle()
+        if self.is_all_here and not self._backlog and self._may_go_on():
+            self._end_of_request()
 
     def _may_go_on(self) -> bool:
         return (
@@ -150,6 +148,16 @@ class ServerCall:
             and not (self._method.is_streamed and self._host.is_clogged)
         )
 
+    def _take_all(self, data: memoryview) -> memoryview:
+        """Take of `data` what may be taken now; return the rest."""
+        self._is_going_on = True
+        try:
+            while data and self._may_go_on():
+                data = self._take(data)
+        finally:
+            self._is_going_on = False
+        return data
+
     def _take(self, data: memoryview) -> memoryview:
         """Take of `data` what is of one message at most; return the rest."""
         if self._message is not None:
@@ -157,13 +165,15 @@ class ServerCall:
             return data
         arriving = self._arriving
         if arriving is not None:
-            here, data = data[: arriving.left_bytes], data[arriving.left_bytes :]
-            arriving.fill(here)
-            if self._arriving is arriving and not arriving.left_bytes:
-                self._arrived(arriving)
+            size_bytes = arriving.put(data)
+            data = data[size_bytes:]
+            if not arriving.left_bytes:
+                arriving.settle()
+                if self._arriving is arriving:
+                    self._arrived(arriving)
             return data
         missing_bytes = _PREFIX_BYTES - len(self._prefix)
-        self._prefix += data[:missing_bytes]
+        self._prefix += bytes(data[:missing_bytes])
         self._taken(min(missing_bytes, len(data)))
         data = data[missing_bytes:]
         if len(self._prefix) < _PREFIX_BYTES:
@@ -172,8 +182,8 @@ class ServerCall:
         size_bytes = int.from_bytes(prefix[1:], "big")
         most_bytes = self._host.front.inference.limits.max_message_bytes
         self._is_packed = prefix[0] != 0
-        if self._is_packed and self._head.coding not in _CODINGS:
-            self._refuse_coding(self._head.coding)
+        if self._is_packed and self._head.coding not in CODINGS:
+            self._end(coding_refused(self._head.coding))
         elif size_bytes > most_bytes:
             self._fail(TooLarge(f"the message has {size_bytes} bytes; the limit is {most_bytes}"))
         elif len(data) < size_bytes:
@@ -181,28 +191,17 @@ class ServerCall:
         elif self._host.front.budget.hold(size_bytes):
             self._held_bytes = size_bytes
             self._taken(size_bytes)
-            self._whole(data[:size_bytes])
+            self._whole(memoryview(bytes(data[:size_bytes])))
             return data[size_bytes:]
         else:
-            self._fail(self._no_room())
+            self._fail(no_room_in(self._host.front.budget))
         return data
-
-    def _refuse_coding(self, coding: str) -> None:
-        """End, for a message is packed in a way that is not known here, or not said."""
-        if coding == "identity":
-            text = "a message is packed, and grpc-encoding does not say how"
-            self._end(status_trailers(Status.INTERNAL, text))
-            return
-        text = (
-            f"grpc-encoding is {coding[:80]!r}; messages may be packed by {' or '.join(_CODINGS)}"
-        )
-        self._end([*status_trailers(Status.UNIMPLEMENTED, text), _TAKEN_ENCODINGS])
 
     def _begin_to_arrive(self, size_bytes: int) -> None:
         budget = self._host.front.budget
         arriving = ArrivingMessage(budget, size_bytes, self._taken, self._give_up)
         if not budget.may_begin(size_bytes) or not arriving.begin():
-            self._fail(self._no_room())
+            self._fail(no_room_in(self._host.front.budget))
             return
         self._arriving = arriving
         if self.since_s is None:
@@ -215,7 +214,7 @@ class ServerCall:
             self._whole(arriving.memory)
         else:
             arriving.drop()
-            self._fail(self._no_room())
+            self._fail(no_room_in(self._host.front.budget))
 
     def _taken(self, size_bytes: int) -> None:
         self._host.session.taken(self._stream, size_bytes)
@@ -287,7 +286,10 @@ class ServerCall:
     def _reply(self, reply: GrpcReply) -> None:
         if not reply.is_last:
             self._send(reply.headers, reply.pieces)
-            self._unread.sent(reply.part)
+            if reply.part is not None:
+                if self._unread is None:
+                    self._unread = UnreadParts(self._host, self._stream)
+                self._unread.sent(reply.part)
             return
         self._ended()
         if self._method.is_streamed and (self._method.is_tritons or reply.error is None):
@@ -365,7 +367,7 @@ class ServerCall:
         come_bytes = len(self._prefix) if arriving is None else arriving.filled_bytes
         whole_bytes = None if arriving is None else len(arriving.memory)
         if arriving is not None and arriving.is_waiting:  # for the router, which has no room
-            self._fail(self._no_room())
+            self._fail(no_room_in(self._host.front.budget))
             return
         text = too_slow_text("the request's message", come_bytes, whole_bytes, limit_s)
         self._fail(DeadlineExceeded(text))
@@ -381,7 +383,8 @@ class ServerCall:
             unseen_bytes += arriving.owed_bytes
             arriving.drop()
         self._message = None
-        self._unread.clear()
+        if self._unread is not None:
+            self._unread.clear()
         self._backlog.clear()
         if unseen_bytes:
             self._host.session.taken(self._stream, unseen_bytes)
@@ -393,8 +396,4 @@ class ServerCall:
 
     def _give_up(self) -> None:
         """End, for others need the room of the message that arrives, and send faster."""
-        self._fail(self._no_room())
-
-    def _no_room(self) -> Overloaded:
-        budget = self._host.front.budget
-        return Overloaded(NO_ROOM.format(used=budget.used_bytes, most=budget.most_bytes), 1.0)
+        self._fail(no_room_in(self._host.front.budget))

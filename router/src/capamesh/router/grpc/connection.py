@@ -26,7 +26,7 @@ from capamesh.router.http.guests import Guest
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from capamesh.router.grpc.context import GrpcContext
     from capamesh.router.http.guests import Host
@@ -171,12 +171,12 @@ class GrpcConnection(Guest, StreamEvents, CallHost):
             call.go_on()
 
     @override
-    def on_data(self, stream: int, data: bytes, *, is_last: bool) -> None:
+    def on_data(self, stream: int, pieces: Sequence[bytes | memoryview], *, is_last: bool) -> None:
         call = self._calls.get(stream)
         if call is not None:
-            call.on_data(data, is_last=is_last)
-        elif data:
-            self.session.taken(stream, len(data))
+            call.on_data(pieces, is_last=is_last)
+        elif pieces:
+            self.session.taken(stream, sum(map(len, pieces)))
 
     @override
     def on_gone(self, stream: int) -> None:
@@ -250,10 +250,15 @@ class GrpcConnection(Guest, StreamEvents, CallHost):
             self._host.transport.close()
             self._finish()
             return
-        if self._timer is None and (
-            unsent_bytes or any(call.since_s is not None for call in self._calls.values())
-        ):
+        if self._timer is None and (unsent_bytes or self._is_waiting()):
             self._timer = self.front.after(self.front.arrival_s, self._look)
+
+    def _is_waiting(self) -> bool:
+        """Return whether a message of some call is awaited or coming."""
+        for call in self._calls.values():  # noqa: SIM110 - as many as are open, at each write
+            if call.since_s is not None:
+                return True
+        return False
 
     def _write(self) -> None:
         if self._is_paused:

@@ -28,11 +28,13 @@ from capamesh.router.requests.inference import InferenceRequest, Target
 from capamesh.router.requests.key_scope import within_scope
 
 if TYPE_CHECKING:
+    from capamesh.protocol.ids import PeerId
     from capamesh.protocol.oip import InferRequest
     from capamesh.router.access.keys import Key
     from capamesh.router.balancing.explanation import Explanation
     from capamesh.router.grpc.heads import CallHead
     from capamesh.router.grpc.http2 import Headers
+    from capamesh.router.grpc.messages import Message
     from capamesh.router.requests.call import Outcome, Part
     from capamesh.router.requests.slices import Job
 
@@ -42,6 +44,8 @@ EMPTY_FINAL: Final = "triton_enable_empty_final_response"
 """The parameter by which a client asks for a last message without outputs, from a model that answers in parts."""
 MAX_ID_CHARS: Final = 1024
 """The most of the id of a request that could not be read which is told with its error (guess)."""
+MAX_NODES: Final = 1024
+"""The nodes whose metadata is remembered (guess: more than a router asks); then all are forgotten."""
 _NODE = NODE_HEADER.lower().encode()
 _EXPLANATION = EXPLANATION_HEADER.lower().encode()
 _CACHE = CACHE_HEADER.lower().encode()
@@ -100,12 +104,22 @@ OnReply = Callable[[GrpcReply], None]
 class GrpcInference:
     """The services that exchanges need: those of all wires, and what is remembered of messages."""
 
-    __slots__ = ("answers", "inference", "requests")
+    __slots__ = ("_nodes", "answers", "inference", "requests")
 
     def __init__(self, inference: Inference) -> None:
         self.inference = replace(inference, wire=WIRE)
         self.requests = KnownRequests()
         self.answers = KnownAnswers()
+        self._nodes: dict[PeerId, tuple[tuple[bytes, bytes], ...]] = {}
+
+    def node_headers(self, peer: PeerId) -> tuple[tuple[bytes, bytes], ...]:
+        """Return the metadata that names the node which has answered."""
+        headers = self._nodes.get(peer)
+        if headers is None:
+            if len(self._nodes) >= MAX_NODES:
+                self._nodes.clear()
+            headers = self._nodes[peer] = ((_NODE, peer.encode()),)
+        return headers
 
 
 class GrpcExchange(InferenceRequest):
@@ -137,10 +151,7 @@ class GrpcExchange(InferenceRequest):
 
         If `is_streamed`, it may be told of parts before that.
         """
-        nobody = Target(
-            ModelName(""), ModelVersion(""), head.options, head.is_explained, head.parent
-        )
-        super().__init__(grpc.inference, nobody)
+        super().__init__(grpc.inference, head.nobody)
         self._grpc = grpc
         self._head = head
         self._key = key
@@ -162,10 +173,15 @@ class GrpcExchange(InferenceRequest):
         if self._most_s <= 0:
             self.fail(DeadlineExceeded("the request's time was over before all of it had come"))
             return
+        rest = b""
+        raw: list[memoryview] = []
+        found: Message | None = None
         try:
-            rest, raw = raw_apart(message, inference.limits)
-            asked = grpc.requests.read(rest, raw)
-            found = parsed(rest) if asked is None else None
+            asked = grpc.requests.read_whole(message)
+            if asked is None:
+                rest, raw = raw_apart(message, inference.limits)
+                asked = grpc.requests.read(rest, raw)
+                found = parsed(rest) if asked is None else None
             if asked is not None:
                 self._name(asked.model, asked.version)
             elif found is not None:
@@ -189,7 +205,7 @@ class GrpcExchange(InferenceRequest):
         else:
             self._job = inference.slices.begin(steps, self._read, self.crash, self._target.model)
             return
-        grpc.requests.learn(rest, raw, asked)
+        grpc.requests.learn(message, rest, raw, asked)
         self._send(asked)
 
     def _name(self, model: str, version: str) -> None:
@@ -205,27 +221,24 @@ class GrpcExchange(InferenceRequest):
             raise InvalidRequest(
                 f"model_name has {len(model)} characters and model_version {len(version)}; the limit of each is {most_chars}"
             )
-        named = ModelName(model)
-        self._target = Target(
-            named,
-            ModelVersion(version),
-            head.options,
-            head.is_explained,
-            head.parent,
-            key=key,
-            idempotency_key=head.idempotency_key,
-        )
-        if key is not None:
-            check_model(key, model)
-            self._target = Target(
-                named,
+        target = head.last
+        if target is None or not (
+            target.model == model and target.version == version and target.key is key
+        ):
+            self._target = target = Target(
+                ModelName(model),
                 ModelVersion(version),
-                within_scope(head.options, key),
+                head.options,
                 head.is_explained,
                 head.parent,
                 key=key,
                 idempotency_key=head.idempotency_key,
             )
+            if key is not None:
+                check_model(key, model)
+                target = replace(target, options=within_scope(head.options, key))
+            head.last = target
+        self._target = target
 
     @override
     def _read_request(self) -> InferRequest | None:
@@ -265,7 +278,7 @@ class GrpcExchange(InferenceRequest):
                 self._handle.cancel()
             self.crash(error)
             return
-        headers = ((_NODE, part.outcome.peer.encode()),)
+        headers = self._grpc.node_headers(part.outcome.peer)
         on_reply(GrpcReply(in_stream(pieces), headers, is_last=False, part=part))
 
     @override
@@ -273,11 +286,12 @@ class GrpcExchange(InferenceRequest):
         """Write the answer, or the last part of it, as a message."""
         asked, target, answer = self._asked, self._target, outcome.answer
         assert asked is not None  # noqa: S101 - it was read before it was sent
-        headers: list[tuple[bytes, bytes]] = [(_NODE, outcome.peer.encode())]
+        headers: Headers = self._grpc.node_headers(outcome.peer)
         entry, replica = outcome.entry, outcome.replica
         if entry is not None:
             age_s = self._service.routing.clock() - entry.stored_s
-            headers += ((_CACHE, entry.word.encode()), (b"age", b"%d" % max(0, int(age_s))))
+            kept = ((_CACHE, entry.word.encode()), (b"age", b"%d" % max(0, int(age_s))))
+            headers = (*headers, *kept)
         has_parts = replica is not None and replica.offer.max_parts > 0
         is_final = True if self._is_streamed else None
         rest: list[bytes | memoryview] | None = None
@@ -287,7 +301,8 @@ class GrpcExchange(InferenceRequest):
             pieces = self._grpc.answers.written(asked, answer, target.model, is_final=is_final)
             if target.is_explained:
                 explanation = outcome.picker.explain(self._service.routing.clock())
-                headers.append((_EXPLANATION, shortened(explanation.to_json()).encode()))
+                why = shortened(explanation.to_json()).encode()
+                headers = (*headers, (_EXPLANATION, why))
         except Exception as error:  # noqa: BLE001 - all end in one reply
             self.crash(error)
             return
@@ -300,9 +315,7 @@ class GrpcExchange(InferenceRequest):
         if self._head.coding not in CODINGS or not self._packs(pieces, headers):
             self._end(GrpcReply(pieces, headers))
 
-    def _packs(
-        self, pieces: Sequence[bytes | memoryview], headers: list[tuple[bytes, bytes]]
-    ) -> bool:
+    def _packs(self, pieces: Sequence[bytes | memoryview], headers: Headers) -> bool:
         """Begin to pack a long answer for a client that packs its requests; return whether it is under way."""
         coding = self._head.coding
         if self._is_streamed or sum(map(size_of, pieces)) < LEAST_BYTES:

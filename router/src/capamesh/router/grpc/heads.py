@@ -6,10 +6,11 @@ A client sends the same head again and again, but for its time, so a head that w
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from capamesh.protocol.errors import CapameshError, InvalidRequest
+from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.router.http.options import (
     CACHE_CONTROL,
     IDEMPOTENCY_KEY,
@@ -18,6 +19,7 @@ from capamesh.router.http.options import (
     options_of,
 )
 from capamesh.router.requests.call import NO_OPTIONS, RoutingOptions
+from capamesh.router.requests.inference import Target
 from capamesh.router.telemetry.tracing import TraceParent, parsed_traceparent
 
 if TYPE_CHECKING:
@@ -36,9 +38,12 @@ _KEY: Final = IDEMPOTENCY_KEY.lower().encode()
 _TRUE: Final = frozenset({b"true", b"1"})
 
 
-@dataclass(frozen=True, slots=True)
+_NOBODY: Final = Target(ModelName(""), ModelVersion(""))
+
+
+@dataclass(slots=True)
 class CallHead:
-    """One head, without its time."""
+    """One head, without its time, which nobody changes but for `last`."""
 
     path: bytes
     is_grpc: bool
@@ -56,6 +61,10 @@ class CallHead:
     """The client's name of the request; "": none."""
     refusal: CapameshError | None = None
     """The reason why its message need not be read."""
+    nobody: Target = _NOBODY
+    """The target of a request whose message is not read yet, which has the model."""
+    last: Target | None = field(default=None, init=False, compare=False, repr=False)
+    """The target of the request that came last with this head: that of the next is mostly the same."""
 
 
 class CallHeads:
@@ -111,17 +120,19 @@ def _read(headers: tuple[tuple[bytes, bytes], ...]) -> CallHead:
         options, is_explained = options_of(wished)
     except CapameshError as error:
         refusal = error.with_traceback(None)
+    parent = parsed_traceparent(fields.get(b"traceparent", b"").decode("latin-1"))
     return CallHead(
         path,
         is_grpc,
         options,
         is_explained,
-        parsed_traceparent(fields.get(b"traceparent", b"").decode("latin-1")),
+        parent,
         fields.get(b"authorization", b"").decode("latin-1"),
         fields.get(b"x-api-key", b"").decode("latin-1"),
         fields.get(b"grpc-encoding", b"identity").decode("latin-1").lower(),
         fields.get(b"triton_grpc_error", b"").lower() in _TRUE,
         refusal=refusal,
+        nobody=Target(ModelName(""), ModelVersion(""), options, is_explained, parent),
     )
 
 

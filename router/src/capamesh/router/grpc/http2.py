@@ -1,6 +1,6 @@
-"""HTTP/2 as this package uses it, whichever library speaks it: what is told of streams, and what is sent. Pure.
+"""HTTP/2 as this package uses it, whoever speaks it: what is told of streams, and what is sent. Pure.
 
-A library does the frames, the header compression and the windows of both sides. It never opens the client's window by
+A session does the frames, the header compression and the windows of both sides. It never opens the client's window by
 itself: who has taken the bytes of a stream says so (`taken`), and until then the client has to wait.
 """
 
@@ -31,9 +31,12 @@ class ErrorCode(IntEnum):
     NO_ERROR = 0x0
     PROTOCOL_ERROR = 0x1
     INTERNAL_ERROR = 0x2
+    FLOW_CONTROL_ERROR = 0x3
+    STREAM_CLOSED = 0x5
     FRAME_SIZE_ERROR = 0x6
     REFUSED_STREAM = 0x7
     CANCEL = 0x8
+    COMPRESSION_ERROR = 0x9
     ENHANCE_YOUR_CALM = 0xB
 
 
@@ -56,8 +59,11 @@ class StreamEvents(Protocol):
         """Take the head of a request; `is_whole`: nothing follows."""
         ...
 
-    def on_data(self, stream: int, data: bytes, *, is_last: bool) -> None:
-        """Take bytes of a request, of which as many are to be told as `taken` later."""
+    def on_data(self, stream: int, pieces: Sequence[bytes | memoryview], *, is_last: bool) -> None:
+        """Take bytes of a request, in pieces that follow each other, of which as many are to be told as `taken` later.
+
+        They change once this has returned.
+        """
         ...
 
     def on_gone(self, stream: int) -> None:
@@ -74,10 +80,15 @@ class Http2Session(ABC):
 
     __slots__ = ()
 
-    has_left: bool
-    """The client has sent GOAWAY: it opens no stream any more."""
-    last_stream: int
-    """The newest stream that the client has opened."""
+    @property
+    @abstractmethod
+    def has_left(self) -> bool:
+        """Return whether the client has sent GOAWAY: it opens no stream any more."""
+
+    @property
+    @abstractmethod
+    def last_stream(self) -> int:
+        """Return the newest stream that the client has opened."""
 
     @abstractmethod
     def receive(self, data: bytes | memoryview, events: StreamEvents) -> None:
@@ -97,7 +108,7 @@ class Http2Session(ABC):
 
     @abstractmethod
     def send(self, stream: int, data: bytes | memoryview) -> None:
-        """Send bytes of an answer as the client's windows allow; they are copied."""
+        """Send bytes of an answer as the client's windows allow; they must not change."""
 
     @abstractmethod
     def end_answer(self, stream: int, trailers: Headers) -> None:

@@ -271,37 +271,39 @@ class _Form(Value):
 class KnownRequests:
     """The forms of the requests that one server reads."""
 
-    __slots__ = ("_forms",)
+    __slots__ = ("_forms", "_wholes")
 
     def __init__(self) -> None:
         self._forms: dict[bytes, _Form] = {}
+        self._wholes: dict[int, tuple[bytes, _Form]] = {}
+        """All but the raw tensor at the end of the messages with one that came last, by their size."""
 
     def __len__(self) -> int:
         return len(self._forms)
 
+    def read_whole(self, message: memoryview) -> InferRequest | None:
+        """Return what `decode_in_steps` would return, None for a message that does not begin as the last of its size did.
+
+        Between what is equal and the end lies the one raw tensor.
+        """
+        known = self._wholes.get(len(message))
+        if known is None:
+            return None
+        beginning, form = known
+        size_bytes = len(beginning)
+        if bytes(message[:size_bytes]) != beginning:
+            return None
+        return _filled(form, [message[size_bytes:]])
+
     def read(self, rest: bytes, raw: list[memoryview]) -> InferRequest | None:
         """Return what `decode_in_steps` would return, None for a request of a form that is not known."""
         form = self._forms.get(rest)
-        if form is None or len(form.inputs) != len(raw):
-            return None
-        inputs: list[Tensor] = []
-        for (name, datatype, shape, size_bytes), data in zip(form.inputs, raw, strict=True):
-            if len(data) != size_bytes:
-                return None
-            inputs.append(Tensor(name, datatype, shape, data))
-        return InferRequest(
-            form.model,
-            form.version,
-            "",
-            tuple(inputs),
-            form.outputs,
-            True,
-            form.parameters,
-            classes=form.classes,
-        )
+        return None if form is None else _filled(form, raw)
 
-    def learn(self, rest: bytes, raw: list[memoryview], request: InferRequest) -> None:
-        """Remember the form of a request that was read.
+    def learn(
+        self, message: memoryview, rest: bytes, raw: list[memoryview], request: InferRequest
+    ) -> None:
+        """Remember the form of a request that was read from a message.
 
         Requests with an id are not remembered, because the id of the next differs; nor those with elements that have to
         be looked at each time (BYTES, BOOL), nor those with typed contents.
@@ -310,10 +312,7 @@ class KnownRequests:
             return
         if any(each.datatype in {Datatype.BYTES, Datatype.BOOL} for each in request.inputs):
             return
-        forms = self._forms
-        if len(forms) >= MAX_FORMS:
-            del forms[next(iter(forms))]
-        forms[rest] = _Form(
+        form = _Form(
             request.model,
             request.version,
             tuple((t.name, t.datatype, t.shape, t.size_bytes) for t in request.inputs),
@@ -321,3 +320,35 @@ class KnownRequests:
             MappingProxyType(dict(request.parameters)),
             request.classes,
         )
+        forms, wholes = self._forms, self._wholes
+        if len(forms) >= MAX_FORMS:
+            del forms[next(iter(forms))]
+        forms[rest] = form
+        if len(raw) == 1 and raw[0]:
+            beginning = bytes(message[: len(message) - len(raw[0])])
+            # the tensor is the end if all else lies before it: its tag and its length, and what is beside it
+            if beginning.startswith(rest) and beginning[len(rest)] == _RAW_TAG:
+                if len(wholes) >= MAX_FORMS:
+                    del wholes[next(iter(wholes))]
+                wholes[len(message)] = beginning, form
+
+
+def _filled(form: _Form, raw: list[memoryview]) -> InferRequest | None:
+    """Return the request of a form with these raw tensors; None: they are not of its sizes."""
+    if len(form.inputs) != len(raw):
+        return None
+    inputs: list[Tensor] = []
+    for (name, datatype, shape, size_bytes), data in zip(form.inputs, raw, strict=True):
+        if len(data) != size_bytes:
+            return None
+        inputs.append(Tensor(name, datatype, shape, data))
+    return InferRequest(
+        form.model,
+        form.version,
+        "",
+        tuple(inputs),
+        form.outputs,
+        True,
+        form.parameters,
+        classes=form.classes,
+    )

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from capamesh.router.grpc.connection import GrpcConnection
 from capamesh.router.grpc.context import GrpcContext
-from capamesh.router.grpc.http2_library import library
+from capamesh.router.grpc.http2_by_hand import SessionByHand
 from capamesh.router.http.guests import Guests
 from capamesh.router.telemetry import metrics
 
@@ -35,9 +35,9 @@ class GrpcServer(Guests):
         repository: RepositoryControl,
         make_session: Callable[[], Http2Session] | None = None,
     ) -> None:
-        """`make_session` is for tests; None: the library that is there."""
+        """`make_session` is for tests, which compare what speaks HTTP/2."""
         self._context = GrpcContext(
-            inference, descriptions, front, repository, make_session or library()
+            inference, descriptions, front, repository, make_session or SessionByHand
         )
 
     @property

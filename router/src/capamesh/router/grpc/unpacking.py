@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError, LocalError
 from capamesh.router.grpc.lookups import Running
+from capamesh.router.grpc.status import Status, status_trailers
 from capamesh.router.http.unpacking import WaitingCharge, no_room, unpacked
 
 if TYPE_CHECKING:
+    from capamesh.router.grpc.http2 import Headers
     from capamesh.router.http.body_budget import BodyBudget
     from capamesh.router.http.front_context import FrontContext
+
+
+CODINGS: Final = ("gzip", "deflate")
+_TAKEN_ENCODINGS: Final = (b"grpc-accept-encoding", b"identity,gzip,deflate")
+
+
+def coding_refused(coding: str) -> Headers:
+    """Return the trailers for a message that is packed in a way that is not known here, or not said."""
+    if coding == "identity":
+        text = "a message is packed, and grpc-encoding does not say how"
+        return status_trailers(Status.INTERNAL, text)
+    text = f"grpc-encoding is {coding[:80]!r}; messages may be packed by {' or '.join(CODINGS)}"
+    return [*status_trailers(Status.UNIMPLEMENTED, text), _TAKEN_ENCODINGS]
 
 
 class Unpacking(Running):

@@ -29,11 +29,10 @@ class UnreadParts:
     def __repr__(self) -> str:
         return f"UnreadParts({len(self._parts)})"
 
-    def sent(self, part: Part | None) -> None:
-        """Take a part that was just sent; None: there is nothing to release."""
-        if part is not None:
-            self._parts.append(part)
-            self.look()
+    def sent(self, part: Part) -> None:
+        """Take a part that was just sent."""
+        self._parts.append(part)
+        self.look()
 
     def look(self) -> None:
         """Release all, for which their node sends more, if the client has taken them or nearly so; else wait."""

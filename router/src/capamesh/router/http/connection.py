@@ -199,12 +199,12 @@ class FrontConnection(ClientSide, HalfConnection):
         del sizehint
         if self._body is not None:
             return self._body.buffer()
-        return self._front.scratch
+        return self._front.scratch if self._guest is None else self._front.guest_scratch
 
     @override
     def buffer_updated(self, nbytes: int) -> None:
         if self._guest is not None:
-            self._guest.received(self._front.scratch[:nbytes])
+            self._guest.received(self._front.guest_scratch[:nbytes])
             return
         body = self._body
         if body is not None:

@@ -1,4 +1,4 @@
-"""HTTP/2 by the package h2, which is written in Python: the second opinion on `http2_by_ngh2`, and where that has no wheel. Pure."""
+"""HTTP/2 by the package h2: what HTTP/2 by hand is compared with. Pure."""
 
 from __future__ import annotations
 
@@ -98,17 +98,17 @@ class SessionByH2(Http2Session):
 
     __slots__ = (
         "_connection",
+        "_has_left",
         "_heads",
+        "_last_stream",
         "_unsent",
         "_unsent_bytes",
         "_written",
-        "has_left",
-        "last_stream",
     )
 
     def __init__(self) -> None:
-        self.has_left = False
-        self.last_stream = 0
+        self._has_left = False
+        self._last_stream = 0
         self._connection = connection = H2Connection(_CONFIGURATION)
         connection.local_settings = Settings(
             client=False,
@@ -127,6 +127,16 @@ class SessionByH2(Http2Session):
         self._unsent: dict[int, _Unsent] = {}
         self._unsent_bytes = 0
 
+    @property
+    @override
+    def has_left(self) -> bool:
+        return self._has_left
+
+    @property
+    @override
+    def last_stream(self) -> int:
+        return self._last_stream
+
     @override
     def receive(self, data: bytes | memoryview, events: StreamEvents) -> None:
         connection = self._connection
@@ -144,23 +154,23 @@ class SessionByH2(Http2Session):
             match event:
                 case RequestReceived():
                     stream, is_whole = int(event.stream_id), event.stream_ended is not None
-                    self.last_stream = max(self.last_stream, stream)
+                    self._last_stream = max(self._last_stream, stream)
                     events.on_request(stream, _pairs(event.headers), is_whole=is_whole)
                 case DataReceived():
                     stream, is_last = int(event.stream_id), event.stream_ended is not None
                     padding_bytes = int(event.flow_controlled_length) - len(event.data)
                     if padding_bytes:
                         self.taken(stream, padding_bytes)
-                    events.on_data(stream, bytes(event.data), is_last=is_last)
+                    events.on_data(stream, [bytes(event.data)], is_last=is_last)
                 case TrailersReceived():
-                    events.on_data(int(event.stream_id), b"", is_last=True)
+                    events.on_data(int(event.stream_id), [], is_last=True)
                 case StreamReset():
                     if event.remote_reset:
                         events.on_noise()
                     self._forget(int(event.stream_id))
                     events.on_gone(int(event.stream_id))
                 case ConnectionTerminated():
-                    self.has_left = True
+                    self._has_left = True
                 case StreamEnded() | SettingsAcknowledged():
                     pass  # the first is told with the frame that ended it
                 case _:
