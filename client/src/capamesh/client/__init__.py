@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from capamesh.client.answers import HeldList, ModelEntry, ModelMetadata, Outputs, Timings
 from capamesh.client.arrays import InputValue
 from capamesh.client.class_scores import ClassScore
+from capamesh.client.embeddings import Embeddings
 from capamesh.client.errors import (
+    AdvertRejected,
     Cancelled,
     CapameshError,
     ClientError,
@@ -24,6 +26,7 @@ from capamesh.client.errors import (
     Forbidden,
     InvalidRequest,
     KeysUnavailable,
+    KeyUsed,
     LinkLost,
     LocalError,
     ModelFailed,
@@ -31,6 +34,7 @@ from capamesh.client.errors import (
     ModelUnavailable,
     NoEndpoint,
     NotInJson,
+    NotMember,
     Overloaded,
     PeerError,
     ProtocolViolation,
@@ -44,6 +48,7 @@ from capamesh.client.errors import (
     Unauthenticated,
     Unreachable,
     Unsatisfiable,
+    Unsupported,
 )
 from capamesh.client.routing_options import RoutingOptions
 from capamesh.client.sequences import AsyncModelSequence, ModelSequence
@@ -54,6 +59,7 @@ if TYPE_CHECKING:
     from capamesh.client.async_client import AsyncClient
 
 __all__ = [
+    "AdvertRejected",
     "AsyncClient",
     "AsyncModelSequence",
     "Cancelled",
@@ -66,10 +72,12 @@ __all__ = [
     "Datatype",
     "DeadlineExceeded",
     "Draining",
+    "Embeddings",
     "Forbidden",
     "HeldList",
     "InputValue",
     "InvalidRequest",
+    "KeyUsed",
     "KeysUnavailable",
     "Limits",
     "LinkLost",
@@ -82,6 +90,7 @@ __all__ = [
     "ModelUnavailable",
     "NoEndpoint",
     "NotInJson",
+    "NotMember",
     "Outputs",
     "Overloaded",
     "PeerError",
@@ -100,6 +109,7 @@ __all__ = [
     "Unauthenticated",
     "Unreachable",
     "Unsatisfiable",
+    "Unsupported",
 ]
 
 

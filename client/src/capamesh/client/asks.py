@@ -130,8 +130,7 @@ def ask_infer(
     `specs` are the model's inputs, of which lists of numbers take dtype and shape, an input without a name its name, and
     arrays their dtype where `is_cast`. Those of `classes` are outputs that are asked for, too.
     """
-    if timeout_s is not None and not 0 < timeout_s < float("inf"):
-        raise InvalidRequest(f"timeout_s is {timeout_s!r}; give seconds above 0, or None")
+    checked_timeout(timeout_s)
     if isinstance(outputs, str):
         raise InvalidRequest(f"outputs is the text {outputs!r}; give a list: [{outputs!r}]")
     asked = {**parameters} if priority is None else _with_priority(parameters, priority)
@@ -299,6 +298,13 @@ def _checked(read: Callable[[Answer], T]) -> Callable[[Answer, str], T]:
 def _check(answer: Answer, url: str) -> None:
     if answer.status != 200:
         raise failure_of(answer, url)
+
+
+def checked_timeout(timeout_s: float | None) -> float | None:
+    """Return a deadline in seconds, None for none; raise `InvalidRequest` for what is neither."""
+    if timeout_s is not None and not 0 < timeout_s < float("inf"):
+        raise InvalidRequest(f"timeout_s is {timeout_s!r}; give seconds above 0, or None")
+    return timeout_s
 
 
 def _check_parameters(parameters: Parameters) -> None:

@@ -26,6 +26,7 @@ from capamesh.client.async_streams import AsyncStreams
 from capamesh.client.async_transport import AsyncConnections
 from capamesh.client.attempts import Attempts
 from capamesh.client.class_scores import NO_CLASSES
+from capamesh.client.embeddings import Embeddings, Texts, ask_embeddings
 from capamesh.client.failover import Failover, routers_of
 from capamesh.client.known_inputs import KnownInputs
 from capamesh.client.retries import DEFAULT_RETRIES, Retries
@@ -166,6 +167,26 @@ class AsyncClient(AsyncStreams):
         if known is not None:
             return known
         return self._specs.learn(await self.metadata(model, version), version)
+
+    async def embed(
+        self,
+        model: str,
+        texts: Texts,
+        *,
+        dimensions: int | None = None,
+        timeout_s: float | None = None,
+        routing: RoutingOptions | None = None,
+    ) -> Embeddings:
+        """Return the embeddings of texts; arguments and errors are those of `Client.embed`."""
+        ask = ask_embeddings(
+            model,
+            texts,
+            dimensions=dimensions,
+            timeout_s=self._timeout_s if timeout_s is None else timeout_s,
+            routing=self._routing if routing is None else routing,
+            limits=self._limits,
+        )
+        return await self._exchange(ask)
 
     def sequence(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from capamesh.client.asks import CutOff, Unreachable
 from capamesh.protocol.errors import (
+    AdvertRejected,
     Cancelled,
     CapameshError,
     ClientError,
@@ -13,6 +14,7 @@ from capamesh.protocol.errors import (
     Forbidden,
     InvalidRequest,
     KeysUnavailable,
+    KeyUsed,
     LinkLost,
     LocalError,
     ModelFailed,
@@ -20,6 +22,7 @@ from capamesh.protocol.errors import (
     ModelUnavailable,
     NoEndpoint,
     NotInJson,
+    NotMember,
     Overloaded,
     PeerError,
     ProtocolViolation,
@@ -32,9 +35,11 @@ from capamesh.protocol.errors import (
     TooManyRequests,
     Unauthenticated,
     Unsatisfiable,
+    Unsupported,
 )
 
 __all__ = [
+    "AdvertRejected",
     "Cancelled",
     "CapameshError",
     "ClientError",
@@ -44,6 +49,7 @@ __all__ = [
     "Draining",
     "Forbidden",
     "InvalidRequest",
+    "KeyUsed",
     "KeysUnavailable",
     "LinkLost",
     "LocalError",
@@ -52,6 +58,7 @@ __all__ = [
     "ModelUnavailable",
     "NoEndpoint",
     "NotInJson",
+    "NotMember",
     "Overloaded",
     "PeerError",
     "ProtocolViolation",
@@ -65,4 +72,5 @@ __all__ = [
     "Unauthenticated",
     "Unreachable",
     "Unsatisfiable",
+    "Unsupported",
 ]

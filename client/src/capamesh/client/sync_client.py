@@ -29,6 +29,7 @@ from capamesh.client.arrays import NO_SPECS, InputValue, needs_specs
 from capamesh.client.asks import Ask
 from capamesh.client.attempts import Attempts
 from capamesh.client.class_scores import NO_CLASSES
+from capamesh.client.embeddings import Embeddings, Texts, ask_embeddings
 from capamesh.client.failover import Failover, routers_of
 from capamesh.client.known_inputs import KnownInputs
 from capamesh.client.retries import DEFAULT_RETRIES, Retries
@@ -206,6 +207,44 @@ class Client(SyncStreams):
             if known is not None
             else self._specs.learn(self.metadata(model, version), version)
         )
+
+    def embed(
+        self,
+        model: str,
+        texts: Texts,
+        *,
+        dimensions: int | None = None,
+        timeout_s: float | None = None,
+        routing: RoutingOptions | None = None,
+    ) -> Embeddings:
+        """Return the embeddings of texts: one vector for each, as `POST /v1/embeddings` gives them.
+
+        Many texts become several requests inside of the network, which nodes run side by side.
+
+        Args:
+            model: the name of a model for text embedding.
+            texts: a text, several, or several as the numbers of their tokens; a router takes 2,048 at once.
+            dimensions: the length of the vectors, where the model has a choice; None: its own.
+            timeout_s: how long to wait; None: what the client was made with. The router is not told.
+            routing: who may run the request, and how one of them is chosen.
+
+        Raises:
+            InvalidRequest: the model is not for text embedding, or does not take these texts.
+            ModelNotFound: nobody hosts the model.
+            DeadlineExceeded: `timeout_s` has passed.
+            Overloaded, NoEndpoint, ModelUnavailable: nobody can run it now; their `retry_after_s` says when to ask again.
+            TooLarge: there are more texts, or longer ones, than the router takes at once.
+            LinkLost: the router cannot be reached, or the connection to it broke.
+        """
+        ask = ask_embeddings(
+            model,
+            texts,
+            dimensions=dimensions,
+            timeout_s=self._timeout_s if timeout_s is None else timeout_s,
+            routing=self._routing if routing is None else routing,
+            limits=self._limits,
+        )
+        return self._exchange(ask)
 
     def sequence(
         self,

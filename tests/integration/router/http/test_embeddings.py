@@ -14,8 +14,9 @@ import pytest
 from fleet_fakes import Ask, answer_of, answering, failing, hang, offer
 from router_http import Http, serving
 
+from capamesh.client import AsyncClient
 from capamesh.protocol.adverts import ModelOffer
-from capamesh.protocol.errors import InvalidRequest, Overloaded, RunFailed
+from capamesh.protocol.errors import InvalidRequest, ModelNotFound, Overloaded, RunFailed
 from capamesh.protocol.tasks import Task
 from capamesh.protocol.tensors import Datatype, Tensor, split_elements
 from capamesh.router.access.keys import ALPHABET, Key, Scope, Verb, digest_of, id_of, new_text
@@ -401,3 +402,20 @@ async def test_models_are_listed_with_what_they_are_for(http: Http) -> None:
     ]
     one = await (await http.client.get("/v1/models/words")).json()
     assert one == listed["data"][1]
+
+
+async def test_client_gets_arrays(http: Http) -> None:
+    words(http)
+    async with AsyncClient(f"http://{http.client.host}:{http.client.port}") as client:
+        one = await client.embed("words", "cat")
+        several = await client.embed("words", ["aaa", "b", "ü"] * 50, timeout_s=5.0)
+        tokens = await client.embed("words", [[97, 300]])
+        with pytest.raises(ModelNotFound):
+            await client.embed("others", "cat")
+        with pytest.raises(InvalidRequest, match="input is missing or empty"):
+            await client.embed("words", [])
+    assert one.vectors.tolist() == [[3.0, 99.0]]
+    assert (one.tokens, one.model, one.nodes) == (2, "words", ("A",))
+    assert several.vectors.tolist() == [[3, 97], [1, 98], [2, 0xC3]] * 50
+    assert (several.tokens, several.vectors.dtype) == (300, np.float32)
+    assert tokens.vectors.tolist() == [[8.0, 97.0]]
