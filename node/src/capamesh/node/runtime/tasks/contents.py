@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -44,9 +45,9 @@ class RowsTask(ModelTask):
             )
         return RowsRequest(self, tensor, outputs)
 
+    @abstractmethod
     def row(self, raw: bytes, index: int) -> npt.NDArray[np.generic]:
         """Return one row, of the shape that the model takes, for the element `index`. Blocks. Raises `InvalidRequest` or `TooLarge`."""
-        raise NotImplementedError
 
     def tensor(self, elements: Sequence[bytes]) -> Tensor:
         """Return the input, as described by the model's own, for the elements of a request. Raises `InvalidRequest` or `TooLarge`."""
