@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster_load import digits_stream
+from polling import until
 
 from capamesh.cli.local_cluster import LocalCluster
 
@@ -69,9 +70,7 @@ async def test_drained_node_loses_no_request_and_enable_brings_it_back(
         seen = await digits_stream(cluster.http_url, cases, count=100, concurrency=8)
         assert (seen.answered, seen.failures, set(seen.nodes)) == (100, [], {other})
         # the node hears of it by gossip, keeps it, and says so
-        async with asyncio.timeout(20):
-            while cluster.nodes[0].status()["state"] != "draining":
-                await asyncio.sleep(0.05)
+        await until(lambda: cluster.nodes[0].status()["state"] == "draining")
         assert (cluster.nodes[0].data_folder / "drains.bin").exists()
         status, out, _ = await command(
             "node", "status", "--data", str(cluster.nodes[0].data_folder)

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from polling import until
 
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.client import AsyncClient
@@ -76,9 +77,8 @@ async def test_commands_of_the_page_work(built_models: Path, tmp_path: Path) -> 
         port = int(cluster.http_url.rpartition(":")[2])
         assert cluster.http_url == f"https://127.0.0.1:{port}"
         url = f"https://localhost:{port}"
-        async with asyncio.timeout(LIMIT_S), AsyncClient(url, ca=certificate) as client:
-            while not await client.is_ready("digits"):
-                await asyncio.sleep(0.2)
+        async with AsyncClient(url, ca=certificate) as client:
+            await until(lambda: client.is_ready("digits"))
         keys = step_with("capamesh keys create")
         await follow(keys.replace("my-network/router", str(cluster.router.data_folder)), tmp_path)
         np.save(tmp_path / "image.npy", np.zeros((1, 64), np.float32))
@@ -89,9 +89,11 @@ async def test_commands_of_the_page_work(built_models: Path, tmp_path: Path) -> 
         before = tmp_path / "before.pem"
         before.write_bytes(certificate.read_bytes())
         await follow(make, tmp_path)  # writes the key first: for a moment they do not fit
-        async with asyncio.timeout(LIMIT_S):
-            while not all(
+
+        async def is_shown_by_all() -> bool:
+            return all(
                 [await asyncio.to_thread(is_shown, port, certificate) for _ in range(CONNECTIONS)]
-            ):
-                await asyncio.sleep(0.2)
+            )
+
+        await until(is_shown_by_all)
         assert not await asyncio.to_thread(is_shown, port, before)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 from collections.abc import Callable
 from pathlib import Path
 
 import aiohttp
 from cluster_load import digits_stream
+from polling import until
 
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.protocol.network import NetworkOwner, RevocationList
@@ -73,9 +73,7 @@ async def test_revoked_node_is_shut_out_at_once_and_stays_out(
         assert (seen.answered, seen.failures, seen.wrong) == (200, [], [])
         assert set(seen.nodes) == {kept}
         # the honest node hears of it by gossip and keeps it; the revoked one cannot rejoin
-        async with asyncio.timeout(20):
-            while not (cluster.nodes[1].data_folder / "revocations.bin").exists():
-                await asyncio.sleep(0.05)
+        await until((cluster.nodes[1].data_folder / "revocations.bin").exists)
         cluster.nodes[0].signal(15)
         await cluster.nodes[0].wait()
         assert [node["peer_id"] for node in await nodes_of(cluster)] == [kept]

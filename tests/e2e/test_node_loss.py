@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cluster_load import digits_stream
 from engine_link import replaced
+from polling import until
 
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.client import AsyncClient
@@ -53,9 +54,7 @@ async def test_killed_agent_leaves_no_process_behind(
         assert all(is_running(pid) for pid in children)
         cluster.nodes[0].signal(signal.SIGKILL)
         await cluster.nodes[0].wait()
-        async with asyncio.timeout(20):
-            while any(is_running(pid) for pid in children):
-                await asyncio.sleep(0.05)
+        await until(lambda: not any(map(is_running, children)))
 
 
 async def test_model_whose_only_node_was_killed_is_not_shown_as_ready(
@@ -66,9 +65,11 @@ async def test_model_whose_only_node_was_killed_is_not_shown_as_ready(
         async with AsyncClient(cluster.http_url) as client:
             cluster.nodes[0].signal(signal.SIGKILL)
             await cluster.nodes[0].wait()
-            async with asyncio.timeout(10):  # its advert expires after 30 s
-                while any(entry.is_ready for entry in await client.models()):
-                    await asyncio.sleep(0.05)
+
+            async def is_unready() -> bool:
+                return not any(entry.is_ready for entry in await client.models())
+
+            await until(is_unready, limit_s=10)  # its advert expires after 30 s
             assert {entry.state for entry in await client.models()} == {"UNAVAILABLE"}
             assert not await client.is_ready("digits")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -12,12 +11,12 @@ from typing import Any
 
 import aiohttp
 import pytest
+from polling import until
 
 from capamesh.cli.local_cluster import LocalCluster
 
 BODY = {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 64], "data": [0.0] * 64}]}
 REQUESTS = 30
-LIMIT_S = 60.0
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -29,9 +28,7 @@ def lines_in(path: Path) -> list[dict[str, Any]]:
 
 async def lines_of(path: Path, count: int) -> list[dict[str, Any]]:
     """Return the lines of a file once there are so many."""
-    async with asyncio.timeout(LIMIT_S):
-        while len(lines_in(path)) < count:
-            await asyncio.sleep(0.05)
+    await until(lambda: len(lines_in(path)) >= count)
     return lines_in(path)
 
 
@@ -61,11 +58,8 @@ async def test_requests_are_written_whole_while_files_are_moved_away(
         def is_inference(line: dict[str, Any]) -> bool:
             return line.get("model") == "digits"
 
-        async with asyncio.timeout(LIMIT_S):
-            first: list[dict[str, Any]] = []
-            while sum(map(is_inference, first)) < REQUESTS:
-                first = await lines_of(access, REQUESTS)
-                await asyncio.sleep(0.05)
+        await until(lambda: sum(map(is_inference, lines_in(access))) >= REQUESTS)
+        first = lines_in(access)
         access.rename(tmp_path / "access.log.1")
         await ask(cluster.http_url, REQUESTS)
         second = [line for line in await lines_of(access, REQUESTS) if is_inference(line)]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from polling import until
 
 from capamesh.cli.__main__ import run
 from capamesh.cli.local_cluster import LocalCluster
@@ -33,9 +33,11 @@ async def infer(url: str, key: str | None) -> str:
 
 async def wait_until(expected: str, url: str, key: str | None) -> None:
     """Return once all workers do the same."""
-    async with asyncio.timeout(PATIENCE_S):
-        while {await infer(url, key) for _ in range(CONNECTIONS)} != {expected}:
-            await asyncio.sleep(0.2)
+
+    async def is_so() -> bool:
+        return {await infer(url, key) for _ in range(CONNECTIONS)} == {expected}
+
+    await until(is_so, limit_s=PATIENCE_S)
 
 
 async def test_keys_are_made_and_revoked_as_the_router_runs(

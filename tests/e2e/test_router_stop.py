@@ -5,6 +5,8 @@ import json
 import signal
 from collections.abc import Callable
 
+from polling import until
+
 from capamesh.cli.local_cluster import LocalCluster
 
 
@@ -20,13 +22,13 @@ async def test_request_that_is_still_being_sent_when_the_router_stops_is_answere
         head = f"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body[:100])
         await writer.drain()
-        async with asyncio.timeout(20):
-            while b"capamesh_open_requests 2.0" not in await metrics(host, int(port)):
-                await asyncio.sleep(0.05)
+
+        async def is_open() -> bool:
+            return b"capamesh_open_requests 2.0" in await metrics(host, int(port))
+
+        await until(is_open)
         cluster.router.signal(signal.SIGTERM)
-        async with asyncio.timeout(20):
-            while cluster.router.status()["state"] != "draining":
-                await asyncio.sleep(0.05)
+        await until(lambda: cluster.router.status()["state"] == "draining")
         writer.write(body[100:])
         async with asyncio.timeout(20):
             answer = await reader.read()
