@@ -26,7 +26,7 @@ def test_no_read_takes_more_than_leaves_the_loop_to_others_however_much_room_the
     budget = BodyBudget(64 * MIB, 32 * MIB, clock=lambda: 0.0)
     here = memoryview(b"begins")
     body = ArrivingBody(
-        budget, Receiver(), cast("asyncio.Transport", Transport()), 4 * MIB + 10, here
+        budget, Receiver(), cast("asyncio.Transport", Transport()), 4 * MIB + 10, here, ""
     )
     assert body.begin()
     assert budget.arriving_bytes == 4 * MIB + 10  # all its room at once

@@ -31,8 +31,8 @@ class Clock:
 class Body(Charge):
     """One that does as it is told, and keeps what it was told."""
 
-    def __init__(self, budget: BodyBudget, *, is_arriving: bool = True) -> None:
-        super().__init__(is_arriving=is_arriving)
+    def __init__(self, budget: BodyBudget, *, is_arriving: bool = True, site: str = "") -> None:
+        super().__init__(is_arriving=is_arriving, site=site)
         self.budget = budget
         self.moved = 0
         self.reported: list[str] = []
@@ -203,6 +203,100 @@ def test_large_bodies_are_charged_in_large_steps() -> None:
     assert steps_of(4 * MIB) == LARGE_STEP_BYTES
 
 
+# shares of sites
+
+
+def crowded(
+    count: int, rate_bytes_s: int, *, is_trusted: bool = False
+) -> tuple[BodyBudget, Clock, list[Body]]:
+    """Return a budget whose part for arriving a site has taken by `count` bodies, none of which is slow."""
+    clock = Clock()
+    budget = BodyBudget(100 * MIB, 50 * MIB, clock=clock, is_trusted=lambda _: is_trusted)
+    bodies = [Body(budget, site="greedy") for _ in range(count)]
+    for body in bodies:
+        assert budget.begin(body, 16 * 1024)
+    while all(budget.grow(body, STEP_BYTES) for body in bodies):
+        pass
+    for _ in range(3):
+        pass_s(budget, clock, bodies, rate_bytes_s)
+    assert [body for body in bodies if body.reported] == []
+    return budget, clock, bodies
+
+
+def pass_s(budget: BodyBudget, clock: Clock, bodies: list[Body], rate_bytes_s: int) -> None:
+    """Let a second pass in which the bodies move."""
+    clock.now_s += 1.0
+    for body in bodies:
+        body.moved += rate_bytes_s
+    budget.look()
+
+
+def test_site_that_fills_the_budget_with_bodies_that_are_not_slow_gives_up_the_share_of_others() -> (
+    None
+):
+    budget, clock, greedy = crowded(40, 2 * SLOW_BYTES_S)
+    mine = Body(budget, site="mine")
+    assert budget.begin(mine, 16 * 1024)
+    assert not budget.grow(mine, STEP_BYTES)  # it waits as before, for theirs may be about to end
+    assert budget.ended == 0
+    seconds = 0
+    while mine.size_bytes < 4 * MIB:
+        seconds += 1
+        assert seconds < 10
+        pass_s(budget, clock, greedy, 2 * SLOW_BYTES_S)
+        mine.moved = mine.size_bytes
+        while "go on" in mine.reported and budget.grow(mine, STEP_BYTES):
+            pass
+        mine.reported.clear()
+    ended = [body for body in greedy if "give up" in body.reported]
+    assert 0 < len(ended) < 8
+    assert ended == greedy[-len(ended) :]  # the youngest
+
+
+def test_turns_to_go_on_are_those_of_sites_however_many_wait_of_one() -> None:
+    budget, _, greedy = crowded(40, 2 * SLOW_BYTES_S)
+    for body in greedy:
+        budget.grow(body, STEP_BYTES)
+    mine = Body(budget, site="mine")
+    assert budget.begin(mine, 0)
+    assert not budget.grow(mine, STEP_BYTES)
+    budget.release(greedy[-1])
+    assert mine.reported == ["go on"]
+
+
+def test_beginnings_of_one_site_keep_no_other_from_beginning() -> None:
+    budget, _ = made()
+    for _ in range(2000):
+        budget.begin(Body(budget, site="greedy"), 64 * 1024)
+    assert budget.arriving_bytes == 50 * MIB + OVERDRAFT_BYTES
+    assert not budget.begin(Body(budget, site="greedy"), 64 * 1024)
+    mine = Body(budget, site="mine")
+    assert budget.begin(mine, 64 * 1024)
+    assert (budget.ended, budget.arriving_bytes) == (1, 50 * MIB + OVERDRAFT_BYTES)
+
+
+def test_site_that_has_its_share_takes_nothing_from_others() -> None:
+    budget, clock = made()
+    sites = {name: Body(budget, site=name) for name in ("one", "other")}
+    for body in sites.values():
+        budget.begin(body, 0)
+        assert budget.grow(body, 25 * MIB)
+    assert not budget.grow(sites["other"], STEP_BYTES)
+    for _ in range(5):
+        pass_s(budget, clock, list(sites.values()), 2 * SLOW_BYTES_S)
+    assert budget.ended == 0
+
+
+def test_site_that_stands_for_many_clients_gives_nothing_up() -> None:
+    budget, clock, many = crowded(40, 2 * SLOW_BYTES_S, is_trusted=True)
+    mine = Body(budget, site="mine")
+    assert budget.begin(mine, 0)
+    assert not budget.grow(mine, STEP_BYTES)
+    for _ in range(5):
+        pass_s(budget, clock, many, 2 * SLOW_BYTES_S)
+    assert (budget.ended, mine.reported) == (0, [])
+
+
 class Anything(RuleBasedStateMachine):
     """Whatever happens in whatever order, the sums are those of what there is, and within the limits."""
 
@@ -212,9 +306,9 @@ class Anything(RuleBasedStateMachine):
         self.bodies: list[Body] = []
         self.held: list[int] = []
 
-    @rule(size=st.integers(0, 64 * 1024), is_arriving=st.booleans())
-    def begin(self, size: int, is_arriving: bool) -> None:
-        body = Body(self.budget, is_arriving=is_arriving)
+    @rule(size=st.integers(0, 64 * 1024), is_arriving=st.booleans(), site=st.sampled_from("abc"))
+    def begin(self, size: int, is_arriving: bool, site: str) -> None:
+        body = Body(self.budget, is_arriving=is_arriving, site=site)
         if self.budget.begin(body, size):
             self.bodies.append(body)
 
@@ -266,7 +360,12 @@ class Anything(RuleBasedStateMachine):
         assert self.budget.unread_bytes == unread
         assert self.budget.used_bytes == arriving + unread + sum(self.held)
         assert self.budget.used_bytes <= 40 * MIB + OVERDRAFT_BYTES
-        assert {body for body in self.bodies if body.is_waiting} == set(self.budget._waiting)
+        waiting = [body for each in self.budget._waiting.values() for body in each]
+        assert len(waiting) == len(set(waiting))
+        assert {body for body in self.bodies if body.is_waiting} == set(waiting)
+        for site in "abc":
+            of_site = [body for body in self.bodies if body.is_arriving and body.site == site]
+            assert self.budget._arriving_of.get(site, 0) == sum(body.size_bytes for body in of_site)
 
 
 TestAnything = Anything.TestCase

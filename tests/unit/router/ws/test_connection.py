@@ -109,6 +109,7 @@ class Talk:
         self.front = FakeFront()
         self.transport = FakeTransport()
         self.used_s = 0.0
+        self.site = "127.0.0.1"
         self.context = StreamContext(self.front, ())  # type: ignore[arg-type]
         asked = read_head(head(), ())
         assert asked is not None

@@ -38,9 +38,10 @@ class ArrivingMessage(Charge):
         size_bytes: int,
         on_taken: Callable[[int], None],
         on_no_room: Callable[[], None],
+        site: str = "",
     ) -> None:
-        """`on_taken` lets the client send so many bytes more; `on_no_room` is told when others need the room."""
-        super().__init__()
+        """`on_taken` lets the client, of that `site`, send so many bytes more; `on_no_room` is told when others need the room."""
+        super().__init__(site=site)
         self._budget = budget
         self._on_taken = on_taken
         self._on_no_room = on_no_room

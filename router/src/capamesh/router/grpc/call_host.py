@@ -20,6 +20,11 @@ class CallHost(Protocol):
     session: Http2Session
 
     @property
+    def site(self) -> str:
+        """Return the site of the client's address."""
+        ...
+
+    @property
     def is_clogged(self) -> bool:
         """Return whether so much waits to be read by the client that no more is to be asked of anybody for it."""
         ...

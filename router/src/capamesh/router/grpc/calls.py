@@ -199,7 +199,7 @@ class ServerCall:
 
     def _begin_to_arrive(self, size_bytes: int) -> None:
         budget = self._host.front.budget
-        arriving = ArrivingMessage(budget, size_bytes, self._taken, self._give_up)
+        arriving = ArrivingMessage(budget, size_bytes, self._taken, self._give_up, self._host.site)
         if not budget.may_begin(size_bytes) or not arriving.begin():
             self._fail(no_room_in(self._host.front.budget))
             return

@@ -194,6 +194,11 @@ class GrpcConnection(Guest, StreamEvents, CallHost):
 
     @property
     @override
+    def site(self) -> str:
+        return self._host.site
+
+    @property
+    @override
     def is_clogged(self) -> bool:
         return self._is_paused or self.session.unsent_bytes > CLOGGED_BYTES
 

@@ -50,9 +50,10 @@ class ArrivingBody(Charge):
         transport: asyncio.Transport,
         size_bytes: int,
         here: memoryview,
+        site: str,
     ) -> None:
-        """Take what is `here` already of a body of `size_bytes`."""
-        super().__init__()
+        """Take what is `here` already of a body of `size_bytes`, which a client of that `site` sends."""
+        super().__init__(site=site)
         self._budget = budget
         self._receiver = receiver
         self._transport = transport

@@ -14,13 +14,14 @@ from typing_extensions import override
 
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.router.http.body_budget import BodyBudget
+from capamesh.router.http.connections import site_of
 from capamesh.router.http.errors import too_slow_text
 from capamesh.router.http.unpacking import CODINGS, WaitingCharge, no_room, too_large, unpacked
 
 BUDGET: Final = web.AppKey("budget", BodyBudget)
 """The application's key for the budget that all bodies together have; without it nothing is counted."""
 BUFFERED_BYTES: Final = 64 * 1024
-"""The bytes that aiohttp has of a body before any of it is read here: a read of the front's, or twice `READ_BYTES` and a
+"""The bytes that aiohttp has of a body before any of it is read here: a read of the front's, or twice `aiohttp_handlers.READ_BYTES` and a
 smaller one."""
 
 
@@ -29,8 +30,8 @@ class _Body(WaitingCharge):
 
     __slots__ = ("_content", "data", "held_bytes", "sent_bytes")
 
-    def __init__(self, budget: BodyBudget | None, content: StreamReader) -> None:
-        super().__init__(budget, 0 if content.is_eof() else BUFFERED_BYTES)
+    def __init__(self, budget: BodyBudget | None, content: StreamReader, site: str) -> None:
+        super().__init__(budget, 0 if content.is_eof() else BUFFERED_BYTES, site)
         self._content = content
         self.held_bytes = 0
         """The bytes held for the request, once its body is here."""
@@ -93,7 +94,7 @@ async def read_large_body(
             f"Content-Encoding is {coding[:80]!r}; it may be {', '.join(CODINGS)} or be left out"
         )
     release(request)
-    body = _Body(request.app.get(BUDGET), request.content)
+    body = _Body(request.app.get(BUDGET), request.content, site_of(request.remote or ""))
     request[_CHARGE] = body
     try:
         if request.content.is_eof():  # small bodies come with their head: no timer for them

@@ -4,6 +4,9 @@ Three kinds of bytes count: bodies that are still arriving, as they arrive; bodi
 their clients do not read. All together have one budget. Those that arrive have a part of it alone, so that strangers
 who send and never finish cannot take what requests under way need. When there is no room, those go first that send
 or read slowest; who makes good progress waits. The oldest may always go on, so that not all wait for each other.
+
+Of the part for arriving each site, the address of a client, has a share: as much as any other when all want some. Where one has
+waited for a second and has less, the site that has most gives it up, however fast that one sends.
 """
 
 from __future__ import annotations
@@ -36,6 +39,8 @@ RESERVE: Final = 10
 FREE: Final = 4
 """The divisor of the part for arriving: while no more than one part in so many of it is taken, bodies take all their room at
 once (guess), and are read in as few turns of the loop as the system has them."""
+LOOKED_AT: Final = 8
+"""The sites that are looked at for one whose turn it is (guess: a few have more than their share)."""
 _LARGE_BYTES: Final = 4 * 2**20
 STEP_BYTES: Final = 64 * 1024
 LARGE_STEP_BYTES: Final = 2 * 2**20
@@ -52,13 +57,15 @@ class Charge(ABC):
         "is_waiting",
         "moved_s",
         "seen_bytes",
+        "site",
         "size_bytes",
         "started_s",
     )
 
-    def __init__(self, *, is_arriving: bool = True) -> None:
-        """Begin with a body if `is_arriving`, else with an answer."""
+    def __init__(self, *, is_arriving: bool = True, site: str = "") -> None:
+        """Begin with a body if `is_arriving`, else with an answer; a site that is not known has no share to give up."""
         self.is_arriving = is_arriving
+        self.site = site
         self.size_bytes = 0
         self.seen_bytes = 0
         self.started_s = self.moved_s = 0.0
@@ -83,9 +90,17 @@ class BodyBudget:
     """The bytes that all clients of a router may have here."""
 
     def __init__(
-        self, most_bytes: int, most_arriving_bytes: int, *, clock: Callable[[], float]
+        self,
+        most_bytes: int,
+        most_arriving_bytes: int,
+        *,
+        clock: Callable[[], float],
+        is_trusted: Callable[[str], bool] | None = None,
     ) -> None:
-        """`most_arriving_bytes` is at least the largest body, and `most_bytes` twice that, so that one always fits."""
+        """`most_arriving_bytes` is at least the largest body, and `most_bytes` twice that, so that one always fits.
+
+        A site that `is_trusted` stands for many clients: it may have all of it. None: no site is.
+        """
         self.most_bytes = most_bytes
         self.most_arriving_bytes = most_arriving_bytes
         self._most_large_bytes = most_bytes - most_bytes // RESERVE
@@ -100,7 +115,11 @@ class BodyBudget:
         self._clock = clock
         self._charges: dict[Charge, None] = {}
         """The charges, by age."""
-        self._waiting: deque[Charge] = deque()
+        self._waiting: dict[str, deque[Charge]] = {}
+        """The charges that wait for room, by site; the sites in the order of their turns."""
+        self._arriving_of: dict[str, int] = {}
+        """The bytes of bodies that arrive, by site."""
+        self._is_trusted = is_trusted
         self._is_giving = False
         self._looked_s = -LOOK_EVERY_S
 
@@ -138,7 +157,7 @@ class BodyBudget:
         charge.started_s = charge.moved_s = self._clock()
         if not self._fits(charge, size_bytes - OVERDRAFT_BYTES):
             self._make_room(size_bytes, None)
-            if not self._fits(charge, size_bytes - OVERDRAFT_BYTES):
+            if not self._take_back(charge, size_bytes, OVERDRAFT_BYTES):
                 self.refused += 1
                 return False
         self._charges[charge] = None
@@ -156,7 +175,8 @@ class BodyBudget:
             return True
         if not charge.is_waiting:
             charge.is_waiting = True
-            self._waiting.append(charge)
+            charge.moved_s = self._clock()
+            self._waiting.setdefault(charge.site, deque()).append(charge)
         return False
 
     def release(self, charge: Charge) -> None:
@@ -166,8 +186,7 @@ class BodyBudget:
         del self._charges[charge]
         self._add(charge, -charge.size_bytes)
         if charge.is_waiting:
-            charge.is_waiting = False
-            self._waiting.remove(charge)
+            self._stop_waiting(charge)
         if self._waiting:
             self.tick()
 
@@ -197,23 +216,26 @@ class BodyBudget:
             _see(charge, now_s)
         if self._waiting:
             self.tick()
+        for site in list(self._waiting):
+            waiting = self._waiting.get(site)
+            if waiting and now_s - waiting[0].moved_s >= STALLED_S:
+                self._take_back(waiting[0], STEP_BYTES, 0)
 
     def tick(self) -> None:
-        """Let those go on for whom there is room, in their order; end the slow for them."""
+        """Let those go on for whom there is room, a site after the other; end the slow for them."""
         if self._is_giving:
             return
         self._is_giving = True
         try:
             while self._waiting:
-                charge = self._waiting[0]
+                charge = self._next()
                 if not self._fits(charge, STEP_BYTES):
                     self._make_room(STEP_BYTES, charge)
                 if not charge.is_waiting:
                     continue
                 if not self._fits(charge, STEP_BYTES):
                     return
-                charge.is_waiting = False
-                self._waiting.popleft()
+                self._stop_waiting(charge)
                 charge.moved_s = self._clock()
                 charge.go_on()
                 if charge.is_waiting:  # it wants more than there is
@@ -247,6 +269,64 @@ class BodyBudget:
         self.refused += not is_free
         return is_free
 
+    def _next(self) -> Charge:
+        """Return whose turn it is of those that wait: a site's that has less than its share, if one of the next few has."""
+        share_bytes, sites = self._share_bytes(""), self._waiting
+        for _ in range(min(LOOKED_AT, len(sites))):
+            site = next(iter(sites))
+            if self._arriving_of.get(site, 0) < share_bytes:
+                break
+            sites[site] = sites.pop(site)  # behind the others
+        return sites[next(iter(sites))][0]
+
+    def _stop_waiting(self, charge: Charge) -> None:
+        """Take one out of those that wait; the next of its site has its turn behind all other sites."""
+        charge.is_waiting = False
+        waiting = self._waiting.pop(charge.site)
+        waiting.remove(charge)
+        if waiting:
+            self._waiting[charge.site] = waiting
+
+    def _share_bytes(self, site: str) -> int:
+        """Return what each site may have of the part for arriving when all want some, this one too if it is named."""
+        count = max(len(self._arriving_of), len(self._waiting), 1)
+        if site and site not in self._arriving_of:
+            count += 1
+        return self.most_arriving_bytes // count
+
+    def _take_back(self, charge: Charge, size_bytes: int, over_bytes: int) -> bool:
+        """End bodies of the site that has most, until there is room for so much more of another's share; return whether there is.
+
+        The part for arriving may be passed by `over_bytes`.
+        """
+        if self._fits(charge, size_bytes - over_bytes):
+            return True
+        share_bytes = self._share_bytes(charge.site)
+        if (
+            not charge.is_arriving
+            or self._arriving_of.get(charge.site, 0) + size_bytes > share_bytes
+        ):
+            return False
+        while not self._fits(charge, size_bytes - over_bytes):
+            victim = self._youngest_of_most(share_bytes)
+            if victim is None:
+                return False
+            self._end(victim)
+        return True
+
+    def _youngest_of_most(self, share_bytes: int) -> Charge | None:
+        """Return the body that has come last of the site that has most, and more than a share; None: there is no such site."""
+        most_bytes, greedy, is_trusted = share_bytes, "", self._is_trusted
+        for site, bytes_of in self._arriving_of.items():
+            if bytes_of > most_bytes and site and not (is_trusted and is_trusted(site)):
+                most_bytes, greedy = bytes_of, site
+        if not greedy:
+            return None
+        for charge in reversed(self._charges):
+            if charge.is_arriving and charge.site == greedy and charge.size_bytes:
+                return charge
+        return None
+
     def _fits(self, charge: Charge, size_bytes: int) -> bool:
         if self.used_bytes + size_bytes > self.most_bytes:
             return False
@@ -261,6 +341,11 @@ class BodyBudget:
         self.used_bytes += size_bytes
         if charge.is_arriving:
             self.arriving_bytes += size_bytes
+            left_bytes = self._arriving_of.get(charge.site, 0) + size_bytes
+            if left_bytes:
+                self._arriving_of[charge.site] = left_bytes
+            else:
+                self._arriving_of.pop(charge.site, None)
         else:
             self.unread_bytes += size_bytes
 

@@ -337,7 +337,7 @@ class FrontConnection(ClientSide, HalfConnection):
         budget = self._front.budget
         if not budget.may_begin(head.held_bytes):
             return self._no_room()
-        body = ArrivingBody(budget, self, self._transport, head.body_bytes, here)
+        body = ArrivingBody(budget, self, self._transport, head.body_bytes, here, self.site)
         if not body.begin():
             return self._no_room()
         self._front.requests.count += 1

@@ -21,6 +21,8 @@ class Host(Protocol):
 
     used_s: float
     """The time when something last began or ended, on the loop's clock."""
+    site: str
+    """The site of the client's address."""
 
     @property
     def transport(self) -> asyncio.Transport:

@@ -84,9 +84,14 @@ class Front(FrontContext):
         loop = asyncio.get_running_loop()
         self._loop = loop
         self.now_s = loop.time
-        self.budget = BodyBudget(limits.body_bytes, limits.arriving_bytes, clock=loop.time)
         self.connections = Connections(
             limits.connections, limits.connections_per_site, limits.trusted
+        )
+        self.budget = BodyBudget(
+            limits.body_bytes,
+            limits.arriving_bytes,
+            clock=loop.time,
+            is_trusted=self.connections.is_trusted,
         )
         self._tls = tls
         self._handshakes = Handshakes(

@@ -37,9 +37,9 @@ class WaitingCharge(Charge):
 
     __slots__ = ("_budget", "_woken", "is_given_up")
 
-    def __init__(self, budget: BodyBudget | None, here_bytes: int) -> None:
+    def __init__(self, budget: BodyBudget | None, here_bytes: int, site: str = "") -> None:
         """Take room for `here_bytes`; without a budget nothing is counted. Raises `Overloaded`."""
-        super().__init__()
+        super().__init__(site=site)
         self._budget = budget
         self._woken: asyncio.Future[None] | None = None
         self.is_given_up = False

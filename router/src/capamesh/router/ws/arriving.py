@@ -40,9 +40,10 @@ class ArrivingMessage(Charge):
         *,
         is_text: bool,
         since_s: float,
+        site: str = "",
     ) -> None:
-        """`on_room` is told when more may be read; `on_no_room` when others need the room."""
-        super().__init__()
+        """A client of the `site` sends it. `on_room` is told when more may be read; `on_no_room` when others need the room."""
+        super().__init__(site=site)
         self._budget = budget
         self._on_room = on_room
         self._on_no_room = on_no_room

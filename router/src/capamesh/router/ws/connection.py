@@ -138,6 +138,11 @@ class StreamConnection(Guest, StreamHost):
 
     # StreamHost
 
+    @property
+    @override
+    def site(self) -> str:
+        return self._host.site
+
     @override
     def send(self, pieces: Sequence[bytes | memoryview]) -> None:
         transport = self._host.transport

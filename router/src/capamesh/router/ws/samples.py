@@ -30,6 +30,7 @@ class Samples:
         "_on_no_room",
         "_on_room",
         "_shape",
+        "_site",
         "_spec",
         "window_bytes",
     )
@@ -41,11 +42,13 @@ class Samples:
         budget: BodyBudget,
         on_room: Callable[[], None],
         on_no_room: Callable[[], None],
+        site: str = "",
     ) -> None:
-        """`windows` fit the model that `offer` describes; `on_room` and `on_no_room` are told as by `ArrivingMessage`."""
+        """A client of the `site` sends them. `windows` fit the model that `offer` describes; `on_room` and `on_no_room` are told as by `ArrivingMessage`."""
         self._budget = budget
         self._on_room = on_room
         self._on_no_room = on_no_room
+        self._site = site
         specs = {spec.name: spec for spec in offer.inputs}
         self._spec = spec = specs[windows.input]
         size_bytes = spec.datatype.itemsize_bytes or 1
@@ -92,7 +95,12 @@ class Samples:
             return memoryview(here), rest
         if arriving is None:
             arriving = ArrivingMessage(
-                self._budget, self._on_room, self._on_no_room, is_text=False, since_s=now_s
+                self._budget,
+                self._on_room,
+                self._on_no_room,
+                is_text=False,
+                since_s=now_s,
+                site=self._site,
             )
             if not arriving.begin():
                 raise no_room(self._budget)

@@ -39,6 +39,11 @@ class StreamHost(Protocol):
 
     __slots__ = ()
 
+    @property
+    def site(self) -> str:
+        """Return the site of the client's address."""
+        ...
+
     def send(self, pieces: Sequence[bytes | memoryview]) -> None:
         """Send a message."""
 
@@ -86,7 +91,9 @@ class Stream:
         self._samples: Samples | None = None
         if offer is not None and offer.windows is not None and head.messages != REQUESTS:
             budget = context.front.budget
-            self._samples = Samples(offer.windows, offer, budget, host.go_on, self._no_room)
+            self._samples = Samples(
+                offer.windows, offer, budget, host.go_on, self._no_room, host.site
+            )
         self._windows = 0
         """The windows that were run."""
         self._is_window = False
@@ -155,6 +162,7 @@ class Stream:
                 self._no_room,
                 is_text=is_text,
                 since_s=front.now_s(),
+                site=self._host.site,
             )
             if not arriving.begin():
                 self._no_room()
