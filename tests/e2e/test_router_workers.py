@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from polling import until
 
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.router.access.operator_key import authorization_from
@@ -122,12 +123,6 @@ async def answered(url: str) -> float:
     )
 
 
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not is_so():
-            await asyncio.sleep(0.05)
-
-
 def pids(cluster: LocalCluster) -> list[int]:
     """Return the process ids of the workers that serve."""
     workers = cluster.router.status()["workers"]
@@ -156,6 +151,29 @@ async def test_killed_worker_loses_its_own_requests_only_and_no_count_goes_back(
         assert all(client.lost <= 1 for client in clients)
         (row,) = [row for row in cluster.router.status()["workers"] if row["starts"] == 2]
         assert row["last_down"] == "killed by signal 9 (Killed)"
+
+
+async def test_each_worker_serves_operators_at_their_own_address_alone(
+    make_cluster: Callable[..., LocalCluster],
+) -> None:
+    async with make_cluster(1, "--metrics-listen", "127.0.0.1:0") as cluster:
+        await until(lambda: len(pids(cluster)) == 2)
+        status = cluster.router.status()
+        clients, operators = status["http_address"], status["metrics_address"]
+        assert clients != operators
+        for _ in range(CLIENTS):  # so many fresh connections come to both workers
+            assert (await page(operators, "/metrics")).startswith(b"# HELP ")
+            assert await refused(clients, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert await refused(operators, INFER)
+        await once(clients, INFER)
+
+
+async def refused(url: str, message: bytes) -> bool:
+    """Return whether a request is forbidden, on a connection of its own."""
+    client = Client(url)
+    status, _ = await client.ask(message)
+    client.close()
+    return status.endswith(b"403 Forbidden")
 
 
 async def test_replacing_the_workers_under_load_loses_no_request_and_no_count(
@@ -189,9 +207,10 @@ async def test_circuit_that_is_opened_through_one_worker_is_open_in_all_and_in_l
             (row,) = json.loads(await page(url, "/v1/page/snapshot"))["nodes"].values()
             return sum(counts[2] for counts in row["counts"])
 
-        async with asyncio.timeout(20):
-            while {await shown() for _ in range(CLIENTS)} != {CLIENTS}:
-                await asyncio.sleep(0.2)
+        async def is_shown_by_all() -> bool:
+            return {await shown() for _ in range(CLIENTS)} == {CLIENTS}
+
+        await until(is_shown_by_all)
         (node,) = json.loads(await page(url, "/v1/nodes"))["nodes"]
         assert sum(link["answered"] for link in node["links"]) == CLIENTS
         peer = node["peer_id"]

@@ -19,6 +19,7 @@ from capamesh.protocol.errors import InvalidRequest, Overloaded
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.network import Member
 from capamesh.protocol.tensors import Limits
+from capamesh.router.access.audience import Audience
 from capamesh.router.access.operator_key import OperatorKey
 from capamesh.router.access.quotas import Quotas
 from capamesh.router.fleet.endpoint import Endpoint
@@ -28,7 +29,8 @@ from capamesh.router.grpc.http2 import Http2Session
 from capamesh.router.grpc.server import GrpcServer
 from capamesh.router.http.admin_fleet import FleetApi
 from capamesh.router.http.admin_routing import RoutingApi
-from capamesh.router.http.application import OpenRequests, make_application, make_runner
+from capamesh.router.http.aiohttp_handlers import handlers_of, make_runner
+from capamesh.router.http.application import OpenRequests, make_application
 from capamesh.router.http.documents import DocumentsApi
 from capamesh.router.http.embeddings import EmbeddingsApi
 from capamesh.router.http.exchange import Inference
@@ -235,6 +237,7 @@ async def serving(
     access: AccessLog | None = None,
     slow: SlowLog | None = None,
     origins: tuple[str, ...] = (),
+    audience: Audience = Audience.ALL,
     **options: Any,
 ) -> AsyncIterator[Http]:
     """Serve on a port of this machine, 0 for a free one; `boot` is what differs from one start of a router to the next; `options` are the `Fleet`'s."""
@@ -297,7 +300,9 @@ async def serving(
         clock=lambda: times.now_s,
     )
     page, feed = page_of(fleet, pool, log, requests, history, boot)
-    front = Front(inference, requests, arrival_s=arrival_s, limits=front_limits, tls=tls)
+    front = Front(
+        inference, requests, arrival_s=arrival_s, limits=front_limits, tls=tls, audience=audience
+    )
     repository = RepositoryControl(fleet.view, log)  # type: ignore[arg-type]
     application = make_application(
         api,
@@ -326,11 +331,11 @@ async def serving(
         budget=front.budget,
         keys=front.keys,
         access=access,
+        audience=audience,
     )
     runner = make_runner(application)
     await runner.setup()
-    assert runner.server is not None
-    front.make_pages = runner.server
+    front.make_pages = handlers_of(runner, requests)
     front.guests = GrpcServer(
         inference,
         ModelDescriptions(
@@ -341,8 +346,10 @@ async def serving(
         front,
         repository,
         make_session,
+        audience=audience,
     )
-    front.upgrades = StreamServer(front, origins)
+    if audience is not Audience.OPERATORS:
+        front.upgrades = StreamServer(front, origins)
     host, port = await front.listen("127.0.0.1", port)
     try:
         scheme = "http" if tls is None else "https"

@@ -359,7 +359,12 @@ async def test_client_that_expects_100_continue_gets_it(http: Http, value: bytes
 async def test_another_expectation_is_a_417(http: Http) -> None:
     link = http.node("A")
     data = infer("one", b"Expect: the-unexpected")
-    assert statuses(await exchange(http.client.port, data + infer("two") + LAST)) == [417, 200, 200]
+    answers = await exchange(http.client.port, data + infer("two") + LAST)
+    assert statuses(answers) == [417, 200, 200]
+    text = "Expect is 'the-unexpected'; nothing but 100-continue can be expected"
+    assert answers[0].error == text
+    (odd, _) = await exchange(http.client.port, infer("three", b"Expect: \xea") + LAST)
+    assert (odd.status, odd.error.startswith("Expect is '\\udcea'; ")) == (417, True)
     assert len(link.asks) == 1
 
 

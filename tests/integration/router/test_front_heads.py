@@ -159,7 +159,10 @@ LONG = {name for name, data in REFUSED.items() if len(data) > 4000}
 async def test_head_that_is_none_is_a_400_and_the_end(http: Http, name: str) -> None:
     link = http.node("A")
     data = REFUSED[name]
-    assert statuses(await exchange(http.client.port, data + LAST)) == [400]
+    (refusal,) = await exchange(http.client.port, data + LAST)
+    assert (refusal.status, refusal.get("X-Capamesh-Error")) == (400, "invalid_request")
+    assert refusal.error.startswith("the request cannot be read: ")
+    assert refusal.is_last
     assert link.asks == []
     # behind a good one
     first, second = await exchange(http.client.port, infer("good"), data + LAST)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from certificates import Authority
 from fleet_fakes import advert
+from raw_http import connected
 from router_parts import made_parts
 
 from capamesh.protocol.errors import ConfigError
@@ -94,6 +95,71 @@ async def test_router_is_ready_only_once_it_listens_for_links_and_serves_http(
         "router_draining",
         "router_stopped",
     ]
+
+
+async def test_router_with_an_address_for_operators_serves_each_audience_at_its_own(
+    tmp_path: Path,
+) -> None:
+    seen: dict[str, int] = {}
+
+    class Asking(Log):
+        asking: asyncio.Task[None]
+
+        def take(self, event: str, **values: Any) -> None:
+            self.events.append((event, values))
+            if event == "router_ready":
+                self.asking = asyncio.create_task(self.ask(values["http"], values["metrics"]))
+
+        async def ask(self, *addresses: str) -> None:
+            for address in addresses:
+                _, _, place = address.partition("://")
+                for path in ("/metrics", "/v2/health/live"):
+                    seen[f"{address.partition(':')[0]} {place} {path}"] = await status_of(
+                        int(place.rpartition(":")[2]), path, authority if "s:" in address else None
+                    )
+            signal.raise_signal(signal.SIGTERM)
+
+    authority = Authority(tmp_path / "authority")
+    files = authority.server()
+    parts, log = make_router(
+        tmp_path / "data",
+        Asking(),
+        metrics_host="127.0.0.1",
+        tls_certificate=files.certificate,
+        tls_key=files.key,
+    )
+    await run(parts)
+    (ready,) = log.of("router_ready")
+    clients, operators = ready["http"].removeprefix("https://"), ready["metrics"]
+    assert operators.startswith("http://127.0.0.1:")  # its machine's alone
+    operators = operators.removeprefix("http://")
+    assert seen == {
+        f"https {clients} /metrics": 403,
+        f"https {clients} /v2/health/live": 200,
+        f"http {operators} /metrics": 200,
+        f"http {operators} /v2/health/live": 200,
+    }
+
+
+async def status_of(port: int, path: str, authority: Authority | None) -> int:
+    """Return the status of a page of a port of this machine, asked by TLS where there is an authority."""
+    tls = None if authority is None else authority.trusting()
+    async with connected(port, tls=tls) as client:
+        await client.send(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path.encode())
+        return (await client.answer()).status
+
+
+async def test_address_for_operators_that_is_taken_is_refused_by_its_option(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        parts, _ = make_router(tmp_path, metrics_host="127.0.0.1", metrics_port=port)
+        with pytest.raises(ExceptionGroup) as error:
+            await run(parts)
+    (refusal,) = error.value.exceptions
+    assert isinstance(refusal, ConfigError)
+    assert refusal.message == (
+        f"cannot listen for HTTP on 127.0.0.1:{port}: Address already in use; give another --metrics-listen"
+    )
 
 
 @pytest.mark.parametrize(("host", "is_open"), [("127.0.0.1", False), ("0.0.0.0", True)])  # noqa: S104

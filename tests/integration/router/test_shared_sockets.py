@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 
 import pytest
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.router.process.workers.main import listening
-from capamesh.router.settings import RouterSettings
 
 
 def test_sockets_listen_before_any_worker_is_there() -> None:
-    (shared,) = listening(RouterSettings(Path(), http_port=0))
+    (shared,) = listening("127.0.0.1", 0, "--http")
     with shared, socket.create_connection(shared.getsockname()):
         accepted, _ = shared.accept()
         accepted.close()
@@ -23,7 +21,7 @@ def test_taken_port_is_refused_in_the_systems_own_words() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError) as refusal:
-            listening(RouterSettings(Path(), http_port=port))
+            listening("127.0.0.1", port, "--metrics-listen")
     assert str(refusal.value) == (
-        f"cannot listen for HTTP on 127.0.0.1:{port}: Address already in use; give another --http"
+        f"cannot listen for HTTP on 127.0.0.1:{port}: Address already in use; give another --metrics-listen"
     )

@@ -126,7 +126,7 @@ async def ends() -> AsyncIterator[Ends]:
     ours, theirs = socket.socketpair()
     main, worker = await AsyncioChannel.connect(ours), await AsyncioChannel.connect(theirs)
     log: Any = NullLog()
-    made = Ends(main, WorkerSeat(worker, (), log))
+    made = Ends(main, WorkerSeat(worker, (), (), log))
     running = asyncio.create_task(made.seat.run())
     yield made
     running.cancel()

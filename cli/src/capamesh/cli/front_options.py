@@ -9,6 +9,17 @@ import typer
 
 PANEL = "Listening"
 
+MetricsListen: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics-listen",
+        envvar="CAPAMESH_METRICS_LISTEN",
+        metavar="HOST:PORT",
+        rich_help_panel=PANEL,
+        help="Where operators and Prometheus come in: metrics, the page, the fleet and commands are served here, and no longer"
+        " at --http.",
+    ),
+]
 TlsCert: TypeAlias = Annotated[
     Path | None,
     typer.Option(

@@ -76,6 +76,7 @@ def run(
             help="Where members gossip.",
         ),
     ] = "127.0.0.1:4001",
+    metrics_listen: front_options.MetricsListen = None,
     tls_cert: front_options.TlsCert = None,
     tls_key: front_options.TlsKey = None,
     tls_client_ca: front_options.TlsClientCa = None,
@@ -285,6 +286,9 @@ def run(
         from capamesh.router.settings import RouterSettings  # noqa: PLC0415
 
     http_host, http_port = host_and_port(http, "--http")
+    metrics_host, metrics_port = "", 0
+    if metrics_listen:
+        metrics_host, metrics_port = host_and_port(metrics_listen, "--metrics-listen")
     mesh_host, mesh_port = host_and_port(mesh, "--mesh")
     link_host, link_port = host_and_port(links, "--links")
     cache_url, secret = cache_options.read_cache(cache, cache_secret)
@@ -295,6 +299,8 @@ def run(
         bootstrap=tuple(bootstrap or ()),
         http_host=http_host,
         http_port=http_port,
+        metrics_host=metrics_host,
+        metrics_port=metrics_port,
         tls_certificate=tls_cert,
         tls_key=tls_key,
         tls_client_ca=tls_client_ca,

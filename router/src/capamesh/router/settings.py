@@ -36,6 +36,10 @@ class RouterSettings:
     """The address at which clients come in."""
     http_port: int = 8000
     """The port at which clients come in; 0: any free one."""
+    metrics_host: str = ""
+    """The address at which operators come in, for metrics and all else that is not for clients; empty: where clients do."""
+    metrics_port: int = 0
+    """The port of that; 0: any free one."""
     tls_certificate: Path | None = None
     """The file of the certificate that clients see, as PEM, and those that lead to its authority; None: no TLS."""
     tls_key: Path | None = None

@@ -50,6 +50,16 @@ def test_address_beyond_this_machine_needs_tls_and_a_proof(
     )
 
 
+def test_address_of_operators_needs_the_same() -> None:
+    require_safe(at("127.0.0.1", metrics_host="::1"), asks_for_keys=False)
+    exposed = at("127.0.0.1", metrics_host=EVERYWHERE, metrics_port=9100)
+    with pytest.raises(
+        ConfigError, match=r"could come in at --metrics-listen 0\.0\.0\.0:9100, where no key"
+    ):
+        require_safe(exposed, asks_for_keys=False)
+    require_safe(at(EVERYWHERE, metrics_host=EVERYWHERE, **TLS), asks_for_keys=True)
+
+
 @pytest.mark.parametrize(
     ("host", "is_safe"),
     [

@@ -11,6 +11,7 @@ from capamesh.router.grpc.methods import Methods
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from capamesh.router.access.audience import Audience
     from capamesh.router.grpc.http2 import Http2Session
     from capamesh.router.http.exchange import Inference
     from capamesh.router.http.front_context import FrontContext
@@ -28,12 +29,13 @@ class GrpcContext:
         front: FrontContext,
         repository: RepositoryControl,
         make_session: Callable[[], Http2Session],
+        audience: Audience,
     ) -> None:
         self.front = front
         self.make_session = make_session
         self.heads = CallHeads()
         self.methods = Methods(
-            GrpcInference(inference), descriptions, front, repository, inference.log
+            GrpcInference(inference), descriptions, front, repository, inference.log, audience
         )
         self.clock = inference.routing.clock
         self.misbehaved = 0

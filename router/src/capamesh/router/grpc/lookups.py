@@ -15,7 +15,6 @@ from capamesh.protocol.errors import (
     InvalidRequest,
     LocalError,
     TooLarge,
-    Unsupported,
 )
 from capamesh.router.access.keys import Verb, check_model
 from capamesh.router.grpc.exchange import GrpcReply, OnReply, error_reply
@@ -125,21 +124,26 @@ class Lookup(Running):
 
 
 class Refusal(Running):
-    """A request for what this network has not."""
+    """A request for what is not here."""
 
-    __slots__ = ("_on_reply", "_text")
+    __slots__ = ("_error", "_on_reply")
 
     def __init__(
-        self, text: str, head: CallHead, key: Key | None, deadline_s: float, on_reply: OnReply
+        self,
+        error: CapameshError,
+        head: CallHead,
+        key: Key | None,
+        deadline_s: float,
+        on_reply: OnReply,
     ) -> None:
-        """`text` says what there is instead; the others are as for each `Make`."""
+        """`error` says what there is instead; the others are as for each `Make`."""
         del head, key, deadline_s
-        self._text = text
+        self._error = error
         self._on_reply = on_reply
 
     @override
     def begin(self, message: memoryview) -> None:
-        self._on_reply(error_reply(Unsupported(self._text)))
+        self._on_reply(error_reply(self._error))
 
     @override
     def cancel(self) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from google.protobuf.json_format import ParseDict
 
-from capamesh.protocol.errors import ModelNotFound, PeerError
+from capamesh.protocol.errors import ModelNotFound, PeerError, Unsupported
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.router.access.keys import Verb
 from capamesh.router.grpc.exchange import GrpcExchange, OnReply
@@ -34,6 +35,7 @@ from capamesh.router.requests.unsupported import LOGGING, SHARED_MEMORY, TRACES
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
+    from capamesh.router.access.audience import Audience
     from capamesh.router.access.keys import Key
     from capamesh.router.grpc.exchange import GrpcInference
     from capamesh.router.grpc.heads import CallHead
@@ -66,7 +68,9 @@ class Methods:
         front: FrontContext,
         repository: RepositoryControl,
         log: FilteringBoundLogger,
+        audience: Audience,
     ) -> None:
+        """Take whom they are for: others are refused."""
         self._grpc = grpc
         self._health = Health(grpc, descriptions, front, (SERVICE, *REFLECTIONS))
         self._descriptions = descriptions
@@ -119,7 +123,7 @@ class Methods:
             (SERVICE, Method("RepositoryModelLoad", (Verb.ADMIN,), changes.load)),
             (SERVICE, Method("RepositoryModelUnload", (Verb.ADMIN,), changes.unload)),
             *(
-                (SERVICE, Method(name, tuple(Verb), partial(Refusal, text)))
+                (SERVICE, Method(name, tuple(Verb), partial(Refusal, Unsupported(text))))
                 for name, text in _UNSUPPORTED.items()
             ),
             (HEALTH, Method("Check", (), self._looks_up(self._health.check, "HealthCheck"))),
@@ -137,7 +141,13 @@ class Methods:
                 for service in REFLECTIONS
             ),
         ]
-        self._by_path = {f"/{service}/{each.name}".encode(): each for service, each in methods}
+        refused = partial(Refusal, audience.refusal())
+        self._by_path = {
+            f"/{service}/{each.name}".encode(): each
+            if audience.is_served(each.verbs)
+            else replace(each, make=refused)
+            for service, each in methods
+        }
 
     def find(self, path: bytes) -> Method | None:
         """Return the method at a path."""

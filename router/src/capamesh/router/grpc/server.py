@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from capamesh.router.access.audience import Audience
 from capamesh.router.grpc.connection import GrpcConnection
 from capamesh.router.grpc.context import GrpcContext
 from capamesh.router.grpc.http2_by_hand import SessionByHand
@@ -34,10 +35,12 @@ class GrpcServer(Guests):
         front: FrontContext,
         repository: RepositoryControl,
         make_session: Callable[[], Http2Session] | None = None,
+        *,
+        audience: Audience = Audience.ALL,
     ) -> None:
-        """`make_session` is for tests, which compare what speaks HTTP/2."""
+        """`make_session` is for tests, which compare what speaks HTTP/2. The `audience` is the front's."""
         self._context = GrpcContext(
-            inference, descriptions, front, repository, make_session or SessionByHand
+            inference, descriptions, front, repository, make_session or SessionByHand, audience
         )
 
     @property

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from capamesh.protocol.errors import (
     CapameshError,
@@ -17,6 +15,7 @@ from capamesh.protocol.errors import (
     LocalError,
     TooLarge,
 )
+from capamesh.router.access.audience import Audience
 from capamesh.router.access.keys import Verb
 from capamesh.router.http.bodies import BUDGET, release
 from capamesh.router.http.errors import error_response, http_error_response
@@ -32,14 +31,6 @@ if TYPE_CHECKING:
     from capamesh.protocol.tensors import Limits
     from capamesh.router.http.body_budget import BodyBudget
     from capamesh.router.telemetry.request_lines import AccessLog
-
-SHUTDOWN_S = 1.0
-"""Seconds for connections that are left after the requests under way are answered."""
-READ_BYTES = 16 * 1024
-"""Twice that, and a read, is kept of a body that nobody reads, or waits for room (guess: a thousand such are 100 MB)."""
-FOREVER_S = 1e9
-"""Seconds that aiohttp bears an idle connection: one on which it is idle may be busy at the front, which looks after that."""
-
 
 INFER_ROUTE = "/v2/models/{model}/infer"
 """The route of inference requests; the version that a path may have is left out where they are counted."""
@@ -113,8 +104,9 @@ def make_application(
     budget: BodyBudget | None = None,
     keys: KeyCheck | None = None,
     access: AccessLog | None = None,
+    audience: Audience = Audience.ALL,
 ) -> web.Application:
-    """Return the application that a router serves: all `pages`.
+    """Return the application that a router serves: all `pages`, of which what is not for the `audience` is refused.
 
     It counts its open `requests`; their bodies are within the `budget`, and they bring a key that the `keys` take: the front
     makes both. None: nothing is bounded, or no key is asked for. `access` is the log of a share of all requests; None: there is none.
@@ -126,12 +118,19 @@ def make_application(
 
     table = RouteTable(route for part in pages for route in part.routes())
 
+    def check(request: web.Request) -> None:
+        """Raise an error of the protocol unless the request is for here and from somebody who may."""
+        route = table.of(request)
+        if route is not None and not audience.is_served(route.verbs):
+            raise audience.refusal()
+        if keys is not None:
+            keys.of_request(request, route)
+
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         is_openai = table.is_openai(request)
         told = openai_error if is_openai else error_response
         try:
-            if keys is not None:
-                keys.of_request(request, table.of(request))
+            check(request)
             if (request.content_length or 0) > limits.max_message_bytes:
                 return told(too_large)  # before any of it is read
             return await handler(request)
@@ -190,31 +189,3 @@ def _writes_itself(route: Route | None, status: int) -> bool:
     """Return whether a request that was answered so is one for inference, which is written to the access log where it ends."""
     is_inference = route is not None and route.method == "POST" and Verb.INFER in route.verbs
     return is_inference and status not in _BEFORE_IT_IS_READ
-
-
-def make_runner(application: web.Application) -> web.AppRunner:
-    """Return what makes aiohttp's handlers for connections that the front accepts."""
-    logger = logging.getLogger("capamesh.router.aiohttp")
-    logger.addFilter(_is_worth_a_line)
-    return web.AppRunner(
-        application,
-        access_log=None,
-        auto_decompress=False,  # see `bodies`
-        read_bufsize=READ_BYTES,
-        logger=logger,
-        handler_cancellation=True,
-        keepalive_timeout=FOREVER_S,
-        shutdown_timeout=SHUTDOWN_S,
-    )
-
-
-def _is_worth_a_line(record: logging.LogRecord) -> bool:
-    """Return whether a record is not on what a client sent: a stranger could fill the disk with tracebacks."""
-    return not (
-        record.exc_info
-        and isinstance(
-            record.exc_info[1],
-            # the last: a body that was given up for others, of which aiohttp waits for the rest
-            HttpProcessingError | web.RequestPayloadError | CapameshError,
-        )
-    )

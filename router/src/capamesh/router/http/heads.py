@@ -84,9 +84,13 @@ def may_become_head(part: bytes) -> bool:
 class Heads:
     """Reads heads, and remembers them."""
 
-    def __init__(self, limits: Limits, keys: KeyCheck) -> None:
-        """A longer body is refused by aiohttp, before it is read. What `keys` found is remembered until it changes."""
+    def __init__(self, limits: Limits, keys: KeyCheck, *, has_inference: bool = True) -> None:
+        """A longer body is refused by aiohttp, before it is read. What `keys` found is remembered until it changes.
+
+        Without inference all requests are for aiohttp.
+        """
         self._limits = limits
+        self._has_inference = has_inference
         self._keys = keys
         keys.ring.on_change(self._forget)
         self._known: dict[bytes, Head | None] = {}
@@ -139,7 +143,11 @@ class Heads:
         target: InferTarget | None = None
         held_bytes = body_bytes
         refusal: CapameshError | None = None
-        is_plain = b"content-length" in fields and body_bytes <= limits.max_message_bytes
+        is_plain = (
+            self._has_inference
+            and b"content-length" in fields
+            and body_bytes <= limits.max_message_bytes
+        )
         if request[1] == b"POST" and is_plain and b"content-encoding" not in fields:
             target = _target(request[2], fields)
             if target is not None and target.header_length is None:

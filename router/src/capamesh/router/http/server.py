@@ -7,11 +7,13 @@ import socket
 from collections.abc import Callable, Sequence
 from email.utils import formatdate
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from typing_extensions import override
 
 from capamesh.protocol.links.listener import bind
+from capamesh.router.access.audience import Audience
+from capamesh.router.access.keys import Verb
 from capamesh.router.http.body_budget import BodyBudget
 from capamesh.router.http.connection import FrontConnection
 from capamesh.router.http.connections import Connection, Connections
@@ -58,8 +60,12 @@ class Front(FrontContext):
         arrival_s: float,
         limits: FrontLimits | None = None,
         tls: ServerTls | None = None,
+        audience: Audience = Audience.ALL,
     ) -> None:
-        """Take how long a request may take to arrive, and an answer to leave. `tls` is what clients speak; None: they do not."""
+        """Take how long a request may take to arrive, and an answer to leave. `tls` is what clients speak; None: they do not.
+
+        Operators alone run no models.
+        """
         self.inference = inference
         self.make_pages: Callable[[], RequestHandler]
         """Makes aiohttp's handler for a connection, which must not end idle ones itself. To be set before `listen`."""
@@ -68,6 +74,8 @@ class Front(FrontContext):
         self.upgrades: Upgrades | None = None
         """Takes over connections on which another protocol is asked for. To be set before `listen`."""
         self.requests = requests
+        self.audience: Final = audience
+        """The ones for whom it is."""
         self.arrival_s = arrival_s
         self.limits = limits = limits or FrontLimits()
         self.head_s = min(arrival_s, limits.first_head_s)
@@ -76,7 +84,9 @@ class Front(FrontContext):
         inference.ring.on_change(self._keep_names)
         self._keep_names()
         """The check of what clients send; the application makes it, too."""
-        self.heads = Heads(inference.limits, self.keys)
+        self.heads = Heads(
+            inference.limits, self.keys, has_inference=audience.is_served((Verb.INFER,))
+        )
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         """The memory where all connections read; nothing is left there when a read has been told."""
         self.guest_scratch = memoryview(bytearray(GUEST_SCRATCH_BYTES))

@@ -4,35 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import time
 from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING
 
-from aiohttp import web
 from typing_extensions import override
 
-from capamesh.protocol.advertised_address import (
-    listen_reason,
-)
-from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.loop_watch import LoopWatch
 from capamesh.protocol.member_status import HEARTBEAT_S
 from capamesh.router.fleet.membership import TICK_S
-from capamesh.router.grpc.server import GrpcServer
-from capamesh.router.http.admin_fleet import FleetApi
-from capamesh.router.http.admin_routing import RoutingApi
-from capamesh.router.http.application import make_application, make_runner
 from capamesh.router.http.elsewhere import REQUESTS
-from capamesh.router.http.embeddings import EmbeddingsApi
-from capamesh.router.http.generate import GenerateApi
-from capamesh.router.http.limits import FrontLimits, limits_of, networks_of
-from capamesh.router.http.oip import InferenceApi
-from capamesh.router.http.openai_models import ModelsApi
-from capamesh.router.http.repository import RepositoryApi
-from capamesh.router.http.server import Front
-from capamesh.router.http.unsupported import UnsupportedApi
 from capamesh.router.page.history import BIN_S
-from capamesh.router.process.exposure import require_safe, warning
+from capamesh.router.process.addresses import authority
+from capamesh.router.process.exposure import require_safe
+from capamesh.router.process.fronts import Fronts
 from capamesh.router.process.gauges import (
     watch_cache,
     watch_fleet,
@@ -49,9 +33,6 @@ from capamesh.router.process.parts import RouterParts, today
 from capamesh.router.process.seat import Controls
 from capamesh.router.process.shared_cache import shared_store
 from capamesh.router.process.tls_watch import TlsWatch
-from capamesh.router.requests.model_descriptions import ModelDescriptions
-from capamesh.router.requests.repository import RepositoryControl
-from capamesh.router.ws.server import StreamServer
 
 if TYPE_CHECKING:
     from capamesh.router.fleet.overrides import Hold
@@ -66,7 +47,6 @@ class Router(Controls):
         self._settings = parts.settings
         self._log = parts.log
         self._page = PageParts(parts)
-        self._repository = RepositoryControl(parts.fleet, parts.log)
         self._shared_cache = shared_store(
             parts.settings,
             parts.standing.network_id,
@@ -77,8 +57,7 @@ class Router(Controls):
         self._has_links = asyncio.Event()
         self._stop = asyncio.Event()
         self._tls_watch = None if parts.tls is None else TlsWatch(parts.tls, parts.log)
-        self._pages: FleetApi
-        self._routing: RoutingApi
+        self._fronts: Fronts
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then finish the requests under way and return.
@@ -94,18 +73,9 @@ class Router(Controls):
         parts.standing.write()
         watch = LoopWatch(self._log, parts.telemetry.loop_beat, parts.inference.slices.describe)
         watch.start()
-        front = Front(
-            parts.inference,
-            parts.requests,
-            arrival_s=self._settings.arrival_s,
-            limits=self._front_limits(),
-            tls=parts.tls,
-        )
-        runner = make_runner(self._application(front))
-        await runner.setup()
-        assert runner.server is not None  # noqa: S101 - it was just made
-        front.make_pages = runner.server
-        self._open_to_guests(front)
+        self._watch()
+        self._fronts = fronts = Fronts(parts, self._page)
+        await fronts.set_up()
         last_fleet = parts.last_fleet.read() if seat.is_main else None
         if last_fleet is not None:
             parts.members.restore(last_fleet)
@@ -135,13 +105,14 @@ class Router(Controls):
                 parts.watch.start()
                 await self._has_links.wait()
                 await seat.settle()
-                await self._serve_http(front)
+                parts.traces.logs.start()
+                await fronts.listen()
                 parts.standing.enter("serving")
-                self._log.info("router_ready", http=parts.standing.http_address)
+                self._log.info("router_ready", **parts.standing.client_addresses)
                 await self._stop.wait()
                 parts.standing.enter("draining")
                 self._log.info("router_draining", patience_s=self._settings.drain_s)
-                await self._drain(front)
+                await self._drain(fronts)
                 await parts.key_watch.close()
                 parts.watch.close()
                 for task in background:
@@ -149,8 +120,7 @@ class Router(Controls):
         finally:
             watch.stop()
             parts.watch.close()
-            front.close()
-            await runner.cleanup()
+            await fronts.clean_up()
             parts.owners.close()
             parts.traces.logs.close()
             parts.standing.enter("stopped")
@@ -170,49 +140,39 @@ class Router(Controls):
 
     @override
     def take(self, hold: Hold) -> None:
-        self._routing.take(hold)
+        self._fronts.routing.take(hold)
 
     @override
     async def part(self, page: str) -> bytes:
+        fronts = self._fronts
         return (
-            self._routing.part_of_requests() if page == REQUESTS else await self._pages.part(page)
+            fronts.routing.part_of_requests() if page == REQUESTS else await fronts.fleet.part(page)
         )
 
     @override
     def totals(self) -> Totals:
         return self._page.totals()
 
-    async def _drain(self, front: Front) -> None:
+    async def _drain(self, fronts: Fronts) -> None:
         """Accept nothing new, and answer what is under way, requests still being sent included."""
         parts = self._parts
-        front.stop_accepting()
+        fronts.stop_accepting()
         parts.requests.is_closing = True
-        front.ask_to_leave()
+        fronts.ask_to_leave()
         try:
             async with asyncio.timeout(self._settings.drain_s):
-                await front.wait_left()
+                await fronts.wait_left()
                 # others may have come since the last was answered
                 while parts.requests.count:
                     await parts.requests.wait_none()
         except TimeoutError:
             self._log.warning("drain_cut_short", open_requests=parts.requests.count)
-        front.close()  # before the links end: from now on nobody can ask for anything
+        fronts.close()  # before the links end: from now on nobody can ask for anything
         parts.routing.close()
 
-    def _front_limits(self) -> FrontLimits:
-        settings = self._settings
-        return limits_of(
-            settings.limits.max_message_bytes,
-            body_bytes=settings.body_budget_bytes,
-            connections=settings.max_connections,
-            connections_per_site=settings.max_connections_per_address,
-            trusted=networks_of(settings.trusted_proxies),
-            has_tls=self._parts.tls is not None,
-        )
-
-    def _application(self, front: Front) -> web.Application:
+    def _watch(self) -> None:
+        """Export what the parts of this process are like."""
         settings, parts = self._settings, self._parts
-        front.watch(parts.telemetry)
         telemetry, fleet, clock = parts.telemetry, parts.fleet, parts.clocks.steady_s
         watch_process(
             telemetry,
@@ -227,89 +187,9 @@ class Router(Controls):
         watch_versions(telemetry, fleet)
         watch_keys(telemetry, parts.quotas)
         watch_cache(telemetry, parts.routing.pipeline.cache, parts.inference.repeated)
-        inference = InferenceApi(
-            parts.inference,
-            arrival_s=settings.arrival_s,
-            is_ready=parts.standing.has_usable,
-        )
-        self._pages = FleetApi(
-            parts.fleet,
-            parts.pool,
-            parts.telemetry,
-            revoke=parts.revocations.post,
-            drains=parts.drains,
-            arrival_s=settings.arrival_s,
-            clock=parts.clocks.steady_s,
-            overrides=parts.overrides,
-            member_of=parts.hearing.quotas.member_of,
-            elsewhere=parts.seat.elsewhere,
-        )
-        self._routing = RoutingApi(
-            parts.fleet,
-            parts.routing,
-            parts.overrides,
-            parts.operator_key,
-            self._log,
-            arrival_s=settings.arrival_s,
-            timeout_s=settings.timeout_s,
-            clock=parts.clocks.steady_s,
-            ended=parts.traces.ended,
-            elsewhere=parts.seat.elsewhere,
-        )
-        return make_application(
-            inference,
-            GenerateApi(parts.inference, arrival_s=settings.arrival_s),
-            RepositoryApi(self._repository, fleet, arrival_s=settings.arrival_s),
-            UnsupportedApi(),
-            self._pages,
-            self._routing,
-            self._page.api,
-            self._page.documents,
-            EmbeddingsApi(parts.inference, arrival_s=settings.arrival_s),
-            ModelsApi(parts.fleet),
-            limits=settings.limits,
-            log=self._log,
-            requests=parts.requests,
-            budget=front.budget,
-            keys=front.keys,
-            access=parts.traces.logs.access,
-        )
-
-    def _grpc(self, front: Front) -> GrpcServer:
-        parts = self._parts
-        descriptions = ModelDescriptions(
-            parts.inference, is_ready=parts.standing.has_usable, wall_clock=time.time
-        )
-        server = GrpcServer(parts.inference, descriptions, front, self._repository)
-        server.watch(parts.telemetry)
-        return server
-
-    def _open_to_guests(self, front: Front) -> None:
-        """Let clients of the front speak gRPC and WebSocket."""
-        front.guests = self._grpc(front)
-        front.upgrades = streams = StreamServer(front, self._settings.allowed_origins)
-        streams.watch(self._parts.telemetry)
-
-    async def _serve_http(self, front: Front) -> None:
-        settings = self._settings
-        self._parts.traces.logs.start()
-        try:
-            host, port = await front.listen(
-                settings.http_host, settings.http_port, self._parts.seat.shared
-            )
-        except OSError as exc:
-            raise ConfigError(
-                f"cannot listen for HTTP on {settings.http_host}:{settings.http_port}: "
-                f"{listen_reason(exc)}; give another --http"
-            ) from exc
-        self._parts.standing.http_address = http_url(
-            host, port, has_tls=self._parts.tls is not None
-        )
-        if self._parts.seat.is_main:
-            warn_of_strangers(self._parts, host)
 
     def _listening(self, port: int) -> None:
-        self._parts.standing.link_address = _authority(self._parts.link_host, port)
+        self._parts.standing.link_address = authority(self._parts.link_host, port)
         self._has_links.set()
         self._parts.announcer.listening(self._parts.standing.link_address)
 
@@ -345,19 +225,3 @@ class Router(Controls):
         while True:
             await asyncio.sleep(BIN_S)
             self._parts.supervisor.do("history", self._page.history.sample)
-
-
-def warn_of_strangers(parts: RouterParts, host: str) -> None:
-    """Say in the log what clients of other machines can do that they should not, at a router that listens at `host`."""
-    found = warning(parts.settings, host, asks_for_keys=parts.inference.ring.is_required)
-    if found:
-        parts.log.warning("http_open_to_strangers", http=parts.standing.http_address, **found)
-
-
-def http_url(host: str, port: int, *, has_tls: bool) -> str:
-    """Return the URL of a router."""
-    return f"{'https' if has_tls else 'http'}://{_authority(host, port)}"
-
-
-def _authority(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -89,6 +89,8 @@ class Seat(Protocol):
     """True of the process that stands for the router in the network: it keeps the folder, and announces."""
     shared: Sequence[socket.socket]
     """The sockets on which HTTP comes to all processes of the router; none: this one listens by itself."""
+    shared_metrics: Sequence[socket.socket]
+    """The sockets on which operators come to all processes; none: this one listens by itself, if they have an address."""
     elsewhere: Elsewhere
     """The other processes of the router."""
     others: OthersFigures
@@ -127,6 +129,7 @@ class WholeRouter(Seat):
     def __init__(self) -> None:
         self.is_main = True
         self.shared: Sequence[socket.socket] = ()
+        self.shared_metrics: Sequence[socket.socket] = ()
         self.elsewhere = NOBODY_ELSE
         self.others = OthersFigures()
         self.make_mesh: Callable[..., Mesh] = MeshClient

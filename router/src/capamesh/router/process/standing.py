@@ -69,6 +69,8 @@ class Standing:
         self._today = today
         self.state = "starting"
         self.http_address = ""
+        self.metrics_address = ""
+        """The URL at which operators come in; empty: at that of clients."""
         self.link_address = ""
         self.workers: WorkersReport | None = None
         """The workers that serve the requests of this router; None: this process does."""
@@ -102,6 +104,12 @@ class Standing:
         if self.now()[0] != self._written_state:
             self.write()
 
+    @property
+    def client_addresses(self) -> dict[str, object]:
+        """Return the URLs at which the router is asked, as its log has them."""
+        metrics = {"metrics": self.metrics_address} if self.metrics_address else {}
+        return {"http": self.http_address, **metrics}
+
     def has_usable(self) -> bool:
         """Return whether any node can be sent requests."""
         return any(endpoint.is_usable for endpoint in self._fleet.endpoints())
@@ -127,7 +135,7 @@ class Standing:
         usable = {endpoint.peer for endpoint in fleet.endpoints() if endpoint.is_usable}
         # links are the workers' where there are some
         nodes = len(usable) if self.workers is None else len(fleet.adverts)
-        return {"http": self.http_address, "nodes": nodes, "models": len(fleet.models())}
+        return {**self.client_addresses, "nodes": nodes, "models": len(fleet.models())}
 
     def _missing(self) -> str:
         """Return why no node can be sent requests."""
@@ -165,6 +173,7 @@ class Standing:
                 ],
                 "link_address": self.link_address,
                 "http_address": self.http_address,
+                **({"metrics_address": self.metrics_address} if self.metrics_address else {}),
                 **({} if self.workers is None else {"workers": self.workers.rows()}),
                 "clock": clock_fields(self._hearing.skew(self._clocks.now())),
                 "invites_over_quota": [asdict(one) for one in self._hearing.quotas.over()],

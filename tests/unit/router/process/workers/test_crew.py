@@ -41,6 +41,7 @@ class FakeWorker:
         number: int,
         opening: Callable[[], Start],
         http_fds: Sequence[int],
+        metrics_fds: Sequence[int],
         *,
         on_message: Callable[[Any, ToMain], None],
         on_down: Callable[[Any], None],
@@ -48,7 +49,7 @@ class FakeWorker:
     ) -> None:
         self.number = number
         self.settings = settings_of(opening().settings)
-        self.http_fds = http_fds
+        self.fds = http_fds, metrics_fds
         self._on_message = on_message
         self._on_down = on_down
         self.pid: int | None = number
@@ -94,6 +95,7 @@ async def crew(monkeypatch: pytest.MonkeyPatch) -> Crew:
     made = Crew(
         RouterSettings(Path(), workers=2, link_port=4100, max_connections=10),
         [3],
+        [4],
         memory_bytes=800,
         own_counts=lambda: family("own_total", 1),
         on_message=lambda _, __: None,

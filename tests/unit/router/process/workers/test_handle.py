@@ -54,6 +54,7 @@ class Made:
             1,
             lambda: Start(1, {}),
             [3],
+            [4],
             on_message=lambda _, message: self.told.append(message),
             on_down=lambda worker: self.counted.append(worker.counts),
             drain_s=1.0,

@@ -1,4 +1,4 @@
-"""`python -m capamesh.router.process.workers --channel-fd N --http-fds M…`: started by a router's main process, never by hand."""
+"""`python -m capamesh.router.process.workers --channel-fd N --http-fds M… --metrics-fds …`: started by a router's main process, never by hand."""
 
 from __future__ import annotations
 
@@ -24,17 +24,22 @@ with quick_imports():
     from capamesh.router.process.workers.worker import WorkerSeat
 
 
-async def _run(channel_fd: int, http_fds: list[int]) -> None:
-    shared = [socket.socket(fileno=each) for each in http_fds]
-    for listening in shared:
+def _sockets(fds: list[int]) -> list[socket.socket]:
+    found = [socket.socket(fileno=each) for each in fds]
+    for listening in found:
         listening.set_inheritable(False)
         listening.setblocking(False)
+    return found
+
+
+async def _run(channel_fd: int, http_fds: list[int], metrics_fds: list[int]) -> None:
+    shared, shared_metrics = _sockets(http_fds), _sockets(metrics_fds)
     channel = await AsyncioChannel.inherit(channel_fd)
     async for message in channel.messages():
         start = from_wire(message)
         assert isinstance(start, Start)  # noqa: S101 - what a main process sends first
         log = structlog.get_logger(process="worker", worker=start.number)
-        seat = WorkerSeat(channel, shared, log)
+        seat = WorkerSeat(channel, shared, shared_metrics, log)
         parts = RouterParts(settings_of(start.settings), log, asyncio.get_running_loop(), seat)
         seat.serve(parts)
         freeze_loaded_objects()
@@ -48,13 +53,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--channel-fd", type=int, required=True)
     parser.add_argument("--http-fds", type=int, nargs="+", required=True)
+    parser.add_argument("--metrics-fds", type=int, nargs="*", default=[])
     arguments = parser.parse_args()
     configure_logs()
     raise_descriptor_limit(structlog.get_logger())
     # when to stop is the main process's to say, also where a service's manager signals all of its processes
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    uvloop.run(_run(arguments.channel_fd, arguments.http_fds))
+    uvloop.run(_run(arguments.channel_fd, arguments.http_fds, arguments.metrics_fds))
     return 0
 
 

@@ -59,6 +59,7 @@ class Crew:
         self,
         settings: RouterSettings,
         http_fds: Sequence[int],
+        metrics_fds: Sequence[int],
         *,
         memory_bytes: int,
         own_counts: Callable[[], bytes],
@@ -72,7 +73,7 @@ class Crew:
         `own_counts` returns the metrics of the main process itself. `clock` is in seconds and never goes back.
         """
         self._settings = settings
-        self._http_fds = http_fds
+        self._fds = http_fds, metrics_fds
         self._memory_bytes = memory_bytes
         self._own_counts = own_counts
         self._on_message = on_message
@@ -120,7 +121,7 @@ class Crew:
         worker = WorkerHandle(
             number,
             opening,
-            self._http_fds,
+            *self._fds,
             on_message=self._received,
             on_down=self._lost,
             drain_s=self._settings.drain_s,

@@ -55,13 +55,14 @@ class WorkerHandle:
         number: int,
         opening: Callable[[], Start],
         http_fds: Sequence[int],
+        metrics_fds: Sequence[int],
         *,
         on_message: Callable[[WorkerHandle, ToMain], None],
         on_down: Callable[[WorkerHandle], None],
         drain_s: float,
         log: FilteringBoundLogger,
     ) -> None:
-        """Start nothing yet. `http_fds` are the numbers of the sockets that the worker shares with the others.
+        """Start nothing yet. `http_fds` and `metrics_fds` are the numbers of the sockets that the worker shares with the others.
 
         `on_down` is called each time that it is lost, while `counts` and `history` are still what it reported last.
         """
@@ -88,12 +89,12 @@ class WorkerHandle:
         """The messages that it could not be sent, the newest of each kind, or of each sender's envelopes."""
         self._child = Child(
             f"worker-{number}",
-            (*ARGV, *map(str, http_fds)),
+            (*ARGV, *map(str, http_fds), "--metrics-fds", *map(str, metrics_fds)),
             opening=lambda: to_wire(opening()),
             on_message=self._received,
             on_down=self._lost,
             stop_grace_s=FAREWELL_S,
-            inherited=http_fds,
+            inherited=(*http_fds, *metrics_fds),
             log=log,
         )
 

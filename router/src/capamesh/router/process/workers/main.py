@@ -20,8 +20,8 @@ from capamesh.router.http.limits import memory_bytes
 from capamesh.router.http.server import BACKLOG
 from capamesh.router.page.history import BIN_S, History
 from capamesh.router.page.history_answers import HistoryAnswers
+from capamesh.router.process.addresses import tell_addresses
 from capamesh.router.process.exposure import require_safe
-from capamesh.router.process.router import http_url, warn_of_strangers
 from capamesh.router.process.seat import WholeRouter
 from capamesh.router.process.workers.crew import Crew, link_ports
 from capamesh.router.process.workers.mesh import MainMesh
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from capamesh.router.process.parts import RouterParts
     from capamesh.router.process.workers.handle import WorkerHandle
     from capamesh.router.process.workers.messages import ToWorker
-    from capamesh.router.settings import RouterSettings
 
 FIGURES_EVERY_S: Final = 2.0
 """Seconds between two tellings of what the page shows, as workers report it."""
@@ -95,10 +94,17 @@ class MainProcess:
                 require_free(
                     settings.link_host, port, "--links, of which a router with workers has several"
                 )
-        self._sockets = listening(settings)
+        self._clients = listening(settings.http_host, settings.http_port, "--http")
+        self._operators: list[socket.socket] = []
+        if settings.metrics_host:
+            self._operators = listening(
+                settings.metrics_host, settings.metrics_port, "--metrics-listen"
+            )
+        self._sockets = [*self._clients, *self._operators]
         self.crew = seat.crew = crew = Crew(
             settings,
-            [each.fileno() for each in self._sockets],
+            [each.fileno() for each in self._clients],
+            [each.fileno() for each in self._operators],
             memory_bytes=memory_bytes(),
             own_counts=parts.telemetry.exposition,
             on_message=self._received,
@@ -147,7 +153,7 @@ class MainProcess:
                 parts.standing.enter("serving")
                 self._log.info(
                     "router_ready",
-                    http=parts.standing.http_address,
+                    **parts.standing.client_addresses,
                     workers=self._settings.workers,
                 )
                 await self._stop.wait()
@@ -169,11 +175,8 @@ class MainProcess:
             self._log.info("router_stopped")
 
     def _say_address(self) -> None:
-        host, port = self._sockets[0].getsockname()[:2]
-        self._parts.standing.http_address = http_url(
-            host, port, has_tls=self._parts.tls is not None
-        )
-        warn_of_strangers(self._parts, host)
+        found = [each[0].getsockname()[:2] for each in (self._clients, self._operators) if each]
+        tell_addresses(self._parts, found[0], found[1] if found[1:] else None)
 
     # what workers say
 
@@ -261,9 +264,8 @@ class MainProcess:
             self._replacement = asyncio.create_task(self.crew.replace())
 
 
-def listening(settings: RouterSettings) -> list[socket.socket]:
-    """Return sockets that listen on all addresses where clients come in; raise `ConfigError` when one cannot."""
-    host, port = settings.http_host, settings.http_port
+def listening(host: str, port: int, option: str) -> list[socket.socket]:
+    """Return sockets that listen on all addresses of a host; raise `ConfigError`, which names the `option`, when one cannot."""
     sockets: list[socket.socket] = []
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -279,7 +281,7 @@ def listening(settings: RouterSettings) -> list[socket.socket]:
         for shared in sockets:
             shared.close()
         raise ConfigError(
-            f"cannot listen for HTTP on {host}:{port}: {listen_reason(exc)}; give another --http"
+            f"cannot listen for HTTP on {host}:{port}: {listen_reason(exc)}; give another {option}"
         ) from exc
     return sockets
 

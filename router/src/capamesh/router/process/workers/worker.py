@@ -151,11 +151,13 @@ class WorkerSeat(Seat):
         self,
         channel: AsyncioChannel,
         shared: Sequence[socket.socket],
+        shared_metrics: Sequence[socket.socket],
         log: FilteringBoundLogger,
     ) -> None:
-        """`shared` are the sockets on which HTTP comes to all workers."""
+        """`shared` are the sockets on which HTTP comes to all workers, `shared_metrics` those on which operators do."""
         self.is_main = False
         self.shared = shared
+        self.shared_metrics = shared_metrics
         self.colleagues = self.elsewhere = Colleagues(self.send)
         self.make_mesh = partial(self._joined, send=self.send)
         self.others = OthersFigures()
