@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 from observability_alerts import rules
-from observability_dashboards import DASHBOARDS, body
+from observability_dashboards import DASHBOARDS
+from observability_panels import body
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "deploy" / "observability"

@@ -43,6 +43,7 @@ class Alert:
 REQUEST_RATE = rate(router.REQUESTS, "model", over="5m")
 P99_NOW = quantile(0.99, router.LATENCY, "model", over="10m")
 P99_BEFORE = quantile(0.99, router.LATENCY, "model", over="1d")
+NOT_WRITTEN = 'outcome=~"dropped|lost"'
 
 ALERTS = (
     Alert(
@@ -182,6 +183,46 @@ ALERTS = (
         "warning",
         "The clock of {{ $labels.instance }} differs from those of most members by {{ $value | humanizeDuration }}: set it.",
         "a-clock-is-wrong",
+    ),
+    Alert(
+        "CapameshCertificateEnds",
+        f"{named(router.CERTIFICATE_EXPIRY)} - time()",
+        "< 7 * 86400",
+        "10m",
+        "warning",
+        "The certificate that clients of {{ $labels.instance }} see expires in {{ $value | humanizeDuration }}: renew its files,"
+        " which the router reads by itself.",
+        "a-certificate-ends",
+    ),
+    Alert(
+        "CapameshCertificateRefused",
+        named(router.CERTIFICATE_REFUSED),
+        "== 1",
+        "5m",
+        "warning",
+        "The files of the certificate of {{ $labels.instance }} have changed and cannot be used: `certificate_refused` in its log"
+        " says why.",
+        "a-certificate-ends",
+    ),
+    Alert(
+        "CapameshClientsSentAway",
+        f"increase({named(router.HTTP_TURNED_AWAY)}[10m]) + increase({named(router.BODIES_REFUSED)}[10m])",
+        "> 10",
+        "10m",
+        "warning",
+        "The router {{ $labels.instance }} had no room for {{ $value | humanize }} connections or bodies in ten minutes: see who"
+        " sends them, or give it more.",
+        "clients-are-sent-away",
+    ),
+    Alert(
+        "CapameshLogLinesLost",
+        f"sum by (instance, log) (increase({named(router.LOG_LINES, NOT_WRITTEN)}[10m]))",
+        "> 0",
+        "10m",
+        "warning",
+        "{{ $value | humanize }} lines of the {{ $labels.log }} log of {{ $labels.instance }} were not written in ten minutes: see"
+        " its disk.",
+        "lines-of-a-log-are-lost",
     ),
 )
 

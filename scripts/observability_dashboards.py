@@ -1,45 +1,16 @@
-"""The dashboards of `deploy/observability`, as plain JSON for Grafana. Pure."""
+"""The dashboards of `deploy/observability`: what each panel asks for. Pure."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
+from observability_panels import Dashboard, Panel
 from observability_queries import FAULTS, Query, named, or_zero, quantile, rate
 
 from capamesh.node.agent.metrics import definitions as node
 from capamesh.protocol import metrics as both
 from capamesh.router.telemetry import metrics as router
 
-WIDTH = 24
-"""The columns of Grafana's grid."""
-HEIGHT = 8
-"""The rows of a panel (guess: three fit on a screen)."""
 USABLE = 'state="usable"'
 OF_MODEL = 'model=~"$model"'
-SOURCE = {"type": "prometheus", "uid": "${datasource}"}
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """One panel: lines over time, or the newest number where `is_number`."""
-
-    title: str
-    unit: str
-    """The unit, as Grafana calls it."""
-    queries: tuple[Query, ...]
-    width: int = 12
-    is_number: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Dashboard:
-    """One dashboard; `models`: one can choose which models it shows."""
-
-    uid: str
-    title: str
-    panels: tuple[Panel, ...]
-    models: bool = False
 
 
 def _line(title: str, unit: str, text: str, legend: str) -> Panel:
@@ -285,74 +256,110 @@ PROCESSES = Dashboard(
         ),
     ),
 )
-DASHBOARDS = (FLEET, NODES, DEVICES, PROCESSES)
-
-
-def _variables(dashboard: Dashboard) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = [
-        {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Source"}
-    ]
-    if dashboard.models:
-        query = f"label_values({named(router.MODEL_NODES)}, model)"
-        found.append(
-            {
-                "name": "model",
-                "label": "Model",
-                "type": "query",
-                "datasource": SOURCE,
-                "query": {"query": query, "refId": "models"},
-                "definition": query,
-                "refresh": 2,
-                "includeAll": True,
-                "multi": True,
-                "allValue": ".*",
-                "current": {"text": "All", "value": "$__all"},
-            }
-        )
-    return found
-
-
-def _panel(panel: Panel, number: int, x: int, y: int) -> dict[str, Any]:
-    height = HEIGHT // 2 if panel.is_number else HEIGHT
-    targets = [
-        {
-            "refId": chr(ord("A") + place),
-            "expr": query.text,
-            "legendFormat": query.legend,
-            "datasource": SOURCE,
-        }
-        for place, query in enumerate(panel.queries)
-    ]
-    return {
-        "id": number,
-        "title": panel.title,
-        "type": "stat" if panel.is_number else "timeseries",
-        "datasource": SOURCE,
-        "gridPos": {"x": x, "y": y, "w": panel.width, "h": height},
-        "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
-        "targets": targets,
-    }
-
-
-def body(dashboard: Dashboard) -> dict[str, Any]:
-    """Return a dashboard as Grafana reads it."""
-    panels: list[dict[str, Any]] = []
-    x = y = 0
-    for number, panel in enumerate(dashboard.panels, 1):
-        if x + panel.width > WIDTH:
-            x, y = 0, y + panels[-1]["gridPos"]["h"]
-        panels.append(_panel(panel, number, x, y))
-        x += panel.width
-    return {
-        "uid": dashboard.uid,
-        "title": dashboard.title,
-        "tags": ["capamesh"],
-        "schemaVersion": 39,
-        "refresh": "10s",
-        "time": {"from": "now-1h", "to": "now"},
-        "links": [
-            {"type": "dashboards", "tags": ["capamesh"], "title": "Capamesh", "asDropdown": True}
-        ],
-        "templating": {"list": _variables(dashboard)},
-        "panels": panels,
-    }
+_KEPT = 'result=~"hit|joined"'
+_LOOKED_UP = 'result!="passed_by"'
+CLIENTS = Dashboard(
+    "capamesh-clients",
+    "Capamesh: clients, as routers see them",
+    (
+        _line("Requests by wire", "reqps", rate(router.WIRE_REQUESTS, "wire"), "{{wire}}"),
+        Panel(
+            "Latency of answers by wire",
+            "s",
+            tuple(
+                Query(
+                    quantile(part, router.WIRE_LATENCY, "wire"), f"{{{{wire}}}} p{part * 100:.0f}"
+                )
+                for part in (0.5, 0.99)
+            ),
+        ),
+        _line(
+            "HTTP requests by status", "reqps", rate(router.HTTP_REQUESTS, "status"), "{{status}}"
+        ),
+        _line(
+            "HTTP requests refused, by route",
+            "reqps",
+            or_zero(rate(router.HTTP_REQUESTS, "route, status", 'status=~"[45].."')),
+            "{{route}} {{status}}",
+        ),
+        _line(
+            "Requests by tenant",
+            "reqps",
+            or_zero(rate(router.TENANT_REQUESTS, "tenant")),
+            "{{tenant}}",
+        ),
+        _line(
+            "Refused at the limit of a key",
+            "reqps",
+            or_zero(rate(router.OVER_LIMIT, "limit")),
+            "{{limit}}",
+        ),
+        _line(
+            "Answered from the cache, of what was looked up",
+            "percentunit",
+            or_zero(
+                f"{rate(router.CACHE_REQUESTS, 'model', _KEPT)} / {rate(router.CACHE_REQUESTS, 'model', _LOOKED_UP)}"
+            ),
+            "{{model}}",
+        ),
+        _line(
+            "Cache by result",
+            "reqps",
+            or_zero(rate(router.CACHE_REQUESTS, "model, result")),
+            "{{model}} {{result}}",
+        ),
+        Panel(
+            "Bytes of kept answers",
+            "bytes",
+            (
+                Query(named(router.CACHE_BYTES), "{{instance}}"),
+                Query(named(router.CACHE_BYTES_MOST), "{{instance}} at most"),
+                Query(named(router.REPEATED_BYTES), "{{instance}} of idempotency keys"),
+            ),
+        ),
+        _line(
+            "Requests with an idempotency key",
+            "reqps",
+            or_zero(rate(router.REPEATED_CALLS, "result")),
+            "{{result}}",
+        ),
+        Panel(
+            "Open",
+            "none",
+            (
+                Query(f"sum({named(router.OPEN_REQUESTS)})", "requests over HTTP"),
+                Query(f"sum({named(router.STREAMS)})", "streams over WebSocket"),
+                Query(f"sum({named(router.HTTP_CONNECTIONS)})", "connections"),
+                Query(f"sum({named(router.ANSWERS_WAITING)})", "answers that wait at nodes"),
+            ),
+        ),
+        Panel(
+            "Clients that were sent away, in an hour",
+            "none",
+            tuple(
+                Query(f"sum(increase({named(metric)}[1h]))", legend)
+                for metric, legend in (
+                    (router.HTTP_TURNED_AWAY, "connections: too many"),
+                    (router.HTTP_HUNG_UP, "idle connections, for others"),
+                    (router.BODIES_REFUSED, "bodies: no room"),
+                    (router.BODIES_ENDED, "slow bodies, for others"),
+                    (router.GRPC_MISBEHAVED, "HTTP/2 that misbehaved"),
+                    (router.STREAMS_MISBEHAVED, "streams that misbehaved"),
+                )
+            ),
+        ),
+        _line(
+            "Lines of request logs",
+            "none",
+            or_zero(rate(router.LOG_LINES, "log, outcome")),
+            "{{log}} {{outcome}}",
+        ),
+        _line(
+            "Until the certificate expires",
+            "s",
+            or_zero(f"{named(router.CERTIFICATE_EXPIRY)} - time()"),
+            "{{instance}}",
+        ),
+    ),
+)
+DASHBOARDS = (FLEET, CLIENTS, NODES, DEVICES, PROCESSES)

@@ -9,7 +9,8 @@ from pathlib import Path
 import generate_observability
 import pytest
 from observability_alerts import ALERTS, Alert
-from observability_dashboards import DASHBOARDS, WIDTH
+from observability_dashboards import DASHBOARDS
+from observability_panels import WIDTH
 from observability_queries import callers_codes
 
 ROOT = Path(__file__).resolve().parents[3]
