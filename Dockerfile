@@ -1,5 +1,5 @@
 # The images of a router and of a node: `docker build --target router .`, `docker build --target node .`; of a node with NVIDIA's
-# libraries, for GPUs: `docker build --target node-cuda .`. They share every layer but their command and these libraries.
+# libraries, for GPUs: `docker build --target node-cuda .`. They share every layer but their command and what only nodes need.
 # `prometheus` is what the compose cluster watches its members with. They hold no key, no token and no model: those are mounted.
 
 # Any Debian or Ubuntu image whose python3 (3.11 to 3.13) can make virtual environments.
@@ -94,7 +94,13 @@ HEALTHCHECK --interval=10s --timeout=10s --start-period=90s --start-interval=2s 
     CMD ["capamesh", "router", "status", "--data", "/data"]
 CMD ["router", "run"]
 
+# What models of texts and of pictures need comes on top: a router needs none of it.
 FROM member AS node
+USER 0
+RUN --mount=type=bind,source=requirements/tasks.txt,target=/tmp/tasks.txt \
+    --mount=type=cache,target=/root/.cache/pip \
+    pip install --no-deps --require-hashes -r /tmp/tasks.txt && pip check
+USER ${UID}:${UID}
 LABEL org.opencontainers.image.title="capamesh-node" \
       org.opencontainers.image.description="A node of a Capamesh network: hosts ONNX models on this machine's devices"
 ENV CAPAMESH_MODELS=/models \

@@ -132,6 +132,8 @@ $(DOCS)/.ready: $(READY) requirements/docs.txt
 
 pins: ## Compile requirements/ anew; needs uv
 	$(COMPILE) pyproject.toml --no-emit-package fastecdsa --output-file requirements/runtime.txt
+	$(COMPILE) pyproject.toml --extra tasks --no-emit-package fastecdsa --constraint requirements/runtime.txt \
+	  --output-file requirements/tasks.txt
 	$(COMPILE) pyproject.toml --extra cuda --no-emit-package fastecdsa --constraint requirements/runtime.txt \
 	  --output-file requirements/cuda.txt
 	$(COMPILE) pyproject.toml --group dev --no-emit-package fastecdsa --constraint requirements/runtime.txt \
