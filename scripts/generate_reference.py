@@ -36,7 +36,8 @@ from capamesh.node.contract.settings import WorkerSettings
 from capamesh.protocol.metrics import defined_in
 from capamesh.router.http.route import ANY_KEY, Pages, Route
 from capamesh.router.settings import RouterSettings
-from capamesh.router.telemetry import MOST_MODELS, MOST_NODES, MOST_TENANTS, OTHERS
+from capamesh.router.telemetry import MOST_MODELS, MOST_NODES
+from capamesh.router.telemetry.totals import MOST_TENANTS, OTHERS
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "reference"

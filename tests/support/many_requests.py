@@ -35,9 +35,9 @@ from capamesh.protocol.links.calls import (
 from capamesh.protocol.links.events import ProbeReceived, RequestReceived
 from capamesh.protocol.tensors import Datatype, Limits, Tensor, TensorSpec
 from capamesh.router.http import connection, server
-from capamesh.router.http.application import OpenRequests
 from capamesh.router.http.connection import FrontConnection
 from capamesh.router.http.exchange import Inference
+from capamesh.router.http.open_requests import OpenRequests
 from capamesh.router.http.server import Front
 
 LIMITS = Limits(max_message_bytes=50_000_000, max_json_bytes=200_000, max_tensors=4, max_dims=5)

@@ -11,7 +11,8 @@ from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.replica import Replica
-from capamesh.router.policies.policy import Policy, RequestShape
+from capamesh.router.policies.policy import Policy
+from capamesh.router.policies.request_shape import RequestShape
 
 SHAPE = RequestShape(ModelName("m"), ModelVersion(""), 8)
 

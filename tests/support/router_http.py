@@ -30,13 +30,14 @@ from capamesh.router.grpc.server import GrpcServer
 from capamesh.router.http.admin_fleet import FleetApi
 from capamesh.router.http.admin_routing import RoutingApi
 from capamesh.router.http.aiohttp_handlers import handlers_of, make_runner
-from capamesh.router.http.application import OpenRequests, make_application
+from capamesh.router.http.application import make_application
 from capamesh.router.http.documents import DocumentsApi
 from capamesh.router.http.embeddings import EmbeddingsApi
 from capamesh.router.http.exchange import Inference
 from capamesh.router.http.generate import GenerateApi
 from capamesh.router.http.limits import FrontLimits
 from capamesh.router.http.oip import InferenceApi
+from capamesh.router.http.open_requests import OpenRequests
 from capamesh.router.http.openai_models import ModelsApi
 from capamesh.router.http.page import PageApi
 from capamesh.router.http.repository import RepositoryApi

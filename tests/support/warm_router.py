@@ -22,9 +22,9 @@ from capamesh.router.grpc.http2 import Http2Session
 from capamesh.router.grpc.messages import CLASSES
 from capamesh.router.grpc.methods import SERVICE
 from capamesh.router.grpc.server import GrpcServer
-from capamesh.router.http.application import OpenRequests
 from capamesh.router.http.connection import FrontConnection
 from capamesh.router.http.exchange import Inference
+from capamesh.router.http.open_requests import OpenRequests
 from capamesh.router.http.server import Front
 from capamesh.router.requests.metered import Meter
 from capamesh.router.requests.model_descriptions import ModelDescriptions

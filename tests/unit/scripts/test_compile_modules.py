@@ -30,6 +30,7 @@ HOT_WITH_IO = {
     "capamesh.router.http.client_side": "holds the socket and the timer of each client",
     "capamesh.router.http.connection": "is asyncio's protocol of each client's socket",
     "capamesh.router.http.errors": "makes aiohttp's responses of errors",
+    "capamesh.router.http.open_requests": "lets a router wait for the last of the requests that it counts",
     "capamesh.router.http.handler_state": "looks into aiohttp's handler of each connection",
     "capamesh.router.requests.slices": "gives the loop its turns within one long request",
 }

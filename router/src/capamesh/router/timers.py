@@ -10,12 +10,14 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import Any, Final, Protocol
 
+from mypy_extensions import mypyc_attr
 from typing_extensions import override
 
 STALE_DUES: Final = 64
 """The times of alarms that were called off which are borne beside twice those that are not (guess: a page of pointers)."""
 
 
+@mypyc_attr(native_class=False)
 class Timer(Protocol):
     """A call that is still to come."""
 
@@ -26,6 +28,7 @@ class Timer(Protocol):
         ...
 
 
+@mypyc_attr(native_class=False)
 class Timers(Protocol):
     """A source of timers: it calls functions later, each in a turn of its own."""
 

@@ -26,7 +26,8 @@ from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.overrides import Overrides
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.http.admin_routing import MAX_BODY_BYTES, RoutingApi
-from capamesh.router.http.application import OpenRequests, make_application
+from capamesh.router.http.application import make_application
+from capamesh.router.http.open_requests import OpenRequests
 from capamesh.router.policies import make_policy
 from capamesh.router.requests.routing import Routing
 from capamesh.router.rules.model_rules import ModelRules, RoutingRules

@@ -46,7 +46,8 @@ from capamesh.router.fleet import latency_ewma as peak_ewma
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.replica import Replica
 from capamesh.router.fleet.view import FleetView
-from capamesh.router.policies.policy import IsEligible, MayBeProbed, PolicyBase, RequestShape
+from capamesh.router.policies.policy import IsEligible, MayBeProbed, PolicyBase
+from capamesh.router.policies.request_shape import RequestShape
 from capamesh.router.requests.attempt_events import Answered, Failed, Send, Withdraw
 from capamesh.router.requests.attempts import RequestAttempts
 from capamesh.router.resilience.health import CircuitState

@@ -37,7 +37,7 @@ def written(asked: InferRequest, answer: InferAnswer, peer: str = "peer") -> Rep
 def bytes_of(reply: Reply) -> bytes:
     """Return what a client reads."""
     body_bytes = sum(map(size_of, reply.buffers))
-    head = head_of(reply, "Fri, 27 Nov 2026 02:14:48 GMT", body_bytes, is_last=True)
+    head = head_of(reply, b"Date: Fri, 27 Nov 2026 02:14:48 GMT\r\n\r\n", body_bytes)
     return b"".join((head, *reply.buffers))
 
 

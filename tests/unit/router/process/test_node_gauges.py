@@ -12,7 +12,8 @@ from capamesh.protocol.ids import PeerId
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.process.node_gauges import NodeGauges
-from capamesh.router.telemetry import OTHERS, Telemetry
+from capamesh.router.telemetry import Telemetry
+from capamesh.router.telemetry.totals import OTHERS
 
 
 class World:

@@ -66,7 +66,7 @@ from capamesh.router.balancing.opinions import MOST
 from capamesh.router.balancing.picker import RequestPicker
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.network_estimate import MIN_RATED_BYTES
-from capamesh.router.policies.policy import RequestShape
+from capamesh.router.policies.request_shape import RequestShape
 from capamesh.router.requests.call import NO_OPTIONS, Call, Outcome
 from capamesh.router.resilience.health import CircuitState, Health
 from capamesh.router.resilience.link_wait import MAX_WAITING

@@ -47,7 +47,7 @@ from capamesh.protocol.links.sequence_mark import SequenceMark
 from capamesh.router.admission.controller import Refusal
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.policies import POLICIES
-from capamesh.router.policies.policy import RequestShape
+from capamesh.router.policies.request_shape import RequestShape
 from capamesh.router.requests.call import NO_OPTIONS, RoutingOptions
 from capamesh.router.requests.mirror import MAX_MIRRORED
 from capamesh.router.resilience.health import INHIBITED_S, RAMP_S, CircuitState

@@ -8,12 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capamesh.router.resilience.health import Health
-from capamesh.router.resilience.outliers import (
-    Outlier,
-    OutlierWatch,
-    Slow,
-    is_panic,
-)
+from capamesh.router.resilience.outliers import OutlierWatch, is_panic
+from capamesh.router.resilience.verdicts import Outlier, Slow
 
 
 class Replica:

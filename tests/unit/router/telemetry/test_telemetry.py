@@ -4,22 +4,17 @@ from collections.abc import Iterator
 
 from capamesh.protocol.errors import ModelNotFound, Overloaded
 from capamesh.protocol.ids import ModelName
-from capamesh.router.telemetry import (
-    MOST_MODELS,
-    MOST_TENANTS,
-    OTHERS,
-    VALUES_A_PIECE,
-    Telemetry,
-)
+from capamesh.router.telemetry import HTTP, MOST_MODELS, VALUES_A_PIECE, Telemetry
 from capamesh.router.telemetry.metrics import DIALS_WAITING, HEDGES, MODEL_NODES
+from capamesh.router.telemetry.totals import MOST_TENANTS, OTHERS
 
 M = ModelName("m")
 
 
 def test_answers_refusals_and_failed_attempts_are_counted_by_model_and_code() -> None:
     telemetry = Telemetry()
-    telemetry.answered(M, 0.003)
-    telemetry.answered(M, 0.004)
+    telemetry.totals.answered(M, HTTP, 0.003)
+    telemetry.totals.answered(M, HTTP, 0.004)
     telemetry.refused(M, Overloaded("full"), is_known=True)
     telemetry.attempt_failed(M, Overloaded("full"))
     telemetry.attempted_again(M)
@@ -34,9 +29,9 @@ def test_answers_refusals_and_failed_attempts_are_counted_by_model_and_code() ->
 
 def test_requests_of_all_wires_are_one_count_by_model_and_each_has_its_own() -> None:
     telemetry = Telemetry()
-    telemetry.answered(M, 0.003)
-    telemetry.answered(M, 0.004, "grpc")
-    telemetry.answered(ModelName("n"), 0.02, "grpc")
+    telemetry.totals.answered(M, HTTP, 0.003)
+    telemetry.totals.answered(M, "grpc", 0.004)
+    telemetry.totals.answered(ModelName("n"), "grpc", 0.02)
     telemetry.refused(M, Overloaded("full"), is_known=True, wire="grpc")
     telemetry.refused(M, Overloaded("full"), is_known=True)
     lines = telemetry.exposition().decode().splitlines()
@@ -56,11 +51,11 @@ def test_requests_of_all_wires_are_one_count_by_model_and_each_has_its_own() -> 
 
 def test_tenants_have_their_requests_and_those_beyond_the_first_share_one_label() -> None:
     telemetry = Telemetry()
-    telemetry.tenant_answered("lab", 0.5)
-    telemetry.tenant_answered("lab", 0.25)
+    telemetry.totals.tenant_answered("lab", 0.5)
+    telemetry.totals.tenant_answered("lab", 0.25)
     telemetry.tenant_refused("lab", Overloaded("full"))
     for number in range(MOST_TENANTS + 2):
-        telemetry.tenant_answered(f"t{number}", 0.1)
+        telemetry.totals.tenant_answered(f"t{number}", 0.1)
     telemetry.tenant_refused("t0", Overloaded("full"))
     lines = telemetry.exposition().decode().splitlines()
     assert {
@@ -110,10 +105,10 @@ def test_lag_of_the_loop_and_its_cpu_time_are_reported_apart() -> None:
 def test_models_beyond_the_first_share_one_label_and_no_count_is_lost() -> None:
     telemetry, last = Telemetry(), ModelName("last")
     for number in range(MOST_MODELS):
-        telemetry.answered(ModelName(f"m{number}"), 0.003)
+        telemetry.totals.answered(ModelName(f"m{number}"), HTTP, 0.003)
     for _ in range(3):
-        telemetry.answered(last, 0.003)
-    telemetry.answered(ModelName("later"), 0.003)
+        telemetry.totals.answered(last, HTTP, 0.003)
+    telemetry.totals.answered(ModelName("later"), HTTP, 0.003)
     telemetry.refused(last, Overloaded("full"), is_known=True)
     telemetry.attempted_again(last)
     text = telemetry.exposition().decode()
@@ -134,7 +129,7 @@ def test_models_that_are_only_hosted_take_no_place_of_those_that_are_asked_for()
     hosted = [((f"h{number}",), 1.0) for number in range(MOST_MODELS + 5)]
     telemetry.watch_each(MODEL_NODES, lambda: hosted, is_hosted=True)
     telemetry.watch_each(HEDGES, lambda: [(("m", "1"), 2)])
-    telemetry.answered(M, 0.003)
+    telemetry.totals.answered(M, HTTP, 0.003)
     lines = telemetry.exposition().decode().splitlines()
     assert f'capamesh_model_nodes{{model="{OTHERS}"}} 5.0' in lines
     assert 'capamesh_requests_total{code="ok",model="m"} 1.0' in lines

@@ -11,10 +11,10 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 
 from capamesh.protocol.tensors import Limits
-from capamesh.router.http.application import OpenRequests
 from capamesh.router.http.body_budget import BodyBudget
 from capamesh.router.http.exchange import Inference
 from capamesh.router.http.key_check import KeyCheck
+from capamesh.router.http.open_requests import OpenRequests
 from capamesh.router.ws.connection import IDLE_S, LINGER_S, PING_S, StreamConnection
 from capamesh.router.ws.context import StreamContext
 from capamesh.router.ws.handshake import read_head

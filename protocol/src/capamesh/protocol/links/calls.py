@@ -340,7 +340,13 @@ def decode_answer(
         ) from exc
     except (InvalidRequest, TooLarge) as exc:
         raise ProtocolViolation(f"an answer with bad tensors: {exc.message}") from exc
-    load = LoadReport(*raw.load[:_LOAD_FIELDS])
+    counts = raw.load
+    # without a call of a named tuple's own: each answer comes by here
+    load = (
+        tuple.__new__(LoadReport, counts)  # pyright: ignore[reportUnknownMemberType] - a tuple of what, the class says
+        if len(counts) == _LOAD_FIELDS
+        else LoadReport(*counts[:_LOAD_FIELDS])
+    )
     return InferAnswer(
         ModelVersion(raw.version), outputs, raw.queue_us, raw.run_us, load, described
     )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from capamesh.protocol.values import Value
 
@@ -24,8 +23,7 @@ Parameters: TypeAlias = Mapping[str, str | int | float | bool]
 NO_PARAMETERS: Final[Parameters] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class RequestedOutput:
+class RequestedOutput(NamedTuple):
     """An output the client wants; `is_binary` None leaves the form to the request's default."""
 
     name: str

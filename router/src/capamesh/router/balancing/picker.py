@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from capamesh.router.balancing.served_model import ServedModel
     from capamesh.router.balancing.witnesses import Witness
     from capamesh.router.fleet.replica import Replica
-    from capamesh.router.policies.policy import Policy, RequestShape
+    from capamesh.router.policies.policy import Policy
+    from capamesh.router.policies.request_shape import RequestShape
 
 
 FAR_ABOVE = 64

@@ -11,7 +11,7 @@ from capamesh.router.balancing.explanation import Explanation, explained
 if TYPE_CHECKING:
     from capamesh.router.balancing.served_model import ServedModel
     from capamesh.router.fleet.replica import Replica
-    from capamesh.router.policies.policy import RequestShape
+    from capamesh.router.policies.request_shape import RequestShape
     from capamesh.router.rules.constraints import Constraints
 
 

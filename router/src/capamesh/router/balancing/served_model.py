@@ -38,8 +38,9 @@ from capamesh.router.balancing.unhealthy import Slowed, UnhealthySet, Verdict
 from capamesh.router.fleet import latency_ewma as peak_ewma
 from capamesh.router.resilience.hedging import Hedging
 from capamesh.router.resilience.latency_window import LatencyWindow
-from capamesh.router.resilience.outliers import Outlier, OutlierWatch
+from capamesh.router.resilience.outliers import OutlierWatch
 from capamesh.router.resilience.retry_budget import RetryBudget
+from capamesh.router.resilience.verdicts import Outlier
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion, PeerId

@@ -10,7 +10,7 @@ from typing_extensions import override
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.fleet.answer_form import AnswerForm
 from capamesh.router.resilience.health import Health
-from capamesh.router.resilience.outliers import Watched
+from capamesh.router.resilience.verdicts import Watched
 
 if TYPE_CHECKING:
     from capamesh.protocol.adverts import ModelOffer, NodeAdvert

@@ -18,7 +18,7 @@ from capamesh.router.http.errors import error_response
 from capamesh.router.http.replies import JSON
 
 if TYPE_CHECKING:
-    from capamesh.router.http.application import OpenRequests
+    from capamesh.router.http.open_requests import OpenRequests
 
 SHUTDOWN_S: Final = 1.0
 """Seconds for connections that are left after the requests under way are answered."""

@@ -221,7 +221,7 @@ class ClientSide(asyncio.BufferedProtocol, Connection, Receiver):
         body_bytes = 0
         for buffer in buffers:
             body_bytes += buffer.nbytes if type(buffer) is memoryview else len(buffer)
-        head = head_of(reply, self._front.date(), body_bytes, is_last=is_last)
+        head = head_of(reply, self._front.head_end.line(is_last=is_last), body_bytes)
         if body_bytes <= JOINED_BYTES:
             transport.write(b"".join((head, *buffers)))
         else:
@@ -240,7 +240,7 @@ class ClientSide(asyncio.BufferedProtocol, Connection, Receiver):
         statuses = self._front.requests.unread
         statuses[reply.status] = statuses.get(reply.status, 0) + 1
         body = b"".join(reply.buffers)
-        transport.write(head_of(reply, self._front.date(), len(body), is_last=True) + body)
+        transport.write(head_of(reply, self._front.head_end.line(is_last=True), len(body)) + body)
         if transport.can_write_eof():
             transport.write_eof()
         transport.resume_reading()

@@ -10,14 +10,15 @@ if TYPE_CHECKING:
 
     from aiohttp.web_protocol import RequestHandler
 
-    from capamesh.router.http.application import OpenRequests
     from capamesh.router.http.body_budget import BodyBudget
     from capamesh.router.http.connections import Connection
     from capamesh.router.http.exchange import Inference
     from capamesh.router.http.guests import Guests, Upgrades
+    from capamesh.router.http.head_end import HeadEnd
     from capamesh.router.http.heads import Heads
     from capamesh.router.http.key_check import KeyCheck
     from capamesh.router.http.limits import FrontLimits
+    from capamesh.router.http.open_requests import OpenRequests
 
 
 class FrontContext(Protocol):
@@ -38,6 +39,7 @@ class FrontContext(Protocol):
     head_s: float
     """Seconds that a head may take."""
     heads: Heads
+    head_end: HeadEnd
     budget: BodyBudget
     scratch: memoryview
     """The memory where all connections read; nothing is left there when a read has been told."""
@@ -58,7 +60,3 @@ class FrontContext(Protocol):
 
     def soon(self, then: Callable[[], None]) -> None:
         """Call `then` behind all that the loop is about to do."""
-
-    def date(self) -> str:
-        """Return the time for an answer's head."""
-        ...

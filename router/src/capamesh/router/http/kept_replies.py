@@ -56,7 +56,7 @@ def add_form(store: Store, entry: Entry, asked: InferRequest, reply: Reply) -> N
     body = b"".join(reply.buffers)
     headers = {**reply.headers, CACHE_HEADER: entry.word}
     told = Reply(200, headers, ())
-    beginning = head_of(told, "", len(body), is_last=False).removesuffix(b"Date: \r\n\r\n")
+    beginning = head_of(told, b"", len(body))
     store.add_form(entry, _name(asked), Form(headers, beginning, body), FORM_BYTES + len(body))
 
 

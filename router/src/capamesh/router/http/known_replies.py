@@ -96,8 +96,7 @@ class KnownReplies:
         if len(known) >= MAX_KNOWN:
             del known[next(iter(known))]
         body_bytes = sum(map(size_of, reply.buffers))
-        head = head_of(reply, "", body_bytes, is_last=False)
-        beginning = head.removesuffix(b"Date: \r\n\r\n")
+        beginning = head_of(reply, b"", body_bytes)
         known[_key(asked, answer, model, peer)] = _Known(
             json, tuple(order), reply.headers, beginning
         )

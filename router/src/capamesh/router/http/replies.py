@@ -35,17 +35,15 @@ class Reply(Value):
         """The head up to its date; empty: not known."""
 
 
-def head_of(reply: Reply, date: str, body_bytes: int, *, is_last: bool) -> bytes:
-    """Return the head of an answer with so many bytes in its body, the empty line included."""
-    last = "Connection: close\r\n" if is_last else ""
-    end = f"Date: {date}\r\n{last}\r\n"
+def head_of(reply: Reply, end: bytes, body_bytes: int) -> bytes:
+    """Return the head of an answer with so many bytes in its body; `end` is its last lines, the empty one included."""
     if reply.beginning:
-        return reply.beginning + end.encode("ascii")
+        return reply.beginning + end
     status = reply.status
     text = f"HTTP/1.1 {status} {_REASONS[status]}\r\n"
     for name, value in reply.headers.items():
         text += f"{name}: {value}\r\n"
-    return f"{text}Content-Length: {body_bytes}\r\n{end}".encode("ascii")
+    return f"{text}Content-Length: {body_bytes}\r\n".encode("ascii") + end
 
 
 def size_of(buffer: bytes | memoryview) -> int:

@@ -19,6 +19,7 @@ from capamesh.router.http.connection import FrontConnection
 from capamesh.router.http.connections import Connection, Connections
 from capamesh.router.http.front_context import FrontContext
 from capamesh.router.http.handshakes import MOST, Handshakes
+from capamesh.router.http.head_end import HeadEnd
 from capamesh.router.http.heads import Heads
 from capamesh.router.http.key_check import KeyCheck
 from capamesh.router.http.limits import HANDSHAKES_PER, FrontLimits
@@ -28,9 +29,9 @@ from capamesh.router.telemetry import metrics
 if TYPE_CHECKING:
     from aiohttp.web_protocol import RequestHandler
 
-    from capamesh.router.http.application import OpenRequests
     from capamesh.router.http.exchange import Inference
     from capamesh.router.http.guests import Guests, Upgrades
+    from capamesh.router.http.open_requests import OpenRequests
     from capamesh.router.http.tls_files import ServerTls
     from capamesh.router.telemetry import Telemetry
 
@@ -94,6 +95,7 @@ class Front(FrontContext):
         loop = asyncio.get_running_loop()
         self._loop = loop
         self.now_s = loop.time
+        self.head_end = HeadEnd(loop.time, partial(formatdate, usegmt=True))
         self.connections = Connections(
             limits.connections, limits.connections_per_site, limits.trusted
         )
@@ -113,8 +115,6 @@ class Front(FrontContext):
         self._nobody.set()
         self._servers: list[asyncio.Server] = []
         self._sweeper: asyncio.TimerHandle | None = None
-        self._date = ""
-        self._date_until_s = 0.0
 
     @override
     def __repr__(self) -> str:
@@ -236,14 +236,6 @@ class Front(FrontContext):
     @override
     def soon(self, then: Callable[[], None]) -> None:
         self._loop.call_soon(then)
-
-    @override
-    def date(self) -> str:
-        now_s = self._loop.time()
-        if now_s >= self._date_until_s:
-            self._date_until_s = now_s + 1.0
-            self._date = formatdate(usegmt=True)
-        return self._date
 
     # inside
 

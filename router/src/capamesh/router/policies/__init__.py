@@ -11,9 +11,10 @@ from capamesh.router.policies.cheapest import Cheapest
 from capamesh.router.policies.least_request import LeastRequest
 from capamesh.router.policies.p2c import PowerOfTwo
 from capamesh.router.policies.peak_ewma import PeakEwma
-from capamesh.router.policies.policy import IsEligible, Policy, RequestShape
+from capamesh.router.policies.policy import IsEligible, Policy
 from capamesh.router.policies.prequal.policy import Prequal
 from capamesh.router.policies.random_choice import RandomChoice
+from capamesh.router.policies.request_shape import RequestShape
 from capamesh.router.policies.round_robin import RoundRobin
 from capamesh.router.rules.model_rules import DEFAULT_POLICY
 

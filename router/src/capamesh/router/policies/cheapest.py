@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, ClassVar
 from typing_extensions import override
 
 from capamesh.router.policies.drawing import draw_some
-from capamesh.router.policies.policy import IsEligible, PolicyBase, RequestShape
+from capamesh.router.policies.policy import IsEligible, PolicyBase
+from capamesh.router.policies.request_shape import RequestShape
 
 if TYPE_CHECKING:
     from capamesh.router.fleet.replica import Replica

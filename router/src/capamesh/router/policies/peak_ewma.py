@@ -9,7 +9,8 @@ from typing_extensions import override
 
 from capamesh.router.fleet.latency_ewma import load_s
 from capamesh.router.policies.drawing import draw_two
-from capamesh.router.policies.policy import IsEligible, PolicyBase, RequestShape
+from capamesh.router.policies.policy import IsEligible, PolicyBase
+from capamesh.router.policies.request_shape import RequestShape
 
 if TYPE_CHECKING:
     from capamesh.router.fleet.replica import Replica

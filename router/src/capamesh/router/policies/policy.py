@@ -1,4 +1,4 @@
-"""The interface of policies: the requests they are shown and the choice they return. Pure."""
+"""The interface of policies: what they are asked, and the choice they return. Pure."""
 
 from __future__ import annotations
 
@@ -8,39 +8,11 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from typing_extensions import override
 
-from capamesh.protocol.values import Value
-
 if TYPE_CHECKING:
     import random
 
-    from capamesh.protocol.ids import ModelName, ModelVersion
     from capamesh.router.fleet.replica import Replica
-
-
-class RequestShape(Value):
-    """The properties of a request that a policy may go by."""
-
-    __slots__ = ("affinity", "is_pinned", "is_urgent", "model", "size_bytes", "version")
-
-    def __init__(
-        self,
-        model: ModelName,
-        version: ModelVersion,
-        size_bytes: int,
-        affinity: str = "",
-        is_pinned: bool = False,
-        is_urgent: bool = False,
-    ) -> None:
-        self.model = model
-        self.version = version
-        self.size_bytes = size_bytes
-        self.affinity = affinity
-        """Requests of one key should meet at one node: a sequence's id, a session, a prompt's digest; "": none."""
-        self.is_pinned = is_pinned
-        """True where requests with this key must go to the same replica, however busy it is, because the node keeps state between
-        them."""
-        self.is_urgent = is_urgent
-        """Nodes give it the places of others that wait."""
+    from capamesh.router.policies.request_shape import RequestShape
 
 
 IsEligible = Callable[["Replica"], bool]

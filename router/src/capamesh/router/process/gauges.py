@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.hearing import Hearing
     from capamesh.router.fleet.links import LinkPool
     from capamesh.router.fleet.view import FleetView
-    from capamesh.router.http.application import OpenRequests
+    from capamesh.router.http.open_requests import OpenRequests
     from capamesh.router.ownership.owners import Owners
     from capamesh.router.requests.answer_cache import AnswerCache
     from capamesh.router.requests.repeated_calls import RepeatedCalls

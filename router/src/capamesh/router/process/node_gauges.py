@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from capamesh.router.telemetry import MOST_NODES, OTHERS, BoundedLabel, metrics
+from capamesh.router.telemetry import MOST_NODES, BoundedLabel, metrics
+from capamesh.router.telemetry.totals import OTHERS
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import PeerId

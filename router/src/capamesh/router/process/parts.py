@@ -43,9 +43,9 @@ from capamesh.router.fleet.ownership_keeper import OwnerKeeper
 from capamesh.router.fleet.revocations import Revocations
 from capamesh.router.fleet.updates import FleetUpdates
 from capamesh.router.fleet.view import FleetView
-from capamesh.router.http.application import OpenRequests
 from capamesh.router.http.exchange import Inference
 from capamesh.router.http.limits import answers_bytes_of
+from capamesh.router.http.open_requests import OpenRequests
 from capamesh.router.policies import make_policy
 from capamesh.router.process.key_watch import KeyWatch
 from capamesh.router.process.request_parts import RequestParts

@@ -19,7 +19,7 @@ from capamesh.protocol.errors import CapameshError, LocalError
 from capamesh.router.balancing.picker import RequestPicker
 from capamesh.router.cache.entry import Entry, Layouts
 from capamesh.router.cache.key import MOST_INPUT_BYTES, Keys, input_bytes
-from capamesh.router.policies.policy import RequestShape
+from capamesh.router.policies.request_shape import RequestShape
 from capamesh.router.requests.call import Handle, Outcome
 from capamesh.router.requests.shared_run import SharedRun
 from capamesh.router.rules.constraints import ANYWHERE

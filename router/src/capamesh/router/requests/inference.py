@@ -153,7 +153,7 @@ class InferenceRequest(Responder, ABC):
 
         `takes_parts` says that `take_part` may be told of parts before the answer, from a model that answers so.
         """
-        service, target = self._service, self._target
+        service, target, key = self._service, self._target, self._target.key
         try:
             request = InferCall(
                 target.model,
@@ -175,20 +175,21 @@ class InferenceRequest(Responder, ABC):
                     priority=priority_of(parameters), sequence=sequence_of(parameters)
                 )
                 allowed_s = time_allowed_s(parameters, allowed_s)
-            if service.ring.is_required:
-                check_request(target.key, request.priority)
+            if service.ring.is_required and (
+                key is None or request.priority < key.scope.max_priority
+            ):
+                check_request(key, request.priority)
             options = target.options
             if target.is_explained:  # of a kept answer there is nothing to explain
                 options = replace(options, may_be_kept=False)
             call = Call(request, options, self._started_s + allowed_s)
             if target.idempotency_key:
-                handle = start_once(
-                    service, target.key, target.idempotency_key, call, self, target.whole
-                )
-            elif target.key is None or service.meter is None:
+                name = target.idempotency_key
+                handle = start_once(service, key, name, call, self, target.whole)
+            elif key is None or service.meter is None:
                 handle = service.routing.pipeline.start(call, self)
             else:
-                handle = service.meter.start(call, target.key, self)
+                handle = service.meter.start(call, key, self)
             if not self._is_over:
                 self._handle = handle
         except Exception as error:  # noqa: BLE001 - all end in one answer
@@ -253,10 +254,10 @@ class InferenceRequest(Responder, ABC):
         service, target = self._service, self._target
         now_s = service.routing.clock()
         elapsed_s = now_s - self._started_s
-        service.telemetry.answered(target.model, elapsed_s, service.wire)
+        service.telemetry.totals.answered(target.model, service.wire, elapsed_s)
         key = target.key
         if key is not None and key is not OPERATOR:
-            service.telemetry.tenant_answered(key.tenant, elapsed_s)
+            service.telemetry.totals.tenant_answered(key.tenant, elapsed_s)
         answer, served = outcome.answer, outcome.picker.served
         hosted = served.hosted  # in place, without a call: each answer comes by here
         if answer.version != served.version:  # one on trial, or one that was asked before

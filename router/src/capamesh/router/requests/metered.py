@@ -15,9 +15,8 @@ from capamesh.router.access.keys import OPERATOR
 from capamesh.router.requests.call import Handle, Responder
 
 if TYPE_CHECKING:
-    from capamesh.protocol.adverts import ModelOffer
     from capamesh.protocol.errors import CapameshError
-    from capamesh.protocol.ids import ModelName
+    from capamesh.protocol.ids import ModelName, ModelVersion
     from capamesh.protocol.links.calls import InferCall
     from capamesh.router.access.keys import Key
     from capamesh.router.access.quotas import Lease, Quotas
@@ -27,7 +26,9 @@ if TYPE_CHECKING:
     from capamesh.router.requests.pipeline import Pipeline
 
 MOST_MODELS: Final = 10_000
-"""The most models of which it is remembered whether they have rows (guess: more than a router serves)."""
+"""The most versions of models of which it is remembered whether they have rows (guess: more than a router serves)."""
+REMEMBERED_S: Final = 1.0
+"""Seconds for which that is remembered (guess: what a version takes does not change, but for the first node that hosts it)."""
 
 
 class MeteredCall(Responder, Handle):
@@ -100,8 +101,8 @@ class Meter:
         self._pipeline = pipeline
         self._fleet = fleet
         self._clock = clock
-        self._batched: dict[ModelName, tuple[ModelOffer, bool]] = {}
-        """The offer that was last looked at of each hosted model, and whether the first axis of its tensors counts rows."""
+        self._batched: dict[tuple[ModelName, ModelVersion], tuple[float, bool]] = {}
+        """The versions that were asked for: until when it is remembered of each, and whether the first axis of its tensors counts rows."""
 
     def start(self, call: Call, key: Key, responder: Responder) -> Handle:
         """Send a call on its way as the pipeline does; raises `TooManyRequests`, too."""
@@ -111,8 +112,9 @@ class Meter:
         size_bytes = 0
         for tensor in request.inputs:
             size_bytes += len(tensor.data)
-        rows = self._rows_of(request)
-        lease = self._quotas.admit(key, request.model, rows, size_bytes, self._clock())
+        now_s = self._clock()
+        rows = self._rows_of(request, now_s)
+        lease = self._quotas.admit(key, request.model, rows, size_bytes, now_s)
         metered = MeteredCall(lease, responder)
         metered.start(self._pipeline, call)
         return metered
@@ -126,18 +128,19 @@ class Meter:
             return None
         return self._quotas.admit(key, model, rows, size_bytes, self._clock())
 
-    def _rows_of(self, request: InferCall) -> int:
+    def _rows_of(self, request: InferCall, now_s: float) -> int:
         """Return the rows of a request; 1 of a model without rows, or of a shape that no data bounds."""
         first = request.inputs[0] if request.inputs else None
         if first is None or not first.shape or not first.data or first.shape[0] < 1:
             return 1
-        model = request.model
-        offer = self._fleet.offer(model, request.version)
-        if offer is None:
-            return 1
-        known = self._batched.get(model)
-        if known is None or known[0] is not offer:
+        version = request.model, request.version
+        known = self._batched.get(version)
+        if known is None or known[0] < now_s:
+            offer = self._fleet.offer(request.model, request.version)
+            if offer is None:
+                return 1
             if len(self._batched) >= MOST_MODELS:
                 self._batched.clear()
-            known = self._batched[model] = (offer, has_batch_axis(offer.inputs, offer.outputs))
+            known = now_s + REMEMBERED_S, has_batch_axis(offer.inputs, offer.outputs)
+            self._batched[version] = known
         return first.shape[0] if known[1] else 1

@@ -32,7 +32,7 @@ from capamesh.protocol.links.calls import DEFAULT_PRIORITY, InferCall
 from capamesh.router.balancing.picker import RequestPicker
 from capamesh.router.balancing.picking import OtherVersions
 from capamesh.router.cache.store import Store
-from capamesh.router.policies.policy import RequestShape
+from capamesh.router.policies.request_shape import RequestShape
 from capamesh.router.requests.answer_cache import AnswerCache, CachedRun
 from capamesh.router.requests.cold_starts import ColdStarts
 from capamesh.router.requests.mirror import Copies

@@ -28,7 +28,7 @@ from capamesh.protocol.tensors import Tensor
 from capamesh.router.balancing.picker import RequestPicker
 from capamesh.router.cache.entry import REPEATED, Entry, Layouts
 from capamesh.router.cache.key import MOST_INPUT_BYTES, Keys, input_bytes
-from capamesh.router.policies.policy import RequestShape
+from capamesh.router.policies.request_shape import RequestShape
 from capamesh.router.requests.answer_cache import ANSWERED
 from capamesh.router.requests.call import Handle, Outcome
 from capamesh.router.requests.keyed_run import (

@@ -16,7 +16,7 @@ from capamesh.protocol.ids import ModelVersion
 from capamesh.router.admission.shedding import rank_of
 from capamesh.router.balancing.preview import foreseen
 from capamesh.router.cache.store import DEFAULT_CACHE_BYTES
-from capamesh.router.policies.policy import RequestShape
+from capamesh.router.policies.request_shape import RequestShape
 from capamesh.router.requests.models import RoutedModels
 from capamesh.router.requests.pipeline import AFFINITY, Pipeline
 

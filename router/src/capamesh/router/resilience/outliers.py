@@ -25,12 +25,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic
 
 from typing_extensions import override
 
-from capamesh.router.resilience.health import CircuitState, Health
+from capamesh.router.resilience.health import CircuitState
+from capamesh.router.resilience.verdicts import H, Outlier, Slow
 
 INTERVAL_S = 10.0
 """Envoy, gRPC A50."""
@@ -66,34 +66,6 @@ SLOW_SAMPLES = 50
 """A replica is reported as slow from this many samples on (guess)."""
 MEDIAN_STEP = 1.05
 """The running median moves by 5 % a sample (guess: from a tenth of the truth to it in 50)."""
-
-
-class Watched(Protocol):
-    """The part of a `Replica` that is watched here."""
-
-    __slots__ = ()
-
-    health: Health
-    is_gone: bool
-
-
-H = TypeVar("H", bound=Watched)
-
-
-@dataclass(frozen=True, slots=True)
-class Outlier(Generic[H]):
-    """`replica` should be ejected (`replica.health.eject`)."""
-
-    replica: H
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Slow(Generic[H]):
-    """`replica` has become slow beside the others: for the log. Told once until it is so no more."""
-
-    replica: H
-    reason: str
 
 
 def is_panic(eligible: int, replicas: int) -> bool:
@@ -236,8 +208,9 @@ class OutlierWatch(Generic[H]):
                 found.append((tally.rate, Outlier(replica, text)))
         found.sort(key=lambda item: item[0], reverse=True)
         replicas, ejected = len(is_out), sum(is_out.values())
-        room = min(max(1, int(MOST_EJECTED * replicas)), replicas - 1) - ejected
-        return [outlier for _, outlier in found[: max(0, room)]]
+        most = min(max(1, int(MOST_EJECTED * replicas)), replicas - 1)
+        room = max(0, most - ejected)
+        return [outlier for _, outlier in found[:room]]
 
     @staticmethod
     def _stands_out(tally: _Tally, rest: float, fleet: _Fleet) -> bool:

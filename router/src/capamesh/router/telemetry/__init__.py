@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Final, Protocol
@@ -36,6 +35,7 @@ from capamesh.router.telemetry.metrics import (
     WIRE_LATENCY,
     WIRE_REQUESTS,
 )
+from capamesh.router.telemetry.totals import OTHERS, Latencies, RequestTotals
 
 ReadValues = Callable[[], Iterable[tuple[Sequence[str], float]]]
 """Returns the values of a metric's labels, and its value for them; those of the same labels are added up."""
@@ -44,12 +44,8 @@ MOST_MODELS: Final = 200
 """This many models have series of their own, those that were asked for first (guess: four times what a large fleet hosts)."""
 MOST_NODES: Final = 200
 """This many nodes have series of their own, those that came first (guess: 200 lines are more than a dashboard can show)."""
-MOST_TENANTS: Final = 200
-"""This many tenants have series of their own, those that came first (guess: as models)."""
 VALUES_A_PIECE: Final = 500
 """Values that are read at a time (measured: half a millisecond to one)."""
-OTHERS: Final = "(others)"
-"""The label of all that have no series of their own; neither a model nor a node can be called so."""
 HTTP: Final = "http"
 """The wire that requests come by if nothing else is said."""
 
@@ -74,42 +70,12 @@ class BoundedLabel:
         self._known.intersection_update(names)
 
 
-class _Latencies:
-    """One model's answered requests, as plain numbers: a request adds to two of them."""
-
-    __slots__ = ("counts", "seconds")
-
-    def __init__(self) -> None:
-        self.counts = [0] * (len(LATENCY.bounds) + 1)
-        """The count of each bucket alone; the last is of what is beyond all."""
-        self.seconds = 0.0
-
-    def add(self, other: _Latencies) -> None:
-        """Take in the requests of another model."""
-        self.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
-        self.seconds += other.seconds
-
-
-class _TenantRequests:
-    """One tenant's requests that have ended."""
-
-    __slots__ = ("answered", "failed", "seconds")
-
-    def __init__(self) -> None:
-        self.answered = 0
-        self.seconds = 0.0
-        """The seconds of all that were answered well."""
-        self.failed: dict[str, int] = {}
-        """The number of the others, by code."""
-
-
 class _Requests:
     """Requests that have ended, well or not, and how long the former took. What a registry collects."""
 
-    def __init__(self, label: BoundedLabel) -> None:
+    def __init__(self, label: BoundedLabel, totals: RequestTotals) -> None:
         self._label = label
-        self.latencies: dict[tuple[ModelName, str], _Latencies] = {}
-        """The requests that were answered well, by model and wire."""
+        self._totals = totals
         self.failed: dict[tuple[str, str, str], int] = {}
         """The number of those that were not answered well, by model, wire and code."""
 
@@ -119,13 +85,13 @@ class _Requests:
         yield from _families(REQUESTS, LATENCY, of_models, self._failed(0))
         yield from _families(WIRE_REQUESTS, WIRE_LATENCY, of_wires, self._failed(1))
 
-    def _sums(self) -> tuple[dict[str, _Latencies], dict[str, _Latencies]]:
+    def _sums(self) -> tuple[dict[str, Latencies], dict[str, Latencies]]:
         """Return those that were answered well by model, and by wire."""
-        of_models: dict[str, _Latencies] = {}
-        of_wires: dict[str, _Latencies] = {}
-        for (model, wire), each in list(self.latencies.items()):
-            of_models.setdefault(self._label.of(model), _Latencies()).add(each)
-            of_wires.setdefault(wire, _Latencies()).add(each)
+        of_models: dict[str, Latencies] = {}
+        of_wires: dict[str, Latencies] = {}
+        for (model, wire), each in list(self._totals.latencies.items()):
+            of_models.setdefault(self._label.of(model), Latencies()).add(each)
+            of_wires.setdefault(wire, Latencies()).add(each)
         return of_models, of_wires
 
     def _failed(self, place: int) -> dict[tuple[str, str], int]:
@@ -141,7 +107,7 @@ class _Requests:
 def _families(
     requests: Metric,
     latency: Metric,
-    answered: Mapping[str, _Latencies],
+    answered: Mapping[str, Latencies],
     failed: Mapping[tuple[str, str], int],
 ) -> tuple[Family, Family]:
     """Return the count of requests and the histogram of their latencies, by name."""
@@ -217,7 +183,9 @@ class Telemetry(AttemptCounts):
         self._asked, self._hosted = BoundedLabel(MOST_MODELS), BoundedLabel(MOST_MODELS)
         """The labels of models that were asked for, and of those that are only hosted: whoever hosts many names takes no
         place of a model that is in use."""
-        self._requests = _Requests(self._asked)
+        self.totals = RequestTotals()
+        """The requests that were answered well."""
+        self._requests = _Requests(self._asked, self.totals)
         self._registry.register(self._requests)
         self._values: list[_Values] = []
         self._on_failed: Callable[[str, CapameshError], None] = _ignore
@@ -225,7 +193,6 @@ class Telemetry(AttemptCounts):
         self._attempts_extra: dict[tuple[str], int] = {}
         self._crashes: dict[tuple[str], int] = {}
         self._changes: dict[tuple[str], int] = {}
-        self._tenants: dict[str, _TenantRequests] = {}
         self.watch_each(ATTEMPTS_FAILED, lambda: list(self._attempts_failed.items()))
         self.watch_each(ATTEMPTS_EXTRA, lambda: list(self._attempts_extra.items()))
         self.watch_each(TURNS_CRASHED, lambda: list(self._crashes.items()))
@@ -233,7 +200,7 @@ class Telemetry(AttemptCounts):
         self.watch_each(TENANT_REQUESTS, self._requests_of_tenants)
         self.watch_each(
             TENANT_SECONDS,
-            lambda: [((name,), each.seconds) for name, each in list(self._tenants.items())],
+            lambda: [((name,), each.seconds) for name, each in list(self.totals.tenants.items())],
         )
         self._delay, self._busy = (
             Histogram(each.name, each.help_text, buckets=each.bounds, registry=self._registry)
@@ -253,15 +220,6 @@ class Telemetry(AttemptCounts):
         label = self._hosted if is_hosted else self._asked
         self._values.append(_Values(metric, read, label))
 
-    def answered(self, model: ModelName, seconds: float, wire: str = HTTP) -> None:
-        """A request of a hosted model was answered well."""
-        key = model, wire
-        latencies = self._requests.latencies.get(key)
-        if latencies is None:
-            latencies = self._requests.latencies[key] = _Latencies()
-        latencies.counts[bisect_left(LATENCY.bounds, seconds)] += 1
-        latencies.seconds += seconds
-
     def refused(
         self, model: ModelName, error: CapameshError, *, is_known: bool, wire: str = HTTP
     ) -> None:
@@ -271,27 +229,13 @@ class Telemetry(AttemptCounts):
         failed[labels] = failed.get(labels, 0) + 1
         self._on_failed(named, error)
 
-    def tenant_answered(self, tenant: str, seconds: float) -> None:
-        """A request of a key's tenant was answered well."""
-        counts = self._tenants.get(tenant)
-        if counts is None:
-            counts = self._tenant(tenant)
-        counts.answered += 1
-        counts.seconds += seconds
-
     def tenant_refused(self, tenant: str, error: CapameshError) -> None:
         """A request of a key's tenant was answered with an error, or withdrawn."""
-        failed = self._tenant(tenant).failed
+        failed = self.totals.tenant(tenant).failed
         failed[error.code] = failed.get(error.code, 0) + 1
 
-    def _tenant(self, tenant: str) -> _TenantRequests:
-        """Return where the requests of a tenant are counted: those beyond the first tenants have one place."""
-        tenants = self._tenants
-        name = tenant if tenant in tenants or len(tenants) < MOST_TENANTS else OTHERS
-        return tenants.setdefault(name, _TenantRequests())
-
     def _requests_of_tenants(self) -> Iterator[tuple[tuple[str, str], float]]:
-        for name, each in list(self._tenants.items()):
+        for name, each in list(self.totals.tenants.items()):
             yield (name, "ok"), each.answered
             for code, count in list(each.failed.items()):
                 yield (name, code), count
@@ -316,7 +260,7 @@ class Telemetry(AttemptCounts):
     def latency_counts(self) -> Mapping[ModelName, Sequence[int]]:
         """Return how many requests of each model were answered well, by bucket: those of `LATENCY.bounds`, and beyond."""
         found: dict[ModelName, Sequence[int]] = {}
-        for (model, _), each in self._requests.latencies.items():
+        for (model, _), each in self.totals.latencies.items():
             known = found.get(model)
             found[model] = (
                 each.counts

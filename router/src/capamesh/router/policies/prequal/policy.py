@@ -32,8 +32,9 @@ from typing import TYPE_CHECKING, ClassVar
 from typing_extensions import override
 
 from capamesh.router.policies.drawing import draw_some
-from capamesh.router.policies.policy import IsEligible, MayBeProbed, PolicyBase, RequestShape
+from capamesh.router.policies.policy import IsEligible, MayBeProbed
 from capamesh.router.policies.prequal.pool import Entry, ProbePool, pool_size
+from capamesh.router.policies.request_shape import RequestShape
 
 if TYPE_CHECKING:
     import random
@@ -128,13 +129,14 @@ def _is_due(entry: Entry, now_s: float) -> bool:
     return now_s - asked_s >= patience_s
 
 
-class Prequal(PolicyBase):
+class Prequal:
     """Sends to whom a report of the last second says that it will be done soonest, and keeps such reports coming."""
 
     name: ClassVar[str] = "prequal"
 
     def __init__(self, rng: random.Random) -> None:
-        super().__init__(rng)
+        self._rng = rng
+        self._draw = rng.random
         self.pool = ProbePool()
         self._replicas: Sequence[Replica] = ()
         self._entries: list[Entry] = []
@@ -147,14 +149,16 @@ class Prequal(PolicyBase):
 
     def __copy__(self) -> Prequal:
         """Return a policy that picks by the same entries, and keeps a pool of its own of them."""
-        policy = Prequal(self._rng)
+        return self._copy(self._rng)
+
+    def _copy(self, rng: random.Random) -> Prequal:
+        policy = Prequal(rng)
         policy.pool = copy.copy(self.pool)
         policy._replicas = self._replicas
         policy._entries = self._entries
         policy._is_small = self._is_small
         return policy
 
-    @override
     def pick(
         self,
         replicas: Sequence[Replica],
@@ -162,6 +166,7 @@ class Prequal(PolicyBase):
         request: RequestShape,
         now_s: float,
     ) -> Replica | None:
+        """Return the replica that would be done soonest; of those of a small fleet that are alike, the one sent to longest ago."""
         if replicas is not self._replicas:
             self._fit(replicas)
         if not self._is_small:
@@ -181,6 +186,17 @@ class Prequal(PolicyBase):
             costs_s[best] = math.inf
         return None
 
+    def preview(
+        self,
+        replicas: Sequence[Replica],
+        is_eligible: IsEligible,
+        request: RequestShape,
+        now_s: float,
+        rng: random.Random,
+    ) -> Replica | None:
+        """Let a copy pick, with another random source."""
+        return self._copy(rng).pick(replicas, is_eligible, request, now_s)
+
     def _of_pool(self, is_eligible: IsEligible, size_bytes: int, now_s: float) -> Replica | None:
         """Choose in a fleet of which not all replicas are looked at."""
         entries = self.pool.fresh(now_s)
@@ -197,17 +213,15 @@ class Prequal(PolicyBase):
                 return best  # there was a choice
         return self._of_some(best, is_eligible, size_bytes, now_s)
 
-    @override
     def reported(self, replica: Replica, now_s: float) -> None:
         """Add the replica's new load to the pool. `replica.rif` has already fallen by the request that was answered."""
         self.pool.add(replica, now_s)
 
-    @override
     def sent(self, replica: Replica, now_s: float) -> None:
+        """Note when a request was sent to the replica."""
         entry = self.pool.known.get(replica) or self.pool.entry(replica)
         entry.sent_s = now_s
 
-    @override
     def probes(
         self, replicas: Sequence[Replica], may_be_probed: MayBeProbed, now_s: float
     ) -> Sequence[Replica]:

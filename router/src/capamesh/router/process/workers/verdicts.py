@@ -12,7 +12,7 @@ from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import decode_answer, encode_answer
 from capamesh.router.balancing.picker import RequestPicker
 from capamesh.router.cache.entry import REPEATED, Entry, Layouts
-from capamesh.router.policies.policy import RequestShape
+from capamesh.router.policies.request_shape import RequestShape
 from capamesh.router.requests.key_claims import Kept
 from capamesh.router.rules.constraints import ANYWHERE
 
