@@ -185,8 +185,8 @@ async def test_page_on_answers_in_parts_works_as_it_is_written(
 async def test_thousand_answers_of_a_hundred_parts_are_whole_and_not_mixed_up(
     make_counters: Callable[..., LocalCluster],
 ) -> None:
-    async with make_counters(2) as cluster:
-        await cluster.wait_routable(2)
+    async with make_counters(1) as cluster:
+        await cluster.wait_routable(1)
         target = cluster.http_url.removeprefix("http://")
         before_mib = resident_mib(cluster.router.pid)
         channels = [

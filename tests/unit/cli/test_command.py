@@ -223,7 +223,7 @@ def test_every_node_setting_has_an_option(
     line = (
         f"node run --token-file {token_file} --data d --models m "
         "--bootstrap /a --bootstrap /b --host 0.0.0.0 --port 5000 "
-        "--mesh-port 4001 --advertise me --mdns --name gpu-1 --region eu --price 1.5 --threads 2 --max-in-flight 9 "
+        "--mesh-port 4001 --advertise me --mdns --name gpu-1 --region eu --price 1.5 --threads 2 --max-in-flight 9 --max-streams 8 "
         "--drain 3s --dial-only --poll 0 --control --memory-limit 2GiB --watchdog 1.5m --load-limit 70 --metrics [::1]:9100 "
         "--no-sandbox"
     )
@@ -246,6 +246,7 @@ def test_every_node_setting_has_an_option(
         worker=WorkerSettings(
             threads=2,
             max_in_flight=9,
+            max_streams=8,
             is_dialing=True,
             poll_s=0.0,
             is_controllable=True,

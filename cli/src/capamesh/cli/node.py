@@ -111,7 +111,18 @@ def run(
             envvar="CAPAMESH_MAX_IN_FLIGHT",
             min=1,
             rich_help_panel="Limits",
-            help="Requests that wait or run on one device; more are refused.  [default: 512]",
+            help="Requests that wait or run at one model; more are refused.  [default: 512]",
+            show_default=False,
+        ),
+    ] = None,
+    max_streams: Annotated[
+        int | None,
+        typer.Option(
+            "--max-streams",
+            envvar="CAPAMESH_MAX_STREAMS",
+            min=1,
+            rich_help_panel="Limits",
+            help="Answers in parts that one model in a loop has under way; more are refused.  [default: 1536]",
             show_default=False,
         ),
     ] = None,
@@ -206,7 +217,11 @@ def run(
     with quick_imports():  # help and other commands start faster without these
         from capamesh.cli.services import run_node  # noqa: PLC0415
         from capamesh.node.agent.settings import NodeSettings  # noqa: PLC0415
-        from capamesh.node.contract.settings import MAX_IN_FLIGHT, WorkerSettings  # noqa: PLC0415
+        from capamesh.node.contract.settings import (  # noqa: PLC0415
+            MAX_IN_FLIGHT,
+            MAX_STREAMS,
+            WorkerSettings,
+        )
 
     options.refuse_file_as_folder(models, "--models")
     metrics_host, metrics_port = host_and_port(metrics, "--metrics") if metrics else ("", 0)
@@ -228,6 +243,7 @@ def run(
         worker=WorkerSettings(
             threads=threads,
             max_in_flight=MAX_IN_FLIGHT if max_in_flight is None else max_in_flight,
+            max_streams=MAX_STREAMS if max_streams is None else max_streams,
             poll_s=poll,
             is_controllable=control,
             memory_limit_bytes=size_bytes(memory_limit, "--memory-limit"),

@@ -44,6 +44,7 @@ START = Start(
         is_controllable=True,
         load_limit_s=99.5,
         max_in_flight=9,
+        max_streams=8,
         is_dialing=True,
         is_sandboxed=False,
     ),

@@ -36,7 +36,7 @@ from capamesh.node.models.registry import OUTDATED, HostedModel, ModelRegistry
 from capamesh.node.models.shortage import Reserve
 from capamesh.node.profiling.profile_cache import Measured
 from capamesh.node.repository import ContentChanged, Manifest, ModelSource, Refused, Scan, scan
-from capamesh.node.repository.rules import PipelineStep, Rules
+from capamesh.node.repository.rules import LoopRules, PipelineStep, Rules
 from capamesh.node.runtime.api import LoadedModel, OutOfMemory
 from capamesh.node.runtime.pipeline import PipelineModel
 from capamesh.node.scheduling import BatchPlan, MemoryBudget, PendingRequest, Result
@@ -443,6 +443,15 @@ async def test_operator_s_own_limit_goes_before_the_worker_s(rig: Rig) -> None:
     assert [batcher._admission.max_queue for batcher in batchers] == [None, 3]
     assert batchers[0]._admission.max_in_flight == 64
     assert batchers[1]._admission.max_in_flight == 3 + batchers[1].plan.batch_rows
+
+
+async def test_model_in_a_loop_has_places_of_its_own_number(rig: Rig) -> None:
+    looping = manifest(loop=LoopRules((("x", "y"),), 3))
+    rig.has(source_of("m"), source_of("n", manifest=looping))
+    rig.start(max_streams=1000)
+    await rig.ready("m/1", "n/1")
+    batchers = [rig.hosted(name).runner.scheduler for name in ("m", "n")]
+    assert [batcher._admission.max_in_flight for batcher in batchers] == [64, 1000]
 
 
 async def test_model_runs_as_its_rules_and_its_measurement_say(rig: Rig) -> None:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 MAX_IN_FLIGHT = 512
 """Requests that wait or run at one model (guess: 10 ms of a small model; more is latency, not throughput)."""
+MAX_STREAMS = 1536
+"""Answers in parts that one model in a loop has under way (guess: of the 2,048 requests that one link carries it leaves others as
+many as `MAX_IN_FLIGHT`; readers that stall have their places as long as they stall)."""
 
 LOAD_LIMIT_S = 600.0
 """The longest load of one model (guess: a plain load takes seconds and its measurement at most about ten; TensorRT compiles an engine
@@ -20,6 +23,8 @@ class WorkerSettings:
     """CPU threads of one run; 0: the device's cores."""
     max_in_flight: int = MAX_IN_FLIGHT
     """The most requests that may wait or run at one model."""
+    max_streams: int = MAX_STREAMS
+    """The most requests instead of that at a model in a loop: each lasts as long as its reader, and they take turns."""
     poll_s: float = 2.0
     """The models folder is looked through for changes this often; 0 for only at the start."""
     is_controllable: bool = False

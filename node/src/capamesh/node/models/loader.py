@@ -164,11 +164,12 @@ class ModelLoading:
 
     def _scheduler(self, source: ModelSource, prepared: LoadResult, bounds: RunBounds) -> Scheduler:
         """Return the scheduler that a model's rules ask for; each that there are today is for models of one run."""
+        rules, settings = source.manifest.rules, self._settings
         return DynamicBatcher(
             prepared.plan,
-            source.manifest.rules,
+            rules,
             prepared.measured.profile,
-            max_in_flight=self._settings.max_in_flight,
+            max_in_flight=settings.max_in_flight if rules.loop is None else settings.max_streams,
             max_queue=source.manifest.max_queue,
             streams=prepared.streams,
             bounds=bounds,
