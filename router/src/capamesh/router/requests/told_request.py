@@ -33,6 +33,14 @@ class ToldRequest(InferenceRequest):
         self._on_end = on_end
         self._on_part = on_part
 
+    def break_off(self, error: Exception) -> None:
+        """End with an error in what has come of it, which is the node's or a bug: the node is to send no more."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            handle.cancel()
+        if not self._is_over:
+            self.crash(error)
+
     @override
     def take_part(self, part: Part) -> None:
         part.release() if self._on_part is None else self._on_part(part)

@@ -125,6 +125,7 @@ class StreamConnection(Guest, StreamHost):
     @override
     def resumed(self) -> None:
         self._is_paused = False
+        self._stream.read_on()
         self._go_on()
 
     @override
@@ -142,6 +143,11 @@ class StreamConnection(Guest, StreamHost):
     @override
     def site(self) -> str:
         return self._host.site
+
+    @property
+    @override
+    def is_paused(self) -> bool:
+        return self._is_paused
 
     @override
     def send(self, pieces: Sequence[bytes | memoryview]) -> None:

@@ -32,7 +32,7 @@ KEY_PROTOCOL: Final = "capamesh.key."
 REQUESTS: Final = "requests"
 SAMPLES: Final = "samples"
 MAX_FIELDS: Final = 32
-"""The most fields of a query (guess: there are twelve)."""
+"""The most fields of a query (guess: there are thirteen)."""
 _LINE: Final = re.compile(
     rb"GET (/v2/models/([^/?\s]+)(?:/versions/([^/?\s]+))?/stream)(?:\?([!-~]*))? HTTP/1\.1",
     re.ASCII,
@@ -60,6 +60,8 @@ class StreamHead:
     """`REQUESTS`, `SAMPLES`, or empty: what suits the model."""
     is_binary: bool
     """Answers to samples bring their tensors as raw bytes."""
+    takes_parts: bool
+    """Answers to whole requests come in parts, from a model that gives them."""
     parameters: Parameters
     """The parameters of requests that are made of samples."""
     authorization: str
@@ -97,6 +99,7 @@ def read_head(raw: bytes, origins: Collection[str]) -> StreamHead | None:
         _options(fields, query),
         messages,
         _flag(query, "binary"),
+        _flag(query, "parts"),
         {name: _number(name, query[name]) for name in (TIMEOUT, PRIORITY) if name in query},
         fields.get("authorization", ""),
         fields.get("x-api-key", "") or _key_of(protocols),
@@ -168,7 +171,7 @@ def _query(text: str) -> dict[str, str]:
         if name in query:
             raise InvalidRequest(f"the query has {name[:80]!r} twice")
         query[name] = value
-    known = _WISHES | {"messages", "binary", TIMEOUT, PRIORITY}
+    known = _WISHES | {"messages", "binary", "parts", TIMEOUT, PRIORITY}
     unknown = sorted(query.keys() - known)
     if unknown:
         raise InvalidRequest(

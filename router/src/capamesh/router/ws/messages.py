@@ -55,12 +55,19 @@ def answer_message(reply: Reply) -> list[bytes | memoryview]:
     return message((length, *reply.buffers), LENGTH_BYTES + size_bytes, is_text=False)
 
 
-def error_message(reply: Reply, answered: int, asked_id: str) -> list[bytes | memoryview]:
-    """Return the message that tells of an error, of how many requests of the stream were answered, and of which it is of."""
+def error_message(
+    reply: Reply, answered: int, asked_id: str = "", parts: int = 0
+) -> list[bytes | memoryview]:
+    """Return the message that tells of an error, of how many requests of the stream were answered, and of which it is of.
+
+    `parts` is how many parts of its answer were sent.
+    """
     said: dict[str, Any] = json.loads(b"".join(reply.buffers))
     said["answered"] = answered
     if asked_id:
         said["id"] = asked_id
+    if parts:
+        said["parts"] = parts
     retry_s = reply.headers.get("Retry-After")
     if retry_s is not None:
         said["retry_after_s"] = int(retry_s)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from capamesh.protocol.oip import decode_request_in_steps
 from capamesh.router.http.exchange import Exchange
+from capamesh.router.ws.parts import PartsExchange
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.oip import InferRequest
     from capamesh.router.http.exchange import Inference, InferTarget
     from capamesh.router.http.replies import Reply
+    from capamesh.router.requests.call import Part
     from capamesh.router.requests.slices import Job
 
 
@@ -27,16 +29,30 @@ class StreamRequest:
         target: InferTarget,
         mark: Callable[[InferRequest], InferRequest],
         on_reply: Callable[[Reply], None],
+        on_part: Callable[[Reply, Part], None] | None = None,
     ) -> None:
-        """`mark` makes a request one of the stream; `on_reply` is told once, maybe before `begin` returns."""
+        """`mark` makes a request one of the stream; `on_reply` is told once, maybe before `begin` returns.
+
+        `on_part` is told of the parts of the answer before that, and releases them; None: it comes whole.
+        """
         self._inference = inference
         self._target = target
         self._mark = mark
-        self._exchange = Exchange(inference, target, on_reply)
+        self._exchange: Exchange | PartsExchange
+        if on_part is None:
+            self._exchange = Exchange(inference, target, on_reply)
+        else:
+            self._exchange = PartsExchange(inference, target, on_part, on_reply)
         self._job: Job[Any] | None = None
         """The long JSON that is being read."""
         self.asked_id = ""
         """The id that the client gave it; empty: none, or it is not read yet."""
+
+    @property
+    def parts(self) -> int:
+        """Return how many parts of the answer came before its last."""
+        exchange = self._exchange
+        return exchange.parts if isinstance(exchange, PartsExchange) else 0
 
     def begin(self, body: memoryview, json_bytes: int | None) -> None:
         """Read a request and send it on its way: short JSON at once, long in slices."""

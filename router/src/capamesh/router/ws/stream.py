@@ -20,11 +20,12 @@ from capamesh.router.ws.samples import Samples
 from capamesh.router.ws.sequence import OK, StreamSequence
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from capamesh.protocol.adverts import ModelOffer
     from capamesh.protocol.oip import InferRequest
     from capamesh.router.http.replies import Reply
+    from capamesh.router.requests.call import Part as AnswerPart
     from capamesh.router.ws.context import StreamContext
     from capamesh.router.ws.handshake import StreamHead
 
@@ -46,6 +47,11 @@ class StreamHost(Protocol):
 
     def send(self, pieces: Sequence[bytes | memoryview]) -> None:
         """Send a message."""
+
+    @property
+    def is_paused(self) -> bool:
+        """Return whether the client reads more slowly than is sent."""
+        ...
 
     def close(self, code: int, reason: str) -> None:
         """Close, behind all that was sent."""
@@ -71,6 +77,7 @@ class Stream:
         "_running",
         "_samples",
         "_sequence",
+        "_unread",
         "_windows",
     )
 
@@ -102,6 +109,8 @@ class Stream:
         """True once nothing comes behind the request under way."""
         self._is_silent = False
         """True while the request under way only ends the sequence: its answer is nobody's."""
+        self._unread: list[AnswerPart] = []
+        """The parts of the answer under way that were sent and are not released, for the client reads slowly."""
         self._missed = 0
         """The windows in a row that were not answered."""
 
@@ -187,7 +196,7 @@ class Stream:
             self._let_go()
             self._end_of_input()
             return
-        running = self._start()
+        running = self._start(self._send_part if self._head.takes_parts else None)
         if running is None:
             return
         try:
@@ -197,7 +206,9 @@ class Stream:
         else:
             running.begin(body, json_bytes)
 
-    def _start(self) -> StreamRequest | None:
+    def _start(
+        self, on_part: Callable[[Reply, AnswerPart], None] | None = None
+    ) -> StreamRequest | None:
         """Return a new request, which is under way; None: its key is not taken any more."""
         context = self._context
         try:
@@ -206,14 +217,31 @@ class Stream:
             self._end(error.with_traceback(None), closing.POLICY)
             return None
         context.front.requests.count += 1
-        self._running = StreamRequest(context.inference, target, self._marked, self._reply)
+        self._running = StreamRequest(
+            context.inference, target, self._marked, self._reply, on_part
+        )
         return self._running
 
     def _marked(self, asked: InferRequest) -> InferRequest:
         return asked if self._sequence is None else self._sequence.marked(asked)
 
+    def _send_part(self, reply: Reply, part: AnswerPart) -> None:
+        """Send a part of the answer under way; its node sends more once the client has taken it, or nearly so."""
+        self._host.send(answer_message(reply))
+        if self._host.is_paused:
+            self._unread.append(part)
+        else:
+            part.release()
+
+    def read_on(self) -> None:
+        """Let the node of the answer under way send more: the client has read what was sent."""
+        unread, self._unread = self._unread, []
+        for part in unread:
+            part.release()
+
     def _reply(self, reply: Reply) -> None:
         running, self._running = self._running, None
+        self._unread.clear()
         self._let_go()
         self._context.front.requests.ended()
         is_window, self._is_window = self._is_window, False
@@ -221,11 +249,11 @@ class Stream:
             self._sequence.replied(reply, may_go_on=not is_window)
         is_answered = reply.status == OK
         if not self._is_silent:
-            asked_id = "" if running is None else running.asked_id
+            asked_id, parts = ("", 0) if running is None else (running.asked_id, running.parts)
             self._host.send(
                 answer_message(reply)
                 if is_answered
-                else error_message(reply, self._answered, asked_id)
+                else error_message(reply, self._answered, asked_id, parts)
             )
         self._answered += is_answered
         self._missed = 0 if is_answered else self._missed + is_window
@@ -287,6 +315,7 @@ class Stream:
     def cancel(self) -> None:
         """Withdraw what is under way, and give back all that is held."""
         running, self._running = self._running, None
+        self._unread.clear()
         if running is not None:
             running.cancel()
             self._context.front.requests.ended()
@@ -314,7 +343,7 @@ class Stream:
     def _end(self, error: CapameshError, code: int) -> None:
         """Tell of an error that is not one request's, and close."""
         self._context.inference.refused(self._head.model, error)
-        self._host.send(error_message(error_reply(error), self._answered, ""))
+        self._host.send(error_message(error_reply(error), self._answered))
         self._host.close(code, error.message)
 
     def _let_go(self) -> None:
