@@ -22,12 +22,14 @@ from fleet_fakes import (
     offer,
     parting,
 )
+from loading_nodes import LoadingLink
 from raw_http import GUARD_S
 from router_http import Http
 from tidy_router import tidy
 
 from capamesh.protocol.errors import ModelUnavailable, RunFailed
 from capamesh.protocol.tensors import Limits
+from capamesh.router.requests.cold_starts import MAX_OF_MODEL
 from capamesh.router.rules.model_rules import CacheRule, ModelRules, RoutingRules
 
 LOOP = replace(offer(), max_parts=1000)
@@ -239,3 +241,67 @@ async def test_kept_answer_is_given_to_generate_and_told_of(path: str) -> None:
         ]
         assert [each.get("X-Capamesh-Cache") for each in found] == [None, "hit"]
         assert (found[1]["Age"], len(link.asks)) == ("0", 1)
+
+
+@pytest.mark.parametrize("name", ["generate", "generate_stream"])
+async def test_model_that_is_away_is_loaded_for_it(http: Http, name: str) -> None:
+    link = LoadingLink(http.fleet, "a", LOOP, parting(1))
+    answer = await http.infer({"x": [1, 2]}, path=f"/v2/models/m/{name}", headers=LAST)
+    assert (answer.status, b'"y":[1.0,1.0]' in await answer.read()) == (200, True)
+    assert (link.wants, len(link.asks)) == (1, 1)
+
+
+async def test_body_that_is_none_loads_nothing(http: Http) -> None:
+    link = LoadingLink(http.fleet, "a", LOOP)
+    for body in (b"[", {"id": []}, {"x": [1, 2], "parameters": {"timeout": -1}}):
+        answer = await http.infer(body, path=STREAM, headers=LAST)
+        assert answer.status == 400
+    assert link.wants == 0
+
+
+async def test_values_are_read_by_the_model_that_was_loaded(http: Http) -> None:
+    link = LoadingLink(http.fleet, "a", LOOP)
+    answer = await http.infer({"z": [1, 2]}, path=STREAM, headers=LAST)
+    assert (answer.status, "'z' is no input" in await answer.text()) == (400, True)
+    assert (link.wants, link.asks) == (1, [])
+
+
+async def test_load_that_takes_longer_than_the_request_may_is_told(http: Http) -> None:
+    link = LoadingLink(http.fleet, "a", LOOP)
+    link.is_ready_at_once = False
+    body = {"x": [1, 2], "parameters": {"timeout": 100_000}}
+    answer = await http.infer(body, path=STREAM, headers=LAST)
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+    assert "takes longer than the request's time" in await answer.text()
+
+
+async def test_client_that_leaves_while_a_model_is_loaded_waits_no_more(http: Http) -> None:
+    link = LoadingLink(http.fleet, "a", LOOP, parting(1))
+    link.is_ready_at_once = False
+    cold = http.fleet.routing.pipeline.cold
+    asked = asyncio.create_task(http.infer({"x": [1, 2]}, path=STREAM))
+    async with asyncio.timeout(GUARD_S):
+        await link.wanted.wait()
+        assert repr(cold).startswith("ColdStarts(1 waiting")
+        asked.cancel()
+        while not repr(cold).startswith("ColdStarts(0 waiting"):
+            await asyncio.sleep(0)
+    link.load()
+    await http.settled()
+    assert link.asks == []
+
+
+async def test_many_that_wait_for_one_load_are_bounded(http: Http) -> None:
+    link = LoadingLink(http.fleet, "a", LOOP, *[parting(1)] * (MAX_OF_MODEL + 10))
+    link.is_ready_at_once = False
+    asked = [
+        asyncio.create_task(http.infer({"x": [1, 2]}, path=STREAM, headers=LAST))
+        for _ in range(MAX_OF_MODEL + 10)
+    ]
+    async with asyncio.timeout(GUARD_S):
+        while sum(task.done() for task in asked) < 10:
+            await asyncio.sleep(0)
+    link.load()
+    statuses = [(await task).status for task in asked]
+    assert (statuses.count(200), statuses.count(503)) == (MAX_OF_MODEL, 10)
+    assert link.wants == 1

@@ -14,8 +14,14 @@ from capamesh.protocol.errors import CapameshError, InvalidRequest, TooLarge
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import InferAnswer, LoadReport
 from capamesh.protocol.oip import InferRequest
+from capamesh.protocol.steps import run_through
 from capamesh.protocol.tensors import Datatype, Limits, Tensor, TensorSpec
-from capamesh.router.http.generate_body import read_generate, write_error, write_generate
+from capamesh.router.http.generate_body import (
+    parse_generate,
+    read_generate,
+    write_error,
+    write_generate_in_steps,
+)
 
 M, V = ModelName("m"), ModelVersion("1")
 INPUTS = (
@@ -27,7 +33,7 @@ INPUTS = (
 
 def read(body: object) -> InferRequest:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return read_generate(raw, M, V, INPUTS, Limits())
+    return read_generate(parse_generate(raw), M, V, INPUTS, Limits())
 
 
 def test_values_become_tensors_of_their_inputs_ranks() -> None:
@@ -84,6 +90,10 @@ def test_junk_is_read_or_refused_and_raises_nothing_else(value: Any) -> None:
             continue
 
 
+def written(*arguments: Any) -> bytes:
+    return run_through(write_generate_in_steps(*arguments))
+
+
 def answer_of(*outputs: Tensor) -> InferAnswer:
     return InferAnswer(V, outputs, 3, 4, LoadReport())
 
@@ -96,7 +106,7 @@ def test_answer_is_one_line_with_a_value_for_each_output() -> None:
         Tensor.from_numpy("bad", np.array([np.nan], np.float32)),
         Tensor.from_numpy("text", np.array([b"two\nlines"], np.object_), Datatype.BYTES),
     )
-    text = write_generate(InferRequest(M, V, "a", ()), answer_of(*outputs), M, Limits())
+    text = written(InferRequest(M, V, "a", ()), answer_of(*outputs), M, Limits())
     assert b"\n" not in text
     assert json.loads(text) == {
         "model_name": "m",
@@ -108,13 +118,13 @@ def test_answer_is_one_line_with_a_value_for_each_output() -> None:
         "bad": "NaN",
         "text": "two\nlines",
     }
-    assert b'"id"' not in write_generate(InferRequest(M, V, "", ()), answer_of(), M, Limits())
+    assert b'"id"' not in written(InferRequest(M, V, "", ()), answer_of(), M, Limits())
 
 
 def test_answer_that_is_too_long_is_an_error() -> None:
     large = Tensor.from_numpy("y", np.ones((1, 1000), np.float32))
     with pytest.raises(TooLarge):
-        write_generate(
+        written(
             InferRequest(M, V, "", ()), answer_of(large), M, Limits(max_json_answer_bytes=100)
         )
 

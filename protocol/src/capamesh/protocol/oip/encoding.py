@@ -144,7 +144,7 @@ def _check_classified(chosen: list[tuple[Tensor, bool]], classes: tuple[int, ...
             )
 
 
-def _trusted(tensor: Tensor, limits: Limits) -> Steps[None]:
+def trusted(tensor: Tensor, limits: Limits) -> Steps[None]:
     """Check that an output's data matches its shape, which reading its elements relies on. ProtocolViolation."""
     count = math.prod(tensor.shape)
     is_walked = tensor.datatype is Datatype.BYTES and count > STEP_ELEMENTS
@@ -187,7 +187,7 @@ def _tensor_list(
                 or tensor.datatype is Datatype.BOOL
                 or size_bytes != math.prod(tensor.shape) * itemsize_bytes
             ):
-                yield from _trusted(tensor, limits)
+                yield from trusted(tensor, limits)
             pieces = yield from write_in_steps(
                 tensor, room_bytes, is_non_finite_text=is_non_finite_text
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,7 +26,6 @@ from capamesh.protocol.steps import run_through
 from capamesh.protocol.tasks import EMBEDDING, TOKENS, Task
 from capamesh.protocol.tensors import Datatype, Tensor
 from capamesh.router.access.keys import Verb, check_model
-from capamesh.router.balancing.absence import not_hosted
 from capamesh.router.cache.entry import HIT, REPEATED
 from capamesh.router.http.bodies import read_body
 from capamesh.router.http.embedding_request import (
@@ -43,9 +41,11 @@ from capamesh.router.http.options import EXPLAIN, idempotency_key_of, options_of
 from capamesh.router.http.route import Pages, Route, json_of
 from capamesh.router.http.schemas import openai
 from capamesh.router.http.schemas.headers import GENERATION
+from capamesh.router.requests.described_model import described
 from capamesh.router.requests.inference import Target
 from capamesh.router.requests.key_scope import within_scope
 from capamesh.router.requests.parts import run_parts
+from capamesh.router.requests.slices import in_slices
 from capamesh.router.telemetry.tracing import parsed_traceparent
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class EmbeddingsApi(Pages):
         )
         try:
             target = self._target(request, ModelName(asked.model))
-            offer = self._offer(target)
+            offer = await self._offer(target)
         except CapameshError as error:
             self._inference.refused(ModelName(asked.model), error)
             raise
@@ -150,15 +150,14 @@ class EmbeddingsApi(Pages):
             idempotency_key=idempotency_key_of(request.headers),
         )
 
-    def _offer(self, target: Target) -> ModelOffer:
-        """Return what is advertised of the model. Raises `ModelNotFound`, `ModelUnavailable`, `InvalidParameter`."""
+    async def _offer(self, target: Target) -> ModelOffer:
+        """Return what is advertised of the model, once it is loaded if need be. Raises `ModelNotFound`, `ModelUnavailable`, `InvalidParameter`."""
         standing = self._inference.standing
         if standing.shut_out:
             raise ShutOut(standing.shut_out)
-        fleet = self._inference.fleet
-        offer = fleet.offer(target.model, ModelVersion(""))
-        if offer is None:
-            raise not_hosted(fleet, target.model, ModelVersion(""))
+        inference = self._inference
+        until_s = inference.routing.clock() + inference.timeout_s
+        offer = await described(inference, target, until_s)
         if offer.task is not Task.TEXT_EMBEDDING:
             is_for = f"is for {offer.task}" if offer.task else "takes tensors alone"
             raise InvalidParameter(
@@ -188,21 +187,7 @@ class EmbeddingsApi(Pages):
         """Return what all `steps` come to: done at once where they are short, else in slices of the loop's time."""
         if is_short:
             return run_through(steps)
-        done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
-
-        def succeeded(result: _T) -> None:
-            if not done.done():
-                done.set_result(result)
-
-        def failed(error: Exception) -> None:
-            if not done.done():
-                done.set_exception(error)
-
-        job = self._inference.slices.begin(steps, succeeded, failed, label)
-        try:
-            return await done
-        finally:
-            job.cancel()
+        return await in_slices(self._inference.slices, steps, label)
 
 
 def written(

@@ -12,15 +12,15 @@ from typing_extensions import override
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.router.access.keys import Verb
-from capamesh.router.balancing.absence import not_hosted
 from capamesh.router.http.bodies import read_body
 from capamesh.router.http.errors import error_response
 from capamesh.router.http.exchange import NODE_HEADER, Inference
 from capamesh.router.http.generate_body import (
     MOST_BYTES,
+    parse_generate,
     read_generate,
     write_error,
-    write_generate,
+    write_generate_in_steps,
 )
 from capamesh.router.http.kept_replies import kept_headers
 from capamesh.router.http.key_check import key_of
@@ -28,8 +28,11 @@ from capamesh.router.http.options import idempotency_key_of, options_of
 from capamesh.router.http.route import Content, Pages, Route, json_of
 from capamesh.router.http.schemas import headers, oip
 from capamesh.router.requests.answer_parts import broken_off
+from capamesh.router.requests.described_model import described
 from capamesh.router.requests.inference import Target
 from capamesh.router.requests.key_scope import within_scope
+from capamesh.router.requests.parameters import time_allowed_s
+from capamesh.router.requests.slices import in_slices
 from capamesh.router.requests.told_request import ToldRequest
 from capamesh.router.telemetry.tracing import parsed_traceparent
 
@@ -81,10 +84,9 @@ class GenerateApi(Pages):
             await generation.until_news()
             if generation.error is not None:
                 return error_response(generation.error)
+            text = await generation.next_text()
             return web.Response(
-                body=generation.next_text(),
-                content_type="application/json",
-                headers=generation.headers,
+                body=text, content_type="application/json", headers=generation.headers
             )
         finally:
             generation.cancel()
@@ -120,17 +122,15 @@ class GenerateApi(Pages):
 
     async def _write(self, generation: Generation, response: web.StreamResponse) -> None:
         """Write all events, as far as the client reads: only then a node sends more."""
-        error: CapameshError | None = None
-        while error is None and not (generation.is_ended and not generation.waiting):
+        while not (generation.is_ended and not generation.waiting):
             await generation.until_news()
             events = bytearray()
             written: list[Part] = []
             while generation.waiting and len(events) < WRITE_BYTES:
                 _, part = generation.waiting[0]
                 try:
-                    events += b"data: %b\n\n" % generation.next_text()
-                except CapameshError as refused:  # JSON cannot hold it
-                    error = broken_off(refused, generation.written)
+                    events += b"data: %b\n\n" % await generation.next_text()
+                except CapameshError:
                     break
                 if part is not None:
                     written.append(part)
@@ -138,13 +138,12 @@ class GenerateApi(Pages):
                 await response.write(events)
             for one in written:
                 one.release()
-        error = error or generation.error
-        if error is not None:
-            await response.write(b"data: %b\n\n" % write_error(error))
+        if generation.error is not None:
+            await response.write(b"data: %b\n\n" % write_error(generation.error))
         await response.write_eof()
 
     async def _begin(self, request: web.Request, *, takes_parts: bool) -> Generation:
-        """Read a request and send it on its way. Raises a `CapameshError`."""
+        """Read a request and send it on its way; wait before that for a model that is loaded for it. Raises a `CapameshError`."""
         inference = self._inference
         limits = inference.limits
         most_bytes = min(MOST_BYTES, limits.max_json_bytes, limits.max_message_bytes)
@@ -155,26 +154,25 @@ class GenerateApi(Pages):
             options, is_explained = options_of(request.headers)
             key = key_of(request)
             options = within_scope(options, key)
-            idempotency_key = idempotency_key_of(request.headers)
-            offer = inference.fleet.offer(model, version)
-            if offer is None:
-                raise not_hosted(inference.fleet, model, version)
-            asked = read_generate(body, model, version, offer.inputs, limits)
+            parent = parsed_traceparent(request.headers.get("traceparent", ""))
+            target = Target(
+                model,
+                version,
+                options,
+                is_explained,
+                parent,
+                key=key,
+                idempotency_key=idempotency_key_of(request.headers),
+            )
+            generation = Generation(inference, target)
+            given = parse_generate(body)
+            allowed_s = time_allowed_s(given.parameters, inference.timeout_s)
+            offer = await described(inference, target, inference.routing.clock() + allowed_s)
+            asked = read_generate(given, model, version, offer.inputs, limits)
         except CapameshError as error:
             inference.refused(model, error)
             raise
-        parent = parsed_traceparent(request.headers.get("traceparent", ""))
-        target = Target(
-            model,
-            version,
-            options,
-            is_explained,
-            parent,
-            key=key,
-            idempotency_key=idempotency_key,
-        )
-        generation = Generation(inference, target, asked)
-        generation.submit(takes_parts=takes_parts)
+        generation.submit(asked, takes_parts=takes_parts)
         return generation
 
 
@@ -183,37 +181,36 @@ class Generation:
 
     __slots__ = (
         "_asked",
-        "_clock",
-        "_limits",
+        "_inference",
         "_model",
         "_news",
         "_request",
+        "_written",
         "error",
         "headers",
         "is_ended",
         "waiting",
-        "written",
     )
 
-    def __init__(self, inference: Inference, target: Target, asked: InferRequest) -> None:
-        self._asked = asked
+    def __init__(self, inference: Inference, target: Target) -> None:
+        self._inference = inference
+        self._asked: InferRequest | None = None
         self._model = target.model
-        self._limits = inference.limits
-        self._clock = inference.routing.clock
         self._request = ToldRequest(inference, target, self._ended, self._took)
         self._news = asyncio.Event()
         self.waiting: deque[tuple[Outcome, Part | None]] = deque()
         """The pieces that wait to be written: parts, each as an answer and as what is to be released, and the last, for which that is None."""
-        self.written = 0
+        self._written = 0
         """The parts that were written."""
         self.error: CapameshError | None = None
         self.is_ended = False
         self.headers: dict[str, str] = {}
         """The headers that tell who answers, and whether that was kept."""
 
-    def submit(self, *, takes_parts: bool) -> None:
+    def submit(self, asked: InferRequest, *, takes_parts: bool) -> None:
         """Send the request on its way; the answer comes whole unless it `takes_parts`."""
-        self._request.submit(self._asked, takes_parts=takes_parts)
+        self._asked = asked
+        self._request.submit(asked, takes_parts=takes_parts)
 
     def cancel(self) -> None:
         """Withdraw the request. Nothing happens when it is over."""
@@ -225,11 +222,24 @@ class Generation:
             self._news.clear()
             await self._news.wait()
 
-    def next_text(self) -> bytes:
-        """Return the text of what has waited for longest, which waits no more. Raises a `CapameshError` where it has none."""
+    async def next_text(self) -> bytes:
+        """Return the text of what has waited for longest, which waits no more.
+
+        Raises a `CapameshError` where it has none: the answer has ended then, with that as its `error`.
+        """
         outcome, _ = self.waiting.popleft()
-        text = write_generate(self._asked, outcome.answer, self._model, self._limits)
-        self.written += 1
+        asked, inference = self._asked, self._inference
+        assert asked is not None  # noqa: S101 - it was sent before anything came
+        steps = write_generate_in_steps(asked, outcome.answer, self._model, inference.limits)
+        try:
+            text = await in_slices(inference.slices, steps, self._model)
+        except CapameshError as error:  # JSON cannot hold it
+            self.waiting.clear()
+            self._request.break_off(error)
+            self.is_ended = True
+            self.error = broken_off(error, self._written) if self._written else error
+            raise self.error from None
+        self._written += 1
         return text
 
     def _took(self, part: Part) -> None:
@@ -245,7 +255,11 @@ class Generation:
 
     def _take(self, outcome: Outcome, part: Part | None) -> None:
         entry = outcome.entry
-        kept = {} if entry is None else kept_headers(entry.word, self._clock() - entry.stored_s)
+        kept = (
+            {}
+            if entry is None
+            else kept_headers(entry.word, self._inference.routing.clock() - entry.stored_s)
+        )
         self.headers = {NODE_HEADER: outcome.peer, **kept}
         self.waiting.append((outcome, part))
         self._news.set()

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Final, cast
 
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.oip import InferRequest, parse_object
-from capamesh.protocol.oip.json_data import read_data, write_data
+from capamesh.protocol.oip.encoding import trusted
+from capamesh.protocol.oip.json_data import read_data, write_in_steps
 from capamesh.protocol.oip.json_text import quoted
 from capamesh.protocol.tensors import Limits, Tensor, TensorSpec, checked
+from capamesh.protocol.values import Value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,23 +23,26 @@ if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion
     from capamesh.protocol.links.calls import InferAnswer
     from capamesh.protocol.oip.messages import Parameters
+    from capamesh.protocol.steps import Steps
 
 MOST_BYTES: Final = 2**20
 """The largest body of a request (guess: texts and settings; large tensors go to `/infer`, which reads them in slices)."""
 
 
-def read_generate(
-    body: bytes,
-    model: ModelName,
-    version: ModelVersion,
-    inputs: Sequence[TensorSpec],
-    limits: Limits,
-) -> InferRequest:
-    """Return the request that a body of `MOST_BYTES` at most holds for a model with such inputs.
+class GenerateBody(Value):
+    """The body of a request before its model's inputs are known."""
 
-    Raises:
-        InvalidRequest: the body is no JSON object, names what the model does not take, or has a value that does not fit.
-    """
+    __slots__ = ("id", "parameters", "values")
+
+    def __init__(self, id: str, parameters: Parameters, values: dict[str, object]) -> None:  # noqa: A002 - the protocol's own word
+        self.id = id
+        self.parameters = parameters
+        self.values = values
+        """The values by the names of what they are for, as JSON has them."""
+
+
+def parse_generate(body: bytes) -> GenerateBody:
+    """Return what a body of `MOST_BYTES` at most holds. Raises `InvalidRequest`: it is no JSON object, or has another id or parameters."""
     found = parse_object(body)
     asked_id, parameters = found.pop("id", ""), found.pop("parameters", {})
     if not isinstance(asked_id, str | int) or isinstance(asked_id, bool):
@@ -47,9 +52,24 @@ def read_generate(
         for value in cast("dict[str, object]", parameters).values()
     ):
         raise InvalidRequest('"parameters" is an object of texts, numbers and true or false')
+    return GenerateBody(str(asked_id), cast("Parameters", parameters), found)
+
+
+def read_generate(
+    given: GenerateBody,
+    model: ModelName,
+    version: ModelVersion,
+    inputs: Sequence[TensorSpec],
+    limits: Limits,
+) -> InferRequest:
+    """Return the request that a body holds for a model with such inputs.
+
+    Raises:
+        InvalidRequest: it names what the model does not take, or has a value that does not fit.
+    """
     by_name = {spec.name: spec for spec in inputs}
     tensors: list[Tensor] = []
-    for name, value in found.items():
+    for name, value in given.values.items():
         spec = by_name.get(name)
         if spec is None:
             raise InvalidRequest(
@@ -57,13 +77,7 @@ def read_generate(
                 ' there may be "id" and "parameters"'
             )
         tensors.append(checked(_tensor(spec, value), limits))
-    return InferRequest(
-        model,
-        version,
-        str(asked_id),
-        tuple(tensors),
-        parameters=cast("Parameters", parameters),
-    )
+    return InferRequest(model, version, given.id, tuple(tensors), parameters=given.parameters)
 
 
 def _tensor(spec: TensorSpec, value: object) -> Tensor:
@@ -79,25 +93,31 @@ def _tensor(spec: TensorSpec, value: object) -> Tensor:
     return Tensor(spec.name, spec.datatype, tuple(whole), data)
 
 
-def write_generate(
+def write_generate_in_steps(
     asked: InferRequest, answer: InferAnswer, model: ModelName, limits: Limits
-) -> bytes:
+) -> Steps[bytes]:
     """Return an answer, or a part of one, as a JSON object in one line.
 
     Raises:
         TooLarge: it would be longer than JSON answers may be.
+        NotInJson: it has a text that is not UTF-8.
+        ProtocolViolation: an output is not what its shape says.
     """
     said = [f'"model_name":{quoted(model)}', f'"model_version":{quoted(answer.version)}']
     if asked.id:
         said.append(f'"id":{quoted(asked.id)}')
+    pieces = [f"{{{','.join(said)}".encode()]
     room_bytes = limits.max_json_answer_bytes
     for output in answer.outputs:
-        text = write_data(checked(output, limits), room_bytes, is_non_finite_text=True)
+        yield from trusted(output, limits)
+        written = yield from write_in_steps(output, room_bytes, is_non_finite_text=True)
+        text = b"".join(written)
         room_bytes -= len(text)
         if all(dim == 1 for dim in output.shape):
             text = text[1:-1]
-        said.append(f"{quoted(output.name)}:{text}")
-    return f"{{{','.join(said)}}}".encode()
+        pieces += (f",{quoted(output.name)}:".encode(), text)
+    pieces.append(b"}")
+    return b"".join(pieces)
 
 
 def write_error(error: CapameshError) -> bytes:

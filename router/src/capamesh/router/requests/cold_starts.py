@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from capamesh.router.requests.call import Call, Responder
     from capamesh.router.timers import Timer, Timers
 
+Start = Callable[["Call", "Responder"], Handle]
+"""Sends a call on its way that has waited, or raises why that is not possible."""
+
 LOOK_AGAIN_S = 1.0
 """Seconds after which to look again where all that may be asked for at a time is under way, or no link is up (guess)."""
 MAX_WAITING = 256
@@ -74,9 +77,9 @@ class ColdStarts(LoadOwner):
         *,
         clock: Callable[[], float],
         timers: Timers,
-        start: Callable[[Call, Responder], Handle],
+        start: Start,
     ) -> None:
-        """`start` sends a call on its way that has waited, or raises why that is not possible."""
+        """`start` is for calls that have no other."""
         self.fleet = fleet
         self.clock = clock
         self.timers = timers
@@ -100,11 +103,12 @@ class ColdStarts(LoadOwner):
         error: CapameshError,
         *,
         is_tried: bool = False,
+        start: Start | None = None,
     ) -> ColdStart:
         """Let a call wait whose model cannot be had now, for which there is an `error`; raise that where it may not.
 
         A call for which there is no place has the model loaded all the same. `is_tried`: those that say to have the
-        model ready have failed it with `error`, and are not to be tried again.
+        model ready have failed it with `error`, and are not to be tried again. `start`: None: as all calls.
         """
         request = call.request
         is_step = request.sequence is not None and not request.sequence.is_start
@@ -113,7 +117,8 @@ class ColdStarts(LoadOwner):
         size_bytes = sum(len(tensor.data) for tensor in request.inputs)
         if not self._has_room(request.model, size_bytes):
             raise error
-        cold = ColdStart(self, call, size_bytes, responder, error if is_tried else None)
+        failure = error if is_tried else None
+        cold = ColdStart(self, call, size_bytes, responder, failure, start)
         refusal = cold.wait()
         if refusal is not None:
             raise refusal
@@ -253,6 +258,7 @@ class ColdStart(Handle):
         "_failure",
         "_handle",
         "_responder",
+        "_start",
         "_timer",
         "model",
         "size_bytes",
@@ -266,8 +272,12 @@ class ColdStart(Handle):
         size_bytes: int,
         responder: Responder,
         failure: CapameshError | None,
+        start: Start | None,
     ) -> None:
-        """`failure` is what it ended with at those that say to have the model ready; None: they may yet be tried."""
+        """`failure` is what it ended with at those that say to have the model ready; None: they may yet be tried.
+
+        `start`: None: as all calls.
+        """
         self.model = call.request.model
         self.version = call.request.version
         self.size_bytes = size_bytes
@@ -276,6 +286,7 @@ class ColdStart(Handle):
         self._responder: Responder | None = responder
         """The receiver of the outcome; None: it waits no more."""
         self._failure = failure
+        self._start = start
         self._handle: Handle | None = None
         """The call under way; None: it has not set off."""
         self._timer: Timer | None = None
@@ -342,7 +353,7 @@ class ColdStart(Handle):
             if refusal is None or not self._may_try or cold.clock() >= self._call.deadline_s:
                 return refusal
         try:
-            self._handle = cold.start(self._call, responder)
+            self._handle = (self._start or cold.start)(self._call, responder)
         except (ModelNotFound, ModelUnavailable, NoEndpoint) as error:
             if not cold.outlook(model, version).is_away:
                 return error.with_traceback(None)

@@ -121,6 +121,29 @@ class Slices:
             self._timer = loop.call_later(PAUSE_S, self._slice) if jobs else None
 
 
+async def in_slices(slices: Slices, steps: Steps[_T], label: str = "") -> _T:
+    """Return what `steps` come to: at once where there is only one, else in slices of the loop's time. Raises what they raise."""
+    try:
+        next(steps)
+    except StopIteration as done:
+        return cast("_T", done.value)
+    ended: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+
+    def succeeded(result: _T) -> None:
+        if not ended.done():
+            ended.set_result(result)
+
+    def failed(error: Exception) -> None:
+        if not ended.done():
+            ended.set_exception(error)
+
+    job = slices.begin(steps, succeeded, failed, label)
+    try:
+        return await ended
+    finally:
+        job.cancel()
+
+
 def _step(job: Job[object], loop: asyncio.AbstractEventLoop) -> None:
     """Take a step of a job; a bug in what it tells ends that job alone."""
     try:
