@@ -9,7 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fleet_fakes import Ask, FakeLink, answer_of, answering, echo, failing, fp32, hang, offer
+from fleet_fakes import (
+    Ask,
+    FakeLink,
+    answer_of,
+    answering,
+    echo,
+    failing,
+    fp32,
+    hang,
+    offer,
+    parting,
+)
 from router_http import Http
 from tidy_router import tidy
 
@@ -52,19 +63,21 @@ def detector(http: Http, *script: Callable[[Ask], None]) -> FakeLink:
 
 
 async def by_sync(
-    url: str, method: str, *args: Any, limits: Any = None, **options: Any
+    url: str, method: str, *args: Any, limits: Any = None, retries: int = 0, **options: Any
 ) -> list[Outputs]:
     def run() -> list[Outputs]:
-        with Client(url, **({"limits": limits} if limits else {})) as client:
+        with Client(url, retries=retries, **({"limits": limits} if limits else {})) as client:
             return list(getattr(client, method)(*args, **options))
 
     return await asyncio.to_thread(run)
 
 
 async def by_async(
-    url: str, method: str, *args: Any, limits: Any = None, **options: Any
+    url: str, method: str, *args: Any, limits: Any = None, retries: int = 0, **options: Any
 ) -> list[Outputs]:
-    async with AsyncClient(url, **({"limits": limits} if limits else {})) as client:
+    async with AsyncClient(
+        url, retries=retries, **({"limits": limits} if limits else {})
+    ) as client:
         return [outputs async for outputs in getattr(client, method)(*args, **options)]
 
 
@@ -129,6 +142,25 @@ async def test_first_error_is_raised_or_all_are_told(http: Http, run: Run) -> No
     with pytest.raises(Overloaded) as caught:
         await run("stream", "m", rows(3))
     assert caught.value.retry_after_s == 2.0
+
+
+async def test_request_that_is_refused_is_sent_again(http: Http, run: Run) -> None:
+    link = http.node("A", failing(Overloaded("full", 0.01)), echo)
+    answers = await run("stream", "m", rows(2), retries=1)
+    assert [answer["y"].tolist() for answer in answers] == [[[0, 0]], [[1, -1]]]
+    assert len(link.calls) == 3
+
+
+@pytest.mark.parametrize("is_binary", [True, False])
+async def test_parts_of_an_answer_are_yielded_one_by_one(
+    http: Http, run: Run, is_binary: bool
+) -> None:
+    link = http.node("A", parting(3), models=(replace(offer(), max_parts=10),))
+    answers = await run("stream", "m", rows(2), parts=True, is_binary=is_binary)
+    assert [answer["y"][0, 0] for answer in answers] == [1, 2, 3, 1, 2, 3]
+    finals = [answer.parameters["triton_final_response"] for answer in answers]
+    assert finals == [False, False, True] * 2
+    assert all(call.takes_parts for call in link.calls)
 
 
 async def test_stream_that_is_refused_says_why(http: Http, run: Run) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from capamesh.client.answers import ModelMetadata, Outputs
     from capamesh.client.asks import Ask
     from capamesh.client.failover import Failover
+    from capamesh.client.retries import Retries
     from capamesh.client.streams import OnError
     from capamesh.protocol.tensors import Limits, TensorSpec
 
@@ -25,6 +26,7 @@ class AsyncStreams(ABC):
     """The methods of a client by which a model is asked again and again on one connection."""
 
     _failover: Failover
+    _retries: Retries
     _access: Access
     _timeout_s: float | None
     _routing: RoutingOptions
@@ -43,6 +45,7 @@ class AsyncStreams(ABC):
         timeout_s: float | None = None,
         parameters: Parameters = NO_PARAMETERS,
         is_binary: bool = True,
+        parts: bool = False,
         routing: RoutingOptions | None = None,
         on_error: OnError | None = None,
     ) -> AsyncIterator[Outputs]:
@@ -79,8 +82,8 @@ class AsyncStreams(ABC):
             routing=self._routing if routing is None else routing,
             limits=self._limits,
         )
-        plan = streams.RequestStream(common, on_error)
-        async for answer in async_stream.streamed(self._failover, self._access, plan, all_asked()):
+        plan = streams.RequestStream(common, on_error, takes_parts=parts)
+        async for answer in async_stream.streamed(self._failover, self._retries, self._access, plan, all_asked()):
             yield answer
 
     async def stream_samples(
@@ -113,7 +116,7 @@ class AsyncStreams(ABC):
             timeout_s=self._timeout_s if timeout_s is None else timeout_s,
             priority=priority,
         )
-        async for answer in async_stream.streamed(self._failover, self._access, plan, samples):
+        async for answer in async_stream.streamed(self._failover, self._retries, self._access, plan, samples):
             yield answer
 
     @abstractmethod

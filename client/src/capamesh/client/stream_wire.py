@@ -68,6 +68,11 @@ class StreamWire:
     def __repr__(self) -> str:
         return f"StreamWire({self.url!r}, {len(self._messages)} messages)"
 
+    @property
+    def has_news(self) -> bool:
+        """Return whether `next` has an answer, or none comes any more."""
+        return bool(self._messages) or self.close_code is not None
+
     def opening(
         self, host: str, path: str, query: Mapping[str, str], headers: Mapping[str, str]
     ) -> bytes:

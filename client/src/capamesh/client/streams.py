@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
 
 from typing_extensions import override
 
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+FINAL: Final = "triton_final_response"
+"""The parameter that is false on each part of an answer but the last."""
+
 OnError: TypeAlias = Callable[[CapameshError], None]
 """The callback that is told of requests that failed while their stream goes on."""
 
@@ -42,6 +45,8 @@ class Turn:
     due: int
     """The number of answers."""
     read: Callable[[Answer, str], Outputs]
+    is_repeatable: bool = False
+    """True if it may be sent again where it was refused."""
 
 
 class StreamPlan(ABC, Generic[T]):
@@ -82,23 +87,26 @@ class StreamPlan(ABC, Generic[T]):
     def turns(self, wire: StreamWire, item: T) -> Iterator[Turn]:
         """Yield the turns for the next thing that is to be sent."""
 
-    def outputs(
-        self, answer: Answer, read: Callable[[Answer, str], Outputs], url: str
-    ) -> Outputs | None:
-        """Return what an answer has; None: it is an error, of which was told. Raises it where nobody is to be told."""
+    def failed(self, error: CapameshError) -> None:
+        """Tell of a request that failed; raise its error where nobody is to be told."""
+        if self._on_error is None:
+            raise error
+        self._on_error(error)
+
+    def is_last(self, outputs: Outputs) -> bool:
+        """Return whether no more of the same answer follows."""
+        del outputs
+        return True
+
+    def last(self, answer: Answer, url: str) -> Outputs | None:
+        """Return what an answer behind the end of the input has; None: it is an error, of which was told, else raised."""
         try:
-            outputs = read(answer, url)
+            outputs = self._ask.read(answer, url)
         except CapameshError as error:
-            if self._on_error is None:
-                raise
-            self._on_error(error)
+            self.failed(error)
             return None
         self.answered += 1
         return outputs
-
-    def last(self, answer: Answer, url: str) -> Outputs | None:
-        """Return what an answer behind the end of the input has, as `outputs`."""
-        return self.outputs(answer, self._ask.read, url)
 
     def too_late(self, url: str) -> DeadlineExceeded:
         """Return the error for a router that is silent."""
@@ -108,13 +116,21 @@ class StreamPlan(ABC, Generic[T]):
 class RequestStream(StreamPlan["Ask[Outputs]"]):
     """A stream of whole requests, as they would be alone."""
 
-    def __init__(self, ask: Ask[Outputs], on_error: OnError | None) -> None:
-        """`ask` opens it."""
-        super().__init__(ask, {"messages": "requests"}, on_error)
+    def __init__(
+        self, ask: Ask[Outputs], on_error: OnError | None, *, takes_parts: bool = False
+    ) -> None:
+        """`ask` opens it; with `takes_parts` an answer may be several, of which each but the last says so."""
+        query = {"messages": "requests", **({"parts": "1"} if takes_parts else {})}
+        super().__init__(ask, query, on_error)
 
     @override
     def turns(self, wire: StreamWire, item: Ask[Outputs]) -> Iterator[Turn]:
-        yield Turn(wire.request(item.buffers, item.headers), 1, item.read)
+        data = wire.request(item.buffers, item.headers)
+        yield Turn(data, 1, item.read, is_repeatable=True)
+
+    @override
+    def is_last(self, outputs: Outputs) -> bool:
+        return outputs.parameters.get(FINAL) is not False
 
 
 class SampleStream(StreamPlan["InputValue"]):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from capamesh.client.answers import ModelMetadata, Outputs
     from capamesh.client.asks import Ask
     from capamesh.client.failover import Failover
+    from capamesh.client.retries import Retries
     from capamesh.client.streams import OnError
     from capamesh.protocol.tensors import Limits, TensorSpec
 
@@ -25,6 +26,7 @@ class SyncStreams(ABC):
     """The methods of a client by which a model is asked again and again on one connection."""
 
     _failover: Failover
+    _retries: Retries
     _access: Access
     _timeout_s: float | None
     _routing: RoutingOptions
@@ -42,6 +44,7 @@ class SyncStreams(ABC):
         timeout_s: float | None = None,
         parameters: Parameters = NO_PARAMETERS,
         is_binary: bool = True,
+        parts: bool = False,
         routing: RoutingOptions | None = None,
         on_error: OnError | None = None,
     ) -> Iterator[Outputs]:
@@ -60,12 +63,15 @@ class SyncStreams(ABC):
             timeout_s: the deadline of each request.
             parameters: the parameters of each request; a model that remembers has the stream as one sequence, of itself.
             is_binary: whether tensors travel as bytes.
+            parts: whether the parts of an answer are yielded one by one, from a model that answers in parts; then
+                `parameters["triton_final_response"]` is true of the last one of each answer.
             routing: who may run the requests.
             on_error: called with the error of a request that failed, and the stream goes on; None: the first error is raised.
 
         Raises:
             CapameshError: as `infer`; of all requests where `on_error` is None, else those that end the stream.
-            LinkLost: the router cannot be reached, or the connection to it broke. Nothing is sent again.
+            LinkLost: the router cannot be reached, or the connection to it broke. What was sent is not sent again; only a request
+                that was refused is, and the opening of the stream, as by `infer`.
         """
         from capamesh.client import streams, sync_stream  # noqa: PLC0415 - wsproto is read in where it is used
 
@@ -92,8 +98,8 @@ class SyncStreams(ABC):
             routing=self._routing if routing is None else routing,
             limits=self._limits,
         )
-        plan = streams.RequestStream(common, on_error)
-        return sync_stream.streamed(self._failover, self._access, plan, map(asked, inputs))
+        plan = streams.RequestStream(common, on_error, takes_parts=parts)
+        return sync_stream.streamed(self._failover, self._retries, self._access, plan, map(asked, inputs))
 
     def stream_samples(
         self,
@@ -142,7 +148,7 @@ class SyncStreams(ABC):
             timeout_s=self._timeout_s if timeout_s is None else timeout_s,
             priority=priority,
         )
-        return sync_stream.streamed(self._failover, self._access, plan, samples)
+        return sync_stream.streamed(self._failover, self._retries, self._access, plan, samples)
 
     @abstractmethod
     def metadata(self, model: str, version: str = "") -> ModelMetadata:
