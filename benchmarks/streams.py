@@ -1,42 +1,48 @@
-"""Measures what a part of an answer costs, over server-sent events and over gRPC, and what readers that stall hold. One router, one node.
+"""Measures what answers in parts cost, hold and survive, over server-sent events, gRPC and WebSocket. One router, one node.
 
-`python benchmarks/streams.py [--rounds 3] [--streams 1000] [--parts 100]`. A model in a loop counts; each answer has as many parts. Both wires
-in turns. Then as many readers take one part of 8 KB and no more: what the router's and the worker's memory grow by, and how soon the worker
-rests once all have left. CPU is that of processes: clients share the cores.
+`python benchmarks/streams.py [--rounds 3] [--streams 1000] [--parts 100] [--leaves 20]`. A model in a loop counts, each answer from a
+number of its own, so that parts which are mixed up are seen. So many answers at once on each wire in turns: the CPU time of a part and what
+the processes grow by. As many readers that take one part of 8 KB and no more: what they hold, and what others' parts cost beside them. Then
+readers leave one by one: the time until the worker has nothing of theirs. At last the node's worker is killed under as many answers: the time
+until each reader is told in-band. CPU is that of processes: clients share the cores, which makes times of the clock longer, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
+import itertools
+import os
+import signal
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Final
 
-import grpc
-import numpy as np
 import onnx
 import uvloop
-from machine import cpu_s, keep, memory_bytes
+from machine import cpu_s, forget_peak, keep, memory_bytes, peak_bytes
+from node_watch import NodeWatch
 from onnx import TensorProto, helper
 from rich.console import Console
 from rich.table import Table
+from stream_clients import WIRES, CountingAnswer, EventsAnswer, close_channels
 
 from capamesh.cli.local_cluster import LocalCluster
-from capamesh.router.grpc.messages import CLASSES
 
-NUMBERS = {"narrow": 1, "wide": 1000}
+NUMBERS: Final = {"narrow": 1, "wide": 1000}
 """The numbers in a part of each model: 8 KB of JSON are wide."""
-CALLS_OF_CHANNEL = 50
-FOR_EVER = 1e6
-AT_REST_S = 0.02
+MOST_STEPS: Final = 1_000_000
+FOR_EVER: Final = 1e9
+APART: Final = 1000.0
+"""One answer begins so much higher than the one before: parts of two have no number in common."""
+OTHERS: Final = 100
+"""The answers at once beside readers that stall."""
+AT_REST_S: Final = 0.02
 """The worker rests once it has used no tick of CPU time for so long, after which it is looked at again."""
-LONGEST_S = 60.0
-METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
+LONGEST_S: Final = 60.0
+KIB, MIB = 2**10, 2**20
 
 
 def build_models(root: Path) -> None:
@@ -62,109 +68,126 @@ def build_models(root: Path) -> None:
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
         onnx.save(model, folder / "model.onnx")
-        manifest = '[loop]\nfeedback = {x = "y"}\nstop = "done"\nmax_steps = 1000000\n'
+        manifest = f'[loop]\nfeedback = {{x = "y"}}\nstop = "done"\nmax_steps = {MOST_STEPS}\n'
         (root / name / "capamesh.toml").write_text(manifest)
 
 
-class Events:
-    """One answer as server-sent events, over a connection of its own."""
+class Bench:
+    """A running cluster of one node, and what is measured on it."""
 
-    def __init__(self, address: tuple[str, int], model: str, until: float) -> None:
-        self._address = address
-        body = json.dumps({"x": [0] * NUMBERS[model], "until": until}).encode()
-        self._request = (
-            b"POST /v2/models/%b/generate_stream HTTP/1.1\r\nHost: router\r\nContent-Length: %d\r\n\r\n%b"
-            % (model.encode(), len(body), body)
-        )
+    def __init__(self, cluster: LocalCluster, watch: NodeWatch) -> None:
+        host, _, port = cluster.http_url.removeprefix("http://").partition(":")
+        self.address = host, int(port)
+        self.watch = watch
+        (self.worker,) = cluster.nodes[0].status()["worker_pids"]
+        self.pids = cluster.router.pid, self.worker
 
-    async def begin(self) -> None:
-        """Ask, and take the first part."""
-        self.reader, self.writer = await asyncio.open_connection(*self._address, limit=2**16)
-        self.writer.write(self._request)
-        await self.reader.readuntil(b"data: ")
+    def answer(
+        self, kind: type[CountingAnswer], model: str = "narrow", at: int = 0, until: float = FOR_EVER
+    ) -> CountingAnswer:
+        """Return an answer that nobody has asked for yet."""
+        return kind(self.address, model, at * APART, until)
 
-    async def all(self) -> int:
-        """Return how many parts there are, all taken."""
-        await self.begin()
-        count = 1 + (await self.reader.readuntil(b"0\r\n\r\n")).count(b"data: ")
-        self.writer.close()
-        return count
+    async def cost(self, wire: str, streams: int, parts: int) -> dict[str, float]:
+        """Return what so many answers at once cost and held. SystemExit: one is not as it should be."""
+        answers = [
+            self.answer(WIRES[wire], at=at, until=at * APART + parts) for at in range(streams)
+        ]
+        for pid in self.pids:
+            forget_peak(pid)
+        rss = [memory_bytes(pid) for pid in self.pids]
+        used = [cpu_s(pid) for pid in self.pids]
+        found = await asyncio.gather(*(answer.all() for answer in answers))
+        cost_us = [
+            (cpu_s(pid) - was) / (streams * parts) * 1e6
+            for pid, was in zip(self.pids, used, strict=True)
+        ]
+        grown = [(peak_bytes(pid) - was) / MIB for pid, was in zip(self.pids, rss, strict=True)]
+        for answer, values in zip(answers, found, strict=True):
+            if values != [answer.first + step for step in range(1, parts + 1)]:
+                raise SystemExit(f"{wire}: the parts of {answer.first:g} are {values}")
+        await close_channels()
+        return {
+            "router_us": cost_us[0],
+            "worker_us": cost_us[1],
+            "router_mib": grown[0],
+            "worker_mib": grown[1],
+        }
+
+    async def stalled(self, streams: int, parts: int) -> dict[str, float]:
+        """Return what readers hold that take one part and no more, and what others' parts cost beside them, times as much."""
+        before = [memory_bytes(pid) for pid in self.pids]
+        alone = await self.cost("server-sent events", OTHERS, parts)
+        readers = [self.answer(EventsAnswer, "wide") for _ in range(streams)]
+        for reader in readers:
+            await reader.begin()
+        await self._rest()
+        after = [memory_bytes(pid) for pid in self.pids]
+        beside = await self.cost("server-sent events", OTHERS, parts)
+        for reader in readers:
+            reader.leave()
+        await self.watch.until("wide", 0, LONGEST_S)
+        return {
+            "router_kib_each": (after[0] - before[0]) / streams / KIB,
+            "worker_kib_each": (after[1] - before[1]) / streams / KIB,
+            "router_times": beside["router_us"] / alone["router_us"],
+            "worker_times": beside["worker_us"] / alone["worker_us"],
+        }
+
+    async def left(self, wire: str, leaves: int) -> list[float]:
+        """Return, for each of so many readers one after the other, the seconds from its leaving to the end of the node's work."""
+        took_s: list[float] = []
+        for _ in range(leaves):
+            answer = self.answer(WIRES[wire])
+            await answer.begin()
+            await self.watch.until("narrow", 1, LONGEST_S)
+            left_s = time.monotonic()
+            answer.leave()
+            took_s.append(await self.watch.until("narrow", 0, LONGEST_S) - left_s)
+        return took_s
+
+    async def killed(self, streams: int) -> dict[str, list[float]]:
+        """Return, by wire, the seconds from a SIGKILL of the worker until each reader is told in-band."""
+        kinds = list(itertools.islice(itertools.cycle(WIRES.items()), streams))
+        answers = [self.answer(kind, at=at) for at, (_, kind) in enumerate(kinds)]
+        for answer in answers:
+            await answer.begin()
+        told: dict[str, list[float]] = {wire: [] for wire in WIRES}
+        killed_s = 0.0
+
+        async def read(wire: str, answer: CountingAnswer) -> None:
+            error = await answer.broken()
+            told[wire].append(time.monotonic() - killed_s)
+            if "broke off after" not in error:
+                raise SystemExit(f"{wire}: {error}")
+
+        tasks = [
+            asyncio.create_task(read(wire, answer))
+            for (wire, _), answer in zip(kinds, answers, strict=True)
+        ]
+        await asyncio.sleep(0)
+        os.kill(self.worker, signal.SIGKILL)
+        killed_s = time.monotonic()
+        async with asyncio.timeout(LONGEST_S):
+            await asyncio.gather(*tasks)
+        return told
+
+    async def _rest(self) -> None:
+        """Wait until the worker does next to nothing."""
+        used_s = -1.0
+        for _ in range(round(LONGEST_S / AT_REST_S)):
+            before_s, used_s = used_s, cpu_s(self.worker)
+            if used_s == before_s:
+                return
+            await asyncio.sleep(AT_REST_S)
+        raise SystemExit(f"the worker does not rest within {LONGEST_S:g} s")
 
 
-async def by_sse(address: tuple[str, int], streams: int, parts: int) -> int:
-    """Return the parts of so many answers at once."""
-    return sum(
-        await asyncio.gather(*(Events(address, "narrow", parts).all() for _ in range(streams)))
-    )
-
-
-async def by_grpc(address: tuple[str, int], streams: int, parts: int) -> int:
-    """Return the parts of so many answers at once, on channels that each have some."""
-    message = CLASSES["ModelInferRequest"](
-        model_name="narrow",
-        inputs=[{"name": name, "datatype": "FP32", "shape": [1, 1]} for name in ("x", "until")],
-        raw_input_contents=[np.float32(value).tobytes() for value in (0, parts)],
-    ).SerializeToString()
-    own = [("grpc.use_local_subchannel_pool", 1)]
-    channels = [
-        grpc.aio.insecure_channel(f"{address[0]}:{address[1]}", options=own)
-        for _ in range(-(-streams // CALLS_OF_CHANNEL))
-    ]
-
-    async def one(channel: grpc.aio.Channel) -> int:
-        call: Any = channel.stream_stream(METHOD)()
-        await call.write(message)
-        await call.done_writing()
-        count = 0
-        async for _ in call:
-            count += 1
-        return count
-
-    counts = await asyncio.gather(*(one(channels[at % len(channels)]) for at in range(streams)))
-    for channel in channels:
-        await channel.close()
-    return sum(counts)
-
-
-async def stalled(cluster: LocalCluster, streams: int) -> dict[str, float]:
-    """Return what so many readers cost that take one part and no more, and how soon the worker rests once they have left."""
-    host, _, port = cluster.http_url.removeprefix("http://").partition(":")
-    router, worker = cluster.router.pid, cluster.nodes[0].status()["worker_pids"][0]
-    before = memory_bytes(router), memory_bytes(worker)
-    readers = [Events((host, int(port)), "wide", FOR_EVER) for _ in range(streams)]
-    for reader in readers:
-        await reader.begin()
-    await rest(worker)
-    after = memory_bytes(router), memory_bytes(worker)
-    for reader in readers:
-        reader.writer.close()
-    left_s = time.monotonic()
-    await rest(worker)
-    return {
-        "router_kib_each": (after[0] - before[0]) / streams / 1024,
-        "worker_kib_each": (after[1] - before[1]) / streams / 1024,
-        "rests_after_s": time.monotonic() - left_s,
-    }
-
-
-async def rest(pid: int) -> None:
-    """Wait until a process does next to nothing."""
-    used_s = -1.0
-    for _ in range(round(LONGEST_S / AT_REST_S)):
-        before_s, used_s = used_s, cpu_s(pid)
-        if used_s == before_s:
-            return
-        await asyncio.sleep(AT_REST_S)
-    raise SystemExit(f"the worker does not rest within {LONGEST_S:g} s")
-
-
-async def measure(rounds: int, streams: int, parts: int, console: Console) -> dict[str, object]:
-    """Return all figures: medians over the rounds."""
-    wires: dict[str, Callable[[tuple[str, int], int, int], Awaitable[int]]] = {
-        "server-sent events": by_sse,
-        "gRPC": by_grpc,
-    }
-    found: dict[str, list[tuple[float, float]]] = {}
+async def measure(
+    rounds: int, streams: int, parts: int, leaves: int, console: Console
+) -> dict[str, object]:
+    """Print and return all figures: medians over the rounds."""
+    costs: dict[str, list[dict[str, float]]] = {wire: [] for wire in WIRES}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         build_models(folder / "models")
@@ -172,30 +195,44 @@ async def measure(rounds: int, streams: int, parts: int, console: Console) -> di
             folder / "cluster", folder / "models", nodes=1, router_options=("--timeout", "600")
         ) as cluster:
             await cluster.wait_routable(1, models=list(NUMBERS))
-            host, _, port = cluster.http_url.removeprefix("http://").partition(":")
-            pids = cluster.router.pid, cluster.nodes[0].status()["worker_pids"][0]
+            watch = await NodeWatch.of(cluster, folder / "watch")
+            bench = Bench(cluster, watch)
             for turn in range(rounds + 1):  # the first warms up
-                for wire, ask in wires.items():
-                    before = [cpu_s(pid) for pid in pids]
-                    count = await ask((host, int(port)), streams if turn else 20, parts)
-                    used = [cpu_s(pid) - was for pid, was in zip(pids, before, strict=True)]
-                    if count != parts * (streams if turn else 20):
-                        raise SystemExit(f"{wire}: {count} parts came")
+                for wire, seen in costs.items():
+                    cost = await bench.cost(wire, streams if turn else 20, parts)
                     if turn:
-                        found.setdefault(wire, []).append((used[0] / count, used[1] / count))
-            held = await stalled(cluster, streams)
-    table = Table("wire", "router CPU us a part", "worker CPU us a part")
-    rows: list[dict[str, object]] = []
-    for wire, seen in found.items():
-        router_us, worker_us = (statistics.median(each[at] for each in seen) * 1e6 for at in (0, 1))
-        table.add_row(wire, f"{router_us:.0f}", f"{worker_us:.0f}")
-        rows.append(
-            {"wire": wire, "router_us": round(router_us, 1), "worker_us": round(worker_us, 1)}
+                        seen.append(cost)
+            held = await bench.stalled(streams, parts)
+            left = {wire: await bench.left(wire, leaves) for wire in WIRES}
+            watch.close()
+            told = await bench.killed(streams)
+            await close_channels()
+    rows = [
+        {
+            "wire": wire,
+            **{key: statistics.median(cost[key] for cost in costs[wire]) for key in costs[wire][0]},
+            "left_median_ms": statistics.median(left[wire]) * 1e3,
+            "left_most_ms": max(left[wire]) * 1e3,
+            "told_most_s": max(told[wire]),
+        }
+        for wire in WIRES
+    ]
+    table = Table(
+        *("wire", "router, us a part", "worker, us a part", "router grows, MiB", "worker grows, MiB"),
+        *("rests after a leave, ms", "at most", "told of a kill, s"),
+    )
+    for row in rows:
+        wire, *values = row.values()
+        digits = (0, 0, 0, 0, 1, 1, 2)
+        table.add_row(
+            str(wire),
+            *(f"{value:.{places}f}" for value, places in zip(values, digits, strict=True)),
         )
     console.print(table)
     console.print(
-        f"{streams} readers that stall: {held['router_kib_each']:.0f} KiB each at the router,"
-        f" {held['worker_kib_each']:.0f} at the worker, which rests {held['rests_after_s']:.2f} s after they have left"
+        f"{streams} readers that stall: {held['router_kib_each']:.0f} KiB each at the router, {held['worker_kib_each']:.0f}"
+        f" at the worker; beside them a part of others costs the router {held['router_times']:.2f} and the worker"
+        f" {held['worker_times']:.2f} times as much"
     )
     return {"rounds": rounds, "streams": streams, "parts": parts, "rows": rows, "stalled": held}
 
@@ -206,9 +243,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--streams", type=int, default=1000)
     parser.add_argument("--parts", type=int, default=100)
+    parser.add_argument("--leaves", type=int, default=20)
     options = parser.parse_args()
     console = Console(width=120)
-    figures = uvloop.run(measure(options.rounds, options.streams, options.parts, console))
+    figures = uvloop.run(
+        measure(options.rounds, options.streams, options.parts, options.leaves, console)
+    )
     keep("streams", figures)
 
 
