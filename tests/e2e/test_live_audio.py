@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import pytest_asyncio
-from engine_link import counted
+from engine_link import counted, until
 from page_steps import ROOT, steps
 
 from capamesh.cli.local_cluster import LocalCluster
@@ -126,17 +126,17 @@ async def test_node_that_is_killed_is_told_and_the_other_goes_on(network: LocalC
         errors.append(error)
         told_s = loop.time()
 
+    async def those_that_answered() -> list[Member]:
+        pairs = zip(network.nodes, before, strict=True)
+        return [node for node, was in pairs if await answered_by(node) > was]
+
     async def kill() -> None:
         """Kill the node that has run the windows."""
         nonlocal killed_s
-        while True:
-            for node, was in zip(network.nodes, before, strict=True):
-                if await answered_by(node) > was:
-                    killed_s = loop.time()
-                    for pid in (node.status()["pid"], *node.status()["worker_pids"]):
-                        os.kill(pid, signal.SIGKILL)
-                    return
-            await asyncio.sleep(0.1)
+        (node, *_) = await until(those_that_answered, bool)
+        killed_s = loop.time()
+        for pid in (node.status()["pid"], *node.status()["worker_pids"]):
+            os.kill(pid, signal.SIGKILL)
 
     async def windows() -> AsyncIterator[npt.NDArray[np.float32]]:
         """Send windows until some are answered by the second node."""

@@ -1,4 +1,4 @@
-"""Answers in parts through a real cluster, over both wires: many at once, a node that is killed, readers that stall or leave."""
+"""Answers in parts through a real cluster, over each wire: many at once, a node that is killed, readers that stall or leave."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,17 @@ import grpc
 import numpy as np
 import onnx
 import pytest
+from engine_link import counted, until
 from onnx import TensorProto, helper
 from tritonclient.grpc import service_pb2
 
 from capamesh.cli.local_cluster import LocalCluster
+from capamesh.client import AsyncClient, Outputs
+from capamesh.protocol.errors import LinkLost
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 100
-OVER_SSE, OVER_GRPC = 800, 200
+OVER_SSE, OVER_GRPC, OVER_WEBSOCKET = 600, 200, 200
 STREAMS_OF_CHANNEL = 50
 BACK_WITHIN_S = 1.0
 """The time in which a client is told that the node of its answer has died."""
@@ -75,6 +78,7 @@ def make_counters(tmp_path: Path) -> Callable[..., LocalCluster]:
             tmp_path / "cluster",
             tmp_path / "models",
             nodes=nodes,
+            node_options=("--metrics", "127.0.0.1:0"),
             router_options=("--timeout", "300"),  # for machines that have other work, too
         )
 
@@ -155,6 +159,16 @@ async def over_grpc(channel: grpc.aio.Channel, first: float) -> list[float]:
     return found
 
 
+def socket_stream(client: AsyncClient, first: float, until: float) -> AsyncIterator[Outputs]:
+    """Return the parts of one answer over WebSocket."""
+    asked = {"x": np.array([[first]], np.float32), "until": np.array([[until]], np.float32)}
+    return client.stream("count", [asked], parts=True)
+
+
+async def over_websocket(client: AsyncClient, first: float) -> list[float]:
+    return [float(part["y"][0, 0]) async for part in socket_stream(client, first, first + STEPS)]
+
+
 def resident_mib(pid: int) -> float:
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -164,7 +178,7 @@ async def test_page_on_answers_in_parts_works_as_it_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = (ROOT / "docs/how-to/get-answers-in-parts.md").read_text()
-    model, client = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    model, client, own = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     (curl,) = re.findall(r"^ {4}(curl .*)", page, re.MULTILINE)
     events = "".join(re.findall(r"^ {4}(data: .*\n)", page, re.MULTILINE))
     monkeypatch.chdir(tmp_path)
@@ -180,6 +194,8 @@ async def test_page_on_answers_in_parts_works_as_it_is_written(
         shown = await asyncio.to_thread(followed, *shlex.split(curl))
         assert shown.replace("\n\n", "\n") == events
         assert await asyncio.to_thread(followed, sys.executable, "-c", client) == "1.0\n2.0\n3.0\n"
+        shown = await asyncio.to_thread(followed, sys.executable, "-c", own)
+        assert shown == "1.0 False\n2.0 False\n3.0 True\n"
 
 
 async def test_thousand_answers_of_a_hundred_parts_are_whole_and_not_mixed_up(
@@ -193,14 +209,17 @@ async def test_thousand_answers_of_a_hundred_parts_are_whole_and_not_mixed_up(
             grpc.aio.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)])
             for _ in range(OVER_GRPC // STREAMS_OF_CHANNEL)
         ]
-        firsts = [1000.0 * at for at in range(OVER_SSE + OVER_GRPC)]
-        found = await asyncio.gather(
-            *(over_sse(cluster.http_url, first) for first in firsts[:OVER_SSE]),
-            *(
-                over_grpc(channels[at % len(channels)], first)
-                for at, first in enumerate(firsts[OVER_SSE:])
-            ),
-        )
+        firsts = [1000.0 * at for at in range(OVER_SSE + OVER_GRPC + OVER_WEBSOCKET)]
+        rest = OVER_SSE + OVER_GRPC
+        async with AsyncClient(cluster.http_url) as client:
+            found = await asyncio.gather(
+                *(over_sse(cluster.http_url, first) for first in firsts[:OVER_SSE]),
+                *(
+                    over_grpc(channels[at % len(channels)], first)
+                    for at, first in enumerate(firsts[OVER_SSE:rest])
+                ),
+                *(over_websocket(client, first) for first in firsts[rest:]),
+            )
         for channel in channels:
             await channel.close()
         for first, values in zip(firsts, found, strict=True):
@@ -217,7 +236,12 @@ async def test_answer_of_a_killed_worker_breaks_off_in_band_and_none_hangs(
         streams = [await Sse.begin(cluster.http_url, at, 1e9) for at in range(20)]
         for stream in streams:
             assert (await stream.event())["y"] >= 1
-        async with grpc.aio.insecure_channel(target) as channel:
+        async with (
+            grpc.aio.insecure_channel(target) as channel,
+            AsyncClient(cluster.http_url) as client,
+        ):
+            socket = socket_stream(client, 0, 1e9)
+            await anext(socket)
             call = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")()
             await call.write(message(0, 1e9))
             await call.read()
@@ -232,6 +256,10 @@ async def test_answer_of_a_killed_worker_breaks_off_in_band_and_none_hangs(
             while not answer.error_message:
                 answer.ParseFromString(await asyncio.wait_for(call.read(), 20))
             assert "the answer broke off after" in answer.error_message
+            with pytest.raises(LinkLost, match="the answer broke off after"):
+                async with asyncio.timeout(20):
+                    async for _ in socket:
+                        pass
             assert (
                 time.monotonic() - killed_s < 20 * BACK_WITHIN_S
             )  # and it is far less on an idle machine
@@ -253,3 +281,34 @@ async def test_reader_that_stalls_holds_up_nobody_and_can_go_on(
                 count += 1
         for stream in stalled:
             stream.close()
+
+
+async def test_reader_that_leaves_ends_the_work_of_the_node_whatever_its_wire(
+    make_counters: Callable[..., LocalCluster],
+) -> None:
+    async with make_counters(1) as cluster:
+        await cluster.wait_routable(1)
+        (node,) = cluster.nodes
+
+        async def figures() -> dict[str, float]:
+            return await counted(node, "count")
+
+        sse = await Sse.begin(cluster.http_url, 0, 1e9)
+        await sse.event()
+        async with (
+            grpc.aio.insecure_channel(cluster.http_url.removeprefix("http://")) as channel,
+            AsyncClient(cluster.http_url) as client,
+        ):
+            call = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")()
+            await call.write(message(0, 1e9))
+            await call.read()
+            socket = socket_stream(client, 0, 1e9)
+            await anext(socket)
+            await until(figures, lambda seen: seen["in_flight"] == 3)
+            for left, leave in enumerate((sse.close, call.cancel), start=1):
+                leave()
+                await until(figures, lambda seen, left=left: seen["in_flight"] == 3 - left)  # type: ignore[misc]
+            await socket.aclose()  # type: ignore[attr-defined]
+            seen = await until(figures, lambda seen: seen["in_flight"] == 0)
+        assert seen["requests cancelled"] == 3
+        assert "requests ok" not in seen

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import eventually
 from link_awaiting import request
 
 from capamesh.protocol.errors import NotMember
@@ -47,14 +48,6 @@ BRISK = LinkTimes(hello_s=0.4, ping_every_s=0.1, silent_s=0.3)
 
 def within(coroutine: Coroutine[Any, Any, Any] | Awaitable[Any], limit_s: float = LIMIT_S) -> Any:
     return asyncio.wait_for(coroutine, limit_s)
-
-
-async def eventually(condition: Callable[[], bool], what: str, limit_s: float = LIMIT_S) -> None:
-    """Let the loop run until `condition` holds, for what has no event: sockets that the loop closes later."""
-    deadline_s = asyncio.get_running_loop().time() + limit_s
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline_s, what
-        await asyncio.sleep(0.002)
 
 
 def open_sockets() -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
+import struct
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -21,6 +23,7 @@ from wsproto.events import (
 )
 
 STREAM = "/v2/models/m/stream"
+MASK = b"\x01\x02\x03\x04"
 X = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
 
 
@@ -35,6 +38,24 @@ def head(path: str = STREAM, *lines: str, host: str = "router") -> bytes:
         *lines,
     )
     return "\r\n".join((f"GET {path} HTTP/1.1", *fields, "", "")).encode()
+
+
+def frame(
+    first: int, payload: bytes = b"", *, is_masked: bool = True, size: int | None = None
+) -> bytes:
+    """Return a frame; `size` is what it says of its length."""
+    size = len(payload) if size is None else size
+    bit = 0x80 if is_masked else 0
+    if size < 126:
+        head = bytes((first, bit | size))
+    elif size < 2**16:
+        head = bytes((first, bit | 126)) + struct.pack("!H", size)
+    else:
+        head = bytes((first, bit | 127)) + struct.pack("!Q", size)
+    if not is_masked:
+        return head + payload
+    masked = bytes(byte ^ MASK[at % 4] for at, byte in enumerate(payload))
+    return head + MASK + masked
 
 
 def infer(name: str = "", **changes: object) -> str:
@@ -144,18 +165,24 @@ class WsClient:
 
 
 async def connected(
-    http: Http, path: str = STREAM, *lines: str, before: Sequence[bytes] = ()
+    http: Http,
+    path: str = STREAM,
+    *lines: str,
+    before: Sequence[bytes] = (),
+    tls: ssl.SSLContext | None = None,
 ) -> WsClient:
     """Return a client that has asked for a WebSocket, granted or not; `before` is sent in the same breath."""
-    client = WsClient(*await asyncio.open_connection(http.client.host, http.client.port))
+    client = WsClient(*await asyncio.open_connection(http.client.host, http.client.port, ssl=tls))
     await client.open(head(path, *lines) + b"".join(before))
     return client
 
 
 @asynccontextmanager
-async def streaming(http: Http, path: str = STREAM, *lines: str) -> AsyncIterator[WsClient]:
+async def streaming(
+    http: Http, path: str = STREAM, *lines: str, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[WsClient]:
     """Open a stream, and see at the end that nothing is held for it."""
-    client = await connected(http, path, *lines)
+    client = await connected(http, path, *lines, tls=tls)
     try:
         assert client.status == 101, client.answer
         yield client

@@ -21,6 +21,7 @@ from fleet_fakes import (
     offer,
     parting,
 )
+from patience import eventually
 from router_http import Http
 from tidy_router import tidy
 
@@ -272,8 +273,7 @@ async def test_stream_that_is_given_up_is_closed(http: Http) -> None:
             return answer
 
     assert (await asyncio.to_thread(first))["y"].tolist() == [[0, 0]]
-    while len(http.front.connections):
-        await asyncio.sleep(0.01)
+    await eventually(lambda: not len(http.front.connections), "the stream is open")
     assert len(link.calls) == 1
 
 

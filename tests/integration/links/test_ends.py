@@ -22,12 +22,12 @@ from link_sockets import (
     Members,
     RawPeer,
     Side,
-    eventually,
     message,
     raw_listener,
     town,
     within,
 )
+from patience import eventually
 
 from capamesh.protocol.errors import LinkLost
 from capamesh.protocol.links.frames import FrameKind

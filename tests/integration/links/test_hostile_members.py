@@ -15,7 +15,6 @@ from link_sockets import (
     Members,
     RawPeer,
     Side,
-    eventually,
     head,
     is_at_rest,
     is_of,
@@ -24,6 +23,7 @@ from link_sockets import (
     town,
     within,
 )
+from patience import eventually
 
 from capamesh.protocol.errors import (
     LinkLost,

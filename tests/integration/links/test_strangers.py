@@ -19,12 +19,12 @@ from link_sockets import (
     RawPeer,
     Side,
     Town,
-    eventually,
     open_sockets,
     raw_listener,
     town,
     within,
 )
+from patience import eventually
 
 from capamesh.protocol.connection_limits import ConnectionLimits, Rate
 from capamesh.protocol.errors import LinkLost

@@ -12,7 +12,8 @@ from itertools import pairwise
 from typing import Any, cast
 
 import pytest
-from link_sockets import HOST, Members, eventually, within
+from link_sockets import HOST, Members, within
+from patience import eventually
 from typing_extensions import override
 
 from capamesh.protocol.links.outgoing import RECORD_BYTES

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Any, cast
 
 import pytest
 from fleet_fakes import NullLog, call, fp32
-from link_sockets import HOST, Members, Side, within
+from link_sockets import HOST, Members, Side
 from parts_reader import Reader
+from patience import eventually
 from worker_fakes import FakeModel, engine_of, source_of
 
 from capamesh.node.models.preparation import LoadResult
@@ -88,18 +88,10 @@ class Town:
         return reader
 
     async def running(self) -> None:
-        async def runs() -> None:
-            while self.runner._batch is None:
-                await asyncio.sleep(0)
-
-        await within(runs())
+        await eventually(lambda: self.runner._batch is not None, "nothing runs")
 
     async def until_quiet(self) -> None:
-        async def quiet() -> None:
-            while not self.service.is_quiet:
-                await asyncio.sleep(0)
-
-        await within(quiet())
+        await eventually(lambda: self.service.is_quiet, "a request is under way")
 
 
 @pytest.fixture

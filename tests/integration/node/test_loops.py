@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -10,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from fleet_fakes import NullLog, call, fp32
-from link_sockets import HOST, Members, Side, within
+from link_sockets import HOST, Members, Side
 from parts_reader import Reader
+from patience import eventually
 from worker_fakes import SHORT, FakeModel, FakeSwitch, source_of
 
 from capamesh.node.devices.in_flight_journal import InFlightJournal
@@ -127,10 +127,5 @@ async def test_reader_that_withdraws_frees_the_node_also_while_it_is_held(town: 
         town.ask(reader)
         await reader.until(10)
         town.link.withdraw(reader.stream)
-
-        async def quiet() -> None:
-            while not town.service.is_quiet:
-                await asyncio.sleep(0)
-
-        await within(quiet())
+        await eventually(lambda: town.service.is_quiet, "a request is under way")
         assert town.batcher.is_idle

@@ -14,6 +14,7 @@ import tritonclient.grpc as triton
 from fleet_fakes import FakeLink, Reply, failing, offer, parting
 from http2_by_h2 import SessionByH2
 from http2_by_ngh2 import SessionByNgh2
+from patience import eventually
 from raw_http import GUARD_S
 from router_http import Http
 from tidy_router import tidy
@@ -44,9 +45,8 @@ def make_session(request: pytest.FixtureRequest) -> Callable[[], Http2Session]:
 async def http(make_session: Callable[[], Http2Session]) -> AsyncIterator[Http]:
     async with tidy(make_session=make_session) as http:
         yield http
-        async with asyncio.timeout(GUARD_S):
-            while len(http.front.connections) > 1:  # one is aiohttp's
-                await asyncio.sleep(0)
+        # one is aiohttp's
+        await eventually(lambda: len(http.front.connections) <= 1, "a client is connected")
         assert (http.front.requests.count, http.front.budget.used_bytes) == (0, 0)
         assert http.fleet.counts == {}
 

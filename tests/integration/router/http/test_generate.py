@@ -23,6 +23,7 @@ from fleet_fakes import (
     parting,
 )
 from loading_nodes import LoadingLink
+from patience import eventually
 from raw_http import GUARD_S
 from router_http import Http
 from tidy_router import tidy
@@ -41,9 +42,9 @@ LAST = {"Connection": "close"}
 async def http() -> AsyncIterator[Http]:
     async with tidy() as http:
         yield http
-        async with asyncio.timeout(GUARD_S):
-            while http.front.requests.count or http.fleet.counts:
-                await asyncio.sleep(0)
+        await eventually(
+            lambda: not (http.front.requests.count or http.fleet.counts), "a request is under way"
+        )
 
 
 def node(http: Http, *script: Reply) -> FakeLink:
@@ -154,9 +155,7 @@ async def test_client_that_neither_reads_nor_leaves_is_hung_up_on() -> None:
         node(http, parting(1000, rows=10_000))
         slow = await http.infer({"x": [1, 2]}, path=STREAM)
         await slow.content.readany()
-        async with asyncio.timeout(GUARD_S):
-            while http.front.requests.count:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: not http.front.requests.count, "it is not hung up on")
         assert http.fleet.counts == {}
         slow.close()
 
@@ -282,10 +281,9 @@ async def test_client_that_leaves_while_a_model_is_loaded_waits_no_more(http: Ht
     asked = asyncio.create_task(http.infer({"x": [1, 2]}, path=STREAM))
     async with asyncio.timeout(GUARD_S):
         await link.wanted.wait()
-        assert repr(cold).startswith("ColdStarts(1 waiting")
-        asked.cancel()
-        while not repr(cold).startswith("ColdStarts(0 waiting"):
-            await asyncio.sleep(0)
+    assert repr(cold).startswith("ColdStarts(1 waiting")
+    asked.cancel()
+    await eventually(lambda: repr(cold).startswith("ColdStarts(0 waiting"), "it waits for the load")
     link.load()
     await http.settled()
     assert link.asks == []
@@ -298,9 +296,7 @@ async def test_many_that_wait_for_one_load_are_bounded(http: Http) -> None:
         asyncio.create_task(http.infer({"x": [1, 2]}, path=STREAM, headers=LAST))
         for _ in range(MAX_OF_MODEL + 10)
     ]
-    async with asyncio.timeout(GUARD_S):
-        while sum(task.done() for task in asked) < 10:
-            await asyncio.sleep(0)
+    await eventually(lambda: sum(task.done() for task in asked) >= 10, "none is refused")
     link.load()
     statuses = [(await task).status for task in asked]
     assert (statuses.count(200), statuses.count(503)) == (MAX_OF_MODEL, 10)

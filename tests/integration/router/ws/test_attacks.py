@@ -3,41 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from fleet_fakes import echo, hang
+from patience import eventually
 from raw_http import GUARD_S
 from router_http import Http
 from tidy_router import tidy
-from ws_client import WsClient, all_given_back, connected, infer, streaming
+from ws_client import WsClient, all_given_back, connected, frame, infer, streaming
 from wsproto.events import Pong
 
 from capamesh.router.http.calm import MOST
 from capamesh.router.ws.connection import AHEAD_BYTES
 from capamesh.router.ws.server import StreamServer
-
-MASK = b"\x01\x02\x03\x04"
-
-
-def frame(
-    first: int, payload: bytes = b"", *, is_masked: bool = True, size: int | None = None
-) -> bytes:
-    """Return a frame; `size` is what it says of its length."""
-    size = len(payload) if size is None else size
-    bit = 0x80 if is_masked else 0
-    if size < 126:
-        head = bytes((first, bit | size))
-    elif size < 2**16:
-        head = bytes((first, bit | 126)) + struct.pack("!H", size)
-    else:
-        head = bytes((first, bit | 127)) + struct.pack("!Q", size)
-    if not is_masked:
-        return head + payload
-    masked = bytes(byte ^ MASK[at % 4] for at, byte in enumerate(payload))
-    return head + MASK + masked
-
 
 @pytest.fixture
 async def http() -> AsyncIterator[Http]:
@@ -143,9 +123,7 @@ async def test_length_that_never_comes_holds_no_memory(http: Http) -> None:
     async with streaming(http) as client:
         client.raw(frame(0x82, b"abcd", size=2**40))
         client.ping(b"1")
-        async with asyncio.timeout(GUARD_S):
-            while not http.front.budget.used_bytes:
-                await asyncio.sleep(0)
+        await eventually(lambda: http.front.budget.used_bytes, "the message is not begun")
         assert http.front.budget.used_bytes < 100
 
 
@@ -158,11 +136,9 @@ async def test_bytes_that_are_sent_ahead_are_bounded(http: Http) -> None:
             async with asyncio.timeout(GUARD_S):
                 await link.asked.wait()
             client.raw(frame(0x81, infer("b").encode()) * 100_000)
-            async with asyncio.timeout(GUARD_S):
-                connection = next(iter(slow.front.connections))
-                while connection.transport.is_reading():  # type: ignore[attr-defined]
-                    await asyncio.sleep(0)
-            guest = connection._guest  # type: ignore[attr-defined]
+            connection: Any = next(iter(slow.front.connections))
+            await eventually(lambda: not connection.transport.is_reading(), "it is still read")
+            guest = connection._guest
             assert AHEAD_BYTES < guest._backlog_bytes <= 2 * AHEAD_BYTES
             client.leave()
             link.asks[0].echo()
@@ -181,9 +157,7 @@ async def test_client_that_reads_nothing_is_ended_and_stalls_nobody() -> None:
             for at in range(20):
                 other.send(infer(str(at)))
                 assert (await other.next())["id"] == str(at)
-            async with asyncio.timeout(GUARD_S):
-                while len(http.front.connections) > 1:
-                    await asyncio.sleep(0.01)
+            await eventually(lambda: len(http.front.connections) == 1, "it is not hung up on")
         client.leave()
 
 

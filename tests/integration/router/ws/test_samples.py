@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fleet_fakes import Ask, FakeLink, after, echo, failing, hang, offer
+from patience import eventually
 from raw_http import GUARD_S
 from router_http import Http
 from tidy_router import tidy
@@ -131,9 +132,7 @@ async def test_node_that_dies_is_told_and_another_goes_on_anew(http: Http) -> No
     async with streaming(http, PATH) as client:
         client.send(sound(*range(1, 17)))
         assert await all_of(client, 2) == ["0", "1"]
-        async with asyncio.timeout(GUARD_S):
-            while len(first.asks) < 3:
-                await asyncio.sleep(0)
+        await eventually(lambda: len(first.asks) == 3, "the third window is not asked for")
         second = node(http, "B")
         first.end(is_sudden=True)
         told, answer = await client.all(2)
@@ -211,9 +210,9 @@ async def test_client_that_sends_faster_than_it_is_answered_is_not_read(http: Ht
         client.send(sound(*[0.5] * 12_000))
         async with asyncio.timeout(GUARD_S):
             await link.asked.wait()
-            (connection,) = http.front.connections
-            while connection.transport.is_reading():  # type: ignore[attr-defined]
-                await asyncio.sleep(0)
+        connection: Any
+        (connection,) = http.front.connections
+        await eventually(lambda: not connection.transport.is_reading(), "it is still read")
         assert http.front.budget.used_bytes < 1000
         assert (await all_of(client, 3000))[-1] == "2999"
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from fleet_fakes import Fleet, NullLog, keys_of
 from ws_client import head
+from ws_mischief import Mischief
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 
@@ -236,3 +237,25 @@ async def test_stream_that_waits_for_nothing_leaves_when_it_is_asked_to(talk: Ta
     talk.heard()
     talk.connection.ask_to_leave()
     assert closed(talk) == (1001, "the router stops")
+
+
+@pytest.mark.parametrize("first", range(0, 400, 100))
+async def test_any_bytes_come_to_an_end_that_holds_nothing(first: int) -> None:
+    for seed in range(first, first + 100):
+        talk = Talk()
+        drawn = Mischief(seed)
+        for step in drawn.steps():
+            for piece in drawn.cut(step):
+                if not talk.transport.end:
+                    talk.connection.received(memoryview(piece))
+            if drawn.rng.random() < 0.3:
+                talk.front.pass_s(drawn.rng.choice((0.1, PING_S, IDLE_S)))
+            if drawn.rng.random() < 0.2:
+                drawn.rng.choice((talk.connection.paused, talk.connection.resumed))()
+            assert talk.front.budget.used_bytes <= 2**24
+        talk.connection.lost()
+        front = talk.front
+        assert (front.budget.used_bytes, front.budget.arriving_bytes) == (0, 0), seed
+        assert (front.requests.count, talk.context.open) == (0, 0), seed
+        front.pass_s(2 * IDLE_S)
+        assert front.timers == [], seed
