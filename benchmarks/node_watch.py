@@ -13,7 +13,7 @@ from pathlib import Path
 from link_load import RouterEnd
 from typing_extensions import override
 
-from capamesh.cli.local_cluster import LocalCluster
+from capamesh.cli.local_cluster import OWNER_FOLDER, TOKEN_LIFE, LocalCluster
 from capamesh.client import AsyncClient
 from capamesh.protocol.data_dir import DataDir
 from capamesh.protocol.errors import CapameshError
@@ -22,7 +22,7 @@ from capamesh.protocol.links.calls import decode_load, encode_probe
 from capamesh.protocol.links.handlers import LoadHandler
 from capamesh.protocol.links.link import Link
 from capamesh.protocol.links.transport import LinkTransport
-from capamesh.protocol.network import Role
+from capamesh.protocol.network import NetworkOwner, Role
 
 
 class NodeWatch:
@@ -33,10 +33,11 @@ class NodeWatch:
 
     @classmethod
     async def of(cls, cluster: LocalCluster, folder: Path) -> NodeWatch:
-        """Join the cluster's network as a router, from `folder`, and dial the worker."""
-        folder.mkdir()
-        token = cluster._token(cluster._owner(), Role.ROUTER).encode()
-        membership = DataDir(folder).membership(token, Role.ROUTER, dt.datetime.now(dt.UTC))
+        """Join the cluster's network as a router, from a `folder` that is empty, and dial the worker."""
+        now = dt.datetime.now(dt.UTC)
+        owner = NetworkOwner.load(cluster.folder / OWNER_FOLDER)
+        token = owner.invite(Role.ROUTER, expires_at=now + TOKEN_LIFE, bootstrap=(), now=now)
+        membership = DataDir(folder).membership(token.encode(), Role.ROUTER, now)
         async with AsyncClient(cluster.http_url) as client:
             (node,) = await client.nodes()
         transport = LinkTransport(membership, folder, agent_version="0.0")

@@ -70,7 +70,8 @@ class _OnSocket(CountingAnswer):
         """Read the head of the router's answer."""
         head = await self.reader.readuntil(b"\r\n\r\n")
         if wanted not in head.split(b"\r\n", 1)[0]:
-            raise SystemExit(f"the router refuses a stream: {head.decode()}")
+            body = await self.reader.read(READ_BYTES)
+            raise SystemExit(f"the router refuses a stream: {head.decode()}{body.decode()}")
 
     async def _read(self) -> bytes:
         data = await self.reader.read(READ_BYTES)
@@ -217,10 +218,12 @@ class GrpcAnswer(CountingAnswer):
         self.call = channel_to(self.address).stream_stream(METHOD)()
         await self.call.write(message.SerializeToString())
 
-    async def _next(self) -> Any:
+    async def _next(self) -> Any:  # noqa: ANN401 - protobuf makes the class as it runs
         data = await self.call.read()
         if data is grpc.aio.EOF:
-            raise SystemExit("an answer over gRPC ended without its last part, and without an error")
+            raise SystemExit(
+                "an answer over gRPC ended without its last part, and without an error"
+            )
         return CLASSES["ModelStreamInferResponse"].FromString(data)
 
 

@@ -42,6 +42,8 @@ OTHERS: Final = 100
 AT_REST_S: Final = 0.02
 """The worker rests once it has used no tick of CPU time for so long, after which it is looked at again."""
 LONGEST_S: Final = 60.0
+OPTIONS: Final = ("--timeout", "600", "--arrival", "600")
+"""Readers that stall are borne for as long as the measurement takes."""
 KIB, MIB = 2**10, 2**20
 
 
@@ -83,7 +85,11 @@ class Bench:
         self.pids = cluster.router.pid, self.worker
 
     def answer(
-        self, kind: type[CountingAnswer], model: str = "narrow", at: int = 0, until: float = FOR_EVER
+        self,
+        kind: type[CountingAnswer],
+        model: str = "narrow",
+        at: int = 0,
+        until: float = FOR_EVER,
     ) -> CountingAnswer:
         """Return an answer that nobody has asked for yet."""
         return kind(self.address, model, at * APART, until)
@@ -150,8 +156,7 @@ class Bench:
         """Return, by wire, the seconds from a SIGKILL of the worker until each reader is told in-band."""
         kinds = list(itertools.islice(itertools.cycle(WIRES.items()), streams))
         answers = [self.answer(kind, at=at) for at, (_, kind) in enumerate(kinds)]
-        for answer in answers:
-            await answer.begin()
+        await asyncio.gather(*(answer.begin() for answer in answers))
         told: dict[str, list[float]] = {wire: [] for wire in WIRES}
         killed_s = 0.0
 
@@ -192,9 +197,10 @@ async def measure(
         folder = Path(name)
         build_models(folder / "models")
         async with LocalCluster(
-            folder / "cluster", folder / "models", nodes=1, router_options=("--timeout", "600")
+            folder / "cluster", folder / "models", nodes=1, router_options=OPTIONS
         ) as cluster:
             await cluster.wait_routable(1, models=list(NUMBERS))
+            (folder / "watch").mkdir()
             watch = await NodeWatch.of(cluster, folder / "watch")
             bench = Bench(cluster, watch)
             for turn in range(rounds + 1):  # the first warms up
@@ -218,7 +224,13 @@ async def measure(
         for wire in WIRES
     ]
     table = Table(
-        *("wire", "router, us a part", "worker, us a part", "router grows, MiB", "worker grows, MiB"),
+        *(
+            "wire",
+            "router, us a part",
+            "worker, us a part",
+            "router grows, MiB",
+            "worker grows, MiB",
+        ),
         *("rests after a leave, ms", "at most", "told of a kill, s"),
     )
     for row in rows:

@@ -218,12 +218,15 @@ async def _events(network: AttackedNetwork, evil: PartingNode) -> tuple[list[Any
     name = evil.offers[0].name
     began_s = time.monotonic()
     url = f"{network.url}/v2/models/{name}/generate_stream"
-    async with aiohttp.ClientSession() as session, asyncio.timeout(TOLD_WITHIN_S):
-        async with session.post(url, json={"x": [1, 2]}) as reply:
-            text = await reply.text()
-            took_s = time.monotonic() - began_s
-            if reply.status != 200:
-                return [json.loads(text)], took_s
+    async with (
+        aiohttp.ClientSession() as session,
+        asyncio.timeout(TOLD_WITHIN_S),
+        session.post(url, json={"x": [1, 2]}) as reply,
+    ):
+        text = await reply.text()
+        took_s = time.monotonic() - began_s
+    if reply.status != 200:
+        return [json.loads(text)], took_s
     return [json.loads(line[6:]) for line in text.split("\n\n") if line], took_s
 
 

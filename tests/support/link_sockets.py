@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from patience import eventually
 from link_awaiting import request
+from patience import eventually
 
 from capamesh.protocol.errors import NotMember
 from capamesh.protocol.identity import Identity

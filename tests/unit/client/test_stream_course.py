@@ -121,9 +121,7 @@ class Drive:
         self.pauses: list[float] = []
         self.given: list[float] = []
         self.hung_up = 0
-        opening = ask_stream(
-            "m", "", timeout_s=10.0, routing=ANYWHERE, limits=DEFAULT_LIMITS
-        )
+        opening = ask_stream("m", "", timeout_s=10.0, routing=ANYWHERE, limits=DEFAULT_LIMITS)
         self.plan = plan or RequestStream(opening, on_error, takes_parts=takes_parts)
         self.failover = Failover([RouterAddress.parse(f"http://r{at}:1") for at in range(urls)])
         self._router: Router

@@ -83,7 +83,9 @@ class AsyncStreams(ABC):
             limits=self._limits,
         )
         plan = streams.RequestStream(common, on_error, takes_parts=parts)
-        async for answer in async_stream.streamed(self._failover, self._retries, self._access, plan, all_asked()):
+        async for answer in async_stream.streamed(
+            self._failover, self._retries, self._access, plan, all_asked()
+        ):
             yield answer
 
     async def stream_samples(
@@ -116,7 +118,9 @@ class AsyncStreams(ABC):
             timeout_s=self._timeout_s if timeout_s is None else timeout_s,
             priority=priority,
         )
-        async for answer in async_stream.streamed(self._failover, self._retries, self._access, plan, samples):
+        async for answer in async_stream.streamed(
+            self._failover, self._retries, self._access, plan, samples
+        ):
             yield answer
 
     @abstractmethod

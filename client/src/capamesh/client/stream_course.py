@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from capamesh.client.failover import is_for_another, none_answered
@@ -117,7 +118,7 @@ def _opened(
                 headers = access.with_own(plan.headers)
                 path = router.prefix + plan.path
                 yield Send(wire.opening(host_of(router), path, plan.query, headers))
-                yield Await(lambda wire=wire: wire.is_open)
+                yield Await(partial(_is_open, wire))
             except CapameshError as error:
                 errors.append(error)
                 yield HangUp()
@@ -172,6 +173,10 @@ def _taken(
             plan.answered += 1
             due -= 1
         yield Give(outputs)
+
+
+def _is_open(wire: StreamWire) -> bool:
+    return wire.is_open
 
 
 def _next(wire: StreamWire) -> Generator[Step, Any, Answer | None]:

@@ -99,7 +99,9 @@ class SyncStreams(ABC):
             limits=self._limits,
         )
         plan = streams.RequestStream(common, on_error, takes_parts=parts)
-        return sync_stream.streamed(self._failover, self._retries, self._access, plan, map(asked, inputs))
+        return sync_stream.streamed(
+            self._failover, self._retries, self._access, plan, map(asked, inputs)
+        )
 
     def stream_samples(
         self,

@@ -19,6 +19,7 @@ from fleet_fakes import (
     echo,
     failing,
     fp32,
+    hang,
     offer,
     parting,
 )
@@ -133,6 +134,49 @@ async def test_client_that_leaves_stops_the_node(http: Http) -> None:
     async with asyncio.timeout(GUARD_S):
         await link.cancelled.wait()
     assert link.asks[0].ended == "withdrawn"
+
+
+async def begun(http: Http, link: FakeLink, version: str) -> Any:
+    """Return the ends of a connection on which one event of an answer has come, and the node is silent then."""
+    reader, writer = await asyncio.open_connection(http.client.host, http.client.port)
+    body = b'{"x": [1, 2]}'
+    writer.write(
+        f"POST {STREAM} HTTP/{version}\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        + body
+    )
+    async with asyncio.timeout(GUARD_S):
+        await link.asked.wait()
+        link.asks[0].part(answer_of("1", fp32("y", [1, 1])))
+        await reader.readuntil(b'"y":[1.0,1.0]}\n\n')
+    return reader, writer
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_client_that_closes_while_its_node_is_silent_stops_the_node(
+    http: Http, version: str
+) -> None:
+    link = node(http, hang)
+    _, writer = await begun(http, link, version)
+    writer.close()
+    async with asyncio.timeout(GUARD_S):
+        await link.cancelled.wait()
+    assert link.asks[0].ended == "withdrawn"
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_client_that_half_closes_is_sent_a_comment_and_the_rest(
+    http: Http, version: str
+) -> None:
+    link = node(http, hang)
+    reader, writer = await begun(http, link, version)
+    writer.write_eof()
+    async with asyncio.timeout(GUARD_S):
+        comment = b"3\r\n:\n\n\r\n" if version == "1.1" else b":\n\n"
+        assert (await reader.readuntil(b":\n\n")).endswith(comment.removesuffix(b"\r\n"))
+        link.asks[0].answer(answer_of("1", fp32("y", [2, 2])))
+        rest = await reader.read()
+    assert b'"y":[2.0,2.0]' in rest
+    writer.close()
 
 
 async def test_client_that_does_not_read_stops_its_own_answer_alone(http: Http) -> None:
@@ -292,12 +336,17 @@ async def test_client_that_leaves_while_a_model_is_loaded_waits_no_more(http: Ht
 async def test_many_that_wait_for_one_load_are_bounded(http: Http) -> None:
     link = LoadingLink(http.fleet, "a", LOOP, *[parting(1)] * (MAX_OF_MODEL + 10))
     link.is_ready_at_once = False
-    asked = [
-        asyncio.create_task(http.infer({"x": [1, 2]}, path=STREAM, headers=LAST))
-        for _ in range(MAX_OF_MODEL + 10)
-    ]
-    await eventually(lambda: sum(task.done() for task in asked) >= 10, "none is refused")
-    link.load()
-    statuses = [(await task).status for task in asked]
+    session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+    url = f"http://{http.client.host}:{http.client.port}{STREAM}"
+
+    async def ask() -> int:
+        async with session.post(url, json={"x": [1, 2]}, headers=LAST) as answer:
+            return answer.status
+
+    async with session:
+        asked = [asyncio.create_task(ask()) for _ in range(MAX_OF_MODEL + 10)]
+        await eventually(lambda: sum(task.done() for task in asked) >= 10, "none is refused")
+        link.load()
+        statuses = await asyncio.gather(*asked)
     assert (statuses.count(200), statuses.count(503)) == (MAX_OF_MODEL, 10)
     assert link.wants == 1

@@ -19,6 +19,7 @@ from capamesh.router.http.calm import MOST
 from capamesh.router.ws.connection import AHEAD_BYTES
 from capamesh.router.ws.server import StreamServer
 
+
 @pytest.fixture
 async def http() -> AsyncIterator[Http]:
     async with tidy() as http:

@@ -40,7 +40,10 @@ async def mischief(http: Http, seed: int) -> None:
         try:
             async with asyncio.timeout(0.05):
                 await client.end()
-        except (TimeoutError, ProtocolError):  # it waits for more; or it was not what a client sends
+        except (
+            TimeoutError,
+            ProtocolError,
+        ):  # it waits for more; or it was not what a client sends
             pass
     client.leave()
 

@@ -124,9 +124,7 @@ def test_answer_is_one_line_with_a_value_for_each_output() -> None:
 def test_answer_that_is_too_long_is_an_error() -> None:
     large = Tensor.from_numpy("y", np.ones((1, 1000), np.float32))
     with pytest.raises(TooLarge):
-        written(
-            InferRequest(M, V, "", ()), answer_of(large), M, Limits(max_json_answer_bytes=100)
-        )
+        written(InferRequest(M, V, "", ()), answer_of(large), M, Limits(max_json_answer_bytes=100))
 
 
 def test_error_tells_how_many_parts_came() -> None:

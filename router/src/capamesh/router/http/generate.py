@@ -22,6 +22,7 @@ from capamesh.router.http.generate_body import (
     write_error,
     write_generate_in_steps,
 )
+from capamesh.router.http.half_closed import PROBE
 from capamesh.router.http.kept_replies import kept_headers
 from capamesh.router.http.key_check import key_of
 from capamesh.router.http.options import idempotency_key_of, options_of
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 WRITE_BYTES: Final = 2**16
 """The events that are written at once, where so many wait (guess: what a connection takes before it has to be waited for)."""
+_COMMENT: Final = b":\n\n"
+"""An event without any data, which clients skip."""
 _EVENTS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
@@ -108,8 +111,10 @@ class GenerateApi(Pages):
     async def _events(self, request: web.Request, generation: Generation) -> web.StreamResponse:
         """Return the answer, once all of it has been sent or its client has left."""
         response = web.StreamResponse(headers={**_EVENTS, **generation.headers})
+        request[PROBE] = b"%x\r\n%b\r\n" % (len(_COMMENT), _COMMENT)
         if request.version < HttpVersion11:
             response.force_close()  # nothing else tells where it ends
+            request[PROBE] = _COMMENT
         try:
             # the answer has ended by then: what is left is for the client to take
             async with asyncio.timeout(self._inference.timeout_s + self._arrival_s):

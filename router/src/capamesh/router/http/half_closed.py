@@ -1,13 +1,16 @@
 """Clients that have ended their half of a connection: whether they are still there, and when to hang up. IO: asks the kernel.
 
 Who closes a connection and who only ends its half send the same. What is sent back to the first is refused by its
-kernel, and then ours knows the connection as closed; the second reads it, as any client must: an interim answer.
+kernel, and then ours knows the connection as closed; the second reads it, as any client must: an interim answer, or within
+an answer what its route says that clients skip.
 """
 
 from __future__ import annotations
 
 import socket
 from typing import TYPE_CHECKING, Final, Protocol
+
+from aiohttp import web
 
 from capamesh.router.http.handler_state import is_at_last, is_idle, running
 
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 """RFC 9110, 15.2: a client must be able to parse interim answers that it did not ask for."""
+PROBE: Final = web.RequestKey("probe", bytes)
+"""The key of the bytes that a client skips between two writes of an answer that is under way; a route that has such sets it."""
 _CLOSED: Final = 7
 """TCP_CLOSE of the kernel's states, `tcp_states.h`."""
 _LOOKS_S = (0.02, 0.1, 0.5)
@@ -111,18 +116,23 @@ class HalfClosed:
             if has_left(transport.get_extra_info("socket")):
                 transport.abort()
                 return
-        elif self._connection.is_owed() and self._may_probe():
+        elif self._connection.is_owed() and (probe := self._probe()):
             self._has_probed = True
-            transport.write(CONTINUE)
+            transport.write(probe)
         if pages is not None and is_at_last(pages) and not self._connection.has_rest:
             pages.close()  # and the connection, behind the answer
         wait_s = _LOOKS_S[min(at, len(_LOOKS_S) - 1)]
         self._front.after(wait_s, lambda: self._look(at + 1))
 
-    def _may_probe(self) -> bool:
-        """Return whether an interim answer may be sent now: not within an answer, nor to who may not know of such."""
+    def _probe(self) -> bytes:
+        """Return what may be sent now to see whether the client is there; empty: nothing that it may not take for its answer."""
         pages = self._connection.pages
         if pages is None or is_idle(pages):
-            return True
+            return CONTINUE
         request = running(pages)
-        return request is not None and request.version >= (1, 1) and not request.writer.output_size
+        if request is None:
+            return b""
+        if request.writer.output_size:
+            probe: bytes = request.get(PROBE, b"")
+            return probe
+        return CONTINUE if request.version >= (1, 1) else b""  # older clients may not know of such

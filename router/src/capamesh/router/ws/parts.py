@@ -66,7 +66,7 @@ class PartsExchange:
         self._job: Job[Any] | None = None
         """The long JSON that is being written here."""
         self._waiting: deque[tuple[Outcome | CapameshError, Part | None]] = deque()
-        """What came while another part was written: parts, and the end, which is none."""
+        """The parts that came while another was written, and the end, which is none."""
         self._is_over = False
         self.parts = 0
         """The parts that `on_part` was told."""
