@@ -120,6 +120,17 @@ def test_first_requests_after_a_rest_do_not_make_a_replica_silent() -> None:
     assert looked(one, now_s=60.1).level == 1.0
 
 
+def test_answers_in_parts_that_have_begun_make_no_replica_silent() -> None:
+    one = replica("a", rif=3, load=load(3))
+    one.streams = 3
+    saturation = looked(one, now_s=60.0)
+    assert (saturation.level, saturation.in_flight) == (0.3, 3)
+    one.rif += 1  # and one of which nothing has come
+    assert looked(one, now_s=60.0).level == 1.0
+    one.busy_s = 59.0
+    assert looked(one, now_s=60.0).level == 0.4
+
+
 def test_refusal_makes_a_replica_full_until_its_time_is_over_or_it_tells() -> None:
     one = replica("a", rif=1, load=load(1))
     replicas = (one,)

@@ -26,10 +26,12 @@ from capamesh.protocol.errors import (
     DeadlineExceeded,
     LinkLost,
     ModelUnavailable,
+    Overloaded,
     PeerError,
     ProtocolViolation,
     RunFailed,
 )
+from capamesh.protocol.links.calls import LoadReport
 from capamesh.protocol.links.events import Answer
 from capamesh.router.requests.answer_parts import broken_off
 from capamesh.router.requests.call import NO_OPTIONS, Call, Handle, Outcome, Part, Responder
@@ -343,3 +345,57 @@ def test_error_that_is_told_keeps_its_kind_and_counts() -> None:
     told = broken_off(DeadlineExceeded("late"), 1)
     assert isinstance(told, DeadlineExceeded)
     assert (told.message, told.parts) == ("the answer broke off after 1 part: late", 1)
+
+
+@pytest.mark.parametrize("is_stalling", [True, False])
+@in_virtual_time
+async def test_answer_that_lasts_leaves_room_for_others_at_its_node(is_stalling: bool) -> None:
+    fleet = fleet_of(hang)
+    first = begin(fleet)
+    first.is_stalling = is_stalling
+    for value in range(1 if is_stalling else 8):
+        asked(fleet).part(part(value))
+        await asyncio.sleep(1)
+    if is_stalling:
+        await asyncio.sleep(20)
+    assert first.end is None
+    level = fleet.served().admission.saturation
+    second = begin(fleet)  # it is admitted
+    assert (fleet.asked, level.level < 1) == ([2], True)
+    asked(fleet).answer(part(1))
+    assert isinstance(second.end, Outcome)
+    (replica,) = fleet.replicas
+    assert (replica.rif, replica.streams) == (1, 1)
+    assert first.handle is not None
+    first.handle.cancel()
+    assert (replica.rif, replica.streams, fleet.counts) == (0, 0, {})
+
+
+@in_virtual_time
+async def test_node_that_answers_nothing_is_full_whatever_it_streams() -> None:
+    fleet = fleet_of(hang)
+    begin(fleet).is_stalling = True
+    asked(fleet).part(part(1))
+    await asyncio.sleep(60)
+    begin(fleet, left_s=600)
+    await asyncio.sleep(1)
+    begin(fleet)  # it may still answer
+    await asyncio.sleep(2)
+    with pytest.raises(Overloaded):
+        begin(fleet)
+
+
+@in_virtual_time
+async def test_parts_tell_of_their_node_s_load_now_and_then() -> None:
+    fleet = Fleet()
+    fleet.node("A", hang, models=[replace(LOOP, max_parts=1000)])
+    begin(fleet)
+    (replica,) = fleet.replicas
+    limits: list[int] = []
+    for value in range(100):
+        load = LoadReport(1, 0, 100 + value, 9, 10, 0)
+        asked(fleet).part(answer_of("1", fp32("y", [value, value]), load=load))
+        limits.append(replica.load.limit)
+        await asyncio.sleep(0.005)
+    assert 20 <= len(set(limits)) <= 30
+    assert limits[-1] >= 195

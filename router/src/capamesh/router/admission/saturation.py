@@ -2,9 +2,10 @@
 
 The level is the mean over replicas of how much of each is taken, as llm-d's scheduler has it, but of those replicas
 that can be sent to: the others have neither room nor load. Who has been silent for long with requests of ours counts
-as full. Where nothing is known there is room: a replica that was never heard of counts 0, one that was not for long what
-we have there. llm-d, which asks its servers all the time, counts those as full; here only answers and probes tell, so
-a model that nobody asked for a while would be refused for ever.
+as full; an answer in parts that has begun is no such request: a reader that stalls makes no node silent. Where nothing is
+known there is room: a replica that was never heard of counts 0, one that was not for long what we have there. llm-d, which
+asks its servers all the time, counts those as full; here only answers and probes tell, so a model that nobody asked for a
+while would be refused for ever.
 
 What nodes tell counts the requests of all routers; this router's own are counted on until they tell again. No node's
 word counts for much more than what most of them say: one that lies must not open the controller for all.
@@ -120,7 +121,8 @@ class _Reading:
         age_s = self.now_s - replica.load_s
         stale_s = max(STALE_S, STALE_ANSWERS * latency_s)
         if age_s > stale_s:
-            if is_full or (own and self.now_s - replica.busy_s > stale_s):
+            is_silent = own > replica.streams and self.now_s - replica.busy_s > stale_s
+            if is_full or is_silent:
                 self.taken += limit
                 self.levels += 1.0
             else:  # idle for all that is known, or it has had no time to answer yet

@@ -163,7 +163,7 @@ class RequestPicker(Picker):
     @override
     def sent(self, replica: Replica, now_s: float) -> None:
         served = self.served
-        if replica.rif == 0:
+        if replica.rif == replica.streams:
             replica.busy_s = now_s
         replica.rif += 1
         replica.endpoint.rif += 1

@@ -40,6 +40,7 @@ class Replica(Watched):
         "refuted_s",
         "rif",
         "service_s",
+        "streams",
         "unheard",
     )
 
@@ -51,8 +52,10 @@ class Replica(Watched):
         self.advert = advert
         self.rif = 0
         """This router's requests in flight there, for this model version."""
+        self.streams = 0
+        """The requests among these of whose answers a part has come: they say nothing while their readers stall."""
         self.busy_s = -math.inf
-        """The time since which `rif` has not been 0."""
+        """The time since which there are requests of which nothing has come."""
         self.load = LoadReport()
         """The newest load report of this model, from a reply to a probe or from an answer."""
         self.load_s = -math.inf

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 MOST_PARTS: Final = 1_000_000
 MOST_BYTES: Final = 2**30
 """The most of one answer that is passed on, whatever its node advertises: as much as a manifest may allow."""
+REPORT_S: Final = 0.02
+"""Seconds for which a report of a replica's load holds before one of a part is taken over (guess: admission reads them as often)."""
 
 
 class Services(Protocol):
@@ -175,6 +177,7 @@ class AnswerInParts(PartsHandler, PartHolder, Responder, Handle):
         self._is_over = False
         self._armed_s = math.inf
         attempt.replica.rif += 1  # before the attempts count theirs out
+        attempt.replica.streams += 1
         attempt.replica.endpoint.rif += 1
 
     # the attempts, and who asked
@@ -234,6 +237,9 @@ class AnswerInParts(PartsHandler, PartHolder, Responder, Handle):
             return
         given = self._read(part)
         if given is not None:
+            replica = self._attempt.replica
+            if not 0 <= now_s - replica.load_s < REPORT_S:
+                self._picker.served.reported(replica, given.load, now_s)
             self._pass_on(given)
 
     @override
@@ -292,6 +298,7 @@ class AnswerInParts(PartsHandler, PartHolder, Responder, Handle):
         self._is_over = True
         replica = self._attempt.replica
         replica.rif -= 1
+        replica.streams -= 1
         replica.endpoint.ended()
         if self._armed_s < math.inf:
             self._services.alarms.call_off(self._armed_s, self._tick)
