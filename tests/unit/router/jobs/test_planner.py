@@ -1,0 +1,173 @@
+"""A plan is made under its lease, whatever the input and the store do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from job_desk import PINNED, Clock
+from job_files import write_jsonl
+
+from capamesh.router.jobs import planner as planners
+from capamesh.router.jobs.errors import JobsUnavailable
+from capamesh.router.jobs.inputs.limits import ShardLimits
+from capamesh.router.jobs.inputs.opening import open_planned
+from capamesh.router.jobs.planner import TRIES, Planner
+from capamesh.router.jobs.spec import InputFormat, InputSpec, JobSpec, OutputSpec
+from capamesh.router.jobs.states import JobState
+from capamesh.router.jobs.store.database import open_database
+from capamesh.router.jobs.store.group_commit import Operation, StoreThread
+from capamesh.router.jobs.store.job_store import JobStore
+from capamesh.router.jobs.values import LEASE_S, Job
+
+
+class FailingThread(StoreThread):
+    """A store's thread that fails some operations, each after it was done or instead."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        super().__init__(open_database(str(path), clock))
+        self.fails: Iterator[str] = iter(())
+        """What happens to the next ones: "", "before" or "after"."""
+
+    def put(self, operation: Operation[object]) -> object:  # type: ignore[override]
+        fails = next(self.fails, "")
+        future = super().put(operation if fails != "before" else lambda _turn: None)
+        if fails:
+            future.result(30)
+            raise JobsUnavailable("the store fails")
+        return future
+
+
+class Planned:
+    """A job that waits for its plan, and a planner."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = Clock()
+        self.rests: list[float] = []
+        self.thread = FailingThread(folder / "jobs.db", self.clock)
+        self.thread.start()
+        self.store = JobStore(self.thread, self.clock)
+        self.planner = Planner(self.store, lambda: 0.0, self._rest)
+
+    async def _rest(self, seconds: float) -> None:
+        self.rests.append(seconds)
+
+    async def submitted(self, path: Path, column: str = "v") -> Job:
+        form = InputFormat.CSV if path.suffix == ".csv" else InputFormat.JSONL
+        source = InputSpec(str(path), form, {"x": (column,)})
+        job, _ = await self.store.submit("t", JobSpec("m", source, OutputSpec("/out")), PINNED)
+        taken = await self.store.claim_plan("a")
+        assert taken == (job, 1)
+        return job
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> Iterator[Planned]:
+    planned = Planned(tmp_path)
+    yield planned
+    planned.thread.close(30)
+
+
+def lines(folder: Path, count: int) -> Path:
+    return write_jsonl(folder / "in.jsonl", [{"v": at} for at in range(count)])
+
+
+async def test_input_becomes_a_running_job(tmp_path: Path, planned: Planned) -> None:
+    job = await planned.submitted(lines(tmp_path, 25))
+    done = await planned.planner.plan(job, 1, ShardLimits(10))
+    assert done is not None
+    assert (done.state, done.rows, done.shards) == (JobState.RUNNING, 25, 3)
+    leases = await planned.store.claim(done, "a", 10)
+    assert [(each.range.first_row, each.range.rows) for each in leases] == [
+        (0, 10),
+        (10, 10),
+        (20, 5),
+    ]
+    open_planned(done)  # it is still what was planned
+
+
+async def test_plan_is_added_in_pieces(
+    tmp_path: Path, planned: Planned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planners, "MAX_ADDED", 4)
+    job = await planned.submitted(lines(tmp_path, 10))
+    done = await planned.planner.plan(job, 1, ShardLimits(1))
+    assert done is not None
+    assert (done.rows, done.shards) == (10, 10)
+
+
+async def test_slow_input_is_added_as_it_comes(tmp_path: Path, planned: Planned) -> None:
+    job = await planned.submitted(lines(tmp_path, 4))
+    ticks = iter(range(0, 1000, 10))
+    planner = Planner(planned.store, lambda: float(next(ticks)), planned._rest)
+    done = await planner.plan(job, 1, ShardLimits(1))
+    assert done is not None
+    assert done.shards == 4
+
+
+async def test_router_that_lost_the_lease_stops(tmp_path: Path, planned: Planned) -> None:
+    job = await planned.submitted(lines(tmp_path, 4))
+    planned.clock.now_s += LEASE_S
+    assert await planned.store.claim_plan("b") == (job, 2)
+    assert await planned.planner.plan(job, 1, ShardLimits(1)) is None
+    done = await planned.planner.plan(job, 2, ShardLimits(2))
+    assert done is not None
+    assert done.shards == 2
+
+
+@pytest.mark.parametrize("fails", ["before", "after"])
+async def test_store_that_fails_for_a_while_is_asked_again(
+    tmp_path: Path, planned: Planned, fails: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planners, "MAX_ADDED", 2)
+    job = await planned.submitted(lines(tmp_path, 5))
+    planned.thread.fails = iter([fails, "", fails, fails, "", ""])
+    done = await planned.planner.plan(job, 1, ShardLimits(1))
+    assert done is not None
+    assert (done.state, done.rows, done.shards) == (JobState.RUNNING, 5, 5)
+    assert len(planned.rests) == 3
+
+
+async def test_store_that_fails_again_and_again_leaves_the_plan_to_the_next(
+    tmp_path: Path, planned: Planned
+) -> None:
+    job = await planned.submitted(lines(tmp_path, 5))
+    planned.thread.fails = iter(["before"] * TRIES)
+    with pytest.raises(JobsUnavailable):
+        await planned.planner.plan(job, 1, ShardLimits(1))
+    assert len(planned.rests) == TRIES - 1
+    planned.clock.now_s += LEASE_S
+    assert await planned.store.claim_plan("b") == (job, 2)
+
+
+async def test_input_that_is_wrong_fails_the_job(tmp_path: Path, planned: Planned) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("a,b\n1,2\n")
+    for column, source, words in (
+        ("v", path, "no column 'v'"),
+        ("v", tmp_path / "none.jsonl", "No such file"),
+        ("v", Path("relative.jsonl"), "relative path"),
+    ):
+        job = await planned.submitted(source, column)
+        failed = await planned.planner.plan(job, 1, ShardLimits(1))
+        assert failed is not None
+        assert failed.state is JobState.FAILED
+        assert words in failed.reason
+
+
+async def test_plan_of_too_many_shards_fails_the_job(
+    tmp_path: Path, planned: Planned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planners, "MAX_SHARDS", 3)
+    job = await planned.submitted(lines(tmp_path, 4))
+    failed = await planned.planner.plan(job, 1, ShardLimits(1))
+    assert failed is not None
+    assert "more than 3 shards" in failed.reason
+
+
+async def test_empty_input_is_a_job_that_ends_at_once(tmp_path: Path, planned: Planned) -> None:
+    job = await planned.submitted(lines(tmp_path, 0))
+    done = await planned.planner.plan(job, 1, ShardLimits(1))
+    assert done is not None
+    assert (await planned.store.finish(job.id)).state is JobState.COMPLETED
