@@ -1,0 +1,128 @@
+"""What the store of jobs does on PostgreSQL: the cases of SQLite, and those of locks and of a server that is away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from job_desk import Clock, Desk, manifest
+from job_store_cases import *  # noqa: F403 - the tests
+from postgres import PASSWORD, QUOTED, Postgres, served
+from sqlalchemy.exc import DBAPIError
+
+from capamesh.router.jobs.errors import JobsUnavailable
+from capamesh.router.jobs.states import JobState
+from capamesh.router.jobs.store import database as databases
+from capamesh.router.jobs.store import job_operations as jobs
+from capamesh.router.jobs.store import shard_operations as shards
+from capamesh.router.jobs.store.database import open_database
+from capamesh.router.jobs.store.group_commit import Turn
+from capamesh.router.jobs.values import Counts
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with served() as server:
+        yield server
+
+
+@pytest.fixture
+def url(server: Postgres) -> str:
+    return server.new_database()
+
+
+@pytest.fixture
+def desk(url: str) -> Iterator[Desk]:
+    clock = Clock()
+    database = open_database(url, clock)
+    yield Desk(database, clock)
+    database.engine.dispose()
+
+
+@pytest.fixture
+def other(url: str, desk: Desk) -> Iterator[Desk]:
+    """Another router of the same store."""
+    database = open_database(url, desk.clock)
+    yield Desk(database, desk.clock)
+    database.engine.dispose()
+
+
+def test_leases_are_measured_by_the_server_s_clock(url: str) -> None:
+    database = open_database(url, Clock())  # whose time is another one
+    with database.engine.begin() as connection:
+        earlier_s, later_s = database.now_s(connection), database.now_s(connection)
+    assert abs(earlier_s - time.time()) < 60
+    assert earlier_s < later_s  # within one transaction, too
+    database.engine.dispose()
+
+
+def test_shards_that_another_router_is_leasing_are_passed_by(desk: Desk, other: Desk) -> None:
+    job = desk.planned(10)
+    with desk.database.engine.begin() as connection:
+        turn = Turn(connection, desk.clock.now_s)
+        mine = shards.claim(turn, job.id, job.spec, "a", 4)
+        theirs = other.call(shards.claim, job.id, job.spec, "b", 4)
+    assert [each.seq for each in mine] == [0, 1, 2, 3]
+    assert [each.seq for each in theirs] == [4, 5, 6, 7]
+
+
+def test_cancellation_waits_for_a_commit_and_counts_it(desk: Desk, other: Desk) -> None:
+    job = desk.planned(2)
+    first, second = desk.call(shards.claim, job.id, job.spec, "a", 2)
+    with desk.database.engine.begin() as connection:
+        turn = Turn(connection, desk.clock.now_s)
+        assert shards.commit(turn, first, job.spec, manifest(first))
+        with other.database.engine.connect() as waiting:
+            waiting.exec_driver_sql("SET LOCAL lock_timeout = '100ms'")
+            with pytest.raises(DBAPIError, match="lock timeout"):
+                jobs.move(Turn(waiting, desk.clock.now_s), job.id, JobState.CANCELLED)
+    ended = other.call(jobs.move, job.id, JobState.CANCELLED)
+    assert ended.counts == Counts(2, 1, 0, 10, 0)
+    assert not desk.call(shards.commit, second, job.spec, manifest(second))
+
+
+def test_commits_of_two_routers_to_one_job_do_not_wait_for_one_another(
+    desk: Desk, other: Desk
+) -> None:
+    job = desk.planned(2)
+    first, second = desk.call(shards.claim, job.id, job.spec, "a", 2)
+    with desk.database.engine.begin() as connection:
+        turn = Turn(connection, desk.clock.now_s)
+        assert shards.commit(turn, first, job.spec, manifest(first))
+        assert other.call(shards.commit, second, job.spec, manifest(second))
+    assert desk.call(jobs.finish, job.id).state is JobState.COMPLETED
+
+
+def test_server_that_was_away_is_used_again_and_no_password_is_told(
+    server: Postgres, desk: Desk
+) -> None:
+    job = desk.planned(1)
+    server.stop()
+    try:
+        with pytest.raises(JobsUnavailable) as told:
+            desk.call(jobs.get, job.id)
+    finally:
+        server.start()
+    assert PASSWORD not in str(told.value)
+    assert QUOTED not in str(told.value)
+    assert desk.call(jobs.get, job.id).id == job.id
+
+
+def test_router_that_stands_still_in_a_transaction_is_broken_off(
+    desk: Desk, other: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = desk.planned(1)
+    monkeypatch.setattr(databases, "STATEMENT_S", 2)
+    with desk.database.engine.connect() as connection:
+        (mine,) = shards.claim(Turn(connection, desk.clock.now_s), job.id, job.spec, "a", 1)
+        for _ in range(200):
+            theirs = other.call(shards.claim, job.id, job.spec, "b", 1)
+            if theirs:
+                break
+            time.sleep(0.1)
+        with pytest.raises(DBAPIError):
+            connection.commit()
+        connection.invalidate()
+    assert [each.seq for each in theirs] == [mine.seq]
+    assert other.call(shards.commit, theirs[0], job.spec, manifest(theirs[0]))
