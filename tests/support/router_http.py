@@ -53,7 +53,7 @@ from capamesh.router.page.static_files import StaticFiles
 from capamesh.router.requests.metered import Meter
 from capamesh.router.requests.model_descriptions import ModelDescriptions
 from capamesh.router.requests.repository import RepositoryControl
-from capamesh.router.telemetry import Telemetry
+from capamesh.router.telemetry import HTTP, Telemetry
 from capamesh.router.telemetry.ended import EndedRequests
 from capamesh.router.telemetry.metrics import LATENCY
 from capamesh.router.telemetry.request_lines import AccessLog, SlowLog
@@ -166,7 +166,8 @@ class Http:
         for at in range(bins):
             for number, model in enumerate(models):
                 for _ in range(max(0, round(noise() * (20 + 10 * number + (at % 90) / 6)))):
-                    self.telemetry.answered(model, 0.004 * noise() * (1 + number % 4))
+                    seconds = 0.004 * noise() * (1 + number % 4)
+                    self.telemetry.totals.answered(model, HTTP, seconds)
                 if at % 60 > 55:
                     error = Overloaded("all nodes are full")
                     self.telemetry.refused(model, error, is_known=True)

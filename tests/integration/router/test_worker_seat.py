@@ -14,6 +14,7 @@ from fleet_fakes import NullLog
 
 from capamesh.protocol.channel.asyncio_channel import AsyncioChannel
 from capamesh.protocol.ids import PeerId
+from capamesh.protocol.tensors import Limits
 from capamesh.router.fleet.overrides import Hold
 from capamesh.router.http.elsewhere import METRICS
 from capamesh.router.page.history import Totals
@@ -57,6 +58,10 @@ class Ends:
             supervisor=Supervisor(Telemetry(), log, clock=lambda: 0.0),
             members=SimpleNamespace(restore=self.done.append),
             fleet=SimpleNamespace(endpoints=list),
+            request_parts=SimpleNamespace(repeated=SimpleNamespace()),
+            balancer=SimpleNamespace(),
+            settings=SimpleNamespace(limits=Limits()),
+            routing=SimpleNamespace(clock=lambda: 0.0),
         )
         seat.serve(parts)
         controls: Any = self

@@ -82,6 +82,11 @@ class GrpcConnection(Guest, StreamEvents, CallHost):
 
     @property
     @override
+    def takes_large_reads(self) -> bool:
+        return True
+
+    @property
+    @override
     def is_idle(self) -> bool:
         return not self._calls and not self.session.unsent_bytes
 

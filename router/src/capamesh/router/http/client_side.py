@@ -68,6 +68,7 @@ class ClientSide(asyncio.BufferedProtocol, Connection, Receiver):
         "_is_unread",
         "_pages",
         "_rest",
+        "_scratch",
         "_state",
         "_timer",
         "_transport",
@@ -88,6 +89,8 @@ class ClientSide(asyncio.BufferedProtocol, Connection, Receiver):
         self._ahead_bytes = 0
         """The bytes that the budget counts of `_rest`."""
         self._pages: RequestHandler | None = None
+        self._scratch = front.scratch
+        """The memory where this connection reads."""
         self._guest: Guest | None = None
         """The other protocol that has taken over the connection."""
         self._is_unread = False
@@ -127,6 +130,8 @@ class ClientSide(asyncio.BufferedProtocol, Connection, Receiver):
             return True
         self._state = State.GUEST
         self._guest = found
+        if found.takes_large_reads:
+            self._scratch = front.large_scratch
         if len(data) > head_bytes:
             found.received(memoryview(data)[head_bytes:])
         return True

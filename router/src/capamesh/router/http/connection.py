@@ -199,12 +199,12 @@ class FrontConnection(ClientSide, HalfConnection):
         del sizehint
         if self._body is not None:
             return self._body.buffer()
-        return self._front.scratch if self._guest is None else self._front.guest_scratch
+        return self._scratch
 
     @override
     def buffer_updated(self, nbytes: int) -> None:
         if self._guest is not None:
-            self._guest.received(self._front.guest_scratch[:nbytes])
+            self._guest.received(self._scratch[:nbytes])
             return
         body = self._body
         if body is not None:
@@ -224,7 +224,7 @@ class FrontConnection(ClientSide, HalfConnection):
                     self._refuse(head.target)
                 self._go_on()
             return
-        data = bytes(self._front.scratch[:nbytes])
+        data = bytes(self._scratch[:nbytes])
         if self._rest:
             data, self._rest = self._rest + data, b""
         if self._state is not LEFT:

@@ -43,8 +43,8 @@ class FrontContext(Protocol):
     budget: BodyBudget
     scratch: memoryview
     """The memory where all connections read; nothing is left there when a read has been told."""
-    guest_scratch: memoryview
-    """The same for connections of other protocols."""
+    large_scratch: memoryview
+    """The same for guests that take large reads."""
     now_s: Callable[[], float]
 
     def opened(self, connection: Connection) -> bool:

@@ -45,6 +45,11 @@ class Guest(Protocol):
         """Return whether no request would be lost with the connection."""
         ...
 
+    @property
+    def takes_large_reads(self) -> bool:
+        """Return whether it keeps nothing of a read beyond what it has room for, so that it may be large."""
+        ...
+
     def received(self, data: memoryview) -> None:
         """Take bytes of the client; they change afterwards."""
 

@@ -39,8 +39,8 @@ SCRATCH_BYTES = 16 * 1024
 """The bytes of one read of all but large bodies: some small requests, or a body's beginning, which is copied to where it stays
 (measured: 64 KiB cost 4 % more at 600 KB a request). aiohttp keeps what it got of a body that waits for room, an object for
 each read."""
-GUEST_SCRATCH_BYTES = 256 * 1024
-"""The bytes of one read of other protocols, of which a large message is copied to where it stays (guess)."""
+LARGE_SCRATCH_BYTES = 256 * 1024
+"""The bytes of one read for a guest that takes so much: it copies a large message to where it stays (guess)."""
 BACKLOG = 1024
 """Connections that the kernel accepts before this process does (guess: a burst of new clients)."""
 LEAVE_S = 1.0
@@ -90,7 +90,7 @@ class Front(FrontContext):
         )
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         """The memory where all connections read; nothing is left there when a read has been told."""
-        self.guest_scratch = memoryview(bytearray(GUEST_SCRATCH_BYTES))
+        self.large_scratch = memoryview(bytearray(LARGE_SCRATCH_BYTES))
         """The same for connections of other protocols, whose bodies come that way, too."""
         loop = asyncio.get_running_loop()
         self._loop = loop

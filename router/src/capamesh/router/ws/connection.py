@@ -94,6 +94,11 @@ class StreamConnection(Guest, StreamHost):
 
     @property
     @override
+    def takes_large_reads(self) -> bool:
+        return False
+
+    @property
+    @override
     def is_idle(self) -> bool:
         return False  # it looks after that itself
 
