@@ -21,7 +21,7 @@ from capamesh.protocol.tensor_spec import TensorSpec
 from capamesh.router.jobs.errors import JobConflict, OutputFailed
 from capamesh.router.jobs.inputs.limits import ShardLimits
 from capamesh.router.jobs.inputs.opening import open_planned, open_reader
-from capamesh.router.jobs.inputs.rows import read_batches
+from capamesh.router.jobs.inputs.rows import read_windows
 from capamesh.router.jobs.outputs.parts import bad_chunks, part_chunks
 from capamesh.router.jobs.outputs.results import Results
 from capamesh.router.jobs.outputs.sink import LocalSink, part_name
@@ -290,9 +290,11 @@ class TwoRouters:
     def _compute(self, work: Work) -> None:
         if work.results is not None:
             return
-        batches, work.bad, _ = read_batches(
-            open_planned(self.job), work.lease.range, self.job.spec.input, INPUTS
+        windows = list(
+            read_windows(open_planned(self.job), work.lease.range, self.job.spec.input, INPUTS)
         )
+        work.bad = [each for window in windows for each in window.bad]
+        batches = [each for window in windows for each in window.batches]
         # no two leases have the same results, so that a mix would be seen
         work.results = [
             Results(

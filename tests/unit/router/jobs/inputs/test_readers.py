@@ -15,11 +15,11 @@ from capamesh.protocol.datatypes import Datatype
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.tensor_spec import TensorSpec
 from capamesh.router.jobs.errors import InputChanged, InputInvalid
-from capamesh.router.jobs.inputs import arrow_files, folder
+from capamesh.router.jobs.inputs import arrow_files, csv_rows, folder, lines
 from capamesh.router.jobs.inputs.limits import ShardLimits
 from capamesh.router.jobs.inputs.opening import local_path, open_reader
 from capamesh.router.jobs.inputs.reader import Reader
-from capamesh.router.jobs.inputs.rows import RowBatch, columns_of, read_batches
+from capamesh.router.jobs.inputs.rows import RowBatch, columns_of, read_windows
 from capamesh.router.jobs.spec import InputFormat, InputSpec
 from capamesh.router.jobs.values import BadRow
 
@@ -87,8 +87,9 @@ def all_batches(
     planned = list(reader.ranges(ShardLimits(shard_rows)))
     # another router reads them, in another order
     for each in reversed(planned):
-        more, wrong, _ = read_batches(open_reader(spec), each, spec, inputs or INPUTS)
-        batches, bad = more + batches, wrong + bad
+        windows = list(read_windows(open_reader(spec), each, spec, inputs or INPUTS))
+        batches = [one for window in windows for one in window.batches] + batches
+        bad = [one for window in windows for one in window.bad] + bad
     assert [each.first_row for each in planned] == list(
         np.cumsum([0, *(each.rows for each in planned)])[:-1]
     )
@@ -111,6 +112,27 @@ def test_rows_are_read_range_by_range(
     np.testing.assert_array_equal(k, [row["n"] for row in rows()])
 
 
+@pytest.mark.parametrize(("form", "make"), MADE[:2])
+@pytest.mark.parametrize(("bound", "most"), [("WINDOW_ROWS", 4), ("WINDOW_BYTES", 60)])
+def test_lines_are_held_a_window_at_a_time(
+    tmp_path: Path,
+    form: InputFormat,
+    make: Callable[[Path], Path],
+    bound: str,
+    most: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in (lines, csv_rows):
+        monkeypatch.setattr(module, bound, most)
+    spec = spec_of(make(tmp_path / "in"), form)
+    (planned,) = open_reader(spec).ranges(ShardLimits(100))
+    windows = list(read_windows(open_reader(spec), planned, spec, INPUTS))
+    assert len(windows) > 5
+    numbers = [at for each in windows for one in each.batches for at in one.numbers]
+    assert numbers == list(range(ROWS))
+    assert len({each.sha256 for each in windows}) == 1
+
+
 @pytest.mark.parametrize(("form", "make"), MADE)
 def test_changed_file_has_another_fingerprint_or_is_told(
     tmp_path: Path, form: InputFormat, make: Callable[[Path], Path]
@@ -124,7 +146,7 @@ def test_changed_file_has_another_fingerprint_or_is_told(
     path.write_bytes(data[:-60] + b"x" * 70)
     assert open_reader(spec).fingerprint() != before
     with pytest.raises((InputChanged, InputInvalid)):
-        reader.read(planned, columns_of(spec))
+        list(reader.windows(planned, columns_of(spec)))
 
 
 @pytest.mark.parametrize(("form", "make"), MADE)
@@ -308,9 +330,9 @@ def test_folder_that_changes_is_told(files: Path) -> None:
     (files / "a").write_text("longer now")
     assert folder_reader(files).fingerprint() != before
     with pytest.raises(InputChanged, match="the file a was changed"):
-        reader.read(planned, ["content"])
+        list(reader.windows(planned, ["content"]))
     (files / "a").unlink()
-    raw = reader.read(planned, ["content"])
+    (raw,) = reader.windows(planned, ["content"])
     assert [(each.row, each.row_id) for each in raw.bad] == [(0, "a")]
 
 

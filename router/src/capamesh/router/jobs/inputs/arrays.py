@@ -82,7 +82,7 @@ class ArrayReader(Reader):
         self._source.check(self._stamp)
 
     @override
-    def read(self, rows: RowRange, columns: Sequence[str]) -> RawRows:
+    def windows(self, rows: RowRange, columns: Sequence[str]) -> Iterator[RawRows]:
         self.check_columns(columns)
         found: dict[str, Values] = {}
         file, stamp = self._source.open()
@@ -97,7 +97,7 @@ class ArrayReader(Reader):
                     )
                 found[name] = np.frombuffer(data, array.dtype).reshape(rows.rows, *array.row_shape)
         self._source.check(self._stamp)
-        return RawRows(numbers_of(rows).tolist(), found)
+        yield RawRows(numbers_of(rows).tolist(), found)
 
     @cached_property
     def _stamp(self) -> Stamp:

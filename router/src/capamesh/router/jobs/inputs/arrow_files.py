@@ -10,19 +10,16 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from importlib import import_module
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO
 
 from typing_extensions import override
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.router.jobs.errors import InputInvalid
 from capamesh.router.jobs.inputs.limits import ShardLimits
-from capamesh.router.jobs.inputs.reader import RawRows, Reader, Values, numbers_of
+from capamesh.router.jobs.inputs.reader import WINDOW_ROWS, RawRows, Reader, Values
 from capamesh.router.jobs.inputs.source import Source, Stamp
 from capamesh.router.jobs.values import RowRange
-
-BATCH_ROWS: Final = 8192
-"""The rows that are decoded at a time."""
 
 
 def arrow(name: str = "pyarrow") -> Any:  # noqa: ANN401 - the library has no types
@@ -83,19 +80,22 @@ class _ColumnarReader(Reader):
         self._source.check(self._stamp)
 
     @override
-    def read(self, rows: RowRange, columns: Sequence[str]) -> RawRows:
+    def windows(self, rows: RowRange, columns: Sequence[str]) -> Iterator[RawRows]:
         self.check_columns(columns)
-        pa = arrow()
-        kept: list[Any] = []
         skipped = found = 0
         with self._opened() as file:
             for batch in self._batches(file, rows, columns):
                 before = min(rows.offset - skipped, batch.num_rows)
                 skipped += before
                 part = batch.slice(before, rows.rows - found)
-                if part.num_rows:
-                    kept.append(part)
-                    found += part.num_rows
+                for at in range(0, part.num_rows, WINDOW_ROWS):
+                    window = part.slice(at, WINDOW_ROWS)
+                    first = rows.first_row + found
+                    values: dict[str, Values] = {
+                        name: _values_of(window.column(name)) for name in columns
+                    }
+                    yield RawRows(range(first, first + window.num_rows), values)
+                    found += window.num_rows
                 if found == rows.rows:
                     break
         self._source.check(self._stamp)
@@ -103,9 +103,6 @@ class _ColumnarReader(Reader):
             raise InputInvalid(
                 f"{self._source.name} has {found} rows from {rows.first_row} on where {rows.rows} were planned"
             )
-        table = pa.Table.from_batches(kept)
-        values: dict[str, Values] = {name: _values_of(table.column(name)) for name in columns}
-        return RawRows(numbers_of(rows).tolist(), values)
 
     def _opened(self) -> _Opened:
         return _Opened(self._source)
@@ -169,7 +166,7 @@ class ParquetReader(_ColumnarReader):
         parquet = arrow("pyarrow.parquet").ParquetFile(file)
         groups = range(rows.group, parquet.metadata.num_row_groups)
         yield from parquet.iter_batches(
-            BATCH_ROWS, row_groups=list(groups), columns=list(columns), use_threads=False
+            WINDOW_ROWS, row_groups=list(groups), columns=list(columns), use_threads=False
         )
 
 
@@ -194,21 +191,20 @@ class ArrowReader(_ColumnarReader):
             yield opened.get_batch(group).select(list(columns))
 
 
-def _values_of(column: Any) -> Any:  # noqa: ANN401 - a chunked array of pyarrow; `Values`
+def _values_of(column: Any) -> Any:  # noqa: ANN401 - an array of pyarrow; `Values`
     """Return a column as an array of shape [rows, ...] where it has no gaps and one shape, else as a list."""
     types = arrow("pyarrow.types")
     kind = column.type
     if column.null_count == 0:
         if _is_plain(types, kind):
-            return column.to_numpy()
+            return column.to_numpy(zero_copy_only=False)
         if types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind):
-            array = column.combine_chunks()
-            inner = array.flatten()
-            if inner.null_count == 0 and _is_plain(types, kind.value_type) and len(array):
-                length = len(inner) // len(array)
-                lengths = arrow("pyarrow.compute").list_value_length(array)
+            inner = column.flatten()
+            if inner.null_count == 0 and _is_plain(types, kind.value_type) and len(column):
+                length = len(inner) // len(column)
+                lengths = arrow("pyarrow.compute").list_value_length(column)
                 if lengths.unique().to_pylist() == [length]:
-                    return inner.to_numpy(zero_copy_only=False).reshape(len(array), length)
+                    return inner.to_numpy(zero_copy_only=False).reshape(len(column), length)
     return column.to_pylist()
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import cast
 
 from typing_extensions import override
 
 from capamesh.router.jobs.errors import InputInvalid
 from capamesh.router.jobs.inputs.limits import MAX_SHARD_BYTES, ShardLimits
-from capamesh.router.jobs.inputs.lines import header_of, line_ranges, read_range
-from capamesh.router.jobs.inputs.reader import RawRows, Reader
+from capamesh.router.jobs.inputs.lines import header_of, line_ranges, read_range, windows_of
+from capamesh.router.jobs.inputs.reader import WINDOW_BYTES, WINDOW_ROWS, RawRows, Reader
 from capamesh.router.jobs.inputs.source import Source
 from capamesh.router.jobs.values import BadRow, RowRange
 
@@ -52,38 +52,54 @@ class CsvReader(Reader):
         return line_ranges(self._source, limits, has_header=True, has_quotes=True)
 
     @override
-    def read(self, rows: RowRange, columns: Sequence[str]) -> RawRows:
+    def windows(self, rows: RowRange, columns: Sequence[str]) -> Iterator[RawRows]:
         self.check_columns(columns)
         data, sha256, _ = read_range(self._source, rows)
         places = [self._names.index(name) for name in columns]
-        numbers: list[int] = []
-        values: list[list[str]] = [[] for _ in columns]
-        bad: list[BadRow] = []
         number = rows.first_row
-        # line ends within quotes belong to the text
-        lines = csv.reader(io.StringIO(_text(data, self._source.name), newline=""), strict=True)
-        while True:
-            try:
-                row = next(lines)
-            except StopIteration:
-                break
-            except csv.Error as exc:
-                # the rows after it cannot be told from it
-                raise InputInvalid(f"row {number} of {self._source.name}: {exc}") from exc
-            if len(row) == len(self._names):
-                numbers.append(number)
-                for column, place in zip(values, places, strict=True):
-                    column.append(row[place])
-            else:
-                words = f"the row has {len(row)} fields, the names are {len(self._names)}"
-                bad.append(BadRow(number, str(number), InputInvalid.code, words))
-            number += 1
+        for fields in self._row_windows(data, number):
+            window = RawRows([], {name: [] for name in columns}, [], sha256)
+            values = [cast("list[str]", window.columns[name]) for name in columns]
+            numbers = cast("list[int]", window.numbers)
+            for row in fields:
+                if len(row) == len(self._names):
+                    numbers.append(number)
+                    for column, place in zip(values, places, strict=True):
+                        column.append(row[place])
+                else:
+                    words = f"the row has {len(row)} fields, the names are {len(self._names)}"
+                    window.bad.append(BadRow(number, str(number), InputInvalid.code, words))
+                number += 1
+            yield window
         if number != rows.first_row + rows.rows:
             raise InputInvalid(
                 f"{self._source.name} has {number - rows.first_row} rows from {rows.first_row} on where {rows.rows} row ends"
                 " are; a quote within a field without quotes does that: write the field in quotes"
             )
-        return RawRows(numbers, dict(zip(columns, values, strict=True)), bad, sha256)
+
+    def _row_windows(self, data: bytes, first_row: int) -> Iterator[list[list[str]]]:
+        """Yield the fields of rows, as many rows at a time as a window may have."""
+        name = self._source.name
+        # line ends within quotes belong to the text, so a row may have several lines
+        lines = (_text(line, name) for lines in windows_of(data) for line in lines)
+        rows = csv.reader(lines, strict=True)
+        while True:
+            window: list[list[str]] = []
+            size_chars = 0
+            try:
+                for row in rows:
+                    window.append(row)
+                    size_chars += sum(map(len, row))
+                    if len(window) == WINDOW_ROWS or size_chars >= WINDOW_BYTES:
+                        break
+            except csv.Error as exc:
+                # the rows after it cannot be told from it
+                number = first_row + len(window)
+                raise InputInvalid(f"row {number} of {name}: {exc}") from exc
+            if not window:
+                return
+            yield window
+            first_row += len(window)
 
 
 def _text(data: bytes, name: str) -> str:

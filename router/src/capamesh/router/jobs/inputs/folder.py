@@ -71,7 +71,7 @@ class FolderReader(Reader):
             yield RowRange(first, rows, 0, first, size_bytes)
 
     @override
-    def read(self, rows: RowRange, columns: Sequence[str]) -> RawRows:
+    def windows(self, rows: RowRange, columns: Sequence[str]) -> Iterator[RawRows]:
         self.check_columns(columns)
         numbers: list[int] = []
         contents: list[bytes] = []
@@ -92,7 +92,7 @@ class FolderReader(Reader):
             contents.append(content)
             paths.append(path)
         known: dict[str, Values] = {CONTENT_COLUMN: contents, PATH_COLUMN: paths}
-        return RawRows(numbers, {name: known[name] for name in columns}, bad)
+        yield RawRows(numbers, {name: known[name] for name in columns}, bad)
 
     @override
     def row_names(self, raw: RawRows) -> list[str]:

@@ -10,7 +10,7 @@ from typing_extensions import override
 from capamesh.protocol.schema import Mismatch, json_value, shown
 from capamesh.router.jobs.errors import InputInvalid
 from capamesh.router.jobs.inputs.limits import ShardLimits
-from capamesh.router.jobs.inputs.lines import line_ranges, read_range
+from capamesh.router.jobs.inputs.lines import line_ranges, read_range, windows_of
 from capamesh.router.jobs.inputs.reader import RawRows, Reader
 from capamesh.router.jobs.inputs.source import Source
 from capamesh.router.jobs.values import BadRow, RowRange, short
@@ -35,24 +35,28 @@ class JsonlReader(Reader):
         return line_ranges(self._source, limits, has_header=False, has_quotes=False)
 
     @override
-    def read(self, rows: RowRange, columns: Sequence[str]) -> RawRows:
+    def windows(self, rows: RowRange, columns: Sequence[str]) -> Iterator[RawRows]:
         data, sha256, _ = read_range(self._source, rows)
-        lines = data.split(b"\n")
-        if not lines[-1]:  # what follows the last line end
-            lines.pop()
-        numbers: list[int] = []
-        values: list[list[Any]] = [[] for _ in columns]
-        bad: list[BadRow] = []
-        for number, line in enumerate(lines, rows.first_row):
-            try:
-                row = _row_of(line, columns)
-            except Mismatch as exc:
-                bad.append(BadRow(number, str(number), InputInvalid.code, short(str(exc))))
-                continue
-            numbers.append(number)
-            for column, value in zip(values, row, strict=True):
-                column.append(value)
-        return RawRows(numbers, dict(zip(columns, values, strict=True)), bad, sha256)
+        first = rows.first_row
+        for lines in windows_of(data):
+            yield _raw_of(lines, first, columns, sha256)
+            first += len(lines)
+
+
+def _raw_of(lines: Sequence[bytes], first_row: int, columns: Sequence[str], sha256: str) -> RawRows:
+    numbers: list[int] = []
+    values: list[list[Any]] = [[] for _ in columns]
+    bad: list[BadRow] = []
+    for number, line in enumerate(lines, first_row):
+        try:
+            row = _row_of(line, columns)
+        except Mismatch as exc:
+            bad.append(BadRow(number, str(number), InputInvalid.code, short(str(exc))))
+            continue
+        numbers.append(number)
+        for column, value in zip(values, row, strict=True):
+            column.append(value)
+    return RawRows(numbers, dict(zip(columns, values, strict=True)), bad, sha256)
 
 
 def _row_of(line: bytes, columns: Sequence[str]) -> list[Any]:

@@ -8,6 +8,7 @@ before which stands an even number of quotes: a quote within quotes is written t
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterator
 from typing import BinaryIO, Final
 
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 from capamesh.router.jobs.errors import InputChanged, InputInvalid
 from capamesh.router.jobs.inputs.limits import ShardLimits
+from capamesh.router.jobs.inputs.reader import WINDOW_BYTES, WINDOW_ROWS
 from capamesh.router.jobs.inputs.source import Source, Stamp
 from capamesh.router.jobs.values import RowRange
 
@@ -83,6 +85,21 @@ def read_range(source: Source, rows: RowRange) -> tuple[bytes, str, Stamp]:
             " that were there when the job was planned; submit a new job for it"
         )
     return data, digest.hexdigest(), stamp
+
+
+def windows_of(data: bytes) -> Iterator[list[bytes]]:
+    """Yield the lines of a range, with their ends, as many at a time as a window may have."""
+    window: list[bytes] = []
+    size_bytes = 0
+    for line in io.BytesIO(data):
+        window.append(line)
+        size_bytes += len(line)
+        if len(window) == WINDOW_ROWS or size_bytes >= WINDOW_BYTES:
+            yield window
+            window = []
+            size_bytes = 0
+    if window:
+        yield window
 
 
 def _read_at(file: BinaryIO, offset: int, size_bytes: int) -> bytes:

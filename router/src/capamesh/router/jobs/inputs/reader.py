@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +14,18 @@ from capamesh.router.jobs.errors import InputInvalid
 from capamesh.router.jobs.inputs.limits import ShardLimits
 from capamesh.router.jobs.values import BadRow, RowRange
 
+WINDOW_ROWS: Final = 8192
+"""The most rows of a window whose values are Python's, each of which takes eight times the bytes of its text (guess)."""
+WINDOW_BYTES: Final = 4 * 2**20
+"""The bytes of lines after which a window ends (guess)."""
+
 Values: TypeAlias = Sequence[Any] | npt.NDArray[Any]
 """A column: a value a row. Of an array the first axis is the rows."""
 
 
 @dataclass(slots=True)
 class RawRows:
-    """The rows of a range as they stand in the input, before they are cast to what the model takes."""
+    """Rows of a range as they stand in the input, before they are cast to what the model takes."""
 
     numbers: Sequence[int]
     """The numbers of the rows that could be read."""
@@ -54,8 +59,11 @@ class Reader(ABC):
         """Yield the ranges of all rows, in order, each as long as `limits` let it be."""
 
     @abstractmethod
-    def read(self, rows: RowRange, columns: Sequence[str]) -> RawRows:
-        """Return these columns of the rows of a range that `ranges` has yielded."""
+    def windows(self, rows: RowRange, columns: Sequence[str]) -> Iterator[RawRows]:
+        """Yield these columns of the rows of a range that `ranges` has yielded, in order, a window at a time.
+
+        An error takes all windows of the range back: what was changed under the reader is seen at the end.
+        """
 
     def row_names(self, raw: RawRows) -> list[str]:
         """Return the names of rows, where `names_rows`; else their numbers."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -41,30 +41,39 @@ def columns_of(spec: InputSpec) -> list[str]:
     return list(wanted)
 
 
-def read_batches(
-    reader: Reader, rows: RowRange, spec: InputSpec, inputs: Mapping[str, TensorSpec]
-) -> tuple[list[RowBatch], list[BadRow], str]:
-    """Return the rows of a range as batches, its bad rows in order, and the SHA-256 of its bytes, if they are read as such.
+@dataclass(frozen=True, slots=True)
+class RowWindow:
+    """Some rows of a range."""
 
-    `inputs` are those of the model that `spec` fills, whose first axis is the rows. Raises as `Reader.read` does.
+    batches: list[RowBatch]
+    bad: list[BadRow]
+    """The rows that cannot be run, in order."""
+    sha256: str
+    """The SHA-256 of the whole range's bytes, in hexadecimal digits; "" where the form is not read as bytes."""
+
+
+def read_windows(
+    reader: Reader, rows: RowRange, spec: InputSpec, inputs: Mapping[str, TensorSpec]
+) -> Iterator[RowWindow]:
+    """Yield the rows of a range as batches, a window at a time.
+
+    `inputs` are those of the model that `spec` fills, whose first axis is the rows. Raises as `Reader.windows` does: an error
+    takes all windows of the range back.
     """
-    raw = reader.read(rows, columns_of(spec))
-    names, refused = _names_of(reader, raw, spec.id_column)
-    cast_columns: dict[str, Rows] = {}
-    for name, columns in spec.columns.items():
-        cast_columns[name], wrong = cast_column(_values_of(raw, columns), inputs[name])
-        shown_columns = ", ".join(columns[:4])
-        for place, words in wrong.items():
-            refused.setdefault(place, f"column {shown_columns!r}: {words}")
-    bad = [
-        *raw.bad,
-        *(
+    for raw in reader.windows(rows, columns_of(spec)):
+        names, refused = _names_of(reader, raw, spec.id_column)
+        cast_columns: dict[str, Rows] = {}
+        for name, columns in spec.columns.items():
+            cast_columns[name], wrong = cast_column(_values_of(raw, columns), inputs[name])
+            shown_columns = ", ".join(columns[:4])
+            for place, words in wrong.items():
+                refused.setdefault(place, f"column {shown_columns!r}: {words}")
+        misfits = [
             BadRow(raw.numbers[place], names[place], InputInvalid.code, short(words))
             for place, words in refused.items()
-        ),
-    ]
-    bad.sort(key=lambda each: each.row)
-    return _batches(raw.numbers, names, cast_columns, refused), bad, raw.sha256
+        ]
+        bad = sorted([*raw.bad, *misfits], key=lambda each: each.row)
+        yield RowWindow(_batches(raw.numbers, names, cast_columns, refused), bad, raw.sha256)
 
 
 def _batches(

@@ -21,8 +21,10 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    literal_column,
     or_,
     select,
+    union_all,
     update,
 )
 
@@ -94,26 +96,26 @@ _SLOW: Final = (
     .with_for_update(skip_locked=True, of=SHARDS)
     .cte("slow")
 )
-_FIRST: Final = {
-    "state": ShardState.LEASED.value,
-    "token": SHARDS.c.token + 1,
-    "first_token": SHARDS.c.token + 1,
-    "owner": _OWNER,
-    "leased_s": _NOW,
-    "until_s": _UNTIL,
-}
+# the second kind is locked also where the first is enough: until the end of the transaction others pass it by
+_BOTH: Final = union_all(
+    select(_EXPIRED.c.seq, literal_column("0", Integer).label("turn")),
+    select(_OPEN.c.seq, literal_column("1", Integer).label("turn")),
+).subquery("both_kinds")
+_FREE: Final = select(_BOTH.c.seq).order_by(_BOTH.c.turn, _BOTH.c.seq).limit(_COUNT).cte("free")
 _GIVEN: Final = (SHARDS.c.seq, SHARDS.c.token, SHARDS.c.failures, *_RANGE)
-_TAKE_EXPIRED: Final = (
+_TAKE: Final = (
     update(SHARDS)
-    .where(SHARDS.c.job == _JOB, SHARDS.c.seq.in_(select(_EXPIRED.c.seq)))
-    # 0: it was given back, and whoever did it counted that already
-    .values(**_FIRST, failures=SHARDS.c.failures + case((SHARDS.c.until_s > 0, 1), else_=0))
-    .returning(*_GIVEN)
-)
-_TAKE_OPEN: Final = (
-    update(SHARDS)
-    .where(SHARDS.c.job == _JOB, SHARDS.c.seq.in_(select(_OPEN.c.seq)))
-    .values(**_FIRST)
+    .where(SHARDS.c.job == _JOB, SHARDS.c.seq.in_(select(_FREE.c.seq)))
+    .values(
+        state=ShardState.LEASED.value,
+        token=SHARDS.c.token + 1,
+        first_token=SHARDS.c.token + 1,
+        owner=_OWNER,
+        leased_s=_NOW,
+        until_s=_UNTIL,
+        # 0: nobody had it, or it was given back, and whoever did it counted that already
+        failures=SHARDS.c.failures + case((SHARDS.c.until_s > 0, 1), else_=0),
+    )
     .returning(*_GIVEN)
 )
 _TAKE_SECOND: Final = (
@@ -201,7 +203,7 @@ def claim(
     wanted = min(count, MAX_CLAIM)
     until_s = turn.now_s + LEASE_S
     leases: list[Lease] = []
-    for statement in (_TAKE_EXPIRED, _TAKE_OPEN, _TAKE_SECOND):
+    for statement in (_TAKE, _TAKE_SECOND):
         is_second = statement is _TAKE_SECOND
         left = wanted - len(leases)
         if left <= 0 or (is_second and not may_be_second):
