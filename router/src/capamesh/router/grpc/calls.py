@@ -16,13 +16,11 @@ from capamesh.protocol.errors import (
     TooLarge,
 )
 from capamesh.router.grpc.arriving import ArrivingMessage, no_room_in
-from capamesh.router.grpc.exchange import error_reply
-from capamesh.router.grpc.infer_answer import error_in_stream
+from capamesh.router.grpc.infer_answer import error_in_stream, framed
 from capamesh.router.grpc.status import ANSWER_HEAD, OK_TRAILERS, error_trailers
 from capamesh.router.grpc.unpacking import CODINGS, Unpacking, coding_refused
 from capamesh.router.grpc.unread_parts import UnreadParts
 from capamesh.router.http.errors import too_slow_text
-from capamesh.router.http.replies import size_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,13 +29,12 @@ if TYPE_CHECKING:
     from capamesh.router.grpc.call_host import CallHost
     from capamesh.router.grpc.exchange import GrpcReply
     from capamesh.router.grpc.heads import CallHead
-    from capamesh.router.grpc.http2 import Headers
+    from capamesh.router.grpc.http2 import Headers, Http2Session
     from capamesh.router.grpc.lookups import Method, Running
+    from capamesh.router.http.body_budget import BodyBudget
 
 _PREFIX_BYTES = 5
 """The bytes before a message: whether it is packed, and its length."""
-JOINED_BYTES = 64 * 1024
-"""A message up to that is copied into one piece before it is sent (guess: as answers over HTTP)."""
 
 
 class ServerCall:
@@ -46,6 +43,7 @@ class ServerCall:
     __slots__ = (
         "_arriving",
         "_backlog",
+        "_budget",
         "_deadline_s",
         "_has_answered",
         "_head",
@@ -59,6 +57,7 @@ class ServerCall:
         "_method",
         "_prefix",
         "_running",
+        "_session",
         "_stream",
         "_unread",
         "is_all_here",
@@ -68,6 +67,8 @@ class ServerCall:
     def __init__(
         self,
         host: CallHost,
+        session: Http2Session,
+        budget: BodyBudget,
         stream: int,
         head: CallHead,
         method: Method,
@@ -78,6 +79,8 @@ class ServerCall:
         now_s: float,
     ) -> None:
         self._host = host
+        self._session = session
+        self._budget = budget
         self._stream = stream
         self._head = head
         self._method = method
@@ -99,7 +102,6 @@ class ServerCall:
         """The bytes that the request under way has of the budget."""
         self._running: Running | None = None
         self._unread: UnreadParts | None = None
-        """The parts that were sent; None: none was."""
         self._has_answered = False
         self._is_going_on = False
         self._is_over = False
@@ -174,7 +176,7 @@ class ServerCall:
             return data
         missing_bytes = _PREFIX_BYTES - len(self._prefix)
         self._prefix += bytes(data[:missing_bytes])
-        self._taken(min(missing_bytes, len(data)))
+        self._session.taken(self._stream, min(missing_bytes, len(data)))
         data = data[missing_bytes:]
         if len(self._prefix) < _PREFIX_BYTES:
             return data
@@ -188,20 +190,20 @@ class ServerCall:
             self._fail(TooLarge(f"the message has {size_bytes} bytes; the limit is {most_bytes}"))
         elif len(data) < size_bytes:
             self._begin_to_arrive(size_bytes)
-        elif self._host.front.budget.hold(size_bytes):
+        elif self._budget.hold(size_bytes):
             self._held_bytes = size_bytes
-            self._taken(size_bytes)
+            self._session.taken(self._stream, size_bytes)
             self._whole(memoryview(bytes(data[:size_bytes])))
             return data[size_bytes:]
         else:
-            self._fail(no_room_in(self._host.front.budget))
+            self._give_up()
         return data
 
     def _begin_to_arrive(self, size_bytes: int) -> None:
-        budget = self._host.front.budget
-        arriving = ArrivingMessage(budget, size_bytes, self._taken, self._give_up, self._host.site)
-        if not budget.may_begin(size_bytes) or not arriving.begin():
-            self._fail(no_room_in(self._host.front.budget))
+        site = self._host.site
+        arriving = ArrivingMessage(self._budget, size_bytes, self._taken, self._give_up, site)
+        if not self._budget.may_begin(size_bytes) or not arriving.begin():
+            self._give_up()
             return
         self._arriving = arriving
         if self.since_s is None:
@@ -214,10 +216,10 @@ class ServerCall:
             self._whole(arriving.memory)
         else:
             arriving.drop()
-            self._fail(no_room_in(self._host.front.budget))
+            self._give_up()
 
     def _taken(self, size_bytes: int) -> None:
-        self._host.session.taken(self._stream, size_bytes)
+        self._session.taken(self._stream, size_bytes)
         self._host.flush_soon()
 
     def _whole(self, message: memoryview) -> None:
@@ -239,31 +241,25 @@ class ServerCall:
         elif self._method.is_streamed:
             self._end(OK_TRAILERS)
         else:
-            self._fail(
-                InvalidRequest(
-                    f"the request ended without a message; {self._method.name} takes one"
-                )
-            )
+            text = f"the request ended without a message; {self._method.name} takes one"
+            self._fail(InvalidRequest(text))
 
     # requests
 
     def _begin(self, message: memoryview) -> None:
         self.since_s = None
         if self._method.is_streamed:  # the key may have been revoked since the call began
-            head = self._head
+            head, keys = self._head, self._host.front.keys
             try:
-                self._key = self._host.front.keys.of_call(
-                    self._method.verbs, head.authorization, head.api_key
-                )
+                self._key = keys.of_call(self._method.verbs, head.authorization, head.api_key)
             except CapameshError as error:
                 self._fail(error.with_traceback(None))
                 return
         if not self._method.is_lasting:
             self._host.front.requests.count += 1
         if self._is_packed:
-            self._running = unpacking = Unpacking(
-                self._host.front, self._head.coding, self._unpacked, self._not_unpacked
-            )
+            front, coding = self._host.front, self._head.coding
+            self._running = unpacking = Unpacking(front, coding, self._unpacked, self._reply)
             unpacking.begin(message)
         else:
             self._run(message)
@@ -280,23 +276,28 @@ class ServerCall:
         self._held_bytes = len(message)
         self._run(message)
 
-    def _not_unpacked(self, error: CapameshError) -> None:
-        self._reply(error_reply(error))
-
     def _reply(self, reply: GrpcReply) -> None:
         if not reply.is_last:
             self._send(reply.headers, reply.pieces)
             if reply.part is not None:
-                if self._unread is None:
-                    self._unread = UnreadParts(self._host, self._stream)
-                self._unread.sent(reply.part)
+                self._unread = unread = self._unread or UnreadParts(self._host, self._stream)
+                unread.sent(reply.part)
             return
         self._ended()
         if self._method.is_streamed and (self._method.is_tritons or reply.error is None):
             self._reply_in_stream(reply)
         elif reply.error is None:
-            self._send(reply.headers, reply.pieces, is_packed=reply.is_packed)
-            self._end(reply.trailers)
+            session, stream = self._session, self._stream
+            head = (*ANSWER_HEAD, *reply.headers)
+            pieces = framed(reply.pieces, is_packed=reply.is_packed)
+            if len(pieces) == 1:
+                session.answer(stream, head, pieces[0], reply.trailers)
+            else:
+                session.start_answer(stream, head)
+                for piece in pieces:
+                    session.send(stream, piece)
+                session.end_answer(stream, reply.trailers)
+            self._leave()
         else:
             self._end(reply.trailers)
 
@@ -317,21 +318,14 @@ class ServerCall:
         if not self._method.is_lasting:
             self._host.front.requests.ended()
 
-    def _send(
-        self, headers: Headers, pieces: Sequence[bytes | memoryview], *, is_packed: bool = False
-    ) -> None:
-        """Send a message."""
-        session, stream = self._host.session, self._stream
+    def _send(self, headers: Headers, pieces: Sequence[bytes | memoryview]) -> None:
+        """Send one of many messages."""
+        session, stream = self._session, self._stream
         if not self._has_answered:
             self._has_answered = True
             session.start_answer(stream, (*ANSWER_HEAD, *headers))
-        size_bytes = sum(map(size_of, pieces))
-        prefix = (b"\1" if is_packed else b"\0") + size_bytes.to_bytes(4, "big")
-        if size_bytes <= JOINED_BYTES:
-            session.send(stream, b"".join((prefix, *pieces)))
-        else:
-            for piece in (prefix, *pieces):
-                session.send(stream, piece)
+        for piece in framed(pieces):
+            session.send(stream, piece)
         self._host.flush_soon()
 
     # the end of it
@@ -344,13 +338,17 @@ class ServerCall:
         """End with a status."""
         if self._is_over:
             return
-        session, stream = self._host.session, self._stream
         if not self._has_answered:
-            session.refuse(stream, (*ANSWER_HEAD, *trailers), is_all_here=self.is_all_here)
+            head = (*ANSWER_HEAD, *trailers)
+            self._session.refuse(self._stream, head, is_all_here=self.is_all_here)
         else:
-            session.end_answer(stream, trailers)
+            self._session.end_answer(self._stream, trailers)
+        self._leave()
+
+    def _leave(self) -> None:
+        """Hold nothing any more, for all of the answer is sent."""
         self._drop()
-        self._host.over(stream)
+        self._host.over(self._stream)
         self._host.flush_soon()
 
     def cancel(self) -> None:
@@ -364,11 +362,11 @@ class ServerCall:
     def overdue(self, limit_s: float) -> None:
         """End, for the client has not sent a whole message in time."""
         arriving = self._arriving
+        if arriving is not None and arriving.is_waiting:  # for the router, which has no room
+            self._give_up()
+            return
         come_bytes = len(self._prefix) if arriving is None else arriving.filled_bytes
         whole_bytes = None if arriving is None else len(arriving.memory)
-        if arriving is not None and arriving.is_waiting:  # for the router, which has no room
-            self._fail(no_room_in(self._host.front.budget))
-            return
         text = too_slow_text("the request's message", come_bytes, whole_bytes, limit_s)
         self._fail(DeadlineExceeded(text))
 
@@ -378,7 +376,7 @@ class ServerCall:
         self.since_s = None
         self._let_go()
         arriving, self._arriving = self._arriving, None
-        unseen_bytes = sum(map(len, self._backlog))
+        unseen_bytes = sum(map(len, self._backlog)) if self._backlog else 0
         if arriving is not None:
             unseen_bytes += arriving.owed_bytes
             arriving.drop()
@@ -387,13 +385,13 @@ class ServerCall:
             self._unread.clear()
         self._backlog.clear()
         if unseen_bytes:
-            self._host.session.taken(self._stream, unseen_bytes)
+            self._session.taken(self._stream, unseen_bytes)
 
     def _let_go(self) -> None:
         held_bytes, self._held_bytes = self._held_bytes, 0
         if held_bytes:
-            self._host.front.budget.let_go(held_bytes)
+            self._budget.let_go(held_bytes)
 
     def _give_up(self) -> None:
-        """End, for others need the room of the message that arrives, and send faster."""
-        self._fail(no_room_in(self._host.front.budget))
+        """End, for there is no room for its message, or others need it and send faster."""
+        self._fail(no_room_in(self._budget))

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from capamesh.router.grpc.context import GrpcContext
+    from capamesh.router.grpc.heads import CallHead
+    from capamesh.router.grpc.lookups import Method
     from capamesh.router.http.guests import Host
 
 CLOGGED_BYTES: Final = 2**20
@@ -42,12 +44,16 @@ class GrpcConnection(Guest, StreamEvents, CallHost):
     __slots__ = (
         "_calls",
         "_calm",
+        "_ended",
         "_host",
         "_is_closing",
         "_is_flush_due",
         "_is_over",
         "_is_paused",
         "_is_receiving",
+        "_last_call",
+        "_last_headers",
+        "_now_s",
         "_server",
         "_timer",
         "_unsent",
@@ -62,11 +68,18 @@ class GrpcConnection(Guest, StreamEvents, CallHost):
         self.front = front = server.front
         self.session: Http2Session = server.make_session()
         self._calls: dict[int, ServerCall] = {}
+        self._last_headers: Headers = ()
+        """The headers of the newest call that named no time, as the session told them; with what they say."""
+        self._last_call: tuple[CallHead, Method] | None = None
+        self._now_s = 0.0
+        """The time of the newest read."""
         self._calm = Calm(front.now_s())
         self._unsent = UnsentAnswers(front.budget, self._unread)
         self._waiting: dict[Callable[[], None], None] = {}
         """The ones to call when the client has read more."""
         self._timer: asyncio.TimerHandle | None = None
+        self._ended = 0
+        """The calls that have ended since all was written."""
         self._is_receiving = False
         self._is_flush_due = False
         self._is_paused = False
@@ -100,6 +113,7 @@ class GrpcConnection(Guest, StreamEvents, CallHost):
         if self._is_over:
             return
         self._is_receiving = True
+        self._host.used_s = self._now_s = self.front.now_s()
         try:
             self.session.receive(data, self)
         except Misbehaved as error:
@@ -143,23 +157,29 @@ class GrpcConnection(Guest, StreamEvents, CallHost):
     def on_request(self, stream: int, headers: Headers, *, is_whole: bool) -> None:
         if self._is_over:
             return
-        self._host.used_s = now_s = self.front.now_s()
         if len(self._calls) >= MAX_STREAMS or self._is_closing:
             self.session.reset(stream, ErrorCode.REFUSED_STREAM)
             return
-        try:
-            head, time_s = self._server.heads.read(headers)
-        except InvalidRequest as error:
-            self._refuse(stream, (*ANSWER_HEAD, *error_trailers(error)), is_whole=is_whole)
-            return
-        if not head.is_grpc:
-            self._refuse(stream, _NOT_GRPC, is_whole=is_whole)
-            return
-        method = self._server.methods.find(head.path)
-        if method is None:
-            trailers = self._server.methods.missing(head.path)
-            self._refuse(stream, (*ANSWER_HEAD, *trailers), is_whole=is_whole)
-            return
+        if headers is self._last_headers and self._last_call is not None:
+            head, method = self._last_call
+            time_s = None
+        else:
+            try:
+                head, time_s = self._server.heads.read(headers)
+            except InvalidRequest as error:
+                self._refuse(stream, (*ANSWER_HEAD, *error_trailers(error)), is_whole=is_whole)
+                return
+            if not head.is_grpc:
+                self._refuse(stream, _NOT_GRPC, is_whole=is_whole)
+                return
+            found = self._server.methods.find(head.path)
+            if found is None:
+                trailers = self._server.methods.missing(head.path)
+                self._refuse(stream, (*ANSWER_HEAD, *trailers), is_whole=is_whole)
+                return
+            method = found
+            if time_s is None:
+                self._last_headers, self._last_call = headers, (head, method)
         try:
             key = self.front.keys.of_call(method.verbs, head.authorization, head.api_key)
             if head.refusal is not None:
@@ -170,7 +190,16 @@ class GrpcConnection(Guest, StreamEvents, CallHost):
             return
         deadline_s = math.inf if time_s is None else self._server.clock() + time_s
         self._calls[stream] = call = ServerCall(
-            self, stream, head, method, key, deadline_s, is_all_here=is_whole, now_s=now_s
+            self,
+            self.session,
+            self.front.budget,
+            stream,
+            head,
+            method,
+            key,
+            deadline_s,
+            is_all_here=is_whole,
+            now_s=self._now_s,
         )
         if is_whole:
             call.go_on()
@@ -220,10 +249,7 @@ class GrpcConnection(Guest, StreamEvents, CallHost):
     @override
     def over(self, stream: int) -> None:
         self._calls.pop(stream, None)
-        self._calm.earn()
-        self._host.used_s = self.front.now_s()
-        if self.front.requests.is_closing and not self._is_closing:
-            self._say_goodbye()
+        self._ended += 1
 
     # what is written
 
@@ -241,6 +267,12 @@ class GrpcConnection(Guest, StreamEvents, CallHost):
 
     def _flush(self) -> None:
         """Write what may be written, go on with calls that waited for that, and see who is to be waited for."""
+        if self._ended:
+            self._calm.earn_calls(self._ended)
+            self._ended = 0
+            self._host.used_s = self.front.now_s()
+            if self.front.requests.is_closing and not self._is_closing:
+                self._say_goodbye()
         self._write()
         unsent_bytes = self.session.unsent_bytes
         if unsent_bytes or self._unsent.size_bytes:

@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
+from mypy_extensions import mypyc_attr
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -50,6 +52,7 @@ class Misbehaved(Exception):
         """The GOAWAY frame that tells the client, and what was to be sent before it."""
 
 
+@mypyc_attr(native_class=False)
 class StreamEvents(Protocol):
     """The receiver of what comes on a connection; it may send at once, and must not raise."""
 
@@ -75,6 +78,7 @@ class StreamEvents(Protocol):
         ...
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Http2Session(ABC):
     """The server's side of one connection. Sending on a stream that is gone does nothing."""
 
@@ -113,6 +117,14 @@ class Http2Session(ABC):
     @abstractmethod
     def end_answer(self, stream: int, trailers: Headers) -> None:
         """Send the trailers of an answer behind all its bytes."""
+
+    def answer(
+        self, stream: int, headers: Headers, data: bytes | memoryview, trailers: Headers
+    ) -> None:
+        """Send a whole answer: its head, its bytes, and the trailers behind them."""
+        self.start_answer(stream, headers)
+        self.send(stream, data)
+        self.end_answer(stream, trailers)
 
     @abstractmethod
     def reset(self, stream: int, code: ErrorCode) -> None:

@@ -363,6 +363,14 @@ class SessionByHand(Http2Session):
             self._sending.end(stream, found, trailers)
 
     @override
+    def answer(
+        self, stream: int, headers: Headers, data: bytes | memoryview, trailers: Headers
+    ) -> None:
+        found = self._sending.streams.get(stream)
+        if found is not None:
+            self._sending.answer(stream, found, headers, data, trailers)
+
+    @override
     def reset(self, stream: int, code: ErrorCode) -> None:
         if stream in self._sending.streams:
             self._sending.reset(stream, code)

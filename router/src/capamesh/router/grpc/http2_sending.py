@@ -141,6 +141,25 @@ class Sending:
         self.unsent_bytes += size_bytes
         self._pump(stream, found)
 
+    def answer(
+        self,
+        stream: int,
+        found: Stream,
+        headers: Headers,
+        data: bytes | memoryview,
+        trailers: Headers,
+    ) -> None:
+        """Send a whole answer."""
+        self.headers(stream, headers, 0)
+        self.data(stream, found, data)
+        if found.unsent is not None:
+            found.trailers = trailers
+            return
+        self.headers(stream, trailers, END_STREAM)
+        found.is_answered = True
+        if found.is_ended:
+            self.streams.pop(stream, None)
+
     def end(self, stream: int, found: Stream, trailers: Headers) -> None:
         """Send the trailers behind all bytes of an answer."""
         if found.unsent is not None:

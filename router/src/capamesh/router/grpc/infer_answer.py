@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MAX_KNOWN: Final = 1024
 """Descriptions that are remembered (guess: some models on some nodes, their usual batch sizes); the oldest makes room."""
+JOINED_BYTES: Final = 64 * 1024
+"""A message up to that is copied into one piece before it is sent (guess: as answers over HTTP)."""
 MAX_KNOWN_BYTES: Final = 1024
 """A longer description is written anew each time (guess: some eight outputs)."""
 
@@ -94,6 +96,19 @@ class KnownAnswers:
                 data = memoryview(data)
             pieces += (b"\x32" + varint(len(data)), data)
         return pieces
+
+
+def framed(
+    pieces: Sequence[bytes | memoryview], *, is_packed: bool = False
+) -> list[bytes | memoryview]:
+    """Return a message behind gRPC's five bytes, in one piece unless it is long."""
+    size_bytes = 0
+    for piece in pieces:
+        size_bytes += piece.nbytes if isinstance(piece, memoryview) else len(piece)
+    prefix = (b"\1" if is_packed else b"\0") + size_bytes.to_bytes(4, "big")
+    if size_bytes <= JOINED_BYTES:
+        return [b"".join((prefix, *pieces))]
+    return [prefix, *pieces]
 
 
 def in_stream(pieces: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:

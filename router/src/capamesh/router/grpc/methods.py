@@ -71,7 +71,6 @@ class Methods:
         audience: Audience,
     ) -> None:
         """Take whom they are for: others are refused."""
-        self._grpc = grpc
         self._health = Health(grpc, descriptions, front, (SERVICE, *REFLECTIONS))
         self._descriptions = descriptions
         self._log = log
@@ -89,13 +88,13 @@ class Methods:
             "ModelConfig": (of_models, self._model_config),
         }
         methods = [
-            (SERVICE, Method("ModelInfer", (Verb.INFER,), self._infer)),
+            (SERVICE, Method("ModelInfer", (Verb.INFER,), partial(GrpcExchange, grpc))),
             (
                 SERVICE,
                 Method(
                     "ModelStreamInfer",
                     (Verb.INFER,),
-                    self._stream_infer,
+                    partial(GrpcExchange, grpc, is_streamed=True),
                     is_streamed=True,
                     is_tritons=True,
                 ),
@@ -158,18 +157,6 @@ class Methods:
         shown = path[:200].decode("latin-1")
         text = f"there is no method {shown!r}; reflection tells which there are"
         return status_trailers(Status.UNIMPLEMENTED, text)
-
-    # inference
-
-    def _infer(
-        self, head: CallHead, key: Key | None, deadline_s: float, on_reply: OnReply
-    ) -> Running:
-        return GrpcExchange(self._grpc, head, key, deadline_s, on_reply)
-
-    def _stream_infer(
-        self, head: CallHead, key: Key | None, deadline_s: float, on_reply: OnReply
-    ) -> Running:
-        return GrpcExchange(self._grpc, head, key, deadline_s, on_reply, is_streamed=True)
 
     def _watch(self, _: CallHead, __: Key | None, ___: float, on_reply: OnReply) -> Running:
         return self._health.watch(on_reply)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError, LocalError
+from capamesh.router.grpc.exchange import OnReply, error_reply
 from capamesh.router.grpc.lookups import Running
 from capamesh.router.grpc.status import Status, status_trailers
 from capamesh.router.http.unpacking import WaitingCharge, no_room, unpacked
@@ -35,20 +36,20 @@ def coding_refused(coding: str) -> Headers:
 class Unpacking(Running):
     """One message, for which there is no request before it is unpacked."""
 
-    __slots__ = ("_coding", "_front", "_most_bytes", "_on_done", "_on_error", "_task")
+    __slots__ = ("_coding", "_front", "_most_bytes", "_on_done", "_on_reply", "_task")
 
     def __init__(
         self,
         front: FrontContext,
         coding: str,
         on_done: Callable[[memoryview], None],
-        on_error: Callable[[CapameshError], None],
+        on_reply: OnReply,
     ) -> None:
         """`on_done` gets the message, whose bytes are held in the budget from then on; one of the two is told, once."""
         self._front = front
         self._coding = coding
         self._on_done = on_done
-        self._on_error = on_error
+        self._on_reply = on_reply
         self._task: asyncio.Task[None] | None = None
 
     @override
@@ -60,6 +61,9 @@ class Unpacking(Running):
         if self._task is not None:
             self._task.cancel()
 
+    def _fail(self, error: CapameshError) -> None:
+        self._on_reply(error_reply(error))
+
     async def _unpack(self, message: memoryview) -> None:
         front = self._front
         charge: _Message | None = None
@@ -70,17 +74,17 @@ class Unpacking(Running):
                     message, self._coding, front.inference.limits.max_message_bytes, charge
                 )
         except TimeoutError:  # it has waited for room all the time
-            self._on_error(no_room())
+            self._fail(no_room())
         except CapameshError as error:
-            self._on_error(error.with_traceback(None))
+            self._fail(error.with_traceback(None))
         except Exception:
             front.inference.log.exception("request_crashed", request="unpacking")
-            self._on_error(LocalError("the router failed on this request; see its log"))
+            self._fail(LocalError("the router failed on this request; see its log"))
         else:
             if front.budget.arrived(charge, len(whole)):
                 self._on_done(memoryview(whole))
             else:
-                self._on_error(no_room())
+                self._fail(no_room())
         finally:
             if charge is not None:
                 front.budget.release(charge)

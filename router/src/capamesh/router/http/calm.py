@@ -27,6 +27,10 @@ class Calm:
         """Fill it for a call that has ended, or for bytes that were sent."""
         self._left += size_bytes / BYTES_FOR_ONE if size_bytes else FOR_A_CALL
 
+    def earn_calls(self, count: int) -> None:
+        """Fill it for so many calls that have ended."""
+        self._left += count * FOR_A_CALL
+
     def spend(self, now_s: float) -> bool:
         """Take one; False: it is empty."""
         self._left = min(MOST, self._left + (now_s - self._seen_s) * A_SECOND) - 1.0
