@@ -50,7 +50,7 @@ async def load(
         payload.write_bytes(body)
         process = await asyncio.create_subprocess_exec(
             "h2load",
-            *(["--h1"] if is_http1 else []),
+            "--h1" if is_http1 else "--alpn-list=h2",
             "--threads=1",
             f"--clients={connections}",
             f"--max-concurrent-streams={in_flight}",
