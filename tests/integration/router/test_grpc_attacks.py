@@ -194,6 +194,21 @@ async def test_answers_that_nobody_reads_are_within_the_budget(
             assert 2 * 2**20 < http.front.budget.used_bytes <= 3 * 2**20
 
 
+async def test_rest_of_refused_messages_does_not_shut_the_window(http: Http) -> None:
+    http.node("a", echo)
+    too_large = b"\0" + (2**31).to_bytes(4, "big") + bytes(60_000)
+    async with attacking(http) as attacker:
+        for at in range(100):  # more than the connection's window
+            stream = 1 + 2 * at
+            attacker.send(attacker.head(stream, INFER), attacker.data(stream, too_large))
+            await attacker.read_until(lambda stream=stream: stream in attacker.heads)  # type: ignore[misc]
+        attacker.send(attacker.head(201, INFER), attacker.data(201, message(), is_last=True))
+        await attacker.read_until(lambda: len(attacker.heads.get(201, [])) == 2)
+        assert attacker.heads[201][1] == {b"grpc-status": b"0"}
+        updates = [each for each in attacker.frames if _opens(each, 0)]
+        assert sum(each.window_increment for each in updates) > 100 * 60_000
+
+
 async def test_stream_whose_answers_are_not_read_asks_for_no_more(http: Http) -> None:
     link = http.node("a", echo)
     async with attacking(http, initial_window_size=10) as attacker:
