@@ -31,7 +31,8 @@ def answer(size_bytes: int = 100) -> InferAnswer:
 
 def entry(name: object, size_bytes: int = 100) -> Entry:
     given = answer(size_bytes)
-    return Entry(str(name).encode(), given, Layouts().of(given), PeerId("A"), None, 0.0)
+    key, mark = str(name).encode(), hash(str(name))
+    return Entry(key, given, Layouts().of(given), PeerId("A"), None, 0.0, mark=mark)
 
 
 def test_entry_is_found_by_its_key_until_it_is_dropped() -> None:
@@ -185,10 +186,51 @@ def test_layouts_are_kept_once_and_within_a_bound() -> None:
 def test_wary_store_keeps_what_comes_a_second_time() -> None:
     store = Store(1000 * SIZE)
     for name in range(WARY_AFTER):
-        assert store.wants(str(name).encode())
+        assert store.wants(name)
         assert store.get(str(name).encode()) is None
-    assert not store.wants(b"new")
-    assert store.wants(b"new")
-    assert not store.wants(b"other")
+    assert not store.wants(-1)
+    assert store.wants(-1)
+    assert not store.wants(-2)
     store.found()
-    assert store.wants(b"another")
+    assert store.wants(-3)
+
+
+def test_entries_of_one_mark_are_each_found_and_the_mark_goes_with_the_last() -> None:
+    store = Store(100 * SIZE)
+    given = answer()
+    one, other = (
+        Entry(key, given, Layouts().of(given), PeerId("A"), None, 0.0, mark=7)
+        for key in (b"one", b"other")
+    )
+    assert not store.may_have(7)
+    store.put(one)
+    store.put(other)
+    assert (store.get(b"one"), store.get(b"other")) == (one, other)
+    store.drop(one)
+    assert (store.may_have(7), store.get(b"one"), store.get(b"other")) == (True, None, other)
+    store.drop(other)
+    assert (store.may_have(7), store._marks) == (False, {})
+    store.put(one := entry("a"))
+    assert store.may_have(one.mark)
+    store.clear()
+    assert (store.may_have(one.mark), store._marks) == (False, {})
+
+
+def test_marks_are_those_of_the_entries_whatever_goes_and_comes() -> None:
+    rng = random.Random(7)
+    store = Store(20 * SIZE)
+    for _ in range(3000):
+        name = str(rng.randrange(60))
+        given = answer()
+        made = Entry(
+            name.encode(), given, Layouts().of(given), PeerId("A"), None, 0.0, mark=hash(name) % 9
+        )
+        if rng.random() < 0.6:
+            store.put(made)
+        found = store.get(name.encode())
+        if found is not None and rng.random() < 0.2:
+            store.drop(found)
+    counted: dict[int, int] = {}
+    for each in store._entries.values():
+        counted[each.mark] = counted.get(each.mark, 0) + 1
+    assert store._marks == counted

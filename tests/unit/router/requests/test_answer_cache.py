@@ -31,9 +31,10 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.ids import ModelName
 from capamesh.protocol.links.calls import InferCall
 from capamesh.protocol.links.sequence_mark import SequenceMark
-from capamesh.router.cache.key import MOST_INPUT_BYTES
-from capamesh.router.requests.answer_cache import NEWCOMER_S, TOGETHER_S
+from capamesh.router.cache.key import MOST_INPUT_BYTES, mark_of
+from capamesh.router.cache.store import WARY_AFTER
 from capamesh.router.requests.call import NO_OPTIONS, Outcome, RoutingOptions
+from capamesh.router.requests.known_versions import NEWCOMER_S, TOGETHER_S
 from capamesh.router.rules.constraints import Constraints
 from capamesh.router.rules.model_rules import CacheRule, ModelRules, RoutingRules
 
@@ -401,3 +402,65 @@ async def test_overdue_follower_is_told_so() -> None:
         await first
     assert isinstance(fleet.links[0], FakeLink)
     assert fleet.links[0].withdrawn == [2]
+
+
+def long_row(at: int, value: int) -> InferCall:
+    """Return a call of 400 bytes with one value at a place, of which a mark does not see each."""
+    values = [0.0] * 100
+    values[at] = float(value)
+    rows = [values[place : place + 2] for place in range(0, 100, 2)]
+    return call().replace(inputs=(fp32("x", *rows),))
+
+
+UNSEEN = 20
+"""A place that a mark does not look at."""
+
+
+def test_mark_is_that_of_equal_requests_and_looks_at_a_part_alone() -> None:
+    assert mark_of(long_row(UNSEEN, 1)) == mark_of(long_row(UNSEEN, 2))
+    assert len({mark_of(long_row(at, 1)) for at in (0, 7, 50, 57, 92, 99)}) == 6
+    pair = (fp32("a", [1]), fp32("b", [2]))
+    assert mark_of(call().replace(inputs=pair)) == mark_of(call().replace(inputs=pair[::-1]))
+    assert mark_of(call("n")) != mark_of(call("m"))
+
+
+@in_virtual_time
+async def test_requests_of_one_mark_get_each_its_own_answer() -> None:
+    fleet = Fleet([after(1, echo)], rules=RULES)
+    cache = fleet.routing.pipeline.cache
+    rows = [long_row(UNSEEN, value % 5) for value in range(20)]
+    found = await asyncio.gather(*(ask(fleet, row) for row in rows))
+    for row, one in zip(rows, found, strict=True):
+        assert bytes(one.answer.outputs[0].data) == bytes(row.inputs[0].data)
+    assert (fleet.asked, cache._runs, cache._others) == ([5], {}, {})
+    for row in rows:
+        one = await ask(fleet, row)
+        assert one.entry is not None
+        assert bytes(one.answer.outputs[0].data) == bytes(row.inputs[0].data)
+    assert (fleet.asked, len(cache.store)) == ([5], 5)
+
+
+@in_virtual_time
+async def test_run_is_joined_though_the_one_that_had_its_mark_first_is_over() -> None:
+    fleet = Fleet([after(1, echo), after(3, echo), hang], rules=RULES)
+    first = asyncio.create_task(ask(fleet, long_row(UNSEEN, 1)))
+    await asyncio.sleep(0.1)
+    second = asyncio.create_task(ask(fleet, long_row(UNSEEN, 2)))
+    await first
+    joined = await ask(fleet, long_row(UNSEEN, 2))
+    assert bytes(joined.answer.outputs[0].data) == bytes(long_row(UNSEEN, 2).inputs[0].data)
+    await second
+    assert (fleet.asked, fleet.routing.pipeline.cache._others) == ([2], {})
+
+
+@in_virtual_time
+async def test_no_key_is_made_for_what_nobody_repeats() -> None:
+    fleet = Fleet([echo], rules=RULES)
+    cache = fleet.routing.pipeline.cache
+    cache.store._missed = WARY_AFTER
+    for value in range(5):
+        await ask(fleet, long_row(0, value))
+    assert len(cache._keys._begun) == 0
+    await ask(fleet, long_row(0, 3))
+    assert (len(cache._keys._begun), len(cache.store)) == (1, 1)
+    assert (await ask(fleet, long_row(0, 3))).entry is not None

@@ -70,6 +70,7 @@ class Entry:
         "is_main",
         "key",
         "loads",
+        "mark",
         "peer",
         "replica",
         "size_bytes",
@@ -87,10 +88,13 @@ class Entry:
         replica: Replica | None,
         stored_s: float,
         word: str = HIT,
+        mark: int = 0,
     ) -> None:
         """Copy the answer's tensors, whose `layout` is given."""
         outputs = answer.outputs
         self.key = key
+        self.mark = mark
+        """The mark of the requests that it answers."""
         self._version: ModelVersion = answer.version
         self._layout = layout
         self._described = answer.described

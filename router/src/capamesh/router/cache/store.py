@@ -44,6 +44,8 @@ class Store:
         self._entries: dict[bytes, Entry] = {}
         self._small: deque[Entry] = deque()
         self._main: deque[Entry] = deque()
+        self._marks: dict[int, int] = {}
+        """The marks of the entries, and how many entries have each."""
         self._traces: dict[int, None] = {}
         self._trace_queue: deque[int] = deque()
         self._entry_bytes = 0
@@ -67,6 +69,13 @@ class Store:
         """Return the bytes that all of it takes, as far as they are counted."""
         return self._entry_bytes + TRACE_BYTES * len(self._trace_queue)
 
+    def may_have(self, mark: int) -> bool:
+        """Return whether there may be an entry for requests with a mark; else this was a look-up that found nothing."""
+        if mark in self._marks:
+            return True
+        self._missed += 1
+        return False
+
     def get(self, key: bytes) -> Entry | None:
         """Return the entry of a key and count its use; None: there is none."""
         entry = self._entries.get(key)
@@ -84,14 +93,13 @@ class Store:
         """Return whether what was just not found is worth a look elsewhere; for a wary store it rarely is."""
         return self._missed < WARY_AFTER or self._missed % WARY_LOOKS == 0
 
-    def wants(self, key: bytes) -> bool:
-        """Return whether an answer for a key is worth to be kept; a wary store remembers the key for the next time."""
+    def wants(self, mark: int) -> bool:
+        """Return whether an answer for requests with a mark is worth to be kept; a wary store remembers the mark for the next time."""
         if self._missed < WARY_AFTER:
             return True
-        trace = hash(key)
-        if trace in self._traces:
+        if mark in self._traces:
             return True
-        self._leave_trace(trace)
+        self._leave_trace(mark)
         return False
 
     def put(self, entry: Entry) -> bool:
@@ -102,8 +110,9 @@ class Store:
         if entry.size_bytes > self.most_bytes * MOST_ENTRY_PART:
             return False
         self._entries[entry.key] = entry
+        self._marks[entry.mark] = self._marks.get(entry.mark, 0) + 1
         self._entry_bytes += entry.size_bytes
-        if hash(entry.key) in self._traces:
+        if entry.mark in self._traces:
             entry.is_main = True
             self._main.append(entry)
         else:
@@ -131,7 +140,7 @@ class Store:
         if entry.is_dropped:
             return
         entry.drop()
-        del self._entries[entry.key]
+        self._take_out(entry)
         self._grow(entry, STUB_BYTES - entry.size_bytes)
 
     def clear(self) -> None:
@@ -139,6 +148,7 @@ class Store:
         for entry in list(self._entries.values()):
             self.drop(entry)
         self._entries.clear()
+        self._marks.clear()
         self._small.clear()
         self._main.clear()
         self._traces.clear()
@@ -170,7 +180,7 @@ class Store:
             self._main.append(entry)
         else:
             self._remove(entry)
-            self._leave_trace(hash(entry.key))
+            self._leave_trace(entry.mark)
 
     def _evict_main(self) -> None:
         entry = self._main.popleft()
@@ -184,9 +194,18 @@ class Store:
 
     def _remove(self, entry: Entry) -> None:
         entry.is_dropped = True  # whoever is about to add a form to it is not to
-        del self._entries[entry.key]
+        self._take_out(entry)
         self._entry_bytes -= entry.size_bytes
         self.evicted += 1
+
+    def _take_out(self, entry: Entry) -> None:
+        """Find an entry by its key and its mark no more."""
+        del self._entries[entry.key]
+        left = self._marks[entry.mark] - 1
+        if left:
+            self._marks[entry.mark] = left
+        else:
+            del self._marks[entry.mark]
 
     def _leave_trace(self, trace: int) -> None:
         if trace in self._traces:

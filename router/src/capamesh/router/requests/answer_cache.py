@@ -8,21 +8,18 @@ nor what a node said that has just come or was proved wrong of late.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from typing_extensions import override
 
-from capamesh.protocol.adverts import Scheduling
 from capamesh.protocol.errors import CapameshError, LocalError
 from capamesh.router.balancing.picker import RequestPicker
 from capamesh.router.cache.entry import Entry, Layouts
-from capamesh.router.cache.key import MOST_INPUT_BYTES, Keys, input_bytes
-from capamesh.router.policies.request_shape import RequestShape
+from capamesh.router.cache.key import MOST_INPUT_BYTES, Keys, input_bytes, mark_of
 from capamesh.router.requests.call import Handle, Outcome
+from capamesh.router.requests.known_versions import Known, Tally, digest_of, is_newcomer
 from capamesh.router.requests.shared_run import SharedRun
-from capamesh.router.rules.constraints import ANYWHERE
 from capamesh.router.timers import Alarms
 
 if TYPE_CHECKING:
@@ -30,7 +27,6 @@ if TYPE_CHECKING:
     from capamesh.router.balancing.served_model import ServedModel
     from capamesh.router.cache.shared import Shared, SharedAnswers
     from capamesh.router.cache.store import Store
-    from capamesh.router.fleet.replica import Replica
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.requests.call import Call, Responder
     from capamesh.router.requests.shared_run import Start
@@ -41,70 +37,12 @@ KNOWN_S: Final = 1.0
 """Seconds for which what is known of a version is taken to stay the same while its replicas are the same (guess)."""
 MOST_KNOWN: Final = 1024
 """The most versions of which that is known (guess: more than are in use)."""
-NEWCOMER_S: Final = 600.0
-"""A node is a newcomer for so long after its link came up, where others of the version were there before (guess: time for its
-answers to be compared, and for a node that fails to be found out)."""
-TOGETHER_S: Final = 10.0
-"""Nodes whose links came up within this time came together (guess: a router that starts links all nodes within seconds)."""
-
-
-class Tally:
-    """Counts what the calls of one model came to."""
-
-    __slots__ = ("hit", "joined", "miss", "not_kept", "passed_by", "shared")
-
-    def __init__(self) -> None:
-        self.hit = 0
-        """The calls that were answered with a kept answer."""
-        self.joined = 0
-        """The calls that were answered by the run of an equal one."""
-        self.miss = 0
-        """The calls whose answer this router has not kept."""
-        self.shared = 0
-        """The number of these that were answered with what another router has kept."""
-        self.passed_by = 0
-        """The calls that were run as if there were no cache."""
-        self.not_kept = 0
-        """The answers that were not kept though their calls were looked up."""
-
-    def results(self) -> list[tuple[str, int]]:
-        """Return the results that there were, and how often."""
-        counted = [
-            ("hit", self.hit),
-            ("joined", self.joined),
-            ("miss", self.miss),
-            ("shared", self.shared),
-            ("passed_by", self.passed_by),
-        ]
-        return [one for one in counted if one[1]]
-
-
-class Known:
-    """Tells for a short time whether the answers of a version may be kept."""
-
-    __slots__ = ("at_s", "digest", "first_s", "picker", "replicas", "tally")
-
-    def __init__(self, served: ServedModel, digest: str, tally: Tally, now_s: float) -> None:
-        self.tally = tally
-        self.replicas = replicas = served.hosted.replicas
-        self.at_s = now_s
-        self.digest = digest
-        """The digest of its file; empty: its answers are not kept."""
-        self.first_s = math.inf
-        """The time when the first of its nodes was linked that are there."""
-        for replica in replicas:
-            linked_s = replica.endpoint.linked_s
-            if -math.inf < linked_s < self.first_s:
-                self.first_s = linked_s
-        shape = RequestShape(served.model, served.version, 0, "")
-        self.picker = RequestPicker(served, ANYWHERE, shape)
-        """Stands for the one of a call that was sent nowhere."""
 
 
 class CachedRun(SharedRun):
     """A run whose answer is kept."""
 
-    __slots__ = ("_cache", "era", "is_looked_up", "key", "known", "rule", "served")
+    __slots__ = ("_cache", "era", "is_looked_up", "key", "known", "mark", "rule", "served")
 
     def __init__(
         self,
@@ -112,6 +50,7 @@ class CachedRun(SharedRun):
         call: Call,
         responder: Responder,
         key: bytes,
+        mark: int,
         known: Known,
         served: ServedModel,
         rule: CacheRule,
@@ -119,6 +58,8 @@ class CachedRun(SharedRun):
         super().__init__(call, responder, cache.start, cache.alarms)
         self._cache = cache
         self.key = key
+        """The key of its answer; empty: nobody has needed it."""
+        self.mark = mark
         self.known = known
         """Tells what was known of the version when it began."""
         self.served = served
@@ -225,13 +166,16 @@ class AnswerCache:
         self._clock = clock
         self._keys = Keys()
         self._layouts = Layouts()
-        self._runs: dict[bytes, CachedRun] = {}
+        self._runs: dict[int, CachedRun] = {}
+        """The runs that may be joined, one for each mark."""
+        self._others: dict[bytes, CachedRun] = {}
+        """The other runs by their keys, whose mark a run of another request has."""
         self._known: dict[tuple[ModelName, ModelVersion], Known] = {}
         self._tallies: dict[ModelName, Tally] = {}
 
     @override
     def __repr__(self) -> str:
-        return f"AnswerCache({self.store!r}, {len(self._runs)} runs)"
+        return f"AnswerCache({self.store!r}, {len(self._runs) + len(self._others)} runs)"
 
     def counts(self) -> Iterable[tuple[tuple[str, str], int]]:
         """Return how many calls of each model came to which result."""
@@ -269,10 +213,12 @@ class AnswerCache:
         ):
             known.tally.passed_by += 1
             return None
-        tenant = None if rule.is_shared else options.tenant
-        key = self._keys.of(request, known.digest, served.version, tenant, options.constraints)
+        mark, key = mark_of(request), b""
         if options.max_age_s > 0:
-            entry = self.store.get(key)
+            entry: Entry | None = None
+            if self.store.may_have(mark):
+                key = self._key(call, known, served, rule)
+                entry = self.store.get(key)
             if entry is not None:
                 age_s = now_s - entry.stored_s
                 if age_s >= rule.ttl_s or entry.is_doubtful(known.digest):
@@ -284,21 +230,42 @@ class AnswerCache:
                         Outcome(entry.answer, entry.peer, entry.replica, 0, known.picker, entry)
                     )
                     return ANSWERED
-            under_way = self._runs.get(key)
-            if under_way is not None:
-                self.store.found()
-                known.tally.joined += 1
-                return under_way.join(call, responder)
+            under_way = self._runs.get(mark)
+            if under_way is not None or self._others:
+                key = key or self._key(call, known, served, rule)
+                if under_way is None or self.key_of(under_way) != key:
+                    under_way = self._others.get(key)
+                if under_way is not None:
+                    self.store.found()
+                    known.tally.joined += 1
+                    return under_way.join(call, responder)
         known.tally.miss += 1
-        run = CachedRun(self, call, responder, key, known, served, rule)
-        self._runs[key] = run
+        run = CachedRun(self, call, responder, key, mark, known, served, rule)
+        before = self._runs.get(mark)
+        if before is None or self.key_of(before) == self.key_of(run):
+            self._runs[mark] = run
+        else:
+            self._others[self.key_of(run)] = run
         shared = self.shared
         if shared is not None and options.max_age_s > 0 and self.store.looks_elsewhere():
             look_up = LookUp(self, run)
-            if shared.look_up(key, look_up.found):
+            if shared.look_up(self.key_of(run), look_up.found):
                 run.is_looked_up = True
                 run.began(look_up)
         return run
+
+    def key_of(self, run: CachedRun) -> bytes:
+        """Return the key of a run's answer, which is made when it is first needed."""
+        if not run.key:
+            run.key = self._key(run.call, run.known, run.served, run.rule)
+        return run.key
+
+    def _key(self, call: Call, known: Known, served: ServedModel, rule: CacheRule) -> bytes:
+        options = call.options
+        tenant = None if rule.is_shared else options.tenant
+        return self._keys.of(
+            call.request, known.digest, served.version, tenant, options.constraints
+        )
 
     def taken(self, run: CachedRun, shared: Shared, age_s: float) -> Entry | None:
         """Return the entry for what another router has kept for so long, which is kept here from now on; None: it is of no use."""
@@ -314,7 +281,9 @@ class AnswerCache:
         ):
             return None
         layout = self._layouts.of(answer)
-        entry = Entry(run.key, answer, layout, shared.peer, None, self._clock() - age_s)
+        stored_s = self._clock() - age_s
+        key = self.key_of(run)
+        entry = Entry(key, answer, layout, shared.peer, None, stored_s, mark=run.mark)
         self.store.found()
         self.store.put(entry)
         run.known.tally.shared += 1
@@ -323,9 +292,9 @@ class AnswerCache:
     def keep(self, run: CachedRun, outcome: Outcome) -> None:
         """Keep what a run has come to, if that is sure enough."""
         replica, answer, served = outcome.replica, outcome.answer, run.served
-        if outcome.entry is not None or not self.store.wants(run.key):
+        if outcome.entry is not None or not self.store.wants(run.mark):
             return
-        now_s = self._clock()
+        now_s, key = self._clock(), self.key_of(run)
         if (
             replica is None
             or run.era != self.era
@@ -333,21 +302,31 @@ class AnswerCache:
             or replica.is_out
             or replica.offer.digest != run.known.digest
             or served.is_doubted(replica, now_s)
-            or _is_newcomer(replica, run.known, now_s)
+            or is_newcomer(replica, run.known, now_s)
             or not self.store.put(
-                Entry(run.key, answer, self._layouts.of(answer), outcome.peer, replica, now_s)
+                Entry(
+                    key,
+                    answer,
+                    self._layouts.of(answer),
+                    outcome.peer,
+                    replica,
+                    now_s,
+                    mark=run.mark,
+                )
             )
         ):
             run.known.tally.not_kept += 1
             return
         shared = self.shared
         if shared is not None:
-            shared.keep(run.key, answer, outcome.peer, run.rule.ttl_s)
+            shared.keep(key, answer, outcome.peer, run.rule.ttl_s)
 
     def ended(self, run: CachedRun) -> None:
         """Let nobody join a run any more."""
-        if self._runs.get(run.key) is run:
-            del self._runs[run.key]
+        if self._runs.get(run.mark) is run:
+            del self._runs[run.mark]
+        elif run.key and self._others.get(run.key) is run:
+            del self._others[run.key]
 
     def clear(self) -> None:
         """Drop all, and keep nothing of what is under way: the rules are others now."""
@@ -363,33 +342,10 @@ class AnswerCache:
             self._known.clear()
         ranking = self._fleet.rankings.get(served.model)
         is_trusted = ranking is not None and served.version in ranking.trusted
-        digest = _digest_of(served.hosted.replicas) if is_trusted else ""
+        digest = digest_of(served.hosted.replicas) if is_trusted else ""
         tally = self._tallies.get(served.model)
         if tally is None:
             tally = self._tallies[served.model] = Tally()
         known = Known(served, digest, tally, now_s)
         self._known[served.model, served.version] = known
         return known
-
-
-def _is_newcomer(replica: Replica, known: Known, now_s: float) -> bool:
-    """Return whether a replica's node came when others of the version were there, and not long ago."""
-    linked_s = replica.endpoint.linked_s
-    return now_s - linked_s < NEWCOMER_S and linked_s > known.first_s + TOGETHER_S
-
-
-def _digest_of(replicas: tuple[Replica, ...]) -> str:
-    """Return the digest of the file that all replicas have, if that says what they answer; else an empty text."""
-    digest = ""
-    for replica in replicas:
-        offer = replica.offer
-        if (
-            not offer.is_deterministic
-            or not offer.is_idempotent
-            or offer.scheduling is not Scheduling.PLAIN
-            or offer.max_parts
-            or (digest and offer.digest != digest)
-        ):
-            return ""
-        digest = offer.digest
-    return digest
