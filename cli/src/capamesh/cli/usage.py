@@ -46,7 +46,8 @@ def usage(
     Routers write it down once a second, by the hour, and keep it for 400 days.
     """
     from capamesh.cli.printing import amount, print_json, print_table  # noqa: PLC0415 - help starts faster
-    from capamesh.router.access.quotas import HOUR_S, Amount  # noqa: PLC0415 - the same
+    from capamesh.router.access.months import HOUR_S  # noqa: PLC0415 - the same
+    from capamesh.router.access.quotas import Amount  # noqa: PLC0415 - the same
 
     store = open_store(data, keys)
     first = _first_day(month, store.now_s)

@@ -12,7 +12,7 @@ from capamesh.router.access import key_store
 from capamesh.router.access.key_location import KeyLocation
 from capamesh.router.access.key_store import KEPT_HOURS, WRITERS_KEPT_S, KeyStore
 from capamesh.router.access.keys import Scope, Verb, digest_of, id_of
-from capamesh.router.access.quotas import Amount, Usage, UsageRow, month_of
+from capamesh.router.access.quotas import Amount, Usage, UsageRow
 from capamesh.router.access.usage_batch import UsageBatch
 
 SCOPE = Scope(verbs=(Verb.INFER, Verb.READ), models=("digits",), max_priority=7, regions=("eu",))
@@ -100,12 +100,23 @@ def test_full_store_makes_room_of_keys_that_have_ended(
 def test_usage_of_several_processes_adds_up(store: KeyStore) -> None:
     store.create("lab", SCOPE, 1.0)
     row, later = UsageRow(100, "lab", "digits"), UsageRow(101, "lab", "digits")
-    assert store.write(batch(1, row)) == {"k": Amount(1, 2, 3)}
-    assert store.write(batch(1, row, later, writer="b")) == {"k": Amount(2, 4, 6)}
-    assert store.write(NOTHING) == {"k": Amount(2, 4, 6)}
-    assert store.write(UsageBatch(Usage("1970-02", {}, {}))) == {}
+    assert store.write(batch(1, row)).totals == {"k": Amount(1, 2, 3)}
+    assert store.write(batch(1, row, later, writer="b")).totals == {"k": Amount(2, 4, 6)}
+    assert store.write(NOTHING).totals == {"k": Amount(2, 4, 6)}
+    assert store.write(UsageBatch(Usage("1970-02", {}, {}))).totals == {}
     assert store.usage(100, 101) == {row: Amount(2, 4, 6)}
     assert store.usage(0, 1000) == {row: Amount(2, 4, 6), later: Amount(1, 2, 3)}
+
+
+def test_processes_that_use_a_key_are_counted_for_ten_seconds(store: KeyStore) -> None:
+    store.create("lab", SCOPE, 1.0)
+    row = UsageRow(100, "lab", "digits")
+    assert store.write(batch(1, row, at_s=50.0)).others == {}
+    assert store.write(batch(1, row, at_s=52.0, writer="b")).others == {"k": 1}
+    assert store.write(batch(1, row, at_s=59.0, writer="c")).others == {"k": 2}
+    idle = UsageBatch(Usage("1970-01", {}, {}), "a", 2, 60.5)
+    assert store.write(idle).others == {"k": 2}
+    assert store.write(batch(2, row, at_s=60.5, writer="b")).others == {"k": 1}
 
 
 def test_batch_that_is_sent_again_counts_once(store: KeyStore) -> None:
@@ -114,7 +125,7 @@ def test_batch_that_is_sent_again_counts_once(store: KeyStore) -> None:
     for number in (1, 1, 2, 1, 2):
         store.write(batch(number, row))
     assert store.usage(0, 1000) == {row: Amount(2, 4, 6)}
-    assert store.write(NOTHING) == {"k": Amount(2, 4, 6)}
+    assert store.write(NOTHING).totals == {"k": Amount(2, 4, 6)}
 
 
 def test_large_amounts_are_kept_as_they_are(store: KeyStore) -> None:
@@ -133,9 +144,9 @@ def test_usage_that_is_too_old_is_forgotten(store: KeyStore) -> None:
     assert [*store.usage(0, 10**6)] == rows[:2]
     store.write(batch(2, rows[2]))
     assert [*store.usage(0, 10**6)] == rows[1:]
-    assert store.write(NOTHING) == {"k": Amount(3, 6, 9)}  # its month is not too old yet
+    assert store.write(NOTHING).totals == {"k": Amount(3, 6, 9)}  # its month is not too old yet
     store.write(batch(3, UsageRow(31 * 24 + KEPT_HOURS, "lab", "m"), at_s=0.0))
-    assert store.write(NOTHING) == {}
+    assert store.write(NOTHING).totals == {}
 
 
 def test_process_is_forgotten_a_day_after_its_last_batch(store: KeyStore) -> None:
@@ -156,7 +167,6 @@ def test_clock_is_the_stores(location: KeyLocation) -> None:
         assert store.now_s() == 5.0
     else:
         assert abs(store.now_s() - time.time()) < 3600.0
-    assert month_of(store.now_s())
 
 
 def test_text_says_where_the_store_is_and_no_password(

@@ -133,7 +133,7 @@ def test_file_of_an_earlier_version_goes_on(store: KeyStore, path: Path) -> None
     row = UsageRow(490_000, "lab", "digits")
     batch = UsageBatch(Usage("2026-11", {row: Amount(1, 1, 1)}, {key.id: Amount(1, 1, 1)}), "w", 1)
     for _ in range(2):  # counted once
-        assert store.write(batch) == {key.id: Amount(2, 3, 4)}
+        assert store.write(batch).totals == {key.id: Amount(2, 3, 4)}
     assert store.usage(0, 10**6) == {row: Amount(1, 1, 1)}
     store.revoke(key.id, 6.0)
     assert store.stamp() == 78

@@ -10,6 +10,7 @@ import pytest
 from capamesh.protocol.errors import TooManyRequests
 from capamesh.router.access import quotas as module
 from capamesh.router.access.keys import Key, Scope
+from capamesh.router.access.months import LEAST_ROWS, month_of, seconds_left
 from capamesh.router.access.quotas import (
     OTHERS,
     Amount,
@@ -17,9 +18,8 @@ from capamesh.router.access.quotas import (
     Lease,
     Quotas,
     UsageRow,
-    month_of,
-    seconds_left,
 )
+from capamesh.router.access.rate_parts import MOST_DEBT_S
 
 NOVEMBER_S = dt.datetime(2026, 11, 30, 22, 30, tzinfo=dt.UTC).timestamp()
 HOUR = int(NOVEMBER_S) // 3600
@@ -127,9 +127,10 @@ def test_use_at_other_processes_counts_too() -> None:
     admit(quotas, key, rows=10).settle(0)
     usage = quotas.unwritten()
     admit(quotas, key, rows=10).settle(0)  # while the first is being written
-    quotas.written(usage, {"k": Amount(8, 80, 0)})
+    quotas.written(usage, {"k": Amount(8, 80, 0)}, {"k": 1}, 0.0)
     assert "has used 90 of its 100 rows" in refusal(quotas, key, rows=11).message
-    admit(quotas, key, rows=1)  # the tenth of this second: 7 were elsewhere
+    for _ in range(2):  # the last of this second: 8 of all are known
+        admit(quotas, key, rows=1)
     assert "10 requests a second" in refusal(quotas, key, rows=1).message
     assert quotas.unwritten().keys == {"k": Amount(1, 10, 0)}
 
@@ -139,14 +140,20 @@ def test_use_elsewhere_that_is_told_late_is_no_debt_for_long() -> None:
     quotas = made(key)
     admit(quotas, key).settle(0)
     usage = quotas.unwritten()
-    quotas.written(usage, {"k": Amount(100_000, 0, 0)})
-    assert refusal(quotas, key).retry_after_s == pytest.approx(1.1)
+    quotas.written(usage, {"k": Amount(100_000, 0, 0)}, {"k": 1}, 0.0)
+    admit(quotas, key)
+    # a tenth of the rate, no less
+    assert refusal(quotas, key).retry_after_s == pytest.approx(1.0)
+    usage = quotas.unwritten()
+    quotas.written(usage, {"k": Amount(100_001, 0, 0)}, {"k": 1}, MOST_DEBT_S)
+    admit(quotas, key, now_s=MOST_DEBT_S)
+    assert refusal(quotas, key, now_s=MOST_DEBT_S).retry_after_s == pytest.approx(0.1, rel=0.05)
 
 
 def test_month_that_was_begun_elsewhere_is_known_before_the_first_request() -> None:
     key = key_of(rows_per_month=100)
     quotas = made(key)
-    quotas.written(quotas.unwritten(), {"k": Amount(5, 100, 0)})
+    quotas.written(quotas.unwritten(), {"k": Amount(5, 100, 0)}, {}, 0.0)
     refusal(quotas, key)
 
 
@@ -166,7 +173,7 @@ def test_usage_is_by_hour_tenant_and_model() -> None:
         UsageRow(HOUR + 1, "lab", "m"): Amount(1, 1, 0),
     }
     assert usage.keys == {"a": Amount(2, 3, 15), "b": Amount(1, 1, 1)}
-    quotas.written(usage, usage.keys)
+    quotas.written(usage, usage.keys, {}, 0.0)
     assert (quotas.unwritten().rows, quotas.unwritten().keys) == ({}, {})
 
 
@@ -195,7 +202,7 @@ def test_key_that_is_gone_is_forgotten_once_all_of_it_is_written() -> None:
     quotas.tick(NOVEMBER_S, [])
     usage = quotas.unwritten()
     assert usage.keys == {"k": Amount(1, 1, 0)}
-    quotas.written(usage, usage.keys)
+    quotas.written(usage, usage.keys, {}, 0.0)
     quotas.tick(NOVEMBER_S, [])
     assert repr(quotas) == "Quotas(0 keys, 0 rows to write)"
 
@@ -214,3 +221,130 @@ def test_months() -> None:
     assert month_of(NOVEMBER_S + 2 * 3600) == "2026-12"
     assert seconds_left(HOUR) == 2 * 3600
     assert seconds_left(HOUR + 2) == 31 * 86400
+
+
+class Routers:
+    """Several routers that share a store: each hears of the others once a second, at a time of its own."""
+
+    def __init__(self, key: Key, count: int) -> None:
+        self.key = key
+        self.quotas = [made(key) for _ in range(count)]
+        self.totals = dict.fromkeys(range(count), Amount())
+        self.now_s = 0.0
+
+    def exchange(self, at: int) -> None:
+        usage = self.quotas[at].unwritten()
+        self.totals[at] = self.totals[at].plus(usage.keys.get("k", Amount()))
+        total = Amount()
+        for each in self.totals.values():
+            total = total.plus(each)
+        others = sum(each.requests > 0 for of, each in self.totals.items() if of != at)
+        self.quotas[at].written(usage, {"k": total}, {"k": others}, self.now_s)
+
+    def run(self, seconds: int, asked_per_s: list[int], rows: int = 1) -> list[int]:
+        """Send so many requests a second to each router; return how many each has answered."""
+        answered = [0] * len(self.quotas)
+        for tick in range(seconds * 100):
+            self.now_s += 0.01
+            for at, per_s in enumerate(asked_per_s):
+                for _ in range(per_s // 100):
+                    try:
+                        admit(self.quotas[at], self.key, rows=rows, now_s=self.now_s).settle(0)
+                    except TooManyRequests:
+                        break
+                    answered[at] += 1
+                if tick % 100 == 33 * at % 100:
+                    self.exchange(at)
+        return answered
+
+
+@pytest.mark.parametrize(
+    ("asked_per_s", "least"),
+    [
+        ([1000], [0.99]),
+        ([1000, 1000, 1000], [0.3, 0.3, 0.3]),
+        ([1000, 0, 1000], [0.4, 0.0, 0.4]),
+        ([1000, 1000, 100], [0.3, 0.3, 0.28]),  # 100 is the limit: each gets as much as any other
+        ([1000, 1000, 0, 0, 0, 0, 0, 0], [0.4, 0.4, 0, 0, 0, 0, 0, 0]),
+        ([1000] * 8, [0.1] * 8),
+    ],
+)
+def test_rate_holds_for_all_routers_together(asked_per_s: list[int], least: list[float]) -> None:
+    routers = Routers(key_of(requests_per_s=100), len(asked_per_s))
+    begun = sum(routers.run(30, asked_per_s))
+    answered = routers.run(60, asked_per_s)
+    assert 0.97 * 6000 <= sum(answered) <= 1.03 * 6000
+    assert begun <= 3000 + 100 + 300  # full buckets, of which the last are not made up for
+    for each, part in zip(answered, least, strict=True):
+        assert each >= part * 6000
+
+
+def test_router_that_comes_later_gets_its_part_and_leaves_the_others_theirs() -> None:
+    routers = Routers(key_of(requests_per_s=100), 3)
+    routers.run(20, [1000, 0, 0])
+    routers.run(20, [1000, 1000, 0])
+    answered = routers.run(60, [1000, 1000, 1000])
+    assert min(answered) >= 0.25 * 6000
+    assert 0.97 * 6000 <= sum(answered) <= 1.03 * 6000
+
+
+def test_rest_that_one_router_leaves_of_a_rate_is_given_out_by_others() -> None:
+    routers = Routers(key_of(requests_per_s=1000), 3)
+    routers.run(30, [2000, 2000, 100])
+    first, second, third = routers.run(60, [2000, 2000, 100])
+    assert third == 6000
+    assert 0.97 * 60_000 <= first + second + third <= 1.03 * 60_000
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("asked_per_s", [3000, 500, 100])
+def test_rows_of_a_month_hold_for_all_routers_together(asked_per_s: int, rows: int) -> None:
+    routers = Routers(key_of(rows_per_month=10_000), 3)
+    answered = rows * sum(routers.run(50, [asked_per_s] * 3, rows))
+    assert 10_000 - rows < answered <= 10_000 + 2 * LEAST_ROWS
+
+
+def test_last_rows_of_a_month_may_come_in_one_request() -> None:
+    key = key_of(rows_per_month=10_000)
+    quotas = made(key)
+    for second in range(2):
+        admit(quotas, key).settle(0)
+        usage = quotas.unwritten()
+        quotas.written(usage, {"k": Amount(9, 9000 + second, 0)}, {"k": 1}, float(second))
+    admit(quotas, key, rows=999).settle()
+    admit(quotas, key, rows=200)
+    error = refusal(quotas, key, rows=50)  # half of half of what is left
+    assert error.message.startswith("the key is near its 10000 rows of 2026-11, and other routers")
+    assert error.retry_after_s == 1.0
+    assert quotas.over == {"rows_per_month": 1}
+    admit(quotas, key, rows=49)
+
+
+def test_few_rows_are_not_kept_for_others_nor_many_from_one_who_is_alone() -> None:
+    few, many = key_of("a", rows_per_month=LEAST_ROWS), key_of("b", rows_per_month=1000)
+    quotas = made(few, many)
+    for _ in range(LEAST_ROWS):
+        admit(quotas, few)
+    assert "has used 32 of its 32 rows" in refusal(quotas, few).message
+    admit(quotas, many, rows=125).settle(0)
+    assert "other routers" in refusal(quotas, many, rows=1).message
+    for second in range(2):
+        usage = quotas.unwritten()
+        total = Amount(1 + second, 125 + second, 0)
+        quotas.written(usage, {"b": total}, {}, float(second))
+        admit(quotas, many).settle(0)
+    admit(quotas, many, rows=800)
+
+
+def test_requests_at_a_time_are_shared_among_those_that_have_some() -> None:
+    key = key_of(concurrency=9)
+    quotas = made(key, processes=3)
+    for others, most in ((None, 3), (0, 9), (1, 5), (8, 1)):
+        leases = []
+        if others is not None:
+            quotas.written(quotas.unwritten(), {}, {"k": others}, 0.0)
+        while len(leases) < most:
+            leases.append(admit(quotas, key))
+        assert "under way" in refusal(quotas, key).message
+        for lease in leases:
+            lease.settle()

@@ -14,7 +14,7 @@ from capamesh.router.access.key_location import KeyLocation
 from capamesh.router.access.key_store import KeyStore
 from capamesh.router.access.keys import TRUSTED_S, KeyRing, Scope
 from capamesh.router.access.quotas import Amount, Quotas, UsageRow
-from capamesh.router.access.usage_batch import UsageBatch
+from capamesh.router.access.usage_batch import UsageBatch, WrittenUsage
 from capamesh.router.process import key_watch
 from capamesh.router.process.key_watch import KeyWatch
 
@@ -226,7 +226,7 @@ async def test_usage_of_which_it_was_not_told_that_it_was_written_counts_once(
     key = watched.ring.find(text)
     write = KeyStore.write
 
-    def cut_off(self: KeyStore, batch: UsageBatch) -> dict[str, Amount]:
+    def cut_off(self: KeyStore, batch: UsageBatch) -> WrittenUsage:
         write(self, batch)
         monkeypatch.setattr(KeyStore, "write", write)
         raise ConfigError("the connection was lost")
@@ -248,7 +248,7 @@ async def test_key_is_refused_though_usage_cannot_be_written(
     text = watched.make()
     watched.watch.load()
 
-    def full(_: KeyStore, __: UsageBatch) -> dict[str, Amount]:
+    def full(_: KeyStore, __: UsageBatch) -> WrittenUsage:
         raise ConfigError("database or disk is full")
 
     monkeypatch.setattr(KeyStore, "write", full)

@@ -37,8 +37,9 @@ from capamesh.protocol.schema import Mismatch, plain_values, read
 from capamesh.router.access.databases import database_at
 from capamesh.router.access.key_location import KeyLocation
 from capamesh.router.access.keys import Key, Scope, digest_of, id_of, new_text
-from capamesh.router.access.quotas import HOUR_S, Amount, Usage, UsageRow, month_of
-from capamesh.router.access.usage_batch import UsageBatch
+from capamesh.router.access.months import HOUR_S, month_of
+from capamesh.router.access.quotas import Amount, Usage, UsageRow
+from capamesh.router.access.usage_batch import UsageBatch, WrittenUsage
 
 MAX_KEYS: Final = 10_000
 """The most keys of one store, those included that have ended (guess: some 10 MB in each process of a router)."""
@@ -46,6 +47,8 @@ KEPT_HOURS: Final = 400 * 24
 """The hours for which usage is kept: a year, and the time to look at its last month."""
 WRITERS_KEPT_S: Final = 86_400.0
 """Seconds for which it is remembered what a process has written (guess: longer than a database is out of reach)."""
+SHARED_S: Final = 10.0
+"""Seconds for which a process counts as one that uses a key after it has (guess: shorter than most pauses of a client that is at work)."""
 STAMP_BITS: Final = 60
 """The bits of a store's first stamp, which is drawn: one that was made anew is not taken for the one before."""
 _LATER: Final = ("max_price", "regions")
@@ -93,6 +96,13 @@ _writers: Final = Table(
     Column("batch", BigInteger, nullable=False),
     Column("seen_s", Double, nullable=False),
 )
+_users: Final = Table(
+    "users",
+    _TABLES,
+    Column("id", Text, primary_key=True),
+    Column("writer", Text, primary_key=True),
+    Column("seen_s", Double, nullable=False),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +139,7 @@ class KeyStore:
         """
         self.location = location
         self._database = database_at(location, clock=clock, is_kept_open=is_kept_open)
-        self._has_writers = False
+        self._has_all_tables = False
         self._forgot_hour = 0
         """The hour in which what is too old was deleted."""
 
@@ -210,13 +220,13 @@ class KeyStore:
             connection.execute(update(_keys).where(*is_meant).values(revoked_s=wall_s))
         return known[key_id]
 
-    def write(self, batch: UsageBatch) -> dict[str, Amount]:
-        """Add to what was used, unless it was added before; return what each key has used in that month, of all routers together."""
+    def write(self, batch: UsageBatch) -> WrittenUsage:
+        """Add to what was used, unless it was added before; return what is known of all routers together then."""
         usage = batch.usage
         is_written = bool(usage.rows or usage.keys)
-        if is_written and not self._has_writers:  # a file of before there were any
+        if is_written and not self._has_all_tables:  # a file of before there were any
             self._database.add_tables(_TABLES)
-            self._has_writers = True
+            self._has_all_tables = True
         with self._database.opened(is_written=is_written) as connection:
             if is_written and self._is_new(connection, batch):
                 self._add(connection, batch)
@@ -225,7 +235,9 @@ class KeyStore:
                     _months.c.month == usage.month
                 )
             ).all()
-        return {key_id: Amount(*amount) for key_id, *amount in rows}
+            others = self._others(connection, batch) if self._has_all_tables else {}
+        totals = {key_id: Amount(*amount) for key_id, *amount in rows}
+        return WrittenUsage(totals, others)
 
     def usage(self, from_hour: int, to_hour: int) -> dict[UsageRow, Amount]:
         """Return what was used from an hour on, counted since 1970, until before another."""
@@ -313,7 +325,27 @@ class KeyStore:
             ]
             if values:
                 connection.execute(adding, values)
+        if batch.writer:
+            self._note_users(connection, batch)
         self._forget(connection, batch)
+
+    def _others(self, connection: Connection, batch: UsageBatch) -> dict[str, int]:
+        """Return how many other processes have used each key of late."""
+        is_other = (_users.c.writer != batch.writer, _users.c.seen_s > batch.at_s - SHARED_S)
+        counted = select(_users.c.id, func.count()).where(*is_other).group_by(_users.c.id)
+        return {key_id: int(count) for key_id, count in connection.execute(counted).all()}
+
+    def _note_users(self, connection: Connection, batch: UsageBatch) -> None:
+        insertion = self._database.insert(_users)
+        noting = insertion.on_conflict_do_update(
+            index_elements=["id", "writer"], set_={"seen_s": insertion.excluded.seen_s}
+        )
+        values = [
+            {"id": key_id, "writer": batch.writer, "seen_s": batch.at_s}
+            for key_id in sorted(batch.usage.keys)
+        ]
+        if values:
+            connection.execute(noting, values)
 
     def _forget(self, connection: Connection, batch: UsageBatch) -> None:
         """Delete what is too old, once an hour."""
@@ -326,7 +358,8 @@ class KeyStore:
         first_month = month_of(max(0, oldest) * HOUR_S)
         connection.execute(delete(_months).where(_months.c.month < first_month))
         seen_s = batch.at_s - WRITERS_KEPT_S
-        connection.execute(delete(_writers).where(_writers.c.seen_s < seen_s))
+        for table in (_writers, _users):
+            connection.execute(delete(table).where(table.c.seen_s < seen_s))
 
 
 def _by_month(usage: Usage) -> dict[tuple[str, str], Amount]:

@@ -2,13 +2,12 @@
 
 Rates are those of token buckets that hold what a second gives, and one request at least: what is larger than a full bucket may pass
 when it is full, and the bucket is in debt afterwards. Rows of a month are reserved when a request is let in and settled when
-it ends. Other processes of the router, and other routers that share the file of keys, are counted in once a second:
-what they answered is taken out of the buckets here.
+it ends. Other processes of the router, and other routers that share the store of keys, are heard of once a second: each gives out
+a part of a key's limits by itself until then.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -17,8 +16,9 @@ from typing_extensions import override
 
 from capamesh.protocol.errors import TooManyRequests
 from capamesh.router.access.keys import Key
+from capamesh.router.access.months import HOUR_S, month_of, part_of_rows, seconds_left
+from capamesh.router.access.rate_parts import MOST_DEBT_S, next_part, pace
 
-HOUR_S: Final = 3600
 MOST_PENDING: Final = 10_000
 """The most rows of usage that wait to be written (guess: 1 MB): when the file is out of reach for long, what a tenant uses
 beyond that is counted under no model's name, and then under nobody's."""
@@ -94,13 +94,13 @@ class Usage:
 
 
 class Bucket:
-    """A bucket that gets `rate` a second, up to what a second gives."""
+    """A bucket that gets `rate` a second, up to what a second gives; of several that share the rate each gets a part."""
 
-    __slots__ = ("_at_s", "_level", "_most", "_rate")
+    __slots__ = ("_at_s", "_level", "_limit", "_most", "_part", "_rate", "_shared")
 
     def __init__(self, rate: float, now_s: float) -> None:
-        self._rate = rate
-        self._most = self._level = max(1.0, rate)
+        self._limit = self._part = self._rate = rate
+        self._most = self._level = self._shared = max(1.0, rate)
         self._at_s = now_s
 
     def wait_s(self, amount: float, now_s: float) -> float:
@@ -119,27 +119,59 @@ class Bucket:
         """Take so much, which may leave a debt."""
         self._level -= amount
 
-    def charge(self, amount: float) -> None:
-        """Take what was used elsewhere: it leaves a debt of one second at most, for it may be told late and all at once."""
-        self._level = min(self._level, max(self._level - amount, -self._most))
+    def reckon(self, used: float, away: float, past_s: float, others: int, now_s: float) -> None:
+        """Take in what all have used in the last `past_s` seconds, and how much of it `away` from here, by `others`.
+
+        All reckon the level of the one bucket that they are parts of: below 0 each slows down by as much of its part.
+        """
+        self.wait_s(0.0, now_s)  # what it got by the part of before
+        most = self._most
+        shared = min(self._shared + self._limit * past_s - used, most)
+        self._shared = shared = most if others == 0 else max(shared, -MOST_DEBT_S * most)
+        if others == 0 or past_s > 0.0:
+            used_per_s = away / past_s if others else 0.0
+            self._part = next_part(self._part, self._limit, used_per_s, others, shared < 0.0)
+        self._rate = self._part * pace(shared / most)
+        self._level = min(self._level, max(shared, 1.0))
 
 
 class KeyUse:
     """The use of one key at this process, and of all together as far as it is known."""
 
-    __slots__ = ("buckets", "in_flight", "key", "reserved_rows", "total", "unwritten")
+    __slots__ = (
+        "buckets",
+        "heard",
+        "in_flight",
+        "key",
+        "most_rows",
+        "reserved_rows",
+        "sharers",
+        "total",
+        "unwritten",
+    )
 
-    def __init__(self, key: Key, total: Amount, now_s: float) -> None:
+    def __init__(self, key: Key, total: Amount, now_s: float, sharers: int) -> None:
         self.key = key
+        self.sharers = sharers
+        """The processes that share what is limited, this one included."""
         self.buckets: tuple[Bucket | None, Bucket | None, Bucket | None] = _buckets(key, now_s)
         """The buckets of requests, rows and bytes; None: not limited."""
         self.in_flight = 0
         self.reserved_rows = 0
         """The rows of requests that are under way."""
         self.total = total
-        """The amount of this month that the file has."""
+        """The amount of this month that the store has."""
         self.unwritten = Tally()
-        """The amount that the file has not yet."""
+        """The amount that the store has not yet."""
+        self.heard = 0
+        """The times that it was heard of the others since the key was not used."""
+        self.most_rows = part_of_rows(key.scope.rows_per_month, total.rows, sharers, self.heard)
+        """The most rows of a month that are used here before it is heard of the others again."""
+
+    def begin_month(self) -> None:
+        """Count in a new month, of which nothing is used."""
+        self.total, self.unwritten, self.heard = _NOTHING, Tally(), 0
+        self.most_rows = part_of_rows(self.key.scope.rows_per_month, 0, self.sharers, 0)
 
     def renew(self, key: Key, now_s: float) -> None:
         """Go on with the key as it was read anew."""
@@ -157,11 +189,19 @@ class KeyUse:
         if of_bytes is not None:
             of_bytes.take(size_bytes)
 
-    def charge(self, amount: Amount) -> None:
-        """Take out of the buckets what was used elsewhere."""
-        for bucket, part in zip(self.buckets, amount, strict=True):
+    def reckon(self, total: Amount, own: Amount, past_s: float, others: int, now_s: float) -> None:
+        """Take over the amount of this month, which this process has added its `own` to in the last `past_s` seconds."""
+        used = total.less(self.total)
+        elsewhere = used.less(own)
+        self.unwritten.take_off(own)
+        self.total = total
+        self.sharers = others + 1
+        self.heard = self.heard + 1 if own.requests or self.unwritten.requests else 0
+        for bucket, of_all, of_others in zip(self.buckets, used, elsewhere, strict=True):
             if bucket is not None:
-                bucket.charge(part)
+                bucket.reckon(of_all, of_others, past_s, others, now_s)
+        most, used_rows = self.key.scope.rows_per_month, total.rows
+        self.most_rows = part_of_rows(most, used_rows, self.sharers, self.heard)
 
 
 class Lease:
@@ -184,7 +224,7 @@ class Lease:
 
 
 class Quotas:
-    """The limits of all keys at one process of a router, which is one of `processes` that share the concurrency of a key."""
+    """The limits of all keys at one process of a router, which is one of `processes` that share keys until it hears how many use one."""
 
     def __init__(self, processes: int = 1) -> None:
         self._processes = processes
@@ -195,6 +235,8 @@ class Quotas:
         """The usage that is not written yet, by hour, tenant and model."""
         self._written: Mapping[str, Amount] = {}
         """The amounts of this month by key, as the file has them."""
+        self._heard_s = -1.0
+        """The time when it was last heard of other processes; below 0: it never was."""
         self.over: dict[str, int] = {}
         """The number of requests that were refused, by limit."""
 
@@ -210,7 +252,7 @@ class Quotas:
             self._month = month
             self._written = {}
             for use in self._uses.values():
-                use.total, use.unwritten = _NOTHING, Tally()
+                use.begin_month()
         current = {key.id: key for key in keys}
         self._uses = {
             key_id: use
@@ -223,7 +265,7 @@ class Quotas:
         use = self._uses.get(key.id)
         if use is None:
             total = self._written.get(key.id, _NOTHING)
-            use = self._uses[key.id] = KeyUse(key, total, now_s)
+            use = self._uses[key.id] = KeyUse(key, total, now_s, self._processes)
         elif use.key is not key:
             use.renew(key, now_s)
         scope = use.key.scope
@@ -280,23 +322,25 @@ class Quotas:
         rows = {UsageRow(*place): tally.amount for place, tally in self._rows.items()}
         return Usage(self._month, rows, keys)
 
-    def written(self, usage: Usage, totals: Mapping[str, Amount]) -> None:
-        """Take what was written off, and take over the totals of the month by key, all processes' together."""
+    def written(
+        self, usage: Usage, totals: Mapping[str, Amount], others: Mapping[str, int], now_s: float
+    ) -> None:
+        """Take what was written off, and take over the totals of the month by key, all processes' together.
+
+        `others` is the number of other processes that have used a key of late, by key; `now_s` never goes back.
+        """
+        past_s = now_s - self._heard_s if self._heard_s >= 0.0 else 0.0
+        self._heard_s = now_s
         for row, amount in usage.rows.items():
             self._rows[row].take_off(amount)
-            if not self._rows[row].requests:
-                del self._rows[row]
+        self._rows = {row: tally for row, tally in self._rows.items() if tally.requests}
         if usage.month != self._month:
             return
         self._written = totals
         for key_id, use in self._uses.items():
             own = usage.keys.get(key_id, _NOTHING)
             total = totals.get(key_id, _NOTHING)
-            others = total.less(use.total).less(own)
-            use.unwritten.take_off(own)
-            use.total = total
-            if others.requests > 0:
-                use.charge(others)
+            use.reckon(total, own, past_s, others.get(key_id, 0), now_s)
 
     def _count_over(self, limit: str) -> None:
         self.over[limit] = self.over.get(limit, 0) + 1
@@ -305,22 +349,30 @@ class Quotas:
         """Raise `TooManyRequests` for a request over the concurrency or the rows of a month."""
         scope = use.key.scope
         if scope.concurrency:
-            most = -(-scope.concurrency // self._processes)
+            most = -(-scope.concurrency // use.sharers)
             if use.in_flight >= most:
                 self._count_over("concurrency")
                 raise TooManyRequests(
                     f"{use.in_flight} requests of the key are under way, and {most} may be"
-                    f"{'' if self._processes == 1 else ' in this process of the router'}; send it again when one has ended",
+                    f"{'' if use.sharers == 1 else ' in this process of the router'}; send it again when one has ended",
                     1.0,
                 )
         if scope.rows_per_month:
-            used = use.total.rows + use.unwritten.rows + use.reserved_rows
+            own = use.unwritten.rows + use.reserved_rows
+            used = use.total.rows + own
             if used + rows > scope.rows_per_month:
                 self._count_over("rows_per_month")
                 raise TooManyRequests(
                     f"the key has used {used} of its {scope.rows_per_month} rows of {self._month}, and the request has"
                     f" {rows}; ask the router's operator for more, or wait for the next month",
                     seconds_left(self._hour),
+                )
+            if own and own + rows > use.most_rows:
+                self._count_over("rows_per_month")
+                raise TooManyRequests(
+                    f"the key is near its {scope.rows_per_month} rows of {self._month}, and other routers may use it, too; send"
+                    " it again in 1 s",
+                    1.0,
                 )
 
     def _too_many(self, what: str, rate: float, wait_s: float) -> TooManyRequests:
@@ -346,15 +398,3 @@ def _buckets(key: Key, now_s: float) -> tuple[Bucket | None, Bucket | None, Buck
 
 def _bucket(rate: float, now_s: float) -> Bucket | None:
     return Bucket(rate, now_s) if rate else None
-
-
-def month_of(wall_s: float) -> str:
-    """Return the month (UTC) of a time in seconds since 1970, as `2026-11`."""
-    return dt.datetime.fromtimestamp(wall_s, dt.UTC).strftime("%Y-%m")
-
-
-def seconds_left(hour: int) -> float:
-    """Return the seconds from the beginning of an hour, counted since 1970, to that of the next month (UTC)."""
-    now = dt.datetime.fromtimestamp(hour * HOUR_S, dt.UTC)
-    next_month = (now.replace(day=1, hour=0) + dt.timedelta(days=32)).replace(day=1)
-    return (next_month - now).total_seconds()

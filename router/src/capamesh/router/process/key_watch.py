@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from typing_extensions import override
 
 from capamesh.protocol.errors import ConfigError
-from capamesh.router.access.usage_batch import UsageBatch
+from capamesh.router.access.usage_batch import UsageBatch, WrittenUsage
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from capamesh.router.access.key_location import KeyLocation
     from capamesh.router.access.key_store import KeyStore
     from capamesh.router.access.keys import Key, KeyRing
-    from capamesh.router.access.quotas import Amount, Quotas
+    from capamesh.router.access.quotas import Quotas
 
 LOOK_EVERY_S: Final = 1.0
 """Seconds between two looks: a key that is revoked is refused within two."""
@@ -39,8 +39,8 @@ class _Found(NamedTuple):
     """The time by the router's own clock that was then, in seconds."""
     keys: tuple[int, list[Key]] | None = None
     """The store's stamp and its keys; None: they are those of before."""
-    totals: dict[str, Amount] | None = None
-    """The amounts of the month by key; None: nothing was written."""
+    written: WrittenUsage | None = None
+    """The usage of all processes; None: nothing was written."""
     problem: str = ""
     """The reason why usage could not be written."""
 
@@ -198,7 +198,7 @@ class KeyWatch:
         if stamp != known:
             found = found._replace(keys=store.usable())
         try:
-            return found._replace(totals=store.write(batch))
+            return found._replace(written=store.write(batch))
         except ConfigError as error:  # a key that was revoked is refused all the same
             return found._replace(problem=error.message)
 
@@ -219,8 +219,9 @@ class KeyWatch:
     def _take_written(self, found: _Found) -> None:
         """Take off what was written, and tell once that it could not be."""
         batch = self._batch
-        if found.totals is not None and batch is not None:
-            self._quotas.written(batch.usage, found.totals)
+        written = found.written
+        if written is not None and batch is not None:
+            self._quotas.written(batch.usage, written.totals, written.others, self._clock())
             self._batch = None
         if bool(found.problem) is self._is_written:
             self._is_written = not found.problem
