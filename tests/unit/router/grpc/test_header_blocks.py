@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from capamesh.router.grpc.header_blocks import (
     MAX_KNOWN,
+    MAX_KNOWN_FIELDS,
     MAX_SOUND,
     TABLE_BYTES,
     BadBlock,
@@ -73,6 +74,8 @@ def test_block_that_changes_no_table_is_read_once() -> None:
     again = decoder.decode(block)
     assert again is not found
     assert decoder.decode(b"\xbe").fields == ((b"x-a", b"b"),)
+    many = b"\x82" * (MAX_KNOWN_FIELDS + 1)
+    assert decoder.decode(many) is not decoder.decode(many)
     for at in range(MAX_KNOWN):
         decoder.decode(encoded([(b"x", b"%d" % at)]))
     assert decoder.decode(block) is not again

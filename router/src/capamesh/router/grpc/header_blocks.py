@@ -21,6 +21,8 @@ TABLE_BYTES: Final = 4096
 MAX_KNOWN: Final = 64
 """Blocks of one connection that are remembered (guess: some methods, and what callers add); then all are forgotten."""
 MAX_KNOWN_BYTES: Final = 1024
+MAX_KNOWN_FIELDS: Final = 32
+"""A block that is longer, or has more fields, is read each time (guess: a call has ten)."""
 MAX_SOUND: Final = 256
 """Fields of one connection that are remembered to be sound (guess: a table has some hundred); then all are forgotten."""
 MAX_SOUND_BYTES: Final = 256
@@ -128,7 +130,7 @@ class HeaderDecoder:
         found = self._block(tuple(fields))
         if is_changing:
             self._known.clear()
-        elif end <= MAX_KNOWN_BYTES:
+        elif end <= MAX_KNOWN_BYTES and len(fields) <= MAX_KNOWN_FIELDS:
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()
             self._known[block] = found
