@@ -10,10 +10,11 @@ from types import FrameType, FunctionType
 
 import pytest
 from fleet_fakes import in_virtual_time
-from warm_router import BINARY, JSON, WARM, warm
+from warm_router import BINARY, JSON, WARM, message_of, warm
 
 from capamesh.protocol.links.link import Link
 from capamesh.router.balancing.attempt import Attempt
+from capamesh.router.grpc.connection import GrpcConnection
 from capamesh.router.http.connection import FrontConnection
 
 ALIVE = sorted(
@@ -90,6 +91,21 @@ async def test_warm_request_costs_few_calls_and_frames_there_and_back(
     assert (back.calls[0], back.calls[-1]) == ("answered", "_go_on")
     assert len(back.calls) <= most_back, back.calls
     assert world.client.written.count(b"HTTP/1.1 200 OK") == WARM + 1
+    assert world.fleet.balancer.under_way == 0
+
+
+@pytest.mark.pure
+@in_virtual_time
+async def test_warm_call_of_grpc_costs_few_calls_there_and_back() -> None:
+    world = await warm(message_of(1))
+    with counted(FrontConnection.buffer_updated, Link.ask) as there:
+        world.ask()
+    assert (there.frames[0], there.frames[-1]) == ("buffer_updated", "ask")
+    assert len(there.calls) <= 117, there.calls
+    with counted(Attempt.answered, GrpcConnection._flush_now) as back:
+        await world.answer()
+    assert (back.calls[0], back.frames[-1]) == ("answered", "_flush_now")
+    assert len(back.calls) <= 73, back.calls
     assert world.fleet.balancer.under_way == 0
 
 
