@@ -153,6 +153,18 @@ def test_refusal_is_a_head_alone_and_stops_who_still_sends(
     assert 3 in pair.events.requests
 
 
+def test_frames_that_are_not_written_count_as_waiting() -> None:
+    pair = Pair(SessionByHand)
+    pair.sends(pair.client.head(1, is_last=True), pair.client.head(3, is_last=True))
+    for stream in (1, 3):
+        before = pair.session.unsent_bytes
+        pair.session.answer(stream, ANSWER, b"abc", TRAILERS)
+        assert pair.session.unsent_bytes > before + 3
+    told = pair.session.unsent_bytes
+    assert len(pair.session.to_send()) == told
+    assert pair.session.unsent_bytes == 0
+
+
 def test_answer_waits_for_the_client_s_window(make: Callable[[], Http2Session]) -> None:
     pair = Pair(make, initial_window_size=100)
     pair.sends(pair.client.head(1, is_last=True))

@@ -39,9 +39,11 @@ class Sending:
 
     __slots__ = (
         "_blocks",
+        "_counted",
         "_frame_bytes",
         "_is_table_told",
         "_out",
+        "_out_bytes",
         "_waiting",
         "first_window_bytes",
         "last_stream",
@@ -59,6 +61,9 @@ class Sending:
         self.first_window_bytes: int = FIRST_WINDOW_BYTES
         self.unsent_bytes = 0
         self._out: list[bytes | memoryview] = []
+        self._counted = 0
+        """The pieces of `_out` whose bytes are in `_out_bytes`."""
+        self._out_bytes = 0
         self._frame_bytes: int = FRAME_BYTES
         self._blocks: dict[tuple[tuple[bytes, bytes], ...], bytes] = {}
         self._is_table_told = True
@@ -71,14 +76,19 @@ class Sending:
         if not out:
             return b""
         self._out = []
+        self._counted = self._out_bytes = 0
         return b"".join(out)
 
     def all_unsent_bytes(self) -> int:
         """Return how many bytes wait, also of frames that are to be written as soon as the client reads."""
-        size_bytes = self.unsent_bytes
-        for piece in self._out:
-            size_bytes += piece.nbytes if isinstance(piece, memoryview) else len(piece)
-        return size_bytes
+        out = self._out
+        for at in range(
+            self._counted, len(out)
+        ):  # those before were counted when this was asked last
+            piece = out[at]
+            self._out_bytes += piece.nbytes if isinstance(piece, memoryview) else len(piece)
+        self._counted = len(out)
+        return self.unsent_bytes + self._out_bytes
 
     def see_closed(self, stream: int, what: str) -> None:
         """See that a stream that is not open was so once. Raises `Broken`."""
