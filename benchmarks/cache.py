@@ -126,7 +126,8 @@ class Bench:
         start = 0 if kind == "hit" else self._number
         script.write_text(SCRIPT.format(start=start, folder=self._folder, is_new=is_new))
         process = await asyncio.create_subprocess_exec(
-            *("wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "-s", str(script)),
+            *("wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "--timeout", "30s"),
+            *("-s", str(script)),
             self._cluster.http_url,
             stdout=asyncio.subprocess.PIPE,
         )
