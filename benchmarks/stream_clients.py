@@ -23,12 +23,16 @@ CALLS_OF_CHANNEL: Final = 50
 READ_BYTES: Final = 2**16
 FLOATS: Final = np.dtype("<f4")
 _SSE_VALUE: Final = re.compile(rb'"y":([0-9.e+]+)')
+_RETRY_AFTER: Final = re.compile(rb"Retry-After: (\d+)")
 _NUMBERS: Final = {"narrow": 1, "wide": 1000}
 """The numbers in a part of each model: 8 KB of JSON are wide."""
 
 
 class CountingAnswer(ABC):
     """One answer under way."""
+
+    refusals = 0
+    """The refusals of all answers, each of which was asked for again after the time that was named."""
 
     def __init__(self, address: tuple[str, int], model: str, first: float, until: float) -> None:
         self.address = address
@@ -38,7 +42,7 @@ class CountingAnswer(ABC):
 
     @abstractmethod
     async def begin(self) -> None:
-        """Ask, and take the first part. SystemExit: it is refused."""
+        """Ask, again where the router says so, and take the first part. SystemExit: it is refused for good."""
 
     @abstractmethod
     async def all(self) -> list[float]:
@@ -51,6 +55,12 @@ class CountingAnswer(ABC):
     @abstractmethod
     def leave(self) -> None:
         """Be gone, without a word where the wire asks for none."""
+
+
+async def refused(retry_after_s: float) -> None:
+    """Count a refusal, and wait until the router may be asked again."""
+    CountingAnswer.refusals += 1
+    await asyncio.sleep(retry_after_s)
 
 
 class _OnSocket(CountingAnswer):
@@ -66,12 +76,18 @@ class _OnSocket(CountingAnswer):
     async def _connect(self) -> None:
         self.reader, self.writer = await asyncio.open_connection(*self.address, limit=READ_BYTES)
 
-    async def _head(self, wanted: bytes) -> None:
-        """Read the head of the router's answer."""
+    async def _head(self, wanted: bytes) -> bool:
+        """Read the head of the router's answer; False: it is to be asked again, now that the time is over which it named."""
         head = await self.reader.readuntil(b"\r\n\r\n")
-        if wanted not in head.split(b"\r\n", 1)[0]:
+        if wanted in head.split(b"\r\n", 1)[0]:
+            return True
+        retry_after = _RETRY_AFTER.search(head)
+        if retry_after is None:
             body = await self.reader.read(READ_BYTES)
             raise SystemExit(f"the router refuses a stream: {head.decode()}{body.decode()}")
+        self.writer.close()
+        await refused(float(retry_after[1]))
+        return False
 
     async def _read(self) -> bytes:
         data = await self.reader.read(READ_BYTES)
@@ -107,12 +123,14 @@ class EventsAnswer(_OnSocket):
     async def _ask(self) -> None:
         x = [self.first] * _NUMBERS[self.model]
         body = json.dumps({"x": x, "until": self.until}).encode()
-        await self._connect()
-        self.writer.write(
-            b"POST /v2/models/%b/generate_stream HTTP/1.1\r\nHost: router\r\nContent-Length: %d\r\n\r\n%b"
-            % (self.model.encode(), len(body), body)
-        )
-        await self._head(b" 200 ")
+        is_taken = False
+        while not is_taken:
+            await self._connect()
+            self.writer.write(
+                b"POST /v2/models/%b/generate_stream HTTP/1.1\r\nHost: router\r\nContent-Length: %d\r\n\r\n%b"
+                % (self.model.encode(), len(body), body)
+            )
+            is_taken = await self._head(b" 200 ")
 
 
 class SocketAnswer(_OnSocket):
@@ -121,20 +139,19 @@ class SocketAnswer(_OnSocket):
     @override
     async def begin(self) -> None:
         await self._ask()
-        await self._message()
 
     @override
     async def all(self) -> list[float]:
-        await self._ask()
+        said = await self._ask()
         found: list[float] = []
         while True:
-            said = json.loads(await self._message())
             if "error" in said:
                 raise SystemExit(f"an answer over WebSocket failed: {said}")
             found.append(said["outputs"][0]["data"][0])
             if said["parameters"]["triton_final_response"]:
                 self.writer.close()
                 return found
+            said = json.loads(await self._message())
 
     @override
     async def broken(self) -> str:
@@ -143,7 +160,8 @@ class SocketAnswer(_OnSocket):
             if b'"error"' in message:
                 return message.decode()
 
-    async def _ask(self) -> None:
+    async def _ask(self) -> Any:  # noqa: ANN401 - JSON
+        """Return the first message."""
         await self._connect()
         self.writer.write(
             b"GET /v2/models/%b/stream?parts=1 HTTP/1.1\r\nHost: router\r\nUpgrade: websocket\r\n"
@@ -155,8 +173,13 @@ class SocketAnswer(_OnSocket):
         x = {"name": "x", "datatype": "FP32", "shape": [1, wide], "data": [self.first] * wide}
         until = {"name": "until", "datatype": "FP32", "shape": [1, 1], "data": [self.until]}
         text = json.dumps({"inputs": [x, until]}).encode()
-        # a mask of zeros changes nothing
-        self.writer.write(b"\x81\xfe" + struct.pack("!H", len(text)) + bytes(4) + text)
+        while True:
+            # a mask of zeros changes nothing
+            self.writer.write(b"\x81\xfe" + struct.pack("!H", len(text)) + bytes(4) + text)
+            said = json.loads(await self._message())
+            if "retry_after_s" not in said:
+                return said
+            await refused(said["retry_after_s"])
 
     async def _message(self) -> bytes:
         """Return the next message, which has one frame; SystemExit: the stream is closed."""
@@ -179,20 +202,19 @@ class GrpcAnswer(CountingAnswer):
     @override
     async def begin(self) -> None:
         await self._ask()
-        await self._next()
 
     @override
     async def all(self) -> list[float]:
-        await self._ask()
-        await self.call.done_writing()
+        answer = await self._ask()
         found: list[float] = []
-        async for data in self.call:
-            answer = CLASSES["ModelStreamInferResponse"].FromString(data)
-            if answer.error_message:
-                raise SystemExit(f"an answer over gRPC failed: {answer.error_message}")
+        while not answer.error_message:
             raw = answer.infer_response.raw_output_contents[0]
             found.append(float(np.frombuffer(raw, FLOATS, 1)[0]))
-        return found
+            if answer.infer_response.parameters["triton_final_response"].bool_param:
+                await self.call.done_writing()
+                return found
+            answer = await self._next()
+        raise SystemExit(f"an answer over gRPC failed: {answer.error_message}")
 
     @override
     async def broken(self) -> str:
@@ -205,7 +227,8 @@ class GrpcAnswer(CountingAnswer):
     def leave(self) -> None:
         self.call.cancel()
 
-    async def _ask(self) -> None:
+    async def _ask(self) -> Any:  # noqa: ANN401 - protobuf makes the class as it runs
+        """Return the first message."""
         x = np.full(_NUMBERS[self.model], self.first, FLOATS)
         message = CLASSES["ModelInferRequest"](
             model_name=self.model,
@@ -216,7 +239,12 @@ class GrpcAnswer(CountingAnswer):
             raw_input_contents=[x.tobytes(), np.array(self.until, FLOATS).tobytes()],
         )
         self.call = channel_to(self.address).stream_stream(METHOD)()
-        await self.call.write(message.SerializeToString())
+        while True:
+            await self.call.write(message.SerializeToString())
+            answer = await self._next()
+            if "try again in" not in answer.error_message:
+                return answer
+            await refused(1.0)
 
     async def _next(self) -> Any:  # noqa: ANN401 - protobuf makes the class as it runs
         data = await self.call.read()

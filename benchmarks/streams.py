@@ -246,7 +246,10 @@ async def measure(
         f" at the worker; beside them a part of others costs the router {held['router_times']:.2f} and the worker"
         f" {held['worker_times']:.2f} times as much"
     )
-    return {"rounds": rounds, "streams": streams, "parts": parts, "rows": rows, "stalled": held}
+    refusals = CountingAnswer.refusals
+    console.print(f"{refusals} requests were refused for want of room, and asked again later")
+    figures = {"rounds": rounds, "streams": streams, "parts": parts, "rows": rows}
+    return {**figures, "stalled": held, "refusals": refusals}
 
 
 def main() -> None:

@@ -332,7 +332,9 @@ class AnswerInParts(PartsHandler, PartHolder, Responder, Handle):
         elif not self._unreleased and silent_s >= self._idle_s(now_s):
             self._link.withdraw(self._attempt.stream)
             self._picker.silent(self._attempt.replica, silent_s, now_s)
-            self._tell(PeerError(f"the node has sent nothing for {silent_s:.1f} s"))
+            error = PeerError(f"the node has sent nothing for {silent_s:.1f} s")
+            self._services.counts.attempt_failed(self._call.request.model, error)
+            self._tell(error)
         else:
             self._arm()
 
