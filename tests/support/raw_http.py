@@ -23,6 +23,10 @@ class NotHttp(AssertionError):
     """What came is no HTTP/1.1 answer."""
 
 
+class HungUp(AssertionError):
+    """The server has ended the connection before an answer was whole."""
+
+
 @dataclass(frozen=True, slots=True)
 class RawAnswer:
     """An answer: names of headers are in lower case, in the order in which they came."""
@@ -143,7 +147,8 @@ class RawClient(asyncio.Protocol):
                     answer, taken = found
                     del self.received[:taken]
                     return answer
-                assert not self.has_ended, f"ended ({self.error}) after {bytes(self.received)!r}"
+                if self.has_ended:
+                    raise HungUp(f"ended ({self.error}) after {bytes(self.received)!r}")
                 await self._more()
 
     async def answers(self, count: int) -> list[RawAnswer]:
