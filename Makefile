@@ -74,7 +74,8 @@ test-hostile: $(READY) build/models ## Attack real processes, the long attacks t
 test-clients: $(READY) build/models ## Clients of others, unmodified, against a cluster; installs them
 	$(BIN)/pytest tests/clients $(ARGS)
 
-test-fuzz: $(READY) ## Made-up clients of gRPC for ten minutes (or SECONDS=...), sound and broken ones
+test-fuzz: $(READY) ## Made-up clients of HTTP/1 and of gRPC, ten minutes each (or SECONDS=...), sound and broken ones
+	$(BIN)/python tests/support/http1_fuzz.py --seconds $(or $(SECONDS),600)
 	$(BIN)/python tests/support/grpc_fuzz.py --seconds $(or $(SECONDS),600) $(ARGS)
 
 test-mutation: $(READY) ## Break the router's middle in 200 places and count what the unit tests notice
