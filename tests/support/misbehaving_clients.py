@@ -1,15 +1,21 @@
-"""Clients that misbehave, each in a way of its own, on one connection after another. IO: sockets."""
+"""Clients that misbehave, each in a way of its own, on one connection after another; also as a process of their own.
+
+`python misbehaving_clients.py HOST PORT CA COUNT [KIND…]`: prints that it begins, and lets so many misbehave at a time, of all
+kinds or of these, until standard input ends; then it prints how often each kind has had its way. CA is the authority's file, or `-` for plain HTTP.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import functools
+import itertools
 import json
 import random
 import socket
 import ssl
 import struct
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -207,11 +213,41 @@ async def misbehave(
     rng: random.Random,
     done: Counter[str],
     *,
-    rounds: int,
+    rounds: int | None = None,
 ) -> None:
-    """Misbehave so on one connection after another, `rounds` times; count the times."""
-    for _ in range(rounds):
+    """Misbehave so on one connection after another, `rounds` times or until cancelled; count the times."""
+    for at in itertools.count():
+        if at == rounds:
+            return
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             await kind(target, rng)
         done[kind.__name__] += 1
         await asyncio.sleep(target.pause_s)
+
+
+async def main(host: str, port: int, ca: str, count: int, names: list[str]) -> None:
+    """Let so many misbehave at a time until standard input ends, and print what they came to."""
+    tls = None if ca == "-" else ssl.create_default_context(cafile=ca)
+    target = Target(host, port, tls)
+    done: Counter[str] = Counter()
+    kinds = [
+        kind
+        for kind in KINDS
+        if kind.__name__ in (names or [kind.__name__])
+        and (tls is not None or kind is not slow_handshake)
+    ]
+    _resets()
+    print("misbehaving", flush=True)  # noqa: T201 - its owner waits for the line
+    tasks = [
+        asyncio.create_task(misbehave(kind, target, random.Random(at), done))
+        for at, kind in zip(range(count), itertools.cycle(kinds), strict=False)
+    ]
+    await asyncio.to_thread(sys.stdin.read)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    print(json.dumps(done))  # noqa: T201 - its result
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5:]))
