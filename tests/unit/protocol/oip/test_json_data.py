@@ -95,6 +95,31 @@ def test_largest_floats_of_each_width_are_within_the_range() -> None:
     assert _read(Datatype.BF16, (1,), "[3.3895e38]").tolist() == [0x7F7F]
 
 
+@given(
+    st.lists(
+        st.floats(width=64) | st.integers(-(10**400), 10**400) | st.floats(width=32),
+        min_size=1,
+        max_size=8,
+    ),
+    st.sampled_from(["FP16", "FP32", "FP64"]),
+)
+def test_few_floats_are_read_as_many_are(numbers: list[float], name: str) -> None:
+    datatype = Datatype(name)
+    many = [*numbers, *[0.0] * 100]
+
+    def read(flat: list[float]) -> bytes | str:
+        try:
+            return read_data("x", datatype, (len(flat),), flat)
+        except InvalidRequest as error:
+            return error.message
+
+    few, of_many = read(numbers), read(many)
+    if isinstance(of_many, str):
+        assert few == of_many
+    else:
+        assert few == of_many[: len(numbers) * datatype.numpy_dtype.itemsize]
+
+
 def test_booleans_are_true_false_one_or_zero() -> None:
     assert _read(Datatype.BOOL, (4,), "[true, false, 1, 0]").tolist() == [True, False, True, False]
     assert _written(np.array([True, False])) == "[true,false]"
