@@ -62,6 +62,7 @@ REFUSED = {
         HOST, b"Content-Length: 5", CHUNKED, body=END + INNER
     ),
     "a length and identity": post(HOST, LENGTH, b"Transfer-Encoding: identity"),
+    "an empty coding and a length": post(HOST, b"Transfer-Encoding:", LENGTH),
     "a length and an empty coding": post(HOST, LENGTH, b"Transfer-Encoding:"),
     "a length and a coding that nobody knows": post(HOST, LENGTH, b"Transfer-Encoding: xchunked"),
     "a length and chunks, folded": post(HOST, LENGTH, b"Transfer-Encoding:", b" chunked"),

@@ -26,6 +26,7 @@ READ_BYTES: Final = 16 * 1024
 """Twice that, and a read, is kept of a body that nobody reads, or waits for room (guess: a thousand such are 100 MB)."""
 FOREVER_S: Final = 1e9
 """Seconds that aiohttp bears an idle connection: one on which it is idle may be busy at the front, which looks after that."""
+CHUNKED: Final = "chunked"
 CONTINUE: Final = "100-continue"
 MESSAGE_CHARS: Final = 200
 """The characters that are told of what aiohttp says of a request: a line, without the bytes that it shows."""
@@ -60,11 +61,7 @@ class RefusingHandler(RequestHandler):
         if isinstance(exc, HttpProcessingError):
             said = (message or type(exc).__name__).partition("\n")[0].rstrip(" :")
             error = InvalidRequest(f"the request cannot be read: {said[:MESSAGE_CHARS]}")
-        refusal = error_response(error)
-        refusal.force_close()
-        refusal.headers["Connection"] = (
-            "close"  # aiohttp answers by HTTP/1.0, where it goes without saying
-        )
+        refusal = _last(error)
         unread = self._requests.unread
         unread[refusal.status] = unread.get(refusal.status, 0) + 1
         return refusal
@@ -94,6 +91,9 @@ def handlers_of(runner: web.AppRunner, requests: OpenRequests) -> Callable[[], R
     ask = server.request_handler
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if not request.headers.get("Transfer-Encoding", CHUNKED):
+            # aiohttp takes it where a length follows; another server might take the body for chunks
+            return _last(InvalidRequest("the request cannot be read: Transfer-Encoding is empty"))
         expected = request.headers.get("Expect", CONTINUE)
         if request.version == HttpVersion11 and expected.lower() != CONTINUE:
             text = f"Expect is {expected[:80]!r}; nothing but {CONTINUE} can be expected"
@@ -102,6 +102,15 @@ def handlers_of(runner: web.AppRunner, requests: OpenRequests) -> Callable[[], R
 
     server.request_handler = answer
     return lambda: RefusingHandler(server, requests, **options)
+
+
+def _last(error: CapameshError) -> web.Response:
+    """Return an error behind which the connection ends."""
+    refusal = error_response(error)
+    refusal.force_close()
+    # aiohttp may answer by HTTP/1.0, where it would go without saying
+    refusal.headers["Connection"] = "close"
+    return refusal
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:
