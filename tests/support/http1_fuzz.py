@@ -56,9 +56,8 @@ SPICE: Final = (
     b"\r\nConnection: close",
     b"\r\nConnection: keep-alive, close",
     b"\r\nExpect: 100-continue",
-    b"\r\nContent-Encoding: gzip",
     b"\r\n X: y",
-    b"\r\nX-Filler: " + b"a" * 8_180,
+    b"\r\nX-Filler: " + b"a" * 9_000,  # just below the limit of a line aiohttp goes by the cuts
     b"0\r\n\r\n",
     b"5;a=b\r\nabcde\r\n",
     BAIT,
