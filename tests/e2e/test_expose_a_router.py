@@ -82,7 +82,7 @@ async def test_commands_of_the_page_work(built_models: Path, tmp_path: Path) -> 
         keys = step_with("capamesh keys create")
         await follow(keys.replace("my-network/router", str(cluster.router.data_folder)), tmp_path)
         np.save(tmp_path / "image.npy", np.zeros((1, 64), np.float32))
-        assert '"ready": true' in await follow(step_with("curl"), tmp_path, url)
+        assert '"ready": true' in await follow(step_with("curl --cacert"), tmp_path, url)
         assert "label" in await follow(step_with("capamesh infer"), tmp_path, url)
         assert "digits" in await follow(step_with("import Client\n"), tmp_path, url)
 
