@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 import capamesh.client
 from capamesh.client import errors
 from capamesh.protocol.errors import CapameshError, ClientError, PeerError
@@ -24,6 +26,7 @@ def test_client_and_its_module_of_errors_export_the_same() -> None:
     assert set(errors.__all__) <= set(capamesh.client.__all__)
 
 
+@pytest.mark.pure  # a compiled class has no text
 def test_all_that_is_exported_is_explained() -> None:
     for name in capamesh.client.__all__:
         each = getattr(capamesh.client, name)
