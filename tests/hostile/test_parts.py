@@ -14,6 +14,7 @@ import aiohttp
 import numpy as np
 from evil_node import IDLE, EvilNode, present
 from hostile import MIB, AttackedNetwork, Figures, attacked
+from polling import until
 from typing_extensions import override
 
 from capamesh.protocol.adverts import ModelOffer, ModelState
@@ -202,10 +203,7 @@ class _there:  # noqa: N801 - used as a function is
     async def __aenter__(self) -> PartingNode:
         evil = self._evil
         await self._present.__aenter__()
-        end_s = time.monotonic() + 60
-        while not (await self._usable()):
-            assert time.monotonic() < end_s, "the router does not reach the evil node"
-            await asyncio.sleep(0.05)
+        await until(self._usable)  # else the router does not reach the evil node
         return evil
 
     async def __aexit__(self, *error: Any) -> None:

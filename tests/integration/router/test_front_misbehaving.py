@@ -13,7 +13,8 @@ import pytest
 from certificates import Authority
 from fleet_fakes import echo
 from misbehaving_clients import KINDS, Target, misbehave, slow_handshake
-from raw_http import GUARD_S, HungUp, connected
+from polling import until
+from raw_http import HungUp, connected
 from router_http import Http
 from tidy_router import check, infer, tidy
 
@@ -72,9 +73,8 @@ async def test_clients_are_answered_among_those_that_misbehave_of_whom_nothing_i
             await asyncio.gather(*(behave(http, good, name) for name in range(BEHAVING)))
             await asyncio.gather(*bad)
         assert done == {kind.__name__: ROUNDS for kind in kinds}
-        async with asyncio.timeout(GUARD_S):
-            while len(http.front.connections) or len(http.front._handshakes) or http.fleet.counts:
-                await asyncio.sleep(0.001)
+        front, counts = http.front, http.fleet.counts
+        await until(lambda: not (len(front.connections) or len(front._handshakes) or counts))
         assert http.front.requests.count == 0
         assert (http.front.budget.used_bytes, http.front.budget.arriving_bytes) == (0, 0)
         assert set(http.log.events) <= {"tls_refused"}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from fleet_fakes import Fleet, NullLog, call, echo
+from polling import until
 from raw_http import GUARD_S
 from valkey_server import running
 
@@ -27,12 +28,6 @@ from capamesh.router.rules.model_rules import CacheRule, ModelRules, RoutingRule
 RULES = RoutingRules(ModelRules(cache=CacheRule(60.0)))
 NAME, OTHER = b"name", b"other"
 SEAL = Seal(b"s" * 32, "net")
-
-
-async def until(is_so: Callable[[], object]) -> None:
-    async with asyncio.timeout(GUARD_S):
-        while not is_so():
-            await asyncio.sleep(0.001)
 
 
 def store_at(address: StoreAddress, log: NullLog | None = None) -> ValkeyStore:
@@ -169,9 +164,11 @@ async def test_values_end_with_their_time(tmp_path: Path) -> None:
             store.put(NAME, b"value", 60.0)
             store.put(OTHER, b"short", 0.001)
             assert await got(store) == b"value"
-            async with asyncio.timeout(GUARD_S):
-                while await got(store, OTHER) is not None:
-                    await asyncio.sleep(0.001)
+
+            async def is_gone() -> bool:
+                return await got(store, OTHER) is None
+
+            await until(is_gone)
 
 
 async def test_server_that_is_killed_is_gone_on_without_and_found_again(tmp_path: Path) -> None:
