@@ -5,6 +5,8 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
+
 from capamesh.router.telemetry.request_lines import BURST, AccessLog, Facts, SlowLog, inference_line
 from capamesh.router.telemetry.tracing import AttemptTimes, RequestTimes, TraceParent
 
@@ -113,6 +115,13 @@ def test_request_is_slow_by_time_or_by_what_is_usual() -> None:
     log.learn({one: 0.05, other: 0.0001})
     assert (log.limit_s(one), log.limit_s(other), log.limit_s(None)) == (0.2, 0.01, 1.0)
     assert slow_log([], [0.0], math.inf, math.inf).limit_s(one) == math.inf
+
+
+@pytest.mark.parametrize(("least_s", "floor_s"), [(1.0, 0.01), (0.002, 0.002)])
+def test_no_limit_of_a_model_is_below_the_floor(least_s: float, floor_s: float) -> None:
+    log, one = slow_log([], [0.0], least_s, 1e-6), object()
+    log.learn({one: 0.0001})
+    assert log.floor_s == log.limit_s(one) == floor_s
 
 
 def test_slow_requests_are_written_so_often_and_the_others_are_counted() -> None:

@@ -319,13 +319,13 @@ class InferenceRequest(Responder, ABC):
         access, slow = ended.access, ended.slow
         if access is not None and access.wants():
             access.inference(self._times(code, outcome), self._facts(outcome))
-        if slow is not None:
+        now_s = self._service.routing.clock()
+        if slow is not None and now_s - self._started_s > slow.floor_s:
             handle = self._handle
             picker = handle.picker if handle is not None else None
             if outcome is not None:
                 picker = outcome.picker
             limit_s = slow.limit_s(None if picker is None else picker.served)
-            now_s = self._service.routing.clock()
             if now_s - self._started_s > limit_s and slow.may_write():
                 found = self._why_failed() if picker is None else picker.explain(now_s)
                 told = {} if found is None else explained_apart(found)

@@ -132,6 +132,7 @@ class SlowLog:
         "_put",
         "_tokens",
         "_wall_clock",
+        "floor_s",
         "left_out",
     )
 
@@ -147,6 +148,8 @@ class SlowLog:
         """A request is slow after `least_s`, or after `factor` times the 99th percentile of its model; infinity: never."""
         self._put = put
         self._least_s = least_s
+        self.floor_s = min(least_s, LEAST_FACTOR_S)
+        """The seconds up to which no request is slow, whatever is usual for its model."""
         self._factor = factor
         self._clock = clock
         self._wall_clock = wall_clock
