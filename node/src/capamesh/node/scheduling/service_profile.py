@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, NamedTuple
 
+from typing_extensions import override
+
 from capamesh.protocol.tensors import MAX_DIM
 
 _GAIN: Final = 0.02
@@ -41,6 +43,11 @@ class ServiceProfile:
     def __post_init__(self) -> None:
         if problem := _problem(self.points):
             raise ValueError(problem)
+
+    @override
+    def __reduce__(self) -> tuple[type[ServiceProfile], tuple[tuple[ProfilePoint, ...]]]:
+        """Return how pickle makes it anew: a compiled class would set the attributes of a frozen one, for a simulation's processes."""
+        return ServiceProfile, (self.points,)
 
     @property
     def best_rows(self) -> int:
