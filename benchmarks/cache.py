@@ -40,6 +40,8 @@ from capamesh.protocol.tensors import Tensor
 CONNECTIONS = 16
 AT_ONCE = 100
 CACHE_MIB = 16
+METRICS_KEPT_S = 2.0
+"""Seconds after which a page of metrics is surely another than before (guess: it is kept for 20 times what it took)."""
 HIT_BAR_US = 60.0
 """The most CPU of the router that a hit may take."""
 RATE_BAR = 2.0
@@ -167,6 +169,7 @@ class Bench:
         return {name: count - before.get(name, 0) for name, count in after.items()}
 
     async def _counts(self, case: Case) -> dict[str, float]:
+        await asyncio.sleep(METRICS_KEPT_S)
         host, _, port = self._cluster.http_url.removeprefix("http://").partition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(b"GET /metrics HTTP/1.1\r\nHost: router\r\nConnection: close\r\n\r\n")
