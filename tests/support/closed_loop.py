@@ -108,9 +108,7 @@ class Loop:
 
     def _ask(self, callers: Callers) -> None:
         try:
-            permit = self.controller.admit(
-                callers.tenant, callers.priority, False, self.now_s, 30.0
-            )
+            permit = self.controller.admit(callers.tenant, callers.priority, 0, self.now_s, 30.0)
         except Overloaded as error:
             self._refused(callers, error)
             return

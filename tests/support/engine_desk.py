@@ -86,6 +86,7 @@ class Desk:
         left_s: float | None = None,
         priority: int = 0,
         is_bulk: bool = False,
+        is_alone: bool = False,
     ) -> PendingRequest:
         x = Tensor.from_numpy("x", np.full((rows, width), len(self.answers), np.float32))
         deadline_s = None if left_s is None else self.now_s + left_s
@@ -97,6 +98,7 @@ class Desk:
             deadline_s=deadline_s,
             priority=priority,
             is_bulk=is_bulk,
+            is_alone=is_alone,
         )
 
     def submit(self, rows: int = 1, **asked: Any) -> PendingRequest:

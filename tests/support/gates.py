@@ -28,11 +28,14 @@ class Gate:
         self,
         tenant: str,
         priority: int,
-        is_bulk: bool,
+        bulk_rows: int,
         now_s: float,
         remaining_s: float = math.inf,
     ) -> Permit:
-        return self.controller.admit(self.replicas, tenant, priority, is_bulk, now_s, remaining_s)
+        return self.controller.admit(self.replicas, tenant, priority, bulk_rows, now_s, remaining_s)
+
+    def bulk_room(self, now_s: float) -> int:
+        return self.controller.bulk_room(self.replicas, now_s)
 
     def decide(
         self,

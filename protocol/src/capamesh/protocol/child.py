@@ -101,6 +101,10 @@ class Child:
         self.send({"type": "stop"})
         asyncio.get_running_loop().call_later(self._stop_grace_s, _kill, self._process)
 
+    def forgive(self) -> None:
+        """Start the child after the first wait when it is lost the next time: that it was lost of late is not its own fault."""
+        self._backoff.reset()
+
     async def run(self) -> None:
         """Keep the child running until cancelled; then ask it to stop, wait a grace time, kill it."""
         loop = asyncio.get_running_loop()

@@ -152,6 +152,10 @@ class LinkLost(PeerError):
     code = "link_lost"
     is_sudden: bool = False
     """True if the peer's end closed without a word: its process may have ended."""
+    peer: str = ""
+    """The id of the peer that so ended while it had the request; empty if that is not told."""
+    others: int = 0
+    """The other requests of this process that the peer had then: its process may have ended of any of them."""
 
 
 class RunFailed(PeerError):

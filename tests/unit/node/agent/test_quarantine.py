@@ -38,6 +38,10 @@ def loading(name: str = "bad", files: str = OLD) -> Marked:
     return Marked(name, "1", Phase.LOADING, files)
 
 
+def bulk(request: str = "", name: str = "bad") -> Marked:
+    return Marked(name, "1", Phase.BULK, OLD, request)
+
+
 class Record:
     """A record, and a clock that goes on by a second before each death."""
 
@@ -315,3 +319,54 @@ def test_model_rests_only_after_three_deaths_and_a_request_is_refused_only_after
         if record.held_s():
             assert count >= 3
             assert len(seen) >= 3
+
+
+# bulk requests
+
+
+def test_death_that_is_put_down_to_bulk_requests_says_nothing_of_anything_else() -> None:
+    record = Record()
+    for number in range(50):
+        marked = (bulk(f"{number:016x}"), running(A), running(B, "good"), loading("other"))
+        record.now_s += 1.0
+        found = record.record.died_in_bulk(marked, ABORTED, record.now_s)
+        assert found == (
+            "bad/1 ended its worker (killed by signal 6 (Aborted), while running), by a bulk request;"
+            " it is not run again for 3600 s",
+        )
+    (verdict,) = record.record.verdicts(record.now_s)
+    assert (verdict.name, verdict.digest, verdict.held_s) == ("bad", OLD, 0.0)
+    assert (verdict.suspects, verdict.large_bytes, verdict.alone_s) == ((), 0, 0.0)
+    assert verdict.refused[f"{49:016x}"] == REFUSED_S
+    assert A not in verdict.refused
+    record.die(running(A))
+    record.die(running(B))
+    assert record.held_s() == 0.0  # two deaths in a row are not fifty-two
+
+
+def test_bulk_requests_that_ran_together_are_not_told_apart() -> None:
+    record = Record()
+    assert record.record.died_in_bulk([bulk()], ABORTED, 1.0) == ()
+    assert record.record.verdicts(1.0) == ()
+
+
+def test_bulk_requests_that_are_refused_are_bounded_and_end_with_their_time_and_files() -> None:
+    record = Record()
+    for number in range(MAX_REQUESTS + 10):
+        record.record.died_in_bulk([bulk(f"{number:016x}")], ABORTED, 1.0)
+    record.now_s = 1.0
+    refused = record.refused()
+    assert len(refused) == MAX_REQUESTS
+    assert f"{10:016x}" in refused
+    assert f"{9:016x}" not in refused
+    record.record.offered("bad", "1", NEW)
+    assert record.record.verdicts(1.0) == ()
+    record.record.died_in_bulk([bulk(A)], ABORTED, 2.0)
+    assert record.record.verdicts(2.0 + REFUSED_S) == ()
+
+
+def test_death_in_a_bulk_run_that_is_not_put_down_to_it_counts_as_any() -> None:
+    record = Record()
+    for request in (A, B, C):
+        record.die(bulk(request))
+    assert record.held_s() == REST_S

@@ -27,6 +27,8 @@ from capamesh.node.contract.settings import WorkerSettings
 from capamesh.node.devices.host import DeviceInfo
 from capamesh.node.devices.in_flight_page import InFlightPage, Phase
 from capamesh.protocol.adverts import ModelState
+from capamesh.protocol.bulk_deaths import MOST, WITHIN_S
+from capamesh.protocol.channel.backoff import RestartPolicy
 
 CPU = DeviceInfo(0, "cpu", "a CPU", 1000, 500, 4, driver_version="580.1")
 OLD, NEW = "sha256-chunks:" + "00" * 32, "sha256-chunks:" + "11" * 32
@@ -82,14 +84,20 @@ class Care:
         assert isinstance(start, Start)
         return start
 
-    def die(self, *loading: str, digest: str = OLD, after_s: float = 1.0) -> None:
-        """Live once, and die while loading these models."""
+    def die(
+        self,
+        *loading: str,
+        digest: str = OLD,
+        after_s: float = 1.0,
+        phase: Phase = Phase.LOADING,
+    ) -> None:
+        """Live once, and die while loading these models, or in another phase of them."""
         start = self.start()
         if start.running_page:
             page = InFlightPage.open(Path(start.running_page))
             for slot, name in enumerate(loading):
                 page.name(slot, name, "1", digest)
-                page.begin(slot, slot, Phase.LOADING)
+                page.begin(slot, slot, phase)
             page.close()
         self.now_s += after_s
         self.worker._down("killed by signal 11 (Segmentation fault)")
@@ -136,6 +144,35 @@ def test_model_that_ends_its_worker_thrice_is_held_back_at_the_next_start(care: 
     assert care.log.events.count("worker_guarded") == 1
     assert care.downs == [3, 3, 3]
     assert care.ups == [3, 3, 3, 3, 3]  # the two starts whose messages were looked at, too
+
+
+def test_bulk_runs_end_so_many_workers_and_then_none_is_taken_for_a_while(care: Care) -> None:
+    for _ in range(MOST):
+        assert care.start().bulk_refused_s == 0.0
+        care.worker._child._backoff.failed(1.0)
+        care.die("bad", phase=Phase.BULK)
+        assert care.worker._child._backoff.failed(1.0) == RestartPolicy().first_s
+        care.worker._child._backoff.reset()
+    start = care.start()
+    assert (start.verdicts, start.bulk_refused_s) == ((), WITHIN_S - (MOST - 1))
+    assert care.log.events.count("bulk_refused") == 1
+    for _ in range(3):
+        care.die("bad", "other", phase=Phase.LOADING)
+    assert {one.name for one in care.start().verdicts} == {"bad", "other"}
+    care.now_s = WITHIN_S + 1.0
+    assert care.start().bulk_refused_s == 0.0
+
+
+def test_model_that_is_loaded_beside_a_bulk_run_is_not_to_blame_for_the_end(care: Care) -> None:
+    for _ in range(3):
+        start = care.start()
+        page = InFlightPage.open(Path(start.running_page))
+        for slot, phase in enumerate((Phase.BULK, Phase.LOADING)):
+            page.name(slot, f"m{slot}", "1", OLD)
+            page.begin(slot, slot, phase)
+        page.close()
+        care.worker._down("killed by signal 9 (Killed)")
+    assert care.start().verdicts == ()
 
 
 def test_worker_that_ended_itself_says_why(care: Care) -> None:

@@ -473,6 +473,9 @@ def test_idle_model_reports_no_load_and_its_whole_limit() -> None:
         free_bytes=7,
         latency_us=0,
         device_in_flight=9,
+        bulk_in_flight=0,
+        online_queue_us=0,
+        limit_rows=16,
     )
 
 
@@ -772,6 +775,93 @@ def test_request_of_more_rows_than_the_limit_gets_in_beside_others_up_to_half_of
         desk.submit()
     with pytest.raises(Overloaded):
         desk.submit(500)
+
+
+def test_load_tells_of_bulk_rows_and_of_the_limit_in_rows() -> None:
+    desk = Desk(limit_rows=64)
+    desk.submit(8, is_bulk=True)
+    desk.submit(6, is_bulk=True)
+    desk.submit()
+    running = desk.taken()
+    load = desk.load()
+    assert (load.bulk_in_flight, load.limit_rows, load.in_flight) == (14, 64, 3)
+    assert load.limit == 12  # in requests of five rows, as those that are in flight have on average
+    desk.finish(running)
+    while desk.batcher.in_flight:
+        desk.finish(desk.taken())
+    assert (desk.load().bulk_in_flight, desk.load().limit_rows) == (0, desk.batcher.limit.rows)
+
+
+def test_people_wait_for_the_bulk_run_that_has_begun_and_not_for_what_waits() -> None:
+    desk = Desk(limit_rows=1000)
+    for _ in range(20):
+        desk.submit(8, is_bulk=True)
+    assert desk.load().queue_us == 0
+    desk.taken()
+    assert desk.load().queue_us == 12_000  # half of a run of eight rows
+    desk.submit(4)
+    assert desk.load().queue_us == 12_000 + 16_000
+
+
+def test_latency_that_is_told_is_that_of_people() -> None:
+    desk = Desk(limit_rows=1000)
+    for _ in range(5):
+        desk.submit(8, is_bulk=True)
+    desk.submit()
+    desk.finish(desk.taken(), 0.010)
+    assert desk.load().latency_us == 10_000
+    while desk.batcher.in_flight:
+        desk.finish(desk.taken(), 0.5)
+    assert desk.load().latency_us == 10_000
+
+
+def test_delay_of_people_s_requests_in_the_queue_is_told_and_passes() -> None:
+    desk = Desk(limit_rows=1000)
+    desk.submit(8, is_bulk=True)
+    running = desk.taken()
+    desk.submit()
+    desk.finish(running, 0.3)
+    assert desk.load().online_queue_us == 0
+    desk.finish(desk.taken(), 0.1)
+    assert desk.load().online_queue_us == 300_000
+    desk.submit(8, is_bulk=True)
+    desk.finish(desk.taken(), 0.5)  # a bulk run says nothing, and time goes by
+    assert desk.load().online_queue_us == pytest.approx(225_000, abs=1)
+    desk.submit()
+    desk.finish(desk.taken(), 0.0)
+    assert desk.load().online_queue_us == pytest.approx(
+        200_000, abs=1
+    )  # it found a free device, half a second later
+    desk.now_s += 5.0
+    desk.batcher.expire(desk.now_s)
+    assert desk.load().online_queue_us == 0
+
+
+def test_request_that_is_to_run_alone_shares_its_run_with_nothing() -> None:
+    desk = Desk()
+    before = desk.submit(is_bulk=True)
+    suspects = [desk.submit(is_bulk=True, is_alone=True) for _ in range(2)]
+    after = desk.submit(is_bulk=True)
+    runs: list[list[PendingRequest]] = []
+    while desk.batcher.in_flight:
+        batch = desk.taken()
+        assert batch.has_bulk
+        runs.append(batch.requests)
+        desk.finish(batch)
+    assert sorted(map(len, runs)) == [1, 1, 2]
+    assert [before, after] in runs
+    assert all([suspect] in runs for suspect in suspects)
+
+
+def test_batch_knows_whether_it_has_bulk_requests() -> None:
+    desk = Desk()
+    desk.submit()
+    assert not desk.taken().has_bulk
+    desk = Desk()
+    desk.submit()
+    desk.submit(is_bulk=True)
+    batch = desk.taken()
+    assert (len(batch.requests), batch.has_bulk) == (2, True)
 
 
 # rows without data

@@ -283,6 +283,8 @@ def test_queue_loses_doubles_and_reorders_nothing_whatever_is_put_dropped_and_ta
                 pass
         assert len(queue) == len(waiting)
         assert queue.rows == sum(one.rows for one in waiting)
+        assert queue.bulk_rows == sum(one.rows for one in waiting if one.is_bulk)
+        assert queue.online == sum(not one.is_bulk for one in waiting)
         assert {id(one) for one in queue} == {id(one) for one in waiting}
 
 

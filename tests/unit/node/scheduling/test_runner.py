@@ -67,7 +67,14 @@ class Rig:
             lambda _, context: self.complaints.append(context.get("exception"))
         )
 
-    def submit(self, name: float, *, left_s: float | None = None) -> PendingRequest:
+    def submit(
+        self,
+        name: float,
+        *,
+        left_s: float | None = None,
+        is_bulk: bool = False,
+        is_alone: bool = False,
+    ) -> PendingRequest:
         """Ask with a row that starts with `name`, by which its answer is kept."""
         request = PendingRequest(
             (fp32("x", [name, 0.0]),),
@@ -75,6 +82,8 @@ class Rig:
             self._done,
             arrived_s=self.clock.now_s,
             deadline_s=None if left_s is None else self.clock.now_s + left_s,
+            is_bulk=is_bulk,
+            is_alone=is_alone,
         )
         self.names[request] = name
         self.runner.submit(request)
@@ -857,4 +866,57 @@ async def test_run_that_does_not_stop_is_marked_alone_with_its_request(tmp_path:
     (marked,) = page.marked()
     assert marked.request == request_digest([fp32("x", [3.0, 0.0])]).hex()
     await rig.idle()
+    rig.close()
+
+
+@both_ways
+async def test_run_with_bulk_requests_is_marked_as_one(
+    make: Make, profile: ServiceProfile, tmp_path: Path
+) -> None:
+    page = InFlightPage.create(tmp_path / "page")
+    rig = make(profile=profile, marks=InFlightJournal(page))
+    seen: list[Phase] = []
+    rig.model.act = lambda _: seen.extend(each.phase for each in page.marked())
+    rig.submit(1.0, is_bulk=True)
+    await rig.idle()
+    rig.submit(2.0)
+    rig.submit(3.0, is_bulk=True)
+    await rig.idle()
+    rig.submit(4.0)
+    await rig.idle()
+    assert (rig.model.ran, seen) == (
+        [[1.0], [2.0, 3.0], [4.0]],
+        [Phase.BULK, Phase.BULK, Phase.RUNNING],
+    )
+
+
+@both_ways
+async def test_request_that_is_to_run_alone_is_always_marked_with_its_digest(
+    make: Make, profile: ServiceProfile, tmp_path: Path
+) -> None:
+    page = InFlightPage.create(tmp_path / "page")
+    rig = make(profile=profile, marks=InFlightJournal(page))
+    seen: list[Marked] = []
+    rig.model.act = lambda _: seen.extend(page.marked())
+    rig.submit(1.0, is_bulk=True, is_alone=True)
+    await rig.idle()
+    request = request_digest([fp32("x", [1.0, 0.0])]).hex()
+    assert seen == [Marked("m", "1", Phase.BULK, request=request)]
+
+
+async def test_requests_of_a_suspected_model_are_each_marked_for_what_they_are(
+    tmp_path: Path,
+) -> None:
+    page = InFlightPage.create(tmp_path / "page")
+    suspicion = Suspicion(Verdict("m", "1", "", "", alone_s=60.0), now_s=100.0)
+    rig = Rig(marks=InFlightJournal(page), profile=HERE, suspicion=suspicion)
+    seen: list[Phase] = []
+    rig.model.act = lambda _: seen.extend(each.phase for each in page.marked())
+    await rig.hold()
+    rig.submit(1.0)
+    rig.submit(2.0, is_bulk=True)
+    rig.model.gate.set()
+    await rig.answered(3)
+    assert seen == [Phase.RUNNING, Phase.BULK, Phase.RUNNING]
+    assert rig.model.ran == [[0.0], [2.0], [1.0]]  # the bulk one was owed its share
     rig.close()

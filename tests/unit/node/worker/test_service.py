@@ -128,7 +128,7 @@ class FakeLink:
 class Rig:
     """A service with one model, `m` version 3, and one that is known but not ready."""
 
-    def __init__(self, **batcher: Any) -> None:
+    def __init__(self, bulk_refused_s: float = 0.0, **batcher: Any) -> None:
         self.clock = FakeClock(50.0)
         self.stuck: list[str] = []
         self.models = ModelRegistry()
@@ -144,6 +144,7 @@ class Rig:
             clock=self.clock,
             limits=Limits(),
             log=self.log,  # type: ignore[arg-type]
+            bulk_refused_s=bulk_refused_s,
         )
         self.link = self.add_link()
 
@@ -274,18 +275,49 @@ async def test_call_is_answered_with_outputs_times_and_load(rig: Rig) -> None:
     assert answer.version == "3"
     assert answer.outputs == (fp32("y", [2.0, 4.0]),)
     assert (answer.queue_us, answer.run_us) == (250_000, 0)
-    assert answer.load == LoadReport(
-        in_flight=0,
-        queued=0,
-        limit=64,
-        queue_us=0,
-        run_us=answer.load.run_us,
-        free_bytes=77,
-        latency_us=250_000,
-        device_in_flight=0,
+    assert (
+        answer.load
+        == LoadReport(
+            in_flight=0,
+            queued=0,
+            limit=64,
+            queue_us=0,
+            run_us=answer.load.run_us,
+            free_bytes=77,
+            latency_us=250_000,
+            device_in_flight=0,
+            online_queue_us=0,  # the run before it ended at the same time, and nobody had waited for that
+            limit_rows=64,
+        )
     )
     assert answer.load.run_us == 8_122_500  # 10 s as profiled, then a run of 0.25 and one of 0
     assert rig.service.is_quiet
+
+
+async def test_worker_takes_no_bulk_call_for_as_long_as_it_was_told(make: Make) -> None:
+    rig = make(bulk_refused_s=30.0)
+    rig.ask(1, call().replace(is_bulk=True))
+    refusal = rig.link.refusal(1)
+    assert isinstance(refusal, Overloaded)
+    assert refusal.retry_after_s == 30.0
+    assert refusal.message == (
+        "bulk requests have ended this node's worker again and again; it takes none for 30 s more"
+    )
+    rig.ask(2)
+    await rig.until(lambda: 2 in rig.link.answers)
+    rig.clock.now_s += 30.0
+    rig.ask(3, call().replace(is_bulk=True))
+    await rig.until(lambda: 3 in rig.link.answers)
+    assert isinstance(rig.link.answers[3], InferAnswer)
+
+
+async def test_mark_to_run_alone_reaches_the_engine(rig: Rig) -> None:
+    link = await rig.hold()
+    for stream in (1, 2, 3):
+        rig.ask(stream, call().replace(is_bulk=True, is_alone=stream == 2))
+    await rig.idle()
+    assert sorted(map(len, rig.model.ran)) == [1, 1, 2]
+    assert len(link.answers) == 1
 
 
 async def test_traced_call_is_a_line_in_the_log_and_others_are_none(rig: Rig) -> None:

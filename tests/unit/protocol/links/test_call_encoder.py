@@ -31,6 +31,8 @@ CALLS = [
     CALL.replace(inputs=(Tensor("t", Datatype.BYTES, (1,), b"\2\0\0\0ab"),)),
     CALL.replace(priority=1),
     CALL.replace(is_bulk=True),
+    CALL.replace(is_bulk=True, is_alone=True),
+    CALL.replace(is_alone=True),
     CALL.replace(sequence=SequenceMark("s", is_start=True)),
     CALL.replace(takes_parts=True),
     CALL.replace(outputs=("y",), classes=(3,)),

@@ -40,7 +40,7 @@ TRACE = f"00-{'0a' * 16}-{'0b' * 8}-01"
 
 _text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6).map(plain)
 _counts = st.integers(0, 2**64 - 1)
-_loads = st.builds(LoadReport, *[_counts] * 8)
+_loads = st.builds(LoadReport, *[_counts] * 11)
 _marks = st.builds(SequenceMark, st.integers(0, 2**64 - 1) | _text, st.booleans(), st.booleans())
 
 
@@ -263,8 +263,8 @@ def test_additions_of_a_later_version_are_ignored() -> None:
     call, budget_ms = decode_call(pack(raw), memoryview(b"\5"), LIMITS)
     assert budget_ms == 7
     assert call.inputs == (Tensor("x", Datatype.INT8, (1,), b"\5"),)
-    more = [1, 2, 3, 4, 5, 6, 7, 8, 9]
-    assert decode_load(pack({"l": more})) == LoadReport(1, 2, 3, 4, 5, 6, 7, 8)
+    more = list(range(1, 15))
+    assert decode_load(pack({"l": more})) == LoadReport(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,38 @@ def test_traced_calls_push_none_out_that_were_seen_before() -> None:
 
 
 def test_load_of_an_earlier_version_is_read() -> None:
-    assert decode_load(pack({"l": [1, 2, 3, 4, 5, 6]})) == LoadReport(1, 2, 3, 4, 5, 6, 0, 0)
+    for count in range(6, 11):
+        reported = decode_load(pack({"l": list(range(1, count + 1))}))
+        assert reported == (*range(1, count + 1), *[0] * (11 - count))
+        assert reported.bulk_in_flight == (9 if count > 8 else 0)
+
+
+@pytest.mark.parametrize("at", [8, 9, 10])
+@pytest.mark.parametrize("junk", [-1, 1.5, None, "9", [9], True, 2**64 - 1])
+def test_counts_of_bulk_work_are_counts_or_the_load_is_none(at: int, junk: object) -> None:
+    load = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
+    load[at] = junk  # type: ignore[call-overload]
+    if junk == 2**64 - 1:  # a count, and whose word it is matters to whoever goes by it
+        assert decode_load(pack({"l": load}))[at] == junk
+        return
+    with pytest.raises(ProtocolViolation, match="a LOAD is not that of a load"):
+        decode_load(pack({"l": load}))
+
+
+@pytest.mark.parametrize("key", ["k", "w", "a"])
+@pytest.mark.parametrize("mark", [1, 0, None, "true", []])
+def test_mark_of_a_call_is_true_or_false(key: str, mark: object) -> None:
+    with pytest.raises(InvalidRequest, match="not true or false"):
+        decode_call(pack({"m": "m", "i": [], key: mark}), NOTHING, LIMITS)
+
+
+def test_known_call_is_to_run_alone_each_time() -> None:
+    decoder = CallDecoder(LIMITS)
+    meta, _ = encode_call(InferCall(ModelName("m"), ModelVersion("1"), (), is_alone=True), 5)
+    for _ in range(2):
+        call, _ = decoder.decode(meta, NOTHING)
+        assert isinstance(call, InferCall)
+        assert call.is_alone
 
 
 @pytest.mark.parametrize("action", ControlAction)
@@ -419,8 +450,8 @@ def test_error_without_a_load_that_can_be_read_has_none(junk: object) -> None:
 
 def test_long_list_in_the_place_of_an_error_s_load_is_not_looked_through() -> None:
     error = Overloaded("full")
-    error.load = [1, 2, 3, 4, 5, 6, 7, 8, *([0] * 16_000), "of a later version"]
-    assert load_with(error) == LoadReport(1, 2, 3, 4, 5, 6, 7, 8)
+    error.load = [*range(1, 12), *([0] * 16_000), "of a later version"]
+    assert load_with(error) == LoadReport(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)
 
 
 def described(*tensors: Tensor) -> tuple[bytes, memoryview]:

@@ -25,13 +25,13 @@ def refusal(
     controller: Gate,
     tenant: str = "",
     priority: int = 128,
-    is_bulk: bool = False,
+    bulk_rows: int = 0,
     now_s: float = 0.0,
     remaining_s: float = math.inf,
 ) -> Overloaded | None:
     """Ask for a permit, which is never given back; return the refusal."""
     try:
-        controller.admit(tenant, priority, is_bulk, now_s, remaining_s)
+        controller.admit(tenant, priority, bulk_rows, now_s, remaining_s)
     except Overloaded as error:
         return error
     return None
@@ -72,9 +72,9 @@ def test_each_that_is_refused_is_reported_of_another_slot() -> None:
     later = refusal(controller, now_s=0.01)
     assert later is not None
     assert later.retry_after_s == pytest.approx(0.05)
-    bulk = refusal(controller, is_bulk=True)
-    assert bulk is not None
-    assert bulk.retry_after_s == pytest.approx((1 - (0.5 / 300) ** 0.2) * 9 / 100)
+    low = refusal(controller, priority=255)
+    assert low is not None
+    assert low.retry_after_s == pytest.approx((1 - (0.5 / 300) ** 0.2) * 9 / 100)
     last = [refusal(controller) for _ in range(4000)][-1]
     assert last is not None
     assert last.retry_after_s == 30.0
@@ -85,10 +85,10 @@ def test_hammering_caller_puts_off_itself_and_not_the_others() -> None:
         replica("a", load=load(9, limit=9, queue_ms=90))
     )  # 100 slots a second get free
     for _ in range(5000):
-        refusal(controller, "hammers", is_bulk=True)
+        refusal(controller, "hammers", 255)
     hints: list[float] = []
     for tenant in ("hammers", "calm"):
-        error = refusal(controller, tenant, is_bulk=True)
+        error = refusal(controller, tenant, 255)
         assert error is not None
         hints.append(error.retry_after_s)
     assert hints == [30.0, pytest.approx((1 - (0.5 / 300) ** 0.2) * 9 / 100)]
@@ -177,16 +177,16 @@ def test_tenants_share_what_other_routers_leave() -> None:
     assert refusal(controller, "b") is None
 
 
-@pytest.mark.parametrize(("is_bulk", "priority"), [(True, 128), (False, 200), (False, 128)])
+@pytest.mark.parametrize(("bulk_rows", "priority"), [(1, 128), (0, 200), (0, 128)])
 def test_idle_fleet_refuses_nobody_for_replicas_that_cannot_be_reached(
-    is_bulk: bool, priority: int
+    bulk_rows: int, priority: int
 ) -> None:
     replicas = [replica(str(index), load=load(0, limit=100)) for index in range(20)]
     lose(*replicas[:19])
     controller = gate_of(*replicas)
-    controller.admit("", 1, False, 0.0).release(0.0)
+    controller.admit("", 1, 0, 0.0).release(0.0)
     for _ in range(100):
-        controller.admit("", priority, is_bulk, 0.0).release(0.0)
+        controller.admit("", priority, bulk_rows, 0.0).release(0.0)
     assert counted(controller) == {}
 
 
@@ -233,24 +233,24 @@ def test_nodes_refusal_closes_the_gate_for_as_long_as_it_said() -> None:
     assert refusal(controller, now_s=0.22) is None
 
 
-def test_bulk_gives_way_long_before_online_requests_do() -> None:
+def test_lowest_priority_gives_way_long_before_online_requests_do() -> None:
     controller = gate_of(replica("a", load=load(4)))
-    assert refusal(controller, is_bulk=True) is not None
+    assert refusal(controller, priority=255) is not None
     assert counted(controller) == {"shed": 1}
     assert refusal(controller) is None
 
 
 def test_urgent_request_keeps_a_reserve_from_those_that_follow() -> None:
     controller = gate_of(replica("a", load=load(95, limit=100)))
-    controller.admit("", 128, False, 0.0).release(0.0)
-    controller.admit("", 1, False, 0.0).release(0.0)
+    controller.admit("", 128, 0, 0.0).release(0.0)
+    controller.admit("", 1, 0, 0.0).release(0.0)
     assert refusal(controller) is not None
     assert refusal(controller, now_s=10.0) is None
 
 
 def test_permit_is_given_back_once() -> None:
     controller = gate_of(replica("a", load=load(0)))
-    permit, other = controller.admit("a", 1, False, 0.0), controller.admit("b", 128, False, 0.0)
+    permit, other = controller.admit("a", 1, 0, 0.0), controller.admit("b", 128, 0, 0.0)
     assert (controller.under_way, controller.urgent_under_way) == (2, 1)
     for _ in range(2):
         permit.release(1.0)

@@ -27,20 +27,17 @@ def foreseen(
     controller: Gate,
     tenant: str,
     priority: int,
-    is_bulk: bool,
     remaining_s: float,
     draw: float = 0.0,
 ) -> str:
-    rank = rank_of(priority, is_bulk=is_bulk)
+    rank = rank_of(priority)
     decision = controller.decide(tenant, priority, rank, 0.0, remaining_s, lambda: draw)
     return "" if decision.error is None else decision.error.message
 
 
-def reported(
-    controller: Gate, tenant: str, priority: int, is_bulk: bool, remaining_s: float
-) -> str:
+def reported(controller: Gate, tenant: str, priority: int, remaining_s: float) -> str:
     try:
-        controller.admit(tenant, priority, is_bulk, 0.0, remaining_s)
+        controller.admit(tenant, priority, 0, 0.0, remaining_s)
     except Overloaded as error:
         return error.message
     return ""
@@ -48,29 +45,29 @@ def reported(
 
 @pytest.mark.parametrize("in_flight", [0, 4, 8, 9, 10])
 @pytest.mark.parametrize("tenant", ["hog", "other", "new"])
-@pytest.mark.parametrize("priority", [1, 128, 200])
+@pytest.mark.parametrize("priority", [1, 128, 200, 255])
 @pytest.mark.parametrize("remaining_s", [0.05, 30.0])
 def test_foreseen_verdict_is_what_a_request_gets(
     in_flight: int, tenant: str, priority: int, remaining_s: float
 ) -> None:
     controller = busy(in_flight)
-    for is_bulk in (False, True):
+    for _ in range(2):
         draw = random.Random(3)
         draw.setstate(controller._draw.__self__.getstate())  # type: ignore[attr-defined]
-        seen = foreseen(controller, tenant, priority, is_bulk, remaining_s, draw.random())
-        assert seen == reported(controller, tenant, priority, is_bulk, remaining_s)
+        seen = foreseen(controller, tenant, priority, remaining_s, draw.random())
+        assert seen == reported(controller, tenant, priority, remaining_s)
 
 
 def test_foreseeing_costs_the_requests_that_follow_nothing() -> None:
     asked, left_alone = busy(10), busy(10)
     for _ in range(20):
         for tenant, priority in (("hog", 1), ("other", 128), ("new", 200)):
-            foreseen(asked, tenant, priority, True, 30.0)
-            foreseen(asked, tenant, priority, False, 0.05)
+            foreseen(asked, tenant, priority, 30.0)
+            foreseen(asked, tenant, priority, 0.05)
     assert set(asked.refusals.values()) == {0}
     assert len(asked.fair) == 2
     for _ in range(50):
         for tenant, priority in (("hog", 128), ("other", 200), ("new", 128)):
-            assert reported(asked, tenant, priority, False, 30.0) == reported(
-                left_alone, tenant, priority, False, 30.0
+            assert reported(asked, tenant, priority, 30.0) == reported(
+                left_alone, tenant, priority, 30.0
             )

@@ -27,7 +27,7 @@ class Request:
     router: Router
     tenant: str
     priority: int
-    is_bulk: bool
+    bulk_rows: int
     deadline_s: float
     permit: Permit | None = None
 
@@ -37,7 +37,7 @@ class Request:
 
 
 class Node:
-    """Runs one request at a time, in the order in which they come, for about `run_s`."""
+    """Runs one request at a time, in the order in which they come, those of jobs last, for about `run_s`."""
 
     def __init__(self, world: World, run_s: float, limit: int) -> None:
         self.world = world
@@ -48,7 +48,8 @@ class Node:
 
     def load(self) -> LoadReport:
         is_busy = self.running is not None
-        wait_s = (len(self.queue) + 0.5 * is_busy) * self.run_s
+        waiting = sum(not it.bulk_rows for it in self.queue)
+        wait_s = (waiting + 0.5 * is_busy) * self.run_s
         return LoadReport(
             in_flight=len(self.queue) + is_busy,
             queued=len(self.queue),
@@ -66,7 +67,8 @@ class Node:
 
     def start(self) -> None:
         while self.running is None and self.queue:
-            request = self.queue.popleft()
+            request = min(self.queue, key=lambda it: it.bulk_rows)
+            self.queue.remove(request)
             if request.deadline_s <= self.world.now_s:
                 self.world.after(WAY_S, lambda it=request: it.router.ended(self, it, "expired"))
                 continue
@@ -101,7 +103,7 @@ class Router:
         try:
             request.permit = (
                 self.controller.admit(
-                    request.tenant, request.priority, request.is_bulk, world.now_s, remaining_s
+                    request.tenant, request.priority, request.bulk_rows, world.now_s, remaining_s
                 )
                 if self.is_gated
                 else self.controller.enter(request.tenant, world.now_s)
@@ -192,7 +194,7 @@ class Stream:
     per_s: float
     tenant: str = ""
     priority: int = DEFAULT_PRIORITY
-    is_bulk: bool = False
+    bulk_rows: int = 0
 
 
 SECONDS = 4.0
@@ -217,7 +219,7 @@ def simulate(
         at_s = 0.0
         while (at_s := at_s + world.rng.expovariate(stream.per_s)) < SECONDS:
             request = Request(
-                next(supervisor), stream.tenant, stream.priority, stream.is_bulk, at_s + allowed_s
+                next(supervisor), stream.tenant, stream.priority, stream.bulk_rows, at_s + allowed_s
             )
             world.after(at_s, lambda it=request: it.router.take(it))
     world.run()
@@ -306,7 +308,7 @@ def test_two_tenants_that_both_flood_get_equal_parts_and_weights_change_that() -
 
 def test_bulk_takes_what_online_requests_leave_and_urgent_ones_are_not_refused() -> None:
     world, _ = simulate(
-        Stream(0.8 * CAPACITY_PER_S), Stream(0.5 * CAPACITY_PER_S, priority=200, is_bulk=True)
+        Stream(0.8 * CAPACITY_PER_S), Stream(0.5 * CAPACITY_PER_S, priority=200, bulk_rows=1)
     )
     assert goodput(world) >= 0.95
     assert {outcome for priority, outcome in world.by_priority if priority == 128} == {"answered"}

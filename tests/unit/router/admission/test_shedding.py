@@ -10,39 +10,34 @@ from capamesh.router.admission.shedding import Rank, Shedding, rank_of, shed_pro
 
 
 @pytest.mark.parametrize(
-    ("priority", "is_bulk", "rank"),
+    ("priority", "rank"),
     [
-        (0, False, Rank.URGENT),
-        (127, False, Rank.URGENT),
-        (128, False, Rank.ONLINE),
-        (129, False, Rank.LOW),
-        (255, False, Rank.LOW),
-        (0, True, Rank.BULK),
-        (255, True, Rank.BULK),
+        (0, Rank.URGENT),
+        (127, Rank.URGENT),
+        (128, Rank.ONLINE),
+        (129, Rank.LOW),
+        (255, Rank.LOW),
     ],
 )
-def test_request_has_a_rank(priority: int, is_bulk: bool, rank: Rank) -> None:
-    assert rank_of(priority, is_bulk=is_bulk) is rank
+def test_request_has_a_rank(priority: int, rank: Rank) -> None:
+    assert rank_of(priority) is rank
 
 
 @pytest.mark.parametrize(
-    ("level", "priority", "is_bulk", "p"),
+    ("level", "priority", "p"),
     [
-        (0.0, 128, True, 0.0),
-        (0.1, 128, True, 0.003),
-        (0.2, 128, True, 0.096),
-        (0.3, 128, True, 0.729),
-        (0.32, 128, True, 1.0),
-        (0.3, 255, False, 0.729),
-        (0.5, 192, False, 0.5536),
-        (0.5, 129, False, 0.0327),
-        (-0.1, 255, False, 0.0),
+        (0.0, 255, 0.0),
+        (0.1, 255, 0.003),
+        (0.2, 255, 0.096),
+        (0.3, 255, 0.729),
+        (0.32, 255, 1.0),
+        (0.5, 192, 0.5536),
+        (0.5, 129, 0.0327),
+        (-0.1, 255, 0.0),
     ],
 )
-def test_fuller_and_the_lower_the_more_are_shed(
-    level: float, priority: int, is_bulk: bool, p: float
-) -> None:
-    assert shed_probability(level, priority, is_bulk=is_bulk) == pytest.approx(p, abs=5e-5)
+def test_fuller_and_the_lower_the_more_are_shed(level: float, priority: int, p: float) -> None:
+    assert shed_probability(level, priority) == pytest.approx(p, abs=5e-5)
 
 
 @given(st.floats(0, 2), st.floats(0, 2), st.integers(129, 255), st.integers(129, 255))
@@ -51,10 +46,10 @@ def test_probability_is_one_and_rises_with_level_and_priority(
 ) -> None:
     low, high = sorted([level, other_level])
     first, last = sorted([priority, other])
-    p = shed_probability(low, first, is_bulk=False)
-    assert 0 <= p <= shed_probability(high, first, is_bulk=False) <= 1
-    assert p <= shed_probability(low, last, is_bulk=False)
-    assert p <= shed_probability(low, first, is_bulk=True)
+    p = shed_probability(low, first)
+    assert 0 <= p <= shed_probability(high, first) <= 1
+    assert p <= shed_probability(low, last)
+    assert p <= shed_probability(low, 255)
 
 
 def never() -> float:
@@ -80,10 +75,10 @@ def test_urgent_ones_are_shed_last_and_have_a_reserve_while_they_come() -> None:
 
 def test_low_ones_are_shed_by_chance_and_all_when_online_ones_are() -> None:
     shedding = Shedding()
-    assert shedding.is_shed(Rank.BULK, 128, 0.3, 0.0, lambda: 0.728)
-    assert not shedding.is_shed(Rank.BULK, 128, 0.3, 0.0, lambda: 0.730)
+    assert shedding.is_shed(Rank.LOW, 255, 0.3, 0.0, lambda: 0.728)
+    assert not shedding.is_shed(Rank.LOW, 255, 0.3, 0.0, lambda: 0.730)
     assert shedding.is_shed(Rank.LOW, 129, 1.0, 0.0, never)
-    assert not shedding.is_shed(Rank.BULK, 128, 0.0, 0.0, never)
+    assert not shedding.is_shed(Rank.LOW, 255, 0.0, 0.0, never)
 
 
 def test_seed_decides() -> None:
@@ -96,10 +91,9 @@ def test_limit_is_where_half_of_a_low_class_is_shed() -> None:
     shedding = Shedding()
     assert shedding.limit(Rank.URGENT, 0, 0.0) == 1.05
     assert shedding.limit(Rank.ONLINE, 128, 0.0) == 1.0
-    for rank, priority in [(Rank.BULK, 128), (Rank.LOW, 255), (Rank.LOW, 140)]:
-        limit = shedding.limit(rank, priority, 0.0)
-        p = shed_probability(limit, priority, is_bulk=rank is Rank.BULK)
-        assert p == pytest.approx(0.5)
+    for priority in (255, 140):
+        limit = shedding.limit(Rank.LOW, priority, 0.0)
+        assert shed_probability(limit, priority) == pytest.approx(0.5)
 
 
 def test_reserve_holds_from_the_urgent_request_on_and_not_before_it() -> None:
@@ -112,10 +106,10 @@ def test_reserve_holds_from_the_urgent_request_on_and_not_before_it() -> None:
 
 
 def test_draw_of_just_the_probability_sheds_nothing() -> None:
-    p = shed_probability(0.3, 128, is_bulk=True)
-    assert not Shedding().is_shed(Rank.BULK, 128, 0.3, 0.0, lambda: p)
+    p = shed_probability(0.3, 255)
+    assert not Shedding().is_shed(Rank.LOW, 255, 0.3, 0.0, lambda: p)
 
 
 def test_priority_next_to_the_usual_one_is_shed_as_the_formula_without_a_factor_says() -> None:
-    assert shed_probability(0.5, 128, is_bulk=False) == 0.5**5
-    assert shed_probability(0.5, 255, is_bulk=False) == 1.0
+    assert shed_probability(0.5, 128) == 0.5**5
+    assert shed_probability(0.5, 255) == 1.0

@@ -74,7 +74,7 @@ def admitted(
     done = 0
     for _ in range(count):
         try:
-            controller.admit("", priority, False, now_s, remaining_s)
+            controller.admit("", priority, 0, now_s, remaining_s)
         except Overloaded:
             continue
         done += 1

@@ -31,6 +31,7 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.fleet import Joined, Left, LeftReason
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import LoadReport
+from capamesh.router.balancing.absence import RESTART_S
 from capamesh.router.balancing.balancer import Balancer
 from capamesh.router.balancing.deaths import Stand
 from capamesh.router.balancing.eligibility import Eligibility
@@ -38,7 +39,7 @@ from capamesh.router.balancing.opinions import GRAY_S, MOST
 from capamesh.router.balancing.picker import RequestPicker
 from capamesh.router.balancing.picking import Picker
 from capamesh.router.balancing.purpose import Purpose
-from capamesh.router.balancing.served_model import RESTART_S, UNHEARD, ServedModel
+from capamesh.router.balancing.served_model import UNHEARD, ServedModel
 from capamesh.router.balancing.serving import FAILED, REFUSED, UNANSWERED_S
 from capamesh.router.balancing.unhealthy import Ejected, Inhibited, Returned, Slowed
 from capamesh.router.balancing.witnesses import Witness

@@ -132,6 +132,11 @@ def test_replica_that_was_asked_is_not_asked_again() -> None:
         (Constraints(device_kinds=frozenset({"cpu"})), ""),
         (Constraints(device_kinds=frozenset({"cuda"})), "device cpu is not cuda"),
         (Constraints(peers=frozenset({PeerId("a")})), ""),
+        (Constraints(not_at=frozenset({PeerId("b")})), ""),
+        (
+            Constraints(not_at=frozenset({PeerId("a"), PeerId("b")})),
+            "the request is for another node than this one",
+        ),
         (
             Constraints(peers=frozenset({PeerId("b")})),
             "not one of the nodes that the request names",
@@ -155,6 +160,8 @@ def test_two_sets_of_constraints_together_are_both() -> None:
     second = Constraints(3.0, frozenset({"us", "ap"}), frozenset({"cuda"}))
     both = Constraints(2.0, frozenset({"us"}), frozenset({"cuda"}), frozenset({PeerId("a")}))
     assert first.both(second) == second.both(first) == both
+    no_a, no_b = (Constraints(not_at=frozenset({PeerId(peer)})) for peer in "ab")
+    assert no_a.both(no_b).not_at == {"a", "b"}
     assert first.both(ANYWHERE) is first
     assert ANYWHERE.both(first) is first
 

@@ -104,6 +104,7 @@ def test_tenant_file_version_and_constraints_are_part_of_it() -> None:
         key(constraints=Constraints(device_kinds=frozenset({"eu"}))),
         key(constraints=Constraints(regions=frozenset())),
         key(constraints=Constraints(peers=frozenset({PeerId("A")}))),
+        key(constraints=Constraints(not_at=frozenset({PeerId("A")}))),
     ]
     assert len({key(), *others}) == len(others) + 1
     both = frozenset({"eu", "us", "asia", "africa"})

@@ -518,7 +518,8 @@ async def test_request_that_the_gate_refuses_reaches_no_node_and_is_told_when_to
 @in_virtual_time
 async def test_bulk_request_gives_way_where_an_online_one_is_let_in() -> None:
     fleet = Fleet([echo])
-    fleet.replicas[0].reported(FULL._replace(in_flight=7, queue_us=0), 0.0)
+    load = FULL._replace(in_flight=7, queue_us=0, bulk_in_flight=2, limit_rows=8)
+    fleet.replicas[0].reported(load, 0.0)
     with pytest.raises(Overloaded):
         await infer(fleet, call().replace(is_bulk=True), allowed_s=1000.0)
     assert fleet.asked == [0]

@@ -3,6 +3,7 @@
 A model whose loading ends its worker is held back, for longer each time. A run that ends it is first the request's
 fault, not the model's: the request is not run a second time after two deaths, then those as large as one that
 killed; only where different requests of a usual size end the worker, the model itself rests, for seconds to minutes.
+A death in a run of bulk requests is those requests' alone, as long as there are few (`capamesh.protocol.bulk_deaths`).
 Nothing is for good: this node does not know whether it is the last that hosts a model.
 """
 
@@ -48,7 +49,7 @@ MAX_MODELS: Final = 256
 NAMED: Final = 3
 """A reason names at most this many companions (guess: a line for people)."""
 
-_DOING: Final = {Phase.LOADING: "loading", Phase.RUNNING: "running"}
+_DOING: Final = {Phase.LOADING: "loading", Phase.RUNNING: "running", Phase.BULK: "running"}
 
 Key = tuple[str, str]
 """A model's name and version."""
@@ -91,6 +92,8 @@ class _Model:
     large_bytes: int = 0
     requests: dict[str, _Request] = field(default_factory=dict[str, _Request])
     """The requests that were executed at a death, the longest known first."""
+    bulk: dict[str, float] = field(default_factory=dict[str, float])
+    """The bulk requests that were executed at a death which is put down to them, each with the time until which it is not run."""
     alone_until_s: float = -math.inf
     why: str = ""
 
@@ -131,14 +134,27 @@ class CrashRecord:
             self._models.clear()
         found: list[str] = []
         for key, marks in _by_model(marked).items():
-            self.offered(*key, marks[0].digest)
-            model = self._models.get(key)
-            if model is None:
-                model = self._models[key] = _Model(marks[0].digest)
-                if len(self._models) > MAX_MODELS:
-                    del self._models[next(iter(self._models))]
+            model = self._model(key, marks[0].digest)
             others = [f"{mark.name}/{mark.version}" for mark in marked if _key(mark) != key]
             found += self._blame(model, marks, _cause(key, others, reason, marks[0].phase), now_s)
+        return tuple(found)
+
+    def died_in_bulk(self, marked: Sequence[Marked], reason: str, now_s: float) -> tuple[str, ...]:
+        """The worker died while bulk requests were run, to which that is put down; return what follows, for people.
+
+        What ran beside them, or was loaded, is not suspected. One that is known by its digest is not run again.
+        """
+        found: list[str] = []
+        for mark in marked:
+            if mark.phase is not Phase.BULK or not mark.request:
+                continue
+            model = self._model(_key(mark), mark.digest)
+            model.bulk.pop(mark.request, None)
+            model.bulk[mark.request] = now_s + REFUSED_S
+            if len(model.bulk) > MAX_REQUESTS:
+                del model.bulk[next(iter(model.bulk))]
+            model.why = f"{_cause(_key(mark), (), reason, mark.phase)}, by a bulk request"
+            found.append(f"{model.why}; it is not run again for {REFUSED_S:g} s")
         return tuple(found)
 
     def survived(self, name: str, version: str, request: str) -> None:
@@ -170,6 +186,16 @@ class CrashRecord:
         del self._models[name, version]
         return True
 
+    def _model(self, key: Key, digest: str) -> _Model:
+        """Return the record of a model of these files, which is made if there is none."""
+        self.offered(*key, digest)
+        model = self._models.get(key)
+        if model is None:
+            model = self._models[key] = _Model(digest)
+            if len(self._models) > MAX_MODELS:
+                del self._models[next(iter(self._models))]
+        return model
+
     def _blame(self, model: _Model, marks: list[Marked], cause: str, now_s: float) -> list[str]:
         found: list[str] = []
         if any(mark.phase is Phase.LOADING for mark in marks):
@@ -178,7 +204,7 @@ class CrashRecord:
                 lasts_s = model.hold.begin(now_s)
                 model.why = f"{cause}, {model.load_deaths} times in a row while it was loaded"
                 found.append(f"{model.why}; it is tried again after {lasts_s:g} s")
-        runs = [mark for mark in marks if mark.phase is Phase.RUNNING]
+        runs = [mark for mark in marks if mark.phase is not Phase.LOADING]
         if not runs:
             return found
         model.run_deaths += 1
@@ -220,6 +246,9 @@ def _verdict(key: Key, model: _Model, now_s: float) -> Verdict | None:
         digest: request.refused_until_s - now_s
         for digest, request in model.requests.items()
         if request.refused_until_s > now_s
+    }
+    refused |= {
+        digest: until_s - now_s for digest, until_s in model.bulk.items() if until_s > now_s
     }
     suspects = tuple(digest for digest in model.requests if digest not in refused)
     large_s, alone_s = model.large.left_s(now_s), max(0.0, model.alone_until_s - now_s)

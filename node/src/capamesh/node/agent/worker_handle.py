@@ -25,7 +25,8 @@ from capamesh.node.contract.messages import (
     agent_message,
     to_wire,
 )
-from capamesh.node.devices.in_flight_page import InFlightPage
+from capamesh.node.devices.in_flight_page import InFlightPage, Phase
+from capamesh.protocol.bulk_deaths import BulkDeaths
 from capamesh.protocol.child import Child
 from capamesh.protocol.errors import ConfigError, ProtocolViolation
 
@@ -71,6 +72,7 @@ class WorkerHandle:
         self._page: InFlightPage | None = None
         self._started_s = clock()
         self._crashes = CrashRecord()
+        self._bulk_deaths = BulkDeaths()
         self._figures = WorkerFigures()
         self._is_leaving = False
         self._stuck = ""
@@ -165,7 +167,8 @@ class WorkerHandle:
         """Return the start message of a new life, whose process is there by now, and tell of it."""
         self._started_s = self._clock()
         verdicts = tuple(self._crashes.verdicts(self._started_s))
-        start = replace(self._start, verdicts=verdicts)
+        bulk_refused_s = self._bulk_deaths.left_s(self._started_s)
+        start = replace(self._start, verdicts=verdicts, bulk_refused_s=bulk_refused_s)
         try:
             self._page = InFlightPage.create(Path(start.running_page))
         except ConfigError as error:  # it can do without: only crashes are then blamed on nobody
@@ -198,7 +201,16 @@ class WorkerHandle:
             lived_s=round(lived_s, 1),
             executing=[f"{mark.name}/{mark.version} {mark.phase.name.lower()}" for mark in marked],
         )
-        for reported in self._crashes.died(marked, reason, lived_s, now_s):
+        has_bulk = any(mark.phase is Phase.BULK for mark in marked)
+        if has_bulk and self._bulk_deaths.excuse(now_s):
+            self._child.forgive()
+            found = self._crashes.died_in_bulk(marked, reason, now_s)
+            refused_s = self._bulk_deaths.left_s(now_s)
+            if refused_s:
+                self._log.error("bulk_refused", lasts_s=round(refused_s, 1))
+        else:
+            found = self._crashes.died(marked, reason, lived_s, now_s)
+        for reported in found:
             self._log.error("worker_guarded", reason=reported)
 
 

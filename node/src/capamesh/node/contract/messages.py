@@ -48,6 +48,8 @@ class Start:
     advertised_host: str
     verdicts: tuple[Verdict, ...] = ()
     """The verdicts on models that ended earlier workers."""
+    bulk_refused_s: float = 0.0
+    """Seconds for which no bulk request is taken, since too many workers ended of such of late; 0: they are."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,8 @@ class Phase(IntEnum):
 
     LOADING = 1
     RUNNING = 2
+    BULK = 3
+    """The model runs bulk requests, or others with them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,18 @@
-"""Decides whether a model has room for one more request, and which lesser ones have to leave for it. Pure."""
+"""Decides whether a model has room for one more request, and which lesser ones have to leave for it; reports the load. Pure."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
 from capamesh.protocol.errors import Overloaded
+from capamesh.protocol.links.calls import LoadReport
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from capamesh.node.scheduling.concurrency_limit import ConcurrencyLimit
     from capamesh.node.scheduling.in_flight import RequestsInFlight
+    from capamesh.node.scheduling.latency import LatencyByLoad
     from capamesh.node.scheduling.pending_request import PendingRequest
     from capamesh.node.scheduling.queue_policies import QueuePolicies
     from capamesh.node.scheduling.slots import Slots
@@ -72,6 +74,54 @@ class Admission:
         if not leaving:
             raise Overloaded(refusal, retry_after_s=self._slots.retry_s())
         return leaving
+
+    def load_report(
+        self,
+        *,
+        run_s: float,
+        latency: LatencyByLoad,
+        online_queue_s: float,
+        free_bytes: int,
+        device_in_flight: int,
+    ) -> LoadReport:
+        """Return the load as it is now; all but the limits and what is in flight is known to the caller."""
+        requests = self._requests
+        in_flight = len(requests.live)
+        limit_rows = self._limit.rows
+        # the answer to a lone request: nothing to estimate
+        if not in_flight and not requests.running:
+            return LoadReport(
+                0,
+                0,
+                min(self.max_in_flight, limit_rows),
+                0,
+                int(run_s * 1e6),
+                free_bytes,
+                int(latency.estimate_s(1) * 1e6),
+                device_in_flight,
+                0,
+                int(online_queue_s * 1e6),
+                limit_rows,
+            )
+        rows_each = requests.rows / in_flight if in_flight else 1.0
+        queued = requests.queued
+        limit = min(self.max_in_flight, max(1, int(limit_rows / max(rows_each, 1.0))))
+        if self.max_queue is not None:  # a run that is not full does not make the queue longer
+            starting = self._slots.starting_rows()
+            limit = min(limit, max(1, in_flight + self.max_queue + starting - queued))
+        return LoadReport(
+            in_flight,
+            queued,
+            limit,
+            int(self._slots.wait_s() * 1e6),
+            int(run_s * 1e6),
+            free_bytes,
+            int(latency.estimate_s(in_flight + 1) * 1e6),
+            device_in_flight,
+            requests.bulk_rows,
+            int(online_queue_s * 1e6),
+            limit_rows,
+        )
 
     def _refusal(self, request: PendingRequest, freed: int, freed_rows: int) -> str | None:
         """Return why there is no room, were so many that wait gone; None where there is. They are bulk if `request` is."""

@@ -12,7 +12,7 @@ from capamesh.node.repository.rules import QueueRules, Rules
 from capamesh.node.scheduling.admission import Admission
 from capamesh.node.scheduling.concurrency_limit import ConcurrencyLimit
 from capamesh.node.scheduling.in_flight import RequestsInFlight
-from capamesh.node.scheduling.latency import LatencyByLoad
+from capamesh.node.scheduling.latency import LatencyByLoad, QueueDelay
 from capamesh.node.scheduling.loops import Loops
 from capamesh.node.scheduling.pending_request import (
     ENDED,
@@ -81,6 +81,9 @@ class DynamicBatcher(Scheduler):
         self.meter = Meter()
         self.health = RunHealth(doubt)
         self.latency = LatencyByLoad()
+        self._online_queue = QueueDelay()
+        self._seen_s = 0.0
+        """The time of the last call that told one."""
         self.sequences = Sequences(rules.sequence, plan) if plan.is_sequential else None
         self.loops = None if rules.loop is None else Loops(rules.loop, plan)
         self._policies = QueuePolicies(rules.queue) if rules.queue != QueueRules() else None
@@ -172,36 +175,12 @@ class DynamicBatcher(Scheduler):
     @override
     def load_report(self, *, free_bytes: int, device_in_flight: int) -> LoadReport:
         """Return the load as it is now."""
-        requests, admission = self._requests, self._admission
-        in_flight = len(requests.live)
-        run_s = self._latest_time.run_s
-        # the answer to a lone request: nothing to estimate
-        if not in_flight and not requests.running:
-            return LoadReport(
-                0,
-                0,
-                min(admission.max_in_flight, self.limit.rows),
-                0,
-                int(run_s * 1e6),
-                free_bytes,
-                int(self.latency.estimate_s(1) * 1e6),
-                device_in_flight,
-            )
-        rows_each = requests.rows / in_flight if in_flight else 1.0
-        queued = requests.queued
-        limit = min(admission.max_in_flight, max(1, int(self.limit.rows / max(rows_each, 1.0))))
-        if admission.max_queue is not None:  # a run that is not full does not make the queue longer
-            starting = self._slots.starting_rows()
-            limit = min(limit, max(1, in_flight + admission.max_queue + starting - queued))
-        return LoadReport(
-            in_flight,
-            queued,
-            limit,
-            int(self._slots.wait_s() * 1e6),
-            int(run_s * 1e6),
-            free_bytes,
-            int(self.latency.estimate_s(in_flight + 1) * 1e6),
-            device_in_flight,
+        return self._admission.load_report(
+            run_s=self._latest_time.run_s,
+            latency=self.latency,
+            online_queue_s=self._online_queue.seconds(self._seen_s),
+            free_bytes=free_bytes,
+            device_in_flight=device_in_flight,
         )
 
     # what the owner tells
@@ -219,6 +198,8 @@ class DynamicBatcher(Scheduler):
             if deadline_s is not None and deadline_s <= now_s:
                 raise DeadlineExceeded("the deadline had passed when the request arrived")
             self.plan.prepare(request)
+            if request.is_alone:
+                request.key = object()
             if self.loops is not None:
                 request.urgency_s = 0.0
             if self._policies is not None:
@@ -243,6 +224,7 @@ class DynamicBatcher(Scheduler):
         busy slots is free. Expired requests are answered first; so are those that would expire during the run, unless
         only one waits.
         """
+        self._seen_s = now_s
         if now_s >= self._requests.soonest_s or self.sequences is not None:
             self._shedding.expire(now_s)
         slots, queue = self._slots, self._requests.queue
@@ -268,6 +250,8 @@ class DynamicBatcher(Scheduler):
                 request.started_s = now_s
             request.batch = batch
             rows += request.rows
+            if request.is_bulk:
+                batch.has_bulk = True
         batch.rows = rows
         batch.has_begun = not is_ahead
         self._requests.running.add(batch)
@@ -295,6 +279,7 @@ class DynamicBatcher(Scheduler):
             self._timed(batch, rows, run_s, now_s)
         answers: list[tuple[PendingRequest, Result]] = []
         good = 0
+        self._observe_queue(batch, now_s)
         for request, result in zip(batch.requests, results, strict=True):
             outcome = _NO_RESULT if result is None else result
             if self.sequences is not None:
@@ -307,7 +292,7 @@ class DynamicBatcher(Scheduler):
             if not request.steps:
                 request.started_s = batch.started_s
                 meter.queue_s.add(batch.started_s - request.arrived_s)
-                if not isinstance(outcome, CapameshError):
+                if not request.is_bulk and not isinstance(outcome, CapameshError):
                     self.latency.answered(request.in_flight, now_s - request.arrived_s)
             if self.loops is not None:
                 ended = self.loops.ran(request, outcome, self.plan)
@@ -353,6 +338,7 @@ class DynamicBatcher(Scheduler):
     @override
     def expire(self, now_s: float) -> None:
         """Answer every work whose deadline has passed, running or not; forget silent sequences."""
+        self._seen_s = now_s
         self._shedding.expire(now_s)
 
     @override
@@ -366,6 +352,16 @@ class DynamicBatcher(Scheduler):
     def stop_batching(self) -> None:
         """Run every request alone from the next batch on: the model turned out not to allow batches."""
         self.plan = self._requests.plan = self.plan.unbatched()
+
+    def _observe_queue(self, batch: Batch, now_s: float) -> None:
+        """Take in how long those of a batch had queued that people wait for."""
+        self._seen_s = now_s
+        longest_s = -1.0
+        for request in batch.requests:
+            if not request.is_bulk and not request.steps and request.state is not ENDED:
+                longest_s = max(longest_s, batch.started_s - request.arrived_s)
+        if longest_s >= 0.0:
+            self._online_queue.ran(longest_s, now_s)
 
     def _timed(self, batch: Batch, rows: int, run_s: float, now_s: float) -> None:
         """Learn from a run how fast the device is."""

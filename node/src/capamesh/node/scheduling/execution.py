@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from capamesh.node.scheduling.request_bounds import RunBounds
 
 _RUNNING: Final = Phase.RUNNING
-"""A name of its own, as those of `pending_request` are."""
+_BULK: Final = Phase.BULK
+"""Names of their own, as those of `pending_request` are."""
 _NOT_WANTED: Final = Cancelled("not wanted any more")
 
 
@@ -85,7 +86,8 @@ class BatchExecution:
 
     def blame(self, batch: Batch) -> None:
         """Mark that a batch, and not what runs beside it, is to blame for the end of the process."""
-        self._marks.blame(self._number, _RUNNING, batch.request, batch.large_bytes)
+        phase = _BULK if batch.has_bulk else _RUNNING
+        self._marks.blame(self._number, phase, batch.request, batch.large_bytes)
 
     def run(self, batch: Batch, switch: StopSwitch | None) -> Ended:
         """Run a batch; return what came of it, the results in the order of its requests."""
@@ -104,11 +106,11 @@ class BatchExecution:
         model = self._stream if batch.is_stream else self._model
         if self.is_suspected and len(requests) > 1:
             return self._run_apart(batch, requests, rows, switch, model)
-        slot = self._marks.begin(self._number, _RUNNING)
+        slot = self._marks.begin(self._number, _BULK if batch.has_bulk else _RUNNING)
         fault, is_whole = "", True
         results: Sequence[Result]
         try:
-            if switch is not None and len(requests) == 1:
+            if len(requests) == 1 and (switch is not None or requests[0].is_alone):
                 self._tell(batch, requests[0], slot)
             results = _run(batch.plan, requests, switch, model)
         except BaseException as exc:  # noqa: BLE001 - even a SystemExit must fail requests, not end the thread unseen
@@ -138,7 +140,7 @@ class BatchExecution:
         began_s = self._clock()
         results: list[Result] = []
         for request in requests:
-            slot = self._marks.begin(self._number, _RUNNING)
+            slot = self._marks.begin(self._number, _BULK if request.is_bulk else _RUNNING)
             with contextlib.suppress(
                 Exception
             ):  # a request that cannot be told from others is run all the same

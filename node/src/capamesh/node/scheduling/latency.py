@@ -1,4 +1,4 @@
-"""The latencies from arrival to answer, by how many were in flight at arrival: what a probe is told. Pure.
+"""The latencies from arrival to answer, by how many were in flight at arrival, and the delay in the queue: what a probe is told. Pure.
 
 Prequal (Wydrowski et al., NSDI 2024, section 4) reports the median of recent latencies near the present
 number in flight; a smoothed mean for each power of two needs no memory of single requests.
@@ -14,6 +14,10 @@ MOST_LONGER: Final = 10.0
 """A latency counts for at most so many times what is known (guess), as a run's time does: the process was stopped."""
 BUCKETS: Final = 24
 """Powers of two; 8 million in flight is more than any limit."""
+OF_LATE_S: Final = 1.0
+"""The time constant of the delay in the queue (guess: whoever goes by it acts once a second)."""
+PAST_S: Final = 2.0
+"""Nothing is left of a delay after so many seconds (guess: twice that)."""
 
 
 class LatencyByLoad:
@@ -41,3 +45,27 @@ class LatencyByLoad:
                 if 0 <= near < BUCKETS and self._seconds[near]:
                     return self._seconds[near]
         return 0.0
+
+
+class QueueDelay:
+    """The time for which requests have queued of late: the longest of each run, averaged by time. Any `now_s` is one clock's."""
+
+    __slots__ = ("_seconds", "_told_s")
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._told_s = -PAST_S
+
+    def ran(self, longest_s: float, now_s: float) -> None:
+        """Take in a run of whose requests one had queued for longest."""
+        passed_s = now_s - self._told_s
+        self._told_s = now_s
+        if 0.0 <= passed_s < PAST_S:
+            self._seconds += (longest_s - self._seconds) * (passed_s / (passed_s + OF_LATE_S))
+        else:  # nothing was told of late, or the clock was set back
+            self._seconds = longest_s
+
+    def seconds(self, now_s: float) -> float:
+        """Return the delay; it falls to 0 while no request comes."""
+        passed_s = now_s - self._told_s
+        return self._seconds * (1.0 - passed_s / PAST_S) if 0.0 <= passed_s < PAST_S else 0.0

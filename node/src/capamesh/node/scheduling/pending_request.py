@@ -53,6 +53,7 @@ class PendingRequest:
         "held_bytes",
         "in_flight",
         "inputs",
+        "is_alone",
         "is_bulk",
         "is_delayable",
         "is_held",
@@ -82,6 +83,7 @@ class PendingRequest:
         deadline_s: float | None = None,
         priority: float = 0,
         is_bulk: bool = False,
+        is_alone: bool = False,
         sequence: SequenceMark | None = None,
         on_part: Callable[[PendingRequest, Sequence[Tensor]], None] | None = None,
     ) -> None:
@@ -96,6 +98,8 @@ class PendingRequest:
         self.priority = priority
         """Lower goes first; half a number is added to one that has waited too long (`RequestQueue.delay`)."""
         self.is_bulk = is_bulk
+        self.is_alone = is_alone
+        """True if nothing else may be in its run, and it is to be told which request that was."""
         self.sequence = sequence
         self.start_by_s = math.inf
         """The time when its run must have begun."""
@@ -163,6 +167,7 @@ class Batch:
 
     __slots__ = (
         "has_begun",
+        "has_bulk",
         "is_stream",
         "large_bytes",
         "plan",
@@ -190,6 +195,8 @@ class Batch:
         """The plan by which its requests become one run, as that was when the batch was made."""
         self.is_stream = is_stream
         """True if it runs on one thread, beside others, instead of on all."""
+        self.has_bulk = False
+        """True if any of them is bulk; set by whoever takes it."""
         self.has_begun = True
         """False while it waits, ready made, behind the run before it; set by whoever runs it."""
         self.wanted = len(requests)

@@ -123,6 +123,8 @@ class RequestQueue:
         """No work that may give way and has come since `_lesser` was made has a rank beyond this one."""
         self.rows = 0
         """The rows of all that waits."""
+        self.bulk_rows = 0
+        """The rows of what waits and is bulk."""
 
     def __len__(self) -> int:
         return self._online.count + self._bulk.count
@@ -134,6 +136,11 @@ class RequestQueue:
                 for *_, request in heap:
                     if request.state is QUEUED:
                         yield request
+
+    @property
+    def online(self) -> int:
+        """The number of requests that wait and are not bulk."""
+        return self._online.count
 
     @override
     def __repr__(self) -> str:
@@ -156,6 +163,8 @@ class RequestQueue:
         request.state = QUEUED
         mine.push(request)
         self.rows += request.rows
+        if request.is_bulk:
+            self.bulk_rows += request.rows
 
     def in_order(self) -> list[PendingRequest]:
         """Return all that waits, the most urgent first and bulk work last."""
@@ -206,6 +215,8 @@ class RequestQueue:
     def drop(self, request: PendingRequest) -> None:
         """Forget `request`, which is queued and has just been marked as ended."""
         self.rows -= request.rows
+        if request.is_bulk:
+            self.bulk_rows -= request.rows
         (self._bulk if request.is_bulk else self._online).dropped()
 
     def take(self, max_rows: int) -> list[PendingRequest]:
@@ -267,6 +278,8 @@ class RequestQueue:
             if rows >= max_rows:
                 break
         self.rows -= rows - before
+        if source is self._bulk:
+            self.bulk_rows -= rows - before
         source.passed += charged / source.share
         return rows
 

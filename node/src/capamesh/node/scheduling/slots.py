@@ -118,8 +118,12 @@ class Slots:
         return max(0, slots - len(self._requests.running)) * rows
 
     def wait_s(self) -> float:
-        """Return how long one that comes now would wait for its turn, as estimated."""
-        rows = self._requests.queue.rows
+        """Return how long one that comes now and is not bulk would wait for its turn, as estimated.
+
+        What waits and is bulk lets it pass, but for its share; a bulk run that has begun does not.
+        """
+        queue = self._requests.queue
+        rows = queue.rows - queue.bulk_rows
         is_stream = self.is_streaming()
         slots = self.most if is_stream else self._instances
         is_busy = len(self._requests.running) >= slots
@@ -131,10 +135,14 @@ class Slots:
             batches = -(-rows // full)
             each_s = time.predicted_s(min(rows, full))
         else:
-            batches = len(self._requests.queue)
+            batches = queue.online
             each_s = time.predicted_s(-(-rows // batches) if batches else 1)
+        running_s = each_s
+        if self._requests.bulk:
+            for batch in self._requests.running:
+                running_s = max(running_s, time.predicted_s(batch.rows))
         # those that run are half through, on average
-        return (batches * each_s + (0.5 * each_s if is_busy else 0)) / slots
+        return (batches * each_s + (0.5 * running_s if is_busy else 0)) / slots
 
     def retry_s(self) -> float:
         """Return when one that is refused now may be accepted: half a run ends the next, on average."""

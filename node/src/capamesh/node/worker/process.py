@@ -158,6 +158,7 @@ class Worker:
             clock=time.monotonic,
             limits=Limits(),
             log=log,
+            bulk_refused_s=start.bulk_refused_s,
         )
         self._service.on_links = self._links_changed
         self._transport = opened.transport

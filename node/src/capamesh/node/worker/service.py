@@ -12,6 +12,7 @@ from typing_extensions import override
 from capamesh.node.scheduling import PendingRequest, Result
 from capamesh.node.scheduling.pending_request import RequestState
 from capamesh.node.worker.answers import AnswerEncoder
+from capamesh.node.worker.bulk_refusal import BulkRefusal
 from capamesh.node.worker.classification import Classification
 from capamesh.node.worker.task_calls import TaskCalls
 from capamesh.node.worker.traced import OnDone, traced
@@ -60,11 +61,13 @@ class WorkerService(LinkHandler):
         clock: Callable[[], float],
         limits: Limits,
         log: FilteringBoundLogger,
+        bulk_refused_s: float = 0.0,
     ) -> None:
         self._models = models
         self._trust = trust
         self._control = control
         self._clock = clock
+        self._bulk_refusal = BulkRefusal(bulk_refused_s, clock())
         self._limits = limits
         self._decoder = CallDecoder(limits)
         self._log = log
@@ -133,6 +136,8 @@ class WorkerService(LinkHandler):
                 self._control(call, partial(self._changed, link, stream))
                 return
             hosted = self._hosted(call.model, call.version)
+            if call.is_bulk:
+                self._bulk_refusal.check(now_s)
             deadline_s = None if budget_ms is None else now_s + budget_ms / 1000
             on_done: OnDone = partial(self._done, key, hosted)
             if call.classes:
@@ -206,6 +211,7 @@ class WorkerService(LinkHandler):
             deadline_s=deadline_s,
             priority=call.priority,
             is_bulk=call.is_bulk,
+            is_alone=call.is_alone,
             sequence=call.sequence,
             on_part=partial(self._part, key, hosted) if call.takes_parts else None,
         )

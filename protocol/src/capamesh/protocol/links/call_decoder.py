@@ -54,6 +54,7 @@ class CallDecoder:
                 call.sequence,
                 call.takes_parts,
                 call.classes,
+                is_alone=call.is_alone,
             ),
             known.budget_ms,
         )

@@ -49,6 +49,7 @@ class CallEncoder:
             or call.takes_parts
             or call.classes
             or call.trace
+            or call.is_alone
             or not 0 <= budget_ms <= _MOST_BUDGET_MS
         ):
             return encode_call(call, budget_ms, version)

@@ -40,7 +40,7 @@ _ANY = ModelVersion("")
 _MAP_OF_FIVE: Final = b"\x85"
 """The first byte of an answer's metadata, as msgpack has it."""
 _U64: Final = 0xCF
-_TAIL: Final = struct.Struct(">3sQ3sQ3sBQBQBQBQBQBQBQBQ")
+_TAIL: Final = struct.Struct(">3sQ3sQ3sBQBQBQBQBQBQBQBQBQBQBQ")
 
 
 class InferCall(Value):
@@ -53,6 +53,7 @@ class InferCall(Value):
     __slots__ = (
         "classes",
         "inputs",
+        "is_alone",
         "is_bulk",
         "model",
         "outputs",
@@ -75,6 +76,7 @@ class InferCall(Value):
         takes_parts: bool = False,
         classes: tuple[int, ...] = (),
         trace: str = "",
+        is_alone: bool = False,
     ) -> None:
         self.model = model
         self.version = version
@@ -83,7 +85,7 @@ class InferCall(Value):
         self.priority = priority
         """0..`MAX_PRIORITY`; lower goes first."""
         self.is_bulk = is_bulk
-        """True for a request of a batch job: it gives way to online requests, but for its share."""
+        """True for a request that nobody waits for, as those of batch jobs: it gives way to online requests, but for its share."""
         self.sequence = sequence
         self.takes_parts = takes_parts
         """True if its answer may come in parts, each as soon as it is there; else it comes whole."""
@@ -91,6 +93,8 @@ class InferCall(Value):
         """The number of largest scores to answer as texts for each of `outputs`, 0 for it as it is; empty: no output is classified."""
         self.trace = trace
         """The `traceparent` of a request that its caller samples; empty: it is not sampled."""
+        self.is_alone = is_alone
+        """True for rows of which a worker may have ended: nothing else is in their run. A node of an earlier version does not know that."""
 
 
 class ControlAction(StrEnum):
@@ -116,26 +120,35 @@ class ControlCall:
 
 
 class LoadReport(NamedTuple):
-    """The load of a worker with one model. Counts requests, but for `device_in_flight`; times in microseconds."""
+    """The load of a worker with one model: counts of requests, where nothing else is named, and times in microseconds."""
 
     in_flight: int = 0
     """The requests that are queued or run."""
     queued: int = 0
     limit: int = 0
-    """More in flight than this are refused."""
+    """More in flight than this are refused. It is a limit of rows, told in requests: in such as are in flight now, or of one row
+    each where none are. So a call of a whole batch counts like one of a row: `limit_rows` is for those who send such."""
     queue_us: int = 0
-    """The time that a request that comes now would wait, as estimated."""
+    """The time that a request that comes now and is not bulk would wait, as estimated."""
     run_us: int = 0
     """A run, smoothed."""
     free_bytes: int = 0
     """The device's memory."""
     latency_us: int = 0
-    """The time from arrival to answer of late, when as many were in flight as now."""
+    """The time from arrival to answer of late, of requests that are not bulk, when as many were in flight as now."""
     device_in_flight: int = 0
     """The requests in flight of all the worker's models."""
+    bulk_in_flight: int = 0
+    """The rows of bulk requests that are queued or run."""
+    online_queue_us: int = 0
+    """The time for which requests that are not bulk have queued of late: the longest of each run, averaged over about a second.
+    It falls to nothing within two seconds after the last."""
+    limit_rows: int = 0
+    """More rows in flight than this are refused; 0: the peer does not say."""
 
 
 _LOAD_FIELDS = len(LoadReport._fields)
+"""Later versions append more, which are left out; what an earlier one does not tell is 0."""
 
 
 class InferAnswer(Value):
@@ -190,6 +203,8 @@ def encode_call(
         meta["c"] = call.classes
     if call.trace:
         meta["t"] = call.trace
+    if call.is_alone:
+        meta["a"] = True
     return pack(meta), body
 
 
@@ -220,17 +235,10 @@ def decode_call(
         raise InvalidRequest(
             f"a call with budget {shown(budget_ms)}: whole milliseconds are expected"
         )
-    priority, is_bulk, sequence = raw.get("p", DEFAULT_PRIORITY), raw.get("k", False), raw.get("s")
+    priority, sequence = raw.get("p", DEFAULT_PRIORITY), raw.get("s")
     if type(priority) is not int or not 0 <= priority <= MAX_PRIORITY:
         raise InvalidRequest(
             f"a call with priority {shown(priority)}: a whole number from 0 to {MAX_PRIORITY} is expected"
-        )
-    if not isinstance(is_bulk, bool):
-        raise InvalidRequest(f"a call whose bulk mark is {shown(is_bulk)}, not true or false")
-    takes_parts = raw.get("w", False)
-    if not isinstance(takes_parts, bool):
-        raise InvalidRequest(
-            f"a call whose mark for parts is {shown(takes_parts)}, not true or false"
         )
     names = tuple(cast(list[str], outputs))
     call = InferCall(
@@ -239,13 +247,22 @@ def decode_call(
         read_tensors(raw.get("i"), body, limits),
         names,
         priority,
-        is_bulk,
+        _mark(raw, "k", "bulk mark"),
         None if sequence is None else read_sequence_mark(sequence),
-        takes_parts,
+        _mark(raw, "w", "mark for parts"),
         read_classes(raw["c"], names) if "c" in raw else (),
         read_trace(raw.get("t")),
+        _mark(raw, "a", "mark to run alone"),
     )
     return call, budget_ms
+
+
+def _mark(raw: dict[str, Any], key: str, what: str) -> bool:
+    """Return whether a call has a mark, which it has not where it does not say. Raises `InvalidRequest`."""
+    mark = raw.get(key, False)
+    if not isinstance(mark, bool):
+        raise InvalidRequest(f"a call whose {what} is {shown(mark)}, not true or false")
+    return mark
 
 
 def encode_control(call: ControlCall) -> bytes:
@@ -284,31 +301,16 @@ def encode_answer_head(
 
 def encode_answer_tail(queue_us: int, run_us: int, load: LoadReport) -> bytes:
     """Return the end of an answer's metadata; its numbers have eight bytes each, so that none needs a look of its own."""
-    in_flight, queued, limit, wait_us, mean_us, free_bytes, latency_us, device_in_flight = load
+    (
+        in_flight, queued, limit, wait_us, mean_us, free_bytes, latency_us, device_in_flight, bulk_in_flight,
+        online_queue_us, limit_rows,
+    ) = load  # fmt: skip
     try:
         return _TAIL.pack(
-            b"\xa1q\xcf",
-            queue_us,
-            b"\xa1r\xcf",
-            run_us,
-            b"\xa1l\x98",
-            _U64,
-            in_flight,
-            _U64,
-            queued,
-            _U64,
-            limit,
-            _U64,
-            wait_us,
-            _U64,
-            mean_us,
-            _U64,
-            free_bytes,
-            _U64,
-            latency_us,
-            _U64,
-            device_in_flight,
-        )
+            b"\xa1q\xcf", queue_us, b"\xa1r\xcf", run_us, b"\xa1l\x9b", _U64, in_flight, _U64, queued, _U64, limit,
+            _U64, wait_us, _U64, mean_us, _U64, free_bytes, _U64, latency_us, _U64, device_in_flight,
+            _U64, bulk_in_flight, _U64, online_queue_us, _U64, limit_rows,
+        )  # fmt: skip
     except struct.error:  # no counts: that is for the receiver to say
         return pack({"q": queue_us, "r": run_us, "l": load})[1:]
 

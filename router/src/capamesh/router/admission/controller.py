@@ -9,6 +9,8 @@ Four things are asked, and each refusal is an `Overloaded` that says when to com
 
 As long as there is room enough for all, nothing is limited.
 
+A call of a job is judged by the room for jobs alone (`bulk`).
+
 An urgent request is judged as if there were none but urgent ones: nodes give it the place of one that is less so. Its
 tenant's share is one of the urgent requests.
 """
@@ -26,6 +28,7 @@ from typing_extensions import override
 from capamesh.protocol.errors import Overloaded, TooManyRequests
 from capamesh.protocol.links.calls import DEFAULT_PRIORITY
 from capamesh.protocol.values import Value
+from capamesh.router.admission.bulk import BulkAdmission
 from capamesh.router.admission.fair_share import FairShare, Standing
 from capamesh.router.admission.saturation import Saturation, UnreadSaturation
 from capamesh.router.admission.shedding import (
@@ -100,20 +103,25 @@ ADMITTED = Decision()
 
 
 class Permit:
-    """The leave of one request to be under way. `release` it when the request has ended, whichever way."""
+    """The leave of one request to be under way, with its rows if it is a call of a job. `release` it when that has ended."""
 
-    __slots__ = ("_controller", "_is_urgent", "_tenant")
+    __slots__ = ("_bulk_rows", "_controller", "_is_urgent", "_tenant")
 
-    def __init__(self, controller: AdmissionController, tenant: str, *, is_urgent: bool) -> None:
+    def __init__(
+        self, controller: AdmissionController, tenant: str, is_urgent: bool, bulk_rows: int
+    ) -> None:
         self._controller: AdmissionController | None = controller
         """The controller to give it back to; None: it was released."""
         self._tenant = tenant
         self._is_urgent = is_urgent
+        self._bulk_rows = bulk_rows
 
     def release(self, now_s: float, *, is_served: bool = True) -> None:
         """Give the slot back; not `is_served` if nodes had no room for the request. Counts once."""
         controller, self._controller = self._controller, None
-        if controller is not None:
+        if controller is not None and self._bulk_rows:
+            controller.bulk.leave(self._bulk_rows)
+        elif controller is not None:
             controller.leave(self._tenant, now_s, is_urgent=self._is_urgent, is_served=is_served)
 
 
@@ -138,9 +146,11 @@ class AdmissionController:
         self.fair = FairShare(weights)
         self._urgent = FairShare(weights)
         """The shares of the urgent requests alone."""
+        self.bulk = BulkAdmission(model, self.saturation)
+        """Lets calls of jobs in."""
         self.shedding = Shedding()
         self.under_way = 0
-        """Requests of this router that were admitted and have not ended."""
+        """Requests of this router that were admitted and have not ended, without those of jobs."""
         self.urgent_under_way = 0
         """The number of those under way that are urgent."""
         self.refusals = dict.fromkeys(Refusal, 0)
@@ -156,17 +166,19 @@ class AdmissionController:
         replicas: Sequence[Replica],
         tenant: str,
         priority: int,
-        is_bulk: bool,
+        bulk_rows: int,
         now_s: float,
         remaining_s: float = math.inf,
     ) -> Permit:
         """Let a request in that may go to a node, or raise `Overloaded` with `retry_after_s` in seconds.
 
-        `replicas` may be asked to run it, in the same object while they are the same; `remaining_s` is the time until its
-        deadline.
+        `replicas` may be asked to run it, in the same object while they are the same; `bulk_rows` are the rows of a call of
+        a job, 0 if it is none; `remaining_s` is the time until its deadline.
         """
-        is_usual = priority == DEFAULT_PRIORITY and not is_bulk
-        rank = ONLINE if is_usual else rank_of(priority, is_bulk=is_bulk)
+        if bulk_rows:
+            self.bulk.admit(replicas, bulk_rows, now_s)
+            return Permit(self, tenant, False, bulk_rows)
+        rank = ONLINE if priority == DEFAULT_PRIORITY else rank_of(priority)
         decision = self.decide(replicas, tenant, priority, rank, now_s, remaining_s, self._draw)
         is_urgent = rank is URGENT
         if is_urgent:
@@ -174,6 +186,10 @@ class AdmissionController:
         if decision is not ADMITTED:
             self._book(decision, tenant, rank, now_s)
         return self.enter(tenant, now_s, is_urgent=is_urgent)
+
+    def bulk_room(self, replicas: Sequence[Replica], now_s: float) -> int:
+        """Return the rows of jobs that may be sent now; see `BulkAdmission.room`."""
+        return self.bulk.room(replicas, now_s)
 
     def decide(
         self,
@@ -273,7 +289,7 @@ class AdmissionController:
         if is_urgent:
             self.urgent_under_way += 1
             self._urgent.enter(tenant, now_s)
-        return Permit(self, tenant, is_urgent=is_urgent)
+        return Permit(self, tenant, is_urgent, 0)
 
     def leave(
         self, tenant: str, now_s: float, *, is_urgent: bool = False, is_served: bool = True

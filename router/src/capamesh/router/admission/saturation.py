@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from capamesh.router.admission.bulk_share import NO_LIMIT_ROWS, bulk_share
 from capamesh.router.resilience.health import MOST_REFUSED_S, REFUSED_S
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ for more than so many times as fast (guess: as the simulated fleets' fastest nod
 HELD_S = 10.0
 """Seconds after a replica refused a request in which it is not taken to hold more than it did then, or than most replicas do
 (guess: tens of round trips; a node's limit may grow meanwhile)."""
+STOCK_BATCHES = 8
+"""The limit of a replica that was never heard of is taken to be so many of its best batches: the least that nodes begin with."""
 STALE_S = 2.0
 """A report of this age says nothing any more (guess: as long as the longest queue)."""
 STALE_ANSWERS = 4
@@ -52,6 +55,11 @@ def is_open(replica: Replica, now_s: float) -> bool:
     """Return whether `replica` can be reached and nothing is wrong with it."""
     endpoint = replica.endpoint
     return endpoint.is_usable and endpoint.health.may_send(now_s) and replica.health.may_send(now_s)
+
+
+def rows_of(replica: Replica) -> int:
+    """Return the rows that a replica says may be in flight there; one of an earlier version tells but a limit of requests."""
+    return replica.load.limit_rows or replica.load.limit
 
 
 class _Memory:
@@ -80,6 +88,8 @@ class _Reading:
         reported = [replica for replica in replicas if replica.load.limit]
         limits = sorted([replica.load.limit for replica in reported])
         self.usual_slots = limits[len(limits) // 2] if limits else 0
+        rows = sorted([rows_of(replica) for replica in reported])
+        self.usual_rows = rows[len(rows) // 2] if rows else 0
         latencies = sorted([latency_s for replica in reported if (latency_s := replica.service_s)])
         self.least_s = latencies[(len(latencies) - 1) // 2] / MOST_TIMES if latencies else 0.0
         self.now_s = now_s
@@ -92,6 +102,8 @@ class _Reading:
         self.slots = 0.0
         self.urgent_slots = 0.0
         self.taken = 0.0
+        self.bulk_room = 0.0
+        self.unheard_bulk_room = 0.0
         self.rate = 0.0
         self.is_unsure = False
         """True if some open replica may answer without a wait, for all that is known."""
@@ -158,6 +170,17 @@ class _Reading:
         if alone_s + wait_s < self.soonest_s:
             self.soonest_s, self.wait_s, self.run_s = alone_s + wait_s, wait_s, alone_s
 
+    def add_bulk(self, replica: Replica) -> None:
+        """Take in the room for jobs of one replica that is open and not full."""
+        best_rows = max(1, replica.offer.best_rows)
+        if not replica.load.limit:
+            self.unheard_bulk_room += bulk_share(STOCK_BATCHES * best_rows, best_rows)
+            return
+        rows = min(rows_of(replica), MOST_TIMES * self.usual_rows)
+        is_fresh = self.now_s - replica.load_s <= max(STALE_S, STALE_ANSWERS * replica.service_s)
+        others = replica.others_bulk_rows if is_fresh else 0
+        self.bulk_room += max(0.0, bulk_share(rows, best_rows) - others)
+
 
 class Saturation:
     """The level of one model; also its slots, how fast they get free, and how long an answer takes at best.
@@ -185,6 +208,8 @@ class Saturation:
         """Requests that may be in flight at all open replicas together."""
         self.urgent_slots = 0.0
         """The number of slots for urgent requests: without the replicas that refused such of late."""
+        self.bulk_room = 0.0
+        """Rows that this router may have under way for jobs: what the open replicas may have less what is there of other routers."""
         self.rate = 0.0
         """Slots that get free in a second while all are taken; 0: unknown."""
         self.run_s = 0.0
@@ -261,6 +286,8 @@ class Saturation:
         reading = _Reading(now_s, [replica for replica, _, _ in opened])
         for replica, memory, is_full in opened:
             reading.add(replica, memory, is_full=is_full)
+            if not is_full:
+                reading.add_bulk(replica)
         reported, unheard = reading.reported, reading.unheard
         scale = len(self._supervisor) / len(supervisor) if supervisor else 1.0
         self.extra = 0
@@ -268,6 +295,9 @@ class Saturation:
         scaled = scale * (1.0 + (unheard / reported if reported else 0.0))
         self.slots = scaled * reading.slots
         self.urgent_slots = scaled * reading.urgent_slots
+        self.bulk_room = (
+            scaled * reading.bulk_room if reported else scale * reading.unheard_bulk_room
+        )
         self.rate = scale * reading.rate
         self._taken = scale * reading.taken
         self._base = reading.levels / reading.counted if reading.counted else 0.0
@@ -279,6 +309,10 @@ class Saturation:
 
 class UnreadSaturation(Saturation):
     """The saturation where nobody asks for it: the replicas are not read, so that nothing is known and nothing is full."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bulk_room = float(NO_LIMIT_ROWS)
 
     @override
     def look(self, replicas: Sequence[Replica], now_s: float) -> None:

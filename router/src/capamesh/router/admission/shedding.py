@@ -1,13 +1,13 @@
 """Decides which classes of requests give way first as the nodes fill up, and how many of each. Pure.
 
-A class is a priority, 0 (first) to 255, and whether it is a batch job's:
+A class is a priority, 0 (first) to 255. Calls of batch jobs have none, and are let in by `bulk`:
 
     urgent    below 128    when all is full, and a little more for what may just have become free
     online    128          when all is full; while urgent ones come, when all but their reserve is
-    low       above 128    some at random, more the fuller and the lower: p = min(k * level ** 5, 1)
-    bulk      of a job     likewise, all of them from a level of 0.32
+    low       above 128    some at random, more the fuller and the lower: p = min(k * level ** 5, 1); of those of 255, as
+                           copies for a shadow version have, all from a level of 0.32
 
-llm-d's admission has that formula and k = 300 for its sheddable class. For low priorities k falls to 1 towards
+llm-d's admission has that formula and k = 300 for its sheddable class. For higher priorities k falls to 1 towards
 128. A node's slots are at least eight full batches, or two seconds of work, so a third of them keeps it busy.
 """
 
@@ -40,7 +40,6 @@ class Rank(IntEnum):
     URGENT = 0
     ONLINE = 1
     LOW = 2
-    BULK = 3
 
 
 # Names of their own: until Python 3.12 asking an enumeration for a member takes ten times as long (measured).
@@ -48,27 +47,23 @@ URGENT: Final = Rank.URGENT
 ONLINE: Final = Rank.ONLINE
 
 
-def rank_of(priority: int, *, is_bulk: bool) -> Rank:
+def rank_of(priority: int) -> Rank:
     """Return the class of a request."""
-    if is_bulk:
-        return Rank.BULK
     if priority == DEFAULT_PRIORITY:
         return Rank.ONLINE
     return Rank.URGENT if priority < DEFAULT_PRIORITY else Rank.LOW
 
 
-def shed_probability(level: float, priority: int, *, is_bulk: bool) -> float:
-    """Return which part of the low or bulk requests is shed at `level`, 0 to 1; `priority` is not below 128.
+def shed_probability(level: float, priority: int) -> float:
+    """Return which part of the low requests is shed at `level`, 0 to 1; `priority` is not below 128.
 
     Never less at a higher level or a lower class.
     """
-    return min(1.0, steepness(priority, is_bulk=is_bulk) * max(0.0, level) ** POWER)
+    return min(1.0, steepness(priority) * max(0.0, level) ** POWER)
 
 
-def steepness(priority: int, *, is_bulk: bool) -> float:
-    """Return k, 1 to `MOST_K`; `priority` is not below 128, but for bulk."""
-    if is_bulk:
-        return MOST_K
+def steepness(priority: int) -> float:
+    """Return k, 1 to `MOST_K`; `priority` is not below 128."""
     return math.pow(MOST_K, (priority - DEFAULT_PRIORITY) / (MAX_PRIORITY - DEFAULT_PRIORITY))
 
 
@@ -91,8 +86,8 @@ class Shedding:
                 return FULL + OVERSHOOT
             case Rank.ONLINE:
                 return FULL - RESERVE if 0 <= now_s - self._urgent_s < RESERVED_S else FULL
-            case Rank.LOW | Rank.BULK:
-                k = steepness(priority, is_bulk=rank is Rank.BULK)
+            case Rank.LOW:
+                k = steepness(priority)
                 return math.pow(0.5 / k, 1 / POWER)  # below the online ones' limit, as k is above 1
 
     def is_shed(
@@ -108,7 +103,7 @@ class Shedding:
             return True
         if rank is Rank.ONLINE:
             return False
-        p = shed_probability(level, priority, is_bulk=rank is Rank.BULK)
+        p = shed_probability(level, priority)
         return p > 0 and draw() < p
 
     def urgent_came(self, now_s: float) -> None:

@@ -1,7 +1,8 @@
-"""The errors for a request that no node can be asked to run: nobody hosts its model, or nobody can be reached. Pure."""
+"""The errors for a request that no node can be asked to run, since nobody hosts its model or can be reached; until when to wait. Pure."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from capamesh.protocol.errors import CapameshError, ModelNotFound, NoEndpoint
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 SHOWN_MODELS = 10
 """An error names at most this many of the hosted models (guess: as many as one reads)."""
+RESTART_S = 20.0
+"""A node is likely to be back within this time after its link was lost: its worker restarts, or was frozen and is replaced (a
+frozen worker is given up after 10 s, and is back within 4 s on a busy machine, measured)."""
 
 
 def not_hosted(fleet: FleetView, model: ModelName, version: ModelVersion) -> CapameshError:
@@ -63,3 +67,28 @@ def no_endpoint(
         f"model {model!r} is hosted, but no node that has it can be reached now"
         f" ({why or 'none has a link to this router'}); try again soon"
     )
+
+
+def awaited_until_s(
+    fleet: FleetView,
+    model: ModelName,
+    version: ModelVersion,
+    replicas: tuple[Replica, ...],
+    rules: Eligibility,
+) -> float:
+    """Return until when a request that nobody may have by `rules` is likely to be answered by who gets a link.
+
+    It is the choice's own time where there is no telling when, and minus infinity where a link helps nobody.
+    """
+    now_s, until_s = rules.now_s, -math.inf
+    for replica in replicas:
+        if rules.lacks_link(replica):
+            endpoint = replica.endpoint
+            # a link that has just ended is told of before its endpoint is
+            is_news = replica.is_away or endpoint.link is not None
+            lost_s = now_s if is_news else endpoint.unlinked_s
+            until_s = max(until_s, now_s, lost_s + RESTART_S)
+    if fleet.has_unreached(model, version):
+        is_away = fleet.awaits_reload(model, version)
+        until_s = max(until_s, now_s + RESTART_S if is_away else now_s)
+    return until_s

@@ -76,7 +76,12 @@ class ReportedLoadCheck:
             part *= math.exp(-age_s / FADE_S)
         floor_s = part * service_s
         floor_us = int(floor_s * 1e6)
-        in_flight, queued, limit, queue_us, run_us, free_bytes, latency_us, device_in_flight = load
+        in_flight, queued, run_us, latency_us = (
+            load.in_flight,
+            load.queued,
+            load.run_us,
+            load.latency_us,
+        )
         if service_us(load, replica.offer) < floor_us:
             latency_us, run_us = floor_us, max(run_us, floor_us)
         if in_flight < replica.rif:
@@ -88,7 +93,17 @@ class ReportedLoadCheck:
         if in_flight == load.in_flight and latency_us == load.latency_us:
             return load
         return LoadReport(
-            in_flight, queued, limit, queue_us, run_us, free_bytes, latency_us, device_in_flight
+            in_flight,
+            queued,
+            load.limit,
+            load.queue_us,
+            run_us,
+            load.free_bytes,
+            latency_us,
+            load.device_in_flight,
+            load.bulk_in_flight,
+            load.online_queue_us,
+            load.limit_rows,
         )
 
     def forget_gone(self) -> None:

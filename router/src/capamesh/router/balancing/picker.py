@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError, Overloaded
+from capamesh.router.balancing import bulk_outcomes
 from capamesh.router.balancing.deaths import Stand, Suspicion
 from capamesh.router.balancing.eligibility import Eligibility, may_be_probed
 from capamesh.router.balancing.explanation import Explanation, explained
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.replica import Replica
     from capamesh.router.policies.policy import Policy
     from capamesh.router.policies.request_shape import RequestShape
-
 
 FAR_ABOVE = 64
 """A request of so many times the bytes of the model's best batch is not asked again after its worker ended (guess: no
@@ -167,7 +167,9 @@ class RequestPicker(Picker):
             replica.busy_s = now_s
         replica.rif += 1
         replica.endpoint.rif += 1
-        if not self.chosen:  # later attempts earn nothing: they are what is paid for
+        if rows := self.shape.bulk_rows:
+            bulk_outcomes.sent(replica, rows)
+        elif not self.chosen:  # later attempts earn nothing: they are what is paid for
             served.budget.deposit(now_s)
             served.hedging.sent(now_s)
         self.chosen = (*self.chosen, replica)
@@ -190,7 +192,10 @@ class RequestPicker(Picker):
     ) -> None:
         replica.rif -= 1
         of = self.served if self._left is None else self._of(replica)
-        of.answered(replica, load, elapsed_s, at_node_s, size_bytes, now_s)
+        if rows := self.shape.bulk_rows:
+            bulk_outcomes.answered(of, replica, rows, load, elapsed_s, at_node_s, size_bytes, now_s)
+        else:
+            of.answered(replica, load, elapsed_s, at_node_s, size_bytes, now_s)
         replica.endpoint.ended()
         if self._suspicion is not None:
             self.served.deaths.answered(self._suspicion)
@@ -201,7 +206,10 @@ class RequestPicker(Picker):
     ) -> None:
         replica.rif -= 1
         of = self._of(replica)
-        of.failed(replica, error, elapsed_s, now_s, is_urgent=self.shape.is_urgent)
+        if rows := self.shape.bulk_rows:
+            bulk_outcomes.failed(of, replica, rows, error, elapsed_s, now_s)
+        else:
+            of.failed(replica, error, elapsed_s, now_s, is_urgent=self.shape.is_urgent)
         if isinstance(error, Overloaded) and of is self.served:
             self._versions = None  # a version that is full is not relieved by another
         replica.endpoint.ended()
@@ -213,7 +221,10 @@ class RequestPicker(Picker):
     @override
     def withdrawn(self, replica: Replica, elapsed_s: float, now_s: float) -> None:
         replica.rif -= 1
-        self._of(replica).unanswered(replica, elapsed_s, now_s)
+        if rows := self.shape.bulk_rows:
+            bulk_outcomes.ended(replica, rows)
+        else:
+            self._of(replica).unanswered(replica, elapsed_s, now_s)
         replica.endpoint.ended()
 
     @override
@@ -221,7 +232,7 @@ class RequestPicker(Picker):
         self, replica: Replica, by: Replica, error: CapameshError, elapsed_s: float, now_s: float
     ) -> None:
         # what is wrong for one version may be right for another, unless that is what is tried
-        if replica.offer.version == by.offer.version or self._is_on_trial(replica):
+        if replica.offer.version == by.offer.version or replica is self.tried:
             is_paid = replica is self._paid_for
             self._of(replica).refuted(replica, error, elapsed_s, now_s, is_paid=is_paid)
 
@@ -245,14 +256,10 @@ class RequestPicker(Picker):
 
     @override
     def is_far_above_usual(self, replica: Replica) -> bool:
-        replicas = (
-            replica,
-            *self.served.replicas,
-        )  # what one of them says is usual is only its word
-        return all(self._is_far_above(each) for each in replicas)
-
-    def _is_far_above(self, replica: Replica) -> bool:
-        return 0 < usual_size_bytes(replica.offer) * FAR_ABOVE < self.shape.size_bytes
+        # what one of them says is usual is only its word
+        replicas = (replica, *self.served.replicas)
+        size_bytes = self.shape.size_bytes
+        return all(0 < usual_size_bytes(each.offer) * FAR_ABOVE < size_bytes for each in replicas)
 
     @override
     def ended(self, *, is_guilty: bool) -> None:
@@ -294,7 +301,8 @@ class RequestPicker(Picker):
     def try_pass_on(self, now_s: float) -> bool:
         # free while the fleet has room; when it is full, one refusal brings on others
         served = self.served
-        return not served.admission.is_contested or served.budget.try_withdraw(now_s)
+        is_free = self.shape.bulk_rows > 0 or not served.admission.is_contested
+        return is_free or served.budget.try_withdraw(now_s)
 
     @override
     def cross_check(self, of: Replica, asked: Collection[Replica], now_s: float) -> Replica | None:
@@ -306,7 +314,7 @@ class RequestPicker(Picker):
             replica = self.choose(asked, now_s, Purpose.CROSS_CHECK)
         except CapameshError:
             return None
-        if self._is_on_trial(of):
+        if of is self.tried:
             return replica  # nothing is lost on a trial
         served = self._of(of)
         if served.is_doubted(of, now_s):
@@ -326,6 +334,8 @@ class RequestPicker(Picker):
 
     @override
     def first_byte_limit_s(self, replica: Replica, remaining_s: float, now_s: float) -> float:
+        if self.shape.bulk_rows:
+            return remaining_s  # nobody waits for it, and its deadline is short
         of = self.served if self._left is None else self._of(replica)
         if replica is self.tried:  # what it says of its own pace is not waited for
             of = self.served
@@ -366,9 +376,6 @@ class RequestPicker(Picker):
             self._left = {trial.version: trial}
             self.tried = replica
         return replica
-
-    def _is_on_trial(self, replica: Replica) -> bool:
-        return replica is self.tried
 
     def _change_version(
         self, versions: OtherVersions, asked: Collection[Replica], now_s: float

@@ -29,7 +29,7 @@ from capamesh.protocol.errors import (
 )
 from capamesh.protocol.links.calls import load_with
 from capamesh.router.admission.controller import AdmissionController
-from capamesh.router.balancing.absence import no_endpoint
+from capamesh.router.balancing.absence import awaited_until_s, no_endpoint
 from capamesh.router.balancing.load_check import ReportedLoadCheck
 from capamesh.router.balancing.opinions import GRAY_S, Opinions
 from capamesh.router.balancing.panic import Panic
@@ -61,9 +61,6 @@ UNAVAILABLE_S = 0.5
 UNHEARD = 3
 """This many requests in a row that others answered for a replica, without a report of its load meanwhile, count as silence
 (guess): hedges would else hide for long that it answers nothing. A replica that is merely slow answers the next probe."""
-RESTART_S = 20.0
-"""A node is likely to be back within this time after its link was lost: its worker restarts, or was frozen and is replaced (a
-frozen worker is given up after 10 s, and is back within 4 s on a busy machine, measured)."""
 
 
 class ServedModel:
@@ -250,6 +247,9 @@ class ServedModel:
     ) -> None:
         """A request was refused or failed."""
         endpoint = replica.endpoint
+        if isinstance(error, LinkLost) and error.is_sudden and endpoint.link_lost(now_s):
+            endpoint.count(error)  # put down to calls of jobs that were under way there
+            return
         load = load_with(error)
         if load is not None:
             self.reported(replica, load, now_s)
@@ -316,18 +316,7 @@ class ServedModel:
 
         It is the choice's own time where there is no telling when, and minus infinity where a link helps nobody.
         """
-        now_s, until_s = rules.now_s, -math.inf
-        for replica in self.replicas:
-            if rules.lacks_link(replica):
-                endpoint = replica.endpoint
-                # a link that has just ended is told of before its endpoint is
-                is_news = replica.is_away or endpoint.link is not None
-                lost_s = now_s if is_news else endpoint.unlinked_s
-                until_s = max(until_s, now_s, lost_s + RESTART_S)
-        if self._fleet.has_unreached(self.model, self.version):
-            is_away = self._fleet.awaits_reload(self.model, self.version)
-            until_s = max(until_s, now_s + RESTART_S if is_away else now_s)
-        return until_s
+        return awaited_until_s(self._fleet, self.model, self.version, self.replicas, rules)
 
     def silent(self, replica: Replica, elapsed_s: float, now_s: float) -> None:
         """A request has had no answer for longer than it should take.

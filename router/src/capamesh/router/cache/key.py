@@ -125,5 +125,5 @@ def _name_of(tensor: Tensor) -> str:
 def _told(constraints: Constraints) -> tuple[object, ...]:
     """Return constraints as values whose texts are equal where the constraints are."""
     price = None if constraints.max_price == math.inf else constraints.max_price
-    sets = (constraints.regions, constraints.device_kinds, constraints.peers)
+    sets = (constraints.regions, constraints.device_kinds, constraints.peers, constraints.not_at)
     return (price, *[None if each is None else tuple(sorted(each)) for each in sets])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from capamesh.protocol.bulk_deaths import BulkDeaths
 from capamesh.protocol.errors import PeerError, is_refusal
 from capamesh.router.fleet.network_estimate import NetworkEstimate
 from capamesh.router.resilience.health import Health
@@ -22,20 +23,25 @@ class Endpoint:
     """A node's worker, at one address. `rif` (requests in flight) counts this router's own."""
 
     __slots__ = (
+        "_bulk_deaths",
+        "_lost_linked_s",
         "_on_idle",
         "address",
         "alive_s",
         "answered",
+        "bulk_rif",
         "errors",
         "failed",
         "health",
         "is_draining",
+        "is_excused",
         "is_missed",
         "is_retired",
         "is_suspected",
         "left_s",
         "link",
         "linked_s",
+        "lost_rif",
         "network",
         "peer",
         "process",
@@ -65,6 +71,15 @@ class Endpoint:
         """The time at which a request under way there was last given up; minus infinity if never."""
         self.rif = 0
         """Counted up by whoever is about to send a request there; `ended` counts it down, exactly once."""
+        self.bulk_rif = 0
+        """The number of those that are calls of jobs; `bulk_outcomes` counts them."""
+        self.lost_rif = 0
+        """The requests that were in flight there when the newest of its links that ended without a word did so."""
+        self.is_excused = False
+        """True if that end is put down to calls of jobs: it says nothing of the node, nor of the others that were in flight."""
+        self._lost_linked_s = math.nan
+        """The time at which that link had come up."""
+        self._bulk_deaths = BulkDeaths()
         self.answered = 0
         self.failed = 0
         self.errors: dict[str, int] = {}
@@ -95,6 +110,17 @@ class Endpoint:
             on_idle()
         else:
             self._on_idle = on_idle
+
+    def link_lost(self, now_s: float) -> bool:
+        """Take in that a request failed because its link ended without a word; return whether that is put down to calls of jobs.
+
+        All that were in flight over the link tell of the same end, and the first of them has all counted.
+        """
+        if self._lost_linked_s != self.linked_s:
+            self._lost_linked_s = self.linked_s
+            self.lost_rif = self.rif
+            self.is_excused = self.bulk_rif > 0 and self._bulk_deaths.excuse(now_s)
+        return self.is_excused
 
     def count(self, error: CapameshError) -> None:
         """Count a request that it refused or failed."""

@@ -23,6 +23,7 @@ class Replica(Watched):
     __slots__ = (
         "advert",
         "answered_s",
+        "bulk_rows",
         "busy_s",
         "endpoint",
         "form",
@@ -35,6 +36,7 @@ class Replica(Watched):
         "loads",
         "missed",
         "offer",
+        "others_bulk_rows",
         "peak_cost_s",
         "peak_seen_s",
         "refuted_s",
@@ -52,6 +54,10 @@ class Replica(Watched):
         self.advert = advert
         self.rif = 0
         """This router's requests in flight there, for this model version."""
+        self.bulk_rows = 0
+        """This router's rows of jobs in flight there, for this model version."""
+        self.others_bulk_rows = 0
+        """The rows of bulk requests there that are not this router's jobs', by the newest report."""
         self.streams = 0
         """The requests among these of whose answers a part has come: they say nothing while their readers stall."""
         self.busy_s = -math.inf
@@ -119,6 +125,8 @@ class Replica(Watched):
         self.load = load
         self.load_s = now_s
         self.unheard = 0
+        others = load.bulk_in_flight - self.bulk_rows
+        self.others_bulk_rows = max(0, others)
         # as `service_us`, without a call: each answer and each probe brings a report
         self.service_s = (load.latency_us or load.queue_us + load.run_us or self.offer.row_us) / 1e6
 

@@ -259,7 +259,7 @@ def admission_body(admission: Admission, tenant: str, priority: int) -> dict[str
         "is_admitted": admission.refusal is None,
         "level": round(admission.level, 3),
         "tenant": tenant,
-        "class": rank_of(priority, is_bulk=False).name.lower(),
+        "class": rank_of(priority).name.lower(),
     }
     error = admission.refusal
     if error is not None:

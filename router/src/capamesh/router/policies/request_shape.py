@@ -13,7 +13,15 @@ if TYPE_CHECKING:
 class RequestShape(Value):
     """The properties of a request that a policy may go by."""
 
-    __slots__ = ("affinity", "is_pinned", "is_urgent", "model", "size_bytes", "version")
+    __slots__ = (
+        "affinity",
+        "bulk_rows",
+        "is_pinned",
+        "is_urgent",
+        "model",
+        "size_bytes",
+        "version",
+    )
 
     def __init__(
         self,
@@ -23,6 +31,7 @@ class RequestShape(Value):
         affinity: str = "",
         is_pinned: bool = False,
         is_urgent: bool = False,
+        bulk_rows: int = 0,
     ) -> None:
         self.model = model
         self.version = version
@@ -34,3 +43,5 @@ class RequestShape(Value):
         them."""
         self.is_urgent = is_urgent
         """Nodes give it the places of others that wait."""
+        self.bulk_rows = bulk_rows
+        """The rows of a call of a batch job, which says nothing of what people have to wait; 0: it is none."""

@@ -54,7 +54,8 @@ class Call(Value):
         self, request: InferCall, options: RoutingOptions, deadline_s: float, is_copy: bool = False
     ) -> None:
         self.request = request
-        """The request as nodes get it; its version is empty where it names none."""
+        """The request as nodes get it; its version is empty where it names none. A call of a job (bulk, and no copy) is run at most
+        once: who sends it repeats it, and is told by `LinkLost.is_sudden`, `peer` and `others` of what its worker may have ended."""
         self.options = options
         self.deadline_s = deadline_s
         """The deadline on the router's clock."""

@@ -143,7 +143,10 @@ class InFlightCall(RequestAttempts, AttemptOwner, Handle):
         sequence = request.sequence
         is_alone = is_copy or sequence is not None
         is_step = sequence is not None and not sequence.is_start
-        is_safe = not is_alone and served.rules.is_retried and dispatch.idempotency.holds(served)
+        # whoever sends calls of jobs looks for the rows at fault itself, and runs what may have ended a worker once
+        is_bulk = picker.shape.bulk_rows > 0
+        may_repeat = not is_alone and not is_bulk and served.rules.is_retried
+        is_safe = may_repeat and dispatch.idempotency.holds(served)
         super().__init__(
             picker,
             deadline_s=call.deadline_s,
@@ -154,7 +157,7 @@ class InFlightCall(RequestAttempts, AttemptOwner, Handle):
             is_pinned=sequence is not None,
             max_refusals=0 if is_alone else MAX_REFUSALS,
             # the first link to be up need not be that of the node with the sequence's state
-            max_wait_s=0.0 if is_copy or is_step else MAX_WAIT_S,
+            max_wait_s=0.0 if is_copy or is_step or is_bulk else MAX_WAIT_S,
         )
         self.picker = picker  # pyright: ignore[reportIncompatibleMethodOverride] - it can be read, which is all that is asked
         self._dispatch = dispatch
@@ -206,13 +209,7 @@ class InFlightCall(RequestAttempts, AttemptOwner, Handle):
                         if request.sequence is not None:
                             dispatch.sequences.answered(request.model, request.sequence)
                     case Failed(error=error):
-                        outcome = _bare(error)
-                        if isinstance(outcome, SequenceUnknown):
-                            outcome = dispatch.sequences.judged(request, outcome)
-                        elif isinstance(outcome, RequestKills) and not self._call.is_copy:
-                            asked = _of_version(request, self._version)
-                            where = self.picker.witnesses
-                            dispatch.killers.note(asked, outcome.deaths, where, dispatch.clock())
+                        outcome = self._judged(_bare(error))
                     case Probe(replica=replica):
                         dispatch.prober.ask([replica])
                     case Withdraw(attempt=number):
@@ -235,6 +232,19 @@ class InFlightCall(RequestAttempts, AttemptOwner, Handle):
             responder.complete(outcome)
         else:
             self._fail(responder, outcome)
+
+    def _judged(self, error: CapameshError) -> CapameshError:
+        """Return what to tell of a failure, once all that it says of others is noted."""
+        dispatch, request = self._dispatch, self._call.request
+        if isinstance(error, SequenceUnknown):
+            return dispatch.sequences.judged(request, error)
+        if isinstance(error, LinkLost) and error.is_sudden:
+            endpoint = self._attempts[-1].replica.endpoint
+            error.peer, error.others = endpoint.peer, endpoint.lost_rif - 1
+        elif isinstance(error, RequestKills) and not request.is_bulk:
+            asked = _of_version(request, self._version)
+            dispatch.killers.note(asked, error.deaths, self.picker.witnesses, dispatch.clock())
+        return error
 
     def _fail(self, responder: Responder, error: CapameshError) -> None:
         """Let the call go on in another way after a failure if there is one, else tell of the failure."""
@@ -370,18 +380,7 @@ class InFlightCall(RequestAttempts, AttemptOwner, Handle):
 
 def _of_version(request: InferCall, version: ModelVersion) -> InferCall:
     """Return a request that names a version."""
-    return InferCall(
-        request.model,
-        version,
-        request.inputs,
-        request.outputs,
-        request.priority,
-        request.is_bulk,
-        request.sequence,
-        request.takes_parts,
-        request.classes,
-        request.trace,
-    )
+    return request.replace(version=version)
 
 
 def _bare(error: CapameshError) -> CapameshError:

@@ -128,17 +128,18 @@ class Pipeline:
             # attempts; they may change to another version, at the permit of this one: it is no second request
             others = model.versions if not request.version and sequence is None else None
             trial = model.versions.trial(served) if others is not None and not key else None
+            bulk_rows = 0 if call.is_copy or not request.is_bulk else _rows_of(request)
             permit: Permit | None = None
             try:
                 permit = served.admission.admit(
                     served.hosted.replicas,
                     options.tenant,
                     request.priority,
-                    request.is_bulk,
+                    bulk_rows,
                     now_s,
                     call.deadline_s - now_s,
                 )
-                picker = self._picker(call, key, served, others, trial)
+                picker = self._picker(call, key, served, others, trial, bulk_rows)
                 recover = self._recover if may_wait else None
                 handle: Handle = self._dispatch.start(
                     call, picker, responder if run is None else run, permit, recover
@@ -171,15 +172,21 @@ class Pipeline:
         served: ServedModel,
         others: OtherVersions | None,
         trial: ServedModel | None,
+        bulk_rows: int,
     ) -> RequestPicker:
-        """Return what picks the nodes for a call: the first of `trial` if there is one, then of `served` or `others`."""
+        """Return what picks the nodes for a call: the first of `trial` if there is one, then of `served` or `others`.
+
+        `bulk_rows`: see `RequestShape`.
+        """
         request, options = call.request, call.options
         size_bytes = 0
         for tensor in request.inputs:
             size_bytes += len(tensor.data)
         is_pinned = request.sequence is not None
         is_urgent = request.priority < DEFAULT_PRIORITY and not request.is_bulk
-        shape = RequestShape(request.model, served.version, size_bytes, key, is_pinned, is_urgent)
+        shape = RequestShape(
+            request.model, served.version, size_bytes, key, is_pinned, is_urgent, bulk_rows
+        )
         policy = AFFINITY if is_pinned else options.policy or (AFFINITY if key else "")
         return RequestPicker(
             served,
@@ -207,7 +214,9 @@ class Pipeline:
         elif isinstance(error, LinkLost | RequestKills):
             return False  # it may be what processes end of
         return self.cold.is_wanting(request.model, request.version) and (
-            is_refusal(error) or isinstance(error, NoEndpoint) or self._may_repeat(request)
+            is_refusal(error)
+            or isinstance(error, NoEndpoint)
+            or (not request.is_bulk and self._may_repeat(request))
         )
 
     def _may_repeat(self, request: InferCall) -> bool:
@@ -216,6 +225,13 @@ class Pipeline:
         return all(
             one.rules.is_retried and self._dispatch.idempotency.holds(one) for one in served_models
         )
+
+
+def _rows_of(request: InferCall) -> int:
+    """Return the rows of a call of a job, 1 at least: those of its first input, if that has any data."""
+    for tensor in request.inputs:
+        return tensor.shape[0] if tensor.shape and len(tensor.data) else 1
+    return 1
 
 
 def _check_outputs(request: InferCall, served: ServedModel) -> None:

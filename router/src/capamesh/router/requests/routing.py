@@ -102,7 +102,7 @@ class Routing:
         now_s = self.clock()
         served = self._foreseen(model, version, options, now_s, copy.copy(self._rng))
         controller = served.admission
-        rank = rank_of(priority, is_bulk=False)
+        rank = rank_of(priority)
         decision = controller.decide(
             served.replicas, options.tenant, priority, rank, now_s, remaining_s, lambda: EVEN_ODDS
         )

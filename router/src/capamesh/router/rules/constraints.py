@@ -23,6 +23,8 @@ class Constraints:
     device_kinds: frozenset[str] | None = None
     peers: frozenset[PeerId] | None = None
     """The only nodes to be trusted with it."""
+    not_at: frozenset[PeerId] = frozenset()
+    """The nodes that must not run it: another's word is wanted on what these say of it."""
 
     def both(self, other: Constraints) -> Constraints:
         """Return what meets these and the others."""
@@ -35,6 +37,7 @@ class Constraints:
             _both(self.regions, other.regions),
             _both(self.device_kinds, other.device_kinds),
             _both(self.peers, other.peers),
+            self.not_at | other.not_at,
         )
 
     def are_met_by(self, advert: NodeAdvert, address: str) -> bool:
@@ -44,6 +47,7 @@ class Constraints:
             and (self.regions is None or advert.region in self.regions)
             and (self.device_kinds is None or device_kinds(advert, address) <= self.device_kinds)
             and (self.peers is None or advert.peer in self.peers)
+            and advert.peer not in self.not_at
         )
 
     def refusal(self, advert: NodeAdvert, address: str) -> str:
@@ -58,6 +62,8 @@ class Constraints:
                 return f"device {' or '.join(sorted(kinds))} is not {_one_of(self.device_kinds)}"
         if self.peers is not None and advert.peer not in self.peers:
             return "not one of the nodes that the request names"
+        if advert.peer in self.not_at:
+            return "the request is for another node than this one"
         return ""
 
 

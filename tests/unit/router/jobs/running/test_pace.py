@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from capamesh.router.jobs.running.pace import (
     BACKOFF_S,
     CALM_S,
@@ -13,15 +11,7 @@ from capamesh.router.jobs.running.pace import (
     WINDOW,
     Outcome,
     Pace,
-    bulk_room,
 )
-
-
-@pytest.mark.parametrize(
-    ("limit", "in_flight", "room"), [(100, 0, 25), (100, 25, 0), (100, 40, 0), (7, 0, 1), (0, 0, 0)]
-)
-def test_room_is_a_quarter_of_the_limits(limit: int, in_flight: int, room: int) -> None:
-    assert bulk_room(limit, in_flight) == room
 
 
 def window(pace: Pace, refused: int = 0, late: int = 0, now_s: float = 0.0) -> int:

@@ -1,7 +1,7 @@
 """The number of a router's calls of jobs in flight: as many as the fleet has room for beside what people wait for. Pure.
 
-Two bounds hold at once. `bulk_room` is a share of what the nodes' limits allow, without chance: a refusal that is certain need
-not be tried. `Pace` goes up while calls are answered in time and down when nodes refuse or slow down, and is halved at once when
+Two bounds hold at once. The router's admission lets in a share of what the nodes' limits allow (`admission.bulk`), without
+chance: a refusal that is certain need not be tried. `Pace` goes up while calls are answered in time and down when nodes refuse or slow down, and is halved at once when
 those who wait for an answer wait longer than they did without jobs. The steps are those of AIBrix's batch client, which has
 only its own errors to go by.
 """
@@ -12,9 +12,6 @@ from collections import deque
 from enum import Enum
 from typing import Final
 
-BULK_PART: Final = 0.25
-"""The part of the nodes' limits that jobs may fill (guess: a limit is two seconds of work, and half a second is a wait that
-nobody minds)."""
 WINDOW: Final = 8
 """The answers after which the pace changes (AIBrix)."""
 STEP: Final = 1.0
@@ -55,11 +52,6 @@ class Outcome(Enum):
     ANSWERED = "answered"
     OVERLOADED = "overloaded"
     """The node had no room, and did not run it."""
-
-
-def bulk_room(limit_rows: int, in_flight_rows: int) -> int:
-    """Return the rows of jobs that the nodes of a model have room for: `limit_rows` is the sum of their limits."""
-    return max(0, int(BULK_PART * limit_rows) - in_flight_rows)
 
 
 class Pace:
