@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -14,35 +13,31 @@ from typing_extensions import override
 from capamesh.protocol.errors import (
     CapameshError,
     InvalidRequest,
-    NotInJson,
     RunFailed,
     ShutOut,
-    TooLarge,
 )
 from capamesh.protocol.ids import ModelName, ModelVersion
-from capamesh.protocol.oip.json_data import write_in_steps
-from capamesh.protocol.oip.json_text import quoted
 from capamesh.protocol.steps import run_through
 from capamesh.protocol.tasks import EMBEDDING, TOKENS, Task
-from capamesh.protocol.tensors import Datatype, Tensor
 from capamesh.router.access.keys import Verb, check_model
 from capamesh.router.cache.entry import HIT, REPEATED
 from capamesh.router.http.bodies import read_body
-from capamesh.router.http.embedding_request import (
-    MOST_BYTES,
-    EmbeddingRequest,
-    read_in_steps,
-)
 from capamesh.router.http.exchange import NODE_HEADER, Inference
 from capamesh.router.http.kept_replies import kept_headers
 from capamesh.router.http.key_check import key_of
-from capamesh.router.http.openai_errors import InvalidParameter
 from capamesh.router.http.options import EXPLAIN, idempotency_key_of, options_of
 from capamesh.router.http.route import Pages, Route, json_of
 from capamesh.router.http.schemas import openai
 from capamesh.router.http.schemas.headers import GENERATION
 from capamesh.router.requests.described_model import described
+from capamesh.router.requests.embedding_answer import STEP_NUMBERS, written
+from capamesh.router.requests.embedding_request import (
+    MOST_BYTES,
+    EmbeddingRequest,
+    read_in_steps,
+)
 from capamesh.router.requests.inference import Target
+from capamesh.router.requests.invalid_parameter import InvalidParameter
 from capamesh.router.requests.key_scope import within_scope
 from capamesh.router.requests.parts import run_parts
 from capamesh.router.requests.slices import in_slices
@@ -63,8 +58,6 @@ AT_ONCE: Final = 8
 MOST_NODES_NAMED: Final = 8
 SHORT_BYTES: Final = 65_536
 """A body of no more is read at once (measured: 2 ms for the worst)."""
-STEP_NUMBERS: Final = 4096
-"""The numbers that are written in a step (measured: 2 ms)."""
 
 
 class EmbeddingsApi(Pages):
@@ -188,43 +181,6 @@ class EmbeddingsApi(Pages):
         if is_short:
             return run_through(steps)
         return await in_slices(self._inference.slices, steps, label)
-
-
-def written(
-    asked: EmbeddingRequest, vectors: npt.NDArray[np.float32], tokens: int, room_bytes: int
-) -> Steps[list[bytes]]:
-    """Return an answer's body in pieces, with `vectors` of the shape [texts, dimensions] in the order of the texts.
-
-    Raises `TooLarge`: it would have more than `room_bytes`; `RunFailed`: a number is none that JSON has.
-    """
-    pieces = [b'{"object":"list","data":[']
-    since = 0
-    for place, vector in enumerate(vectors):
-        head = f'{"," if place else ""}{{"object":"embedding","index":{place},"embedding":'
-        pieces.append(head.encode())
-        if asked.is_base64:
-            pieces.append(b'"%b"' % base64.b64encode(vector.tobytes()))
-        else:
-            row = Tensor(EMBEDDING, Datatype.FP32, vector.shape, vector.tobytes())
-            try:
-                pieces += run_through(write_in_steps(row, room_bytes))
-            except NotInJson as exc:
-                raise RunFailed(
-                    f"the vector of text {place} has NaN or an infinity, which is the model's doing"
-                ) from exc
-        pieces.append(b"}")
-        room_bytes -= sum(map(len, pieces[-4:]))
-        if room_bytes < 0:
-            raise TooLarge(
-                "the answer is over the router's limit on JSON: send fewer texts at once, or ask for base64"
-            )
-        since += len(vector)
-        if since >= STEP_NUMBERS:
-            since = 0
-            yield
-    usage = f'"usage":{{"prompt_tokens":{tokens},"total_tokens":{tokens}}}'
-    pieces.append(f'],"model":{quoted(asked.model)},{usage}}}'.encode())
-    return pieces
 
 
 def _are_all(outcomes: Sequence[Outcome], words: set[str]) -> bool:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from capamesh.protocol.errors import CapameshError, InvalidRequest
+from capamesh.protocol.errors import CapameshError
 from capamesh.router.http.errors import error_reply, http_error_response, response_of
 from capamesh.router.http.replies import Reply
+from capamesh.router.requests.invalid_parameter import InvalidParameter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,15 +22,6 @@ _TYPES: Final = {
     429: "rate_limit_error",
 }
 """The types of errors by their statuses; others are the caller's or the server's."""
-
-
-class InvalidParameter(InvalidRequest):
-    """A field of a request's body is not what it must be."""
-
-    def __init__(self, param: str, message: str) -> None:
-        super().__init__(message)
-        self.param = param
-        """The name of the field."""
 
 
 def openai_error(error: CapameshError) -> web.Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -15,7 +15,7 @@ from capamesh.protocol.oip import InferRequest, RequestedOutput
 from capamesh.protocol.schema import Mismatch, json_value, shown
 from capamesh.protocol.tasks import DIMENSIONS, EMBEDDING, TEXT, TOKEN_IDS, TOKENS
 from capamesh.protocol.tensors import Datatype, Tensor, join_elements
-from capamesh.router.http.openai_errors import InvalidParameter
+from capamesh.router.requests.invalid_parameter import InvalidParameter
 
 if TYPE_CHECKING:
     from capamesh.protocol.adverts import ModelOffer
@@ -88,11 +88,15 @@ class EmbeddingRequest:
 
 
 def read_in_steps(body: bytes) -> Steps[EmbeddingRequest]:
-    """Return the request in a body. Fields that are not known, and `user`, are skipped, as OpenAI's server does.
+    """Return the request in a body; raises as `request_of`, or `InvalidRequest` for what is no JSON object."""
+    return (yield from request_of(_object(body)))
 
-    Raises `InvalidRequest`; `InvalidParameter` names the field.
+
+def request_of(fields: Mapping[str, Any]) -> Steps[EmbeddingRequest]:
+    """Return the request that a body's fields make. Those that are not known, and `user`, are skipped, as OpenAI's server does.
+
+    Raises `InvalidParameter`, which names the field.
     """
-    fields = _object(body)
     model = fields.get("model")
     if not isinstance(model, str) or not model:
         raise InvalidParameter("model", "model is missing; name one: GET /v1/models lists them")
