@@ -86,6 +86,18 @@ class KeyUsed(ClientError):
     code = "key_used"
 
 
+class FileNotFound(ClientError):
+    """There is no such uploaded file, or it is another tenant's."""
+
+    code = "file_not_found"
+
+
+class FileConflict(ClientError):
+    """The uploaded file is in a state in which it cannot do what was asked."""
+
+    code = "file_conflict"
+
+
 class DeadlineExceeded(ClientError):
     """The time the caller allowed has passed."""
 
@@ -208,6 +220,12 @@ class KeysUnavailable(PeerError):
     """The router cannot read its keys, so that it cannot tell whether the caller's is one; another router may."""
 
     code = "keys_unavailable"
+
+
+class StorageFull(PeerError):
+    """The disk for uploaded files and results has no room."""
+
+    code = "storage_full"
 
 
 class ProtocolViolation(PeerError):

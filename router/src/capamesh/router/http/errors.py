@@ -13,6 +13,8 @@ from capamesh.protocol.errors import (
     ClientError,
     DeadlineExceeded,
     Draining,
+    FileConflict,
+    FileNotFound,
     Forbidden,
     InvalidRequest,
     KeysUnavailable,
@@ -28,6 +30,7 @@ from capamesh.protocol.errors import (
     RunFailed,
     SequenceLost,
     ShutOut,
+    StorageFull,
     TooLarge,
     TooManyRequests,
     Unauthenticated,
@@ -47,7 +50,9 @@ STATUS: dict[type[CapameshError], int] = {
     NotMember: 403,
     Forbidden: 403,
     AdvertRejected: 400,
+    FileNotFound: 404,
     ModelNotFound: 404,
+    FileConflict: 409,
     KeyUsed: 409,
     SequenceLost: 410,
     TooLarge: 413,
@@ -63,6 +68,7 @@ STATUS: dict[type[CapameshError], int] = {
     NoEndpoint: 503,
     Overloaded: 503,
     DeadlineExceeded: 504,
+    StorageFull: 507,
 }
 """499 is nginx's status for a client that closed its request; nobody reads it."""
 

@@ -18,6 +18,7 @@ from capamesh.router.jobs.spec import JobSpec
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store import job_operations, plan_operations, shard_operations
 from capamesh.router.jobs.store.database import open_database
+from capamesh.router.jobs.store.file_store import FileStore
 from capamesh.router.jobs.store.group_commit import Operation, StoreThread
 from capamesh.router.jobs.values import (
     BadRow,
@@ -49,6 +50,8 @@ class JobStore:
         """Use a thread that was started; `wall_s` is the clock that ids of jobs are made of."""
         self._thread = thread
         self._wall_s = wall_s
+        self.files: Final = FileStore(self._run, wall_s)
+        """The uploaded files in the same database."""
 
     @classmethod
     def open(cls, where: str, wall_s: Callable[[], float]) -> JobStore:

@@ -1,4 +1,4 @@
-"""The tables of jobs: `job`, `shard`, `bad_row` and `event`, never one a row of an input. Pure.
+"""The tables of jobs: `job`, `shard`, `bad_row`, `event` and `file`, never one a row of an input. Pure.
 
 The two databases are used by the same statements: what one of them does not have (`FOR UPDATE SKIP LOCKED`) is left out for it
 by SQLAlchemy.
@@ -146,3 +146,25 @@ EVENTS: Final = Table(
     Column("text", Text, nullable=False),
     sqlite_with_rowid=False,
 )
+
+FILES: Final = Table(
+    "file",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("is_ready", Boolean, nullable=False),
+    # of a file that arrives, what there is room for
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("created_s", Double, nullable=False),
+    Column("keep_s", Double, nullable=False),
+    Column("expires_s", Double, nullable=False),
+    Column("sha256", Text, nullable=False),
+    # of a file of requests
+    Column("lines", Integer, nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("model", Text, nullable=False),
+)
+Index("file_tenant", FILES.c.tenant, FILES.c.id)
+Index("file_expiry", FILES.c.expires_s)

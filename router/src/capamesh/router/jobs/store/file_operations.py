@@ -1,0 +1,300 @@
+"""The store's operations on uploaded files: functions of a `Turn`. IO: the turn's connection.
+
+The store says which files there are; their bytes lie in a folder. A file is in the store before its first byte is on the disk, and
+its row is gone before its bytes are removed: bytes that no row names are garbage, whenever a router dies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    Double,
+    Integer,
+    Text,
+    bindparam,
+    delete,
+    false,
+    func,
+    insert,
+    select,
+    update,
+)
+
+from capamesh.protocol.errors import FileConflict, FileNotFound, TooManyRequests
+from capamesh.router.jobs.store.group_commit import Turn
+from capamesh.router.jobs.store.tables import FILES, IS_UNDER_WAY, JOBS
+from capamesh.router.jobs.stored_files import (
+    ARRIVAL_S,
+    GIB,
+    MAX_FILES,
+    MAX_TENANT_BYTES,
+    MAX_TENANT_FILES,
+    FileId,
+    Purpose,
+    Requests,
+    StoredFile,
+    Whole,
+)
+from capamesh.router.jobs.values import JobId
+
+MAX_PAGE: Final = 1000
+"""The most files of one answer."""
+MAX_EXPIRED: Final = 100
+"""The most files that one look at their times removes."""
+_FIRST_ID, _LAST_ID = "", "~"
+"""Are less and greater than any id."""
+
+_FILE: Final = bindparam("the_file", type_=Text)
+_TENANT: Final = bindparam("the_tenant", type_=Text)
+_COUNT: Final = bindparam("the_count", type_=Integer)
+_GET: Final = select(FILES).where(FILES.c.id == _FILE)
+_HELD: Final = select(func.count(), func.coalesce(func.sum(FILES.c.size_bytes), 0)).where(
+    FILES.c.tenant == _TENANT
+)
+_COUNT_ALL: Final = select(func.count()).select_from(FILES)
+_INSERT: Final = insert(FILES)
+_RESERVE: Final = (
+    update(FILES)
+    .where(FILES.c.id == _FILE, FILES.c.is_ready.is_(false()))
+    .values(size_bytes=bindparam("the_size", type_=BigInteger), expires_s=bindparam("the_expiry_s"))
+    .returning(FILES.c.id)
+)
+_FINISH: Final = (
+    update(FILES)
+    .where(FILES.c.id == _FILE, FILES.c.is_ready.is_(false()))
+    .values(
+        is_ready=True,
+        purpose=bindparam("the_purpose", type_=Text),
+        size_bytes=bindparam("the_size", type_=BigInteger),
+        sha256=bindparam("the_sha256", type_=Text),
+        expires_s=FILES.c.created_s + bindparam("the_keep_s", type_=Double),
+        lines=bindparam("the_lines", type_=Integer),
+        endpoint=bindparam("the_endpoint", type_=Text),
+        model=bindparam("the_model", type_=Text),
+    )
+    .returning(FILES.c.id)
+)
+_DELETE: Final = delete(FILES).where(FILES.c.id == _FILE)
+_READERS: Final = (
+    select(JOBS.c.id)
+    .where(
+        JOBS.c.tenant == _TENANT,
+        IS_UNDER_WAY,
+        JOBS.c.spec.contains(bindparam("the_url", type_=Text)),
+    )
+    .limit(1)
+)
+"""The jobs under way that read a file: a tenant has a bounded number of these, and a file is seldom deleted."""
+_EXPIRED: Final = (
+    select(FILES.c.id, FILES.c.tenant)
+    .where(
+        FILES.c.expires_s <= bindparam("the_now_s"), FILES.c.id > bindparam("the_last", type_=Text)
+    )
+    .order_by(FILES.c.id)
+    .limit(_COUNT)
+)
+_KNOWN: Final = select(FILES.c.id).where(FILES.c.id.in_(bindparam("the_files", expanding=True)))
+
+
+def _page(*, is_newest_first: bool, has_tenant: bool, has_purpose: bool) -> Any:  # noqa: ANN401 - a statement
+    last = bindparam("the_last", type_=Text)
+    found = select(FILES).where(FILES.c.is_ready)
+    found = found.where(FILES.c.id < last if is_newest_first else FILES.c.id > last)
+    if has_tenant:
+        found = found.where(FILES.c.tenant == _TENANT)
+    if has_purpose:
+        found = found.where(FILES.c.purpose == bindparam("the_purpose", type_=Text))
+    return found.order_by(FILES.c.id.desc() if is_newest_first else FILES.c.id).limit(_COUNT)
+
+
+_FLAGS: Final = (False, True)
+_PAGES: Final = {
+    (newest, tenant, purpose): _page(is_newest_first=newest, has_tenant=tenant, has_purpose=purpose)
+    for newest in _FLAGS
+    for tenant in _FLAGS
+    for purpose in _FLAGS
+}
+
+
+def begin(
+    turn: Turn,
+    file_id: FileId,
+    tenant: str,
+    name: str,
+    purpose: Purpose,
+    size_bytes: int,
+    keep_s: float,
+) -> StoredFile:
+    """Keep a file whose bytes are to arrive, with room for `size_bytes` of them, and return it.
+
+    It is to be kept for `keep_s` seconds once it is ready. Raises `TooManyRequests`: the tenant, or the store, has as much as it
+    may.
+    """
+    _make_room(turn, tenant, size_bytes, files=1)
+    values = {
+        "id": file_id,
+        "tenant": tenant,
+        "name": name,
+        "purpose": purpose.value,
+        "is_ready": False,
+        "size_bytes": size_bytes,
+        "created_s": turn.now_s,
+        "keep_s": keep_s,
+        "expires_s": turn.now_s + ARRIVAL_S,
+        "sha256": "",
+        "lines": 0,
+        "endpoint": "",
+        "model": "",
+    }
+    turn.connection.execute(_INSERT, values)
+    return get(turn, file_id)
+
+
+def reserve(turn: Turn, file_id: FileId, size_bytes: int) -> None:
+    """Take room for so many bytes of a file that arrives, and keep what is there for as long again.
+
+    Raises:
+        FileNotFound: it was deleted, or is ready.
+        TooManyRequests: the tenant has as much as it may.
+    """
+    file = get(turn, file_id)
+    _make_room(turn, file.tenant, size_bytes - file.size_bytes, files=0)
+    asked = {"the_file": file_id, "the_size": size_bytes, "the_expiry_s": turn.now_s + ARRIVAL_S}
+    if turn.connection.execute(_RESERVE, asked).first() is None:
+        raise _not_found(file_id)
+
+
+def finish(turn: Turn, file_id: FileId, whole: Whole) -> StoredFile:
+    """Say that a file is whole, and return it; one that is so already stays as it is. Raises `FileNotFound`: it was deleted."""
+    requests = whole.requests
+    asked = {
+        "the_file": file_id,
+        "the_purpose": whole.purpose.value,
+        "the_keep_s": whole.keep_s,
+        "the_size": whole.size_bytes,
+        "the_sha256": whole.sha256,
+        "the_lines": requests.lines,
+        "the_endpoint": requests.endpoint,
+        "the_model": requests.model,
+    }
+    turn.connection.execute(_FINISH, asked)
+    return get(turn, file_id)
+
+
+def get(turn: Turn, file_id: FileId, tenant: str | None = None) -> StoredFile:
+    """Return a file; `tenant` is whose it must be, None: anybody's. Raises `FileNotFound`."""
+    row = turn.connection.execute(_GET, {"the_file": file_id}).first()
+    if row is None or tenant not in {None, row.tenant}:
+        raise _not_found(file_id)
+    return _file_of(row)
+
+
+def page(
+    turn: Turn,
+    tenant: str | None,
+    purpose: str,
+    last: FileId | None,
+    count: int,
+    *,
+    is_newest_first: bool = True,
+) -> list[StoredFile]:
+    """Return files that are ready: those behind `last`, which ended the page before; None: the first page.
+
+    `purpose` is the one that they are for; "": any.
+    """
+    asked: dict[str, Any] = {
+        "the_last": last or (_LAST_ID if is_newest_first else _FIRST_ID),
+        "the_count": min(count, MAX_PAGE),
+        "the_tenant": tenant,
+        "the_purpose": purpose,
+    }
+    statement = _PAGES[is_newest_first, tenant is not None, bool(purpose)]
+    return [_file_of(row) for row in turn.connection.execute(statement, asked)]
+
+
+def remove(turn: Turn, file_id: FileId, tenant: str | None = None) -> StoredFile:
+    """Forget a file, whose bytes are to be removed then, and return it as it was.
+
+    Raises:
+        FileNotFound: there is no such file, or it is not the tenant's.
+        FileConflict: a job under way reads it.
+    """
+    file = get(turn, file_id, tenant)
+    reader = reader_of(turn, file_id, file.tenant)
+    if reader is not None:
+        raise FileConflict(
+            f"the job {reader} reads the file {file_id}; wait until it has ended, or cancel it"
+        )
+    turn.connection.execute(_DELETE, {"the_file": file_id})
+    return file
+
+
+def reader_of(turn: Turn, file_id: FileId, tenant: str) -> JobId | None:
+    """Return a job under way that reads a tenant's file; None: there is none."""
+    asked = {"the_tenant": tenant, "the_url": f'"upload:{file_id}"'}
+    found = turn.connection.execute(_READERS, asked).scalar()
+    return None if found is None else JobId(found)
+
+
+def expire(turn: Turn, last: FileId | None) -> tuple[list[tuple[FileId, str]], FileId | None]:
+    """Forget files whose time has come, behind the one that ended the look before, and return their ids and tenants.
+
+    Those that a job under way reads stay until it has ended. The other result is where to go on; None: all were looked at.
+    """
+    asked = {"the_now_s": turn.now_s, "the_last": last or _FIRST_ID, "the_count": MAX_EXPIRED}
+    found = turn.connection.execute(_EXPIRED, asked).all()
+    gone: list[tuple[FileId, str]] = []
+    for row in found:
+        if reader_of(turn, row.id, row.tenant) is None:
+            turn.connection.execute(_DELETE, {"the_file": row.id})
+            gone.append((FileId(row.id), row.tenant))
+    return gone, FileId(found[-1].id) if len(found) == MAX_EXPIRED else None
+
+
+def known(turn: Turn, files: Sequence[FileId]) -> Collection[FileId]:
+    """Return those of some files that the store has."""
+    if not files:
+        return set()
+    rows = turn.connection.execute(_KNOWN, {"the_files": list(files)}).scalars()
+    return {FileId(each) for each in rows}
+
+
+def _make_room(turn: Turn, tenant: str, more_bytes: int, *, files: int) -> None:
+    run = turn.connection.execute
+    count, size_bytes = run(_HELD, {"the_tenant": tenant}).one()
+    if files and count >= MAX_TENANT_FILES:
+        raise TooManyRequests(
+            f"this tenant has {count} files, the most that it may; delete some: DELETE /v1/files/FILE"
+        )
+    if int(size_bytes) + more_bytes > MAX_TENANT_BYTES:
+        raise TooManyRequests(
+            f"this tenant's files have {int(size_bytes) / GIB:.1f} GiB, and {more_bytes} bytes more are over the"
+            f" {MAX_TENANT_BYTES // GIB} GiB that it may have; delete some: DELETE /v1/files/FILE"
+        )
+    if files and run(_COUNT_ALL).scalar_one() >= MAX_FILES:
+        raise TooManyRequests(
+            f"the store has {MAX_FILES} files, the most that it may; try again later", 60.0
+        )
+
+
+def _not_found(file_id: FileId) -> FileNotFound:
+    return FileNotFound(f"there is no file {file_id[:80]!r}; GET /v1/files lists them")
+
+
+def _file_of(row: Any) -> StoredFile:  # noqa: ANN401 - a row of the table
+    return StoredFile(
+        FileId(row.id),
+        row.tenant,
+        row.name,
+        Purpose(row.purpose),
+        row.is_ready,
+        row.size_bytes,
+        row.created_s,
+        row.expires_s,
+        row.keep_s,
+        row.sha256,
+        Requests(row.lines, row.endpoint, row.model),
+    )
