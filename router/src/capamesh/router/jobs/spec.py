@@ -45,6 +45,8 @@ class InputFormat(StrEnum):
     NPZ = "npz"
     FOLDER = "folder"
     """A folder, each file of which is a row."""
+    BATCH = "batch"
+    """A file of requests of an endpoint, as OpenAI's batches have it: a row is a request."""
 
 
 class OutputFormat(StrEnum):
@@ -53,6 +55,8 @@ class OutputFormat(StrEnum):
     JSONL = "jsonl"
     PARQUET = "parquet"
     NPZ = "npz"
+    BATCH = "batch"
+    """The answers of the endpoint, for an input of the same name."""
 
 
 class InputSpec(Table, frozen=True):
@@ -104,8 +108,13 @@ class JobSpec(Table, frozen=True):
 
     @override
     def __post_init__(self) -> None:
-        """Check that a deadline is a time and not a number of seconds."""
+        """Check that a deadline is a time and not a number of seconds, and that answers are those of requests."""
         super().__post_init__()
+        if (self.input.format is InputFormat.BATCH) != (self.output.format is OutputFormat.BATCH):
+            raise ValueError(
+                f"output.format is {self.output.format.value!r}, and input.format is {self.input.format.value!r}; where one is"
+                " 'batch' the other is, too"
+            )
         if self.deadline_s is not None and self.deadline_s < MAX_WAIT_S:
             raise ValueError(
                 f"deadline_s is {shown(self.deadline_s)}, which was in 1970; give the time in seconds since 1970"

@@ -79,7 +79,7 @@ class StoredFile:
     is_ready: bool
     """True once it is whole; until then its bytes arrive."""
     size_bytes: int
-    """Its bytes; until it is ready, those that were announced or are taken room for."""
+    """The bytes of the file; until it is ready, those that were announced or that room was taken for."""
     created_s: float
     """Seconds since 1970 on the store's clock, as the other time."""
     expires_s: float

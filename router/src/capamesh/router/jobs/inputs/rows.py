@@ -11,14 +11,18 @@ import numpy.typing as npt
 
 from capamesh.protocol.schema import shown
 from capamesh.protocol.tensor_spec import TensorSpec
+from capamesh.router.jobs.endpoints import RowForm
 from capamesh.router.jobs.errors import InputInvalid
 from capamesh.router.jobs.inputs.casts import Rows, cast_column
 from capamesh.router.jobs.inputs.reader import RawRows, Reader, Values
-from capamesh.router.jobs.spec import Columns, InputSpec
+from capamesh.router.jobs.inputs.requests import FORM, NAME, ROWS
+from capamesh.router.jobs.spec import Columns, InputFormat, InputSpec
 from capamesh.router.jobs.values import BadRow, RowRange, short
 
 MAX_ID_CHARS: Final = 500
 """The longest name of a row (guess: a path or a URL)."""
+REQUEST_ROWS: Final = "rows"
+"""The only input of the rows of requests: BYTES [rows]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,11 @@ class RowBatch:
     ids: list[str]
     inputs: dict[str, npt.NDArray[Any]]
     """The tensors by the input's name, of shape [rows, *row_shape] and the dtype of the input's datatype."""
+    places: Sequence[int] = ()
+    """The place of each row among those of its request, where requests have several: then numbers and ids are there as often.
+    Empty: each is one by itself."""
+    form: RowForm | None = None
+    """The form of the call, for rows of requests, whose `inputs` are `REQUEST_ROWS` alone; None: they are the model's inputs."""
 
 
 def columns_of(spec: InputSpec) -> list[str]:
@@ -61,6 +70,9 @@ def read_windows(
     takes all windows of the range back.
     """
     for raw in reader.windows(rows, columns_of(spec)):
+        if spec.format is InputFormat.BATCH:
+            yield RowWindow(_of_requests(raw), raw.bad, raw.sha256)
+            continue
         names, refused = _names_of(reader, raw, spec.id_column)
         cast_columns: dict[str, Rows] = {}
         for name, columns in spec.columns.items():
@@ -101,6 +113,26 @@ def _batches(
         )
         for alike in places.values()
     ]
+
+
+def _of_requests(raw: RawRows) -> list[RowBatch]:
+    """Return the rows of requests, those of one form together."""
+    found: dict[RowForm, tuple[list[int], list[str], list[bytes], list[int]]] = {}
+    columns = raw.columns
+    for number, name, rows, form in zip(
+        raw.numbers, columns[NAME], columns[ROWS], columns[FORM], strict=True
+    ):
+        numbers, names, values, places = found.setdefault(form, ([], [], [], []))
+        numbers += [number] * len(rows)
+        names += [name] * len(rows)
+        values += rows
+        places += range(len(rows))
+    batches: list[RowBatch] = []
+    for form, (numbers, names, values, places) in found.items():
+        array = np.empty(len(values), dtype=object)
+        array[:] = values
+        batches.append(RowBatch(numbers, names, {REQUEST_ROWS: array}, places, form))
+    return batches
 
 
 def _values_of(raw: RawRows, columns: Columns) -> Values:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from capamesh.protocol.errors import InvalidRequest
+from capamesh.router.jobs.outputs.answers import answer_lines
 from capamesh.router.jobs.outputs.arrow_parts import parquet_bytes
 from capamesh.router.jobs.outputs.results import Results, free_name, in_order, joined
 from capamesh.router.jobs.spec import OutputFormat
@@ -43,6 +44,8 @@ def part_chunks(results: Sequence[Results], form: OutputFormat) -> Iterator[byte
             yield parquet_bytes(results)
         case OutputFormat.NPZ:
             yield _npz_bytes(results)
+        case OutputFormat.BATCH:
+            yield from answer_lines(results)
 
 
 def bad_chunks(bad: Sequence[BadRow]) -> Iterator[bytes]:

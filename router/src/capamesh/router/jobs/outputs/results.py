@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from capamesh.router.jobs.endpoints import RowForm
+
 
 @dataclass(frozen=True, slots=True)
 class Results:
@@ -18,6 +20,9 @@ class Results:
     ids: Sequence[str]
     outputs: dict[str, npt.NDArray[Any]]
     """The tensors by the output's name, of shape [rows, ...]: numbers of any dtype (BF16 as float32), or objects that are bytes."""
+    places: Sequence[int] = ()
+    """The places as `RowBatch` has them; so is the form."""
+    form: RowForm | None = None
 
 
 @dataclass(frozen=True, slots=True)

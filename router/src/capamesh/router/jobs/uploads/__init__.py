@@ -1,0 +1,1 @@
+"""Uploaded files: their bytes on the disk, and what is checked of them."""

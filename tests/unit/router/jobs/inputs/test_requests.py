@@ -1,0 +1,146 @@
+"""A file of requests as an input: a row of the job is a request, whatever it has in texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from batch_requests import request, text_of
+
+from capamesh.protocol.tensors import Datatype
+from capamesh.router.jobs.errors import InputChanged
+from capamesh.router.jobs.inputs.limits import ShardLimits
+from capamesh.router.jobs.inputs.requests import RequestsReader, names_of
+from capamesh.router.jobs.inputs.rows import REQUEST_ROWS, RowBatch, RowWindow, read_windows
+from capamesh.router.jobs.inputs.source import LocalFile
+from capamesh.router.jobs.spec import InputFormat, InputSpec
+from capamesh.router.jobs.values import RowRange
+
+
+def spec_of(path: Path) -> InputSpec:
+    return InputSpec(str(path), InputFormat.BATCH, {"rows": ("body",)})
+
+
+def ranges(path: Path, rows: int = 1000, in_bytes: int = 2**20) -> list[RowRange]:
+    return list(RequestsReader(LocalFile(path)).ranges(ShardLimits(rows, in_bytes)))
+
+
+def window(path: Path) -> RowWindow:
+    (whole,) = ranges(path)
+    (found,) = read_windows(RequestsReader(LocalFile(path)), whole, spec_of(path), {})
+    return found
+
+
+def shown(batch: RowBatch) -> list[tuple[int, str, int, bytes]]:
+    values = batch.inputs[REQUEST_ROWS].tolist()
+    return list(zip(batch.numbers, batch.ids, batch.places, values, strict=True))
+
+
+def test_request_has_a_row_of_its_node_for_each_text(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(text_of(request("a"), request("b", ["x", "y"]), request("c", ["z"])))
+    found = window(path)
+    (batch,) = found.batches
+    assert shown(batch) == [
+        (0, "a", 0, b"a cat"),
+        (1, "b", 0, b"x"),
+        (1, "b", 1, b"y"),
+        (2, "c", 0, b"z"),
+    ]
+    assert batch.form is not None
+    assert batch.form.outputs == ("embedding", "tokens")
+    (texts,) = batch.form.tensors([b"x", b"yz"])
+    assert (texts.name, texts.datatype, texts.shape) == ("text", Datatype.BYTES, (2,))
+
+
+def test_requests_of_one_form_run_together(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(
+        text_of(
+            request("a"),
+            request("b", body={"dimensions": 2}),
+            request("c", [[7, 8]]),
+            request("d", body={"encoding_format": "base64"}),
+            request("e", "z"),
+        )
+    )
+    assert [[name for _, name, _, _ in shown(batch)] for batch in window(path).batches] == [
+        ["a", "e"],
+        ["b"],
+        ["c"],
+        ["d"],
+    ]
+    shorter, tokens = (batch.form for batch in window(path).batches[1:3])
+    assert shorter is not None
+    assert tokens is not None
+    named = {each.name: each for each in shorter.tensors([b"x"])}
+    assert named["dimensions"].to_numpy().tolist() == [2]
+    assert [each.name for each in tokens.tensors([b"\7\0\0\0"])] == ["token_ids"]
+
+
+def test_line_that_is_wrong_is_a_bad_row_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    lines = [
+        request("a", body={"input": ""}),
+        {"custom_id": "b", "url": "/v1/embeddings"},
+        {"custom_id": "c", "url": "/v1/other", "body": {}},
+    ]
+    path.write_bytes(text_of(*lines) + b"{\n" + text_of(request("e")))
+    found = window(path)
+    assert [(each.row, each.row_id, each.code) for each in found.bad] == [
+        (0, "a", "input_invalid"),
+        (1, "b", "input_invalid"),
+        (2, "c", "input_invalid"),
+        (3, "3", "input_invalid"),
+    ]
+    assert "input is an empty text" in found.bad[0].text
+    assert [shown(batch)[0][:2] for batch in found.batches] == [(4, "e")]
+
+
+def test_shards_are_cut_by_the_rows_that_nodes_run(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    sizes = [1, 2, 4, 1, 1, 9, 1]
+    path.write_bytes(text_of(*(request(f"r{at}", ["x"] * size) for at, size in enumerate(sizes))))
+    found = ranges(path, rows=5)
+    assert [(each.first_row, each.rows) for each in found] == [
+        (0, 2),
+        (2, 2),
+        (4, 1),
+        (5, 1),
+        (6, 1),
+    ]
+    assert sum(each.size_bytes for each in found) == path.stat().st_size
+    reader = RequestsReader(LocalFile(path))
+    numbers = [
+        number
+        for each in found
+        for some in read_windows(reader, each, spec_of(path), {})
+        for batch in some.batches
+        for number in dict.fromkeys(batch.numbers)
+    ]
+    assert numbers == list(range(len(sizes)))
+
+
+def test_shards_are_cut_by_their_bytes_too(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    line = text_of(request("a"))
+    path.write_bytes(line * 5)
+    assert [each.rows for each in ranges(path, in_bytes=2 * len(line))] == [2, 2, 1]
+
+
+def test_empty_lines_are_no_requests(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b"\n" + text_of(request("a")) + b" \n\n" + text_of(request("b"))[:-1])
+    assert [each.rows for each in ranges(path, rows=1)] == [1, 1]
+    assert [each[:2] for each in shown(window(path).batches[0])] == [(0, "a"), (1, "b")]
+    (whole,) = ranges(path)
+    assert list(names_of(LocalFile(path), whole)) == [(0, "a"), (1, "b")]
+
+
+def test_file_that_was_changed_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(text_of(request("a"), request("b")))
+    (whole,) = ranges(path)
+    path.write_bytes(text_of(request("a"), request("c")))
+    with pytest.raises(InputChanged):
+        list(read_windows(RequestsReader(LocalFile(path)), whole, spec_of(path), {}))

@@ -1,0 +1,122 @@
+"""A file of requests is checked line by line, however its bytes are cut."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from capamesh.protocol.steps import run_through
+from capamesh.router.jobs.stored_files import Requests
+from capamesh.router.jobs.uploads import request_lines
+from capamesh.router.jobs.uploads.request_lines import MAX_LINE_BYTES, RequestLines
+from capamesh.router.requests.invalid_parameter import InvalidParameter
+
+URL = "/v1/embeddings"
+
+
+def salt(size: int) -> bytes:
+    return bytes(size)
+
+
+def request(name: str, **changed: Any) -> dict[str, Any]:
+    body = {"model": "words", "input": "a cat"}
+    return {"custom_id": name, "method": "POST", "url": URL, "body": body, **changed}
+
+
+def text(*requests: object) -> bytes:
+    return b"".join(json.dumps(each).encode() + b"\n" for each in requests)
+
+
+def found(data: bytes, size: int = 1 << 20, **options: Any) -> Requests:
+    lines = RequestLines(salt, **options)
+    for at in range(0, len(data), size):
+        run_through(lines.take(data[at : at + size]))
+    return run_through(lines.finish())
+
+
+def refusal(data: bytes, size: int = 1 << 20, **options: Any) -> str:
+    with pytest.raises(InvalidParameter) as told:
+        found(data, size, **options)
+    assert told.value.param == "file"
+    return told.value.message
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 20])
+def test_requests_are_found_however_the_bytes_are_cut(size: int) -> None:
+    data = text(*(request(f"r{number}") for number in range(5)))
+    assert found(data, size) == Requests(5, URL, "words")
+    assert found(data[:-1], size) == Requests(5, URL, "words")  # no line end behind the last
+
+
+def test_empty_lines_are_passed_by_and_counted_as_lines() -> None:
+    data = b"\n  \n" + text(request("a")) + b"\r\n" + text(request("b")) + b"\n\n"
+    assert found(data) == Requests(2, URL, "words")
+    assert refusal(data + text(request("a"))).startswith("line 8: custom_id 'a'")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"{\n", "line 2: not JSON"),
+        (b"[1]\n", "line 2: the line is [1]; an object is expected"),
+        (text(request("a")), "line 2: custom_id 'a' is that of an earlier line"),
+        (text(request("")), "line 2: custom_id is ''"),
+        (text(request("x" * 257)), "line 2: custom_id is 'xxx"),
+        (text({**request("b"), "custom_id": 5}), "line 2: custom_id is 5"),
+        (text(request("b", method="GET")), "line 2: method is 'GET'"),
+        (text(request("b", url="/v1/chat/completions")), "line 2: url is '/v1/chat/completions'"),
+        (text(request("b", url=7)), "line 2: url is 7"),
+        (text(request("b", body="x")), "line 2: body is 'x'; an object"),
+        (text(request("b", body={"input": "x"})), "line 2: body.model is None"),
+        (
+            text(request("b", body={"model": "other", "input": "x"})),
+            "line 2: body.model is 'other', and 'words' in the lines before",
+        ),
+        (text(request("b", body={"model": "words"})), "line 2: input is missing or empty"),
+        (
+            text(request("b", body={"model": "words", "input": "x", "dimensions": 0})),
+            "line 2: dimensions is 0",
+        ),
+        (b'{"a":' * 3000 + b"\n", "line 2: "),
+    ],
+)
+def test_wrong_line_refuses_the_file_by_its_number(line: bytes, words: str) -> None:
+    assert refusal(text(request("a")) + line).startswith(words)
+
+
+def test_another_endpoint_than_the_first_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = request_lines.ENDPOINTS
+    monkeypatch.setattr(request_lines, "ENDPOINTS", {**known, "/v1/other": object()})
+    words = refusal(text(request("a"), request("b", url="/v1/other")))
+    assert words.startswith("line 2: url is '/v1/other', and /v1/embeddings in the lines before")
+
+
+def test_file_without_requests_is_refused() -> None:
+    assert "no requests" in refusal(b"")
+    assert "no requests" in refusal(b"\n \n")
+
+
+def test_line_that_never_ends_is_refused_before_it_is_held_whole() -> None:
+    lines = RequestLines(salt)
+    data = b"x" * (1 << 20)
+    run_through(lines.take(data))
+    run_through(lines.take(data))
+    with pytest.raises(InvalidParameter, match=rf"line 1: .* at most {MAX_LINE_BYTES} are taken"):
+        run_through(lines.take(data))
+
+
+def test_more_lines_than_a_file_may_have_are_refused() -> None:
+    data = text(*(request(f"r{number}") for number in range(4)))
+    assert found(data, max_lines=4).lines == 4
+    assert refusal(data, max_lines=3) == (
+        "line 4: a file of requests has at most 3 lines; divide it into several"
+    )
+    assert "at most 3 lines" in refusal(b"\n" * 4, max_lines=3)
+
+
+def test_long_data_is_checked_in_steps() -> None:
+    lines = RequestLines(salt)
+    data = text(*(request(f"r{number}") for number in range(2000)))
+    assert sum(1 for _ in lines.take(data)) > len(data) // (32 * 1024)
