@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from capamesh.protocol.bulk_deaths import MOST, WITHIN_S, BulkDeaths
 
 
-def test_so_many_ends_are_put_down_to_bulk_requests_and_then_none_for_a_while() -> None:
+def test_ends_are_put_down_to_bulk_requests_up_to_a_number_and_then_to_none_for_a_while() -> None:
     deaths = BulkDeaths()
     assert [deaths.excuse(float(at)) for at in range(MOST)] == [True] * MOST
     assert not deaths.excuse(float(MOST))

@@ -150,7 +150,7 @@ def test_jobs_take_nothing_of_what_people_are_let_in_by() -> None:
     assert "100% full, too much for online requests" in error.message
 
 
-def test_nothing_is_wanted_by_a_call_of_a_job_that_a_node_had_no_room_for() -> None:
+def test_call_of_a_job_that_a_node_had_no_room_for_wants_nothing() -> None:
     gate = Gate(host("a", load(400)))
     gate.admit("job", 128, 8, 0.0).release(0.0, is_served=False)
     assert not gate.fair.is_wanted
