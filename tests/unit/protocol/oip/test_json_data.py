@@ -142,7 +142,7 @@ def test_narrow_floats_are_written_as_their_own_shortest_text() -> None:
         "[0.1,0.3333,65500.0]",
     }
     assert _written(np.array([1.0, -2.5]), Datatype.BF16) == "[1.0,-2.5]"
-    assert _written(np.array([0.1, 1e300])) == "[0.1,1e+300]"
+    assert _written(np.array([0.1, 1e300])) in {"[0.1,1e300]", "[0.1,1e+300]"}
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=8), st.sampled_from(["FP16", "FP32", "FP64"]))

@@ -37,6 +37,7 @@ from capamesh.protocol.oip.metadata import (
     model_metadata_body,
 )
 from capamesh.protocol.oip.statistics import ModelStatistics, model_statistics_entry
+from capamesh.protocol.oip.text_forms import TextForms
 
 __all__ = [
     "HEADER_LENGTH_NAME",
@@ -48,6 +49,7 @@ __all__ = [
     "Parameters",
     "RequestForms",
     "RequestedOutput",
+    "TextForms",
     "decode_request",
     "decode_request_in_steps",
     "decode_response",

@@ -17,6 +17,7 @@ import numpy as np
 
 from capamesh.protocol.errors import InvalidRequest, NotInJson, TooLarge
 from capamesh.protocol.oip.json_text import json_text, quoted, shown
+from capamesh.protocol.oip.number_text import numbers_of, text_of_numbers
 from capamesh.protocol.steps import run_through
 from capamesh.protocol.tensors import (
     Datatype,
@@ -49,8 +50,6 @@ _FORMS = {Datatype.FP16: "e", Datatype.FP32: "f", Datatype.FP64: "d"}
 _FLOATS = frozenset({Datatype.FP16, Datatype.BF16, Datatype.FP32, Datatype.FP64})
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 """The values of the texts of non-finite numbers, as protobuf's JSON writes them, too."""
-_NON_FINITE_TEXTS = {"nan": '"NaN"', "inf": '"Infinity"', "-inf": '"-Infinity"'}
-"""The JSON texts of non-finite numbers, by numpy's texts."""
 _KINDS: dict[Datatype, tuple[frozenset[type], str]] = {
     datatype: (frozenset({int}), "an integer") for datatype in Datatype
 } | {
@@ -285,11 +284,9 @@ def _texts(tensor: Tensor, count: int, *, is_non_finite_text: bool) -> Iterable[
     """Return the elements' texts, `_CHUNK_ELEMENTS` a time or a part of a long one, with the commas between them."""
     if tensor.datatype is Datatype.BYTES:
         return _texts_of_strings(tensor, count)
-    array = np.frombuffer(tensor.data, tensor.datatype.numpy_dtype)
-    if tensor.datatype is Datatype.BF16:
-        array = fp32_from_bf16(array)
+    array = numbers_of(tensor)
     if count <= _CHUNK_ELEMENTS:
-        return (_text_of_numbers(tensor, array, 0, is_non_finite_text=is_non_finite_text),)
+        return (text_of_numbers(tensor, array, 0, is_non_finite_text=is_non_finite_text),)
     return _texts_of_numbers(tensor, array, is_non_finite_text=is_non_finite_text)
 
 
@@ -312,30 +309,7 @@ def _texts_of_numbers(
         if start:
             yield b","
         chunk = array[start : start + _CHUNK_ELEMENTS]
-        yield _text_of_numbers(tensor, chunk, start, is_non_finite_text=is_non_finite_text)
-
-
-def _text_of_numbers(
-    tensor: Tensor, chunk: npt.NDArray[Any], start: int, *, is_non_finite_text: bool
-) -> bytes:
-    """Return the text of the elements of one chunk of a tensor, the first of which is the one at `start`."""
-    is_float = tensor.datatype in _FLOATS
-    is_short = is_float and chunk.dtype.itemsize < 8
-    is_few = len(chunk) <= _FEW
-    if (
-        is_float
-        and not (is_few and math.isfinite(sum(chunk.tolist())))
-        and not np.isfinite(chunk).all()
-    ):
-        if not is_non_finite_text:
-            raise _not_finite(tensor, chunk, start)
-        numbers: list[Any] = chunk.astype("U").tolist() if is_short else chunk.tolist()
-        text = ",".join([_NON_FINITE_TEXTS.get(t, t) for t in map(str, numbers)])
-    elif is_short:  # numpy's text of a float is the shortest that its own width reads back
-        text = ",".join(chunk.astype("U").tolist())
-    else:
-        text = json_text(chunk.tolist())[1:-1]
-    return text.encode("ascii")
+        yield text_of_numbers(tensor, chunk, start, is_non_finite_text=is_non_finite_text)
 
 
 def _too_much_text(name: str, room_bytes: int) -> TooLarge:
@@ -357,14 +331,6 @@ def _quoted_in_pieces(texts: list[str]) -> Iterator[bytes]:
             mark = ""
         mark = '","'
     yield b'"'
-
-
-def _not_finite(tensor: Tensor, chunk: npt.NDArray[Any], start: int) -> NotInJson:
-    index = int(np.argmin(np.isfinite(chunk)))
-    return NotInJson(
-        f"tensor {tensor.name!r}: {tensor.datatype} element {start + index} is {chunk[index]}, which JSON cannot hold; "
-        'ask for binary data, or for texts: "parameters": {"non_finite_output": "text"}'
-    )
 
 
 def _strings(name: str, elements: list[bytes], start: int) -> list[str]:

@@ -19,6 +19,7 @@ from capamesh.protocol.oip import (
     InferRequest,
     InferResponse,
     RequestForms,
+    TextForms,
     decode_request_in_steps,
     encode_response_in_steps,
 )
@@ -26,6 +27,7 @@ from capamesh.router.access.operator_key import OperatorKey
 from capamesh.router.http.errors import error_reply
 from capamesh.router.http.kept_replies import add_form, form_of, marked
 from capamesh.router.http.known_replies import KnownReplies
+from capamesh.router.http.known_texts import KnownTexts
 from capamesh.router.http.packing import LEAST_BYTES, Packer
 from capamesh.router.http.replies import JSON, OCTETS, Reply, size_of
 from capamesh.router.requests.inference import InferenceRequest, InferenceService, Target
@@ -66,7 +68,9 @@ class Inference(InferenceService):
     forms: RequestForms = field(default_factory=RequestForms)
     slices: Slices = field(default_factory=Slices)
     """Long JSON is read and written there."""
+    text_forms: TextForms = field(default_factory=TextForms)
     replies: KnownReplies = field(default_factory=KnownReplies)
+    texts: KnownTexts = field(default_factory=KnownTexts)
     operator: OperatorKey | None = None
     """The operator's key, which may do all; None: there is none."""
     packer: Packer = field(default_factory=Packer)
@@ -105,6 +109,9 @@ class Exchange(InferenceRequest):
         asked: InferRequest | None = None
         if header_bytes is not None:
             asked = inference.forms.read(target.model, target.version, body, header_bytes)
+        else:
+            most_bytes = inference.limits.max_json_bytes
+            asked = inference.text_forms.read(target.model, target.version, body, most_bytes)
         if asked is None:
             try:
                 steps = decode_request_in_steps(
@@ -126,6 +133,8 @@ class Exchange(InferenceRequest):
                 return
             if header_bytes is not None:
                 inference.forms.learn(body, header_bytes, asked)
+            else:
+                inference.text_forms.learn(body, asked)
         self._request = asked
         self.submit(asked)
 
@@ -164,13 +173,8 @@ class Exchange(InferenceRequest):
         entry = outcome.entry
         if entry is not None:
             reply = form_of(entry, asked, self._age_s(entry), may_be_packed=bool(self._wire.coding))
-        elif (
-            (asked.is_binary_default or asked.outputs)
-            and not self._wire.is_packed
-            and answer.described
-            and not target.is_explained
-        ):
-            reply = self._inference.replies.reply(asked, answer, target.model, outcome.peer)
+        elif answer.described and not self._wire.is_packed and not target.is_explained:
+            reply = self._known_reply(asked, outcome)
         if reply is None:
             try:
                 steps = encode_response_in_steps(
@@ -200,6 +204,22 @@ class Exchange(InferenceRequest):
         self._handle = self._request = None
         if on_reply is not None:
             on_reply(reply)
+
+    def _known_reply(self, asked: InferRequest, outcome: Outcome) -> Reply | None:
+        """Return the reply with an answer of which nothing but the tensors is new; None: it is to be written."""
+        inference, answer, model, peer = (
+            self._inference,
+            outcome.answer,
+            self._target.model,
+            outcome.peer,
+        )
+        if asked.is_binary_default or asked.outputs:
+            reply = inference.replies.reply(asked, answer, model, peer)
+            if reply is not None:
+                return reply
+        return inference.texts.reply(
+            asked, answer, model, peer, inference.limits.max_json_answer_bytes
+        )
 
     def _sliced(
         self,
@@ -238,8 +258,10 @@ class Exchange(InferenceRequest):
         if entry is not None:
             add_form(self._inference.routing.pipeline.cache.store, entry, asked, reply)
             reply = marked(reply, entry, self._age_s(entry))
-        elif json_bytes is not None and not target.is_explained:
-            self._inference.replies.learn(asked, outcome.answer, target.model, peer, reply)
+        elif not target.is_explained:
+            inference = self._inference
+            known = inference.texts if json_bytes is None else inference.replies
+            known.learn(asked, outcome.answer, target.model, peer, reply)
         if wire.coding and (json_bytes is None or wire.is_packed) and self._packs(reply):
             self.count_answer(outcome)
             return None
