@@ -73,7 +73,7 @@ def counted(first: FunctionType, last: FunctionType) -> Iterator[CallCounter]:
 
 @pytest.mark.pure
 @pytest.mark.parametrize(
-    ("request_", "most_there", "most_back"), [(JSON, 86, 51), (BINARY, 86, 44)]
+    ("request_", "most_there", "most_back"), [(JSON, 84, 47), (BINARY, 86, 44)]
 )
 @in_virtual_time
 async def test_warm_request_costs_few_calls_and_frames_there_and_back(

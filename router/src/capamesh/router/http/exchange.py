@@ -174,7 +174,12 @@ class Exchange(InferenceRequest):
         if entry is not None:
             reply = form_of(entry, asked, self._age_s(entry), may_be_packed=bool(self._wire.coding))
         elif answer.described and not self._wire.is_packed and not target.is_explained:
-            reply = self._known_reply(asked, outcome)
+            inference, model, peer = self._inference, target.model, outcome.peer
+            if asked.is_binary_default or asked.outputs:
+                reply = inference.replies.reply(asked, answer, model, peer)
+            if reply is None:
+                most_bytes = inference.limits.max_json_answer_bytes
+                reply = inference.texts.reply(asked, answer, model, peer, most_bytes)
         if reply is None:
             try:
                 steps = encode_response_in_steps(
@@ -204,22 +209,6 @@ class Exchange(InferenceRequest):
         self._handle = self._request = None
         if on_reply is not None:
             on_reply(reply)
-
-    def _known_reply(self, asked: InferRequest, outcome: Outcome) -> Reply | None:
-        """Return the reply with an answer of which nothing but the tensors is new; None: it is to be written."""
-        inference, answer, model, peer = (
-            self._inference,
-            outcome.answer,
-            self._target.model,
-            outcome.peer,
-        )
-        if asked.is_binary_default or asked.outputs:
-            reply = inference.replies.reply(asked, answer, model, peer)
-            if reply is not None:
-                return reply
-        return inference.texts.reply(
-            asked, answer, model, peer, inference.limits.max_json_answer_bytes
-        )
 
     def _sliced(
         self,
