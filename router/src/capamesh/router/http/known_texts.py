@@ -128,8 +128,9 @@ class KnownTexts:
         if len(known) >= MAX_KNOWN:
             del known[next(iter(known))]
         head = head_of(reply, b"", len(body))
+        end = head.rindex(b": ") + 2
         known[_key(asked, answer, model, peer)] = _Known(
-            tuple(outputs), tail, reply.headers, head[: head.rindex(b": ") + 2]
+            tuple(outputs), tail, reply.headers, head[:end]
         )
 
 
