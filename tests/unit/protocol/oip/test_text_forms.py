@@ -90,7 +90,7 @@ def test_request_of_a_known_form_is_read_as_the_decoder_reads_it(
         b"",
     ],
 )
-def test_what_is_wrong_or_of_another_form_is_left_to_the_decoder(asked: bytes) -> None:
+def test_text_that_is_wrong_or_of_another_form_is_left_to_the_decoder(asked: bytes) -> None:
     assert read(learnt(COMPACT), asked) is None
 
 
@@ -130,7 +130,7 @@ def test_request_that_has_to_be_read_whole_each_time_is_not_learnt(body: bytes) 
     assert len(learnt(body)) == 0
 
 
-def test_a_list_that_is_not_the_inputs_data_is_not_taken_for_it() -> None:
+def test_list_that_is_not_the_inputs_data_is_not_taken_for_it() -> None:
     tensor = {"name": "x", "datatype": "INT8", "shape": [0], "parameters": {"binary_data_size": 0}}
     body = json.dumps({"other": {"data": []}, "inputs": [tensor]}).encode()
     forms = learnt(body)
@@ -172,7 +172,7 @@ PIECES = st.sampled_from(
     dropped=st.integers(0, 12),
     added=st.lists(PIECES, max_size=6),
 )
-def test_whatever_is_asked_nothing_is_read_that_the_decoder_reads_otherwise(
+def test_form_reads_nothing_that_the_decoder_reads_otherwise(
     at: int, dropped: int, added: list[bytes]
 ) -> None:
     asked = COMPACT[:at] + b"".join(added) + COMPACT[at + dropped :]
