@@ -31,11 +31,13 @@ PATH_PARAMETERS: Final = {
     "version": "The version of a model.",
     "peer": "The peer id of a node.",
     "region": "The name of a region of shared memory.",
+    "job": "The id of a job.",
     "digest": "The digest of all files of the page.",
     "name": "The name of a file.",
 }
 TAGS: Final = {
     "inference": "The Open Inference Protocol v2, and Triton's extensions of it.",
+    "jobs": "Batch jobs: a model is run over a whole data set.",
     "fleet": "Nodes, models and requests, as this router sees them.",
     "metrics": "What is counted.",
     "page": "The page at the router's address, and what describes the routes.",
@@ -70,6 +72,8 @@ def tag_of(path: str) -> str:
         return "inference"
     if path == "/metrics":
         return "metrics"
+    if path.startswith("/v1/jobs"):
+        return "jobs"
     is_page = path.startswith(("/page", "/v1/page")) or path.count("/") == 1
     return "page" if is_page else "fleet"
 

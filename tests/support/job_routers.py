@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 from job_desk import PINNED, Clock, Desk
-from job_files import write_jsonl
+from job_files import ANYWHERE, write_jsonl
 
 from capamesh.protocol.datatypes import Datatype
 from capamesh.protocol.tensor_spec import TensorSpec
@@ -107,7 +107,7 @@ class TwoRouters:
         job_id = JobId(f"job-{self.folder.name}")
         desk.call(jobs.submit, job_id, "t", spec, PINNED)
         assert desk.call(plans.claim_plan, "a")
-        reader = open_reader(source)
+        reader = open_reader(source, "t", ANYWHERE)
         planned = list(reader.ranges(ShardLimits(SHARD_ROWS)))
         desk.call(plans.add_shards, job_id, 1, 0, planned)
         job = desk.call(plans.finish_plan, job_id, 1, reader.fingerprint())
@@ -291,7 +291,9 @@ class TwoRouters:
         if work.results is not None:
             return
         windows = list(
-            read_windows(open_planned(self.job), work.lease.range, self.job.spec.input, INPUTS)
+            read_windows(
+                open_planned(self.job, ANYWHERE), work.lease.range, self.job.spec.input, INPUTS
+            )
         )
         work.bad = [each for window in windows for each in window.bad]
         batches = [each for window in windows for each in window.batches]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import json
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -45,14 +47,17 @@ from capamesh.router.http.route import TABLE, Route
 from capamesh.router.http.server import Front
 from capamesh.router.http.tls_files import ServerTls
 from capamesh.router.http.unsupported import UnsupportedApi
+from capamesh.router.jobs.service import JobService
 from capamesh.router.page.feed import Feed
 from capamesh.router.page.history import BIN_S, History, Totals
 from capamesh.router.page.history_answers import HistoryAnswers
 from capamesh.router.page.overview import OverviewMaker
 from capamesh.router.page.static_files import StaticFiles
+from capamesh.router.process.job_parts import JobParts
 from capamesh.router.requests.metered import Meter
 from capamesh.router.requests.model_descriptions import ModelDescriptions
 from capamesh.router.requests.repository import RepositoryControl
+from capamesh.router.settings import RouterSettings
 from capamesh.router.telemetry import HTTP, Telemetry
 from capamesh.router.telemetry.ended import EndedRequests
 from capamesh.router.telemetry.metrics import LATENCY
@@ -141,6 +146,12 @@ class Http:
     drains: FakeDrains
     quotas: Quotas
     routes: tuple[Route, ...]
+    jobs: JobParts
+
+    @property
+    def job_service(self) -> JobService:
+        assert self.jobs.service is not None
+        return self.jobs.service
 
     @property
     def view(self) -> FleetView:
@@ -240,9 +251,13 @@ async def serving(
     slow: SlowLog | None = None,
     origins: tuple[str, ...] = (),
     audience: Audience = Audience.ALL,
+    jobs: dict[str, Any] | None = None,
     **options: Any,
 ) -> AsyncIterator[Http]:
-    """Serve on a port of this machine, 0 for a free one; `boot` is what differs from one start of a router to the next; `options` are the `Fleet`'s."""
+    """Serve on a port of this machine, 0 for a free one; `boot` is what differs from one start of a router to the next; `options` are the `Fleet`'s.
+
+    `jobs` are settings of a router that are about jobs, whose file is made in a folder of its own when a test submits one.
+    """
     limits = limits or Limits()
     fleet, pool, log = Fleet(limits=limits, **options), NoPool(), NullLog()
     ended = EndedRequests(clock=fleet.clock, wall_clock=time.time, access=access, slow=slow)
@@ -306,6 +321,9 @@ async def serving(
         inference, requests, arrival_s=arrival_s, limits=front_limits, tls=tls, audience=audience
     )
     repository = RepositoryControl(fleet.view, log)  # type: ignore[arg-type]
+    folder = tempfile.TemporaryDirectory()
+    given = {"data_folder": Path(folder.name), "arrival_s": arrival_s, **(jobs or {})}
+    job_parts = JobParts(RouterSettings(**given), fleet.view, log)  # type: ignore[arg-type]
     application = make_application(
         api,
         GenerateApi(inference, arrival_s=arrival_s),
@@ -327,6 +345,7 @@ async def serving(
             ended=ended,
         ),
         DocumentsApi(StaticFiles()),
+        *job_parts.pages(),
         limits=limits,
         log=log,  # type: ignore[arg-type]
         requests=requests,
@@ -372,7 +391,10 @@ async def serving(
                 drains,
                 quotas,
                 application[TABLE].routes,
+                job_parts,
             )
     finally:
         front.close()
         await runner.cleanup()
+        await job_parts.close()
+        folder.cleanup()

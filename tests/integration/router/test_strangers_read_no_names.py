@@ -70,7 +70,8 @@ class Clients:
     async def ask(self, route: Route, text: str, model: str = MODEL) -> Told:
         """Ask a route as one that has such a key, or none."""
         path = route.path
-        values = {"model": model, "version": "1", "peer": NODE, "digest": "d", "name": "n"}
+        values = {"model": model, "version": "1", "peer": NODE, "job": "job-1", "digest": "d"}
+        values["name"] = "n"
         for name, value in values.items():
             path = path.replace(f"{{{name}}}", value)
         body = json.dumps(BODY | {"model": model, "input": "x"}).encode()

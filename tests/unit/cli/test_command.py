@@ -288,6 +288,7 @@ def test_every_router_setting_has_an_option(
         "--workers 3 --max-json-mib 2 --max-json-answer-mib 3 --body-budget-mib 4 --answer-budget-mib 6 --cache-mib 7 --max-connections 5 "
         "--max-connections-per-address 3 --trusted-proxy 10.0.0.7 --trusted-proxy fd00::/8 "
         "--tls-cert c.pem --tls-key c.key --tls-client-ca ca.pem --insecure --allow-origin https://app.example "
+        "--jobs j.db --jobs-folder files --jobs-place /data --jobs-place file:///more "
         f"--cache valkey://:p@h:1/2 --cache-secret {secret_file}"
     )
     assert run(line.split()) == 0
@@ -336,6 +337,9 @@ def test_every_router_setting_has_an_option(
         cache_bytes=7 * 2**20,
         cache_url="valkey://:p@h:1/2",
         cache_secret=b"s" * 32,
+        jobs="j.db",
+        jobs_folder=Path("files"),
+        jobs_places=("/data", "file:///more"),
         max_connections=5,
         max_connections_per_address=3,
         allowed_origins=("https://app.example",),

@@ -53,7 +53,7 @@ def test_help_fits_80_columns_with_whole_names_of_options_and_no_type_of_flags(
     ("path", "groups"),
     [
         (("node", "run"), {"Options", "Network", "Listening", "Serving", "Limits", "Logs", "Advanced"}),
-        (("router", "run"), {"Options", "Network", "Listening", "Serving", "Limits", "Kept answers", "Logs"}),
+        (("router", "run"), {"Options", "Network", "Listening", "Serving", "Limits", "Kept answers", "Batch jobs", "Logs"}),
     ],
 )  # fmt: skip
 def test_long_help_is_in_groups(

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from capamesh.cli import cache_options, front_options, options, request_logs
+from capamesh.cli import cache_options, front_options, job_options, options, request_logs
 from capamesh.cli.help_texts import examples, new_group, teach
 from capamesh.cli.parsing import host_and_port, mebibytes, seconds
 from capamesh.protocol.quick_imports import quick_imports
@@ -137,6 +137,10 @@ def run(
             show_default=False,
         ),
     ] = "",
+    jobs: job_options.Jobs = "",
+    no_jobs: job_options.NoJobs = False,
+    jobs_folder: job_options.JobsFolder = None,
+    jobs_place: job_options.JobsPlace = None,
     timeout: Annotated[
         float,
         typer.Option(
@@ -325,6 +329,9 @@ def run(
         policy=policy,
         rules_file=rules,
         keys=keys,
+        jobs=job_options.read_jobs(jobs, is_without=no_jobs),
+        jobs_folder=jobs_folder,
+        jobs_places=tuple(jobs_place or ()),
         timeout_s=timeout,
         arrival_s=arrival,
         drain_s=drain,

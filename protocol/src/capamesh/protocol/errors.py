@@ -44,6 +44,12 @@ class InvalidRequest(ClientError):
     code = "invalid_request"
 
 
+class InputInvalid(InvalidRequest):
+    """The input of a job cannot be read, or does not fit the model."""
+
+    code = "input_invalid"
+
+
 class SequenceUnknown(InvalidRequest):
     """The request continues a sequence of which the peer knows nothing."""
 
@@ -96,6 +102,24 @@ class FileConflict(ClientError):
     """The uploaded file is in a state in which it cannot do what was asked."""
 
     code = "file_conflict"
+
+
+class JobNotFound(ClientError):
+    """There is no such job, or it is another tenant's."""
+
+    code = "job_not_found"
+
+
+class JobConflict(ClientError):
+    """The job is in a state in which it cannot do what was asked."""
+
+    code = "job_conflict"
+
+
+class InputChanged(ClientError):
+    """The input of a job is not what it was when the job was planned."""
+
+    code = "input_changed"
 
 
 class DeadlineExceeded(ClientError):
@@ -226,6 +250,18 @@ class StorageFull(PeerError):
     """The disk for uploaded files and results has no room."""
 
     code = "storage_full"
+
+
+class JobsUnavailable(PeerError):
+    """The store of jobs cannot be used now; what was asked may be done or not, and may be asked again."""
+
+    code = "jobs_unavailable"
+
+
+class OutputFailed(PeerError):
+    """A part of a job's results cannot be written or read; another router, or this one later, may do better."""
+
+    code = "output_failed"
 
 
 class ProtocolViolation(PeerError):

@@ -16,6 +16,10 @@ ROUTER_LIMITS = Limits(max_message_bytes=64 * 2**20)
 """The default limits of a router (guess: a hundred pictures of 3 x 224 x 224 FP32, and half of what 1 GiB of memory has for
 bodies)."""
 
+JOBS_FILE: Final = "jobs.db"
+"""The name of the file of jobs in a router's data folder."""
+JOBS_FOLDER: Final = "jobs"
+"""The name of the folder of uploaded files and results in a router's data folder."""
 MOST_WORKERS: Final = 15
 """The most workers: a node takes 16 links of one member, and a worker that is replaced has one beside its successor's."""
 
@@ -92,6 +96,13 @@ class RouterSettings:
     keys: str = field(default="", repr=False)
     """The place of clients' keys, which `capamesh keys` makes: a file, or a database of PostgreSQL by its URL; empty: `keys.db` in
     the data folder. While no key was made, none is asked for."""
+    jobs: str | None = field(default="", repr=False)
+    """The store of batch jobs, which routers may share: a file, or a database of PostgreSQL by its URL; empty: `jobs.db` in the data
+    folder. None: there are no jobs."""
+    jobs_folder: Path | None = None
+    """The folder of uploaded files and of results, the same for all routers of a store; None: `jobs` in the data folder."""
+    jobs_places: tuple[str, ...] = ()
+    """The folders, and URLs, below which jobs may read and write: nothing else is ever opened for a client."""
     timeout_s: float = 30.0
     """The deadline, in seconds, of requests that name none of their own."""
     arrival_s: float = 30.0

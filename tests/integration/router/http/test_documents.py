@@ -17,7 +17,15 @@ from capamesh.protocol.errors import Overloaded
 from capamesh.router.http.route import Route
 
 BODY = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
-VALUES = {"model": "m", "version": "1", "peer": "A", "digest": "d", "name": "n", "region": "r"}
+VALUES = {
+    "model": "m",
+    "version": "1",
+    "peer": "A",
+    "job": "job-1",
+    "digest": "d",
+    "name": "n",
+    "region": "r",
+}
 
 
 @pytest.fixture

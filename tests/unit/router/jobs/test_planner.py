@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from job_desk import PINNED, Clock
-from job_files import write_jsonl
+from job_files import ANYWHERE, write_jsonl
 
 from capamesh.router.jobs import planner as planners
 from capamesh.router.jobs.errors import JobsUnavailable
@@ -48,7 +48,7 @@ class Planned:
         self.thread = FailingThread(folder / "jobs.db", self.clock)
         self.thread.start()
         self.store = JobStore(self.thread, self.clock)
-        self.planner = Planner(self.store, lambda: 0.0, self._rest)
+        self.planner = Planner(self.store, ANYWHERE, lambda: 0.0, self._rest)
 
     async def _rest(self, seconds: float) -> None:
         self.rests.append(seconds)
@@ -84,7 +84,7 @@ async def test_input_becomes_a_running_job(tmp_path: Path, planned: Planned) -> 
         (10, 10),
         (20, 5),
     ]
-    open_planned(done)  # it is still what was planned
+    open_planned(done, ANYWHERE)  # it is still what was planned
 
 
 async def test_plan_is_added_in_pieces(
@@ -100,7 +100,7 @@ async def test_plan_is_added_in_pieces(
 async def test_slow_input_is_added_as_it_comes(tmp_path: Path, planned: Planned) -> None:
     job = await planned.submitted(lines(tmp_path, 4))
     ticks = iter(range(0, 1000, 10))
-    planner = Planner(planned.store, lambda: float(next(ticks)), planned._rest)
+    planner = Planner(planned.store, ANYWHERE, lambda: float(next(ticks)), planned._rest)
     done = await planner.plan(job, 1, ShardLimits(1))
     assert done is not None
     assert done.shards == 4
@@ -147,7 +147,7 @@ async def test_input_that_is_wrong_fails_the_job(tmp_path: Path, planned: Planne
     for column, source, words in (
         ("v", path, "no column 'v'"),
         ("v", tmp_path / "none.jsonl", "No such file"),
-        ("v", Path("relative.jsonl"), "relative path"),
+        ("v", Path("relative.jsonl"), "an absolute path"),
     ):
         job = await planned.submitted(source, column)
         failed = await planned.planner.plan(job, 1, ShardLimits(1))

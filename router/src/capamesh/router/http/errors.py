@@ -16,7 +16,11 @@ from capamesh.protocol.errors import (
     FileConflict,
     FileNotFound,
     Forbidden,
+    InputChanged,
     InvalidRequest,
+    JobConflict,
+    JobNotFound,
+    JobsUnavailable,
     KeysUnavailable,
     KeyUsed,
     LinkLost,
@@ -25,6 +29,7 @@ from capamesh.protocol.errors import (
     ModelUnavailable,
     NoEndpoint,
     NotMember,
+    OutputFailed,
     Overloaded,
     ProtocolViolation,
     RunFailed,
@@ -51,8 +56,11 @@ STATUS: dict[type[CapameshError], int] = {
     Forbidden: 403,
     AdvertRejected: 400,
     FileNotFound: 404,
+    JobNotFound: 404,
     ModelNotFound: 404,
     FileConflict: 409,
+    InputChanged: 409,
+    JobConflict: 409,
     KeyUsed: 409,
     SequenceLost: 410,
     TooLarge: 413,
@@ -63,9 +71,11 @@ STATUS: dict[type[CapameshError], int] = {
     LinkLost: 502,
     ProtocolViolation: 502,
     Draining: 503,
+    JobsUnavailable: 503,
     KeysUnavailable: 503,
     ModelUnavailable: 503,
     NoEndpoint: 503,
+    OutputFailed: 503,
     Overloaded: 503,
     DeadlineExceeded: 504,
     StorageFull: 507,
@@ -107,7 +117,7 @@ def retry_after_s(error: CapameshError) -> int | None:
             | ModelUnavailable(retry_after_s=hint_s)
         ):
             return max(RETRY_AFTER_S, math.ceil(hint_s))
-        case Draining() | KeysUnavailable():
+        case Draining() | JobsUnavailable() | KeysUnavailable() | OutputFailed():
             return RETRY_AFTER_S
         case _:
             return None

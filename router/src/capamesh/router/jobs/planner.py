@@ -18,6 +18,7 @@ from capamesh.router.jobs.inputs.limits import ShardLimits
 from capamesh.router.jobs.inputs.opening import open_reader
 from capamesh.router.jobs.inputs.reader import Reader
 from capamesh.router.jobs.inputs.rows import columns_of
+from capamesh.router.jobs.inputs.source import Sources
 from capamesh.router.jobs.store.job_store import JobStore
 from capamesh.router.jobs.store.plan_operations import MAX_ADDED, MAX_SHARDS
 from capamesh.router.jobs.values import Job, RowRange
@@ -38,11 +39,13 @@ class Planner:
     def __init__(
         self,
         store: JobStore,
+        sources: Sources,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """`clock` is one that never goes back, in seconds."""
         self._store = store
+        self._sources = sources
         self._clock = clock
         self._sleep = sleep
 
@@ -52,7 +55,7 @@ class Planner:
         Raises `JobsUnavailable` when the store fails again and again.
         """
         try:
-            reader, fingerprint = await asyncio.to_thread(_opened, job)
+            reader, fingerprint = await asyncio.to_thread(self._opened, job)
             ranges = reader.ranges(limits)
             added = 0
             while piece := await asyncio.to_thread(self._next_piece, ranges):
@@ -90,8 +93,7 @@ class Planner:
                 await self._sleep(REST_S)
         raise AssertionError("the last try returns or raises")
 
-
-def _opened(job: Job) -> tuple[Reader, str]:
-    reader = open_reader(job.spec.input)
-    reader.check_columns(columns_of(job.spec.input))
-    return reader, reader.fingerprint()
+    def _opened(self, job: Job) -> tuple[Reader, str]:
+        reader = open_reader(job.spec.input, job.tenant, self._sources)
+        reader.check_columns(columns_of(job.spec.input))
+        return reader, reader.fingerprint()

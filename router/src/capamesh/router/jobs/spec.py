@@ -10,7 +10,8 @@ from typing import Annotated, Final
 from typing_extensions import override
 
 from capamesh.protocol.links.calls import MAX_PRIORITY
-from capamesh.protocol.schema import PLAIN, Meta, Table, plain_values, shown
+from capamesh.protocol.schema import DISTINCT, PLAIN, Meta, Table, plain_values, shown
+from capamesh.router.access.keys import MAX_REGIONS, Region
 
 MAX_COLUMNS: Final = 64
 """The most inputs of a model that a job fills (guess: models have a few)."""
@@ -73,7 +74,8 @@ class InputSpec(Table, frozen=True):
 class OutputSpec(Table, frozen=True):
     """Says where results go, and in which form."""
 
-    url: Url
+    url: Annotated[str, Meta(max_length=MAX_URL_CHARS), PLAIN] = ""
+    """The place; "": the router's own folder of results."""
     format: OutputFormat = OutputFormat.JSONL
 
 
@@ -91,7 +93,7 @@ class JobSpec(Table, frozen=True):
 
     model: Name
     input: InputSpec
-    output: OutputSpec
+    output: OutputSpec = OutputSpec()
     version: Annotated[str, Meta(max_length=32), PLAIN] = ""
     """The model's version; "": the one that requests get who name none."""
     priority: Annotated[int, Meta(ge=1, le=MAX_PRIORITY)] = MAX_PRIORITY
@@ -100,6 +102,8 @@ class JobSpec(Table, frozen=True):
     """The time by which it must have ended, in seconds since 1970; None: it may take as long as it takes."""
     max_price: Annotated[float, Meta(ge=0, le=1e12)] | None = None
     """The price of a million rows above which nodes are not asked."""
+    regions: Annotated[tuple[Region, ...], Meta(max_length=MAX_REGIONS), DISTINCT] = ()
+    """The regions whose nodes are asked, as nodes advertise them; none: all."""
     concurrency: Annotated[int, Meta(ge=0, le=100_000)] = 0
     """The most calls in flight, over all routers; 0: as many as there is room for."""
     failure: FailurePolicy = FailurePolicy()

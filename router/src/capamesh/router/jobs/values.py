@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NewType
 
+from capamesh.protocol.errors import JobNotFound
 from capamesh.protocol.ids import ModelVersion
 
 if TYPE_CHECKING:
@@ -22,11 +24,24 @@ RENEW_S: Final = 5.0
 """Seconds after which a router renews a lease: two renewals may be lost."""
 MAX_TEXT_CHARS: Final = 500
 """A reason or an error is kept up to so many characters (guess: a sentence or two)."""
+_FORM: Final = re.compile(r"job-[0-9a-z]{1,60}", re.ASCII)
 
 
 def new_job_id(wall_s: float, draw: Callable[[int], int]) -> JobId:
     """Return a new id; `draw` returns so many bits by chance."""
     return JobId(f"job-{int(wall_s * 1000):012x}{draw(40):010x}")
+
+
+def job_id_of(text: str) -> JobId:
+    """Return the id that a client names; raises `JobNotFound` for what no job is called, as for a job that is not there."""
+    if _FORM.fullmatch(text) is None:
+        raise no_job(text)
+    return JobId(text)
+
+
+def no_job(text: str) -> JobNotFound:
+    """Return the error for a job that is not there, or is another tenant's."""
+    return JobNotFound(f"there is no job {text[:80]!r}; see the list of jobs")
 
 
 def short(text: str) -> str:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from capamesh.router.http.route import Pages
+    from capamesh.router.process.job_parts import JobParts
     from capamesh.router.process.page_parts import PageParts
     from capamesh.router.process.parts import RouterParts
 
@@ -50,8 +51,8 @@ OPERATORS_CONNECTIONS: Final = 256
 class Fronts:
     """All fronts of one process."""
 
-    def __init__(self, parts: RouterParts, page: PageParts) -> None:
-        """Make them; `page` has the pages that people see."""
+    def __init__(self, parts: RouterParts, page: PageParts, jobs: JobParts) -> None:
+        """Make them; `page` has the pages that people see, `jobs` those of batch jobs."""
         self._parts = parts
         settings = parts.settings
         self._has_operators = bool(settings.metrics_host)
@@ -95,6 +96,7 @@ class Fronts:
             page.documents,
             EmbeddingsApi(parts.inference, arrival_s=settings.arrival_s),
             ModelsApi(parts.fleet),
+            *jobs.pages(),
         )
         self._clients = self._front(Audience.CLIENTS if self._has_operators else Audience.ALL)
         self._clients.watch(parts.telemetry)

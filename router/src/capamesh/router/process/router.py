@@ -27,6 +27,7 @@ from capamesh.router.process.gauges import (
     watch_routing,
     watch_versions,
 )
+from capamesh.router.process.job_parts import JobParts
 from capamesh.router.process.node_gauges import NodeGauges
 from capamesh.router.process.page_parts import PageParts
 from capamesh.router.process.parts import RouterParts, today
@@ -47,6 +48,7 @@ class Router(Controls):
         self._settings = parts.settings
         self._log = parts.log
         self._page = PageParts(parts)
+        self._jobs = JobParts(parts.settings, parts.fleet, parts.log)
         self._shared_cache = shared_store(
             parts.settings,
             parts.standing.network_id,
@@ -74,7 +76,7 @@ class Router(Controls):
         watch = LoopWatch(self._log, parts.telemetry.loop_beat, parts.inference.slices.describe)
         watch.start()
         self._watch()
-        self._fronts = fronts = Fronts(parts, self._page)
+        self._fronts = fronts = Fronts(parts, self._page, self._jobs)
         await fronts.set_up()
         last_fleet = parts.last_fleet.read() if seat.is_main else None
         if last_fleet is not None:
@@ -93,6 +95,7 @@ class Router(Controls):
                     tasks.create_task(self._beat()),
                     tasks.create_task(self._sample()),
                     tasks.create_task(parts.key_watch.run()),
+                    tasks.create_task(self._jobs.run()),
                 ]
                 if seat.is_main:
                     background += [
@@ -121,6 +124,7 @@ class Router(Controls):
             watch.stop()
             parts.watch.close()
             await fronts.clean_up()
+            await self._jobs.close()
             parts.owners.close()
             parts.traces.logs.close()
             parts.standing.enter("stopped")

@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from job_files import write_csv, write_jsonl, write_npz
+from job_files import ANYWHERE, write_csv, write_jsonl, write_npz
 
 from capamesh.protocol.datatypes import Datatype
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.tensor_spec import TensorSpec
 from capamesh.router.jobs.errors import InputChanged, InputInvalid
-from capamesh.router.jobs.inputs import arrow_files, csv_rows, folder, lines
+from capamesh.router.jobs.inputs import arrow_files, csv_rows, folder, lines, opening
 from capamesh.router.jobs.inputs.limits import ShardLimits
-from capamesh.router.jobs.inputs.opening import local_path, open_reader
 from capamesh.router.jobs.inputs.reader import Reader
 from capamesh.router.jobs.inputs.rows import RowBatch, columns_of, read_windows
 from capamesh.router.jobs.spec import InputFormat, InputSpec
@@ -75,6 +74,10 @@ MADE: list[tuple[InputFormat, Callable[[Path], Path]]] = [
 
 def spec_of(path: Path, form: InputFormat, id_column: str = "id", **columns: Any) -> InputSpec:
     return InputSpec(str(path), form, columns or COLUMNS, id_column)
+
+
+def open_reader(spec: InputSpec) -> Reader:
+    return opening.open_reader(spec, "t", ANYWHERE)
 
 
 def all_batches(
@@ -357,25 +360,12 @@ def test_input_that_is_not_there_is_refused(tmp_path: Path, form: InputFormat) -
         open_reader(spec_of(tmp_path / "none", form)).fingerprint()
 
 
-def test_pipe_is_no_input(tmp_path: Path) -> None:
+def test_pipe_and_folder_are_no_input(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    reader = open_reader(spec_of(tmp_path / "pipe", InputFormat.JSONL))
-    with pytest.raises(InputInvalid, match="not a plain file"):
-        list(reader.ranges(ShardLimits(10)))
-
-
-@pytest.mark.parametrize(
-    ("url", "path"),
-    [("/a/b", "/a/b"), ("file:///a/b%20c", "/a/b c"), ("file://localhost/a", "/a")],
-)
-def test_url_of_this_machine_is_a_path(url: str, path: str) -> None:
-    assert local_path(url) == Path(path)
-
-
-@pytest.mark.parametrize("url", ["s3://bucket/x", "file://host/x", "a/b", "file:a"])
-def test_url_of_elsewhere_is_refused(url: str) -> None:
-    with pytest.raises(InputInvalid):
-        local_path(url)
+    for path in (tmp_path / "pipe", tmp_path):
+        reader = open_reader(spec_of(path, InputFormat.JSONL))
+        with pytest.raises(InputInvalid, match="not a plain file"):
+            list(reader.ranges(ShardLimits(10)))
 
 
 def test_missing_library_is_named_with_the_extra(

@@ -54,6 +54,18 @@ class Source(ABC):
             )
 
 
+class Sources(ABC):
+    """Finds inputs by their URLs for a tenant: those that the operator lets jobs read, and no others."""
+
+    @abstractmethod
+    def source(self, url: str, tenant: str) -> Source:
+        """Return the file of an input; raises `InvalidRequest` for one that jobs may not read."""
+
+    @abstractmethod
+    def folder(self, url: str, tenant: str) -> Path:
+        """Return the folder of an input; raises as `source`."""
+
+
 class LocalFile(Source):
     """A file of this machine, or of a folder that all routers have at the same place."""
 
@@ -68,12 +80,11 @@ class LocalFile(Source):
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as exc:
             raise _unreadable(self.name, exc) from exc
-        file = os.fdopen(descriptor, "rb")
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            file.close()
+            os.close(descriptor)
             raise InputInvalid(f"{self.name} is not a plain file")
-        return file, _stamp_of(status)
+        return os.fdopen(descriptor, "rb"), _stamp_of(status)
 
     @override
     def stamp(self) -> Stamp:

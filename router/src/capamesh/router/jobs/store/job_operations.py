@@ -26,7 +26,7 @@ from sqlalchemy import (
 from capamesh.protocol.errors import KeyUsed, TooManyRequests
 from capamesh.protocol.ids import ModelVersion
 from capamesh.protocol.schema import read
-from capamesh.router.jobs.errors import JobConflict, JobNotFound
+from capamesh.router.jobs.errors import JobConflict
 from capamesh.router.jobs.spec import JobSpec
 from capamesh.router.jobs.states import COMMITTING, ENDED, JobState, before
 from capamesh.router.jobs.store.group_commit import Turn
@@ -40,7 +40,7 @@ from capamesh.router.jobs.store.tables import (
     JOBS,
     SHARDS,
 )
-from capamesh.router.jobs.values import Counts, Event, Job, JobId, Pinned, short
+from capamesh.router.jobs.values import Counts, Event, Job, JobId, Pinned, no_job, short
 
 MAX_JOBS: Final = 50_000
 """The most jobs of a store, of all tenants (guess: what one file serves without a thought)."""
@@ -50,8 +50,8 @@ MAX_UNDER_WAY: Final = 1000
 """The most jobs of a tenant that have not ended."""
 MAX_EVENTS: Final = 1000
 """The most events that are kept of a job: the oldest go."""
-MAX_PAGE: Final = 100
-"""The most jobs, events or bad rows of one answer."""
+MAX_PAGE: Final = 101
+"""The most jobs or events that are read at once: a page of 100, and one more that tells whether there are others."""
 MAX_EXPIRED: Final = 100
 """The most jobs that one look at the deadlines ends."""
 
@@ -91,6 +91,9 @@ _PAGE_OF_TENANT: Final = (
     .limit(_COUNT)
 )
 _PAGE_OF_ALL: Final = select(*_COLUMNS).where(_BEFORE).order_by(JOBS.c.id.desc()).limit(_COUNT)
+_IN_STATE: Final = JOBS.c.state == bindparam("the_state", type_=Text)
+_PAGE_OF_TENANT_IN_STATE: Final = _PAGE_OF_TENANT.where(_IN_STATE)
+_PAGE_OF_ALL_IN_STATE: Final = _PAGE_OF_ALL.where(_IN_STATE)
 _PAGE_UNDER_WAY: Final = (
     select(*_COLUMNS)
     .where(IS_UNDER_WAY, JOBS.c.id > bindparam("the_last", type_=Text))
@@ -228,17 +231,29 @@ def get(turn: Turn, job_id: JobId, tenant: str | None = None) -> Job:
     """Return a job; `tenant` is whose it must be, None: anybody's. Raises `JobNotFound`."""
     row = turn.connection.execute(_GET, {"the_job": job_id}).first()
     if row is None or tenant not in {None, row.tenant}:
-        raise _not_found(job_id)
+        raise no_job(job_id)
     return _job_of(row)
 
 
-def page(turn: Turn, tenant: str | None, last: JobId | None, count: int) -> list[Job]:
-    """Return jobs, the newest first: those before `last`, which ended the page before; None: the first page."""
-    asked = {"the_last": last or _LAST_ID, "the_count": min(count, MAX_PAGE)}
-    if tenant is None:
-        return [_job_of(row) for row in turn.connection.execute(_PAGE_OF_ALL, asked)]
-    rows = turn.connection.execute(_PAGE_OF_TENANT, {**asked, "the_tenant": tenant})
-    return [_job_of(row) for row in rows]
+def page(
+    turn: Turn,
+    tenant: str | None,
+    last: JobId | None,
+    count: int,
+    state: JobState | None = None,
+) -> list[Job]:
+    """Return jobs, the newest first: those before `last`, which ended the page before; None: the first page.
+
+    `tenant` and `state` are those that a job must have; None: any.
+    """
+    asked: dict[str, Any] = {"the_last": last or _LAST_ID, "the_count": min(count, MAX_PAGE)}
+    statement = _PAGE_OF_ALL if state is None else _PAGE_OF_ALL_IN_STATE
+    if tenant is not None:
+        asked["the_tenant"] = tenant
+        statement = _PAGE_OF_TENANT if state is None else _PAGE_OF_TENANT_IN_STATE
+    if state is not None:
+        asked["the_state"] = state.value
+    return [_job_of(row) for row in turn.connection.execute(statement, asked)]
 
 
 def under_way(turn: Turn, last: str, count: int) -> list[Job]:
@@ -348,10 +363,6 @@ def untidy(turn: Turn, count: int) -> list[Job]:
 def tidied(turn: Turn, job_id: JobId) -> None:
     """Take in that those files of an ended job were removed."""
     turn.connection.execute(_TIDIED, {"the_job": job_id})
-
-
-def _not_found(job_id: JobId) -> JobNotFound:
-    return JobNotFound(f"there is no job {job_id[:80]!r}; see the list of jobs")
 
 
 def _job_of(row: Any) -> Job:  # noqa: ANN401 - a row that has all of `_COLUMNS`

@@ -95,9 +95,15 @@ class JobStore:
         """Return how far a job is."""
         return await self._run(partial(job_operations.counts, job_id=job))
 
-    async def page(self, tenant: str | None, last: JobId | None, count: int) -> list[Job]:
-        """Return jobs, the newest first, from the one after `last` on."""
-        return await self._run(lambda turn: job_operations.page(turn, tenant, last, count))
+    async def counts_of(self, jobs: Sequence[JobId]) -> list[Counts]:
+        """Return how far jobs are, each in its place."""
+        return await self._run(lambda turn: [job_operations.counts(turn, each) for each in jobs])
+
+    async def page(
+        self, tenant: str | None, last: JobId | None, count: int, state: JobState | None = None
+    ) -> list[Job]:
+        """Return jobs, the newest first, from the one after `last` on, and only those in `state` if it is given."""
+        return await self._run(lambda turn: job_operations.page(turn, tenant, last, count, state))
 
     async def under_way(self) -> list[Job]:
         """Return all jobs that have not ended, the oldest first."""

@@ -22,6 +22,7 @@ from capamesh.router.page.history import BIN_S, History
 from capamesh.router.page.history_answers import HistoryAnswers
 from capamesh.router.process.addresses import tell_addresses
 from capamesh.router.process.exposure import require_safe
+from capamesh.router.process.job_parts import require_jobs
 from capamesh.router.process.seat import WholeRouter
 from capamesh.router.process.workers.crew import Crew, link_ports
 from capamesh.router.process.workers.mesh import MainMesh
@@ -87,6 +88,7 @@ class MainProcess:
         self._parts = parts
         self._settings = settings = parts.settings
         require_safe(settings, asks_for_keys=parts.inference.ring.is_required)
+        require_jobs(settings, parts.log)
         self._log = parts.log
         self._stop = asyncio.Event()
         if settings.link_port:

@@ -341,7 +341,7 @@ def from_wire(raw: Mapping[str, Any]) -> ToWorker | ToMain:
         raise ProtocolViolation(f"message {name!r} of a router's process: {exc}") from exc
 
 
-_FILES: Final = ("rules_file", "tls_certificate", "tls_key", "tls_client_ca")
+_FILES: Final = ("rules_file", "tls_certificate", "tls_key", "tls_client_ca", "jobs_folder")
 """The settings that are paths, or None."""
 
 
@@ -363,6 +363,7 @@ def settings_of(values: Mapping[str, Any]) -> RouterSettings:
         **files,
         "bootstrap": tuple(values["bootstrap"]),
         "allowed_origins": tuple(values["allowed_origins"]),
+        "jobs_places": tuple(values["jobs_places"]),
         "trusted_proxies": tuple(values["trusted_proxies"]),
         "limits": Limits(**values["limits"]),
     }

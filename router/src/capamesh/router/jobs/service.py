@@ -1,0 +1,182 @@
+"""The jobs of a router as its routes use them: submitted, looked up, moved. IO: the store; looks at inputs in threads.
+
+The store is opened when it is first needed, for most routers have no job and are to read no database in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from capamesh.protocol.errors import ConfigError, InvalidRequest, Overloaded, Unsupported
+from capamesh.router.jobs.errors import InputInvalid, JobsUnavailable
+from capamesh.router.jobs.inputs.likely_rows import likely_rows
+from capamesh.router.jobs.inputs.opening import open_reader
+from capamesh.router.jobs.inputs.rows import columns_of
+from capamesh.router.jobs.spec import InputFormat, JobSpec
+from capamesh.router.jobs.standing import JobRunner, NoRunner
+from capamesh.router.jobs.submitting import pinned, spec_of, within_scope
+from capamesh.router.jobs.values import JobId
+from capamesh.router.jobs.views import JobViews
+
+if TYPE_CHECKING:
+    from capamesh.router.access.keys import Key
+    from capamesh.router.fleet.view import FleetView
+    from capamesh.router.jobs.places import Places
+    from capamesh.router.jobs.standing import Progress
+    from capamesh.router.jobs.store.job_store import JobStore
+    from capamesh.router.jobs.values import Job
+
+LOOK_S: Final = 10.0
+"""Seconds that a look at an input may take before its job is refused (guess: a store of objects that is far away)."""
+LOOKS: Final = 4
+"""The most inputs that are looked at at once: one whose disk hangs keeps its thread."""
+MOST_WAITING: Final = 32
+"""The most inputs that wait for that."""
+NO_JOB: Final = JobId("job-")
+"""Stands for a job that is not there yet."""
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """The word of a router on a job before it is submitted."""
+
+    rows: int | None
+    """The rows of its input, which may be a guess; None: only reading it would tell."""
+    left_s: float | None
+    """The seconds that it takes; None: nobody can tell. `math.inf`: nothing is idle."""
+
+
+class JobService:
+    """The jobs of one router's process."""
+
+    def __init__(
+        self,
+        fleet: FleetView,
+        places: Places,
+        store: Callable[[], Awaitable[JobStore]],
+        *,
+        clock: Callable[[], float],
+        wall_s: Callable[[], float],
+    ) -> None:
+        """`store` returns the store, and may open it first, or raise `ConfigError`.
+
+        `clock` never goes back, `wall_s` is the time since 1970; both are in seconds.
+        """
+        self.fleet = fleet
+        self.places = places
+        self.runner: JobRunner = NoRunner()
+        """The runner of jobs in this process; who makes one puts it here."""
+        self.views: Final = JobViews(self.store, self._standing, clock)
+        self.wall_s = wall_s
+        self._store = store
+        self._looking = ThreadPoolExecutor(LOOKS, "job input")
+        self._waiting = 0
+
+    async def store(self) -> JobStore:
+        """Return the store. Raises `JobsUnavailable`: it cannot be opened."""
+        try:
+            return await self._store()
+        except ConfigError as exc:
+            raise JobsUnavailable(f"{exc.message}; ask the router's operator") from exc
+
+    async def submit_json(
+        self, values: Mapping[str, object], tenant: str, key: Key | None
+    ) -> tuple[Job, bool]:
+        """Submit the job that a client's JSON describes, as `submit` does."""
+        return await self.submit(spec_of(values, self.fleet, key), tenant, key)
+
+    async def submit(self, spec: JobSpec, tenant: str, key: Key | None) -> tuple[Job, bool]:
+        """Keep a job and return it and True; the one that the tenant submitted before under its client key, and False.
+
+        `key` is the submitting one; None: no key is asked for. The model is pinned, by its content, to what requests for it get now.
+
+        Raises:
+            Forbidden: the key is not for it.
+            InvalidRequest: its input cannot be read, its places are none of the router's, or its deadline cannot be met.
+            KeyUsed: the tenant used the client key for another job.
+            TooManyRequests: the tenant has the most jobs that it may.
+            JobsUnavailable: the store fails.
+        """
+        spec = within_scope(spec, key)
+        pin, _ = pinned(spec, self.fleet)
+        self._check_deadline(spec, await self.promise(spec, tenant))
+        store = await self.store()
+        job, is_new = await store.submit(tenant, spec, pin)
+        self.runner.wake()
+        return job, is_new
+
+    async def promise(self, spec: JobSpec, tenant: str) -> Promise:
+        """Return what a job would take, once its input and its output were looked at; raises as `submit` for these."""
+        rows = await self._beside(lambda: self._look(spec, tenant))
+        return Promise(rows, None if rows is None else self.runner.promise(spec, rows))
+
+    def close(self) -> None:
+        """Look at no more inputs."""
+        self._looking.shutdown(wait=False, cancel_futures=True)
+
+    def _standing(self, job: JobId) -> Progress | None:
+        return self.runner.standing(job)
+
+    def _look(self, spec: JobSpec, tenant: str) -> int | None:
+        """Return how many rows an input seems to have. Runs in a thread."""
+        self.places.sink(spec.output.url, NO_JOB)
+        source = None
+        try:
+            if spec.input.format is not InputFormat.FOLDER:
+                source = self.places.source(spec.input.url, tenant)
+                source.stamp()  # a file that is not there is told before what is wrong in it
+            reader = open_reader(spec.input, tenant, self.places)
+            reader.check_columns(columns_of(spec.input))
+            return likely_rows(spec.input.format, reader, source)
+        except ConfigError as exc:  # a library is missing here
+            raise Unsupported(exc.message) from exc
+
+    async def _beside(self, look: Callable[[], _Result]) -> _Result:
+        """Return what is found in a thread. Raises what `look` raises, `Overloaded` or `InputInvalid` if it takes too long."""
+        if self._waiting >= MOST_WAITING:
+            raise Overloaded(
+                f"{self._waiting} jobs are being submitted, the most that may be at once; try again",
+                1.0,
+            )
+        self._waiting += 1
+        future = asyncio.get_running_loop().run_in_executor(self._looking, look)
+        future.add_done_callback(self._looked)
+        done, _ = await asyncio.wait({future}, timeout=LOOK_S)
+        if not done:
+            future.cancel()
+            raise InputInvalid(
+                f"the input was not read within {LOOK_S:g} s; look whether its disk or its store can be reached"
+            )
+        return future.result()
+
+    def _looked(self, future: asyncio.Future[_Result]) -> None:
+        self._waiting -= 1
+        if not future.cancelled():
+            future.exception()  # it is told, or nobody waits for it any more
+
+    def _check_deadline(self, spec: JobSpec, promise: Promise) -> None:
+        if spec.deadline_s is None:
+            return
+        allowed_s = spec.deadline_s - self.wall_s()
+        if allowed_s <= 0:
+            raise InvalidRequest(
+                f"the deadline was {-allowed_s:.0f} s ago; deadline_s is a time, in seconds since 1970"
+            )
+        left_s = promise.left_s
+        if left_s is not None and left_s > allowed_s:
+            takes = (
+                "nothing is idle now"
+                if math.isinf(left_s)
+                else f"the job takes some {left_s:.0f} s"
+            )
+            raise InvalidRequest(
+                f"the deadline is in {allowed_s:.0f} s, and at the capacity that was idle of late {takes}; give a later one, or"
+                " none"
+            )

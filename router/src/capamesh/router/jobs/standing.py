@@ -1,0 +1,60 @@
+"""The interface of whoever runs jobs, as the routes ask it, and one who runs none. Pure."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from typing_extensions import override
+
+if TYPE_CHECKING:
+    from capamesh.router.jobs.spec import JobSpec
+    from capamesh.router.jobs.values import JobId
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The pace of a job that is under way, as far as this router knows it."""
+
+    rows_per_s: float | None
+    """The rows a second of late, over all routers; None: too little is known."""
+    left_s: float | None
+    """Seconds until its end at that rate; None: nobody can tell."""
+    nodes: int
+    """The nodes that have run rows of it of late for this router."""
+
+
+class JobRunner(ABC):
+    """The runner of jobs of one router's process. Its methods return at once and never raise."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Look at the store now: a job was submitted, or goes on."""
+
+    @abstractmethod
+    def standing(self, job: JobId) -> Progress | None:
+        """Return the pace of a job; None: this router knows nothing of it."""
+
+    @abstractmethod
+    def promise(self, spec: JobSpec, rows: int) -> float | None:
+        """Return the seconds that a new job of so many rows takes at the idle capacity measured lately, after the jobs before it.
+
+        `math.inf`: nothing is idle. None: nothing was measured yet.
+        """
+
+
+class NoRunner(JobRunner):
+    """Runs nothing: another process of the store may."""
+
+    @override
+    def wake(self) -> None:
+        """Do nothing."""
+
+    @override
+    def standing(self, job: JobId) -> Progress | None:
+        return None
+
+    @override
+    def promise(self, spec: JobSpec, rows: int) -> float | None:
+        return None

@@ -1,0 +1,161 @@
+"""The batch jobs of one router's process: their store, their places and their routes. IO: the store, which it opens and closes.
+
+A store that the operator names, or that has been used before, is opened at the start, and ends it if that cannot be. The usual file
+is made by the first who needs it, so that routers without jobs read no database in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from capamesh.protocol.errors import ConfigError
+from capamesh.router.http.jobs import JobsApi
+from capamesh.router.jobs.places import Places
+from capamesh.router.jobs.service import JobService
+from capamesh.router.settings import JOBS_FILE, JOBS_FOLDER
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from capamesh.router.fleet.view import FleetView
+    from capamesh.router.http.route import Pages
+    from capamesh.router.jobs.store.job_store import JobStore
+    from capamesh.router.settings import RouterSettings
+
+LOOK_EVERY_S: Final = 1.0
+"""Seconds between two looks whether another process has made the file of jobs: so soon its jobs are run here, too."""
+
+
+class OpenedStore:
+    """The store of one process, which is opened once."""
+
+    def __init__(
+        self,
+        where: str,
+        *,
+        is_named: bool,
+        wall_s: Callable[[], float],
+        log: FilteringBoundLogger,
+    ) -> None:
+        """Open nothing yet. `is_named`: the operator has named the place, so that it is opened at the start."""
+        self._where = where
+        self._is_named = is_named
+        self._wall_s = wall_s
+        self._log = log
+        self._store: JobStore | None = None
+        self._opening = asyncio.Lock()
+
+    @property
+    def is_there(self) -> bool:
+        """Return whether there is a store to be opened, as far as can be told without opening it."""
+        if self._is_named or self._store is not None:
+            return True
+        try:
+            return Path(self._where).exists()
+        except OSError:  # the folder cannot be looked into
+            return False
+
+    def open(self) -> None:
+        """Open the store, in this thread, if it is there. Raises `ConfigError`."""
+        if self.is_there:
+            self._store = self._opened()
+
+    def check(self) -> None:
+        """Look whether the store can be opened, if it is there. Raises `ConfigError`."""
+        if self.is_there:
+            from capamesh.router.jobs.store.database import open_database  # noqa: PLC0415 - as below
+
+            open_database(self._where, self._wall_s).engine.dispose()
+
+    async def get(self) -> JobStore:
+        """Return the store, which is made if it is not there. Raises `ConfigError`."""
+        async with self._opening:
+            if self._store is None:
+                self._store = await asyncio.to_thread(self._opened)
+                self._log.info("jobs_opened")
+            return self._store
+
+    async def wait(self) -> JobStore:
+        """Return the store once it is there and can be opened; until then, and after a failure, look again each second."""
+        has_failed = False
+        while True:
+            if self.is_there:
+                try:
+                    return await self.get()
+                except ConfigError as error:
+                    if not has_failed:
+                        self._log.error("jobs_unreachable", reason=error.message)
+                    has_failed = True
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def close(self) -> None:
+        """Close the store, if it was opened, after what was asked of it before."""
+        async with self._opening:
+            if self._store is not None:
+                await self._store.close()
+
+    def _opened(self) -> JobStore:
+        # read in by routers that have jobs alone: docs/decisions/0063 says what it costs
+        from capamesh.router.jobs.store.job_store import JobStore  # noqa: PLC0415
+
+        return JobStore.open(self._where, self._wall_s)
+
+
+class JobParts:
+    """The parts of one process that are about jobs."""
+
+    def __init__(
+        self, settings: RouterSettings, fleet: FleetView, log: FilteringBoundLogger
+    ) -> None:
+        """Open the store, if there is one. Raises `ConfigError`: it cannot be opened, or a place is none."""
+        self._settings = settings
+        self._store: OpenedStore | None = None
+        self.service: JobService | None = None
+        """The jobs; None: this router keeps none."""
+        if settings.jobs is None:
+            return
+        self._store = store = opened_store(settings, log)
+        self.service = JobService(
+            fleet, places_of(settings), store.get, clock=time.monotonic, wall_s=time.time
+        )
+        store.open()
+
+    def pages(self) -> tuple[Pages, ...]:
+        """Return the routes of jobs."""
+        return (JobsApi(self.service, arrival_s=self._settings.arrival_s),)
+
+    async def run(self) -> None:
+        """Open the store once another process has made it."""
+        if self._store is not None:
+            await self._store.wait()
+
+    async def close(self) -> None:
+        """Let go of the store, once what was asked of it is done."""
+        if self.service is not None:
+            self.service.close()
+        if self._store is not None:
+            await self._store.close()
+
+
+def places_of(settings: RouterSettings) -> Places:
+    """Return the places that jobs may use: never the data folder, which has the router's keys. Raises `ConfigError`."""
+    folder = settings.jobs_folder or settings.data_folder / JOBS_FOLDER
+    return Places(folder, settings.jobs_places, (settings.data_folder,))
+
+
+def opened_store(settings: RouterSettings, log: FilteringBoundLogger) -> OpenedStore:
+    """Return the store of a router that keeps jobs, not opened yet."""
+    where = settings.jobs or str(settings.data_folder / JOBS_FILE)
+    return OpenedStore(where, is_named=bool(settings.jobs), wall_s=time.time, log=log)
+
+
+def require_jobs(settings: RouterSettings, log: FilteringBoundLogger) -> None:
+    """Raise `ConfigError` where the workers of a router could not open its store, or where a place is none."""
+    if settings.jobs is None:
+        return
+    places_of(settings)
+    opened_store(settings, log).check()

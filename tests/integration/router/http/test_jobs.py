@@ -1,0 +1,396 @@
+"""The routes of batch jobs at the front of a real router core, with a real store: submitting, listing, moving, and whose is whose."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from fleet_fakes import offer
+from job_desk import ranges
+from job_pages import ROWS, JobClients, make_place
+from openapi_fits import answers_of, misfits
+from router_http import serving
+
+from capamesh.router.access.keys import Verb
+from capamesh.router.http.schemas.jobs import State
+from capamesh.router.jobs import service as services
+from capamesh.router.jobs.errors import JobsUnavailable
+from capamesh.router.jobs.standing import Progress
+from capamesh.router.jobs.states import JobState
+from capamesh.router.jobs.store import job_operations, job_store
+from capamesh.router.jobs.values import JobId
+
+MOVES = ("pause", "resume", "cancel")
+ODD_IDS = (
+    "job-%00",
+    "job-%0a",
+    "%ff%fe",
+    "job-..%2f..",
+    "'%20OR%201=1",
+    "job-" + "a" * 500,
+    "job-é",
+    "-",
+)
+
+
+@pytest.fixture
+async def clients(tmp_path: Path) -> AsyncIterator[JobClients]:
+    place = make_place(tmp_path / "place")
+    async with serving(jobs={"jobs_places": (str(place),)}) as http:
+        http.node("A", models=(offer(), offer("n", "2")))
+        yield JobClients(http, place)
+
+
+async def running(clients: JobClients, job: str, rows: int = ROWS) -> None:
+    """Let the job be planned as two shards."""
+    store = await clients.http.job_service.store()
+    taken = await store.claim_plan("test")
+    assert taken is not None
+    await store.add_shards(JobId(job), taken[1], 0, ranges(2, rows // 2))
+    await store.finish_plan(JobId(job), taken[1], "fingerprint")
+
+
+async def test_job_is_submitted_shown_and_listed(clients: JobClients) -> None:
+    response = await clients.ask("", "POST", "/v1/jobs", clients.body(priority=200))
+    assert response.status == 201
+    job = await response.json()
+    assert abs(job.pop("created_at") - time.time()) < 60
+    assert job.pop("id").startswith("job-")
+    spec = job.pop("spec")
+    assert job == {
+        "object": "job",
+        "model": "m",
+        "version": "1",
+        "digest": offer().digest,
+        "tenant": "",
+        "state": "planning",
+        "reason": "",
+        "ended_at": None,
+        "rows": 0,
+        "shards": 0,
+        "done": {"shards": 0, "rows": 0, "bad_rows": 0, "leased_shards": 0},
+        "rows_per_s": None,
+        "nodes": None,
+        "ends_at": None,
+    }
+    assert spec["input"] == {
+        "url": f"{clients.place}/in.jsonl",
+        "format": "jsonl",
+        "columns": {"x": ["x"]},
+        "id_column": "",
+    }
+    assert spec["priority"] == 200
+    assert clients.runner.woken == 1
+    listed = await clients.told("", "GET", "/v1/jobs")
+    shown = await clients.told("", "GET", f"/v1/jobs/{listed['data'][0]['id']}")
+    assert listed == {"object": "list", "data": [shown], "has_more": False}
+
+
+async def test_job_submitted_again_under_its_key_is_the_same(clients: JobClients) -> None:
+    first = await clients.ask("", "POST", "/v1/jobs", clients.body(client_key="mine"))
+    again = await clients.ask("", "POST", "/v1/jobs", clients.body(), **{"Idempotency-Key": "mine"})
+    assert (first.status, again.status) == (201, 200)
+    assert (await first.json())["id"] == (await again.json())["id"]
+    other = await clients.ask("", "POST", "/v1/jobs", clients.body(client_key="mine", priority=9))
+    assert (other.status, other.headers["X-Capamesh-Error"]) == (409, "key_used")
+    both = await clients.ask(
+        "", "POST", "/v1/jobs", clients.body(client_key="a"), **{"Idempotency-Key": "b"}
+    )
+    assert both.status == 400
+    assert len((await clients.told("", "GET", "/v1/jobs"))["data"]) == 1
+
+
+async def test_pages_of_the_list_have_each_job_once(clients: JobClients) -> None:
+    made = [await clients.submit(priority=each) for each in range(1, 6)]
+    found: list[str] = []
+    path = "/v1/jobs?limit=2"
+    while True:
+        page = await clients.told("", "GET", path)
+        found += [job["id"] for job in page["data"]]
+        if not page["has_more"]:
+            break
+        path = f"/v1/jobs?limit=2&after={found[-1]}"
+    assert sorted(found) == sorted(made)
+    await clients.told("", "POST", f"/v1/jobs/{made[2]}/cancel")
+    cancelled = await clients.told("", "GET", "/v1/jobs?state=cancelled&limit=1")
+    assert [job["id"] for job in cancelled["data"]] == [made[2]]
+    assert not cancelled["has_more"]
+    assert len((await clients.told("", "GET", "/v1/jobs?state=planning"))["data"]) == 4
+
+
+async def test_job_is_paused_resumed_and_cancelled(clients: JobClients) -> None:
+    job = await clients.submit()
+    refused = await clients.ask("", "POST", f"/v1/jobs/{job}/pause")
+    assert (refused.status, refused.headers["X-Capamesh-Error"]) == (409, "job_conflict")
+    await running(clients, job)
+    states = [
+        (await clients.told("", "POST", f"/v1/jobs/{job}/{word}"))["state"]
+        for word in ("pause", "pause", "resume", "cancel", "cancel")
+    ]
+    assert states == ["paused", "paused", "running", "cancelled", "cancelled"]
+    for word in ("pause", "resume"):
+        assert (await clients.ask("", "POST", f"/v1/jobs/{job}/{word}")).status == 409
+    shown = await clients.told("", "GET", f"/v1/jobs/{job}")
+    assert shown["ended_at"] >= shown["created_at"]
+
+
+async def test_pace_of_a_job_is_the_runners(clients: JobClients) -> None:
+    job = await clients.submit()
+    clients.runner.progress = Progress(2.5, 30.0, 3)
+    shown = await clients.told("", "GET", f"/v1/jobs/{job}")
+    assert (shown["rows_per_s"], shown["nodes"]) == (2.5, 3)
+    assert abs(shown["ends_at"] - time.time() - 30.0) < 10
+    clients.runner.progress = Progress(None, None, 0)
+    shown = await clients.told("", "GET", f"/v1/jobs/{job}")
+    assert (shown["rows_per_s"], shown["nodes"], shown["ends_at"]) == (None, 0, None)
+
+
+# what a job would take
+
+
+async def test_dry_run_says_what_would_come_and_keeps_nothing(clients: JobClients) -> None:
+    clients.runner.promised_s = 12.0
+    promise = await clients.told("", "POST", "/v1/jobs", clients.body(dry_run=True))
+    assert (promise["rows"], promise["left_s"]) == (ROWS, 12.0)
+    assert abs(promise["ends_at"] - time.time() - 12.0) < 10
+    assert promise["spec"]["input"]["columns"] == {"x": ["x"]}
+    clients.runner.promised_s = math.inf
+    promise = await clients.told("", "POST", "/v1/jobs", clients.body(dry_run=True))
+    assert (promise["left_s"], promise["ends_at"]) == (None, None)
+    assert (await clients.told("", "GET", "/v1/jobs"))["data"] == []
+    assert clients.runner.woken == 0
+
+
+@pytest.mark.parametrize(
+    ("left_s", "promised_s", "words"),
+    [
+        (-5.0, 1.0, "the deadline was "),
+        (100.0, 500.0, "the job takes some 500 s"),
+        (100.0, math.inf, "nothing is idle now"),
+        (100.0, 50.0, ""),
+        (100.0, None, ""),
+    ],
+)
+async def test_deadline_that_cannot_be_met_is_refused(
+    clients: JobClients, left_s: float, promised_s: float | None, words: str
+) -> None:
+    clients.runner.promised_s = promised_s
+    body = clients.body(deadline_s=time.time() + left_s)
+    response = await clients.ask("", "POST", "/v1/jobs", body)
+    assert response.status == (400 if words else 201)
+    assert words in await response.text()
+
+
+# what is wrong with it
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "words"),
+    [
+        ({"url": "/etc/passwd", "format": "csv"}, "invalid_request", "--jobs-place"),
+        ({"url": "PLACE/../in.jsonl"}, "invalid_request", "--jobs-place"),
+        ({"url": "PLACE/none.jsonl"}, "input_invalid", "No such file"),
+        ({"url": "PLACE", "format": "jsonl"}, "input_invalid", "not a plain file"),
+        ({"url": "PLACE/in.jsonl", "format": "npz"}, "input_invalid", "cannot read"),
+        ({"url": "PLACE/in.jsonl", "format": "xml"}, "invalid_request", "input.format is 'xml'"),
+        ({"url": "upload:file-0123", "format": "csv"}, "input_invalid", "no uploaded file"),
+        ({"url": "http://127.0.0.1:8000/", "format": "csv"}, "invalid_request", "no place"),
+    ],
+)
+async def test_input_that_cannot_be_read_is_refused_at_once(
+    clients: JobClients, source: dict[str, str], code: str, words: str
+) -> None:
+    source["url"] = source["url"].replace("PLACE", str(clients.place))
+    response = await clients.ask("", "POST", "/v1/jobs", clients.body(input=source))
+    assert (response.status, response.headers["X-Capamesh-Error"]) == (400, code)
+    assert words in await response.text()
+    assert (await clients.told("", "GET", "/v1/jobs"))["data"] == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"junk",
+        b'{"model":"m"}',
+        b'{"dry_run":1}',
+        b"\xff",
+        b"[" * 100_000,
+        b"x" * 300_000,
+    ],
+)
+async def test_body_that_is_no_job_is_refused(clients: JobClients, body: bytes) -> None:
+    response = await clients.http.client.post("/v1/jobs", data=body)
+    assert response.status == (413 if len(body) > 2**18 else 400)
+
+
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=101", "limit=x", "limit=-1", "state=done", "limit=" + "9" * 99]
+)
+async def test_query_that_is_wrong_is_refused(clients: JobClients, query: str) -> None:
+    status = (await clients.ask("", "GET", f"/v1/jobs?{query}")).status
+    assert status == (200 if query == "limit=0" else 400)
+
+
+async def test_headers_on_a_requests_way_are_no_jobs(clients: JobClients) -> None:
+    for name, value, status in (
+        ("X-Capamesh-Tenant", "lab", 201),
+        ("X-Capamesh-Region", "eu", 400),
+        ("X-Capamesh-Policy", "p2c", 400),
+        ("X-Capamesh-Nonsense", "1", 400),
+    ):
+        response = await clients.ask("", "POST", "/v1/jobs", clients.body(), **{name: value})
+        assert response.status == status, name
+    assert [each["tenant"] for each in (await clients.told("", "GET", "/v1/jobs"))["data"]] == [
+        "lab"
+    ]
+
+
+# whose is whose
+
+
+async def test_job_of_another_tenant_is_as_one_that_is_not_there(clients: JobClients) -> None:
+    lab, rich = clients.key("lab"), clients.key("rich")
+    own = await clients.submit(lab)
+    none = own[:-4] + "0000"
+    for method, tail in (("GET", ""), *(("POST", f"/{word}") for word in MOVES)):
+        told = [await clients.ask(rich, method, f"/v1/jobs/{job}{tail}") for job in (own, none)]
+        assert [each.status for each in told] == [404, 404]
+        texts = {(await each.text()).replace(own, "").replace(none, "") for each in told}
+        assert len(texts) == 1
+        assert told[0].headers["X-Capamesh-Error"] == "job_not_found"
+    assert (await clients.told(rich, "GET", "/v1/jobs"))["data"] == []
+    assert (await clients.told(rich, "GET", f"/v1/jobs?after={own}"))["data"] == []
+    assert (await clients.told(lab, "GET", f"/v1/jobs/{own}"))["tenant"] == "lab"
+    # the same client key of two tenants is two jobs
+    both = [await clients.submit(each, client_key="k") for each in (lab, rich)]
+    assert both[0] != both[1]
+    everything = await clients.told("secret", "GET", "/v1/jobs")
+    assert {each["tenant"] for each in everything["data"]} == {"lab", "rich"}
+    assert (await clients.told("secret", "POST", f"/v1/jobs/{own}/cancel"))["state"] == "cancelled"
+
+
+async def test_key_submits_as_its_tenant_alone(clients: JobClients) -> None:
+    key = clients.key("lab", models=("m",), max_price=2.0, regions=("eu",), max_priority=50)
+    job = await clients.told(key, "POST", "/v1/jobs", clients.body())
+    assert job["tenant"] == "lab"
+    assert (job["spec"]["max_price"], job["spec"]["regions"]) == (2.0, ["eu"])
+    stranger = await clients.ask(
+        key, "POST", "/v1/jobs", clients.body(), **{"X-Capamesh-Tenant": "rich"}
+    )
+    assert stranger.status == 403
+    for more in ({"model": "n"}, {"priority": 49}, {"regions": ["us"]}):
+        response = await clients.ask(key, "POST", "/v1/jobs", clients.body(**more))
+        assert (response.status, response.headers["X-Capamesh-Error"]) == (403, "forbidden"), more
+
+
+async def test_key_that_infers_submits_no_jobs(clients: JobClients) -> None:
+    key = clients.key("lab", Verb.INFER, Verb.READ, Verb.METRICS, Verb.ADMIN)
+    assert (await clients.ask(key, "POST", "/v1/jobs", clients.body())).status == 403
+    assert (await clients.ask(key, "GET", "/v1/jobs")).status == 403
+
+
+@pytest.mark.parametrize("job", ODD_IDS)
+async def test_id_that_no_job_has_is_not_found(clients: JobClients, job: str) -> None:
+    key = clients.key("lab")
+    for method, tail in (("GET", ""), *(("POST", f"/{word}") for word in MOVES)):
+        assert (await clients.ask(key, method, f"/v1/jobs/{job}{tail}")).status == 404
+    assert (await clients.ask(key, "GET", f"/v1/jobs?after={job}")).status == 404
+
+
+# when something fails
+
+
+async def test_router_without_jobs_says_so(tmp_path: Path) -> None:
+    async with serving(jobs={"jobs": None}) as http:
+        for method, path in (("GET", "/v1/jobs"), ("POST", "/v1/jobs"), ("GET", "/v1/jobs/job-1")):
+            response = await http.client.request(method, path)
+            assert response.status == 501
+            assert "--no-jobs" in await response.text()
+
+
+async def test_store_that_hangs_is_given_up(
+    clients: JobClients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await clients.submit()
+    monkeypatch.setattr(job_store, "PATIENCE_S", 0.05)
+    go_on = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def hang(*_: object, **__: object) -> None:
+        asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(60)
+
+    monkeypatch.setattr(job_operations, "get", hang)
+    for method, path in (("GET", f"/v1/jobs/{job}"), ("GET", "/v1/jobs")):
+        response = await clients.ask("", method, path)
+        assert (response.status, response.headers["X-Capamesh-Error"]) == (503, "jobs_unavailable")
+        assert response.headers["Retry-After"] == "1"
+    go_on.set()
+
+
+async def test_store_that_fails_is_told(
+    clients: JobClients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await clients.submit()
+
+    async def failing(*_: object) -> None:
+        raise JobsUnavailable("the store of jobs j.db fails: database or disk is full")
+
+    monkeypatch.setattr(job_store.JobStore, "submit", failing)
+    response = await clients.ask("", "POST", "/v1/jobs", clients.body())
+    assert (response.status, response.headers["X-Capamesh-Error"]) == (503, "jobs_unavailable")
+
+
+async def test_store_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    async with serving(jobs={"data_folder": tmp_path / "file" / "data"}) as http:
+        http.node("A")
+        response = await http.client.get("/v1/jobs")
+        assert (response.status, response.headers["X-Capamesh-Error"]) == (503, "jobs_unavailable")
+
+
+async def test_input_whose_disk_hangs_is_given_up(
+    clients: JobClients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "LOOK_S", 0.05)
+    go_on = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def hang(*_: object) -> None:
+        asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(60)
+
+    monkeypatch.setattr(services, "likely_rows", hang)
+    told = await asyncio.gather(
+        *(clients.ask("", "POST", "/v1/jobs", clients.body()) for _ in range(40))
+    )
+    codes = sorted(each.headers["X-Capamesh-Error"] for each in told)
+    assert set(codes) <= {"input_invalid", "overloaded"}
+    assert codes.count("input_invalid") >= services.LOOKS
+    go_on.set()
+
+
+async def test_answers_are_as_described(clients: JobClients) -> None:
+    job = await clients.submit()
+    asked: list[tuple[str, str, str, Any]] = [
+        ("POST", "/v1/jobs", "/v1/jobs", clients.body()),
+        ("POST", "/v1/jobs", "/v1/jobs", clients.body(dry_run=True)),
+        ("GET", "/v1/jobs", "/v1/jobs", None),
+        ("GET", "/v1/jobs/{job}", f"/v1/jobs/{job}", None),
+        ("POST", "/v1/jobs/{job}/cancel", f"/v1/jobs/{job}/cancel", None),
+        ("POST", "/v1/jobs/{job}/pause", f"/v1/jobs/{job}/pause", None),
+    ]
+    for method, route, path, body in asked:
+        response = await clients.ask("", method, path, body)
+        contents = answers_of(method, route, response.status)
+        wrong = list(misfits(await response.json(), contents["application/json"]["schema"]))
+        assert wrong == [], (method, path)
+
+
+def test_states_of_the_description_are_those_there_are() -> None:
+    assert set(get_args(State)) == set(JobState)

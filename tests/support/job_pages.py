@@ -1,0 +1,100 @@
+"""Clients of the routes of batch jobs, each with a key of its own, and a runner that says what a test tells it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from job_files import write_jsonl
+from router_http import Http
+from typing_extensions import override
+
+from capamesh.router.access.keys import ALPHABET, Key, Scope, Verb, digest_of, id_of, new_text
+from capamesh.router.jobs.spec import JobSpec
+from capamesh.router.jobs.standing import JobRunner, Progress
+from capamesh.router.jobs.values import JobId
+
+ROWS = 10
+
+
+def make_place(folder: Path) -> Path:
+    """Return a folder with an input for the model `m`, `in.jsonl`."""
+    folder.mkdir()
+    write_jsonl(folder / "in.jsonl", [{"x": [at, at]} for at in range(ROWS)])
+    return folder
+
+
+class ToldRunner(JobRunner):
+    """Runs nothing, and says what it is told to."""
+
+    def __init__(self) -> None:
+        self.woken = 0
+        self.progress: Progress | None = None
+        self.promised_s: float | None = None
+        self.asked: list[int] = []
+        """The rows of the jobs that a promise was asked for."""
+
+    @override
+    def wake(self) -> None:
+        self.woken += 1
+
+    @override
+    def standing(self, job: JobId) -> Progress | None:
+        return self.progress
+
+    @override
+    def promise(self, spec: JobSpec, rows: int) -> float | None:
+        self.asked.append(rows)
+        return self.promised_s
+
+
+class JobClients:
+    """The clients of one server, whose key is the first argument: "" for none."""
+
+    def __init__(self, http: Http, place: Path) -> None:
+        self.http = http
+        self.place = place
+        self.runner = http.job_service.runner = ToldRunner()
+        self._made: dict[str, Key] = {}
+        self._draws = iter(ALPHABET * 1000)
+
+    def key(self, tenant: str, *verbs: Verb, **scope: Any) -> str:
+        """Return a new key of a tenant, for jobs where nothing else is said."""
+        text = new_text(lambda _: next(self._draws))
+        made = Scope(verbs=verbs or (Verb.JOBS,), **scope)
+        self._made[text] = Key(id_of(text), digest_of(text), tenant, made)
+        self._take()
+        return text
+
+    def revoke(self, text: str) -> None:
+        del self._made[text]
+        self._take()
+
+    def _take(self) -> None:
+        self.http.front.keys.ring.take(self._made.values(), 0.0, 0.0)
+
+    def body(self, **more: Any) -> dict[str, Any]:
+        """Return a job over the file of the place."""
+        return {"model": "m", "input": {"url": f"{self.place}/in.jsonl"}, **more}
+
+    async def ask(
+        self, key: str, method: str, path: str, body: Any = None, **headers: str
+    ) -> aiohttp.ClientResponse:
+        """Send a request, and read its answer."""
+        sent = {**({"Authorization": f"Bearer {key}"} if key else {}), **headers}
+        options = {} if body is None else {"json": body}
+        response = await self.http.client.request(method, path, headers=sent, **options)
+        await response.read()
+        return response
+
+    async def told(self, key: str, method: str, path: str, body: Any = None) -> Any:
+        """Return the JSON of an answer that all is well with."""
+        response = await self.ask(key, method, path, body)
+        assert response.status in {200, 201}, await response.text()
+        return await response.json()
+
+    async def submit(self, key: str = "", **more: Any) -> str:
+        """Submit a job and return its id."""
+        job = await self.told(key, "POST", "/v1/jobs", self.body(**more))
+        return str(job["id"])

@@ -1,0 +1,174 @@
+"""What a client leaves out is filled in, a model is pinned by its content, and a key's scope holds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from fleet_fakes import advert, offer
+
+from capamesh.protocol.adverts import ModelOffer, Scheduling
+from capamesh.protocol.datatypes import Datatype
+from capamesh.protocol.errors import CapameshError, Forbidden, InvalidRequest, ModelNotFound
+from capamesh.protocol.fleet import Joined
+from capamesh.protocol.tensor_spec import TensorSpec
+from capamesh.router.access.keys import OPERATOR, Key, Scope, Verb
+from capamesh.router.fleet.view import FleetView
+from capamesh.router.jobs.spec import InputFormat, JobSpec
+from capamesh.router.jobs.submitting import pinned, spec_of, within_scope
+
+TWO = (TensorSpec("x", Datatype.FP32, (-1, 2)), TensorSpec("k", Datatype.INT64, (-1,)))
+
+
+def fleet_of(*models: ModelOffer) -> FleetView:
+    fleet = FleetView(on_new=lambda _: None, on_gone=lambda _: None)
+    fleet.apply([Joined(advert("A", models=models or (offer(),)))])
+    return fleet
+
+
+def key_for(**scope: Any) -> Key:
+    return Key("id", b"", "lab", Scope(verbs=(Verb.JOBS,), **scope))
+
+
+def job(url: str = "/data/in.jsonl", **more: Any) -> dict[str, Any]:
+    return {"model": "m", "input": {"url": url}, **more}
+
+
+def read(values: dict[str, Any], fleet: FleetView | None = None, key: Key | None = None) -> JobSpec:
+    return spec_of(values, fleet or fleet_of(), key)
+
+
+@pytest.mark.parametrize(
+    ("url", "form", "column"),
+    [
+        ("/d/in.jsonl", InputFormat.JSONL, "x"),
+        ("s3://b/in.NDJSON", InputFormat.JSONL, "x"),
+        ("file:///d/in.csv", InputFormat.CSV, "x"),
+        ("/d/in.parquet", InputFormat.PARQUET, "x"),
+        ("/d/in.feather", InputFormat.ARROW, "x"),
+        ("/d/in.npy", InputFormat.NPY, "array"),
+        ("/d/in.npz", InputFormat.NPZ, "x"),
+        ("/d/pictures/", InputFormat.FOLDER, "content"),
+    ],
+)
+def test_form_and_column_are_filled_in_from_the_name_and_the_model(
+    url: str, form: InputFormat, column: str
+) -> None:
+    spec = read(job(url))
+    assert (spec.input.format, spec.input.columns) == (form, {"x": (column,)})
+    assert (spec.output.url, spec.output.format) == ("", "jsonl")
+
+
+def test_each_input_of_a_model_has_a_column_of_its_name() -> None:
+    fleet = fleet_of(replace(offer(), inputs=TWO))
+    assert read(job(), fleet).input.columns == {"x": ("x",), "k": ("k",)}
+    with pytest.raises(InvalidRequest, match="fills one input, and model 'm' has 2"):
+        read(job("/d/in.npy"), fleet)
+
+
+def test_words_of_a_client_are_kept() -> None:
+    given = job()
+    given["input"] |= {"format": "csv", "columns": {"x": ["a", "b"]}, "id_column": "name"}
+    spec = read(given)
+    assert spec.input.columns == {"x": ("a", "b")}
+    assert (spec.input.format, spec.input.id_column) == (InputFormat.CSV, "name")
+    assert given == {"model": "m", "input": given["input"]}, "what was given is left as it was"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, "model is missing"),
+        ({"model": "m"}, "input is missing"),
+        ({"model": 7, "input": {"url": "/a.csv"}}, "model is 7"),
+        ({"model": "m", "input": []}, "input is a list of 0"),
+        ({"model": "m", "input": {}}, "input.url is missing"),
+        ({"model": "m", "input": {"url": 7}}, "input.url is 7"),
+        (job("/d/in"), "input.format is missing, and the end of '/d/in' tells none"),
+        (job("upload:file-1"), "input.format is missing"),
+        (job(modle="m"), r"unknown key modle \(did you mean model\?\)"),
+        (job(deadline_s=600), "deadline_s is 600.0, which was in 1970"),
+        (job(priority=0), "priority is 0"),
+        (job(max_price=-1), "max_price is -1"),
+        (job(regions=["eu", "eu"]), "regions has 'eu' 2 times"),
+        ({"model": "m", "input": {"url": "/a.csv", "columns": {}}}, "input.columns is"),
+        (
+            {"model": "m", "input": {"url": "/a.csv", "columns": {"z": ["a"]}}},
+            "input.columns has 'z', and model 'm' has no such input; its inputs are x",
+        ),
+    ],
+)
+def test_job_that_is_none_is_told_what_is_wrong(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        read(values)
+
+
+def test_input_that_no_column_fills_is_told() -> None:
+    given = job()
+    given["input"]["columns"] = {"x": ["x"]}
+    with pytest.raises(InvalidRequest, match="lacks the input 'k' of model 'm'"):
+        read(given, fleet_of(replace(offer(), inputs=TWO)))
+
+
+def test_model_is_pinned_to_the_newest_version_and_its_content() -> None:
+    newer = replace(offer(version="3"), digest="sha256-chunks:" + "3" * 64)
+    fleet = fleet_of(offer(), newer)
+    pin, found = pinned(read(job(), fleet), fleet)
+    assert (pin.version, pin.digest, found) == ("3", newer.digest, newer)
+    pin, found = pinned(read(job(version="1"), fleet), fleet)
+    assert (pin.version, pin.digest, found) == ("1", offer().digest, offer())
+
+
+@pytest.mark.parametrize("values", [job() | {"model": "none"}, job(version="9")])
+def test_model_that_nobody_has_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ModelNotFound):
+        read(values)
+
+
+def test_model_with_a_state_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="rows of a job have no order"):
+        read(job(), fleet_of(replace(offer(), scheduling=Scheduling.SEQUENCE)))
+
+
+# keys
+
+
+def refusal_of(values: dict[str, Any], key: Key) -> CapameshError:
+    with pytest.raises(CapameshError) as refusal:
+        read(values, key=key)
+    return refusal.value
+
+
+def test_model_of_others_is_not_told_from_none() -> None:
+    key = key_for(models=("mine",))
+    told = {
+        (type(error), error.message)
+        for error in (refusal_of(job() | {"model": each}, key) for each in ("m", "none"))
+    }
+    assert told == {
+        (Forbidden, "the key is not for this model; ask the router's operator for one that is")
+    }
+
+
+def test_job_is_no_more_urgent_than_its_key_allows() -> None:
+    key = key_for(max_priority=100)
+    assert read(job(priority=100), key=key).priority == 100
+    assert "the job's priority is 99" in refusal_of(job(priority=99), key).message
+    assert read(job(priority=1), key=OPERATOR).priority == 1
+    assert read(job(priority=1)).priority == 1  # where no key is asked for
+
+
+@pytest.mark.parametrize(("asked", "allowed"), [(None, 1.5), (9.0, 1.5), (1.0, 1.0)])
+def test_job_pays_no_more_than_its_key_allows(asked: float | None, allowed: float) -> None:
+    spec = read(job(max_price=asked), key=key_for(max_price=1.5))
+    assert spec.max_price == allowed
+    assert within_scope(spec, key_for(max_price=1.5)) == spec
+
+
+def test_job_goes_to_no_other_region_than_its_keys() -> None:
+    key = key_for(regions=("eu", "us"))
+    assert read(job(), key=key).regions == ("eu", "us")
+    assert read(job(regions=["us", "asia"]), key=key).regions == ("us",)
+    assert read(job(regions=["asia"])).regions == ("asia",)
+    assert refusal_of(job(regions=["asia"]), key).code == "forbidden"

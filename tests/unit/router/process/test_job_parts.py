@@ -1,0 +1,129 @@
+"""The jobs of one router's process: when their store is opened, and what ends the start."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_fakes import NullLog
+
+from capamesh.protocol.errors import ConfigError
+from capamesh.router.fleet.view import FleetView
+from capamesh.router.http.jobs import JobsApi
+from capamesh.router.jobs.store.job_store import JobStore
+from capamesh.router.process import job_parts
+from capamesh.router.process.job_parts import JobParts, OpenedStore, require_jobs
+from capamesh.router.settings import RouterSettings
+
+
+def settings(folder: Path, **more: Any) -> RouterSettings:
+    return RouterSettings(data_folder=folder, **more)
+
+
+def parts(given: RouterSettings, log: NullLog | None = None) -> JobParts:
+    fleet = FleetView(on_new=lambda _: None, on_gone=lambda _: None)
+    return JobParts(given, fleet, log or NullLog())  # type: ignore[arg-type]
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(each.name for each in folder.iterdir())
+
+
+async def test_usual_store_is_made_by_the_first_who_needs_it(tmp_path: Path) -> None:
+    made = parts(settings(tmp_path))
+    assert files_in(tmp_path) == []
+    assert isinstance(made.pages()[0], JobsApi)
+    assert made.service is not None
+    first, second = await asyncio.gather(made.service.store(), made.service.store())
+    assert first is second
+    assert "jobs.db" in files_in(tmp_path)
+    assert await first.page(None, None, 1) == []
+    await made.close()
+    again = parts(settings(tmp_path))  # from now on it is opened at the start
+    assert again._store is not None
+    assert again._store._store is not None
+    await again.close()
+
+
+async def test_store_that_another_process_has_made_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_parts, "LOOK_EVERY_S", 0.0)
+    made, other = parts(settings(tmp_path)), parts(settings(tmp_path))
+    running = asyncio.create_task(made.run())
+    await asyncio.sleep(0)
+    assert not running.done()
+    assert other.service is not None
+    await other.service.store()
+    async with asyncio.timeout(30):
+        await running
+    await made.close()
+    await other.close()
+
+
+async def test_store_that_is_broken_meanwhile_is_told_once_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_parts, "LOOK_EVERY_S", 0.0)
+    tries = 0
+    whole = OpenedStore._opened
+
+    def opened(self: OpenedStore) -> JobStore:
+        nonlocal tries
+        tries += 1
+        if tries == 3:
+            (tmp_path / "jobs.db").rmdir()  # somebody mends it
+        return whole(self)
+
+    monkeypatch.setattr(OpenedStore, "_opened", opened)
+    log = NullLog()
+    made = parts(settings(tmp_path), log)
+    (tmp_path / "jobs.db").mkdir()
+    async with asyncio.timeout(30):
+        await made.run()
+    assert (tries, log.events) == (3, ["jobs_unreachable", "jobs_opened"])
+    await made.close()
+
+
+@pytest.mark.parametrize("jobs", ["PLACE", "PLACE/file/jobs.db"])
+def test_store_that_cannot_be_opened_ends_the_start(tmp_path: Path, jobs: str) -> None:
+    (tmp_path / "file").touch()
+    given = settings(tmp_path, jobs=jobs.replace("PLACE", str(tmp_path)))
+    for start in (parts, lambda each: require_jobs(each, NullLog())):  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=str(tmp_path)):
+            start(given)
+
+
+def test_usual_store_that_is_damaged_ends_the_start(tmp_path: Path) -> None:
+    (tmp_path / "jobs.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(ConfigError, match="cannot keep jobs in"):
+        parts(settings(tmp_path))
+
+
+def test_place_that_is_none_ends_the_start(tmp_path: Path) -> None:
+    for start in (parts, lambda each: require_jobs(each, NullLog())):  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="--jobs-place 'relative'"):
+            start(settings(tmp_path, jobs_places=("relative",)))
+
+
+async def test_router_without_jobs_opens_nothing(tmp_path: Path) -> None:
+    given = settings(tmp_path, jobs=None, jobs_places=("relative",))
+    made = parts(given)
+    require_jobs(given, NullLog())  # type: ignore[arg-type]
+    await made.run()
+    await made.close()
+    assert made.service is None
+    assert len(made.pages()) > 0
+    assert files_in(tmp_path) == []
+
+
+async def test_jobs_never_reach_the_data_folder(tmp_path: Path) -> None:
+    made = parts(settings(tmp_path / "data", jobs_places=(str(tmp_path),)))
+    assert made.service is not None
+    assert made.service.places.jobs_folder == tmp_path / "data" / "jobs"
+    for url in (tmp_path / "data" / "operator.key", tmp_path / "data" / "jobs" / "files" / "x"):
+        with pytest.raises(Exception, match="--jobs-place"):
+            made.service.places.source(str(url), "t")
+    await made.close()
