@@ -30,7 +30,7 @@ from postgres import served  # noqa: E402 - likewise
 
 from capamesh.cli.local_cluster import LocalCluster  # noqa: E402 - likewise
 from capamesh.protocol.errors import TooManyRequests  # noqa: E402 - likewise
-from capamesh.router.access.key_location import KeyLocation  # noqa: E402 - likewise
+from capamesh.router.access.engines.location import DatabaseLocation  # noqa: E402 - likewise
 from capamesh.router.access.key_store import KeyStore  # noqa: E402 - likewise
 from capamesh.router.access.keys import KeyRing, Scope  # noqa: E402 - likewise
 from capamesh.router.access.quotas import Quotas  # noqa: E402 - likewise
@@ -51,7 +51,7 @@ WARM_S = 10
 """Seconds before a rate is measured: a bucket that is full may be emptied at once."""
 
 
-def check_us(location: KeyLocation) -> float:
+def check_us(location: DatabaseLocation) -> float:
     """Return the CPU time of a check of a key that is known, in microseconds: the least of some rounds."""
     store = KeyStore(location)
     text = [store.create("lab", Scope(), time.time())[1] for _ in range(100)][50]
@@ -72,7 +72,7 @@ def check_us(location: KeyLocation) -> float:
     return (found - nothing) / CHECKS * 1e6
 
 
-async def revocations_s(location: KeyLocation, place: str, count: int) -> list[float]:
+async def revocations_s(location: DatabaseLocation, place: str, count: int) -> list[float]:
     """Return the seconds until both routers refuse a revoked key, several times."""
     store = KeyStore(location)
     taken: list[float] = []
@@ -107,7 +107,7 @@ async def revocations_s(location: KeyLocation, place: str, count: int) -> list[f
 class Part:
     """The part of one router that holds keys to their limits."""
 
-    def __init__(self, location: KeyLocation) -> None:
+    def __init__(self, location: DatabaseLocation) -> None:
         self.ring, self.quotas = KeyRing(), Quotas()
         self.watch = KeyWatch(
             location,
@@ -137,7 +137,7 @@ class Part:
             await asyncio.sleep(STEP_S)
 
 
-async def over(location: KeyLocation, seconds: int) -> dict[str, float]:
+async def over(location: DatabaseLocation, seconds: int) -> dict[str, float]:
     """Return by how much three routers together pass a rate and a month's rows, as parts of these."""
     store = KeyStore(location)
     rated = store.create("lab", Scope(requests_per_s=RATE), store.now_s())[1]
@@ -181,7 +181,7 @@ def main() -> int:
         else:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             place = os.path.join(folder, "keys.db")  # noqa: PTH118 - a text, as the option takes
-        location = KeyLocation.of(place)
+        location = DatabaseLocation.of(place, "keys")
         check = check_us(location)
         revoked = asyncio.run(revocations_s(location, place, given.revocations))
         passed = asyncio.run(over(location, given.seconds))

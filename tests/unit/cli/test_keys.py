@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from capamesh.cli.__main__ import run
-from capamesh.router.access.key_location import KeyLocation
+from capamesh.router.access.engines.location import DatabaseLocation
 from capamesh.router.access.key_store import KeyStore
 from capamesh.router.access.keys import digest_of, id_of
 
@@ -29,7 +29,7 @@ def test_key_is_printed_alone_and_listed_without_its_secret(
     text = made.out.strip()
     assert id_of(text)
     assert "the first of its store" in made.err
-    (kept,) = KeyStore(KeyLocation(folder / "keys.db")).all()
+    (kept,) = KeyStore(DatabaseLocation(folder / "keys.db")).all()
     assert kept.key.digest == digest_of(text)
     assert run(["keys", "create", "prometheus", "--may", "metrics", "--json", *where]) == 0
     second = json.loads(capsys.readouterr().out)
@@ -56,7 +56,7 @@ def test_key_is_printed_alone_and_listed_without_its_secret(
 def test_file_may_be_named_itself(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = folder / "shared.db"
     assert run(["keys", "create", "lab", "--expires", "30d", "--keys", str(file)]) == 0
-    (kept,) = KeyStore(KeyLocation(file)).all()
+    (kept,) = KeyStore(DatabaseLocation(file)).all()
     assert kept.key.expires_s == pytest.approx(kept.created_s + 30 * 86400)
     capsys.readouterr()
 
@@ -68,7 +68,7 @@ def test_nodes_that_a_key_is_for_are_kept_and_shown(
     assert run(["keys", "create", "lab", *words, "--data", str(folder)]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert (shown["regions"], shown["max_price"]) == (["eu", "us"], 0.0)
-    (kept,) = KeyStore(KeyLocation(folder / "keys.db")).all()
+    (kept,) = KeyStore(DatabaseLocation(folder / "keys.db")).all()
     assert (kept.key.scope.regions, kept.key.scope.max_price) == (("eu", "us"), 0.0)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from capamesh.cli.__main__ import run
-from capamesh.router.access.key_location import KeyLocation
+from capamesh.router.access.engines.location import DatabaseLocation
 from capamesh.router.access.key_store import KeyStore
 from capamesh.router.access.keys import Scope
 from capamesh.router.access.quotas import Amount, Usage, UsageRow
@@ -22,7 +22,7 @@ def hour_of(*moment: int) -> int:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    store = KeyStore(KeyLocation(tmp_path / "keys.db"))
+    store = KeyStore(DatabaseLocation(tmp_path / "keys.db"))
     store.create("lab", Scope(), 0.0)
     rows = {
         UsageRow(hour_of(2026, 10, 31, 23), "lab", "m"): Amount(100, 100, 100),

@@ -247,18 +247,18 @@ def revoke(
 
 def open_store(data: Path | None, keys: str) -> KeyStore:
     """Return the store that is meant; a usage error where none is named."""
-    from capamesh.router.access.key_location import KeyLocation  # noqa: PLC0415 - help starts faster
+    from capamesh.router.access.engines.location import DatabaseLocation  # noqa: PLC0415 - help starts faster
     from capamesh.router.access.key_store import KeyStore  # noqa: PLC0415 - the same
     from capamesh.router.access.keys import KEYS_FILE  # noqa: PLC0415 - the same
 
     if keys:
-        return KeyStore(KeyLocation.of(keys))
+        return KeyStore(DatabaseLocation.of(keys, "keys"))
     if data is None:
         raise typer.BadParameter(
             "name the router's data folder, or the place of its keys with --keys",
             param_hint="--data",
         )
-    return KeyStore(KeyLocation(data / KEYS_FILE))
+    return KeyStore(DatabaseLocation(data / KEYS_FILE))
 
 
 def _scope(tenant: str, **given: object) -> Scope:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from capamesh.protocol.tensors import Limits
-from capamesh.router.access.key_location import KeyLocation
+from capamesh.router.access.engines.location import DatabaseLocation
 from capamesh.router.access.keys import KEYS_FILE
 from capamesh.router.cache.store import DEFAULT_CACHE_BYTES
 from capamesh.router.policies import DEFAULT_POLICY
@@ -131,6 +131,10 @@ class RouterSettings:
     """Addresses or networks that may have all of them, because they stand for many clients; this machine always may."""
 
     @property
-    def key_location(self) -> KeyLocation:
+    def key_location(self) -> DatabaseLocation:
         """Return the place of clients' keys. Raises `ConfigError`."""
-        return KeyLocation.of(self.keys) if self.keys else KeyLocation(self.data_folder / KEYS_FILE)
+        return (
+            DatabaseLocation.of(self.keys, "keys")
+            if self.keys
+            else DatabaseLocation(self.data_folder / KEYS_FILE)
+        )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from postgres import Postgres, served
 
-from capamesh.router.access.key_location import KeyLocation
+from capamesh.router.access.engines.location import DatabaseLocation
 from capamesh.router.access.key_store import KeyStore
 
 
@@ -19,15 +19,15 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def location(request: pytest.FixtureRequest, tmp_path: Path) -> KeyLocation:
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> DatabaseLocation:
     if request.param == "sqlite":
-        return KeyLocation(tmp_path / "keys.db")
+        return DatabaseLocation(tmp_path / "keys.db")
     server: Postgres = request.getfixturevalue("postgres")
-    return KeyLocation.of(server.new_database())
+    return DatabaseLocation.of(server.new_database(), "keys")
 
 
 @pytest.fixture
-def store(location: KeyLocation) -> Iterator[KeyStore]:
+def store(location: DatabaseLocation) -> Iterator[KeyStore]:
     store = KeyStore(location, is_kept_open=True)
     yield store
     store.close()

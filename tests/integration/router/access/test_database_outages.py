@@ -14,8 +14,8 @@ from postgres import Postgres, served
 from psycopg import sql
 
 from capamesh.protocol.errors import CapameshError, ConfigError
-from capamesh.router.access import databases
-from capamesh.router.access.key_location import KeyLocation
+from capamesh.router.access import key_databases as databases
+from capamesh.router.access.engines.location import DatabaseLocation
 from capamesh.router.access.key_store import KeyStore
 from capamesh.router.access.keys import TRUSTED_S, KeyRing, Scope
 from capamesh.router.access.quotas import Quotas
@@ -50,7 +50,7 @@ class Watched:
         self.now_s = 0.0
         self.log = EventLog()
         self.watch = KeyWatch(
-            KeyLocation.of(url),
+            DatabaseLocation.of(url, "keys"),
             self.ring,
             self.quotas,
             clock=lambda: self.now_s,
@@ -76,7 +76,7 @@ class Watched:
 
 
 def made(url: str, **scope: object) -> str:
-    store = KeyStore(KeyLocation.of(url))
+    store = KeyStore(DatabaseLocation.of(url, "keys"))
     return store.create("lab", Scope(**scope), store.now_s())[1]  # type: ignore[arg-type]
 
 
@@ -103,7 +103,7 @@ async def test_server_that_was_started_anew_is_not_even_noticed(server: Postgres
     watched.watch.load()
     server.stop()
     server.start()
-    KeyStore(KeyLocation.of(url)).revoke(text[3:11], 1.0)
+    KeyStore(DatabaseLocation.of(url, "keys")).revoke(text[3:11], 1.0)
     await watched.watch.look()
     assert watched.code_of(text) == "unauthenticated"
     await watched.watch.close()
@@ -183,7 +183,7 @@ async def test_password_is_in_no_text(server: Postgres, url: str, secret: str) -
     ((event, told),) = watched.log.events
     assert (event, "password authentication failed" in told["reason"]) == ("keys_unreachable", True)
     with pytest.raises(ConfigError) as caught:
-        KeyStore(KeyLocation.of(wrong)).all()
+        KeyStore(DatabaseLocation.of(wrong, "keys")).all()
     for text in (str(told), caught.value.message, repr(watched.watch), str(caught.value.__cause__)):
         assert "rong-secret" not in text
 
@@ -193,7 +193,7 @@ async def test_password_is_in_no_text(server: Postgres, url: str, secret: str) -
 )
 def test_url_that_postgresql_does_not_read_is_told_without_it(url: str) -> None:
     with pytest.raises(ConfigError, match="none that PostgreSQL reads") as caught:
-        KeyStore(KeyLocation.of(url))
+        KeyStore(DatabaseLocation.of(url, "keys"))
     assert "secret" not in caught.value.message
     assert caught.value.__suppress_context__
 
@@ -216,12 +216,12 @@ async def test_keys_are_read_though_usage_cannot_be_written(server: Postgres, ur
     await watched.watch.look()
     await watched.watch.close()
     assert watched.events == ["keys_read", "usage_unwritten", "usage_written"]
-    (amount,) = KeyStore(KeyLocation.of(url)).usage(0, 10**6).values()
+    (amount,) = KeyStore(DatabaseLocation.of(url, "keys")).usage(0, 10**6).values()
     assert amount == (1, 2, 15)
 
 
 async def test_keys_end_by_the_servers_clock(url: str) -> None:
-    store = KeyStore(KeyLocation.of(url))
+    store = KeyStore(DatabaseLocation.of(url, "keys"))
     now_s = store.now_s()
     (ended, ends) = (store.create("lab", Scope(), 0.0, now_s + by_s)[1] for by_s in (-60.0, 3600.0))
     for wrong_s in (-86_400.0, 86_400.0):
@@ -235,8 +235,8 @@ def test_change_that_is_not_gone_on_with_holds_up_nobody_for_long(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = made(url)
-    monkeypatch.setattr(databases, "IDLE_S", 1.0)
-    frozen = KeyStore(KeyLocation.of(url))
+    monkeypatch.setattr(databases, "IDLE_S", 1)
+    frozen = KeyStore(DatabaseLocation.of(url, "keys"))
     has_begun, may_end = threading.Event(), threading.Event()
     ended: list[Exception] = []
 
@@ -252,7 +252,7 @@ def test_change_that_is_not_gone_on_with_holds_up_nobody_for_long(
     holding = threading.Thread(target=hold)
     holding.start()
     has_begun.wait()
-    store = KeyStore(KeyLocation.of(url))
+    store = KeyStore(DatabaseLocation.of(url, "keys"))
     store.revoke(text[3:11], 1.0)
     may_end.set()
     holding.join()
@@ -264,17 +264,17 @@ def test_change_that_another_holds_up_is_given_up(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = made(url)
-    monkeypatch.setattr(databases, "BUSY_S", 1.0)
+    monkeypatch.setattr(databases, "BUSY_S", 1)
     with psycopg.connect(url) as connection:
         connection.execute("UPDATE changes SET stamp = stamp + 1")
         with pytest.raises(ConfigError, match="lock timeout"):
-            KeyStore(KeyLocation.of(url)).revoke(text[3:11], 1.0)
+            KeyStore(DatabaseLocation.of(url, "keys")).revoke(text[3:11], 1.0)
         connection.rollback()
 
 
 def test_table_of_somebody_else_is_left_alone(server: Postgres, url: str) -> None:
     server.execute("CREATE TABLE changes (mine TEXT)", url)
-    store = KeyStore(KeyLocation.of(url))
+    store = KeyStore(DatabaseLocation.of(url, "keys"))
     for use in (store.stamp, lambda: store.create("lab", Scope(), 1.0)):
         with pytest.raises(ConfigError, match="give keys a database of their own"):
             use()

@@ -9,7 +9,7 @@ import pytest
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.router.access import key_store
-from capamesh.router.access.key_location import KeyLocation
+from capamesh.router.access.engines.location import DatabaseLocation
 from capamesh.router.access.key_store import KEPT_HOURS, WRITERS_KEPT_S, KeyStore
 from capamesh.router.access.keys import Scope, Verb, digest_of, id_of
 from capamesh.router.access.quotas import Amount, Usage, UsageRow
@@ -31,7 +31,9 @@ def test_store_that_nobody_has_made_has_no_keys(store: KeyStore) -> None:
         store.revoke("nobody", 1.0)
 
 
-def test_key_is_kept_as_its_digest_with_its_scope(store: KeyStore, location: KeyLocation) -> None:
+def test_key_is_kept_as_its_digest_with_its_scope(
+    store: KeyStore, location: DatabaseLocation
+) -> None:
     key, text = store.create("lab", SCOPE, 5.0, 9.0)
     assert (key.id, key.digest, key.tenant, key.scope) == (
         id_of(text),
@@ -64,7 +66,7 @@ def test_stamp_is_another_one_after_each_change(store: KeyStore) -> None:
     assert len(set(stamps)) == 5
 
 
-def test_keys_that_are_made_at_the_same_time_are_all_kept(location: KeyLocation) -> None:
+def test_keys_that_are_made_at_the_same_time_are_all_kept(location: DatabaseLocation) -> None:
     stores = [KeyStore(location) for _ in range(4)]
     with ThreadPoolExecutor(len(stores)) as threads:
         made = threads.map(
@@ -161,7 +163,7 @@ def test_process_is_forgotten_a_day_after_its_last_batch(store: KeyStore) -> Non
     assert store.usage(0, 150) == {first: Amount(2, 4, 6)}
 
 
-def test_clock_is_the_stores(location: KeyLocation) -> None:
+def test_clock_is_the_stores(location: DatabaseLocation) -> None:
     store = KeyStore(location, clock=lambda: 5.0)
     if location.file is not None:
         assert store.now_s() == 5.0
@@ -170,7 +172,7 @@ def test_clock_is_the_stores(location: KeyLocation) -> None:
 
 
 def test_text_says_where_the_store_is_and_no_password(
-    store: KeyStore, location: KeyLocation
+    store: KeyStore, location: DatabaseLocation
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         store.revoke("nobody", 1.0)

@@ -111,11 +111,12 @@ def test_server_that_was_away_is_used_again_and_no_password_is_told(
 
 
 def test_router_that_stands_still_in_a_transaction_is_broken_off(
-    desk: Desk, other: Desk, monkeypatch: pytest.MonkeyPatch
+    url: str, desk: Desk, other: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = desk.planned(1)
     monkeypatch.setattr(databases, "STATEMENT_S", 2)
-    with desk.database.engine.connect() as connection:
+    still = open_database(url, desk.clock)
+    with still.engine.connect() as connection:
         (mine,) = shards.claim(Turn(connection, desk.clock.now_s), job.id, job.spec, "a", 1)
         for _ in range(200):
             theirs = other.call(shards.claim, job.id, job.spec, "b", 1)
@@ -125,5 +126,6 @@ def test_router_that_stands_still_in_a_transaction_is_broken_off(
         with pytest.raises(DBAPIError):
             connection.commit()
         connection.invalidate()
+    still.engine.dispose()
     assert [each.seq for each in theirs] == [mine.seq]
     assert other.call(shards.commit, theirs[0], job.spec, manifest(theirs[0]))

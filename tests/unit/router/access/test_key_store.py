@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from capamesh.protocol.errors import ConfigError
-from capamesh.router.access.key_location import KeyLocation
+from capamesh.router.access.engines import file_systems
+from capamesh.router.access.engines.location import DatabaseLocation
 from capamesh.router.access.key_store import KeyStore
 from capamesh.router.access.keys import KEYS_FILE, Key, Scope, Verb, digest_of, id_of
 from capamesh.router.access.quotas import Amount, Usage, UsageRow
@@ -59,7 +60,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(path: Path) -> KeyStore:
-    return KeyStore(KeyLocation(path))
+    return KeyStore(DatabaseLocation(path))
 
 
 def test_store_without_a_file_has_no_keys_and_makes_none(store: KeyStore, path: Path) -> None:
@@ -72,6 +73,20 @@ def test_file_has_no_secret_and_is_its_owners_alone(store: KeyStore, path: Path)
     assert text.encode() not in path.read_bytes()
     assert text[12:].encode() not in path.read_bytes()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_new_file_is_refused_where_a_network_leads_to_it_and_one_that_is_there_goes_on(
+    store: KeyStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as on_network:
+        on_network.setattr(file_systems, "file_system_of", lambda _path: "nfs4")
+        with pytest.raises(ConfigError, match=r"kind nfs4.*PostgreSQL"):
+            store.create("lab", SCOPE, 1.0)
+    assert not path.exists()
+    store.create("lab", SCOPE, 1.0)
+    monkeypatch.setattr(file_systems, "file_system_of", lambda _path: "nfs4")
+    store.create("lab", SCOPE, 2.0)
+    assert len(store.all()) == 2
 
 
 def test_stamp_is_another_one_in_each_file(store: KeyStore, path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from fleet_members import EventLog
 
 from capamesh.protocol.errors import CapameshError, ConfigError, TooManyRequests
-from capamesh.router.access.key_location import KeyLocation
+from capamesh.router.access.engines.location import DatabaseLocation
 from capamesh.router.access.key_store import KeyStore
 from capamesh.router.access.keys import TRUSTED_S, KeyRing, Scope
 from capamesh.router.access.quotas import Amount, Quotas, UsageRow
@@ -24,13 +24,13 @@ class Watched:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.store = KeyStore(KeyLocation(path))
+        self.store = KeyStore(DatabaseLocation(path))
         self.ring = KeyRing()
         self.quotas = Quotas()
         self.now_s = 0.0
         self.log = EventLog()
         self.watch = KeyWatch(
-            KeyLocation(path),
+            DatabaseLocation(path),
             self.ring,
             self.quotas,
             clock=lambda: self.now_s,

@@ -34,8 +34,8 @@ from sqlalchemy import (
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.schema import Mismatch, plain_values, read
-from capamesh.router.access.databases import database_at
-from capamesh.router.access.key_location import KeyLocation
+from capamesh.router.access.engines.location import DatabaseLocation
+from capamesh.router.access.key_databases import database_at
 from capamesh.router.access.keys import Key, Scope, digest_of, id_of, new_text
 from capamesh.router.access.months import HOUR_S, month_of
 from capamesh.router.access.quotas import Amount, Usage, UsageRow
@@ -128,7 +128,7 @@ class KeyStore:
 
     def __init__(
         self,
-        location: KeyLocation,
+        location: DatabaseLocation,
         *,
         clock: Callable[[], float] = time.time,
         is_kept_open: bool = False,

@@ -16,7 +16,7 @@ from capamesh.router.access.usage_batch import UsageBatch, WrittenUsage
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from capamesh.router.access.key_location import KeyLocation
+    from capamesh.router.access.engines.location import DatabaseLocation
     from capamesh.router.access.key_store import KeyStore
     from capamesh.router.access.keys import Key, KeyRing
     from capamesh.router.access.quotas import Quotas
@@ -50,7 +50,7 @@ class KeyWatch:
 
     def __init__(
         self,
-        location: KeyLocation,
+        location: DatabaseLocation,
         ring: KeyRing,
         quotas: Quotas,
         *,

@@ -10,55 +10,16 @@ from job_desk import Clock
 from sqlalchemy import insert
 
 from capamesh.protocol.errors import ConfigError
-from capamesh.router.jobs.store import database as databases
-from capamesh.router.jobs.store.database import SqliteDatabase, file_system_of, open_database
+from capamesh.router.access.engines import file_systems
+from capamesh.router.jobs.store.database import SqliteDatabase, open_database
 from capamesh.router.jobs.store.tables import FORMAT, FORMATS
-
-MOUNTS = """\
-1 0 254:0 / / rw,relatime - ext4 /dev/vda rw
-2 1 0:5 / /proc rw - proc proc rw
-3 1 0:40 / /mnt/data rw shared:1 - nfs4 server:/export rw
-4 3 254:1 / /mnt/data/local\\040disk rw - xfs /dev/vdb rw
-5 1 0:41 / /mnt/twice rw - ext4 /dev/vdc rw
-6 1 0:42 / /mnt/twice rw - cifs //server/share rw
-a line that is none
-"""
-
-
-@pytest.mark.parametrize(
-    ("path", "kind"),
-    [
-        ("/home/jobs.db", "ext4"),
-        ("/mnt/data/jobs.db", "nfs4"),
-        ("/mnt/data/deep/er/jobs.db", "nfs4"),
-        ("/mnt/database/jobs.db", "ext4"),
-        ("/mnt/data/local disk/jobs.db", "xfs"),
-        ("/mnt/twice/jobs.db", "cifs"),
-    ],
-)
-def test_file_system_is_that_of_the_innermost_mount(tmp_path: Path, path: str, kind: str) -> None:
-    mounts = tmp_path / "mountinfo"
-    mounts.write_text(MOUNTS)
-    assert file_system_of(Path(path), mounts) == kind
-
-
-def test_link_is_followed_to_the_file_system_that_it_leads_to(tmp_path: Path) -> None:
-    (tmp_path / "share").mkdir()
-    (tmp_path / "link").symlink_to("share")
-    mounts = tmp_path / "mountinfo"
-    mounts.write_text(f"1 0 0:1 / / rw - ext4 a rw\n2 1 0:2 / {tmp_path}/share rw - nfs b rw\n")
-    assert file_system_of(tmp_path / "link/jobs.db", mounts) == "nfs"
-
-
-def test_file_system_is_not_known_where_the_kernel_tells_nothing(tmp_path: Path) -> None:
-    assert file_system_of(tmp_path, tmp_path / "none") == ""
 
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs", "9p"])
 def test_file_on_a_network_is_refused(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(databases, "file_system_of", lambda _path: kind)
+    monkeypatch.setattr(file_systems, "file_system_of", lambda _path: kind)
     with pytest.raises(ConfigError, match=rf"kind {kind}.*PostgreSQL"):
         SqliteDatabase(tmp_path / "jobs.db", Clock())
     assert not (tmp_path / "jobs.db").exists()

@@ -19,8 +19,9 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from capamesh.protocol.errors import CapameshError, Overloaded
+from capamesh.router.access.engines.reasons import reason_of
 from capamesh.router.jobs.errors import JobsUnavailable
-from capamesh.router.jobs.store.database import Database, said
+from capamesh.router.jobs.store.database import Database
 from capamesh.router.jobs.values import JobId
 
 MAX_GROUP: Final = 64
@@ -114,7 +115,7 @@ def _is_for_all(error: SQLAlchemyError) -> bool:
 
 def _unavailable(database: Database, error: SQLAlchemyError) -> JobsUnavailable:
     return JobsUnavailable(
-        f"the store of jobs {database.name} fails: {said(error)}; what was asked may or may not be done: ask again"
+        f"the store of jobs {database.name} fails: {reason_of(error)}; what was asked may or may not be done: ask again"
     )
 
 

@@ -1,4 +1,4 @@
-"""The place where clients' keys are kept: a file of SQLite, or a database of PostgreSQL. Pure."""
+"""The place of a database: a file of SQLite, or a database of PostgreSQL. Pure."""
 
 from __future__ import annotations
 
@@ -17,23 +17,29 @@ _POSTGRES: Final = frozenset({"postgresql", "postgres"})
 
 
 @dataclass(frozen=True, slots=True)
-class KeyLocation:
-    """The place of the keys that routers share. As a text it is fit for logs: it says neither user nor password."""
+class DatabaseLocation:
+    """The place of a database that routers share. As a text it is fit for logs: it says neither user nor password."""
 
     file: Path | None = None
-    """The file of SQLite; None: they are in a database."""
+    """The file of SQLite; None: it is a database of PostgreSQL."""
     url: str = field(default="", repr=False)
     """The URL of the database, as libpq reads it; it may have a password."""
 
     @classmethod
-    def of(cls, text: str) -> KeyLocation:
-        """Return the place that a text names. Raises `ConfigError`, whose text says no more of a URL than its scheme."""
+    def of(cls, text: str, kept: str) -> DatabaseLocation:
+        """Return the place that a text names.
+
+        `kept` is what is there, as messages call it, such as "keys".
+
+        Raises:
+            ConfigError: it is a URL of something else; the text says no more of it than its scheme.
+        """
         scheme = _SCHEME.match(text)
         if scheme is None:
             return cls(Path(text))
         if scheme[1] not in _POSTGRES:
             raise ConfigError(
-                f"the place of the keys begins with {scheme[1][:20]}:/; expected a file, or postgresql://USER@HOST/DATABASE"
+                f"the place of the {kept} begins with {scheme[1][:20]}:/; expected a file, or postgresql://USER@HOST/DATABASE"
             )
         return cls(url=text)
 

@@ -1,6 +1,6 @@
 """The databases that keys are kept in, and what each does in its own way: SQLite and PostgreSQL. IO: a file, a connection.
 
-SQLAlchemy is read in here alone, by routers that ask for keys and by commands on keys.
+SQLAlchemy is read in by this, for routers that ask for keys and for commands on keys.
 """
 
 from __future__ import annotations
@@ -8,34 +8,35 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Connection, Engine, MetaData, NullPool, QueuePool, Table, create_engine
+from sqlalchemy import Connection, Engine, MetaData, Table, event
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from typing_extensions import override
 
 from capamesh.protocol.errors import ConfigError
-from capamesh.protocol.private_files import make_folder
-from capamesh.router.access.key_location import KeyLocation
+from capamesh.router.access.engines.file_systems import check_is_local
+from capamesh.router.access.engines.location import DatabaseLocation
+from capamesh.router.access.engines.postgres import TimeLimits, postgres_engine
+from capamesh.router.access.engines.reasons import reason_of
+from capamesh.router.access.engines.sqlite import READS_ONLY, make_file, sqlite_engine
 
 if TYPE_CHECKING:
     import psycopg
 
-BUSY_S: Final = 2.0
+BUSY_S: Final = 2
 """Seconds for which another process's change is waited for (guess: one takes milliseconds)."""
 CONNECT_S: Final = 3
 """Seconds that connecting to a server may take, to each of its addresses (guess; libpq takes no less than 2)."""
-STATEMENT_S: Final = 3.0
+STATEMENT_S: Final = 3
 """Seconds after which a server ends a statement (guess: one takes milliseconds)."""
-IDLE_S: Final = 10.0
+IDLE_S: Final = 10
 """Seconds after which a server ends a change that its router has not gone on with, being frozen: others wait for it."""
-FRESH_S: Final = 60
-"""Seconds after which a connection is made anew: the server may have become one that only reads."""
+KEPT: Final = "keys"
 FORMAT: Final = 1
 """The newest format that is understood."""
 _MARK: Final = "capamesh keys, format "
@@ -56,15 +57,18 @@ class Database(ABC):
     def opened(self, *, is_written: bool = False) -> Generator[Connection]:
         """Begin a transaction, and end it well unless something is raised; `is_written` has others that change it wait."""
         try:
-            with self._engine.connect() as connection, connection.begin():
-                self._begin(connection, is_written=is_written)
+            options = {READS_ONLY: not is_written}
+            with (
+                self._engine.connect().execution_options(**options) as connection,
+                connection.begin(),
+            ):
                 if self.format(connection) > FORMAT:
                     raise ConfigError(
                         f"{self.place} is of a newer version of capamesh than this: use that one"
                     )
                 yield connection
         except SQLAlchemyError as exc:
-            raise ConfigError(f"cannot use the keys in {self.place}: {_reason(exc)}") from exc
+            raise ConfigError(f"cannot use the keys in {self.place}: {reason_of(exc)}") from exc
 
     def add_tables(self, tables: MetaData) -> None:
         """Make those tables that are not there."""
@@ -104,10 +108,6 @@ class Database(ABC):
         """Return an insertion that may say what to do about rows that are there."""
 
     @abstractmethod
-    def _begin(self, connection: Connection, *, is_written: bool) -> None:
-        """Begin a transaction on a connection that has none."""
-
-    @abstractmethod
     def _let_nobody_else_make(self, connection: Connection) -> None:
         """Have others that make tables wait until the transaction, which is one that writes, has ended."""
 
@@ -123,10 +123,7 @@ class SqliteDatabase(Database):
         """`clock` is that of this machine, in seconds since 1970."""
         self._path = path
         self._clock = clock
-        engine = create_engine(
-            "sqlite://", creator=self._connect, poolclass=NullPool, hide_parameters=True
-        )
-        super().__init__(engine, str(path))
+        super().__init__(sqlite_engine(path, busy_s=BUSY_S, is_kept_open=False), str(path))
 
     @override
     def is_there(self) -> bool:
@@ -137,12 +134,10 @@ class SqliteDatabase(Database):
 
     @override
     def make(self) -> None:
-        """Make the file, for its owner alone, unless it is there."""
-        make_folder(self._path.parent)
-        try:
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        except OSError as exc:
-            raise ConfigError(f"cannot make the file of keys {self._path}: {exc.strerror}") from exc
+        """Make the file, for its owner alone, unless it is there. A new one is not made where a network leads to it."""
+        if not self.is_there():
+            check_is_local(self._path)
+        make_file(self._path, KEPT)
 
     @override
     def cut(self) -> None:
@@ -161,10 +156,6 @@ class SqliteDatabase(Database):
         return sqlite.insert(table)
 
     @override
-    def _begin(self, connection: Connection, *, is_written: bool) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if is_written else "BEGIN")
-
-    @override
     def _let_nobody_else_make(self, connection: Connection) -> None:
         """Do nothing: whoever writes has the file alone."""
 
@@ -172,57 +163,18 @@ class SqliteDatabase(Database):
     def _set_format(self, connection: Connection) -> None:
         connection.exec_driver_sql(f"PRAGMA user_version = {FORMAT}")
 
-    def _connect(self) -> sqlite3.Connection:
-        """Open the file, which must be there; transactions begin by a statement alone."""
-        uri = f"{self._path.absolute().as_uri()}?mode=rw"
-        return sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None)
-
 
 class PostgresDatabase(Database):
     """A database of PostgreSQL, to which one connection is kept, or none."""
 
-    def __init__(self, location: KeyLocation, *, is_kept_open: bool) -> None:
+    def __init__(self, location: DatabaseLocation, *, is_kept_open: bool) -> None:
         """Raises `ConfigError`: the URL is none that libpq reads, or the driver is missing."""
-        try:
-            import psycopg  # noqa: PLC0415 - an extra, which few need
-            from psycopg.conninfo import conninfo_to_dict, make_conninfo  # noqa: PLC0415 - the same
-        except ImportError as exc:
-            raise ConfigError(
-                "keys in PostgreSQL need psycopg, which is not here: pip install 'capamesh[postgres]'"
-            ) from exc
-        try:
-            given = conninfo_to_dict(location.url)
-        except psycopg.Error:  # its text has the whole URL
-            raise ConfigError(
-                "the URL of the keys is none that PostgreSQL reads; expected postgresql://USER@HOST:PORT/DATABASE, with special"
-                " characters of the password as %XX"
-            ) from None
-        options = {
-            "connect_timeout": str(CONNECT_S),
-            "application_name": "capamesh",
-            # an address that is silent is given up, not waited for
-            "keepalives_idle": "5",
-            "keepalives_interval": "2",
-            "keepalives_count": "3",
-            "tcp_user_timeout": "10000",
-        }
-        self._conninfo = make_conninfo("", **{**options, **given})
-        self._driver = psycopg
-        self._is_kept_open = is_kept_open
+        limits = TimeLimits(CONNECT_S, STATEMENT_S, BUSY_S, IDLE_S)
+        engine = postgres_engine(location.url, KEPT, limits, is_kept_open=is_kept_open)
         self._cutter: socket.socket | None = None
         """A second handle of the connection's socket."""
-        pool: dict[str, Any] = {"poolclass": NullPool}
         if is_kept_open:
-            pool = {
-                "poolclass": QueuePool,
-                "pool_size": 1,
-                "max_overflow": 0,
-                "pool_pre_ping": True,
-                "pool_recycle": FRESH_S,
-            }
-        engine = create_engine(
-            "postgresql+psycopg://", creator=self._connect, hide_parameters=True, **pool
-        )
+            event.listen(engine, "connect", self._connected)
         super().__init__(engine, str(location))
 
     @override
@@ -271,15 +223,6 @@ class PostgresDatabase(Database):
                 cutter.shutdown(socket.SHUT_RDWR)
 
     @override
-    def _begin(self, connection: Connection, *, is_written: bool) -> None:
-        # for this transaction alone, so that it holds where a pooler lends one connection to many
-        connection.exec_driver_sql(
-            f"SELECT set_config('statement_timeout', '{STATEMENT_S:.0f}s', true),"
-            f" set_config('lock_timeout', '{BUSY_S:.0f}s', true),"
-            f" set_config('idle_in_transaction_session_timeout', '{IDLE_S:.0f}s', true)"
-        )
-
-    @override
     def _let_nobody_else_make(self, connection: Connection) -> None:
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('capamesh keys'))")
 
@@ -287,11 +230,8 @@ class PostgresDatabase(Database):
     def _set_format(self, connection: Connection) -> None:
         connection.exec_driver_sql(f"COMMENT ON TABLE changes IS '{_MARK}{FORMAT}'")
 
-    def _connect(self) -> psycopg.Connection:
-        connection = self._driver.connect(self._conninfo, prepare_threshold=None)
-        if self._is_kept_open:
-            self._hold(socket.socket(fileno=os.dup(connection.fileno())))
-        return connection
+    def _connected(self, connection: psycopg.Connection, _record: object) -> None:
+        self._hold(socket.socket(fileno=os.dup(connection.fileno())))
 
     def _hold(self, cutter: socket.socket | None) -> None:
         before, self._cutter = self._cutter, cutter
@@ -300,15 +240,9 @@ class PostgresDatabase(Database):
 
 
 def database_at(
-    location: KeyLocation, *, clock: Callable[[], float], is_kept_open: bool
+    location: DatabaseLocation, *, clock: Callable[[], float], is_kept_open: bool
 ) -> Database:
     """Return the database of a place; `clock` is that of this machine, in seconds since 1970. Raises `ConfigError`."""
     if location.file is not None:
         return SqliteDatabase(location.file, clock)
     return PostgresDatabase(location, is_kept_open=is_kept_open)
-
-
-def _reason(error: SQLAlchemyError) -> str:
-    """Return why a statement failed, in one line, without the statement."""
-    text = str(error.orig) if isinstance(error, DBAPIError) else str(error)
-    return " ".join(text.split())[:500]

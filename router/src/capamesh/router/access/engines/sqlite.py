@@ -1,0 +1,63 @@
+"""Files of SQLite: how they are made and opened, and how a transaction begins. IO: the file."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, NullPool, QueuePool, create_engine, event
+
+from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.private_files import make_folder
+
+READS_ONLY: Final = "capamesh_reads_only"
+"""The execution option of a connection whose transactions only read: they keep nobody from writing."""
+
+
+def make_file(path: Path, kept: str) -> None:
+    """Make the file of what is `kept`, for its owner alone, and its folder, unless it is there; raises `ConfigError`."""
+    make_folder(path.parent)
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as exc:
+        raise ConfigError(f"cannot make the file of {kept} {path}: {exc.strerror}") from exc
+
+
+def sqlite_engine(
+    path: Path, *, busy_s: float, is_kept_open: bool, pragmas: Sequence[str] = ()
+) -> Engine:
+    """Return an engine for a file, which must be there each time that it is opened.
+
+    A transaction takes the lock of those who write at once, unless its connection has the option `READS_ONLY`: two that
+    began by reading could not both go on to write. `busy_s` is for how long the lock is waited for. One connection is
+    kept if `is_kept_open`; else each opens the file anew: it may have been put back, or be another one. `pragmas`, such
+    as "journal_mode = WAL", are set on each connection. One thread at a time may use the engine, not always the same.
+    """
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            uri, uri=True, timeout=busy_s, isolation_level=None, check_same_thread=False
+        )
+        try:
+            for pragma in pragmas:
+                connection.execute(f"PRAGMA {pragma}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    pool: dict[str, Any] = {"poolclass": NullPool}
+    if is_kept_open:
+        pool = {"poolclass": QueuePool, "pool_size": 1, "max_overflow": 0}
+    engine = create_engine("sqlite://", creator=connect, hide_parameters=True, **pool)
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _begin(connection: Connection) -> None:
+    is_reading = connection.get_execution_options().get(READS_ONLY, False)
+    connection.exec_driver_sql("BEGIN" if is_reading else "BEGIN IMMEDIATE")
