@@ -1,0 +1,141 @@
+"""Online requests beside a job: how much longer they wait, and what the job gets of what they leave. Starts no processes.
+
+Imported by `jobs.py`. Turns with a job and without take turns; the load of requests comes at fixed times, whatever becomes of those
+before, at half of what the cluster answers. A turn with a job lasts as long as the job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from chaos_cluster import metrics_at
+from job_cluster import JobCluster
+from job_contestants import Case, Ran, job
+from job_http import JobHttp
+from open_load import OpenLoad, between, failed, quantile_s
+
+LOAD = 0.5
+"""The part of the capacity that requests take."""
+CLOSED_IN_FLIGHT = 16
+WARM_UP_S = 2.0
+SETTLE_S = 1.0
+"""Seconds at the beginning of a turn that are not counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn without a job, and the one with it that followed."""
+
+    p99_without_s: float
+    p99_with_s: float
+    p50_without_s: float
+    p50_with_s: float
+    failed: int
+    job: Ran
+    calls: float
+    """The calls of the job that nodes answered or refused."""
+    refused: float
+
+
+def request_of(case: Case) -> tuple[bytes, bytes]:
+    """Return one row as a request, and what its answer holds."""
+    inputs = [
+        {
+            "name": name,
+            "datatype": {"float32": "FP32", "int64": "INT64"}[array.dtype.name],
+            "shape": [1, *array.shape[1:]],
+            "data": array[0].tolist(),
+        }
+        for name, array in case.rows.items()
+    ]
+    return json.dumps({"inputs": inputs}).encode(), b'"outputs"'
+
+
+async def capacity(case: Case, url: str, seconds: float) -> float:
+    """Return how many requests of one row are answered a second when some are always under way."""
+    load = OpenLoad(url, case.model, is_explained=False)
+    for each_s in (WARM_UP_S, seconds):
+        rate = await load.closed_rate(
+            request_of(case), concurrency=CLOSED_IN_FLIGHT, seconds=each_s
+        )
+    return rate
+
+
+async def turn(
+    case: Case,
+    cluster: JobCluster,
+    http: JobHttp,
+    *,
+    rate: float,
+    rows: int,
+    seconds: float,
+    seed: int,
+) -> Turn:
+    """Send requests at a rate for some seconds, then for as long as a job of so many rows takes."""
+    load = OpenLoad(cluster.http_url, case.model, is_explained=False)
+    one = request_of(case)
+    count = int(rate * seconds)
+    alone = await load.run(itertools.repeat(one, count), rate=rate, seed=seed)
+    is_over = asyncio.Event()
+
+    def stream() -> Iterator[tuple[bytes, bytes]]:
+        while not is_over.is_set():
+            yield one
+
+    before = await metrics_at(cluster.http_url)
+    ran: list[Ran] = []
+
+    async def run_job() -> None:
+        try:
+            ran.append(await job(case, cluster, http, rows))
+        finally:
+            is_over.set()
+
+    began_s = time.monotonic()
+    beside = await load.run(stream(), rate=rate, seed=seed + 1, at={int(rate * SETTLE_S): run_job})
+    after = await metrics_at(cluster.http_url)
+    calls, refused = counted(before, after)
+    shown_alone = alone[int(rate * SETTLE_S) :]
+    shown = between(beside, began_s + 2 * SETTLE_S)
+    return Turn(
+        quantile_s(shown_alone, 0.99),
+        quantile_s(shown, 0.99),
+        quantile_s(shown_alone, 0.5),
+        quantile_s(shown, 0.5),
+        failed(alone) + failed(beside),
+        ran[0],
+        calls,
+        refused,
+    )
+
+
+def counted(before: dict[str, float], after: dict[str, float]) -> tuple[float, float]:
+    """Return how many calls of jobs ended, and how many of them nodes refused, between two readings of a router's metrics."""
+    grown = {
+        name: value - before.get(name, 0.0)
+        for name, value in after.items()
+        if name.startswith("capamesh_job_calls_total")
+    }
+    refused = sum(value for name, value in grown.items() if "refused" in name)
+    return sum(grown.values()), refused
+
+
+def figures(turns: list[Turn], alone_per_s: float) -> dict[str, float]:
+    """Return the medians over turns of what is asked: times of waiting as ratios, rows as a part of what requests left."""
+    left_per_s = alone_per_s * (1 - LOAD)
+    calls = sum(each.calls for each in turns)
+    return {
+        "p99_ratio": statistics.median(each.p99_with_s / each.p99_without_s for each in turns),
+        "p50_ratio": statistics.median(each.p50_with_s / each.p50_without_s for each in turns),
+        "p99_without_ms": statistics.median(each.p99_without_s for each in turns) * 1e3,
+        "p99_with_ms": statistics.median(each.p99_with_s for each in turns) * 1e3,
+        "job_of_left": statistics.median(each.job.per_second for each in turns) / left_per_s,
+        "refused_part": sum(each.refused for each in turns) / max(1.0, calls),
+        "failed_requests": sum(each.failed for each in turns),
+    }

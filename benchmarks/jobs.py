@@ -1,0 +1,269 @@
+"""Measures what part of the raw best-batch rate a job reaches, and how much longer online requests wait beside it. Starts processes.
+
+    python benchmarks/jobs.py [--rounds 3] [--models tiny,encoder] [--rows 100000,5000] [--beside encoder] [--keep]
+
+One router and one node, all defaults but the node's threads. In each round run, one after the other: ONNX Runtime alone in a loop over
+the rows, in a process with the node's threads and at the node's best batch; a job over the same rows as Parquet, from its submission to
+its end; a loop of 64 requests of one row that are always under way, with the SDK; and Ray Data's `map_batches` with an actor of ONNX
+Runtime, from its first batch to its last, where Ray can be had (it goes into an environment of its own). Then requests come at half of
+what the cluster answers, in turns with a job beside them and without. `--keep` writes the figures and the page of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import page_tables
+from machine import keep
+from report import Report
+from rich.console import Console
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+
+import job_beside as beside  # noqa: E402 - found by the path set above, as all of these
+import job_contestants as contestants  # noqa: E402
+from environments import NotInstalled, versions_of  # noqa: E402
+from job_cluster import JobCluster  # noqa: E402
+from job_contestants import Case, Ran  # noqa: E402
+from job_http import JobHttp  # noqa: E402
+
+from capamesh.client import AsyncClient  # noqa: E402
+
+THREADS = 2
+LEAST_RAW = {"tiny": 0.9, "encoder": 0.95}
+LEAST_LOOP = 5.0
+LEAST_RAY = 1.0
+MOST_P99 = 1.3
+LEAST_OF_LEFT = 0.8
+MOST_REFUSED = 0.01
+RAW, JOB, LOOP, RAY = "raw", "job", "loop", "ray"
+MADE_BY = "python benchmarks/jobs.py --keep"
+MADE_BESIDE = f"{MADE_BY}, beside requests"
+PAGE = "jobs.md"
+
+
+async def best_rows(url: str, model: str) -> int:
+    """Return the node's best batch of a model."""
+    async with AsyncClient(url) as client:
+        (node,) = await client.nodes()
+    (offer,) = [each for each in node["models"] if each["name"] == model]
+    return int(offer["best_rows"])
+
+
+async def alone(
+    case: Case,
+    cluster: JobCluster,
+    http: JobHttp,
+    python: str,
+    options: argparse.Namespace,
+    console: Console,
+) -> dict[str, Any]:
+    """Let all contestants run in turns and return their figures."""
+    batch = await best_rows(cluster.http_url, case.model)
+    await contestants.job(
+        case, cluster, http, min(case.count, 4 * batch)
+    )  # what is loaded late is loaded
+    seen: dict[str, list[Ran]] = {}
+    for number in range(options.rounds):
+        turns = {
+            RAW: lambda: contestants.raw(case, THREADS, batch, options.seconds),
+            JOB: lambda: contestants.job(case, cluster, http),
+            LOOP: lambda: contestants.loop(case, cluster.http_url, options.seconds),
+        }
+        if python:
+            turns[RAY] = lambda: contestants.ray(case, python, THREADS, batch)
+        for name, run in turns.items():
+            ran = await run()
+            seen.setdefault(name, []).append(ran)
+            console.print(
+                f"{case.name} {number + 1}: {name} {ran.per_second:,.0f} rows/s", highlight=False
+            )
+    per_second = {name: [each.per_second for each in ran] for name, ran in seen.items()}
+    of_job = per_second[JOB]
+    return {
+        "rows": case.count,
+        "best_rows": batch,
+        "per_second": {name: statistics.median(each) for name, each in per_second.items()},
+        # a pair is of one round, so that a slow minute of the machine is in both
+        "job_over": {
+            name: statistics.median(mine / other for mine, other in zip(of_job, each, strict=True))
+            for name, each in per_second.items()
+            if name != JOB
+        },
+        "cpu_us_a_row": {
+            name: statistics.median(1e6 * each.cpu_s / each.rows for each in seen[name])
+            for name in (RAW, JOB)
+        },
+        "rounds": {name: [round(each, 1) for each in some] for name, some in per_second.items()},
+    }
+
+
+async def beside_requests(
+    case: Case, cluster: JobCluster, http: JobHttp, alone_per_s: float, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Let requests come beside a job and without, and return the figures."""
+    most = await beside.capacity(case, cluster.http_url, options.seconds)
+    rows = max(64, int(alone_per_s * (1 - beside.LOAD) * options.turn_seconds))
+    turns = [
+        await beside.turn(
+            case,
+            cluster,
+            http,
+            rate=most * beside.LOAD,
+            rows=min(rows, case.count),
+            seconds=options.turn_seconds,
+            seed=contestants.SEED + 2 * number,
+        )
+        for number in range(options.rounds)
+    ]
+    found = beside.figures(turns, alone_per_s)
+    return {"model": case.name, "requests_per_second": most, "rows": rows, **found}
+
+
+async def measure(options: argparse.Namespace, python: str, console: Console) -> dict[str, Any]:
+    """Return all figures."""
+    names = options.models.split(",")
+    counts = dict(zip(names, map(int, options.rows.split(",")), strict=True))
+    found: dict[str, Any] = {"cases": {}}
+    with tempfile.TemporaryDirectory(prefix="capamesh-jobs-") as top:
+        folder = Path(top)
+        data = folder / "data"
+        data.mkdir()
+        contestants.write_models(
+            folder / "models", {"mlp" if n == "tiny" else "encoder" for n in names}
+        )
+        cases = contestants.cases(folder / "models", data, counts)
+        async with (
+            JobCluster(
+                folder / "cluster",
+                folder / "models",
+                places=[data],
+                routers=((),),
+                nodes=1,
+                node_options=("--threads", str(THREADS), "--poll", "0"),
+            ) as cluster,
+            JobHttp(lambda: [cluster.http_url], cluster.headers) as http,
+        ):
+            await cluster.wait_routable(1, models=[case.model for case in cases])
+            for case in cases:
+                of_case = await alone(case, cluster, http, python, options, console)
+                found["cases"][case.name] = of_case
+            for case in cases:
+                if case.name == options.beside:
+                    rate = found["cases"][case.name]["per_second"][JOB]
+                    found["beside"] = await beside_requests(case, cluster, http, rate, options)
+    return found
+
+
+def judged(found: dict[str, Any]) -> Report:
+    """Return the figures beside what is asked of them."""
+    report = Report()
+    for name, of_case in found["cases"].items():
+        over = of_case["job_over"]
+        report.bar(name, "of ONNX Runtime alone", over[RAW], LEAST_RAW[name], is_least=True)
+        if name == "tiny":
+            report.bar(name, "times a loop of requests", over[LOOP], LEAST_LOOP, is_least=True)
+        if RAY in over:
+            report.bar(name, "times Ray Data", over[RAY], LEAST_RAY, is_least=True)
+    if "beside" in found:
+        seen = found["beside"]
+        report.bar("beside", "p99 of requests, of that without a job", seen["p99_ratio"], MOST_P99)
+        report.bar(
+            "beside", "rows of what is left", seen["job_of_left"], LEAST_OF_LEFT, is_least=True
+        )
+        report.bar("beside", "calls refused, of all", seen["refused_part"], MOST_REFUSED)
+        report.bar("beside", "requests failed", seen["failed_requests"], 0)
+    return report
+
+
+def table(found: dict[str, Any]) -> str:
+    """Return the table of those who run alone."""
+    lines = [
+        "| data set | ONNX Runtime alone | a job | of it | 64 requests under way | the job's times | Ray Data | the job's times |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, of_case in found["cases"].items():
+        rate, over = of_case["per_second"], of_case["job_over"]
+        ray = [f"{rate[RAY]:,.0f}", f"{over[RAY]:.2f}"] if RAY in rate else ["-", "-"]
+        cells = [
+            f"{name}, {of_case['rows']:,} rows",
+            f"{rate[RAW]:,.0f}",
+            f"{rate[JOB]:,.0f}",
+            f"**{over[RAW]:.2f}**",
+            f"{rate[LOOP]:,.0f}",
+            f"**{over[LOOP]:.1f}**",
+            *ray,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def beside_table(seen: dict[str, Any]) -> str:
+    """Return the table of requests beside a job."""
+    rows: Sequence[tuple[str, str]] = (
+        ("requests a second, half of what is answered", f"{seen['requests_per_second'] / 2:,.1f}"),
+        ("p99 without a job", f"{seen['p99_without_ms']:,.1f} ms"),
+        ("p99 with a job", f"{seen['p99_with_ms']:,.1f} ms"),
+        ("p99 with a job, of that without", f"**{seen['p99_ratio']:.2f}**"),
+        ("the job's rows, of what requests leave", f"**{seen['job_of_left']:.2f}**"),
+        ("the job's calls that nodes refused", f"{100 * seen['refused_part']:.2f} %"),
+        ("requests that failed", f"{seen['failed_requests']}"),
+    )
+    return "\n".join(["| | |", "|---|---:|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def main() -> int:
+    """Measure, print, keep; fail when a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--models", default="tiny,encoder")
+    parser.add_argument("--rows", default="100000,5000", help="of each model's data set")
+    parser.add_argument(
+        "--beside", default="encoder", help="the model beside which requests come; empty: none"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=5.0,
+        help="of ONNX Runtime alone, and of the loop, in a round",
+    )
+    parser.add_argument(
+        "--turn-seconds", type=float, default=20.0, help="of requests without a job"
+    )
+    parser.add_argument("--no-ray", action="store_true")
+    parser.add_argument("--keep", action="store_true", help="write the figures and the page")
+    options = parser.parse_args()
+    console = Console()
+    python, versions = "", {}
+    if not options.no_ray:
+        try:
+            python = contestants.ray_python()
+            versions = {name: versions_of(Path(python))[name] for name in ("ray", "onnxruntime")}
+        except NotInstalled as exc:
+            console.print(f"Ray Data is left out: {exc}")
+    found = asyncio.run(measure(options, python, console))
+    report = judged(found)
+    report.show("jobs", console)
+    if options.keep:
+        figures = {"seed": contestants.SEED, "threads": THREADS, "versions": versions, **found}
+        console.print(f"kept in {keep('jobs', figures)}")
+        page_tables.write(PAGE, MADE_BY, table(found))
+        if "beside" in found:
+            console.print(
+                f"and {page_tables.write(PAGE, MADE_BESIDE, beside_table(found['beside']))}"
+            )
+    else:
+        console.print_json(data=found)
+    return 0 if report.is_held else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

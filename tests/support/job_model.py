@@ -1,0 +1,103 @@
+"""A model for batch jobs whose answer is a function of the row, to the last bit, and a data set of any rows for it. Writes files.
+
+Rows are wide, so that the bytes that a shard may have cut a data set into several, however quick the model is; and a run takes some
+time, so that there is a middle of a job in which something can die.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from engine_models import _value, looping, save
+from onnx import TensorProto, helper, numpy_helper
+
+NAME = "row_sums"
+WIDTH = 8192
+"""The columns of a row: 32 KiB of float32, so that 2,048 rows are the 64 MiB of a shard."""
+PLACES = 100
+"""The number of a row stands in its first two columns, as digits to this base: small numbers, whose sums are exact in any order."""
+BATCH_ROWS = 128
+MANIFEST = f"[batching]\nmax_rows = {BATCH_ROWS}\n"
+
+
+def row_sums(turns: int) -> onnx.ModelProto:
+    """Return float32 [rows, WIDTH] to float32 [rows, 2]: the row's number, and the sum of its columns. A run turns a loop, 4 µs each."""
+    model = looping()
+    graph = model.graph
+    weights = np.zeros((WIDTH, 2), np.float32)
+    weights[:, 1] = 1
+    weights[0, 0], weights[1, 0] = PLACES, 1
+    constants = {
+        "given": np.array([turns], np.int64),
+        "nothing": np.array([0], np.float32),
+        "first": np.array([1], np.int64),
+        "weights": weights,
+    }
+    del graph.input[:]
+    del graph.output[:]
+    graph.input.append(_value("x", TensorProto.FLOAT, ["rows", WIDTH]))
+    graph.output.append(_value("y", TensorProto.FLOAT, ["rows", 2]))
+    graph.initializer.extend(
+        numpy_helper.from_array(each, name) for name, each in constants.items()
+    )
+    # the loop's turns are made of the rows, so that nothing of it is folded away
+    before = [
+        helper.make_node("ReduceMax", ["x"], ["greatest"], keepdims=0),
+        helper.make_node("Reshape", ["greatest", "first"], ["one_number"]),
+        helper.make_node("Mul", ["one_number", "nothing"], ["no_more"]),
+        helper.make_node("Cast", ["no_more"], ["no_turns"], to=TensorProto.INT64),
+        helper.make_node("Add", ["given", "no_turns"], ["turns"]),
+    ]
+    after = [
+        helper.make_node("Sub", ["done", "given"], ["zero_turns"]),
+        helper.make_node("Cast", ["zero_turns"], ["zero_number"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["x", "weights"], ["sums"]),
+        helper.make_node("Add", ["sums", "zero_number"], ["y"]),
+    ]
+    for at, node in enumerate(before):
+        graph.node.insert(at, node)
+    graph.node.extend(after)
+    onnx.checker.check_model(model)
+    return model
+
+
+def write_model(models: Path, turns: int) -> Path:
+    """Write the model as a node's folder has it; return its file."""
+    return save(row_sums(turns), models, NAME, manifest=MANIFEST)
+
+
+def write_rows(file: Path, rows: int) -> None:
+    """Write a data set as a `.npy` of float32 [rows, WIDTH]."""
+    numbers = np.arange(rows)
+    data = np.lib.format.open_memmap(file, "w+", np.float32, (rows, WIDTH))
+    columns = np.arange(WIDTH)
+    for first in range(0, rows, BATCH_ROWS):
+        some = numbers[first : first + BATCH_ROWS, None]
+        data[first : first + BATCH_ROWS] = (some * 7 + columns * 13) % 5
+    data[:, 0], data[:, 1] = numbers // PLACES, numbers % PLACES
+    data.flush()
+
+
+def answers(file: Path, rows: Path) -> np.ndarray:
+    """Return what ONNX Runtime itself answers to each row, in a loop over batches: float32 [rows, 2]."""
+    import onnxruntime  # noqa: PLC0415 - not for those who only write files
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    data = np.load(rows, mmap_mode="r")
+    found = [
+        session.run(["y"], {"x": data[first : first + BATCH_ROWS]})[0]
+        for first in range(0, len(data), BATCH_ROWS)
+    ]
+    return np.concatenate(found)
+
+
+def digest(lines: Iterable[tuple[int, list[float]]]) -> str:
+    """Return the SHA-256 of results in the order of their rows: equal results have equal digests."""
+    found = hashlib.sha256()
+    for row, values in lines:
+        found.update(f"{row} {' '.join(str(float(each)) for each in values)}\n".encode())
+    return found.hexdigest()

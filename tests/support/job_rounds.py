@@ -1,0 +1,267 @@
+"""Rounds of jobs during which routers and nodes are killed and frozen, and what came of their rows. IO: real processes.
+
+A round is a job of all rows of one data set and some faults at seeded times after it was submitted. Rounds overlap: one that waits
+until the lease of a dead router ends costs nothing but time. What each router had is known from the database (`job_audit`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import job_audit
+import job_model
+from job_cluster import JobCluster
+from job_http import JobHttp
+from job_keeper import NODE, ROUTER, Fault, Keeper
+
+from capamesh.router.jobs.values import LEASE_S
+
+ROWS = 10_000
+TURNS = 1000
+"""4 ms a run, and more on a busy machine."""
+MAX_TAKE_OVER_S = 16.0
+JOB_LIMIT_S = 300.0
+"""How long a job may take: it only ends a round that hangs."""
+SPAN_S = 4.0
+"""The faults of a round come within it (guess: a job that nothing befalls takes as long)."""
+MOST_FAULTS = 3
+KINDS: tuple[tuple[int, str, bool, tuple[float, float]], ...] = (
+    # weight, role, is it the whole member, seconds that it stands still: 0 is killed
+    (4, ROUTER, True, (0, 0)),
+    (1, ROUTER, False, (0, 0)),
+    (2, ROUTER, True, (LEASE_S + 2, LEASE_S + 6)),
+    (1, ROUTER, True, (1, 4)),
+    (2, NODE, True, (0, 0)),
+    (2, NODE, False, (0, 0)),
+    (1, NODE, True, (1, 4)),
+    (1, NODE, False, (LEASE_S + 2, LEASE_S + 6)),
+)
+
+
+@dataclass(slots=True)
+class RoundSeen:
+    """One round, and what came of its job."""
+
+    number: int
+    faults: list[Fault]
+    job: str = ""
+    state: str = "not ended"
+    reason: str = ""
+    took_s: float = 0.0
+    lost: int = 0
+    """The rows that have neither a result nor a reason why there is none."""
+    doubled: int = 0
+    """The rows that have more than one of these."""
+    bad: list[dict[str, Any]] = field(default_factory=list)
+    """The rows that have a reason: a worker was killed under them when they ran alone."""
+    is_equal: bool = False
+    """The results have the digest of those of ONNX Runtime itself."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """All rounds on one store."""
+
+    store: str
+    rounds: list[RoundSeen]
+    seconds: float
+    take_overs_s: list[float]
+    """Seconds from a router's death, or its freezing, until another had each of its shards, times left out when nobody could."""
+    slow: list[str]
+    """Those that took too long, in words."""
+    woken_without: int
+    """The shards that were taken over from a router that stood still and woke later: it may have tried to commit them."""
+    late_commits: int
+    """The commits by a lease that did not hold any more."""
+
+    @property
+    def failures(self) -> list[str]:
+        """Return what does not hold, in words."""
+        found = [
+            f"round {each.number}: {each.state} {each.reason} lost {each.lost} doubled {each.doubled} equal {each.is_equal}"
+            for each in self.rounds
+            if each.state != "completed" or each.lost or each.doubled or not each.is_equal
+        ]
+        found += self.slow
+        if self.late_commits:
+            found.append(f"{self.late_commits} commits by leases that did not hold any more")
+        return found
+
+    def figures(self) -> dict[str, Any]:
+        """Return what is kept of it."""
+        kinds = Counter(fault.kind for each in self.rounds for fault in each.faults)
+        took = [each.took_s for each in self.rounds]
+        return {
+            "store": self.store,
+            "rounds": len(self.rounds),
+            "completed": sum(each.state == "completed" for each in self.rounds),
+            "equal": sum(each.is_equal for each in self.rounds),
+            "rows": ROWS * len(self.rounds),
+            "rows_lost": sum(each.lost for each in self.rounds),
+            "rows_twice": sum(each.doubled for each in self.rounds),
+            "rows_with_a_reason": sum(len(each.bad) for each in self.rounds),
+            "reasons": dict(Counter(bad["code"] for each in self.rounds for bad in each.bad)),
+            "faults": dict(sorted(kinds.items())),
+            "shards_taken_over": len(self.take_overs_s),
+            "take_over_median_s": round(statistics.median(self.take_overs_s or [0]), 2),
+            "take_over_max_s": round(max(self.take_overs_s, default=0), 2),
+            "shards_lost_while_frozen": self.woken_without,
+            "late_commits": self.late_commits,
+            "round_median_s": round(statistics.median(took or [0]), 1),
+            "round_max_s": round(max(took, default=0), 1),
+            "seconds": round(self.seconds),
+            "failures": self.failures[:20],
+        }
+
+
+def faults_of(seed: int, number: int) -> list[Fault]:
+    """Return what befalls the members in a round, in order: the same for the same seed."""
+    rng = random.Random(f"{seed} {number}")
+    found: list[Fault] = []
+    for _ in range(rng.randint(1, MOST_FAULTS)):
+        _, role, is_whole, (least_s, most_s) = rng.choices(KINDS, [each[0] for each in KINDS])[0]
+        at_s, frozen_s = rng.uniform(0, SPAN_S), rng.uniform(least_s, most_s)
+        found.append(Fault(at_s, role, is_whole, frozen_s, rng.getrandbits(16)))
+    return sorted(found, key=lambda each: each.at_s)
+
+
+async def run_rounds(
+    folder: Path,
+    store: str,
+    where: str,
+    *,
+    rounds: int,
+    at_once: int,
+    seed: int,
+    told: Callable[[RoundSeen], None] = lambda _: None,
+) -> Seen:
+    """Run so many rounds, some of them at once, with two routers and two nodes on a store; `told` hears of each."""
+    models, data = folder / "models", folder / "data"
+    data.mkdir(parents=True)
+    file = job_model.write_model(models, TURNS)
+    rows = data / "rows.npy"
+    job_model.write_rows(rows, ROWS)
+    expected = job_model.digest(
+        (row, values) for row, values in enumerate(job_model.answers(file, rows).tolist())
+    )
+    options = ("--threads", "1", "--poll", "0")
+    where = where or str(folder / "jobs.db")
+    began_s = time.monotonic()
+    async with (
+        JobCluster(
+            folder / "cluster",
+            models,
+            jobs=where,
+            places=[data],
+            routers=((), ("--workers", "2")),
+            node_options=options,
+        ) as cluster,
+        Keeper(cluster, job_model.NAME) as keeper,
+        JobHttp(keeper.urls, cluster.headers) as http,
+    ):
+        await keeper.all_fit()
+        job_audit.install(where)
+        turn = asyncio.Semaphore(at_once)
+
+        async def one(number: int) -> RoundSeen:
+            async with turn:
+                seen = await _round(http, keeper, rows, expected, seed, number)
+                told(seen)
+                return seen
+
+        seen = await asyncio.gather(*map(one, range(rounds)))
+        found = await asyncio.to_thread(job_audit.changes, where)
+        return _of_all(store, seen, time.monotonic() - began_s, found, keeper)
+
+
+async def _round(
+    http: JobHttp, keeper: Keeper, rows: Path, expected: str, seed: int, number: int
+) -> RoundSeen:
+    seen = RoundSeen(number, faults_of(seed, number))
+    began_s = time.monotonic()
+    job = await http.submit(
+        {
+            "model": job_model.NAME,
+            "input": {"url": rows.as_uri(), "columns": {"x": ["array"]}},
+            "failure": {"most_failures": 100},  # far more befalls a shard here than elsewhere
+            "client_key": f"round {number} of {seed}",
+        }
+    )
+    seen.job = job["id"]
+
+    async def befall(fault: Fault) -> None:
+        await asyncio.sleep(fault.at_s)
+        await keeper.befall(fault)
+
+    async with asyncio.TaskGroup() as tasks:
+        for fault in seen.faults:
+            tasks.create_task(befall(fault))
+        try:
+            job = await http.ended(seen.job, JOB_LIMIT_S)
+        except TimeoutError:
+            job = await http.job(seen.job)
+        seen.took_s = time.monotonic() - began_s
+    seen.state, seen.reason = job["state"], job["reason"]
+    results = await http.results(seen.job)
+    seen.bad = await http.bad_rows(seen.job) if job["done"]["bad_rows"] else []
+    counted = Counter(each["row"] for each in [*results, *seen.bad])
+    seen.lost = sum(not counted[row] for row in range(ROWS))
+    seen.doubled = sum(counted.values()) - len(counted)
+    bad = {each["row"] for each in seen.bad}
+    if bad:
+        return _without_bad(seen, results, bad, rows)
+    found = ((each["row"], each["outputs"]["y"]) for each in results)
+    seen.is_equal = job_model.digest(found) == expected
+    return seen
+
+
+def _without_bad(
+    seen: RoundSeen, results: list[dict[str, Any]], bad: set[int], rows: Path
+) -> RoundSeen:
+    """Compare the results of all rows but the bad ones."""
+    model = rows.parent.parent / "models" / job_model.NAME / "1" / "model.onnx"
+    right = job_model.answers(model, rows).tolist()
+    found = job_model.digest((each["row"], each["outputs"]["y"]) for each in results)
+    seen.is_equal = found == job_model.digest(
+        (row, values) for row, values in enumerate(right) if row not in bad
+    )
+    return seen
+
+
+def _of_all(
+    store: str,
+    rounds: list[RoundSeen],
+    seconds: float,
+    found: list[job_audit.Change],
+    keeper: Keeper,
+) -> Seen:
+    """Return what came of all rounds."""
+    seen = Seen(store, rounds, seconds, [], [], 0, len(job_audit.late_commits(found)))
+    for outage in keeper.outages:
+        is_short = 0 < outage.frozen_s <= LEASE_S
+        if outage.role != ROUTER or is_short:
+            continue
+        pids = {str(pid) for pid in outage.pids}
+
+        def is_owned(owner: str, pids: set[str] = pids) -> bool:
+            return bool(
+                pids & set(owner.replace("/", " ").replace("-", " ").replace(":", " ").split())
+            )
+
+        for taken in job_audit.take_overs(found, is_owned, outage.began_s):
+            took_s = taken.taken_s - taken.gone_s - keeper.blind_s(taken.gone_s, taken.taken_s)
+            seen.take_overs_s.append(took_s)
+            seen.woken_without += taken.taken_s < outage.woke_s < float("inf")
+            if took_s > MAX_TAKE_OVER_S:
+                what = "frozen" if outage.frozen_s else "killed"
+                words = f"shard {taken.seq} of {taken.job} was taken over {took_s:.1f} s after {outage.name} was {what}"
+                seen.slow.append(words)
+    return seen
