@@ -10,7 +10,7 @@ CLIENTS := kserve mlserver openai openapi perf-analyzer reflection
 # Where it is set, every process of a test run compiles all of the tests and the code anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-unit test-slow test-chaos test-hostile test-clients test-fuzz test-mutation check lint types imports models bench profile speed-check compose-test \
+.PHONY: help demo demo-jobs test test-unit test-slow test-chaos test-hostile test-clients test-fuzz test-mutation check lint types imports models bench profile speed-check compose-test \
         compiled pure compiled-wheel test-compiled first-minutes reference observability docs wheels pins clean
 
 help: ## Say what can be made
@@ -24,6 +24,9 @@ $(DEMO_READY): requirements/demo.txt requirements/models.txt requirements/cuda.t
 
 demo: $(DEMO_READY) build/models compiled ## A router and three nodes on this machine; kill one under load
 	$(BIN)/python scripts/demo.py $(ARGS)
+
+demo-jobs: $(DEMO_READY) build/models compiled ## Batch jobs over 100,000 digits, 5,000 files and 5,000 texts, held against ONNX Runtime
+	$(BIN)/python scripts/demo_jobs.py $(ARGS)
 
 compiled: $(DEMO_READY) ## Compile the hot modules, where a C compiler is; the sources run elsewhere
 	@$(BIN)/python scripts/compile_modules.py --if-possible

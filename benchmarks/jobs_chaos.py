@@ -41,7 +41,11 @@ SQLITE, POSTGRES = "SQLite", "PostgreSQL"
 def measure(store: str, options: argparse.Namespace, console: Console) -> Seen | None:
     """Run the rounds on a store; None: it cannot be had here."""
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="capamesh-jobs-")))
+        if options.folder is None:
+            name = stack.enter_context(tempfile.TemporaryDirectory(prefix="capamesh-jobs-"))
+            folder = Path(name)
+        else:
+            folder = options.folder.absolute() / store
         where = ""
         if store == POSTGRES:
             try:
@@ -97,6 +101,9 @@ def main() -> int:
     )
     parser.add_argument("--at-once", type=int, default=AT_ONCE)
     parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument(
+        "--folder", type=Path, help="where to leave stores and logs; without it they are removed"
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON alone")
     options = parser.parse_args()
     console = Console(stderr=options.json)

@@ -6,12 +6,15 @@ transaction, with the time. So a takeover is known to the millisecond, and a com
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -82,6 +85,26 @@ def install(where: str) -> None:
 def changes(where: str) -> list[Change]:
     """Return all changes since `install`, in their order."""
     return [Change(*row) for row in _with(where, (_READ,))]
+
+
+def results(
+    where: str, folder: Path, job: str
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the lines of all results and of all bad rows of a job, in order, as its manifests name them in its folder of parts.
+
+    A part that is not what its manifest says is an error.
+    """
+    rows = _with(where, ("SELECT job, manifest FROM shard WHERE state = 'done' ORDER BY job, seq",))
+    found: dict[str, list[dict[str, Any]]] = {"part": [], "bad_part": []}
+    for manifest in (json.loads(text) for name, text in rows if name == job):
+        for kind in found:
+            part = manifest.get(kind)
+            if part is None:
+                continue
+            data = (folder / job / part["name"]).read_bytes()
+            assert hashlib.sha256(data).hexdigest() == part["sha256"], part["name"]
+            found[kind] += map(json.loads, data.splitlines())
+    return found["part"], found["bad_part"]
 
 
 def _with(where: str, statements: Sequence[str]) -> list[tuple]:

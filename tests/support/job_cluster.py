@@ -111,7 +111,16 @@ def workers_of(member: Member) -> list[int]:
     """Return the processes that run a node's models, or that serve a router's requests beside its main one."""
     status: dict[str, Any] = member.status()
     rows = status.get("workers", [])
-    return worker_pids(member) or [int(row["pid"]) for row in rows if row.get("pid")]
+    told = worker_pids(member) or [int(row["pid"]) for row in rows if row.get("pid")]
+    return [pid for pid in told if parent_of(pid) == member.pid]
+
+
+def parent_of(pid: int) -> int:
+    """Return the parent of a process; 0: it has ended. A status may name one whose number another has now."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def processes(member: Member) -> list[int]:

@@ -72,46 +72,18 @@ class JobHttp:
         """Return a job once it has ended."""
         return await self.until(job_id, lambda job: job["state"] in ENDED, limit_s)
 
-    async def results(self, job_id: str) -> list[dict[str, Any]]:
-        """Return the lines of all results of a job, in the order in which they came."""
-        found: list[dict[str, Any]] = []
-        next_row = 0
-        while True:
-            path = f"/v1/jobs/{job_id}/results?from_row={next_row}&format=jsonl"
-            text, headers = await self._answer("GET", path)
-            lines = [json.loads(line) for line in text.splitlines()]
-            found += lines
-            told = headers.get("Capamesh-Next-Row")
-            if not lines or told is None or int(told) <= next_row:
-                return found
-            next_row = int(told)
-
-    async def bad_rows(self, job_id: str) -> list[dict[str, Any]]:
-        """Return the bad rows of a job."""
-        found: list[dict[str, Any]] = []
-        after = ""
-        while True:
-            page = json.loads(await self._ask("GET", f"/v1/jobs/{job_id}/errors?limit=100{after}"))
-            found += page["data"]
-            if not page["has_more"]:
-                return found
-            after = f"&after={found[-1]['row']}"
-
     async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> bytes:
-        return (await self._answer(method, path, body))[0]
-
-    async def _answer(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None
-    ) -> tuple[bytes, Mapping[str, str]]:
         while True:
             for url in self._urls():
                 try:
                     async with self._session.request(method, url + path, json=body) as reply:
                         text = await reply.read()
-                        if reply.status < 300:
-                            return text, reply.headers
-                        if reply.status < 500 and reply.status != 429:
-                            raise JobError(f"{method} {path}: {reply.status} {text.decode()}")
                 except (aiohttp.ClientError, TimeoutError, OSError):
                     continue
+                if reply.status < 300:
+                    return text
+                # 404 of a submission: its router has not heard of a node with the model yet, or not again
+                is_early = reply.status == 404 and body is not None
+                if reply.status < 500 and reply.status != 429 and not is_early:
+                    raise JobError(f"{method} {path}: {reply.status} {text.decode()}")
             await asyncio.sleep(REST_S)

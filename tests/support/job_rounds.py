@@ -7,12 +7,13 @@ until the lease of a dead router ends costs nothing but time. What each router h
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -149,9 +150,7 @@ async def run_rounds(
     file = job_model.write_model(models, TURNS)
     rows = data / "rows.npy"
     job_model.write_rows(rows, ROWS)
-    expected = job_model.digest(
-        (row, values) for row, values in enumerate(job_model.answers(file, rows).tolist())
-    )
+    answers = job_model.answers(file, rows).tolist()
     options = ("--threads", "1", "--poll", "0")
     where = where or str(folder / "jobs.db")
     began_s = time.monotonic()
@@ -170,29 +169,47 @@ async def run_rounds(
         await keeper.all_fit()
         job_audit.install(where)
         turn = asyncio.Semaphore(at_once)
+        parts = cluster.folder / "jobs" / "results"
+        bench = _Bench(http, keeper, rows, answers, where, parts, seed)
 
         async def one(number: int) -> RoundSeen:
             async with turn:
-                seen = await _round(http, keeper, rows, expected, seed, number)
+                seen = await _round(bench, number)
                 told(seen)
                 return seen
 
         seen = await asyncio.gather(*map(one, range(rounds)))
         found = await asyncio.to_thread(job_audit.changes, where)
+        outages = [asdict(each) for each in keeper.outages]
+        (folder / "outages.json").write_text(json.dumps(outages))
+        (folder / "changes.json").write_text(json.dumps([asdict(each) for each in found]))
         return _of_all(store, seen, time.monotonic() - began_s, found, keeper)
 
 
-async def _round(
-    http: JobHttp, keeper: Keeper, rows: Path, expected: str, seed: int, number: int
-) -> RoundSeen:
-    seen = RoundSeen(number, faults_of(seed, number))
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """All that rounds use."""
+
+    http: JobHttp
+    keeper: Keeper
+    rows: Path
+    answers: list[list[float]]
+    """What ONNX Runtime itself answers to each row."""
+    where: str
+    parts: Path
+    seed: int
+
+
+async def _round(bench: _Bench, number: int) -> RoundSeen:
+    http, keeper = bench.http, bench.keeper
+    seen = RoundSeen(number, faults_of(bench.seed, number))
     began_s = time.monotonic()
     job = await http.submit(
         {
             "model": job_model.NAME,
-            "input": {"url": rows.as_uri(), "columns": {"x": ["array"]}},
+            "input": {"url": bench.rows.as_uri(), "columns": {"x": ["array"]}},
             "failure": {"most_failures": 100},  # far more befalls a shard here than elsewhere
-            "client_key": f"round {number} of {seed}",
+            "client_key": f"round {number} of {bench.seed}",
         }
     )
     seen.job = job["id"]
@@ -210,29 +227,16 @@ async def _round(
             job = await http.job(seen.job)
         seen.took_s = time.monotonic() - began_s
     seen.state, seen.reason = job["state"], job["reason"]
-    results = await http.results(seen.job)
-    seen.bad = await http.bad_rows(seen.job) if job["done"]["bad_rows"] else []
+    results, seen.bad = await asyncio.to_thread(
+        job_audit.results, bench.where, bench.parts, seen.job
+    )
     counted = Counter(each["row"] for each in [*results, *seen.bad])
     seen.lost = sum(not counted[row] for row in range(ROWS))
     seen.doubled = sum(counted.values()) - len(counted)
-    bad = {each["row"] for each in seen.bad}
-    if bad:
-        return _without_bad(seen, results, bad, rows)
+    without = {each["row"] for each in seen.bad}
+    right = ((row, each) for row, each in enumerate(bench.answers) if row not in without)
     found = ((each["row"], each["outputs"]["y"]) for each in results)
-    seen.is_equal = job_model.digest(found) == expected
-    return seen
-
-
-def _without_bad(
-    seen: RoundSeen, results: list[dict[str, Any]], bad: set[int], rows: Path
-) -> RoundSeen:
-    """Compare the results of all rows but the bad ones."""
-    model = rows.parent.parent / "models" / job_model.NAME / "1" / "model.onnx"
-    right = job_model.answers(model, rows).tolist()
-    found = job_model.digest((each["row"], each["outputs"]["y"]) for each in results)
-    seen.is_equal = found == job_model.digest(
-        (row, values) for row, values in enumerate(right) if row not in bad
-    )
+    seen.is_equal = job_model.digest(found) == job_model.digest(right)
     return seen
 
 

@@ -24,7 +24,11 @@ def test_page_without_marks_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("page", "made_by"),
-    [("peers.md", "python benchmarks/peers.py"), ("profile.md", "make profile ARGS=--keep")],
+    [
+        ("peers.md", "python benchmarks/peers.py"),
+        ("profile.md", "make profile ARGS=--keep"),
+        ("jobs.md", "python benchmarks/jobs.py --keep"),
+    ],
 )
 def test_pages_have_the_marks_of_who_writes_them(page: str, made_by: str) -> None:
     text = (tables.PAGES / page).read_text()
