@@ -30,9 +30,12 @@ ROUTER, NODE = "router", "node"
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something that happens to a member, at a time of a round."""
+    """Something that happens to a member in the middle of a job."""
 
-    at_s: float
+    shards: int
+    """It happens when so many shards of the job have been begun; nothing else tells the middle of a job on a busy machine."""
+    after_s: float
+    """And so many seconds later."""
     role: str
     is_whole: bool
     """All of the member, or one of the processes that work for its main one, where it has such."""

@@ -1,6 +1,6 @@
 """Rounds of jobs during which routers and nodes are killed and frozen, and what came of their rows. IO: real processes.
 
-A round is a job of all rows of one data set and some faults at seeded times after it was submitted. Rounds overlap: one that waits
+A round is a job of all rows of one data set, and some faults at seeded places of it. Rounds overlap: one that waits
 until the lease of a dead router ends costs nothing but time. What each router had is known from the database (`job_audit`).
 """
 
@@ -31,9 +31,12 @@ TURNS = 1000
 MAX_TAKE_OVER_S = 16.0
 JOB_LIMIT_S = 300.0
 """How long a job may take: it only ends a round that hangs."""
-SPAN_S = 4.0
-"""The faults of a round come within it (guess: a job that nothing befalls takes as long)."""
+SHARDS = 5
+"""The shards of a job: 64 MiB of its rows each."""
+MOST_AFTER_S = 1.0
+"""A fault comes within it after a shard was begun (guess: as long as a shard takes)."""
 MOST_FAULTS = 3
+POLL_S = 0.1
 KINDS: tuple[tuple[int, str, bool, tuple[float, float]], ...] = (
     # weight, role, is it the whole member, seconds that it stands still: 0 is killed
     (4, ROUTER, True, (0, 0)),
@@ -124,14 +127,15 @@ class Seen:
 
 
 def faults_of(seed: int, number: int) -> list[Fault]:
-    """Return what befalls the members in a round, in order: the same for the same seed."""
+    """Return what befalls the members in a round: the same for the same seed."""
     rng = random.Random(f"{seed} {number}")
     found: list[Fault] = []
     for _ in range(rng.randint(1, MOST_FAULTS)):
         _, role, is_whole, (least_s, most_s) = rng.choices(KINDS, [each[0] for each in KINDS])[0]
-        at_s, frozen_s = rng.uniform(0, SPAN_S), rng.uniform(least_s, most_s)
-        found.append(Fault(at_s, role, is_whole, frozen_s, rng.getrandbits(16)))
-    return sorted(found, key=lambda each: each.at_s)
+        shards, after_s = rng.randint(1, SHARDS), rng.uniform(0, MOST_AFTER_S)
+        frozen_s = rng.uniform(least_s, most_s)
+        found.append(Fault(shards, after_s, role, is_whole, frozen_s, rng.getrandbits(16)))
+    return found
 
 
 async def run_rounds(
@@ -214,8 +218,14 @@ async def _round(bench: _Bench, number: int) -> RoundSeen:
     )
     seen.job = job["id"]
 
+    is_over = asyncio.Event()
+
     async def befall(fault: Fault) -> None:
-        await asyncio.sleep(fault.at_s)
+        while await asyncio.to_thread(job_audit.begun, bench.where, seen.job) < fault.shards:
+            if is_over.is_set():  # it has failed before
+                return
+            await asyncio.sleep(POLL_S)
+        await asyncio.sleep(fault.after_s)
         await keeper.befall(fault)
 
     async with asyncio.TaskGroup() as tasks:
@@ -225,6 +235,7 @@ async def _round(bench: _Bench, number: int) -> RoundSeen:
             job = await http.ended(seen.job, JOB_LIMIT_S)
         except TimeoutError:
             job = await http.job(seen.job)
+        is_over.set()
         seen.took_s = time.monotonic() - began_s
     seen.state, seen.reason = job["state"], job["reason"]
     results, seen.bad = await asyncio.to_thread(
