@@ -87,6 +87,12 @@ def changes(where: str) -> list[Change]:
     return [Change(*row) for row in _with(where, (_READ,))]
 
 
+def begun(where: str, job: str) -> int:
+    """Return how many shards of a job have been leased."""
+    rows = _with(where, ("SELECT job, count(*) FROM shard WHERE token > 0 GROUP BY job",))
+    return dict(rows).get(job, 0)
+
+
 def results(
     where: str, folder: Path, job: str
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -24,7 +24,7 @@ from capamesh.cli.member import Member
 RESTART_S = 0.3
 """How long after its end a member is started again (guess: what supervisors wait at first)."""
 POLL_S = 0.1
-FIT_LIMIT_S = 120.0
+FIT_LIMIT_S = 300.0
 ROUTER, NODE = "router", "node"
 
 
