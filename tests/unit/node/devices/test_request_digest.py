@@ -28,3 +28,8 @@ def test_large_tensors_are_reported_apart_by_their_length_and_by_what_is_spread_
     halves[500_000:] = 1.7
     digests = {request_digest([x(array)]) for array in (zeros, halves, zeros[:-1])}
     assert len(digests) == 3
+
+
+def test_large_tensors_of_small_whole_numbers_are_reported_apart() -> None:
+    rows = [np.full((1, 8192), value) for value in range(1, 8)]
+    assert len({request_digest([x(row)]) for row in rows}) == len(rows)

@@ -33,5 +33,6 @@ def request_digest(inputs: Iterable[Tensor]) -> bytes:
         if size <= WHOLE_BYTES:
             digest.update(data)
         else:
-            digest.update(bytes(memoryview(data)[:: -(-size // SAMPLE_BYTES)]))
+            # an odd step sees each byte of the elements in turn: the first ones of small whole numbers as floats are all 0
+            digest.update(bytes(memoryview(data)[:: -(-size // SAMPLE_BYTES) | 1]))
     return digest.digest()
