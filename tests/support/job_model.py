@@ -77,7 +77,7 @@ def write_rows(file: Path, rows: int) -> None:
     columns = np.arange(WIDTH)
     for first in range(0, rows, BATCH_ROWS):
         some = numbers[first : first + BATCH_ROWS, None]
-        data[first : first + BATCH_ROWS] = (some * 7 + columns * 13) % 5
+        data[first : first + BATCH_ROWS] = (some * 31 + columns * (some % 97 + 1)) % 251
     data[:, 0], data[:, 1] = numbers // PLACES, numbers % PLACES
     data.flush()
 
