@@ -239,12 +239,21 @@ def test_row_of_csv_with_other_fields_is_bad(tmp_path: Path) -> None:
     ]
 
 
+def test_row_of_csv_that_is_no_text_is_bad(tmp_path: Path) -> None:
+    path = tmp_path / "in"
+    path.write_bytes(b'n,id\n1,a\n2,"b\n\xff"\n3,c\n')
+    (batch,), bad = all_batches(spec_of(path, InputFormat.CSV, k=("n",)), 100, {"k": INPUTS["k"]})
+    assert batch.ids == ["a", "c"]
+    assert [(each.row, each.text) for each in bad] == [(1, "the row is not in UTF-8")]
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
         (b"", "no row of names"),
         (b"a,b,a\n1,2,3\n", "'a' twice"),
-        (b"a\n\xff\n", "not in UTF-8"),
+        (b"\xff\n1\n", "not in UTF-8"),
+        (b"a\rb\n1\n", "the row of names of .*new-line"),
         (b'a,b\nx"y,1\n2",3\n', "quote within a field"),
     ],
 )

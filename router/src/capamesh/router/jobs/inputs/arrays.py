@@ -12,11 +12,12 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 import numpy as np
 from typing_extensions import override
 
+from capamesh.protocol.errors import CapameshError
 from capamesh.router.jobs.errors import InputChanged, InputInvalid
 from capamesh.router.jobs.inputs.limits import ShardLimits
 from capamesh.router.jobs.inputs.reader import RawRows, Reader, Values, numbers_of
@@ -26,6 +27,8 @@ from capamesh.router.jobs.values import RowRange
 NPY_COLUMN: Final = "array"
 """The name of the one array of a `.npy`."""
 MAX_ARRAYS: Final = 1024
+MAX_HEAD_BYTES: Final = 2**20
+"""The most bytes of a header or of the list of an archive (guess: a thousand arrays take a tenth)."""
 _LOCAL_HEADER_BYTES: Final = 30
 _HEADERS: Final = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -46,6 +49,22 @@ class _Array:
     @property
     def row_bytes(self) -> int:
         return self.dtype.itemsize * math.prod(self.row_shape)
+
+
+class _Head:
+    """A file, of which nobody who reads its headers gets more than a header has, whatever length it is told to have."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek = file.seek
+        self.tell = file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """Return so many bytes, fewer only at the file's end. Raises `ValueError`: they are too many."""
+        data = self._file.read(min(size, MAX_HEAD_BYTES + 1) if size >= 0 else MAX_HEAD_BYTES + 1)
+        if len(data) > MAX_HEAD_BYTES:
+            raise ValueError(f"a header of it has more than {MAX_HEAD_BYTES} bytes")
+        return data
 
 
 class ArrayReader(Reader):
@@ -108,11 +127,15 @@ class ArrayReader(Reader):
         file, stamp = self._source.open()
         with file:
             try:
-                places = _places(file) if self._is_archive else {NPY_COLUMN: (0, stamp.size_bytes)}
-                arrays = {name: _array_at(file, *place) for name, place in places.items()}
-            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as exc:
-                words = exc.strerror if isinstance(exc, OSError) else exc
-                raise InputInvalid(f"cannot read {self._source.name}: {words}") from exc
+                head = cast("BinaryIO", _Head(file))
+                places = _places(head) if self._is_archive else {NPY_COLUMN: (0, stamp.size_bytes)}
+                arrays = {name: _array_at(head, *place) for name, place in places.items()}
+            except CapameshError:
+                raise
+            except Exception as exc:  # numpy's and zipfile's readers raise whatever they meet
+                words = exc.strerror if isinstance(exc, OSError) else str(exc)
+                words = words or type(exc).__name__
+                raise InputInvalid(f"cannot read {self._source.name}: {words[:300]}") from exc
         if not arrays:
             raise InputInvalid(f"{self._source.name} has no array")
         if len({each.rows for each in arrays.values()}) > 1:
@@ -160,6 +183,8 @@ def _array_at(file: BinaryIO, offset: int, size_bytes: int) -> _Array:
     start = file.tell()
     lengths: list[int] = list(shape)
     array = _Array(start, dtype, lengths[0], tuple(lengths[1:]))
+    if array.rows and array.row_bytes <= 0:  # there could be any number of them
+        raise ValueError("its rows have no bytes")
     needed = start - offset + array.rows * array.row_bytes
     if min(shape) < 0 or needed > size_bytes:
         raise ValueError(f"it is cut off: it has {size_bytes} bytes of {needed}")

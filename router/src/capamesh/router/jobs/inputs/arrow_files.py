@@ -14,7 +14,8 @@ from typing import Any, BinaryIO
 
 from typing_extensions import override
 
-from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.errors import CapameshError, ConfigError
+from capamesh.protocol.schema import shown
 from capamesh.router.jobs.errors import InputInvalid
 from capamesh.router.jobs.inputs.limits import ShardLimits
 from capamesh.router.jobs.inputs.reader import WINDOW_ROWS, RawRows, Reader, Values
@@ -53,6 +54,10 @@ class _ColumnarReader(Reader):
         start = (0, 0)
         with self._opened() as file:
             for group, (group_rows, group_bytes) in enumerate(self._groups(file)):
+                if group_rows < 0 or group_bytes < 0:
+                    raise InputInvalid(
+                        f"cannot read {self._source.name}: group {group} has {group_rows} rows and {group_bytes} bytes"
+                    )
                 row_bytes = group_bytes / max(1, group_rows)
                 if row_bytes > limits.in_bytes:
                     raise InputInvalid(
@@ -113,7 +118,9 @@ class _ColumnarReader(Reader):
             names = [str(name) for name in self._schema_names(file)]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise InputInvalid(f"{self._source.name} has the column {twice!r} twice; rename one")
+            raise InputInvalid(
+                f"{self._source.name} has the column {shown(twice)} twice; rename one"
+            )
         return names
 
     @abstractmethod
@@ -136,13 +143,14 @@ class _Opened:
         self._source = source
 
     def __enter__(self) -> BinaryIO:
-        self._errors = arrow().ArrowException
+        arrow()
         self._file, _ = self._source.open()
         return self._file
 
     def __exit__(self, kind: object, error: BaseException | None, _trace: object) -> None:
         self._file.close()
-        if isinstance(error, self._errors | OSError):
+        # what pyarrow raises of a broken file is not its own errors alone
+        if isinstance(error, Exception) and not isinstance(error, CapameshError):
             words = str(error).strip().splitlines() or [type(error).__name__]
             raise InputInvalid(f"cannot read {self._source.name}: {words[0][:300]}") from error
 
@@ -163,10 +171,17 @@ class ParquetReader(_ColumnarReader):
 
     @override
     def _batches(self, file: BinaryIO, rows: RowRange, columns: Sequence[str]) -> Iterator[Any]:
-        parquet = arrow("pyarrow.parquet").ParquetFile(file)
-        groups = range(rows.group, parquet.metadata.num_row_groups)
+        parquet = arrow("pyarrow.parquet").ParquetFile(file, page_checksum_verification=True)
+        # those of the range alone: a group behind it costs its bytes, and may be broken
+        groups: list[int] = []
+        left = rows.offset + rows.rows
+        for group in range(rows.group, parquet.metadata.num_row_groups):
+            if left <= 0:
+                break
+            groups.append(group)
+            left -= parquet.metadata.row_group(group).num_rows
         yield from parquet.iter_batches(
-            WINDOW_ROWS, row_groups=list(groups), columns=list(columns), use_threads=False
+            WINDOW_ROWS, row_groups=groups, columns=list(columns), use_threads=False
         )
 
 
@@ -181,14 +196,20 @@ class ArrowReader(_ColumnarReader):
     def _groups(self, file: BinaryIO) -> Iterator[tuple[int, int]]:
         opened = arrow("pyarrow.ipc").open_file(file)
         for group in range(opened.num_record_batches):
-            batch = opened.get_batch(group)
+            batch = _checked(opened.get_batch(group))
             yield batch.num_rows, batch.nbytes
 
     @override
     def _batches(self, file: BinaryIO, rows: RowRange, columns: Sequence[str]) -> Iterator[Any]:
         opened = arrow("pyarrow.ipc").open_file(file)
         for group in range(rows.group, opened.num_record_batches):
-            yield opened.get_batch(group).select(list(columns))
+            yield _checked(opened.get_batch(group).select(list(columns)))
+
+
+def _checked(batch: Any) -> Any:  # noqa: ANN401 - a record batch of pyarrow
+    """Return a batch whose offsets lead out of no buffer, as those of a broken file may; raises pyarrow's error."""
+    batch.validate(full=True)
+    return batch
 
 
 def _values_of(column: Any) -> Any:  # noqa: ANN401 - an array of pyarrow; `Values`

@@ -9,6 +9,7 @@ from typing import cast
 
 from typing_extensions import override
 
+from capamesh.protocol.schema import shown
 from capamesh.router.jobs.errors import InputInvalid
 from capamesh.router.jobs.inputs.limits import MAX_SHARD_BYTES, ShardLimits
 from capamesh.router.jobs.inputs.lines import header_of, line_ranges, read_range, windows_of
@@ -31,12 +32,17 @@ class CsvReader(Reader):
     @cached_property
     def _names(self) -> list[str]:
         text = _text(header_of(self._source), self._source.name).removeprefix(_MARK)
-        names = next(csv.reader([text], strict=True), list[str]())
+        try:
+            names = next(csv.reader([text], strict=True), list[str]())
+        except csv.Error as exc:
+            raise InputInvalid(f"the row of names of {self._source.name}: {exc}") from exc
         if not names:
             raise InputInvalid(f"{self._source.name} has no row of names")
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise InputInvalid(f"{self._source.name} has the column {twice!r} twice; rename one")
+            raise InputInvalid(
+                f"{self._source.name} has the column {shown(twice)} twice; rename one"
+            )
         return names
 
     @override
@@ -62,7 +68,11 @@ class CsvReader(Reader):
             values = [cast("list[str]", window.columns[name]) for name in columns]
             numbers = cast("list[int]", window.numbers)
             for row in fields:
-                if len(row) == len(self._names):
+                if not _is_text(row):
+                    window.bad.append(
+                        BadRow(number, str(number), InputInvalid.code, "the row is not in UTF-8")
+                    )
+                elif len(row) == len(self._names):
                     numbers.append(number)
                     for column, place in zip(values, places, strict=True):
                         column.append(row[place])
@@ -80,8 +90,10 @@ class CsvReader(Reader):
     def _row_windows(self, data: bytes, first_row: int) -> Iterator[list[list[str]]]:
         """Yield the fields of rows, as many rows at a time as a window may have."""
         name = self._source.name
-        # line ends within quotes belong to the text, so a row may have several lines
-        lines = (_text(line, name) for lines in windows_of(data) for line in lines)
+        # line ends within quotes belong to the text, so a row may have several lines; what is not in UTF-8 is one row's matter
+        lines = (
+            line.decode("utf-8", "surrogateescape") for lines in windows_of(data) for line in lines
+        )
         rows = csv.reader(lines, strict=True)
         while True:
             window: list[list[str]] = []
@@ -100,6 +112,15 @@ class CsvReader(Reader):
                 return
             yield window
             first_row += len(window)
+
+
+def _is_text(row: list[str]) -> bool:
+    """Return whether all of a row was in UTF-8."""
+    try:
+        "".join(row).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _text(data: bytes, name: str) -> str:

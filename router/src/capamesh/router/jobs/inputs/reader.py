@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from capamesh.protocol.schema import shown
 from capamesh.router.jobs.errors import InputInvalid
 from capamesh.router.jobs.inputs.limits import ShardLimits
 from capamesh.router.jobs.values import BadRow, RowRange
@@ -76,9 +77,9 @@ class Reader(ABC):
             return
         for name in wanted:
             if name not in known:
-                shown = ", ".join(map(repr, known[:20]))
+                some = ", ".join(map(shown, known[:20]))
                 more = f" and {len(known) - 20} more" if len(known) > 20 else ""
-                raise InputInvalid(f"there is no column {name!r}; the columns are {shown}{more}")
+                raise InputInvalid(f"there is no column {name!r}; the columns are {some}{more}")
 
 
 def numbers_of(rows: RowRange) -> npt.NDArray[np.int64]:
