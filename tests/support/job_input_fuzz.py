@@ -1,0 +1,271 @@
+"""Made-up inputs of jobs: valid files with mistakes put in, each of which is rows or is refused, in bounded memory. IO: files.
+
+`python tests/support/job_input_fuzz.py --seconds 600 --seed 1` goes on until a reader does something else, or the time is over. A case is
+made of its number alone: `--seed` is the first of them, and a finding names its own. Each batch of cases runs in a process of its own,
+which may take no more memory than `MOST_MEMORY_BYTES`, so that a reader that ends its process, hangs or takes all memory is a finding, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import random
+import resource
+import struct
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from job_files import write_csv, write_jsonl, write_npz
+
+from capamesh.protocol.datatypes import Datatype
+from capamesh.protocol.errors import CapameshError
+from capamesh.protocol.tensor_spec import TensorSpec
+from capamesh.router.jobs.inputs.arrays import ArrayReader
+from capamesh.router.jobs.inputs.arrow_files import ArrowReader, ParquetReader
+from capamesh.router.jobs.inputs.csv_rows import CsvReader
+from capamesh.router.jobs.inputs.jsonl import JsonlReader
+from capamesh.router.jobs.inputs.limits import ShardLimits
+from capamesh.router.jobs.inputs.reader import Reader
+from capamesh.router.jobs.inputs.rows import columns_of, read_windows
+from capamesh.router.jobs.inputs.source import LocalFile
+from capamesh.router.jobs.spec import InputFormat, InputSpec
+
+ROWS: Final = 40
+MOST_MEMORY_BYTES: Final = 2**30
+"""The most memory of a process that reads, beside what it had before (guess: sixteen shards)."""
+MOST_S: Final = 30.0
+"""The most seconds of a case; the usual one takes some milliseconds."""
+MOST_SHARDS: Final = 1000
+INPUTS: Final = {
+    "x": TensorSpec("x", Datatype.FP32, (-1, 2)),
+    "t": TensorSpec("t", Datatype.BYTES, (-1,)),
+}
+COLUMNS: Final = {"x": ("a", "b"), "t": ("text",)}
+SPICE: Final = (
+    *(b"\0", b"\n", b"\r\n", b'"', b'""', b",", b"{", b"}", b"[", b"\\", b"\\u0000", b"\xff\xfe", b"\xef\xbb\xbf"),
+    *(b"NaN", b"1e999", b"-0", b"9" * 400, b"null", b"true", b"[" * 2000, b'{"a":' * 500),
+    *(b"PAR1", b"ARROW1\0\0", b"\x93NUMPY\x01\0", b"PK\x05\x06", b"PK\x01\x02", b"\xff\xff\xff\x7f", b"\xff" * 8, b"\0" * 64),
+    struct.pack("<i", -1), struct.pack("<q", 2**62), struct.pack("<I", 2**31),
+)  # fmt: skip
+
+
+class Finding(AssertionError):
+    """A reader did what none may do."""
+
+
+def _rows(chance: random.Random) -> list[dict[str, Any]]:
+    return [
+        {
+            "a": chance.uniform(-9, 9),
+            "b": float(at),
+            "text": 'é\n,"' * chance.randrange(4) + str(at),
+        }
+        for at in range(ROWS)
+    ]
+
+
+def _jsonl(path: Path, chance: random.Random) -> None:
+    write_jsonl(path, _rows(chance))
+
+
+def _csv(path: Path, chance: random.Random) -> None:
+    write_csv(path, _rows(chance))
+
+
+def _npz(path: Path, chance: random.Random) -> None:
+    rows = _rows(chance)
+    columns = {name: np.array([row[name] for row in rows]) for name in ("a", "b")}
+    write_npz(path.with_suffix(".npz"), **columns, text=np.array([row["text"] for row in rows]))
+    path.with_suffix(".npz").rename(path)
+
+
+def _parquet(path: Path, chance: random.Random) -> None:
+    import pyarrow as pa  # noqa: PLC0415 - an extra
+    import pyarrow.parquet as pq  # noqa: PLC0415 - an extra
+
+    pq.write_table(
+        pa.Table.from_pylist(_rows(chance)),
+        path,
+        row_group_size=chance.choice([7, 40]),
+        compression=chance.choice(["none", "snappy", "zstd"]),
+        use_dictionary=chance.random() < 0.5,
+        write_page_checksum=chance.random() < 0.5,
+    )
+
+
+def _arrow(path: Path, chance: random.Random) -> None:
+    import pyarrow as pa  # noqa: PLC0415 - an extra
+
+    table = pa.Table.from_pylist(_rows(chance))
+    options = pa.ipc.IpcWriteOptions(compression=chance.choice([None, "lz4", "zstd"]))
+    with pa.ipc.new_file(str(path), table.schema, options=options) as file:
+        file.write_table(table, max_chunksize=chance.choice([7, 40]))
+
+
+FORMS: Final[
+    dict[InputFormat, tuple[Callable[[Path, random.Random], None], Callable[[LocalFile], Reader]]]
+] = {
+    InputFormat.JSONL: (_jsonl, JsonlReader),
+    InputFormat.CSV: (_csv, CsvReader),
+    InputFormat.NPZ: (_npz, lambda file: ArrayReader(file, is_archive=True)),
+    InputFormat.PARQUET: (_parquet, ParquetReader),
+    InputFormat.ARROW: (_arrow, ArrowReader),
+}
+
+
+def mistaken(data: bytes, chance: random.Random) -> bytes:
+    """Return bytes with some mistakes in them."""
+    made = bytearray(data)
+    for _ in range(chance.choice([1, 1, 1, 2, 5, 20])):
+        # mistakes where the structure stands, at the ends, are the ones that hurt
+        place = chance.choice(
+            [
+                chance.randrange(len(made) + 1),
+                min(len(made), chance.randrange(200)),
+                max(0, len(made) - chance.randrange(300)),
+            ]
+        )
+        match chance.randrange(7):
+            case 0:
+                del made[place:]
+            case 1:
+                del made[place : place + chance.choice([1, 2, 4, 8, 100])]
+            case 2:
+                made[place:place] = chance.choice(SPICE)
+            case 3:
+                word = chance.choice(SPICE)
+                made[place : place + len(word)] = word
+            case 4:
+                for at in range(place, min(len(made), place + chance.choice([1, 1, 4, 30]))):
+                    made[at] = chance.randrange(256)
+            case 5:
+                made[place:place] = made[place : place + chance.choice([1, 10, 500])]
+            case _:
+                if place < len(made):
+                    made[place] ^= 1 << chance.randrange(8)
+        if not made:
+            break
+    return bytes(made)
+
+
+def try_case(number: int, folder: Path) -> str:
+    """Try one case and return what came of it. Raises `Finding`."""
+    chance = random.Random(number)
+    form = chance.choice(list(FORMS))
+    make, open_reader = FORMS[form]
+    path = folder / "input"
+    make(path, chance)
+    path.write_bytes(mistaken(path.read_bytes(), chance))
+    spec = InputSpec(str(path), form, COLUMNS)
+    begun_s = time.monotonic()
+    try:
+        rows = _read(open_reader(LocalFile(path)), spec, chance)
+        outcome = f"{form} {'read' if rows else 'empty'}"
+    except CapameshError as exc:
+        if not exc.message or len(exc.message) > 2000:
+            raise Finding(
+                f"case {number}, {form}: its error tells nothing, or no end of it"
+            ) from exc
+        outcome = f"{form} refused"
+    except Exception as exc:
+        raise Finding(f"case {number}, {form}: {type(exc).__name__}: {exc}") from exc
+    if time.monotonic() - begun_s > MOST_S:
+        raise Finding(f"case {number}, {form}: it took {time.monotonic() - begun_s:.0f} s")
+    return outcome
+
+
+def _read(reader: Reader, spec: InputSpec, chance: random.Random) -> int:
+    """Plan an input and read all of it, and return its rows; raises what a reader raises, or `Finding`."""
+    reader.fingerprint()
+    reader.check_columns(columns_of(spec))
+    found = 0
+    for shards, each in enumerate(reader.ranges(ShardLimits(chance.choice([3, 10, 1000])))):
+        if shards == MOST_SHARDS:  # the planner would go on to its own bound
+            break
+        if each.first_row != found or each.rows < 1:
+            raise Finding(f"the range {each} does not follow {found} rows")
+        seen: list[int] = []
+        for window in read_windows(reader, each, spec, INPUTS):
+            for batch in window.batches:
+                seen += batch.numbers
+                json.dumps(batch.ids)
+            seen += [row.row for row in window.bad]
+        if sorted(seen) != list(range(each.first_row, each.first_row + each.rows)):
+            raise Finding(f"the range {each} gave the rows {sorted(seen)[:50]}")
+        found += each.rows
+    return found
+
+
+def _try_batch(first: int, count: int, outcomes: Any) -> None:
+    """Try some cases in this process, which takes no more memory than it may."""
+    with suppress(ImportError):
+        import pyarrow.parquet  # noqa: F401, PLC0415 - its memory is not that of a case
+    own = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (own + MOST_MEMORY_BYTES,) * 2)
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(first, first + count):
+            outcomes.put((number, None))
+            try:
+                outcomes.put((number, try_case(number, Path(folder))))
+            except Finding as exc:
+                outcomes.put((number, exc))
+                return
+    outcomes.put((first + count, "done"))
+
+
+def try_cases(first: int, count: int) -> Counter[str]:
+    """Try cases in a process of their own and return how often what came of them. Raises `Finding`."""
+    context = multiprocessing.get_context("spawn")
+    outcomes = context.SimpleQueue()
+    process = context.Process(target=_try_batch, args=(first, count, outcomes), daemon=True)
+    process.start()
+    done: Counter[str] = Counter()
+    number = first
+    try:
+        while True:
+            until_s = time.monotonic() + 2 * MOST_S
+            while outcomes.empty():
+                if not process.is_alive() and outcomes.empty():
+                    raise Finding(f"case {number} ended its process: {process.exitcode}")
+                if time.monotonic() > until_s:
+                    raise Finding(f"case {number} hangs")
+                process.join(0.01)
+            number, outcome = outcomes.get()
+            if isinstance(outcome, Finding):
+                raise outcome
+            if outcome == "done":
+                return done
+            if outcome is not None:
+                done[outcome] += 1
+    finally:
+        process.kill()
+        process.join()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="puts mistakes into inputs of jobs and reads them")
+    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--seed", type=int, default=1, help="the number of the first case")
+    parser.add_argument("--batch", type=int, default=500, help="the cases of one process")
+    arguments = parser.parse_args()
+    until_s = time.monotonic() + arguments.seconds
+    done: Counter[str] = Counter()
+    first = arguments.seed
+    with suppress(KeyboardInterrupt):
+        while time.monotonic() < until_s:
+            done += try_cases(first, arguments.batch)
+            first += arguments.batch
+    told = ", ".join(f"{count} {what}" for what, count in sorted(done.items()))
+    print(f"{sum(done.values())} cases: {told}")  # noqa: T201 - its result
+
+
+if __name__ == "__main__":
+    sys.exit(main())
