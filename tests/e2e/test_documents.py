@@ -92,6 +92,7 @@ PAGES_NOT_RUN = {
     "docs/how-to/upgrade.md": "a release that is installed, and systemd",
     "docs/how-to/take-a-node-out.md": "a node named gpu-1",
     "docs/how-to/use-tritons-tools.md": "tools of others; tests/clients runs them",
+    "docs/how-to/keep-job-data-elsewhere.md": "a bucket; tests/integration/router/jobs/test_s3_places.py has one",
     "docs/how-to/use-all-cores.md": "a token of one's own; tests/e2e/test_router_workers.py runs such a router",
 }
 """The other pages with commands, and why they are not run; tests/unit/docs/test_commands.py looks at theirs, too."""

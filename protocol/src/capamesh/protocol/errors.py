@@ -258,6 +258,12 @@ class JobsUnavailable(PeerError):
     code = "jobs_unavailable"
 
 
+class PlaceUnavailable(PeerError):
+    """A place of a job's data does not answer now; later it may."""
+
+    code = "place_unavailable"
+
+
 class OutputFailed(PeerError):
     """A part of a job's results cannot be written or read; another router, or this one later, may do better."""
 

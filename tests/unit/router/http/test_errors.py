@@ -57,6 +57,7 @@ STATUSES = {
     "input_changed": 409,
     "jobs_unavailable": 503,
     "output_failed": 503,
+    "place_unavailable": 503,
     "advert_rejected": 400,
     "local_error": 500,
     "not_in_json": 500,

@@ -10,6 +10,7 @@ from capamesh.protocol.errors import ConfigError, InvalidRequest
 from capamesh.router.jobs.inputs.source import LocalFile
 from capamesh.router.jobs.outputs.sink import LocalSink
 from capamesh.router.jobs.places import Places, local_path, upload_path
+from capamesh.router.jobs.remote.files import RemoteSink
 from capamesh.router.jobs.values import JobId
 
 JOB = JobId("job-1")
@@ -69,7 +70,7 @@ def test_path_below_a_place_is_read(root: Path, places: Places) -> None:
     assert path_of(places, f"{place}/in.jsonl") == place / "in.jsonl"
     assert path_of(places, f"file://{place}/deep/a%20b.jsonl") == place / "deep" / "a b.jsonl"
     assert path_of(places, f"{place}/deep/../in.jsonl") == place / "in.jsonl"
-    assert places.folder(str(place), "t") == place
+    assert places.folder(str(place), "t").name == str(place)
     assert path_of(places, f"{place}/none") == place / "none"  # opening says that it is not there
 
 
@@ -178,3 +179,77 @@ def test_results_are_the_routers_own_where_no_place_is_named(root: Path, places:
 def test_place_that_is_none_ends_the_start(root: Path, prefix: str) -> None:
     with pytest.raises(ConfigError, match="--jobs-place"):
         Places(root, (prefix,))
+
+
+@pytest.fixture
+def far(root: Path) -> Places:
+    prefixes = ("s3://bucket/sets", "https://data.example.com/a", "memory://open")
+    return Places(root / "data" / "jobs", (str(root / "place"), *prefixes), (root / "data",))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("s3://bucket/x", "s3://bucket/sets2/x", "s3://bucket2/sets/x", "gs://bucket/sets/x"),
+        *("s3://bucket/sets/../x", "s3://k:s@bucket/sets/x", "s3://bucket/sets/x?versionId=1"),
+        *(
+            "http://data.example.com/a/x",
+            "https://data.example.com:8443/a/x",
+            "https://127.0.0.1/a/x",
+        ),
+        *(
+            "https://data.example.com/b",
+            "https://data.example.com/a/%2e%2e/b",
+            "https://a@data.example.com/a",
+        ),
+        *(
+            "https://data.example.com.evil.example/a/x",
+            "https://data.example.com\\@evil.example/a/x",
+        ),
+        *(
+            "memory://other/x",
+            "file+s3://bucket/sets/x",
+            "simplecache::s3://bucket/sets/x",
+            "zip://x::s3://bucket/sets/y",
+        ),
+    ],
+)
+def test_url_of_elsewhere_is_in_no_place_but_the_named_ones(far: Places, url: str) -> None:
+    for use in (
+        lambda: far.source(url, "t"),
+        lambda: far.folder(url, "t"),
+        lambda: far.beside(url, "t"),
+        lambda: far.sink(url, JOB),
+    ):
+        with pytest.raises(InvalidRequest):
+            use()
+
+
+def test_url_of_elsewhere_below_a_place_is_used(far: Places) -> None:
+    pytest.importorskip("obstore")
+    pytest.importorskip("fsspec")
+    assert far.source("s3://bucket/sets/x.parquet", "t").name == "s3://bucket/sets/x.parquet"
+    assert (
+        far.source("HTTPS://Data.Example.com:443/a/x", "t").name == "https://data.example.com/a/x"
+    )
+    assert far.folder("s3://bucket/sets/pictures/", "t").name == "s3://bucket/sets/pictures"
+    assert far.beside("s3://bucket/sets/x.jsonl", "t").name == "s3://bucket/sets"
+    assert isinstance(far.sink("memory://open/out", JOB), RemoteSink)
+    with pytest.raises(InvalidRequest, match="cannot be written to over HTTP"):
+        far.sink("https://data.example.com/a/out", JOB)
+
+
+def test_files_beside_an_input_are_in_its_place_too(root: Path, far: Places) -> None:
+    place = root / "place"
+    assert far.beside(f"{place}/in.jsonl", "t").name == str(place)
+    for url in (str(place), "s3://bucket/sets", f"upload:{FILE}"):
+        with pytest.raises(InvalidRequest):
+            far.beside(url, "t")
+
+
+@pytest.mark.parametrize(
+    "prefix", ["s3://", "s3://bucket/a/../b", "https://u:p@host/a", "s3://b/x?y"]
+)
+def test_place_that_is_no_url_is_refused_at_the_start(tmp_path: Path, prefix: str) -> None:
+    with pytest.raises(ConfigError, match="--jobs-place"):
+        Places(tmp_path, (prefix,))

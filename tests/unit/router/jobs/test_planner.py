@@ -10,15 +10,17 @@ from job_desk import PINNED, Clock
 from job_files import ANYWHERE, write_jsonl
 
 from capamesh.router.jobs import planner as planners
-from capamesh.router.jobs.errors import JobsUnavailable
+from capamesh.router.jobs.errors import JobsUnavailable, PlaceUnavailable
 from capamesh.router.jobs.inputs.limits import ShardLimits
 from capamesh.router.jobs.inputs.opening import open_planned
+from capamesh.router.jobs.inputs.source import LocalFile
 from capamesh.router.jobs.planner import TRIES, Planner
 from capamesh.router.jobs.spec import InputFormat, InputSpec, JobSpec, OutputSpec
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store.database import open_database
 from capamesh.router.jobs.store.group_commit import Operation, StoreThread
 from capamesh.router.jobs.store.job_store import JobStore
+from capamesh.router.jobs.store.plan_operations import MAX_PLANS, REST_S
 from capamesh.router.jobs.values import LEASE_S, Job
 
 
@@ -171,3 +173,38 @@ async def test_empty_input_is_a_job_that_ends_at_once(tmp_path: Path, planned: P
     done = await planned.planner.plan(job, 1, ShardLimits(1))
     assert done is not None
     assert (await planned.store.finish(job.id)).state is JobState.COMPLETED
+
+
+async def test_input_that_cannot_be_read_now_is_planned_later(
+    tmp_path: Path, planned: Planned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = lines(tmp_path, 4)
+    whole = LocalFile.open
+    error = PlaceUnavailable("s3://b/x cannot be had now: the store answered 503")
+
+    def away(_source: LocalFile) -> None:
+        raise error
+
+    job = await planned.submitted(path)
+    for _ in range(2 * MAX_PLANS):  # none of which counts
+        monkeypatch.setattr(LocalFile, "open", away)
+        assert await planned.planner.plan(job, 1, ShardLimits(1)) is None
+        waiting = await planned.store.get(job.id, None)
+        assert (waiting.state, waiting.reason) == (JobState.PLANNING, error.message)
+        assert await planned.store.claim_plan("b") is None
+        planned.clock.now_s += REST_S
+        assert await planned.store.claim_plan("b") == (waiting, 1)
+    kinds = [each.kind for each in await planned.store.events(job.id, 0, 100)]
+    assert kinds.count("waiting") == 1
+    monkeypatch.setattr(LocalFile, "open", whole)
+    done = await planned.planner.plan(job, 1, ShardLimits(1))
+    assert done is not None
+    assert (done.state, done.rows, done.reason) == (JobState.RUNNING, 4, "")
+
+
+async def test_plan_that_was_lost_is_not_given_back(tmp_path: Path, planned: Planned) -> None:
+    job = await planned.submitted(lines(tmp_path, 4))
+    planned.clock.now_s += LEASE_S
+    assert await planned.store.claim_plan("b") == (job, 2)
+    assert not await planned.store.rest_plan(job.id, 1, "away")
+    assert await planned.store.renew_plan(job.id, 2)

@@ -48,6 +48,15 @@ def test_text_is_read_back_and_its_digest_tells_jobs_apart() -> None:
         ({"model": ""}, "model"),
         ({"input": {**LEAST["input"], "columns": {}}}, "input.columns"),
         ({"input": {**LEAST["input"], "format": "xls"}}, "one of jsonl, csv"),
+        (
+            {"input": {**LEAST["input"], "encoding": {"y": "path"}}},
+            "encoding has 'y', which is none of the columns",
+        ),
+        ({"input": {**LEAST["input"], "encoding": {"pixels": "hex"}}}, "one of base64, path"),
+        (
+            {"input": {**LEAST["input"], "format": "folder", "encoding": {"pixels": "path"}}},
+            "as they are",
+        ),
         ({"priority": 0}, "priority"),
         ({"deadline_s": 3600}, "in 1970"),
         ({"failure": {"most_failures": 0}}, "failure.most_failures"),

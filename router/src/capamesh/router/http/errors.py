@@ -31,6 +31,7 @@ from capamesh.protocol.errors import (
     NotMember,
     OutputFailed,
     Overloaded,
+    PlaceUnavailable,
     ProtocolViolation,
     RunFailed,
     SequenceLost,
@@ -77,6 +78,7 @@ STATUS: dict[type[CapameshError], int] = {
     NoEndpoint: 503,
     OutputFailed: 503,
     Overloaded: 503,
+    PlaceUnavailable: 503,
     DeadlineExceeded: 504,
     StorageFull: 507,
 }
@@ -117,7 +119,9 @@ def retry_after_s(error: CapameshError) -> int | None:
             | ModelUnavailable(retry_after_s=hint_s)
         ):
             return max(RETRY_AFTER_S, math.ceil(hint_s))
-        case Draining() | JobsUnavailable() | KeysUnavailable() | OutputFailed():
+        case (
+            Draining() | PlaceUnavailable() | JobsUnavailable() | KeysUnavailable() | OutputFailed()
+        ):
             return RETRY_AFTER_S
         case _:
             return None

@@ -9,6 +9,7 @@ from capamesh.protocol.errors import (
     JobNotFound,
     JobsUnavailable,
     OutputFailed,
+    PlaceUnavailable,
 )
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "JobNotFound",
     "JobsUnavailable",
     "OutputFailed",
+    "PlaceUnavailable",
 ]

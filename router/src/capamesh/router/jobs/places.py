@@ -19,8 +19,11 @@ from typing_extensions import override
 from capamesh.protocol.errors import ConfigError, InvalidRequest
 from capamesh.protocol.plain_text import HARMFUL
 from capamesh.router.jobs.errors import InputInvalid
-from capamesh.router.jobs.inputs.source import LocalFile, Source, Sources
+from capamesh.router.jobs.inputs.folder import LocalFiles
+from capamesh.router.jobs.inputs.source import Files, LocalFile, Source, Sources
 from capamesh.router.jobs.outputs.sink import LocalSink, Sink
+from capamesh.router.jobs.remote.files import RemoteFile, RemoteFiles, RemoteSink
+from capamesh.router.jobs.remote.urls import RemoteUrl, is_remote, remote_url
 from capamesh.router.jobs.values import JobId
 
 UPLOAD: Final = "upload"
@@ -63,22 +66,32 @@ class Places(Sources):
         """
         self.jobs_folder = jobs_folder.absolute()
         self._hidden = [each.absolute().resolve() for each in (jobs_folder, *hidden)]
-        self._folders = [_place_of(prefix).resolve() for prefix in prefixes]
+        self._folders = [_place_of(each).resolve() for each in prefixes if not is_remote(each)]
+        self._urls = [_remote_place_of(each) for each in prefixes if is_remote(each)]
 
     @override
     def source(self, url: str, tenant: str) -> Source:
         if is_upload(url):
             return LocalFile(self._upload(url, tenant))
+        if is_remote(url):
+            return RemoteFile(self._remote(url))
         return LocalFile(self._local(url))
 
     @override
-    def folder(self, url: str, tenant: str) -> Path:
+    def folder(self, url: str, tenant: str) -> Files:
         if is_upload(url):
             raise InputInvalid(f"{url[:80]!r} is an uploaded file, not a folder")
-        real = self._local(url)
-        if any(_is_below(each, real) for each in self._hidden):
-            raise self.refusal(url)
-        return real
+        if is_remote(url):
+            return RemoteFiles(self._remote(url))
+        return self._local_files(self._local(url), url)
+
+    @override
+    def beside(self, url: str, tenant: str) -> Files:
+        if is_upload(url):
+            raise InputInvalid(f"{url[:80]!r} is an uploaded file, beside which are no others")
+        if is_remote(url):
+            return RemoteFiles(self._remote(self._remote(url).folder.text()))
+        return self._local_files(self._local(url).parent, url)
 
     def sink(self, url: str, job: JobId) -> Sink:
         """Return where the parts of a job go; "": the router's own results. Raises `InvalidRequest`."""
@@ -88,7 +101,23 @@ class Places(Sources):
             raise InvalidRequest(
                 f"the output {url[:80]!r} is an uploaded file; leave output.url out"
             )
+        if is_remote(url):
+            return RemoteSink(self._remote(url), job)
         return LocalSink(self._local(url), job)
+
+    def _remote(self, url: str) -> RemoteUrl:
+        """Return the parts of a URL of elsewhere, if it is within a place. Raises `InvalidRequest`."""
+        parts = remote_url(url)
+        if not any(parts.is_in(place) for place in self._urls):
+            raise self.refusal(parts.text())
+        return parts
+
+    def _local_files(self, folder: Path, url: str) -> LocalFiles:
+        """Return the files of a folder without links, none of which is hidden. Raises `InvalidRequest`."""
+        is_within = any(_is_below(folder, place) for place in self._folders)
+        if not is_within or any(_is_below(each, folder) for each in self._hidden):
+            raise self.refusal(url)
+        return LocalFiles(folder)
 
     def _upload(self, url: str, tenant: str) -> Path:
         file_id = url.partition(":")[2]
@@ -134,7 +163,7 @@ def local_path(url: str) -> Path:
         raise InvalidRequest(f"{url[:200]!r} is no URL: {exc}") from exc
     if parts.scheme != "file" or parts.netloc not in {"", "localhost"}:
         raise InvalidRequest(
-            f"{url[:200]!r} is no place that this router knows: give upload:file-…, or an absolute path or a URL file:///…"
+            f"{url[:200]!r} is no place that this router knows: give upload:file-…, or an absolute path or a URL"
             f" below a folder of {OPTION}"
         )
     if parts.query or parts.fragment or "?" in url or "#" in url:
@@ -145,12 +174,19 @@ def local_path(url: str) -> Path:
     return Path(path)
 
 
+def _remote_place_of(prefix: str) -> RemoteUrl:
+    try:
+        return remote_url(prefix)
+    except InvalidRequest as exc:
+        raise ConfigError(f"{OPTION}: {exc.message}") from exc
+
+
 def _place_of(prefix: str) -> Path:
     try:
         return local_path(prefix)
     except InvalidRequest as exc:
         raise ConfigError(
-            f"{OPTION} {prefix[:200]!r} is no place; give an absolute path or a URL file:///…"
+            f"{OPTION} {prefix[:200]!r} is no place; give an absolute path, or a URL such as file:///… or s3://…"
         ) from exc
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from capamesh.protocol.errors import ConfigError, InvalidRequest, Overloaded
-from capamesh.router.jobs.errors import InputChanged, JobsUnavailable
+from capamesh.router.jobs.errors import InputChanged, JobsUnavailable, PlaceUnavailable
 from capamesh.router.jobs.inputs.limits import ShardLimits
 from capamesh.router.jobs.inputs.opening import open_reader
 from capamesh.router.jobs.inputs.reader import Reader
@@ -50,7 +50,9 @@ class Planner:
         self._sleep = sleep
 
     async def plan(self, job: Job, token: int, limits: ShardLimits) -> Job | None:
-        """Plan a job whose plan was leased with `token` and return it, running or failed; None: the lease was lost.
+        """Plan a job whose plan was leased with `token` and return it, running or failed.
+
+        None: the lease was lost, or the input cannot be read now, and the plan was given back for a while.
 
         Raises `JobsUnavailable` when the store fails again and again.
         """
@@ -68,6 +70,10 @@ class Planner:
                 added += len(piece)
         except (InvalidRequest, InputChanged, ConfigError) as exc:
             return await self._failed(job, token, exc.message)
+        except PlaceUnavailable as exc:
+            words = exc.message
+            await self._patiently(lambda: self._store.rest_plan(job.id, token, words))
+            return None
         return await self._patiently(lambda: self._store.finish_plan(job.id, token, fingerprint))
 
     async def _failed(self, job: Job, token: int, words: str) -> Job | None:

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 from typing_extensions import override
 
 from capamesh.protocol.links.calls import MAX_PRIORITY
-from capamesh.protocol.schema import DISTINCT, PLAIN, Meta, Table, plain_values, shown
+from capamesh.protocol.schema import DISTINCT, PLAIN, Meta, Table, field, plain_values, shown
 from capamesh.router.access.keys import MAX_REGIONS, Region
 
 MAX_COLUMNS: Final = 64
@@ -50,6 +50,14 @@ class InputFormat(StrEnum):
     """A file of requests of an endpoint, as OpenAI's batches have it: a row is a request."""
 
 
+class Encoding(StrEnum):
+    """The form in which a column has bytes, where it does not have them as they are."""
+
+    BASE64 = "base64"
+    PATH = "path"
+    """The column has paths of files, from the folder that the input is in on."""
+
+
 class OutputFormat(StrEnum):
     """The form of a job's parts."""
 
@@ -69,6 +77,25 @@ class InputSpec(Table, frozen=True):
     """The columns for each input of the model."""
     id_column: Annotated[str, Meta(max_length=256), PLAIN] = ""
     """The column that names rows; "": a row is named by its number, a file by its path."""
+    encoding: Annotated[dict[Name, Encoding], Meta(max_length=MAX_COLUMNS)] = field(
+        default_factory=dict[Name, Encoding]
+    )
+    """The columns that do not have bytes as they are, and how they have them."""
+
+    @override
+    def __post_init__(self) -> None:
+        """Check that what is encoded is a column that the job reads."""
+        super().__post_init__()
+        read = {name for names in self.columns.values() for name in names}
+        for name in self.encoding:
+            if name not in read:
+                raise ValueError(
+                    f"encoding has {shown(name)}, which is none of the columns: {shown(sorted(read))}"
+                )
+        if self.encoding and self.format is InputFormat.FOLDER:
+            raise ValueError(
+                "encoding is for columns, and a folder has its files' bytes as they are"
+            )
 
 
 class OutputSpec(Table, frozen=True):

@@ -16,9 +16,9 @@ from typing_extensions import override
 
 from capamesh.protocol.private_files import reason_of
 from capamesh.router.jobs.errors import InputChanged, InputInvalid
-from capamesh.router.jobs.inputs.limits import ShardLimits
+from capamesh.router.jobs.inputs.limits import MAX_SHARD_BYTES, ShardLimits
 from capamesh.router.jobs.inputs.reader import RawRows, Reader, Values
-from capamesh.router.jobs.inputs.source import LocalFile
+from capamesh.router.jobs.inputs.source import Entry, Files, LocalFile
 from capamesh.router.jobs.values import BadRow, RowRange
 
 CONTENT_COLUMN: Final = "content"
@@ -30,23 +30,21 @@ MAX_FILES: Final = 500_000
 
 
 class FolderReader(Reader):
-    """The plain files of a folder; what a link leads to is left out, for it may be anywhere."""
+    """The plain files of a folder."""
 
     names_rows = True
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._files: list[tuple[str, int, int]] | None = None
-        """The path, bytes and time of change of each, in order."""
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._listed: list[Entry] | None = None
 
     @override
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
-        for path, size_bytes, changed_ns in self._listed():
-            digest.update(
-                f"{path}\0{size_bytes}\0{changed_ns}\0".encode("utf-8", "surrogateescape")
-            )
-        return f"{len(self._listed())} files {digest.hexdigest()}"
+        for each in self._entries():
+            words = f"{each.path}\0{each.size_bytes}\0{each.changed}\0"
+            digest.update(words.encode("utf-8", "surrogateescape"))
+        return f"{len(self._entries())} files {digest.hexdigest()}"
 
     @override
     def columns(self) -> Sequence[str]:
@@ -55,10 +53,11 @@ class FolderReader(Reader):
     @override
     def ranges(self, limits: ShardLimits) -> Iterator[RowRange]:
         first = seq = rows = size_bytes = 0
-        for path, file_bytes, _ in self._listed():
+        for each in self._entries():
+            file_bytes = each.size_bytes
             if file_bytes > limits.in_bytes:
                 raise InputInvalid(
-                    f"the file {path} has {file_bytes} bytes, the limit is {limits.in_bytes}"
+                    f"the file {each.path} has {file_bytes} bytes, the limit is {limits.in_bytes}"
                 )
             if rows and (rows == limits.rows_at(seq) or size_bytes + file_bytes > limits.in_bytes):
                 yield RowRange(first, rows, 0, first, size_bytes)
@@ -77,61 +76,117 @@ class FolderReader(Reader):
         contents: list[bytes] = []
         paths: list[str] = []
         bad: list[BadRow] = []
-        for number in range(rows.first_row, rows.first_row + rows.rows):
-            path, size_bytes, changed_ns = self._listed()[number]
-            try:
-                content, found = self._content(path, size_bytes)
-            except InputInvalid as exc:
-                bad.append(BadRow(number, path, exc.code, exc.message))
+        entries = self._entries()[rows.first_row : rows.first_row + rows.rows]
+        if len(entries) != rows.rows:
+            raise InputChanged(f"{self._files.name} has fewer files than were planned")
+        for number, (entry, content) in enumerate(
+            zip(entries, self._files.contents(entries), strict=True), rows.first_row
+        ):
+            if isinstance(content, InputInvalid):
+                bad.append(BadRow(number, entry.path, content.code, content.message))
                 continue
-            if found != (size_bytes, changed_ns):
-                raise InputChanged(
-                    f"the file {path} was changed since the job was planned; submit a new job for it"
-                )
             numbers.append(number)
             contents.append(content)
-            paths.append(path)
+            paths.append(entry.path)
         known: dict[str, Values] = {CONTENT_COLUMN: contents, PATH_COLUMN: paths}
         yield RawRows(numbers, {name: known[name] for name in columns}, bad)
 
     @override
     def row_names(self, raw: RawRows) -> list[str]:
-        return [self._listed()[number][0] for number in raw.numbers]
+        return [self._entries()[number].path for number in raw.numbers]
 
-    def _content(self, path: str, size_bytes: int) -> tuple[bytes, tuple[int, int]]:
+    def _entries(self) -> list[Entry]:
+        if self._listed is None:
+            listed: list[Entry] = []
+            for each in self._files.entries():
+                if len(listed) == MAX_FILES:
+                    raise InputInvalid(
+                        f"{self._files.name} has more than {MAX_FILES} files; make several jobs of it"
+                    )
+                listed.append(each)
+            listed.sort(key=lambda each: each.path)
+            self._listed = listed
+        return self._listed
+
+
+class LocalFiles(Files):
+    """The plain files of a folder of this machine; what a link leads to is left out, for it may be anywhere."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder))
+        self._folder = folder
+
+    @override
+    def contents(self, entries: Sequence[Entry]) -> Iterator[bytes | InputInvalid]:
+        for entry in entries:
+            try:
+                content, found = self._content(entry)
+            except InputInvalid as exc:
+                yield exc
+                continue
+            if found != (entry.size_bytes, entry.changed):
+                raise changed(entry.path)
+            yield content
+
+    @override
+    def named(self, paths: Sequence[str]) -> Iterator[bytes | InputInvalid]:
+        folder = self._folder.resolve()
+        for path in paths:
+            try:
+                place = (folder / path).resolve()
+                if folder in place.parents:
+                    yield _bytes_at(place)
+                else:
+                    yield InputInvalid(f"{path[:200]!r} leads out of the input's folder")
+            except InputInvalid as exc:
+                yield exc
+            except (OSError, RuntimeError) as exc:  # a circle of links
+                yield InputInvalid(f"{path[:200]!r} cannot be followed: {exc}")
+
+    def _content(self, entry: Entry) -> tuple[bytes, tuple[int, str]]:
         """Return a file's bytes, at most one more than it should have, and its bytes and time of change."""
-        file, _ = LocalFile(self._folder / path).open()
+        file, _ = LocalFile(self._folder / entry.path).open()
         with file:
             status = os.fstat(file.fileno())
-            return file.read(size_bytes + 1), (status.st_size, status.st_mtime_ns)
+            data = file.read(entry.size_bytes + 1)
+            return data, (status.st_size, str(status.st_mtime_ns))
 
-    def _listed(self) -> list[tuple[str, int, int]]:
-        if self._files is None:
-            try:
-                self._files = sorted(self._walk())
-            except OSError as exc:
-                raise InputInvalid(
-                    f"cannot read the folder {self._folder}: {reason_of(exc)}"
-                ) from exc
-        return self._files
-
-    def _walk(self) -> Iterator[tuple[str, int, int]]:
-        found = 0
+    @override
+    def entries(self) -> Iterator[Entry]:
         folders = [""]
-        while folders:
-            inner = folders.pop()
-            with os.scandir(self._folder / inner) as entries:
-                for entry in entries:
-                    path = f"{inner}{entry.name}"
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(f"{path}/")
-                        continue
-                    status = entry.stat(follow_symlinks=False)
-                    if not stat.S_ISREG(status.st_mode):
-                        continue
-                    found += 1
-                    if found > MAX_FILES:
-                        raise InputInvalid(
-                            f"{self._folder} has more than {MAX_FILES} files; make several jobs of it"
-                        )
-                    yield path, status.st_size, status.st_mtime_ns
+        try:
+            while folders:
+                inner = folders.pop()
+                with os.scandir(self._folder / inner) as entries:
+                    for entry in entries:
+                        path = f"{inner}{entry.name}"
+                        if entry.is_dir(follow_symlinks=False):
+                            folders.append(f"{path}/")
+                            continue
+                        status = entry.stat(follow_symlinks=False)
+                        if stat.S_ISREG(status.st_mode):
+                            yield Entry(path, status.st_size, str(status.st_mtime_ns))
+        except OSError as exc:
+            raise InputInvalid(f"cannot read the folder {self.name}: {reason_of(exc)}") from exc
+
+
+def _bytes_at(place: Path) -> bytes:
+    file, stamp = LocalFile(place).open()
+    with file:
+        check_file_bytes(str(place), stamp.size_bytes)
+        data = file.read(MAX_SHARD_BYTES + 1)
+    check_file_bytes(str(place), len(data))  # it may grow
+    return data
+
+
+def check_file_bytes(name: str, size_bytes: int) -> None:
+    """Raise `InputInvalid` if a file has more bytes than a row may."""
+    if size_bytes > MAX_SHARD_BYTES:
+        raise InputInvalid(f"{name} has {size_bytes} bytes, the limit is {MAX_SHARD_BYTES}")
+
+
+def changed(path: str) -> InputChanged:
+    """Return the error for a file that is not what was planned."""
+    return InputChanged(
+        f"the file {path} was changed since the job was planned; submit a new job for it"
+    )

@@ -6,11 +6,12 @@ from capamesh.router.jobs.errors import InputChanged
 from capamesh.router.jobs.inputs.arrays import ArrayReader
 from capamesh.router.jobs.inputs.arrow_files import ArrowReader, ParquetReader
 from capamesh.router.jobs.inputs.csv_rows import CsvReader
+from capamesh.router.jobs.inputs.encoded import EncodedReader
 from capamesh.router.jobs.inputs.folder import FolderReader
 from capamesh.router.jobs.inputs.jsonl import JsonlReader
 from capamesh.router.jobs.inputs.reader import Reader
 from capamesh.router.jobs.inputs.source import Sources
-from capamesh.router.jobs.spec import InputFormat, InputSpec
+from capamesh.router.jobs.spec import Encoding, InputFormat, InputSpec
 from capamesh.router.jobs.values import Job
 
 
@@ -18,10 +19,19 @@ def open_reader(spec: InputSpec, tenant: str, sources: Sources) -> Reader:
     """Return the reader of a tenant's input.
 
     Raises:
-        InvalidRequest: jobs may not read what its URL names.
+        InvalidRequest: jobs may not read what its URL names, or no files are beside it.
         InputInvalid: it cannot be read.
         ConfigError: a library is missing.
     """
+    reader = _plain_reader(spec, tenant, sources)
+    if not spec.encoding:
+        return reader
+    has_paths = Encoding.PATH in spec.encoding.values()
+    files = sources.beside(spec.url, tenant) if has_paths else None
+    return EncodedReader(reader, spec.encoding, files)
+
+
+def _plain_reader(spec: InputSpec, tenant: str, sources: Sources) -> Reader:
     if spec.format is InputFormat.FOLDER:
         return FolderReader(sources.folder(spec.url, tenant))
     source = sources.source(spec.url, tenant)

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -54,6 +55,43 @@ class Source(ABC):
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file of a folder."""
+
+    path: str
+    """The path from the folder on."""
+    size_bytes: int
+    changed: str
+    """The time of its last change, in the form of its store: nanoseconds, or an ETag."""
+
+
+class Files(ABC):
+    """The files of one folder, and of the folders below it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        """The folder's name for messages."""
+
+    @abstractmethod
+    def entries(self) -> Iterator[Entry]:
+        """Yield all files, in any order; raises `InputInvalid`, or `PlaceUnavailable` where that may pass."""
+
+    @abstractmethod
+    def contents(self, entries: Sequence[Entry]) -> Iterator[bytes | InputInvalid]:
+        """Yield the bytes of each of these files, or why it cannot be read.
+
+        Raises `InputChanged` if one is not what its entry says, and `PlaceUnavailable` where what went wrong may pass.
+        """
+
+    @abstractmethod
+    def named(self, paths: Sequence[str]) -> Iterator[bytes | InputInvalid]:
+        """Yield the bytes of the files at paths from the folder on, as they are now, or why one cannot be read.
+
+        A path has no part that is "..". Raises `PlaceUnavailable` where what went wrong may pass.
+        """
+
+
 class Sources(ABC):
     """Finds inputs by their URLs for a tenant: those that the operator lets jobs read, and no others."""
 
@@ -62,8 +100,12 @@ class Sources(ABC):
         """Return the file of an input; raises `InvalidRequest` for one that jobs may not read."""
 
     @abstractmethod
-    def folder(self, url: str, tenant: str) -> Path:
-        """Return the folder of an input; raises as `source`."""
+    def folder(self, url: str, tenant: str) -> Files:
+        """Return the files of a folder that is an input; raises as `source`."""
+
+    @abstractmethod
+    def beside(self, url: str, tenant: str) -> Files:
+        """Return the files of the folder that an input is in; raises as `source`."""
 
 
 class LocalFile(Source):

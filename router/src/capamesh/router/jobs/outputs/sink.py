@@ -22,7 +22,7 @@ from capamesh.router.jobs.errors import OutputFailed
 from capamesh.router.jobs.values import JobId, Lease, Part
 
 CHUNK_BYTES: Final = 2**20
-_OURS: Final = re.compile(r"(?:part|bad)-\d+-\d+\.[a-z]+|\.(?:part|bad)-\d+-\d+\.[a-z]+\.tmp")
+OURS: Final = re.compile(r"(?:part|bad)-\d+-\d+\.[a-z]+|\.(?:part|bad)-\d+-\d+\.[a-z]+\.tmp")
 """The names that parts have, and that they have before they are whole: nothing else is ever removed."""
 
 
@@ -32,7 +32,10 @@ def part_name(lease: Lease, ending: str, *, is_bad: bool = False) -> str:
 
 
 class Sink(ABC):
-    """The parts of one job. Its methods block, and raise `OutputFailed` when they cannot do what they say."""
+    """The parts of one job.
+
+    Its methods block, and raise `OutputFailed` when they cannot do what they say, or `PlaceUnavailable` where that passes by itself.
+    """
 
     @abstractmethod
     def write(self, name: str, chunks: Iterable[bytes]) -> Part:
@@ -109,7 +112,7 @@ class LocalSink(Sink):
                 garbage = [
                     entry.name
                     for entry in entries
-                    if entry.name not in named and _OURS.fullmatch(entry.name)
+                    if entry.name not in named and OURS.fullmatch(entry.name)
                 ]
             for name in garbage:
                 (self.folder / name).unlink(missing_ok=True)

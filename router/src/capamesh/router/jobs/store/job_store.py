@@ -174,6 +174,10 @@ class JobStore:
             lambda turn: plan_operations.finish_plan(turn, job, token, fingerprint)
         )
 
+    async def rest_plan(self, job: JobId, token: int, reason: str) -> bool:
+        """Give a plan back for a while, for its input cannot be read now; False: the lease is lost."""
+        return await self._run(lambda turn: plan_operations.rest_plan(turn, job, token, reason))
+
     async def fail_plan(self, job: JobId, token: int, reason: str) -> Job | None:
         """End a job whose input cannot be planned and return it; None: the lease is lost."""
         return await self._run(lambda turn: plan_operations.fail_plan(turn, job, token, reason))

@@ -16,12 +16,14 @@ from capamesh.router.jobs.store.group_commit import Turn
 from capamesh.router.jobs.store.job_operations import get, move, note
 from capamesh.router.jobs.store.shard_operations import FAR_S
 from capamesh.router.jobs.store.tables import JOBS, SHARDS
-from capamesh.router.jobs.values import LEASE_S, Job, JobId, RowRange
+from capamesh.router.jobs.values import LEASE_S, Job, JobId, RowRange, short
 
 MAX_SHARDS: Final = 100_000
 """The most shards of a job: some 30 MB of the store."""
 MAX_PLANS: Final = 3
 """A job whose plan was begun so often and never ended has failed: its input may end who reads it (guess)."""
+REST_S: Final = 20.0
+"""Seconds for which a plan whose input cannot be read now is left alone: less than `FAR_S`."""
 MAX_ADDED: Final = 1000
 """The most shards that are added at a time, for which others wait (measured: some milliseconds)."""
 
@@ -51,6 +53,17 @@ _RENEW: Final = (
     .where(JOBS.c.id == _JOB, JOBS.c.token == _TOKEN, _IS_PLANNING)
     .values(until_s=_UNTIL)
     .returning(JOBS.c.id)
+)
+_REST: Final = (
+    update(JOBS)
+    .where(JOBS.c.id == _JOB, JOBS.c.token == _TOKEN, _IS_PLANNING)
+    .values(
+        # the token counts the plans that were begun: this one is not to count
+        token=JOBS.c.token - 1,
+        owner="",
+        until_s=_UNTIL,
+        reason=bindparam("the_reason", type_=Text),
+    )
 )
 _INSERT: Final = insert(SHARDS)
 _COUNT: Final = select(func.count(), func.coalesce(func.sum(SHARDS.c.rows), 0)).where(
@@ -118,6 +131,21 @@ def finish_plan(turn: Turn, job_id: JobId, token: int, fingerprint: str) -> Job 
     turn.connection.execute(_PLANNED, {"the_job": job_id, **planned})
     note(turn, job_id, "planned", f"{rows} rows in {shards} shards")
     return move(turn, job_id, JobState.RUNNING)
+
+
+def rest_plan(turn: Turn, job_id: JobId, token: int, reason: str) -> bool:
+    """Give a plan back whose input cannot be read now, so that it is begun anew in a while; False: the lease is lost, or the job has ended.
+
+    That it was begun does not count. Its reason becomes the job's.
+    """
+    if not renew_plan(turn, job_id, token):
+        return False
+    words = short(reason)
+    if get(turn, job_id).reason != words:
+        note(turn, job_id, "waiting", words)
+    asked = {"the_job": job_id, "the_token": token, "the_until_s": turn.now_s + REST_S}
+    turn.connection.execute(_REST, {**asked, "the_reason": words})
+    return True
 
 
 def fail_plan(turn: Turn, job_id: JobId, token: int, reason: str) -> Job | None:

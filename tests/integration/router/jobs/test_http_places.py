@@ -1,0 +1,269 @@
+"""Files of HTTP servers are read by ranges, whatever the server does, and no server leads a router into its own network."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from range_server import RangeServer, range_server
+
+from capamesh.router.jobs.errors import InputChanged, InputInvalid, PlaceUnavailable
+from capamesh.router.jobs.inputs.jsonl import JsonlReader
+from capamesh.router.jobs.inputs.limits import ShardLimits
+from capamesh.router.jobs.remote import http_folder, ranges
+from capamesh.router.jobs.remote.files import RemoteFile, RemoteSink
+from capamesh.router.jobs.remote.http_folder import HttpFolder, names_inner
+from capamesh.router.jobs.remote.urls import RemoteUrl, remote_url
+from capamesh.router.jobs.values import JobId
+
+LINES = b"".join(b'{"v": %d}\n' % at for at in range(1000))
+
+
+def at_once(url: RemoteUrl) -> HttpFolder:
+    """Return a folder that rests no time between tries."""
+    return HttpFolder(url, sleep=lambda _seconds: None)
+
+
+def file_of(url: str) -> RemoteFile:
+    return RemoteFile(remote_url(url), at_once)
+
+
+@pytest.fixture
+def server() -> Iterator[RangeServer]:
+    with range_server() as server:
+        server.files["/sets/in.jsonl"] = LINES
+        yield server
+
+
+def values_of(source: RemoteFile) -> list[int]:
+    reader = JsonlReader(source)
+    return [
+        value
+        for each in reader.ranges(ShardLimits(300))
+        for window in reader.windows(each, ["v"])
+        for value in window.columns["v"]
+    ]
+
+
+def test_input_is_read_by_ranges(server: RangeServer) -> None:
+    assert values_of(file_of(f"{server.url}/sets/in.jsonl")) == list(range(1000))
+    assert all(each.startswith("bytes=") for _, each in server.asked)
+
+
+def test_empty_file_is_an_input_without_rows(server: RangeServer) -> None:
+    server.files["/none.jsonl"] = b""
+    assert values_of(file_of(f"{server.url}/none.jsonl")) == []
+
+
+def test_path_is_asked_for_as_it_was_written(server: RangeServer) -> None:
+    server.files["/a%20b/%C3%A9.jsonl"] = b"x"
+    assert file_of(f"{server.url}/a%20b/é.jsonl").stamp().size_bytes == 1
+
+
+def test_changed_file_is_not_mixed(server: RangeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranges, "LEAST_BYTES", 100)
+    source = file_of(f"{server.url}/sets/in.jsonl")
+    file, stamp = source.open()
+    file.read(10)
+    server.files["/sets/in.jsonl"] = LINES.replace(b"999", b"998")
+    file.seek(5000)
+    with pytest.raises(InputChanged, match="submit a new job"):
+        file.read(10)
+    with pytest.raises(InputChanged):
+        source.check(stamp)
+
+
+def test_server_that_fails_for_a_while_is_asked_again(server: RangeServer) -> None:
+    server.statuses = [503, 502, 429]
+    assert file_of(f"{server.url}/sets/in.jsonl").stamp().size_bytes == len(LINES)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "words"),
+    [
+        (503, PlaceUnavailable, "the server answered 503"),
+        (404, InputInvalid, "is not there"),
+        (403, InputInvalid, "may not be read: the server answered 403"),
+        (302, InputInvalid, "answered 302, which is not followed"),
+        (200, InputInvalid, "not given in ranges"),
+        (400, InputInvalid, "the server answered 400"),
+    ],
+)
+def test_refusal_is_told_and_only_what_may_pass_is_tried_again(
+    server: RangeServer, status: int, kind: type[Exception], words: str
+) -> None:
+    server.statuses = [status] * 10
+    server.location = f"{server.url}/sets/in.jsonl?secret"
+    with pytest.raises(kind, match=words) as caught:
+        file_of(f"{server.url}/sets/in.jsonl").stamp()
+    assert "secret" not in str(caught.value)
+    assert len(server.asked) == (http_folder.TRIES if kind is PlaceUnavailable else 1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"Content-Range": "bytes 0-0/99999999999999999999"}, "not given in the ranges"),
+        ({"Content-Range": "bytes 5-5/1000"}, "came where 0 to 0 were asked for"),
+        ({"Content-Range": ""}, "not given in the ranges"),
+        ({"Content-Encoding": "gzip"}, "not given in the ranges"),
+        ({"ETag": ""}, "neither an ETag nor a Last-Modified"),
+    ],
+)
+def test_answer_that_is_not_what_was_asked_for_is_refused(
+    server: RangeServer, changed: dict[str, str], words: str
+) -> None:
+    server.headers_of = lambda headers: {**headers, **changed}
+    with pytest.raises((InputInvalid, PlaceUnavailable), match=words):
+        file_of(f"{server.url}/sets/in.jsonl").stamp()
+
+
+def test_answer_that_is_cut_off_is_asked_for_again(
+    server: RangeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranges, "LEAST_BYTES", 100)
+    cuts = iter([3, 5])
+
+    def cut(body: bytes) -> bytes:
+        return body[: next(cuts, len(body))]
+
+    file, _ = file_of(f"{server.url}/sets/in.jsonl").open()
+    server.body_of = cut
+    server.headers_of = lambda headers: {**headers, "Connection": "close"}
+    assert file.read(100) == LINES[:100]
+    server.body_of = lambda body: body[:-1]
+    file.seek(5000)
+    with pytest.raises(PlaceUnavailable, match="cannot be had now"):
+        file.read(100)
+
+
+@pytest.mark.parametrize("is_dripping", [False, True])
+def test_server_that_hangs_holds_nobody(
+    monkeypatch: pytest.MonkeyPatch, *, is_dripping: bool
+) -> None:
+    monkeypatch.setattr(http_folder, "CALL_S", 0.2)
+    monkeypatch.setattr(http_folder, "TRIES", 2)
+    ended = threading.Event()
+    connections: list[socket.socket] = []
+
+    def serve(listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                connections.append(client)
+                threading.Thread(target=drip, args=(client,), daemon=True).start()
+
+    def drip(client: socket.socket) -> None:
+        with suppress(OSError):
+            while is_dripping and not ended.wait(0.02):
+                client.sendall(b"H")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        source = file_of(f"http://127.0.0.1:{listener.getsockname()[1]}/x.jsonl")
+        with pytest.raises(PlaceUnavailable, match="did not answer in time"):
+            source.stamp()
+        listener.shutdown(socket.SHUT_RDWR)
+    ended.set()
+    for each in connections:
+        each.close()
+    assert len(connections) == 2
+
+
+def test_server_that_is_not_there_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(PlaceUnavailable, match="Connection refused"):
+        file_of(f"http://127.0.0.1:{port}/x.jsonl").stamp()
+
+
+@pytest.mark.parametrize(
+    ("host", "is_inner"),
+    [
+        ("127.0.0.1", True),
+        ("10.1.2.3", True),
+        ("::1", True),
+        ("169.254.169.254", True),
+        ("localhost", True),
+        ("files", True),
+        ("files.corp", True),
+        ("store.default.svc.cluster.local", True),
+        ("data.example.com", False),
+        ("8.8.8.8", False),
+        ("2606:4700::1111", False),
+        ("127.0.0.1.nip.example", False),
+        ("2130706433.example.com", False),
+    ],
+)
+def test_inner_network_is_named_by_names_that_can_be_nothing_else(
+    host: str, *, is_inner: bool
+) -> None:
+    assert names_inner(host) is is_inner
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "10.0.0.1",
+        "172.16.3.4",
+        "192.168.1.1",
+        "169.254.169.254",
+        "100.64.0.1",
+        "0.0.0.0",  # noqa: S104 - a server may say so
+        "224.0.0.1",
+        "::1",
+        "::",
+        "fe80::1",
+        "fd00:ec2::254",
+        "::ffff:127.0.0.1",
+        "::ffff:169.254.169.254",
+        "64:ff9b::7f00:1",
+        "2002:7f00:1::",
+    ],
+)
+def test_public_name_that_leads_to_an_inner_address_is_refused(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    connected: list[Any] = []
+    found = [(0, 0, 0, "", (address, 80))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_words, **_options: found)
+    monkeypatch.setattr(socket, "create_connection", lambda *words, **_: connected.append(words))
+    with pytest.raises(InputInvalid, match="leads to an inner address"):
+        file_of("http://data.example.com/x.jsonl").stamp()
+    assert connected == []
+
+
+def test_name_that_changes_its_address_is_checked_each_time(
+    monkeypatch: pytest.MonkeyPatch, server: RangeServer
+) -> None:
+    """A name that was public when it was looked at first is an inner one a moment later."""
+    found = iter(["93.184.215.14", "127.0.0.1"])
+    connected: list[str] = []
+
+    def to_server(address: tuple[str, int], timeout: float) -> socket.socket:
+        connected.append(address[0])
+        plain = socket.socket()
+        plain.settimeout(timeout)
+        plain.connect(("127.0.0.1", server.port))
+        return plain
+
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_a, **_k: [(0, 0, 0, "", (next(found), 80))])
+    monkeypatch.setattr(socket, "create_connection", to_server)
+    source = file_of("http://data.example.com/sets/in.jsonl")
+    assert source.stamp().size_bytes == len(LINES)
+    with pytest.raises(InputInvalid, match="leads to an inner address"):
+        source.stamp()
+    # the address that was looked at is the one that was connected to
+    assert connected == ["93.184.215.14"]
+
+
+def test_http_has_no_folders_and_takes_no_results(server: RangeServer) -> None:
+    with pytest.raises(Exception, match="cannot be listed"):
+        next(iter(at_once(remote_url(server.url)).entries()))
+    with pytest.raises(Exception, match="cannot be written to over HTTP"):
+        RemoteSink(remote_url(f"{server.url}/out"), JobId("job-1"), at_once)

@@ -1,0 +1,318 @@
+"""Inputs and results in S3, against a real server of it: each byte is the planned object's, each part is whole or not there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from faulty_proxy import FaultyProxy, faulty_proxy
+from s3_server import BUCKET, KEY, SECRET, S3Server, s3_server
+
+from capamesh.protocol.errors import ConfigError
+from capamesh.router.jobs.errors import InputChanged, InputInvalid, OutputFailed, PlaceUnavailable
+from capamesh.router.jobs.inputs.arrow_files import ParquetReader
+from capamesh.router.jobs.inputs.jsonl import JsonlReader
+from capamesh.router.jobs.inputs.limits import ShardLimits
+from capamesh.router.jobs.inputs.reader import Reader
+from capamesh.router.jobs.remote import object_folder, ranges
+from capamesh.router.jobs.remote.files import RemoteFile, RemoteSink
+from capamesh.router.jobs.remote.urls import remote_url
+from capamesh.router.jobs.values import JobId
+
+pytest.importorskip("obstore")
+
+JOB = JobId("job-1")
+LINES = b"".join(b'{"v": %d, "w": "%060d"}\n' % (at, at) for at in range(50_000))
+VALUES = list(range(50_000))
+OUT = f"s3://{BUCKET}/out"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def proxy(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    """A network between the router and the server, which the environment names."""
+    with faulty_proxy(server.port) as proxy:
+        for name, value in server.environment(proxy.port).items():
+            monkeypatch.setenv(name, value)
+        object_folder._store.cache_clear()
+        yield proxy
+        object_folder._store.cache_clear()
+
+
+@contextmanager
+def impatient(monkeypatch: pytest.MonkeyPatch, tries: int = 2) -> Iterator[None]:
+    for name, value in (("CALL_S", 0.5), ("PUT_S", 0.5), ("TRIES", tries), ("TRIES_S", 2.0)):
+        monkeypatch.setattr(object_folder, name, value)
+    object_folder._store.cache_clear()
+    yield
+
+
+def file_of(key: str) -> RemoteFile:
+    return RemoteFile(remote_url(f"s3://{BUCKET}/{key}"))
+
+
+def values_of(reader: Reader, rows: int = 7000) -> list[int]:
+    planned = list(reader.ranges(ShardLimits(rows)))
+    return [
+        value
+        for each in planned
+        for window in reader.windows(each, ["v"])
+        for value in list(window.columns["v"])
+    ]
+
+
+def test_lines_are_read_by_ranges(server: S3Server, proxy: FaultyProxy) -> None:
+    server.put("sets/in.jsonl", LINES)
+    assert values_of(JsonlReader(file_of("sets/in.jsonl"))) == VALUES
+    gets = [each for each in proxy.requests if each.startswith(b"GET")]
+    assert gets
+    assert all(b"range: bytes=" in each.lower() and b"if-match: " in each.lower() for each in gets)
+
+
+def test_parquet_is_read_by_ranges_and_not_whole(
+    server: S3Server, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(ranges, "LEAST_BYTES", 1024)
+    table = pa.table({"v": VALUES, "other": [f"{at:060d}" for at in VALUES]})
+    path = tmp_path / "in.parquet"
+    parquet.write_table(
+        table, path, row_group_size=10_000, compression="none", use_dictionary=False
+    )
+    server.put("sets/in.parquet", path.read_bytes())
+    fetched: list[int] = []
+    read = object_folder.ObjectFolder.read
+
+    def counted(folder: object_folder.ObjectFolder, *words: object) -> bytes:
+        data = read(folder, *words)  # type: ignore[arg-type]
+        fetched.append(len(data))
+        return data
+
+    monkeypatch.setattr(object_folder.ObjectFolder, "read", counted)
+    reader = ParquetReader(file_of("sets/in.parquet"))
+    planned = list(reader.ranges(ShardLimits(10_000)))
+    fetched.clear()
+    (window, *_) = list(reader.windows(planned[3], ["v"]))
+    assert list(window.columns["v"])[:3] == [30_000, 30_001, 30_002]
+    # one column of one group, and the footer
+    assert sum(fetched) < len(path.read_bytes()) / 10
+    assert values_of(reader) == VALUES
+
+
+def test_object_that_is_changed_under_the_job_is_not_mixed(
+    server: S3Server, proxy: FaultyProxy
+) -> None:
+    server.put("sets/changed.jsonl", LINES)
+    reader = JsonlReader(file_of("sets/changed.jsonl"))
+    fingerprint = reader.fingerprint()
+    first, *rest = reader.ranges(ShardLimits(7000))
+    file, _ = file_of("sets/changed.jsonl").open()
+    server.put("sets/changed.jsonl", LINES.replace(b'"v": 49999', b'"v": 59999'))
+    with pytest.raises(InputChanged, match="was changed since the job was planned"):
+        file.read(10)
+    assert reader.fingerprint() != fingerprint
+    with pytest.raises(InputChanged):  # the digest of the bytes says so, too
+        list(reader.windows(rest[-1], ["v"]))
+    assert list(
+        reader.windows(first, ["v"])
+    )  # what is as it was may be used: the job's end tells the change
+
+
+def test_object_that_is_changed_while_it_is_planned_fails_the_plan(
+    server: S3Server, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranges, "WINDOW_BYTES", 2**20)
+    server.put("sets/planned.jsonl", LINES)
+    found = JsonlReader(file_of("sets/planned.jsonl")).ranges(ShardLimits(5000))
+    next(found)
+    server.put("sets/planned.jsonl", LINES + LINES)
+    with pytest.raises(InputChanged):
+        list(found)
+
+
+def test_missing_object_and_bucket_are_told(proxy: FaultyProxy) -> None:
+    with pytest.raises(InputInvalid, match=f"s3://{BUCKET}/none.jsonl is not there"):
+        file_of("none.jsonl").stamp()
+    with pytest.raises(InputInvalid):
+        RemoteFile(remote_url("s3://no-such-bucket/x.jsonl")).stamp()
+
+
+def test_store_that_is_away_for_a_while_is_asked_again(
+    server: S3Server, proxy: FaultyProxy
+) -> None:
+    server.put("sets/in.jsonl", LINES)
+    failures = iter([b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\n\r\n"] * 2)
+    proxy.answers = lambda _head: next(failures, None)
+    assert values_of(JsonlReader(file_of("sets/in.jsonl"))) == VALUES
+    assert next(failures, None) is None
+
+
+def test_answer_that_is_cut_off_is_asked_for_again(server: S3Server, proxy: FaultyProxy) -> None:
+    server.put("sets/in.jsonl", LINES)
+    file, _ = file_of("sets/in.jsonl").open()
+    proxy.cut_after = 100_000
+    assert file.read(len(LINES)) == LINES
+    assert proxy.cut_after is None  # it was cut off
+
+
+@pytest.mark.parametrize("fault", ["is_silent", "is_refusing"])
+def test_store_that_hangs_or_is_gone_holds_nobody(
+    server: S3Server, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    server.put("sets/in.jsonl", LINES)
+    with impatient(monkeypatch):
+        source = file_of("sets/in.jsonl")
+        file, _ = source.open()
+        setattr(proxy, fault, True)
+        proxy.break_all()
+        with pytest.raises(PlaceUnavailable, match="cannot be had now"):
+            file.read(10)
+        sink = RemoteSink(remote_url(OUT), JOB)
+        with pytest.raises(PlaceUnavailable, match=f"cannot write {OUT}/job-1/part-000001-1.jsonl"):
+            sink.write("part-000001-1.jsonl", [b"x"])
+        setattr(proxy, fault, False)
+        # it is back, and so is everything
+        assert file.read(10) == LINES[:10]
+        part = sink.write("part-000001-2.jsonl", [b"x"])
+        assert sink.read(part) == b"x"
+
+
+def test_frozen_server_holds_nobody(
+    server: S3Server, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.put("sets/in.jsonl", LINES)
+    with impatient(monkeypatch):
+        source = file_of("sets/in.jsonl")
+        server.freeze()
+        try:
+            with pytest.raises(PlaceUnavailable, match="did not answer in time"):
+                source.stamp()
+        finally:
+            server.thaw()
+        assert source.stamp().size_bytes == len(LINES)
+
+
+def test_part_is_one_object_that_is_read_back(server: S3Server, proxy: FaultyProxy) -> None:
+    sink = RemoteSink(remote_url(OUT), JobId("job-2"))
+    part = sink.write("part-000003-2.jsonl", [LINES[:100], LINES[100:]])
+    assert (part.name, part.size_bytes) == ("part-000003-2.jsonl", len(LINES))
+    assert server.get("out/job-2/part-000003-2.jsonl") == LINES
+    assert sink.read(part) == LINES
+    puts = [each for each in proxy.requests if each.startswith((b"PUT", b"POST"))]
+    assert len(puts) == 1  # no upload in pieces, which a dead router would leave open
+    assert server.open_uploads() == []
+
+
+def test_part_is_written_once(server: S3Server, proxy: FaultyProxy) -> None:
+    sink = RemoteSink(remote_url(OUT), JobId("job-3"))
+    part = sink.write("part-000003-2.jsonl", [b"mine"])
+    with pytest.raises(OutputFailed, match="is there already"):
+        sink.write("part-000003-2.jsonl", [b"other"])
+    # the same bytes again: an answer was lost
+    assert sink.write("part-000003-2.jsonl", [b"mine"]) == part
+    assert sink.read(part) == b"mine"
+
+
+def test_part_whose_answer_is_lost_is_there_whole_or_not_at_all(
+    server: S3Server, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with impatient(monkeypatch, tries=1):
+        sink = RemoteSink(remote_url(OUT), JobId("job-4"))
+        sink.write("part-000001-1.jsonl", [b"first"])
+        proxy.cut_after = 0
+        proxy.break_all()
+        with pytest.raises(PlaceUnavailable):
+            sink.write("part-000002-1.jsonl", [b"second"])
+        assert proxy.cut_after is None
+        found = {key: server.get(key) for key in server.keys("out/job-4/")}
+        found.pop("out/job-4/part-000001-1.jsonl")
+        assert found in ({}, {"out/job-4/part-000002-1.jsonl": b"second"})
+        # the same lease, once more: by then it is there
+        part = sink.write("part-000002-1.jsonl", [b"second"])
+        assert sink.read(part) == b"second"
+
+
+def test_part_that_is_not_what_was_written_is_not_given(
+    server: S3Server, proxy: FaultyProxy
+) -> None:
+    sink = RemoteSink(remote_url(OUT), JobId("job-5"))
+    part = sink.write("part-000001-1.jsonl", [b"first"])
+    server.put("out/job-5/part-000001-1.jsonl", b"other")
+    with pytest.raises(OutputFailed, match="not what was written"):
+        sink.read(part)
+    server.client().delete_object(Bucket=BUCKET, Key="out/job-5/part-000001-1.jsonl")
+    with pytest.raises(OutputFailed, match="is not there"):
+        sink.read(part)
+
+
+def test_parts_that_no_manifest_names_are_collected_and_nothing_else(
+    server: S3Server, proxy: FaultyProxy
+) -> None:
+    sink = RemoteSink(remote_url(OUT), JobId("job-6"))
+    assert sink.collect(()) == 0
+    kept = sink.write("part-000001-2.jsonl", [b"kept"])
+    sink.write("part-000001-1.jsonl", [b"orphan"])
+    sink.write("bad-000001-1.jsonl", [b"orphan"])
+    others = [
+        "out/job-6/notes.txt",
+        "out/job-6/deeper/part-000001-1.jsonl",
+        "out/job-66/part-000001-1.jsonl",
+    ]
+    for key in others:
+        server.put(key, b"of somebody")
+    assert sink.collect({kept.name}) == 2
+    assert server.keys("out/job-6") == sorted(["out/job-6/part-000001-2.jsonl", *others])
+
+
+def test_credentials_are_in_no_text(
+    server: S3Server, proxy: FaultyProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusal = f"<Error><Code>SignatureDoesNotMatch</Code><AWSAccessKeyId>{KEY}</AWSAccessKeyId><S>{SECRET}</S></Error>"
+    texts: list[str] = []
+    with caplog.at_level(logging.DEBUG):
+        for status in ("403 Forbidden", "401 No", "400 Bad", "409 Conflict", "301 Moved"):
+            head = f"HTTP/1.1 {status}\r\nContent-Length: {len(refusal)}\r\n\r\n{refusal}".encode()
+            proxy.answers = lambda _request, head=head: head
+            for ask in (
+                lambda: file_of("x").stamp(),
+                lambda: RemoteSink(remote_url(OUT), JOB).write("part-000001-1.jsonl", [b"x"]),
+                lambda: RemoteSink(remote_url(OUT), JOB).collect(()),
+            ):
+                with pytest.raises((InputInvalid, PlaceUnavailable, OutputFailed)) as caught:
+                    ask()
+                error: BaseException | None = caught.value
+                while error is not None:
+                    texts.append(str(error))
+                    error = None if error.__suppress_context__ else error.__context__
+    told = "\n".join([*texts, caplog.text])
+    assert "credentials" in told
+    assert KEY not in told
+    assert SECRET not in told
+
+
+def test_environment_that_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "no url at all")
+    object_folder._store.cache_clear()
+    with pytest.raises((ConfigError, InputInvalid, PlaceUnavailable)) as caught:
+        file_of("x").stamp()
+    assert "no url at all" not in str(caught.value)
+    object_folder._store.cache_clear()
+
+
+def test_missing_library_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(object_folder, "import_module", missing)
+    object_folder._store.cache_clear()
+    with pytest.raises(ConfigError, match=r"pip install 'capamesh\[jobs\]'"):
+        file_of("x")

@@ -1,0 +1,176 @@
+"""Files far away are rows of a job as those of a folder here are."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+
+import pytest
+from typing_extensions import override
+
+from capamesh.router.jobs.errors import InputChanged, InputInvalid, OutputFailed, PlaceUnavailable
+from capamesh.router.jobs.inputs import folder as folders
+from capamesh.router.jobs.inputs.folder import FolderReader
+from capamesh.router.jobs.inputs.limits import ShardLimits
+from capamesh.router.jobs.inputs.source import Entry, Stamp
+from capamesh.router.jobs.remote import files as remote_files
+from capamesh.router.jobs.remote.files import RemoteFile, RemoteFiles, RemoteSink
+from capamesh.router.jobs.remote.folder import (
+    AlreadyThere,
+    Denied,
+    NotThere,
+    NotTheSame,
+    RemoteFolder,
+    Unreachable,
+)
+from capamesh.router.jobs.remote.urls import remote_url
+from capamesh.router.jobs.values import JobId
+
+URL = remote_url("s3://b/data")
+
+
+class Kept(RemoteFolder):
+    """A folder in memory, whose files can be replaced and go wrong."""
+
+    most_at_once = 4
+
+    def __init__(self) -> None:
+        super().__init__(URL)
+        self.files: dict[str, bytes] = {}
+        self.errors: dict[str, Exception] = {}
+        self.removed: list[str] = []
+        self.threads: set[str] = set()
+
+    @override
+    def stamp(self, path: str) -> Stamp:
+        if path not in self.files:
+            raise NotThere("is not there")
+        return Stamp(len(self.files[path]), str(hash(self.files[path])))
+
+    @override
+    def read(self, path: str, start: int, end: int, stamp: Stamp) -> bytes:
+        self.threads.add(threading.current_thread().name)
+        if path in self.errors:
+            raise self.errors[path]
+        if self.stamp(path) != stamp:
+            raise NotTheSame("is not what it was when the job was planned")
+        return self.files[path][start:end]
+
+    @override
+    def entries(self) -> Iterator[Entry]:
+        for path in reversed(self.files):
+            stamp = self.stamp(path)
+            yield Entry(path, stamp.size_bytes, stamp.changed)
+
+    @override
+    def names(self) -> Iterator[str]:
+        yield from list(self.files)
+
+    @override
+    def put(self, name: str, data: bytes) -> None:
+        if name in self.files:
+            raise AlreadyThere("is there already; a part is written once")
+        if name in self.errors:
+            raise self.errors[name]
+        self.files[name] = data
+
+    @override
+    def remove(self, names: Sequence[str]) -> None:
+        for name in names:
+            del self.files[name]
+
+
+@pytest.fixture
+def kept() -> Kept:
+    return Kept()
+
+
+def reader_of(kept: Kept) -> FolderReader:
+    return FolderReader(RemoteFiles(URL, lambda _url: kept))
+
+
+def test_files_are_rows_in_the_order_of_their_paths(kept: Kept) -> None:
+    kept.files = {f"{at % 7}/{at:03d}.png": f"picture {at}".encode() for at in range(40)}
+    reader = reader_of(kept)
+    found: list[tuple[int, str, bytes]] = []
+    for each in reader.ranges(ShardLimits(9)):
+        for raw in reader.windows(each, ["content", "path"]):
+            names = reader.row_names(raw)
+            assert list(raw.columns["path"]) == names
+            found += list(zip(raw.numbers, names, raw.columns["content"], strict=True))
+    assert found == [(at, path, kept.files[path]) for at, path in enumerate(sorted(kept.files))]
+    assert len(kept.threads) > 1
+
+
+def test_large_file_comes_in_windows(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_files, "WINDOW_BYTES", 10)
+    kept.files = {"a": bytes(range(95)), "b": b"", "c": b"0123456789"}
+    ((raw,),) = [
+        list(reader_of(kept).windows(each, ["content"]))
+        for each in reader_of(kept).ranges(ShardLimits(9))
+    ]
+    assert raw.columns["content"] == [kept.files["a"], b"", kept.files["c"]]
+
+
+def test_file_that_may_not_be_read_is_a_bad_row(kept: Kept) -> None:
+    kept.files = {"a": b"1", "b": b"2", "c": b"3"}
+    kept.errors = {"b": Denied("may not be read")}
+    (planned,) = reader_of(kept).ranges(ShardLimits(9))
+    (raw,) = reader_of(kept).windows(planned, ["content"])
+    assert (list(raw.numbers), raw.columns["content"]) == ([0, 2], [b"1", b"3"])
+    assert [(each.row, each.row_id, each.text) for each in raw.bad] == [
+        (1, "b", "s3://b/data/b may not be read")
+    ]
+
+
+def test_store_that_does_not_answer_is_no_bad_row(kept: Kept) -> None:
+    kept.files = {"a": b"1", "b": b"2"}
+    kept.errors = {"b": Unreachable("cannot be had now")}
+    (planned,) = reader_of(kept).ranges(ShardLimits(9))
+    with pytest.raises(PlaceUnavailable, match="s3://b/data/b cannot be had now"):
+        list(reader_of(kept).windows(planned, ["content"]))
+
+
+def test_folder_that_has_changed_is_told(kept: Kept) -> None:
+    kept.files = {"a": b"1", "b": b"2"}
+    reader = reader_of(kept)
+    (planned,) = reader.ranges(ShardLimits(9))
+    kept.files["b"] = b"3"
+    with pytest.raises(InputChanged, match="submit a new job"):
+        list(reader.windows(planned, ["content"]))
+    assert reader_of(kept).fingerprint() != reader.fingerprint()
+    del kept.files["b"]
+    with pytest.raises(InputChanged, match="fewer files"):
+        list(reader_of(kept).windows(planned, ["content"]))
+
+
+def test_list_has_a_bound(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "MAX_FILES", 3)
+    kept.files = {str(at): b"" for at in range(4)}
+    with pytest.raises(InputInvalid, match="more than 3 files"):
+        reader_of(kept).fingerprint()
+
+
+def test_bucket_is_no_file() -> None:
+    with pytest.raises(InputInvalid, match="names no file"):
+        RemoteFile(remote_url("s3://bucket"), lambda _url: Kept())
+
+
+def test_part_over_the_limit_of_one_call_is_refused(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_files, "MAX_PART_BYTES", 5)
+    sink = RemoteSink(URL, JobId("job-1"), lambda _url: kept)
+    with pytest.raises(OutputFailed, match="more than 5 bytes"):
+        sink.write("part-000001-1.jsonl", [b"abc", b"def"])
+    assert kept.files == {}
+
+
+def test_part_that_cannot_be_written_is_told(kept: Kept) -> None:
+    kept.errors["part-000001-1.jsonl"] = Unreachable("cannot be had now: the store answered 503")
+    sink = RemoteSink(URL, JobId("job-1"), lambda _url: kept)
+    with pytest.raises(
+        PlaceUnavailable,
+        match=r"cannot write s3://b/data/part-000001-1\.jsonl: it cannot be had now",
+    ):
+        sink.write("part-000001-1.jsonl", [b"abc"])
