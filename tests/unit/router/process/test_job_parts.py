@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 from fleet_fakes import NullLog
+from job_nodes import FakeNodes
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.http.jobs import JobsApi
+from capamesh.router.jobs.standing import NoRunner
 from capamesh.router.jobs.store.job_store import JobStore
 from capamesh.router.process import job_parts
 from capamesh.router.process.job_parts import JobParts, OpenedStore, require_jobs
@@ -25,6 +27,13 @@ def settings(folder: Path, **more: Any) -> RouterSettings:
 def parts(given: RouterSettings, log: NullLog | None = None) -> JobParts:
     fleet = FleetView(on_new=lambda _: None, on_gone=lambda _: None)
     return JobParts(given, fleet, log or NullLog())  # type: ignore[arg-type]
+
+
+async def until_it_runs(made: JobParts) -> None:
+    assert made.service is not None
+    async with asyncio.timeout(30):
+        while isinstance(made.service.runner, NoRunner):
+            await asyncio.sleep(0)
 
 
 def files_in(folder: Path) -> list[str]:
@@ -52,12 +61,15 @@ async def test_store_that_another_process_has_made_is_opened(
 ) -> None:
     monkeypatch.setattr(job_parts, "LOOK_EVERY_S", 0.0)
     made, other = parts(settings(tmp_path)), parts(settings(tmp_path))
-    running = asyncio.create_task(made.run())
+    running = asyncio.create_task(made.run(FakeNodes()))
     await asyncio.sleep(0)
-    assert not running.done()
+    assert made.service is not None
+    assert isinstance(made.service.runner, NoRunner)
     assert other.service is not None
     await other.service.store()
-    async with asyncio.timeout(30):
+    await until_it_runs(made)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
         await running
     await made.close()
     await other.close()
@@ -81,8 +93,9 @@ async def test_store_that_is_broken_meanwhile_is_told_once_and_tried_again(
     log = NullLog()
     made = parts(settings(tmp_path), log)
     (tmp_path / "jobs.db").mkdir()
-    async with asyncio.timeout(30):
-        await made.run()
+    running = asyncio.create_task(made.run(FakeNodes()))
+    await until_it_runs(made)
+    running.cancel()
     assert (tries, log.events) == (3, ["jobs_unreachable", "jobs_opened"])
     await made.close()
 
@@ -112,7 +125,7 @@ async def test_router_without_jobs_opens_nothing(tmp_path: Path) -> None:
     given = settings(tmp_path, jobs=None, jobs_places=("relative",))
     made = parts(given)
     require_jobs(given, NullLog())  # type: ignore[arg-type]
-    await made.run()
+    await made.run(FakeNodes())
     await made.close()
     assert made.service is None
     assert len(made.pages()) > 0

@@ -1,4 +1,4 @@
-"""The batch jobs of one router's process: their store, their places and their routes. IO: the store, which it opens and closes.
+"""The batch jobs of one router's process: their store, their places, their routes and their runner. IO: the store, which it opens and closes; that of the runner.
 
 A store that the operator names, or that has been used before, is opened at the start, and ends it if that cannot be. The usual file
 is made by the first who needs it, so that routers without jobs read no database in.
@@ -7,6 +7,9 @@ is made by the first who needs it, so that routers without jobs read no database
 from __future__ import annotations
 
 import asyncio
+import os
+import secrets
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.http.route import Pages
+    from capamesh.router.jobs.running.nodes import Nodes
     from capamesh.router.jobs.store.job_store import JobStore
     from capamesh.router.settings import RouterSettings
 
@@ -113,6 +117,7 @@ class JobParts:
     ) -> None:
         """Open the store, if there is one. Raises `ConfigError`: it cannot be opened, or a place is none."""
         self._settings = settings
+        self._log = log
         self._store: OpenedStore | None = None
         self.service: JobService | None = None
         """The jobs; None: this router keeps none."""
@@ -128,10 +133,33 @@ class JobParts:
         """Return the routes of jobs."""
         return (JobsApi(self.service, arrival_s=self._settings.arrival_s),)
 
-    async def run(self) -> None:
-        """Open the store once another process has made it."""
-        if self._store is not None:
-            await self._store.wait()
+    async def run(self, nodes: Nodes) -> None:
+        """Open the store once another process has made it, and run its jobs at these nodes until it is cancelled."""
+        if self._store is None or self.service is None:
+            return
+        store = await self._store.wait()
+        # read in by routers that have jobs alone, as the store is
+        from capamesh.router.jobs.planner import Planner  # noqa: PLC0415
+        from capamesh.router.jobs.running.files import PlacedFiles  # noqa: PLC0415
+        from capamesh.router.jobs.running.runner import Runner  # noqa: PLC0415
+        from capamesh.router.jobs.running.threads import Threads  # noqa: PLC0415
+
+        places, threads = self.service.places, Threads()
+        self.service.runner = runner = Runner(
+            store,
+            Planner(store, places, time.monotonic),
+            PlacedFiles(places),
+            nodes,
+            owner=f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}",
+            clock=time.monotonic,
+            wall_s=time.time,
+            in_thread=threads,
+            log=self._log,
+        )
+        try:
+            await runner.run()
+        finally:
+            threads.close()
 
     async def close(self) -> None:
         """Let go of the store, once what was asked of it is done."""

@@ -13,6 +13,7 @@ from capamesh.protocol.loop_watch import LoopWatch
 from capamesh.protocol.member_status import HEARTBEAT_S
 from capamesh.router.fleet.membership import TICK_S
 from capamesh.router.http.elsewhere import REQUESTS
+from capamesh.router.jobs.running.fleet_nodes import FleetNodes
 from capamesh.router.page.history import BIN_S
 from capamesh.router.process.addresses import authority
 from capamesh.router.process.exposure import require_safe
@@ -95,7 +96,7 @@ class Router(Controls):
                     tasks.create_task(self._beat()),
                     tasks.create_task(self._sample()),
                     tasks.create_task(parts.key_watch.run()),
-                    tasks.create_task(self._jobs.run()),
+                    tasks.create_task(self._jobs.run(self._nodes_of_jobs())),
                 ]
                 if seat.is_main:
                     background += [
@@ -156,6 +157,18 @@ class Router(Controls):
     @override
     def totals(self) -> Totals:
         return self._page.totals()
+
+    def _nodes_of_jobs(self) -> FleetNodes:
+        """Return the nodes as jobs see them: their calls go the way of all requests."""
+        parts, inference = self._parts, self._parts.inference
+        return FleetNodes(
+            parts.fleet,
+            parts.balancer,
+            parts.routing.pipeline,
+            inference.ring,
+            inference.meter,
+            clock=parts.routing.clock,
+        )
 
     async def _drain(self, fronts: Fronts) -> None:
         """Accept nothing new, and answer what is under way, requests still being sent included."""

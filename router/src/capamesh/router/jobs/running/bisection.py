@@ -2,7 +2,8 @@
 
 A batch that a node refuses as invalid is halved until single rows are left: log2 of its rows for one bad row. A single row is bad
 once a second node says so, too. A batch that ended a worker is not halved, for each run of it may end another: its rows run alone,
-each once, and one that ends its worker is bad and is never run again.
+each once, and one that ends its worker is bad and is never run again. A row that ended one in a trial of another kind runs alone, too:
+what else was at the worker may have ended it.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class Bisection:
         self._trials: deque[Trial] = deque()
         self._rests: dict[Trial, tuple[Trial, Verdict]] = {}
         """The second half of what was halved, by the first, and what was said of both: it is at fault if the first is not."""
+        self._words: dict[Trial, Verdict] = {}
+        """The word of the first node on a row of which a second one is asked."""
         self.bad: list[Verdict] = []
         """The rows that are at fault."""
         self.runs = 0
@@ -90,10 +93,14 @@ class Bisection:
         rest = self._rests.pop(trial, None)
         if rest is not None:
             self._run_alone(rest[0])
-        if trial.rows == 1:
+        if trial.is_single_try:
             self.bad.append(Verdict(trial.first, ENDS_WORKERS, text, node))
         else:
             self._run_alone(trial)
+
+    def alone(self, trial: Trial) -> None:
+        """Take in that no second node can be asked about a row: the word of the first is enough."""
+        self.bad.append(self._words[trial])
 
     def _blame(self, rows: Trial, said: Verdict) -> None:
         """Go on with rows among which one is at fault, as a node said."""
@@ -103,7 +110,9 @@ class Bisection:
             self._rests[first] = Trial(rows.first + half, rows.rows - half), said
             self._trials.append(first)
         elif self._has_other_node:
-            self._trials.append(Trial(rows.first, 1, not_at=said.node))
+            trial = Trial(rows.first, 1, not_at=said.node)
+            self._words[trial] = Verdict(rows.first, said.code, said.text, said.node)
+            self._trials.append(trial)
         else:
             self.bad.append(Verdict(rows.first, said.code, said.text, said.node))
 

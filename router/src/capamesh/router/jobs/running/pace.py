@@ -42,6 +42,8 @@ SETTLE_S: Final = 1.0
 """Seconds after a halving in which there is no other: what was sent before must be run first (guess)."""
 LEAST: Final = 1.0
 """The least pace: one call finds out whether there is room again."""
+CALLS_A_NODE: Final = 2
+"""The calls for each node that it begins with: one that is run, and one that waits meanwhile (guess)."""
 MOST_CALMS: Final = 600
 """The most delays of calm that are kept."""
 
@@ -62,6 +64,7 @@ class Pace:
         self._most = float(max(1, most))
         self._pace = LEAST
         self._is_probing = True
+        self._is_first = True
         self._answers = 0
         self._refused = 0
         self._late = 0
@@ -74,6 +77,11 @@ class Pace:
     def most_in_flight(self) -> int:
         """The calls that may be in flight, while there is no rest."""
         return int(self._pace)
+
+    def take_nodes(self, nodes: int) -> None:
+        """Take in how many nodes there are: until the first window has ended they are given their first calls."""
+        if self._is_first:
+            self._pace = max(self._pace, min(self._most, float(CALLS_A_NODE * nodes)))
 
     def room(self, in_flight: int, now_s: float) -> int:
         """Return how many calls may start now."""
@@ -90,6 +98,7 @@ class Pace:
             self._end_window(now_s)
 
     def _end_window(self, now_s: float) -> None:
+        self._is_first = False
         if self._refused >= OVERLOADED_PART * WINDOW:
             self._lower(OVERLOADED_TIMES)
             self._bad_windows += 1

@@ -100,6 +100,7 @@ _PAGE_UNDER_WAY: Final = (
     .order_by(JOBS.c.id)
     .limit(_COUNT)
 )
+_STATES: Final = select(JOBS.c.id, JOBS.c.state).where(IS_UNDER_WAY)
 _LAST_ID: Final = "~"
 """Is greater than any id."""
 _MOVE: Final = (
@@ -260,6 +261,11 @@ def under_way(turn: Turn, last: str, count: int) -> list[Job]:
     """Return jobs that have not ended, the oldest first: those after the id `last`, or "" for the first."""
     rows = turn.connection.execute(_PAGE_UNDER_WAY, {"the_last": last, "the_count": count})
     return [_job_of(row) for row in rows]
+
+
+def states(turn: Turn) -> list[tuple[JobId, JobState]]:
+    """Return the states of all jobs that have not ended, without the jobs themselves: a router looks at them twice a second."""
+    return [(JobId(row.id), JobState(row.state)) for row in turn.connection.execute(_STATES)]
 
 
 def move(

@@ -67,7 +67,9 @@ class JobStore:
     async def _run(self, operation: Operation[_Result]) -> _Result:
         future = asyncio.wrap_future(self._thread.put(operation))
         try:
-            return await asyncio.wait_for(future, PATIENCE_S)
+            # not wait_for, which before Python 3.12 loses a cancellation that comes with the answer
+            async with asyncio.timeout(PATIENCE_S):
+                return await future
         except TimeoutError:
             raise JobsUnavailable(
                 f"the store of jobs has not answered for {PATIENCE_S:g} s; what was asked may or may not be done: ask again"
@@ -115,6 +117,10 @@ class JobStore:
             if len(more) < PAGE:
                 return found
             last = more[-1].id
+
+    async def states(self) -> list[tuple[JobId, JobState]]:
+        """Return the states of all jobs that have not ended."""
+        return await self._run(job_operations.states)
 
     async def move(
         self, job: JobId, to: JobState, reason: str = "", tenant: str | None = None
@@ -185,14 +191,30 @@ class JobStore:
     # shards
 
     async def claim(
-        self, job: Job, owner: str, count: int, *, may_be_second: bool = False
+        self,
+        job: Job,
+        owner: str,
+        count: int,
+        *,
+        may_be_second: bool = False,
+        slow_s: float = 0.0,
     ) -> list[Lease]:
-        """Lease shards of a running job to a router; at the job's end also such as another one has."""
+        """Lease shards of a running job to a router; at the job's end also such as another one has had for `slow_s`."""
         return await self._run(
             lambda turn: shard_operations.claim(
-                turn, job.id, job.spec, owner, count, may_be_second=may_be_second
+                turn,
+                job.id,
+                job.spec,
+                owner,
+                count,
+                may_be_second=may_be_second,
+                slow_s=slow_s,
             )
         )
+
+    async def holders(self, job: JobId) -> set[str]:
+        """Return the routers that have leases of a job now."""
+        return await self._run(partial(shard_operations.holders, job_id=job))
 
     async def renew(self, leases: Sequence[Lease]) -> list[Lease]:
         """Renew leases and return those that still hold."""

@@ -24,6 +24,7 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    union,
     union_all,
     update,
 )
@@ -88,6 +89,8 @@ _SLOW: Final = (
         SHARDS.c.job == _JOB,
         IS_LEASED,
         SHARDS.c.until_s > _NOW,
+        SHARDS.c.owner != _OWNER,
+        SHARDS.c.leased_s <= _NOW - bindparam("the_slow_s", type_=Double),
         _has_ended(SHARDS.c.second_until_s),
         _JOB_RUNS,
     )
@@ -128,6 +131,14 @@ _TAKE_SECOND: Final = (
         second_until_s=_UNTIL,
     )
     .returning(*_GIVEN)
+)
+_HOLDERS: Final = union(
+    select(SHARDS.c.owner).where(
+        SHARDS.c.job == _JOB, IS_LEASED, SHARDS.c.until_s > _NOW, SHARDS.c.first_token > 0
+    ),
+    select(SHARDS.c.second_owner).where(
+        SHARDS.c.job == _JOB, IS_LEASED, SHARDS.c.second_until_s > _NOW, SHARDS.c.second_token > 0
+    ),
 )
 _MINE: Final = and_(SHARDS.c.job == _JOB, SHARDS.c.seq == _SEQ, IS_LEASED, _IS_MINE)
 _RENEW: Final = (
@@ -192,12 +203,19 @@ _MANIFESTS: Final = (
 
 
 def claim(
-    turn: Turn, job_id: JobId, spec: JobSpec, owner: str, count: int, *, may_be_second: bool = False
+    turn: Turn,
+    job_id: JobId,
+    spec: JobSpec,
+    owner: str,
+    count: int,
+    *,
+    may_be_second: bool = False,
+    slow_s: float = 0.0,
 ) -> list[Lease]:
     """Lease shards of a running job, at most `count` and `MAX_CLAIM`, to a router.
 
     Those whose lease has ended come first, the oldest before the others, then those that nobody had. `may_be_second`: where that
-    is too few, those of other leases that have been held longest are leased a second time. A shard that has failed as often as
+    is too few, those that other routers have held longest, and for `slow_s` at least, are leased a second time. A shard that has failed as often as
     `spec` bears ends the job, whose leases are no more then.
     """
     wanted = min(count, MAX_CLAIM)
@@ -214,6 +232,7 @@ def claim(
             "the_now_s": turn.now_s,
             "the_until_s": until_s,
             "the_count": left,
+            **({"the_slow_s": slow_s} if is_second else {}),
         }
         for row in turn.connection.execute(statement, asked).all():
             if row.failures >= spec.failure.most_failures:
@@ -222,6 +241,12 @@ def claim(
             leases.append(Lease(job_id, row.seq, row.token, until_s, _range_of(row), is_second))
     leases.sort(key=lambda lease: lease.seq)
     return leases
+
+
+def holders(turn: Turn, job_id: JobId) -> set[str]:
+    """Return the routers that have leases of a job now."""
+    asked = {"the_job": job_id, "the_now_s": turn.now_s}
+    return set(turn.connection.execute(_HOLDERS, asked).scalars())
 
 
 def renew(turn: Turn, leases: Sequence[Lease]) -> list[Lease]:

@@ -1,0 +1,125 @@
+"""Decides which job gets a shard next, and whether one more is needed to keep nodes busy, within what a router holds. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Final
+
+from capamesh.router.jobs.running.turns import Turns
+from capamesh.router.jobs.states import JobState
+
+if TYPE_CHECKING:
+    from capamesh.router.jobs.running.model_work import ModelWork
+    from capamesh.router.jobs.running.shard_run import ShardRun
+    from capamesh.router.jobs.values import Job, JobId, Pinned
+
+    Works = Mapping[tuple[str, Pinned], ModelWork]
+
+HELD_BYTES: Final = 256 * 2**20
+"""The most bytes of shards at work, in and out as planned, from which on no other is leased. A shard has 128 MiB at most, so a router
+plans to hold less than 384 MiB; what Python needs beside that for a window of each is bounded by `MOST_SHARDS`."""
+HELD_BYTES_EACH: Final = HELD_BYTES // 2
+"""The same for one model: one that nodes have no room for leaves the rest to others."""
+MOST_SHARDS: Final = 16
+"""The most shards at work (guess: as many windows of some 32 MiB as values of Python's)."""
+BATCHES_AHEAD: Final = 2
+"""The batches that are to wait here for each call in flight: the next shard is leased and read meanwhile (guess)."""
+DRY_S: Final = 0.5
+"""Seconds until a job is asked again that had no free shard."""
+UNKNOWN_ROW_S: Final = 1e-3
+"""Seconds of a row, for turns, where nobody says (guess: jobs of one model are compared by it)."""
+
+
+class Claiming:
+    """The leases that one router takes. Every `now_s` is on a clock that never goes back."""
+
+    def __init__(self) -> None:
+        self._turns: Turns[JobId] = Turns()
+        self._dry: dict[JobId, float] = {}
+        """The times until which jobs have no free shard, as far as is known."""
+
+    def next(
+        self,
+        jobs: Iterable[Job],
+        works: Works,
+        runs: Collection[ShardRun],
+        rests: Callable[[Job], bool],
+        now_s: float,
+    ) -> Job | None:
+        """Return the job whose turn it is to get a shard; None: nobody wants one, or there is enough at work.
+
+        `works` are the models that jobs run here, `runs` the shards at work; `rests` tells which jobs are left alone now.
+        """
+        short = self._short(works, runs)
+        if not short:
+            return None
+        wanted: dict[str, dict[JobId, float]] = {}
+        found: dict[JobId, Job] = {}
+        self._dry = {job: until_s for job, until_s in self._dry.items() if until_s > now_s}
+        for job in jobs:
+            work = short.get((job.spec.model, job.pinned))
+            if work is None or job.state is not JobState.RUNNING:
+                continue
+            if job.id in self._dry or rests(job) or self._has_enough(job, work, runs):
+                continue
+            found[job.id] = job
+            wanted.setdefault(job.tenant, {})[job.id] = self._cost_s(job, work)
+        turn = self._turns.next(wanted)
+        return None if turn is None else found[turn[1]]
+
+    def is_short(self, works: Works, runs: Collection[ShardRun]) -> bool:
+        """Return whether nodes may soon have nothing to do for want of shards that are leased."""
+        return bool(self._short(works, runs))
+
+    def found_none(self, job: JobId, now_s: float) -> None:
+        """Take in that a job has no free shard now."""
+        self._dry[job] = now_s + DRY_S
+
+    def ended(self, job: Job, planned_s: float, took_s: float) -> None:
+        """Take in that a shard, which was to take so many row-seconds, has taken others."""
+        self._dry.pop(job.id, None)  # who looks again ends the job, if that was the last
+        self._turns.settle(job.tenant, job.id, took_s - planned_s)
+
+    def _short(
+        self, works: Works, runs: Collection[ShardRun]
+    ) -> dict[tuple[str, Pinned], ModelWork]:
+        """Return the models of which too few rows wait here, if there is room for more."""
+        if len(runs) >= MOST_SHARDS or sum(run.planned_bytes for run in runs) >= HELD_BYTES:
+            return {}
+        short: dict[tuple[str, Pinned], ModelWork] = {}
+        for key, work in works.items():
+            if work.hosted is None:
+                continue
+            own = [run for run in runs if run.work is work]
+            if sum(run.planned_bytes for run in own) >= HELD_BYTES_EACH:
+                continue
+            ahead = (
+                work.batch_rows * BATCHES_AHEAD * max(BATCHES_AHEAD, work.lane.pace.most_in_flight)
+            )
+            if sum(self._sendable(work, own).values()) < ahead:
+                short[key] = work
+        return short
+
+    def _sendable(self, work: ModelWork, own: Iterable[ShardRun]) -> dict[JobId, int]:
+        """Return the rows of each job that wait here, as far as the job may have so many calls in flight."""
+        rows: dict[JobId, int] = {}
+        for run in own:
+            rows[run.job.id] = rows.get(run.job.id, 0) + run.unsent_rows
+        for job, waiting in rows.items():
+            most = work.most_of(job)
+            if most is not None:
+                rows[job] = min(waiting, most * BATCHES_AHEAD * work.batch_rows)
+        return rows
+
+    def _has_enough(self, job: Job, work: ModelWork, runs: Collection[ShardRun]) -> bool:
+        """Return whether a job that may have few calls in flight has rows for them."""
+        most = work.most_of(job.id)
+        if most is None:
+            return False
+        own = [run for run in runs if run.job.id == job.id]
+        return sum(run.unsent_rows for run in own) >= most * work.batch_rows
+
+    def _cost_s(self, job: Job, work: ModelWork) -> float:
+        hosted = work.hosted
+        row_s = (hosted.row_s if hosted is not None else 0.0) or UNKNOWN_ROW_S
+        return max(1, job.rows // max(1, job.shards)) * row_s

@@ -1,0 +1,59 @@
+"""The rows of a hosted model: how many go into a call, what the results of one take, and whether it has rows at all. Pure."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from capamesh.protocol.tensor_spec import ANY_DIM
+from capamesh.router.jobs.spec import InputFormat
+
+if TYPE_CHECKING:
+    from capamesh.router.jobs.running.nodes import Hosting
+    from capamesh.router.jobs.spec import InputSpec
+
+UNKNOWN_ROWS: Final = 32
+"""The rows of a call of a model whose best batch is not known (guess)."""
+
+
+def batch_rows(hosting: Hosting) -> int:
+    """Return the rows of one call: the best batch, as far as a call may have so many."""
+    if all(spec.shape[:1] == (1,) for spec in hosting.inputs.values()):
+        return 1
+    rows = hosting.best_rows or UNKNOWN_ROWS
+    return min(rows, hosting.max_rows) if hosting.max_rows else rows
+
+
+def out_row_bytes(hosting: Hosting) -> int:
+    """Return the bytes of a row's results; 0: nobody declares them."""
+    total = 0
+    for spec in hosting.outputs:
+        item_bytes = spec.datatype.itemsize_bytes
+        if item_bytes is None or ANY_DIM in spec.shape[1:]:
+            return 0
+        total += item_bytes * math.prod(spec.shape[1:])
+    return total
+
+
+def unfit(hosting: Hosting, spec: InputSpec) -> str:
+    """Return why a job cannot run its input with a model, for a person; "": it can."""
+    if hosting.refusal:
+        return hosting.refusal
+    if spec.format is InputFormat.BATCH:  # its endpoint knows what the model takes
+        return ""
+    for each in (*hosting.inputs.values(), *hosting.outputs):
+        if each.shape[:1] not in {(ANY_DIM,), (1,)}:
+            return (
+                f"{each.name!r} of the model has the shape {list(each.shape)}, whose first axis counts no rows: jobs need one"
+                " that is -1 or 1"
+            )
+    if len({each.shape[0] for each in hosting.inputs.values()}) > 1:
+        return "the first axis of some inputs of the model is 1, and of others -1: jobs need one of them for all"
+    given, taken = set(spec.columns), set(hosting.inputs)
+    if given != taken:
+        return f"the job fills the inputs {_shown(given)}, and the model takes {_shown(taken)}; name a column for each of them"
+    return ""
+
+
+def _shown(names: set[str]) -> str:
+    return ", ".join(map(repr, sorted(names)))[:200] or "none"

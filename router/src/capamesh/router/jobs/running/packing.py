@@ -1,0 +1,108 @@
+"""Packs the rows of a shard into full batches, over the ends of windows; rows of one shape, and of one form of requests, together. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from capamesh.router.jobs.endpoints import RowForm
+from capamesh.router.jobs.inputs.rows import RowBatch
+
+PACKED_BYTES: Final = 16 * 2**20
+"""The most bytes of rows that wait for others of their shape; the most numerous of them go as they are then (guess)."""
+
+_Layout: TypeAlias = tuple[RowForm | None, tuple[tuple[str, tuple[int, ...]], ...]]
+
+
+class _Held:
+    """Rows of one layout that do not fill a batch yet."""
+
+    __slots__ = ("batches", "rows", "size_bytes")
+
+    def __init__(self) -> None:
+        self.batches: list[RowBatch] = []
+        self.rows = 0
+        self.size_bytes = 0
+
+
+class Packer:
+    """The rows of one shard on their way into batches of `rows` rows."""
+
+    def __init__(self, rows: int, most_bytes: int = PACKED_BYTES) -> None:
+        self._rows = max(1, rows)
+        self._most_bytes = most_bytes
+        self._held: dict[_Layout, _Held] = {}
+        self.held_bytes = 0
+        """The bytes of the rows that wait."""
+
+    def add(self, batch: RowBatch) -> Iterator[RowBatch]:
+        """Take rows and yield the batches that are full, as views of them where nothing waited; it is to be exhausted."""
+        shapes = tuple((name, each.shape[1:]) for name, each in batch.inputs.items())
+        layout = batch.form, shapes
+        held = self._held.get(layout)
+        first = 0
+        if held is not None:
+            first = min(self._rows - held.rows, len(batch.ids))
+            self._hold(held, part_of(batch, 0, first))
+            if held.rows == self._rows:
+                yield self._drop(layout)
+        while len(batch.ids) - first >= self._rows:
+            yield part_of(batch, first, first + self._rows)
+            first += self._rows
+        if first < len(batch.ids):
+            self._hold(self._held.setdefault(layout, _Held()), part_of(batch, first, None))
+        while self.held_bytes > self._most_bytes:
+            yield self._drop(max(self._held, key=lambda each: self._held[each].size_bytes))
+
+    def rest(self) -> Iterator[RowBatch]:
+        """Yield what is left when there are no more rows."""
+        for layout in list(self._held):
+            yield self._drop(layout)
+
+    def _hold(self, held: _Held, batch: RowBatch) -> None:
+        held.batches.append(batch)
+        held.rows += len(batch.ids)
+        size_bytes = size_of(batch)
+        held.size_bytes += size_bytes
+        self.held_bytes += size_bytes
+
+    def _drop(self, layout: _Layout) -> RowBatch:
+        held = self._held.pop(layout)
+        self.held_bytes -= held.size_bytes
+        if len(held.batches) == 1:
+            return held.batches[0]
+        return RowBatch(
+            [number for each in held.batches for number in each.numbers],
+            [row_id for each in held.batches for row_id in each.ids],
+            {
+                name: np.concatenate([each.inputs[name] for each in held.batches])
+                for name in held.batches[0].inputs
+            },
+            [place for each in held.batches for place in each.places],
+            layout[0],
+        )
+
+
+def part_of(batch: RowBatch, first: int, end: int | None) -> RowBatch:
+    """Return rows of a batch, with views of its tensors."""
+    return RowBatch(
+        batch.numbers[first:end],
+        batch.ids[first:end],
+        {name: each[first:end] for name, each in batch.inputs.items()},
+        batch.places[first:end],
+        batch.form,
+    )
+
+
+def size_of(batch: RowBatch) -> int:
+    """Return the bytes of a batch's tensors."""
+    return sum(_bytes_of(each) for each in batch.inputs.values())
+
+
+def _bytes_of(array: npt.NDArray[Any]) -> int:
+    if array.dtype.kind != "O":
+        return array.nbytes
+    return sum(len(each) for each in cast("list[bytes]", array.ravel().tolist()))

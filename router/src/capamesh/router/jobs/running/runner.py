@@ -1,0 +1,265 @@
+"""Runs batch jobs: leases shards in turn, has them run, commits what comes of them, and keeps jobs in the state that is true. IO.
+
+Any number of routers run one of these on one store, and none of them is special. All that must hold whatever dies is the store's
+matter: here a lease that may be lost ends its work, and what nobody can do now is given back. Loops that wait for different things
+are tasks of their own, so that a store that does not answer holds up no call, and a call no lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from typing_extensions import override
+
+from capamesh.protocol.errors import Overloaded
+from capamesh.router.jobs.errors import JobsUnavailable
+from capamesh.router.jobs.inputs.limits import SHARD_S
+from capamesh.router.jobs.running.claiming import Claiming
+from capamesh.router.jobs.running.job_states import JobStates
+from capamesh.router.jobs.running.planning import Planning
+from capamesh.router.jobs.running.progress import ProgressOfJobs
+from capamesh.router.jobs.running.shard_run import Tools
+from capamesh.router.jobs.running.shards_at_work import CHECK_S, ShardsAtWork
+from capamesh.router.jobs.running.tidying import tidy
+from capamesh.router.jobs.standing import JobRunner, Progress
+from capamesh.router.jobs.states import JobState
+from capamesh.router.jobs.values import JobId, Lease
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from capamesh.router.jobs.planner import Planner
+    from capamesh.router.jobs.running.files import JobFiles
+    from capamesh.router.jobs.running.nodes import Nodes
+    from capamesh.router.jobs.running.threads import InThread
+    from capamesh.router.jobs.spec import JobSpec
+    from capamesh.router.jobs.store.job_store import JobStore
+    from capamesh.router.jobs.values import Job
+
+LOOK_S: Final = 0.5
+"""Seconds between two looks at the states of all jobs: what is paused at another router stops here within a second."""
+PULSE_S: Final = 0.05
+"""Seconds between two looks at the nodes, for there may be room where there was none."""
+MEASURE_S: Final = 2.0
+"""Seconds between two looks at how far jobs are."""
+MEASURED: Final = 4
+"""The most jobs whose progress is read at one look: of more, so many in turn."""
+TIDY_S: Final = 10.0
+"""Seconds between two looks for jobs that have ended and left files."""
+REST_S: Final = 1.0
+"""Seconds of rest after the store has failed, or a turn of a loop has crashed."""
+
+
+class Runner(JobRunner):
+    """The runner of one process of a router."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        planner: Planner,
+        files: JobFiles,
+        nodes: Nodes,
+        *,
+        owner: str,
+        clock: Callable[[], float],
+        wall_s: Callable[[], float],
+        in_thread: InThread,
+        log: FilteringBoundLogger,
+    ) -> None:
+        """`owner` is this process's name in the store, and no other's; `clock` never goes back, `wall_s` is the time since 1970."""
+        self._store = store
+        self._files = files
+        self._nodes = nodes
+        self._owner = owner
+        self._clock = clock
+        self._wall_s = wall_s
+        self._log = log
+        self._in_thread = in_thread
+        self._progress = ProgressOfJobs()
+        self._measured_last = JobId("")
+        self._claiming = Claiming()
+        self._states = JobStates(store, nodes, owner, clock)
+        self._shards = ShardsAtWork(
+            store,
+            files,
+            Tools(nodes, in_thread, clock),
+            self._claiming,
+            move=self._states.move,
+            log=log,
+        )
+        self._planning = Planning(store, planner, nodes, owner, self._planned, log)
+
+    # what others ask
+
+    @override
+    def wake(self) -> None:
+        self._states.must_look.set()
+
+    @override
+    def standing(self, job: JobId) -> Progress | None:
+        known = self._states.jobs.get(job)
+        if known is None:
+            return None
+        work = self._states.work_of(known)
+        return self._progress.of(known, 0 if work is None else len(work.lane.nodes_of(job)))
+
+    @override
+    def promise(self, spec: JobSpec, rows: int) -> float | None:
+        return self._promised_s(spec.model, spec.version, rows, JobId(""))
+
+    def _promised_s(self, model: str, version: str, rows: int, own: JobId) -> float | None:
+        jobs = self._states.jobs.values()
+        others = [job for job in jobs if job.spec.model == model and job.id != own]
+        idle = self._nodes.idle_rows_per_s(model, version)
+        return self._progress.promise(model, rows, others, idle, self._clock())
+
+    # the loops
+
+    async def run(self) -> None:
+        """Run jobs until it is cancelled; then all leases are given back, if the store takes them."""
+        states, shards, planning = self._states, self._shards, self._planning
+        loops = (
+            self._loop("look", self._look, LOOK_S, states.must_look),
+            self._loop("plan", planning.turn, LOOK_S, planning.must_claim),
+            self._loop("claim", self._claim, LOOK_S, shards.must_claim),
+            self._loop("leases", self._check_leases, CHECK_S),
+            self._loop("pulse", self._pulse, PULSE_S),
+            self._loop("measure", self._measure, MEASURE_S),
+            self._loop("tidy", self._tidy, TIDY_S),
+        )
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for each in loops:
+                    tasks.create_task(each)
+        finally:
+            planning.close()
+            await shards.close()
+
+    async def _loop(
+        self,
+        name: str,
+        turn: Callable[[], Awaitable[None]],
+        every_s: float,
+        event: asyncio.Event | None = None,
+    ) -> None:
+        """Do turns for ever, each when it is due or `event` is set. What goes wrong with one is written down."""
+        event = event or asyncio.Event()
+        while True:
+            event.clear()
+            rest_s = every_s
+            try:
+                await turn()
+            except (JobsUnavailable, Overloaded) as error:
+                self._log.warning("jobs_store_failed", loop=name, reason=error.message)
+                rest_s = max(REST_S, every_s)
+            except Exception:  # noqa: BLE001 - any bug is one turn's, and the others go on
+                self._log.exception("jobs_turn_crashed", loop=name)
+                rest_s = max(REST_S, every_s)
+            # not wait_for, which before Python 3.12 loses a cancellation that comes with the event
+            with suppress(TimeoutError):
+                async with asyncio.timeout(rest_s):
+                    await event.wait()
+
+    async def _look(self) -> None:
+        """Take over the states of all jobs, and stop what does not run any more."""
+        states, shards = self._states, self._shards
+        resumed = await states.look()
+        shards.stop(states.is_running)
+        for job_id in resumed:
+            shards.setbacks.went_well(job_id)  # a person has put it right
+        kept = set(states.jobs)
+        shards.setbacks.keep(kept)
+        shards.readers.keep_only(kept)
+        self._progress.keep(kept)
+        shards.must_claim.set()
+        if any(job.state is JobState.PLANNING for job in states.jobs.values()):
+            self._planning.must_claim.set()
+
+    async def _planned(self, job: Job) -> None:
+        """Take in a job that was just planned; one that cannot end in time has failed."""
+        self._states.must_look.set()
+        deadline_s = job.spec.deadline_s
+        if deadline_s is None or job.state is not JobState.RUNNING:
+            return
+        left_s = self._promised_s(job.spec.model, job.pinned.version, job.rows, job.id)
+        allowed_s = deadline_s - self._wall_s()
+        if left_s is not None and left_s > allowed_s:
+            words = (
+                f"its {job.rows} rows take some {left_s:.0f} s at the capacity that was idle of late, and its deadline is in"
+                f" {max(0.0, allowed_s):.0f} s; submit it with a later one, or none"
+            )
+            await self._states.move(job.id, JobState.FAILED, words)
+
+    async def _claim(self) -> None:
+        """Lease shards, in turn, as long as there is room to run them."""
+        states, shards = self._states, self._shards
+        now_s = self._clock()
+        while True:
+            job = self._claiming.next(
+                states.jobs.values(),
+                states.works,
+                shards.runs,
+                lambda job: shards.setbacks.rests(job.id, now_s),
+                now_s,
+            )
+            if job is None:
+                return
+            asked_s = self._clock()
+            leases = await self._store.claim(job, self._owner, 1)
+            if not leases:
+                leases = await self._claim_last(job, asked_s)
+            for lease in leases:
+                self._begin(job, lease, asked_s)
+
+    async def _claim_last(self, job: Job, asked_s: float) -> list[Lease]:
+        """Return a shard that another router has had for long, if there is nothing else to do; end the job if all of them are done."""
+        self._claiming.found_none(job.id, asked_s)
+        work = self._states.work_of(job)
+        if work is not None and work.is_idle(asked_s):
+            leases = await self._store.claim(
+                job, self._owner, 1, may_be_second=True, slow_s=SHARD_S
+            )
+            if leases:
+                return leases
+        if all(run.job.id != job.id for run in self._shards.runs):
+            done = await self._store.finish(job.id)
+            if done.state is not job.state:
+                self._states.must_look.set()
+        return []
+
+    def _begin(self, job: Job, lease: Lease, asked_s: float) -> None:
+        work = self._states.work_of(job)
+        hosted = None if work is None else work.hosted
+        if work is None or hosted is None or not self._states.is_running(job.id):
+            self._shards.give_back(job, lease)
+        else:
+            self._shards.begin(job, lease, work, hosted, asked_s)
+
+    async def _check_leases(self) -> None:
+        await self._shards.check()
+        await self._planning.renew(self._clock())
+
+    async def _pulse(self) -> None:
+        """Look at the nodes: how models are hosted, how long people wait, and whether there is room."""
+        for work in self._states.works.values():
+            work.look()
+            if work.lane.waiting:
+                work.pump()
+
+    async def _measure(self) -> None:
+        """Read how far some jobs are that run."""
+        running = sorted(
+            job.id for job in self._states.jobs.values() if job.state is JobState.RUNNING
+        )
+        after = [job for job in running if job > self._measured_last]
+        for job_id in [*after, *running][: min(MEASURED, len(running))]:
+            job = self._states.jobs.get(job_id)
+            if job is not None:
+                self._progress.take(job, await self._store.counts(job_id), self._clock())
+            self._measured_last = job_id
+
+    async def _tidy(self) -> None:
+        await tidy(self._store, self._files, self._in_thread, self._wall_s, self._log)

@@ -1,0 +1,351 @@
+"""One shard from its lease to the manifest that is to be committed. IO: its input and its part, in threads; calls to nodes.
+
+A window of rows is read while the one before is sent, and no further ahead; its rows are cut into full batches, each of which waits
+for room in the model's lane and is one call. What comes back is kept until all is there, and then written as one part.
+Whoever cancels `run` ends all of it at once: calls are withdrawn, and nothing is left in the lane.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar, cast
+
+from capamesh.protocol.tensors import Tensor
+from capamesh.router.jobs.inputs.limits import MAX_SHARD_BYTES
+from capamesh.router.jobs.inputs.rows import REQUEST_ROWS, RowBatch, RowWindow, read_windows
+from capamesh.router.jobs.running.bisection import Bisection
+from capamesh.router.jobs.running.errors import (
+    JobHeld,
+    ShardFailed,
+    ShardGivenBack,
+)
+from capamesh.router.jobs.running.hosted_rows import batch_rows, out_row_bytes
+from capamesh.router.jobs.running.nodes import BulkCall, Ended
+from capamesh.router.jobs.running.packing import Packer
+from capamesh.router.jobs.running.shard_results import ShardResults
+from capamesh.router.jobs.running.trials import TRIES, search
+from capamesh.router.jobs.running.verdict import (
+    Verdict,
+    is_proven_death,
+    judge,
+    rest_s,
+    told,
+    wait_s,
+)
+from capamesh.router.jobs.values import BadRow, Manifest
+
+if TYPE_CHECKING:
+    from capamesh.router.jobs.inputs.reader import Reader
+    from capamesh.router.jobs.outputs.sink import Sink
+    from capamesh.router.jobs.running.bisection import Trial
+    from capamesh.router.jobs.running.lane import Ticket
+    from capamesh.router.jobs.running.model_work import ModelWork
+    from capamesh.router.jobs.running.nodes import Hosting, Nodes
+    from capamesh.router.jobs.running.threads import InThread
+    from capamesh.router.jobs.values import Job, Lease
+
+FAILED_TWICE: Final = 2
+"""The runs of a batch that fail before its rows are suspected."""
+DEAD_OFTEN: Final = 3
+"""The ends of whole nodes that a batch is in before its rows are suspected (guess: nodes end by themselves, too)."""
+
+_Told = TypeVar("_Told")
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """The tools that all shards of a router are run with."""
+
+    nodes: Nodes
+    in_thread: InThread
+    clock: Callable[[], float]
+    """Seconds; it never goes back."""
+
+
+class ShardRun:
+    """The work on one shard."""
+
+    def __init__(
+        self, job: Job, lease: Lease, work: ModelWork, hosting: Hosting, tools: Tools
+    ) -> None:
+        self.job = job
+        self.lease = lease
+        self.work = work
+        self._hosting = hosting
+        self._tools = tools
+        self.results = ShardResults(lease, job.spec)
+        self._names: dict[str, str] = {}
+        """The names of nodes for people, by their ids."""
+        self._unsent_rows = lease.range.rows
+        out_bytes = lease.range.rows * out_row_bytes(hosting)
+        self.planned_bytes = lease.range.size_bytes + min(out_bytes, MAX_SHARD_BYTES)
+        """The bytes of its rows and of their results, as far as the plan tells."""
+
+    @property
+    def unsent_rows(self) -> int:
+        """Return the rows that were not sent yet; of requests with several rows each, fewer."""
+        return max(0, self._unsent_rows)
+
+    async def run(self, reader: Reader, sink: Sink) -> tuple[Manifest, list[BadRow]]:
+        """Do the work, and return the manifest and the bad rows, which are to be committed.
+
+        Raises:
+            ShardEnd: the shard cannot be done now, or the job never.
+            CapameshError: what the input or the output raised.
+        """
+        try:
+            async with aclosing(self._batches(reader)) as batches, asyncio.TaskGroup() as tasks:
+                async for batch in batches:
+                    ticket = await self._room(len(batch.ids))
+                    self._unsent_rows -= len(batch.ids)
+                    task = tasks.create_task(self._run_batch(batch, ticket))
+                    # one that is cancelled before it begins does not come to its own end
+                    task.add_done_callback(partial(_leave, ticket))
+        except BaseExceptionGroup as group:
+            raise _first_of(group) from None
+        finally:
+            self.work.pump()
+        return await self._tools.in_thread(lambda: self.results.write(sink))
+
+    # rows
+
+    async def _batches(self, reader: Reader) -> AsyncGenerator[RowBatch]:
+        """Yield the rows in full batches, and read the next window meanwhile."""
+        packer = Packer(batch_rows(self._hosting))
+        spec = self.job.spec.input
+        windows = read_windows(reader, self.lease.range, spec, self._hosting.inputs)
+
+        def read() -> asyncio.Future[RowWindow | None]:
+            found = asyncio.ensure_future(self._tools.in_thread(lambda: next(windows, None)))
+            found.add_done_callback(lambda each: each.cancelled() or each.exception())
+            return found
+
+        reading = read()
+        try:
+            while (window := await reading) is not None:
+                reading = read()
+                for batch in self._cut(window, packer):
+                    yield batch
+        finally:
+            reading.cancel()  # the thread reads on, and what it reads is thrown away with the reader
+        for batch in packer.rest():
+            yield batch
+
+    def _cut(self, window: RowWindow, packer: Packer) -> Iterator[RowBatch]:
+        self.results.sha256 = window.sha256
+        self.results.take_bad(window.bad)
+        self._unsent_rows -= len(window.bad)
+        for batch in window.batches:
+            yield from packer.add(batch)
+
+    # calls
+
+    async def _room(self, rows: int, *, is_again: bool = False, is_trial: bool = False) -> Ticket:
+        """Return a ticket once there is room for a call; whoever has it gives it back."""
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        ticket = self.work.lane.ask(
+            self.job.id,
+            rows,
+            partial(_tell, granted, None),
+            is_again=is_again,
+            is_trial=is_trial,
+        )
+        try:
+            self.work.pump()
+            await granted
+        except BaseException:
+            ticket.leave()
+            raise
+        return ticket
+
+    async def _run_batch(self, batch: RowBatch, ticket: Ticket) -> None:
+        """Send a batch until there is a result for each of its rows, or a reason why there is none."""
+        failures = runs_failed = deaths = 0
+        not_at: frozenset[str] = frozenset()
+        while True:
+            ended, is_suspect = await self._call(batch, ticket, failures, not_at=not_at)
+            verdict = judge(ended, len(batch.ids))
+            runs_failed += verdict is Verdict.FAILED
+            if verdict is Verdict.ANSWERED:
+                self._keep(batch, ended)
+                return
+            if verdict is Verdict.NOBODY and not not_at:
+                raise JobHeld(told(ended))
+            if verdict is Verdict.REFUSED or runs_failed >= FAILED_TWICE:
+                await self._find_wrong(batch, ended)
+                return
+            deaths += verdict is Verdict.DIED
+            if is_suspect or deaths >= DEAD_OFTEN:
+                await self._find_deadly(batch, ended.node)
+                return
+            failures += 1
+            if failures >= TRIES:
+                words = f"rows {batch.numbers[0]} to {batch.numbers[-1]}: {told(ended)}"
+                raise ShardGivenBack(words) if verdict is Verdict.UNSENT else ShardFailed(words)
+            # elsewhere, if there is another node: the one that failed may be wedged
+            others = self._hosting.nodes - {ended.node}
+            not_at = frozenset((ended.node,)) if ended.node and others else frozenset()
+            await asyncio.sleep(rest_s(failures))
+            ticket = await self._room(len(batch.ids), is_again=True)
+
+    async def _find_wrong(self, batch: RowBatch, ended: Ended) -> None:
+        """Find the rows that nodes refuse, or on which the model fails."""
+        bisection = Bisection(len(batch.ids), has_other_node=len(self._hosting.nodes) > 1)
+        code = "peer_error" if ended.error is None else ended.error.code
+        bisection.begin_refused(code, told(ended), ended.node)
+        await self._search(batch, bisection, "")
+
+    async def _find_deadly(self, batch: RowBatch, node: str) -> None:
+        """Find the rows of which workers end: each runs alone, once, and not at `node` at first, which has just lost its worker."""
+        bisection = Bisection(len(batch.ids), has_other_node=False)
+        bisection.begin_died()
+        await self._search(batch, bisection, node)
+
+    async def _search(self, batch: RowBatch, bisection: Bisection, lost: str) -> None:
+        async with AsyncExitStack() as stack:
+            trials = _Trials(self, stack, lost)
+            bad = await search(batch, bisection, trials.run, self._keep)
+        self.results.take_bad(
+            [replace(each, node=self._names.get(each.node, each.node)) for each in bad]
+        )
+
+    async def run_trial(self, rows: RowBatch, not_at: str, failures: int) -> tuple[Ended, bool]:
+        """Run rows as one call at any node but one."""
+        ticket = await self._room(len(rows.ids), is_again=True)
+        names = frozenset((not_at,)) if not_at else frozenset[str]()
+        return await self._call(rows, ticket, failures, not_at=names)
+
+    async def run_alone(self, rows: RowBatch, node: str, failures: int) -> tuple[Ended, bool]:
+        """Run a row at the node that is kept free for it."""
+        ticket = await self._room(len(rows.ids), is_trial=True)
+        return await self._call(rows, ticket, failures, only_at=node)
+
+    async def _call(
+        self,
+        batch: RowBatch,
+        ticket: Ticket,
+        failures: int,
+        *,
+        only_at: str = "",
+        not_at: frozenset[str] = frozenset(),
+    ) -> tuple[Ended, bool]:
+        """Send rows with a ticket, again while no node has room, and return the end and whether they are suspected of a worker's."""
+        rows = len(batch.ids)
+        while True:
+            ended, is_suspect = await self._send(
+                batch, ticket, failures, only_at=only_at, not_at=not_at
+            )
+            verdict = judge(ended, rows)
+            if verdict is Verdict.OVER_QUOTA:
+                raise JobHeld(told(ended))
+            if verdict is not Verdict.FULL:
+                return ended, is_suspect
+            await asyncio.sleep(wait_s(ended.error))
+            ticket = await self._room(rows, is_again=True, is_trial=ticket.is_trial)
+
+    async def _send(
+        self,
+        batch: RowBatch,
+        ticket: Ticket,
+        failures: int,
+        *,
+        only_at: str,
+        not_at: frozenset[str],
+    ) -> tuple[Ended, bool]:
+        lane, tools = self.work.lane, self._tools
+        rows = len(batch.ids)
+        if lane.reserved and not ticket.is_trial and not lane.is_only_node:
+            not_at |= {lane.reserved}
+        ending: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        began_s = tools.clock()
+        try:
+            call = BulkCall(
+                self.job,
+                self._tensors(batch),
+                rows,
+                lane.allowed_s(rows, self._hosting.slow_row_s, failures),
+                () if batch.form is None else batch.form.outputs,
+                only_at,
+                not_at,
+            )
+            started = tools.nodes.start(call, partial(_tell, ending))
+            ticket.sent(started)
+            try:
+                ended = await ending
+            finally:
+                started.cancel()
+            verdict = judge(ended, rows)
+            word = tools.nodes.word_of(ended.node)
+            is_first = verdict is Verdict.DIED and lane.is_suspect(ticket)
+            is_proven = is_proven_death(ended)
+            self._names[ended.node] = ended.name
+        finally:
+            self.work.left(ticket)
+        now_s = tools.clock()
+        if verdict is Verdict.ANSWERED and ended.answer is not None:
+            queue_s, run_s = ended.answer.queue_us / 1e6, ended.answer.run_us / 1e6
+            lane.answered(now_s - began_s, queue_s, run_s, now_s)
+            self.results.run_s += run_s
+        elif verdict is Verdict.FULL:
+            lane.refused(now_s)
+        if is_first and not is_proven:
+            is_proven = await self.work.has_outlived(ended.node, word)
+        return ended, is_proven
+
+    def _tensors(self, batch: RowBatch) -> tuple[Tensor, ...]:
+        """Return a batch as the model's inputs, of shape [rows, *row_shape], which share its memory but for BYTES."""
+        if batch.form is not None:
+            return batch.form.tensors(batch.inputs[REQUEST_ROWS].tolist())
+        return tuple(
+            Tensor.from_numpy(name, array, self._hosting.inputs[name].datatype)
+            for name, array in batch.inputs.items()
+        )
+
+    def _keep(self, batch: RowBatch, ended: Ended) -> None:
+        assert ended.answer is not None  # noqa: S101 - it was judged so
+        self.results.keep(batch, ended.answer)
+
+
+class _Trials:
+    """The trials of one search: from the first row on that runs alone, a node is kept free for them."""
+
+    def __init__(self, run: ShardRun, stack: AsyncExitStack, lost: str) -> None:
+        self._run = run
+        self._stack = stack
+        self._lost = lost
+        """The node that has lost its worker last; "": none has."""
+        self._is_kept_free = False
+
+    async def run(self, rows: RowBatch, trial: Trial, failures: int) -> tuple[Ended, bool]:
+        """Run a trial as one call."""
+        if not trial.is_single_try:
+            return await self._run.run_trial(rows, trial.not_at, failures)
+        work = self._run.work
+        if not self._is_kept_free:
+            self._is_kept_free = True
+            await self._stack.enter_async_context(work.kept_free(self._lost))
+        node = await work.free_node(is_other=failures > 0 or bool(self._lost))
+        ended, is_suspect = await self._run.run_alone(rows, node, failures)
+        self._lost = node if is_suspect else ""
+        return ended, is_suspect
+
+
+def _tell(future: asyncio.Future[_Told], told: _Told) -> None:
+    """Resolve a future, unless whoever waited for it has been cancelled."""
+    if not future.done():
+        future.set_result(told)
+
+
+def _leave(ticket: Ticket, _task: asyncio.Task[None]) -> None:
+    ticket.leave()
+
+
+def _first_of(error: BaseException) -> BaseException:
+    """Return the error that ended a group: the others came of that."""
+    while isinstance(error, BaseExceptionGroup):
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    return error

@@ -1,0 +1,36 @@
+"""The threads in which jobs read and write: some of their own, so that a disk that stands still holds up nobody else. IO: threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, Protocol, TypeVar
+
+THREADS: Final = 8
+"""The threads: as many shards as are at work read or write at the same time (guess)."""
+
+_Result = TypeVar("_Result")
+
+
+class InThread(Protocol):
+    """Runs a function elsewhere."""
+
+    def __call__(self, function: Callable[[], _Result], /) -> Awaitable[_Result]:
+        """Run `function` in a thread; what it returns or raises is the result."""
+        ...
+
+
+class Threads:
+    """The threads of one router's jobs."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(THREADS, "jobs")
+
+    def __call__(self, function: Callable[[], _Result], /) -> Awaitable[_Result]:
+        """Run `function` in a thread; what it returns or raises is the result."""
+        return asyncio.get_running_loop().run_in_executor(self._pool, function)
+
+    def close(self) -> None:
+        """Take no more, and do not wait for what is being done."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,79 @@
+"""Rows are packed into full batches, in bounded memory, and none is lost."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+
+from capamesh.router.jobs.inputs.rows import RowBatch
+from capamesh.router.jobs.running.packing import Packer, size_of
+
+
+def batch(first: int, rows: int, width: int = 2) -> RowBatch:
+    numbers = list(range(first, first + rows))
+    values: Any = np.repeat(np.array(numbers, np.float32), width).reshape(rows, width)
+    return RowBatch(numbers, [f"r{number}" for number in numbers], {"x": values})
+
+
+def packed(packer: Packer, batches: list[RowBatch]) -> list[RowBatch]:
+    found = [each for one in batches for each in packer.add(one)]
+    return found + list(packer.rest())
+
+
+def test_batches_are_full_over_the_ends_of_windows() -> None:
+    found = packed(Packer(8), [batch(0, 5), batch(5, 20), batch(25, 3)])
+    assert [len(each.ids) for each in found] == [8, 8, 8, 4]
+    assert [number for each in found for number in each.numbers] == list(range(28))
+    for each in found:
+        assert each.inputs["x"][:, 0].tolist() == each.numbers
+        assert each.ids == [f"r{number}" for number in each.numbers]
+
+
+def test_full_batches_of_one_window_are_views_of_it() -> None:
+    whole = batch(0, 16)
+    for each in Packer(8).add(whole):
+        assert np.shares_memory(each.inputs["x"], whole.inputs["x"])
+
+
+def test_rows_of_other_shapes_are_packed_apart() -> None:
+    found = packed(
+        Packer(4), [batch(0, 3), batch(3, 3, width=5), batch(6, 3), batch(9, 1, width=5)]
+    )
+    assert [(len(each.ids), each.inputs["x"].shape[1]) for each in found] == [
+        (4, 2),
+        (4, 5),
+        (2, 2),
+    ]
+
+
+def test_rows_that_wait_have_a_bound() -> None:
+    packer = Packer(1000, most_bytes=1000)
+    sent = 0
+    for width in range(1, 60):
+        sent += sum(len(each.ids) for each in packer.add(batch(0, 3, width)))
+        assert packer.held_bytes <= 1000
+    assert sent + sum(len(each.ids) for each in packer.rest()) == 59 * 3
+    assert packer.held_bytes == 0
+
+
+def test_bytes_of_texts_are_counted() -> None:
+    values = np.empty(2, dtype=object)
+    values[:] = [b"x" * 100, b"y" * 50]
+    assert size_of(RowBatch([0, 1], ["0", "1"], {"x": values})) == 150
+
+
+def test_no_row_is_lost_or_changed_whatever_the_windows() -> None:
+    rng = random.Random(7)
+    for _ in range(50):
+        batches: list[RowBatch] = []
+        first = 0
+        while first < 200:
+            rows = rng.randint(1, 40)
+            batches.append(batch(first, rows, rng.choice((1, 2, 3))))
+            first += rows
+        found = packed(Packer(rng.randint(1, 50), rng.choice((100, 10**6))), batches)
+        assert sorted(number for each in found for number in each.numbers) == list(range(first))
+        for each in found:
+            assert each.inputs["x"][:, 0].tolist() == each.numbers
