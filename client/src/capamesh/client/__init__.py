@@ -8,9 +8,10 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from capamesh.client.answers import HeldList, ModelEntry, ModelMetadata, Outputs, Timings
+from capamesh.client.answers import HeldList, ModelEntry, ModelMetadata, Outputs
 from capamesh.client.arrays import InputValue
 from capamesh.client.class_scores import ClassScore
 from capamesh.client.embeddings import Embeddings
@@ -63,15 +64,31 @@ from capamesh.client.errors import (
 from capamesh.client.routing_options import RoutingOptions
 from capamesh.client.sequences import AsyncModelSequence, ModelSequence
 from capamesh.client.sync_client import Client
+from capamesh.client.timings import Timings
 from capamesh.protocol.tensors import Datatype, Limits, Tensor, TensorSpec
 
 if TYPE_CHECKING:
     from capamesh.client.async_client import AsyncClient
+    from capamesh.client.jobs.async_jobs import AsyncFiles, AsyncJob, AsyncJobs
+    from capamesh.client.jobs.sync_jobs import Files, Job, Jobs
+    from capamesh.client.jobs.values import (
+        BadRow,
+        FileInfo,
+        JobEvent,
+        JobInfo,
+        JobProgress,
+        JobPromise,
+        JobResult,
+    )
 
 __all__ = [
     "AdvertRejected",
     "AsyncClient",
+    "AsyncFiles",
+    "AsyncJob",
+    "AsyncJobs",
     "AsyncModelSequence",
+    "BadRow",
     "Cancelled",
     "CapameshError",
     "ClassScore",
@@ -84,15 +101,24 @@ __all__ = [
     "Draining",
     "Embeddings",
     "FileConflict",
+    "FileInfo",
     "FileNotFound",
+    "Files",
     "Forbidden",
     "HeldList",
     "InputChanged",
     "InputInvalid",
     "InputValue",
     "InvalidRequest",
+    "Job",
     "JobConflict",
+    "JobEvent",
+    "JobInfo",
     "JobNotFound",
+    "JobProgress",
+    "JobPromise",
+    "JobResult",
+    "Jobs",
     "JobsUnavailable",
     "KeyUsed",
     "KeysUnavailable",
@@ -133,10 +159,22 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    """Import `AsyncClient` when it is asked for: aiohttp takes longer to import than all the rest."""
-    if name == "AsyncClient":
-        from capamesh.client.async_client import AsyncClient  # noqa: PLC0415 - see above
+_LATER = {
+    "AsyncClient": "async_client",
+    **dict.fromkeys(("AsyncFiles", "AsyncJob", "AsyncJobs"), "jobs.async_jobs"),
+    **dict.fromkeys(("Files", "Job", "Jobs"), "jobs.sync_jobs"),
+    **dict.fromkeys(
+        ("BadRow", "FileInfo", "JobEvent", "JobInfo", "JobProgress", "JobPromise", "JobResult"),
+        "jobs.values",
+    ),
+}
+"""The modules of what is imported when it is asked for: aiohttp takes longer to import than all the rest, and most clients have no
+job.
+"""
 
-        return AsyncClient
+
+def __getattr__(name: str) -> object:
+    """Import what `_LATER` has."""
+    if name in _LATER:
+        return getattr(import_module(f"capamesh.client.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, cast
 import numpy.typing as npt
 
 from capamesh.client.class_scores import NO_SCORES, ClassScore
+from capamesh.client.timings import NOT_TIMED, Timings
 from capamesh.protocol.errors import (
     CapameshError,
     ClientError,
@@ -51,28 +52,6 @@ _NO_KEY = (
 _WHAT_TO_DO = {401: _NO_KEY, 403: _NO_KEY}
 
 
-class Timings(NamedTuple):
-    """The seconds that an answer took, as its client measured them; what routers and nodes need is part of `wait_s`."""
-
-    connect_s: float
-    """Seconds until there was a connection; next to nothing where one was kept."""
-    wait_s: float
-    """Seconds from there to the beginning of the answer: sending, the router, the node."""
-    receive_s: float
-    """Seconds from there to the answer's last byte."""
-    attempts: int = 1
-    """The times that the request was sent; those before the last one are in none of the seconds."""
-
-    @property
-    def total_s(self) -> float:
-        """Return the seconds of the last attempt."""
-        return self.connect_s + self.wait_s + self.receive_s
-
-
-NOT_TIMED: Final = Timings(0.0, 0.0, 0.0)
-"""Nothing was measured."""
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
     """An HTTP answer, read to its end."""
@@ -94,6 +73,10 @@ class Answer:
     """The reason why the answer was not run for its request, in a word."""
     age: str | None = None
     """The HTTP header of that name: whole seconds since it was run."""
+    upload_offset: str | None = None
+    """The HTTP header of that name: the bytes that the router has of an upload."""
+    next_row: str | None = None
+    """The row from which to ask for a job's results next."""
 
     @classmethod
     def of(
@@ -117,6 +100,8 @@ class Answer:
             timings,
             header("x-capamesh-cache"),
             header("age"),
+            header("upload-offset"),
+            header("capamesh-next-row"),
         )
 
 

@@ -7,7 +7,7 @@ from asyncio import get_running_loop, sleep
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import override
 
@@ -35,6 +35,9 @@ from capamesh.client.sequences import AsyncModelSequence, SequenceState
 from capamesh.protocol.errors import CapameshError, InvalidRequest
 from capamesh.protocol.oip import NO_PARAMETERS, Parameters
 from capamesh.protocol.tensors import DEFAULT_LIMITS, Limits, TensorSpec
+
+if TYPE_CHECKING:
+    from capamesh.client.jobs.async_jobs import AsyncFiles, AsyncJobs
 
 T = TypeVar("T")
 
@@ -109,6 +112,20 @@ class AsyncClient(AsyncStreams):
     def url(self) -> str:
         """The URL of the router that is asked first now."""
         return self._failover.favourite.url
+
+    @property
+    def jobs(self) -> AsyncJobs:
+        """The jobs of the client's key: data sets that the router runs a model over, with what its nodes have to spare."""
+        from capamesh.client.jobs.async_jobs import AsyncJobs, AsyncTaker  # noqa: PLC0415 - most clients have no job
+
+        return AsyncJobs(AsyncTaker(self._exchange, self._limits))
+
+    @property
+    def files(self) -> AsyncFiles:
+        """The files that the router keeps for the client's key."""
+        from capamesh.client.jobs.async_jobs import AsyncFiles, AsyncTaker  # noqa: PLC0415 - the same
+
+        return AsyncFiles(AsyncTaker(self._exchange, self._limits))
 
     async def infer(
         self,

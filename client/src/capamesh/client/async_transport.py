@@ -15,9 +15,10 @@ from typing_extensions import override
 from capamesh.client import asks
 from capamesh.client.access import Access
 from capamesh.client.address import RouterAddress
-from capamesh.client.answers import Answer, Timings
+from capamesh.client.answers import Answer
 from capamesh.client.arriving import ArrivingBody
 from capamesh.client.asks import Ask
+from capamesh.client.timings import Timings
 from capamesh.protocol.errors import LocalError, TooLarge
 from capamesh.protocol.oip import HEADER_LENGTH_NAME
 

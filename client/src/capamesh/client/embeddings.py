@@ -12,9 +12,10 @@ from typing import Any, Final, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
-from capamesh.client.answers import Answer, Timings, failure_of, read_json
+from capamesh.client.answers import Answer, failure_of, read_json
 from capamesh.client.asks import GRACE_S, UNASKED_WAIT_S, Ask, checked_timeout
 from capamesh.client.routing_options import ANYWHERE, RoutingOptions
+from capamesh.client.timings import Timings
 from capamesh.protocol.errors import InvalidRequest, ProtocolViolation
 from capamesh.protocol.tensors import DEFAULT_LIMITS, Limits
 

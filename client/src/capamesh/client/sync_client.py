@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import monotonic, sleep
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import override
 
@@ -40,6 +40,9 @@ from capamesh.client.sync_transport import Connections
 from capamesh.protocol.errors import CapameshError, InvalidRequest
 from capamesh.protocol.oip import NO_PARAMETERS, Parameters
 from capamesh.protocol.tensors import DEFAULT_LIMITS, Limits, TensorSpec
+
+if TYPE_CHECKING:
+    from capamesh.client.jobs.sync_jobs import Files, Jobs
 
 T = TypeVar("T")
 
@@ -113,6 +116,20 @@ class Client(SyncStreams):
     def url(self) -> str:
         """The URL of the router that is asked first now."""
         return self._failover.favourite.url
+
+    @property
+    def jobs(self) -> Jobs:
+        """The jobs of the client's key: data sets that the router runs a model over, with what its nodes have to spare."""
+        from capamesh.client.jobs.sync_jobs import Jobs, Taker  # noqa: PLC0415 - most clients have no job
+
+        return Jobs(Taker(self._exchange, self._limits))
+
+    @property
+    def files(self) -> Files:
+        """The files that the router keeps for the client's key."""
+        from capamesh.client.jobs.sync_jobs import Files, Taker  # noqa: PLC0415 - the same
+
+        return Files(Taker(self._exchange, self._limits))
 
     def infer(
         self,
