@@ -81,6 +81,7 @@ PAGES_NOT_RUN = {
     "docs/how-to/live-audio.md": "a node with the speech detector; tests/e2e/test_live_audio.py runs it",
     "docs/how-to/optimise-a-model.md": "the built models, and minutes",
     "docs/how-to/route-traffic.md": "a router with rules of its own",
+    "docs/how-to/run-a-data-set.md": "tests/integration/cli/test_jobs.py runs its commands at a router that is made up",
     "docs/how-to/sign-a-model.md": "a publisher and an owner",
     "docs/how-to/get-answers-in-parts.md": "a node with its model; tests/e2e/test_streams.py runs it",
     "docs/how-to/stateful-models.md": "a node with models of the page's reader",

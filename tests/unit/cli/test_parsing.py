@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capamesh.cli.parsing import duration, host_and_port, mebibytes, seconds
+from capamesh.cli.parsing import columns, deadline, duration, host_and_port, mebibytes, seconds
 from capamesh.cli.router import worker_count
 
 
@@ -122,3 +122,20 @@ def test_workers_are_their_number_or_one_for_each_core(
 def test_number_of_workers_that_cannot_be_is_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="give 1 to 15, or auto"):
         worker_count(text)
+
+
+def test_deadline_is_how_long_or_a_time_by_utc() -> None:
+    assert deadline("2h", "--deadline") == timedelta(hours=2)
+    assert deadline("2026-12-01T10:00", "--deadline") == datetime(2026, 12, 1, 10, tzinfo=UTC)
+    zoned = deadline("2026-12-01T10:00+02:00", "--deadline")
+    assert zoned == datetime(2026, 12, 1, 8, tzinfo=UTC)
+    for wrong in ("", "soon", "2026-13-01", "0s", "-2h"):
+        with pytest.raises(typer.BadParameter):
+            deadline(wrong, "--deadline")
+
+
+def test_columns_are_by_input() -> None:
+    assert columns(["X=a, b", "Y=c=d"], "--column") == {"X": ["a", "b"], "Y": ["c=d"]}
+    for wrong in (["X"], ["=a"], ["X=,"], ["X=a", "X=b"]):
+        with pytest.raises(typer.BadParameter):
+            columns(wrong, "--column")

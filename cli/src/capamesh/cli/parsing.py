@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 
 import typer
 
@@ -106,4 +106,38 @@ def numbers(text: str, option: str) -> list[int]:
                 param_hint=option,
             )
         found += range(first, last + 1)
+    return found
+
+
+def deadline(text: str, option: str) -> timedelta | datetime:
+    """Return what `2h` or `2026-12-01T10:00` says: how long from now, or a time, by UTC unless it names a zone."""
+    if _DURATION.fullmatch(text.strip()):
+        return duration(text, option)
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text[:80]!r} is no deadline: give how long from now, for example 2h, or a time by UTC, for example"
+            " 2026-12-01T10:00",
+            param_hint=option,
+        ) from None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def columns(given: Sequence[str], option: str) -> dict[str, list[str]]:
+    """Return the columns of each input, of texts such as `X=age,height`."""
+    found: dict[str, list[str]] = {}
+    for text in given:
+        name, equals, words = text.partition("=")
+        if not equals or not name.strip() or not names(words):
+            raise typer.BadParameter(
+                f"{text[:80]!r} is no INPUT=COLUMN, for example X=pixels or X=age,height",
+                param_hint=option,
+            )
+        if name.strip() in found:
+            raise typer.BadParameter(
+                f"the input {name.strip()[:80]!r} is given twice; put its columns side by side: X=age,height",
+                param_hint=option,
+            )
+        found[name.strip()] = names(words)
     return found

@@ -1,0 +1,86 @@
+"""The texts of jobs: how long, how far, and what a router's words may not do to a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capamesh.cli.jobs_view import (
+    end_sentence,
+    event_line,
+    facts_of,
+    next_commands,
+    promise_of,
+    row_of,
+    span,
+    standing,
+    when,
+)
+from capamesh.client import JobEvent, JobInfo, JobProgress, JobPromise
+
+
+def job(state: str = "running", **more: Any) -> JobInfo:
+    return JobInfo("job-1", "digits", "1", state, **more)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (-5, "0 s"),
+        (89.4, "89 s"),
+        (90, "2 min"),
+        (5399, "90 min"),
+        (5400, "1.5 h"),
+        (172_800, "2.0 d"),
+    ],
+)
+def test_span_is_said_as_people_do(seconds: float, said: str) -> None:
+    assert span(seconds) == said
+
+
+def test_time_that_is_none_is_a_dash() -> None:
+    assert (when(None), when(1e300), when(0.0)) == ("-", "-", "1970-01-01 00:00 UTC")
+
+
+def test_standing_tells_what_is_known() -> None:
+    assert standing(job("planning"), 0.0) == "planning"
+    blocked = job("blocked", reason="no node has the model", rows=1000, done=JobProgress(1, 10, 2))
+    assert standing(blocked, 0.0) == "blocked, 12 of 1,000 rows, 2 bad, no node has the model"
+    running = job(rows=1000, rows_per_s=1234.5, nodes=1, ends_at=130.0)
+    assert standing(running, 100.0) == "running, 0 of 1,000 rows, 1,234 rows/s, 1 node, 30 s left"
+
+
+def test_end_tells_how_long_it_took_and_what_comes_next() -> None:
+    failed = job("failed", reason="too many bad rows", created_at=0.0, ended_at=120.0)
+    assert end_sentence(failed) == "job job-1 is failed after 2 min, 0 rows: too many bad rows"
+    assert next_commands(failed) == "Then: capamesh jobs logs job-1   what has happened"
+    assert next_commands(job("paused")) == "Next: capamesh jobs resume job-1"
+    assert next_commands(job("blocked")).startswith("Next: capamesh jobs watch job-1")
+
+
+def test_promise_that_nobody_can_give_says_why() -> None:
+    assert promise_of(JobPromise(None, None, None, {})) == (
+        "an unknown number of rows; the router cannot say when it would end: nothing is idle, or nothing was measured yet"
+    )
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 2**70) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@given(st.dictionaries(st.sampled_from(["input", "output", "deadline_s"]), VALUES, max_size=3))
+def test_job_with_any_spec_is_shown(spec: dict[str, Any]) -> None:
+    info = job(spec=spec)
+    assert facts_of(info)["job"] == "job-1"
+    assert len(row_of(info)) == 8
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_event_of_any_time_is_a_line(at: float) -> None:
+    assert event_line(JobEvent(1, at, "kind", "text")).endswith("kind        text")
