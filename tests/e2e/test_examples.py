@@ -10,10 +10,17 @@ from capamesh.cli.local_cluster import LocalCluster
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 EXPECTED = {"classify_digits.py": "it is a 7\n"}
+ELSEWHERE = {
+    "pandas_frame.py": "tests/clients/test_dataframes.py",
+    "ray_data.py": "tests/unit/client/test_examples.py",
+    "spark_frame.py": "tests/unit/client/test_examples.py",
+}
+"""The examples that need a library of others, and the tests that run them."""
 
 
 def test_every_example_has_its_expected_output() -> None:
-    assert {file.name for file in EXAMPLES.glob("*.py")} == set(EXPECTED)
+    assert {file.name for file in EXAMPLES.glob("*.py")} == {*EXPECTED, *ELSEWHERE}
+    assert all((EXAMPLES.parent / test).is_file() for test in ELSEWHERE.values())
 
 
 @pytest.mark.asyncio(loop_scope="session")
