@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from capamesh.node.repository.rules import QueueRules, Rules
 from capamesh.node.scheduling.admission import Admission
+from capamesh.node.scheduling.bulk_parts import BulkParts
 from capamesh.node.scheduling.concurrency_limit import ConcurrencyLimit
 from capamesh.node.scheduling.in_flight import RequestsInFlight
 from capamesh.node.scheduling.latency import LatencyByLoad, QueueDelay
@@ -82,8 +83,6 @@ class DynamicBatcher(Scheduler):
         self.health = RunHealth(doubt)
         self.latency = LatencyByLoad()
         self._online_queue = QueueDelay()
-        self._seen_s = 0.0
-        """The time of the last call that told one."""
         self.sequences = Sequences(rules.sequence, plan) if plan.is_sequential else None
         self.loops = None if rules.loop is None else Loops(rules.loop, plan)
         self._policies = QueuePolicies(rules.queue) if rules.queue != QueueRules() else None
@@ -174,11 +173,10 @@ class DynamicBatcher(Scheduler):
 
     @override
     def load_report(self, *, free_bytes: int, device_in_flight: int) -> LoadReport:
-        """Return the load as it is now."""
         return self._admission.load_report(
             run_s=self._latest_time.run_s,
             latency=self.latency,
-            online_queue_s=self._online_queue.seconds(self._seen_s),
+            online_queue_s=self._online_queue.seconds(),
             free_bytes=free_bytes,
             device_in_flight=device_in_flight,
         )
@@ -198,8 +196,12 @@ class DynamicBatcher(Scheduler):
             if deadline_s is not None and deadline_s <= now_s:
                 raise DeadlineExceeded("the deadline had passed when the request arrived")
             self.plan.prepare(request)
-            if request.is_alone:
+            if not request.is_bulk:
+                self._slots.online_s = now_s
+            elif request.is_alone:
                 request.key = object()
+            elif self.loops is None and self.plan.is_divisible(request):
+                request.parts = BulkParts(request.inputs)
             if self.loops is not None:
                 request.urgency_s = 0.0
             if self._policies is not None:
@@ -224,7 +226,7 @@ class DynamicBatcher(Scheduler):
         busy slots is free. Expired requests are answered first; so are those that would expire during the run, unless
         only one waits.
         """
-        self._seen_s = now_s
+        self._online_queue.seen_s = now_s
         if now_s >= self._requests.soonest_s or self.sequences is not None:
             self._shedding.expire(now_s)
         slots, queue = self._slots, self._requests.queue
@@ -241,12 +243,15 @@ class DynamicBatcher(Scheduler):
                 return None  # who was told that it is late has withdrawn the rest
         if self._max_delay_s and queue.rows < self.plan.batch_rows and now_s < slots.ripe_s():
             return None
-        requests = queue.take(room)
+        most_bulk = slots.most_bulk(most_rows, now_s, is_stream=is_stream) if queue.bulk_rows else 0
+        if is_ahead and 0 < most_bulk < most_rows:
+            return None  # nobody's request could pass it
+        requests = queue.take(room, most_bulk)
         rows = 0
         batch = Batch(requests, 0, now_s, self.plan, is_stream=is_stream)
         for request in requests:
             request.state = RUNNING
-            if not request.steps:
+            if not request.steps and (request.parts is None or request.parts.is_first):
                 request.started_s = now_s
             request.batch = batch
             rows += request.rows
@@ -279,7 +284,7 @@ class DynamicBatcher(Scheduler):
             self._timed(batch, rows, run_s, now_s)
         answers: list[tuple[PendingRequest, Result]] = []
         good = 0
-        self._observe_queue(batch, now_s)
+        self._online_queue.ran(batch, now_s)
         for request, result in zip(batch.requests, results, strict=True):
             outcome = _NO_RESULT if result is None else result
             if self.sequences is not None:
@@ -289,13 +294,13 @@ class DynamicBatcher(Scheduler):
             if request.state is ENDED:
                 continue
             request.run_s += run_s
-            if not request.steps:
+            if not request.steps and (request.parts is None or request.parts.is_first):
                 request.started_s = batch.started_s
                 meter.queue_s.add(batch.started_s - request.arrived_s)
                 if not request.is_bulk and not isinstance(outcome, CapameshError):
                     self.latency.answered(request.in_flight, now_s - request.arrived_s)
-            if self.loops is not None:
-                ended = self.loops.ran(request, outcome, self.plan)
+            if self.loops is not None or request.parts is not None:
+                ended = self._step_ended(request, outcome)
                 if ended is None:
                     continue
                 outcome = ended
@@ -338,7 +343,7 @@ class DynamicBatcher(Scheduler):
     @override
     def expire(self, now_s: float) -> None:
         """Answer every work whose deadline has passed, running or not; forget silent sequences."""
-        self._seen_s = now_s
+        self._online_queue.seen_s = now_s
         self._shedding.expire(now_s)
 
     @override
@@ -353,15 +358,15 @@ class DynamicBatcher(Scheduler):
         """Run every request alone from the next batch on: the model turned out not to allow batches."""
         self.plan = self._requests.plan = self.plan.unbatched()
 
-    def _observe_queue(self, batch: Batch, now_s: float) -> None:
-        """Take in how long those of a batch had queued that people wait for."""
-        self._seen_s = now_s
-        longest_s = -1.0
-        for request in batch.requests:
-            if not request.is_bulk and not request.steps and request.state is not ENDED:
-                longest_s = max(longest_s, batch.started_s - request.arrived_s)
-        if longest_s >= 0.0:
-            self._online_queue.ran(longest_s, now_s)
+    def _step_ended(self, request: PendingRequest, outcome: Result) -> Result | None:
+        """Take in what a step or a part of a request gave; return what ends the request, None if it goes on."""
+        if self.loops is not None:
+            return self.loops.ran(request, outcome, self.plan)
+        rows = request.rows
+        ended = outcome if request.parts is None else request.parts.ran(request, outcome)
+        if ended is None:
+            self._requests.part_ran(request, rows)
+        return ended
 
     def _timed(self, batch: Batch, rows: int, run_s: float, now_s: float) -> None:
         """Learn from a run how fast the device is."""

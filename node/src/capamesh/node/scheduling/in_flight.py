@@ -123,6 +123,7 @@ class RequestsInFlight:
             self.queue.drop(request)
         self.release(request)  # of one that runs, only once its run has ended
         request.inputs = ()  # its entry in the queue may stay a while; its data need not
+        request.parts = None
         self.next_of_sequence(request, now_s)
 
     def go_on(self, request: PendingRequest) -> None:
@@ -133,6 +134,12 @@ class RequestsInFlight:
             self.held += 1
         else:
             self.queue.put(request)
+
+    def part_ran(self, request: PendingRequest, rows: int) -> None:
+        """Count the rows of a part of `request` no more, which has run, and queue those that are left."""
+        self.rows -= rows
+        self.bulk_rows -= rows
+        self.queue.put(request)
 
     def resume(self, request: PendingRequest) -> None:
         """Queue the next step of a request whose reader takes more, if it was held for that."""
@@ -157,10 +164,11 @@ class RequestsInFlight:
     def forget(self, request: PendingRequest) -> None:
         """Count `request` no more: it has ended."""
         del self.live[request]
-        self.rows -= request.rows
+        rows = request.rows + request.later_rows
+        self.rows -= rows
         if request.is_bulk:
             self.bulk -= 1
-            self.bulk_rows -= request.rows
+            self.bulk_rows -= rows
         request.state = ENDED
 
     def _put(self, request: PendingRequest, sequences: Sequences) -> None:

@@ -6,7 +6,12 @@ number in flight; a smoothed mean for each power of two needs no memory of singl
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from capamesh.node.scheduling.pending_request import ENDED
+
+if TYPE_CHECKING:
+    from capamesh.node.scheduling.pending_request import Batch
 
 SMOOTHING: Final = 0.1
 """Weight of the newest (guess: follows ten requests)."""
@@ -50,14 +55,26 @@ class LatencyByLoad:
 class QueueDelay:
     """The time for which requests have queued of late: the longest of each run, averaged by time. Any `now_s` is one clock's."""
 
-    __slots__ = ("_seconds", "_told_s")
+    __slots__ = ("_seconds", "_told_s", "seen_s")
 
     def __init__(self) -> None:
         self._seconds = 0.0
         self._told_s = -PAST_S
+        self.seen_s = 0.0
+        """The time now, as it was last told."""
 
-    def ran(self, longest_s: float, now_s: float) -> None:
-        """Take in a run of whose requests one had queued for longest."""
+    def ran(self, batch: Batch, now_s: float) -> None:
+        """Take in how long those of a batch that has run had queued for it, as far as people wait for them."""
+        self.seen_s = now_s
+        longest_s = -1.0
+        for request in batch.requests:
+            if not request.is_bulk and not request.steps and request.state is not ENDED:
+                longest_s = max(longest_s, batch.started_s - request.arrived_s)
+        if longest_s >= 0.0:
+            self.observe(longest_s, now_s)
+
+    def observe(self, longest_s: float, now_s: float) -> None:
+        """Take in the longest time for which a request of one run had queued."""
         passed_s = now_s - self._told_s
         self._told_s = now_s
         if 0.0 <= passed_s < PAST_S:
@@ -65,7 +82,7 @@ class QueueDelay:
         else:  # nothing was told of late, or the clock was set back
             self._seconds = longest_s
 
-    def seconds(self, now_s: float) -> float:
+    def seconds(self) -> float:
         """Return the delay; it falls to 0 while no request comes."""
-        passed_s = now_s - self._told_s
+        passed_s = self.seen_s - self._told_s
         return self._seconds * (1.0 - passed_s / PAST_S) if 0.0 <= passed_s < PAST_S else 0.0

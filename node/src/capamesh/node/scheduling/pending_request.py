@@ -58,9 +58,11 @@ class PendingRequest:
         "is_delayable",
         "is_held",
         "key",
+        "later_rows",
         "on_part",
         "order",
         "outputs",
+        "parts",
         "priority",
         "rows",
         "run_s",
@@ -107,6 +109,11 @@ class PendingRequest:
         """True if it then goes behind others of its priority, instead of being refused."""
         self.state: RequestState = NEW
         self.rows = 1
+        """The rows that are to be run, or run now."""
+        self.later_rows = 0
+        """The rows that are left for later runs, while only some of a bulk request run."""
+        self.parts: Parts | None = None
+        """The parts in which it may be run; None: it is run as a whole."""
         self.key: Hashable = None
         """Requests of equal keys may share a batch."""
         self.order = 0
@@ -136,6 +143,26 @@ class PendingRequest:
             return False
         self.on_part(self, outputs)
         return self.batch is not None and self.state is RequestState.RUNNING
+
+
+@mypyc_attr(native_class=False)
+class Parts(Protocol):
+    """The parts of one request, of which one runs at a time."""
+
+    __slots__ = ()
+
+    @property
+    def is_first(self) -> bool:
+        """Return whether none has run."""
+        ...
+
+    def cut(self, request: PendingRequest, rows: int) -> None:
+        """Leave the first of its rows that have not run in a request; the others become its later rows."""
+        ...
+
+    def ran(self, request: PendingRequest, outcome: Result) -> Result | None:
+        """Take in what a part gave; return what ends the request. None: the rows that are left are now those of the request."""
+        ...
 
 
 @mypyc_attr(native_class=False)

@@ -119,6 +119,15 @@ class BatchPlan(RunPlan):
                     added.append(mask)
         return (*inputs, *added)
 
+    def is_divisible(self, request: PendingRequest) -> bool:
+        """Return whether the rows of a request, which is prepared, may be run in parts: axis 0 of all its tensors is its rows."""
+        if not self.is_batching or self.shared or self.is_sequential or request.rows < 2:
+            return False
+        for tensor in request.inputs:  # noqa: SIM110 - `all` would make a generator for each request
+            if tensor.datatype.itemsize_bytes is None:
+                return False
+        return True
+
     def prepare(self, request: PendingRequest) -> None:
         """Set the work's rows and key, and its inputs in the model's order; they have been validated.
 

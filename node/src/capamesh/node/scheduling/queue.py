@@ -219,10 +219,11 @@ class RequestQueue:
             self.bulk_rows -= request.rows
         (self._bulk if request.is_bulk else self._online).dropped()
 
-    def take(self, max_rows: int) -> list[PendingRequest]:
+    def take(self, max_rows: int, most_bulk: int = 0) -> list[PendingRequest]:
         """Remove and return the next batch: works of one key, at most `max_rows` unless a single one has more.
 
-        Room that the class in turn leaves is given to the other.
+        Room that the class in turn leaves is given to the other. At most `most_bulk` rows of it are bulk, unless a single work
+        that cannot be run in parts has more; 0: any.
         """
         online = self._online
         if (  # what waits is online, of one key and wanted, and fits
@@ -238,11 +239,15 @@ class RequestQueue:
             return []
         self._passed = chosen.passed
         requests: list[PendingRequest] = []
-        rows = self._fill(chosen, first.key, requests, 0, max_rows)
+        bulk = self._bulk
+        most_bulk = most_bulk or max_rows
+        most = min(most_bulk, max_rows) if chosen is bulk else max_rows
+        rows = self._fill(chosen, first.key, requests, 0, most)
         if rows < max_rows:
-            other = self._online if chosen is self._bulk else self._bulk
+            other = self._online if chosen is bulk else bulk
+            most = min(rows + most_bulk, max_rows) if other is bulk else max_rows
             if other.count:
-                self._fill(other, first.key, requests, rows, max_rows)
+                self._fill(other, first.key, requests, rows, most)
         return requests
 
     def _take_all(self) -> list[PendingRequest]:
@@ -269,8 +274,13 @@ class RequestQueue:
         before = rows
         charged = 0
         while (request := source.head(key)) is not None:
-            if requests and rows + request.rows > max_rows:
-                break
+            if rows + request.rows > max_rows:
+                if request.parts is not None and rows < max_rows:
+                    request.parts.cut(request, max_rows - rows)
+                    self.rows -= request.later_rows
+                    self.bulk_rows -= request.later_rows
+                elif requests:
+                    break
             source.pop(key)
             requests.append(request)
             rows += request.rows

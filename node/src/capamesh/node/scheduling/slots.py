@@ -21,6 +21,15 @@ MIN_RETRY_S: Final = 0.001
 """A refused caller is never told to come back at once (guess)."""
 
 
+ONLINE_S: Final = 1.0
+"""Seconds after the last request of people's for which bulk runs are short: the next may come while one goes on (guess)."""
+BULK_TIMES: Final = 1.5
+"""The time of the bulk rows of one run, as a part of a row's run: the longest wait that a job adds for those who come alone
+(measured with benchmarks/bulk_node.py: with more, people wait longer; with less, a job gets little of what they leave)."""
+SHORT_BULK_S: Final = 0.002
+"""Bulk rows that take no longer are run at once in any case (guess: the way to the node and back takes as long)."""
+
+
 class Slots:
     """The places where the batches of one model run: on all threads, or as streams beside one another."""
 
@@ -30,6 +39,7 @@ class Slots:
         "_requests",
         "_streams",
         "most",
+        "online_s",
         "recent_peak",
         "time",
         "time_of_streams",
@@ -54,6 +64,8 @@ class Slots:
         self.time_of_streams = ServiceTime(streams.profile if streams else None)
         self.most = streams.count if streams is not None else instances
         """The number of batches that may run at the same time."""
+        self.online_s = -math.inf
+        """The time when the last request came that people wait for."""
         self.recent_peak = 0
         """The requests that were live of late: at the last batch taken, or half of what it was there before."""
 
@@ -94,6 +106,19 @@ class Slots:
             return 0
         # an equal share for each, and room for what has no rows
         return min(rows, max(1, -(-waiting // free))) if is_stream else rows
+
+    def most_bulk(self, rows: int, now_s: float, *, is_stream: bool) -> int:
+        """Return how many bulk rows a run of up to `rows` may have, 1 at least: all while no requests of people come.
+
+        Whoever comes while it runs waits for its end, and whoever is in it for its other rows.
+        """
+        if not self._requests.queue.online and now_s - self.online_s >= ONLINE_S:
+            return rows
+        time = self.time_of_streams if is_stream else self.time
+        most_s = max(SHORT_BULK_S, BULK_TIMES * time.predicted_s(1))
+        while rows > 1 and time.predicted_s(rows) > most_s:
+            rows //= 2
+        return rows
 
     def ripe_s(self) -> float:
         """Return when what is queued goes as it is: after the longest wait for company, and in time for all deadlines."""
