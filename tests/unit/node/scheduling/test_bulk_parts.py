@@ -15,8 +15,8 @@ from capamesh.node.scheduling.slots import BULK_TIMES, ONLINE_S, SHORT_BULK_S
 from capamesh.protocol.errors import RunFailed
 from capamesh.protocol.tensors import Tensor
 
-STEEP = ServiceProfile((ProfilePoint(1, 0.010), ProfilePoint(8, 0.045)))
-"""A row more takes 5 ms more, so that two rows take one and a half times what one takes."""
+STEEP = ServiceProfile((ProfilePoint(1, 0.010), ProfilePoint(8, 0.024)))
+"""A row more takes 2 ms more, so that two rows take 1.2 times what one takes, and four 1.6 times."""
 TINY = ServiceProfile((ProfilePoint(1, 0.000_1), ProfilePoint(8, 0.000_8)))
 
 

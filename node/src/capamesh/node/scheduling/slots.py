@@ -23,9 +23,9 @@ MIN_RETRY_S: Final = 0.001
 
 ONLINE_S: Final = 1.0
 """Seconds after the last request of people's for which bulk runs are short: the next may come while one goes on (guess)."""
-BULK_TIMES: Final = 1.5
-"""The time of the bulk rows of one run, as a part of a row's run: the longest wait that a job adds for those who come alone
-(measured with benchmarks/bulk_node.py: with more, people wait longer; with less, a job gets little of what they leave)."""
+BULK_TIMES: Final = 1.25
+"""The bulk rows of one run take at most so many times as long as one row does: that is what a job adds to the wait of those who
+come while it runs (measured with benchmarks/bulk_node.py: with twice, the slowest answers take twice as long as without a job)."""
 SHORT_BULK_S: Final = 0.002
 """Bulk rows that take no longer are run at once in any case (guess: the way to the node and back takes as long)."""
 
