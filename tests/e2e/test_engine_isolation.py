@@ -33,6 +33,8 @@ from capamesh.protocol.links.link import Link
 LEAST_REQUESTS = 2000
 DEATHS = 2
 """Of one request, after which it is not run again."""
+BULK_DEATHS = 6
+"""Of rows of a job, which ends no model's service."""
 BUSY = 50
 """Answers after which a node is part of the network again."""
 X = row(1, 2, 3, 4)
@@ -114,6 +116,58 @@ async def test_request_that_ends_its_worker_harms_no_other_and_is_not_run_a_thir
     assert reported["reason"].startswith("lethal/1 ended its worker (killed by signal 8")
     assert reported["reason"].endswith(
         "2 times by the same request; it is not run again for 3600 s"
+    )
+
+
+@pytest.mark.skipif(
+    platform.machine() not in {"x86_64", "AMD64"},
+    reason="of the processors, only x86 traps when -2^63 is divided by -1",
+)
+async def test_rows_of_a_job_that_end_six_workers_cost_no_model_its_place_and_nobody_an_answer(
+    built_models: Path, tmp_path: Path
+) -> None:
+    models = tmp_path / "models"
+    shutil.copytree(built_models / "digits", models / "digits")
+    engine_models.save(engine_models.lethal(), models, "lethal")
+    async with LocalCluster(tmp_path / "cluster", models, nodes=2) as cluster:
+        host = cluster.nodes[0]
+        await cluster.wait_routable(2)
+        async with AsyncClient(cluster.http_url) as client, asyncio.TaskGroup() as tasks:
+            is_over = asyncio.Event()
+            cases = built_models.parent / "cases" / "digits.npz"
+            streaming = tasks.create_task(digits_until(is_over, cluster.http_url, cases))
+            for number in range(BULK_DEATHS):
+                rows = np.array([[engine_models.LETHAL], *[[at] for at in range(number)]])
+                (before,) = host.status()["worker_pids"]
+                async with node_link(cluster, host) as link:
+                    assert isinstance(
+                        await refused(link, "lethal", {"x": rows}, is_job=True), LinkLost
+                    )
+                await replaced(host, before)
+                await until(
+                    lambda: seen_of(client, host),
+                    lambda node: bool(node) and is_routable(node, ["digits", "lethal"]),
+                )
+            (before,) = host.status()["worker_pids"]
+            async with node_link(cluster, host) as link:
+                again = await refused(link, "lethal", {"x": rows}, is_job=True)
+                assert isinstance(again, InvalidRequest)
+                assert "this very request ended the process" in again.message
+                assert (await ask(link, "lethal", {"x": HARMLESS}))["y"].tolist() == [[0]]
+                harmless = await ask(link, "lethal", {"x": HARMLESS}, is_job=True)
+                assert harmless["y"].tolist() == [[0]]
+            assert host.status()["worker_pids"] == [before]
+            is_over.set()
+            seen = await streaming
+            node = await seen_of(client, host)
+    assert (seen.failures, seen.wrong) == ([], [])
+    assert {model["name"]: model["state"] for model in node["models"]} == dict.fromkeys(
+        ("digits", "lethal"), "ready"
+    )
+    reasons = [line["reason"] for line in logged(host, "worker_guarded")]
+    assert len(reasons) == BULK_DEATHS
+    assert all(
+        each.endswith("by a bulk request; it is not run again for 3600 s") for each in reasons
     )
 
 
@@ -208,10 +262,12 @@ async def test_model_whose_warm_up_never_ends_holds_up_no_other_for_long(tmp_pat
         ) in bad["reason"]
 
 
-async def refused(link: Link, model: str, inputs: dict[str, Any]) -> CapameshError:
+async def refused(
+    link: Link, model: str, inputs: dict[str, Any], *, is_job: bool = False
+) -> CapameshError:
     """Ask and return the error that is the answer."""
     with pytest.raises(CapameshError) as caught:
-        await ask(link, model, inputs)
+        await ask(link, model, inputs, is_job=is_job)
     return caught.value
 
 

@@ -99,12 +99,15 @@ async def ask(
     inputs: dict[str, Any],
     *,
     budget_ms: int = 60_000,
+    is_job: bool = False,
 ) -> dict[str, Any]:
-    """Return a model's outputs as arrays; raise what the node answered instead."""
+    """Return a model's outputs as arrays; raise what the node answered instead. `is_job`: as rows of a job that run alone."""
     call = InferCall(
         ModelName(model),
         ModelVersion(""),
         tuple(Tensor.from_numpy(name, array) for name, array in inputs.items()),
+        is_bulk=is_job,
+        is_alone=is_job,
     )
     answer = await request(link, *encode_call(call, budget_ms))
     outputs = decode_answer(answer.meta, answer.body, Limits()).outputs

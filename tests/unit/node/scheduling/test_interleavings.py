@@ -433,7 +433,16 @@ class Machine(RuleBasedStateMachine):
         ]
         assert batcher.in_flight == len(live)
         assert batcher.queued == len(queued)
-        assert batcher._requests.rows == sum(len(case.rows) for case in live)
+        assert batcher._requests.rows == sum(
+            request.rows + request.later_rows if request.parts is not None else len(case.rows)
+            for case in live
+            if (request := case.request) is not None
+        )
+        assert batcher._requests.bulk_rows == sum(
+            request.rows + request.later_rows
+            for case in live
+            if (request := case.request) is not None and request.is_bulk
+        )
         assert len(batcher._requests.queue) == len(ready)
         assert batcher._requests.queue.rows == sum(request.rows for request in ready)
         assert batcher._requests.running == {*self.running, *self.ahead}

@@ -226,6 +226,9 @@ class FleetApi(Pages):
                     "node_limit": replica.load.limit,
                     "queue_us": replica.load.queue_us,
                     "run_us": replica.load.run_us,
+                    "bulk_in_flight": replica.load.bulk_in_flight,
+                    "online_queue_us": replica.load.online_queue_us,
+                    "limit_rows": replica.load.limit_rows,
                 }
                 for replica in replicas
             ],

@@ -50,6 +50,8 @@ class NodeGauges:
         watch(metrics.NODE_USABLE, self._usable)
         watch(metrics.NODE_LINKS, lambda: self._each(lambda each: each.link is not None))
         watch(metrics.NODE_IN_FLIGHT, lambda: self._each(lambda each: each.rif))
+        watch(metrics.NODE_BULK_ROWS, lambda: self._each(self._bulk_rows))
+        watch(metrics.NODE_ONLINE_QUEUE, self._online_queues)
         watch(metrics.NODE_ROUND_TRIP, self._round_trips)
         watch(metrics.NODE_CIRCUITS, self._circuits)
         watch(metrics.NODE_ANSWERED, self._all_answered)
@@ -91,6 +93,16 @@ class NodeGauges:
     def _each(self, value: Callable[[Endpoint], float]) -> Iterator[tuple[tuple[str], float]]:
         for label, endpoints in self._nodes():
             yield (label,), sum(map(value, endpoints))
+
+    def _bulk_rows(self, endpoint: Endpoint) -> int:
+        return sum(each.load.bulk_in_flight for each in self._fleet.replicas_at(endpoint))
+
+    def _online_queues(self) -> Iterator[tuple[tuple[str], float]]:
+        for label, endpoints in self._nodes():
+            replicas = [each for one in endpoints for each in self._fleet.replicas_at(one)]
+            if label != OTHERS:
+                longest_us = max((each.load.online_queue_us for each in replicas), default=0)
+                yield (label,), longest_us / 1e6
 
     def _usable(self) -> Iterator[tuple[tuple[str], float]]:
         for label, peer in self._peers():

@@ -235,6 +235,16 @@ NODE_ROUND_TRIP: Final = gauge(
 NODE_IN_FLIGHT: Final = gauge(
     "capamesh_fleet_in_flight", "This router's requests that the node has not answered yet.", "node"
 )
+NODE_BULK_ROWS: Final = gauge(
+    "capamesh_fleet_bulk_rows",
+    "Rows of batch jobs and other bulk requests at the node, of all routers, as it has said last.",
+    "node",
+)
+NODE_ONLINE_QUEUE: Final = gauge(
+    "capamesh_fleet_online_queue_seconds",
+    "The time for which requests that people wait for have queued at the node of late, for the model where that is longest.",
+    "node",
+)
 NODE_ANSWERED: Final = counter(
     "capamesh_fleet_attempts_answered", "Attempts that the node has answered well.", "node"
 )

@@ -75,6 +75,12 @@ class LinkedModel(TypedDict):
     node_limit: int
     queue_us: int
     run_us: int
+    bulk_in_flight: int
+    """The rows of batch jobs and other bulk requests of all routers, as the node has said last."""
+    online_queue_us: int
+    """Microseconds for which requests that people wait for have queued of late."""
+    limit_rows: int
+    """The rows that may be in flight there; 0: the node does not say."""
 
 
 class Link(TypedDict):
