@@ -1,4 +1,4 @@
-"""What a batch job costs the people who share its node, and what it gets of what they leave, in virtual time.
+"""Tells what a batch job costs the people who share its node, and what it gets of what they leave, in virtual time.
 
     python benchmarks/bulk_node.py
 

@@ -284,6 +284,7 @@ async def test_fleet_page_shows_what_became_of_requests_and_who_is_avoided(http:
     assert (first["answered"], first["failed"], first["requests_in_flight"]) == (1, 0, 0)
     (model,) = first["models"]
     assert (model["node_in_flight"], model["node_limit"]) == (1, 8)
+    assert (model["bulk_in_flight"], model["online_queue_us"], model["limit_rows"]) == (0, 0, 0)
     assert (second["state"], second["reason"]) == ("inhibited", "link_lost: reset")
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
-from fleet_fakes import FakeLink, advert
+from fleet_fakes import FakeLink, advert, offer
 
 from capamesh.protocol.errors import InvalidRequest, LinkLost, Overloaded
 from capamesh.protocol.fleet import Joined, Left
 from capamesh.protocol.ids import PeerId
+from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.process.node_gauges import NodeGauges
@@ -62,6 +63,17 @@ def test_node_is_in_the_state_of_its_best_link() -> None:
     world.fleet.visit(visitor)
     assert world.told("capamesh_fleet_usable") == {'node="A"': 1.0, 'node="D"': 1.0}
     assert world.told("capamesh_fleet_links_up")['node="D"'] == 2.0
+
+
+def test_bulk_rows_and_the_longest_queue_of_people_are_told_by_node() -> None:
+    world = World()
+    models = (offer(), offer(version="2"))
+    world.fleet.apply([Joined(advert("A", "127.0.0.1:1", models=models))])
+    first, second = world.fleet.replicas_at(world.endpoint("A"))
+    first.reported(LoadReport(bulk_in_flight=8, online_queue_us=250_000), 1.0)
+    second.reported(LoadReport(bulk_in_flight=5, online_queue_us=500_000), 1.0)
+    assert world.told("capamesh_fleet_bulk_rows") == {'node="A"': 13.0}
+    assert world.told("capamesh_fleet_online_queue_seconds") == {'node="A"': 0.5}
 
 
 def test_round_trip_in_flight_and_circuits_are_told_by_node() -> None:
