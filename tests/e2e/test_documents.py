@@ -90,6 +90,9 @@ PAGES_NOT_RUN = {
     "docs/how-to/expose-a-router.md": "a router of one's own; tests/e2e/test_expose_a_router.py",
     "docs/how-to/behind-a-proxy.md": "nginx and Caddy; tests/e2e/test_behind_a_proxy.py",
     "docs/how-to/several-machines.md": "several machines",
+    "docs/how-to/submit-a-job-over-http.md": (
+        "a router with places of its own; tests/e2e/test_jobs_over_http.py"
+    ),
     "docs/how-to/upgrade.md": "a release that is installed, and systemd",
     "docs/how-to/take-a-node-out.md": "a node named gpu-1",
     "docs/how-to/use-tritons-tools.md": "tools of others; tests/clients runs them",

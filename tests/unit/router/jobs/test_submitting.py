@@ -87,6 +87,14 @@ def test_words_of_a_client_are_kept() -> None:
         ({"model": "m", "input": {"url": 7}}, "input.url is 7"),
         (job("/d/in"), "input.format is missing, and the end of '/d/in' tells none"),
         (job("upload:file-1"), "input.format is missing"),
+        (
+            {
+                "model": "m",
+                "input": {"url": "/a", "format": "batch"},
+                "output": {"format": "batch"},
+            },
+            "submitted at /v1/batches",
+        ),
         (job(modle="m"), r"unknown key modle \(did you mean model\?\)"),
         (job(deadline_s=600), "deadline_s is 600.0, which was in 1970"),
         (job(priority=0), "priority is 0"),

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fleet_fakes import NullLog
+from job_desk import PINNED, manifest, ranges, spec_with
 from job_nodes import FakeNodes
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.http.jobs import JobsApi
 from capamesh.router.jobs.standing import NoRunner
+from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store.job_store import JobStore
 from capamesh.router.process import job_parts
 from capamesh.router.process.job_parts import JobParts, OpenedStore, require_jobs
 from capamesh.router.settings import RouterSettings
+from capamesh.router.telemetry import Telemetry
 
 
 def settings(folder: Path, **more: Any) -> RouterSettings:
@@ -34,6 +38,13 @@ async def until_it_runs(made: JobParts) -> None:
     async with asyncio.timeout(30):
         while isinstance(made.service.runner, NoRunner):
             await asyncio.sleep(0)
+
+
+def values(telemetry: Telemetry, name: str) -> dict[str, float]:
+    """Return the values of a metric with one label, by that label's."""
+    lines = telemetry.exposition().decode().splitlines()
+    found = [line for line in lines if line.startswith(f"{name}{{")]
+    return {line.split('"')[1]: float(line.rpartition(" ")[2]) for line in found}
 
 
 def files_in(folder: Path) -> list[str]:
@@ -73,6 +84,52 @@ async def test_store_that_another_process_has_made_is_opened(
         await running
     await made.close()
     await other.close()
+
+
+async def test_jobs_are_counted_by_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_parts, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(job_parts, "COUNT_EVERY_S", 0.0)
+    made, other = parts(settings(tmp_path)), parts(settings(tmp_path))
+    running = asyncio.create_task(made.count())
+    assert other.service is not None
+    store = await other.service.store()
+    telemetry = Telemetry()
+    made.watch(telemetry)
+    assert values(telemetry, "capamesh_jobs") == {}
+    job = await store.submit("t", spec_with(), PINNED)
+    async with asyncio.timeout(30):
+        while values(telemetry, "capamesh_jobs").get("planning") != 1.0:
+            await asyncio.sleep(0)
+    assert set(values(telemetry, "capamesh_jobs")) == set(JobState)
+    await store.move(job[0].id, JobState.CANCELLED)
+    async with asyncio.timeout(30):
+        while values(telemetry, "capamesh_jobs")["cancelled"] != 1.0:
+            await asyncio.sleep(0)
+    assert values(telemetry, "capamesh_job_rows_total") == {"ok": 0.0, "bad": 0.0}
+    running.cancel()
+    await made.close()
+    await other.close()
+
+
+async def test_rows_are_counted_where_they_are_committed(tmp_path: Path) -> None:
+    made = parts(settings(tmp_path))
+    assert made.service is not None
+    store = await made.service.store()
+    await store.submit("t", spec_with(), PINNED)
+    taken = await store.claim_plan("a")
+    assert taken is not None
+    await store.add_shards(taken[0].id, taken[1], 0, ranges(2))
+    job = await store.finish_plan(taken[0].id, taken[1], "print")
+    assert job is not None
+    leases = await store.claim(job, "a", 2)
+    for bad, lease in enumerate(leases):
+        assert await store.commit(lease, job.spec, manifest(lease, bad=bad))
+    lost = replace(leases[0], token=9)
+    assert not await store.commit(lost, job.spec, manifest(lost))
+    telemetry = Telemetry()
+    made.watch(telemetry)
+    assert values(telemetry, "capamesh_job_rows_total") == {"ok": 19.0, "bad": 1.0}
+    await made.close()
 
 
 async def test_store_that_is_broken_meanwhile_is_told_once_and_tried_again(

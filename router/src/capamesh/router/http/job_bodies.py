@@ -59,8 +59,11 @@ def tenant_submitting(request: web.Request) -> str:
 def number_of(request: web.Request, name: str, default: int, most: int | None = None) -> int:
     """Return a whole number of the query, at most `most`. Raises `InvalidRequest`."""
     text = request.query.get(name)
-    if text is None:
-        return default
+    return default if text is None else number_in(name, text, most)
+
+
+def number_in(name: str, text: str, most: int | None = None) -> int:
+    """Return the whole number that a text says, at most `most`; `name` is what it is called. Raises `InvalidRequest`."""
     if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
         raise InvalidRequest(f"{name} is {text[:80]!r}; a whole number from 0 is expected")
     if most is not None and int(text) > most:

@@ -157,6 +157,7 @@ class JobsApi(Pages):
         service = has_jobs(self._service)
         service.runner.wake()
         service.views.forget(job.id)
+        service.following.hasten(job.id)
         return await self._shown(job)
 
     async def _shown(self, job: Job) -> web.Response:

@@ -36,12 +36,13 @@ LOOK_S: Final = 1.0
 """Seconds between two looks whether the router is stopping."""
 DAY_S: Final = 86400
 _MOST_DIGITS: Final = 9
-_STREAM: Final = {
+STREAM: Final = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-store",
     "X-Accel-Buffering": "no",
     "X-Content-Type-Options": "nosniff",
 }
+"""The headers of a stream of events."""
 _FILES: Final = tuple(
     Content(bytes, media_type) for media_type in ("text/javascript", "text/css", "image/svg+xml")
 )
@@ -165,7 +166,7 @@ class PageApi(Pages):
         """
         revision = request.headers.get("Last-Event-ID") or request.query.get("after", "")
         with self._feed.following():
-            response = web.StreamResponse(headers=_STREAM)
+            response = web.StreamResponse(headers=STREAM)
             response.force_close()
             try:
                 await response.prepare(request)

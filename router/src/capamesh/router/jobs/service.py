@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from capamesh.protocol.errors import ConfigError, InvalidRequest, Overloaded, Unsupported
 from capamesh.router.jobs.errors import InputInvalid, JobsUnavailable
+from capamesh.router.jobs.following import Following
 from capamesh.router.jobs.inputs.likely_rows import likely_rows
 from capamesh.router.jobs.inputs.opening import open_reader
 from capamesh.router.jobs.inputs.rows import columns_of
+from capamesh.router.jobs.reading import PartReading
 from capamesh.router.jobs.spec import InputFormat, JobSpec
 from capamesh.router.jobs.standing import JobRunner, NoRunner
 from capamesh.router.jobs.submitting import pinned, spec_of, within_scope
@@ -75,6 +77,8 @@ class JobService:
         """The runner of jobs in this process; who makes one puts it here."""
         self.views: Final = JobViews(self.store, self._standing, clock)
         self.wall_s = wall_s
+        self.following: Final = Following(self.store, self.views)
+        self.reading: Final = PartReading()
         self._store = store
         self._looking = ThreadPoolExecutor(LOOKS, "job input")
         self._waiting = 0
@@ -118,7 +122,8 @@ class JobService:
         return Promise(rows, None if rows is None else self.runner.promise(spec, rows))
 
     def close(self) -> None:
-        """Look at no more inputs."""
+        """Look at no more inputs, and read no more results."""
+        self.reading.close()
         self._looking.shutdown(wait=False, cancel_futures=True)
 
     def _standing(self, job: JobId) -> Progress | None:

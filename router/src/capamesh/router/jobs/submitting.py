@@ -53,6 +53,8 @@ def spec_of(values: Mapping[str, object], fleet: FleetView, key: Key | None) -> 
             source["columns"] = {"x": ["x"]}
         given["input"] = source
     spec = within_scope(_read(given), key)
+    if spec.input.format is InputFormat.BATCH:
+        raise InvalidRequest("requests of OpenAI's batches are submitted at /v1/batches")
     _, offer = pinned(spec, fleet)
     if needs_columns:
         plain: dict[str, Any] = plain_values(spec)

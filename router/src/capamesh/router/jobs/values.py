@@ -10,7 +10,7 @@ from capamesh.protocol.errors import JobNotFound
 from capamesh.protocol.ids import ModelVersion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from capamesh.router.jobs.spec import JobSpec
     from capamesh.router.jobs.states import JobState
@@ -175,3 +175,15 @@ class Job:
     """The stamp of the input when it was planned; "" until then."""
     counts: Counts | None = None
     """The counts of a job that has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobLook:
+    """A job, how far it is, and what has happened to it, all of one moment."""
+
+    job: Job
+    counts: Counts
+    last_event: int
+    """The number of its newest event."""
+    events: Sequence[Event]
+    """The events after one that was named; not all of them, where there are many."""

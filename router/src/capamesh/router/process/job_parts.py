@@ -12,14 +12,20 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.errors import ConfigError, Overloaded
+from capamesh.router.http.job_events import JobEventsApi
+from capamesh.router.http.job_results import JobResultsApi
 from capamesh.router.http.jobs import JobsApi
+from capamesh.router.jobs.errors import JobsUnavailable
 from capamesh.router.jobs.places import Places
 from capamesh.router.jobs.service import JobService
+from capamesh.router.jobs.states import JobState
 from capamesh.router.settings import JOBS_FILE, JOBS_FOLDER
+from capamesh.router.telemetry import metrics
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -29,9 +35,13 @@ if TYPE_CHECKING:
     from capamesh.router.jobs.running.nodes import Nodes
     from capamesh.router.jobs.store.job_store import JobStore
     from capamesh.router.settings import RouterSettings
+    from capamesh.router.telemetry import Telemetry
 
 LOOK_EVERY_S: Final = 1.0
 """Seconds between two looks whether another process has made the file of jobs: so soon its jobs are run here, too."""
+
+COUNT_EVERY_S: Final = 15.0
+"""Seconds between two looks how many jobs there are (guess: as often as Prometheus asks)."""
 
 
 class OpenedStore:
@@ -52,6 +62,8 @@ class OpenedStore:
         self._log = log
         self._store: JobStore | None = None
         self._opening = asyncio.Lock()
+        self._has_failed = False
+        """True once it was written down that the store cannot be opened."""
 
     @property
     def is_there(self) -> bool:
@@ -85,16 +97,22 @@ class OpenedStore:
 
     async def wait(self) -> JobStore:
         """Return the store once it is there and can be opened; until then, and after a failure, look again each second."""
-        has_failed = False
         while True:
             if self.is_there:
                 try:
                     return await self.get()
                 except ConfigError as error:
-                    if not has_failed:
+                    if not self._has_failed:
                         self._log.error("jobs_unreachable", reason=error.message)
-                    has_failed = True
+                    self._has_failed = True
             await asyncio.sleep(LOOK_EVERY_S)
+
+    def committed(self) -> list[tuple[tuple[str], float]]:
+        """Return the rows of the shards that this process has committed, by outcome; none before it is open."""
+        store = self._store
+        if store is None:
+            return []
+        return [(("ok",), store.committed_rows), (("bad",), store.committed_bad_rows)]
 
     async def close(self) -> None:
         """Close the store, if it was opened, after what was asked of it before."""
@@ -113,9 +131,19 @@ class JobParts:
     """The parts of one process that are about jobs."""
 
     def __init__(
-        self, settings: RouterSettings, fleet: FleetView, log: FilteringBoundLogger
+        self,
+        settings: RouterSettings,
+        fleet: FleetView,
+        log: FilteringBoundLogger,
+        is_closing: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Open the store, if there is one. Raises `ConfigError`: it cannot be opened, or a place is none."""
+        """Open the store, if there is one. `is_closing` returns whether the router is about to stop.
+
+        Raises `ConfigError`: the store cannot be opened, or a place is none.
+        """
+        self._is_closing = is_closing
+        self._states: dict[JobState, int] = {}
+        """The number of jobs in each state at the last look."""
         self._settings = settings
         self._log = log
         self._store: OpenedStore | None = None
@@ -131,7 +159,21 @@ class JobParts:
 
     def pages(self) -> tuple[Pages, ...]:
         """Return the routes of jobs."""
-        return (JobsApi(self.service, arrival_s=self._settings.arrival_s),)
+        return (
+            JobsApi(self.service, arrival_s=self._settings.arrival_s),
+            JobEventsApi(self.service, is_closing=self._is_closing, clock=time.monotonic),
+            JobResultsApi(self.service),
+        )
+
+    def watch(self, telemetry: Telemetry) -> None:
+        """Export how many jobs there are, and what was done for them here."""
+        telemetry.watch_each(
+            metrics.JOBS,
+            lambda: [((state.value,), count) for state, count in self._states.items()],
+        )
+        telemetry.watch_each(
+            metrics.JOB_ROWS, lambda: [] if self._store is None else self._store.committed()
+        )
 
     async def run(self, nodes: Nodes) -> None:
         """Open the store once another process has made it, and run its jobs at these nodes until it is cancelled."""
@@ -160,6 +202,15 @@ class JobParts:
             await runner.run()
         finally:
             threads.close()
+
+    async def count(self) -> None:
+        """Look now and then how many jobs there are, until cancelled."""
+        while self._store is not None:
+            store = await self._store.wait()
+            with suppress(JobsUnavailable, Overloaded):  # those of before are shown
+                found = await store.count_states()
+                self._states = {state: found.get(state, 0) for state in JobState}
+            await asyncio.sleep(COUNT_EVERY_S)
 
     async def close(self) -> None:
         """Let go of the store, once what was asked of it is done."""

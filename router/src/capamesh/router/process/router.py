@@ -49,7 +49,9 @@ class Router(Controls):
         self._settings = parts.settings
         self._log = parts.log
         self._page = PageParts(parts)
-        self._jobs = JobParts(parts.settings, parts.fleet, parts.log)
+        self._jobs = JobParts(
+            parts.settings, parts.fleet, parts.log, lambda: parts.requests.is_closing
+        )
         self._shared_cache = shared_store(
             parts.settings,
             parts.standing.network_id,
@@ -97,6 +99,7 @@ class Router(Controls):
                     tasks.create_task(self._sample()),
                     tasks.create_task(parts.key_watch.run()),
                     tasks.create_task(self._jobs.run(self._nodes_of_jobs())),
+                    tasks.create_task(self._jobs.count()),
                 ]
                 if seat.is_main:
                     background += [
@@ -203,6 +206,7 @@ class Router(Controls):
         watch_routing(telemetry, parts.prober, parts.balancer)
         watch_versions(telemetry, fleet)
         watch_keys(telemetry, parts.quotas)
+        self._jobs.watch(telemetry)
         watch_cache(telemetry, parts.routing.pipeline.cache, parts.inference.repeated)
 
     def _listening(self, port: int) -> None:

@@ -268,6 +268,19 @@ MEMBERS_REFUSED: Final = gauge(
     "Identities without a place: as many members of their invite as it admits are here already.",
 )
 
+# batch jobs
+
+JOBS: Final = gauge(
+    "capamesh_jobs",
+    "Batch jobs by state, as this router has seen them last: all routers of a store have the same.",
+    "state",
+)
+JOB_ROWS: Final = counter(
+    "capamesh_job_rows",
+    "Rows of batch jobs whose shards this router has committed: `ok` has a result, `bad` has none and never will.",
+    "outcome",
+)
+
 # the front and the process
 
 HTTP_CONNECTIONS: Final = gauge("capamesh_http_connections", "HTTP connections of clients.")

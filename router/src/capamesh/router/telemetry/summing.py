@@ -32,6 +32,7 @@ SAME: Final = frozenset(
                 MEMBERSHIP_LEFT,
                 metrics.CERTIFICATE_REFUSED,
                 metrics.CONTESTED,
+                metrics.JOBS,
                 metrics.MEMBERS_REFUSED,
                 metrics.MODEL_NODES,
                 metrics.NODES,

@@ -65,18 +65,29 @@ def _lines(values: Iterator[dict[str, Any]]) -> Iterator[bytes]:
 
 
 def _plain_outputs(outputs: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
-    return {name: _plain(each) for name, each in outputs.items()}
+    return {name: plain_tensor(each) for name, each in outputs.items()}
 
 
-def _plain(array: npt.NDArray[Any] | bytes | np.generic) -> Any:  # noqa: ANN401 - a value of JSON
+def plain_tensor(array: npt.NDArray[Any] | bytes | np.generic) -> Any:  # noqa: ANN401 - a value of JSON
     """Return a tensor as values of JSON, of its shape: what JSON has no number for is a text, and bytes that are none are base64."""
     if isinstance(array, bytes):
         return _plain_bytes(array)
-    if array.dtype.kind == "O":
+    if array.dtype.kind in "OS":
         return _each(array.tolist(), _plain_bytes)
     if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
         return _each(array.tolist(), _plain_float)
     return array.tolist()
+
+
+def plain_values(value: Any) -> Any:  # noqa: ANN401 - values of JSON, bytes, floats that are none
+    """Return a value, or a list of them, likewise."""
+    return _each(value, _plain_value)
+
+
+def _plain_value(value: object) -> Any:  # noqa: ANN401 - a value of JSON
+    if isinstance(value, bytes):
+        return _plain_bytes(value)
+    return _plain_float(value) if isinstance(value, float) else value
 
 
 def _each(value: Any, change: Any) -> Any:  # noqa: ANN401 - values of JSON

@@ -7,13 +7,14 @@ brought to the disk. So a part that a manifest names is whole, whenever the powe
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from typing_extensions import override
 
@@ -44,6 +45,10 @@ class Sink(ABC):
     @abstractmethod
     def read(self, part: Part) -> bytes:
         """Return the bytes of a part, which are those that were written."""
+
+    def open(self, part: Part) -> BinaryIO:
+        """Return the bytes of a part as a file, once it is known that they are those that were written."""
+        return io.BytesIO(self.read(part))
 
     @abstractmethod
     def collect(self, named: Collection[str]) -> int:
@@ -99,10 +104,25 @@ class LocalSink(Sink):
         except OSError as exc:
             raise OutputFailed(f"cannot read {place}: {reason_of(exc)}") from exc
         if len(data) != part.size_bytes or hashlib.sha256(data).hexdigest() != part.sha256:
-            raise OutputFailed(
-                f"{place} is not what was written: it should have {part.size_bytes} bytes with the SHA-256 {part.sha256}"
-            )
+            raise _other_than_written(place, part)
         return data
+
+    @override
+    def open(self, part: Part) -> BinaryIO:
+        place = self.folder / part.name
+        try:
+            file = place.open("rb")
+        except OSError as exc:
+            raise OutputFailed(f"cannot read {place}: {reason_of(exc)}") from exc
+        try:
+            _check(file, place, part)
+        except OSError as exc:
+            file.close()
+            raise OutputFailed(f"cannot read {place}: {reason_of(exc)}") from exc
+        except OutputFailed:
+            file.close()
+            raise
+        return file
 
     @override
     def collect(self, named: Collection[str]) -> int:
@@ -147,3 +167,19 @@ class LocalSink(Sink):
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _other_than_written(place: Path, part: Part) -> OutputFailed:
+    return OutputFailed(
+        f"{place} is not what was written: it should have {part.size_bytes} bytes with the SHA-256 {part.sha256}"
+    )
+
+
+def _check(file: BinaryIO, place: Path, part: Part) -> None:
+    """Raise `OutputFailed` unless a file is the part that was written; then it is at its beginning."""
+    digest = hashlib.sha256()
+    while chunk := file.read(CHUNK_BYTES):
+        digest.update(chunk)
+    if file.tell() != part.size_bytes or digest.hexdigest() != part.sha256:
+        raise _other_than_written(place, part)
+    file.seek(0)

@@ -16,7 +16,12 @@ from typing import Final, TypeVar
 from capamesh.router.jobs.errors import JobsUnavailable
 from capamesh.router.jobs.spec import JobSpec
 from capamesh.router.jobs.states import JobState
-from capamesh.router.jobs.store import job_operations, plan_operations, shard_operations
+from capamesh.router.jobs.store import (
+    job_operations,
+    plan_operations,
+    shard_operations,
+    shown_operations,
+)
 from capamesh.router.jobs.store.database import open_database
 from capamesh.router.jobs.store.file_store import FileStore
 from capamesh.router.jobs.store.group_commit import Operation, StoreThread
@@ -26,6 +31,7 @@ from capamesh.router.jobs.values import (
     Event,
     Job,
     JobId,
+    JobLook,
     Lease,
     Manifest,
     Pinned,
@@ -50,6 +56,10 @@ class JobStore:
         """Use a thread that was started; `wall_s` is the clock that ids of jobs are made of."""
         self._thread = thread
         self._wall_s = wall_s
+        self.committed_rows = 0
+        """The rows with a result of the shards that were committed here."""
+        self.committed_bad_rows = 0
+        """The rows of those shards that have none."""
         self.files: Final = FileStore(self._run, wall_s)
         """The uploaded files in the same database."""
 
@@ -107,6 +117,10 @@ class JobStore:
         """Return jobs, the newest first, from the one after `last` on, and only those in `state` if it is given."""
         return await self._run(lambda turn: job_operations.page(turn, tenant, last, count, state))
 
+    async def count_states(self) -> dict[JobState, int]:
+        """Return how many jobs are in each state that some are in."""
+        return await self._run(shown_operations.count_states)
+
     async def under_way(self) -> list[Job]:
         """Return all jobs that have not ended, the oldest first."""
         found: list[Job] = []
@@ -147,6 +161,10 @@ class JobStore:
     async def events(self, job: JobId, after: int, count: int) -> list[Event]:
         """Return the events of a job after one, in order."""
         return await self._run(lambda turn: job_operations.events(turn, job, after, count))
+
+    async def look(self, job: JobId, tenant: str | None, after: int) -> JobLook:
+        """Return a job, how far it is, and its events after one; None: whosever it is. Raises `JobNotFound`."""
+        return await self._run(lambda turn: shown_operations.look(turn, job, tenant, after))
 
     async def untidy(self, count: int) -> list[Job]:
         """Return ended jobs whose folders may hold files that no manifest names."""
@@ -228,9 +246,13 @@ class JobStore:
         self, lease: Lease, spec: JobSpec, manifest: Manifest, bad_rows: Sequence[BadRow] = ()
     ) -> bool:
         """Make a manifest the shard's, with its bad rows; False: it is another router's shard now."""
-        return await self._run(
+        is_taken = await self._run(
             lambda turn: shard_operations.commit(turn, lease, spec, manifest, bad_rows)
         )
+        if is_taken:
+            self.committed_rows += manifest.rows
+            self.committed_bad_rows += manifest.bad_rows
+        return is_taken
 
     async def bad_rows(self, job: JobId, after: int, count: int) -> list[BadRow]:
         """Return bad rows of a job after one, by its number, in order."""
@@ -241,3 +263,7 @@ class JobStore:
     ) -> list[tuple[int, RowRange, Manifest]]:
         """Return the manifests of a job from a shard on, in order, with its number and rows."""
         return await self._run(lambda turn: shard_operations.manifests(turn, job, from_seq, count))
+
+    async def place_of(self, job: JobId, row: int) -> tuple[int, int | None]:
+        """Return the shard that has a row, and the first row from that shard on that has no manifest; None: all have."""
+        return await self._run(lambda turn: shard_operations.place_of(turn, job, row))

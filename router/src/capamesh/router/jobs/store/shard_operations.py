@@ -200,6 +200,13 @@ _MANIFESTS: Final = (
     .order_by(SHARDS.c.seq)
     .limit(_COUNT)
 )
+_LAST_SEQ: Final = select(func.max(SHARDS.c.seq)).where(SHARDS.c.job == _JOB)
+_FIRST_ROW: Final = select(SHARDS.c.first_row).where(SHARDS.c.job == _JOB, SHARDS.c.seq == _SEQ)
+_FROM: Final = and_(SHARDS.c.job == _JOB, SHARDS.c.seq >= _SEQ)
+_GAPS: Final = (
+    select(SHARDS.c.first_row).where(_FROM, IS_OPEN).order_by(SHARDS.c.seq).limit(1),
+    select(func.min(SHARDS.c.first_row)).where(_FROM, IS_LEASED),
+)
 
 
 def claim(
@@ -323,6 +330,20 @@ def manifests(
         (row.seq, _range_of(row), read(json.loads(row.manifest), Manifest))
         for row in turn.connection.execute(_MANIFESTS, asked)
     ]
+
+
+def place_of(turn: Turn, job_id: JobId, row: int) -> tuple[int, int | None]:
+    """Return the number of the shard that has a row, and the first row from that shard on that has no manifest; None: all have."""
+    run = turn.connection.execute
+    low, high = 0, run(_LAST_SEQ, {"the_job": job_id}).scalar_one() or 0
+    while low < high:
+        middle = (low + high + 1) // 2
+        if run(_FIRST_ROW, {"the_job": job_id, "the_seq": middle}).scalar_one() <= row:
+            low = middle
+        else:
+            high = middle - 1
+    found = (run(each, {"the_job": job_id, "the_seq": low}).scalar() for each in _GAPS)
+    return low, min((gap for gap in found if gap is not None), default=None)
 
 
 def _fail_for(turn: Turn, job_id: JobId, seq: int, failures: int, words: str) -> None:

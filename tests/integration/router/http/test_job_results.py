@@ -1,0 +1,409 @@
+"""Results of batch jobs by row, as files, and the rows that have none: through manifests alone, and for their tenant alone."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from job_desk import ranges
+from job_pages import JobClients, make_place
+from router_http import serving
+
+from capamesh.router.http import job_results
+from capamesh.router.jobs import reading
+from capamesh.router.jobs.outputs.parts import bad_chunks, part_chunks
+from capamesh.router.jobs.outputs.results import Results
+from capamesh.router.jobs.outputs.sink import LocalSink, part_name
+from capamesh.router.jobs.spec import OutputFormat
+from capamesh.router.jobs.states import JobState
+from capamesh.router.jobs.store.job_store import JobStore
+from capamesh.router.jobs.values import BadRow, Job, JobId, Lease, Manifest
+
+SHARDS, SHARD_ROWS = 4, 5
+ROWS = SHARDS * SHARD_ROWS
+GUARD_S = 60.0
+FORMATS = [OutputFormat.JSONL, OutputFormat.PARQUET, OutputFormat.NPZ]
+
+
+@pytest.fixture
+async def clients(tmp_path: Path) -> AsyncIterator[JobClients]:
+    place = make_place(tmp_path / "place")
+    async with serving(jobs={"jobs_places": (str(place),)}) as http:
+        http.node("A")
+        yield JobClients(http, place)
+
+
+class RunJob:
+    """A job whose shards a test has done, one by one."""
+
+    def __init__(self, clients: JobClients, store: JobStore, job: Job, leases: list[Lease]) -> None:
+        self.clients = clients
+        self.store = store
+        self.job = job
+        self.leases = leases
+
+    @classmethod
+    async def submitted(
+        cls, clients: JobClients, key: str = "", form: OutputFormat = OutputFormat.JSONL
+    ) -> RunJob:
+        job_id = await clients.submit(key, output={"format": form.value})
+        store = await clients.http.job_service.store()
+        taken = await store.claim_plan("test")
+        assert taken is not None
+        await store.add_shards(JobId(job_id), taken[1], 0, ranges(SHARDS, SHARD_ROWS))
+        job = await store.finish_plan(JobId(job_id), taken[1], "fingerprint")
+        assert job is not None
+        return cls(clients, store, job, await store.claim(job, "test", SHARDS))
+
+    @property
+    def path(self) -> str:
+        return f"/v1/jobs/{self.job.id}"
+
+    @property
+    def sink(self) -> LocalSink:
+        sink = self.clients.http.job_service.places.sink("", self.job.id)
+        assert isinstance(sink, LocalSink)
+        return sink
+
+    async def done(self, seq: int, bad: Sequence[int] = ()) -> Manifest:
+        """Commit a shard, but for rows that are bad."""
+        lease, form = self.leases[seq], self.job.spec.output.format
+        numbers = range(seq * SHARD_ROWS, (seq + 1) * SHARD_ROWS)
+        good = [each for each in numbers if each not in bad]
+        part = bad_part = None
+        if good:
+            outputs = {
+                "y": np.array([[[at, at + 0.5]] for at in good], np.float32),
+                "label": np.array([f"é{at}".encode() for at in good], object),
+            }
+            results = [Results(good, [f"r{at}" for at in good], outputs)]
+            name = part_name(lease, form.value)
+            part = self.sink.write(name, part_chunks(results, form))
+        wrong = [BadRow(at, f"r{at}", "input_invalid", "no", "A") for at in bad if at in numbers]
+        if wrong:
+            name = part_name(lease, "jsonl", is_bad=True)
+            bad_part = self.sink.write(name, bad_chunks(wrong))
+        manifest = Manifest(len(good), len(wrong), part, bad_part)
+        assert await self.store.commit(lease, self.job.spec, manifest, wrong)
+        return manifest
+
+    async def results(self, query: str = "", key: str = "") -> tuple[list[Any], int]:
+        """Return the lines of an answer, and the row to go on from."""
+        response = await self.clients.ask(key, "GET", f"{self.path}/results?{query}")
+        assert response.status == 200, await response.text()
+        lines = [json.loads(line) for line in (await response.read()).splitlines()]
+        return lines, int(response.headers["Capamesh-Next-Row"])
+
+    async def ended(self) -> None:
+        await self.store.move(self.job.id, JobState.CANCELLED)
+
+
+def expected(*numbers: int) -> list[dict[str, Any]]:
+    return [
+        {"row": at, "id": f"r{at}", "outputs": {"y": [[at, at + 0.5]], "label": f"é{at}"}}
+        for at in numbers
+    ]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+async def test_rows_are_the_same_whatever_the_form_of_the_parts(
+    clients: JobClients, form: OutputFormat
+) -> None:
+    if form is OutputFormat.PARQUET:
+        pytest.importorskip("pyarrow")
+    run = await RunJob.submitted(clients, form=form)
+    for seq in range(SHARDS):
+        await run.done(seq, bad=(7,))
+    good = [at for at in range(ROWS) if at != 7]
+    assert await run.results() == (expected(*good), ROWS)
+    assert await run.results("from_row=3&rows=9&format=jsonl") == (
+        expected(*[at for at in range(3, 12) if at != 7]),
+        12,
+    )
+    assert await run.results("from_row=7&rows=1") == ([], 8)
+    assert await run.results("from_row=19") == (expected(19), ROWS)
+    assert await run.results("from_row=20") == ([], 20)
+    assert await run.results("from_row=500") == ([], 500)
+    assert await run.results("rows=0") == ([], 0)
+
+
+async def test_rows_of_a_job_under_way_end_before_the_first_that_may_still_come(
+    clients: JobClients,
+) -> None:
+    run = await RunJob.submitted(clients)
+    assert await run.results() == ([], 0)
+    await run.done(2)
+    assert await run.results() == ([], 0)
+    assert await run.results("from_row=10") == (expected(*range(10, 15)), 15)
+    assert await run.results("from_row=4") == ([], 4)
+    await run.done(0)
+    assert await run.results() == (expected(*range(5)), 5)
+    assert await run.results("from_row=5") == ([], 5)
+    await run.done(1)
+    assert await run.results("from_row=5") == (expected(*range(5, 15)), 15)
+    # a job that has ended keeps what was done, and nothing more comes
+    await run.ended()
+    assert await run.results() == (expected(*range(15)), ROWS)
+
+
+async def test_each_row_is_read_once_by_who_goes_on_from_the_next(clients: JobClients) -> None:
+    run = await RunJob.submitted(clients)
+    seen: list[Any] = []
+    at = 0
+    for seq in (3, 1, 0, 2):
+        await run.done(seq)
+        for _ in range(2):
+            lines, at = await run.results(f"from_row={at}&rows=7")
+            seen += lines
+    lines, at = await run.results(f"from_row={at}")
+    assert (seen + lines, at) == (expected(*range(ROWS)), ROWS)
+
+
+async def test_results_of_a_job_without_a_plan_are_none_yet(clients: JobClients) -> None:
+    job = await clients.submit()
+    response = await clients.ask("", "GET", f"/v1/jobs/{job}/results?from_row=3")
+    assert (response.status, response.headers["Capamesh-Next-Row"]) == (200, "3")
+    assert await response.read() == b""
+
+
+@pytest.mark.parametrize(
+    "query", ["format=csv", "from_row=-1", "rows=x", "rows=1e3", "from_row=" + "9" * 30]
+)
+async def test_query_that_is_wrong_is_refused(clients: JobClients, query: str) -> None:
+    run = await RunJob.submitted(clients)
+    assert (await clients.ask("", "GET", f"{run.path}/results?{query}")).status == 400
+
+
+# parts
+
+
+async def test_parts_are_listed_and_read_as_they_were_written(clients: JobClients) -> None:
+    run = await RunJob.submitted(clients)
+    made = [await run.done(seq, bad=(0, 1, 2, 3, 4, 8)) for seq in range(3)]
+    listed = await clients.told("", "GET", f"{run.path}/parts?limit=2")
+    assert listed["has_more"]
+    rest = await clients.told("", "GET", f"{run.path}/parts?limit=2&after=1")
+    assert not rest["has_more"]
+    shown = [*listed["data"], *rest["data"]]
+    assert [(each["seq"], each["first_row"], each["rows"], each["bad_rows"]) for each in shown] == [
+        (0, 0, 0, 5),
+        (1, 5, 4, 1),
+        (2, 10, 5, 0),
+    ]
+    assert (shown[0]["name"], shown[0]["sha256"], shown[2]["bad_name"]) == (None, "", None)
+    for manifest in made:
+        for part in (manifest.part, manifest.bad_part):
+            if part is None:
+                continue
+            response = await clients.ask("", "GET", f"{run.path}/parts/{part.name}")
+            data = await response.read()
+            assert hashlib.sha256(data).hexdigest() == part.sha256
+            assert response.headers["ETag"] == f'"{part.sha256}"'
+            assert response.headers["Content-Type"] == "application/x-ndjson"
+            assert response.headers["X-Content-Type-Options"] == "nosniff"
+            assert response.headers["Content-Disposition"] == "attachment"
+
+
+@pytest.mark.parametrize(
+    ("asked", "first", "end"),
+    [
+        ("bytes=0-9", 0, 10),
+        ("bytes=10-", 10, None),
+        ("bytes=-7", -7, None),
+        ("bytes=5-99999999", 5, None),
+        ("bytes=0-0", 0, 1),
+    ],
+)
+async def test_some_bytes_of_a_part_are_read(
+    clients: JobClients, asked: str, first: int, end: int | None
+) -> None:
+    run = await RunJob.submitted(clients)
+    part = (await run.done(0)).part
+    assert part is not None
+    whole = run.sink.read(part)
+    response = await clients.ask("", "GET", f"{run.path}/parts/{part.name}", Range=asked)
+    assert response.status == 206
+    assert await response.read() == whole[first:end]
+    at = first % len(whole)
+    shown = f"bytes {at}-{at + len(whole[first:end]) - 1}/{len(whole)}"
+    assert response.headers["Content-Range"] == shown
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        ("bytes=999999-", 416),
+        ("bytes=9-3", 200),
+        ("rows=0-9", 200),
+        ("bytes=0-1,4-5", 200),
+        ("bytes=x", 200),
+        ("bytes=" + "9" * 5000 + "-", 200),
+    ],
+)
+async def test_range_that_is_none_gets_all_or_an_error(
+    clients: JobClients, asked: str, status: int
+) -> None:
+    run = await RunJob.submitted(clients)
+    part = (await run.done(0)).part
+    assert part is not None
+    response = await clients.ask("", "GET", f"{run.path}/parts/{part.name}", Range=asked)
+    assert response.status == status
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "part-000001-1.jsonl",
+            "part-000000-2.jsonl",
+            "part-000000-1.parquet",
+            "x",
+            "..%2f..%2fx",
+        ),
+        *("part-999999999-1.jsonl", ".part-000000-1.jsonl.tmp", "part-000000-1.jsonl%00"),
+        *("part-000000-1.jsonl%0a", "bad-000000-1.jsonl"),
+    ],
+)
+async def test_file_that_no_manifest_names_is_never_served(clients: JobClients, name: str) -> None:
+    run = await RunJob.submitted(clients)
+    await run.done(0)
+    for stray in ("part-000001-1.jsonl", "part-000000-2.jsonl", "bad-000000-1.jsonl"):
+        (run.sink.folder / stray).write_text("{}")
+    assert (await clients.ask("", "GET", f"{run.path}/parts/{name}")).status == 404
+
+
+async def test_part_that_is_damaged_is_told_and_no_row_of_it_is_sent(clients: JobClients) -> None:
+    run = await RunJob.submitted(clients)
+    first, second = [(await run.done(seq)).part for seq in range(2)]
+    assert first is not None
+    assert second is not None
+    place = run.sink.folder / second.name
+    place.write_bytes(place.read_bytes().replace(b"5.5", b"9.9"))
+    for path in (f"{run.path}/results?from_row=5", f"{run.path}/parts/{second.name}"):
+        response = await clients.ask("", "GET", path)
+        assert (response.status, response.headers["X-Capamesh-Error"]) == (503, "output_failed")
+    # where rows were sent before, the answer is broken off: a client cannot take it for whole
+    with pytest.raises(Exception, match=r"(?i)payload|closed|reset|disconnected"):
+        await clients.ask("", "GET", f"{run.path}/results")
+    (run.sink.folder / first.name).unlink()
+    assert (await clients.ask("", "GET", f"{run.path}/results")).status == 503
+
+
+# rows without a result
+
+
+async def test_rows_without_a_result_are_listed_with_why(clients: JobClients) -> None:
+    run = await RunJob.submitted(clients)
+    await run.done(0, bad=(1, 3))
+    await run.done(1, bad=(6,))
+    page = await clients.told("", "GET", f"{run.path}/errors?limit=2")
+    assert page == {
+        "object": "list",
+        "data": [
+            {"row": at, "id": f"r{at}", "code": "input_invalid", "message": "no", "node": "A"}
+            for at in (1, 3)
+        ],
+        "has_more": True,
+    }
+    rest = await clients.told("", "GET", f"{run.path}/errors?limit=2&after=3")
+    assert ([each["row"] for each in rest["data"]], rest["has_more"]) == ([6], False)
+
+
+# whose, how many, and those who do not read
+
+
+async def test_results_of_another_tenant_are_as_those_of_no_job(clients: JobClients) -> None:
+    lab, rich = clients.key("lab"), clients.key("rich")
+    run = await RunJob.submitted(clients, lab)
+    part = (await run.done(0)).part
+    assert part is not None
+    none = str(run.job.id)[:-4] + "0000"
+    for tail in ("results", "parts", f"parts/{part.name}", "errors"):
+        assert (await clients.ask(lab, "GET", f"{run.path}/{tail}")).status == 200
+        told = [
+            await clients.ask(rich, "GET", f"/v1/jobs/{each}/{tail}") for each in (run.job.id, none)
+        ]
+        texts = {(await each.text()).replace(run.job.id, "").replace(none, "") for each in told}
+        assert ([each.status for each in told], len(texts)) == ([404, 404], 1), tail
+
+
+async def test_readers_have_so_many_places_and_a_tenant_a_part_of_them(
+    clients: JobClients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "MOST_STREAMS", 3)
+    monkeypatch.setattr(reading, "MOST_OF_TENANT", 2)
+    lab, rich = clients.key("lab"), clients.key("rich")
+    runs = {key: await RunJob.submitted(clients, key) for key in (lab, rich)}
+    go_on = asyncio.Event()
+
+    async def wait(*_: Any) -> None:
+        await go_on.wait()
+
+    monkeypatch.setattr(job_results, "_write", wait)
+    for run in runs.values():
+        await run.done(0)
+    service = clients.http.job_service
+
+    async def read(key: str) -> int:
+        return (await clients.ask(key, "GET", f"{runs[key].path}/results")).status
+
+    taken = [asyncio.create_task(read(lab)) for _ in range(2)]
+    await _until(lambda: service.reading._tenants.total() == 2)
+    assert await read(lab) == 429
+    taken.append(asyncio.create_task(read(rich)))
+    await _until(lambda: service.reading._tenants.total() == 3)
+    assert await read(rich) == 503
+    go_on.set()
+    assert await asyncio.gather(*taken) == [200] * 3
+    assert service.reading._tenants == {}
+
+
+async def test_client_that_reads_nothing_is_hung_up_on(
+    clients: JobClients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_results, "WRITE_S", 0.1)
+    run = await RunJob.submitted(clients)
+    lease = run.leases[0]
+    numbers = range(SHARD_ROWS)
+    outputs = {"y": np.zeros((SHARD_ROWS, 400_000), np.float32)}  # 8 MB of text
+    results = [Results(numbers, [str(at) for at in numbers], outputs)]
+    part = run.sink.write(part_name(lease, "jsonl"), part_chunks(results, OutputFormat.JSONL))
+    await run.store.commit(lease, run.job.spec, Manifest(SHARD_ROWS, 0, part))
+    service = clients.http.job_service
+    for tail in ("results", f"parts/{part.name}"):
+        response = await clients.http.client.get(f"{run.path}/{tail}")
+        await _until(lambda: service.reading._tenants == {})
+        with pytest.raises(Exception, match=r"(?i)payload|closed|reset|disconnected"):
+            await response.read()
+
+
+async def test_disk_that_hangs_is_given_up(
+    clients: JobClients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "READ_S", 0.05)
+    run = await RunJob.submitted(clients)
+    part = (await run.done(0)).part
+    assert part is not None
+    go_on = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def hang(*_: Any) -> None:
+        asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(GUARD_S)
+
+    monkeypatch.setattr(LocalSink, "open", hang)
+    for tail in ("results", f"parts/{part.name}"):
+        response = await clients.ask("", "GET", f"{run.path}/{tail}")
+        assert (response.status, response.headers["X-Capamesh-Error"]) == (503, "output_failed")
+    go_on.set()
+
+
+async def _until(is_so: Any) -> None:
+    async with asyncio.timeout(GUARD_S):
+        while not is_so():
+            await asyncio.sleep(0.001)
