@@ -224,7 +224,8 @@ async def _printed(*command: str) -> dict[str, Any]:
         *command,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+        # Ray's workers give way to all others unless told
+        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"},
     )
     try:
         out, errors = await asyncio.wait_for(process.communicate(), LIMIT_S)
