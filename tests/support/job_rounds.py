@@ -267,9 +267,7 @@ def _of_all(
         pids = {str(pid) for pid in outage.pids}
 
         def is_owned(owner: str, pids: set[str] = pids) -> bool:
-            return bool(
-                pids & set(owner.replace("/", " ").replace("-", " ").replace(":", " ").split())
-            )
+            return bool(pids & set(owner.split()))  # its host, process and chance
 
         for taken in job_audit.take_overs(found, is_owned, outage.began_s):
             took_s = taken.taken_s - taken.gone_s - keeper.blind_s(taken.gone_s, taken.taken_s)
