@@ -174,17 +174,17 @@ class Keeper:
                     return await reply.json(content_type=None) or {}
         return None
 
-    def blind_s(self, from_s: float, to_s: float) -> float:
-        """Return for how much of a time there was no router, or no node, in service: nobody could have taken anything over."""
+    def able_s(self, from_s: float, to_s: float) -> float:
+        """Return since when, from a time on, there were a router and a node in service until another time: nobody else can take over."""
         times = {from_s, to_s}
         for each in self.outages:
             times |= {at_s for at_s in (each.began_s, each.ended_s) if from_s < at_s < to_s}
-        points = sorted(times)
-        return sum(
-            after_s - before_s
-            for before_s, after_s in itertools.pairwise(points)
+        blind = [
+            after_s
+            for before_s, after_s in itertools.pairwise(sorted(times))
             if self._is_blind((before_s + after_s) / 2)
-        )
+        ]
+        return max(blind, default=from_s)
 
     def _is_blind(self, at_s: float) -> bool:
         out = {each.name for each in self.outages if each.began_s <= at_s < each.ended_s}

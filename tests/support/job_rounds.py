@@ -78,7 +78,7 @@ class Seen:
     rounds: list[RoundSeen]
     seconds: float
     take_overs_s: list[float]
-    """Seconds from a router's death, or its freezing, until another had each of its shards, times left out when nobody could."""
+    """Seconds from a router's death or its freezing, or from the end of the last time that nobody could, until another had each shard."""
     slow: list[str]
     """Those that took too long, in words."""
     woken_without: int
@@ -270,7 +270,7 @@ def _of_all(
             return bool(pids & set(owner.split()))  # its host, process and chance
 
         for taken in job_audit.take_overs(found, is_owned, outage.began_s):
-            took_s = taken.taken_s - taken.gone_s - keeper.blind_s(taken.gone_s, taken.taken_s)
+            took_s = taken.taken_s - keeper.able_s(taken.gone_s, taken.taken_s)
             seen.take_overs_s.append(took_s)
             seen.woken_without += taken.taken_s < outage.woke_s < float("inf")
             if took_s > MAX_TAKE_OVER_S:
