@@ -47,6 +47,11 @@ INPUTS: Final = {
     Task.FILE_TYPE: (FILE,),
 }
 """The inputs, one of which a request of a task brings."""
+INPUT_SPECS: Final = {
+    task: tuple(TensorSpec(name, Datatype.BYTES, (ANY_DIM,)) for name in names)
+    for task, names in INPUTS.items()
+}
+"""The same inputs, as described by a model's own."""
 _EMBEDDINGS: Final = TensorSpec(EMBEDDING, Datatype.FP32, (ANY_DIM, ANY_DIM))
 _COUNTS: Final = TensorSpec(TOKENS, Datatype.INT32, (ANY_DIM,))
 OUTPUTS: Final = {

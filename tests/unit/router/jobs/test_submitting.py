@@ -12,6 +12,7 @@ from capamesh.protocol.adverts import ModelOffer, Scheduling
 from capamesh.protocol.datatypes import Datatype
 from capamesh.protocol.errors import CapameshError, Forbidden, InvalidRequest, ModelNotFound
 from capamesh.protocol.fleet import Joined
+from capamesh.protocol.tasks import Task
 from capamesh.protocol.tensor_spec import TensorSpec
 from capamesh.router.access.keys import OPERATOR, Key, Scope, Verb
 from capamesh.router.fleet.view import FleetView
@@ -65,6 +66,37 @@ def test_each_input_of_a_model_has_a_column_of_its_name() -> None:
     assert read(job(), fleet).input.columns == {"x": ("x",), "k": ("k",)}
     with pytest.raises(InvalidRequest, match="fills one input, and model 'm' has 2"):
         read(job("/d/in.npy"), fleet)
+
+
+@pytest.mark.parametrize(
+    ("task", "url", "columns"),
+    [
+        (Task.IMAGE_CLASSIFICATION, "/d/pictures/", {"image": ("content",)}),
+        (Task.FILE_TYPE, "s3://b/files/", {"file": ("content",)}),
+        (Task.TEXT_EMBEDDING, "/d/texts/", {"text": ("content",)}),
+        (Task.TEXT_CLASSIFICATION, "/d/in.csv", {"text": ("text",)}),
+        # a table of a model of pictures has its own input, unless it says so
+        (Task.IMAGE_CLASSIFICATION, "/d/in.jsonl", {"x": ("x",)}),
+        (Task.NONE, "/d/pictures/", {"x": ("content",)}),
+    ],
+)
+def test_model_of_texts_pictures_or_files_is_given_these(
+    task: Task, url: str, columns: dict[str, tuple[str]]
+) -> None:
+    assert read(job(url), fleet_of(replace(offer(), task=task))).input.columns == columns
+
+
+def test_column_may_be_named_for_what_a_model_is_for() -> None:
+    fleet = fleet_of(replace(offer(), task=Task.IMAGE_CLASSIFICATION))
+    given = job()
+    given["input"] |= {"columns": {"image": ["picture"]}, "encoding": {"picture": "base64"}}
+    assert read(given, fleet).input.columns == {"image": ("picture",)}
+    given["input"] |= {"columns": {"image": ["picture"], "x": ["picture"]}}
+    with pytest.raises(InvalidRequest, match="'image', and model 'm' has no such input"):
+        read(given, fleet)
+    given["input"] = {"url": "/d/in.jsonl", "columns": {"text": ["t"]}}
+    with pytest.raises(InvalidRequest, match="'text', and model 'm' has no such input"):
+        read(given, fleet)
 
 
 def test_words_of_a_client_are_kept() -> None:

@@ -10,6 +10,7 @@ from capamesh.protocol.adverts import ModelOffer, Scheduling
 from capamesh.protocol.errors import Forbidden, InvalidRequest
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.schema import Mismatch, plain_values, read
+from capamesh.protocol.tasks import INPUTS, TEXT
 from capamesh.router.access.keys import OPERATOR, check_scope
 from capamesh.router.balancing.absence import not_hosted
 from capamesh.router.jobs.inputs.arrays import NPY_COLUMN
@@ -81,8 +82,10 @@ def pinned(spec: JobSpec, fleet: FleetView) -> tuple[Pinned, ModelOffer]:
 
 
 def check_columns(spec: JobSpec, offer: ModelOffer) -> None:
-    """Raise `InvalidRequest` unless a job fills each input of its model, and no other."""
+    """Raise `InvalidRequest` unless a job fills each input of its model, and no other, or one of what the model is for."""
     given, wanted = set(spec.input.columns), {each.name for each in offer.inputs}
+    if len(given) == 1 and given <= set(INPUTS[offer.task]):
+        return
     for name in sorted(given - wanted):
         raise InvalidRequest(
             f"input.columns has {name[:80]!r}, and model {spec.model!r} has no such input; its inputs are"
@@ -143,8 +146,14 @@ def _form_of(url: object) -> str:
 
 
 def _columns_for(offer: ModelOffer, form: InputFormat) -> dict[str, list[str]]:
-    """Return a column for each input of a model: that of the input's name, or the only one that the form has."""
+    """Return a column for each input of a model: that of the input's name, or the only one that the form has.
+
+    Files are what the model is for, where it is for texts, pictures or files; so are texts in a column of that name.
+    """
     lone = _LONE_COLUMNS.get(form)
+    of_task = INPUTS[offer.task][:1]
+    if of_task and (form is InputFormat.FOLDER or of_task == (TEXT,)):
+        return {of_task[0]: [lone or of_task[0]]}
     if lone is None:
         return {each.name: [each.name] for each in offer.inputs}
     if len(offer.inputs) != 1:

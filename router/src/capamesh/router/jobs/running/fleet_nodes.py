@@ -16,6 +16,7 @@ from capamesh.protocol.adverts import Scheduling
 from capamesh.protocol.errors import CapameshError, TooManyRequests
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import InferCall
+from capamesh.protocol.tasks import EMBEDDING, INPUT_SPECS, Task
 from capamesh.router.access.keys import Verb
 from capamesh.router.admission.saturation import STALE_S, is_open
 from capamesh.router.balancing.absence import not_hosted
@@ -94,6 +95,8 @@ class FleetNodes(Nodes):
             f"model {model!r} keeps a state from one request to the next, and rows of a job have no order"
             if is_sequence
             else "",
+            {spec.name: spec for spec in INPUT_SPECS[best.task]},
+            (EMBEDDING,) if best.task is Task.TEXT_EMBEDDING else (),
         )
 
     @override

@@ -50,7 +50,8 @@ def unfit(hosting: Hosting, spec: InputSpec) -> str:
     if len({each.shape[0] for each in hosting.inputs.values()}) > 1:
         return "the first axis of some inputs of the model is 1, and of others -1: jobs need one of them for all"
     given, taken = set(spec.columns), set(hosting.inputs)
-    if given != taken:
+    is_of_task = len(given) == 1 and given <= set(hosting.task_inputs)
+    if given != taken and not is_of_task:
         return f"the job fills the inputs {_shown(given)}, and the model takes {_shown(taken)}; name a column for each of them"
     return ""
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:
@@ -33,6 +33,19 @@ class Hosting:
     """The most rows of one call; 0: no limit, or unknown."""
     refusal: str = ""
     """The reason why no job can run it, whatever its input; "": jobs can."""
+    task_inputs: dict[str, TensorSpec] = field(default_factory=dict[str, "TensorSpec"])
+    """The inputs of the model's task, one of which stands for all of `inputs`: the node makes these of it."""
+    task_outputs: tuple[str, ...] = ()
+    """The outputs that are asked for where an input of the task is filled; none: the model's own."""
+
+    @property
+    def known_inputs(self) -> dict[str, TensorSpec]:
+        """The inputs by which it can be asked, by their names."""
+        return {**self.task_inputs, **self.inputs}
+
+    def outputs_for(self, filled: Collection[str]) -> tuple[str, ...]:
+        """Return the outputs to ask for where these inputs are filled; none: the model's own."""
+        return () if set(filled) - set(self.task_inputs) else self.task_outputs
 
 
 @dataclass(frozen=True, slots=True)

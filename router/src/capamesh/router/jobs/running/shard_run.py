@@ -117,7 +117,7 @@ class ShardRun:
         """Yield the rows in full batches, and read the next window meanwhile."""
         packer = Packer(batch_rows(self._hosting))
         spec = self.job.spec.input
-        windows = read_windows(reader, self.lease.range, spec, self._hosting.inputs)
+        windows = read_windows(reader, self.lease.range, spec, self._hosting.known_inputs)
 
         def read() -> asyncio.Future[RowWindow | None]:
             found = asyncio.ensure_future(self._tools.in_thread(lambda: next(windows, None)))
@@ -268,7 +268,9 @@ class ShardRun:
                 self._tensors(batch),
                 rows,
                 lane.allowed_s(rows, self._hosting.slow_row_s, failures),
-                () if batch.form is None else batch.form.outputs,
+                self._hosting.outputs_for(batch.inputs)
+                if batch.form is None
+                else batch.form.outputs,
                 only_at,
                 not_at,
             )
@@ -301,7 +303,7 @@ class ShardRun:
         if batch.form is not None:
             return batch.form.tensors(batch.inputs[REQUEST_ROWS].tolist())
         return tuple(
-            Tensor.from_numpy(name, array, self._hosting.inputs[name].datatype)
+            Tensor.from_numpy(name, array, self._hosting.known_inputs[name].datatype)
             for name, array in batch.inputs.items()
         )
 

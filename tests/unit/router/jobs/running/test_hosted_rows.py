@@ -1,0 +1,53 @@
+"""The rows of a call, the bytes of results, and which inputs a job may fill."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from capamesh.protocol.datatypes import BYTES, Datatype
+from capamesh.protocol.tensor_spec import TensorSpec
+from capamesh.router.jobs.running.hosted_rows import batch_rows, out_row_bytes, unfit
+from capamesh.router.jobs.running.nodes import Hosting
+from capamesh.router.jobs.spec import InputFormat, InputSpec
+
+PIXELS = TensorSpec("pixels", Datatype.FP32, (-1, 64))
+SCORES = TensorSpec("scores", Datatype.FP32, (-1, 10))
+IMAGE = TensorSpec("image", BYTES, (-1,))
+HOSTED = Hosting({"pixels": PIXELS}, (SCORES,), frozenset("a"), best_rows=32)
+OF_PICTURES = replace(HOSTED, task_inputs={"image": IMAGE})
+
+
+def source(*inputs: str) -> InputSpec:
+    return InputSpec("/data/in.jsonl", InputFormat.JSONL, dict.fromkeys(inputs, ("c",)))
+
+
+def test_call_has_the_best_batch_as_far_as_a_call_may() -> None:
+    assert batch_rows(HOSTED) == 32
+    assert batch_rows(replace(HOSTED, max_rows=8)) == 8
+    one_row = replace(PIXELS, shape=(1, 64))
+    assert batch_rows(replace(HOSTED, inputs={"pixels": one_row})) == 1
+
+
+def test_bytes_of_results_are_those_of_the_declared_outputs() -> None:
+    assert out_row_bytes(HOSTED) == 40
+    assert out_row_bytes(replace(HOSTED, outputs=(replace(SCORES, shape=(-1, -1)),))) == 0
+
+
+@pytest.mark.parametrize(("hosted", "name"), [(HOSTED, "pixels"), (OF_PICTURES, "image")])
+def test_job_fills_the_inputs_of_the_model_or_one_of_its_task(hosted: Hosting, name: str) -> None:
+    assert unfit(hosted, source(name)) == ""
+    assert set(hosted.known_inputs) == {"pixels", name}
+
+
+@pytest.mark.parametrize("names", [("image",), ("pixels", "image"), ("pixels", "other")])
+def test_job_that_fills_other_inputs_is_unfit(names: tuple[str, ...]) -> None:
+    hosted = HOSTED if names == ("image",) else OF_PICTURES
+    assert "and the model takes 'pixels'" in unfit(hosted, source(*names))
+
+
+def test_vector_is_asked_for_where_texts_are_filled_and_else_what_the_model_has() -> None:
+    hosted = replace(OF_PICTURES, task_outputs=("embedding",))
+    assert hosted.outputs_for(["image"]) == ("embedding",)
+    assert hosted.outputs_for(["pixels"]) == ()
