@@ -127,6 +127,8 @@ async def test_rows_are_the_same_whatever_the_form_of_the_parts(
         12,
     )
     assert await run.results("from_row=7&rows=1") == ([], 8)
+    assert await run.results("from_row=8&rows=2") == (expected(8, 9), 10)
+    assert await run.results("from_row=11&rows=2") == (expected(11, 12), 13)
     assert await run.results("from_row=19") == (expected(19), ROWS)
     assert await run.results("from_row=20") == ([], 20)
     assert await run.results("from_row=500") == ([], 500)

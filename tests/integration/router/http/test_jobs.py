@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,10 +19,10 @@ from router_http import serving
 from capamesh.router.access.keys import Verb
 from capamesh.router.http.schemas.jobs import State
 from capamesh.router.jobs import service as services
-from capamesh.router.jobs.errors import JobsUnavailable
 from capamesh.router.jobs.standing import Progress
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store import job_operations, job_store
+from capamesh.router.jobs.store.group_commit import Turn
 from capamesh.router.jobs.values import JobId
 
 MOVES = ("pause", "resume", "cancel")
@@ -83,6 +83,7 @@ async def test_job_is_submitted_shown_and_listed(clients: JobClients) -> None:
         "format": "jsonl",
         "columns": {"x": ["x"]},
         "id_column": "",
+        "encoding": {},
     }
     assert spec["priority"] == 200
     assert clients.runner.woken == 1
@@ -334,17 +335,30 @@ async def test_store_that_hangs_is_given_up(
     go_on.set()
 
 
-async def test_store_that_fails_is_told(
-    clients: JobClients, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await clients.submit()
+async def test_full_disk_is_told_and_what_is_there_is_still_shown(clients: JobClients) -> None:
+    job = await clients.submit()
+    store = await clients.http.job_service.store()
 
-    async def failing(*_: object) -> None:
-        raise JobsUnavailable("the store of jobs j.db fails: database or disk is full")
+    def let_grow(pages: int) -> Callable[[Turn], None]:
+        def operation(turn: Turn) -> None:
+            run = turn.connection.exec_driver_sql
+            run(f"PRAGMA max_page_count = {run('PRAGMA page_count').scalar_one() + pages}")
 
-    monkeypatch.setattr(job_store.JobStore, "submit", failing)
-    response = await clients.ask("", "POST", "/v1/jobs", clients.body())
+        return operation
+
+    await store._run(let_grow(2))
+    columns = {"x": [f"column {at} {'x' * 200}" for at in range(40)]}
+    source = {**clients.body()["input"], "columns": columns}
+    for _ in range(10):
+        response = await clients.ask("", "POST", "/v1/jobs", clients.body(input=source))
+        if response.status != 201:
+            break
     assert (response.status, response.headers["X-Capamesh-Error"]) == (503, "jobs_unavailable")
+    assert "disk is full" in await response.text()
+    assert (await clients.told("", "GET", f"/v1/jobs/{job}"))["state"] == "planning"
+    assert (await clients.told("", "GET", "/v1/jobs"))["data"][-1]["id"] == job
+    await store._run(let_grow(1000))  # somebody makes room
+    await clients.submit(input=source)
 
 
 async def test_store_that_cannot_be_made_is_told(tmp_path: Path) -> None:

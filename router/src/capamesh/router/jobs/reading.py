@@ -79,6 +79,7 @@ class PartReading:
             JobsUnavailable: the store fails.
             Unsupported: the form of the parts needs a library that is missing.
         """
+        form = job.spec.output.format
         while True:
             found = await store.manifests(job.id, seq, MANIFESTS)
             for number, shard, manifest in found:
@@ -89,7 +90,7 @@ class PartReading:
                     continue
                 file = await self.opened(sink, manifest.part)
                 try:
-                    pieces = part_lines(file, job.spec.output.format, shard, first, end)
+                    pieces = part_lines(file, form, shard, manifest.rows, first, end)
                     while piece := await self._beside(_next_of(pieces)):
                         yield piece
                 finally:

@@ -23,17 +23,21 @@ WINDOW_ROWS: Final = 512
 
 
 def part_lines(
-    file: BinaryIO, form: OutputFormat, shard: RowRange, first: int, end: int
+    file: BinaryIO, form: OutputFormat, shard: RowRange, rows: int, first: int, end: int
 ) -> Iterator[bytes]:
     """Yield the rows of a part from `first` on and before `end`, by their numbers, as JSON lines with `row`, `id` and `outputs`.
 
-    `shard` is the range of the part. Raises `OutputFailed`: it is no such part.
+    `shard` is the range of the part, which has so many `rows`. Raises `OutputFailed`: it is no such part.
     """
     try:
         match form:
             case OutputFormat.JSONL:
                 is_whole = first <= shard.first_row and end >= shard.first_row + shard.rows
-                yield from _pieces(file) if is_whole else _chunks(_lines_between(file, first, end))
+                yield from (
+                    _pieces(file)
+                    if is_whole
+                    else _chunks(_lines_between(file, shard, shard.rows - rows, first, end))
+                )
             case OutputFormat.PARQUET:
                 yield from _chunks(_between(_parquet_rows(file), first, end))
             case OutputFormat.NPZ:
@@ -66,16 +70,29 @@ def _chunks(lines: Iterator[bytes]) -> Iterator[bytes]:
         yield b"".join(found)
 
 
-def _lines_between(file: BinaryIO, first: int, end: int) -> Iterator[bytes]:
-    for line in file:
-        try:
-            number = cast("dict[str, int]", json_value(line))["row"]
-        except Mismatch as exc:
-            raise ValueError(str(exc)) from exc
+def _lines_between(
+    file: BinaryIO, shard: RowRange, missing: int, first: int, end: int
+) -> Iterator[bytes]:
+    """Yield the lines of rows between two; `missing` rows of the shard have none.
+
+    A line is read as JSON only where it is not known which row it has: many small pages of a long part are not to read all
+    that is before them.
+    """
+    for at, line in enumerate(file, shard.first_row):
+        if at + missing < first:  # no row before this line is so far behind its place
+            continue
+        number = at if not missing else _number_of(line)
         if number >= end:
             return
         if number >= first:
             yield line
+
+
+def _number_of(line: bytes) -> int:
+    try:
+        return cast("dict[str, int]", json_value(line))["row"]
+    except Mismatch as exc:
+        raise ValueError(str(exc)) from exc
 
 
 _Row = tuple[int, str, dict[str, Any]]
