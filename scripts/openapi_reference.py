@@ -32,12 +32,14 @@ PATH_PARAMETERS: Final = {
     "peer": "The peer id of a node.",
     "region": "The name of a region of shared memory.",
     "job": "The id of a job.",
+    "file": "The id of an uploaded file.",
+    "batch": "The id of a batch.",
     "digest": "The digest of all files of the page.",
     "name": "The name of a file.",
 }
 TAGS: Final = {
     "inference": "The Open Inference Protocol v2, and Triton's extensions of it.",
-    "jobs": "Batch jobs: a model is run over a whole data set.",
+    "jobs": "Batch jobs: a model is run over a whole data set; and the files that they read.",
     "fleet": "Nodes, models and requests, as this router sees them.",
     "metrics": "What is counted.",
     "page": "The page at the router's address, and what describes the routes.",
@@ -72,7 +74,7 @@ def tag_of(path: str) -> str:
         return "inference"
     if path == "/metrics":
         return "metrics"
-    if path.startswith("/v1/jobs"):
+    if path.startswith(("/v1/jobs", "/v1/files", "/v1/batches")):
         return "jobs"
     is_page = path.startswith(("/page", "/v1/page")) or path.count("/") == 1
     return "page" if is_page else "fleet"

@@ -1,9 +1,11 @@
-"""OpenAI's own client, unmodified: embeddings of texts and of tokens, models, and errors, sync and async."""
+"""OpenAI's own client, unmodified: embeddings of texts and of tokens, models, errors, sync and async; files and batches."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,3 +52,31 @@ async def test_client_gets_embeddings_models_and_errors(texts: str) -> None:
     assert errors["long"][:2] == ["APIStatusError", "too_large"]
     assert errors["dimensions"][:2] == ["BadRequestError", "invalid_request"]
     assert "this model's embeddings have 4" in errors["dimensions"][3]
+
+
+async def test_client_runs_batches(texts: str, tmp_path: Path) -> None:
+    told = await asyncio.to_thread(answers, "openai", "openai_batches.py", texts, "words", tmp_path)
+    assert told["uploaded"][:2] == ["batch", "requests.jsonl"]
+    assert told["uploaded"][3] == "processed"
+    assert told["created"][1:] == [{"for": "a test"}, "24h"]
+    assert told["done"] == "completed"
+    assert told["counts"] == [6, 5, 1]
+    # what a batch answers is what the endpoint answers
+    for at, alone in enumerate(told["alone"]):
+        answer = told["answers"][f"r{at}"]
+        vectors = [[each["embedding"] for each in one["data"]] for one in (answer, alone)]
+        np.testing.assert_allclose(*vectors, rtol=1e-6)
+        assert {**answer, "data": []} == {**alone, "data": []}
+    (short,) = told["answers"]["short"]["data"]
+    vector = np.frombuffer(base64.b64decode(short["embedding"]), "<f4")
+    wanted = mean("dog")[:2]
+    np.testing.assert_allclose(vector, wanted / np.linalg.norm(wanted), rtol=1e-5)
+    assert told["errors"] == [["bad", 400]]
+    assert told["cancelled"] in {"cancelled", "completed"}
+    assert told["listed"] == told["batches"][::-1]
+    assert (told["files"], told["deleted"]) == (["batch", "batch_output"], True)
+    refused = told["refused"]
+    assert refused["twice"][:3] == ["BadRequestError", "invalid_request", "file"]
+    assert "line 2: custom_id 'r0'" in refused["twice"][3]
+    assert refused["missing"][:2] == ["NotFoundError", "file_not_found"]
+    assert refused["no batch"][:2] == ["NotFoundError", "job_not_found"]

@@ -83,6 +83,7 @@ PAGES_NOT_RUN = {
     "docs/how-to/route-traffic.md": "a router with rules of its own",
     "docs/how-to/run-a-data-set.md": "tests/integration/cli/test_jobs.py runs its commands at a router that is made up",
     "docs/how-to/sign-a-model.md": "a publisher and an owner",
+    "docs/how-to/run-openai-batches.md": "OpenAI's client and a model of texts; tests/clients/test_openai.py",
     "docs/how-to/get-answers-in-parts.md": "a node with its model; tests/e2e/test_streams.py runs it",
     "docs/how-to/stateful-models.md": "a node with models of the page's reader",
     "docs/how-to/back-up-the-owner-key.md": "an owner's key; openssl asks for a password",

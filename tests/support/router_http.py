@@ -323,7 +323,13 @@ async def serving(
     repository = RepositoryControl(fleet.view, log)  # type: ignore[arg-type]
     folder = tempfile.TemporaryDirectory()
     given = {"data_folder": Path(folder.name), "arrival_s": arrival_s, **(jobs or {})}
-    job_parts = JobParts(RouterSettings(**given), fleet.view, log, lambda: requests.is_closing)  # type: ignore[arg-type]
+    job_parts = JobParts(
+        RouterSettings(**given),
+        fleet.view,
+        log,  # type: ignore[arg-type]
+        inference.slices,
+        lambda: requests.is_closing,
+    )
     application = make_application(
         api,
         GenerateApi(inference, arrival_s=arrival_s),

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from batch_store_cases import *  # noqa: F403 - the tests
 from file_store_cases import *  # noqa: F403 - the tests
 from job_desk import Clock, Desk, manifest
 from job_store_cases import *  # noqa: F403 - the tests

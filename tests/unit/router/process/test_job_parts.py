@@ -20,6 +20,7 @@ from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store.job_store import JobStore
 from capamesh.router.process import job_parts
 from capamesh.router.process.job_parts import JobParts, OpenedStore, require_jobs
+from capamesh.router.requests.slices import Slices
 from capamesh.router.settings import RouterSettings
 from capamesh.router.telemetry import Telemetry
 
@@ -30,7 +31,7 @@ def settings(folder: Path, **more: Any) -> RouterSettings:
 
 def parts(given: RouterSettings, log: NullLog | None = None) -> JobParts:
     fleet = FleetView(on_new=lambda _: None, on_gone=lambda _: None)
-    return JobParts(given, fleet, log or NullLog())  # type: ignore[arg-type]
+    return JobParts(given, fleet, log or NullLog(), Slices())  # type: ignore[arg-type]
 
 
 async def until_it_runs(made: JobParts) -> None:

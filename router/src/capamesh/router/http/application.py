@@ -58,20 +58,22 @@ def make_application(
 
     table = RouteTable(route for part in pages for route in part.routes())
 
-    def check(request: web.Request) -> None:
-        """Raise an error of the protocol unless the request is for here and from somebody who may."""
+    def check(request: web.Request) -> Route | None:
+        """Return the route of a request; raise an error of the protocol unless it is for here and from somebody who may."""
         route = table.of(request)
         if route is not None and not audience.is_served(route.verbs):
             raise audience.refusal()
         if keys is not None:
             keys.of_request(request, route)
+        return route
 
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         is_openai = table.is_openai(request)
         told = openai_error if is_openai else error_response
         try:
-            check(request)
-            if (request.content_length or 0) > limits.max_message_bytes:
+            route = check(request)
+            is_streamed = route is not None and route.is_streamed
+            if not is_streamed and (request.content_length or 0) > limits.max_message_bytes:
                 return told(too_large)  # before any of it is read
             return await handler(request)
         except web.HTTPException as error:

@@ -69,6 +69,8 @@ class Route:
     """The answers with other statuses that are no errors."""
     is_openai: bool = False
     """True if it is OpenAI's: its errors have the form that OpenAI's clients read."""
+    is_streamed: bool = False
+    """True if its handler takes a body as it comes, within limits of its own: it may be larger than memory."""
 
     @property
     def does(self) -> str:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from capamesh.router.jobs.places import Places
     from capamesh.router.jobs.standing import Progress
     from capamesh.router.jobs.store.job_store import JobStore
-    from capamesh.router.jobs.values import Job
+    from capamesh.router.jobs.values import Job, Pinned
 
 LOOK_S: Final = 10.0
 """Seconds that a look at an input may take before its job is refused (guess: a store of objects that is far away)."""
@@ -108,13 +108,18 @@ class JobService:
             TooManyRequests: the tenant has the most jobs that it may.
             JobsUnavailable: the store fails.
         """
-        spec = within_scope(spec, key)
-        pin, _ = pinned(spec, self.fleet)
-        self._check_deadline(spec, await self.promise(spec, tenant))
+        spec, pin = await self.checked(spec, tenant, key)
         store = await self.store()
         job, is_new = await store.submit(tenant, spec, pin)
         self.runner.wake()
         return job, is_new
+
+    async def checked(self, spec: JobSpec, tenant: str, key: Key | None) -> tuple[JobSpec, Pinned]:
+        """Return a job within its key's scope, and its model pinned, once all of it was looked at; raises as `submit`."""
+        spec = within_scope(spec, key)
+        pin, _ = pinned(spec, self.fleet)
+        self._check_deadline(spec, await self.promise(spec, tenant))
+        return spec, pin
 
     async def promise(self, spec: JobSpec, tenant: str) -> Promise:
         """Return what a job would take, once its input and its output were looked at; raises as `submit` for these."""

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from capamesh.protocol.errors import ConfigError, Overloaded
+from capamesh.router.http.batches import BatchesApi
+from capamesh.router.http.files import FilesApi
 from capamesh.router.http.job_events import JobEventsApi
 from capamesh.router.http.job_results import JobResultsApi
 from capamesh.router.http.jobs import JobsApi
@@ -24,6 +26,9 @@ from capamesh.router.jobs.errors import JobsUnavailable
 from capamesh.router.jobs.places import Places
 from capamesh.router.jobs.service import JobService
 from capamesh.router.jobs.states import JobState
+from capamesh.router.jobs.uploads.folder import FileFolder
+from capamesh.router.jobs.uploads.keeper import keep_tidy
+from capamesh.router.jobs.uploads.uploads import Uploads
 from capamesh.router.settings import JOBS_FILE, JOBS_FOLDER
 from capamesh.router.telemetry import metrics
 
@@ -33,7 +38,9 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.http.route import Pages
     from capamesh.router.jobs.running.nodes import Nodes
+    from capamesh.router.jobs.store.file_store import FileStore
     from capamesh.router.jobs.store.job_store import JobStore
+    from capamesh.router.requests.slices import Slices
     from capamesh.router.settings import RouterSettings
     from capamesh.router.telemetry import Telemetry
 
@@ -135,9 +142,11 @@ class JobParts:
         settings: RouterSettings,
         fleet: FleetView,
         log: FilteringBoundLogger,
+        slices: Slices,
         is_closing: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Open the store, if there is one. `is_closing` returns whether the router is about to stop.
+        """Open the store, if there is one. What takes long on the loop takes turns in `slices`; `is_closing` returns whether the
+        router is about to stop.
 
         Raises `ConfigError`: the store cannot be opened, or a place is none.
         """
@@ -149,20 +158,31 @@ class JobParts:
         self._store: OpenedStore | None = None
         self.service: JobService | None = None
         """The jobs; None: this router keeps none."""
+        self.uploads: Uploads | None = None
+        """The uploaded files; None: likewise."""
         if settings.jobs is None:
             return
         self._store = store = opened_store(settings, log)
-        self.service = JobService(
-            fleet, places_of(settings), store.get, clock=time.monotonic, wall_s=time.time
+        places = places_of(settings)
+        self.service = service = JobService(
+            fleet, places, store.get, clock=time.monotonic, wall_s=time.time
         )
+
+        async def files() -> FileStore:
+            return (await service.store()).files
+
+        self.uploads = Uploads(files, FileFolder(places.jobs_folder), slices)
         store.open()
 
     def pages(self) -> tuple[Pages, ...]:
         """Return the routes of jobs."""
+        arrival_s = self._settings.arrival_s
         return (
-            JobsApi(self.service, arrival_s=self._settings.arrival_s),
+            JobsApi(self.service, arrival_s=arrival_s),
             JobEventsApi(self.service, is_closing=self._is_closing, clock=time.monotonic),
             JobResultsApi(self.service),
+            FilesApi(self.uploads, arrival_s=arrival_s),
+            BatchesApi(self.service, arrival_s=arrival_s),
         )
 
     def watch(self, telemetry: Telemetry) -> None:
@@ -177,10 +197,11 @@ class JobParts:
 
     async def run(self, nodes: Nodes) -> None:
         """Open the store once another process has made it, and run its jobs at these nodes until it is cancelled."""
-        if self._store is None or self.service is None:
+        if self._store is None or self.service is None or self.uploads is None:
             return
         store = await self._store.wait()
         # read in by routers that have jobs alone, as the store is
+        from capamesh.router.jobs.batch_files import BatchFiles  # noqa: PLC0415
         from capamesh.router.jobs.planner import Planner  # noqa: PLC0415
         from capamesh.router.jobs.running.files import PlacedFiles  # noqa: PLC0415
         from capamesh.router.jobs.running.runner import Runner  # noqa: PLC0415
@@ -198,8 +219,12 @@ class JobParts:
             in_thread=threads,
             log=self._log,
         )
+        files = BatchFiles(store, places, self.uploads, time.monotonic, self._log)
         try:
-            await runner.run()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(runner.run())
+                tasks.create_task(files.run())
+                tasks.create_task(keep_tidy(store.files, self.uploads.folder, time.time))
         finally:
             threads.close()
 

@@ -50,7 +50,11 @@ class Router(Controls):
         self._log = parts.log
         self._page = PageParts(parts)
         self._jobs = JobParts(
-            parts.settings, parts.fleet, parts.log, lambda: parts.requests.is_closing
+            parts.settings,
+            parts.fleet,
+            parts.log,
+            parts.inference.slices,
+            lambda: parts.requests.is_closing,
         )
         self._shared_cache = shared_store(
             parts.settings,

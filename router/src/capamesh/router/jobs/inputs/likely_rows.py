@@ -13,7 +13,7 @@ from capamesh.router.jobs.spec import InputFormat
 
 SAMPLE_BYTES: Final = 2**20
 """The bytes of lines from which the others are guessed (guess: a thousand rows or more)."""
-_LINES: Final = frozenset({InputFormat.JSONL, InputFormat.CSV})
+_LINES: Final = frozenset({InputFormat.JSONL, InputFormat.CSV, InputFormat.BATCH})
 _TOLD: Final = ShardLimits(MAX_SHARD_ROWS, MAX_SHARD_BYTES)
 
 

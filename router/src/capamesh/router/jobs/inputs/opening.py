@@ -10,6 +10,7 @@ from capamesh.router.jobs.inputs.encoded import EncodedReader
 from capamesh.router.jobs.inputs.folder import FolderReader
 from capamesh.router.jobs.inputs.jsonl import JsonlReader
 from capamesh.router.jobs.inputs.reader import Reader
+from capamesh.router.jobs.inputs.requests import RequestsReader
 from capamesh.router.jobs.inputs.source import Sources
 from capamesh.router.jobs.spec import Encoding, InputFormat, InputSpec
 from capamesh.router.jobs.values import Job
@@ -31,13 +32,17 @@ def open_reader(spec: InputSpec, tenant: str, sources: Sources) -> Reader:
     return EncodedReader(reader, spec.encoding, files)
 
 
-def _plain_reader(spec: InputSpec, tenant: str, sources: Sources) -> Reader:
+def _plain_reader(  # noqa: PLR0911 - one for each form
+    spec: InputSpec, tenant: str, sources: Sources
+) -> Reader:
     if spec.format is InputFormat.FOLDER:
         return FolderReader(sources.folder(spec.url, tenant))
     source = sources.source(spec.url, tenant)
     match spec.format:
         case InputFormat.JSONL:
             return JsonlReader(source)
+        case InputFormat.BATCH:
+            return RequestsReader(source)
         case InputFormat.CSV:
             return CsvReader(source)
         case InputFormat.PARQUET:

@@ -127,13 +127,16 @@ def begin(
     purpose: Purpose,
     size_bytes: int,
     keep_s: float,
+    *,
+    is_bounded: bool = True,
 ) -> StoredFile:
     """Keep a file whose bytes are to arrive, with room for `size_bytes` of them, and return it.
 
-    It is to be kept for `keep_s` seconds once it is ready. Raises `TooManyRequests`: the tenant, or the store, has as much as it
+    It is to be kept for `keep_s` seconds once it is ready. `is_bounded`: the tenant's client makes it, and not the router. Raises `TooManyRequests`: the tenant, or the store, has as much as it
     may.
     """
-    _make_room(turn, tenant, size_bytes, files=1)
+    if is_bounded:
+        _make_room(turn, tenant, size_bytes, files=1)
     values = {
         "id": file_id,
         "tenant": tenant,

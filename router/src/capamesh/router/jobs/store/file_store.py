@@ -40,13 +40,20 @@ class FileStore:
         self._wall_s = wall_s
 
     async def begin(
-        self, tenant: str, name: str, purpose: Purpose, size_bytes: int, keep_s: float
+        self,
+        tenant: str,
+        name: str,
+        purpose: Purpose,
+        size_bytes: int,
+        keep_s: float,
+        *,
+        is_bounded: bool = True,
     ) -> StoredFile:
-        """Keep a file whose bytes are to arrive, with room for so many; raises `TooManyRequests`."""
+        """Keep a file whose bytes are to arrive, with room for so many; raises `TooManyRequests` if it is bounded."""
         file_id = new_file_id(self._wall_s(), secrets.randbits)
         return await self._ask(
             lambda turn: file_operations.begin(
-                turn, file_id, tenant, name, purpose, size_bytes, keep_s
+                turn, file_id, tenant, name, purpose, size_bytes, keep_s, is_bounded=is_bounded
             )
         )
 

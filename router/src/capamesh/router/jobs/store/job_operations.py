@@ -32,6 +32,7 @@ from capamesh.router.jobs.states import COMMITTING, ENDED, JobState, before
 from capamesh.router.jobs.store.group_commit import Turn
 from capamesh.router.jobs.store.tables import (
     BAD_ROWS,
+    BATCHES,
     EVENTS,
     IS_DONE,
     IS_LEASED,
@@ -81,6 +82,7 @@ _FORGET: Final = (
     delete(SHARDS).where(SHARDS.c.job == _JOB),
     delete(BAD_ROWS).where(BAD_ROWS.c.job == _JOB),
     delete(EVENTS).where(EVENTS.c.job == _JOB),
+    delete(BATCHES).where(BATCHES.c.job == _JOB),
     delete(JOBS).where(JOBS.c.id == _JOB),
 )
 _BEFORE: Final = JOBS.c.id < bindparam("the_last", type_=Text)

@@ -22,6 +22,7 @@ from capamesh.router.jobs.store import (
     shard_operations,
     shown_operations,
 )
+from capamesh.router.jobs.store.batch_store import BatchStore
 from capamesh.router.jobs.store.database import open_database
 from capamesh.router.jobs.store.file_store import FileStore
 from capamesh.router.jobs.store.group_commit import Operation, StoreThread
@@ -62,6 +63,8 @@ class JobStore:
         """The rows of those shards that have none."""
         self.files: Final = FileStore(self._run, wall_s)
         """The uploaded files in the same database."""
+        self.batches: Final = BatchStore(self._run, wall_s)
+        """The batches in it."""
 
     @classmethod
     def open(cls, where: str, wall_s: Callable[[], float]) -> JobStore:

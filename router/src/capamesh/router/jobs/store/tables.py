@@ -1,4 +1,4 @@
-"""The tables of jobs: `job`, `shard`, `bad_row`, `event` and `file`, never one a row of an input. Pure.
+"""The tables of jobs: `job`, `shard`, `bad_row`, `event`, `file` and `batch`, never one a row of an input. Pure.
 
 The two databases are used by the same statements: what one of them does not have (`FOR UPDATE SKIP LOCKED`) is left out for it
 by SQLAlchemy.
@@ -168,3 +168,26 @@ FILES: Final = Table(
 )
 Index("file_tenant", FILES.c.tenant, FILES.c.id)
 Index("file_expiry", FILES.c.expires_s)
+
+BATCHES: Final = Table(
+    "batch",
+    METADATA,
+    Column("job", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("input_file", Text, nullable=False),
+    Column("window", Text, nullable=False),
+    Column("keep_s", Double, nullable=False),
+    Column("metadata", Text, nullable=False),
+    # its files, once they are made, and who makes them
+    Column("made_s", Double),
+    Column("output_file", Text),
+    Column("error_file", Text),
+    Column("trouble", Text, nullable=False),
+    Column("token", Integer, nullable=False),
+    Column("until_s", Double, nullable=False),
+)
+IS_UNMADE: Final = BATCHES.c.made_s.is_(None)
+"""The batches whose files are still to be made."""
+Index("batch_tenant", BATCHES.c.tenant, BATCHES.c.job)
+Index("batch_unmade", BATCHES.c.job, sqlite_where=IS_UNMADE, postgresql_where=IS_UNMADE)

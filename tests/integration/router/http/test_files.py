@@ -1,0 +1,682 @@
+"""The routes of uploaded files at the front of a real router core, with a real store and a real disk."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from fleet_fakes import offer
+from job_pages import JobClients, make_place
+from polling import until
+from router_http import serving
+
+from capamesh.protocol.tensors import Limits
+from capamesh.router.jobs.spec import InputFormat, InputSpec, JobSpec, OutputSpec
+from capamesh.router.jobs.uploads import folder as folders
+from capamesh.router.jobs.uploads import keeper, uploads
+from capamesh.router.jobs.values import Pinned
+
+DATA = bytes(range(256)) * 40
+BOUNDARY = "b0undary"
+
+
+@asynccontextmanager
+async def served(tmp_path: Path, **options: Any) -> AsyncIterator[JobClients]:
+    place = make_place(tmp_path / "place")
+    jobs = {"jobs_folder": tmp_path / "jobs"}
+    async with serving(jobs=jobs, **options) as http:
+        http.node("A", models=(offer(),))
+        yield JobClients(http, place)
+
+
+@pytest.fixture
+async def clients(tmp_path: Path) -> AsyncIterator[JobClients]:
+    async with served(tmp_path) as clients:
+        yield clients
+
+
+def line(name: str, **changed: Any) -> bytes:
+    body = {"model": "words", "input": "a cat"}
+    value = {"custom_id": name, "method": "POST", "url": "/v1/embeddings", "body": body, **changed}
+    return json.dumps(value).encode() + b"\n"
+
+
+def part(name: str, data: bytes, headers: Iterable[str] = (), filename: str | None = None) -> bytes:
+    shown = f'Content-Disposition: form-data; name="{name}"'
+    if filename is not None:
+        shown += f'; filename="{filename}"'
+    head = "\r\n".join([f"--{BOUNDARY}", shown, *headers])
+    return f"{head}\r\n\r\n".encode() + data + b"\r\n"
+
+
+def form(*parts: bytes) -> bytes:
+    return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
+
+
+def usual(data: bytes, purpose: str = "user_data", filename: str = "in.bin") -> bytes:
+    return form(part("purpose", purpose.encode()), part("file", data, filename=filename))
+
+
+def on_disk(clients: JobClients) -> list[Path]:
+    """Return the files that lie in the folder of uploads."""
+    folder = clients.http.job_service.places.jobs_folder / "files"
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+async def sent(
+    clients: JobClients,
+    body: bytes,
+    key: str = "",
+    kind: str = f"multipart/form-data; boundary={BOUNDARY}",
+) -> aiohttp.ClientResponse:
+    headers = {"Content-Type": kind, **({"Authorization": f"Bearer {key}"} if key else {})}
+    response = await clients.http.client.post("/v1/files", data=body, headers=headers)
+    await response.read()
+    return response
+
+
+async def made(
+    clients: JobClients, data: bytes = DATA, key: str = "", **options: Any
+) -> dict[str, Any]:
+    response = await sent(clients, usual(data, **options), key)
+    assert response.status == 200, await response.text()
+    found: dict[str, Any] = await response.json()
+    return found
+
+
+async def refused(response: aiohttp.ClientResponse, status: int) -> dict[str, Any]:
+    """Return the error of an answer, which is in OpenAI's form."""
+    assert response.status == status, await response.text()
+    body = await response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert response.headers["X-Capamesh-Error"] == body["error"]["code"]
+    found: dict[str, Any] = body["error"]
+    return found
+
+
+async def begun(clients: JobClients, size: int, key: str = "", **headers: str) -> dict[str, Any]:
+    given = {"Upload-Length": str(size), "Upload-Name": "in.bin", **headers}
+    response = await clients.ask(key, "POST", "/v1/files", **given)
+    assert response.status == 201, await response.text()
+    found: dict[str, Any] = await response.json()
+    assert response.headers["Location"] == f"/v1/files/{found['id']}"
+    return found
+
+
+async def patched(
+    clients: JobClients, file: str, offset: int | str, data: bytes, key: str = ""
+) -> aiohttp.ClientResponse:
+    headers = {"Upload-Offset": str(offset), **({"Authorization": f"Bearer {key}"} if key else {})}
+    response = await clients.http.client.request(
+        "PATCH", f"/v1/files/{file}", data=data, headers=headers
+    )
+    await response.read()
+    return response
+
+
+async def offset_of(clients: JobClients, file: str) -> int:
+    response = await clients.ask("", "HEAD", f"/v1/files/{file}")
+    assert response.status == 200
+    return int(response.headers["Upload-Offset"])
+
+
+# by a form
+
+
+async def test_file_is_uploaded_shown_listed_read_and_deleted(clients: JobClients) -> None:
+    file = await made(clients)
+    assert file["id"].startswith("file-")
+    assert abs(file["created_at"] - time.time()) < 60
+    assert file["expires_at"] - file["created_at"] == 30 * 86400
+    assert {name: file[name] for name in ("object", "bytes", "filename", "purpose", "status")} == {
+        "object": "file",
+        "bytes": len(DATA),
+        "filename": "in.bin",
+        "purpose": "user_data",
+        "status": "processed",
+    }
+    path = f"/v1/files/{file['id']}"
+    assert await clients.told("", "GET", path) == file
+    listed = await clients.told("", "GET", "/v1/files")
+    assert (listed["data"], listed["has_more"]) == ([file], False)
+    response = await clients.ask("", "GET", f"{path}/content")
+    assert await response.read() == DATA
+    assert response.headers["ETag"] == f'"{hashlib.sha256(DATA).hexdigest()}"'
+    assert [place.name for place in on_disk(clients)] == [file["id"]]
+    deleted = await clients.told("", "DELETE", path)
+    assert deleted == {"id": file["id"], "object": "file", "deleted": True}
+    assert on_disk(clients) == []
+    error = await refused(await clients.ask("", "GET", path), 404)
+    assert (error["type"], error["code"]) == ("not_found_error", "file_not_found")
+
+
+async def test_fields_of_the_form_may_come_in_any_order(clients: JobClients) -> None:
+    body = form(
+        part("file", line("a"), filename="requests.jsonl"),
+        part("unknown", b"is skipped"),
+        part("expires_after[seconds]", b"3600"),
+        part("expires_after[anchor]", b"created_at"),
+        part("purpose", b"batch"),
+    )
+    file = await (await sent(clients, body)).json()
+    assert (file["purpose"], file["expires_at"] - file["created_at"]) == ("batch", 3600)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_wrong_line_refuses_a_file_of_requests(clients: JobClients, is_first: bool) -> None:
+    fields = [part("purpose", b"batch"), part("file", line("a") + line("a"), filename="r.jsonl")]
+    response = await sent(clients, form(*(fields if is_first else fields[::-1])))
+    error = await refused(response, 400)
+    assert (error["type"], error["param"]) == ("invalid_request_error", "file")
+    assert error["message"].startswith("line 2: custom_id 'a' is that of an earlier line")
+    assert on_disk(clients) == []
+    assert (await clients.told("", "GET", "/v1/files"))["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("../../../etc/passwd", "passwd"),
+        (r"..\\..\\boot.ini", "boot.ini"),
+        ("..", "file"),
+        ("", "file"),
+        ("x" * 300, "x" * 255),
+        ("caf\u00e9.jsonl", "caf\u00e9.jsonl"),
+        ("a\tb", "ab"),
+    ],
+)
+async def test_name_leads_nowhere(clients: JobClients, given: str, name: str) -> None:
+    file = await made(clients, filename=given)
+    assert file["filename"] == name
+    assert [place.name for place in on_disk(clients)] == [file["id"]]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (form(part("purpose", b"user_data")), "the form has no file"),
+        (form(part("file", b"x", filename="x")), "the form does not say its purpose"),
+        (usual(b"x", purpose="fine-tune"), "purpose is 'fine-tune'; it may be batch, user_data"),
+        (usual(b"x", purpose="batch_output"), "purpose is 'batch_output'"),
+        (form(part("purpose", b"\xff")), "is not UTF-8"),
+        (form(part("purpose", b"x" * 5000)), "has more than 4096 bytes"),
+        (form(*(part("a", b"") for _ in range(17))), "more than 16 parts"),
+        (form(part("file", b"x", filename="x"), part("file", b"y", filename="y")), "several files"),
+        (form(part("expires_after[seconds]", b"5")), "expires_after are '5'"),
+        (form(part("expires_after[anchor]", b"never")), "anchor of expires_after is 'never'"),
+        (form(part("file", b"x", ["Content-Transfer-Encoding: base64"])), "sent as 'base64'"),
+        (form(part("file", b"", ["Content-Type: multipart/mixed; boundary=i"])), "a form itself"),
+        (usual(b"x")[:-10], "the form cannot be read"),
+        (part("file", b"x" * 100_000)[:-2], "the form cannot be read"),
+        (b"", "the form cannot be read"),
+        (b"--other\r\n\r\n--other--", "the form cannot be read"),
+        (form(part("file", b"x", [f"X-{n}: y" for n in range(200)])), "the form cannot be read"),
+        (form(part("file", b"x", ["X: " + "y" * 20_000])), "the form cannot be read"),
+    ],
+)
+async def test_form_that_is_wrong_is_refused(clients: JobClients, body: bytes, words: str) -> None:
+    error = await refused(await sent(clients, body), 400)
+    assert words in error["message"]
+    assert on_disk(clients) == []
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["application/json", "multipart/form-data", f"multipart/form-data; boundary={'b' * 71}"],
+)
+async def test_body_that_is_no_form_is_refused(clients: JobClients, kind: str) -> None:
+    await refused(await sent(clients, b"{}", kind=kind), 400)
+
+
+async def test_packed_body_is_refused(clients: JobClients) -> None:
+    response = await clients.ask("", "POST", "/v1/files", **{"Content-Encoding": "gzip"})
+    assert "sent as it is" in (await refused(response, 400))["message"]
+
+
+async def test_file_may_be_larger_than_a_message(tmp_path: Path) -> None:
+    limits = Limits(max_message_bytes=100_000)
+    data = os.urandom(1_000_000)
+    async with served(tmp_path, limits=limits) as clients:
+        file = await made(clients, data)
+        content = await clients.ask("", "GET", f"/v1/files/{file['id']}/content")
+        assert await content.read() == data
+        too_large = await clients.ask("", "POST", "/v1/jobs", "x" * 200_000)
+        assert too_large.status == 413  # the limit of what is held in memory stays
+
+
+async def test_file_has_no_more_bytes_than_it_may(
+    clients: JobClients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "MAX_FILE_BYTES", 200_000)
+    await refused(await sent(clients, usual(b"x" * 300_000)), 413)
+    response = await clients.ask("", "POST", "/v1/files", **{"Upload-Length": "200001"})
+    await refused(response, 413)
+    assert on_disk(clients) == []
+
+
+# that go on
+
+
+async def test_upload_goes_on_where_it_ended(clients: JobClients) -> None:
+    file = await begun(clients, len(DATA))
+    assert (file["status"], file["offset"], file["bytes"]) == ("pending", 0, len(DATA))
+    response = await patched(clients, file["id"], 0, DATA[:4000])
+    assert response.headers["Upload-Offset"] == "4000"
+    assert (await response.json())["offset"] == 4000
+    assert await offset_of(clients, file["id"]) == 4000
+    assert (await clients.told("", "GET", "/v1/files"))["data"] == []
+    early = await clients.ask("", "GET", f"/v1/files/{file['id']}/content")
+    assert (await refused(early, 409))["code"] == "file_conflict"
+    response = await patched(clients, file["id"], 4000, DATA[4000:])
+    done = await response.json()
+    assert (response.status, done["status"], done.get("offset")) == (200, "processed", None)
+    content = await clients.ask("", "GET", f"/v1/files/{file['id']}/content")
+    assert await content.read() == DATA
+    assert content.headers["ETag"] == f'"{hashlib.sha256(DATA).hexdigest()}"'
+
+
+@pytest.mark.parametrize("offset", [0, 3999, 4001, 10**12])
+async def test_wrong_offset_is_told_the_right_one(clients: JobClients, offset: int) -> None:
+    file = (await begun(clients, len(DATA)))["id"]
+    await patched(clients, file, 0, DATA[:4000])
+    response = await patched(clients, file, offset, b"x" * 10)
+    assert (await refused(response, 409))["code"] == "file_conflict"
+    assert response.headers["Upload-Offset"] == "4000"
+    assert await offset_of(clients, file) == 4000
+
+
+async def test_file_that_is_whole_takes_nothing_more(clients: JobClients) -> None:
+    file = (await begun(clients, 4))["id"]
+    await patched(clients, file, 0, b"abcd")
+    for offset in (0, 4):
+        response = await patched(clients, file, offset, b"")
+        assert "all of it is here" in (await refused(response, 409))["message"]
+        assert response.headers["Upload-Offset"] == "4"
+
+
+async def test_upload_without_bytes_is_whole_at_once(clients: JobClients) -> None:
+    file = await begun(clients, 0)
+    assert file["status"] == "processed"
+    content = await clients.ask("", "GET", f"/v1/files/{file['id']}/content")
+    assert (content.status, await content.read()) == (200, b"")
+
+
+async def test_requests_that_came_in_pieces_are_checked_at_the_end(clients: JobClients) -> None:
+    good, bad = line("a") + line("b"), line("a") + line("a")
+    for data, status in ((good, 200), (bad, 400)):
+        file = (await begun(clients, len(data), **{"Upload-Purpose": "batch"}))["id"]
+        await patched(clients, file, 0, data[:50])
+        response = await patched(clients, file, 50, data[50:])
+        assert response.status == status
+    assert (await refused(response, 400))["message"].startswith("line 2: custom_id 'a'")
+    assert (await clients.ask("", "GET", f"/v1/files/{file}")).status == 404
+    assert len(on_disk(clients)) == 1
+
+
+async def test_more_bytes_than_announced_are_refused(clients: JobClients) -> None:
+    file = (await begun(clients, 1000))["id"]
+    told = await patched(clients, file, 0, b"x" * 1001)
+    assert "more than the 1000 bytes that are missing" in (await refused(told, 400))["message"]
+    assert await offset_of(clients, file) == 0
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield b"x" * 400
+
+    response = await clients.http.client.request(
+        "PATCH", f"/v1/files/{file}", data=chunks(), headers={"Upload-Offset": "0"}
+    )
+    await refused(response, 400)
+    assert await offset_of(clients, file) == 1000
+    assert (await patched(clients, file, 1000, b"")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ({"Upload-Length": "x"}, "Upload-Length is 'x'"),
+        ({"Upload-Length": "-1"}, "Upload-Length is '-1'"),
+        ({"Upload-Length": "9" * 20}, "Upload-Length is '999"),
+        ({"Upload-Length": "5", "Upload-Purpose": "other"}, "purpose is 'other'"),
+        ({"Upload-Length": "5", "Upload-Expires-After": "5"}, "expires_after are '5'"),
+    ],
+)
+async def test_upload_that_is_announced_wrongly_is_refused(
+    clients: JobClients, headers: dict[str, str], words: str
+) -> None:
+    response = await clients.ask("", "POST", "/v1/files", **headers)
+    assert words in (await refused(response, 400))["message"]
+
+
+async def test_offset_is_asked_for(clients: JobClients) -> None:
+    file = (await begun(clients, 5))["id"]
+    response = await clients.ask("", "PATCH", f"/v1/files/{file}")
+    assert "Upload-Offset is ''" in (await refused(response, 400))["message"]
+
+
+async def raw(clients: JobClients) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection(clients.http.client.host, clients.http.client.port)
+
+
+def patch_head(file: str, offset: int, size: int) -> bytes:
+    return (
+        f"PATCH /v1/files/{file} HTTP/1.1\r\nHost: x\r\nUpload-Offset: {offset}\r\n"
+        f"Content-Length: {size}\r\n\r\n"
+    ).encode()
+
+
+@pytest.mark.parametrize("is_reset", [False, True])
+async def test_bytes_before_a_connection_broke_are_kept(
+    clients: JobClients, is_reset: bool
+) -> None:
+    file = (await begun(clients, 1000))["id"]
+    _, writer = await raw(clients)
+    writer.write(patch_head(file, 0, 1000) + b"x" * 600)
+    await until(lambda: _is_there(clients, file, 600))
+    if is_reset:
+        writer.transport.abort()
+    else:
+        writer.close()
+    response = await patched(clients, file, 600, b"x" * 400)
+    while response.status == 409:  # until the router knows that the other client is gone
+        assert response.headers.get("Upload-Offset") in {None, "600"}
+        response = await patched(clients, file, 600, b"x" * 400)
+    assert response.status == 200
+    assert (await response.json())["status"] == "processed"
+
+
+async def _is_there(clients: JobClients, file: str, size: int) -> bool:
+    return await offset_of(clients, file) == size
+
+
+async def test_one_of_two_requests_that_write_a_file_is_refused(clients: JobClients) -> None:
+    file = (await begun(clients, 1000))["id"]
+    reader, writer = await raw(clients)
+    writer.write(patch_head(file, 0, 1000) + b"x" * 600)
+    await until(lambda: _is_there(clients, file, 600))
+    response = await patched(clients, file, 600, b"y" * 400)
+    assert "another request writes the file" in (await refused(response, 409))["message"]
+    writer.write(b"x" * 400)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    writer.close()
+    content = await clients.ask("", "GET", f"/v1/files/{file}/content")
+    assert await content.read() == b"x" * 1000
+
+
+async def test_client_that_sends_nothing_is_given_up(tmp_path: Path) -> None:
+    async with served(tmp_path, arrival_s=0.2) as clients:
+        file = (await begun(clients, 1000))["id"]
+        reader, writer = await raw(clients)
+        writer.write(patch_head(file, 0, 1000) + b"x" * 600)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 408")
+        writer.close()
+        assert await offset_of(clients, file) == 600
+        head = (
+            f"POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n"
+            f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n"
+        )
+        reader, writer = await raw(clients)
+        writer.write(head.encode() + usual(b"x" * 1000)[:800])
+        assert (await reader.readline()).startswith(b"HTTP/1.1 408")
+        writer.close()
+        assert [place.name for place in on_disk(clients)] == [f"{file}.part"]
+
+
+async def test_form_that_breaks_off_leaves_nothing(clients: JobClients) -> None:
+    head = (
+        f"POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n"
+        f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n"
+    )
+    _, writer = await raw(clients)
+    writer.write(head.encode() + usual(b"x" * 80_000)[:70_000])
+    await until(lambda: on_disk(clients))
+    writer.transport.abort()
+    await until(lambda: not on_disk(clients))
+    store = await clients.http.job_service.store()
+    await until(lambda: _is_empty(store))
+
+
+async def _is_empty(store: Any) -> bool:
+    return not await store.files._ask(_count)
+
+
+def _count(turn: Any) -> int:
+    return int(turn.connection.exec_driver_sql("SELECT count(*) FROM file").scalar())
+
+
+# how many, how much
+
+
+async def test_uploads_at_once_are_bounded(
+    clients: JobClients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "MOST_AT_ONCE", 3)
+    monkeypatch.setattr(uploads, "MOST_OF_TENANT", 2)
+    mine, theirs = clients.key("lab"), clients.key("other")
+    files = [(await begun(clients, 1000, mine))["id"] for _ in range(3)]
+    file = (await begun(clients, 1000, theirs))["id"]
+    writers = []
+    for one, key in ((files[0], mine), (files[1], mine), (file, theirs)):
+        _, writer = await raw(clients)
+        head = patch_head(one, 0, 1000).replace(
+            b"Host: x", b"Host: x\r\nX-API-Key: " + key.encode()
+        )
+        writer.write(head + b"x" * 10)
+        writers.append(writer)
+        if one == files[1]:
+            await until(lambda: len(on_disk(clients)) == 2)
+            response = await patched(clients, files[2], 0, b"x", mine)
+            assert "2 uploads of this tenant" in (await refused(response, 429))["message"]
+    await until(lambda: len(on_disk(clients)) == 3)
+    response = await sent(clients, usual(b"x"), theirs)
+    assert "3 uploads are under way" in (await refused(response, 503))["message"]
+    assert response.headers["Retry-After"] == "1"
+    for writer in writers:
+        writer.transport.abort()
+    while (response := await patched(clients, files[2], 0, b"x", mine)).status in {429, 503}:
+        pass
+    assert response.status == 200
+
+
+async def test_checks_at_once_are_bounded(
+    clients: JobClients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "MOST_CHECKED", 0)
+    error = await refused(await sent(clients, usual(line("a"), "batch")), 503)
+    assert "are being checked" in error["message"]
+    await made(clients)
+
+
+async def test_full_disk_is_told(clients: JobClients, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = (await begun(clients, 1000))["id"]
+    real = os.pwrite
+    room = [600]
+
+    def pwrite(descriptor: int, data: memoryview, offset: int) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        part = data[: room[0]]
+        room[0] -= len(part)
+        return real(descriptor, part, offset)
+
+    monkeypatch.setattr(folders.os, "pwrite", pwrite)
+    error = await refused(await patched(clients, file, 0, b"x" * 1000), 507)
+    assert (error["code"], error["type"]) == ("storage_full", "server_error")
+    assert await offset_of(clients, file) == 600  # what fits is there
+    error = await refused(await sent(clients, usual(b"x" * 1000)), 507)
+    assert [place.name for place in on_disk(clients)] == [f"{file}.part"]
+    room[0] = 10**6
+    assert (await patched(clients, file, 600, b"x" * 400)).status == 200
+
+
+async def test_disk_is_not_filled_up(clients: JobClients, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.statvfs
+
+    def statvfs(path: Any) -> Any:
+        found = list(real(path))
+        found[1], found[4] = 4096, (folders.LEAST_FREE_BYTES + 8192) // 4096
+        return os.statvfs_result(found)
+
+    monkeypatch.setattr(folders.os, "statvfs", statvfs)
+    response = await clients.ask("", "POST", "/v1/files", **{"Upload-Length": "8193"})
+    assert "has room for 8192 bytes" in (await refused(response, 507))["message"]
+    await begun(clients, 8192)
+    monkeypatch.setattr(folders, "LOOK_EVERY_BYTES", 1)
+    monkeypatch.setattr(uploads, "ROOM_STEP_BYTES", 0)
+    await refused(await sent(clients, usual(b"x" * 9000)), 507)
+
+
+# whose
+
+
+async def test_tenant_sees_its_own_files_alone(clients: JobClients) -> None:
+    mine, theirs, admin = clients.key("lab"), clients.key("other"), "secret"
+    data = (await made(clients, key=mine))["id"]
+    open_file = (await begun(clients, 100, mine))["id"]
+    other = (await made(clients, key=theirs))["id"]
+    unknown = f"file-{'0' * 22}"
+    for file in (data, open_file):
+        for method, path in (
+            ("GET", ""),
+            ("HEAD", ""),
+            ("PATCH", ""),
+            ("DELETE", ""),
+            ("GET", "/content"),
+        ):
+            told = await clients.ask(
+                theirs, method, f"/v1/files/{file}{path}", **{"Upload-Offset": "0"}
+            )
+            none = await clients.ask(
+                theirs, method, f"/v1/files/{unknown}{path}", **{"Upload-Offset": "0"}
+            )
+            assert told.status == none.status == 404
+            assert (await told.text()).replace(file, unknown) == await none.text()
+
+    async def listed(key: str) -> list[str]:
+        return [each["id"] for each in (await clients.told(key, "GET", "/v1/files"))["data"]]
+
+    assert (await listed(mine), await listed(theirs)) == ([data], [other])
+    assert await listed(admin) == [other, data]
+    assert (await clients.ask(admin, "GET", f"/v1/files/{data}/content")).status == 200
+    assert (await clients.ask("", "GET", "/v1/files")).status == 401
+
+
+@pytest.mark.parametrize(
+    "name", ["x", "file-", "file-..%2f..%2fetc", "file-" + "a" * 65, "file-%00", "file-é"]
+)
+async def test_odd_ids_are_not_found(clients: JobClients, name: str) -> None:
+    await refused(await clients.ask("", "GET", f"/v1/files/{name}"), 404)
+
+
+async def test_file_that_a_job_reads_is_not_deleted(clients: JobClients) -> None:
+    file = (await made(clients))["id"]
+    store = await clients.http.job_service.store()
+    spec = JobSpec("m", InputSpec(f"upload:{file}", InputFormat.JSONL, {"x": ("x",)}), OutputSpec())
+    job, _ = await store.submit("", spec, Pinned(offer().version, "sha256:0"))
+    error = await refused(await clients.ask("", "DELETE", f"/v1/files/{file}"), 409)
+    assert job.id in error["message"]
+    await clients.told("", "POST", f"/v1/jobs/{job.id}/cancel")
+    await clients.told("", "DELETE", f"/v1/files/{file}")
+
+
+# the list
+
+
+async def test_list_goes_page_by_page(clients: JobClients) -> None:
+    made_files = [(await made(clients, line(name), purpose="batch"))["id"] for name in "abc"]
+    data = (await made(clients))["id"]
+
+    async def page(query: str) -> tuple[list[str], bool]:
+        found = await clients.told("", "GET", f"/v1/files?{query}")
+        ids = [each["id"] for each in found["data"]]
+        assert (found["first_id"], found["last_id"]) == ((ids[0], ids[-1]) if ids else (None, None))
+        return ids, found["has_more"]
+
+    assert await page("limit=2") == ([data, made_files[2]], True)
+    assert await page(f"limit=2&after={made_files[2]}") == ([made_files[1], made_files[0]], False)
+    assert await page("order=asc&limit=1") == ([made_files[0]], True)
+    assert await page("purpose=user_data") == ([data], False)
+    assert await page("purpose=batch_output") == ([], False)
+    for query in ("limit=0", "limit=x", "limit=10001", "order=up", "purpose=x", "after=x"):
+        await refused(await clients.ask("", "GET", f"/v1/files?{query}"), 400)
+
+
+# ranges
+
+
+@pytest.mark.parametrize(
+    ("asked", "first", "end"),
+    [
+        ("bytes=2-4", 2, 5),
+        ("bytes=0-0", 0, 1),
+        ("bytes=10-", 10, len(DATA)),
+        ("bytes=-3", len(DATA) - 3, len(DATA)),
+        ("bytes=-99999", 0, len(DATA)),
+        ("bytes=10000-99999", 10000, len(DATA)),
+    ],
+)
+async def test_range_of_a_file_is_answered(
+    clients: JobClients, asked: str, first: int, end: int
+) -> None:
+    file = (await made(clients))["id"]
+    response = await clients.ask("", "GET", f"/v1/files/{file}/content", Range=asked)
+    assert await response.read() == DATA[first:end]
+    if (first, end) != (0, len(DATA)):
+        assert response.status == 206
+        assert response.headers["Content-Range"] == f"bytes {first}-{end - 1}/{len(DATA)}"
+    head = await clients.ask("", "HEAD", f"/v1/files/{file}/content", Range=asked)
+    assert int(head.headers["Content-Length"]) == end - first
+
+
+@pytest.mark.parametrize("asked", ["bytes=99999-", "bytes=5-2", "bytes=0-1,4-5", "lines=1-2", "x"])
+async def test_range_that_is_none_is_refused(clients: JobClients, asked: str) -> None:
+    file = (await made(clients))["id"]
+    response = await clients.ask("", "GET", f"/v1/files/{file}/content", Range=asked)
+    assert response.status == 416
+    assert response.headers["Content-Range"] == f"bytes */{len(DATA)}"
+
+
+async def test_range_of_another_state_of_the_file_is_the_whole(clients: JobClients) -> None:
+    file = (await made(clients))["id"]
+    headers = {"Range": "bytes=2-4", "If-Range": '"other"'}
+    response = await clients.ask("", "GET", f"/v1/files/{file}/content", **headers)
+    assert (response.status, await response.read()) == (200, DATA)
+
+
+# what is left over
+
+
+async def test_bytes_that_no_file_has_are_collected(clients: JobClients) -> None:
+    file = (await made(clients))["id"]
+    store = await clients.http.job_service.store()
+    kept = on_disk(clients)[0]
+    for name in ("file-00ff", "file-00fe.part", "notes.txt"):
+        (kept.parent / name).write_bytes(b"x")
+    api_folder = folders.FileFolder(clients.http.job_service.places.jobs_folder)
+    assert await keeper.collect(store.files, api_folder, time.time() - 3600) == 0
+    assert await keeper.collect(store.files, api_folder, time.time() + 60) == 2
+    assert [place.name for place in on_disk(clients)] == [file, "notes.txt"]
+
+
+async def test_file_that_is_whole_on_the_disk_alone_is_finished(clients: JobClients) -> None:
+    """A router died after the last bytes were here, and before it said so."""
+    file = (await begun(clients, 4))["id"]
+    await patched(clients, file, 0, b"abc")
+    part_of_it = on_disk(clients)[0]
+    part_of_it.write_bytes(b"abcd")
+    part_of_it.rename(part_of_it.with_suffix(""))
+    assert await offset_of(clients, file) == 4
+    assert (await patched(clients, file, 4, b"")).status == 200
+    content = await clients.ask("", "GET", f"/v1/files/{file}/content")
+    assert await content.read() == b"abcd"
