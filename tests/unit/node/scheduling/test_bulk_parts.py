@@ -99,7 +99,7 @@ def test_people_s_request_waits_for_a_part_and_its_run_has_few_bulk_rows() -> No
     assert answer(desk, bulk) == [2.0 * at for at in range(8)]
 
 
-def test_nothing_of_a_job_is_taken_ahead_while_people_come() -> None:
+def test_bulk_request_is_not_taken_ahead_while_people_come() -> None:
     desk = Desk(profile=STEEP)
     numbered(desk, 8)
     numbered(desk, 8)
@@ -258,5 +258,5 @@ def test_parts_of_several_inputs_are_slices_of_their_bytes() -> None:
     ]
 
 
-def test_a_row_s_run_bounds_what_a_job_adds() -> None:
+def test_run_of_one_row_bounds_what_a_job_adds() -> None:
     assert STEEP.seconds_at(2) <= BULK_TIMES * STEEP.seconds_at(1) < STEEP.seconds_at(4)

@@ -145,10 +145,9 @@ class JobParts:
         slices: Slices,
         is_closing: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Open the store, if there is one. What takes long on the loop takes turns in `slices`; `is_closing` returns whether the
-        router is about to stop.
+        """Open the store, if there is one; what takes long on the loop takes turns in `slices`.
 
-        Raises `ConfigError`: the store cannot be opened, or a place is none.
+        `is_closing` returns whether the router is about to stop. Raises `ConfigError`: the store cannot be opened, or a place is none.
         """
         self._is_closing = is_closing
         self._states: dict[JobState, int] = {}
