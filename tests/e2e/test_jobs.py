@@ -7,7 +7,7 @@ import csv
 import io
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import pytest
+from postgres import served
 
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.router.jobs.outputs.sink import LocalSink
@@ -74,9 +75,9 @@ async def until(
             await asyncio.sleep(0.1)
 
 
-async def results(store: Path, folder: Path, job: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
+async def results(store: str, folder: Path, job: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
     """Return all results, by the number of their row, from the parts that manifests name; each row is there once."""
-    opened = await asyncio.to_thread(JobStore.open, str(store), time.time)
+    opened = await asyncio.to_thread(JobStore.open, store, time.time)
     try:
         manifests = await opened.manifests(JobId(job["id"]), 0, 1000)
     finally:
@@ -118,7 +119,7 @@ async def test_rows_of_a_table_have_the_results_of_a_direct_run(
         job = await submitted(cluster, input=source, output=output)
         done = await until(cluster, job, lambda each: each["state"] == "completed")
         assert (done["rows"], done["done"]["rows"], done["done"]["bad_rows"]) == (1800, 1800, 0)
-        store = cluster.router.data_folder / "jobs.db"
+        store = str(cluster.router.data_folder / "jobs.db")
         check(await results(store, tmp_path / "out", done), direct(rows), 4)
 
 
@@ -139,8 +140,18 @@ async def test_node_that_is_killed_costs_no_row(
         cluster.nodes[0].signal(signal.SIGKILL)
         done = await until(cluster, job, lambda each: each["state"] == "completed")
         assert (done["done"]["rows"], done["done"]["bad_rows"]) == (180_000, 0)
-        store = cluster.router.data_folder / "jobs.db"
+        store = str(cluster.router.data_folder / "jobs.db")
         check(await results(store, tmp_path / "out", done), direct(rows), 400)
+
+
+@pytest.fixture
+def store(hurt: signal.Signals, tmp_path: Path) -> Iterator[str]:
+    """Yield the store of two routers: a router that freezes may hold SQLite's file, and never PostgreSQL."""
+    if hurt is signal.SIGKILL:
+        yield str(tmp_path / "jobs.db")
+        return
+    with served() as server:
+        yield server.new_database()
 
 
 @pytest.mark.parametrize("hurt", [signal.SIGKILL, signal.SIGSTOP])
@@ -149,13 +160,13 @@ async def test_router_that_is_killed_or_frozen_is_taken_over(
     tmp_path: Path,
     rows: Rows,
     direct: Callable[[Rows], dict[str, npt.NDArray[Any]]],
+    store: str,
     hurt: signal.Signals,
 ) -> None:
     np.save(tmp_path / "in.npy", np.tile(rows, (800, 1)))
-    store = tmp_path / "jobs.db"
     options = (
         *("--jobs-place", str(tmp_path)),
-        *("--jobs", str(store)),
+        *("--jobs", store),
         *("--jobs-folder", str(tmp_path / "jobs")),
     )
     async with AsyncExitStack() as stack:

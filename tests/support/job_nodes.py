@@ -25,7 +25,15 @@ from capamesh.protocol.ids import ModelVersion
 from capamesh.protocol.links.calls import InferAnswer, LoadReport
 from capamesh.protocol.tensor_spec import TensorSpec
 from capamesh.protocol.tensors import Tensor
-from capamesh.router.jobs.running.nodes import BulkCall, Ended, Hosting, Nodes, OnEnd, Started
+from capamesh.router.jobs.running.nodes import (
+    BulkCall,
+    Crowd,
+    Ended,
+    Hosting,
+    Nodes,
+    OnEnd,
+    Started,
+)
 from capamesh.router.jobs.values import Pinned
 
 INPUTS = {"x": TensorSpec("x", Datatype.FP32, (-1,))}
@@ -114,7 +122,7 @@ class FakeNodes(Nodes):
         self.ran: dict[float, int] = {}
         """The times that each value was run to its end."""
         self.on_start: Callable[[], None] = lambda: None
-        self.online_delay: tuple[float, bool] | None = None
+        self.people: Crowd | None = None
 
     @override
     def hosting(self, pinned: Pinned, model: str) -> Hosting | None:
@@ -132,8 +140,8 @@ class FakeNodes(Nodes):
         return self.room_calls
 
     @override
-    def delay(self, pinned: Pinned, model: str) -> tuple[float, bool] | None:
-        return self.online_delay
+    def crowd(self, pinned: Pinned, model: str) -> Crowd | None:
+        return self.people
 
     @override
     def word_of(self, node: str) -> tuple[int, int] | None:

@@ -123,15 +123,15 @@ def test_calls_are_given_twice_what_they_take_within_bounds() -> None:
     assert lane.allowed_s(10, 1.0, 0) == 20.0
     assert lane.allowed_s(10, 1.0, 2) == 80.0
     assert lane.allowed_s(10, 1.0, 60) == MOST_ALLOWED_S
-    lane.answered(30.0, 0.0, 30.0, 0.0)
+    lane.answered(10, 30.0, 0.0, 30.0, 0.0)
     assert lane.allowed_s(10, 0.001, 0) == 60.0  # it takes longer than it is said to
 
 
 def test_pace_falls_when_calls_queue_for_longer_than_they_run() -> None:
     lane = lane_of(64)
     for at in range(8):
-        lane.answered(0.012, 0.001, 0.01, float(at))
+        lane.answered(8, 0.012, 0.001, 0.01, float(at))
     assert lane.pace.most_in_flight == 64
     for at in range(8):
-        lane.answered(0.032, 0.021, 0.01, float(at))
+        lane.answered(8, 0.032, 0.021, 0.01, float(at))
     assert lane.pace.most_in_flight == int(64 * 0.8)

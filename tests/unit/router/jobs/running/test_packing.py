@@ -23,7 +23,7 @@ def packed(packer: Packer, batches: list[RowBatch]) -> list[RowBatch]:
 
 
 def test_batches_are_full_over_the_ends_of_windows() -> None:
-    found = packed(Packer(8), [batch(0, 5), batch(5, 20), batch(25, 3)])
+    found = packed(Packer(lambda: 8), [batch(0, 5), batch(5, 20), batch(25, 3)])
     assert [len(each.ids) for each in found] == [8, 8, 8, 4]
     assert [number for each in found for number in each.numbers] == list(range(28))
     for each in found:
@@ -33,13 +33,13 @@ def test_batches_are_full_over_the_ends_of_windows() -> None:
 
 def test_full_batches_of_one_window_are_views_of_it() -> None:
     whole = batch(0, 16)
-    for each in Packer(8).add(whole):
+    for each in Packer(lambda: 8).add(whole):
         assert np.shares_memory(each.inputs["x"], whole.inputs["x"])
 
 
 def test_rows_of_other_shapes_are_packed_apart() -> None:
     found = packed(
-        Packer(4), [batch(0, 3), batch(3, 3, width=5), batch(6, 3), batch(9, 1, width=5)]
+        Packer(lambda: 4), [batch(0, 3), batch(3, 3, width=5), batch(6, 3), batch(9, 1, width=5)]
     )
     assert [(len(each.ids), each.inputs["x"].shape[1]) for each in found] == [
         (4, 2),
@@ -49,7 +49,7 @@ def test_rows_of_other_shapes_are_packed_apart() -> None:
 
 
 def test_rows_that_wait_have_a_bound() -> None:
-    packer = Packer(1000, most_bytes=1000)
+    packer = Packer(lambda: 1000, most_bytes=1000)
     sent = 0
     for width in range(1, 60):
         sent += sum(len(each.ids) for each in packer.add(batch(0, 3, width)))
@@ -73,7 +73,7 @@ def test_no_row_is_lost_or_changed_whatever_the_windows() -> None:
             rows = rng.randint(1, 40)
             batches.append(batch(first, rows, rng.choice((1, 2, 3))))
             first += rows
-        found = packed(Packer(rng.randint(1, 50), rng.choice((100, 10**6))), batches)
+        found = packed(Packer(lambda: rng.randint(1, 50), rng.choice((100, 10**6))), batches)
         assert sorted(number for each in found for number in each.numbers) == list(range(first))
         for each in found:
             assert each.inputs["x"][:, 0].tolist() == each.numbers

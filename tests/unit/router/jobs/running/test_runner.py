@@ -389,6 +389,25 @@ def test_input_that_cannot_be_read_pauses_the_job() -> None:
     in_rig(scenario)
 
 
+def test_shard_that_is_stopped_before_it_begins_is_given_back() -> None:
+    async def scenario(rig: Rig) -> None:
+        job = await rig.planned(100)
+        lease, *_ = await rig.store.claim(job, "router 0", 4)
+        runner = rig.runner()
+        await rig.until(lambda _job: bool(runner._states.works), job)
+        work = runner._states.works["m", PINNED]
+        assert work.hosted is not None
+        shards = runner._shards
+        shards.begin(job, lease, work, work.hosted, asyncio.get_running_loop().time())
+        shards.stop(lambda _job: False)
+        await asyncio.sleep(0.01)
+        assert lease not in [run.lease for run in shards.runs]
+        assert (await rig.ended(job)).state is JobState.COMPLETED
+        assert await rig.results(job) == ALL
+
+    in_rig(scenario)
+
+
 def test_bug_gives_the_shard_back_and_fails_the_job_in_the_end() -> None:
     async def scenario(rig: Rig) -> None:
         def broken(job: Job) -> Sink:

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Final
 from typing_extensions import override
 
 from capamesh.protocol.adverts import Scheduling
-from capamesh.protocol.errors import CapameshError, TooManyRequests
+from capamesh.protocol.errors import CapameshError, NoEndpoint, TooManyRequests, Unsatisfiable
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import InferCall
 from capamesh.protocol.tasks import EMBEDDING, INPUT_SPECS, Task
 from capamesh.router.access.keys import Verb
 from capamesh.router.admission.saturation import STALE_S, is_open
 from capamesh.router.balancing.absence import not_hosted
-from capamesh.router.jobs.running.nodes import Ended, Hosting, Nodes, Started
+from capamesh.router.jobs.running.nodes import Crowd, Ended, Hosting, Nodes, Started
 from capamesh.router.requests.call import Call, Responder, RoutingOptions
 from capamesh.router.rules.constraints import Constraints
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.replica import Replica
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.jobs.running.nodes import BulkCall, OnEnd
-    from capamesh.router.jobs.values import Pinned
+    from capamesh.router.jobs.values import Job, Pinned
     from capamesh.router.requests.call import Handle, Outcome
     from capamesh.router.requests.metered import Meter
     from capamesh.router.requests.pipeline import Pipeline
@@ -134,12 +134,21 @@ class FleetNodes(Nodes):
         options = RoutingOptions(
             constraints, policy=POLICY, tenant=call.job.tenant, may_be_kept=False
         )
-        started = _StartedCall(on_end)
+        started = _StartedCall(on_end, lambda: self._fits_nobody(call.job, constraints))
         try:
             started.start(self, Call(request, options, self._clock() + call.allowed_s))
         except CapameshError as error:
             started.fail(error)
         return started
+
+    def _fits_nobody(self, job: Job, constraints: Constraints) -> bool:
+        """Return whether nodes host what a job runs, and none of them may run it, as it or the operator asks."""
+        name, version = ModelName(job.spec.model), job.pinned.version
+        replicas = self._fleet.replicas(name, version)
+        if not replicas:
+            return False
+        asked = self._balancer.served(name, version).rules.constraints.both(constraints)
+        return not any(asked.are_met_by(each.advert, each.endpoint.address) for each in replicas)
 
     def send(self, call: Call, responder: Responder) -> Handle:
         """Send a call as its tenant's. Raises what the pipeline raises, and `TooManyRequests`."""
@@ -182,7 +191,7 @@ class FleetNodes(Nodes):
         return -(-room_rows // max(1, rows))
 
     @override
-    def delay(self, pinned: Pinned, model: str) -> tuple[float, bool] | None:
+    def crowd(self, pinned: Pinned, model: str) -> Crowd | None:
         now_s = self._clock()
         loads = [
             replica.load
@@ -193,7 +202,10 @@ class FleetNodes(Nodes):
             return None
         delays = sorted(load.online_queue_us for load in loads)
         delay_us = delays[min(len(delays) - 1, int(0.95 * len(delays)))]
-        return delay_us / 1e6, not any(load.bulk_in_flight for load in loads)
+        latencies = sorted(load.latency_us for load in loads)
+        latency_us = latencies[len(latencies) // 2]
+        is_calm = not any(load.bulk_in_flight for load in loads)
+        return Crowd(delay_us / 1e6, latency_us / 1e6, is_calm)
 
     @override
     def word_of(self, node: str) -> tuple[int, int] | None:
@@ -223,8 +235,10 @@ class FleetNodes(Nodes):
 class _StartedCall(Responder, Started):
     """A call on its way, whose end is told once."""
 
-    def __init__(self, on_end: OnEnd) -> None:
+    def __init__(self, on_end: OnEnd, fits_nobody: Callable[[], bool]) -> None:
+        """`fits_nobody` tells whether no node may have it, whoever can be reached."""
         self._on_end: OnEnd | None = on_end
+        self._fits_nobody = fits_nobody
         self._handle: Handle | None = None
 
     def start(self, nodes: FleetNodes, call: Call) -> None:
@@ -253,6 +267,8 @@ class _StartedCall(Responder, Started):
     @override
     def fail(self, error: CapameshError) -> None:
         attempt = self._last()
+        if attempt is None and isinstance(error, NoEndpoint) and self._fits_nobody():
+            error = Unsatisfiable(error.message)
         is_over_quota = isinstance(error, TooManyRequests) and error.retry_after_s >= LONG_WAIT_S
         if attempt is None:
             self._end(Ended(None, error, is_over_quota=is_over_quota))

@@ -59,8 +59,9 @@ class JobStates:
 
     async def look(self) -> set[JobId]:
         """Take over the states of all jobs, and return those that a person has let go on."""
-        await self._store.expire()
-        states = dict(await self._store.states())
+        # together, they are one transaction
+        _, found = await asyncio.gather(self._store.expire(), self._store.states())
+        states = dict(found)
         resumed = await self._take(states)
         for job_id in self.jobs.keys() - states.keys():
             del self.jobs[job_id]

@@ -83,6 +83,8 @@ class Lane:
         """The node that is kept free for trials; "": none is."""
         self.is_only_node = False
         """True if there is no other node than the reserved one."""
+        self.row_s = 0.0
+        """Seconds that a row of a call runs, as nodes tell of late; 0: unknown."""
         self._took_s = 0.0
         self._besides_s = math.inf
         """The time that a call takes besides its run and its queue, as it was at the least."""
@@ -163,8 +165,12 @@ class Lane:
         given_s = max(LEAST_ALLOWED_S, TIMES_EXPECTED * expected_s) * 2.0 ** min(failures, 6)
         return min(MOST_ALLOWED_S, given_s)
 
-    def answered(self, took_s: float, queue_s: float, run_s: float, now_s: float) -> None:
-        """Take in a call's answer, and what its node says of its queue and its run."""
+    def answered(
+        self, rows: int, took_s: float, queue_s: float, run_s: float, now_s: float
+    ) -> None:
+        """Take in the answer to a call of so many rows, and what its node says of its queue and its run."""
+        row_s = run_s / max(1, rows)
+        self.row_s += SMOOTHING * (row_s - self.row_s) if self.row_s else row_s
         besides_s = max(0.0, took_s - queue_s - run_s)
         # it rises slowly, for a link may get longer, but not as fast as a queue of our own would let it
         self._besides_s = min(besides_s, self._besides_s * 1.001 + 1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from capamesh.router.jobs.running.nodes import Hosting, Nodes
     from capamesh.router.jobs.values import JobId, Pinned
 
+CROWDED_S: Final = 5.0
+"""Seconds after people have waited for which calls are kept short (guess: twice what a node remembers of a delay)."""
+CROWDED_PART: Final = 0.5
+"""The part of people's usual latency that a call may run while they are there (guess: the slowest of them take twice the usual, of
+which that is a quarter)."""
 SETTLED_S: Final = 1.0
 """Seconds after a worker's end within which what its node said before may still come (guess)."""
 OUTLIVED_S: Final = 8.0
@@ -46,6 +52,10 @@ class ModelWork:
         """The rows of one call, as of then."""
         self._clock = clock
         self._is_searched = asyncio.Lock()
+        self._calm_latency_s = 0.0
+        """The latency of people's requests when no job was there; 0: it was never told."""
+        self._crowded_s = -math.inf
+        """The last time at which any of them waited while a job was there."""
         self._left = asyncio.Event()
         """The event that a call has ended."""
         self._last_at = ""
@@ -65,14 +75,35 @@ class ModelWork:
     def look(self) -> None:
         """Take in how it is hosted and how long people's requests wait now."""
         self.hosted = hosting = self._nodes.hosting(self.pinned, self.model)
-        found = self._nodes.delay(self.pinned, self.model)
-        if found is not None:
-            delay_s, is_calm = found
-            is_calm = is_calm and not self.lane.in_flight
-            self.lane.pace.observe_delay(delay_s, self._clock(), is_calm=is_calm)
         if hosting is not None:
             self.batch_rows = batch_rows(hosting)
             self.lane.pace.take_nodes(len(hosting.nodes))
+        crowd = self._nodes.crowd(self.pinned, self.model)
+        if crowd is None:
+            return
+        now_s, lane = self._clock(), self.lane
+        is_calm = crowd.is_calm and not lane.in_flight
+        if is_calm and crowd.latency_s:
+            self._calm_latency_s = crowd.latency_s
+        if crowd.delay_s and not is_calm:
+            self._crowded_s = now_s
+        run_s = self.call_rows * lane.row_s
+        lane.pace.observe_delay(crowd.delay_s, now_s, is_calm=is_calm, run_s=run_s)
+
+    @property
+    def call_rows(self) -> int:
+        """The rows of the next call: the best batch, or so many that people who are there wait for a part of what they do anyhow.
+
+        A run that has begun lets nobody pass. Powers of two are taken, so that there are few shapes.
+        """
+        best = self.batch_rows
+        run_s = best * self.lane.row_s
+        if self._clock() - self._crowded_s > CROWDED_S or not self._calm_latency_s:
+            return best
+        while best > 1 and run_s > CROWDED_PART * self._calm_latency_s:
+            best = (best + 1) // 2
+            run_s /= 2
+        return best
 
     @asynccontextmanager
     async def kept_free(self, lost: str) -> AsyncGenerator[None]:

@@ -104,6 +104,18 @@ class Started(ABC):
         """Withdraw the call, whose end is not told then; nothing happens when it is over."""
 
 
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """The requests of a model that people wait for, as nodes tell of them."""
+
+    delay_s: float
+    """Seconds that they queue, at the 95th percentile of the nodes; 0: there are none, or none of them waits."""
+    latency_s: float
+    """Seconds from their arrival to their answer, at the median; 0: unknown."""
+    is_calm: bool
+    """True if no rows of jobs were at the nodes."""
+
+
 class Nodes(ABC):
     """The nodes of the fleet."""
 
@@ -124,8 +136,8 @@ class Nodes(ABC):
         """Return how many more calls of so many rows the nodes have room for, beside what people wait for."""
 
     @abstractmethod
-    def delay(self, pinned: Pinned, model: str) -> tuple[float, bool] | None:
-        """Return the seconds that requests queue which people wait for, and whether no job's rows were there; None: unknown."""
+    def crowd(self, pinned: Pinned, model: str) -> Crowd | None:
+        """Return what people's requests have to wait now; None: no node has told it of late."""
 
     @abstractmethod
     def word_of(self, node: str) -> tuple[int, int] | None:

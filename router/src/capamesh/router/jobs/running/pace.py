@@ -65,6 +65,7 @@ class Pace:
         self._pace = LEAST
         self._is_probing = True
         self._is_first = True
+        self._nodes = 0.0
         self._answers = 0
         self._refused = 0
         self._late = 0
@@ -79,7 +80,11 @@ class Pace:
         return int(self._pace)
 
     def take_nodes(self, nodes: int) -> None:
-        """Take in how many nodes there are: until the first window has ended they are given their first calls."""
+        """Take in how many nodes there are: until the first window has ended they are given their first calls.
+
+        People who wait at some of them do not bring the pace below one call for each of them.
+        """
+        self._nodes = float(nodes)
         if self._is_first:
             self._pace = max(self._pace, min(self._most, float(CALLS_A_NODE * nodes)))
 
@@ -114,14 +119,17 @@ class Pace:
                 self._pace = min(self._most, self._pace + more)
         self._answers = self._refused = self._late = 0
 
-    def _lower(self, times: float) -> None:
+    def _lower(self, times: float, least: float = LEAST) -> None:
         self._is_probing = False
-        self._pace = max(LEAST, self._pace * times)
+        self._pace = min(self._most, max(least, self._pace * times))
 
-    def observe_delay(self, delay_s: float, now_s: float, *, is_calm: bool) -> bool:
+    def observe_delay(
+        self, delay_s: float, now_s: float, *, is_calm: bool, run_s: float = 0.0
+    ) -> bool:
         """Take in how long requests that people wait for queue now, at the 95th percentile; return whether that halved the pace.
 
-        `is_calm`: no call of a job was at the nodes meanwhile.
+        `is_calm`: no call of a job was at the nodes meanwhile. `run_s` is what a call of a job runs, for which a request may have to
+        wait however few there are.
         """
         if is_calm:
             self._calm.append((now_s, delay_s))
@@ -131,8 +139,8 @@ class Pace:
         if not self._calm or now_s < self._settled_s:
             return False
         usual_s = sum(each for _, each in self._calm) / len(self._calm)
-        if delay_s < DELAY_TIMES * max(usual_s, LEAST_DELAY_S):
+        if delay_s < DELAY_TIMES * max(usual_s, LEAST_DELAY_S, run_s):
             return False
-        self._lower(0.5)
+        self._lower(0.5, max(LEAST, self._nodes))
         self._settled_s = now_s + SETTLE_S
         return True

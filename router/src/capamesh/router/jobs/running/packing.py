@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
@@ -29,10 +29,11 @@ class _Held:
 
 
 class Packer:
-    """The rows of one shard on their way into batches of `rows` rows."""
+    """The rows of one shard on their way into batches."""
 
-    def __init__(self, rows: int, most_bytes: int = PACKED_BYTES) -> None:
-        self._rows = max(1, rows)
+    def __init__(self, rows: Callable[[], int], most_bytes: int = PACKED_BYTES) -> None:
+        """`rows` returns the rows of a full batch, which may be others for the next one."""
+        self._full = rows
         self._most_bytes = most_bytes
         self._held: dict[_Layout, _Held] = {}
         self.held_bytes = 0
@@ -45,13 +46,14 @@ class Packer:
         held = self._held.get(layout)
         first = 0
         if held is not None:
-            first = min(self._rows - held.rows, len(batch.ids))
+            full = self._full()
+            first = max(0, min(full - held.rows, len(batch.ids)))
             self._hold(held, part_of(batch, 0, first))
-            if held.rows == self._rows:
+            if held.rows >= full:
                 yield self._drop(layout)
-        while len(batch.ids) - first >= self._rows:
-            yield part_of(batch, first, first + self._rows)
-            first += self._rows
+        while len(batch.ids) - first >= (full := max(1, self._full())):
+            yield part_of(batch, first, first + full)
+            first += full
         if first < len(batch.ids):
             self._hold(self._held.setdefault(layout, _Held()), part_of(batch, first, None))
         while self.held_bytes > self._most_bytes:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 LOOK_S: Final = 0.5
 """Seconds between two looks at the states of all jobs: what is paused at another router stops here within a second."""
+PLAN_S: Final = 5.0
+"""Seconds between two looks for plans that nobody makes; a job that waits for its plan is looked for at once."""
 PULSE_S: Final = 0.05
 """Seconds between two looks at the nodes, for there may be room where there was none."""
 MEASURE_S: Final = 2.0
@@ -123,10 +125,10 @@ class Runner(JobRunner):
         states, shards, planning = self._states, self._shards, self._planning
         loops = (
             self._loop("look", self._look, LOOK_S, states.must_look),
-            self._loop("plan", planning.turn, LOOK_S, planning.must_claim),
+            self._loop("plan", planning.turn, PLAN_S, planning.must_claim),
             self._loop("claim", self._claim, LOOK_S, shards.must_claim),
             self._loop("leases", self._check_leases, CHECK_S),
-            self._loop("pulse", self._pulse, PULSE_S),
+            self._loop("pulse", self._pulse, PULSE_S, is_idle=lambda: not states.works),
             self._loop("measure", self._measure, MEASURE_S),
             self._loop("tidy", self._tidy, TIDY_S),
         )
@@ -144,12 +146,16 @@ class Runner(JobRunner):
         turn: Callable[[], Awaitable[None]],
         every_s: float,
         event: asyncio.Event | None = None,
+        is_idle: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Do turns for ever, each when it is due or `event` is set. What goes wrong with one is written down."""
+        """Do turns for ever, each when it is due or `event` is set. What goes wrong with one is written down.
+
+        While `is_idle` says that there is nothing to do, turns are as seldom as looks.
+        """
         event = event or asyncio.Event()
         while True:
             event.clear()
-            rest_s = every_s
+            rest_s = LOOK_S if is_idle() else every_s
             try:
                 await turn()
             except (JobsUnavailable, Overloaded) as error:

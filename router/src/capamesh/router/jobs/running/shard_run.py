@@ -23,7 +23,7 @@ from capamesh.router.jobs.running.errors import (
     ShardFailed,
     ShardGivenBack,
 )
-from capamesh.router.jobs.running.hosted_rows import batch_rows, out_row_bytes
+from capamesh.router.jobs.running.hosted_rows import out_row_bytes
 from capamesh.router.jobs.running.nodes import BulkCall, Ended
 from capamesh.router.jobs.running.packing import Packer
 from capamesh.router.jobs.running.shard_results import ShardResults
@@ -115,7 +115,7 @@ class ShardRun:
 
     async def _batches(self, reader: Reader) -> AsyncGenerator[RowBatch]:
         """Yield the rows in full batches, and read the next window meanwhile."""
-        packer = Packer(batch_rows(self._hosting))
+        packer = Packer(lambda: self.work.call_rows)
         spec = self.job.spec.input
         windows = read_windows(reader, self.lease.range, spec, self._hosting.known_inputs)
 
@@ -290,7 +290,7 @@ class ShardRun:
         now_s = tools.clock()
         if verdict is Verdict.ANSWERED and ended.answer is not None:
             queue_s, run_s = ended.answer.queue_us / 1e6, ended.answer.run_us / 1e6
-            lane.answered(now_s - began_s, queue_s, run_s, now_s)
+            lane.answered(rows, now_s - began_s, queue_s, run_s, now_s)
             self.results.run_s += run_s
         elif verdict is Verdict.FULL:
             lane.refused(now_s)

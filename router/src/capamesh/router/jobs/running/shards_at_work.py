@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from capamesh.protocol.errors import CapameshError, ConfigError, InvalidRequest, Overloaded
@@ -103,6 +104,7 @@ class ShardsAtWork:
         held = _Held(ShardRun(job, lease, work, hosting, self._tools), lease, asked_s)
         self._held[held.key] = held
         held.task = asyncio.create_task(self._work_on(held))
+        held.task.add_done_callback(partial(self._ended, held))
 
     def give_back(self, job: Job, lease: Lease) -> None:
         """Give back a lease with which nothing was begun."""
@@ -147,6 +149,11 @@ class ShardsAtWork:
                 held.renewed_s = now_s
             elif held.key in self._held:
                 self._stop(held, is_lost=True)
+
+    def _ended(self, held: _Held, _task: asyncio.Task[None]) -> None:
+        """Give back the lease of a shard that was stopped before it had begun."""
+        if self._held.pop(held.key, None) is not None:
+            self._close_by(self._release(held.lease, held.run.job))
 
     def _stop(self, held: _Held, *, is_lost: bool = False) -> None:
         """End the work on a shard at once."""

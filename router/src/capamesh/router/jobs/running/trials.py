@@ -18,8 +18,8 @@ from capamesh.router.jobs.running.packing import part_of
 from capamesh.router.jobs.running.verdict import Verdict, judge, rest_s, told
 from capamesh.router.jobs.values import BadRow, short
 
-TRIES: Final = 8
-"""The times that a batch or a trial is sent before its shard is given back as failed (guess: with rests some 25 s, in which a node
+TRIES: Final = 12
+"""The times that a batch or a trial is sent before its shard is given back as failed (guess: with rests some 40 s, in which a node
 is back)."""
 
 _WORDS: Final = frozenset({Verdict.ANSWERED, Verdict.REFUSED, Verdict.FAILED, Verdict.DIED})

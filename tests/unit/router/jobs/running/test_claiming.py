@@ -1,0 +1,137 @@
+"""A router leases as many shards as keep nodes busy, within what it may hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from job_desk import NOW_S, PINNED, spec_with
+from job_nodes import FakeNodes
+
+from capamesh.router.jobs.running.claiming import (
+    BATCHES_AHEAD,
+    DRY_S,
+    HELD_BYTES,
+    HELD_BYTES_EACH,
+    MOST_SHARDS,
+    Claiming,
+)
+from capamesh.router.jobs.running.model_work import ModelWork
+from capamesh.router.jobs.states import JobState
+from capamesh.router.jobs.values import Job, JobId, Pinned
+
+OTHER = Pinned(PINNED.version, "sha256:01")
+
+
+@dataclass(eq=False)
+class Run:
+    """A shard at work, as far as claiming looks at it."""
+
+    job: Job
+    work: ModelWork
+    unsent_rows: int = 0
+    planned_bytes: int = 0
+
+
+def job_of(name: str, tenant: str = "t", pinned: Pinned = PINNED) -> Job:
+    return Job(
+        JobId(name), tenant, spec_with(), pinned, JobState.RUNNING, "", NOW_S, None, 1000, 10, ""
+    )
+
+
+class Rig:
+    """Two models that nodes host, and a router that claims."""
+
+    def __init__(self) -> None:
+        nodes = FakeNodes("a", "b")
+        self.most: dict[JobId, int] = {}
+        self.works = {
+            ("digits", pinned): ModelWork(pinned, "digits", nodes, self.most.get, lambda: 0.0)
+            for pinned in (PINNED, OTHER)
+        }
+        for work in self.works.values():
+            work.look()
+        self.claiming = Claiming()
+        self.runs: list[Run] = []
+
+    def next(self, *jobs: Job, now_s: float = 0.0, rests: bool = False) -> Job | None:
+        return self.claiming.next(
+            jobs,
+            self.works,
+            self.runs,  # type: ignore[arg-type] - it has all that is looked at
+            lambda _job: rests,
+            now_s,
+        )
+
+    def run(self, job: Job, unsent_rows: int = 0, planned_bytes: int = 0) -> None:
+        work = self.works["digits", job.pinned]
+        self.runs.append(Run(job, work, unsent_rows, planned_bytes))
+
+
+ONE, TWO, FAR = job_of("one"), job_of("two"), job_of("far", pinned=OTHER)
+AHEAD = 8 * BATCHES_AHEAD * 4
+"""The rows that wait for two nodes with two calls of eight rows each."""
+
+
+def test_shard_is_leased_while_too_few_rows_wait() -> None:
+    rig = Rig()
+    assert rig.next(ONE) is ONE
+    rig.run(ONE, AHEAD - 1)
+    assert rig.next(ONE) is ONE
+    rig.run(ONE, 1)
+    assert rig.next(ONE) is None
+
+
+def test_model_that_nobody_hosts_gets_nothing() -> None:
+    rig = Rig()
+    rig.works["digits", PINNED].hosted = None
+    assert rig.next(ONE) is None
+    assert rig.next(ONE, FAR) is FAR
+
+
+def test_job_that_rests_or_does_not_run_gets_nothing() -> None:
+    rig = Rig()
+    assert rig.next(ONE, rests=True) is None
+    assert rig.next(replace(ONE, state=JobState.PAUSED)) is None
+
+
+def test_job_without_free_shards_is_asked_again_later() -> None:
+    rig = Rig()
+    rig.claiming.found_none(ONE.id, 0.0)
+    assert rig.next(ONE, now_s=DRY_S / 2) is None
+    assert rig.next(ONE, now_s=DRY_S) is ONE
+    rig.claiming.found_none(ONE.id, 1.0)
+    rig.claiming.ended(ONE, 0.1, 0.1)
+    assert rig.next(ONE, now_s=1.0) is ONE  # it may be done now
+
+
+def test_jobs_and_tenants_take_turns() -> None:
+    rig = Rig()
+    third = job_of("third", tenant="another")
+    got = [rig.next(ONE, TWO, third) for _ in range(8)]
+    assert got.count(third) == 4
+    assert got.count(ONE) == got.count(TWO) == 2
+
+
+def test_bytes_that_are_held_have_a_bound() -> None:
+    rig = Rig()
+    rig.run(ONE, 0, HELD_BYTES_EACH)
+    assert rig.next(ONE) is None  # the rest is for other models
+    assert rig.next(ONE, FAR) is FAR
+    rig.run(FAR, 0, HELD_BYTES - HELD_BYTES_EACH)
+    assert rig.next(ONE, FAR) is None
+
+
+def test_shards_at_work_have_a_bound() -> None:
+    rig = Rig()
+    for _ in range(MOST_SHARDS):
+        assert rig.next(ONE) is ONE
+        rig.run(ONE)
+    assert rig.next(ONE) is None
+
+
+def test_rows_that_a_job_may_not_send_yet_keep_no_other_waiting() -> None:
+    rig = Rig()
+    rig.most[ONE.id] = 1
+    rig.run(ONE, 10_000)
+    assert rig.next(ONE) is None
+    assert rig.next(ONE, TWO) is TWO

@@ -1,0 +1,293 @@
+"""Calls of jobs go through the pipeline of all requests, once each, as their tenant's, to nodes with the very file."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import virtual_time
+from fleet_fakes import Fleet, advert, echo, failing, fp32, hang, offer
+from job_desk import NOW_S
+
+from capamesh.protocol.adverts import ModelOffer, Scheduling
+from capamesh.protocol.errors import (
+    InvalidRequest,
+    LinkLost,
+    NoEndpoint,
+    Overloaded,
+    RunFailed,
+    TooManyRequests,
+    Unsatisfiable,
+)
+from capamesh.protocol.fleet import Changed, Left, LeftReason
+from capamesh.protocol.ids import ModelVersion, PeerId
+from capamesh.protocol.links.calls import LoadReport
+from capamesh.router.access.keys import Key, KeyRing, Scope, Verb
+from capamesh.router.access.quotas import Quotas
+from capamesh.router.jobs.running.fleet_nodes import LONG_WAIT_S, FleetNodes
+from capamesh.router.jobs.running.nodes import BulkCall, Crowd, Ended
+from capamesh.router.jobs.spec import InputFormat, InputSpec, JobSpec, OutputSpec
+from capamesh.router.jobs.states import JobState
+from capamesh.router.jobs.values import Job, JobId, Pinned
+from capamesh.router.requests.metered import Meter
+
+OFFER = replace(offer(), best_rows=8, row_us=100, max_rows=64)
+PINNED = Pinned(ModelVersion("1"), OFFER.digest)
+
+
+def job_of(tenant: str = "", **words: Any) -> Job:
+    spec = JobSpec("m", InputSpec("/in", InputFormat.NPY, {"x": ("array",)}), OutputSpec(), **words)
+    return Job(JobId("job-1"), tenant, spec, PINNED, JobState.RUNNING, "", NOW_S, None, 8, 1, "")
+
+
+def call_of(job: Job | None = None, *, rows: int = 2, **words: Any) -> BulkCall:
+    given = fp32("x", *[[1.0, 2.0]] * rows)
+    return BulkCall(job or job_of(), (given,), rows, 5.0, **words)
+
+
+class Core:
+    """A router's core and what jobs see of it."""
+
+    def __init__(self, *scripts: Any, models: tuple[ModelOffer, ...] = (OFFER,)) -> None:
+        self.fleet = Fleet()
+        for peer, script in zip("ABC", scripts, strict=False):
+            self.fleet.node(peer, *script, models=models)
+        self.ring = KeyRing()
+        self.quotas = Quotas()
+        pipeline = self.fleet.routing.pipeline
+        meter = Meter(self.quotas, pipeline, self.fleet.view, clock=self.fleet.clock)
+        self.nodes = FleetNodes(
+            self.fleet.view,
+            self.fleet.balancer,
+            pipeline,
+            self.ring,
+            meter,
+            clock=self.fleet.clock,
+        )
+
+    async def ended(self, call: BulkCall) -> Ended:
+        found: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        self.nodes.start(call, found.set_result)
+        return await found
+
+    def keys(self, *scopes: Scope, tenant: str = "t") -> None:
+        keys = [Key(f"key{at}", b"", tenant, scope) for at, scope in enumerate(scopes)]
+        self.ring.take(keys, self.fleet.clock(), NOW_S)
+        self.quotas.tick(NOW_S, keys)
+
+
+def run(scenario: Any) -> None:
+    virtual_time.run(scenario())
+
+
+def test_call_is_answered_by_a_node_and_marked_as_a_jobs() -> None:
+    async def scenario() -> None:
+        core = Core([echo])
+        ended = await core.ended(call_of(job_of(priority=200)))
+        assert ended.answer is not None
+        assert ended.answer.outputs[0].shape == (2, 2)
+        assert (ended.node, ended.name, ended.error) == ("A", "A", None)
+        (sent,) = core.fleet.links[0].calls
+        assert (sent.is_bulk, sent.priority, sent.version) == (True, 200, "1")
+        assert not sent.is_alone
+
+    run(scenario)
+
+
+def test_call_is_sent_once_whatever_fails() -> None:
+    async def scenario() -> None:
+        for error in (RunFailed("no"), LinkLost("silent"), InvalidRequest("wrong")):
+            core = Core([failing(error)], [failing(error)])
+            ended = await core.ended(call_of())
+            assert type(ended.error) is type(error)
+            assert ended.node in {"A", "B"}
+            assert sum(len(link.asks) for link in core.fleet.links) == 1
+
+    run(scenario)
+
+
+def test_call_that_one_node_has_no_room_for_goes_to_another() -> None:
+    async def scenario() -> None:
+        core = Core([failing(Overloaded("full", 1.0))], [echo])
+        for _ in range(3):
+            assert (await core.ended(call_of())).node == "B"
+
+    run(scenario)
+
+
+def test_node_of_a_call_that_was_never_sent_is_none() -> None:
+    async def scenario() -> None:
+        ended = await Core().ended(call_of())
+        assert isinstance(ended.error, NoEndpoint)
+        assert not isinstance(ended.error, Unsatisfiable)
+        assert ended.node == ""
+
+    run(scenario)
+
+
+def test_call_goes_only_where_it_may() -> None:
+    async def scenario() -> None:
+        core = Core([echo], [echo], [echo])
+        assert (await core.ended(call_of(only_at="B"))).node == "B"
+        assert core.fleet.links[1].calls[0].is_alone
+        for _ in range(4):
+            assert (await core.ended(call_of(not_at=frozenset("AB")))).node == "C"
+        ended = await core.ended(call_of(not_at=frozenset("ABC")))
+        assert isinstance(ended.error, Unsatisfiable)
+        ended = await core.ended(call_of(job_of(max_price=1.0)))  # they cost 1.5
+        assert isinstance(ended.error, Unsatisfiable)
+        ended = await core.ended(call_of(job_of(regions=("us",))))
+        assert isinstance(ended.error, Unsatisfiable)
+
+    run(scenario)
+
+
+def test_nodes_with_another_file_of_the_version_run_nothing() -> None:
+    async def scenario() -> None:
+        core = Core([echo], [echo])
+        other = replace(OFFER, digest="sha256-chunks:" + "1" * 64)
+        core.fleet.view.apply(
+            [Changed(advert("B", "b:1", models=(other,), counter=2), advert("B", "B:1"))]
+        )
+        hosting = core.nodes.hosting(PINNED, "m")
+        assert hosting is not None
+        assert hosting.nodes == {"A"}
+        for _ in range(4):
+            assert (await core.ended(call_of())).node == "A"
+        core.fleet.view.apply([Left(PeerId("A"), LeftReason.GOODBYE)])
+        assert core.nodes.hosting(PINNED, "m") is None
+        assert "another content" in core.nodes.absence(PINNED, "m")
+        core.fleet.view.apply([Left(PeerId("B"), LeftReason.GOODBYE)])
+        assert "'m'" in core.nodes.absence(PINNED, "m")
+
+    run(scenario)
+
+
+def test_hosting_is_that_of_the_quickest_node_within_the_limits_of_all() -> None:
+    async def scenario() -> None:
+        core = Core([echo])
+        slow = replace(OFFER, best_rows=2, row_us=900, max_rows=16)
+        core.fleet.node("B", echo, models=(slow,))
+        hosting = core.nodes.hosting(PINNED, "m")
+        assert hosting is not None
+        assert (hosting.best_rows, hosting.row_s, hosting.slow_row_s) == (8, 1e-4, 9e-4)
+        assert (hosting.max_rows, hosting.refusal) == (16, "")
+        sequential = Core([echo], models=(replace(OFFER, scheduling=Scheduling.SEQUENCE),))
+        found = sequential.nodes.hosting(PINNED, "m")
+        assert found is not None
+        assert "keeps a state" in found.refusal
+
+    run(scenario)
+
+
+def test_cancelled_call_is_withdrawn_and_not_told() -> None:
+    async def scenario() -> None:
+        core = Core([hang])
+        told: list[Ended] = []
+        started = core.nodes.start(call_of(), told.append)
+        assert (started.node, started.place != "") == ("A", True)
+        started.cancel()
+        await asyncio.sleep(10.0)
+        assert told == []
+        assert core.fleet.links[0].asks[0].ended == "withdrawn"
+        assert core.fleet.served().admission.bulk.rows == 0
+
+    run(scenario)
+
+
+def test_call_ends_at_its_deadline() -> None:
+    async def scenario() -> None:
+        core = Core([hang])
+        ended = await core.ended(call_of())
+        assert asyncio.get_running_loop().time() == 5.0
+        assert ended.error is not None
+        assert ended.node == "A"
+
+    run(scenario)
+
+
+def test_use_is_that_of_a_key_of_the_tenant() -> None:
+    async def scenario() -> None:
+        core = Core([echo])
+        core.keys(Scope(), Scope(verbs=(Verb.JOBS,)))
+        await core.ended(call_of(job_of("t")))
+        used = core.quotas.unwritten()
+        assert {key: amount.rows for key, amount in used.keys.items()} == {"key1": 2}
+        await core.ended(call_of(job_of("another")))  # it has no key any more: nobody's use
+        assert core.quotas.unwritten() == used
+
+    run(scenario)
+
+
+def test_month_that_is_used_up_is_told_once_no_key_has_any_left() -> None:
+    async def scenario() -> None:
+        core = Core([echo])
+        jobs = (Verb.JOBS,)
+        core.keys(Scope(verbs=jobs, rows_per_month=2), Scope(verbs=jobs, rows_per_month=2))
+        ends = [await core.ended(call_of(job_of("t"))) for _ in range(3)]
+        assert [each.is_over_quota for each in ends] == [False, False, True]
+        assert isinstance(ends[2].error, TooManyRequests)
+        assert ends[2].error.retry_after_s >= LONG_WAIT_S
+        assert "rows" in ends[2].error.message
+
+    run(scenario)
+
+
+def test_rate_of_a_key_is_waited_for() -> None:
+    async def scenario() -> None:
+        core = Core([echo])
+        core.keys(Scope(verbs=(Verb.JOBS,), rows_per_s=2.0))
+        ends = [await core.ended(call_of(job_of("t"))) for _ in range(2)]
+        assert isinstance(ends[1].error, TooManyRequests)
+        assert not ends[1].is_over_quota
+
+    run(scenario)
+
+
+def test_room_is_that_of_the_nodes_in_calls() -> None:
+    async def scenario() -> None:
+        core = Core([hang])
+        replica = core.fleet.replicas[0]
+        core.fleet.served().reported(
+            replica, LoadReport(limit=400, limit_rows=400), core.fleet.clock()
+        )
+        await asyncio.sleep(0.1)  # it is not read at each call
+        assert core.nodes.room(PINNED, "m", 8) == 13  # 100 rows
+        for _ in range(3):
+            core.nodes.start(call_of(rows=8), lambda _: None)
+        assert core.nodes.room(PINNED, "m", 8) == 10
+        assert Core().nodes.room(PINNED, "m", 8) == 0
+
+    run(scenario)
+
+
+def test_delay_and_idle_capacity_are_what_nodes_tell() -> None:
+    async def scenario() -> None:
+        core = Core([echo], [echo])
+        assert core.nodes.crowd(PINNED, "m") is None
+        assert core.nodes.idle_rows_per_s("m", "") == 20_000.0
+        served = core.fleet.served()
+        load = LoadReport(online_queue_us=250_000, latency_us=300_000, bulk_in_flight=0)
+        for replica in core.fleet.replicas:
+            served.reported(replica, load, core.fleet.clock())
+        assert core.nodes.crowd(PINNED, "m") == Crowd(0.25, 0.3, is_calm=True)
+        assert core.nodes.idle_rows_per_s("m", "1") == 15_000.0
+        served.reported(core.fleet.replicas[0], load._replace(bulk_in_flight=8), core.fleet.clock())
+        assert core.nodes.crowd(PINNED, "m") == Crowd(0.25, 0.3, is_calm=False)
+        assert core.nodes.idle_rows_per_s("none", "") is None
+
+    run(scenario)
+
+
+def test_word_of_a_node_grows_and_tells_a_new_start() -> None:
+    async def scenario() -> None:
+        core = Core([echo])
+        assert core.nodes.word_of("A") == (1, 1)
+        core.fleet.view.apply(
+            [Changed(advert("A", "a:1", models=(OFFER,), counter=2), advert("A", "A:1"))]
+        )
+        assert core.nodes.word_of("A") == (1, 2)
+        assert core.nodes.word_of("B") is None
+
+    run(scenario)

@@ -1,0 +1,133 @@
+"""A shard has one result or one bad row for each of its rows, within a bound of bytes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from capamesh.protocol.datatypes import BF16
+from capamesh.protocol.ids import ModelVersion
+from capamesh.protocol.links.calls import InferAnswer, LoadReport
+from capamesh.protocol.tensors import Tensor
+from capamesh.router.jobs.endpoints import EmbeddingForm, RowForm
+from capamesh.router.jobs.inputs.rows import RowBatch
+from capamesh.router.jobs.outputs.sink import LocalSink
+from capamesh.router.jobs.running import shard_results
+from capamesh.router.jobs.running.errors import JobFailed, ShardFailed
+from capamesh.router.jobs.running.shard_results import ShardResults
+from capamesh.router.jobs.spec import (
+    FailurePolicy,
+    InputFormat,
+    InputSpec,
+    JobSpec,
+    OutputFormat,
+    OutputSpec,
+)
+from capamesh.router.jobs.values import BadRow, JobId, Lease, RowRange
+from capamesh.router.requests.embedding_request import EmbeddingRequest
+
+JOB = JobId("job-1")
+
+
+def results_of(
+    rows: int, form: OutputFormat = OutputFormat.JSONL, *, most_bad_rows: int = 10
+) -> ShardResults:
+    lease = Lease(JOB, 0, 1, 0.0, RowRange(0, rows, 0, 0, rows))
+    source = InputSpec(
+        "/in", InputFormat.BATCH if form is OutputFormat.BATCH else InputFormat.JSONL, {"x": ("v",)}
+    )
+    failure = FailurePolicy(most_bad_rows=most_bad_rows)
+    return ShardResults(lease, JobSpec("m", source, OutputSpec("", form), failure=failure))
+
+
+def answer(*outputs: Tensor) -> InferAnswer:
+    return InferAnswer(ModelVersion("1"), outputs, 0, 0, LoadReport())
+
+
+def batch(*numbers: int, places: tuple[int, ...] = (), form: RowForm | None = None) -> RowBatch:
+    return RowBatch(list(numbers), [f"r{number}" for number in numbers], {}, places, form)
+
+
+def bad(number: int) -> BadRow:
+    return BadRow(number, f"r{number}", "invalid_request", "wrong", "A")
+
+
+def written(results: ShardResults, folder: Path) -> list[dict[str, Any]]:
+    sink = LocalSink(folder, JOB)
+    manifest, _ = results.write(sink)
+    assert manifest.part is not None
+    return [json.loads(line) for line in sink.read(manifest.part).splitlines()]
+
+
+def test_rows_are_written_in_order_with_bad_ones_apart(tmp_path: Path) -> None:
+    results = results_of(4)
+    results.keep(batch(2, 3), answer(Tensor.from_numpy("y", np.array([4, 6], np.int64))))
+    results.keep(batch(0), answer(Tensor.from_numpy("y", np.array([0], np.int64))))
+    results.take_bad([bad(1)])
+    lines = written(results, tmp_path)
+    assert [(line["row"], line["outputs"]["y"]) for line in lines] == [(0, 0), (2, 4), (3, 6)]
+
+
+def test_results_are_views_of_what_came() -> None:
+    results = results_of(2)
+    output = Tensor.from_numpy("y", np.array([4, 6], np.float32))
+    results.keep(batch(0, 1), answer(output))
+    (kept,) = results._results
+    assert np.shares_memory(kept.outputs["y"], np.frombuffer(output.data, np.uint8))
+
+
+def test_bfloat16_becomes_float32(tmp_path: Path) -> None:
+    results = results_of(1)
+    output = Tensor.from_numpy("y", np.array([1.5], np.float32), BF16)
+    results.keep(batch(0), answer(output))
+    assert written(results, tmp_path)[0]["outputs"]["y"] == 1.5
+
+
+def test_row_without_a_result_fails_the_shard(tmp_path: Path) -> None:
+    results = results_of(3)
+    results.keep(batch(0), answer(Tensor.from_numpy("y", np.array([0], np.int64))))
+    results.take_bad([bad(1)])
+    with pytest.raises(ShardFailed, match="1 results and 1 bad rows came of 3 rows"):
+        results.write(LocalSink(tmp_path, JOB))
+
+
+def test_more_bad_rows_than_a_job_bears_fail_it() -> None:
+    results = results_of(30)
+    results.take_bad([bad(number) for number in range(10)])
+    results.take_bad([bad(9)])  # the same
+    with pytest.raises(JobFailed, match="more than 10 bad rows"):
+        results.take_bad([bad(10)])
+
+
+def test_bytes_of_results_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_results, "RESULT_BYTES", 100)
+    results = results_of(100)
+    results.keep(batch(0), answer(Tensor.from_numpy("y", np.zeros((1, 25), np.float32))))
+    with pytest.raises(JobFailed, match="more than 100 bytes"):
+        results.keep(batch(1), answer(Tensor.from_numpy("y", np.zeros((1, 1), np.int8))))
+
+
+def test_outputs_that_a_form_cannot_hold_fail_the_job(tmp_path: Path) -> None:
+    results = results_of(2, OutputFormat.NPZ)
+    results.keep(batch(0), answer(Tensor.from_numpy("y", np.zeros((1, 2), np.float32))))
+    results.keep(batch(1), answer(Tensor.from_numpy("y", np.zeros((1, 3), np.float32))))
+    with pytest.raises(JobFailed, match="npz cannot hold"):
+        results.write(LocalSink(tmp_path, JOB))
+
+
+def test_request_with_a_bad_row_has_an_error_and_no_answer(tmp_path: Path) -> None:
+    asked = EmbeddingForm(EmbeddingRequest("m", (), is_tokens=False, is_base64=False, dimensions=0))
+    results = results_of(2, OutputFormat.BATCH)
+    vectors = Tensor.from_numpy("embedding", np.array([[1.0], [2.0], [3.0]], np.float32))
+    tokens = Tensor.from_numpy("tokens", np.array([1, 2, 3], np.int64))
+    # two texts of the first request, one of the second; the second's other text is bad
+    rows = batch(0, 0, 1, places=(0, 1, 0), form=asked)
+    results.keep(rows, answer(vectors, tokens))
+    results.take_bad([bad(1)])
+    (line,) = written(results, tmp_path)
+    assert line["custom_id"] == "r0"
+    assert [each["embedding"] for each in line["response"]["body"]["data"]] == [[1.0], [2.0]]
