@@ -27,8 +27,8 @@ from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
 from capamesh.router.admission.bulk_share import bulk_share
 
-BATCHES = 4000
-"""The best batches in whose time one device is looked at: some thousand requests of people."""
+ROWS = 60_000
+"""The rows of the best batches in whose time one device is looked at: people ask for a quarter of that, or half."""
 WAY_S = 0.000_5
 """Seconds from the router to the node, and back (guess: one machine)."""
 OUTPUT = "y"
@@ -55,7 +55,7 @@ class Device:
     @property
     def looked_s(self) -> float:
         """Return for how long it is looked at."""
-        return BATCHES * self.seconds(self.batch_rows)
+        return ROWS / self.best_per_s
 
     @property
     def profile(self) -> ServiceProfile:
@@ -189,12 +189,12 @@ def main() -> None:
     arguments = parser.parse_args()
     for device in DEVICES:
         alone = World(device, 0.0, has_job=True).run()
-        part = alone.job_rows / (BATCHES * device.batch_rows)
+        part = alone.job_rows / ROWS
         print(f"{device.name}: a job alone gets {part:.3f} of the best batches' rate")
         for load, times in itertools.product((0.25, 0.5), arguments.times):
             slots.BULK_TIMES = times  # type: ignore[misc]  # what this looks for
             calm, shared = (World(device, load, has_job=has_job).run() for has_job in (False, True))
-            left = (1.0 - load) * BATCHES * device.batch_rows
+            left = (1.0 - load) * ROWS
             idle = 1.0 - calm.busy_s / device.looked_s
             before, after = sorted(calm.latencies_s), sorted(shared.latencies_s)
             ratios = [
