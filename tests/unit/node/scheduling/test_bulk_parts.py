@@ -99,6 +99,15 @@ def test_people_s_request_waits_for_a_part_and_its_run_has_few_bulk_rows() -> No
     assert answer(desk, bulk) == [2.0 * at for at in range(8)]
 
 
+def test_request_that_has_begun_goes_on_before_others_begin() -> None:
+    desk = Desk(profile=STEEP)
+    desk.submit()
+    desk.finish(desk.taken())
+    first, second = numbered(desk, 4), numbered(desk, 4)
+    assert [run(desk, desk.taken()) for _ in range(4)] == [[0, 1], [2, 3], [0, 1], [2, 3]]
+    assert [one for one, _ in desk.answers[1:]] == [first, second]
+
+
 def test_bulk_request_is_not_taken_ahead_while_people_come() -> None:
     desk = Desk(profile=STEEP)
     numbered(desk, 8)

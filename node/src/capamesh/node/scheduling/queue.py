@@ -158,8 +158,11 @@ class RequestQueue:
         if rank > self._unlisted and request.sequence is None and not request.steps:
             self._unlisted = rank
             self._lowest = max(self._lowest, rank)
-        self._orders += 1
-        request.order = self._orders
+        if (
+            request.parts is None or request.parts.is_first
+        ):  # one that has begun goes on before others begin
+            self._orders += 1
+            request.order = self._orders
         request.state = QUEUED
         mine.push(request)
         self.rows += request.rows
