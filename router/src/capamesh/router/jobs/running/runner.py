@@ -208,7 +208,7 @@ class Runner(JobRunner):
                 states.jobs.values(),
                 states.works,
                 shards.runs,
-                lambda job: shards.setbacks.rests(job.id, now_s),
+                lambda job: shards.rests(job.id, now_s),
                 now_s,
             )
             if job is None:

@@ -38,6 +38,10 @@ class Setbacks:
         """Take in that a shard of a job is done."""
         self._of.pop(job, None)
 
+    def has_failed(self, job: JobId) -> bool:
+        """Return whether the last shard of a job that ended here has failed."""
+        return job in self._of
+
     def rests(self, job: JobId, now_s: float) -> bool:
         """Return whether a job is left alone now."""
         found = self._of.get(job)

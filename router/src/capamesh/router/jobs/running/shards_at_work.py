@@ -97,6 +97,13 @@ class ShardsAtWork:
         """Return all that is at work."""
         return [held.run for held in self._held.values()]
 
+    def rests(self, job: JobId, now_s: float) -> bool:
+        """Return whether a job gets no shard now: one that failed last is tried with a single one, so that it takes no more threads."""
+        if self.setbacks.rests(job, now_s):
+            return True
+        is_at_work = any(held.lease.job == job for held in self._held.values())
+        return is_at_work and self.setbacks.has_failed(job)
+
     def begin(
         self, job: Job, lease: Lease, work: ModelWork, hosting: Hosting, asked_s: float
     ) -> None:
@@ -215,7 +222,10 @@ class ShardsAtWork:
                 to, reason = JobState.FAILED, error.message
             case ShardFailed():
                 failure = error.reason
-            case ShardGivenBack() | PlaceUnavailable():
+            case PlaceUnavailable():  # it passes by itself, and costs nothing but time
+                if not self.setbacks.has_failed(job):
+                    self._close_by(self._note_wait(job, error.message))
+            case ShardGivenBack():
                 pass  # it is tried again, after rests that grow
             case OutputFailed() | ConfigError() | InvalidRequest():
                 # what a person can put right: a disk that is full, a file that may not be read, a library
@@ -233,6 +243,13 @@ class ShardsAtWork:
             except (JobsUnavailable, Overloaded) as exc:  # the next shard finds the same
                 self._log.warning("jobs_move_failed", job=job, reason=exc.message)
         return failure
+
+    async def _note_wait(self, job: JobId, words: str) -> None:
+        """Tell that a job waits for a place of its data."""
+        try:
+            await self._store.note(job, "waiting", words)
+        except (JobsUnavailable, Overloaded) as exc:
+            self._log.warning("jobs_note_failed", job=job, reason=exc.message)
 
     async def _release(self, lease: Lease, job: Job, failure: str = "") -> None:
         try:
