@@ -12,8 +12,7 @@ from capamesh.cli.__main__ import run
 from capamesh.router.access.engines.location import DatabaseLocation
 from capamesh.router.access.key_store import KeyStore
 from capamesh.router.access.keys import Scope
-from capamesh.router.access.quotas import Amount, Usage, UsageRow
-from capamesh.router.access.usage_batch import UsageBatch
+from capamesh.router.access.usage_batch import Amount, Usage, UsageBatch, UsageRow
 
 
 def hour_of(*moment: int) -> int:

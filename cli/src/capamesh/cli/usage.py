@@ -47,7 +47,7 @@ def usage(
     """
     from capamesh.cli.printing import amount, print_json, print_table  # noqa: PLC0415 - help starts faster
     from capamesh.router.access.months import HOUR_S  # noqa: PLC0415 - the same
-    from capamesh.router.access.quotas import Amount  # noqa: PLC0415 - the same
+    from capamesh.router.access.usage_batch import Amount  # noqa: PLC0415 - the same
 
     store = open_store(data, keys)
     first = _first_day(month, store.now_s)

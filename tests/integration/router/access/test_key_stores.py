@@ -12,8 +12,7 @@ from capamesh.router.access import key_store
 from capamesh.router.access.engines.location import DatabaseLocation
 from capamesh.router.access.key_store import KEPT_HOURS, WRITERS_KEPT_S, KeyStore
 from capamesh.router.access.keys import Scope, Verb, digest_of, id_of
-from capamesh.router.access.quotas import Amount, Usage, UsageRow
-from capamesh.router.access.usage_batch import UsageBatch
+from capamesh.router.access.usage_batch import Amount, Usage, UsageBatch, UsageRow
 
 SCOPE = Scope(verbs=(Verb.INFER, Verb.READ), models=("digits",), max_priority=7, regions=("eu",))
 NOTHING = UsageBatch(Usage("1970-01", {}, {}))

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from fleet_fakes import Ask, answer_of, answering, failing, hang, offer
+from loading_nodes import LoadingLink
+from raw_http import GUARD_S
 from router_http import Http, serving
 
 from capamesh.client import AsyncClient
@@ -307,6 +309,20 @@ async def test_key_is_charged_once_for_all_texts_of_a_request(http: Http) -> Non
     status, body, _ = await posted(http, headers, input=["x"] * 100)
     assert (status, body["error"]["type"]) == (429, "rate_limit_error")
     assert len(link.calls) == 13
+
+
+async def test_key_is_held_to_its_rows_while_a_model_is_loaded(http: Http) -> None:
+    link = LoadingLink(http.fleet, "A", WORDS, *[embed] * 13)
+    link.is_ready_at_once = False
+    _, headers = key_of(http, Verb.INFER, rows_per_s=0.1)
+    waiting = asyncio.create_task(posted(http, headers, input=["x"] * 100))
+    await asyncio.wait_for(link.wanted.wait(), GUARD_S)
+    status, body, _ = await posted(http, headers, input=["x"])
+    assert (status, body["error"]["type"]) == (429, "rate_limit_error")
+    link.load()
+    status, _, _ = await waiting
+    ((_, used),) = http.quotas.unwritten().rows.items()
+    assert (status, used) == (200, (1, 100, 100 + 100 * 2 * 4))
 
 
 async def test_request_with_an_idempotency_key_is_not_run_again_and_charged_once(

@@ -31,6 +31,7 @@ from tidy_router import tidy
 
 from capamesh.protocol.errors import ModelUnavailable, RunFailed
 from capamesh.protocol.tensors import Limits
+from capamesh.router.access.keys import ALPHABET, Key, Scope, Verb, digest_of, id_of, new_text
 from capamesh.router.requests.cold_starts import MAX_OF_MODEL
 from capamesh.router.rules.model_rules import CacheRule, ModelRules, RoutingRules
 
@@ -350,3 +351,66 @@ async def test_many_that_wait_for_one_load_are_bounded(http: Http) -> None:
         statuses = await asyncio.gather(*asked)
     assert (statuses.count(200), statuses.count(503)) == (MAX_OF_MODEL, 10)
     assert link.wants == 1
+
+
+def with_key(http: Http, **scope: Any) -> dict[str, str]:
+    """Return the headers of a client with a key, the only one that the router takes."""
+    draws = iter(ALPHABET * 10)
+    text = new_text(lambda _: next(draws))
+    key = Key(id_of(text), digest_of(text), "lab", Scope(verbs=(Verb.INFER,), **scope))
+    http.front.keys.ring.take([key], 0.0, 0.0)
+    return {"Authorization": f"Bearer {text}", **LAST}
+
+
+async def test_key_is_held_to_its_limits_while_a_model_is_loaded(http: Http) -> None:
+    link = LoadingLink(http.fleet, "a", LOOP, parting(1), parting(1))
+    link.is_ready_at_once = False
+    headers = with_key(http, concurrency=1)
+    waiting = asyncio.create_task(http.infer({"x": [1, 2]}, path=STREAM, headers=headers))
+    async with asyncio.timeout(GUARD_S):
+        await link.wanted.wait()
+    other = await http.infer({"x": [1, 2]}, path=STREAM, headers=headers)
+    assert (other.status, "1 requests of the key" in await other.text()) == (429, True)
+    link.load()
+    answer = await waiting
+    assert (answer.status, b'"y":[1.0,1.0]' in await answer.read()) == (200, True)
+    again = await http.infer({"x": [1, 2]}, path=STREAM, headers=headers)
+    assert (again.status, len(await again.read()) > 0) == (200, True)
+    ((place, used),) = http.quotas.unwritten().rows.items()
+    assert (place.tenant, place.model, used) == ("lab", "m", (2, 2, 2 * 16))
+
+
+async def test_request_that_waits_for_a_load_is_charged_once_with_what_it_is(http: Http) -> None:
+    LoadingLink(http.fleet, "a", LOOP, parting(1))
+    headers = with_key(http, requests_per_s=0.001, rows_per_s=0.001, bytes_per_s=8.0)
+    answer = await http.infer({"x": [1, 2]}, path=STREAM, headers=headers)
+    assert (answer.status, len(await answer.read()) > 0) == (200, True)
+    ((_, used),) = http.quotas.unwritten().rows.items()
+    assert used == (1, 1, 16)
+    over = await http.infer({"x": [1, 2]}, path=STREAM, headers=headers)
+    assert (over.status, http.quotas.over) == (429, {"requests": 1})
+
+
+async def test_wait_for_a_load_that_fails_gives_its_place_back(http: Http) -> None:
+    link = LoadingLink(http.fleet, "a", LOOP)
+    link.is_ready_at_once = False
+    headers = with_key(http, concurrency=1)
+    body = {"x": [1, 2], "parameters": {"timeout": 1000}}
+    for _ in range(2):
+        answer = await http.infer(body, path=STREAM, headers=headers)
+        assert answer.status == 503
+    leaving = asyncio.create_task(http.infer({"x": [1, 2]}, path=STREAM, headers=headers))
+    cold = http.fleet.routing.pipeline.cold
+    await eventually(lambda: repr(cold).startswith("ColdStarts(1 waiting"), "it does not wait")
+    leaving.cancel()
+    await eventually(lambda: repr(cold).startswith("ColdStarts(0 waiting"), "it waits for the load")
+    assert (await http.infer(body, path=STREAM, headers=headers)).status == 503
+    assert http.quotas.unwritten().rows == {}
+
+
+async def test_request_more_urgent_than_its_key_may_be_loads_nothing(http: Http) -> None:
+    link = LoadingLink(http.fleet, "a", LOOP)
+    headers = with_key(http, max_priority=100)
+    body = {"x": [1, 2], "parameters": {"priority": 1}}
+    answer = await http.infer(body, path=STREAM, headers=headers)
+    assert (answer.status, link.wants) == (403, 0)

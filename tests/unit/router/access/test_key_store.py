@@ -15,8 +15,7 @@ from capamesh.router.access.engines import file_systems
 from capamesh.router.access.engines.location import DatabaseLocation
 from capamesh.router.access.key_store import KeyStore
 from capamesh.router.access.keys import KEYS_FILE, Key, Scope, Verb, digest_of, id_of
-from capamesh.router.access.quotas import Amount, Usage, UsageRow
-from capamesh.router.access.usage_batch import UsageBatch
+from capamesh.router.access.usage_batch import Amount, Usage, UsageBatch, UsageRow
 
 SCOPE = Scope(verbs=(Verb.INFER, Verb.READ), models=("digits",), max_priority=7)
 FIRST_FORMAT = """

@@ -11,15 +11,9 @@ from capamesh.protocol.errors import TooManyRequests
 from capamesh.router.access import quotas as module
 from capamesh.router.access.keys import Key, Scope
 from capamesh.router.access.months import LEAST_ROWS, month_of, seconds_left
-from capamesh.router.access.quotas import (
-    OTHERS,
-    Amount,
-    Bucket,
-    Lease,
-    Quotas,
-    UsageRow,
-)
+from capamesh.router.access.quotas import OTHERS, Bucket, Lease, Quotas
 from capamesh.router.access.rate_parts import MOST_DEBT_S
+from capamesh.router.access.usage_batch import Amount, UsageRow
 
 NOVEMBER_S = dt.datetime(2026, 11, 30, 22, 30, tzinfo=dt.UTC).timestamp()
 HOUR = int(NOVEMBER_S) // 3600
@@ -66,6 +60,22 @@ def test_request_larger_than_a_bucket_passes_when_that_is_full_and_is_paid_for_a
     assert bucket.wait_s(100, 0.0) == 0
     bucket.take(100)
     assert bucket.wait_s(1, 0.0) == pytest.approx(9.1)
+
+
+def test_lease_that_is_given_back_was_never_taken() -> None:
+    key = key_of(
+        requests_per_s=1, rows_per_s=8, bytes_per_s=100, concurrency=1, rows_per_month=LEAST_ROWS
+    )
+    quotas = made(key)
+    for _ in range(5):
+        lease = admit(quotas, key, rows=8, size_bytes=100)
+        assert "1 requests of the key are under way" in refusal(quotas, key).message
+        lease.give_back()
+        lease.settle(7)
+        lease.give_back()
+    assert quotas.unwritten().rows == {}
+    admit(quotas, key, rows=8, size_bytes=100).settle(1)
+    assert quotas.unwritten().keys == {"k": Amount(1, 8, 101)}
 
 
 @pytest.mark.parametrize(

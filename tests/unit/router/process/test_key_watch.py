@@ -13,8 +13,8 @@ from capamesh.protocol.errors import CapameshError, ConfigError, TooManyRequests
 from capamesh.router.access.engines.location import DatabaseLocation
 from capamesh.router.access.key_store import KeyStore
 from capamesh.router.access.keys import TRUSTED_S, KeyRing, Scope
-from capamesh.router.access.quotas import Amount, Quotas, UsageRow
-from capamesh.router.access.usage_batch import UsageBatch, WrittenUsage
+from capamesh.router.access.quotas import Quotas
+from capamesh.router.access.usage_batch import Amount, UsageBatch, UsageRow, WrittenUsage
 from capamesh.router.process import key_watch
 from capamesh.router.process.key_watch import KeyWatch
 

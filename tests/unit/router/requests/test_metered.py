@@ -11,7 +11,8 @@ from fleet_fakes import Fleet, call, offer
 from capamesh.protocol.errors import CapameshError, NoEndpoint, TooManyRequests
 from capamesh.protocol.links.calls import InferCall
 from capamesh.router.access.keys import OPERATOR, Key, Scope
-from capamesh.router.access.quotas import Amount, Quotas
+from capamesh.router.access.quotas import Quotas
+from capamesh.router.access.usage_batch import Amount
 from capamesh.router.requests.call import NO_OPTIONS, Call, Handle, Responder
 from capamesh.router.requests.metered import Meter
 

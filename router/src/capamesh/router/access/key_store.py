@@ -38,8 +38,7 @@ from capamesh.router.access.engines.location import DatabaseLocation
 from capamesh.router.access.key_databases import database_at
 from capamesh.router.access.keys import Key, Scope, digest_of, id_of, new_text
 from capamesh.router.access.months import HOUR_S, month_of
-from capamesh.router.access.quotas import Amount, Usage, UsageRow
-from capamesh.router.access.usage_batch import UsageBatch, WrittenUsage
+from capamesh.router.access.usage_batch import Amount, Usage, UsageBatch, UsageRow, WrittenUsage
 
 MAX_KEYS: Final = 10_000
 """The most keys of one store, those included that have ended (guess: some 10 MB in each process of a router)."""

@@ -9,8 +9,7 @@ a part of a key's limits by itself until then.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from typing_extensions import override
 
@@ -18,42 +17,13 @@ from capamesh.protocol.errors import TooManyRequests
 from capamesh.router.access.keys import Key
 from capamesh.router.access.months import HOUR_S, month_of, part_of_rows, seconds_left
 from capamesh.router.access.rate_parts import MOST_DEBT_S, next_part, pace
+from capamesh.router.access.usage_batch import Amount, Usage, UsageRow
 
 MOST_PENDING: Final = 10_000
 """The most rows of usage that wait to be written (guess: 1 MB): when the file is out of reach for long, what a tenant uses
 beyond that is counted under no model's name, and then under nobody's."""
 OTHERS: Final = "(others)"
 """The name that usage is counted under where there is no room for its own."""
-
-
-class Amount(NamedTuple):
-    """The amount of something used."""
-
-    requests: int = 0
-    rows: int = 0
-    bytes: int = 0
-    """The bytes of tensors, in requests and answers."""
-
-    def plus(self, other: Amount) -> Amount:
-        """Return both together."""
-        return Amount(
-            self.requests + other.requests, self.rows + other.rows, self.bytes + other.bytes
-        )
-
-    def less(self, other: Amount) -> Amount:
-        """Return what is left without the other."""
-        return Amount(
-            self.requests - other.requests, self.rows - other.rows, self.bytes - other.bytes
-        )
-
-
-class UsageRow(NamedTuple):
-    """The place where usage is counted."""
-
-    hour: int
-    """Hours since 1970."""
-    tenant: str
-    model: str
 
 
 class Tally:
@@ -84,15 +54,6 @@ class Tally:
         self.bytes -= amount.bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """The usage that is to be written: by hour, tenant and model, and by key in one month."""
-
-    month: str
-    rows: Mapping[UsageRow, Amount]
-    keys: Mapping[str, Amount]
-
-
 class Bucket:
     """A bucket that gets `rate` a second, up to what a second gives; of several that share the rate each gets a part."""
 
@@ -116,7 +77,7 @@ class Bucket:
         return 0.0 if level >= amount else (amount - level) / self._rate
 
     def take(self, amount: float) -> None:
-        """Take so much, which may leave a debt."""
+        """Take so much, which may leave a debt; less than 0: give it back."""
         self._level -= amount
 
     def reckon(self, used: float, away: float, past_s: float, others: int, now_s: float) -> None:
@@ -189,6 +150,14 @@ class KeyUse:
         if of_bytes is not None:
             of_bytes.take(size_bytes)
 
+    def give_back(self, rows: int, size_bytes: int) -> None:
+        """Take back one request that was let in."""
+        self.in_flight -= 1
+        self.reserved_rows -= rows
+        for bucket, amount in zip(self.buckets, (1, rows, size_bytes), strict=True):
+            if bucket is not None:
+                bucket.take(-amount)
+
     def reckon(self, total: Amount, own: Amount, past_s: float, others: int, now_s: float) -> None:
         """Take over the amount of this month, which this process has added its `own` to in the last `past_s` seconds."""
         used = total.less(self.total)
@@ -221,6 +190,12 @@ class Lease:
         quotas, self._quotas = self._quotas, None
         if quotas is not None:
             quotas.settle(self._use, self._model, self._rows, self._size_bytes, answer_bytes)
+
+    def give_back(self) -> None:
+        """Give it back as if it had never been taken: its request begins anew, with a lease of its own."""
+        quotas, self._quotas = self._quotas, None
+        if quotas is not None:
+            self._use.give_back(self._rows, self._size_bytes)
 
 
 class Quotas:

@@ -1,11 +1,49 @@
-"""The usage that one process of a router sends to the store at a time, and what comes back. Pure."""
+"""The usage of keys as it is counted, what one process of a router sends of it to the store at a time, and what comes back. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from capamesh.router.access.quotas import Amount, Usage
+
+class Amount(NamedTuple):
+    """The amount of something used."""
+
+    requests: int = 0
+    rows: int = 0
+    bytes: int = 0
+    """The bytes of tensors, in requests and answers."""
+
+    def plus(self, other: Amount) -> Amount:
+        """Return both together."""
+        return Amount(
+            self.requests + other.requests, self.rows + other.rows, self.bytes + other.bytes
+        )
+
+    def less(self, other: Amount) -> Amount:
+        """Return what is left without the other."""
+        return Amount(
+            self.requests - other.requests, self.rows - other.rows, self.bytes - other.bytes
+        )
+
+
+class UsageRow(NamedTuple):
+    """The place where usage is counted."""
+
+    hour: int
+    """Hours since 1970."""
+    tenant: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The usage that is to be written: by hour, tenant and model, and by key in one month."""
+
+    month: str
+    rows: Mapping[UsageRow, Amount]
+    keys: Mapping[str, Amount]
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,7 @@ class EmbeddingsApi(Pages):
         )
         try:
             target = self._target(request, ModelName(asked.model))
-            offer = await self._offer(target)
+            offer = await self._offer(target, asked)
         except CapameshError as error:
             self._inference.refused(ModelName(asked.model), error)
             raise
@@ -143,14 +143,20 @@ class EmbeddingsApi(Pages):
             idempotency_key=idempotency_key_of(request.headers),
         )
 
-    async def _offer(self, target: Target) -> ModelOffer:
+    async def _offer(self, target: Target, asked: EmbeddingRequest) -> ModelOffer:
         """Return what is advertised of the model, once it is loaded if need be. Raises `ModelNotFound`, `ModelUnavailable`, `InvalidParameter`."""
         standing = self._inference.standing
         if standing.shut_out:
             raise ShutOut(standing.shut_out)
         inference = self._inference
         until_s = inference.routing.clock() + inference.timeout_s
-        offer = await described(inference, target, until_s)
+        offer = await described(
+            inference,
+            target,
+            until_s,
+            rows=len(asked.rows),
+            size_bytes=sum(map(len, asked.rows)),
+        )
         if offer.task is not Task.TEXT_EMBEDDING:
             is_for = f"is for {offer.task}" if offer.task else "takes tensors alone"
             raise InvalidParameter(

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.ids import ModelName, ModelVersion
-from capamesh.router.access.keys import Verb
+from capamesh.router.access.keys import Verb, check_request
 from capamesh.router.http.bodies import read_body
 from capamesh.router.http.errors import error_response
 from capamesh.router.http.exchange import NODE_HEADER, Inference
@@ -32,7 +32,7 @@ from capamesh.router.requests.answer_parts import broken_off
 from capamesh.router.requests.described_model import described
 from capamesh.router.requests.inference import Target
 from capamesh.router.requests.key_scope import within_scope
-from capamesh.router.requests.parameters import time_allowed_s
+from capamesh.router.requests.parameters import priority_of, time_allowed_s
 from capamesh.router.requests.slices import in_slices
 from capamesh.router.requests.told_request import ToldRequest
 from capamesh.router.telemetry.tracing import parsed_traceparent
@@ -172,7 +172,10 @@ class GenerateApi(Pages):
             generation = Generation(inference, target)
             given = parse_generate(body)
             allowed_s = time_allowed_s(given.parameters, inference.timeout_s)
-            offer = await described(inference, target, inference.routing.clock() + allowed_s)
+            if inference.ring.is_required:
+                check_request(key, priority_of(given.parameters))
+            until_s = inference.routing.clock() + allowed_s
+            offer = await described(inference, target, until_s, size_bytes=len(body))
             asked = read_generate(given, model, version, offer.inputs, limits)
         except CapameshError as error:
             inference.refused(model, error)
