@@ -21,6 +21,7 @@ from fleet_fakes import (
     offer,
     parting,
 )
+from loading_nodes import LoadingLink
 from patience import eventually
 from router_http import Http
 from tidy_router import tidy
@@ -34,6 +35,7 @@ from capamesh.protocol.errors import (
     InvalidRequest,
     LinkLost,
     ModelNotFound,
+    ModelUnavailable,
     Overloaded,
     ProtocolViolation,
     TooLarge,
@@ -86,8 +88,8 @@ async def by_async(
 def run(request: pytest.FixtureRequest, http: Http) -> Run:
     """Return what runs a method of one of the clients to its end."""
 
-    async def runs(method: str, *args: Any, **options: Any) -> list[Outputs]:
-        url = f"http://{http.client.host}:{http.client.port}"
+    async def runs(method: str, *args: Any, at: Http = http, **options: Any) -> list[Outputs]:
+        url = f"http://{at.client.host}:{at.client.port}"
         answers: list[Outputs] = await request.param(url, method, *args, **options)
         return answers
 
@@ -202,6 +204,28 @@ async def test_samples_are_answered_window_by_window(http: Http, run: Run, size:
     assert marks[-1] is not None
     assert marks[-1].is_end
     assert {call.priority for call in link.calls} == {9}
+
+
+async def test_model_that_is_away_is_loaded_for_samples(http: Http, run: Run) -> None:
+    model = replace(
+        offer("vad"),
+        inputs=(TensorSpec("sound", Datatype.FP32, (-1, -1)),),
+        outputs=(TensorSpec("y", Datatype.FP32, (-1, -1)),),
+        scheduling=Scheduling.SEQUENCE,
+        windows=Windows("sound", 4, 1, 8000),
+    )
+    link = LoadingLink(http.fleet, "V", model)
+    answers = await run("stream_samples", "vad", [np.arange(8, dtype=np.float32)])
+    assert [answer.id for answer in answers] == ["0", "1"]
+    assert link.wants == 1
+
+
+async def test_model_that_cannot_be_loaded_for_samples_says_why(run: Run) -> None:
+    async with tidy(timeout_s=0.05) as http:
+        link = LoadingLink(http.fleet, "V", offer("vad"))
+        link.is_ready_at_once = False
+        with pytest.raises(ModelUnavailable, match="takes longer than the request's time"):
+            await run("stream_samples", "vad", [], at=http)
 
 
 async def test_samples_as_raw_bytes_are_taken_as_they_are(http: Http, run: Run) -> None:

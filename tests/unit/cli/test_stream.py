@@ -17,7 +17,7 @@ from capamesh.cli.output_values import json_line_of, shown_outputs
 from capamesh.cli.sound_files import raw_samples, samples_of
 from capamesh.client import Client, Datatype, ModelMetadata, Outputs, TensorSpec
 from capamesh.client.answers import SampleWindow
-from capamesh.protocol.errors import InvalidRequest, LinkLost
+from capamesh.protocol.errors import InvalidRequest, LinkLost, ModelUnavailable
 
 RATE_HZ = 8000
 SOUND = TensorSpec("sound", Datatype.FP32, (-1, -1))
@@ -122,6 +122,26 @@ def test_windows_are_printed_by_their_time_and_those_that_failed_told(
     ]
     assert "a window was missed: the node is gone" in printed.err
     assert sum(map(len, streamed)) == 1600
+
+
+def test_model_that_is_away_is_loaded_by_a_stream_without_samples(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sent: list[int] = []
+
+    def metadata(*_: object) -> ModelMetadata:
+        if not sent:
+            raise ModelUnavailable("it is away")
+        return MODEL
+
+    def stream_samples(_: Client, _model: str, samples: Iterable[Any], **_2: Any) -> Iterator[Any]:
+        sent.append(sum(map(len, samples)))
+        return iter(())
+
+    monkeypatch.setattr(Client, "metadata", metadata)
+    monkeypatch.setattr(Client, "stream_samples", stream_samples)
+    assert run(["stream", "vad", str(wav(tmp_path / "a.wav", range(800)))]) == 0
+    assert sent == [0, 800]
 
 
 def test_model_without_a_window_is_refused(

@@ -60,7 +60,7 @@ def stream(
     from capamesh.cli.printing import hint  # noqa: PLC0415 - the same
     from capamesh.cli.sound_files import raw_samples, samples_of  # noqa: PLC0415 - the same
     from capamesh.client import Client, RoutingOptions  # noqa: PLC0415 - the same
-    from capamesh.protocol.errors import CapameshError, InvalidRequest  # noqa: PLC0415 - the same
+    from capamesh.protocol.errors import CapameshError, InvalidRequest, ModelUnavailable  # noqa: PLC0415 - the same
 
     missed: list[CapameshError] = []
 
@@ -70,7 +70,12 @@ def stream(
 
     routing = RoutingOptions(tenant=tenant, regions=names(region))
     with Client(options.several(router), **access(header, ca, key)) as client:
-        metadata = client.metadata(model, version)
+        try:
+            metadata = client.metadata(model, version)
+        except ModelUnavailable:
+            # a stream without samples has it loaded, or says why not
+            list(client.stream_samples(model, (), version=version, routing=routing))
+            metadata = client.metadata(model, version)
         window = metadata.window
         if window is None:
             raise InvalidRequest(

@@ -10,6 +10,7 @@ from capamesh.client import asks
 from capamesh.client.arrays import InputValue
 from capamesh.client.class_scores import NO_CLASSES
 from capamesh.client.routing_options import RoutingOptions
+from capamesh.protocol.errors import ModelUnavailable
 from capamesh.protocol.oip import NO_PARAMETERS, Parameters
 
 if TYPE_CHECKING:
@@ -105,15 +106,25 @@ class AsyncStreams(ABC):
         """
         from capamesh.client import async_stream, streams  # noqa: PLC0415 - wsproto is read in where it is used
 
+        ask = streams.ask_stream(
+            model,
+            version,
+            timeout_s=self._timeout_s if timeout_s is None else timeout_s,
+            routing=self._routing if routing is None else routing,
+            limits=self._limits,
+        )
+        try:
+            metadata = await self.metadata(model, version)
+        except ModelUnavailable:
+            empty = streams.EmptyStream(ask)
+            async for _ in async_stream.streamed(
+                self._failover, self._retries, self._access, empty, ()
+            ):
+                pass
+            metadata = await self.metadata(model, version)
         plan = streams.SampleStream(
-            await self.metadata(model, version),
-            streams.ask_stream(
-                model,
-                version,
-                timeout_s=self._timeout_s if timeout_s is None else timeout_s,
-                routing=self._routing if routing is None else routing,
-                limits=self._limits,
-            ),
+            metadata,
+            ask,
             on_error,
             timeout_s=self._timeout_s if timeout_s is None else timeout_s,
             priority=priority,

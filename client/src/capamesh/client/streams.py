@@ -133,6 +133,17 @@ class RequestStream(StreamPlan["Ask[Outputs]"]):
         return outputs.parameters.get(FINAL) is not False
 
 
+class EmptyStream(StreamPlan["InputValue"]):
+    """A stream of no samples, which has its model loaded where that is away, and says why that cannot be."""
+
+    def __init__(self, ask: Ask[Outputs]) -> None:
+        super().__init__(ask, {"messages": "samples"}, None)
+
+    @override
+    def turns(self, wire: StreamWire, item: InputValue) -> Iterator[Turn]:
+        return iter(())
+
+
 class SampleStream(StreamPlan["InputValue"]):
     """A stream of samples."""
 

@@ -10,6 +10,7 @@ from capamesh.client import asks
 from capamesh.client.arrays import InputValue
 from capamesh.client.class_scores import NO_CLASSES
 from capamesh.client.routing_options import RoutingOptions
+from capamesh.protocol.errors import ModelUnavailable
 from capamesh.protocol.oip import NO_PARAMETERS, Parameters
 
 if TYPE_CHECKING:
@@ -117,7 +118,8 @@ class SyncStreams(ABC):
         """Send `samples` to a model that takes them in windows, and yield the outputs of each window in their order.
 
         Each of `samples` is an array of any length, such as 10 ms of sound, or its raw bytes; windows go on from one to the next. The
-        next is looked for when the outputs of all windows before were taken. At the end zeros fill the last window.
+        next is looked for when the outputs of all windows before were taken. At the end zeros fill the last window. A model that is away
+        for want of memory is loaded first.
 
         Args:
             model: the name of a model whose manifest declares a window; `metadata` tells it.
@@ -137,15 +139,22 @@ class SyncStreams(ABC):
         """
         from capamesh.client import streams, sync_stream  # noqa: PLC0415 - wsproto is read in where it is used
 
+        ask = streams.ask_stream(
+            model,
+            version,
+            timeout_s=self._timeout_s if timeout_s is None else timeout_s,
+            routing=self._routing if routing is None else routing,
+            limits=self._limits,
+        )
+        try:
+            metadata = self.metadata(model, version)
+        except ModelUnavailable:
+            empty = streams.EmptyStream(ask)
+            list(sync_stream.streamed(self._failover, self._retries, self._access, empty, ()))
+            metadata = self.metadata(model, version)
         plan = streams.SampleStream(
-            self.metadata(model, version),
-            streams.ask_stream(
-                model,
-                version,
-                timeout_s=self._timeout_s if timeout_s is None else timeout_s,
-                routing=self._routing if routing is None else routing,
-                limits=self._limits,
-            ),
+            metadata,
+            ask,
             on_error,
             timeout_s=self._timeout_s if timeout_s is None else timeout_s,
             priority=priority,

@@ -11,17 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 from fleet_fakes import Ask, FakeLink, after, echo, failing, hang, offer
+from loading_nodes import LoadingLink
 from patience import eventually
 from raw_http import GUARD_S
 from router_http import Http
 from tidy_router import tidy
-from ws_client import WsClient, all_given_back, connected, infer, streaming
+from ws_client import WsClient, all_given_back, connected, frame, head, infer, streaming
 
 from capamesh.protocol.adverts import ModelOffer, Scheduling
 from capamesh.protocol.errors import LinkLost, NoEndpoint, Overloaded
 from capamesh.protocol.links.calls import InferCall
 from capamesh.protocol.tensors import Datatype, TensorSpec
 from capamesh.protocol.windows import Windows
+from capamesh.router.requests.cold_starts import MAX_OF_MODEL
 
 PATH = "/v2/models/vad/stream"
 SAMPLES, CONTEXT = 4, 2
@@ -239,3 +241,125 @@ async def test_metadata_tells_of_the_windows(http: Http) -> None:
         "context": CONTEXT,
         "rate_hz": 8000,
     }
+
+
+def away(http: Http, *script: Callable[[Ask], None]) -> LoadingLink:
+    """Add a node that has no memory for the model, and loads it when a test says so."""
+    link = LoadingLink(http.fleet, "A", detector(), *script)
+    link.is_ready_at_once = False
+    return link
+
+
+async def asked_early(http: Http, path: str, *sent: bytes, lines: Sequence[str] = ()) -> WsClient:
+    """Return a client that has asked for a stream and sent something, without waiting for an answer."""
+    client = WsClient(*await asyncio.open_connection(http.client.host, http.client.port))
+    client.raw(head(path, *lines) + b"".join(sent))
+    return client
+
+
+async def answered(client: WsClient) -> int:
+    """Return the status of what a client asked early."""
+    await client.open(b"")
+    return client.status
+
+
+def waiting(http: Http) -> int:
+    """Return how many wait for a load."""
+    return int(repr(http.fleet.routing.pipeline.cold).split("(")[1].split()[0])
+
+
+@pytest.mark.parametrize("query", ["", "?messages=samples"])
+async def test_model_that_is_away_is_loaded_for_samples(http: Http, query: str) -> None:
+    link = away(http)
+    early = frame(0x82, sound(1, 2, 3, 4, 5))
+    client = await asked_early(http, PATH + query, early)
+    async with asyncio.timeout(GUARD_S):
+        await link.wanted.wait()
+    assert http.front.requests.count == 1
+    link.load()
+    assert await answered(client) == 101
+    assert (await client.next())["id"] == "0"
+    client.send(sound(6, 7, 8))
+    assert (await client.next())["outputs"][0]["data"] == [3, 4, 5, 6, 7, 8]
+    client.leave()
+    await all_given_back(http)
+    assert (link.wants, marks_of(link.calls)) == (1, [(True, False), (False, False)])
+
+
+async def test_much_that_is_sent_before_the_model_is_loaded_is_not_read_and_not_lost(
+    http: Http,
+) -> None:
+    link = away(http)
+    early = [frame(0x82, sound(*range(at, at + SAMPLES))) for at in range(0, 40_000, SAMPLES)]
+    client = await asked_early(http, PATH, *early)
+    async with asyncio.timeout(GUARD_S):
+        await link.wanted.wait()
+    (connection,) = http.front.connections
+    await eventually(lambda: connection._guest._is_reading_paused, "it is read on")
+    link.load()
+    assert await answered(client) == 101
+    for number in range(len(early)):
+        assert (await client.next())["id"] == str(number)
+    client.leave()
+    await all_given_back(http)
+
+
+async def test_load_that_fails_is_the_answer_to_whoever_wants_a_stream() -> None:
+    async with tidy(timeout_s=0.05) as slow:
+        link = away(slow)
+        client = await asked_early(slow, PATH)
+        assert await answered(client) == 503
+        assert b"takes longer than the request's time" in client.answer
+        assert (link.wants, slow.front.requests.count) == (1, 0)
+        client.leave()
+        await all_given_back(slow)
+
+
+async def test_client_that_leaves_while_its_model_is_loaded_waits_no_more(http: Http) -> None:
+    link = away(http)
+    client = await asked_early(http, PATH)
+    async with asyncio.timeout(GUARD_S):
+        await link.wanted.wait()
+    assert waiting(http) == 1
+    client.leave()
+    await all_given_back(http)
+    assert waiting(http) == 0
+    link.load()
+    await http.settled()
+    assert link.asks == []
+
+
+async def test_router_that_stops_answers_who_waits_for_a_load(http: Http) -> None:
+    link = away(http)
+    client = await asked_early(http, PATH)
+    async with asyncio.timeout(GUARD_S):
+        await link.wanted.wait()
+    (connection,) = http.front.connections
+    connection.close()
+    assert await answered(client) == 503
+    assert b"the router stops" in client.answer
+    assert waiting(http) == 0
+    client.leave()
+    await all_given_back(http)
+
+
+async def test_model_that_was_loaded_and_takes_no_samples_is_told(http: Http) -> None:
+    plain = LoadingLink(http.fleet, "A", offer("vad"))
+    client = await asked_early(http, f"{PATH}?messages=samples")
+    assert await answered(client) == 400
+    assert b"takes no samples" in client.answer
+    assert plain.wants == 1
+    client.leave()
+    await all_given_back(http)
+
+
+async def test_many_that_wait_for_one_load_are_bounded(http: Http) -> None:
+    link = away(http)
+    clients = [await asked_early(http, PATH) for _ in range(MAX_OF_MODEL + 3)]
+    assert [await answered(client) for client in clients[MAX_OF_MODEL:]] == [503] * 3
+    link.load()
+    assert [await answered(client) for client in clients[:MAX_OF_MODEL]] == [101] * MAX_OF_MODEL
+    for client in clients:
+        client.leave()
+    await all_given_back(http)
+    assert link.wants == 1

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 from fleet_fakes import offer
+from loading_nodes import LoadingLink
+from raw_http import GUARD_S
 from router_http import Http
 from tidy_router import tidy
-from ws_client import STREAM, all_given_back, connected, infer, streaming
+from ws_client import STREAM, WsClient, all_given_back, connected, infer, streaming
 
 from capamesh.protocol.adverts import Scheduling
+from capamesh.protocol.windows import Windows
 from capamesh.router.access.keys import ALPHABET, Key, Scope, Verb, digest_of, id_of, new_text
 
 
@@ -22,7 +26,7 @@ async def http() -> AsyncIterator[Http]:
         yield http
 
 
-def key(http: Http, *verbs: Verb, **scope: frozenset[str]) -> str:
+def key(http: Http, *verbs: Verb, **scope: object) -> str:
     """Return a key, the only one that the router takes."""
     draws = iter(ALPHABET * 1000)
     text = new_text(lambda _: next(draws))
@@ -107,3 +111,43 @@ async def test_model_that_remembers_gets_the_stream_as_one_sequence(http: Http) 
         await client.next()
     assert link.calls[-1].sequence is not None
     assert link.calls[-1].sequence.id not in ids
+
+
+WINDOWS = replace(offer("w"), windows=Windows("x", 1, 0, 0))
+
+
+async def waiting(http: Http, text: str) -> tuple[LoadingLink, asyncio.Task[WsClient]]:
+    """Return a node whose model is away, and a client that waits for it with a key."""
+    link = LoadingLink(http.fleet, "B", WINDOWS)
+    link.is_ready_at_once = False
+    opening = asyncio.create_task(connected(http, "/v2/models/w/stream", f"X-API-Key: {text}"))
+    async with asyncio.timeout(GUARD_S):
+        await link.wanted.wait()
+    return link, opening
+
+
+async def test_key_is_held_to_its_limits_while_a_stream_waits_for_its_model(http: Http) -> None:
+    text = key(http, Verb.INFER, concurrency=1)
+    link, opening = await waiting(http, text)
+    second = await connected(http, "/v2/models/w/stream", f"X-API-Key: {text}")
+    assert (second.status, b"1 requests of the key" in second.answer) == (429, True)
+    link.load()
+    client = await opening
+    third = await connected(http, "/v2/models/w/stream", f"X-API-Key: {text}")
+    assert (client.status, third.status) == (101, 101)
+    for each in (client, second, third):
+        each.leave()
+    await all_given_back(http)
+    assert http.quotas.unwritten().rows == {}
+
+
+async def test_key_that_is_revoked_while_a_stream_waits_for_its_model_opens_none(
+    http: Http,
+) -> None:
+    link, opening = await waiting(http, key(http, Verb.INFER))
+    http.front.keys.ring.take([], 0.0, 0.0)
+    link.load()
+    client = await opening
+    assert client.status == 401
+    client.leave()
+    await all_given_back(http)

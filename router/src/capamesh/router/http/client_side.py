@@ -136,6 +136,11 @@ class ClientSide(asyncio.BufferedProtocol, Connection, Receiver):
             found.received(memoryview(data)[head_bytes:])
         return True
 
+    def refuse(self, reply: Reply) -> None:
+        """Answer with a reply the request that a guest was to have, and hang up."""
+        self._guest = None
+        self._last_words(reply)
+
     # the end of it
 
     @override

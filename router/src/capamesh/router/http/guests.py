@@ -29,6 +29,9 @@ class Host(Protocol):
         """The transport of its socket."""
         ...
 
+    def refuse(self, reply: Reply) -> None:
+        """Answer with a reply what would have become another protocol, send the guest away, and hang up."""
+
 
 class Guest(Protocol):
     """The guest, as the connection sees it."""

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from capamesh.protocol.errors import CapameshError
+from capamesh.protocol.errors import CapameshError, ModelUnavailable, NoEndpoint
 from capamesh.router.http.errors import error_reply
 from capamesh.router.http.guests import Upgrades
 from capamesh.router.telemetry import metrics
 from capamesh.router.ws.connection import StreamConnection
 from capamesh.router.ws.context import StreamContext
 from capamesh.router.ws.handshake import read_head
+from capamesh.router.ws.opening import OpeningStream
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -48,7 +49,13 @@ class StreamServer(Upgrades):
             if asked is None:
                 return None
             context.target(asked)
-            return StreamConnection(context, host, asked, context.offer(asked))
+            try:
+                offer = context.offer(asked)
+            except (ModelUnavailable, NoEndpoint):
+                opening = OpeningStream(context, host, asked)
+                opening.begin()
+                return opening
+            return StreamConnection(context, host, asked, offer)
         except CapameshError as error:
             return error_reply(error.with_traceback(None))
 
