@@ -33,6 +33,7 @@ from capamesh.protocol.errors import (
 )
 from capamesh.protocol.links.frames import END, FINAL, FrameKind, LinkLimits, encode_frame
 from capamesh.protocol.links.hello import unpack_map
+from capamesh.protocol.links.unawaited import MOST
 from capamesh.protocol.msgpack_codec import pack
 from capamesh.protocol.network import Role
 
@@ -229,13 +230,13 @@ async def test_leftovers_of_streams_that_nobody_knows_are_dropped(members: Membe
 # floods
 
 
-async def test_pings_whose_answers_nobody_reads_end_the_link_at_the_send_limit(
-    members: Members,
-) -> None:
+async def test_refusals_that_nobody_reads_end_the_link_at_the_send_limit(members: Members) -> None:
     async with town(members, limits=LinkLimits(send_bytes=100_000)) as here:
         peer, _ = await here.deaf_attacker()
-        sending = asyncio.create_task(keep_sending(peer, encode_frame(FrameKind.PING) * 1_000))
-        assert 100_000 < waiting_bytes(await here.node.reason()) < 100_000 + 256 * 1024
+        too_large = encode_frame(REQUEST, 1, value=2**32 - 1, flags=END | FINAL)
+        sending = asyncio.create_task(keep_sending(peer, too_large * 1_000))
+        # each refusal is some ten times as long as the request
+        assert 100_000 < waiting_bytes(await here.node.reason()) < 100_000 + 1024 * 1024
         await sending
         await peer.reset()
 
@@ -252,28 +253,53 @@ async def keep_sending(peer: RawPeer, data: bytes, limit: int = 1_000) -> None:
             await peer.send(data)
 
 
-async def test_hundred_thousand_pings_that_are_read_do_not_keep_others_waiting(
-    members: Members,
+async def test_pings_that_are_read_are_answered_up_to_a_bound(members: Members) -> None:
+    async with town(members) as here:
+        peer = await here.attacker()
+        await peer.greet()
+        count = MOST // 2
+        await peer.send(encode_frame(FrameKind.PING, value=7) * count)
+        for _ in range(count):
+            assert (await peer.frame_of(FrameKind.PONG)).value == 7
+        await peer.hang_up()
+        assert await here.node.reason() == "the peer closed it"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        FrameKind.PING,
+        FrameKind.PONG,
+        FrameKind.PROBE,
+        FrameKind.CANCEL,
+        FrameKind.CREDIT,
+        FrameKind.RELEASE,
+        FrameKind.LOAD,
+    ],
+)
+async def test_flood_of_what_nobody_awaits_ends_its_link_alone(
+    members: Members, kind: FrameKind
 ) -> None:
     async with town(members) as here:
         peer = await here.attacker()
         await peer.greet()
-        sending = asyncio.create_task(keep_sending(peer, encode_frame(FrameKind.PING) * 1_000, 100))
-        pongs = asyncio.create_task(count_pongs(peer, 100_000))
+        reading = asyncio.create_task(read_all(peer))
+        sending = asyncio.create_task(keep_sending(peer, encode_frame(kind, 99) * 1_000, 10_000))
         served = 0
-        while not pongs.done():
+        while not sending.done():
             assert (await within(request(here.link, b"m", [b"x"]))).body == b"x"
             served += 1
-        await sending
         assert served > 0
-        await peer.hang_up()
-        await here.node.reason()
+        assert "more frames that nobody awaits" in await here.node.reason()
+        assert (await within(request(here.link, b"m", [b"y"]))).body == b"y"
+        await sending
+        await reading
 
 
-async def count_pongs(peer: RawPeer, count: int) -> None:
-    left = 20 * count
-    while left > 0:
-        left -= len(await within(peer.reader.read(1 << 20)))
+async def read_all(peer: RawPeer) -> None:
+    with suppress(OSError):
+        while await within(peer.reader.read(1 << 20)):
+            pass
 
 
 async def test_answers_that_nobody_reads_become_errors_at_the_send_limit(members: Members) -> None:

@@ -37,6 +37,7 @@ from capamesh.protocol.links.reasons import error_frame, goaway_frame
 from capamesh.protocol.links.receive_budget import ReceiveBudget
 from capamesh.protocol.links.receiver import Receiver
 from capamesh.protocol.links.streams import Streams
+from capamesh.protocol.links.unawaited import A_SECOND, MOST, UnawaitedFrames
 
 # as in `receiver`: names of their own
 _REQUEST: Final = FrameKind.REQUEST
@@ -66,6 +67,7 @@ class Connection:
         )
         self._receiver = Receiver(self._streams, self._outgoing, limits)
         self._incoming = self._receiver.incoming
+        self._unawaited = UnawaitedFrames()
         self._is_draining = False
         self.introduce(hello)
 
@@ -87,6 +89,18 @@ class Connection:
         if events:
             receiver.events = []
         return events
+
+    def check_unawaited(self, now_s: float) -> None:
+        """Raise `ProtocolViolation` when more frames have come that nobody awaits than are borne; to be asked at each read."""
+        streams = self._streams
+        count, sent = streams.unawaited_frames, streams.sent_messages
+        if not count:
+            return
+        streams.unawaited_frames = streams.sent_messages = 0
+        if not self._unawaited.are_borne(count, sent, now_s):
+            raise ProtocolViolation(
+                f"more frames that nobody awaits (pings, cancellations, leftovers) than {MOST} at once and {A_SECOND:g} a second"
+            )
 
     def has_output(self) -> bool:
         """Return whether `take()` would return something."""
@@ -116,7 +130,9 @@ class Connection:
                 f"{self._outgoing.queued_bytes} bytes wait for this peer; no room for {total} more within"
                 f" {self._limits.send_bytes}"
             )
-        stream = self._streams.open()
+        streams = self._streams
+        stream = streams.open()
+        streams.sent_messages += 1
         self._outgoing.message(
             _REQUEST, stream, meta, body, total, FINAL, peer.initial_credit_bytes
         )
@@ -126,6 +142,7 @@ class Connection:
         """Ask for the peer's load; return the stream that the answer will carry."""
         self._greeted()
         stream = self._streams.open()
+        self._streams.sent_messages += 1
         self._outgoing.frame(encode_frame(FrameKind.PROBE, stream, meta=meta))
         return stream
 
@@ -171,6 +188,7 @@ class Connection:
         else:
             part_bytes = len(meta) + total + PART_BYTES
             streams.sent_parts[stream] = streams.sent_parts.get(stream, 0) + part_bytes
+        streams.sent_messages += 1
         self._outgoing.message(
             _RESPONSE,
             stream,
@@ -194,6 +212,7 @@ class Connection:
         streams.reserved_bytes -= streams.serving.pop(stream)
         streams.sent_parts.pop(stream, None)
         self._outgoing.drop(stream)
+        streams.sent_messages += 1
         self._outgoing.frame(error_frame(stream, error))
         return True
 

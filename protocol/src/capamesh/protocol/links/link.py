@@ -305,6 +305,7 @@ class Link(asyncio.BufferedProtocol):
             return
         self._writer.is_held = True
         try:
+            self._core.check_unawaited(self._liveness.heard_s)
             for event in self._core.received(nbytes):
                 self._act(event)
             if self.member is not None:

@@ -33,11 +33,13 @@ from capamesh.protocol.links.incoming import FrameSink, Incoming
 from capamesh.protocol.links.outgoing import Outgoing
 from capamesh.protocol.links.reasons import error_frame, error_in, goaway_reason
 from capamesh.protocol.links.streams import Message, Streams
+from capamesh.protocol.links.unawaited import SMALL_CHUNK_BYTES
 
 # Names of their own: until Python 3.12 asking an enumeration for a member takes ten times as long (measured).
 _REQUEST: Final = FrameKind.REQUEST
 _RESPONSE: Final = FrameKind.RESPONSE
 _CHUNK: Final = FrameKind.CHUNK
+_HELLO: Final = FrameKind.HELLO
 _WHOLE: Final = END | FINAL
 
 
@@ -67,6 +69,8 @@ class Receiver(FrameSink):
         target: memoryview | None = None
         if kind == _CHUNK:
             message = self._streams.receiving.get(stream)
+            if body_bytes < SMALL_CHUNK_BYTES and not flags & END:
+                self._streams.unawaited_frames += 1
         elif kind == _REQUEST:
             message = self._request_started(stream, meta, value, flags)
         elif kind == _RESPONSE:
@@ -123,6 +127,11 @@ class Receiver(FrameSink):
             if flags & END:
                 self._message_ended(stream, message, flags)
             return
+        if kind not in {
+            _REQUEST,
+            _HELLO,
+        }:  # the sender is told that it is refused; there is one a second
+            self._streams.unawaited_frames += 1
         match kind:
             case FrameKind.CHUNK | FrameKind.REQUEST | FrameKind.RESPONSE:
                 pass

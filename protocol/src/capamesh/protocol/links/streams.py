@@ -58,8 +58,10 @@ class Streams:
         "receiving",
         "reserved_bytes",
         "room",
+        "sent_messages",
         "sent_parts",
         "serving",
+        "unawaited_frames",
     )
 
     def __init__(
@@ -91,6 +93,10 @@ class Streams:
         """The bytes of parts that the peer has not released yet, by the stream of its request; none before the first part."""
         self.reserved_bytes = 0
         """The memory of all bodies that are received or handled."""
+        self.unawaited_frames = 0
+        """The frames that have come and were no part of a message, since they were last looked at: see `unawaited`."""
+        self.sent_messages = 0
+        """The messages that were sent since then."""
 
     @override
     def __repr__(self) -> str:
