@@ -77,9 +77,10 @@ test-hostile: $(READY) build/models ## Attack real processes, the long attacks t
 test-clients: $(READY) build/models ## Clients of others, unmodified, against a cluster; installs them
 	$(BIN)/pytest tests/clients $(ARGS)
 
-test-fuzz: $(READY) ## Made-up clients of HTTP/1 and of gRPC, ten minutes each (or SECONDS=...), sound and broken ones
-	$(BIN)/python tests/support/http1_fuzz.py --seconds $(or $(SECONDS),600)
-	$(BIN)/python tests/support/grpc_fuzz.py --seconds $(or $(SECONDS),600) $(ARGS)
+test-fuzz: $(READY) ## Made-up clients of HTTP/1 and of gRPC, ten minutes each (or SECONDS=...), from case 1 on (or SEED=...)
+	failed=0; for wire in http1 grpc; do \
+	  $(BIN)/python tests/support/$${wire}_fuzz.py --seconds $(or $(SECONDS),600) --seed $(or $(SEED),1) || failed=1; \
+	done; exit $$failed
 
 test-mutation: $(READY) ## Break the router's middle in 200 places and count what the unit tests notice
 	$(BIN)/python scripts/mutate.py --sample 200 --least 0.9 $(ARGS)

@@ -218,7 +218,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the first case")
     options = parser.parse_args()
     seeds = until(time.monotonic() + options.seconds, options.seed)
-    sys.stdout.write(json.dumps(virtual_time.run(fuzz(seeds))) + "\n")
+    done = virtual_time.run(fuzz(seeds))
+    sys.stdout.write(json.dumps({"wire": "grpc", "seed": options.seed, **done}) + "\n")
 
 
 if __name__ == "__main__":

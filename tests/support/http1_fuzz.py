@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import random
 import sys
 import time
@@ -388,7 +389,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with suppress(KeyboardInterrupt):
         done = asyncio.run(try_cases(arguments.seed, seconds=arguments.seconds))
-        print(", ".join(f"{count} {what}" for what, count in done.items()))  # noqa: T201 - its result
+        told = {"wire": "http1", "seed": arguments.seed, **done}
+        print(json.dumps(told))  # noqa: T201 - its result
 
 
 if __name__ == "__main__":
