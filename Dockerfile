@@ -1,5 +1,5 @@
 # The images of a router and of a node: `docker build --target router .`, `docker build --target node .`; of a node with NVIDIA's
-# libraries, for GPUs: `docker build --target node-cuda .`. They share every layer but their command and what only nodes need.
+# libraries, for GPUs: `docker build --target node-cuda .`. They share every layer but their command and what only one of them needs.
 # `prometheus` is what the compose cluster watches its members with. They hold no key, no token and no model: those are mounted.
 
 # Any Debian or Ubuntu image whose python3 (3.11 to 3.13) can make virtual environments.
@@ -83,7 +83,13 @@ LABEL org.opencontainers.image.vendor="The Capamesh developers" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 
+# The driver of PostgreSQL, where keys or jobs may be kept, and what reads and writes the data of jobs come on top: a node needs neither.
 FROM member AS router
+USER 0
+RUN --mount=type=bind,source=requirements/router.txt,target=/tmp/router.txt \
+    --mount=type=cache,target=/root/.cache/pip \
+    pip install --no-deps --require-hashes -r /tmp/router.txt && pip check
+USER ${UID}:${UID}
 LABEL org.opencontainers.image.title="capamesh-router" \
       org.opencontainers.image.description="A router of a Capamesh network: finds nodes by gossip and sends requests to them"
 ENV CAPAMESH_HTTP=0.0.0.0:8000 \

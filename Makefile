@@ -137,6 +137,8 @@ $(DOCS)/.ready: $(READY) requirements/docs.txt
 
 pins: ## Compile requirements/ anew; needs uv
 	$(COMPILE) pyproject.toml --no-emit-package fastecdsa --output-file requirements/runtime.txt
+	$(COMPILE) pyproject.toml --extra postgres --extra jobs --no-emit-package fastecdsa --constraint requirements/runtime.txt \
+	  --output-file requirements/router.txt
 	$(COMPILE) pyproject.toml --extra tasks --no-emit-package fastecdsa --constraint requirements/runtime.txt \
 	  --output-file requirements/tasks.txt
 	$(COMPILE) pyproject.toml --extra cuda --no-emit-package fastecdsa --constraint requirements/runtime.txt \

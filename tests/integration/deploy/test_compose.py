@@ -72,3 +72,20 @@ def test_file_for_gpus_gives_them_to_the_first_node_alone() -> None:
     assert services["node-1"]["build"]["target"] == "node-cuda"
     assert services["node-2"]["build"] == plain["node-1"]["build"]
     assert all("deploy" not in services[name] for name in NODES[1:])
+
+
+def test_file_for_postgresql_has_the_router_keep_its_keys_there(
+    variables: dict[str, dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = ("docker-compose.yml", "deploy/compose/postgres.yml")
+    with pytest.raises(AssertionError, match="choose a password"):
+        composed(*files)
+    monkeypatch.setenv("CAPAMESH_KEYS_PASSWORD", "hunter2")
+    services = composed(*files)
+    given, database = services["router"]["environment"], services["postgres"]
+    assert given["CAPAMESH_KEYS"] == "postgresql://capamesh@postgres/keys"
+    assert given["PGPASSWORD"] == database["environment"]["POSTGRES_PASSWORD"] == "hunter2"
+    assert {name for name in given if name.startswith("CAPAMESH_")} <= variables["router"].keys()
+    assert services["router"]["depends_on"]["postgres"]["condition"] == "service_healthy"
+    assert (database["read_only"], database["cap_drop"]) == (True, ["ALL"])
+    assert "ports" not in database
