@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
-from fleet_fakes import call
+from fleet_fakes import call, offer
 
 from capamesh.protocol.errors import SequenceLost, SequenceUnknown
 from capamesh.protocol.ids import ModelName
 from capamesh.protocol.links.calls import InferCall
 from capamesh.protocol.links.sequence_mark import SequenceMark
+from capamesh.router.fleet.replica import Replica
 from capamesh.router.requests.sequences import OpenSequences
 
 M, N = ModelName("m"), ModelName("n")
 UNKNOWN = SequenceUnknown("never heard of it")
+HOME: Replica = SimpleNamespace(is_gone=False, offer=offer())  # type: ignore[assignment]
 
 
 def step(of: int | str, model: ModelName = M) -> InferCall:
@@ -26,14 +30,14 @@ def lost(sequences: OpenSequences, *ids: int | str) -> list[bool]:
 def test_sequence_is_lost_only_between_its_first_answer_and_its_end() -> None:
     sequences = OpenSequences()
     assert sequences.judged(step(7), UNKNOWN) is UNKNOWN
-    sequences.answered(M, SequenceMark(7, is_start=True))
+    sequences.answered(M, SequenceMark(7, is_start=True), HOME)
     error = sequences.judged(step(7), UNKNOWN)
     assert isinstance(error, SequenceLost)
     assert error.message.startswith("sequence 7 of model 'm' was lost")
     assert sequences.judged(step(7, N), UNKNOWN) is UNKNOWN
     assert sequences.judged(call(), UNKNOWN) is UNKNOWN
-    sequences.answered(M, SequenceMark(7, is_end=True))
-    sequences.answered(M, SequenceMark(8, is_end=True))  # of one request alone
+    sequences.answered(M, SequenceMark(7, is_end=True), HOME)
+    sequences.answered(M, SequenceMark(8, is_end=True), HOME)  # of one request alone
     assert lost(sequences, 7, 8) == [False, False]
     assert len(sequences) == 0
 
@@ -44,6 +48,6 @@ def test_sequence_is_lost_only_between_its_first_answer_and_its_end() -> None:
 def test_sequence_answered_longest_ago_is_forgotten_first(answered: str, known: str) -> None:
     sequences = OpenSequences(most=2)
     for each in answered:
-        sequences.answered(M, SequenceMark(each))
+        sequences.answered(M, SequenceMark(each), HOME)
     assert lost(sequences, *"abc") == [each in known for each in "abc"]
     assert len(sequences) == 2

@@ -143,6 +143,8 @@ class RequestPicker(Picker):
             served.draw(),
             served.panic.is_on(replicas, now_s),
         )
+        if (home := self.shape.home) is not None and rules.is_there(home):
+            return home
         is_eligible = rules.allows_bound if self.shape.is_pinned else rules.allows
         replica = self._policy.pick(replicas, is_eligible, self.shape, now_s)
         if replica is None:
@@ -294,8 +296,7 @@ class RequestPicker(Picker):
 
     @override
     def try_retry(self, now_s: float) -> bool:
-        served = self.served
-        return served.rules.is_retried and served.budget.try_withdraw(now_s)
+        return self.served.rules.is_retried and self.served.budget.try_withdraw(now_s)
 
     @override
     def try_pass_on(self, now_s: float) -> bool:

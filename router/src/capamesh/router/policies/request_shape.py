@@ -8,6 +8,7 @@ from capamesh.protocol.values import Value
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion
+    from capamesh.router.fleet.replica import Replica
 
 
 class RequestShape(Value):
@@ -16,6 +17,7 @@ class RequestShape(Value):
     __slots__ = (
         "affinity",
         "bulk_rows",
+        "home",
         "is_pinned",
         "is_urgent",
         "model",
@@ -32,6 +34,7 @@ class RequestShape(Value):
         is_pinned: bool = False,
         is_urgent: bool = False,
         bulk_rows: int = 0,
+        home: Replica | None = None,
     ) -> None:
         self.model = model
         self.version = version
@@ -45,3 +48,5 @@ class RequestShape(Value):
         """Nodes give it the places of others that wait."""
         self.bulk_rows = bulk_rows
         """The rows of a call of a batch job, which says nothing of what people have to wait; 0: it is none."""
+        self.home = home
+        """The replica that alone has what the request needs, and is asked if it is there; None: there is none."""

@@ -207,7 +207,7 @@ class InFlightCall(RequestAttempts, AttemptOwner, Handle):
                             asked = _of_version(request, self._version)
                             dispatch.killers.answered(asked, dispatch.clock())
                         if request.sequence is not None:
-                            dispatch.sequences.answered(request.model, request.sequence)
+                            dispatch.sequences.answered(request.model, request.sequence, it.replica)
                     case Failed(error=error):
                         outcome = self._judged(_bare(error))
                     case Probe(replica=replica):

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from capamesh.router.admission.controller import Permit
     from capamesh.router.balancing.balancer import Balancer
     from capamesh.router.balancing.served_model import ServedModel
+    from capamesh.router.fleet.replica import Replica
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.requests.call import Call, Handle, Responder
     from capamesh.router.requests.dispatch import Dispatch
@@ -111,7 +112,11 @@ class Pipeline:
             model = self._models.of(name)
             key = options.affinity if sequence is None else call.key
             now_s = self._clock()
-            served = model.versions.pick(request.version, key, options.constraints, now_s)
+            home = None if sequence is None else self._dispatch.sequences.home(request)
+            if home is not None:
+                served = self._balancer.served(name, home.offer.version)
+            else:
+                served = model.versions.pick(request.version, key, options.constraints, now_s)
             if request.outputs:
                 _check_outputs(request, served)
 
@@ -139,7 +144,7 @@ class Pipeline:
                     now_s,
                     call.deadline_s - now_s,
                 )
-                picker = self._picker(call, key, served, others, trial, bulk_rows)
+                picker = self._picker(call, key, served, others, trial, bulk_rows, home)
                 recover = self._recover if may_wait else None
                 handle: Handle = self._dispatch.start(
                     call, picker, responder if run is None else run, permit, recover
@@ -173,10 +178,11 @@ class Pipeline:
         others: OtherVersions | None,
         trial: ServedModel | None,
         bulk_rows: int,
+        home: Replica | None,
     ) -> RequestPicker:
-        """Return what picks the nodes for a call: the first of `trial` if there is one, then of `served` or `others`.
+        """Return what picks the nodes for a call: `home`, or the first of `trial` if there is one, then of `served` or `others`.
 
-        `bulk_rows`: see `RequestShape`.
+        `bulk_rows` and `home`: see `RequestShape`.
         """
         request, options = call.request, call.options
         size_bytes = 0
@@ -185,7 +191,14 @@ class Pipeline:
         is_pinned = request.sequence is not None
         is_urgent = request.priority < DEFAULT_PRIORITY and not request.is_bulk
         shape = RequestShape(
-            request.model, served.version, size_bytes, key, is_pinned, is_urgent, bulk_rows
+            request.model,
+            served.version,
+            size_bytes,
+            key,
+            is_pinned,
+            is_urgent,
+            bulk_rows,
+            home,
         )
         policy = AFFINITY if is_pinned else options.policy or (AFFINITY if key else "")
         return RequestPicker(

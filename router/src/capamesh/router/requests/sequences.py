@@ -3,6 +3,9 @@
 A node that restarts knows none of its sequences any more, and cannot tell one that was lost from one that never
 began. The router can: it has seen the sequence answered, and not its end. So a caller whose sequence was lost is
 told that, and one who made a mistake is told of the mistake.
+
+It has also seen who answered: the state is there and nowhere else, so that the sequence goes on there for as long as
+that can be asked, whatever else may be said of it. Those that another router began go where their ids belong.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName
     from capamesh.protocol.links.calls import InferCall
     from capamesh.protocol.links.sequence_mark import SequenceMark
+    from capamesh.router.fleet.replica import Replica
 
 MAX_SEQUENCES = 16_384
 """The most sequences known at one time; those answered longest ago are forgotten first, and then look like a mistake (guess:
@@ -32,7 +36,8 @@ class OpenSequences:
 
     def __init__(self, *, most: int = MAX_SEQUENCES) -> None:
         self._most = most
-        self._known: OrderedDict[tuple[ModelName, int | str], None] = OrderedDict()
+        self._known: OrderedDict[tuple[ModelName, int | str], Replica] = OrderedDict()
+        """The replica that has answered each last."""
 
     @override
     def __repr__(self) -> str:
@@ -41,16 +46,26 @@ class OpenSequences:
     def __len__(self) -> int:
         return len(self._known)
 
-    def answered(self, model: ModelName, mark: SequenceMark) -> None:
+    def answered(self, model: ModelName, mark: SequenceMark, by: Replica) -> None:
         """Note that a request of the sequence was answered; its last one ends it."""
         key = (model, mark.id)
         if mark.is_end:
             self._known.pop(key, None)
             return
-        self._known[key] = None
+        self._known[key] = by
         self._known.move_to_end(key)
         if len(self._known) > self._most:
             self._known.popitem(last=False)
+
+    def home(self, call: InferCall) -> Replica | None:
+        """Return who has the state that a request needs; None: it needs none, or nobody that is known here has it."""
+        mark = call.sequence
+        if mark is None or mark.is_start:
+            return None
+        home = self._known.get((call.model, mark.id))
+        if home is None or home.is_gone or call.version not in {"", home.offer.version}:
+            return None
+        return home
 
     def judged(self, call: InferCall, error: SequenceUnknown) -> SequenceUnknown | SequenceLost:
         """Return what to tell the caller whose sequence a node does not know: that it was lost, if it was there."""
