@@ -50,8 +50,8 @@ MOST_TOKENS = 64
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 WORDS = 20_000
 """The words that the encoder of texts knows, of its 30,522 rows of weights."""
-RTOL, ATOL = 1e-4, 1e-5
-"""The batch alone changes the last digits of a sum."""
+RTOL, ATOL = 1e-3, 2e-4
+"""The batch alone changes a row's numbers: ONNX Runtime gives a row by itself others than in a batch, by up to 8e-5 (measured, magika)."""
 BATCH = 64
 ENCODER = "encoder"
 ENCODER_MANIFEST = f"""task = "text-embedding"
