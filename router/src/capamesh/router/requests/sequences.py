@@ -65,7 +65,8 @@ class OpenSequences:
         home = self._known.get((call.model, mark.id))
         if home is None or home.is_gone or call.version not in {"", home.offer.version}:
             return None
-        return home
+        link = home.endpoint.link
+        return home if link is not None and link.is_usable else None
 
     def judged(self, call: InferCall, error: SequenceUnknown) -> SequenceUnknown | SequenceLost:
         """Return what to tell the caller whose sequence a node does not know: that it was lost, if it was there."""

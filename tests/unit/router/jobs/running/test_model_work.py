@@ -93,7 +93,7 @@ def test_free_node_is_another_than_the_lost_one_and_waited_for() -> None:
     virtual_time.run(scenario())
 
 
-def test_only_node_is_kept_free_of_all_others() -> None:
+def test_lone_node_is_kept_free_of_all_others() -> None:
     async def scenario() -> None:
         work = Rig("a").work
         async with work.kept_free("a"):
