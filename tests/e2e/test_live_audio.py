@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -116,7 +117,7 @@ async def test_node_that_is_killed_is_told_and_the_other_goes_on(network: LocalC
     with np.load(SPEECH) as cases:
         sound = cases["rows"][:, 64:]
     loop = asyncio.get_running_loop()
-    before = [await answered_by(node) for node in network.nodes]
+    before = await answered_by_each(network)
     errors: list[CapameshError] = []
     killed_s = told_s = 0.0
     answered = 0
@@ -153,6 +154,19 @@ async def test_node_that_is_killed_is_told_and_the_other_goes_on(network: LocalC
     assert answered >= 40
     assert len(errors) == 1
     assert told_s - killed_s < TELL_S
+
+
+async def answered_by_each(network: LocalCluster) -> list[float]:
+    """Return how many windows each node has run, once they tell of all that the router has had answers to: they do so later."""
+    url = f"{network.http_url}/v2/models/{VAD}/stats"
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        stats = (await response.json())["model_stats"]
+    answered = sum(each["inference_stats"]["success"]["count"] for each in stats)
+
+    async def counts() -> list[float]:
+        return [await answered_by(node) for node in network.nodes]
+
+    return await until(counts, lambda found: sum(found) >= answered)
 
 
 async def answered_by(node: Member) -> float:
