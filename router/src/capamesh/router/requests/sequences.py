@@ -58,15 +58,14 @@ class OpenSequences:
             self._known.popitem(last=False)
 
     def home(self, call: InferCall) -> Replica | None:
-        """Return who has the state that a request needs; None: it needs none, or nobody that is known here has it."""
+        """Return who has the state that a request needs; None: it needs none, or nobody has it that is known here and can be asked."""
         mark = call.sequence
         if mark is None or mark.is_start:
             return None
         home = self._known.get((call.model, mark.id))
-        if home is None or home.is_gone or call.version not in {"", home.offer.version}:
+        if home is None or home.is_gone or not home.endpoint.is_usable:
             return None
-        link = home.endpoint.link
-        return home if link is not None and link.is_usable else None
+        return home if call.version in {"", home.offer.version} else None
 
     def judged(self, call: InferCall, error: SequenceUnknown) -> SequenceUnknown | SequenceLost:
         """Return what to tell the caller whose sequence a node does not know: that it was lost, if it was there."""
