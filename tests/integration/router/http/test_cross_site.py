@@ -19,6 +19,9 @@ FILLED = {
     "{digest}": "d",
     "{name}": "n",
     "{region}": "r",
+    "{job}": "job-1",
+    "{file}": "file-1",
+    "{batch}": "batch_1",
 }
 
 

@@ -25,6 +25,8 @@ VALUES = {
     "digest": "d",
     "name": "n",
     "region": "r",
+    "file": "file-1",
+    "batch": "batch_1",
 }
 
 
