@@ -207,9 +207,12 @@ def _read(reader: Reader, spec: InputSpec, chance: random.Random) -> int:
 def _try_batch(first: int, count: int, outcomes: Any) -> None:
     """Try some cases in this process, which takes no more memory than it may."""
     with suppress(ImportError):
-        import pyarrow.parquet  # noqa: F401, PLC0415 - its memory is not that of a case
-    own = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (own + MOST_MEMORY_BYTES,) * 2)
+        import pyarrow as pa  # noqa: PLC0415 - its memory is not that of a case, nor is what it reserves at first
+
+        pa.Table.from_pylist([{"warm": "up"}])
+    # of what may be written to, not of addresses: allocators reserve those by the gigabyte
+    own = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_DATA, (own + MOST_MEMORY_BYTES,) * 2)
     with tempfile.TemporaryDirectory() as folder:
         for number in range(first, first + count):
             outcomes.put((number, None))
