@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
-from fleet_fakes import call, offer
+from fleet_fakes import call
+from replicas import replica
 
 from capamesh.protocol.errors import SequenceLost, SequenceUnknown
 from capamesh.protocol.ids import ModelName
 from capamesh.protocol.links.calls import InferCall
 from capamesh.protocol.links.sequence_mark import SequenceMark
-from capamesh.router.fleet.replica import Replica
 from capamesh.router.requests.sequences import OpenSequences
 
 M, N = ModelName("m"), ModelName("n")
 UNKNOWN = SequenceUnknown("never heard of it")
-HOME: Replica = SimpleNamespace(is_gone=False, offer=offer())  # type: ignore[assignment]
+HOME = replica("A")
 
 
 def step(of: int | str, model: ModelName = M) -> InferCall:
