@@ -645,6 +645,7 @@ async def test_range_that_is_none_is_refused(clients: JobClients, asked: str) ->
     response = await clients.ask("", "GET", f"/v1/files/{file}/content", Range=asked)
     assert response.status == 416
     assert response.headers["Content-Range"] == f"bytes */{len(DATA)}"
+    assert (await response.json())["error"]["type"] == "invalid_request_error"
 
 
 async def test_range_of_another_state_of_the_file_is_the_whole(clients: JobClients) -> None:

@@ -150,6 +150,8 @@ def http_error_response(request: web.Request, error: web.HTTPException) -> web.R
             message = f"there is nothing at {request.path}; GET / lists all routes"
         case _:
             message = error.text or error.reason
+    if "Content-Range" in error.headers:  # says how long the file is of which a range was asked for
+        headers["Content-Range"] = error.headers["Content-Range"]
     return web.Response(
         status=error.status,
         body=error_body(message),

@@ -14,6 +14,7 @@ from typing import Final
 from aiohttp import web
 
 from capamesh.protocol.errors import InvalidRequest
+from capamesh.router.http.openai_errors import openai_error
 from capamesh.router.http.replies import OCTETS
 from capamesh.router.jobs.uploads.uploads import in_thread
 
@@ -63,10 +64,11 @@ async def send_file(
 
 
 def range_refusal(error: RangeRefused, size_bytes: int) -> web.Response:
-    """Return what says that a range is none of a file's (RFC 9110, 14.4)."""
-    return web.Response(
-        status=416, text=error.message, headers={"Content-Range": f"bytes */{size_bytes}"}
-    )
+    """Return what says, in OpenAI's form, that a range is none of a file's (RFC 9110, 14.4)."""
+    told = openai_error(error)
+    told.set_status(416)
+    told.headers["Content-Range"] = f"bytes */{size_bytes}"
+    return told
 
 
 def _asked(request: web.Request, size_bytes: int, tag: str) -> tuple[int, int]:
