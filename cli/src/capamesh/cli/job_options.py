@@ -45,8 +45,8 @@ JobsPlace: TypeAlias = Annotated[
         envvar="CAPAMESH_JOBS_PLACE",
         metavar="PREFIX",
         rich_help_panel=PANEL,
-        help="A folder below which jobs may read and write, besides files that clients upload. All who may submit jobs can read what"
-        " is there. Repeatable.",
+        help="A folder, or the beginning of URLs such as s3://bucket/, below which jobs may read and write, besides files that clients"
+        " upload. All who may submit jobs can read what is there. Repeatable.",
         show_default=False,
     ),
 ]
