@@ -129,7 +129,7 @@ def finish_plan(turn: Turn, job_id: JobId, token: int, fingerprint: str) -> Job 
     shards, rows = turn.connection.execute(_COUNT, {"the_job": job_id}).one()
     planned = {"the_rows": int(rows), "the_shards": shards, "the_fingerprint": fingerprint}
     turn.connection.execute(_PLANNED, {"the_job": job_id, **planned})
-    note(turn, job_id, "planned", f"{rows} rows in {shards} shards")
+    note(turn, job_id, "planned", f"{rows} rows in {shards} shard{'' if shards == 1 else 's'}")
     return move(turn, job_id, JobState.RUNNING)
 
 
