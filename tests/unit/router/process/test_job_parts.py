@@ -91,12 +91,12 @@ async def test_jobs_are_counted_by_state(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(job_parts, "LOOK_EVERY_S", 0.0)
     monkeypatch.setattr(job_parts, "COUNT_EVERY_S", 0.0)
     made, other = parts(settings(tmp_path)), parts(settings(tmp_path))
-    running = asyncio.create_task(made.count())
     assert other.service is not None
     store = await other.service.store()
     telemetry = Telemetry()
     made.watch(telemetry)
     assert values(telemetry, "capamesh_jobs") == {}
+    running = asyncio.create_task(made.count())
     job = await store.submit("t", spec_with(), PINNED)
     async with asyncio.timeout(30):
         while values(telemetry, "capamesh_jobs").get("planning") != 1.0:
