@@ -86,7 +86,7 @@ class Router:
     async def play(self, case: Case, cuts: list[int]) -> Answered:
         """Take what a client sends in reads that end at `cuts`; return what is answered. Nothing may be held then."""
         world = self._world
-        wire, client = Wire(), Http2Client()
+        wire, client = Wire(), Http2Client(2**32 - 1)  # whatever the case's settings allow
         world.connection = connection = FrontConnection(world.front)
         connection.connection_made(cast(asyncio.Transport, wire))
         for begin, end in zip([0, *cuts], [*cuts, len(case.data)], strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import hpack
 from hyperframe.frame import (
@@ -26,13 +27,18 @@ HEAD = (
     (b"te", b"trailers"),
 )
 
+TABLE_BYTES: Final = 4096
+"""The size of a table of headers where settings tell no other (RFC 9113, 6.5.2)."""
+
 
 class Http2Client:
     """Makes frames, and reads those of a server."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_table_bytes: int = TABLE_BYTES) -> None:
+        """`most_table_bytes` is the table of headers that its settings allow a server."""
         self._encoder = hpack.Encoder()
         self._decoder = hpack.Decoder()
+        self._decoder.max_allowed_table_size = most_table_bytes
         self._rest = b""
         self.frames: list[Frame] = []
         self.heads: dict[int, list[dict[bytes, bytes]]] = {}
