@@ -88,7 +88,7 @@ def started(count: int, **more: str) -> subprocess.Popen[str]:
 
 def told(child: subprocess.Popen[str]) -> dict[str, Any]:
     with child:
-        said, errors = child.communicate(timeout=600)
+        said, errors = child.communicate(timeout=1800)
     assert child.returncode == 0, errors[-3000:]
     report: dict[str, Any] = json.loads(said)
     return report
