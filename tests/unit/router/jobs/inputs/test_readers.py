@@ -275,7 +275,7 @@ def test_one_array_is_the_column_array(tmp_path: Path) -> None:
     batches, _ = all_batches(spec, 4, {"x": TensorSpec("x", Datatype.FP32, (-1, 2, 3))})
     found = np.concatenate([each.inputs["x"] for each in batches])
     np.testing.assert_array_equal(found, values.astype(np.float32))
-    assert [each.ids for each in batches][1] == ["4", "5", "6", "7"]
+    assert list(batches[1].ids) == ["4", "5", "6", "7"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from capamesh.protocol.errors import InvalidRequest
+from capamesh.router.jobs.inputs.row_numbers import NumberNames
 from capamesh.router.jobs.outputs.parts import LINES, bad_chunks, part_chunks
 from capamesh.router.jobs.outputs.results import Results
 from capamesh.router.jobs.spec import OutputFormat
@@ -69,6 +70,23 @@ def test_arrays_are_in_the_order_of_the_rows() -> None:
     assert (found["row"].tolist(), found["n"].tolist()) == ([0, 1, 2], [1, 2, 3])
     assert found["y"].dtype == np.float32
     np.testing.assert_array_equal(found["y"], [[1.5, 2], [np.inf, np.nan], [3.5, 4]])
+
+
+@pytest.mark.parametrize("form", [OutputFormat.NPZ, OutputFormat.PARQUET, OutputFormat.JSONL])
+@pytest.mark.parametrize("starts", [[0, 4, 8], [8, 0, 4], [0, 4, 9], [9, 0, 5]])
+def test_rows_that_have_no_names_are_the_same_bytes_as_if_their_numbers_were_given(
+    form: OutputFormat, starts: list[int]
+) -> None:
+    if form is OutputFormat.PARQUET:
+        pytest.importorskip("pyarrow")
+    unnamed: list[Results] = []
+    named: list[Results] = []
+    for start in starts:
+        rows = range(start, start + 4)
+        outputs = {"y": np.arange(8, dtype=np.float32).reshape(4, 2) + start}
+        unnamed.append(Results(rows, NumberNames(rows), outputs))
+        named.append(Results(list(rows), [str(row) for row in rows], outputs))
+    assert whole(form, unnamed) == whole(form, named)
 
 
 def test_output_called_as_a_column_is_has_another_name() -> None:

@@ -15,12 +15,13 @@ from functools import cached_property
 from typing import Any, BinaryIO, Final, cast
 
 import numpy as np
+import numpy.typing as npt
 from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError
 from capamesh.router.jobs.errors import InputChanged, InputInvalid
 from capamesh.router.jobs.inputs.limits import ShardLimits
-from capamesh.router.jobs.inputs.reader import RawRows, Reader, Values, numbers_of
+from capamesh.router.jobs.inputs.reader import RawRows, Reader, Values
 from capamesh.router.jobs.inputs.source import Source, Stamp
 from capamesh.router.jobs.values import RowRange
 
@@ -29,6 +30,8 @@ NPY_COLUMN: Final = "array"
 MAX_ARRAYS: Final = 1024
 MAX_HEAD_BYTES: Final = 2**20
 """The most bytes of a header or of the list of an archive (guess: a thousand arrays take a tenth)."""
+READ_BYTES: Final = 8 * 2**20
+"""The bytes of a window: the rows of two large calls (guess: one is read while the one before is sent)."""
 _LOCAL_HEADER_BYTES: Final = 30
 _HEADERS: Final = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -103,20 +106,35 @@ class ArrayReader(Reader):
     @override
     def windows(self, rows: RowRange, columns: Sequence[str]) -> Iterator[RawRows]:
         self.check_columns(columns)
-        found: dict[str, Values] = {}
+        arrays = {name: self._arrays[name] for name in columns}
+        row_bytes = sum(each.row_bytes for each in arrays.values())
+        most_rows = max(1, READ_BYTES // max(1, row_bytes))
         file, stamp = self._source.open()
         with file:
-            for name in columns:
-                array = self._arrays[name]
-                file.seek(array.start + rows.offset * array.row_bytes)
-                data = file.read(rows.rows * array.row_bytes)
-                if stamp != self._stamp or len(data) != rows.rows * array.row_bytes:
-                    raise InputChanged(
-                        f"{self._source.name} was changed since it was opened; submit a new job for it"
-                    )
-                found[name] = np.frombuffer(data, array.dtype).reshape(rows.rows, *array.row_shape)
+            if stamp != self._stamp:
+                raise self._changed()
+            for first in range(0, rows.rows, most_rows):
+                count = min(most_rows, rows.rows - first)
+                found: dict[str, Values] = {
+                    name: self._read(file, array, rows.offset + first, count)
+                    for name, array in arrays.items()
+                }
+                start = rows.first_row + first
+                yield RawRows(range(start, start + count), found)
         self._source.check(self._stamp)
-        yield RawRows(numbers_of(rows).tolist(), found)
+
+    def _read(self, file: BinaryIO, array: _Array, first: int, count: int) -> npt.NDArray[Any]:
+        """Return rows of an array from a place on, of shape [count, *row_shape]."""
+        file.seek(array.start + first * array.row_bytes)
+        data = file.read(count * array.row_bytes)
+        if len(data) != count * array.row_bytes:
+            raise self._changed()
+        return np.frombuffer(data, array.dtype).reshape(count, *array.row_shape)
+
+    def _changed(self) -> InputChanged:
+        return InputChanged(
+            f"{self._source.name} was changed since it was opened; submit a new job for it"
+        )
 
     @cached_property
     def _stamp(self) -> Stamp:

@@ -1,4 +1,4 @@
-"""Parquet, and Arrow's files of record batches, as inputs. IO: the source. The only importer of pyarrow with `outputs/arrow_parts`.
+"""Parquet, and Arrow's files of record batches, as inputs. IO: the source. The only importer of pyarrow, for others too.
 
 A range may begin in the middle of a row group and go on in the next one; what is before it in its group is decoded and thrown
 away, a batch at a time. The file is read and not mapped: one that is cut off under a map ends the process.
@@ -10,8 +10,9 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from importlib import import_module
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
+import numpy.typing as npt
 from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError, ConfigError
@@ -214,20 +215,25 @@ def _checked(batch: Any) -> Any:  # noqa: ANN401 - a record batch of pyarrow
 
 def _values_of(column: Any) -> Any:  # noqa: ANN401 - an array of pyarrow; `Values`
     """Return a column as an array of shape [rows, ...] where it has no gaps and one shape, else as a list."""
+    array = array_of(column)
+    return column.to_pylist() if array is None else array
+
+
+def array_of(column: Any) -> npt.NDArray[Any] | None:  # noqa: ANN401 - an array of pyarrow
+    """Return a column of numbers, or of lists of them, as an array of shape [rows, ...]; None: it has gaps or several shapes."""
     types = arrow("pyarrow.types")
     kind = column.type
-    if column.null_count == 0:
-        if _is_plain(types, kind):
-            return column.to_numpy(zero_copy_only=False)
-        if types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind):
-            inner = column.flatten()
-            if inner.null_count == 0 and _is_plain(types, kind.value_type) and len(column):
-                length = len(inner) // len(column)
-                lengths = arrow("pyarrow.compute").list_value_length(column)
-                if lengths.unique().to_pylist() == [length]:
-                    return inner.to_numpy(zero_copy_only=False).reshape(len(column), length)
-    return column.to_pylist()
-
-
-def _is_plain(types: Any, kind: Any) -> bool:  # noqa: ANN401 - pyarrow's
-    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
+    if column.null_count or not len(column):
+        return None
+    if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind):
+        return cast("npt.NDArray[Any]", column.to_numpy(zero_copy_only=False))
+    if not (types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind)):
+        return None
+    inner = column.flatten()
+    length = len(inner) // len(column)
+    if not types.is_fixed_size_list(kind):
+        lengths = arrow("pyarrow.compute").list_value_length(column)
+        if lengths.unique().to_pylist() != [length]:
+            return None
+    array = array_of(inner)
+    return None if array is None else array.reshape(len(column), length, *array.shape[1:])

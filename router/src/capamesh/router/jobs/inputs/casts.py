@@ -63,7 +63,7 @@ def _cast_whole(
         array = np.asarray(values)
         if array.dtype.kind == "U":
             array = array.astype(np.float64 if datatype.numpy_dtype.kind == "f" else np.int64)
-        made = _cast_exact(array, datatype, is_made=not isinstance(values, np.ndarray))
+        made = cast_exact(array, datatype, is_made=not isinstance(values, np.ndarray))
         return None if made is None else _shaped(made, (len(values), *row_shape), axes=2)
     except (ValueError, OverflowError, TypeError, CastRefused):
         return None
@@ -81,7 +81,7 @@ def _cast_row(value: Any, datatype: Datatype, row_shape: Sequence[int]) -> npt.N
         array = np.asarray(value)
     except ValueError as exc:
         raise CastRefused(f"{shown(value)} is not of one shape") from exc
-    made = _cast_exact(array, datatype, is_made=not isinstance(value, np.ndarray))
+    made = cast_exact(array, datatype, is_made=not isinstance(value, np.ndarray))
     if made is not None:
         return _shaped(made, row_shape, axes=1)
     numbers = [_number_of(each, datatype) for each in _flat(value)]
@@ -93,7 +93,7 @@ def _cast_row(value: Any, datatype: Datatype, row_shape: Sequence[int]) -> npt.N
     return _shaped(filled.reshape(array.shape), row_shape, axes=1)
 
 
-def _cast_exact(
+def cast_exact(
     array: npt.NDArray[Any], datatype: Datatype, *, is_made: bool
 ) -> npt.NDArray[Any] | None:
     """Return an array of numbers as another datatype, of the same shape; None: a value may be lost.
@@ -104,6 +104,8 @@ def _cast_exact(
         return array if array.dtype.kind == "b" else None
     if array.dtype.kind not in "biuf":
         return None
+    if not is_made and datatype is not BF16 and array.dtype == datatype.numpy_dtype:
+        return array
     with np.errstate(all="ignore"):
         if datatype is BF16:
             bits = bf16_from_fp32(array.astype(np.float32))

@@ -49,7 +49,7 @@ class EncodedReader(Reader):
         return self._reader.ranges(limits)
 
     @override
-    def row_names(self, raw: RawRows) -> list[str]:
+    def row_names(self, raw: RawRows) -> Sequence[str]:
         return self._reader.row_names(raw)
 
     @override

@@ -56,7 +56,8 @@ def _raw_of(lines: Sequence[bytes], first_row: int, columns: Sequence[str], sha2
         numbers.append(number)
         for column, value in zip(values, row, strict=True):
             column.append(value)
-    return RawRows(numbers, dict(zip(columns, values, strict=True)), bad, sha256)
+    found = numbers if bad else range(first_row, first_row + len(numbers))
+    return RawRows(found, dict(zip(columns, values, strict=True)), bad, sha256)
 
 
 def _row_of(line: bytes, columns: Sequence[str]) -> list[Any]:

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 
 from capamesh.protocol.schema import shown
 from capamesh.router.jobs.errors import InputInvalid
 from capamesh.router.jobs.inputs.limits import ShardLimits
+from capamesh.router.jobs.inputs.row_numbers import NumberNames
 from capamesh.router.jobs.values import BadRow, RowRange
 
 WINDOW_ROWS: Final = 8192
@@ -29,7 +29,7 @@ class RawRows:
     """Rows of a range as they stand in the input, before they are cast to what the model takes."""
 
     numbers: Sequence[int]
-    """The numbers of the rows that could be read."""
+    """The numbers of the rows that could be read: a range where all could."""
     columns: dict[str, Values]
     """The values of those rows by column: of shape [rows, ...] where it is an array, of the file's dtype."""
     bad: list[BadRow] = field(default_factory=list[BadRow])
@@ -66,9 +66,9 @@ class Reader(ABC):
         An error takes all windows of the range back: what was changed under the reader is seen at the end.
         """
 
-    def row_names(self, raw: RawRows) -> list[str]:
+    def row_names(self, raw: RawRows) -> Sequence[str]:
         """Return the names of rows, where `names_rows`; else their numbers."""
-        return [str(number) for number in raw.numbers]
+        return NumberNames(raw.numbers)
 
     def check_columns(self, wanted: Sequence[str]) -> None:
         """Raise `InputInvalid` unless the input has these columns."""
@@ -80,8 +80,3 @@ class Reader(ABC):
                 some = ", ".join(map(shown, known[:20]))
                 more = f" and {len(known) - 20} more" if len(known) > 20 else ""
                 raise InputInvalid(f"there is no column {name!r}; the columns are {some}{more}")
-
-
-def numbers_of(rows: RowRange) -> npt.NDArray[np.int64]:
-    """Return the numbers of the rows of a range, of shape [rows] and dtype int64."""
-    return np.arange(rows.first_row, rows.first_row + rows.rows, dtype=np.int64)

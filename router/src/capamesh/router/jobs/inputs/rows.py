@@ -29,8 +29,10 @@ REQUEST_ROWS: Final = "rows"
 class RowBatch:
     """Rows that can be run as one: in each input they have one shape."""
 
-    numbers: list[int]
-    ids: list[str]
+    numbers: Sequence[int]
+    """The numbers of the rows: a range where they stand one behind the other."""
+    ids: Sequence[str]
+    """The names of the rows."""
     inputs: dict[str, npt.NDArray[Any]]
     """The tensors by the input's name, of shape [rows, *row_shape] and the dtype of the input's datatype."""
     places: Sequence[int] = ()
@@ -38,6 +40,11 @@ class RowBatch:
     Empty: each is one by itself."""
     form: RowForm | None = None
     """The form of the call, for rows of requests, whose `inputs` are `REQUEST_ROWS` alone; None: they are the model's inputs."""
+
+    @property
+    def rows(self) -> int:
+        """The number of the rows."""
+        return len(self.numbers)
 
 
 def columns_of(spec: InputSpec) -> list[str]:
@@ -90,13 +97,13 @@ def read_windows(
 
 def _batches(
     numbers: Sequence[int],
-    names: list[str],
+    names: Sequence[str],
     columns: Mapping[str, Rows],
     refused: Mapping[int, str],
 ) -> list[RowBatch]:
     whole = {name: rows for name, rows in columns.items() if isinstance(rows, np.ndarray)}
     if len(whole) == len(columns) and not refused:
-        return [RowBatch(list(numbers), names, whole)] if len(numbers) else []
+        return [RowBatch(numbers, names, whole)] if len(numbers) else []
     places: dict[tuple[tuple[int, ...], ...], list[int]] = {}
     for place in range(len(numbers)):
         if place not in refused:
@@ -151,7 +158,7 @@ def _listed(values: Values) -> Sequence[Any]:
     return cast("list[Any]", values.tolist()) if isinstance(values, np.ndarray) else values
 
 
-def _names_of(reader: Reader, raw: RawRows, id_column: str) -> tuple[list[str], dict[int, str]]:
+def _names_of(reader: Reader, raw: RawRows, id_column: str) -> tuple[Sequence[str], dict[int, str]]:
     """Return the names of rows, and what is wrong with those that have none, by place."""
     if not id_column:
         return reader.row_names(raw), {}

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from capamesh.protocol.errors import InvalidRequest
+from capamesh.router.jobs.inputs.row_numbers import NumberNames, number_array, text_array
 from capamesh.router.jobs.outputs.answers import answer_lines
 from capamesh.router.jobs.outputs.arrow_parts import parquet_bytes
 from capamesh.router.jobs.outputs.results import Results, free_name, in_order, joined
@@ -116,7 +117,9 @@ def _npz_bytes(results: Sequence[Results]) -> bytes:
             "the outputs of the rows have other shapes, which npz cannot hold; choose jsonl or parquet"
         )
     arrays = {free_name(name): _fixed_size(name, each) for name, each in whole.outputs.items()}
-    named = {"id": np.array(whole.ids), "row": np.array(whole.numbers, np.int64)}
+    numbers = number_array(whole.numbers)
+    ids = text_array(numbers) if isinstance(whole.ids, NumberNames) else np.array(whole.ids)
+    named = {"id": ids, "row": numbers}
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **named, **arrays)
     return buffer.getvalue()

@@ -10,6 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from capamesh.router.jobs.endpoints import RowForm
+from capamesh.router.jobs.inputs.row_numbers import (
+    NumberNames,
+    joined_names,
+    joined_numbers,
+    number_array,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +65,19 @@ def joined(results: Sequence[Results]) -> Results | None:
     }
     if len(layouts) != 1:
         return None
-    numbers = np.concatenate([np.asarray(one.numbers, np.int64) for one in results])
-    order = np.argsort(numbers, kind="stable")
-    places: list[int] = order.tolist()
-    ids: list[str] = [row_id for one in results for row_id in one.ids]
-    names = results[0].outputs
-    return Results(
-        numbers[order].tolist(),
-        [ids[at] for at in places],
-        {name: np.concatenate([one.outputs[name] for one in results])[order] for name in names},
-    )
+    results = sorted(results, key=lambda one: one.numbers[0])
+    numbers = joined_numbers([one.numbers for one in results])
+    ids = joined_names([one.ids for one in results])
+    outputs = {
+        name: np.concatenate([one.outputs[name] for one in results]) for name in results[0].outputs
+    }
+    if isinstance(numbers, range):
+        return Results(numbers, ids, outputs)
+    array = number_array(numbers)
+    if not np.all(array[1:] > array[:-1]):
+        order = np.argsort(array, kind="stable")
+        places: list[int] = order.tolist()
+        numbers = array[order].tolist()
+        ids = NumberNames(numbers) if isinstance(ids, NumberNames) else [ids[at] for at in places]
+        outputs = {name: each[order] for name, each in outputs.items()}
+    return Results(numbers, ids, outputs)

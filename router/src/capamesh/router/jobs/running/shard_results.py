@@ -11,6 +11,7 @@ from capamesh.protocol.datatypes import BF16
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.tensors.bfloat16 import fp32_from_bf16
 from capamesh.router.jobs.inputs.limits import MAX_SHARD_BYTES
+from capamesh.router.jobs.inputs.row_numbers import count_of
 from capamesh.router.jobs.outputs.parts import bad_chunks, part_chunks
 from capamesh.router.jobs.outputs.results import Results
 from capamesh.router.jobs.outputs.sink import part_name
@@ -83,7 +84,7 @@ class ShardResults:
         form = self._spec.output.format
         bad = [self._bad[row] for row in sorted(self._bad)]
         results = self._good()
-        rows = len({number for each in results for number in each.numbers})
+        rows = count_of([each.numbers for each in results])
         planned = self._lease.range.rows
         if rows + len(bad) != planned:
             raise ShardFailed(f"{rows} results and {len(bad)} bad rows came of {planned} rows")

@@ -68,7 +68,7 @@ async def _ended(rows: RowBatch, trial: Trial, run: RunTrial) -> tuple[Ended, Ve
     verdict, last, deaths = Verdict.UNSENT, NOT_SENT, 0
     for failures in range(TRIES):
         ended, is_suspect = await run(rows, trial, failures)
-        verdict = judge(ended, len(rows.ids))
+        verdict = judge(ended, rows.rows)
         if verdict is Verdict.DIED:
             deaths += 1
             if not is_suspect and not (trial.is_single_try and deaths >= ENOUGH):
