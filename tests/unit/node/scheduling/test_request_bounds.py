@@ -101,6 +101,17 @@ def test_request_of_no_more_rows_than_were_measured_is_not_looked_at() -> None:
     assert isinstance(bench.refusal(9, 2), TooLarge)
 
 
+def test_bulk_request_that_runs_in_parts_is_looked_at_as_one_of_them() -> None:
+    bench = Bench(limit_bytes=8 * 1500 + 9 * 8)
+    bench.refusal(9, 2)
+    tensor = Tensor.from_numpy("x", np.zeros((9, 2), np.float32))
+    request = PendingRequest((tensor,), (), bench._done, arrived_s=0.0, is_bulk=True)
+    bench.batcher.submit(request, 0.0)
+    batch = bench.batcher.take(10.0)
+    assert batch is not None
+    assert batch.rows == 8
+
+
 def test_large_requests_share_the_memory_of_the_device_and_give_it_back() -> None:
     budget = MemoryBudget(1_000_000)
     one, other = Bench(budget=budget), Bench(budget=budget)

@@ -106,7 +106,9 @@ class RunBounds:
         `Overloaded`: other large requests have the memory now; the first two as well where such ones have ended the
         worker.
         """
-        rows = max(1, request.rows)
+        given_rows = rows = max(1, request.rows)
+        if request.parts is not None and self._known_rows:
+            rows = min(rows, self._known_rows)  # no run of it has more rows than a batch
         own = self._own(request)
         if self.suspicion.is_looking:
             self.suspicion.check(own, now_s)
@@ -116,7 +118,7 @@ class RunBounds:
             needed = int(UNMEASURED_TIMES * given)
             self._check_memory(needed, rows, "", 0)
         else:
-            elements = -(-elements_of(own) // rows)
+            elements = -(-elements_of(own) // given_rows)
             of_row = f" of {elements} elements" if self._is_open else ""
             needed = given + need.bytes_of(rows, elements)
             self._check_memory(needed, rows, of_row, need.bytes_of(1, elements))

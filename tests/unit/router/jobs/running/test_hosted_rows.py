@@ -8,7 +8,15 @@ import pytest
 
 from capamesh.protocol.datatypes import BYTES, Datatype
 from capamesh.protocol.tensor_spec import TensorSpec
-from capamesh.router.jobs.running.hosted_rows import batch_rows, out_row_bytes, unfit
+from capamesh.router.jobs.running.hosted_rows import (
+    CALL_BYTES,
+    CALL_S,
+    MOST_CALL_ROWS,
+    batch_rows,
+    call_rows,
+    out_row_bytes,
+    unfit,
+)
 from capamesh.router.jobs.running.nodes import Hosting
 from capamesh.router.jobs.spec import InputFormat, InputSpec
 
@@ -28,6 +36,27 @@ def test_call_has_the_best_batch_as_far_as_a_call_may() -> None:
     assert batch_rows(replace(HOSTED, max_rows=8)) == 8
     one_row = replace(PIXELS, shape=(1, 64))
     assert batch_rows(replace(HOSTED, inputs={"pixels": one_row})) == 1
+
+
+def test_call_of_tiny_rows_has_many_batches_within_its_bytes_and_its_time() -> None:
+    row_bytes = 4 * 64
+    by_bytes = CALL_BYTES // row_bytes
+    assert call_rows(HOSTED, 1e-9) == by_bytes // 32 * 32
+    assert call_rows(HOSTED, CALL_S / 100) == 96
+    assert call_rows(HOSTED, CALL_S) == 32
+    assert call_rows(replace(HOSTED, max_rows=50), 1e-9) == 32
+    narrow = replace(HOSTED, inputs={"pixels": replace(PIXELS, shape=(-1,))})
+    assert call_rows(replace(narrow, outputs=()), 1e-9) == MOST_CALL_ROWS
+    wide = replace(HOSTED, outputs=(replace(SCORES, shape=(-1, 10_000)),))
+    assert call_rows(wide, 1e-9) == CALL_BYTES // 40_000 // 32 * 32
+
+
+def test_call_has_one_batch_where_nobody_knows_what_a_row_takes() -> None:
+    assert call_rows(HOSTED, 0.0) == 32
+    of_texts = {"pixels": replace(PIXELS, shape=(-1, -1))}
+    assert call_rows(replace(HOSTED, inputs=of_texts), 1e-9) == 32
+    assert call_rows(replace(HOSTED, inputs={"image": IMAGE}), 1e-9) == 32
+    assert call_rows(replace(HOSTED, best_rows=1), 1e-9) == 1
 
 
 def test_bytes_of_results_are_those_of_the_declared_outputs() -> None:

@@ -8,7 +8,13 @@ import virtual_time
 from job_desk import PINNED
 from job_nodes import FakeNodes
 
-from capamesh.router.jobs.running.model_work import CROWDED_PART, CROWDED_S, ModelWork
+from capamesh.router.jobs.running.hosted_rows import CALL_S
+from capamesh.router.jobs.running.model_work import (
+    CAREFUL_S,
+    CROWDED_PART,
+    CROWDED_S,
+    ModelWork,
+)
 from capamesh.router.jobs.running.nodes import Crowd
 from capamesh.router.jobs.values import JobId
 
@@ -19,12 +25,12 @@ CROWDED = Crowd(0.01, 0.06, is_calm=False)
 class Rig:
     """A model at nodes whose best batch of 32 rows runs for 0.32 s."""
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, *names: str, run_s: float = 0.32) -> None:
         self.now_s = 0.0
         self.nodes = FakeNodes(*names or ("a", "b"), best_rows=32)
         self.work = ModelWork(PINNED, "m", self.nodes, lambda _job: None, lambda: self.now_s)
         self.look(CALM)
-        self.work.lane.answered(32, 0.33, 0.0, 0.32, 0.0)
+        self.work.lane.answered(32, run_s + 0.01, 0.0, run_s, 0.0)
 
     def look(self, people: Crowd | None) -> int:
         self.nodes.people = people
@@ -45,6 +51,24 @@ def test_calls_run_for_a_part_of_what_people_wait_while_they_are_there() -> None
     assert rig.look(Crowd(0.0, 0.04, is_calm=False)) == 2
     rig.now_s += 0.1
     assert rig.work.call_rows == 32
+
+
+def test_calls_of_tiny_rows_have_many_batches_until_people_come() -> None:
+    rig = Rig(run_s=CALL_S / 5)
+    assert rig.look(Crowd(0.0, 0.04, is_calm=False)) == 5 * 32
+    assert rig.work.run_rows == 32
+    assert rig.look(CROWDED) == 32
+    rig.now_s += CROWDED_S + 0.1
+    assert rig.look(Crowd(0.0, 0.04, is_calm=False)) == 5 * 32
+
+
+def test_calls_have_one_batch_for_a_while_after_rows_were_suspected() -> None:
+    rig = Rig(run_s=CALL_S / 5)
+    rig.work.suspect()
+    rig.now_s += CAREFUL_S
+    assert rig.work.call_rows == 32
+    rig.now_s += 0.1
+    assert rig.work.call_rows == 5 * 32
 
 
 def test_latency_with_jobs_there_says_nothing_of_what_people_are_used_to() -> None:

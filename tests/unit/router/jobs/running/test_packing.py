@@ -48,6 +48,17 @@ def test_rows_of_other_shapes_are_packed_apart() -> None:
     ]
 
 
+def test_many_full_batches_go_together_as_they_lie() -> None:
+    whole = batch(5, 40)
+    packer = Packer(lambda: 8, lambda: 24)
+    found = packed(packer, [batch(0, 5), whole])
+    # what waited fills one batch, the others go in threes, and what fills none is the rest
+    assert [each.rows for each in found] == [8, 24, 8, 5]
+    assert [number for each in found for number in each.numbers] == list(range(45))
+    for each in found[1:]:
+        assert np.shares_memory(each.inputs["x"], whole.inputs["x"])
+
+
 def test_rows_that_wait_have_a_bound() -> None:
     packer = Packer(lambda: 1000, most_bytes=1000)
     sent = 0
@@ -73,7 +84,10 @@ def test_no_row_is_lost_or_changed_whatever_the_windows() -> None:
             rows = rng.randint(1, 40)
             batches.append(batch(first, rows, rng.choice((1, 2, 3))))
             first += rows
-        found = packed(Packer(lambda: rng.randint(1, 50), rng.choice((100, 10**6))), batches)
+        packer = Packer(
+            lambda: rng.randint(1, 50), lambda: rng.randint(1, 90), rng.choice((100, 10**6))
+        )
+        found = packed(packer, batches)
         assert sorted(number for each in found for number in each.numbers) == list(range(first))
         for each in found:
             assert each.inputs["x"][:, 0].tolist() == each.numbers

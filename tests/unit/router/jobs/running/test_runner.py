@@ -115,6 +115,28 @@ def test_row_that_ends_workers_runs_alone_once() -> None:
     in_rig(scenario)
 
 
+def test_rows_of_a_call_of_many_batches_are_suspected_batch_by_batch() -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.nodes.deadly = {42.0}
+        rig.nodes.refused = {300.0}
+        job = await rig.planned(400, 200)
+        rig.runner()
+        assert (await rig.ended(job)).state is JobState.COMPLETED
+        assert await rig.results(job) == without(42, 300, of=400)
+        bad = await rig.store.bad_rows(job.id, -1, 10)
+        assert [(each.row, each.code) for each in bad] == [
+            (42, ENDS_WORKERS),
+            (300, "invalid_request"),
+        ]
+        assert max(call.rows for call in rig.nodes.sent) == 96
+        # the call, the batch of it, and the row
+        assert sum(node.deaths for node in rig.nodes.nodes.values()) == 3
+        alone = [call.inputs[0].to_numpy()[0] for call in rig.nodes.sent if call.only_at]
+        assert alone == [*range(40, 48)]
+
+    in_rig(scenario, nodes=FakeNodes(row_s=1e-4))
+
+
 def test_row_that_ends_workers_runs_alone_where_there_is_one_node() -> None:
     async def scenario(rig: Rig) -> None:
         rig.nodes.deadly = {42.0}

@@ -23,7 +23,7 @@ HELD_BYTES_EACH: Final = HELD_BYTES // 2
 MOST_SHARDS: Final = 16
 """The most shards at work (guess: as many windows of some 32 MiB as values of Python's)."""
 BATCHES_AHEAD: Final = 2
-"""The batches that are to wait here for each call in flight: the next shard is leased and read meanwhile (guess)."""
+"""The calls' worth of rows that is to wait here for each call in flight: the next shard is leased and read meanwhile (guess)."""
 DRY_S: Final = 0.5
 """Seconds until a job is asked again that had no free shard."""
 UNKNOWN_ROW_S: Final = 1e-3
@@ -94,7 +94,7 @@ class Claiming:
             if sum(run.planned_bytes for run in own) >= HELD_BYTES_EACH:
                 continue
             ahead = (
-                work.batch_rows * BATCHES_AHEAD * max(BATCHES_AHEAD, work.lane.pace.most_in_flight)
+                work.call_rows * BATCHES_AHEAD * max(BATCHES_AHEAD, work.lane.pace.most_in_flight)
             )
             if sum(self._sendable(work, own).values()) < ahead:
                 short[key] = work
@@ -108,7 +108,7 @@ class Claiming:
         for job, waiting in rows.items():
             most = work.most_of(job)
             if most is not None:
-                rows[job] = min(waiting, most * BATCHES_AHEAD * work.batch_rows)
+                rows[job] = min(waiting, most * BATCHES_AHEAD * work.call_rows)
         return rows
 
     def _has_enough(self, job: Job, work: ModelWork, runs: Collection[ShardRun]) -> bool:
@@ -117,7 +117,7 @@ class Claiming:
         if most is None:
             return False
         own = [run for run in runs if run.job.id == job.id]
-        return sum(run.unsent_rows for run in own) >= most * work.batch_rows
+        return sum(run.unsent_rows for run in own) >= most * work.call_rows
 
     def _cost_s(self, job: Job, work: ModelWork) -> float:
         hosted = work.hosted

@@ -9,11 +9,20 @@ from capamesh.protocol.tensor_spec import ANY_DIM
 from capamesh.router.jobs.spec import InputFormat
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from capamesh.protocol.tensor_spec import TensorSpec
     from capamesh.router.jobs.running.nodes import Hosting
     from capamesh.router.jobs.spec import InputSpec
 
 UNKNOWN_ROWS: Final = 32
 """The rows of a call of a model whose best batch is not known (guess)."""
+CALL_BYTES: Final = 4 * 2**20
+"""The most bytes of the rows of a call of several best batches, in and out each (guess: a link takes some milliseconds for it)."""
+CALL_S: Final = 0.01
+"""The most seconds that they run for (guess: twenty times what a call costs besides)."""
+MOST_CALL_ROWS: Final = 2**16
+"""The most rows of a call of several best batches: if one ends a worker, they are sent again batch by batch."""
 
 
 def batch_rows(hosting: Hosting) -> int:
@@ -24,10 +33,28 @@ def batch_rows(hosting: Hosting) -> int:
     return min(rows, hosting.max_rows) if hosting.max_rows else rows
 
 
+def call_rows(hosting: Hosting, row_s: float) -> int:
+    """Return the most rows of one call, of which a row runs for `row_s` seconds: more than the best batch where rows are tiny.
+
+    Then a call costs more than the run of its rows. A node runs it in best batches, and between them what people wait for.
+    """
+    best = batch_rows(hosting)
+    row_bytes = max(_row_bytes(hosting.inputs.values()), out_row_bytes(hosting))
+    if best <= 1 or not row_bytes or row_s <= 0 or not _row_bytes(hosting.inputs.values()):
+        return best
+    most = min(CALL_BYTES // row_bytes, int(CALL_S / row_s), hosting.max_rows or MOST_CALL_ROWS)
+    return max(1, min(most, MOST_CALL_ROWS) // best) * best
+
+
 def out_row_bytes(hosting: Hosting) -> int:
     """Return the bytes of a row's results; 0: nobody declares them."""
+    return _row_bytes(hosting.outputs)
+
+
+def _row_bytes(specs: Iterable[TensorSpec]) -> int:
+    """Return the bytes of a row of these tensors; 0: nobody declares them."""
     total = 0
-    for spec in hosting.outputs:
+    for spec in specs:
         item_bytes = spec.datatype.itemsize_bytes
         if item_bytes is None or ANY_DIM in spec.shape[1:]:
             return 0

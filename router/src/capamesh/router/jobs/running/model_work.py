@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
-from capamesh.router.jobs.running.hosted_rows import batch_rows
+from capamesh.router.jobs.running.hosted_rows import batch_rows, call_rows
 from capamesh.router.jobs.running.lane import Lane
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ CROWDED_S: Final = 5.0
 CROWDED_PART: Final = 0.5
 """The part of people's usual latency that a call may run while they are there (guess: the slowest of them take twice the usual, of
 which that is a quarter)."""
+CAREFUL_S: Final = 600.0
+"""Seconds after rows are suspected to have ended a worker for which a call has one batch (guess: as long as a node counts its ends)."""
 SETTLED_S: Final = 1.0
 """Seconds after a worker's end within which what its node said before may still come (guess)."""
 OUTLIVED_S: Final = 8.0
@@ -49,13 +51,15 @@ class ModelWork:
         self.hosted: Hosting | None = None
         """The model as it was hosted at the last look; None: it was not."""
         self.batch_rows = 1
-        """The rows of one call, as of then."""
+        """The rows of the best batch, as of then."""
         self._clock = clock
         self._is_searched = asyncio.Lock()
         self._calm_latency_s = 0.0
         """The latency of people's requests when no job was there; 0: it was never told."""
         self._crowded_s = -math.inf
         """The last time at which any of them waited while a job was there."""
+        self._died_s = -math.inf
+        """The last time at which rows were suspected to have ended a worker."""
         self._left = asyncio.Event()
         """The event that a call has ended."""
         self._last_at = ""
@@ -87,12 +91,21 @@ class ModelWork:
             self._calm_latency_s = crowd.latency_s
         if crowd.delay_s and not is_calm:
             self._crowded_s = now_s
-        run_s = self.call_rows * lane.row_s
+        run_s = self.run_rows * lane.row_s
         lane.pace.observe_delay(crowd.delay_s, now_s, is_calm=is_calm, run_s=run_s)
 
     @property
     def call_rows(self) -> int:
-        """The rows of the next call: the best batch, or so many that people who are there wait for a part of what they do anyhow.
+        """The most rows of the next call: several best batches where rows are tiny, no worker has ended of late, and nobody waits."""
+        now_s, hosted = self._clock(), self.hosted
+        is_one = now_s - self._crowded_s <= CROWDED_S or now_s - self._died_s <= CAREFUL_S
+        if is_one or hosted is None:
+            return self.run_rows
+        return call_rows(hosted, self.lane.row_s or hosted.row_s)
+
+    @property
+    def run_rows(self) -> int:
+        """The rows of one run: the best batch, or so many that people who are there wait for a part of what they do anyhow.
 
         A run that has begun lets nobody pass. Powers of two are taken, so that there are few shapes.
         """
@@ -104,6 +117,10 @@ class ModelWork:
             best = (best + 1) // 2
             run_s /= 2
         return best
+
+    def suspect(self) -> None:
+        """Take in that rows may have ended a worker: calls have one batch for a while, so that few rows are suspected next time."""
+        self._died_s = self._clock()
 
     @asynccontextmanager
     async def kept_free(self, lost: str) -> AsyncGenerator[None]:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from capamesh.router.jobs.endpoints import RowForm
+from capamesh.router.jobs.inputs.row_numbers import joined_names, joined_numbers
 from capamesh.router.jobs.inputs.rows import RowBatch
 
 PACKED_BYTES: Final = 16 * 2**20
@@ -31,30 +32,40 @@ class _Held:
 class Packer:
     """The rows of one shard on their way into batches."""
 
-    def __init__(self, rows: Callable[[], int], most_bytes: int = PACKED_BYTES) -> None:
-        """`rows` returns the rows of a full batch, which may be others for the next one."""
+    def __init__(
+        self,
+        rows: Callable[[], int],
+        most_rows: Callable[[], int] = lambda: 1,
+        most_bytes: int = PACKED_BYTES,
+    ) -> None:
+        """`rows` returns the rows of a full batch, and `most_rows` how many several may have that go together, as they lie.
+
+        Both may be others for the next one.
+        """
         self._full = rows
+        self._most = most_rows
         self._most_bytes = most_bytes
         self._held: dict[_Layout, _Held] = {}
         self.held_bytes = 0
         """The bytes of the rows that wait."""
 
     def add(self, batch: RowBatch) -> Iterator[RowBatch]:
-        """Take rows and yield the batches that are full, as views of them where nothing waited; it is to be exhausted."""
+        """Take rows and yield those that fill batches, as views of them where nothing waited; it is to be exhausted."""
         shapes = tuple((name, each.shape[1:]) for name, each in batch.inputs.items())
         layout = batch.form, shapes
         held = self._held.get(layout)
         first = 0
         if held is not None:
             full = self._full()
-            first = max(0, min(full - held.rows, len(batch.ids)))
+            first = max(0, min(full - held.rows, batch.rows))
             self._hold(held, part_of(batch, 0, first))
             if held.rows >= full:
                 yield self._drop(layout)
-        while len(batch.ids) - first >= (full := max(1, self._full())):
-            yield part_of(batch, first, first + full)
-            first += full
-        if first < len(batch.ids):
+        while batch.rows - first >= (full := max(1, self._full())):
+            many = min(batch.rows - first, max(full, self._most())) // full
+            yield part_of(batch, first, first + many * full)
+            first += many * full
+        if first < batch.rows:
             self._hold(self._held.setdefault(layout, _Held()), part_of(batch, first, None))
         while self.held_bytes > self._most_bytes:
             yield self._drop(max(self._held, key=lambda each: self._held[each].size_bytes))
@@ -66,7 +77,7 @@ class Packer:
 
     def _hold(self, held: _Held, batch: RowBatch) -> None:
         held.batches.append(batch)
-        held.rows += len(batch.ids)
+        held.rows += batch.rows
         size_bytes = size_of(batch)
         held.size_bytes += size_bytes
         self.held_bytes += size_bytes
@@ -77,8 +88,8 @@ class Packer:
         if len(held.batches) == 1:
             return held.batches[0]
         return RowBatch(
-            [number for each in held.batches for number in each.numbers],
-            [row_id for each in held.batches for row_id in each.ids],
+            joined_numbers([each.numbers for each in held.batches]),
+            joined_names([each.ids for each in held.batches]),
             {
                 name: np.concatenate([each.inputs[name] for each in held.batches])
                 for name in held.batches[0].inputs

@@ -26,8 +26,8 @@ MOST_PLANS: Final = 2
 UNKNOWN_ROWS_PER_S: Final = 200.0
 """The rows a second of a model that nobody hosts at the moment, or whose speed nobody knows (guess)."""
 
-LEAST_ROW_S: Final = 50e-6
-"""Seconds of a row at least: so much a router itself needs to read it and to write its result (guess: JSON of some columns)."""
+LEAST_ROW_S: Final = 1e-6
+"""Seconds of a row at least: so much a router itself needs to read it and to write its result (measured: `benchmarks/jobs.py`)."""
 
 
 class Planning:

@@ -25,7 +25,7 @@ from capamesh.router.jobs.running.errors import (
 )
 from capamesh.router.jobs.running.hosted_rows import out_row_bytes
 from capamesh.router.jobs.running.nodes import BulkCall, Ended
-from capamesh.router.jobs.running.packing import Packer
+from capamesh.router.jobs.running.packing import Packer, part_of
 from capamesh.router.jobs.running.shard_results import ShardResults
 from capamesh.router.jobs.running.trials import TRIES, search
 from capamesh.router.jobs.running.verdict import (
@@ -36,6 +36,7 @@ from capamesh.router.jobs.running.verdict import (
     told,
     wait_s,
 )
+from capamesh.router.jobs.spec import InputFormat
 from capamesh.router.jobs.values import BadRow, Manifest
 
 if TYPE_CHECKING:
@@ -82,8 +83,9 @@ class ShardRun:
         """The names of nodes for people, by their ids."""
         self._unsent_rows = lease.range.rows
         out_bytes = lease.range.rows * out_row_bytes(hosting)
-        self.planned_bytes = lease.range.size_bytes + min(out_bytes, MAX_SHARD_BYTES)
-        """The bytes of its rows and of their results, as far as the plan tells."""
+        self._out_bytes = min(out_bytes, MAX_SHARD_BYTES)
+        self.planned_bytes = lease.range.size_bytes + self._out_bytes
+        """The bytes of its rows, until all have results, and of these, as far as the plan tells."""
 
     @property
     def unsent_rows(self) -> int:
@@ -100,8 +102,8 @@ class ShardRun:
         try:
             async with aclosing(self._batches(reader)) as batches, asyncio.TaskGroup() as tasks:
                 async for batch in batches:
-                    ticket = await self._room(len(batch.ids))
-                    self._unsent_rows -= len(batch.ids)
+                    ticket = await self._room(batch.rows)
+                    self._unsent_rows -= batch.rows
                     task = tasks.create_task(self._run_batch(batch, ticket))
                     # one that is cancelled before it begins does not come to its own end
                     task.add_done_callback(partial(_leave, ticket))
@@ -109,14 +111,22 @@ class ShardRun:
             raise _first_of(group) from None
         finally:
             self.work.pump()
+        self.planned_bytes = self._out_bytes
         return await self._tools.in_thread(lambda: self.results.write(sink))
 
     # rows
 
     async def _batches(self, reader: Reader) -> AsyncGenerator[RowBatch]:
         """Yield the rows in full batches, and read the next window meanwhile."""
-        packer = Packer(lambda: self.work.call_rows)
-        spec = self.job.spec.input
+        spec, work = self.job.spec.input, self.work
+        # of what the node makes the model's inputs first, nobody knows how long that takes
+        is_plain = (
+            spec.format is not InputFormat.BATCH
+            and spec.columns.keys() <= self._hosting.inputs.keys()
+        )
+        packer = Packer(
+            lambda: work.run_rows, lambda: work.call_rows if is_plain else work.run_rows
+        )
         windows = read_windows(reader, self.lease.range, spec, self._hosting.known_inputs)
 
         def read() -> asyncio.Future[RowWindow | None]:
@@ -168,7 +178,7 @@ class ShardRun:
         not_at: frozenset[str] = frozenset()
         while True:
             ended, is_suspect = await self._call(batch, ticket, failures, not_at=not_at)
-            verdict = judge(ended, len(batch.ids))
+            verdict = judge(ended, batch.rows)
             runs_failed += verdict is Verdict.FAILED
             if verdict is Verdict.ANSWERED:
                 self._keep(batch, ended)
@@ -180,6 +190,7 @@ class ShardRun:
                 return
             deaths += verdict is Verdict.DIED
             if is_suspect or deaths >= DEAD_OFTEN:
+                self.work.suspect()
                 await self._find_deadly(batch, ended.node)
                 return
             failures += 1
@@ -190,18 +201,27 @@ class ShardRun:
             others = self._hosting.nodes - {ended.node}
             not_at = frozenset((ended.node,)) if ended.node and others else frozenset()
             await asyncio.sleep(rest_s(failures))
-            ticket = await self._room(len(batch.ids), is_again=True)
+            ticket = await self._room(batch.rows, is_again=True)
 
     async def _find_wrong(self, batch: RowBatch, ended: Ended) -> None:
         """Find the rows that nodes refuse, or on which the model fails."""
-        bisection = Bisection(len(batch.ids), has_other_node=len(self._hosting.nodes) > 1)
+        bisection = Bisection(batch.rows, has_other_node=len(self._hosting.nodes) > 1)
         code = "peer_error" if ended.error is None else ended.error.code
         bisection.begin_refused(code, told(ended), ended.node)
         await self._search(batch, bisection, "")
 
     async def _find_deadly(self, batch: RowBatch, node: str) -> None:
-        """Find the rows of which workers end: each runs alone, once, and not at `node` at first, which has just lost its worker."""
-        bisection = Bisection(len(batch.ids), has_other_node=False)
+        """Find the rows of which workers end: each runs alone, once, and not at `node` at first, which has just lost its worker.
+
+        Of a call of many batches the one is looked for first that ends a worker by itself: only its rows run alone.
+        """
+        rows = self.work.batch_rows
+        if batch.rows > rows:
+            for first in range(0, batch.rows, rows):
+                part = part_of(batch, first, first + rows)
+                await self._run_batch(part, await self._room(part.rows, is_again=True))
+            return
+        bisection = Bisection(batch.rows, has_other_node=False)
         bisection.begin_died()
         await self._search(batch, bisection, node)
 
@@ -215,13 +235,13 @@ class ShardRun:
 
     async def run_trial(self, rows: RowBatch, not_at: str, failures: int) -> tuple[Ended, bool]:
         """Run rows as one call at any node but one."""
-        ticket = await self._room(len(rows.ids), is_again=True)
+        ticket = await self._room(rows.rows, is_again=True)
         names = frozenset((not_at,)) if not_at else frozenset[str]()
         return await self._call(rows, ticket, failures, not_at=names)
 
     async def run_alone(self, rows: RowBatch, node: str, failures: int) -> tuple[Ended, bool]:
         """Run a row at the node that is kept free for it."""
-        ticket = await self._room(len(rows.ids), is_trial=True)
+        ticket = await self._room(rows.rows, is_trial=True)
         return await self._call(rows, ticket, failures, only_at=node)
 
     async def _call(
@@ -234,7 +254,7 @@ class ShardRun:
         not_at: frozenset[str] = frozenset(),
     ) -> tuple[Ended, bool]:
         """Send rows with a ticket, again while no node has room, and return the end and whether they are suspected of a worker's."""
-        rows = len(batch.ids)
+        rows = batch.rows
         while True:
             ended, is_suspect = await self._send(
                 batch, ticket, failures, only_at=only_at, not_at=not_at
@@ -257,7 +277,7 @@ class ShardRun:
         not_at: frozenset[str],
     ) -> tuple[Ended, bool]:
         lane, tools = self.work.lane, self._tools
-        rows = len(batch.ids)
+        rows = batch.rows
         if lane.reserved and not ticket.is_trial and not lane.is_only_node:
             not_at |= {lane.reserved}
         ending: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
