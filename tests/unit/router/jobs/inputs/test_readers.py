@@ -15,7 +15,14 @@ from capamesh.protocol.datatypes import Datatype
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.tensor_spec import TensorSpec
 from capamesh.router.jobs.errors import InputChanged, InputInvalid
-from capamesh.router.jobs.inputs import arrow_files, csv_rows, folder, lines, opening
+from capamesh.router.jobs.inputs import (
+    arrow_files,
+    csv_rows,
+    folder,
+    lines,
+    number_lines,
+    opening,
+)
 from capamesh.router.jobs.inputs.limits import ShardLimits
 from capamesh.router.jobs.inputs.reader import Reader
 from capamesh.router.jobs.inputs.rows import RowBatch, columns_of, read_windows
@@ -127,6 +134,10 @@ def test_lines_are_held_a_window_at_a_time(
 ) -> None:
     for module in (lines, csv_rows):
         monkeypatch.setattr(module, bound, most)
+    if bound == "WINDOW_BYTES":
+        monkeypatch.setattr(number_lines, bound, most)
+    else:  # it counts rows whose values are Python's
+        monkeypatch.setattr(csv_rows, "csv_numbers", lambda *_: None)
     spec = spec_of(make(tmp_path / "in"), form)
     (planned,) = open_reader(spec).ranges(ShardLimits(100))
     windows = list(read_windows(open_reader(spec), planned, spec, INPUTS))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import cast
 
 from typing_extensions import override
 
+from capamesh.protocol.datatypes import Datatype
 from capamesh.protocol.schema import shown
 from capamesh.router.jobs.errors import InputInvalid
 from capamesh.router.jobs.inputs.limits import MAX_SHARD_BYTES, ShardLimits
 from capamesh.router.jobs.inputs.lines import header_of, line_ranges, read_range, windows_of
+from capamesh.router.jobs.inputs.number_lines import csv_numbers, pieces_of
 from capamesh.router.jobs.inputs.reader import WINDOW_BYTES, WINDOW_ROWS, RawRows, Reader
 from capamesh.router.jobs.inputs.source import Source
 from capamesh.router.jobs.values import BadRow, RowRange
@@ -28,6 +30,11 @@ class CsvReader(Reader):
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self._expected: Mapping[str, Datatype] = {}
+
+    @override
+    def expect(self, datatypes: Mapping[str, Datatype]) -> None:
+        self._expected = datatypes
 
     @cached_property
     def _names(self) -> list[str]:
@@ -61,8 +68,30 @@ class CsvReader(Reader):
     def windows(self, rows: RowRange, columns: Sequence[str]) -> Iterator[RawRows]:
         self.check_columns(columns)
         data, sha256, _ = read_range(self._source, rows)
-        places = [self._names.index(name) for name in columns]
+        # line ends within quotes belong to the text, so only without quotes each line is a row
+        pieces = (data,) if b'"' in data else pieces_of(data, columns, self._expected)
         number = rows.first_row
+        for piece in pieces:
+            found = csv_numbers(piece, self._names, columns, self._expected)
+            if found is None:
+                for window, count in self._texts(piece, number, columns, sha256):
+                    yield window
+                    number += count
+            else:
+                values, count = found
+                yield RawRows(range(number, number + count), values, [], sha256)
+                number += count
+        if number != rows.first_row + rows.rows:
+            raise InputInvalid(
+                f"{self._source.name} has {number - rows.first_row} rows from {rows.first_row} on where {rows.rows} row ends"
+                " are; a quote within a field without quotes does that: write the field in quotes"
+            )
+
+    def _texts(
+        self, data: bytes, number: int, columns: Sequence[str], sha256: str
+    ) -> Iterator[tuple[RawRows, int]]:
+        """Yield rows, the first of which has a number, as texts, and how many rows there were."""
+        places = [self._names.index(name) for name in columns]
         for fields in self._row_windows(data, number):
             window = RawRows([], {name: [] for name in columns}, [], sha256)
             values = [cast("list[str]", window.columns[name]) for name in columns]
@@ -80,17 +109,12 @@ class CsvReader(Reader):
                     words = f"the row has {len(row)} fields, the names are {len(self._names)}"
                     window.bad.append(BadRow(number, str(number), InputInvalid.code, words))
                 number += 1
-            yield window
-        if number != rows.first_row + rows.rows:
-            raise InputInvalid(
-                f"{self._source.name} has {number - rows.first_row} rows from {rows.first_row} on where {rows.rows} row ends"
-                " are; a quote within a field without quotes does that: write the field in quotes"
-            )
+            yield window, len(fields)
 
     def _row_windows(self, data: bytes, first_row: int) -> Iterator[list[list[str]]]:
         """Yield the fields of rows, as many rows at a time as a window may have."""
         name = self._source.name
-        # line ends within quotes belong to the text, so a row may have several lines; what is not in UTF-8 is one row's matter
+        # what is not in UTF-8 is one row's matter
         lines = (
             line.decode("utf-8", "surrogateescape") for lines in windows_of(data) for line in lines
         )

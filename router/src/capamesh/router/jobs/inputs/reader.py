@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, TypeAlias
 
 import numpy.typing as npt
 
+from capamesh.protocol.datatypes import Datatype
 from capamesh.protocol.schema import shown
 from capamesh.router.jobs.errors import InputInvalid
 from capamesh.router.jobs.inputs.limits import ShardLimits
@@ -58,6 +59,10 @@ class Reader(ABC):
     @abstractmethod
     def ranges(self, limits: ShardLimits) -> Iterator[RowRange]:
         """Yield the ranges of all rows, in order, each as long as `limits` let it be."""
+
+    def expect(self, datatypes: Mapping[str, Datatype]) -> None:
+        """Take in which columns are wanted as numbers of which datatype: who reads texts may make these at once, where none is lost."""
+        del datatypes  # most forms have numbers
 
     @abstractmethod
     def windows(self, rows: RowRange, columns: Sequence[str]) -> Iterator[RawRows]:

@@ -14,6 +14,7 @@ from capamesh.protocol.tensor_spec import TensorSpec
 from capamesh.router.jobs.endpoints import RowForm
 from capamesh.router.jobs.errors import InputInvalid
 from capamesh.router.jobs.inputs.casts import Rows, cast_column
+from capamesh.router.jobs.inputs.number_lines import expected_of
 from capamesh.router.jobs.inputs.reader import RawRows, Reader, Values
 from capamesh.router.jobs.inputs.requests import FORM, NAME, ROWS
 from capamesh.router.jobs.spec import Columns, InputFormat, InputSpec
@@ -76,6 +77,9 @@ def read_windows(
     `inputs` are those of the model that `spec` fills, whose first axis is the rows. Raises as `Reader.windows` does: an error
     takes all windows of the range back.
     """
+    if spec.format is not InputFormat.BATCH:
+        datatypes = {name: inputs[name].datatype for name in spec.columns}
+        reader.expect(expected_of(spec.columns, datatypes, spec.id_column))
     for raw in reader.windows(rows, columns_of(spec)):
         if spec.format is InputFormat.BATCH:
             yield RowWindow(_of_requests(raw), raw.bad, raw.sha256)
