@@ -15,6 +15,7 @@ from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store import batch_operations as batches
 from capamesh.router.jobs.store import file_operations as files
 from capamesh.router.jobs.store import job_operations as jobs
+from capamesh.router.jobs.store import lease_operations as leasing
 from capamesh.router.jobs.store import plan_operations as plans
 from capamesh.router.jobs.store import shard_operations as shards
 from capamesh.router.jobs.stored_files import DAY_S, FileId, Purpose, StoredFile, Whole
@@ -40,7 +41,7 @@ def ended(desk: Desk, name: str = "b", done: int = 3) -> Batch:
     assert taken is not None
     desk.call(plans.add_shards, batch.job.id, taken[1], 0, ranges(3))
     job = desk.call(plans.finish_plan, batch.job.id, taken[1], "fingerprint")
-    for lease in desk.call(shards.claim, job.id, job.spec, "router", done):
+    for lease in desk.call(leasing.claim, job.id, job.spec, "router", done):
         desk.call(shards.commit, lease, job.spec, manifest(lease))
     to = JobState.COMPLETED if done == 3 else JobState.CANCELLED
     desk.call(jobs.move, job.id, to)

@@ -28,6 +28,7 @@ from capamesh.router.jobs.outputs.sink import LocalSink, part_name
 from capamesh.router.jobs.spec import FailurePolicy, InputFormat, InputSpec, JobSpec, OutputSpec
 from capamesh.router.jobs.states import COMMITTING, JobState
 from capamesh.router.jobs.store import job_operations as jobs
+from capamesh.router.jobs.store import lease_operations as leasing
 from capamesh.router.jobs.store import plan_operations as plans
 from capamesh.router.jobs.store import shard_operations as shards
 from capamesh.router.jobs.store.database import open_database
@@ -163,13 +164,16 @@ class TwoRouters:
         if router.is_frozen:
             return
         found = router.desk.call(
-            shards.claim,
+            leasing.claim,
             self.job.id,
             self.job.spec,
             router.name,
             count,
             may_be_second=may_be_second,
         )
+        self._leased(router, found)
+
+    def _leased(self, router: Router, found: list[Lease]) -> None:
         assert not found or self.state is JobState.RUNNING
         for lease in found:
             assert lease.seq not in self.done
@@ -205,7 +209,7 @@ class TwoRouters:
             router.work.clear()
         except OutputFailed as exc:
             router.work.remove(work)
-            held = router.desk.call(shards.release, work.lease, self.job.spec, exc.message)
+            held = router.desk.call(leasing.release, work.lease, self.job.spec, exc.message)
             assert held == self._holds(work.lease)
             self._forget(work.lease)
 
@@ -224,7 +228,7 @@ class TwoRouters:
         router = self.routers[at]
         if router.is_frozen:
             return
-        kept = router.desk.call(shards.renew, [each.lease for each in router.work])
+        kept = router.desk.call(leasing.renew, [each.lease for each in router.work])
         tokens = {(each.seq, each.token) for each in kept}
         for work in list(router.work):
             is_kept = (work.lease.seq, work.lease.token) in tokens
@@ -236,7 +240,7 @@ class TwoRouters:
             return
         router = self.routers[at]
         router.work.remove(work)
-        held = router.desk.call(shards.release, work.lease, self.job.spec)
+        held = router.desk.call(leasing.release, work.lease, self.job.spec)
         assert held == self._holds(work.lease)
         self._forget(work.lease)
 
@@ -250,9 +254,15 @@ class TwoRouters:
         self.routers[at].is_frozen = not self.routers[at].is_frozen
 
     def take_over(self, at: int) -> None:
-        """Let the leases of one router end, and the other claim them."""
+        """Let all leases end, and a router take them over."""
         self.clock.now_s += LEASE_S
-        self.claim(at, 7, may_be_second=False)
+        router = self.routers[at]
+        if router.is_frozen:
+            return
+        ended = router.desk.call(leasing.ended)
+        found = router.desk.call(leasing.take_over, self.job.id, self.job.spec, router.name, 7)
+        assert bool(found) == bool(ended)
+        self._leased(router, found)
 
     def pause_or_resume(self) -> None:
         if self.state not in {JobState.RUNNING, JobState.PAUSED}:
@@ -354,7 +364,7 @@ class TwoRouters:
         for _ in range(self.job.shards + 1):
             self.clock.now_s += 3 * LEASE_S  # whatever others had has ended
             router.work.clear()
-            self.claim(0, shards.MAX_CLAIM, may_be_second=False)
+            self.claim(0, leasing.MAX_CLAIM, may_be_second=False)
             for work in list(router.work):
                 self._compute(work)
                 self._write(LocalSink(self.folder, self.job.id), work)

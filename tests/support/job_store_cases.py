@@ -10,6 +10,7 @@ from capamesh.router.jobs.errors import JobConflict, JobNotFound
 from capamesh.router.jobs.spec import FailurePolicy
 from capamesh.router.jobs.states import UNDER_WAY, JobState
 from capamesh.router.jobs.store import job_operations as jobs
+from capamesh.router.jobs.store import lease_operations as leasing
 from capamesh.router.jobs.store import plan_operations as plans
 from capamesh.router.jobs.store import shard_operations as shards
 from capamesh.router.jobs.values import LEASE_S, BadRow, Counts, JobId, RowRange
@@ -272,7 +273,7 @@ def test_job_without_rows_is_completed_at_once(desk: Desk) -> None:
 def test_shards_are_leased_in_order_with_their_rows(desk: Desk) -> None:
     rows = [RowRange(0, 10, 2, 5, 70, b"d" * 32), RowRange(10, 3, 3, 0, 21)]
     job = desk.planned(rows)
-    first, second = desk.call(shards.claim, job.id, job.spec, "a", 5)
+    first, second = desk.call(leasing.claim, job.id, job.spec, "a", 5)
     assert [first.range, second.range] == rows
     assert (first.seq, first.token, first.until_s, first.is_second) == (
         0,
@@ -280,65 +281,109 @@ def test_shards_are_leased_in_order_with_their_rows(desk: Desk) -> None:
         NOW_S + LEASE_S,
         False,
     )
-    assert desk.call(shards.claim, job.id, job.spec, "b", 5) == []
+    assert desk.call(leasing.claim, job.id, job.spec, "b", 5) == []
 
 
 def test_no_more_shards_are_leased_than_asked(desk: Desk) -> None:
-    job = desk.planned(shards.MAX_CLAIM + 10)
-    assert [each.seq for each in desk.call(shards.claim, job.id, job.spec, "a", 2)] == [0, 1]
-    many = desk.call(shards.claim, job.id, job.spec, "a", 10**6)
-    assert len(many) == shards.MAX_CLAIM
-    assert desk.call(shards.claim, job.id, job.spec, "a", 0) == []
+    job = desk.planned(leasing.MAX_CLAIM + 10)
+    assert [each.seq for each in desk.call(leasing.claim, job.id, job.spec, "a", 2)] == [0, 1]
+    many = desk.call(leasing.claim, job.id, job.spec, "a", 10**6)
+    assert len(many) == leasing.MAX_CLAIM
+    assert desk.call(leasing.claim, job.id, job.spec, "a", 0) == []
 
 
 @pytest.mark.parametrize("state", sorted(UNDER_WAY - {JobState.RUNNING, JobState.PLANNING}))
 def test_shards_are_leased_only_while_the_job_runs(desk: Desk, state: JobState) -> None:
     job = desk.planned()
     desk.call(jobs.move, job.id, state)
-    assert desk.call(shards.claim, job.id, job.spec, "a", 1) == []
+    assert desk.call(leasing.claim, job.id, job.spec, "a", 1) == []
 
 
 def test_lease_that_ended_is_taken_over_before_shards_that_nobody_had(desk: Desk) -> None:
     job = desk.planned(4)
-    (lost,) = desk.call(shards.claim, job.id, job.spec, "a", 1)
+    (lost,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
     desk.clock.now_s += 1
-    (later,) = desk.call(shards.claim, job.id, job.spec, "a", 1)
+    (later,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
     desk.clock.now_s += LEASE_S - 1.1
-    assert [each.seq for each in desk.call(shards.claim, job.id, job.spec, "b", 1)] == [2]
+    assert [each.seq for each in desk.call(leasing.claim, job.id, job.spec, "b", 1)] == [2]
     desk.clock.now_s += 0.1
-    (taken,) = desk.call(shards.claim, job.id, job.spec, "b", 1)
+    (taken,) = desk.call(leasing.claim, job.id, job.spec, "b", 1)
     assert (taken.seq, taken.token) == (lost.seq, 2)
     desk.clock.now_s += 1
-    (taken,) = desk.call(shards.claim, job.id, job.spec, "b", 1)
+    (taken,) = desk.call(leasing.claim, job.id, job.spec, "b", 1)
     assert (taken.seq, taken.token) == (later.seq, 2)
+
+
+def test_only_leases_that_ended_are_told_and_taken_over(desk: Desk) -> None:
+    first, second, other = desk.planned(3), desk.planned(2), desk.planned(1)
+    desk.call(leasing.claim, second.id, second.spec, "a", 1)
+    desk.clock.now_s += 1
+    desk.call(leasing.claim, first.id, first.spec, "a", 2)
+    desk.call(leasing.claim, other.id, other.spec, "a", 1)
+    desk.clock.now_s += LEASE_S - 1
+    assert desk.call(leasing.ended) == [second.id]
+    desk.clock.now_s += 1
+    assert desk.call(leasing.ended)[0] == second.id  # the longest ago
+    desk.call(jobs.move, other.id, JobState.PAUSED)
+    assert sorted(desk.call(leasing.ended)) == [first.id, second.id]
+    (taken,) = desk.call(leasing.take_over, second.id, second.spec, "b", 5)
+    assert (taken.seq, taken.token, taken.is_second) == (0, 2, False)
+    (taken,) = desk.call(leasing.take_over, first.id, first.spec, "b", 1)
+    assert desk.call(leasing.ended) == [first.id]
+    assert [each.seq for each in desk.call(leasing.take_over, first.id, first.spec, "c", 9)] == [1]
+    assert desk.call(leasing.ended) == []
+    assert desk.call(leasing.take_over, first.id, first.spec, "b", 5) == []
+    # nobody had the third shard
+    assert [each.seq for each in desk.call(leasing.claim, first.id, first.spec, "b", 5)] == [2]
+
+
+def test_jobs_with_leases_that_ended_are_told_some_at_a_time(desk: Desk) -> None:
+    made = [desk.planned(1) for _ in range(leasing.MAX_ENDED + 1)]
+    for job in made:
+        desk.call(leasing.claim, job.id, job.spec, "a", 1)
+    desk.clock.now_s += LEASE_S
+    found = desk.call(leasing.ended)
+    assert len(found) == leasing.MAX_ENDED
+    for job_id in found:
+        desk.call(leasing.take_over, job_id, spec_with(), "b", 1)
+    assert len(desk.call(leasing.ended)) == 1
+
+
+def test_lease_that_ended_too_often_fails_the_job_when_it_is_taken_over(desk: Desk) -> None:
+    job = desk.planned(2, spec_with(failure=FailurePolicy(most_failures=1)))
+    desk.call(leasing.claim, job.id, job.spec, "a", 2)
+    desk.clock.now_s += LEASE_S
+    assert desk.call(leasing.take_over, job.id, job.spec, "b", 2) == []
+    assert desk.call(jobs.get, job.id).state is JobState.FAILED
+    assert desk.call(leasing.ended) == []
 
 
 def test_lease_is_kept_by_renewing_it(desk: Desk) -> None:
     job = desk.planned(1)
-    leases = desk.call(shards.claim, job.id, job.spec, "a", 1)
+    leases = desk.call(leasing.claim, job.id, job.spec, "a", 1)
     for _ in range(5):
         desk.clock.now_s += LEASE_S - 1
-        leases = desk.call(shards.renew, leases)
+        leases = desk.call(leasing.renew, leases)
         assert [each.until_s for each in leases] == [desk.clock.now_s + LEASE_S]
-    assert desk.call(shards.claim, job.id, job.spec, "b", 1) == []
+    assert desk.call(leasing.claim, job.id, job.spec, "b", 1) == []
     assert desk.call(shards.commit, leases[0], job.spec, manifest(leases[0]))
 
 
 def test_lease_that_was_taken_over_cannot_be_renewed_nor_given_back(desk: Desk) -> None:
     job = desk.planned(1)
-    (old,) = desk.call(shards.claim, job.id, job.spec, "a", 1)
+    (old,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
     desk.clock.now_s += LEASE_S
-    (new,) = desk.call(shards.claim, job.id, job.spec, "b", 1)
-    assert desk.call(shards.renew, [old]) == []
-    assert not desk.call(shards.release, old, job.spec)
-    assert [each.token for each in desk.call(shards.renew, [old, new])] == [new.token]
+    (new,) = desk.call(leasing.claim, job.id, job.spec, "b", 1)
+    assert desk.call(leasing.renew, [old]) == []
+    assert not desk.call(leasing.release, old, job.spec)
+    assert [each.token for each in desk.call(leasing.renew, [old, new])] == [new.token]
 
 
 def test_frozen_router_that_wakes_commits_nothing(desk: Desk) -> None:
     job = desk.planned(1)
-    (old,) = desk.call(shards.claim, job.id, job.spec, "a", 1)
+    (old,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
     desk.clock.now_s += 60
-    (new,) = desk.call(shards.claim, job.id, job.spec, "b", 1)
+    (new,) = desk.call(leasing.claim, job.id, job.spec, "b", 1)
     assert not desk.call(shards.commit, old, job.spec, manifest(old))
     assert desk.call(shards.commit, new, job.spec, manifest(new))
     assert not desk.call(shards.commit, old, job.spec, manifest(old))
@@ -348,49 +393,64 @@ def test_frozen_router_that_wakes_commits_nothing(desk: Desk) -> None:
 
 def test_lease_given_back_is_free_at_once(desk: Desk) -> None:
     job = desk.planned(2)
-    (lease,) = desk.call(shards.claim, job.id, job.spec, "a", 1)
-    assert desk.call(shards.release, lease, job.spec)
-    assert not desk.call(shards.release, lease, job.spec)
+    (lease,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
+    assert desk.call(leasing.release, lease, job.spec)
+    assert not desk.call(leasing.release, lease, job.spec)
     assert not desk.call(shards.commit, lease, job.spec, manifest(lease))
-    (again,) = desk.call(shards.claim, job.id, job.spec, "b", 1)
+    desk.clock.now_s += LEASE_S
+    assert desk.call(leasing.ended) == []  # nobody is gone
+    (again,) = desk.call(leasing.claim, job.id, job.spec, "b", 1)
     assert (again.seq, again.token) == (0, 2)
+
+
+def test_lease_given_back_leaves_the_other_one_of_its_shard(desk: Desk) -> None:
+    for is_second_back in (False, True):
+        job = desk.planned(1)
+        (first,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
+        desk.clock.now_s += 10
+        (second,) = desk.call(leasing.claim, job.id, job.spec, "b", 1, may_be_second=True)
+        back, kept = (second, first) if is_second_back else (first, second)
+        assert desk.call(leasing.release, back, job.spec)
+        assert desk.call(leasing.renew, [first, second])[0].token == kept.token
+        assert not desk.call(shards.commit, back, job.spec, manifest(back))
+        assert desk.call(shards.commit, kept, job.spec, manifest(kept))
 
 
 def test_clock_that_was_set_back_does_not_lock_shards_up(desk: Desk) -> None:
     job = desk.planned(1)
-    desk.call(shards.claim, job.id, job.spec, "a", 1)
+    desk.call(leasing.claim, job.id, job.spec, "a", 1)
     desk.clock.now_s -= 3600
-    (taken,) = desk.call(shards.claim, job.id, job.spec, "b", 1)
+    (taken,) = desk.call(leasing.claim, job.id, job.spec, "b", 1)
     assert taken.token == 2
 
 
 def test_slow_shards_are_leased_twice_the_longest_held_first(desk: Desk) -> None:
     job = desk.planned(2)
-    (slow,) = desk.call(shards.claim, job.id, job.spec, "a", 1)
+    (slow,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
     desk.clock.now_s += 1
-    desk.call(shards.claim, job.id, job.spec, "b", 1)
-    assert desk.call(shards.claim, job.id, job.spec, "b", 1) == []
+    desk.call(leasing.claim, job.id, job.spec, "b", 1)
+    assert desk.call(leasing.claim, job.id, job.spec, "b", 1) == []
     desk.clock.now_s += 1
-    (slow,) = desk.call(shards.renew, [slow])
-    (second,) = desk.call(shards.claim, job.id, job.spec, "b", 1, may_be_second=True)
+    (slow,) = desk.call(leasing.renew, [slow])
+    (second,) = desk.call(leasing.claim, job.id, job.spec, "b", 1, may_be_second=True)
     assert (second.seq, second.token, second.is_second) == (0, 2, True)
-    rest = desk.call(shards.claim, job.id, job.spec, "c", 5, may_be_second=True)
+    rest = desk.call(leasing.claim, job.id, job.spec, "c", 5, may_be_second=True)
     assert [each.seq for each in rest] == [1]
-    assert desk.call(shards.claim, job.id, job.spec, "d", 5, may_be_second=True) == []
+    assert desk.call(leasing.claim, job.id, job.spec, "d", 5, may_be_second=True) == []
     # both hold, and the first manifest counts
-    assert len(desk.call(shards.renew, [slow, second])) == 2
+    assert len(desk.call(leasing.renew, [slow, second])) == 2
     assert desk.call(shards.commit, slow, job.spec, manifest(slow))
     assert not desk.call(shards.commit, second, job.spec, manifest(second))
-    assert desk.call(shards.renew, [slow, second]) == []
+    assert desk.call(leasing.renew, [slow, second]) == []
 
 
 def test_second_lease_holds_when_the_first_is_taken_over(desk: Desk) -> None:
     job = desk.planned(1)
-    (first,) = desk.call(shards.claim, job.id, job.spec, "a", 1)
+    (first,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
     desk.clock.now_s += 10
-    (second,) = desk.call(shards.claim, job.id, job.spec, "b", 1, may_be_second=True)
+    (second,) = desk.call(leasing.claim, job.id, job.spec, "b", 1, may_be_second=True)
     desk.clock.now_s += 5
-    (third,) = desk.call(shards.claim, job.id, job.spec, "c", 1)
+    (third,) = desk.call(leasing.claim, job.id, job.spec, "c", 1)
     assert (second.token, third.token) == (2, 3)
     assert not desk.call(shards.commit, first, job.spec, manifest(first))
     assert desk.call(shards.commit, second, job.spec, manifest(second))
@@ -402,14 +462,14 @@ def test_second_lease_holds_when_the_first_is_taken_over(desk: Desk) -> None:
 
 def test_manifests_are_taken_once_and_make_the_counts(desk: Desk) -> None:
     job = desk.planned(3)
-    first, second = desk.call(shards.claim, job.id, job.spec, "a", 2)
+    first, second = desk.call(leasing.claim, job.id, job.spec, "a", 2)
     bad = [BadRow(13, "r13", "invalid_request", "no", "node")]
     assert desk.call(shards.commit, second, job.spec, manifest(second, bad=1), bad)
     assert desk.call(shards.commit, second, job.spec, manifest(second, bad=1), bad)
     assert desk.call(jobs.counts, job.id) == Counts(3, 1, 1, 9, 1)
     assert desk.call(shards.bad_rows, job.id, -1, 10) == bad
     assert desk.call(shards.commit, first, job.spec, manifest(first))
-    (third,) = desk.call(shards.claim, job.id, job.spec, "a", 1)
+    (third,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
     assert desk.call(jobs.finish, job.id).state is JobState.RUNNING
     assert desk.call(shards.commit, third, job.spec, manifest(third))
     done = desk.call(jobs.finish, job.id)
@@ -428,9 +488,9 @@ def test_shard_that_was_leased_before_a_pause_is_committed_in_it(
     desk: Desk, state: JobState
 ) -> None:
     job = desk.planned(1)
-    (lease,) = desk.call(shards.claim, job.id, job.spec, "a", 1)
+    (lease,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
     desk.call(jobs.move, job.id, state)
-    assert desk.call(shards.renew, [lease])
+    assert desk.call(leasing.renew, [lease])
     assert desk.call(shards.commit, lease, job.spec, manifest(lease))
     assert desk.call(jobs.finish, job.id).state is JobState.COMPLETED
 
@@ -438,12 +498,12 @@ def test_shard_that_was_leased_before_a_pause_is_committed_in_it(
 @pytest.mark.parametrize("state", [JobState.CANCELLED, JobState.EXPIRED, JobState.FAILED])
 def test_ended_job_takes_no_results_and_keeps_those_it_had(desk: Desk, state: JobState) -> None:
     job = desk.planned(2)
-    first, second = desk.call(shards.claim, job.id, job.spec, "a", 2)
+    first, second = desk.call(leasing.claim, job.id, job.spec, "a", 2)
     assert desk.call(shards.commit, first, job.spec, manifest(first))
     ended = desk.call(jobs.move, job.id, state)
     assert ended.counts == Counts(2, 1, 0, 10, 0)
     assert not desk.call(shards.commit, second, job.spec, manifest(second))
-    assert desk.call(shards.renew, [second]) == []
+    assert desk.call(leasing.renew, [second]) == []
     assert desk.call(shards.commit, first, job.spec, manifest(first))
     assert len(desk.call(shards.manifests, job.id, 0, 10)) == 1
 
@@ -453,7 +513,7 @@ def test_bad_rows_are_kept_up_to_a_number_and_all_counted(
 ) -> None:
     monkeypatch.setattr(shards, "MAX_BAD_ROWS", 3)
     job = desk.planned(2)
-    for lease in desk.call(shards.claim, job.id, job.spec, "a", 2):
+    for lease in desk.call(leasing.claim, job.id, job.spec, "a", 2):
         rows = [BadRow(lease.range.first_row + at, "r", "c", "t" * 9999) for at in range(2)]
         assert desk.call(shards.commit, lease, job.spec, manifest(lease, bad=2), rows)
     kept = desk.call(shards.bad_rows, job.id, -1, 10)
@@ -465,7 +525,7 @@ def test_bad_rows_are_kept_up_to_a_number_and_all_counted(
 
 def test_job_fails_when_it_has_more_bad_rows_than_it_bears(desk: Desk) -> None:
     job = desk.planned(3, spec_with(failure=FailurePolicy(most_bad_rows=2)))
-    first, second, third = desk.call(shards.claim, job.id, job.spec, "a", 3)
+    first, second, third = desk.call(leasing.claim, job.id, job.spec, "a", 3)
     assert desk.call(shards.commit, first, job.spec, manifest(first, bad=2))
     assert desk.call(jobs.get, job.id).state is JobState.RUNNING
     assert desk.call(shards.commit, second, job.spec, manifest(second, bad=1))
@@ -477,13 +537,13 @@ def test_job_fails_when_it_has_more_bad_rows_than_it_bears(desk: Desk) -> None:
 def test_job_fails_when_a_shard_has_failed_too_often(desk: Desk) -> None:
     job = desk.planned(2, spec_with(failure=FailurePolicy(most_failures=3)))
     for at in range(2):
-        (lease,) = desk.call(shards.claim, job.id, job.spec, "a", 1)
+        (lease,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
         assert lease.seq == 0
-        assert desk.call(shards.release, lease, job.spec, f"disk {at}")
+        assert desk.call(leasing.release, lease, job.spec, f"disk {at}")
     assert kinds(desk, job.id)[-2:] == ["shard_failed", "shard_failed"]
-    (lease,) = desk.call(shards.claim, job.id, job.spec, "a", 1)
+    (lease,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
     desk.clock.now_s += LEASE_S
-    assert desk.call(shards.claim, job.id, job.spec, "b", 1) == []
+    assert desk.call(leasing.claim, job.id, job.spec, "b", 1) == []
     failed = desk.call(jobs.get, job.id)
     assert failed.state is JobState.FAILED
     assert failed.reason.startswith("shard 0 failed 3 times")
@@ -492,8 +552,8 @@ def test_job_fails_when_a_shard_has_failed_too_often(desk: Desk) -> None:
 def test_shard_given_back_without_a_failure_does_not_count(desk: Desk) -> None:
     job = desk.planned(1, spec_with(failure=FailurePolicy(most_failures=1)))
     for _ in range(5):
-        (lease,) = desk.call(shards.claim, job.id, job.spec, "a", 1)
-        assert desk.call(shards.release, lease, job.spec)
-    (lease,) = desk.call(shards.claim, job.id, job.spec, "a", 1)
-    desk.call(shards.release, lease, job.spec, "it broke")
+        (lease,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
+        assert desk.call(leasing.release, lease, job.spec)
+    (lease,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
+    desk.call(leasing.release, lease, job.spec, "it broke")
     assert desk.call(jobs.get, job.id).reason == "shard 0 failed 1 times: it broke"

@@ -12,6 +12,7 @@ from job_desk import Clock, Desk, manifest
 from postgres import served
 from sqlalchemy import text
 
+from capamesh.router.jobs.store import lease_operations as leasing
 from capamesh.router.jobs.store import shard_operations as shards
 from capamesh.router.jobs.store.database import open_database
 from capamesh.router.jobs.values import LEASE_S
@@ -37,14 +38,14 @@ def desk(where: str) -> Iterator[Desk]:
 
 def test_audit_tells_who_took_a_dead_router_s_shards_over_and_when(desk: Desk, where: str) -> None:
     job = desk.planned(3)
-    mine = desk.call(shards.claim, job.id, job.spec, "a", 2)
-    (other,) = desk.call(shards.claim, job.id, job.spec, "b", 1)
-    desk.call(shards.renew, mine)  # is no change of who has what
+    mine = desk.call(leasing.claim, job.id, job.spec, "a", 2)
+    (other,) = desk.call(leasing.claim, job.id, job.spec, "b", 1)
+    desk.call(leasing.renew, mine)  # is no change of who has what
     assert len(job_audit.changes(where)) == 3
     assert desk.call(shards.commit, other, job.spec, manifest(other))
     gone_s = job_audit.changes(where)[-1].at_s
     desk.clock.now_s += LEASE_S
-    (taken,) = desk.call(shards.claim, job.id, job.spec, "b", 1)
+    (taken,) = desk.call(leasing.claim, job.id, job.spec, "b", 1)
     assert desk.call(shards.commit, taken, job.spec, manifest(taken))
     found = job_audit.changes(where)
     assert [(each.was, each.became, each.owner) for each in found] == [
@@ -64,8 +65,8 @@ def test_shard_of_which_another_router_has_a_second_lease_waits_for_nobody(
     desk: Desk, where: str
 ) -> None:
     job = desk.planned(1)
-    desk.call(shards.claim, job.id, job.spec, "a", 1)
-    (second,) = desk.call(shards.claim, job.id, job.spec, "b", 1, may_be_second=True)
+    desk.call(leasing.claim, job.id, job.spec, "a", 1)
+    (second,) = desk.call(leasing.claim, job.id, job.spec, "b", 1, may_be_second=True)
     gone_s = job_audit.changes(where)[-1].at_s
     assert desk.call(shards.commit, second, job.spec, manifest(second))
     found = job_audit.changes(where)
@@ -77,9 +78,9 @@ def test_commit_of_a_lease_that_was_taken_over_is_refused_and_would_be_seen(
     desk: Desk, where: str
 ) -> None:
     job = desk.planned(1)
-    (old,) = desk.call(shards.claim, job.id, job.spec, "a", 1)
+    (old,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
     desk.clock.now_s += LEASE_S
-    (new,) = desk.call(shards.claim, job.id, job.spec, "b", 1)
+    (new,) = desk.call(leasing.claim, job.id, job.spec, "b", 1)
     assert not desk.call(shards.commit, old, job.spec, manifest(old))
     assert late_commits(job_audit.changes(where)) == []
     forged = text("UPDATE shard SET state = 'done', first_token = :token WHERE seq = :seq")

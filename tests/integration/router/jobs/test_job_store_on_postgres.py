@@ -17,6 +17,7 @@ from capamesh.router.jobs.errors import JobsUnavailable
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store import database as databases
 from capamesh.router.jobs.store import job_operations as jobs
+from capamesh.router.jobs.store import lease_operations as leasing
 from capamesh.router.jobs.store import shard_operations as shards
 from capamesh.router.jobs.store.database import open_database
 from capamesh.router.jobs.store.group_commit import Turn
@@ -63,15 +64,15 @@ def test_shards_that_another_router_is_leasing_are_passed_by(desk: Desk, other: 
     job = desk.planned(10)
     with desk.database.engine.begin() as connection:
         turn = Turn(connection, desk.clock.now_s)
-        mine = shards.claim(turn, job.id, job.spec, "a", 4)
-        theirs = other.call(shards.claim, job.id, job.spec, "b", 4)
+        mine = leasing.claim(turn, job.id, job.spec, "a", 4)
+        theirs = other.call(leasing.claim, job.id, job.spec, "b", 4)
     assert [each.seq for each in mine] == [0, 1, 2, 3]
     assert [each.seq for each in theirs] == [4, 5, 6, 7]
 
 
 def test_cancellation_waits_for_a_commit_and_counts_it(desk: Desk, other: Desk) -> None:
     job = desk.planned(2)
-    first, second = desk.call(shards.claim, job.id, job.spec, "a", 2)
+    first, second = desk.call(leasing.claim, job.id, job.spec, "a", 2)
     with desk.database.engine.begin() as connection:
         turn = Turn(connection, desk.clock.now_s)
         assert shards.commit(turn, first, job.spec, manifest(first))
@@ -88,7 +89,7 @@ def test_commits_of_two_routers_to_one_job_do_not_wait_for_one_another(
     desk: Desk, other: Desk
 ) -> None:
     job = desk.planned(2)
-    first, second = desk.call(shards.claim, job.id, job.spec, "a", 2)
+    first, second = desk.call(leasing.claim, job.id, job.spec, "a", 2)
     with desk.database.engine.begin() as connection:
         turn = Turn(connection, desk.clock.now_s)
         assert shards.commit(turn, first, job.spec, manifest(first))
@@ -118,9 +119,9 @@ def test_router_that_stands_still_in_a_transaction_is_broken_off(
     monkeypatch.setattr(databases, "STATEMENT_S", 2)
     still = open_database(url, desk.clock)
     with still.engine.connect() as connection:
-        (mine,) = shards.claim(Turn(connection, desk.clock.now_s), job.id, job.spec, "a", 1)
+        (mine,) = leasing.claim(Turn(connection, desk.clock.now_s), job.id, job.spec, "a", 1)
         for _ in range(200):
-            theirs = other.call(shards.claim, job.id, job.spec, "b", 1)
+            theirs = other.call(leasing.claim, job.id, job.spec, "b", 1)
             if theirs:
                 break
             time.sleep(0.1)

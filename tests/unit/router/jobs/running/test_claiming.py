@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import asyncio
+from dataclasses import dataclass, field, replace
 
 from job_desk import NOW_S, PINNED, spec_with
 from job_nodes import FakeNodes
 
-from capamesh.router.jobs.running.claiming import (
-    BATCHES_AHEAD,
-    DRY_S,
-    HELD_BYTES,
-    HELD_BYTES_EACH,
-    MOST_SHARDS,
-    Claiming,
-)
+from capamesh.router.jobs.running.claiming import BATCHES_AHEAD, DRY_S, MOST_LEASES, Claiming
 from capamesh.router.jobs.running.model_work import ModelWork
+from capamesh.router.jobs.running.room import HELD_BYTES, HELD_BYTES_EACH, MOST_SHARDS
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.values import Job, JobId, Pinned
 
@@ -30,6 +25,7 @@ class Run:
     work: ModelWork
     unsent_rows: int = 0
     planned_bytes: int = 0
+    may_begin: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 def job_of(name: str, tenant: str = "t", pinned: Pinned = PINNED) -> Job:
@@ -62,9 +58,21 @@ class Rig:
             now_s,
         )
 
-    def run(self, job: Job, unsent_rows: int = 0, planned_bytes: int = 0) -> None:
-        work = self.works["digits", job.pinned]
-        self.runs.append(Run(job, work, unsent_rows, planned_bytes))
+    def may_take_over(self, job: Job, *, rests: bool = False) -> int:
+        return self.claiming.may_take_over(
+            job,
+            self.works,
+            self.runs,  # type: ignore[arg-type] - it has all that is looked at
+            lambda _job: rests,
+        )
+
+    def run(
+        self, job: Job, unsent_rows: int = 0, planned_bytes: int = 0, *, has_room: bool = True
+    ) -> None:
+        run = Run(job, self.works["digits", job.pinned], unsent_rows, planned_bytes)
+        if has_room:
+            run.may_begin.set()
+        self.runs.append(run)
 
 
 ONE, TWO, FAR = job_of("one"), job_of("two"), job_of("far", pinned=OTHER)
@@ -135,3 +143,44 @@ def test_rows_that_a_job_may_not_send_yet_keep_no_other_waiting() -> None:
     rig.run(ONE, 10_000)
     assert rig.next(ONE) is None
     assert rig.next(ONE, TWO) is TWO
+
+
+def test_shards_that_wait_for_room_take_none_from_other_models() -> None:
+    rig = Rig()
+    for _ in range(MOST_SHARDS + 2):
+        rig.run(ONE, AHEAD, HELD_BYTES_EACH, has_room=False)
+    assert rig.next(ONE, FAR) is FAR
+    assert rig.next(ONE) is None  # its rows wait here already
+
+
+def test_shards_are_taken_over_however_many_rows_wait() -> None:
+    rig = Rig()
+    rig.run(ONE, AHEAD, HELD_BYTES)
+    assert rig.next(ONE, TWO) is None
+    assert rig.may_take_over(TWO) == MOST_LEASES - 1
+    for _ in range(MOST_LEASES - 2):
+        rig.run(ONE, has_room=False)
+    assert rig.may_take_over(TWO) == 1
+    rig.run(ONE, has_room=False)
+    assert rig.may_take_over(TWO) == 0
+
+
+def test_shards_are_taken_over_only_of_jobs_that_may_have_more_here() -> None:
+    rig = Rig()
+    assert rig.may_take_over(ONE, rests=True) == 0
+    assert rig.may_take_over(replace(ONE, state=JobState.PAUSED)) == 0
+    rig.works["digits", OTHER].hosted = None
+    assert rig.may_take_over(FAR) == 0
+    rig.most[ONE.id] = 1
+    assert rig.may_take_over(ONE) == 1  # one at a time: its rows may be enough
+    rig.run(ONE, 8)
+    assert rig.may_take_over(ONE) == 0
+
+
+def test_shards_that_are_taken_over_are_their_job_s_turns() -> None:
+    rig = Rig()
+    assert [rig.next(ONE, TWO), rig.next(ONE, TWO)] == [ONE, TWO]
+    for _ in range(3):
+        rig.claiming.took_over(ONE, rig.works)
+    got = [rig.next(ONE, TWO) for _ in range(6)]
+    assert got.count(TWO) >= 4, "the job that got shards by the way goes behind"

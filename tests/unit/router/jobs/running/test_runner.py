@@ -17,13 +17,15 @@ from typing_extensions import override
 from capamesh.router.jobs.errors import InputInvalid
 from capamesh.router.jobs.inputs.reader import Reader
 from capamesh.router.jobs.outputs.sink import LocalSink, Sink
-from capamesh.router.jobs.running import job_states
+from capamesh.router.jobs.running import job_states, room
 from capamesh.router.jobs.running.bisection import ENDS_WORKERS
 from capamesh.router.jobs.spec import FailurePolicy, InputFormat, InputSpec, JobSpec, OutputSpec
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store.job_store import JobStore
 from capamesh.router.jobs.values import LEASE_S, Job
 
+TAKEN_OVER_S = 16.0
+"""Seconds after a router's death within which another has its shards."""
 ALL = {row: row * 2.0 for row in range(100)}
 
 
@@ -562,6 +564,49 @@ def test_shard_of_a_slow_router_is_run_by_another_at_the_end() -> None:
         assert await rig.results(job) == ALL
 
     in_rig(scenario)
+
+
+def test_shards_of_a_dead_router_are_taken_over_in_time_however_busy_the_other_is() -> None:
+    async def scenario(rig: Rig) -> None:
+        busy = await rig.planned(4000, 2000)
+        job = await rig.planned(300, 100, tenant="u")
+        await rig.store.claim(job, "dead", 3)
+        rig.runner()
+        await asyncio.sleep(1.0)
+        assert await rig.store.holders(busy.id) == {"router 0"}
+        assert await rig.store.holders(job.id) == {"dead"}
+        await asyncio.sleep(TAKEN_OVER_S - 1.0)
+        assert await rig.store.holders(job.id) == {"router 0"}
+        assert await rig.store.ended_leases() == []
+        done = [await rig.ended(each) for each in (busy, job)]
+        assert {each.state for each in done} == {JobState.COMPLETED}
+        assert await rig.results(job) == without(of=300)
+
+    in_rig(scenario, nodes=FakeNodes("a", "b", row_s=0.05))
+
+
+def test_shards_that_are_taken_over_wait_for_room_under_their_leases(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(room, "HELD_BYTES", 1)
+
+    async def scenario(rig: Rig) -> None:
+        job = await rig.planned(2000, 500)
+        await rig.store.claim(job, "dead", 3)
+        runner = rig.runner()
+        await asyncio.sleep(TAKEN_OVER_S)
+        runs = runner._shards.runs
+        assert [run.may_begin.is_set() for run in runs].count(True) == 1
+        assert {run.lease.seq for run in runs} >= {0, 1, 2}
+        # no lease ends while its shard waits, and so nobody takes it over
+        await asyncio.sleep(LEASE_S)
+        assert await rig.store.ended_leases() == []
+        assert (await rig.ended(job)).state is JobState.COMPLETED
+        parts = [each.part for _, _, each in await rig.store.manifests(job.id, 0, 10)]
+        tokens = [part.name.partition(".")[0].split("-")[-1] for part in parts if part]
+        assert tokens == ["2", "2", "2", "1"]  # of each shard, who took it over first has committed
+
+    in_rig(scenario, nodes=FakeNodes("a", "b", row_s=0.05))
 
 
 def test_stopped_router_gives_its_leases_back() -> None:

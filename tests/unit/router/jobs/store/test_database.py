@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from job_desk import Clock
-from sqlalchemy import insert
+from sqlalchemy import insert, inspect
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.router.access.engines import file_systems
@@ -47,6 +47,17 @@ def test_store_is_opened_again_and_one_of_a_newer_version_is_refused(tmp_path: P
     database.engine.dispose()
     with pytest.raises(ConfigError, match="newer version"):
         open_database(path, Clock())
+
+
+def test_store_of_an_older_version_gets_the_indices_that_it_lacks(tmp_path: Path) -> None:
+    path = str(tmp_path / "jobs.db")
+    database = open_database(path, Clock())
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("DROP INDEX shard_ends")
+    database.engine.dispose()
+    database = open_database(path, Clock())
+    assert "shard_ends" in {each["name"] for each in inspect(database.engine).get_indexes("shard")}
+    database.engine.dispose()
 
 
 def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:

@@ -1,10 +1,14 @@
-"""Decides which job gets a shard next, and whether one more is needed to keep nodes busy, within what a router holds. Pure."""
+"""Decides which job gets a shard next, and whether one more is needed to keep nodes busy, within what a router holds. Pure.
+
+Shards of a router that is gone are another matter: they are taken over at once, and count as their job's turns.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
+from capamesh.router.jobs.running.room import HELD_BYTES, HELD_BYTES_EACH, MOST_SHARDS
 from capamesh.router.jobs.running.turns import Turns
 from capamesh.router.jobs.states import JobState
 
@@ -15,13 +19,8 @@ if TYPE_CHECKING:
 
     Works = Mapping[tuple[str, Pinned], ModelWork]
 
-HELD_BYTES: Final = 256 * 2**20
-"""The most bytes of shards at work, in and out as planned, from which on no other is leased. A shard has 128 MiB at most, so a router
-plans to hold less than 384 MiB; what Python needs beside that for a window of each is bounded by `MOST_SHARDS`."""
-HELD_BYTES_EACH: Final = HELD_BYTES // 2
-"""The same for one model: one that nodes have no room for leaves the rest to others."""
-MOST_SHARDS: Final = 16
-"""The most shards at work (guess: as many windows of some 32 MiB as values of Python's)."""
+MOST_LEASES: Final = 64
+"""The most leases of a router, from which on it takes none over: those that have no room yet wait (guess: several dead routers' worth)."""
 BATCHES_AHEAD: Final = 2
 """The calls' worth of rows that is to wait here for each call in flight: the next shard is leased and read meanwhile (guess)."""
 DRY_S: Final = 0.5
@@ -71,6 +70,27 @@ class Claiming:
         """Return whether nodes may soon have nothing to do for want of shards that are leased."""
         return bool(self._short(works, runs))
 
+    def may_take_over(
+        self, job: Job, works: Works, runs: Collection[ShardRun], rests: Callable[[Job], bool]
+    ) -> int:
+        """Return how many shards of a job this router may take over from one that is gone.
+
+        It takes them whether nodes are short of rows or not, and whether it has room for them or not: somebody is to have them soon.
+        """
+        work = works.get((job.spec.model, job.pinned))
+        if work is None or work.hosted is None or job.state is not JobState.RUNNING:
+            return 0
+        if rests(job) or self._has_enough(job, work, runs):
+            return 0
+        left = max(0, MOST_LEASES - len(runs))
+        return left if work.most_of(job.id) is None else min(left, 1)
+
+    def took_over(self, job: Job, works: Works) -> None:
+        """Count a shard that was taken over as one of its job's and its tenant's turns."""
+        work = works.get((job.spec.model, job.pinned))
+        if work is not None:
+            self._turns.settle(job.tenant, job.id, self._cost_s(job, work))
+
     def found_none(self, job: JobId, now_s: float) -> None:
         """Take in that a job has no free shard now."""
         self._dry[job] = now_s + DRY_S
@@ -84,7 +104,8 @@ class Claiming:
         self, works: Works, runs: Collection[ShardRun]
     ) -> dict[tuple[str, Pinned], ModelWork]:
         """Return the models of which too few rows wait here, if there is room for more."""
-        if len(runs) >= MOST_SHARDS or sum(run.planned_bytes for run in runs) >= HELD_BYTES:
+        at_work = [run for run in runs if run.may_begin.is_set()]
+        if len(at_work) >= MOST_SHARDS or sum(run.planned_bytes for run in at_work) >= HELD_BYTES:
             return {}
         short: dict[tuple[str, Pinned], ModelWork] = {}
         for key, work in works.items():

@@ -43,6 +43,8 @@ LOOK_S: Final = 0.5
 """Seconds between two looks at the states of all jobs: what is paused at another router stops here within a second."""
 PLAN_S: Final = 5.0
 """Seconds between two looks for plans that nobody makes; a job that waits for its plan is looked for at once."""
+TAKE_OVER_S: Final = 0.25
+"""Seconds between two looks for leases that have ended: a second after that, another router is to have each."""
 PULSE_S: Final = 0.05
 """Seconds between two looks at the nodes, for there may be room where there was none."""
 MEASURE_S: Final = 2.0
@@ -126,6 +128,7 @@ class Runner(JobRunner):
         loops = (
             self._loop("look", self._look, LOOK_S, states.must_look),
             self._loop("plan", planning.turn, PLAN_S, planning.must_claim),
+            self._loop("take over", self._take_over, TAKE_OVER_S, is_idle=lambda: not states.works),
             self._loop("claim", self._claim, LOOK_S, shards.must_claim),
             self._loop("leases", self._check_leases, CHECK_S),
             self._loop("pulse", self._pulse, PULSE_S, is_idle=lambda: not states.works),
@@ -198,6 +201,25 @@ class Runner(JobRunner):
                 f" {max(0.0, allowed_s):.0f} s; submit it with a later one, or none"
             )
             await self._states.move(job.id, JobState.FAILED, words)
+
+    async def _take_over(self) -> None:
+        """Lease the shards of routers that are gone, however many rows wait here: nobody else may be there."""
+        states, shards = self._states, self._shards
+        if not states.works:
+            return
+        now_s = self._clock()
+        for job_id in await self._store.ended_leases():
+            while (job := states.jobs.get(job_id)) is not None:
+                count = self._claiming.may_take_over(
+                    job, states.works, shards.runs, lambda job: shards.rests(job.id, now_s)
+                )
+                asked_s = self._clock()
+                leases = await self._store.take_over(job, self._owner, count) if count else []
+                for lease in leases:
+                    self._claiming.took_over(job, states.works)
+                    self._begin(job, lease, asked_s)
+                if len(leases) < max(1, count):
+                    break
 
     async def _claim(self) -> None:
         """Lease shards, in turn, as long as there is room to run them."""

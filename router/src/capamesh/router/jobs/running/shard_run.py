@@ -86,6 +86,8 @@ class ShardRun:
         self._out_bytes = min(out_bytes, MAX_SHARD_BYTES)
         self.planned_bytes = lease.range.size_bytes + self._out_bytes
         """The bytes of its rows, until all have results, and of these, as far as the plan tells."""
+        self.may_begin = asyncio.Event()
+        """The event that there is room for it here."""
 
     @property
     def unsent_rows(self) -> int:

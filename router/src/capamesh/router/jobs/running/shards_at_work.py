@@ -21,6 +21,7 @@ from capamesh.router.jobs.errors import (
 )
 from capamesh.router.jobs.running.errors import JobFailed, JobHeld, ShardFailed, ShardGivenBack
 from capamesh.router.jobs.running.files import KeptReaders
+from capamesh.router.jobs.running.room import Room
 from capamesh.router.jobs.running.setbacks import Setbacks
 from capamesh.router.jobs.running.shard_run import ShardRun, Tools
 from capamesh.router.jobs.states import JobState
@@ -85,6 +86,7 @@ class ShardsAtWork:
         self._log = log
         self._clock = tools.clock
         self._held: dict[tuple[JobId, int, int], _Held] = {}
+        self._room = Room()
         self._closing: set[asyncio.Task[None]] = set()
         """The tasks that give leases back of shards that have ended here."""
         self.readers = KeptReaders()
@@ -94,7 +96,7 @@ class ShardsAtWork:
 
     @property
     def runs(self) -> list[ShardRun]:
-        """Return all that is at work."""
+        """Return all that is at work, or waits for room."""
         return [held.run for held in self._held.values()]
 
     def rests(self, job: JobId, now_s: float) -> bool:
@@ -107,9 +109,10 @@ class ShardsAtWork:
     def begin(
         self, job: Job, lease: Lease, work: ModelWork, hosting: Hosting, asked_s: float
     ) -> None:
-        """Begin with a shard whose lease was asked for at a time."""
+        """Begin with a shard whose lease was asked for at a time, once there is room for it."""
         held = _Held(ShardRun(job, lease, work, hosting, self._tools), lease, asked_s)
         self._held[held.key] = held
+        self._room.enter(held.run)
         held.task = asyncio.create_task(self._work_on(held))
         held.task.add_done_callback(partial(self._ended, held))
 
@@ -158,7 +161,8 @@ class ShardsAtWork:
                 self._stop(held, is_lost=True)
 
     def _ended(self, held: _Held, _task: asyncio.Task[None]) -> None:
-        """Give back the lease of a shard that was stopped before it had begun."""
+        """Give its room to others, and its lease back if it was stopped before it had begun."""
+        self._room.leave(held.run)
         if self._held.pop(held.key, None) is not None:
             self._close_by(self._release(held.lease, held.run.job))
 
@@ -187,6 +191,7 @@ class ShardsAtWork:
 
     async def _run_and_commit(self, held: _Held) -> None:
         run, job = held.run, held.run.job
+        await run.may_begin.wait()
         files, in_thread = self._files, self._tools.in_thread
         reader = self.readers.take(job.id)
         if reader is None:

@@ -17,7 +17,7 @@ from capamesh.router.jobs.batches import Batch, BatchAsked, batch_id_of, no_batc
 from capamesh.router.jobs.spec import JobSpec
 from capamesh.router.jobs.store import file_operations, job_operations
 from capamesh.router.jobs.store.group_commit import Turn
-from capamesh.router.jobs.store.shard_operations import FAR_S
+from capamesh.router.jobs.store.lease_operations import FAR_S
 from capamesh.router.jobs.store.tables import BATCHES, IS_DONE, IS_UNMADE, JOBS, SHARDS
 from capamesh.router.jobs.stored_files import FileId, Whole
 from capamesh.router.jobs.values import LEASE_S, JobId, Pinned, RowRange, short

@@ -65,6 +65,9 @@ class Database(ABC):
             with self.engine.begin() as connection:
                 self._lock(connection)
                 METADATA.create_all(connection)
+                for table in METADATA.sorted_tables:
+                    for index in table.indexes:  # those of a store that an older version has made
+                        index.create(connection, checkfirst=True)
                 number = connection.execute(select(func.max(FORMATS.c.number))).scalar()
                 if number is None:
                     connection.execute(insert(FORMATS).values(number=FORMAT))

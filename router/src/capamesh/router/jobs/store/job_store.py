@@ -18,6 +18,7 @@ from capamesh.router.jobs.spec import JobSpec
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store import (
     job_operations,
+    lease_operations,
     plan_operations,
     shard_operations,
     shown_operations,
@@ -222,7 +223,7 @@ class JobStore:
     ) -> list[Lease]:
         """Lease shards of a running job to a router; at the job's end also such as another one has had for `slow_s`."""
         return await self._run(
-            lambda turn: shard_operations.claim(
+            lambda turn: lease_operations.claim(
                 turn,
                 job.id,
                 job.spec,
@@ -233,17 +234,27 @@ class JobStore:
             )
         )
 
+    async def take_over(self, job: Job, owner: str, count: int) -> list[Lease]:
+        """Lease shards of a running job to a router whose lease has ended."""
+        return await self._run(
+            lambda turn: lease_operations.take_over(turn, job.id, job.spec, owner, count)
+        )
+
+    async def ended_leases(self) -> list[JobId]:
+        """Return running jobs that have shards whose lease has ended, the longest ago first."""
+        return await self._run(lease_operations.ended)
+
     async def holders(self, job: JobId) -> set[str]:
         """Return the routers that have leases of a job now."""
-        return await self._run(partial(shard_operations.holders, job_id=job))
+        return await self._run(partial(lease_operations.holders, job_id=job))
 
     async def renew(self, leases: Sequence[Lease]) -> list[Lease]:
         """Renew leases and return those that still hold."""
-        return await self._run(partial(shard_operations.renew, leases=leases))
+        return await self._run(partial(lease_operations.renew, leases=leases))
 
     async def release(self, lease: Lease, spec: JobSpec, failure: str = "") -> bool:
         """Give a lease back, with the reason if the shard failed; False: it was lost before."""
-        return await self._run(lambda turn: shard_operations.release(turn, lease, spec, failure))
+        return await self._run(lambda turn: lease_operations.release(turn, lease, spec, failure))
 
     async def commit(
         self, lease: Lease, spec: JobSpec, manifest: Manifest, bad_rows: Sequence[BadRow] = ()

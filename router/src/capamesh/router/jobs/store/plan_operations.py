@@ -14,7 +14,7 @@ from sqlalchemy import Double, Integer, Text, bindparam, delete, func, insert, o
 from capamesh.router.jobs.states import JobState, ShardState
 from capamesh.router.jobs.store.group_commit import Turn
 from capamesh.router.jobs.store.job_operations import get, move, note
-from capamesh.router.jobs.store.shard_operations import FAR_S
+from capamesh.router.jobs.store.lease_operations import FAR_S
 from capamesh.router.jobs.store.tables import JOBS, SHARDS
 from capamesh.router.jobs.values import LEASE_S, Job, JobId, RowRange, short
 

@@ -6,7 +6,7 @@ by SQLAlchemy.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -26,6 +26,7 @@ from sqlalchemy import (
 )
 
 from capamesh.router.jobs.states import UNDER_WAY, ShardState
+from capamesh.router.jobs.values import RowRange
 
 FORMAT: Final = 1
 """The number of this layout; a store of a greater one belongs to a newer version."""
@@ -110,7 +111,7 @@ SHARDS: Final = Table(
     sqlite_with_rowid=False,
 )
 IS_OPEN: Final = SHARDS.c.state == literal_column(f"'{ShardState.OPEN.value}'")
-"""The shards that nobody ever had."""
+"""The shards that nobody has, for nobody ever had them or they were given back."""
 IS_LEASED: Final = SHARDS.c.state == literal_column(f"'{ShardState.LEASED.value}'")
 """The shards that a router has, or had."""
 IS_DONE: Final = SHARDS.c.state == literal_column(f"'{ShardState.DONE.value}'")
@@ -123,6 +124,25 @@ Index(
     sqlite_where=IS_LEASED,
     postgresql_where=IS_LEASED,
 )
+
+Index("shard_ends", SHARDS.c.until_s, sqlite_where=IS_LEASED, postgresql_where=IS_LEASED)
+RANGE: Final = (
+    SHARDS.c.first_row,
+    SHARDS.c.rows,
+    SHARDS.c.group,
+    SHARDS.c.offset,
+    SHARDS.c.size_bytes,
+    SHARDS.c.digest,
+)
+"""The columns of a shard's rows and of the place where they begin."""
+
+
+def range_of(row: Any) -> RowRange:  # noqa: ANN401 - a row of any columns
+    """Return the rows of a shard of which all columns of `RANGE` were read."""
+    return RowRange(
+        row.first_row, row.rows, row.group, row.offset, row.size_bytes, bytes(row.digest)
+    )
+
 
 BAD_ROWS: Final = Table(
     "bad_row",

@@ -1,0 +1,288 @@
+"""The store's operations on the leases of a running job's shards: claimed, taken over, renewed, given back. IO: the turn's connection.
+
+A shard may have two leases: the first, and at the end of a job a second one for a slow router. Each claim raises the shard's
+token, and a manifest is taken from whoever has one of the two tokens that hold now, once. So a router that stood still while
+another took its lease over cannot commit, whatever it computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import (
+    Double,
+    Integer,
+    Text,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    union,
+    union_all,
+    update,
+)
+
+from capamesh.router.jobs.spec import JobSpec
+from capamesh.router.jobs.states import JobState, ShardState
+from capamesh.router.jobs.store.group_commit import Turn
+from capamesh.router.jobs.store.job_operations import move, note, takes_results
+from capamesh.router.jobs.store.tables import IS_LEASED, IS_OPEN, JOBS, RANGE, SHARDS, range_of
+from capamesh.router.jobs.values import LEASE_S, JobId, Lease
+
+MAX_CLAIM: Final = 64
+"""The most shards of one claim (guess: more than a router starts at once)."""
+MAX_ENDED: Final = 64
+"""The most jobs with leases that ended which are told at once: the rest is told at the next look."""
+FAR_S: Final = 2 * LEASE_S
+"""A lease that ends later than that was given before the clock was set back: it has ended."""
+
+_JOB: Final = bindparam("the_job", type_=Text)
+_SEQ: Final = bindparam("the_seq", type_=Integer)
+_TOKEN: Final = bindparam("the_token", type_=Integer)
+_NOW: Final = bindparam("the_now_s", type_=Double)
+_UNTIL: Final = bindparam("the_until_s", type_=Double)
+_COUNT: Final = bindparam("the_count", type_=Integer)
+_OWNER: Final = bindparam("the_owner", type_=Text)
+_IS_RUNNING: Final = JOBS.c.state == JobState.RUNNING.value
+_JOB_RUNS: Final = exists().where(JOBS.c.id == _JOB, _IS_RUNNING)
+
+
+def _has_ended(until_s: Any) -> Any:  # noqa: ANN401 - an expression of SQL
+    return or_(until_s <= _NOW, until_s > _NOW + FAR_S)
+
+
+_EXPIRED: Final = (
+    select(SHARDS.c.seq)
+    .where(SHARDS.c.job == _JOB, IS_LEASED, _has_ended(SHARDS.c.until_s), _JOB_RUNS)
+    .order_by(SHARDS.c.until_s)
+    .limit(_COUNT)
+    .with_for_update(skip_locked=True, of=SHARDS)
+    .cte("expired")
+)
+_OPEN: Final = (
+    select(SHARDS.c.seq)
+    .where(SHARDS.c.job == _JOB, IS_OPEN, _JOB_RUNS)
+    .order_by(SHARDS.c.seq)
+    .limit(_COUNT)
+    .with_for_update(skip_locked=True, of=SHARDS)
+    .cte("open_shards")
+)
+_SLOW: Final = (
+    select(SHARDS.c.seq)
+    .where(
+        SHARDS.c.job == _JOB,
+        IS_LEASED,
+        SHARDS.c.until_s > _NOW,
+        SHARDS.c.owner != _OWNER,
+        SHARDS.c.leased_s <= _NOW - bindparam("the_slow_s", type_=Double),
+        _has_ended(SHARDS.c.second_until_s),
+        _JOB_RUNS,
+    )
+    .order_by(SHARDS.c.leased_s)
+    .limit(_COUNT)
+    .with_for_update(skip_locked=True, of=SHARDS)
+    .cte("slow")
+)
+# the second kind is locked also where the first is enough: until the end of the transaction others pass it by
+_BOTH: Final = union_all(
+    select(_EXPIRED.c.seq, literal_column("0", Integer).label("turn")),
+    select(_OPEN.c.seq, literal_column("1", Integer).label("turn")),
+).subquery("both_kinds")
+_FREE: Final = select(_BOTH.c.seq).order_by(_BOTH.c.turn, _BOTH.c.seq).limit(_COUNT).cte("free")
+_GIVEN: Final = (SHARDS.c.seq, SHARDS.c.token, SHARDS.c.failures, *RANGE)
+_FIRST_LEASE: Final[dict[Any, Any]] = {
+    SHARDS.c.state: ShardState.LEASED.value,
+    SHARDS.c.token: SHARDS.c.token + 1,
+    SHARDS.c.first_token: SHARDS.c.token + 1,
+    SHARDS.c.owner: _OWNER,
+    SHARDS.c.leased_s: _NOW,
+    SHARDS.c.until_s: _UNTIL,
+    # 0: nobody had it, or it was given back, and whoever did it counted that already
+    SHARDS.c.failures: SHARDS.c.failures + case((SHARDS.c.until_s > 0, 1), else_=0),
+}
+_TAKE: Final = (
+    update(SHARDS)
+    .where(SHARDS.c.job == _JOB, SHARDS.c.seq.in_(select(_FREE.c.seq)))
+    .values(_FIRST_LEASE)
+    .returning(*_GIVEN)
+)
+_TAKE_OVER: Final = (
+    update(SHARDS)
+    .where(SHARDS.c.job == _JOB, SHARDS.c.seq.in_(select(_EXPIRED.c.seq)))
+    .values(_FIRST_LEASE)
+    .returning(*_GIVEN)
+)
+_TAKE_SECOND: Final = (
+    update(SHARDS)
+    .where(SHARDS.c.job == _JOB, SHARDS.c.seq.in_(select(_SLOW.c.seq)))
+    .values(
+        token=SHARDS.c.token + 1,
+        second_token=SHARDS.c.token + 1,
+        second_owner=_OWNER,
+        second_until_s=_UNTIL,
+    )
+    .returning(*_GIVEN)
+)
+_HOLDERS: Final = union(
+    select(SHARDS.c.owner).where(
+        SHARDS.c.job == _JOB, IS_LEASED, SHARDS.c.until_s > _NOW, SHARDS.c.first_token > 0
+    ),
+    select(SHARDS.c.second_owner).where(
+        SHARDS.c.job == _JOB, IS_LEASED, SHARDS.c.second_until_s > _NOW, SHARDS.c.second_token > 0
+    ),
+)
+_ENDED: Final = (
+    select(SHARDS.c.job)
+    .join(JOBS, JOBS.c.id == SHARDS.c.job)
+    .where(IS_LEASED, _has_ended(SHARDS.c.until_s), _IS_RUNNING)
+    .group_by(SHARDS.c.job)
+    .order_by(func.min(SHARDS.c.until_s))
+    .limit(MAX_ENDED)
+)
+_IS_FIRST: Final = SHARDS.c.first_token == _TOKEN
+_IS_SECOND: Final = SHARDS.c.second_token == _TOKEN
+IS_MINE: Final = and_(
+    SHARDS.c.job == _JOB, SHARDS.c.seq == _SEQ, IS_LEASED, or_(_IS_FIRST, _IS_SECOND)
+)
+"""The shard of a lease, if that holds; the parameters are those of `named`."""
+_RENEW: Final = (
+    update(SHARDS)
+    .where(IS_MINE)
+    .values(
+        until_s=case((_IS_FIRST, _UNTIL), else_=SHARDS.c.until_s),
+        second_until_s=case((_IS_SECOND, _UNTIL), else_=SHARDS.c.second_until_s),
+    )
+    .returning(SHARDS.c.seq)
+)
+_IS_ANOTHER_S: Final = or_(
+    and_(SHARDS.c.first_token > 0, ~_IS_FIRST), and_(SHARDS.c.second_token > 0, ~_IS_SECOND)
+)
+_RELEASE: Final = (
+    update(SHARDS)
+    .where(IS_MINE)
+    .values(
+        state=case((_IS_ANOTHER_S, ShardState.LEASED.value), else_=ShardState.OPEN.value),
+        until_s=case((_IS_FIRST, 0.0), else_=SHARDS.c.until_s),
+        first_token=case((_IS_FIRST, 0), else_=SHARDS.c.first_token),
+        second_until_s=case((_IS_SECOND, 0.0), else_=SHARDS.c.second_until_s),
+        second_token=case((_IS_SECOND, 0), else_=SHARDS.c.second_token),
+        failures=SHARDS.c.failures + bindparam("the_failures", type_=Integer),
+    )
+    .returning(SHARDS.c.failures)
+)
+
+
+def claim(
+    turn: Turn,
+    job_id: JobId,
+    spec: JobSpec,
+    owner: str,
+    count: int,
+    *,
+    may_be_second: bool = False,
+    slow_s: float = 0.0,
+) -> list[Lease]:
+    """Lease shards of a running job, at most `count` and `MAX_CLAIM`, to a router.
+
+    Those whose lease has ended come first, the oldest before the others, then those that nobody had. `may_be_second`: where that
+    is too few, those that other routers have held longest, and for `slow_s` at least, are leased a second time. A shard that has failed as often as
+    `spec` bears ends the job, whose leases are no more then.
+    """
+    wanted = min(count, MAX_CLAIM)
+    asked = {"the_job": job_id, "the_owner": owner, "the_count": wanted}
+    leases = _taken(turn, _TAKE, asked, spec)
+    if leases is None:
+        return []
+    if may_be_second and len(leases) < wanted:
+        asked |= {"the_count": wanted - len(leases), "the_slow_s": slow_s}
+        second = _taken(turn, _TAKE_SECOND, asked, spec, is_second=True)
+        if second is None:
+            return []
+        leases += second
+    leases.sort(key=lambda lease: lease.seq)
+    return leases
+
+
+def take_over(turn: Turn, job_id: JobId, spec: JobSpec, owner: str, count: int) -> list[Lease]:
+    """Lease shards of a running job whose lease has ended to a router, as `claim` does, and no others."""
+    asked = {"the_job": job_id, "the_owner": owner, "the_count": min(count, MAX_CLAIM)}
+    return _taken(turn, _TAKE_OVER, asked, spec) or []
+
+
+def ended(turn: Turn) -> list[JobId]:
+    """Return the running jobs that have shards whose lease has ended, the longest ago first, at most `MAX_ENDED`."""
+    asked = {"the_now_s": turn.now_s}
+    return [JobId(each) for each in turn.connection.execute(_ENDED, asked).scalars()]
+
+
+def _taken(
+    turn: Turn,
+    statement: Any,  # noqa: ANN401 - of SQL
+    asked: dict[str, Any],
+    spec: JobSpec,
+    *,
+    is_second: bool = False,
+) -> list[Lease] | None:
+    """Return what a statement leases; None: one of the shards has failed too often, and its job with it."""
+    if asked["the_count"] <= 0:
+        return []
+    until_s = turn.now_s + LEASE_S
+    times = {"the_now_s": turn.now_s, "the_until_s": until_s}
+    leases: list[Lease] = []
+    job_id = JobId(asked["the_job"])
+    for row in turn.connection.execute(statement, {**asked, **times}).all():
+        if row.failures >= spec.failure.most_failures:
+            fail_for(turn, job_id, row.seq, row.failures, "its leases ended without a result")
+            return None
+        leases.append(Lease(job_id, row.seq, row.token, until_s, range_of(row), is_second))
+    return leases
+
+
+def holders(turn: Turn, job_id: JobId) -> set[str]:
+    """Return the routers that have leases of a job now."""
+    asked = {"the_job": job_id, "the_now_s": turn.now_s}
+    return set(turn.connection.execute(_HOLDERS, asked).scalars())
+
+
+def renew(turn: Turn, leases: Sequence[Lease]) -> list[Lease]:
+    """Make leases hold `LEASE_S` from now and return them as they are then; one that is missing is lost."""
+    until_s = turn.now_s + LEASE_S
+    kept: list[Lease] = []
+    for lease in leases:
+        asked = {**named(lease), "the_until_s": until_s}
+        if takes_results(turn, lease.job) and turn.connection.execute(_RENEW, asked).first():
+            kept.append(
+                Lease(lease.job, lease.seq, lease.token, until_s, lease.range, lease.is_second)
+            )
+    return kept
+
+
+def release(turn: Turn, lease: Lease, spec: JobSpec, failure: str = "") -> bool:
+    """Give a lease back, so that the shard is free at once, and return False if it was lost before.
+
+    `failure` says why it failed; "": the router just stops. A shard that has failed as often as `spec` bears ends the job.
+    """
+    asked = {**named(lease), "the_failures": 1 if failure else 0}
+    row = turn.connection.execute(_RELEASE, asked).first()
+    if row is None:
+        return False
+    if failure and takes_results(turn, lease.job):
+        note(turn, lease.job, "shard_failed", f"shard {lease.seq}: {failure}")
+        if row.failures >= spec.failure.most_failures:
+            fail_for(turn, lease.job, lease.seq, row.failures, failure)
+    return True
+
+
+def fail_for(turn: Turn, job_id: JobId, seq: int, failures: int, words: str) -> None:
+    """End a job one of whose shards has failed too often."""
+    move(turn, job_id, JobState.FAILED, f"shard {seq} failed {failures} times: {words}")
+
+
+def named(lease: Lease) -> dict[str, Any]:
+    """Return the parameters that name a lease."""
+    return {"the_job": lease.job, "the_seq": lease.seq, "the_token": lease.token}
