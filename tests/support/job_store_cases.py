@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from job_desk import NOW_S, PINNED, Desk, manifest, ranges, spec_with
+from sqlalchemy import event
 
 from capamesh.protocol.errors import KeyUsed, TooManyRequests
 from capamesh.router.jobs.errors import JobConflict, JobNotFound
@@ -13,6 +14,8 @@ from capamesh.router.jobs.store import job_operations as jobs
 from capamesh.router.jobs.store import lease_operations as leasing
 from capamesh.router.jobs.store import plan_operations as plans
 from capamesh.router.jobs.store import shard_operations as shards
+from capamesh.router.jobs.store.group_commit import run_group
+from capamesh.router.jobs.store.lease_operations import Claim
 from capamesh.router.jobs.values import LEASE_S, BadRow, Counts, JobId, RowRange
 
 
@@ -290,6 +293,50 @@ def test_no_more_shards_are_leased_than_asked(desk: Desk) -> None:
     many = desk.call(leasing.claim, job.id, job.spec, "a", 10**6)
     assert len(many) == leasing.MAX_CLAIM
     assert desk.call(leasing.claim, job.id, job.spec, "a", 0) == []
+
+
+def test_claims_that_wait_together_are_one_statement_and_share_no_shard(desk: Desk) -> None:
+    one, other = desk.planned(7), desk.planned(3)
+    asked = [
+        Claim(one.id, one.spec, "a", 2),
+        Claim(other.id, other.spec, "a", 1),
+        Claim(one.id, one.spec, "a", 1),
+        Claim(one.id, one.spec, "b", 3),
+        Claim(one.id, one.spec, "a", 3),
+    ]
+    group = [desk.waiting(each) for each in asked]
+    updates: list[str] = []
+    event.listen(
+        desk.database.engine,
+        "before_cursor_execute",
+        lambda _connection, _cursor, statement, *_: updates.append(statement),
+    )
+    run_group(desk.database, group)
+    assert len([each for each in updates if "UPDATE shard" in each]) == 3
+    found = [each.future.result(0) for each in group]
+    # those of one router and job are served in their order, all before the next
+    assert [[lease.seq for lease in each] for each in found] == [[0, 1], [0], [2], [6], [3, 4, 5]]
+
+
+def test_claims_of_more_than_a_statement_takes_are_all_served(desk: Desk) -> None:
+    job = desk.planned(3 * leasing.MAX_CLAIM)
+    counts = (leasing.MAX_CLAIM - 1, 2, 10**6, 1, 0)
+    group = [desk.waiting(Claim(job.id, job.spec, "a", count)) for count in counts]
+    run_group(desk.database, group)
+    found = [each.future.result(0) for each in group]
+    assert [len(each) for each in found] == [leasing.MAX_CLAIM - 1, 2, leasing.MAX_CLAIM, 1, 0]
+    taken = [lease.seq for each in found for lease in each]
+    assert taken == list(range(len(taken)))
+
+
+def test_claims_find_nothing_where_one_of_them_ends_the_job(desk: Desk) -> None:
+    job = desk.planned(3, spec_with(failure=FailurePolicy(most_failures=1)))
+    desk.call(leasing.claim, job.id, job.spec, "a", 1)
+    desk.clock.now_s += LEASE_S
+    group = [desk.waiting(Claim(job.id, job.spec, "b", 1)) for _ in range(2)]
+    run_group(desk.database, group)
+    assert [each.future.result(0) for each in group] == [[], []]
+    assert desk.call(jobs.get, job.id).state is JobState.FAILED
 
 
 @pytest.mark.parametrize("state", sorted(UNDER_WAY - {JobState.RUNNING, JobState.PLANNING}))

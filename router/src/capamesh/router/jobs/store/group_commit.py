@@ -9,8 +9,9 @@ twice, and must do nothing but use the turn's connection.
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
@@ -46,6 +47,24 @@ class Turn:
 
 
 Operation = Callable[[Turn], _Result]
+
+
+class JointOperation(ABC, Generic[_Result]):
+    """An operation that is done in one go with those of its kind that wait beside it."""
+
+    @property
+    @abstractmethod
+    def kind(self) -> Hashable:
+        """Return what operations must have in common with this one to be done with it."""
+
+    @abstractmethod
+    def run_all(self, turn: Turn, asked: Sequence[Any]) -> list[_Result]:
+        """Do operations of one kind, of which this is the first, and return their results, each in its place."""
+
+    def __call__(self, turn: Turn) -> _Result:
+        """Do it alone."""
+        (result,) = self.run_all(turn, (self,))
+        return result
 
 
 @dataclass(slots=True)
@@ -96,7 +115,26 @@ def _run_each(database: Database, group: Sequence[Waiting[Any]]) -> None:
 def _transaction(database: Database, group: Sequence[Waiting[Any]]) -> list[Any]:
     with database.engine.begin() as connection:
         turn = Turn(connection, database.now_s(connection))
-        return [each.operation(turn) for each in group]
+        return _results(turn, [each.operation for each in group])
+
+
+def _results(turn: Turn, operations: Sequence[Operation[Any]]) -> list[Any]:
+    """Do operations in their order, those of one kind with the first of them, and return their results in that order."""
+    joint: dict[Hashable, list[int]] = {}
+    for at, each in enumerate(operations):
+        if isinstance(each, JointOperation):
+            joint.setdefault(each.kind, []).append(at)
+    results: dict[int, Any] = {}
+    for at, each in enumerate(operations):
+        if at in results:
+            continue
+        if isinstance(each, JointOperation):
+            places = joint[each.kind]
+            found = each.run_all(turn, [operations[place] for place in places])
+            results.update(zip(places, found, strict=True))
+        else:
+            results[at] = each(turn)
+    return [results[at] for at in range(len(operations))]
 
 
 def _fail(group: Sequence[Waiting[Any]], error: JobsUnavailable) -> None:

@@ -222,6 +222,8 @@ class JobStore:
         slow_s: float = 0.0,
     ) -> list[Lease]:
         """Lease shards of a running job to a router; at the job's end also such as another one has had for `slow_s`."""
+        if not may_be_second:
+            return await self._run(lease_operations.Claim(job.id, job.spec, owner, count))
         return await self._run(
             lambda turn: lease_operations.claim(
                 turn,

@@ -7,7 +7,9 @@ another took its lease over cannot commit, whatever it computed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -26,10 +28,11 @@ from sqlalchemy import (
     union_all,
     update,
 )
+from typing_extensions import override
 
 from capamesh.router.jobs.spec import JobSpec
 from capamesh.router.jobs.states import JobState, ShardState
-from capamesh.router.jobs.store.group_commit import Turn
+from capamesh.router.jobs.store.group_commit import JointOperation, Turn
 from capamesh.router.jobs.store.job_operations import move, note, takes_results
 from capamesh.router.jobs.store.tables import IS_LEASED, IS_OPEN, JOBS, RANGE, SHARDS, range_of
 from capamesh.router.jobs.values import LEASE_S, JobId, Lease
@@ -175,6 +178,34 @@ _RELEASE: Final = (
     )
     .returning(SHARDS.c.failures)
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Claim(JointOperation[list[Lease]]):
+    """A claim of shards of a running job: those that one router makes at once are one statement."""
+
+    job_id: JobId
+    spec: JobSpec
+    owner: str
+    count: int
+
+    @property
+    @override
+    def kind(self) -> Hashable:
+        return Claim, self.job_id, self.owner
+
+    @override
+    def run_all(self, turn: Turn, asked: Sequence[Claim]) -> list[list[Lease]]:
+        counts = [min(each.count, MAX_CLAIM) for each in asked]
+        found: list[list[Lease]] = []
+        while len(found) < len(counts):
+            total, last = 0, len(found)
+            while last < len(counts) and total + counts[last] <= MAX_CLAIM:
+                total += counts[last]
+                last += 1
+            leases = iter(claim(turn, self.job_id, self.spec, self.owner, total))
+            found += [list(islice(leases, count)) for count in counts[len(found) : last]]
+        return found
 
 
 def claim(
