@@ -16,6 +16,7 @@ from capamesh.router.jobs.store import plan_operations as plans
 from capamesh.router.jobs.store import shard_operations as shards
 from capamesh.router.jobs.store.group_commit import run_group
 from capamesh.router.jobs.store.lease_operations import Claim
+from capamesh.router.jobs.store.state_operations import FIRST, OVERLAP_S, look_at_states, some
 from capamesh.router.jobs.values import LEASE_S, BadRow, Counts, JobId, RowRange
 
 
@@ -105,14 +106,44 @@ def test_pages_go_from_the_newest_to_the_oldest_of_a_tenant(desk: Desk) -> None:
     assert [each.id for each in desk.call(jobs.page, None, None, 2)] == [theirs, mine[-1]]
 
 
-def test_all_jobs_under_way_are_found_page_by_page(desk: Desk) -> None:
-    made = [desk.submitted() for _ in range(5)]
+def test_all_jobs_under_way_are_looked_at_page_by_page(desk: Desk) -> None:
+    made = [desk.submitted(tenant=tenant) for tenant in ("b", "a", "b", "a", "c")]
     desk.call(jobs.move, made[1].id, JobState.CANCELLED)
-    first = desk.call(jobs.under_way, "", 3)
-    rest = desk.call(jobs.under_way, first[-1].id, 3)
-    assert [each.id for each in (*first, *rest)] == [
-        each.id for each in made if each is not made[1]
-    ]
+    last, found = FIRST, []
+    for left in (2, 2, 0):
+        seen = desk.call(look_at_states, NOW_S + 60, last, 2)
+        assert len(seen.page) == left
+        last, found = seen.last, [*found, *seen.page]
+    assert found == [(made[at].id, JobState.PLANNING) for at in (3, 0, 2, 4)]
+    assert desk.call(look_at_states, NOW_S + 60, last, 2).last == last
+
+
+def test_look_tells_the_jobs_whose_state_changed_since_the_one_before(desk: Desk) -> None:
+    old, ended, running = desk.planned(1), desk.planned(1), desk.planned(1)
+    desk.clock.now_s += 60
+    seen = desk.call(look_at_states, desk.clock.now_s, FIRST, 0)
+    assert (seen.now_s, seen.changed) == (desk.clock.now_s, [])
+    desk.call(jobs.move, ended.id, JobState.CANCELLED)
+    desk.call(jobs.move, running.id, JobState.PAUSED)
+    changes = {(ended.id, JobState.CANCELLED), (running.id, JobState.PAUSED)}
+    # a transaction may have begun before the last look, and have ended after it
+    for later_s in (0.0, OVERLAP_S):
+        desk.clock.now_s += later_s
+        seen = desk.call(look_at_states, seen.now_s, FIRST, 0)
+        assert set(seen.changed) == changes
+    desk.clock.now_s += 0.1
+    seen = desk.call(look_at_states, seen.now_s, FIRST, 0)
+    assert set(seen.changed) == changes
+    assert desk.call(look_at_states, desk.clock.now_s, FIRST, 0).changed == []
+    desk.clock.now_s -= 3600  # the clock is set back
+    desk.call(jobs.move, old.id, JobState.PAUSED)
+    assert (old.id, JobState.PAUSED) in desk.call(look_at_states, seen.now_s, FIRST, 0).changed
+
+
+def test_some_jobs_are_read_at_once(desk: Desk) -> None:
+    made = [desk.submitted() for _ in range(3)]
+    found = desk.call(some, [made[2].id, JobId("job-none"), made[0].id])
+    assert sorted(found, key=lambda each: each.id) == [made[0], made[2]]
 
 
 def test_states_follow_the_table_and_leave_events(desk: Desk) -> None:

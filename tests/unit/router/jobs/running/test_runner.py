@@ -12,6 +12,7 @@ from job_desk import PINNED
 from job_files import write_jsonl
 from job_nodes import FakeNodes
 from job_runners import InlineStore, Rig, in_rig, wall_s
+from sqlalchemy import update
 from typing_extensions import override
 
 from capamesh.router.jobs.errors import InputInvalid
@@ -22,6 +23,7 @@ from capamesh.router.jobs.running.bisection import ENDS_WORKERS
 from capamesh.router.jobs.spec import FailurePolicy, InputFormat, InputSpec, JobSpec, OutputSpec
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store.job_store import JobStore
+from capamesh.router.jobs.store.tables import JOBS
 from capamesh.router.jobs.values import LEASE_S, Job
 
 TAKEN_OVER_S = 16.0
@@ -566,6 +568,37 @@ def test_shard_of_a_slow_router_is_run_by_another_at_the_end() -> None:
     in_rig(scenario)
 
 
+def test_jobs_are_followed_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_states, "PAGE", 3)
+
+    async def scenario(rig: Rig) -> None:
+        rig.nodes.is_hosted = False
+        jobs = [await rig.planned(4, 4, tenant=f"t{at % 2}") for at in range(8)]
+        for job in jobs:
+            await rig.store.move(job.id, JobState.PAUSED)
+        runner = rig.runner()
+        known = runner._states.jobs
+        await asyncio.sleep(0.1)
+        assert known.ids() == {job.id for job in jobs}  # a new router reads all at once
+        await asyncio.sleep(60.0)  # of which nothing is told any more as a change
+        rig.thread.skew_s -= 3600.0
+        await rig.store.move(jobs[0].id, JobState.CANCELLED)
+        more = await rig.planned(4, 4)
+        await asyncio.sleep(1.0)
+        assert known.ids() == {job.id for job in [*jobs[1:], more]}
+        # what no event tells of is found in the round of all
+        with rig.thread._database.engine.begin() as connection:
+            for job, state in ((jobs[1], "cancelled"), (jobs[2], "running")):
+                connection.execute(update(JOBS).where(JOBS.c.id == job.id).values(state=state))
+        await asyncio.sleep(3.0)
+        assert known.ids() == {job.id for job in [*jobs[2:], more]}
+        found = known.get(jobs[2].id)
+        assert found is not None
+        assert found.state is JobState.BLOCKED  # it ran, and nobody hosts its model
+
+    in_rig(scenario)
+
+
 def test_shards_of_a_dead_router_are_taken_over_in_time_however_busy_the_other_is() -> None:
     async def scenario(rig: Rig) -> None:
         busy = await rig.planned(4000, 2000)
@@ -573,10 +606,10 @@ def test_shards_of_a_dead_router_are_taken_over_in_time_however_busy_the_other_i
         await rig.store.claim(job, "dead", 3)
         rig.runner()
         await asyncio.sleep(1.0)
-        assert await rig.store.holders(busy.id) == {"router 0"}
-        assert await rig.store.holders(job.id) == {"dead"}
+        holders = await rig.store.holders([busy.id, job.id])
+        assert holders == {busy.id: {"router 0"}, job.id: {"dead"}}
         await asyncio.sleep(TAKEN_OVER_S - 1.0)
-        assert await rig.store.holders(job.id) == {"router 0"}
+        assert await rig.store.holders([job.id]) == {job.id: {"router 0"}}
         assert await rig.store.ended_leases() == []
         done = [await rig.ended(each) for each in (busy, job)]
         assert {each.state for each in done} == {JobState.COMPLETED}

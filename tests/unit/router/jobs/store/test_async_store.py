@@ -30,7 +30,7 @@ async def test_job_goes_its_whole_way(tmp_path: Path) -> None:
         assert await store.add_shards(job.id, 1, 0, ranges(3))
         planned = await store.finish_plan(job.id, 1, "fingerprint")
         assert planned is not None
-        assert [each.id for each in await store.under_way()] == [job.id]
+        assert await store.some([job.id]) == [planned]
         first, second = await store.claim(planned, "router", 2)
         assert len(await store.renew([first, second])) == 2
         assert await store.release(second, job.spec, "it broke")
@@ -69,16 +69,6 @@ async def test_job_whose_plan_fails_is_failed(tmp_path: Path) -> None:
     await store.close()
     assert failed is not None
     assert failed.state is JobState.FAILED
-
-
-async def test_all_jobs_under_way_are_read_however_many(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(job_store, "PAGE", 3)
-    store = JobStore.open(str(tmp_path / "jobs.db"), Clock())
-    made = [(await store.submit("acme", spec_with(), PINNED))[0].id for _ in range(7)]
-    assert [each.id for each in await store.under_way()] == sorted(made)
-    await store.close()
 
 
 async def test_loop_does_not_wait_for_a_database_that_stands_still(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from collections.abc import Container
 from typing import TYPE_CHECKING, Final
 
 from typing_extensions import override
@@ -69,7 +70,7 @@ class KeptReaders:
         if len(self._kept) > KEPT_JOBS:
             self._kept.popitem(last=False)
 
-    def keep_only(self, jobs: set[JobId]) -> None:
+    def keep_only(self, jobs: Container[JobId]) -> None:
         """Forget the readers of all other jobs."""
-        for job in self._kept.keys() - jobs:
+        for job in [job for job in self._kept if job not in jobs]:
             del self._kept[job]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -46,10 +46,10 @@ class ProgressOfJobs:
         ):  # one that may not have more says nothing of what there is
             self._measured.setdefault(job.spec.model, {})[job.id] = rate, now_s
 
-    def keep(self, jobs: Iterable[JobId]) -> None:
+    def keep(self, jobs: Container[JobId]) -> None:
         """Forget all jobs but these."""
-        kept = set(jobs)
-        self._known = {job: known for job, known in self._known.items() if job in kept}
+        for job in [job for job in self._known if job not in jobs]:
+            del self._known[job]
         self._measured = {model: jobs for model, jobs in self._measured.items() if jobs}
 
     def left_rows(self, job: Job) -> int:

@@ -115,8 +115,8 @@ class Runner(JobRunner):
         return self._promised_s(spec.model, spec.version, rows, JobId(""))
 
     def _promised_s(self, model: str, version: str, rows: int, own: JobId) -> float | None:
-        jobs = self._states.jobs.values()
-        others = [job for job in jobs if job.spec.model == model and job.id != own]
+        running = self._states.jobs.in_state(JobState.RUNNING)
+        others = [job for job in running if job.spec.model == model and job.id != own]
         idle = self._nodes.idle_rows_per_s(model, version)
         return self._progress.promise(model, rows, others, idle, self._clock())
 
@@ -179,12 +179,11 @@ class Runner(JobRunner):
         shards.stop(states.is_running)
         for job_id in resumed:
             shards.setbacks.went_well(job_id)  # a person has put it right
-        kept = set(states.jobs)
-        shards.setbacks.keep(kept)
-        shards.readers.keep_only(kept)
-        self._progress.keep(kept)
+        shards.setbacks.keep(states.jobs)
+        shards.readers.keep_only(states.jobs)
+        self._progress.keep(states.jobs)
         shards.must_claim.set()
-        if any(job.state is JobState.PLANNING for job in states.jobs.values()):
+        if any(True for _ in states.jobs.in_state(JobState.PLANNING)):
             self._planning.must_claim.set()
 
     async def _planned(self, job: Job) -> None:
@@ -227,7 +226,7 @@ class Runner(JobRunner):
         now_s = self._clock()
         while True:
             job = self._claiming.next(
-                states.jobs.values(),
+                states.jobs.in_state(JobState.RUNNING),
                 states.works,
                 shards.runs,
                 lambda job: shards.rests(job.id, now_s),
@@ -279,9 +278,7 @@ class Runner(JobRunner):
 
     async def _measure(self) -> None:
         """Read how far some jobs are that run."""
-        running = sorted(
-            job.id for job in self._states.jobs.values() if job.state is JobState.RUNNING
-        )
+        running = sorted(job.id for job in self._states.jobs.in_state(JobState.RUNNING))
         after = [job for job in running if job > self._measured_last]
         for job_id in [*after, *running][: min(MEASURED, len(running))]:
             job = self._states.jobs.get(job_id)

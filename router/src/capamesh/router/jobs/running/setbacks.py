@@ -7,6 +7,7 @@ using up the failures after which a job has failed for good.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Setbacks:
         found = self._of.get(job)
         return found is not None and now_s < found[1]
 
-    def keep(self, jobs: set[JobId]) -> None:
+    def keep(self, jobs: Container[JobId]) -> None:
         """Forget all jobs but these."""
-        for job in self._of.keys() - jobs:
+        for job in [job for job in self._of if job not in jobs]:
             del self._of[job]

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
@@ -130,7 +130,8 @@ def _results(turn: Turn, operations: Sequence[Operation[Any]]) -> list[Any]:
             continue
         if isinstance(each, JointOperation):
             places = joint[each.kind]
-            found = each.run_all(turn, [operations[place] for place in places])
+            first = cast("JointOperation[Any]", each)
+            found = first.run_all(turn, [operations[place] for place in places])
             results.update(zip(places, found, strict=True))
         else:
             results[at] = each(turn)

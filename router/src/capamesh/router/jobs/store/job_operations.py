@@ -59,13 +59,14 @@ MAX_EXPIRED: Final = 100
 _JOB: Final = bindparam("the_job", type_=Text)
 _TENANT: Final = bindparam("the_tenant", type_=Text)
 _COUNT: Final = bindparam("the_count", type_=Integer)
-_COLUMNS: Final = tuple(
+COLUMNS: Final = tuple(
     column
     for column in JOBS.c
     if column.name not in {"spec_digest", "client_key", "is_tidy", "deadline_s", "events"}
 )
-_GET: Final = select(*_COLUMNS).where(JOBS.c.id == _JOB)
-_BY_KEY: Final = select(*_COLUMNS, JOBS.c.spec_digest).where(
+"""The columns of which `job_of` makes a job."""
+_GET: Final = select(*COLUMNS).where(JOBS.c.id == _JOB)
+_BY_KEY: Final = select(*COLUMNS, JOBS.c.spec_digest).where(
     JOBS.c.tenant == _TENANT, JOBS.c.client_key == bindparam("the_key", type_=Text)
 )
 _COUNT_ALL: Final = select(func.count()).select_from(JOBS)
@@ -87,22 +88,15 @@ _FORGET: Final = (
 )
 _BEFORE: Final = JOBS.c.id < bindparam("the_last", type_=Text)
 _PAGE_OF_TENANT: Final = (
-    select(*_COLUMNS)
+    select(*COLUMNS)
     .where(JOBS.c.tenant == _TENANT, _BEFORE)
     .order_by(JOBS.c.id.desc())
     .limit(_COUNT)
 )
-_PAGE_OF_ALL: Final = select(*_COLUMNS).where(_BEFORE).order_by(JOBS.c.id.desc()).limit(_COUNT)
+_PAGE_OF_ALL: Final = select(*COLUMNS).where(_BEFORE).order_by(JOBS.c.id.desc()).limit(_COUNT)
 _IN_STATE: Final = JOBS.c.state == bindparam("the_state", type_=Text)
 _PAGE_OF_TENANT_IN_STATE: Final = _PAGE_OF_TENANT.where(_IN_STATE)
 _PAGE_OF_ALL_IN_STATE: Final = _PAGE_OF_ALL.where(_IN_STATE)
-_PAGE_UNDER_WAY: Final = (
-    select(*_COLUMNS)
-    .where(IS_UNDER_WAY, JOBS.c.id > bindparam("the_last", type_=Text))
-    .order_by(JOBS.c.id)
-    .limit(_COUNT)
-)
-_STATES: Final = select(JOBS.c.id, JOBS.c.state).where(IS_UNDER_WAY)
 _LAST_ID: Final = "~"
 """Is greater than any id."""
 _MOVE: Final = (
@@ -158,7 +152,7 @@ _DUE: Final = (
     .order_by(JOBS.c.id)
     .limit(MAX_EXPIRED)
 )
-_UNTIDY: Final = select(*_COLUMNS).where(IS_UNTIDY).order_by(JOBS.c.id).limit(_COUNT)
+_UNTIDY: Final = select(*COLUMNS).where(IS_UNTIDY).order_by(JOBS.c.id).limit(_COUNT)
 _TIDIED: Final = update(JOBS).where(JOBS.c.id == _JOB).values(is_tidy=True)
 
 
@@ -181,7 +175,7 @@ def submit(
                     f"the client key {spec.client_key!r} was used for the job {known.id}, which is another one; use a new"
                     " key for each job"
                 )
-            return _job_of(known), False
+            return job_of(known), False
     _make_room(turn, tenant)
     values = {
         "id": job_id,
@@ -235,7 +229,7 @@ def get(turn: Turn, job_id: JobId, tenant: str | None = None) -> Job:
     row = turn.connection.execute(_GET, {"the_job": job_id}).first()
     if row is None or tenant not in {None, row.tenant}:
         raise no_job(job_id)
-    return _job_of(row)
+    return job_of(row)
 
 
 def page(
@@ -256,18 +250,7 @@ def page(
         statement = _PAGE_OF_TENANT if state is None else _PAGE_OF_TENANT_IN_STATE
     if state is not None:
         asked["the_state"] = state.value
-    return [_job_of(row) for row in turn.connection.execute(statement, asked)]
-
-
-def under_way(turn: Turn, last: str, count: int) -> list[Job]:
-    """Return jobs that have not ended, the oldest first: those after the id `last`, or "" for the first."""
-    rows = turn.connection.execute(_PAGE_UNDER_WAY, {"the_last": last, "the_count": count})
-    return [_job_of(row) for row in rows]
-
-
-def states(turn: Turn) -> list[tuple[JobId, JobState]]:
-    """Return the states of all jobs that have not ended, without the jobs themselves: a router looks at them twice a second."""
-    return [(JobId(row.id), JobState(row.state)) for row in turn.connection.execute(_STATES)]
+    return [job_of(row) for row in turn.connection.execute(statement, asked)]
 
 
 def move(
@@ -365,7 +348,7 @@ def events(turn: Turn, job_id: JobId, after: int, count: int) -> list[Event]:
 
 def untidy(turn: Turn, count: int) -> list[Job]:
     """Return ended jobs whose folders may hold files that no manifest names, the oldest first."""
-    return [_job_of(row) for row in turn.connection.execute(_UNTIDY, {"the_count": count})]
+    return [job_of(row) for row in turn.connection.execute(_UNTIDY, {"the_count": count})]
 
 
 def tidied(turn: Turn, job_id: JobId) -> None:
@@ -373,7 +356,8 @@ def tidied(turn: Turn, job_id: JobId) -> None:
     turn.connection.execute(_TIDIED, {"the_job": job_id})
 
 
-def _job_of(row: Any) -> Job:  # noqa: ANN401 - a row that has all of `_COLUMNS`
+def job_of(row: Any) -> Job:  # noqa: ANN401 - a row that has all of `COLUMNS`
+    """Return a job as it is kept."""
     ended = None
     if row.ended_s is not None and row.done_rows is not None:
         ended = Counts(row.shards, row.done_shards, 0, row.done_rows, row.bad_rows)

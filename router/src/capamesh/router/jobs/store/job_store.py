@@ -22,11 +22,13 @@ from capamesh.router.jobs.store import (
     plan_operations,
     shard_operations,
     shown_operations,
+    state_operations,
 )
 from capamesh.router.jobs.store.batch_store import BatchStore
 from capamesh.router.jobs.store.database import open_database
 from capamesh.router.jobs.store.file_store import FileStore
 from capamesh.router.jobs.store.group_commit import Operation, StoreThread
+from capamesh.router.jobs.store.state_operations import StatesSeen
 from capamesh.router.jobs.values import (
     BadRow,
     Counts,
@@ -45,8 +47,6 @@ PATIENCE_S: Final = 10.0
 """Seconds for which an operation is waited for: less than a lease, so that a router knows that it lost its own."""
 CLOSE_S: Final = 5.0
 """Seconds for which the end waits for what was asked before."""
-PAGE: Final = 500
-"""The jobs that are read at a time."""
 
 _Result = TypeVar("_Result")
 
@@ -125,20 +125,15 @@ class JobStore:
         """Return how many jobs are in each state that some are in."""
         return await self._run(shown_operations.count_states)
 
-    async def under_way(self) -> list[Job]:
-        """Return all jobs that have not ended, the oldest first."""
-        found: list[Job] = []
-        last = ""
-        while True:
-            more = await self._run(partial(job_operations.under_way, last=last, count=PAGE))
-            found += more
-            if len(more) < PAGE:
-                return found
-            last = more[-1].id
+    async def look_at_states(self, since_s: float, last: tuple[str, str], count: int) -> StatesSeen:
+        """Return the jobs whose state changed since a time of the store, and a page of those that have not ended."""
+        return await self._run(
+            lambda turn: state_operations.look_at_states(turn, since_s, last, count)
+        )
 
-    async def states(self) -> list[tuple[JobId, JobState]]:
-        """Return the states of all jobs that have not ended."""
-        return await self._run(job_operations.states)
+    async def some(self, jobs: Sequence[JobId]) -> list[Job]:
+        """Return those of some jobs that there are."""
+        return await self._run(lambda turn: state_operations.some(turn, jobs))
 
     async def move(
         self, job: JobId, to: JobState, reason: str = "", tenant: str | None = None
@@ -246,9 +241,11 @@ class JobStore:
         """Return running jobs that have shards whose lease has ended, the longest ago first."""
         return await self._run(lease_operations.ended)
 
-    async def holders(self, job: JobId) -> set[str]:
-        """Return the routers that have leases of a job now."""
-        return await self._run(partial(lease_operations.holders, job_id=job))
+    async def holders(self, jobs: Sequence[JobId]) -> dict[JobId, set[str]]:
+        """Return the routers that have leases of each of some jobs now."""
+        if not jobs:
+            return {}
+        return await self._run(lambda turn: lease_operations.holders(turn, jobs))
 
     async def renew(self, leases: Sequence[Lease]) -> list[Lease]:
         """Renew leases and return those that still hold."""

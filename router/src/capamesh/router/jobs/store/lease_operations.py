@@ -131,12 +131,16 @@ _TAKE_SECOND: Final = (
     )
     .returning(*_GIVEN)
 )
+_JOBS: Final = bindparam("the_jobs", type_=Text, expanding=True)
 _HOLDERS: Final = union(
-    select(SHARDS.c.owner).where(
-        SHARDS.c.job == _JOB, IS_LEASED, SHARDS.c.until_s > _NOW, SHARDS.c.first_token > 0
+    select(SHARDS.c.job, SHARDS.c.owner).where(
+        SHARDS.c.job.in_(_JOBS), IS_LEASED, SHARDS.c.until_s > _NOW, SHARDS.c.first_token > 0
     ),
-    select(SHARDS.c.second_owner).where(
-        SHARDS.c.job == _JOB, IS_LEASED, SHARDS.c.second_until_s > _NOW, SHARDS.c.second_token > 0
+    select(SHARDS.c.job, SHARDS.c.second_owner).where(
+        SHARDS.c.job.in_(_JOBS),
+        IS_LEASED,
+        SHARDS.c.second_until_s > _NOW,
+        SHARDS.c.second_token > 0,
     ),
 )
 _ENDED: Final = (
@@ -274,10 +278,13 @@ def _taken(
     return leases
 
 
-def holders(turn: Turn, job_id: JobId) -> set[str]:
-    """Return the routers that have leases of a job now."""
-    asked = {"the_job": job_id, "the_now_s": turn.now_s}
-    return set(turn.connection.execute(_HOLDERS, asked).scalars())
+def holders(turn: Turn, jobs: Sequence[JobId]) -> dict[JobId, set[str]]:
+    """Return the routers that have leases of each of some jobs now."""
+    found: dict[JobId, set[str]] = {job: set() for job in jobs}
+    asked = {"the_jobs": list(jobs), "the_now_s": turn.now_s}
+    for job, owner in turn.connection.execute(_HOLDERS, asked):
+        found[job].add(owner)
+    return found
 
 
 def renew(turn: Turn, leases: Sequence[Lease]) -> list[Lease]:

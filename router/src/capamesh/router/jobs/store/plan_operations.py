@@ -15,7 +15,7 @@ from capamesh.router.jobs.states import JobState, ShardState
 from capamesh.router.jobs.store.group_commit import Turn
 from capamesh.router.jobs.store.job_operations import get, move, note
 from capamesh.router.jobs.store.lease_operations import FAR_S
-from capamesh.router.jobs.store.tables import JOBS, SHARDS
+from capamesh.router.jobs.store.tables import IS_PLANNING, JOBS, SHARDS
 from capamesh.router.jobs.values import LEASE_S, Job, JobId, RowRange, short
 
 MAX_SHARDS: Final = 100_000
@@ -31,10 +31,9 @@ _JOB: Final = bindparam("the_job", type_=Text)
 _TOKEN: Final = bindparam("the_token", type_=Integer)
 _NOW: Final = bindparam("the_now_s", type_=Double)
 _UNTIL: Final = bindparam("the_until_s", type_=Double)
-_IS_PLANNING: Final = JOBS.c.state == JobState.PLANNING.value
 _FREE: Final = (
     select(JOBS.c.id)
-    .where(_IS_PLANNING, or_(JOBS.c.until_s <= _NOW, JOBS.c.until_s > _NOW + FAR_S))
+    .where(IS_PLANNING, or_(JOBS.c.until_s <= _NOW, JOBS.c.until_s > _NOW + FAR_S))
     .order_by(JOBS.c.id)
     .limit(1)
     .with_for_update(skip_locked=True)
@@ -50,13 +49,13 @@ _CLEAR: Final = delete(SHARDS).where(SHARDS.c.job == _JOB)
 _CLEAR_FROM: Final = _CLEAR.where(SHARDS.c.seq >= bindparam("the_seq", type_=Integer))
 _RENEW: Final = (
     update(JOBS)
-    .where(JOBS.c.id == _JOB, JOBS.c.token == _TOKEN, _IS_PLANNING)
+    .where(JOBS.c.id == _JOB, JOBS.c.token == _TOKEN, IS_PLANNING)
     .values(until_s=_UNTIL)
     .returning(JOBS.c.id)
 )
 _REST: Final = (
     update(JOBS)
-    .where(JOBS.c.id == _JOB, JOBS.c.token == _TOKEN, _IS_PLANNING)
+    .where(JOBS.c.id == _JOB, JOBS.c.token == _TOKEN, IS_PLANNING)
     .values(
         # the token counts the plans that were begun: this one is not to count
         token=JOBS.c.token - 1,

@@ -25,7 +25,7 @@ from sqlalchemy import (
     literal_column,
 )
 
-from capamesh.router.jobs.states import UNDER_WAY, ShardState
+from capamesh.router.jobs.states import UNDER_WAY, JobState, ShardState
 from capamesh.router.jobs.values import RowRange
 
 FORMAT: Final = 1
@@ -78,6 +78,11 @@ Index(
     sqlite_where=IS_UNDER_WAY,
     postgresql_where=IS_UNDER_WAY,
 )
+# which of them have come to their deadline, and which wait for their plan: both are asked twice a second
+Index("job_due", JOBS.c.deadline_s, sqlite_where=IS_UNDER_WAY, postgresql_where=IS_UNDER_WAY)
+IS_PLANNING: Final = JOBS.c.state == literal_column(f"'{JobState.PLANNING.value}'")
+"""The jobs without a plan."""
+Index("job_planning", JOBS.c.id, sqlite_where=IS_PLANNING, postgresql_where=IS_PLANNING)
 IS_UNTIDY: Final = and_(JOBS.c.is_tidy.is_(false()), JOBS.c.ended_s.is_not(None))
 """The jobs that have ended and whose folders may hold garbage."""
 Index("job_untidy", JOBS.c.id, sqlite_where=IS_UNTIDY, postgresql_where=IS_UNTIDY)
@@ -166,6 +171,8 @@ EVENTS: Final = Table(
     Column("text", Text, nullable=False),
     sqlite_with_rowid=False,
 )
+
+Index("event_times", EVENTS.c.at_s)
 
 FILES: Final = Table(
     "file",
