@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 ABSENT_S: Final = 10.0
 """Seconds for which nobody hosts a model before its jobs are said to be blocked: a node restarts in less (guess)."""
 PAGE: Final = 500
-"""The states that are read at each look beside those that changed (guess: a millisecond; of fewer jobs, all are)."""
+"""The states that are read beside those that changed (guess: a millisecond; of fewer jobs, all are)."""
+PAGE_S: Final = 0.4
+"""Seconds between two such pages: looks for what changed come more often, with each submission."""
 
 
 class JobStates:
@@ -54,6 +56,8 @@ class JobStates:
         """True once all jobs were read."""
         self._last: tuple[str, str] = FIRST
         """The place up to which all jobs were read in this round."""
+        self._paged_s = -math.inf
+        """The time of the last page."""
         self._unseen: set[JobId] = set()
         """The jobs that were known when the round began and were not read in it: at its end, they have ended."""
         self.must_look = asyncio.Event()
@@ -78,9 +82,12 @@ class JobStates:
         return resumed
 
     async def _look_at_states(self) -> set[JobId]:
+        now_s = self._clock()
+        is_paging = not self._knows_all or now_s - self._paged_s >= PAGE_S
+        count = PAGE if is_paging else 0
         # together, they are one transaction
         _, seen = await asyncio.gather(
-            self._store.expire(), self._store.look_at_states(self._seen_s, self._last, PAGE)
+            self._store.expire(), self._store.look_at_states(self._seen_s, self._last, count)
         )
         gone = {job for job, state in seen.changed if state in ENDED}
         states = {job: state for job, state in seen.changed if job not in gone}
@@ -88,7 +95,9 @@ class JobStates:
         resumed = await self._take(states)
         self._unseen.difference_update(states)
         self._last = seen.last
-        is_round_over = len(seen.page) < PAGE
+        if is_paging:
+            self._paged_s = now_s
+        is_round_over = is_paging and len(seen.page) < PAGE
         if is_round_over:
             gone |= self._unseen
         for job in gone:
