@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from chaos_cluster import metrics_at
 from job_cluster import JobCluster
 from job_contestants import Case, Ran, job
 from job_http import JobHttp
@@ -37,6 +38,9 @@ class Turn:
     p50_with_s: float
     failed: int
     job: Ran
+    calls: float
+    """The calls of the job that nodes answered or refused."""
+    refused: float
 
 
 def request_of(case: Case) -> tuple[bytes, bytes]:
@@ -84,6 +88,7 @@ async def turn(
         while not is_over.is_set():
             yield one
 
+    before = await metrics_at(cluster.http_url)
     ran: list[Ran] = []
 
     async def run_job() -> None:
@@ -94,6 +99,8 @@ async def turn(
 
     began_s = time.monotonic()
     beside = await load.run(stream(), rate=rate, seed=seed + 1, at={int(rate * SETTLE_S): run_job})
+    after = await metrics_at(cluster.http_url)
+    calls, refused = counted(before, after)
     shown_alone = alone[int(rate * SETTLE_S) :]
     shown = between(beside, began_s + 2 * SETTLE_S)
     return Turn(
@@ -103,17 +110,32 @@ async def turn(
         quantile_s(shown, 0.5),
         failed(alone) + failed(beside),
         ran[0],
+        calls,
+        refused,
     )
+
+
+def counted(before: dict[str, float], after: dict[str, float]) -> tuple[float, float]:
+    """Return how many calls of jobs ended, and how many of them nodes refused, between two readings of a router's metrics."""
+    grown = {
+        name: value - before.get(name, 0.0)
+        for name, value in after.items()
+        if name.startswith("capamesh_job_calls_total")
+    }
+    refused = sum(value for name, value in grown.items() if "refused" in name)
+    return sum(grown.values()), refused
 
 
 def figures(turns: list[Turn], alone_per_s: float) -> dict[str, float]:
     """Return the medians over turns of what is asked: times of waiting as ratios, rows as a part of what requests left."""
     left_per_s = alone_per_s * (1 - LOAD)
+    calls = sum(each.calls for each in turns)
     return {
         "p99_ratio": statistics.median(each.p99_with_s / each.p99_without_s for each in turns),
         "p50_ratio": statistics.median(each.p50_with_s / each.p50_without_s for each in turns),
         "p99_without_ms": statistics.median(each.p99_without_s for each in turns) * 1e3,
         "p99_with_ms": statistics.median(each.p99_with_s for each in turns) * 1e3,
         "job_of_left": statistics.median(each.job.per_second for each in turns) / left_per_s,
+        "refused_part": sum(each.refused for each in turns) / max(1.0, calls),
         "failed_requests": sum(each.failed for each in turns),
     }

@@ -43,6 +43,7 @@ LEAST_LOOP = 5.0
 LEAST_RAY = 1.0
 MOST_P99 = 1.3
 LEAST_OF_LEFT = 0.8
+MOST_REFUSED = 0.01
 RAW, JOB, LOOP, RAY = "raw", "job", "loop", "ray"
 MADE_BY = "python benchmarks/jobs.py --keep"
 MADE_BESIDE = f"{MADE_BY}, beside requests"
@@ -178,6 +179,7 @@ def judged(found: dict[str, Any]) -> Report:
         report.bar(
             "beside", "rows of what is left", seen["job_of_left"], LEAST_OF_LEFT, is_least=True
         )
+        report.bar("beside", "calls refused, of all", seen["refused_part"], MOST_REFUSED)
         report.bar("beside", "requests failed", seen["failed_requests"], 0)
     return report
 
@@ -212,6 +214,7 @@ def beside_table(seen: dict[str, Any]) -> str:
         ("p99 with a job", f"{seen['p99_with_ms']:,.1f} ms"),
         ("p99 with a job, of that without", f"**{seen['p99_ratio']:.2f}**"),
         ("the job's rows, of what requests leave", f"**{seen['job_of_left']:.2f}**"),
+        ("the job's calls that nodes refused", f"{100 * seen['refused_part']:.2f} %"),
         ("requests that failed", f"{seen['failed_requests']}"),
     )
     return "\n".join(["| | |", "|---|---:|", *(f"| {name} | {value} |" for name, value in rows)])

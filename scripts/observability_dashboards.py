@@ -362,4 +362,29 @@ CLIENTS = Dashboard(
         ),
     ),
 )
-DASHBOARDS = (FLEET, CLIENTS, NODES, DEVICES, PROCESSES)
+_UNDER_WAY = 'state=~"planning|running|blocked|paused"'
+_REFUSED = 'outcome="refused"'
+JOBS = Dashboard(
+    "capamesh-jobs",
+    "Capamesh: batch jobs",
+    (
+        _line(
+            "Jobs that have not ended",
+            "none",
+            or_zero(f"max by (state) ({named(router.JOBS, _UNDER_WAY)})"),
+            "{{state}}",
+        ),
+        _line("Rows committed", "rps", or_zero(rate(router.JOB_ROWS, "outcome")), "{{outcome}}"),
+        _line("Calls", "cps", or_zero(rate(router.JOB_CALLS, "outcome")), "{{outcome}}"),
+        _line(
+            "Calls that found no room, of all",
+            "percentunit",
+            or_zero(
+                f"sum(rate({named(router.JOB_CALLS, _REFUSED)}[$__rate_interval]))"
+                f" / sum(rate({named(router.JOB_CALLS)}[$__rate_interval]))"
+            ),
+            "refused",
+        ),
+    ),
+)
+DASHBOARDS = (FLEET, CLIENTS, JOBS, NODES, DEVICES, PROCESSES)

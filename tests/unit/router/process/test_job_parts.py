@@ -11,6 +11,7 @@ import pytest
 from fleet_fakes import NullLog
 from job_desk import PINNED, manifest, ranges, spec_with
 from job_nodes import FakeNodes
+from typing_extensions import override
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.router.fleet.view import FleetView
@@ -46,6 +47,14 @@ def values(telemetry: Telemetry, name: str) -> dict[str, float]:
     lines = telemetry.exposition().decode().splitlines()
     found = [line for line in lines if line.startswith(f"{name}{{")]
     return {line.split('"')[1]: float(line.rpartition(" ")[2]) for line in found}
+
+
+class Counting(NoRunner):
+    """A runner whose calls have ended so and so often."""
+
+    @override
+    def calls(self) -> dict[str, int]:
+        return {"ok": 7, "refused": 1, "retried": 0, "failed": 2}
 
 
 def files_in(folder: Path) -> list[str]:
@@ -130,6 +139,9 @@ async def test_rows_are_counted_where_they_are_committed(tmp_path: Path) -> None
     telemetry = Telemetry()
     made.watch(telemetry)
     assert values(telemetry, "capamesh_job_rows_total") == {"ok": 19.0, "bad": 1.0}
+    assert values(telemetry, "capamesh_job_calls_total") == {}  # nothing runs here yet
+    made.service.runner = runner = Counting()
+    assert values(telemetry, "capamesh_job_calls_total") == runner.calls()
     await made.close()
 
 

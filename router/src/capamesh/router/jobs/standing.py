@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,10 @@ class JobRunner(ABC):
         """Return the pace of a job; None: this router knows nothing of it."""
 
     @abstractmethod
+    def calls(self) -> Mapping[str, int]:
+        """Return how many calls of jobs have ended in this process, by what came of them; none before it runs any."""
+
+    @abstractmethod
     def promise(self, spec: JobSpec, rows: int) -> float | None:
         """Return the seconds that a new job of so many rows takes at the idle capacity measured lately, after the jobs before it.
 
@@ -54,6 +59,10 @@ class NoRunner(JobRunner):
     @override
     def standing(self, job: JobId) -> Progress | None:
         return None
+
+    @override
+    def calls(self) -> Mapping[str, int]:
+        return {}
 
     @override
     def promise(self, spec: JobSpec, rows: int) -> float | None:

@@ -193,6 +193,15 @@ class JobParts:
         telemetry.watch_each(
             metrics.JOB_ROWS, lambda: [] if self._store is None else self._store.committed()
         )
+        service = self.service
+        telemetry.watch_each(
+            metrics.JOB_CALLS,
+            lambda: (
+                []
+                if service is None
+                else [((outcome,), count) for outcome, count in service.runner.calls().items()]
+            ),
+        )
 
     async def run(self, nodes: Nodes) -> None:
         """Open the store once another process has made it, and run its jobs at these nodes until it is cancelled."""

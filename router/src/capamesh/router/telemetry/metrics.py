@@ -280,6 +280,12 @@ JOB_ROWS: Final = counter(
     "Rows of batch jobs whose shards this router has committed: `ok` has a result, `bad` has none and never will.",
     "outcome",
 )
+JOB_CALLS: Final = counter(
+    "capamesh_job_calls",
+    "Calls of batch jobs that have ended: `ok` was answered, `refused` found no room at any node and waits for it, `retried` failed"
+    " for a reason that is not its rows' and is sent again, `failed` did for what it is, so that its rows are looked at one by one.",
+    "outcome",
+)
 
 # the front and the process
 

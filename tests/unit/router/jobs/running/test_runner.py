@@ -205,8 +205,12 @@ def test_nodes_without_room_are_waited_for_and_fail_nothing() -> None:
         for node in rig.nodes.nodes.values():
             node.most_calls = 1
         job = await rig.planned(400, 50)
-        rig.runner()
+        runner = rig.runner()
         assert (await rig.ended(job)).state is JobState.COMPLETED
+        calls = runner.calls()
+        assert sum(calls.values()) == len(rig.nodes.sent)
+        assert calls["refused"] > 0
+        assert calls["retried"] == calls["failed"] == 0
         assert await rig.results(job) == without(of=400)
         kinds = [each.kind for each in await rig.store.events(job.id, 0, 100)]
         assert "shard_failed" not in kinds

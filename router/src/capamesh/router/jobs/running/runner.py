@@ -8,7 +8,7 @@ are tasks of their own, so that a store that does not answer holds up no call, a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +17,7 @@ from typing_extensions import override
 from capamesh.protocol.errors import Overloaded
 from capamesh.router.jobs.errors import JobsUnavailable
 from capamesh.router.jobs.inputs.limits import SHARD_S
+from capamesh.router.jobs.running.call_counts import CallCounts
 from capamesh.router.jobs.running.claiming import Claiming
 from capamesh.router.jobs.running.job_states import JobStates
 from capamesh.router.jobs.running.planning import Planning
@@ -83,13 +84,14 @@ class Runner(JobRunner):
         self._log = log
         self._in_thread = in_thread
         self._progress = ProgressOfJobs()
+        self._calls = CallCounts()
         self._measured_last = JobId("")
         self._claiming = Claiming()
         self._states = JobStates(store, nodes, owner, clock)
         self._shards = ShardsAtWork(
             store,
             files,
-            Tools(nodes, in_thread, clock),
+            Tools(nodes, in_thread, clock, self._calls),
             self._claiming,
             move=self._states.move,
             log=log,
@@ -109,6 +111,10 @@ class Runner(JobRunner):
             return None
         work = self._states.work_of(known)
         return self._progress.of(known, 0 if work is None else len(work.lane.nodes_of(job)))
+
+    @override
+    def calls(self) -> Mapping[str, int]:
+        return self._calls.values()
 
     @override
     def promise(self, spec: JobSpec, rows: int) -> float | None:

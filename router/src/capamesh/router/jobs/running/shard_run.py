@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from capamesh.router.jobs.inputs.reader import Reader
     from capamesh.router.jobs.outputs.sink import Sink
     from capamesh.router.jobs.running.bisection import Trial
+    from capamesh.router.jobs.running.call_counts import CallCounts
     from capamesh.router.jobs.running.lane import Ticket
     from capamesh.router.jobs.running.model_work import ModelWork
     from capamesh.router.jobs.running.nodes import Hosting, Nodes
@@ -65,6 +66,7 @@ class Tools:
     in_thread: InThread
     clock: Callable[[], float]
     """Seconds; it never goes back."""
+    calls: CallCounts
 
 
 class ShardRun:
@@ -303,6 +305,7 @@ class ShardRun:
             finally:
                 started.cancel()
             verdict = judge(ended, rows)
+            tools.calls.count(verdict)
             word = tools.nodes.word_of(ended.node)
             is_first = verdict is Verdict.DIED and lane.is_suspect(ticket)
             is_proven = is_proven_death(ended)
