@@ -1,12 +1,15 @@
 """Asks whether all rows of a job are answered exactly once, whatever dies: real processes, seeded rounds, SQLite and PostgreSQL.
 
-`python benchmarks/jobs_chaos.py [--rounds 200] [--stores SQLite,PostgreSQL] [--at-once 4] [--seed N] [--json]`. Two routers share a
+`python benchmarks/jobs_chaos.py [--rounds 200] [--stores SQLite,PostgreSQL] [--at-once 4] [--seed N] [--folder DIR] [--keep] [--json]`. Two routers share a
 store and a folder, one of them of several processes; two nodes run a quick model whose answer is a function of the row, to the last
 bit. In each round a job of 10,000 rows is submitted, and at seeded times routers, nodes and their workers are killed, or stand still,
 some of them for longer than a lease; a supervisor starts again what has ended. Then each row must have one result, or one reason, and
 the results the digest of those of ONNX Runtime alone. The database itself writes down who has which shard, so that takeovers and
 commits are known without asking a router (`tests/support/job_audit.py`). PostgreSQL's server is Debian's; without it that store is
 left out, with the reason.
+
+Rounds come in pieces of 20, each with members and a store of its own. What was seen of each piece stays in the folder, and a second
+run with the same folder does only what is missing: 200 rounds take an hour and more. `--keep` writes the figures and the page of them.
 """
 
 from __future__ import annotations
@@ -17,9 +20,12 @@ import json
 import sys
 import tempfile
 from contextlib import ExitStack
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
+import page_tables
 from machine import keep
 from rich.console import Console
 from rich.table import Table
@@ -33,19 +39,41 @@ from job_rounds import MAX_TAKE_OVER_S, RoundSeen, Seen, run_rounds  # noqa: E40
 
 SEED = 20261127
 ROUNDS = 200
+PIECE = 20
 AT_ONCE = 4
 """The rounds that are under way at once: most of a round is a wait for a lease to end."""
 SQLITE, POSTGRES = "SQLite", "PostgreSQL"
+MADE_BY = "python benchmarks/jobs_chaos.py --keep"
+PAGE = "jobs.md"
 
 
-def measure(store: str, options: argparse.Namespace, console: Console) -> Seen | None:
-    """Run the rounds on a store; None: it cannot be had here."""
+def measure(store: str, kept: Path, options: argparse.Namespace, console: Console) -> Seen | None:
+    """Run the rounds on a store that are missing in a folder, and return all; None: it cannot be had here."""
+    seen: list[Seen] = []
+    for first in range(0, options.rounds, PIECE):
+        count = min(PIECE, options.rounds - first)
+        file = kept / f"{store}-{options.seed}-{first:04}-{count}.json"
+        if not file.exists():
+            piece = run_piece(store, first, count, options, console)
+            if piece is None:
+                return None
+            piece.write(file)
+        seen.append(Seen.read(file))
+    return reduce(add, seen)
+
+
+def run_piece(
+    store: str, first: int, count: int, options: argparse.Namespace, console: Console
+) -> Seen | None:
+    """Run some rounds on a new store; None: it cannot be had here."""
+
+    def told(seen: RoundSeen) -> None:
+        faults = ", ".join(fault.kind for fault in seen.faults)
+        words = f"{store} round {seen.number}: {seen.state} after {seen.took_s:.1f} s; {faults}"
+        console.print(words, highlight=False)
+
     with ExitStack() as stack:
-        if options.folder is None:
-            name = stack.enter_context(tempfile.TemporaryDirectory(prefix="capamesh-jobs-"))
-            folder = Path(name)
-        else:
-            folder = options.folder.absolute() / store
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="capamesh-jobs-"))
         where = ""
         if store == POSTGRES:
             try:
@@ -53,22 +81,51 @@ def measure(store: str, options: argparse.Namespace, console: Console) -> Seen |
             except pytest.skip.Exception as exc:
                 console.print(f"{store} is left out: {exc.msg}")
                 return None
-
-        def told(seen: RoundSeen) -> None:
-            faults = ", ".join(fault.kind for fault in seen.faults)
-            words = f"{store} round {seen.number}: {seen.state} after {seen.took_s:.1f} s; {faults}"
-            console.print(words, highlight=False)
-
         running = run_rounds(
-            folder,
+            Path(folder),
             store,
             where,
-            rounds=options.rounds,
+            rounds=count,
             at_once=options.at_once,
             seed=options.seed,
+            first=first,
             told=told,
         )
         return asyncio.run(running)
+
+
+def page_table(figures: list[dict[str, Any]]) -> str:
+    """Return the table of the page."""
+    rows = (
+        ("jobs", "rounds"),
+        ("rows", "rows"),
+        ("rows without an answer, or with two", "rows_wrong"),
+        ("jobs whose results have the digest of ONNX Runtime's", "equal"),
+        ("members killed or frozen, or their workers", "faults"),
+        ("shards taken over from routers that were gone", "shards_taken_over"),
+        ("the median of these, in seconds after the router was gone", "take_over_median_s"),
+        ("the last of these, likewise", "take_over_max_s"),
+        ("shards taken over from routers that woke later", "shards_lost_while_frozen"),
+        ("commits by a router that had lost its shard", "late_commits"),
+    )
+    shown = [
+        {
+            **each,
+            "rows_wrong": each["rows_lost"] + each["rows_twice"],
+            "faults": sum(each["faults"].values()),
+        }
+        for each in figures
+    ]
+    return "\n".join(
+        (
+            f"| | {' | '.join(each['store'] for each in shown)} |",
+            f"|---|{'---:|' * len(shown)}",
+            *(
+                f"| {words} | {' | '.join(_shown(each[name]) for each in shown)} |"
+                for words, name in rows
+            ),
+        )
+    )
 
 
 def show(figures: list[dict[str, Any]], console: Console) -> None:
@@ -102,21 +159,26 @@ def main() -> int:
     parser.add_argument("--at-once", type=int, default=AT_ONCE)
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument(
-        "--folder", type=Path, help="where to leave stores and logs; without it they are removed"
+        "--folder", type=Path, help="where what was seen of each piece is left and found"
     )
+    parser.add_argument("--keep", action="store_true", help="write the figures and the page")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON alone")
     options = parser.parse_args()
     console = Console(stderr=options.json)
-    seen = [measure(store, options, console) for store in options.stores.split(",")]
+    with ExitStack() as stack:
+        kept = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        kept.mkdir(parents=True, exist_ok=True)
+        seen = [measure(store, kept, options, console) for store in options.stores.split(",")]
     figures = [each.figures() for each in seen if each is not None]
     if not figures:
         return 1
     show(figures, console)
-    kept = {"seed": options.seed, "at_once": options.at_once, "stores": figures}
+    told = {"seed": options.seed, "at_once": options.at_once, "stores": figures}
     if options.json:
-        print(json.dumps(kept))
-    if options.rounds >= ROUNDS:
-        console.print(f"kept in {keep('jobs_chaos', kept)}")
+        print(json.dumps(told))
+    if options.keep:
+        console.print(f"kept in {keep('jobs_chaos', told)}")
+        console.print(f"and {page_tables.write(PAGE, MADE_BY, page_table(figures))}")
     console.print(
         f"bars: nothing lost, doubled or wrong, takeovers within {MAX_TAKE_OVER_S:g} s, no late commit"
     )

@@ -86,6 +86,34 @@ class Seen:
     late_commits: int
     """The commits by a lease that did not hold any more."""
 
+    @classmethod
+    def read(cls, file: Path) -> Seen:
+        """Return what `write` has written."""
+        values = json.loads(file.read_text())
+        rounds = [
+            RoundSeen(**{**each, "faults": [Fault(**fault) for fault in each["faults"]]})
+            for each in values.pop("rounds")
+        ]
+        return cls(**values, rounds=rounds)
+
+    def write(self, file: Path) -> None:
+        """Write it all into a file, which is there whole or not at all."""
+        new = file.with_suffix(".new")
+        new.write_text(json.dumps(asdict(self)))
+        new.replace(file)
+
+    def __add__(self, other: Seen) -> Seen:
+        """Return the rounds of both, which were on one store."""
+        return Seen(
+            self.store,
+            self.rounds + other.rounds,
+            self.seconds + other.seconds,
+            self.take_overs_s + other.take_overs_s,
+            self.slow + other.slow,
+            self.woken_without + other.woken_without,
+            self.late_commits + other.late_commits,
+        )
+
     @property
     def failures(self) -> list[str]:
         """Return what does not hold, in words."""
@@ -146,9 +174,13 @@ async def run_rounds(
     rounds: int,
     at_once: int,
     seed: int,
+    first: int = 0,
     told: Callable[[RoundSeen], None] = lambda _: None,
 ) -> Seen:
-    """Run so many rounds, some of them at once, with two routers and two nodes on a store; `told` hears of each."""
+    """Run so many rounds from the number `first` on, some of them at once, with two routers and two nodes; `told` hears of each.
+
+    The number of a round decides, with the seed, what befalls members in it.
+    """
     models, data = folder / "models", folder / "data"
     data.mkdir(parents=True)
     file = job_model.write_model(models, TURNS)
@@ -182,7 +214,7 @@ async def run_rounds(
                 told(seen)
                 return seen
 
-        seen = await asyncio.gather(*map(one, range(rounds)))
+        seen = await asyncio.gather(*map(one, range(first, first + rounds)))
         found = await asyncio.to_thread(job_audit.changes, where)
         outages = [asdict(each) for each in keeper.outages]
         (folder / "outages.json").write_text(json.dumps(outages))
