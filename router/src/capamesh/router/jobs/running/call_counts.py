@@ -16,7 +16,7 @@ RETRIED: Final = "retried"
 """The outcome of a call that failed, or may have, for a reason that is not known to be its rows': they are sent again as they are."""
 FAILED: Final = "failed"
 """The outcome of a call that failed for what it is: its rows are wrong, the model fails on them, or no node may run it."""
-OUTCOMES: Final[tuple[str, ...]] = (OK, REFUSED, RETRIED, FAILED)
+OUTCOMES: Final = (OK, REFUSED, RETRIED, FAILED)
 _OUTCOMES: Final[Mapping[Verdict, str]] = MappingProxyType(
     {
         Verdict.ANSWERED: OK,
@@ -36,7 +36,7 @@ class CallCounts:
     """The calls of one router's process that have ended; those that were withdrawn are none of them."""
 
     def __init__(self) -> None:
-        self._of = dict.fromkeys(OUTCOMES, 0)
+        self._of: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
 
     def count(self, verdict: Verdict) -> None:
         """Count a call that ended so."""
