@@ -1,13 +1,16 @@
 """Tells what a batch job costs the people who share its node, and what it gets of what they leave, in virtual time.
 
-    python benchmarks/bulk_node.py
+    python benchmarks/bulk_node.py [--times 1.25 2] [--call-rows 0 1] [--calls 2 1]
 
 One device runs the node's own batcher (`DynamicBatcher`); a run takes what a profile says. People ask for one row each, at random
-times; a job keeps as many batches in flight as a router lets in (`bulk_share`). Printed for each profile and load, beside the
-same people without the job: the 99th percentile and the median of their latency at the node, the job's rows a second as a part of
-the best batches' rate that people leave, and alone as a part of that rate; and how long the device is idle without the job.
-Nothing is measured by a clock, so a busy machine prints the same. The profiles are made up: a device on which a batch saves
-little (a CPU with a transformer), one on which it saves half, one on which it saves nearly all (a GPU), and a tiny model.
+times; a job sends calls as a router's lane does: as many as its pace and the node's room for jobs allow (`Lane`, `bulk_share`). Printed
+for each profile and load, beside the same people without the job: the 99th percentile and the median of their latency at the node,
+the job's rows a second as a part of the best batches' rate that people leave, and alone as a part of that rate; and how long the device
+is idle without the job. Nothing is measured by a clock, so a busy machine prints the same. The profiles are made up, but for the
+first, which is MiniLM's on two cores (measured): devices on which a batch saves little, half, and nearly all, and a tiny model.
+
+What is tuned: `--times` is how much longer a run may take for its bulk rows, `--call-rows` the rows of a call (0: the best batch), and
+`--calls` the calls that late answers leave the node.
 """
 
 from __future__ import annotations
@@ -20,57 +23,117 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from typing_extensions import override
+
 from capamesh.node.repository.rules import Rules
-from capamesh.node.scheduling import Batch, BatchPlan, DynamicBatcher, PendingRequest, Result, slots
+from capamesh.node.scheduling import (
+    Batch,
+    BatchPlan,
+    DynamicBatcher,
+    PendingRequest,
+    Result,
+    Streams,
+    slots,
+)
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
 from capamesh.router.admission.bulk_share import bulk_share
+from capamesh.router.jobs.running import pace
+from capamesh.router.jobs.running.lane import Lane, Ticket
+from capamesh.router.jobs.running.nodes import Started
+from capamesh.router.jobs.values import JobId
 
 ROWS = 60_000
 """The rows of the best batches in whose time one device is looked at: people ask for a quarter of that, or half."""
 WAY_S = 0.000_5
 """Seconds from the router to the node, and back (guess: one machine)."""
+FIRST_S = 0.1
+"""Seconds after the first request of people's at which a job begins."""
+AGAIN_S = 0.05
+"""Seconds until a router looks again whether there is room, where none of its calls is under way."""
 OUTPUT = "y"
+JOB = JobId("job")
 
 
 @dataclass(frozen=True)
 class Device:
-    """The time of a run: so much, and so much for each row."""
+    """The time of a run: so much, and so much for each row; `streams` runs beside one another take the second pair each."""
 
     name: str
     run_s: float
     row_s: float
     batch_rows: int
+    streams: int = 1
+    stream_run_s: float = 0.0
+    stream_row_s: float = 0.0
 
-    def seconds(self, rows: int) -> float:
+    def seconds(self, rows: int, *, is_stream: bool = False) -> float:
         """Return the time of a run of so many rows."""
+        if is_stream:
+            return self.stream_run_s + self.stream_row_s * rows
         return self.run_s + self.row_s * rows
 
     @property
     def best_per_s(self) -> float:
         """The rows a second in the best batches."""
-        return self.batch_rows / self.seconds(self.batch_rows)
+        rows = self.batch_rows
+        if self.streams > 1:
+            return self.streams * rows / self.seconds(rows, is_stream=True)
+        return rows / self.seconds(rows)
 
     @property
     def looked_s(self) -> float:
         """Return for how long it is looked at."""
         return ROWS / self.best_per_s
 
-    @property
-    def profile(self) -> ServiceProfile:
-        """The profile that the node measured."""
-        return ServiceProfile(
-            tuple(ProfilePoint(rows, self.seconds(rows)) for rows in (1, self.batch_rows))
+    def profile(self, *, is_stream: bool = False) -> ServiceProfile:
+        """Return the profile that the node measured."""
+        points = [
+            ProfilePoint(rows, self.seconds(rows, is_stream=is_stream))
+            for rows in (1, self.batch_rows)
+        ]
+        return ServiceProfile(tuple(points))
+
+    def batcher(self) -> DynamicBatcher:
+        """Return the batcher of a node that has nothing but this."""
+        plan = BatchPlan(
+            (TensorSpec("x", Datatype.FP32, (-1, 1)),),
+            (TensorSpec(OUTPUT, Datatype.FP32, (-1, 1)),),
+            is_batching=True,
+            batch_rows=self.batch_rows,
         )
+        streams = None
+        if self.streams > 1:
+            streams = Streams(self.streams, self.profile(is_stream=True), self.batch_rows)
+        return DynamicBatcher(plan, Rules(), self.profile(), max_in_flight=100_000, streams=streams)
 
 
 DEVICES = (
+    Device("two cores, MiniLM", 0.001_2, 0.009_6, 4, 2, 0.000_4, 0.014),
     Device("CPU, transformer", 0.002, 0.003, 32),
     Device("CPU, half saved", 0.004, 0.001_5, 32),
     Device("GPU", 0.005, 0.000_1, 64),
     Device("tiny", 0.000_05, 0.000_002, 256),
 )
+
+
+class _AtNode(Started):
+    """A call at the only node."""
+
+    @property
+    @override
+    def place(self) -> str:
+        return self.node
+
+    @property
+    @override
+    def node(self) -> str:
+        return "node"
+
+    @override
+    def cancel(self) -> None:
+        raise AssertionError("no call is withdrawn here")
 
 
 @dataclass
@@ -81,6 +144,7 @@ class World:
     load: float
     """The rows of people a second, as a part of the best batches' rate."""
     has_job: bool
+    call_rows: int = 0
     now_s: float = 0.0
     latencies_s: list[float] = field(default_factory=list[float])
     job_rows: int = 0
@@ -88,20 +152,17 @@ class World:
     refused: int = 0
 
     def __post_init__(self) -> None:
-        """Make the node."""
-        device = self.device
-        plan = BatchPlan(
-            (TensorSpec("x", Datatype.FP32, (-1, 1)),),
-            (TensorSpec(OUTPUT, Datatype.FP32, (-1, 1)),),
-            is_batching=True,
-            batch_rows=device.batch_rows,
-        )
-        self._batcher = DynamicBatcher(plan, Rules(), device.profile, max_in_flight=100_000)
+        """Make the node, and the lane of the job's calls."""
+        self.call_rows = self.call_rows or self.device.batch_rows
+        self._batcher = self.device.batcher()
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._ahead: deque[Batch] = deque()
-        self._running: Batch | None = None
-        self._job_rows = 0
+        self._running = 0
+        self._lane = Lane()
+        self._lane.pace.take_nodes(1)
+        self._next: Ticket
+        self._sent_rows = 0
 
     def run(self) -> World:
         """Run it, and return it."""
@@ -110,8 +171,8 @@ class World:
         end_s = self.device.looked_s
         while per_s and (at_s := at_s + rng.expovariate(per_s)) < end_s:
             self._after(at_s, lambda came_s=at_s: self._person(came_s))
-        if self.has_job:
-            self._after(0.0, self._feed)
+        if self.has_job:  # people are there when it begins
+            self._after(FIRST_S if self.load else 0.0, self._feed)
         while self._events and self._events[0][0] < end_s:
             self.now_s, _, what = heapq.heappop(self._events)
             what()
@@ -127,8 +188,9 @@ class World:
         request = PendingRequest((x,), (), done, arrived_s=self.now_s, is_bulk=is_bulk)
         try:
             self._batcher.submit(request, self.now_s)
-        except CapameshError:
+        except CapameshError as error:
             self.refused += 1
+            done(request, error)
         self._pump()
 
     def _person(self, came_s: float) -> None:
@@ -139,72 +201,108 @@ class World:
         self._submit(1, done, is_bulk=False)
 
     def _feed(self) -> None:
-        """Send calls of the best batch's rows while there is room for jobs, as a router does by the newest report."""
+        """Send the job's calls for which there is room, as a router does by the newest report; one more always waits."""
+        lane = self._lane
+        while True:
+            if not lane.waiting:
+                self._next = lane.ask(JOB, self.call_rows, self._send)
+            lane.pump(self._room, lambda _: None, self.now_s)
+            if lane.waiting:
+                break
+        if not lane.in_flight:
+            self._after(AGAIN_S, self._feed)
+
+    def _room(self, rows: int) -> int:
         load = self._batcher.load_report(free_bytes=0, device_in_flight=0)
-        rows = self.device.batch_rows
-        while self._job_rows < bulk_share(load.limit_rows, rows):
-            self._job_rows += rows
-            self._after(WAY_S, lambda: self._submit(rows, self._job_done, is_bulk=True))
+        share = bulk_share(load.limit_rows, self.device.batch_rows)
+        return -(-max(0, int(share) - self._sent_rows) // rows)
 
-    def _job_done(self, _: PendingRequest, result: Result) -> None:
-        rows = self.device.batch_rows
-        self.job_rows += 0 if isinstance(result, CapameshError) else rows
+    def _send(self) -> None:
+        ticket = self._next
+        ticket.sent(_AtNode())
+        sent_s, rows = self.now_s, self.call_rows
+        self._sent_rows += rows
 
-        def back() -> None:
-            self._job_rows -= rows
-            self._feed()
+        def done(request: PendingRequest, result: Result) -> None:
+            queue_s, run_s = request.started_s - request.arrived_s, request.run_s
+            is_answer = not isinstance(result, CapameshError)
+            self.job_rows += rows if is_answer else 0
 
-        self._after(WAY_S, back)
+            def back() -> None:
+                self._sent_rows -= rows
+                if is_answer:
+                    self._lane.answered(rows, self.now_s - sent_s, queue_s, run_s, self.now_s)
+                else:
+                    self._lane.refused(self.now_s)
+                ticket.leave()
+                self._feed()
+
+            self._after(WAY_S, back)
+
+        self._after(WAY_S, lambda: self._submit(rows, done, is_bulk=True))
 
     def _pump(self) -> None:
-        while True:
-            if self._running is None:
-                batch = self._ahead.popleft() if self._ahead else self._batcher.take(self.now_s)
-                if batch is None:
-                    return
-                batch.started_s, batch.has_begun = self.now_s, True
-                self._running = batch
-                run_s = self.device.seconds(batch.rows)
-                self._after(run_s, lambda it=batch, took_s=run_s: self._ended(it, took_s))
-            ahead = self._batcher.take(self.now_s, is_ahead=True)
-            if ahead is None:
-                return
+        while (batch := self._batcher.take(self.now_s)) is not None:
+            self._begin(batch)
+        ahead = self._batcher.take(self.now_s, is_ahead=True)
+        if ahead is not None:
             self._ahead.append(ahead)
 
+    def _begin(self, batch: Batch) -> None:
+        batch.started_s, batch.has_begun = self.now_s, True
+        self._running += 1
+        run_s = self.device.seconds(batch.rows, is_stream=batch.is_stream)
+        self._after(run_s, lambda: self._ended(batch, run_s))
+
     def _ended(self, batch: Batch, run_s: float) -> None:
-        self._running = None
-        self.busy_s += run_s
+        self._running -= 1
+        self.busy_s += run_s / (self.device.streams if batch.is_stream else 1)
         results = [
             [Tensor(OUTPUT, Datatype.FP32, (request.rows, 1), bytes(4 * request.rows))]
             for request in batch.requests
         ]
+        if self._ahead:
+            self._begin(self._ahead.popleft())
         self._batcher.finished(batch, results, self.now_s, run_s=run_s)
         self._pump()
 
 
+def compared(device: Device, load: float, call_rows: int) -> str:
+    """Return what a job costs people at one load, and what it gets."""
+    calm, shared = (
+        World(device, load, has_job=has_job, call_rows=call_rows).run() for has_job in (False, True)
+    )
+    left = (1.0 - load) * ROWS
+    idle = 1.0 - calm.busy_s / device.looked_s
+    before, after = sorted(calm.latencies_s), sorted(shared.latencies_s)
+    ratios = [after[int(q * len(after))] / before[int(q * len(before))] for q in (0.99, 0.5)]
+    return (
+        f"p99 x{ratios[0]:.2f} (of {before[int(0.99 * len(before))] * 1e3:.2f} ms), median x{ratios[1]:.2f},"
+        f" the job gets {shared.job_rows / left:.2f} of the rest (idle {idle:.2f} without it), {shared.refused} refused"
+    )
+
+
 def main() -> None:
-    """Print a line for each device and load."""
+    """Print a line for each device, load and way."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--times", type=float, nargs="*", default=[slots.BULK_TIMES])
-    arguments = parser.parse_args()
+    parser.add_argument("--call-rows", type=int, nargs="*", default=[0])
+    parser.add_argument("--calls", type=int, nargs="*", default=[pace.CALLS_A_NODE])
+    parser.add_argument("--loads", type=float, nargs="*", default=[0.25, 0.5])
+    parser.add_argument("--devices", default="", help="those that have this in their names")
+    asked = parser.parse_args()
     for device in DEVICES:
+        if asked.devices not in device.name:
+            continue
         alone = World(device, 0.0, has_job=True).run()
-        part = alone.job_rows / ROWS
-        print(f"{device.name}: a job alone gets {part:.3f} of the best batches' rate")
-        for load, times in itertools.product((0.25, 0.5), arguments.times):
-            slots.BULK_TIMES = times  # type: ignore[misc]  # what this looks for
-            calm, shared = (World(device, load, has_job=has_job).run() for has_job in (False, True))
-            left = (1.0 - load) * ROWS
-            idle = 1.0 - calm.busy_s / device.looked_s
-            before, after = sorted(calm.latencies_s), sorted(shared.latencies_s)
-            ratios = [
-                after[int(q * len(after))] / before[int(q * len(before))] for q in (0.99, 0.5)
-            ]
-            print(
-                f"  load {load:.2f}, bulk rows {times:g} times a row: p99 x{ratios[0]:.2f}"
-                f" (of {before[int(0.99 * len(before))] * 1e3:.2f} ms), median x{ratios[1]:.2f},"
-                f" the job gets {shared.job_rows / left:.2f} of the rest (idle {idle:.2f} without it), {shared.refused} refused"
-            )
+        print(
+            f"{device.name}: a job alone gets {alone.job_rows / ROWS:.3f} of the best batches' rate"
+        )
+        for load, *way in itertools.product(asked.loads, asked.times, asked.call_rows, asked.calls):
+            times, call_rows, calls = way
+            slots.BULK_TIMES, pace.CALLS_A_NODE = times, int(calls)  # type: ignore[misc]  # what this looks for
+            shown = f"times {times:g}, {call_rows or 'best'} rows a call, {calls} calls"
+            print(f"  load {load:.2f}, {shown}: {compared(device, load, int(call_rows))}")
 
 
 if __name__ == "__main__":

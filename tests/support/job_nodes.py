@@ -59,6 +59,27 @@ class FakeNode:
     """The number of its agent's newest word."""
 
 
+class At(Started):
+    """A call that is at a node for ever."""
+
+    def __init__(self, node: str) -> None:
+        self._node = node
+
+    @property
+    @override
+    def place(self) -> str:
+        return self._node
+
+    @property
+    @override
+    def node(self) -> str:
+        return self._node
+
+    @override
+    def cancel(self) -> None:
+        """Do nothing."""
+
+
 class FakeCall(Started):
     """A call at a node."""
 
@@ -122,7 +143,7 @@ class FakeNodes(Nodes):
         self.ran: dict[float, int] = {}
         """The times that each value was run to its end."""
         self.on_start: Callable[[], None] = lambda: None
-        self.people: Crowd | None = None
+        self.people: dict[str, Crowd] = {}
 
     @override
     def hosting(self, pinned: Pinned, model: str) -> Hosting | None:
@@ -140,7 +161,7 @@ class FakeNodes(Nodes):
         return self.room_calls
 
     @override
-    def crowd(self, pinned: Pinned, model: str) -> Crowd | None:
+    def crowds(self, pinned: Pinned, model: str) -> dict[str, Crowd]:
         return self.people
 
     @override

@@ -17,7 +17,9 @@ from capamesh.protocol.tensors import Tensor
 
 STEEP = ServiceProfile((ProfilePoint(1, 0.010), ProfilePoint(8, 0.024)))
 """A row more takes 2 ms more, so that two rows take 1.2 times what one takes, and four 1.6 times."""
-TINY = ServiceProfile((ProfilePoint(1, 0.000_1), ProfilePoint(8, 0.000_8)))
+STRAIGHT = ServiceProfile((ProfilePoint(1, 0.010), ProfilePoint(8, 0.080)))
+"""Each row takes as long as the one before it, as on a CPU."""
+TINY = ServiceProfile((ProfilePoint(1, 0.000_05), ProfilePoint(8, 0.000_4)))
 
 
 def numbered(desk: Desk, rows: int, **asked: bool) -> PendingRequest:
@@ -91,12 +93,53 @@ def test_people_s_request_waits_for_a_part_and_its_run_has_few_bulk_rows() -> No
     assert desk.load().bulk_in_flight == 6
     second = desk.taken()
     assert second.requests == [online, bulk]
-    assert second.rows == 3  # its own, and two of the job's
-    run(desk, second, 0.02)
+    assert second.rows == 2  # its own, and one of the job's
+    run(desk, second, 0.012)
     assert desk.answers[-1][0] is online
     while desk.batcher.in_flight:
         run(desk, desk.taken())
     assert answer(desk, bulk) == [2.0 * at for at in range(8)]
+
+
+def test_people_s_run_has_no_bulk_rows_where_each_row_takes_its_time() -> None:
+    desk = Desk(profile=STRAIGHT)
+    desk.submit()
+    desk.finish(desk.taken())
+    bulk = numbered(desk, 4)
+    first = desk.taken()
+    people = [desk.submit(), desk.submit()]
+    run(desk, first)
+    second = desk.taken()
+    assert second.requests == people
+    run(desk, second, 0.02)
+    assert rows_of(desk.taken()) == [1]
+    assert desk.load().bulk_in_flight == 3
+    assert bulk.later_rows == 2
+
+
+def test_bulk_rows_that_gain_nothing_are_in_no_run_of_people_however_long_it_is() -> None:
+    desk = Desk(profile=STRAIGHT)
+    desk.submit()
+    desk.finish(desk.taken())
+    numbered(desk, 8)
+    first = desk.taken()
+    people = [desk.submit() for _ in range(6)]
+    run(desk, first)
+    assert STRAIGHT.seconds_at(7) <= BULK_TIMES * STRAIGHT.seconds_at(6)
+    assert desk.taken().requests == people
+
+
+def test_run_with_many_people_has_room_for_more_of_a_job() -> None:
+    desk = Desk(profile=STEEP)
+    desk.submit()
+    desk.finish(desk.taken())
+    numbered(desk, 8)
+    first = desk.taken()
+    people = [desk.submit() for _ in range(6)]
+    run(desk, first, 0.012)
+    second = desk.taken()
+    assert (second.requests[:6], second.rows) == (people, 8)  # two of the job's
+    assert STEEP.seconds_at(8) <= BULK_TIMES * STEEP.seconds_at(6)
 
 
 def test_request_that_has_begun_goes_on_before_others_begin() -> None:
@@ -127,7 +170,7 @@ def test_bulk_request_is_not_taken_ahead_while_people_come() -> None:
 def test_short_runs_are_not_cut() -> None:
     desk = Desk(profile=TINY)
     desk.submit()
-    desk.finish(desk.taken(), 0.000_1)
+    desk.finish(desk.taken(), 0.000_05)
     numbered(desk, 8)
     assert TINY.seconds_at(8) < SHORT_BULK_S
     assert desk.taken().rows == 8

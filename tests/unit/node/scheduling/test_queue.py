@@ -188,6 +188,19 @@ def test_bulk_fills_the_room_that_an_online_batch_leaves_and_pays_for_it() -> No
     assert [one for batch in batches for one in batch] == later
 
 
+def test_bulk_that_may_be_in_no_run_of_online_work_gets_its_tenth_all_the_same() -> None:
+    queue = RequestQueue()
+    put(queue, [request(is_bulk=half) for half in (False, True) for _ in range(20)])
+    taken = [0, 0]
+    for _ in range(500):
+        batch = queue.take(4, lambda online: 0 if online else 1)
+        assert sum(one.is_bulk for one in batch) <= 1
+        for one in batch:
+            taken[one.is_bulk] += 1
+            queue.put(request(is_bulk=one.is_bulk))
+    assert abs(taken[True] / sum(taken) - BULK_SHARE) < 0.01
+
+
 def test_online_work_that_comes_and_goes_keeps_its_share_beside_waiting_bulk() -> None:
     """Two online requests that cannot share a batch arrive during every bulk run."""
     queue = RequestQueue()

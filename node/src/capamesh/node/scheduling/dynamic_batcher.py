@@ -243,10 +243,10 @@ class DynamicBatcher(Scheduler):
                 return None  # who was told that it is late has withdrawn the rest
         if self._max_delay_s and queue.rows < self.plan.batch_rows and now_s < slots.ripe_s():
             return None
-        most_bulk = slots.most_bulk(most_rows, now_s, is_stream=is_stream) if queue.bulk_rows else 0
-        if is_ahead and 0 < most_bulk < most_rows:
+        bound = slots.bulk_bound(room, now_s, is_stream=is_stream) if queue.bulk_rows else None
+        if is_ahead and bound is not None and bound(0) < most_rows:
             return None  # nobody's request could pass it
-        requests = queue.take(room, most_bulk)
+        requests = queue.take(room, bound)
         rows = 0
         batch = Batch(requests, 0, now_s, self.plan, is_stream=is_stream)
         for request in requests:

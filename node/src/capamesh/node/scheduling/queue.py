@@ -222,11 +222,13 @@ class RequestQueue:
             self.bulk_rows -= request.rows
         (self._bulk if request.is_bulk else self._online).dropped()
 
-    def take(self, max_rows: int, most_bulk: int = 0) -> list[PendingRequest]:
+    def take(
+        self, max_rows: int, most_bulk: Callable[[int], int] | None = None
+    ) -> list[PendingRequest]:
         """Remove and return the next batch: works of one key, at most `max_rows` unless a single one has more.
 
-        Room that the class in turn leaves is given to the other. At most `most_bulk` rows of it are bulk, unless a single work
-        that cannot be run in parts has more; 0: any.
+        Room that the class in turn leaves is given to the other. `most_bulk` returns how many rows of it may be bulk beside so many
+        that are not; only a single work that cannot be run in parts has more. None: any.
         """
         online = self._online
         if (  # what waits is online, of one key and wanted, and fits
@@ -243,13 +245,17 @@ class RequestQueue:
         self._passed = chosen.passed
         requests: list[PendingRequest] = []
         bulk = self._bulk
-        most_bulk = most_bulk or max_rows
-        most = min(most_bulk, max_rows) if chosen is bulk else max_rows
+        is_bulk = chosen is bulk
+        most = max_rows
+        if is_bulk and most_bulk is not None:
+            most = min(most_bulk(0), max_rows)
         rows = self._fill(chosen, first.key, requests, 0, most)
-        if rows < max_rows:
-            other = self._online if chosen is bulk else bulk
-            most = min(rows + most_bulk, max_rows) if other is bulk else max_rows
-            if other.count:
+        other = online if is_bulk else bulk
+        if rows < max_rows and other.count:
+            most = max_rows
+            if other is bulk and most_bulk is not None:
+                most = min(rows + most_bulk(rows), max_rows)
+            if rows < most:
                 self._fill(other, first.key, requests, rows, most)
         return requests
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from capamesh.node.scheduling.service_time import ServiceTime
@@ -24,10 +25,13 @@ MIN_RETRY_S: Final = 0.001
 ONLINE_S: Final = 1.0
 """Seconds after the last request of people's for which bulk runs are short: the next may come while one goes on (guess)."""
 BULK_TIMES: Final = 1.25
-"""The bulk rows of one run take at most so many times as long as one row does: that is what a job adds to the wait of those who
-come while it runs (measured with benchmarks/bulk_node.py: with twice, the slowest answers take twice as long as without a job)."""
-SHORT_BULK_S: Final = 0.002
-"""Bulk rows that take no longer are run at once in any case (guess: the way to the node and back takes as long)."""
+"""A run takes at most so many times as long with its bulk rows as without them, or, of bulk rows alone, as one row does: that is what a
+job adds to the wait of those who come while it runs, and of those who are in it (benchmarks/bulk_node.py has what others cost)."""
+JOIN_PART: Final = 0.5
+"""Bulk rows are in the run of people's rows only if that takes at most such a part of what a run of their own takes (measured there:
+where each row takes its time, they make the longest waits longer and gain nothing)."""
+SHORT_BULK_S: Final = 0.000_5
+"""Bulk rows that take no longer are run at once in any case (guess: half of the way to the node and back)."""
 
 
 class Slots:
@@ -107,18 +111,31 @@ class Slots:
         # an equal share for each, and room for what has no rows
         return min(rows, max(1, -(-waiting // free))) if is_stream else rows
 
-    def most_bulk(self, rows: int, now_s: float, *, is_stream: bool) -> int:
-        """Return how many bulk rows a run of up to `rows` may have, 1 at least: all while no requests of people come.
+    def bulk_bound(
+        self, rows: int, now_s: float, *, is_stream: bool
+    ) -> Callable[[int], int] | None:
+        """Return what tells how many bulk rows a run of up to `rows` may have beside so many rows of people; None: any.
 
-        Whoever comes while it runs waits for its end, and whoever is in it for its other rows.
+        Whoever comes while it runs waits for its end, and whoever is in it for its other rows. Of bulk rows alone it has 1 at least.
         """
         if not self._requests.queue.online and now_s - self.online_s >= ONLINE_S:
-            return rows
+            return None
         time = self.time_of_streams if is_stream else self.time
-        most_s = max(SHORT_BULK_S, BULK_TIMES * time.predicted_s(1))
-        while rows > 1 and time.predicted_s(rows) > most_s:
-            rows //= 2
-        return rows
+
+        def most_bulk(online_rows: int) -> int:
+            people_s = time.predicted_s(max(1, online_rows))
+            most_s = BULK_TIMES * people_s
+            least = 0 if online_rows else 1
+            bulk = max(least, rows - online_rows)
+            while bulk > least:
+                run_s = time.predicted_s(online_rows + bulk)
+                is_gain = not online_rows or run_s - people_s <= JOIN_PART * time.predicted_s(bulk)
+                if run_s <= SHORT_BULK_S or (run_s <= most_s and is_gain):
+                    break
+                bulk //= 2
+            return bulk
+
+        return most_bulk
 
     def ripe_s(self) -> float:
         """Return when what is queued goes as it is: after the longest wait for company, and in time for all deadlines."""

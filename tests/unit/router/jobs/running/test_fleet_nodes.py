@@ -265,16 +265,18 @@ def test_room_is_that_of_the_nodes_in_calls() -> None:
 def test_delay_and_idle_capacity_are_what_nodes_tell() -> None:
     async def scenario() -> None:
         core = Core([echo], [echo])
-        assert core.nodes.crowd(PINNED, "m") is None
+        assert core.nodes.crowds(PINNED, "m") == {}
         assert core.nodes.idle_rows_per_s("m", "") == 20_000.0
         served = core.fleet.served()
         load = LoadReport(online_queue_us=250_000, latency_us=300_000, bulk_in_flight=0)
         for replica in core.fleet.replicas:
             served.reported(replica, load, core.fleet.clock())
-        assert core.nodes.crowd(PINNED, "m") == Crowd(0.25, 0.3, is_calm=True)
+        calm = Crowd(0.25, is_calm=True)
+        assert core.nodes.crowds(PINNED, "m") == {"A": calm, "B": calm}
         assert core.nodes.idle_rows_per_s("m", "1") == 15_000.0
         served.reported(core.fleet.replicas[0], load._replace(bulk_in_flight=8), core.fleet.clock())
-        assert core.nodes.crowd(PINNED, "m") == Crowd(0.25, 0.3, is_calm=False)
+        crowded = Crowd(0.25, is_calm=False)
+        assert core.nodes.crowds(PINNED, "m") == {"A": crowded, "B": calm}
         assert core.nodes.idle_rows_per_s("none", "") is None
 
     run(scenario)

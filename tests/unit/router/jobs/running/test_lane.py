@@ -2,35 +2,13 @@
 
 from __future__ import annotations
 
-from typing_extensions import override
+from job_nodes import At
 
 from capamesh.router.jobs.running.lane import LEAST_ALLOWED_S, MOST_ALLOWED_S, Lane, Ticket
-from capamesh.router.jobs.running.nodes import Started
 from capamesh.router.jobs.running.pace import Pace
 from capamesh.router.jobs.values import JobId
 
 ONE, TWO = JobId("one"), JobId("two")
-
-
-class At(Started):
-    """A call at a node."""
-
-    def __init__(self, node: str) -> None:
-        self._node = node
-
-    @property
-    @override
-    def place(self) -> str:
-        return self._node
-
-    @property
-    @override
-    def node(self) -> str:
-        return self._node
-
-    @override
-    def cancel(self) -> None:
-        """Do nothing."""
 
 
 def lane_of(pace: int = 100) -> Lane:
@@ -120,8 +98,8 @@ def test_first_call_at_a_worker_that_ended_is_suspected_and_the_others_are_not()
 def test_calls_are_given_twice_what_they_take_within_bounds() -> None:
     lane = lane_of()
     assert lane.allowed_s(10, 0.001, 0) == LEAST_ALLOWED_S
-    assert lane.allowed_s(10, 1.0, 0) == 20.0
-    assert lane.allowed_s(10, 1.0, 2) == 80.0
+    assert lane.allowed_s(10, 1.0, 0) == 40.0  # behind another one
+    assert lane.allowed_s(10, 1.0, 2) == 160.0
     assert lane.allowed_s(10, 1.0, 60) == MOST_ALLOWED_S
     lane.answered(10, 30.0, 0.0, 30.0, 0.0)
     assert lane.allowed_s(10, 0.001, 0) == 60.0  # it takes longer than it is said to
@@ -129,9 +107,21 @@ def test_calls_are_given_twice_what_they_take_within_bounds() -> None:
 
 def test_pace_falls_when_calls_queue_for_longer_than_they_run() -> None:
     lane = lane_of(64)
+    lane.pace.take_nodes(8)
     for at in range(8):
         lane.answered(8, 0.012, 0.001, 0.01, float(at))
     assert lane.pace.most_in_flight == 64
     for at in range(8):
         lane.answered(8, 0.032, 0.021, 0.01, float(at))
     assert lane.pace.most_in_flight == int(64 * 0.8)
+
+
+def test_calls_are_counted_at_the_nodes_that_have_them() -> None:
+    lane = lane_of()
+    tickets = asked(lane, 4)
+    pump(lane)
+    for ticket, node in zip(tickets, "aab", strict=False):
+        ticket.sent(At(node))
+    assert lane.in_flight_at() == {"a": 2, "b": 1}  # the last was not sent yet
+    tickets[0].leave()
+    assert lane.in_flight_at() == {"a": 1, "b": 1}

@@ -1,4 +1,4 @@
-"""Calls of jobs are short while people are there, and a node is kept free for rows that may end workers."""
+"""Nodes where people wait have few calls of jobs, and one is kept free for rows that may end workers."""
 
 from __future__ import annotations
 
@@ -6,60 +6,56 @@ import asyncio
 
 import virtual_time
 from job_desk import PINNED
-from job_nodes import FakeNodes
+from job_nodes import At, FakeNodes
 
 from capamesh.router.jobs.running.hosted_rows import CALL_S
-from capamesh.router.jobs.running.model_work import (
-    CAREFUL_S,
-    CROWDED_PART,
-    CROWDED_S,
-    ModelWork,
-)
+from capamesh.router.jobs.running.lane import Ticket
+from capamesh.router.jobs.running.model_work import CAREFUL_S, ModelWork
 from capamesh.router.jobs.running.nodes import Crowd
+from capamesh.router.jobs.running.pace import CALLS_A_NODE
 from capamesh.router.jobs.values import JobId
 
-CALM = Crowd(0.0, 0.04, is_calm=True)
-CROWDED = Crowd(0.01, 0.06, is_calm=False)
+CALM = Crowd(0.004, is_calm=True)
+CROWDED = Crowd(10.0, is_calm=False)
 
 
 class Rig:
-    """A model at nodes whose best batch of 32 rows runs for 0.32 s."""
+    """A model at nodes whose best batch has 32 rows, and calls that are on their way for ever."""
 
     def __init__(self, *names: str, run_s: float = 0.32) -> None:
         self.now_s = 0.0
         self.nodes = FakeNodes(*names or ("a", "b"), best_rows=32)
         self.work = ModelWork(PINNED, "m", self.nodes, lambda _job: None, lambda: self.now_s)
-        self.look(CALM)
+        self.look(dict.fromkeys(self.nodes.nodes, CALM))
         self.work.lane.answered(32, run_s + 0.01, 0.0, run_s, 0.0)
 
-    def look(self, people: Crowd | None) -> int:
+    def look(self, people: dict[str, Crowd]) -> None:
         self.nodes.people = people
         self.work.look()
-        return self.work.call_rows
+
+    def send(self, *nodes: str) -> None:
+        """Send a call to each of these, and leave one more waiting."""
+        for node in nodes:
+            ticket = self.ask()
+            self.work.pump()
+            assert ticket in self.work.lane._in_flight
+            ticket.sent(At(node))
+
+    def ask(self) -> Ticket:
+        return self.work.lane.ask(JobId("j"), 32, lambda: None)
 
 
-def test_calls_have_the_best_batch_while_nobody_waits() -> None:
-    assert Rig().look(Crowd(0.0, 0.04, is_calm=False)) == 32
-
-
-def test_calls_run_for_a_part_of_what_people_wait_while_they_are_there() -> None:
+def test_calls_have_the_best_batch_whoever_waits() -> None:
     rig = Rig()
-    rows = rig.look(CROWDED)
-    assert rows == 2
-    assert rows * 0.01 <= CROWDED_PART * CALM.latency_s < 2 * rows * 0.01
-    rig.now_s += CROWDED_S
-    assert rig.look(Crowd(0.0, 0.04, is_calm=False)) == 2
-    rig.now_s += 0.1
+    rig.look(dict.fromkeys("ab", CROWDED))
     assert rig.work.call_rows == 32
 
 
-def test_calls_of_tiny_rows_have_many_batches_until_people_come() -> None:
+def test_calls_of_tiny_rows_have_many_batches_whoever_waits() -> None:
     rig = Rig(run_s=CALL_S / 5)
-    assert rig.look(Crowd(0.0, 0.04, is_calm=False)) == 5 * 32
-    assert rig.work.run_rows == 32
-    assert rig.look(CROWDED) == 32
-    rig.now_s += CROWDED_S + 0.1
-    assert rig.look(Crowd(0.0, 0.04, is_calm=False)) == 5 * 32
+    assert rig.work.call_rows == 5 * 32
+    rig.look(dict.fromkeys("ab", CROWDED))
+    assert rig.work.call_rows == 5 * 32
 
 
 def test_calls_have_one_batch_for_a_while_after_rows_were_suspected() -> None:
@@ -71,33 +67,48 @@ def test_calls_have_one_batch_for_a_while_after_rows_were_suspected() -> None:
     assert rig.work.call_rows == 5 * 32
 
 
-def test_latency_with_jobs_there_says_nothing_of_what_people_are_used_to() -> None:
-    rig = Rig()
-    rig.look(Crowd(0.5, 5.0, is_calm=False))
-    assert rig.look(Crowd(0.5, 5.0, is_calm=True)) == 32  # now it is known: 5 s
-
-
-def test_calls_are_never_of_less_than_a_row() -> None:
-    rig = Rig()
-    rig.look(Crowd(0.0, 1e-6, is_calm=True))
-    assert rig.look(CROWDED) == 1
-
-
-def test_pace_is_kept_at_a_call_a_node_while_people_wait() -> None:
+def test_node_where_people_wait_longer_than_usual_has_few_calls() -> None:
     rig = Rig("a", "b", "c")
-    rig.work.lane.pace.take_nodes(3)
-    for _ in range(20):
-        rig.now_s += 2.0
-        rig.look(Crowd(10.0, 10.0, is_calm=False))
-    assert rig.work.lane.pace.most_in_flight == 3
+    rig.send(*"abab")
+    assert rig.work.full_nodes(()) == set()
+    rig.look({"a": Crowd(0.008, is_calm=False), "b": Crowd(0.007, is_calm=False), "c": CALM})
+    assert rig.work.full_nodes(()) == {"a"}
+    rig.look({"a": Crowd(0.007, is_calm=False)})
+    assert rig.work.full_nodes(()) == set()
 
 
-def test_wait_for_one_run_is_no_reason_to_slow_down() -> None:
-    rig = Rig()
+def test_node_that_lies_of_people_who_wait_takes_nothing_from_others() -> None:
+    rig = Rig("a", "b", "liar")
     before = rig.work.lane.pace.most_in_flight
-    rig.now_s += 10.0
-    rig.look(Crowd(0.03, 0.05, is_calm=False))
+    for _ in range(100):
+        rig.now_s += 2.0
+        rig.look({"a": CALM, "b": CALM, "liar": CROWDED})
     assert rig.work.lane.pace.most_in_flight == before
+    rig.send("liar", "liar")
+    assert rig.work.full_nodes(()) == {"liar"}
+    rig.send("a", "b", "a", "b")  # there is room for these
+    assert rig.work.lane.in_flight == before
+
+
+def test_fleet_of_crowded_nodes_has_its_calls_and_no_more() -> None:
+    rig = Rig()
+    rig.work.lane.pace._pace = 100.0
+    rig.look(dict.fromkeys("ab", CROWDED))
+    rig.send(*"ab" * CALLS_A_NODE)
+    rig.ask()
+    rig.work.pump()
+    assert rig.work.lane.waiting == 1
+    rig.look({"a": CROWDED, "b": Crowd(0.0, is_calm=False)})
+    rig.work.pump()
+    assert rig.work.lane.waiting == 0
+
+
+def test_full_nodes_are_asked_where_no_other_may_be() -> None:
+    rig = Rig()
+    rig.look({"a": CROWDED, "b": CALM})
+    rig.send(*"a" * CALLS_A_NODE)
+    assert rig.work.full_nodes(()) == {"a"}
+    assert rig.work.full_nodes(("b",)) == set()
 
 
 def test_free_node_is_another_than_the_lost_one_and_waited_for() -> None:

@@ -1,13 +1,10 @@
-"""How many calls of jobs are in flight: more while all is well, fewer when nodes or people wait."""
+"""How many calls of jobs are in flight: more while all is well, fewer when nodes refuse them or are late."""
 
 from __future__ import annotations
 
 from capamesh.router.jobs.running.pace import (
     BACKOFF_S,
-    CALM_S,
     MOST_BACKOFF_S,
-    MOST_CALMS,
-    SETTLE_S,
     WINDOW,
     Outcome,
     Pace,
@@ -72,37 +69,25 @@ def test_room_is_what_is_not_in_flight() -> None:
     assert [pace.room(n, 0.0) for n in (0, 28, 29, 40)] == [29, 1, 0, 0]
 
 
-def test_pace_is_halved_at_once_when_others_wait_twice_as_long() -> None:
+def test_late_answers_leave_each_node_the_calls_that_keep_it_at_work() -> None:
     pace = Pace(1000)
-    for _ in range(12):
-        window(pace)
-    for at in range(10):
-        assert not pace.observe_delay(0.010, at, is_calm=True)
-    assert not pace.observe_delay(0.019, 10.0, is_calm=False)
-    assert pace.observe_delay(0.020, 10.0, is_calm=False)
-    assert pace.most_in_flight == 14
-    assert not pace.observe_delay(1.0, 10.0 + SETTLE_S - 0.01, is_calm=False)
-    assert pace.observe_delay(1.0, 10.0 + SETTLE_S, is_calm=False)
-    assert pace.most_in_flight == 7
+    pace.take_nodes(3)
+    assert pace.most_in_flight == 6
+    window(pace)
+    for _ in range(40):
+        window(pace, late=WINDOW)
+    assert pace.most_in_flight == 6
+    pace.take_nodes(1)  # two have left
+    for _ in range(40):
+        window(pace, late=WINDOW)
+    assert pace.most_in_flight == 2
 
 
-def test_delays_are_held_against_those_of_the_last_calm_minute() -> None:
+def test_refusals_leave_no_node_any_call() -> None:
     pace = Pace(1000)
-    assert not pace.observe_delay(9.0, 0.0, is_calm=False)  # nothing to hold it against
-    pace.observe_delay(1.0, 0.0, is_calm=True)
-    pace.observe_delay(0.010, CALM_S + 0.1, is_calm=True)
-    assert pace.observe_delay(0.02, CALM_S + 3600, is_calm=False)
-
-
-def test_delay_that_nobody_sees_halves_nothing() -> None:
-    pace = Pace(1000)
-    pace.observe_delay(0.0, 0.0, is_calm=True)
-    assert not pace.observe_delay(0.0019, 1.0, is_calm=False)
-    assert pace.observe_delay(0.002, 1.0, is_calm=False)
-
-
-def test_no_more_delays_are_kept_than_so_many() -> None:
-    pace = Pace(1000)
-    for at in range(MOST_CALMS * 2):
-        pace.observe_delay(0.01, at / 1000, is_calm=True)
-    assert len(pace._calm) == MOST_CALMS
+    pace.take_nodes(3)
+    for _ in range(40):
+        window(pace, refused=WINDOW)
+    assert pace.most_in_flight == 1
+    window(pace, late=WINDOW)
+    assert pace.most_in_flight == 1  # being late is no reason for more

@@ -191,21 +191,19 @@ class FleetNodes(Nodes):
         return -(-room_rows // max(1, rows))
 
     @override
-    def crowd(self, pinned: Pinned, model: str) -> Crowd | None:
+    def crowds(self, pinned: Pinned, model: str) -> dict[str, Crowd]:
         now_s = self._clock()
-        loads = [
-            replica.load
-            for replica in self._open(model, pinned.version)
-            if now_s - replica.load_s < STALE_S
-        ]
-        if not loads:
-            return None
-        delays = sorted(load.online_queue_us for load in loads)
-        delay_us = delays[min(len(delays) - 1, int(0.95 * len(delays)))]
-        latencies = sorted(load.latency_us for load in loads)
-        latency_us = latencies[len(latencies) // 2]
-        is_calm = not any(load.bulk_in_flight for load in loads)
-        return Crowd(delay_us / 1e6, latency_us / 1e6, is_calm)
+        found: dict[str, Crowd] = {}
+        for replica in self._open(model, pinned.version):
+            if now_s - replica.load_s >= STALE_S:
+                continue
+            load, node = replica.load, replica.endpoint.peer
+            delay_s, is_calm = load.online_queue_us / 1e6, not load.bulk_in_flight
+            other = found.get(node)  # a node may have several devices
+            if other is not None:
+                delay_s, is_calm = max(delay_s, other.delay_s), is_calm and other.is_calm
+            found[node] = Crowd(delay_s, is_calm)
+        return found
 
     @override
     def word_of(self, node: str) -> tuple[int, int] | None:

@@ -11,11 +11,11 @@ node that is kept free of other calls meanwhile, so that no bystander is blamed 
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from capamesh.router.jobs.running.pace import Outcome, Pace
+from capamesh.router.jobs.running.pace import CALLS_A_NODE, Outcome, Pace
 
 if TYPE_CHECKING:
     from capamesh.router.jobs.running.nodes import Started
@@ -28,7 +28,7 @@ LEAST_ALLOWED_S: Final = 5.0
 MOST_ALLOWED_S: Final = 300.0
 """The longest."""
 TIMES_EXPECTED: Final = 2.0
-"""A call is given so many times what it should take."""
+"""A call is given so many times what it should take behind the others that a node has."""
 SMOOTHING: Final = 0.1
 """The part that a new measurement has in an average (guess: some ten calls)."""
 
@@ -119,7 +119,7 @@ class Lane:
         return ticket
 
     def pump(
-        self, room: Callable[[int], int], most_of: Callable[[JobId], int | None], now_s: float
+        self, room: Callable[[int], float], most_of: Callable[[JobId], int | None], now_s: float
     ) -> None:
         """Let calls go for which there is room: by the pace, by `room` for calls of so many rows, by `most_of` each job."""
         passed: list[Ticket] = []
@@ -161,7 +161,7 @@ class Lane:
 
     def allowed_s(self, rows: int, row_s: float, failures: int) -> float:
         """Return how long a call of so many rows is given, which has failed so often."""
-        expected_s = max(rows * row_s, self._took_s)
+        expected_s = max(CALLS_A_NODE * rows * row_s, self._took_s)
         given_s = max(LEAST_ALLOWED_S, TIMES_EXPECTED * expected_s) * 2.0 ** min(failures, 6)
         return min(MOST_ALLOWED_S, given_s)
 
@@ -205,6 +205,14 @@ class Lane:
             1
             for each in self._in_flight
             if not each.is_trial and each.started is not None and each.started.node == node
+        )
+
+    def in_flight_at(self) -> Counter[str]:
+        """Return the calls in flight at each node that was asked."""
+        return Counter(
+            each.started.node
+            for each in self._in_flight
+            if each.started is not None and each.started.node
         )
 
     def nodes_of(self, job: JobId) -> frozenset[str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
+from capamesh.router.jobs.running.crowded import CrowdedNodes
 from capamesh.router.jobs.running.hosted_rows import batch_rows, call_rows
 from capamesh.router.jobs.running.lane import Lane
 
@@ -16,11 +17,6 @@ if TYPE_CHECKING:
     from capamesh.router.jobs.running.nodes import Hosting, Nodes
     from capamesh.router.jobs.values import JobId, Pinned
 
-CROWDED_S: Final = 5.0
-"""Seconds after people have waited for which calls are kept short (guess: twice what a node remembers of a delay)."""
-CROWDED_PART: Final = 0.5
-"""The part of people's usual latency that a call may run while they are there (guess: the slowest of them take twice the usual, of
-which that is a quarter)."""
 CAREFUL_S: Final = 600.0
 """Seconds after rows are suspected to have ended a worker for which a call has one batch (guess: as long as a node counts its ends)."""
 SETTLED_S: Final = 1.0
@@ -54,10 +50,7 @@ class ModelWork:
         """The rows of the best batch, as of then."""
         self._clock = clock
         self._is_searched = asyncio.Lock()
-        self._calm_latency_s = 0.0
-        """The latency of people's requests when no job was there; 0: it was never told."""
-        self._crowded_s = -math.inf
-        """The last time at which any of them waited while a job was there."""
+        self._crowded = CrowdedNodes()
         self._died_s = -math.inf
         """The last time at which rows were suspected to have ended a worker."""
         self._left = asyncio.Event()
@@ -67,10 +60,20 @@ class ModelWork:
 
     def pump(self) -> None:
         """Let calls go for which there is room."""
-        now_s = self._clock()
-        self.lane.pump(
-            lambda rows: self._nodes.room(self.pinned, self.model, rows), self.most_of, now_s
-        )
+        self.lane.pump(self._room, self.most_of, self._clock())
+
+    def _room(self, rows: int) -> float:
+        room = self._nodes.room(self.pinned, self.model, rows)
+        if self.hosted is None or not self._crowded.is_any:
+            return room
+        return min(room, self._crowded.room(self.hosted.nodes, self.lane.in_flight_at()))
+
+    def full_nodes(self, not_at: Collection[str]) -> frozenset[str]:
+        """Return the nodes that are to have no more calls, for people wait there; none, if there is no other node but those in `not_at`."""
+        if self.hosted is None or not self._crowded.is_any:
+            return frozenset()
+        full = self._crowded.full(self.lane.in_flight_at())
+        return full if self.hosted.nodes - full - set(not_at) else frozenset()
 
     def is_idle(self, now_s: float) -> bool:
         """Return whether nodes have room for a call, and none waits."""
@@ -82,41 +85,19 @@ class ModelWork:
         if hosting is not None:
             self.batch_rows = batch_rows(hosting)
             self.lane.pace.take_nodes(len(hosting.nodes))
-        crowd = self._nodes.crowd(self.pinned, self.model)
-        if crowd is None:
-            return
-        now_s, lane = self._clock(), self.lane
-        is_calm = crowd.is_calm and not lane.in_flight
-        if is_calm and crowd.latency_s:
-            self._calm_latency_s = crowd.latency_s
-        if crowd.delay_s and not is_calm:
-            self._crowded_s = now_s
-        run_s = self.run_rows * lane.row_s
-        lane.pace.observe_delay(crowd.delay_s, now_s, is_calm=is_calm, run_s=run_s)
+            crowds = self._nodes.crowds(self.pinned, self.model)
+            self._crowded.look(hosting.nodes, crowds, self._clock())
 
     @property
     def call_rows(self) -> int:
-        """The most rows of the next call: several best batches where rows are tiny, no worker has ended of late, and nobody waits."""
-        now_s, hosted = self._clock(), self.hosted
-        is_one = now_s - self._crowded_s <= CROWDED_S or now_s - self._died_s <= CAREFUL_S
-        if is_one or hosted is None:
-            return self.run_rows
-        return call_rows(hosted, self.lane.row_s or hosted.row_s)
+        """The most rows of the next call: several best batches where rows are tiny, and no worker has ended of late.
 
-    @property
-    def run_rows(self) -> int:
-        """The rows of one run: the best batch, or so many that people who are there wait for a part of what they do anyhow.
-
-        A run that has begun lets nobody pass. Powers of two are taken, so that there are few shapes.
+        It is so many whoever waits: a node cuts what people would have to wait for.
         """
-        best = self.batch_rows
-        run_s = best * self.lane.row_s
-        if self._clock() - self._crowded_s > CROWDED_S or not self._calm_latency_s:
-            return best
-        while best > 1 and run_s > CROWDED_PART * self._calm_latency_s:
-            best = (best + 1) // 2
-            run_s /= 2
-        return best
+        hosted = self.hosted
+        if hosted is None or self._clock() - self._died_s <= CAREFUL_S:
+            return self.batch_rows
+        return call_rows(hosted, self.lane.row_s or hosted.row_s)
 
     def suspect(self) -> None:
         """Take in that rows may have ended a worker: calls have one batch for a while, so that few rows are suspected next time."""

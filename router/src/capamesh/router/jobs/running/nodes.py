@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -106,14 +106,12 @@ class Started(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """The requests of a model that people wait for, as nodes tell of them."""
+    """The requests of a model that people wait for at one node, as it tells of them."""
 
     delay_s: float
-    """Seconds that they queue, at the 95th percentile of the nodes; 0: there are none, or none of them waits."""
-    latency_s: float
-    """Seconds from their arrival to their answer, at the median; 0: unknown."""
+    """Seconds that they queue; 0: there are none, or none of them waits."""
     is_calm: bool
-    """True if no rows of jobs were at the nodes."""
+    """True if no rows of jobs were there."""
 
 
 class Nodes(ABC):
@@ -136,8 +134,8 @@ class Nodes(ABC):
         """Return how many more calls of so many rows the nodes have room for, beside what people wait for."""
 
     @abstractmethod
-    def crowd(self, pinned: Pinned, model: str) -> Crowd | None:
-        """Return what people's requests have to wait now; None: no node has told it of late."""
+    def crowds(self, pinned: Pinned, model: str) -> Mapping[str, Crowd]:
+        """Return how long people's requests have to wait now at each node that has told it of late, by the nodes' ids."""
 
     @abstractmethod
     def word_of(self, node: str) -> tuple[int, int] | None:

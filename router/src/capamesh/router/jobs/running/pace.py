@@ -1,14 +1,13 @@
 """The number of a router's calls of jobs in flight: as many as the fleet has room for beside what people wait for. Pure.
 
 Two bounds hold at once. The router's admission lets in a share of what the nodes' limits allow (`admission.bulk`), without
-chance: a refusal that is certain need not be tried. `Pace` goes up while calls are answered in time and down when nodes refuse or slow down, and is halved at once when
-those who wait for an answer wait longer than they did without jobs. The steps are those of AIBrix's batch client, which has
-only its own errors to go by.
+chance: a refusal that is certain need not be tried. `Pace` goes up while calls are answered in time and down when nodes refuse or slow
+down, but never by lateness below what keeps each node at work: people's requests pass those of jobs at the node itself, so a call
+that is late because of them takes nothing from them. The steps are those of AIBrix's batch client, which has only its own errors to go by.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from enum import Enum
 from typing import Final
 
@@ -32,20 +31,11 @@ MOST_BACKOFF_S: Final = 10.0
 """The longest rest (AIBrix)."""
 PATIENT_WINDOWS: Final = 2
 """The windows of refusals in a row after which the router rests (AIBrix)."""
-CALM_S: Final = 60.0
-"""Seconds without jobs whose queue delays are what others are held against."""
-DELAY_TIMES: Final = 2.0
-"""The pace is halved when the delay is so many times that of calm."""
-LEAST_DELAY_S: Final = 0.001
-"""A shorter delay of calm counts as that: twice nothing is nothing (guess: a wait that nobody sees)."""
-SETTLE_S: Final = 1.0
-"""Seconds after a halving in which there is no other: what was sent before must be run first (guess)."""
 LEAST: Final = 1.0
 """The least pace: one call finds out whether there is room again."""
 CALLS_A_NODE: Final = 2
-"""The calls for each node that it begins with: one that is run, and one that waits meanwhile (guess)."""
-MOST_CALMS: Final = 600
-"""The most delays of calm that are kept."""
+"""The calls for each node that it begins with and that late answers leave: one that is run, and one that waits meanwhile (with one,
+a node rests for the way there and back after each call: benchmarks/bulk_node.py)."""
 
 
 class Outcome(Enum):
@@ -65,14 +55,13 @@ class Pace:
         self._pace = LEAST
         self._is_probing = True
         self._is_first = True
-        self._nodes = 0.0
+        self._busy = LEAST
+        """The calls that keep all nodes at work."""
         self._answers = 0
         self._refused = 0
         self._late = 0
         self._bad_windows = 0
         self._rest_until_s = -float("inf")
-        self._settled_s = -float("inf")
-        self._calm: deque[tuple[float, float]] = deque(maxlen=MOST_CALMS)
 
     @property
     def most_in_flight(self) -> int:
@@ -80,13 +69,10 @@ class Pace:
         return int(self._pace)
 
     def take_nodes(self, nodes: int) -> None:
-        """Take in how many nodes there are: until the first window has ended they are given their first calls.
-
-        People who wait at some of them do not bring the pace below one call for each of them.
-        """
-        self._nodes = float(nodes)
+        """Take in how many nodes there are: until the first window has ended they are given their first calls."""
+        self._busy = min(self._most, float(CALLS_A_NODE * nodes))
         if self._is_first:
-            self._pace = max(self._pace, min(self._most, float(CALLS_A_NODE * nodes)))
+            self._pace = max(self._pace, self._busy)
 
     def room(self, in_flight: int, now_s: float) -> int:
         """Return how many calls may start now."""
@@ -113,7 +99,7 @@ class Pace:
         else:
             self._bad_windows = 0
             if self._late * 2 >= WINDOW:
-                self._lower(SLOW_TIMES)
+                self._lower(SLOW_TIMES, min(self._pace, self._busy))
             else:
                 more = max(STEP, PROBING_PART * self._pace) if self._is_probing else STEP
                 self._pace = min(self._most, self._pace + more)
@@ -122,25 +108,3 @@ class Pace:
     def _lower(self, times: float, least: float = LEAST) -> None:
         self._is_probing = False
         self._pace = min(self._most, max(least, self._pace * times))
-
-    def observe_delay(
-        self, delay_s: float, now_s: float, *, is_calm: bool, run_s: float = 0.0
-    ) -> bool:
-        """Take in how long requests that people wait for queue now, at the 95th percentile; return whether that halved the pace.
-
-        `is_calm`: no call of a job was at the nodes meanwhile. `run_s` is what a call of a job runs, for which a request may have to
-        wait however few there are.
-        """
-        if is_calm:
-            self._calm.append((now_s, delay_s))
-            while self._calm[0][0] < now_s - CALM_S:
-                self._calm.popleft()
-            return False
-        if not self._calm or now_s < self._settled_s:
-            return False
-        usual_s = sum(each for _, each in self._calm) / len(self._calm)
-        if delay_s < DELAY_TIMES * max(usual_s, LEAST_DELAY_S, run_s):
-            return False
-        self._lower(0.5, max(LEAST, self._nodes))
-        self._settled_s = now_s + SETTLE_S
-        return True

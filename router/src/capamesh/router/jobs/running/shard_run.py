@@ -129,7 +129,7 @@ class ShardRun:
             and spec.columns.keys() <= self._hosting.inputs.keys()
         )
         packer = Packer(
-            lambda: work.run_rows, lambda: work.call_rows if is_plain else work.run_rows
+            lambda: work.batch_rows, lambda: work.call_rows if is_plain else work.batch_rows
         )
         windows = read_windows(reader, self.lease.range, spec, self._hosting.known_inputs)
 
@@ -284,6 +284,8 @@ class ShardRun:
         rows = batch.rows
         if lane.reserved and not ticket.is_trial and not lane.is_only_node:
             not_at |= {lane.reserved}
+        if not only_at:
+            not_at |= self.work.full_nodes(not_at)
         ending: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         began_s = tools.clock()
         try:
