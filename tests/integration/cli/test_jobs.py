@@ -114,9 +114,9 @@ def test_job_is_submitted_and_watched_to_its_end(
     said = capsys.readouterr()
     assert said.out == "job-1\njob job-1 is completed after 60 s, 9 rows, 1 bad\n"
     assert said.err.splitlines() == [
-        "running, 0 of 10 rows, 40 rows/s, 2 nodes, 30 s left",
-        "running, 4 of 10 rows, 40 rows/s, 2 nodes, 30 s left",
-        "running, 8 of 10 rows, 40 rows/s, 2 nodes, 30 s left",
+        "running, 0 of 10 rows, 40 rows/s, 2 nodes, 30 s left, price -",
+        "running, 4 of 10 rows, 40 rows/s, 2 nodes, 30 s left, price -",
+        "running, 8 of 10 rows, 40 rows/s, 2 nodes, 30 s left, price -",
         "completed, 10 of 10 rows, 1 bad",
         "Next: capamesh jobs results job-1 -o results.jsonl",
         "Then: capamesh jobs logs job-1 --bad-rows   why rows have no result",

@@ -50,7 +50,17 @@ def test_standing_tells_what_is_known() -> None:
     blocked = job("blocked", reason="no node has the model", rows=1000, done=JobProgress(1, 10, 2))
     assert standing(blocked, 0.0) == "blocked, 12 of 1,000 rows, 2 bad, no node has the model"
     running = job(rows=1000, rows_per_s=1234.5, nodes=1, ends_at=130.0)
-    assert standing(running, 100.0) == "running, 0 of 1,000 rows, 1,234 rows/s, 1 node, 30 s left"
+    said = "running, 0 of 1,000 rows, 1,234 rows/s, 1 node, 30 s left"
+    assert standing(running, 100.0) == f"{said}, price -"
+
+
+def test_price_is_told_a_million_rows_and_for_those_that_are_done() -> None:
+    priced = job(rows=1000, rows_per_s=10.0, price_per_million=1.5, done=JobProgress(1, 600, 0))
+    assert standing(priced, 0.0).endswith("10 rows/s, price 1.5 a million rows, 0.0009 so far")
+    assert facts_of(priced)["price"] == "1.5 a million rows, 0.0009 so far"
+    assert facts_of(job(price_per_million=0.0))["price"] == "-"
+    assert facts_of(job())["price"] == "-"
+    assert "price" not in facts_of(job("completed", price_per_million=1.5))
 
 
 def test_end_tells_how_long_it_took_and_what_comes_next() -> None:

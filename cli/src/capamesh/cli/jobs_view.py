@@ -35,6 +35,14 @@ def span(seconds: float) -> str:
     return f"{seconds / 86400:.1f} d"
 
 
+def price_of(info: JobInfo) -> str:
+    """Return what a job's rows cost, as people say it, "-" where nodes tell no price."""
+    price = info.price_per_million
+    if not price:
+        return "-"
+    return f"{price:.4g} a million rows, {price * info.done.rows / 1e6:.4g} so far"
+
+
 def part_done(info: JobInfo) -> float:
     """Return which part of a job is done, from 0 to 1."""
     done = info.done.rows + info.done.bad_rows
@@ -79,13 +87,14 @@ def facts_of(info: JobInfo) -> dict[str, object]:
         "shards": f"{info.done.shards:,} of {info.shards:,}, {info.done.leased_shards:,} at work",
         "rows/s": "-" if info.rows_per_s is None else f"{info.rows_per_s:,.0f}",
         "nodes": "-" if info.nodes is None else info.nodes,
+        "price": price_of(info),
         "input": f"{source.get('url', '-')} ({source.get('format', '-')})",
         "columns": [f"{name} = {_joined(given)}" for name, given in columns.items()],
         "results": f"{output.get('url') or 'at the router'} ({output.get('format', 'jsonl')})",
         "deadline": when(deadline) if isinstance(deadline, int | float) else "none",
     }
     if info.is_ended:
-        for name in ("rows/s", "nodes"):
+        for name in ("rows/s", "nodes", "price"):
             del facts[name]
     return facts
 
@@ -103,6 +112,8 @@ def standing(info: JobInfo, now_s: float) -> str:
         parts.append(f"{info.done.bad_rows:,} bad")
     if not info.is_ended and info.ends_at is not None:
         parts.append(f"{span(info.ends_at - now_s)} left")
+    if not info.is_ended and info.rows_per_s is not None:
+        parts.append(f"price {price_of(info)}")
     if info.reason:
         parts.append(info.reason)
     return ", ".join(parts)

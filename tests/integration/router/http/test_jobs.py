@@ -77,6 +77,7 @@ async def test_job_is_submitted_shown_and_listed(clients: JobClients) -> None:
         "rows_per_s": None,
         "nodes": None,
         "ends_at": None,
+        "price_per_million": None,
     }
     assert spec["input"] == {
         "url": f"{clients.place}/in.jsonl",
@@ -142,9 +143,9 @@ async def test_job_is_paused_resumed_and_cancelled(clients: JobClients) -> None:
 
 async def test_pace_of_a_job_is_the_runners(clients: JobClients) -> None:
     job = await clients.submit()
-    clients.runner.progress = Progress(2.5, 30.0, 3)
+    clients.runner.progress = Progress(2.5, 30.0, 3, 1.5)
     shown = await clients.told("", "GET", f"/v1/jobs/{job}")
-    assert (shown["rows_per_s"], shown["nodes"]) == (2.5, 3)
+    assert (shown["rows_per_s"], shown["nodes"], shown["price_per_million"]) == (2.5, 3, 1.5)
     assert abs(shown["ends_at"] - time.time() - 30.0) < 10
     clients.runner.progress = Progress(None, None, 0)
     shown = await clients.told("", "GET", f"/v1/jobs/{job}")

@@ -67,6 +67,8 @@ class JobInfo:
     """The nodes that work on it."""
     ends_at: float | None = None
     """The time when it will end, as far as its router can say now."""
+    price_per_million: float | None = None
+    """The price of a million of its rows at the nodes that ran them, in the network's unit, while it runs; 0: nothing."""
     spec: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The job as it was submitted."""
 
@@ -198,6 +200,7 @@ def job_of(value: object) -> JobInfo:
         said.number("rows_per_s"),
         None if said.fields.get("nodes") is None else said.count("nodes"),
         said.number("ends_at"),
+        said.number("price_per_million"),
         Said(said.fields.get("spec") or {}, "a job's spec").fields,
     )  # fmt: skip
 

@@ -104,6 +104,9 @@ class Job(TypedDict):
     """The nodes that run rows of it for this router; null: that is not known."""
     ends_at: float | None
     """The time at which it will have ended at that rate; null: nobody can tell."""
+    price_per_million: float | None
+    """The price of a million of its rows at the nodes that ran them for this router, in the network's unit; null: none ran any, or
+    the job has ended."""
     spec: dict[str, Any]
     """The job as it was submitted."""
 

@@ -260,7 +260,8 @@ class _StartedCall(Responder, Started):
     def complete(self, outcome: Outcome) -> None:
         replica = outcome.replica
         name = outcome.peer if replica is None else _name_of(replica)
-        self._end(Ended(outcome.answer, None, outcome.peer, name))
+        price = 0.0 if replica is None else replica.advert.price_per_million
+        self._end(Ended(outcome.answer, None, outcome.peer, name, price_per_million=price))
 
     @override
     def fail(self, error: CapameshError) -> None:

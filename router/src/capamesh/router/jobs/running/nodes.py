@@ -78,6 +78,8 @@ class Ended:
     """The same node's name for people."""
     is_over_quota: bool = False
     """True if the job's tenant has used up what it may use in this month."""
+    price_per_million: float = 0.0
+    """The price of a million rows at that node, in the network's unit; 0: nothing, or it is not told."""
 
 
 NOT_SENT: Final = Ended(None, None)

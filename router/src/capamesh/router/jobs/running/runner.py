@@ -110,7 +110,9 @@ class Runner(JobRunner):
         if known is None:
             return None
         work = self._states.work_of(known)
-        return self._progress.of(known, 0 if work is None else len(work.lane.nodes_of(job)))
+        if work is None:
+            return self._progress.of(known, 0)
+        return self._progress.of(known, len(work.lane.nodes_of(job)), work.prices.per_million(job))
 
     @override
     def calls(self) -> Mapping[str, int]:

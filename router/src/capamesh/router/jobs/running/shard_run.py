@@ -319,6 +319,7 @@ class ShardRun:
             queue_s, run_s = ended.answer.queue_us / 1e6, ended.answer.run_us / 1e6
             lane.answered(rows, now_s - began_s, queue_s, run_s, now_s)
             self.results.run_s += run_s
+            self.work.prices.add(self.job.id, rows, ended.price_per_million)
         elif verdict is Verdict.FULL:
             lane.refused(now_s)
         if is_first and not is_proven:
