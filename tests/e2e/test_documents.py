@@ -29,12 +29,16 @@ ROUTER = "http://127.0.0.1:8000"
 RUN = [
     "README.md",
     "docs/how-to/look-at-the-page.md",
+    "docs/how-to/run-a-data-set.md",
     "docs/how-to/see-why-a-node-was-chosen.md",
     "docs/how-to/use-tasks.md",
 ]
 STARTED = {"capamesh up": 1, "capamesh join TOKEN": 2}
 """The commands that go on running, and the nodes that can be used then."""
 NOT_RUN = {
+    "capamesh jobs pause JOB": "a job that runs still; tests/integration/cli/test_jobs.py",
+    "capamesh jobs resume JOB": "the same",
+    "capamesh jobs cancel JOB": "the same",
     "make demo": "a clone; `make demo` is a test of its own",
     "make test": "this is a part of it",
     "pip install dist/*.whl": "a package index; `make first-minutes` runs it",
@@ -81,7 +85,6 @@ PAGES_NOT_RUN = {
     "docs/how-to/live-audio.md": "a node with the speech detector; tests/e2e/test_live_audio.py runs it",
     "docs/how-to/optimise-a-model.md": "the built models, and minutes",
     "docs/how-to/route-traffic.md": "a router with rules of its own",
-    "docs/how-to/run-a-data-set.md": "tests/integration/cli/test_jobs.py runs its commands at a router that is made up",
     "docs/how-to/sign-a-model.md": "a publisher and an owner",
     "docs/how-to/run-openai-batches.md": "OpenAI's client and a model of texts; tests/clients/test_openai.py",
     "docs/how-to/get-answers-in-parts.md": "a node with its model; tests/e2e/test_streams.py runs it",

@@ -101,6 +101,16 @@ def submit(
             help="The form in which the router writes results; jsonl by default.",
         ),
     ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            "--top",
+            metavar="COUNT",
+            min=1,
+            rich_help_panel=_LOOK,
+            help="Of outputs of scores, only so many of each row, the largest, with the names of their classes.",
+        ),
+    ] = None,
     priority: Annotated[
         int | None,
         typer.Option(
@@ -199,6 +209,7 @@ def submit(
     A model of one input takes the column of the input's name, unless --column says otherwise. An upload that is broken off goes on
     where it was.
     """
+    from capamesh.cli.class_table import wanted_classes  # noqa: PLC0415 - help starts faster
     from capamesh.cli.jobs_view import json_of, promise_of  # noqa: PLC0415 - help starts faster
     from capamesh.cli.jobs_watch import end_of, promised_end, watch_job  # noqa: PLC0415 - the same
     from capamesh.cli.printing import hint, print_json, say  # noqa: PLC0415 - the same
@@ -216,6 +227,7 @@ def submit(
         "concurrency": concurrency,
     }
     with client_of(router, key, header, ca, cert, cert_key) as client:
+        classes = wanted_classes(client.metadata(model, version), (), top) if top else {}
         with parts(f"uploading {Path(data).name}") as done:
 
             def sent(bytes_sent: int, total: int) -> None:
@@ -231,6 +243,7 @@ def submit(
                 id_column=id_column,
                 output=output,
                 output_format=output_format.value if output_format else "",
+                classes=classes,
                 most_bad_rows=max_bad_rows,
                 most_failures=max_failures,
                 client_key=client_key,

@@ -212,3 +212,18 @@ def test_job_goes_to_no_other_region_than_its_keys() -> None:
     assert read(job(regions=["us", "asia"]), key=key).regions == ("us",)
     assert read(job(regions=["asia"])).regions == ("asia",)
     assert refusal_of(job(regions=["asia"]), key).code == "forbidden"
+
+
+def test_classes_are_asked_for_of_outputs_of_scores() -> None:
+    scores = TensorSpec("scores", Datatype.FP32, (-1, 10))
+    label = TensorSpec("label", Datatype.INT64, (-1,))
+    fleet = fleet_of(replace(offer(), outputs=(label, scores)))
+    assert read(job(output={"classes": {"scores": 3}}), fleet).output.classes == {"scores": 3}
+    for name in ("label", "none"):
+        with pytest.raises(
+            InvalidRequest, match=f"{name!r}, which is no output of scores .* scores"
+        ):
+            read(job(output={"classes": {name: 1}}), fleet)
+    for count in (0, 8193, 1.5):
+        with pytest.raises(InvalidRequest, match="classes"):
+            read(job(output={"classes": {"scores": count}}), fleet)

@@ -6,12 +6,13 @@ import asyncio
 import random
 import time
 from asyncio import sleep
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from typing_extensions import override
 
 from capamesh.client.asks import Ask
+from capamesh.client.class_scores import NO_CLASSES
 from capamesh.client.jobs import files as file_courses
 from capamesh.client.jobs import watching
 from capamesh.client.jobs.asks import ask_delete, ask_file, ask_job, repeated
@@ -77,6 +78,7 @@ class AsyncJobs:
         format: str = "",  # noqa: A002 - the router's own word
         output: str = "",
         output_format: str = "",
+        classes: Mapping[str, int] = NO_CLASSES,
         priority: int | None = None,
         deadline: Deadline | None = None,
         max_price: float | None = None,
@@ -96,6 +98,7 @@ class AsyncJobs:
             format,
             output,
             output_format,
+            classes,
             priority,
             deadline,
             max_price,

@@ -112,7 +112,12 @@ def _datatypes(job: JobInfo) -> Course[Datatypes]:
         metadata = yield ask
     except CapameshError:
         return {}
-    return {spec.name: spec.datatype for spec in metadata.outputs}
+    datatypes = {spec.name: spec.datatype for spec in metadata.outputs}
+    output = job.spec.get("output")
+    classes = cast("dict[str, object]", output).get("classes") if isinstance(output, dict) else None
+    if isinstance(classes, dict):  # these come as texts
+        datatypes |= dict.fromkeys(cast("dict[str, object]", classes), Datatype.BYTES)
+    return datatypes
 
 
 class Pages:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
 
 from capamesh.client.asks import Ask, ask_metadata
+from capamesh.client.class_scores import checked_classes
 from capamesh.client.jobs.asks import ask_jobs, ask_promise, ask_submit, repeated
 from capamesh.client.jobs.data import FORMATS, Data, source_of, url_of
 from capamesh.client.jobs.patience import Patience
@@ -39,6 +40,7 @@ class JobWanted:
     format: str = ""
     output: str = ""
     output_format: str = ""
+    classes: Mapping[str, int] = field(default_factory=dict[str, int])
     priority: int | None = None
     deadline: Deadline | None = None
     max_price: float | None = None
@@ -59,7 +61,8 @@ class JobWanted:
             source["columns"] = {name: _names(given) for name, given in self.columns.items()}
         if self.id_column:
             source["id_column"] = self.id_column
-        output = {"url": self.output, "format": self.output_format}
+        classes = dict(checked_classes(self.classes))
+        output = {"url": self.output, "format": self.output_format, "classes": classes}
         failure = {"most_bad_rows": self.most_bad_rows, "most_failures": self.most_failures}
         deadline_s = None if self.deadline is None else deadline_of(self.deadline, now_s)
         fields: dict[str, Any] = {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import sleep
 from typing import Any, TypeVar, cast
 
 from typing_extensions import override
 
 from capamesh.client.asks import Ask
+from capamesh.client.class_scores import NO_CLASSES
 from capamesh.client.jobs import files as file_courses
 from capamesh.client.jobs import watching
 from capamesh.client.jobs.asks import ask_delete, ask_file, ask_job, repeated
@@ -75,6 +76,7 @@ class Jobs:
         format: str = "",  # noqa: A002 - the router's own word
         output: str = "",
         output_format: str = "",
+        classes: Mapping[str, int] = NO_CLASSES,
         priority: int | None = None,
         deadline: Deadline | None = None,
         max_price: float | None = None,
@@ -100,6 +102,7 @@ class Jobs:
             format: the form of the rows: `jsonl`, `csv`, `parquet`, `arrow`, `npy`, `npz` or `folder`; empty: as the name's ending says.
             output: the URL of the folder where the router writes results; empty: it keeps them itself.
             output_format: `jsonl`, `parquet` or `npz`; empty: JSON lines.
+            classes: outputs of which each row gets its largest scores alone, as texts "score:index:label", and how many of them.
             priority: 1 goes first, 255 last; None: 255.
             deadline: the time by which it must have ended, or the seconds from now; it is refused where that cannot be.
             max_price: the price of a million rows above which nodes are not asked.
@@ -127,6 +130,7 @@ class Jobs:
             format,
             output,
             output_format,
+            classes,
             priority,
             deadline,
             max_price,

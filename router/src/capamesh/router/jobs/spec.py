@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from capamesh.protocol.links.calls import MAX_PRIORITY
 from capamesh.protocol.schema import DISTINCT, PLAIN, Meta, Table, field, plain_values, shown
+from capamesh.protocol.tensors import MAX_CLASSES
 from capamesh.router.access.keys import MAX_REGIONS, Region
 
 MAX_COLUMNS: Final = 64
@@ -104,6 +105,10 @@ class OutputSpec(Table, frozen=True):
     url: Annotated[str, Meta(max_length=MAX_URL_CHARS), PLAIN] = ""
     """The place; "": the router's own folder of results."""
     format: OutputFormat = OutputFormat.JSONL
+    classes: Annotated[
+        dict[Name, Annotated[int, Meta(ge=1, le=MAX_CLASSES)]], Meta(max_length=MAX_COLUMNS)
+    ] = field(default_factory=dict[str, int])
+    """The outputs of which each row gets its largest scores alone, as texts "score:index:label", and how many of them."""
 
 
 class FailurePolicy(Table, frozen=True):
@@ -145,6 +150,10 @@ class JobSpec(Table, frozen=True):
             raise ValueError(
                 f"output.format is {self.output.format.value!r}, and input.format is {self.input.format.value!r}; where one is"
                 " 'batch' the other is, too"
+            )
+        if self.output.classes and self.output.format is OutputFormat.BATCH:
+            raise ValueError(
+                "output.classes is for outputs, and a batch has answers of its endpoint"
             )
         if self.deadline_s is not None and self.deadline_s < MAX_WAIT_S:
             raise ValueError(

@@ -11,6 +11,7 @@ from capamesh.protocol.errors import Forbidden, InvalidRequest
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.schema import Mismatch, plain_values, read
 from capamesh.protocol.tasks import INPUTS, TEXT
+from capamesh.protocol.tensors import has_classes
 from capamesh.router.access.keys import OPERATOR, check_scope
 from capamesh.router.balancing.absence import not_hosted
 from capamesh.router.jobs.inputs.arrays import NPY_COLUMN
@@ -62,6 +63,7 @@ def spec_of(values: Mapping[str, object], fleet: FleetView, key: Key | None) -> 
         plain["input"]["columns"] = _columns_for(offer, spec.input.format)
         spec = _read(plain)
     check_columns(spec, offer)
+    check_classes(spec, offer)
     return spec
 
 
@@ -95,6 +97,17 @@ def check_columns(spec: JobSpec, offer: ModelOffer) -> None:
         raise InvalidRequest(
             f"input.columns lacks the input {name[:80]!r} of model {spec.model!r}: say which column goes into it"
         )
+
+
+def check_classes(spec: JobSpec, offer: ModelOffer) -> None:
+    """Raise `InvalidRequest` unless each output whose classes a job asks for is one of scores."""
+    outputs = {each.name: each for each in offer.outputs}
+    for name in spec.output.classes:
+        if name not in outputs or not has_classes(outputs[name]):
+            scores = [each.name for each in offer.outputs if has_classes(each)]
+            raise InvalidRequest(
+                f"output.classes has {name[:80]!r}, which is no output of scores of model {spec.model!r}; those are {_shown(scores)}"
+            )
 
 
 def within_scope(spec: JobSpec, key: Key | None) -> JobSpec:

@@ -8,12 +8,15 @@ import pytest
 
 from capamesh.protocol.datatypes import BYTES, Datatype
 from capamesh.protocol.tensor_spec import TensorSpec
+from capamesh.protocol.tensors import MAX_CLASSES
+from capamesh.protocol.tensors.classification import MAX_SCORES
 from capamesh.router.jobs.running.hosted_rows import (
     CALL_BYTES,
     CALL_S,
     MOST_CALL_ROWS,
     batch_rows,
     call_rows,
+    classified_rows,
     out_row_bytes,
     unfit,
 )
@@ -80,3 +83,13 @@ def test_vector_is_asked_for_where_texts_are_filled_and_else_what_the_model_has(
     hosted = replace(OF_PICTURES, task_outputs=("embedding",))
     assert hosted.outputs_for(["image"]) == ("embedding",)
     assert hosted.outputs_for(["pixels"]) == ()
+
+
+def test_call_whose_outputs_are_classified_has_as_many_rows_as_a_node_classifies() -> None:
+    assert classified_rows(HOSTED, {}) == MAX_SCORES
+    assert classified_rows(HOSTED, {"scores": 1}) == MAX_CLASSES
+    assert classified_rows(HOSTED, {"scores": 3}) == MAX_CLASSES // 3
+    wide = replace(HOSTED, outputs=(replace(SCORES, shape=(-1, 1000)), replace(SCORES, name="b")))
+    assert classified_rows(wide, {"scores": 1}) == MAX_SCORES // 1000
+    assert classified_rows(wide, {"scores": 1, "b": 1}) == MAX_SCORES // 1010
+    assert classified_rows(wide, {"scores": MAX_CLASSES, "b": MAX_CLASSES}) == 1

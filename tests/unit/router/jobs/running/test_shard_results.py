@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from capamesh.protocol.datatypes import BF16
+from capamesh.protocol.datatypes import BF16, BYTES
 from capamesh.protocol.ids import ModelVersion
 from capamesh.protocol.links.calls import InferAnswer, LoadReport
 from capamesh.protocol.tensors import Tensor
@@ -131,3 +131,15 @@ def test_request_with_a_bad_row_has_an_error_and_no_answer(tmp_path: Path) -> No
     (line,) = written(results, tmp_path)
     assert line["custom_id"] == "r0"
     assert [each["embedding"] for each in line["response"]["body"]["data"]] == [[1.0], [2.0]]
+
+
+def test_classes_are_kept_as_texts_and_numbers_in_their_place_are_refused(tmp_path: Path) -> None:
+    lease = Lease(JOB, 0, 1, 0.0, RowRange(0, 2, 0, 0, 2))
+    source = InputSpec("/in", InputFormat.JSONL, {"x": ("v",)})
+    results = ShardResults(lease, JobSpec("m", source, OutputSpec(classes={"y": 2})))
+    texts = np.array([[b"0.9:1:cat", b"0.1:0:dog"]], object)
+    results.keep(batch(0), answer(Tensor.from_numpy("y", texts, BYTES)))
+    with pytest.raises(ShardFailed, match="does not classify output 'y'"):
+        results.keep(batch(1), answer(Tensor.from_numpy("y", np.zeros((1, 3), np.float32))))
+    results.keep(batch(1), answer(Tensor.from_numpy("y", texts, BYTES)))
+    assert written(results, tmp_path)[1]["outputs"] == {"y": ["0.9:1:cat", "0.1:0:dog"]}

@@ -31,6 +31,8 @@ class JobOutput(TypedDict):
     url: NotRequired[str]
     """The place; left out: the router's own, from which `/v1/jobs/{job}/results` reads."""
     format: NotRequired[Literal["jsonl", "parquet", "npz"]]
+    classes: NotRequired[dict[str, Annotated[int, Meta(ge=1, le=8192)]]]
+    """The outputs of which each row gets its largest scores alone, as texts "score:index:label", and how many of them."""
 
 
 class JobFailures(TypedDict):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from capamesh.router.jobs.inputs.arrays import ArrayReader
-from capamesh.router.jobs.inputs.arrow_files import ParquetReader
+from capamesh.router.jobs.inputs.arrow_files import ArrowReader, ParquetReader
+from capamesh.router.jobs.inputs.folder import FolderReader
 from capamesh.router.jobs.inputs.limits import MAX_SHARD_BYTES, MAX_SHARD_ROWS, ShardLimits
 from capamesh.router.jobs.inputs.reader import Reader
 from capamesh.router.jobs.inputs.source import Source
@@ -24,6 +25,8 @@ def likely_rows(form: InputFormat, reader: Reader, source: Source | None) -> int
     """
     if isinstance(reader, ParquetReader | ArrayReader):
         return sum(each.rows for each in reader.ranges(_TOLD))
+    if isinstance(reader, ArrowReader | FolderReader):
+        return reader.counted_rows()
     if source is None or form not in _LINES:
         return None
     file, stamp = source.open()

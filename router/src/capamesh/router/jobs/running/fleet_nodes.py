@@ -129,6 +129,7 @@ class FleetNodes(Nodes):
             call.outputs,
             priority=spec.priority,
             is_bulk=True,
+            classes=call.classes,
             is_alone=bool(call.only_at),
         )
         options = RoutingOptions(

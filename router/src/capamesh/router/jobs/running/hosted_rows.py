@@ -6,10 +6,11 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from capamesh.protocol.tensor_spec import ANY_DIM
+from capamesh.protocol.tensors.classification import MAX_CLASSES, MAX_SCORES
 from capamesh.router.jobs.spec import InputFormat
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from capamesh.protocol.tensor_spec import TensorSpec
     from capamesh.router.jobs.running.nodes import Hosting
@@ -60,6 +61,21 @@ def _row_bytes(specs: Iterable[TensorSpec]) -> int:
             return 0
         total += item_bytes * math.prod(spec.shape[1:])
     return total
+
+
+def classified_rows(hosting: Hosting, classes: Mapping[str, int]) -> int:
+    """Return the most rows of a call of which a node classifies outputs."""
+    scores = texts = 0
+    for spec in hosting.outputs:
+        if spec.name in classes:
+            width = math.prod(
+                abs(dim) for dim in spec.shape[1:]
+            )  # of one that is open a row may have more
+            scores += width
+            texts += classes[spec.name]
+    if not texts:
+        return MAX_SCORES
+    return max(1, min(MAX_SCORES // max(1, scores), MAX_CLASSES // texts))
 
 
 def unfit(hosting: Hosting, spec: InputSpec) -> str:

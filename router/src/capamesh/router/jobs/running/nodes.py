@@ -60,6 +60,8 @@ class BulkCall:
     """Seconds from now until it is given up."""
     outputs: tuple[str, ...] = ()
     """The outputs that are asked for; none: all."""
+    classes: tuple[int, ...] = ()
+    """The number of largest scores to answer as texts for each of these, 0 for it as it is; none: no output is classified."""
     only_at: str = ""
     """The only node that may run it, once and by itself, whatever comes of it; "": any may."""
     not_at: frozenset[str] = frozenset()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from capamesh.protocol.datatypes import BF16
+from capamesh.protocol.datatypes import BF16, BYTES
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.tensors.bfloat16 import fp32_from_bf16
 from capamesh.router.jobs.inputs.limits import MAX_SHARD_BYTES
@@ -49,9 +49,19 @@ class ShardResults:
         """Seconds that nodes ran for it."""
 
     def keep(self, batch: RowBatch, answer: InferAnswer) -> None:
-        """Keep the results of rows, of shape [rows, ...] each, as views of what came. Raises `JobFailed`: they are too many."""
+        """Keep the results of rows, of shape [rows, ...] each, as views of what came.
+
+        Raises:
+            JobFailed: they are too many.
+            ShardFailed: a node of an earlier version knows no classes.
+        """
         outputs: dict[str, npt.NDArray[Any]] = {}
+        classes = self._spec.output.classes
         for tensor in answer.outputs:
+            if tensor.name in classes and tensor.datatype is not BYTES:
+                raise ShardFailed(
+                    f"a node that ran rows is of a version that does not classify output {tensor.name[:80]!r}: have it updated"
+                )
             array = tensor.to_numpy()
             outputs[tensor.name] = fp32_from_bf16(array) if tensor.datatype is BF16 else array
             self._size_bytes += tensor.size_bytes

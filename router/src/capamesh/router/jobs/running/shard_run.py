@@ -23,7 +23,7 @@ from capamesh.router.jobs.running.errors import (
     ShardFailed,
     ShardGivenBack,
 )
-from capamesh.router.jobs.running.hosted_rows import out_row_bytes
+from capamesh.router.jobs.running.hosted_rows import classified_rows, out_row_bytes
 from capamesh.router.jobs.running.nodes import BulkCall, Ended
 from capamesh.router.jobs.running.packing import Packer, part_of
 from capamesh.router.jobs.running.shard_results import ShardResults
@@ -128,8 +128,10 @@ class ShardRun:
             spec.format is not InputFormat.BATCH
             and spec.columns.keys() <= self._hosting.inputs.keys()
         )
+        classified = classified_rows(self._hosting, self.job.spec.output.classes)
         packer = Packer(
-            lambda: work.batch_rows, lambda: work.call_rows if is_plain else work.batch_rows
+            lambda: min(work.batch_rows, classified),
+            lambda: min(work.call_rows if is_plain else work.batch_rows, classified),
         )
         windows = read_windows(reader, self.lease.range, spec, self._hosting.known_inputs)
 
@@ -289,14 +291,14 @@ class ShardRun:
         ending: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         began_s = tools.clock()
         try:
+            outputs, classes = self._asked(batch)
             call = BulkCall(
                 self.job,
                 self._tensors(batch),
                 rows,
                 lane.allowed_s(rows, self._hosting.slow_row_s, failures),
-                self._hosting.outputs_for(batch.inputs)
-                if batch.form is None
-                else batch.form.outputs,
+                outputs,
+                classes,
                 only_at,
                 not_at,
             )
@@ -325,6 +327,16 @@ class ShardRun:
         if is_first and not is_proven:
             is_proven = await self.work.has_outlived(ended.node, word)
         return ended, is_proven
+
+    def _asked(self, batch: RowBatch) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Return the outputs that are asked for, none for all, and how many classes of each, none for no classes."""
+        if batch.form is not None:
+            return batch.form.outputs, ()
+        classes = self.job.spec.output.classes
+        if not classes:
+            return self._hosting.outputs_for(batch.inputs), ()
+        names = tuple(spec.name for spec in self._hosting.outputs)
+        return names, tuple(classes.get(name, 0) for name in names)
 
     def _tensors(self, batch: RowBatch) -> tuple[Tensor, ...]:
         """Return a batch as the model's inputs, of shape [rows, *row_shape], which share its memory but for BYTES."""
