@@ -247,6 +247,7 @@ def test_large_file_is_sent_by_both_ends(router: FakeRouter, tmp_path: Path) -> 
     ("task", "line", "status", "told"),
     [
         (None, ["--text", "a"], 2, "model 'm' takes tensors alone"),
+        ("chat", ["--text", "a"], 2, "model 'm' is for 'chat', which this command does not know"),
         ("future-task", ["--text", "a"], 2, "model 'm' is for 'future-task', which this command"),
         ("file-type", ["--text", "a"], 2, "model 'm' is for file-type: name files instead"),
         ("file-type", ["--text", "a", "-i", "X=[[1,2]]"], 2, "give tensors, or texts and files"),

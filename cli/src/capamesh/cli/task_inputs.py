@@ -56,7 +56,7 @@ def task_inputs(
     A usage error: the model is for something else. `InvalidRequest`: a file cannot be read or is too large.
     """
     texts, files = texts or (), files or ()
-    known = Task(task) if task in set(Task) else Task.NONE
+    known = Task(task) if task in _INPUTS else Task.NONE
     if known is Task.NONE:
         what = (
             f"is for {task!r}, which this command does not know" if task else "takes tensors alone"

@@ -22,6 +22,8 @@ class Task(StrEnum):
     TEXT_CLASSIFICATION = "text-classification"
     IMAGE_CLASSIFICATION = "image-classification"
     FILE_TYPE = "file-type"
+    CHAT = "chat"
+    """The model answers messages, and continues texts, token by token; it is asked for by no tensors."""
 
 
 TEXT: Final = "text"
@@ -45,6 +47,7 @@ INPUTS: Final = {
     Task.TEXT_CLASSIFICATION: (TEXT, TOKEN_IDS),
     Task.IMAGE_CLASSIFICATION: (IMAGE,),
     Task.FILE_TYPE: (FILE,),
+    Task.CHAT: (),
 }
 """The inputs, one of which a request of a task brings."""
 INPUT_SPECS: Final = {
@@ -60,5 +63,6 @@ OUTPUTS: Final = {
     Task.TEXT_CLASSIFICATION: (_COUNTS,),
     Task.IMAGE_CLASSIFICATION: (),
     Task.FILE_TYPE: (),
+    Task.CHAT: (),
 }
 """The outputs that a request of a task may name beside the model's own; one that names none gets the model's own."""

@@ -19,6 +19,7 @@ from capamesh.node.repository.rules import (
     WarmUp,
 )
 from capamesh.protocol.errors import ModelInvalid
+from capamesh.protocol.tasks import Task
 
 LOOP = LoopRules((("x", "y"),), 5)
 FIRST = PipelineStep("a", "", (("x", "in"),), (("y", "mid"),))
@@ -160,3 +161,34 @@ def test_pipeline_says_nothing_about_providers(key: str, value: str) -> None:
     step = "[[step]]\nmodel = 'a'\ninputs = {x = 'in'}\noutputs = {y = 'out'}"
     with pytest.raises(ModelInvalid, match=f"{key}: a pipeline runs on no provider"):
         parse_manifest(f"{key} = {value}\n{step}".encode(), "f.toml", "chain")
+
+
+def test_model_that_answers_messages_needs_no_more_than_its_task() -> None:
+    assert parse_manifest(b"task = 'chat'", "m.toml").task.task is Task.CHAT
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        (
+            "[batching]\nmax_rows = 4",
+            "batching: a model with task = 'chat' takes no tensors, and its node puts tokens together itself",
+        ),
+        ("[[warm_up]]\ncount = 2", "warm_up: a model with task = 'chat' takes no tensors"),
+        ("[window]\ninput = 'x'\nsamples = 4", "window: a model with task = 'chat' takes no"),
+        ("[text]\nmax_tokens = 4", "text: it means something with task = 'text-embedding' or"),
+        ("[[step]]\nmodel = 'a'\ninputs = {a = 'b'}\noutputs = {c = 'd'}", "task: a pipeline has"),
+        (
+            "[loop]\nfeedback = {x = 'y'}\nmax_steps = 4",
+            "task: a model that runs in a loop has none",
+        ),
+        (
+            "[[sequence.state]]\ninput = 'x'\noutput = 'y'",
+            "task: a model with sequence states has none",
+        ),
+    ],
+)
+def test_model_that_answers_messages_has_nothing_of_tensors(said: str, problem: str) -> None:
+    with pytest.raises(ModelInvalid) as caught:
+        parse_manifest(f"task = 'chat'\n{said}".encode(), "m.toml")
+    assert problem in caught.value.message

@@ -84,6 +84,14 @@ def test_operator_that_draws_by_chance_is_reported_wherever_it_is() -> None:
         assert contents_of(io.BytesIO(proto.SerializeToString())).is_random is is_random
 
 
+def test_operator_that_keeps_sequences_in_slots_is_reported() -> None:
+    plain = node("Relu", ["x"], ["y"])
+    attention = node("GroupQueryAttention", ["q"], ["a"], domain="com.microsoft")
+    for nodes, has_slots in (((plain,), False), ((plain, attention), True)):
+        proto = model(nodes=nodes)
+        assert contents_of(io.BytesIO(proto.SerializeToString())).has_slots is has_slots
+
+
 def test_dimensions_that_are_not_packed_count_too() -> None:
     tensor = b"\x08\x03\x08\x05\x10\x01"  # dims 3, dims 5, data_type FLOAT
     graph = b"\x2a" + bytes([len(tensor)]) + tensor
@@ -226,5 +234,6 @@ def test_one_walk_finds_files_weights_and_operators() -> None:
         {"weights.bin", "constant.bin"},
         {P.FLOAT: 11},  # a constant is no weight
         True,
+        False,
         False,
     )

@@ -261,6 +261,10 @@ class VersionsTable(Table, frozen=True):
         return VersionPolicy(VersionChoice.SPECIFIC, versions=tuple(sorted(self.specific or ())))
 
 
+_NOT_OF_CHAT: Final = {"batching": BatchingTable(), "warm_up": (), "window": None}
+"""The keys that mean nothing for models that answer token by token, with the values of a manifest that leaves them out."""
+
+
 class ManifestTable(Table, frozen=True):
     """The manifest of one model. Everything in it is optional."""
 
@@ -302,9 +306,13 @@ class ManifestTable(Table, frozen=True):
     step: Annotated[tuple[StepTable, ...], Meta(max_length=MAX_STEPS)] = ()
     """The models of a pipeline, in their order."""
     task: (
-        Literal["text-embedding", "text-classification", "image-classification", "file-type"] | None
+        Literal[
+            "text-embedding", "text-classification", "image-classification", "file-type", "chat"
+        ]
+        | None
     ) = None
-    """The task that the model is for: its node then takes texts, pictures or files and makes its inputs of them."""
+    """The task that the model is for: its node then takes texts, pictures or files and makes its inputs of them; "chat" is of
+    models that `capamesh model import-llm` makes."""
     text: TextTable | None = None
     """The way in which texts become tokens."""
     embedding: EmbeddingTable | None = None
@@ -342,7 +350,12 @@ class ManifestTable(Table, frozen=True):
             raise ValueError("task: a model with sequence states has none; remove one of the two")
         if task is not Task.NONE and self.loop:
             raise ValueError("task: a model that runs in a loop has none; remove one of the two")
-        if task in _TEXT_TASKS and self.step:
+        for key, nothing in _NOT_OF_CHAT.items() if task is Task.CHAT else ():
+            if getattr(self, key) != nothing:
+                raise ValueError(
+                    f"{key}: a model with task = 'chat' takes no tensors, and its node puts tokens together itself; remove it"
+                )
+        if task in {*_TEXT_TASKS, Task.CHAT} and self.step:
             raise ValueError(
                 "task: a pipeline has no folder for a tokenizer; say it in the manifest of its model"
             )

@@ -41,6 +41,8 @@ _RANDOM_OPS: Final = frozenset(
     b"Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike Sampling".split()
 )
 """Operators that draw by chance, with a seed too: each run goes on where the one before has ended."""
+_SLOT_OPS: Final = frozenset({b"GroupQueryAttention"})
+"""Operators that write keys and values into slots of a buffer, each as long as its own sequence."""
 
 _WEIGHTS: Final = {1: "fp32", 2: "int8", 3: "int8", 10: "fp16", 11: "fp64", 16: "bf16"}
 """The precisions of weights by TensorProto.DataType. Whole numbers of 16 bits and more are indices, shapes and biases."""
@@ -102,6 +104,8 @@ class OnnxContents(NamedTuple):
     """True if some operator's work depends on more than the shapes of the inputs."""
     is_random: bool = False
     """True if some operator draws by chance."""
+    has_slots: bool = False
+    """True if some operator keeps the sequences of a batch in slots, as decoders of texts do."""
 
 
 def contents_of(stream: BinaryIO) -> OnnxContents:
@@ -113,7 +117,11 @@ def contents_of(stream: BinaryIO) -> OnnxContents:
     walk = _Walk(Pages(stream))
     walk.through()
     return OnnxContents(
-        frozenset(walk.locations), walk.weights, walk.is_data_dependent, walk.is_random
+        frozenset(walk.locations),
+        walk.weights,
+        walk.is_data_dependent,
+        walk.is_random,
+        walk.has_slots,
     )
 
 
@@ -125,6 +133,7 @@ class _Walk:
         self.weights: dict[int, int] = {}
         self.is_data_dependent = False
         self.is_random = False
+        self.has_slots = False
         self._model = model
         self._fields = self._nodes = 0
 
@@ -181,6 +190,7 @@ class _Walk:
             )
         self.is_data_dependent = self.is_data_dependent or op_type in _OPEN_OPS
         self.is_random = self.is_random or op_type in _RANDOM_OPS
+        self.has_slots = self.has_slots or op_type in _SLOT_OPS
 
 
 def precision(weights: Mapping[int, int], specs: Sequence[TensorSpec]) -> str:
