@@ -1,0 +1,228 @@
+"""A decoder says what a plain loop in numpy says, in whatever parts and beside whatever other sequences it runs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import gguf_writer
+import numpy as np
+import onnx
+import pytest
+import tiny_llama
+from tiny_llama import Variant
+from tiny_slots import TinySlots
+
+from capamesh.node.repository.onnx_scan import contents_of
+from capamesh.node.tools.llm.gguf_file import parse_gguf
+from capamesh.node.tools.llm.gguf_llama import read_llama
+from capamesh.node.tools.llm.reference import reference_logits
+from capamesh.protocol.errors import ModelInvalid
+
+PROMPTS = (
+    [3, 200, 17, 401, 88, 5, 260, 77, 31, 9, 140],
+    [12, 7],
+    [44, 300, 301, 302, 19, 6, 470],
+    list(range(100, 130)),
+)
+VARIANTS = {
+    "tied": Variant(),
+    "untied": Variant(is_tied=False),
+    "biases": Variant(has_biases=True),
+    "qwen2": Variant(architecture="qwen2", has_biases=True),
+    "factors": Variant(rope_factors=True),
+}
+
+
+def decoder(tmp_path: Path, kind: str = "fp32", source: bytes | None = None) -> TinySlots:
+    return TinySlots(tiny_llama.write_decoder_folder(tmp_path / "m", kind, source), slots=4)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_prompt_has_the_logits_of_a_plain_loop(tmp_path: Path, name: str) -> None:
+    variant = VARIANTS[name]
+    slots = decoder(tmp_path, source=tiny_llama.gguf(variant=variant))
+    for prompt in PROMPTS:
+        slots.truncate(0, 0)
+        expected = tiny_llama.logits(tiny_llama.weights(variant), prompt, variant)
+        np.testing.assert_allclose(slots.extend(0, prompt), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_reference_is_the_plain_loop_too(name: str) -> None:
+    variant = VARIANTS[name]
+    weights = read_llama(parse_gguf(memoryview(tiny_llama.gguf(variant=variant))))
+    parts: list[float] = []
+    found = reference_logits(weights, PROMPTS[0], tell=parts.append)
+    expected = tiny_llama.logits(tiny_llama.weights(variant), PROMPTS[0], variant)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    assert parts == [1 / 3, 2 / 3, 1.0]
+
+
+@pytest.mark.parametrize("chunk", [2, 3, 4, 7, 11])
+def test_prompt_in_parts_has_the_same_logits(tmp_path: Path, chunk: int) -> None:
+    slots = decoder(tmp_path)
+    prompt = PROMPTS[3]
+    parts = [prompt[at : at + chunk] for at in range(0, len(prompt), chunk)]
+    found = np.concatenate([slots.extend(1, part) for part in parts])
+    expected = tiny_llama.logits(tiny_llama.weights(), prompt)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+def test_rows_are_those_asked_for_and_none_are_none(tmp_path: Path) -> None:
+    slots = decoder(tmp_path)
+    everything = slots.extend(0, PROMPTS[0])
+    some = slots.extend(1, PROMPTS[0], rows=(4, 10))
+    np.testing.assert_array_equal(some, everything[[4, 10]])
+    assert slots.extend(2, PROMPTS[0], rows=()).shape == (0, 512)
+
+
+def test_next_tokens_of_several_sequences_have_the_logits_of_a_plain_loop(tmp_path: Path) -> None:
+    slots = decoder(tmp_path)
+    sequences = [list(prompt) for prompt in PROMPTS]
+    for slot, prompt in enumerate(sequences):
+        slots.extend(slot, prompt, rows=())
+    for token in (5, 400, 23):
+        given = [token + slot for slot in range(4)]
+        found = slots.decode(given)
+        for slot, one in enumerate(given):
+            sequences[slot].append(one)
+            expected = tiny_llama.logits(tiny_llama.weights(), sequences[slot])[-1]
+            np.testing.assert_allclose(found[slot], expected, rtol=0, atol=1e-4)
+
+
+def greedy(slots: TinySlots, prompt: Sequence[int], count: int) -> list[int]:
+    slots.truncate(0, 0)
+    made = [int(slots.extend(0, prompt)[-1].argmax())]
+    while len(made) < count:
+        made.append(int(slots.decode([made[-1]])[0].argmax()))
+    return made
+
+
+def test_most_likely_tokens_are_those_of_a_plain_loop(tmp_path: Path) -> None:
+    slots = decoder(tmp_path)
+    weights = tiny_llama.weights()
+    for prompt in PROMPTS:
+        sequence = list(prompt)
+        for _ in range(12):
+            sequence.append(int(tiny_llama.logits(weights, sequence)[-1].argmax()))
+        assert greedy(slots, prompt, 12) == sequence[len(prompt) :]
+
+
+SOURCES = {
+    "fp32": gguf_writer.F32,
+    "fp16": gguf_writer.F32,
+    "q8": gguf_writer.F32,
+    "q4": gguf_writer.Q4_1,
+}
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_row_is_the_same_to_the_bit_beside_any_others(tmp_path: Path, kind: str) -> None:
+    slots = decoder(tmp_path, kind, tiny_llama.gguf(SOURCES[kind]))
+    alone: dict[int, np.ndarray] = {}
+    for number, prompt in enumerate(PROMPTS):
+        slots.truncate(0, 0)
+        slots.extend(0, prompt, rows=())
+        alone[number] = slots.decode([number + 50])[0].copy()
+    for count in (2, 3, 4):
+        for order in itertools.permutations(range(4), count):
+            for slot, number in enumerate(order):
+                slots.truncate(slot, 0)
+                slots.extend(slot, PROMPTS[number], rows=())
+            found = slots.decode([number + 50 for number in order])
+            for slot, number in enumerate(order):
+                assert (found[slot] == alone[number]).all()
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_parts_of_a_prompt_do_not_change_a_bit(tmp_path: Path, kind: str) -> None:
+    slots = decoder(tmp_path, kind, tiny_llama.gguf(SOURCES[kind]))
+    whole = slots.extend(0, PROMPTS[3])[-1]
+    for sizes in ((2, 28), (15, 15), (2,) * 15, (7, 7, 7, 9), (27, 3)):
+        slots.truncate(0, 0)
+        at = 0
+        for size in sizes:
+            last = slots.extend(0, PROMPTS[3][at : at + size])[-1]
+            at += size
+        assert (last == whole).all()
+
+
+KINDS = {
+    # (weights, type in the source, most difference to the source's own numbers in units of their scatter)
+    "fp16": ("fp16", gguf_writer.F16, 0.01),
+    "q8": ("q8", gguf_writer.F32, 0.25),
+    "q8 of 4 bits": ("q8", gguf_writer.Q4_1, 0.25),
+    "4 bits kept": ("q4", gguf_writer.Q4_1, 0.25),
+    "4 bits without lows kept": ("q4", gguf_writer.Q4_0, 0.25),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_weights_of_few_bits_stay_near_their_source(tmp_path: Path, name: str) -> None:
+    kind, source, most = KINDS[name]
+    raw = tiny_llama.gguf(source, token_embd=gguf_writer.F32)
+    slots = decoder(tmp_path, kind, raw)
+    expected = reference_logits(
+        read_llama(parse_gguf(memoryview(raw))), PROMPTS[3], tell=lambda _: None
+    )
+    found = slots.extend(0, PROMPTS[3])
+    assert np.sqrt(((found - expected) ** 2).mean()) / expected.std() < most
+
+
+MIXED = {"attn_v": gguf_writer.Q8_0, "ffn_up": gguf_writer.F16}
+
+
+def test_matrices_of_several_types_are_multiplied_apart(tmp_path: Path) -> None:
+    raw = tiny_llama.gguf(gguf_writer.Q4_1, token_embd=gguf_writer.F32, **MIXED)
+    slots = decoder(tmp_path, "q4", raw)
+    expected = reference_logits(
+        read_llama(parse_gguf(memoryview(raw))), PROMPTS[3], tell=lambda _: None
+    )
+    found = slots.extend(0, PROMPTS[3])
+    assert np.sqrt(((found - expected) ** 2).mean()) / expected.std() < 0.25
+    nodes = onnx.load(tmp_path / "m" / "model.onnx", load_external_data=False).graph.node
+    outputs = {output for node in nodes for output in node.output}
+    assert {"layers.0.attn.v_proj.out", "layers.1.mlp.up_proj.out"} <= outputs
+
+
+def test_blocks_of_256_are_kept_as_those_of_32(tmp_path: Path) -> None:
+    variant = Variant(hidden=256, feed_forward=256)
+    plain = tiny_llama.gguf(gguf_writer.Q4_K, variant, attn_output=gguf_writer.Q8_0)
+    mixed = tiny_llama.gguf(
+        gguf_writer.Q4_K, variant, attn_output=gguf_writer.Q8_0, ffn_down=gguf_writer.Q6_K
+    )
+    for raw in (plain, mixed):
+        slots = decoder(tmp_path, "q4", raw)
+        expected = reference_logits(
+            read_llama(parse_gguf(memoryview(raw))), PROMPTS[3], tell=lambda _: None
+        )
+        found = slots.extend(0, PROMPTS[3])
+        assert np.sqrt(((found - expected) ** 2).mean()) / expected.std() < 0.25
+
+
+def test_rows_that_are_no_blocks_are_refused_for_few_bits(tmp_path: Path) -> None:
+    raw = tiny_llama.gguf(variant=Variant(feed_forward=100))
+    with pytest.raises(ModelInvalid, match="rows of 64, 100 and 64 numbers do not divide"):
+        decoder(tmp_path, "q8", raw)
+    assert decoder(tmp_path, "fp32", raw).extend(0, [1, 2]).shape == (2, 512)
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_table_of_tokens_is_in_the_file_once_where_it_is_tied(tmp_path: Path, kind: str) -> None:
+    decoder(tmp_path, kind)
+    size = (tmp_path / "m" / "model.onnx.data").stat().st_size
+    weights = tiny_llama.weights()
+    bits = {"fp32": 32, "fp16": 16, "q8": 9, "q4": 5}[kind]
+    matrices = sum(array.size for array in weights.values()) - 512 * 64
+    table = 512 * 64 * max(9, bits) if bits < 16 else 512 * 64 * bits
+    assert size < (matrices * bits + table) / 8 * 1.05 + 64 * 1024
+
+
+def test_scan_sees_that_a_decoder_has_slots(tmp_path: Path) -> None:
+    decoder(tmp_path)
+    with (tmp_path / "m" / "model.onnx").open("rb") as stream:
+        contents = contents_of(stream)
+    assert contents.has_slots
+    assert contents.locations == frozenset({"model.onnx.data"})

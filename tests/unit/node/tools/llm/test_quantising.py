@@ -1,0 +1,96 @@
+"""Weights of few bits stand for what they were made of, and those of 4 bits for exactly that."""
+
+from __future__ import annotations
+
+import gguf_writer
+import numpy as np
+import pytest
+import tiny_llama
+
+from capamesh.node.tools.llm.gguf_file import parse_gguf
+from capamesh.node.tools.llm.gguf_llama import LlamaWeights, read_llama
+from capamesh.node.tools.llm.quantising import (
+    BlockWeights,
+    Form,
+    WeightKind,
+    block_weights,
+    form_of,
+    packed,
+    packed_zeros,
+    rounded,
+)
+
+QUERY, VALUE, DOWN = "blk.0.attn_q.weight", "blk.0.attn_v.weight", "blk.1.ffn_down.weight"
+
+
+def read(kind: int, **kinds: int) -> LlamaWeights:
+    return read_llama(parse_gguf(memoryview(tiny_llama.gguf(kind, **kinds))))
+
+
+def values(weights: BlockWeights) -> np.ndarray:
+    """Return the numbers that blocks stand for, f32 [rows, numbers]."""
+    zeros = 2 ** (weights.bits - 1) if weights.zeros is None else weights.zeros[..., None]
+    of_codes = (weights.codes.astype(np.float32) - zeros) * weights.scales[..., None]
+    rests = 0 if weights.rests is None else weights.rests[..., None]
+    return (of_codes + rests).reshape(len(weights.codes), -1)
+
+
+@pytest.mark.parametrize(("bits", "most"), [(8, 1 / 254), (4, 1 / 14)])
+def test_rounding_is_by_half_a_step_at_most(bits: int, most: float) -> None:
+    rows = np.random.default_rng(3).standard_normal((5, 96)).astype(np.float32)
+    codes, scales = rounded(rows, bits)
+    found = values(BlockWeights(bits, codes, scales)).reshape(5, 3, 32)
+    step = np.abs(rows.reshape(5, 3, 32)).max(-1, keepdims=True)
+    # the one number that lies beyond the last code on the shorter side may be a step off
+    assert (np.abs(found - rows.reshape(5, 3, 32)) <= 2 * most * step).all()
+    assert np.median(np.abs(found - rows.reshape(5, 3, 32)) / step) < most
+
+
+def test_farthest_number_is_kept_whole_and_zero_stays_zero() -> None:
+    rows = np.zeros((1, 32), np.float32)
+    rows[0, 3] = 0.75
+    for bits in (4, 8):
+        codes, scales = rounded(rows, bits)
+        assert values(BlockWeights(bits, codes, scales)).tolist() == rows.tolist()
+    codes, scales = rounded(np.zeros((1, 32), np.float32), 4)
+    assert (values(BlockWeights(4, codes, scales)) == 0).all()
+
+
+@pytest.mark.parametrize("kind", [gguf_writer.Q4_0, gguf_writer.Q4_1])
+def test_four_bits_are_kept_to_the_bit(kind: int) -> None:
+    weights = read(kind)
+    for names in ([QUERY, VALUE], [DOWN]):
+        kept = block_weights(weights, names, Form.FOUR_KEPT)
+        source = [weights.four_bits(name) for name in names]
+        np.testing.assert_array_equal(kept.codes, np.concatenate([one.codes for one in source]))
+        np.testing.assert_array_equal(kept.scales, np.concatenate([one.scales for one in source]))
+        exact = np.concatenate([weights.floats(name) for name in names])
+        np.testing.assert_allclose(values(kept), exact, rtol=0, atol=1e-6)
+        assert (kept.zeros is None) == (kind == gguf_writer.Q4_0)
+
+
+def test_zero_points_are_whole_and_rests_make_up_for_them() -> None:
+    kept = block_weights(read(gguf_writer.Q4_1), [DOWN], Form.FOUR_KEPT)
+    assert kept.zeros is not None
+    assert kept.rests is not None
+    assert kept.zeros.dtype == np.uint8
+    assert kept.zeros.max() <= 15
+    assert (np.abs(kept.rests) <= np.abs(kept.scales) / 2 + 1e-6).mean() > 0.9
+
+
+def test_form_follows_the_source() -> None:
+    floats, fours = read(gguf_writer.F32), read(gguf_writer.Q4_1, attn_v=gguf_writer.Q8_0)
+    assert form_of(floats, QUERY, WeightKind.FP32) is Form.FLOATS
+    assert form_of(floats, QUERY, WeightKind.FP16) is Form.FLOATS
+    assert form_of(fours, QUERY, WeightKind.Q8) is Form.EIGHT
+    assert form_of(floats, QUERY, WeightKind.Q4) is Form.FOUR
+    assert form_of(fours, QUERY, WeightKind.Q4) is Form.FOUR_KEPT
+    assert form_of(fours, VALUE, WeightKind.Q4) is Form.EIGHT
+
+
+def test_codes_are_packed_low_half_first() -> None:
+    codes = np.arange(32, dtype=np.uint8).reshape(1, 1, 32) % 16
+    scales = np.ones((1, 1), np.float32)
+    assert packed(BlockWeights(4, codes, scales))[0, 0, :2].tolist() == [0x10, 0x32]
+    assert packed(BlockWeights(8, codes, scales)) is codes
+    assert packed_zeros(np.array([[1, 2, 3]], np.uint8)).tolist() == [[0x21, 0x03]]
