@@ -14,7 +14,9 @@ from typing import Any, Final
 
 import gguf_writer
 import numpy as np
+import onnx
 from gguf_writer import Raw
+from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from capamesh.node.runtime.decoders.decoder_folder import DecoderFolder, read_decoder_folder
@@ -196,6 +198,52 @@ def write_decoder_folder(
     )
     write_decoder(read, WeightKind(kind), folder / "model.onnx", tell=lambda _: None)
     return read_decoder_folder(folder)
+
+
+def write_genai_folder(folder: Path, onnx_name: str = "decoder.onnx") -> None:
+    """Write the model as onnxruntime-genai's builder does it: lengths are told by a mask, and all tokens have logits."""
+    write_decoder_folder(folder)
+    made = onnx.load(folder / "model.onnx")
+    graph, node = made.graph, helper.make_node
+    told = {"seqlens_k", "total_sequence_length", "rows"}
+    kept = [one for one in graph.input if one.name not in told]
+    mask = helper.make_tensor_value_info(
+        "attention_mask", TensorProto.INT64, ["sequences", "total"]
+    )
+    del graph.input[:]
+    graph.input.extend([*kept, mask])
+    tokens = [one for one in graph.node if one.output[0] not in {"hidden_of_rows", "logits"}]
+    (head,) = (one for one in graph.node if one.output[0] == "logits")
+    head.input[0], head.output[0] = "hidden", "flat_logits"
+    counted = [
+        node("ReduceSum", ["attention_mask", "last_axis"], ["lengths"], keepdims=0),
+        node("Sub", ["lengths", "one"], ["lengths_less_one"]),
+        node("Cast", ["lengths_less_one"], ["seqlens_k"], to=TensorProto.INT32),
+        node("Shape", ["attention_mask"], ["total"], start=1, end=2),
+        node("Cast", ["total"], ["total_sequence_length"], to=TensorProto.INT32),
+        node("Shape", ["input_ids"], ["places"]),
+        node("Concat", ["places", "vocabulary"], ["of_tokens"], axis=0),
+    ]
+    shaped = node("Reshape", ["flat_logits", "of_tokens"], ["logits"])
+    del graph.node[:]
+    graph.node.extend([*counted, *tokens, head, shaped])
+    for name, value in (("last_axis", [1]), ("one", [1]), ("vocabulary", [VOCABULARY])):
+        graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), name))
+    output = helper.make_tensor_value_info(
+        "logits", TensorProto.FLOAT, ["sequences", "tokens", VOCABULARY]
+    )
+    graph.output[0].CopyFrom(output)
+    for name in ("model.onnx", "model.onnx.data"):
+        (folder / name).unlink()
+    onnx.save(made, folder / onnx_name)
+    config = json.loads((folder / "genai_config.json").read_text())
+    decoder = config["model"]["decoder"]
+    decoder["filename"] = onnx_name
+    for name in told:
+        del decoder["inputs"][name]
+    decoder["inputs"]["attention_mask"] = "attention_mask"
+    (folder / "genai_config.json").write_text(json.dumps(config))
+    (folder / "NOTICE").write_text("whatever lies beside it")
 
 
 def logits(made: Mapping[str, np.ndarray], ids: list[int], variant: Variant = PLAIN) -> np.ndarray:

@@ -56,6 +56,7 @@ COMMANDS = [
     ("stream",),
     ("model",),
     ("model", "check"),
+    ("model", "import-llm"),
     ("model", "inspect"),
     ("model", "optimize"),
     ("model", "profile"),

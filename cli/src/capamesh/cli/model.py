@@ -17,6 +17,7 @@ group = new_group(
         "capamesh model inspect models/digits",
         "capamesh model check models   the next step: would a node host them?",
         "capamesh model optimize models/digits --int8   a smaller one, if it still decides alike",
+        "capamesh model import-llm model.gguf   a language model, from llama.cpp's format",
         "capamesh model sign models --key publisher.key   so that routers serve these files and no others",
     ),
 )
@@ -194,6 +195,79 @@ def optimize(
         threads,
         may_replace=force,
         may_be_slower=allow_slower,
+        as_json=as_json,
+    )
+
+
+class LlmWeights(StrEnum):
+    """The kinds of weights that a language model is imported with."""
+
+    Q8 = "q8"
+    Q4 = "q4"
+    FP16 = "fp16"
+    FP32 = "fp32"
+
+
+@group.command(
+    epilog=examples(
+        "capamesh model import-llm SmolLM2-135M-Instruct.Q4_1.gguf   writes models/SmolLM2-135M-Instruct-q8",
+        "capamesh model import-llm model.gguf --weights q4 --name assistant",
+        "capamesh model import-llm phi-4-mini-onnx --link   a folder of onnxruntime-genai's builder, as it is",
+        "capamesh model inspect models/assistant   the next step",
+    )
+)
+def import_llm(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A .gguf file, a folder that onnxruntime-genai's builder wrote, or one of Hugging Face.",
+        ),
+    ],
+    weights: Annotated[
+        LlmWeights | None,
+        typer.Option(
+            "--weights",
+            help="The weights to make: 8 bits by default of a .gguf file; 4 bits keep those of a 4-bit file.",
+        ),
+    ] = None,
+    to: Annotated[
+        Path, typer.Option("--to", metavar="DIR", help="The folder of models for the new one.")
+    ] = Path("models"),
+    name: Annotated[
+        str, typer.Option("--name", help="The model's name; as its source by default.")
+    ] = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the version that an earlier run wrote.")
+    ] = False,
+    link: Annotated[
+        bool,
+        typer.Option(
+            "--link", help="Link the files of a folder that is taken as it is, instead of copying."
+        ),
+    ] = False,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare/--no-compare",
+            help="Run the source of a .gguf file in 32 bits too, and hold the model against it.",
+        ),
+    ] = True,
+    threads: Threads = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Make a language model ready to be served, and measure its speed and what its weights cost in quality."""
+    from capamesh.cli.model_import import import_model  # noqa: PLC0415 - help starts faster
+
+    import_model(
+        source,
+        None if weights is None else weights.value,
+        to,
+        name,
+        threads,
+        may_replace=force,
+        is_linked=link,
+        is_compared=compare,
         as_json=as_json,
     )
 

@@ -61,3 +61,28 @@ def parts(what: str) -> Generator[Callable[[float], None]]:
             bar.update(task, completed=part)
 
         yield done
+
+
+@contextlib.contextmanager
+def stages(total: int) -> Generator[Callable[[str, float], None]]:
+    """Yield a function that is told which of `total` stages goes on, and which part of it is done, from 0 to 1."""
+    bar = Progress(
+        SpinnerColumn(),
+        BarColumn(bar_width=20),
+        TaskProgressColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+    with bar:
+        task = bar.add_task("", total=float(total))
+        begun: list[str] = []
+
+        def tell(what: str, part: float) -> None:
+            if what not in begun:
+                begun.append(what)
+            bar.update(task, description=what, completed=begun.index(what) + part)
+
+        yield tell

@@ -16,6 +16,7 @@ import pytest
 from fleet_fakes import OUT, SPEC
 from onnx import helper
 from text_models import write_encoder
+from tiny_llama import write_decoder_folder
 from typing_extensions import override
 from worker_fakes import LIMIT_S, FakeClock, FakeSwitch, source_of
 
@@ -1467,3 +1468,25 @@ def test_need_of_a_run_is_remembered(bench: Bench) -> None:
     again = bench.timed()
     assert bench.prepare(again).measured.need == first.need
     assert again.from_rest == []
+
+
+def test_model_that_answers_token_by_token_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    write_decoder_folder(tmp_path / "tiny" / "1")
+    (tmp_path / "tiny" / "capamesh.toml").write_text("task = 'chat'")
+    (source,) = scan(tmp_path).models
+    preparation = Preparation(
+        OnnxBackend(), ProfileCache(None), circumstances={}, clock=FakeClock()
+    )
+    loads: list[str] = []
+
+    def load() -> LoadedModel:
+        loads.append("tiny")
+        raise AssertionError
+
+    with pytest.raises(ModelInvalid, match="'chat' is of models that answer token by token, which"):
+        preparation.prepare(source, load)
+    (tmp_path / "tiny" / "1" / "tokenizer.json").unlink()
+    (source,) = scan(tmp_path).models
+    with pytest.raises(ModelInvalid, match=r"'tokenizer\.json' is not in the model's folder"):
+        preparation.prepare(source, load)
+    assert loads == []

@@ -20,11 +20,13 @@ from capamesh.node.profiling.profile_cache import Measured, ProfileCache
 from capamesh.node.profiling.trial_inputs import QUANTITIES, with_shapes
 from capamesh.node.profiling.warm_up import warm_up
 from capamesh.node.repository.labels import read_labels
+from capamesh.node.runtime.decoders.decoder_folder import decoder_of
 from capamesh.node.runtime.tasks.making import make_task
 from capamesh.node.runtime.tasks.task import PackageMissing
 from capamesh.node.scheduling import BatchPlan, Streams
 from capamesh.node.scheduling.declared_plan import declared_plan, with_rows
 from capamesh.protocol.errors import ModelInvalid
+from capamesh.protocol.tasks import Task
 
 if TYPE_CHECKING:
     from capamesh.node.repository import ModelSource
@@ -93,6 +95,16 @@ def _task(source: ModelSource, plan: BatchPlan) -> tuple[ModelTask | None, tuple
         return None, (str(exc),)
 
 
+def _check_served(source: ModelSource) -> None:
+    """Raise `ModelInvalid` for a model that is asked for by no tensors: what is wrong with its files, or that no node serves it yet."""
+    if source.manifest.task.task is Task.CHAT:
+        decoder_of(source)
+        raise ModelInvalid(
+            "task: 'chat' is of models that answer token by token, which this version of the node does not serve yet: update the"
+            " node, or move the model out of its folder of models"
+        )
+
+
 class Preparation:
     """Prepares models for one device."""
 
@@ -112,6 +124,7 @@ class Preparation:
 
     def prepare(self, source: ModelSource, load: Callable[[], LoadedModel]) -> LoadResult:
         """Return what `load` gives, ready; raise `ModelInvalid` where it does not fit its rules."""
+        _check_served(source)
         memory = MemoryWatch(self._backend.used_bytes)
         with ExitStack() as undo:
             with memory:

@@ -19,6 +19,7 @@ from capamesh.node.tools.optimise.placing import (
     Place,
     copy_companions,
     models_folder,
+    onnx_name_of,
 )
 from capamesh.node.tools.optimise.report import Gain, Report, Side
 from capamesh.node.tools.optimise.timing import time_model
@@ -88,7 +89,7 @@ def optimise(
         ranges = number_ranges(read_onnx(source.path, with_weights=False))
         trials = comparison_trials(before, order.inputs, ranges)
         trial = trials[-1]  # the largest: what is typical has some length
-        with place.building(source) as building:
+        with place.building(onnx_name_of(source)) as building:
             tell(f"converting it to {order.conversion}")
             notes = convert(
                 source.path,

@@ -69,8 +69,8 @@ class Place:
             raise ConfigError(f"{self.path} exists; replace it with --force or name another --out")
 
     @contextlib.contextmanager
-    def building(self, source: ModelSource) -> Generator[Building]:
-        """Yield a place to build a model like `source` in, which is gone afterwards.
+    def building(self, onnx_name: PurePath = PurePath(ONNX_FILE)) -> Generator[Building]:  # noqa: B008 - immutable
+        """Yield a place to build a model in, which is gone afterwards; its ONNX file is to be `onnx_name` in the version's folder.
 
         A folder made for it is gone too, if still empty.
         """
@@ -81,7 +81,7 @@ class Place:
             with tempfile.TemporaryDirectory(
                 prefix=f".{self.name}.", dir=self.folder, ignore_cleanup_errors=True
             ) as root:
-                building = Building(Path(root), self.name, self.version, _onnx_name(source))
+                building = Building(Path(root), self.name, self.version, onnx_name)
                 building.onnx_file.parent.mkdir(parents=True)
                 yield building
         except OSError as exc:
@@ -139,7 +139,7 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def _onnx_name(source: ModelSource) -> PurePath:
+def onnx_name_of(source: ModelSource) -> PurePath:
     """Return where the ONNX file of `source` lies in its version's folder."""
     if source.folder is None:
         return PurePath(ONNX_FILE)

@@ -1,0 +1,371 @@
+"""A source becomes a folder that a node's scan takes, with a report; where it fails, nothing is left behind."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gguf_writer
+import numpy as np
+import pytest
+import tiny_llama
+from text_models import encoder
+
+from capamesh.node.repository import scan
+from capamesh.node.runtime.decoders.decoder_folder import decoder_of, read_decoder_folder
+from capamesh.node.tools.llm import genai_builder, importing
+from capamesh.node.tools.llm.importing import STAGES, ImportOrder, default_name, import_llm
+from capamesh.node.tools.llm.quantising import WeightKind
+from capamesh.node.tools.llm.report import ImportReport
+from capamesh.node.tools.llm.scoring import TrialDecoder, loss
+from capamesh.protocol.errors import CapameshError, ConfigError, ModelInvalid
+
+
+def clock() -> Callable[[], float]:
+    """Return a clock that is a second further each time."""
+    count = itertools.count()
+    return lambda: float(next(count))
+
+
+def done(order: ImportOrder) -> tuple[ImportReport, Path]:
+    return import_llm(order, clock_s=clock())
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "Tiny.Q4_1.gguf"
+    path.write_bytes(tiny_llama.gguf(gguf_writer.Q4_1, token_embd=gguf_writer.Q8_0))
+    return path
+
+
+@pytest.fixture
+def genai(tmp_path: Path) -> Path:
+    """Return a folder as onnxruntime-genai's builder writes it: lengths by a mask, all logits, another file's name."""
+    folder = tmp_path / "tiny-onnx"
+    tiny_llama.write_genai_folder(folder)
+    return folder
+
+
+def left(models: Path) -> list[str]:
+    return sorted(path.name for path in models.iterdir()) if models.exists() else []
+
+
+@pytest.mark.parametrize("kind", list(WeightKind))
+def test_gguf_becomes_a_folder_that_a_node_takes(
+    source: Path, tmp_path: Path, kind: WeightKind
+) -> None:
+    stages: list[str] = []
+    report, folder = import_llm(
+        ImportOrder(source, tmp_path / "models", kind),
+        clock_s=clock(),
+        tell=lambda what, part: stages.append(what) if 0 <= part <= 1 else None,
+    )
+    assert folder == tmp_path / "models" / f"Tiny-{kind}" / "1"
+    (model,) = scan(tmp_path / "models").models
+    assert decoder_of(model).chat_template == tiny_llama.TEMPLATE
+    assert sorted(file.name for file in model.files) == [
+        "LICENSE",
+        "chat_template.jinja",
+        "genai_config.json",
+        "generation_config.json",
+        "model.onnx",
+        "model.onnx.data",
+        "special_tokens_map.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    assert "Licence: apache-2.0" in (folder / "LICENSE").read_text()
+    assert (report.name, report.version, report.digest) == (model.name, "1", model.digest)
+    assert (report.architecture, report.weights) == ("llama", str(kind))
+    assert report.size_bytes == model.size_bytes
+    assert report.source_bytes == source.stat().st_size
+    assert report.parameters == sum(array.size for array in tiny_llama.weights().values())
+    assert (report.score.decode_tokens_per_s, report.score.tokens) == (1.0, 479)
+    assert report.score.prompt_tokens_per_s == 480.0
+    assert report.comparison is not None
+    assert report.comparison.loss == pytest.approx(report.score.loss, rel=0.05)
+    assert report.comparison.agreement > (0.99 if kind.startswith("fp") else 0.75)
+    assert len(dict.fromkeys(stages)) == STAGES
+    written = json.loads((folder.parent / "report.json").read_text())
+    assert written == json.loads(json.dumps(report.to_json()))
+    assert left(tmp_path / "models") == [f"Tiny-{kind}"]
+
+
+def test_four_bits_are_told_to_be_the_sources_own(source: Path, tmp_path: Path) -> None:
+    report, _ = done(ImportOrder(source, tmp_path / "models", WeightKind.Q4, is_compared=False))
+    assert report.notes == ("blocks of 4 bits are the source's own, to the bit",)
+    assert report.comparison is None
+    source.write_bytes(tiny_llama.gguf(gguf_writer.Q4_1, attn_v=gguf_writer.Q8_0))
+    report, _ = done(ImportOrder(source, tmp_path / "mixed", WeightKind.Q4, is_compared=False))
+    assert report.notes[1] == "2 of 14 matrices have more than 4 bits in the source, and have 8"
+
+
+def test_weights_are_of_8_bits_where_nobody_says(source: Path, tmp_path: Path) -> None:
+    report, folder = done(ImportOrder(source, tmp_path / "models", is_compared=False))
+    assert (report.weights, folder.parent.name) == ("q8", "Tiny-q8")
+
+
+def test_what_the_source_lacks_is_told(tmp_path: Path) -> None:
+    said = tiny_llama.metadata()
+    del said["tokenizer.chat_template"], said["general.license"]
+    arrays = {name: tiny_llama.turned(name, one) for name, one in tiny_llama.weights().items()}
+    (tmp_path / "base.gguf").write_bytes(gguf_writer.gguf(said, arrays))
+    report, folder = done(ImportOrder(tmp_path / "base.gguf", tmp_path / "models"))
+    assert [note.partition(":")[0] for note in report.notes] == [
+        "the source has no chat template",
+        "the source names no licence",
+    ]
+    assert not (folder / "chat_template.jinja").exists()
+    assert not (folder / "LICENSE").exists()
+
+
+def test_earlier_import_is_replaced_only_where_asked(source: Path, tmp_path: Path) -> None:
+    order = ImportOrder(source, tmp_path / "models", name="a", is_compared=False)
+    first, _ = done(order)
+    with pytest.raises(ConfigError, match="replace it with --force"):
+        done(order)
+    again = ImportOrder(
+        source,
+        tmp_path / "models",
+        WeightKind.Q4,
+        name="a",
+        is_compared=False,
+        may_replace=True,
+    )
+    second, folder = done(again)
+    assert first.digest != second.digest == scan(tmp_path / "models").models[0].digest
+    assert json.loads((folder.parent / "report.json").read_text())["weights"] == "q4"
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda raw: raw[:-500], "the GGUF file is cut off"),
+        (lambda raw: raw.replace(b"llama.block_count", b"llama.block_xount"), "is missing"),
+        (lambda raw: raw[: len(raw) // 2] + b"\xff" * (len(raw) - len(raw) // 2), "are no numbers"),
+        (lambda raw: raw.replace(b"<|unused1|>", b"<|unused0|>"), "has 1 tokens twice"),
+    ],
+)
+def test_nothing_is_left_of_a_source_that_is_broken(
+    source: Path, tmp_path: Path, change: Callable[[bytes], bytes], error: str
+) -> None:
+    source.write_bytes(change(tiny_llama.gguf(gguf_writer.F32)))
+    with np.errstate(all="ignore"), pytest.raises(ModelInvalid, match=error):
+        done(ImportOrder(source, tmp_path / "models", WeightKind.FP32))
+    assert left(tmp_path / "models") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("no.gguf", "does not exist; give a .gguf file, a folder that"),
+        ("empty", "is no folder of a model; give a .gguf file"),
+    ],
+)
+def test_source_that_is_none_is_told_what_may_be_one(tmp_path: Path, name: str, error: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=error):
+        done(ImportOrder(tmp_path / name, tmp_path / "models"))
+    assert not (tmp_path / "models").exists()
+
+
+def test_name_that_no_model_may_have_is_refused(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'\.\./a' is no model name"):
+        done(ImportOrder(source, tmp_path / "models", name="../a"))
+
+
+@pytest.mark.parametrize(
+    ("file", "kind", "expected"),
+    [
+        ("SmolLM2-135M-Instruct.Q4_1.gguf", None, "SmolLM2-135M-Instruct-q8"),
+        ("Qwen2.5-7B-Instruct-Q4_K_M.gguf", WeightKind.Q4, "Qwen2.5-7B-Instruct-q4"),
+        ("tiny-f16.gguf", WeightKind.FP32, "tiny-fp32"),
+        ("a model (1).gguf", None, "a-model-1-q8"),
+    ],
+)
+def test_model_is_called_as_its_file(
+    tmp_path: Path, file: str, kind: WeightKind | None, expected: str
+) -> None:
+    (tmp_path / file).touch()
+    assert default_name(tmp_path / file, kind) == expected
+
+
+def test_model_is_called_as_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "Phi-4.mini").mkdir()
+    assert default_name(tmp_path / "Phi-4.mini", None) == "Phi-4.mini"
+
+
+def test_folder_of_the_builder_is_taken_as_it_is(genai: Path, tmp_path: Path) -> None:
+    report, folder = done(ImportOrder(genai, tmp_path / "models"))
+    found = read_decoder_folder(folder)
+    assert found.config.onnx_file == "model.onnx"
+    assert (folder / "model.onnx").read_bytes() == (genai / "decoder.onnx").read_bytes()
+    assert (folder / "NOTICE").read_text() == "whatever lies beside it"
+    assert (report.name, report.weights, report.comparison) == ("tiny-onnx", "", None)
+    assert report.score.loss == pytest.approx(sample_loss(), abs=1e-3)
+    assert scan(tmp_path / "models").models[0].manifest.task.task == "chat"
+
+
+def sample_loss() -> float:
+    """Return the loss of the plain model on the sample text, by the plain loop."""
+    ids = tiny_llama.tokenizer().encode(importing.SAMPLE_TEXT).ids[:480]
+    return loss(tiny_llama.logits(tiny_llama.weights(), ids).astype(np.float32), ids)
+
+
+def test_files_are_linked_where_asked(genai: Path, tmp_path: Path) -> None:
+    _, folder = done(ImportOrder(genai, tmp_path / "models", is_linked=True))
+    assert (folder / "model.onnx").samefile(genai / "decoder.onnx")
+    assert not (folder / "genai_config.json").samefile(genai / "genai_config.json")
+
+
+def test_folder_that_was_made_already_keeps_its_weights(genai: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="keeps its weights: leave --weights out"):
+        done(ImportOrder(genai, tmp_path / "models", WeightKind.Q8))
+
+
+@pytest.mark.parametrize(
+    ("breaking", "error"),
+    [
+        (lambda folder: (folder / "tokenizer.json").unlink(), "'tokenizer.json' is not in"),
+        (
+            lambda folder: (folder / "tokenizer.json").write_text("{}"),
+            "the tokenizer cannot be used",
+        ),
+        (
+            lambda folder: (folder / "decoder.onnx").write_bytes(encoder().SerializeToString()),
+            "no operator GroupQueryAttention",
+        ),
+        (lambda folder: changed(folder, vocab_size=500), "512 tokens, and the model logits of 500"),
+        (lambda folder: changed(folder, context_length=20), "a context of 20 tokens; at least 34"),
+        (
+            lambda folder: changed(folder, decoder={"num_hidden_layers": 3}),
+            "no input 'past_key_values.2.key'",
+        ),
+        (lambda folder: changed(folder, decoder={"head_size": 8}), "the decoder does not run"),
+    ],
+)
+def test_folder_that_does_not_fit_together_is_refused(
+    genai: Path, tmp_path: Path, breaking: Callable[[Path], object], error: str
+) -> None:
+    breaking(genai)
+    with pytest.raises(ModelInvalid, match=error):
+        done(ImportOrder(genai, tmp_path / "models"))
+    assert left(tmp_path / "models") == []
+
+
+def changed(folder: Path, decoder: dict[str, Any] | None = None, **values: Any) -> None:
+    config = json.loads((folder / "genai_config.json").read_text())
+    config["model"] |= values
+    config["model"]["decoder"] |= decoder or {}
+    (folder / "genai_config.json").write_text(json.dumps(config))
+
+
+@pytest.fixture
+def hugging_face(tmp_path: Path) -> Path:
+    folder = tmp_path / "tiny-hf"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").touch()
+    (folder / "LICENSE.txt").write_text("Apache-2.0")
+    return folder
+
+
+def test_folder_of_hugging_face_goes_through_the_builder(
+    hugging_face: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Sequence[str]] = []
+
+    def run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        out = Path(command[command.index("-o") + 1])
+        tiny_llama.write_genai_folder(out, onnx_name="model.onnx")
+        (out / ".cache").mkdir()
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(genai_builder, "build", builder_with(run))
+    report, folder = done(ImportOrder(hugging_face, tmp_path / "models", WeightKind.Q4))
+    (command,) = asked
+    assert list(command[1:5]) == ["-m", "onnxruntime_genai.models.builder", "-i", str(hugging_face)]
+    assert command[command.index("-p") + 1] == "int4"
+    assert command[-2:] == ["--extra_options", "prune_lm_head=true"]
+    assert (report.name, report.weights) == ("tiny-hf-q4", "q4")
+    assert (folder / "LICENSE.txt").read_text() == "Apache-2.0"
+    assert not (folder / ".cache").exists()
+
+
+def builder_with(
+    run: Callable[[Sequence[str]], subprocess.CompletedProcess[str]],
+) -> Callable[[Path, Path, WeightKind | None], None]:
+    build = genai_builder.build
+    return lambda source, folder, kind: build(
+        source, folder, kind, run=run, is_installed=lambda _: True
+    )
+
+
+def test_builder_that_is_not_installed_is_told_how(hugging_face: Path, tmp_path: Path) -> None:
+    missing = {"torch", "onnxruntime_genai"}
+    with pytest.raises(
+        ConfigError, match="onnxruntime_genai, torch is not installed; run: pip install torch"
+    ):
+        genai_builder.build(
+            hugging_face,
+            tmp_path,
+            WeightKind.FP32,
+            is_installed=lambda module: module not in missing,
+        )
+
+
+@pytest.mark.parametrize("kind", [None, WeightKind.Q8])
+def test_builder_is_asked_for_kinds_that_it_knows_alone(
+    hugging_face: Path, tmp_path: Path, kind: WeightKind | None
+) -> None:
+    with pytest.raises(ConfigError, match="makes q4, fp16, fp32 of a folder of Hugging Face"):
+        genai_builder.build(hugging_face, tmp_path, kind, is_installed=lambda _: True)
+
+
+def test_builder_is_given_no_weights_that_may_run_code(hugging_face: Path, tmp_path: Path) -> None:
+    (hugging_face / "model.safetensors").rename(hugging_face / "pytorch_model.bin")
+    with pytest.raises(ModelInvalid, match=r"no weights as \.safetensors"):
+        genai_builder.build(hugging_face, tmp_path, WeightKind.FP32, is_installed=lambda _: True)
+
+
+def test_builder_that_fails_says_why(hugging_face: Path, tmp_path: Path) -> None:
+    def run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, 1, "", "x" * 5000 + "ValueError: no such model")
+
+    with pytest.raises(ModelInvalid, match=r"builder fails on .* no such model") as caught:
+        genai_builder.build(
+            hugging_face, tmp_path, WeightKind.FP32, run=run, is_installed=lambda _: True
+        )
+    assert len(caught.value.message) < 1200
+
+
+def test_packages_that_are_missing_are_told_first(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise ConfigError("this needs the onnx package")
+
+    monkeypatch.setattr(importing, "require_onnx", missing)
+    with pytest.raises(CapameshError, match="this needs the onnx package"):
+        done(ImportOrder(source, tmp_path / "models"))
+    assert left(tmp_path / "models") == []
+
+
+def test_loss_is_the_mean_of_the_next_tokens_surprise() -> None:
+    logits = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8], [1, 1, 1]], np.float32))
+    assert loss(logits, [1, 0, 2]) == pytest.approx(-(np.log(0.5) + np.log(0.8)) / 2)
+
+
+def test_trial_runs_a_prompt_in_parts_as_a_whole(genai: Path) -> None:
+    decoder = TrialDecoder(read_decoder_folder(genai), threads=1, length=32)
+    ids = [7, 300, 20, 41, 9]
+    whole = decoder.feed(ids, is_whole=True)
+    np.testing.assert_allclose(whole, tiny_llama.logits(tiny_llama.weights(), ids), atol=1e-4)
+    decoder.forget()
+    decoder.feed(ids[:3])
+    np.testing.assert_allclose(decoder.feed(ids[3:])[-1], whole[-1], atol=1e-5)
