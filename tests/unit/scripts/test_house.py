@@ -14,7 +14,7 @@ PACKAGES = ("protocol", "node", "router", "client", "cli", "simulation")
 MOST_LINES = 400
 REASON = "long because"
 """A module over `MOST_LINES` says why in its docstring, with these words."""
-MOST_ROOMS = {"node": 10, "router": 20}
+MOST_ROOMS = {"node": 11, "router": 20}
 """Folders and modules at the top of a package."""
 
 

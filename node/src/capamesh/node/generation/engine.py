@@ -1,0 +1,391 @@
+"""The engine of one model's generation: which run comes next, and what its scores become. Pure.
+
+Sequences that generate are in the slots 0 to B-1 and get a token each at every decoding step; one prompt at a time is filled in a slot
+behind them, a chunk between two such steps. Slots are moved here, at once; the model is run by whoever owns the thread:
+
+    while plan := engine.plan(now):
+        engine.stepped(plan, plan.run(slots), now, took)
+        parts = engine.take_parts()
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from typing_extensions import override
+
+from capamesh.node.generation.admission import check_request, no_room, too_late
+from capamesh.node.generation.answering import answer, broken_off, resume
+from capamesh.node.generation.load import GenerationLoad
+from capamesh.node.generation.pace import Pace
+from capamesh.node.generation.parts import TokenPart
+from capamesh.node.generation.prefixes import Prefixes, common
+from capamesh.node.generation.request import GenerationRequest
+from capamesh.node.generation.residents import Residents
+from capamesh.node.generation.sequence import (
+    NO_SLOT,
+    Constraint,
+    Sequence,
+    SequencePart,
+    TokenText,
+)
+from capamesh.node.generation.settings import GenerationSettings
+from capamesh.node.generation.shares import TenantShares
+from capamesh.node.generation.slots import Logits, Slots
+from capamesh.node.generation.step_plan import StepPlan
+from capamesh.node.generation.waiting import WaitingQueue, need
+from capamesh.protocol.errors import CapameshError, DeadlineExceeded
+
+_MOST_PROMISED: Final = 2**62
+
+
+class GenerationEngine:
+    """Continuous batching over the slots of one model. One thread uses it."""
+
+    def __init__(self, slots: Slots, settings: GenerationSettings) -> None:
+        self._slots = slots
+        self._settings = settings
+        self.pool_tokens = slots.count * slots.length
+        """Tokens that all slots may hold together."""
+        if settings.pool_tokens:
+            self.pool_tokens = min(self.pool_tokens, settings.pool_tokens)
+        self._most_promised = int(min(self.pool_tokens * settings.overcommit, _MOST_PROMISED))
+        self._shares = TenantShares()
+        self._waiting = WaitingQueue(
+            self._shares,
+            max(settings.max_waiting, slots.count),
+            max(settings.max_waiting_tokens, self.pool_tokens),
+        )
+        self._pace = Pace(settings.target_gap_s, settings.max_chunk)
+        self._prefixes = Prefixes(settings.prefix_bytes, slots.token_bytes)
+        self._residents = Residents(slots)
+        self._is_decode_next = False
+        self._decoded_s = -math.inf
+        self._due_s = math.inf
+        """The earliest deadline of all, or an earlier time."""
+        self._parts: list[SequencePart] = []
+        self._orders = 0
+        self._preemptions = 0
+        self._hit_tokens = 0
+
+    @override
+    def __repr__(self) -> str:
+        return f"GenerationEngine({self._residents!r}, {self._waiting.count} wait)"
+
+    def submit(
+        self,
+        request: GenerationRequest,
+        now_s: float,
+        new_text: Callable[[], TokenText],
+        new_constraint: Callable[[], Constraint] | None = None,
+    ) -> tuple[Sequence, ...]:
+        """Let `request` wait for its turn; return its choices. Others may give way, and are refused with a part.
+
+        Raises:
+            InvalidRequest, TooLarge: it can never be served here.
+            Overloaded: there is no room now, or it would not begin before its deadline.
+            DeadlineExceeded: its deadline has passed.
+        """
+        slots = self._slots
+        check_request(
+            request,
+            slots=slots.count,
+            length=slots.length,
+            pool_tokens=self.pool_tokens,
+            vocabulary=slots.vocabulary,
+        )
+        left_s = request.deadline_s - now_s
+        if left_s <= 0:
+            raise DeadlineExceeded("the deadline passed before the request came; allow more time")
+        first_s = self._first_token_s(len(request.prompt))
+        if first_s > left_s:
+            raise too_late(first_s, left_s)
+        leader, *siblings = made = tuple(
+            Sequence(
+                request,
+                request.first_choice + number,
+                self._orders,
+                slots.length,
+                new_text(),
+                new_constraint() if new_constraint is not None else None,
+            )
+            for number in range(request.choices)
+        )
+        leader.siblings = siblings
+        resume(leader)
+        tokens = need(leader)
+        if not self._waiting.has_room(leader.width, tokens):
+            leaving = self._waiting.giving_way(
+                request.tenant, request.priority, leader.width, tokens
+            )
+            refusal = no_room(self._waiting.count, self._waiting.tokens, first_s)
+            if leaving is None:
+                raise refusal
+            for each in leaving:
+                for one in (each, *each.siblings):
+                    self._break_off(one, refusal)
+        self._orders += 1
+        self._shares.enter(request.tenant, leader.width)
+        self._waiting.put(leader)
+        self._due_s = min(self._due_s, request.deadline_s)
+        return made
+
+    def cancel(self, sequence: Sequence) -> None:
+        """End `sequence` without another part; its slot is free with the next plan."""
+        if not sequence.is_ended:
+            self._retire(sequence)
+
+    def cancel_all(self, error: CapameshError) -> None:
+        """End all sequences with `error`."""
+        for sequence in list(self._all()):
+            self._break_off(sequence, error)
+
+    def plan(self, now_s: float) -> StepPlan | None:
+        """Return the next run of the model; None if there is nothing to do until something is submitted.
+
+        What has ended leaves its slot, prompts that have run are kept as prefixes, and who waits gets a slot.
+        """
+        self._expire(now_s)
+        self._settle()
+        self._begin()
+        residents = self._residents
+        if residents.filling is not None and not (residents.live and self._is_decode_next):
+            plan = self._plan_fill(residents.filling)
+            if plan is not None:
+                return plan
+        return self._plan_decode() if residents.live else None
+
+    def stepped(self, plan: StepPlan, logits: Logits | None, now_s: float, took_s: float) -> None:
+        """Take the scores of a run that has ended `now_s` and took `took_s`, as described by `StepPlan.run`."""
+        if not plan.is_decode:
+            self._is_decode_next = True
+            self._pace.filled(len(plan.tokens), took_s)
+            sequence = plan.sequences[0]
+            self._shares.charge(sequence.request.tenant, took_s)
+            filling = self._residents.filling
+            if filling is not None and self._slots.used(filling.slot) == len(filling.prefill):
+                for each in self._residents.join():
+                    if logits is not None and each.wants_token:
+                        self._tell(each, answer(each, logits))
+            return
+        self._is_decode_next = False
+        rows = len(plan.sequences)
+        self._pace.decoded(rows, took_s, now_s - self._decoded_s)
+        self._decoded_s = now_s
+        for place, sequence in enumerate(plan.sequences):
+            self._shares.charge(sequence.request.tenant, took_s / rows)
+            sequence.fed += 1
+            if logits is not None and sequence.wants_token and not sequence.is_ended:
+                self._tell(sequence, answer(sequence, logits[place]))
+
+    def failed(self, plan: StepPlan, error: CapameshError) -> None:
+        """End what a run was for that failed, with `error`; nothing is kept of the slots that it has used."""
+        for sequence in plan.sequences:
+            if not sequence.is_ended:
+                self._break_off(sequence, error)
+        if plan.is_decode:
+            self._residents.clear_live()
+
+    def take_parts(self) -> list[SequencePart]:
+        """Return the parts that came since this was last called, and forget them."""
+        parts, self._parts = self._parts, []
+        return parts
+
+    def position(self, sequence: Sequence) -> int:
+        """Return how many are before `sequence` in the queue; 0 if it does not wait."""
+        return self._waiting.position(sequence) if sequence in self._waiting else 0
+
+    def load(self) -> GenerationLoad:
+        """Return a snapshot of the load."""
+        residents = self._residents
+        return GenerationLoad(
+            generating=len(residents.live),
+            filling=0 if residents.filling is None else 1,
+            waiting=self._waiting.count,
+            waiting_tokens=self._waiting.tokens,
+            tokens_in_flight=residents.used_tokens,
+            promised_tokens=residents.promised_tokens,
+            pool_tokens=self.pool_tokens,
+            free_slots=residents.free_slots,
+            tokens_per_s=self._pace.tokens_per_s,
+            prefix_bytes=self._prefixes.size_bytes,
+            prefix_hits=self._hit_tokens,
+            preemptions=self._preemptions,
+            first_token_s=self._first_token_s(0),
+        )
+
+    # what a plan is made of
+
+    def _plan_fill(self, sequence: Sequence) -> StepPlan | None:
+        """Return the run of the next chunk of `sequence`; None if it gave way, for there is no room for the chunk."""
+        residents = self._residents
+        at = self._slots.used(sequence.slot)
+        left = len(sequence.prefill) - at
+        count = self._pace.chunk(left, is_alone=not residents.live)
+        while residents.used_tokens + count > self.pool_tokens:
+            if self._give_way() is sequence:
+                return None
+        is_last = count == left
+        return StepPlan(
+            (sequence, *sequence.siblings),
+            sequence.slot,
+            sequence.prefill[at : at + count],
+            wants_logits=is_last and sequence.wants_token,
+        )
+
+    def _plan_decode(self) -> StepPlan:
+        live = self._residents.live
+        while self._residents.used_tokens + len(live) > self.pool_tokens:
+            self._give_way()
+        tokens = [each.out[each.fed] for each in live]
+        return StepPlan(tuple(live), NO_SLOT, tokens, wants_logits=True)
+
+    def _expire(self, now_s: float) -> None:
+        if now_s < self._due_s:
+            return
+        for sequence in list(self._all()):
+            if sequence.request.deadline_s <= now_s:
+                has = len(sequence.out)
+                self._break_off(
+                    sequence,
+                    DeadlineExceeded(f"the deadline passed after {has} tokens; allow more time"),
+                )
+        self._due_s = min((each.request.deadline_s for each in self._all()), default=math.inf)
+
+    def _settle(self) -> None:
+        """Keep the prompts that have run, and take out what has ended."""
+        live = self._residents.live
+        place = 0
+        while place < len(live):
+            sequence = live[place]
+            if not sequence.is_saved:
+                sequence.is_saved = True
+                self._save(sequence, len(sequence.prefill))
+            if not sequence.is_ended:
+                place += 1
+                continue
+            if self._settings.keeps_answers:
+                self._save(sequence, self._slots.used(place))
+            self._residents.leave(sequence)
+
+    def _begin(self) -> None:
+        """Give a slot to who is next, if there is room; a prompt that is being filled gives way to a more urgent one."""
+        sequence = self._waiting.next()
+        if sequence is None:
+            return
+        filling = self._residents.filling
+        if filling is not None and sequence.request.priority >= filling.request.priority:
+            return
+        if not self._fits(sequence, filling):
+            return
+        if filling is not None:
+            self._save(filling, self._slots.used(filling.slot))
+            self._preempt(filling)
+        self._waiting.remove(sequence)
+        self._residents.begin(sequence)
+        self._restore(sequence)
+
+    def _fits(self, sequence: Sequence, leaving: Sequence | None) -> bool:
+        """Return whether `sequence` may have its slots once `leaving` has left its own."""
+        residents = self._residents
+        free, promised = residents.free_slots, residents.promised_tokens
+        used = residents.used_tokens
+        if leaving is not None:
+            free += leaving.width
+            promised -= need(leaving)
+            used -= self._slots.used(leaving.slot)
+        now = (len(sequence.prefill) + len(sequence.out) - sequence.base + 1) * sequence.width
+        return (
+            sequence.width <= free
+            and promised + need(sequence) <= self._most_promised
+            and used + len(residents.live) + now <= self.pool_tokens
+        )
+
+    def _restore(self, sequence: Sequence) -> None:
+        """Fill the slot with the longest beginning of the prompt that is kept or that another sequence has.
+
+        Two tokens at least are left to run: a run of one rounds otherwise than one of several.
+        """
+        slots, request = self._slots, sequence.request
+        most = max(0, len(sequence.prefill) - 2)
+        match = self._prefixes.match(request.tenant, sequence.prefill, most)
+        count, source = match.count, None
+        for each in self._residents.live:
+            if each.request.tenant == request.tenant and len(each.prefill) > 1:
+                shared = min(common(each.prefill, sequence.prefill), most)
+                if shared > count:
+                    count, source = shared, each
+        if source is None:
+            match.load(slots, sequence.slot)
+        else:
+            slots.copy(source.slot, sequence.slot, count)
+        sequence.cached = min(count, len(request.prompt))
+        self._hit_tokens += count
+
+    def _save(self, sequence: Sequence, count: int) -> None:
+        """Keep the first `count` tokens of what `sequence` has in its slot."""
+        if len(sequence.prefill) > 1:  # a prompt of one token was run as nothing longer is
+            tokens = [*sequence.prefill, *sequence.out[sequence.base :]][:count]
+            self._prefixes.save(sequence.request.tenant, tokens, self._slots, sequence.slot)
+
+    def _give_way(self) -> Sequence:
+        """Put back the least urgent of those that have slots, and return it."""
+        worst = self._residents.least_urgent()
+        self._preempt(worst)
+        return worst
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Take the slot of `sequence`, which waits again and will be computed anew, just as it was."""
+        self._preemptions += 1
+        self._residents.leave(sequence)
+        sequence.rewind()
+        self._waiting.put(sequence)
+
+    # ends of sequences
+
+    def _tell(self, sequence: Sequence, part: TokenPart) -> None:
+        self._parts.append(SequencePart(sequence, part))
+        if part.is_last:
+            self._retire(sequence)
+
+    def _break_off(self, sequence: Sequence, error: CapameshError) -> None:
+        self._tell(sequence, broken_off(sequence, error))
+
+    def _retire(self, sequence: Sequence) -> None:
+        """End `sequence` wherever it is; one that generates leaves its slot with the next plan."""
+        sequence.is_ended = True
+        self._shares.leave(sequence.request.tenant)
+        if not self._waiting.withdraw(sequence):
+            self._residents.withdraw(sequence)
+
+    # counts
+
+    def _all(self) -> Iterator[Sequence]:
+        """Yield all that have not ended."""
+        for each in (*self._residents, *self._waiting):
+            if not each.is_ended:
+                yield each
+            yield from each.siblings
+
+    def _first_token_s(self, prompt_tokens: int) -> float:
+        """Return the seconds until a prompt of so many tokens that came now would have its first token, as estimated.
+
+        Prompts run one after the other, beside those who generate; where no slot is free, half of what is still allowed to those
+        before is taken for what they will generate (guess).
+        """
+        pace, waiting = self._pace, self._waiting
+        live, filling = self._residents.live, self._residents.filling
+        ahead = prompt_tokens + waiting.fill_tokens
+        if filling is not None:
+            ahead += len(filling.prefill) - self._slots.used(filling.slot)
+        fill_s = ahead * pace.fill_token_s
+        if live:
+            target_s = self._settings.target_gap_s
+            fill_s *= target_s / max(target_s - pace.decode_s, 0.1 * target_s)
+        if waiting.count < self._residents.free_slots or not pace.tokens_per_s:
+            return fill_s
+        left = sum(each.most_tokens - each.position for each in live)
+        left += waiting.tokens - waiting.fill_tokens
+        return fill_s + max(0, left) / (2 * pace.tokens_per_s)

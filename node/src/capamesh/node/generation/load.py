@@ -1,0 +1,36 @@
+"""The load of an engine, for routers to choose by. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationLoad:
+    """A snapshot of one model's generation."""
+
+    generating: int
+    """Sequences that get a token each step."""
+    filling: int
+    """Sequences whose prompt is being run: 0 or 1."""
+    waiting: int
+    """Sequences that wait for a slot."""
+    waiting_tokens: int
+    """Tokens that these need, prompts and longest answers together."""
+    tokens_in_flight: int
+    """Tokens that slots hold."""
+    promised_tokens: int
+    """Tokens that sequences with a slot may come to hold."""
+    pool_tokens: int
+    """Tokens that may be promised."""
+    free_slots: int
+    tokens_per_s: float
+    """Tokens generated a second, as of late; 0 before the first."""
+    prefix_bytes: int
+    """Bytes of kept prefixes."""
+    prefix_hits: int
+    """Tokens of prompts that did not have to run, since the start."""
+    preemptions: int
+    """Sequences that gave way and were computed again, since the start."""
+    first_token_s: float
+    """Seconds until a short prompt that came now would have its first token, as estimated."""

@@ -1,0 +1,154 @@
+"""One sequence of tokens on its way through the engine: what was asked, what came, and where it is. Pure."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import override
+
+from capamesh.node.generation.parts import TokenPart, Usage
+from capamesh.node.generation.request import GenerationRequest
+from capamesh.node.generation.sampling import TokenHistory
+from capamesh.node.generation.stops import StopStrings
+
+NO_SLOT: Final = -1
+
+
+class TokenText(Protocol):
+    """The text of one answer's tokens, as they come."""
+
+    @abstractmethod
+    def push(self, token: int) -> str:
+        """Return the text that `token` completes; empty where characters are not whole yet."""
+
+    @abstractmethod
+    def flush(self) -> str:
+        """Return the text that is still held back, for nothing more comes."""
+
+
+class Constraint(Protocol):
+    """The grammar that one answer must follow, at the place where the answer is."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Find out which tokens may come next; may be called in another thread, while the model runs."""
+
+    @abstractmethod
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """Return which tokens may come next, in the shape [vocabulary]."""
+
+    @abstractmethod
+    def accept(self, token: int) -> None:
+        """Go on behind `token`. Raises `RunFailed`: the grammar does not allow it."""
+
+    @property
+    @abstractmethod
+    def is_complete(self) -> bool:
+        """Return whether the answer is complete, and nothing may follow."""
+
+
+class Sequence:
+    """One choice of a request. The engine alone changes it."""
+
+    __slots__ = (
+        "base",
+        "cached",
+        "choice",
+        "constraint",
+        "fed",
+        "history",
+        "is_ended",
+        "is_saved",
+        "most_tokens",
+        "order",
+        "out",
+        "prefill",
+        "request",
+        "siblings",
+        "slot",
+        "stops",
+        "text",
+    )
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        choice: int,
+        order: int,
+        length: int,
+        text: TokenText,
+        constraint: Constraint | None,
+    ) -> None:
+        """`order` is the number of its arrival; `length` the most tokens of a slot."""
+        self.request = request
+        self.choice = choice
+        self.order = order
+        self.text = text
+        self.constraint = constraint
+        self.stops = StopStrings(request.stop_strings)
+        self.out = list(request.resumed)
+        """The answer's tokens."""
+        self.base = 0 if request.is_replayed else len(self.out)
+        """The number of the answer's tokens that are run together with the prompt."""
+        self.fed = self.base
+        """The number of the answer's tokens that the slot holds, or will once the prompt has run."""
+        self.prefill = [*request.prompt, *self.out[: self.base]]
+        """The tokens that are run in chunks."""
+        self.most_tokens = min(len(request.prompt) + request.max_tokens, length)
+        """The most tokens that prompt and answer can come to."""
+        self.history = (
+            TokenHistory(request.prompt, self.out) if request.sampling.has_penalties else None
+        )
+        self.siblings: list[Sequence] = []
+        """The other choices of the request, which begin with a copy of this one's slot."""
+        self.slot = NO_SLOT
+        self.cached = 0
+        """Tokens of the prompt that did not have to run."""
+        self.is_saved = False
+        """True once the prompt's cache was given to the prefixes."""
+        self.is_ended = False
+
+    @override
+    def __repr__(self) -> str:
+        return f"Sequence({self.order}.{self.choice}, {len(self.prefill)} + {len(self.out)} tokens, slot {self.slot})"
+
+    @property
+    def width(self) -> int:
+        """The number of slots that it and its siblings need."""
+        return 1 + len(self.siblings)
+
+    @property
+    def wants_token(self) -> bool:
+        """Return whether the token behind all that the slot holds is yet to be drawn; else it is known, and fed next."""
+        return self.fed == len(self.out)
+
+    @property
+    def position(self) -> int:
+        """The place in prompt and answer of the token to be drawn next."""
+        return len(self.request.prompt) + len(self.out)
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether it may have no more tokens."""
+        return self.position >= self.most_tokens
+
+    def rewind(self) -> None:
+        """Forget the slot, which another gets: all tokens are to be computed again, in the same manner."""
+        self.slot = NO_SLOT
+        self.fed = self.base
+
+    def usage(self) -> Usage:
+        """Return the tokens that it has taken."""
+        return Usage(len(self.request.prompt), self.cached, len(self.out))
+
+
+@dataclass(frozen=True, slots=True)
+class SequencePart:
+    """A part with the sequence that it belongs to."""
+
+    sequence: Sequence
+    part: TokenPart

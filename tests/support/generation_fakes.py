@@ -1,0 +1,183 @@
+"""Slots without a model for tests of generation: scores are a function of the tokens that a slot holds, and of how each was run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+
+import numpy as np
+from typing_extensions import override
+
+from capamesh.node.generation import (
+    GenerationEngine,
+    GenerationRequest,
+    GenerationSettings,
+    Slots,
+    StepPlan,
+    TokenPart,
+    TokenText,
+)
+from capamesh.node.generation.sequence import Sequence as TokenSequence
+from capamesh.node.generation.slots import CacheBlock, Logits
+
+VOCABULARY = 32
+_ALONE, _TOGETHER = 1, 2
+"""A token that was run alone rounds otherwise than one that was run together with others."""
+
+
+class FakeSlots(Slots):
+    """Slots whose cache is a chain of digests: a wrong token, order, copy or manner of a run changes all scores behind it."""
+
+    def __init__(self, count: int = 4, length: int = 64) -> None:
+        self.count, self.length = count, length
+        self.token_bytes, self.vocabulary = 24, VOCABULARY
+        self._cache = np.zeros((count, length, 3), np.int64)
+        self._used = [0] * count
+        self.decoded_rows: list[int] = []
+        self.extended: list[int] = []
+        self.copied = 0
+        self.fails: Exception | None = None
+
+    @override
+    def decode(self, tokens: Sequence[int]) -> Logits:
+        self._fail()
+        self.decoded_rows.append(len(tokens))
+        for slot, token in enumerate(tokens):
+            self._append(slot, token, _ALONE)
+        return np.stack([self._logits(slot) for slot in range(len(tokens))])
+
+    @override
+    def extend(self, slot: int, tokens: Sequence[int], *, wants_logits: bool) -> Logits | None:
+        self._fail()
+        assert tokens
+        self.extended.append(len(tokens))
+        for token in tokens:
+            self._append(slot, token, _ALONE if len(tokens) == 1 else _TOGETHER)
+        return self._logits(slot) if wants_logits else None
+
+    @override
+    def copy(self, source: int, target: int, count: int) -> None:
+        assert source != target
+        assert count <= self._used[source]
+        self.copied += 1
+        self._cache[target, :count] = self._cache[source, :count]
+        self._used[target] = count
+
+    @override
+    def truncate(self, slot: int, count: int) -> None:
+        assert count <= self._used[slot]
+        self._used[slot] = count
+
+    @override
+    def used(self, slot: int) -> int:
+        return self._used[slot]
+
+    @override
+    def save(self, slot: int, start: int, stop: int) -> CacheBlock:
+        assert stop <= self._used[slot]
+        return self._cache[slot, start:stop].copy()
+
+    @override
+    def load(self, slot: int, block: CacheBlock, count: int) -> None:
+        used = self._used[slot]
+        self._cache[slot, used : used + count] = block[:count]
+        self._used[slot] = used + count
+
+    def tokens(self, slot: int) -> list[int]:
+        """Return the tokens that `slot` holds."""
+        return self._cache[slot, : self._used[slot], 0].tolist()
+
+    def _fail(self) -> None:
+        if self.fails is not None:
+            raise self.fails
+
+    def _append(self, slot: int, token: int, manner: int) -> None:
+        used = self._used[slot]
+        assert used < self.length
+        before = int(self._cache[slot, used - 1, 2]) if used else 0
+        raw = np.array([before, token, manner], np.int64).tobytes()
+        digest = int.from_bytes(blake2b(raw, digest_size=8).digest(), "little", signed=True)
+        self._cache[slot, used] = token, manner, digest
+        self._used[slot] = used + 1
+
+    def _logits(self, slot: int) -> Logits:
+        digest = self._cache[slot, self._used[slot] - 1].tobytes()
+        raw = np.frombuffer(blake2b(digest, digest_size=64).digest(), np.uint16)
+        return raw.astype(np.float32) / np.float32(8192)
+
+
+class LetterText(TokenText):
+    """One letter a token: a is 0."""
+
+    @override
+    def push(self, token: int) -> str:
+        return chr(ord("a") + token % 26)
+
+    @override
+    def flush(self) -> str:
+        return ""
+
+
+class Desk:
+    """An engine on fake slots with a clock of its own, which collects what each sequence was told."""
+
+    def __init__(
+        self, slots: Slots, settings: GenerationSettings | None = None, step_s: float = 0.01
+    ) -> None:
+        self.slots = slots
+        self.engine = GenerationEngine(slots, settings or GenerationSettings())
+        self.now_s = 0.0
+        self.step_s = step_s
+        self.told: dict[TokenSequence, list[TokenPart]] = {}
+        self.plans: list[StepPlan] = []
+
+    def submit(
+        self, request: GenerationRequest, new_text: Callable[[], TokenText] = LetterText
+    ) -> tuple[TokenSequence, ...]:
+        made = self.engine.submit(request, self.now_s, new_text)
+        self.told.update({each: [] for each in made})
+        return made
+
+    def step(self) -> bool:
+        """Run one step; return whether there was any."""
+        plan = self.engine.plan(self.now_s)
+        if plan is not None:
+            self.plans.append(plan)
+            logits = plan.run(self.slots)
+            self.now_s += self.step_s
+            self.engine.stepped(plan, logits, self.now_s, self.step_s)
+        for each in self.engine.take_parts():
+            self.told[each.sequence].append(each.part)
+        return plan is not None
+
+    def run(self) -> None:
+        """Run until there is nothing to do."""
+        while self.step():
+            pass
+
+    def ids(self, sequence: TokenSequence) -> list[int]:
+        """Return the tokens that `sequence` was told to have."""
+        return [token for part in self.told[sequence] for token in part.ids]
+
+    def text(self, sequence: TokenSequence) -> str:
+        """Return the text that `sequence` was told to have."""
+        return "".join(part.text for part in self.told[sequence])
+
+    def finish(self, sequence: TokenSequence) -> str | None:
+        """Return how `sequence` ended: the reason, an error's code, or None if it has not."""
+        last = self.told[sequence][-1] if self.told[sequence] else None
+        if last is None:
+            return None
+        return last.finish or (last.error.code if last.error else None)
+
+
+def ids_alone(request: GenerationRequest, choice: int = 0) -> list[int]:
+    """Return the tokens of one choice of `request` where nothing else is."""
+    desk = Desk(FakeSlots(1), GenerationSettings(prefix_bytes=0))
+    alone = dataclasses.replace(
+        request, choices=1, first_choice=choice, priority=0, deadline_s=float("inf")
+    )
+    (sequence,) = desk.submit(alone)
+    desk.run()
+    return desk.ids(sequence)

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capamesh.node.generation import SamplingParameters
+from capamesh.node.generation.sampling import sample
+from capamesh.node.generation.sampling.drawing import _draw_one
+from capamesh.protocol.errors import RunFailed
+
+Row = npt.NDArray[np.float32]
+
+
+def by_definition(
+    row: Row, parameters: SamplingParameters, slack: float = 0.0
+) -> npt.NDArray[np.float64]:
+    """Return the odds of each token, by sorting; with `slack`, `top_p` keeps a little more."""
+    scores = row.astype(np.float64) / parameters.temperature
+    odds = np.exp(scores - scores.max())
+    odds[odds < parameters.min_p * (1 - slack)] = 0
+    if parameters.top_k:
+        likelier = np.array([np.count_nonzero(row > each) for each in row])
+        odds[likelier >= parameters.top_k] = 0
+    if parameters.top_p < 1:
+        before = np.array([odds[row > each].sum() for each in row])
+        odds[before >= parameters.top_p * odds.sum() * (1 + slack)] = 0
+    return odds / odds.sum()
+
+
+def peaked(size: int) -> Row:
+    row = np.random.default_rng(1).standard_normal(size) * 2
+    row[:20] += np.linspace(6, 3, 20)
+    return row.astype(np.float32)
+
+
+def flat(size: int) -> Row:
+    return (np.random.default_rng(2).standard_normal(size) / 4).astype(np.float32)
+
+
+PARAMETERS = [
+    SamplingParameters(),
+    SamplingParameters(temperature=0.7, top_p=0.9),
+    SamplingParameters(top_k=12),
+    SamplingParameters(temperature=1.5, top_k=30, top_p=0.8),
+    SamplingParameters(min_p=0.2),
+    SamplingParameters(min_p=0.05, top_k=40, top_p=0.95),
+]
+
+
+@pytest.mark.parametrize("shape", [peaked, flat])
+@pytest.mark.parametrize("parameters", PARAMETERS)
+def test_draws_have_the_odds_of_the_definition(
+    shape: object, parameters: SamplingParameters
+) -> None:
+    row = peaked(700) if shape is peaked else flat(700)
+    odds = by_definition(row, parameters)
+    count = 6000
+    drawn = np.bincount(
+        [sample(row, parameters, 0, position) for position in range(count)], minlength=700
+    )
+    assert drawn[odds == 0].sum() == 0
+    order = np.argsort(-odds)  # tokens of small odds are counted together, five expected or more
+    expected, seen = odds[order] * count, drawn[order]
+    bins = np.minimum(np.cumsum(expected) // 5, np.cumsum(expected)[-1] // 5 - 1).astype(int)
+    wanted, got = np.bincount(bins, expected), np.bincount(bins, seen)
+    is_used = wanted > 0
+    statistic = float(((got - wanted)[is_used] ** 2 / wanted[is_used]).sum())
+    freedom = int(is_used.sum()) - 1
+    assert statistic < freedom + 4 * math.sqrt(2 * freedom) + 4
+
+
+@given(
+    scores=st.lists(
+        st.one_of(st.integers(-3, 3).map(float), st.floats(-20, 20), st.just(-math.inf)),
+        min_size=1,
+        max_size=600,
+    ).filter(lambda made: max(made) > -math.inf),
+    top_k=st.sampled_from([0, 1, 2, 5, 40, 1000]),
+    top_p=st.sampled_from([0.0, 1e-6, 0.3, 0.9, 1.0]),
+    min_p=st.sampled_from([0.0, 0.01, 0.5, 1.0]),
+    temperature=st.sampled_from([0.0, 1e-3, 0.5, 1.0, 100.0]),
+    position=st.integers(0, 2**20),
+)
+def test_nothing_is_drawn_but_what_is_kept(
+    scores: list[float], top_k: int, top_p: float, min_p: float, temperature: float, position: int
+) -> None:
+    row = np.array(scores, np.float32)
+    parameters = SamplingParameters(temperature, top_k, top_p, min_p)
+    token = sample(row, parameters, 0, position)
+    if parameters.is_greedy:
+        assert token == int(row.argmax())
+    else:
+        assert by_definition(row, parameters, slack=1e-5)[token] > 0
+
+
+def test_draw_depends_on_seed_choice_and_position_alone() -> None:
+    row = flat(3000)
+    drawn = {
+        (seed, choice, position): sample(row, SamplingParameters(seed=seed), choice, position)
+        for seed in (0, 1, 2**64 - 1)
+        for choice in (0, 1)
+        for position in (0, 1, 2)
+    }
+    assert len(set(drawn.values())) == len(drawn)
+    for (seed, choice, position), token in reversed(drawn.items()):
+        assert sample(row, SamplingParameters(seed=seed), choice, position) == token
+
+
+def test_rounding_never_reaches_a_token_without_odds() -> None:
+    largest = math.nextafter(1.0, 0.0)
+    for size in (4, 256, 1000, 1024):
+        odds = np.full(size, 0.1, np.float32)
+        odds[-2:] = 0
+        odds[:1] = 0
+        assert _draw_one(odds, largest) == size - 3
+        assert _draw_one(odds, 0.0) == 1
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_scores_without_a_largest_number_are_a_failed_run(bad: float) -> None:
+    row = flat(100)
+    row[7] = bad
+    for parameters in (SamplingParameters(temperature=0.0), SamplingParameters()):
+        with pytest.raises(RunFailed, match="a number is needed"):
+            sample(row, parameters, 0, 0)
+    with pytest.raises(RunFailed):
+        sample(np.full(5, -np.inf, np.float32), SamplingParameters(), 0, 0)

@@ -1,0 +1,89 @@
+"""Ranks, edits and log probabilities of scores, against what they are by definition."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from capamesh.node.generation import SamplingParameters
+from capamesh.node.generation.sampling import TokenHistory, edited, random_numbers, token_logprob
+from capamesh.node.generation.sampling.ranks import kth_largest, largest_places
+
+
+@pytest.mark.parametrize("size", [1, 63, 300, 5000])
+@pytest.mark.parametrize("levels", [2, 50, 10**6])
+def test_largest_scores_are_those_of_a_sorted_row(size: int, levels: int) -> None:
+    rng = np.random.default_rng(size)
+    row = (rng.integers(0, levels, size) / 7).astype(np.float32)
+    in_order = np.argsort(-row, kind="stable")
+    for k in {1, min(2, size), min(20, size), size // 2 + 1, size}:
+        assert kth_largest(row, k) == row[in_order[k - 1]]
+        assert largest_places(row, k).tolist() == in_order[:k].tolist()
+
+
+def test_largest_scores_that_lie_together_are_found() -> None:
+    row = np.arange(6400, dtype=np.float32)
+    for made in (row, row[::-1].copy(), np.roll(row, 37)):
+        assert kth_largest(made, 40) == 6360
+        assert sorted(made[largest_places(made, 3)].tolist()) == [6397, 6398, 6399]
+
+
+def test_row_is_not_copied_where_nothing_changes_it() -> None:
+    row = np.zeros(4, np.float32)
+    assert edited(row, SamplingParameters(), None, None) is row
+
+
+def test_biases_and_penalties_change_a_copy() -> None:
+    row = np.array([1.0, -1.0, 2.0, 4.0, 0.5], np.float32)
+    before = row.copy()
+    history = TokenHistory((0, 1), (2,))
+    history.add(2)
+    history.add(3)
+    parameters = SamplingParameters(
+        presence_penalty=0.5,
+        frequency_penalty=0.25,
+        repetition_penalty=2.0,
+        logit_bias={4: 1.5, 0: 1.0},
+    )
+    made = edited(row, parameters, history, None)
+    assert made.tolist() == [1.0, -2.0, 1.0 - 0.5 - 0.5, 2.0 - 0.25 - 0.5, 2.0]
+    assert row.tolist() == before.tolist()
+
+
+def test_history_grows_and_counts_what_was_generated_alone() -> None:
+    history = TokenHistory((5, 5, 6), (6,))
+    for token in range(100):
+        history.add(token % 50)
+    counts = dict(zip(history.tokens.tolist(), history.counts.tolist(), strict=True))
+    assert counts == {token: 3.0 if token == 6 else 2.0 for token in range(50)}
+
+
+def test_mask_leaves_only_what_may_come() -> None:
+    mask = np.array([True, False, True])
+    made = edited(np.array([1.0, 9.0, 2.0], np.float32), SamplingParameters(), None, mask)
+    assert made.tolist() == [1.0, -math.inf, 2.0]
+
+
+def test_log_probabilities_are_those_of_the_softmax() -> None:
+    row = np.random.default_rng(3).standard_normal(9000).astype(np.float32) * 3
+    exact = row.astype(np.float64) - np.log(np.exp(row.astype(np.float64)).sum())
+    told = token_logprob(row, 17, 20)
+    assert told.token == 17
+    assert told.logprob == pytest.approx(exact[17], abs=1e-5)
+    assert [token for token, _ in told.top] == np.argsort(-exact)[:20].tolist()
+    assert [each for _, each in told.top] == pytest.approx(np.sort(exact)[::-1][:20], abs=1e-5)
+    assert token_logprob(row, 17, 0).top == ()
+    assert len(token_logprob(row[:5], 1, 20).top) == 5
+
+
+def test_random_numbers_of_two_positions_share_none() -> None:
+    def first(seed: int, choice: int, position: int) -> list[float]:
+        draw = random_numbers(seed, choice, position)
+        return [draw() for _ in range(50)]
+
+    keys = [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (2**64 - 1, 127, 2**31)]
+    made = [number for key in keys for number in first(*key)]
+    assert len(set(made)) == len(made)
+    assert first(7, 1, 9) == first(7, 1, 9)

@@ -1,0 +1,420 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from generation_fakes import VOCABULARY, Desk, FakeSlots, LetterText, ids_alone
+
+from capamesh.node.generation import GenerationRequest, GenerationSettings, SamplingParameters
+from capamesh.protocol.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    Overloaded,
+    RunFailed,
+    TooLarge,
+)
+
+GREEDY = SamplingParameters(temperature=0.0)
+
+
+def request(
+    length: int = 6, max_tokens: int = 5, first: int = 1, **more: object
+) -> GenerationRequest:
+    prompt = tuple((first + 7 * at) % VOCABULARY for at in range(length))
+    made = GenerationRequest(prompt, max_tokens, GREEDY)
+    return dataclasses.replace(made, **more)  # type: ignore[arg-type]
+
+
+def test_answer_has_as_many_tokens_as_are_allowed_each_in_a_part_of_its_own() -> None:
+    desk = Desk(FakeSlots())
+    (sequence,) = desk.submit(request(max_tokens=4))
+    desk.run()
+    parts = desk.told[sequence]
+    assert [len(part.ids) for part in parts] == [1, 1, 1, 1]
+    assert [part.finish for part in parts] == [None, None, None, "length"]
+    assert parts[-1].usage is not None
+    assert (parts[-1].usage.prompt, parts[-1].usage.completion) == (6, 4)
+    assert desk.text(sequence) == "".join(LetterText().push(token) for token in desk.ids(sequence))
+
+
+def test_sequences_share_decoding_steps_and_answer_as_alone() -> None:
+    slots = FakeSlots(4)
+    desk = Desk(slots)
+    asked = [request(first=first, max_tokens=8) for first in range(4)]
+    sequences = [desk.submit(each)[0] for each in asked]
+    desk.run()
+    assert max(slots.decoded_rows) == 4
+    assert [desk.ids(each) for each in sequences] == [ids_alone(each) for each in asked]
+
+
+def test_answer_ends_where_the_context_does() -> None:
+    desk = Desk(FakeSlots(1, length=10))
+    (sequence,) = desk.submit(request(8, max_tokens=50))
+    desk.run()
+    assert len(desk.ids(sequence)) == 2
+    assert desk.finish(sequence) == "length"
+
+
+def test_prompt_beside_sequences_that_generate_is_run_in_chunks_between_their_steps() -> None:
+    slots = FakeSlots(2, length=64)
+    desk = Desk(slots, GenerationSettings(max_chunk=8))
+    desk.submit(request(4, max_tokens=20))
+    desk.step()
+    desk.submit(request(25, max_tokens=2, first=3))
+    desk.run()
+    kinds = "".join("d" if plan.is_decode else "f" for plan in desk.plans)
+    assert kinds.startswith("fdfdfdfdfd")
+    assert slots.extended == [4, 8, 8, 7, 2]  # and never a last chunk of one token
+
+
+def test_prompt_is_run_in_the_largest_chunks_where_nobody_generates() -> None:
+    slots = FakeSlots(2, length=64)
+    desk = Desk(slots, GenerationSettings(max_chunk=32))
+    desk.submit(request(40, max_tokens=1))
+    desk.run()
+    assert slots.extended == [32, 8]
+
+
+def test_choices_run_their_prompt_once_and_differ_by_their_numbers() -> None:
+    slots = FakeSlots(3)
+    desk = Desk(slots)
+    asked = request(9, choices=3, sampling=SamplingParameters(seed=5))
+    sequences = desk.submit(asked)
+    desk.run()
+    assert slots.extended == [9]
+    answers = [desk.ids(each) for each in sequences]
+    assert answers == [ids_alone(asked, choice) for choice in range(3)]
+    assert len({tuple(each) for each in answers}) == 3
+
+
+def test_stop_token_ends_the_answer_and_has_no_text() -> None:
+    ids = ids_alone(request(first=0))
+    desk = Desk(FakeSlots())
+    (sequence,) = desk.submit(request(first=0, stop_tokens=frozenset([ids[2]])))
+    desk.run()
+    assert desk.ids(sequence) == ids[:3]
+    assert desk.text(sequence) == "".join(LetterText().push(token) for token in ids[:2])
+    assert desk.finish(sequence) == "stop"
+
+
+def test_stop_string_over_tokens_ends_the_answer_before_it() -> None:
+    ids = ids_alone(request(max_tokens=8))
+    letters = "".join(LetterText().push(token) for token in ids)
+    desk = Desk(FakeSlots())
+    (sequence,) = desk.submit(request(max_tokens=8, stop_strings=(letters[3:6],)))
+    desk.run()
+    assert desk.text(sequence) == letters[:3]
+    assert desk.finish(sequence) == "stop"
+
+
+def test_cancelled_sequence_leaves_its_slot_with_the_next_plan_and_is_told_nothing_more() -> None:
+    desk = Desk(FakeSlots(2))
+    first, second = (desk.submit(request(first=first, max_tokens=30))[0] for first in (1, 2))
+    for _ in range(6):
+        desk.step()
+    told = len(desk.told[first])
+    desk.engine.cancel(first)
+    desk.step()
+    assert desk.engine.load().generating == 1
+    assert desk.engine.load().free_slots == 1
+    desk.run()
+    assert len(desk.told[first]) == told
+    assert desk.ids(second) == ids_alone(request(first=2, max_tokens=30))
+
+
+@pytest.mark.parametrize("cancelled", [0, 1, 2])
+def test_choice_cancelled_while_its_prompt_is_filled_leaves_the_others(cancelled: int) -> None:
+    desk = Desk(FakeSlots(3, length=64), GenerationSettings(max_chunk=4))
+    asked = request(20, choices=3, sampling=SamplingParameters(seed=5))
+    sequences = desk.submit(asked)
+    desk.step()
+    desk.engine.cancel(sequences[cancelled])
+    desk.run()
+    for choice, each in enumerate(sequences):
+        assert desk.ids(each) == ([] if choice == cancelled else ids_alone(asked, choice))
+
+
+@pytest.mark.parametrize("cancelled", [0, 1])
+def test_choice_cancelled_while_it_waits_leaves_the_others(cancelled: int) -> None:
+    desk = Desk(FakeSlots(2))
+    asked = request(choices=2)
+    sequences = desk.submit(asked)
+    desk.engine.cancel(sequences[cancelled])
+    assert desk.engine.load().waiting == 1
+    desk.run()
+    assert desk.ids(sequences[1 - cancelled]) == ids_alone(asked)
+    assert desk.ids(sequences[cancelled]) == []
+
+
+def test_deadline_ends_who_waits_who_fills_and_who_generates() -> None:
+    desk = Desk(FakeSlots(2, length=64), GenerationSettings(max_chunk=4))
+    (generating,) = desk.submit(request(4, max_tokens=40, deadline_s=0.055))
+    (filling,) = desk.submit(request(30, first=2, deadline_s=0.055))
+    (waiting,) = desk.submit(request(first=3, deadline_s=0.055))
+    desk.run()
+    assert [desk.finish(each) for each in (generating, filling, waiting)] == [
+        DeadlineExceeded.code
+    ] * 3
+    assert len(desk.ids(generating)) == 4
+    assert desk.ids(filling) == desk.ids(waiting) == []
+    assert desk.engine.load().tokens_in_flight == 0
+
+
+def test_deadline_that_has_passed_is_refused() -> None:
+    desk = Desk(FakeSlots())
+    desk.now_s = 5.0
+    with pytest.raises(DeadlineExceeded):
+        desk.submit(request(deadline_s=5.0))
+
+
+def test_what_would_not_begin_before_its_deadline_is_refused_at_once() -> None:
+    desk = Desk(FakeSlots(1), step_s=1.0)
+    desk.submit(request(max_tokens=50))
+    for _ in range(4):
+        desk.step()
+    with pytest.raises(Overloaded, match="the first token would come after about"):
+        desk.submit(request(deadline_s=desk.now_s + 2.0))
+
+
+def test_smaller_priority_numbers_go_first_and_stop_another_prompt_midway() -> None:
+    slots = FakeSlots(1, length=64)
+    desk = Desk(slots, GenerationSettings(max_chunk=16))
+    (slow,) = desk.submit(request(50, priority=1, max_tokens=2))
+    desk.step()
+    (urgent,) = desk.submit(request(4, first=2, priority=0, max_tokens=2))
+    desk.run()
+    ended = [each.sequences[0] for each in desk.plans if each.wants_logits]
+    assert ended.index(urgent) < ended.index(slow)
+    assert desk.ids(slow) == ids_alone(request(50, max_tokens=2))
+    assert slots.extended == [16, 4, 16, 16, 2]  # what had run was kept as a prefix
+
+
+def test_tenants_take_turns_by_the_time_that_they_have_had() -> None:
+    desk = Desk(FakeSlots(1))
+    crowd = [desk.submit(request(first=at, tenant="crowd"))[0] for at in range(6)]
+    desk.step()
+    lone = [desk.submit(request(first=9 + at, tenant="lone"))[0] for at in range(2)]
+    desk.run()
+    order = [plan.sequences[0] for plan in desk.plans if not plan.is_decode]
+    assert order == [crowd[0], lone[0], crowd[1], lone[1], *crowd[2:]]
+    assert len(desk.engine._shares) == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "says"),
+    [
+        (request(64), TooLarge, "there may be 64"),
+        (request(choices=5), InvalidRequest, "4 sequences at once"),
+        (request(max_tokens=60, choices=4), TooLarge, "memory for 200"),
+        (dataclasses.replace(request(), prompt=(1, 32)), InvalidRequest, "0 to 31"),
+        (dataclasses.replace(request(), prompt=(-1, 2)), InvalidRequest, "0 to 31"),
+        (
+            request(sampling=SamplingParameters(logit_bias={32: 1.0})),
+            InvalidRequest,
+            "logit_bias has token 32",
+        ),
+    ],
+)
+def test_what_can_never_be_served_is_refused_as_such(
+    asked: GenerationRequest, error: type[Exception], says: str
+) -> None:
+    desk = Desk(FakeSlots(), GenerationSettings(pool_tokens=200))
+    with pytest.raises(error, match=says):
+        desk.submit(asked)
+    assert desk.engine.load().waiting == 0
+
+
+def test_queue_is_bounded_and_says_when_to_come_again() -> None:
+    desk = Desk(FakeSlots(1), GenerationSettings(max_waiting=2))
+    for first in range(2):
+        desk.submit(request(first=first))
+    with pytest.raises(Overloaded, match="2 sequences wait"):
+        desk.submit(request(first=3))
+
+
+def test_full_queue_gives_way_to_the_more_urgent() -> None:
+    desk = Desk(FakeSlots(1), GenerationSettings(max_waiting=2))
+    (early,) = desk.submit(request(first=1, priority=2))
+    (late,) = desk.submit(request(first=2, priority=2))
+    (urgent,) = desk.submit(request(first=3, priority=1))
+    desk.run()
+    assert desk.finish(late) == Overloaded.code
+    assert [desk.finish(each) for each in (early, urgent)] == ["length", "length"]
+
+
+def test_full_queue_of_one_tenant_leaves_room_for_others() -> None:
+    desk = Desk(FakeSlots(1), GenerationSettings(max_waiting=3))
+    crowd = [desk.submit(request(first=first, tenant="crowd"))[0] for first in range(3)]
+    (lone,) = desk.submit(request(first=4, tenant="lone"))
+    with pytest.raises(Overloaded):
+        desk.submit(request(first=5, tenant="crowd"))
+    desk.run()
+    assert [desk.finish(each) for each in crowd] == ["length", "length", Overloaded.code]
+    assert desk.finish(lone) == "length"
+
+
+def test_pool_that_was_promised_twice_makes_the_last_wait_again_and_answers_are_the_same() -> None:
+    slots = FakeSlots(4, length=40)
+    desk = Desk(slots, GenerationSettings(pool_tokens=60, overcommit=4.0, prefix_bytes=0))
+    asked = [request(6, max_tokens=30, first=first) for first in range(4)]
+    sequences = [desk.submit(each)[0] for each in asked]
+    most = 0
+    while desk.step():
+        most = max(most, desk.engine.load().tokens_in_flight)
+    assert desk.engine.load().preemptions > 0
+    assert most <= 60
+    assert [desk.ids(each) for each in sequences] == [ids_alone(each) for each in asked]
+    assert all(len(desk.told[each]) == 30 for each in sequences)
+
+
+def test_nobody_gives_way_where_no_more_was_promised_than_there_is() -> None:
+    desk = Desk(FakeSlots(4, length=40), GenerationSettings(pool_tokens=60))
+    for first in range(4):
+        desk.submit(request(6, max_tokens=30, first=first))
+    desk.run()
+    assert desk.engine.load().preemptions == 0
+    assert max(len(plan.sequences) for plan in desk.plans) == 1
+
+
+def test_repeated_prompt_runs_two_tokens_only() -> None:
+    slots = FakeSlots(2)
+    desk = Desk(slots)
+    asked = request(40)
+    (first,) = desk.submit(asked)
+    desk.run()
+    (second,) = desk.submit(asked)
+    desk.run()
+    assert slots.extended == [40, 2]
+    assert desk.ids(first) == desk.ids(second) == ids_alone(asked)
+    usage = desk.told[second][-1].usage
+    assert usage is not None
+    assert usage.cached == 38
+
+
+def test_tenants_share_no_prefixes() -> None:
+    slots = FakeSlots(2)
+    desk = Desk(slots)
+    for tenant in ("one", "other"):
+        desk.submit(request(40, tenant=tenant))
+        desk.submit(request(40, tenant=tenant))
+    desk.run()
+    assert sorted(slots.extended) == [2, 2, 40, 40]
+
+
+def test_prefix_that_another_sequence_has_in_its_slot_is_used_without_a_store() -> None:
+    slots = FakeSlots(2)
+    desk = Desk(slots, GenerationSettings(prefix_bytes=0))
+    asked = request(30, max_tokens=20)
+    (first,) = desk.submit(asked)
+    desk.step()
+    (second,) = desk.submit(asked)
+    desk.run()
+    assert slots.extended == [30, 2]
+    assert desk.ids(first) == desk.ids(second) == ids_alone(asked)
+
+
+def test_prompt_of_one_token_is_no_prefix() -> None:
+    slots = FakeSlots(2)
+    desk = Desk(slots)
+    desk.submit(request(1, max_tokens=3))
+    desk.run()
+    desk.submit(request(5, max_tokens=3))
+    desk.run()
+    assert slots.extended == [1, 5]
+
+
+def test_answers_are_kept_only_if_asked() -> None:
+    for keeps, ran in ((False, [20, 8]), (True, [20, 4])):
+        slots = FakeSlots(1)
+        desk = Desk(slots, GenerationSettings(keeps_answers=keeps))
+        (sequence,) = desk.submit(request(20, max_tokens=5))
+        desk.run()
+        turn = (*request(20).prompt, *desk.ids(sequence), 3, 4, 5)
+        desk.submit(GenerationRequest(turn, 2, GREEDY))
+        desk.run()
+        assert slots.extended == ran
+
+
+@pytest.mark.parametrize("is_replayed", [False, True])
+def test_resumed_answer_says_only_what_is_new(is_replayed: bool) -> None:
+    asked = request(7, max_tokens=10, sampling=SamplingParameters(seed=3))
+    ids = ids_alone(asked)
+    desk = Desk(FakeSlots())
+    (sequence,) = desk.submit(
+        dataclasses.replace(asked, resumed=tuple(ids[:4]), is_replayed=is_replayed)
+    )
+    desk.run()
+    assert len(desk.ids(sequence)) == 6
+    if is_replayed:
+        assert desk.ids(sequence) == ids[4:]
+    usage = desk.told[sequence][-1].usage
+    assert usage is not None
+    assert usage.completion == 10
+
+
+def test_resumed_answer_that_was_complete_is_refused() -> None:
+    desk = Desk(FakeSlots())
+    with pytest.raises(InvalidRequest, match="nothing left"):
+        desk.submit(request(resumed=(3, 4), stop_tokens=frozenset([4])))
+
+
+def test_failed_run_ends_those_it_was_for_and_the_engine_goes_on() -> None:
+    slots = FakeSlots(2)
+    desk = Desk(slots)
+    sequences = [desk.submit(request(first=first))[0] for first in range(2)]
+    for _ in range(4):
+        desk.step()
+    plan = desk.engine.plan(desk.now_s)
+    assert plan is not None
+    assert plan.is_decode
+    desk.engine.failed(plan, RunFailed("the device is gone"))
+    desk.run()
+    assert [desk.finish(each) for each in sequences] == [RunFailed.code] * 2
+    (after,) = desk.submit(request(first=0))
+    desk.run()
+    assert desk.ids(after) == ids_alone(request(first=0))
+
+
+def test_failed_chunk_ends_that_prompt_alone() -> None:
+    desk = Desk(FakeSlots(3))
+    (other,) = desk.submit(request(first=1, max_tokens=9))
+    desk.step()
+    desk.step()
+    sequences = desk.submit(request(first=2, choices=2))
+    plan = desk.engine.plan(desk.now_s)
+    assert plan is not None
+    assert not plan.is_decode
+    desk.engine.failed(plan, RunFailed("no"))
+    desk.run()
+    assert [desk.finish(each) for each in sequences] == [RunFailed.code] * 2
+    assert desk.ids(other) == ids_alone(request(first=1, max_tokens=9))
+
+
+def test_broken_tokenizer_ends_one_answer_and_not_all() -> None:
+    class Broken(LetterText):
+        def push(self, token: int) -> str:
+            raise ValueError(f"no text for {token}")
+
+    desk = Desk(FakeSlots())
+    (broken,) = desk.submit(request(first=1), Broken)
+    (whole,) = desk.submit(request(first=2))
+    desk.run()
+    assert desk.finish(broken) == RunFailed.code
+    assert desk.ids(whole) == ids_alone(request(first=2))
+
+
+def test_load_tells_tokens_slots_and_who_waits() -> None:
+    desk = Desk(FakeSlots(2))
+    first = [desk.submit(request(first=at, max_tokens=20))[0] for at in range(3)]
+    for _ in range(5):
+        desk.step()
+    load = desk.engine.load()
+    assert (load.generating, load.filling, load.waiting, load.free_slots) == (2, 0, 1, 0)
+    assert load.waiting_tokens == 26
+    assert load.promised_tokens == 52
+    assert load.tokens_in_flight == 6 * 2 + 1 + 2 + 2
+    assert load.tokens_per_s > 0
+    assert load.first_token_s > 0
+    assert desk.engine.position(first[2]) == 0
+    (later,) = desk.submit(request(first=5))
+    assert desk.engine.position(later) == 1

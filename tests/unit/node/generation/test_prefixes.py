@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from generation_fakes import FakeSlots
+
+from capamesh.node.generation.prefixes import BLOCK, BLOCK_OVERHEAD_BYTES, Prefixes, common
+
+TOKENS = list(range(24)) + list(range(24))
+BLOCK_BYTES = BLOCK * 24 + BLOCK_OVERHEAD_BYTES
+
+
+def filled(tokens: list[int], slots: FakeSlots | None = None, slot: int = 0) -> FakeSlots:
+    slots = slots or FakeSlots(3)
+    slots.truncate(slot, 0)
+    slots.extend(slot, tokens, wants_logits=False)
+    return slots
+
+
+def kept(prefixes: Prefixes, tokens: list[int], tenant: str = "", most: int = 1000) -> list[int]:
+    """Return the tokens of which the cache is kept, as an empty slot has them then."""
+    slots = FakeSlots(1)
+    match = prefixes.match(tenant, tokens, most)
+    match.load(slots, 0)
+    assert slots.used(0) == match.count
+    return slots.tokens(0)
+
+
+def test_prompt_is_found_to_the_token_wherever_another_parts_from_it() -> None:
+    prefixes = Prefixes(10**6, 24)
+    prefixes.save("", TOKENS[:40], filled(TOKENS[:40]), 0)
+    for same in range(40):
+        other = [*TOKENS[:same], 31, *TOKENS[same + 1 :]]
+        assert kept(prefixes, other) == TOKENS[:same]
+    assert kept(prefixes, TOKENS) == TOKENS[:40]
+    assert kept(prefixes, TOKENS[:40], most=38) == TOKENS[:38]
+    assert kept(prefixes, TOKENS[:40], most=0) == []
+
+
+def test_tenant_finds_its_own_prompts_only() -> None:
+    prefixes = Prefixes(10**6, 24)
+    prefixes.save("one", TOKENS, filled(TOKENS), 0)
+    assert kept(prefixes, TOKENS, "other") == []
+    assert kept(prefixes, TOKENS, "one") == TOKENS
+
+
+def test_prompt_saved_twice_is_kept_once() -> None:
+    prefixes = Prefixes(10**6, 24)
+    slots = filled(TOKENS[:40])
+    prefixes.save("", TOKENS[:40], slots, 0)
+    size, count = prefixes.size_bytes, len(prefixes)
+    prefixes.save("", TOKENS[:40], slots, 0)
+    prefixes.save("", TOKENS[:36], slots, 0)
+    assert (prefixes.size_bytes, len(prefixes)) == (size, count)
+    assert count == 3
+
+
+def test_bytes_are_bounded_and_the_least_used_goes_first_its_end_before_its_beginning() -> None:
+    prefixes = Prefixes(4 * BLOCK_BYTES, 24)
+    prompts = [[first, *TOKENS[1:32]] for first in range(3)]
+    for prompt in prompts[:2]:
+        prefixes.save("", prompt, filled(prompt), 0)
+    assert kept(prefixes, prompts[0]) == prompts[0]  # used anew
+    prefixes.save("", prompts[2][:16], filled(prompts[2][:16]), 0)
+    assert prefixes.size_bytes <= 4 * BLOCK_BYTES
+    assert kept(prefixes, prompts[0]) == prompts[0]
+    assert kept(prefixes, prompts[1]) == prompts[1][:16]
+
+
+def test_of_a_prompt_longer_than_all_room_the_beginning_is_kept() -> None:
+    prefixes = Prefixes(2 * BLOCK_BYTES, 24)
+    prefixes.save("", TOKENS, filled(TOKENS), 0)
+    assert kept(prefixes, TOKENS) == TOKENS[:32]
+    nothing = Prefixes(0, 24)
+    nothing.save("", TOKENS, filled(TOKENS), 0)
+    assert len(nothing) == nothing.size_bytes == 0
+
+
+def test_no_trace_is_left_of_what_has_gone() -> None:
+    prefixes = Prefixes(3 * BLOCK_BYTES, 24)
+    for first in range(200):
+        prompt = [first % 32, first // 32, *TOKENS[:30]]
+        prefixes.save("", prompt, filled(prompt), 0)
+        assert prefixes.size_bytes <= 3 * BLOCK_BYTES
+    assert len(prefixes) == len(prefixes._blocks) == 3
+    assert sum(len(each) for each in prefixes._children.values()) == 3
+
+
+def test_common_counts_equal_tokens_at_the_beginning() -> None:
+    assert common([1, 2, 3], [1, 2, 4]) == 2
+    assert common([1, 2], [1, 2, 4]) == 2
+    assert common([], [1]) == 0

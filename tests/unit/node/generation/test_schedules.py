@@ -1,0 +1,93 @@
+"""Random schedules: whatever comes, goes, gives way, hits prefixes or is cut into chunks, each answer is what it is alone."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from generation_fakes import VOCABULARY, Desk, FakeSlots, ids_alone
+
+from capamesh.node.generation import GenerationRequest, GenerationSettings, SamplingParameters
+from capamesh.node.generation.sequence import Sequence
+from capamesh.protocol.errors import CapameshError
+
+
+def _settings(rng: random.Random) -> GenerationSettings:
+    return GenerationSettings(
+        pool_tokens=rng.choice([0, 64, 80, 120]),
+        overcommit=rng.choice([1.0, 1.5, 4.0]),
+        max_waiting=rng.choice([4, 64]),
+        target_gap_s=rng.choice([0.01, 0.1, 1.0]),
+        max_chunk=rng.choice([4, 5, 8, 32]),
+        prefix_bytes=rng.choice([0, 4_000, 1_000_000]),
+    )
+
+
+def _request(rng: random.Random, stems: list[tuple[int, ...]]) -> GenerationRequest:
+    stem = rng.choice(stems)
+    prompt = stem[: rng.randint(1, len(stem))]
+    prompt += tuple(rng.randrange(VOCABULARY) for _ in range(rng.choice([0, 1, 3])))
+    sampling = SamplingParameters(
+        temperature=rng.choice([0.0, 1.0]),
+        top_p=rng.choice([1.0, 0.8]),
+        top_k=rng.choice([0, 5]),
+        seed=rng.randrange(3),
+        presence_penalty=rng.choice([0.0, 0.5]),
+    )
+    return GenerationRequest(
+        prompt,
+        rng.randint(1, 20),
+        sampling,
+        stop_tokens=frozenset(rng.sample(range(VOCABULARY), rng.choice([0, 2]))),
+        choices=rng.choice([1, 1, 1, 2]),
+        priority=rng.choice([0, 0, 1]),
+        tenant=rng.choice(["", "other"]),
+    )
+
+
+def run_schedule(seed: int) -> tuple[int, int]:
+    """Run the schedule of `seed`; return how many answers were compared, and how often one gave way."""
+    rng = random.Random(seed)
+    slots = FakeSlots(rng.choice([2, 3, 5]))
+    desk = Desk(slots, _settings(rng))
+    stems = [tuple(rng.randrange(VOCABULARY) for _ in range(34)) for _ in range(2)]
+    asked: list[tuple[GenerationRequest, int, Sequence]] = []
+    cancelled: set[Sequence] = set()
+    for _ in range(rng.randint(20, 60)):
+        desk.step_s = rng.choice([0.001, 0.02, 0.2])
+        action = rng.random()
+        if action < 0.25:
+            request = _request(rng, stems)
+            try:
+                made = desk.submit(request)
+            except CapameshError:
+                continue
+            asked.extend((request, choice, each) for choice, each in enumerate(made))
+        elif action < 0.3 and asked:
+            gone = rng.choice(asked)[2]
+            desk.engine.cancel(gone)
+            cancelled.add(gone)
+        else:
+            desk.step()
+    desk.run()
+    assert desk.engine.load().tokens_in_flight == 0
+    assert desk.engine.load().waiting == 0
+    for request, choice, sequence in asked:
+        ids, alone = desk.ids(sequence), ids_alone(request, choice)
+        if sequence in cancelled or desk.finish(sequence) not in ("stop", "length"):
+            assert ids == alone[: len(ids)], seed
+        else:
+            assert ids == alone, seed
+    return len(asked), desk.engine.load().preemptions
+
+
+def test_answers_of_random_schedules_are_those_of_requests_alone() -> None:
+    runs = [run_schedule(seed) for seed in range(300)]
+    assert sum(compared for compared, _ in runs) > 1000
+    assert sum(preempted for _, preempted in runs) > 50
+
+
+@pytest.mark.slow
+def test_answers_of_ten_thousand_random_schedules_are_those_of_requests_alone() -> None:
+    for seed in range(300, 10_300):
+        run_schedule(seed)
