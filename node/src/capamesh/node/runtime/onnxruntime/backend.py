@@ -20,7 +20,7 @@ from capamesh.node.devices.host import read_cpu, resident_bytes
 from capamesh.node.devices.nvml import Gpu, GpuReader
 from capamesh.node.repository import ModelSource
 from capamesh.node.runtime.api import Backend, LoadedModel, OutOfMemory
-from capamesh.node.runtime.onnxruntime.binding import LOG_FATAL, Untyped, locale_hint, one_line, ort
+from capamesh.node.runtime.onnxruntime.binding import Untyped, locale_hint, one_line, ort
 from capamesh.node.runtime.onnxruntime.faults import device_loss, is_out_of_memory
 from capamesh.node.runtime.onnxruntime.model import OnnxModel, OnnxStopSwitch
 from capamesh.node.runtime.onnxruntime.preload import CUDA_LINE, read_in_cuda
@@ -37,6 +37,7 @@ from capamesh.node.runtime.onnxruntime.raw_texts import (
     RawTextRuntime,
     RawTextSession,
 )
+from capamesh.node.runtime.onnxruntime.sessions import session_options
 from capamesh.node.runtime.reshaping import reshaped
 from capamesh.protocol.errors import ConfigError, ModelInvalid, RunFailed
 
@@ -178,7 +179,7 @@ class OnnxBackend(Backend):
         try:
             session = ort.InferenceSession(
                 str(path),
-                _session_options(threads),
+                session_options(threads),
                 providers=[
                     (name, provider_options(name, self._limits, digest)) for name in providers
                 ],
@@ -256,20 +257,6 @@ def _raw_text_runtime() -> RawTextRuntime | None:
         with contextlib.suppress(OSError, RunFailed):
             return RawTextRuntime(library)
     return None
-
-
-def _session_options(threads: int) -> object:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = LOG_FATAL
-    # Within a run threads spin for their next share of work (measured: a run of a MiniLM takes 6.6 ms
-    # instead of 8.9 on two cores); between runs they leave the cores to other models and the links.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    # The store has read the file as ONNX; another format in it must not be tried.
-    options.add_session_config_entry("session.load_model_format", "ONNX")
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    return options
 
 
 def _provider(session: Untyped) -> tuple[str, bool]:

@@ -1,0 +1,268 @@
+"""Runs a decoder on ONNX Runtime over a pool of slots, on the CPU. Reads a model file, uses the device.
+
+Keys and values of all slots are one array. A run reads and writes them where they lie: past and present of a layer are bound to the same
+memory, so that nothing is copied, and sequences of any lengths run side by side (docs/decisions/0075).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import override
+
+from capamesh.node.generation import Slots
+from capamesh.node.generation.slots import CacheBlock, Logits
+from capamesh.node.runtime.api import OutOfMemory
+from capamesh.node.runtime.decoders.decoder_folder import DecoderFolder
+from capamesh.node.runtime.decoders.genai_config import GenaiConfig
+from capamesh.node.runtime.onnxruntime.binding import Untyped, one_line, ort
+from capamesh.node.runtime.onnxruntime.faults import is_out_of_memory
+from capamesh.node.runtime.onnxruntime.providers import CPU
+from capamesh.node.runtime.onnxruntime.sessions import session_options
+from capamesh.protocol.errors import ModelInvalid, RunFailed
+
+_TYPES: Final[dict[str, type[np.floating[Any]]]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+}
+
+
+class DecoderSlots(Slots):
+    """The slots of one decoder. One thread uses it; its content is a model's answer as long as no run has failed.
+
+    Memory of the pool exists only where tokens were written: a slot costs what is in it, whatever its length.
+    """
+
+    def __init__(
+        self,
+        folder: DecoderFolder,
+        *,
+        count: int,
+        length: int,
+        threads: int,
+        onnx_file: Path | None = None,
+    ) -> None:
+        """Load the decoder of `folder`, from `onnx_file` where its content was verified elsewhere.
+
+        Raises:
+            ModelInvalid: the file is no decoder that the folder describes, or `length` is over its context.
+            OutOfMemory: there is no room for the model or the slots.
+        """
+        config = folder.config
+        if not 2 <= length <= config.context:
+            raise ModelInvalid(
+                f"slots should have {length} tokens; with this model it may be 2 to {config.context}"
+            )
+        self.count, self.length, self.vocabulary = count, length, config.vocabulary
+        self._config = config
+        self._session = _session(onnx_file or folder.onnx_file, threads)
+        kind = _cache_type(self._session, config)
+        shape = (2 * config.layers, count, config.kv_heads, length, config.head_size)
+        try:
+            self._cache: npt.NDArray[Any] = np.zeros(shape, kind)
+        except (MemoryError, ValueError) as exc:
+            raise OutOfMemory(
+                f"there is no room for {count} slots of {length} tokens; allow fewer or shorter ones"
+            ) from exc
+        self.token_bytes = self._cache.nbytes // (count * length)
+        self._used = np.zeros(count, np.int64)
+        self._decodes: dict[int, _Run] = {}
+        """The bindings of decoding steps, by how many slots they run."""
+        self._extends: dict[int, _Run] = {}
+        """The bindings that fill a slot, by its number."""
+
+    @override
+    def decode(self, tokens: Sequence[int]) -> Logits:
+        rows = len(tokens)
+        run = self._decodes.get(rows)
+        if run is None:
+            run = self._decodes[rows] = _Run(self._session, self._config, self._cache, 0, rows)
+            run.resize(1, gives_logits=True)
+        return self._run(run, 0, np.array(tokens, np.int64).reshape(rows, 1))
+
+    @override
+    def extend(self, slot: int, tokens: Sequence[int], *, wants_logits: bool) -> Logits | None:
+        run = self._extends.get(slot)
+        if run is None:
+            run = self._extends[slot] = _Run(self._session, self._config, self._cache, slot, 1)
+        run.resize(len(tokens), gives_logits=wants_logits)
+        logits = self._run(run, slot, np.array(tokens, np.int64).reshape(1, -1))
+        return logits[0] if wants_logits else None
+
+    @override
+    def copy(self, source: int, target: int, count: int) -> None:
+        self._cache[:, target, :, :count] = self._cache[:, source, :, :count]
+        self._used[target] = count
+
+    @override
+    def truncate(self, slot: int, count: int) -> None:
+        self._used[slot] = min(count, int(self._used[slot]))
+
+    @override
+    def used(self, slot: int) -> int:
+        return int(self._used[slot])
+
+    @override
+    def save(self, slot: int, start: int, stop: int) -> CacheBlock:
+        return self._cache[:, slot, :, start:stop].copy()
+
+    @override
+    def load(self, slot: int, block: CacheBlock, count: int) -> None:
+        at = int(self._used[slot])
+        self._cache[:, slot, :, at : at + count] = block[:, :, :count]
+        self._used[slot] = at + count
+
+    def _run(self, run: _Run, first: int, ids: npt.NDArray[np.int64]) -> Logits:
+        """Run `ids`, in the shape [slots, tokens], from the slot `first` on; return logits in the shape [slots, vocabulary]."""
+        rows, tokens = ids.shape
+        used = self._used[first : first + rows]
+        if int(used.max()) + tokens > self.length:  # it would be written into the next slot
+            raise RunFailed(
+                f"a slot has {int(used.max())} tokens and should get {tokens} more; it has room for {self.length}"
+            )
+        logits = run.run(ids, used)
+        used += tokens
+        return logits
+
+
+class _Run:
+    """The IO binding of a run of some slots beside one another, with the arrays that it reads and writes.
+
+    A binding holds addresses alone: the arrays stay here for as long as it does.
+    """
+
+    def __init__(
+        self,
+        session: Untyped,
+        config: GenaiConfig,
+        cache: npt.NDArray[Any],
+        first: int,
+        rows: int,
+    ) -> None:
+        self._session = session
+        self._config = config
+        self._rows = rows
+        self._length = cache.shape[3]
+        self._places = np.arange(self._length, dtype=np.int64)
+        self._binding = session.io_binding()
+        for layer, (past, present) in enumerate(
+            zip(config.past_names(), config.present_names(), strict=True)
+        ):
+            part = cache[layer, first : first + rows]
+            _bind_input(self._binding, past, part)
+            _bind_output(self._binding, present, part)
+        self._tokens = 0
+        self._gives_logits = False
+        self._inputs: dict[str, npt.NDArray[Any]] = {}
+        self._logits: npt.NDArray[Any] = np.zeros((0, 0), np.float32)
+        self._logits_of = _logits_places(session, config)
+
+    def resize(self, tokens: int, *, gives_logits: bool) -> None:
+        """Make the arrays anew for runs of `tokens` of each slot, unless they are so already."""
+        if (tokens, gives_logits) == (self._tokens, self._gives_logits):
+            return
+        self._tokens, self._gives_logits = tokens, gives_logits
+        names, rows = self._config.inputs, self._rows
+        inputs: dict[str, npt.NDArray[Any]] = {names.input_ids: np.zeros((rows, tokens), np.int64)}
+        if names.seqlens_k:
+            inputs[names.seqlens_k] = np.zeros(rows, np.int32)
+            inputs[names.total_sequence_length] = np.zeros(1, np.int32)
+        else:
+            inputs[names.attention_mask] = np.zeros((rows, self._length), np.int64)
+        if names.position_ids:
+            inputs[names.position_ids] = np.zeros((rows, tokens), np.int64)
+        if names.rows:
+            wanted = np.arange(1, rows + 1, dtype=np.int64) * tokens - 1
+            inputs[names.rows] = wanted if gives_logits else wanted[:0]
+        for name, array in inputs.items():
+            _bind_input(self._binding, name, array)
+        self._inputs = inputs
+        kind, places = self._logits_of
+        vocabulary = self._config.vocabulary
+        if names.rows:
+            shape: tuple[int, ...] = (inputs[names.rows].shape[0], vocabulary)
+        else:
+            shape = (rows, places or tokens, vocabulary)
+        self._logits = np.zeros(shape, kind)
+        _bind_output(self._binding, self._config.outputs.logits, self._logits)
+
+    def run(self, ids: npt.NDArray[np.int64], used: npt.NDArray[np.int64]) -> Logits:
+        """Run `ids`, in the shape [slots, tokens], behind the `used` tokens of each slot; return logits in the shape [slots, vocabulary].
+
+        They are valid until the next run of this binding. Raises `RunFailed`: ONNX Runtime does not run it.
+        """
+        names, inputs = self._config.inputs, self._inputs
+        tokens = ids.shape[1]
+        inputs[names.input_ids][:] = ids
+        if names.seqlens_k:
+            np.add(used, tokens - 1, out=inputs[names.seqlens_k], casting="unsafe")
+            inputs[names.total_sequence_length][0] = int(used.max()) + tokens
+        else:
+            # the row sums of the mask are the lengths; its width may be any
+            np.less(
+                self._places,
+                (used + tokens)[:, None],
+                out=inputs[names.attention_mask],
+                casting="unsafe",
+            )
+        if names.position_ids:
+            np.add(used[:, None], self._places[:tokens], out=inputs[names.position_ids])
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as exc:  # ONNX Runtime's errors share no other base
+            raise RunFailed(f"ONNX Runtime cannot run it: {one_line(exc)}") from exc
+        logits = self._logits
+        if not names.rows:
+            logits = logits[:, -1]
+        return logits if logits.dtype == np.float32 else logits.astype(np.float32)
+
+
+def _session(path: Path, threads: int) -> Untyped:
+    try:
+        return ort.InferenceSession(str(path), session_options(threads), providers=[CPU])
+    except Exception as exc:  # ONNX Runtime's errors share no other base
+        refusal = OutOfMemory if is_out_of_memory(exc) else ModelInvalid
+        raise refusal(f"ONNX Runtime cannot load it: {one_line(exc)}") from exc
+
+
+def _cache_type(session: Untyped, config: GenaiConfig) -> type[np.floating[Any]]:
+    """Return the type of keys and values. Raises `ModelInvalid`: inputs or outputs are not those that the folder tells."""
+    found = {each.name: each for each in (*session.get_inputs(), *session.get_outputs())}
+    names = (*config.past_names(), *config.present_names(), config.outputs.logits)
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise ModelInvalid(
+            f"the decoder has no {missing[0]!r}, which genai_config.json names: export both anew"
+        )
+    kinds = {found[name].type for name in names[:-1]}
+    kind = _TYPES.get(kinds.pop()) if len(kinds) == 1 else None
+    if kind is None:
+        raise ModelInvalid(
+            "the decoder's keys and values must all be float32, or all float16: export it so"
+        )
+    return kind
+
+
+def _logits_places(session: Untyped, config: GenaiConfig) -> tuple[type[np.floating[Any]], int]:
+    """Return the logits' type, and of how many tokens of a run the decoder gives them where it has no `rows`; 0: of all."""
+    (logits,) = (each for each in session.get_outputs() if each.name == config.outputs.logits)
+    kind = _TYPES.get(logits.type)
+    if kind is None:
+        raise ModelInvalid(
+            f"the decoder's logits are {logits.type}; they must be float32 or float16"
+        )
+    return kind, 1 if len(logits.shape) == 3 and logits.shape[1] == 1 else 0
+
+
+def _bind_input(binding: Untyped, name: str, array: npt.NDArray[Any]) -> None:
+    """Let a run read `array`, of any shape, where it lies."""
+    binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+
+def _bind_output(binding: Untyped, name: str, array: npt.NDArray[Any]) -> None:
+    """Let a run write to `array`, of any shape, where it lies."""
+    binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_llama
+from genai_form import in_genai_form
+from generation_fakes import Desk
+
+from capamesh.node.generation import GenerationRequest, GenerationSettings, SamplingParameters
+from capamesh.node.runtime.decoders.decoder_folder import DecoderFolder
+from capamesh.node.runtime.onnxruntime.decoder_slots import DecoderSlots
+from capamesh.protocol.errors import ModelInvalid, RunFailed
+
+KINDS = ("fp32", "fp16", "q8", "q4")
+TOKENS = [(17 + 31 * at) % tiny_llama.VOCABULARY for at in range(24)]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, DecoderFolder]:
+    """The tiny decoder by what it is made of and told by."""
+    base = tmp_path_factory.mktemp("decoders")
+    made = {kind: tiny_llama.write_decoder_folder(base / kind, kind) for kind in KINDS}
+    made["mask"] = in_genai_form(made["q8"], base / "mask", has_positions=False)
+    made["positions"] = in_genai_form(made["fp32"], base / "positions", has_positions=True)
+    return made
+
+
+def slots_of(folder: DecoderFolder, count: int = 4, length: int = 96) -> DecoderSlots:
+    return DecoderSlots(folder, count=count, length=length, threads=1)
+
+
+def fill(slots: DecoderSlots, slot: int, tokens: list[int]) -> np.ndarray:
+    slots.truncate(slot, 0)
+    logits = slots.extend(slot, tokens, wants_logits=True)
+    assert logits is not None
+    return logits.copy()
+
+
+@pytest.mark.parametrize("kind", ["fp32", "positions"])
+def test_scores_are_those_of_a_plain_llama(folders: dict[str, DecoderFolder], kind: str) -> None:
+    expected = tiny_llama.logits(tiny_llama.weights(), TOKENS)
+    slots = slots_of(folders[kind])
+    np.testing.assert_allclose(fill(slots, 1, TOKENS[:20]), expected[19], rtol=1e-3, atol=1e-3)
+    slots.copy(1, 0, 20)
+    for at in range(20, 24):
+        logits = slots.decode([TOKENS[at]])
+        np.testing.assert_allclose(logits[0], expected[at], rtol=1e-3, atol=1e-3)
+    assert slots.used(0) == 24
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "mask", "positions"])
+def test_decoding_gives_the_same_bits_in_any_batch_and_slot(
+    folders: dict[str, DecoderFolder], kind: str
+) -> None:
+    slots = slots_of(folders[kind])
+    prompts = [TOKENS[: 5 + 6 * place] for place in range(4)]
+    alone: list[np.ndarray] = []
+    for prompt in prompts:
+        fill(slots, 0, prompt)
+        alone.append(np.stack([slots.decode([token])[0].copy() for token in TOKENS[3:6]]))
+    for order in ([0, 1, 2, 3], [3, 1, 0], [2, 3]):
+        for slot, which in enumerate(order):
+            fill(slots, slot, prompts[which])
+        for step, token in enumerate(TOKENS[3:6]):
+            logits = slots.decode([token] * len(order))
+            for slot, which in enumerate(order):
+                assert logits[slot].tobytes() == alone[which][step].tobytes()
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "mask", "positions"])
+def test_prompt_gives_the_same_bits_however_it_is_cut_into_two_tokens_or_more(
+    folders: dict[str, DecoderFolder], kind: str
+) -> None:
+    slots = slots_of(folders[kind])
+    whole = fill(slots, 0, TOKENS)
+    cache = slots.save(0, 0, 24)
+    for sizes in ([2] * 12, [22, 2], [2, 22], [7, 9, 8], [3] * 8):
+        slots.truncate(2, 0)
+        at = 0
+        for size in sizes:
+            at += size
+            logits = slots.extend(2, TOKENS[at - size : at], wants_logits=at == 24)
+            assert (logits is None) == (at < 24)
+        assert logits is not None
+        assert logits.tobytes() == whole.tobytes()
+        assert slots.save(2, 0, 24).tobytes() == cache.tobytes()
+
+
+def test_saved_blocks_are_loaded_in_pieces(folders: dict[str, DecoderFolder]) -> None:
+    slots = slots_of(folders["q8"])
+    whole = fill(slots, 0, TOKENS)
+    first, second = slots.save(0, 0, 16), slots.save(0, 16, 24)
+    assert first.nbytes == 16 * slots.token_bytes
+    slots.load(3, first, 16)
+    slots.load(3, second, 6)
+    assert slots.used(3) == 22
+    logits = slots.extend(3, TOKENS[22:], wants_logits=True)
+    assert logits is not None
+    assert logits.tobytes() == whole.tobytes()
+
+
+def test_slot_takes_no_more_tokens_than_it_has_room_for(folders: dict[str, DecoderFolder]) -> None:
+    slots = slots_of(folders["fp32"], length=24)
+    fill(slots, 0, TOKENS)
+    with pytest.raises(RunFailed, match="room for 24"):
+        slots.decode([1])
+    with pytest.raises(RunFailed, match="should get 25 more"):
+        slots.extend(1, [*TOKENS, 1], wants_logits=False)
+    assert slots.used(0) == 24
+
+
+def test_file_that_cannot_be_loaded_is_the_models_fault(
+    folders: dict[str, DecoderFolder], tmp_path: Path
+) -> None:
+    bad = tmp_path / "model.onnx"
+    bad.write_bytes(b"nothing")
+    with pytest.raises(ModelInvalid, match="cannot load it"):
+        DecoderSlots(folders["fp32"], count=1, length=24, threads=1, onnx_file=bad)
+    config = dataclasses.replace(folders["fp32"].config, layers=3)
+    with pytest.raises(ModelInvalid, match=r"no 'past_key_values\.2\.key'"):
+        slots_of(dataclasses.replace(folders["fp32"], config=config))
+    with pytest.raises(ModelInvalid, match="2 to 512"):
+        slots_of(folders["fp32"], length=513)
+
+
+def run_schedule(slots: DecoderSlots, alone: DecoderSlots, seed: int) -> int:
+    """Run a random schedule on `slots`; compare each answer with the same request's on `alone`, and return how many."""
+    rng = random.Random(seed)
+    for place in range(slots.count):
+        slots.truncate(place, 0)
+    settings = GenerationSettings(
+        pool_tokens=rng.choice([0, 110]),
+        overcommit=rng.choice([1.0, 4.0]),
+        target_gap_s=rng.choice([0.01, 1.0]),
+        max_chunk=rng.choice([4, 5, 16]),
+        prefix_bytes=rng.choice([0, 2**20]),
+    )
+    desk = Desk(slots, settings)
+    stem = [rng.randrange(tiny_llama.VOCABULARY) for _ in range(40)]
+    asked = []
+    for _ in range(rng.randint(15, 40)):
+        desk.step_s = rng.choice([0.001, 0.05])
+        action = rng.random()
+        if action < 0.25:
+            prompt = stem[: rng.randint(1, 40)] + [rng.randrange(500)] * rng.choice([0, 1, 2])
+            sampling = SamplingParameters(temperature=rng.choice([0.0, 1.0]), top_p=0.9, seed=seed)
+            request = GenerationRequest(tuple(prompt), rng.randint(1, 14), sampling)
+            asked.append((request, desk.submit(request)[0]))
+        elif action < 0.3 and asked:
+            desk.engine.cancel(rng.choice(asked)[1])
+        else:
+            desk.step()
+    desk.run()
+    for request, sequence in asked:
+        lone = Desk(alone, GenerationSettings(prefix_bytes=0))
+        alone.truncate(0, 0)
+        (expected,) = lone.submit(request)
+        lone.run()
+        ids = desk.ids(sequence)
+        assert ids == lone.ids(expected)[: len(ids)], seed
+        assert desk.finish(sequence) is None or len(ids) == request.max_tokens
+    return len(asked)
+
+
+@pytest.mark.parametrize("kind", ["q8", "fp32", "mask"])
+def test_answers_of_random_schedules_are_those_of_requests_alone(
+    folders: dict[str, DecoderFolder], kind: str
+) -> None:
+    slots, alone = slots_of(folders[kind]), slots_of(folders[kind], 1)
+    assert sum(run_schedule(slots, alone, seed) for seed in range(20)) > 80
+
+
+@pytest.mark.slow
+def test_answers_of_ten_thousand_random_schedules_are_those_of_requests_alone(
+    folders: dict[str, DecoderFolder],
+) -> None:
+    slots, alone = slots_of(folders["q8"]), slots_of(folders["q8"], 1)
+    for seed in range(10_000):
+        run_schedule(slots, alone, seed)
