@@ -148,7 +148,7 @@ class GenerationEngine:
         What has ended leaves its slot, prompts that have run are kept as prefixes, and who waits gets a slot.
         """
         self._expire(now_s)
-        self._settle()
+        self.settle()
         self._begin()
         residents = self._residents
         if residents.filling is not None and not (residents.live and self._is_decode_next):
@@ -187,6 +187,22 @@ class GenerationEngine:
                 self._break_off(sequence, error)
         if plan.is_decode:
             self._residents.clear_live()
+
+    def settle(self) -> None:
+        """Keep the prompts that have run, and let what has ended leave its slot; a plan begins with it."""
+        live = self._residents.live
+        place = 0
+        while place < len(live):
+            sequence = live[place]
+            if not sequence.is_saved:
+                sequence.is_saved = True
+                self._save(sequence, len(sequence.prefill))
+            if not sequence.is_ended:
+                place += 1
+                continue
+            if self._settings.keeps_answers:
+                self._save(sequence, self._slots.used(place))
+            self._residents.leave(sequence)
 
     def take_parts(self) -> list[SequencePart]:
         """Return the parts that came since this was last called, and forget them."""
@@ -253,22 +269,6 @@ class GenerationEngine:
                     DeadlineExceeded(f"the deadline passed after {has} tokens; allow more time"),
                 )
         self._due_s = min((each.request.deadline_s for each in self._all()), default=math.inf)
-
-    def _settle(self) -> None:
-        """Keep the prompts that have run, and take out what has ended."""
-        live = self._residents.live
-        place = 0
-        while place < len(live):
-            sequence = live[place]
-            if not sequence.is_saved:
-                sequence.is_saved = True
-                self._save(sequence, len(sequence.prefill))
-            if not sequence.is_ended:
-                place += 1
-                continue
-            if self._settings.keeps_answers:
-                self._save(sequence, self._slots.used(place))
-            self._residents.leave(sequence)
 
     def _begin(self) -> None:
         """Give a slot to who is next, if there is room; a prompt that is being filled gives way to a more urgent one."""
