@@ -185,11 +185,16 @@ class Lease:
         self._rows = rows
         self._size_bytes = size_bytes
 
-    def settle(self, answer_bytes: int | None = None) -> None:
-        """Give it back; `answer_bytes` are those of its answer, None: it was not answered. Counts once."""
+    def settle(self, answer_bytes: int | None = None, used_rows: int | None = None) -> None:
+        """Give it back; `answer_bytes` are those of its answer, None: it was not answered. Counts once.
+
+        `used_rows` are those that it came to, where that is known only now; None: those that it was let in with.
+        """
         quotas, self._quotas = self._quotas, None
         if quotas is not None:
-            quotas.settle(self._use, self._model, self._rows, self._size_bytes, answer_bytes)
+            quotas.settle(
+                self._use, self._model, self._rows, self._size_bytes, answer_bytes, used_rows
+            )
 
     def give_back(self) -> None:
         """Give it back as if it had never been taken: its request begins anew, with a lease of its own."""
@@ -260,13 +265,24 @@ class Quotas:
         return Lease(self, use, model, rows, size_bytes)
 
     def settle(
-        self, use: KeyUse, model: str, rows: int, size_bytes: int, answer_bytes: int | None
+        self,
+        use: KeyUse,
+        model: str,
+        rows: int,
+        size_bytes: int,
+        answer_bytes: int | None,
+        used_rows: int | None,
     ) -> None:
         """Count a request that has ended; a lease calls this once."""
         use.in_flight -= 1
         use.reserved_rows -= rows
         if answer_bytes is None:
             return
+        if used_rows is not None:
+            of_rows = use.buckets[1]
+            if of_rows is not None:
+                of_rows.take(used_rows - rows)
+            rows = used_rows
         bucket = use.buckets[2]
         if bucket is not None:
             bucket.take(answer_bytes)
