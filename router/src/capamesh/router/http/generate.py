@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError
@@ -14,6 +14,7 @@ from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.router.access.keys import Verb, check_request
 from capamesh.router.http.bodies import read_body
 from capamesh.router.http.errors import error_response
+from capamesh.router.http.event_stream import EVENTS, send_events
 from capamesh.router.http.exchange import NODE_HEADER, Inference
 from capamesh.router.http.generate_body import (
     MOST_BYTES,
@@ -22,7 +23,6 @@ from capamesh.router.http.generate_body import (
     write_error,
     write_generate_in_steps,
 )
-from capamesh.router.http.half_closed import PROBE
 from capamesh.router.http.kept_replies import kept_headers
 from capamesh.router.http.key_check import key_of
 from capamesh.router.http.options import idempotency_key_of, options_of
@@ -43,13 +43,6 @@ if TYPE_CHECKING:
 
 WRITE_BYTES: Final = 2**16
 """The events that are written at once, where so many wait (guess: what a connection takes before it has to be waited for)."""
-_COMMENT: Final = b":\n\n"
-"""An event without any data, which clients skip."""
-_EVENTS = {
-    "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-cache",
-    "X-Accel-Buffering": "no",  # nginx would keep events until it has a page of them
-}
 
 
 class GenerateApi(Pages):
@@ -63,7 +56,7 @@ class GenerateApi(Pages):
     def routes(self) -> list[Route]:
         kinds = (
             ("generate", self.generate, Content(oip.Generate)),
-            ("generate_stream", self.stream, Content(str, "text/event-stream")),
+            ("generate_stream", self.stream, Content(str, EVENTS)),
         )
         return [
             Route(
@@ -104,26 +97,15 @@ class GenerateApi(Pages):
             await generation.until_news()
             if generation.error is not None and not generation.waiting:
                 return error_response(generation.error)
-            return await self._events(request, generation)
+            # the answer has ended by then: what is left is for the client to take
+            return await send_events(
+                request,
+                generation.headers,
+                lambda response: self._write(generation, response),
+                most_s=self._inference.timeout_s + self._arrival_s,
+            )
         finally:
             generation.cancel()
-
-    async def _events(self, request: web.Request, generation: Generation) -> web.StreamResponse:
-        """Return the answer, once all of it has been sent or its client has left."""
-        response = web.StreamResponse(headers={**_EVENTS, **generation.headers})
-        request[PROBE] = b"%x\r\n%b\r\n" % (len(_COMMENT), _COMMENT)
-        if request.version < HttpVersion11:
-            response.force_close()  # nothing else tells where it ends
-            request[PROBE] = _COMMENT
-        try:
-            # the answer has ended by then: what is left is for the client to take
-            async with asyncio.timeout(self._inference.timeout_s + self._arrival_s):
-                await response.prepare(request)
-                await self._write(generation, response)
-        except (ConnectionError, TimeoutError):  # it has left, or neither reads nor leaves
-            if request.transport is not None:
-                request.transport.abort()
-        return response
 
     async def _write(self, generation: Generation, response: web.StreamResponse) -> None:
         """Write all events, as far as the client reads: only then a node sends more."""

@@ -1,0 +1,46 @@
+"""Answers of server-sent events that last while their client reads. IO: aiohttp."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from aiohttp import HttpVersion11, web
+
+from capamesh.router.http.half_closed import PROBE
+
+EVENTS: Final = "text/event-stream"
+_COMMENT: Final = b":\n\n"
+"""An event without any data, which clients skip."""
+_HEADERS: Final = {
+    "Content-Type": f"{EVENTS}; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",  # nginx would keep events until it has a page of them
+}
+
+
+async def send_events(
+    request: web.Request,
+    headers: Mapping[str, str],
+    write: Callable[[web.StreamResponse], Awaitable[None]],
+    *,
+    most_s: float,
+) -> web.StreamResponse:
+    """Return the answer that `write` has written, once all of it has been sent or its client has left.
+
+    A client that neither reads nor leaves is hung up on after `most_s` seconds.
+    """
+    response = web.StreamResponse(headers={**_HEADERS, **headers})
+    request[PROBE] = b"%x\r\n%b\r\n" % (len(_COMMENT), _COMMENT)
+    if request.version < HttpVersion11:
+        response.force_close()  # nothing else tells where it ends
+        request[PROBE] = _COMMENT
+    try:
+        async with asyncio.timeout(most_s):
+            await response.prepare(request)
+            await write(response)
+    except (ConnectionError, TimeoutError):  # it has left, or neither reads nor leaves
+        if request.transport is not None:
+            request.transport.abort()
+    return response
