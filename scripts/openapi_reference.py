@@ -70,7 +70,7 @@ PLAIN_TEXTS: Final = {
 
 def tag_of(path: str) -> str:
     """Return the group that a route is shown in."""
-    if path.startswith(("/v2", "/v1/embeddings")):
+    if path.startswith(("/v2", "/v1/embeddings", "/v1/chat", "/v1/completions")):
         return "inference"
     if path == "/metrics":
         return "metrics"

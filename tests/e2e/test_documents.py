@@ -70,6 +70,7 @@ PAGES_NOT_RUN = {
     "docs/tutorial/first-network.md": "three nodes and a worker that is killed: tests/e2e/test_node_loss.py",
     "docs/tutorial/python-client.md": "tests/e2e/test_tutorials.py runs it",
     "docs/tutorial/two-machines.md": "a second machine, and addresses of one's own",
+    "docs/how-to/chat.md": "a model for chat; tests/integration/router/http/test_generations.py has one",
     "docs/how-to/add-a-backend.md": "edits the code; tests/unit/docs/test_add_a_backend.py",
     "docs/how-to/add-a-command.md": "edits the code",
     "docs/how-to/add-a-datatype.md": "edits the code",

@@ -37,6 +37,7 @@ from capamesh.router.http.documents import DocumentsApi
 from capamesh.router.http.embeddings import EmbeddingsApi
 from capamesh.router.http.exchange import Inference
 from capamesh.router.http.generate import GenerateApi
+from capamesh.router.http.generations import GenerationsApi
 from capamesh.router.http.limits import FrontLimits
 from capamesh.router.http.oip import InferenceApi
 from capamesh.router.http.open_requests import OpenRequests
@@ -338,6 +339,13 @@ async def serving(
         pages,
         page,
         EmbeddingsApi(inference, arrival_s=arrival_s),
+        GenerationsApi(
+            inference,
+            arrival_s=arrival_s,
+            longest_s=timeout_s,
+            wall_clock=lambda: 1_700_000_000.5,
+            draw_id=lambda: "7",
+        ),
         ModelsApi(fleet.view),
         RoutingApi(
             fleet.view,

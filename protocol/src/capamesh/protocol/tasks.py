@@ -23,7 +23,7 @@ class Task(StrEnum):
     IMAGE_CLASSIFICATION = "image-classification"
     FILE_TYPE = "file-type"
     CHAT = "chat"
-    """The model answers messages, and continues texts, token by token; it is asked for by no tensors."""
+    """The model answers messages, and goes on with texts, token by token."""
 
 
 TEXT: Final = "text"
@@ -34,6 +34,10 @@ IMAGE: Final = "image"
 """The input of pictures as their files have them: BYTES [rows]."""
 FILE: Final = "file"
 """The input of files of any kind: BYTES [rows]."""
+GENERATION: Final = "generation"
+"""The input of what is to be generated: BYTES [1], a JSON object with the prompt and how to go on with it."""
+PARTS: Final = "parts"
+"""The output of what was generated: BYTES [1], a JSON list of pieces of choices. Each part of an answer has such a list."""
 DIMENSIONS: Final = "dimensions"
 """The input that asks for shorter embeddings: INT32 [1]. It may be left out."""
 EMBEDDING: Final = "embedding"
@@ -47,7 +51,7 @@ INPUTS: Final = {
     Task.TEXT_CLASSIFICATION: (TEXT, TOKEN_IDS),
     Task.IMAGE_CLASSIFICATION: (IMAGE,),
     Task.FILE_TYPE: (FILE,),
-    Task.CHAT: (),
+    Task.CHAT: (GENERATION,),
 }
 """The inputs, one of which a request of a task brings."""
 INPUT_SPECS: Final = {
@@ -63,6 +67,6 @@ OUTPUTS: Final = {
     Task.TEXT_CLASSIFICATION: (_COUNTS,),
     Task.IMAGE_CLASSIFICATION: (),
     Task.FILE_TYPE: (),
-    Task.CHAT: (),
+    Task.CHAT: (TensorSpec(PARTS, Datatype.BYTES, (1,)),),
 }
 """The outputs that a request of a task may name beside the model's own; one that names none gets the model's own."""

@@ -40,6 +40,12 @@ def openai_http_error(request: web.Request, error: web.HTTPException) -> web.Res
     return told
 
 
+def error_event(error: CapameshError) -> bytes:
+    """Return an error that ends a stream of events, as its last event."""
+    param = error.param if isinstance(error, InvalidParameter) else None
+    return b"data: %b\n\n" % _body(error_reply(error).status, error.message, error.code, param)
+
+
 def _body(status: int, message: str, code: str | None, param: str | None) -> bytes:
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     error = {"message": message, "type": kind, "param": param, "code": code}

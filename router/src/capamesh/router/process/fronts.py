@@ -21,6 +21,7 @@ from capamesh.router.http.aiohttp_handlers import handlers_of, make_runner
 from capamesh.router.http.application import make_application
 from capamesh.router.http.embeddings import EmbeddingsApi
 from capamesh.router.http.generate import GenerateApi
+from capamesh.router.http.generations import GenerationsApi
 from capamesh.router.http.limits import FrontLimits, limits_of, networks_of
 from capamesh.router.http.oip import InferenceApi
 from capamesh.router.http.openai_models import ModelsApi
@@ -95,6 +96,7 @@ class Fronts:
             page.api,
             page.documents,
             EmbeddingsApi(parts.inference, arrival_s=settings.arrival_s),
+            GenerationsApi(parts.inference, arrival_s=settings.arrival_s),
             ModelsApi(parts.fleet),
             *jobs.pages(),
         )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class ToldRequest(InferenceRequest):
     """A request of which a function is told what came of it, once, unless it is cancelled before; parts go to another."""
 
-    __slots__ = ("_on_end", "_on_part")
+    __slots__ = ("_goes_on", "_on_end", "_on_part")
 
     def __init__(
         self,
@@ -27,11 +27,17 @@ class ToldRequest(InferenceRequest):
         target: Target,
         on_end: Callable[[Outcome | CapameshError], None],
         on_part: Callable[[Part], None] | None = None,
+        goes_on: Callable[[CapameshError], bool] | None = None,
     ) -> None:
-        """`on_end` may be called before `submit` returns. Neither may raise; `on_part` releases what it is given."""
+        """`on_end` may be called before `submit` returns. None may raise; `on_part` releases what it is given.
+
+        `goes_on` is asked at an error whether the request goes on nevertheless: it has been submitted anew, within the
+        same time.
+        """
         super().__init__(service, target)
         self._on_end = on_end
         self._on_part = on_part
+        self._goes_on = goes_on
 
     def break_off(self, error: Exception) -> None:
         """End with an error in what has come of it, which is the node's or a bug: the node is to send no more."""
@@ -49,6 +55,12 @@ class ToldRequest(InferenceRequest):
     def complete(self, outcome: Outcome) -> None:
         self.count_answer(outcome)
         self._end(outcome)
+
+    @override
+    def fail(self, error: CapameshError) -> None:
+        """End with an error, unless it goes on."""
+        if self._goes_on is None or self._is_over or not self._goes_on(error):
+            super().fail(error)
 
     @override
     def _render_error(self, error: CapameshError, explanation: Explanation | None) -> None:

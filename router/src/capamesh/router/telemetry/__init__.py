@@ -27,6 +27,7 @@ from capamesh.router.telemetry.metrics import (
     ATTEMPTS_EXTRA,
     ATTEMPTS_FAILED,
     CIRCUIT_CHANGES,
+    GENERATIONS_RESUMED,
     LATENCY,
     REQUESTS,
     TENANT_REQUESTS,
@@ -191,10 +192,12 @@ class Telemetry(AttemptCounts):
         self._on_failed: Callable[[str, CapameshError], None] = _ignore
         self._attempts_failed: dict[tuple[str, str], int] = {}
         self._attempts_extra: dict[tuple[str], int] = {}
+        self._resumed: dict[tuple[str], int] = {}
         self._crashes: dict[tuple[str], int] = {}
         self._changes: dict[tuple[str], int] = {}
         self.watch_each(ATTEMPTS_FAILED, lambda: list(self._attempts_failed.items()))
         self.watch_each(ATTEMPTS_EXTRA, lambda: list(self._attempts_extra.items()))
+        self.watch_each(GENERATIONS_RESUMED, lambda: list(self._resumed.items()))
         self.watch_each(TURNS_CRASHED, lambda: list(self._crashes.items()))
         self.watch_each(CIRCUIT_CHANGES, lambda: list(self._changes.items()))
         self.watch_each(TENANT_REQUESTS, self._requests_of_tenants)
@@ -243,6 +246,10 @@ class Telemetry(AttemptCounts):
     def circuit_changed(self, change: str) -> None:
         """A circuit is in another state than before."""
         self._changes[change,] = self._changes.get((change,), 0) + 1
+
+    def resumed(self, model: ModelName) -> None:
+        """Another node goes on with an answer, for the one before was lost."""
+        self._resumed[model,] = self._resumed.get((model,), 0) + 1
 
     def follow_failures(self, on_failed: Callable[[str, CapameshError], None]) -> None:
         """Tell `on_failed` of each request that is answered with an error: its model, "" if nobody hosts it, and the error."""

@@ -97,6 +97,11 @@ ATTEMPTS_EXTRA: Final = counter(
     "Attempts beyond the first of a request: retries, hedges, and nodes that were asked after another one refused.",
     "model",
 )
+GENERATIONS_RESUMED: Final = counter(
+    "capamesh_generations_resumed",
+    "Times that another node went on with a generated answer, for the one before was lost after it had begun.",
+    "model",
+)
 HEDGES: Final = counter(
     "capamesh_hedges",
     "Requests that were sent to a second node because the first was slower than usual.",

@@ -1,0 +1,167 @@
+"""The answer to one request for generation, as it is written while it comes: one run for each of its prompts. IO: asyncio's events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from typing_extensions import override
+
+from capamesh.protocol.errors import TooLarge
+from capamesh.router.requests.generation.parts import Usage
+from capamesh.router.requests.generation.run import GenerationRun, Listener
+
+if TYPE_CHECKING:
+    from capamesh.protocol.errors import CapameshError
+    from capamesh.router.access.quotas import Lease
+    from capamesh.router.requests.call import Outcome, Part
+    from capamesh.router.requests.generation.asked import Asked
+    from capamesh.router.requests.generation.parts import Piece
+    from capamesh.router.requests.generation.written import Writer
+    from capamesh.router.requests.inference import InferenceService, Target
+
+RESUMED: Final = b": resumed\n\n"
+"""A comment of a stream, which clients skip: another node goes on with the answer."""
+
+
+class GenerationAnswer(Listener):
+    """One answer: what of it is written and waits for its client, and how it ended.
+
+    A node sends no more than what is not released, so that a client who does not read has no more wait here.
+    """
+
+    def __init__(
+        self,
+        service: InferenceService,
+        target: Target,
+        asked: Asked,
+        writer: Writer,
+        lease: Lease | None,
+    ) -> None:
+        """Take over the `lease`, which is settled with the tokens that the request took. Raises `InvalidParameter`."""
+        self._asked = asked
+        self._writer = writer
+        self._lease = lease
+        self._runs = [
+            GenerationRun(service, target, asked, number, self)
+            for number in range(len(asked.prompts))
+        ]
+        self._left = len(self._runs)
+        self._news = asyncio.Event()
+        self._text = bytearray()
+        self._parts: list[Part] = []
+        """The parts whose pieces are in the text that waits."""
+        self._size_bytes = 0
+        self.error: CapameshError | None = None
+        self.is_ended = False
+
+    @property
+    def has_text(self) -> bool:
+        """Return whether something waits to be sent."""
+        return bool(self._text)
+
+    @property
+    def resumes(self) -> int:
+        """Return how often another node had to go on."""
+        return sum(run.resumes for run in self._runs)
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """Return the newest outcome of each run that has one."""
+        return [run.outcome for run in self._runs if run.outcome is not None]
+
+    def usage(self) -> Usage:
+        """Return the tokens that it took so far."""
+        total = Usage()
+        for run in self._runs:
+            if run.outcome is not None:
+                total = total.plus(run.progress.usage())
+        return total
+
+    def begin(self) -> None:
+        """Send all of it on its way."""
+        for run in self._runs:
+            if not self.is_ended:
+                run.begin()
+
+    def cancel(self) -> None:
+        """Withdraw what is under way, for the client has left. Nothing happens when it is over."""
+        for run in self._runs:
+            run.cancel()
+        self._settle()
+
+    async def until_news(self) -> None:
+        """Wait until something waits to be sent, or it has ended."""
+        while not (self._text or self.is_ended):
+            self._news.clear()
+            await self._news.wait()
+
+    async def until_ended(self) -> None:
+        """Wait until it has ended."""
+        while not self.is_ended:
+            self._news.clear()
+            await self._news.wait()
+
+    def taken(self) -> tuple[bytes, list[Part]]:
+        """Return the text that waits, which waits no more, and the parts to release once it is sent."""
+        text, parts = bytes(self._text), self._parts
+        self._text.clear()
+        self._parts = []
+        return text, parts
+
+    @override
+    def take(self, run: GenerationRun, pieces: Sequence[Piece], part: Part | None) -> None:
+        first = run.number * self._asked.choices
+        written = b""
+        try:
+            for piece in pieces:
+                written += self._writer.take(first + piece.c, piece)
+        except TooLarge as error:
+            self.error = error
+            if part is not None:
+                part.release()
+            run.break_off(error)
+            return
+        self._add(written)
+        if part is not None and written:
+            self._parts.append(part)
+        elif part is not None:
+            part.release()
+
+    @override
+    def resumed(self, run: GenerationRun) -> None:
+        if self._asked.is_streamed:
+            self._add(RESUMED)
+
+    @override
+    def ended(self, run: GenerationRun, error: CapameshError | None) -> None:
+        self._left -= 1
+        self.error = error = self.error or error
+        if self.is_ended or (error is None and self._left):
+            return
+        self.is_ended = True
+        if error is None:
+            self._add(self._writer.end(self.usage()))
+        self._settle()
+        for other in self._runs:
+            if other is not run:
+                other.cancel()
+        self._news.set()
+
+    def _add(self, text: bytes) -> None:
+        self._text += text
+        self._size_bytes += len(text)
+        if text:
+            self._news.set()
+
+    def _settle(self) -> None:
+        """Have the key pay for the tokens that were made, whoever broke off."""
+        lease, self._lease = self._lease, None
+        if lease is None:
+            return
+        if not self.outcomes:
+            lease.settle()
+            return
+        usage = self.usage()
+        lease.settle(self._size_bytes, usage.prompt + usage.completion)

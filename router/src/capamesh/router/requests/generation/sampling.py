@@ -1,0 +1,129 @@
+"""Reads how an answer is to be drawn and where it ends: the fields that chat and completions have in common. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, Final, cast
+
+from capamesh.router.requests.generation.asked import MOST_CHOICES, MOST_TOKENS, SEEDS
+from capamesh.router.requests.generation.fields import (
+    Values,
+    flag,
+    number,
+    table,
+    whole,
+    wrong,
+)
+from capamesh.router.requests.invalid_parameter import InvalidParameter
+
+MOST_STOPS: Final = 4
+"""The most texts that end an answer: OpenAI's limit."""
+MOST_STOP_CHARS: Final = 256
+"""The most characters of one of them (guess)."""
+MOST_BIASES: Final = 300
+"""The most tokens with a bias: OpenAI's limit."""
+MOST_BIAS: Final = 100.0
+MOST_LOGPROBS: Final = 20
+"""The most alternatives that are told beside a token: OpenAI's limit."""
+MOST_TOKEN: Final = 2**31 - 1
+"""The largest number of a token."""
+_NUMBERS: Final = (
+    ("temperature", 0.0, 2.0),
+    ("min_p", 0.0, 1.0),
+    ("presence_penalty", -2.0, 2.0),
+    ("frequency_penalty", -2.0, 2.0),
+    ("repetition_penalty", 0.01, 10.0),
+)
+"""The numbers that are passed on as they are, with their bounds."""
+
+
+def sampling_of(values: Values) -> dict[str, Any]:
+    """Return the fields by which a node draws and ends answers; those that are left out are the model's own. Raises `InvalidParameter`."""
+    found: dict[str, Any] = {}
+    for name, least, most in _NUMBERS:
+        value = number(values, name, least, most)
+        if value is not None:
+            found[name] = value
+    top_p = values.get("top_p")
+    if top_p is not None:
+        if type(top_p) not in {int, float} or not 0.0 < top_p <= 1.0:
+            raise wrong("top_p", top_p, "a number over 0 and up to 1 is expected")
+        found["top_p"] = float(top_p)
+    top_k = whole(values, "top_k", -1, MOST_TOKEN)
+    if top_k is not None and top_k > 0:  # -1 and 0 stand for all
+        found["top_k"] = top_k
+    seed = whole(values, "seed", -(2**63), SEEDS - 1)
+    if seed is not None:
+        found["seed"] = seed % SEEDS
+    if flag(values, "ignore_eos"):
+        found["ignore_eos"] = True
+    stops = _stops(values.get("stop"))
+    if stops:
+        found["stop"] = stops
+    biases = _biases(values)
+    if biases:
+        found["logit_bias"] = biases
+    return found
+
+
+def choices_of(values: Values) -> int:
+    """Return how many answers each prompt is to have. Raises `InvalidParameter`."""
+    return whole(values, "n", 1, MOST_CHOICES) or 1
+
+
+def most_tokens_of(values: Values, *names: str) -> int | None:
+    """Return the most tokens of an answer, by the first of `names` that is there; None: none is. Raises `InvalidParameter`."""
+    given = [whole(values, name, 1, MOST_TOKENS) for name in names]
+    return next((each for each in given if each is not None), None)
+
+
+def stream_of(values: Values) -> tuple[bool, bool]:
+    """Return whether the answer is to be streamed, and whether it then tells what it took. Raises `InvalidParameter`."""
+    is_streamed = flag(values, "stream")
+    options = table(values, "stream_options")
+    if options is None:
+        return is_streamed, False
+    if not is_streamed:
+        raise InvalidParameter(
+            "stream_options",
+            "stream_options are for streams; set stream to true, or leave them out",
+        )
+    return True, flag(options, "include_usage", at="stream_options.")
+
+
+def _stops(given: object) -> list[str]:
+    """Return the texts that end an answer."""
+    stops = [] if given is None else [given]
+    if isinstance(given, list):
+        stops = cast("list[object]", given)
+    if len(stops) > MOST_STOPS:
+        raise InvalidParameter(
+            "stop", f"stop has {len(stops)} texts; at most {MOST_STOPS} are taken"
+        )
+    found: list[str] = []
+    for each in stops:
+        if type(each) is not str or not 0 < len(each) <= MOST_STOP_CHARS:
+            raise wrong(
+                "stop",
+                each,
+                f"a text of 1 to {MOST_STOP_CHARS} characters is expected, or up to four",
+            )
+        found.append(each)
+    return found
+
+
+def _biases(values: Values) -> dict[str, float]:
+    """Return the biases by their tokens' numbers."""
+    biases = table(values, "logit_bias") or {}
+    if len(biases) > MOST_BIASES:
+        raise InvalidParameter(
+            "logit_bias", f"logit_bias has {len(biases)} tokens; at most {MOST_BIASES} are taken"
+        )
+    found: dict[str, float] = {}
+    for token in biases:
+        if not (
+            token.isascii() and token.isdigit() and len(token) <= 10 and int(token) <= MOST_TOKEN
+        ):
+            raise wrong("logit_bias", token, "the number of a token is expected")
+        value = number(biases, token, -MOST_BIAS, MOST_BIAS, at="logit_bias.")
+        found[str(int(token))] = 0.0 if value is None else value
+    return found

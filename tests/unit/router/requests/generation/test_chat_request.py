@@ -1,0 +1,281 @@
+"""Bodies of requests for chats: what nodes are asked, and what is refused by which name."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from capamesh.protocol.errors import InvalidRequest
+from capamesh.protocol.tensors import split_elements
+from capamesh.router.requests.generation.asked import Asked
+from capamesh.router.requests.generation.chat_request import read_chat
+from capamesh.router.requests.generation.fields import object_of
+from capamesh.router.requests.invalid_parameter import InvalidParameter
+
+HI = {"role": "user", "content": "Hi"}
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "f"}}
+
+
+def chat(**fields: Any) -> Asked:
+    return read_chat({"model": "m", "messages": [HI], **fields})
+
+
+def sent(asked: Asked) -> dict[str, Any]:
+    call = asked.call(asked.prompts[0])
+    found: dict[str, Any] = json.loads(split_elements(call.inputs[0].data, 1)[0])
+    return found
+
+
+def messages(*given: Any) -> Any:
+    return sent(chat(messages=list(given)))["messages"]
+
+
+def test_plain_chat_asks_for_nothing_else() -> None:
+    asked = chat()
+    assert sent(asked) == {"messages": [HI]}
+    assert (asked.choices, asked.max_tokens, asked.logprobs) == (1, None, None)
+    assert (asked.is_streamed, asked.has_usage) == (False, False)
+
+
+def test_fields_that_ask_for_nothing_are_skipped() -> None:
+    nothing = {
+        "unknown": 1,
+        "user": "me",
+        "metadata": {"a": "b"},
+        "store": False,
+        "service_tier": "auto",
+        "modalities": ["text"],
+        "reasoning_effort": None,
+        "functions": [],
+        "tools": [],
+        "tool_choice": "none",
+        "stop": None,
+        "logit_bias": {},
+        "n": None,
+        "top_k": -1,
+        "response_format": {"type": "text"},
+        "stream": False,
+        "logprobs": False,
+        "top_logprobs": 0,
+        "chat_template_kwargs": {},
+    }
+    assert sent(chat(**nothing)) == {"messages": [HI]}
+
+
+def test_texts_and_parts_of_text_are_joined() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "ü"}]
+    assert messages({"role": "developer", "content": parts}) == [
+        {"role": "system", "content": "a\nü"}
+    ]
+
+
+def test_calls_of_tools_and_their_answers_are_passed_on() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    given = [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "7", "tool_call_id": "1"},
+        {"role": "assistant", "refusal": "no"},
+    ]
+    assert messages(*given) == [
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "7", "tool_call_id": "1"},
+        {"role": "assistant", "content": "no"},
+    ]
+
+
+def test_text_travels_as_utf_8() -> None:
+    asked = chat(messages=[{"role": "user", "content": "ü" * 1000}])
+    assert len(asked.call(asked.prompts[0]).inputs[0].data) < 2100
+
+
+def test_stream_options_and_counts_are_read() -> None:
+    asked = chat(stream=True, stream_options={"include_usage": True}, n=8, logprobs=True)
+    assert (asked.is_streamed, asked.has_usage, asked.choices, asked.logprobs) == (True, True, 8, 0)
+    assert chat(max_tokens=5).max_tokens == 5
+    assert chat(max_tokens=5, max_completion_tokens=6).max_tokens == 6
+
+
+@pytest.mark.parametrize(
+    ("given", "guide"),
+    [
+        ({"type": "json_object"}, {"json": True}),
+        ({"type": "json_schema", "json_schema": {"schema": {"a": 1}}}, {"schema": {"a": 1}}),
+        ({"type": "json_schema", "schema": {"a": 1}}, {"schema": {"a": 1}}),
+    ],
+)
+def test_form_of_the_answer_becomes_a_guide(given: Any, guide: Any) -> None:
+    assert sent(chat(response_format=given))["guide"] == guide
+
+
+def test_tokens_so_far_are_added_for_another_node() -> None:
+    asked = chat(n=2)
+    call = asked.call(asked.prompts[0], {1: [5, 6]}, [0], 9)
+    found = json.loads(split_elements(call.inputs[0].data, 1)[0])
+    assert found == {
+        "messages": [HI],
+        "n": 2,
+        "so_far": {"1": [5, 6]},
+        "ended": [0],
+        "seed": 9,
+    }
+
+
+def test_what_stands_before_the_first_answer_decides_where_it_is_run() -> None:
+    more = [HI, {"role": "assistant", "content": "Ho"}, {"role": "user", "content": "?"}]
+    assert chat().affinity == chat(messages=more, temperature=1).affinity
+    others = [
+        chat(messages=[{"role": "system", "content": "x"}, HI]),
+        chat(tools=[TOOL]),
+        chat(prompt_cache_key="mine"),
+        chat(messages=[{"role": "system", "content": "Hi"}]),
+    ]
+    assert len({chat().affinity, *(each.affinity for each in others)}) == 5
+    assert (
+        chat(prompt_cache_key="mine").affinity
+        == chat(prompt_cache_key="mine", messages=more[1:]).affinity
+    )
+
+
+def test_estimate_is_of_bytes_and_of_tokens_that_may_come() -> None:
+    tokens, size_bytes = chat(max_tokens=100, n=2).estimate()
+    assert size_bytes == len('{"messages":[{"role":"user","content":"Hi"}]}')
+    assert tokens == size_bytes // 4 + 200
+    assert chat().estimate()[0] == size_bytes // 4 + 512
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "said"),
+    [
+        ({"model": ""}, "model", "missing"),
+        ({"messages": None}, "messages", "missing"),
+        ({"messages": []}, "messages", "empty"),
+        ({"messages": {}}, "messages", "a list is expected"),
+        ({"messages": [HI] * 2049}, "messages", "at most 2048"),
+        ({"messages": ["x"]}, "messages[0]", "role"),
+        ({"messages": [HI, {"role": "x"}]}, "messages[1].role", "one of system"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content", "a text"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content", "a text"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages[0].content[0].type",
+            "text alone",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}] * 2049}]},
+            "messages[0].content",
+            "more than 2048 parts",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+            "messages[0].content[0].text",
+            "a text",
+        ),
+        (
+            {"messages": [{"role": "tool", "content": "x"}]},
+            "messages[0].tool_call_id",
+            "missing",
+        ),
+        (
+            {"messages": [{**HI, "tool_calls": [{}]}]},
+            "messages[0].tool_calls",
+            "role assistant",
+        ),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "a b"}}]}]},
+            "messages[0].tool_calls[0].function.name",
+            "letters",
+        ),
+        ({"temperature": 2.1}, "temperature", "from 0 to 2"),
+        ({"temperature": "1"}, "temperature", "a number"),
+        ({"temperature": True}, "temperature", "a number"),
+        ({"top_p": 0}, "top_p", "over 0"),
+        ({"min_p": -0.1}, "min_p", "from 0 to 1"),
+        ({"presence_penalty": 3}, "presence_penalty", "from -2 to 2"),
+        ({"repetition_penalty": 0}, "repetition_penalty", "0.01"),
+        ({"top_k": -2}, "top_k", "whole number"),
+        ({"seed": 2**64}, "seed", "whole number"),
+        ({"seed": 1.5}, "seed", "whole number"),
+        ({"n": 9}, "n", "from 1 to 8"),
+        ({"n": 0}, "n", "from 1 to 8"),
+        ({"max_tokens": 0}, "max_tokens", "from 1"),
+        ({"max_completion_tokens": 131_073}, "max_completion_tokens", "to 131072"),
+        ({"stop": ["a"] * 5}, "stop", "at most 4"),
+        ({"stop": ""}, "stop", "1 to 256"),
+        ({"stop": ["a", 1]}, "stop", "1 to 256"),
+        ({"stop": "x" * 257}, "stop", "1 to 256"),
+        ({"logit_bias": {str(at): 0 for at in range(301)}}, "logit_bias", "at most 300"),
+        ({"logit_bias": {"a": 0}}, "logit_bias", "number of a token"),
+        ({"logit_bias": {"²": 0}}, "logit_bias", "number of a token"),
+        ({"logit_bias": {"9" * 5000: 0}}, "logit_bias", "number of a token"),
+        ({"logit_bias": {"1": 101}}, "logit_bias.1", "from -100 to 100"),
+        ({"logit_bias": []}, "logit_bias", "an object"),
+        ({"top_logprobs": 1}, "top_logprobs", "set logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "from 0 to 20"),
+        ({"logprobs": 1}, "logprobs", "true or false"),
+        ({"stream": "yes"}, "stream", "true or false"),
+        ({"stream_options": {}}, "stream_options", "set stream"),
+        (
+            {"stream": True, "stream_options": {"include_usage": 1}},
+            "stream_options.include_usage",
+            "true or false",
+        ),
+        ({"response_format": "json"}, "response_format", "an object"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "json_schema"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {}}},
+            "response_format.json_schema.schema",
+            "missing",
+        ),
+        ({"tools": [TOOL] * 2}, "tools", "two of one name"),
+        ({"tools": [TOOL] * 129}, "tools", "at most 128"),
+        ({"tools": [{"type": "code"}]}, "tools[0].type", "function alone"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function.name", "letters"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": 1}}]},
+            "tools[0].function.parameters",
+            "an object",
+        ),
+        ({"tool_choice": "required"}, "tool_choice", "no tools"),
+        ({"tool_choice": "any"}, "tool_choice", "auto"),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},
+            "tool_choice",
+            "none of the tools",
+        ),
+        ({"tools": [TOOL], "parallel_tool_calls": 1}, "parallel_tool_calls", "true or false"),
+        ({"chat_template_kwargs": 1}, "chat_template_kwargs", "an object"),
+        ({"functions": [{}]}, "functions", "use tools"),
+        ({"function_call": {"name": "f"}}, "function_call", "use tool_choice"),
+        ({"modalities": ["text", "audio"]}, "modalities", "texts"),
+        ({"audio": {}}, "audio", "texts"),
+        ({"prediction": {}}, "prediction", "leave it out"),
+        ({"web_search_options": {}}, "web_search_options", "tool"),
+        ({"store": True}, "store", "nothing is stored"),
+        ({"store": 0}, "store", "nothing is stored"),
+        ({"service_tier": "flex"}, "service_tier", "leave it out"),
+        ({"reasoning_effort": "low"}, "reasoning_effort", "chat_template_kwargs"),
+        ({"prompt_cache_key": "x" * 257}, "prompt_cache_key", "at most 256"),
+    ],
+)
+def test_what_is_wrong_is_told_by_its_name(fields: Any, param: str, said: str) -> None:
+    with pytest.raises(InvalidParameter) as told:
+        chat(**fields)
+    assert told.value.param == param
+    assert said in told.value.message
+
+
+def test_bodies_that_are_no_object_are_refused() -> None:
+    for body in (b"", b"[", b"[]", b"1", b"\xff", b'{"a":' * 5000, b'{"messages": "\\ud800"}'):
+        with pytest.raises(InvalidRequest):
+            read_chat(object_of(body))
+
+
+def test_schema_nested_deep_is_refused_or_passed_on() -> None:
+    deep: Any = {}
+    for _ in range(5000):
+        deep = {"a": deep}
+    asked = chat(response_format={"type": "json_schema", "json_schema": {"schema": deep}})
+    with pytest.raises(InvalidParameter):
+        asked.call(asked.prompts[0])
