@@ -12,15 +12,17 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import anchor_models
 import environments
 import numpy as np
 import onnx
 import pyarrow as pa
+import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from job_cluster import JobCluster, processes
 from job_http import JobHttp
@@ -38,13 +40,15 @@ IN_FLIGHT = 64
 """The requests of the loop that are always under way."""
 LIMIT_S = 1800.0
 """The longest run of one contestant: it only ends one that hangs."""
+NPZ: Final = "npz"
+CSV: Final = "csv"
 GROUP_ROWS = 8192
 """The rows of a row group of the data set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A model and its data set, as arrays [rows, ...] and as a file of Parquet with a column for each input."""
+    """A model and its data set, as arrays [rows, ...] and as a file of each form, which is written when it is needed."""
 
     name: str
     model: str
@@ -68,15 +72,16 @@ class Case:
         """The data set as arrays of numpy."""
         return self.data / f"{self.name}.npz"
 
-    def spec(self, rows: int = 0) -> dict[str, Any]:
-        """Return the job of its rows, or of a file of its first `rows`, which is written if it is not there."""
-        file = self.parquet
-        if rows:
-            file = self.data / f"{self.name}-{rows}.parquet"
-            if not file.exists():
-                write_parquet(file, {name: array[:rows] for name, array in self.rows.items()})
+    def spec(self, rows: int = 0, form: str = NPZ) -> dict[str, Any]:
+        """Return the job of its first `rows`, 0: all, in a form of input; the file is written if it is not there."""
+        file = self.data / (f"{self.name}-{rows}.{form}" if rows else f"{self.name}.{form}")
+        if not file.exists():
+            end = rows or self.count
+            WRITERS[form](file, {name: array[:end] for name, array in self.rows.items()})
         columns = {name: [name] for name in self.rows}
-        source = {"url": file.as_uri(), "format": "parquet", "columns": columns}
+        if form == CSV:
+            columns = {name: csv_names(name, array) for name, array in self.rows.items()}
+        source = {"url": file.as_uri(), "format": form, "columns": columns}
         return {"model": self.model, "input": source, "output": {"format": "parquet"}}
 
 
@@ -133,7 +138,6 @@ def cases(models: Path, data: Path, counts: dict[str, int]) -> list[Case]:
                 "token_type_ids": np.zeros((count, TOKENS), np.int64),
             }
         case = Case(name, model, models / model / "1" / "model.onnx", rows, data)
-        write_parquet(case.parquet, rows)
         np.savez(case.npz, **rows)
         found.append(case)
     return found
@@ -148,6 +152,34 @@ def write_parquet(file: Path, rows: dict[str, np.ndarray]) -> None:
     pq.write_table(pa.table(columns), file, row_group_size=GROUP_ROWS, compression="zstd")
 
 
+def csv_names(name: str, array: np.ndarray) -> list[str]:
+    """Return the names of the columns that an array [rows, length] has in CSV."""
+    return [f"{name}{at}" for at in range(array.shape[1])]
+
+
+def _write_csv(file: Path, rows: dict[str, np.ndarray]) -> None:
+    """Write arrays [rows, length] with a column for each number of a row."""
+    columns: dict[str, np.ndarray] = {}
+    for name, array in rows.items():
+        columns |= dict(zip(csv_names(name, array), array.T, strict=True))
+    pa_csv.write_csv(pa.table(columns), file)
+
+
+def _write_jsonl(file: Path, rows: dict[str, np.ndarray]) -> None:
+    with file.open("w", encoding="utf-8") as lines:
+        for at in range(len(next(iter(rows.values())))):
+            lines.write(json.dumps({name: array[at].tolist() for name, array in rows.items()}))
+            lines.write("\n")
+
+
+WRITERS: Final[dict[str, Callable[[Path, dict[str, np.ndarray]], None]]] = {
+    NPZ: lambda file, rows: np.savez(file, **rows),
+    "parquet": write_parquet,
+    CSV: _write_csv,
+    "jsonl": _write_jsonl,
+}
+
+
 # contestants
 
 
@@ -157,10 +189,13 @@ async def raw(case: Case, threads: int, batch: int, seconds: float) -> Ran:
     return Ran(**await _printed(sys.executable, str(HERE / "job_raw.py"), *words))
 
 
-async def job(case: Case, cluster: JobCluster, http: JobHttp, rows: int = 0) -> Ran:
+async def job(
+    case: Case, cluster: JobCluster, http: JobHttp, rows: int = 0, form: str = NPZ
+) -> Ran:
     """Submit a job and wait for its end. The seconds are the store's, from its submission to its end."""
+    spec = case.spec(rows, form)
     before = {pid: cpu_s(pid) for pid in _pids(cluster)}
-    submitted = await http.submit({**case.spec(rows), "client_key": f"{case.name} {time.time()}"})
+    submitted = await http.submit({**spec, "client_key": f"{case.name} {time.time()}"})
     ended = await http.ended(submitted["id"], LIMIT_S)
     used_s = sum(cpu_s(pid) - before.get(pid, 0.0) for pid in _pids(cluster))
     wanted = rows or case.count
@@ -202,6 +237,7 @@ def ray_python() -> str:
 
 async def ray(case: Case, python: str, threads: int, batch: int) -> Ran:
     """Let Ray Data run all rows. The seconds are those from the first batch to the last, without the start of its actors."""
+    case.spec(form="parquet")  # its file
     out = case.data / f"{case.name}-ray"
     shapes = {name: (array.shape[1:], array.dtype.name) for name, array in case.rows.items()}
     words = (

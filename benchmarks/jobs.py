@@ -1,10 +1,11 @@
 """Measures what part of the raw best-batch rate a job reaches, and how much longer online requests wait beside it. Starts processes.
 
-    python benchmarks/jobs.py [--rounds 3] [--models tiny,encoder] [--rows 100000,5000] [--beside encoder] [--keep]
+    python benchmarks/jobs.py [--rounds 3] [--models tiny,encoder] [--rows 4000000,5000] [--text-rows 100000]
+        [--forms npz,parquet,csv,jsonl] [--beside encoder] [--keep]
 
 One router and one node, all defaults but the node's threads. In each round run, one after the other: ONNX Runtime alone in a loop over
-the rows, in a process with the node's threads and at the node's best batch; a job over the same rows as Parquet, from its submission to
-its end; a loop of 64 requests of one row that are always under way, with the SDK; and Ray Data's `map_batches` with an actor of ONNX
+the rows, in a process with the node's threads and at the node's best batch; a job over the same rows in each form of input, from its
+submission to its end; a loop of 64 requests of one row that are always under way, with the SDK; and Ray Data's `map_batches` with an actor of ONNX
 Runtime, from its first batch to its last, where Ray can be had (it goes into an environment of its own). Then requests come at half of
 what the cluster answers, in turns with a job beside them and without. `--keep` writes the figures and the page of them.
 """
@@ -17,6 +18,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +47,16 @@ MOST_P99 = 1.3
 LEAST_OF_LEFT = 0.8
 MOST_REFUSED = 0.01
 RAW, JOB, LOOP, RAY = "raw", "job", "loop", "ray"
+TEXTS = frozenset({"csv", "jsonl"})
 MADE_BY = "python benchmarks/jobs.py --keep"
 MADE_BESIDE = f"{MADE_BY}, beside requests"
+MADE_FORMS = f"{MADE_BY}, forms of input"
 PAGE = "jobs.md"
+
+
+def _of(form: str) -> str:
+    """Return the name of the job whose input has a form."""
+    return JOB if form == contestants.NPZ else f"{JOB} {form}"
 
 
 async def best_rows(url: str, model: str) -> int:
@@ -68,14 +77,21 @@ async def alone(
 ) -> dict[str, Any]:
     """Let all contestants run in turns and return their figures."""
     batch = await best_rows(cluster.http_url, case.model)
-    await contestants.job(
-        case, cluster, http, min(case.count, 4 * batch)
-    )  # what is loaded late is loaded
+    for form in options.forms.split(","):  # what is loaded late is loaded
+        await contestants.job(case, cluster, http, min(case.count, 4 * batch), form)
+
+    def form_rows(form: str) -> int:
+        is_text = form in TEXTS and case.count > options.text_rows
+        return options.text_rows if is_text else 0
+
     seen: dict[str, list[Ran]] = {}
     for number in range(options.rounds):
         turns = {
             RAW: lambda: contestants.raw(case, THREADS, batch, options.seconds),
-            JOB: lambda: contestants.job(case, cluster, http),
+            **{
+                _of(form): partial(contestants.job, case, cluster, http, form_rows(form), form)
+                for form in options.forms.split(",")
+            },
             LOOP: lambda: contestants.loop(case, cluster.http_url, options.seconds),
         }
         if python:
@@ -88,6 +104,7 @@ async def alone(
             )
     per_second = {name: [each.per_second for each in ran] for name, ran in seen.items()}
     of_job = per_second[JOB]
+    jobs = [name for name in seen if name.startswith(JOB)]
     return {
         "rows": case.count,
         "best_rows": batch,
@@ -96,11 +113,20 @@ async def alone(
         "job_over": {
             name: statistics.median(mine / other for mine, other in zip(of_job, each, strict=True))
             for name, each in per_second.items()
-            if name != JOB
+            if name not in jobs
+        },
+        "forms": {
+            name.removeprefix(JOB).strip() or contestants.NPZ: {
+                "rows": seen[name][0].rows,
+                "of_raw": statistics.median(
+                    mine / raw for mine, raw in zip(per_second[name], per_second[RAW], strict=True)
+                ),
+            }
+            for name in jobs
         },
         "cpu_us_a_row": {
             name: statistics.median(1e6 * each.cpu_s / each.rows for each in seen[name])
-            for name in (RAW, JOB)
+            for name in (RAW, *jobs)
         },
         "rounds": {name: [round(each, 1) for each in some] for name, some in per_second.items()},
     }
@@ -206,6 +232,21 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def forms_table(found: dict[str, Any]) -> str:
+    """Return the table of the forms of input."""
+    lines = [
+        "| data set | its form | rows | of ONNX Runtime alone | CPU time a row |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for name, of_case in found["cases"].items():
+        for form, seen in of_case["forms"].items():
+            cpu_us = of_case["cpu_us_a_row"][_of(form)]
+            lines.append(
+                f"| {name} | {form} | {seen['rows']:,} | {seen['of_raw']:.3f} | {cpu_us:.2f} µs |"
+            )
+    return "\n".join(lines)
+
+
 def beside_table(seen: dict[str, Any]) -> str:
     """Return the table of requests beside a job."""
     rows: Sequence[tuple[str, str]] = (
@@ -225,7 +266,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--models", default="tiny,encoder")
-    parser.add_argument("--rows", default="100000,5000", help="of each model's data set")
+    parser.add_argument("--rows", default="4000000,5000", help="of each model's data set")
+    parser.add_argument("--text-rows", type=int, default=100_000, help="the most of them as text")
+    parser.add_argument("--forms", default="npz,parquet,csv,jsonl", help="of the input; npz first")
     parser.add_argument(
         "--beside", default="encoder", help="the model beside which requests come; empty: none"
     )
@@ -256,6 +299,7 @@ def main() -> int:
         figures = {"seed": contestants.SEED, "threads": THREADS, "versions": versions, **found}
         console.print(f"kept in {keep('jobs', figures)}")
         page_tables.write(PAGE, MADE_BY, table(found))
+        page_tables.write(PAGE, MADE_FORMS, forms_table(found))
         if "beside" in found:
             console.print(
                 f"and {page_tables.write(PAGE, MADE_BESIDE, beside_table(found['beside']))}"
