@@ -49,7 +49,8 @@ def test_call_of_tiny_rows_has_many_batches_within_its_bytes_and_its_time() -> N
     assert call_rows(HOSTED, CALL_S) == 32
     assert call_rows(replace(HOSTED, max_rows=50), 1e-9) == 32
     narrow = replace(HOSTED, inputs={"pixels": replace(PIXELS, shape=(-1,))})
-    assert call_rows(replace(narrow, outputs=()), 1e-9) == MOST_CALL_ROWS
+    flag = replace(SCORES, shape=(-1,))
+    assert call_rows(replace(narrow, outputs=(flag,)), 1e-9) == MOST_CALL_ROWS
     wide = replace(HOSTED, outputs=(replace(SCORES, shape=(-1, 10_000)),))
     assert call_rows(wide, 1e-9) == CALL_BYTES // 40_000 // 32 * 32
 
@@ -60,6 +61,8 @@ def test_call_has_one_batch_where_nobody_knows_what_a_row_takes() -> None:
     assert call_rows(replace(HOSTED, inputs=of_texts), 1e-9) == 32
     assert call_rows(replace(HOSTED, inputs={"image": IMAGE}), 1e-9) == 32
     assert call_rows(replace(HOSTED, best_rows=1), 1e-9) == 1
+    of_any_size = replace(SCORES, shape=(-1, -1))
+    assert call_rows(replace(HOSTED, outputs=(of_any_size,)), 1e-9) == 32
 
 
 def test_bytes_of_results_are_those_of_the_declared_outputs() -> None:

@@ -40,10 +40,14 @@ def call_rows(hosting: Hosting, row_s: float) -> int:
     Then a call costs more than the run of its rows. A node runs it in best batches, and between them what people wait for.
     """
     best = batch_rows(hosting)
-    row_bytes = max(_row_bytes(hosting.inputs.values()), out_row_bytes(hosting))
-    if best <= 1 or not row_bytes or row_s <= 0 or not _row_bytes(hosting.inputs.values()):
+    in_bytes, out_bytes = _row_bytes(hosting.inputs.values()), out_row_bytes(hosting)
+    if best <= 1 or row_s <= 0 or not in_bytes or not out_bytes:  # a row may be anything but tiny
         return best
-    most = min(CALL_BYTES // row_bytes, int(CALL_S / row_s), hosting.max_rows or MOST_CALL_ROWS)
+    most = min(
+        CALL_BYTES // max(in_bytes, out_bytes),
+        int(CALL_S / row_s),
+        hosting.max_rows or MOST_CALL_ROWS,
+    )
     return max(1, min(most, MOST_CALL_ROWS) // best) * best
 
 

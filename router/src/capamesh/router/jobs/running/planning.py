@@ -11,6 +11,7 @@ from capamesh.protocol.errors import Overloaded
 from capamesh.router.jobs.errors import JobsUnavailable
 from capamesh.router.jobs.inputs.limits import ShardLimits, shard_limits
 from capamesh.router.jobs.running.hosted_rows import batch_rows, out_row_bytes, unfit
+from capamesh.router.jobs.spec import InputFormat
 from capamesh.router.jobs.values import RENEW_S
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from capamesh.router.jobs.planner import Planner
     from capamesh.router.jobs.running.nodes import Hosting, Nodes
+    from capamesh.router.jobs.spec import JobSpec
     from capamesh.router.jobs.store.job_store import JobStore
     from capamesh.router.jobs.values import Job, JobId
 
@@ -27,7 +29,14 @@ UNKNOWN_ROWS_PER_S: Final = 200.0
 """The rows a second of a model that nobody hosts at the moment, or whose speed nobody knows (guess)."""
 
 LEAST_ROW_S: Final = 1e-6
-"""Seconds of a row at least: so much a router itself needs to read it and to write its result (measured: `benchmarks/jobs.py`)."""
+"""Seconds of a row at least: so much a router itself needs to read it and to write its result, as arrays (measured:
+`benchmarks/job_stages.py`)."""
+LEAST_TEXT_S: Final = 10e-6
+"""The same where either is text (measured there: lines of 64 numbers)."""
+_ARRAYS: Final[frozenset[str]] = frozenset(
+    {InputFormat.NPY, InputFormat.NPZ, InputFormat.PARQUET, InputFormat.ARROW}
+)
+"""The forms of arrays, those of parts among them, which are called the same."""
 
 
 class Planning:
@@ -90,7 +99,7 @@ class Planning:
             if words:
                 planned = await self._store.fail_plan(job.id, token, words)
             else:
-                planned = await self._planner.plan(job, token, limits_for(hosting))
+                planned = await self._planner.plan(job, token, limits_for(hosting, job.spec))
             if planned is not None:
                 await self._on_planned(planned)
         except (JobsUnavailable, Overloaded) as error:
@@ -99,11 +108,12 @@ class Planning:
             self._log.exception("jobs_plan_crashed", job=job.id)
 
 
-def limits_for(hosting: Hosting | None) -> ShardLimits:
-    """Return the bounds of shards for a model as it is hosted; None: nobody hosts it now."""
+def limits_for(hosting: Hosting | None, spec: JobSpec) -> ShardLimits:
+    """Return the bounds of a job's shards for its model as it is hosted; None: nobody hosts it now."""
     if hosting is None:
         return shard_limits(UNKNOWN_ROWS_PER_S, 1, 0)
     rows_per_s = UNKNOWN_ROWS_PER_S
     if hosting.row_s or hosting.best_rows:  # below half a microsecond a row takes none
-        rows_per_s = 1.0 / max(hosting.row_s, LEAST_ROW_S)
+        is_text = not {spec.input.format, spec.output.format} <= _ARRAYS
+        rows_per_s = 1.0 / max(hosting.row_s, LEAST_TEXT_S if is_text else LEAST_ROW_S)
     return shard_limits(rows_per_s, batch_rows(hosting), out_row_bytes(hosting))
