@@ -77,9 +77,9 @@ test-hostile: $(READY) build/models ## Attack real processes, the long attacks t
 test-clients: $(READY) build/models ## Clients of others, unmodified, against a cluster; installs them
 	$(BIN)/pytest tests/clients $(ARGS)
 
-test-fuzz: $(READY) ## Made-up clients of HTTP/1 and of gRPC, ten minutes each (or SECONDS=...), from case 1 on (or SEED=...)
-	failed=0; for wire in http1 grpc; do \
-	  $(BIN)/python tests/support/$${wire}_fuzz.py --seconds $(or $(SECONDS),600) --seed $(or $(SEED),1) || failed=1; \
+test-fuzz: $(READY) ## Made-up clients of HTTP/1 and of gRPC, and inputs of jobs, ten minutes each (or SECONDS=...), from case 1 on (or SEED=...)
+	failed=0; for made in http1 grpc job_input; do \
+	  $(BIN)/python tests/support/$${made}_fuzz.py --seconds $(or $(SECONDS),600) --seed $(or $(SEED),1) || failed=1; \
 	done; exit $$failed
 
 test-mutation: $(READY) ## Break the router's middle in 200 places and count what the unit tests notice

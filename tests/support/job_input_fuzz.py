@@ -11,6 +11,7 @@ import argparse
 import json
 import multiprocessing
 import random
+import re
 import resource
 import struct
 import sys
@@ -23,20 +24,24 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from batch_requests import request, text_of
 from job_files import write_csv, write_jsonl, write_npz
 
 from capamesh.protocol.datatypes import Datatype
-from capamesh.protocol.errors import CapameshError
+from capamesh.protocol.errors import CapameshError, InvalidRequest
+from capamesh.protocol.steps import run_through
 from capamesh.protocol.tensor_spec import TensorSpec
-from capamesh.router.jobs.inputs.arrays import ArrayReader
+from capamesh.router.jobs.inputs.arrays import NPY_COLUMN, ArrayReader
 from capamesh.router.jobs.inputs.arrow_files import ArrowReader, ParquetReader
 from capamesh.router.jobs.inputs.csv_rows import CsvReader
 from capamesh.router.jobs.inputs.jsonl import JsonlReader
 from capamesh.router.jobs.inputs.limits import ShardLimits
 from capamesh.router.jobs.inputs.reader import Reader
+from capamesh.router.jobs.inputs.requests import RequestsReader
 from capamesh.router.jobs.inputs.rows import columns_of, read_windows
 from capamesh.router.jobs.inputs.source import LocalFile
 from capamesh.router.jobs.spec import InputFormat, InputSpec
+from capamesh.router.jobs.uploads.request_lines import RequestLines
 
 ROWS: Final = 40
 MOST_MEMORY_BYTES: Final = 2**30
@@ -87,6 +92,18 @@ def _npz(path: Path, chance: random.Random) -> None:
     path.with_suffix(".npz").rename(path)
 
 
+def _npy(path: Path, chance: random.Random) -> None:
+    rows = np.array([[row["a"], row["b"]] for row in _rows(chance)])
+    np.save(path.with_suffix(".npy"), rows.astype(chance.choice(["<f8", "<f4", ">f4"])))
+    path.with_suffix(".npy").rename(path)
+
+
+def _batch(path: Path, chance: random.Random) -> None:
+    given = ["a cat", ["a", "b"], [], [1, 2], [[1], [2, 3]], {"no": "input"}]
+    requests = [request(f"r-{at}", chance.choice(given)) for at in range(ROWS)]
+    path.write_bytes(text_of(*requests))
+
+
 def _parquet(path: Path, chance: random.Random) -> None:
     import pyarrow as pa  # noqa: PLC0415 - an extra
     import pyarrow.parquet as pq  # noqa: PLC0415 - an extra
@@ -115,6 +132,8 @@ FORMS: Final[
 ] = {
     InputFormat.JSONL: (_jsonl, JsonlReader),
     InputFormat.CSV: (_csv, CsvReader),
+    InputFormat.BATCH: (_batch, RequestsReader),
+    InputFormat.NPY: (_npy, lambda file: ArrayReader(file, is_archive=False)),
     InputFormat.NPZ: (_npz, lambda file: ArrayReader(file, is_archive=True)),
     InputFormat.PARQUET: (_parquet, ParquetReader),
     InputFormat.ARROW: (_arrow, ArrowReader),
@@ -164,9 +183,12 @@ def try_case(number: int, folder: Path) -> str:
     path = folder / "input"
     make(path, chance)
     path.write_bytes(mistaken(path.read_bytes(), chance))
-    spec = InputSpec(str(path), form, COLUMNS)
+    columns = {"x": (NPY_COLUMN,)} if form is InputFormat.NPY else COLUMNS
+    spec = InputSpec(str(path), form, columns)
     begun_s = time.monotonic()
     try:
+        if form is InputFormat.BATCH:  # as while it arrives
+            _check_lines(path.read_bytes(), chance)
         rows = _read(open_reader(LocalFile(path)), spec, chance)
         outcome = f"{form} {'read' if rows else 'empty'}"
     except CapameshError as exc:
@@ -175,11 +197,29 @@ def try_case(number: int, folder: Path) -> str:
                 f"case {number}, {form}: its error tells nothing, or no end of it"
             ) from exc
         outcome = f"{form} refused"
+    except Finding as exc:
+        raise Finding(f"case {number}, {form}: {exc}") from exc
     except Exception as exc:
         raise Finding(f"case {number}, {form}: {type(exc).__name__}: {exc}") from exc
     if time.monotonic() - begun_s > MOST_S:
         raise Finding(f"case {number}, {form}: it took {time.monotonic() - begun_s:.0f} s")
     return outcome
+
+
+def _check_lines(data: bytes, chance: random.Random) -> None:
+    """Check the lines of a file of requests, which come in any pieces; what is wrong in one is told by the line's number."""
+    lines = RequestLines(chance.randbytes)
+    try:
+        while data:
+            size = chance.choice([1, 7, 100, len(data)])
+            run_through(lines.take(data[:size]))
+            data = data[size:]
+        run_through(lines.finish())
+    except InvalidRequest as exc:
+        if not re.search(r"line \d+|no requests", exc.message):
+            raise Finding(f"its error names no line: {exc.message}") from exc
+        if chance.random() < 0.5:  # the job's own reader is to bear what was not checked
+            raise
 
 
 def _read(reader: Reader, spec: InputSpec, chance: random.Random) -> int:
@@ -198,6 +238,13 @@ def _read(reader: Reader, spec: InputSpec, chance: random.Random) -> int:
                 seen += batch.numbers
                 json.dumps(batch.ids)
             seen += [row.row for row in window.bad]
+            for row in window.bad:
+                if not row.text or len(row.text) > 2000:
+                    raise Finding(
+                        f"row {row.row} is bad, and its error tells nothing, or no end of it"
+                    )
+        if spec.format is InputFormat.BATCH:  # a request may have several rows
+            seen = list(set(seen))
         if sorted(seen) != list(range(each.first_row, each.first_row + each.rows)):
             raise Finding(f"the range {each} gave the rows {sorted(seen)[:50]}")
         found += each.rows

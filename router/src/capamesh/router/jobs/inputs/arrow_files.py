@@ -19,6 +19,7 @@ from capamesh.protocol.errors import CapameshError, ConfigError
 from capamesh.protocol.schema import shown
 from capamesh.router.jobs.errors import InputInvalid
 from capamesh.router.jobs.inputs.limits import ShardLimits
+from capamesh.router.jobs.inputs.parquet_pages import CheckedPages, chunks_of
 from capamesh.router.jobs.inputs.reader import WINDOW_ROWS, RawRows, Reader, Values
 from capamesh.router.jobs.inputs.source import Source, Stamp
 from capamesh.router.jobs.values import RowRange
@@ -172,15 +173,19 @@ class ParquetReader(_ColumnarReader):
 
     @override
     def _batches(self, file: BinaryIO, rows: RowRange, columns: Sequence[str]) -> Iterator[Any]:
-        parquet = arrow("pyarrow.parquet").ParquetFile(file, page_checksum_verification=True)
+        metadata = arrow("pyarrow.parquet").ParquetFile(file).metadata
         # those of the range alone: a group behind it costs its bytes, and may be broken
         groups: list[int] = []
         left = rows.offset + rows.rows
-        for group in range(rows.group, parquet.metadata.num_row_groups):
+        for group in range(rows.group, metadata.num_row_groups):
             if left <= 0:
                 break
             groups.append(group)
-            left -= parquet.metadata.row_group(group).num_rows
+            left -= metadata.row_group(group).num_rows
+        pages = CheckedPages(file, self._source.name, chunks_of(metadata, groups))
+        parquet = arrow("pyarrow.parquet").ParquetFile(
+            pages, metadata=metadata, page_checksum_verification=True
+        )
         yield from parquet.iter_batches(
             WINDOW_ROWS, row_groups=groups, columns=list(columns), use_threads=False
         )
