@@ -416,15 +416,16 @@ def test_only_leases_that_ended_are_told_and_taken_over(desk: Desk) -> None:
 
 
 def test_jobs_with_leases_that_ended_are_told_some_at_a_time(desk: Desk) -> None:
-    made = [desk.planned(1) for _ in range(leasing.MAX_ENDED + 1)]
-    for job in made:
-        desk.call(leasing.claim, job.id, job.spec, "a", 1)
+    most = leasing.MAX_ENDED
+    large, small = desk.planned(most), desk.planned(1)
+    for _ in range(0, most, leasing.MAX_CLAIM):
+        desk.call(leasing.claim, large.id, large.spec, "a", leasing.MAX_CLAIM)
+    desk.clock.now_s += 1
+    desk.call(leasing.claim, small.id, small.spec, "a", 1)
     desk.clock.now_s += LEASE_S
-    found = desk.call(leasing.ended)
-    assert len(found) == leasing.MAX_ENDED
-    for job_id in found:
-        desk.call(leasing.take_over, job_id, spec_with(), "b", 1)
-    assert len(desk.call(leasing.ended)) == 1
+    assert desk.call(leasing.ended) == [large.id]
+    desk.call(leasing.take_over, large.id, large.spec, "b", 1)
+    assert desk.call(leasing.ended) == [large.id, small.id]
 
 
 def test_lease_that_ended_too_often_fails_the_job_when_it_is_taken_over(desk: Desk) -> None:

@@ -20,7 +20,6 @@ from sqlalchemy import (
     bindparam,
     case,
     exists,
-    func,
     literal_column,
     or_,
     select,
@@ -39,8 +38,8 @@ from capamesh.router.jobs.values import LEASE_S, JobId, Lease
 
 MAX_CLAIM: Final = 64
 """The most shards of one claim (guess: more than a router starts at once)."""
-MAX_ENDED: Final = 64
-"""The most jobs with leases that ended which are told at once: the rest is told at the next look."""
+MAX_ENDED: Final = 256
+"""The most leases that ended of which jobs are told at once: the rest is told at the next look."""
 FAR_S: Final = 2 * LEASE_S
 """A lease that ends later than that was given before the clock was set back: it has ended."""
 
@@ -147,8 +146,7 @@ _ENDED: Final = (
     select(SHARDS.c.job)
     .join(JOBS, JOBS.c.id == SHARDS.c.job)
     .where(IS_LEASED, _has_ended(SHARDS.c.until_s), _IS_RUNNING)
-    .group_by(SHARDS.c.job)
-    .order_by(func.min(SHARDS.c.until_s))
+    .order_by(SHARDS.c.until_s)
     .limit(MAX_ENDED)
 )
 _IS_FIRST: Final = SHARDS.c.first_token == _TOKEN
@@ -250,9 +248,9 @@ def take_over(turn: Turn, job_id: JobId, spec: JobSpec, owner: str, count: int) 
 
 
 def ended(turn: Turn) -> list[JobId]:
-    """Return the running jobs that have shards whose lease has ended, the longest ago first, at most `MAX_ENDED`."""
-    asked = {"the_now_s": turn.now_s}
-    return [JobId(each) for each in turn.connection.execute(_ENDED, asked).scalars()]
+    """Return the running jobs that have shards whose lease has ended, the longest ago first, of at most `MAX_ENDED` leases."""
+    found = turn.connection.execute(_ENDED, {"the_now_s": turn.now_s}).scalars()
+    return [JobId(each) for each in dict.fromkeys(found)]
 
 
 def _taken(
