@@ -14,10 +14,11 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from typing_extensions import TypeIs
 
 from capamesh.protocol.errors import CapameshError, Overloaded
 from capamesh.router.access.engines.reasons import reason_of
@@ -118,20 +119,23 @@ def _transaction(database: Database, group: Sequence[Waiting[Any]]) -> list[Any]
         return _results(turn, [each.operation for each in group])
 
 
+def _is_joint(operation: Operation[Any]) -> TypeIs[JointOperation[Any]]:
+    return isinstance(operation, JointOperation)
+
+
 def _results(turn: Turn, operations: Sequence[Operation[Any]]) -> list[Any]:
     """Do operations in their order, those of one kind with the first of them, and return their results in that order."""
     joint: dict[Hashable, list[int]] = {}
     for at, each in enumerate(operations):
-        if isinstance(each, JointOperation):
+        if _is_joint(each):
             joint.setdefault(each.kind, []).append(at)
     results: dict[int, Any] = {}
     for at, each in enumerate(operations):
         if at in results:
             continue
-        if isinstance(each, JointOperation):
+        if _is_joint(each):
             places = joint[each.kind]
-            first = cast("JointOperation[Any]", each)
-            found = first.run_all(turn, [operations[place] for place in places])
+            found = each.run_all(turn, [operations[place] for place in places])
             results.update(zip(places, found, strict=True))
         else:
             results[at] = each(turn)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Double, Integer, Text, bindparam, select, tuple_
 
@@ -66,7 +66,7 @@ def look_at_states(turn: Turn, since_s: float, last: tuple[str, str], count: int
         (JobId(row.id), JobState(row.state)) for row in run(_CHANGED, {"the_since_s": since_s})
     ]
     asked = {"the_tenant": last[0], "the_last": last[1], "the_count": count}
-    rows = run(_PAGE, asked).all() if count else []
+    rows: Sequence[Any] = run(_PAGE, asked).all() if count else ()
     page = [(JobId(row.id), JobState(row.state)) for row in rows]
     return StatesSeen(turn.now_s, changed, page, (rows[-1].tenant, rows[-1].id) if rows else last)
 
