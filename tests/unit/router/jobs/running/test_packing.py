@@ -6,9 +6,11 @@ import random
 from typing import Any
 
 import numpy as np
+import pytest
 
 from capamesh.router.jobs.inputs.rows import RowBatch
-from capamesh.router.jobs.running.packing import Packer, size_of
+from capamesh.router.jobs.running import packing
+from capamesh.router.jobs.running.packing import Packer, pieces_of, size_of
 
 
 def batch(first: int, rows: int, width: int = 2) -> RowBatch:
@@ -91,3 +93,35 @@ def test_no_row_is_lost_or_changed_whatever_the_windows() -> None:
         assert sorted(number for each in found for number in each.numbers) == list(range(first))
         for each in found:
             assert each.inputs["x"][:, 0].tolist() == each.numbers
+
+
+def files(*sizes: int) -> RowBatch:
+    content = np.empty(len(sizes), object)
+    content[:] = [bytes(size) for size in sizes]
+    return RowBatch(
+        list(range(len(sizes))), [f"r{at}" for at in range(len(sizes))], {"file": content}
+    )
+
+
+def test_batch_of_large_files_is_cut_by_bytes() -> None:
+    found = list(pieces_of(files(40, 40, 40, 500, 1, 99, 1, 0, 0), 100))
+    assert [list(each.numbers) for each in found] == [[0, 1], [2], [3], [4, 5], [6, 7, 8]]
+    whole = files(50, 50)
+    assert list(pieces_of(whole, 100)) == [whole]
+    assert [each.rows for each in pieces_of(files(200), 100)] == [1]
+    assert [each.rows for each in pieces_of(batch(0, 10), 24)] == [3, 3, 3, 1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_call_has_more_bytes_than_it_may_unless_one_row_has(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing.pieces_of, "__defaults__", (100,))
+    rng = random.Random(seed)
+    packer = Packer(lambda: 8, lambda: 16, most_bytes=300)
+    numbers: list[int] = []
+    for each in packed(packer, [files(*rng.choices(range(150), k=20)) for _ in range(10)]):
+        assert each.rows <= 16
+        assert each.rows == 1 or size_of(each) <= 100
+        numbers += each.numbers
+    assert sorted(numbers) == sorted(list(range(20)) * 10)

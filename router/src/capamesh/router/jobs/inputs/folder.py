@@ -11,14 +11,14 @@ import stat
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from typing_extensions import override
 
 from capamesh.protocol.private_files import reason_of
 from capamesh.router.jobs.errors import InputChanged, InputInvalid
 from capamesh.router.jobs.inputs.limits import MAX_SHARD_BYTES, ShardLimits
-from capamesh.router.jobs.inputs.reader import RawRows, Reader, Values
+from capamesh.router.jobs.inputs.reader import WINDOW_BYTES, RawRows, Reader, Values
 from capamesh.router.jobs.inputs.source import Entry, Files, LocalFile
 from capamesh.router.jobs.values import BadRow, RowRange
 
@@ -30,6 +30,31 @@ MOST_COUNTED: Final = 20_000
 """The most files that are counted for the promise of an end (guess: a store of objects lists so many in two seconds)."""
 MAX_FILES: Final = 500_000
 """The most files (guess: the list takes some 100 MB)."""
+
+
+class _Window:
+    """Some files of a range."""
+
+    def __init__(self) -> None:
+        self._numbers: list[int] = []
+        self._known: dict[str, list[Any]] = {CONTENT_COLUMN: [], PATH_COLUMN: []}
+        self._bad: list[BadRow] = []
+        self.size_bytes = 0
+
+    def add(self, number: int, entry: Entry, content: bytes | InputInvalid) -> None:
+        """Take in a file, or why it cannot be read."""
+        if isinstance(content, InputInvalid):
+            self._bad.append(BadRow(number, entry.path, content.code, content.message))
+            return
+        self._numbers.append(number)
+        self._known[CONTENT_COLUMN].append(content)
+        self._known[PATH_COLUMN].append(entry.path)
+        self.size_bytes += len(content)
+
+    def rows(self, columns: Sequence[str]) -> RawRows:
+        """Return these columns of the files."""
+        found: dict[str, Values] = {name: self._known[name] for name in columns}
+        return RawRows(self._numbers, found, self._bad)
 
 
 class FolderReader(Reader):
@@ -82,24 +107,18 @@ class FolderReader(Reader):
     @override
     def windows(self, rows: RowRange, columns: Sequence[str]) -> Iterator[RawRows]:
         self.check_columns(columns)
-        numbers: list[int] = []
-        contents: list[bytes] = []
-        paths: list[str] = []
-        bad: list[BadRow] = []
         entries = self._entries()[rows.first_row : rows.first_row + rows.rows]
         if len(entries) != rows.rows:
             raise InputChanged(f"{self._files.name} has fewer files than were planned")
+        window = _Window()
         for number, (entry, content) in enumerate(
             zip(entries, self._files.contents(entries), strict=True), rows.first_row
         ):
-            if isinstance(content, InputInvalid):
-                bad.append(BadRow(number, entry.path, content.code, content.message))
-                continue
-            numbers.append(number)
-            contents.append(content)
-            paths.append(entry.path)
-        known: dict[str, Values] = {CONTENT_COLUMN: contents, PATH_COLUMN: paths}
-        yield RawRows(numbers, {name: known[name] for name in columns}, bad)
+            window.add(number, entry, content)
+            if window.size_bytes >= WINDOW_BYTES:
+                yield window.rows(columns)
+                window = _Window()
+        yield window.rows(columns)
 
     @override
     def row_names(self, raw: RawRows) -> list[str]:

@@ -15,6 +15,10 @@ from capamesh.router.jobs.inputs.rows import RowBatch
 PACKED_BYTES: Final = 16 * 2**20
 """The most bytes of rows that wait for others of their shape; the most numerous of them go as they are then (guess)."""
 
+BATCH_BYTES: Final = 8 * 2**20
+"""The bytes of rows from which on a batch is cut, however few rows it has (guess: the files of a best batch may have hundreds of MB,
+which a link and a node have to hold at once)."""
+
 _Layout: TypeAlias = tuple[RowForm | None, tuple[tuple[str, tuple[int, ...]], ...]]
 
 
@@ -60,20 +64,21 @@ class Packer:
             first = max(0, min(full - held.rows, batch.rows))
             self._hold(held, part_of(batch, 0, first))
             if held.rows >= full:
-                yield self._drop(layout)
+                yield from pieces_of(self._drop(layout))
         while batch.rows - first >= (full := max(1, self._full())):
             many = min(batch.rows - first, max(full, self._most())) // full
-            yield part_of(batch, first, first + many * full)
+            yield from pieces_of(part_of(batch, first, first + many * full))
             first += many * full
         if first < batch.rows:
             self._hold(self._held.setdefault(layout, _Held()), part_of(batch, first, None))
         while self.held_bytes > self._most_bytes:
-            yield self._drop(max(self._held, key=lambda each: self._held[each].size_bytes))
+            largest = max(self._held, key=lambda each: self._held[each].size_bytes)
+            yield from pieces_of(self._drop(largest))
 
     def rest(self) -> Iterator[RowBatch]:
         """Yield what is left when there are no more rows."""
         for layout in list(self._held):
-            yield self._drop(layout)
+            yield from pieces_of(self._drop(layout))
 
     def _hold(self, held: _Held, batch: RowBatch) -> None:
         held.batches.append(batch)
@@ -108,6 +113,21 @@ def part_of(batch: RowBatch, first: int, end: int | None) -> RowBatch:
         batch.places[first:end],
         batch.form,
     )
+
+
+def pieces_of(batch: RowBatch, most_bytes: int = BATCH_BYTES) -> Iterator[RowBatch]:
+    """Yield the rows of a batch in pieces of at most so many bytes, or of one row that has more."""
+    if batch.rows <= 1 or size_of(batch) <= most_bytes:
+        yield batch
+        return
+    first = total_bytes = 0
+    for at in range(batch.rows):
+        row_bytes = sum(_bytes_of(each[at : at + 1]) for each in batch.inputs.values())
+        if at > first and total_bytes + row_bytes > most_bytes:
+            yield part_of(batch, first, at)
+            first, total_bytes = at, 0
+        total_bytes += row_bytes
+    yield part_of(batch, first, None)
 
 
 def size_of(batch: RowBatch) -> int:
