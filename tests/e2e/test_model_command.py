@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import gguf_writer
 import numpy as np
 import pytest
+import tiny_llama
 
 from capamesh.node.repository import scan
 
@@ -163,3 +165,30 @@ def test_supplied_inputs_fit_one_model(models: Path, built_models: Path, tmp_pat
     other = run("check", models / "magika", "--inputs", rows)
     assert other.returncode == 1
     assert "does not fit the model" in other.stderr
+
+
+def test_language_model_is_imported_and_a_node_says_that_it_cannot_serve_it_yet(
+    tmp_path: Path,
+) -> None:
+    source = tmp_path / "Tiny.Q4_1.gguf"
+    source.write_bytes(tiny_llama.gguf(gguf_writer.Q4_1))
+    models = tmp_path / "models"
+    report = run_json("import-llm", source, "--to", models, "--weights", "q4", "--name", "tiny")
+    assert report["folder"] == str(models / "tiny" / "1")
+    assert report["notes"] == ["blocks of 4 bits are the source's own, to the bit"]
+    assert report["comparison"]["agreement"] > 0.75
+    (shown,) = run_json("inspect", models / "tiny")
+    assert shown["operators"]["com.microsoft.GroupQueryAttention"] == tiny_llama.LAYERS
+    assert shown["digest"] == report["digest"]
+    again = run("import-llm", source, "--to", models, "--weights", "q4", "--name", "tiny")
+    assert again.returncode == 1
+    assert "replace it with --force" in again.stderr
+    table = run("import-llm", source, "--to", models, "--name", "other")
+    assert table.returncode == 0, table.stderr
+    assert table.stdout.split("\n")[0].split() == ["THIS", "MODEL", "SOURCE", "IN", "32", "BITS"]
+    checked = run("check", models / "tiny")
+    assert checked.returncode == 1
+    assert "answer token by token" in checked.stdout
+    refused = run("import-llm", tmp_path / "no.gguf", "--to", models)
+    assert refused.returncode == 1
+    assert "does not exist; give a .gguf file" in refused.stderr
