@@ -129,7 +129,8 @@ def _q6_k(blocks: _Bytes) -> _Floats:
     codes = fours | (pairs.reshape(*shape, 2, 4, BLOCK) << 4)
     scales = blocks[..., 192:208].view(np.int8) * _half(blocks, 208)[..., None]
     values = codes.reshape(*shape, 16, 16).astype(np.float32) - 32
-    return (values * scales[..., None]).astype(np.float32, copy=False)
+    found: _Floats = (values * scales[..., None]).astype(np.float32, copy=False)
+    return found
 
 
 _READERS: Final[dict[GgmlType, Callable[[_Bytes], npt.NDArray[Any]]]] = {

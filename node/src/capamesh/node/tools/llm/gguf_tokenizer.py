@@ -96,7 +96,7 @@ def special_tokens(file: GgufFile) -> SpecialTokens:
         raise ModelInvalid(
             f"the GGUF file has no {_KEY}.eos_token_id: no answer of the model would ever end"
         )
-    texts = {
+    texts: dict[str, str] = {
         name: tokens[ids[name]]
         for name in ("bos_token", "eos_token", "pad_token", "unk_token")
         if name in ids

@@ -95,5 +95,6 @@ def _turn(x: _Floats, turned: tuple[_Floats, _Floats]) -> _Floats:
 
 
 def _norm(x: _Floats, gain: _Floats, epsilon: float) -> _Floats:
-    scaled = x / np.sqrt((x * x).mean(-1, keepdims=True) + np.float32(epsilon)) * gain
-    return scaled.astype(np.float32, copy=False)
+    size = np.sqrt((x * x).mean(-1, keepdims=True) + np.float32(epsilon))
+    scaled: _Floats = (x / size * gain).astype(np.float32, copy=False)
+    return scaled
