@@ -54,11 +54,11 @@ class Generation:
         self.new_text = new_text
         self.new_constraint = new_constraint
         self.sequences: tuple[Sequence, ...] = ()
-        """Its choices, once the engine has taken it. Of the thread."""
+        """The choices, once the engine has taken the request. Of the thread."""
 
 
 _Order: TypeAlias = tuple[Generation, bool]
-"""What the thread is to do: begin with a request, or, if true, end it."""
+"""An order to the thread: to begin with a request, or, if true, to end it."""
 _Delivery: TypeAlias = tuple[Generation, int, TokenPart]
 
 

@@ -1,0 +1,117 @@
+"""Prompts to tokens, and an answer's tokens to text as they come. Pure but for the library."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from typing_extensions import override
+
+from capamesh.node.generation import TokenText
+from capamesh.node.runtime.tasks.tokenizers import MAX_TOKENIZER_BYTES
+from capamesh.node.runtime.text_generation.packages import missing
+from capamesh.protocol.errors import InvalidRequest, ModelInvalid, TooLarge
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+MAX_PROMPT_CHARACTERS: Final = 4 * 2**20
+"""The most characters of a prompt (guess: a million tokens)."""
+MOST_HELD: Final = 8
+"""The tokens that are held back for a character that is not whole; it takes four bytes at most, so that more are no text (guess)."""
+_BROKEN: Final = "\ufffd"
+"""The character in the place of bytes that are no UTF-8."""
+
+
+class GenerationTokenizer:
+    """The tokenizer of one model that generates. Safe to use from several threads at once."""
+
+    def __init__(self, raw: bytes) -> None:
+        """`raw` is the tokenizer's file. Raises `ModelInvalid`: it is no tokenizer, or the package is missing."""
+        if len(raw) > MAX_TOKENIZER_BYTES:
+            raise ModelInvalid(
+                f"the tokenizer has {len(raw)} bytes; it may have {MAX_TOKENIZER_BYTES}"
+            )
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the machine's cores are for runs
+        try:
+            from tokenizers import Tokenizer  # noqa: PLC0415 - a node without texts goes without
+        except ImportError as exc:
+            raise missing("tokenizers") from exc
+        try:
+            made: Any = Tokenizer.from_buffer(raw)
+            made.no_padding()
+            made.no_truncation()
+            made.decode(made.encode("").ids)  # what a file lacks is told at the first text
+        except BaseException as exc:  # a panic of Rust is no Exception
+            if isinstance(exc, KeyboardInterrupt | SystemExit):
+                raise
+            raise ModelInvalid(f"the tokenizer cannot be used: {str(exc)[:200]}") from exc
+        self._tokenizer: Tokenizer = made
+        self.vocabulary: int = made.get_vocab_size(with_added_tokens=True)
+        """The number of tokens; a model may score more."""
+
+    def encode(self, text: str, *, adds_special: bool) -> list[int]:
+        """Return the tokens of a prompt; a chat template has written the special ones itself. Blocks: 3 ms for 1,000 tokens.
+
+        Raises:
+            TooLarge: the text is over the limit.
+            InvalidRequest: it cannot be made into tokens.
+        """
+        if len(text) > MAX_PROMPT_CHARACTERS:
+            raise TooLarge(
+                f"the prompt has {len(text)} characters; it may have {MAX_PROMPT_CHARACTERS}: shorten it"
+            )
+        try:
+            return self._tokenizer.encode(text, add_special_tokens=adds_special).ids
+        except Exception as exc:
+            raise InvalidRequest(
+                f"the prompt cannot be made into tokens: {str(exc)[:200]}"
+            ) from exc
+
+    def decode(self, tokens: list[int]) -> str:
+        """Return the text of tokens, without special ones."""
+        return self._tokenizer.decode(tokens, skip_special_tokens=True)
+
+    def new_text(self) -> AnswerText:
+        """Return the text of an answer that begins."""
+        return AnswerText(self)
+
+
+class AnswerText(TokenText):
+    """The text of one answer, which never ends within a character.
+
+    A token's text depends on the tokens before it: a space may be dropped at the beginning. So each piece is what the tokens since the
+    piece before the last one add to that one. The library's own stream does the same, but holds back bytes that are no text without end.
+    """
+
+    __slots__ = ("_before", "_before_text", "_held", "_tokenizer")
+
+    def __init__(self, tokenizer: GenerationTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._before: list[int] = []
+        """The tokens of the last piece that was given out."""
+        self._before_text = ""
+        """The text of these alone."""
+        self._held: list[int] = []
+        """The tokens since."""
+
+    @override
+    def push(self, token: int) -> str:
+        self._held.append(token)
+        return self._piece(is_last=len(self._held) > MOST_HELD)
+
+    @override
+    def flush(self) -> str:
+        return self._piece(is_last=True) if self._held else ""
+
+    def _piece(self, *, is_last: bool) -> str:
+        decode = self._tokenizer.decode
+        text = decode([*self._before, *self._held])
+        if len(text) <= len(self._before_text) and not is_last:
+            return ""
+        if text.endswith(_BROKEN) and not is_last:
+            return ""
+        piece = text[len(self._before_text) :]
+        self._before, self._held = self._held, []
+        self._before_text = decode(self._before)
+        return piece

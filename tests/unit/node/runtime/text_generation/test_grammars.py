@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+import tiny_llama
+from generation_fakes import Desk
+
+from capamesh.node.generation import GenerationRequest, SamplingParameters
+from capamesh.node.runtime.onnxruntime.decoder_slots import DecoderSlots
+from capamesh.node.runtime.text_generation import grammars
+from capamesh.node.runtime.text_generation.grammars import Grammar, GrammarConstraint, Grammars
+from capamesh.node.runtime.text_generation.tokens import GenerationTokenizer
+from capamesh.protocol.errors import InvalidRequest, ModelInvalid, RunFailed, TooLarge
+
+RAW = tiny_llama.tokenizer().to_str().encode()
+END = (1, 3)
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 8},
+        "kind": {"enum": ["city", "river"]},
+        "size": {"type": "integer", "minimum": 0, "maximum": 99},
+    },
+    "required": ["name", "kind", "size"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def made() -> Grammars:
+    return Grammars(RAW, tiny_llama.VOCABULARY, END)
+
+
+@pytest.fixture(scope="module")
+def slots(tmp_path_factory: pytest.TempPathFactory) -> DecoderSlots:
+    folder = tiny_llama.write_decoder_folder(tmp_path_factory.mktemp("decoder") / "m", "q8")
+    return DecoderSlots(folder, count=3, length=400, threads=1)
+
+
+def answers(slots: DecoderSlots, made: Grammars, grammar: Grammar, choices: int) -> list[str]:
+    """Return what the tiny model, which knows nothing, says under `grammar`."""
+    desk = Desk(slots)
+    tokenizer = GenerationTokenizer(RAW)
+    request = GenerationRequest(
+        (5, 6, 7), 390, SamplingParameters(seed=1), stop_tokens=frozenset(END), choices=choices
+    )
+    sequences = desk.engine.submit(request, 0.0, tokenizer.new_text, made.compile(grammar))
+    desk.told = {each: [] for each in sequences}
+    desk.run()
+    assert [desk.finish(each) for each in sequences] == ["stop"] * choices
+    return [desk.text(each) for each in sequences]
+
+
+def test_answers_fit_their_schema(slots: DecoderSlots, made: Grammars) -> None:
+    for text in answers(slots, made, Grammar("json_schema", json.dumps(SCHEMA)), 3):
+        value = json.loads(text)
+        assert set(value) == {"name", "kind", "size"}
+        assert len(value["name"]) <= 8
+        assert value["kind"] in ("city", "river")
+        assert 0 <= value["size"] <= 99
+
+
+def test_answer_is_what_a_regular_expression_says(slots: DecoderSlots, made: Grammars) -> None:
+    for text in answers(slots, made, Grammar("regex", r"(yes|no), [0-9]{3}"), 3):
+        assert re.fullmatch(r"(yes|no), [0-9]{3}", text)
+
+
+def test_answer_is_what_a_lark_grammar_says(slots: DecoderSlots, made: Grammars) -> None:
+    grammar = Grammar("lark", 'start: "<" word ">"\nword: /[a-c]{2,5}/')
+    for text in answers(slots, made, grammar, 2):
+        assert re.fullmatch(r"<[a-c]{2,5}>", text)
+
+
+def test_json_mode_begins_an_object(made: Grammars) -> None:
+    mask = made.compile(Grammar("json"))().mask()
+    assert mask.dtype == np.bool_
+    assert mask.shape == (tiny_llama.VOCABULARY,)
+    allowed = {tiny_llama.tokenizer().decode([int(at)])[:1] for at in np.flatnonzero(mask)}
+    assert allowed <= {"{", " ", "\n", "\t", "\r"}
+    assert "{" in allowed
+
+
+def test_choices_go_their_own_ways(made: Grammars) -> None:
+    new = made.compile(Grammar("regex", "(yes|no)"))
+    one, other = new(), new()
+    (y,) = tiny_llama.tokenizer().encode("y").ids
+    one.accept(y)
+    assert one.mask().tolist() != other.mask().tolist()
+    assert other.mask().tolist() == new().mask().tolist()
+    with pytest.raises(RunFailed, match=f"token {y} does not follow"):
+        one.accept(y)
+
+
+def test_mask_is_made_once_for_each_token(made: Grammars) -> None:
+    constraint: GrammarConstraint = made.compile(Grammar("json"))()
+    constraint.prepare()
+    first = constraint.mask()
+    assert constraint.mask() is first
+
+
+@pytest.mark.parametrize(
+    ("grammar", "says"),
+    [
+        (Grammar("json_schema", '{"type": "nonsense"}'), "Invalid type: nonsense"),
+        (Grammar("json_schema", "{"), "json_schema of the answer cannot be used"),
+        (Grammar("json_schema", '{"$ref": "http://127.0.0.1/x"}'), "not present"),
+        (Grammar("json_schema", '{"items":' * 5000 + "{}" + "}" * 5000), "recursion limit"),
+        (Grammar("regex", "("), "invalid regex"),
+        (Grammar("lark", "nonsense"), "Expected token"),
+    ],
+)
+def test_grammar_that_is_none_is_refused_with_the_reason(
+    made: Grammars, grammar: Grammar, says: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=says):
+        made.compile(grammar)
+
+
+def test_grammar_is_bounded(made: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grammars, "MAX_GRAMMAR_CHARACTERS", 5)
+    with pytest.raises(TooLarge, match="6 characters"):
+        made.compile(Grammar("regex", "abcdef"))
+
+
+@pytest.mark.parametrize("raw", [b"gpt2", b"\xff", b"{}"])
+def test_tokenizer_that_is_none_is_the_models_fault(raw: bytes) -> None:
+    with pytest.raises(ModelInvalid, match="grammars cannot be had"):
+        Grammars(raw, 10, END)
+
+
+def test_node_without_the_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with pytest.raises(ModelInvalid, match=r"'llguidance'.*pip install 'capamesh\[generation\]'"):
+        Grammars(RAW, tiny_llama.VOCABULARY, END)

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import random
+import sys
+
+import pytest
+import tiny_llama
+from tokenizers import Tokenizer, decoders, models
+from tokenizers.decoders import DecodeStream
+
+from capamesh.node.runtime.text_generation import tokens
+from capamesh.node.runtime.text_generation.tokens import MOST_HELD, GenerationTokenizer
+from capamesh.protocol.errors import ModelInvalid, TooLarge
+
+TEXTS = [
+    "The ferry left the harbour at six.",
+    "Emoji 😀👩‍👩‍👧, accents éü, 日本語 and code:\n\tdef f(): pass",
+    "  spaces   and\ttabs ",
+    "",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> GenerationTokenizer:
+    return GenerationTokenizer(tiny_llama.tokenizer().to_str().encode())
+
+
+def by_bytes() -> GenerationTokenizer:
+    """Return a tokenizer with words that begin with a space mark, and bytes for all else, as Llama's is."""
+    names = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁a", "▁b", "c"]
+    made = Tokenizer(
+        models.BPE({name: at for at, name in enumerate(names)}, [], byte_fallback=True)
+    )
+    made.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    return GenerationTokenizer(made.to_str().encode())
+
+
+def streamed(tokenizer: GenerationTokenizer, ids: list[int]) -> list[str]:
+    text = tokenizer.new_text()
+    return [*(text.push(token) for token in ids), text.flush()]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_pieces_make_the_whole_text_and_none_ends_within_a_character(
+    tokenizer: GenerationTokenizer, text: str
+) -> None:
+    ids = tokenizer.encode(text, adds_special=False)
+    pieces = streamed(tokenizer, ids)
+    assert "".join(pieces) == text
+    assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_pieces_are_those_of_the_librarys_own_stream(tokenizer: GenerationTokenizer) -> None:
+    ids = tokenizer.encode(TEXTS[1], adds_special=False)
+    stream = DecodeStream(skip_special_tokens=True)
+    own = [stream.step(tiny_llama.tokenizer(), token) or "" for token in ids]
+    assert streamed(tokenizer, ids)[:-1] == own
+
+
+def test_space_is_dropped_at_the_beginning_alone() -> None:
+    tokenizer = by_bytes()
+    assert streamed(tokenizer, [257, 258, 259, 257])[:-1] == ["a", " b", "c", " a"]
+
+
+def test_characters_of_several_bytes_come_whole() -> None:
+    tokenizer = by_bytes()
+    ids = [1 + byte for byte in "日é😀".encode()]
+    pieces = streamed(tokenizer, [257, *ids, 259])
+    assert [piece for piece in pieces if piece] == ["a", "日", "é", "😀", "c"]
+
+
+def test_bytes_that_are_no_text_are_not_held_back_for_ever() -> None:
+    tokenizer = by_bytes()
+    pieces = streamed(tokenizer, [1 + 0xE6] * 50)
+    waits = [at for at, piece in enumerate(pieces) if piece]
+    assert waits[0] == MOST_HELD
+    assert len("".join(pieces)) == 50
+
+
+def test_what_is_held_back_comes_at_the_end() -> None:
+    tokenizer = by_bytes()
+    assert streamed(tokenizer, [257, 1 + 0xE6]) == ["a", "", "\ufffd"]
+
+
+def test_random_tokens_make_their_text_up_to_bytes_that_are_none(
+    tokenizer: GenerationTokenizer,
+) -> None:
+    rng = random.Random(4)
+    for _ in range(200):
+        ids = [rng.randrange(4, 472) for _ in range(40)]
+        whole = "".join(streamed(tokenizer, ids))
+        assert whole.replace("\ufffd", "") == tokenizer.decode(ids).replace("\ufffd", "")
+
+
+def test_special_tokens_have_no_text(tokenizer: GenerationTokenizer) -> None:
+    ids = tokenizer.encode("<|im_start|>user", adds_special=False)
+    assert ids[0] == 2
+    assert "".join(streamed(tokenizer, ids)) == "user"
+
+
+def test_prompt_is_bounded(tokenizer: GenerationTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "MAX_PROMPT_CHARACTERS", 10)
+    assert tokenizer.encode("x" * 10, adds_special=False)
+    with pytest.raises(TooLarge, match="11 characters"):
+        tokenizer.encode("x" * 11, adds_special=False)
+
+
+def test_file_that_is_no_tokenizer_is_the_models_fault() -> None:
+    for raw in (b"", b"{}", b"\xff\xff", b"[1]"):
+        with pytest.raises(ModelInvalid, match="cannot be used"):
+            GenerationTokenizer(raw)
+
+
+def test_node_without_the_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(ModelInvalid, match=r"pip install 'capamesh\[generation\]'"):
+        GenerationTokenizer(b"{}")
