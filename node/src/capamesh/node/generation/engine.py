@@ -62,6 +62,8 @@ class GenerationEngine:
         self._prefixes = Prefixes(settings.prefix_bytes, slots.token_bytes)
         self._residents = Residents(slots)
         self._is_decode_next = False
+        self._may_begin = False
+        """True if something changed since nobody who waits could get a slot: a look at the whole queue is not for each step."""
         self._decoded_s = -math.inf
         self._due_s = math.inf
         """The earliest deadline of all, or an earlier time."""
@@ -129,6 +131,7 @@ class GenerationEngine:
         self._orders += 1
         self._shares.enter(request.tenant, leader.width)
         self._waiting.put(leader)
+        self._may_begin = True
         self._due_s = min(self._due_s, request.deadline_s)
         return made
 
@@ -166,6 +169,7 @@ class GenerationEngine:
             self._shares.charge(sequence.request.tenant, took_s)
             filling = self._residents.filling
             if filling is not None and self._slots.used(filling.slot) == len(filling.prefill):
+                self._may_begin = True
                 for each in self._residents.join():
                     if logits is not None and each.wants_token:
                         self._tell(each, answer(each, logits))
@@ -203,6 +207,7 @@ class GenerationEngine:
             if self._settings.keeps_answers:
                 self._save(sequence, self._slots.used(place))
             self._residents.leave(sequence)
+            self._may_begin = True
 
     def take_parts(self) -> list[SequencePart]:
         """Return the parts that came since this was last called, and forget them."""
@@ -272,9 +277,10 @@ class GenerationEngine:
 
     def _begin(self) -> None:
         """Give a slot to who is next, if there is room; a prompt that is being filled gives way to a more urgent one."""
-        sequence = self._waiting.next()
+        sequence = self._waiting.next() if self._may_begin else None
         if sequence is None:
             return
+        self._may_begin = False
         filling = self._residents.filling
         if filling is not None and sequence.request.priority >= filling.request.priority:
             return
@@ -339,6 +345,7 @@ class GenerationEngine:
     def _preempt(self, sequence: Sequence) -> None:
         """Take the slot of `sequence`, which waits again and will be computed anew, just as it was."""
         self._preemptions += 1
+        self._may_begin = True
         self._residents.leave(sequence)
         sequence.rewind()
         self._waiting.put(sequence)
@@ -356,6 +363,7 @@ class GenerationEngine:
     def _retire(self, sequence: Sequence) -> None:
         """End `sequence` wherever it is; one that generates leaves its slot with the next plan."""
         sequence.is_ended = True
+        self._may_begin = True
         self._shares.leave(sequence.request.tenant)
         if not self._waiting.withdraw(sequence):
             self._residents.withdraw(sequence)
