@@ -67,6 +67,8 @@ def origin(route: Route) -> str:
     path = route.path
     if route.is_openai:
         return "OpenAI"
+    if path.startswith("/api/"):
+        return "Ollama"
     if path.startswith("/v2"):
         is_tritons = path.endswith(TRITON)
         return "Triton's extensions" if is_tritons else "Open Inference Protocol v2"

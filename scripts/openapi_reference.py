@@ -70,7 +70,9 @@ PLAIN_TEXTS: Final = {
 
 def tag_of(path: str) -> str:
     """Return the group that a route is shown in."""
-    if path.startswith(("/v2", "/v1/embeddings", "/v1/chat", "/v1/completions")):
+    if path.startswith(
+        ("/v2", "/v1/embeddings", "/v1/chat", "/v1/completions", "/v1/responses", "/api/")
+    ):
         return "inference"
     if path == "/metrics":
         return "metrics"

@@ -37,9 +37,11 @@ from capamesh.router.http.documents import DocumentsApi
 from capamesh.router.http.embeddings import EmbeddingsApi
 from capamesh.router.http.exchange import Inference
 from capamesh.router.http.generate import GenerateApi
+from capamesh.router.http.generation_way import Generations
 from capamesh.router.http.generations import GenerationsApi
 from capamesh.router.http.limits import FrontLimits
 from capamesh.router.http.oip import InferenceApi
+from capamesh.router.http.ollama import OllamaApi
 from capamesh.router.http.open_requests import OpenRequests
 from capamesh.router.http.openai_models import ModelsApi
 from capamesh.router.http.page import PageApi
@@ -331,21 +333,23 @@ async def serving(
         inference.slices,
         lambda: requests.is_closing,
     )
+    generations = Generations(
+        inference,
+        arrival_s=arrival_s,
+        longest_s=timeout_s,
+        wall_clock=lambda: 1_700_000_000.5,
+        draw_id=lambda: "7",
+    )
     application = make_application(
         api,
-        GenerateApi(inference, arrival_s=arrival_s),
+        GenerateApi(inference, arrival_s=arrival_s, generations=generations),
         RepositoryApi(repository, fleet.view, arrival_s=arrival_s),
         UnsupportedApi(),
         pages,
         page,
         EmbeddingsApi(inference, arrival_s=arrival_s),
-        GenerationsApi(
-            inference,
-            arrival_s=arrival_s,
-            longest_s=timeout_s,
-            wall_clock=lambda: 1_700_000_000.5,
-            draw_id=lambda: "7",
-        ),
+        GenerationsApi(generations),
+        OllamaApi(generations, fleet.view),
         ModelsApi(fleet.view),
         RoutingApi(
             fleet.view,

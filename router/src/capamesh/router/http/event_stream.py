@@ -1,4 +1,4 @@
-"""Answers of server-sent events that last while their client reads. IO: aiohttp."""
+"""Answers that last while their client reads: server-sent events, and lines of JSON. IO: aiohttp."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ EVENTS: Final = "text/event-stream"
 _COMMENT: Final = b":\n\n"
 """An event without any data, which clients skip."""
 _HEADERS: Final = {
-    "Content-Type": f"{EVENTS}; charset=utf-8",
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",  # nginx would keep events until it has a page of them
 }
@@ -26,16 +25,20 @@ async def send_events(
     write: Callable[[web.StreamResponse], Awaitable[None]],
     *,
     most_s: float,
+    media_type: str = EVENTS,
 ) -> web.StreamResponse:
     """Return the answer that `write` has written, once all of it has been sent or its client has left.
 
     A client that neither reads nor leaves is hung up on after `most_s` seconds.
     """
-    response = web.StreamResponse(headers={**_HEADERS, **headers})
-    request[PROBE] = b"%x\r\n%b\r\n" % (len(_COMMENT), _COMMENT)
-    if request.version < HttpVersion11:
+    content_type = f"{media_type}; charset=utf-8"
+    response = web.StreamResponse(headers={"Content-Type": content_type, **_HEADERS, **headers})
+    is_chunked = request.version >= HttpVersion11
+    if not is_chunked:
         response.force_close()  # nothing else tells where it ends
-        request[PROBE] = _COMMENT
+    if media_type == EVENTS:  # lines of JSON have nothing that clients skip
+        chunk = b"%x\r\n%b\r\n" % (len(_COMMENT), _COMMENT)
+        request[PROBE] = chunk if is_chunked else _COMMENT
     try:
         async with asyncio.timeout(most_s):
             await response.prepare(request)

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.tasks import Task
 from capamesh.router.access.keys import Verb, check_request
 from capamesh.router.http.bodies import read_body
 from capamesh.router.http.errors import error_response
@@ -23,6 +24,7 @@ from capamesh.router.http.generate_body import (
     write_error,
     write_generate_in_steps,
 )
+from capamesh.router.http.generation_way import Generations, StreamForm
 from capamesh.router.http.kept_replies import kept_headers
 from capamesh.router.http.key_check import key_of
 from capamesh.router.http.options import idempotency_key_of, options_of
@@ -30,6 +32,7 @@ from capamesh.router.http.route import Content, Pages, Route, json_of
 from capamesh.router.http.schemas import headers, oip
 from capamesh.router.requests.answer_parts import broken_off
 from capamesh.router.requests.described_model import described
+from capamesh.router.requests.generation.triton_texts import TextOutput, read_text_input
 from capamesh.router.requests.inference import Target
 from capamesh.router.requests.key_scope import within_scope
 from capamesh.router.requests.parameters import priority_of, time_allowed_s
@@ -38,6 +41,7 @@ from capamesh.router.requests.told_request import ToldRequest
 from capamesh.router.telemetry.tracing import parsed_traceparent
 
 if TYPE_CHECKING:
+    from capamesh.protocol.adverts import ModelOffer
     from capamesh.protocol.oip import InferRequest
     from capamesh.router.requests.call import Outcome, Part
 
@@ -48,9 +52,11 @@ WRITE_BYTES: Final = 2**16
 class GenerateApi(Pages):
     """The routes of the extension."""
 
-    def __init__(self, inference: Inference, *, arrival_s: float) -> None:
+    def __init__(self, inference: Inference, *, arrival_s: float, generations: Generations) -> None:
+        """A body may take `arrival_s` seconds to arrive; requests of models for chat go by `generations`."""
         self._inference = inference
         self._arrival_s = arrival_s
+        self._generations = generations
 
     @override
     def routes(self) -> list[Route]:
@@ -74,7 +80,12 @@ class GenerateApi(Pages):
         ]
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
-        """Run one inference on plain JSON values; a model that answers in parts answers with the last."""
+        """Run one inference on plain JSON values; a model that answers in parts answers with the last.
+
+        A model for chat goes on with `text_input`, as `parameters` say, and answers `text_output`.
+        """
+        if (offer := self._chat_of(request)) is not None:
+            return await self._text_of(request, offer, is_streamed=False)
         generation = await self._begin(request, takes_parts=False)
         try:
             await generation.until_news()
@@ -92,6 +103,8 @@ class GenerateApi(Pages):
 
         What goes wrong before the first part has a status; after it the last event has an `error` and the number of `parts`.
         """
+        if (offer := self._chat_of(request)) is not None:
+            return await self._text_of(request, offer, is_streamed=True)
         generation = await self._begin(request, takes_parts=True)
         try:
             await generation.until_news()
@@ -106,6 +119,23 @@ class GenerateApi(Pages):
             )
         finally:
             generation.cancel()
+
+    def _chat_of(self, request: web.Request) -> ModelOffer | None:
+        """Return what is advertised of a request's model if that is for chat; None: it is not, or is away."""
+        model, version = _named(request)
+        offer = self._inference.fleet.offer(model, version)
+        return offer if offer is not None and offer.task is Task.CHAT else None
+
+    async def _text_of(
+        self, request: web.Request, offer: ModelOffer, *, is_streamed: bool
+    ) -> web.StreamResponse:
+        """Have a text gone on with."""
+        way = self._generations
+        values = await way.values(request)
+        model, version = _named(request)
+        asked = read_text_input(values, model, is_streamed=is_streamed)
+        writer = TextOutput(asked, values, offer.version, way.most_bytes)
+        return await way.answer(request, asked, writer, _TEXT_STREAM, version)
 
     async def _write(self, generation: Generation, response: web.StreamResponse) -> None:
         """Write all events, as far as the client reads: only then a node sends more."""
@@ -126,7 +156,7 @@ class GenerateApi(Pages):
             for one in written:
                 one.release()
         if generation.error is not None:
-            await response.write(b"data: %b\n\n" % write_error(generation.error))
+            await response.write(_broken(generation.error))
         await response.write_eof()
 
     async def _begin(self, request: web.Request, *, takes_parts: bool) -> Generation:
@@ -135,8 +165,7 @@ class GenerateApi(Pages):
         limits = inference.limits
         most_bytes = min(MOST_BYTES, limits.max_json_bytes, limits.max_message_bytes)
         body = await read_body(request, arrival_s=self._arrival_s, most_bytes=most_bytes)
-        model = ModelName(request.match_info["model"])
-        version = ModelVersion(request.match_info.get("version", ""))
+        model, version = _named(request)
         try:
             options, is_explained = options_of(request.headers)
             key = key_of(request)
@@ -164,6 +193,19 @@ class GenerateApi(Pages):
             raise
         generation.submit(asked, takes_parts=takes_parts)
         return generation
+
+
+def _named(request: web.Request) -> tuple[ModelName, ModelVersion]:
+    """Return the model and version in a request's path; "": it names none."""
+    found = request.match_info
+    return ModelName(found["model"]), ModelVersion(found.get("version", ""))
+
+
+def _broken(error: CapameshError) -> bytes:
+    return b"data: %b\n\n" % write_error(error)
+
+
+_TEXT_STREAM: Final = StreamForm(broken=_broken)
 
 
 class Generation:

@@ -1,83 +1,41 @@
-"""OpenAI's routes for generation: the next message of a chat, the continuation of texts, whole or as they come. IO: aiohttp."""
+"""OpenAI's routes for generation: the next message of a chat, the continuation of texts, responses. IO: aiohttp."""
 
 from __future__ import annotations
 
-import secrets
-import time
-from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 from typing_extensions import override
 
-from capamesh.protocol.errors import CapameshError, ShutOut
-from capamesh.protocol.ids import ModelName, ModelVersion
-from capamesh.protocol.tasks import Task
-from capamesh.router.access.keys import Verb, check_model
-from capamesh.router.http.bodies import read_body
-from capamesh.router.http.event_stream import EVENTS, send_events
-from capamesh.router.http.exchange import NODE_HEADER, Inference
-from capamesh.router.http.key_check import key_of
-from capamesh.router.http.openai_errors import error_event
-from capamesh.router.http.options import idempotency_key_of, options_of
+from capamesh.router.access.keys import Verb
+from capamesh.router.http.event_stream import EVENTS
 from capamesh.router.http.route import Content, Pages, Route, json_of
 from capamesh.router.http.schemas import openai_generation as schemas
 from capamesh.router.http.schemas.headers import GENERATION
-from capamesh.router.requests.described_model import described
-from capamesh.router.requests.generation.answer import GenerationAnswer
-from capamesh.router.requests.generation.asked import MOST_BYTES, Asked
 from capamesh.router.requests.generation.chat_answer import ChatStream, ChatWhole
 from capamesh.router.requests.generation.chat_request import read_chat
 from capamesh.router.requests.generation.completion_answer import CompletionStream, CompletionWhole
 from capamesh.router.requests.generation.completion_request import read_completion
-from capamesh.router.requests.generation.fields import object_of
-from capamesh.router.requests.inference import Target
-from capamesh.router.requests.invalid_parameter import InvalidParameter
-from capamesh.router.requests.key_scope import within_scope
-from capamesh.router.telemetry.tracing import parsed_traceparent
+from capamesh.router.requests.generation.responses_answer import ResponseWriter
+from capamesh.router.requests.generation.responses_request import read_response
 
 if TYPE_CHECKING:
-    from capamesh.router.access.quotas import Lease
+    from capamesh.router.http.generation_way import Generations
     from capamesh.router.requests.generation.written import Writer
-
-LONGEST_S: Final = 600.0
-"""Seconds that an answer may take where the router allows other requests less (guess: 6,000 tokens at 10 a second)."""
-MOST_NODES_NAMED: Final = 8
-RESUMED_HEADER: Final = "X-Capamesh-Resumed"
-"""Says how often another node went on with a whole answer."""
-
-
-def _drawn_id() -> str:
-    return secrets.token_hex(12)
 
 
 class GenerationsApi(Pages):
-    """`POST /v1/chat/completions` and `POST /v1/completions`."""
+    """`POST /v1/chat/completions`, `/v1/completions` and `/v1/responses`."""
 
-    def __init__(
-        self,
-        inference: Inference,
-        *,
-        arrival_s: float,
-        longest_s: float = LONGEST_S,
-        wall_clock: Callable[[], float] = time.time,
-        draw_id: Callable[[], str] = _drawn_id,
-    ) -> None:
-        """A body may take `arrival_s` seconds to arrive, an answer `longest_s`; `draw_id` returns a text by chance."""
-        self._inference = inference
-        self._longest_s = max(longest_s, inference.timeout_s)
-        self._runs = replace(inference, meter=None, timeout_s=self._longest_s)
-        """The services of the runs of a request, which its key is charged for as one."""
-        self._arrival_s = arrival_s
-        self._wall_clock = wall_clock
-        self._draw_id = draw_id
+    def __init__(self, generations: Generations) -> None:
+        self._generations = generations
 
     @override
     def routes(self) -> list[Route]:
         kinds = (
             ("/v1/chat/completions", self.chat, schemas.ChatRequest, schemas.Chat),
             ("/v1/completions", self.completions, schemas.CompletionRequest, schemas.Completion),
+            ("/v1/responses", self.responses, schemas.ResponseRequest, schemas.Response),
         )
         return [
             Route(
@@ -100,135 +58,31 @@ class GenerationsApi(Pages):
         With `stream` each piece is a server-sent event. What goes wrong before the first has a status; after it the last event
         has an `error`, and no `[DONE]` follows. Where a node is lost, another goes on with the answer.
         """
-        asked = read_chat(object_of(await self._body(request)))
-        name, now_s = f"chatcmpl-{self._draw_id()}", int(self._wall_clock())
+        way = self._generations
+        asked = read_chat(await way.values(request))
+        name, now_s = f"chatcmpl-{way.draw_id()}", int(way.wall_clock())
         writer: Writer
         if asked.is_streamed:
-            writer = ChatStream(asked, name, now_s, self._draw_id)
+            writer = ChatStream(asked, name, now_s, way.draw_id)
         else:
-            writer = ChatWhole(asked, name, now_s, self._draw_id, self._most_bytes)
-        return await self._answer(request, asked, writer)
+            writer = ChatWhole(asked, name, now_s, way.draw_id, way.most_bytes)
+        return await way.answer(request, asked, writer)
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         """Return the continuation of one text or several, as OpenAI's route of that name does: whole, or as it comes."""
-        asked = read_completion(object_of(await self._body(request)))
-        name, now_s = f"cmpl-{self._draw_id()}", int(self._wall_clock())
+        way = self._generations
+        asked = read_completion(await way.values(request))
+        name, now_s = f"cmpl-{way.draw_id()}", int(way.wall_clock())
         writer: Writer
         if asked.is_streamed:
             writer = CompletionStream(asked, name, now_s)
         else:
-            writer = CompletionWhole(asked, name, now_s, self._most_bytes)
-        return await self._answer(request, asked, writer)
+            writer = CompletionWhole(asked, name, now_s, way.most_bytes)
+        return await way.answer(request, asked, writer)
 
-    @property
-    def _most_bytes(self) -> int:
-        return self._inference.limits.max_json_answer_bytes
-
-    async def _body(self, request: web.Request) -> bytes:
-        limits = self._inference.limits
-        most_bytes = min(MOST_BYTES, limits.max_json_bytes, limits.max_message_bytes)
-        return bytes(await read_body(request, arrival_s=self._arrival_s, most_bytes=most_bytes))
-
-    async def _answer(
-        self, request: web.Request, asked: Asked, writer: Writer
-    ) -> web.StreamResponse:
-        """Send a request on its way, and what comes of it to its client. Raises a `CapameshError`."""
-        model = ModelName(asked.model)
-        try:
-            target = self._target(request, asked)
-            lease = await self._admitted(target, asked)
-            answer = self._answer_of(target, asked, writer, lease)
-        except CapameshError as error:
-            self._inference.refused(model, error)
-            raise
-        try:
-            answer.begin()
-            if not asked.is_streamed:
-                await answer.until_ended()
-                if answer.error is not None:
-                    raise answer.error
-                body, _ = answer.taken()
-                headers = _told(answer)
-                return web.Response(body=body, content_type="application/json", headers=headers)
-            await answer.until_news()
-            if answer.error is not None and not answer.has_text:
-                raise answer.error
-            most_s = self._longest_s + self._arrival_s
-            return await send_events(
-                request, _told(answer), lambda to: _write(answer, to), most_s=most_s
-            )
-        finally:
-            answer.cancel()
-
-    def _target(self, request: web.Request, asked: Asked) -> Target:
-        options, is_explained = options_of(request.headers)
-        if not options.affinity and not options.policy:
-            options = replace(options, affinity=asked.affinity)
-        key = key_of(request)
-        if key is not None:
-            check_model(key, asked.model)
-        return Target(
-            ModelName(asked.model),
-            ModelVersion(""),
-            within_scope(options, key),
-            is_explained,
-            parsed_traceparent(request.headers.get("traceparent", "")),
-            key=key,
-            idempotency_key=idempotency_key_of(request.headers),
-        )
-
-    async def _admitted(self, target: Target, asked: Asked) -> Lease | None:
-        """Return the leave of the request's key, once the model is there; None: it needs none.
-
-        A row of such a model is a token: those of the prompt are reckoned by its bytes until its node has counted them. Raises
-        `ModelNotFound`, `ModelUnavailable`, `TooManyRequests`, `InvalidParameter`.
-        """
-        inference = self._inference
-        if inference.standing.shut_out:
-            raise ShutOut(inference.standing.shut_out)
-        tokens, size_bytes = asked.estimate()
-        until_s = inference.routing.clock() + inference.timeout_s
-        offer = await described(inference, target, until_s, rows=tokens, size_bytes=size_bytes)
-        if offer.task is not Task.CHAT:
-            is_for = f"is for {offer.task}" if offer.task else "takes tensors alone"
-            raise InvalidParameter(
-                "model",
-                f"model {target.model!r} {is_for}, and texts are generated by models for chat",
-            )
-        meter = inference.meter
-        if meter is None or target.key is None:
-            return None
-        return meter.lease(target.key, target.model, tokens, size_bytes)
-
-    def _answer_of(
-        self, target: Target, asked: Asked, writer: Writer, lease: Lease | None
-    ) -> GenerationAnswer:
-        try:
-            return GenerationAnswer(self._runs, target, asked, writer, lease)
-        except BaseException:
-            if lease is not None:
-                lease.settle()
-            raise
-
-
-async def _write(answer: GenerationAnswer, response: web.StreamResponse) -> None:
-    """Write an answer's events, as far as the client reads: only then a node sends more."""
-    while answer.has_text or not answer.is_ended:
-        text, parts = answer.taken()
-        if text:
-            await response.write(text)
-        for part in parts:
-            part.release()
-        await answer.until_news()
-    if answer.error is not None:
-        await response.write(error_event(answer.error))
-    await response.write_eof()
-
-
-def _told(answer: GenerationAnswer) -> dict[str, str]:
-    """Return the headers that tell who answers, and how often another went on."""
-    nodes = dict.fromkeys(outcome.peer for outcome in answer.outcomes)
-    told = {NODE_HEADER: ",".join(list(nodes)[:MOST_NODES_NAMED])}
-    if answer.resumes:
-        told[RESUMED_HEADER] = str(answer.resumes)
-    return told
+    async def responses(self, request: web.Request) -> web.StreamResponse:
+        """Return a response, as OpenAI's route of that name does, of texts and calls of functions; nothing is stored."""
+        way = self._generations
+        asked = read_response(await way.values(request))
+        writer = ResponseWriter(asked, way.draw_id, int(way.wall_clock()), way.most_bytes)
+        return await way.answer(request, asked, writer)

@@ -21,9 +21,11 @@ from capamesh.router.http.aiohttp_handlers import handlers_of, make_runner
 from capamesh.router.http.application import make_application
 from capamesh.router.http.embeddings import EmbeddingsApi
 from capamesh.router.http.generate import GenerateApi
+from capamesh.router.http.generation_way import Generations
 from capamesh.router.http.generations import GenerationsApi
 from capamesh.router.http.limits import FrontLimits, limits_of, networks_of
 from capamesh.router.http.oip import InferenceApi
+from capamesh.router.http.ollama import OllamaApi
 from capamesh.router.http.openai_models import ModelsApi
 from capamesh.router.http.repository import RepositoryApi
 from capamesh.router.http.server import Front
@@ -84,11 +86,12 @@ class Fronts:
             elsewhere=parts.seat.elsewhere,
         )
         """The routes of how requests are routed."""
+        generations = Generations(parts.inference, arrival_s=settings.arrival_s)
         self._pages: tuple[Pages, ...] = (
             InferenceApi(
                 parts.inference, arrival_s=settings.arrival_s, is_ready=parts.standing.has_usable
             ),
-            GenerateApi(parts.inference, arrival_s=settings.arrival_s),
+            GenerateApi(parts.inference, arrival_s=settings.arrival_s, generations=generations),
             RepositoryApi(self._repository, parts.fleet, arrival_s=settings.arrival_s),
             UnsupportedApi(),
             self.fleet,
@@ -96,7 +99,8 @@ class Fronts:
             page.api,
             page.documents,
             EmbeddingsApi(parts.inference, arrival_s=settings.arrival_s),
-            GenerationsApi(parts.inference, arrival_s=settings.arrival_s),
+            GenerationsApi(generations),
+            OllamaApi(generations, parts.fleet),
             ModelsApi(parts.fleet),
             *jobs.pages(),
         )

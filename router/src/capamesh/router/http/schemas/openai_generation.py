@@ -242,3 +242,73 @@ class Completion(TypedDict):
     model: str
     choices: list[CompletionChoice]
     usage: GenerationUsage
+
+
+class ResponseRequest(TypedDict):
+    """The items of a conversation of which the next is wanted. Fields that are not known are skipped."""
+
+    model: str
+    """A model for `chat`."""
+    input: str | Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=2048)]
+    """A text, or items: messages, calls of functions and their outputs."""
+    instructions: NotRequired[str | None]
+    max_output_tokens: NotRequired[Tokens | None]
+    temperature: NotRequired[Annotated[float, Meta(ge=0, le=2)] | None]
+    top_p: NotRequired[Share | None]
+    text: NotRequired[dict[str, Any] | None]
+    """The form of the answer's text, as `format`."""
+    tools: NotRequired[Annotated[list[dict[str, Any]], Meta(max_length=128)]]
+    tool_choice: NotRequired[str | dict[str, Any]]
+    parallel_tool_calls: NotRequired[bool]
+    stream: NotRequired[bool]
+    store: NotRequired[Literal[False]]
+    """The value is false, if it is there: nothing is stored."""
+
+
+class InputDetails(TypedDict):
+    """The details of an input's tokens."""
+
+    cached_tokens: Count
+
+
+class OutputDetails(TypedDict):
+    """The details of an output's tokens."""
+
+    reasoning_tokens: Count
+
+
+class ResponseUsage(TypedDict):
+    """The tokens that a response took."""
+
+    input_tokens: Count
+    input_tokens_details: InputDetails
+    output_tokens: Count
+    output_tokens_details: OutputDetails
+    total_tokens: Count
+
+
+class Response(TypedDict):
+    """A response; many fields stand here because OpenAI's clients look for them."""
+
+    id: str
+    object: Literal["response"]
+    created_at: Count
+    """The time of the request, in seconds since 1970."""
+    model: str
+    status: Literal["completed", "incomplete"]
+    incomplete_details: dict[str, Any] | None
+    output: list[dict[str, Any]]
+    """The message, and calls of functions."""
+    usage: ResponseUsage
+    max_output_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    parallel_tool_calls: bool
+    tool_choice: str | dict[str, Any]
+    tools: list[dict[str, Any]]
+    error: None
+    previous_response_id: None
+    reasoning: None
+    store: Literal[False]
+    truncation: Literal["disabled"]
+    metadata: dict[str, str]

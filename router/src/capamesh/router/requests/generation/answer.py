@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from capamesh.router.requests.generation.parts import Piece
     from capamesh.router.requests.generation.written import Writer
     from capamesh.router.requests.inference import InferenceService, Target
-
-RESUMED: Final = b": resumed\n\n"
-"""A comment of a stream, which clients skip: another node goes on with the answer."""
 
 
 class GenerationAnswer(Listener):
@@ -131,8 +128,7 @@ class GenerationAnswer(Listener):
 
     @override
     def resumed(self, run: GenerationRun) -> None:
-        if self._asked.is_streamed:
-            self._add(RESUMED)
+        self._add(self._writer.resumed())
 
     @override
     def ended(self, run: GenerationRun, error: CapameshError | None) -> None:

@@ -11,6 +11,7 @@ from capamesh.router.requests.generation.asked import Asked
 from capamesh.router.requests.generation.parts import Piece, Usage
 from capamesh.router.requests.generation.written import (
     DONE,
+    RESUMED,
     Calls,
     Held,
     Writer,
@@ -61,6 +62,10 @@ class ChatStream(Writer):
         if finish is not None:
             sent += self._event(choice, {}, None, finish)
         return sent
+
+    @override
+    def resumed(self) -> bytes:
+        return RESUMED
 
     @override
     def end(self, usage: Usage) -> bytes:

@@ -10,6 +10,7 @@ from capamesh.router.requests.generation.asked import Asked
 from capamesh.router.requests.generation.parts import Piece, Usage
 from capamesh.router.requests.generation.written import (
     DONE,
+    RESUMED,
     Held,
     Writer,
     event,
@@ -54,6 +55,10 @@ class CompletionStream(Writer):
         if self._asked.has_usage:
             chunk["usage"] = None
         return event(chunk)
+
+    @override
+    def resumed(self) -> bytes:
+        return RESUMED
 
     @override
     def end(self, usage: Usage) -> bytes:

@@ -55,9 +55,9 @@ class Messages:
         given = items(values, "messages", MOST_MESSAGES)
         if not given:
             raise InvalidParameter("messages", "messages are missing or empty; send at least one")
-        return [self._message(each, f"messages[{place}]") for place, each in enumerate(given)]
+        return [self.message(each, f"messages[{place}]") for place, each in enumerate(given)]
 
-    def content(self, given: object, at: str) -> str:
+    def _content(self, given: object, at: str) -> str:
         """Return the text of a message's content: a text, or parts that are texts, one a line. Raises `InvalidParameter`."""
         if type(given) is str:
             return given
@@ -71,7 +71,8 @@ class Messages:
             )
         return "\n".join([_text_of(each, f"{at}[{place}]") for place, each in enumerate(parts)])
 
-    def _message(self, given: object, at: str) -> dict[str, Any]:
+    def message(self, given: object, at: str) -> dict[str, Any]:
+        """Return one message, which stands `at` this place. Raises `InvalidParameter`."""
         if type(given) is not dict:
             raise wrong(at, given, 'an object with "role" and "content" is expected')
         values = cast("dict[str, Any]", given)
@@ -83,7 +84,7 @@ class Messages:
         content = values.get("content")
         if content is None and role == "assistant" and (calls or values.get("refusal")):
             content = values.get("refusal") or ""
-        found["content"] = self.content(content, f"{at}.content")
+        found["content"] = self._content(content, f"{at}.content")
         name = text(values, "name", MOST_ID, at=f"{at}.")
         if name:
             found["name"] = name

@@ -11,6 +11,8 @@ from capamesh.router.requests.generation.parts import Piece, ToolDelta, Usage
 
 DONE: Final = b"data: [DONE]\n\n"
 """The last event of a stream."""
+RESUMED: Final = b": resumed\n\n"
+"""A comment of a stream, which clients skip: another node goes on with the answer."""
 BROKEN: Final = "\ufffd"
 """Stands for bytes of a token that are no whole character."""
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
@@ -24,6 +26,10 @@ class Writer(Protocol):
     def take(self, choice: int, piece: Piece) -> bytes:
         """Return what is to be sent of a piece now. Raises `TooLarge`: what is held is over a limit."""
         ...
+
+    def resumed(self) -> bytes:
+        """Return what is to be sent when another node goes on with the answer: the default says nothing."""
+        return b""
 
     def end(self, usage: Usage) -> bytes:
         """Return what is to be sent at the end."""

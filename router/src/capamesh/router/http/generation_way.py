@@ -1,0 +1,203 @@
+"""The way of a request for generation at the front: its key, its model, its runs, and what is sent of them. IO: aiohttp."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import web
+
+from capamesh.protocol.errors import CapameshError, ShutOut
+from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.tasks import Task
+from capamesh.router.access.keys import check_model
+from capamesh.router.http.bodies import read_body
+from capamesh.router.http.event_stream import EVENTS, send_events
+from capamesh.router.http.exchange import NODE_HEADER, Inference
+from capamesh.router.http.key_check import key_of
+from capamesh.router.http.openai_errors import error_event
+from capamesh.router.http.options import idempotency_key_of, options_of
+from capamesh.router.requests.described_model import described
+from capamesh.router.requests.generation.answer import GenerationAnswer
+from capamesh.router.requests.generation.asked import MOST_BYTES, Asked
+from capamesh.router.requests.generation.fields import object_of
+from capamesh.router.requests.inference import Target
+from capamesh.router.requests.invalid_parameter import InvalidParameter
+from capamesh.router.requests.key_scope import within_scope
+from capamesh.router.telemetry.tracing import parsed_traceparent
+
+if TYPE_CHECKING:
+    from capamesh.router.access.quotas import Lease
+    from capamesh.router.requests.generation.written import Writer
+
+LONGEST_S: Final = 600.0
+"""Seconds that an answer may take where the router allows other requests less (guess: 6,000 tokens at 10 a second)."""
+MOST_NODES_NAMED: Final = 8
+RESUMED_HEADER: Final = "X-Capamesh-Resumed"
+"""Says how often another node went on with a whole answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamForm:
+    """The form in which a stream is sent."""
+
+    media_type: str = EVENTS
+    broken: Callable[[CapameshError], bytes] = error_event
+    """Returns what a stream ends with that an error has broken off."""
+
+
+OPENAI_STREAM: Final = StreamForm()
+NEWEST: Final = ModelVersion("")
+
+
+def drawn_id() -> str:
+    """Return a text by chance that nobody else has."""
+    return secrets.token_hex(12)
+
+
+class Generations:
+    """The way that the requests of all routes for generation go."""
+
+    def __init__(
+        self,
+        inference: Inference,
+        *,
+        arrival_s: float,
+        longest_s: float = LONGEST_S,
+        wall_clock: Callable[[], float] = time.time,
+        draw_id: Callable[[], str] = drawn_id,
+    ) -> None:
+        """A body may take `arrival_s` seconds to arrive, an answer `longest_s`; `draw_id` returns a text by chance."""
+        self._inference = inference
+        self._longest_s = max(longest_s, inference.timeout_s)
+        self._runs = replace(inference, meter=None, timeout_s=self._longest_s)
+        """The services of the runs of a request, which its key is charged for as one."""
+        self._arrival_s = arrival_s
+        self.wall_clock = wall_clock
+        """The clock, in seconds since 1970."""
+        self.draw_id = draw_id
+        self.most_bytes = inference.limits.max_json_answer_bytes
+        """The most bytes of an answer that are held until its end."""
+
+    async def values(self, request: web.Request) -> dict[str, Any]:
+        """Return the fields of a request's body. Raises `TooLarge`, `InvalidRequest`."""
+        limits = self._inference.limits
+        most_bytes = min(MOST_BYTES, limits.max_json_bytes, limits.max_message_bytes)
+        body = await read_body(request, arrival_s=self._arrival_s, most_bytes=most_bytes)
+        return object_of(bytes(body))
+
+    async def answer(
+        self,
+        request: web.Request,
+        asked: Asked,
+        writer: Writer,
+        form: StreamForm = OPENAI_STREAM,
+        version: ModelVersion = NEWEST,
+    ) -> web.StreamResponse:
+        """Send a request on its way, and what comes of it to its client. Raises a `CapameshError`."""
+        model = ModelName(asked.model)
+        try:
+            target = self._target(request, asked, version)
+            lease = await self._admitted(target, asked)
+            answer = self._answer_of(target, asked, writer, lease)
+        except CapameshError as error:
+            self._inference.refused(model, error)
+            raise
+        try:
+            answer.begin()
+            if not asked.is_streamed:
+                await answer.until_ended()
+                if answer.error is not None:
+                    raise answer.error
+                body, _ = answer.taken()
+                headers = _told(answer)
+                return web.Response(body=body, content_type="application/json", headers=headers)
+            await answer.until_news()
+            if answer.error is not None and not answer.has_text:
+                raise answer.error
+            most_s = self._longest_s + self._arrival_s
+            return await send_events(
+                request,
+                _told(answer),
+                lambda response: _write(answer, response, form),
+                most_s=most_s,
+                media_type=form.media_type,
+            )
+        finally:
+            answer.cancel()
+
+    def _target(self, request: web.Request, asked: Asked, version: ModelVersion) -> Target:
+        options, is_explained = options_of(request.headers)
+        if not options.affinity and not options.policy:
+            options = replace(options, affinity=asked.affinity)
+        key = key_of(request)
+        if key is not None:
+            check_model(key, asked.model)
+        return Target(
+            ModelName(asked.model),
+            version,
+            within_scope(options, key),
+            is_explained,
+            parsed_traceparent(request.headers.get("traceparent", "")),
+            key=key,
+            idempotency_key=idempotency_key_of(request.headers),
+        )
+
+    async def _admitted(self, target: Target, asked: Asked) -> Lease | None:
+        """Return the leave of the request's key, once the model is there; None: it needs none.
+
+        A row of such a model is a token: those of the prompt are reckoned by its bytes until its node has counted them. Raises
+        `ModelNotFound`, `ModelUnavailable`, `TooManyRequests`, `InvalidParameter`.
+        """
+        inference = self._inference
+        if inference.standing.shut_out:
+            raise ShutOut(inference.standing.shut_out)
+        tokens, size_bytes = asked.estimate()
+        until_s = inference.routing.clock() + inference.timeout_s
+        offer = await described(inference, target, until_s, rows=tokens, size_bytes=size_bytes)
+        if offer.task is not Task.CHAT:
+            is_for = f"is for {offer.task}" if offer.task else "takes tensors alone"
+            raise InvalidParameter(
+                "model",
+                f"model {target.model!r} {is_for}, and texts are generated by models for chat",
+            )
+        meter = inference.meter
+        if meter is None or target.key is None:
+            return None
+        return meter.lease(target.key, target.model, tokens, size_bytes)
+
+    def _answer_of(
+        self, target: Target, asked: Asked, writer: Writer, lease: Lease | None
+    ) -> GenerationAnswer:
+        try:
+            return GenerationAnswer(self._runs, target, asked, writer, lease)
+        except BaseException:
+            if lease is not None:
+                lease.settle()
+            raise
+
+
+async def _write(answer: GenerationAnswer, response: web.StreamResponse, form: StreamForm) -> None:
+    """Write an answer's events, as far as the client reads: only then a node sends more."""
+    while answer.has_text or not answer.is_ended:
+        text, parts = answer.taken()
+        if text:
+            await response.write(text)
+        for part in parts:
+            part.release()
+        await answer.until_news()
+    if answer.error is not None:
+        await response.write(form.broken(answer.error))
+    await response.write_eof()
+
+
+def _told(answer: GenerationAnswer) -> dict[str, str]:
+    """Return the headers that tell who answers, and how often another went on."""
+    nodes = dict.fromkeys(outcome.peer for outcome in answer.outcomes)
+    told = {NODE_HEADER: ",".join(list(nodes)[:MOST_NODES_NAMED])}
+    if answer.resumes:
+        told[RESUMED_HEADER] = str(answer.resumes)
+    return told
