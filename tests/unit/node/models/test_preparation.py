@@ -16,7 +16,7 @@ import pytest
 from fleet_fakes import OUT, SPEC
 from onnx import helper
 from text_models import write_encoder
-from tiny_llama import write_decoder_folder
+from tiny_llama import CONTEXT, write_decoder_folder
 from typing_extensions import override
 from worker_fakes import LIMIT_S, FakeClock, FakeSwitch, source_of
 
@@ -47,7 +47,8 @@ from capamesh.node.repository.rules import (
 from capamesh.node.runtime.api import LoadedModel, StopSwitch
 from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
 from capamesh.node.runtime.pipeline import PipelineModel
-from capamesh.node.scheduling import PendingRequest
+from capamesh.node.runtime.text_generation.loaded_decoder import LoadedDecoder
+from capamesh.node.scheduling import BatchPlan, PendingRequest
 from capamesh.node.scheduling.run_need import RunNeed
 from capamesh.node.scheduling.runner import SHORT_S
 from capamesh.protocol.errors import InvalidRequest, ModelInvalid, RunFailed
@@ -1470,23 +1471,20 @@ def test_need_of_a_run_is_remembered(bench: Bench) -> None:
     assert again.from_rest == []
 
 
-def test_model_that_answers_token_by_token_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+def test_language_model_is_ready_once_it_has_generated(tmp_path: Path) -> None:
     write_decoder_folder(tmp_path / "tiny" / "1")
     (tmp_path / "tiny" / "capamesh.toml").write_text("task = 'chat'")
     (source,) = scan(tmp_path).models
-    preparation = Preparation(
-        OnnxBackend(), ProfileCache(None), circumstances={}, clock=FakeClock()
-    )
-    loads: list[str] = []
-
-    def load() -> LoadedModel:
-        loads.append("tiny")
-        raise AssertionError
-
-    with pytest.raises(ModelInvalid, match="'chat' is of models that answer token by token, which"):
-        preparation.prepare(source, load)
+    backend = OnnxBackend()
+    preparation = Preparation(backend, ProfileCache(None), circumstances={}, clock=FakeClock())
+    prepared = preparation.prepare(source, partial(backend.load, source))
+    assert isinstance(prepared.loaded, LoadedDecoder)
+    slots = prepared.loaded.slots
+    assert (slots.count, slots.length, prepared.max_parts) == (8, CONTEXT, CONTEXT)
+    assert prepared.plan == BatchPlan((), ())
+    assert [slots.used(slot) for slot in range(slots.count)] == [0] * 8
+    assert prepared.measured.memory_bytes >= source.size_bytes + prepared.loaded.pool_bytes
     (tmp_path / "tiny" / "1" / "tokenizer.json").unlink()
     (source,) = scan(tmp_path).models
     with pytest.raises(ModelInvalid, match=r"'tokenizer\.json' is not in the model's folder"):
-        preparation.prepare(source, load)
-    assert loads == []
+        preparation.prepare(source, partial(backend.load, source))

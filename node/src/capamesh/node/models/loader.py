@@ -12,13 +12,19 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from capamesh.node.devices.in_flight_journal import InFlightJournal, Phase
+from capamesh.node.generation import GenerationSettings
 from capamesh.node.models.eviction import held_bytes
 from capamesh.node.models.registry import HostedModel, ModelRegistry, advert_problem
 from capamesh.node.repository import ContentChanged
 from capamesh.node.runtime.api import OutOfMemory
 from capamesh.node.runtime.pipeline import PipelineModel
+from capamesh.node.runtime.text_generation.loaded_decoder import LoadedDecoder
 from capamesh.node.scheduling import DynamicBatcher, MemoryBudget, RunBounds, Scheduler, Suspicion
+from capamesh.node.scheduling.generation_runner import GenerationRunner
+from capamesh.node.scheduling.generation_scheduler import GenerationScheduler
 from capamesh.node.scheduling.runner import ModelRunner
+from capamesh.node.scheduling.stats import Meter
+from capamesh.node.scheduling.watched_slots import WatchedSlots
 from capamesh.protocol.errors import CapameshError, ModelInvalid
 
 if TYPE_CHECKING:
@@ -163,7 +169,7 @@ class ModelLoading:
         return hosted.prepared.loaded if hosted is not None else None
 
     def _scheduler(self, source: ModelSource, prepared: LoadResult, bounds: RunBounds) -> Scheduler:
-        """Return the scheduler that a model's rules ask for; each that there are today is for models of one run."""
+        """Return the scheduler of a model of one run, as its rules ask for it."""
         rules, settings = source.manifest.rules, self._settings
         return DynamicBatcher(
             prepared.plan,
@@ -176,12 +182,39 @@ class ModelLoading:
             doubt=prepared.measured.note if prepared.measured.profile is None else "",
         )
 
+    def _generating(
+        self, source: ModelSource, decoder: LoadedDecoder, number: int
+    ) -> GenerationScheduler:
+        """Return the scheduler of a language model, whose thread runs until the model is closed."""
+        meter, slots = Meter(), decoder.slots
+        settings = GenerationSettings(prefix_bytes=decoder.prefix_bytes)
+        scheduler = GenerationScheduler(
+            decoder.text,
+            meter=meter,
+            most_in_flight=source.manifest.max_queue or settings.max_waiting + slots.count,
+            clock=time.monotonic,
+            marks=self._marks,
+            number=number,
+            watchdog_s=self._settings.watchdog_s,
+            on_stuck=self._on_stuck,
+        )
+        watched = WatchedSlots(slots, meter, self._marks, number, time.monotonic)
+        scheduler.begin(
+            GenerationRunner(watched, settings, clock=time.monotonic, on_broken=self._on_stuck)
+        )
+        decoder.on_close = scheduler.close
+        return scheduler
+
     def _runner(
         self, source: ModelSource, prepared: LoadResult, number: int, bounds: RunBounds
     ) -> ModelRunner:
+        if isinstance(prepared.loaded, LoadedDecoder):
+            scheduler: Scheduler = self._generating(source, prepared.loaded, number)
+        else:
+            scheduler = self._scheduler(source, prepared, bounds)
         return ModelRunner(
             prepared.loaded,
-            self._scheduler(source, prepared, bounds),
+            scheduler,
             bounds=bounds,
             stream=prepared.stream,
             may_run_here=prepared.is_predictable,

@@ -20,13 +20,12 @@ from capamesh.node.profiling.profile_cache import Measured, ProfileCache
 from capamesh.node.profiling.trial_inputs import QUANTITIES, with_shapes
 from capamesh.node.profiling.warm_up import warm_up
 from capamesh.node.repository.labels import read_labels
-from capamesh.node.runtime.decoders.decoder_folder import decoder_of
 from capamesh.node.runtime.tasks.making import make_task
 from capamesh.node.runtime.tasks.task import PackageMissing
+from capamesh.node.runtime.text_generation.loaded_decoder import LoadedDecoder
 from capamesh.node.scheduling import BatchPlan, Streams
 from capamesh.node.scheduling.declared_plan import declared_plan, with_rows
 from capamesh.protocol.errors import ModelInvalid
-from capamesh.protocol.tasks import Task
 
 if TYPE_CHECKING:
     from capamesh.node.repository import ModelSource
@@ -48,7 +47,9 @@ class LoadResult:
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     """The names of the classes of those outputs that have some, in the order of the scores."""
     task: ModelTask | None = None
-    """The task that the model is for; None: it takes its own tensors alone."""
+    """The task that the model is for; None: it takes its own tensors alone, or is asked for no tensors at all."""
+    max_parts: int = 0
+    """The most parts of an answer of a language model; 0: it is none."""
 
     def close(self) -> None:
         """Let go of the model; again is harmless."""
@@ -95,14 +96,16 @@ def _task(source: ModelSource, plan: BatchPlan) -> tuple[ModelTask | None, tuple
         return None, (str(exc),)
 
 
-def _check_served(source: ModelSource) -> None:
-    """Raise `ModelInvalid` for a model that is asked for by no tensors: what is wrong with its files, or that no node serves it yet."""
-    if source.manifest.task.task is Task.CHAT:
-        decoder_of(source)
-        raise ModelInvalid(
-            "task: 'chat' is of models that answer token by token, which this version of the node does not serve yet: update the"
-            " node, or move the model out of its folder of models"
-        )
+def _generating(loaded: LoadedDecoder, own_bytes: int) -> LoadResult:
+    """Return a language model, which is measured while it runs; its memory is `own_bytes` and what its slots will hold."""
+    memory_bytes = own_bytes + loaded.pool_bytes + loaded.prefix_bytes
+    return LoadResult(
+        loaded,
+        BatchPlan((), ()),
+        Measured(None, memory_bytes, False),
+        loaded.notes,
+        max_parts=loaded.slots.length,
+    )
 
 
 class Preparation:
@@ -124,12 +127,14 @@ class Preparation:
 
     def prepare(self, source: ModelSource, load: Callable[[], LoadedModel]) -> LoadResult:
         """Return what `load` gives, ready; raise `ModelInvalid` where it does not fit its rules."""
-        _check_served(source)
         memory = MemoryWatch(self._backend.used_bytes)
         with ExitStack() as undo:
             with memory:
                 loaded = load()
             undo.callback(loaded.close)
+            if isinstance(loaded, LoadedDecoder):
+                undo.pop_all()
+                return _generating(loaded, max(source.size_bytes, memory.held_bytes()))
             rules = with_initial_states(source)
             if problem := source.declared.problem(loaded.inputs, loaded.outputs):
                 raise ModelInvalid(problem)

@@ -255,15 +255,24 @@ def ready_offer(hosted: HostedModel) -> ModelOffer:
         also_signed=source.also_signed,
         scheduling=_scheduling(hosted),
         labelled=tuple(sorted(prepared.labels)),
-        task=Task.NONE if prepared.task is None else prepared.task.task,
+        task=_task(prepared),
         max_parts=_max_parts(hosted),
         windows=source.manifest.rules.windows,
     )
 
 
+def _task(prepared: LoadResult) -> Task:
+    """Return what a model is for, where its node can be asked for just that."""
+    if prepared.max_parts:
+        return Task.CHAT
+    return Task.NONE if prepared.task is None else prepared.task.task
+
+
 def _max_parts(hosted: HostedModel) -> int:
     """Return the most parts of one answer; 0: it comes whole."""
     loop = hosted.source.manifest.rules.loop
+    if hosted.prepared.max_parts:
+        return hosted.prepared.max_parts
     return 0 if loop is None else loop.max_steps
 
 

@@ -127,10 +127,14 @@ class GenerationRunner:
 
     async def close(self, reason: str) -> None:
         """End all sequences with `ModelUnavailable` of `reason`, and wait for the thread."""
+        await asyncio.to_thread(self.stop, reason)
+
+    def stop(self, reason: str) -> None:
+        """Do as `close`, in another thread than the loop's. Blocks until the run that goes on has ended."""
         if not self._closed:
             self._closed = reason
             self._inbox.put(None)
-        await asyncio.to_thread(self._thread.join)
+        self._thread.join()
 
     # in the thread
 

@@ -21,6 +21,7 @@ from capamesh.node.devices.nvml import Gpu, GpuReader
 from capamesh.node.repository import ModelSource
 from capamesh.node.runtime.api import Backend, LoadedModel, OutOfMemory
 from capamesh.node.runtime.onnxruntime.binding import Untyped, locale_hint, one_line, ort
+from capamesh.node.runtime.onnxruntime.decoder_loading import load_decoder
 from capamesh.node.runtime.onnxruntime.faults import device_loss, is_out_of_memory
 from capamesh.node.runtime.onnxruntime.model import OnnxModel, OnnxStopSwitch
 from capamesh.node.runtime.onnxruntime.preload import CUDA_LINE, read_in_cuda
@@ -39,7 +40,9 @@ from capamesh.node.runtime.onnxruntime.raw_texts import (
 )
 from capamesh.node.runtime.onnxruntime.sessions import session_options
 from capamesh.node.runtime.reshaping import reshaped
+from capamesh.node.runtime.text_generation.loaded_decoder import LoadedDecoder
 from capamesh.protocol.errors import ConfigError, ModelInvalid, RunFailed
+from capamesh.protocol.tasks import Task
 
 DeviceKind = Literal["cpu", "cuda"]
 
@@ -126,6 +129,8 @@ class OnnxBackend(Backend):
 
     @override
     def load(self, source: ModelSource) -> LoadedModel:
+        if source.manifest.task.task is Task.CHAT:
+            return self._decoder(source)
         return self._shaped(source, self._intra_op_threads)
 
     @override
@@ -139,6 +144,18 @@ class OnnxBackend(Backend):
         except ModelInvalid:
             model.close()
             raise
+
+    def _decoder(self, source: ModelSource) -> LoadedDecoder:
+        """Return a language model, which is run by the CPU, whatever the device is."""
+        if self._device != "cpu":
+            if not source.manifest.allow_cpu_fallback:
+                raise _not_on(
+                    f"it should run on {self.default_provider}, but decoders run on {CPU}"
+                )
+            self._on_fallback(source, f"decoders run on {CPU}")
+        return load_decoder(
+            source, threads=self._intra_op_threads, free_bytes=read_cpu().memory_free_bytes
+        )
 
     def _loaded(self, source: ModelSource, threads: int) -> OnnxModel:
         wanted = source.manifest.providers or _PROVIDERS[self._device]

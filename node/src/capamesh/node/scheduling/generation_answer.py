@@ -1,0 +1,94 @@
+"""The answer to one call of generation, as it comes: parts of its choices become one JSON list. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Final
+
+from typing_extensions import override
+
+from capamesh.node.generation import TokenLogprob, TokenPart
+from capamesh.node.runtime.text_generation.text_model import ReadCall
+from capamesh.protocol.tasks import PARTS
+from capamesh.protocol.tensors import BYTES, Tensor, join_elements
+
+_LEAST_LOGPROB: Final = -9999.0
+"""The log probability that is told of what cannot come: JSON has no infinity."""
+
+
+class GenerationAnswer:
+    """The pieces of one call that have come and were not sent yet."""
+
+    __slots__ = ("_cached", "_completion", "_left", "_prompt", "_seed", "_token_text", "_unsent")
+
+    def __init__(self, call: ReadCall, token_text: Callable[[int], str]) -> None:
+        self._unsent: dict[int, dict[str, Any]] = {}
+        """The pieces by their choice."""
+        self._left = set(call.choices)
+        self._seed: int | None = call.seed
+        """The seed, until it is sent; None: it was."""
+        self._token_text = token_text
+        self._prompt = self._cached = self._completion = 0
+        if call.echo:
+            for choice in call.choices:
+                self._piece(choice)["x"] = call.echo
+
+    @override
+    def __repr__(self) -> str:
+        return f"GenerationAnswer({len(self._left)} choices have not ended)"
+
+    @property
+    def has_unsent(self) -> bool:
+        """Return whether anything has come since the last part."""
+        return bool(self._unsent)
+
+    @property
+    def is_alone(self) -> bool:
+        """Return whether a single choice has not ended: nothing else comes with its next part."""
+        return len(self._left) == 1
+
+    @property
+    def is_over(self) -> bool:
+        """Return whether all choices have ended."""
+        return not self._left
+
+    def take(self, choice: int, part: TokenPart) -> None:
+        """Take a part, which has no error."""
+        piece = self._piece(choice)
+        piece["t"] += part.ids
+        piece["x"] += part.text
+        if part.logprobs is not None:
+            piece.setdefault("p", []).extend(map(self._logprobs, part.logprobs))
+        if part.finish is not None:
+            piece["f"] = part.finish
+            self._left.discard(choice)
+        if part.usage is not None:
+            self._prompt = part.usage.prompt
+            self._cached = max(self._cached, part.usage.cached)
+            self._completion += part.usage.completion
+
+    def sent(self) -> Tensor:
+        """Return what was not sent yet as the output of a part, or of the end; it counts as sent then."""
+        pieces = [self._unsent[choice] for choice in sorted(self._unsent)]
+        self._unsent = {}
+        if pieces and self._seed is not None:
+            pieces[0]["s"], self._seed = self._seed, None
+        if self.is_over and pieces:
+            pieces[-1]["u"] = [self._prompt, self._cached, self._completion]
+        text = json.dumps(pieces, ensure_ascii=False, separators=(",", ":"))
+        return Tensor(PARTS, BYTES, (1,), join_elements([text.encode("utf-8", "replace")]))
+
+    def _piece(self, choice: int) -> dict[str, Any]:
+        piece = self._unsent.get(choice)
+        if piece is None:
+            piece = self._unsent[choice] = {"c": choice, "t": [], "x": ""}
+        return piece
+
+    def _logprobs(self, found: TokenLogprob) -> list[list[Any]]:
+        """Return a token and the likeliest in its place: number, text and log probability of each."""
+        tokens = [(found.token, found.logprob), *found.top]
+        return [
+            [token, self._token_text(token), max(float(logprob), _LEAST_LOGPROB)]
+            for token, logprob in tokens
+        ]

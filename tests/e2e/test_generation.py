@@ -1,0 +1,203 @@
+"""A language model on real nodes, asked by chats and texts as clients of OpenAI's API ask; one node is killed in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from polling import until
+from tiny_llama import CONTEXT, write_decoder_folder
+
+from capamesh.cli.local_cluster import LocalCluster
+
+HI = [{"role": "user", "content": "What do people remember?"}]
+LONG = 400
+"""Tokens of an answer that takes longer than a node takes to die."""
+
+
+@pytest.fixture(scope="session")
+def chat_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with one tiny language model of random weights."""
+    folder = tmp_path_factory.mktemp("chat") / "models"
+    write_decoder_folder(folder / "tiny" / "1")
+    (folder / "tiny" / "capamesh.toml").write_text("task = 'chat'\n")
+    return folder
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def chat_cluster(
+    chat_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[LocalCluster]:
+    async with LocalCluster(tmp_path_factory.mktemp("cluster"), chat_models, nodes=2) as running:
+        await running.wait_routable(2)
+        yield running
+
+
+def body_of(**more: Any) -> dict[str, Any]:
+    return {"model": "tiny", "messages": HI, "max_tokens": 12, "temperature": 0, **more}
+
+
+async def ask(
+    cluster: LocalCluster, path: str = "chat/completions", **body: Any
+) -> tuple[int, Any]:
+    async with (
+        aiohttp.ClientSession() as client,
+        client.post(f"{cluster.http_url}/v1/{path}", json=body) as answer,
+    ):
+        return answer.status, await answer.json()
+
+
+async def events(answer: aiohttp.ClientResponse) -> AsyncIterator[Any]:
+    """Yield the data of a stream's events as JSON; comments and the end are texts."""
+    async for line in answer.content:
+        text = line.decode().strip()
+        if text.startswith("data: ") and text != "data: [DONE]":
+            yield json.loads(text[6:])
+        elif text:
+            yield text
+
+
+def said(event: Any) -> str:
+    choices = [] if isinstance(event, str) else event.get("choices", [])
+    return "".join(each["delta"].get("content") or "" for each in choices)
+
+
+async def streamed(cluster: LocalCluster, **body: Any) -> list[Any]:
+    async with (
+        aiohttp.ClientSession() as client,
+        client.post(f"{cluster.http_url}/v1/chat/completions", json=body) as answer,
+    ):
+        assert answer.status == 200, await answer.text()
+        return [event async for event in events(answer)]
+
+
+async def test_chat_is_answered_whole_and_in_parts_alike(chat_cluster: LocalCluster) -> None:
+    status, whole = await ask(chat_cluster, **body_of(ignore_eos=True))
+    assert status == 200, whole
+    (choice,) = whole["choices"]
+    assert choice["finish_reason"] == "length"
+    assert whole["usage"]["completion_tokens"] == 12
+    assert whole["usage"]["prompt_tokens"] > 10
+    asked = body_of(ignore_eos=True, stream=True, stream_options={"include_usage": True})
+    parts = await streamed(chat_cluster, **asked)
+    assert parts[-1] == "data: [DONE]"
+    assert "".join(map(said, parts)) == choice["message"]["content"] != ""
+    assert parts[-2]["usage"]["completion_tokens"] == 12
+    assert sum(bool(said(part)) for part in parts) > 2
+
+
+async def test_several_choices_and_log_probabilities(chat_cluster: LocalCluster) -> None:
+    asked = body_of(
+        n=3, temperature=1, seed=7, ignore_eos=True, logprobs=True, top_logprobs=2, max_tokens=6
+    )
+    (_, first), (_, second) = await asyncio.gather(
+        ask(chat_cluster, **asked), ask(chat_cluster, **asked)
+    )
+    assert first["choices"] == second["choices"]
+    assert len({each["message"]["content"] for each in first["choices"]}) == 3
+    for choice in first["choices"]:
+        told = choice["logprobs"]["content"]
+        assert len(told) == 6
+        assert all(len(each["top_logprobs"]) == 2 for each in told)
+
+
+async def test_text_is_gone_on_with(chat_cluster: LocalCluster) -> None:
+    asked = {"model": "tiny", "prompt": "The ferry left", "max_tokens": 5, "temperature": 0}
+    status, plain = await ask(chat_cluster, "completions", **asked)
+    assert status == 200, plain
+    _, echoed = await ask(chat_cluster, "completions", **asked, echo=True)
+    assert echoed["choices"][0]["text"] == "The ferry left" + plain["choices"][0]["text"]
+
+
+async def test_answer_follows_a_schema(chat_cluster: LocalCluster) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "boolean"}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "one", "schema": schema}}
+    status, found = await ask(chat_cluster, **body_of(response_format=form, max_tokens=64))
+    assert status == 200, found
+    assert json.loads(found["choices"][0]["message"]["content"])["a"] in {True, False}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"messages": [{"role": "user", "content": "word " * 4000}]}, f"{CONTEXT}"),
+        ({"logit_bias": {"100000": 1}}, "100000"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": 3}}}}, ""),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"}, "tool_choice"),
+    ],
+)  # fmt: skip
+async def test_bad_input_is_told_and_costs_nothing(
+    chat_cluster: LocalCluster, wrong: dict[str, Any], words: str
+) -> None:
+    status, told = await ask(chat_cluster, **body_of(**wrong))
+    assert status in {400, 413}, told
+    assert words in told["error"]["message"]
+    status, found = await ask(chat_cluster, **body_of())
+    assert status == 200, found
+
+
+async def test_client_that_leaves_frees_its_slots(chat_cluster: LocalCluster) -> None:
+    async def leave() -> None:
+        async with (
+            aiohttp.ClientSession() as client,
+            client.post(
+                f"{chat_cluster.http_url}/v1/chat/completions",
+                json=body_of(stream=True, ignore_eos=True, max_tokens=LONG, n=8),
+            ) as answer,
+        ):
+            await answer.content.readline()
+
+    await asyncio.gather(*[leave() for _ in range(6)])
+
+    async def is_free() -> bool:
+        async with (
+            aiohttp.ClientSession() as client,
+            client.get(f"{chat_cluster.http_url}/v1/capamesh/fleet") as answer,
+        ):
+            return answer.status != 200 or bool(await answer.json())
+
+    await until(is_free)
+    status, found = await ask(chat_cluster, **body_of(n=8, ignore_eos=True))
+    assert status == 200, found
+
+
+async def test_answer_whose_node_is_killed_is_as_if_nothing_had_happened(
+    chat_models: Path, tmp_path: Path
+) -> None:
+    async with LocalCluster(tmp_path / "cluster", chat_models, nodes=2) as cluster:
+        await cluster.wait_routable(2)
+        asked = body_of(ignore_eos=True, max_tokens=LONG)
+        _, undisturbed = await ask(cluster, **asked)
+        expected = undisturbed["choices"][0]["message"]["content"]
+        by_peer = {node.status()["peer_id"]: node for node in cluster.nodes}
+        async with (
+            aiohttp.ClientSession() as client,
+            client.post(
+                f"{cluster.http_url}/v1/chat/completions", json={**asked, "stream": True}
+            ) as answer,
+        ):
+            assert answer.status == 200
+            victim = by_peer[answer.headers["X-Capamesh-Node"]]
+            found: list[Any] = []
+            async for event in events(answer):
+                found.append(event)
+                if len(found) == 5:
+                    victim.signal(signal.SIGKILL)
+                    for pid in victim.status()["worker_pids"]:
+                        os.kill(pid, signal.SIGKILL)
+        assert "".join(map(said, found)) == expected
+        assert ": resumed" in found
+        assert found[-1] == "data: [DONE]"
