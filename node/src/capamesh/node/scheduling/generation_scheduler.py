@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -22,6 +22,7 @@ from capamesh.node.scheduling.pending_request import (
     WAITING,
     Batch,
     PendingRequest,
+    Result,
 )
 from capamesh.node.scheduling.run_health import RunHealth
 from capamesh.node.scheduling.scheduler import Scheduler
@@ -174,8 +175,29 @@ class GenerationScheduler(Scheduler):
         return math.inf
 
     @override
+    def finished(
+        self,
+        batch: Batch,
+        results: Sequence[Result | None],
+        now_s: float,
+        *,
+        run_s: float,
+        is_whole: bool = True,
+        ran_rows: int | None = None,
+    ) -> None:
+        """Do nothing: no batch is ever taken."""
+
+    @override
+    def fail(self, batch: Batch, error: CapameshError, now_s: float) -> None:
+        """Do nothing, as `finished`."""
+
+    @override
+    def stop_batching(self) -> None:
+        """Do nothing: each sequence has a slot of its own."""
+
+    @override
     def cancel(self, request: PendingRequest, now_s: float) -> None:
-        if self._forget(request):
+        if self._forget(request) and not request.steps:
             self.meter.drop("cancelled")
 
     @override

@@ -155,6 +155,7 @@ class ModelRunner:
         """Answer what has expired, stop runs that take too long, start what is due."""
         self._timer, self._timer_due_s = None, math.inf
         if self.scheduler.is_idle:
+            self._check_idle()  # generations end between two ticks
             return
         now_s = self._clock()
         self.scheduler.expire(now_s)

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
 from capamesh.node.generation import Constraint, GenerationRequest, TokenText
@@ -22,6 +23,8 @@ from capamesh.node.runtime.text_generation.grammars import Grammar, Grammars
 from capamesh.node.runtime.text_generation.tokens import GenerationTokenizer
 from capamesh.protocol.errors import InvalidRequest, ModelInvalid, TooLarge
 
+MOST_KEPT_TEXTS: Final = 65_536
+"""The most texts of single tokens that are remembered (guess: those that answers have)."""
 _SEED_BITS: Final = 63
 
 
@@ -63,6 +66,8 @@ class TextModel:
             self._template = ChatTemplate(
                 folder.chat_template, folder.special_tokens, lambda: datetime.now(UTC)
             )
+        self.token_text: Callable[[int], str] = lru_cache(MOST_KEPT_TEXTS)(self._token_text)
+        """Returns the text of one token."""
         self._grammars: Grammars | None = None
         self.notes: tuple[str, ...] = ()
         """The lines for the operator on what cannot be asked of the model."""
@@ -114,8 +119,7 @@ class TextModel:
         """Return the text of an answer that begins."""
         return self._tokenizer.new_text()
 
-    def token_text(self, token: int) -> str:
-        """Return the text of one token."""
+    def _token_text(self, token: int) -> str:
         return self._tokenizer.decode([token])
 
     def _prompt(self, asked: Asked) -> list[int]:
@@ -131,7 +135,7 @@ class TextModel:
                 "the model has no chat template, and goes on with texts alone: send a prompt (/v1/completions)"
             )
         choice = asked.tool_choice
-        if choice not in {"auto", "none"}:
+        if choice not in ("auto", "none"):
             raise InvalidRequest(
                 f"tool_choice is {str(choice)[:80]}; this node's models choose themselves: send auto or none"
             )

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_llama import CONTEXT, write_decoder_folder
+
+from capamesh.node.runtime.decoders.decoder_folder import read_decoder_folder
+from capamesh.node.runtime.text_generation.text_model import TextModel
+from capamesh.protocol.errors import InvalidRequest, TooLarge
+
+HI = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> TextModel:
+    folder = write_decoder_folder(tmp_path_factory.mktemp("tiny"))
+    return TextModel(folder, folder.tokenizer_file.read_bytes(), length=CONTEXT)
+
+
+def read(model: TextModel, **fields: Any) -> Any:
+    return model.read(json.dumps(fields).encode(), priority=0, deadline_s=None)
+
+
+def test_messages_become_the_templates_tokens(model: TextModel) -> None:
+    (request,) = read(model, messages=HI).requests
+    text = model._tokenizer._tokenizer.decode(list(request.prompt), skip_special_tokens=False)
+    assert text == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert request.max_tokens == CONTEXT - len(request.prompt)
+    assert request.stop_tokens == {1, 3}
+    assert request.deadline_s == math.inf
+
+
+def test_values_reach_the_engine(model: TextModel) -> None:
+    asked = {"prompt": [5, 6, 7], "n": 2, "max_tokens": 4, "stop": ["x"], "stop_tokens": [9]}
+    call = model.read(
+        json.dumps({**asked, "seed": 3, "ignore_eos": True}).encode(),
+        priority=5000.0,
+        deadline_s=8.5,
+    )
+    (request,) = call.requests
+    assert (request.prompt, request.choices, request.max_tokens) == ((5, 6, 7), 2, 4)
+    assert (request.stop_strings, request.stop_tokens) == (("x",), {9})
+    assert (request.sampling.seed, call.seed) == (3, 3)
+    assert (request.priority, request.deadline_s) == (1000, 8.5)
+    assert call.choices == (0, 1)
+
+
+def test_choices_go_on_behind_their_own_tokens(model: TextModel) -> None:
+    call = read(model, prompt=[5], n=4, so_far={"0": [8, 9], "3": [7]}, ended=[2], seed=1)
+    assert [(each.first_choice, each.resumed) for each in call.requests] == [
+        (0, (8, 9)),
+        (1, ()),
+        (3, (7,)),
+    ]
+    assert call.choices == (0, 1, 3)
+
+
+def test_seeds_are_drawn_where_none_is_given(model: TextModel) -> None:
+    assert read(model, prompt="a").seed != read(model, prompt="a").seed
+
+
+def test_echo_is_the_prompts_text(model: TextModel) -> None:
+    assert read(model, prompt="The ferry", echo=True).echo == "The ferry"
+    tokens = model._tokenizer.encode("The ferry", adds_special=False)
+    assert read(model, prompt=tokens, echo=True).echo == "The ferry"
+    assert read(model, messages=HI, echo=True).echo == ""
+
+
+def test_prompt_over_the_context_is_told_with_both_numbers(model: TextModel) -> None:
+    with pytest.raises(TooLarge, match=f"has {CONTEXT} tokens.* there may be {CONTEXT}: shorten"):
+        read(model, prompt=[5] * CONTEXT)
+    (request,) = read(model, prompt=[5] * (CONTEXT - 1)).requests
+    assert request.max_tokens == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"messages": HI, "tool_choice": "required"}, "tool_choice is required"),
+        ({"messages": HI, "tool_choice": {"type": "function"}}, "tool_choice is {"),
+        ({"messages": HI, "template": {"messages": []}}, "'messages'"),
+        ({"prompt": "a", "guide": {}}, "guide is empty"),
+        ({"prompt": "a", "guide": {"regex": "("}}, "regex"),
+        ({"prompt": "a", "guide": {"schema": {"type": 3}}}, "json_schema"),
+        ({"prompt": []}, "no tokens"),
+    ],
+)
+def test_what_cannot_be_made_is_told(model: TextModel, fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read(model, **fields)
+    assert words in caught.value.message
+
+
+def test_model_without_a_template_goes_on_with_texts_alone(tmp_path: Path) -> None:
+    folder = write_decoder_folder(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    model = TextModel(
+        read_decoder_folder(tmp_path), folder.tokenizer_file.read_bytes(), length=CONTEXT
+    )
+    assert read(model, prompt="a").requests
+    with pytest.raises(InvalidRequest, match="no chat template"):
+        read(model, messages=HI)

@@ -1,0 +1,358 @@
+"""A language model's requests through `ModelRunner`, on slots without a model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import pytest
+from generation_fakes import FakeSlots, LetterText, ids_alone
+from worker_fakes import FakeSwitch
+
+from capamesh.node.devices.in_flight_journal import InFlightJournal, Phase
+from capamesh.node.generation import GenerationRequest, GenerationSettings, SamplingParameters
+from capamesh.node.generation.slots import Logits
+from capamesh.node.runtime.text_generation.text_model import ReadCall
+from capamesh.node.scheduling import PendingRequest, Result
+from capamesh.node.scheduling import generation_scheduler as tested
+from capamesh.node.scheduling.generation_runner import GenerationRunner
+from capamesh.node.scheduling.generation_scheduler import GenerationScheduler
+from capamesh.node.scheduling.runner import ModelRunner
+from capamesh.node.scheduling.stats import Meter
+from capamesh.node.scheduling.watched_slots import WatchedSlots
+from capamesh.protocol.errors import (
+    CapameshError,
+    DeadlineExceeded,
+    InvalidRequest,
+    Overloaded,
+    RunFailed,
+)
+from capamesh.protocol.links.sequence_mark import SequenceMark
+from capamesh.protocol.tensors import BYTES, Tensor, join_elements, split_elements
+
+LIMIT_S = 30.0
+GREEDY = SamplingParameters(temperature=0.0)
+
+
+class Text:
+    """Reads `{"prompt": [..], "max_tokens": n, "n": n}`; what has no prompt is refused, and `gate` holds it up."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.new_text = LetterText
+
+    def token_text(self, token: int) -> str:
+        return str(token)
+
+    def read(self, raw: bytes, *, priority: float, deadline_s: float | None) -> ReadCall:
+        assert self.gate.wait(LIMIT_S)
+        fields = json.loads(bytes(raw))
+        if "prompt" not in fields:
+            raise InvalidRequest("no prompt")
+        if "bug" in fields:
+            raise ZeroDivisionError
+        request = GenerationRequest(
+            tuple(fields["prompt"]), fields["max_tokens"], GREEDY, choices=fields.get("n", 1)
+        )
+        return ReadCall((request,), None, "", 7)
+
+
+class GatedSlots(FakeSlots):
+    """Slots of which each decoding step waits until it is let."""
+
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.gate = threading.Semaphore(0)
+        self.steps = 0
+        self.is_open = True
+
+    def decode(self, tokens: Sequence[int]) -> Logits:
+        if not self.is_open:
+            assert self.gate.acquire(timeout=LIMIT_S)
+        self.steps += 1
+        return super().decode(tokens)
+
+
+class Marks(InFlightJournal):
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.open = 0
+        self.blamed: list[tuple[int, Phase]] = []
+
+    def begin(self, number: int, phase: Phase) -> int:
+        self.open += 1
+        return 3
+
+    def end(self, slot: int) -> None:
+        assert slot == 3
+        self.open -= 1
+
+    def blame(self, number: int, phase: Phase, request: bytes = b"", large_bytes: int = 0) -> None:
+        self.blamed.append((number, phase))
+
+
+class Desk:
+    """A model runner with a language model's scheduler."""
+
+    def __init__(self, most_in_flight: int = 16) -> None:
+        self.slots, self.text, self.marks = GatedSlots(), Text(), Marks()
+        self.now_s: float | None = None
+        self.stuck: list[str] = []
+        meter = Meter()
+        self.scheduler = GenerationScheduler(
+            self.text,  # type: ignore[arg-type]
+            meter=meter,
+            most_in_flight=most_in_flight,
+            clock=self.clock,
+            marks=self.marks,
+            number=9,
+            watchdog_s=60.0,
+            on_stuck=self.stuck.append,
+        )
+        watched = WatchedSlots(self.slots, meter, self.marks, 9, self.clock)
+        self.generation = GenerationRunner(
+            watched, GenerationSettings(), clock=self.clock, on_broken=self.stuck.append
+        )
+        self.scheduler.begin(self.generation)
+        self.runner = ModelRunner(
+            None,  # type: ignore[arg-type]
+            self.scheduler,
+            may_run_here=False,
+            clock=self.clock,
+            switch=FakeSwitch,
+            marks=self.marks,
+            number=9,
+            watchdog_s=60.0,
+            on_stuck=self.stuck.append,
+        )
+
+    def clock(self) -> float:
+        return time.monotonic() if self.now_s is None else self.now_s
+
+    def ask(self, *, is_parted: bool = False, **fields: Any) -> Asked:
+        return Asked(self, is_parted=is_parted, **fields)
+
+
+class Asked:
+    """One request, with what came of it."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        *,
+        is_parted: bool,
+        deadline_s: float | None = None,
+        sequence: SequenceMark | None = None,
+        **fields: Any,
+    ) -> None:
+        self.parts: list[list[dict[str, Any]]] = []
+        self.end: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self.holds = False
+        data = join_elements([json.dumps(fields).encode()])
+        self.request = PendingRequest(
+            (Tensor("generation", BYTES, (1,), data),),
+            (),
+            lambda _, result: self.end.set_result(result),
+            arrived_s=desk.clock(),
+            deadline_s=deadline_s,
+            sequence=sequence,
+            on_part=self._part if is_parted else None,
+        )
+        desk.runner.submit(self.request)
+
+    def _part(self, request: PendingRequest, outputs: Sequence[Tensor]) -> None:
+        self.parts.append(pieces_of(outputs))
+        request.is_held = self.holds
+
+    async def error(self) -> CapameshError:
+        found = await asyncio.wait_for(self.end, LIMIT_S)
+        assert isinstance(found, CapameshError)
+        return found
+
+    async def pieces(self) -> list[dict[str, Any]]:
+        """Return all pieces, those of parts first."""
+        found = await asyncio.wait_for(self.end, LIMIT_S)
+        assert not isinstance(found, CapameshError), found
+        return [each for part in (*self.parts, pieces_of(found)) for each in part]
+
+
+def pieces_of(outputs: Sequence[Tensor]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(split_elements(outputs[0].data, 1)[0])
+    return found
+
+
+def ids_of(pieces: list[dict[str, Any]], choice: int = 0) -> list[int]:
+    return [token for each in pieces if each["c"] == choice for token in each["t"]]
+
+
+def alone(prompt: Sequence[int], most: int, n: int = 1, choice: int = 0) -> list[int]:
+    return ids_alone(GenerationRequest(tuple(prompt), most, GREEDY, choices=n), choice)
+
+
+async def until(is_true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while not is_true():
+            await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+async def desk() -> AsyncIterator[Desk]:
+    desk = Desk()
+    yield desk
+    desk.slots.is_open = True
+    desk.slots.gate.release(1000)
+    desk.text.gate.set()
+    desk.runner.close()
+    await asyncio.to_thread(desk.scheduler.close)
+
+
+async def test_whole_answer_has_all_pieces_merged(desk: Desk) -> None:
+    asked = desk.ask(prompt=[1, 2, 3], max_tokens=5, n=2)
+    first, second = await asked.pieces()
+    for choice, each in enumerate((first, second)):
+        assert each["t"] == alone([1, 2, 3], 5, 2, choice)
+        assert each["f"] == "length"
+        assert len(each["x"]) == 5
+    assert (first["s"], second["u"]) == (7, [3, 0, 10])
+    assert desk.scheduler.meter.requests == {"ok": 1}
+    assert desk.marks.open == 0
+
+
+async def test_parts_come_one_a_step_and_are_merged_while_the_reader_takes_none(
+    desk: Desk,
+) -> None:
+    desk.slots.is_open = False
+    asked = desk.ask(is_parted=True, prompt=[1, 2, 3], max_tokens=8)
+    await until(lambda: len(asked.parts) == 1)
+    asked.holds = True
+    desk.slots.gate.release()
+    await until(lambda: len(asked.parts) == 2)
+    desk.slots.gate.release(3)
+    await until(lambda: desk.slots.steps == 4 and desk.generation.run_since_s is not None)
+    await until(lambda: asked.request.steps == 5)
+    assert len(asked.parts) == 2
+    desk.runner.resume(asked.request)
+    await until(lambda: len(asked.parts) == 3)
+    assert [len(ids_of(part)) for part in asked.parts] == [1, 1, 3]
+    desk.slots.gate.release(10)
+    assert ids_of(await asked.pieces()) == alone([1, 2, 3], 8)
+
+
+async def test_withdrawn_request_frees_its_slot_after_the_step(desk: Desk) -> None:
+    desk.slots.is_open = False
+    asked = desk.ask(is_parted=True, prompt=[1, 2, 3], max_tokens=50, n=4)
+    await until(lambda: bool(asked.parts))
+    desk.runner.cancel(asked.request)
+    assert desk.scheduler.is_idle
+    desk.slots.gate.release()
+    await until(lambda: desk.generation.load.free_slots == 4)
+    assert desk.slots.steps <= 1
+    assert not asked.end.done()
+
+
+async def test_request_that_is_withdrawn_while_it_is_read_is_not_begun(desk: Desk) -> None:
+    desk.text.gate.clear()
+    asked = desk.ask(prompt=[1, 2], max_tokens=3)
+    assert desk.scheduler.queued == 1
+    desk.runner.cancel(asked.request)
+    desk.text.gate.set()
+    assert ids_of(await desk.ask(prompt=[3, 4], max_tokens=3).pieces()) == alone([3, 4], 3)
+    assert desk.scheduler.meter.dropped == {"cancelled": 1}
+    assert desk.slots.extended == [2]
+
+
+async def test_refusals_are_told_and_leave_nothing(desk: Desk) -> None:
+    assert isinstance(await desk.ask(max_tokens=3).error(), InvalidRequest)
+    assert isinstance(await desk.ask(prompt=[99], max_tokens=3).error(), InvalidRequest)
+    broken = await desk.ask(prompt=[1], bug=True).error()
+    assert isinstance(broken, RunFailed)
+    desk.slots.fails = RunFailed("no")
+    assert (await desk.ask(prompt=[1, 2], max_tokens=3, n=2).error()).message == "no"
+    desk.slots.fails = None
+    with pytest.raises(InvalidRequest, match="keeps no sequences"):
+        desk.ask(prompt=[1], max_tokens=1, sequence=SequenceMark(1, True, False))
+    assert desk.scheduler.is_idle
+    assert ids_of(await desk.ask(prompt=[1, 2], max_tokens=3).pieces()) == alone([1, 2], 3)
+
+
+async def test_no_more_are_in_flight_than_may_be() -> None:
+    desk = Desk(most_in_flight=2)
+    desk.text.gate.clear()
+    asked = [desk.ask(prompt=[1, 2], max_tokens=2) for _ in range(2)]
+    with pytest.raises(Overloaded, match="2 requests are in flight"):
+        desk.ask(prompt=[1, 2], max_tokens=2)
+    desk.text.gate.set()
+    for each in asked:
+        await each.pieces()
+    await asyncio.to_thread(desk.scheduler.close)
+
+
+async def test_bytes_that_are_not_read_are_bounded(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tested, "MOST_READING_BYTES", 60)
+    desk.text.gate.clear()
+    asked = desk.ask(prompt=[1, 2], max_tokens=2)
+    with pytest.raises(Overloaded, match="bytes of requests are not read yet"):
+        desk.ask(prompt=[1, 2], max_tokens=2)
+    desk.text.gate.set()
+    await asked.pieces()
+    await desk.ask(prompt=[1, 2], max_tokens=2).pieces()
+
+
+async def test_deadline_ends_what_is_not_read_yet(desk: Desk) -> None:
+    desk.now_s = 100.0
+    desk.text.gate.clear()
+    asked = desk.ask(prompt=[1, 2], max_tokens=2, deadline_s=101.0)
+    desk.scheduler.expire(100.9)
+    assert not asked.end.done()
+    desk.scheduler.expire(101.0)
+    assert isinstance(await asked.error(), DeadlineExceeded)
+
+
+async def test_step_that_hangs_is_blamed_and_a_long_answer_is_not(desk: Desk) -> None:
+    desk.now_s = 100.0
+    desk.slots.is_open = False
+    asked = desk.ask(is_parted=True, prompt=[1, 2], max_tokens=5)
+    await until(lambda: desk.generation.run_since_s is not None and bool(asked.parts))
+    desk.now_s = 150.0
+    desk.slots.gate.release()
+    await until(lambda: len(asked.parts) == 2 and desk.generation.run_since_s == 150.0)
+    desk.scheduler.expire(210.0)
+    assert desk.stuck == []
+    for _ in range(2):
+        desk.scheduler.expire(210.1)
+    assert len(desk.stuck) == 1
+    assert desk.marks.blamed == [(9, Phase.RUNNING)]
+    desk.slots.gate.release(10)
+
+
+async def test_who_waits_for_idleness_is_told_once_the_answer_is_over(desk: Desk) -> None:
+    desk.slots.is_open = False
+    asked = desk.ask(prompt=[1, 2], max_tokens=5)
+    await until(lambda: desk.generation.run_since_s is not None)
+    waiting = asyncio.ensure_future(desk.runner.wait_idle())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    desk.slots.gate.release(10)
+    await asked.pieces()
+    await asyncio.wait_for(waiting, LIMIT_S)
+
+
+async def test_load_tells_requests_and_the_wait(desk: Desk) -> None:
+    desk.slots.is_open = False
+    asked = [desk.ask(prompt=[1, 2], max_tokens=20) for _ in range(6)]
+    desk.slots.gate.release(8)  # steps between which all prompts get their slots, and two do not
+    await until(lambda: desk.scheduler.queued == 2)
+    report = desk.scheduler.load_report(free_bytes=5, device_in_flight=6)
+    assert (report.in_flight, report.queued, report.limit) == (6, 2, 16)
+    assert (report.free_bytes, report.device_in_flight) == (5, 6)
+    desk.slots.gate.release(1000)
+    for each in asked:
+        await each.pieces()
+    assert desk.scheduler.load_report(free_bytes=0, device_in_flight=0).run_us > 0
