@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,10 @@ class ToldRunner(JobRunner):
     @override
     def standing(self, job: JobId) -> Progress | None:
         return self.progress
+
+    @override
+    def calls(self) -> Mapping[str, int]:
+        return {}
 
     @override
     def promise(self, spec: JobSpec, rows: int) -> float | None:
