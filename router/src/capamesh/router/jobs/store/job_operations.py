@@ -149,7 +149,7 @@ _UNDONE: Final = select(SHARDS.c.seq).where(SHARDS.c.job == _JOB, ~IS_DONE).limi
 _DUE: Final = (
     select(JOBS.c.id)
     .where(IS_UNDER_WAY, JOBS.c.deadline_s <= bindparam("the_now_s"))
-    .order_by(JOBS.c.deadline_s)
+    .order_by(JOBS.c.deadline_s, JOBS.c.id)
     .limit(MAX_EXPIRED)
 )
 _UNTIDY: Final = select(*COLUMNS).where(IS_UNTIDY).order_by(JOBS.c.id).limit(_COUNT)
