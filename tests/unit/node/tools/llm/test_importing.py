@@ -154,7 +154,7 @@ def test_nothing_is_left_of_a_source_that_is_broken(
     source: Path, tmp_path: Path, change: Callable[[bytes], bytes], error: str
 ) -> None:
     source.write_bytes(change(tiny_llama.gguf(gguf_writer.F32)))
-    with np.errstate(all="ignore"), pytest.raises(ModelInvalid, match=error):
+    with pytest.raises(ModelInvalid, match=error):
         done(ImportOrder(source, tmp_path / "models", WeightKind.FP32))
     assert left(tmp_path / "models") == []
 
@@ -192,6 +192,14 @@ def test_model_is_called_as_its_file(
 ) -> None:
     (tmp_path / file).touch()
     assert default_name(tmp_path / file, kind) == expected
+
+
+def test_source_may_be_called_anything(tmp_path: Path) -> None:
+    source = tmp_path / 'a "quoted" \N{GRINNING FACE}\x7f\n.gguf'
+    source.write_bytes(tiny_llama.gguf())
+    done(ImportOrder(source, tmp_path / "models", name="a", is_compared=False))
+    (model,) = scan(tmp_path / "models").models
+    assert model.manifest.description.startswith('Imported from a "quoted" \N{GRINNING FACE}')
 
 
 def test_model_is_called_as_its_folder(tmp_path: Path) -> None:

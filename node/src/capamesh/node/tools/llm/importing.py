@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from capamesh.node.repository import scan
 from capamesh.node.repository.folder_files import MANIFEST_FILE
 from capamesh.node.repository.rule_checks import MODEL_NAME
@@ -41,6 +43,7 @@ from capamesh.node.tools.llm.scoring import (
 from capamesh.node.tools.optimise.onnx_files import require_onnx
 from capamesh.node.tools.optimise.placing import REPORT_FILE, Building, Place
 from capamesh.protocol.errors import ConfigError, ModelInvalid
+from capamesh.protocol.plain_text import plain
 
 if TYPE_CHECKING:
     from capamesh.node.repository import ModelSource
@@ -107,7 +110,8 @@ def import_llm(
         )
     place = Place(order.to, name, VERSION)
     place.check_free(may_replace=order.may_replace)
-    with place.building() as building:
+    # Weights that are no numbers are told of once the model has run.
+    with place.building() as building, np.errstate(all="ignore"):
         imported = _import(order, building, tell)
         _write_manifest(building, order.source)
         source = _scanned(building)
@@ -194,7 +198,10 @@ def _notes(file: GgufFile, weights: LlamaWeights, kind: WeightKind, template: st
 
 
 def _write_manifest(building: Building, source: Path) -> None:
-    description = json.dumps(f"Imported from {source.name}")
+    name = plain(
+        source.name.encode("utf-8", "replace").decode()
+    )  # TOML takes no control characters
+    description = json.dumps(f"Imported from {name}", ensure_ascii=False)
     (building.model_folder / MANIFEST_FILE).write_text(
         f'description = {description}\ntask = "chat"\n', encoding="utf-8"
     )
