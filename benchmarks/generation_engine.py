@@ -190,6 +190,7 @@ async def measure(folder: Path, rounds: int) -> dict[str, float]:
 
     def note(name: str, value: float) -> None:
         found.setdefault(name, []).append(value)
+        print(f"{name} {value:.2f}", flush=True)
 
     for _ in range(rounds):
         for callers in (1, 8):
