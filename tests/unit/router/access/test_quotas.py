@@ -62,6 +62,21 @@ def test_request_larger_than_a_bucket_passes_when_that_is_full_and_is_paid_for_a
     assert bucket.wait_s(1, 0.0) == pytest.approx(9.1)
 
 
+def test_key_pays_for_the_rows_that_a_request_came_to() -> None:
+    key = key_of(rows_per_s=100, rows_per_month=LEAST_ROWS * 100)
+    quotas = made(key)
+    admit(quotas, key, rows=90).settle(7, 20)  # 70 of the 90 are given back
+    admit(quotas, key, rows=80).settle(
+        None, 20
+    )  # it was not answered: its rows are gone, and not counted
+    assert "the key may send 100 rows a second" in refusal(quotas, key, rows=1).message
+    assert quotas.unwritten().keys == {"k": Amount(1, 20, 7)}
+    longer = made(key)
+    admit(longer, key, rows=10).settle(7, 110)
+    assert longer.unwritten().keys == {"k": Amount(1, 110, 7)}
+    assert refusal(longer, key, rows=1).retry_after_s == pytest.approx(0.11)
+
+
 def test_lease_that_is_given_back_was_never_taken() -> None:
     key = key_of(
         requests_per_s=1, rows_per_s=8, bytes_per_s=100, concurrency=1, rows_per_month=LEAST_ROWS
