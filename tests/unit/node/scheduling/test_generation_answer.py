@@ -50,4 +50,10 @@ def test_log_probabilities_have_texts_and_no_infinity() -> None:
 def test_each_choice_begins_with_what_is_echoed() -> None:
     answer = answer_to(2, echo="é")
     answer.take(1, TokenPart((5,), "a"))
-    assert [each["x"] for each in sent(answer)] == ["é", "éa"]
+    assert sent(answer) == [
+        {"c": 0, "t": [], "x": "é", "s": 77},
+        {"c": 1, "t": [], "x": "é"},
+        {"c": 1, "t": [5], "x": "a"},
+    ]
+    answer.take(0, TokenPart((6,), "b"))
+    assert sent(answer) == [{"c": 0, "t": [6], "x": "b"}]

@@ -20,7 +20,16 @@ _LEAST_LOGPROB: Final = -9999.0
 class GenerationAnswer:
     """The pieces of one call that have come and were not sent yet."""
 
-    __slots__ = ("_cached", "_completion", "_left", "_prompt", "_seed", "_token_text", "_unsent")
+    __slots__ = (
+        "_cached",
+        "_completion",
+        "_echoed",
+        "_left",
+        "_prompt",
+        "_seed",
+        "_token_text",
+        "_unsent",
+    )
 
     def __init__(self, call: ReadCall, token_text: Callable[[int], str]) -> None:
         self._unsent: dict[int, dict[str, Any]] = {}
@@ -30,9 +39,10 @@ class GenerationAnswer:
         """The seed, until it is sent; None: it was."""
         self._token_text = token_text
         self._prompt = self._cached = self._completion = 0
-        if call.echo:
-            for choice in call.choices:
-                self._piece(choice)["x"] = call.echo
+        self._echoed = [{"c": choice, "t": [], "x": call.echo} for choice in call.choices]
+        """The pieces that go before all others: the prompt's text, which has none of the answer's tokens."""
+        if not call.echo:
+            self._echoed = []
 
     @override
     def __repr__(self) -> str:
@@ -70,8 +80,8 @@ class GenerationAnswer:
 
     def sent(self) -> Tensor:
         """Return what was not sent yet as the output of a part, or of the end; it counts as sent then."""
-        pieces = [self._unsent[choice] for choice in sorted(self._unsent)]
-        self._unsent = {}
+        pieces = [*self._echoed, *(self._unsent[choice] for choice in sorted(self._unsent))]
+        self._unsent, self._echoed = {}, []
         if pieces and self._seed is not None:
             pieces[0]["s"], self._seed = self._seed, None
         if self.is_over and pieces:

@@ -1,0 +1,73 @@
+"""What OpenAI's own client gets of a language model: `ADDRESS MODEL`. Prints JSON."""
+
+import asyncio
+import json
+import sys
+
+import openai
+
+ASKED = [{"role": "user", "content": "What do people remember?"}]
+SCHEMA = {
+    "type": "object",
+    "properties": {"a": {"type": "boolean"}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
+
+
+async def main(address: str, model: str) -> None:
+    """Ask what a program asks, sync and async."""
+    url = f"http://{address}/v1"
+    client = openai.OpenAI(base_url=url, api_key="none", max_retries=0)
+    options = {
+        "model": model,
+        "messages": ASKED,
+        "max_tokens": 12,
+        "temperature": 0,
+        "extra_body": {"ignore_eos": True},
+    }
+    whole = client.chat.completions.create(**options)
+    told = {
+        "text": whole.choices[0].message.content,
+        "finish": whole.choices[0].finish_reason,
+        "usage": [whole.usage.prompt_tokens, whole.usage.completion_tokens],
+    }
+    chunks = list(
+        client.chat.completions.create(
+            **options, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    told["chunks"] = [each.choices[0].delta.content for each in chunks if each.choices]
+    told["chunks_usage"] = chunks[-1].usage.completion_tokens
+    several = client.chat.completions.create(**options, n=2, logprobs=True, top_logprobs=3)
+    told["several"] = [each.message.content for each in several.choices]
+    told["logprobs"] = [
+        [len(token.top_logprobs) for token in each.logprobs.content] for each in several.choices
+    ]
+    form = {"type": "json_schema", "json_schema": {"name": "one", "schema": SCHEMA}}
+    held = client.chat.completions.create(
+        model=model, messages=ASKED, max_tokens=64, temperature=0, response_format=form
+    )
+    told["held"] = held.choices[0].message.content
+    text = client.completions.create(
+        model=model, prompt="The ferry left", max_tokens=5, temperature=0, echo=True
+    )
+    told["completion"] = text.choices[0].text
+    async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as others:
+        stream = await others.chat.completions.create(**options, stream=True)
+        parts = [each async for each in stream]
+        told["async"] = "".join(each.choices[0].delta.content or "" for each in parts)
+    errors = {}
+    for name, more in (
+        ("missing", {"model": "nonesuch"}),
+        ("long", {"messages": [{"role": "user", "content": "word " * 4000}]}),
+        ("temperature", {"temperature": 3}),
+    ):
+        try:
+            client.chat.completions.create(**{**options, **more})
+        except openai.APIStatusError as error:
+            errors[name] = [type(error).__name__, error.code, error.param, error.message]
+    print(json.dumps({**told, "errors": errors}))  # noqa: T201 - what the test reads
+
+
+asyncio.run(main(*sys.argv[1:]))

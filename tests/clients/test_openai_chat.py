@@ -1,0 +1,36 @@
+"""OpenAI's own client, unmodified, with a language model on real nodes: whole answers, streams, choices, schemas, errors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from foreign_clients import answers
+from tiny_llama import CONTEXT, write_decoder_folder
+
+from capamesh.cli.local_cluster import LocalCluster
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_client_chats(tmp_path: Path) -> None:
+    write_decoder_folder(tmp_path / "models" / "tiny" / "1")
+    (tmp_path / "models" / "tiny" / "capamesh.toml").write_text("task = 'chat'\n")
+    async with LocalCluster(tmp_path / "cluster", tmp_path / "models", nodes=2) as running:
+        await running.wait_routable(2)
+        address = running.http_url.removeprefix("http://")
+        told = await asyncio.to_thread(answers, "openai", "openai_chat.py", address, "tiny")
+    assert told["text"] == "".join(filter(None, told["chunks"])) == told["async"] != ""
+    assert told["finish"] == "length"
+    assert told["usage"][1] == told["chunks_usage"] == 12
+    assert told["several"] == [told["text"]] * 2
+    assert told["logprobs"] == [[3] * 12] * 2
+    assert json.loads(told["held"])["a"] in {True, False}
+    assert told["completion"].startswith("The ferry left")
+    errors = told["errors"]
+    assert errors["missing"][:2] == ["NotFoundError", "model_not_found"]
+    assert errors["long"][1] == "too_large"
+    assert f"there may be {CONTEXT}: shorten it" in errors["long"][3]
+    assert errors["temperature"][:3] == ["BadRequestError", "invalid_request", "temperature"]
