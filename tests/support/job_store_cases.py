@@ -392,7 +392,7 @@ def test_lease_that_ended_is_taken_over_before_shards_that_nobody_had(desk: Desk
     assert (taken.seq, taken.token) == (later.seq, 2)
 
 
-def test_only_leases_that_ended_are_told_and_taken_over(desk: Desk) -> None:
+def test_leases_that_ended_alone_are_told_and_taken_over(desk: Desk) -> None:
     first, second, other = desk.planned(3), desk.planned(2), desk.planned(1)
     desk.call(leasing.claim, second.id, second.spec, "a", 1)
     desk.clock.now_s += 1

@@ -183,7 +183,7 @@ async def test_failed_run_is_gone_on_with(http: Http) -> None:
     assert text_of(await streamed(http)) == numbers(4)
 
 
-async def test_what_came_before_a_piece_that_is_none_is_told_once(http: Http) -> None:
+async def test_pieces_before_one_that_is_none_are_told_once(http: Http) -> None:
     lost = [*words("1 "), [*words("2 ", first=2)[0], {"c": 5}]]
     replies = [chatting(*lost, end=hang)]
 

@@ -167,7 +167,7 @@ def test_deadline_that_has_passed_is_refused() -> None:
         desk.submit(request(deadline_s=5.0))
 
 
-def test_what_would_not_begin_before_its_deadline_is_refused_at_once() -> None:
+def test_request_that_would_not_begin_before_its_deadline_is_refused_at_once() -> None:
     desk = Desk(FakeSlots(1), step_s=1.0)
     desk.submit(request(max_tokens=50))
     for _ in range(4):
@@ -215,7 +215,7 @@ def test_tenants_take_turns_by_the_time_that_they_have_had() -> None:
         ),
     ],
 )
-def test_what_can_never_be_served_is_refused_as_such(
+def test_request_that_can_never_be_served_is_refused_as_such(
     asked: GenerationRequest, error: type[Exception], says: str
 ) -> None:
     desk = Desk(FakeSlots(), GenerationSettings(pool_tokens=200))
@@ -267,7 +267,7 @@ def test_pool_that_was_promised_twice_makes_the_last_wait_again_and_answers_are_
     assert all(len(desk.told[each]) == 30 for each in sequences)
 
 
-def test_nobody_gives_way_where_no_more_was_promised_than_there_is() -> None:
+def test_sequences_give_no_way_where_no_more_was_promised_than_there_is() -> None:
     desk = Desk(FakeSlots(4, length=40), GenerationSettings(pool_tokens=60))
     for first in range(4):
         desk.submit(request(6, max_tokens=30, first=first))

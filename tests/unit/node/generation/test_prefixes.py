@@ -65,7 +65,7 @@ def test_bytes_are_bounded_and_the_least_used_goes_first_its_end_before_its_begi
     assert kept(prefixes, prompts[1]) == prompts[1][:16]
 
 
-def test_of_a_prompt_longer_than_all_room_the_beginning_is_kept() -> None:
+def test_prompt_longer_than_all_room_is_kept_from_its_beginning() -> None:
     prefixes = Prefixes(2 * BLOCK_BYTES, 24)
     prefixes.save("", TOKENS, filled(TOKENS), 0)
     assert kept(prefixes, TOKENS) == TOKENS[:32]

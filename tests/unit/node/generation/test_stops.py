@@ -33,7 +33,7 @@ def test_text_goes_out_up_to_the_first_stop_however_it_comes(
         assert any(whole.startswith(stop, len(out)) for stop in stops)
 
 
-def test_nothing_is_held_back_but_what_may_become_a_stop() -> None:
+def test_text_that_cannot_become_a_stop_is_not_held_back() -> None:
     stops = StopStrings(["</end>"])
     assert stops.push("a <") == ("a ", False)
     assert stops.push("/b") == ("</b", False)
@@ -41,7 +41,7 @@ def test_nothing_is_held_back_but_what_may_become_a_stop() -> None:
     assert stops.push("nd> more") == ("", True)
 
 
-def test_what_is_held_back_comes_at_the_end() -> None:
+def test_text_that_is_held_back_comes_at_the_end() -> None:
     stops = StopStrings(["xy"])
     assert stops.push("ax") == ("a", False)
     assert stops.flush() == "x"

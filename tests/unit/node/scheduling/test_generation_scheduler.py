@@ -332,7 +332,7 @@ async def test_step_that_hangs_is_blamed_and_a_long_answer_is_not(desk: Desk) ->
     desk.slots.gate.release(10)
 
 
-async def test_who_waits_for_idleness_is_told_once_the_answer_is_over(desk: Desk) -> None:
+async def test_waiter_for_idleness_is_told_once_the_answer_is_over(desk: Desk) -> None:
     desk.slots.is_open = False
     asked = desk.ask(prompt=[1, 2], max_tokens=5)
     await until(lambda: desk.generation.run_since_s is not None)

@@ -86,7 +86,7 @@ def test_draws_have_the_odds_of_the_definition(
     temperature=st.sampled_from([0.0, 1e-3, 0.5, 1.0, 100.0]),
     position=st.integers(0, 2**20),
 )
-def test_nothing_is_drawn_but_what_is_kept(
+def test_tokens_that_are_not_kept_are_never_drawn(
     scores: list[float], top_k: int, top_p: float, min_p: float, temperature: float, position: int
 ) -> None:
     row = np.array(scores, np.float32)

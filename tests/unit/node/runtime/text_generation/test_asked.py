@@ -18,7 +18,7 @@ def raw(**fields: Any) -> bytes:
     return json.dumps({"prompt": "a", **fields}).encode()
 
 
-def test_what_is_left_out_is_the_models_own() -> None:
+def test_parameters_that_are_left_out_are_the_models_own() -> None:
     of_drawn = sampling_of(read_asked(raw()), DRAWN, 5)
     assert (of_drawn.temperature, of_drawn.top_k, of_drawn.top_p) == (0.7, 40, 0.9)
     assert (of_drawn.repetition_penalty, of_drawn.seed, of_drawn.logprobs) == (1.1, 5, NO_LOGPROBS)

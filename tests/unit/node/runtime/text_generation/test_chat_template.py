@@ -34,7 +34,7 @@ def test_prompt_is_made_of_messages() -> None:
     assert template(tiny_llama.TEMPLATE).render(CHAT, adds_prompt=False).endswith("<|im_end|>\n")
 
 
-def test_what_templates_of_others_use_is_there() -> None:
+def test_functions_that_templates_of_others_use_are_there() -> None:
     made = template(
         "{{ bos_token }}{%- for m in messages %}\n  {%- if m['role'] == 'user' and m.content is string %}"
         "[{{ loop.index0 }}:{{ m['content'].strip().split(' ')[0] | upper }}]{% endif %}{% endfor %}"

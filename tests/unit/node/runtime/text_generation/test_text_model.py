@@ -89,7 +89,9 @@ def test_prompt_over_the_context_is_told_with_both_numbers(model: TextModel) -> 
         ({"prompt": []}, "no tokens"),
     ],
 )
-def test_what_cannot_be_made_is_told(model: TextModel, fields: dict[str, Any], words: str) -> None:
+def test_text_that_cannot_be_made_is_told(
+    model: TextModel, fields: dict[str, Any], words: str
+) -> None:
     with pytest.raises(InvalidRequest) as caught:
         read(model, **fields)
     assert words in caught.value.message

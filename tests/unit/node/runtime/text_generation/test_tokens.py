@@ -84,7 +84,7 @@ def test_bytes_that_are_no_text_are_not_held_back_for_ever() -> None:
     assert len("".join(pieces)) == 50
 
 
-def test_what_is_held_back_comes_at_the_end() -> None:
+def test_text_that_is_held_back_comes_at_the_end() -> None:
     tokenizer = by_bytes()
     assert streamed(tokenizer, [257, 1 + 0xE6]) == ["a", "", "\ufffd"]
 

@@ -109,7 +109,7 @@ def test_weights_are_of_8_bits_where_nobody_says(source: Path, tmp_path: Path) -
     assert (report.weights, folder.parent.name) == ("q8", "Tiny-q8")
 
 
-def test_what_the_source_lacks_is_told(tmp_path: Path) -> None:
+def test_parts_that_the_source_lacks_are_told(tmp_path: Path) -> None:
     said = tiny_llama.metadata()
     del said["tokenizer.chat_template"], said["general.license"]
     arrays = {name: tiny_llama.turned(name, one) for name, one in tiny_llama.weights().items()}
@@ -150,7 +150,7 @@ def test_earlier_import_is_replaced_only_where_asked(source: Path, tmp_path: Pat
         (lambda raw: raw.replace(b"<|unused1|>", b"<|unused0|>"), "has 1 tokens twice"),
     ],
 )
-def test_nothing_is_left_of_a_source_that_is_broken(
+def test_broken_source_leaves_nothing(
     source: Path, tmp_path: Path, change: Callable[[bytes], bytes], error: str
 ) -> None:
     source.write_bytes(change(tiny_llama.gguf(gguf_writer.F32)))

@@ -59,7 +59,7 @@ def test_bytes_of_one_model_leave_room_for_others() -> None:
     assert began(second, third) == [True, True]
 
 
-def test_who_waits_and_leaves_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shard_that_waits_and_leaves_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "MOST_SHARDS", 1)
     rig = Rig()
     first, second, third = rig.enter(), rig.enter(), rig.enter()

@@ -122,7 +122,7 @@ def test_tokens_so_far_are_added_for_another_node() -> None:
     }
 
 
-def test_what_stands_before_the_first_answer_decides_where_it_is_run() -> None:
+def test_messages_before_the_first_answer_decide_where_it_is_run() -> None:
     more = [HI, {"role": "assistant", "content": "Ho"}, {"role": "user", "content": "?"}]
     assert chat().affinity == chat(messages=more, temperature=1).affinity
     others = [
@@ -259,7 +259,7 @@ def test_estimate_is_of_bytes_and_of_tokens_that_may_come() -> None:
         ({"prompt_cache_key": "x" * 257}, "prompt_cache_key", "at most 256"),
     ],
 )
-def test_what_is_wrong_is_told_by_its_name(fields: Any, param: str, said: str) -> None:
+def test_field_that_is_wrong_is_told_by_its_name(fields: Any, param: str, said: str) -> None:
     with pytest.raises(InvalidParameter) as told:
         chat(**fields)
     assert told.value.param == param

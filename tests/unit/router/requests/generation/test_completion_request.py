@@ -72,7 +72,7 @@ def test_beginning_of_the_prompt_decides_where_it_is_run() -> None:
         ({"stream_options": {"include_usage": True}}, "stream_options", "set stream"),
     ],
 )
-def test_what_is_wrong_is_told_by_its_name(fields: Any, param: str, said: str) -> None:
+def test_field_that_is_wrong_is_told_by_its_name(fields: Any, param: str, said: str) -> None:
     with pytest.raises(InvalidParameter) as told:
         completion(**fields)
     assert told.value.param == param
