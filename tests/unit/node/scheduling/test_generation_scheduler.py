@@ -347,7 +347,9 @@ async def test_waiter_for_idleness_is_told_once_the_answer_is_over(desk: Desk) -
 async def test_load_tells_requests_and_the_wait(desk: Desk) -> None:
     desk.slots.is_open = False
     asked = [desk.ask(prompt=[1, 2], max_tokens=20) for _ in range(6)]
-    desk.slots.gate.release(8)  # steps between which all prompts get their slots, and two do not
+    await until(lambda: all(call.answer is not None for call in desk.scheduler._live.values()))
+    await until(lambda: desk.generation.run_since_s is not None)
+    desk.slots.gate.release(8)  # steps between which four prompts get their slots
     await until(lambda: desk.scheduler.queued == 2)
     report = desk.scheduler.load_report(free_bytes=5, device_in_flight=6)
     assert (report.in_flight, report.queued, report.limit) == (6, 2, 16)
@@ -356,3 +358,12 @@ async def test_load_tells_requests_and_the_wait(desk: Desk) -> None:
     for each in asked:
         await each.pieces()
     assert desk.scheduler.load_report(free_bytes=0, device_in_flight=0).run_us > 0
+
+
+async def test_figures_count_tokens_prompts_and_times(desk: Desk) -> None:
+    await desk.ask(prompt=[1, 2, 3], max_tokens=5, n=2).pieces()
+    found: dict[str, Any] = desk.scheduler.figures()
+    assert (found["tokens"], found["prompt_tokens"]) == (10, 3)
+    assert found["most_held_tokens"] == 4 * 64
+    assert sum(found["first_token_s"]["counts"]) == 1
+    assert sum(found["gap_s"]["counts"]) == 8

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+from capamesh.node.scheduling.generation_scheduler import GenerationScheduler
 from capamesh.protocol.adverts import (
     MAX_MODELS,
     ModelOffer,
@@ -298,6 +299,11 @@ def _counts(hosted: HostedModel) -> dict[str, object]:
         "memory_bytes": hosted.prepared.measured.memory_bytes,
         "in_flight": scheduler.in_flight,
         "limit": scheduler.load_report(free_bytes=0, device_in_flight=0).limit,
+        **(
+            {"generation": scheduler.figures()}
+            if isinstance(scheduler, GenerationScheduler)
+            else {}
+        ),
     }
 
 

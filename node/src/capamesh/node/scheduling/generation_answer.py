@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from typing_extensions import override
 
-from capamesh.node.generation import TokenLogprob, TokenPart
+from capamesh.node.generation import TokenLogprob, TokenPart, Usage
 from capamesh.node.runtime.text_generation.text_model import ReadCall
 from capamesh.protocol.tasks import PARTS
 from capamesh.protocol.tensors import BYTES, Tensor, join_elements
@@ -62,6 +62,11 @@ class GenerationAnswer:
     def is_over(self) -> bool:
         """Return whether all choices have ended."""
         return not self._left
+
+    @property
+    def usage(self) -> Usage:
+        """Return the tokens of the prompt, and those of all choices that have ended."""
+        return Usage(self._prompt, self._cached, self._completion)
 
     def take(self, choice: int, part: TokenPart) -> None:
         """Take a part, which has no error."""

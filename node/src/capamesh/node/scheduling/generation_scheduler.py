@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from capamesh.node.devices.in_flight_journal import InFlightJournal, Phase
 from capamesh.node.scheduling.generation_answer import GenerationAnswer
+from capamesh.node.scheduling.generation_meter import GenerationMeter
 from capamesh.node.scheduling.pending_request import (
     ENDED,
     RUNNING,
@@ -56,7 +57,7 @@ _SMOOTHING: Final = 0.2
 class _Call:
     """One request on its way."""
 
-    __slots__ = ("answer", "generations", "is_flushing", "size_bytes")
+    __slots__ = ("answer", "generations", "is_flushing", "latest_s", "size_bytes")
 
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = size_bytes
@@ -64,6 +65,8 @@ class _Call:
         self.generations: list[Generation] = []
         self.answer: GenerationAnswer | None = None
         """None until it is read."""
+        self.latest_s: dict[int, float] = {}
+        """The time of the newest token of each choice."""
         self.is_flushing = False
         """True while a part is about to be sent in the loop's next turn, for more choices may add to it."""
 
@@ -86,6 +89,7 @@ class GenerationScheduler(Scheduler):
         """`begin` is to be called once. `on_stuck` is told, once, that a run takes more than `watchdog_s`: only the process's end ends it."""
         self.meter = meter
         self.health = RunHealth()
+        self._tokens = GenerationMeter()
         self._text = text
         self._most_in_flight = most_in_flight
         self._clock = clock
@@ -113,6 +117,11 @@ class GenerationScheduler(Scheduler):
         self._readers.shutdown(wait=False, cancel_futures=True)
         if self._runner is not None:
             self._runner.stop("the model was unloaded")
+
+    def figures(self) -> dict[str, object]:
+        """Return what is counted of tokens, and how much of the slots is in use, as plain values."""
+        runner = self._runner
+        return {} if runner is None else self._tokens.snapshot(runner.load)
 
     # Scheduler
 
@@ -283,10 +292,17 @@ class GenerationScheduler(Scheduler):
         if part.error is not None:
             self._fail(request, part.error)
             return
+        now_s = self._clock()
+        tokens = self._tokens
         if not request.steps:
-            request.started_s = self._clock()
-            self.meter.queue_s.add(request.started_s - request.arrived_s)
+            request.started_s = now_s
+            self.meter.queue_s.add(now_s - request.arrived_s)
+            tokens.first_token_s.add(now_s - request.arrived_s)
         request.steps += 1
+        if choice in call.latest_s:
+            tokens.gap_s.add(now_s - call.latest_s[choice])
+        call.latest_s[choice] = now_s
+        tokens.tokens += len(part.ids)
         answer = call.answer
         answer.take(choice, part)
         if answer.is_over:
@@ -316,6 +332,7 @@ class GenerationScheduler(Scheduler):
         took_s = now_s - request.arrived_s
         self._answer_s += (took_s - self._answer_s) * (_SMOOTHING if self._answer_s else 1.0)
         self._forget(request)
+        self._tokens.ended(answer.usage)
         self.meter.answered("ok")
         self.health.succeeded()
         request.done(request, (answer.sent(),))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -11,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from capamesh.node.agent.metrics.exporter import NodeTelemetry
 from capamesh.node.agent.metrics.totals import (
     AgentReadings,
+    GenerationFigures,
     Histogram,
     LoopFigures,
     ModelFigures,
@@ -109,6 +111,41 @@ def test_counts_of_workers_are_reported_with_the_models_labels() -> None:
     )
 
 
+def test_language_models_tell_of_their_tokens() -> None:
+    generation = GenerationFigures(
+        first_token_s=Histogram({1.0: 2, math.inf: 1}, 3.5),
+        gap_s=Histogram({1.0: 9, math.inf: 0}, 0.25),
+        tokens=12,
+        prompt_tokens=90,
+        cached_tokens=32,
+        preemptions=4,
+        held_tokens=70,
+        most_held_tokens=4096,
+    )
+    of = 'device="0",model="m",version="1"'
+    sample = replace(UP, models={("m", "1"): replace(FIGURES, generation=generation)})
+    found = lines(NodeTelemetry(lambda: [sample]).exposition())
+    others = lines(NodeTelemetry(lambda: [UP]).exposition())
+    assert sorted(set(found) - set(others)) == sorted(
+        [
+            'capamesh_node_first_token_seconds_bucket{device="0",le="1.0",model="m",version="1"} 2.0',
+            'capamesh_node_first_token_seconds_bucket{device="0",le="+Inf",model="m",version="1"} 3.0',
+            f"capamesh_node_first_token_seconds_count{{{of}}} 3.0",
+            f"capamesh_node_first_token_seconds_sum{{{of}}} 3.5",
+            'capamesh_node_token_gap_seconds_bucket{device="0",le="1.0",model="m",version="1"} 9.0',
+            'capamesh_node_token_gap_seconds_bucket{device="0",le="+Inf",model="m",version="1"} 9.0',
+            f"capamesh_node_token_gap_seconds_count{{{of}}} 9.0",
+            f"capamesh_node_token_gap_seconds_sum{{{of}}} 0.25",
+            f"capamesh_node_tokens_total{{{of}}} 12.0",
+            f"capamesh_node_prompt_tokens_total{{{of}}} 90.0",
+            f"capamesh_node_cached_tokens_total{{{of}}} 32.0",
+            f"capamesh_node_preemptions_total{{{of}}} 4.0",
+            f"capamesh_node_held_tokens{{{of}}} 70.0",
+            f"capamesh_node_most_held_tokens{{{of}}} 4096.0",
+        ]
+    )
+
+
 def test_loops_of_the_agent_and_of_each_worker_are_reported_as_a_router_tells_of_its_own() -> None:
     worker = WorkerSample(1, is_up=True, starts=1, models={}, loop=LOOP)
     agent = LoopFigures(delay_s=Histogram({0.1: 9, math.inf: 0}, 0.25), busy_s=LOOP.busy_s)
@@ -167,6 +204,14 @@ def test_prometheus_own_parser_takes_the_text_and_odd_names_are_escaped() -> Non
         "capamesh_node_model_memory_bytes": "gauge",
         "capamesh_node_in_flight": "gauge",
         "capamesh_node_limit": "gauge",
+        "capamesh_node_first_token_seconds": "histogram",
+        "capamesh_node_token_gap_seconds": "histogram",
+        "capamesh_node_tokens": "counter",
+        "capamesh_node_prompt_tokens": "counter",
+        "capamesh_node_cached_tokens": "counter",
+        "capamesh_node_preemptions": "counter",
+        "capamesh_node_held_tokens": "gauge",
+        "capamesh_node_most_held_tokens": "gauge",
         "capamesh_event_loop_delay_seconds": "histogram",
         "capamesh_event_loop_busy_seconds": "histogram",
     }

@@ -72,6 +72,39 @@ def test_counts_go_on_after_a_workers_end_and_what_it_held_is_gone_with_it() -> 
     assert after.run_s.sum == pytest.approx(0.07)
 
 
+def generated(tokens: int) -> dict[str, Any]:
+    """Return what a language model tells after so many tokens in half a second each, two to a request."""
+    return {
+        "first_token_s": {"bounds": [1], "counts": [tokens // 2, 0], "sum": 0.5 * (tokens // 2)},
+        "gap_s": {"bounds": [1], "counts": [tokens - tokens // 2, 0], "sum": 0.5 * (tokens // 2)},
+        "tokens": tokens,
+        "prompt_tokens": 5 * tokens,
+        "cached_tokens": 3 * tokens,
+        "preemptions": 1,
+        "held_tokens": 40,
+        "most_held_tokens": 64,
+    }
+
+
+def test_tokens_go_on_after_a_workers_end_and_slots_are_gone_with_it() -> None:
+    worker = WorkerFigures()
+    worker.reported([reported(2, generation=generated(4))])
+    found = worker.models()[M].generation
+    assert found is not None
+    assert (found.tokens, found.held_tokens, found.first_token_s.count) == (4, 40, 2)
+    worker.ended()
+    worker.reported([reported(1)])  # a model that is no language model any more
+    rest = worker.models()[M].generation
+    assert rest is not None
+    assert (rest.tokens, rest.held_tokens, rest.most_held_tokens) == (4, 0, 0)
+    worker.reported([reported(1, load=2, generation=generated(2))])
+    both = worker.models()[M].generation
+    assert both is not None
+    assert (both.tokens, both.prompt_tokens, both.cached_tokens) == (6, 30, 18)
+    assert (both.preemptions, both.held_tokens, both.most_held_tokens) == (2, 40, 64)
+    assert (both.first_token_s.count, both.gap_s.count) == (3, 3)
+
+
 def test_loop_counts_of_a_worker_are_summed_over_its_lives() -> None:
     worker, meter = WorkerFigures(), LoopMeter()
     assert worker.loop().delay_s.count == 0

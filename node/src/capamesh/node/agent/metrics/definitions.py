@@ -72,3 +72,34 @@ MEMORY: Final = gauge(
 )
 IN_FLIGHT: Final = gauge("capamesh_node_in_flight", "Requests that wait or run.", *_MODEL)
 LIMIT: Final = gauge("capamesh_node_limit", "The number of requests that may wait or run.", *_MODEL)
+
+# language models
+
+FIRST_TOKEN: Final = histogram(
+    "capamesh_node_first_token_seconds",
+    "The time from a request to the first token of its answer, at the node.",
+    *_MODEL,
+)
+TOKEN_GAP: Final = histogram(
+    "capamesh_node_token_gap_seconds", "The time between two tokens of one answer.", *_MODEL
+)
+TOKENS: Final = counter("capamesh_node_tokens", "Tokens of answers.", *_MODEL)
+PROMPT_TOKENS: Final = counter(
+    "capamesh_node_prompt_tokens", "Tokens of prompts whose answers have ended.", *_MODEL
+)
+CACHED_TOKENS: Final = counter(
+    "capamesh_node_cached_tokens",
+    "Tokens of these prompts that did not have to run, for their state was kept.",
+    *_MODEL,
+)
+PREEMPTIONS: Final = counter(
+    "capamesh_node_preemptions",
+    "Answers that gave way to others, and were computed again.",
+    *_MODEL,
+)
+HELD_TOKENS: Final = gauge(
+    "capamesh_node_held_tokens", "Tokens whose state the model's slots hold.", *_MODEL
+)
+MOST_HELD_TOKENS: Final = gauge(
+    "capamesh_node_most_held_tokens", "Tokens whose state the model's slots can hold.", *_MODEL
+)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from capamesh.node.agent.metrics.totals import (
         AgentReadings,
+        GenerationFigures,
         Histogram,
         LoopFigures,
         WorkerSample,
@@ -167,6 +168,22 @@ def _models(samples: list[WorkerSample]) -> Iterator[Family]:
     yield _gauge(of_node.MEMORY, [(of, each.memory_bytes) for of, each in all_figures])
     yield _gauge(of_node.IN_FLIGHT, [(of, each.in_flight) for of, each in all_figures])
     yield _gauge(of_node.LIMIT, [(of, each.limit) for of, each in all_figures])
+    yield from _generations(
+        [(of, each.generation) for of, each in all_figures if each.generation is not None]
+    )
+
+
+def _generations(all_figures: list[tuple[tuple[str, ...], GenerationFigures]]) -> Iterator[Family]:
+    yield _histogram(of_node.FIRST_TOKEN, [(of, each.first_token_s) for of, each in all_figures])
+    yield _histogram(of_node.TOKEN_GAP, [(of, each.gap_s) for of, each in all_figures])
+    yield _counter(of_node.TOKENS, [(of, each.tokens) for of, each in all_figures])
+    yield _counter(of_node.PROMPT_TOKENS, [(of, each.prompt_tokens) for of, each in all_figures])
+    yield _counter(of_node.CACHED_TOKENS, [(of, each.cached_tokens) for of, each in all_figures])
+    yield _counter(of_node.PREEMPTIONS, [(of, each.preemptions) for of, each in all_figures])
+    yield _gauge(of_node.HELD_TOKENS, [(of, each.held_tokens) for of, each in all_figures])
+    yield _gauge(
+        of_node.MOST_HELD_TOKENS, [(of, each.most_held_tokens) for of, each in all_figures]
+    )
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:

@@ -3,7 +3,8 @@
 A worker's message `metrics {models, loop}` lists in `models` a map for each load of a model that it has counted anything for since the
 message before: `name`, `version`, `load` (a number that no other load in that worker's life has), `requests` and
 `dropped` (counts by code and by reason), `rows`, `batches`, `batch_rows`, `queue_s` and `run_s` (histograms: `bounds`
-ascending, `counts` one more than `bounds`, `sum`), `memory_bytes`, `in_flight` and `limit`. Counts are since that load.
+ascending, `counts` one more than `bounds`, `sum`), `memory_bytes`, `in_flight`, `limit`, and of language models `generation`, a map of
+what `GenerationFigures` has. Counts are since that load.
 A model that was replaced or withdrawn is listed until its last request has ended, and once after that. `loop` has two
 histograms of the worker's event loop since its start, `delay_s` and `busy_s`: see `capamesh.protocol.loop_watch`.
 """
@@ -81,6 +82,50 @@ class Histogram:
 
 
 @dataclass(frozen=True, slots=True)
+class GenerationFigures:
+    """The counts of a language model, and what its slots hold now."""
+
+    first_token_s: Histogram
+    gap_s: Histogram
+    """The times between two tokens of one answer."""
+    tokens: int
+    prompt_tokens: int
+    cached_tokens: int
+    """The tokens of prompts that did not have to run."""
+    preemptions: int
+    """The sequences that gave way, and were computed again."""
+    held_tokens: int
+    """The tokens that slots hold."""
+    most_held_tokens: int
+
+    @classmethod
+    def from_message(cls, message: Mapping[str, Any]) -> GenerationFigures:
+        """Return what a worker told; it comes from our own process."""
+        counts = {name: value for name, value in message.items() if not name.endswith("_s")}
+        return cls(
+            first_token_s=Histogram.from_message(message["first_token_s"]),
+            gap_s=Histogram.from_message(message["gap_s"]),
+            **counts,
+        )
+
+    def at_rest(self) -> GenerationFigures:
+        """Return the counts alone, for the model is not there any more."""
+        return replace(self, held_tokens=0, most_held_tokens=0)
+
+    def __add__(self, later: GenerationFigures) -> GenerationFigures:
+        """Return the counts of both, and the present as `later` says it."""
+        return replace(
+            later,
+            first_token_s=self.first_token_s + later.first_token_s,
+            gap_s=self.gap_s + later.gap_s,
+            tokens=self.tokens + later.tokens,
+            prompt_tokens=self.prompt_tokens + later.prompt_tokens,
+            cached_tokens=self.cached_tokens + later.cached_tokens,
+            preemptions=self.preemptions + later.preemptions,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFigures:
     """The counts of one model on one device, and its present gauges."""
 
@@ -98,6 +143,8 @@ class ModelFigures:
     in_flight: int
     limit: int
     """The limit of `in_flight`."""
+    generation: GenerationFigures | None = None
+    """The figures of a language model; None: it is none."""
 
     @classmethod
     def from_message(cls, message: Mapping[str, Any]) -> ModelFigures:
@@ -113,16 +160,24 @@ class ModelFigures:
             memory_bytes=message["memory_bytes"],
             in_flight=message["in_flight"],
             limit=message["limit"],
+            generation=GenerationFigures.from_message(message["generation"])
+            if message.get("generation")
+            else None,
         )
 
     def at_rest(self) -> ModelFigures:
         """Return the counts alone, for the model is not there any more."""
-        return replace(self, memory_bytes=0, in_flight=0, limit=0)
+        generation = None if self.generation is None else self.generation.at_rest()
+        return replace(self, memory_bytes=0, in_flight=0, limit=0, generation=generation)
 
     def __add__(self, later: ModelFigures) -> ModelFigures:
         """Return the counts of both, and the present as `later` says it."""
+        generation = later.generation or self.generation
+        if self.generation is not None and later.generation is not None:
+            generation = self.generation + later.generation
         return replace(
             later,
+            generation=generation,
             requests=_sum(self.requests, later.requests),
             dropped=_sum(self.dropped, later.dropped),
             rows=self.rows + later.rows,
