@@ -127,14 +127,18 @@ class GenerationRunner:
 
     async def close(self, reason: str) -> None:
         """End all sequences with `ModelUnavailable` of `reason`, and wait for the thread."""
-        await asyncio.to_thread(self.stop, reason)
+        self._begin_to_close(reason)
+        await asyncio.to_thread(self._thread.join)
 
     def stop(self, reason: str) -> None:
         """Do as `close`, in another thread than the loop's. Blocks until the run that goes on has ended."""
+        self._begin_to_close(reason)
+        self._thread.join()
+
+    def _begin_to_close(self, reason: str) -> None:
         if not self._closed:
             self._closed = reason
             self._inbox.put(None)
-        self._thread.join()
 
     # in the thread
 
