@@ -39,10 +39,10 @@ class GenerationAnswer:
         """The seed, until it is sent; None: it was."""
         self._token_text = token_text
         self._prompt = self._cached = self._completion = 0
-        self._echoed = [{"c": choice, "t": [], "x": call.echo} for choice in call.choices]
+        self._echoed: list[dict[str, Any]] = []
         """The pieces that go before all others: the prompt's text, which has none of the answer's tokens."""
-        if not call.echo:
-            self._echoed = []
+        if call.echo:
+            self._echoed = [{"c": choice, "t": [], "x": call.echo} for choice in call.choices]
 
     @override
     def __repr__(self) -> str:
