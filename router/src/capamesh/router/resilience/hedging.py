@@ -105,7 +105,7 @@ class Hedging:
 
         `expected_s` is what this replica should take, network included, 0 when unknown; `remaining_s` what the
         deadline leaves, infinity without one. When that leaves room for another attempt, the limit leaves
-        the time that half of the requests need. When it does not, the limit is what it would be without a
+        the time that nearly all requests need. When it does not, the limit is what it would be without a
         deadline, perhaps beyond it: one that is too tight is no fault of a node.
         """
         window = self._window
@@ -118,7 +118,7 @@ class Hedging:
             limit_s = min(limit_s, max(SILENT_MOST_S, SILENT_MOST_FACTOR * usual_s))
         else:
             limit_s = SILENT_MOST_S
-        left_s = remaining_s - latencies_s[0.5]
+        left_s = remaining_s - latencies_s[HEDGE_QUANTILE]
         if left_s >= limit_s or left_s < max(floor_s, FAIR_FACTOR * usual_s):
             return limit_s
         return left_s
