@@ -100,7 +100,7 @@ HEALTHCHECK --interval=10s --timeout=10s --start-period=90s --start-interval=2s 
     CMD ["capamesh", "router", "status", "--data", "/data"]
 CMD ["router", "run"]
 
-# What models of texts and of pictures need comes on top: a router needs none of it.
+# What models of texts, of pictures and of language need comes on top: a router needs none of it.
 FROM member AS node
 USER 0
 RUN --mount=type=bind,source=requirements/tasks.txt,target=/tmp/tasks.txt \

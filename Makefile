@@ -142,7 +142,7 @@ pins: ## Compile requirements/ anew; needs uv
 	$(COMPILE) pyproject.toml --no-emit-package fastecdsa --output-file requirements/runtime.txt
 	$(COMPILE) pyproject.toml --extra postgres --extra jobs --no-emit-package fastecdsa --constraint requirements/runtime.txt \
 	  --output-file requirements/router.txt
-	$(COMPILE) pyproject.toml --extra tasks --no-emit-package fastecdsa --constraint requirements/runtime.txt \
+	$(COMPILE) pyproject.toml --extra tasks --extra generation --no-emit-package fastecdsa --constraint requirements/runtime.txt \
 	  --output-file requirements/tasks.txt
 	$(COMPILE) pyproject.toml --extra cuda --no-emit-package fastecdsa --constraint requirements/runtime.txt \
 	  --output-file requirements/cuda.txt
