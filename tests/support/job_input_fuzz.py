@@ -236,7 +236,7 @@ def _read(reader: Reader, spec: InputSpec, chance: random.Random) -> int:
         for window in read_windows(reader, each, spec, INPUTS):
             for batch in window.batches:
                 seen += batch.numbers
-                json.dumps(batch.ids)
+                json.dumps(list(batch.ids))
             seen += [row.row for row in window.bad]
             for row in window.bad:
                 if not row.text or len(row.text) > 2000:
