@@ -100,21 +100,27 @@ def check(
     np.testing.assert_allclose(found["probabilities"], wanted, rtol=1e-5, atol=1e-6)
 
 
+def table(path: Path, rows: Rows, times: int) -> dict[str, Any]:
+    """Write rows, repeated so many times, as CSV; return the input of a job that has them."""
+    names = [f"p{at}" for at in range(64)]
+    text = io.StringIO()
+    csv.writer(text).writerows(rows.tolist())
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerow(names)
+        file.writelines([text.getvalue()] * times)
+    return {"url": str(path), "format": "csv", "columns": {"X": names}}
+
+
 async def test_rows_of_a_table_have_the_results_of_a_direct_run(
     built_models: Path,
     tmp_path: Path,
     rows: Rows,
     direct: Callable[[Rows], dict[str, npt.NDArray[Any]]],
 ) -> None:
-    names = [f"p{at}" for at in range(64)]
-    with (tmp_path / "in.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(names)
-        writer.writerows(np.tile(rows, (4, 1)).tolist())
+    source = table(tmp_path / "in.csv", rows, 4)
     options = ("--jobs-place", str(tmp_path))
     async with LocalCluster(tmp_path / "c", built_models, 2, router_options=options) as cluster:
         await cluster.wait_routable(2)
-        source = {"url": str(tmp_path / "in.csv"), "format": "csv", "columns": {"X": names}}
         output = {"url": str(tmp_path / "out"), "format": "npz"}
         job = await submitted(cluster, input=source, output=output)
         done = await until(cluster, job, lambda each: each["state"] == "completed")
@@ -163,7 +169,7 @@ async def test_router_that_is_killed_or_frozen_is_taken_over(
     store: str,
     hurt: signal.Signals,
 ) -> None:
-    np.save(tmp_path / "in.npy", np.tile(rows, (800, 1)))
+    source = table(tmp_path / "in.csv", rows, 1600)  # arrays are done before anybody is hurt
     options = (
         *("--jobs-place", str(tmp_path)),
         *("--jobs", store),
@@ -178,7 +184,6 @@ async def test_router_that_is_killed_or_frozen_is_taken_over(
             await stack.enter_async_context(cluster)
             await cluster.wait_routable(1)
         output = {"url": str(tmp_path / "out"), "format": "npz"}
-        source = {"url": str(tmp_path / "in.npy")}
         job = await submitted(one, input=source, output=output, concurrency=2)
         await until(two, job, lambda each: each["done"]["leased_shards"] > 1)
         one.router.signal(hurt)
@@ -193,5 +198,5 @@ async def test_router_that_is_killed_or_frozen_is_taken_over(
             assert again["done"] == done["done"]
             after = await results(store, tmp_path / "out", done)
             assert all(np.array_equal(before[name], after[name]) for name in before)
-        assert (done["done"]["rows"], done["done"]["bad_rows"]) == (360_000, 0)
-        check(await results(store, tmp_path / "out", done), direct(rows), 800)
+        assert (done["done"]["rows"], done["done"]["bad_rows"]) == (720_000, 0)
+        check(await results(store, tmp_path / "out", done), direct(rows), 1600)
