@@ -44,16 +44,7 @@ def steps(total: int | None = None) -> Generator[Callable[[str], None]]:
 @contextlib.contextmanager
 def parts(what: str) -> Generator[Callable[[float], None]]:
     """Yield a function that is told which part of `what` is done, from 0 to 1."""
-    bar = Progress(
-        SpinnerColumn(),
-        BarColumn(bar_width=20),
-        TaskProgressColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )
+    bar = _bar_of_parts()
     with bar:
         task = bar.add_task(what, total=1.0)
 
@@ -66,16 +57,7 @@ def parts(what: str) -> Generator[Callable[[float], None]]:
 @contextlib.contextmanager
 def stages(total: int) -> Generator[Callable[[str, float], None]]:
     """Yield a function that is told which of `total` stages goes on, and which part of it is done, from 0 to 1."""
-    bar = Progress(
-        SpinnerColumn(),
-        BarColumn(bar_width=20),
-        TaskProgressColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )
+    bar = _bar_of_parts()
     with bar:
         task = bar.add_task("", total=float(total))
         begun: list[str] = []
@@ -86,3 +68,17 @@ def stages(total: int) -> Generator[Callable[[str, float], None]]:
             bar.update(task, description=what, completed=begun.index(what) + part)
 
         yield tell
+
+
+def _bar_of_parts() -> Progress:
+    """Return a bar that says which part is done."""
+    return Progress(
+        SpinnerColumn(),
+        BarColumn(bar_width=20),
+        TaskProgressColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
