@@ -91,3 +91,7 @@ def test_answers_of_random_schedules_are_those_of_requests_alone() -> None:
 def test_answers_of_ten_thousand_random_schedules_are_those_of_requests_alone() -> None:
     for seed in range(300, 10_300):
         run_schedule(seed)
+
+
+def test_last_that_generates_gives_way_to_an_older_prompt_that_is_being_filled() -> None:
+    run_schedule(5244)

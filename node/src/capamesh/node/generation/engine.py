@@ -153,12 +153,10 @@ class GenerationEngine:
         self._expire(now_s)
         self.settle()
         self._begin()
-        residents = self._residents
-        if residents.filling is not None and not (residents.live and self._is_decode_next):
-            plan = self._plan_fill(residents.filling)
-            if plan is not None:
-                return plan
-        return self._plan_decode() if residents.live else None
+        plan = self._plan_decode() if self._is_decode_next else None
+        if plan is None and self._residents.filling is not None:
+            plan = self._plan_fill(self._residents.filling)
+        return plan or self._plan_decode()
 
     def stepped(self, plan: StepPlan, logits: Logits | None, now_s: float, took_s: float) -> None:
         """Take the scores of a run that has ended `now_s` and took `took_s`, as described by `StepPlan.run`."""
@@ -256,12 +254,13 @@ class GenerationEngine:
             wants_logits=is_last and sequence.wants_token,
         )
 
-    def _plan_decode(self) -> StepPlan:
+    def _plan_decode(self) -> StepPlan | None:
+        """Return the run of a token for all that generate; None: there are none, or they gave way to the one that is filled."""
         live = self._residents.live
         while self._residents.used_tokens + len(live) > self.pool_tokens:
             self._give_way()
         tokens = [each.out[each.fed] for each in live]
-        return StepPlan(tuple(live), NO_SLOT, tokens, wants_logits=True)
+        return StepPlan(tuple(live), NO_SLOT, tokens, wants_logits=True) if live else None
 
     def _expire(self, now_s: float) -> None:
         if now_s < self._due_s:
