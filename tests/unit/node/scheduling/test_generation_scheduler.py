@@ -21,6 +21,7 @@ from capamesh.node.scheduling import PendingRequest, Result
 from capamesh.node.scheduling import generation_scheduler as tested
 from capamesh.node.scheduling.generation_runner import GenerationRunner
 from capamesh.node.scheduling.generation_scheduler import GenerationScheduler
+from capamesh.node.scheduling.run_health import FAILED_REQUESTS
 from capamesh.node.scheduling.runner import ModelRunner
 from capamesh.node.scheduling.stats import Meter
 from capamesh.node.scheduling.watched_slots import WatchedSlots
@@ -366,4 +367,18 @@ async def test_figures_count_tokens_prompts_and_times(desk: Desk) -> None:
     assert (found["tokens"], found["prompt_tokens"]) == (10, 3)
     assert found["most_held_tokens"] == 4 * 64
     assert sum(found["first_token_s"]["counts"]) == 1
+
+
+async def test_steps_that_fail_again_and_again_are_said_of_the_model(desk: Desk) -> None:
+    desk.slots.fails = RunFailed("the decoder threw")
+    for _ in range(2):
+        for number in range(FAILED_REQUESTS - 1):
+            await desk.ask(prompt=[number, 1], max_tokens=3).error()
+    await desk.ask(max_tokens=3).error()  # refused, and not run
+    assert desk.scheduler.health.reason == ""
+    await desk.ask(prompt=[9, 1], max_tokens=3).error()
+    assert desk.scheduler.health.reason.endswith("have failed, the latest: the decoder threw")
+    desk.slots.fails = None
+    await desk.ask(prompt=[1, 2], max_tokens=1).pieces()
+    assert desk.scheduler.health.reason == ""
     assert sum(found["gap_s"]["counts"]) == 8

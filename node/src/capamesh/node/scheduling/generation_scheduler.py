@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from typing_extensions import override
 
 from capamesh.node.devices.in_flight_journal import InFlightJournal, Phase
+from capamesh.node.devices.request_digest import request_digest
 from capamesh.node.scheduling.generation_answer import GenerationAnswer
 from capamesh.node.scheduling.generation_meter import GenerationMeter
 from capamesh.node.scheduling.pending_request import (
@@ -36,7 +37,7 @@ from capamesh.protocol.errors import (
     RunFailed,
 )
 from capamesh.protocol.links.calls import LoadReport
-from capamesh.protocol.tensors import split_elements
+from capamesh.protocol.tensors import Tensor, split_elements
 
 if TYPE_CHECKING:
     from capamesh.node.generation import TokenPart
@@ -57,11 +58,12 @@ _SMOOTHING: Final = 0.2
 class _Call:
     """One request on its way."""
 
-    __slots__ = ("answer", "generations", "is_flushing", "latest_s", "size_bytes")
+    __slots__ = ("answer", "digest", "generations", "is_flushing", "latest_s", "size_bytes")
 
-    def __init__(self, size_bytes: int) -> None:
-        self.size_bytes = size_bytes
+    def __init__(self, tensor: Tensor) -> None:
+        self.size_bytes = tensor.size_bytes
         """The bytes of what is to be read; 0 once it is."""
+        self.digest = request_digest((tensor,))
         self.generations: list[Generation] = []
         self.answer: GenerationAnswer | None = None
         """None until it is read."""
@@ -166,7 +168,7 @@ class GenerationScheduler(Scheduler):
                 AGAIN_S,
             )
         (raw,) = split_elements(tensor.data, 1)
-        call = self._live[request] = _Call(tensor.size_bytes)
+        call = self._live[request] = _Call(tensor)
         self._reading_bytes += tensor.size_bytes
         request.inputs = ()
         request.state = WAITING
@@ -290,6 +292,8 @@ class GenerationScheduler(Scheduler):
         if call is None or call.answer is None:
             return
         if part.error is not None:
+            if isinstance(part.error, RunFailed):
+                self.health.failed_digest(call.digest, part.error.message)
             self._fail(request, part.error)
             return
         now_s = self._clock()

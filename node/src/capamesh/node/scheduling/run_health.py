@@ -41,10 +41,14 @@ class RunHealth:
 
     def failed(self, inputs: Sequence[Tensor], message: str) -> None:
         """The run of a request failed; `message` says how."""
+        self.failed_digest(request_digest(inputs), message)
+
+    def failed_digest(self, digest: bytes, message: str) -> None:
+        """The run of the request of this `digest` failed, whose inputs are kept no more."""
         self.is_doubted = True
         self._latest = message
         if len(self._failed) < FAILED_REQUESTS:
-            self._failed.add(request_digest(inputs))
+            self._failed.add(digest)
 
     @property
     def reason(self) -> str:
