@@ -335,3 +335,14 @@ async def test_requests_of_one_chat_meet_at_one_node(http: Http) -> None:
         came = [len(link.asks) - had for link, had in zip(links, before, strict=True)]
         assert sorted(came) == [*[0] * 7, 4]
     assert sum(bool(link.asks) for link in links) > 1
+
+
+async def test_nodes_tell_tenants_apart_by_a_hash_alone(http: Http) -> None:
+    links = nodes(http, counting(3, dies_after=(1, None)))
+    for tenant in ("lab", "shop", ""):
+        await (await chat(http, {"X-Capamesh-Tenant": tenant} if tenant else None)).read()
+    salts = [asked_of(ask).get("cache_salt") for ask in asks_of(links)]
+    assert salts.count(None) == 1
+    lab, other = sorted({each for each in salts if each}, key=salts.count, reverse=True)
+    assert (salts.count(lab), salts.count(other)) == (2, 1)  # one of them was gone on with
+    assert not any(word in f"{salts}" for word in ("lab", "shop"))

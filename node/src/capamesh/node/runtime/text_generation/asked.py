@@ -11,6 +11,7 @@ from capamesh.node.generation import SamplingParameters
 from capamesh.node.generation.request import (
     MAX_CHOICES,
     MAX_STOP_TOKENS,
+    MAX_TENANT_CHARACTERS,
     MAX_TOP_LOGPROBS,
     NO_LOGPROBS,
 )
@@ -65,6 +66,8 @@ class Asked(Struct, frozen=True):
     ended: tuple[_Choice, ...] = ()
     """The choices that need no more."""
 
+    cache_salt: Annotated[str, Meta(max_length=MAX_TENANT_CHARACTERS)] = ""
+    """The one on whose behalf it is: no other is answered sooner for what was kept of his prompts."""
     @property
     def is_resumed(self) -> bool:
         """Return whether another node has answered the beginning."""

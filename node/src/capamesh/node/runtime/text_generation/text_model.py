@@ -106,6 +106,7 @@ class TextModel:
                 GenerationRequest(
                     **common,
                     first_choice=choice,
+            "tenant": asked.cache_salt,
                     resumed=asked.so_far.get(str(choice), ()),
                 )
                 for choice in range(asked.n)

@@ -27,6 +27,11 @@ UNKNOWN_TOKENS: Final = 512
 """The tokens that an answer is taken to have, until it is there, where the request bounds them not (guess)."""
 BYTES_A_TOKEN: Final = 4
 """The bytes of a prompt that are taken for a token until a node has counted (English has about 4)."""
+_SALT: Final = b"tenant"
+"""The purpose of this hash of a tenant's name: hashes for others are not the same."""
+_SALT_BYTES: Final = 12
+SALT_FIELD_BYTES: Final = len(',"cache_salt":""') + 2 * _SALT_BYTES
+"""The bytes that the hash adds to what a node is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +68,18 @@ class Asked:
         so_far: Mapping[int, Sequence[int]] | None = None,
         ended: Sequence[int] = (),
         seed: int | None = None,
+        *,
+        tenant: str = "",
     ) -> InferRequest:
         """Return the call for one of the prompts. Raises `InvalidParameter`: JSON cannot hold it.
 
         `so_far` has the tokens that choices have already, by which a node goes on behind them, `ended` the choices that
-        need no more, `seed` the one that another node has drawn.
+        need no more, `seed` the one that another node has drawn. Nodes keep beginnings of prompts for each `tenant` apart, and share
+        their time fairly among them; they know one by a hash alone.
         """
         fields = {**prompt, **self.settings}
+        if tenant:
+            fields["cache_salt"] = salt_of(tenant)
         if so_far is not None:
             fields.pop("echo", None)
             fields["so_far"] = {str(choice): list(ids) for choice, ids in so_far.items()}
@@ -79,6 +89,12 @@ class Asked:
         data = join_elements([json_bytes(fields, next(iter(prompt)))])
         given = Tensor(GENERATION, Datatype.BYTES, (1,), data)
         return InferRequest(self.model, "", "", (given,), (RequestedOutput(PARTS),))
+
+
+def salt_of(tenant: str) -> str:
+    """Return the text by which nodes tell what is one tenant's."""
+    name = tenant.encode("utf-8", "surrogatepass")
+    return blake2b(name, digest_size=_SALT_BYTES, person=_SALT).hexdigest()
 
 
 def affinity_of(*beginning: object) -> str:

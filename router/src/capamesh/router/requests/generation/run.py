@@ -18,6 +18,7 @@ from capamesh.protocol.errors import (
     from_wire,
     is_refusal,
 )
+from capamesh.router.requests.generation.asked import SALT_FIELD_BYTES
 from capamesh.router.requests.generation.parts import Piece, Progress, read_pieces
 from capamesh.router.requests.told_request import ToldRequest
 
@@ -77,7 +78,7 @@ class GenerationRun:
         """`number` is the place of its prompt in the request. Raises `InvalidParameter`: the prompt cannot be passed on."""
         self._asked = asked
         self._prompt: Mapping[str, Any] = asked.prompts[number]
-        self._call = asked.call(self._prompt)
+        self._call = asked.call(self._prompt, tenant=target.options.tenant)
         self._is_whole = False
         """True if nothing is missing but the word that the answer is over."""
         self._listener = listener
@@ -87,7 +88,10 @@ class GenerationRun:
         self.number = number
         self.outcome: Outcome | None = None
         """The newest part, or the answer, and who gave it."""
-        self.progress = Progress(asked.choices, len(self._call.inputs[0].data))
+        size_bytes = len(self._call.inputs[0].data)
+        if target.options.tenant:  # which is not the client's to pay for
+            size_bytes -= SALT_FIELD_BYTES
+        self.progress = Progress(asked.choices, size_bytes)
         self.resumes = 0
         """The times that another node was asked to go on."""
 
@@ -166,7 +170,11 @@ class GenerationRun:
         self._service.telemetry.resumed(self._target.model)
         self._listener.resumed(self)
         call = self._asked.call(
-            self._prompt, progress.left(), sorted(progress.ended), progress.seed
+            self._prompt,
+            progress.left(),
+            sorted(progress.ended),
+            progress.seed,
+            tenant=self._target.options.tenant,
         )
         self._request.submit(call, takes_parts=True)
         return True
