@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from foreign_clients import answers
@@ -13,10 +14,37 @@ from tiny_llama import CONTEXT, write_decoder_folder
 from capamesh.cli.local_cluster import LocalCluster
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+TOOLS = "{% if tools %}{{ tools | tojson }}: within <tool_call></tool_call>{% endif %}"
+"""The end of the model's template, which tells of tools."""
+
+
+def check_calls(told: dict[str, Any]) -> None:
+    """Look at what the client got of calls: the model knows nothing, and calls because it must."""
+    kind, name, arguments = told["call"]
+    assert (kind, name) == ("function", "look_up")
+    assert json.loads(arguments).keys() == {"kind", "deep"}
+    assert (told["finish"], told["content"], told["next"]) == ("tool_calls", None, None)
+    streamed = told["streamed"]
+    assert streamed.pop("pieces") > 2
+    assert streamed == {
+        "finish": "tool_calls",
+        "ids": 1,
+        "names": ["look_up"],
+        "indexes": [0],
+        "arguments": arguments,
+        "content": "",
+    }
+    kind, name, arguments, status = told["response"]
+    assert (kind, status) == ("function_call", "completed")
+    assert json.loads(arguments).keys() == ({"kind", "deep"} if name == "look_up" else set())
+    assert told["unknown"][0] == "tool_choice"
+    assert "names 'sail'; the tools are: look_up, now" in told["unknown"][1]
 
 
 async def test_client_chats(tmp_path: Path) -> None:
-    write_decoder_folder(tmp_path / "models" / "tiny" / "1")
+    folder = write_decoder_folder(tmp_path / "models" / "tiny" / "1")
+    template = folder.path / "chat_template.jinja"
+    template.write_text(template.read_text() + TOOLS)
     (tmp_path / "models" / "tiny" / "capamesh.toml").write_text("task = 'chat'\n")
     async with LocalCluster(tmp_path / "cluster", tmp_path / "models", nodes=2) as running:
         await running.wait_routable(2)
@@ -29,6 +57,7 @@ async def test_client_chats(tmp_path: Path) -> None:
     assert told["logprobs"] == [[3] * 12] * 2
     assert json.loads(told["held"])["a"] in {True, False}
     assert told["completion"].startswith("The ferry left")
+    check_calls(told["tools"])
     errors = told["errors"]
     assert errors["missing"][:2] == ["NotFoundError", "model_not_found"]
     assert errors["long"][1] == "too_large"

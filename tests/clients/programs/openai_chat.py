@@ -13,6 +13,69 @@ SCHEMA = {
     "required": ["a"],
     "additionalProperties": False,
 }
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "look_up",
+            "parameters": {
+                "type": "object",
+                "properties": {"kind": {"enum": ["boat", "tide"]}, "deep": {"type": "boolean"}},
+                "required": ["kind", "deep"],
+                "additionalProperties": False,
+            },
+        },
+    },
+    {"type": "function", "function": {"name": "now"}},
+]
+NAMED = {"type": "function", "function": {"name": "look_up"}}
+
+
+def calls(client: openai.OpenAI, model: str) -> dict[str, object]:
+    """Have tools called: whole, streamed, by the newer route, and with the tool's answer in the next turn."""
+    options = {
+        "model": model,
+        "messages": ASKED,
+        "max_tokens": 200,
+        "temperature": 0,
+        "tools": TOOLS,
+        "tool_choice": NAMED,
+    }
+    choice = client.chat.completions.create(**options).choices[0]
+    (call,) = choice.message.tool_calls
+    told = {
+        "finish": choice.finish_reason,
+        "content": choice.message.content,
+        "call": [call.type, call.function.name, call.function.arguments],
+    }
+    chunks = [each.choices[0] for each in client.chat.completions.create(**options, stream=True)]
+    deltas = [one for each in chunks for one in each.delta.tool_calls or ()]
+    told["streamed"] = {
+        "finish": chunks[-1].finish_reason,
+        "ids": len({each.id for each in deltas if each.id}),
+        "names": [each.function.name for each in deltas if each.function.name],
+        "indexes": sorted({each.index for each in deltas}),
+        "pieces": len(deltas),
+        "arguments": "".join(each.function.arguments for each in deltas),
+        "content": "".join(each.delta.content or "" for each in chunks),
+    }
+    answer = {"role": "tool", "tool_call_id": call.id, "content": "high water at six"}
+    again = {**options, "messages": [*ASKED, choice.message, answer], "tool_choice": "none"}
+    told["next"] = client.chat.completions.create(**again).choices[0].message.tool_calls
+    tools = [{"type": "function", **each["function"]} for each in TOOLS]
+    response = client.responses.create(
+        model=model, input="Hi", max_output_tokens=200, temperature=0, tools=tools, tool_choice="required",
+        parallel_tool_calls=False,
+    )  # fmt: skip
+    (item,) = response.output
+    told["response"] = [item.type, item.name, item.arguments, response.status]
+    try:
+        client.chat.completions.create(
+            **{**options, "tool_choice": {"type": "function", "function": {"name": "sail"}}}
+        )
+    except openai.APIStatusError as error:
+        told["unknown"] = [error.param, error.message]
+    return told
 
 
 async def main(address: str, model: str) -> None:
@@ -49,6 +112,7 @@ async def main(address: str, model: str) -> None:
         model=model, messages=ASKED, max_tokens=64, temperature=0, response_format=form
     )
     told["held"] = held.choices[0].message.content
+    told["tools"] = calls(client, model)
     text = client.completions.create(
         model=model, prompt="The ferry left", max_tokens=5, temperature=0, echo=True
     )

@@ -45,7 +45,6 @@ class Text:
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.gate.set()
-        self.new_text = LetterText
 
     def token_text(self, token: int) -> str:
         return str(token)
@@ -60,7 +59,7 @@ class Text:
         request = GenerationRequest(
             tuple(fields["prompt"]), fields["max_tokens"], GREEDY, choices=fields.get("n", 1)
         )
-        return ReadCall((request,), None, "", 7)
+        return ReadCall((request,), LetterText, None, "", 7)
 
 
 class GatedSlots(FakeSlots):
@@ -367,6 +366,7 @@ async def test_figures_count_tokens_prompts_and_times(desk: Desk) -> None:
     assert (found["tokens"], found["prompt_tokens"]) == (10, 3)
     assert found["most_held_tokens"] == 4 * 64
     assert sum(found["first_token_s"]["counts"]) == 1
+    assert sum(found["gap_s"]["counts"]) == 8
 
 
 async def test_steps_that_fail_again_and_again_are_said_of_the_model(desk: Desk) -> None:
@@ -381,4 +381,3 @@ async def test_steps_that_fail_again_and_again_are_said_of_the_model(desk: Desk)
     desk.slots.fails = None
     await desk.ask(prompt=[1, 2], max_tokens=1).pieces()
     assert desk.scheduler.health.reason == ""
-    assert sum(found["gap_s"]["counts"]) == 8

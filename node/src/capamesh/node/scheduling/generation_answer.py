@@ -9,10 +9,14 @@ from typing import Any, Final
 from typing_extensions import override
 
 from capamesh.node.generation import TokenLogprob, TokenPart, Usage
+from capamesh.node.generation.parts import STOP
 from capamesh.node.runtime.text_generation.text_model import ReadCall
+from capamesh.node.runtime.text_generation.tool_reader import ToolPiece
 from capamesh.protocol.tasks import PARTS
 from capamesh.protocol.tensors import BYTES, Tensor, join_elements
 
+TOOL_CALLS: Final = "tool_calls"
+"""The end of an answer that calls tools."""
 _LEAST_LOGPROB: Final = -9999.0
 """The log probability that is told of what cannot come: JSON has no infinity."""
 
@@ -28,6 +32,7 @@ class GenerationAnswer:
         "_prompt",
         "_seed",
         "_token_text",
+        "_tool_readers",
         "_unsent",
     )
 
@@ -38,6 +43,7 @@ class GenerationAnswer:
         self._seed: int | None = call.seed
         """The seed, until it is sent; None: it was."""
         self._token_text = token_text
+        self._tool_readers = call.tool_readers
         self._prompt = self._cached = self._completion = 0
         self._echoed: list[dict[str, Any]] = []
         """The pieces that go before all others: the prompt's text, which has none of the answer's tokens."""
@@ -71,12 +77,21 @@ class GenerationAnswer:
     def take(self, choice: int, part: TokenPart) -> None:
         """Take a part, which has no error."""
         piece = self._piece(choice)
+        reader = self._tool_readers.get(choice)
+        text, finish = part.text, part.finish
+        if reader is not None:
+            text, calls = reader.push(text)
+            if finish is not None:
+                text += reader.flush()
+                finish = TOOL_CALLS if reader.count and finish == STOP else finish
+            for call in calls:
+                _add_call(piece, call)
         piece["t"] += part.ids
-        piece["x"] += part.text
+        piece["x"] += text
         if part.logprobs is not None:
             piece.setdefault("p", []).extend(map(self._logprobs, part.logprobs))
-        if part.finish is not None:
-            piece["f"] = part.finish
+        if finish is not None:
+            piece["f"] = finish
             self._left.discard(choice)
         if part.usage is not None:
             self._prompt = part.usage.prompt
@@ -107,3 +122,15 @@ class GenerationAnswer:
             [token, self._token_text(token), max(float(logprob), _LEAST_LOGPROB)]
             for token, logprob in tokens
         ]
+
+
+def _add_call(piece: dict[str, Any], call: ToolPiece) -> None:
+    """Add a piece of a call; more arguments of the call that came last are put to those."""
+    calls: list[dict[str, Any]] = piece.setdefault("k", [])
+    if calls and calls[-1]["i"] == call.index:
+        calls[-1]["arguments"] += call.arguments
+        return
+    told: dict[str, Any] = {"i": call.index, "arguments": call.arguments}
+    if call.id:
+        told |= {"id": call.id, "name": call.name}
+    calls.append(told)

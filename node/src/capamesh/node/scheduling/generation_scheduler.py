@@ -282,7 +282,7 @@ class GenerationScheduler(Scheduler):
             assert runner is not None  # noqa: S101 - `begin` comes before the first request
             for each in read.requests:
                 call.generations.append(
-                    runner.submit(each, receive, self._text.new_text, read.new_constraint)
+                    runner.submit(each, receive, read.new_text, read.new_constraint)
                 )
         except CapameshError as refusal:
             self._fail(request, refusal)

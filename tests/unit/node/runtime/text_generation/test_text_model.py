@@ -13,6 +13,17 @@ from capamesh.node.runtime.text_generation.text_model import TextModel
 from capamesh.protocol.errors import InvalidRequest, TooLarge
 
 HI = [{"role": "user", "content": "Hi"}]
+TOOL = {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.fixture(scope="module")
+def caller(tmp_path_factory: pytest.TempPathFactory) -> TextModel:
+    """A model whose template teaches how tools are called."""
+    folder = write_decoder_folder(tmp_path_factory.mktemp("caller"))
+    template = folder.path / "chat_template.jinja"
+    template.write_text(template.read_text() + "{{ tools | tojson }}<tool_call>")
+    raw = folder.tokenizer_file.read_bytes()
+    return TextModel(read_decoder_folder(folder.path), raw, length=CONTEXT)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +91,11 @@ def test_prompt_over_the_context_is_told_with_both_numbers(model: TextModel) -> 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"messages": HI, "tool_choice": "required"}, "tool_choice is required"),
+        ({"messages": HI, "tool_choice": "required"}, "there are no tools"),
+        (
+            {"messages": HI, "tool_choice": "required", "tools": [TOOL]},
+            "no form of calls that is known here (hermes, llama3_json, mistral)",
+        ),
         ({"messages": HI, "tool_choice": {"type": "function"}}, "tool_choice is {"),
         ({"messages": HI, "template": {"messages": []}}, "'messages'"),
         ({"prompt": "a", "guide": {}}, "guide is empty"),
@@ -106,3 +121,39 @@ def test_model_without_a_template_goes_on_with_texts_alone(tmp_path: Path) -> No
     assert read(model, prompt="a").requests
     with pytest.raises(InvalidRequest, match="no chat template"):
         read(model, messages=HI)
+
+
+def test_tools_bind_the_answer_and_are_read_in_each_choice(caller: TextModel) -> None:
+    call = read(caller, messages=HI, tools=[TOOL], n=2)
+    assert call.tool_readers.keys() == {0, 1}
+    assert call.new_constraint is not None
+    for more in ({}, {"tools": [TOOL], "tool_choice": "none"}):
+        plain = read(caller, messages=HI, **more)
+        assert (plain.tool_readers, plain.new_constraint) == ({}, None)
+    free = read(caller, prompt="a", tools=[TOOL])
+    assert (free.tool_readers, free.new_constraint) == ({}, None)
+    with pytest.raises(InvalidRequest, match="kind regex, which cannot be had beside tools"):
+        read(caller, messages=HI, tools=[TOOL], guide={"regex": "a"})
+
+
+def test_tools_of_a_template_that_teaches_no_calls_leave_the_text_alone(model: TextModel) -> None:
+    call = read(model, messages=HI, tools=[TOOL])
+    assert (call.tool_readers, call.new_constraint) == ({}, None)
+
+
+def test_reader_of_an_answer_that_goes_on_is_where_the_other_was(caller: TextModel) -> None:
+    begun = caller._tokenizer.encode(
+        '<tool_call>\n{"name": "f", "arguments": {', adds_special=False
+    )
+    call = read(caller, messages=HI, tools=[TOOL], so_far={"0": begun}, stop=["x"])
+    reader = call.tool_readers[0]
+    assert reader.count == 1
+    (piece,) = reader.push("}}")[1]
+    assert (piece.index, piece.id, piece.arguments) == (0, "", "}")
+
+
+def test_salt_is_the_tenant_of_the_engine(model: TextModel) -> None:
+    assert read(model, messages=HI).requests[0].tenant == ""
+    assert read(model, messages=HI, cache_salt="ab12").requests[0].tenant == "ab12"
+    with pytest.raises(InvalidRequest, match="cache_salt"):
+        read(model, messages=HI, cache_salt="a" * 257)

@@ -255,7 +255,7 @@ def test_estimate_is_of_bytes_and_of_tokens_that_may_come() -> None:
         (
             {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},
             "tool_choice",
-            "none of the tools",
+            "names 'g'; the tools are: f",
         ),
         ({"tools": [TOOL], "parallel_tool_calls": 1}, "parallel_tool_calls", "true or false"),
         ({"chat_template_kwargs": 1}, "chat_template_kwargs", "an object"),

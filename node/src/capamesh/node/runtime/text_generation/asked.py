@@ -43,6 +43,7 @@ class Asked(Struct, frozen=True):
     prompt: str | tuple[_Token, ...] | None = None
     tools: tuple[dict[str, Any], ...] = ()
     tool_choice: str | dict[str, Any] = "auto"
+    parallel_tool_calls: bool = True
     template: dict[str, Any] = {}  # noqa: RUF012 - each value gets one of its own
     guide: Guide | None = None
     echo: bool = False
@@ -65,9 +66,9 @@ class Asked(Struct, frozen=True):
     """The tokens that choices have already, by the choice's number: it is gone on behind them."""
     ended: tuple[_Choice, ...] = ()
     """The choices that need no more."""
-
     cache_salt: Annotated[str, Meta(max_length=MAX_TENANT_CHARACTERS)] = ""
     """The one on whose behalf it is: no other is answered sooner for what was kept of his prompts."""
+
     @property
     def is_resumed(self) -> bool:
         """Return whether another node has answered the beginning."""

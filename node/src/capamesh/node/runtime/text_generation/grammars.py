@@ -5,6 +5,7 @@ A grammar is compiled once for a request and copied for each choice; the library
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -15,25 +16,25 @@ from typing_extensions import override
 
 from capamesh.node.generation import Constraint
 from capamesh.node.runtime.text_generation.packages import missing
+from capamesh.node.runtime.text_generation.tool_grammar import SPACES
 from capamesh.protocol.errors import InvalidRequest, ModelInvalid, RunFailed, TooLarge
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
     from llguidance._lib import JsonCompileOptions
 
-GrammarKind = Literal["json", "json_schema", "regex", "lark"]
+GrammarKind = Literal["json", "json_schema", "regex", "lark", "tools"]
 MAX_GRAMMAR_CHARACTERS: Final = 256 * 1024
 """The most characters of a grammar (guess)."""
-_ANY_JSON: Final = '{"type": "object"}'
-_SPACES: Final = r"[ \t\r\n]{0,16}"
-"""The white space that may be between two parts of JSON (guess): without a bound some models say nothing else until they are stopped."""
+ANY_JSON: Final[dict[str, Any]] = {"type": "object"}
+"""The schema of JSON mode: any object."""
 _SILENT: Final = 0
 """The level of the library's log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """The grammar of an answer; of the kind "json", which is any object, `text` says nothing."""
+    """The grammar of an answer; of the kind "json", which is any object, `text` says nothing; "tools" is Lark of our own."""
 
     kind: GrammarKind
     text: str = ""
@@ -66,6 +67,10 @@ class Grammars:
                 f"grammars cannot be had with this tokenizer: {str(exc)[:200]}"
             ) from exc
 
+    def is_no_text(self, token: int) -> bool:
+        """Return whether a grammar takes `token` by its number alone, for no text can be it."""
+        return token < self._vocabulary and self._tokenizer.is_special_token(token)
+
     def compile(self, grammar: Grammar) -> Callable[[], GrammarConstraint]:
         """Return what makes the constraint of one choice. Blocks: a schema takes a millisecond, the worst a second.
 
@@ -78,12 +83,13 @@ class Grammars:
                 f"the grammar has {len(grammar.text)} characters; it may have {MAX_GRAMMAR_CHARACTERS}"
             )
         kinds = self._matcher
-        spaces: JsonCompileOptions = {"whitespace_pattern": _SPACES}
+        spaces: JsonCompileOptions = {"whitespace_pattern": SPACES}
         make: dict[GrammarKind, Callable[[str], str]] = {
-            "json": lambda _: kinds.grammar_from_json_schema(_ANY_JSON, spaces),
+            "json": lambda _: kinds.grammar_from_json_schema(json.dumps(ANY_JSON), spaces),
             "json_schema": lambda schema: kinds.grammar_from_json_schema(schema, spaces),
             "regex": kinds.grammar_from_regex,
             "lark": kinds.grammar_from_lark,
+            "tools": kinds.grammar_from_lark,
         }
         try:
             matcher = kinds(self._tokenizer, make[grammar.kind](grammar.text), log_level=_SILENT)

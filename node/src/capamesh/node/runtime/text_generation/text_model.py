@@ -9,7 +9,7 @@ import json
 import math
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
@@ -19,8 +19,11 @@ from capamesh.node.generation.request import MAX_PRIORITY
 from capamesh.node.runtime.decoders.decoder_folder import DecoderFolder
 from capamesh.node.runtime.text_generation.asked import Asked, Guide, read_asked, sampling_of
 from capamesh.node.runtime.text_generation.chat_template import ChatTemplate
-from capamesh.node.runtime.text_generation.grammars import Grammar, Grammars
+from capamesh.node.runtime.text_generation.grammars import ANY_JSON, Grammar, Grammars
 from capamesh.node.runtime.text_generation.tokens import GenerationTokenizer
+from capamesh.node.runtime.text_generation.tool_asked import AskedTools, with_arguments
+from capamesh.node.runtime.text_generation.tool_calls import ModelTools
+from capamesh.node.runtime.text_generation.tool_reader import ToolCallReader
 from capamesh.protocol.errors import InvalidRequest, ModelInvalid, TooLarge
 
 MOST_KEPT_TEXTS: Final = 65_536
@@ -34,10 +37,13 @@ class ReadCall:
 
     requests: tuple[GenerationRequest, ...]
     """One with all choices; of a call that goes on behind tokens, one for each choice that has not ended."""
+    new_text: Callable[[], TokenText]
     new_constraint: Callable[[], Constraint] | None
     echo: str
     """The text that each answer begins with."""
     seed: int
+    tool_readers: Mapping[int, ToolCallReader] = field(default_factory=dict[int, ToolCallReader])
+    """The readers of calls of tools in the text, by choices; none where there are no tools."""
 
     @property
     def choices(self) -> tuple[int, ...]:
@@ -75,6 +81,7 @@ class TextModel:
             self._grammars = Grammars(raw_tokenizer, config.vocabulary, config.end_ids)
         except ModelInvalid as error:
             self.notes = (f"answers cannot follow a grammar: {error.message}",)
+        self._tools = ModelTools(folder.chat_template, self._tokenizer, self._grammars)
 
     def read(
         self, raw: bytes | memoryview, *, priority: float, deadline_s: float | None
@@ -84,6 +91,7 @@ class TextModel:
         Raises `InvalidRequest`, `TooLarge`: a value is out of its range, the template refuses the messages, or the prompt has no room.
         """
         asked = read_asked(raw)
+        tools = self._tools.read(asked)
         prompt = self._prompt(asked)
         room = self._length - len(prompt)
         if room < 1:
@@ -98,6 +106,7 @@ class TextModel:
             "sampling": sampling_of(asked, self._config.search, seed),
             "stop_tokens": frozenset((*ends, *asked.stop_tokens)),
             "stop_strings": asked.stop,
+            "tenant": asked.cache_salt,
             "priority": min(max(int(priority), 0), MAX_PRIORITY),
             "deadline_s": math.inf if deadline_s is None else deadline_s,
         }
@@ -106,7 +115,6 @@ class TextModel:
                 GenerationRequest(
                     **common,
                     first_choice=choice,
-            "tenant": asked.cache_salt,
                     resumed=asked.so_far.get(str(choice), ()),
                 )
                 for choice in range(asked.n)
@@ -114,11 +122,14 @@ class TextModel:
             )
         else:
             requests = (GenerationRequest(**common, choices=asked.n),)
-        return ReadCall(requests, self._constraint(asked.guide), self._echo(asked), seed)
-
-    def new_text(self) -> TokenText:
-        """Return the text of an answer that begins."""
-        return self._tokenizer.new_text()
+        return ReadCall(
+            requests,
+            self._tokenizer.new_text if tools is None else self._tools.new_text,
+            self._constraint(asked.guide, tools),
+            self._echo(asked),
+            seed,
+            {} if tools is None else self._readers(requests, tools),
+        )
 
     def _token_text(self, token: int) -> str:
         return self._tokenizer.decode([token])
@@ -135,13 +146,19 @@ class TextModel:
             raise InvalidRequest(
                 "the model has no chat template, and goes on with texts alone: send a prompt (/v1/completions)"
             )
-        choice = asked.tool_choice
-        if choice not in ("auto", "none"):
-            raise InvalidRequest(
-                f"tool_choice is {str(choice)[:80]}; this node's models choose themselves: send auto or none"
-            )
-        tools = asked.tools if choice == "auto" else ()
-        return self._template.render(messages, tools=tools, extra=asked.template)
+        tools = asked.tools if asked.tool_choice != "none" else ()
+        return self._template.render(with_arguments(messages), tools=tools, extra=asked.template)
+
+    def _readers(
+        self, requests: tuple[GenerationRequest, ...], tools: AskedTools
+    ) -> dict[int, ToolCallReader]:
+        found: dict[int, ToolCallReader] = {}
+        for request in requests:
+            for choice in range(request.first_choice, request.first_choice + request.choices):
+                reader = self._tools.reader(tools, request)
+                if reader is not None:
+                    found[choice] = reader
+        return found
 
     def _echo(self, asked: Asked) -> str:
         if not asked.echo or asked.prompt is None:
@@ -150,19 +167,36 @@ class TextModel:
             return asked.prompt
         return self._tokenizer.decode(list(asked.prompt))
 
-    def _constraint(self, guide: Guide | None) -> Callable[[], Constraint] | None:
-        if guide is None:
+    def _constraint(
+        self, guide: Guide | None, tools: AskedTools | None
+    ) -> Callable[[], Constraint] | None:
+        grammar = None if guide is None else grammar_of(guide)
+        if tools is not None:
+            schema: dict[str, Any] | bool | None = None
+            if guide is not None and not tools.must_call:
+                if grammar is not None and grammar.kind not in ("json", "json_schema"):
+                    raise InvalidRequest(
+                        f"guide is of the kind {grammar.kind}, which cannot be had beside tools: send a schema, or no tools"
+                    )
+                schema = ANY_JSON if guide.schema is None else guide.schema
+            grammar = self._tools.grammar(tools, schema)
+        if grammar is None:
             return None
-        if self._grammars is None:
-            raise InvalidRequest(f"guide: {self.notes[0]}")
-        if guide.schema is not None:
-            grammar = Grammar("json_schema", json.dumps(guide.schema))
-        elif guide.regex is not None:
-            grammar = Grammar("regex", guide.regex)
-        elif guide.grammar is not None:
-            grammar = Grammar("lark", guide.grammar)
-        elif guide.json:
-            grammar = Grammar("json")
-        else:
-            raise InvalidRequest("guide is empty; give it json, schema, regex or grammar")
-        return self._grammars.compile(grammar)
+        if self._grammars is not None:
+            return self._grammars.compile(grammar)
+        if guide is None and tools is not None and not (tools.must_call or tools.is_single):
+            return None
+        raise InvalidRequest(f"guide and tool_choice: {self.notes[0]}")
+
+
+def grammar_of(guide: Guide) -> Grammar:
+    """Return the grammar that a call tells. Raises `InvalidRequest`: it tells none."""
+    if guide.schema is not None:
+        return Grammar("json_schema", json.dumps(guide.schema))
+    if guide.regex is not None:
+        return Grammar("regex", guide.regex)
+    if guide.grammar is not None:
+        return Grammar("lark", guide.grammar)
+    if guide.json:
+        return Grammar("json")
+    raise InvalidRequest("guide is empty; give it json, schema, regex or grammar")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from typing_extensions import override
@@ -72,9 +73,13 @@ class GenerationTokenizer:
         """Return the text of tokens, without special ones."""
         return self._tokenizer.decode(tokens, skip_special_tokens=True)
 
-    def new_text(self) -> AnswerText:
-        """Return the text of an answer that begins."""
-        return AnswerText(self)
+    def token_of(self, text: str) -> int | None:
+        """Return the number of the token that `text` is; None: it is none."""
+        return self._tokenizer.token_to_id(text)
+
+    def new_text(self, shown: Mapping[int, str] | None = None) -> AnswerText:
+        """Return the text of an answer that begins; `shown` has the special tokens that are told, with their texts."""
+        return AnswerText(self, shown or {})
 
 
 class AnswerText(TokenText):
@@ -84,10 +89,11 @@ class AnswerText(TokenText):
     piece before the last one add to that one. The library's own stream does the same, but holds back bytes that are no text without end.
     """
 
-    __slots__ = ("_before", "_before_text", "_held", "_tokenizer")
+    __slots__ = ("_before", "_before_text", "_held", "_shown", "_tokenizer")
 
-    def __init__(self, tokenizer: GenerationTokenizer) -> None:
+    def __init__(self, tokenizer: GenerationTokenizer, shown: Mapping[int, str]) -> None:
         self._tokenizer = tokenizer
+        self._shown = shown
         self._before: list[int] = []
         """The tokens of the last piece that was given out."""
         self._before_text = ""
@@ -97,6 +103,8 @@ class AnswerText(TokenText):
 
     @override
     def push(self, token: int) -> str:
+        if token in self._shown:
+            return self.flush() + self._shown[token]
         self._held.append(token)
         return self._piece(is_last=len(self._held) > MOST_HELD)
 

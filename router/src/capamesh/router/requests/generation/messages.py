@@ -30,6 +30,8 @@ MOST_CALLS: Final = 128
 MOST_NAME: Final = 64
 """The most characters of a tool's name: OpenAI's limit."""
 MOST_ID: Final = 256
+_MOST_NAMES: Final = 500
+"""The most characters of names in an error."""
 _NAME: Final = re.compile(r"[a-zA-Z0-9_.-]{1,64}\Z")
 _ROLES: Final = {
     "system": "system",
@@ -150,7 +152,7 @@ def _choice(given: object, names: list[str]) -> object:
         if name not in names:
             raise InvalidParameter(
                 "tool_choice",
-                f"tool_choice names {name[:MOST_NAME]!r}, which is none of the tools",
+                f"tool_choice names {name[:MOST_NAME]!r}; the tools are: {', '.join(names)[:_MOST_NAMES] or 'none'}",
             )
         return {"type": "function", "function": {"name": name}}
     raise wrong(

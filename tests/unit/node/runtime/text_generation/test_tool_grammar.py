@@ -1,0 +1,209 @@
+"""What a model that knows nothing says where its answer must call a tool, in each form of calls."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import tiny_llama
+from generation_fakes import Desk
+from tokenizers import AddedToken, Tokenizer
+
+from capamesh.node.generation import GenerationRequest, SamplingParameters
+from capamesh.node.runtime.onnxruntime.decoder_slots import DecoderSlots
+from capamesh.node.runtime.text_generation.asked import Asked
+from capamesh.node.runtime.text_generation.grammars import Grammars
+from capamesh.node.runtime.text_generation.tokens import GenerationTokenizer
+from capamesh.node.runtime.text_generation.tool_calls import ModelTools
+from capamesh.node.runtime.text_generation.tool_formats import FORMATS
+from capamesh.protocol.errors import InvalidRequest
+
+TEMPLATES = {
+    "hermes": "{{ tools }}<tool_call></tool_call>",
+    "llama3_json": '{{ tools }}{"name": "parameters"}',
+    "mistral": "[TOOL_CALLS]",
+}
+WEATHER = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Rome", "Oslo"]}, "days": {"type": "integer", "maximum": 9}},
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
+TOOLS = (
+    {"type": "function", "function": {"name": "weather", "parameters": WEATHER}},
+    {"type": "function", "function": {"name": "time"}},
+)
+END = (1, 3)
+PLAIN = SamplingParameters(seed=1)
+
+
+def tokenizer_file(*, has_marks: bool) -> bytes:
+    """Return the tiny model's tokenizer, with the marks of calls as tokens of their own or not."""
+    made = Tokenizer.from_str(tiny_llama.tokenizer().to_str())
+    if has_marks:
+        made.add_special_tokens([AddedToken(each) for each in ("[TOOL_CALLS]", "<|python_tag|>")])
+        made.add_tokens([AddedToken(each) for each in ("<tool_call>", "</tool_call>")])
+    return made.to_str().encode()
+
+
+@pytest.fixture(scope="module")
+def slots(tmp_path_factory: pytest.TempPathFactory) -> DecoderSlots:
+    folder = tiny_llama.write_decoder_folder(tmp_path_factory.mktemp("decoder") / "m", "q8")
+    return DecoderSlots(folder, count=4, length=500, threads=1)
+
+
+class Model:
+    """A form of calls with the tokenizer of one model."""
+
+    def __init__(self, form: str, *, has_marks: bool) -> None:
+        raw = tokenizer_file(has_marks=has_marks)
+        self.tokenizer = GenerationTokenizer(raw)
+        self.grammars = Grammars(raw, tiny_llama.VOCABULARY, END)
+        self.tools = ModelTools(TEMPLATES[form], self.tokenizer, self.grammars)
+
+    def asked(self, **fields: Any) -> Asked:
+        return Asked(messages=({},), tools=TOOLS, **fields)
+
+    def answer(
+        self,
+        slots: DecoderSlots,
+        schema: dict[str, Any] | None = None,
+        sampling: SamplingParameters = PLAIN,
+        **fields: Any,
+    ) -> tuple[str, list[tuple[str, Any]], str]:
+        """Return the text and the calls of an answer, and the text that both were read of."""
+        tools = self.tools.read(self.asked(**fields))
+        assert tools is not None
+        grammar = self.tools.grammar(tools, schema)
+        assert grammar is not None
+        request = GenerationRequest((5, 6, 7), 480, sampling, stop_tokens=frozenset(END))
+        desk = Desk(slots)
+        new = self.grammars.compile(grammar)
+        (sequence,) = desk.engine.submit(request, 0.0, self.tools.new_text, new)
+        desk.told = {sequence: []}
+        desk.run()
+        assert desk.finish(sequence) == "stop"
+        reader = self.tools.reader(tools, request)
+        assert reader is not None
+        raw = desk.text(sequence)
+        text, pieces = reader.push(raw)
+        calls: list[list[str]] = []
+        for each in pieces:
+            if each.id:
+                calls.append([each.name, ""])
+            calls[-1][1] += each.arguments
+        found = [(name, json.loads(arguments)) for name, arguments in calls]
+        return text + reader.flush(), found, raw
+
+
+def drawn(seed: int) -> SamplingParameters:
+    """Return how tokens are drawn by chance, with little heed to what the model prefers."""
+    return SamplingParameters(seed=seed, temperature=8.0)
+
+
+def check(calls: list[tuple[str, Any]]) -> None:
+    for name, arguments in calls:
+        if name == "weather":
+            assert arguments.keys() == {"city", "days"}
+            assert arguments["city"] in ("Rome", "Oslo")
+            assert arguments["days"] <= 9
+        else:
+            assert (name, arguments) == ("time", {})
+
+
+@pytest.mark.parametrize("has_marks", [True, False])
+@pytest.mark.parametrize("form", [each.name for each in FORMATS])
+def test_answer_that_must_call_does_so_in_the_models_form(
+    slots: DecoderSlots, form: str, *, has_marks: bool
+) -> None:
+    model = Model(form, has_marks=has_marks)
+    for seed in range(3):
+        text, calls, _ = model.answer(
+            slots, sampling=drawn(seed), tool_choice="required", parallel_tool_calls=False
+        )
+        assert (text, len(calls)) == ("", 1)
+        check(calls)
+    named = {"type": "function", "function": {"name": "time"}}
+    assert model.answer(slots, tool_choice=named)[:2] == ("", [("time", {})])
+
+
+@pytest.mark.parametrize("form", [each.name for each in FORMATS])
+def test_answer_may_have_several_calls_unless_it_is_told_not_to(
+    slots: DecoderSlots, form: str
+) -> None:
+    model = Model(form, has_marks=True)
+    counts = set()
+    for seed in range(8):
+        text, calls, _ = model.answer(slots, sampling=drawn(seed), tool_choice="required")
+        assert text == ""
+        check(calls)
+        counts.add(len(calls))
+    assert len(counts) > 1
+
+
+@pytest.mark.parametrize("has_marks", [True, False])
+def test_what_begins_as_a_call_goes_on_as_one_where_the_model_decides(*, has_marks: bool) -> None:
+    model = Model("hermes", has_marks=has_marks)
+    tools = model.tools.read(model.asked())
+    assert tools is not None
+    grammar = model.tools.grammar(tools, None)
+    assert grammar is not None
+    encode = model.tokenizer.encode
+
+    def after(text: str) -> tuple[set[str], bool]:
+        """Return the first letters that may stand behind `text`, and whether the answer may end there."""
+        constraint = model.grammars.compile(grammar)()
+        for token in encode(text, adds_special=False):
+            constraint.accept(token)
+        mask = constraint.mask()
+        allowed = [int(at) for at in mask.nonzero()[0]]
+        letters = {model.tokenizer.decode([each])[:1] for each in allowed if each not in END}
+        return letters - {""}, any(mask[END[0] : END[0] + 1])
+
+    free, may_end = after("Some text: {")
+    assert may_end
+    assert len(free) > 50
+    assert after("Some text <tool_call>") == ({"\n"}, False)
+    assert after('<tool_call>\n{"name": "') == ({"w", "t"}, False)
+    letters, may_end = after('<tool_call>\n{"name": "time", "arguments": {}}\n</tool_call>')
+    assert may_end
+    assert "a" not in letters
+    assert not after('<tool_call>\n{"name": "weather", "arguments": {"city": "')[0] - {"R", "O"}
+
+
+def test_forms_without_marks_leave_answers_free_where_the_model_decides() -> None:
+    model = Model("llama3_json", has_marks=True)
+    tools = model.tools.read(model.asked())
+    assert tools is not None
+    assert model.tools.grammar(tools, None) is None
+
+
+@pytest.mark.parametrize("form", [each.name for each in FORMATS])
+def test_answer_with_a_schema_is_a_call_or_fits_it(slots: DecoderSlots, form: str) -> None:
+    model = Model(form, has_marks=True)
+    schema = {
+        "type": "object",
+        "properties": {"yes": {"type": "boolean"}},
+        "required": ["yes"],
+        "additionalProperties": False,
+    }
+    kinds = set()
+    for seed in range(12):
+        text, calls, _ = model.answer(slots, schema, drawn(seed))
+        check(calls)
+        if not calls:
+            assert json.loads(text).keys() == {"yes"}
+        kinds.add(bool(calls))
+    assert False in kinds
+
+
+def test_tool_whose_parameters_are_no_schema_is_told() -> None:
+    model = Model("hermes", has_marks=True)
+    bad = {"type": "function", "function": {"name": "f", "parameters": {"properties": 5}}}
+    tools = model.tools.read(Asked(messages=({},), tools=(bad,)))
+    assert tools is not None
+    grammar = model.tools.grammar(tools, None)
+    assert grammar is not None
+    with pytest.raises(InvalidRequest, match="the tools of the answer cannot be used"):
+        model.grammars.compile(grammar)

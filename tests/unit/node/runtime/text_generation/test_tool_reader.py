@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from capamesh.node.runtime.text_generation.tool_formats import (
+    HERMES,
+    LLAMA,
+    MISTRAL,
+    ToolFormat,
+    format_of,
+)
+from capamesh.node.runtime.text_generation.tool_reader import (
+    MAX_CALLS,
+    MAX_HEAD,
+    ToolCallReader,
+)
+
+NAMES = ("weather", "time")
+HERMES_CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+ROME = ("weather", '{"city": "Rome"}')
+NOW = ("time", "{}")
+CASES = [
+    (HERMES, HERMES_CALL, "", [ROME]),
+    (HERMES, f"\n {HERMES_CALL}\n", "", [ROME]),
+    (HERMES, f"Let me look.\n{HERMES_CALL}", "Let me look.\n", [ROME]),
+    (HERMES, HERMES_CALL + "\n" + HERMES_CALL, "", [ROME, ROME]),
+    (HERMES, '<tool_call>{"name":"time","arguments":{}}</tool_call>', "", [NOW]),
+    (HERMES, "a < b <tool", "a < b <tool", []),
+    (HERMES, ' <tool_call>\n{"name": "other", "argu', '<tool_call>\n{"name": "other", "argu', []),
+    (HERMES, f"{HERMES_CALL} and <tool_call>no</tool_call> {HERMES_CALL}", "", [ROME, ROME]),
+    (HERMES, "  \n", "  \n", []),
+    (HERMES, '<tool_call>\n{"name": "wea', '<tool_call>\n{"name": "wea', []),
+    (HERMES, HERMES_CALL[:55], "", [("weather", '{"city": "')]),
+    (LLAMA, '{"name": "weather", "parameters": {"city": "Rome"}}', "", [ROME]),
+    (LLAMA, '<|python_tag|>{"name": "time", "parameters": {}}', "", [NOW]),
+    (
+        LLAMA,
+        '\n{"name": "time", "parameters": {}}; {"name": "weather", "parameters": {"city": "Rome"}}',
+        "",
+        [NOW, ROME],
+    ),
+    (
+        LLAMA,
+        'It is {"name": "time", "parameters": {}}',
+        'It is {"name": "time", "parameters": {}}',
+        [],
+    ),
+    (LLAMA, '{"answer": 42}', '{"answer": 42}', []),
+    (LLAMA, '{"name": "timely", "parameters": {}}', '{"name": "timely", "parameters": {}}', []),
+    (LLAMA, '{"name": 5}', '{"name": 5}', []),
+    (LLAMA, "<|python_tag|>print(1)", "<|python_tag|>print(1)", []),
+    (
+        MISTRAL,
+        '[TOOL_CALLS] [{"name": "time", "arguments": {}}, {"name": "weather", "arguments": {"city": "Rome"}}]',
+        "",
+        [NOW, ROME],
+    ),
+    (MISTRAL, 'So: [TOOL_CALLS][{"name":"time","arguments":{}}]', "So: ", [NOW]),
+    (MISTRAL, "[TOOL_CALLS]time", "[TOOL_CALLS]time", []),
+    (MISTRAL, "[1, 2]", "[1, 2]", []),
+]
+
+
+def read(form: ToolFormat, pieces: list[str], *, ends: bool) -> tuple[str, list[tuple[str, str]]]:
+    """Return the text and the calls that come of an answer in these pieces, so far or to its end."""
+    reader = ToolCallReader(form, NAMES)
+    text, calls = "", list[list[str]]()
+    for piece in pieces:
+        more, found = reader.push(piece)
+        text += more
+        for each in found:
+            if each.id:
+                assert each.index == len(calls)
+                calls.append([each.name, each.arguments])
+            else:
+                assert each.index == len(calls) - 1
+                calls[-1][1] += each.arguments
+    if ends:
+        text += reader.flush()
+    return text, [(name, arguments) for name, arguments in calls]
+
+
+@pytest.mark.parametrize(("form", "answer", "text", "calls"), CASES)
+def test_reader_parts_calls_from_text_however_they_are_cut(
+    form: ToolFormat, answer: str, text: str, calls: list[tuple[str, str]]
+) -> None:
+    rng = random.Random(1)
+    assert read(form, [answer], ends=True) == (text, calls)
+    assert read(form, list(answer), ends=True) == (text, calls)
+    for _ in range(50):
+        at = sorted(rng.randrange(len(answer) + 1) for _ in range(3))
+        ends = zip([0, *at], [*at, len(answer)], strict=True)
+        assert read(form, [answer[a:b] for a, b in ends], ends=True) == (text, calls)
+
+
+@pytest.mark.parametrize("answer", [(form, answer) for form, answer, _, _ in CASES])
+def test_what_was_given_out_depends_on_the_text_so_far_alone(
+    answer: tuple[ToolFormat, str],
+) -> None:
+    form, text = answer
+    for end in range(len(text) + 1):
+        assert read(form, [text[:end]], ends=False) == read(form, list(text[:end]), ends=False)
+
+
+def test_arguments_come_as_they_are_written() -> None:
+    reader = ToolCallReader(HERMES, NAMES)
+    assert reader.push('Yes <tool_call>\n{"name": "weather", "argu') == ("Yes ", [])
+    (begun, first) = reader.push('ments": {"city"')[1]
+    assert (begun.index, begun.name, begun.arguments) == (0, "weather", "")
+    assert begun.id.startswith("call_")
+    assert (first.id, first.name, first.arguments) == ("", "", '{"city"')
+    (second,) = reader.push(': "R')[1]
+    assert second.arguments == ': "R'
+    (third,) = reader.push('"}}\n</tool_call>')[1]
+    assert third.arguments == '"}'
+
+
+def test_marks_within_strings_of_arguments_are_none() -> None:
+    tricky = json.dumps({"a": '}]"{\\', "b": [{"c": "</tool_call><tool_call>"}]})
+    told = f'<tool_call>\n{{"name": "time", "arguments": {tricky}}}\n</tool_call>'
+    assert read(HERMES, list(told), ends=True) == ("", [("time", tricky)])
+
+
+def test_calls_and_what_stands_before_their_arguments_are_bounded() -> None:
+    many = read(HERMES, [HERMES_CALL * (MAX_CALLS + 5)], ends=True)
+    assert many == ("", [ROME] * MAX_CALLS)
+    blank = '<tool_call>{"name":' + " " * MAX_HEAD
+    assert read(HERMES, list(blank), ends=False)[0] != ""
+    reader = ToolCallReader(LLAMA, NAMES)
+    for _ in range(100):
+        reader.push("{ " * 100)
+    assert len(reader._held) <= MAX_HEAD
+
+
+def test_ids_are_as_templates_take_them() -> None:
+    assert len({HERMES.draw_id() for _ in range(100)}) == 100
+    assert all(len(id_) == 9 and id_.isalnum() for id_ in (MISTRAL.draw_id() for _ in range(100)))
+
+
+@pytest.mark.parametrize(
+    ("template", "form"),
+    [
+        ("{% if tools %}within <tool_call></tool_call> XML tags{% endif %}", HERMES),
+        ('{% if tools %}{"name": function name, "parameters": dictionary}{% endif %}', LLAMA),
+        ("{% if tools %}[AVAILABLE_TOOLS]{% endif %}[TOOL_CALLS]", MISTRAL),
+        ("<tool_call>\n<function=example>", None),
+        ("[TOOL_CALLS]name[ARGS]{}", None),
+        ("{{ messages }}", None),
+        ("", None),
+    ],
+)
+def test_form_is_the_one_that_the_template_teaches(template: str, form: ToolFormat | None) -> None:
+    assert format_of(template) == form
