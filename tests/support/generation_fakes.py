@@ -23,7 +23,8 @@ from capamesh.node.generation.slots import CacheBlock, Logits
 
 VOCABULARY = 32
 _ALONE, _TOGETHER = 1, 2
-"""A token that was run alone rounds otherwise than one that was run together with others."""
+"""A token that was run alone, or is left over by tiles, rounds otherwise than one that was run together with others."""
+TILE = 32
 
 
 class FakeSlots(Slots):
@@ -52,8 +53,9 @@ class FakeSlots(Slots):
         self._fail()
         assert tokens
         self.extended.append(len(tokens))
-        for token in tokens:
-            self._append(slot, token, _ALONE if len(tokens) == 1 else _TOGETHER)
+        for place, token in enumerate(tokens):
+            is_alone = place % TILE == 0 and place == len(tokens) - 1
+            self._append(slot, token, _ALONE if is_alone else _TOGETHER)
         return self._logits(slot) if wants_logits else None
 
     @override

@@ -5,8 +5,8 @@ import pytest
 from capamesh.node.generation.pace import Pace
 
 
-@pytest.mark.parametrize("max_chunk", [4, 5, 16, 512])
-def test_no_run_has_one_token_and_none_leaves_one(max_chunk: int) -> None:
+@pytest.mark.parametrize("max_chunk", [4, 5, 16, 33, 65, 512])
+def test_no_run_has_one_token_more_than_tiles_and_none_leaves_one(max_chunk: int) -> None:
     for is_alone in (True, False):
         pace = Pace(0.08, max_chunk)
         for length in range(2, 700):
@@ -14,6 +14,7 @@ def test_no_run_has_one_token_and_none_leaves_one(max_chunk: int) -> None:
             while left:
                 count = pace.chunk(left, is_alone=is_alone)
                 assert 2 <= count <= max(max_chunk, 3)
+                assert count % 32 != 1
                 left -= count
                 assert left != 1
 

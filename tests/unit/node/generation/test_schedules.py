@@ -18,7 +18,7 @@ def _settings(rng: random.Random) -> GenerationSettings:
         overcommit=rng.choice([1.0, 1.5, 4.0]),
         max_waiting=rng.choice([4, 64]),
         target_gap_s=rng.choice([0.01, 0.1, 1.0]),
-        max_chunk=rng.choice([4, 5, 8, 32]),
+        max_chunk=rng.choice([4, 5, 8, 64]),
         prefix_bytes=rng.choice([0, 4_000, 1_000_000]),
     )
 

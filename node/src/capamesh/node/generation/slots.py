@@ -19,7 +19,7 @@ class Slots(Protocol):
     """A fixed number of slots, each with the cache of one sequence of at most `length` tokens.
 
     What a decode step gives for a slot depends on that slot's tokens alone, bit for bit, and what `extend` gives does not
-    depend on how a prompt is cut, as long as no piece has one token. One thread uses it.
+    depend on how a prompt is cut, as long as no piece has one token, or one more than a multiple of 32. One thread uses it.
     """
 
     count: int

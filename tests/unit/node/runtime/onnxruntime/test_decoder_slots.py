@@ -11,12 +11,14 @@ from genai_form import in_genai_form
 from generation_fakes import Desk
 
 from capamesh.node.generation import GenerationRequest, GenerationSettings, SamplingParameters
+from capamesh.node.generation.pace import TILE
 from capamesh.node.runtime.decoders.decoder_folder import DecoderFolder
 from capamesh.node.runtime.onnxruntime.decoder_slots import DecoderSlots
 from capamesh.protocol.errors import ModelInvalid, RunFailed
 
 KINDS = ("fp32", "fp16", "q8", "q4")
 TOKENS = [(17 + 31 * at) % tiny_llama.VOCABULARY for at in range(24)]
+LONG = [(17 + 31 * at) % tiny_llama.VOCABULARY for at in range(90)]
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +92,20 @@ def test_prompt_gives_the_same_bits_however_it_is_cut_into_two_tokens_or_more(
         assert slots.save(2, 0, 24).tobytes() == cache.tobytes()
 
 
+@pytest.mark.parametrize("kind", [*KINDS, "mask", "positions"])
+def test_runs_of_all_lengths_but_one_more_than_a_tile_give_the_same_bits(
+    folders: dict[str, DecoderFolder], kind: str
+) -> None:
+    slots = slots_of(folders[kind])
+    for at in range(0, 90, 6):
+        slots.extend(0, LONG[at : at + 6], wants_logits=False)
+    cache = slots.save(0, 0, 90)
+    for count in range(2, 90):
+        if count % TILE != 1:
+            fill(slots, 1, LONG[:count])
+            assert slots.save(1, 0, count).tobytes() == cache[:, :, :count].tobytes(), count
+
+
 def test_saved_blocks_are_loaded_in_pieces(folders: dict[str, DecoderFolder]) -> None:
     slots = slots_of(folders["q8"])
     whole = fill(slots, 0, TOKENS)
@@ -136,17 +152,17 @@ def run_schedule(slots: DecoderSlots, alone: DecoderSlots, seed: int) -> int:
         pool_tokens=rng.choice([0, 110]),
         overcommit=rng.choice([1.0, 4.0]),
         target_gap_s=rng.choice([0.01, 1.0]),
-        max_chunk=rng.choice([4, 5, 16]),
+        max_chunk=rng.choice([4, 5, 16, 80]),
         prefix_bytes=rng.choice([0, 2**20]),
     )
     desk = Desk(slots, settings)
-    stem = [rng.randrange(tiny_llama.VOCABULARY) for _ in range(40)]
+    stem = [rng.randrange(tiny_llama.VOCABULARY) for _ in range(70)]
     asked = []
     for _ in range(rng.randint(15, 40)):
         desk.step_s = rng.choice([0.001, 0.05])
         action = rng.random()
         if action < 0.25:
-            prompt = stem[: rng.randint(1, 40)] + [rng.randrange(500)] * rng.choice([0, 1, 2])
+            prompt = stem[: rng.randint(1, 70)] + [rng.randrange(500)] * rng.choice([0, 1, 2])
             sampling = SamplingParameters(temperature=rng.choice([0.0, 1.0]), top_p=0.9, seed=seed)
             request = GenerationRequest(tuple(prompt), rng.randint(1, 14), sampling)
             asked.append((request, desk.submit(request)[0]))
