@@ -57,7 +57,7 @@ def test_answer_ends_where_the_context_does() -> None:
 
 def test_prompt_beside_sequences_that_generate_is_run_in_chunks_between_their_steps() -> None:
     slots = FakeSlots(2, length=64)
-    desk = Desk(slots, GenerationSettings(max_chunk=8))
+    desk = Desk(slots, GenerationSettings(max_chunk=8, target_gap_s=0.025))
     desk.submit(request(4, max_tokens=20))
     desk.step()
     desk.submit(request(25, max_tokens=2, first=3))
@@ -65,6 +65,19 @@ def test_prompt_beside_sequences_that_generate_is_run_in_chunks_between_their_st
     kinds = "".join("d" if plan.is_decode else "f" for plan in desk.plans)
     assert kinds.startswith("fdfdfdfdfd")
     assert slots.extended == [4, 8, 8, 7, 2]  # and never a last chunk of one token
+
+
+def test_several_chunks_run_between_two_steps_as_far_as_the_target_has_room() -> None:
+    slots = FakeSlots(4, length=64)
+    desk = Desk(slots, GenerationSettings(max_chunk=8, target_gap_s=0.045))
+    desk.submit(request(8, max_tokens=30))
+    for first in (2, 3, 4):
+        desk.submit(request(16, max_tokens=2, first=first))
+    desk.run()
+    kinds = "".join("d" if plan.is_decode else "f" for plan in desk.plans)
+    assert kinds.startswith(
+        "ffffdfffdd"
+    )  # three chunks and a step take 40 ms; before the first step its time is not known
 
 
 def test_prompt_is_run_in_the_largest_chunks_where_nobody_generates() -> None:
@@ -147,7 +160,7 @@ def test_choice_cancelled_while_it_waits_leaves_the_others(cancelled: int) -> No
 
 
 def test_deadline_ends_who_waits_who_fills_and_who_generates() -> None:
-    desk = Desk(FakeSlots(2, length=64), GenerationSettings(max_chunk=4))
+    desk = Desk(FakeSlots(2, length=64), GenerationSettings(max_chunk=4, target_gap_s=0.015))
     (generating,) = desk.submit(request(4, max_tokens=40, deadline_s=0.055))
     (filling,) = desk.submit(request(30, first=2, deadline_s=0.055))
     (waiting,) = desk.submit(request(first=3, deadline_s=0.055))
@@ -276,7 +289,7 @@ def test_sequences_give_no_way_where_no_more_was_promised_than_there_is() -> Non
     assert max(len(plan.sequences) for plan in desk.plans) == 1
 
 
-def test_repeated_prompt_runs_two_tokens_only() -> None:
+def test_repeated_prompt_is_not_run_again() -> None:
     slots = FakeSlots(2)
     desk = Desk(slots)
     asked = request(40)
@@ -284,11 +297,52 @@ def test_repeated_prompt_runs_two_tokens_only() -> None:
     desk.run()
     (second,) = desk.submit(asked)
     desk.run()
-    assert slots.extended == [40, 2]
+    assert slots.extended == [40]
     assert desk.ids(first) == desk.ids(second) == ids_alone(asked)
     usage = desk.told[second][-1].usage
     assert usage is not None
-    assert usage.cached == 38
+    assert usage.cached == 40
+
+
+def test_prompt_that_is_all_but_repeated_runs_two_tokens() -> None:
+    slots = FakeSlots(2)
+    desk = Desk(slots)
+    desk.submit(request(40))
+    desk.run()
+    shorter = request(38)  # kept, but not the scores behind it
+    (second,) = desk.submit(shorter)
+    desk.run()
+    assert slots.extended == [40, 2]
+    assert desk.ids(second) == ids_alone(shorter)
+
+
+def test_callers_of_one_prompt_who_come_at_once_begin_with_the_first_of_them() -> None:
+    slots = FakeSlots(4)
+    desk = Desk(slots)
+    asked = request(40, max_tokens=8)
+    drawn = dataclasses.replace(asked, sampling=SamplingParameters(seed=5), choices=2)
+    sequences = [*desk.submit(asked), *desk.submit(asked), *desk.submit(drawn)]
+    desk.run()
+    assert slots.extended == [40]
+    assert slots.decoded_rows == [4] * 7
+    assert [desk.ids(each) for each in sequences] == [
+        ids_alone(asked),
+        ids_alone(asked),
+        ids_alone(drawn),
+        ids_alone(drawn, 1),
+    ]
+
+
+def test_repeated_prompts_with_an_answer_of_one_token_need_no_run_at_all() -> None:
+    slots = FakeSlots(1)
+    desk = Desk(slots)
+    desk.submit(request(40, max_tokens=1))
+    desk.run()
+    again = [desk.submit(request(40, max_tokens=1))[0] for _ in range(3)]
+    assert not desk.step()
+    assert [desk.ids(each) for each in again] == [ids_alone(request(40, max_tokens=1))] * 3
+    assert (slots.extended, slots.decoded_rows) == ([40], [])
+    assert desk.engine.load().free_slots == 1
 
 
 def test_tenants_share_no_prefixes() -> None:
@@ -298,7 +352,7 @@ def test_tenants_share_no_prefixes() -> None:
         desk.submit(request(40, tenant=tenant))
         desk.submit(request(40, tenant=tenant))
     desk.run()
-    assert sorted(slots.extended) == [2, 2, 40, 40]
+    assert slots.extended == [40, 40]
 
 
 def test_prefix_that_another_sequence_has_in_its_slot_is_used_without_a_store() -> None:
@@ -404,7 +458,7 @@ def test_broken_tokenizer_ends_one_answer_and_not_all() -> None:
 
 
 def test_load_tells_tokens_slots_and_who_waits() -> None:
-    desk = Desk(FakeSlots(2))
+    desk = Desk(FakeSlots(2), GenerationSettings(target_gap_s=0.015))
     first = [desk.submit(request(first=at, max_tokens=20))[0] for at in range(3)]
     for _ in range(5):
         desk.step()

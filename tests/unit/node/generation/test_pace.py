@@ -36,6 +36,25 @@ def test_chunks_grow_only_as_far_as_was_measured_to_keep_the_gap() -> None:
     assert quick.chunk(1000, is_alone=False) == 256
 
 
+def test_few_tokens_that_are_left_of_a_prompt_say_nothing_of_the_cost_of_chunks() -> None:
+    pace = Pace(0.08, 512)
+    pace.decoded(4, 0.013, 0.013)
+    pace.filled(32, 0.04)
+    for _ in range(10):
+        pace.filled(2, 0.013)
+    assert pace.chunk(400, is_alone=False) == 32
+
+
+def test_chunk_is_in_time_if_the_time_of_its_size_is_known_and_fits_behind_what_was_spent() -> None:
+    pace = Pace(0.08, 512)
+    pace.decoded(4, 0.02, 0.02)
+    assert not pace.is_in_time(32, 0.0)
+    pace.filled(32, 0.032)
+    assert pace.is_in_time(32, 0.027)
+    assert not pace.is_in_time(32, 0.029)
+    assert not pace.is_in_time(2, 0.01)
+
+
 def test_speed_counts_the_time_between_steps() -> None:
     pace = Pace(0.08, 512)
     pace.decoded(8, 0.02, 0.1)

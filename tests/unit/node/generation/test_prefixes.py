@@ -1,8 +1,11 @@
 from __future__ import annotations
 
-from generation_fakes import FakeSlots
+import numpy as np
+import pytest
+from generation_fakes import VOCABULARY, FakeSlots
 
 from capamesh.node.generation.prefixes import BLOCK, BLOCK_OVERHEAD_BYTES, Prefixes, common
+from capamesh.node.generation.slots import Logits
 
 TOKENS = list(range(24)) + list(range(24))
 BLOCK_BYTES = BLOCK * 24 + BLOCK_OVERHEAD_BYTES
@@ -51,6 +54,42 @@ def test_prompt_saved_twice_is_kept_once() -> None:
     prefixes.save("", TOKENS[:36], slots, 0)
     assert (prefixes.size_bytes, len(prefixes)) == (size, count)
     assert count == 3
+
+
+def scores_of(first: int, count: int = VOCABULARY) -> Logits:
+    return np.full(count, first, np.float32)
+
+
+@pytest.mark.parametrize("length", [2, 16, 31, 32, 40])
+def test_scores_are_found_behind_the_very_prompt_that_they_were_kept_with(length: int) -> None:
+    prefixes = Prefixes(10**6, 24)
+    prompt, longer = TOKENS[:length], TOKENS[: length + 5]
+    prefixes.save("", longer, filled(longer), 0)
+    assert prefixes.match("", prompt, length).scores is None
+    prefixes.save("", prompt, filled(prompt), 0, scores_of(1))
+    prefixes.save("", longer, filled(longer), 0, scores_of(2))
+    for tokens, value in ((prompt, 1), (longer, 2)):
+        match = prefixes.match("", tokens, 0)
+        assert match.scores is not None
+        assert (match.count, match.scores[0]) == (len(tokens), value)
+        assert kept(prefixes, tokens, most=0) == tokens
+    assert prefixes.match("other", prompt, 0).scores is None
+    assert prefixes.match("", TOKENS[: length + 4], 0).scores is None
+
+
+def test_scores_go_before_the_prompt_and_are_not_kept_where_they_would_take_its_room() -> None:
+    prefixes = Prefixes(3 * BLOCK_BYTES, 24)
+    prefixes.save("", TOKENS[:32], filled(TOKENS[:32]), 0, scores_of(1))
+    assert (prefixes.match("", TOKENS[:32], 0).scores, len(prefixes)) == (None, 2)
+    prefixes = Prefixes(20 * BLOCK_BYTES, 24)
+    prefixes.save("", TOKENS[:32], filled(TOKENS[:32]), 0, scores_of(1))
+    assert prefixes.match("", TOKENS[:32], 0).scores is not None
+    for first in range(1000, 1018):
+        other = [first, *TOKENS[1:16]]
+        prefixes.save("", other, filled(other), 0)
+    assert prefixes.size_bytes <= 20 * BLOCK_BYTES
+    assert prefixes.match("", TOKENS[:32], 0).scores is None
+    assert kept(prefixes, TOKENS[:32]) == TOKENS[:32]
 
 
 def test_bytes_are_bounded_and_the_least_used_goes_first_its_end_before_its_beginning() -> None:

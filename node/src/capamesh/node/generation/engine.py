@@ -21,9 +21,9 @@ from capamesh.node.generation.answering import answer, broken_off, resume
 from capamesh.node.generation.load import GenerationLoad
 from capamesh.node.generation.pace import Pace
 from capamesh.node.generation.parts import TokenPart
-from capamesh.node.generation.prefixes import Prefixes, common
 from capamesh.node.generation.request import GenerationRequest
 from capamesh.node.generation.residents import Residents
+from capamesh.node.generation.reuse import Reuse
 from capamesh.node.generation.sequence import (
     NO_SLOT,
     Constraint,
@@ -59,9 +59,10 @@ class GenerationEngine:
             max(settings.max_waiting_tokens, self.pool_tokens),
         )
         self._pace = Pace(settings.target_gap_s, settings.max_chunk)
-        self._prefixes = Prefixes(settings.prefix_bytes, slots.token_bytes)
+        self._reuse = Reuse(slots, settings.prefix_bytes)
         self._residents = Residents(slots)
-        self._is_decode_next = False
+        self._filled_s = 0.0
+        """The time that chunks of prompts have taken since the last decoding step."""
         self._may_begin = False
         """True if something changed since nobody who waits could get a slot: a look at the whole queue is not for each step."""
         self._decoded_s = -math.inf
@@ -70,7 +71,6 @@ class GenerationEngine:
         self._parts: list[SequencePart] = []
         self._orders = 0
         self._preemptions = 0
-        self._hit_tokens = 0
 
     @override
     def __repr__(self) -> str:
@@ -152,27 +152,30 @@ class GenerationEngine:
         """
         self._expire(now_s)
         self.settle()
-        self._begin()
-        plan = self._plan_decode() if self._is_decode_next else None
-        if plan is None and self._residents.filling is not None:
-            plan = self._plan_fill(self._residents.filling)
-        return plan or self._plan_decode()
+        while self._begin():
+            self.settle()
+        residents = self._residents
+        plan = None if residents.filling is None else self._plan_fill(residents.filling)
+        if plan is None:
+            plan = self._plan_decode()
+        if plan is None and residents.filling is not None:  # all who generated gave way
+            plan = self._plan_fill(residents.filling)
+        return plan
 
     def stepped(self, plan: StepPlan, logits: Logits | None, now_s: float, took_s: float) -> None:
         """Take the scores of a run that has ended `now_s` and took `took_s`, as described by `StepPlan.run`."""
         if not plan.is_decode:
-            self._is_decode_next = True
+            self._filled_s += took_s
             self._pace.filled(len(plan.tokens), took_s)
             sequence = plan.sequences[0]
             self._shares.charge(sequence.request.tenant, took_s)
             filling = self._residents.filling
             if filling is not None and self._slots.used(filling.slot) == len(filling.prefill):
-                self._may_begin = True
-                for each in self._residents.join():
-                    if logits is not None and each.wants_token:
-                        self._tell(each, answer(each, logits))
+                if logits is not None:
+                    self._reuse.hold(filling, logits)
+                self._join(logits)
             return
-        self._is_decode_next = False
+        self._filled_s = 0.0
         rows = len(plan.sequences)
         self._pace.decoded(rows, took_s, now_s - self._decoded_s)
         self._decoded_s = now_s
@@ -196,14 +199,12 @@ class GenerationEngine:
         place = 0
         while place < len(live):
             sequence = live[place]
-            if not sequence.is_saved:
-                sequence.is_saved = True
-                self._save(sequence, len(sequence.prefill))
+            self._reuse.save_prompt(sequence)
             if not sequence.is_ended:
                 place += 1
                 continue
             if self._settings.keeps_answers:
-                self._save(sequence, self._slots.used(place))
+                self._reuse.save(sequence, self._slots.used(place))
             self._residents.leave(sequence)
             self._may_begin = True
 
@@ -229,8 +230,8 @@ class GenerationEngine:
             pool_tokens=self.pool_tokens,
             free_slots=residents.free_slots,
             tokens_per_s=self._pace.tokens_per_s,
-            prefix_bytes=self._prefixes.size_bytes,
-            prefix_hits=self._hit_tokens,
+            prefix_bytes=self._reuse.size_bytes,
+            prefix_hits=self._reuse.hit_tokens,
             preemptions=self._preemptions,
             first_token_s=self._first_token_s(0),
         )
@@ -238,11 +239,13 @@ class GenerationEngine:
     # what a plan is made of
 
     def _plan_fill(self, sequence: Sequence) -> StepPlan | None:
-        """Return the run of the next chunk of `sequence`; None if it gave way, for there is no room for the chunk."""
+        """Return the run of the next chunk of `sequence`; None if those who generate would wait too long, or if it gave way for want of room."""
         residents = self._residents
         at = self._slots.used(sequence.slot)
         left = len(sequence.prefill) - at
         count = self._pace.chunk(left, is_alone=not residents.live)
+        if residents.live and self._filled_s and not self._pace.is_in_time(count, self._filled_s):
+            return None
         while residents.used_tokens + count > self.pool_tokens:
             if self._give_way() is sequence:
                 return None
@@ -274,23 +277,37 @@ class GenerationEngine:
                 )
         self._due_s = min((each.request.deadline_s for each in self._all()), default=math.inf)
 
-    def _begin(self) -> None:
-        """Give a slot to who is next, if there is room; a prompt that is being filled gives way to a more urgent one."""
+    def _begin(self) -> bool:
+        """Give a slot to who is next, if there is room; a prompt that is being filled gives way to a more urgent one.
+
+        Return whether somebody generates now who need not run a prompt, and another may begin.
+        """
         sequence = self._waiting.next() if self._may_begin else None
         if sequence is None:
-            return
+            return False
         self._may_begin = False
         filling = self._residents.filling
         if filling is not None and sequence.request.priority >= filling.request.priority:
-            return
+            return False
         if not self._fits(sequence, filling):
-            return
+            return False
         if filling is not None:
-            self._save(filling, self._slots.used(filling.slot))
+            self._reuse.save(filling, self._slots.used(filling.slot))
             self._preempt(filling)
         self._waiting.remove(sequence)
         self._residents.begin(sequence)
-        self._restore(sequence)
+        scores = self._reuse.restore(sequence, self._residents.live)
+        if scores is None:
+            return False
+        self._join(scores)
+        return True
+
+    def _join(self, scores: Logits | None) -> None:
+        """Let the one whose prompt has run generate, with its siblings; `scores`, in the shape [vocabulary], are those behind the prompt."""
+        self._may_begin = True
+        for each in self._residents.join():
+            if scores is not None and each.wants_token:
+                self._tell(each, answer(each, scores))
 
     def _fits(self, sequence: Sequence, leaving: Sequence | None) -> bool:
         """Return whether `sequence` may have its slots once `leaving` has left its own."""
@@ -307,33 +324,6 @@ class GenerationEngine:
             and promised + need(sequence) <= self._most_promised
             and used + len(residents.live) + now <= self.pool_tokens
         )
-
-    def _restore(self, sequence: Sequence) -> None:
-        """Fill the slot with the longest beginning of the prompt that is kept or that another sequence has.
-
-        Two tokens at least are left to run: a run of one rounds otherwise than one of several.
-        """
-        slots, request = self._slots, sequence.request
-        most = max(0, len(sequence.prefill) - 2)
-        match = self._prefixes.match(request.tenant, sequence.prefill, most)
-        count, source = match.count, None
-        for each in self._residents.live:
-            if each.request.tenant == request.tenant and len(each.prefill) > 1:
-                shared = min(common(each.prefill, sequence.prefill), most)
-                if shared > count:
-                    count, source = shared, each
-        if source is None:
-            match.load(slots, sequence.slot)
-        else:
-            slots.copy(source.slot, sequence.slot, count)
-        sequence.cached = min(count, len(request.prompt))
-        self._hit_tokens += count
-
-    def _save(self, sequence: Sequence, count: int) -> None:
-        """Keep the first `count` tokens of what `sequence` has in its slot."""
-        if len(sequence.prefill) > 1:  # a prompt of one token was run as nothing longer is
-            tokens = [*sequence.prefill, *sequence.out[sequence.base :]][:count]
-            self._prefixes.save(sequence.request.tenant, tokens, self._slots, sequence.slot)
 
     def _give_way(self) -> Sequence:
         """Put back the least urgent of those that have slots, and return it."""

@@ -1,7 +1,8 @@
 """Keeps the cache of prompts' beginnings, so that the next prompt that begins so need not run it. Pure.
 
 A prompt is kept as blocks of 16 tokens and a shorter last one. A block's key is a hash of its tokens and of the key before it, and
-the first key is of the tenant: nobody learns by a quick answer what another has asked.
+the first key is of the tenant: nobody learns by a quick answer what another has asked. Behind its end are the model's scores, as a block
+without tokens: the same prompt need not run at all.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from capamesh.node.generation.slots import CacheBlock, Slots
+from capamesh.node.generation.slots import CacheBlock, Logits, Slots
 
 BLOCK: Final = 16
 """The tokens of a block (vLLM's; a prompt's beginning is found to the token all the same)."""
@@ -21,6 +22,8 @@ BLOCK_OVERHEAD_BYTES: Final = 1024
 """The bytes that a block takes beside its content (guess, on the large side)."""
 _MOST_COMPARED: Final = 8
 """The blocks behind one another's beginning that are compared token by token, the newest (guess)."""
+_MOST_SCORES: Final = 0.1
+"""The share of all bytes that the scores behind one prompt may take (guess)."""
 _KEY_BYTES: Final = 16
 
 
@@ -39,9 +42,11 @@ class _Block:
 class Match:
     """The kept beginning of a prompt, as far as it is kept."""
 
-    __slots__ = ("count", "parts")
+    __slots__ = ("count", "parts", "scores")
 
     def __init__(self) -> None:
+        self.scores: Logits | None = None
+        """The scores behind the prompt, in the shape [vocabulary], if all of it is kept with them."""
         self.count = 0
         """Tokens that need not run."""
         self.parts: list[tuple[CacheBlock, int]] = []
@@ -51,6 +56,14 @@ class Match:
         """Take `count` more tokens, the first of `content`, which has the pool's own layout."""
         self.parts.append((content, count))
         self.count += count
+
+    def cut(self, most: int) -> None:
+        """Leave out what is behind the first `most` tokens."""
+        while self.count > most:
+            content, count = self.parts.pop()
+            self.count -= count
+            if self.count < most:
+                self.add(content, most - self.count)
 
     def load(self, slots: Slots, slot: int) -> None:
         """Append all tokens to `slot`."""
@@ -73,27 +86,43 @@ class Prefixes:
         return len(self._blocks)
 
     def match(self, tenant: str, tokens: Sequence[int], most: int) -> Match:
-        """Return what is kept of the first `most` of `tokens`; what is found is used anew."""
+        """Return what is kept of the first `most` of `tokens`, or of all with the scores behind them; what is found is used anew."""
         found = Match()
         key = _root(tenant)
         keys: list[bytes] = []
-        while found.count < most:
-            ahead = list(tokens[found.count : found.count + BLOCK])
+        while ahead := list(tokens[found.count : found.count + BLOCK]):
             following = _following(key, ahead)
             block = self._blocks.get(following) if len(ahead) == BLOCK else None
-            if block is None or found.count + BLOCK > most:
-                self._match_within(found, key, ahead, most, keys)
+            if block is None:
+                self._match_within(found, key, ahead, keys)
+                key = following
                 break
             found.add(block.content, BLOCK)
             key = following
             keys.append(key)
+        end = _following(key, [])
+        if found.count == len(tokens) and end in self._blocks:
+            found.scores = self._blocks[end].content
+            keys.append(end)
+        else:
+            found.cut(most)
         self._touch(keys)
         return found
 
-    def save(self, tenant: str, tokens: Sequence[int], slots: Slots, slot: int) -> None:
-        """Keep the cache of `tokens`, which `slot` begins with; only as many of the first as there may be in all."""
+    def save(
+        self,
+        tenant: str,
+        tokens: Sequence[int],
+        slots: Slots,
+        slot: int,
+        scores: Logits | None = None,
+    ) -> None:
+        """Keep the cache of `tokens`, which `slot` begins with, and the `scores` behind them, in the shape [vocabulary].
+
+        Only as many of the first tokens are kept as there may be in all.
+        """
         blocks = min(self._limit_bytes // self._block_bytes, -(-len(tokens) // BLOCK))
-        key = _root(tenant)
+        key = following = _root(tenant)
         keys: list[bytes] = []
         for at in range(0, blocks * BLOCK, BLOCK):
             piece = list(tokens[at : at + BLOCK])
@@ -104,16 +133,20 @@ class Prefixes:
                 self._add(following, _Block(key, piece, slots.save(slot, at, at + len(piece))))
             key = following
             keys.append(key)
+        if scores is not None and blocks * BLOCK >= len(tokens):
+            last = _Block(following, [], scores)
+            end = _following(following, [])
+            if end not in self._blocks and last.size_bytes <= _MOST_SCORES * self._limit_bytes:
+                self._add(end, last)
+            if end in self._blocks:
+                keys.append(end)
         self._touch(keys)
         while self.size_bytes > self._limit_bytes:
             self._drop_oldest()
 
-    def _match_within(
-        self, found: Match, key: bytes, ahead: list[int], most: int, keys: list[bytes]
-    ) -> None:
+    def _match_within(self, found: Match, key: bytes, ahead: list[int], keys: list[bytes]) -> None:
         count, best = self._agreement(key, ahead)
-        count = min(count, most - found.count)
-        if best and count:
+        if count:
             found.add(self._blocks[best].content, count)
             keys.append(best)
 

@@ -68,6 +68,7 @@ class Sequence:
         "out",
         "prefill",
         "request",
+        "scores",
         "siblings",
         "slot",
         "stops",
@@ -110,6 +111,8 @@ class Sequence:
         """Tokens of the prompt that did not have to run."""
         self.is_saved = False
         """True once the prompt's cache was given to the prefixes."""
+        self.scores: npt.NDArray[np.float32] | None = None
+        """The scores behind the prompt in the shape [vocabulary], until they are kept with it."""
         self.is_ended = False
 
     @override

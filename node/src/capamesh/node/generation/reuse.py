@@ -1,0 +1,75 @@
+"""Fills slots with what was computed before: kept prefixes, and what other sequences have in their slots. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as SequenceOf
+from typing import Final
+
+from typing_extensions import override
+
+from capamesh.node.generation.prefixes import Prefixes, common
+from capamesh.node.generation.sequence import Sequence
+from capamesh.node.generation.slots import Logits, Slots
+
+_LEFT: Final = 2
+"""The fewest tokens of a prompt that are run where its scores are not kept: a run of one rounds otherwise than one of several."""
+
+
+class Reuse:
+    """Keeps what one model need not compute again, and finds it. Whatever is reused has the bits that a run would give."""
+
+    def __init__(self, slots: Slots, prefix_bytes: int) -> None:
+        self._slots = slots
+        self._prefixes = Prefixes(prefix_bytes, slots.token_bytes)
+        self.hit_tokens = 0
+        """Tokens of prompts that did not have to run."""
+
+    @override
+    def __repr__(self) -> str:
+        return f"Reuse({len(self._prefixes)} blocks, {self.hit_tokens} tokens hit)"
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of kept prefixes."""
+        return self._prefixes.size_bytes
+
+    def restore(self, sequence: Sequence, live: SequenceOf[Sequence]) -> Logits | None:
+        """Fill the slot of `sequence` with the longest beginning of its prompt that is kept, or that one of `live` has.
+
+        Return the scores behind the prompt, in the shape [vocabulary], if all of it is kept with them: then there is nothing to run.
+        """
+        slots, request = self._slots, sequence.request
+        most = max(0, len(sequence.prefill) - _LEFT)
+        match = self._prefixes.match(request.tenant, sequence.prefill, most)
+        count, source = match.count, None
+        for each in live:
+            if each.request.tenant == request.tenant and len(each.prefill) > 1:
+                shared = min(common(each.prefill, sequence.prefill), most)
+                if shared > count:
+                    count, source = shared, each
+        if source is None:
+            match.load(slots, sequence.slot)
+        else:
+            slots.copy(source.slot, sequence.slot, count)
+        sequence.cached = min(count, len(request.prompt))
+        sequence.is_saved = match.scores is not None
+        self.hit_tokens += count
+        return match.scores
+
+    def hold(self, sequence: Sequence, scores: Logits) -> None:
+        """Have the scores behind the prompt of `sequence`, in the shape [vocabulary], kept with it once it is saved; they may change after this."""
+        if not sequence.is_saved:
+            sequence.scores = scores.copy()
+
+    def save_prompt(self, sequence: Sequence) -> None:
+        """Keep the prompt of `sequence`, which its slot holds, unless that was done."""
+        if not sequence.is_saved:
+            sequence.is_saved = True
+            scores, sequence.scores = sequence.scores, None
+            self.save(sequence, len(sequence.prefill), scores)
+
+    def save(self, sequence: Sequence, count: int, scores: Logits | None = None) -> None:
+        """Keep the first `count` tokens of what `sequence` has in its slot, with the `scores` behind them in the shape [vocabulary]."""
+        if len(sequence.prefill) > 1:  # a prompt of one token was run as nothing longer is
+            tokens = [*sequence.prefill, *sequence.out[sequence.base :]][:count]
+            self._prefixes.save(sequence.request.tenant, tokens, self._slots, sequence.slot, scores)
