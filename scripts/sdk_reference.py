@@ -17,6 +17,7 @@ from reference_markdown import NOTE, code, sentence, table
 import capamesh.client
 from capamesh.client import AsyncClient, Client
 from capamesh.client import arrays as arrays_module
+from capamesh.client.generation import asks as asks_module
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.oip import messages as messages_module
 
@@ -113,6 +114,8 @@ def split_arguments(arguments: ast.arguments) -> Iterator[str]:
     if arguments.kwonlyargs:
         yield "*"
         yield from map(argument, arguments.kwonlyargs, arguments.kw_defaults)
+    if arguments.kwarg is not None:
+        yield f"**{argument(arguments.kwarg, None)}"
 
 
 def argument(each: ast.arg, default: ast.expr | None) -> str:
@@ -170,6 +173,19 @@ def methods_of(statement: ast.ClassDef) -> Iterator[ast.FunctionDef | ast.AsyncF
                 yield each
 
 
+def all_methods_of(
+    kind: type[Any],
+) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Yield the public methods of a class, and behind them those that it takes over from the project's other classes."""
+    told: set[str] = set()
+    for base in kind.__mro__:
+        if base.__module__.startswith("capamesh."):
+            for each in methods_of(class_of(base)):
+                if each.name not in told:
+                    told.add(each.name)
+                    yield each
+
+
 def class_section(kind: type[Any]) -> str:
     """Return what is said of one class."""
     statement = class_of(kind)
@@ -181,7 +197,7 @@ def class_section(kind: type[Any]) -> str:
         for field in fields_of(statement)
     ]:
         parts.append(table(("attribute", "type", "default", "is"), rows))
-    parts += [method(kind.__name__, each) for each in methods_of(statement)]
+    parts += [method(kind.__name__, each) for each in all_methods_of(kind)]
     return "\n\n".join(parts)
 
 
@@ -206,7 +222,12 @@ def sdk_page() -> str:
         if inspect.isclass(each) and each not in CLIENTS and not issubclass(each, CapameshError)
     ]
     sections = [class_section(each) for each in (*CLIENTS, *others)]
-    sections += [alias(arrays_module, "InputValue"), alias(messages_module, "Parameters")]
+    sections += [
+        alias(arrays_module, "InputValue"),
+        alias(asks_module, "Messages"),
+        alias(messages_module, "Parameters"),
+        alias(asks_module, "Prompt"),
+    ]
     return f"""{NOTE}
 # The Python client
 

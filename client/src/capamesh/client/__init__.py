@@ -61,6 +61,15 @@ from capamesh.client.errors import (
     Unsatisfiable,
     Unsupported,
 )
+from capamesh.client.generation.sync_texts import TextStream
+from capamesh.client.generation.values import (
+    Choice,
+    Generation,
+    TextPiece,
+    TokenLogprob,
+    TokenUsage,
+    ToolCall,
+)
 from capamesh.client.routing_options import RoutingOptions
 from capamesh.client.sequences import AsyncModelSequence, ModelSequence
 from capamesh.client.sync_client import Client
@@ -69,6 +78,7 @@ from capamesh.protocol.tensors import Datatype, Limits, Tensor, TensorSpec
 
 if TYPE_CHECKING:
     from capamesh.client.async_client import AsyncClient
+    from capamesh.client.generation.async_texts import AsyncTextStream
     from capamesh.client.jobs.async_jobs import AsyncFiles, AsyncJob, AsyncJobs
     from capamesh.client.jobs.sync_jobs import Files, Job, Jobs
     from capamesh.client.jobs.values import (
@@ -88,9 +98,11 @@ __all__ = [
     "AsyncJob",
     "AsyncJobs",
     "AsyncModelSequence",
+    "AsyncTextStream",
     "BadRow",
     "Cancelled",
     "CapameshError",
+    "Choice",
     "ClassScore",
     "Client",
     "ClientError",
@@ -105,6 +117,7 @@ __all__ = [
     "FileNotFound",
     "Files",
     "Forbidden",
+    "Generation",
     "HeldList",
     "InputChanged",
     "InputInvalid",
@@ -149,9 +162,14 @@ __all__ = [
     "StorageFull",
     "Tensor",
     "TensorSpec",
+    "TextPiece",
+    "TextStream",
     "Timings",
+    "TokenLogprob",
+    "TokenUsage",
     "TooLarge",
     "TooManyRequests",
+    "ToolCall",
     "Unauthenticated",
     "Unreachable",
     "Unsatisfiable",
@@ -161,6 +179,7 @@ __all__ = [
 
 _LATER = {
     "AsyncClient": "async_client",
+    "AsyncTextStream": "generation.async_texts",
     **dict.fromkeys(("AsyncFiles", "AsyncJob", "AsyncJobs"), "jobs.async_jobs"),
     **dict.fromkeys(("Files", "Job", "Jobs"), "jobs.sync_jobs"),
     **dict.fromkeys(

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, cast
 import numpy.typing as npt
 
 from capamesh.client.class_scores import NO_SCORES, ClassScore
+from capamesh.client.rest import AsyncRest, SyncRest
 from capamesh.client.timings import NOT_TIMED, Timings
 from capamesh.protocol.errors import (
     CapameshError,
@@ -77,6 +78,10 @@ class Answer:
     """The HTTP header of that name: the bytes that the router has of an upload."""
     next_row: str | None = None
     """The row from which to ask for a job's results next."""
+    resumed: str | None = None
+    """The times that another node went on with a generated answer, for one was lost."""
+    rest: SyncRest | AsyncRest | None = None
+    """The body, where it is read as it comes."""
 
     @classmethod
     def of(
@@ -85,6 +90,7 @@ class Answer:
         body: memoryview,
         header: Callable[[str], str | None],
         timings: Timings = NOT_TIMED,
+        rest: SyncRest | AsyncRest | None = None,
     ) -> Answer:
         """Return an answer with what its headers say; `header` returns the value of the one whose name it is given in small letters."""
         is_ok = status == 200  # an error has other headers
@@ -102,6 +108,8 @@ class Answer:
             header("age"),
             header("upload-offset"),
             header("capamesh-next-row"),
+            header("x-capamesh-resumed"),
+            rest,
         )
 
 

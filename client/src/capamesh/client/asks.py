@@ -51,6 +51,8 @@ UNASKED_WAIT_S = 60.0
 """The longest wait where the caller names no time: a router ends the request after 30 s by default, this ends a dead router."""
 GRACE_S = 1.0
 """Seconds by which the client gives up later than the router, so that the router's reason arrives (guess)."""
+MOST_SILENCE_S = 120.0
+"""Seconds without a byte after which a router that has begun a stream is taken for lost (guess: a prompt that another node reads again)."""
 PAGE_WAIT_S = 10.0
 """The longest wait for a page that a router answers from memory (guess)."""
 
@@ -100,6 +102,8 @@ class Ask(Generic[T]):
     """The part of `wait_s` that comes after the caller's deadline."""
     is_idempotent: bool = False
     """True if it has an idempotency key, so that it may be sent again though it may have run."""
+    is_streamed: bool = False
+    """True if the body of a good answer is read as it comes, by the answer's `rest`."""
 
     @property
     def size_bytes(self) -> int:
@@ -280,6 +284,11 @@ def cut_off(url: str, why: str) -> CutOff:
             " signed, as cert= or --cert"
         )
     return CutOff(f"the connection to {url} ended before the answer was complete: {why}; ask again")
+
+
+def silent(url: str, silence_s: float) -> CutOff:
+    """Return the error for a router that has begun to answer, and from which nothing more comes."""
+    return cut_off(url, f"nothing came for {silence_s:g} s")
 
 
 def not_http(url: str, why: str) -> ProtocolViolation:

@@ -28,6 +28,7 @@ from capamesh.client.attempts import Attempts
 from capamesh.client.class_scores import NO_CLASSES
 from capamesh.client.embeddings import Embeddings, Texts, ask_embeddings
 from capamesh.client.failover import Failover, routers_of
+from capamesh.client.generation.async_texts import AsyncTexts
 from capamesh.client.known_inputs import KnownInputs
 from capamesh.client.retries import DEFAULT_RETRIES, Retries
 from capamesh.client.routing_options import ANYWHERE, RoutingOptions
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class AsyncClient(AsyncStreams):
+class AsyncClient(AsyncStreams, AsyncTexts):
     """A client that sends requests to a router from one event loop; `async with` or `close` ends its connections.
 
     It uses several routers as `Client` does, and has the same methods.
@@ -255,6 +256,7 @@ class AsyncClient(AsyncStreams):
         """Close all connections; requests under way fail. May be called again."""
         await self._connections.close()
 
+    @override
     async def _exchange(self, ask: Ask[T]) -> T:
         loop = get_running_loop()
         attempts = Attempts(ask, self._failover, self._retries, loop.time())

@@ -18,6 +18,7 @@ from capamesh.client.address import RouterAddress
 from capamesh.client.answers import Answer
 from capamesh.client.arriving import ArrivingBody
 from capamesh.client.asks import Ask
+from capamesh.client.rest import AsyncRest
 from capamesh.client.timings import Timings
 from capamesh.protocol.errors import LocalError, TooLarge
 from capamesh.protocol.oip import HEADER_LENGTH_NAME
@@ -53,12 +54,12 @@ class AsyncConnections:
         try:
             async with asyncio.timeout_at(deadline_s):
                 try:
-                    return await self._send(url, ask, way, is_fresh=False)
+                    return await self._send(url, ask, way, deadline_s, is_fresh=False)
                 except _NothingReadError:
                     if not way.is_reused:
                         raise
                     # the router dropped the connection while it was idle: once more, on a new one
-                    return await self._send(url, ask, way, is_fresh=True)
+                    return await self._send(url, ask, way, deadline_s, is_fresh=True)
         except aiohttp.ConnectionTimeoutError as exc:
             why = f"no connection within {asks.CONNECT_LIMIT_S:g} s"
             raise asks.unreachable(url, why) from exc
@@ -76,7 +77,9 @@ class AsyncConnections:
         except aiohttp.ClientError as exc:
             raise asks.not_http(url, _first_line(exc)) from exc
 
-    async def _send(self, url: str, ask: Ask[Any], way: _Way, *, is_fresh: bool) -> Answer:
+    async def _send(
+        self, url: str, ask: Ask[Any], way: _Way, deadline_s: float, *, is_fresh: bool
+    ) -> Answer:
         is_large = ask.size_bytes > _JOINED_BYTES
         own = {**ask.headers, "Content-Length": str(ask.size_bytes)}
         request = self._session(is_fresh=is_fresh).request(
@@ -100,6 +103,10 @@ class AsyncConnections:
             # A reset while the headers are due; aiohttp does not say whether a part of them was there.
             raise _NothingReadError(exc.strerror or str(exc)) from exc
         headed_s = time.monotonic()
+        if ask.is_streamed and response.status == 200:
+            timings = Timings(way.connected_s - way.began_s, headed_s - way.connected_s, 0.0)
+            rest = _Rest(url, response, ask, deadline_s)
+            return Answer.of(response.status, memoryview(b""), response.headers.get, timings, rest)
         async with response:
             body = await _read_body(response, ask.limits.max_message_bytes)
             timings = Timings(
@@ -120,6 +127,36 @@ class AsyncConnections:
                 trace_configs=[_trace()],
             )
         return session
+
+
+class _Rest(AsyncRest):
+    """The rest of one answer; its connection goes back to the session when all is read."""
+
+    def __init__(
+        self, url: str, response: aiohttp.ClientResponse, ask: Ask[Any], deadline_s: float
+    ) -> None:
+        self._url = url
+        self._response = response
+        self._ask = ask
+        self._deadline_s = deadline_s
+
+    @override
+    async def read(self) -> bytes:
+        loop = asyncio.get_running_loop()
+        until_s = min(self._deadline_s, loop.time() + asks.MOST_SILENCE_S)
+        try:
+            async with asyncio.timeout_at(until_s):
+                return await self._response.content.readany()
+        except TimeoutError as exc:
+            if loop.time() < self._deadline_s:
+                raise asks.silent(self._url, asks.MOST_SILENCE_S) from exc
+            raise asks.too_late(self._url, self._ask) from exc
+        except (aiohttp.ClientError, OSError) as exc:
+            raise asks.cut_off(self._url, _first_line(exc)) from exc
+
+    @override
+    def close(self) -> None:
+        self._response.close()  # does nothing where all was read
 
 
 class _NothingReadError(Exception):

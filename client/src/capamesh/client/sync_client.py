@@ -31,6 +31,7 @@ from capamesh.client.attempts import Attempts
 from capamesh.client.class_scores import NO_CLASSES
 from capamesh.client.embeddings import Embeddings, Texts, ask_embeddings
 from capamesh.client.failover import Failover, routers_of
+from capamesh.client.generation.sync_texts import SyncTexts
 from capamesh.client.known_inputs import KnownInputs
 from capamesh.client.retries import DEFAULT_RETRIES, Retries
 from capamesh.client.routing_options import ANYWHERE, RoutingOptions
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Client(SyncStreams):
+class Client(SyncStreams, SyncTexts):
     """A client that sends requests to a router. Threads may share it; `with` or `close` ends its connections.
 
     Of several routers it keeps to one. When that one cannot be reached, is no member of its network any more or reaches no
@@ -324,6 +325,7 @@ class Client(SyncStreams):
         """Close the idle connections; requests under way end by themselves. May be called again."""
         self._connections.close()
 
+    @override
     def _exchange(self, ask: Ask[T]) -> T:
         attempts = Attempts(ask, self._failover, self._retries, monotonic())
         while True:

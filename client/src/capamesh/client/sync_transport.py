@@ -21,6 +21,7 @@ from capamesh.client.address import RouterAddress
 from capamesh.client.answers import Answer
 from capamesh.client.arriving import ArrivingBody
 from capamesh.client.asks import Ask
+from capamesh.client.rest import SyncRest
 from capamesh.client.timings import Timings
 from capamesh.protocol.errors import LocalError
 from capamesh.protocol.oip import HEADER_LENGTH_NAME
@@ -113,7 +114,7 @@ class Connections:
         deadline_s: float,
     ) -> Answer:
         """Return the answer; the connection goes back to the pool, or is closed on any failure."""
-        is_reusable = False
+        is_reusable = is_handed_on = False
         try:
             sock: socket.socket = connection.sock
             connected_s = time.monotonic()
@@ -127,6 +128,11 @@ class Connections:
             response = connection.getresponse()
             headed_s = time.monotonic()
             headers = {name.lower(): value for name, value in response.getheaders()}
+            if ask.is_streamed and response.status == 200:
+                timings = Timings(connected_s - began_s, headed_s - connected_s, 0.0)
+                rest = _Rest(self, router, connection, response, ask, deadline_s)
+                is_handed_on = True
+                return Answer.of(response.status, memoryview(b""), headers.get, timings, rest)
             json_bytes = headers.get(_HEADER_LENGTH)
             body = ArrivingBody(response.length, json_bytes, ask.limits.max_message_bytes)
             _read(response, sock, deadline_s, body)
@@ -137,12 +143,13 @@ class Connections:
             is_reusable = not response.will_close
         finally:
             if is_reusable:
-                self._give_back(router, connection)
-            else:
+                self.give_back(router, connection)
+            elif not is_handed_on:
                 connection.close()
         return answer
 
-    def _give_back(self, router: RouterAddress, connection: http.client.HTTPConnection) -> None:
+    def give_back(self, router: RouterAddress, connection: http.client.HTTPConnection) -> None:
+        """Keep a connection that is free again."""
         with self._lock:
             if not self._is_closed:
                 self._idle.setdefault(router, []).append(connection)
@@ -168,6 +175,58 @@ class _Response(http.client.HTTPResponse):
         if not first:
             raise _NothingReadError("it was closed")
         super().begin()
+
+
+class _Rest(SyncRest):
+    """The rest of one answer, and its connection, which is nobody else's until all is read."""
+
+    def __init__(
+        self,
+        pool: Connections,
+        router: RouterAddress,
+        connection: http.client.HTTPConnection,
+        response: http.client.HTTPResponse,
+        ask: Ask[Any],
+        deadline_s: float,
+    ) -> None:
+        self._pool = pool
+        self._router = router
+        self._connection = connection
+        self._response = response
+        self._ask = ask
+        self._deadline_s = deadline_s
+        self._is_whole = self._is_closed = False
+
+    @override
+    def read(self) -> bytes:
+        url = self._router.url
+        try:
+            left_s = _left_s(self._deadline_s)
+            self._connection.sock.settimeout(min(left_s, asks.MOST_SILENCE_S))
+            data = self._response.read1(_READ_BYTES)
+        except TimeoutError as exc:
+            if time.monotonic() < self._deadline_s:
+                raise asks.silent(url, asks.MOST_SILENCE_S) from exc
+            raise asks.too_late(url, self._ask) from exc
+        except http.client.IncompleteRead as exc:
+            raise asks.cut_off(url, "it was closed") from exc
+        except http.client.HTTPException as exc:
+            raise asks.not_http(url, repr(exc)) from exc
+        except OSError as exc:
+            raise asks.cut_off(url, exc.strerror or repr(exc)) from exc
+        self._is_whole = not data
+        return data
+
+    @override
+    def close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._response.close()
+        if self._is_whole and not self._response.will_close:
+            self._pool.give_back(self._router, self._connection)
+        else:
+            self._connection.close()
 
 
 def _read(
