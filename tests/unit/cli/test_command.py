@@ -32,6 +32,7 @@ from capamesh.router.settings import RouterSettings
 
 COMMANDS = [
     (),
+    ("chat",),
     ("circuit",),
     ("dev",),
     ("dev", "up"),

@@ -93,6 +93,7 @@ class Fleet:
             {"name": "x" * 200, "version": "9" * 18, "state": "READY", "reason": ""},
             {"name": HOSTILE, "version": "", "state": "LOADING", "reason": HOSTILE},
         ]
+        self.entries: list[dict[str, Any]] = []
         self.paths: list[str] = []
 
     def exchange(self, ask: Ask[Any]) -> object:
@@ -105,7 +106,7 @@ class Fleet:
         bodies: dict[str, object] = {
             "/v1/nodes": {"nodes": self.nodes},
             "/v2/repository/index": self.index,
-            "/v1/models": {"models": []},
+            "/v1/models": {"data": self.entries, "models": []},
             "/v1/models/m/routing": {"model": "m", "version": "1", "policy": "p2c", "replicas": [replica]},
         }  # fmt: skip
         metadata = {
@@ -209,6 +210,17 @@ def test_models_counts_ready_nodes_and_shows_no_other_version_s_tensors(
     assert [(one["nodes_ready"], one["inputs"]) for one in shown] == [(2, TENSORS), (0, None)]
     assert run(["models", "--wide"]) == 0
     assert "max supported IR version: 10" in capsys.readouterr().out
+
+
+def test_models_lead_to_those_for_chat(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
+    fleet.index = fleet.index[:2]
+    fleet.entries = [{"id": "iris", "task": "chat"}, {"id": "other", "task": None}]
+    assert run(["models"]) == 0
+    assert capsys.readouterr().err == "for chat: capamesh chat iris\n"
+    assert run(["models", "--json"]) == 0
+    told = capsys.readouterr()
+    assert [one["task"] for one in json.loads(told.out)] == ["chat", "chat"]
+    assert told.err == ""
 
 
 @pytest.mark.parametrize("width", WIDTHS)

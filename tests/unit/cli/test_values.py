@@ -360,6 +360,15 @@ class FakeClient:
     async def metadata(self, name: str) -> ModelMetadata:
         return replace(model(*self.inputs), name=name)
 
+    async def tasks(self) -> dict[str, str]:
+        return {"talks": "chat", "mute": "chat", "plain": ""}
+
+    async def chat(self, name: str, _: str, *, max_tokens: int, timeout_s: float) -> None:
+        assert (max_tokens, timeout_s) == (1, TRIAL_LIMIT_S)
+        self.asked.append(name)
+        if name == self.refuses:
+            raise InvalidRequest("its template is broken")
+
     async def config(self, name: str) -> dict[str, Any]:
         return {"sequence_batching": {}} if name == "vad" else {}
 
@@ -401,6 +410,22 @@ async def test_example_of_a_model_that_keeps_states_is_a_whole_sequence(tmp_path
     )
     request = decode_request("vad", "", example.request.read_bytes(), None)
     assert dict(request.parameters) == dict(WHOLE_SEQUENCE)
+
+
+async def test_example_of_a_model_for_chat_is_a_question(tmp_path: Path) -> None:
+    client = FakeClient(refuses="mute")
+    found = await tried_examples(
+        cast(AsyncOperatorClient, client), ["mute", "talks"], tmp_path, tmp_path
+    )
+    assert client.asked == ["mute", "talks"]
+    assert found[0].refusal == "it refuses a short question: its template is broken"
+    body = json.loads(found[1].request.read_text("utf-8"))
+    assert (found[1].refusal, body["model"], body["max_tokens"]) == ("", "talks", 50)
+    request = tmp_path / "talks.json"
+    assert found[1].lines("http://r:1", " --router http://r:1") == [
+        "capamesh chat talks --router http://r:1",
+        f"curl http://r:1/v1/chat/completions -H 'Content-Type: application/json' -d @{request}",
+    ]
 
 
 @pytest.mark.parametrize(

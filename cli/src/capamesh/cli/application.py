@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from capamesh.cli import (
+    chat,
     circuit,
     dev,
     doctor,
@@ -68,6 +69,7 @@ application.add_typer(simulate.group, name="sim", rich_help_panel="Try it")
 application.command("doctor", rich_help_panel="Try it", epilog=doctor.EPILOG)(doctor.doctor)
 application.command("infer", rich_help_panel="Use a network", epilog=infer.EPILOG)(infer.infer)
 application.command("stream", rich_help_panel="Use a network", epilog=stream.EPILOG)(stream.stream)
+application.command("chat", rich_help_panel="Use a network", epilog=chat.EPILOG)(chat.chat)
 application.add_typer(jobs.group, name="jobs", rich_help_panel="Use a network")
 application.command("models", rich_help_panel="Use a network", epilog=fleet.MODELS_EPILOG)(
     fleet.models

@@ -233,10 +233,7 @@ def _print_examples(cluster: LocalCluster, examples: list[Example]) -> None:
     for example in examples:
         if example.refusal:
             continue
-        for line in (
-            f"capamesh infer {example.model}{option} {example.infer_options}",
-            f"curl {url}/v2/models/{example.model}/infer -d @{example.request}",
-        ):
+        for line in example.lines(url, option):
             out.print(f"  {line}", markup=False, soft_wrap=True)
     for example in examples:
         if example.refusal:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from capamesh.client import Datatype, ModelMetadata, Tensor, TensorSpec
 from capamesh.protocol.errors import CapameshError, InvalidRequest, TooLarge
 from capamesh.protocol.oip import NO_PARAMETERS, Parameters, encode_request
+from capamesh.protocol.tasks import Task
 
 if TYPE_CHECKING:
     from capamesh.cli.operator_client import AsyncOperatorClient
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 TRIAL_LIMIT_S: Final = 10.0
 """The longest time of a trial request (guess: a large model's first run; one row takes milliseconds to a second)."""
+QUESTION: Final = "Tell me a story of a lighthouse in three sentences."
+"""The question that people are shown to ask first."""
 _FLOATS: Final = frozenset({Datatype.FP16, Datatype.BF16, Datatype.FP32, Datatype.FP64})
 WHOLE_SEQUENCE: Final[Parameters] = {
     "sequence_id": 990_001,
@@ -37,7 +40,7 @@ WHOLE_SEQUENCE: Final[Parameters] = {
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A request on disk: the options of `capamesh infer`, and the body for curl."""
+    """A request on disk: the options of `capamesh infer`, and the body for curl; or a question to a model for chat."""
 
     model: str
     infer_options: str
@@ -47,6 +50,20 @@ class Example:
     """True if it is of a case that comes with the model, not made up."""
     refusal: str = ""
     """The reason why nobody is shown the request; empty where the model runs it."""
+    is_chat: bool = False
+    """True of a model for chat."""
+
+    def lines(self, url: str, router_option: str) -> list[str]:
+        """Return the commands that send it to the router at `url`, which `router_option` names where that is needed."""
+        if self.is_chat:
+            return [
+                f"capamesh chat {self.model}{router_option}",
+                f"curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d @{self.request}",
+            ]
+        return [
+            f"capamesh infer {self.model}{router_option} {self.infer_options}",
+            f"curl {url}/v2/models/{self.model}/infer -d @{self.request}",
+        ]
 
 
 async def tried_examples(
@@ -58,7 +75,11 @@ async def tried_examples(
     sequence. Those whose sizes can only be guessed are not sent anything, so that a new network has no failed requests.
     """
     examples: list[Example] = []
+    tasks = await client.tasks()
     for name in models:
+        if tasks.get(name) == Task.CHAT:
+            examples.append(await _chat_example(client, name, folder))
+            continue
         metadata = await client.metadata(name)
         is_sequential = "sequence_batching" in await client.config(name)
         parameters = WHOLE_SEQUENCE if is_sequential else NO_PARAMETERS
@@ -83,6 +104,28 @@ async def _refusal(client: AsyncClient, example: Example, parameters: Parameters
     except CapameshError:
         pass  # it is busy, or slow: that says nothing of the example
     return ""
+
+
+async def _chat_example(client: AsyncClient, name: str, folder: Path) -> Example:
+    """Write a question for a model for chat into `folder`, and have the model begin to answer it."""
+    request = _write_question(folder, name)
+    refusal = ""
+    try:
+        await client.chat(name, QUESTION, max_tokens=1, timeout_s=TRIAL_LIMIT_S)
+    except (InvalidRequest, TooLarge) as error:
+        refusal = f"it refuses a short question: {error.message}"
+    except CapameshError:
+        pass  # it is busy, or slow: that says nothing of the example
+    return Example(name, "", request, (), refusal=refusal, is_chat=True)
+
+
+def _write_question(folder: Path, name: str) -> Path:
+    """Return the file of a question, written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    request = folder / f"{name}.json"
+    body = {"model": name, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 50}
+    request.write_text(json.dumps(body), encoding="utf-8")
+    return request
 
 
 def _guessed(metadata: ModelMetadata, example: Example) -> TensorSpec | None:

@@ -29,6 +29,7 @@ from capamesh.cli.fleet_rows import (
 from capamesh.cli.help_texts import examples
 from capamesh.cli.short_text import short_reason
 from capamesh.protocol.errors import ModelNotFound
+from capamesh.protocol.tasks import Task
 
 if TYPE_CHECKING:
     from capamesh.cli.operator_client import OperatorClient
@@ -46,6 +47,7 @@ MODELS_EPILOG = examples(
     "capamesh models",
     "capamesh models --wide   with all inputs and outputs, whole reasons, and which file each is",
     "capamesh infer MODEL --help   the next step: run one",
+    "capamesh chat   or talk with one that is for chat",
 )
 
 
@@ -66,6 +68,8 @@ _WIDE_MODEL_AT: Final = (
 NO_NODES: Final = (
     "This router knows no node yet. One is added by: capamesh join TOKEN, or capamesh node run"
 )
+_MOST_CHATS: Final = 3
+"""The most models for chat of which the command is told below the list."""
 NO_MODELS: Final = "No node hosts a model yet. Put models into a node's --models folder, or see which nodes there are: capamesh nodes"
 
 
@@ -138,7 +142,7 @@ def models(
     other files under the same name are not asked. A version on trial gets one in a hundred of the requests that name none.
     """
     from capamesh.cli.operator_client import OperatorClient  # noqa: PLC0415 - help starts faster
-    from capamesh.cli.printing import print_compact, print_json, print_wide, say  # noqa: PLC0415 - the same
+    from capamesh.cli.printing import hint, print_compact, print_json, print_wide, say  # noqa: PLC0415 - the same
 
     with OperatorClient(
         options.several(router), **access(header, ca, cert=cert, cert_key=cert_key)
@@ -146,6 +150,7 @@ def models(
         found = client.models()
         owned = {(one.get("name"), one.get("version")): one for one in client.owned_models()}
         ready = ready_counts(client.nodes() if found else [])
+        tasks = client.tasks()
         known = {(one.name, one.version): _metadata(client, one) for one in found}
     if as_json:
         print_json(
@@ -159,6 +164,7 @@ def models(
                     "inputs": _specs(known[e.name, e.version], "inputs"),
                     "outputs": _specs(known[e.name, e.version], "outputs"),
                     "owner": owned.get((e.name, e.version)),
+                    "task": tasks.get(e.name, ""),
                 }
                 for e in found
             ]
@@ -192,6 +198,11 @@ def models(
         print_wide([column.title for column in MODEL_COLUMNS], rows)
     else:
         print_compact(MODEL_COLUMNS, rows, notes)
+    chatting = [
+        name for name in dict.fromkeys(e.name for e in found) if tasks.get(name) == Task.CHAT
+    ]
+    if chatting:
+        hint(f"for chat: {', '.join(f'capamesh chat {name}' for name in chatting[:_MOST_CHATS])}")
 
 
 def _metadata(client: OperatorClient, entry: ModelEntry) -> ModelMetadata | None:

@@ -21,6 +21,7 @@ from capamesh.protocol.errors import (
     ProtocolViolation,
 )
 from capamesh.protocol.ids import PeerId
+from capamesh.protocol.tasks import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,10 @@ class OperatorClient(Client):
         entry = self._exchange(Ask("GET", f"/v1/models/{quote(model, safe='')}", _object))
         return str(entry.get("task") or "")
 
+    def tasks(self) -> dict[str, str]:
+        """Return what each model is for, as `read_tasks` has it."""
+        return read_tasks(self._exchange(Ask("GET", "/v1/models", _object)))
+
     def name_of(self, peer: str) -> str:
         """Return the name of a node; empty where it has none, or the router does not say it to whoever asks."""
         try:
@@ -115,6 +120,20 @@ class OperatorClient(Client):
         )
 
 
+def read_tasks(page: Mapping[str, Any]) -> dict[str, str]:
+    """Return the task of each model of `GET /v1/models`, empty: it takes tensors alone.
+
+    Servers of language models alone tell no task: theirs are for chat.
+    """
+    entries = page.get("data")
+    found: dict[str, str] = {}
+    for entry in cast("list[object]", entries) if isinstance(entries, list) else []:
+        if isinstance(entry, dict):
+            values = cast("dict[str, object]", entry)
+            found[str(values.get("id"))] = str(values.get("task", Task.CHAT) or "")
+    return found
+
+
 def _bytes(answer: Answer, url: str) -> bytes:
     if answer.status != 200:
         raise failure_of(answer, url)
@@ -134,6 +153,10 @@ class AsyncOperatorClient(AsyncClient):
     async def __aenter__(self) -> AsyncOperatorClient:
         await super().__aenter__()
         return self
+
+    async def tasks(self) -> dict[str, str]:
+        """Return what each model is for, as `read_tasks` has it."""
+        return read_tasks(await self._exchange(Ask("GET", "/v1/models", _object)))
 
     async def config(self, model: str) -> dict[str, Any]:
         """Return the configuration of a model in the shape of Triton's; raise `ModelNotFound` where nobody hosts it."""
