@@ -1,0 +1,287 @@
+"""Asks whether generated answers survive their node: real processes, a node killed or frozen under 16 streams, again and again.
+
+`python benchmarks/generation_chaos.py [--rounds 60] [--seed N] [--keep]`. A router and two nodes serve two tiny language models. In each round
+one node makes 16 answers, each drawn with a seed of its own, when it is killed, or every third time frozen. The other node goes on with
+them, and each stream must end with the text of the same request undisturbed. The pause of a stream is the longest time without a token
+from then on; it is held against the time in which 16 answers that begin together get their first tokens. The node that was hurt comes back
+for the next round, in which the other is hurt. Pauses are times of the clock: they say something on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+from machine import keep
+from report import Report
+from rich.console import Console
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+
+from chaos import own_pids, send_signal  # noqa: E402 - found by the path set above, as all of these
+from chaos_cluster import ChaosCluster, peer_of  # noqa: E402
+from polling import until  # noqa: E402
+from tiny_llama import Variant, gguf, write_decoder_folder  # noqa: E402
+
+from capamesh.cli.member import Member  # noqa: E402
+
+SEED: Final = 20261128
+ROUNDS: Final = 60
+MODELS: Final = ("first", "second")
+"""Two models, for a node has eight slots for each."""
+STREAMS: Final = 16
+TOKENS: Final = 1500
+"""The tokens of an answer, which takes longer than a round's preparations."""
+CONTEXT: Final = 4096
+HURT_AFTER: Final = 24
+"""Each stream has so many tokens before the node is hurt."""
+FREEZE_EVERY: Final = 3
+KILLED, FROZEN = "killed", "frozen"
+SILENCE_S: Final = {KILLED: 0.0, FROZEN: 2.0}
+"""Seconds of silence after which a node that is there, and says nothing, is given up: part of a pause that is meant to be."""
+ADDED_S: Final = 1.0
+"""The most that a pause may take beyond that, and beyond the time until 16 answers that begin together have begun."""
+
+
+@dataclass
+class Stream:
+    """One answer as its client sees it."""
+
+    model: str
+    number: int
+    text: str = ""
+    times: list[float] = field(default_factory=list[float])
+    """The times at which tokens came."""
+    resumes: int = 0
+    error: str = ""
+    is_done: bool = False
+    node: str = ""
+
+    def body(self) -> dict[str, Any]:
+        """Return what is asked."""
+        words = f"What do people remember of the place with the number {self.number}?"
+        return {
+            "model": self.model,
+            "messages": [{"role": "user", "content": words}],
+            "max_tokens": TOKENS,
+            "temperature": 1,
+            "seed": 1000 + self.number,
+            "ignore_eos": True,
+            "stream": True,
+        }
+
+    async def run(self, client: aiohttp.ClientSession, url: str) -> None:
+        """Ask, and take what comes to the end; an end that is none is an `error`."""
+        try:
+            async with client.post(f"{url}/v1/chat/completions", json=self.body()) as answer:
+                if answer.status != 200:
+                    self.error = f"{answer.status}: {(await answer.text())[:300]}"
+                    return
+                self.node = answer.headers["X-Capamesh-Node"]
+                async for line in answer.content:
+                    self._take(line.decode().strip())
+        except (aiohttp.ClientError, TimeoutError) as exc:
+            self.error = repr(exc)[:300]
+
+    def pause_s(self, since_s: float) -> float:
+        """Return the longest time without a token after that instant."""
+        last = max((at for at in self.times if at <= since_s), default=since_s)
+        later = [last, *(at for at in self.times if at > since_s)]
+        return max((b - a for a, b in pairwise(later)), default=0.0)
+
+    def _take(self, line: str) -> None:
+        if line == ": resumed":
+            self.resumes += 1
+        elif line == "data: [DONE]":
+            self.is_done = True
+        elif line.startswith("data: "):
+            event = json.loads(line[6:])
+            if "error" in event:
+                self.error = str(event["error"])[:300]
+            for choice in event.get("choices", []):
+                if choice["delta"].get("content"):
+                    self.text += choice["delta"]["content"]
+                    self.times.append(time.monotonic())
+
+
+@dataclass
+class Round:
+    """One round, as it was seen."""
+
+    kind: str
+    streams: list[Stream]
+    hurt_s: float
+    at_victim: int
+    """The streams that the node had which was hurt."""
+
+
+async def all_of(url: str, *, until_tokens: int = 0) -> AsyncIterator[list[Stream]]:
+    """Ask for all streams at once; yield them once each has that many tokens, or has ended, and again at their end."""
+    streams = [Stream(MODELS[number % 2], number) for number in range(STREAMS)]
+    no_limit = aiohttp.ClientTimeout(total=None, sock_read=120)
+    async with aiohttp.ClientSession(timeout=no_limit) as client:
+        running = [asyncio.create_task(each.run(client, url)) for each in streams]
+
+        def have_begun() -> bool:
+            pairs = zip(streams, running, strict=True)
+            return all(len(each.times) >= until_tokens or task.done() for each, task in pairs)
+
+        await until(have_begun, every_s=0.005)
+        yield streams
+        await asyncio.gather(*running)
+        yield streams
+
+
+async def hold(cluster: ChaosCluster, peer: str, state: str) -> None:
+    """Have the router use a node never (`forced_open`), or as it goes (`automatic`)."""
+    async with (
+        aiohttp.ClientSession(headers=cluster.headers) as client,
+        client.put(f"{cluster.http_url}/v1/nodes/{peer}/circuit", json={"state": state}) as answer,
+    ):
+        if answer.status != 200:
+            raise SystemExit(f"the circuit could not be set: {await answer.text()}")
+
+
+async def run_round(cluster: ChaosCluster, victim: Member, other: Member, kind: str) -> Round:
+    """Hurt a node that makes all answers, and see them to their ends."""
+    spare = peer_of(other)
+    await hold(cluster, spare, "forced_open")
+    running = all_of(cluster.http_url, until_tokens=HURT_AFTER)
+    await anext(running)
+    await hold(cluster, spare, "automatic")
+    send_signal(own_pids(victim), signal.SIGKILL if kind == KILLED else signal.SIGSTOP)
+    hurt_s = time.monotonic()
+    try:
+        streams = await anext(running)
+    finally:
+        send_signal(own_pids(victim), signal.SIGCONT)
+    hurt = peer_of(victim)
+    at_victim = sum(each.node == hurt and each.times[-1] > hurt_s for each in streams if each.times)
+    await running.aclose()  # type: ignore[attr-defined] - a generator of ours
+    return Round(kind, streams, hurt_s, at_victim)
+
+
+async def measure(
+    options: argparse.Namespace, console: Console
+) -> tuple[list[Round], dict[tuple[str, int], str], float]:
+    """Run the rounds; return them, the undisturbed texts, and how long 16 answers took to begin."""
+    at = random.Random(options.seed).randrange(2)  # noqa: S311 - a draw of this benchmark
+    with tempfile.TemporaryDirectory(prefix="capamesh-chat-") as top:
+        models = Path(top) / "models"
+        for name in MODELS:
+            folder = models / name
+            write_decoder_folder(folder / "1", source=gguf(variant=Variant(context=CONTEXT)))
+            (folder / "capamesh.toml").write_text("task = 'chat'\n")
+        async with ChaosCluster(Path(top) / "cluster", models) as cluster:
+            nodes = [await cluster.add(), await cluster.add()]
+            await cluster.wait_routable(2, MODELS)
+            began_s: list[float] = []
+            for _ in range(3):  # the first warms up
+                asked_s = time.monotonic()
+                calm = all_of(cluster.http_url)
+                await anext(calm)
+                expected = await anext(calm)
+                began_s.append(max(each.times[0] for each in expected) - asked_s)
+                if broken := [each.error for each in expected if each.error or not each.is_done]:
+                    raise SystemExit(f"an undisturbed answer broke off: {broken[0]}")
+            texts = {(each.model, each.number): each.text for each in expected}
+            rounds: list[Round] = []
+            for number in range(options.rounds):
+                kind = FROZEN if number % FREEZE_EVERY == FREEZE_EVERY - 1 else KILLED
+                at = 1 - at
+                seen = await run_round(cluster, nodes[at], nodes[1 - at], kind)
+                rounds.append(seen)
+                wrong = wrong_of(seen, texts)
+                worst_s = max(each.pause_s(seen.hurt_s) for each in seen.streams)
+                console.print(
+                    f"round {number}: {kind} under {seen.at_victim} streams, {len(wrong)} wrong, longest pause"
+                    f" {worst_s:.2f} s",
+                    highlight=False,
+                )
+                for each in wrong:
+                    console.print(f"[red]{each}[/red]", highlight=False)
+                if kind == KILLED:
+                    await nodes[at].wait()
+                    nodes[at] = await cluster.start_again(nodes[at])
+                await cluster.wait_routable(2, MODELS)
+            return rounds, texts, statistics.median(began_s[1:])
+
+
+def wrong_of(seen: Round, texts: dict[tuple[str, int], str]) -> list[str]:
+    """Return what is wrong with the streams of a round."""
+    found: list[str] = []
+    for each in seen.streams:
+        expected = texts[each.model, each.number]
+        name = f"{each.model} {each.number}"
+        if each.error or not each.is_done:
+            found.append(f"{name} broke off after {len(each.times)} parts: {each.error}")
+        elif each.text != expected:
+            same = next(
+                (at for at, (a, b) in enumerate(zip(each.text, expected, strict=False)) if a != b),
+                min(len(each.text), len(expected)),
+            )
+            found.append(
+                f"{name} says something else from character {same} of {len(expected)} on, after {each.resumes} resumes"
+            )
+    return found
+
+
+def report_of(rounds: Sequence[Round], texts: dict[tuple[str, int], str], begun_s: float) -> Report:
+    """Return the figures and the bars."""
+    report = Report()
+    broken = sum(bool(each.error or not each.is_done) for seen in rounds for each in seen.streams)
+    wrong = sum(len(wrong_of(seen, texts)) for seen in rounds) - broken
+    report.bar("all", "streams broken off", broken, 0)
+    report.bar("all", "streams with another text", wrong, 0)
+    report.note(
+        "all", rounds=len(rounds), streams_gone_on_with=sum(seen.at_victim for seen in rounds)
+    )
+    report.note("all", begun_together_s=round(begun_s, 3))
+    for kind in (KILLED, FROZEN):
+        pauses = [
+            each.pause_s(seen.hurt_s)
+            for seen in rounds
+            if seen.kind == kind
+            for each in seen.streams
+        ]
+        if not pauses:
+            continue
+        most_s = begun_s + ADDED_S + SILENCE_S[kind]
+        report.bar(kind, "longest pause, seconds", max(pauses), most_s)
+        report.note(kind, streams=len(pauses), median_pause_s=round(statistics.median(pauses), 3))
+    return report
+
+
+def main() -> int:
+    """Run, print, keep; fail when an answer broke off or is another, or a pause is too long."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--keep", action="store_true", help="keep the figures in results/")
+    options = parser.parse_args()
+    console = Console()
+    report = report_of(*asyncio.run(measure(options, console)))
+    report.show("answers whose node is hurt", console)
+    console.print(report.figures)
+    if options.keep:
+        figures = {"seed": options.seed, "cases": report.figures}
+        console.print(f"kept in {keep('generation_chaos', figures)}")
+    return 0 if report.is_held else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
