@@ -108,7 +108,9 @@ def test_mask_is_made_once_for_each_token(made: Grammars) -> None:
         (Grammar("json_schema", '{"type": "nonsense"}'), "Invalid type: nonsense"),
         (Grammar("json_schema", "{"), "json_schema of the answer cannot be used"),
         (Grammar("json_schema", '{"$ref": "http://127.0.0.1/x"}'), "not present"),
-        (Grammar("json_schema", '{"items":' * 5000 + "{}" + "}" * 5000), "recursion limit"),
+        (Grammar("json_schema", '{"items":' * 300 + "{}" + "}" * 300), "recursion limit"),
+        (Grammar("json_schema", '{"items":' * 10_000), "cannot be used"),
+        (Grammar("lark", "start: %json {}"), "%json, which is not taken"),
         (Grammar("regex", "("), "invalid regex"),
         (Grammar("lark", "nonsense"), "Expected token"),
     ],
@@ -124,6 +126,43 @@ def test_grammar_is_bounded(made: Grammars, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(grammars, "MAX_GRAMMAR_CHARACTERS", 5)
     with pytest.raises(TooLarge, match="6 characters"):
         made.compile(Grammar("regex", "abcdef"))
+
+
+def chain(length: int, *, is_deep: bool = False) -> Grammar:
+    """Return a schema whose references follow one on the other."""
+
+    def link(number: int) -> dict[str, object]:
+        following = {"$ref": f"#/$defs/d{number + 1}"}
+        if not is_deep:
+            return following
+        return {"type": "object", "properties": {"a": following}, "required": ["a"]}
+
+    defs = {f"d{number}": link(number) for number in range(length)}
+    schema = {"$defs": {**defs, f"d{length}": {"type": "integer"}}, "$ref": "#/$defs/d0"}
+    return Grammar("json_schema", json.dumps(schema))
+
+
+@pytest.mark.parametrize(
+    ("grammar", "says"),
+    [
+        (chain(5000), "more than 2048 objects"),
+        (chain(1000), "1001 references, which could come to a depth of 3006; it may be 500"),
+        (chain(200, is_deep=True), "201 references, which could come to a depth of 1010"),
+        (Grammar("json_schema", json.dumps({"enum": [[]] * 2050})), "more than 2048 objects"),
+        (Grammar("lark", "start: a\n" + "\n" * 501), "502 lines; it may have 500"),
+    ],
+)
+def test_grammar_that_the_library_would_end_the_process_of_is_refused(
+    made: Grammars, grammar: Grammar, says: str
+) -> None:
+    with pytest.raises(TooLarge, match=says):
+        made.compile(grammar)
+
+
+def test_deepest_grammars_that_are_taken_can_be_compiled(made: Grammars) -> None:
+    rules = "start: r0\n" + "\n".join(f'r{at}: "x" r{at + 1}' for at in range(498)) + '\nr498: "y"'
+    for grammar in (chain(164), chain(98, is_deep=True), Grammar("lark", rules)):
+        assert made.compile(grammar)().mask().any()
 
 
 @pytest.mark.parametrize("raw", [b"gpt2", b"\xff", b"{}"])

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from typing_extensions import override
 
 from capamesh.node.generation import Constraint
+from capamesh.node.runtime.text_generation.grammar_bounds import check_rules, check_schema_text
 from capamesh.node.runtime.text_generation.packages import missing
 from capamesh.node.runtime.text_generation.tool_grammar import SPACES
 from capamesh.protocol.errors import InvalidRequest, ModelInvalid, RunFailed, TooLarge
@@ -82,6 +83,10 @@ class Grammars:
             raise TooLarge(
                 f"the grammar has {len(grammar.text)} characters; it may have {MAX_GRAMMAR_CHARACTERS}"
             )
+        if grammar.kind == "json_schema":
+            check_schema_text(grammar.text)
+        elif grammar.kind == "lark":
+            check_rules(grammar.text)
         kinds = self._matcher
         spaces: JsonCompileOptions = {"whitespace_pattern": SPACES}
         make: dict[GrammarKind, Callable[[str], str]] = {

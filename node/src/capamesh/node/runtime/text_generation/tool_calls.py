@@ -8,6 +8,7 @@ from typing import Any
 from capamesh.node.generation import GenerationRequest, TokenText
 from capamesh.node.generation.stops import StopStrings
 from capamesh.node.runtime.text_generation.asked import Asked
+from capamesh.node.runtime.text_generation.grammar_bounds import check_schemas
 from capamesh.node.runtime.text_generation.grammars import Grammar, Grammars
 from capamesh.node.runtime.text_generation.tokens import GenerationTokenizer
 from capamesh.node.runtime.text_generation.tool_asked import AskedTools, read_tools
@@ -56,9 +57,10 @@ class ModelTools:
         return None
 
     def grammar(self, tools: AskedTools, schema: Mapping[str, Any] | bool | None) -> Grammar | None:
-        """Return what the answer follows, with the `schema` of one without calls; None: it is free."""
+        """Return what the answer follows, with the `schema` of one without calls; None: it is free. Raises `TooLarge`."""
         if self.form is None:
             return None
+        check_schemas((*tools.schemas.values(), schema))
         text = tool_grammar(tools, self.form, self._tokens, schema)
         return Grammar("tools", text) if text else None
 
