@@ -3,10 +3,13 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterable
 
+import jsonschema
 import numpy as np
 import pytest
 import tiny_llama
+from benchmark_modules import load
 from generation_fakes import Desk
 
 from capamesh.node.generation import GenerationRequest, SamplingParameters
@@ -18,6 +21,7 @@ from capamesh.protocol.errors import InvalidRequest, ModelInvalid, RunFailed, To
 
 RAW = tiny_llama.tokenizer().to_str().encode()
 END = (1, 3)
+BY_CHANCE = SamplingParameters(seed=1)
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -41,12 +45,18 @@ def slots(tmp_path_factory: pytest.TempPathFactory) -> DecoderSlots:
     return DecoderSlots(folder, count=3, length=400, threads=1)
 
 
-def answers(slots: DecoderSlots, made: Grammars, grammar: Grammar, choices: int) -> list[str]:
+def answers(
+    slots: DecoderSlots,
+    made: Grammars,
+    grammar: Grammar,
+    choices: int,
+    sampling: SamplingParameters = BY_CHANCE,
+) -> list[str]:
     """Return what the tiny model, which knows nothing, says under `grammar`."""
     desk = Desk(slots)
     tokenizer = GenerationTokenizer(RAW)
     request = GenerationRequest(
-        (5, 6, 7), 390, SamplingParameters(seed=1), stop_tokens=frozenset(END), choices=choices
+        (5, 6, 7), 390, sampling, stop_tokens=frozenset(END), choices=choices
     )
     sequences = desk.engine.submit(request, 0.0, tokenizer.new_text, made.compile(grammar))
     desk.told = {each: [] for each in sequences}
@@ -62,6 +72,32 @@ def test_answers_fit_their_schema(slots: DecoderSlots, made: Grammars) -> None:
         assert len(value["name"]) <= 8
         assert value["kind"] in ("city", "river")
         assert 0 <= value["size"] <= 99
+
+
+def misfits(slots: DecoderSlots, made: Grammars, seeds: Iterable[int]) -> list[tuple[int, str]]:
+    """Return the answers that do not fit the schemas that are made up of `seeds`, which the library jsonschema is asked."""
+    schema_of = load("made_up_schemas").schema_of
+    texts = [tiny_llama.tokenizer().decode([token]) for token in range(tiny_llama.VOCABULARY)]
+    blank = {token: -100.0 for token, text in enumerate(texts) if text and not text.strip()}
+    found: list[tuple[int, str]] = []
+    for seed in seeds:
+        schema = schema_of(seed)
+        sampling = SamplingParameters(seed=seed, logit_bias=blank)
+        (text,) = answers(slots, made, Grammar("json_schema", json.dumps(schema)), 1, sampling)
+        if not jsonschema.Draft202012Validator(schema).is_valid(json.loads(text)):
+            found.append((seed, text))
+    return found
+
+
+def test_answers_fit_schemas_that_are_made_up(slots: DecoderSlots, made: Grammars) -> None:
+    assert misfits(slots, made, range(20)) == []
+
+
+@pytest.mark.slow
+def test_answers_fit_two_hundred_schemas_that_are_made_up(
+    slots: DecoderSlots, made: Grammars
+) -> None:
+    assert misfits(slots, made, range(20, 220)) == []
 
 
 def test_answer_is_what_a_regular_expression_says(slots: DecoderSlots, made: Grammars) -> None:
