@@ -38,6 +38,8 @@ BUILD = HERE.parent / "build" / "anchors"
 SLOTS = 8
 LENGTH = 512
 THREADS = os.cpu_count() or 1
+THEIR_THREADS = 1
+"""The threads of PyTorch, which wait busily for one another where others use the cores, too."""
 THINGS = (
     "the tides", "a ferry", "bread", "the Moon", "a violin", "rain", "an election", "chess", "a bridge", "sleep",
 )  # fmt: skip
@@ -85,7 +87,7 @@ def theirs(
     python: Path, file: Path, asked: list[list[dict[str, str]]], tokens: int
 ) -> list[dict[str, Any]]:
     """Return the same of transformers: for each step its likeliest tokens with their scores."""
-    given = json.dumps({"chats": asked, "tokens": tokens, "threads": THREADS})
+    given = json.dumps({"chats": asked, "tokens": tokens, "threads": THEIR_THREADS})
     command = (str(python), str(HERE / "anchors" / "transformers_greedy.py"), str(file))
     done = subprocess.run(command, input=given, stdout=subprocess.PIPE, text=True, check=True)
     found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
