@@ -254,3 +254,25 @@ async def test_masks_of_grammars_are_made_in_another_thread(make: Make) -> None:
     assert all(token % 2 == 0 for token in ids)
     assert received.parts[0][-1].finish == "stop"
     assert threads == {"generation-masks"}
+
+
+async def test_first_token_of_a_repeated_prompt_does_not_wait_for_the_step_behind_it(
+    make: Make,
+) -> None:
+    slots = GatedSlots()
+    slots.gate.release(5)
+    runner = make(slots)
+    first, _ = ask(runner, REQUEST)
+    await first.ids()
+    again, begun = Received(), asyncio.Event()
+
+    def receive(choice: int, part: TokenPart) -> None:
+        again.receive(choice, part)
+        begun.set()
+
+    runner.submit(REQUEST, receive, LetterText)
+    await asyncio.wait_for(begun.wait(), TIMEOUT_S)
+    assert len(again.parts[0]) == 1
+    slots.gate.release(5)
+    assert await again.ids() == ids_alone(REQUEST)
+    assert slots.extended == [4]

@@ -203,6 +203,7 @@ class GenerationRunner:
 
     def _step(self) -> None:
         plan = self._engine.plan(self._clock())
+        self._hand_over()  # what needed no run does not wait for the one that comes
         if plan is not None:
             began_s = self.run_since_s = self._clock()
             try:
