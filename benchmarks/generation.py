@@ -234,7 +234,7 @@ def figures_of(noted: dict[str, dict[str, list[float]]]) -> dict[str, float]:
 def kept_figures(noted: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
     """Return the figures of all parts, those that were not measured now as they were kept."""
     file = RESULTS / "generation.json"
-    kept = json.loads(file.read_text()) if file.exists() else {}
+    kept: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     kept.pop("machine", None)
     return {**kept, **figures_of(noted)}
 
