@@ -32,6 +32,7 @@ from capamesh.router.settings import RouterSettings
 
 COMMANDS = [
     (),
+    ("bench-llm",),
     ("chat",),
     ("circuit",),
     ("dev",),

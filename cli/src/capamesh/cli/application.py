@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from capamesh.cli import (
+    bench_llm,
     chat,
     circuit,
     dev,
@@ -70,6 +71,9 @@ application.command("doctor", rich_help_panel="Try it", epilog=doctor.EPILOG)(do
 application.command("infer", rich_help_panel="Use a network", epilog=infer.EPILOG)(infer.infer)
 application.command("stream", rich_help_panel="Use a network", epilog=stream.EPILOG)(stream.stream)
 application.command("chat", rich_help_panel="Use a network", epilog=chat.EPILOG)(chat.chat)
+application.command("bench-llm", rich_help_panel="Use a network", epilog=bench_llm.EPILOG)(
+    bench_llm.bench_llm
+)
 application.add_typer(jobs.group, name="jobs", rich_help_panel="Use a network")
 application.command("models", rich_help_panel="Use a network", epilog=fleet.MODELS_EPILOG)(
     fleet.models
