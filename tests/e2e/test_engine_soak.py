@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import statistics
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import engine_models
 import numpy as np
 import pytest
 from engine_link import ask, control, node_link
+from process_memory import resident_bytes
 
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.protocol.errors import ModelUnavailable
@@ -22,7 +22,6 @@ IN_FLIGHT = 10
 GROWTH_BYTES = 16 * 2**20
 """By so much at most may the last quarter of the cycles be above the second: 32 KiB a load, or 340 bytes a run,
 would show. Measured: 3 MiB, and 1 MiB from the second to the third thousand."""
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.slow
@@ -65,8 +64,3 @@ async def test_worker_does_not_grow_over_a_thousand_loads_and_a_hundred_thousand
     assert last - second < GROWTH_BYTES, (
         f"{second:.0f} bytes in the second quarter, {last:.0f} in the last"
     )
-
-
-def resident_bytes(pid: int) -> int:
-    """Return the memory of a process that is in RAM."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES

@@ -159,20 +159,28 @@ def counted(cluster: LocalCluster) -> tuple[int, int, int]:
     )
 
 
-async def test_client_that_leaves_frees_its_slots(chat_models: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_streamed", [True, False])
+async def test_client_that_leaves_frees_its_slots(
+    chat_models: Path, tmp_path: Path, *, is_streamed: bool
+) -> None:
     async with LocalCluster(tmp_path / "cluster", chat_models, nodes=1) as cluster:
         await cluster.wait_routable(1)
 
         async def leave() -> None:
-            async with (
-                aiohttp.ClientSession() as client,
-                client.post(
+            async with aiohttp.ClientSession() as client:
+                asking = client.post(
                     f"{cluster.http_url}/v1/chat/completions",
-                    json=body_of(stream=True, ignore_eos=True, max_tokens=LONG, n=8),
-                ) as answer,
-            ):
-                assert answer.status == 200
-                await answer.content.readline()
+                    json=body_of(stream=is_streamed, ignore_eos=True, max_tokens=LONG, n=8),
+                )
+                if is_streamed:
+                    async with asking as answer:
+                        assert answer.status == 200
+                        await answer.content.readline()
+                    return
+                waiting = asyncio.ensure_future(asking)
+                await until(lambda: counted(cluster)[1] > 0)
+                waiting.cancel()
+                await asyncio.wait({waiting})
 
         await asyncio.gather(*[leave() for _ in range(6)])
         status, found = await ask(cluster, **body_of(n=8, ignore_eos=True))

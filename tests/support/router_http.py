@@ -244,6 +244,7 @@ async def serving(
     *,
     limits: Limits | None = None,
     timeout_s: float = 30.0,
+    answer_timeout_s: float | None = None,
     arrival_s: float = 30.0,
     front_limits: FrontLimits | None = None,
     port: int = 0,
@@ -336,7 +337,7 @@ async def serving(
     generations = Generations(
         inference,
         arrival_s=arrival_s,
-        longest_s=timeout_s,
+        longest_s=timeout_s if answer_timeout_s is None else answer_timeout_s,
         wall_clock=lambda: 1_700_000_000.5,
         draw_id=lambda: "7",
     )

@@ -297,7 +297,7 @@ def test_every_router_setting_has_an_option(
     line = (
         f"router run --data d --token-file {token_file} "
         "--bootstrap /a --http 0.0.0.0:80 --metrics-listen [::1]:9100 --mesh [::]:4002 --links 10.0.0.1:5000 "
-        "--advertise me --dial-inside private --mdns --name gpu-1 --traces http://c:4318/v1/traces --trace-slow 0.5 --trace-ratio 0.1 --access-log a.log --access-log-sample 0.5 --slow-log - --slow-log-time 250ms --slow-log-factor 3 --region eu --policy other --rules r.toml --keys k.db --timeout 2s --arrival 4000ms --drain 3 --max-message-mib 1MiB "
+        "--advertise me --dial-inside private --mdns --name gpu-1 --traces http://c:4318/v1/traces --trace-slow 0.5 --trace-ratio 0.1 --access-log a.log --access-log-sample 0.5 --slow-log - --slow-log-time 250ms --slow-log-factor 3 --region eu --policy other --rules r.toml --keys k.db --timeout 2s --answer-timeout 2m --arrival 4000ms --drain 3 --max-message-mib 1MiB "
         "--workers 3 --max-json-mib 2 --max-json-answer-mib 3 --body-budget-mib 4 --answer-budget-mib 6 --cache-mib 7 --max-connections 5 "
         "--max-connections-per-address 3 --trusted-proxy 10.0.0.7 --trusted-proxy fd00::/8 "
         "--tls-cert c.pem --tls-key c.key --tls-client-ca ca.pem --insecure --allow-origin https://app.example "
@@ -339,6 +339,7 @@ def test_every_router_setting_has_an_option(
         rules_file=Path("r.toml"),
         keys="k.db",
         timeout_s=2.0,
+        answer_timeout_s=120.0,
         arrival_s=4.0,
         drain_s=3.0,
         workers=3,

@@ -33,6 +33,7 @@ _WHY = {
     "random": "it was drawn by chance",
     "cheapest": "it is the cheapest of those that are about as fast as the fastest",
     "affinity": "requests of this key belong there",
+    "prefix": "its prompt has its first token there soonest, by what was run there before and by what waits",
 }
 """Said of the chosen one; by policy."""
 NO_WAY = frozenset(

@@ -18,7 +18,7 @@ DEFAULT_ROUTER = "http://127.0.0.1:8000"
 """The address at which `capamesh router run` and `capamesh dev up` listen by default."""
 TOKEN_VARIABLE = "CAPAMESH_TOKEN"  # noqa: S105 - the variable's name, not its value
 POLICY_NAMES = (
-    "affinity", "cheapest", "least-request", "p2c", "peak-ewma", "prequal", "random", "round-robin",
+    "affinity", "cheapest", "least-request", "p2c", "peak-ewma", "prefix", "prequal", "random", "round-robin",
 )  # fmt: skip
 """The policies that routers know. Written out: importing them takes longer than showing a help page should."""
 DEFAULT_POLICY = "prequal"

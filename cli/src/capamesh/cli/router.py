@@ -152,6 +152,18 @@ def run(
             help="For requests without a deadline of their own, and the most that one may name.",
         ),
     ] = 30.0,
+    answer_timeout: Annotated[
+        float,
+        typer.Option(
+            "--answer-timeout",
+            envvar="CAPAMESH_ANSWER_TIMEOUT",
+            metavar="TIME",
+            parser=seconds(0),
+            rich_help_panel="Serving",
+            help="For answers of language models, which take longer than others; 0: ten minutes, or as long as `--timeout` if that is"
+            " longer.",
+        ),
+    ] = 0.0,
     arrival: Annotated[
         float,
         typer.Option(
@@ -333,6 +345,7 @@ def run(
         jobs_folder=jobs_folder,
         jobs_places=tuple(jobs_place or ()),
         timeout_s=timeout,
+        answer_timeout_s=answer_timeout,
         arrival_s=arrival,
         drain_s=drain,
         workers=workers,

@@ -105,6 +105,8 @@ class RouterSettings:
     """The folders, and URLs, below which jobs may read and write: nothing else is ever opened for a client."""
     timeout_s: float = 30.0
     """The deadline, in seconds, of requests that name none of their own."""
+    answer_timeout_s: float = 0.0
+    """The deadline, in seconds, of answers that are generated; 0 for ten minutes, or `timeout_s` if that is longer."""
     arrival_s: float = 30.0
     """The longest time that a request's body may take to arrive once its head is here (guess: 256 MiB at 70 Mbit/s)."""
     drain_s: float = 30.0

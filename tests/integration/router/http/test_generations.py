@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ from capamesh.protocol.errors import (
     ModelUnavailable,
 )
 from capamesh.protocol.tensors import Limits
+from capamesh.router.policies import DEFAULT_POLICY
 
 CHATS, TEXTS = "/v1/chat/completions", "/v1/completions"
 HI = [{"role": "user", "content": "Hi"}]
@@ -44,6 +46,13 @@ async def http() -> AsyncIterator[Http]:
         await eventually(
             lambda: not (http.front.requests.count or http.fleet.counts), "a request is under way"
         )
+
+
+@pytest.fixture
+async def by_default() -> AsyncIterator[Http]:
+    """Return a router of the default policy."""
+    async with tidy(policy=DEFAULT_POLICY) as http:
+        yield http
 
 
 def node(http: Http, *script: Reply, peer: str = "a") -> FakeLink:
@@ -299,6 +308,29 @@ async def test_errors_before_the_first_piece_have_a_status(http: Http, is_stream
     long = io.BytesIO(b" " * 2**20 + b"{}")
     assert (await http.client.post(CHATS, data=long, headers=LAST)).status == 413
     assert (await http.client.post(CHATS, data=b"[", headers=LAST)).status == 400
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_answers_and_errors_say_why_they_came_from_where_they_did(
+    by_default: Http, is_streamed: bool
+) -> None:
+    http = by_default
+    node(http, chatting(*words("a", finish="stop")))
+    explain = {"X-Capamesh-Explain": "1"}
+    answer = await chat(http, stream=is_streamed, headers=explain)
+    why = json.loads(answer.headers["X-Capamesh-Explanation"])
+    assert (why["policy"], why["chosen"]) == ("prefix", ["a"])
+    assert [each["outcome"] for each in why["attempts"]] == ["answered"]
+    plain = await chat(http, stream=is_streamed)
+    assert "X-Capamesh-Explanation" not in plain.headers
+    other = await chat(http, stream=is_streamed, headers={**explain, "X-Capamesh-Policy": "p2c"})
+    assert json.loads(other.headers["X-Capamesh-Explanation"])["policy"] == "p2c"
+    node(http, failing(InvalidRequest("the prompt has 9 tokens")), peer="b")
+    only = {"X-Capamesh-Nodes": "b"}
+    refused = await chat(http, stream=is_streamed, headers={**explain, **only})
+    why = json.loads(refused.headers["X-Capamesh-Explanation"])
+    assert (refused.status, why["chosen"]) == (400, ["b"])
+    assert (await refused.json())["error"]["message"].startswith("the prompt has 9 tokens")
 
 
 async def test_error_of_the_node_about_the_request_is_told_in_openais_form(http: Http) -> None:

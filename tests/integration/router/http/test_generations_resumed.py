@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from tidy_router import tidy
 
 from capamesh.protocol.errors import Overloaded, RequestKills, RunFailed
 from capamesh.router.access.keys import ALPHABET, Key, Scope, Verb, digest_of, id_of, new_text
+from capamesh.router.policies import DEFAULT_POLICY
 from capamesh.router.requests.generation import parts
 from capamesh.router.requests.generation.run import MOST_RESUMES
 
@@ -130,6 +132,15 @@ async def test_client_is_told_that_no_node_is_left() -> None:
             "the answer broke off after 4 tokens, and no other node could go on with it: "
         )
         assert "data: [DONE]" not in events
+
+
+async def test_answers_have_a_limit_of_their_own() -> None:
+    async with tidy(answer_timeout_s=0.2, timeout_s=30.0) as http:
+        links = nodes(http, chatting(*words("a"), end=hang), count=2)
+        events = await streamed(http)
+        assert text_of(events) == "a"
+        assert events[-1]["error"]["code"] == "deadline_exceeded"
+        assert len(asks_of(links)) == 1
 
 
 async def test_client_that_left_meanwhile_has_nobody_asked(http: Http) -> None:
@@ -317,13 +328,21 @@ async def test_lying_node_charges_no_more_than_can_be(http: Http) -> None:
     assert usage["prompt_tokens"] < 5000
 
 
-# affinity
+# the node of a chat
 
 
-async def test_requests_of_one_chat_meet_at_one_node(http: Http) -> None:
+@pytest.fixture
+async def by_default() -> AsyncIterator[Http]:
+    """Return a router of the default policy."""
+    async with tidy(policy=DEFAULT_POLICY) as http:
+        yield http
+
+
+async def test_requests_of_one_chat_meet_at_one_node(by_default: Http) -> None:
+    http = by_default
     links = nodes(http, counting(2), count=8)
     for system in ("one", "two", "three", "four"):
-        told = [{"role": "system", "content": system}, *HI]
+        told = [{"role": "system", "content": f"{system} " * 100}, *HI]
         before = [len(link.asks) for link in links]
         for turn in range(4):
             assert (await chat(http, messages=told)).status == 200
@@ -346,3 +365,25 @@ async def test_nodes_tell_tenants_apart_by_a_hash_alone(http: Http) -> None:
     lab, other = sorted({each for each in salts if each}, key=salts.count, reverse=True)
     assert (salts.count(lab), salts.count(other)) == (2, 1)  # one of them was gone on with
     assert not any(word in f"{salts}" for word in ("lab", "shop"))
+
+
+async def test_rules_and_headers_go_before_the_beginnings_of_prompts(by_default: Http) -> None:
+    http = by_default
+    links = nodes(http, counting(2), count=4)
+    told = [{"role": "user", "content": "word " * 200}]
+    explain = {"X-Capamesh-Explain": "1"}
+    asked: tuple[tuple[dict[str, str], str], ...] = (
+        ({}, "prefix"),
+        ({"X-Capamesh-Affinity": "mine"}, "affinity"),
+        ({"X-Capamesh-Policy": "round-robin"}, "round-robin"),
+    )
+    for headers, policy in asked:
+        answer = await chat(http, {**explain, **headers}, messages=told)
+        assert json.loads(answer.headers["X-Capamesh-Explanation"])["policy"] == policy
+    assert len(asks_of(links)) == 3
+
+
+async def test_rule_of_a_model_goes_before_the_beginnings_of_prompts(http: Http) -> None:
+    nodes(http, counting(2), count=2)
+    answer = await chat(http, {"X-Capamesh-Explain": "1"})
+    assert json.loads(answer.headers["X-Capamesh-Explanation"])["policy"] == "in-order"

@@ -57,7 +57,12 @@ class Text:
         if "bug" in fields:
             raise ZeroDivisionError
         request = GenerationRequest(
-            tuple(fields["prompt"]), fields["max_tokens"], GREEDY, choices=fields.get("n", 1)
+            tuple(fields["prompt"]),
+            fields["max_tokens"],
+            GREEDY,
+            choices=fields.get("n", 1),
+            resumed=tuple(fields.get("so_far", ())),
+            is_replayed="so_far" in fields,
         )
         return ReadCall((request,), LetterText, None, "", 7)
 
@@ -332,6 +337,26 @@ async def test_step_that_hangs_is_blamed_and_a_long_answer_is_not(desk: Desk) ->
     desk.slots.gate.release(10)
 
 
+async def test_reader_of_an_answer_that_goes_on_hears_that_it_is_under_way(desk: Desk) -> None:
+    desk.slots.is_open = False
+    ids = alone([1, 2, 3], 6)
+    gone_on = desk.ask(is_parted=True, prompt=[1, 2, 3], max_tokens=6, so_far=ids[:4])
+    await until(lambda: desk.generation.run_since_s is not None)
+    new = desk.ask(is_parted=True, prompt=[1, 2], max_tokens=9)
+    await until(lambda: all(call.answer is not None for call in desk.scheduler._live.values()))
+    for _ in range(2):
+        desk.scheduler.expire(desk.clock())
+    assert (gone_on.parts, new.parts) == ([[], []], [])
+    gone_on.holds = True
+    desk.scheduler.expire(desk.clock())
+    desk.scheduler.expire(desk.clock())
+    assert gone_on.parts == [[], [], []]
+    gone_on.holds = False
+    desk.runner.resume(gone_on.request)
+    desk.slots.gate.release(30)
+    assert ids_of(await gone_on.pieces()) == ids[4:]
+
+
 async def test_waiter_for_idleness_is_told_once_the_answer_is_over(desk: Desk) -> None:
     desk.slots.is_open = False
     asked = desk.ask(prompt=[1, 2], max_tokens=5)
@@ -354,6 +379,11 @@ async def test_load_tells_requests_and_the_wait(desk: Desk) -> None:
     report = desk.scheduler.load_report(free_bytes=5, device_in_flight=6)
     assert (report.in_flight, report.queued, report.limit) == (6, 2, 16)
     assert (report.free_bytes, report.device_in_flight) == (5, 6)
+    assert report.most_tokens == 4 * 64
+    assert 0 < report.held_tokens <= 4 * (2 + 9)
+    assert report.kept_tokens == 256 * 2**20 // desk.slots.token_bytes
+    assert report.token_ns > 0
+    assert report.latency_us >= report.queue_us > 0
     desk.slots.gate.release(1000)
     for each in asked:
         await each.pieces()

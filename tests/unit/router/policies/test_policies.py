@@ -25,6 +25,7 @@ NAMES = [
     "random",
     "cheapest",
     "affinity",
+    "prefix",
 ]
 
 

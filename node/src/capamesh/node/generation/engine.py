@@ -69,8 +69,7 @@ class GenerationEngine:
         self._due_s = math.inf
         """The earliest deadline of all, or an earlier time."""
         self._parts: list[SequencePart] = []
-        self._orders = 0
-        self._preemptions = 0
+        self._orders = self._preemptions = 0
 
     @override
     def __repr__(self) -> str:
@@ -233,6 +232,8 @@ class GenerationEngine:
             prefix_bytes=self._reuse.size_bytes,
             prefix_hits=self._reuse.hit_tokens,
             preemptions=self._preemptions,
+            fill_token_s=self._pace.fill_token_s,
+            kept_tokens=self._settings.prefix_bytes // self._slots.token_bytes,
             first_token_s=self._first_token_s(0),
         )
 

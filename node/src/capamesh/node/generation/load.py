@@ -32,5 +32,9 @@ class GenerationLoad:
     """Tokens of prompts that did not have to run, since the start."""
     preemptions: int
     """Sequences that gave way and were computed again, since the start."""
+    fill_token_s: float
+    """Seconds of a token of a prompt; 0 before the first."""
+    kept_tokens: int
+    """Tokens of which prefixes may be kept."""
     first_token_s: float
     """Seconds until a short prompt that came now would have its first token, as estimated."""

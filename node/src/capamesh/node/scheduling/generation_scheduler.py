@@ -52,13 +52,21 @@ AGAIN_S: Final = 1.0
 LOOK_S: Final = 0.5
 """Seconds between two looks at deadlines of calls that are read, and at runs that hang (guess)."""
 _SMOOTHING: Final = 0.2
-"""The weight of the newest answer in the time that answers take (guess)."""
+"""The weight of the newest token in the times that tokens take (guess)."""
 
 
 class _Call:
     """One request on its way."""
 
-    __slots__ = ("answer", "digest", "generations", "is_flushing", "latest_s", "size_bytes")
+    __slots__ = (
+        "answer",
+        "digest",
+        "generations",
+        "is_flushing",
+        "is_resumed",
+        "latest_s",
+        "size_bytes",
+    )
 
     def __init__(self, tensor: Tensor) -> None:
         self.size_bytes = tensor.size_bytes
@@ -71,6 +79,8 @@ class _Call:
         """The time of the newest token of each choice."""
         self.is_flushing = False
         """True while a part is about to be sent in the loop's next turn, for more choices may add to it."""
+        self.is_resumed = False
+        """True if another node has made the beginning of the answer."""
 
 
 class GenerationScheduler(Scheduler):
@@ -103,8 +113,10 @@ class GenerationScheduler(Scheduler):
         self._live: dict[PendingRequest, _Call] = {}
         self._reading_bytes = 0
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="prompts")
-        self._answer_s = 0.0
-        """The time from a request to the end of its answer, smoothed."""
+        self._first_s = 0.0
+        """The time from a request to the first token of its answer, smoothed."""
+        self._gap_s = 0.0
+        """The time between two tokens of an answer, smoothed."""
 
     @override
     def __repr__(self) -> str:
@@ -220,10 +232,15 @@ class GenerationScheduler(Scheduler):
 
     @override
     def expire(self, now_s: float) -> None:
-        """Refuse what is not read in time, and see whether a run hangs; the engine looks at all other deadlines."""
+        """Refuse what is not read in time, and see whether a run hangs; the engine looks at all other deadlines.
+
+        Who goes on with another node's answer is told that it is under way: what that node has made runs before anything new comes.
+        """
         for request, call in list(self._live.items()):
             if call.answer is None and (request.deadline_s or math.inf) <= now_s:
                 self._fail(request, DeadlineExceeded("its time was over before it was read"))
+            elif call.is_resumed and not (request.steps or request.is_held):
+                self._tell_life(request, call)
         since_s = None if self._runner is None else self._runner.run_since_s
         if since_s is None or now_s - since_s <= self._watchdog_s or self._on_stuck is None:
             return
@@ -239,18 +256,25 @@ class GenerationScheduler(Scheduler):
 
     @override
     def load_report(self, *, free_bytes: int, device_in_flight: int) -> LoadReport:
+        """Return the load: its latency is the time to a first token, and its run the time from one token to the next."""
         runner = self._runner
-        queue_us = 0 if runner is None else int(runner.load.first_token_s * 1e6)
+        load = None if runner is None else runner.load
+        queue_us = 0 if load is None else int(load.first_token_s * 1e6)
+        latency_us = max(queue_us, int(self._first_s * 1e6))
         return LoadReport(
             in_flight=len(self._live),
             queued=self.queued,
             limit=self._most_in_flight,
             queue_us=queue_us,
-            run_us=int(self._answer_s * 1e6),
+            run_us=int(self._gap_s * 1e6),
             free_bytes=free_bytes,
-            latency_us=int(self._answer_s * 1e6),
+            latency_us=latency_us,
             device_in_flight=device_in_flight,
             online_queue_us=queue_us,
+            token_ns=0 if load is None else int(load.fill_token_s * 1e9),
+            held_tokens=0 if load is None else load.tokens_in_flight,
+            most_tokens=0 if load is None else load.pool_tokens,
+            kept_tokens=0 if load is None else load.kept_tokens,
         )
 
     # reading, in a thread
@@ -276,6 +300,7 @@ class GenerationScheduler(Scheduler):
         read = future.result()
         request.state = RUNNING
         call.answer = GenerationAnswer(read, self._text.token_text)
+        call.is_resumed = any(each.resumed for each in read.requests)
         receive = partial(self._received, request)
         runner = self._runner
         try:
@@ -302,9 +327,12 @@ class GenerationScheduler(Scheduler):
             request.started_s = now_s
             self.meter.queue_s.add(now_s - request.arrived_s)
             tokens.first_token_s.add(now_s - request.arrived_s)
+            self._first_s = _smoothed(self._first_s, now_s - request.arrived_s)
         request.steps += 1
         if choice in call.latest_s:
-            tokens.gap_s.add(now_s - call.latest_s[choice])
+            gap_s = now_s - call.latest_s[choice]
+            tokens.gap_s.add(gap_s)
+            self._gap_s = _smoothed(self._gap_s, gap_s)
         call.latest_s[choice] = now_s
         tokens.tokens += len(part.ids)
         answer = call.answer
@@ -330,11 +358,14 @@ class GenerationScheduler(Scheduler):
         if call.answer.has_unsent:
             request.part((call.answer.sent(),))
 
+    def _tell_life(self, request: PendingRequest, call: _Call) -> None:
+        """Send a part without pieces."""
+        if request.on_part is not None and call.answer is not None:
+            request.part((call.answer.sent(),))
+
     def _finish(self, request: PendingRequest, answer: GenerationAnswer) -> None:
         now_s = self._clock()
         request.run_s = now_s - request.started_s
-        took_s = now_s - request.arrived_s
-        self._answer_s += (took_s - self._answer_s) * (_SMOOTHING if self._answer_s else 1.0)
         self._forget(request)
         self._tokens.ended(answer.usage)
         self.meter.answered("ok")
@@ -356,6 +387,11 @@ class GenerationScheduler(Scheduler):
             if self._runner is not None:
                 self._runner.cancel(generation)
         return True
+
+
+def _smoothed(before_s: float, new_s: float) -> float:
+    """Return a time that has followed another one; 0 before the first."""
+    return before_s + (new_s - before_s) * (_SMOOTHING if before_s else 1.0)
 
 
 def _told(error: BaseException | None) -> CapameshError:

@@ -1,6 +1,7 @@
 """The messages of routers and nodes inside a link's metadata: an inference call, its answer, a load. Pure.
 
-Maps with short keys, so that a later version can add some and this one ignores them.
+Maps with short keys, so that a later version can add some and this one ignores them. The module is long because the two sides of each
+message stand beside each other.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _ANY = ModelVersion("")
 _MAP_OF_FIVE: Final = b"\x85"
 """The first byte of an answer's metadata, as msgpack has it."""
 _U64: Final = 0xCF
-_TAIL: Final = struct.Struct(">3sQ3sQ3sBQBQBQBQBQBQBQBQBQBQBQ")
+_TAIL: Final = struct.Struct(">3sQ3sQ3sBQBQBQBQBQBQBQBQBQBQBQBQBQBQBQ")
 
 
 class InferCall(Value):
@@ -145,6 +146,13 @@ class LoadReport(NamedTuple):
     It falls to nothing within two seconds after the last."""
     limit_rows: int = 0
     """More rows in flight than this are refused; 0: the peer does not say."""
+    token_ns: int = 0
+    """The time of a token of a prompt, in nanoseconds; 0, as the next three: it is not known, or no language model."""
+    held_tokens: int = 0
+    """The tokens that are held of prompts and answers under way, of `most_tokens`."""
+    most_tokens: int = 0
+    kept_tokens: int = 0
+    """The most tokens of which the state is kept after they were run."""
 
 
 _LOAD_FIELDS = len(LoadReport._fields)
@@ -303,13 +311,14 @@ def encode_answer_tail(queue_us: int, run_us: int, load: LoadReport) -> bytes:
     """Return the end of an answer's metadata; its numbers have eight bytes each, so that none needs a look of its own."""
     (
         in_flight, queued, limit, wait_us, mean_us, free_bytes, latency_us, device_in_flight, bulk_in_flight,
-        online_queue_us, limit_rows,
+        online_queue_us, limit_rows, token_ns, held_tokens, most_tokens, kept_tokens,
     ) = load  # fmt: skip
     try:
         return _TAIL.pack(
-            b"\xa1q\xcf", queue_us, b"\xa1r\xcf", run_us, b"\xa1l\x9b", _U64, in_flight, _U64, queued, _U64, limit,
+            b"\xa1q\xcf", queue_us, b"\xa1r\xcf", run_us, b"\xa1l\x9f", _U64, in_flight, _U64, queued, _U64, limit,
             _U64, wait_us, _U64, mean_us, _U64, free_bytes, _U64, latency_us, _U64, device_in_flight,
-            _U64, bulk_in_flight, _U64, online_queue_us, _U64, limit_rows,
+            _U64, bulk_in_flight, _U64, online_queue_us, _U64, limit_rows, _U64, token_ns, _U64, held_tokens,
+            _U64, most_tokens, _U64, kept_tokens,
         )  # fmt: skip
     except struct.error:  # no counts: that is for the receiver to say
         return pack({"q": queue_us, "r": run_us, "l": load})[1:]

@@ -104,6 +104,10 @@ class ReportedLoadCheck:
             load.bulk_in_flight,
             load.online_queue_us,
             load.limit_rows,
+            load.token_ns,
+            load.held_tokens,
+            load.most_tokens,
+            load.kept_tokens,
         )
 
     def forget_gone(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from typing_extensions import override
 
@@ -15,6 +15,10 @@ from capamesh.router.resilience.verdicts import Watched
 if TYPE_CHECKING:
     from capamesh.protocol.adverts import ModelOffer, NodeAdvert
     from capamesh.router.fleet.endpoint import Endpoint
+
+
+BYTES_A_TOKEN: Final = 4
+"""The bytes of a prompt that are taken for a token (English has about 4)."""
 
 
 class Replica(Watched):
@@ -131,8 +135,11 @@ class Replica(Watched):
         self.service_s = (load.latency_us or load.queue_us + load.run_us or self.offer.row_us) / 1e6
 
     def latency_s(self, size_bytes: int) -> float:
-        """Return the latency to expect of a request of `size_bytes`, network included."""
-        return self.service_s + self.endpoint.network.transfer_s(size_bytes)
+        """Return the latency to expect of a request of `size_bytes`, network included; of a prompt, until the first token."""
+        latency_s = self.service_s + self.endpoint.network.transfer_s(size_bytes)
+        if self.load.token_ns:
+            latency_s += size_bytes / BYTES_A_TOKEN * self.load.token_ns / 1e9
+        return latency_s
 
 
 def service_us(load: LoadReport, offer: ModelOffer) -> int:

@@ -205,7 +205,7 @@ def _broken(error: CapameshError) -> bytes:
     return b"data: %b\n\n" % write_error(error)
 
 
-_TEXT_STREAM: Final = StreamForm(broken=_broken)
+_TEXT_STREAM: Final = StreamForm(broken=_broken, refused=error_response)
 
 
 class Generation:

@@ -16,13 +16,19 @@ from capamesh.protocol.tasks import Task
 from capamesh.router.access.keys import check_model
 from capamesh.router.http.bodies import read_body
 from capamesh.router.http.event_stream import EVENTS, send_events
-from capamesh.router.http.exchange import NODE_HEADER, Inference
+from capamesh.router.http.exchange import (
+    EXPLANATION_HEADER,
+    NODE_HEADER,
+    Inference,
+    shortened,
+)
 from capamesh.router.http.key_check import key_of
-from capamesh.router.http.openai_errors import error_event
+from capamesh.router.http.openai_errors import error_event, openai_error
 from capamesh.router.http.options import idempotency_key_of, options_of
 from capamesh.router.requests.described_model import described
 from capamesh.router.requests.generation.answer import GenerationAnswer
 from capamesh.router.requests.generation.asked import MOST_BYTES, Asked
+from capamesh.router.requests.generation.beginnings import beginnings_of
 from capamesh.router.requests.generation.fields import object_of
 from capamesh.router.requests.inference import Target
 from capamesh.router.requests.invalid_parameter import InvalidParameter
@@ -34,7 +40,7 @@ if TYPE_CHECKING:
     from capamesh.router.requests.generation.written import Writer
 
 LONGEST_S: Final = 600.0
-"""Seconds that an answer may take where the router allows other requests less (guess: 6,000 tokens at 10 a second)."""
+"""Seconds that an answer may take where nothing else is set (guess: 6,000 tokens at 10 a second)."""
 MOST_NODES_NAMED: Final = 8
 RESUMED_HEADER: Final = "X-Capamesh-Resumed"
 """Says how often another node went on with a whole answer."""
@@ -47,6 +53,8 @@ class StreamForm:
     media_type: str = EVENTS
     broken: Callable[[CapameshError], bytes] = error_event
     """Returns what a stream ends with that an error has broken off."""
+    refused: Callable[[CapameshError], web.Response] = openai_error
+    """Returns the answer that is an error."""
 
 
 OPENAI_STREAM: Final = StreamForm()
@@ -66,13 +74,16 @@ class Generations:
         inference: Inference,
         *,
         arrival_s: float,
-        longest_s: float = LONGEST_S,
+        longest_s: float = 0.0,
         wall_clock: Callable[[], float] = time.time,
         draw_id: Callable[[], str] = drawn_id,
     ) -> None:
-        """A body may take `arrival_s` seconds to arrive, an answer `longest_s`; `draw_id` returns a text by chance."""
+        """A body may take `arrival_s` seconds to arrive, an answer `longest_s`; `draw_id` returns a text by chance.
+
+        With 0 for `longest_s` an answer may take `LONGEST_S`, or as long as all requests if that is longer.
+        """
         self._inference = inference
-        self._longest_s = max(longest_s, inference.timeout_s)
+        self._longest_s = longest_s or max(LONGEST_S, inference.timeout_s)
         self._runs = replace(inference, meter=None, timeout_s=self._longest_s)
         """The services of the runs of a request, which its key is charged for as one."""
         self._arrival_s = arrival_s
@@ -111,17 +122,17 @@ class Generations:
             if not asked.is_streamed:
                 await answer.until_ended()
                 if answer.error is not None:
-                    raise answer.error
+                    return self._refused(target, answer, answer.error, form)
                 body, _ = answer.taken()
-                headers = _told(answer)
+                headers = self._told(target, answer)
                 return web.Response(body=body, content_type="application/json", headers=headers)
             await answer.until_news()
             if answer.error is not None and not answer.has_text:
-                raise answer.error
+                return self._refused(target, answer, answer.error, form)
             most_s = self._longest_s + self._arrival_s
             return await send_events(
                 request,
-                _told(answer),
+                self._told(target, answer),
                 lambda response: _write(answer, response, form),
                 most_s=most_s,
                 media_type=form.media_type,
@@ -129,13 +140,35 @@ class Generations:
         finally:
             answer.cancel()
 
+    def _refused(
+        self, target: Target, answer: GenerationAnswer, error: CapameshError, form: StreamForm
+    ) -> web.Response:
+        """Return an error as an answer, with the reasons if they are asked for."""
+        refused = form.refused(error)
+        refused.headers.update(self._reasons(target, answer))
+        return refused
+
+    def _told(self, target: Target, answer: GenerationAnswer) -> dict[str, str]:
+        """Return the headers that tell who answers, how often another went on, and why it went there if that is asked for."""
+        nodes = dict.fromkeys(outcome.peer for outcome in answer.outcomes)
+        told = {NODE_HEADER: ",".join(list(nodes)[:MOST_NODES_NAMED])}
+        if answer.resumes:
+            told[RESUMED_HEADER] = str(answer.resumes)
+        return told | self._reasons(target, answer)
+
+    def _reasons(self, target: Target, answer: GenerationAnswer) -> dict[str, str]:
+        found = answer.explanation(self._inference.routing.clock()) if target.is_explained else None
+        return {} if found is None else {EXPLANATION_HEADER: shortened(found.to_json())}
+
     def _target(self, request: web.Request, asked: Asked, version: ModelVersion) -> Target:
         options, is_explained = options_of(request.headers)
-        if not options.affinity and not options.policy:
-            options = replace(options, affinity=asked.affinity)
         key = key_of(request)
         if key is not None:
             check_model(key, asked.model)
+        if not options.affinity and not options.policy:
+            tenant = options.tenant if key is None else key.tenant
+            beginnings = beginnings_of(asked.prompts[0], tenant)
+            options = replace(options, affinity=asked.affinity, beginnings=beginnings)
         return Target(
             ModelName(asked.model),
             version,
@@ -192,12 +225,3 @@ async def _write(answer: GenerationAnswer, response: web.StreamResponse, form: S
     if answer.error is not None:
         await response.write(form.broken(answer.error))
     await response.write_eof()
-
-
-def _told(answer: GenerationAnswer) -> dict[str, str]:
-    """Return the headers that tell who answers, and how often another went on."""
-    nodes = dict.fromkeys(outcome.peer for outcome in answer.outcomes)
-    told = {NODE_HEADER: ",".join(list(nodes)[:MOST_NODES_NAMED])}
-    if answer.resumes:
-        told[RESUMED_HEADER] = str(answer.resumes)
-    return told

@@ -11,7 +11,7 @@ from capamesh.router.access.keys import Verb
 from capamesh.router.http.event_stream import EVENTS
 from capamesh.router.http.route import Content, Pages, Route, json_of
 from capamesh.router.http.schemas import openai_generation as schemas
-from capamesh.router.http.schemas.headers import GENERATION
+from capamesh.router.http.schemas.headers import CHAT
 from capamesh.router.requests.generation.chat_answer import ChatStream, ChatWhole
 from capamesh.router.requests.generation.chat_request import read_chat
 from capamesh.router.requests.generation.completion_answer import CompletionStream, CompletionWhole
@@ -45,7 +45,7 @@ class GenerationsApi(Pages):
                 (Verb.INFER,),
                 (Content(answer), Content(str, EVENTS)),
                 body=json_of(body),
-                headers=GENERATION,
+                headers=CHAT,
                 errors=(400, 404, 409, 429, 500, 502, 504),
                 is_openai=True,
             )

@@ -13,11 +13,12 @@ from typing_extensions import override
 from capamesh.protocol.ids import ModelVersion
 from capamesh.protocol.tasks import Task
 from capamesh.router.access.keys import Verb
+from capamesh.router.http.errors import error_response
 from capamesh.router.http.generation_way import StreamForm
 from capamesh.router.http.key_check import key_of
 from capamesh.router.http.route import ANY_KEY, Content, Pages, Route, json_of
 from capamesh.router.http.schemas import ollama as schemas
-from capamesh.router.http.schemas.headers import GENERATION
+from capamesh.router.http.schemas.headers import CHAT
 from capamesh.router.requests.generation.ollama_answer import OllamaWriter
 from capamesh.router.requests.generation.ollama_request import read_ollama_chat, read_ollama_text
 
@@ -36,7 +37,7 @@ def _broken(error: CapameshError) -> bytes:
     return json.dumps({"error": error.message}).encode() + b"\n"
 
 
-_STREAM: Final = StreamForm(LINES, _broken)
+_STREAM: Final = StreamForm(LINES, _broken, error_response)
 
 
 class OllamaApi(Pages):
@@ -61,7 +62,7 @@ class OllamaApi(Pages):
                     (Verb.INFER,),
                     (Content(answer), Content(str, LINES)),
                     body=json_of(body),
-                    headers=GENERATION,
+                    headers=CHAT,
                     errors=(400, 404, 409, 429, 500, 502, 503, 504),
                 )
                 for path, handler, body, answer in kinds

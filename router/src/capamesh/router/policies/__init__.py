@@ -12,6 +12,7 @@ from capamesh.router.policies.least_request import LeastRequest
 from capamesh.router.policies.p2c import PowerOfTwo
 from capamesh.router.policies.peak_ewma import PeakEwma
 from capamesh.router.policies.policy import IsEligible, Policy
+from capamesh.router.policies.prefix_aware import PrefixAware
 from capamesh.router.policies.prequal.policy import Prequal
 from capamesh.router.policies.random_choice import RandomChoice
 from capamesh.router.policies.request_shape import RequestShape
@@ -27,6 +28,7 @@ POLICIES: dict[str, Callable[[random.Random], Policy]] = {
     RandomChoice.name: RandomChoice,
     Cheapest.name: Cheapest,
     Affinity.name: Affinity,
+    PrefixAware.name: PrefixAware,
 }
 
 __all__ = [

@@ -16,6 +16,7 @@ class RequestShape(Value):
 
     __slots__ = (
         "affinity",
+        "beginnings",
         "bulk_rows",
         "home",
         "is_pinned",
@@ -35,6 +36,7 @@ class RequestShape(Value):
         is_urgent: bool = False,
         bulk_rows: int = 0,
         home: Replica | None = None,
+        beginnings: tuple[int, ...] = (),
     ) -> None:
         self.model = model
         self.version = version
@@ -50,3 +52,6 @@ class RequestShape(Value):
         """The rows of a call of a batch job, which says nothing of what people have to wait; 0: it is none."""
         self.home = home
         """The replica that alone has what the request needs, and is asked if it is there; None: there is none."""
+        self.beginnings = beginnings
+        """The names of the beginnings of a prompt, the shortest first, of which a node that has run them has kept the state; empty: it is no
+        prompt."""

@@ -86,7 +86,9 @@ class Fronts:
             elsewhere=parts.seat.elsewhere,
         )
         """The routes of how requests are routed."""
-        generations = Generations(parts.inference, arrival_s=settings.arrival_s)
+        generations = Generations(
+            parts.inference, arrival_s=settings.arrival_s, longest_s=settings.answer_timeout_s
+        )
         self._pages: tuple[Pages, ...] = (
             InferenceApi(
                 parts.inference, arrival_s=settings.arrival_s, is_ready=parts.standing.has_usable

@@ -40,6 +40,8 @@ class RoutingOptions:
     """The seconds for which an answer may have been kept that is given to it; 0: it is run."""
     may_be_kept: bool = True
     """False if it neither takes a kept answer nor leaves one."""
+    beginnings: tuple[int, ...] = ()
+    """The names of the beginnings of its prompt, the shortest first: it is best run where these were run before."""
 
 
 NO_OPTIONS = RoutingOptions()

@@ -36,6 +36,7 @@ from capamesh.router.policies.request_shape import RequestShape
 from capamesh.router.requests.answer_cache import AnswerCache, CachedRun
 from capamesh.router.requests.cold_starts import ColdStarts
 from capamesh.router.requests.mirror import Copies
+from capamesh.router.rules.model_rules import DEFAULT_POLICY
 
 if TYPE_CHECKING:
     from capamesh.router.admission.controller import Permit
@@ -43,12 +44,13 @@ if TYPE_CHECKING:
     from capamesh.router.balancing.served_model import ServedModel
     from capamesh.router.fleet.replica import Replica
     from capamesh.router.fleet.view import FleetView
-    from capamesh.router.requests.call import Call, Handle, Responder
+    from capamesh.router.requests.call import Call, Handle, Responder, RoutingOptions
     from capamesh.router.requests.dispatch import Dispatch
     from capamesh.router.requests.models import RoutedModels
     from capamesh.router.timers import Timers
 
 AFFINITY = "affinity"
+PREFIX = "prefix"
 """The policy of requests that must meet at one node."""
 
 
@@ -199,8 +201,11 @@ class Pipeline:
             is_urgent,
             bulk_rows,
             home,
+            options.beginnings,
         )
-        policy = AFFINITY if is_pinned else options.policy or (AFFINITY if key else "")
+        policy = AFFINITY if is_pinned else options.policy
+        if key and not policy:
+            policy = policy_of(options, served.rules.policy, key)
         return RequestPicker(
             served,
             options.constraints,
@@ -238,6 +243,15 @@ class Pipeline:
         return all(
             one.rules.is_retried and self._dispatch.idempotency.holds(one) for one in served_models
         )
+
+
+def policy_of(options: RoutingOptions, usual: str, key: str) -> str:
+    """Return the policy of a request whose model has a `usual` one, "" for that, by what it asks for and what it is."""
+    if options.policy:
+        return options.policy
+    if options.beginnings:
+        return PREFIX if usual == DEFAULT_POLICY else ""
+    return AFFINITY if key else ""
 
 
 def _rows_of(request: InferCall) -> int:

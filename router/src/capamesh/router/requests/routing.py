@@ -18,7 +18,7 @@ from capamesh.router.balancing.preview import foreseen
 from capamesh.router.cache.store import DEFAULT_CACHE_BYTES
 from capamesh.router.policies.request_shape import RequestShape
 from capamesh.router.requests.models import RoutedModels
-from capamesh.router.requests.pipeline import AFFINITY, Pipeline
+from capamesh.router.requests.pipeline import Pipeline, policy_of
 
 if TYPE_CHECKING:
     from capamesh.protocol.fleet import Change
@@ -123,7 +123,9 @@ class Routing:
         """
         now_s, rng = self.clock(), copy.copy(self._rng)
         served = self._foreseen(model, version, options, now_s, rng)
-        shape = RequestShape(model, served.version, 0, options.affinity)
+        shape = RequestShape(
+            model, served.version, 0, options.affinity, beginnings=options.beginnings
+        )
         return foreseen(
             served,
             options.constraints,
@@ -131,7 +133,7 @@ class Routing:
             now_s + remaining_s,
             now_s,
             rng,
-            policy=options.policy or (AFFINITY if options.affinity else ""),
+            policy=policy_of(options, served.rules.policy, options.affinity),
             is_let_in=is_let_in,
         )
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class ToldRequest(InferenceRequest):
     """A request of which a function is told what came of it, once, unless it is cancelled before; parts go to another."""
 
-    __slots__ = ("_goes_on", "_on_end", "_on_part")
+    __slots__ = ("_goes_on", "_on_end", "_on_part", "explanation")
 
     def __init__(
         self,
@@ -38,6 +38,8 @@ class ToldRequest(InferenceRequest):
         self._on_end = on_end
         self._on_part = on_part
         self._goes_on = goes_on
+        self.explanation: Explanation | None = None
+        """The reasons of its failure, where they are asked for."""
 
     def break_off(self, error: Exception) -> None:
         """End with an error in what has come of it, which is the node's or a bug: the node is to send no more."""
@@ -64,6 +66,7 @@ class ToldRequest(InferenceRequest):
 
     @override
     def _render_error(self, error: CapameshError, explanation: Explanation | None) -> None:
+        self.explanation = explanation
         self._end(error)
 
     def _end(self, outcome: Outcome | CapameshError) -> None:

@@ -68,6 +68,9 @@ def test_choices_go_on_behind_their_own_tokens(model: TextModel) -> None:
         (3, (7,)),
     ]
     assert call.choices == (0, 1, 3)
+    assert not any(each.is_replayed for each in call.requests)
+    exact = read(model, prompt=[5], so_far={"0": [8, 9]}, seed=1, replay=True)
+    assert [each.is_replayed for each in exact.requests] == [True]
 
 
 def test_seeds_are_drawn_where_none_is_given(model: TextModel) -> None:

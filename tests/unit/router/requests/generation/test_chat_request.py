@@ -135,6 +135,13 @@ def test_tenants_name_reaches_nodes_as_a_hash() -> None:
     assert re.fullmatch("[0-9a-f]{24}", str(salt("lab")))
 
 
+def test_seed_of_the_client_has_its_tokens_run_as_they_came() -> None:
+    asked = chat(seed=7)
+    call = asked.call(asked.prompts[0], {0: [5]}, [], 7)
+    found = json.loads(split_elements(call.inputs[0].data, 1)[0])
+    assert (found["seed"], found["replay"]) == (7, True)
+
+
 def test_messages_before_the_first_answer_decide_where_it_is_run() -> None:
     more = [HI, {"role": "assistant", "content": "Ho"}, {"role": "user", "content": "?"}]
     assert chat().affinity == chat(messages=more, temperature=1).affinity

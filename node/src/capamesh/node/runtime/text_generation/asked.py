@@ -68,6 +68,8 @@ class Asked(Struct, frozen=True):
     """The choices that need no more."""
     cache_salt: Annotated[str, Meta(max_length=MAX_TENANT_CHARACTERS)] = ""
     """The one on whose behalf it is: no other is answered sooner for what was kept of his prompts."""
+    replay: bool = False
+    """True to run the tokens of `so_far` one by one, as they came: what follows is then to the bit what it would have been."""
 
     @property
     def is_resumed(self) -> bool:

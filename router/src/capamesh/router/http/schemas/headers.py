@@ -51,6 +51,8 @@ AGAIN: Final = (
 """The headers about a request that comes again."""
 GENERATION: Final = (*ROUTING, *AGAIN, TRACEPARENT)
 """The headers of a request of the generate extension, and of embeddings."""
+CHAT: Final = (*ROUTING, *AGAIN, EXPLAIN, TRACEPARENT)
+"""The headers of a request that a language model answers."""
 INFERENCE: Final = (*ROUTING, *AGAIN, EXPLAIN, HEADER_LENGTH, TRACEPARENT)
 """The headers of an inference request."""
 _WISHES: Final = {

@@ -15,6 +15,7 @@ from capamesh.router.requests.generation.run import GenerationRun, Listener
 if TYPE_CHECKING:
     from capamesh.protocol.errors import CapameshError
     from capamesh.router.access.quotas import Lease
+    from capamesh.router.balancing.explanation import Explanation
     from capamesh.router.requests.call import Outcome, Part
     from capamesh.router.requests.generation.asked import Asked
     from capamesh.router.requests.generation.parts import Piece
@@ -75,6 +76,11 @@ class GenerationAnswer(Listener):
             if run.outcome is not None:
                 total = total.plus(run.progress.usage())
         return total
+
+    def explanation(self, now_s: float) -> Explanation | None:
+        """Return why the first of its runs went where it went, of which that is known; None: of none."""
+        found = (run.explanation(now_s) for run in self._runs)
+        return next((each for each in found if each is not None), None)
 
     def begin(self) -> None:
         """Send all of it on its way."""

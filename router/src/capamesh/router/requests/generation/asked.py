@@ -55,6 +55,10 @@ class Asked:
     affinity: str = ""
     """Requests with the same text begin alike, and are best run where the last one was."""
 
+    def raw(self, prompt: Mapping[str, Any]) -> bytes:
+        """Return what a node is asked for one of the prompts, as JSON. Raises `InvalidParameter`: JSON cannot hold it."""
+        return json_bytes({**prompt, **self.settings}, next(iter(prompt)))
+
     def estimate(self) -> tuple[int, int]:
         """Return the tokens that it may come to, by which it is let in, and the bytes of its prompts."""
         size_bytes = sum(len(json_bytes(prompt, next(iter(prompt)))) for prompt in self.prompts)
@@ -74,7 +78,8 @@ class Asked:
         """Return the call for one of the prompts. Raises `InvalidParameter`: JSON cannot hold it.
 
         `so_far` has the tokens that choices have already, by which a node goes on behind them, `ended` the choices that
-        need no more, `seed` the one that another node has drawn. Nodes keep beginnings of prompts for each `tenant` apart, and share
+        need no more, `seed` the one that another node has drawn. Whoever has given a seed gets the answer that it stands for: the
+        node runs the tokens as they came, which takes longer. Nodes keep beginnings of prompts for each `tenant` apart, and share
         their time fairly among them; they know one by a hash alone.
         """
         fields = {**prompt, **self.settings}
@@ -84,7 +89,9 @@ class Asked:
             fields.pop("echo", None)
             fields["so_far"] = {str(choice): list(ids) for choice, ids in so_far.items()}
             fields["ended"] = list(ended)
-            if seed is not None:
+            if "seed" in self.settings:
+                fields["replay"] = True
+            elif seed is not None:
                 fields["seed"] = seed
         data = join_elements([json_bytes(fields, next(iter(prompt)))])
         given = Tensor(GENERATION, Datatype.BYTES, (1,), data)

@@ -82,11 +82,21 @@ def read_pieces(answer: InferAnswer) -> list[Piece]:
                 f"the node's output {PARTS!r} has the shape {list(output.shape[:8])}, not [1]"
             )
         (text,) = split_elements(output.data, 1)
+    except CapameshError as exc:
+        raise _no_pieces(exc) from exc
+    return pieces_of(text)
+
+
+def pieces_of(text: bytes | memoryview) -> list[Piece]:
+    """Return the pieces in a node's JSON. Raises `ProtocolViolation`."""
+    try:
         return read(json_value(text), list[Piece])
     except (Mismatch, CapameshError) as exc:
-        raise ProtocolViolation(
-            f"the node's pieces of an answer are none: {str(exc)[:200]}"
-        ) from exc
+        raise _no_pieces(exc) from exc
+
+
+def _no_pieces(why: Exception) -> ProtocolViolation:
+    return ProtocolViolation(f"the node's pieces of an answer are none: {str(why)[:200]}")
 
 
 class Progress:

@@ -23,6 +23,7 @@ from capamesh.router.requests.generation.parts import Piece, Progress, read_piec
 from capamesh.router.requests.told_request import ToldRequest
 
 if TYPE_CHECKING:
+    from capamesh.router.balancing.explanation import Explanation
     from capamesh.router.requests.call import Outcome, Part
     from capamesh.router.requests.generation.asked import Asked
     from capamesh.router.requests.inference import InferenceService, Target
@@ -94,6 +95,12 @@ class GenerationRun:
         self.progress = Progress(asked.choices, size_bytes)
         self.resumes = 0
         """The times that another node was asked to go on."""
+
+    def explanation(self, now_s: float) -> Explanation | None:
+        """Return why it went where it went, or why it could not; None: nothing has come of it, or nobody asks."""
+        if self._request.explanation is not None or self.outcome is None:
+            return self._request.explanation
+        return self.outcome.picker.explain(now_s)
 
     def begin(self) -> None:
         """Send it on its way; its listener may be told before this returns.

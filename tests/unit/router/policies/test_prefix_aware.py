@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from replicas import SHAPE, fleet, lose, name, picks, replica, send, usable
+
+from capamesh.protocol.links.calls import LoadReport
+from capamesh.router.fleet.replica import Replica
+from capamesh.router.policies import prefix_aware
+from capamesh.router.policies.prefix_aware import BLOCK_TOKENS, SMALL_FLEET, PrefixAware
+from capamesh.router.policies.request_shape import RequestShape
+
+MS_NS = 1_000_000
+
+
+def shape(*blocks: int) -> RequestShape:
+    """Return the request of a prompt that has these beginnings, each of `BLOCK_TOKENS`."""
+    return SHAPE.replace(beginnings=blocks, size_bytes=4 * BLOCK_TOKENS * len(blocks))
+
+
+def told(one: Replica, policy: PrefixAware | None = None, now_s: float = 0.0, **load: int) -> None:
+    """Let a replica report its load, by which a token of a prompt takes a millisecond unless it says so."""
+    one.reported(LoadReport(**{"limit": 100, "token_ns": MS_NS, **load}), now_s)
+    if policy is not None:
+        policy.reported(one, now_s)
+
+
+def pick(
+    policy: PrefixAware, replicas: tuple[Replica, ...], *blocks: int, now_s: float = 0.0
+) -> str:
+    return name(policy.pick(replicas, usable, shape(*blocks), now_s))
+
+
+def test_prompt_goes_where_its_beginning_was_run() -> None:
+    policy, replicas = PrefixAware(random.Random(1)), fleet("abc")
+    first = [pick(policy, replicas, *range(at, at + 20)) for at in (100, 200, 300)]
+    assert sorted(first) == ["a", "b", "c"]
+    for one in replicas:
+        told(one, policy, now_s=1.0)
+    again = [pick(policy, replicas, *range(at, at + 25), now_s=1.0) for at in (100, 200, 300)]
+    assert again == first
+
+
+def test_longest_beginning_counts() -> None:
+    policy, replicas = PrefixAware(random.Random(1)), fleet("ab")
+    assert pick(policy, replicas, 1, 2, 3) == "a"
+    lose(replicas[0])
+    assert pick(policy, replicas, 1, 2, 3, 4, 5, 6, 7) == "b"
+    replicas[0].endpoint.link = replicas[1].endpoint.link = fleet("x")[0].endpoint.link
+    for one in replicas:
+        told(one, policy, now_s=1.0)
+    assert pick(policy, replicas, 1, 2, 3, 4, 5, 6, 7, 8, now_s=1.0) == "b"
+
+
+@pytest.mark.parametrize(("queue_ms", "expected"), [(600, "a"), (680, "b")])
+def test_beginning_is_run_again_where_its_node_has_more_to_do_than_that_takes(
+    queue_ms: int, expected: str
+) -> None:
+    policy, replicas = PrefixAware(random.Random(1)), fleet("ab")
+    assert pick(policy, replicas, *range(20)) == "a"
+    told(replicas[0], policy, now_s=1.0, queue_us=1000 * queue_ms)
+    told(replicas[1], policy, now_s=1.0)
+    # 20 blocks of 32 tokens at a millisecond
+    assert pick(policy, replicas, *range(21), now_s=1.0) == expected
+
+
+def test_requests_of_other_routers_count_too() -> None:
+    policy, replicas = PrefixAware(random.Random(1)), fleet("abc")
+    told(replicas[0], in_flight=3)
+    told(replicas[1])
+    replicas[1].rif = 2
+    told(replicas[2], in_flight=1)
+    assert pick(policy, replicas, 1, 2) == "c"
+
+
+def test_node_without_room_for_a_prompt_is_passed_by() -> None:
+    policy, replicas = PrefixAware(random.Random(1)), fleet("ab")
+    told(replicas[0], held_tokens=990, most_tokens=1000)
+    told(replicas[1], held_tokens=500, most_tokens=1000, in_flight=1)
+    assert pick(policy, replicas, *range(10)) == "b"
+
+
+def test_request_that_was_just_sent_counts_until_a_report_can_have_it() -> None:
+    policy, replicas = PrefixAware(random.Random(1)), fleet("ab")
+    told(replicas[0])
+    told(replicas[1], queue_us=300_000)
+    assert pick(policy, replicas, *range(20)) == "a"
+    send(policy, replicas[0], 0.0)
+    told(replicas[0], policy, now_s=0.01)
+    assert pick(policy, replicas, *range(50, 70), now_s=0.01) == "b"
+    replicas[0].streams = 1  # its first token has come
+    told(replicas[0], policy, now_s=1.0)
+    told(replicas[1], policy, now_s=1.0, queue_us=300_000)
+    assert pick(policy, replicas, *range(80, 100), now_s=1.0) == "a"
+
+
+def test_beginnings_for_which_a_node_has_no_room_are_forgotten() -> None:
+    policy, replicas = PrefixAware(random.Random(1)), fleet("ab")
+    told(replicas[0], kept_tokens=4 * BLOCK_TOKENS)
+    told(replicas[1], queue_us=1)
+    assert pick(policy, replicas, 1, 2, 3) == "a"
+    told(replicas[0], policy, now_s=1.0, kept_tokens=4 * BLOCK_TOKENS)
+    assert pick(policy, replicas, 11, 12, 13, now_s=1.0) == "a"
+    # three of six blocks gave way: those of the first prompt but its beginning
+    assert set(policy._accounts[replicas[0]].blocks) == {1, 11, 12, 13}
+    assert 2 not in policy._holders
+
+
+def test_liar_that_reports_nothing_to_do_draws_no_more_than_its_share() -> None:
+    policy, replicas = PrefixAware(random.Random(1)), fleet("abcd")
+    counts: Counter[str] = Counter()
+    for step in range(200):
+        now_s = step / 10
+        for one in replicas:
+            lies = one is replicas[0]
+            told(
+                one,
+                policy,
+                now_s,
+                token_ns=1 if lies else MS_NS,
+                in_flight=0 if lies else one.rif,
+                queue_us=0 if lies else 300_000 * one.rif,
+            )
+        picked = policy.pick(replicas, usable, shape(*range(step * 9, step * 9 + 9)), now_s)
+        assert picked is not None
+        send(policy, picked, now_s)
+        counts[name(picked)] += 1
+        done = replicas[step % 4]  # all are as fast
+        done.rif = max(0, done.rif - 1)
+    assert counts["a"] < 0.35 * 200
+    assert replicas[0].rif < 20
+
+
+def test_node_that_leaves_is_forgotten() -> None:
+    policy, replicas = PrefixAware(random.Random(1)), fleet("ab")
+    assert pick(policy, replicas, 1, 2, 3) == "a"
+    assert pick(policy, replicas[1:], 1, 2, 3) == "b"
+    assert set(policy._accounts) == {replicas[1]}
+    assert policy._holders == {block: {replicas[1]: None} for block in (1, 2, 3)}
+
+
+def test_memory_is_bounded_whatever_a_node_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefix_aware, "MOST_BLOCKS", 50)
+    policy, replicas = PrefixAware(random.Random(1)), fleet("a")
+    told(replicas[0], kept_tokens=2**40)
+    for at in range(0, 1000, 10):
+        pick(policy, replicas, *range(at, at + 10))
+    assert len(policy._holders) == len(policy._accounts[replicas[0]].blocks) == 50
+    assert len(policy._accounts[replicas[0]].owed) <= prefix_aware.MOST_OWED
+
+
+def test_holder_is_found_in_a_large_fleet() -> None:
+    policy = PrefixAware(random.Random(1))
+    replicas = fleet([0] * (10 * SMALL_FLEET))
+    first = pick(policy, replicas, *range(30))
+    told(next(one for one in replicas if name(one) == first), policy, now_s=1.0)
+    for _ in range(20):
+        assert pick(policy, replicas, *range(30), now_s=1.0) == first
+        policy.reported(next(one for one in replicas if name(one) == first), 2.0)
+
+
+def test_nearest_of_equal_nodes_is_asked() -> None:
+    policy = PrefixAware(random.Random(1))
+    replicas = (replica("a", rtt_s=0.1), replica("b", rtt_s=0.001))
+    assert picks(policy, replicas, 1, shape(1)) == "b"
