@@ -6,8 +6,10 @@ One device runs the node's own batcher (`DynamicBatcher`); a run takes what a pr
 times; a job sends calls as a router's lane does: as many as its pace and the node's room for jobs allow (`Lane`, `bulk_share`). Printed
 for each profile and load, beside the same people without the job: the 99th percentile and the median of their latency at the node,
 the job's rows a second as a part of the best batches' rate that people leave, and alone as a part of that rate; and how long the device
-is idle without the job. Nothing is measured by a clock, so a busy machine prints the same. The profiles are made up, but for the
-first, which is MiniLM's on two cores (measured): devices on which a batch saves little, half, and nearly all, and a tiny model.
+is idle without the job. A run in the background gets the cores that people's runs leave, at every moment.
+Nothing is measured by a clock, so a busy machine prints the same. The profiles are made up, but for the
+first three, which are MiniLM's on two cores: as its profile has it, and as it takes while a router and clients are on the same cores
+and no two runs read its weights in step (both measured), without a background for bulk runs and with one; then devices on which a batch saves little, half, and nearly all, and a tiny model.
 
 What is tuned: `--times` is how much longer a run may take for its bulk rows, `--call-rows` the rows of a call (0: the best batch), and
 `--calls` the calls that late answers leave the node.
@@ -52,6 +54,8 @@ FIRST_S = 0.1
 """Seconds after the first request of people's at which a job begins."""
 AGAIN_S = 0.05
 """Seconds until a router looks again whether there is room, where none of its calls is under way."""
+TICK_S = 1e-9
+"""A run in the background that takes no longer has ended: times are sums of many."""
 OUTPUT = "y"
 JOB = JobId("job")
 
@@ -67,6 +71,8 @@ class Device:
     streams: int = 1
     stream_run_s: float = 0.0
     stream_row_s: float = 0.0
+    has_background: bool = False
+    """True if bulk runs get what people's runs leave of the cores, by the system's own scheduler."""
 
     def seconds(self, rows: int, *, is_stream: bool = False) -> float:
         """Return the time of a run of so many rows."""
@@ -106,11 +112,20 @@ class Device:
         streams = None
         if self.streams > 1:
             streams = Streams(self.streams, self.profile(is_stream=True), self.batch_rows)
-        return DynamicBatcher(plan, Rules(), self.profile(), max_in_flight=100_000, streams=streams)
+        return DynamicBatcher(
+            plan,
+            Rules(),
+            self.profile(),
+            max_in_flight=100_000,
+            streams=streams,
+            has_background=self.has_background,
+        )
 
 
 DEVICES = (
     Device("two cores, MiniLM", 0.001_2, 0.009_6, 4, 2, 0.000_4, 0.014),
+    Device("two cores, MiniLM at work", 0.004, 0.006_2, 8, 2, 0.004_2, 0.010_8),
+    Device("two cores, MiniLM at work, background", 0.004, 0.006_2, 8, 2, 0.004_2, 0.010_8, True),
     Device("CPU, transformer", 0.002, 0.003, 32),
     Device("CPU, half saved", 0.004, 0.001_5, 32),
     Device("GPU", 0.005, 0.000_1, 64),
@@ -159,6 +174,12 @@ class World:
         self._order = itertools.count()
         self._ahead: deque[Batch] = deque()
         self._running = 0
+        self._cores = 0
+        """The cores that people's runs have."""
+        self._left_s: dict[Batch, float] = {}
+        """The time that each run in the background still takes on a core of its own."""
+        self._behind_from_s = 0.0
+        self._looks = 0
         self._lane = Lane()
         self._lane.pace.take_nodes(1)
         self._next: Ticket
@@ -244,27 +265,68 @@ class World:
     def _pump(self) -> None:
         while (batch := self._batcher.take(self.now_s)) is not None:
             self._begin(batch)
+        while (batch := self._batcher.take_background(self.now_s)) is not None:
+            self._left_s[batch] = self.device.seconds(batch.rows, is_stream=True)
+        self._look_behind()
         ahead = self._batcher.take(self.now_s, is_ahead=True)
         if ahead is not None:
             self._ahead.append(ahead)
 
+    def _look_behind(self) -> None:
+        """Look again when the first run in the background ends, if the cores stay as free as they are."""
+        self._behind_from_s = self.now_s
+        self._looks += 1
+        rate = self._rate()
+        if rate:
+            look = self._looks
+            self._after(min(self._left_s.values()) / rate, lambda: self._ended_behind(look))
+
+    def _rate(self) -> float:
+        """Return how fast each run in the background goes on now, as a part of how fast it does alone."""
+        free = self.device.streams - self._cores
+        return min(1.0, free / len(self._left_s)) if self._left_s else 0.0
+
+    def _progress(self) -> None:
+        """Take in how far the runs in the background have come until now."""
+        done_s = self._rate() * (self.now_s - self._behind_from_s)
+        self._behind_from_s = self.now_s
+        for batch in self._left_s:
+            self._left_s[batch] -= done_s
+
+    def _ended_behind(self, look: int) -> None:
+        if look != self._looks:
+            return  # others came meanwhile, and it was looked again
+        self._progress()
+        for batch in [batch for batch, left_s in self._left_s.items() if left_s <= TICK_S]:
+            del self._left_s[batch]
+            run_s = self.now_s - batch.started_s
+            self._batcher.finished(batch, _results(batch), self.now_s, run_s=run_s)
+        self._pump()
+
     def _begin(self, batch: Batch) -> None:
         batch.started_s, batch.has_begun = self.now_s, True
         self._running += 1
+        self._progress()
+        self._cores += 1 if batch.is_stream else self.device.streams
         run_s = self.device.seconds(batch.rows, is_stream=batch.is_stream)
         self._after(run_s, lambda: self._ended(batch, run_s))
 
     def _ended(self, batch: Batch, run_s: float) -> None:
         self._running -= 1
+        self._progress()
+        self._cores -= 1 if batch.is_stream else self.device.streams
         self.busy_s += run_s / (self.device.streams if batch.is_stream else 1)
-        results = [
-            [Tensor(OUTPUT, Datatype.FP32, (request.rows, 1), bytes(4 * request.rows))]
-            for request in batch.requests
-        ]
         if self._ahead:
             self._begin(self._ahead.popleft())
-        self._batcher.finished(batch, results, self.now_s, run_s=run_s)
+        self._batcher.finished(batch, _results(batch), self.now_s, run_s=run_s)
         self._pump()
+
+
+def _results(batch: Batch) -> list[list[Tensor]]:
+    return [
+        [Tensor(OUTPUT, Datatype.FP32, (request.rows, 1), bytes(4 * request.rows))]
+        for request in batch.requests
+    ]
 
 
 def compared(device: Device, load: float, call_rows: int) -> str:

@@ -1,7 +1,8 @@
 """Online requests beside a job: how much longer they wait, and what the job gets of what they leave. Starts no processes.
 
 Imported by `jobs.py`. Turns with a job and without take turns; the load of requests comes at fixed times, whatever becomes of those
-before, at half of what the cluster answers. A turn with a job lasts as long as the job.
+before, at half of what the cluster answers. A turn with a job lasts as long as the job. What requests leave is told twice: as half of
+the job's rate alone, as if each of them took what a row in the best batch takes, and as the part of the cores' time that is idle.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from chaos_cluster import metrics_at
-from job_cluster import JobCluster
+from job_cluster import JobCluster, processes
 from job_contestants import Case, Ran, job
 from job_http import JobHttp
+from machine import cpu_s
 from open_load import OpenLoad, between, failed, quantile_s
 
 LOAD = 0.5
@@ -37,6 +40,8 @@ class Turn:
     p50_without_s: float
     p50_with_s: float
     failed: int
+    idle: float
+    """The part of the cores' time that requests left without a job: cluster and generator taken together."""
     job: Ran
     calls: float
     """The calls of the job that nodes answered or refused."""
@@ -81,7 +86,10 @@ async def turn(
     load = OpenLoad(cluster.http_url, case.model, is_explained=False)
     one = request_of(case)
     count = int(rate * seconds)
+    began_s, used_s = time.monotonic(), cpu_of(cluster)
     alone = await load.run(itertools.repeat(one, count), rate=rate, seed=seed)
+    taken_s = (time.monotonic() - began_s) * len(os.sched_getaffinity(0))
+    idle = max(0.0, 1.0 - (cpu_of(cluster) - used_s) / taken_s)
     is_over = asyncio.Event()
 
     def stream() -> Iterator[tuple[bytes, bytes]]:
@@ -98,7 +106,8 @@ async def turn(
             is_over.set()
 
     began_s = time.monotonic()
-    beside = await load.run(stream(), rate=rate, seed=seed + 1, at={int(rate * SETTLE_S): run_job})
+    # at the same times as without the job, for as long as both last
+    beside = await load.run(stream(), rate=rate, seed=seed, at={int(rate * SETTLE_S): run_job})
     after = await metrics_at(cluster.http_url)
     calls, refused = counted(before, after)
     shown_alone = alone[int(rate * SETTLE_S) :]
@@ -109,10 +118,17 @@ async def turn(
         quantile_s(shown_alone, 0.5),
         quantile_s(shown, 0.5),
         failed(alone) + failed(beside),
+        idle,
         ran[0],
         calls,
         refused,
     )
+
+
+def cpu_of(cluster: JobCluster) -> float:
+    """Return the CPU time that the cluster and this process have used, in seconds."""
+    pids = [pid for member in cluster.members for pid in processes(member)]
+    return time.process_time() + sum(map(cpu_s, pids))
 
 
 def counted(before: dict[str, float], after: dict[str, float]) -> tuple[float, float]:
@@ -136,6 +152,10 @@ def figures(turns: list[Turn], alone_per_s: float) -> dict[str, float]:
         "p99_without_ms": statistics.median(each.p99_without_s for each in turns) * 1e3,
         "p99_with_ms": statistics.median(each.p99_with_s for each in turns) * 1e3,
         "job_of_left": statistics.median(each.job.per_second for each in turns) / left_per_s,
+        "idle": statistics.median(each.idle for each in turns),
+        "job_of_idle": statistics.median(
+            each.job.per_second / (alone_per_s * each.idle) for each in turns
+        ),
         "refused_part": sum(each.refused for each in turns) / max(1.0, calls),
         "failed_requests": sum(each.failed for each in turns),
     }

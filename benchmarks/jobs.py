@@ -203,7 +203,7 @@ def judged(found: dict[str, Any]) -> Report:
         seen = found["beside"]
         report.bar("beside", "p99 of requests, of that without a job", seen["p99_ratio"], MOST_P99)
         report.bar(
-            "beside", "rows of what is left", seen["job_of_left"], LEAST_OF_LEFT, is_least=True
+            "beside", "rows of what is idle", seen["job_of_idle"], LEAST_OF_LEFT, is_least=True
         )
         report.bar("beside", "calls refused, of all", seen["refused_part"], MOST_REFUSED)
         report.bar("beside", "requests failed", seen["failed_requests"], 0)
@@ -254,7 +254,9 @@ def beside_table(seen: dict[str, Any]) -> str:
         ("p99 without a job", f"{seen['p99_without_ms']:,.1f} ms"),
         ("p99 with a job", f"{seen['p99_with_ms']:,.1f} ms"),
         ("p99 with a job, of that without", f"**{seen['p99_ratio']:.2f}**"),
-        ("the job's rows, of what requests leave", f"**{seen['job_of_left']:.2f}**"),
+        ("idle time of the cores, without a job", f"{seen['idle']:.2f}"),
+        ("the job's rows, of what it would run in that time", f"**{seen['job_of_idle']:.2f}**"),
+        ("of half of what it runs alone", f"{seen['job_of_left']:.2f}"),
         ("the job's calls that nodes refused", f"{100 * seen['refused_part']:.2f} %"),
         ("requests that failed", f"{seen['failed_requests']}"),
     )

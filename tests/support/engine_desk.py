@@ -44,6 +44,7 @@ class Desk:
         streams: Streams | None = None,
         queue: QueueRules | None = None,
         loop: LoopRules | None = None,
+        has_background: bool = False,
     ) -> None:
         """`limit_rows`: what the limit has come to; 0: where it starts."""
         plan = BatchPlan(
@@ -66,6 +67,7 @@ class Desk:
             max_in_flight=max_in_flight,
             max_queue=max_queue,
             streams=streams,
+            has_background=has_background,
         )
         if limit_rows:
             limit = ConcurrencyLimit(full_rows=0, row_s=MAX_QUEUE_S / limit_rows)

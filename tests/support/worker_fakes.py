@@ -140,6 +140,7 @@ def engine_of(
     max_delay_us: int = 0,
     streams: Streams | None = None,
     suspicion: Suspicion | None = None,
+    has_background: bool = False,
 ) -> DynamicBatcher:
     """Return the engine of a model whose requests share batches of `batch_rows`; 0: they run alone."""
     plan = BatchPlan(
@@ -151,7 +152,13 @@ def engine_of(
     rules = Rules(batching=BatchingRules(max_delay_us=max_delay_us), instances=instances)
     bounds = RunBounds(plan, RunNeed(2, 1.0), profile, MemoryBudget(0), suspicion=suspicion)
     return DynamicBatcher(
-        plan, rules, profile, max_in_flight=max_in_flight, streams=streams, bounds=bounds
+        plan,
+        rules,
+        profile,
+        max_in_flight=max_in_flight,
+        streams=streams,
+        bounds=bounds,
+        has_background=has_background,
     )
 
 

@@ -14,7 +14,7 @@ def _shorter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk_node, "ROWS", ROWS)
 
 
-@pytest.mark.parametrize("device", bulk_node.DEVICES[:4], ids=lambda device: device.name)
+@pytest.mark.parametrize("device", bulk_node.DEVICES[:-1], ids=lambda device: device.name)
 def test_people_s_slowest_answers_take_little_longer_beside_a_job(device: object) -> None:
     calm, shared = (
         bulk_node.World(device, 0.5, has_job=has_job).run() for has_job in (False, True)
@@ -23,6 +23,19 @@ def test_people_s_slowest_answers_take_little_longer_beside_a_job(device: object
     assert len(before) > ROWS * 0.45
     assert after[int(0.99 * len(after))] <= 1.35 * before[int(0.99 * len(before))]
     assert shared.job_rows > 0
+    assert shared.refused == 0
+
+
+def test_people_hardly_notice_a_job_that_runs_in_the_background() -> None:
+    (device,) = (each for each in bulk_node.DEVICES if each.has_background)
+    calm, shared = (
+        bulk_node.World(device, 0.5, has_job=has_job).run() for has_job in (False, True)
+    )
+    before, after = (sorted(world.latencies_s) for world in (calm, shared))
+    for part in (0.5, 0.99):
+        assert after[int(part * len(after))] <= 1.05 * before[int(part * len(before))]
+    idle = 1.0 - calm.busy_s / device.looked_s
+    assert shared.job_rows >= 0.95 * idle * ROWS
     assert shared.refused == 0
 
 

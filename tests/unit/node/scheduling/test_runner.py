@@ -15,7 +15,16 @@ from capamesh.node.devices.in_flight_journal import InFlightJournal
 from capamesh.node.devices.in_flight_page import InFlightPage, Marked, Phase
 from capamesh.node.devices.request_digest import request_digest
 from capamesh.node.scheduling import PendingRequest, Result, Streams, Suspicion
-from capamesh.node.scheduling.runner import BATCH_DOUBTS, SHORT_S, STOP_GRACE_S, TURN_S, ModelRunner
+from capamesh.node.scheduling import runner as runner_module
+from capamesh.node.scheduling.runner import (
+    BATCH_DOUBTS,
+    BEAT_S,
+    SHORT_S,
+    STALL_S,
+    STOP_GRACE_S,
+    TURN_S,
+    ModelRunner,
+)
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
 from capamesh.protocol.errors import (
     CapameshError,
@@ -264,6 +273,45 @@ async def test_many_requests_run_on_the_model_of_one_thread_and_a_lone_one_on_th
     assert rig.model.ran == [[7]]
     assert len(rig.runner._threads) == 2
     rig.doubled(1, 2, 3, 4, 5, 6, 7)
+
+
+async def test_bulk_requests_run_in_threads_that_give_way(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gave_way: list[int] = []
+    monkeypatch.setattr(
+        runner_module, "give_way", lambda: gave_way.append(threading.get_native_id())
+    )
+    rig = make(profile=THREADS, batch_rows=4, streams=Streams(2, THREADS, 4), has_background=True)
+    ran_in: list[int] = []
+    rig.stream.act = lambda _: ran_in.append(threading.get_native_id())
+    for name in (1, 2, 3):
+        rig.submit(name, is_bulk=True)
+    await rig.idle()
+    rig.doubled(1, 2, 3)
+    assert rig.model.ran == []
+    assert len(gave_way) == 2
+    assert set(ran_in) <= set(gave_way)
+    rig.submit(4)
+    await rig.idle()
+    assert not set(ran_in[-1:]) - set(gave_way) or rig.model.ran == [[4]]
+
+
+async def test_background_in_which_the_event_loop_came_late_rests(make: Make) -> None:
+    rig = make(profile=THREADS, batch_rows=4, streams=Streams(2, THREADS, 4), has_background=True)
+    slots = rig.runner.scheduler._slots
+    rig.stream.gate.clear()
+    rig.submit(1, is_bulk=True)
+    await asyncio.sleep(0)
+    assert rig.runner._beat_due_s == rig.clock.now_s + BEAT_S
+    rig.clock.now_s += BEAT_S + 0.5 * STALL_S
+    rig.runner._beat()
+    assert slots.has_background
+    rig.clock.now_s += BEAT_S + 1.5 * STALL_S
+    rig.runner._beat()
+    assert not slots.has_background
+    rig.stream.gate.set()
+    await rig.idle()
 
 
 async def test_one_bad_request_of_a_stream_fails_alone(make: Make) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from capamesh.node.devices.idle_thread import can_give_way
 from capamesh.node.devices.in_flight_journal import InFlightJournal, Phase
 from capamesh.node.generation import GenerationSettings
 from capamesh.node.models.eviction import held_bytes
@@ -178,6 +179,7 @@ class ModelLoading:
             max_in_flight=settings.max_in_flight if rules.loop is None else settings.max_streams,
             max_queue=source.manifest.max_queue,
             streams=prepared.streams,
+            has_background=prepared.streams is not None and can_give_way(),
             bounds=bounds,
             doubt=prepared.measured.note if prepared.measured.profile is None else "",
         )

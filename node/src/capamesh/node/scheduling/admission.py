@@ -89,7 +89,7 @@ class Admission:
         in_flight = len(requests.live)
         limit_rows = self._limit.rows
         # the answer to a lone request: nothing to estimate
-        if not in_flight and not requests.running:
+        if not in_flight and not requests.running and not requests.background:
             return LoadReport(
                 0,
                 0,

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from capamesh.node.repository.rules import QueueRules, Rules
 from capamesh.node.scheduling.admission import Admission
+from capamesh.node.scheduling.background import Background
 from capamesh.node.scheduling.bulk_parts import BulkParts
 from capamesh.node.scheduling.concurrency_limit import ConcurrencyLimit
 from capamesh.node.scheduling.in_flight import RequestsInFlight
@@ -70,8 +71,11 @@ class DynamicBatcher(Scheduler):
         streams: Streams | None = None,
         bounds: RunBounds | None = None,
         doubt: str = "",
+        has_background: bool = False,
     ) -> None:
         """`max_queue` is how many may wait for an instance, instead of `max_in_flight`, which counts all; None: any.
+
+        `has_background` says whether streams can run behind all others (`take_background`): bulk requests always do then.
 
         `bounds` refuses what cannot be run here; None: nothing is known of what a run takes. `doubt` is why no run has
         succeeded when the model was loaded.
@@ -100,8 +104,13 @@ class DynamicBatcher(Scheduler):
             plan, self.meter, sequences=self.sequences, bounds=bounds
         )
         self._slots = Slots(
-            requests, profile, streams, instances=self._instances, max_delay_s=self._max_delay_s
+            requests,
+            profile,
+            streams,
+            instances=self._instances,
+            max_delay_s=self._max_delay_s,
         )
+        self._background = Background(requests, self._slots, is_there=has_background)
         self.time = self._latest_time = self._slots.time
         self._has_streams = streams is not None
         self._admission = Admission(
@@ -126,24 +135,20 @@ class DynamicBatcher(Scheduler):
     @property
     @override
     def in_flight(self) -> int:
-        """The number of requests that are accepted and not answered."""
         return len(self._requests.live)
 
     @property
     @override
     def queued(self) -> int:
-        """The number of requests in flight that do not run."""
         return self._requests.queued
 
     @property
     @override
     def slots(self) -> int:
-        """The number of batches that may run at the same time."""
         return self._slots.most
 
     @override
     def predicted_s(self, batch: Batch) -> float:
-        """Return how long the run of a batch is expected to take now."""
         return (self._slots.time_of_streams if batch.is_stream else self.time).predicted_s(
             batch.rows
         )
@@ -168,8 +173,7 @@ class DynamicBatcher(Scheduler):
     @property
     @override
     def is_idle(self) -> bool:
-        """Return whether nothing is in flight and nothing runs."""
-        return not self._requests.live and not self._requests.running
+        return self._requests.is_idle
 
     @override
     def load_report(self, *, free_bytes: int, device_in_flight: int) -> LoadReport:
@@ -230,7 +234,12 @@ class DynamicBatcher(Scheduler):
         if now_s >= self._requests.soonest_s or self.sequences is not None:
             self._shedding.expire(now_s)
         slots, queue = self._slots, self._requests.queue
-        if not queue or (is_ahead and slots.full_batch_s() > AHEAD_S):
+        self._background.look(now_s)
+        if (
+            not queue
+            or (slots.has_background and not queue.online)
+            or (is_ahead and slots.full_batch_s() > AHEAD_S)
+        ):
             return None
         is_stream = self._has_streams and slots.is_streaming()
         count, most_rows = slots.count_and_rows(is_stream=is_stream)
@@ -244,24 +253,23 @@ class DynamicBatcher(Scheduler):
         if self._max_delay_s and queue.rows < self.plan.batch_rows and now_s < slots.ripe_s():
             return None
         bound = slots.bulk_bound(room, now_s, is_stream=is_stream) if queue.bulk_rows else None
-        if is_ahead and bound is not None and bound(0) < most_rows:
+        if is_ahead and bound is not None and not slots.has_background and bound(0) < most_rows:
             return None  # nobody's request could pass it
         requests = queue.take(room, bound)
-        rows = 0
         batch = Batch(requests, 0, now_s, self.plan, is_stream=is_stream)
-        for request in requests:
-            request.state = RUNNING
-            if not request.steps and (request.parts is None or request.parts.is_first):
-                request.started_s = now_s
-            request.batch = batch
-            rows += request.rows
-            if request.is_bulk:
-                batch.has_bulk = True
-        batch.rows = rows
+        self._requests.begin(batch, now_s)
         batch.has_begun = not is_ahead
         self._requests.running.add(batch)
-        slots.recent_peak = max(len(self._requests.live), slots.recent_peak // 2)
+        slots.took()
         return batch
+
+    @override
+    def take_background(self, now_s: float) -> Batch | None:
+        return self._background.take(self.plan, now_s)
+
+    @override
+    def background_stalled(self, now_s: float) -> None:
+        self._background.stalled(now_s)
 
     @override
     def finished(
@@ -276,11 +284,12 @@ class DynamicBatcher(Scheduler):
     ) -> None:
         """Answer the requests of a batch by its results; those of a loop may go on. See `Scheduler.finished`."""
         requests, meter = self._requests, self.meter
-        requests.running.discard(batch)
+        requests.ran(batch)
         rows = batch.rows if ran_rows is None else ran_rows
         if rows >= 0:
             meter.ran(rows, run_s)
-        if is_whole and rows > 0:  # what has no data says nothing of what a row takes
+        # what has no data says nothing of what a row takes, and nothing does that gave way meanwhile
+        if is_whole and rows > 0 and not batch.is_background:
             self._timed(batch, rows, run_s, now_s)
         answers: list[tuple[PendingRequest, Result]] = []
         good = 0
@@ -320,7 +329,7 @@ class DynamicBatcher(Scheduler):
         fault = answer_all(answers)  # all are counted before the first is told of the load
         if self.loops is not None:
             self.loops.go_on(requests, now_s)
-        self._let_go(batch)
+        requests.let_go(batch)
         if requests.rows > self.limit.rows and now_s >= self._shedding.slow_due_s:
             self._shedding.shed_slow(now_s)
         if fault is not None:
@@ -375,15 +384,6 @@ class DynamicBatcher(Scheduler):
         self.limit.ran(slowdown, run_s, now_s)
         if not self._has_profile:
             self.limit.learnt(self.time.expected_s(1) / self._instances)
-
-    def _let_go(self, batch: Batch) -> None:
-        """Take the data from a batch that is over: whoever keeps a work or the batch keeps none."""
-        for request in batch.requests:
-            request.batch = None
-            if request.state is ENDED:
-                request.inputs = ()
-                if request.held_bytes:
-                    self._requests.release(request)
 
     def _failed(self, request: PendingRequest, error: CapameshError) -> None:
         """Count a request whose run has failed."""

@@ -30,6 +30,7 @@ class RequestsInFlight:
         "_bounds",
         "_meter",
         "_sequences",
+        "background",
         "bulk",
         "bulk_rows",
         "held",
@@ -58,6 +59,9 @@ class RequestsInFlight:
         self.queue = RequestQueue()
         """The requests that could run now."""
         self.running: set[Batch] = set()
+        """The batches that run in the slots of all requests."""
+        self.background: set[Batch] = set()
+        """The batches of bulk rows that run behind those, on what they leave of the device."""
         self.held = 0
         """The requests whose readers take no more for now."""
         self.rows = 0
@@ -69,13 +73,45 @@ class RequestsInFlight:
         """No live deadline is earlier."""
 
     @property
+    def is_idle(self) -> bool:
+        """Return whether nothing is in flight and nothing runs."""
+        return not self.live and not self.running and not self.background
+
+    @property
     def queued(self) -> int:
         """Return the number of requests in flight that could run and do not."""
         count = len(self.live) - self.held
         for batch in self.running:
             if batch.has_begun:
                 count -= batch.wanted
+        for batch in self.background:
+            count -= batch.wanted
         return count
+
+    def begin(self, batch: Batch, now_s: float) -> None:
+        """Mark the requests of a batch as those that run, and count its rows."""
+        for request in batch.requests:
+            request.state = RUNNING
+            if not request.steps and (request.parts is None or request.parts.is_first):
+                request.started_s = now_s
+            request.batch = batch
+            batch.rows += request.rows
+            if request.is_bulk:
+                batch.has_bulk = True
+
+    def ran(self, batch: Batch) -> None:
+        """Count a batch no more as one that runs, wherever it did."""
+        self.running.discard(batch)
+        self.background.discard(batch)
+
+    def let_go(self, batch: Batch) -> None:
+        """Take the data from a batch that is over: whoever keeps a work or the batch keeps none."""
+        for request in batch.requests:
+            request.batch = None
+            if request.state is ENDED:
+                request.inputs = ()
+                if request.held_bytes:
+                    self.release(request)
 
     def add(self, request: PendingRequest, *, is_turn: bool) -> None:
         """Take in a request; `is_turn`: it may be queued, rather than when its sequence gets there."""

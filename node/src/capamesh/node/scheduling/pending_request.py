@@ -195,6 +195,7 @@ class Batch:
     __slots__ = (
         "has_begun",
         "has_bulk",
+        "is_background",
         "is_stream",
         "large_bytes",
         "plan",
@@ -222,6 +223,8 @@ class Batch:
         """The plan by which its requests become one run, as that was when the batch was made."""
         self.is_stream = is_stream
         """True if it runs on one thread, beside others, instead of on all."""
+        self.is_background = False
+        """True if it runs behind all others, in a thread that gives way to theirs; set by whoever takes it."""
         self.has_bulk = False
         """True if any of them is bulk; set by whoever takes it."""
         self.has_begun = True

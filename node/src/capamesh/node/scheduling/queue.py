@@ -142,6 +142,11 @@ class RequestQueue:
         """The number of requests that wait and are not bulk."""
         return self._online.count
 
+    @property
+    def bulk(self) -> int:
+        """The number of requests that wait and are bulk."""
+        return self._bulk.count
+
     @override
     def __repr__(self) -> str:
         return (
@@ -239,6 +244,8 @@ class RequestQueue:
         ):
             return self._take_all()
         chosen = self._next_class()
+        if chosen is self._bulk and most_bulk is not None and not most_bulk(0):
+            chosen = online  # it has the batch to itself
         first = chosen.first() if chosen is not None else None
         if chosen is None or first is None:
             return []
@@ -257,6 +264,14 @@ class RequestQueue:
                 most = min(rows + most_bulk(rows), max_rows)
             if rows < most:
                 self._fill(other, first.key, requests, rows, most)
+        return requests
+
+    def take_bulk(self, max_rows: int) -> list[PendingRequest]:
+        """Remove and return a batch of bulk works of one key, at most `max_rows` unless a single one has more."""
+        first = self._bulk.first()
+        requests: list[PendingRequest] = []
+        if first is not None:
+            self._fill(self._bulk, first.key, requests, 0, max_rows)
         return requests
 
     def _take_all(self) -> list[PendingRequest]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from typing_extensions import override
 
+from capamesh.node.devices.idle_thread import give_way
 from capamesh.node.devices.in_flight_journal import InFlightJournal
 from capamesh.node.scheduling import Batch, PendingRequest
 from capamesh.node.scheduling.execution import BatchExecution, Ended
@@ -36,6 +37,10 @@ STOP_GRACE_S: Final = 2.0
 """A run that was told to stop and goes on for so long is stuck (guess: a kernel of a large model)."""
 MIN_WATCH_S: Final = 0.001
 """Seconds between two looks at runs that take too long (guess)."""
+BEAT_S: Final = 0.02
+"""Seconds between two looks at the event loop while something runs in the background (guess)."""
+STALL_S: Final = 0.1
+"""The event loop that comes so many seconds late was held up by it (guess: a run of people's, and what garbage collection takes)."""
 BATCH_DOUBTS: Final = 3
 """Batches that failed though each of their requests ran alone: the model does not batch (guess)."""
 
@@ -80,6 +85,10 @@ class ModelRunner:
         self._loop = asyncio.get_running_loop()
         self._batches: queue.SimpleQueue[tuple[Batch, StopSwitch] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._background_batches: queue.SimpleQueue[tuple[Batch, StopSwitch] | None] = (
+            queue.SimpleQueue()
+        )
+        self._background_threads: list[threading.Thread] = []
         self._ended: deque[Ended] = deque()
         self._is_waking = False
         self._pump_handle: asyncio.Handle | None = None
@@ -89,6 +98,10 @@ class ModelRunner:
         self._timer_due_s = math.inf
         self._handed: dict[Batch, float | None] = {}
         """The batches that threads run or are to run, each with the time at which its run was told to stop."""
+        self._background_runs = 0
+        """The batches of these that run behind all others."""
+        self._beat_due_s = math.inf
+        """The time when the event loop is to come by, while such batches run; infinity: none do."""
         self._doubts = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -139,6 +152,8 @@ class ModelRunner:
             self._timer.cancel()
         for _ in self._threads:
             self._batches.put(None)
+        for _ in self._background_threads:
+            self._background_batches.put(None)
 
     # inside the loop
 
@@ -220,6 +235,8 @@ class ModelRunner:
                     return
             else:
                 self._hand_over(batch)
+        while (batch := scheduler.take_background(now_s)) is not None:
+            self._hand_over(batch)
         if self._threads:
             ahead = scheduler.take(now_s, is_ahead=True)
             if ahead is not None:
@@ -228,18 +245,26 @@ class ModelRunner:
             self._wake_at(min(scheduler.next_event_s(), now_s + self._watchdog_s), now_s)
 
     def _hand_over(self, batch: Batch) -> None:
-        while len(self._threads) < self.scheduler.slots:
-            thread = threading.Thread(target=self._work, name="run", daemon=True)
-            self._threads.append(thread)
+        threads, batches = self._threads, self._batches
+        if batch.is_background:
+            threads, batches = self._background_threads, self._background_batches
+            self._background_runs += 1
+            self._beat_soon()
+        while len(threads) < self.scheduler.slots:
+            work = self._work_behind if batch.is_background else self._work
+            thread = threading.Thread(target=work, name="run", daemon=True)
+            threads.append(thread)
             thread.start()
         switch = self._switch()
         batch.stop = switch.stop
         self._handed[batch] = None
-        self._batches.put((batch, switch))
+        batches.put((batch, switch))
 
     def _finish(self, ended: Ended, now_s: float) -> None:
         batch = ended.batch
         self._handed.pop(batch, None)
+        if batch.is_background:
+            self._background_runs -= 1
         if ended.fault:
             self._doubts += 1
             if self._doubts >= BATCH_DOUBTS:
@@ -259,6 +284,24 @@ class ModelRunner:
             )
         self._check_idle()
 
+    def _beat_soon(self) -> None:
+        """Look whether the event loop comes by in time while batches run behind all others.
+
+        Such a thread may be stopped for long while it holds the interpreter's lock: not by this process, whose other threads wait for
+        the lock and leave it the core, but by others that want all cores.
+        """
+        if self._beat_due_s == math.inf:
+            self._beat_due_s = self._clock() + BEAT_S
+            self._loop.call_later(BEAT_S, self._beat)
+
+    def _beat(self) -> None:
+        now_s = self._clock()
+        late_s, self._beat_due_s = now_s - self._beat_due_s, math.inf
+        if late_s > STALL_S:
+            self.scheduler.background_stalled(now_s)
+        if self._background_runs:
+            self._beat_soon()
+
     def _report(self) -> None:
         self._is_waking = False
         while self._ended:
@@ -272,7 +315,14 @@ class ModelRunner:
     # in a thread
 
     def _work(self) -> None:
-        while (handed := self._batches.get()) is not None:
+        self._work_on(self._batches)
+
+    def _work_behind(self) -> None:
+        give_way()
+        self._work_on(self._background_batches)
+
+    def _work_on(self, batches: queue.SimpleQueue[tuple[Batch, StopSwitch] | None]) -> None:
+        while (handed := batches.get()) is not None:
             self._ended.append(self._execution.run(*handed))
             if not self._is_waking:
                 self._is_waking = True

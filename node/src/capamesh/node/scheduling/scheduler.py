@@ -68,6 +68,13 @@ class Scheduler(Protocol):
         """
         ...
 
+    def take_background(self, now_s: float) -> Batch | None:
+        """Return the next batch to run behind all others, in a thread that gives way to theirs; None: there is none now."""
+        return None
+
+    def background_stalled(self, now_s: float) -> None:
+        """Take in that what runs behind all others has held up the event loop."""
+
     def predicted_s(self, batch: Batch) -> float:
         """Return how long the run of a batch is expected to take now."""
         ...

@@ -42,6 +42,7 @@ class Slots:
         "_max_delay_s",
         "_requests",
         "_streams",
+        "has_background",
         "most",
         "online_s",
         "recent_peak",
@@ -59,6 +60,8 @@ class Slots:
         max_delay_s: float,
     ) -> None:
         """`max_delay_s` is the longest wait for company."""
+        self.has_background = False
+        """True if bulk requests run behind all others, on what these leave of the device, and never in a slot of theirs."""
         self._requests = requests
         self._streams = streams
         self._instances = instances
@@ -76,7 +79,7 @@ class Slots:
     def full_batch_s(self) -> float:
         """Return how long a full batch would take now where many wait."""
         if self._streams is not None:
-            return self.time_of_streams.predicted_s(self._stream_rows)
+            return self.time_of_streams.predicted_s(self.most_stream_rows)
         return self.time.predicted_s(self._requests.plan.batch_rows)
 
     def is_streaming(self) -> bool:
@@ -90,17 +93,28 @@ class Slots:
             return False
         for batch in self._requests.running:
             return batch.is_stream
-        return max(len(self._requests.queue), self.recent_peak) >= streams.count
+        if self._requests.background:
+            return True  # threads that share a run would get these cores one after the other, and wait (measured: 3 times as long)
+        queue = self._requests.queue
+        waiting = queue.online if self.has_background else len(queue)
+        return max(waiting, self.recent_peak) >= streams.count
+
+    def took(self) -> None:
+        """Remember how many requests were live when a batch was taken; those of the background need no slot."""
+        requests = self._requests
+        live = len(requests.live) - (requests.bulk if self.has_background else 0)
+        self.recent_peak = max(live, self.recent_peak // 2)
 
     def count_and_rows(self, *, is_stream: bool) -> tuple[int, int]:
         """Return how many batches may run at once, and how many rows one may have."""
         if self._streams is None or not is_stream:
             return self._instances, self._requests.plan.batch_rows
-        return self._streams.count, self._stream_rows
+        return self._streams.count, self.most_stream_rows
 
     def room(self, slots: int, rows: int, *, is_stream: bool, is_ahead: bool = False) -> int:
         """Return how many rows the next batch may have, by `count_and_rows`; 0: none may be taken."""
-        waiting = self._requests.queue.rows
+        queue = self._requests.queue
+        waiting = queue.rows - queue.bulk_rows if self.has_background else queue.rows
         free = slots - len(self._requests.running)
         if is_ahead:
             # behind a run of all threads those of one each come next, if so much waits
@@ -118,6 +132,8 @@ class Slots:
 
         Whoever comes while it runs waits for its end, and whoever is in it for its other rows. Of bulk rows alone it has 1 at least.
         """
+        if self.has_background:
+            return _none_beside
         if not self._requests.queue.online and now_s - self.online_s >= ONLINE_S:
             return None
         time = self.time_of_streams if is_stream else self.time
@@ -173,7 +189,7 @@ class Slots:
             return 0.0
         time = self.time_of_streams if is_stream else self.time
         if self._requests.plan.is_batching:
-            full = self._stream_rows if is_stream else self._requests.plan.batch_rows
+            full = self.most_stream_rows if is_stream else self._requests.plan.batch_rows
             batches = -(-rows // full)
             each_s = time.predicted_s(min(rows, full))
         else:
@@ -191,6 +207,14 @@ class Slots:
         return max(self.wait_s(), 0.5 * self.time.predicted_s(1), MIN_RETRY_S)
 
     @property
-    def _stream_rows(self) -> int:
+    def most_stream_rows(self) -> int:
+        """The rows of one run of one thread at most; 0: there are none."""
         streams = self._streams
-        return streams.rows if streams is not None and self._requests.plan.is_batching else 1
+        if streams is None:
+            return 0
+        return streams.rows if self._requests.plan.is_batching else 1
+
+
+def _none_beside(_online_rows: int) -> int:
+    """Return how many bulk rows run in the slots of people's requests where there is a background."""
+    return 0

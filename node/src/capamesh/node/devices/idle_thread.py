@@ -1,0 +1,33 @@
+"""Has a thread of this process run on what all others leave of the processor, and on nothing else. IO: system calls; Linux alone.
+
+Linux stops such a thread (SCHED_IDLE) at once when another wants its core. A thread that was made so stays so: without a privilege
+that a worker does not have there is no way back.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from functools import cache
+
+
+def give_way() -> bool:
+    """Make the calling thread give way to all others; return whether it does."""
+    if sys.platform != "linux":
+        return False
+    try:
+        os.sched_setscheduler(threading.get_native_id(), os.SCHED_IDLE, os.sched_param(0))
+    except OSError:
+        return False
+    return True
+
+
+@cache
+def can_give_way() -> bool:
+    """Return whether a thread of this process can be made to give way, by one that tries it."""
+    found: list[bool] = []
+    thread = threading.Thread(target=lambda: found.append(give_way()), name="try", daemon=True)
+    thread.start()
+    thread.join()
+    return found == [True]

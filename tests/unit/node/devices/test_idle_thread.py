@@ -1,0 +1,41 @@
+"""Threads that give way to all others."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+import pytest
+
+from capamesh.node.devices.idle_thread import can_give_way, give_way
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such threads")
+def test_thread_gives_way_and_no_other_does() -> None:
+    kinds: list[int] = []
+
+    def work() -> None:
+        assert give_way()
+        kinds.append(os.sched_getscheduler(threading.get_native_id()))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert kinds == [os.SCHED_IDLE]
+    assert os.sched_getscheduler(threading.get_native_id()) == os.SCHED_OTHER
+
+
+def test_thread_that_may_not_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse, raising=False)
+    assert not give_way()
+
+
+def test_whether_it_can_is_tried_in_a_thread_of_its_own() -> None:
+    can_give_way.cache_clear()
+    assert can_give_way() is (sys.platform == "linux")
+    if sys.platform == "linux":
+        assert os.sched_getscheduler(0) == os.SCHED_OTHER
