@@ -133,6 +133,8 @@ class FakeNodes(Nodes):
         """The values on which the model's run fails."""
         self.deadly: set[float] = set()
         """The values that end the worker that runs them."""
+        self.fatal: set[float] = set()
+        """The values that end the whole node that runs them."""
         self.is_hosted = True
         self.is_over_quota = False
         self.room_calls = 1000
@@ -219,6 +221,8 @@ class FakeNodes(Nodes):
         found = set(values.tolist())
         if found & self.deadly:
             self.kill(node.id, is_worker_only=True)
+        elif found & self.fatal:
+            self.kill(node.id)
         elif found & self.refused:
             started.end(None, InvalidRequest("a value is wrong"))
         elif found & self.failing:

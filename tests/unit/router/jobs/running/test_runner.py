@@ -20,6 +20,8 @@ from capamesh.router.jobs.inputs.reader import Reader
 from capamesh.router.jobs.outputs.sink import LocalSink, Sink
 from capamesh.router.jobs.running import job_states, room
 from capamesh.router.jobs.running.bisection import ENDS_WORKERS
+from capamesh.router.jobs.running.shard_run import DEAD_OFTEN
+from capamesh.router.jobs.running.trials import MOST_LOST, UNANSWERED
 from capamesh.router.jobs.spec import FailurePolicy, InputFormat, InputSpec, JobSpec, OutputSpec
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store.job_store import JobStore
@@ -180,6 +182,38 @@ def test_values_that_do_not_fit_are_bad_rows() -> None:
 
 
 # nodes
+
+
+def test_row_that_ends_whole_nodes_is_left_without_an_answer_and_the_rest_has_results() -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.nodes.fatal = {42.0}
+        job = await rig.planned(100)
+        rig.runner()
+        assert (await rig.ended(job)).state is JobState.COMPLETED
+        assert await rig.results(job) == without(42)
+        (bad,) = await rig.store.bad_rows(job.id, -1, 10)
+        assert (bad.row, bad.code) == (42, UNANSWERED)
+        assert sum(node.deaths for node in rig.nodes.nodes.values()) == DEAD_OFTEN + MOST_LOST
+
+    in_rig(scenario, nodes=FakeNodes("a", "b", "c"))
+
+
+def test_valid_row_under_which_nodes_are_lost_by_chance_has_its_result() -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.nodes.fatal = {42.0}
+        left = [DEAD_OFTEN + MOST_LOST - 1]
+
+        def look() -> None:
+            if sum(node.deaths for node in rig.nodes.nodes.values()) >= left[0]:
+                rig.nodes.fatal = set()
+
+        rig.nodes.on_start = look
+        job = await rig.planned(100)
+        rig.runner()
+        assert (await rig.ended(job)).state is JobState.COMPLETED
+        assert await rig.results(job) == ALL
+
+    in_rig(scenario, nodes=FakeNodes("a", "b", "c"))
 
 
 @pytest.mark.parametrize("seed", range(12))

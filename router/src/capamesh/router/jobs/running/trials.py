@@ -1,7 +1,9 @@
 """Runs the search for the rows at fault in one batch: each trial is one call. IO: what sends them.
 
 A trial of `Bisection` is told exactly once. What kept it from being run is no word on its rows: it is sent again, and a search that
-cannot go on for that gives the shard back.
+cannot go on for that gives the shard back. That a node was lost, or said nothing, while a row ran there by itself is a word on the
+node: nodes end and freeze for reasons of their own. Such a row is tried again after rests that grow, and is left without an answer
+after some such nodes, which is told as that, so that a row which takes whole nodes down does not go on to do so.
 """
 
 from __future__ import annotations
@@ -22,11 +24,17 @@ TRIES: Final = 12
 """The times that a batch or a trial is sent before its shard is given back as failed (guess: with rests some 40 s, in which a node
 is back)."""
 
-_WORDS: Final = frozenset({Verdict.ANSWERED, Verdict.REFUSED, Verdict.FAILED, Verdict.DIED})
-"""The verdicts that say something of the rows."""
+_WORDS: Final = frozenset({Verdict.ANSWERED, Verdict.REFUSED, Verdict.FAILED})
+"""The verdicts that say something of the rows, whoever runs them."""
 
-ENOUGH: Final = 2
-"""The ends of whole nodes in which a row was running alone, from which on the row is taken to be the reason."""
+UNANSWERED: Final = "unanswered"
+"""The code of a row that was running by itself at so many nodes that were lost or silent, one after the other."""
+MOST_LOST: Final = 5
+"""The most nodes that are asked for such a row (guess: a node that restarts every minute is lost under one row in thousands, and under
+the same row five times in none)."""
+LOST_REST_S: Final = 2.0
+"""Seconds of rest after the first node that was lost under a row; they double with each further one (guess: half a minute in all, in
+which whoever restarts nodes or mends a network has done so)."""
 
 RunTrial: TypeAlias = Callable[[RowBatch, Trial, int], Awaitable[tuple[Ended, bool]]]
 """Runs the rows of a trial as one call, which has failed so often before, once there is room for it, and returns its end and
@@ -52,6 +60,8 @@ async def search(
                 bisection.answered(trial)
             case Verdict.DIED:
                 bisection.died(trial, told(ended), ended.node)
+            case Verdict.AGAIN:
+                bisection.refused(trial, UNANSWERED, _unanswered(ended), ended.node)
             case Verdict.NOBODY:
                 bisection.alone(trial)
             case _:
@@ -63,22 +73,29 @@ async def search(
     ]
 
 
+def _unanswered(last: Ended) -> str:
+    """Return what became of a row that nobody answered, for a person."""
+    return (
+        f"it is not answered: {MOST_LOST} nodes, one after the other, were lost or silent while it ran there by itself, which says nothing"
+        f" certain of the row; submit it again once nodes are well; the last: {told(last)}"
+    )
+
+
 async def _ended(rows: RowBatch, trial: Trial, run: RunTrial) -> tuple[Ended, Verdict]:
-    """Run a trial until there is a word on its rows, and return its end."""
-    verdict, last, deaths = Verdict.UNSENT, NOT_SENT, 0
+    """Run a trial until there is a word on its rows, and return its end; AGAIN: enough nodes were lost under a single row, or silent."""
+    verdict, last, lost = Verdict.UNSENT, NOT_SENT, 0
     for failures in range(TRIES):
         ended, is_suspect = await run(rows, trial, failures)
         verdict = judge(ended, rows.rows)
-        if verdict is Verdict.DIED:
-            deaths += 1
-            if not is_suspect and not (trial.is_single_try and deaths >= ENOUGH):
-                last = ended
-                continue  # another call was run at the worker, or the whole node has ended
-        if verdict in _WORDS or (verdict is Verdict.NOBODY and trial.not_at):
+        is_word = verdict in _WORDS or (verdict is Verdict.DIED and is_suspect)
+        if is_word or (verdict is Verdict.NOBODY and trial.not_at):
             return ended, verdict
-        if verdict is Verdict.AGAIN and trial.is_single_try:
-            return ended, verdict  # it may have been run, and is not run again, whatever it was
-        last = ended
-        await asyncio.sleep(rest_s(failures + 1))
+        last, after_s = ended, rest_s(failures + 1)
+        if trial.is_single_try and verdict in {Verdict.DIED, Verdict.AGAIN}:
+            lost += 1
+            if lost >= MOST_LOST:
+                return ended, Verdict.AGAIN
+            after_s = LOST_REST_S * 2.0 ** (lost - 1)
+        await asyncio.sleep(after_s)
     words = f"row {rows.numbers[0]} could not be run by itself: {told(last)}"
     raise ShardFailed(words) if verdict is Verdict.AGAIN else ShardGivenBack(words)
