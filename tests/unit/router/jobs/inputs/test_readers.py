@@ -16,7 +16,7 @@ from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.tensor_spec import TensorSpec
 from capamesh.router.jobs.errors import InputChanged, InputInvalid
 from capamesh.router.jobs.inputs import (
-    arrow_files,
+    arrow_library,
     csv_rows,
     folder,
     lines,
@@ -395,6 +395,6 @@ def test_missing_library_is_named_with_the_extra(
         raise ImportError(name)
 
     (tmp_path / "in").touch()
-    monkeypatch.setattr(arrow_files, "import_module", missing)
+    monkeypatch.setattr(arrow_library, "import_module", missing)
     with pytest.raises(ConfigError, match=r"capamesh\[jobs\]"):
         open_reader(spec_of(tmp_path / "in", InputFormat.PARQUET)).columns()

@@ -1,4 +1,4 @@
-"""Parquet, and Arrow's files of record batches, as inputs. IO: the source. The only importer of pyarrow, for others too.
+"""Parquet, and Arrow's files of record batches, as inputs. IO: the source.
 
 A range may begin in the middle of a row group and go on in the next one; what is before it in its group is decoded and thrown
 away, a batch at a time. The file is read and not mapped: one that is cut off under a map ends the process.
@@ -9,30 +9,21 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from importlib import import_module
 from typing import Any, BinaryIO, cast
 
 import numpy.typing as npt
 from typing_extensions import override
 
-from capamesh.protocol.errors import CapameshError, ConfigError
+from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.schema import shown
 from capamesh.router.jobs.errors import InputInvalid
+from capamesh.router.jobs.inputs.arrow_library import arrow
 from capamesh.router.jobs.inputs.limits import ShardLimits
 from capamesh.router.jobs.inputs.parquet_pages import CheckedPages, chunks_of
+from capamesh.router.jobs.inputs.parquet_values import bounded, dictionary_columns, rows_at_once
 from capamesh.router.jobs.inputs.reader import WINDOW_ROWS, RawRows, Reader, Values
 from capamesh.router.jobs.inputs.source import Source, Stamp
 from capamesh.router.jobs.values import RowRange
-
-
-def arrow(name: str = "pyarrow") -> Any:  # noqa: ANN401 - the library has no types
-    """Return pyarrow, or a module of it; raises `ConfigError` where it is missing."""
-    try:
-        return import_module(name)
-    except ImportError as exc:
-        raise ConfigError(
-            "Parquet and Arrow files need pyarrow, which is not here: pip install 'capamesh[jobs]'"
-        ) from exc
 
 
 class _ColumnarReader(Reader):
@@ -184,11 +175,16 @@ class ParquetReader(_ColumnarReader):
             left -= metadata.row_group(group).num_rows
         pages = CheckedPages(file, self._source.name, chunks_of(metadata, groups))
         parquet = arrow("pyarrow.parquet").ParquetFile(
-            pages, metadata=metadata, page_checksum_verification=True
+            pages,
+            metadata=metadata,
+            page_checksum_verification=True,
+            read_dictionary=dictionary_columns(metadata, groups),
         )
-        yield from parquet.iter_batches(
-            WINDOW_ROWS, row_groups=groups, columns=list(columns), use_threads=False
-        )
+        most_rows = rows_at_once(metadata, groups, WINDOW_ROWS)
+        for batch in parquet.iter_batches(
+            most_rows, row_groups=groups, columns=list(columns), use_threads=False
+        ):
+            yield from bounded(batch, self._source.name)
 
 
 class ArrowReader(_ColumnarReader):

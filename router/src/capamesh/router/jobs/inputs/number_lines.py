@@ -14,7 +14,8 @@ import numpy as np
 
 from capamesh.protocol.datatypes import BF16, BYTES, Datatype
 from capamesh.protocol.errors import ConfigError
-from capamesh.router.jobs.inputs.arrow_files import array_of, arrow
+from capamesh.router.jobs.inputs.arrow_files import array_of
+from capamesh.router.jobs.inputs.arrow_library import arrow
 from capamesh.router.jobs.inputs.casts import cast_exact
 from capamesh.router.jobs.inputs.reader import WINDOW_BYTES, Values
 

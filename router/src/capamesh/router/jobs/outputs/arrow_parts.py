@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from capamesh.router.jobs.inputs.arrow_files import arrow
+from capamesh.router.jobs.inputs.arrow_library import arrow
 from capamesh.router.jobs.inputs.row_numbers import NumberNames, number_array
 from capamesh.router.jobs.outputs.results import Results, free_name, in_order, joined
 

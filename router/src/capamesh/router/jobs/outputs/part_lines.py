@@ -11,7 +11,7 @@ import numpy as np
 
 from capamesh.protocol.schema import Mismatch, json_value
 from capamesh.router.jobs.errors import OutputFailed
-from capamesh.router.jobs.inputs.arrow_files import arrow
+from capamesh.router.jobs.inputs.arrow_library import arrow
 from capamesh.router.jobs.outputs.parts import plain_tensor, plain_values
 from capamesh.router.jobs.spec import OutputFormat
 from capamesh.router.jobs.values import RowRange
