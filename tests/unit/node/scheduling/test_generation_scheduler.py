@@ -411,3 +411,12 @@ async def test_steps_that_fail_again_and_again_are_said_of_the_model(desk: Desk)
     desk.slots.fails = None
     await desk.ask(prompt=[1, 2], max_tokens=1).pieces()
     assert desk.scheduler.health.reason == ""
+
+
+async def test_reader_who_takes_nothing_has_one_piece_kept(desk: Desk) -> None:
+    asked = desk.ask(is_parted=True, prompt=[1, 2, 3], max_tokens=40)
+    asked.holds = True
+    first, second = await asked.pieces()
+    assert len(asked.parts) == 1
+    assert first["t"] == alone([1, 2, 3], 40)[:1]
+    assert second["t"] == alone([1, 2, 3], 40)[1:]

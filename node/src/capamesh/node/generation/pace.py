@@ -13,7 +13,7 @@ LEAST_SIZE: Final = 16
 FIRST_SIZE: Final = 32
 """The size of chunks beside sequences that generate before anything was measured (measured: 80 ms on two cores with 135 M weights)."""
 TILE: Final = 32
-"""The tokens of a chunk that attention runs together (measured, ONNX Runtime 1.31 on the CPU): one that is left over rounds as one alone does."""
+"""The tokens of a chunk that attention runs together (measured, ONNX Runtime 1.31 on the CPU, heads of 16): one that is left over rounds as one alone does."""
 _RISE: Final = 0.5
 _FALL: Final = 0.1
 """The weights of a new time: a slower one counts at once, for whoever waits; a faster one may be luck (guess)."""

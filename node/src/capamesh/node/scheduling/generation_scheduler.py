@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
 
 READERS: Final = 2
 """The threads that make prompts into tokens (guess: more would take the cores from the runs)."""
+READERS_NICE: Final = 10
+"""The priority of these threads where cores are short: a tenth of that of the runs, which those wait for who have their answers in hand."""
 MOST_READING_BYTES: Final = 64 * 2**20
 """The most bytes of calls that are not read yet (guess: some hundred long chats)."""
 AGAIN_S: Final = 1.0
@@ -112,7 +116,7 @@ class GenerationScheduler(Scheduler):
         self._runner: GenerationRunner | None = None
         self._live: dict[PendingRequest, _Call] = {}
         self._reading_bytes = 0
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="prompts")
+        self._readers = ThreadPoolExecutor(READERS, "prompts", initializer=_yield_to_runs)
         self._first_s = 0.0
         """The time from a request to the first token of its answer, smoothed."""
         self._gap_s = 0.0
@@ -291,9 +295,9 @@ class GenerationScheduler(Scheduler):
         self, request: PendingRequest, call: _Call, future: asyncio.Future[ReadCall]
     ) -> None:
         self._reading_bytes -= call.size_bytes
+        error = None if future.cancelled() else future.exception()
         if request not in self._live:
             return
-        error = None if future.cancelled() else future.exception()
         if future.cancelled() or error is not None:
             self._fail(request, _told(error))
             return
@@ -392,6 +396,12 @@ class GenerationScheduler(Scheduler):
 def _smoothed(before_s: float, new_s: float) -> float:
     """Return a time that has followed another one; 0 before the first."""
     return before_s + (new_s - before_s) * (_SMOOTHING if before_s else 1.0)
+
+
+def _yield_to_runs() -> None:
+    """Let this thread have what runs leave of the cores; only Linux has priorities of threads."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, 0, READERS_NICE)  # 0 is the thread that calls
 
 
 def _told(error: BaseException | None) -> CapameshError:
