@@ -68,7 +68,7 @@ def _leaf(rng: random.Random) -> dict[str, Any]:
         {"type": "string", "format": rng.choice(FORMATS)},
         {"type": "integer", "minimum": low, "maximum": low + rng.randint(0, 500)},
         {"type": "integer", "exclusiveMinimum": 0, "maximum": 999},
-        {"type": "number", "minimum": 0, "maximum": 1},
+        {"type": "number", "minimum": 0, "maximum": 9, "multipleOf": 0.25},
         {"type": "boolean"},
         {"type": "null"},
         {"enum": rng.sample([1, "one", None, True, 2.5, "é", [1], {"a": 1}], 3)},
