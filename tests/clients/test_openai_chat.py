@@ -63,3 +63,19 @@ async def test_client_chats(tmp_path: Path) -> None:
     assert errors["long"][1] == "too_large"
     assert f"there may be {CONTEXT}: shorten it" in errors["long"][3]
     assert errors["temperature"][:3] == ["BadRequestError", "invalid_request", "temperature"]
+
+
+async def test_client_runs_batches_of_chats(tmp_path: Path) -> None:
+    write_decoder_folder(tmp_path / "models" / "tiny" / "1")
+    (tmp_path / "models" / "tiny" / "capamesh.toml").write_text("task = 'chat'\n")
+    async with LocalCluster(tmp_path / "cluster", tmp_path / "models", nodes=2) as running:
+        await running.wait_routable(2)
+        address = running.http_url.removeprefix("http://")
+        told = await asyncio.to_thread(
+            answers, "openai", "openai_chat_batches.py", address, "tiny", tmp_path
+        )
+    assert (told["status"], told["counts"]) == ("completed", [13, 12, 1])
+    assert told["answers"] == told["alone"]
+    assert all(text for text, _ in told["answers"].values())
+    ((name, status, error),) = told["errors"]
+    assert (name, status, error["code"]) == ("long", 413, "too_large")

@@ -278,7 +278,12 @@ async def test_one_of_two_routers_makes_the_files(clients: BatchClients) -> None
 @pytest.mark.parametrize(
     ("changed", "param", "words"),
     [
-        ({"endpoint": "/v1/chat/completions"}, "endpoint", "it may be /v1/embeddings"),
+        ({"endpoint": "/v1/images"}, "endpoint", "it may be /v1/embeddings, /v1/chat/completions"),
+        (
+            {"endpoint": "/v1/completions"},
+            "endpoint",
+            "the requests of the file are for /v1/embeddings",
+        ),
         ({"endpoint": None}, "endpoint", "endpoint is None"),
         ({"completion_window": "1d"}, "completion_window", "hours such as 24h"),
         ({"completion_window": 24}, "completion_window", "hours such as 24h"),

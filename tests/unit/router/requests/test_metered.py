@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,11 +10,15 @@ import pytest
 from fleet_fakes import Fleet, call, offer
 
 from capamesh.protocol.errors import CapameshError, NoEndpoint, TooManyRequests
+from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import InferCall
+from capamesh.protocol.tensors import Datatype, Tensor, join_elements
 from capamesh.router.access.keys import OPERATOR, Key, Scope
 from capamesh.router.access.quotas import Quotas
 from capamesh.router.access.usage_batch import Amount
 from capamesh.router.requests.call import NO_OPTIONS, Call, Handle, Responder
+from capamesh.router.requests.generation.asked import MOST_CHOICES
+from capamesh.router.requests.generation.parts import TEMPLATE_TOKENS
 from capamesh.router.requests.metered import Meter
 
 pytestmark = pytest.mark.pure  # its pipeline is made up
@@ -21,6 +26,9 @@ pytestmark = pytest.mark.pure  # its pipeline is made up
 KEY = Key("k", b"", "lab", Scope(concurrency=1))
 ANSWER: Any = SimpleNamespace(
     answer=SimpleNamespace(outputs=[SimpleNamespace(data=b"12345"), SimpleNamespace(data=b"6")])
+)
+ANSWER_OF_BYTES: Any = SimpleNamespace(
+    answer=SimpleNamespace(outputs=[Tensor("parts", Datatype.BYTES, (1,), b"\x01\x00\x00\x00x")])
 )
 PART: Any = SimpleNamespace(outcome=ANSWER)
 
@@ -156,3 +164,46 @@ async def test_operator_is_not_metered(metering: Metering) -> None:
     assert metering.start(OPERATOR) is metering.pipeline.handle
     metering.pipeline.responder.complete(ANSWER)
     assert metering.used == []
+
+
+def generated(*pieces: dict[str, Any]) -> Any:
+    """Return what a node has generated, as an outcome."""
+    data = join_elements([json.dumps(pieces).encode()])
+    answer = SimpleNamespace(outputs=[Tensor("parts", Datatype.BYTES, (1,), data)])
+    return SimpleNamespace(answer=answer)
+
+
+def asked_texts(size_bytes: int) -> InferCall:
+    data = join_elements([b"x" * (size_bytes - 4)])
+    given = Tensor("generation", Datatype.BYTES, (1,), data)
+    return InferCall(ModelName("m"), ModelVersion(""), (given,), ("parts",))
+
+
+@pytest.mark.parametrize("is_broken_off", [False, True])
+async def test_tokens_of_a_generated_answer_are_paid_for(
+    metering: Metering, is_broken_off: bool
+) -> None:
+    metering.start(request=asked_texts(400))
+    responder = metering.pipeline.responder
+    responder.take_part(SimpleNamespace(outcome=generated({"t": [1, 2, 3], "x": "a b c"})))  # type: ignore[arg-type]
+    if is_broken_off:
+        responder.fail(NoEndpoint("gone"))
+        assert [each.rows for each in metering.used] == [400 // 4 + 3]
+    else:
+        responder.complete(generated({"t": [4], "x": "d", "f": "stop", "u": [50, 0, 4]}))
+        assert [each.rows for each in metering.used] == [54]
+    assert metering.is_free
+
+
+async def test_liar_about_tokens_is_paid_for_what_can_have_been(metering: Metering) -> None:
+    metering.start(request=asked_texts(400))
+    told = {"t": [4], "x": "d", "f": "stop", "u": [10**9, 0, 10**9]}
+    metering.pipeline.responder.complete(generated(told))
+    (amount,) = metering.used
+    assert amount.rows <= 400 + TEMPLATE_TOKENS + 1 + MOST_CHOICES
+
+
+async def test_answer_that_is_no_generated_one_costs_its_prompt(metering: Metering) -> None:
+    metering.start(request=asked_texts(400))
+    metering.pipeline.responder.complete(ANSWER_OF_BYTES)
+    assert [each.rows for each in metering.used] == [100]

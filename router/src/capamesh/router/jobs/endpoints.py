@@ -6,10 +6,9 @@ is the same.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 from typing_extensions import override
@@ -17,6 +16,8 @@ from typing_extensions import override
 from capamesh.protocol.steps import run_through
 from capamesh.protocol.tasks import DIMENSIONS, EMBEDDING, TEXT, TOKEN_IDS, TOKENS, Task
 from capamesh.protocol.tensors import Datatype, Tensor, join_elements
+from capamesh.router.jobs.generated_rows import Chats, Completions, Responses
+from capamesh.router.jobs.row_forms import Endpoint, RowForm
 from capamesh.router.requests.embedding_answer import written
 from capamesh.router.requests.embedding_request import EmbeddingRequest, request_of
 
@@ -27,43 +28,6 @@ if TYPE_CHECKING:
 
 MAX_ANSWER_BYTES: Final = 64 * 2**20
 """The most bytes of an answer's JSON (guess: as of one that is asked for by itself)."""
-
-
-class RowForm(ABC):
-    """The things that rows have in common which run as one call; forms that are equal are of such rows."""
-
-    @property
-    @abstractmethod
-    def outputs(self) -> tuple[str, ...]:
-        """The outputs that are asked for."""
-
-    @abstractmethod
-    def tensors(self, rows: Sequence[bytes]) -> tuple[Tensor, ...]:
-        """Return the inputs of a call: BYTES [rows], and what is the same for all rows."""
-
-    @abstractmethod
-    def answer(self, outputs: Mapping[str, npt.NDArray[Any]]) -> list[bytes]:
-        """Return the body of the answer to one request, in pieces, by its outputs of shape [rows of the request, ...].
-
-        Raises `RunFailed`: JSON cannot hold them.
-        """
-
-
-class Endpoint(ABC):
-    """One endpoint."""
-
-    path: ClassVar[str]
-    """The path of its route."""
-    task: ClassVar[Task]
-    """The task that its models are for."""
-
-    @abstractmethod
-    def read(self, body: Mapping[str, Any]) -> Steps[tuple[Sequence[bytes], RowForm]]:
-        """Return the rows of a request, and their form. Raises `InvalidRequest` for a body that the endpoint does not take."""
-
-    @abstractmethod
-    def count(self, body: Mapping[str, Any]) -> int:
-        """Return how many rows a request has, without reading all of it; 1 for a body that is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,5 +77,7 @@ class Embeddings(Endpoint):
         return 1 if not items or type(items[0]) is int else len(items)
 
 
-ENDPOINTS: Final[Mapping[str, Endpoint]] = {each.path: each for each in (Embeddings(),)}
+ENDPOINTS: Final[Mapping[str, Endpoint]] = {
+    each.path: each for each in (Embeddings(), Chats(), Completions(), Responses())
+}
 """The endpoints by their paths."""

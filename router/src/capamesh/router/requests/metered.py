@@ -5,19 +5,24 @@ It is the layer above the pipeline, and stands in for it where a router asks for
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from typing_extensions import override
 
+from capamesh.protocol.errors import ProtocolViolation
 from capamesh.protocol.oip import has_batch_axis
+from capamesh.protocol.tasks import GENERATION
 from capamesh.router.access.keys import OPERATOR
 from capamesh.router.requests.call import Handle, Responder
+from capamesh.router.requests.generation.asked import BYTES_A_TOKEN, MOST_CHOICES
+from capamesh.router.requests.generation.parts import Progress, read_pieces
 
 if TYPE_CHECKING:
     from capamesh.protocol.errors import CapameshError
     from capamesh.protocol.ids import ModelName, ModelVersion
-    from capamesh.protocol.links.calls import InferCall
+    from capamesh.protocol.links.calls import InferAnswer, InferCall
     from capamesh.router.access.keys import Key
     from capamesh.router.access.quotas import Lease, Quotas
     from capamesh.router.balancing.picker import RequestPicker
@@ -34,11 +39,15 @@ REMEMBERED_S: Final = 1.0
 class MeteredCall(Responder, Handle):
     """One call under way: it passes on what it is told, and settles with the quotas."""
 
-    __slots__ = ("_handle", "_is_over", "_lease", "_responder", "_size_bytes")
+    __slots__ = ("_handle", "_is_over", "_lease", "_progress", "_responder", "_size_bytes")
 
-    def __init__(self, lease: Lease, responder: Responder) -> None:
+    def __init__(
+        self, lease: Lease, responder: Responder, progress: Progress | None = None
+    ) -> None:
+        """`progress` is that of an answer which is generated: its tokens are paid for; None: rows are."""
         self._lease = lease
         self._responder = responder
+        self._progress = progress
         self._handle: Handle | None = None
         self._is_over = False
         self._size_bytes: int | None = None
@@ -65,6 +74,8 @@ class MeteredCall(Responder, Handle):
         for tensor in part.outcome.answer.outputs:
             size_bytes += len(tensor.data)
         self._size_bytes = size_bytes
+        if self._progress is not None:
+            _count(self._progress, part.outcome.answer)
         self._responder.take_part(part)
 
     @override
@@ -73,21 +84,38 @@ class MeteredCall(Responder, Handle):
         size_bytes = self._size_bytes or 0
         for tensor in outcome.answer.outputs:
             size_bytes += len(tensor.data)
-        self._lease.settle(size_bytes)
+        if self._progress is not None:
+            _count(self._progress, outcome.answer)
+        self._lease.settle(size_bytes, self._used())
         self._responder.complete(outcome)
 
     @override
     def fail(self, error: CapameshError) -> None:
         self._is_over = True
-        self._lease.settle(self._size_bytes)
+        self._lease.settle(self._size_bytes, self._used())
         self._responder.fail(error)
 
     @override
     def cancel(self) -> None:
         self._is_over = True
-        self._lease.settle(self._size_bytes)
+        self._lease.settle(self._size_bytes, self._used())
         if self._handle is not None:
             self._handle.cancel()
+
+    def _used(self) -> int | None:
+        """Return the tokens that have come of an answer that is generated, and of its prompt; None: rows are paid for, or none has come."""
+        progress = self._progress
+        if progress is None or not progress.has_begun:
+            return None
+        usage = progress.usage()
+        return usage.prompt + usage.completion
+
+
+def _count(progress: Progress, answer: InferAnswer) -> None:
+    """Count the tokens in an answer, or in a part of it; what is wrong with it is for others to say."""
+    with contextlib.suppress(ProtocolViolation):
+        for piece in read_pieces(answer):
+            progress.take(piece)
 
 
 class Meter:
@@ -113,9 +141,14 @@ class Meter:
         for tensor in request.inputs:
             size_bytes += len(tensor.data)
         now_s = self._clock()
-        rows = self._rows_of(request, now_s)
+        progress: Progress | None = None
+        if request.inputs and request.inputs[0].name == GENERATION:
+            progress = Progress(MOST_CHOICES, size_bytes)
+            rows = size_bytes // BYTES_A_TOKEN
+        else:
+            rows = self._rows_of(request, now_s)
         lease = self._quotas.admit(key, request.model, rows, size_bytes, now_s)
-        metered = MeteredCall(lease, responder)
+        metered = MeteredCall(lease, responder, progress)
         metered.start(self._pipeline, call)
         return metered
 

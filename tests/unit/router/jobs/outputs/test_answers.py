@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from capamesh.protocol.steps import run_through
-from capamesh.router.jobs.endpoints import ENDPOINTS, RowForm
+from capamesh.router.jobs.endpoints import ENDPOINTS
 from capamesh.router.jobs.outputs.answers import answer_lines, error_line, undone_line
 from capamesh.router.jobs.outputs.parts import part_chunks
 from capamesh.router.jobs.outputs.results import Results
+from capamesh.router.jobs.row_forms import RowForm
 from capamesh.router.jobs.spec import OutputFormat
 from capamesh.router.jobs.values import BadRow
 from capamesh.router.requests.embedding_answer import written

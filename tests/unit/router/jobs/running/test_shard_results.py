@@ -13,9 +13,10 @@ from capamesh.protocol.datatypes import BF16, BYTES
 from capamesh.protocol.ids import ModelVersion
 from capamesh.protocol.links.calls import InferAnswer, LoadReport
 from capamesh.protocol.tensors import Tensor
-from capamesh.router.jobs.endpoints import EmbeddingForm, RowForm
+from capamesh.router.jobs.endpoints import EmbeddingForm
 from capamesh.router.jobs.inputs.rows import RowBatch
 from capamesh.router.jobs.outputs.sink import LocalSink
+from capamesh.router.jobs.row_forms import RowForm
 from capamesh.router.jobs.running import shard_results
 from capamesh.router.jobs.running.errors import JobFailed, ShardFailed
 from capamesh.router.jobs.running.shard_results import ShardResults

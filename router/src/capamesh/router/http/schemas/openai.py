@@ -148,7 +148,7 @@ class BatchRequest(TypedDict):
 
     input_file_id: str
     """The id of an uploaded file of purpose `batch`."""
-    endpoint: Literal["/v1/embeddings"]
+    endpoint: Literal["/v1/embeddings", "/v1/chat/completions", "/v1/completions", "/v1/responses"]
     """The endpoint that all of its requests are for."""
     completion_window: str
     """The hours that it may take, such as `24h`."""

@@ -15,12 +15,13 @@ from typing_extensions import override
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.schema import Mismatch, json_value, shown
 from capamesh.protocol.steps import run_through
-from capamesh.router.jobs.endpoints import ENDPOINTS, Endpoint, RowForm
+from capamesh.router.jobs.endpoints import ENDPOINTS
 from capamesh.router.jobs.errors import InputChanged, InputInvalid
 from capamesh.router.jobs.inputs.limits import ShardLimits
 from capamesh.router.jobs.inputs.lines import read_range, windows_of
 from capamesh.router.jobs.inputs.reader import RawRows, Reader
 from capamesh.router.jobs.inputs.source import Source
+from capamesh.router.jobs.row_forms import Endpoint, RowForm
 from capamesh.router.jobs.values import BadRow, RowRange, short
 
 NAME: Final = "custom_id"

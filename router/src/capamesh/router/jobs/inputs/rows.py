@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from capamesh.protocol.schema import shown
 from capamesh.protocol.tensor_spec import TensorSpec
-from capamesh.router.jobs.endpoints import RowForm
 from capamesh.router.jobs.errors import InputInvalid
 from capamesh.router.jobs.inputs.casts import Rows, cast_column
 from capamesh.router.jobs.inputs.number_lines import expected_of
 from capamesh.router.jobs.inputs.reader import RawRows, Reader, Values
 from capamesh.router.jobs.inputs.requests import FORM, NAME, ROWS
+from capamesh.router.jobs.row_forms import RowForm
 from capamesh.router.jobs.spec import Columns, InputFormat, InputSpec
 from capamesh.router.jobs.values import BadRow, RowRange, short
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from capamesh.router.jobs.endpoints import RowForm
 from capamesh.router.jobs.inputs.row_numbers import (
     NumberNames,
     joined_names,
     joined_numbers,
     number_array,
 )
+from capamesh.router.jobs.row_forms import RowForm
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from typing import Any, Final, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
-from capamesh.router.jobs.endpoints import RowForm
 from capamesh.router.jobs.inputs.row_numbers import joined_names, joined_numbers
 from capamesh.router.jobs.inputs.rows import RowBatch
+from capamesh.router.jobs.row_forms import RowForm
 
 PACKED_BYTES: Final = 16 * 2**20
 """The most bytes of rows that wait for others of their shape; the most numerous of them go as they are then (guess)."""

@@ -292,11 +292,12 @@ class ShardRun:
         began_s = tools.clock()
         try:
             outputs, classes = self._asked(batch)
+            allowed_s = lane.allowed_s(rows, self._hosting.slow_row_s, failures)
             call = BulkCall(
                 self.job,
                 self._tensors(batch),
                 rows,
-                lane.allowed_s(rows, self._hosting.slow_row_s, failures),
+                allowed_s if batch.form is None else max(allowed_s, batch.form.least_s),
                 outputs,
                 classes,
                 only_at,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.schema import Mismatch, json_value, shown
-from capamesh.router.jobs.endpoints import ENDPOINTS, Endpoint
+from capamesh.router.jobs.endpoints import ENDPOINTS
+from capamesh.router.jobs.row_forms import Endpoint
 from capamesh.router.jobs.stored_files import Requests
 from capamesh.router.jobs.uploads.custom_ids import CustomIds
 from capamesh.router.requests.embedding_request import MOST_BYTES

@@ -1,0 +1,150 @@
+"""The requests of batches whose answers are generated: rows, time, and the bodies that their endpoints answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from capamesh.protocol.errors import ProtocolViolation
+from capamesh.protocol.steps import run_through
+from capamesh.protocol.tasks import Task
+from capamesh.protocol.tensors import split_elements
+from capamesh.router.jobs.endpoints import ENDPOINTS
+from capamesh.router.jobs.generated_rows import (
+    MOST_S,
+    Chats,
+    Completions,
+    GeneratedEndpoint,
+    Responses,
+)
+from capamesh.router.jobs.outputs.answers import answer_lines
+from capamesh.router.jobs.outputs.results import Results
+from capamesh.router.jobs.row_forms import RowForm
+from capamesh.router.requests.invalid_parameter import InvalidParameter
+
+HI = [{"role": "user", "content": "Hi"}]
+LAST = {"f": "stop", "u": [9, 4, 2]}
+KINDS: dict[type[GeneratedEndpoint], dict[str, Any]] = {
+    Chats: {"messages": HI},
+    Completions: {"prompt": "Hi"},
+    Responses: {"input": "Hi"},
+}
+
+
+def read(of: type[GeneratedEndpoint], **body: Any) -> tuple[list[bytes], RowForm]:
+    endpoint = of(lambda: 1_700_000_000.5, lambda: "7")
+    rows, form = run_through(endpoint.read({"model": "chat", **KINDS[of], **body}))
+    return list(rows), form
+
+
+def outputs(*answers: list[dict[str, Any]]) -> Mapping[str, Any]:
+    made = np.empty(len(answers), object)
+    made[:] = [json.dumps(each).encode() for each in answers]
+    return {"parts": made}
+
+
+def answered(form: RowForm, *answers: list[dict[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(b"".join(form.answer(outputs(*answers))))
+    return found
+
+
+def test_request_is_a_row_with_what_a_node_is_asked() -> None:
+    rows, form = read(Chats, max_tokens=5, seed=3)
+    assert [json.loads(row) for row in rows] == [{"messages": HI, "max_tokens": 5, "seed": 3}]
+    (tensor,) = form.tensors(rows)
+    assert (tensor.name, tensor.shape) == ("generation", (1,))
+    assert split_elements(tensor.data, 1) == rows
+    assert form.outputs == ("parts",)
+
+
+def test_answer_is_the_body_of_the_endpoint() -> None:
+    _, form = read(Chats)
+    body = answered(form, [{"t": [1, 2], "x": "Hello", **LAST}])
+    assert body["choices"][0]["message"] == {
+        "role": "assistant",
+        "content": "Hello",
+        "refusal": None,
+    }
+    assert (body["id"], body["created"], body["object"]) == (
+        "chatcmpl-7",
+        1_700_000_000,
+        "chat.completion",
+    )
+    assert body["usage"]["total_tokens"] == 11
+    _, form = read(Responses)
+    body = answered(form, [{"t": [1, 2], "x": "Hello", **LAST}])
+    assert body["output"][0]["content"][0]["text"] == "Hello"
+
+
+def test_prompts_of_one_request_are_rows_whose_answers_are_one_body() -> None:
+    rows, form = read(Completions, prompt=["a", "b"], n=2)
+    assert [json.loads(row)["prompt"] for row in rows] == ["a", "b"]
+    body = answered(
+        form,
+        *[[{"c": at, "t": [1], "x": f"{name}{at}", "f": "stop"} for at in (0, 1)] for name in "ab"],
+    )
+    assert [(each["index"], each["text"]) for each in body["choices"]] == [
+        (0, "a0"),
+        (1, "a1"),
+        (2, "b0"),
+        (3, "b1"),
+    ]
+    assert body["usage"]["completion_tokens"] == 4
+    assert Completions().count({"prompt": ["a", "b"]}) == 2
+    assert [Completions().count({"prompt": each}) for each in ([1, 2], "a", [], None)] == [1] * 4
+
+
+def test_calls_are_given_time_by_the_tokens_that_they_may_have() -> None:
+    assert [
+        read(Chats, **body)[1].least_s
+        for body in ({}, {"max_tokens": 100}, {"max_tokens": 100, "n": 2})
+    ] == [
+        MOST_S,
+        80.0,
+        100.0,
+    ]
+
+
+@pytest.mark.parametrize("of", KINDS)
+def test_streams_and_wrong_values_are_refused(of: type[GeneratedEndpoint]) -> None:
+    for wrong, param in (({"stream": True}, "stream"), ({"temperature": 9}, "temperature")):
+        with pytest.raises(InvalidParameter) as caught:
+            read(of, **wrong)
+        assert caught.value.param == param
+
+
+def test_requests_have_forms_of_their_own() -> None:
+    assert read(Chats)[1] != read(Chats)[1]
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        [{"t": [1], "x": "no end"}],
+        [{"c": 1, "t": [], "f": "stop"}],
+        [{"t": "junk"}],
+        [],
+    ],
+)
+def test_answer_that_is_none_is_an_error_of_its_request_alone(junk: list[Any]) -> None:
+    _, form = read(Chats)
+    with pytest.raises(ProtocolViolation):
+        form.answer(outputs(junk))
+    good, bad = read(Chats)[1], read(Chats)[1]
+    fine = [{"t": [1, 2], "x": "Hello", **LAST}]
+    made = [
+        Results([at], [f"r{at}"], dict(outputs(pieces)), [0], of)
+        for at, (of, pieces) in enumerate([(good, fine), (bad, junk)])
+    ]
+    first, second = map(json.loads, b"".join(answer_lines(made)).splitlines())
+    assert first["response"]["status_code"] == 200
+    assert second["response"]["status_code"] == 500
+
+
+def test_endpoints_are_of_models_for_chat() -> None:
+    generated = {path for path, each in ENDPOINTS.items() if each.task is Task.CHAT}
+    assert generated == {"/v1/chat/completions", "/v1/completions", "/v1/responses"}
