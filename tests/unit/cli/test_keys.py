@@ -11,6 +11,8 @@ from capamesh.cli.__main__ import run
 from capamesh.router.access.engines.location import DatabaseLocation
 from capamesh.router.access.key_store import KeyStore
 from capamesh.router.access.keys import digest_of, id_of
+from capamesh.router.access.months import month_of
+from capamesh.router.access.usage_batch import Amount, Usage, UsageBatch
 
 
 @pytest.fixture
@@ -59,6 +61,28 @@ def test_file_may_be_named_itself(folder: Path, capsys: pytest.CaptureFixture[st
     (kept,) = KeyStore(DatabaseLocation(file)).all()
     assert kept.key.expires_s == pytest.approx(kept.created_s + 30 * 86400)
     capsys.readouterr()
+
+
+def test_rows_of_this_month_are_shown_beside_their_limit(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--data", str(folder)]
+    for more in (["--rows-per-month", "5000"], [], []):
+        assert run(["keys", "create", "lab", *more, *where]) == 0
+    store = KeyStore(DatabaseLocation(folder / "keys.db"))
+    first, second, third = (each.key.id for each in store.all())
+    used = {first: Amount(3, 1234, 5), second: Amount(1, 7, 5)}
+    store.write(UsageBatch(Usage(month_of(store.now_s()), {}, used)))
+    store.write(UsageBatch(Usage("1999-12", {}, {third: Amount(1, 99, 9)})))
+    capsys.readouterr()
+    assert run(["keys", "list", *where]) == 0
+    shown = capsys.readouterr().out
+    for key, rows in ((first, "1,234 of 5,000"), (second, "7"), (third, "0")):
+        (line,) = [line for line in shown.splitlines() if key in line]
+        assert f"all     {rows} " in line
+    assert run(["keys", "list", "--json", *where]) == 0
+    rows = [row["rows_this_month"] for row in json.loads(capsys.readouterr().out)]
+    assert rows == [1234, 7, 0]
 
 
 def test_nodes_that_a_key_is_for_are_kept_and_shown(

@@ -203,16 +203,25 @@ def create(
     ),
 )
 def show(data: Data = None, keys: options.Keys = "", as_json: options.Json = False) -> None:
-    """Show all keys by their ids, also those that have ended; nobody can show a key itself."""
+    """Show all keys by their ids, also those that have ended; nobody can show a key itself.
+
+    A row of a language model is a token.
+    """
     from capamesh.cli.printing import print_json, print_table  # noqa: PLC0415 - help starts faster
+    from capamesh.router.access.months import month_of  # noqa: PLC0415 - the same
+    from capamesh.router.access.usage_batch import Amount  # noqa: PLC0415 - the same
 
     store = open_store(data, keys)
     now_s, kept = store.now_s(), store.all()
+    used = store.month_of_keys(month_of(now_s))
+    rows = {each.key.id: used.get(each.key.id, Amount()).rows for each in kept}
     if as_json:
-        print_json([_kept_row(each, now_s) for each in kept])
+        print_json(
+            [{**_kept_row(each, now_s), "rows_this_month": rows[each.key.id]} for each in kept]
+        )
         return
     print_table(
-        ("ID", "TENANT", "STATE", "MAY", "MODELS", "EXPIRES"),
+        ("ID", "TENANT", "STATE", "MAY", "MODELS", "ROWS THIS MONTH", "EXPIRES"),
         [
             (
                 each.key.id,
@@ -220,6 +229,7 @@ def show(data: Data = None, keys: options.Keys = "", as_json: options.Json = Fal
                 each.state(now_s),
                 ",".join(each.key.scope.verbs),
                 ",".join(each.key.scope.models) or "all",
+                _of_limit(rows[each.key.id], each.key.scope.rows_per_month),
                 _day(each.key.expires_s) or "never",
             )
             for each in kept
@@ -299,6 +309,10 @@ def _row(key: Key, created_s: float) -> dict[str, object]:
         "created_at": _iso(created_s),
         "expires_at": _iso(key.expires_s),
     }
+
+
+def _of_limit(rows: int, most: int) -> str:
+    return f"{rows:,} of {most:,}" if most else f"{rows:,}"
 
 
 def _iso(moment_s: float | None) -> str | None:

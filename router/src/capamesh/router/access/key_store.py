@@ -229,14 +229,16 @@ class KeyStore:
         with self._database.opened(is_written=is_written) as connection:
             if is_written and self._is_new(connection, batch):
                 self._add(connection, batch)
-            rows = connection.execute(
-                select(_months.c.id, *(_months.c[name] for name in _COUNTS)).where(
-                    _months.c.month == usage.month
-                )
-            ).all()
+            totals = self._totals(connection, usage.month)
             others = self._others(connection, batch) if self._has_all_tables else {}
-        totals = {key_id: Amount(*amount) for key_id, *amount in rows}
         return WrittenUsage(totals, others)
+
+    def month_of_keys(self, month: str) -> dict[str, Amount]:
+        """Return what was used in a month, as `month_of` names it, by the ids of keys."""
+        if self.stamp() == 0:
+            return {}
+        with self._database.opened() as connection:
+            return self._totals(connection, month)
 
     def usage(self, from_hour: int, to_hour: int) -> dict[UsageRow, Amount]:
         """Return what was used from an hour on, counted since 1970, until before another."""
@@ -251,6 +253,14 @@ class KeyStore:
         return {
             UsageRow(hour, tenant, model): Amount(*amount) for hour, tenant, model, *amount in rows
         }
+
+    def _totals(self, connection: Connection, month: str) -> dict[str, Amount]:
+        rows = connection.execute(
+            select(_months.c.id, *(_months.c[name] for name in _COUNTS)).where(
+                _months.c.month == month
+            )
+        ).all()
+        return {key_id: Amount(*amount) for key_id, *amount in rows}
 
     def _stamp(self, connection: Connection) -> int:
         if self._database.format(connection) == 0:  # it has no tables yet
