@@ -108,6 +108,16 @@ ALERTS = (
         only_where=f"{P99_NOW} > 0.05 and {REQUEST_RATE} > 0.1",
     ),
     Alert(
+        "CapameshFirstTokensLate",
+        quantile(0.99, router.FIRST_TOKEN, "model", over="10m"),
+        "> 10",
+        "10m",
+        "warning",
+        "One of a hundred callers of {{ $labels.model }} waits {{ $value | humanizeDuration }} and longer for the first token: see"
+        " what waits at its nodes.",
+        "first-tokens-are-late",
+    ),
+    Alert(
         "CapameshNodeUnusable",
         f"max by (node) ({named(router.NODE_USABLE, NAMED)})",
         "== 0",

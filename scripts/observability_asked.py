@@ -11,6 +11,7 @@ from observability_queries import PANEL_RATE
 BEGIN_LATER = {
     "CapameshErrors",
     "CapameshOverloaded",
+    "CapameshFirstTokensLate",
     "CapameshCertificateEnds",
     "CapameshCertificateRefused",
     "CapameshLogLinesLost",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from observability_panels import Dashboard, Panel
+from observability_panels import line as _line
 from observability_queries import FAULTS, Query, named, or_zero, quantile, rate
+from observability_queries import mean as _mean
+from observability_texts import TEXTS
 
 from capamesh.node.agent.metrics import definitions as node
 from capamesh.protocol import metrics as both
@@ -13,19 +16,8 @@ USABLE = 'state="usable"'
 OF_MODEL = 'model=~"$model"'
 
 
-def _line(title: str, unit: str, text: str, legend: str) -> Panel:
-    return Panel(title, unit, (Query(text, legend),))
-
-
 def _number(title: str, unit: str, text: str) -> Panel:
     return Panel(title, unit, (Query(text),), width=4, is_number=True)
-
-
-def _mean(metric_name: str, by: str) -> str:
-    sums, counts = (
-        f"sum by ({by}) (rate({metric_name}_{end}[$__rate_interval]))" for end in ("sum", "count")
-    )
-    return f"{sums} / {counts}"
 
 
 _ALL_RATE = f"sum(rate({named(router.REQUESTS)}[$__rate_interval]))"
@@ -387,4 +379,4 @@ JOBS = Dashboard(
         ),
     ),
 )
-DASHBOARDS = (FLEET, CLIENTS, JOBS, NODES, DEVICES, PROCESSES)
+DASHBOARDS = (FLEET, CLIENTS, TEXTS, JOBS, NODES, DEVICES, PROCESSES)

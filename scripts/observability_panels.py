@@ -28,6 +28,11 @@ class Panel:
     is_number: bool = False
 
 
+def line(title: str, unit: str, text: str, legend: str) -> Panel:
+    """Return a panel of one query."""
+    return Panel(title, unit, (Query(text, legend),))
+
+
 @dataclass(frozen=True, slots=True)
 class Dashboard:
     """One dashboard; `models`: one can choose which models it shows."""

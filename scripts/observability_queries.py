@@ -56,3 +56,11 @@ def quantile(part: float, metric: Metric, by: str, where: str = "", over: str = 
     selector = f"{metric.name}_bucket{{{where}}}" if where else f"{metric.name}_bucket"
     groups = f"le, {by}" if by else "le"
     return f"histogram_quantile({part}, sum by ({groups}) (rate({selector}[{over}])))"
+
+
+def mean(metric_name: str, by: str) -> str:
+    """Return the mean of a histogram."""
+    sums, counts = (
+        f"sum by ({by}) (rate({metric_name}_{end}[{PANEL_RATE}]))" for end in ("sum", "count")
+    )
+    return f"{sums} / {counts}"

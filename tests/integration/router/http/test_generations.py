@@ -466,3 +466,23 @@ async def test_models_tell_what_they_are_for(http: Http) -> None:
     node(http)
     body = await (await http.client.get("/v1/models", headers=LAST)).json()
     assert [(each["id"], each["task"]) for each in body["data"]] == [("chat", "chat")]
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_tokens_and_the_waits_for_them_are_counted(http: Http, is_streamed: bool) -> None:
+    node(http, chatting(*words("a", "b", "c", finish="stop"), [USED]))
+    answer = await chat(http, stream=is_streamed)
+    await answer.read()
+    await chat(http, model="gone")
+    text = await (await http.client.get("/metrics", headers=LAST)).text()
+    found = [line for line in text.splitlines() if "_token" in line and line[0] != "#"]
+    counted = {name: float(value) for name, _, value in (line.rpartition(" ") for line in found)}
+    assert {
+        name: value for name, value in counted.items() if name.startswith("capamesh_tokens")
+    } == {
+        'capamesh_tokens_total{kind="prompt",model="chat"}': 9,
+        'capamesh_tokens_total{kind="cached",model="chat"}': 4,
+        'capamesh_tokens_total{kind="completion",model="chat"}': 3,
+    }
+    assert counted['capamesh_first_token_seconds_count{model="chat"}'] == 1
+    assert counted['capamesh_token_gap_seconds_count{model="chat"}'] == 1

@@ -23,15 +23,20 @@ from typing_extensions import override
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.ids import ModelName
 from capamesh.protocol.metrics import LOOP_BUSY, LOOP_DELAY, Kind, Metric
+from capamesh.router.telemetry.generations import GeneratedTexts
 from capamesh.router.telemetry.metrics import (
     ATTEMPTS_EXTRA,
     ATTEMPTS_FAILED,
     CIRCUIT_CHANGES,
+    FIRST_TOKEN,
     GENERATIONS_RESUMED,
     LATENCY,
     REQUESTS,
     TENANT_REQUESTS,
     TENANT_SECONDS,
+    TENANT_TOKENS,
+    TOKEN_GAP,
+    TOKENS,
     TURNS_CRASHED,
     WIRE_LATENCY,
     WIRE_REQUESTS,
@@ -113,15 +118,40 @@ def _families(
 ) -> tuple[Family, Family]:
     """Return the count of requests and the histogram of their latencies, by name."""
     counts = CounterMetricFamily(requests.name, requests.help_text, labels=requests.labels)
-    seconds = HistogramMetricFamily(latency.name, latency.help_text, labels=latency.labels)
-    bounds = [*(str(float(bound)) for bound in latency.bounds), "+Inf"]
     for name, each in answered.items():
-        totals = list(accumulate(each.counts))
-        counts.add_metric((name, "ok"), totals[-1])
-        seconds.add_metric((name,), list(zip(bounds, totals, strict=True)), each.seconds)
+        counts.add_metric((name, "ok"), sum(each.counts))
     for labels, count in failed.items():
         counts.add_metric(labels, count)
-    return counts, seconds
+    return counts, _histogram(latency, answered)
+
+
+def _histogram(metric: Metric, found: Mapping[str, Latencies]) -> Family:
+    """Return a histogram of times, by name."""
+    seconds = HistogramMetricFamily(metric.name, metric.help_text, labels=metric.labels)
+    bounds = [*(str(float(bound)) for bound in metric.bounds), "+Inf"]
+    for name, each in found.items():
+        totals = list(accumulate(each.counts))
+        seconds.add_metric((name,), list(zip(bounds, totals, strict=True)), each.seconds)
+    return seconds
+
+
+class _Texts:
+    """The times that callers wait for tokens. What a registry collects."""
+
+    def __init__(self, label: BoundedLabel, texts: GeneratedTexts) -> None:
+        self._label = label
+        self._texts = texts
+
+    def collect(self) -> Iterator[Family]:
+        """Yield the metrics."""
+        first: dict[str, Latencies] = {}
+        gaps: dict[str, Latencies] = {}
+        for model, each in list(self._texts.models.items()):
+            name = self._label.of(model)
+            first.setdefault(name, Latencies()).add(each.first)
+            gaps.setdefault(name, Latencies()).add(each.gaps)
+        yield _histogram(FIRST_TOKEN, first)
+        yield _histogram(TOKEN_GAP, gaps)
 
 
 class _Values:
@@ -188,6 +218,9 @@ class Telemetry(AttemptCounts):
         """The requests that were answered well."""
         self._requests = _Requests(self._asked, self.totals)
         self._registry.register(self._requests)
+        self.texts = GeneratedTexts()
+        """The texts that language models have generated."""
+        self._registry.register(_Texts(self._asked, self.texts))
         self._values: list[_Values] = []
         self._on_failed: Callable[[str, CapameshError], None] = _ignore
         self._attempts_failed: dict[tuple[str, str], int] = {}
@@ -198,6 +231,8 @@ class Telemetry(AttemptCounts):
         self.watch_each(ATTEMPTS_FAILED, lambda: list(self._attempts_failed.items()))
         self.watch_each(ATTEMPTS_EXTRA, lambda: list(self._attempts_extra.items()))
         self.watch_each(GENERATIONS_RESUMED, lambda: list(self._resumed.items()))
+        self.watch_each(TOKENS, lambda: list(self.texts.of_models()))
+        self.watch_each(TENANT_TOKENS, lambda: list(self.texts.of_tenants()))
         self.watch_each(TURNS_CRASHED, lambda: list(self._crashes.items()))
         self.watch_each(CIRCUIT_CHANGES, lambda: list(self._changes.items()))
         self.watch_each(TENANT_REQUESTS, self._requests_of_tenants)

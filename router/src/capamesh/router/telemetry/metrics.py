@@ -102,6 +102,27 @@ GENERATIONS_RESUMED: Final = counter(
     "Times that another node went on with a generated answer, for the one before was lost after it had begun.",
     "model",
 )
+FIRST_TOKEN: Final = histogram(
+    "capamesh_first_token_seconds",
+    "The time from a request of a language model to the first token of its answer: vLLM's `time_to_first_token_seconds`, as callers see it.",
+    "model",
+    bounds=LATENCY.bounds,
+)
+TOKEN_GAP: Final = histogram(
+    "capamesh_token_gap_seconds",
+    "The mean time from one token of an answer to the next: vLLM's `request_time_per_output_token_seconds`.",
+    "model",
+    bounds=LATENCY.bounds,
+)
+TOKENS: Final = counter(
+    "capamesh_tokens",
+    "Tokens of answers that have ended: `kind` is `prompt`, `cached` (those of prompts that did not have to run) or `completion`.",
+    "model",
+    "kind",
+)
+TENANT_TOKENS: Final = counter(
+    "capamesh_tenant_tokens", "The same of requests with a key, by its tenant.", "tenant", "kind"
+)
 HEDGES: Final = counter(
     "capamesh_hedges",
     "Requests that were sent to a second node because the first was slower than usual.",

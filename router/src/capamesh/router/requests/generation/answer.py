@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from capamesh.protocol.errors import TooLarge
+from capamesh.router.access.keys import OPERATOR
 from capamesh.router.requests.generation.parts import Usage
 from capamesh.router.requests.generation.run import GenerationRun, Listener
 
@@ -38,6 +39,12 @@ class GenerationAnswer(Listener):
         lease: Lease | None,
     ) -> None:
         """Take over the `lease`, which is settled with the tokens that the request took. Raises `InvalidParameter`."""
+        self._service = service
+        self._target = target
+        self._began_s = service.routing.clock()
+        self._first_s: float | None = None
+        """The time of the first token; None: there was none."""
+        self._is_counted = False
         self._asked = asked
         self._writer = writer
         self._lease = lease
@@ -115,6 +122,8 @@ class GenerationAnswer(Listener):
 
     @override
     def take(self, run: GenerationRun, pieces: Sequence[Piece], part: Part | None) -> None:
+        if self._first_s is None and any(piece.t for piece in pieces):
+            self._first_s = self._service.routing.clock()
         first = run.number * self._asked.choices
         written = b""
         try:
@@ -158,7 +167,8 @@ class GenerationAnswer(Listener):
             self._news.set()
 
     def _settle(self) -> None:
-        """Have the key pay for the tokens that were made, whoever broke off."""
+        """Count the tokens that were made, whoever broke off, and have the key pay for them."""
+        self._count()
         lease, self._lease = self._lease, None
         if lease is None:
             return
@@ -167,3 +177,24 @@ class GenerationAnswer(Listener):
             return
         usage = self.usage()
         lease.settle(self._size_bytes, usage.prompt + usage.completion)
+
+    def _count(self) -> None:
+        """Count the answer's tokens and times, once, if a node has answered at all."""
+        if self._is_counted or not self.outcomes:
+            return
+        self._is_counted = True
+        usage, key, first_s = self.usage(), self._target.key, self._first_s
+        waited_s = gap_s = None
+        if first_s is not None:
+            waited_s = first_s - self._began_s
+            # several choices get their tokens in the same steps
+            more = usage.completion / (self._asked.choices * len(self._runs)) - 1
+            if more >= 1:
+                gap_s = (self._service.routing.clock() - first_s) / more
+        self._service.telemetry.texts.ended(
+            self._target.model,
+            "" if key is None or key is OPERATOR else key.tenant,
+            (usage.prompt, usage.cached, usage.completion),
+            waited_s,
+            gap_s,
+        )
