@@ -34,6 +34,7 @@ PATH_PARAMETERS: Final = {
     "job": "The id of a job.",
     "file": "The id of an uploaded file.",
     "batch": "The id of a batch.",
+    "upload": "The id of an upload in parts.",
     "digest": "The digest of all files of the page.",
     "name": "The name of a file.",
 }

@@ -58,6 +58,8 @@ async def test_client_runs_batches(texts: str, tmp_path: Path) -> None:
     told = await asyncio.to_thread(answers, "openai", "openai_batches.py", texts, "words", tmp_path)
     assert told["uploaded"][:2] == ["batch", "requests.jsonl"]
     assert told["uploaded"][3] == "processed"
+    assert told["chunked"] == ["completed", "batch", "requests.jsonl", True]
+    assert told["given_up"] == "cancelled"
     assert told["created"][1:] == [{"for": "a test"}, "24h"]
     assert told["done"] == "completed"
     assert told["counts"] == [6, 5, 1]

@@ -38,6 +38,16 @@ def main(address: str, model: str, folder: str) -> None:
     path.write_text("\n".join(lines) + "\n")
     with path.open("rb") as file:
         uploaded = client.files.create(file=file, purpose="batch")
+    chunked = client.uploads.upload_file_chunked(
+        file=path, mime_type="application/jsonl", purpose="batch", part_size=100
+    )
+    is_same = client.files.content(chunked.file.id).content == path.read_bytes()
+    client.files.delete(chunked.file.id)
+    given_up = client.uploads.create(
+        bytes=3, filename="x", mime_type="text/plain", purpose="user_data"
+    )
+    client.uploads.parts.create(given_up.id, data=b"abc")
+    given_up = client.uploads.cancel(given_up.id)
     batch = client.batches.create(
         input_file_id=uploaded.id,
         endpoint="/v1/embeddings",
@@ -73,6 +83,8 @@ def main(address: str, model: str, folder: str) -> None:
             refused[name] = [type(error).__name__, error.code, error.param, error.message]
     told = {
         "uploaded": [uploaded.purpose, uploaded.filename, uploaded.bytes, uploaded.status],
+        "chunked": [chunked.status, chunked.file.purpose, chunked.file.filename, is_same],
+        "given_up": given_up.status,
         "created": [batch.status, batch.metadata, batch.completion_window],
         "done": done.status,
         "counts": [

@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
-import json
 import os
 import time
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 from fleet_fakes import offer
-from job_pages import JobClients, make_place
+from job_pages import JobClients
 from polling import until
-from router_http import serving
+from upload_forms import BOUNDARY, DATA, form, line, on_disk, part, refused, served, usual
 
 from capamesh.protocol.tensors import Limits
 from capamesh.router.jobs.spec import InputFormat, InputSpec, JobSpec, OutputSpec
@@ -26,51 +24,11 @@ from capamesh.router.jobs.uploads import folder as folders
 from capamesh.router.jobs.uploads import keeper, uploads
 from capamesh.router.jobs.values import Pinned
 
-DATA = bytes(range(256)) * 40
-BOUNDARY = "b0undary"
-
-
-@asynccontextmanager
-async def served(tmp_path: Path, **options: Any) -> AsyncIterator[JobClients]:
-    place = make_place(tmp_path / "place")
-    jobs = {"jobs_folder": tmp_path / "jobs"}
-    async with serving(jobs=jobs, **options) as http:
-        http.node("A", models=(offer(),))
-        yield JobClients(http, place)
-
 
 @pytest.fixture
 async def clients(tmp_path: Path) -> AsyncIterator[JobClients]:
     async with served(tmp_path) as clients:
         yield clients
-
-
-def line(name: str, **changed: Any) -> bytes:
-    body = {"model": "words", "input": "a cat"}
-    value = {"custom_id": name, "method": "POST", "url": "/v1/embeddings", "body": body, **changed}
-    return json.dumps(value).encode() + b"\n"
-
-
-def part(name: str, data: bytes, headers: Iterable[str] = (), filename: str | None = None) -> bytes:
-    shown = f'Content-Disposition: form-data; name="{name}"'
-    if filename is not None:
-        shown += f'; filename="{filename}"'
-    head = "\r\n".join([f"--{BOUNDARY}", shown, *headers])
-    return f"{head}\r\n\r\n".encode() + data + b"\r\n"
-
-
-def form(*parts: bytes) -> bytes:
-    return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
-
-
-def usual(data: bytes, purpose: str = "user_data", filename: str = "in.bin") -> bytes:
-    return form(part("purpose", purpose.encode()), part("file", data, filename=filename))
-
-
-def on_disk(clients: JobClients) -> list[Path]:
-    """Return the files that lie in the folder of uploads."""
-    folder = clients.http.job_service.places.jobs_folder / "files"
-    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 async def sent(
@@ -91,17 +49,6 @@ async def made(
     response = await sent(clients, usual(data, **options), key)
     assert response.status == 200, await response.text()
     found: dict[str, Any] = await response.json()
-    return found
-
-
-async def refused(response: aiohttp.ClientResponse, status: int) -> dict[str, Any]:
-    """Return the error of an answer, which is in OpenAI's form."""
-    assert response.status == status, await response.text()
-    body = await response.json()
-    assert set(body) == {"error"}
-    assert set(body["error"]) == {"message", "type", "param", "code"}
-    assert response.headers["X-Capamesh-Error"] == body["error"]["code"]
-    found: dict[str, Any] = body["error"]
     return found
 
 

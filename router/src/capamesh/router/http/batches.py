@@ -17,7 +17,7 @@ from capamesh.protocol.schema import Meta
 from capamesh.router.access.keys import Verb
 from capamesh.router.http import options
 from capamesh.router.http.bodies import read_body
-from capamesh.router.http.file_fields import keep_s_of
+from capamesh.router.http.file_fields import asked_keep_s
 from capamesh.router.http.job_bodies import limit_of, tenant_asking, tenant_submitting
 from capamesh.router.http.jobs import has_jobs
 from capamesh.router.http.key_check import key_of
@@ -212,22 +212,9 @@ def _asked(values: dict[str, Any]) -> tuple[BatchAsked, float]:
     window = values.get("completion_window")
     allowed_s = window_s(window)
     metadata = check_metadata(values.get("metadata"))
-    keep_s = _keep_s(values.get("output_expires_after"))
+    keep_s = asked_keep_s(values.get("output_expires_after"), "output_expires_after")
     asked = BatchAsked(cast("str", endpoint), FileId(file), cast("str", window), keep_s, metadata)
     return asked, allowed_s
-
-
-def _keep_s(given: object) -> float:
-    if given is None:
-        return keep_s_of(None)
-    fields = cast("dict[str, object]", given) if isinstance(given, dict) else {}
-    seconds = fields.get("seconds")
-    if fields.get("anchor") != "created_at" or type(seconds) is not int:
-        raise InvalidParameter(
-            "output_expires_after",
-            "output_expires_after must have the anchor created_at and the seconds from then on",
-        )
-    return keep_s_of(str(seconds))
 
 
 def _requests(asked: BatchAsked, file: StoredFile) -> StoredFile:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote
 
 from aiohttp import web
@@ -107,6 +107,19 @@ def keep_s_of(text: str | None) -> float:
             " expected",
         )
     return float(text)
+
+
+def asked_keep_s(given: object, name: str) -> float:
+    """Return for how many seconds a field of JSON has files kept; None: as long as files are that do not say. Raises `InvalidParameter`."""
+    if given is None:
+        return KEEP_S
+    values = cast("dict[str, object]", given) if isinstance(given, dict) else {}
+    seconds = values.get("seconds")
+    if values.get("anchor") != "created_at" or type(seconds) is not int:
+        raise InvalidParameter(
+            name, f"{name} must have the anchor created_at and the seconds from then on"
+        )
+    return keep_s_of(str(seconds))
 
 
 def page_of(request: web.Request) -> dict[str, Any]:

@@ -243,11 +243,7 @@ class FilesApi(Pages):
             os.close(descriptor)
 
     def _kept(self) -> Uploads:
-        if self._uploads is None:
-            raise Unsupported(
-                "this router keeps no jobs and no files: it was started with --no-jobs"
-            )
-        return self._uploads
+        return kept_uploads(self._uploads)
 
     async def _found(self, request: web.Request) -> StoredFile:
         store = await self._kept().files()
@@ -291,6 +287,13 @@ class FilesApi(Pages):
         except InvalidParameter:
             await asyncio.shield(self._kept().discard(file))
             raise
+
+
+def kept_uploads(uploads: Uploads | None) -> Uploads:
+    """Return a router's uploads; raises `Unsupported`: it keeps none."""
+    if uploads is None:
+        raise Unsupported("this router keeps no jobs and no files: it was started with --no-jobs")
+    return uploads
 
 
 def _conflict(file: StoredFile, offset: int, right: int) -> web.Response:

@@ -22,6 +22,7 @@ from capamesh.router.http.files import FilesApi
 from capamesh.router.http.job_events import JobEventsApi
 from capamesh.router.http.job_results import JobResultsApi
 from capamesh.router.http.jobs import JobsApi
+from capamesh.router.http.part_uploads import PartUploadsApi
 from capamesh.router.jobs.errors import JobsUnavailable
 from capamesh.router.jobs.places import Places
 from capamesh.router.jobs.service import JobService
@@ -181,6 +182,7 @@ class JobParts:
             JobEventsApi(self.service, is_closing=self._is_closing, clock=time.monotonic),
             JobResultsApi(self.service),
             FilesApi(self.uploads, arrival_s=arrival_s),
+            PartUploadsApi(self.uploads, arrival_s=arrival_s),
             BatchesApi(self.service, arrival_s=arrival_s),
         )
 

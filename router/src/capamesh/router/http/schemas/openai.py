@@ -143,6 +143,58 @@ class ExpiresAfter(TypedDict):
     seconds: Annotated[int, Meta(ge=3600, le=2_592_000)]
 
 
+class UploadRequest(TypedDict):
+    """A file that is to come in parts. Other fields are skipped."""
+
+    bytes: Count
+    """The bytes of all parts together."""
+    filename: str
+    purpose: Literal["batch", "user_data"]
+    mime_type: NotRequired[str]
+    expires_after: NotRequired[ExpiresAfter | None]
+    """The time for which the file is kept; left out: 30 days."""
+
+
+class PartForm(TypedDict):
+    """The form of a part."""
+
+    data: bytes
+
+
+class CompleteRequest(TypedDict):
+    """The parts of an upload."""
+
+    part_ids: list[str]
+    """All of them, in their order."""
+    md5: NotRequired[str | None]
+    """The MD5 of the file, in hexadecimal digits; another one is refused."""
+
+
+class UploadPart(TypedDict):
+    """A part that is here."""
+
+    id: str
+    object: Literal["upload.part"]
+    created_at: Count
+    upload_id: str
+
+
+class Upload(TypedDict):
+    """A file that comes in parts."""
+
+    id: str
+    object: Literal["upload"]
+    bytes: Count
+    created_at: Count
+    expires_at: Count
+    """The time when it is forgotten unless a part comes."""
+    filename: str
+    purpose: Literal["batch", "batch_output", "user_data"]
+    status: Literal["pending", "completed", "cancelled"]
+    file: File | None
+    """The file, once the upload is completed."""
+
+
 class BatchRequest(TypedDict):
     """A batch that is wanted. Other fields are skipped."""
 

@@ -42,6 +42,8 @@ from capamesh.router.jobs.values import JobId
 
 MAX_PAGE: Final = 1000
 """The most files of one answer."""
+MAX_ARRIVING: Final = 2000
+"""The most files of one name that arrive and are told of: more than an upload has parts."""
 MAX_EXPIRED: Final = 100
 """The most files that one look at their times removes."""
 _FIRST_ID, _LAST_ID = "", "~"
@@ -76,6 +78,16 @@ _FINISH: Final = (
         model=bindparam("the_model", type_=Text),
     )
     .returning(FILES.c.id)
+)
+_ARRIVING: Final = (
+    select(FILES)
+    .where(
+        FILES.c.tenant == _TENANT,
+        FILES.c.is_ready.is_(false()),
+        FILES.c.name == bindparam("the_name", type_=Text),
+    )
+    .order_by(FILES.c.id)
+    .limit(_COUNT)
 )
 _DELETE: Final = delete(FILES).where(FILES.c.id == _FILE)
 _READERS: Final = (
@@ -193,6 +205,12 @@ def get(turn: Turn, file_id: FileId, tenant: str | None = None) -> StoredFile:
     if row is None or tenant not in {None, row.tenant}:
         raise _not_found(file_id)
     return _file_of(row)
+
+
+def arriving(turn: Turn, tenant: str, name: str) -> list[StoredFile]:
+    """Return a tenant's files of one name whose bytes still arrive."""
+    asked = {"the_tenant": tenant, "the_name": name, "the_count": MAX_ARRIVING}
+    return [_file_of(row) for row in turn.connection.execute(_ARRIVING, asked)]
 
 
 def page(

@@ -69,6 +69,10 @@ class FileStore:
         """Return a file; None: whosever it is. Raises `FileNotFound`."""
         return await self._ask(partial(file_operations.get, file_id=file, tenant=tenant))
 
+    async def arriving(self, tenant: str, name: str) -> list[StoredFile]:
+        """Return a tenant's files of one name whose bytes still arrive, a bounded number of them."""
+        return await self._ask(partial(file_operations.arriving, tenant=tenant, name=name))
+
     async def page(
         self,
         tenant: str | None,

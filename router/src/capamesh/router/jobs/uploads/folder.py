@@ -172,6 +172,14 @@ class ArrivingFile:
         except OSError as exc:
             raise _failed(exc) from exc
 
+    def restart(self) -> None:
+        """Throw away what is there; raises `JobsUnavailable`."""
+        try:
+            os.ftruncate(self._descriptor, 0)
+        except OSError as exc:
+            raise _failed(exc) from exc
+        self.size_bytes = 0
+
     def finish(self) -> None:
         """Bring the whole file to the disk and to its place; raises `FileNotFound`: it was deleted meanwhile."""
         try:

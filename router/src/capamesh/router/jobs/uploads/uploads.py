@@ -221,6 +221,10 @@ class Upload:
             await files.reserve(self.file.id, self._room_bytes)
         await self._run(partial(self._write, data))
 
+    async def restart(self) -> None:
+        """Throw away what is there."""
+        await self._run(self._restart)
+
     async def finish(
         self, purpose: Purpose, keep_s: float, requests: Requests | None
     ) -> StoredFile:
@@ -255,6 +259,10 @@ class Upload:
     async def _run(self, step: Callable[[], None]) -> None:
         self._step = asyncio.get_running_loop().run_in_executor(_WRITERS, step)
         await asyncio.shield(self._step)
+
+    def _restart(self) -> None:
+        self._arriving.restart()
+        self._digest = hashlib.sha256()
 
     def _write(self, data: bytes) -> None:
         self._arriving.write(data)

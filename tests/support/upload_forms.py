@@ -1,0 +1,65 @@
+"""Uploads of files as forms, at the front of a real router core with a real store and a real disk. IO: files, sockets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from fleet_fakes import offer
+from job_pages import JobClients, make_place
+from router_http import serving
+
+DATA = bytes(range(256)) * 40
+BOUNDARY = "b0undary"
+
+
+@asynccontextmanager
+async def served(tmp_path: Path, **options: Any) -> AsyncIterator[JobClients]:
+    place = make_place(tmp_path / "place")
+    jobs = {"jobs_folder": tmp_path / "jobs"}
+    async with serving(jobs=jobs, **options) as http:
+        http.node("A", models=(offer(),))
+        yield JobClients(http, place)
+
+
+def line(name: str, **changed: Any) -> bytes:
+    body = {"model": "words", "input": "a cat"}
+    value = {"custom_id": name, "method": "POST", "url": "/v1/embeddings", "body": body, **changed}
+    return json.dumps(value).encode() + b"\n"
+
+
+def part(name: str, data: bytes, headers: Iterable[str] = (), filename: str | None = None) -> bytes:
+    shown = f'Content-Disposition: form-data; name="{name}"'
+    if filename is not None:
+        shown += f'; filename="{filename}"'
+    head = "\r\n".join([f"--{BOUNDARY}", shown, *headers])
+    return f"{head}\r\n\r\n".encode() + data + b"\r\n"
+
+
+def form(*parts: bytes) -> bytes:
+    return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
+
+
+def usual(data: bytes, purpose: str = "user_data", filename: str = "in.bin") -> bytes:
+    return form(part("purpose", purpose.encode()), part("file", data, filename=filename))
+
+
+def on_disk(clients: JobClients) -> list[Path]:
+    """Return the files that lie in the folder of uploads."""
+    folder = clients.http.job_service.places.jobs_folder / "files"
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+async def refused(response: aiohttp.ClientResponse, status: int) -> dict[str, Any]:
+    """Return the error of an answer, which is in OpenAI's form."""
+    assert response.status == status, await response.text()
+    body = await response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert response.headers["X-Capamesh-Error"] == body["error"]["code"]
+    found: dict[str, Any] = body["error"]
+    return found
