@@ -17,6 +17,7 @@ from capamesh.node.devices.request_digest import request_digest
 from capamesh.node.scheduling import PendingRequest, Result, Streams, Suspicion
 from capamesh.node.scheduling import runner as runner_module
 from capamesh.node.scheduling.runner import (
+    BACKGROUND_TIMES,
     BATCH_DOUBTS,
     BEAT_S,
     SHORT_S,
@@ -310,6 +311,44 @@ async def test_background_in_which_the_event_loop_came_late_rests(make: Make) ->
     rig.clock.now_s += BEAT_S + 1.5 * STALL_S
     rig.runner._beat()
     assert not slots.has_background
+    rig.stream.gate.set()
+    await rig.idle()
+
+
+class FakeTime:
+    """The time of the processor that a thread has had, as a test says."""
+
+    had_s = 0.0
+
+    def seconds(self) -> float:
+        return self.had_s
+
+
+@pytest.mark.parametrize(
+    ("had_s", "passed_s", "is_stopped"),
+    [
+        (1.0, 2 * WATCHDOG_S, False),  # others had the cores
+        (WATCHDOG_S + 1, 2 * WATCHDOG_S, True),
+        (1.0, BACKGROUND_TIMES * WATCHDOG_S + 1, True),
+    ],
+)
+async def test_run_in_the_background_is_stopped_by_the_time_that_it_had_a_core(
+    make: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    had_s: float,
+    passed_s: float,
+    *,
+    is_stopped: bool,
+) -> None:
+    monkeypatch.setattr(runner_module, "ThreadTime", FakeTime)
+    monkeypatch.setattr(FakeTime, "had_s", had_s)
+    rig = make(profile=THREADS, batch_rows=4, streams=Streams(2, THREADS, 4), has_background=True)
+    rig.stream.gate.clear()
+    rig.submit(1, is_bulk=True)
+    while not rig.runner._times:
+        await asyncio.sleep(0)
+    assert rig.tick(rig.clock.now_s + passed_s) == ""
+    assert bool(rig.answers) == is_stopped
     rig.stream.gate.set()
     await rig.idle()
 

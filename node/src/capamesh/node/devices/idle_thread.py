@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
+from contextlib import suppress
 from functools import cache
 
 
@@ -21,6 +23,22 @@ def give_way() -> bool:
     except OSError:
         return False
     return True
+
+
+class ThreadTime:
+    """The time that the thread which made it has had of the processor since then."""
+
+    __slots__ = ("_began_s", "_clock")
+
+    def __init__(self) -> None:
+        self._clock = time.pthread_getcpuclockid(threading.get_ident())
+        self._began_s = time.clock_gettime(self._clock)
+
+    def seconds(self) -> float:
+        """Return it, asked in any thread; 0.0 once that thread has ended."""
+        with suppress(OSError):
+            return time.clock_gettime(self._clock) - self._began_s
+        return 0.0
 
 
 @cache

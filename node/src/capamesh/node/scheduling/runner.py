@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from typing_extensions import override
 
-from capamesh.node.devices.idle_thread import give_way
+from capamesh.node.devices.idle_thread import ThreadTime, give_way
 from capamesh.node.devices.in_flight_journal import InFlightJournal
 from capamesh.node.scheduling import Batch, PendingRequest
 from capamesh.node.scheduling.execution import BatchExecution, Ended
@@ -37,6 +37,9 @@ STOP_GRACE_S: Final = 2.0
 """A run that was told to stop and goes on for so long is stuck (guess: a kernel of a large model)."""
 MIN_WATCH_S: Final = 0.001
 """Seconds between two looks at runs that take too long (guess)."""
+BACKGROUND_TIMES: Final = 10.0
+"""A run in the background may take so many times as long as any other, while others have the cores (guess); of the time that it has a
+core, it may take no longer."""
 BEAT_S: Final = 0.02
 """Seconds between two looks at the event loop while something runs in the background (guess)."""
 STALL_S: Final = 0.1
@@ -100,6 +103,8 @@ class ModelRunner:
         """The batches that threads run or are to run, each with the time at which its run was told to stop."""
         self._background_runs = 0
         """The batches of these that run behind all others."""
+        self._times: dict[Batch, ThreadTime] = {}
+        """The time of the processor that each of these has had."""
         self._beat_due_s = math.inf
         """The time when the event loop is to come by, while such batches run; infinity: none do."""
         self._doubts = 0
@@ -185,19 +190,21 @@ class ModelRunner:
         for batch, stopped_s in list(self._handed.items()):
             if not batch.has_begun:
                 continue
-            if stopped_s is None and now_s - batch.started_s <= limit_s:
-                next_s = min(next_s, batch.started_s + limit_s)
+            ran_s = self._ran_s(batch, now_s)
+            grace_s = STOP_GRACE_S * (BACKGROUND_TIMES if batch.is_background else 1.0)
+            if stopped_s is None and ran_s <= limit_s:
+                next_s = min(next_s, now_s + limit_s - ran_s)
             elif stopped_s is None:
                 self._handed[batch] = now_s
-                next_s = min(next_s, now_s + STOP_GRACE_S)
+                next_s = min(next_s, now_s + grace_s)
                 error = RunFailed(
                     f"the run took more than the {limit_s:g} s that this node allows one"
                 )
                 self.scheduler.fail(batch, error, now_s)
                 if batch.stop is not None:
                     batch.stop()
-            elif now_s - stopped_s <= STOP_GRACE_S:
-                next_s = min(next_s, stopped_s + STOP_GRACE_S)
+            elif now_s - stopped_s <= grace_s:
+                next_s = min(next_s, stopped_s + grace_s)
             elif self._on_stuck is not None:
                 on_stuck, self._on_stuck = self._on_stuck, None
                 self._execution.blame(batch)
@@ -205,6 +212,14 @@ class ModelRunner:
                     f"a run has taken {now_s - batch.started_s:.1f} s and does not stop; the limit is {limit_s:g} s"
                 )
         return max(next_s, now_s + MIN_WATCH_S)
+
+    def _ran_s(self, batch: Batch, now_s: float) -> float:
+        """Return for how long a batch has run: one in the background only while others left it a core, or a part of the time if longer."""
+        passed_s = now_s - batch.started_s
+        if not batch.is_background:
+            return passed_s
+        time = self._times.get(batch)
+        return max(passed_s / BACKGROUND_TIMES, 0.0 if time is None else time.seconds())
 
     def _pump_soon(self) -> None:
         if self._pump_handle is None:
@@ -265,6 +280,7 @@ class ModelRunner:
         self._handed.pop(batch, None)
         if batch.is_background:
             self._background_runs -= 1
+            self._times.pop(batch, None)
         if ended.fault:
             self._doubts += 1
             if self._doubts >= BATCH_DOUBTS:
@@ -323,6 +339,8 @@ class ModelRunner:
 
     def _work_on(self, batches: queue.SimpleQueue[tuple[Batch, StopSwitch] | None]) -> None:
         while (handed := batches.get()) is not None:
+            if handed[0].is_background:
+                self._times[handed[0]] = ThreadTime()
             self._ended.append(self._execution.run(*handed))
             if not self._is_waking:
                 self._is_waking = True
