@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 from typing_extensions import override
 
 from capamesh.node.devices.in_flight_journal import InFlightJournal, Phase
-from capamesh.node.devices.request_digest import request_digest
 from capamesh.node.scheduling.generation_answer import GenerationAnswer
+from capamesh.node.scheduling.generation_call import GenerationCall
 from capamesh.node.scheduling.generation_meter import GenerationMeter
 from capamesh.node.scheduling.pending_request import (
     ENDED,
@@ -39,12 +39,12 @@ from capamesh.protocol.errors import (
     RunFailed,
 )
 from capamesh.protocol.links.calls import LoadReport
-from capamesh.protocol.tensors import Tensor, split_elements
+from capamesh.protocol.tensors import split_elements
 
 if TYPE_CHECKING:
     from capamesh.node.generation import TokenPart
     from capamesh.node.runtime.text_generation.text_model import ReadCall, TextModel
-    from capamesh.node.scheduling.generation_runner import Generation, GenerationRunner
+    from capamesh.node.scheduling.generation_runner import GenerationRunner
 
 READERS: Final = 2
 """The threads that make prompts into tokens (guess: more would take the cores from the runs)."""
@@ -57,34 +57,6 @@ LOOK_S: Final = 0.5
 """Seconds between two looks at deadlines of calls that are read, and at runs that hang (guess)."""
 _SMOOTHING: Final = 0.2
 """The weight of the newest token in the times that tokens take (guess)."""
-
-
-class _Call:
-    """One request on its way."""
-
-    __slots__ = (
-        "answer",
-        "digest",
-        "generations",
-        "is_flushing",
-        "is_resumed",
-        "latest_s",
-        "size_bytes",
-    )
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.size_bytes = tensor.size_bytes
-        """The bytes of what is to be read; 0 once it is."""
-        self.digest = request_digest((tensor,))
-        self.generations: list[Generation] = []
-        self.answer: GenerationAnswer | None = None
-        """None until it is read."""
-        self.latest_s: dict[int, float] = {}
-        """The time of the newest token of each choice."""
-        self.is_flushing = False
-        """True while a part is about to be sent in the loop's next turn, for more choices may add to it."""
-        self.is_resumed = False
-        """True if another node has made the beginning of the answer."""
 
 
 class GenerationScheduler(Scheduler):
@@ -114,7 +86,7 @@ class GenerationScheduler(Scheduler):
         self._watchdog_s = watchdog_s
         self._on_stuck: Callable[[str], None] | None = on_stuck
         self._runner: GenerationRunner | None = None
-        self._live: dict[PendingRequest, _Call] = {}
+        self._live: dict[PendingRequest, GenerationCall] = {}
         self._reading_bytes = 0
         self._readers = ThreadPoolExecutor(READERS, "prompts", initializer=_yield_to_runs)
         self._first_s = 0.0
@@ -184,7 +156,7 @@ class GenerationScheduler(Scheduler):
                 AGAIN_S,
             )
         (raw,) = split_elements(tensor.data, 1)
-        call = self._live[request] = _Call(tensor)
+        call = self._live[request] = GenerationCall(tensor)
         self._reading_bytes += tensor.size_bytes
         request.inputs = ()
         request.state = WAITING
@@ -292,7 +264,7 @@ class GenerationScheduler(Scheduler):
     # in the loop
 
     def _was_read(
-        self, request: PendingRequest, call: _Call, future: asyncio.Future[ReadCall]
+        self, request: PendingRequest, call: GenerationCall, future: asyncio.Future[ReadCall]
     ) -> None:
         self._reading_bytes -= call.size_bytes
         error = None if future.cancelled() else future.exception()
@@ -349,12 +321,12 @@ class GenerationScheduler(Scheduler):
             else:
                 self._flush_soon(request, call)
 
-    def _flush_soon(self, request: PendingRequest, call: _Call) -> None:
+    def _flush_soon(self, request: PendingRequest, call: GenerationCall) -> None:
         if not call.is_flushing:
             call.is_flushing = True
             asyncio.get_running_loop().call_soon(self._flush, request, call)
 
-    def _flush(self, request: PendingRequest, call: _Call) -> None:
+    def _flush(self, request: PendingRequest, call: GenerationCall) -> None:
         """Send what has come as one part, unless the reader takes none now: then it is merged with what comes."""
         call.is_flushing = False
         if request not in self._live or request.is_held or call.answer is None:
@@ -362,7 +334,7 @@ class GenerationScheduler(Scheduler):
         if call.answer.has_unsent:
             request.part((call.answer.sent(),))
 
-    def _tell_life(self, request: PendingRequest, call: _Call) -> None:
+    def _tell_life(self, request: PendingRequest, call: GenerationCall) -> None:
         """Send a part without pieces."""
         if request.on_part is not None and call.answer is not None:
             request.part((call.answer.sent(),))

@@ -1,0 +1,40 @@
+"""One request of a language model on its way through the scheduler. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from capamesh.node.devices.request_digest import request_digest
+
+if TYPE_CHECKING:
+    from capamesh.node.scheduling.generation_answer import GenerationAnswer
+    from capamesh.node.scheduling.generation_runner import Generation
+    from capamesh.protocol.tensors import Tensor
+
+
+class GenerationCall:
+    """One request on its way."""
+
+    __slots__ = (
+        "answer",
+        "digest",
+        "generations",
+        "is_flushing",
+        "is_resumed",
+        "latest_s",
+        "size_bytes",
+    )
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.size_bytes = tensor.size_bytes
+        """The bytes of what is to be read; 0 once it is."""
+        self.digest = request_digest((tensor,))
+        self.generations: list[Generation] = []
+        self.answer: GenerationAnswer | None = None
+        """None until it is read."""
+        self.latest_s: dict[int, float] = {}
+        """The time of the newest token of each choice."""
+        self.is_flushing = False
+        """True while a part is about to be sent in the loop's next turn, for more choices may add to it."""
+        self.is_resumed = False
+        """True if another node has made the beginning of the answer."""
