@@ -159,7 +159,7 @@ async def test_node_that_is_lost_is_told_of(kind: str) -> None:
 
 
 @both
-async def test_who_stops_reading_ends_the_generation(kind: str) -> None:
+async def test_generation_ends_when_its_reader_stops(kind: str) -> None:
     async with serving() as http, asking(kind, http) as client:
         node = http.node("a", counting(100_000), models=(CHAT,))
         pieces, stream = await client.read("chat_stream", "chat", "Hi", most=3)

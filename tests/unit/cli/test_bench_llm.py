@@ -206,7 +206,7 @@ def test_interrupt_tells_what_was_measured(
         ("bench-llm digits", 1, "'digits' is for something else; those for chat are: small"),
     ],
 )
-def test_what_cannot_be_measured_is_told(
+def test_load_that_cannot_be_measured_is_told(
     asked: list[tuple[str, dict[str, Any]]],
     capsys: pytest.CaptureFixture[str],
     line: str,

@@ -253,7 +253,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return found
 
 
-def test_what_is_piped_is_one_question(
+def test_piped_input_is_one_question(
     asked: list[dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -301,7 +301,7 @@ def test_programs_get_one_object(
         (["chat"], "x" * (2**20 + 1), "standard input has more than 1048576 characters"),
     ],
 )
-def test_what_cannot_be_asked_is_told(
+def test_question_that_cannot_be_asked_is_told(
     asked: list[dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

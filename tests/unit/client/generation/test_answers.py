@@ -169,7 +169,7 @@ def test_stream_without_its_end_is_cut_off() -> None:
         (b'data: {"choices": [{"index": %d}]}\n\n' % MOST_CHOICES, "answers choice 1024"),
     ],
 )
-def test_what_is_no_stream_is_a_violation(body: bytes, said: str) -> None:
+def test_answer_that_is_no_stream_is_a_violation(body: bytes, said: str) -> None:
     assembly = Assembly(Answer(200, b""), URL, 10_000)
     cut = chain.from_iterable(map(assembly.pieces, (body, b"")))
     with pytest.raises(ProtocolViolation, match=said):

@@ -87,12 +87,12 @@ def test_path_way_and_time_are_told() -> None:
         ({"timeout_s": 0}, "timeout_s is 0; give seconds above 0"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(parameters: Any, said: str) -> None:
+def test_question_that_cannot_be_asked_is_refused(parameters: Any, said: str) -> None:
     with pytest.raises(InvalidRequest, match=said):
         chat(**parameters).whole()
 
 
-def test_nothing_is_sent_that_is_no_text_or_has_no_model() -> None:
+def test_question_without_a_text_or_a_model_is_not_sent() -> None:
     with pytest.raises(InvalidRequest, match="the request cannot be sent as JSON"):
         chat("\ud800").whole()
     with pytest.raises(InvalidRequest, match="there is no parameter 'tools'"):

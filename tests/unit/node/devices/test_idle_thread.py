@@ -34,7 +34,7 @@ def test_thread_that_may_not_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not give_way()
 
 
-def test_whether_it_can_is_tried_in_a_thread_of_its_own() -> None:
+def test_right_to_give_way_is_tried_in_a_thread_of_its_own() -> None:
     can_give_way.cache_clear()
     assert can_give_way() is (sys.platform == "linux")
     if sys.platform == "linux":

@@ -97,7 +97,7 @@ def test_reader_parts_calls_from_text_however_they_are_cut(
 
 
 @pytest.mark.parametrize("answer", [(form, answer) for form, answer, _, _ in CASES])
-def test_what_was_given_out_depends_on_the_text_so_far_alone(
+def test_pieces_given_out_depend_on_the_text_so_far_alone(
     answer: tuple[ToolFormat, str],
 ) -> None:
     form, text = answer
