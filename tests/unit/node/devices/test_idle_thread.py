@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from capamesh.node.devices.idle_thread import ThreadTime, can_give_way, give_way
+from capamesh.node.devices.idle_thread import ThreadTime, be_nice, can_give_way, give_way
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such threads")
@@ -57,3 +58,16 @@ def test_time_of_a_thread_is_what_it_had_of_the_processor() -> None:
     assert seen[0] >= 0.001
     mine = ThreadTime()
     assert 0.0 <= mine.seconds() < 60.0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
+def test_nice_thread_leaves_the_priority_of_all_others() -> None:
+    def nice(by: int) -> int:
+        be_nice(by)
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(nice, before + 7).result() == before + 7
+        assert pool.submit(nice, before).result() == before + 7  # nobody may go back
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before

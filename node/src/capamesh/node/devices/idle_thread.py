@@ -1,4 +1,4 @@
-"""Has a thread of this process run on what all others leave of the processor, and on nothing else. IO: system calls; Linux alone.
+"""Has a thread of this process run on what others leave of the processor: little more, or nothing else. IO: system calls; Linux alone.
 
 Linux stops such a thread (SCHED_IDLE) at once when another wants its core. A thread that was made so stays so: without a privilege
 that a worker does not have there is no way back.
@@ -39,6 +39,14 @@ class ThreadTime:
         with suppress(OSError):
             return time.clock_gettime(self._clock) - self._began_s
         return 0.0
+
+
+def be_nice(nice: int) -> None:
+    """Let the calling thread have the less of the cores where they are short the larger `nice` is, which is 0 to 19."""
+    if sys.platform == "linux":  # elsewhere it would be the whole process
+        thread = threading.get_native_id()
+        before = os.getpriority(os.PRIO_PROCESS, thread)
+        os.setpriority(os.PRIO_PROCESS, thread, max(nice, before))  # less needs a privilege
 
 
 @cache

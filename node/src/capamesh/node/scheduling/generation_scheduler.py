@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from typing_extensions import override
 
+from capamesh.node.devices.idle_thread import be_nice
 from capamesh.node.devices.in_flight_journal import InFlightJournal, Phase
 from capamesh.node.scheduling.generation_answer import GenerationAnswer
 from capamesh.node.scheduling.generation_call import GenerationCall
@@ -88,7 +87,9 @@ class GenerationScheduler(Scheduler):
         self._runner: GenerationRunner | None = None
         self._live: dict[PendingRequest, GenerationCall] = {}
         self._reading_bytes = 0
-        self._readers = ThreadPoolExecutor(READERS, "prompts", initializer=_yield_to_runs)
+        self._readers = ThreadPoolExecutor(
+            READERS, "prompts", initializer=partial(be_nice, READERS_NICE)
+        )
         self._first_s = 0.0
         """The time from a request to the first token of its answer, smoothed."""
         self._gap_s = 0.0
@@ -368,12 +369,6 @@ class GenerationScheduler(Scheduler):
 def _smoothed(before_s: float, new_s: float) -> float:
     """Return a time that has followed another one; 0 before the first."""
     return before_s + (new_s - before_s) * (_SMOOTHING if before_s else 1.0)
-
-
-def _yield_to_runs() -> None:
-    """Let this thread have what runs leave of the cores; only Linux has priorities of threads."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, 0, READERS_NICE)  # 0 is the thread that calls
 
 
 def _told(error: BaseException | None) -> CapameshError:

@@ -143,7 +143,9 @@ def test_answer_may_have_several_calls_unless_it_is_told_not_to(
 
 
 @pytest.mark.parametrize("has_marks", [True, False])
-def test_text_that_begins_as_a_call_goes_on_as_one_where_the_model_decides(*, has_marks: bool) -> None:
+def test_text_that_begins_as_a_call_goes_on_as_one_where_the_model_decides(
+    *, has_marks: bool
+) -> None:
     model = Model("hermes", has_marks=has_marks)
     tools = model.tools.read(model.asked())
     assert tools is not None
