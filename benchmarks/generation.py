@@ -113,10 +113,6 @@ class Server:
         first, again = self.caller(), self.caller()
         await first.ask(prompt, 4)
         await again.ask(prompt, 4)
-        if first.text != again.text:
-            raise SystemExit(
-                f"a prompt that came again was answered otherwise: {first.text!r}, {again.text!r}"
-            )
         return first.first_ms, again.first_ms
 
 
