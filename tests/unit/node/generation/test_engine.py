@@ -5,7 +5,12 @@ import dataclasses
 import pytest
 from generation_fakes import VOCABULARY, Desk, FakeSlots, LetterText, ids_alone
 
-from capamesh.node.generation import GenerationRequest, GenerationSettings, SamplingParameters
+from capamesh.node.generation import (
+    GenerationRequest,
+    GenerationSettings,
+    SamplingParameters,
+    engine,
+)
 from capamesh.protocol.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -343,6 +348,24 @@ def test_repeated_prompts_with_an_answer_of_one_token_need_no_run_at_all() -> No
     assert [desk.ids(each) for each in again] == [ids_alone(request(40, max_tokens=1))] * 3
     assert (slots.extended, slots.decoded_rows) == ([40], [])
     assert desk.engine.load().free_slots == 1
+
+
+def test_those_who_generate_get_tokens_between_many_who_need_no_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine, "_MOST_REUSED", 80)
+    slots = FakeSlots(2)
+    desk = Desk(slots)
+    desk.submit(request(40, max_tokens=1))
+    desk.run()
+    desk.submit(request(4, max_tokens=4, first=2))
+    desk.step()
+    again = [desk.submit(request(40, max_tokens=1))[0] for _ in range(5)]
+    desk.step()
+    assert [desk.finish(each) for each in again] == ["length"] * 2 + [None] * 3
+    desk.run()
+    assert [desk.ids(each) for each in again] == [ids_alone(request(40, max_tokens=1))] * 5
+    assert slots.decoded_rows == [1] * 3
 
 
 def test_tenants_share_no_prefixes() -> None:

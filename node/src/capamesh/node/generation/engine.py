@@ -39,6 +39,8 @@ from capamesh.node.generation.waiting import WaitingQueue, need
 from capamesh.protocol.errors import CapameshError, DeadlineExceeded
 
 _MOST_PROMISED: Final = 2**62
+_MOST_REUSED: Final = 4096
+"""The tokens of kept prompts that slots are filled with before those who generate get their next token (measured: 5 to 9 µs a token)."""
 
 
 class GenerationEngine:
@@ -151,9 +153,12 @@ class GenerationEngine:
         """
         self._expire(now_s)
         self.settle()
+        residents = self._residents
+        most = self._reuse.hit_tokens + _MOST_REUSED
         while self._begin():
             self.settle()
-        residents = self._residents
+            if residents.live and self._reuse.hit_tokens >= most:
+                break
         plan = None if residents.filling is None else self._plan_fill(residents.filling)
         if plan is None:
             plan = self._plan_decode()
