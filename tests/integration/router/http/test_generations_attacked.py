@@ -1,0 +1,184 @@
+"""The routes for generation and those who mean harm: bodies beyond every limit, clients that never read, a thousand half-open streams."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import socket
+import struct
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from chat_nodes import CHAT, counting, part_of
+from fleet_fakes import Ask
+from patience import eventually
+from router_http import Http, serving
+
+GUARD_S = 60.0
+HI = [{"role": "user", "content": "Hi"}]
+TOOL = {"type": "function", "function": {"name": "f"}}
+DEEP = 100_000
+STREAMS = 1000
+
+
+@pytest_asyncio.fixture
+async def http() -> AsyncIterator[Http]:
+    async with serving() as served:
+        yield served
+
+
+def body_of(**fields: Any) -> dict[str, Any]:
+    return {"model": "chat", "messages": HI, **fields}
+
+
+def nested(inner: str) -> bytes:
+    """Return a chat with a value that is nested a hundred thousand deep, which `json` itself cannot write."""
+    text = json.dumps(body_of(x="DEEP")).replace('"DEEP"', inner)
+    return text.encode()
+
+
+ATTACKS: list[tuple[str, object, int, str | None, str]] = [
+    ("choices", body_of(n=128), 400, "n", "n is 128; a whole number from 1 to 8 is expected"),
+    ("biases", body_of(logit_bias={str(at): 1 for at in range(301)}), 400, "logit_bias", "300"),
+    ("bias", body_of(logit_bias={"1": 101}), 400, "logit_bias.1", "from -100 to 100"),
+    ("tool", body_of(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "g"}}), 400, "tool_choice", "'g'"),
+    ("tools", body_of(tools=[{**TOOL, "function": {"name": f"f{at}"}} for at in range(129)]), 400, "tools", "at most 128"),
+    ("messages", body_of(messages=HI * 2049), 400, "messages", "at most 2048"),
+    ("parts", body_of(messages=[{"role": "user", "content": [{"type": "text", "text": "a"}] * 2049}]), 400, "messages[0].content", "more than 2048 parts"),
+    ("stops", body_of(stop=["a"] * 5), 400, "stop", "4"),
+    ("stop", body_of(stop="a" * 257), 400, "stop", "256"),
+    ("tokens", body_of(max_tokens=10**400), 400, "max_tokens", "a whole number from 1 to 131072"),
+    ("size", body_of(messages=[{"role": "user", "content": "x" * (10 * 2**20)}]), 413, None, "1048576"),
+    ("deep", nested("[" * DEEP + "]" * DEEP), 400, None, "nested too deep"),
+    ("deep objects", nested('{"a":' * DEEP + "1" + "}" * DEEP), 400, None, "nested too deep"),
+    ("no JSON", nested("NaN"), 400, None, "not JSON"),
+    ("half a character", body_of(messages=[{"role": "user", "content": "\ud800"}]), 400, None, "JSON"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param", "said"), [each[1:] for each in ATTACKS], ids=[each[0] for each in ATTACKS]
+)  # fmt: skip
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_body_beyond_a_limit_is_told_the_limit_and_reaches_no_node(
+    http: Http, body: Any, status: int, param: str | None, said: str, is_streamed: bool
+) -> None:
+    link = http.node("a", counting(3), models=(CHAT,))
+    is_raw = isinstance(body, bytes)
+    data = body if is_raw else json.dumps({**body, "stream": is_streamed}).encode()
+    answer = await http.client.post("/v1/chat/completions", data=io.BytesIO(data))
+    error = (await answer.json())["error"]
+    assert (answer.status, error["code"] is not None) == (status, True), error
+    assert said in error["message"]
+    if param is not None:
+        assert error["param"] == param
+    assert link.asks == []
+    answer = await http.client.post("/v1/chat/completions", json=body_of())
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        (["a"] * 17, "prompt has 17 prompts; at most 16 are taken at once"),
+        ([0] * 262_145, "prompt has 262145 tokens; at most 262144 are taken"),
+        ([[0], [-1]], "prompt[1] has tokens that are no whole numbers from 0"),
+        ([True], "prompt"),
+        ([[[0]]], "prompt[0]"),
+    ],
+)
+async def test_prompts_beyond_a_limit_are_told_it(http: Http, prompt: Any, said: str) -> None:
+    http.node("a", counting(3), models=(CHAT,))
+    answer = await http.client.post("/v1/completions", json={"model": "chat", "prompt": prompt})
+    error = (await answer.json())["error"]
+    assert (answer.status, error["param"].startswith("prompt")) == (400, True)
+    assert said in error["message"]
+
+
+def endless(size: int) -> Any:
+    """Answer for ever, a part of so many characters whenever the one before is released."""
+
+    def reply(ask: Ask) -> None:
+        def send() -> None:
+            if not ask.ended:
+                ask.part(part_of([{"c": 0, "t": [1], "x": "x" * size}]))
+
+        ask.link.on_release[ask.stream] = send
+        asyncio.get_running_loop().call_soon(send)
+
+    return reply
+
+
+def begun(ask: Ask) -> None:
+    """Answer one part, and then nothing."""
+    asyncio.get_running_loop().call_soon(ask.part, part_of([{"c": 0, "t": [1], "x": "x"}]))
+
+
+def request_of(body: dict[str, Any]) -> bytes:
+    data = json.dumps(body).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+    return head % len(data) + data
+
+
+async def connected(http: Http) -> socket.socket:
+    """Return a connection with small buffers, of which a test reads nothing."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, (http.client.host, http.client.port))
+    return sock
+
+
+async def test_client_that_never_reads_holds_little_and_is_hung_up_on() -> None:
+    async with serving(timeout_s=1.0, arrival_s=0.5) as http, asyncio.timeout(GUARD_S):
+        link = http.node("a", endless(20_000), models=(CHAT,))
+        with contextlib.closing(await connected(http)) as sock:
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(sock, request_of(body_of(stream=True)))
+            await link.cancelled.wait()  # its node is free, though it is there still
+            assert link.asks[0].ended == "withdrawn"
+            # what the sockets of both sides hold, and no more than that
+            assert len(link.released) < 800
+            while await loop.sock_recv(sock, 2**20):
+                pass
+
+
+async def test_thousand_half_open_streams_hold_up_nobody_and_leave_nothing() -> None:
+    async with serving(timeout_s=GUARD_S) as http, asyncio.timeout(GUARD_S):
+        link = http.node("a", begun, models=(CHAT,))
+        socks = await _opened(http)
+        other = http.node("b", counting(3), models=(CHAT,))
+        answer = await http.client.post(
+            "/v1/chat/completions", json=body_of(), headers={"X-Capamesh-Nodes": "b"}
+        )
+        assert (await answer.json())["choices"][0]["message"]["content"] == "1 2 3 "
+        assert len(other.asks) == 1
+        for number, sock in enumerate(socks):
+            if number % 2:  # a half by a reset, the others in order
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()
+        await eventually(
+            lambda: not (http.front.requests.count or http.fleet.counts), "a request is under way"
+        )
+        assert link.waiting == {}
+        assert {ask.ended for ask in link.asks} == {"withdrawn"}
+
+
+async def _opened(http: Http) -> list[socket.socket]:
+    """Return the connections of streams that are under way, of which half have ended their own half."""
+    loop = asyncio.get_running_loop()
+    socks: list[socket.socket] = []
+    for _ in range(STREAMS):
+        sock = await connected(http)
+        await loop.sock_sendall(sock, request_of(body_of(stream=True)))
+        socks.append(sock)
+    # as many as the model has room for are under way, and the others wait or were refused
+    await eventually(lambda: len(http.front.connections) == STREAMS, "connections are not there")
+    await eventually(lambda: http.fleet.counts, "no stream is under way")
+    for sock in socks[::2]:
+        sock.shutdown(socket.SHUT_WR)
+    return socks
