@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 import pytest_asyncio
+from chaos_cluster import metrics_at
 from polling import until
 from tiny_llama import CONTEXT, write_decoder_folder
 
@@ -166,6 +167,9 @@ async def test_client_that_leaves_frees_its_slots(
     async with LocalCluster(tmp_path / "cluster", chat_models, nodes=1) as cluster:
         await cluster.wait_routable(1)
 
+        async def is_under_way() -> bool:
+            return (await metrics_at(cluster.http_url))["capamesh_requests_in_flight"] > 0
+
         async def leave() -> None:
             async with aiohttp.ClientSession() as client:
                 asking = client.post(
@@ -178,7 +182,7 @@ async def test_client_that_leaves_frees_its_slots(
                         await answer.content.readline()
                     return
                 waiting = asyncio.ensure_future(asking)
-                await until(lambda: counted(cluster)[1] > 0)
+                await until(is_under_way, every_s=0.01)
                 waiting.cancel()
                 await asyncio.wait({waiting})
 

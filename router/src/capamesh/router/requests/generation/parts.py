@@ -87,7 +87,7 @@ def read_pieces(answer: InferAnswer) -> list[Piece]:
     return pieces_of(text)
 
 
-def pieces_of(text: bytes | memoryview) -> list[Piece]:
+def pieces_of(text: bytes) -> list[Piece]:
     """Return the pieces in a node's JSON. Raises `ProtocolViolation`."""
     try:
         return read(json_value(text), list[Piece])
