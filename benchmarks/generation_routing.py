@@ -43,7 +43,7 @@ WAY_S: Final = 0.004
 """Seconds to a node, its tokenizer included."""
 REPORT_S: Final = 0.02
 """A node's report comes with a token, and no more often."""
-REQUESTS: Final = 2000
+REQUESTS: Final = 300
 SETTLED: Final = 0.15
 """The part of the requests, the first, that is not counted."""
 LOAD: Final = 0.7
