@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import errno
 import random
+from functools import partial
 from pathlib import Path
 
 import pytest
 from job_desk import PINNED
 from job_files import write_jsonl
-from job_nodes import FakeNodes
+from job_nodes import FakeNode, FakeNodes
 from job_runners import InlineStore, Rig, in_rig, wall_s
 from sqlalchemy import update
 from typing_extensions import override
 
+from capamesh.protocol.errors import LinkLost
 from capamesh.router.jobs.errors import InputInvalid
 from capamesh.router.jobs.inputs.reader import Reader
 from capamesh.router.jobs.outputs.sink import LocalSink, Sink
@@ -232,6 +234,35 @@ def test_no_row_is_lost_when_nodes_die_at_random(seed: int) -> None:
         assert await rig.results(job) == without(of=400)
 
     in_rig(scenario, nodes=FakeNodes("a", "b", "c", row_s=0.01))
+
+
+def test_job_goes_on_when_only_the_node_is_left_that_is_kept_free() -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.nodes.deadly = {42.0}
+        gone: list[FakeNode] = []
+
+        def lose_the_other() -> None:
+            """Have the other node gone for some seconds once a row is about to run alone."""
+            kept = rig.nodes.sent[-1].only_at if rig.nodes.sent else ""
+            if gone or not kept:
+                return
+            (other,) = (node for name, node in rig.nodes.nodes.items() if name != kept)
+            gone.append(other)
+            del rig.nodes.nodes[other.id]
+            for call in list(other.calls):
+                call.end(None, LinkLost("silent"))
+            back = partial(rig.nodes.nodes.__setitem__, other.id, other)
+            asyncio.get_running_loop().call_later(3.0, back)
+
+        rig.nodes.on_start = lose_the_other
+        job = await rig.planned(400, 50)
+        rig.runner()
+        done = await rig.ended(job)
+        assert gone
+        assert done.state is JobState.COMPLETED, done.reason
+        assert await rig.results(job) == without(42, of=400)
+
+    in_rig(scenario, nodes=FakeNodes("a", "b", row_s=0.01))
 
 
 def test_nodes_without_room_are_waited_for_and_fail_nothing() -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
+from capamesh.protocol.errors import NoEndpoint
 from capamesh.protocol.tensors import Tensor
 from capamesh.router.jobs.inputs.limits import MAX_SHARD_BYTES
 from capamesh.router.jobs.inputs.rows import REQUEST_ROWS, RowBatch, RowWindow, read_windows
@@ -283,7 +284,7 @@ class ShardRun:
         not_at: frozenset[str],
     ) -> tuple[Ended, bool]:
         lane, tools = self.work.lane, self._tools
-        rows = batch.rows
+        rows, asked_not_at = batch.rows, not_at
         if lane.reserved and not ticket.is_trial and not lane.is_only_node:
             not_at |= {lane.reserved}
         if not only_at:
@@ -310,6 +311,10 @@ class ShardRun:
             finally:
                 started.cancel()
             verdict = judge(ended, rows)
+            if verdict is Verdict.NOBODY and not_at != asked_not_at:
+                # the node that is kept free, or has all that it may have, is the only one that is there now
+                ended = replace(ended, error=NoEndpoint(told(ended)))
+                verdict = judge(ended, rows)
             tools.calls.count(verdict)
             word = tools.nodes.word_of(ended.node)
             is_first = verdict is Verdict.DIED and lane.is_suspect(ticket)
