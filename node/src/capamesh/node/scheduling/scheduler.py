@@ -74,7 +74,7 @@ class Scheduler(Protocol):
 
     def background_stalled(self, now_s: float) -> None:
         """Take in that what runs behind all others has held up the event loop."""
-        return
+        del now_s  # most have nothing that runs so
 
     def predicted_s(self, batch: Batch) -> float:
         """Return how long the run of a batch is expected to take now."""
