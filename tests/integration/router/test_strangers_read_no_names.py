@@ -71,7 +71,7 @@ class Clients:
         """Ask a route as one that has such a key, or none."""
         path = route.path
         values = {"model": model, "version": "1", "peer": NODE, "job": "job-1", "digest": "d"}
-        values |= {"name": "n", "file": "file-1", "batch": "batch_1"}
+        values |= {"name": "n", "file": "file-1", "batch": "batch_1", "upload": "upload_0"}
         for name, value in values.items():
             path = path.replace(f"{{{name}}}", value)
         body = json.dumps(BODY | {"model": model, "input": "x"}).encode()

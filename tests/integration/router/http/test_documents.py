@@ -27,6 +27,7 @@ VALUES = {
     "region": "r",
     "file": "file-1",
     "batch": "batch_1",
+    "upload": "upload_0",
 }
 
 

@@ -73,7 +73,7 @@ def bearer(text: str) -> dict[str, str]:
 
 def filled(path: str) -> str:
     values = {"model": "m", "version": "1", "peer": "A", "job": "job-1", "digest": "d", "name": "n"}
-    values |= {"file": "file-1", "batch": "batch_1"}
+    values |= {"file": "file-1", "batch": "batch_1", "upload": "upload_0"}
     for name, value in values.items():
         path = path.replace(f"{{{name}}}", value)
     return path
