@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import json
 import random
+import shutil
 import statistics
 import tempfile
 import time
@@ -145,8 +146,7 @@ async def start_ours(stack: AsyncExitStack, folder: Path, rng: random.Random) ->
     """Start a router and a node with the model of `folder`, which is that of one version."""
     scratch = stack.enter_context(tempfile.TemporaryDirectory())
     models = Path(scratch) / "models"
-    models.mkdir()
-    (models / folder.parent.name).symlink_to(folder.parent.resolve())
+    shutil.copytree(folder.parent, models / folder.parent.name)
     cluster = await stack.enter_async_context(
         LocalCluster(Path(scratch) / "cluster", models, nodes=1)
     )

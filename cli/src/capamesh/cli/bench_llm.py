@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -214,7 +215,7 @@ async def _measure(
     await load.gauged()
     for count in callers:
         what = f"{plan.model}, {count} callers"
-        found.append(await load.level(count, lambda what=what: begin(what)))
+        found.append(await load.level(count, partial(begin, what)))
 
 
 def _levels(text: str) -> list[int]:

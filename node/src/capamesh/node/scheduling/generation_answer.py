@@ -78,7 +78,8 @@ class GenerationAnswer:
         """Take a part, which has no error."""
         piece = self._piece(choice)
         reader = self._tool_readers.get(choice)
-        text, finish = part.text, part.finish
+        text = part.text
+        finish: str | None = part.finish
         if reader is not None:
             text, calls = reader.push(text)
             if finish is not None:

@@ -135,13 +135,9 @@ class ToolCallReader:
             self._held = held[at:]
             self._place = _Place.HEAD
             return True
-        if not self._begun and blank == len(
-            held
-        ):  # white space before a call is none of the answer
-            return False
         keep = _overlap(held, mark)
-        if not self._begun and blank == len(held) - keep:
-            return False
+        if not self._begun and blank >= len(held) - keep:
+            return False  # white space before a call is none of the answer
         self._begun = True
         out.append(held[: len(held) - keep])
         self._held = held[len(held) - keep :]
@@ -176,8 +172,8 @@ class ToolCallReader:
         name_at = at
         at = _behind(held, at, self._names)
         name = held[name_at:at].strip(f'{_SPACES}"') if at >= 0 else ""
-        for wanted in (",",), _KEYS, (":",), ("{",):
-            at = _behind(held, at, wanted)
+        for following in (",",), _KEYS, (":",), ("{",):
+            at = _behind(held, at, following)
         return at, name
 
     def _arguments(self, pieces: list[ToolPiece]) -> bool:
