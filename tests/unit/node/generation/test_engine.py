@@ -350,7 +350,7 @@ def test_repeated_prompts_with_an_answer_of_one_token_need_no_run_at_all() -> No
     assert desk.engine.load().free_slots == 1
 
 
-def test_those_who_generate_get_tokens_between_many_who_need_no_run(
+def test_sequences_get_tokens_between_many_that_need_no_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(engine, "_MOST_REUSED", 80)
