@@ -13,6 +13,7 @@ import grpc
 import pytest
 from fleet_fakes import echo, offer
 from raw_http import GUARD_S
+from route_paths import filled
 from router_http import Http, serving
 from ws_client import connected
 
@@ -69,11 +70,7 @@ class Clients:
 
     async def ask(self, route: Route, text: str, model: str = MODEL) -> Told:
         """Ask a route as one that has such a key, or none."""
-        path = route.path
-        values = {"model": model, "version": "1", "peer": NODE, "job": "job-1", "digest": "d"}
-        values |= {"name": "n", "file": "file-1", "batch": "batch_1", "upload": "upload_0"}
-        for name, value in values.items():
-            path = path.replace(f"{{{name}}}", value)
+        path = filled(route.path, model=model, peer=NODE)
         body = json.dumps(BODY | {"model": model, "input": "x"}).encode()
         headers = {"Authorization": f"Bearer {text}"} if text else {}
         response = await self.http.client.request(

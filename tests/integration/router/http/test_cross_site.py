@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from route_paths import filled
 from router_http import INFER, Http
 from tidy_router import X
 
@@ -12,23 +13,6 @@ PREFLIGHT = {
     "Access-Control-Request-Method": "POST",
     "Access-Control-Request-Headers": "content-type",
 }
-FILLED = {
-    "{model}": "m",
-    "{version}": "1",
-    "{peer}": "a",
-    "{digest}": "d",
-    "{name}": "n",
-    "{region}": "r",
-    "{job}": "job-1",
-    "{file}": "file-1",
-    "{batch}": "batch_1",
-}
-
-
-def filled(path: str) -> str:
-    for name, value in FILLED.items():
-        path = path.replace(name, value)
-    return path
 
 
 async def test_preflight_is_refused_on_every_route(http: Http) -> None:

@@ -11,24 +11,13 @@ import aiohttp
 import pytest
 from fleet_fakes import offer
 from openapi_fits import DOCUMENT, answers_of, misfits
+from route_paths import VALUES, filled
 from router_http import INFER, Http, serving
 
 from capamesh.protocol.errors import Overloaded
 from capamesh.router.http.route import Route
 
 BODY = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
-VALUES = {
-    "model": "m",
-    "version": "1",
-    "peer": "A",
-    "job": "job-1",
-    "digest": "d",
-    "name": "n",
-    "region": "r",
-    "file": "file-1",
-    "batch": "batch_1",
-    "upload": "upload_0",
-}
 
 
 @pytest.fixture
@@ -80,7 +69,7 @@ async def test_every_answer_is_as_described(http: Http) -> None:
     statuses: dict[int, int] = {}
     for route in http.routes:
         for values in (VALUES, dict.fromkeys(VALUES, "unknown")):
-            path = re.sub(r"{(\w+)}", lambda found, of=values: of[found[1]], route.path)  # type: ignore[misc]
+            path = filled(route.path, **values)
             bodies: list[bytes | None] = [None]
             if route.body:
                 bodies = [b"", b"junk", json.dumps(BODY).encode(), b'{"state":"forced_open"}']

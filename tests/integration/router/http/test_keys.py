@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from fleet_fakes import offer
+from route_paths import filled
 from router_http import INFER, Http, serving
 
 from capamesh.router.access.keys import (
@@ -69,14 +70,6 @@ def keys(http: Http) -> Keyring:
 
 def bearer(text: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {text}"}
-
-
-def filled(path: str) -> str:
-    values = {"model": "m", "version": "1", "peer": "A", "job": "job-1", "digest": "d", "name": "n"}
-    values |= {"file": "file-1", "batch": "batch_1", "upload": "upload_0"}
-    for name, value in values.items():
-        path = path.replace(f"{{{name}}}", value)
-    return path
 
 
 def is_stream(response: aiohttp.ClientResponse) -> bool:
