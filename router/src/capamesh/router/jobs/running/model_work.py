@@ -87,7 +87,7 @@ class ModelWork:
         if hosting is not None:
             self.batch_rows = batch_rows(hosting)
             self.lane.pace.take_nodes(len(hosting.nodes))
-            self.lane.is_only_node = hosting.nodes == {self.lane.reserved}
+            self.lane.is_only_node = hosting.nodes == frozenset((self.lane.reserved,))
             crowds = self._nodes.crowds(self.pinned, self.model)
             self._crowded.look(hosting.nodes, crowds, self._clock())
 
