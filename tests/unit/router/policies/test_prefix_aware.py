@@ -133,6 +133,15 @@ def test_liar_that_reports_nothing_to_do_draws_no_more_than_its_share() -> None:
     assert replicas[0].rif < 20
 
 
+def test_liar_that_reports_a_slow_model_has_no_word_on_the_others() -> None:
+    policy, replicas = PrefixAware(random.Random(1)), fleet("abc")
+    assert pick(policy, replicas, *range(20)) == "a"
+    told(replicas[0], policy, now_s=1.0, queue_us=680_000)  # more than its beginning saves
+    told(replicas[1], policy, now_s=1.0)
+    told(replicas[2], policy, now_s=1.0, token_ns=10**15)
+    assert pick(policy, replicas, *range(21), now_s=1.0) == "b"
+
+
 def test_node_that_leaves_is_forgotten() -> None:
     policy, replicas = PrefixAware(random.Random(1)), fleet("ab")
     assert pick(policy, replicas, 1, 2, 3) == "a"

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 BLOCK_TOKENS: Final = 32
 """The tokens that one of a request's `beginnings` stands for: 128 bytes of English."""
 COMPANY_TOKENS: Final = 64
-"""One more that generates costs as much as so many tokens of a prompt (measured: `benchmarks/generation_routing.py`)."""
+"""One more that generates costs as much as so many tokens of a prompt (guess: a decoding step takes about as long)."""
 CROWDED: Final = 4.0
 """A token for which there is no room costs so many times one of a prompt: it waits until others end (guess)."""
 FASTER: Final = 4.0
-"""A node is not believed to be more times faster than the mean (guess: a GPU beside CPUs shows by what it has in flight, too)."""
+"""A node is not believed to be more times faster than the median (guess: a GPU beside CPUs shows by what it has in flight, too)."""
 OWN_PART: Final = 0.5
 """The part of what this router has waiting at a node that waits there at least, whatever it says (guess, as for other reports)."""
 TOKEN_S: Final = 0.002
@@ -237,6 +237,6 @@ class PrefixAware(PolicyBase):
 
 
 def _usual_token_s(replicas: Sequence[Replica]) -> float:
-    """Return the mean of the times of a token of a prompt that replicas tell; `TOKEN_S`: none does."""
-    told = [each.load.token_ns for each in replicas if each.load.token_ns]
-    return sum(told) / len(told) / 1e9 if told else TOKEN_S
+    """Return the median of the times of a token of a prompt that replicas tell, which no single one moves far; `TOKEN_S`: none does."""
+    told = sorted(each.load.token_ns for each in replicas if each.load.token_ns)
+    return told[(len(told) - 1) // 2] / 1e9 if told else TOKEN_S
