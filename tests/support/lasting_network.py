@@ -166,6 +166,7 @@ class LastingNetwork:
             await node.start()
         for member in self.members:
             await member.until_state("ready")
+        await self.answered()
 
     async def revoke(self, *peers: str) -> dict[str, Any]:
         """Shut members out; return what the router answers."""
@@ -188,6 +189,12 @@ class LastingNetwork:
             session.post(f"{self.url}/v2/models/digits/infer", json=DIGITS) as reply,
         ):
             return reply.status, await reply.text()
+
+    async def answered(self) -> None:
+        """Ask until an answer is good: the router may have yet to hear that a node is ready."""
+        async with asyncio.timeout(LIMIT_S):
+            while (await self.ask())[0] != 200:
+                await asyncio.sleep(POLL_S)
 
     async def metrics(self) -> dict[str, float]:
         """Return the router's metrics."""
