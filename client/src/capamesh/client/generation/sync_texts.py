@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator
 from time import monotonic
 from types import TracebackType
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, TypeVar, Unpack
 from typing_extensions import override
 
 from capamesh.client.generation.answers import Arrived
-from capamesh.client.generation.asks import Messages, Prompt, Question, ask_chat, ask_complete
+from capamesh.client.generation.asks import Messages, Prompt
+from capamesh.client.generation.questions import Questions
 from capamesh.client.rest import SyncRest
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from capamesh.client.generation.parameters import ChatParameters, CompletionParameters
     from capamesh.client.generation.values import Generation, TextPiece
     from capamesh.client.routing_options import RoutingOptions
-    from capamesh.protocol.tensors import Limits
 
 T = TypeVar("T")
 
@@ -77,12 +77,8 @@ def _pieces(begin: Callable[[], tuple[Answer, Assembly]], arrived: Arrived) -> G
         rest.close()
 
 
-class SyncTexts(ABC):
+class SyncTexts(Questions):
     """The methods of a client by which a model generates texts."""
-
-    _timeout_s: float | None
-    _routing: RoutingOptions
-    _limits: Limits
 
     def chat(
         self,
@@ -172,40 +168,6 @@ class SyncTexts(ABC):
         """Return the continuation of a text as it comes; arguments and errors are those of `complete`, the rest is as of `chat_stream`."""
         question = self._complete(model, prompt, timeout_s, routing, parameters)
         return TextStream(lambda: self._exchange(question.streamed()))
-
-    def _chat(
-        self,
-        model: str,
-        messages: Messages,
-        timeout_s: float | None,
-        routing: RoutingOptions | None,
-        parameters: ChatParameters,
-    ) -> Question:
-        return ask_chat(
-            model,
-            messages,
-            parameters,
-            timeout_s=self._timeout_s if timeout_s is None else timeout_s,
-            routing=self._routing if routing is None else routing,
-            limits=self._limits,
-        )
-
-    def _complete(
-        self,
-        model: str,
-        prompt: Prompt,
-        timeout_s: float | None,
-        routing: RoutingOptions | None,
-        parameters: CompletionParameters,
-    ) -> Question:
-        return ask_complete(
-            model,
-            prompt,
-            parameters,
-            timeout_s=self._timeout_s if timeout_s is None else timeout_s,
-            routing=self._routing if routing is None else routing,
-            limits=self._limits,
-        )
 
     @abstractmethod
     def _exchange(self, ask: Ask[T]) -> T:
