@@ -39,7 +39,8 @@ class Kept(RemoteFolder):
         self.files: dict[str, bytes] = {}
         self.errors: dict[str, Exception] = {}
         self.removed: list[str] = []
-        self.threads: set[str] = set()
+        self.meeting = threading.Barrier(1)
+        """Each read waits here until so many others are under way."""
 
     @override
     def stamp(self, path: str) -> Stamp:
@@ -49,7 +50,7 @@ class Kept(RemoteFolder):
 
     @override
     def read(self, path: str, start: int, end: int, stamp: Stamp) -> bytes:
-        self.threads.add(threading.current_thread().name)
+        self.meeting.wait(10)
         if path in self.errors:
             raise self.errors[path]
         if self.stamp(path) != stamp:
@@ -99,7 +100,15 @@ def test_files_are_rows_in_the_order_of_their_paths(kept: Kept) -> None:
             assert list(raw.columns["path"]) == names
             found += list(zip(raw.numbers, names, raw.columns["content"], strict=True))
     assert found == [(at, path, kept.files[path]) for at, path in enumerate(sorted(kept.files))]
-    assert len(kept.threads) > 1
+
+
+def test_files_are_read_several_at_once(kept: Kept) -> None:
+    kept.files = {f"{at:02d}": b"a file" for at in range(3 * kept.most_at_once)}
+    kept.meeting = threading.Barrier(kept.most_at_once)
+    reader = reader_of(kept)
+    (each,) = reader.ranges(ShardLimits(100))
+    (raw,) = reader.windows(each, ["content"])
+    assert raw.columns["content"] == list(kept.files.values())
 
 
 def test_large_file_comes_in_windows(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
