@@ -21,6 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from free_ports import free_port
 
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.client import AsyncClient, Client
@@ -57,13 +58,6 @@ def replaced(text: str, changes: dict[str, str]) -> str:
         assert text.count(old) >= 1, old
         text = text.replace(old, new)
     return text
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def write_certificate(folder: Path) -> tuple[Path, Path]:

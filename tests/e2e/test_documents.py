@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chaos import free_port
+from free_ports import free_port
 from page_steps import ROOT, steps
 
 from capamesh.cli.home import OWN_NETWORK, Settings, keep

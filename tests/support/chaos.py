@@ -295,12 +295,6 @@ class Proxy:
         raise ConnectionResetError  # one side has ended: so does the other
 
 
-def free_port(host: str) -> int:
-    """Return a port of `host` that nobody has now."""
-    with socket.create_server((host, 0)) as held:
-        return int(held.getsockname()[1])
-
-
 # clocks
 
 

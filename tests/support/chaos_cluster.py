@@ -13,8 +13,9 @@ import aiohttp
 import engine_models
 import numpy as np
 import onnx
-from chaos import Proxy, free_port
+from chaos import Proxy
 from evil_node import EvilNode, present
+from free_ports import free_port
 from onnx import numpy_helper
 from open_load import OpenLoad
 

@@ -10,7 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from chaos import free_port, worker_pids
+from chaos import worker_pids
+from free_ports import free_port
 from typing_extensions import override
 
 from capamesh.cli.local_cluster import STOP_LIMIT_S, LocalCluster

@@ -7,7 +7,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from free_ports import free_port
 from psycopg import sql
 
 PASSWORD = "pass word:@/%"  # noqa: S105 - of a server that is there for a test
@@ -118,10 +118,8 @@ class Postgres:
 def served() -> Iterator[Postgres]:
     """Run a server on a port that is free."""
     binaries()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = int(listener.getsockname()[1])
     folder = Path(tempfile.mkdtemp(prefix="pg"))
-    server = Postgres(folder, port)
+    server = Postgres(folder, free_port())
     try:
         server.initialize()
         server.start()

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from chaos import free_port
+from free_ports import free_port
 
 START_S = 10.0
 PASSWORD = "s e:c/ret"  # noqa: S105 - a test's

@@ -286,14 +286,6 @@ def attacker_of_first(fleet: Fleet) -> AttackerOf:
 
 
 @pytest.fixture
-def free_port() -> int:
-    """A TCP port of the loopback that was free a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
-@pytest.fixture
 def multicast_address() -> str:
     """This machine's address on a network whose multicast comes back to it; skips where there is none."""
     group = "224.0.0.251"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from free_ports import free_port
 
 from capamesh.protocol.network import Role
 
@@ -48,10 +49,10 @@ async def test_lost_sidecar_of_a_node_comes_back_and_its_announcement_is_heard(
 
 
 async def test_nodes_find_a_router_again_whose_sidecar_was_killed(
-    fleet: Fleet, member: MemberOf, free_port: int
+    fleet: Fleet, member: MemberOf
 ) -> None:
     membership = fleet.network.join(Role.ROUTER)
-    listen = (f"/ip4/127.0.0.1/tcp/{free_port}",)
+    listen = (f"/ip4/127.0.0.1/tcp/{free_port()}",)
     async with member(membership, listen=listen) as router:
         nodes = fleet.network.join(Role.NODE)
         async with member(nodes, bootstrap=router.client.addrs) as node:
