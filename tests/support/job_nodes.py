@@ -57,6 +57,8 @@ class FakeNode:
     boot: int = 1
     words: int = 1
     """The number of its agent's newest word."""
+    remembered: set[float] = field(default_factory=set)
+    """The values that it refuses where they come alone, for workers have ended under them."""
 
 
 class At(Started):
@@ -223,7 +225,7 @@ class FakeNodes(Nodes):
             self.kill(node.id, is_worker_only=True)
         elif found & self.fatal:
             self.kill(node.id)
-        elif found & self.refused:
+        elif found & self.refused or found <= node.remembered:
             started.end(None, InvalidRequest("a value is wrong"))
         elif found & self.failing:
             started.end(None, RunFailed("the run has failed"))

@@ -104,6 +104,21 @@ def test_single_row_that_is_refused_needs_a_second_word_at_once() -> None:
     assert search.next() is None
 
 
+def test_row_that_runs_alone_needs_a_second_word_as_any_other() -> None:
+    search = Bisection(2, has_other_node=True)
+    search.begin_died()
+    first, second = search.next(), search.next()
+    assert first is not None
+    assert second is not None
+    search.refused(first, INVALID, "its worker ended, more than once", "A")
+    again = search.next()
+    assert again == Trial(0, 1, not_at="A", is_single_try=True)
+    search.answered(again)
+    search.answered(second)
+    assert search.next() is None
+    assert search.bad == []
+
+
 @given(st.data())
 def test_every_row_has_a_result_or_a_verdict_and_never_both(data: st.DataObject) -> None:
     rows = data.draw(st.integers(1, 200))
@@ -119,5 +134,4 @@ def test_every_row_has_a_result_or_a_verdict_and_never_both(data: st.DataObject)
     assert fleet.good | set(bad) == set(range(rows))
     assert not fleet.good & set(bad)
     assert all(count == 1 for count in fleet.deaths.values())
-    # where workers end nobody asks a second node: what ran alone is not run again
-    assert set(bad) == refused | deadly | (only_first if deadly else set())
+    assert set(bad) == refused | deadly

@@ -118,10 +118,12 @@ def test_free_node_is_another_than_the_lost_one_and_waited_for() -> None:
         ticket = work.lane.ask(JobId("j"), 8, lambda: None)
         work.pump()
         async with work.kept_free("a"):
-            assert await work.free_node(is_other=True) == "b"
-            assert await work.free_node(is_other=False) == "b"
+            assert await work.free_node() == "b"
+            assert await work.free_node() == "b"
+            assert await work.free_node("a") == "b"
             assert work.lane.reserved == "b"
             assert not work.lane.is_only_node
+            assert await work.free_node("b") == "a"
         assert work.lane.reserved == ""
         ticket.leave()
 
@@ -132,7 +134,7 @@ def test_lone_node_is_kept_free_of_all_others() -> None:
     async def scenario() -> None:
         work = Rig("a").work
         async with work.kept_free("a"):
-            assert await work.free_node(is_other=True) == "a"
+            assert await work.free_node("a") == "a"
             assert work.lane.is_only_node
         assert not work.lane.is_only_node
 

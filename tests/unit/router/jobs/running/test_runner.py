@@ -123,6 +123,21 @@ def test_row_that_ends_workers_runs_alone_once() -> None:
     in_rig(scenario)
 
 
+def test_row_that_one_node_remembers_for_an_end_is_run_at_another() -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.nodes.deadly = {42.0}
+        for at, node in enumerate(rig.nodes.nodes.values()):
+            node.remembered = {float(value) for value in range(100) if value % 2 == at}
+        job = await rig.planned(100)
+        rig.runner()
+        assert (await rig.ended(job)).state is JobState.COMPLETED
+        assert await rig.results(job) == without(42)
+        alone = {call.only_at for call in rig.nodes.sent if call.only_at}
+        assert alone == {"a", "b"}
+
+    in_rig(scenario)
+
+
 def test_rows_of_a_call_of_many_batches_are_suspected_batch_by_batch() -> None:
     async def scenario(rig: Rig) -> None:
         rig.nodes.deadly = {42.0}

@@ -2,7 +2,8 @@
 
 A batch that a node refuses as invalid is halved until single rows are left: log2 of its rows for one bad row. A single row is bad
 once a second node says so, too. A batch that ended a worker is not halved, for each run of it may end another: its rows run alone,
-each once, and one that ends its worker is bad and is never run again. A row that ended one in a trial of another kind runs alone, too:
+each once, and one that ends its worker is bad and is never run again. One that a node refuses is asked of a second node all the same: a
+node refuses also what it only remembers, which is that workers ended. A row that ended one in a trial of another kind runs alone, too:
 what else was at the worker may have ended it.
 """
 
@@ -26,7 +27,7 @@ class Trial:
     not_at: str = ""
     """The node that must not run it, having said that it is bad; "": any may."""
     is_single_try: bool = False
-    """Whatever comes of it, it is not run again: no retry, no second attempt."""
+    """Whatever comes of its run, it is not run again: no retry, no second attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Verdict:
 
 
 class Bisection:
-    """The search in one batch. Each trial that `next` gives is told once: `answered`, `refused` or `died`."""
+    """The search in one batch. Each trial that `next` gives is told once: `answered`, `refused`, `died`, `unanswered` or `alone`."""
 
     def __init__(self, rows: int, *, has_other_node: bool) -> None:
         """Take how many rows the batch has, and whether there is a node besides the one that refused: if not, its word is enough."""
@@ -80,7 +81,7 @@ class Bisection:
     def refused(self, trial: Trial, code: str, text: str, node: str) -> None:
         """Take in that a node refused a trial as invalid."""
         said = Verdict(trial.first, code, text, node)
-        if trial.not_at or trial.is_single_try:
+        if trial.not_at:
             self.bad.append(said)
             return
         rest = self._rests.pop(trial, None)
@@ -98,6 +99,10 @@ class Bisection:
         else:
             self._run_alone(trial)
 
+    def unanswered(self, trial: Trial, code: str, text: str, node: str) -> None:
+        """Take in that a row which runs alone is given up: no node has a word on it."""
+        self.bad.append(Verdict(trial.first, code, text, node))
+
     def alone(self, trial: Trial) -> None:
         """Take in that no second node can be asked about a row: the word of the first is enough."""
         self.bad.append(self._words[trial])
@@ -110,7 +115,7 @@ class Bisection:
             self._rests[first] = Trial(rows.first + half, rows.rows - half), said
             self._trials.append(first)
         elif self._has_other_node:
-            trial = Trial(rows.first, 1, not_at=said.node)
+            trial = Trial(rows.first, 1, said.node, rows.is_single_try)
             self._words[trial] = Verdict(rows.first, said.code, said.text, said.node)
             self._trials.append(trial)
         else:

@@ -117,14 +117,14 @@ class ModelWork:
                 self.lane.reserved, self.lane.is_only_node = "", False
                 self.pump()
 
-    async def free_node(self, *, is_other: bool) -> str:
-        """Return the node that is kept free, once it is; `is_other`: another one than until now, if there is one. "": nobody hosts it."""
+    async def free_node(self, not_at: str = "") -> str:
+        """Return the node that is kept free, once it is: that of before, but not `not_at`, if there is another. "": nobody hosts it."""
         lane = self.lane
         hosting = self._nodes.hosting(self.pinned, self.model)
         if hosting is None:
             return ""
-        if is_other or lane.reserved not in hosting.nodes:
-            others = sorted(hosting.nodes - {lane.reserved or self._last_at})
+        if lane.reserved == not_at or lane.reserved not in hosting.nodes:
+            others = sorted(hosting.nodes - {not_at or self._last_at})
             lane.reserved = self._last_at = others[0] if others else min(hosting.nodes)
         lane.is_only_node = len(hosting.nodes) == 1
         while lane.at(lane.reserved):

@@ -228,7 +228,7 @@ class ShardRun:
                 part = part_of(batch, first, first + rows)
                 await self._run_batch(part, await self._room(part.rows, is_again=True))
             return
-        bisection = Bisection(batch.rows, has_other_node=False)
+        bisection = Bisection(batch.rows, has_other_node=len(self._hosting.nodes) > 1)
         bisection.begin_died()
         await self._search(batch, bisection, node)
 
@@ -376,7 +376,8 @@ class _Trials:
         if not self._is_kept_free:
             self._is_kept_free = True
             await self._stack.enter_async_context(work.kept_free(self._lost))
-        node = await work.free_node(is_other=failures > 0 or bool(self._lost))
+        left = work.lane.reserved if failures or self._lost else ""
+        node = await work.free_node(trial.not_at or left)
         ended, is_suspect = await self._run.run_alone(rows, node, failures)
         self._lost = node if is_suspect else ""
         return ended, is_suspect

@@ -61,7 +61,7 @@ async def search(
             case Verdict.DIED:
                 bisection.died(trial, told(ended), ended.node)
             case Verdict.AGAIN:
-                bisection.refused(trial, UNANSWERED, _unanswered(ended), ended.node)
+                bisection.unanswered(trial, UNANSWERED, _unanswered(ended), ended.node)
             case Verdict.NOBODY:
                 bisection.alone(trial)
             case _:
