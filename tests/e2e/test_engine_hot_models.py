@@ -85,7 +85,7 @@ async def test_model_is_replaced_under_load_without_a_failed_request(
             seen.append(float(answer["y"][0, 0]))
 
     async with AsyncClient(watching.http_url) as client:
-        async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(120), asyncio.TaskGroup() as tasks:
             for _ in range(4):
                 tasks.create_task(ask_until_replaced(client))
             while len(seen) < 200:

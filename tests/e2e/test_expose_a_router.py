@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from polling import until
+from router_workers import until_all_know
 
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.client import AsyncClient
@@ -77,8 +78,9 @@ async def test_commands_of_the_page_work(built_models: Path, tmp_path: Path) -> 
         port = int(cluster.http_url.rpartition(":")[2])
         assert cluster.http_url == f"https://127.0.0.1:{port}"
         url = f"https://localhost:{port}"
+        await until_all_know(cluster, "digits")
         async with AsyncClient(url, ca=certificate) as client:
-            await until(lambda: client.is_ready("digits"))
+            assert await client.is_ready("digits")
         keys = step_with("capamesh keys create")
         await follow(keys.replace("my-network/router", str(cluster.router.data_folder)), tmp_path)
         np.save(tmp_path / "image.npy", np.zeros((1, 64), np.float32))

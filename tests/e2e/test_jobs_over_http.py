@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 from job_files import write_jsonl
+from router_workers import until_all_know
 
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.protocol.errors import LocalError
@@ -43,7 +44,7 @@ async def test_job_is_known_to_all_workers_and_to_the_next_start(
     }
     async with cluster:
         url = cluster.http_url
-        await cluster.wait_routable(1, {"digits"})
+        await until_all_know(cluster, "digits")
         status, job = await told(url, "POST", "/v1/jobs", body)
         assert (status, job["version"]) == (201, "1")
         path = f"/v1/jobs/{job['id']}"

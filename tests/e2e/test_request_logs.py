@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 from polling import until
+from router_workers import until_all_know
 
 from capamesh.cli.local_cluster import LocalCluster
 
@@ -52,7 +53,7 @@ async def test_requests_are_written_whole_while_files_are_moved_away(
     async with LocalCluster(
         tmp_path / "cluster", built_models, 1, router_options=options
     ) as cluster:
-        await cluster.wait_routable(1)
+        await until_all_know(cluster, "digits")
         await ask(cluster.http_url, REQUESTS)
 
         def is_inference(line: dict[str, Any]) -> bool:

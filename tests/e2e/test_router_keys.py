@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from polling import until
+from router_workers import until_all_know
 
 from capamesh.cli.__main__ import run
 from capamesh.cli.local_cluster import LocalCluster
@@ -51,7 +52,7 @@ async def test_keys_are_made_and_revoked_as_the_router_runs(
     cluster = LocalCluster(tmp_path / "cluster", built_models, 1, router_options=("--workers", "2"))
     async with cluster:
         folder, url = cluster.router.data_folder, cluster.http_url
-        await cluster.wait_routable(1, {"digits"})
+        await until_all_know(cluster, "digits")
         assert await infer(url, None) == "answered"
 
         made = json.loads(keys("create", "lab", "--model", "digits", "--json"))

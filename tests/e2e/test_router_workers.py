@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from polling import until
+from router_workers import until_all_know
 
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.router.access.operator_key import authorization_from
@@ -129,26 +130,11 @@ def pids(cluster: LocalCluster) -> list[int]:
     return [worker["pid"] for worker in workers if worker["state"] == "ready"]
 
 
-async def until_all_serve(cluster: LocalCluster) -> None:
-    """Wait until both workers serve, and each has heard that the node has the model ready.
-
-    Each fresh connection comes to either worker: so many good answers in a row are of both.
-    """
-    await until(lambda: len(pids(cluster)) == 2)
-    asked = b"GET /v2/models/digits/ready HTTP/1.1\r\nHost: x\r\n\r\n"
-
-    async def is_ready_at_all() -> bool:
-        found = [await status_once(cluster.http_url, asked) for _ in range(2 * CLIENTS)]
-        return all(status.endswith(b"200 OK") for status, _ in found)
-
-    await until(is_ready_at_all)
-
-
 async def test_killed_worker_loses_its_own_requests_only_and_no_count_goes_back(
     make_cluster: Callable[..., LocalCluster],
 ) -> None:
     async with make_cluster(1) as cluster:
-        await until_all_serve(cluster)
+        await until_all_know(cluster, "digits")
         first, second = pids(cluster)
         async with load(cluster.http_url) as clients:
             await until(lambda: all(client.answered > 5 for client in clients))
@@ -171,7 +157,7 @@ async def test_each_worker_serves_operators_at_their_own_address_alone(
     make_cluster: Callable[..., LocalCluster],
 ) -> None:
     async with make_cluster(1, "--metrics-listen", "127.0.0.1:0") as cluster:
-        await until_all_serve(cluster)
+        await until_all_know(cluster, "digits")
         status = cluster.router.status()
         clients, operators = status["http_address"], status["metrics_address"]
         assert clients != operators
@@ -194,7 +180,7 @@ async def test_replacing_the_workers_under_load_loses_no_request_and_no_count(
     make_cluster: Callable[..., LocalCluster],
 ) -> None:
     async with make_cluster(1) as cluster:
-        await until_all_serve(cluster)
+        await until_all_know(cluster, "digits")
         old = set(pids(cluster))
         async with load(cluster.http_url) as clients:
             cluster.router.signal(signal.SIGUSR2)
@@ -210,7 +196,7 @@ async def test_circuit_that_is_opened_through_one_worker_is_open_in_all_and_in_l
     make_cluster: Callable[..., LocalCluster],
 ) -> None:
     async with make_cluster(1) as cluster:
-        await until_all_serve(cluster)
+        await until_all_know(cluster, "digits")
         url = cluster.http_url
         await asyncio.gather(*(once(url, INFER) for _ in range(CLIENTS)))
 
@@ -246,7 +232,7 @@ async def test_workers_end_when_the_main_process_is_killed(
     make_cluster: Callable[..., LocalCluster],
 ) -> None:
     async with make_cluster(1) as cluster:
-        await until_all_serve(cluster)
+        await until_all_know(cluster, "digits")
         workers = pids(cluster)
         cluster.router.signal(signal.SIGKILL)
         await cluster.router.wait()
@@ -286,7 +272,7 @@ async def test_request_with_a_key_is_run_once_whichever_worker_it_comes_to(
     make_cluster: Callable[..., LocalCluster],
 ) -> None:
     async with make_cluster(1) as cluster:
-        await until_all_serve(cluster)
+        await until_all_know(cluster, "digits")
         url = cluster.http_url
         keys = [f"k{at}" for at in range(20)]
         asked = [once(url, keyed(key)) for key in keys * 6]

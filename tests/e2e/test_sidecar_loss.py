@@ -13,7 +13,7 @@ from capamesh.cli.local_cluster import LocalCluster, Member
 
 async def new_sidecar(member: Member, before: int) -> int:
     """Wait until the member's sidecar is another process and listens; return its pid."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while True:
             status = member.status()
             if status["sidecar_pid"] not in (before, None) and status["mesh_addresses"]:

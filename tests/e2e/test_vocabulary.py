@@ -94,7 +94,7 @@ async def pages(cluster: LocalCluster) -> dict[str, Any]:
 
 async def counted(cluster: LocalCluster) -> dict[str, Any]:
     """Return the node's status once its worker has told what it counted, which it does every few seconds."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while "requests" not in (status := cluster.nodes[0].status())["models"][0]:
             await asyncio.sleep(0.05)
     return status

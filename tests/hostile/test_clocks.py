@@ -45,7 +45,7 @@ def events(member: Member) -> list[str]:
 
 
 async def until_clock_is(member: Member, problem: str) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while True:
             if member.name != "router":
                 member.signal(signal.SIGHUP)  # it says at once how it is, else every 5 s

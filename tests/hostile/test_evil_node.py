@@ -263,7 +263,7 @@ async def _is_left_nothing_by_the_rules(
 async def _takes_messages_of_a_byte(running: AttackedNetwork, small: EvilNode) -> None:
     small.answers = wrong
     await is_known(running.url, small)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while "at most 1 bytes" not in await _errors_of(running, small):
             await asyncio.sleep(0.1)
     seen = await ask(running.url)

@@ -75,7 +75,7 @@ class Callers:
 
 async def answered(count: int, *callers: Callers) -> None:
     """Wait until they have had so many answers together."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while sum(each.statuses[200] for each in callers) < count:
             await asyncio.sleep(0.02)
 

@@ -144,7 +144,7 @@ async def test_no_request_fails_when_all_nodes_but_one_stop_together(
 async def until_fleet_is_kept(router: Member) -> None:
     """Wait until a node that has a model ready is written down, as it is a second after the fleet changed, or ten."""
     file = router.data_folder / LAST_FLEET_FILE
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while not file.exists() or ModelState.READY.encode() not in file.read_bytes():
             await asyncio.sleep(0.05)
 

@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
-ANSWER_LIMIT_S = 10.0
+ANSWER_LIMIT_S = 60.0
 """How long one router is waited for before another is asked."""
 REST_S = 0.2
 POLL_S = 0.1

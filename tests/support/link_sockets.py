@@ -37,13 +37,15 @@ from capamesh.protocol.network import (
     tls_context,
 )
 
-LIMIT_S = 10.0
+LIMIT_S = 60.0
 """Nothing here takes long; whatever is not over by then hangs."""
 HOST = "127.0.0.1"
 ON_ONE_LOOP = pytest.mark.asyncio(loop_factories=["uvloop"])
 """For cases of what the core decides: the loop makes no difference to it."""
 BRISK = LinkTimes(hello_s=0.4, ping_every_s=0.1, silent_s=0.3)
-"""For tests of what happens when a time is over."""
+"""For tests of handshakes whose time is over."""
+WATCHFUL = dataclasses.replace(BRISK, hello_s=LIMIT_S)
+"""For tests of silence: a machine with other work to do may take long over a handshake."""
 
 
 def within(coroutine: Coroutine[Any, Any, Any] | Awaitable[Any], limit_s: float = LIMIT_S) -> Any:
@@ -238,7 +240,15 @@ async def town(
     sockets, tasks = open_sockets(), asyncio.all_tasks()
     server = await node_endpoint.listen(HOST, 0, lambda: node)
     port = server.sockets[0].getsockname()[1]
-    link = await router_endpoint.dial(f"{HOST}:{port}", router)
+    if times is None:
+        link = await router_endpoint.dial(f"{HOST}:{port}", router)
+    else:  # the honest have all the time that they need for their handshake
+        patient = dataclasses.replace(times, hello_s=LIMIT_S)
+        door = await members.transport(node_member, limits, patient).listen(HOST, 0, lambda: node)
+        link = await members.transport(router_member, limits, patient).dial(
+            f"{HOST}:{door.sockets[0].getsockname()[1]}", router
+        )
+        door.close()
     here = Town(
         members=members,
         node=node,

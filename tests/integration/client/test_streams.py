@@ -192,7 +192,7 @@ async def test_samples_are_answered_window_by_window(http: Http, run: Run, size:
     count = 10 if size < 100 else 30_002
     sound = np.arange(count, dtype=np.float64) % 1000
     chunks = [sound[at : at + size] for at in range(0, count, size)]
-    answers = await run("stream_samples", "vad", chunks, timeout_s=20.0, priority=9)
+    answers = await run("stream_samples", "vad", chunks, timeout_s=200.0, priority=9)
     assert len(answers) == -(-count // 4)
     joined = np.concatenate([answer["y"][0, 1:] for answer in answers])
     assert joined[:count].tolist() == sound.tolist()

@@ -9,7 +9,7 @@ import socket
 
 import pytest
 from link_awaiting import probe, request
-from link_sockets import HOST, Members, Side, Town, is_at_rest, town, within
+from link_sockets import HOST, LIMIT_S, Members, Side, Town, is_at_rest, town, within
 
 from capamesh.protocol.errors import InvalidRequest, LinkLost, TooLarge
 from capamesh.protocol.links.frames import LinkLimits
@@ -61,7 +61,7 @@ async def test_renewed_membership_is_shown_on_an_open_link_while_requests_go_on(
         )
         renewed = Membership.join(old.identity, token, dt.datetime.now(dt.UTC))
         here.node_link.introduce(here.node_endpoint.renew(renewed))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LIMIT_S):
             while here.link.member is None or here.link.member.expires_at != renewed.expires_at:
                 await asyncio.sleep(0)
         assert len((await within(asked)).body) == 3_000_000
@@ -111,7 +111,7 @@ async def test_two_hundred_requests_of_mixed_sizes_at_once_come_back_to_whom_the
             assert answer.meta == b"%d" % number
             assert answer.body == body
 
-        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as tasks:
             for number, size in enumerate(sizes):
                 tasks.create_task(ask(number, size))
 
@@ -166,7 +166,7 @@ async def test_cancelled_transfer_leaves_nothing_behind_and_the_link_goes_on(
 async def under_way(here: Town, condition: object) -> None:
     """Probe, which lets bytes flow both ways, until `condition` holds."""
     assert callable(condition)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LIMIT_S):
         while not condition():
             await probe(here.link)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,7 +12,9 @@ import pytest
 from link_awaiting import probe, request
 from link_sockets import (
     BRISK,
+    LIMIT_S,
     ON_ONE_LOOP,
+    WATCHFUL,
     Members,
     RawPeer,
     Side,
@@ -390,10 +393,10 @@ async def error_code(peer: RawPeer) -> str:
 
 
 async def test_frozen_peer_is_given_up_after_the_silence_that_is_borne(members: Members) -> None:
-    async with town(members, times=BRISK) as here:
+    async with town(members, times=WATCHFUL) as here:
         peer, _ = await here.deaf_attacker()
         reason = await here.node.reason()
-        assert reason.startswith("silent for 0.")
+        assert re.match(r"silent for \d", reason)
         await peer.reset()
 
 
@@ -405,12 +408,12 @@ async def test_frozen_peer_with_requests_in_flight_fails_them_with_the_reason(
         await thawed.wait()
 
     thawed = asyncio.Event()
-    async with town(members, times=BRISK) as here, raw_listener(members, freeze) as (_, address):
+    async with town(members, times=WATCHFUL) as here, raw_listener(members, freeze) as (_, address):
         link = await here.router_endpoint.dial(address, Side(members.trust(), Role.NODE))
         asking = [asyncio.create_task(request(link, b"m", [bytes(MB)])) for _ in range(20)]
         asking.append(asyncio.create_task(probe(link)))  # type: ignore[arg-type]
         for waiting in asking:
-            with pytest.raises(LinkLost, match=r"ended: silent for 0\."):
+            with pytest.raises(LinkLost, match=r"ended: silent for \d"):
                 await within(waiting)
         thawed.set()
 
@@ -428,15 +431,13 @@ async def test_closing_a_link_whose_peer_reads_nothing_ends_it_all_the_same(
         asking = asyncio.create_task(request(link, b"m", [bytes(30 * MB)]))
         await eventually(lambda: link._writer.is_paused, "never paused")
         link.close("no longer wanted")
-        assert await within(asking_failed(asking), 0.2)
+        for _ in range(10):  # turns of the loop alone: it waits for no socket and no time
+            await asyncio.sleep(0)
+        assert asking.done()
+        with pytest.raises(LinkLost, match="no longer wanted"):
+            await asking
         assert await within(link.wait_ended()) == "no longer wanted"
         thawed.set()
-
-
-async def asking_failed(asking: asyncio.Task[object]) -> bool:
-    with pytest.raises(LinkLost, match="no longer wanted"):
-        await asking
-    return True
 
 
 # nodes that answer what nobody asked
@@ -509,7 +510,7 @@ async def test_answer_without_end_fails_once_and_leaves_no_stream_open(
         link = await here.router_endpoint.dial(address, Side(members.trust(), Role.NODE))
         with pytest.raises(PeerError, match="a whole answer was asked for"):
             await within(request(link, b"m"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LIMIT_S):
             while not is_at_rest(link):  # the cancellation is on its way
                 await asyncio.sleep(0)
         link.close("done")

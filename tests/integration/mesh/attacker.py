@@ -298,7 +298,7 @@ class Attacker:
         await self.host.get_network().close_peer(self.target.peer_id)
         await self.host.connect(self.target)
         start_s = trio.current_time()
-        await self.ended(20)
+        await self.ended(60)
         return trio.current_time() - start_s
 
     async def refusal(self) -> str:

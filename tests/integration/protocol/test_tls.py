@@ -221,7 +221,7 @@ async def exchange(
 
     async with await asyncio.start_server(echo, "127.0.0.1", 0, ssl=server) as listening:
         host, port = listening.sockets[0].getsockname()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             reader, writer = await asyncio.open_connection(host, port, ssl=client)
             try:
                 leaf = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)

@@ -34,7 +34,7 @@ async def http(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Http]:
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not is_so():
             await turns()
 

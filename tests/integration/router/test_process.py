@@ -61,7 +61,7 @@ def make_router(folder: Path, log: Log | None = None, **settings: Any) -> tuple[
 
 
 async def run(parts: RouterParts) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await Router(parts).run()
 
 

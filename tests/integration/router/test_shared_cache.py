@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import select
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from raw_http import GUARD_S
 from valkey_server import running
 
 from capamesh.protocol.tensors import DEFAULT_LIMITS
+from capamesh.router.cache import valkey
 from capamesh.router.cache.breaker import LATE_IN_A_ROW
 from capamesh.router.cache.shared import Seal, SharedAnswers
 from capamesh.router.cache.store_address import StoreAddress, address_of
@@ -27,7 +29,22 @@ from capamesh.router.rules.model_rules import CacheRule, ModelRules, RoutingRule
 
 RULES = RoutingRules(ModelRules(cache=CacheRule(60.0)))
 NAME, OTHER = b"name", b"other"
+BUDGET_S = valkey.BUDGET_S
 SEAL = Seal(b"s" * 32, "net")
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let requests wait for a store that has to wait for a core, which takes longer than the few milliseconds of the product."""
+    monkeypatch.setattr(valkey, "BUDGET_S", GUARD_S)
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """Let requests wait as long as they do, for a store that is late for sure."""
+    with pytest.MonkeyPatch.context() as context:
+        context.setattr(valkey, "BUDGET_S", BUDGET_S)
+        yield
 
 
 def store_at(address: StoreAddress, log: NullLog | None = None) -> ValkeyStore:
@@ -206,12 +223,16 @@ async def test_server_that_is_frozen_costs_a_few_requests_some_milliseconds(tmp_
             fleet = sharing(store)
             os.kill(server.process.pid, signal.SIGSTOP)
             try:
-                for at in range(LATE_IN_A_ROW):
-                    assert await got(store, bytes((at,))) is None
-                assert store.late == LATE_IN_A_ROW
-                for at in range(20):
-                    assert (await ask(fleet, RoutingOptions(tenant=str(at)))).entry is None
-                assert (store.skipped, store.late) == (20, LATE_IN_A_ROW)
+                with impatient():
+                    for at in range(LATE_IN_A_ROW):
+                        assert await got(store, bytes((at,))) is None
+                    assert store.late == LATE_IN_A_ROW
+                    # a pause of a second that does not end, however long the rest takes here
+                    paused_s = store._breaker._until_s - 0.5
+                    store._clock = lambda: paused_s
+                    for at in range(20):
+                        assert (await ask(fleet, RoutingOptions(tenant=str(at)))).entry is None
+                    assert (store.skipped, store.late) == (20, LATE_IN_A_ROW)
             finally:
                 os.kill(server.process.pid, signal.SIGCONT)
             # what comes late is nobody's, and no reply is taken for another's
@@ -231,7 +252,8 @@ async def test_server_that_is_frozen_for_long_is_left_and_found_again(
         async with connected(server.url) as store:
             os.kill(server.process.pid, signal.SIGSTOP)
             try:
-                assert await got(store) is None
+                with impatient():
+                    assert await got(store) is None
                 await until(lambda: store._connection is None)
             finally:
                 os.kill(server.process.pid, signal.SIGCONT)
@@ -302,8 +324,9 @@ async def lying(answer: bytes) -> AsyncIterator[str]:
 async def test_liar_makes_no_answer_and_no_request_wait(answer: bytes) -> None:
     async with lying(answer) as url, connected(url) as store:
         fleet = sharing(store)
-        for at in range(3):
-            assert (await ask(fleet, RoutingOptions(tenant=str(at)))).entry is None
+        with impatient():  # one of them says nothing
+            for at in range(3):
+                assert (await ask(fleet, RoutingOptions(tenant=str(at)))).entry is None
         assert fleet.asked == [3]
 
 
@@ -330,9 +353,14 @@ async def test_loop_that_was_busy_does_not_take_the_store_for_late(tmp_path: Pat
     with running(tmp_path) as server:
         async with connected(server.url) as store:
             store.put(NAME, b"value", 60.0)
+            await until(lambda: store.is_reached)
             found: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
-            assert store.get(NAME, found.set_result)
-            await asyncio.sleep(0)  # it is sent
-            time.sleep(0.02)  # noqa: ASYNC251 - the reply comes while the loop does something else
+            assert store._connection is not None
+            socket = store._connection.transport.get_extra_info("socket")
+            with impatient():
+                assert store.get(NAME, found.set_result)
+            # the reply comes while the loop does something else, for longer than a request waits
+            assert select.select([socket], [], [], GUARD_S)[0]
+            time.sleep(4 * BUDGET_S)  # noqa: ASYNC251
             assert await found == b"value"
             assert store.late == 0

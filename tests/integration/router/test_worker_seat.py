@@ -110,7 +110,7 @@ class Ends:
     async def answers(self, count: int) -> list[ToWorker | ToMain]:
         """Return so many messages of the worker."""
         found: list[ToWorker | ToMain] = []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             async for raw in self._main.messages():
                 found.append(from_wire(raw))
                 if len(found) == count:
@@ -118,7 +118,7 @@ class Ends:
         return found
 
     async def until(self, is_so: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not is_so():
                 await asyncio.sleep(0)
 
@@ -196,6 +196,6 @@ async def test_worker_stops_when_it_is_told_to_or_its_main_process_is_gone(
         ends.say_stop()
     else:
         await ends.leave()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await ends.is_stopped.wait()
         await settling

@@ -138,6 +138,6 @@ async def test_dead_node_ends_the_telling(
     dead = SimpleNamespace(is_running=False, exit_report=lambda: "node-1 ended")
     cluster.nodes = [cast("Any", dead)]
     monkeypatch.setattr(cluster_session, "_write_examples", pytest.fail)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await cluster_session._tell_of_others(cluster, set())
     assert capsys.readouterr().out == ""

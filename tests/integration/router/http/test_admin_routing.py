@@ -412,7 +412,7 @@ async def test_command_that_does_not_arrive_in_time_is_a_408_and_changes_nothing
             yield b'{"state": '
             await never.wait()
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             response = await served.client.put(
                 f"/v1/nodes/{ALPHA}/circuit", data=beginning(), headers=KEY
             )

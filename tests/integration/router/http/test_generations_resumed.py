@@ -123,7 +123,7 @@ async def test_no_more_nodes_are_asked_than_a_few(http: Http) -> None:
 
 
 async def test_client_is_told_that_no_node_is_left() -> None:
-    async with tidy(timeout_s=0.5) as http:
+    async with tidy(timeout_s=2.0) as http:
         nodes(http, counting(9, dies_after=(4,)), count=1)
         events = await streamed(http)
         assert text_of(events) == numbers(4)
@@ -135,7 +135,7 @@ async def test_client_is_told_that_no_node_is_left() -> None:
 
 
 async def test_answers_have_a_limit_of_their_own() -> None:
-    async with tidy(answer_timeout_s=0.2, timeout_s=30.0) as http:
+    async with tidy(answer_timeout_s=2.0, timeout_s=30.0) as http:
         links = nodes(http, chatting(*words("a"), end=hang), count=2)
         events = await streamed(http)
         assert text_of(events) == "a"

@@ -60,7 +60,7 @@ async def collecting() -> AsyncIterator[tuple[Collector, str]]:
 
 
 async def until(exporter: OtlpExporter, *, sent: int, lost: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (exporter.sent, exporter.lost) != (sent, lost):
             await asyncio.sleep(0)
 

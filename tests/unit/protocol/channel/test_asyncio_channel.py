@@ -14,7 +14,7 @@ async def test_bytes_of_one_read_are_there_for_the_next_reader() -> None:
         theirs.sendall(
             encode({"type": "start"}) + encode({"type": "ping"}) + encode({"type": "stop"})
         )
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             async for message in channel.messages():
                 assert message == {"type": "start"}
                 break

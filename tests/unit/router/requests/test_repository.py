@@ -34,7 +34,7 @@ M = ModelName("m")
 UNLOADED = offer(state=ModelState.UNLOADED)
 FAILED = offer(state=ModelState.FAILED)
 NOT_MINE = InvalidRequest("this node's operator does not let routers load or unload models")
-GUARD_S = 3.0
+GUARD_S = 60.0
 
 
 class ControlLink:

@@ -106,7 +106,7 @@ def test_run_is_ended_by_its_switch_from_another_thread_and_says_so(
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     switch.stop()
-    thread.join(timeout=10)
+    thread.join(timeout=60)
     (error,) = errors
     assert str(error) == "the run was stopped before its end"
     assert capfd.readouterr() == ("", "")
