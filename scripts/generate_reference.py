@@ -215,7 +215,7 @@ def commands() -> Iterator[tuple[str, TyperCommand | TyperGroup]]:
             if not child.hidden:
                 yield from below(child, f"{path} {name}")
 
-    yield from below(typer.main.get_command(application), "capamesh")
+    yield from below(typer.main.get_command(application()), "capamesh")
 
 
 def command_page() -> str:

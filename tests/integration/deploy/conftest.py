@@ -14,7 +14,7 @@ MEMBERS = ("router", "node")
 @pytest.fixture(scope="session")
 def variables() -> dict[str, dict[str, object]]:
     """Return the environment variables of `router run` and `node run`, by the first word, with their defaults."""
-    root = typer.main.get_command(application)
+    root = typer.main.get_command(application())
     assert isinstance(root, TyperGroup)
     found: dict[str, dict[str, object]] = {}
     for member in MEMBERS:

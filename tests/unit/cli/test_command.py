@@ -18,7 +18,7 @@ import typer
 
 from capamesh.cli import fleet, services, status
 from capamesh.cli.__main__ import run
-from capamesh.cli.application import application
+from capamesh.cli.application import OVERVIEW, application, branch_of
 from capamesh.cli.local_cluster import is_routable
 from capamesh.cli.printing import time_text
 from capamesh.node.agent.settings import NodeSettings
@@ -664,6 +664,55 @@ def test_commands_import_nothing_heavy() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_run_reads_in_the_command_that_it_names_alone() -> None:
+    code = (
+        "import sys; from capamesh.cli.__main__ import run; run(['router', 'run', '--help']); run(['--help']);"
+        "others = {'jobs', 'node', 'infer', 'up', 'printing'};"
+        "read = {each for each in others if f'capamesh.cli.{each}' in sys.modules};"
+        "sys.exit(f'read in: {read}' if read else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_overview_shows_what_the_commands_themselves_say(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown = []
+    for branch in (OVERVIEW, None):
+        typer.main.get_command(application(branch)).main(
+            ["--help"], prog_name="capamesh", standalone_mode=False
+        )
+        shown.append(capsys.readouterr().out)
+    assert "Serve clients" in shown[0]
+    assert shown[0] == shown[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "branch"),
+    [
+        ([], OVERVIEW),
+        (["--help"], OVERVIEW),
+        (["router", "run"], "router"),
+        (["infer", "--help"], "infer"),
+        (["ruoter"], None),
+        (["--version"], None),
+        (["--show-completion"], None),
+    ],
+)
+def test_words_of_a_command_line_tell_what_of_the_tree_it_needs(
+    words: list[str], branch: str | None
+) -> None:
+    assert branch_of(words) == branch
+
+
+def test_completion_needs_the_whole_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_CAPAMESH_COMPLETE", "complete_bash")
+    assert branch_of([]) is None
+
+
 def test_tree_is_the_one_tested_here() -> None:
     def walk(command: object, path: tuple[str, ...]) -> list[tuple[str, ...]]:
         found = [path]
@@ -671,4 +720,4 @@ def test_tree_is_the_one_tested_here() -> None:
             found += walk(inner, (*path, name))
         return found
 
-    assert sorted(walk(typer.main.get_command(application), ())) == sorted(COMMANDS)
+    assert sorted(walk(typer.main.get_command(application()), ())) == sorted(COMMANDS)

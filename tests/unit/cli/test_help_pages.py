@@ -21,7 +21,7 @@ def commands(
 
 
 ALL: list[tuple[tuple[str, ...], TyperCommand | TyperGroup]] = list(
-    commands(typer.main.get_command(application))  # type: ignore[arg-type]
+    commands(typer.main.get_command(application()))  # type: ignore[arg-type]
 )
 
 

@@ -35,7 +35,7 @@ def shown(page: Path) -> list[str]:
 def wrong(line: str) -> str:
     """Return what is wrong with a command line; empty: nothing."""
     words = shlex.split(re.split(r"[|>;]| && |   ", line)[0], comments=True)[1:]
-    command = typer.main.get_command(application)
+    command = typer.main.get_command(application())
     while isinstance(command, TyperGroup) and words and not words[0].startswith("-"):
         name = words.pop(0)
         if name.isupper() or name == "...":

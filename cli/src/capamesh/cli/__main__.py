@@ -10,7 +10,7 @@ from typing import Final, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from capamesh.cli.application import application
+from capamesh.cli.application import application, branch_of
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.plain_text import plain
 
@@ -24,9 +24,9 @@ _UsageError: Final = cast("type[Exception]", typer.BadParameter.__mro__[1])
 
 
 @cache
-def _command_of(application: typer.Typer) -> TyperCommand | TyperGroup:
-    """Return the tree of commands. Reading all signatures takes longer than most commands: a process does so once."""
-    command = cast("TyperCommand | TyperGroup", typer.main.get_command(application))
+def _command_of(branch: str | None) -> TyperCommand | TyperGroup:
+    """Return the tree of commands, or a branch of it. Reading signatures takes longer than most commands: a process does so once."""
+    command = cast("TyperCommand | TyperGroup", typer.main.get_command(application(branch)))
     _hide_types_of_flags(command)
     return command
 
@@ -48,7 +48,7 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; return 0, 1 for a failure, 2 for wrong usage, 130 when interrupted."""
-    command = _command_of(application)
+    command = _command_of(branch_of(arguments))
     try:
         status = command.main(list(arguments), prog_name="capamesh", standalone_mode=False)
     except CapameshError as error:
