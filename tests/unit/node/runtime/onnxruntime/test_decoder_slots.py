@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,11 +13,20 @@ from generation_fakes import Desk
 
 from capamesh.node.generation import GenerationRequest, GenerationSettings, SamplingParameters
 from capamesh.node.generation.pace import TILE
+from capamesh.node.runtime.api import OutOfMemory
 from capamesh.node.runtime.decoders.decoder_folder import DecoderFolder
-from capamesh.node.runtime.onnxruntime.decoder_slots import DecoderSlots
+from capamesh.node.runtime.onnxruntime import decoder_slots
+from capamesh.node.runtime.onnxruntime.decoder_slots import (
+    THE_CPU,
+    DecoderDevice,
+    DecoderSlots,
+    NotOnDevice,
+)
 from capamesh.protocol.errors import ModelInvalid, RunFailed
 
 KINDS = ("fp32", "fp16", "q8", "q4")
+APART = DecoderDevice(is_apart=True)
+"""The CPU as a device whose memory numpy does not reach."""
 TOKENS = [(17 + 31 * at) % tiny_llama.VOCABULARY for at in range(24)]
 LONG = [(17 + 31 * at) % tiny_llama.VOCABULARY for at in range(90)]
 
@@ -31,8 +41,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, DecoderFolder
     return made
 
 
-def slots_of(folder: DecoderFolder, count: int = 4, length: int = 96) -> DecoderSlots:
-    return DecoderSlots(folder, count=count, length=length, threads=1)
+def slots_of(
+    folder: DecoderFolder, count: int = 4, length: int = 96, device: DecoderDevice = THE_CPU
+) -> DecoderSlots:
+    return DecoderSlots(folder, count=count, length=length, threads=1, device=device)
 
 
 def fill(slots: DecoderSlots, slot: int, tokens: list[int]) -> np.ndarray:
@@ -119,6 +131,63 @@ def test_saved_blocks_are_loaded_in_pieces(folders: dict[str, DecoderFolder]) ->
     assert logits.tobytes() == whole.tobytes()
 
 
+@pytest.mark.parametrize("kind", [*KINDS, "mask", "positions"])
+def test_slots_of_a_device_hold_what_those_of_the_host_hold(
+    folders: dict[str, DecoderFolder], kind: str
+) -> None:
+    here, there = slots_of(folders[kind]), slots_of(folders[kind], device=APART)
+    assert there.token_bytes == here.token_bytes
+    for slot, count in ((0, 24), (1, 7), (3, 90)):
+        expected = fill(here, slot, LONG[:count])
+        assert fill(there, slot, LONG[:count]).tobytes() == expected.tobytes()
+        saved = there.save(slot, 2, count)
+        assert saved.tobytes() == here.save(slot, 2, count).tobytes()
+    for slots in (here, there):
+        slots.copy(0, 2, 20)
+        slots.truncate(1, 5)
+        slots.load(1, slots.save(3, 30, 50), 11)
+        slots.copy(0, 2, 20)
+    assert [there.used(slot) for slot in range(4)] == [24, 16, 20, 90]
+    for step in range(3):
+        decoded = [slots.decode(TOKENS[step : step + 4]).copy() for slots in (here, there)]
+        assert decoded[0].tobytes() == decoded[1].tobytes()
+    for slot in range(4):
+        count = here.used(slot)
+        assert there.save(slot, 0, count).tobytes() == here.save(slot, 0, count).tobytes()
+
+
+def test_device_that_does_not_take_the_attention_is_told(
+    folders: dict[str, DecoderFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Exception] = []
+    wanted = DecoderDevice("other", place=("other", 0), is_apart=True, on_error=told.append)
+    node = SimpleNamespace(op_type=decoder_slots.ATTENTION)
+    parts = [SimpleNamespace(ep_name="CPU", get_nodes=lambda: [node])]
+    session = SimpleNamespace(get_provider_graph_assignment_info=lambda: parts)
+    monkeypatch.setattr(decoder_slots.ort, "InferenceSession", lambda *_, **__: session)
+    with pytest.raises(NotOnDevice, match="its attention is run by CPU"):
+        slots_of(folders["fp32"], device=wanted)
+    assert told == []
+
+
+def test_device_is_told_of_what_goes_wrong_there(folders: dict[str, DecoderFolder]) -> None:
+    told: list[Exception] = []
+    device = dataclasses.replace(APART, on_error=told.append)
+    slots = slots_of(folders["fp32"], device=device)
+    slots._session = SimpleNamespace(
+        run_with_iobinding=None,
+        io_binding=slots._session.io_binding,
+        get_outputs=slots._session.get_outputs,
+    )
+    with pytest.raises(RunFailed):
+        fill(slots, 0, TOKENS)
+    assert len(told) == 1
+    nowhere = dataclasses.replace(device, place=("nowhere", 0))
+    with pytest.raises(OutOfMemory, match="no room for 4 slots of 96 tokens"):
+        slots_of(folders["fp32"], device=nowhere)
+    assert len(told) == 2
+
+
 def test_slot_takes_no_more_tokens_than_it_has_room_for(folders: dict[str, DecoderFolder]) -> None:
     slots = slots_of(folders["fp32"], length=24)
     fill(slots, 0, TOKENS)
@@ -182,11 +251,14 @@ def run_schedule(slots: DecoderSlots, alone: DecoderSlots, seed: int) -> int:
     return len(asked)
 
 
-@pytest.mark.parametrize(("kind", "schedules"), [("q8", 200), ("fp32", 50), ("mask", 50)])
+@pytest.mark.parametrize(
+    ("kind", "schedules", "device"),
+    [("q8", 200, THE_CPU), ("fp32", 50, THE_CPU), ("mask", 50, THE_CPU), ("fp16", 30, APART)],
+)
 def test_answers_of_random_schedules_are_those_of_requests_alone(
-    folders: dict[str, DecoderFolder], kind: str, schedules: int
+    folders: dict[str, DecoderFolder], kind: str, schedules: int, device: DecoderDevice
 ) -> None:
-    slots, alone = slots_of(folders[kind]), slots_of(folders[kind], 1)
+    slots, alone = slots_of(folders[kind], device=device), slots_of(folders[kind], 1)
     assert sum(run_schedule(slots, alone, seed) for seed in range(schedules)) > 4 * schedules
 
 

@@ -22,6 +22,7 @@ from capamesh.node.repository import ModelSource
 from capamesh.node.runtime.api import Backend, LoadedModel, OutOfMemory
 from capamesh.node.runtime.onnxruntime.binding import Untyped, locale_hint, one_line, ort
 from capamesh.node.runtime.onnxruntime.decoder_loading import load_decoder
+from capamesh.node.runtime.onnxruntime.decoder_slots import DecoderDevice, NotOnDevice
 from capamesh.node.runtime.onnxruntime.faults import device_loss, is_out_of_memory
 from capamesh.node.runtime.onnxruntime.model import OnnxModel, OnnxStopSwitch
 from capamesh.node.runtime.onnxruntime.preload import CUDA_LINE, read_in_cuda
@@ -146,16 +147,44 @@ class OnnxBackend(Backend):
             raise
 
     def _decoder(self, source: ModelSource) -> LoadedDecoder:
-        """Return a language model, which is run by the CPU, whatever the device is."""
-        if self._device != "cpu":
-            if not source.manifest.allow_cpu_fallback:
-                raise _not_on(
-                    f"it should run on {self.default_provider}, but decoders run on {CPU}"
+        """Return a language model, which is run by CUDA where that is wanted and can, and else by the CPU."""
+        wanted = source.manifest.providers or _PROVIDERS[self._device]
+        threads = self._intra_op_threads
+        if self._device != "cpu" and wanted[0] != CPU:
+            try:
+                return load_decoder(
+                    source,
+                    threads=threads,
+                    free_bytes=self._free_for_slots(),
+                    device=self._decoder_device(source, wanted),
                 )
-            self._on_fallback(source, f"decoders run on {CPU}")
-        return load_decoder(
-            source, threads=self._intra_op_threads, free_bytes=read_cpu().memory_free_bytes
+            except NotOnDevice as error:
+                why = f"it should run on {' or '.join(wanted)}, but {error.message}{self._missing(wanted)}"
+                if CPU not in wanted and not source.manifest.allow_cpu_fallback:
+                    raise _not_on(why) from error
+                self._on_fallback(source, why)
+        return load_decoder(source, threads=threads, free_bytes=read_cpu().memory_free_bytes)
+
+    def _decoder_device(self, source: ModelSource, wanted: Sequence[str]) -> DecoderDevice:
+        """Return CUDA as what runs a decoder. Raises `NotOnDevice`: it is not wanted, or not there."""
+        if CUDA not in wanted:
+            raise NotOnDevice(f"decoders run on {CUDA} and {CPU}")
+        available = cast("list[str]", ort.get_available_providers())
+        if CUDA not in available:
+            raise NotOnDevice(f"this ONNX Runtime has only {', '.join(available)}")
+        options = provider_options(CUDA, self._limits, source.digest)
+        return DecoderDevice(
+            CUDA,
+            tuple(options.items()),
+            ("cuda", self._limits.device_index),
+            is_apart=True,
+            on_error=self._look_after_device,
         )
+
+    def _free_for_slots(self) -> int:
+        """Return the bytes of the GPU that a model and its slots may take together."""
+        free_bytes, limit_bytes = self.free_bytes(), self._limits.memory_limit_bytes
+        return min(free_bytes, limit_bytes) if limit_bytes else free_bytes
 
     def _loaded(self, source: ModelSource, threads: int) -> OnnxModel:
         wanted = source.manifest.providers or _PROVIDERS[self._device]

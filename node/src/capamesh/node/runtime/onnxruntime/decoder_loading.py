@@ -1,12 +1,11 @@
-"""Loads language models with ONNX Runtime, with as many slots as the memory has room for. Reads model files."""
+"""Loads language models with ONNX Runtime, with as many slots as the memory has room for. Reads model files, uses the device."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
 from capamesh.node.runtime.decoders.decoder_folder import TOKENIZER_FILE, decoder_of
-from capamesh.node.runtime.onnxruntime.decoder_slots import DecoderSlots
-from capamesh.node.runtime.onnxruntime.providers import CPU
+from capamesh.node.runtime.onnxruntime.decoder_slots import THE_CPU, DecoderDevice, DecoderSlots
 from capamesh.node.runtime.text_generation.loaded_decoder import LoadedDecoder
 from capamesh.node.runtime.text_generation.text_model import TextModel
 from capamesh.protocol.errors import ModelInvalid, RunFailed
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
 
 MOST_SLOTS: Final = 8
 """The sequences that are generated at once (guess: on a CPU more give hardly more tokens a second)."""
+MOST_SLOTS_OF_DEVICE: Final = 32
+"""The same of a device whose memory is apart (guess: a GPU reads its weights once for all of them, which is most of a step)."""
 MOST_LENGTH: Final = 4096
 """The tokens of a slot (guess: longer chats on a CPU take minutes before their first token)."""
 LEAST_LENGTH: Final = 256
@@ -25,20 +26,29 @@ POOL_SHARE: Final = 0.5
 _WIDEST_BYTES: Final = 4
 
 
-def load_decoder(source: ModelSource, *, threads: int, free_bytes: int) -> LoadedDecoder:
-    """Return the language model at `source`, which has generated a token. Blocks.
+def load_decoder(
+    source: ModelSource, *, threads: int, free_bytes: int, device: DecoderDevice = THE_CPU
+) -> LoadedDecoder:
+    """Return the language model at `source`, which has generated a token on `device`, of which so many bytes are free. Blocks.
 
     Raises:
+        NotOnDevice: the device does not run it.
         ModelInvalid: the folder is no decoder's, a package is missing, or the model does not run.
         OutOfMemory: there is no room for the model or its slots.
     """
     folder = decoder_of(source)
-    count, length = pool_of(folder.config, free_bytes - source.size_bytes)
+    most = MOST_SLOTS_OF_DEVICE if device.is_apart else MOST_SLOTS
+    count, length = pool_of(folder.config, free_bytes - source.size_bytes, most)
     try:
         text = TextModel(folder, source.content.read(TOKENIZER_FILE), length=length)
         with source.content.reading() as path:
             slots = DecoderSlots(
-                folder, count=count, length=length, threads=threads, onnx_file=path
+                folder,
+                count=count,
+                length=length,
+                threads=threads,
+                onnx_file=path,
+                device=device,
             )
     except OSError as exc:
         raise ModelInvalid(f"its files cannot be read: {exc}") from exc
@@ -48,14 +58,20 @@ def load_decoder(source: ModelSource, *, threads: int, free_bytes: int) -> Loade
     except RunFailed as exc:
         raise ModelInvalid(f"the decoder does not run: {exc.message}") from exc
     slots.truncate(0, 0)
-    return LoadedDecoder(slots, text, provider=CPU, precision="")
+    return LoadedDecoder(
+        slots,
+        text,
+        provider=device.provider,
+        precision="",
+        keeps_prefixes=not device.is_apart,
+    )
 
 
-def pool_of(config: GenaiConfig, free_bytes: int) -> tuple[int, int]:
-    """Return the number of slots, and the tokens of each, for which there is room in `free_bytes` beside the model."""
+def pool_of(config: GenaiConfig, free_bytes: int, most_slots: int = MOST_SLOTS) -> tuple[int, int]:
+    """Return the number of slots, at most `most_slots`, and the tokens of each, for which there is room in `free_bytes` beside the model."""
     token_bytes = 2 * config.layers * config.kv_heads * config.head_size * _WIDEST_BYTES
     most = max(0, int(POOL_SHARE * free_bytes)) // token_bytes
-    count, length = MOST_SLOTS, min(config.context, MOST_LENGTH)
+    count, length = most_slots, min(config.context, MOST_LENGTH)
     while count > 1 and count * length > most:
         count //= 2
     while length > LEAST_LENGTH and count * length > most:

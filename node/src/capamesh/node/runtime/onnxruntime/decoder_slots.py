@@ -1,12 +1,14 @@
-"""Runs a decoder on ONNX Runtime over a pool of slots, on the CPU. Reads a model file, uses the device.
+"""Runs a decoder on ONNX Runtime over a pool of slots. Reads a model file, uses the device.
 
-Keys and values of all slots are one array. A run reads and writes them where they lie: past and present of a layer are bound to the same
-memory, so that nothing is copied, and sequences of any lengths run side by side (docs/decisions/0075).
+A run reads and writes keys and values where they lie: past and present of a layer are bound to the same memory, so that nothing is copied,
+and sequences of any lengths run side by side (docs/decisions/0075). On a GPU they stay there, and the scores alone come to the host
+(docs/decisions/0089).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,23 +25,55 @@ from capamesh.node.runtime.onnxruntime.binding import Untyped, one_line, ort
 from capamesh.node.runtime.onnxruntime.faults import is_out_of_memory
 from capamesh.node.runtime.onnxruntime.providers import CPU
 from capamesh.node.runtime.onnxruntime.sessions import session_options
+from capamesh.node.runtime.onnxruntime.slot_memory import (
+    HOST,
+    DeviceMemory,
+    HostMemory,
+    Place,
+    SlotMemory,
+)
 from capamesh.protocol.errors import ModelInvalid, RunFailed
 
 _DYNAMIC_BLOCK_BASE: Final = "4"
 """The shares in which threads take work are the smaller the less of it is left. A step is hundreds of operators, each as long as its last thread: where the
 router or a client takes a core for a moment, the others go on with what is left (measured: a step takes 0.9 times as long alone, and half
 as long where much else runs; the bits are the same)."""
+ATTENTION: Final = "GroupQueryAttention"
+"""The operator by which decoders keep the sequences of a batch apart."""
 _TYPES: Final[dict[str, type[np.floating[Any]]]] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
 }
 
 
-class DecoderSlots(Slots):
-    """The slots of one decoder. One thread uses it; its content is a model's answer as long as no run has failed.
+class NotOnDevice(ModelInvalid):
+    """The device that should run a decoder does not take its attention."""
 
-    Memory of the pool exists only where tokens were written: a slot costs what is in it, whatever its length.
-    """
+
+def _unheard(error: Exception) -> None:
+    """Stand for an owner that need not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderDevice:
+    """What runs a decoder."""
+
+    provider: str = CPU
+    options: tuple[tuple[str, str], ...] = ()
+    """The provider's options."""
+    place: Place = HOST
+    """The device that has keys and values."""
+    is_apart: bool = False
+    """True if numpy does not reach what is there."""
+    on_error: Callable[[Exception], None] = _unheard
+    """Is told of what ONNX Runtime raises, in the thread that runs or loads."""
+
+
+THE_CPU: Final = DecoderDevice()
+
+
+class DecoderSlots(Slots):
+    """The slots of one decoder. One thread uses it; its content is a model's answer as long as no run has failed."""
 
     def __init__(
         self,
@@ -49,11 +83,13 @@ class DecoderSlots(Slots):
         length: int,
         threads: int,
         onnx_file: Path | None = None,
+        device: DecoderDevice = THE_CPU,
     ) -> None:
         """Load the decoder of `folder`, from `onnx_file` where its content was verified elsewhere.
 
         Raises:
             ModelInvalid: the file is no decoder that the folder describes, or `length` is over its context.
+            NotOnDevice: `device` does not run it.
             OutOfMemory: there is no room for the model or the slots.
         """
         config = folder.config
@@ -63,16 +99,22 @@ class DecoderSlots(Slots):
             )
         self.count, self.length, self.vocabulary = count, length, config.vocabulary
         self._config = config
-        self._session = _session(onnx_file or folder.onnx_file, threads)
+        self._device = device
+        self._session = _session(onnx_file or folder.onnx_file, threads, device)
         kind = _cache_type(self._session, config)
         shape = (2 * config.layers, count, config.kv_heads, length, config.head_size)
         try:
-            self._cache: npt.NDArray[Any] = np.zeros(shape, kind)
-        except (MemoryError, ValueError) as exc:
+            self._memory: SlotMemory = (
+                DeviceMemory(shape, kind, device.place, [(device.provider, dict(device.options))])
+                if device.is_apart
+                else HostMemory(shape, kind)
+            )
+        except Exception as exc:  # ONNX Runtime's errors share no other base
+            device.on_error(exc)
             raise OutOfMemory(
                 f"there is no room for {count} slots of {length} tokens; allow fewer or shorter ones"
             ) from exc
-        self.token_bytes = self._cache.nbytes // (count * length)
+        self.token_bytes = self._memory.size_bytes // (count * length)
         self._used = np.zeros(count, np.int64)
         self._decodes: dict[int, _Run] = {}
         """The bindings of decoding steps, by how many slots they run."""
@@ -84,7 +126,9 @@ class DecoderSlots(Slots):
         rows = len(tokens)
         run = self._decodes.get(rows)
         if run is None:
-            run = self._decodes[rows] = _Run(self._session, self._config, self._cache, 0, rows)
+            run = self._decodes[rows] = _Run(
+                self._session, self._config, self._memory, self._device, 0, rows
+            )
             run.resize(1, gives_logits=True)
         return self._run(run, 0, np.array(tokens, np.int64).reshape(rows, 1))
 
@@ -92,14 +136,16 @@ class DecoderSlots(Slots):
     def extend(self, slot: int, tokens: Sequence[int], *, wants_logits: bool) -> Logits | None:
         run = self._extends.get(slot)
         if run is None:
-            run = self._extends[slot] = _Run(self._session, self._config, self._cache, slot, 1)
+            run = self._extends[slot] = _Run(
+                self._session, self._config, self._memory, self._device, slot, 1
+            )
         run.resize(len(tokens), gives_logits=wants_logits)
         logits = self._run(run, slot, np.array(tokens, np.int64).reshape(1, -1))
         return logits[0] if wants_logits else None
 
     @override
     def copy(self, source: int, target: int, count: int) -> None:
-        self._cache[:, target, :, :count] = self._cache[:, source, :, :count]
+        self._memory.copy(source, target, count)
         self._used[target] = count
 
     @override
@@ -112,12 +158,12 @@ class DecoderSlots(Slots):
 
     @override
     def save(self, slot: int, start: int, stop: int) -> CacheBlock:
-        return self._cache[:, slot, :, start:stop].copy()
+        return self._memory.save(slot, start, stop)
 
     @override
     def load(self, slot: int, block: CacheBlock, count: int) -> None:
         at = int(self._used[slot])
-        self._cache[:, slot, :, at : at + count] = block[:, :, :count]
+        self._memory.load(slot, at, block, count)
         self._used[slot] = at + count
 
     def _run(self, run: _Run, first: int, ids: npt.NDArray[np.int64]) -> Logits:
@@ -143,22 +189,25 @@ class _Run:
         self,
         session: Untyped,
         config: GenaiConfig,
-        cache: npt.NDArray[Any],
+        memory: SlotMemory,
+        device: DecoderDevice,
         first: int,
         rows: int,
     ) -> None:
         self._session = session
         self._config = config
+        self._device = device
         self._rows = rows
-        self._length = cache.shape[3]
+        self._length = memory.shape[3]
         self._places = np.arange(self._length, dtype=np.int64)
         self._binding = session.io_binding()
         for layer, (past, present) in enumerate(
             zip(config.past_names(), config.present_names(), strict=True)
         ):
-            part = cache[layer, first : first + rows]
-            _bind_input(self._binding, past, part)
-            _bind_output(self._binding, present, part)
+            part = (*memory.place, memory.kind, (rows, *memory.shape[2:]))
+            address = memory.address(layer, first)
+            self._binding.bind_input(past, *part, address)
+            self._binding.bind_output(present, *part, address)
         self._tokens = 0
         self._gives_logits = False
         self._inputs: dict[str, npt.NDArray[Any]] = {}
@@ -182,9 +231,8 @@ class _Run:
         if names.rows:
             wanted = np.arange(1, rows + 1, dtype=np.int64) * tokens - 1
             inputs[names.rows] = wanted if gives_logits else wanted[:0]
-        for name, array in inputs.items():
-            _bind_input(self._binding, name, array)
         self._inputs = inputs
+        self._bind_inputs()
         kind, places = self._logits_of
         vocabulary = self._config.vocabulary
         if names.rows:
@@ -192,7 +240,9 @@ class _Run:
         else:
             shape = (rows, places or tokens, vocabulary)
         self._logits = np.zeros(shape, kind)
-        _bind_output(self._binding, self._config.outputs.logits, self._logits)
+        self._binding.bind_output(
+            self._config.outputs.logits, *HOST, kind, shape, self._logits.ctypes.data
+        )
 
     def run(self, ids: npt.NDArray[np.int64], used: npt.NDArray[np.int64]) -> Logits:
         """Run `ids`, in the shape [slots, tokens], behind the `used` tokens of each slot; return logits in the shape [slots, vocabulary].
@@ -216,23 +266,46 @@ class _Run:
         if names.position_ids:
             np.add(used[:, None], self._places[:tokens], out=inputs[names.position_ids])
         try:
+            if self._device.is_apart:  # what is bound goes there once, when it is bound
+                self._bind_inputs()
+                self._binding.synchronize_inputs()
             self._session.run_with_iobinding(self._binding)
         except Exception as exc:  # ONNX Runtime's errors share no other base
+            self._device.on_error(exc)
             raise RunFailed(f"ONNX Runtime cannot run it: {one_line(exc)}") from exc
         logits = self._logits
         if not names.rows:
             logits = logits[:, -1]
         return logits if logits.dtype == np.float32 else logits.astype(np.float32)
 
+    def _bind_inputs(self) -> None:
+        for name, array in self._inputs.items():
+            self._binding.bind_input(name, *HOST, array.dtype, array.shape, array.ctypes.data)
 
-def _session(path: Path, threads: int) -> Untyped:
+
+def _session(path: Path, threads: int, device: DecoderDevice) -> Untyped:
     options: Untyped = session_options(threads)
     options.add_session_config_entry("session.dynamic_block_base", _DYNAMIC_BLOCK_BASE)
     try:
-        return ort.InferenceSession(str(path), options, providers=[CPU])
+        session = ort.InferenceSession(
+            str(path),
+            options,
+            providers=[(device.provider, dict(device.options))],
+            enable_fallback=False,
+        )
     except Exception as exc:  # ONNX Runtime's errors share no other base
+        device.on_error(exc)
         refusal = OutOfMemory if is_out_of_memory(exc) else ModelInvalid
         raise refusal(f"ONNX Runtime cannot load it: {one_line(exc)}") from exc
+    elsewhere = {
+        part.ep_name
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name != device.provider
+        and any(node.op_type == ATTENTION for node in part.get_nodes())
+    }
+    if elsewhere:
+        raise NotOnDevice(f"its attention is run by {elsewhere.pop()}")
+    return session
 
 
 def _cache_type(session: Untyped, config: GenaiConfig) -> type[np.floating[Any]]:
@@ -262,13 +335,3 @@ def _logits_places(session: Untyped, config: GenaiConfig) -> tuple[type[np.float
             f"the decoder's logits are {logits.type}; they must be float32 or float16"
         )
     return kind, 1 if len(logits.shape) == 3 and logits.shape[1] == 1 else 0
-
-
-def _bind_input(binding: Untyped, name: str, array: npt.NDArray[Any]) -> None:
-    """Let a run read `array`, of any shape, where it lies."""
-    binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-
-
-def _bind_output(binding: Untyped, name: str, array: npt.NDArray[Any]) -> None:
-    """Let a run write to `array`, of any shape, where it lies."""
-    binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)

@@ -23,8 +23,18 @@ MOST_PREFIX_BYTES: Final = 256 * 2**20
 class LoadedDecoder(LoadedModel):
     """One language model on one device: its slots and its texts."""
 
-    def __init__(self, slots: Slots, text: TextModel, *, provider: str, precision: str) -> None:
+    def __init__(
+        self,
+        slots: Slots,
+        text: TextModel,
+        *,
+        provider: str,
+        precision: str,
+        keeps_prefixes: bool = True,
+    ) -> None:
+        """`keeps_prefixes` is false where copying between slots and the host takes longer than it saves."""
         self.slots = slots
+        self._keeps_prefixes = keeps_prefixes
         self.text = text
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
@@ -44,7 +54,7 @@ class LoadedDecoder(LoadedModel):
     @property
     def prefix_bytes(self) -> int:
         """Return the bytes that may be taken beside the slots by the beginnings of prompts that are kept."""
-        return min(MOST_PREFIX_BYTES, self.pool_bytes // 4)
+        return min(MOST_PREFIX_BYTES, self.pool_bytes // 4) if self._keeps_prefixes else 0
 
     @override
     def validate(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> None:

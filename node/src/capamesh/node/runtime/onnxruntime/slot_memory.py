@@ -1,0 +1,188 @@
+"""The memory of a decoder's keys and values: on the host, or on a device, where no numpy reaches. Uses the device.
+
+It is the same array in both: keys and values of a layer are one part, in the shape [slots, heads of keys, slot length, head size].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import override
+
+from capamesh.node.generation.slots import CacheBlock
+from capamesh.node.runtime.onnxruntime.binding import Untyped, ort
+from capamesh.node.runtime.onnxruntime.sessions import session_options
+
+Place = tuple[str, int]
+"""The name of a device, as ONNX Runtime has it, and its index."""
+HOST: Final[Place] = ("cpu", 0)
+Kind = type[np.floating[Any]]
+_ELEMENT: Final[dict[Kind, int]] = {np.float32: 1, np.float16: 10}
+"""The numbers of datatypes in an ONNX file."""
+
+
+class SlotMemory(Protocol):
+    """Keys and values of all slots. One thread uses it."""
+
+    place: Place
+    """The device that has them."""
+    kind: Kind
+    shape: tuple[int, int, int, int, int]
+    """[2 * layers, slots, heads of keys, slot length, head size]"""
+
+    @property
+    def size_bytes(self) -> int:
+        """Return the bytes that all of it takes."""
+        size: int = np.prod(self.shape, dtype=np.int64) * np.dtype(self.kind).itemsize
+        return int(size)
+
+    def address(self, part: int, slot: int) -> int:
+        """Return where a slot's keys or values of one layer begin; those of the next slot are behind them."""
+        ...
+
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Let the first `count` tokens of the slot `target` be those of `source`."""
+        ...
+
+    def save(self, slot: int, start: int, stop: int) -> CacheBlock:
+        """Return a copy of tokens of `slot`, in the shape [2 * layers, heads of keys, tokens, head size], on the host."""
+        ...
+
+    def load(self, slot: int, at: int, block: CacheBlock, count: int) -> None:
+        """Write the first `count` tokens of `block`, which has the layout of `save`, to the places from `at` on."""
+        ...
+
+
+class HostMemory(SlotMemory):
+    """One array of numpy. Pages of it exist only where tokens were written: a slot costs what is in it, whatever its length."""
+
+    def __init__(self, shape: tuple[int, int, int, int, int], kind: Kind) -> None:
+        self.place, self.kind, self.shape = HOST, kind, shape
+        self._array: npt.NDArray[Any] = np.zeros(shape, kind)
+
+    @override
+    def address(self, part: int, slot: int) -> int:
+        return self._array[part, slot].ctypes.data
+
+    @override
+    def copy(self, source: int, target: int, count: int) -> None:
+        self._array[:, target, :, :count] = self._array[:, source, :, :count]
+
+    @override
+    def save(self, slot: int, start: int, stop: int) -> CacheBlock:
+        return self._array[:, slot, :, start:stop].copy()
+
+    @override
+    def load(self, slot: int, at: int, block: CacheBlock, count: int) -> None:
+        self._array[:, slot, :, at : at + count] = block[:, :, :count]
+
+
+class DeviceMemory(SlotMemory):
+    """One value of ONNX Runtime for each part, on a device.
+
+    Nothing of ONNX Runtime copies a piece of a value, but a binding may begin anywhere within one: pieces are copied by a graph
+    of its operator Identity, whose inputs and outputs are bound to them.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int, int, int],
+        kind: Kind,
+        place: Place,
+        providers: Sequence[object],
+    ) -> None:
+        """Raises what ONNX Runtime raises: there is no room, or no such device."""
+        self.place, self.kind, self.shape = place, kind, shape
+        parts, slots, heads, length, size = shape
+        self._head_elements = length * size
+        self._slot_elements = heads * length * size
+        self._itemsize = np.dtype(kind).itemsize
+        zeros = np.zeros((slots, heads, length, size), kind)
+        self._values: list[Untyped] = [
+            ort.OrtValue.ortvalue_from_numpy(zeros.copy() if place == HOST else zeros, *place)
+            for _ in range(parts)
+        ]
+        self._copying: Untyped = ort.InferenceSession(
+            identities(parts, _ELEMENT[kind]), session_options(1), providers=list(providers)
+        )
+
+    @override
+    def address(self, part: int, slot: int) -> int:
+        begin: int = self._values[part].data_ptr()
+        return begin + slot * self._slot_elements * self._itemsize
+
+    @override
+    def copy(self, source: int, target: int, count: int) -> None:
+        if count:
+            parts = range(self.shape[0])
+            self._copy(
+                (self.place, [self.address(part, source) for part in parts]),
+                (self.place, [self.address(part, target) for part in parts]),
+                self._slot_elements,
+            )
+
+    @override
+    def save(self, slot: int, start: int, stop: int) -> CacheBlock:
+        parts, _, heads, _, size = self.shape
+        block = np.empty((parts, heads, stop - start, size), self.kind)
+        for head in range(heads):
+            self._copy(
+                (self.place, self._pieces(slot, head, start)),
+                (HOST, [block[part, head].ctypes.data for part in range(parts)]),
+                (stop - start) * size,
+            )
+        return block
+
+    @override
+    def load(self, slot: int, at: int, block: CacheBlock, count: int) -> None:
+        parts, _, heads, _, size = self.shape
+        block = np.ascontiguousarray(block, self.kind)
+        for head in range(heads):
+            self._copy(
+                (HOST, [block[part, head].ctypes.data for part in range(parts)]),
+                (self.place, self._pieces(slot, head, at)),
+                count * size,
+            )
+
+    def _pieces(self, slot: int, head: int, token: int) -> list[int]:
+        """Return where each part's tokens from `token` on begin."""
+        within = (head * self._head_elements + token * self.shape[4]) * self._itemsize
+        return [self.address(part, slot) + within for part in range(self.shape[0])]
+
+    def _copy(
+        self, source: tuple[Place, list[int]], target: tuple[Place, list[int]], elements: int
+    ) -> None:
+        """Copy so many elements from each address of `source` to that of `target`, which have one for each part."""
+        binding = self._copying.io_binding()
+        (there, froms), (here, tos) = source, target
+        for part, (begin, end) in enumerate(zip(froms, tos, strict=True)):
+            binding.bind_input(f"x{part}", *there, self.kind, (elements,), begin)
+            binding.bind_output(f"y{part}", *here, self.kind, (elements,), end)
+        binding.synchronize_inputs()
+        self._copying.run_with_iobinding(binding)
+
+
+def identities(count: int, element: int) -> bytes:
+    """Return an ONNX file whose outputs `y0` to `yN` are its inputs `x0` to `xN`, each of one axis and of the datatype numbered `element`."""
+    shape = _field(1, _field(2, b"n"))
+    tensor = _field(2, _field(1, bytes((1 << 3, element)) + _field(2, shape)))
+    names = [(b"x%d" % number, b"y%d" % number) for number in range(count)]
+    nodes = [_field(1, _field(1, x) + _field(2, y) + _field(4, b"Identity")) for x, y in names]
+    inputs = [_field(11, _field(1, x) + tensor) for x, _ in names]
+    outputs = [_field(12, _field(1, y) + tensor) for _, y in names]
+    graph = b"".join([*nodes, _field(2, b"copies"), *inputs, *outputs])
+    version, operators = bytes((1 << 3, 8)), _field(8, bytes((2 << 3, 17)))
+    return version + operators + _field(7, graph)
+
+
+def _field(number: int, value: bytes) -> bytes:
+    """Return a field of Protocol Buffers with a length."""
+    size, head = len(value), bytearray((number << 3 | 2,))
+    while size > 127:
+        head.append(size & 127 | 128)
+        size >>= 7
+    head.append(size)
+    return bytes(head) + value
