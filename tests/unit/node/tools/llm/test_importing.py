@@ -282,8 +282,22 @@ def hugging_face(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    ("kind", "precision", "provider"),
+    [
+        (WeightKind.Q4, "int4", "cpu"),
+        (WeightKind.Q8, "int8", "cpu"),
+        (WeightKind.FP16, "fp16", "cuda"),
+        (WeightKind.FP32, "fp32", "cpu"),
+    ],
+)
 def test_folder_of_hugging_face_goes_through_the_builder(
-    hugging_face: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hugging_face: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: WeightKind,
+    precision: str,
+    provider: str,
 ) -> None:
     asked: list[Sequence[str]] = []
 
@@ -295,12 +309,13 @@ def test_folder_of_hugging_face_goes_through_the_builder(
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(genai_builder, "build", builder_with(run))
-    report, folder = done(ImportOrder(hugging_face, tmp_path / "models", WeightKind.Q4))
+    report, folder = done(ImportOrder(hugging_face, tmp_path / "models", kind))
     (command,) = asked
     assert list(command[1:5]) == ["-m", "onnxruntime_genai.models.builder", "-i", str(hugging_face)]
-    assert command[command.index("-p") + 1] == "int4"
+    assert command[command.index("-p") + 1] == precision
+    assert command[command.index("-e") + 1] == provider
     assert command[-2:] == ["--extra_options", "prune_lm_head=true"]
-    assert (report.name, report.weights) == ("tiny-hf-q4", "q4")
+    assert (report.name, report.weights) == (f"tiny-hf-{kind}", str(kind))
     assert (folder / "LICENSE.txt").read_text() == "Apache-2.0"
     assert not (folder / ".cache").exists()
 
@@ -327,12 +342,11 @@ def test_builder_that_is_not_installed_is_told_how(hugging_face: Path, tmp_path:
         )
 
 
-@pytest.mark.parametrize("kind", [None, WeightKind.Q8])
-def test_builder_is_asked_for_kinds_that_it_knows_alone(
-    hugging_face: Path, tmp_path: Path, kind: WeightKind | None
+def test_builder_is_asked_for_a_kind_that_somebody_has_named(
+    hugging_face: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="makes q4, fp16, fp32 of a folder of Hugging Face"):
-        genai_builder.build(hugging_face, tmp_path, kind, is_installed=lambda _: True)
+    with pytest.raises(ConfigError, match="makes q4, q8, fp16, fp32 of a folder of Hugging Face"):
+        genai_builder.build(hugging_face, tmp_path, None, is_installed=lambda _: True)
 
 
 def test_builder_is_given_no_weights_that_may_run_code(hugging_face: Path, tmp_path: Path) -> None:

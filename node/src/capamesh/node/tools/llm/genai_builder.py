@@ -23,11 +23,14 @@ INSTALL: Final = (
     "pip install torch transformers && pip install --no-deps onnxruntime-genai onnx_ir ml_dtypes"
 )
 """The line that installs it beside the runtime that a node has: with its own dependencies it would bring another one."""
-_PRECISIONS: Final = {
-    WeightKind.Q4: "int4",
-    WeightKind.FP16: "fp16",
-    WeightKind.FP32: "fp32",
+_BUILT: Final = {
+    WeightKind.Q4: ("int4", "cpu"),
+    WeightKind.Q8: ("int8", "cpu"),
+    WeightKind.FP16: ("fp16", "cuda"),
+    WeightKind.FP32: ("fp32", "cpu"),
 }
+"""The builder's words for each kind: the precision, and the provider. Of 16 bits it makes an attention that keeps sequences apart for CUDA
+alone; the CPU runs that, too."""
 _SHOWN_CHARS: Final = 1000  # guess: the last lines of a traceback
 
 Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
@@ -52,14 +55,12 @@ def build(
     """Let the builder write a folder of onnxruntime-genai out of `source`, a folder of Hugging Face, into `folder`.
 
     Raises:
-        ConfigError: the builder is not installed, or no kind of weights was named that it knows.
+        ConfigError: the builder is not installed, or no kind of weights was named.
         ModelInvalid: the builder fails, or the model's weights are no safetensors.
     """
-    if kind is None or kind not in _PRECISIONS:
-        names = ", ".join(_PRECISIONS)
+    if kind is None:
         raise ConfigError(
-            f"onnxruntime-genai's builder makes {names} of a folder of Hugging Face: give --weights with one of these; "
-            "q8 is made of GGUF files"
+            f"onnxruntime-genai's builder makes {', '.join(_BUILT)} of a folder of Hugging Face: give --weights with one of these"
         )
     missing = [module for module in NEEDED if not is_installed(module)]
     if missing:
@@ -72,7 +73,8 @@ def build(
             f"{source} has no weights as .safetensors; other forms may run code as they are read: convert them first"
         )
     command = [sys.executable, "-m", f"{MODULE}.models.builder", "-i", str(source)]
-    command += ["-o", str(folder), "-p", _PRECISIONS[kind], "-e", "cpu"]
+    precision, provider = _BUILT[kind]
+    command += ["-o", str(folder), "-p", precision, "-e", provider]
     command += ["-c", str(folder / ".cache"), "--extra_options", "prune_lm_head=true"]
     done = run(command)
     shutil.rmtree(folder / ".cache", ignore_errors=True)
