@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from chat_nodes import CHAT, counting
+from fleet_fakes import failing
 from foreign_clients import answers
 from router_http import serving
+
+from capamesh.node.generation.admission import over_context
 
 TEXT = "1 2 3 4 5 "
 
 
 async def told(client: str, program: str) -> Any:
-    """Return what a program tells of two nodes that count to five."""
+    """Return what a program tells of two nodes that count to five, and of one with a model that takes no prompt."""
     async with serving() as http:
         for peer in "ab":
             http.node(peer, counting(5), models=(CHAT,))
+        http.node("c", failing(over_context(70, 64)), models=(replace(CHAT, name="short"),))
         address = f"{http.client.host}:{http.client.port}"
         return await asyncio.to_thread(answers, client, program, address, "chat")
 
@@ -30,7 +35,11 @@ async def test_litellm_chats() -> None:
         "finish": "stop",
         "async": TEXT,
         "text": TEXT,
-        "errors": {"missing": "NotFoundError", "hot": "BadRequestError"},
+        "errors": {
+            "missing": "NotFoundError",
+            "hot": "BadRequestError",
+            "long": "ContextWindowExceededError",
+        },
     }
 
 
@@ -44,7 +53,11 @@ async def test_langchain_chats() -> None:
         "async": TEXT,
         "batch": [TEXT, TEXT],
         "text": TEXT,
-        "errors": {"missing": ["model_not_found", 404], "hot": ["invalid_request", 400]},
+        "errors": {
+            "missing": ["model_not_found", 404],
+            "hot": ["invalid_request", 400],
+            "long": "ContextOverflowError",
+        },
     }
 
 
@@ -58,7 +71,7 @@ async def test_ollama_chats() -> None:
         "end": [True, "stop"],
         "text": TEXT,
         "texts": TEXT,
-        "models": ["chat"],
+        "models": ["chat", "short"],
         "async": TEXT,
     }
     assert [status for status, _ in errors.values()] == [404, 400]

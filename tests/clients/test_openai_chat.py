@@ -60,8 +60,8 @@ async def test_client_chats(tmp_path: Path) -> None:
     check_calls(told["tools"])
     errors = told["errors"]
     assert errors["missing"][:2] == ["NotFoundError", "model_not_found"]
-    assert errors["long"][1] == "too_large"
-    assert f"there may be {CONTEXT}: shorten it" in errors["long"][3]
+    assert errors["long"][:3] == ["BadRequestError", "context_length_exceeded", "messages"]
+    assert f"maximum context length is {CONTEXT} tokens" in errors["long"][3]
     assert errors["temperature"][:3] == ["BadRequestError", "invalid_request", "temperature"]
 
 
@@ -78,4 +78,4 @@ async def test_client_runs_batches_of_chats(tmp_path: Path) -> None:
     assert told["answers"] == told["alone"]
     assert all(text for text, _ in told["answers"].values())
     ((name, status, error),) = told["errors"]
-    assert (name, status, error["code"]) == ("long", 413, "too_large")
+    assert (name, status, error["code"]) == ("long", 400, "context_length_exceeded")

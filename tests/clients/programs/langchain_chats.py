@@ -5,6 +5,7 @@ import json
 import sys
 
 import openai
+from langchain_core.exceptions import ContextOverflowError
 from langchain_openai import ChatOpenAI, OpenAI
 
 
@@ -30,9 +31,12 @@ async def main(address: str, model: str) -> None:
     for name, wrong in (
         ("missing", ChatOpenAI(model="nonesuch", **options)),
         ("hot", ChatOpenAI(model=model, temperature=3, **options)),
+        ("long", ChatOpenAI(model="short", **options)),
     ):
         try:
             wrong.invoke(asked)
+        except ContextOverflowError:
+            errors[name] = "ContextOverflowError"
         except openai.APIStatusError as error:
             errors[name] = [error.code, error.status_code]
     print(json.dumps({**told, "errors": errors}))  # noqa: T201 - what the test reads

@@ -46,7 +46,11 @@ async def main(address: str, model: str) -> None:
     )
     told["text"] = text.choices[0].text
     errors = {}
-    for name, more in (("missing", {"model": "openai/nonesuch"}), ("hot", {"temperature": 3})):
+    for name, more in (
+        ("missing", {"model": "openai/nonesuch"}),
+        ("hot", {"temperature": 3}),
+        ("long", {"model": "openai/short"}),
+    ):
         try:
             litellm.completion(**{**options, **more})
         except litellm.exceptions.APIError as error:

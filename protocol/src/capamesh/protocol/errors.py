@@ -68,6 +68,14 @@ class TooLarge(ClientError):
     code = "too_large"
 
 
+class ContextExceeded(TooLarge):
+    """The prompt, with what its answer needs at least, has more tokens than the model has room for."""
+
+    code = "context_length_exceeded"
+    param: str | None = None
+    """The field of the request that has the prompt; None where that is not known."""
+
+
 class ModelNotFound(ClientError):
     """No peer hosts this model or this version of it."""
 

@@ -20,6 +20,7 @@ from router_http import Http
 from tidy_router import tidy
 
 from capamesh.protocol.errors import (
+    ContextExceeded,
     InvalidRequest,
     ModelUnavailable,
 )
@@ -339,6 +340,39 @@ async def test_error_of_the_node_about_the_request_is_told_in_openais_form(http:
     error = (await answer.json())["error"]
     assert (answer.status, error["type"]) == (400, "invalid_request_error")
     assert error["message"].startswith("the prompt has 9 tokens")
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_prompt_that_is_too_long_is_told_of_as_openai_does(
+    http: Http, is_streamed: bool
+) -> None:
+    said = "This model's maximum context length is 64 tokens; the prompt has 70"
+    node(http, failing(ContextExceeded(said)))
+    for path, body, param in (
+        (CHATS, {"messages": HI}, "messages"),
+        (TEXTS, {"prompt": "Hi"}, "prompt"),
+        ("/v1/responses", {"input": "Hi"}, "input"),
+    ):
+        asked = {"model": "chat", "stream": is_streamed, **body}
+        answer = await http.client.post(path, json=asked, headers=LAST)
+        error = (await answer.json())["error"]
+        assert answer.status == 400
+        assert answer.headers["X-Capamesh-Error"] == "context_length_exceeded"
+        assert error.pop("message").startswith(said)
+        assert error == {
+            "type": "invalid_request_error",
+            "param": param,
+            "code": "context_length_exceeded",
+        }
+    for path, body in (
+        ("/api/chat", {"messages": HI}),
+        ("/v2/models/chat/generate", {"text_input": "Hi"}),
+    ):
+        answer = await http.client.post(path, json={"model": "chat", **body}, headers=LAST)
+        assert (answer.status, answer.headers["X-Capamesh-Error"]) == (
+            413,
+            "context_length_exceeded",
+        )
 
 
 async def test_error_within_a_stream_is_its_last_event(http: Http) -> None:

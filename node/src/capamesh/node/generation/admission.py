@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from capamesh.node.generation.request import GenerationRequest
-from capamesh.protocol.errors import InvalidRequest, Overloaded, TooLarge
+from capamesh.protocol.errors import ContextExceeded, InvalidRequest, Overloaded, TooLarge
 
 MOST_RETRY_AFTER_S: Final = 60.0
 """The longest time after which a refused caller is told to come again (guess)."""
@@ -18,7 +18,8 @@ def check_request(
 
     Raises:
         InvalidRequest: tokens that the model does not have, more choices than slots.
-        TooLarge: a prompt for which the model has no room, whoever else is there.
+        ContextExceeded: a prompt that has no room in a slot.
+        TooLarge: a prompt with answers for which there is no memory, whoever else is there.
     """
     for name, tokens in (
         ("prompt", request.prompt),
@@ -36,15 +37,24 @@ def check_request(
         )
     has = len(request.prompt) + len(request.resumed)
     if has >= length:
-        raise TooLarge(
-            f"the prompt has {has} tokens; with at least one of the answer there may be {length}: shorten it"
-        )
+        raise over_context(has, length)
     wanted = min(len(request.prompt) + request.max_tokens, length) * request.choices
     if wanted > pool_tokens:
         raise TooLarge(
             f"prompt and answers may take {wanted} tokens; this node has memory for {pool_tokens}:"
             " lower max_tokens or n, or shorten the prompt"
         )
+
+
+def over_context(tokens: int, length: int) -> ContextExceeded:
+    """Return the refusal of a prompt of so many tokens, where prompt and answer may have `length`.
+
+    It begins with words of OpenAI's, by which clients (LiteLLM) know that a shorter prompt will do.
+    """
+    return ContextExceeded(
+        f"This model's maximum context length is {length} tokens, at least one of them the answer's;"
+        f" the prompt has {tokens}: shorten it"
+    )
 
 
 def no_room(waiting: int, tokens: int, retry_after_s: float) -> Overloaded:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from capamesh.protocol.errors import CapameshError
+from capamesh.protocol.errors import CapameshError, ContextExceeded
 from capamesh.router.http.errors import error_reply, http_error_response, response_of
 from capamesh.router.http.replies import Reply
 from capamesh.router.requests.invalid_parameter import InvalidParameter
@@ -25,11 +25,10 @@ _TYPES: Final = {
 
 
 def openai_error(error: CapameshError) -> web.Response:
-    """Return an error for aiohttp to write: status and headers are those of all routes."""
+    """Return an error for aiohttp to write: status and headers are those of all routes, but for a prompt that is too long."""
     reply = error_reply(error)
-    param = error.param if isinstance(error, InvalidParameter) else None
-    body = _body(reply.status, error.message, error.code, param)
-    return response_of(Reply(reply.status, reply.headers, (body,)))
+    status = _status(error, reply.status)
+    return response_of(Reply(status, reply.headers, (_error_body(error, status),)))
 
 
 def openai_http_error(request: web.Request, error: web.HTTPException) -> web.Response:
@@ -42,8 +41,17 @@ def openai_http_error(request: web.Request, error: web.HTTPException) -> web.Res
 
 def error_event(error: CapameshError) -> bytes:
     """Return an error that ends a stream of events, as its last event."""
-    param = error.param if isinstance(error, InvalidParameter) else None
-    return b"data: %b\n\n" % _body(error_reply(error).status, error.message, error.code, param)
+    return b"data: %b\n\n" % _error_body(error, _status(error, error_reply(error).status))
+
+
+def _status(error: CapameshError, status: int) -> int:
+    """Return the status of an error that has `status` elsewhere: OpenAI's clients know a prompt that is too long by 400 and its code."""
+    return 400 if isinstance(error, ContextExceeded) else status
+
+
+def _error_body(error: CapameshError, status: int) -> bytes:
+    param = error.param if isinstance(error, InvalidParameter | ContextExceeded) else None
+    return _body(status, error.message, error.code, param)
 
 
 def _body(status: int, message: str, code: str | None, param: str | None) -> bytes:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from capamesh.protocol.errors import CapameshError, JobsUnavailable, OutputFailed, Overloaded
 from capamesh.protocol.schema import Mismatch, json_value, read
+from capamesh.router.jobs.endpoints import ENDPOINTS
 from capamesh.router.jobs.inputs.requests import names_of
 from capamesh.router.jobs.outputs.answers import error_line, undone_line
 from capamesh.router.jobs.places import RESULTS_FOLDER
@@ -193,7 +194,9 @@ class _Making:
     async def _copy_bad(self, part: Part | None, errors: _New) -> None:
         if part is None:
             return
-        lines = _bad_lines(self._path(part), part)
+        endpoint = ENDPOINTS.get(self._batch.asked.endpoint)
+        field = None if endpoint is None else endpoint.prompt_field
+        lines = _bad_lines(self._path(part), part, field)
         while some := await in_thread(partial(_joined, lines)):
             await errors.write(some)
 
@@ -264,7 +267,7 @@ def _pieces(path: Path, part: Part) -> Iterator[bytes]:
         )
 
 
-def _bad_lines(path: Path, part: Part) -> Iterator[bytes]:
+def _bad_lines(path: Path, part: Part, prompt_field: str | None) -> Iterator[bytes]:
     """Yield the lines of requests that failed, by a part of bad rows; raises as `_pieces`."""
     rest = b""
     for piece in _pieces(path, part):
@@ -274,7 +277,7 @@ def _bad_lines(path: Path, part: Part) -> Iterator[bytes]:
                 row = read(json_value(line), BadRow)
             except Mismatch as exc:
                 raise OutputFailed(f"{path} has a line that is no bad row: {exc}") from exc
-            yield error_line(row)
+            yield error_line(row, prompt_field)
 
 
 def _joined(lines: Iterator[bytes]) -> bytes:

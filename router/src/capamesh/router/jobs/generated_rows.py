@@ -132,6 +132,7 @@ class Chats(GeneratedEndpoint):
     """`POST /v1/chat/completions`."""
 
     path = "/v1/chat/completions"
+    prompt_field = "messages"
 
     @override
     def _read(self, body: Mapping[str, Any]) -> Asked:
@@ -147,6 +148,7 @@ class Completions(GeneratedEndpoint):
     """`POST /v1/completions`."""
 
     path = "/v1/completions"
+    prompt_field = "prompt"
 
     @override
     def _read(self, body: Mapping[str, Any]) -> Asked:
@@ -162,6 +164,7 @@ class Responses(GeneratedEndpoint):
     """`POST /v1/responses`."""
 
     path = "/v1/responses"
+    prompt_field = "input"
 
     @override
     def _read(self, body: Mapping[str, Any]) -> Asked:

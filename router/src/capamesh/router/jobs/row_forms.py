@@ -46,6 +46,8 @@ class Endpoint(ABC):
     """The path of its route."""
     task: ClassVar[Task]
     """The task that its models are for."""
+    prompt_field: ClassVar[str | None] = None
+    """The field of a request that has its prompts; None: its models have no context that prompts could exceed."""
 
     @abstractmethod
     def read(self, body: Mapping[str, Any]) -> Steps[tuple[Sequence[bytes], RowForm]]:

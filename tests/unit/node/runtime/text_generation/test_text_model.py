@@ -10,7 +10,7 @@ from tiny_llama import CONTEXT, write_decoder_folder
 
 from capamesh.node.runtime.decoders.decoder_folder import read_decoder_folder
 from capamesh.node.runtime.text_generation.text_model import TextModel
-from capamesh.protocol.errors import InvalidRequest, TooLarge
+from capamesh.protocol.errors import ContextExceeded, InvalidRequest
 
 HI = [{"role": "user", "content": "Hi"}]
 TOOL = {"type": "function", "function": {"name": "f"}}
@@ -85,7 +85,9 @@ def test_echo_is_the_prompts_text(model: TextModel) -> None:
 
 
 def test_prompt_over_the_context_is_told_with_both_numbers(model: TextModel) -> None:
-    with pytest.raises(TooLarge, match=f"has {CONTEXT} tokens.* there may be {CONTEXT}: shorten"):
+    with pytest.raises(
+        ContextExceeded, match=f"length is {CONTEXT} tokens.* the prompt has {CONTEXT}: shorten"
+    ):
         read(model, prompt=[5] * CONTEXT)
     (request,) = read(model, prompt=[5] * (CONTEXT - 1)).requests
     assert request.max_tokens == 1

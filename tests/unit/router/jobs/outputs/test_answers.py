@@ -105,6 +105,28 @@ def test_request_that_failed_has_the_error_in_openai_s_form() -> None:
     assert json.loads(error_line(replace(bad, code="too_large")))["response"]["status_code"] == 413
 
 
+def test_prompt_that_is_too_long_is_told_of_as_openai_does() -> None:
+    fields = {path: each.prompt_field for path, each in ENDPOINTS.items()}
+    assert fields == {
+        "/v1/embeddings": None,
+        "/v1/chat/completions": "messages",
+        "/v1/completions": "prompt",
+        "/v1/responses": "input",
+    }
+    bad = BadRow(7, "long", "context_length_exceeded", "too long", "node")
+    for field in fields.values():
+        answer = json.loads(error_line(bad, field))["response"]
+        assert answer["status_code"] == 400
+        assert answer["body"]["error"] == {
+            "message": "too long",
+            "type": "invalid_request_error",
+            "param": field,
+            "code": "context_length_exceeded",
+        }
+    other = json.loads(error_line(replace(bad, code="invalid_request"), "messages"))
+    assert other["response"]["body"]["error"]["param"] is None
+
+
 def test_request_that_was_not_done_says_why() -> None:
     line = json.loads(undone_line(3, "r3", "batch_expired", "the time was over"))
     assert line == {

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from capamesh.node.generation import Constraint, GenerationRequest, TokenText
+from capamesh.node.generation.admission import over_context
 from capamesh.node.generation.request import MAX_PRIORITY
 from capamesh.node.runtime.decoders.decoder_folder import DecoderFolder
 from capamesh.node.runtime.text_generation.asked import Asked, Guide, read_asked, sampling_of
@@ -24,7 +25,7 @@ from capamesh.node.runtime.text_generation.tokens import GenerationTokenizer
 from capamesh.node.runtime.text_generation.tool_asked import AskedTools, with_arguments
 from capamesh.node.runtime.text_generation.tool_calls import ModelTools
 from capamesh.node.runtime.text_generation.tool_reader import ToolCallReader
-from capamesh.protocol.errors import InvalidRequest, ModelInvalid, TooLarge
+from capamesh.protocol.errors import InvalidRequest, ModelInvalid
 
 MOST_KEPT_TEXTS: Final = 65_536
 """The most texts of single tokens that are remembered (guess: those that answers have)."""
@@ -95,9 +96,7 @@ class TextModel:
         prompt = self._prompt(asked)
         room = self._length - len(prompt)
         if room < 1:
-            raise TooLarge(
-                f"the prompt has {len(prompt)} tokens; with at least one of the answer there may be {self._length}: shorten it"
-            )
+            raise over_context(len(prompt), self._length)
         seed = secrets.randbits(_SEED_BITS) if asked.seed is None else asked.seed
         ends = () if asked.ignore_eos else self._config.end_ids
         common: dict[str, Any] = {

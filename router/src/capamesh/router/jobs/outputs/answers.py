@@ -8,14 +8,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from capamesh.protocol.errors import CapameshError, InvalidRequest, TooLarge
+from capamesh.protocol.errors import CapameshError, ContextExceeded, InvalidRequest, TooLarge
 from capamesh.router.jobs.errors import InputInvalid
 from capamesh.router.jobs.outputs.results import Results
 from capamesh.router.jobs.values import BadRow
 
 PIECE_BYTES: Final = 2**20
 """The bytes of lines that are written at a time (guess)."""
-_STATUSES: Final = {InvalidRequest.code: 400, InputInvalid.code: 400, TooLarge.code: 413}
+_STATUSES: Final = {
+    InvalidRequest.code: 400,
+    InputInvalid.code: 400,
+    ContextExceeded.code: 400,
+    TooLarge.code: 413,
+}
 """The statuses of errors by their codes, where they are not the server's."""
 FAILED: Final = 500
 
@@ -39,10 +44,11 @@ def answer_lines(results: Sequence[Results]) -> Iterator[bytes]:
     yield b"".join(piece)
 
 
-def error_line(row: BadRow) -> bytes:
-    """Return the line of a request that failed."""
+def error_line(row: BadRow, prompt_field: str | None = None) -> bytes:
+    """Return the line of a request that failed; `prompt_field` is the field that has the prompts at its endpoint, if there is one."""
     kind = "invalid_request_error" if _STATUSES.get(row.code, FAILED) < FAILED else "server_error"
-    error = {"message": row.text, "type": kind, "param": None, "code": row.code}
+    param = prompt_field if row.code == ContextExceeded.code else None
+    error = {"message": row.text, "type": kind, "param": param, "code": row.code}
     body = json.dumps({"error": error}, separators=(",", ":")).encode()
     return _line(row.row, row.row_id, _STATUSES.get(row.code, FAILED), body)
 

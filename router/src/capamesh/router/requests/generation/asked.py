@@ -54,6 +54,13 @@ class Asked:
     """True if a stream tells at its end what it took."""
     affinity: str = ""
     """Requests with the same text begin alike, and are best run where the last one was."""
+    prompt_field: str = ""
+    """The client's name of the field that has the prompts, where it is another than the node's."""
+
+    @property
+    def param(self) -> str:
+        """The field that has the prompts, as the client calls it."""
+        return self.prompt_field or next(iter(self.prompts[0]))
 
     def raw(self, prompt: Mapping[str, Any]) -> bytes:
         """Return what a node is asked for one of the prompts, as JSON. Raises `InvalidParameter`: JSON cannot hold it."""

@@ -70,6 +70,7 @@ def read_response(values: Values) -> Asked:
         max_tokens=max_tokens,
         is_streamed=flag(values, "stream"),
         affinity=chat_affinity(values, messages, tools),
+        prompt_field="input",
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from capamesh.protocol.errors import (
     CapameshError,
+    ContextExceeded,
     NoEndpoint,
     PeerError,
     ProtocolViolation,
@@ -202,7 +203,9 @@ class GenerationRun:
             self._listener.take(self, full, None)
 
     def _told(self, error: CapameshError) -> CapameshError:
-        """Return an error that says how much there was before it."""
+        """Return an error that says how much there was before it, and which field is too long."""
+        if isinstance(error, ContextExceeded):
+            error.param = self._asked.param
         count = self.progress.count
         if not self.resumes or error.parts or not self.progress.has_begun:
             return error
