@@ -41,7 +41,9 @@ _ANY = ModelVersion("")
 _MAP_OF_FIVE: Final = b"\x85"
 """The first byte of an answer's metadata, as msgpack has it."""
 _U64: Final = 0xCF
-_TAIL: Final = struct.Struct(">3sQ3sQ3sBQBQBQBQBQBQBQBQBQBQBQBQBQBQBQ")
+_TAIL: Final = struct.Struct(">3sQ3sQ3sBQBQBQBQBQBQBQBQBQBQBQ")
+_TOKENS: Final = struct.Struct(">BQBQBQBQ")
+"""The counts of tokens behind the others: only language models have them, so that all other answers go without."""
 
 
 class InferCall(Value):
@@ -157,6 +159,8 @@ class LoadReport(NamedTuple):
 
 _LOAD_FIELDS = len(LoadReport._fields)
 """Later versions append more, which are left out; what an earlier one does not tell is 0."""
+_NO_TOKENS: Final = (0, 0, 0, 0)
+"""The counts of tokens of a model that generates none, which an answer leaves out."""
 
 
 class InferAnswer(Value):
@@ -313,13 +317,18 @@ def encode_answer_tail(queue_us: int, run_us: int, load: LoadReport) -> bytes:
         in_flight, queued, limit, wait_us, mean_us, free_bytes, latency_us, device_in_flight, bulk_in_flight,
         online_queue_us, limit_rows, token_ns, held_tokens, most_tokens, kept_tokens,
     ) = load  # fmt: skip
+    has_tokens = token_ns or held_tokens or most_tokens or kept_tokens
     try:
-        return _TAIL.pack(
-            b"\xa1q\xcf", queue_us, b"\xa1r\xcf", run_us, b"\xa1l\x9f", _U64, in_flight, _U64, queued, _U64, limit,
-            _U64, wait_us, _U64, mean_us, _U64, free_bytes, _U64, latency_us, _U64, device_in_flight,
-            _U64, bulk_in_flight, _U64, online_queue_us, _U64, limit_rows, _U64, token_ns, _U64, held_tokens,
-            _U64, most_tokens, _U64, kept_tokens,
+        tail = _TAIL.pack(
+            b"\xa1q\xcf", queue_us, b"\xa1r\xcf", run_us, b"\xa1l\x9f" if has_tokens else b"\xa1l\x9b", _U64, in_flight,
+            _U64, queued, _U64, limit, _U64, wait_us, _U64, mean_us, _U64, free_bytes, _U64, latency_us,
+            _U64, device_in_flight, _U64, bulk_in_flight, _U64, online_queue_us, _U64, limit_rows,
         )  # fmt: skip
+        if not has_tokens:
+            return tail
+        return tail + _TOKENS.pack(
+            _U64, token_ns, _U64, held_tokens, _U64, most_tokens, _U64, kept_tokens
+        )
     except struct.error:  # no counts: that is for the receiver to say
         return pack({"q": queue_us, "r": run_us, "l": load})[1:]
 
@@ -352,6 +361,8 @@ def decode_answer(
     except (InvalidRequest, TooLarge) as exc:
         raise ProtocolViolation(f"an answer with bad tensors: {exc.message}") from exc
     counts = raw.load
+    if len(counts) == _LOAD_FIELDS - len(_NO_TOKENS):
+        counts += _NO_TOKENS
     # without a call of a named tuple's own: each answer comes by here
     load = (
         tuple.__new__(LoadReport, counts)  # pyright: ignore[reportUnknownMemberType] - a tuple of what, the class says
