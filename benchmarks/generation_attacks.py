@@ -13,7 +13,7 @@ import itertools
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ THREADS = 2
 CALLERS = 4
 ATTACKERS = 4
 BEGUN_S = 1.0
+ANOTHER = "each time 100 references"
 HI = [{"role": "user", "content": "Hi"}]
 
 
@@ -49,6 +50,7 @@ def attacks() -> dict[str, dict[str, Any]]:
         "a prompt over the context": {"prompt": "word " * 40_000},
         "a schema of 1,000 fields": {"messages": HI, "guide": {"schema": wide}, **one},
         "a schema of 100 references": {"messages": HI, "guide": {"schema": deep}, **one},
+        ANOTHER: {"messages": HI, "guide": {"schema": deep}, **one},
         "an expression that grows": {
             "messages": HI,
             "guide": {"regex": "(.*a.{200}b.*)&(.*c.{100})"},
@@ -68,6 +70,17 @@ def attacks() -> dict[str, dict[str, Any]]:
             "max_tokens": 100,
         },
     }
+
+
+def bodies(body: dict[str, Any], *, is_another: bool) -> Iterator[Tensor]:
+    """Yield what an attacker sends, again and again: the same, or each time a schema that nobody has sent."""
+    same = tensor_of(body)
+    for number in itertools.count():
+        if not is_another:
+            yield same
+            continue
+        schema = {**body["guide"]["schema"], "title": f"{number}"}
+        yield tensor_of({**body, "guide": {"schema": schema}})
 
 
 def tensor_of(body: dict[str, Any]) -> Tensor:
@@ -100,6 +113,8 @@ class Model:
         self,
         body: Tensor,
         on_part: Callable[[PendingRequest, Sequence[Tensor]], None] | None = None,
+        *,
+        is_bulk: bool = False,
     ) -> tuple[PendingRequest, asyncio.Future[Result]]:
         """Send a request; its parts go to `on_part`, its end is the future's result."""
         end: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
@@ -109,14 +124,16 @@ class Model:
                 end.set_result(result)
 
         now_s = time.monotonic()
-        request = PendingRequest((body,), (), done, arrived_s=now_s, on_part=on_part)
+        request = PendingRequest(
+            (body,), (), done, arrived_s=now_s, on_part=on_part, is_bulk=is_bulk
+        )
         try:
             self.scheduler.submit(request, now_s)
         except CapameshError as error:
             end.set_result(error)
         return request, end
 
-    async def gaps_ms(self, seconds: float, attack: Tensor | None) -> list[float]:
+    async def gaps_ms(self, seconds: float, attack: Iterator[Tensor] | None) -> list[float]:
         """Return the milliseconds between tokens of each caller, while others send `attack`."""
         times: list[list[float]] = [[] for _ in range(CALLERS)]
 
@@ -142,9 +159,9 @@ class Model:
             if began_s <= a and b <= until_s
         ]
 
-    async def _attack(self, body: Tensor, until_s: float) -> None:
+    async def _attack(self, bodies: Iterator[Tensor], until_s: float) -> None:
         while (left_s := until_s - time.monotonic()) > 0:
-            request, end = self.ask(body)
+            request, end = self.ask(next(bodies))
             try:
                 await asyncio.wait_for(end, left_s)
             except TimeoutError:
@@ -157,7 +174,7 @@ async def measure(folder: Path, seconds: float) -> None:
     model = Model(folder)
     for name, body in attacks().items():
         alone = await model.gaps_ms(seconds / 2, None)
-        beside = await model.gaps_ms(seconds, tensor_of(body))
+        beside = await model.gaps_ms(seconds, bodies(body, is_another=name == ANOTHER))
         middle = statistics.median(beside) / statistics.median(alone)
         longest = [statistics.quantiles(each, n=100)[-1] for each in (beside, alone)]
         print(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import threading
 from collections.abc import Iterable
 
 import jsonschema
@@ -58,7 +59,7 @@ def answers(
     request = GenerationRequest(
         (5, 6, 7), 390, sampling, stop_tokens=frozenset(END), choices=choices
     )
-    sequences = desk.engine.submit(request, 0.0, tokenizer.new_text, made.compile(grammar))
+    sequences = desk.engine.submit(request, 0.0, tokenizer.new_text, made.compile(grammar, choices))
     desk.told = {each: [] for each in sequences}
     desk.run()
     assert [desk.finish(each) for each in sequences] == ["stop"] * choices
@@ -121,7 +122,7 @@ def test_json_mode_begins_an_object(made: Grammars) -> None:
 
 
 def test_choices_go_their_own_ways(made: Grammars) -> None:
-    new = made.compile(Grammar("regex", "(yes|no)"))
+    new = made.compile(Grammar("regex", "(yes|no)"), 3)
     one, other = new(), new()
     (y,) = tiny_llama.tokenizer().encode("y").ids
     one.accept(y)
@@ -136,6 +137,73 @@ def test_mask_is_made_once_for_each_token(made: Grammars) -> None:
     constraint.prepare()
     first = constraint.mask()
     assert constraint.mask() is first
+
+
+def test_grammar_is_compiled_once_for_each_tenant_and_the_last_ones_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = Grammars(RAW, tiny_llama.VOCABULARY, END)
+    compiled: list[str] = []
+    compile_one = made._compiled
+
+    def counted(grammar: Grammar) -> grammars._Compiled:
+        compiled.append(grammar.text)
+        return compile_one(grammar)
+
+    monkeypatch.setattr(made, "_compiled", counted)
+    monkeypatch.setattr(grammars, "MOST_KEPT", 3)
+    monkeypatch.setattr(grammars, "MOST_KEPT_CHARACTERS", 60)
+
+    def asked(text: str, tenant: str = "") -> GrammarConstraint:
+        return made.compile(Grammar("regex", text), tenant=tenant)()
+
+    first = asked("a|b")
+    (a,) = tiny_llama.tokenizer().encode("a").ids
+    first.accept(a)
+    assert asked("a|b").mask()[a]  # where it begins, whatever others did
+    assert compiled == ["a|b"]
+    asked("a|b", "other")
+    asked("c")
+    assert compiled == ["a|b", "a|b", "c"]
+    asked("a|b")
+    asked("d")  # the other tenant's goes
+    asked("a|b")
+    asked("a|b", "other")
+    assert compiled == ["a|b", "a|b", "c", "d", "a|b"]
+    asked("e" * 58)
+    assert [each.characters for each in made._kept.values()] == [58]
+    assert made._kept_characters == 58
+
+
+def test_grammar_that_cannot_be_used_is_not_kept(made: Grammars) -> None:
+    before = list(made._kept)
+    for _ in range(2):
+        with pytest.raises(InvalidRequest):
+            made.compile(Grammar("regex", "("))
+    assert list(made._kept) == before
+
+
+def test_same_grammar_of_two_requests_at_once_is_compiled_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = Grammars(RAW, tiny_llama.VOCABULARY, END)
+    entered, go_on = threading.Semaphore(0), threading.Event()
+    compile_one = made._compiled
+
+    def held(grammar: Grammar) -> grammars._Compiled:
+        entered.release()
+        assert go_on.wait(30)
+        return compile_one(grammar)
+
+    monkeypatch.setattr(made, "_compiled", held)
+    asked = [threading.Thread(target=made.compile, args=(Grammar("regex", "x"),)) for _ in "ab"]
+    for each in asked:
+        each.start()
+    assert entered.acquire(timeout=30)
+    go_on.set()
+    for each in asked:
+        each.join(30)
+    assert not entered.acquire(blocking=False)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,17 @@
 """Grammars that answers follow: JSON, a JSON schema, a regular expression, Lark. Pure but for the library.
 
-A grammar is compiled once for a request and copied for each choice; the library counts the work of both, so that none takes long.
+A grammar is compiled once, with the tokens that may come first, and copied for each choice; the library counts the work of both, so that none takes
+long. The last ones are kept, each for the tenant whose it is, and one is compiled at a time: what is left of the cores is the runs'.
 """
 
 from __future__ import annotations
 
 import json
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -27,6 +31,10 @@ if TYPE_CHECKING:
 GrammarKind = Literal["json", "json_schema", "regex", "lark", "tools"]
 MAX_GRAMMAR_CHARACTERS: Final = 256 * 1024
 """The most characters of a grammar (guess)."""
+MOST_KEPT: Final = 32
+"""The most grammars that are kept compiled (guess: the forms of some applications)."""
+MOST_KEPT_CHARACTERS: Final = 2 * MAX_GRAMMAR_CHARACTERS
+"""The most characters of all that are kept (guess)."""
 ANY_JSON: Final[dict[str, Any]] = {"type": "object"}
 """The schema of JSON mode: any object."""
 _SILENT: Final = 0
@@ -39,6 +47,18 @@ class Grammar:
 
     kind: GrammarKind
     text: str = ""
+
+
+class _Compiled:
+    """A grammar, ready to be copied."""
+
+    __slots__ = ("characters", "first", "matcher")
+
+    def __init__(self, matcher: LLMatcher, first: npt.NDArray[np.bool_], characters: int) -> None:
+        """`first` says which tokens may come first, in the shape [vocabulary]; nobody changes it."""
+        self.matcher = matcher
+        self.first = first
+        self.characters = characters
 
 
 class Grammars:
@@ -67,13 +87,24 @@ class Grammars:
             raise ModelInvalid(
                 f"grammars cannot be had with this tokenizer: {str(exc)[:200]}"
             ) from exc
+        self._kept: OrderedDict[bytes, _Compiled] = OrderedDict()
+        """The compiled grammars by their digests, the newest last."""
+        self._kept_characters = 0
+        self._lock = threading.Lock()
+        """Held while `_kept` is looked at or changed."""
+        self._compiling = threading.Lock()
+        """Held while a grammar is compiled."""
 
     def is_no_text(self, token: int) -> bool:
         """Return whether a grammar takes `token` by its number alone, for no text can be it."""
         return token < self._vocabulary and self._tokenizer.is_special_token(token)
 
-    def compile(self, grammar: Grammar) -> Callable[[], GrammarConstraint]:
-        """Return what makes the constraint of one choice. Blocks: a schema takes a millisecond, the worst a second.
+    def compile(
+        self, grammar: Grammar, choices: int = 1, tenant: str = ""
+    ) -> Callable[[], GrammarConstraint]:
+        """Return what gives the constraint of one choice, for so many of them. Blocks: a schema takes ten milliseconds, the worst a second.
+
+        What is kept is kept for each `tenant` apart: how long it takes tells what came before.
 
         Raises:
             InvalidRequest: the grammar is none, or has what is not supported.
@@ -83,10 +114,25 @@ class Grammars:
             raise TooLarge(
                 f"the grammar has {len(grammar.text)} characters; it may have {MAX_GRAMMAR_CHARACTERS}"
             )
-        if grammar.kind == "json_schema":
-            check_schema_text(grammar.text)
-        elif grammar.kind == "lark":
-            check_rules(grammar.text)
+        key = _key(grammar, tenant)
+        compiled = self._find(key)
+        if compiled is None:
+            if grammar.kind == "json_schema":
+                check_schema_text(grammar.text)
+            elif grammar.kind == "lark":
+                check_rules(grammar.text)
+            with self._compiling:
+                compiled = self._find(key)  # another may have wanted the same
+                if compiled is None:
+                    compiled = self._compiled(grammar)
+            self._keep(key, compiled)
+        # copied here, and not in the thread of the runs
+        made = [
+            GrammarConstraint(compiled.matcher.deep_copy(), compiled.first) for _ in range(choices)
+        ]
+        return made.pop
+
+    def _compiled(self, grammar: Grammar) -> _Compiled:
         kinds = self._matcher
         spaces: JsonCompileOptions = {"whitespace_pattern": SPACES}
         make: dict[GrammarKind, Callable[[str], str]] = {
@@ -103,25 +149,43 @@ class Grammars:
             error = str(exc)
         else:
             if not error:
-                return lambda: GrammarConstraint(matcher.deep_copy(), self._vocabulary)
+                first = _mask_of(matcher, self._vocabulary)
+                first.flags.writeable = False
+                error = matcher.get_error()
+            if not error:
+                return _Compiled(matcher, first, len(grammar.text))
         raise InvalidRequest(f"the {grammar.kind} of the answer cannot be used: {error[:500]}")
+
+    def _find(self, key: bytes) -> _Compiled | None:
+        with self._lock:
+            found = self._kept.get(key)
+            if found is not None:
+                self._kept.move_to_end(key)
+            return found
+
+    def _keep(self, key: bytes, compiled: _Compiled) -> None:
+        with self._lock:
+            if key not in self._kept:
+                self._kept_characters += compiled.characters
+            self._kept[key] = compiled
+            while len(self._kept) > MOST_KEPT or self._kept_characters > MOST_KEPT_CHARACTERS:
+                _, oldest = self._kept.popitem(last=False)
+                self._kept_characters -= oldest.characters
 
 
 class GrammarConstraint(Constraint):
     """One answer's place in its grammar."""
 
-    def __init__(self, matcher: LLMatcher, vocabulary: int) -> None:
+    def __init__(self, matcher: LLMatcher, first: npt.NDArray[np.bool_]) -> None:
+        """`first` says which tokens may come where `matcher` is, in the shape [vocabulary]."""
         self._matcher = matcher
-        self._vocabulary = vocabulary
-        self._mask: npt.NDArray[np.bool_] | None = None
+        self._vocabulary = len(first)
+        self._mask: npt.NDArray[np.bool_] | None = first
 
     @override
     def prepare(self) -> None:
         if self._mask is None:
-            bits: Any = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-            self._mask = np.unpackbits(bits, count=self._vocabulary, bitorder="little").view(
-                np.bool_
-            )
+            self._mask = _mask_of(self._matcher, self._vocabulary)
 
     @override
     def mask(self) -> npt.NDArray[np.bool_]:
@@ -143,3 +207,15 @@ class GrammarConstraint(Constraint):
     @override
     def is_complete(self) -> bool:
         return self._matcher.is_stopped()
+
+
+def _key(grammar: Grammar, tenant: str) -> bytes:
+    digest = blake2b(f"{grammar.kind}\n{tenant}\n".encode("utf-8", "surrogatepass"), digest_size=32)
+    digest.update(grammar.text.encode("utf-8", "surrogatepass"))
+    return digest.digest()
+
+
+def _mask_of(matcher: LLMatcher, vocabulary: int) -> npt.NDArray[np.bool_]:
+    """Return which tokens may come next, in the shape [vocabulary]; other threads run meanwhile."""
+    bits: Any = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+    return np.unpackbits(bits, count=vocabulary, bitorder="little").view(np.bool_)

@@ -125,7 +125,7 @@ class TextModel:
         return ReadCall(
             requests,
             self._tokenizer.new_text if tools is None else self._tools.new_text,
-            self._constraint(asked.guide, tools),
+            self._constraint(asked, tools, sum(each.choices for each in requests)),
             self._echo(asked),
             seed,
             {} if tools is None else self._readers(requests, tools),
@@ -168,8 +168,9 @@ class TextModel:
         return self._tokenizer.decode(list(asked.prompt))
 
     def _constraint(
-        self, guide: Guide | None, tools: AskedTools | None
+        self, asked: Asked, tools: AskedTools | None, choices: int
     ) -> Callable[[], Constraint] | None:
+        guide = asked.guide
         grammar = None if guide is None else grammar_of(guide)
         if tools is not None:
             schema: dict[str, Any] | bool | None = None
@@ -183,7 +184,7 @@ class TextModel:
         if grammar is None:
             return None
         if self._grammars is not None:
-            return self._grammars.compile(grammar)
+            return self._grammars.compile(grammar, choices, asked.cache_salt)
         if guide is None and tools is not None and not (tools.must_call or tools.is_single):
             return None
         raise InvalidRequest(f"guide and tool_choice: {self.notes[0]}")
