@@ -158,6 +158,11 @@ class Desk:
         while self.step():
             pass
 
+    def run_until(self, is_reached: Callable[[], bool]) -> None:
+        """Run until that is so; there must be something to do before."""
+        while not is_reached():
+            assert self.step()
+
     def ids(self, sequence: TokenSequence) -> list[int]:
         """Return the tokens that `sequence` was told to have."""
         return [token for part in self.told[sequence] for token in part.ids]
@@ -178,7 +183,12 @@ def ids_alone(request: GenerationRequest, choice: int = 0) -> list[int]:
     """Return the tokens of one choice of `request` where nothing else is."""
     desk = Desk(FakeSlots(1), GenerationSettings(prefix_bytes=0))
     alone = dataclasses.replace(
-        request, choices=1, first_choice=choice, priority=0, deadline_s=float("inf")
+        request,
+        choices=1,
+        first_choice=choice,
+        priority=0,
+        is_bulk=False,
+        deadline_s=float("inf"),
     )
     (sequence,) = desk.submit(alone)
     desk.run()

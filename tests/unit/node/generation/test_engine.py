@@ -295,6 +295,134 @@ def test_sequences_give_no_way_where_no_more_was_promised_than_there_is() -> Non
     assert max(len(plan.sequences) for plan in desk.plans) == 1
 
 
+def test_bulk_gives_its_slot_to_people_and_answers_the_same_later() -> None:
+    slots = FakeSlots(2, length=64)
+    desk = Desk(slots)
+    batch = [request(first=first, max_tokens=30, is_bulk=True) for first in (1, 2)]
+    early, late = (desk.submit(each)[0] for each in batch)
+    while len(desk.told[late]) < 5:
+        desk.step()
+    (person,) = desk.submit(request(20, first=3, max_tokens=3))
+    begun = len(desk.plans)
+    desk.step()
+    assert desk.plans[begun].sequences == (person,)
+    assert desk.engine.load().preemptions == 1
+    assert late not in desk.engine._residents.live  # whose tokens are the fewest to make again
+    desk.run()
+    assert [desk.ids(early), desk.ids(late)] == [ids_alone(each) for each in batch]
+    assert desk.ids(person) == ids_alone(request(20, first=3, max_tokens=3))
+    assert desk.engine.load().preemptions == 1
+
+
+def test_bulk_that_generates_waits_for_the_whole_prompt_of_people() -> None:
+    slots = FakeSlots(4, length=64)
+    desk = Desk(slots, GenerationSettings(max_chunk=8, target_gap_s=0.015))
+    for first in (1, 2):
+        desk.submit(request(8, first=first, max_tokens=30, is_bulk=True))
+    while desk.engine.load().generating < 2:
+        desk.step()
+    desk.submit(request(40, first=3, max_tokens=2))
+    begun = len(desk.plans)
+    desk.run()
+    kinds = "".join("d" if plan.is_decode else "f" for plan in desk.plans[begun:])
+    assert kinds.startswith("fffffd")
+    assert "f" not in kinds[5:]
+
+
+def test_bulk_prompt_runs_in_chunks_that_people_can_wait_for() -> None:
+    slots = FakeSlots(2, length=128)
+    desk = Desk(slots, GenerationSettings(target_gap_s=0.02), step_s=0.05)
+    desk.submit(request(100, max_tokens=1, is_bulk=True))
+    desk.run()
+    assert slots.extended == [32, 16, 16, 16, 16, 4]
+    desk.submit(request(100, first=3, max_tokens=1))
+    desk.run()
+    assert slots.extended[6:] == [100]
+
+
+def test_people_go_before_bulk_whatever_the_priorities_and_bulk_takes_no_slot_of_others() -> None:
+    desk = Desk(FakeSlots(1))
+    (first,) = desk.submit(request(max_tokens=8, is_bulk=True, priority=9))
+    desk.step()
+    (bulk,) = desk.submit(request(first=2, is_bulk=True, priority=0))
+    desk.step()
+    assert desk.engine.load().preemptions == 0
+    (person,) = desk.submit(request(first=3, priority=1000))
+    desk.step()
+    (other,) = desk.submit(request(first=4, priority=0))
+    desk.run()
+    assert desk.engine.load().preemptions == 1
+    ended = [each for each in desk.told if desk.finish(each) == "length"]
+    assert len(ended) == 4
+    fills = [plan.sequences[0] for plan in desk.plans if not plan.is_decode]
+    assert fills == [first, person, other, bulk]  # the first's prompt is kept, with its scores
+
+
+def test_bulk_that_gave_way_before_is_spared_and_nobody_leaves_for_what_has_no_room() -> None:
+    slots = FakeSlots(3, length=64)
+    desk = Desk(slots, GenerationSettings(pool_tokens=140))
+    batch = [desk.submit(request(first=at, max_tokens=30, is_bulk=True))[0] for at in (1, 2, 3)]
+    while desk.engine.load().generating < 3:
+        desk.step()
+    desk.submit(request(first=4, max_tokens=1))
+    desk.step()
+    assert [each.times_put_back for each in batch] == [0, 0, 1]
+    desk.run_until(lambda: batch[2] in desk.engine._residents.live)
+    wide = desk.submit(request(first=5, max_tokens=20, choices=2))
+    desk.step()
+    assert [each.times_put_back for each in batch] == [1, 1, 1]
+    desk.run()
+    assert [desk.finish(each) for each in wide] == ["length", "length"]
+    (person,) = desk.submit(request(first=6, max_tokens=55))
+    desk.run_until(lambda: desk.engine.load().generating == 1)
+    (bulk,) = desk.submit(request(first=7, max_tokens=30, is_bulk=True))
+    desk.run_until(lambda: desk.engine.load().generating == 2)
+    desk.submit(request(first=8, max_tokens=50, choices=2))  # 112 tokens, beside 61
+    desk.step()
+    assert bulk.times_put_back == 0
+    desk.run()
+    assert [desk.finish(each) for each in (person, bulk)] == ["length", "length"]
+
+
+def test_prompt_of_a_batch_that_is_being_filled_gives_way_and_generating_bulk_too() -> None:
+    slots = FakeSlots(2, length=128)
+    desk = Desk(slots, GenerationSettings(max_chunk=8, target_gap_s=0.03))
+    (generating,) = desk.submit(request(first=1, max_tokens=50, is_bulk=True))
+    desk.run_until(lambda: desk.engine.load().generating == 1)
+    (filling,) = desk.submit(request(60, first=2, max_tokens=2, is_bulk=True))
+    desk.run_until(lambda: desk.engine.load().filling == 1)
+    pair = desk.submit(request(10, first=3, max_tokens=4, choices=2))
+    desk.step()
+    assert desk.plans[-1].sequences == pair
+    assert desk.engine.load().preemptions == 2
+    desk.run()
+    assert desk.ids(filling) == ids_alone(request(60, first=2, max_tokens=2))
+    assert desk.ids(generating) == ids_alone(request(first=1, max_tokens=50))
+
+
+def test_people_are_not_refused_for_what_bulk_has_still_to_do() -> None:
+    desk = Desk(FakeSlots(1), step_s=1.0)
+    (bulk,) = desk.submit(request(max_tokens=50, is_bulk=True))
+    for _ in range(4):
+        desk.step()
+    desk.submit(request(max_tokens=40, first=2, is_bulk=True))
+    told_s = desk.engine.load().first_token_s
+    assert told_s == 0.0
+    with pytest.raises(Overloaded, match="the first token would come after about"):
+        desk.submit(request(first=3, is_bulk=True, deadline_s=desk.now_s + 4.0))
+    (person,) = desk.submit(request(first=4, max_tokens=2, deadline_s=desk.now_s + 4.0))
+    desk.run()
+    assert (desk.finish(person), desk.finish(bulk)) == ("length", "length")
+
+
+def test_full_queue_of_bulk_gives_way_to_people() -> None:
+    desk = Desk(FakeSlots(1), GenerationSettings(max_waiting=2))
+    bulk = [desk.submit(request(first=at, is_bulk=True, priority=at))[0] for at in range(2)]
+    (person,) = desk.submit(request(first=3, priority=1000))
+    desk.run()
+    assert [desk.finish(each) for each in (*bulk, person)] == ["length", Overloaded.code, "length"]
+
+
 def test_repeated_prompt_is_not_run_again() -> None:
     slots = FakeSlots(2)
     desk = Desk(slots)

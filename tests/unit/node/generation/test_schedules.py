@@ -41,6 +41,7 @@ def _request(rng: random.Random, stems: list[tuple[int, ...]]) -> GenerationRequ
         stop_tokens=frozenset(rng.sample(range(VOCABULARY), rng.choice([0, 2]))),
         choices=rng.choice([1, 1, 1, 2]),
         priority=rng.choice([0, 0, 1]),
+        is_bulk=rng.random() < 0.3,
         tenant=rng.choice(["", "other"]),
     )
 

@@ -49,7 +49,9 @@ class Text:
     def token_text(self, token: int) -> str:
         return str(token)
 
-    def read(self, raw: bytes, *, priority: float, deadline_s: float | None) -> ReadCall:
+    def read(
+        self, raw: bytes, *, priority: float, deadline_s: float | None, is_bulk: bool = False
+    ) -> ReadCall:
         assert self.gate.wait(LIMIT_S)
         fields = json.loads(bytes(raw))
         if "prompt" not in fields:
@@ -63,6 +65,7 @@ class Text:
             choices=fields.get("n", 1),
             resumed=tuple(fields.get("so_far", ())),
             is_replayed="so_far" in fields,
+            is_bulk=is_bulk,
         )
         return ReadCall((request,), LetterText, None, "", 7)
 
@@ -140,6 +143,7 @@ class Desk:
         return time.monotonic() if self.now_s is None else self.now_s
 
     def ask(self, *, is_parted: bool = False, **fields: Any) -> Asked:
+        """Ask; `is_bulk` is the request's own, as `deadline_s` and `sequence` are."""
         return Asked(self, is_parted=is_parted, **fields)
 
 
@@ -153,6 +157,7 @@ class Asked:
         is_parted: bool,
         deadline_s: float | None = None,
         sequence: SequenceMark | None = None,
+        is_bulk: bool = False,
         **fields: Any,
     ) -> None:
         self.parts: list[list[dict[str, Any]]] = []
@@ -166,6 +171,7 @@ class Asked:
             arrived_s=desk.clock(),
             deadline_s=deadline_s,
             sequence=sequence,
+            is_bulk=is_bulk,
             on_part=self._part if is_parted else None,
         )
         desk.runner.submit(self.request)
@@ -367,6 +373,28 @@ async def test_waiter_for_idleness_is_told_once_the_answer_is_over(desk: Desk) -
     desk.slots.gate.release(10)
     await asked.pieces()
     await asyncio.wait_for(waiting, LIMIT_S)
+
+
+async def test_bulk_requests_give_a_slot_to_people_and_are_told_of_in_no_wait(desk: Desk) -> None:
+    desk.slots.is_open = False
+    bulk = [
+        desk.ask(is_bulk=True, is_parted=True, prompt=[first, 2], max_tokens=20)
+        for first in range(4)
+    ]
+    await until(lambda: desk.generation.run_since_s is not None)
+    desk.slots.gate.release(4)  # steps between which their prompts run
+    await until(lambda: all(each.parts for each in bulk))
+    assert desk.scheduler.load_report(free_bytes=0, device_in_flight=0).latency_us == 0
+    person = desk.ask(prompt=[9, 9], max_tokens=3)
+    await until(lambda: all(call.answer is not None for call in desk.scheduler._live.values()))
+    desk.slots.gate.release(4)  # of the bulk's answers none is near its end
+    assert ids_of(await person.pieces()) == alone([9, 9], 3)
+    assert not any(each.end.done() for each in bulk)
+    assert desk.scheduler.figures()["preemptions"] == 1
+    assert desk.scheduler.load_report(free_bytes=0, device_in_flight=0).latency_us > 0
+    desk.slots.gate.release(1000)
+    for first, each in enumerate(bulk):
+        assert ids_of(await each.pieces()) == alone([first, 2], 20)
 
 
 async def test_load_tells_requests_and_the_wait(desk: Desk) -> None:

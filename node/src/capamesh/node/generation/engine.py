@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from capamesh.node.generation.admission import check_request, no_room, too_late
 from capamesh.node.generation.answering import answer, broken_off, resume
+from capamesh.node.generation.forecast import first_token_s
 from capamesh.node.generation.load import GenerationLoad
 from capamesh.node.generation.pace import Pace
 from capamesh.node.generation.parts import TokenPart
@@ -102,7 +103,7 @@ class GenerationEngine:
         left_s = request.deadline_s - now_s
         if left_s <= 0:
             raise DeadlineExceeded("the deadline passed before the request came; allow more time")
-        first_s = self._first_token_s(len(request.prompt))
+        first_s = self._first_token_s(len(request.prompt), is_bulk=request.is_bulk)
         if first_s > left_s:
             raise too_late(first_s, left_s)
         leader, *siblings = made = tuple(
@@ -120,9 +121,7 @@ class GenerationEngine:
         resume(leader)
         tokens = need(leader)
         if not self._waiting.has_room(leader.width, tokens):
-            leaving = self._waiting.giving_way(
-                request.tenant, request.priority, leader.width, tokens
-            )
+            leaving = self._waiting.giving_way(request.tenant, request.rank, leader.width, tokens)
             refusal = no_room(self._waiting.count, self._waiting.tokens, first_s)
             if leaving is None:
                 raise refusal
@@ -239,18 +238,20 @@ class GenerationEngine:
             preemptions=self._preemptions,
             fill_token_s=self._pace.fill_token_s,
             kept_tokens=self._settings.prefix_bytes // self._slots.token_bytes,
-            first_token_s=self._first_token_s(0),
+            first_token_s=self._first_token_s(0, is_bulk=False),
         )
 
     # what a plan is made of
 
     def _plan_fill(self, sequence: Sequence) -> StepPlan | None:
         """Return the run of the next chunk of `sequence`; None if those who generate would wait too long, or if it gave way for want of room."""
-        residents = self._residents
+        residents, is_bulk = self._residents, sequence.request.is_bulk
         at = self._slots.used(sequence.slot)
         left = len(sequence.prefill) - at
-        count = self._pace.chunk(left, is_alone=not residents.live)
-        if residents.live and self._filled_s and not self._pace.is_in_time(count, self._filled_s):
+        # bulk waits for people's prompts, and runs its own in chunks that people can wait for
+        is_hurried = bool(residents.live) if is_bulk else residents.serves_people
+        count = self._pace.chunk(left, is_alone=not (is_hurried or is_bulk))
+        if is_hurried and self._filled_s and not self._pace.is_in_time(count, self._filled_s):
             return None
         while residents.used_tokens + count > self.pool_tokens:
             if self._give_way() is sequence:
@@ -284,7 +285,7 @@ class GenerationEngine:
         self._due_s = min((each.request.deadline_s for each in self._all()), default=math.inf)
 
     def _begin(self) -> bool:
-        """Give a slot to who is next, if there is room; a prompt that is being filled gives way to a more urgent one.
+        """Give a slot to who is next, if there is room; a prompt that is being filled gives way to a more urgent one, and bulk ones to all others.
 
         Return whether somebody generates now who need not run a prompt, and another may begin.
         """
@@ -293,13 +294,15 @@ class GenerationEngine:
             return False
         self._may_begin = False
         filling = self._residents.filling
-        if filling is not None and sequence.request.priority >= filling.request.priority:
+        if filling is not None and sequence.request.rank >= filling.request.rank:
             return False
-        if not self._fits(sequence, filling):
+        leaving = self._leaving(sequence, filling)
+        if leaving is None:
             return False
         if filling is not None:
             self._reuse.save(filling, self._slots.used(filling.slot))
-            self._preempt(filling)
+        for each in leaving:
+            self._preempt(each)
         self._waiting.remove(sequence)
         self._residents.begin(sequence)
         scores = self._reuse.restore(sequence, self._residents.live)
@@ -315,15 +318,28 @@ class GenerationEngine:
             if scores is not None and each.wants_token:
                 self._tell(each, answer(each, scores))
 
-    def _fits(self, sequence: Sequence, leaving: Sequence | None) -> bool:
-        """Return whether `sequence` may have its slots once `leaving` has left its own."""
+    def _leaving(self, sequence: Sequence, filling: Sequence | None) -> list[Sequence] | None:
+        """Return who leaves so that `sequence` may have its slots, beside the one that is `filling`; None if too few do, and nobody leaves."""
+        leaving = [] if filling is None else [filling]
+        if self._fits(sequence, leaving):
+            return leaving
+        if sequence.request.is_bulk:
+            return None
+        for each in self._residents.bulk_by_loss():
+            leaving.append(each)
+            if self._fits(sequence, leaving):
+                return leaving
+        return None
+
+    def _fits(self, sequence: Sequence, leaving: list[Sequence]) -> bool:
+        """Return whether `sequence` may have its slots once those of `leaving` have left theirs."""
         residents = self._residents
         free, promised = residents.free_slots, residents.promised_tokens
         used = residents.used_tokens
-        if leaving is not None:
-            free += leaving.width
-            promised -= need(leaving)
-            used -= self._slots.used(leaving.slot)
+        for each in leaving:
+            free += each.width
+            promised -= need(each)
+            used -= self._slots.used(each.slot)
         now = (len(sequence.prefill) + len(sequence.out) - sequence.base + 1) * sequence.width
         return (
             sequence.width <= free
@@ -372,23 +388,7 @@ class GenerationEngine:
                 yield each
             yield from each.siblings
 
-    def _first_token_s(self, prompt_tokens: int) -> float:
-        """Return the seconds until a prompt of so many tokens that came now would have its first token, as estimated.
-
-        Prompts run one after the other, beside those who generate; where no slot is free, half of what is still allowed to those
-        before is taken for what they will generate (guess).
-        """
-        pace, waiting = self._pace, self._waiting
-        live, filling = self._residents.live, self._residents.filling
-        ahead = prompt_tokens + waiting.fill_tokens
-        if filling is not None:
-            ahead += len(filling.prefill) - self._slots.used(filling.slot)
-        fill_s = ahead * pace.fill_token_s
-        if live:
-            target_s = self._settings.target_gap_s
-            fill_s *= target_s / max(target_s - pace.decode_s, 0.1 * target_s)
-        if waiting.count < self._residents.free_slots or not pace.tokens_per_s:
-            return fill_s
-        left = sum(each.most_tokens - each.position for each in live)
-        left += waiting.tokens - waiting.fill_tokens
-        return fill_s + max(0, left) / (2 * pace.tokens_per_s)
+    def _first_token_s(self, prompt_tokens: int, *, is_bulk: bool) -> float:
+        return first_token_s(
+            self._residents, self._waiting, self._pace, prompt_tokens, is_bulk=is_bulk
+        )

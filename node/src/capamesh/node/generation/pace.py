@@ -67,6 +67,11 @@ class Pace:
         room_s = self._target_gap_s - self.decode_s - spent_s
         return token_s is not None and token_s * tokens <= room_s
 
+    def beside_steps(self, fill_s: float) -> float:
+        """Return how long chunks of `fill_s` in all take between the steps of those who generate."""
+        target_s = self._target_gap_s
+        return fill_s * target_s / max(target_s - self.decode_s, 0.1 * target_s)
+
     def _largest_in_time(self) -> int:
         room_s = self._target_gap_s - self.decode_s
         is_known = any(LEAST_SIZE <= size <= FIRST_SIZE for size in self._fill_s)

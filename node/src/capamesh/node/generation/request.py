@@ -27,6 +27,7 @@ MAX_STOP_CHARACTERS: Final = 1024
 MAX_STOP_TOKENS: Final = 256
 """The most tokens that end an answer (guess)."""
 MAX_PRIORITY: Final = 1000
+_BULK_RANK: Final = MAX_PRIORITY + 1
 MAX_TENANT_CHARACTERS: Final = 256
 MAX_SEED: Final = 2**64 - 1
 GREEDY: Final = 1e-5
@@ -115,11 +116,18 @@ class GenerationRequest:
     is_replayed: bool = False
     """True to feed `resumed` token by token, as they were made: slower, but each bit is as if nothing had happened."""
     priority: int = 0
-    """A smaller number goes first."""
+    """A smaller number goes first, among those that are bulk and among those that are not."""
+    is_bulk: bool = False
+    """True if nobody waits for it, as of a batch: all others go first, and may have its slot."""
     tenant: str = ""
     """The one on whose behalf it is: tenants share the model fairly, and share no prefixes."""
     deadline_s: float = math.inf
     """The time on the engine's clock at which the answer ends unfinished, wherever it is."""
+
+    @property
+    def rank(self) -> int:
+        """The place in the order of all: a smaller number goes first."""
+        return self.priority + (_BULK_RANK if self.is_bulk else 0)
 
     def __post_init__(self) -> None:
         if not self.prompt:

@@ -42,6 +42,12 @@ class Residents:
         return self._slots.count - len(self.live) - (0 if filling is None else filling.width)
 
     @property
+    def fill_left(self) -> int:
+        """The tokens of the prompt that is being filled which are still to be run."""
+        filling = self.filling
+        return 0 if filling is None else len(filling.prefill) - self._slots.used(filling.slot)
+
+    @property
     def used_tokens(self) -> int:
         """The tokens that slots hold."""
         slots = self._slots
@@ -120,6 +126,18 @@ class Residents:
             self._slots.truncate(place, 0)
         self.live.clear()
 
+    @property
+    def serves_people(self) -> bool:
+        """Return whether any that generates is not bulk."""
+        return any(not each.request.is_bulk for each in self.live)
+
+    def bulk_by_loss(self) -> list[Sequence]:
+        """Return the bulk ones that generate: first whoever gave way least often, of these who has least to be computed again."""
+        return sorted(
+            [each for each in self.live if each.request.is_bulk],
+            key=lambda one: (one.times_put_back, one.fed, -one.order, -one.choice),
+        )
+
     def least_urgent(self) -> Sequence:
         """Return the least urgent, the last that came of equal ones; there is one."""
-        return max(self, key=lambda one: (one.request.priority, one.order, one.choice))
+        return max(self, key=lambda one: (one.request.rank, one.order, one.choice))

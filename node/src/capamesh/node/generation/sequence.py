@@ -73,6 +73,7 @@ class Sequence:
         "slot",
         "stops",
         "text",
+        "times_put_back",
     )
 
     def __init__(
@@ -114,6 +115,8 @@ class Sequence:
         self.scores: npt.NDArray[np.float32] | None = None
         """The scores behind the prompt in the shape [vocabulary], until they are kept with it."""
         self.is_ended = False
+        self.times_put_back = 0
+        """The number of times that it lost its slot to another."""
 
     @override
     def __repr__(self) -> str:
@@ -143,6 +146,7 @@ class Sequence:
         """Forget the slot, which another gets: all tokens are to be computed again, in the same manner."""
         self.slot = NO_SLOT
         self.fed = self.base
+        self.times_put_back += 1
 
     def usage(self) -> Usage:
         """Return the tokens that it has taken."""

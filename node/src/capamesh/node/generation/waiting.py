@@ -12,7 +12,7 @@ from capamesh.node.generation.shares import TenantShares
 class WaitingQueue:
     """Sequences that wait, each with its siblings; bounded in sequences and in tokens.
 
-    The next is of the smallest priority number, among these of the tenant that has had least, among these the earliest.
+    The next is of the smallest rank, among these of the tenant that has had least, among these the earliest.
     """
 
     def __init__(self, shares: TenantShares, max_count: int, max_tokens: int) -> None:
@@ -26,6 +26,8 @@ class WaitingQueue:
         """Tokens that they need, prompts and longest answers together."""
         self.fill_tokens = 0
         """Tokens of their prompts."""
+        self.bulk_count = self.bulk_tokens = self.bulk_fill_tokens = 0
+        """The same of those of them that are bulk."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -38,7 +40,7 @@ class WaitingQueue:
         return self.count + width <= self._max_count and self.tokens + tokens <= self._max_tokens
 
     def put(self, sequence: Sequence) -> None:
-        """Let `sequence` wait; whoever is put back, for it gave way, may be one more than have room."""
+        """Let `sequence` wait; those that are put back, for they gave way, may be as many more than have room as there are slots."""
         self._waiting.append(sequence)
         self._count(sequence, 1)
 
@@ -78,12 +80,10 @@ class WaitingQueue:
         turn = self._turn(sequence)
         return sum(self._turn(each) < turn for each in self._waiting)
 
-    def giving_way(
-        self, tenant: str, priority: int, width: int, tokens: int
-    ) -> list[Sequence] | None:
+    def giving_way(self, tenant: str, rank: int, width: int, tokens: int) -> list[Sequence] | None:
         """Return who must leave so that a newcomer may wait; None if too few do, and nobody leaves.
 
-        A larger priority number gives way to a smaller one. Of one's own priority the tenant with the most that waits gives way, if it
+        A larger rank gives way to a smaller one. Of one's own rank the tenant with the most that waits gives way, if it
         has more than the newcomer would have. The last of them goes first.
         """
         if width > self._max_count or tokens > self._max_tokens:
@@ -96,11 +96,11 @@ class WaitingQueue:
         count, held = self.count, self.tokens
         while count + width > self._max_count or held + tokens > self._max_tokens:
             worst = left[-1] if left else None
-            if worst is None or worst.request.priority < priority:
+            if worst is None or worst.request.rank < rank:
                 return None
-            if worst.request.priority == priority:
+            if worst.request.rank == rank:
                 largest = max(
-                    (one for one in left if one.request.priority == priority),
+                    (one for one in left if one.request.rank == rank),
                     key=lambda one: counts[one.request.tenant],
                 )
                 crowd = largest.request.tenant
@@ -109,7 +109,7 @@ class WaitingQueue:
                 worst = next(
                     one
                     for one in reversed(left)
-                    if one.request.priority == priority and one.request.tenant == crowd
+                    if one.request.rank == rank and one.request.tenant == crowd
                 )
             left.remove(worst)
             leaving.append(worst)
@@ -120,12 +120,16 @@ class WaitingQueue:
 
     def _turn(self, sequence: Sequence) -> tuple[int, float, int]:
         request = sequence.request
-        return request.priority, self._shares.used_s(request.tenant), sequence.order
+        return request.rank, self._shares.used_s(request.tenant), sequence.order
 
     def _count(self, sequence: Sequence, sign: int) -> None:
         self.count += sign * sequence.width
         self.tokens += sign * need(sequence)
         self.fill_tokens += sign * len(sequence.prefill)
+        if sequence.request.is_bulk:
+            self.bulk_count += sign * sequence.width
+            self.bulk_tokens += sign * need(sequence)
+            self.bulk_fill_tokens += sign * len(sequence.prefill)
 
 
 def need(sequence: Sequence) -> int:

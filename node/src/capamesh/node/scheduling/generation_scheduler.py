@@ -91,7 +91,7 @@ class GenerationScheduler(Scheduler):
             READERS, "prompts", initializer=partial(be_nice, READERS_NICE)
         )
         self._first_s = 0.0
-        """The time from a request to the first token of its answer, smoothed."""
+        """The time from a request that is not bulk to the first token of its answer, smoothed."""
         self._gap_s = 0.0
         """The time between two tokens of an answer, smoothed."""
 
@@ -259,8 +259,12 @@ class GenerationScheduler(Scheduler):
     def _read(self, request: PendingRequest, raw: bytes | memoryview) -> ReadCall:
         if request.state is ENDED:
             raise DeadlineExceeded("nobody waits for it any more")
-        priority = request.priority + (1 if request.is_bulk else 0)
-        return self._text.read(raw, priority=priority, deadline_s=request.deadline_s)
+        return self._text.read(
+            raw,
+            priority=request.priority,
+            deadline_s=request.deadline_s,
+            is_bulk=request.is_bulk,
+        )
 
     # in the loop
 
@@ -304,7 +308,8 @@ class GenerationScheduler(Scheduler):
             request.started_s = now_s
             self.meter.queue_s.add(now_s - request.arrived_s)
             tokens.first_token_s.add(now_s - request.arrived_s)
-            self._first_s = _smoothed(self._first_s, now_s - request.arrived_s)
+            if not request.is_bulk:
+                self._first_s = _smoothed(self._first_s, now_s - request.arrived_s)
         request.steps += 1
         if choice in call.latest_s:
             gap_s = now_s - call.latest_s[choice]
