@@ -81,6 +81,10 @@ class TimedSlots(Slots):
     def load(self, slot: int, block: CacheBlock, count: int) -> None:
         self._used[slot] += count
 
+    @override
+    def close(self) -> None:
+        """Do nothing: there is nothing to let go of."""
+
 
 class TimedNode:
     """One node: the engine, and the replica that the router knows."""

@@ -39,6 +39,7 @@ class FakeSlots(Slots):
         self.extended: list[int] = []
         self.copied = 0
         self.fails: Exception | None = None
+        self.is_closed = False
 
     @override
     def decode(self, tokens: Sequence[int]) -> Logits:
@@ -85,6 +86,10 @@ class FakeSlots(Slots):
         used = self._used[slot]
         self._cache[slot, used : used + count] = block[:count]
         self._used[slot] = used + count
+
+    @override
+    def close(self) -> None:
+        self.is_closed = True
 
     def tokens(self, slot: int) -> list[int]:
         """Return the tokens that `slot` holds."""

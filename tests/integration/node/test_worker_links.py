@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import json
 import os
+import shutil
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,18 +22,23 @@ from fleet_fakes import NullLog
 from link_awaiting import probe, request
 from link_sockets import HOST, Members, Side, within
 from onnx import helper
+from patience import eventually
+from tiny_llama import write_decoder_folder
 
 from capamesh.node.contract.settings import WorkerSettings
 from capamesh.node.devices.in_flight_journal import InFlightJournal
 from capamesh.node.devices.in_flight_page import InFlightPage
+from capamesh.node.generation.slots import Logits
+from capamesh.node.models.eviction import _may_leave_s
 from capamesh.node.models.lifecycle import ModelLifecycle
 from capamesh.node.models.preparation import Preparation
-from capamesh.node.models.registry import ModelRegistry
+from capamesh.node.models.registry import HostedModel, ModelRegistry
 from capamesh.node.models.shortage import Reserve
 from capamesh.node.profiling.profile_cache import ProfileCache
 from capamesh.node.repository import ModelSource
 from capamesh.node.runtime.api import LoadedModel
 from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
+from capamesh.node.runtime.text_generation.loaded_decoder import LoadedDecoder
 from capamesh.node.scheduling import MemoryBudget
 from capamesh.node.worker.service import WorkerService
 from capamesh.protocol.errors import (
@@ -53,10 +62,13 @@ from capamesh.protocol.links.calls import (
     encode_control,
     encode_probe,
 )
+from capamesh.protocol.links.events import Answer
+from capamesh.protocol.links.handlers import PartsHandler
 from capamesh.protocol.links.link import Link
 from capamesh.protocol.links.sequence_mark import SequenceMark
 from capamesh.protocol.network import Role
-from capamesh.protocol.tensors import Limits, Tensor
+from capamesh.protocol.tasks import GENERATION, PARTS
+from capamesh.protocol.tensors import Datatype, Limits, Tensor, join_elements, split_elements
 
 P = onnx.TensorProto
 node = helper.make_node
@@ -617,3 +629,151 @@ async def test_worker_is_not_quiet_while_a_change_is_made(
     may_end.set()
     await within(changing)
     await town.at_rest()
+
+
+NAME = ModelName("tiny")
+TOKENS = 40
+HELD_AT = 5
+"""The decoding step before which the model waits, until the test has made its change."""
+
+
+class Generated(PartsHandler):
+    """One generation, with the tokens that have come of it."""
+
+    def __init__(self, link: Link) -> None:
+        asked = {"prompt": [5, 6, 7], "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True}
+        given = Tensor(
+            GENERATION, Datatype.BYTES, (1,), join_elements([json.dumps(asked).encode()])
+        )
+        call = InferCall(NAME, ANY, (given,), (PARTS,), takes_parts=True)
+        self.link = link
+        self.ids: list[int] = []
+        self.is_over = False
+        self.error: CapameshError | None = None
+        self.stream = link.ask(*encode_call(call, 60_000), self)
+
+    def part_answered(self, part: Answer) -> None:
+        self._take(part)
+        self.link.release(self.stream, part)
+
+    def answered(self, answer: Answer) -> None:
+        self._take(answer)
+        self.is_over = True
+
+    def failed(self, error: CapameshError) -> None:
+        self.error, self.is_over = error, True
+
+    def _take(self, answer: Answer) -> None:
+        (parts,) = decode_answer(answer.meta, answer.body, Limits()).outputs
+        for piece in json.loads(bytes(split_elements(parts.data, 1)[0])):
+            self.ids += piece.get("t", [])
+
+    async def until_over(self) -> list[int]:
+        await eventually(lambda: self.is_over, "the generation does not end")
+        assert self.error is None
+        return self.ids
+
+
+class Gate:
+    """Holds up the decoding steps of one model from the `HELD_AT`th on."""
+
+    def __init__(self, hosted: HostedModel) -> None:
+        decoder = hosted.prepared.loaded
+        assert isinstance(decoder, LoadedDecoder)
+        self._decode = decoder.slots.decode
+        self._steps = 0
+        self.is_open = threading.Event()
+        decoder.slots.decode = self._held  # type: ignore[method-assign]
+
+    def _held(self, tokens: Sequence[int]) -> Logits:
+        self._steps += 1
+        if self._steps >= HELD_AT:
+            assert self.is_open.wait(30)
+        return self._decode(tokens)
+
+
+@pytest.fixture
+async def chat(town: Town) -> Town:
+    """Return a town with a language model."""
+    made = town.folder.parent / "made"
+    write_decoder_folder(made / "1")
+    (made / "capamesh.toml").write_text("task = 'chat'\n")
+    for file in made.rglob("*"):
+        os.utime(file, (1_000_000, 1_000_000))
+    made.rename(town.folder / NAME)
+    await town.until_ready(NAME)
+    return town
+
+
+def cache_of(hosted: HostedModel) -> weakref.ref[Any]:
+    """Return a reference to the memory of a model's slots, which ends with it."""
+    return weakref.ref(hosted.prepared.loaded.slots._cache)  # type: ignore[attr-defined]
+
+
+async def change(town: Town, how: str) -> None:
+    """Change the model that generates, and wait until that is done for all who come now."""
+    before = town.models.find(NAME, ANY)
+    if how == "unloaded":
+        await (await town.asker()).change(ControlAction.UNLOAD, NAME)
+    elif how == "replaced":
+        template = town.folder / NAME / "1" / "chat_template.jinja"
+        new = template.with_suffix(".new")
+        new.write_text(template.read_text() + "{# other #}")
+        os.utime(new, (2_000_000, 2_000_000))
+        new.replace(template)
+    else:
+        shutil.move(town.folder / NAME, town.folder.parent / "away")
+    await eventually(lambda: town.models.find(NAME, ANY) is not before, "nothing has changed")
+
+
+@pytest.mark.parametrize("how", ["unloaded", "replaced", "removed"])
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_generation_outlives_its_model_and_leaves_no_memory(
+    chat: Town, how: str, leaves: bool
+) -> None:
+    link = (await chat.asker()).link
+    alone = await Generated(link).until_over()
+    assert len(alone) == TOKENS
+    hosted = chat.models.find(NAME, ANY)
+    assert hosted is not None
+    gate, cache, runner = Gate(hosted), cache_of(hosted), hosted.runner
+    going = Generated(link)
+    await eventually(lambda: len(going.ids) >= HELD_AT - 1, "nothing is generated")
+    await within(change(chat, how))
+    assert not going.is_over
+    others = Generated(link)
+    if how == "replaced":
+        assert await others.until_over() == alone  # while the one before is held up
+    else:
+        await eventually(lambda: others.is_over, "nobody is told")
+        assert isinstance(others.error, ModelUnavailable)
+    assert not runner.scheduler.is_idle
+    assert cache() is not None
+    if leaves:
+        link.withdraw(going.stream)
+        await eventually(lambda: runner.scheduler.is_idle, "it goes on for nobody")
+    gate.is_open.set()
+    if not leaves:
+        assert await going.until_over() == alone
+    gc.disable()  # what is held in a circle may be for long
+    try:
+        await eventually(lambda: cache() is None, "the memory of the slots is held")
+    finally:
+        gc.enable()
+    await chat.at_rest()
+
+
+async def test_model_that_generates_is_in_use_until_its_answer_ends(chat: Town) -> None:
+    link = (await chat.asker()).link
+    hosted = chat.models.find(NAME, ANY)
+    assert hosted is not None
+    gate, runner = Gate(hosted), hosted.runner
+    going = Generated(link)
+    await eventually(lambda: len(going.ids) >= HELD_AT - 1, "nothing is generated")
+    runner.last_used_s -= 3600.0
+    now_s = time.monotonic()
+    assert _may_leave_s(hosted, now_s) > now_s
+    gate.is_open.set()
+    await going.until_over()
+    await eventually(lambda: now_s <= runner.last_used_s, "its end was no use")
+    await chat.at_rest()

@@ -1274,6 +1274,8 @@ async def test_pinned_busy_and_needed_models_never_give_way(rig: Rig) -> None:
     busy.gate.set()
     async with asyncio.timeout(LIMIT_S):
         await answer
+    assert "in use; in 5 s they may not be" in await rig.load("z")  # its run has just ended
+    unused(rig, busy=1000)
     assert await rig.load("z") == "done"
     assert rig.state("busy")[0] is ModelState.UNLOADED
 

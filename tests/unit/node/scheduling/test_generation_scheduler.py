@@ -397,6 +397,26 @@ async def test_bulk_requests_give_a_slot_to_people_and_are_told_of_in_no_wait(de
         assert ids_of(await each.pieces()) == alone([first, 2], 20)
 
 
+async def test_model_was_used_until_its_last_answer_has_ended(desk: Desk) -> None:
+    desk.now_s = 100.0
+    desk.slots.is_open = False
+    asked = desk.ask(prompt=[1, 2], max_tokens=3)
+    await until(lambda: desk.generation.run_since_s is not None)
+    assert desk.runner.last_used_s == 100.0
+    desk.now_s = 160.0
+    desk.slots.gate.release(10)
+    await asked.pieces()
+    await asyncio.wait_for(desk.runner.wait_idle(), LIMIT_S)
+    await until(lambda: desk.runner.last_used_s == 160.0)
+
+
+async def test_closed_model_lets_go_of_what_it_kept_of_prompts(desk: Desk) -> None:
+    await desk.ask(prompt=[1, 2, 3], max_tokens=5).pieces()
+    await until(lambda: desk.generation.load.prefix_bytes > 0)
+    await asyncio.to_thread(desk.scheduler.close)
+    assert desk.generation._engine.load().prefix_bytes == 0
+
+
 async def test_load_tells_requests_and_the_wait(desk: Desk) -> None:
     desk.slots.is_open = False
     asked = [desk.ask(prompt=[1, 2], max_tokens=20) for _ in range(6)]

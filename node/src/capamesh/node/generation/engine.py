@@ -145,6 +145,10 @@ class GenerationEngine:
         for sequence in list(self._all()):
             self._break_off(sequence, error)
 
+    def forget_prefixes(self) -> None:
+        """Let go of all that is kept of prompts."""
+        self._reuse.forget()
+
     def plan(self, now_s: float) -> StepPlan | None:
         """Return the next run of the model; None if there is nothing to do until something is submitted.
 

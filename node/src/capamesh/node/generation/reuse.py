@@ -20,6 +20,7 @@ class Reuse:
 
     def __init__(self, slots: Slots, prefix_bytes: int) -> None:
         self._slots = slots
+        self._prefix_bytes = prefix_bytes
         self._prefixes = Prefixes(prefix_bytes, slots.token_bytes)
         self.hit_tokens = 0
         """Tokens of prompts that did not have to run."""
@@ -32,6 +33,10 @@ class Reuse:
     def size_bytes(self) -> int:
         """The bytes of kept prefixes."""
         return self._prefixes.size_bytes
+
+    def forget(self) -> None:
+        """Let go of all that is kept."""
+        self._prefixes = Prefixes(self._prefix_bytes, self._slots.token_bytes)
 
     def restore(self, sequence: Sequence, live: SequenceOf[Sequence]) -> Logits | None:
         """Fill the slot of `sequence` with the longest beginning of its prompt that is kept, or that one of `live` has.

@@ -64,3 +64,7 @@ class Slots(Protocol):
     @abstractmethod
     def load(self, slot: int, block: CacheBlock, count: int) -> None:
         """Append the first `count` tokens of `block` to `slot`; the layout is that of `save`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the model and of all that slots hold: nothing is run any more. Again is harmless."""

@@ -153,6 +153,7 @@ class GenerationRunner:
             self._call(self._break, reason)
         finally:
             self._hand_over()
+            self._engine.forget_prefixes()
             if self._masks is not None:
                 self._masks.shutdown()
 

@@ -325,7 +325,8 @@ class ModelRunner:
         self._pump()
 
     def _check_idle(self) -> None:
-        if self.scheduler.is_idle:
+        if self.scheduler.is_idle and not self._idle.is_set():
+            self.last_used_s = self._clock()  # an answer may take minutes
             self._idle.set()
 
     # in a thread

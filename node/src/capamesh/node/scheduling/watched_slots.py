@@ -76,3 +76,7 @@ class WatchedSlots(Slots):
     @override
     def load(self, slot: int, block: CacheBlock, count: int) -> None:
         self._slots.load(slot, block, count)
+
+    @override
+    def close(self) -> None:
+        self._slots.close()

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import random
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -52,6 +54,22 @@ def fill(slots: DecoderSlots, slot: int, tokens: list[int]) -> np.ndarray:
     logits = slots.extend(slot, tokens, wants_logits=True)
     assert logits is not None
     return logits.copy()
+
+
+def test_slots_that_are_closed_hold_neither_model_nor_cache(
+    folders: dict[str, DecoderFolder],
+) -> None:
+    slots = slots_of(folders["q8"])
+    fill(slots, 0, TOKENS)
+    slots.decode([1])
+    cache, session = weakref.ref(slots._cache), weakref.ref(slots._session)
+    gc.disable()  # what is held in a circle may be for long
+    try:
+        slots.close()
+        assert (cache(), session()) == (None, None)
+    finally:
+        gc.enable()
+    slots.close()
 
 
 @pytest.mark.parametrize("kind", ["fp32", "positions"])

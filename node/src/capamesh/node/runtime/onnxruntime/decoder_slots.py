@@ -23,6 +23,7 @@ from capamesh.node.runtime.decoders.decoder_folder import DecoderFolder
 from capamesh.node.runtime.decoders.genai_config import GenaiConfig
 from capamesh.node.runtime.onnxruntime.binding import Untyped, one_line, ort
 from capamesh.node.runtime.onnxruntime.faults import is_out_of_memory
+from capamesh.node.runtime.onnxruntime.freed_memory import trim
 from capamesh.node.runtime.onnxruntime.providers import CPU
 from capamesh.node.runtime.onnxruntime.sessions import session_options
 from capamesh.node.runtime.onnxruntime.slot_memory import (
@@ -165,6 +166,14 @@ class DecoderSlots(Slots):
         at = int(self._used[slot])
         self._memory.load(slot, at, block, count)
         self._used[slot] = at + count
+
+    @override
+    def close(self) -> None:
+        self._decodes.clear()
+        self._extends.clear()
+        self._cache = self._cache[:, :0].copy()
+        self._session = None
+        trim()
 
     def _run(self, run: _Run, first: int, ids: npt.NDArray[np.int64]) -> Logits:
         """Run `ids`, in the shape [slots, tokens], from the slot `first` on; return logits in the shape [slots, vocabulary]."""

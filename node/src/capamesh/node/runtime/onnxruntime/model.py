@@ -15,6 +15,7 @@ from capamesh.node.runtime.api import LoadedModel, OutOfMemory, StopSwitch
 from capamesh.node.runtime.onnxruntime.arena import ArenaWatch
 from capamesh.node.runtime.onnxruntime.binding import INVALID_ARGUMENT, Untyped, one_line, ort
 from capamesh.node.runtime.onnxruntime.faults import is_out_of_memory
+from capamesh.node.runtime.onnxruntime.freed_memory import trim
 from capamesh.node.runtime.onnxruntime.io_binding import BoundRuns
 from capamesh.node.runtime.onnxruntime.providers import CUDA_PROVIDERS, shrinking
 from capamesh.node.runtime.onnxruntime.raw_texts import RawTextSession
@@ -256,20 +257,10 @@ class OnnxModel(LoadedModel):
         if self._live is not None:
             self._live = None
             self._raw = None
-            _trim()
+            trim()
 
 
 def _run_error(error: Exception) -> CapameshError:
     if isinstance(error, INVALID_ARGUMENT):
         return InvalidRequest(f"ONNX Runtime refuses the inputs: {one_line(error)}")
     return RunFailed(f"the model's run failed: {one_line(error)}")
-
-
-def _trim() -> None:
-    """Give freed memory back to the system, in up to 5 ms.
-
-    Without it 20 loads and unloads of a 50 MB model left 6 to 35 MB (measured).
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:  # glibc alone has it
-        trim(0)

@@ -90,3 +90,4 @@ class LoadedDecoder(LoadedModel):
     @override
     def close(self) -> None:
         self.on_close()
+        self.slots.close()
