@@ -6,7 +6,7 @@ DEMO_READY := .venv/.ready-demo
 DOCS := build/docs-venv
 COMPILE := uv pip compile --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 --quiet
 SOURCES := protocol/src node/src router/src client/src simulation/src cli/src
-CLIENTS := dataframes kserve langchain litellm mlserver ollama openai openapi perf-analyzer reflection
+CLIENTS := aiperf dataframes kserve langchain litellm mlserver ollama openai openapi perf-analyzer reflection
 # Where it is set, every process of a test run compiles all of the tests and the code anew.
 unexport PYTHONDONTWRITEBYTECODE
 
