@@ -203,6 +203,7 @@ class LlmWeights(StrEnum):
     """The kinds of weights that a language model is imported with."""
 
     Q8 = "q8"
+    W8A8 = "w8a8"
     Q4 = "q4"
     FP16 = "fp16"
     FP32 = "fp32"

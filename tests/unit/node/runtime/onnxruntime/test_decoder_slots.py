@@ -26,7 +26,7 @@ from capamesh.node.runtime.onnxruntime.decoder_slots import (
 )
 from capamesh.protocol.errors import ModelInvalid, RunFailed
 
-KINDS = ("fp32", "fp16", "q8", "q4")
+KINDS = ("fp32", "fp16", "q8", "w8a8", "q4")
 APART = DecoderDevice(is_apart=True)
 """The CPU as a device whose memory numpy does not reach."""
 TOKENS = [(17 + 31 * at) % tiny_llama.VOCABULARY for at in range(24)]
@@ -271,7 +271,13 @@ def run_schedule(slots: DecoderSlots, alone: DecoderSlots, seed: int) -> int:
 
 @pytest.mark.parametrize(
     ("kind", "schedules", "device"),
-    [("q8", 200, THE_CPU), ("fp32", 50, THE_CPU), ("mask", 50, THE_CPU), ("fp16", 30, APART)],
+    [
+        ("q8", 200, THE_CPU),
+        ("w8a8", 50, THE_CPU),
+        ("fp32", 50, THE_CPU),
+        ("mask", 50, THE_CPU),
+        ("fp16", 30, APART),
+    ],
 )
 def test_answers_of_random_schedules_are_those_of_requests_alone(
     folders: dict[str, DecoderFolder], kind: str, schedules: int, device: DecoderDevice

@@ -10,6 +10,7 @@ import tiny_llama
 from capamesh.node.tools.llm.gguf_file import parse_gguf
 from capamesh.node.tools.llm.gguf_llama import LlamaWeights, read_llama
 from capamesh.node.tools.llm.quantising import (
+    ROW_TOP,
     BlockWeights,
     Form,
     WeightKind,
@@ -18,6 +19,7 @@ from capamesh.node.tools.llm.quantising import (
     packed,
     packed_zeros,
     rounded,
+    row_weights,
 )
 
 QUERY, VALUE, DOWN = "blk.0.attn_q.weight", "blk.0.attn_v.weight", "blk.1.ffn_down.weight"
@@ -78,11 +80,36 @@ def test_zero_points_are_whole_and_rests_make_up_for_them() -> None:
     assert (np.abs(kept.rests) <= np.abs(kept.scales) / 2 + 1e-6).mean() > 0.9
 
 
+def test_rows_are_columns_of_codes_with_a_scale_each() -> None:
+    weights = read(gguf_writer.F32)
+    found = row_weights(weights, [QUERY, VALUE])
+    exact = np.concatenate([weights.floats(QUERY), weights.floats(VALUE)])
+    assert (found.codes.dtype, found.codes.shape) == (np.int8, exact.T.shape)
+    steps = np.abs(exact).max(-1) / ROW_TOP
+    np.testing.assert_allclose(found.scales, steps, rtol=1e-6)
+    assert (np.abs(found.codes.T * found.scales[:, None] - exact) <= steps[:, None] / 1.99).all()
+
+
+def test_codes_of_a_row_are_such_that_no_processor_saturates() -> None:
+    codes = row_weights(read(gguf_writer.F32), [DOWN]).codes
+    assert np.abs(codes).max() == ROW_TOP
+    assert np.iinfo(np.int16).max >= 2 * 255 * ROW_TOP  # what x86 without VNNI adds two products in
+
+
+def test_rows_of_zeros_stay_zero() -> None:
+    arrays = {**tiny_llama.weights(), DOWN: np.zeros((64, 128), np.float32)}
+    raw = gguf_writer.gguf(tiny_llama.metadata(), {**arrays})
+    found = row_weights(read_llama(parse_gguf(memoryview(raw))), [DOWN])
+    assert not found.codes.any()
+    assert (found.scales == 1).all()
+
+
 def test_form_follows_the_source() -> None:
     floats, fours = read(gguf_writer.F32), read(gguf_writer.Q4_1, attn_v=gguf_writer.Q8_0)
     assert form_of(floats, QUERY, WeightKind.FP32) is Form.FLOATS
     assert form_of(floats, QUERY, WeightKind.FP16) is Form.FLOATS
     assert form_of(fours, QUERY, WeightKind.Q8) is Form.EIGHT
+    assert form_of(fours, QUERY, WeightKind.W8A8) is Form.ROWS
     assert form_of(floats, QUERY, WeightKind.Q4) is Form.FOUR
     assert form_of(fours, QUERY, WeightKind.Q4) is Form.FOUR_KEPT
     assert form_of(fours, VALUE, WeightKind.Q4) is Form.EIGHT

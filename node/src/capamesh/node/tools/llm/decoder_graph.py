@@ -13,18 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from capamesh.node.tools.llm.gguf_blocks import BLOCK
 from capamesh.node.tools.llm.llama_shape import EMBEDDING, HEAD, LAST_NORM, of
+from capamesh.node.tools.llm.matrix_products import MICROSOFT, InUnits, MatrixProducts
 from capamesh.node.tools.llm.quantising import (
-    BlockWeights,
+    FEW_BITS,
     Form,
     WeightKind,
     block_weights,
     form_of,
-    packed,
-    packed_zeros,
+    row_weights,
 )
 from capamesh.node.tools.llm.weight_file import WeightFile
 from capamesh.protocol.errors import ModelInvalid
@@ -52,9 +51,6 @@ _OPSET: Final = 21
 _IR_VERSION: Final = (
     10  # ONNX Runtime 1.31 reads up to 13; older numbers let older runtimes read it
 )
-_MICROSOFT: Final = "com.microsoft"
-_ACCURACY_LEVEL: Final = 4
-"""Products of whole numbers: activations are rounded to 8 bits, which MLAS's quickest kernels take."""
 
 
 def write_decoder(
@@ -67,8 +63,7 @@ def write_decoder(
     import onnx  # noqa: PLC0415 - an extra
 
     shape = weights.shape
-    is_quantised = kind in {WeightKind.Q8, WeightKind.Q4}
-    if is_quantised and any(
+    if kind in FEW_BITS and any(
         width % BLOCK for width in (shape.hidden, shape.feed_forward, shape.heads * shape.head_size)
     ):
         raise ModelInvalid(
@@ -90,23 +85,17 @@ class _Branch(NamedTuple):
     """The same, normalised."""
 
 
-class _Decoder:
+class _Decoder(MatrixProducts):
     """The nodes and weights of one decoder, in the making."""
 
     def __init__(self, weights: LlamaWeights, kind: WeightKind, file: WeightFile) -> None:
-        from onnx import TensorProto, helper  # noqa: PLC0415 - an extra
+        from onnx import TensorProto  # noqa: PLC0415 - an extra
 
-        self._weights = weights
+        super().__init__(weights, np.float16 if kind is WeightKind.FP16 else np.float32, file)
         self._shape = weights.shape
         self._kind = kind
-        self._file = file
-        self._helper = cast("_Untyped", helper)
-        self._dtype = np.dtype(np.float16 if kind is WeightKind.FP16 else np.float32)
         self._float: int = TensorProto.FLOAT16 if kind is WeightKind.FP16 else TensorProto.FLOAT
         self._types = TensorProto
-        self._nodes: list[onnx.NodeProto] = []
-        self._constants: dict[str, onnx.TensorProto] = {}
-        self._sums: set[str] = set()
 
     def model(self, tell: Callable[[float], None]) -> onnx.ModelProto:
         """Return the whole model; its weights are written on the way."""
@@ -124,7 +113,7 @@ class _Decoder:
         )
         opsets = [
             self._helper.make_opsetid("", _OPSET),
-            self._helper.make_opsetid(_MICROSOFT, 1),
+            self._helper.make_opsetid(MICROSOFT, 1),
         ]
         model = self._helper.make_model(
             graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="capamesh"
@@ -159,7 +148,7 @@ class _Decoder:
                 "GatherBlockQuantized",
                 inputs,
                 ["embedded"],
-                _MICROSOFT,
+                MICROSOFT,
                 bits=8,
                 block_size=BLOCK,
                 gather_axis=0,
@@ -180,16 +169,16 @@ class _Decoder:
     def _layer(self, layer: int, branch: _Branch) -> _Branch:
         shape, prefix = self._shape, f"layers.{layer}"
         attended = self._attention(layer, branch.normed)
-        out = self._product(attended, f"{prefix}.attn.o_proj", [of(layer, "attn_output.weight")])
+        out = self._multiplied(attended, f"{prefix}.attn.o_proj", [of(layer, "attn_output.weight")])
         branch = self._norm(
             out, branch.residual, f"{prefix}.post_attention", of(layer, "ffn_norm.weight")
         )
         gate, up = self._gate_and_up(layer, branch.normed)
         sigmoid = self._op(
-            "QuickGelu", [gate], [f"{prefix}.mlp.activated"], _MICROSOFT, alpha=1.0
+            "QuickGelu", [gate], [f"{prefix}.mlp.activated"], MICROSOFT, alpha=1.0
         )  # x times its sigmoid
         gated = self._op("Mul", [sigmoid, up], [f"{prefix}.mlp.gated"])
-        out = self._product(gated, f"{prefix}.mlp.down_proj", [of(layer, "ffn_down.weight")])
+        out = self._multiplied(gated, f"{prefix}.mlp.down_proj", [of(layer, "ffn_down.weight")])
         is_last = layer + 1 == shape.layers
         gain = LAST_NORM if is_last else of(layer + 1, "attn_norm.weight")
         return self._norm(
@@ -202,12 +191,12 @@ class _Decoder:
         names = [of(layer, f"attn_{part}.weight") for part in "qkv"]
         biases = [of(layer, f"attn_{part}.bias") for part in "qkv"]
         if len({self._form(name) for name in names}) == 1:
-            out = self._product(x, f"{prefix}.qkv_proj", names)
+            out = self._multiplied(x, f"{prefix}.qkv_proj", names)
             parts = [self._biased(out, f"{prefix}.qkv_proj", biases), "", ""]
         else:
             parts = [
                 self._biased(
-                    self._product(x, f"{prefix}.{part}_proj", [name]),
+                    self._multiplied(x, f"{prefix}.{part}_proj", [name]),
                     f"{prefix}.{part}_proj",
                     [bias],
                 )
@@ -219,7 +208,7 @@ class _Decoder:
             "GroupQueryAttention",
             [*inputs, "cos_cache", "sin_cache"],
             outputs,
-            _MICROSOFT,
+            MICROSOFT,
             num_heads=shape.heads,
             kv_num_heads=shape.kv_heads,
             do_rotary=1,
@@ -232,10 +221,10 @@ class _Decoder:
         gate, up = (of(layer, f"ffn_{part}.weight") for part in ("gate", "up"))
         if self._form(gate) is not self._form(up):
             return (
-                self._product(x, f"{prefix}.gate_proj", [gate]),
-                self._product(x, f"{prefix}.up_proj", [up]),
+                self._multiplied(x, f"{prefix}.gate_proj", [gate]),
+                self._multiplied(x, f"{prefix}.up_proj", [up]),
             )
-        out = self._product(x, f"{prefix}.gate_up_proj", [gate, up])
+        out = self._multiplied(x, f"{prefix}.gate_up_proj", [gate, up])
         halves = (f"{prefix}.gate", f"{prefix}.up")
         self._op("Split", [out], list(halves), axis=-1, num_outputs=2)
         return halves
@@ -244,6 +233,9 @@ class _Decoder:
         """Add the choice of rows, and the matrix of all tokens, of 8 bits where weights are quantised."""
         size = self._constant("hidden_rows", np.array([-1, self._shape.hidden], np.int64))
         flat = self._op("Reshape", [x, size], ["hidden"])
+        if self._kind is WeightKind.W8A8:
+            self._head_of_rows(flat)
+            return
         rows = self._op("Gather", [flat, ROWS], ["hidden_of_rows"], axis=0)
         source = EMBEDDING if self._shape.is_tied else HEAD
         if not self._is_quantised:
@@ -258,6 +250,16 @@ class _Decoder:
             blocks = block_weights(self._weights, [source], Form.EIGHT)
             self._block_product(rows, LOGITS, "lm_head", blocks)
 
+    def _head_of_rows(self, x: str) -> None:
+        """Add the last matrix as one with scales for rows. The rows of `x` are chosen as codes, for of no rows there is no largest number."""
+        codes, most = (
+            self._op("Gather", [part, ROWS], [f"{part}_of_rows"], axis=0)
+            for part in self._in_units(x)
+        )
+        self._row_product(
+            InUnits(codes, most), LOGITS, "lm_head", row_weights(self._weights, [HEAD])
+        )
+
     def _tied_head(self, rows: str) -> None:
         """Add the last matrix as one whose bytes are those of the table of tokens' vectors."""
         shape, table = self._shape, "model.embed_tokens.weight"
@@ -270,7 +272,7 @@ class _Decoder:
 
     @property
     def _is_quantised(self) -> bool:
-        return self._kind in {WeightKind.Q8, WeightKind.Q4}
+        return self._kind in FEW_BITS
 
     def _form(self, name: str) -> Form:
         return form_of(self._weights, name, self._kind)
@@ -284,7 +286,7 @@ class _Decoder:
             "SkipSimplifiedLayerNormalization",
             [x, residual, weight],
             outputs,
-            _MICROSOFT,
+            MICROSOFT,
             epsilon=self._shape.epsilon,
         )
         return _Branch(total, normed)
@@ -296,58 +298,9 @@ class _Decoder:
         weight = self._constant(f"model.{name}.bias", bias.astype(self._dtype))
         return self._op("Add", [x, weight], [f"{name}.biased"])
 
-    def _product(self, x: str, name: str, matrices: Sequence[str]) -> str:
+    def _multiplied(self, x: str, name: str, matrices: Sequence[str]) -> str:
         """Add the product of `x` with matrices of one form, one below the other."""
-        form = self._form(matrices[0])
-        if form is not Form.FLOATS:
-            return self._block_product(
-                x, f"{name}.out", name, block_weights(self._weights, matrices, form)
-            )
-        whole = np.concatenate([self._weights.floats(each) for each in matrices])
-        weight = self._constant(f"model.{name}.weight", whole.T.astype(self._dtype))
-        return self._op("MatMul", [x, weight], [f"{name}.out"])
-
-    def _block_product(self, x: str, out: str, name: str, weights: BlockWeights) -> str:
-        rows, blocks, _ = weights.codes.shape
-        inputs = [
-            x,
-            self._constant(f"model.{name}.weight_Q{weights.bits}", packed(weights)),
-            self._constant(f"model.{name}.weight_scale", weights.scales),
-        ]
-        if weights.zeros is not None:
-            inputs.append(self._constant(f"model.{name}.weight_zero", packed_zeros(weights.zeros)))
-        if weights.rests is None:
-            return self._matmul_bits(inputs, out, rows, blocks * BLOCK, weights.bits)
-        codes = self._matmul_bits(inputs, f"{out}.of_codes", rows, blocks * BLOCK, weights.bits)
-        rest = self._constant(f"model.{name}.weight_rest", weights.rests.T)
-        of_rests = self._op("MatMul", [self._block_sums(x, blocks), rest], [f"{out}.of_rests"])
-        return self._op("Add", [codes, of_rests], [out])
-
-    def _matmul_bits(self, inputs: list[str], out: str, rows: int, width: int, bits: int) -> str:
-        return self._op(
-            "MatMulNBits",
-            inputs,
-            [out],
-            _MICROSOFT,
-            N=rows,
-            K=width,
-            bits=bits,
-            block_size=BLOCK,
-            accuracy_level=_ACCURACY_LEVEL,
-        )
-
-    def _block_sums(self, x: str, blocks: int) -> str:
-        """Return the sums of each 32 numbers of `x`, by which rests are multiplied; of one `x` they are added once."""
-        sums = f"{x}.sums"
-        if sums not in self._sums:
-            self._sums.add(sums)
-            shape = self._constant(
-                f"block_shape_{blocks}", np.array([0, 0, blocks, BLOCK], np.int64)
-            )
-            axis = self._constant("block_axis", np.array([-1], np.int64))
-            cut = self._op("Reshape", [x, shape], [f"{x}.blocks"])
-            self._op("ReduceSum", [cut, axis], [sums], keepdims=0)
-        return sums
+        return self._product(x, f"{name}.out", name, matrices, self._form(matrices[0]))
 
     def _gain(self, name: str, source: str) -> str:
         return self._constant(name, self._weights.floats(source).astype(self._dtype))
@@ -357,28 +310,6 @@ class _Decoder:
         if name not in self._constants:
             self._constant(name, self._weights.floats(source).astype(self._dtype))
         return name
-
-    def _constant(self, name: str, array: npt.NDArray[Any], *, is_shared: bool = False) -> str:
-        if name not in self._constants:
-            self._constants[name] = self._file.add(name, array, is_shared=is_shared)
-        return name
-
-    def _again(self, name: str, other: str, shape: tuple[int, ...]) -> str:
-        self._constants[name] = self._file.again(name, other, shape, np.uint8)
-        return name
-
-    def _op(
-        self,
-        kind: str,
-        inputs: list[str],
-        outputs: list[str],
-        domain: str = "",
-        **attributes: float,
-    ) -> str:
-        name = f"{outputs[0]}/{kind}"
-        node = self._helper.make_node(kind, inputs, outputs, name=name, domain=domain, **attributes)
-        self._nodes.append(node)
-        return outputs[0]
 
     def _signature(self) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
         info, types, shape = self._helper.make_tensor_value_info, self._types, self._shape

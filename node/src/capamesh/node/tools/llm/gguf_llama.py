@@ -6,9 +6,10 @@ a head, as ONNX Runtime turns them: whole rows change places, so that blocks sta
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,8 @@ _PIECE_NUMBERS: Final = 2**22
 """The numbers that are floats at a time (guess: 16 MiB, so that a large matrix is never there as a whole)."""
 _TURNED: Final = re.compile(r"blk\.[0-9]+\.attn_([qk])\.(?:weight|bias)")
 _SHOWN_NAMES: Final = 5
+Factors: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
+"""What tensors are multiplied by, f32, by their names."""
 _FLOATS: Final = frozenset({GgmlType.F32, GgmlType.F16, GgmlType.BF16})
 
 
@@ -48,11 +51,13 @@ ARCHITECTURES: Final = {
 
 
 class LlamaWeights:
-    """The weights of one model, by the names of `LlamaShape.tensors`."""
+    """The weights of one model, by the names of `LlamaShape.tensors`; `HEAD` is the table of tokens' vectors where that is the last matrix too."""
 
     def __init__(self, file: GgufFile, shape: LlamaShape) -> None:
         """Raises ModelInvalid where a tensor is missing, is not of the shape that it must have, or is one that no such model has."""
         self.shape = shape
+        self._of_rows: Factors = {}
+        self._of_numbers: Factors = {}
         self._tensors = file.tensors
         self._is_turned = ARCHITECTURES[shape.architecture].is_turned
         expected = shape.tensors()
@@ -84,17 +89,28 @@ class LlamaWeights:
 
     def floats(self, name: str) -> npt.NDArray[np.float32]:
         """Return a whole tensor, f32 in the shape of `LlamaShape.tensors`."""
-        tensor = self._tensors[name]
-        return dequantised(tensor.kind, self._rows(tensor)).reshape(tensor.shape)
+        tensor = self._tensor(name)
+        whole = dequantised(tensor.kind, self._rows(tensor)).reshape(tensor.shape)
+        return self._scaled(name, whole, slice(None))
 
     def pieces(self, name: str) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """Yield a matrix in pieces: the first row of each, and its rows, f32 [rows, numbers of a row]."""
-        tensor = self._tensors[name]
+        tensor = self._tensor(name)
         rows, width = tensor.shape
         step = max(1, _PIECE_NUMBERS // width)
         raw = self._rows(tensor)
         for start in range(0, rows, step):
-            yield start, dequantised(tensor.kind, raw[start : start + step])
+            here = slice(start, start + step)
+            yield start, self._scaled(name, dequantised(tensor.kind, raw[here]), here)
+
+    def scaled(self, *, rows: Factors, numbers: Factors) -> LlamaWeights:
+        """Return the same weights, as floats, of which some are multiplied; blocks stay those of the file.
+
+        `rows` has a factor for each row of matrices, f32 [rows]; `numbers` one for each number of a row, or of a vector, f32 [numbers].
+        """
+        made = copy.copy(self)
+        vars(made).update(_of_rows=rows, _of_numbers=numbers)
+        return made
 
     def four_bits(self, name: str) -> FourBits:
         """Return a matrix of one of `FOUR_BIT_TYPES` as it is in the file, in the shapes of `FourBits`."""
@@ -111,6 +127,17 @@ class LlamaWeights:
         if factors.shape != (half,) or not (factors > 0).all():
             raise ModelInvalid(f"tensor {ROPE_FACTORS!r} must have {half} numbers over 0")
         return factors
+
+    def _tensor(self, name: str) -> GgufTensor:
+        return self._tensors[EMBEDDING if name == HEAD and self.shape.is_tied else name]
+
+    def _scaled(
+        self, name: str, found: npt.NDArray[np.float32], here: slice
+    ) -> npt.NDArray[np.float32]:
+        """Return the rows `here` of a tensor with its factors."""
+        if name in self._of_rows:
+            found = found * self._of_rows[name][here, None]
+        return found * self._of_numbers[name] if name in self._of_numbers else found
 
     def _rows(self, tensor: GgufTensor) -> npt.NDArray[np.uint8]:
         """Return the blocks of a tensor, u8 [rows, bytes of a row], the rows of queries and keys as halves of heads."""

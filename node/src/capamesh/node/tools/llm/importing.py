@@ -16,7 +16,7 @@ from capamesh.node.repository.folder_files import MANIFEST_FILE
 from capamesh.node.repository.rule_checks import MODEL_NAME
 from capamesh.node.runtime.decoders.decoder_folder import (
     CONFIG_FILE,
-    DecoderFolder,
+    TOKENIZER_FILE,
     decoder_of,
 )
 from capamesh.node.runtime.onnxruntime.binding import ort
@@ -32,7 +32,7 @@ from capamesh.node.tools.llm.gguf_tokenizer import special_tokens, tokenizer_jso
 from capamesh.node.tools.llm.quantising import Form, WeightKind, form_of
 from capamesh.node.tools.llm.reference import reference_logits
 from capamesh.node.tools.llm.report import Comparison, ImportReport
-from capamesh.node.tools.llm.sample_text import SAMPLE_TEXT
+from capamesh.node.tools.llm.sample_text import OTHER_TEXT, SAMPLE_TEXT
 from capamesh.node.tools.llm.scoring import (
     DECODE_STEPS,
     MAX_TOKENS,
@@ -40,6 +40,7 @@ from capamesh.node.tools.llm.scoring import (
     compared,
     score,
 )
+from capamesh.node.tools.llm.smoothing import smoothed
 from capamesh.node.tools.optimise.onnx_files import require_onnx
 from capamesh.node.tools.optimise.placing import REPORT_FILE, Building, Place
 from capamesh.protocol.errors import ConfigError, ModelInvalid
@@ -48,7 +49,7 @@ from capamesh.protocol.plain_text import plain
 if TYPE_CHECKING:
     from capamesh.node.repository import ModelSource
 
-STAGES: Final = 4
+STAGES: Final = 5
 """The most stages that `tell` hears of."""
 VERSION: Final = "1"
 _QUANTISATION: Final = re.compile(
@@ -168,8 +169,16 @@ def _from_gguf(path: Path, kind: WeightKind, building: Building, tell: Tell) -> 
         template=template,
         licence=licence_of(file),
     )
+    made = weights
+    if kind is WeightKind.W8A8:
+        tokenizer_file = building.version_folder / TOKENIZER_FILE
+        ids = _sample_ids(
+            OTHER_TEXT, tokenizer_file, weights.shape.vocabulary, weights.shape.context
+        )
+        smoothing = "running the source to smooth its weights"
+        made = smoothed(weights, ids, tell=lambda part: tell(smoothing, part))
     stage = f"writing the weights as {kind}"
-    write_decoder(weights, kind, building.onnx_file, tell=lambda part: tell(stage, part))
+    write_decoder(made, kind, building.onnx_file, tell=lambda part: tell(stage, part))
     return _Imported(weights, str(kind), tuple(_notes(file, weights, kind, template)))
 
 
@@ -223,7 +232,9 @@ def _measured(
 ) -> ImportReport:
     folder = decoder_of(source)
     tell("running it", 0.0)
-    ids = _sample_ids(folder)
+    ids = _sample_ids(
+        SAMPLE_TEXT, folder.tokenizer_file, folder.config.vocabulary, folder.config.context
+    )
     decoder = TrialDecoder(folder, threads=order.threads, length=len(ids) + DECODE_STEPS)
     found, logits = score(decoder, ids, clock_s=clock_s)
     comparison: Comparison | None = None
@@ -249,28 +260,25 @@ def _measured(
     )
 
 
-def _sample_ids(folder: DecoderFolder) -> list[int]:
-    """Return the tokens of the sample text. Raises ModelInvalid: the tokenizer is not this model's."""
+def _sample_ids(text: str, tokenizer_file: Path, vocabulary: int, context: int) -> list[int]:
+    """Return the tokens of a text that a model is measured by. Raises ModelInvalid: the tokenizer is not this model's."""
     try:
         tokenizer = TextTokenizer(
-            folder.tokenizer_file.read_bytes(),
-            max_tokens=folder.config.context,
-            is_truncated=False,
+            tokenizer_file.read_bytes(), max_tokens=context, is_truncated=False
         )
     except PackageMissing as exc:
         raise ConfigError(
             "this needs the tokenizers package; run: pip install 'capamesh[tasks]'"
         ) from exc
-    if tokenizer.vocabulary > folder.config.vocabulary:
+    if tokenizer.vocabulary > vocabulary:
         raise ModelInvalid(
-            f"the tokenizer has {tokenizer.vocabulary} tokens, and the model logits of {folder.config.vocabulary}: it is another"
-            " model's"
+            f"the tokenizer has {tokenizer.vocabulary} tokens, and the model logits of {vocabulary}: it is another model's"
         )
-    (ids,) = tokenizer.encode([SAMPLE_TEXT])
-    room = min(MAX_TOKENS, folder.config.context - DECODE_STEPS)
+    (ids,) = tokenizer.encode([text])
+    room = min(MAX_TOKENS, context - DECODE_STEPS)
     if room < 2:
         raise ModelInvalid(
-            f"the model has a context of {folder.config.context} tokens; at least {DECODE_STEPS + 2} are needed"
+            f"the model has a context of {context} tokens; at least {DECODE_STEPS + 2} are needed"
         )
     return ids[:room]
 

@@ -21,21 +21,30 @@ if TYPE_CHECKING:
 
 _TOP: Final = 15
 """The largest code of 4 bits."""
+ROW_TOP: Final = 64
+"""The largest code of a row. With codes of inputs of at most 255 two products add up to 32,640, which fits into the 16 bits that x86 processors
+without VNNI add them in: with larger codes their sums are cut off, and a model gives other answers there."""
 
 
 class WeightKind(StrEnum):
     """The kinds of weights that a model may be imported with."""
 
     Q8 = "q8"
+    W8A8 = "w8a8"
     Q4 = "q4"
     FP16 = "fp16"
     FP32 = "fp32"
+
+
+FEW_BITS: Final = frozenset({WeightKind.Q8, WeightKind.W8A8, WeightKind.Q4})
+"""The kinds whose matrices are of whole numbers."""
 
 
 class Form(StrEnum):
     """The forms that one matrix may have in the ONNX file."""
 
     FLOATS = "floats"
+    ROWS = "8 bits with a scale for each row"
     EIGHT = "8 bits"
     FOUR = "4 bits"
     FOUR_KEPT = "4 bits as they are in the source"
@@ -55,6 +64,15 @@ class BlockWeights(NamedTuple):
     """The numbers that whole zero points leave over, f32 [rows, blocks]; None: nothing."""
 
 
+class RowWeights(NamedTuple):
+    """A matrix of whole numbers: a number is its code times the scale of its row."""
+
+    codes: npt.NDArray[np.int8]
+    """The codes, i8 [numbers, rows]: columns are the matrix's rows, as ONNX multiplies by them."""
+    scales: npt.NDArray[np.float32]
+    """The scales, f32 [rows]."""
+
+
 def form_of(weights: LlamaWeights, name: str, kind: WeightKind) -> Form:
     """Return the form of a layer's matrix.
 
@@ -65,6 +83,8 @@ def form_of(weights: LlamaWeights, name: str, kind: WeightKind) -> Form:
         return Form.FLOATS
     if kind is WeightKind.Q8:
         return Form.EIGHT
+    if kind is WeightKind.W8A8:
+        return Form.ROWS
     if not weights.has_four_bits:
         return Form.FOUR
     return Form.FOUR_KEPT if weights.kind(name) in FOUR_BIT_TYPES else Form.EIGHT
@@ -86,6 +106,19 @@ def block_weights(weights: LlamaWeights, names: Sequence[str], form: Form) -> Bl
             codes[at], scales[at] = rounded(piece, bits)
         first += shape[0]
     return BlockWeights(bits, codes, scales)
+
+
+def row_weights(weights: LlamaWeights, names: Sequence[str]) -> RowWeights:
+    """Return matrices of equally long rows, one below the other, as one with a scale for each row."""
+    codes: list[npt.NDArray[np.int8]] = []
+    scales: list[npt.NDArray[np.float32]] = []
+    for name in names:
+        for _, piece in weights.pieces(name):
+            scale = np.abs(piece).max(-1) / np.float32(ROW_TOP)
+            scale[scale == 0] = 1.0
+            codes.append(np.rint(piece / scale[:, None]).astype(np.int8))
+            scales.append(scale)
+    return RowWeights(np.concatenate(codes).T, np.concatenate(scales))
 
 
 def rounded(

@@ -17,27 +17,39 @@ if TYPE_CHECKING:
     from capamesh.node.tools.llm.gguf_llama import LlamaWeights
 
 _Floats = npt.NDArray[np.float32]
+_Hear = Callable[[str, _Floats], None]
 
 
 def reference_logits(
-    weights: LlamaWeights, ids: Sequence[int], *, tell: Callable[[float], None]
+    weights: LlamaWeights,
+    ids: Sequence[int],
+    *,
+    tell: Callable[[float], None],
+    hear: _Hear = lambda _name, _x: None,
 ) -> npt.NDArray[np.float32]:
-    """Return the logits after each of `ids`, f32 [tokens, vocabulary]; `tell` hears which part is done, from 0 to 1."""
+    """Return the logits after each of `ids`, f32 [tokens, vocabulary]; `tell` hears which part is done, from 0 to 1.
+
+    `hear` gets what matrices are multiplied by, f32 [tokens, numbers], with the name of the first of these.
+    """
     shape = weights.shape
     x = _vectors(weights, ids)
     turned = _turns(weights, len(ids))
     for layer in range(shape.layers):
         normed = _norm(x, weights.floats(of(layer, "attn_norm.weight")), shape.epsilon)
+        hear(of(layer, "attn_q.weight"), normed)
         x += _attention(weights, layer, normed, turned)
         normed = _norm(x, weights.floats(of(layer, "ffn_norm.weight")), shape.epsilon)
+        hear(of(layer, "ffn_gate.weight"), normed)
         gate = normed @ weights.floats(of(layer, "ffn_gate.weight")).T
         up = normed @ weights.floats(of(layer, "ffn_up.weight")).T
         gated = (gate / (1 + np.exp(-gate)) * up).astype(np.float32)
+        hear(of(layer, "ffn_down.weight"), gated)
         x += gated @ weights.floats(of(layer, "ffn_down.weight")).T
         tell((layer + 1) / (shape.layers + 1))
     x = _norm(x, weights.floats(LAST_NORM), shape.epsilon)
+    hear(HEAD, x)
     logits = np.empty((len(ids), shape.vocabulary), np.float32)
-    for start, piece in weights.pieces(EMBEDDING if shape.is_tied else HEAD):
+    for start, piece in weights.pieces(HEAD):
         logits[:, start : start + len(piece)] = x @ piece.T
     tell(1.0)
     return logits

@@ -1,4 +1,4 @@
-"""The text by which an imported language model is held against its source. Pure; written for this."""
+"""The texts by which an imported language model is held against its source, and its weights are smoothed. Pure; written for this."""
 
 from __future__ import annotations
 
@@ -30,3 +30,26 @@ of it. The tides follow the Moon: when it stands above one ocean, the water rise
 Earth. The Sun does the same with less than half of the strength, and when both pull in one line, the tides are highest.
 """
 """A text of some 380 tokens: a story, a recipe, code, and facts, so that more than one kind of text is looked at."""
+
+OTHER_TEXT: Final = """\
+Dear Mr Okafor,
+
+thank you for your letter of 3 March. The heating in room 214 was repaired on Thursday, and the two windows that did not close will \
+be replaced next week. If anything else is broken, please write to repairs@example.org or call 555-0142 between 9:00 and 17:30.
+
+Q: Which rivers flow into the Black Sea?
+A: The Danube, the Dniester and the Dnieper, among others. The Danube is the longest of these: it is 2,850 km long.
+
+SELECT name, SUM(price * quantity) AS total FROM orders JOIN items USING (order_id) WHERE year = 2021 GROUP BY name;
+
+for (int i = 0; i < 10; i++) { printf("%d\\n", values[i]); }
+
+{"city": "Lima", "people": 10092000, "by the sea": true, "rivers": ["Rimac", "Lurin"]}
+
+Once a fox came to a well and saw the Moon in it. "That is a cheese," he said, and climbed down in one of the two buckets. There he \
+sat, cold and wet, until a wolf looked in. "Come, there is enough for both of us!" The wolf jumped into the other bucket, sank, and \
+drew the fox up again. "So it goes in the world," said the fox: "one rises, and the other falls."
+
+Water boils at 100 degrees at sea level; on a mountain of 3,000 metres it boils at 90, because the air presses on it with less force.
+"""
+"""Another text of many kinds, of some 400 tokens, none of which is in the first: what is fitted to one is measured by the other."""
