@@ -222,6 +222,17 @@ def test_table_of_tokens_is_in_the_file_once_where_it_is_tied(tmp_path: Path, ki
     assert size < (matrices * bits + table) / 8 * 1.05 + 64 * 1024
 
 
+def test_rows_of_zeros_stay_zeros_where_rows_have_scales(tmp_path: Path) -> None:
+    arrays = {name: tiny_llama.turned(name, array) for name, array in tiny_llama.weights().items()}
+    arrays["token_embd.weight"][7] = 0
+    slots = decoder(tmp_path, "w8a8", gguf_writer.gguf(tiny_llama.metadata(), {**arrays}))
+    assert not slots.extend(0, [7]).any()
+    beside = slots.extend(1, [7, 12, 7])
+    assert not beside[0].any()
+    assert np.isfinite(beside).all()
+    assert slots.extend(1, [7, 12], rows=()).shape == (0, 512)
+
+
 def test_scan_sees_that_a_decoder_has_slots(tmp_path: Path) -> None:
     decoder(tmp_path)
     with (tmp_path / "m" / "model.onnx").open("rb") as stream:

@@ -55,12 +55,13 @@ def build(
     """Let the builder write a folder of onnxruntime-genai out of `source`, a folder of Hugging Face, into `folder`.
 
     Raises:
-        ConfigError: the builder is not installed, or no kind of weights was named.
+        ConfigError: the builder is not installed, or no kind of weights was named that it knows.
         ModelInvalid: the builder fails, or the model's weights are no safetensors.
     """
-    if kind is None:
+    if kind is None or kind not in _BUILT:
         raise ConfigError(
-            f"onnxruntime-genai's builder makes {', '.join(_BUILT)} of a folder of Hugging Face: give --weights with one of these"
+            f"onnxruntime-genai's builder makes {', '.join(_BUILT)} of a folder of Hugging Face: give --weights with one of these;"
+            f" {WeightKind.W8A8} is made of a GGUF file"
         )
     missing = [module for module in NEEDED if not is_installed(module)]
     if missing:
