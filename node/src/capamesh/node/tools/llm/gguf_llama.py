@@ -29,7 +29,7 @@ _PIECE_NUMBERS: Final = 2**22
 _TURNED: Final = re.compile(r"blk\.[0-9]+\.attn_([qk])\.(?:weight|bias)")
 _SHOWN_NAMES: Final = 5
 Factors: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
-"""What tensors are multiplied by, f32, by their names."""
+"""The type of the numbers that tensors are multiplied by, f32, by the tensors' names."""
 _FLOATS: Final = frozenset({GgmlType.F32, GgmlType.F16, GgmlType.BF16})
 
 

@@ -42,12 +42,15 @@ def smoothed(
 
     def move(matrices: Sequence[str]) -> npt.NDArray[np.float32]:
         """Multiply matrices of one input by their factors; return what that input is to be multiplied by."""
-        most = np.maximum.reduce(
-            [np.abs(piece).max(0) for name in matrices for _, piece in weights.pieces(name)]
-        )
-        factors = np.sqrt(np.maximum(sizes[matrices[0]], _LEAST) / np.maximum(most, _LEAST))
-        numbers.update(dict.fromkeys(matrices, factors))
-        return 1 / factors
+        inputs = sizes[matrices[0]]
+        most = np.zeros_like(inputs)
+        for name in matrices:
+            for _, piece in weights.pieces(name):
+                np.maximum(most, np.abs(piece).max(0), out=most)
+        factors = np.sqrt(np.maximum(inputs, _LEAST) / np.maximum(most, _LEAST))
+        for name in matrices:
+            numbers[name] = factors
+        return (1 / factors).astype(np.float32, copy=False)
 
     for layer in range(weights.shape.layers):
         attention = [of(layer, f"attn_{part}.weight") for part in "qkv"]
