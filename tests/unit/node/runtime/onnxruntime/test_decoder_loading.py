@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -79,7 +80,7 @@ def test_slots_are_as_many_as_there_is_room_for(models: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "element"), [(np.float32, 1), (np.float16, 10)])
-def test_graph_of_identities_gives_what_it_gets(kind: type, element: int) -> None:
+def test_graph_of_identities_gives_what_it_gets(kind: type[np.floating[Any]], element: int) -> None:
     session = onnxruntime.InferenceSession(identities(200, element), providers=[CPU])
     given = {f"x{at}": np.arange(at, at + 5).astype(kind) for at in range(200)}
     found = session.run([f"y{at}" for at in range(200)], given)

@@ -17,8 +17,9 @@ from capamesh.node.generation import GenerationRequest, GenerationSettings, Samp
 from capamesh.node.generation.pace import TILE
 from capamesh.node.runtime.api import OutOfMemory
 from capamesh.node.runtime.decoders.decoder_folder import DecoderFolder
-from capamesh.node.runtime.onnxruntime import decoder_slots
+from capamesh.node.runtime.onnxruntime.binding import ort
 from capamesh.node.runtime.onnxruntime.decoder_slots import (
+    ATTENTION,
     THE_CPU,
     DecoderDevice,
     DecoderSlots,
@@ -179,10 +180,10 @@ def test_device_that_does_not_take_the_attention_is_told(
 ) -> None:
     told: list[Exception] = []
     wanted = DecoderDevice("other", place=("other", 0), is_apart=True, on_error=told.append)
-    node = SimpleNamespace(op_type=decoder_slots.ATTENTION)
+    node = SimpleNamespace(op_type=ATTENTION)
     parts = [SimpleNamespace(ep_name="CPU", get_nodes=lambda: [node])]
     session = SimpleNamespace(get_provider_graph_assignment_info=lambda: parts)
-    monkeypatch.setattr(decoder_slots.ort, "InferenceSession", lambda *_, **__: session)
+    monkeypatch.setattr(ort, "InferenceSession", lambda *_, **__: session)
     with pytest.raises(NotOnDevice, match="its attention is run by CPU"):
         slots_of(folders["fp32"], device=wanted)
     assert told == []

@@ -57,7 +57,7 @@ def _unheard(error: Exception) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DecoderDevice:
-    """What runs a decoder."""
+    """The provider and the device that run a decoder."""
 
     provider: str = CPU
     options: tuple[tuple[str, str], ...] = ()

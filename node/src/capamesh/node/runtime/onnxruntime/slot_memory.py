@@ -5,6 +5,7 @@ It is the same array in both: keys and values of a layer are one part, in the sh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
@@ -36,8 +37,7 @@ class SlotMemory(Protocol):
     @property
     def size_bytes(self) -> int:
         """Return the bytes that all of it takes."""
-        size: int = np.prod(self.shape, dtype=np.int64) * np.dtype(self.kind).itemsize
-        return int(size)
+        return math.prod(self.shape) * np.dtype(self.kind).itemsize
 
     def address(self, part: int, slot: int) -> int:
         """Return where a slot's keys or values of one layer begin; those of the next slot are behind them."""
