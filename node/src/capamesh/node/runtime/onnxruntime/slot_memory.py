@@ -65,7 +65,8 @@ class HostMemory(SlotMemory):
 
     @override
     def address(self, part: int, slot: int) -> int:
-        return self._array[part, slot].ctypes.data
+        address: int = self._array[part, slot].ctypes.data
+        return address
 
     @override
     def copy(self, source: int, target: int, count: int) -> None:
