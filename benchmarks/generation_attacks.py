@@ -169,10 +169,12 @@ class Model:
             await asyncio.sleep(0)
 
 
-async def measure(folder: Path, seconds: float) -> None:
+async def measure(folder: Path, seconds: float, only: str) -> None:
     """Print what callers wait beside each attack, and how many times as long as alone."""
     model = Model(folder)
     for name, body in attacks().items():
+        if only not in name:
+            continue
         alone = await model.gaps_ms(seconds / 2, None)
         beside = await model.gaps_ms(seconds, bodies(body, is_another=name == ANOTHER))
         middle = statistics.median(beside) / statistics.median(alone)
@@ -190,8 +192,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--only", default="", help="the attacks that have this in their names")
     options = parser.parse_args()
-    asyncio.run(measure(options.folder, options.seconds))
+    asyncio.run(measure(options.folder, options.seconds, options.only))
 
 
 if __name__ == "__main__":

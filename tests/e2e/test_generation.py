@@ -24,6 +24,8 @@ LONG = 400
 """Tokens of an answer that takes a while."""
 LONGEST = 1500
 """Tokens of an answer that takes longer than a client takes to read its beginning, and a node to die."""
+BATCH = 40
+"""The long answers of a batch, which take longer than some short ones of people's."""
 
 
 @pytest.fixture(scope="session")
@@ -224,3 +226,52 @@ async def test_answer_whose_node_is_killed_is_as_if_nothing_had_happened(tmp_pat
         assert "".join(map(said, found)) == expected
         assert ": resumed" in found
         assert found[-1] == "data: [DONE]"
+
+
+async def test_people_are_answered_beside_a_batch_whose_answers_stay_the_same(
+    chat_models: Path, tmp_path: Path
+) -> None:
+    async with LocalCluster(tmp_path / "cluster", chat_models, nodes=1) as cluster:
+        await cluster.wait_routable(1)
+        bodies = [
+            body_of(ignore_eos=True, max_tokens=LONG, seed=at, temperature=1) for at in range(BATCH)
+        ]
+        alone = [await ask(cluster, **body) for body in bodies[:3]]
+        _, mine = await ask(cluster, **body_of(ignore_eos=True))
+        lines = [
+            {"custom_id": f"{at}", "method": "POST", "url": "/v1/chat/completions", "body": body}
+            for at, body in enumerate(bodies)
+        ]
+        async with aiohttp.ClientSession(f"{cluster.http_url}/v1/") as client:
+            form = aiohttp.FormData({"purpose": "batch"})
+            form.add_field("file", "\n".join(map(json.dumps, lines)), filename="asked.jsonl")
+            uploaded = await (await client.post("files", data=form)).json()
+            asked = {
+                "input_file_id": uploaded["id"],
+                "endpoint": "/v1/chat/completions",
+                "completion_window": "24h",
+            }
+            batch = await (await client.post("batches", json=asked)).json()
+
+            async def batch_now() -> Any:
+                return await (await client.get(f"batches/{batch['id']}")).json()
+
+            async def is_under_way() -> bool:
+                return bool((await batch_now())["status"] == "in_progress")
+
+            await until(is_under_way, every_s=0.01)
+            for _ in range(5):
+                status, found = await ask(cluster, **body_of(ignore_eos=True))
+                assert (status, found["choices"]) == (200, mine["choices"])
+            assert (await batch_now())["status"] == "in_progress"
+
+            async def is_over() -> bool:
+                return bool((await batch_now())["status"] == "completed")
+
+            await until(is_over)
+            done = await batch_now()
+            assert done["request_counts"] == {"total": BATCH, "completed": BATCH, "failed": 0}
+            output = await client.get(f"files/{done['output_file_id']}/content")
+            told = [json.loads(line) for line in (await output.text()).splitlines()]
+        for (_, expected), line in zip(alone, told[:3], strict=True):
+            assert line["response"]["body"]["choices"] == expected["choices"]
