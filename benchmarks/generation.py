@@ -16,6 +16,7 @@ import json
 import random
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,16 +26,22 @@ from typing import Any, Final
 
 import aiohttp
 import uvloop
-from generation_clients import Caller
+from generation_clients import Caller, request_of
 from machine import RESULTS, keep, wait_quiet
 from page_tables import write
 from processes import free_port, running
 from rich.console import Console
 from rich.table import Table
 
-from capamesh.cli.local_cluster import LocalCluster
-from capamesh.node.runtime.decoders.decoder_folder import read_decoder_folder
-from capamesh.node.runtime.onnxruntime.decoder_slots import DecoderSlots
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+
+from engine_link import load_of, node_link  # noqa: E402 - found by the path set above
+
+from capamesh.cli.local_cluster import LocalCluster  # noqa: E402 - likewise
+from capamesh.node.runtime.decoders.decoder_folder import read_decoder_folder  # noqa: E402 - likewise
+from capamesh.node.runtime.onnxruntime.decoder_slots import DecoderSlots  # noqa: E402 - likewise
+from capamesh.protocol.links.link import Link  # noqa: E402 - likewise
 
 SEED: Final = 20_260_801
 THREADS: Final = 2
@@ -46,7 +53,11 @@ AGAIN: Final = 400
 TOKENS: Final = (1_000, 40_000)
 """The tokens that prompts are made of: texts of any kind."""
 OURS, LLAMA, BARE = "capamesh", "llama.cpp", "bare loop"
-PARTS: Final = ("callers", "beside", "again")
+LEAVING: Final = 50
+"""Clients that leave within an answer, streamed and not."""
+LOOK_S: Final = 0.0005
+"""Seconds between two looks at a node's load."""
+PARTS: Final = ("callers", "beside", "again", "gone")
 BARS: Final[dict[str, tuple[str, float]]] = {
     "tokens_per_s_8 / bare loop": (">=", 0.90),
     "tokens_per_s_1 / llama.cpp": (">=", 0.85),
@@ -55,6 +66,8 @@ BARS: Final[dict[str, tuple[str, float]]] = {
     "gap_ms_8 / llama.cpp": ("<=", 0.70),
     "worst_gap_ms": ("<=", 100.0),
     "again_ms": ("<=", 20.0),
+    "gone_streamed_worst_ms": ("<=", 5.0),
+    "gone_whole_worst_ms": ("<=", 5.0),
 }
 """The sign and the number of what is asked of each figure and ratio."""
 Note = Callable[[str, str, float], None]
@@ -116,6 +129,25 @@ class Server:
         await again.ask(prompt, 4)
         return first.first_ms, again.first_ms
 
+    async def gone(self, link: Link, step_ms: float, *, is_streamed: bool) -> float:
+        """Return the milliseconds from a client's leaving to its slot's being free, less those of a step, which may have begun; `link` is the node's."""
+        host, port = self._address
+
+        async def until(is_so: Callable[[int], bool]) -> None:
+            while not is_so((await load_of(link, self._model)).held_tokens):  # noqa: ASYNC110 - nodes tell who asks
+                await asyncio.sleep(LOOK_S)
+
+        await until(lambda held: held == 0)
+        _, writer = await asyncio.open_connection(host, port)
+        prompt = self.prompt(PROMPT)
+        writer.write(request_of(host, self._model, prompt, LENGTH, stream=is_streamed))
+        await until(lambda held: held > PROMPT + 8)
+        await asyncio.sleep(self._rng.uniform(0.0, step_ms) / 1e3)
+        left = time.perf_counter()
+        writer.close()
+        await until(lambda held: held == 0)
+        return (time.perf_counter() - left) * 1e3 - step_ms
+
 
 class BareLoop:
     """A loop of runs of the decoder in this process, with nothing around it."""
@@ -142,7 +174,9 @@ class BareLoop:
         return count * ANSWER / (time.perf_counter() - began), statistics.median(took)
 
 
-async def start_ours(stack: AsyncExitStack, folder: Path, rng: random.Random) -> Server:
+async def start_ours(
+    stack: AsyncExitStack, folder: Path, rng: random.Random
+) -> tuple[Server, LocalCluster]:
     """Start a router and a node with the model of `folder`, which is that of one version."""
     scratch = stack.enter_context(tempfile.TemporaryDirectory())
     models = Path(scratch) / "models"
@@ -152,7 +186,7 @@ async def start_ours(stack: AsyncExitStack, folder: Path, rng: random.Random) ->
     )
     await cluster.wait_routable(1)
     host, _, port = cluster.http_url.removeprefix("http://").partition(":")
-    return Server((host, int(port)), folder.parent.name, rng)
+    return Server((host, int(port)), folder.parent.name, rng), cluster
 
 
 async def start_llama(
@@ -182,12 +216,15 @@ async def measure(options: argparse.Namespace, note: Note) -> None:
     """Start all, and measure them in turn."""
     rng = random.Random(SEED)  # noqa: S311 - prompts, no secrets
     async with AsyncExitStack() as stack:
-        servers = {OURS: await start_ours(stack, options.folder, rng)}
+        ours, cluster = await start_ours(stack, options.folder, rng)
+        servers = {OURS: ours}
         if options.llama is not None:
             servers[LLAMA] = await start_llama(stack, options.llama, options.gguf, rng)
-        bare = BareLoop(options.folder, servers[OURS].prompt) if "callers" in options.only else None
+        bare = BareLoop(options.folder, ours.prompt) if "callers" in options.only else None
         for server in servers.values():
             await server.callers(SLOTS)
+        if "gone" in options.only:
+            await _leaving(ours, cluster, note)
         for _ in range(options.rounds):
             if bare is not None:
                 await _callers_round(servers, bare, note)
@@ -201,6 +238,16 @@ async def measure(options: argparse.Namespace, note: Note) -> None:
                     new_ms, again_ms = await server.again()
                     note(who, "new_ms", new_ms)
                     note(who, "again_ms", again_ms)
+
+
+async def _leaving(ours: Server, cluster: LocalCluster, note: Note) -> None:
+    """Have clients leave within their answers, one after the other."""
+    _, step_ms = await ours.callers(1)
+    async with node_link(cluster, cluster.nodes[0]) as link:
+        for name, is_streamed in (("streamed", True), ("whole", False)):
+            took = [await ours.gone(link, step_ms, is_streamed=is_streamed) for _ in range(LEAVING)]
+            note(OURS, f"gone_{name}_ms", statistics.median(took))
+            note(OURS, f"gone_{name}_worst_ms", max(took))
 
 
 async def _callers_round(servers: dict[str, Server], bare: BareLoop, note: Note) -> None:

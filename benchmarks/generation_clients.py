@@ -12,6 +12,16 @@ from typing import Final
 _MOST_LINE: Final = 2**20
 
 
+def request_of(host: str, model: str, prompt: Sequence[int], answer: int, **more: object) -> bytes:
+    """Return a request for `answer` tokens behind `prompt`, greedy and without an earlier end; `more` has other fields of it."""
+    asked = {"model": model, "prompt": list(prompt), "max_tokens": answer, "temperature": 0}
+    body = json.dumps({**asked, "ignore_eos": True, **more}).encode()
+    return (
+        b"POST /v1/completions HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+        % (host.encode(), len(body), body)
+    )
+
+
 class Caller:
     """One request for a text, in parts: each token's time, and the tokens that the server has counted."""
 
@@ -38,25 +48,11 @@ class Caller:
         self, prompt: Sequence[int], answer: int, begun: asyncio.Event | None = None, at: int = 20
     ) -> None:
         """Ask for `answer` tokens behind `prompt`; `begun` is set with part `at`. SystemExit: they do not come."""
-        body = json.dumps(
-            {
-                "model": self._model,
-                "prompt": list(prompt),
-                "max_tokens": answer,
-                "temperature": 0,
-                "stream": True,
-                "stream_options": {"include_usage": True},
-                "ignore_eos": True,
-                **self._more,
-            }
-        ).encode()
+        streamed = {"stream": True, "stream_options": {"include_usage": True}}
         host, port = self._address
         reader, writer = await asyncio.open_connection(host, port, limit=_MOST_LINE)
         self.started = time.perf_counter()
-        writer.write(
-            b"POST /v1/completions HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
-            % (host.encode(), len(body), body)
-        )
+        writer.write(request_of(host, self._model, prompt, answer, **streamed, **self._more))
         status = await reader.readline()
         while (line := await reader.readline()) != b"data: [DONE]\n":
             if not line:
