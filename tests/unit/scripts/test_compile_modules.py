@@ -32,6 +32,7 @@ HOT_WITH_IO = {
     "capamesh.router.http.errors": "makes aiohttp's responses of errors",
     "capamesh.router.http.open_requests": "lets a router wait for the last of the requests that it counts",
     "capamesh.router.http.handler_state": "looks into aiohttp's handler of each connection",
+    "capamesh.router.requests.generation.answer": "wakes whoever waits for an answer of which each token comes through it",
     "capamesh.router.requests.slices": "gives the loop its turns within one long request",
 }
 """The hot modules that do IO or make what a library of IO takes, and why each request comes through them."""

@@ -46,6 +46,8 @@ __all__ = [
     "Table",
     "field",
     "given",
+    "json_of",
+    "json_reader",
     "json_value",
     "meaning",
     "msgpack_reader",
@@ -127,6 +129,19 @@ def json_value(text: bytes) -> object:
         raise Mismatch(f"not JSON: {exc}") from exc
     except RecursionError as exc:
         raise Mismatch("the JSON is nested too deeply; flatten it") from exc
+
+
+def json_reader(schema: type[_Value]) -> Callable[[bytes], _Value]:
+    """Return a function that reads JSON, in UTF-8, as a `schema`, in one call of C.
+
+    The function raises `ValueError`, whose text names the field that does not fit, or `RecursionError` for what is nested too deep.
+    """
+    return msgspec.json.Decoder(schema).decode
+
+
+def json_of(value: object) -> bytes:
+    """Return plain values as JSON in UTF-8, in one call of C. `UnicodeEncodeError`: a text has half a surrogate pair."""
+    return msgspec.json.encode(value)
 
 
 def plain_values(value: object) -> dict[str, Any]:

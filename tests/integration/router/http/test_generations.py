@@ -418,6 +418,19 @@ async def test_client_that_does_not_read_holds_a_bounded_answer(http: Http) -> N
     slow.close()
 
 
+async def test_client_that_pauses_gets_every_piece_in_order(http: Http) -> None:
+    texts = [f"{at} {'x' * 10_000} " for at in range(2000)]
+    link = node(http, chatting(*words(*texts, finish="stop")))
+    slow = await chat(http, stream=True)
+    before = -1
+    while before < len(link.released):
+        before = len(link.released)
+        for _ in range(100):
+            await asyncio.sleep(0)
+    assert before < len(texts) - 1, "it has all of it before it reads"
+    assert text_of(data_of(await slow.text())) == "".join(texts)
+
+
 async def test_whole_answer_over_the_limit_is_refused_and_the_node_stopped() -> None:
     async with tidy(limits=Limits(max_json_answer_bytes=1000)) as http:
         link = node(http, chatting(*words(*["x" * 100] * 1000)))

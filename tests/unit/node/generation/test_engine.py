@@ -479,6 +479,7 @@ def test_repeated_prompts_with_an_answer_of_one_token_need_no_run_at_all() -> No
     assert desk.engine.load().free_slots == 1
 
 
+@pytest.mark.pure
 def test_sequences_get_tokens_between_many_that_need_no_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -146,6 +146,7 @@ async def test_request_cancelled_before_it_was_looked_at_never_begins(make: Make
     assert slots.extended == [4]
 
 
+@pytest.mark.pure
 async def test_inbox_is_bounded(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generation_runner, "MAX_INBOX", 3)
     slots = GatedSlots()
@@ -197,7 +198,7 @@ async def test_request_that_comes_while_the_thread_ends_of_a_bug_is_refused() ->
     slots.fails = ZeroDivisionError("odd")
     late, _ = ask(runner, REQUEST)
     slots.gate.release(1)
-    runner._thread.join(TIMEOUT_S)  # the loop has not heard of it yet
+    runner._stepping.join(TIMEOUT_S)  # the loop has not heard of it yet
     later, _ = ask(runner, REQUEST)
     assert await later.error() == ModelUnavailable.code
     assert await late.error() == ModelUnavailable.code

@@ -303,6 +303,7 @@ async def test_no_more_are_in_flight_than_may_be() -> None:
     await asyncio.to_thread(desk.scheduler.close)
 
 
+@pytest.mark.pure
 async def test_bytes_that_are_not_read_are_bounded(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

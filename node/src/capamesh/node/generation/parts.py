@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
-if TYPE_CHECKING:
-    from capamesh.protocol.errors import CapameshError
+from capamesh.protocol.errors import CapameshError
+from capamesh.protocol.values import Value
 
 Finish = Literal["stop", "length"]
 STOP: Final = "stop"
@@ -15,41 +14,55 @@ LENGTH: Final = "length"
 """The answer has its most tokens, or the model's context is full."""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
+class TokenLogprob(Value):
     """One token's log probability, and those of the likeliest at its place, as the model gave them."""
 
-    token: int
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()
-    """The likeliest tokens with theirs, the likeliest first."""
+    __slots__ = ("logprob", "token", "top")
+
+    def __init__(self, token: int, logprob: float, top: tuple[tuple[int, float], ...] = ()) -> None:
+        self.token = token
+        self.logprob = logprob
+        self.top = top
+        """The likeliest tokens with theirs, the likeliest first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Value):
     """The tokens that a choice took."""
 
-    prompt: int
-    """Tokens of the prompt."""
-    cached: int
-    """Tokens of the prompt that did not have to run, for their cache was there."""
-    completion: int
-    """Tokens of the answer, one that stopped it included."""
+    __slots__ = ("cached", "completion", "prompt")
+
+    def __init__(self, prompt: int, cached: int, completion: int) -> None:
+        self.prompt = prompt
+        """Tokens of the prompt."""
+        self.cached = cached
+        """Tokens of the prompt that did not have to run, for their cache was there."""
+        self.completion = completion
+        """Tokens of the answer, one that stopped it included."""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenPart:
+class TokenPart(Value):
     """The part of an answer that one step adds. Token ids always travel: with the prompt they are all that another node needs to go on."""
 
-    ids: tuple[int, ...]
-    text: str
-    logprobs: tuple[TokenLogprob, ...] | None = None
-    finish: Finish | None = None
-    """The reason why the answer is complete; None: more comes, or `error` tells why not."""
-    usage: Usage | None = None
-    """The tokens taken, with the last part."""
-    error: CapameshError | None = None
-    """The reason why the answer ends unfinished."""
+    __slots__ = ("error", "finish", "ids", "logprobs", "text", "usage")
+
+    def __init__(
+        self,
+        ids: tuple[int, ...],
+        text: str,
+        logprobs: tuple[TokenLogprob, ...] | None = None,
+        finish: Finish | None = None,
+        usage: Usage | None = None,
+        error: CapameshError | None = None,
+    ) -> None:
+        self.ids = ids
+        self.text = text
+        self.logprobs = logprobs
+        self.finish = finish
+        """The reason why the answer is complete; None: more comes, or `error` tells why not."""
+        self.usage = usage
+        """The tokens taken, with the last part."""
+        self.error = error
+        """The reason why the answer ends unfinished."""
 
     @property
     def is_last(self) -> bool:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from mypy_extensions import mypyc_attr
 from typing_extensions import override
 
 from capamesh.node.generation.parts import TokenPart, Usage
 from capamesh.node.generation.request import GenerationRequest
 from capamesh.node.generation.sampling import TokenHistory
 from capamesh.node.generation.stops import StopStrings
+from capamesh.protocol.values import Value
 
 NO_SLOT: Final = -1
 
 
+@mypyc_attr(native_class=False)
 class TokenText(Protocol):
     """The text of one answer's tokens, as they come."""
+
+    __slots__ = ()
 
     @abstractmethod
     def push(self, token: int) -> str:
@@ -30,8 +34,11 @@ class TokenText(Protocol):
         """Return the text that is still held back, for nothing more comes."""
 
 
+@mypyc_attr(native_class=False)
 class Constraint(Protocol):
     """The grammar that one answer must follow, at the place where the answer is."""
+
+    __slots__ = ()
 
     @abstractmethod
     def prepare(self) -> None:
@@ -153,9 +160,11 @@ class Sequence:
         return Usage(len(self.request.prompt), self.cached, len(self.out))
 
 
-@dataclass(frozen=True, slots=True)
-class SequencePart:
+class SequencePart(Value):
     """A part with the sequence that it belongs to."""
 
-    sequence: Sequence
-    part: TokenPart
+    __slots__ = ("part", "sequence")
+
+    def __init__(self, sequence: Sequence, part: TokenPart) -> None:
+        self.sequence = sequence
+        self.part = part

@@ -23,7 +23,8 @@ class StopStrings:
         ends = [place for place in places if place >= 0]
         if ends:
             self._held = ""
-            return text[: min(ends)], True
+            end = min(ends)
+            return text[:end], True
         held = max(_overlap(text, stop) for stop in self._stops)
         self._held = text[len(text) - held :]
         return text[: len(text) - held], False

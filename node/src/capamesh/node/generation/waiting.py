@@ -35,6 +35,10 @@ class WaitingQueue:
     def __iter__(self) -> Iterator[Sequence]:
         return iter(self._waiting)
 
+    def __contains__(self, sequence: object) -> bool:
+        # compiled code does not look into `__iter__` for it
+        return sequence in self._waiting
+
     def has_room(self, width: int, tokens: int) -> bool:
         """Return whether `width` more sequences, which need `tokens` in all, may wait."""
         return self.count + width <= self._max_count and self.tokens + tokens <= self._max_tokens

@@ -89,8 +89,8 @@ class GenerationRunner:
         """The load after the last step."""
         self.run_since_s: float | None = None
         """The time at which the run began that goes on now; None between two runs."""
-        self._thread = threading.Thread(target=self._work, name="generation", daemon=True)
-        self._thread.start()
+        self._stepping = threading.Thread(target=self._work, name="generation", daemon=True)
+        self._stepping.start()
 
     @override
     def __repr__(self) -> str:
@@ -128,12 +128,12 @@ class GenerationRunner:
     async def close(self, reason: str) -> None:
         """End all sequences with `ModelUnavailable` of `reason`, and wait for the thread."""
         self._begin_to_close(reason)
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._stepping.join)
 
     def stop(self, reason: str) -> None:
         """Do as `close`, in another thread than the loop's. Blocks until the run that goes on has ended."""
         self._begin_to_close(reason)
-        self._thread.join()
+        self._stepping.join()
 
     def _begin_to_close(self, reason: str) -> None:
         if not self._closed:

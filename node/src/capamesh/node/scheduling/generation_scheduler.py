@@ -86,7 +86,8 @@ class GenerationScheduler(Scheduler):
         self._on_stuck: Callable[[str], None] | None = on_stuck
         self._runner: GenerationRunner | None = None
         self._live: dict[PendingRequest, GenerationCall] = {}
-        self._reading_bytes = 0
+        self._reading = self._reading_bytes = 0
+        """The calls that are not read yet, and their bytes."""
         self._readers = ThreadPoolExecutor(
             READERS, "prompts", initializer=partial(be_nice, READERS_NICE)
         )
@@ -126,8 +127,7 @@ class GenerationScheduler(Scheduler):
     def queued(self) -> int:
         runner = self._runner
         waiting = 0 if runner is None else runner.load.waiting
-        reading = sum(call.answer is None for call in self._live.values())
-        return min(len(self._live), waiting + reading)
+        return min(len(self._live), waiting + self._reading)
 
     @property
     @override
@@ -158,6 +158,7 @@ class GenerationScheduler(Scheduler):
             )
         (raw,) = split_elements(tensor.data, 1)
         call = self._live[request] = GenerationCall(tensor)
+        self._reading += 1
         self._reading_bytes += tensor.size_bytes
         request.inputs = ()
         request.state = WAITING
@@ -271,6 +272,7 @@ class GenerationScheduler(Scheduler):
     def _was_read(
         self, request: PendingRequest, call: GenerationCall, future: asyncio.Future[ReadCall]
     ) -> None:
+        self._reading -= 1
         self._reading_bytes -= call.size_bytes
         error = None if future.cancelled() else future.exception()
         if request not in self._live:

@@ -40,7 +40,6 @@ _REQUEST: Final = FrameKind.REQUEST
 _RESPONSE: Final = FrameKind.RESPONSE
 _CHUNK: Final = FrameKind.CHUNK
 _HELLO: Final = FrameKind.HELLO
-_WHOLE: Final = END | FINAL
 
 
 class Receiver(FrameSink):
@@ -100,7 +99,8 @@ class Receiver(FrameSink):
         self, kind: int, flags: int, stream: int, value: int, meta: bytes, body: memoryview
     ) -> None:
         # a whole message needs no record of what is still to come: most messages are small, and come by here
-        if flags & _WHOLE == _WHOLE and value == len(body) and self.peer_hello is not None:
+        is_whole = flags & END and value == len(body) and self.peer_hello is not None
+        if is_whole and flags & FINAL:
             if kind == _REQUEST:
                 if self._is_taken(stream, value):
                     streams = self._streams
@@ -113,6 +113,9 @@ class Receiver(FrameSink):
                 memory = memoryview(bytearray(body))
                 self.events.append(ResponseReceived(stream, meta, memory, True))
                 return
+        elif is_whole and kind == _RESPONSE and self._is_awaited(stream, value):
+            self._part_ended(stream, meta, memoryview(bytearray(body)))
+            return
         target = self.frame_started(kind, flags, stream, value, meta, len(body))
         if target is not None:
             target[:] = body
@@ -267,14 +270,20 @@ class Receiver(FrameSink):
             self.events.append(RequestReceived(stream, message.meta, message.memory))
             return
         streams.reserved_bytes -= message.total
-        is_final = bool(flags & FINAL)
-        if is_final:
+        if flags & FINAL:
             streams.close_asked(stream)
-        elif reason := streams.parts.take(stream, len(message.meta) + message.total):
+            self.events.append(ResponseReceived(stream, message.meta, message.memory, True))
+        else:
+            self._part_ended(stream, message.meta, message.memory)
+
+    def _part_ended(self, stream: int, meta: bytes, body: memoryview) -> None:
+        """Take a part of an answer that is here whole."""
+        streams = self._streams
+        if reason := streams.parts.take(stream, len(meta) + len(body)):
             streams.cancel(stream)
             self.events.append(ErrorReceived(stream, PeerError(reason)))
-            return
-        self.events.append(ResponseReceived(stream, message.meta, message.memory, is_final))
+        else:
+            self.events.append(ResponseReceived(stream, meta, body, False))
 
     def _error_ended(self, stream: int, meta: bytes) -> None:
         if stream in self._streams.asked:

@@ -19,6 +19,25 @@ _HEADERS: Final = {
 }
 
 
+class DirectWriter:
+    """Writes to the client of an answer that has begun, in the very turn of the loop in which something comes: no task has to wake up."""
+
+    __slots__ = ("_is_chunked", "_protocol")
+
+    def __init__(self, request: web.Request) -> None:
+        self._protocol = request.protocol
+        self._is_chunked = request.version >= HttpVersion11
+
+    def write(self, data: bytes) -> bool:
+        """Send `data`, unless the client has left or does not read as fast: then return False, and the answer's own `write` waits."""
+        protocol = self._protocol
+        transport = protocol.transport
+        if transport is None or protocol.writing_paused or transport.is_closing():
+            return False
+        transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
+        return True
+
+
 async def send_events(
     request: web.Request,
     headers: Mapping[str, str],

@@ -15,7 +15,7 @@ from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.tasks import Task
 from capamesh.router.access.keys import check_model
 from capamesh.router.http.bodies import read_body
-from capamesh.router.http.event_stream import EVENTS, send_events
+from capamesh.router.http.event_stream import EVENTS, DirectWriter, send_events
 from capamesh.router.http.exchange import (
     EXPLANATION_HEADER,
     NODE_HEADER,
@@ -133,7 +133,7 @@ class Generations:
             return await send_events(
                 request,
                 self._told(target, answer),
-                lambda response: _write(answer, response, form),
+                lambda response: _write(answer, response, DirectWriter(request), form),
                 most_s=most_s,
                 media_type=form.media_type,
             )
@@ -213,12 +213,18 @@ class Generations:
             raise
 
 
-async def _write(answer: GenerationAnswer, response: web.StreamResponse, form: StreamForm) -> None:
-    """Write an answer's events, as far as the client reads: only then a node sends more."""
+async def _write(
+    answer: GenerationAnswer, response: web.StreamResponse, direct: DirectWriter, form: StreamForm
+) -> None:
+    """Write an answer's events, as far as the client reads: only then a node sends more.
+
+    Behind the first, with which the head goes, events go directly; here is written what a client that reads slowly has wait.
+    """
     while answer.has_text or not answer.is_ended:
         text, parts = answer.taken()
         if text:
             await response.write(text)
+            answer.send_by(direct.write)
         for part in parts:
             part.release()
         await answer.until_news()

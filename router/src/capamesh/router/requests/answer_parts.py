@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final, Protocol
 
+from mypy_extensions import mypyc_attr
 from typing_extensions import override
 
 from capamesh.protocol.errors import (
@@ -50,6 +51,7 @@ REPORT_S: Final = 0.02
 """Seconds for which a report of a replica's load holds before one of a part is taken over (guess: admission reads them as often)."""
 
 
+@mypyc_attr(native_class=False)
 class Services(Protocol):
     """The things of a router that answers in parts need."""
 

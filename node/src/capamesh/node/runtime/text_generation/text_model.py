@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, Final
 
 from capamesh.node.generation import Constraint, GenerationRequest, TokenText
@@ -27,8 +26,6 @@ from capamesh.node.runtime.text_generation.tool_calls import ModelTools
 from capamesh.node.runtime.text_generation.tool_reader import ToolCallReader
 from capamesh.protocol.errors import InvalidRequest, ModelInvalid
 
-MOST_KEPT_TEXTS: Final = 65_536
-"""The most texts of single tokens that are remembered (guess: those that answers have)."""
 _SEED_BITS: Final = 63
 
 
@@ -73,7 +70,7 @@ class TextModel:
             self._template = ChatTemplate(
                 folder.chat_template, folder.special_tokens, lambda: datetime.now(UTC)
             )
-        self.token_text: Callable[[int], str] = lru_cache(MOST_KEPT_TEXTS)(self._token_text)
+        self.token_text = self._tokenizer.token_text
         """Returns the text of one token."""
         self._grammars: Grammars | None = None
         self.notes: tuple[str, ...] = ()
@@ -136,9 +133,6 @@ class TextModel:
             seed,
             {} if tools is None else self._readers(requests, tools),
         )
-
-    def _token_text(self, token: int) -> str:
-        return self._tokenizer.decode([token])
 
     def _prompt(self, asked: Asked) -> list[int]:
         if asked.messages is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from typing_extensions import override
@@ -20,6 +21,8 @@ MAX_PROMPT_CHARACTERS: Final = 4 * 2**20
 """The most characters of a prompt (guess: a million tokens)."""
 MOST_HELD: Final = 8
 """The tokens that are held back for a character that is not whole; it takes four bytes at most, so that more are no text (guess)."""
+MOST_KEPT_TEXTS: Final = 65_536
+"""The most texts of single tokens that are remembered (guess: those that answers have)."""
 _BROKEN: Final = "\ufffd"
 """The character in the place of bytes that are no UTF-8."""
 
@@ -48,6 +51,8 @@ class GenerationTokenizer:
                 raise
             raise ModelInvalid(f"the tokenizer cannot be used: {str(exc)[:200]}") from exc
         self._tokenizer: Tokenizer = made
+        self.token_text: Callable[[int], str] = lru_cache(MOST_KEPT_TEXTS)(self._token_text)
+        """Returns the text of one token alone, without a special one."""
         self.vocabulary: int = made.get_vocab_size(with_added_tokens=True)
         """The number of tokens; a model may score more."""
 
@@ -74,6 +79,9 @@ class GenerationTokenizer:
     def decode(self, tokens: list[int]) -> str:
         """Return the text of tokens, without special ones."""
         return self._tokenizer.decode(tokens, skip_special_tokens=True)
+
+    def _token_text(self, token: int) -> str:
+        return self.decode([token])
 
     def token_of(self, text: str) -> int | None:
         """Return the number of the token that `text` is; None: it is none."""
@@ -115,13 +123,14 @@ class AnswerText(TokenText):
         return self._piece(is_last=True) if self._held else ""
 
     def _piece(self, *, is_last: bool) -> str:
-        decode = self._tokenizer.decode
-        text = decode([*self._before, *self._held])
+        tokenizer, held = self._tokenizer, self._held
+        text = tokenizer.decode([*self._before, *held])
         if len(text) <= len(self._before_text) and not is_last:
             return ""
         if text.endswith(_BROKEN) and not is_last:
             return ""
         piece = text[len(self._before_text) :]
-        self._before, self._held = self._held, []
-        self._before_text = decode(self._before)
+        self._before, self._held = held, []
+        is_one = len(held) == 1
+        self._before_text = tokenizer.token_text(held[0]) if is_one else tokenizer.decode(held)
         return piece

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from typing_extensions import override
@@ -58,6 +58,8 @@ class GenerationAnswer(Listener):
         self._parts: list[Part] = []
         """The parts whose pieces are in the text that waits."""
         self._size_bytes = 0
+        self._send: Callable[[bytes], bool] | None = None
+        """Sends text at once, unless it returns False; None: all text waits."""
         self.error: CapameshError | None = None
         self.is_ended = False
 
@@ -113,6 +115,10 @@ class GenerationAnswer(Listener):
             self._news.clear()
             await self._news.wait()
 
+    def send_by(self, send: Callable[[bytes], bool]) -> None:
+        """Let `send` send what comes from now on while nothing waits; what it returns False for waits."""
+        self._send = send
+
     def taken(self) -> tuple[bytes, list[Part]]:
         """Return the text that waits, which waits no more, and the parts to release once it is sent."""
         text, parts = bytes(self._text), self._parts
@@ -135,11 +141,10 @@ class GenerationAnswer(Listener):
                 part.release()
             run.break_off(error)
             return
-        self._add(written)
-        if part is not None and written:
-            self._parts.append(part)
-        elif part is not None:
+        if self._add(written) and part is not None:
             part.release()
+        elif part is not None:
+            self._parts.append(part)
 
     @override
     def resumed(self, run: GenerationRun) -> None:
@@ -160,11 +165,16 @@ class GenerationAnswer(Listener):
                 other.cancel()
         self._news.set()
 
-    def _add(self, text: bytes) -> None:
-        self._text += text
+    def _add(self, text: bytes) -> bool:
+        """Send `text`, or have it wait; return whether nothing of it waits."""
+        if not text:
+            return True
         self._size_bytes += len(text)
-        if text:
-            self._news.set()
+        if self._send is not None and not self._text and self._send(text):
+            return True
+        self._text += text
+        self._news.set()
+        return False
 
     def _settle(self) -> None:
         """Count the tokens that were made, whoever broke off, and have the key pay for them."""

@@ -14,6 +14,7 @@ from capamesh.router.requests.generation.written import (
     RESUMED,
     Calls,
     Held,
+    TextEvent,
     Writer,
     chat_logprobs,
     event,
@@ -42,10 +43,14 @@ class ChatStream(Writer):
         }
         self._choices: dict[int, Calls] = {}
         """The choices that were begun."""
+        self._texts: dict[int, TextEvent] = {}
+        """The events of more text, by the choices that have had any."""
 
     @override
     def take(self, choice: int, piece: Piece) -> bytes:
         calls = self._choices.get(choice)
+        if piece.x and calls is not None and piece.p is None and piece.f is None and not piece.k:
+            return self._text_event(choice).of(piece.x)
         delta: dict[str, Any] = {}
         if calls is None:
             calls = self._choices[choice] = Calls(self._draw_id)
@@ -73,6 +78,13 @@ class ChatStream(Writer):
             return DONE
         return event({**self._head, "choices": [], "usage": usage_of(usage)}) + DONE
 
+    def _text_event(self, choice: int) -> TextEvent:
+        found = self._texts.get(choice)
+        if found is None:
+            chunk = self._chunk(choice, {"content": TextEvent.TEXT}, None, None)
+            found = self._texts[choice] = TextEvent(chunk)
+        return found
+
     def _event(
         self,
         choice: int,
@@ -80,11 +92,20 @@ class ChatStream(Writer):
         logprobs: dict[str, Any] | None,
         finish: str | None,
     ) -> bytes:
+        return event(self._chunk(choice, delta, logprobs, finish))
+
+    def _chunk(
+        self,
+        choice: int,
+        delta: dict[str, Any],
+        logprobs: dict[str, Any] | None,
+        finish: str | None,
+    ) -> dict[str, Any]:
         one = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         chunk = {**self._head, "choices": [one]}
         if self._asked.has_usage:
             chunk["usage"] = None
-        return event(chunk)
+        return chunk
 
 
 class ChatWhole(Writer):

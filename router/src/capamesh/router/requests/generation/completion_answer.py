@@ -12,6 +12,7 @@ from capamesh.router.requests.generation.written import (
     DONE,
     RESUMED,
     Held,
+    TextEvent,
     Writer,
     event,
     json_of,
@@ -35,9 +36,17 @@ class CompletionStream(Writer):
         }
         self._offsets: dict[int, int] = {}
         """The characters that were told of each choice's tokens."""
+        self._texts: dict[int, TextEvent] = {}
+        """The events of text, by the choices that have had any."""
 
     @override
     def take(self, choice: int, piece: Piece) -> bytes:
+        if piece.x and piece.p is None and piece.f is None:
+            found = self._texts.get(choice)
+            if found is None:
+                chunk = self._chunk(choice, TextEvent.TEXT, None, None)
+                found = self._texts[choice] = TextEvent(chunk)
+            return found.of(piece.x)
         logprobs = None
         if self._asked.logprobs is not None and piece.p is not None:
             logprobs = _Logprobs(self._offsets.get(choice, 0))
@@ -45,16 +54,8 @@ class CompletionStream(Writer):
             self._offsets[choice] = logprobs.offset
         if not piece.x and logprobs is None and piece.f is None:
             return b""
-        one = {
-            "index": choice,
-            "text": piece.x,
-            "logprobs": None if logprobs is None else logprobs.told(),
-            "finish_reason": piece.f,
-        }
-        chunk = {**self._head, "choices": [one]}
-        if self._asked.has_usage:
-            chunk["usage"] = None
-        return event(chunk)
+        told = None if logprobs is None else logprobs.told()
+        return event(self._chunk(choice, piece.x, told, piece.f))
 
     @override
     def resumed(self) -> bytes:
@@ -65,6 +66,15 @@ class CompletionStream(Writer):
         if not self._asked.has_usage:
             return DONE
         return event({**self._head, "choices": [], "usage": usage_of(usage)}) + DONE
+
+    def _chunk(
+        self, choice: int, text: str, logprobs: dict[str, Any] | None, finish: str | None
+    ) -> dict[str, Any]:
+        one = {"index": choice, "text": text, "logprobs": logprobs, "finish_reason": finish}
+        chunk = {**self._head, "choices": [one]}
+        if self._asked.has_usage:
+            chunk["usage"] = None
+        return chunk
 
 
 class CompletionWhole(Writer):

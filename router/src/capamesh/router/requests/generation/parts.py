@@ -6,7 +6,7 @@ from array import array
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from capamesh.protocol.errors import CapameshError, ProtocolViolation
-from capamesh.protocol.schema import Meta, Mismatch, Struct, json_value, read
+from capamesh.protocol.schema import Meta, Struct, json_reader
 from capamesh.protocol.tasks import PARTS
 from capamesh.protocol.tensors import split_elements
 from capamesh.router.requests.generation.asked import BYTES_A_TOKEN, MOST_CHOICES, SEEDS
@@ -73,6 +73,9 @@ class Usage(Struct, frozen=True):
         )
 
 
+_read_list = json_reader(list[Piece])
+
+
 def read_pieces(answer: InferAnswer) -> list[Piece]:
     """Return the pieces in a node's answer, or in a part of it. Raises `ProtocolViolation`."""
     (output,) = answer.outputs
@@ -90,8 +93,8 @@ def read_pieces(answer: InferAnswer) -> list[Piece]:
 def pieces_of(text: bytes) -> list[Piece]:
     """Return the pieces in a node's JSON. Raises `ProtocolViolation`."""
     try:
-        return read(json_value(text), list[Piece])
-    except (Mismatch, CapameshError) as exc:
+        return _read_list(text)
+    except (ValueError, RecursionError) as exc:
         raise _no_pieces(exc) from exc
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from mypy_extensions import mypyc_attr
+
 from capamesh.protocol.errors import (
     CapameshError,
     ContextExceeded,
@@ -33,6 +35,7 @@ MOST_RESUMES: Final = 3
 """The most times that another node goes on with an answer (guess: as many as nodes that run a request)."""
 
 
+@mypyc_attr(native_class=False)
 class Listener(Protocol):
     """The one who is told what comes of a generation. None of these may raise."""
 

@@ -13,7 +13,7 @@ from capamesh.router.requests.generation.fields import Values, flag, table, text
 from capamesh.router.requests.generation.messages import MOST_ID
 from capamesh.router.requests.generation.parts import Piece, Usage
 from capamesh.router.requests.generation.sampling import most_tokens_of, sampling_of
-from capamesh.router.requests.generation.written import RESUMED, Held, Writer, event, json_of
+from capamesh.router.requests.generation.written import RESUMED, Held, TextEvent, Writer, json_of
 from capamesh.router.requests.invalid_parameter import InvalidParameter
 
 INPUT: Final = "text_input"
@@ -56,13 +56,14 @@ class TextOutput(Writer):
         name = text(values, "id", MOST_ID)
         if name:
             self._head["id"] = name
+        self._event = TextEvent({**self._head, OUTPUT: TextEvent.TEXT})
         self._held = Held(most_bytes)
         self._texts: list[str] = []
 
     @override
     def take(self, choice: int, piece: Piece) -> bytes:
         if self._asked.is_streamed:
-            return event({**self._head, OUTPUT: piece.x}) if piece.x else b""
+            return self._event.of(piece.x) if piece.x else b""
         self._held.add(piece)
         self._texts.append(piece.x)
         return b""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from json.encoder import encode_basestring_ascii
 from typing import Any, Final, Protocol
+
+from mypy_extensions import mypyc_attr
 
 from capamesh.protocol.errors import TooLarge
 from capamesh.router.requests.generation.parts import Piece, ToolDelta, Usage
@@ -18,6 +21,7 @@ BROKEN: Final = "\ufffd"
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
 
 
+@mypyc_attr(native_class=False)
 class Writer(Protocol):
     """Writes one answer for a client: what is to be sent at once, and at the end."""
 
@@ -44,6 +48,22 @@ def json_of(value: object) -> bytes:
 def event(value: object) -> bytes:
     """Return a value as a server-sent event."""
     return b"data: %b\n\n" % json_of(value)
+
+
+class TextEvent:
+    """The server-sent event of a piece that is nothing but text: all but the text is written once."""
+
+    __slots__ = ("_after", "_before")
+
+    TEXT: Final = "\0text"
+    """Stands where the text comes, behind all that a client has named."""
+
+    def __init__(self, value: object) -> None:
+        self._before, _, self._after = event(value).rpartition(json_of(self.TEXT))
+
+    def of(self, text: str) -> bytes:
+        """Return the event of a text."""
+        return b"%b%b%b" % (self._before, encode_basestring_ascii(text).encode(), self._after)
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:
