@@ -46,6 +46,7 @@ class FakeNode:
 
     id: str
     row_s: float = 0.001
+    price_per_million: float = 0.0
     is_up: bool = True
     free_s: float = 0.0
     """The time when it has run all that it has."""
@@ -110,9 +111,16 @@ class FakeCall(Started):
     def end(self, answer: InferAnswer | None, error: CapameshError | None = None) -> None:
         on_end, self._on_end = self._on_end, None
         node = self.node
+        price = 0.0 if self.at is None else self.at.price_per_million
         self._leave()
-        if on_end is not None:
-            on_end(Ended(answer, error, node, node.upper(), self._nodes.is_over_quota))
+        if on_end is None:
+            return
+        if answer is not None:
+            self._nodes.answered_rows += self.call.rows
+            self._nodes.paid += self.call.rows * price
+        name = node.upper()
+        is_over_quota = self._nodes.is_over_quota
+        on_end(Ended(answer, error, node, name, is_over_quota, price_per_million=price))
 
     def _leave(self) -> None:
         for timer in self.timers:
@@ -146,6 +154,10 @@ class FakeNodes(Nodes):
         self.sent: list[BulkCall] = []
         self.ran: dict[float, int] = {}
         """The times that each value was run to its end."""
+        self.answered_rows = 0
+        """The rows of all calls of which somebody heard the answer."""
+        self.paid = 0.0
+        """The sum of the prices of a million rows, one for each of those."""
         self.on_start: Callable[[], None] = lambda: None
         self.people: dict[str, Crowd] = {}
 

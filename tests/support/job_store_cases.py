@@ -16,8 +16,18 @@ from capamesh.router.jobs.store import plan_operations as plans
 from capamesh.router.jobs.store import shard_operations as shards
 from capamesh.router.jobs.store.group_commit import run_group
 from capamesh.router.jobs.store.lease_operations import Claim
+from capamesh.router.jobs.store.price_operations import keep_price, prices_of
+from capamesh.router.jobs.store.shown_operations import look, sums_of
 from capamesh.router.jobs.store.state_operations import FIRST, OVERLAP_S, look_at_states, some
-from capamesh.router.jobs.values import LEASE_S, BadRow, Counts, JobId, RowRange
+from capamesh.router.jobs.values import (
+    LEASE_S,
+    BadRow,
+    Counts,
+    JobId,
+    Paid,
+    Price,
+    RowRange,
+)
 
 
 def kinds(desk: Desk, job: JobId) -> list[str]:
@@ -636,3 +646,89 @@ def test_shard_given_back_without_a_failure_does_not_count(desk: Desk) -> None:
     (lease,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
     desk.call(leasing.release, lease, job.spec, "it broke")
     assert desk.call(jobs.get, job.id).reason == "shard 0 failed 1 times: it broke"
+
+
+# prices
+
+
+def test_price_is_the_sum_over_the_processes_that_ran_rows(desk: Desk) -> None:
+    first, second, none = desk.submitted(), desk.submitted(), desk.submitted()
+    for job, owner, rows, total in (
+        (first, "a", 10, 0.5),
+        (first, "b", 30, 2.5),
+        (second, "a", 7, 0.0),
+        (first, "a", 20, 1.0),  # all that it has paid, not what came since
+    ):
+        desk.call(keep_price, Paid(job.id, owner, Price(rows, total)))
+    found = desk.call(prices_of, [second.id, none.id, first.id])
+    assert found == [Price(7, 0.0), Price(), Price(50, 3.5)]
+    assert [each.per_million for each in found] == [0.0, None, 70_000.0]
+    assert desk.call(prices_of, []) == []
+
+
+def test_price_that_is_kept_again_or_late_changes_nothing(desk: Desk) -> None:
+    job = desk.submitted()
+    for rows in (20, 20, 10):
+        desk.call(keep_price, Paid(job.id, "a", Price(rows, rows / 10)))
+    assert desk.call(prices_of, [job.id]) == [Price(20, 2.0)]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_commit_keeps_the_price_whoever_was_first(desk: Desk, is_first: bool) -> None:
+    job = desk.planned(1)
+    (lease,) = desk.call(leasing.claim, job.id, job.spec, "a", 1)
+    if not is_first:
+        desk.clock.now_s += 60
+        (other,) = desk.call(leasing.claim, job.id, job.spec, "b", 1)
+        assert desk.call(shards.commit, other, job.spec, manifest(other))
+        desk.call(jobs.finish, job.id)
+    paid = Paid(job.id, "a", Price(10, 0.1))
+    for _ in range(2):  # the answer may have been lost
+        taken = desk.call(shards.commit, lease, job.spec, manifest(lease), (), paid)
+        assert taken is is_first
+    assert desk.call(prices_of, [job.id]) == [Price(10, 0.1)]
+
+
+def test_commits_of_one_transaction_keep_the_last_sum_at_its_end(desk: Desk) -> None:
+    job = desk.planned(3)
+    leases = desk.call(leasing.claim, job.id, job.spec, "a", 3)
+    updates: list[str] = []
+    waiting = [
+        desk.waiting(
+            lambda turn, at=at, lease=lease: shards.commit(
+                turn, lease, job.spec, manifest(lease), (), Paid(job.id, "a", Price(at, at / 10))
+            )
+        )
+        for at, lease in enumerate(leases, 1)
+    ]
+    event.listen(
+        desk.database.engine,
+        "before_cursor_execute",
+        lambda _connection, _cursor, statement, *_: updates.append(statement),
+    )
+    run_group(desk.database, waiting)
+    assert [each.future.result(timeout=0) for each in waiting] == [True, True, True]
+    assert len([each for each in updates if "UPDATE price" in each]) == 1
+    assert desk.call(prices_of, [job.id]) == [Price(3, 0.3)]
+
+
+def test_price_of_calls_that_end_after_their_job_is_added(desk: Desk) -> None:
+    job = desk.planned(1)
+    desk.call(keep_price, Paid(job.id, "a", Price(10, 1.0)))
+    ended = desk.call(jobs.move, job.id, JobState.CANCELLED)
+    desk.call(keep_price, Paid(job.id, "a", Price(18, 1.8)))
+    desk.call(keep_price, Paid(job.id, "b", Price(2, 0.2)))
+    assert desk.call(look, job.id, None, 0).price == Price(20, 2.0)
+    assert desk.call(sums_of, [ended]) == [(ended.counts, Price(20, 2.0))]
+
+
+def test_price_goes_with_its_job(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "MAX_TENANT_JOBS", 1)
+    job = desk.submitted()
+    desk.call(keep_price, Paid(job.id, "a", Price(10, 1.0)))
+    desk.call(jobs.move, job.id, JobState.CANCELLED)
+    desk.call(jobs.tidied, job.id)
+    desk.submitted()
+    assert desk.call(prices_of, [job.id]) == [Price()]
+    desk.call(keep_price, Paid(job.id, "b", Price(10, 1.0)))  # one that is late
+    assert desk.call(prices_of, [job.id]) == [Price()]

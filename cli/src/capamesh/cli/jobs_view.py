@@ -37,10 +37,10 @@ def span(seconds: float) -> str:
 
 def price_of(info: JobInfo) -> str:
     """Return what a job's rows cost, as people say it, "-" where nodes tell no price."""
-    price = info.price_per_million
-    if not price:
+    if not info.price or info.price_per_million is None:
         return "-"
-    return f"{price:.4g} a million rows, {price * info.done.rows / 1e6:.4g} so far"
+    until = "in all" if info.is_ended else "so far"
+    return f"{info.price_per_million:.4g} a million rows, {info.price:.4g} {until}"
 
 
 def part_done(info: JobInfo) -> float:
@@ -94,7 +94,7 @@ def facts_of(info: JobInfo) -> dict[str, object]:
         "deadline": when(deadline) if isinstance(deadline, int | float) else "none",
     }
     if info.is_ended:
-        for name in ("rows/s", "nodes", "price"):
+        for name in ("rows/s", "nodes"):
             del facts[name]
     return facts
 

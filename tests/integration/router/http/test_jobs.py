@@ -23,7 +23,7 @@ from capamesh.router.jobs.standing import Progress
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store import job_operations, job_store
 from capamesh.router.jobs.store.group_commit import Turn
-from capamesh.router.jobs.values import JobId
+from capamesh.router.jobs.values import JobId, Paid, Price
 
 MOVES = ("pause", "resume", "cancel")
 ODD_IDS = (
@@ -77,6 +77,7 @@ async def test_job_is_submitted_shown_and_listed(clients: JobClients) -> None:
         "rows_per_s": None,
         "nodes": None,
         "ends_at": None,
+        "price": None,
         "price_per_million": None,
     }
     assert spec["input"] == {
@@ -143,13 +144,30 @@ async def test_job_is_paused_resumed_and_cancelled(clients: JobClients) -> None:
 
 async def test_pace_of_a_job_is_the_runners(clients: JobClients) -> None:
     job = await clients.submit()
-    clients.runner.progress = Progress(2.5, 30.0, 3, 1.5)
+    clients.runner.progress = Progress(2.5, 30.0, 3)
     shown = await clients.told("", "GET", f"/v1/jobs/{job}")
-    assert (shown["rows_per_s"], shown["nodes"], shown["price_per_million"]) == (2.5, 3, 1.5)
+    assert (shown["rows_per_s"], shown["nodes"]) == (2.5, 3)
     assert abs(shown["ends_at"] - time.time() - 30.0) < 10
     clients.runner.progress = Progress(None, None, 0)
     shown = await clients.told("", "GET", f"/v1/jobs/{job}")
     assert (shown["rows_per_s"], shown["nodes"], shown["ends_at"]) == (None, 0, None)
+
+
+async def test_price_of_a_job_is_shown_also_when_it_has_ended(clients: JobClients) -> None:
+    job = await clients.submit()
+    store = await clients.http.job_service.store()
+    await store.keep_prices([Paid(JobId(job), "here", Price(400, 0.0006))])
+    await store.keep_prices([Paid(JobId(job), "there", Price(100, 0.0009))])
+    clients.http.job_service.views.forget(JobId(job))  # which was shown when it was submitted
+    shown = await clients.told("", "GET", f"/v1/jobs/{job}")
+    assert (shown["price"], shown["price_per_million"]) == (0.0015, 3.0)
+    await clients.told("", "POST", f"/v1/jobs/{job}/cancel")
+    for shown in (
+        await clients.told("", "GET", f"/v1/jobs/{job}"),
+        (await clients.told("", "GET", "/v1/jobs"))["data"][0],
+    ):
+        assert shown["state"] == "cancelled"
+        assert (shown["price"], shown["price_per_million"]) == (0.0015, 3.0)
 
 
 # what a job would take

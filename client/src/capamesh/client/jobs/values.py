@@ -67,8 +67,10 @@ class JobInfo:
     """The nodes that work on it."""
     ends_at: float | None = None
     """The time when it will end, as far as its router can say now."""
+    price: float | None = None
+    """The price of all rows that nodes have run for it, in the network's unit; 0: nothing. None: none ran any, or its router tells none."""
     price_per_million: float | None = None
-    """The price of a million of its rows at the nodes that ran them, in the network's unit, while it runs; 0: nothing."""
+    """The price of a million of these rows."""
     spec: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The job as it was submitted."""
 
@@ -200,6 +202,7 @@ def job_of(value: object) -> JobInfo:
         said.number("rows_per_s"),
         None if said.fields.get("nodes") is None else said.count("nodes"),
         said.number("ends_at"),
+        said.number("price"),
         said.number("price_per_million"),
         Said(said.fields.get("spec") or {}, "a job's spec").fields,
     )  # fmt: skip

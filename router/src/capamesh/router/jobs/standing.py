@@ -24,8 +24,6 @@ class Progress:
     """Seconds until its end at that rate; None: nobody can tell."""
     nodes: int
     """The nodes that have run rows of it of late for this router."""
-    price_per_million: float | None = None
-    """The price of a million of its rows at the nodes that ran them for this router, in the network's unit; None: none ran any."""
 
 
 class JobRunner(ABC):

@@ -154,6 +154,31 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
+class Price:
+    """The price of rows of a job at the nodes that ran them. A row that was run twice was paid for twice."""
+
+    rows: int = 0
+    """The rows that nodes have run."""
+    total: float = 0.0
+    """The sum of their prices, in the network's unit."""
+
+    @property
+    def per_million(self) -> float | None:
+        """Return the price of a million of them; None: there are none."""
+        return self.total * 1e6 / self.rows if self.rows else None
+
+
+@dataclass(frozen=True, slots=True)
+class Paid:
+    """All that one router's process has paid for a job so far."""
+
+    job: JobId
+    owner: str
+    """The process's name in the store."""
+    price: Price
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A job as it is now."""
 
@@ -183,6 +208,7 @@ class JobLook:
 
     job: Job
     counts: Counts
+    price: Price
     last_event: int
     """The number of its newest event."""
     events: Sequence[Event]

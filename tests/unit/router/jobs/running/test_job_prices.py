@@ -1,28 +1,183 @@
-"""What a job's rows cost is the price of each node that ran some, by their rows."""
+"""What a job's rows cost is the price of each node that ran some, and the store has it whatever becomes of shards, jobs and routers."""
 
 from __future__ import annotations
 
-import pytest
+import asyncio
 
-from capamesh.router.jobs.running.job_prices import JobPrices
-from capamesh.router.jobs.values import JobId
+import pytest
+from job_nodes import FakeNodes
+from job_runners import InlineStore, Rig, in_rig, wall_s
+
+from capamesh.router.jobs.running.job_prices import MOST_AT_ONCE, JobPrices
+from capamesh.router.jobs.running.runner import PRICES_S
+from capamesh.router.jobs.states import JobState
+from capamesh.router.jobs.store.job_store import JobStore
+from capamesh.router.jobs.values import LEASE_S, Job, JobId, Paid, Price
 
 ONE, TWO = JobId("one"), JobId("two")
 
 
-def test_price_is_averaged_over_rows() -> None:
-    prices = JobPrices()
+def priced(row_s: float = 0.001) -> FakeNodes:
+    nodes = FakeNodes("a", "b", row_s=row_s)
+    nodes.nodes["a"].price_per_million = 2.0
+    nodes.nodes["b"].price_per_million = 50.0
+    return nodes
+
+
+async def price(rig: Rig, job: Job) -> Price:
+    ((_, found),) = await rig.store.sums_of([await rig.store.get(job.id, None)])
+    return found
+
+
+def same(found: Price, rig: Rig) -> bool:
+    """Return whether a price is that of all rows of which the answers were heard."""
+    return (found.rows, found.total * 1e6) == (
+        rig.nodes.answered_rows,
+        pytest.approx(rig.nodes.paid),
+    )
+
+
+# the sums of a process
+
+
+def test_price_is_summed_over_rows() -> None:
+    prices = JobPrices("me")
     prices.add(ONE, 30, 1.0)
     prices.add(ONE, 10, 5.0)
-    prices.add(TWO, 1, 0.0)
-    assert prices.per_million(ONE) == pytest.approx(2.0)
-    assert prices.per_million(TWO) == 0.0
-    assert prices.per_million(JobId("three")) is None
+    assert prices.paid(ONE) == Paid(ONE, "me", Price(40, pytest.approx(80e-6)))
+    assert prices.paid(ONE).price.per_million == pytest.approx(2.0)
+    assert prices.paid(TWO) == Paid(TWO, "me", Price())
 
 
-def test_price_of_a_job_that_has_ended_is_forgotten() -> None:
-    prices = JobPrices()
+def test_sums_are_unkept_until_the_store_has_them_as_they_are() -> None:
+    prices = JobPrices("me")
+    prices.add(ONE, 30, 1.0)
+    before = prices.unkept()
+    assert before == [prices.paid(ONE)]
+    prices.add(ONE, 1, 1.0)  # while the store is asked
+    prices.kept(before)
+    assert prices.unkept() == [prices.paid(ONE)]
+    prices.kept(prices.unkept())
+    prices.kept(before)  # an answer that is late
+    assert prices.unkept() == []
+
+
+def test_some_sums_are_kept_at_once() -> None:
+    prices = JobPrices("me")
+    for at in range(MOST_AT_ONCE + 1):
+        prices.add(JobId(f"job {at}"), 1, 1.0)
+    assert len(prices.unkept()) == MOST_AT_ONCE
+    prices.kept(prices.unkept())
+    assert [each.job for each in prices.unkept()] == [f"job {MOST_AT_ONCE}"]
+
+
+def test_job_is_forgotten_once_the_store_has_its_sum() -> None:
+    prices = JobPrices("me")
     prices.add(ONE, 30, 1.0)
     prices.add(TWO, 30, 1.0)
-    prices.keep({TWO})
-    assert (prices.per_million(ONE), prices.per_million(TWO)) == (None, 1.0)
+    prices.forget_others({TWO})
+    assert prices.paid(ONE).price.rows == 30
+    prices.kept(prices.unkept())
+    prices.forget_others({TWO})
+    assert (prices.paid(ONE).price.rows, prices.paid(TWO).price.rows) == (0, 30)
+
+
+# the runner
+
+
+def test_price_of_a_job_is_whole_when_it_has_ended() -> None:
+    async def scenario(rig: Rig) -> None:
+        job = await rig.planned(400)
+        rig.runner()
+        rig.runner()
+        assert (await rig.ended(job)).state is JobState.COMPLETED
+        found = await price(rig, job)
+        assert same(found, rig)
+        assert found.rows == 400
+        assert 2.0 < (found.per_million or 0.0) < 50.0  # both nodes ran some
+
+    in_rig(scenario, nodes=priced())
+
+
+def test_rows_of_a_router_that_was_slower_are_paid_for_too() -> None:
+    async def scenario(rig: Rig) -> None:
+        slow = InlineStore(rig.folder / "jobs.db")
+        job = await rig.planned(40, 40)
+        rig.runner(JobStore(slow, wall_s))
+        rig.thread_s = 6.0  # from its rows to its part it takes longer than another router waits
+        await asyncio.sleep(1.0)
+        rig.runner()
+        await rig.ended(job)
+        await asyncio.sleep(2 * rig.thread_s + PRICES_S)
+        found = await price(rig, job)
+        assert same(found, rig)
+        assert found.rows > 40
+        slow.dispose()
+
+    in_rig(scenario, nodes=priced())
+
+
+def test_calls_that_end_after_their_job_are_paid_for() -> None:
+    async def scenario(rig: Rig) -> None:
+        job = await rig.planned(4000, 1000)
+        rig.runner()
+        await asyncio.sleep(5.1)  # its router looks at the jobs twice a second
+        await rig.store.move(job.id, JobState.CANCELLED)
+        told = rig.nodes.answered_rows
+        await asyncio.sleep(1.0 + PRICES_S)
+        found = await price(rig, job)
+        assert same(found, rig)
+        assert found.rows > told  # some ended before this router knew of the end
+
+    in_rig(scenario, nodes=priced(0.01))
+
+
+def test_stopped_router_leaves_what_it_has_paid() -> None:
+    async def scenario(rig: Rig) -> None:
+        job = await rig.planned(4000, 4000)
+        rig.runner()
+        await asyncio.sleep(3.0)
+        rig.routers[0].cancel()
+        await asyncio.gather(rig.routers[0], return_exceptions=True)
+        found = await price(rig, job)
+        assert same(found, rig)
+        assert found.rows > 0
+
+    in_rig(scenario, nodes=priced(0.01))
+
+
+def test_router_that_dies_takes_the_price_of_no_committed_shard_with_it() -> None:
+    async def scenario(rig: Rig) -> None:
+        lost = InlineStore(rig.folder / "jobs.db")
+        job = await rig.planned(4000, 400)
+        rig.runner(JobStore(lost, wall_s))
+        await rig.until(lambda _job: rig.store.committed_rows > 0 or bool(lost_rows(rig)), job)
+        lost.is_silent = True  # from here on it is as one that is dead
+        done = lost_rows(rig)
+        assert (await price(rig, job)).rows >= done > 0
+        await asyncio.sleep(LEASE_S + 2.0)
+        lost.dispose()
+
+    def lost_rows(rig: Rig) -> int:
+        with rig.thread._database.engine.connect() as connection:
+            asked = "SELECT coalesce(sum(done_rows), 0) FROM shard"
+            return int(connection.exec_driver_sql(asked).scalar_one())
+
+    in_rig(scenario, nodes=priced(0.01))
+
+
+def test_price_waits_for_a_store_that_fails() -> None:
+    async def scenario(rig: Rig) -> None:
+        job = await rig.planned(400, 400)
+        runner = rig.runner()
+        await asyncio.sleep(1.0)
+        assert rig.nodes.answered_rows > 0
+        await rig.store.move(job.id, JobState.CANCELLED)
+        rig.thread.is_down = True
+        await asyncio.sleep(30.0)
+        rig.thread.is_down = False
+        await asyncio.sleep(2 * PRICES_S)
+        assert same(await price(rig, job), rig)
+        assert runner._prices.paid(job.id).price == Price()  # and is forgotten then
+
+    in_rig(scenario, nodes=priced(0.01))

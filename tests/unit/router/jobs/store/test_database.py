@@ -6,13 +6,15 @@ import stat
 from pathlib import Path
 
 import pytest
-from job_desk import Clock
+from job_desk import Clock, Desk
 from sqlalchemy import insert, inspect
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.router.access.engines import file_systems
 from capamesh.router.jobs.store.database import SqliteDatabase, open_database
+from capamesh.router.jobs.store.price_operations import keep_price, prices_of
 from capamesh.router.jobs.store.tables import FORMAT, FORMATS
+from capamesh.router.jobs.values import Paid, Price
 
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs", "9p"])
@@ -57,6 +59,21 @@ def test_store_of_an_older_version_gets_the_indices_that_it_lacks(tmp_path: Path
     database.engine.dispose()
     database = open_database(path, Clock())
     assert "shard_ends" in {each["name"] for each in inspect(database.engine).get_indexes("shard")}
+    database.engine.dispose()
+
+
+def test_store_of_an_older_version_gets_the_table_that_it_lacks(tmp_path: Path) -> None:
+    clock = Clock()
+    path = str(tmp_path / "jobs.db")
+    database = open_database(path, clock)
+    job = Desk(database, clock).submitted()
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE price")
+    database.engine.dispose()
+    database = open_database(path, clock)
+    desk = Desk(database, clock)
+    desk.call(keep_price, Paid(job.id, "a", Price(10, 1.0)))
+    assert desk.call(prices_of, [job.id]) == [Price(10, 1.0)]
     database.engine.dispose()
 
 

@@ -106,9 +106,11 @@ class Job(TypedDict):
     """The nodes that run rows of it for this router; null: that is not known."""
     ends_at: float | None
     """The time at which it will have ended at that rate; null: nobody can tell."""
+    price: float | None
+    """The price of all rows that nodes have run for it, in the network's unit: of rows that were run twice, of both. Where it has
+    ended, its last calls may be added within seconds. null: none ran any."""
     price_per_million: float | None
-    """The price of a million of its rows at the nodes that ran them for this router, in the network's unit; null: none ran any, or
-    the job has ended."""
+    """The price of a million of them; null: as before."""
     spec: dict[str, Any]
     """The job as it was submitted."""
 

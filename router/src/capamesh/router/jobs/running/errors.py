@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 
 class ShardEnd(Exception):
     """The work on a shard ends; the text says why, for a person."""
@@ -25,3 +27,10 @@ class JobHeld(ShardEnd):
 
 class JobFailed(ShardEnd):
     """The job can never be done."""
+
+
+def first_of(error: BaseException) -> BaseException:
+    """Return the error that ended a group: the others came of that."""
+    while isinstance(error, BaseExceptionGroup):
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    return error

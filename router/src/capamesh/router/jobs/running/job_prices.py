@@ -1,31 +1,58 @@
-"""The prices of jobs: what their rows cost at the nodes that ran them, as far as one router's process has seen. Pure."""
+"""The prices of jobs: what their rows cost at the nodes that ran them for one router's process, and what of it the store knows. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Final
+
+from capamesh.router.jobs.values import Paid, Price
 
 if TYPE_CHECKING:
     from capamesh.router.jobs.values import JobId
 
+MOST_AT_ONCE: Final = 64
+"""The most sums that are kept in one operation of the store (guess: some milliseconds of it)."""
+
 
 class JobPrices:
-    """The prices that the jobs of one model paid, averaged over their rows."""
+    """The sums that one process has paid for jobs, until the store has all of them and no call can come any more."""
 
-    def __init__(self) -> None:
-        self._paid: dict[JobId, tuple[int, float]] = {}
-        """The rows of each job that were run, and the sum of the prices of a million rows, one for each row."""
+    def __init__(self, owner: str) -> None:
+        """`owner` is the process's name in the store."""
+        self._owner = owner
+        self._paid: dict[JobId, Price] = {}
+        self._kept_rows: dict[JobId, int] = {}
+        """The rows of each sum as it is in the store."""
 
     def add(self, job: JobId, rows: int, price_per_million: float) -> None:
         """Take in that a node with a price has run rows of a job."""
-        before, sum_before = self._paid.get(job, (0, 0.0))
-        self._paid[job] = before + rows, sum_before + rows * price_per_million
+        before = self._paid.get(job, Price())
+        total = before.total + rows * price_per_million / 1e6
+        self._paid[job] = Price(before.rows + rows, total)
 
-    def per_million(self, job: JobId) -> float | None:
-        """Return what a million rows of a job cost so far; None: no node has run any."""
-        rows, prices = self._paid.get(job, (0, 0.0))
-        return prices / rows if rows else None
+    def paid(self, job: JobId) -> Paid:
+        """Return what was paid for a job so far."""
+        return Paid(job, self._owner, self._paid.get(job, Price()))
 
-    def keep(self, jobs: Collection[JobId]) -> None:
-        """Forget all jobs but these."""
-        self._paid = {job: paid for job, paid in self._paid.items() if job in jobs}
+    def unkept(self) -> list[Paid]:
+        """Return sums that the store does not have as they are now, `MOST_AT_ONCE` of them at most."""
+        found: list[Paid] = []
+        for job, price in self._paid.items():
+            if price.rows > self._kept_rows.get(job, 0):
+                found.append(Paid(job, self._owner, price))
+                if len(found) == MOST_AT_ONCE:
+                    break
+        return found
+
+    def kept(self, paid: Iterable[Paid]) -> None:
+        """Take in that the store has these sums."""
+        for each in paid:
+            self._kept_rows[each.job] = max(each.price.rows, self._kept_rows.get(each.job, 0))
+
+    def forget_others(self, jobs: Collection[JobId]) -> None:
+        """Forget the jobs that are none of these, once the store has all that was paid for them."""
+        for job in [job for job in self._paid if job not in jobs]:
+            if self._paid[job].rows <= self._kept_rows.get(job, 0):
+                del self._paid[job]
+        for job in [job for job in self._kept_rows if job not in self._paid]:
+            del self._kept_rows[job]

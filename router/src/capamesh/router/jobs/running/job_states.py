@@ -77,9 +77,6 @@ class JobStates:
         resumed = await self._look_at_states()
         while not self._knows_all:
             resumed |= await self._look_at_states()
-        kept = self.jobs.ids()
-        for work in self.works.values():
-            work.prices.keep(kept)
         await self._share()
         await self._look_at_models()
         return resumed

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 from capamesh.router.jobs.running.crowded import CrowdedNodes
 from capamesh.router.jobs.running.hosted_rows import batch_rows, call_rows
-from capamesh.router.jobs.running.job_prices import JobPrices
 from capamesh.router.jobs.running.lane import Lane
 
 if TYPE_CHECKING:
@@ -45,7 +44,6 @@ class ModelWork:
         self.lane = Lane()
         self._nodes = nodes
         self.most_of = most_of
-        self.prices = JobPrices()
         self.hosted: Hosting | None = None
         """The model as it was hosted at the last look; None: it was not."""
         self.batch_rows = 1

@@ -57,14 +57,14 @@ class ProgressOfJobs:
         known = self._known.get(job.id)
         return max(0, job.rows - (0 if known is None else known.done_rows))
 
-    def of(self, job: Job, nodes: int, price_per_million: float | None = None) -> Progress | None:
-        """Return the pace of a job that so many nodes work on, at a price; None: nothing is known of it."""
+    def of(self, job: Job, nodes: int) -> Progress | None:
+        """Return the pace of a job that so many nodes work on; None: nothing is known of it."""
         known = self._known.get(job.id)
         if known is None:
             return None
         rate = known.estimate.rows_per_s()
         left_s = known.estimate.left_s(job.rows - known.done_rows)
-        return Progress(rate, left_s, nodes, price_per_million)
+        return Progress(rate, left_s, nodes)
 
     def promise(
         self,

@@ -19,11 +19,12 @@ from capamesh.router.jobs.errors import JobsUnavailable
 from capamesh.router.jobs.inputs.limits import SHARD_S
 from capamesh.router.jobs.running.call_counts import CallCounts
 from capamesh.router.jobs.running.claiming import Claiming
+from capamesh.router.jobs.running.job_prices import JobPrices
 from capamesh.router.jobs.running.job_states import JobStates
 from capamesh.router.jobs.running.planning import Planning
 from capamesh.router.jobs.running.progress import ProgressOfJobs
 from capamesh.router.jobs.running.shard_run import Tools
-from capamesh.router.jobs.running.shards_at_work import CHECK_S, ShardsAtWork
+from capamesh.router.jobs.running.shards_at_work import CHECK_S, CLOSE_S, ShardsAtWork
 from capamesh.router.jobs.running.tidying import tidy
 from capamesh.router.jobs.standing import JobRunner, Progress
 from capamesh.router.jobs.states import JobState
@@ -50,6 +51,8 @@ PULSE_S: Final = 0.05
 """Seconds between two looks at the nodes, for there may be room where there was none."""
 MEASURE_S: Final = 2.0
 """Seconds between two looks at how far jobs are."""
+PRICES_S: Final = 2.0
+"""Seconds between two looks for prices that no commit has brought to the store: a router that is killed loses those of so long."""
 MEASURED: Final = 4
 """The most jobs whose progress is read at one look: of more, so many in turn."""
 TIDY_S: Final = 10.0
@@ -85,13 +88,14 @@ class Runner(JobRunner):
         self._in_thread = in_thread
         self._progress = ProgressOfJobs()
         self._calls = CallCounts()
+        self._prices = JobPrices(owner)
         self._measured_last = JobId("")
         self._claiming = Claiming()
         self._states = JobStates(store, nodes, owner, clock)
         self._shards = ShardsAtWork(
             store,
             files,
-            Tools(nodes, in_thread, clock, self._calls),
+            Tools(nodes, in_thread, clock, self._calls, self._prices),
             self._claiming,
             move=self._states.move,
             log=log,
@@ -110,9 +114,7 @@ class Runner(JobRunner):
         if known is None:
             return None
         work = self._states.work_of(known)
-        if work is None:
-            return self._progress.of(known, 0)
-        return self._progress.of(known, len(work.lane.nodes_of(job)), work.prices.per_million(job))
+        return self._progress.of(known, 0 if work is None else len(work.lane.nodes_of(job)))
 
     @override
     def calls(self) -> Mapping[str, int]:
@@ -141,6 +143,7 @@ class Runner(JobRunner):
             self._loop("leases", self._check_leases, CHECK_S),
             self._loop("pulse", self._pulse, PULSE_S, is_idle=lambda: not states.works),
             self._loop("measure", self._measure, MEASURE_S),
+            self._loop("prices", self._keep_prices, PRICES_S),
             self._loop("tidy", self._tidy, TIDY_S),
         )
         try:
@@ -150,6 +153,9 @@ class Runner(JobRunner):
         finally:
             planning.close()
             await shards.close()
+            with suppress(JobsUnavailable, Overloaded, TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await self._keep_prices()
 
     async def _loop(
         self,
@@ -190,6 +196,7 @@ class Runner(JobRunner):
         shards.setbacks.keep(states.jobs)
         shards.readers.keep_only(states.jobs)
         self._progress.keep(states.jobs)
+        self._prices.forget_others(states.jobs.ids() | {run.job.id for run in shards.runs})
         shards.must_claim.set()
         if any(True for _ in states.jobs.in_state(JobState.PLANNING)):
             self._planning.must_claim.set()
@@ -293,6 +300,12 @@ class Runner(JobRunner):
             if job is not None:
                 self._progress.take(job, await self._store.counts(job_id), self._clock())
             self._measured_last = job_id
+
+    async def _keep_prices(self) -> None:
+        """Have the store know what was paid: of shards that were given up, too, and of calls that ended after their job."""
+        while paid := self._prices.unkept():
+            await self._store.keep_prices(paid)
+            self._prices.kept(paid)
 
     async def _tidy(self) -> None:
         await tidy(self._store, self._files, self._in_thread, self._wall_s, self._log)

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from capamesh.protocol.errors import NoEndpoint
 from capamesh.protocol.tensors import Tensor
@@ -23,6 +23,7 @@ from capamesh.router.jobs.running.errors import (
     JobHeld,
     ShardFailed,
     ShardGivenBack,
+    first_of,
 )
 from capamesh.router.jobs.running.hosted_rows import classified_rows, out_row_bytes
 from capamesh.router.jobs.running.nodes import BulkCall, Ended
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from capamesh.router.jobs.outputs.sink import Sink
     from capamesh.router.jobs.running.bisection import Trial
     from capamesh.router.jobs.running.call_counts import CallCounts
+    from capamesh.router.jobs.running.job_prices import JobPrices
     from capamesh.router.jobs.running.lane import Ticket
     from capamesh.router.jobs.running.model_work import ModelWork
     from capamesh.router.jobs.running.nodes import Hosting, Nodes
@@ -68,6 +70,7 @@ class Tools:
     clock: Callable[[], float]
     """Seconds; it never goes back."""
     calls: CallCounts
+    prices: JobPrices
 
 
 class ShardRun:
@@ -113,7 +116,7 @@ class ShardRun:
                     # one that is cancelled before it begins does not come to its own end
                     task.add_done_callback(partial(_leave, ticket))
         except BaseExceptionGroup as group:
-            raise _first_of(group) from None
+            raise first_of(group) from None
         finally:
             self.work.pump()
         self.planned_bytes = self._out_bytes
@@ -304,7 +307,7 @@ class ShardRun:
                 only_at,
                 not_at,
             )
-            started = tools.nodes.start(call, partial(_tell, ending))
+            started = tools.nodes.start(call, partial(self._ended, rows, ending))
             ticket.sent(started)
             try:
                 ended = await ending
@@ -327,12 +330,17 @@ class ShardRun:
             queue_s, run_s = ended.answer.queue_us / 1e6, ended.answer.run_us / 1e6
             lane.answered(rows, now_s - began_s, queue_s, run_s, now_s)
             self.results.run_s += run_s
-            self.work.prices.add(self.job.id, rows, ended.price_per_million)
         elif verdict is Verdict.FULL:
             lane.refused(now_s)
         if is_first and not is_proven:
             is_proven = await self.work.has_outlived(ended.node, word)
         return ended, is_proven
+
+    def _ended(self, rows: int, ending: asyncio.Future[Ended], ended: Ended) -> None:
+        """Take in the end of a call. Its price is due as soon as it is answered, whoever waits for that still."""
+        if judge(ended, rows) is Verdict.ANSWERED:
+            self._tools.prices.add(self.job.id, rows, ended.price_per_million)
+        _tell(ending, ended)
 
     def _asked(self, batch: RowBatch) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Return the outputs that are asked for, none for all, and how many classes of each, none for no classes."""
@@ -391,10 +399,3 @@ def _tell(future: asyncio.Future[_Told], told: _Told) -> None:
 
 def _leave(ticket: Ticket, _task: asyncio.Task[None]) -> None:
     ticket.leave()
-
-
-def _first_of(error: BaseException) -> BaseException:
-    """Return the error that ended a group: the others came of that."""
-    while isinstance(error, BaseExceptionGroup):
-        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
-    return error

@@ -207,12 +207,17 @@ class ShardsAtWork:
 
     async def _commit(self, held: _Held, manifest: Manifest, bad: list[BadRow]) -> bool:
         """Commit a manifest; a store that fails is asked again for as long as the lease may hold."""
+        lease, spec, prices = held.lease, held.run.job.spec, self._tools.prices
         while True:
+            paid = prices.paid(lease.job)
             try:
-                return await self._store.commit(held.lease, held.run.job.spec, manifest, bad)
+                is_taken = await self._store.commit(lease, spec, manifest, bad, paid)
             except (JobsUnavailable, Overloaded) as error:
                 self._log.warning("jobs_commit_waits", job=held.lease.job, reason=error.message)
                 await asyncio.sleep(REST_S)
+            else:
+                prices.kept((paid,))
+                return is_taken
 
     async def _failed(self, held: _Held, error: Exception) -> str:
         """Do what an error asks for, and return how the shard has failed; "": it has not, as far as anybody can tell."""

@@ -45,6 +45,10 @@ class Turn:
     """The store's clock when the transaction began."""
     takes_results: dict[JobId, bool] = field(default_factory=dict[JobId, bool])
     """The jobs whose state the transaction has read and holds fast, and whether they take results."""
+    at_end: dict[Hashable, Callable[[Turn], None]] = field(
+        default_factory=dict[Hashable, Callable[["Turn"], None]]
+    )
+    """The things to do once when all operations are done, by what they are about: of several about one thing, the last that was asked for."""
 
 
 Operation = Callable[[Turn], _Result]
@@ -116,7 +120,10 @@ def _run_each(database: Database, group: Sequence[Waiting[Any]]) -> None:
 def _transaction(database: Database, group: Sequence[Waiting[Any]]) -> list[Any]:
     with database.engine.begin() as connection:
         turn = Turn(connection, database.now_s(connection))
-        return _results(turn, [each.operation for each in group])
+        results = _results(turn, [each.operation for each in group])
+        for each in turn.at_end.values():
+            each(turn)
+        return results
 
 
 def _is_joint(operation: Operation[Any]) -> TypeIs[JointOperation[Any]]:

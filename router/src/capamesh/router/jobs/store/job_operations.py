@@ -39,6 +39,7 @@ from capamesh.router.jobs.store.tables import (
     IS_UNDER_WAY,
     IS_UNTIDY,
     JOBS,
+    PRICES,
     SHARDS,
 )
 from capamesh.router.jobs.values import Counts, Event, Job, JobId, Pinned, no_job, short
@@ -82,6 +83,7 @@ _INSERT: Final = insert(JOBS)
 _FORGET: Final = (
     delete(SHARDS).where(SHARDS.c.job == _JOB),
     delete(BAD_ROWS).where(BAD_ROWS.c.job == _JOB),
+    delete(PRICES).where(PRICES.c.job == _JOB),
     delete(EVENTS).where(EVENTS.c.job == _JOB),
     delete(BATCHES).where(BATCHES.c.job == _JOB),
     delete(JOBS).where(JOBS.c.id == _JOB),

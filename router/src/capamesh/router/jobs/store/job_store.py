@@ -28,6 +28,7 @@ from capamesh.router.jobs.store.batch_store import BatchStore
 from capamesh.router.jobs.store.database import open_database
 from capamesh.router.jobs.store.file_store import FileStore
 from capamesh.router.jobs.store.group_commit import Operation, StoreThread
+from capamesh.router.jobs.store.price_operations import keep_prices
 from capamesh.router.jobs.store.state_operations import StatesSeen
 from capamesh.router.jobs.values import (
     BadRow,
@@ -38,7 +39,9 @@ from capamesh.router.jobs.values import (
     JobLook,
     Lease,
     Manifest,
+    Paid,
     Pinned,
+    Price,
     RowRange,
     new_job_id,
 )
@@ -111,9 +114,9 @@ class JobStore:
         """Return how far a job is."""
         return await self._run(partial(job_operations.counts, job_id=job))
 
-    async def counts_of(self, jobs: Sequence[JobId]) -> list[Counts]:
-        """Return how far jobs are, each in its place."""
-        return await self._run(lambda turn: [job_operations.counts(turn, each) for each in jobs])
+    async def sums_of(self, jobs: Sequence[Job]) -> list[tuple[Counts, Price]]:
+        """Return how far jobs are, and what they have cost, each in its place."""
+        return await self._run(lambda turn: shown_operations.sums_of(turn, jobs))
 
     async def page(
         self, tenant: str | None, last: JobId | None, count: int, state: JobState | None = None
@@ -256,16 +259,25 @@ class JobStore:
         return await self._run(lambda turn: lease_operations.release(turn, lease, spec, failure))
 
     async def commit(
-        self, lease: Lease, spec: JobSpec, manifest: Manifest, bad_rows: Sequence[BadRow] = ()
+        self,
+        lease: Lease,
+        spec: JobSpec,
+        manifest: Manifest,
+        bad_rows: Sequence[BadRow] = (),
+        paid: Paid | None = None,
     ) -> bool:
-        """Make a manifest the shard's, with its bad rows; False: it is another router's shard now."""
+        """Make a manifest the shard's, with its bad rows; False: it is another router's shard now. `paid` is kept in any case."""
         is_taken = await self._run(
-            lambda turn: shard_operations.commit(turn, lease, spec, manifest, bad_rows)
+            lambda turn: shard_operations.commit(turn, lease, spec, manifest, bad_rows, paid)
         )
         if is_taken:
             self.committed_rows += manifest.rows
             self.committed_bad_rows += manifest.bad_rows
         return is_taken
+
+    async def keep_prices(self, paid: Sequence[Paid]) -> None:
+        """Keep what a process has paid for jobs, those that have ended, too."""
+        await self._run(partial(keep_prices, paid=paid))
 
     async def bad_rows(self, job: JobId, after: int, count: int) -> list[BadRow]:
         """Return bad rows of a job after one, by its number, in order."""

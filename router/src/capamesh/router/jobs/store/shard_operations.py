@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import Integer, Text, and_, bindparam, func, insert, select, update
@@ -14,6 +15,7 @@ from capamesh.router.jobs.states import JobState, ShardState
 from capamesh.router.jobs.store.group_commit import Turn
 from capamesh.router.jobs.store.job_operations import move, takes_results
 from capamesh.router.jobs.store.lease_operations import IS_MINE, named
+from capamesh.router.jobs.store.price_operations import keep_price
 from capamesh.router.jobs.store.tables import (
     BAD_ROWS,
     IS_DONE,
@@ -23,7 +25,7 @@ from capamesh.router.jobs.store.tables import (
     SHARDS,
     range_of,
 )
-from capamesh.router.jobs.values import BadRow, JobId, Lease, Manifest, RowRange, short
+from capamesh.router.jobs.values import BadRow, JobId, Lease, Manifest, Paid, RowRange, short
 
 MAX_MANIFESTS: Final = 1000
 """The most manifests of one answer."""
@@ -78,14 +80,22 @@ _GAPS: Final = (
 
 
 def commit(
-    turn: Turn, lease: Lease, spec: JobSpec, manifest: Manifest, bad_rows: Sequence[BadRow] = ()
+    turn: Turn,
+    lease: Lease,
+    spec: JobSpec,
+    manifest: Manifest,
+    bad_rows: Sequence[BadRow] = (),
+    paid: Paid | None = None,
 ) -> bool:
     """Make a manifest the shard's, and return whether it is: also if it was before, for the answer may have been lost.
 
     False: another router's manifest was first, or may still be, since it took the lease over, or the job takes none any more.
-    Of `bad_rows` the first `MAX_BAD_ROWS` of the job are kept. A job that has more of them than `spec` bears has failed.
+    Of `bad_rows` the first `MAX_BAD_ROWS` of the job are kept. A job that has more of them than `spec` bears has failed. What the router has
+    `paid` for the job is kept whoever was first.
     """
     run = turn.connection.execute
+    if paid is not None:  # the last of all commits of a transaction has the whole sum
+        turn.at_end["price", paid.job, paid.owner] = partial(keep_price, paid=paid)
     asked = {
         **named(lease),
         "the_rows": manifest.rows,

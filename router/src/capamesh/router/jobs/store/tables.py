@@ -1,4 +1,4 @@
-"""The tables of jobs: `job`, `shard`, `bad_row`, `event`, `file` and `batch`, never one a row of an input. Pure.
+"""The tables of jobs: `job`, `shard`, `bad_row`, `price`, `event`, `file` and `batch`, never one a row of an input. Pure.
 
 The two databases are used by the same statements: what one of them does not have (`FOR UPDATE SKIP LOCKED`) is left out for it
 by SQLAlchemy.
@@ -158,6 +158,17 @@ BAD_ROWS: Final = Table(
     Column("code", Text, nullable=False),
     Column("text", Text, nullable=False),
     Column("node", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# what each process of a router has paid for a job: the sum of all its calls, written over its last one
+PRICES: Final = Table(
+    "price",
+    METADATA,
+    Column("job", Text, primary_key=True),
+    Column("owner", Text, primary_key=True),
+    Column("rows", BigInteger, nullable=False),
+    Column("total", Double, nullable=False),
     sqlite_with_rowid=False,
 )
 
