@@ -12,6 +12,7 @@ from capamesh.protocol.adverts import ModelOffer, Scheduling
 from capamesh.protocol.datatypes import Datatype
 from capamesh.protocol.errors import CapameshError, Forbidden, InvalidRequest, ModelNotFound
 from capamesh.protocol.fleet import Joined
+from capamesh.protocol.schema import plain_values
 from capamesh.protocol.tasks import Task
 from capamesh.protocol.tensor_spec import TensorSpec
 from capamesh.router.access.keys import OPERATOR, Key, Scope, Verb
@@ -108,6 +109,32 @@ def test_words_of_a_client_are_kept() -> None:
     assert given == {"model": "m", "input": given["input"]}, "what was given is left as it was"
 
 
+@pytest.mark.parametrize("given", [{}, {"format": "jsonl"}, {"format": "batch"}])
+def test_lines_for_a_model_that_generates_are_requests(given: dict[str, str]) -> None:
+    chat = replace(offer(), task=Task.CHAT)
+    for form in ("jsonl", "parquet", "npz"):
+        values = {
+            "model": "m",
+            "input": {"url": "/d/in.jsonl", "id_column": "key", **given},
+            "output": {"format": form},
+        }
+        spec = read(values, fleet_of(chat))
+        assert (spec.input.format, spec.input.id_column) == (InputFormat.BATCH, "key")
+        assert spec.input.columns == {"rows": ("body",)}
+        assert spec.output.format == form
+        assert read(plain_values(spec), fleet_of(chat)) == spec
+    # what a node is asked may be in a column, as ever
+    columns = {"generation": ["asked"]}
+    spec = read(job(input={"url": "/d/in.jsonl", "columns": columns}), fleet_of(chat))
+    assert spec.input.format is InputFormat.JSONL
+
+
+def test_requests_have_no_classes() -> None:
+    values = job("/d/in.jsonl", output={"classes": {"text": 2}})
+    with pytest.raises(InvalidRequest, match="a file of requests has answers of its endpoint"):
+        read(values, fleet_of(replace(offer(), task=Task.CHAT)))
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
@@ -125,7 +152,11 @@ def test_words_of_a_client_are_kept() -> None:
                 "input": {"url": "/a", "format": "batch"},
                 "output": {"format": "batch"},
             },
-            "submitted at /v1/batches",
+            "made at /v1/batches",
+        ),
+        (
+            {"model": "m", "input": {"url": "/a", "format": "batch"}},
+            "model 'm' does not generate; give its inputs as columns",
         ),
         (job(modle="m"), r"unknown key modle \(did you mean model\?\)"),
         (job(deadline_s=600), "deadline_s is 600.0, which was in 1970"),

@@ -34,6 +34,7 @@ from capamesh.router.jobs.batches import (
     window_s,
 )
 from capamesh.router.jobs.endpoints import ENDPOINTS
+from capamesh.router.jobs.inputs.requests import COLUMNS
 from capamesh.router.jobs.places import is_file_id
 from capamesh.router.jobs.spec import (
     FailurePolicy,
@@ -55,7 +56,6 @@ VERBS: Final = (Verb.JOBS,)
 MAX_BODY_BYTES: Final = 64 * 1024
 MOST_BAD_ROWS: Final = 10**12
 """The bad rows that a batch bears: all, for each request has an error of its own."""
-_ROWS: Final[dict[str, tuple[str, ...]]] = {"rows": ("body",)}
 """The columns of the job: the bodies of the requests."""
 
 
@@ -131,7 +131,7 @@ class BatchesApi(Pages):
         self._check_task(service, asked, file)
         spec = JobSpec(
             file.requests.model,
-            InputSpec(f"upload:{file.id}", InputFormat.BATCH, _ROWS),
+            InputSpec(f"upload:{file.id}", InputFormat.BATCH, dict(COLUMNS)),
             OutputSpec("", OutputFormat.BATCH),
             deadline_s=service.wall_s() + allowed_s,
             failure=FailurePolicy(most_bad_rows=MOST_BAD_ROWS),

@@ -48,7 +48,7 @@ class InputFormat(StrEnum):
     FOLDER = "folder"
     """A folder, each file of which is a row."""
     BATCH = "batch"
-    """A file of requests of an endpoint, as OpenAI's batches have it: a row is a request."""
+    """A file of requests of an endpoint, as OpenAI's batches have it, or shorter: a row is a request."""
 
 
 class Encoding(StrEnum):
@@ -146,14 +146,15 @@ class JobSpec(Table, frozen=True):
     def __post_init__(self) -> None:
         """Check that a deadline is a time and not a number of seconds, and that answers are those of requests."""
         super().__post_init__()
-        if (self.input.format is InputFormat.BATCH) != (self.output.format is OutputFormat.BATCH):
+        if self.input.format is not InputFormat.BATCH:
+            if self.output.format is OutputFormat.BATCH:
+                raise ValueError(
+                    f"output.format is 'batch', and input.format is {self.input.format.value!r}; the answers of a batch are to"
+                    " requests"
+                )
+        elif self.output.classes:
             raise ValueError(
-                f"output.format is {self.output.format.value!r}, and input.format is {self.input.format.value!r}; where one is"
-                " 'batch' the other is, too"
-            )
-        if self.output.classes and self.output.format is OutputFormat.BATCH:
-            raise ValueError(
-                "output.classes is for outputs, and a batch has answers of its endpoint"
+                "output.classes is for outputs, and a file of requests has answers of its endpoint"
             )
         if self.deadline_s is not None and self.deadline_s < MAX_WAIT_S:
             raise ValueError(

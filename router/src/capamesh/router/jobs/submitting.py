@@ -10,13 +10,14 @@ from capamesh.protocol.adverts import ModelOffer, Scheduling
 from capamesh.protocol.errors import Forbidden, InvalidRequest
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.schema import Mismatch, plain_values, read
-from capamesh.protocol.tasks import INPUTS, TEXT
+from capamesh.protocol.tasks import INPUTS, TEXT, Task
 from capamesh.protocol.tensors import has_classes
 from capamesh.router.access.keys import OPERATOR, check_scope
 from capamesh.router.balancing.absence import not_hosted
 from capamesh.router.jobs.inputs.arrays import NPY_COLUMN
 from capamesh.router.jobs.inputs.folder import CONTENT_COLUMN
-from capamesh.router.jobs.spec import InputFormat, JobSpec
+from capamesh.router.jobs.inputs.requests import COLUMNS
+from capamesh.router.jobs.spec import InputFormat, JobSpec, OutputFormat
 from capamesh.router.jobs.values import Pinned
 
 if TYPE_CHECKING:
@@ -55,12 +56,17 @@ def spec_of(values: Mapping[str, object], fleet: FleetView, key: Key | None) -> 
             source["columns"] = {"x": ["x"]}
         given["input"] = source
     spec = within_scope(_read(given), key)
-    if spec.input.format is InputFormat.BATCH:
-        raise InvalidRequest("requests of OpenAI's batches are submitted at /v1/batches")
+    if spec.output.format is OutputFormat.BATCH:
+        raise InvalidRequest("OpenAI's batches, whose answers are files, are made at /v1/batches")
     _, offer = pinned(spec, fleet)
     if needs_columns:
         plain: dict[str, Any] = plain_values(spec)
-        plain["input"]["columns"] = _columns_for(offer, spec.input.format)
+        if offer.task is Task.CHAT and spec.input.format is InputFormat.JSONL:
+            plain["input"]["format"] = InputFormat.BATCH.value
+        if plain["input"]["format"] == InputFormat.BATCH.value:
+            plain["input"]["columns"] = dict(COLUMNS)
+        else:
+            plain["input"]["columns"] = _columns_for(offer, spec.input.format)
         spec = _read(plain)
     check_columns(spec, offer)
     check_classes(spec, offer)
@@ -85,6 +91,13 @@ def pinned(spec: JobSpec, fleet: FleetView) -> tuple[Pinned, ModelOffer]:
 
 def check_columns(spec: JobSpec, offer: ModelOffer) -> None:
     """Raise `InvalidRequest` unless a job fills each input of its model, and no other, or one of what the model is for."""
+    if spec.input.format is InputFormat.BATCH:
+        if offer.task is not Task.CHAT:
+            raise InvalidRequest(
+                f"input.format is 'batch', and model {spec.model!r} does not generate; give its inputs as columns, or make a batch"
+                " at /v1/batches"
+            )
+        return
     given, wanted = set(spec.input.columns), {each.name for each in offer.inputs}
     if len(given) == 1 and given <= set(INPUTS[offer.task]):
         return

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from batch_requests import request, text_of
 
 from capamesh.protocol.tensors import Datatype
-from capamesh.router.jobs.errors import InputChanged
-from capamesh.router.jobs.inputs.limits import ShardLimits
+from capamesh.router.jobs.errors import InputChanged, InputInvalid
+from capamesh.router.jobs.inputs import requests
+from capamesh.router.jobs.inputs.limits import MAX_REQUEST_BYTES, ShardLimits
 from capamesh.router.jobs.inputs.requests import RequestsReader, names_of
 from capamesh.router.jobs.inputs.rows import REQUEST_ROWS, RowBatch, RowWindow, read_windows
 from capamesh.router.jobs.inputs.source import LocalFile
@@ -26,7 +28,7 @@ def ranges(path: Path, rows: int = 1000, in_bytes: int = 2**20) -> list[RowRange
 
 
 def window(path: Path) -> RowWindow:
-    (whole,) = ranges(path)
+    (whole,) = ranges(path, in_bytes=2**26)
     (found,) = read_windows(RequestsReader(LocalFile(path)), whole, spec_of(path), {})
     return found
 
@@ -95,6 +97,80 @@ def test_line_that_is_wrong_is_a_bad_row_by_its_name(tmp_path: Path) -> None:
     ]
     assert "input is an empty text" in found.bad[0].text
     assert [shown(batch)[0][:2] for batch in found.batches] == [(4, "e")]
+
+
+def test_line_has_messages_or_a_prompt_and_what_its_endpoint_takes(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    hi = [{"role": "user", "content": "Hi"}]
+    path.write_bytes(
+        text_of(
+            {"messages": hi, "max_tokens": 5, "topic": "of its own"},
+            {"custom_id": "p", "prompt": ["Once", "Twice"], "model": "another"},
+            {"custom_id": "b", "url": "/v1/chat/completions", "body": {"messages": hi}},
+        )
+    )
+    found = window(path)
+    assert found.bad == []
+    rows = [shown(batch) for batch in found.batches]
+    assert [[each[:3] for each in some] for some in rows] == [
+        [(0, "0", 0)],
+        [(1, "p", 0), (1, "p", 1)],
+        [(2, "b", 0)],
+    ]
+    asked = [[json.loads(each[3]) for each in some] for some in rows]
+    assert asked == [
+        [{"messages": hi, "max_tokens": 5}],
+        [{"prompt": "Once", "max_tokens": 16}, {"prompt": "Twice", "max_tokens": 16}],
+        [{"messages": hi}],
+    ]
+    assert [each.rows for each in ranges(path, rows=3)] == [2, 1]
+
+
+def test_requests_are_named_by_a_field_that_the_job_names(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    lines = [
+        {"prompt": "a", "key": key, "custom_id": "c"} for key in ("one", 2, True, "", "x" * 501)
+    ]
+    path.write_bytes(text_of(*lines))
+    spec = InputSpec(str(path), InputFormat.BATCH, {"rows": ("body",)}, "key")
+    (whole,) = ranges(path)
+    (found,) = read_windows(RequestsReader(LocalFile(path), "key"), whole, spec, {})
+    names = [batch.ids[0] for batch in found.batches]
+    assert names == ["one", "2", "2", "3"]  # what is no name is the row's number
+    (bad,) = found.bad
+    assert (bad.row, bad.row_id) == (4, "4")
+    assert bad.text == "key has 501 characters; a row's name has at most 500"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": "Hi"}, "messages"),
+        ({"prompt": "Hi", "max_tokens": -1}, "max_tokens"),
+        ({"prompt": "Hi", "stream": True}, "stream is true"),
+        ({"text": "Hi"}, "fields are 'text'; an object with messages, a prompt"),
+        ({}, "fields are none;"),
+        ([1], "fields are none;"),
+        ({"prompt": "x" * MAX_REQUEST_BYTES}, f"at most {MAX_REQUEST_BYTES} are taken"),
+    ],
+)
+def test_line_that_asks_for_nothing_is_a_bad_row(tmp_path: Path, line: object, words: str) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(text_of(line, {"prompt": "x" * 2**20}))  # a long prompt is none
+    found = window(path)
+    (bad,) = found.bad
+    assert (bad.row, bad.code) == (0, "input_invalid")
+    assert words in bad.text
+    assert [batch.numbers for batch in found.batches] == [[1]]
+
+
+def test_line_without_an_end_ends_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "MAX_SHARD_BYTES", 100)
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(text_of({"prompt": "a"}) + b"x" * 101)
+    with pytest.raises(InputInvalid, match="more than 100 bytes"):
+        ranges(path)
 
 
 def test_shards_are_cut_by_the_rows_that_nodes_run(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from capamesh.protocol.steps import run_through
+from capamesh.router.jobs.inputs.limits import MAX_REQUEST_BYTES
 from capamesh.router.jobs.stored_files import Requests
 from capamesh.router.jobs.uploads import request_lines
-from capamesh.router.jobs.uploads.request_lines import MAX_LINE_BYTES, RequestLines
+from capamesh.router.jobs.uploads.request_lines import RequestLines
 from capamesh.router.requests.invalid_parameter import InvalidParameter
 
 URL = "/v1/embeddings"
@@ -103,7 +104,9 @@ def test_line_that_never_ends_is_refused_before_it_is_held_whole() -> None:
     data = b"x" * (1 << 20)
     run_through(lines.take(data))
     run_through(lines.take(data))
-    with pytest.raises(InvalidParameter, match=rf"line 1: .* at most {MAX_LINE_BYTES} are taken"):
+    with pytest.raises(
+        InvalidParameter, match=rf"line 1: .* at most {MAX_REQUEST_BYTES} are taken"
+    ):
         run_through(lines.take(data))
 
 

@@ -6,12 +6,18 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+from capamesh.router.requests.embedding_request import MOST_BYTES
+
 SHARD_S: Final = 5.0
 """Seconds of measured work in a shard: a third of a lease (guess)."""
 LEAST_BATCHES: Final = 4
 """A shard has at least so many of the node's best batches: the last of them is seldom full (guess)."""
 MAX_SHARD_BYTES: Final = 64 * 2**20
 """The most bytes of a shard, in and out each; one row may not have more (guess: a router has some of them at a time)."""
+MAX_ID_CHARS: Final = 500
+"""The longest name of a row (guess: a path or a URL)."""
+MAX_REQUEST_BYTES: Final = MOST_BYTES + 64 * 1024
+"""The most bytes of a line that is a request: those of the largest body, and what is around it."""
 MAX_SHARD_ROWS: Final = 10_000_000
 """The most rows of a shard, however quick the model is (guess)."""
 LENGTHEN_EVERY: Final = 20_000

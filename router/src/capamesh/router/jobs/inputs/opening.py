@@ -42,7 +42,7 @@ def _plain_reader(  # noqa: PLR0911 - one for each form
         case InputFormat.JSONL:
             return JsonlReader(source)
         case InputFormat.BATCH:
-            return RequestsReader(source)
+            return RequestsReader(source, spec.id_column)
         case InputFormat.CSV:
             return CsvReader(source)
         case InputFormat.PARQUET:

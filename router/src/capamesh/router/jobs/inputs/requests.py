@@ -1,7 +1,8 @@
 """A file of requests as an input: a request a line, each of which has one row for its node or several. IO: the source that is passed in.
 
-A row of the job is a request. Its lines were checked when the file was uploaded, so a line that is wrong here makes a bad row and no
-more. Shards are cut by the rows that nodes are to run, which a few requests may have many of.
+A row of the job is a request: a line of OpenAI's batches, or for a model that generates just `messages` or a `prompt`, with what else its
+endpoint takes. A line that is wrong makes a bad row and no more. Shards are cut by the rows that nodes are to run, which a few requests
+may have many of.
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ from capamesh.protocol.schema import Mismatch, json_value, shown
 from capamesh.protocol.steps import run_through
 from capamesh.router.jobs.endpoints import ENDPOINTS
 from capamesh.router.jobs.errors import InputChanged, InputInvalid
-from capamesh.router.jobs.inputs.limits import ShardLimits
+from capamesh.router.jobs.generated_rows import Chats, Completions
+from capamesh.router.jobs.inputs.limits import (
+    MAX_ID_CHARS,
+    MAX_REQUEST_BYTES,
+    MAX_SHARD_BYTES,
+    ShardLimits,
+)
 from capamesh.router.jobs.inputs.lines import read_range, windows_of
 from capamesh.router.jobs.inputs.reader import RawRows, Reader
 from capamesh.router.jobs.inputs.source import Source
@@ -28,6 +35,12 @@ NAME: Final = "custom_id"
 ROWS: Final = "rows"
 FORM: Final = "form"
 """The columns of a window: the names of requests, the rows of each, and their `RowForm`."""
+COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {ROWS: ("body",)}
+"""The columns of a job's input that is a file of requests, which its reader does not need."""
+_BY_FIELD: Final = {"messages": Chats.path, "prompt": Completions.path}
+"""The endpoints of lines that name none, by what they have."""
+_THE_JOB_S: Final = {"model": "the job's"}
+"""Stands for the model of lines that name none: all run at the job's."""
 
 
 class RequestsReader(Reader):
@@ -35,8 +48,10 @@ class RequestsReader(Reader):
 
     names_rows = True
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, id_column: str = "") -> None:
+        """`id_column` is the field that names requests; "": it is OpenAI's."""
         self._source = source
+        self._name = id_column or NAME
 
     @override
     def fingerprint(self) -> str:
@@ -51,7 +66,11 @@ class RequestsReader(Reader):
         file, stamp = self._source.open()
         with file:
             cutter = _Cutter(limits)
-            for line in file:
+            while line := file.readline(MAX_SHARD_BYTES + 1):
+                if len(line) > MAX_SHARD_BYTES:
+                    raise InputInvalid(
+                        f"a line of {self._source.name} has more than {MAX_SHARD_BYTES} bytes, the limit: give a request a line"
+                    )
                 yield from cutter.take(line)
             yield from cutter.finish()
         self._source.check(stamp)
@@ -69,7 +88,7 @@ class RequestsReader(Reader):
             raw = RawRows([], {NAME: [], ROWS: [], FORM: []}, sha256=sha256)
             for line in lines:
                 if line.strip():
-                    _add(raw, number, line)
+                    _add(raw, number, line, self._name)
                     number += 1
             yield raw
 
@@ -85,16 +104,18 @@ def names_of(source: Source, rows: RowRange) -> Iterator[tuple[int, str]]:
     for lines in windows_of(data):
         for line in lines:
             if line.strip():
-                yield number, _name_of(_fields(line), number)
+                yield number, _name_of(_fields(line), NAME, number)
                 number += 1
 
 
-def _add(raw: RawRows, number: int, line: bytes) -> None:
+def _add(raw: RawRows, number: int, line: bytes, name_field: str) -> None:
     """Add a request to a window, or to its bad rows."""
-    fields = _fields(line)
-    name = _name_of(fields, number)
+    name = str(number)
     try:
-        found: tuple[Sequence[bytes], RowForm] = run_through(_endpoint(fields).read(_body(fields)))
+        fields = _fields(_bounded(line))
+        name = _name_of(fields, name_field, number)
+        endpoint, body = _asked(fields)
+        found: tuple[Sequence[bytes], RowForm] = run_through(endpoint.read(body))
     except (Mismatch, InvalidRequest) as exc:
         raw.bad.append(BadRow(number, name, InputInvalid.code, short(str(exc))))
         return
@@ -106,6 +127,15 @@ def _add(raw: RawRows, number: int, line: bytes) -> None:
     columns[FORM].append(found[1])
 
 
+def _bounded(line: bytes) -> bytes:
+    """Return a line that is not too long. Raises `Mismatch`."""
+    if len(line) > MAX_REQUEST_BYTES:
+        raise Mismatch(
+            f"the line has {len(line)} bytes; at most {MAX_REQUEST_BYTES} are taken: give less text"
+        )
+    return line
+
+
 def _fields(line: bytes) -> Mapping[str, Any]:
     """Return the fields of a line; none: it is no object."""
     try:
@@ -115,24 +145,35 @@ def _fields(line: bytes) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", value) if isinstance(value, dict) else {}
 
 
-def _name_of(fields: Mapping[str, Any], number: int) -> str:
-    name = fields.get(NAME)
-    return name if isinstance(name, str) and name else str(number)
+def _name_of(fields: Mapping[str, Any], name_field: str, number: int) -> str:
+    """Return the name of a request: its number where it has none. Raises `Mismatch`: it is too long."""
+    given = fields.get(name_field)
+    name = str(given) if isinstance(given, str | int) and not isinstance(given, bool) else ""
+    if len(name) > MAX_ID_CHARS:
+        raise Mismatch(
+            f"{name_field} has {len(name)} characters; a row's name has at most {MAX_ID_CHARS}"
+        )
+    return name or str(number)
 
 
-def _body(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+def _asked(fields: Mapping[str, Any]) -> tuple[Endpoint, Mapping[str, Any]]:
+    """Return the endpoint that a line is for, and what it asks there. Raises `Mismatch`."""
+    if "url" not in fields and "body" not in fields:
+        for name, path in _BY_FIELD.items():
+            if name in fields:
+                return ENDPOINTS[path], {**_THE_JOB_S, **fields}
+        some = ", ".join(repr(name[:40]) for name in list(fields)[:10]) or "none"
+        raise Mismatch(
+            f"the line's fields are {some}; an object with messages, a prompt, or the url and the body of a request is expected"
+        )
+    url = fields.get("url")
+    endpoint = ENDPOINTS.get(url) if isinstance(url, str) else None
+    if endpoint is None:
+        raise Mismatch(f"the line's url is {shown(url)}; it may be {', '.join(ENDPOINTS)}")
     body = fields.get("body")
     if not isinstance(body, dict):
         raise Mismatch(f"the line's body is {shown(body)}, expected an object")
-    return cast("Mapping[str, Any]", body)
-
-
-def _endpoint(fields: Mapping[str, Any]) -> Endpoint:
-    url = fields.get("url")
-    found = ENDPOINTS.get(url) if isinstance(url, str) else None
-    if found is None:
-        raise Mismatch(f"the line's url is {shown(url)}; it may be {', '.join(ENDPOINTS)}")
-    return found
+    return endpoint, {**_THE_JOB_S, **cast("Mapping[str, Any]", body)}
 
 
 class _Cutter:
@@ -187,8 +228,8 @@ class _Cutter:
 
 def _weight_of(line: bytes) -> int:
     """Return how many rows a request has; 1 for one that is wrong."""
-    fields = _fields(line)
     try:
-        return _endpoint(fields).count(_body(fields))
+        endpoint, body = _asked(_fields(line))
     except Mismatch:
         return 1
+    return endpoint.count(body)

@@ -13,6 +13,7 @@ from capamesh.protocol.schema import shown
 from capamesh.protocol.tensor_spec import TensorSpec
 from capamesh.router.jobs.errors import InputInvalid
 from capamesh.router.jobs.inputs.casts import Rows, cast_column
+from capamesh.router.jobs.inputs.limits import MAX_ID_CHARS
 from capamesh.router.jobs.inputs.number_lines import expected_of
 from capamesh.router.jobs.inputs.reader import RawRows, Reader, Values
 from capamesh.router.jobs.inputs.requests import FORM, NAME, ROWS
@@ -20,8 +21,6 @@ from capamesh.router.jobs.row_forms import RowForm
 from capamesh.router.jobs.spec import Columns, InputFormat, InputSpec
 from capamesh.router.jobs.values import BadRow, RowRange, short
 
-MAX_ID_CHARS: Final = 500
-"""The longest name of a row (guess: a path or a URL)."""
 REQUEST_ROWS: Final = "rows"
 """The only input of the rows of requests: BYTES [rows]."""
 

@@ -12,10 +12,12 @@ from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.tensors.bfloat16 import fp32_from_bf16
 from capamesh.router.jobs.inputs.limits import MAX_SHARD_BYTES
 from capamesh.router.jobs.inputs.row_numbers import count_of
+from capamesh.router.jobs.outputs.generated import generated_rows
 from capamesh.router.jobs.outputs.parts import bad_chunks, part_chunks
 from capamesh.router.jobs.outputs.results import Results
 from capamesh.router.jobs.outputs.sink import part_name
 from capamesh.router.jobs.running.errors import JobFailed, ShardFailed
+from capamesh.router.jobs.spec import InputFormat, OutputFormat
 from capamesh.router.jobs.values import Manifest
 
 if TYPE_CHECKING:
@@ -92,8 +94,11 @@ class ShardResults:
             OutputFailed: the part cannot be written.
         """
         form = self._spec.output.format
-        bad = [self._bad[row] for row in sorted(self._bad)]
         results = self._good()
+        if self._spec.input.format is InputFormat.BATCH and form is not OutputFormat.BATCH:
+            results, unread = generated_rows(results)
+            self.take_bad(unread)
+        bad = [self._bad[row] for row in sorted(self._bad)]
         rows = count_of([each.numbers for each in results])
         planned = self._lease.range.rows
         if rows + len(bad) != planned:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.schema import Mismatch, json_value, shown
 from capamesh.router.jobs.endpoints import ENDPOINTS
+from capamesh.router.jobs.inputs.limits import MAX_REQUEST_BYTES
 from capamesh.router.jobs.row_forms import Endpoint
 from capamesh.router.jobs.stored_files import Requests
 from capamesh.router.jobs.uploads.custom_ids import CustomIds
-from capamesh.router.requests.embedding_request import MOST_BYTES
 from capamesh.router.requests.invalid_parameter import InvalidParameter
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 MAX_LINES: Final = 1_000_000
 """The most lines of a file of requests: 20 times OpenAI's, and 50 MB of digests while they are checked."""
-MAX_LINE_BYTES: Final = MOST_BYTES + 64 * 1024
-"""The most bytes of a line: those of the largest body, and what is around it."""
 MAX_ID_CHARS: Final = 256
 STEP_BYTES: Final = 16 * 1024
 """The bytes of lines that are checked in a step, where a line is no longer (guess: 1 ms)."""
@@ -65,7 +63,7 @@ class RequestLines:
                 since = 0
                 yield
         self._rest += last
-        if len(self._rest) > MAX_LINE_BYTES:
+        if len(self._rest) > MAX_REQUEST_BYTES:
             self._number += 1
             raise self._wrong(self._too_long(len(self._rest)))
 
@@ -83,7 +81,7 @@ class RequestLines:
             raise self._wrong(
                 f"a file of requests has at most {self._max_lines} lines; divide it into several"
             )
-        if len(line) > MAX_LINE_BYTES:
+        if len(line) > MAX_REQUEST_BYTES:
             raise self._wrong(self._too_long(len(line)))
         if not line.strip():
             return
@@ -140,7 +138,7 @@ class RequestLines:
 
     @staticmethod
     def _too_long(size_bytes: int) -> str:
-        return f"the line has {size_bytes} bytes or more; at most {MAX_LINE_BYTES} are taken: give fewer texts"
+        return f"the line has {size_bytes} bytes or more; at most {MAX_REQUEST_BYTES} are taken: give fewer texts"
 
 
 def _object(value: object, what: str) -> Mapping[str, Any]:
