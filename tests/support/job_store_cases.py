@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from job_desk import NOW_S, PINNED, Desk, manifest, ranges, spec_with
-from sqlalchemy import event
+from sqlalchemy import event, select
 
 from capamesh.protocol.errors import KeyUsed, TooManyRequests
 from capamesh.router.jobs.errors import JobConflict, JobNotFound
@@ -16,9 +16,10 @@ from capamesh.router.jobs.store import plan_operations as plans
 from capamesh.router.jobs.store import shard_operations as shards
 from capamesh.router.jobs.store.group_commit import run_group
 from capamesh.router.jobs.store.lease_operations import Claim
-from capamesh.router.jobs.store.price_operations import keep_price, prices_of
-from capamesh.router.jobs.store.shown_operations import look, sums_of
+from capamesh.router.jobs.store.price_operations import keep_price
+from capamesh.router.jobs.store.shown_operations import look
 from capamesh.router.jobs.store.state_operations import FIRST, OVERLAP_S, look_at_states, some
+from capamesh.router.jobs.store.tables import PRICES
 from capamesh.router.jobs.values import (
     LEASE_S,
     BadRow,
@@ -660,17 +661,18 @@ def test_price_is_the_sum_over_the_processes_that_ran_rows(desk: Desk) -> None:
         (first, "a", 20, 1.0),  # all that it has paid, not what came since
     ):
         desk.call(keep_price, Paid(job.id, owner, Price(rows, total)))
-    found = desk.call(prices_of, [second.id, none.id, first.id])
+    found = [desk.call(jobs.get, each.id).price for each in (second, none, first)]
     assert found == [Price(7, 0.0), Price(), Price(50, 3.5)]
     assert [each.per_million for each in found] == [0.0, None, 70_000.0]
-    assert desk.call(prices_of, []) == []
+    listed = desk.call(jobs.page, None, None, 10)
+    assert [each.price for each in listed] == [found[1], found[0], found[2]]
 
 
 def test_price_that_is_kept_again_or_late_changes_nothing(desk: Desk) -> None:
     job = desk.submitted()
     for rows in (20, 20, 10):
         desk.call(keep_price, Paid(job.id, "a", Price(rows, rows / 10)))
-    assert desk.call(prices_of, [job.id]) == [Price(20, 2.0)]
+    assert desk.call(jobs.get, job.id).price == Price(20, 2.0)
 
 
 @pytest.mark.parametrize("is_first", [True, False])
@@ -686,7 +688,7 @@ def test_commit_keeps_the_price_whoever_was_first(desk: Desk, is_first: bool) ->
     for _ in range(2):  # the answer may have been lost
         taken = desk.call(shards.commit, lease, job.spec, manifest(lease), (), paid)
         assert taken is is_first
-    assert desk.call(prices_of, [job.id]) == [Price(10, 0.1)]
+    assert desk.call(jobs.get, job.id).price == Price(10, 0.1)
 
 
 def test_commits_of_one_transaction_keep_the_last_sum_at_its_end(desk: Desk) -> None:
@@ -709,17 +711,16 @@ def test_commits_of_one_transaction_keep_the_last_sum_at_its_end(desk: Desk) -> 
     run_group(desk.database, waiting)
     assert [each.future.result(timeout=0) for each in waiting] == [True, True, True]
     assert len([each for each in updates if "UPDATE price" in each]) == 1
-    assert desk.call(prices_of, [job.id]) == [Price(3, 0.3)]
+    assert desk.call(jobs.get, job.id).price == Price(3, 0.3)
 
 
 def test_price_of_calls_that_end_after_their_job_is_added(desk: Desk) -> None:
     job = desk.planned(1)
     desk.call(keep_price, Paid(job.id, "a", Price(10, 1.0)))
-    ended = desk.call(jobs.move, job.id, JobState.CANCELLED)
+    assert desk.call(jobs.move, job.id, JobState.CANCELLED).price == Price(10, 1.0)
     desk.call(keep_price, Paid(job.id, "a", Price(18, 1.8)))
     desk.call(keep_price, Paid(job.id, "b", Price(2, 0.2)))
-    assert desk.call(look, job.id, None, 0).price == Price(20, 2.0)
-    assert desk.call(sums_of, [ended]) == [(ended.counts, Price(20, 2.0))]
+    assert desk.call(look, job.id, None, 0).job.price == Price(20, 2.0)
 
 
 def test_price_goes_with_its_job(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -729,6 +730,6 @@ def test_price_goes_with_its_job(desk: Desk, monkeypatch: pytest.MonkeyPatch) ->
     desk.call(jobs.move, job.id, JobState.CANCELLED)
     desk.call(jobs.tidied, job.id)
     desk.submitted()
-    assert desk.call(prices_of, [job.id]) == [Price()]
     desk.call(keep_price, Paid(job.id, "b", Price(10, 1.0)))  # one that is late
-    assert desk.call(prices_of, [job.id]) == [Price()]
+    with desk.database.engine.connect() as connection:
+        assert connection.execute(select(PRICES)).all() == []

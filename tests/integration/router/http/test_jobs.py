@@ -158,7 +158,6 @@ async def test_price_of_a_job_is_shown_also_when_it_has_ended(clients: JobClient
     store = await clients.http.job_service.store()
     await store.keep_prices([Paid(JobId(job), "here", Price(400, 0.0006))])
     await store.keep_prices([Paid(JobId(job), "there", Price(100, 0.0009))])
-    clients.http.job_service.views.forget(JobId(job))  # which was shown when it was submitted
     shown = await clients.told("", "GET", f"/v1/jobs/{job}")
     assert (shown["price"], shown["price_per_million"]) == (0.0015, 3.0)
     await clients.told("", "POST", f"/v1/jobs/{job}/cancel")

@@ -102,8 +102,8 @@ def job_body(view: JobView, now_s: float) -> schemas.Job:
         "rows_per_s": None if progress is None else progress.rows_per_s,
         "nodes": None if progress is None else progress.nodes,
         "ends_at": None if left_s is None or job.state in ENDED else now_s + left_s,
-        "price": view.price.total if view.price.rows else None,
-        "price_per_million": view.price.per_million,
+        "price": job.price.total if job.price.rows else None,
+        "price_per_million": job.price.per_million,
         "spec": plain_values(job.spec),
     }
 

@@ -151,7 +151,7 @@ class Following:
             followed.hastened.set()
 
     def _view(self, look: JobLook) -> JobView:
-        return self._views.view(look.job, look.counts, look.price)
+        return self._views.view(look.job, look.counts)
 
     async def _look(self, followed: FollowedJob) -> None:
         """Look at a job until it has ended, or nobody follows it."""

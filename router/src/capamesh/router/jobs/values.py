@@ -200,6 +200,8 @@ class Job:
     """The stamp of the input when it was planned; "" until then."""
     counts: Counts | None = None
     """The counts of a job that has ended."""
+    price: Price = Price()
+    """What all routers have paid for it so far; also after its end, for calls may end later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +210,6 @@ class JobLook:
 
     job: Job
     counts: Counts
-    price: Price
     last_event: int
     """The number of its newest event."""
     events: Sequence[Event]

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from capamesh.router.jobs.values import Counts, Job, JobId, Price
+from capamesh.router.jobs.values import Counts, Job, JobId
 
 if TYPE_CHECKING:
     from capamesh.router.jobs.standing import Progress
@@ -27,7 +27,6 @@ class JobView:
 
     job: Job
     counts: Counts
-    price: Price
     progress: Progress | None
     """The pace of a job under way; None: this router knows nothing of it."""
 
@@ -45,7 +44,7 @@ class JobViews:
         self._store = store
         self._standing = standing
         self._clock = clock
-        self._kept: dict[JobId, tuple[float, Counts, Price]] = {}
+        self._kept: dict[JobId, tuple[float, Counts]] = {}
 
     async def of(self, job: Job) -> JobView:
         """Return the view of a job."""
@@ -55,27 +54,32 @@ class JobViews:
     async def of_each(self, jobs: Sequence[Job]) -> list[JobView]:
         """Return the views of jobs, each in its place."""
         now_s = self._clock()
-        found = {job.id: kept for job in jobs if (kept := self._known(job.id, now_s)) is not None}
-        needed = [job for job in jobs if job.id not in found]
+        needed = [
+            job.id for job in jobs if job.counts is None and self._known(job.id, now_s) is None
+        ]
+        found: dict[JobId, Counts] = {}
         if needed:
             store = await self._store()
-            sums = await store.sums_of(needed)
-            new = {job.id: (now_s, *each) for job, each in zip(needed, sums, strict=True)}
-            if len(self._kept) + len(new) > MOST_KEPT:
+            found = dict(zip(needed, await store.counts_of(needed), strict=True))
+            if len(self._kept) + len(found) > MOST_KEPT:
                 self._kept.clear()
-            self._kept.update(new)
-            found |= new
-        return [self.view(job, job.counts or found[job.id][1], found[job.id][2]) for job in jobs]
+            self._kept.update({job_id: (now_s, each) for job_id, each in found.items()})
+        return [
+            self.view(
+                job, job.counts or found.get(job.id) or self._known(job.id, now_s) or Counts()
+            )
+            for job in jobs
+        ]
 
-    def view(self, job: Job, counts: Counts, price: Price) -> JobView:
-        """Return the view of a job whose counts and price are known."""
+    def view(self, job: Job, counts: Counts) -> JobView:
+        """Return the view of a job whose counts are known."""
         progress = None if job.counts else self._standing(job.id)
-        return JobView(job, counts, price, progress)
+        return JobView(job, counts, progress)
 
     def forget(self, job: JobId) -> None:
         """Sum anew when the job is shown next."""
         self._kept.pop(job, None)
 
-    def _known(self, job: JobId, now_s: float) -> tuple[float, Counts, Price] | None:
-        kept = self._kept.get(job)
-        return kept if kept is not None and now_s - kept[0] < FRESH_S else None
+    def _known(self, job: JobId, now_s: float) -> Counts | None:
+        at_s, counts = self._kept.get(job, (now_s - FRESH_S, None))
+        return counts if now_s - at_s < FRESH_S else None

@@ -25,8 +25,7 @@ def priced(row_s: float = 0.001) -> FakeNodes:
 
 
 async def price(rig: Rig, job: Job) -> Price:
-    ((_, found),) = await rig.store.sums_of([await rig.store.get(job.id, None)])
-    return found
+    return (await rig.store.get(job.id, None)).price
 
 
 def same(found: Price, rig: Rig) -> bool:

@@ -12,7 +12,8 @@ from sqlalchemy import insert, inspect
 from capamesh.protocol.errors import ConfigError
 from capamesh.router.access.engines import file_systems
 from capamesh.router.jobs.store.database import SqliteDatabase, open_database
-from capamesh.router.jobs.store.price_operations import keep_price, prices_of
+from capamesh.router.jobs.store.job_operations import get
+from capamesh.router.jobs.store.price_operations import keep_price
 from capamesh.router.jobs.store.tables import FORMAT, FORMATS
 from capamesh.router.jobs.values import Paid, Price
 
@@ -73,7 +74,7 @@ def test_store_of_an_older_version_gets_the_table_that_it_lacks(tmp_path: Path) 
     database = open_database(path, clock)
     desk = Desk(database, clock)
     desk.call(keep_price, Paid(job.id, "a", Price(10, 1.0)))
-    assert desk.call(prices_of, [job.id]) == [Price(10, 1.0)]
+    assert desk.call(get, job.id).price == Price(10, 1.0)
     database.engine.dispose()
 
 

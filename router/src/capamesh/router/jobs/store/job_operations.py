@@ -42,7 +42,7 @@ from capamesh.router.jobs.store.tables import (
     PRICES,
     SHARDS,
 )
-from capamesh.router.jobs.values import Counts, Event, Job, JobId, Pinned, no_job, short
+from capamesh.router.jobs.values import Counts, Event, Job, JobId, Pinned, Price, no_job, short
 
 MAX_JOBS: Final = 50_000
 """The most jobs of a store, of all tenants (guess: what one file serves without a thought)."""
@@ -60,10 +60,25 @@ MAX_EXPIRED: Final = 100
 _JOB: Final = bindparam("the_job", type_=Text)
 _TENANT: Final = bindparam("the_tenant", type_=Text)
 _COUNT: Final = bindparam("the_count", type_=Integer)
-COLUMNS: Final = tuple(
-    column
-    for column in JOBS.c
-    if column.name not in {"spec_digest", "client_key", "is_tidy", "deadline_s", "events"}
+
+
+def _paid(column: Any) -> Any:  # noqa: ANN401 - expressions of SQL
+    """Return the sum of a column of prices over all that ran a job."""
+    return (
+        select(func.coalesce(func.sum(column), 0))
+        .where(PRICES.c.job == JOBS.c.id)
+        .scalar_subquery()
+    )
+
+
+COLUMNS: Final = (
+    *(
+        column
+        for column in JOBS.c
+        if column.name not in {"spec_digest", "client_key", "is_tidy", "deadline_s", "events"}
+    ),
+    _paid(PRICES.c.rows).label("paid_rows"),
+    _paid(PRICES.c.total).label("paid"),
 )
 """The columns of which `job_of` makes a job."""
 _GET: Final = select(*COLUMNS).where(JOBS.c.id == _JOB)
@@ -376,6 +391,7 @@ def job_of(row: Any) -> Job:  # noqa: ANN401 - a row that has all of `COLUMNS`
         row.shards,
         row.fingerprint,
         ended,
+        Price(int(row.paid_rows), float(row.paid)),
     )
 
 

@@ -41,7 +41,6 @@ from capamesh.router.jobs.values import (
     Manifest,
     Paid,
     Pinned,
-    Price,
     RowRange,
     new_job_id,
 )
@@ -114,9 +113,9 @@ class JobStore:
         """Return how far a job is."""
         return await self._run(partial(job_operations.counts, job_id=job))
 
-    async def sums_of(self, jobs: Sequence[Job]) -> list[tuple[Counts, Price]]:
-        """Return how far jobs are, and what they have cost, each in its place."""
-        return await self._run(lambda turn: shown_operations.sums_of(turn, jobs))
+    async def counts_of(self, jobs: Sequence[JobId]) -> list[Counts]:
+        """Return how far jobs are, each in its place."""
+        return await self._run(lambda turn: [job_operations.counts(turn, each) for each in jobs])
 
     async def page(
         self, tenant: str | None, last: JobId | None, count: int, state: JobState | None = None

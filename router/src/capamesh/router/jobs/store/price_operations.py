@@ -1,4 +1,4 @@
-"""The store's operations on the prices of jobs: each router's process has one sum a job, and they are added up when read. IO: the turn's connection.
+"""The store's operations on the prices of jobs: each router's process has one sum a job, and they are added up when the job is read. IO: the turn's connection.
 
 A process writes all that it has paid for a job over what it wrote before. So it may write it again, whatever came of the last time, and
 late: also for a job that has ended, for its calls may have ended after it did.
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy import BigInteger, Double, Text, bindparam, exists, func, insert, select, update
+from sqlalchemy import BigInteger, Double, Text, bindparam, exists, insert, select, update
 
 from capamesh.router.jobs.store.group_commit import Turn
 from capamesh.router.jobs.store.tables import JOBS, PRICES
-from capamesh.router.jobs.values import JobId, Paid, Price
+from capamesh.router.jobs.values import Paid
 
 _JOB: Final = bindparam("the_job", type_=Text)
 _OWNER: Final = bindparam("the_owner", type_=Text)
@@ -30,11 +30,6 @@ _WRITE: Final = (
 _BEGIN: Final = insert(PRICES).from_select(
     ["job", "owner", "rows", "total"],
     select(JOBS.c.id, _OWNER, _ROWS, _TOTAL).where(JOBS.c.id == _JOB, ~exists().where(*_IS_ITS)),
-)
-_SUMS: Final = (
-    select(PRICES.c.job, func.sum(PRICES.c.rows), func.sum(PRICES.c.total))
-    .where(PRICES.c.job.in_(bindparam("the_jobs", type_=Text, expanding=True)))
-    .group_by(PRICES.c.job)
 )
 
 
@@ -54,12 +49,3 @@ def keep_prices(turn: Turn, paid: Sequence[Paid]) -> None:
     """Keep what a process has paid for jobs, as `keep_price` does."""
     for each in paid:
         keep_price(turn, each)
-
-
-def prices_of(turn: Turn, jobs: Sequence[JobId]) -> list[Price]:
-    """Return what jobs have cost, each in its place."""
-    if not jobs:
-        return []
-    found = turn.connection.execute(_SUMS, {"the_jobs": list(jobs)})
-    prices = {job: Price(int(rows), float(total)) for job, rows, total in found}
-    return [prices.get(job, Price()) for job in jobs]
