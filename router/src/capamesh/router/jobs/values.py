@@ -201,7 +201,7 @@ class Job:
     counts: Counts | None = None
     """The counts of a job that has ended."""
     price: Price = Price()
-    """What all routers have paid for it so far; also after its end, for calls may end later."""
+    """The sum that all routers have paid for it so far; also after its end, for calls may end later."""
 
 
 @dataclass(frozen=True, slots=True)

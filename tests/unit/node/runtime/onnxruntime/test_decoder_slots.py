@@ -57,17 +57,18 @@ def fill(slots: DecoderSlots, slot: int, tokens: list[int]) -> np.ndarray:
     return logits.copy()
 
 
+@pytest.mark.parametrize(("device", "cache"), [(THE_CPU, "_array"), (APART, "_copying")])
 def test_slots_that_are_closed_hold_neither_model_nor_cache(
-    folders: dict[str, DecoderFolder],
+    folders: dict[str, DecoderFolder], device: DecoderDevice, cache: str
 ) -> None:
-    slots = slots_of(folders["q8"])
+    slots = slots_of(folders["fp16"], device=device)
     fill(slots, 0, TOKENS)
     slots.decode([1])
-    cache, session = weakref.ref(slots._cache), weakref.ref(slots._session)
+    held = [weakref.ref(each) for each in (getattr(slots._memory, cache), slots._session)]
     gc.disable()  # what is held in a circle may be for long
     try:
         slots.close()
-        assert (cache(), session()) == (None, None)
+        assert [each() for each in held] == [None, None]
     finally:
         gc.enable()
     slots.close()

@@ -171,7 +171,7 @@ class DecoderSlots(Slots):
     def close(self) -> None:
         self._decodes.clear()
         self._extends.clear()
-        self._cache = self._cache[:, :0].copy()
+        self._memory.free()
         self._session = None
         trim()
 

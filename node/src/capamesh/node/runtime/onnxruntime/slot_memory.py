@@ -55,6 +55,10 @@ class SlotMemory(Protocol):
         """Write the first `count` tokens of `block`, which has the layout of `save`, to the places from `at` on."""
         ...
 
+    def free(self) -> None:
+        """Let go of all slots; nothing reads or writes them afterwards. A second time does nothing."""
+        ...
+
 
 class HostMemory(SlotMemory):
     """One array of numpy. Pages of it exist only where tokens were written: a slot costs what is in it, whatever its length."""
@@ -79,6 +83,10 @@ class HostMemory(SlotMemory):
     @override
     def load(self, slot: int, at: int, block: CacheBlock, count: int) -> None:
         self._array[:, slot, :, at : at + count] = block[:, :, :count]
+
+    @override
+    def free(self) -> None:
+        self._array = self._array[:, :0].copy()
 
 
 class DeviceMemory(SlotMemory):
@@ -147,6 +155,11 @@ class DeviceMemory(SlotMemory):
                 (self.place, self._pieces(slot, head, at)),
                 count * size,
             )
+
+    @override
+    def free(self) -> None:
+        self._values.clear()
+        self._copying = None
 
     def _pieces(self, slot: int, head: int, token: int) -> list[int]:
         """Return where each part's tokens from `token` on begin."""

@@ -19,12 +19,7 @@ from capamesh.protocol.tensors import Tensor
 from capamesh.router.jobs.inputs.limits import MAX_SHARD_BYTES
 from capamesh.router.jobs.inputs.rows import REQUEST_ROWS, RowBatch, RowWindow, read_windows
 from capamesh.router.jobs.running.bisection import Bisection
-from capamesh.router.jobs.running.errors import (
-    JobHeld,
-    ShardFailed,
-    ShardGivenBack,
-    first_of,
-)
+from capamesh.router.jobs.running.errors import JobHeld, ShardFailed, ShardGivenBack, first_of
 from capamesh.router.jobs.running.hosted_rows import classified_rows, out_row_bytes
 from capamesh.router.jobs.running.nodes import BulkCall, Ended
 from capamesh.router.jobs.running.packing import Packer, part_of
@@ -384,8 +379,8 @@ class _Trials:
         if not self._is_kept_free:
             self._is_kept_free = True
             await self._stack.enter_async_context(work.kept_free(self._lost))
-        left = work.lane.reserved if failures or self._lost else ""
-        node = await work.free_node(trial.not_at or left)
+        not_at = trial.not_at or (work.lane.reserved if failures or self._lost else "")
+        node = await work.free_node(not_at)
         ended, is_suspect = await self._run.run_alone(rows, node, failures)
         self._lost = node if is_suspect else ""
         return ended, is_suspect
