@@ -1,7 +1,8 @@
 """Measures the plan of a batch job over 20,000,000 lines: seconds, memory and shards. It makes the file, some 600 MB, and removes it.
 
-`python benchmarks/job_plan.py [--rows 20000000]`. The plan runs in a process of its own, as far as the store goes: the ranges
-are made and put away. Beside it, in the same run, what reading and hashing the same bytes alone takes.
+`python benchmarks/job_plan.py [--rows 20000000] [--keep]`. The plan runs in a process of its own, as far as the store goes: the ranges
+are made and put away. Beside it, in the same run, what reading and hashing the same bytes alone takes. `--keep` writes the figures and
+their place of the page.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
+import page_tables
 from machine import keep
 from rich.console import Console
 from rich.table import Table
@@ -26,6 +29,8 @@ from capamesh.router.jobs.inputs.source import LocalFile
 
 MOST_S = 60.0
 MOST_MIB = 100.0
+PAGE = "jobs.md"
+MADE_BY = "python benchmarks/job_plan.py --keep"
 RATES = (50.0, 1_000.0, 100_000.0)
 """The rows that a model runs a second: a shard is five seconds of it."""
 
@@ -68,7 +73,7 @@ def plan(path: Path, rows_per_s: float) -> dict[str, float]:
     }
 
 
-def measure(rows: int, console: Console) -> dict[str, object]:
+def measure(rows: int, console: Console) -> dict[str, Any]:
     """Measure each rate in a process of its own and return the figures."""
     table = Table("rows a second", "shards", "plan s", "CPU s", "more memory MiB")
     found: list[dict[str, float]] = []
@@ -99,16 +104,35 @@ def measure(rows: int, console: Console) -> dict[str, object]:
     return {"rows": rows, "size_bytes": size_bytes, "read_alone_s": alone_s, "plans": found}
 
 
+def page_table(figures: dict[str, Any]) -> str:
+    """Return the page's table."""
+    lines = [
+        "| a model's rows a second | shards | seconds | CPU time | more memory |",
+        "|---:|---:|---:|---:|---:|",
+        *(
+            f"| {each['rows_per_s']:,.0f} | {each['shards']:,} | {each['seconds']:.1f} | {each['cpu_s']:.1f} s | {each['mib']:.1f} MiB |"
+            for each in figures["plans"]
+        ),
+        f"| reading and hashing alone | | {figures['read_alone_s']:.1f} | | |",
+    ]
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure and keep the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=20_000_000)
+    parser.add_argument("--keep", action="store_true", help="write the figures and the page")
     parser.add_argument("--plan", nargs=2, metavar=("FILE", "RATE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.plan:
         print(json.dumps(plan(Path(options.plan[0]), float(options.plan[1]))))
         return
-    keep("job_plan", measure(options.rows, Console(width=120)))
+    console = Console(width=120)
+    figures = measure(options.rows, console)
+    if options.keep:
+        console.print(f"kept in {keep('job_plan', figures)}")
+        page_tables.write(PAGE, MADE_BY, page_table(figures))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Measures the store of batch jobs: leases and commits a second, its answers with 10,000 jobs in it, and the bytes of a long plan.
 
-`python benchmarks/job_store.py [--postgres URL] [--shards 4000] [--clients 32]`. The address is that of an empty database of
+`python benchmarks/job_store.py [--postgres URL] [--shards 4000] [--clients 32] [--keep]`. The address is that of an empty database of
 PostgreSQL; without it, SQLite alone. The store is used as a router does, through its thread, by so many clients that each lease a
-shard and commit it; with two routers each has a thread and a connection of its own.
+shard and commit it with what its router has paid; with two routers each has a thread and a connection of its own. `--keep` writes the
+figures and their place of the page.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import secrets
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import page_tables
 import uvloop
 from machine import keep
 from rich.console import Console
@@ -31,7 +34,7 @@ from capamesh.router.jobs.store.database import Database, SqliteDatabase, open_d
 from capamesh.router.jobs.store.group_commit import StoreThread
 from capamesh.router.jobs.store.job_store import JobStore
 from capamesh.router.jobs.store.plan_operations import MAX_ADDED
-from capamesh.router.jobs.values import Job, Lease, Manifest, Part, Pinned, RowRange
+from capamesh.router.jobs.values import Job, Lease, Manifest, Paid, Part, Pinned, Price, RowRange
 
 ROWS = 20_000_000
 SLOW_ROWS_PER_S = 50.0
@@ -44,6 +47,8 @@ ASKED = 200
 LEAST_PER_S = 1000.0
 MOST_MS = 20.0
 MOST_BYTES = 50_000_000
+PAGE = "jobs.md"
+MADE_BY = "python benchmarks/job_store.py --keep"
 FAILED = "the store does not do what it is measured at"
 PINNED = Pinned(ModelVersion("1"), "sha256:" + 64 * "0")
 
@@ -124,11 +129,16 @@ async def lease_and_commit(
     used = opened(where, routers)
     job = await planned(used.stores[0], ranges_of(shards * 500, 100.0)[:shards])
 
+    paid_rows = [0] * routers
+
     async def client(at: int) -> int:
-        store, done = used.stores[at % routers], 0
-        while leases := await store.claim(job, f"router {at % routers}", at_once):
+        router, done = at % routers, 0
+        store, name = used.stores[router], f"router {router}"
+        while leases := await store.claim(job, name, at_once):
             for lease in leases:
-                require(await store.commit(lease, job.spec, manifest(lease)))
+                paid_rows[router] += lease.range.rows
+                paid = Paid(job.id, name, Price(paid_rows[router], paid_rows[router] * 1e-6))
+                require(await store.commit(lease, job.spec, manifest(lease), (), paid))
                 done += 1
         return done
 
@@ -136,6 +146,7 @@ async def lease_and_commit(
     done = sum(await asyncio.gather(*map(client, range(clients))))
     took_s, cpu_s = time.perf_counter() - began_s, time.process_time() - began_cpu_s
     require(done == shards)
+    require((await used.stores[0].get(job.id, None)).price.rows == sum(paid_rows))
     require((await used.stores[0].finish(job.id)).state is JobState.COMPLETED)
     await used.close()
     return done / took_s, cpu_s / done
@@ -195,9 +206,9 @@ def size_bytes(database: Database) -> int:
         return int(connection.execute(asked).scalar_one())
 
 
-async def measure(postgres: str, shards: int, clients: int, console: Console) -> dict[str, object]:
+async def measure(postgres: str, shards: int, clients: int, console: Console) -> dict[str, Any]:
     """Measure each store and return the figures."""
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         stores = {"SQLite": str(Path(folder) / "jobs.db")}
         if postgres:
@@ -249,16 +260,55 @@ async def measure(postgres: str, shards: int, clients: int, console: Console) ->
     return {"shards": shards, "clients": clients, "rows": rows}
 
 
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the page's table of both stores, a column each."""
+    stores = list(dict.fromkeys(str(row["store"]) for row in rows))
+
+    def line(name: str, word: str, form: str, **wanted: object) -> str:
+        cells: list[str] = []
+        for store in stores:
+            found = [
+                row
+                for row in rows
+                if row["store"] == store
+                and word in row
+                and all(row.get(each) == value for each, value in wanted.items())
+            ]
+            cells.append(form.format(found[0][word]) if found else "-")
+        return f"| {' | '.join([name, *cells])} |"
+
+    lines = [f"| | {' | '.join(stores)} |", f"|---|{'---:|' * len(stores)}"]
+    for at_once in (1, 16):
+        for routers in (1, 2):
+            who = "one router" if routers == 1 else "two routers"
+            name = f"leases and commits a second, {who}, {at_once} a claim"
+            lines.append(line(name, "per_s", "{:,}", routers=routers, at_once=at_once))
+            if routers == 1:
+                name = "CPU time of one of them"
+                lines.append(line(name, "cpu_us", "{} µs", routers=routers, at_once=at_once))
+    for asked in ("submit", "list", "list of all"):
+        for word, which in (("median_ms", "median"), ("p99_ms", "99 %")):
+            name = f"{asked}, beside {JOBS:,} jobs, {which}"
+            lines.append(line(name, word, "{:.1f} ms", asked=asked))
+    lines.append(line(f"shards of a plan of {ROWS:,} rows", "shards", "{:,}"))
+    lines.append(line("its bytes, planned", "planned_bytes", "{:,}"))
+    lines.append(line("its bytes, all of it done", "done_bytes", "{:,}"))
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Measure and keep the figures."""
+    """Measure, print, and keep the figures if that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--postgres", default="", metavar="URL")
     parser.add_argument("--shards", type=int, default=4000)
     parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--keep", action="store_true", help="write the figures and the page")
     options = parser.parse_args()
     console = Console(width=120)
     figures = uvloop.run(measure(options.postgres, options.shards, options.clients, console))
-    keep("job_store", figures)
+    if options.keep:
+        console.print(f"kept in {keep('job_store', figures)}")
+        page_tables.write(PAGE, MADE_BY, table(figures["rows"]))
 
 
 if __name__ == "__main__":

@@ -7,13 +7,15 @@ One router and one node, all defaults but the node's threads. In each round run,
 the rows, in a process with the node's threads and at the node's best batch; a job over the same rows in each form of input, from its
 submission to its end; a loop of 64 requests of one row that are always under way, with the SDK; and Ray Data's `map_batches` with an actor of ONNX
 Runtime, from its first batch to its last, where Ray can be had (it goes into an environment of its own). Then requests come at half of
-what the cluster answers, in turns with a job beside them and without. `--keep` writes the figures and the page of them.
+what the cluster answers, in turns with a job beside them and without. `--keep` writes the figures and the page of them; data sets, and
+requests beside a job, of which a run measures nothing stay as they were kept, with the time when that was.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import statistics
 import sys
 import tempfile
@@ -23,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import page_tables
-from machine import keep
+from machine import RESULTS, keep
 from report import Report
 from rich.console import Console
 
@@ -189,6 +191,30 @@ async def measure(options: argparse.Namespace, python: str, console: Console) ->
     return found
 
 
+def with_kept(found: dict[str, Any]) -> dict[str, Any]:
+    """Return figures with those that were kept before of what was not measured now, which have the time of that.
+
+    Of a data set that was kept with Ray Data, and measured now without, only forms are taken that were not kept.
+    """
+    file = RESULTS / "jobs.json"
+    if not file.is_file():
+        return found
+    kept: dict[str, Any] = json.loads(file.read_text())
+    at = {"measured_at": kept["machine"]["measured_at"]}
+    cases: dict[str, Any] = {}
+    for name, before in kept["cases"].items():
+        now = found["cases"].get(name)
+        if now is None or (RAY in before["per_second"] and RAY not in now["per_second"]):
+            cases[name] = {**at, **before}
+            for word in ("forms", "cpu_us_a_row", "rounds") if now is not None else ():
+                cases[name][word] = {**now[word], **before[word]}
+    versions = found["versions"] or kept["versions"]
+    whole = {**found, "cases": {**found["cases"], **cases}, "versions": versions}
+    if "beside" in kept and "beside" not in found:
+        whole["beside"] = {**at, **kept["beside"]}
+    return whole
+
+
 def judged(found: dict[str, Any]) -> Report:
     """Return the figures beside what is asked of them."""
     report = Report()
@@ -298,7 +324,8 @@ def main() -> int:
     report = judged(found)
     report.show("jobs", console)
     if options.keep:
-        figures = {"seed": contestants.SEED, "threads": THREADS, "versions": versions, **found}
+        found = with_kept({"versions": versions, **found})
+        figures = {"seed": contestants.SEED, "threads": THREADS, **found}
         console.print(f"kept in {keep('jobs', figures)}")
         page_tables.write(PAGE, MADE_BY, table(found))
         page_tables.write(PAGE, MADE_FORMS, forms_table(found))
