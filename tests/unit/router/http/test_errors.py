@@ -24,6 +24,7 @@ STATUSES = {
     "client_error": 400,
     "invalid_request": 400,
     "too_large": 413,
+    "context_length_exceeded": 413,
     "model_not_found": 404,
     "deadline_exceeded": 504,
     "cancelled": 499,
