@@ -281,6 +281,7 @@ async def test_node_that_sends_more_parts_than_it_advertises_is_stopped() -> Non
     assert (asked(fleet).ended, fleet.counts) == ("withdrawn", {})
 
 
+@pytest.mark.pure  # the limit is a constant of a compiled module
 @in_virtual_time
 async def test_answer_of_too_many_bytes_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("capamesh.router.requests.answer_parts.MOST_BYTES", 20)
