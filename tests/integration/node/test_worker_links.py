@@ -707,7 +707,7 @@ async def chat(town: Town) -> Town:
 
 def cache_of(hosted: HostedModel) -> weakref.ref[Any]:
     """Return a reference to the memory of a model's slots, which ends with it."""
-    return weakref.ref(hosted.prepared.loaded.slots._cache)  # type: ignore[attr-defined]
+    return weakref.ref(hosted.prepared.loaded.slots._memory._array)  # type: ignore[attr-defined]
 
 
 async def change(town: Town, how: str) -> None:
