@@ -222,7 +222,7 @@ def test_tenants_take_turns_by_the_time_that_they_have_had() -> None:
 @pytest.mark.parametrize(
     ("asked", "error", "says"),
     [
-        (request(64), ContextExceeded, "length is 64 tokens.* the prompt has 64: shorten"),
+        (request(64), ContextExceeded, "length is 64 tokens.* it has 64: shorten"),
         (request(choices=5), InvalidRequest, "4 sequences at once"),
         (request(max_tokens=60, choices=4), TooLarge, "memory for 200"),
         (dataclasses.replace(request(), prompt=(1, 32)), InvalidRequest, "0 to 31"),

@@ -49,11 +49,11 @@ def check_request(
 def over_context(tokens: int, length: int) -> ContextExceeded:
     """Return the refusal of a prompt of so many tokens, where prompt and answer may have `length`.
 
-    It begins with words of OpenAI's, by which clients (LiteLLM) know that a shorter prompt will do.
+    It has words by which clients know that a shorter prompt will do: LiteLLM by its beginning, which is OpenAI's, LangChain by "prompt is too long".
     """
     return ContextExceeded(
         f"This model's maximum context length is {length} tokens, at least one of them the answer's;"
-        f" the prompt has {tokens}: shorten it"
+        f" the prompt is too long, it has {tokens}: shorten it"
     )
 
 

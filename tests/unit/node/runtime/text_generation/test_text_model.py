@@ -86,7 +86,7 @@ def test_echo_is_the_prompts_text(model: TextModel) -> None:
 
 def test_prompt_over_the_context_is_told_with_both_numbers(model: TextModel) -> None:
     with pytest.raises(
-        ContextExceeded, match=f"length is {CONTEXT} tokens.* the prompt has {CONTEXT}: shorten"
+        ContextExceeded, match=f"length is {CONTEXT} tokens.* it has {CONTEXT}: shorten"
     ):
         read(model, prompt=[5] * CONTEXT)
     (request,) = read(model, prompt=[5] * (CONTEXT - 1)).requests
