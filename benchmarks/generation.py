@@ -55,8 +55,8 @@ TOKENS: Final = (1_000, 40_000)
 OURS, LLAMA, BARE = "capamesh", "llama.cpp", "bare loop"
 LEAVING: Final = 50
 """Clients that leave within an answer, streamed and not."""
-LOOK_S: Final = 0.0005
-"""Seconds between two looks at a node's load."""
+LOOK_S: Final = 0.001
+"""Seconds between two looks at a node's load: uvloop waits for whole milliseconds, and a link bears 5,000 looks a second."""
 PARTS: Final = ("callers", "beside", "again", "gone")
 BARS: Final[dict[str, tuple[str, float]]] = {
     "tokens_per_s_8 / bare loop": (">=", 0.90),
