@@ -51,7 +51,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 WORDS = 20_000
 """The words that the encoder of texts knows, of its 30,522 rows of weights."""
 RTOL, ATOL = 1e-3, 2e-4
-"""The batch alone changes a row's numbers: ONNX Runtime gives a row by itself others than in a batch, by up to 8e-5 (measured, magika)."""
+"""The size of a batch changes a row's numbers a little."""
 BATCH = 64
 ENCODER = "encoder"
 ENCODER_MANIFEST = f"""task = "text-embedding"
@@ -95,15 +95,19 @@ def session_of(file: Path) -> ort.InferenceSession:
     return ort.InferenceSession(file, providers=["CPUExecutionProvider"])
 
 
-def equal_rows(found: dict[int, np.ndarray], expected: np.ndarray) -> int:
-    """Return how many rows have the expected values, [rows, ...], and decide as they do."""
+def equal_rows(found: dict[int, np.ndarray], *expected: np.ndarray) -> int:
+    """Return how many rows have the values of one of `expected`, each [rows, ...], and decide as it does."""
     if not found:
         return 0
     rows = np.array(sorted(found))
-    mine, right = np.stack([found[row] for row in rows]), expected[rows]
+    mine = np.stack([found[row] for row in rows])
     axes = tuple(range(1, mine.ndim))
-    is_close = np.isclose(mine, right, RTOL, ATOL).all(axis=axes)
-    return int((is_close & (mine.argmax(axis=-1) == right.argmax(axis=-1))).sum())
+    is_equal = np.zeros(len(rows), bool)
+    for each in expected:
+        right = each[rows]
+        is_close = np.isclose(mine, right, RTOL, ATOL).all(axis=axes)
+        is_equal |= is_close & (mine.argmax(axis=-1) == right.argmax(axis=-1))
+    return int(is_equal.sum())
 
 
 async def run_job(
@@ -180,7 +184,12 @@ async def magika(client: AsyncClient, folder: Path, count: int) -> Done:
         ]
     )
     loop_s = time.perf_counter() - began_s
-    return Done("magika", len(rows), len(found), equal_rows(found, expected), job_s, loop_s)
+    # ONNX Runtime itself gives some rows other numbers alone than in a batch (measured: by up to 0.007, the same label)
+    alone = np.concatenate(
+        [session.run(["target_label"], {"bytes": row[np.newaxis]})[0] for row in rows]
+    )
+    equal = equal_rows(found, expected, alone)
+    return Done("magika", len(rows), len(found), equal, job_s, loop_s)
 
 
 def texts_of(count: int) -> list[str]:
