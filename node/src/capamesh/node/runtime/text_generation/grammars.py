@@ -152,8 +152,8 @@ class Grammars:
                 first = _mask_of(matcher, self._vocabulary)
                 first.flags.writeable = False
                 error = matcher.get_error()
-            if not error:
-                return _Compiled(matcher, first, len(grammar.text))
+                if not error:
+                    return _Compiled(matcher, first, len(grammar.text))
         raise InvalidRequest(f"the {grammar.kind} of the answer cannot be used: {error[:500]}")
 
     def _find(self, key: bytes) -> _Compiled | None:
