@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import tiny_llama
+from cuda_device import CUDA, why_no_cuda
 from generation_fakes import Desk
 
-from capamesh.node.devices.nvml import GpuReader
 from capamesh.node.generation import GenerationRequest, GenerationSettings, SamplingParameters
 from capamesh.node.repository import scan
 from capamesh.node.runtime.decoders.decoder_folder import DecoderFolder
@@ -23,21 +22,11 @@ from capamesh.node.runtime.onnxruntime.decoder_slots import (
 )
 from capamesh.node.runtime.text_generation.loaded_decoder import LoadedDecoder
 
-CUDA = "CUDAExecutionProvider"
 TOKENS = [(17 + 31 * at) % tiny_llama.VOCABULARY for at in range(40)]
 GPU = DecoderDevice(CUDA, place=("cuda", 0), is_apart=True)
 
 
-def _why_not() -> str:
-    """Return why these tests cannot run here, or nothing."""
-    if CUDA not in onnxruntime.get_available_providers():
-        return "this ONNX Runtime is built without CUDA"
-    if not GpuReader().read():
-        return "no NVIDIA driver with a GPU"
-    return ""
-
-
-pytestmark = pytest.mark.skipif(bool(_why_not()), reason=_why_not() or "a GPU is there")
+pytestmark = pytest.mark.skipif(bool(why_no_cuda()), reason=why_no_cuda() or "a GPU is there")
 
 
 @pytest.fixture(scope="module")

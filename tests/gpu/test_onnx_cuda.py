@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
+from cuda_device import CUDA, why_no_cuda
 from onnx import helper
 
 from capamesh.node.devices.host import read_devices
@@ -18,19 +18,9 @@ from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
 from capamesh.protocol.tensors import Datatype, Tensor
 
 P = onnx.TensorProto
-CUDA = "CUDAExecutionProvider"
 
 
-def _why_not() -> str:
-    """Return why these tests cannot run here, or nothing."""
-    if CUDA not in onnxruntime.get_available_providers():
-        return "this ONNX Runtime is built without CUDA"
-    if not GpuReader().read():
-        return "no NVIDIA driver with a GPU"
-    return ""
-
-
-pytestmark = pytest.mark.skipif(bool(_why_not()), reason=_why_not() or "a GPU is there")
+pytestmark = pytest.mark.skipif(bool(why_no_cuda()), reason=why_no_cuda() or "a GPU is there")
 
 value = helper.make_tensor_value_info
 

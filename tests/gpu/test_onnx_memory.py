@@ -7,32 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
+from cuda_device import CUDA, why_no_cuda
 from model_files import source_at
 from onnx import helper
 
-from capamesh.node.devices.nvml import GpuReader
 from capamesh.node.repository import Manifest, ModelSource
 from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
 from capamesh.protocol.errors import ModelInvalid, RunFailed
 from capamesh.protocol.tensors import Datatype, Tensor
 
 P = onnx.TensorProto
-CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
 MIB = 2**20
 
 
-def _why_not() -> str:
-    """Return why these tests cannot run here, or nothing."""
-    if CUDA not in onnxruntime.get_available_providers():
-        return "this ONNX Runtime is built without CUDA"
-    if not GpuReader().read():
-        return "no NVIDIA driver with a GPU"
-    return ""
-
-
-pytestmark = pytest.mark.skipif(bool(_why_not()), reason=_why_not() or "a GPU is there")
+pytestmark = pytest.mark.skipif(bool(why_no_cuda()), reason=why_no_cuda() or "a GPU is there")
 
 value = helper.make_tensor_value_info
 node = helper.make_node
