@@ -44,9 +44,9 @@ __all__ = [
     "Raw",
     "Struct",
     "Table",
+    "encode_json",
     "field",
     "given",
-    "json_of",
     "json_reader",
     "json_value",
     "meaning",
@@ -139,8 +139,8 @@ def json_reader(schema: type[_Value]) -> Callable[[bytes], _Value]:
     return msgspec.json.Decoder(schema).decode
 
 
-def json_of(value: object) -> bytes:
-    """Return plain values as JSON in UTF-8, in one call of C. `UnicodeEncodeError`: a text has half a surrogate pair."""
+def encode_json(value: object) -> bytes:
+    """Return plain values as JSON in UTF-8, in one call of C. Raises `UnicodeEncodeError`: a text has half a surrogate pair."""
     return msgspec.json.encode(value)
 
 

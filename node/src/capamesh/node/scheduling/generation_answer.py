@@ -11,7 +11,7 @@ from capamesh.node.generation import TokenLogprob, TokenPart, Usage
 from capamesh.node.generation.parts import STOP
 from capamesh.node.runtime.text_generation.text_model import ReadCall
 from capamesh.node.runtime.text_generation.tool_reader import ToolPiece
-from capamesh.protocol.schema import json_of
+from capamesh.protocol.schema import encode_json
 from capamesh.protocol.tasks import PARTS
 from capamesh.protocol.tensors import BYTES, Tensor, join_elements
 
@@ -107,7 +107,7 @@ class GenerationAnswer:
             pieces[0]["s"], self._seed = self._seed, None
         if self.is_over and pieces:
             pieces[-1]["u"] = [self._prompt, self._cached, self._completion]
-        return Tensor(PARTS, BYTES, (1,), join_elements([json_of(pieces)]))
+        return Tensor(PARTS, BYTES, (1,), join_elements([encode_json(pieces)]))
 
     def _piece(self, choice: int) -> dict[str, Any]:
         piece = self._unsent.get(choice)
