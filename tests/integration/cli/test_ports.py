@@ -122,6 +122,12 @@ def test_starts_at_the_same_moment_never_choose_the_same_port(usual: dict[str, i
     assert set(usual.values()) <= set(chosen)
 
 
+def test_any_free_ports_are_none_that_outgoing_connections_get() -> None:
+    for _ in range(20):
+        with take_ports(ROUTER_AND_NODE, HERE, {}, 0) as taken:
+            assert max(taken.by_name.values()) < 32_768
+
+
 def test_no_free_port_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ports, "_TRIES", 0)
     with pytest.raises(ConfigError, match=r"no port of 127\.0\.0\.1 is free for the gossip"):
