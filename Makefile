@@ -50,7 +50,7 @@ test: $(READY) build/models ## All tests but the slow ones, the attacks and chao
 	@$(BIN)/coverage run -m pytest tests/unit -p no:cacheprovider -q > build/test-unit.log 2>&1 & unit=$$!; \
 	$(BIN)/coverage run -m pytest tests/integration tests/gpu -q; rest=$$?; \
 	wait $$unit; unit=$$?; cat build/test-unit.log; exit $$((rest || unit))
-	$(BIN)/pytest tests/e2e -n 3 --dist loadfile -q
+	$(BIN)/pytest tests/e2e -n 2 --dist loadfile -q
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
