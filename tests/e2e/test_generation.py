@@ -88,17 +88,20 @@ async def streamed(cluster: LocalCluster, **body: Any) -> list[Any]:
 
 
 async def test_chat_is_answered_whole_and_in_parts_alike(chat_cluster: LocalCluster) -> None:
-    status, whole = await ask(chat_cluster, **body_of(ignore_eos=True))
+    # long: tokens that a busy machine has ready at once come as one part
+    asked = body_of(ignore_eos=True, max_tokens=LONG)
+    status, whole = await ask(chat_cluster, **asked)
     assert status == 200, whole
     (choice,) = whole["choices"]
     assert choice["finish_reason"] == "length"
-    assert whole["usage"]["completion_tokens"] == 12
+    assert whole["usage"]["completion_tokens"] == LONG
     assert whole["usage"]["prompt_tokens"] > 10
-    asked = body_of(ignore_eos=True, stream=True, stream_options={"include_usage": True})
-    parts = await streamed(chat_cluster, **asked)
+    parts = await streamed(
+        chat_cluster, **asked, stream=True, stream_options={"include_usage": True}
+    )
     assert parts[-1] == "data: [DONE]"
     assert "".join(map(said, parts)) == choice["message"]["content"] != ""
-    assert parts[-2]["usage"]["completion_tokens"] == 12
+    assert parts[-2]["usage"]["completion_tokens"] == LONG
     assert sum(bool(said(part)) for part in parts) > 2
 
 
@@ -263,10 +266,11 @@ async def test_people_are_answered_beside_a_batch_whose_answers_stay_the_same(
                 return bool((await batch_now())["status"] == "in_progress")
 
             await until(is_under_way, every_s=0.01)
-            for _ in range(5):
+            for at in range(5):
                 status, found = await ask(cluster, **body_of(ignore_eos=True))
                 assert (status, found["choices"]) == (200, mine["choices"])
-            assert (await batch_now())["status"] == "in_progress"
+                if at == 0:
+                    assert (await batch_now())["status"] == "in_progress"
 
             async def is_over() -> bool:
                 return bool((await batch_now())["status"] == "completed")

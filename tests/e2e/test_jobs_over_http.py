@@ -15,8 +15,8 @@ from router_workers import until_all_know
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.protocol.errors import LocalError
 
-PATIENCE_S = 60.0
-CONNECTIONS = 8
+PATIENCE_S = 120.0
+CONNECTIONS = 16
 """So many fresh connections come to both workers."""
 
 

@@ -23,15 +23,15 @@ from page_steps import ROOT, steps
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.cli.member import Member
 from capamesh.client import AsyncClient
-from capamesh.protocol.errors import CapameshError
+from capamesh.protocol.errors import CapameshError, DeadlineExceeded
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 PAGE = "docs/how-to/live-audio.md"
 ROUTER = "http://127.0.0.1:8000"
 VAD = "silero_vad"
 SPEECH = ROOT / "build/cases/silero_vad.npz"
-TELL_S = 10.0
-"""Far more than a cut link takes to be told of, for machines that do much else."""
+TELL_S = 120.0
+"""Far more than a cut link takes to be told of; it only ends a test that hangs."""
 
 
 def manifest() -> str:
@@ -116,16 +116,10 @@ async def test_page_works_as_it_is_written(network: LocalCluster, tmp_path: Path
 async def test_node_that_is_killed_is_told_and_the_other_goes_on(network: LocalCluster) -> None:
     with np.load(SPEECH) as cases:
         sound = cases["rows"][:, 64:]
-    loop = asyncio.get_running_loop()
     before = await answered_by_each(network)
     errors: list[CapameshError] = []
-    killed_s = told_s = 0.0
+    is_killed = False
     answered = 0
-
-    def told(error: CapameshError) -> None:
-        nonlocal told_s
-        errors.append(error)
-        told_s = loop.time()
 
     async def those_that_answered() -> list[Member]:
         pairs = zip(network.nodes, before, strict=True)
@@ -133,9 +127,9 @@ async def test_node_that_is_killed_is_told_and_the_other_goes_on(network: LocalC
 
     async def kill() -> None:
         """Kill the node that has run the windows."""
-        nonlocal killed_s
+        nonlocal is_killed
         (node, *_) = await until(those_that_answered, bool)
-        killed_s = loop.time()
+        is_killed = True
         for pid in (node.status()["pid"], *node.status()["worker_pids"]):
             os.kill(pid, signal.SIGKILL)
 
@@ -145,15 +139,15 @@ async def test_node_that_is_killed_is_told_and_the_other_goes_on(network: LocalC
         while answered < 40:
             yield sound[at % len(sound)]
             at += 1
-            if answered == 20 and not killed_s:
+            if answered >= 20 and not is_killed:
                 await kill()
 
-    async with AsyncClient(network.http_url) as client:
-        async for _ in client.stream_samples(VAD, windows(), on_error=told):
+    async with AsyncClient(network.http_url) as client, asyncio.timeout(TELL_S):
+        async for _ in client.stream_samples(VAD, windows(), on_error=errors.append):
             answered += 1
     assert answered >= 40
-    assert len(errors) == 1
-    assert told_s - killed_s < TELL_S
+    (error,) = errors
+    assert not isinstance(error, DeadlineExceeded)  # what has died is told of at once
 
 
 async def answered_by_each(network: LocalCluster) -> list[float]:

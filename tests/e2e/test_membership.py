@@ -30,7 +30,8 @@ async def test_node_that_nobody_can_dial_dials_the_router_and_serves_over_that_l
     ) as cluster:
         await cluster.wait_routable(1)
         (node,) = await nodes_of(cluster)
-        assert [link["address"] for link in node["links"]] == ["dialled-in-1"]
+        (link,) = node["links"]
+        assert link["address"].startswith("dialled-in-")  # by number: it may have dialled twice
         assert cluster.nodes[0].status()["data_addresses"] == []
         seen = await digits_stream(
             cluster.http_url,

@@ -14,6 +14,7 @@ from capamesh.cli.local_cluster import LocalCluster
 from capamesh.client import AsyncClient
 
 REQUESTS = 2000
+LIMIT_S = 120.0
 
 
 async def test_no_request_fails_while_one_node_is_killed_and_another_drains(
@@ -40,7 +41,7 @@ async def test_no_request_fails_while_one_node_is_killed_and_another_drains(
         assert seen.wrong == []
         assert seen.answered == REQUESTS
         assert set(seen.nodes) == {node.status()["peer_id"] for node in (killed, drained, kept)}
-        assert await asyncio.wait_for(drained.wait(), 60) == 0
+        assert await asyncio.wait_for(drained.wait(), LIMIT_S) == 0
         assert drained.status()["state"] == "stopped"
 
 
@@ -69,7 +70,8 @@ async def test_model_whose_only_node_was_killed_is_not_shown_as_ready(
             async def is_unready() -> bool:
                 return not any(entry.is_ready for entry in await client.models())
 
-            await until(is_unready, limit_s=10)  # its advert expires after 30 s
+            await until(is_unready)
+            # its advert is there still, which expires after 30 s
             assert {entry.state for entry in await client.models()} == {"UNAVAILABLE"}
             assert not await client.is_ready("digits")
 

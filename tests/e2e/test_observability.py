@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import shutil
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 from cluster_load import digits_stream
+from free_ports import free_port
 from generate_observability import FOLDER, scraping
 from observability_alerts import ALERTS
 from observability_asked import asked
@@ -22,7 +22,7 @@ from capamesh.cli.local_cluster import LocalCluster
 
 PROMETHEUS = shutil.which("prometheus")
 FEW_REQUESTS = 50
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 """How long to wait for data (guess: two scrapes and a rate need 2 s)."""
 
 
@@ -58,9 +58,7 @@ async def prometheus(
 ) -> AsyncIterator[Prometheus]:
     """Run one that scrapes these members every second and knows the alerts."""
     configure(folder, scraping(routers, nodes))
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
+    port = free_port()
     with (folder / "log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             str(PROMETHEUS),

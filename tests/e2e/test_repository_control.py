@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
+LIMIT_S = 120.0
 
 
 async def test_models_are_unloaded_and_loaded_on_as_many_nodes_as_asked_for(
@@ -36,22 +39,30 @@ async def test_models_are_unloaded_and_loaded_on_as_many_nodes_as_asked_for(
         await asyncio.to_thread(by_grpc, address, {"authorization": f"Bearer {key}"})
 
 
+def until(is_so: Callable[[], bool]) -> None:
+    """Return once something is so: the router answers two seconds after the change, if the nodes have not told of it before."""
+    end_s = time.monotonic() + LIMIT_S
+    while not is_so():
+        assert time.monotonic() < end_s
+        time.sleep(0.05)
+
+
 def by_http(address: str, headers: dict[str, str]) -> None:
     rows = triton_http.InferInput("X", [1, 64], "FP32")
     rows.set_data_from_numpy(np.zeros((1, 64), np.float32))
     with triton_http.InferenceServerClient(address) as client:
         client.unload_model("digits", headers=headers)
-        assert client.get_model_repository_index()[0]["state"] == "UNAVAILABLE"
+        until(lambda: client.get_model_repository_index()[0]["state"] == "UNAVAILABLE")
         with pytest.raises(InferenceServerException, match="unloaded on request"):
             client.infer("digits", [rows])
         client.load_model("digits", headers=headers)
-        assert client.is_model_ready("digits")
+        until(lambda: client.is_model_ready("digits"))
         client.infer("digits", [rows])
 
 
 def by_grpc(address: str, headers: dict[str, str]) -> None:
     with triton_grpc.InferenceServerClient(address) as client:
         client.unload_model("digits", headers=headers)
-        assert not client.is_model_ready("digits")
+        until(lambda: not client.is_model_ready("digits"))
         client.load_model("digits", headers=headers)
-        assert client.is_model_ready("digits")
+        until(lambda: client.is_model_ready("digits"))

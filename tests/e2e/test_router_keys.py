@@ -15,9 +15,9 @@ from capamesh.cli.local_cluster import LocalCluster
 from capamesh.client import AsyncClient
 from capamesh.protocol.errors import Unauthenticated
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 """Far more than the two seconds that are promised, for machines with much else to do."""
-CONNECTIONS = 8
+CONNECTIONS = 16
 """So many fresh connections come to both workers."""
 IMAGE = [[0.0] * 64]
 

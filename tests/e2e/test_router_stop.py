@@ -9,6 +9,8 @@ from polling import until
 
 from capamesh.cli.local_cluster import LocalCluster
 
+LIMIT_S = 120.0
+
 
 async def test_request_that_is_still_being_sent_when_the_router_stops_is_answered(
     make_cluster: Callable[[int], LocalCluster],
@@ -30,12 +32,12 @@ async def test_request_that_is_still_being_sent_when_the_router_stops_is_answere
         cluster.router.signal(signal.SIGTERM)
         await until(lambda: cluster.router.status()["state"] == "draining")
         writer.write(body[100:])
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT_S):
             answer = await reader.read()
         assert answer.startswith(b"HTTP/1.1 200 OK")
         assert b"Connection: close" in answer
         writer.close()
-        assert await asyncio.wait_for(cluster.router.wait(), 20) == 0
+        assert await asyncio.wait_for(cluster.router.wait(), LIMIT_S) == 0
 
 
 async def metrics(host: str, port: int) -> bytes:

@@ -24,6 +24,9 @@ INFER = (
     f"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(BODY)}\r\n\r\n"
 ).encode() + BODY
 CLIENTS = 8
+CONNECTIONS = 32
+"""So many fresh connections come to both workers."""
+LIMIT_S = 120.0
 
 
 @pytest.fixture
@@ -161,7 +164,7 @@ async def test_each_worker_serves_operators_at_their_own_address_alone(
         status = cluster.router.status()
         clients, operators = status["http_address"], status["metrics_address"]
         assert clients != operators
-        for _ in range(CLIENTS):  # so many fresh connections come to both workers
+        for _ in range(CONNECTIONS):
             assert (await page(operators, "/metrics")).startswith(b"# HELP ")
             assert await refused(clients, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
             assert await refused(operators, INFER)
@@ -194,7 +197,7 @@ async def test_replacing_the_workers_under_load_loses_no_request_and_no_count(
 
         await until(are_counted)  # who leaves tells what it has counted as it goes
         cluster.router.signal(signal.SIGTERM)
-        assert await asyncio.wait_for(cluster.router.wait(), 20) == 0
+        assert await asyncio.wait_for(cluster.router.wait(), LIMIT_S) == 0
 
 
 async def test_circuit_that_is_opened_through_one_worker_is_open_in_all_and_in_later_ones(
@@ -211,7 +214,7 @@ async def test_circuit_that_is_opened_through_one_worker_is_open_in_all_and_in_l
             return sum(counts[2] for counts in row["counts"])
 
         async def is_shown_by_all() -> bool:
-            return {await shown() for _ in range(CLIENTS)} == {CLIENTS}
+            return {await shown() for _ in range(CONNECTIONS)} == {CLIENTS}
 
         await until(is_shown_by_all)
         (node,) = json.loads(await page(url, "/v1/nodes"))["nodes"]
@@ -222,11 +225,14 @@ async def test_circuit_that_is_opened_through_one_worker_is_open_in_all_and_in_l
 
         async def states() -> set[str]:
             found: list[Any] = await asyncio.gather(
-                *(page(url, "/v1/models/digits/routing") for _ in range(4 * CLIENTS))
+                *(page(url, "/v1/models/digits/routing") for _ in range(CONNECTIONS))
             )
             return {str(json.loads(each)["chosen"]) for each in found}
 
-        assert await states() == {"[]"}
+        async def is_open_in_all() -> bool:
+            return await states() == {"[]"}
+
+        await until(is_open_in_all)
         old = set(pids(cluster))
         cluster.router.signal(signal.SIGUSR2)
         await until(lambda: len(pids(cluster)) == 2 and not old & set(pids(cluster)))
@@ -283,10 +289,14 @@ async def test_request_with_a_key_is_run_once_whichever_worker_it_comes_to(
         asked = [once(url, keyed(key)) for key in keys * 6]
         found = await asyncio.gather(*asked)
         assert len(set(found)) == 1
-        assert await runs(url) == len(keys)
+
+        async def have_run_once() -> bool:
+            return await runs(url) == len(keys)
+
+        await until(have_run_once)  # a worker that is busy may be late with its part of a page
         for key in keys:
             await once(url, keyed(key))
-        assert await runs(url) == len(keys)
+        await until(have_run_once)
 
         # what a worker had that is killed may have run: it is refused, and not run again
         (first, *_) = cluster.router.status()["workers"]

@@ -11,14 +11,14 @@ from typing import Any
 
 import aiohttp
 import pytest
+from polling import until
 from postgres import PASSWORD, QUOTED, Postgres, served
 
 from capamesh.cli.__main__ import run
 from capamesh.cli.local_cluster import LocalCluster
 
-PROMISED_S = 2.0
-PATIENCE_S = 10 * PROMISED_S
-"""Far more than is promised, for machines with much else to do."""
+PATIENCE_S = 120.0
+"""Far more than the two seconds that are promised, for machines with much else to do."""
 UNKNOWN = "cm_unknown0_" + 32 * "0"
 
 
@@ -81,14 +81,13 @@ async def statuses(routers: list[LocalCluster], text: str) -> list[int]:
     return found
 
 
-async def wait_until(status: int, routers: list[LocalCluster], text: str) -> float:
-    """Return the seconds until all routers answer so."""
-    loop = asyncio.get_running_loop()
-    began_s = loop.time()
-    async with asyncio.timeout(PATIENCE_S):
-        while set(await statuses(routers, text)) != {status}:
-            await asyncio.sleep(0.05)
-    return loop.time() - began_s
+async def wait_until(status: int, routers: list[LocalCluster], text: str) -> None:
+    """Return once all routers answer so."""
+
+    async def is_so() -> bool:
+        return set(await statuses(routers, text)) == {status}
+
+    await until(is_so, limit_s=PATIENCE_S)
 
 
 async def test_key_is_made_and_revoked_for_all_routers_of_a_store(

@@ -28,7 +28,7 @@ from capamesh.protocol.errors import InvalidRequest, TooLarge
 SAMPLES = Path(capamesh.cli.__path__[0]) / "samples"
 MAGIKA_MANIFEST = 'task = "file-type"\n'
 """Its numbers are what a manifest has where it says none."""
-LIMIT_S = 60
+LIMIT_S = 120
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

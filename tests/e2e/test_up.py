@@ -25,7 +25,7 @@ from capamesh.client import Client
 from capamesh.protocol.mesh.dial_failures import SOMEBODY_ELSE
 
 SAMPLES = Path(capamesh.cli.__path__[0]) / "samples" / "models"
-LIMIT_S = 60
+LIMIT_S = 120
 
 
 def started(*arguments: str) -> subprocess.Popen[str]:
@@ -78,6 +78,7 @@ def nodes_of(url: str, count: int) -> dict[str, dict[str, Any]]:
             }
             if len(nodes) == count:
                 return nodes
+            time.sleep(0.05)
 
 
 def requests_of(url: str) -> dict[tuple[str, str], float]:

@@ -152,7 +152,7 @@ class ScriptedServer:
     def __init__(self, *scripts: Script) -> None:
         self._scripts = scripts
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._listener.settimeout(10)
+        self._listener.settimeout(60)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self.accepted = 0
         self._thread = threading.Thread(target=self._serve)
@@ -166,7 +166,7 @@ class ScriptedServer:
                 return
             self.accepted += 1
             with connection, contextlib.suppress(OSError):
-                connection.settimeout(10)
+                connection.settimeout(60)
                 script(connection)
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 """Nothing here takes long; whatever is not over by then hangs."""
 LOOK_S = 0.002
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from free_ports import free_port
 
-START_S = 10.0
+START_S = 60.0
 PASSWORD = "s e:c/ret"  # noqa: S105 - a test's
 
 

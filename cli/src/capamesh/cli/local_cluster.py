@@ -162,7 +162,7 @@ class LocalCluster:
         self,
         count: int,
         models: Collection[str] | None = None,
-        timeout_s: float = 60.0,
+        timeout_s: float = START_LIMIT_S,
         *,
         patience_s: float = math.inf,
     ) -> None:
