@@ -18,7 +18,7 @@ from capamesh.protocol.identity import Identity
 from capamesh.protocol.mesh.messages import Ready, Start, to_wire
 from capamesh.protocol.network import Membership, NetworkOwner, Role
 
-LIMIT_S = 30.0
+LIMIT_S = 120.0
 NOW = dt.datetime.now(dt.UTC)
 
 

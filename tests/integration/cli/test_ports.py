@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
+from free_ports import free_port
 
 from capamesh.cli import ports
 from capamesh.cli.ports import NODE, ROUTER_AND_NODE, TakenPorts, take_ports
@@ -20,7 +21,7 @@ STARTS = 16
 
 
 @contextmanager
-def listening(port: int = 0) -> Iterator[int]:
+def listening(port: int) -> Iterator[int]:
     """Listen as a member does."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -31,7 +32,7 @@ def listening(port: int = 0) -> Iterator[int]:
 
 def free(count: int) -> list[int]:
     with ExitStack() as stack:
-        return [stack.enter_context(listening()) for _ in range(count)]
+        return [stack.enter_context(listening(free_port(HERE))) for _ in range(count)]
 
 
 def free_row(count: int) -> int:

@@ -216,7 +216,7 @@ def test_refused_body_that_nobody_reads_does_not_outlive_the_client(scripted: St
     def refuse_and_wait(connection: socket.socket) -> None:
         connection.recv(1000)
         connection.sendall(REFUSAL)
-        has_ended.wait(10)
+        has_ended.wait(60)
 
     async def ask() -> None:
         async with AsyncClient(scripted(refuse_and_wait).url) as client:

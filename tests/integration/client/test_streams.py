@@ -221,7 +221,7 @@ async def test_model_that_is_away_is_loaded_for_samples(http: Http, run: Run) ->
 
 
 async def test_model_that_cannot_be_loaded_for_samples_says_why(run: Run) -> None:
-    async with tidy(timeout_s=0.05) as http:
+    async with tidy(timeout_s=1.0) as http:
         link = LoadingLink(http.fleet, "V", offer("vad"))
         link.is_ready_at_once = False
         with pytest.raises(ModelUnavailable, match="takes longer than the request's time"):

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any, cast
 
 import pytest
-from link_sockets import HOST, Members, within
+from link_sockets import HOST, LIMIT_S, Members, within
 from patience import eventually
 from typing_extensions import override
 
@@ -96,7 +96,7 @@ async def pair(
             members.tls(members.join(Role.NODE), server_side=True),
             protocol,
             server_side=True,
-            patience_s=5.0,
+            patience_s=LIMIT_S,
             peername=plain.getsockname(),
             linger_s=linger_s,
         )

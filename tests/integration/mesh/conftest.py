@@ -28,7 +28,7 @@ from capamesh.protocol.network import Membership, NetworkOwner, Role
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
 
-LIMIT_S = 30.0
+LIMIT_S = 120.0
 LISTEN = ("/ip4/127.0.0.1/tcp/0",)
 
 

@@ -23,7 +23,7 @@ from capamesh.protocol.child import Child, RestartPolicy
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-LIMIT_S = 20.0
+LIMIT_S = 120.0
 
 ASYNCIO_CHILD = """
 import asyncio, os, sys

@@ -45,7 +45,7 @@ pytestmark = [
 HERE = Path(__file__).parent
 CACHE = HERE.parents[2] / ".cache" / "js"
 INSTALL_LIMIT_S = 300.0
-LIMIT_S = 40.0
+LIMIT_S = 120.0
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -20,7 +20,7 @@ import onnx
 import pytest
 from fleet_fakes import NullLog
 from link_awaiting import probe, request
-from link_sockets import HOST, Members, Side, within
+from link_sockets import HOST, LIMIT_S, Members, Side, within
 from onnx import helper
 from patience import eventually
 from tiny_llama import write_decoder_folder
@@ -300,7 +300,7 @@ class Town:
         )
 
     async def until_ready(self, *names: str) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT_S):
             while {hosted.source.name for hosted in self.models} != set(names):
                 self._news.clear()
                 await self._news.wait()
@@ -346,7 +346,7 @@ def rows(number: int) -> list[list[float]]:
 
 
 async def gather(*requests: Any) -> list[Any]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LIMIT_S):
         return await asyncio.gather(*requests)
 
 

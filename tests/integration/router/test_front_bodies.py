@@ -222,7 +222,7 @@ async def test_body_that_trickles_is_given_no_more_time() -> None:
 
 
 async def test_time_for_a_body_is_not_the_time_for_its_answer() -> None:
-    async with tidy(arrival_s=0.2) as http:
+    async with tidy(arrival_s=1.0) as http:
         link = http.node("A", hang)
         async with connected(http.client.port) as client, connected(http.client.port) as late:
             data = infer("one")

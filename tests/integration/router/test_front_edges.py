@@ -218,7 +218,7 @@ async def test_last_request_is_answered_whatever_stands_behind_it(
 
 
 async def test_head_that_stops_behind_a_hand_over_is_given_up() -> None:
-    async with tidy(front_limits=FrontLimits(first_head_s=0.2, idle_s=0.4)) as http:
+    async with tidy(front_limits=FrontLimits(first_head_s=0.5, idle_s=0.8)) as http:
         for part in (
             b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\nTransfer-Enc",
             b"GET / HTTP/1.0\r\n",
@@ -240,7 +240,7 @@ async def test_head_that_stops_behind_a_hand_over_is_given_up() -> None:
 
 
 async def test_client_that_says_nothing_is_hung_up_on_sooner_than_one_that_has_asked() -> None:
-    for first_head_s, idle_s in ((0.2, GUARD_S), (GUARD_S, 0.2)):
+    for first_head_s, idle_s in ((0.5, GUARD_S), (GUARD_S, 0.5)):
         limits = FrontLimits(first_head_s=first_head_s, idle_s=idle_s)
         async with tidy(front_limits=limits) as http:
             http.node("A")
@@ -313,7 +313,7 @@ def fill(budget: BodyBudget) -> int:
 
 async def test_body_that_the_router_did_not_read_for_want_of_room_is_no_client_s_fault() -> None:
     """503, to be sent again, where one that its client does not send is a 408."""
-    async with tidy(front_limits=SMALL, arrival_s=0.5) as http:
+    async with tidy(front_limits=SMALL, arrival_s=1.5) as http:
         budget, body = http.front.budget, bytes(MIB)
         async with connected(http.client.port) as waits, connected(http.client.port) as stops:
             binary = b"Inference-Header-Content-Length: 9"
@@ -333,7 +333,7 @@ async def test_body_that_the_router_did_not_read_for_want_of_room_is_no_client_s
 
 
 async def test_chunks_that_the_router_did_not_read_for_want_of_room_are_no_client_s_fault() -> None:
-    async with tidy(front_limits=SMALL, arrival_s=0.5) as http:
+    async with tidy(front_limits=SMALL, arrival_s=1.5) as http:
         budget, data = http.front.budget, chunked(INFER, bytes(MIB))
         async with connected(http.client.port) as waits, connected(http.client.port) as stops:
             for client in (waits, stops):

@@ -247,11 +247,11 @@ async def test_time_of_the_call_is_the_deadline_of_the_request(http: Http) -> No
     link = http.node("a", hang)
     async with grpc.aio.insecure_channel(address(http)) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await method(channel, INFER)(message(), timeout=0.2)
+            await method(channel, INFER)(message(), timeout=1.0)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     (budget_ms,) = link.budgets_ms
     assert budget_ms is not None
-    assert 0 < budget_ms <= 200
+    assert 0 < budget_ms <= 1000
     async with asyncio.timeout(GUARD_S):
         await link.cancelled.wait()
 

@@ -9,6 +9,7 @@ import grpc
 import pytest
 from ask_by_wire import NOBODY, WIRES, by_grpc
 from fleet_fakes import FakeLink, after, echo
+from raw_http import GUARD_S
 from router_http import INFER, Http
 from tidy_router import X, tidy
 
@@ -136,7 +137,7 @@ async def test_key_that_is_none_is_refused(
 async def test_client_that_was_cut_off_gets_the_answer_of_the_first_run(http: Http) -> None:
     link = http.node("A", after(0.3, echo))
     task = asyncio.create_task(http.infer(BODY, headers=KEY))
-    await asyncio.wait_for(link.asked.wait(), 5)
+    await asyncio.wait_for(link.asked.wait(), GUARD_S)
     task.cancel()
     reply = await http.infer(BODY, headers=KEY)
     assert (reply.status, len(link.asks), link.withdrawn) == (200, 1, [])

@@ -313,7 +313,7 @@ async def test_values_are_read_by_the_model_that_was_loaded(http: Http) -> None:
 async def test_load_that_takes_longer_than_the_request_may_is_told(http: Http) -> None:
     link = LoadingLink(http.fleet, "a", LOOP)
     link.is_ready_at_once = False
-    body = {"x": [1, 2], "parameters": {"timeout": 100_000}}
+    body = {"x": [1, 2], "parameters": {"timeout": 1_000_000}}
     answer = await http.infer(body, path=STREAM, headers=LAST)
     assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
     assert "takes longer than the request's time" in await answer.text()
@@ -395,7 +395,7 @@ async def test_wait_for_a_load_that_fails_gives_its_place_back(http: Http) -> No
     link = LoadingLink(http.fleet, "a", LOOP)
     link.is_ready_at_once = False
     headers = with_key(http, concurrency=1)
-    body = {"x": [1, 2], "parameters": {"timeout": 1000}}
+    body = {"x": [1, 2], "parameters": {"timeout": 300_000}}
     for _ in range(2):
         answer = await http.infer(body, path=STREAM, headers=headers)
         assert answer.status == 503

@@ -147,7 +147,7 @@ async def test_pace_of_a_job_is_the_runners(clients: JobClients) -> None:
     clients.runner.progress = Progress(2.5, 30.0, 3)
     shown = await clients.told("", "GET", f"/v1/jobs/{job}")
     assert (shown["rows_per_s"], shown["nodes"]) == (2.5, 3)
-    assert abs(shown["ends_at"] - time.time() - 30.0) < 10
+    assert abs(shown["ends_at"] - time.time() - 30.0) < 60
     clients.runner.progress = Progress(None, None, 0)
     shown = await clients.told("", "GET", f"/v1/jobs/{job}")
     assert (shown["rows_per_s"], shown["nodes"], shown["ends_at"]) == (None, 0, None)
@@ -176,7 +176,7 @@ async def test_dry_run_says_what_would_come_and_keeps_nothing(clients: JobClient
     clients.runner.promised_s = 12.0
     promise = await clients.told("", "POST", "/v1/jobs", clients.body(dry_run=True))
     assert (promise["rows"], promise["left_s"]) == (ROWS, 12.0)
-    assert abs(promise["ends_at"] - time.time() - 12.0) < 10
+    assert abs(promise["ends_at"] - time.time() - 12.0) < 60
     assert promise["spec"]["input"]["columns"] == {"x": ["x"]}
     clients.runner.promised_s = math.inf
     promise = await clients.told("", "POST", "/v1/jobs", clients.body(dry_run=True))

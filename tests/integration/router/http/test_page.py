@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 from fleet_fakes import hang, offer
+from raw_http import GUARD_S
 from router_http import Http, serving
 
 from capamesh.protocol.adverts import ModelOffer
@@ -36,7 +37,7 @@ async def events(
 
 
 async def next_event(content: aiohttp.StreamReader) -> tuple[str, Any]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(GUARD_S):
         lines = [(await content.readline()).decode().rstrip("\n")]
         while lines[-1]:
             lines.append((await content.readline()).decode().rstrip("\n"))
@@ -251,7 +252,7 @@ async def test_stream_ends_when_the_router_stops() -> None:
         revision = (await snapshot(http))["revision"]
         async with events(http, revision) as content:
             http.front.requests.is_closing = True
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(GUARD_S):
                 assert await content.read() == b""
                 await http.front.requests.wait_none()
 

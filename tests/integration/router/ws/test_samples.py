@@ -305,7 +305,7 @@ async def test_much_that_is_sent_before_the_model_is_loaded_is_not_read_and_not_
 
 
 async def test_load_that_fails_is_the_answer_to_whoever_wants_a_stream() -> None:
-    async with tidy(timeout_s=0.05) as slow:
+    async with tidy(timeout_s=1.0) as slow:
         link = away(slow)
         client = await asked_early(slow, PATH)
         assert await answered(client) == 503

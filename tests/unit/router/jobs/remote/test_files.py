@@ -50,7 +50,7 @@ class Kept(RemoteFolder):
 
     @override
     def read(self, path: str, start: int, end: int, stamp: Stamp) -> bytes:
-        self.meeting.wait(10)
+        self.meeting.wait(60)
         if path in self.errors:
             raise self.errors[path]
         if self.stamp(path) != stamp:
