@@ -24,7 +24,7 @@ async def test_process_over_its_memory_limit_is_killed_and_one_under_it_is_not()
     watch = MemoryWatch({over.pid: 32 * MIB, under.pid: 512 * MIB})
     watch.start()
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await over.wait() == -signal.SIGKILL
             assert under.stdout is not None
             assert await under.stdout.readline() == b"full\n"
@@ -49,6 +49,6 @@ async def test_honest_clients_tell_what_they_saw(
         async with network.honest(connections=2, is_new=True) as hurt:
             send_signal([network.router.pid], signal.SIGKILL)
             await network.router.wait()
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(2.0)  # two of them ask again and again
         assert hurt.failed > 0
         assert worker_pids(network.nodes[0])

@@ -22,8 +22,8 @@ SIZE = 4 * MIB - 200
 """Of a body: what a router takes of JSON."""
 PAGES_S = 2.0
 """How long pages are asked for."""
-MOST_BUSY_S = 0.1
-"""What a callback may take, and with it all that ran since the beat before."""
+MOST_BUSY_S = 0.25
+"""What a callback may take, and with it all that ran since the beat before: a tenth, and more where processors are slow."""
 LONG = 60 * MIB
 """Of a message that is no JSON: nearly all that a router takes."""
 CHUNKED = b"Transfer-Encoding: chunked"
