@@ -1,10 +1,13 @@
 """Asks whether generated answers survive their node: real processes, a node killed or frozen under 16 streams, again and again.
 
-`python benchmarks/generation_chaos.py [--rounds 60] [--seed N] [--keep]`. A router and two nodes serve two tiny language models. In each round
+`python benchmarks/generation_chaos.py [--rounds 60] [--seed N] [--folder DIR] [--keep]`. A router and two nodes serve two tiny language models. In each round
 one node makes 16 answers, each drawn with a seed of its own, when it is killed, or every third time frozen. The other node goes on with
 them, and each stream must end with the text of the same request undisturbed. The pause of a stream is the longest time without a token
 from then on; it is held against the time in which 16 answers that begin together get their first tokens. The node that was hurt comes back
 for the next round, in which the other is hurt. Pauses are times of the clock: they say something on a machine that does nothing else.
+
+What was seen of each round stays in the folder, and a second run with the same folder does only the rounds that are missing: 60 take nine minutes.
+`--keep` writes the figures and their table.
 """
 
 from __future__ import annotations
@@ -19,12 +22,14 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
+import page_tables
 from machine import keep
 from report import Report
 from rich.console import Console
@@ -55,6 +60,8 @@ SILENCE_S: Final = {KILLED: 0.0, FROZEN: 2.0}
 """Seconds of silence after which a node that is there, and says nothing, is given up: part of a pause that is meant to be."""
 ADDED_S: Final = 1.0
 """The most that a pause may take beyond that, and beyond the time until 16 answers that begin together have begun."""
+MADE_BY: Final = "generation_chaos.py"
+PAGE: Final = "generation.md"
 
 
 @dataclass
@@ -66,7 +73,8 @@ class Stream:
     text: str = ""
     times: list[float] = field(default_factory=list[float])
     """The times at which tokens came."""
-    resumes: int = 0
+    resumed_s: list[float] = field(default_factory=list[float])
+    """The times at which the router said that another node is asked to go on."""
     error: str = ""
     is_done: bool = False
     node: str = ""
@@ -99,13 +107,28 @@ class Stream:
 
     def pause_s(self, since_s: float) -> float:
         """Return the longest time without a token after that instant."""
+        began_s, ended_s = self._pause(since_s)
+        return ended_s - began_s
+
+    def told(self, since_s: float) -> str:
+        """Return of what its pause after that instant was made, in seconds from then on."""
+        began_s, ended_s = self._pause(since_s)
+        had = sum(at <= began_s for at in self.times)
+        resumed = ", ".join(f"{at - since_s:.2f}" for at in self.resumed_s) or "never"
+        return (
+            f"{self.model} {self.number}: {had} parts until {began_s - since_s:.2f} s, another node was asked at"
+            f" {resumed}, the next part came at {ended_s - since_s:.2f} s"
+        )
+
+    def _pause(self, since_s: float) -> tuple[float, float]:
+        """Return the beginning and the end of the longest time without a token after that instant."""
         last = max((at for at in self.times if at <= since_s), default=since_s)
         later = [last, *(at for at in self.times if at > since_s)]
-        return max((b - a for a, b in pairwise(later)), default=0.0)
+        return max(pairwise(later), key=lambda pair: pair[1] - pair[0], default=(since_s, since_s))
 
     def _take(self, line: str) -> None:
         if line == ": resumed":
-            self.resumes += 1
+            self.resumed_s.append(time.monotonic())
         elif line == "data: [DONE]":
             self.is_done = True
         elif line.startswith("data: "):
@@ -175,10 +198,11 @@ async def run_round(cluster: ChaosCluster, victim: Member, other: Member, kind: 
     return Round(kind, streams, hurt_s, at_victim)
 
 
-async def measure(
-    options: argparse.Namespace, console: Console
-) -> tuple[list[Round], dict[tuple[str, int], str], float]:
-    """Run the rounds; return them, the undisturbed texts, and how long 16 answers took to begin."""
+async def measure(options: argparse.Namespace, file: Path, console: Console) -> None:
+    """Run the rounds that the file does not have, and write a line for each."""
+    first = len(rounds_in(file))
+    if first >= options.rounds:
+        return
     at = random.Random(options.seed).randrange(2)  # noqa: S311 - a draw of this benchmark
     with tempfile.TemporaryDirectory(prefix="capamesh-chat-") as top:
         models = Path(top) / "models"
@@ -189,36 +213,75 @@ async def measure(
         async with ChaosCluster(Path(top) / "cluster", models) as cluster:
             nodes = [await cluster.add(), await cluster.add()]
             await cluster.wait_routable(2, MODELS)
-            began_s: list[float] = []
-            for _ in range(3):  # the first warms up
-                asked_s = time.monotonic()
-                calm = all_of(cluster.http_url)
-                await anext(calm)
-                expected = await anext(calm)
-                began_s.append(max(each.times[0] for each in expected) - asked_s)
-                if broken := [each.error for each in expected if each.error or not each.is_done]:
-                    raise SystemExit(f"an undisturbed answer broke off: {broken[0]}")
-            texts = {(each.model, each.number): each.text for each in expected}
-            rounds: list[Round] = []
-            for number in range(options.rounds):
+            texts, begun_s = await undisturbed(cluster)
+            for number in range(first, options.rounds):
                 kind = FROZEN if number % FREEZE_EVERY == FREEZE_EVERY - 1 else KILLED
-                at = 1 - at
-                seen = await run_round(cluster, nodes[at], nodes[1 - at], kind)
-                rounds.append(seen)
-                wrong = wrong_of(seen, texts)
-                worst_s = max(each.pause_s(seen.hurt_s) for each in seen.streams)
-                console.print(
-                    f"round {number}: {kind} under {seen.at_victim} streams, {len(wrong)} wrong, longest pause"
-                    f" {worst_s:.2f} s",
-                    highlight=False,
-                )
-                for each in wrong:
-                    console.print(f"[red]{each}[/red]", highlight=False)
+                victim = (at + number) % 2
+                seen = await run_round(cluster, nodes[victim], nodes[1 - victim], kind)
+                show_round(number, seen, texts, console)
+                with file.open("a") as lines:
+                    lines.write(json.dumps(told_of(seen, texts, begun_s)) + "\n")
                 if kind == KILLED:
-                    await nodes[at].wait()
-                    nodes[at] = await cluster.start_again(nodes[at])
+                    await nodes[victim].wait()
+                    nodes[victim] = await cluster.start_again(nodes[victim])
                 await cluster.wait_routable(2, MODELS)
-            return rounds, texts, statistics.median(began_s[1:])
+
+
+async def undisturbed(cluster: ChaosCluster) -> tuple[dict[tuple[str, int], str], float]:
+    """Return the texts that nothing disturbs, and how long 16 answers that begin together take to begin."""
+    began_s: list[float] = []
+    expected: list[Stream] = []
+    for _ in range(3):  # the first warms up
+        asked_s = time.monotonic()
+        calm = all_of(cluster.http_url)
+        await anext(calm)
+        expected = await anext(calm)
+        if broken := [each.error for each in expected if each.error or not each.is_done]:
+            raise SystemExit(f"an undisturbed answer broke off: {broken[0]}")
+        began_s.append(max(each.times[0] for each in expected) - asked_s)
+    texts = {(each.model, each.number): each.text for each in expected}
+    return texts, statistics.median(began_s[1:])
+
+
+def show_round(
+    number: int, seen: Round, texts: dict[tuple[str, int], str], console: Console
+) -> None:
+    """Print what became of a round, and of what its longest pause was made."""
+    wrong = wrong_of(seen, texts)
+    worst = max(seen.streams, key=lambda each: each.pause_s(seen.hurt_s))
+    console.print(
+        f"round {number}: {seen.kind} under {seen.at_victim} streams, {len(wrong)} wrong, longest pause"
+        f" {worst.pause_s(seen.hurt_s):.2f} s: {worst.told(seen.hurt_s)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for each in wrong:
+        console.print(f"[red]{each}[/red]", highlight=False)
+
+
+def told_of(seen: Round, texts: dict[tuple[str, int], str], begun_s: float) -> dict[str, Any]:
+    """Return what is kept of a round, as JSON has it."""
+    return {
+        "kind": seen.kind,
+        "begun_s": round(begun_s, 3),
+        "streams": len(seen.streams),
+        "at_victim": seen.at_victim,
+        "broken": sum(bool(each.error or not each.is_done) for each in seen.streams),
+        "wrong_or_broken": len(wrong_of(seen, texts)),
+        "pauses_s": [round(each.pause_s(seen.hurt_s), 3) for each in seen.streams],
+        "noticed_s": round(
+            max(
+                (each.resumed_s[0] - seen.hurt_s for each in seen.streams if each.resumed_s),
+                default=0.0,
+            ),
+            3,
+        ),
+    }
+
+
+def rounds_in(file: Path) -> list[dict[str, Any]]:
+    """Return what was seen of the rounds of earlier runs."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def wrong_of(seen: Round, texts: dict[tuple[str, int], str]) -> list[str]:
@@ -235,35 +298,62 @@ def wrong_of(seen: Round, texts: dict[tuple[str, int], str]) -> list[str]:
                 min(len(each.text), len(expected)),
             )
             found.append(
-                f"{name} says something else from character {same} of {len(expected)} on, after {each.resumes} resumes"
+                f"{name} says something else from character {same} of {len(expected)} on, after {len(each.resumed_s)} resumes"
             )
     return found
 
 
-def report_of(rounds: Sequence[Round], texts: dict[tuple[str, int], str], begun_s: float) -> Report:
+def report_of(rounds: Sequence[dict[str, Any]]) -> Report:
     """Return the figures and the bars."""
     report = Report()
-    broken = sum(bool(each.error or not each.is_done) for seen in rounds for each in seen.streams)
-    wrong = sum(len(wrong_of(seen, texts)) for seen in rounds) - broken
+    broken = sum(each["broken"] for each in rounds)
     report.bar("all", "streams broken off", broken, 0)
+    wrong = sum(each["wrong_or_broken"] for each in rounds) - broken
     report.bar("all", "streams with another text", wrong, 0)
-    report.note(
-        "all", rounds=len(rounds), streams_gone_on_with=sum(seen.at_victim for seen in rounds)
-    )
-    report.note("all", begun_together_s=round(begun_s, 3))
     for kind in (KILLED, FROZEN):
-        pauses = [
-            each.pause_s(seen.hurt_s)
-            for seen in rounds
-            if seen.kind == kind
-            for each in seen.streams
-        ]
-        if not pauses:
+        of_kind = [each for each in rounds if each["kind"] == kind]
+        if not of_kind:
             continue
-        most_s = begun_s + ADDED_S + SILENCE_S[kind]
-        report.bar(kind, "longest pause, seconds", max(pauses), most_s)
-        report.note(kind, streams=len(pauses), median_pause_s=round(statistics.median(pauses), 3))
+        pauses_s = [pause_s for each in of_kind for pause_s in each["pauses_s"]]
+        added_s = max(max(each["pauses_s"]) - each["begun_s"] - SILENCE_S[kind] for each in of_kind)
+        report.bar(kind, "seconds added to the longest pause", round(added_s, 3), ADDED_S)
+        report.note(
+            kind,
+            rounds=len(of_kind),
+            streams=len(pauses_s),
+            streams_gone_on_with=sum(each["at_victim"] for each in of_kind),
+            wrong_or_broken=sum(each["wrong_or_broken"] for each in of_kind),
+            begun_together_s=round(statistics.median(each["begun_s"] for each in of_kind), 3),
+            noticed_s=round(statistics.median(each["noticed_s"] for each in of_kind), 3),
+            median_pause_s=round(statistics.median(pauses_s), 3),
+            longest_pause_s=max(pauses_s),
+        )
     return report
+
+
+def table_of(figures: dict[str, Any]) -> str:
+    """Return the table of the page."""
+    rows = (
+        ("rounds", "rounds"),
+        ("answers under way", "streams"),
+        ("of these at the node that was hurt", "streams_gone_on_with"),
+        ("answers that broke off, or have another text", "wrong_or_broken"),
+        ("seconds until 16 answers that begin together have begun", "begun_together_s"),
+        ("seconds until the router had noticed for all, median of the rounds", "noticed_s"),
+        ("median pause, s", "median_pause_s"),
+        ("longest pause, s", "longest_pause_s"),
+    )
+    kinds = [kind for kind in (KILLED, FROZEN) if kind in figures]
+    return "\n".join(
+        (
+            f"| | {' | '.join(kinds)} |",
+            f"|---|{'---:|' * len(kinds)}",
+            *(
+                f"| {words} | {' | '.join(str(figures[kind][name]) for kind in kinds)} |"
+                for words, name in rows
+            ),
+        )
+    )
 
 
 def main() -> int:
@@ -271,15 +361,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--keep", action="store_true", help="keep the figures in results/")
+    parser.add_argument(
+        "--folder", type=Path, help="where what was seen of each round is left and found"
+    )
+    parser.add_argument("--keep", action="store_true", help="write the figures and the table")
     options = parser.parse_args()
     console = Console()
-    report = report_of(*asyncio.run(measure(options, console)))
+    with ExitStack() as stack:
+        folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"rounds-{options.seed}.jsonl"
+        asyncio.run(measure(options, file, console))
+        report = report_of(rounds_in(file)[: options.rounds])
     report.show("answers whose node is hurt", console)
     console.print(report.figures)
     if options.keep:
         figures = {"seed": options.seed, "cases": report.figures}
         console.print(f"kept in {keep('generation_chaos', figures)}")
+        console.print(f"and {page_tables.write(PAGE, MADE_BY, table_of(report.figures))}")
     return 0 if report.is_held else 1
 
 
