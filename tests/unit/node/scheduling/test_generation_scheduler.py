@@ -351,13 +351,14 @@ async def test_reader_of_an_answer_that_goes_on_hears_that_it_is_under_way(desk:
     await until(lambda: desk.generation.run_since_s is not None)
     new = desk.ask(is_parted=True, prompt=[1, 2], max_tokens=9)
     await until(lambda: all(call.answer is not None for call in desk.scheduler._live.values()))
+    assert (gone_on.parts, new.parts) == ([[]], [])  # as soon as it is read
     for _ in range(2):
         desk.scheduler.expire(desk.clock())
-    assert (gone_on.parts, new.parts) == ([[], []], [])
+    assert (gone_on.parts, new.parts) == ([[], [], []], [])
     gone_on.holds = True
     desk.scheduler.expire(desk.clock())
     desk.scheduler.expire(desk.clock())
-    assert gone_on.parts == [[], [], []]
+    assert gone_on.parts == [[], [], [], []]
     gone_on.holds = False
     desk.runner.resume(gone_on.request)
     desk.slots.gate.release(30)

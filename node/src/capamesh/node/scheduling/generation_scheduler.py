@@ -92,7 +92,7 @@ class GenerationScheduler(Scheduler):
             READERS, "prompts", initializer=partial(be_nice, READERS_NICE)
         )
         self._first_s = 0.0
-        """The time from a request that is not bulk to the first token of its answer, smoothed."""
+        """The time from a request that is not bulk to the first token of an answer that begins here, smoothed."""
         self._gap_s = 0.0
         """The time between two tokens of an answer, smoothed."""
 
@@ -212,7 +212,8 @@ class GenerationScheduler(Scheduler):
     def expire(self, now_s: float) -> None:
         """Refuse what is not read in time, and see whether a run hangs; the engine looks at all other deadlines.
 
-        Who goes on with another node's answer is told that it is under way: what that node has made runs before anything new comes.
+        Who goes on with another node's answer is told that it is under way, as he was when it was read: what that node has made runs before
+        anything new comes.
         """
         for request, call in list(self._live.items()):
             if call.answer is None and (request.deadline_s or math.inf) <= now_s:
@@ -294,6 +295,11 @@ class GenerationScheduler(Scheduler):
                 )
         except CapameshError as refusal:
             self._fail(request, refusal)
+            return
+        if (
+            call.is_resumed
+        ):  # a router would take this node for silent: its other answers begin sooner
+            self._tell_life(request, call)
 
     def _received(self, request: PendingRequest, choice: int, part: TokenPart) -> None:
         call = self._live.get(request)
@@ -310,7 +316,7 @@ class GenerationScheduler(Scheduler):
             request.started_s = now_s
             self.meter.queue_s.add(now_s - request.arrived_s)
             tokens.first_token_s.add(now_s - request.arrived_s)
-            if not request.is_bulk:
+            if not (request.is_bulk or call.is_resumed):
                 self._first_s = _smoothed(self._first_s, now_s - request.arrived_s)
         request.steps += 1
         if choice in call.latest_s:
