@@ -76,8 +76,8 @@ def value_of(outcome: Outcome) -> float:
     return float(outcome.answer.outputs[0].to_numpy()[0, 0])
 
 
-def part(value: float) -> Answer:
-    return answer_of("1", fp32("y", [value, value]))
+def part(value: float, load: LoadReport | None = None) -> Answer:
+    return answer_of("1", fp32("y", [value, value]), load=load)
 
 
 def fleet_of(*scripts: Callable[[Ask], None]) -> Fleet:
@@ -239,6 +239,33 @@ async def test_patience_follows_the_model_s_own_gaps_and_its_first_part() -> Non
     for _ in range(200):
         gaps.add(1.0, fleet.clock())
     assert hedging.idle_limit_s(fleet.clock() + 1, 0.1) == pytest.approx(4.0, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("run_s", "limit_s"),
+    [
+        (0.01, IDLE_FLOOR_S),  # the first part waited for others
+        (1.0, 4.0),  # a slow node
+        (9.0, 20.0),  # its word counts no more than what was seen
+        (0.0, 20.0),  # it says nothing
+    ],
+)
+@in_virtual_time
+async def test_patience_after_a_first_part_that_waited_is_that_for_one_part(
+    run_s: float, limit_s: float
+) -> None:
+    fleet = fleet_of(hang)
+    gaps = fleet.served().hedging.gaps
+    client = begin(fleet)
+    await asyncio.sleep(5)
+    for _ in range(100):
+        gaps.add(0.01, fleet.clock())
+    asked(fleet).part(part(1, LoadReport(8, 8, 8, 0, run_us=int(run_s * 1e6))))
+    await asyncio.sleep(limit_s - 0.1)
+    assert client.end is None
+    await asyncio.sleep(0.2)
+    assert isinstance(client.end, PeerError)
+    assert client.end.message.endswith(f"the node has sent nothing for {limit_s:.1f} s")
 
 
 @in_virtual_time

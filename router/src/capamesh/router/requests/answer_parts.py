@@ -129,11 +129,11 @@ class AnswerInParts(PartsHandler, PartHolder, Responder, Handle):
         "_attempt",
         "_attempts",
         "_call",
-        "_first_s",
         "_is_over",
         "_last",
         "_link",
         "_most_parts",
+        "_next_s",
         "_permit",
         "_picker",
         "_quiet_s",
@@ -168,7 +168,8 @@ class AnswerInParts(PartsHandler, PartHolder, Responder, Handle):
         self._most_parts = attempt.replica.offer.max_parts
         self._attempts = 0
         now_s = services.clock()
-        self._first_s = now_s - attempt.sent_s
+        self._next_s = now_s - attempt.sent_s
+        """The time that the next part may take, by the first one and by what the node says of its parts."""
         self._quiet_s = now_s
         """The time since when the node could have sent the next part."""
         self._unreleased = 0
@@ -193,6 +194,9 @@ class AnswerInParts(PartsHandler, PartHolder, Responder, Handle):
     def complete(self, outcome: Outcome) -> None:
         """Pass on the first part, with which the attempts have ended."""
         self._attempts = outcome.attempts
+        told_s = outcome.answer.load.run_us / 1e6
+        if told_s > 0:  # the first part may have waited for others, which the next one does not
+            self._next_s = min(self._next_s, told_s)
         self._arm()
         self._pass_on(outcome.answer)
 
@@ -312,7 +316,7 @@ class AnswerInParts(PartsHandler, PartHolder, Responder, Handle):
 
     def _idle_s(self, now_s: float) -> float:
         """Return how long the node may send nothing while it could."""
-        return self._picker.served.hedging.idle_limit_s(now_s, self._first_s)
+        return self._picker.served.hedging.idle_limit_s(now_s, self._next_s)
 
     def _arm(self) -> None:
         """Look again when the node has been idle for too long, or the call's time is over."""

@@ -40,7 +40,7 @@ SILENT_MOST_S = 30.0
 SILENT_MOST_FACTOR = 1.5
 """A model that takes longer than that is given this many times its own time (guess)."""
 IDLE_FACTOR = 4.0
-"""Silence between two parts of an answer is a fault after this many times the 99th percentile, or the time of its first part (guess)."""
+"""Silence between two parts of an answer is a fault after this many times the 99th percentile, or the time that its node's parts take (guess)."""
 IDLE_FLOOR_S = 2.0
 """Silence between two parts is no fault before this (guess: a device that others use too, a lost packet sent again)."""
 FAIR_FACTOR = 2.0
@@ -93,11 +93,11 @@ class Hedging:
             self._gaps = LatencyWindow()
         return self._gaps
 
-    def idle_limit_s(self, now_s: float, first_s: float) -> float:
-        """Return how long a node that could send may send nothing of an answer whose first part took `first_s`."""
+    def idle_limit_s(self, now_s: float, next_s: float) -> float:
+        """Return how long a node that could send may send nothing of an answer whose next part should take `next_s`, as far as is known of the node."""
         gaps = self.gaps
         floor_s = SILENT_NEW_S if gaps.count < FEW_SAMPLES else IDLE_FLOOR_S
-        usual_s = max(first_s, gaps.read(now_s)[SILENT_QUANTILE])
+        usual_s = max(next_s, gaps.read(now_s)[SILENT_QUANTILE])
         return max(floor_s, IDLE_FACTOR * usual_s)
 
     def first_byte_limit_s(self, now_s: float, expected_s: float, remaining_s: float) -> float:
