@@ -1,7 +1,8 @@
-"""Random schedules: whatever comes, goes, gives way, hits prefixes or is cut into chunks, each answer is what it is alone."""
+"""Random schedules: whatever comes, goes, gives way, goes on from elsewhere, hits prefixes or is cut into chunks, each answer is what it is alone."""
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
@@ -46,8 +47,25 @@ def _request(rng: random.Random, stems: list[tuple[int, ...]]) -> GenerationRequ
     )
 
 
-def run_schedule(seed: int) -> tuple[int, int]:
-    """Run the schedule of `seed`; return how many answers were compared, and how often one gave way."""
+def _lost_elsewhere(rng: random.Random, request: GenerationRequest) -> GenerationRequest:
+    """Return `request` as it comes from a node that was lost somewhere in its answer."""
+    whole = ids_alone(request)
+    had = whole[: rng.randrange(len(whole))]
+    return dataclasses.replace(request, resumed=tuple(had), is_replayed=True)
+
+
+@dataclasses.dataclass
+class Seen:
+    """What came of a schedule, in counts."""
+
+    compared: int
+    gave_way: int
+    bulk_gave_way: int
+    replayed: int
+
+
+def run_schedule(seed: int) -> Seen:
+    """Run the schedule of `seed`, and compare each answer with that of its request alone."""
     rng = random.Random(seed)
     slots = FakeSlots(rng.choice([2, 3, 5]))
     desk = Desk(slots, _settings(rng))
@@ -59,6 +77,8 @@ def run_schedule(seed: int) -> tuple[int, int]:
         action = rng.random()
         if action < 0.25:
             request = _request(rng, stems)
+            if request.choices == 1 and rng.random() < 0.2:
+                request = _lost_elsewhere(rng, request)
             try:
                 made = desk.submit(request)
             except CapameshError:
@@ -74,18 +94,26 @@ def run_schedule(seed: int) -> tuple[int, int]:
     assert desk.engine.load().tokens_in_flight == 0
     assert desk.engine.load().waiting == 0
     for request, choice, sequence in asked:
-        ids, alone = desk.ids(sequence), ids_alone(request, choice)
+        ids = [*request.resumed, *desk.ids(sequence)]
+        alone = ids_alone(dataclasses.replace(request, resumed=()), choice)
         if sequence in cancelled or desk.finish(sequence) not in ("stop", "length"):
             assert ids == alone[: len(ids)], seed
         else:
             assert ids == alone, seed
-    return len(asked), desk.engine.load().preemptions
+    return Seen(
+        len(asked),
+        desk.engine.load().preemptions,
+        sum(each.times_put_back for request, _, each in asked if request.is_bulk),
+        sum(bool(request.resumed) for request, _, _ in asked),
+    )
 
 
 def test_answers_of_random_schedules_are_those_of_requests_alone() -> None:
     runs = [run_schedule(seed) for seed in range(300)]
-    assert sum(compared for compared, _ in runs) > 1000
-    assert sum(preempted for _, preempted in runs) > 50
+    assert sum(each.compared for each in runs) > 1000
+    assert sum(each.gave_way for each in runs) > 50
+    assert sum(each.bulk_gave_way for each in runs) > 50
+    assert sum(each.replayed for each in runs) > 50
 
 
 @pytest.mark.slow
