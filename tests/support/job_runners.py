@@ -27,7 +27,7 @@ from capamesh.router.jobs.running.files import JobFiles
 from capamesh.router.jobs.running.runner import Runner
 from capamesh.router.jobs.spec import InputFormat, InputSpec, JobSpec, OutputSpec
 from capamesh.router.jobs.states import ENDED
-from capamesh.router.jobs.store.database import open_database
+from capamesh.router.jobs.store.database import Change, open_database
 from capamesh.router.jobs.store.group_commit import Operation, StoreThread, Waiting, run_group
 from capamesh.router.jobs.store.job_store import JobStore
 from capamesh.router.jobs.values import Job
@@ -53,14 +53,16 @@ class InlineStore(StoreThread):
         """True if what is asked is done and the answer is lost."""
 
     @override
-    def put(self, operation: Operation[_Result]) -> Future[_Result]:
+    def put(
+        self, operation: Operation[_Result], change: Change = Change.LASTING
+    ) -> Future[_Result]:
         future: Future[_Result] = Future()
         if self.is_silent:
             return future
         if self.is_down:
             raise JobsUnavailable("the store is down")
         future.set_running_or_notify_cancel()
-        run_group(self._database, (Waiting(operation, future),))
+        run_group(self._database, (Waiting(operation, future, change),))
         if self.loses_answers:
             raise JobsUnavailable("the answer is lost")
         return future

@@ -31,7 +31,7 @@ from capamesh.router.http.route import Handler, Pages, Parameter, Route, json_of
 from capamesh.router.http.schemas import jobs as schemas
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.submitting import spec_of
-from capamesh.router.jobs.values import job_id_of
+from capamesh.router.jobs.values import Counts, job_id_of
 
 if TYPE_CHECKING:
     from capamesh.router.jobs.service import JobService
@@ -115,7 +115,9 @@ class JobsApi(Pages):
             promise = await service.promise(spec, tenant)
             return web.json_response(promise_body(promise, spec, service.wall_s()))
         job, is_new = await service.submit(spec, tenant, key)
-        shown = job_body(await service.views.of(job), service.wall_s())
+        # to look for shards of a new one would be to wait for the store once more, behind those that begin to plan it
+        view = service.views.view(job, Counts()) if is_new else await service.views.of(job)
+        shown = job_body(view, service.wall_s())
         return web.json_response(shown, status=201 if is_new else 200)
 
     async def jobs(self, request: web.Request) -> web.Response:

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 from job_desk import PINNED, Clock, Desk, spec_with
-from sqlalchemy import event
+from sqlalchemy import event, insert, select
 
 from capamesh.protocol.errors import Overloaded
 from capamesh.router.jobs.errors import JobNotFound, JobsUnavailable
+from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store import job_operations as jobs
-from capamesh.router.jobs.store.database import Database, open_database
-from capamesh.router.jobs.store.group_commit import MAX_GROUP, StoreThread, Turn, run_group
+from capamesh.router.jobs.store.database import Change, Database, open_database
+from capamesh.router.jobs.store.group_commit import (
+    MAX_GROUP,
+    Operation,
+    StoreThread,
+    Turn,
+    Waiting,
+    run_group,
+)
+from capamesh.router.jobs.store.tables import FORMATS
 from capamesh.router.jobs.values import JobId
 
 
@@ -108,6 +118,93 @@ def test_disk_that_is_full_fails_all_at_once_and_changes_nothing(database: Datab
         connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
     assert desk.run(submitting("job-after")) == "job-after"
     assert names(database) == ["job-after"]
+
+
+def waits_for_the_disk(turn: Turn) -> bool:
+    """Return whether the commit of a turn waits for the disk."""
+    return bool(turn.connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2)
+
+
+def asking(operation: Operation[Any], change: Change) -> Waiting[Any]:
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()
+    return Waiting(operation, future, change)
+
+
+@pytest.mark.parametrize(
+    ("changes", "waits"),
+    [
+        ([Change.FLEETING], False),
+        ([Change.FLEETING, Change.NONE], False),
+        ([Change.LASTING], True),
+        ([Change.NONE, Change.LASTING, Change.FLEETING], True),
+    ],
+)
+def test_commit_waits_for_the_disk_where_something_is_to_last(
+    database: Database, changes: list[Change], *, waits: bool
+) -> None:
+    for _ in range(2):  # whatever the transaction before was
+        group = [asking(waits_for_the_disk, change) for change in changes]
+        run_group(database, group)
+        assert {each.future.result(0) for each in group} == {waits}
+        run_group(database, [asking(waits_for_the_disk, Change(3 - max(changes)))])
+
+
+def test_change_that_turns_out_to_last_is_made_once_more_so_that_it_does(
+    database: Database,
+) -> None:
+    seen: list[tuple[bool, list[str]]] = []
+
+    def tells(turn: Turn) -> str:
+        seen.append(
+            (waits_for_the_disk(turn), [each.id for each in jobs.page(turn, None, None, 9)])
+        )
+        turn.must_last()
+        return submitting("job-1")(turn)
+
+    first = asking(
+        lambda turn: turn.connection.execute(insert(FORMATS).values(number=0)) and None,
+        Change.FLEETING,
+    )
+    second = asking(tells, Change.FLEETING)
+    run_group(database, [first, second])
+    assert second.future.result(0) == "job-1"
+    assert seen == [(False, []), (True, [])]
+    with database.engine.connect() as connection:
+        assert len(connection.execute(select(FORMATS)).all()) == 2
+    assert names(database) == ["job-1"]
+
+
+def test_move_and_event_of_an_operation_that_need_not_last_do(database: Database) -> None:
+    run_group(database, [Desk.waiting(submitting("job-0"))])
+    for moving in (
+        lambda turn: jobs.move(turn, JobId("job-0"), JobState.CANCELLED),
+        lambda turn: jobs.note(turn, JobId("job-0"), "waiting", "for its input"),
+    ):
+        seen: list[bool] = []
+        group = [
+            asking(
+                lambda turn, seen=seen, moving=moving: (
+                    seen.append(waits_for_the_disk(turn)),
+                    moving(turn),
+                ),
+                Change.FLEETING,
+            )
+        ]
+        run_group(database, group)
+        group[0].future.result(0)
+        assert seen == [False, True]
+
+
+def test_reading_waits_for_nobody_who_writes(database: Database, tmp_path: Path) -> None:
+    run_group(database, [Desk.waiting(submitting("job-0"))])
+    other = open_database(str(tmp_path / "jobs.db"), Clock())
+    with other.transaction(Change.LASTING) as connection:
+        Turn(connection, 0.0)
+        group = [asking(lambda turn: jobs.get(turn, JobId("job-0")).id, Change.NONE)]
+        run_group(database, group)
+        assert group[0].future.result(0) == "job-0"
+    other.engine.dispose()
 
 
 class Held:

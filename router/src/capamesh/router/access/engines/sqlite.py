@@ -15,6 +15,8 @@ from capamesh.protocol.private_files import make_folder
 
 READS_ONLY: Final = "capamesh_reads_only"
 """The execution option of a connection whose transactions only read: they keep nobody from writing."""
+SYNCHRONOUS: Final = "capamesh_synchronous"
+"""The execution option with SQLite's word for how a connection's transactions wait for the disk; without it, as its pragmas say."""
 
 
 def make_file(path: Path, kept: str) -> None:
@@ -59,5 +61,12 @@ def sqlite_engine(
 
 
 def _begin(connection: Connection) -> None:
-    is_reading = connection.get_execution_options().get(READS_ONLY, False)
+    options = connection.get_execution_options()
+    word = options.get(SYNCHRONOUS)
+    if word is not None and connection.info.get(SYNCHRONOUS) != word:
+        # it may not be changed within a transaction; by SQLAlchemy, which is passed by here, it would take ten times as long
+        driver: Any = connection.connection.driver_connection
+        driver.execute(f"PRAGMA synchronous = {word}")
+        connection.info[SYNCHRONOUS] = word
+    is_reading = options.get(READS_ONLY, False)
     connection.exec_driver_sql("BEGIN" if is_reading else "BEGIN IMMEDIATE")

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from capamesh.router.jobs.store import batch_operations
+from capamesh.router.jobs.store.database import Change
 from capamesh.router.jobs.values import JobId, Pinned, RowRange, new_job_id
 
 if TYPE_CHECKING:
@@ -42,19 +43,25 @@ class BatchStore:
 
     async def get(self, job: JobId, tenant: str | None) -> Batch:
         """Return the batch of a job; None: whosever it is. Raises `JobNotFound`."""
-        return await self._ask(partial(batch_operations.get, job_id=job, tenant=tenant))
+        return await self._ask(
+            partial(batch_operations.get, job_id=job, tenant=tenant), Change.NONE
+        )
 
     async def page(self, tenant: str | None, last: JobId | None, count: int) -> list[Batch]:
         """Return batches, the newest first, from the one after `last` on."""
-        return await self._ask(lambda turn: batch_operations.page(turn, tenant, last, count))
+        return await self._ask(
+            lambda turn: batch_operations.page(turn, tenant, last, count), Change.NONE
+        )
 
     async def claim(self) -> tuple[Batch, int] | None:
         """Lease a batch whose files are to be made, and return it and its token; None: there is none."""
-        return await self._ask(batch_operations.claim)
+        return await self._ask(batch_operations.claim, Change.FLEETING)
 
     async def renew(self, job: JobId, token: int) -> bool:
         """Renew such a lease; False: it is lost."""
-        return await self._ask(partial(batch_operations.renew, job_id=job, token=token))
+        return await self._ask(
+            partial(batch_operations.renew, job_id=job, token=token), Change.FLEETING
+        )
 
     async def fail(self, job: JobId, token: int, trouble: str) -> None:
         """Keep why the files of a batch could not be made."""
@@ -74,4 +81,6 @@ class BatchStore:
 
     async def undone(self, job: JobId, from_row: int) -> Sequence[RowRange]:
         """Return ranges of a job's rows that were not done, from a row on, in order."""
-        return await self._ask(lambda turn: batch_operations.undone(turn, job, from_row))
+        return await self._ask(
+            lambda turn: batch_operations.undone(turn, job, from_row), Change.NONE
+        )

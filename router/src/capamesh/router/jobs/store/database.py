@@ -3,14 +3,17 @@
 SQLite is for the routers of one machine: its file is refused on a network's file system, whose locks and shared memory
 cannot be trusted. Leases are measured there by the clock that is passed in, which all of them share; PostgreSQL measures them
 by its own. Whoever stands still in the middle of a change holds SQLite's file until he goes on; PostgreSQL breaks him off.
+What may be lost with the machine (`Change.FLEETING`) does not wait for the disk in SQLite: whoever holds a lease is lost with it.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from enum import IntEnum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, func, insert, literal_column, select
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,7 +24,12 @@ from capamesh.router.access.engines.file_systems import check_is_local
 from capamesh.router.access.engines.location import DatabaseLocation
 from capamesh.router.access.engines.postgres import TimeLimits, postgres_engine
 from capamesh.router.access.engines.reasons import reason_of
-from capamesh.router.access.engines.sqlite import make_file, sqlite_engine
+from capamesh.router.access.engines.sqlite import (
+    READS_ONLY,
+    SYNCHRONOUS,
+    make_file,
+    sqlite_engine,
+)
 from capamesh.router.jobs.store.tables import FORMAT, FORMATS, METADATA
 
 KEPT: Final = "jobs"
@@ -43,13 +51,44 @@ _LOCK: Final = 0x6361_7061_6A6F_6273  # "capajobs"
 _DATABASE_NOW: Final = select(func.extract("epoch", func.clock_timestamp()))
 
 
+class Change(IntEnum):
+    """What an operation changes, from the least on; a transaction is as the greatest of its operations."""
+
+    NONE = 0
+    """Nothing: it reads."""
+    FLEETING = 1
+    """Leases, and plans that are being made: what is lost with the machine is lost with those who had it, and begun anew."""
+    LASTING = 2
+    """What is told: it must be on the disk first."""
+
+
+_NO_OPTIONS: Final[Mapping[Change, Mapping[str, Any]]] = {change: {} for change in Change}
+_SQLITE_OPTIONS: Final[Mapping[Change, Mapping[str, Any]]] = {
+    Change.NONE: {READS_ONLY: True},
+    Change.FLEETING: {SYNCHRONOUS: "NORMAL"},
+    Change.LASTING: {SYNCHRONOUS: "FULL"},
+}
+
+
 class Database(ABC):
     """A database of jobs. One thread at a time uses it."""
 
-    def __init__(self, engine: Engine, name: str) -> None:
+    def __init__(
+        self, engine: Engine, name: str, options: Mapping[Change, Mapping[str, Any]] = _NO_OPTIONS
+    ) -> None:
+        """`options` are those of connections for transactions that change so much."""
         self.engine = engine
         self.name = name
         """The name for messages, without a password."""
+        self._engines = {
+            change: engine.execution_options(**given) for change, given in options.items()
+        }
+
+    @contextmanager
+    def transaction(self, change: Change) -> Generator[Connection]:
+        """Begin a transaction whose operations change no more than that, and commit it unless something is raised."""
+        with self._engines[change].begin() as connection:
+            yield connection
 
     @abstractmethod
     def now_s(self, connection: Connection) -> float:
@@ -84,7 +123,7 @@ class Database(ABC):
 
 
 class SqliteDatabase(Database):
-    """A file of SQLite, in WAL and with every commit on the disk before it is told."""
+    """A file of SQLite, in WAL and with what must last on the disk before it is told."""
 
     def __init__(self, path: Path, wall_s: Callable[[], float]) -> None:
         """Open the file, or make it for its owner alone; `wall_s` is this machine's clock.
@@ -95,7 +134,7 @@ class SqliteDatabase(Database):
         check_is_local(path)
         make_file(path, KEPT)
         engine = sqlite_engine(path, busy_s=BUSY_S, is_kept_open=True, pragmas=_PRAGMAS)
-        super().__init__(engine, str(path))
+        super().__init__(engine, str(path), _SQLITE_OPTIONS)
         self._wall_s = wall_s
 
     @override

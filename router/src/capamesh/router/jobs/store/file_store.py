@@ -11,6 +11,7 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from capamesh.router.jobs.store import file_operations
+from capamesh.router.jobs.store.database import Change
 from capamesh.router.jobs.store.group_commit import Operation
 from capamesh.router.jobs.stored_files import (
     FileId,
@@ -26,8 +27,10 @@ _Result = TypeVar("_Result")
 class Ask(Protocol):
     """Runs one operation in the store's thread."""
 
-    def __call__(self, operation: Operation[_Result], /) -> Awaitable[_Result]:
-        """Return what the operation returns, once it is durable."""
+    def __call__(
+        self, operation: Operation[_Result], change: Change = Change.LASTING, /
+    ) -> Awaitable[_Result]:
+        """Return what the operation returns, once what it changes is as durable as that must be."""
         ...
 
 
@@ -67,11 +70,15 @@ class FileStore:
 
     async def get(self, file: FileId, tenant: str | None) -> StoredFile:
         """Return a file; None: whosever it is. Raises `FileNotFound`."""
-        return await self._ask(partial(file_operations.get, file_id=file, tenant=tenant))
+        return await self._ask(
+            partial(file_operations.get, file_id=file, tenant=tenant), Change.NONE
+        )
 
     async def arriving(self, tenant: str, name: str) -> list[StoredFile]:
         """Return a tenant's files of one name whose bytes still arrive, a bounded number of them."""
-        return await self._ask(partial(file_operations.arriving, tenant=tenant, name=name))
+        return await self._ask(
+            partial(file_operations.arriving, tenant=tenant, name=name), Change.NONE
+        )
 
     async def page(
         self,
@@ -86,7 +93,8 @@ class FileStore:
         return await self._ask(
             lambda turn: file_operations.page(
                 turn, tenant, purpose, last, count, is_newest_first=is_newest_first
-            )
+            ),
+            Change.NONE,
         )
 
     async def remove(self, file: FileId, tenant: str | None) -> StoredFile:
@@ -99,4 +107,4 @@ class FileStore:
 
     async def known(self, files: Sequence[FileId]) -> Collection[FileId]:
         """Return those of some files that the store has."""
-        return await self._ask(partial(file_operations.known, files=files))
+        return await self._ask(partial(file_operations.known, files=files), Change.NONE)

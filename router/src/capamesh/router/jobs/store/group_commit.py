@@ -4,6 +4,9 @@ A commit waits for the disk, so ten that wait are to wait once. An operation is 
 once the transaction that it ran in is committed. If one raises, all that the group did is undone and each runs again, alone,
 so that no operation harms another and none needs a savepoint: the usual one pays for nothing. An operation may therefore run
 twice, and must do nothing but use the turn's connection.
+
+Only what must last waits for the disk. An operation that seldom has something to tell, such as a claim that finds that its job has failed,
+says so with `Turn.must_last`: then all is undone, and done again so that it lasts.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from typing_extensions import TypeIs
 from capamesh.protocol.errors import CapameshError, Overloaded
 from capamesh.router.access.engines.reasons import reason_of
 from capamesh.router.jobs.errors import JobsUnavailable
-from capamesh.router.jobs.store.database import Database
+from capamesh.router.jobs.store.database import Change, Database
 from capamesh.router.jobs.values import JobId
 
 MAX_GROUP: Final = 64
@@ -45,10 +48,21 @@ class Turn:
     """The store's clock when the transaction began."""
     takes_results: dict[JobId, bool] = field(default_factory=dict[JobId, bool])
     """The jobs whose state the transaction has read and holds fast, and whether they take results."""
+    change: Change = Change.LASTING
+    """The greatest change that an operation of the transaction may make."""
     at_end: dict[Hashable, Callable[[Turn], None]] = field(
         default_factory=dict[Hashable, Callable[["Turn"], None]]
     )
     """The things to do once when all operations are done, by what they are about: of several about one thing, the last that was asked for."""
+
+    def must_last(self) -> None:
+        """Have what the transaction does be on the disk before it is told. Whoever calls it expects that it may not return."""
+        if self.change is not Change.LASTING:
+            raise MustLast
+
+
+class MustLast(Exception):
+    """Ends a transaction that turns out to change what must last."""
 
 
 Operation = Callable[[Turn], _Result]
@@ -78,6 +92,8 @@ class Waiting(Generic[_Result]):
 
     operation: Operation[_Result]
     future: Future[_Result]
+    change: Change = Change.LASTING
+    """The change that the operation makes as a rule."""
 
 
 def run_group(database: Database, group: Sequence[Waiting[Any]]) -> None:
@@ -118,8 +134,15 @@ def _run_each(database: Database, group: Sequence[Waiting[Any]]) -> None:
 
 
 def _transaction(database: Database, group: Sequence[Waiting[Any]]) -> list[Any]:
-    with database.engine.begin() as connection:
-        turn = Turn(connection, database.now_s(connection))
+    try:
+        return _changing(database, group, max(each.change for each in group))
+    except MustLast:
+        return _changing(database, group, Change.LASTING)
+
+
+def _changing(database: Database, group: Sequence[Waiting[Any]], change: Change) -> list[Any]:
+    with database.transaction(change) as connection:
+        turn = Turn(connection, database.now_s(connection), change=change)
         results = _results(turn, [each.operation for each in group])
         for each in turn.at_end.values():
             each(turn)
@@ -186,8 +209,10 @@ class StoreThread:
         """Start the thread."""
         self._thread.start()
 
-    def put(self, operation: Operation[_Result]) -> Future[_Result]:
-        """Have an operation run; the future, cancelled before its turn, takes it back.
+    def put(
+        self, operation: Operation[_Result], change: Change = Change.LASTING
+    ) -> Future[_Result]:
+        """Have an operation run that changes no more than that; the future, cancelled before its turn, takes it back.
 
         Raises:
             Overloaded: too many wait.
@@ -202,7 +227,7 @@ class StoreThread:
                     f"{len(self._waiting)} operations wait for the store of jobs, the most that may; try again later",
                     1.0,
                 )
-            self._waiting.append(Waiting(operation, future))
+            self._waiting.append(Waiting(operation, future, change))
             self._changed.notify()
         return future
 

@@ -114,8 +114,7 @@ _PAGE_OF_ALL: Final = select(*COLUMNS).where(_BEFORE).order_by(JOBS.c.id.desc())
 _IN_STATE: Final = JOBS.c.state == bindparam("the_state", type_=Text)
 _PAGE_OF_TENANT_IN_STATE: Final = _PAGE_OF_TENANT.where(_IN_STATE)
 _PAGE_OF_ALL_IN_STATE: Final = _PAGE_OF_ALL.where(_IN_STATE)
-_LAST_ID: Final = "~"
-"""Is greater than any id."""
+_LAST_ID: Final = "~"  # greater than any id
 _MOVE: Final = (
     update(JOBS)
     .where(JOBS.c.id == _JOB, JOBS.c.state.in_(bindparam("the_states", expanding=True)))
@@ -146,13 +145,15 @@ _IS_HELD: Final = and_(
         SHARDS.c.until_s > bindparam("the_now_s"), SHARDS.c.second_until_s > bindparam("the_now_s")
     ),
 )
-_COUNTS: Final = select(
+SUMS: Final = (
     func.count(),
     func.coalesce(func.sum(case((IS_DONE, 1), else_=0)), 0),
     func.coalesce(func.sum(case((_IS_HELD, 1), else_=0)), 0),
     func.coalesce(func.sum(SHARDS.c.done_rows), 0),
     func.coalesce(func.sum(SHARDS.c.bad_rows), 0),
-).where(SHARDS.c.job == _JOB)
+)
+"""The sums over shards of which `Counts` are made."""
+_COUNTS: Final = select(*SUMS).where(SHARDS.c.job == _JOB)
 _KEEP_COUNTS: Final = (
     update(JOBS)
     .where(JOBS.c.id == _JOB)
@@ -297,10 +298,8 @@ def move(
     turn.takes_results.pop(job_id, None)
     if to in ENDED:
         total = counts(turn, job_id)
-        kept = {"the_shards": total.done_shards, "the_rows": total.rows}
-        turn.connection.execute(
-            _KEEP_COUNTS, {"the_job": job_id, **kept, "the_bad_rows": total.bad_rows}
-        )
+        kept = {"the_job": job_id, "the_shards": total.done_shards, "the_rows": total.rows}
+        turn.connection.execute(_KEEP_COUNTS, {**kept, "the_bad_rows": total.bad_rows})
     note(turn, job_id, to.value, reason)
     return get(turn, job_id)
 
@@ -348,6 +347,7 @@ def counts(turn: Turn, job_id: JobId) -> Counts:
 
 def note(turn: Turn, job_id: JobId, kind: str, words: str) -> None:
     """Keep an event of a job; nothing happens if there is no such job."""
+    turn.must_last()  # whoever follows a job has read its events up to a number
     seq = turn.connection.execute(_NEXT_EVENT, {"the_job": job_id}).scalar()
     if seq is None:
         return

@@ -1,4 +1,4 @@
-"""The store of jobs as the router uses it: each method is one operation, whose result is durable once it is awaited. IO: its thread.
+"""The store of jobs as the router uses it: each method is one operation, which is as durable as it must be once it is awaited. IO: its thread.
 
 The router's loop never waits for the database: an operation waits in the store's thread, is given up after `PATIENCE_S`, and is
 refused at once when too many wait. Every method raises `JobsUnavailable` when the store fails: what was asked may then be done
@@ -25,7 +25,7 @@ from capamesh.router.jobs.store import (
     state_operations,
 )
 from capamesh.router.jobs.store.batch_store import BatchStore
-from capamesh.router.jobs.store.database import open_database
+from capamesh.router.jobs.store.database import Change, open_database
 from capamesh.router.jobs.store.file_store import FileStore
 from capamesh.router.jobs.store.group_commit import Operation, StoreThread
 from capamesh.router.jobs.store.price_operations import keep_prices
@@ -80,8 +80,8 @@ class JobStore:
         """End the thread, after what was asked before, if that does not take too long."""
         await asyncio.to_thread(self._thread.close, CLOSE_S)
 
-    async def _run(self, operation: Operation[_Result]) -> _Result:
-        future = asyncio.wrap_future(self._thread.put(operation))
+    async def _run(self, operation: Operation[_Result], change: Change = Change.LASTING) -> _Result:
+        future = asyncio.wrap_future(self._thread.put(operation, change))
         try:
             # not wait_for, which before Python 3.12 loses a cancellation that comes with the answer
             async with asyncio.timeout(PATIENCE_S):
@@ -107,35 +107,37 @@ class JobStore:
 
     async def get(self, job: JobId, tenant: str | None) -> Job:
         """Return a job; None: whosever it is. Raises `JobNotFound`."""
-        return await self._run(partial(job_operations.get, job_id=job, tenant=tenant))
+        return await self._run(partial(job_operations.get, job_id=job, tenant=tenant), Change.NONE)
 
     async def counts(self, job: JobId) -> Counts:
         """Return how far a job is."""
-        return await self._run(partial(job_operations.counts, job_id=job))
+        return await self._run(partial(job_operations.counts, job_id=job), Change.NONE)
 
     async def counts_of(self, jobs: Sequence[JobId]) -> list[Counts]:
         """Return how far jobs are, each in its place."""
-        return await self._run(lambda turn: [job_operations.counts(turn, each) for each in jobs])
+        return await self._run(lambda turn: shown_operations.counts_of(turn, jobs), Change.NONE)
 
     async def page(
         self, tenant: str | None, last: JobId | None, count: int, state: JobState | None = None
     ) -> list[Job]:
         """Return jobs, the newest first, from the one after `last` on, and only those in `state` if it is given."""
-        return await self._run(lambda turn: job_operations.page(turn, tenant, last, count, state))
+        return await self._run(
+            lambda turn: job_operations.page(turn, tenant, last, count, state), Change.NONE
+        )
 
     async def count_states(self) -> dict[JobState, int]:
         """Return how many jobs are in each state that some are in."""
-        return await self._run(shown_operations.count_states)
+        return await self._run(shown_operations.count_states, Change.NONE)
 
     async def look_at_states(self, since_s: float, last: tuple[str, str], count: int) -> StatesSeen:
         """Return the jobs whose state changed since a time of the store, and a page of those that have not ended."""
         return await self._run(
-            lambda turn: state_operations.look_at_states(turn, since_s, last, count)
+            lambda turn: state_operations.look_at_states(turn, since_s, last, count), Change.NONE
         )
 
     async def some(self, jobs: Sequence[JobId]) -> list[Job]:
         """Return those of some jobs that there are."""
-        return await self._run(lambda turn: state_operations.some(turn, jobs))
+        return await self._run(lambda turn: state_operations.some(turn, jobs), Change.NONE)
 
     async def move(
         self, job: JobId, to: JobState, reason: str = "", tenant: str | None = None
@@ -161,36 +163,43 @@ class JobStore:
 
     async def events(self, job: JobId, after: int, count: int) -> list[Event]:
         """Return the events of a job after one, in order."""
-        return await self._run(lambda turn: job_operations.events(turn, job, after, count))
+        return await self._run(
+            lambda turn: job_operations.events(turn, job, after, count), Change.NONE
+        )
 
     async def look(self, job: JobId, tenant: str | None, after: int) -> JobLook:
         """Return a job, how far it is, and its events after one; None: whosever it is. Raises `JobNotFound`."""
-        return await self._run(lambda turn: shown_operations.look(turn, job, tenant, after))
+        return await self._run(
+            lambda turn: shown_operations.look(turn, job, tenant, after), Change.NONE
+        )
 
     async def untidy(self, count: int) -> list[Job]:
         """Return ended jobs whose folders may hold files that no manifest names."""
-        return await self._run(partial(job_operations.untidy, count=count))
+        return await self._run(partial(job_operations.untidy, count=count), Change.NONE)
 
     async def tidied(self, job: JobId) -> None:
         """Take in that those files of a job were removed."""
-        await self._run(partial(job_operations.tidied, job_id=job))
+        await self._run(partial(job_operations.tidied, job_id=job), Change.FLEETING)
 
     # plans
 
     async def claim_plan(self, owner: str) -> tuple[Job, int] | None:
         """Lease a job without a plan to a router, and return it and its token; None: there is none."""
-        return await self._run(partial(plan_operations.claim_plan, owner=owner))
+        return await self._run(partial(plan_operations.claim_plan, owner=owner), Change.FLEETING)
 
     async def renew_plan(self, job: JobId, token: int) -> bool:
         """Renew the lease of a plan; False: it is lost."""
-        return await self._run(partial(plan_operations.renew_plan, job_id=job, token=token))
+        return await self._run(
+            partial(plan_operations.renew_plan, job_id=job, token=token), Change.FLEETING
+        )
 
     async def add_shards(
         self, job: JobId, token: int, from_seq: int, ranges: Sequence[RowRange]
     ) -> bool:
         """Add shards to a plan, at most `plan_operations.MAX_ADDED`; False: its lease is lost."""
         return await self._run(
-            lambda turn: plan_operations.add_shards(turn, job, token, from_seq, ranges)
+            lambda turn: plan_operations.add_shards(turn, job, token, from_seq, ranges),
+            Change.FLEETING,
         )
 
     async def finish_plan(self, job: JobId, token: int, fingerprint: str) -> Job | None:
@@ -201,7 +210,9 @@ class JobStore:
 
     async def rest_plan(self, job: JobId, token: int, reason: str) -> bool:
         """Give a plan back for a while, for its input cannot be read now; False: the lease is lost."""
-        return await self._run(lambda turn: plan_operations.rest_plan(turn, job, token, reason))
+        return await self._run(
+            lambda turn: plan_operations.rest_plan(turn, job, token, reason), Change.FLEETING
+        )
 
     async def fail_plan(self, job: JobId, token: int, reason: str) -> Job | None:
         """End a job whose input cannot be planned and return it; None: the lease is lost."""
@@ -220,7 +231,9 @@ class JobStore:
     ) -> list[Lease]:
         """Lease shards of a running job to a router; at the job's end also such as another one has had for `slow_s`."""
         if not may_be_second:
-            return await self._run(lease_operations.Claim(job.id, job.spec, owner, count))
+            return await self._run(
+                lease_operations.Claim(job.id, job.spec, owner, count), Change.FLEETING
+            )
         return await self._run(
             lambda turn: lease_operations.claim(
                 turn,
@@ -230,32 +243,36 @@ class JobStore:
                 count,
                 may_be_second=may_be_second,
                 slow_s=slow_s,
-            )
+            ),
+            Change.FLEETING,
         )
 
     async def take_over(self, job: Job, owner: str, count: int) -> list[Lease]:
         """Lease shards of a running job to a router whose lease has ended."""
         return await self._run(
-            lambda turn: lease_operations.take_over(turn, job.id, job.spec, owner, count)
+            lambda turn: lease_operations.take_over(turn, job.id, job.spec, owner, count),
+            Change.FLEETING,
         )
 
     async def ended_leases(self) -> list[JobId]:
         """Return running jobs that have shards whose lease has ended, the longest ago first."""
-        return await self._run(lease_operations.ended)
+        return await self._run(lease_operations.ended, Change.NONE)
 
     async def holders(self, jobs: Sequence[JobId]) -> dict[JobId, set[str]]:
         """Return the routers that have leases of each of some jobs now."""
         if not jobs:
             return {}
-        return await self._run(lambda turn: lease_operations.holders(turn, jobs))
+        return await self._run(lambda turn: lease_operations.holders(turn, jobs), Change.NONE)
 
     async def renew(self, leases: Sequence[Lease]) -> list[Lease]:
         """Renew leases and return those that still hold."""
-        return await self._run(partial(lease_operations.renew, leases=leases))
+        return await self._run(partial(lease_operations.renew, leases=leases), Change.FLEETING)
 
     async def release(self, lease: Lease, spec: JobSpec, failure: str = "") -> bool:
         """Give a lease back, with the reason if the shard failed; False: it was lost before."""
-        return await self._run(lambda turn: lease_operations.release(turn, lease, spec, failure))
+        return await self._run(
+            lambda turn: lease_operations.release(turn, lease, spec, failure), Change.FLEETING
+        )
 
     async def commit(
         self,
@@ -280,14 +297,18 @@ class JobStore:
 
     async def bad_rows(self, job: JobId, after: int, count: int) -> list[BadRow]:
         """Return bad rows of a job after one, by its number, in order."""
-        return await self._run(lambda turn: shard_operations.bad_rows(turn, job, after, count))
+        return await self._run(
+            lambda turn: shard_operations.bad_rows(turn, job, after, count), Change.NONE
+        )
 
     async def manifests(
         self, job: JobId, from_seq: int, count: int
     ) -> list[tuple[int, RowRange, Manifest]]:
         """Return the manifests of a job from a shard on, in order, with its number and rows."""
-        return await self._run(lambda turn: shard_operations.manifests(turn, job, from_seq, count))
+        return await self._run(
+            lambda turn: shard_operations.manifests(turn, job, from_seq, count), Change.NONE
+        )
 
     async def place_of(self, job: JobId, row: int) -> tuple[int, int | None]:
         """Return the shard that has a row, and the first row from that shard on that has no manifest; None: all have."""
-        return await self._run(lambda turn: shard_operations.place_of(turn, job, row))
+        return await self._run(lambda turn: shard_operations.place_of(turn, job, row), Change.NONE)
