@@ -13,6 +13,7 @@ from capamesh.cli.jobs_view import (
     event_line,
     facts_of,
     next_commands,
+    pace_of,
     promise_of,
     row_of,
     span,
@@ -64,6 +65,29 @@ def test_price_is_told_a_million_rows_and_for_those_that_are_done() -> None:
     assert facts_of(job())["price"] == "-"
     ended = facts_of(job("completed", price=0.0015, price_per_million=1.5))
     assert ended["price"] == "1.5 a million rows, 0.0015 in all"
+
+
+def test_chats_are_paid_for_by_tokens_and_told_at_their_pace() -> None:
+    spec = {"input": {"format": "batch"}, "output": {"format": "jsonl"}}
+    chats = job(
+        rows=10, rows_per_s=0.234, price=0.0009, price_per_million=1.5, paid_rows=600, spec=spec
+    )
+    said = (
+        "running, 0 of 10 rows, 0.23 rows/s, 600 tokens, price 1.5 a million tokens, 0.0009 so far"
+    )
+    assert standing(chats, 0.0) == said
+    facts = facts_of(chats)
+    assert (facts["rows/s"], facts["tokens"]) == ("0.23", "600")
+    assert row_of(chats)[5] == "0.23"
+    batch = job(price=1.0, price_per_million=1.5, spec={**spec, "output": {"format": "batch"}})
+    assert "1.5 a million rows or tokens" in str(facts_of(batch)["price"])
+    assert "tokens" not in facts_of(batch)
+    assert [pace_of(job(rows_per_s=each)) for each in (None, 0.0, 9.94, 12.3)] == [
+        "-",
+        "0",
+        "9.9",
+        "12",
+    ]
 
 
 def test_end_tells_how_long_it_took_and_what_comes_next() -> None:

@@ -40,7 +40,23 @@ def price_of(info: JobInfo) -> str:
     if not info.price or info.price_per_million is None:
         return "-"
     until = "in all" if info.is_ended else "so far"
-    return f"{info.price_per_million:.4g} a million rows, {info.price:.4g} {until}"
+    return f"{info.price_per_million:.4g} a million {paid_in(info)}, {info.price:.4g} {until}"
+
+
+def paid_in(info: JobInfo) -> str:
+    """Return what a job is paid by: rows, or tokens where its lines are chats or prompts."""
+    source, output = _table(info.spec.get("input")), _table(info.spec.get("output"))
+    if source.get("format") != "batch":
+        return "rows"
+    return "rows or tokens" if output.get("format") == "batch" else "tokens"
+
+
+def pace_of(info: JobInfo) -> str:
+    """Return the rows a second of a job: of one that takes seconds for a row with two digits; "-": nobody knows."""
+    pace = info.rows_per_s
+    if pace is None:
+        return "-"
+    return f"{pace:,.0f}" if pace >= 10 or pace <= 0 else f"{pace:.2g}"
 
 
 def part_done(info: JobInfo) -> float:
@@ -51,7 +67,6 @@ def part_done(info: JobInfo) -> float:
 
 def row_of(info: JobInfo) -> tuple[str, ...]:
     """Return the cells of a job in a table of `COLUMNS`."""
-    speed = f"{info.rows_per_s:,.0f}" if info.rows_per_s is not None else "-"
     ends = info.ended_at if info.is_ended else info.ends_at
     return (
         info.id,
@@ -59,7 +74,7 @@ def row_of(info: JobInfo) -> tuple[str, ...]:
         info.state,
         f"{part_done(info):.0%} of {info.rows:,}" if info.rows else "-",
         f"{info.done.bad_rows:,}",
-        "-" if info.is_ended else speed,
+        "-" if info.is_ended else pace_of(info),
         when(info.created_at),
         when(ends),
     )
@@ -85,8 +100,9 @@ def facts_of(info: JobInfo) -> dict[str, object]:
         "rows": f"{info.done.rows:,} of {info.rows:,} ({part_done(info):.0%})",
         "bad rows": f"{info.done.bad_rows:,}",
         "shards": f"{info.done.shards:,} of {info.shards:,}, {info.done.leased_shards:,} at work",
-        "rows/s": "-" if info.rows_per_s is None else f"{info.rows_per_s:,.0f}",
+        "rows/s": pace_of(info),
         "nodes": "-" if info.nodes is None else info.nodes,
+        **({"tokens": f"{info.paid_rows:,}"} if paid_in(info) == "tokens" else {}),
         "price": price_of(info),
         "input": f"{source.get('url', '-')} ({source.get('format', '-')})",
         "columns": [f"{name} = {_joined(given)}" for name, given in columns.items()],
@@ -105,9 +121,11 @@ def standing(info: JobInfo, now_s: float) -> str:
     if not info.rows:
         parts = [info.state]
     if not info.is_ended and info.rows_per_s is not None:
-        parts.append(f"{info.rows_per_s:,.0f} rows/s")
+        parts.append(f"{pace_of(info)} rows/s")
     if not info.is_ended and info.nodes:
         parts.append(f"{info.nodes} node{'' if info.nodes == 1 else 's'}")
+    if info.paid_rows and paid_in(info) == "tokens":
+        parts.append(f"{info.paid_rows:,} tokens")
     if info.done.bad_rows:
         parts.append(f"{info.done.bad_rows:,} bad")
     if not info.is_ended and info.ends_at is not None:

@@ -79,6 +79,7 @@ async def test_job_is_submitted_shown_and_listed(clients: JobClients) -> None:
         "ends_at": None,
         "price": None,
         "price_per_million": None,
+        "paid_rows": 0,
     }
     assert spec["input"] == {
         "url": f"{clients.place}/in.jsonl",
@@ -160,6 +161,7 @@ async def test_price_of_a_job_is_shown_also_when_it_has_ended(clients: JobClient
     await store.keep_prices([Paid(JobId(job), "there", Price(100, 0.0009))])
     shown = await clients.told("", "GET", f"/v1/jobs/{job}")
     assert (shown["price"], shown["price_per_million"]) == (0.0015, 3.0)
+    assert shown["paid_rows"] == 500
     await clients.told("", "POST", f"/v1/jobs/{job}/cancel")
     for shown in (
         await clients.told("", "GET", f"/v1/jobs/{job}"),

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from capamesh.protocol.errors import ProtocolViolation
+from capamesh.protocol.ids import ModelVersion
+from capamesh.protocol.links.calls import InferAnswer, LoadReport
 from capamesh.protocol.steps import run_through
 from capamesh.protocol.tasks import Task
-from capamesh.protocol.tensors import split_elements
+from capamesh.protocol.tensors import BYTES, Datatype, Tensor, join_elements, split_elements
 from capamesh.router.jobs.endpoints import ENDPOINTS
 from capamesh.router.jobs.generated_rows import (
     MOST_S,
@@ -24,6 +26,7 @@ from capamesh.router.jobs.generated_rows import (
 from capamesh.router.jobs.outputs.answers import answer_lines
 from capamesh.router.jobs.outputs.results import Results
 from capamesh.router.jobs.row_forms import RowForm
+from capamesh.router.requests.generation.parts import TEMPLATE_TOKENS
 from capamesh.router.requests.invalid_parameter import InvalidParameter
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -107,6 +110,36 @@ def test_calls_are_given_time_by_the_tokens_that_they_may_have() -> None:
         80.0,
         100.0,
     ]
+
+
+def paid(form: RowForm, rows: list[bytes], *answers: object, datatype: Datatype = BYTES) -> int:
+    data = join_elements([json.dumps(each).encode() for each in answers])
+    output = Tensor("parts", datatype, (len(answers),), data)
+    return form.paid_rows(rows, InferAnswer(ModelVersion("1"), (output,), 0, 0, LoadReport()))
+
+
+def test_answers_are_paid_for_by_the_tokens_of_prompts_and_answers() -> None:
+    rows, form = read(Completions, prompt=["a", "b"], n=2)
+    first = [{"c": at, "t": [1, 2], "x": "a", "f": "stop"} for at in (0, 1)]
+    second = [*first, {"t": [], "u": [9, 4, 5]}]
+    assert paid(form, rows, second, second) == 28
+    one, chat = read(Chats)
+    told = [{"t": [1, 2], "x": "Hello", **LAST}]
+    assert paid(chat, one, told) == 11
+    # a node may not say that there are more than can be
+    lie = [{"t": [1, 2], "x": "Hello", "f": "stop", "u": [10**9, 0, 10**9]}]
+    assert paid(chat, one, lie) == len(one[0]) + TEMPLATE_TOKENS + 3
+
+
+@pytest.mark.parametrize("junk", [[{"c": 9, "t": [1]}], "junk", None, {"t": []}])
+def test_answer_that_is_none_is_paid_for_as_far_as_it_can_be_read(junk: object) -> None:
+    rows, form = read(Chats)
+    assert paid(form, rows, junk) <= len(rows[0])
+    assert paid(form, rows, junk, datatype=Datatype.INT8) == 0
+    other = Tensor("other", BYTES, (1,), b"")
+    assert form.paid_rows(rows, InferAnswer(ModelVersion("1"), (other,), 0, 0, LoadReport())) == 0
+    torn = Tensor("parts", BYTES, (1,), b"\xff\xff\xff\xff")
+    assert form.paid_rows(rows, InferAnswer(ModelVersion("1"), (torn,), 0, 0, LoadReport())) == 0
 
 
 @pytest.mark.parametrize("of", KINDS)

@@ -71,6 +71,8 @@ class JobInfo:
     """The price of all rows that nodes have run for it, in the network's unit; 0: nothing. None: none ran any, or its router tells none."""
     price_per_million: float | None = None
     """The price of a million of these rows."""
+    paid_rows: int = 0
+    """The rows that are paid for: those that nodes have run, or for a model that generates, the tokens of prompts and answers."""
     spec: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The job as it was submitted."""
 
@@ -204,6 +206,7 @@ def job_of(value: object) -> JobInfo:
         said.number("ends_at"),
         said.number("price"),
         said.number("price_per_million"),
+        said.count("paid_rows"),
         Said(said.fields.get("spec") or {}, "a job's spec").fields,
     )  # fmt: skip
 

@@ -104,6 +104,7 @@ def job_body(view: JobView, now_s: float) -> schemas.Job:
         "ends_at": None if left_s is None or job.state in ENDED else now_s + left_s,
         "price": job.price.total if job.price.rows else None,
         "price_per_million": job.price.per_million,
+        "paid_rows": job.price.rows,
         "spec": plain_values(job.spec),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from abc import abstractmethod
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from typing_extensions import override
 
-from capamesh.protocol.errors import ProtocolViolation
+from capamesh.protocol.errors import CapameshError, ProtocolViolation
 from capamesh.protocol.tasks import GENERATION, PARTS, Task
-from capamesh.protocol.tensors import Datatype, Tensor, join_elements
+from capamesh.protocol.tensors import Datatype, Tensor, join_elements, split_elements
 from capamesh.router.jobs.row_forms import Endpoint, RowForm
 from capamesh.router.requests.generation.chat_answer import ChatWhole
 from capamesh.router.requests.generation.chat_request import read_chat
@@ -26,6 +27,7 @@ from capamesh.router.requests.invalid_parameter import InvalidParameter
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from capamesh.protocol.links.calls import InferAnswer
     from capamesh.protocol.steps import Steps
     from capamesh.router.requests.generation.asked import Asked
     from capamesh.router.requests.generation.written import Writer
@@ -71,6 +73,18 @@ class GeneratedForm(RowForm):
         return (Tensor(GENERATION, Datatype.BYTES, (len(rows),), join_elements(rows)),)
 
     @override
+    def paid_rows(self, rows: Sequence[bytes], answer: InferAnswer) -> int:
+        total = 0
+        for row, text in zip(rows, _texts_of(answer, len(rows)), strict=False):
+            progress = Progress(self._asked.choices, len(row))
+            with contextlib.suppress(ProtocolViolation):  # whoever reads the answer says so
+                for piece in pieces_of(text):
+                    progress.take(piece)
+            usage = progress.usage()
+            total += usage.prompt + usage.completion
+        return total
+
+    @override
     def answer(self, outputs: Mapping[str, npt.NDArray[Any]]) -> list[bytes]:
         asked = self._asked
         writer = self._write(asked)
@@ -84,6 +98,15 @@ class GeneratedForm(RowForm):
                 raise ProtocolViolation("the node's answer is over before all of its choices are")
             total = total.plus(progress.usage())
         return [writer.end(total)]
+
+
+def _texts_of(answer: InferAnswer, count: int) -> Sequence[bytes]:
+    """Return the pieces of each row as they came; none: the answer has no such output, or one that cannot be read."""
+    with contextlib.suppress(CapameshError):
+        for output in answer.outputs:
+            if output.name == PARTS and output.datatype is Datatype.BYTES:
+                return split_elements(output.data, count)
+    return []
 
 
 class GeneratedEndpoint(Endpoint):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from capamesh.protocol.links.calls import InferAnswer
     from capamesh.protocol.steps import Steps
     from capamesh.protocol.tasks import Task
     from capamesh.protocol.tensors import Tensor
@@ -30,6 +31,11 @@ class RowForm(ABC):
     @abstractmethod
     def tensors(self, rows: Sequence[bytes]) -> tuple[Tensor, ...]:
         """Return the inputs of a call: BYTES [rows], and what is the same for all rows."""
+
+    def paid_rows(self, rows: Sequence[bytes], answer: InferAnswer) -> int:
+        """Return the rows that the answer to these is paid for by; where it is generated, its tokens and those of its prompts."""
+        del answer
+        return len(rows)
 
     @abstractmethod
     def answer(self, outputs: Mapping[str, npt.NDArray[Any]]) -> list[bytes]:

@@ -111,6 +111,8 @@ class Job(TypedDict):
     ended, its last calls may be added within seconds. null: none ran any."""
     price_per_million: float | None
     """The price of a million of them; null: as before."""
+    paid_rows: Count
+    """The rows that are paid for: those that nodes have run, or for a model that generates, the tokens of prompts and answers."""
     spec: dict[str, Any]
     """The job as it was submitted."""
 

@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Final
 
+from capamesh.router.jobs.inputs.rows import REQUEST_ROWS
 from capamesh.router.jobs.values import Paid, Price
 
 if TYPE_CHECKING:
+    from capamesh.protocol.links.calls import InferAnswer
+    from capamesh.router.jobs.inputs.rows import RowBatch
     from capamesh.router.jobs.values import JobId
 
 MOST_AT_ONCE: Final = 64
 """The most sums that are kept in one operation of the store (guess: some milliseconds of it)."""
+
+
+def paid_rows(batch: RowBatch, answer: InferAnswer) -> int:
+    """Return the rows that the answer to a call is paid for by: tokens, where it is generated."""
+    if batch.form is None:
+        return batch.rows
+    return batch.form.paid_rows(batch.inputs[REQUEST_ROWS].tolist(), answer)
 
 
 class JobPrices:
@@ -25,7 +35,7 @@ class JobPrices:
         """The rows of each sum as it is in the store."""
 
     def add(self, job: JobId, rows: int, price_per_million: float) -> None:
-        """Take in that a node with a price has run rows of a job."""
+        """Take in that a node with a price has run rows of a job, or made tokens."""
         before = self._paid.get(job, Price())
         total = before.total + rows * price_per_million / 1e6
         self._paid[job] = Price(before.rows + rows, total)

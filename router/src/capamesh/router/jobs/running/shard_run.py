@@ -21,6 +21,7 @@ from capamesh.router.jobs.inputs.rows import REQUEST_ROWS, RowBatch, RowWindow, 
 from capamesh.router.jobs.running.bisection import Bisection
 from capamesh.router.jobs.running.errors import JobHeld, ShardFailed, ShardGivenBack, first_of
 from capamesh.router.jobs.running.hosted_rows import classified_rows, out_row_bytes
+from capamesh.router.jobs.running.job_prices import JobPrices, paid_rows
 from capamesh.router.jobs.running.nodes import BulkCall, Ended
 from capamesh.router.jobs.running.packing import Packer, part_of
 from capamesh.router.jobs.running.shard_results import ShardResults
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from capamesh.router.jobs.outputs.sink import Sink
     from capamesh.router.jobs.running.bisection import Trial
     from capamesh.router.jobs.running.call_counts import CallCounts
-    from capamesh.router.jobs.running.job_prices import JobPrices
     from capamesh.router.jobs.running.lane import Ticket
     from capamesh.router.jobs.running.model_work import ModelWork
     from capamesh.router.jobs.running.nodes import Hosting, Nodes
@@ -302,7 +302,7 @@ class ShardRun:
                 only_at,
                 not_at,
             )
-            started = tools.nodes.start(call, partial(self._ended, rows, ending))
+            started = tools.nodes.start(call, partial(self._ended, batch, ending))
             ticket.sent(started)
             try:
                 ended = await ending
@@ -331,10 +331,11 @@ class ShardRun:
             is_proven = await self.work.has_outlived(ended.node, word)
         return ended, is_proven
 
-    def _ended(self, rows: int, ending: asyncio.Future[Ended], ended: Ended) -> None:
+    def _ended(self, batch: RowBatch, ending: asyncio.Future[Ended], ended: Ended) -> None:
         """Take in the end of a call. Its price is due as soon as it is answered, whoever waits for that still."""
-        if judge(ended, rows) is Verdict.ANSWERED:
-            self._tools.prices.add(self.job.id, rows, ended.price_per_million)
+        if judge(ended, batch.rows) is Verdict.ANSWERED and ended.answer is not None:
+            paid = paid_rows(batch, ended.answer)
+            self._tools.prices.add(self.job.id, paid, ended.price_per_million)
         _tell(ending, ended)
 
     def _asked(self, batch: RowBatch) -> tuple[tuple[str, ...], tuple[int, ...]]:
