@@ -120,6 +120,38 @@ def test_lengths_may_be_told_by_numbers() -> None:
     assert found.input_ids == "input_ids"
 
 
+GIVEN = ("input_ids", "attention_mask")
+CACHE = tuple(
+    f"past_key_values.{layer}.{part}" for layer in range(2) for part in ("key", "value")
+)
+
+
+def test_positions_that_the_decoder_counts_itself_are_not_given() -> None:
+    inputs = {"attention_mask": "attention_mask", "position_ids": "position_ids"}
+    config = parsed(model__decoder__inputs=inputs)
+    found = config.run_with((*GIVEN, *CACHE))
+    assert (found.inputs.position_ids, found.inputs.attention_mask) == ("", "attention_mask")
+    assert config.run_with((*GIVEN, "position_ids", *CACHE)) == config
+
+
+@pytest.mark.parametrize(
+    ("inputs", "problem"),
+    [
+        (("input_ids", *CACHE), "no input 'attention_mask', which genai_config.json names"),
+        ((*GIVEN, *CACHE[1:]), "no input 'past_key_values.0.key'"),
+        ((*GIVEN, *CACHE, "inputs_embeds"), "the input 'inputs_embeds', which a node cannot fill"),
+        ((*GIVEN, *CACHE, "past_conv.0"), "the input 'past_conv.0'"),
+        ((*GIVEN, *CACHE, "position_ids"), "the input 'position_ids'"),
+    ],
+)
+def test_decoder_whose_inputs_cannot_be_filled_is_refused_by_one(
+    inputs: tuple[str, ...], problem: str
+) -> None:
+    with pytest.raises(ModelInvalid) as caught:
+        parsed().run_with(inputs)
+    assert problem in caught.value.message
+
+
 BOTH = {"attention_mask": "m", "seqlens_k": "s", "total_sequence_length": "t"}
 
 

@@ -98,8 +98,9 @@ def decoder_of(source: ModelSource) -> DecoderFolder:
         )
     if not source.content.onnx.has_slots:
         raise ModelInvalid(
-            "the decoder has no operator GroupQueryAttention, by which a node keeps the sequences of a batch apart: export it"
-            " anew with onnxruntime-genai's model builder"
+            "the decoder has no operator GroupQueryAttention, by which a node keeps the sequences of a batch apart:"
+            " onnxruntime-genai's model builder makes it with -e cpu for int4, int8 and fp32, and of fp16 with -e cuda: build the"
+            " folder anew with one of these"
         )
     return found
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Annotated, Final, TypeAlias
 
 from capamesh.protocol.errors import ModelInvalid
@@ -100,6 +101,36 @@ class GenaiConfig:
         """Return the outputs of the cache, in the order of `past_names`."""
         pair = (self.outputs.present_keys, self.outputs.present_values)
         return [name % layer for layer in range(self.layers) for name in pair]
+
+    def run_with(self, inputs: Collection[str]) -> GenaiConfig:
+        """Return how a decoder is run that has these inputs: the file may name `position_ids` of one that counts them itself.
+
+        Raises ModelInvalid: it lacks an input that the file names, or has one that a node cannot fill.
+        """
+        told = self.inputs
+        if told.position_ids not in inputs:
+            told = replace(told, position_ids="")
+        given = (
+            told.input_ids,
+            told.attention_mask,
+            told.position_ids,
+            told.seqlens_k,
+            told.total_sequence_length,
+            told.rows,
+        )
+        wanted = [*filter(None, given), *self.past_names()]
+        for name in wanted:
+            if name not in inputs:
+                raise ModelInvalid(
+                    f"the decoder has no input {name!r}, which genai_config.json names: export both anew"
+                )
+        others = sorted(set(inputs).difference(wanted))
+        if others:
+            raise ModelInvalid(
+                f"the decoder has the input {others[0]!r}, which a node cannot fill: it serves models that take tokens alone, no"
+                " pictures and no sound, and keep keys and values of them; take another model, or one that was exported so"
+            )
+        return replace(self, inputs=told)
 
 
 class _Inputs(Struct, frozen=True):

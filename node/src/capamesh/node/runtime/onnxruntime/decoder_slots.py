@@ -99,9 +99,10 @@ class DecoderSlots(Slots):
                 f"slots should have {length} tokens; with this model it may be 2 to {config.context}"
             )
         self.count, self.length, self.vocabulary = count, length, config.vocabulary
-        self._config = config
         self._device = device
         self._session = _session(onnx_file or folder.onnx_file, threads, device)
+        config = config.run_with([each.name for each in self._session.get_inputs()])
+        self._config = config
         kind = _cache_type(self._session, config)
         shape = (2 * config.layers, count, config.kv_heads, length, config.head_size)
         try:

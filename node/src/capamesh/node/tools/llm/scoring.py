@@ -31,7 +31,6 @@ class TrialDecoder:
 
     def __init__(self, folder: DecoderFolder, *, threads: int, length: int) -> None:
         """`length` is the most tokens of the sequence. ModelInvalid: the runtime refuses the decoder, or it is not what its file says."""
-        self._config = folder.config
         self.length = length
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -44,6 +43,7 @@ class TrialDecoder:
             raise ModelInvalid(f"ONNX Runtime refuses the decoder: {one_line(exc)}") from exc
         self._used = 0
         self._types = {one.name: one.type for one in self._session.get_inputs()}
+        self._config = folder.config.run_with(self._types)
         self._binding: Untyped = self._session.io_binding()
         self._cache = [
             self._bound(past, present)
