@@ -27,8 +27,10 @@ class Pace:
         self._max_chunk = max_chunk
         self._fill_s: dict[int, float] = {}
         """Seconds of one token of a prompt, by the size of its chunk."""
+        self._rows = 0
+        """The sequences of the newest step that decoded."""
         self.decode_s = 0.0
-        """Seconds of a step that decodes; 0 before the first."""
+        """Seconds of a step that decodes as many; 0 before the first."""
         self.tokens_per_s = 0.0
         """Tokens generated a second, while any sequence generates; 0 before the first."""
 
@@ -39,16 +41,24 @@ class Pace:
 
     def decoded(self, rows: int, took_s: float, since_last_s: float) -> None:
         """Count a step that took `took_s` and ended `since_last_s` after the one before."""
-        self.decode_s = _moved(self.decode_s, took_s)
+        self.decode_s = _moved(self.decode_s if rows == self._rows else 0.0, took_s)
+        self._rows = rows
         speed = rows / max(since_last_s, took_s, 1e-9)
         self.tokens_per_s = (
             speed if not self.tokens_per_s else 0.9 * self.tokens_per_s + 0.1 * speed
         )
 
     def filled(self, tokens: int, took_s: float) -> None:
-        """Count a chunk of `tokens`."""
-        size = _size(tokens)
-        self._fill_s[size] = _moved(self._fill_s.get(size, 0.0), took_s / tokens)
+        """Count a chunk of `tokens`.
+
+        A larger one costs no more a token: what is known of such, and may be of a first run or of a busy moment, falls with smaller ones
+        that are quicker. Else no chunk of a size that was once too slow would run again, and show that it is not.
+        """
+        size, token_s = _size(tokens), took_s / tokens
+        self._fill_s[size] = _moved(self._fill_s.get(size, 0.0), token_s)
+        for larger, known_s in self._fill_s.items():
+            if larger > size and known_s > token_s:
+                self._fill_s[larger] = _moved(known_s, token_s)
 
     def chunk(self, left: int, *, is_alone: bool) -> int:
         """Return how many of the `left` tokens of a prompt to run now: never 1 more than tiles hold, and never so that 1 is left over.
