@@ -42,11 +42,11 @@ class ThreadTime:
 
 
 def be_nice(nice: int) -> None:
-    """Let the calling thread have the less of the cores where they are short the larger `nice` is, which is 0 to 19."""
+    """Let the calling thread have the less of the cores where they are short the larger `nice` is, which is 0 to 19 more than it has."""
     if sys.platform == "linux":  # elsewhere it would be the whole process
         thread = threading.get_native_id()
         before = os.getpriority(os.PRIO_PROCESS, thread)
-        os.setpriority(os.PRIO_PROCESS, thread, max(nice, before))  # less needs a privilege
+        os.setpriority(os.PRIO_PROCESS, thread, min(before + nice, 19))
 
 
 @cache
