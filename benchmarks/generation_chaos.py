@@ -1,6 +1,6 @@
 """Asks whether generated answers survive their node: real processes, a node killed or frozen under 16 streams, again and again.
 
-`python benchmarks/generation_chaos.py [--rounds 60] [--seed N] [--folder DIR] [--keep]`. A router and two nodes serve two tiny language models. In each round
+`python benchmarks/generation_chaos.py [--rounds 60] [--had 24] [--seed N] [--folder DIR] [--keep]`. A router and two nodes serve two tiny language models. In each round
 one node makes 16 answers, each drawn with a seed of its own, when it is killed, or every third time frozen. The other node goes on with
 them, and each stream must end with the text of the same request undisturbed. The pause of a stream is the longest time without a token
 from then on; it is held against the time in which 16 answers that begin together get their first tokens. The node that was hurt comes back
@@ -52,8 +52,8 @@ STREAMS: Final = 16
 TOKENS: Final = 1500
 """The tokens of an answer, which takes longer than a round's preparations."""
 CONTEXT: Final = 4096
-HURT_AFTER: Final = 24
-"""Each stream has so many tokens before the node is hurt."""
+HAD: Final = 24
+"""Each stream has so many tokens before the node is hurt. The other node runs them as they came, so that more of them make longer pauses."""
 FREEZE_EVERY: Final = 3
 KILLED, FROZEN = "killed", "frozen"
 SILENCE_S: Final = {KILLED: 0.0, FROZEN: 2.0}
@@ -179,11 +179,13 @@ async def hold(cluster: ChaosCluster, peer: str, state: str) -> None:
             raise SystemExit(f"the circuit could not be set: {await answer.text()}")
 
 
-async def run_round(cluster: ChaosCluster, victim: Member, other: Member, kind: str) -> Round:
-    """Hurt a node that makes all answers, and see them to their ends."""
+async def run_round(
+    cluster: ChaosCluster, victim: Member, other: Member, kind: str, had: int
+) -> Round:
+    """Hurt a node that makes all answers once each has `had` tokens, and see them to their ends."""
     spare = peer_of(other)
     await hold(cluster, spare, "forced_open")
-    running = all_of(cluster.http_url, until_tokens=HURT_AFTER)
+    running = all_of(cluster.http_url, until_tokens=had)
     await anext(running)
     await hold(cluster, spare, "automatic")
     send_signal(own_pids(victim), signal.SIGKILL if kind == KILLED else signal.SIGSTOP)
@@ -217,7 +219,9 @@ async def measure(options: argparse.Namespace, file: Path, console: Console) -> 
             for number in range(first, options.rounds):
                 kind = FROZEN if number % FREEZE_EVERY == FREEZE_EVERY - 1 else KILLED
                 victim = (at + number) % 2
-                seen = await run_round(cluster, nodes[victim], nodes[1 - victim], kind)
+                seen = await run_round(
+                    cluster, nodes[victim], nodes[1 - victim], kind, options.had
+                )
                 show_round(number, seen, texts, console)
                 with file.open("a") as lines:
                     lines.write(json.dumps(told_of(seen, texts, begun_s)) + "\n")
@@ -360,6 +364,7 @@ def main() -> int:
     """Run, print, keep; fail when an answer broke off or is another, or a pause is too long."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--had", type=int, default=HAD, help="tokens before the node is hurt")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument(
         "--folder", type=Path, help="where what was seen of each round is left and found"
@@ -370,13 +375,13 @@ def main() -> int:
     with ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
-        file = folder / f"rounds-{options.seed}.jsonl"
+        file = folder / f"rounds-{options.seed}-{options.had}.jsonl"
         asyncio.run(measure(options, file, console))
         report = report_of(rounds_in(file)[: options.rounds])
     report.show("answers whose node is hurt", console)
     console.print(report.figures)
     if options.keep:
-        figures = {"seed": options.seed, "cases": report.figures}
+        figures = {"seed": options.seed, "had": options.had, "cases": report.figures}
         console.print(f"kept in {keep('generation_chaos', figures)}")
         console.print(f"and {page_tables.write(PAGE, MADE_BY, table_of(report.figures))}")
     return 0 if report.is_held else 1
