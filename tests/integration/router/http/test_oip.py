@@ -266,7 +266,7 @@ async def test_timeout_is_in_microseconds_and_at_most_the_router_s_own(
     assert (await http.infer({**BODY, "parameters": parameters})).status == 200
     (sent_ms,) = link.budgets_ms
     assert sent_ms is not None
-    assert budget_ms - 1_000 < sent_ms <= budget_ms
+    assert budget_ms - 3_000 < sent_ms <= budget_ms
 
 
 async def test_request_whose_time_is_up_is_a_504_and_leaves_nothing_in_flight(
