@@ -43,6 +43,7 @@ class TimedSlots(Slots):
     def __init__(self) -> None:
         self.count, self.length = SLOTS, LENGTH
         self.token_bytes, self.vocabulary = TOKEN_BYTES, 2**16
+        self.scores_each = False
         self._used = [0] * SLOTS
         self._logits = np.zeros((SLOTS, 2), np.float32)
         """Scores of two tokens: the first of all is drawn, and how many others there are costs nothing here."""
@@ -58,6 +59,10 @@ class TimedSlots(Slots):
     def extend(self, slot: int, tokens: Sequence[int], *, wants_logits: bool) -> Logits | None:
         self._used[slot] += len(tokens)
         return self._logits[0] if wants_logits else None
+
+    @override
+    def score(self, slot: int, tokens: Sequence[int]) -> Logits:
+        raise NotImplementedError
 
     @override
     def copy(self, source: int, target: int, count: int) -> None:

@@ -33,12 +33,19 @@ class FakeSlots(Slots):
     def __init__(self, count: int = 4, length: int = 64) -> None:
         self.count, self.length = count, length
         self.token_bytes, self.vocabulary = 24, VOCABULARY
+        self.scores_each = True
         self._cache = np.zeros((count, length, 3), np.int64)
         self._used = [0] * count
         self.decoded_rows: list[int] = []
         self.extended: list[int] = []
+        self.scored: list[int] = []
         self.copied = 0
         self.fails: Exception | None = None
+        self.habit = 0.0
+        """What the token has in advance that is next in a circle of four: with some, answers repeat themselves."""
+        self.rounds = True
+        """False if it does not matter whether a token was run alone."""
+        self.most_used = 0
         self.is_closed = False
 
     @override
@@ -58,6 +65,17 @@ class FakeSlots(Slots):
             is_alone = place % TILE == 0 and place == len(tokens) - 1
             self._append(slot, token, _ALONE if is_alone else _TOGETHER)
         return self._logits(slot) if wants_logits else None
+
+    @override
+    def score(self, slot: int, tokens: Sequence[int]) -> Logits:
+        self._fail()
+        assert 1 < len(tokens) < TILE
+        self.scored.append(len(tokens))
+        found = []
+        for token in tokens:
+            self._append(slot, token, _TOGETHER)
+            found.append(self._logits(slot))
+        return np.stack(found)
 
     @override
     def copy(self, source: int, target: int, count: int) -> None:
@@ -102,16 +120,20 @@ class FakeSlots(Slots):
     def _append(self, slot: int, token: int, manner: int) -> None:
         used = self._used[slot]
         assert used < self.length
+        manner = manner if self.rounds else _TOGETHER
         before = int(self._cache[slot, used - 1, 2]) if used else 0
         raw = np.array([before, token, manner], np.int64).tobytes()
         digest = int.from_bytes(blake2b(raw, digest_size=8).digest(), "little", signed=True)
         self._cache[slot, used] = token, manner, digest
         self._used[slot] = used + 1
+        self.most_used = max(self.most_used, sum(self._used))
 
     def _logits(self, slot: int) -> Logits:
         digest = self._cache[slot, self._used[slot] - 1].tobytes()
         raw = np.frombuffer(blake2b(digest, digest_size=64).digest(), np.uint16)
-        return raw.astype(np.float32) / np.float32(8192)
+        scores = raw.astype(np.float32) / np.float32(8192)
+        scores[(self._cache[slot, self._used[slot] - 1, 0] + 1) % 4] += np.float32(self.habit)
+        return scores
 
 
 class LetterText(TokenText):
@@ -184,9 +206,13 @@ class Desk:
         return last.finish or (last.error.code if last.error else None)
 
 
-def ids_alone(request: GenerationRequest, choice: int = 0) -> list[int]:
+def ids_alone(
+    request: GenerationRequest, choice: int = 0, *, lookup_tokens: int = 0, habit: float = 0.0
+) -> list[int]:
     """Return the tokens of one choice of `request` where nothing else is."""
-    desk = Desk(FakeSlots(1), GenerationSettings(prefix_bytes=0))
+    settings = GenerationSettings(prefix_bytes=0, lookup_tokens=lookup_tokens)
+    desk = Desk(FakeSlots(1), settings)
+    desk.slots.habit = habit
     alone = dataclasses.replace(
         request,
         choices=1,

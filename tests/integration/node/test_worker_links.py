@@ -40,6 +40,7 @@ from capamesh.node.runtime.api import LoadedModel
 from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
 from capamesh.node.runtime.text_generation.loaded_decoder import LoadedDecoder
 from capamesh.node.scheduling import MemoryBudget
+from capamesh.node.scheduling.generation_scheduler import GenerationScheduler
 from capamesh.node.worker.service import WorkerService
 from capamesh.protocol.errors import (
     CapameshError,
@@ -640,8 +641,9 @@ HELD_AT = 5
 class Generated(PartsHandler):
     """One generation, with the tokens that have come of it."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, **more: object) -> None:
         asked = {"prompt": [5, 6, 7], "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True}
+        asked |= more
         given = Tensor(
             GENERATION, Datatype.BYTES, (1,), join_elements([json.dumps(asked).encode()])
         )
@@ -760,6 +762,36 @@ async def test_generation_outlives_its_model_and_leaves_no_memory(
         await eventually(lambda: cache() is None, "the memory of the slots is held")
     finally:
         gc.enable()
+    await chat.at_rest()
+
+
+def figures_of(town: Town) -> dict[str, Any]:
+    """Return the counts of the model that generates."""
+    hosted = town.models.find(NAME, ANY)
+    assert hosted is not None
+    scheduler = hosted.runner.scheduler
+    assert isinstance(scheduler, GenerationScheduler)
+    return scheduler.figures()
+
+
+async def test_tokens_are_guessed_where_the_manifest_says_so(chat: Town) -> None:
+    link = (await chat.asker()).link
+    before = chat.models.find(NAME, ANY)
+    await Generated(link).until_over()
+    assert figures_of(chat)["drafted_tokens"] == 0
+    new = chat.folder.parent / "new.toml"
+    new.write_text("task = 'chat'\n[generation]\nlookup_tokens = 8\n")
+    os.utime(new, (2_000_000, 2_000_000))
+    new.replace(chat.folder / NAME / "capamesh.toml")
+    await eventually(lambda: chat.models.find(NAME, ANY) is not before, "nothing has changed")
+    few = {"5": 50.0, "6": 50.0, "7": 50.0}  # of these tokens an answer must repeat itself
+    alone = await Generated(link, logit_bias=few).until_over()
+    assert len(alone) == TOKENS
+    figures = figures_of(chat)
+    assert figures["drafted_tokens"] >= figures["accepted_tokens"] > 0
+    together = [Generated(link, logit_bias=few) for _ in range(6)]
+    for each in together:
+        assert await each.until_over() == alone
     await chat.at_rest()
 
 

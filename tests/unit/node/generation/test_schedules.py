@@ -8,7 +8,11 @@ import random
 import pytest
 from generation_fakes import VOCABULARY, Desk, FakeSlots, ids_alone
 
-from capamesh.node.generation import GenerationRequest, GenerationSettings, SamplingParameters
+from capamesh.node.generation import (
+    GenerationRequest,
+    GenerationSettings,
+    SamplingParameters,
+)
 from capamesh.node.generation.sequence import Sequence
 from capamesh.protocol.errors import CapameshError
 
@@ -47,9 +51,11 @@ def _request(rng: random.Random, stems: list[tuple[int, ...]]) -> GenerationRequ
     )
 
 
-def _lost_elsewhere(rng: random.Random, request: GenerationRequest) -> GenerationRequest:
+def _lost_elsewhere(
+    rng: random.Random, request: GenerationRequest, lookup_tokens: int, habit: float
+) -> GenerationRequest:
     """Return `request` as it comes from a node that was lost somewhere in its answer."""
-    whole = ids_alone(request)
+    whole = ids_alone(request, lookup_tokens=lookup_tokens, habit=habit)
     had = whole[: rng.randrange(len(whole))]
     return dataclasses.replace(request, resumed=tuple(had), is_replayed=True)
 
@@ -62,13 +68,16 @@ class Seen:
     gave_way: int
     bulk_gave_way: int
     replayed: int
+    drafted: int
+    accepted: int
 
 
-def run_schedule(seed: int) -> Seen:
+def run_schedule(seed: int, lookup_tokens: int = 0, habit: float = 0.0) -> Seen:
     """Run the schedule of `seed`, and compare each answer with that of its request alone."""
     rng = random.Random(seed)
     slots = FakeSlots(rng.choice([2, 3, 5]))
-    desk = Desk(slots, _settings(rng))
+    slots.habit = habit
+    desk = Desk(slots, dataclasses.replace(_settings(rng), lookup_tokens=lookup_tokens))
     stems = [tuple(rng.randrange(VOCABULARY) for _ in range(34)) for _ in range(2)]
     asked: list[tuple[GenerationRequest, int, Sequence]] = []
     cancelled: set[Sequence] = set()
@@ -78,7 +87,7 @@ def run_schedule(seed: int) -> Seen:
         if action < 0.25:
             request = _request(rng, stems)
             if request.choices == 1 and rng.random() < 0.2:
-                request = _lost_elsewhere(rng, request)
+                request = _lost_elsewhere(rng, request, lookup_tokens, habit)
             try:
                 made = desk.submit(request)
             except CapameshError:
@@ -93,18 +102,23 @@ def run_schedule(seed: int) -> Seen:
     desk.run()
     assert desk.engine.load().tokens_in_flight == 0
     assert desk.engine.load().waiting == 0
+    assert slots.most_used <= desk.engine.pool_tokens
     for request, choice, sequence in asked:
         ids = [*request.resumed, *desk.ids(sequence)]
-        alone = ids_alone(dataclasses.replace(request, resumed=()), choice)
+        whole = dataclasses.replace(request, resumed=())
+        alone = ids_alone(whole, choice, lookup_tokens=lookup_tokens, habit=habit)
         if sequence in cancelled or desk.finish(sequence) not in ("stop", "length"):
             assert ids == alone[: len(ids)], seed
         else:
             assert ids == alone, seed
+    load = desk.engine.load()
     return Seen(
         len(asked),
-        desk.engine.load().preemptions,
+        load.preemptions,
         sum(each.times_put_back for request, _, each in asked if request.is_bulk),
         sum(bool(request.resumed) for request, _, _ in asked),
+        load.drafted_tokens,
+        load.accepted_tokens,
     )
 
 
@@ -116,10 +130,22 @@ def test_answers_of_random_schedules_are_those_of_requests_alone() -> None:
     assert sum(each.replayed for each in runs) > 50
 
 
+@pytest.mark.parametrize("lookup_tokens", [1, 4, 15])
+def test_answers_that_are_guessed_in_random_schedules_are_those_of_requests_alone(
+    lookup_tokens: int,
+) -> None:
+    runs = [run_schedule(seed, lookup_tokens, habit=7.0) for seed in range(100)]
+    assert sum(each.gave_way for each in runs) > 20
+    assert sum(each.replayed for each in runs) > 20
+    accepted = sum(each.accepted for each in runs)
+    assert sum(each.drafted for each in runs) - 50 > accepted > 100
+
+
 @pytest.mark.slow
 def test_answers_of_ten_thousand_random_schedules_are_those_of_requests_alone() -> None:
     for seed in range(300, 10_300):
         run_schedule(seed)
+        run_schedule(seed, lookup_tokens=seed % 16, habit=7.0)
 
 
 def test_last_that_generates_gives_way_to_an_older_prompt_that_is_being_filled() -> None:

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from capamesh.node.generation.lookup import MOST_LOOKUP
+from capamesh.node.repository.limits import MAX_LOOKUP_TOKENS
 from capamesh.node.repository.manifest import parse_manifest
 from capamesh.node.repository.rule_checks import rules_problem
 from capamesh.node.repository.rules import (
@@ -164,7 +166,20 @@ def test_pipeline_says_nothing_about_providers(key: str, value: str) -> None:
 
 
 def test_model_that_answers_messages_needs_no_more_than_its_task() -> None:
-    assert parse_manifest(b"task = 'chat'", "m.toml").task.task is Task.CHAT
+    task = parse_manifest(b"task = 'chat'", "m.toml").task
+    assert task.task is Task.CHAT
+    assert task.generation.lookup_tokens == 0
+
+
+def test_manifest_of_a_language_model_says_how_many_tokens_are_guessed() -> None:
+    said = "task = 'chat'\n[generation]\nlookup_tokens = {}"
+    task = parse_manifest(said.format(MAX_LOOKUP_TOKENS).encode(), "m.toml").task
+    assert task.generation.lookup_tokens == MAX_LOOKUP_TOKENS == MOST_LOOKUP
+    for bad in (-1, MAX_LOOKUP_TOKENS + 1, "'all'"):
+        with pytest.raises(ModelInvalid, match="lookup_tokens"):
+            parse_manifest(said.format(bad).encode(), "m.toml")
+    with pytest.raises(ModelInvalid, match="generation: it means something with task = 'chat'"):
+        parse_manifest(b"[generation]\nlookup_tokens = 4", "m.toml")
 
 
 @pytest.mark.parametrize(

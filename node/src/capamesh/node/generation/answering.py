@@ -9,6 +9,7 @@ from capamesh.node.generation.parts import LENGTH, STOP, Finish, TokenLogprob, T
 from capamesh.node.generation.request import NO_LOGPROBS
 from capamesh.node.generation.sampling import edited, sample, token_logprob
 from capamesh.node.generation.sequence import Sequence
+from capamesh.node.generation.step_plan import Draft
 from capamesh.protocol.errors import CapameshError, InvalidRequest, RunFailed
 
 
@@ -30,6 +31,26 @@ def answer(sequence: Sequence, row: npt.NDArray[np.float32]) -> TokenPart:
         return broken_off(sequence, error)
     except Exception as exc:  # noqa: BLE001 - a tokenizer's or a grammar's bug ends one answer, not all
         return broken_off(sequence, RunFailed(f"the next token could not be used: {exc!r}"))
+
+
+def answer_draft(draft: Draft) -> list[TokenPart]:
+    """Return what a draft that has run adds: a part for each token that is drawn of its scores, until one is not what was guessed.
+
+    The sequence's slot then holds more than it should: the tokens behind `Sequence.held`.
+    """
+    sequence, tokens, scores = draft.sequence, draft.tokens, draft.scores
+    parts: list[TokenPart] = []
+    if scores is None or sequence.is_ended:
+        return parts
+    for place in range(len(tokens)):
+        sequence.fed += 1
+        if sequence.wants_token:
+            parts.append(answer(sequence, scores[place]))
+            if parts[-1].is_last:
+                break
+        if place + 1 < len(tokens) and tokens[place + 1] != sequence.out[sequence.fed]:
+            break
+    return parts
 
 
 def broken_off(sequence: Sequence, error: CapameshError) -> TokenPart:

@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from capamesh.node.generation.admission import check_request, no_room, too_late
 from capamesh.node.generation.answering import answer, broken_off, resume
+from capamesh.node.generation.decoding import Decoding
 from capamesh.node.generation.forecast import first_token_s
 from capamesh.node.generation.load import GenerationLoad
 from capamesh.node.generation.pace import Pace
@@ -25,13 +26,7 @@ from capamesh.node.generation.parts import TokenPart
 from capamesh.node.generation.request import GenerationRequest
 from capamesh.node.generation.residents import Residents
 from capamesh.node.generation.reuse import Reuse
-from capamesh.node.generation.sequence import (
-    NO_SLOT,
-    Constraint,
-    Sequence,
-    SequencePart,
-    TokenText,
-)
+from capamesh.node.generation.sequence import Constraint, Sequence, SequencePart, TokenText
 from capamesh.node.generation.settings import GenerationSettings
 from capamesh.node.generation.shares import TenantShares
 from capamesh.node.generation.slots import Logits, Slots
@@ -64,6 +59,7 @@ class GenerationEngine:
         self._pace = Pace(settings.target_gap_s, settings.max_chunk)
         self._reuse = Reuse(slots, settings.prefix_bytes)
         self._residents = Residents(slots)
+        self._decoding = Decoding(slots, self._shares, settings.lookup_tokens)
         self._filled_s = 0.0
         """The time that chunks of prompts have taken since the last decoding step."""
         self._may_begin = False
@@ -183,14 +179,11 @@ class GenerationEngine:
                 self._join(logits)
             return
         self._filled_s = 0.0
-        rows = len(plan.sequences)
-        self._pace.decoded(rows, took_s, now_s - self._decoded_s)
+        parts = self._decoding.take(plan, logits, took_s)
+        self._pace.decoded(self._decoding.fed, took_s, now_s - self._decoded_s)
         self._decoded_s = now_s
-        for place, sequence in enumerate(plan.sequences):
-            self._shares.charge(sequence.request.tenant, took_s / rows)
-            sequence.fed += 1
-            if logits is not None and sequence.wants_token and not sequence.is_ended:
-                self._tell(sequence, answer(sequence, logits[place]))
+        for each in parts:
+            self._tell(each.sequence, each.part)
 
     def failed(self, plan: StepPlan, error: CapameshError) -> None:
         """End what a run was for that failed, with `error`; nothing is kept of the slots that it has used."""
@@ -240,6 +233,8 @@ class GenerationEngine:
             prefix_bytes=self._reuse.size_bytes,
             prefix_hits=self._reuse.hit_tokens,
             preemptions=self._preemptions,
+            drafted_tokens=self._decoding.drafted,
+            accepted_tokens=self._decoding.accepted,
             fill_token_s=self._pace.fill_token_s,
             kept_tokens=self._settings.prefix_bytes // self._slots.token_bytes,
             first_token_s=self._first_token_s(0, is_bulk=False),
@@ -269,12 +264,13 @@ class GenerationEngine:
         )
 
     def _plan_decode(self) -> StepPlan | None:
-        """Return the run of a token for all that generate; None: there are none, or they gave way to the one that is filled."""
-        live = self._residents.live
-        while self._residents.used_tokens + len(live) > self.pool_tokens:
+        """Return the run of those who generate; None: there are none, or they gave way to the one that is filled."""
+        residents = self._residents
+        plan = self._decoding.plan(residents.live)
+        while plan is not None and residents.used_tokens + plan.size > self.pool_tokens:
             self._give_way()
-        tokens = [each.out[each.fed] for each in live]
-        return StepPlan(tuple(live), NO_SLOT, tokens, wants_logits=True) if live else None
+            plan = self._decoding.plan(residents.live)
+        return plan
 
     def _expire(self, now_s: float) -> None:
         if now_s < self._due_s:
@@ -319,6 +315,7 @@ class GenerationEngine:
         """Let the one whose prompt has run generate, with its siblings; `scores`, in the shape [vocabulary], are those behind the prompt."""
         self._may_begin = True
         for each in self._residents.join():
+            self._decoding.begin(each)
             if scores is not None and each.wants_token:
                 self._tell(each, answer(each, scores))
 

@@ -32,6 +32,10 @@ class GenerationLoad:
     """Tokens of prompts that did not have to run, since the start."""
     preemptions: int
     """Sequences that gave way and were computed again, since the start."""
+    drafted_tokens: int
+    """Tokens that were guessed and run, since the start."""
+    accepted_tokens: int
+    """Tokens of these that were drawn, too."""
     fill_token_s: float
     """Seconds of a token of a prompt; 0 before the first."""
     kept_tokens: int

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from mypy_extensions import mypyc_attr
 from typing_extensions import override
 
+from capamesh.node.generation.lookup import Lookup
 from capamesh.node.generation.parts import TokenPart, Usage
 from capamesh.node.generation.request import GenerationRequest
 from capamesh.node.generation.sampling import TokenHistory
@@ -70,6 +71,7 @@ class Sequence:
         "history",
         "is_ended",
         "is_saved",
+        "lookup",
         "most_tokens",
         "order",
         "out",
@@ -121,6 +123,8 @@ class Sequence:
         """True once the prompt's cache was given to the prefixes."""
         self.scores: npt.NDArray[np.float32] | None = None
         """The scores behind the prompt in the shape [vocabulary], until they are kept with it."""
+        self.lookup: Lookup | None = None
+        """Guesses its next tokens while it generates; None: nothing does."""
         self.is_ended = False
         self.times_put_back = 0
         """The number of times that it lost its slot to another."""
@@ -145,6 +149,11 @@ class Sequence:
         return len(self.request.prompt) + len(self.out)
 
     @property
+    def held(self) -> int:
+        """The tokens that its slot should hold while it generates."""
+        return len(self.request.prompt) + self.fed
+
+    @property
     def is_full(self) -> bool:
         """Return whether it may have no more tokens."""
         return self.position >= self.most_tokens
@@ -152,6 +161,7 @@ class Sequence:
     def rewind(self) -> None:
         """Forget the slot, which another gets: all tokens are to be computed again, in the same manner."""
         self.slot = NO_SLOT
+        self.lookup = None
         self.fed = self.base
         self.times_put_back += 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from capamesh.node.generation.lookup import MOST_LOOKUP
 from capamesh.protocol.errors import ConfigError
 
 MIN_CHUNK: Final = 2
@@ -34,6 +35,10 @@ class GenerationSettings:
     """True to keep the cache of answers too, for a conversation's next turn. Such tokens were computed one by one, so that what follows may
     round otherwise than without the hit."""
 
+    lookup_tokens: int = 0
+    """The most tokens that are guessed of an answer that repeats its prompt or itself, and run at once; 0: none are. Such tokens may round
+    otherwise than those that were run one by one."""
+
     def __post_init__(self) -> None:
         if self.pool_tokens < 0:
             raise ConfigError(f"pool_tokens is {self.pool_tokens}; 0 is for all that slots hold")
@@ -53,3 +58,7 @@ class GenerationSettings:
             raise ConfigError(f"max_chunk is {self.max_chunk}; it must be at least {2 * MIN_CHUNK}")
         if self.prefix_bytes < 0:
             raise ConfigError(f"prefix_bytes is {self.prefix_bytes}; 0 keeps no prefixes")
+        if not 0 <= self.lookup_tokens <= MOST_LOOKUP:
+            raise ConfigError(
+                f"lookup_tokens is {self.lookup_tokens}; it may be 0 to {MOST_LOOKUP}"
+            )

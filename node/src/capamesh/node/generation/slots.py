@@ -30,10 +30,12 @@ class Slots(Protocol):
     """The bytes that the cache of one token takes."""
     vocabulary: int
     """The number of tokens that logits score."""
+    scores_each: bool
+    """True if the model gives the scores behind each token of a run, not behind the last alone."""
 
     @abstractmethod
     def decode(self, tokens: Sequence[int]) -> Logits:
-        """Feed one token to each of the slots 0 to B-1; return logits in the shape [B, vocabulary], valid until the next call.
+        """Feed one token to each of the slots 0 to B-1; return logits in the shape [B, vocabulary], valid until it is called again.
 
         Raises `RunFailed`: the model did not run; the slots' contents are then unknown.
         """
@@ -43,6 +45,13 @@ class Slots(Protocol):
         """Feed several tokens to `slot`; return the logits behind the last in the shape [vocabulary] if they are wanted.
 
         Raises `RunFailed`: the model did not run; the slot's contents are then unknown.
+        """
+
+    @abstractmethod
+    def score(self, slot: int, tokens: Sequence[int]) -> Logits:
+        """Do as `extend`, and return the logits behind each token in the shape [tokens, vocabulary], valid until `slot` is extended.
+
+        Only where `scores_each`. Raises `RunFailed`: the model did not run; the slot's contents are then unknown.
         """
 
     @abstractmethod

@@ -6,36 +6,76 @@ from capamesh.node.generation.sequence import NO_SLOT, Constraint, Sequence
 from capamesh.node.generation.slots import Logits, Slots
 
 
-class StepPlan:
-    """One run of the model: a token for each sequence that generates, or a chunk of one prompt."""
+class Draft:
+    """The run of one sequence that generates: its next token, and those that are guessed to follow."""
 
-    __slots__ = ("sequences", "slot", "tokens", "wants_logits")
+    __slots__ = ("scores", "sequence", "tokens")
+
+    def __init__(self, sequence: Sequence, tokens: list[int]) -> None:
+        self.sequence = sequence
+        self.tokens = tokens
+        self.scores: Logits | None = None
+        """The scores behind each of the tokens in the shape [tokens, vocabulary], once they have run."""
+
+
+class StepPlan:
+    """One run of the model: a token for each sequence that generates, or a chunk of one prompt.
+
+    Those who generate may have drafts instead, each of which is a run of its own in the same step.
+    """
+
+    __slots__ = ("aside", "drafts", "sequences", "slot", "tokens", "wants_logits")
 
     def __init__(
-        self, sequences: tuple[Sequence, ...], slot: int, tokens: list[int], *, wants_logits: bool
+        self,
+        sequences: tuple[Sequence, ...],
+        slot: int,
+        tokens: list[int],
+        *,
+        wants_logits: bool,
+        drafts: tuple[Draft, ...] = (),
+        aside: frozenset[int] = frozenset(),
     ) -> None:
         self.sequences = sequences
         """The sequences that run, in the order of their slots; the one that is filled comes first, then its siblings."""
         self.slot = slot
         """The slot that is filled; `NO_SLOT` where sequences get a token each."""
         self.tokens = tokens
-        """The tokens to run: one of each sequence, or those of the chunk."""
+        """The tokens to run: one of each sequence, or those of the chunk. Sequences behind the last of which a token is run have none."""
         self.wants_logits = wants_logits
         """True if a token is drawn from the scores."""
+        self.drafts = drafts
+        """The drafts that are run behind the tokens."""
+        self.aside = aside
+        """The places of sequences whose token runs only because those of others do, on both sides: they have a draft, now or later."""
 
     @property
     def is_decode(self) -> bool:
         """Return whether sequences get a token each; else a prompt is filled."""
         return self.slot == NO_SLOT
 
+    @property
+    def size(self) -> int:
+        """The most tokens that slots hold at any time of it beside those that they held."""
+        rows = len(self.tokens)
+        size = rows - len(self.aside)
+        for each in self.drafts:
+            size += len(each.tokens)
+        return max(rows, size)
+
     def run(self, slots: Slots) -> Logits | None:
-        """Run the model; return scores in the shape [sequences, vocabulary], of a chunk [vocabulary] or None.
+        """Run the model; return scores in the shape [tokens, vocabulary], of a chunk [vocabulary] or None. Drafts get theirs.
 
         Raises `RunFailed`: the model did not run.
         """
-        if self.is_decode:
-            return slots.decode(self.tokens)
-        return slots.extend(self.slot, self.tokens, wants_logits=self.wants_logits)
+        if not self.is_decode:
+            return slots.extend(self.slot, self.tokens, wants_logits=self.wants_logits)
+        logits = slots.decode(self.tokens) if self.tokens else None
+        for place in self.aside:
+            slots.truncate(place, slots.used(place) - 1)
+        for each in self.drafts:
+            each.scores = slots.score(each.sequence.slot, each.tokens)
+        return logits
 
     def constraints(self) -> list[Constraint]:
         """Return the grammars of which the mask is needed after the run, and can be made during it."""

@@ -189,7 +189,10 @@ class ModelLoading:
     ) -> GenerationScheduler:
         """Return the scheduler of a language model, whose thread runs until the model is closed."""
         meter, slots = Meter(), decoder.slots
-        settings = GenerationSettings(prefix_bytes=decoder.prefix_bytes)
+        settings = GenerationSettings(
+            prefix_bytes=decoder.prefix_bytes,
+            lookup_tokens=source.manifest.task.generation.lookup_tokens,
+        )
         scheduler = GenerationScheduler(
             decoder.text,
             meter=meter,

@@ -54,3 +54,4 @@ MAX_IMAGE_PIXELS: Final = 2**26  # 192 MiB while it is decoded
 MAX_PIXEL_VALUE: Final = 1e6
 MIN_DEVIATION: Final = 1e-6
 MAX_FILE_BLOCK_BYTES: Final = 65_536  # a client sends no more of a large file's ends
+MAX_LOOKUP_TOKENS: Final = 15  # with the token before them a run of 16

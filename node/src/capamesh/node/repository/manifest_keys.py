@@ -51,7 +51,13 @@ from capamesh.node.repository.rules import (
     VersionPolicy,
     WarmUp,
 )
-from capamesh.node.repository.task_keys import EmbeddingTable, FileTable, ImageTable, TextTable
+from capamesh.node.repository.task_keys import (
+    EmbeddingTable,
+    FileTable,
+    GenerationTable,
+    ImageTable,
+    TextTable,
+)
 from capamesh.node.repository.task_rules import ImageRules, TaskRules
 from capamesh.protocol.schema import DISTINCT, Meta, Table, field, meaning
 from capamesh.protocol.tasks import Task
@@ -76,6 +82,7 @@ _TASKS_OF: Final = {
     "embedding": (Task.TEXT_EMBEDDING,),
     "image": (Task.IMAGE_CLASSIFICATION,),
     "file": (Task.FILE_TYPE,),
+    "generation": (Task.CHAT,),
 }
 """The tasks for which a table means something."""
 _Provider: TypeAlias = Annotated[
@@ -321,6 +328,8 @@ class ManifestTable(Table, frozen=True):
     """The way in which pictures become a tensor."""
     file: FileTable | None = None
     """The way in which a file becomes a row of numbers."""
+    generation: GenerationTable | None = None
+    """The way in which answers are generated."""
 
     @override
     def __post_init__(self) -> None:
@@ -368,6 +377,7 @@ class ManifestTable(Table, frozen=True):
             (self.embedding or EmbeddingTable()).rules(),
             self.image.rules() if self.image else ImageRules(),
             (self.file or FileTable()).rules(),
+            (self.generation or GenerationTable()).rules(),
         )
 
     def rules(self) -> Rules:

@@ -12,6 +12,7 @@ from capamesh.node.repository.limits import (
     MAX_IMAGE_BYTES,
     MAX_IMAGE_PIXELS,
     MAX_IMAGE_SIDE,
+    MAX_LOOKUP_TOKENS,
     MAX_NAME_CHARS,
     MAX_PIXEL_VALUE,
     MAX_TEXT_CHARS,
@@ -23,6 +24,7 @@ from capamesh.node.repository.task_rules import (
     EmbeddingRules,
     FileRules,
     Fit,
+    GenerationRules,
     ImageRules,
     Layout,
     Pooling,
@@ -171,3 +173,16 @@ class FileTable(Table, frozen=True):
         return FileRules(
             self.input, self.block_bytes, self.begin_bytes, self.end_bytes, self.padding
         )
+
+
+class GenerationTable(Table, frozen=True):
+    """The way in which answers are generated. For `chat`."""
+
+    lookup_tokens: Annotated[int, Meta(ge=0, le=MAX_LOOKUP_TOKENS)] = (
+        GenerationRules().lookup_tokens
+    )
+    """The most tokens that are guessed of an answer that repeats its prompt or itself, and run at once; 0: none are."""
+
+    def rules(self) -> GenerationRules:
+        """Return the rules that the table says."""
+        return GenerationRules(self.lookup_tokens)

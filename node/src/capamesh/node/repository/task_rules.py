@@ -127,6 +127,14 @@ class FileRules:
 
 
 @dataclass(frozen=True, slots=True)
+class GenerationRules:
+    """The rules by which answers are generated."""
+
+    lookup_tokens: int = 0
+    """The most tokens that are guessed of an answer that repeats what came before; 0: none are."""
+
+
+@dataclass(frozen=True, slots=True)
 class TaskRules:
     """The task of a model, and the rules of that; the others mean nothing."""
 
@@ -135,3 +143,4 @@ class TaskRules:
     embedding: EmbeddingRules = field(default_factory=EmbeddingRules)
     image: ImageRules = field(default_factory=ImageRules)
     file: FileRules = field(default_factory=FileRules)
+    generation: GenerationRules = field(default_factory=GenerationRules)

@@ -39,6 +39,8 @@ class GenerationMeter:
             "prompt_tokens": self.prompt_tokens,
             "cached_tokens": self.cached_tokens,
             "preemptions": load.preemptions,
+            "drafted_tokens": load.drafted_tokens,
+            "accepted_tokens": load.accepted_tokens,
             "held_tokens": load.tokens_in_flight,
             "most_held_tokens": load.pool_tokens,
         }

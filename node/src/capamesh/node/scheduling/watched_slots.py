@@ -31,6 +31,7 @@ class WatchedSlots(Slots):
         self.length = slots.length
         self.token_bytes = slots.token_bytes
         self.vocabulary = slots.vocabulary
+        self.scores_each = slots.scores_each
         self._slots = slots
         self._meter = meter
         self._marks = marks
@@ -53,6 +54,16 @@ class WatchedSlots(Slots):
         mark = self._marks.begin(self._number, Phase.RUNNING)
         try:
             return self._slots.extend(slot, tokens, wants_logits=wants_logits)
+        finally:
+            self._marks.end(mark)
+            self._meter.ran(len(tokens), self._clock() - began_s)
+
+    @override
+    def score(self, slot: int, tokens: Sequence[int]) -> Logits:
+        began_s = self._clock()
+        mark = self._marks.begin(self._number, Phase.RUNNING)
+        try:
+            return self._slots.score(slot, tokens)
         finally:
             self._marks.end(mark)
             self._meter.ran(len(tokens), self._clock() - began_s)

@@ -119,6 +119,8 @@ def test_language_models_tell_of_their_tokens() -> None:
         prompt_tokens=90,
         cached_tokens=32,
         preemptions=4,
+        drafted_tokens=30,
+        accepted_tokens=20,
         held_tokens=70,
         most_held_tokens=4096,
     )
@@ -140,6 +142,8 @@ def test_language_models_tell_of_their_tokens() -> None:
             f"capamesh_node_prompt_tokens_total{{{of}}} 90.0",
             f"capamesh_node_cached_tokens_total{{{of}}} 32.0",
             f"capamesh_node_preemptions_total{{{of}}} 4.0",
+            f"capamesh_node_drafted_tokens_total{{{of}}} 30.0",
+            f"capamesh_node_accepted_tokens_total{{{of}}} 20.0",
             f"capamesh_node_held_tokens{{{of}}} 70.0",
             f"capamesh_node_most_held_tokens{{{of}}} 4096.0",
         ]
@@ -210,6 +214,8 @@ def test_prometheus_own_parser_takes_the_text_and_odd_names_are_escaped() -> Non
         "capamesh_node_prompt_tokens": "counter",
         "capamesh_node_cached_tokens": "counter",
         "capamesh_node_preemptions": "counter",
+        "capamesh_node_drafted_tokens": "counter",
+        "capamesh_node_accepted_tokens": "counter",
         "capamesh_node_held_tokens": "gauge",
         "capamesh_node_most_held_tokens": "gauge",
         "capamesh_event_loop_delay_seconds": "histogram",

@@ -81,6 +81,8 @@ def generated(tokens: int) -> dict[str, Any]:
         "prompt_tokens": 5 * tokens,
         "cached_tokens": 3 * tokens,
         "preemptions": 1,
+        "drafted_tokens": 4 * tokens,
+        "accepted_tokens": 2 * tokens,
         "held_tokens": 40,
         "most_held_tokens": 64,
     }
@@ -102,6 +104,7 @@ def test_tokens_go_on_after_a_workers_end_and_slots_are_gone_with_it() -> None:
     assert both is not None
     assert (both.tokens, both.prompt_tokens, both.cached_tokens) == (6, 30, 18)
     assert (both.preemptions, both.held_tokens, both.most_held_tokens) == (2, 40, 64)
+    assert (both.drafted_tokens, both.accepted_tokens) == (24, 12)
     assert (both.first_token_s.count, both.gap_s.count) == (3, 3)
 
 

@@ -121,9 +121,7 @@ def test_lengths_may_be_told_by_numbers() -> None:
 
 
 GIVEN = ("input_ids", "attention_mask")
-CACHE = tuple(
-    f"past_key_values.{layer}.{part}" for layer in range(2) for part in ("key", "value")
-)
+CACHE = tuple(f"past_key_values.{layer}.{part}" for layer in range(2) for part in ("key", "value"))
 
 
 def test_positions_that_the_decoder_counts_itself_are_not_given() -> None:

@@ -97,6 +97,12 @@ PREEMPTIONS: Final = counter(
     "Answers that gave way to others, and were computed again.",
     *_MODEL,
 )
+DRAFTED_TOKENS: Final = counter(
+    "capamesh_node_drafted_tokens", "Tokens of answers that were guessed and run.", *_MODEL
+)
+ACCEPTED_TOKENS: Final = counter(
+    "capamesh_node_accepted_tokens", "Tokens of these that were drawn, too.", *_MODEL
+)
 HELD_TOKENS: Final = gauge(
     "capamesh_node_held_tokens", "Tokens whose state the model's slots hold.", *_MODEL
 )

@@ -180,6 +180,10 @@ def _generations(all_figures: list[tuple[tuple[str, ...], GenerationFigures]]) -
     yield _counter(of_node.PROMPT_TOKENS, [(of, each.prompt_tokens) for of, each in all_figures])
     yield _counter(of_node.CACHED_TOKENS, [(of, each.cached_tokens) for of, each in all_figures])
     yield _counter(of_node.PREEMPTIONS, [(of, each.preemptions) for of, each in all_figures])
+    yield _counter(of_node.DRAFTED_TOKENS, [(of, each.drafted_tokens) for of, each in all_figures])
+    yield _counter(
+        of_node.ACCEPTED_TOKENS, [(of, each.accepted_tokens) for of, each in all_figures]
+    )
     yield _gauge(of_node.HELD_TOKENS, [(of, each.held_tokens) for of, each in all_figures])
     yield _gauge(
         of_node.MOST_HELD_TOKENS, [(of, each.most_held_tokens) for of, each in all_figures]

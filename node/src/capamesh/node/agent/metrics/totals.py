@@ -94,6 +94,10 @@ class GenerationFigures:
     """The tokens of prompts that did not have to run."""
     preemptions: int
     """The sequences that gave way, and were computed again."""
+    drafted_tokens: int
+    """The tokens of answers that were guessed and run."""
+    accepted_tokens: int
+    """The tokens of these that were drawn, too."""
     held_tokens: int
     """The tokens that slots hold."""
     most_held_tokens: int
@@ -122,6 +126,8 @@ class GenerationFigures:
             prompt_tokens=self.prompt_tokens + later.prompt_tokens,
             cached_tokens=self.cached_tokens + later.cached_tokens,
             preemptions=self.preemptions + later.preemptions,
+            drafted_tokens=self.drafted_tokens + later.drafted_tokens,
+            accepted_tokens=self.accepted_tokens + later.accepted_tokens,
         )
 
 

@@ -52,6 +52,11 @@ def load_decoder(
             )
     except OSError as exc:
         raise ModelInvalid(f"its files cannot be read: {exc}") from exc
+    if source.manifest.task.generation.lookup_tokens and not slots.scores_each:
+        raise ModelInvalid(
+            "lookup_tokens needs a decoder that scores each token of a run, and this one scores the last alone: export it with all"
+            " scores, or remove the key"
+        )
     try:
         slots.extend(0, [0, 0], wants_logits=True)
         slots.decode([0])

@@ -103,6 +103,7 @@ class DecoderSlots(Slots):
         self._session = _session(onnx_file or folder.onnx_file, threads, device)
         config = config.run_with([each.name for each in self._session.get_inputs()])
         self._config = config
+        self.scores_each = bool(config.inputs.rows) or not _logits_places(self._session, config)[1]
         kind = _cache_type(self._session, config)
         shape = (2 * config.layers, count, config.kv_heads, length, config.head_size)
         try:
@@ -131,19 +132,17 @@ class DecoderSlots(Slots):
             run = self._decodes[rows] = _Run(
                 self._session, self._config, self._memory, self._device, 0, rows
             )
-            run.resize(1, gives_logits=True)
+            run.resize(1, scored=1)
         return self._run(run, 0, np.array(tokens, np.int64).reshape(rows, 1))
 
     @override
     def extend(self, slot: int, tokens: Sequence[int], *, wants_logits: bool) -> Logits | None:
-        run = self._extends.get(slot)
-        if run is None:
-            run = self._extends[slot] = _Run(
-                self._session, self._config, self._memory, self._device, slot, 1
-            )
-        run.resize(len(tokens), gives_logits=wants_logits)
-        logits = self._run(run, slot, np.array(tokens, np.int64).reshape(1, -1))
+        logits = self._extend(slot, tokens, 1 if wants_logits else 0)
         return logits[0] if wants_logits else None
+
+    @override
+    def score(self, slot: int, tokens: Sequence[int]) -> Logits:
+        return self._extend(slot, tokens, len(tokens))
 
     @override
     def copy(self, source: int, target: int, count: int) -> None:
@@ -176,8 +175,18 @@ class DecoderSlots(Slots):
         self._session = None
         trim()
 
+    def _extend(self, slot: int, tokens: Sequence[int], scored: int) -> Logits:
+        """Run `tokens` behind those of `slot`; return logits of the last `scored`, in the shape [scored, vocabulary]."""
+        run = self._extends.get(slot)
+        if run is None:
+            run = self._extends[slot] = _Run(
+                self._session, self._config, self._memory, self._device, slot, 1
+            )
+        run.resize(len(tokens), scored=scored)
+        return self._run(run, slot, np.array(tokens, np.int64).reshape(1, -1))
+
     def _run(self, run: _Run, first: int, ids: npt.NDArray[np.int64]) -> Logits:
-        """Run `ids`, in the shape [slots, tokens], from the slot `first` on; return logits in the shape [slots, vocabulary]."""
+        """Run `ids`, in the shape [slots, tokens], from the slot `first` on; return logits in the shape that `_Run.run` tells."""
         rows, tokens = ids.shape
         used = self._used[first : first + rows]
         if int(used.max()) + tokens > self.length:  # it would be written into the next slot
@@ -218,17 +227,16 @@ class _Run:
             address = memory.address(layer, first)
             self._binding.bind_input(past, *part, address)
             self._binding.bind_output(present, *part, address)
-        self._tokens = 0
-        self._gives_logits = False
+        self._tokens = self._scored = 0
         self._inputs: dict[str, npt.NDArray[Any]] = {}
         self._logits: npt.NDArray[Any] = np.zeros((0, 0), np.float32)
         self._logits_of = _logits_places(session, config)
 
-    def resize(self, tokens: int, *, gives_logits: bool) -> None:
-        """Make the arrays anew for runs of `tokens` of each slot, unless they are so already."""
-        if (tokens, gives_logits) == (self._tokens, self._gives_logits):
+    def resize(self, tokens: int, *, scored: int) -> None:
+        """Make the arrays anew for runs of `tokens` of each slot with logits behind the last `scored` of them, unless they are so already."""
+        if (tokens, scored) == (self._tokens, self._scored):
             return
-        self._tokens, self._gives_logits = tokens, gives_logits
+        self._tokens, self._scored = tokens, scored
         names, rows = self._config.inputs, self._rows
         inputs: dict[str, npt.NDArray[Any]] = {names.input_ids: np.zeros((rows, tokens), np.int64)}
         if names.seqlens_k:
@@ -239,8 +247,8 @@ class _Run:
         if names.position_ids:
             inputs[names.position_ids] = np.zeros((rows, tokens), np.int64)
         if names.rows:
-            wanted = np.arange(1, rows + 1, dtype=np.int64) * tokens - 1
-            inputs[names.rows] = wanted if gives_logits else wanted[:0]
+            ends = np.arange(1, rows + 1, dtype=np.int64) * tokens
+            inputs[names.rows] = (ends[:, None] - np.arange(scored, 0, -1)).reshape(-1)
         self._inputs = inputs
         self._bind_inputs()
         kind, places = self._logits_of
@@ -255,7 +263,7 @@ class _Run:
         )
 
     def run(self, ids: npt.NDArray[np.int64], used: npt.NDArray[np.int64]) -> Logits:
-        """Run `ids`, in the shape [slots, tokens], behind the `used` tokens of each slot; return logits in the shape [slots, vocabulary].
+        """Run `ids`, in the shape [slots, tokens], behind the `used` tokens of each slot; return logits in the shape [slots * scored, vocabulary].
 
         They are valid until the next run of this binding. Raises `RunFailed`: ONNX Runtime does not run it.
         """
@@ -285,7 +293,7 @@ class _Run:
             raise RunFailed(f"ONNX Runtime cannot run it: {one_line(exc)}") from exc
         logits = self._logits
         if not names.rows:
-            logits = logits[:, -1]
+            logits = logits[:, -max(1, self._scored) :].reshape(-1, logits.shape[-1])
         return logits if logits.dtype == np.float32 else logits.astype(np.float32)
 
     def _bind_inputs(self) -> None:

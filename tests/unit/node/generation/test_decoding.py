@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import numpy as np
+import pytest
+from generation_fakes import VOCABULARY, Desk, FakeSlots, LetterText
+from typing_extensions import override
+
+from capamesh.node.generation import (
+    Constraint,
+    GenerationRequest,
+    GenerationSettings,
+    SamplingParameters,
+    TokenPart,
+    TokenText,
+)
+from capamesh.node.generation.decoding import MOST_DRAFTS
+from capamesh.protocol.errors import RunFailed
+
+GREEDY = SamplingParameters(temperature=0.0)
+CIRCLE = (0, 1, 2, 3, 0, 1, 2)
+"""A prompt of which all that follows is guessed."""
+ALWAYS = 50.0
+"""The habit of a model that goes on in the circle whatever comes."""
+
+
+class PairText(TokenText):
+    """Letters that are whole with every second token alone, as characters of two tokens are."""
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    @override
+    def push(self, token: int) -> str:
+        text = self._held + chr(ord("a") + token % 26)
+        self._held = "" if len(text) == 2 else text
+        return text if len(text) == 2 else ""
+
+    @override
+    def flush(self) -> str:
+        return self._held
+
+
+class Anything(Constraint):
+    """A grammar that all tokens follow."""
+
+    @override
+    def prepare(self) -> None: ...
+
+    @override
+    def mask(self) -> np.ndarray:
+        return np.ones(VOCABULARY, bool)
+
+    @override
+    def accept(self, token: int) -> None: ...
+
+    @property
+    @override
+    def is_complete(self) -> bool:
+        return False
+
+
+def desk_of(
+    lookup_tokens: int, count: int = 4, habit: float = ALWAYS, pool_tokens: int = 0
+) -> Desk:
+    slots = FakeSlots(count)
+    slots.habit = habit
+    return Desk(slots, GenerationSettings(pool_tokens, lookup_tokens=lookup_tokens))
+
+
+def plain(part: TokenPart) -> tuple[object, ...]:
+    """Return what a part says, as values that are equal if it says the same."""
+    return (
+        part.ids,
+        part.text,
+        part.logprobs and [(each.token, each.logprob, each.top) for each in part.logprobs],
+        part.finish,
+        part.usage and (part.usage.prompt, part.usage.completion),
+    )
+
+
+def random_request(rng: random.Random) -> GenerationRequest:
+    sampling = SamplingParameters(
+        temperature=rng.choice([0.0, 0.7]),
+        top_p=rng.choice([1.0, 0.9]),
+        seed=rng.randrange(9),
+        frequency_penalty=rng.choice([0.0, 0.2]),
+        logprobs=rng.choice([-1, 0, 3]),
+    )
+    return GenerationRequest(
+        tuple(rng.randrange(5) for _ in range(rng.randint(1, 20))),
+        rng.randint(1, 60),
+        sampling,
+        stop_tokens=frozenset(rng.sample(range(VOCABULARY), 1)),
+        stop_strings=rng.choice([(), ("cdea",), ("dd", "fab")]),
+    )
+
+
+@pytest.mark.parametrize("text", [LetterText, PairText])
+def test_answers_are_those_of_a_model_that_rounds_nothing_token_by_token(
+    text: type[TokenText],
+) -> None:
+    rng = random.Random(text.__name__)
+    accepted, ends = 0, set()
+    for _ in range(200):
+        request = random_request(rng)
+        told = []
+        for lookup_tokens in (0, rng.randint(1, 15)):
+            desk = desk_of(lookup_tokens, habit=7.0)
+            assert isinstance(desk.slots, FakeSlots)
+            desk.slots.rounds = False
+            (sequence,) = desk.submit(request, text)
+            desk.run()
+            told.append([plain(part) for part in desk.told[sequence]])
+            accepted += desk.engine.load().accepted_tokens
+            ends.add(desk.finish(sequence))
+        assert told[0] == told[1]
+    assert accepted > 500
+    assert ends == {"stop", "length"}
+
+
+def test_all_that_is_guessed_comes_of_one_run() -> None:
+    desk = desk_of(8)
+    (sequence,) = desk.submit(GenerationRequest(CIRCLE, 20, GREEDY))
+    desk.run()
+    assert desk.ids(sequence) == [at % 4 for at in range(3, 23)]
+    assert isinstance(desk.slots, FakeSlots)
+    # the first token is the prompt's; there are 19 more, of which a run gives as many as it has tokens
+    assert desk.slots.scored == [5, 5, 5, 4]
+    assert desk.slots.decoded_rows == []
+    load = desk.engine.load()
+    assert (load.drafted_tokens, load.accepted_tokens) == (15, 15)
+
+
+def test_end_within_a_draft_ends_the_answer() -> None:
+    desk = desk_of(5)
+    stopped = desk.submit(GenerationRequest(CIRCLE, 20, GREEDY, stop_tokens=frozenset([1])))[0]
+    cut = desk.submit(GenerationRequest(CIRCLE, 20, GREEDY, stop_strings=("bc",)))[0]
+    desk.run()
+    assert (desk.ids(stopped), desk.finish(stopped)) == ([3, 0, 1], "stop")
+    assert (desk.text(cut), desk.finish(cut)) == ("da", "stop")
+    assert desk.engine.load().tokens_in_flight == 0
+
+
+def test_tokens_that_were_not_drawn_leave_no_trace() -> None:
+    desk = desk_of(4)
+    request = GenerationRequest((0, 1, 2, 3, 9, 0, 1, 2), 6, GREEDY)
+    (sequence,) = desk.submit(request)
+    desk.run_until(lambda: desk.engine.load().drafted_tokens > 0)
+    assert desk.engine.load().accepted_tokens == 0
+    assert isinstance(desk.slots, FakeSlots)
+    assert desk.slots.tokens(0) == [*request.prompt, 3]
+    desk.run()
+    assert desk.ids(sequence) == [3, 0, 1, 2, 3, 0]
+
+
+def test_answer_that_is_cancelled_between_plan_and_run_gets_nothing() -> None:
+    desk = desk_of(4)
+    (sequence,) = desk.submit(GenerationRequest(CIRCLE, 20, GREEDY))
+    desk.run_until(lambda: desk.engine.load().generating == 1)
+    told = desk.ids(sequence)
+    plan = desk.engine.plan(desk.now_s)
+    assert plan is not None
+    assert plan.drafts
+    desk.engine.cancel(sequence)
+    desk.engine.stepped(plan, plan.run(desk.slots), desk.now_s, 0.01)
+    assert desk.engine.take_parts() == []
+    assert not desk.step()
+    assert desk.ids(sequence) == told
+    assert desk.engine.load().tokens_in_flight == 0
+
+
+def test_few_drafts_run_in_a_step_in_turn_and_all_others_get_their_tokens() -> None:
+    desk = desk_of(3, count=5)
+    rng = random.Random(0)
+    guessed = [desk.submit(GenerationRequest(CIRCLE, 50, GREEDY))[0] for _ in range(4)]
+    biased = SamplingParameters(temperature=1.0, logit_bias=dict.fromkeys(range(4), -50.0))
+    other = desk.submit(GenerationRequest((20, rng.randrange(9)), 30, biased))[0]
+    desk.run_until(lambda: desk.engine.load().generating == 5)
+    before = {each: len(desk.ids(each)) for each in (*guessed, other)}
+    for _ in range(4):
+        desk.step()
+        assert len(desk.plans[-1].drafts) == MOST_DRAFTS
+        assert len(desk.plans[-1].aside) == 4
+    gained = {each: len(desk.ids(each)) - before[each] for each in before}
+    assert [gained[each] for each in guessed] == [8, 8, 8, 8]
+    assert gained[other] == 4
+
+
+def test_run_that_fails_ends_all() -> None:
+    desk = desk_of(4)
+    sequences = [desk.submit(GenerationRequest(CIRCLE, 20, GREEDY))[0] for _ in range(2)]
+    desk.run_until(lambda: desk.engine.load().generating == 2)
+    plan = desk.engine.plan(desk.now_s)
+    assert plan is not None
+    desk.engine.failed(plan, RunFailed("broken"))
+    assert {each.sequence for each in desk.engine.take_parts()} == set(sequences)
+    assert not desk.step()
+
+
+def test_nothing_is_guessed_under_a_grammar_nor_of_a_model_that_scores_the_last_token_alone() -> (
+    None
+):
+    desk = desk_of(4)
+    request = GenerationRequest(CIRCLE, 8, GREEDY)
+    desk.told[desk.engine.submit(request, 0.0, LetterText, Anything)[0]] = []
+    desk.run()
+    assert desk.engine.load().drafted_tokens == 0
+    slots = FakeSlots()
+    slots.habit, slots.scores_each = ALWAYS, False
+    desk = Desk(slots, GenerationSettings(lookup_tokens=4))
+    desk.submit(request)
+    desk.run()
+    assert slots.scored == []
+
+
+def test_answer_that_is_replayed_elsewhere_goes_on_as_it_would_have() -> None:
+    compared = 0
+    for seed in range(20):
+        sampling = SamplingParameters(temperature=1.0, seed=seed)
+        request = GenerationRequest(CIRCLE, 40, sampling)
+        desk = desk_of(6, habit=7.0)
+        (whole,) = desk.submit(request)
+        desk.run()
+        ids = desk.ids(whole)
+        compared += desk.engine.load().accepted_tokens
+        for count in range(1, len(ids)):
+            again = desk_of(6, habit=7.0)
+            (rest,) = again.submit(
+                dataclasses.replace(request, resumed=tuple(ids[:count]), is_replayed=True)
+            )
+            again.run()
+            assert again.ids(rest) == ids[count:]
+    assert compared > 100
+
+
+def test_pool_is_never_overrun() -> None:
+    desk = desk_of(15, count=3, pool_tokens=51)
+    for _ in range(3):
+        desk.submit(GenerationRequest(CIRCLE, 10, GREEDY))
+    desk.run()
+    assert isinstance(desk.slots, FakeSlots)
+    assert desk.slots.most_used <= 51
+    assert desk.engine.load().preemptions == 0
