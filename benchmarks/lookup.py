@@ -1,6 +1,6 @@
 """Measures what guessing the tokens of answers that repeat gains, and what it costs others. In one process, without a wire.
 
-`python benchmarks/lookup.py FOLDER [--lookup 8] [--rounds 2]`, with a decoder's folder of `capamesh model import-llm`. Callers ask one question
+`python benchmarks/lookup.py FOLDER [--lookup 15] [--rounds 2]`, with a decoder's folder of `capamesh model import-llm`. Callers ask one question
 after the other, at the same time, of an engine that guesses and of one that does not, in turns: questions whose answers repeat a text of the
 prompt, and questions that have nothing to repeat. All prompts have run before, so that the time is that of the answers alone.
 """
@@ -172,7 +172,7 @@ def main() -> None:
     """Measure, print a table and keep the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--lookup", type=int, default=8)
+    parser.add_argument("--lookup", type=int, default=15)
     parser.add_argument("--rounds", type=int, default=2)
     asked = parser.parse_args()
     figures = asyncio.run(measure(asked.folder, asked.lookup, asked.rounds))

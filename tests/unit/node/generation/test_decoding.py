@@ -20,7 +20,7 @@ from capamesh.node.generation.decoding import MOST_DRAFTS
 from capamesh.protocol.errors import RunFailed
 
 GREEDY = SamplingParameters(temperature=0.0)
-CIRCLE = (0, 1, 2, 3, 0, 1, 2)
+CIRCLE = (0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2)
 """A prompt of which all that follows is guessed."""
 ALWAYS = 50.0
 """The habit of a model that goes on in the circle whatever comes."""
@@ -146,7 +146,7 @@ def test_end_within_a_draft_ends_the_answer() -> None:
 
 def test_tokens_that_were_not_drawn_leave_no_trace() -> None:
     desk = desk_of(4)
-    request = GenerationRequest((0, 1, 2, 3, 9, 0, 1, 2), 6, GREEDY)
+    request = GenerationRequest((3, 0, 1, 2, 3, 9, 3, 0, 1, 2), 6, GREEDY)
     (sequence,) = desk.submit(request)
     desk.run_until(lambda: desk.engine.load().drafted_tokens > 0)
     assert desk.engine.load().accepted_tokens == 0
@@ -221,13 +221,13 @@ def test_answer_that_is_replayed_elsewhere_goes_on_as_it_would_have() -> None:
     for seed in range(20):
         sampling = SamplingParameters(temperature=1.0, seed=seed)
         request = GenerationRequest(CIRCLE, 40, sampling)
-        desk = desk_of(6, habit=7.0)
+        desk = desk_of(6, habit=9.0)
         (whole,) = desk.submit(request)
         desk.run()
         ids = desk.ids(whole)
         compared += desk.engine.load().accepted_tokens
         for count in range(1, len(ids)):
-            again = desk_of(6, habit=7.0)
+            again = desk_of(6, habit=9.0)
             (rest,) = again.submit(
                 dataclasses.replace(request, resumed=tuple(ids[:count]), is_replayed=True)
             )
@@ -237,10 +237,10 @@ def test_answer_that_is_replayed_elsewhere_goes_on_as_it_would_have() -> None:
 
 
 def test_pool_is_never_overrun() -> None:
-    desk = desk_of(15, count=3, pool_tokens=51)
+    desk = desk_of(15, count=3, pool_tokens=63)
     for _ in range(3):
         desk.submit(GenerationRequest(CIRCLE, 10, GREEDY))
     desk.run()
     assert isinstance(desk.slots, FakeSlots)
-    assert desk.slots.most_used <= 51
+    assert desk.slots.most_used <= 63
     assert desk.engine.load().preemptions == 0

@@ -134,7 +134,7 @@ def test_answers_of_random_schedules_are_those_of_requests_alone() -> None:
 def test_answers_that_are_guessed_in_random_schedules_are_those_of_requests_alone(
     lookup_tokens: int,
 ) -> None:
-    runs = [run_schedule(seed, lookup_tokens, habit=7.0) for seed in range(100)]
+    runs = [run_schedule(seed, lookup_tokens, habit=9.0) for seed in range(100)]
     assert sum(each.gave_way for each in runs) > 20
     assert sum(each.replayed for each in runs) > 20
     accepted = sum(each.accepted for each in runs)
@@ -145,7 +145,7 @@ def test_answers_that_are_guessed_in_random_schedules_are_those_of_requests_alon
 def test_answers_of_ten_thousand_random_schedules_are_those_of_requests_alone() -> None:
     for seed in range(300, 10_300):
         run_schedule(seed)
-        run_schedule(seed, lookup_tokens=seed % 16, habit=7.0)
+        run_schedule(seed, lookup_tokens=seed % 16, habit=9.0)
 
 
 def test_last_that_generates_gives_way_to_an_older_prompt_that_is_being_filled() -> None:

@@ -47,7 +47,7 @@ class StepPlan:
         self.drafts = drafts
         """The drafts that are run behind the tokens."""
         self.aside = aside
-        """The places of sequences whose token runs only because those of others do, on both sides: they have a draft, now or later."""
+        """The places of sequences whose token runs in vain, for that of one behind them runs: they have a draft, in this step or a later one."""
 
     @property
     def is_decode(self) -> bool:
