@@ -82,6 +82,14 @@ TEXTS = Dashboard(
             or_zero(rate(router.GENERATIONS_RESUMED, "model", OF_MODEL)),
             "{{model}}",
         ),
+        _line(
+            "Guessed tokens that were drawn",
+            "percentunit",
+            or_zero(
+                f"{rate(node.ACCEPTED_TOKENS, 'instance, model', OF_MODEL)} / {rate(node.DRAFTED_TOKENS, 'instance, model', OF_MODEL)}"
+            ),
+            "{{instance}} {{model}}",
+        ),
     ),
     models=True,
 )
