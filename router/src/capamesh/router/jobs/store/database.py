@@ -52,14 +52,14 @@ _DATABASE_NOW: Final = select(func.extract("epoch", func.clock_timestamp()))
 
 
 class Change(IntEnum):
-    """What an operation changes, from the least on; a transaction is as the greatest of its operations."""
+    """The change that an operation makes, from the least on; a transaction is as the greatest of its operations."""
 
     NONE = 0
-    """Nothing: it reads."""
+    """No change: it reads."""
     FLEETING = 1
     """Leases, and plans that are being made: what is lost with the machine is lost with those who had it, and begun anew."""
     LASTING = 2
-    """What is told: it must be on the disk first."""
+    """All that is told: it must be on the disk first."""
 
 
 _NO_OPTIONS: Final[Mapping[Change, Mapping[str, Any]]] = {change: {} for change in Change}
