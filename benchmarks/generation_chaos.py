@@ -219,9 +219,7 @@ async def measure(options: argparse.Namespace, file: Path, console: Console) -> 
             for number in range(first, options.rounds):
                 kind = FROZEN if number % FREEZE_EVERY == FREEZE_EVERY - 1 else KILLED
                 victim = (at + number) % 2
-                seen = await run_round(
-                    cluster, nodes[victim], nodes[1 - victim], kind, options.had
-                )
+                seen = await run_round(cluster, nodes[victim], nodes[1 - victim], kind, options.had)
                 show_round(number, seen, texts, console)
                 with file.open("a") as lines:
                     lines.write(json.dumps(told_of(seen, texts, begun_s)) + "\n")
