@@ -27,9 +27,9 @@ PROBE: Final = web.RequestKey("probe", bytes)
 """The key of the bytes that a client skips between two writes of an answer that is under way; a route that has such sets it."""
 _CLOSED: Final = 7
 """TCP_CLOSE of the kernel's states, `tcp_states.h`."""
-_LOOKS_S = (0.002, 0.002, 0.02, 0.1, 0.5)
-"""Seconds after which to look whether a client that ended its half is gone (guess: what its refusal takes, near and far; where cores are
-short the nearest takes a little longer, and holds what the client has asked for); the last again and again."""
+_LOOKS_S = (0.0, 0.002, 0.02, 0.1, 0.5)
+"""Seconds after which to look whether a client that ended its half is gone (guess: what its refusal takes, on this machine, near and far);
+the last again and again."""
 _OPTION: Final[int | None] = getattr(socket, "TCP_INFO", None)
 
 
