@@ -1,0 +1,211 @@
+"""Lines of chats that mean harm: each is a bad row that says why, those beside it are answered, and nothing is tried for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import job_model
+import pytest
+import pytest_asyncio
+from chaos_cluster import metrics_at
+from tiny_llama import write_decoder_folder
+
+from capamesh.cli.local_cluster import LocalCluster
+
+HI = [{"role": "user", "content": "Hi"}]
+ESCAPE = "\x1b[31m\x00\x07"
+FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+
+
+def schema(said: object) -> dict[str, Any]:
+    return {
+        "response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": said}}
+    }
+
+
+def nested(depth: int) -> dict[str, Any]:
+    made: dict[str, Any] = {"type": "string"}
+    for _ in range(depth):
+        made = {"type": "object", "properties": {"a": made}, "required": ["a"]}
+    return made
+
+
+FINE: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "300 biases": {"logit_bias": {str(at): -1 for at in range(100, 400)}},
+    "a model by another name": {"model": "gpt-5"},
+    "a name with an escape": {"model": ESCAPE},
+    "a long name": {"model": "m" * 500_000},
+    "a tool": {"tools": [FUNCTION]},
+    # a node bounds what they cost, whatever they say
+    "a deep schema": schema(nested(40)),
+    "a pattern of a billion": schema({"type": "string", "pattern": "((a{1,999}){1,999}){1,999}"}),
+}
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "128 answers": ({"n": 128}, "n"),
+    "301 biases": ({"logit_bias": {str(at): 1 for at in range(100, 401)}}, "logit_bias"),
+    "bias of no token": ({"logit_bias": {"100000": 1}}, "logit_bias"),
+    "tool without a name": ({"tools": [{"type": "function", "function": {}}]}, "tools"),
+    "unknown tool": (
+        {"tools": [FUNCTION], "tool_choice": {"type": "function", "function": {"name": "g"}}},
+        "tool_choice",
+    ),
+    "many tools": ({"tools": [FUNCTION] * 129}, "tools"),
+    "wide schema": (schema({"enum": [f"{at:06}" for at in range(60_000)]}), "characters"),
+    "schema that is none": (schema({"type": 3}), "type"),
+    "endless answer": ({"max_tokens": 10**12}, "max_tokens"),
+    "no messages": ({"messages": []}, "messages"),
+    "many messages": ({"messages": HI * 3000}, "messages"),
+    "escape in a role": ({"messages": [{"role": ESCAPE, "content": "Hi"}]}, "role"),
+    "stream": ({"stream": True}, "stream"),
+}
+RAW = {
+    "10 MB": json.dumps({"messages": [{"role": "user", "content": "x" * 10_000_000}]}).encode(),
+    "long id": json.dumps({"custom_id": "i" * 100_000, "messages": HI}).encode(),
+    "deep JSON": b'{"messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "no UTF-8": b'{"messages":[{"role":"user","content":"\xff"}]}',
+    "no number": b'{"messages":[{"role":"user","content":"Hi"}],"temperature":NaN}',
+    "no object": b"[1]",
+    "no JSON": b"{",
+}
+
+
+@pytest.fixture(scope="session")
+def two_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a tiny language model and one that is none."""
+    folder = tmp_path_factory.mktemp("two") / "models"
+    write_decoder_folder(folder / "tiny" / "1")
+    (folder / "tiny" / "capamesh.toml").write_text("task = 'chat'\n")
+    job_model.write_model(folder, 1)
+    return folder
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def cluster(
+    two_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[LocalCluster]:
+    async with LocalCluster(tmp_path_factory.mktemp("cluster"), two_models, nodes=1) as running:
+        await running.wait_routable(1)
+        yield running
+
+
+async def jobs(cluster: LocalCluster, folder: Path, *words: str) -> tuple[int, str, str]:
+    """Return how `capamesh jobs` ends, and what it says."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "capamesh.cli", "jobs", *words),
+        cwd=folder,
+        env={**os.environ, "CAPAMESH_ROUTER": cluster.http_url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 180.0)
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+async def test_each_line_is_a_bad_row_with_a_reason_and_the_others_are_answered(
+    cluster: LocalCluster, tmp_path: Path
+) -> None:
+    body = {"messages": HI, "max_tokens": 3, "temperature": 0}
+    lines = [json.dumps({"custom_id": name, **body, **more}) for name, more in FINE.items()]
+    lines += [json.dumps({"custom_id": name, **body, **more}) for name, (more, _) in WRONG.items()]
+    lines.append(json.dumps({"custom_id": ESCAPE, **body, "n": 0}))
+    raw = [line.encode() for line in lines] + list(RAW.values())
+    (tmp_path / "lines.jsonl").write_bytes(b"\n".join(raw))
+    before = await metrics_at(cluster.http_url)
+    code, _, err = await jobs(
+        cluster, tmp_path, "submit", "lines.jsonl", "--model", "tiny", "--watch"
+    )
+    assert code == 0, err
+    after = await metrics_at(cluster.http_url)
+    code, out, err = await jobs(cluster, tmp_path, "results", "last", "-o", "answers.jsonl")
+    assert code == 0, err
+    rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    code, out, err = await jobs(cluster, tmp_path, "logs", "last", "--bad-rows", "--json")
+    assert code == 0, err
+    bad = {each["row"]: each for each in map(json.loads, out.splitlines())}
+    assert [row["id"] for row in rows] == list(FINE)
+    assert sorted(bad) == list(range(len(FINE), len(raw)))
+    for number, (name, (_, words)) in enumerate(WRONG.items(), len(FINE)):
+        assert bad[number]["id"] == name
+        assert words in bad[number]["message"]
+        assert 10 < len(bad[number]["message"]) < 1000
+    # a line that a node refuses is sent once, and once more alone at most
+    sent = sum(
+        count for name, count in after.items() if name.startswith("capamesh_job_calls_total")
+    )
+    sent -= sum(
+        count for name, count in before.items() if name.startswith("capamesh_job_calls_total")
+    )
+    assert sent <= 3 * (len(FINE) + len(WRONG)), after
+    _, shown, _ = await jobs(cluster, tmp_path, "logs", "last", "--bad-rows")
+    assert "\x1b" not in shown
+    assert "\x00" not in shown
+    text = await raw_metrics(cluster)
+    assert "gpt-5" not in text
+    assert "mmmm" not in text
+
+
+async def raw_metrics(cluster: LocalCluster) -> str:
+    async with (
+        aiohttp.ClientSession() as client,
+        client.get(f"{cluster.http_url}/metrics") as answer,
+    ):
+        return await answer.text()
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("nobody-has-it", "nobody-has-it"),
+        (ESCAPE[:-2], "model"),
+        ("m" * 100_000, "model"),
+    ],
+)
+async def test_model_that_cannot_answer_chats_is_told_when_the_job_is_submitted(
+    cluster: LocalCluster, tmp_path: Path, model: str, words: str
+) -> None:
+    (tmp_path / "chats.jsonl").write_text(json.dumps({"messages": HI}) + "\n")
+    code, _, err = await jobs(cluster, tmp_path, "submit", "chats.jsonl", "--model", model)
+    assert code != 0
+    assert words in err
+    assert len(err) < 2000
+    assert "\x1b[31m" not in err
+
+
+async def test_chats_for_a_model_that_does_not_generate_are_bad_rows(
+    cluster: LocalCluster, tmp_path: Path
+) -> None:
+    (tmp_path / "chats.jsonl").write_text((json.dumps({"messages": HI}) + "\n") * 3)
+    words = ("submit", "chats.jsonl", "--model", job_model.NAME, "--watch")
+    code, _, err = await jobs(cluster, tmp_path, *words)
+    assert code == 0, err
+    assert "3 bad" in err
+    _, out, _ = await jobs(cluster, tmp_path, "logs", "last", "--bad-rows", "--json")
+    bad = [json.loads(line) for line in out.splitlines()]
+    assert len(bad) == 3
+    assert all("'x'" in each["message"] for each in bad), bad
+
+
+async def test_made_up_names_of_models_leave_nothing_behind(cluster: LocalCluster) -> None:
+    source = {"url": "file:///nowhere/rows.jsonl", "columns": {"x": ["x"]}}
+    before = (await raw_metrics(cluster)).count("\n")
+    async with aiohttp.ClientSession(cluster.http_url) as client:
+        for at in range(200):
+            job = {"model": f"made-up-{at}", "input": source}
+            async with client.post("/v1/jobs", json=job) as answer:
+                assert answer.status == 404, await answer.text()
+        for body in (json.dumps({"model": "m" * 10_000_000, "input": source}), "[" * 200_000):
+            async with client.post("/v1/jobs", data=io.BytesIO(body.encode())) as answer:
+                assert answer.status in {400, 413}
+    text = await raw_metrics(cluster)
+    assert "made-up" not in text
+    assert text.count("\n") <= before + 20
