@@ -211,8 +211,9 @@ def ids_alone(
 ) -> list[int]:
     """Return the tokens of one choice of `request` where nothing else is."""
     settings = GenerationSettings(prefix_bytes=0, lookup_tokens=lookup_tokens)
-    desk = Desk(FakeSlots(1), settings)
-    desk.slots.habit = habit
+    slots = FakeSlots(1)
+    slots.habit = habit
+    desk = Desk(slots, settings)
     alone = dataclasses.replace(
         request,
         choices=1,

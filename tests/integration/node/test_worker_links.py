@@ -771,7 +771,7 @@ def figures_of(town: Town) -> dict[str, Any]:
     assert hosted is not None
     scheduler = hosted.runner.scheduler
     assert isinstance(scheduler, GenerationScheduler)
-    return scheduler.figures()
+    return {**scheduler.figures()}
 
 
 async def test_tokens_are_guessed_where_the_manifest_says_so(chat: Town) -> None:

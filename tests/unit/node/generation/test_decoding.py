@@ -103,7 +103,8 @@ def test_answers_are_those_of_a_model_that_rounds_nothing_token_by_token(
     text: type[TokenText],
 ) -> None:
     rng = random.Random(text.__name__)
-    accepted, ends = 0, set()
+    accepted = 0
+    ends: set[str | None] = set()
     for _ in range(200):
         request = random_request(rng)
         told = []

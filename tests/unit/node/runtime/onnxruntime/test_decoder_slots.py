@@ -278,9 +278,11 @@ def run_schedule(
         lookup_tokens=lookup_tokens,
     )
     desk = Desk(slots, settings)
-    tokens = rng.sample(range(tiny_llama.VOCABULARY), 3) if lookup_tokens else ()
-    bias = dict.fromkeys(tokens, 50.0)
-    stem = [rng.choice(tokens or range(tiny_llama.VOCABULARY)) for _ in range(70)]
+    few: list[int] = rng.sample(range(tiny_llama.VOCABULARY), 3) if lookup_tokens else []
+    bias = dict.fromkeys(few, 50.0)
+    stem = [
+        few[rng.randrange(3)] if few else rng.randrange(tiny_llama.VOCABULARY) for _ in range(70)
+    ]
     asked: list[tuple[GenerationRequest, list[int], Sequence]] = []
     for _ in range(rng.randint(15, 40)):
         desk.step_s = rng.choice([0.001, 0.05])
