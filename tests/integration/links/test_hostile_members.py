@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 import pytest
 from link_awaiting import probe, request
 from link_sockets import (
+    BRISK,
     LIMIT_S,
     ON_ONE_LOOP,
     WATCHFUL,
@@ -425,7 +426,7 @@ async def test_closing_a_link_whose_peer_reads_nothing_ends_it_all_the_same(
         await thawed.wait()
 
     thawed = asyncio.Event()
-    async with town(members, times=WATCHFUL) as here, raw_listener(members, freeze) as (_, address):
+    async with town(members, times=BRISK) as here, raw_listener(members, freeze) as (_, address):
         link = await here.router_endpoint.dial(address, Side(members.trust(), Role.NODE))
         asking = asyncio.create_task(request(link, b"m", [bytes(30 * MB)]))
         await eventually(lambda: link._writer.is_paused, "never paused")
