@@ -201,7 +201,7 @@ def test_run_that_fails_ends_all() -> None:
     assert not desk.step()
 
 
-def test_nothing_is_guessed_under_a_grammar_nor_of_a_model_that_scores_the_last_token_alone() -> (
+def test_no_token_is_guessed_under_a_grammar_nor_of_a_model_that_scores_the_last_token_alone() -> (
     None
 ):
     desk = desk_of(4)

@@ -5,7 +5,7 @@ import random
 from capamesh.node.generation.lookup import Lookup
 
 
-def test_what_followed_the_last_tokens_is_guessed() -> None:
+def test_tokens_that_followed_the_last_ones_are_guessed() -> None:
     lookup = Lookup([1, 2, 3, 4, 5, 6, 7, 8, 9], 40)
     out = [1, 2, 3, 4, 5, 6, 7]
     for fed in range(4):

@@ -310,7 +310,7 @@ def test_one_broken_model_never_hides_the_others(tmp_path: Path) -> None:
         ("toml", ""): (
             "toml/capamesh.toml: unknown key colour; allowed keys are description, "
             "providers, allow_cpu_fallback, max_queue, instances, pinned, idempotent, deterministic, versions, "
-            "batching, sequence, loop, window, warm_up, step, task, text, embedding, image, file"
+            "batching, sequence, loop, window, warm_up, step, task, text, embedding, image, file, generation"
         ),
         ("void", ""): "'void' has no version folder; put the model at 1/model.onnx",
         ("zero", "01"): "version '01' is not a decimal number from 1 without a leading zero",

@@ -204,7 +204,7 @@ def test_unknown_key_is_named_with_the_file_and_the_allowed_keys() -> None:
     assert caught.value.message == (
         "models/digits/capamesh.toml: unknown key max_qeue (did you mean max_queue?); allowed keys are "
         "description, providers, allow_cpu_fallback, max_queue, instances, pinned, idempotent, deterministic, "
-        "versions, batching, sequence, loop, window, warm_up, step, task, text, embedding, image, file"
+        "versions, batching, sequence, loop, window, warm_up, step, task, text, embedding, image, file, generation"
     )
 
 

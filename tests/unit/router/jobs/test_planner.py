@@ -17,7 +17,7 @@ from capamesh.router.jobs.inputs.source import LocalFile
 from capamesh.router.jobs.planner import TRIES, Planner
 from capamesh.router.jobs.spec import InputFormat, InputSpec, JobSpec, OutputSpec
 from capamesh.router.jobs.states import JobState
-from capamesh.router.jobs.store.database import open_database
+from capamesh.router.jobs.store.database import Change, open_database
 from capamesh.router.jobs.store.group_commit import Operation, StoreThread
 from capamesh.router.jobs.store.job_store import JobStore
 from capamesh.router.jobs.store.plan_operations import MAX_PLANS, REST_S
@@ -32,9 +32,9 @@ class FailingThread(StoreThread):
         self.fails: Iterator[str] = iter(())
         """What happens to the next ones: "", "before" or "after"."""
 
-    def put(self, operation: Operation[object]) -> object:  # type: ignore[override]
+    def put(self, operation: Operation[object], change: Change = Change.LASTING) -> object:  # type: ignore[override]
         fails = next(self.fails, "")
-        future = super().put(operation if fails != "before" else lambda _turn: None)
+        future = super().put(operation if fails != "before" else lambda _turn: None, change)
         if fails:
             future.result(30)
             raise JobsUnavailable("the store fails")

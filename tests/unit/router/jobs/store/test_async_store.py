@@ -100,9 +100,9 @@ async def test_loop_does_not_wait_for_a_database_that_stands_still(
 async def test_counts_of_several_jobs_are_each_in_its_place(tmp_path: Path) -> None:
     store = JobStore.open(str(tmp_path / "jobs.db"), Clock())
     first, _ = await store.submit("acme", spec_with("first"), PINNED)
-    second, _ = await store.submit("acme", spec_with("second"), PINNED)
     await store.claim_plan("router")
     assert await store.add_shards(first.id, 1, 0, ranges(3))
+    second, _ = await store.submit("acme", spec_with("second"), PINNED)
     planned, empty = Counts(shards=3), Counts()
     assert await store.counts_of([second.id, first.id, second.id]) == [empty, planned, empty]
     assert await store.counts_of([first.id]) == [await store.counts(first.id)]
