@@ -24,8 +24,8 @@ NODE_OPTIONS = ("--watchdog", "20")
 DATA_BYTES = 1792 * MIB
 """Of the 2 GiB of a node's container, less what its agent and sidecar take."""
 """What a node in a container of 2 GiB finds by itself; here the container is played by a watcher."""
-GAP_S = 15.0
-"""The longest that a model may not be had, on a machine that does much else; the watchdog's time is longer."""
+GAP_S = 5.0
+"""The longest that a model may not be had."""
 
 
 def body(name: str, datatype: str, array: np.ndarray, **parameters: object) -> tuple[bytes, str]:

@@ -6,8 +6,6 @@ import asyncio
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 from chaos import frozen, send_signal, sidecar_pid, worker_pids
 from honest_client import BODY
 from hostile import AttackedNetwork, Figures, attacked
+from machine_speed import times_slower
 
 from capamesh.cli.local_cluster import ANY_PORTS
 from capamesh.cli.member import Member
@@ -31,11 +30,8 @@ SETTLE_S = 0.5
 """After a fault's end; before it there was an answer."""
 
 SERVES_S = 1.0
-"""So much processor time, at the most, a router takes until it answers, where `IMPORTS` takes `IMPORTS_S`; of up to three
-starts, for a machine that is busy with others is slower at all it does."""
-IMPORTS = "import time, aiohttp, numpy, cryptography.x509; print(time.process_time())"
-IMPORTS_S = 0.32
-"""Processor seconds on the machine of the bar (measured, two cores of an Intel Xeon)."""
+"""So much processor time, at the most, a router takes until it answers, and as many times as long as this machine is slower
+than that of the bar; of up to three starts, for a machine that is busy with others is slower at all it does."""
 
 STILL_BELIEVED_S = 5.0
 """From when it serves: nodes give up a silent link after 6 s."""
@@ -277,14 +273,6 @@ async def first_statuses(url: str, router: Member) -> list[int]:
             except aiohttp.ClientConnectionError:
                 await asyncio.sleep(0.01)
     return statuses
-
-
-def times_slower() -> float:
-    """Return how many times as long as the machine of the bar this one takes now; 1 where it is quicker."""
-    imported = subprocess.run(
-        [sys.executable, "-c", IMPORTS], check=True, capture_output=True, text=True
-    )
-    return max(1.0, float(imported.stdout) / IMPORTS_S)
 
 
 def processor_seconds(pid: int) -> float:
