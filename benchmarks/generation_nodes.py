@@ -62,7 +62,7 @@ class TimedSlots(Slots):
 
     @override
     def score(self, slot: int, tokens: Sequence[int]) -> Logits:
-        raise NotImplementedError
+        raise AssertionError("nothing is guessed where `scores_each` is false")
 
     @override
     def copy(self, source: int, target: int, count: int) -> None:

@@ -25,7 +25,7 @@ def check_calls(told: dict[str, Any]) -> None:
     assert json.loads(arguments).keys() == {"kind", "deep"}
     assert (told["finish"], told["content"], told["next"]) == ("tool_calls", None, None)
     streamed = told["streamed"]
-    assert streamed.pop("pieces") > 0  # tokens that a busy machine has ready at once come as one
+    assert streamed.pop("pieces") > 2
     assert streamed == {
         "finish": "tool_calls",
         "ids": 1,

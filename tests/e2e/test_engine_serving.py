@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import statistics
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ import pytest
 import pytest_asyncio
 import tritonclient.http as triton
 from engine_link import ask, control, counted, load_of, metrics_text, node_link, row, until
+from machine_speed import times_slower
 from tritonclient.utils import InferenceServerException
 
 from capamesh.cli.local_cluster import LocalCluster
@@ -30,6 +32,9 @@ pytestmark = [
 ]
 ROOT = Path(__file__).resolve().parents[2]
 VAD = "silero_vad"
+LATE_S = 0.020
+"""How exactly a deadline is kept, as many times as this machine is slower: the node looks every 5 ms, and the event loops have other things to do."""
+
 TRITON_CONFIG = """
 name: "graded"
 platform: "onnxruntime_onnx"
@@ -114,6 +119,7 @@ async def test_deadline_is_kept_behind_a_long_run_and_what_is_given_up_never_run
         withdrawn = [asyncio.create_task(ask(link, "looping", turns(1))) for _ in range(3)]
         late_s = await asyncio.gather(*(overdue(link, ms) for ms in range(300, 700, 50)))
         assert min(late_s) > -0.001  # a deadline travels as whole milliseconds
+        assert statistics.median(late_s) < LATE_S * await asyncio.to_thread(times_slower)
         for task in (*withdrawn, running):
             assert task.cancel()
         await asyncio.gather(running, *withdrawn, return_exceptions=True)

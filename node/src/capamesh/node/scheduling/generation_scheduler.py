@@ -296,9 +296,8 @@ class GenerationScheduler(Scheduler):
         except CapameshError as refusal:
             self._fail(request, refusal)
             return
-        if (
-            call.is_resumed
-        ):  # a router would take this node for silent: its other answers begin sooner
+        # a router would take this node for silent: its other answers begin sooner
+        if call.is_resumed:
             self._tell_life(request, call)
 
     def _received(self, request: PendingRequest, choice: int, part: TokenPart) -> None:
