@@ -15,6 +15,7 @@ import engine_models
 from chaos import slowed, worker_pids
 from chaos_cluster import turning
 from hostile import AttackedNetwork, Figures, attacked
+from machine_speed import times_slower
 
 SLOW_TURNS, QUICK_TURNS = 2500, 500
 """A run of 10 ms, and of 2 ms, of a core of its own."""
@@ -22,6 +23,8 @@ ENOUGH = 600
 """Answers, so that a few more or less do not matter (at one row at a time, 3:1 is exact to some ten)."""
 SLOW_S = 6.0
 """As long as all of the callers would take, one after the other, on a machine with nothing else to do."""
+LONGEST_S = 3.0
+"""The longest that anybody may wait there, as many times as this machine is slower."""
 PAUSE_S = 0.02
 """Before who was refused comes again, whatever it was told."""
 
@@ -116,6 +119,12 @@ async def test_device_at_a_tenth_of_its_speed_keeps_nobody_waiting(
             slow = Counter(callers.statuses)
         await answered(slow[200] + 2 * callers.count, callers)  # who waited has its answer by now
     assert 0 < slow[200] < callers.statuses[200]
+    slower = await asyncio.to_thread(times_slower)
+    figures.at_most(
+        "slowest answer of a device at a tenth of its speed, s",
+        callers.slowest_s,
+        LONGEST_S * slower,
+    )
     all_s = callers.count * SLOW_S / slow[200]
     figures.at_most(
         "slowest answer of a device at a tenth of its speed, in times of a queue of all",

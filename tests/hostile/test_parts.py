@@ -30,8 +30,8 @@ WINDOW_PARTS = 100
 INPUTS = (TensorSpec("x", Datatype.FP32, (-1, 2)),)
 OUTPUTS = (TensorSpec("y", Datatype.FP32, (-1, 2)),)
 VERSION = ModelVersion("1")
-TOLD_WITHIN_S = 60.0
-"""Silence of a new model is a fault after 5 s, told of by its code; the rest is for machines that do much else."""
+TOLD_WITHIN_S = 20.0
+"""Silence of a new model is a fault after 5 s; the rest is for machines that do much else."""
 MOST_MIB = 400
 """What a router may have meanwhile: its own 90 MB, and the largest part, which it holds and refuses to write as JSON."""
 
