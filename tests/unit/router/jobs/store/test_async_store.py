@@ -81,12 +81,14 @@ async def test_loop_does_not_wait_for_a_database_that_stands_still(
     thread = StoreThread(open_database(str(tmp_path / "jobs.db"), Clock()))
     thread.start()
     store = JobStore(thread, Clock())
-    go_on = threading.Event()
+    has_begun, go_on = threading.Event(), threading.Event()
 
     def stands(_turn: Turn) -> None:
+        has_begun.set()
         assert go_on.wait(30)
 
     held = thread.put(stands)
+    assert has_begun.wait(30)  # before, what is put next would be of its group
     with pytest.raises(JobsUnavailable, match="has not answered"):
         await store.submit("acme", spec_with("key"), PINNED)
     go_on.set()
