@@ -60,10 +60,22 @@ def test_history_grows_and_counts_what_was_generated_alone() -> None:
     assert counts == {token: 3.0 if token == 6 else 2.0 for token in range(50)}
 
 
-def test_mask_leaves_only_what_may_come() -> None:
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_mask_leaves_only_what_may_come(temperature: float) -> None:
     mask = np.array([True, False, True])
-    made = edited(np.array([1.0, 9.0, 2.0], np.float32), SamplingParameters(), None, mask)
+    parameters = SamplingParameters(temperature=temperature)
+    made = edited(np.array([1.0, 9.0, 2.0], np.float32), parameters, None, mask)
     assert made.tolist() == [1.0, -math.inf, 2.0]
+
+
+def test_row_is_masked_for_a_greedy_draw_only_if_its_likeliest_token_may_not_come() -> None:
+    row = np.array([9.0, 1.0, 2.0], np.float32)
+    mask = np.array([True, False, True])
+    greedy, drawn = SamplingParameters(temperature=0.0), SamplingParameters(temperature=1.0)
+    assert edited(row, greedy, None, mask) is row
+    assert edited(row, drawn, None, mask).tolist() == [9.0, -math.inf, 2.0]
+    biased = SamplingParameters(temperature=0.0, logit_bias={2: 8.0})
+    assert edited(row, biased, None, mask).tolist() == [9.0, -math.inf, 10.0]
 
 
 def test_log_probabilities_are_those_of_the_softmax() -> None:

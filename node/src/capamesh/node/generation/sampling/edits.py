@@ -19,8 +19,12 @@ def edited(
 
     `history` is None where there are no penalties. `mask`, in the same shape, is true for the tokens that may come.
     """
-    if not parameters.logit_bias and history is None and mask is None:
-        return row
+    if not parameters.logit_bias and history is None:
+        if mask is None:
+            return row
+        # a greedy draw takes the likeliest of all, where that may come
+        if parameters.is_greedy and mask[row.argmax()]:
+            return row
     row = row.copy() if mask is None else np.where(mask, row, np.float32(-np.inf))
     for token, bias in parameters.logit_bias.items():
         row[token] += np.float32(bias)
