@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -129,14 +130,75 @@ def test_call_that_hangs_is_given_up_with_its_connection(
             folder.stamp("x.jsonl")
     with pytest.raises(Unreachable, match=f"{MOST_LEFT} calls of jobs"):
         folder.stamp("x.jsonl")
-    assert Hanging.made == MOST_LEFT  # none used the connection of one that hangs
     hanging = [each for each in threading.enumerate() if each.name == "job place"]
     Hanging.go.set()
     for each in hanging:
         each.join(60)
+    assert Hanging.made == MOST_LEFT  # none used the connection of one that hangs
     assert left.add(0) == 0
     folder._call_s = 60.0
     assert folder.stamp("x.jsonl").size_bytes == len(LINES)
+
+
+class Connecting(memory.MemoryFileSystem):  # type: ignore[name-defined,misc]
+    """A file system that connects only once a test lets it."""
+
+    protocol = "connecting"
+    go = threading.Event()
+    made = 0
+
+    def __init__(self, *words: Any, **options: Any) -> None:
+        assert self.go.wait(60)
+        super().__init__(*words, **options)
+        Connecting.made += 1
+
+    @classmethod
+    @override
+    def _strip_protocol(cls, path: str) -> str:
+        found: str = super()._strip_protocol(path.replace("connecting://", "memory://"))
+        return found
+
+
+def test_connection_that_a_call_gets_after_it_was_given_up_is_not_used(
+    files: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsspec.register_implementation("connecting", Connecting, clobber=True)
+    files.pipe_file("/x.jsonl", LINES)
+    monkeypatch.setattr(file_system_folder, "_LEFT", file_system_folder._Left())
+    folder = FileSystemFolder(RemoteUrl("connecting", "", ""), call_s=0.05)
+    with pytest.raises(Unreachable, match="did not answer in time"):
+        folder.stamp("x.jsonl")
+    late = [each for each in threading.enumerate() if each.name == "job place"]
+    Connecting.go.set()
+    for each in late:
+        each.join(60)
+    assert Connecting.made == 1
+    folder._call_s = 60.0
+    for _ in range(2):  # the second call uses the connection of the first
+        assert folder.stamp("x.jsonl").size_bytes == len(LINES)
+        assert Connecting.made == 2
+
+
+class LateWaiter(threading.Event):
+    """An event of which whoever waits for it hears too late."""
+
+    @override
+    def wait(self, timeout: float | None = None) -> bool:
+        assert super().wait(60)
+        return False
+
+
+def test_call_that_ends_as_its_time_does_is_not_counted_as_left(
+    files: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files.pipe_file("/x.jsonl", LINES)
+    left = file_system_folder._Left()
+    monkeypatch.setattr(file_system_folder, "_LEFT", left)
+    words = SimpleNamespace(Event=LateWaiter, Lock=threading.Lock, Thread=threading.Thread)
+    folder = FileSystemFolder(remote_url("memory://"))
+    monkeypatch.setattr(file_system_folder, "threading", words)
+    assert folder.stamp("x.jsonl").size_bytes == len(LINES)
+    assert left.add(0) == 0
 
 
 def test_error_of_a_library_is_told_by_its_kind_alone(

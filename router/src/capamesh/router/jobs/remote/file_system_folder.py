@@ -198,24 +198,33 @@ class FileSystemFolder(RemoteFolder):
         call_s = seconds or self._call_s
         if not self._lock.acquire(timeout=call_s):
             raise Unreachable("cannot be had now: the calls before it have not ended")
+        # the call's own until it has ended: what one that was given up connects to later is nobody else's
+        connections = [] if self._connected is None else [self._connected]
+        self._connected = None
         try:
-            found = _in_time(lambda: self._run(ask), call_s)
+            found = _in_time(lambda: self._run(ask, connections), call_s)
         except PlaceError as exc:
-            if isinstance(exc, Unreachable):
-                self._connected = None
+            if not isinstance(exc, Unreachable):
+                self._connected = next(iter(connections), None)
             raise
+        else:
+            (self._connected,) = connections
         finally:
             self._lock.release()
         return found
 
-    def _run(self, ask: Callable[[_FileSystem, str], _Result]) -> _Result:
-        connected = self._connected
-        if connected is None:
+    def _run(
+        self,
+        ask: Callable[[_FileSystem, str], _Result],
+        connections: list[tuple[_FileSystem, str]],
+    ) -> _Result:
+        """Call over the connection that is given, or over one that is added there."""
+        if not connections:
             files, root = fsspec().core.url_to_fs(
                 self.url.text(), skip_instance_cache=True, use_listings_cache=False
             )
-            connected = self._connected = (files, str(root).rstrip("/"))
-        return ask(*connected)
+            connections.append((files, str(root).rstrip("/")))
+        return ask(*connections[0])
 
 
 def _in_time(run: Callable[[], _Result], seconds: float) -> _Result:
@@ -226,6 +235,7 @@ def _in_time(run: Callable[[], _Result], seconds: float) -> _Result:
         )
     done = threading.Event()
     given_up = threading.Event()
+    ending = threading.Lock()  # a call either ends in time or is given up
     outcome: list[Any] = []
 
     def call() -> None:
@@ -233,14 +243,18 @@ def _in_time(run: Callable[[], _Result], seconds: float) -> _Result:
             outcome.append((run(), None))
         except Exception as exc:  # noqa: BLE001 - these libraries raise whatever they meet
             outcome.append((None, _told(exc)))
-        done.set()
+        with ending:
+            done.set()
         if given_up.is_set():
             _LEFT.add(-1)
 
     threading.Thread(target=call, name="job place", daemon=True).start()
-    if not done.wait(seconds):
-        _LEFT.add(1)
-        given_up.set()
+    done.wait(seconds)
+    with ending:
+        if not done.is_set():
+            _LEFT.add(1)
+            given_up.set()
+    if given_up.is_set():
         raise Unreachable("cannot be had now: the place did not answer in time")
     found, error = outcome[0]
     if error is not None:
