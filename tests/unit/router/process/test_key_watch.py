@@ -49,6 +49,12 @@ class Watched:
         return "taken"
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each look take its time, however slow the machine is."""
+    monkeypatch.setattr(key_watch, "PATIENCE_S", 60.0)
+
+
 @pytest.fixture
 def watched(tmp_path: Path) -> Watched:
     return Watched(tmp_path / "keys.db")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from fleet_fakes import NullLog
 
+from capamesh.router.telemetry import line_file
 from capamesh.router.telemetry.line_file import BATCH, LineFile
 
 
@@ -100,7 +101,10 @@ def test_file_that_cannot_be_opened_is_told_at_once(tmp_path: Path) -> None:
         made(tmp_path / "none" / "a.log")
 
 
-def test_thread_writes_what_waits_when_it_is_closed(tmp_path: Path) -> None:
+def test_thread_writes_what_waits_when_it_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line_file, "CLOSE_S", 60.0)  # it ends when the thread does
     file = made(tmp_path / "a.log")
     file.start()
     file.put({"n": 1})
