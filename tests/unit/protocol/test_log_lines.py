@@ -65,6 +65,9 @@ structlog.get_logger().warning("warned")
 """
 
 
+END = b"that is all"
+
+
 @pytest.mark.parametrize(
     ("variables", "is_terminal", "begins", "lines"),
     [
@@ -90,8 +93,13 @@ def test_terminal_gets_lines_for_people_and_all_else_json(
             check=True,
             env={**kept, "TZ": "UTC", **variables},
         )
-        if is_terminal:  # what is written stays readable until the other end is closed
-            said = os.read(ours, 4096) if lines else b""
+        # what is written to a terminal stays readable until its other end is closed, and comes there late
+        if is_terminal:
+            os.write(theirs, END)
+            said = b""
+            while not said.endswith(END):
+                said += os.read(ours, 4096)
+            said = said.removesuffix(END)
     if not is_terminal:
         said = os.read(ours, 4096)
     os.close(ours)
