@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +71,25 @@ def test_connections_have_what_is_set(engines: tuple[Engine, Engine]) -> None:
         with engine.connect() as connection:
             found.append(int(connection.exec_driver_sql("PRAGMA synchronous").scalar_one()))
     assert found == [0, 2]
+
+
+def test_change_of_the_journal_waits_for_whoever_has_the_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    engines = [
+        sqlite_engine(path, busy_s=busy_s, is_kept_open=False, pragmas=("journal_mode = WAL",))
+        for busy_s in (0.0, 60.0)
+    ]
+    with pytest.raises(OperationalError, match="database is locked"), engines[0].connect():
+        pass
+    monkeypatch.setattr(
+        "capamesh.router.access.engines.sqlite.time.sleep", lambda _: holder.rollback()
+    )
+    with engines[1].connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
+    holder.close()
 
 
 def test_transaction_that_may_write_keeps_others_from_writing_and_not_from_reading(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,9 @@ READS_ONLY: Final = "capamesh_reads_only"
 """The execution option of a connection whose transactions only read: they keep nobody from writing."""
 SYNCHRONOUS: Final = "capamesh_synchronous"
 """The execution option with SQLite's word for how a connection's transactions wait for the disk; without it, as its pragmas say."""
+
+LOOK_EVERY_S: Final = 0.005
+"""Seconds between two tries to change the journal of a file that another process has (guess: it makes the tables, in milliseconds)."""
 
 
 def make_file(path: Path, kept: str) -> None:
@@ -46,7 +50,7 @@ def sqlite_engine(
         )
         try:
             for pragma in pragmas:
-                connection.execute(f"PRAGMA {pragma}")
+                _set(connection, pragma, busy_s)
         except BaseException:
             connection.close()
             raise
@@ -58,6 +62,20 @@ def sqlite_engine(
     engine = create_engine("sqlite://", creator=connect, hide_parameters=True, **pool)
     event.listen(engine, "begin", _begin)
     return engine
+
+
+def _set(connection: sqlite3.Connection, pragma: str, busy_s: float) -> None:
+    """Set a pragma, and wait for whoever has the file meanwhile: SQLite does not, where two change its journal at once."""
+    until_s = time.monotonic() + busy_s
+    while True:
+        try:
+            connection.execute(f"PRAGMA {pragma}")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until_s:
+                raise
+            time.sleep(LOOK_EVERY_S)
+        else:
+            return
 
 
 def _begin(connection: Connection) -> None:
