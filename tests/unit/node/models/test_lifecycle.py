@@ -1071,10 +1071,16 @@ def of_size(
     )
 
 
-def unused(rig: Rig, **seconds: float) -> None:
-    """Say how long ago models were used."""
+def unused(rig: Rig, *, load_s: float = 0.0, **seconds: float) -> None:
+    """Say how long ago models were used, and that they were loaded in `load_s`: by that they may leave later."""
     for name, ago_s in seconds.items():
-        rig.hosted(name).runner.last_used_s = time.monotonic() - ago_s
+        rig.hosted(name).load_s = load_s
+        rig.hosted(name).runner.last_used_s = room_module.time.monotonic() - ago_s
+
+
+def stop_room_clock(monkeypatch: pytest.MonkeyPatch, now_s: float) -> None:
+    """Have it be `now_s` for good where it is decided what may give way."""
+    monkeypatch.setattr(room_module, "time", SimpleNamespace(monotonic=lambda: now_s))
 
 
 async def test_model_that_was_unused_longest_gives_way_to_one_that_is_asked_for(
@@ -1201,20 +1207,20 @@ async def test_request_for_each_in_turn_has_each_loaded_and_the_longest_unused_g
     ("load_s", "may_s"), [(0.0, LEAST_IDLE_S), (2.0, 2.0 * IDLE_LOADS), (600.0, MOST_IDLE_S)]
 )
 async def test_model_used_of_late_does_not_give_way_and_the_refusal_says_when_it_will(
-    rig: Rig, load_s: float, may_s: float
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, load_s: float, may_s: float
 ) -> None:
     rig.has(of_size("a", 60), of_size("b", 60))
     rig.start(memory_limit_bytes=100)
     await rig.ready("a/1")
-    rig.hosted("a").load_s = load_s
-    unused(rig, a=may_s - 3.9)
+    stop_room_clock(monkeypatch, time.monotonic())
+    unused(rig, load_s=load_s, a=may_s - 3.9)
     assert await rig.want("b") == (
         "overloaded: it needs about 66 bytes of memory and 40 are free, and others that could give way to it"
         " are in use; in 4 s they may not be"
     )
     assert rig.states(ModelState.READY) == ["a/1"]
     assert rig.state("b")[0] is ModelState.UNLOADED
-    unused(rig, a=may_s + 0.1)
+    unused(rig, load_s=load_s, a=may_s + 0.1)
     assert await rig.want("b") == "done"
 
 
@@ -1252,7 +1258,9 @@ async def test_models_do_not_give_way_where_all_of_them_would_not_be_enough(rig:
     assert rig.log.events.count("model_has_no_room") == 2
 
 
-async def test_pinned_busy_and_needed_models_never_give_way(rig: Rig) -> None:
+async def test_pinned_busy_and_needed_models_never_give_way(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rig.device.total_bytes = 150
     sources = (
         of_size("busy", 40),
@@ -1271,9 +1279,13 @@ async def test_pinned_busy_and_needed_models_never_give_way(rig: Rig) -> None:
     rig.has(*sources, of_size("z", 60))
     assert "needs about 66 bytes" in await rig.load("z")
     assert rig.states(ModelState.READY) == ["busy/1", "member/1", "p/1", "pinned/1"]
+    before_s = time.monotonic()
     busy.gate.set()
     async with asyncio.timeout(LIMIT_S):
         await answer
+    used_s = rig.hosted("busy").runner.last_used_s
+    assert used_s >= before_s
+    stop_room_clock(monkeypatch, used_s)
     assert "in use; in 5 s they may not be" in await rig.load("z")  # its run has just ended
     unused(rig, busy=1000)
     assert await rig.load("z") == "done"
