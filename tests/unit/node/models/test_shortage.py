@@ -12,6 +12,7 @@ from capamesh.node.models.shortage import Reserve
 @pytest.fixture
 def reserve(monkeypatch: pytest.MonkeyPatch) -> Reserve:
     monkeypatch.setattr(shortage, "PAUSE_S", 0.0)
+    monkeypatch.setattr(shortage, "AGAIN_S", 3600.0)  # it is not taken again while a test looks
     return Reserve(NullLog())  # type: ignore[arg-type]
 
 
