@@ -14,6 +14,7 @@ from capamesh.cli import routers_reached
 from capamesh.cli.__main__ import run
 from capamesh.cli.checkup.network import Reach
 from capamesh.cli.home import SETTINGS_FILE, recall
+from capamesh.cli.ports import TakenPorts
 from capamesh.protocol.data_dir import LOCK_FILE, DataDir
 from capamesh.protocol.network import NetworkOwner, Role
 
@@ -161,8 +162,15 @@ def test_dial_only_node_needs_no_port(machine: Machine) -> None:
     assert recall(machine.folder()).ports == {}
 
 
-def test_networks_of_two_tokens_have_a_folder_and_ports_each(machine: Machine) -> None:
-    one, two = (machine.joins(token(owner), "--port", "0") for owner in (OWNER, OTHER))
+def test_networks_of_two_tokens_have_a_folder_and_ports_each(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[TakenPorts] = []
+    with monkeypatch.context() as patch:  # who goes on as a node keeps its ports
+        patch.setattr(TakenPorts, "__exit__", lambda each, *_: taken.append(each))
+        one, two = (machine.joins(token(owner), "--port", "0") for owner in (OWNER, OTHER))
+    for each in taken:
+        each.__exit__(None, None, None)
     assert value(one, "--data") == str(machine.folder(OWNER) / "node")
     assert value(two, "--data") == str(machine.folder(OTHER) / "node")
     assert not {value(one, "--port"), value(one, "--mesh-port")} & {
