@@ -72,9 +72,10 @@ def test_doctor_looks_at_ports_folder_and_router(
 def test_router_that_nobody_runs_is_a_failure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = f"127.0.0.1:{listener.getsockname()[1]}"
-    status, found = asked_of(capsys, "--data", str(tmp_path), "--router", f"http://{address}")
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # so that nobody else listens there meanwhile
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        status, found = asked_of(capsys, "--data", str(tmp_path), "--router", f"http://{address}")
     assert (status, found[f"reach {address}"]) == (1, "fail")
 
 

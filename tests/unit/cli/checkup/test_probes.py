@@ -51,10 +51,13 @@ def test_connection_through_a_port_is_no_listener(tmp_path: Path) -> None:
 
 
 def test_port_of_a_listener_is_not_free_and_another_is() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        assert not machine_probes.port_use(port).is_free
-    assert machine_probes.port_use(port).is_free
+    def is_free_again() -> bool:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            assert not machine_probes.port_use(port).is_free
+        return machine_probes.port_use(port).is_free
+
+    assert any(is_free_again() for _ in range(20))  # another process may have got one meanwhile
 
 
 def test_folder_that_does_not_exist_is_judged_by_its_parent_and_not_made(tmp_path: Path) -> None:
