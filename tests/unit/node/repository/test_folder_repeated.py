@@ -93,7 +93,7 @@ def test_scan_opens_again_only_what_changed(tmp_path: Path, opened: list[str]) -
     put(tmp_path / "a.data", b"weights")
     put(tmp_path / "b.onnx", onnx_bytes())
     before = scan(tmp_path)
-    put(tmp_path / "a.data", b"WEIGHTS")
+    put(tmp_path / "a.data", b"WEIGHTS", OLD_NS + 1)
     opened.clear()
     after = scan(tmp_path, before=before)
     assert opened == ["a.data"]  # the chunks of the other file are known
