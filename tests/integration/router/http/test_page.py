@@ -202,6 +202,7 @@ async def test_thousand_viewers_that_read_nothing_hold_few_bytes(
     monkeypatch.setattr(feed, "LEAST_PAUSE_S", 0.01)
     monkeypatch.setattr(feed, "PAUSE_FOR", 0)
     monkeypatch.setattr(feed, "BYTES_A_SECOND", 10**9)
+    monkeypatch.setattr(page, "WRITE_S", 10 * GUARD_S)  # none is hung up on meanwhile
     async with serving() as http:
         begun = (await snapshot(http))["revision"]
         with closing(DeafViewers(http, begun)) as deaf:
