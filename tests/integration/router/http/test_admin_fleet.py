@@ -414,8 +414,8 @@ async def test_statistics_count_requests_rows_and_times_in_nanoseconds(http: Htt
     counts.queue_us, counts.run_us = 100, 300_000.5
     counts.failed, counts.failed_s = 1, 0.25
     counts.kept, counts.kept_s, counts.missed = 3, 0.125, 1
-    counts.last_s = http.fleet.clock() - 60.0
     before_ms = time.time() * 1e3
+    counts.last_s = http.fleet.clock() - 60.0
     response = await http.client.get("/v2/models/m/versions/1/stats")
     after_ms = time.time() * 1e3
     assert response.status == 200
