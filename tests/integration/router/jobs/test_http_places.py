@@ -148,6 +148,7 @@ def test_server_that_hangs_holds_nobody(
     monkeypatch.setattr(http_folder, "CALL_S", 0.2)
     monkeypatch.setattr(http_folder, "TRIES", 2)
     ended = threading.Event()
+    came = threading.Semaphore(0)
     connections: list[socket.socket] = []
 
     def serve(listener: socket.socket) -> None:
@@ -155,6 +156,7 @@ def test_server_that_hangs_holds_nobody(
             while True:
                 client, _ = listener.accept()
                 connections.append(client)
+                came.release()
                 threading.Thread(target=drip, args=(client,), daemon=True).start()
 
     def drip(client: socket.socket) -> None:
@@ -167,6 +169,8 @@ def test_server_that_hangs_holds_nobody(
         source = file_of(f"http://127.0.0.1:{listener.getsockname()[1]}/x.jsonl")
         with pytest.raises(PlaceUnavailable, match="did not answer in time"):
             source.stamp()
+        for _ in range(2):  # who waits to be accepted came, too
+            assert came.acquire(timeout=120)
         listener.shutdown(socket.SHUT_RDWR)
     ended.set()
     for each in connections:
