@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 import pytest
 from fleet_fakes import fp32, hang
+from loop_clock import LoopClock
 from raw_http import (
     LAST,
     RawAnswer,
@@ -221,14 +222,20 @@ async def test_body_that_trickles_is_given_no_more_time() -> None:
         assert len(link.asks) == 1
 
 
-async def test_time_for_a_body_is_not_the_time_for_its_answer() -> None:
-    async with tidy(arrival_s=1.0) as http:
+async def test_time_for_a_body_is_not_the_time_for_its_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = LoopClock(monkeypatch)
+    async with tidy(arrival_s=20.0) as http:
         link = http.node("A", hang)
         async with connected(http.client.port) as client, connected(http.client.port) as late:
             data = infer("one")
             await client.send(data[:-1], data[-1:])
             await link.asked.wait()
             await late.send(request(INFER, length=9))
+            while http.front.requests.count < 2:
+                await turns()
+            clock.set_forward(21.0)
             assert (await late.answer()).status == 408  # so this time is over
             link.asks[0].echo()
             check(await client.answer(), "infer", "one")

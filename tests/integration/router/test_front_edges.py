@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gzip
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fleet_fakes import answer_of, answering, echo, fp32, hang
+from loop_clock import LoopClock
 from raw_http import GUARD_S, chunked, connected, request, turns
 from router_http import INFER, Http
 from tidy_router import check, infer, json_body, of_kind, tidy
@@ -31,13 +33,20 @@ async def until(is_so: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
-async def test_client_that_half_closes_behind_a_request_gets_its_answer(http: Http) -> None:
+async def test_client_that_half_closes_behind_a_request_gets_its_answer(
+    http: Http, monkeypatch: pytest.MonkeyPatch
+) -> None:
     link = http.node("A", hang)
+    looked: list[bool] = []
+    has_left = half_closed.has_left
+    monkeypatch.setattr(
+        half_closed, "has_left", lambda sock: looked.append(has_left(sock)) or looked[-1]
+    )
     async with connected(http.client.port) as client:
         await client.send(infer("one"))
         await link.asked.wait()
         client.finish()
-        await asyncio.sleep(0.2)  # it is looked twice whether it is gone
+        await until(lambda: len(looked) >= 2)  # it is looked twice whether it is gone
         link.asks[0].echo()
         await client.ended()
     assert client.received.startswith(CONTINUE)
@@ -232,6 +241,8 @@ async def test_head_that_stops_behind_a_hand_over_is_given_up() -> None:
                 await client.send(b"A")
                 await asyncio.sleep(0.02)
         http.node("A")
+        # one that asks has the time for it of a machine that has other work
+        http.front.limits = dataclasses.replace(http.front.limits, first_head_s=GUARD_S)
         async with connected(http.client.port) as client:  # also behind what aiohttp has answered
             await client.send(of_kind("infer in chunks", "one"))
             check(await client.answer(), "infer in chunks", "one")
@@ -239,8 +250,11 @@ async def test_head_that_stops_behind_a_hand_over_is_given_up() -> None:
             await client.ended()
 
 
-async def test_client_that_says_nothing_is_hung_up_on_sooner_than_one_that_has_asked() -> None:
-    for first_head_s, idle_s in ((0.5, GUARD_S), (GUARD_S, 0.5)):
+async def test_client_that_says_nothing_is_hung_up_on_sooner_than_one_that_has_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = LoopClock(monkeypatch)
+    for first_head_s, idle_s in ((20.0, 2 * GUARD_S), (2 * GUARD_S, 20.0)):
         limits = FrontLimits(first_head_s=first_head_s, idle_s=idle_s)
         async with tidy(front_limits=limits) as http:
             http.node("A")
@@ -249,9 +263,11 @@ async def test_client_that_says_nothing_is_hung_up_on_sooner_than_one_that_has_a
                 check(await asker.answer(), "infer", "one")
                 async with connected(http.client.port) as silent:
                     leaves, stays = (silent, asker) if first_head_s < idle_s else (asker, silent)
+                    await until(lambda: len(http.front.connections) == 2)
+                    clock.set_forward(21.0)
                     while not leaves.has_ended:
                         http.front._sweep()
-                        await asyncio.sleep(0.01)
+                        await asyncio.sleep(0)
                     assert not stays.has_ended
 
 
@@ -302,6 +318,12 @@ async def test_body_that_can_never_fit_is_a_413_and_one_that_does_not_now_a_503(
         http.front.budget.let_go(3 * MIB)
 
 
+def stop_sweeping(http: Http) -> None:
+    """Have nobody be ended for being slow: a sweep that comes late would find that of who just stops."""
+    assert http.front._sweeper is not None
+    http.front._sweeper.cancel()
+
+
 def fill(budget: BodyBudget) -> int:
     """Take all room that there is; return how much."""
     held_bytes = 0
@@ -311,9 +333,13 @@ def fill(budget: BodyBudget) -> int:
     return held_bytes
 
 
-async def test_body_that_the_router_did_not_read_for_want_of_room_is_no_client_s_fault() -> None:
+async def test_body_that_the_router_did_not_read_for_want_of_room_is_no_client_s_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """503, to be sent again, where one that its client does not send is a 408."""
-    async with tidy(front_limits=SMALL, arrival_s=1.5) as http:
+    clock = LoopClock(monkeypatch)
+    async with tidy(front_limits=SMALL, arrival_s=20.0) as http:
+        stop_sweeping(http)
         budget, body = http.front.budget, bytes(MIB)
         async with connected(http.client.port) as waits, connected(http.client.port) as stops:
             binary = b"Inference-Header-Content-Length: 9"
@@ -322,6 +348,8 @@ async def test_body_that_the_router_did_not_read_for_want_of_room_is_no_client_s
             await until(lambda: budget.arriving_bytes >= 200_000)
             held_bytes = fill(budget)
             await waits.send(body[100_000:])
+            await until(lambda: bool(budget._waiting))
+            clock.set_forward(21.0)
             answer = await waits.answer()
             assert (answer.status, answer.get("retry-after"), answer.is_last) == (503, "1", True)
             assert "holds as many bytes of requests as it may" in answer.error
@@ -332,8 +360,12 @@ async def test_body_that_the_router_did_not_read_for_want_of_room_is_no_client_s
         await until(lambda: budget.used_bytes == 0)
 
 
-async def test_chunks_that_the_router_did_not_read_for_want_of_room_are_no_client_s_fault() -> None:
-    async with tidy(front_limits=SMALL, arrival_s=1.5) as http:
+async def test_chunks_that_the_router_did_not_read_for_want_of_room_are_no_client_s_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = LoopClock(monkeypatch)
+    async with tidy(front_limits=SMALL, arrival_s=20.0) as http:
+        stop_sweeping(http)
         budget, data = http.front.budget, chunked(INFER, bytes(MIB))
         async with connected(http.client.port) as waits, connected(http.client.port) as stops:
             for client in (waits, stops):
@@ -341,6 +373,8 @@ async def test_chunks_that_the_router_did_not_read_for_want_of_room_are_no_clien
             await until(lambda: budget.arriving_bytes >= 200_000)
             held_bytes = fill(budget)
             await waits.send(data[100_000:])
+            await until(lambda: bool(budget._waiting))
+            clock.set_forward(21.0)
             answer = await waits.answer()
             assert (answer.status, answer.get("retry-after")) == (503, "1")
             assert "holds as many bytes of requests as it may" in answer.error

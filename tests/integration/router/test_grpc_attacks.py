@@ -19,7 +19,8 @@ from hyperframe.frame import (
     SettingsFrame,
     WindowUpdateFrame,
 )
-from raw_http import GUARD_S
+from loop_clock import LoopClock
+from raw_http import GUARD_S, turns
 from router_http import Http
 from tidy_router import tidy
 
@@ -161,14 +162,18 @@ async def test_broken_frame_behind_requests_withdraws_them(http: Http) -> None:
 
 
 async def test_answer_that_is_not_read_ends_the_connection_in_time(
-    make_session: Callable[[], Http2Session],
+    make_session: Callable[[], Http2Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with tidy(make_session=make_session, arrival_s=0.3) as http:
+    clock = LoopClock(monkeypatch)
+    async with tidy(make_session=make_session, arrival_s=20.0) as http:
         http.node("a", echo)
         async with attacking(http, initial_window_size=10) as attacker:
             attacker.send(attacker.head(1, INFER), attacker.data(1, message(), is_last=True))
             await attacker.read_until(lambda: 1 in attacker.bodies)
             assert http.front.budget.used_bytes > 0
+            for _ in range(2):  # in the first of which there may have been some progress
+                clock.set_forward(21.0)
+                await turns()
             await ended(http, attacker, CALM)
 
 

@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from chat_nodes import CHAT, asked_of, chatting, counting, data_of, part_of, words
 from fleet_fakes import Ask, FakeLink, Reply, hang
+from loop_clock import LoopClock
 from patience import eventually
 from raw_http import GUARD_S
 from router_http import Http
@@ -122,10 +123,14 @@ async def test_no_more_nodes_are_asked_than_a_few(http: Http) -> None:
     assert len(asks_of(links)) == MOST_RESUMES + 1
 
 
-async def test_client_is_told_that_no_node_is_left() -> None:
-    async with tidy(timeout_s=2.0) as http:
+async def test_client_is_told_that_no_node_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = LoopClock(monkeypatch)
+    async with tidy(timeout_s=20.0) as http:
         nodes(http, counting(9, dies_after=(4,)), count=1)
-        events = await streamed(http)
+        asked = asyncio.create_task(streamed(http))
+        await eventually(lambda: "waiting" in http.fleet.counts, "no other node is waited for")
+        clock.set_forward(21.0)
+        events = await asked
         assert text_of(events) == numbers(4)
         message = events[-1]["error"]["message"]
         assert message.startswith(
@@ -134,10 +139,14 @@ async def test_client_is_told_that_no_node_is_left() -> None:
         assert "data: [DONE]" not in events
 
 
-async def test_answers_have_a_limit_of_their_own() -> None:
-    async with tidy(answer_timeout_s=2.0, timeout_s=30.0) as http:
+async def test_answers_have_a_limit_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = LoopClock(monkeypatch)
+    async with tidy(answer_timeout_s=20.0, timeout_s=30.0) as http:
         links = nodes(http, chatting(*words("a"), end=hang), count=2)
-        events = await streamed(http)
+        asked = asyncio.create_task(streamed(http))
+        await eventually(lambda: any(link.released for link in links), "no piece has come")
+        clock.set_forward(21.0)
+        events = await asked
         assert text_of(events) == "a"
         assert events[-1]["error"]["code"] == "deadline_exceeded"
         assert len(asks_of(links)) == 1

@@ -1,0 +1,24 @@
+"""A loop's clock that a test sets forward: what is to take long takes no time, and what should be in time has plenty of it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+
+class LoopClock:
+    """The clock of the running loop, made before whatever keeps its `time`. For asyncio's own loops."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        loop = asyncio.get_running_loop()
+        self._time = loop.time
+        self._ahead_s = 0.0
+        monkeypatch.setattr(loop, "time", self._now_s)
+
+    def _now_s(self) -> float:
+        return self._time() + self._ahead_s
+
+    def set_forward(self, seconds: float) -> None:
+        """Let so many seconds have passed: timers that are due by then are run in the next turn of the loop."""
+        self._ahead_s += seconds
