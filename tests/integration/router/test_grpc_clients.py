@@ -246,9 +246,10 @@ async def test_metadata_routes_and_explains(http: Http) -> None:
 async def test_time_of_the_call_is_the_deadline_of_the_request(http: Http) -> None:
     link = http.node("a", hang)
     async with grpc.aio.insecure_channel(address(http)) as channel:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await method(channel, INFER)(message(), timeout=1.0)
-        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        while not link.asks:  # a machine that has other work may take that long to bring it here
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await method(channel, INFER)(message(), timeout=1.0)
+            assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     (budget_ms,) = link.budgets_ms
     assert budget_ms is not None
     assert 0 < budget_ms <= 1000
