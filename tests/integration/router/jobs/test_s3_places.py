@@ -19,6 +19,7 @@ from capamesh.router.jobs.inputs.limits import ShardLimits
 from capamesh.router.jobs.inputs.reader import Reader
 from capamesh.router.jobs.remote import object_folder, ranges
 from capamesh.router.jobs.remote.files import RemoteFile, RemoteSink
+from capamesh.router.jobs.remote.object_folder import ObjectFolder
 from capamesh.router.jobs.remote.urls import remote_url
 from capamesh.router.jobs.values import JobId
 
@@ -48,11 +49,23 @@ def proxy(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyP
 
 
 @contextmanager
-def impatient(monkeypatch: pytest.MonkeyPatch, tries: int = 2) -> Iterator[None]:
-    for name, value in (("CALL_S", 0.5), ("PUT_S", 0.5), ("TRIES", tries), ("TRIES_S", 2.0)):
-        monkeypatch.setattr(object_folder, name, value)
+def impatient(
+    monkeypatch: pytest.MonkeyPatch, *users: RemoteFile | RemoteSink, tries: int = 2
+) -> Iterator[None]:
+    """Let these wait for the store for a moment alone: it does not answer. What it does answer has the time that it takes."""
+    patient = [user._folder for user in users]
     object_folder._store.cache_clear()
-    yield
+    with monkeypatch.context() as context:
+        for name, value in (("CALL_S", 0.5), ("PUT_S", 0.5), ("TRIES", tries), ("TRIES_S", 2.0)):
+            context.setattr(object_folder, name, value)
+        for user in users:
+            user._folder = ObjectFolder(user._folder.url)
+        try:
+            yield
+        finally:
+            for user, folder in zip(users, patient, strict=True):
+                user._folder = folder
+    object_folder._store.cache_clear()
 
 
 def file_of(key: str) -> RemoteFile:
@@ -169,36 +182,38 @@ def test_store_that_hangs_or_is_gone_holds_nobody(
     server: S3Server, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     server.put("sets/in.jsonl", LINES)
-    with impatient(monkeypatch):
-        source = file_of("sets/in.jsonl")
-        file, _ = source.open()
-        setattr(proxy, fault, True)
-        proxy.break_all()
+    source, sink = file_of("sets/in.jsonl"), RemoteSink(remote_url(OUT), JOB)
+    file, _ = source.open()
+    setattr(proxy, fault, True)
+    proxy.break_all()
+    with impatient(monkeypatch, source, sink):
         with pytest.raises(PlaceUnavailable, match="cannot be had now"):
             file.read(10)
-        sink = RemoteSink(remote_url(OUT), JOB)
         with pytest.raises(PlaceUnavailable, match=f"cannot write {OUT}/job-1/part-000001-1.jsonl"):
             sink.write("part-000001-1.jsonl", [b"x"])
-        setattr(proxy, fault, False)
-        # it is back, and so is everything
-        assert file.read(10) == LINES[:10]
-        part = sink.write("part-000001-2.jsonl", [b"x"])
-        assert sink.read(part) == b"x"
+    setattr(proxy, fault, False)
+    # it is back, and so is everything
+    assert file.read(10) == LINES[:10]
+    part = sink.write("part-000001-2.jsonl", [b"x"])
+    assert sink.read(part) == b"x"
 
 
 def test_frozen_server_holds_nobody(
     server: S3Server, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.put("sets/in.jsonl", LINES)
-    with impatient(monkeypatch):
-        source = file_of("sets/in.jsonl")
-        server.freeze()
-        try:
-            with pytest.raises(PlaceUnavailable, match="did not answer in time"):
-                source.stamp()
-        finally:
-            server.thaw()
-        assert source.stamp().size_bytes == len(LINES)
+    source = file_of("sets/in.jsonl")
+    source.stamp()
+    server.freeze()
+    try:
+        with (
+            impatient(monkeypatch, source),
+            pytest.raises(PlaceUnavailable, match="did not answer in time"),
+        ):
+            source.stamp()
+    finally:
+        server.thaw()
+    assert source.stamp().size_bytes == len(LINES)
 
 
 def test_part_is_one_object_that_is_read_back(server: S3Server, proxy: FaultyProxy) -> None:
@@ -225,20 +240,22 @@ def test_part_is_written_once(server: S3Server, proxy: FaultyProxy) -> None:
 def test_part_whose_answer_is_lost_is_there_whole_or_not_at_all(
     server: S3Server, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with impatient(monkeypatch, tries=1):
-        sink = RemoteSink(remote_url(OUT), JobId("job-4"))
-        sink.write("part-000001-1.jsonl", [b"first"])
-        proxy.cut_after = 0
-        proxy.break_all()
-        with pytest.raises(PlaceUnavailable):
-            sink.write("part-000002-1.jsonl", [b"second"])
-        assert proxy.cut_after is None
-        found = {key: server.get(key) for key in server.keys("out/job-4/")}
-        found.pop("out/job-4/part-000001-1.jsonl")
-        assert found in ({}, {"out/job-4/part-000002-1.jsonl": b"second"})
-        # the same lease, once more: by then it is there
-        part = sink.write("part-000002-1.jsonl", [b"second"])
-        assert sink.read(part) == b"second"
+    sink = RemoteSink(remote_url(OUT), JobId("job-4"))
+    sink.write("part-000001-1.jsonl", [b"first"])
+    proxy.cut_after = 0
+    proxy.break_all()
+    monkeypatch.setattr(object_folder, "TRIES", 1)
+    object_folder._store.cache_clear()
+    once = RemoteSink(remote_url(OUT), JobId("job-4"))
+    with pytest.raises(PlaceUnavailable):
+        once.write("part-000002-1.jsonl", [b"second"])
+    assert proxy.cut_after is None
+    found = {key: server.get(key) for key in server.keys("out/job-4/")}
+    found.pop("out/job-4/part-000001-1.jsonl")
+    assert found in ({}, {"out/job-4/part-000002-1.jsonl": b"second"})
+    # the same lease, once more: by then it is there
+    part = once.write("part-000002-1.jsonl", [b"second"])
+    assert once.read(part) == b"second"
 
 
 def test_part_that_is_not_what_was_written_is_not_given(
