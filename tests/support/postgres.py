@@ -122,6 +122,7 @@ def served() -> Iterator[Postgres]:
     server = Postgres(folder, free_port())
     try:
         server.initialize()
+        server.port = free_port()  # what was free before may be another's by now
         server.start()
         try:
             yield server
