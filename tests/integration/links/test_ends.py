@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import signal
 import socket
@@ -120,15 +121,16 @@ async def test_requests_to_a_process_that_is_killed_or_stopped_fail(
     members: Members, kind: signal.Signals
 ) -> None:
     async with town(members) as here, node_process(members) as (pid, address):
-        # The other process may have to wait for a core: what is killed need not be silent to be missed.
-        silent_s = 2.0 if kind == signal.SIGSTOP else LIMIT_S
-        times = LinkTimes(hello_s=LIMIT_S, ping_every_s=0.1, silent_s=silent_s)
+        # The other process may have to wait for a core: it is not to be missed for that before it is stopped.
+        times = LinkTimes(hello_s=LIMIT_S, ping_every_s=0.1, silent_s=LIMIT_S)
         transport = members.transport(here.router_member, None, times)
         link = await transport.dial(address, Side(members.trust(), Role.NODE))
         asking = [asyncio.create_task(request(link, b"hold")) for _ in range(10)]
         asking.append(asyncio.create_task(request(link, b"give 200000000")))
         await eventually(lambda: link._core._streams.reserved_bytes > 0, "no answer began")
         os.kill(pid, kind)
+        if kind == signal.SIGSTOP:  # what is killed need not be silent to be missed
+            link._liveness._times = dataclasses.replace(times, silent_s=2.0)
         reason = (
             r"silent for \d" if kind == signal.SIGSTOP else "the peer closed it|connection was lost"
         )

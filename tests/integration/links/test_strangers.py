@@ -372,7 +372,7 @@ async def test_strangers_that_hold_connections_give_way_and_members_still_come_i
         lambda: repr(server.limiter) == "ConnectionLimiter(8 open, 8 unproven)", repr(server)
     )
     assert server.limiter.displaced == 22
-    assert open_sockets() - before == 30 + 8
+    await eventually(lambda: open_sockets() - before == 30 + 8, "not those sockets are open")
     router_membership = members.join(Role.ROUTER)
     router = Side(members.trust(), Role.NODE)
     router_endpoint = members.transport(router_membership, None, None)

@@ -18,6 +18,7 @@ import structlog
 
 from capamesh.protocol import child as child_module
 from capamesh.protocol.channel.asyncio_channel import AsyncioChannel
+from capamesh.protocol.channel.backoff import SilenceWatch
 from capamesh.protocol.child import Child, RestartPolicy
 
 if TYPE_CHECKING:
@@ -181,11 +182,27 @@ async def test_killed_child_is_started_again_and_the_signal_is_named() -> None:
         assert owner.downs == ["killed by signal 9 (Killed)"]
 
 
-async def test_stopped_child_is_detected_by_its_silence_killed_and_started_again() -> None:
+async def test_stopped_child_is_detected_by_its_silence_killed_and_started_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watches: list[SilenceWatch] = []
+
+    def watch(*, ping_every_s: float, start_limit_s: float, silent_limit_s: float) -> SilenceWatch:
+        del silent_limit_s  # a child that has to wait for a core is silent, too
+        watches.append(
+            SilenceWatch(
+                ping_every_s=ping_every_s, start_limit_s=start_limit_s, silent_limit_s=LIMIT_S
+            )
+        )
+        return watches[-1]
+
+    monkeypatch.setattr(child_module, "SilenceWatch", watch)
     async with owned(ASYNCIO_CHILD, silent_limit_s=2.0) as owner:
         await owner.until(lambda: len(owner.heard) == 1)
         pid = owner.heard[0]["pid"]
         os.kill(pid, signal.SIGSTOP)
+        stopped = SilenceWatch(ping_every_s=0.05, start_limit_s=LIMIT_S, silent_limit_s=2.0)
+        watches[0]._silent_limit = stopped._silent_limit
         await owner.until(lambda: len(owner.heard) == 2)
         assert owner.downs == ["silent for more than 2 s"]
         assert not is_running(pid)
