@@ -15,6 +15,8 @@ from aiohttp import web
 from capamesh.protocol.oip import model_metadata_body
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
+LIMIT_S = 120.0
+"""Nothing here takes long; whatever is not over by then hangs."""
 SHARD_ROWS = 4
 MOST_ROWS = 3
 """The most rows of one answer, so that a shard takes several."""
@@ -367,10 +369,10 @@ def running_job_server() -> Iterator[JobServer]:
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
     thread.start()
-    assert is_up.wait(10)
+    assert is_up.wait(LIMIT_S)
     try:
         yield served
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
+        thread.join(LIMIT_S)
         loop.close()

@@ -24,6 +24,9 @@ from capamesh.protocol.oip import (
 from capamesh.protocol.oip.metadata import IndexState
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
+LIMIT_S = 120.0
+"""Nothing here takes long; whatever is not over by then hangs."""
+
 
 class OipServer:
     """Speaks the protocol: `echo` answers its inputs, `fails` an error, `slow` never."""
@@ -135,10 +138,10 @@ def running_server() -> Iterator[OipServer]:
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
     thread.start()
-    assert is_up.wait(10)
+    assert is_up.wait(LIMIT_S)
     yield served
     loop.call_soon_threadsafe(stop.set)
-    thread.join(10)
+    thread.join(LIMIT_S)
     loop.close()
 
 
@@ -174,7 +177,7 @@ class ScriptedServer:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._thread.join(10)
+        self._thread.join(LIMIT_S)
 
 
 def read_request(connection: socket.socket) -> bytes:
