@@ -167,7 +167,7 @@ async def test_metrics_tell_of_the_agent_s_and_the_worker_s_event_loop(
         lines = [line.rpartition(" ") for line in (await metrics_text(node)).splitlines()]
         values = {name: float(value) for name, _, value in lines if not name.startswith("#")}
         return [
-            values[f"capamesh_event_loop_{measure}_seconds_count{{{of}}}"]
+            values.get(f"capamesh_event_loop_{measure}_seconds_count{{{of}}}", 0.0)
             for measure in ("delay", "busy")
             for of in ('device="",process="agent"', 'device="0",process="worker"')
         ]

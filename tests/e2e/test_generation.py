@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 import pytest_asyncio
+from chaos import slowed, worker_pids
 from chaos_cluster import metrics_at
 from polling import until
 from tiny_llama import CONTEXT, Variant, gguf, write_decoder_folder
@@ -27,6 +29,8 @@ LONG = 400
 """Tokens of an answer that takes a while."""
 LONGEST = 1500
 """Tokens of an answer that takes longer than a client takes to read its beginning, and a node to die."""
+SHARE = 0.1
+"""Of the time in which a worker may run while an answer must not be whole before a client has done something."""
 BATCH = 40
 """The long answers of a batch, which take longer than some short ones of people's."""
 
@@ -96,13 +100,17 @@ async def test_chat_is_answered_whole_and_in_parts_alike(chat_cluster: LocalClus
     assert choice["finish_reason"] == "length"
     assert whole["usage"]["completion_tokens"] == LONG
     assert whole["usage"]["prompt_tokens"] > 10
-    parts = await streamed(
-        chat_cluster, **asked, stream=True, stream_options={"include_usage": True}
-    )
-    assert parts[-1] == "data: [DONE]"
-    assert "".join(map(said, parts)) == choice["message"]["content"] != ""
-    assert parts[-2]["usage"]["completion_tokens"] == LONG
-    assert sum(bool(said(part)) for part in parts) > 2
+
+    async def comes_in_parts() -> bool:
+        parts = await streamed(
+            chat_cluster, **asked, stream=True, stream_options={"include_usage": True}
+        )
+        assert parts[-1] == "data: [DONE]"
+        assert "".join(map(said, parts)) == choice["message"]["content"] != ""
+        assert parts[-2]["usage"]["completion_tokens"] == LONG
+        return sum(bool(said(part)) for part in parts) > 2
+
+    await until(comes_in_parts)  # a router that stood still meanwhile has all tokens at once
 
 
 async def test_several_choices_and_log_probabilities(chat_cluster: LocalCluster) -> None:
@@ -196,7 +204,8 @@ async def test_client_that_leaves_frees_its_slots(
                 waiting.cancel()
                 await asyncio.wait({waiting})
 
-        await asyncio.gather(*[leave() for _ in range(6)])
+        with slowed(dict.fromkeys(worker_pids(cluster.nodes[0]), SHARE)):
+            await asyncio.gather(*[leave() for _ in range(6)])
         status, found = await ask(cluster, **body_of(n=8, ignore_eos=True))
         assert status == 200, found
         await until(lambda: counted(cluster)[:2] == (1, 0))
@@ -214,21 +223,25 @@ async def test_answer_whose_node_is_killed_is_as_if_nothing_had_happened(tmp_pat
         _, undisturbed = await ask(cluster, **asked)
         expected = undisturbed["choices"][0]["message"]["content"]
         by_peer = {node.status()["peer_id"]: node for node in cluster.nodes}
-        async with (
-            aiohttp.ClientSession() as client,
-            client.post(
-                f"{cluster.http_url}/v1/chat/completions", json={**asked, "stream": True}
-            ) as answer,
-        ):
-            assert answer.status == 200
-            victim = by_peer[answer.headers["X-Capamesh-Node"]]
-            found: list[Any] = []
-            async for event in events(answer):
-                found.append(event)
-                if len(found) == 5:
-                    victim.signal(signal.SIGKILL)
-                    for pid in victim.status()["worker_pids"]:
-                        os.kill(pid, signal.SIGKILL)
+        workers = [pid for node in cluster.nodes for pid in worker_pids(node)]
+        with ExitStack() as until_killed:
+            until_killed.enter_context(slowed(dict.fromkeys(workers, SHARE)))
+            async with (
+                aiohttp.ClientSession() as client,
+                client.post(
+                    f"{cluster.http_url}/v1/chat/completions", json={**asked, "stream": True}
+                ) as answer,
+            ):
+                assert answer.status == 200
+                victim = by_peer[answer.headers["X-Capamesh-Node"]]
+                found: list[Any] = []
+                async for event in events(answer):
+                    found.append(event)
+                    if len(found) == 5:
+                        victim.signal(signal.SIGKILL)
+                        for pid in victim.status()["worker_pids"]:
+                            os.kill(pid, signal.SIGKILL)
+                        until_killed.close()
         assert "".join(map(said, found)) == expected
         assert ": resumed" in found
         assert found[-1] == "data: [DONE]"

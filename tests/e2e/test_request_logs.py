@@ -24,8 +24,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 def lines_in(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a file; none while it is not there."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """Return the lines of a file that have their end; none while it is not there."""
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 async def lines_of(path: Path, count: int) -> list[dict[str, Any]]:

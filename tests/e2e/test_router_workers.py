@@ -217,9 +217,16 @@ async def test_circuit_that_is_opened_through_one_worker_is_open_in_all_and_in_l
             return {await shown() for _ in range(CONNECTIONS)} == {CLIENTS}
 
         await until(is_shown_by_all)
-        (node,) = json.loads(await page(url, "/v1/nodes"))["nodes"]
-        assert sum(link["answered"] for link in node["links"]) == CLIENTS
-        peer = node["peer_id"]
+
+        async def node_shown() -> dict[str, Any]:
+            (node,) = json.loads(await page(url, "/v1/nodes"))["nodes"]
+            return dict(node)
+
+        async def are_counted() -> bool:
+            return sum(link["answered"] for link in (await node_shown())["links"]) == CLIENTS
+
+        await until(are_counted)  # a worker that is busy may be late with its part of a page
+        peer = (await node_shown())["peer_id"]
         key = authorization_from(cluster.folder / "router")
         await page(url, f"/v1/nodes/{peer}/circuit", "PUT", key, b'{"state": "forced_open"}')
 

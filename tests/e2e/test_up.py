@@ -156,8 +156,9 @@ def test_networks_that_start_at_the_same_moment_have_ports_of_their_own(tmp_path
         joining = ("join", token.strip(), "--home", str(tmp_path / "c"), "--port", "0")
         with running(*joining) as node:
             assert node.stderr is not None
+            # a router that takes long to answer is told of in other words, before
             lines = (line for line in node.stderr if "dial_failed" in line)
-            assert SOMEBODY_ELSE in next(lines)
+            assert any(SOMEBODY_ELSE in line for line in lines)
     assert (len(ports_of(first)), len(ports_of(second))) == (3, 3)
     assert not ports_of(first) & ports_of(second)
     kept = json.loads((tmp_path / "a" / "own" / "settings.json").read_text())["ports"]
