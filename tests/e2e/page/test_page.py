@@ -18,6 +18,7 @@ import pytest_asyncio
 from aiohttp import web
 from browser import Tab, browser, chromium_path
 from fleet_fakes import answer_of, answering, linked, offer
+from free_ports import free_port
 from page_fleets import HOSTILE, join, large, peer_of, troubled
 from router_http import Http, serving
 
@@ -312,7 +313,8 @@ async def test_link_of_a_draining_node_is_no_trouble(http: Http, open_page: Open
 async def test_page_says_when_the_router_is_gone_and_goes_on_when_it_is_back(
     open_page: OpenPage,
 ) -> None:
-    async with serving(boot="first") as http:
+    # a port that no outgoing connection is given meanwhile
+    async with serving(boot="first", port=free_port()) as http:
         join(http.fleet, 1, ())
         tab = await open_page(http)
         await tab.wait_for("document.querySelectorAll('tr.row').length === 1")
