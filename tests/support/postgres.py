@@ -87,8 +87,10 @@ class Postgres:
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the server and to all processes that serve its connections."""
         first = int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
+        # the others are looked for after that: a server that stands still starts no more of them
+        os.kill(first, number)
         children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
-        for pid in (first, *map(int, children)):
+        for pid in map(int, children):
             with suppress(ProcessLookupError):  # it has ended meanwhile
                 os.kill(pid, number)
 

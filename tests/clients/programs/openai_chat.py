@@ -28,6 +28,8 @@ TOOLS = [
     },
     {"type": "function", "function": {"name": "now"}},
 ]
+PIECES = 2
+"""A call that is streamed comes in more."""
 NAMED = {"type": "function", "function": {"name": "look_up"}}
 
 
@@ -48,8 +50,13 @@ def calls(client: openai.OpenAI, model: str) -> dict[str, object]:
         "content": choice.message.content,
         "call": [call.type, call.function.name, call.function.arguments],
     }
-    chunks = [each.choices[0] for each in client.chat.completions.create(**options, stream=True)]
-    deltas = [one for each in chunks for one in each.delta.tool_calls or ()]
+    # a router that stood still meanwhile has the tokens of so short an answer at once: it is asked again
+    for _ in range(20):
+        stream = client.chat.completions.create(**options, stream=True)
+        chunks = [each.choices[0] for each in stream]
+        deltas = [one for each in chunks for one in each.delta.tool_calls or ()]
+        if len(deltas) > PIECES:
+            break
     told["streamed"] = {
         "finish": chunks[-1].finish_reason,
         "ids": len({each.id for each in deltas if each.id}),
