@@ -1071,11 +1071,12 @@ def of_size(
     )
 
 
-def unused(rig: Rig, *, load_s: float = 0.0, **seconds: float) -> None:
+def unused(rig: Rig, *, load_s: float = 0.0, now_s: float | None = None, **seconds: float) -> None:
     """Say how long ago models were used, and that they were loaded in `load_s`: by that they may leave later."""
+    now_s = time.monotonic() if now_s is None else now_s
     for name, ago_s in seconds.items():
         rig.hosted(name).load_s = load_s
-        rig.hosted(name).runner.last_used_s = room_module.time.monotonic() - ago_s
+        rig.hosted(name).runner.last_used_s = now_s - ago_s
 
 
 def stop_room_clock(monkeypatch: pytest.MonkeyPatch, now_s: float) -> None:
@@ -1212,15 +1213,16 @@ async def test_model_used_of_late_does_not_give_way_and_the_refusal_says_when_it
     rig.has(of_size("a", 60), of_size("b", 60))
     rig.start(memory_limit_bytes=100)
     await rig.ready("a/1")
-    stop_room_clock(monkeypatch, time.monotonic())
-    unused(rig, load_s=load_s, a=may_s - 3.9)
+    now_s = time.monotonic()
+    stop_room_clock(monkeypatch, now_s)
+    unused(rig, load_s=load_s, now_s=now_s, a=may_s - 3.9)
     assert await rig.want("b") == (
         "overloaded: it needs about 66 bytes of memory and 40 are free, and others that could give way to it"
         " are in use; in 4 s they may not be"
     )
     assert rig.states(ModelState.READY) == ["a/1"]
     assert rig.state("b")[0] is ModelState.UNLOADED
-    unused(rig, load_s=load_s, a=may_s + 0.1)
+    unused(rig, load_s=load_s, now_s=now_s, a=may_s + 0.1)
     assert await rig.want("b") == "done"
 
 
