@@ -187,10 +187,11 @@ def test_proxys_error_names_the_router_the_status_and_what_it_said(
 
 
 def test_router_that_is_not_there_is_named(connect: Connect) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    with pytest.raises(LinkLost, match=f"cannot reach a router at {url}: .*capamesh up$"):
-        connect(url).nodes()
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # so that nobody else listens there meanwhile
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        with pytest.raises(LinkLost, match=f"cannot reach a router at {url}: .*capamesh up$"):
+            connect(url).nodes()
 
 
 def test_router_that_is_silent_past_the_deadline_is_named(

@@ -110,10 +110,11 @@ def test_request_that_may_have_run_is_sent_again_with_its_idempotency_key_alone(
 
 
 def test_router_that_starts_meanwhile_is_reached(connect: Connect, waits: list[float]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    with pytest.raises(Unreachable):
-        connect(url).infer("m", ONE)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # so that nobody else listens there meanwhile
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        with pytest.raises(Unreachable):
+            connect(url).infer("m", ONE)
     assert [round(wait_s, 2) for wait_s in waits] == pytest.approx([0.1, 0.2], rel=0.3)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,12 @@ Start = Callable[..., ScriptedServer]
 ONE = {"X": np.ones((1, 2), np.float32)}
 
 
-def closed_url() -> str:
-    """Return where nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+@pytest.fixture
+def closed_url() -> Iterator[str]:
+    """The URL of a port on which nobody listens, while the test has it."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{nobody.getsockname()[1]}"
 
 
 def refuse(code: str, status: str = "503 Service Unavailable") -> Callable[[socket.socket], None]:
@@ -81,10 +83,10 @@ def test_numbers_in_lists_take_the_dtype_and_shape_of_the_models_input(
 
 
 def test_router_that_cannot_be_reached_or_serves_nobody_is_passed_over(
-    server: OipServer, scripted: Start, connect: Connect
+    server: OipServer, scripted: Start, connect: Connect, closed_url: str
 ) -> None:
     shut_out = scripted(refuse("shut_out"))
-    client = connect([closed_url(), shut_out.url, server.url])
+    client = connect([closed_url, shut_out.url, server.url])
     assert client.infer("echo", ONE).router == server.url
     assert shut_out.accepted == 1
     assert client.infer("echo", ONE).router == server.url  # and it is kept to
@@ -113,12 +115,12 @@ def test_error_that_every_router_would_return_is_not_retried(
 
 
 def test_error_names_the_reasons_of_all_routers_that_failed(
-    scripted: Start, connect: Connect
+    scripted: Start, connect: Connect, closed_url: str
 ) -> None:
-    gone, shut_out = closed_url(), scripted(refuse("shut_out"))
+    shut_out = scripted(refuse("shut_out"))
     with pytest.raises(ShutOut) as failed:
-        connect([gone, shut_out.url]).infer("echo", ONE)
+        connect([closed_url, shut_out.url]).infer("echo", ONE)
     assert failed.value.message.startswith(
-        f"none of 2 routers could take it: cannot reach a router at {gone}: "
+        f"none of 2 routers could take it: cannot reach a router at {closed_url}: "
     )
     assert failed.value.message.endswith("; not me")
