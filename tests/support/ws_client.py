@@ -160,6 +160,11 @@ class WsClient:
             await self.read()
         return self.closed
 
+    async def until_told(self) -> None:
+        """Read until the router says that it closes, or has closed."""
+        while not (self.closed or self.is_ended):
+            await self.read()
+
     def leave(self) -> None:
         self._writer.transport.abort()
 
