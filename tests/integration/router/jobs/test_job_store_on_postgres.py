@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from batch_store_cases import *  # noqa: F403 - the tests
@@ -11,17 +12,19 @@ from file_store_cases import *  # noqa: F403 - the tests
 from job_desk import Clock, Desk, manifest
 from job_store_cases import *  # noqa: F403 - the tests
 from postgres import PASSWORD, QUOTED, Postgres, served
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from capamesh.router.access.engines.location import DatabaseLocation
 from capamesh.router.jobs.errors import JobsUnavailable
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store import database as databases
 from capamesh.router.jobs.store import job_operations as jobs
 from capamesh.router.jobs.store import lease_operations as leasing
 from capamesh.router.jobs.store import shard_operations as shards
-from capamesh.router.jobs.store.database import open_database
+from capamesh.router.jobs.store.database import PostgresDatabase, open_database
 from capamesh.router.jobs.store.group_commit import Turn
-from capamesh.router.jobs.values import Counts
+from capamesh.router.jobs.values import Counts, Job, Lease
 
 
 @pytest.fixture(scope="module")
@@ -112,14 +115,30 @@ def test_server_that_was_away_is_used_again_and_no_password_is_told(
     assert desk.call(jobs.get, job.id).id == job.id
 
 
+def claimed_by_one_that_stands_still(
+    still: PostgresDatabase, desk: Desk, job: Job
+) -> tuple[Connection, list[Lease]]:
+    """Return a connection whose transaction has claimed a shard; one that was broken off before that is made again."""
+    for _ in range(200):
+        connection = still.engine.connect()
+        with suppress(DBAPIError):
+            turn = Turn(connection, desk.clock.now_s)
+            if mine := leasing.claim(turn, job.id, job.spec, "a", 1):
+                return connection, mine
+        connection.invalidate()
+        connection.close()
+        time.sleep(0.1)
+    pytest.fail("nothing can be claimed")
+
+
 def test_router_that_stands_still_in_a_transaction_is_broken_off(
     url: str, desk: Desk, other: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = desk.planned(1)
     monkeypatch.setattr(databases, "STATEMENT_S", 2)
-    still = open_database(url, desk.clock)
-    with still.engine.connect() as connection:
-        (mine,) = leasing.claim(Turn(connection, desk.clock.now_s), job.id, job.spec, "a", 1)
+    still = PostgresDatabase(DatabaseLocation.of(url, databases.KEPT))  # its tables are there
+    connection, mine = claimed_by_one_that_stands_still(still, desk, job)
+    with connection:
         for _ in range(200):
             theirs = other.call(leasing.claim, job.id, job.spec, "b", 1)
             if theirs:
@@ -129,5 +148,5 @@ def test_router_that_stands_still_in_a_transaction_is_broken_off(
             connection.commit()
         connection.invalidate()
     still.engine.dispose()
-    assert [each.seq for each in theirs] == [mine.seq]
+    assert [each.seq for each in theirs] == [each.seq for each in mine]
     assert other.call(shards.commit, theirs[0], job.spec, manifest(theirs[0]))

@@ -17,11 +17,21 @@ from capamesh.router.jobs.inputs.source import LocalFile
 from capamesh.router.jobs.planner import TRIES, Planner
 from capamesh.router.jobs.spec import InputFormat, InputSpec, JobSpec, OutputSpec
 from capamesh.router.jobs.states import JobState
+from capamesh.router.jobs.store import job_store
 from capamesh.router.jobs.store.database import Change, open_database
 from capamesh.router.jobs.store.group_commit import Operation, StoreThread
 from capamesh.router.jobs.store.job_store import JobStore
 from capamesh.router.jobs.store.plan_operations import MAX_PLANS, REST_S
 from capamesh.router.jobs.values import LEASE_S, Job
+
+LIMIT_S = 120.0
+"""Nothing here takes long; whatever is not over by then hangs."""
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for the disk as long as it takes."""
+    monkeypatch.setattr(job_store, "PATIENCE_S", LIMIT_S)
 
 
 class FailingThread(StoreThread):
@@ -36,7 +46,7 @@ class FailingThread(StoreThread):
         fails = next(self.fails, "")
         future = super().put(operation if fails != "before" else lambda _turn: None, change)
         if fails:
-            future.result(30)
+            future.result(LIMIT_S)
             raise JobsUnavailable("the store fails")
         return future
 
@@ -68,7 +78,7 @@ class Planned:
 def planned(tmp_path: Path) -> Iterator[Planned]:
     planned = Planned(tmp_path)
     yield planned
-    planned.thread.close(30)
+    planned.thread.close(LIMIT_S)
 
 
 def lines(folder: Path, count: int) -> Path:

@@ -18,12 +18,22 @@ from capamesh.router.fleet.view import FleetView
 from capamesh.router.http.jobs import JobsApi
 from capamesh.router.jobs.standing import NoRunner
 from capamesh.router.jobs.states import JobState
+from capamesh.router.jobs.store import job_store
 from capamesh.router.jobs.store.job_store import JobStore
 from capamesh.router.process import job_parts
 from capamesh.router.process.job_parts import JobParts, OpenedStore, require_jobs
 from capamesh.router.requests.slices import Slices
 from capamesh.router.settings import RouterSettings
 from capamesh.router.telemetry import Telemetry
+
+LIMIT_S = 120.0
+"""Nothing here takes long; whatever is not over by then hangs."""
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for the disk as long as it takes."""
+    monkeypatch.setattr(job_store, "PATIENCE_S", LIMIT_S)
 
 
 def settings(folder: Path, **more: Any) -> RouterSettings:
@@ -37,7 +47,7 @@ def parts(given: RouterSettings, log: NullLog | None = None) -> JobParts:
 
 async def until_it_runs(made: JobParts) -> None:
     assert made.service is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(LIMIT_S):
         while isinstance(made.service.runner, NoRunner):
             await asyncio.sleep(0)
 
@@ -107,12 +117,12 @@ async def test_jobs_are_counted_by_state(tmp_path: Path, monkeypatch: pytest.Mon
     assert values(telemetry, "capamesh_jobs") == {}
     running = asyncio.create_task(made.count())
     job = await store.submit("t", spec_with(), PINNED)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(LIMIT_S):
         while values(telemetry, "capamesh_jobs").get("planning") != 1.0:
             await asyncio.sleep(0)
     assert set(values(telemetry, "capamesh_jobs")) == set(JobState)
     await store.move(job[0].id, JobState.CANCELLED)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(LIMIT_S):
         while values(telemetry, "capamesh_jobs")["cancelled"] != 1.0:
             await asyncio.sleep(0)
     assert values(telemetry, "capamesh_job_rows_total") == {"ok": 0.0, "bad": 0.0}
