@@ -18,6 +18,7 @@ from capamesh.protocol.tensors import Limits
 from capamesh.router.fleet.overrides import Hold
 from capamesh.router.http.elsewhere import METRICS
 from capamesh.router.page.history import Totals
+from capamesh.router.process.workers import worker as worker_module
 from capamesh.router.process.workers.histories import totals_values
 from capamesh.router.process.workers.messages import (
     Ask,
@@ -127,7 +128,9 @@ class Ends:
 
 
 @pytest.fixture
-async def ends() -> AsyncIterator[Ends]:
+async def ends(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ends]:
+    for each in ("COUNTS_EVERY_S", "FIGURES_EVERY_S"):  # nothing is reported because time passes
+        monkeypatch.setattr(worker_module, each, 3600.0)
     ours, theirs = socket.socketpair()
     main, worker = await AsyncioChannel.connect(ours), await AsyncioChannel.connect(theirs)
     log: Any = NullLog()
