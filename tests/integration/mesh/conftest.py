@@ -74,7 +74,8 @@ class TestMember:
         self.drains: list[bytes] = []
         self._changed = asyncio.Event()
         is_router = membership.role is Role.ROUTER
-        options = {"listen": LISTEN if is_router else ()} | options
+        # A sidecar that has to wait for a core is silent, too.
+        options = {"listen": LISTEN if is_router else (), "silent_limit_s": LIMIT_S} | options
         self.client = MeshClient(
             membership,
             bootstrap=tuple(bootstrap),

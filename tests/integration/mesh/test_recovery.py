@@ -13,12 +13,34 @@ from typing import TYPE_CHECKING
 import pytest
 from free_ports import free_port
 
+from capamesh.protocol import child as child_module
+from capamesh.protocol.channel.backoff import SilenceWatch
 from capamesh.protocol.network import Role
 
 if TYPE_CHECKING:
     from conftest import Fleet, MemberOf
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+LIMIT_S = 120.0
+SILENT_LIMIT_S = 5.0
+
+
+@pytest.fixture
+def watches(monkeypatch: pytest.MonkeyPatch) -> list[SilenceWatch]:
+    """Return what looks after the sidecars that are started from now on, the first before the others: each is patient."""
+    made: list[SilenceWatch] = []
+
+    def watch(*, ping_every_s: float, start_limit_s: float, silent_limit_s: float) -> SilenceWatch:
+        del silent_limit_s  # one that has to wait for a core is silent, too
+        made.append(
+            SilenceWatch(
+                ping_every_s=ping_every_s, start_limit_s=start_limit_s, silent_limit_s=LIMIT_S
+            )
+        )
+        return made[-1]
+
+    monkeypatch.setattr(child_module, "SilenceWatch", watch)
+    return made
 
 
 @pytest.mark.parametrize(
@@ -29,21 +51,27 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
     ],
 )
 async def test_lost_sidecar_of_a_node_comes_back_and_its_announcement_is_heard(
-    fleet: Fleet, member: MemberOf, number: signal.Signals, reason: str
+    fleet: Fleet,
+    member: MemberOf,
+    watches: list[SilenceWatch],
+    number: signal.Signals,
+    reason: str,
 ) -> None:
     router = fleet.routers[1]
     membership = fleet.network.join(Role.NODE)
-    # One that has to wait for a core is silent, too: only one that is stopped is given up for it.
-    limits = {"silent_limit_s": 5} if number == signal.SIGSTOP else {}
-    async with member(membership, bootstrap=router.client.addrs, **limits) as node:
+    stopped = SilenceWatch(ping_every_s=1.0, start_limit_s=LIMIT_S, silent_limit_s=SILENT_LIMIT_S)
+    options = {"bootstrap": router.client.addrs, "silent_limit_s": SILENT_LIMIT_S}
+    async with member(membership, **options) as node:
         await node.until(lambda: fleet.network.adverts in node.reachable)
         # More messages than seconds: numbers counted from the second of the start would come again.
         for _ in range(20):
             before = node.say({"life": 1})
         await router.until(partial(router.has_heard, before))
-        node.reachable.clear()
         os.kill(node.client.pid, number)
+        if number == signal.SIGSTOP:  # only one that is stopped is given up for its silence
+            watches[0]._silent_limit = stopped._silent_limit
         await node.until(lambda: node.downs == [reason])
+        node.reachable.clear()  # now that the lost one says nothing more
         assert node.client.publish(fleet.network.adverts, node.envelope({})) is False
         await node.until(lambda: node.ready == 2 and fleet.network.adverts in node.reachable)
         after = node.say({"life": 2})
