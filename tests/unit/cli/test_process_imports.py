@@ -65,7 +65,7 @@ def test_process_reads_in_no_library_that_it_does_not_use(name: str, tmp_path: P
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     read = set(done.stdout.split())

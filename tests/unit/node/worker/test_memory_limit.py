@@ -50,7 +50,7 @@ def test_system_that_does_not_say_what_a_process_has_gets_no_limit(tmp_path: Pat
 
 def python(code: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=240
     )
     return done.stdout.strip()
 
