@@ -26,18 +26,15 @@ SILENT_LIMIT_S = 5.0
 
 
 @pytest.fixture
-def watches(monkeypatch: pytest.MonkeyPatch) -> list[SilenceWatch]:
-    """Return what looks after the sidecars that are started from now on, the first before the others: each is patient."""
-    made: list[SilenceWatch] = []
+def watches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[SilenceWatch, int]]:
+    """Return what looks after the sidecars that are started from now on, patient, and how many pings each was to leave unanswered."""
+    made: list[tuple[SilenceWatch, int]] = []
 
-    def watch(*, ping_every_s: float, start_limit_s: float, silent_limit_s: float) -> SilenceWatch:
-        del silent_limit_s  # one that has to wait for a core is silent, too
-        made.append(
-            SilenceWatch(
-                ping_every_s=ping_every_s, start_limit_s=start_limit_s, silent_limit_s=LIMIT_S
-            )
-        )
-        return made[-1]
+    def watch(**options: float) -> SilenceWatch:
+        one = SilenceWatch(**options)
+        made.append((one, one._silent_limit))
+        one._silent_limit = round(LIMIT_S)  # one that has to wait for a core is silent, too
+        return one
 
     monkeypatch.setattr(child_module, "SilenceWatch", watch)
     return made
@@ -53,13 +50,12 @@ def watches(monkeypatch: pytest.MonkeyPatch) -> list[SilenceWatch]:
 async def test_lost_sidecar_of_a_node_comes_back_and_its_announcement_is_heard(
     fleet: Fleet,
     member: MemberOf,
-    watches: list[SilenceWatch],
+    watches: list[tuple[SilenceWatch, int]],
     number: signal.Signals,
     reason: str,
 ) -> None:
     router = fleet.routers[1]
     membership = fleet.network.join(Role.NODE)
-    stopped = SilenceWatch(ping_every_s=1.0, start_limit_s=LIMIT_S, silent_limit_s=SILENT_LIMIT_S)
     options = {"bootstrap": router.client.addrs, "silent_limit_s": SILENT_LIMIT_S}
     async with member(membership, **options) as node:
         await node.until(lambda: fleet.network.adverts in node.reachable)
@@ -69,7 +65,7 @@ async def test_lost_sidecar_of_a_node_comes_back_and_its_announcement_is_heard(
         await router.until(partial(router.has_heard, before))
         os.kill(node.client.pid, number)
         if number == signal.SIGSTOP:  # only one that is stopped is given up for its silence
-            watches[0]._silent_limit = stopped._silent_limit
+            watch, watch._silent_limit = watches[0]
         await node.until(lambda: node.downs == [reason])
         node.reachable.clear()  # now that the lost one says nothing more
         assert node.client.publish(fleet.network.adverts, node.envelope({})) is False
