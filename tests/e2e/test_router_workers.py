@@ -19,6 +19,7 @@ from router_workers import until_all_know
 from capamesh.cli.local_cluster import LocalCluster
 from capamesh.router.access.operator_key import authorization_from
 from capamesh.router.http.server import LEAVE_S
+from capamesh.router.process.workers.worker import GATHER_S
 
 TENSOR = {"name": "X", "datatype": "FP32", "shape": [1, 64], "data": [0.0] * 64}
 BODY = json.dumps({"inputs": [TENSOR]}).encode()
@@ -126,8 +127,13 @@ async def page(url: str, path: str, method: str = "GET", key: str = "", body: by
 
 
 async def answered(url: str) -> float:
-    """Return how many requests the router has counted as answered well."""
-    text = (await page(url, "/metrics")).decode()
+    """Return how many requests all workers of the router have counted as answered well."""
+    async with asyncio.timeout(LIMIT_S):
+        while True:
+            began_s = time.monotonic()
+            text = (await page(url, "/metrics")).decode()
+            if time.monotonic() - began_s < GATHER_S:
+                break  # else the worker may have had no answer of the main process, and shown its own counts alone
     line = 'capamesh_requests_total{code="ok",model="digits"} '
     return sum(
         float(each.removeprefix(line)) for each in text.splitlines() if each.startswith(line)

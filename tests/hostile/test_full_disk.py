@@ -42,9 +42,9 @@ def small_disk(folder: Path) -> Iterator[Path]:
         subprocess.run([UMOUNT, "-l", str(folder)], check=False)
 
 
-def fill(folder: Path) -> Path:
+def fill(folder: Path, name: str = "filler") -> Path:
     """Leave not one byte free; return the file that takes it all."""
-    filler = folder / "filler"
+    filler = folder / name
     with filler.open("wb", buffering=0) as file:
         for size in (65536, 4096, 1):
             try:
@@ -68,6 +68,8 @@ async def test_members_serve_restart_and_revoke_on_a_full_disk_and_say_what_is_n
                 assert (await network.ask())[0] == 200
                 for member in network.members:
                     await member.stop(signal.SIGKILL)
+                    # what it was just replacing when the disk was filled is free now
+                    fillers.append(fill(member.data, "filler-2"))
                     await member.start()
                 status = await network.router.until(
                     lambda status: status["state"] in {"ready", "waiting"}, "up on a full disk"

@@ -16,6 +16,7 @@ from chaos import frozen, send_signal, sidecar_pid, worker_pids
 from honest_client import BODY
 from hostile import AttackedNetwork, Figures, attacked
 from machine_speed import times_slower
+from polling import until
 
 from capamesh.cli.local_cluster import ANY_PORTS
 from capamesh.cli.member import Member
@@ -155,6 +156,7 @@ async def start_again(
 ) -> tuple[Member, float]:
     """Stop the router and start it anew in its folder and at its address; return it and when it began."""
     cluster, address = network.cluster, network.url.removeprefix("http://")
+    await until(lambda: cluster.router.status().get("mesh_addresses"))  # told after it is logged
     mesh = cluster.router.status()["mesh_addresses"]
     mesh_port = mesh[0].split("/")[4]
     cluster.router.signal(stop)

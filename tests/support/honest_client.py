@@ -67,18 +67,23 @@ async def ask(session: aiohttp.ClientSession, url: str, seen: Seen) -> None:
 async def caller(
     url: str, seen: Seen, stop: asyncio.Event, *, is_new: bool, pause_s: float
 ) -> None:
-    """Ask again and again on one connection, or on a new one each time."""
+    """Ask again and again on one connection, or on a new one each time, and once more after it is told to stop.
+
+    So it sees what is so at the end, also if this process stood still until then.
+    """
     timeout = aiohttp.ClientTimeout(total=PATIENCE_S)
-    while not stop.is_set():
-        async with aiohttp.ClientSession(
-            timeout=timeout,
-            connector=aiohttp.TCPConnector(force_close=is_new),
-            # aiohttp repeats a request on a connection that turned out to be closed; a POST it does not
-            headers={"Content-Type": "application/json"},
-        ) as session:
-            while not stop.is_set():
-                await ask(session, url, seen)
-                await asyncio.sleep(pause_s)
+    async with aiohttp.ClientSession(
+        timeout=timeout,
+        connector=aiohttp.TCPConnector(force_close=is_new),
+        # aiohttp repeats a request on a connection that turned out to be closed; a POST it does not
+        headers={"Content-Type": "application/json"},
+    ) as session:
+        while True:
+            is_last = stop.is_set()
+            await ask(session, url, seen)
+            if is_last:
+                return
+            await asyncio.sleep(pause_s)
 
 
 async def main(url: str, connections: int, pause_s: float, *, is_new: bool) -> None:

@@ -21,7 +21,7 @@ from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.member_status import verdict
 from capamesh.protocol.network import JoinToken, NetworkOwner, RevocationList, Role
 
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 POLL_S = 0.05
 DIGITS = {
     "inputs": [{"name": "X", "shape": [1, 64], "datatype": "FP32", "data": [0.0] * 64}],
