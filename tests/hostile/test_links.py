@@ -66,7 +66,7 @@ async def test_member_that_floods_its_link_is_hung_up_on_and_others_notice_nothi
         )
         flooder = Flooder(tmp_path / "flooder", token, offer)
         async with network.honest() as seen, present(flooder):
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(120):
                 while len(flooder.reasons) < ENDS:
                     await asyncio.sleep(0.05)
         assert seen.failures == {}

@@ -16,8 +16,8 @@ from lasting_network import LastingNetwork, Service, lasting
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.network import Role
 
-SHORT_S = 8.0
-"""A life whose end a test can wait for."""
+SHORT_S = 15.0
+"""A life whose end a test can wait for, in which a busy machine renews all members again."""
 WARNED_S = 30.0
 """Long enough for a look in the last half of it."""
 LONG_S = 3600.0

@@ -72,7 +72,7 @@ def the_router(network: AttackedNetwork) -> list[int]:
 
 async def all_is_well(network: AttackedNetwork, before: Sequence[int] = ()) -> None:
     """Wait until all nodes can be asked again, and all their processes are others than those before."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while True:
             sidecars = [
                 each.status().get("sidecar_pid") for each in (network.router, *network.nodes)
@@ -202,7 +202,7 @@ async def processor_seconds_of_start(
         await asyncio.sleep(SETTLE_S)
         await network.cluster.wait_routable(NODES)
     assert seen.failures == {}
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         log = ""
         while '"mesh_ready"' not in log:
             await asyncio.sleep(0.05)

@@ -18,8 +18,8 @@ LOOP_SIDE = 64
 """Of the matrix that a turn of `looping` multiplies: a turn takes 4 µs (measured)."""
 FOREVER = 2**62
 """Turns of a loop that nobody lives to see the end of."""
-DEAF_SIDE = 4000
-"""Of the matrices that `deaf` multiplies: 25 s (measured), in one operator, which nothing can stop."""
+DEAF_SIDE = 5000
+"""Of the matrices that `deaf` multiplies: 50 s (25 s by 4,000, measured), in one operator, which nothing can stop."""
 LETHAL = -(2**63)
 """The one value that ends the process in which `lethal` runs."""
 
