@@ -27,6 +27,8 @@ MOST_BUSY_S = 0.1
 """What a callback may take, and with it all that ran since the beat before; as many times more as this machine is slower than that of the bar."""
 LONG = 60 * MIB
 """Of a message that is no JSON: nearly all that a router takes."""
+LIMIT_S = 120.0
+"""Until an answer comes: a router gives a request 30 s to arrive and 30 s to be answered; more only ends a test that hangs."""
 CHUNKED = b"Transfer-Encoding: chunked"
 
 
@@ -125,7 +127,7 @@ async def post(
         if CHUNKED not in headers:
             head.append(b"Content-Length: %d" % len(body))
         writer.write(b"\r\n".join([*head, b"", b""]) + body)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(LIMIT_S):
             status = await reader.readline()
             return int(status.split()[1]), await reader.read()
     finally:
