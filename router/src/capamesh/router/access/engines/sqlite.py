@@ -19,7 +19,7 @@ READS_ONLY: Final = "capamesh_reads_only"
 SYNCHRONOUS: Final = "capamesh_synchronous"
 """The execution option with SQLite's word for how a connection's transactions wait for the disk; without it, as its pragmas say."""
 
-LOOK_EVERY_S: Final = 0.005
+_TRY_EVERY_S: Final = 0.005
 """Seconds between two tries to change the journal of a file that another process has (guess: it makes the tables, in milliseconds)."""
 
 
@@ -50,7 +50,7 @@ def sqlite_engine(
         )
         try:
             for pragma in pragmas:
-                _set(connection, pragma, busy_s)
+                _set_pragma(connection, pragma, busy_s)
         except BaseException:
             connection.close()
             raise
@@ -64,7 +64,7 @@ def sqlite_engine(
     return engine
 
 
-def _set(connection: sqlite3.Connection, pragma: str, busy_s: float) -> None:
+def _set_pragma(connection: sqlite3.Connection, pragma: str, busy_s: float) -> None:
     """Set a pragma, and wait for whoever has the file meanwhile: SQLite does not, where two change its journal at once."""
     until_s = time.monotonic() + busy_s
     while True:
@@ -73,7 +73,7 @@ def _set(connection: sqlite3.Connection, pragma: str, busy_s: float) -> None:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until_s:
                 raise
-            time.sleep(LOOK_EVERY_S)
+            time.sleep(_TRY_EVERY_S)
         else:
             return
 
