@@ -85,6 +85,8 @@ class _Answer(asyncio.Protocol):
         self._begun = begun
         self._left = at
         self._came: list[tuple[float, bytes]] = []
+        self._tail = b""
+        """The last bytes that came."""
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -94,8 +96,10 @@ class _Answer(asyncio.Protocol):
             if self._left <= 0:
                 self._begun.set()
                 self._begun = None
-        if _LAST in data[-_TAIL:] and not self.ended.done():
-            self.ended.set_result(None)
+        self._tail = (self._tail + data[-_TAIL:])[-_TAIL:]
+        if _LAST in self._tail:
+            if not self.ended.done():
+                self.ended.set_result(None)
         elif len(self._came) == 1 and not data.startswith(_ACCEPTED):
             self._fail(f"a text is refused: {data[:500]!r}")
 
