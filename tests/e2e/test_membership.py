@@ -38,9 +38,8 @@ async def test_node_that_nobody_can_dial_dials_the_router_and_serves_over_that_l
         async def is_one() -> bool:
             return len(await addresses()) == 1
 
-        await until(
-            is_one
-        )  # it may have dialled twice, and the router notices later which has ended
+        # it may have dialled twice, and the router notices later which has ended
+        await until(is_one)
         (address,) = await addresses()
         assert address.startswith("dialled-in-")  # by number
         assert cluster.nodes[0].status()["data_addresses"] == []

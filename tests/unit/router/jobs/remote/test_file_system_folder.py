@@ -93,22 +93,27 @@ def test_unknown_scheme_is_told() -> None:
         FileSystemFolder(remote_url("nosuch://host/x"))
 
 
-class Hanging(memory.MemoryFileSystem):  # type: ignore[name-defined,misc]
-    """A file system that hangs, until a test lets it go."""
+class Counted(memory.MemoryFileSystem):  # type: ignore[name-defined,misc]
+    """A file system that counts its connections, under a name of its own."""
 
-    protocol = "hanging"
-    go = threading.Event()
     made = 0
 
     def __init__(self, *words: Any, **options: Any) -> None:
         super().__init__(*words, **options)
-        Hanging.made += 1
+        type(self).made += 1
 
     @classmethod
     @override
     def _strip_protocol(cls, path: str) -> str:
-        found: str = super()._strip_protocol(path.replace("hanging://", "memory://"))
+        found: str = super()._strip_protocol(path.replace(f"{cls.protocol}://", "memory://"))
         return found
+
+
+class Hanging(Counted):
+    """A file system that hangs, until a test lets it go."""
+
+    protocol = "hanging"
+    go = threading.Event()
 
     @override
     def info(self, path: str, **options: Any) -> dict[str, Any]:
@@ -140,23 +145,15 @@ def test_call_that_hangs_is_given_up_with_its_connection(
     assert folder.stamp("x.jsonl").size_bytes == len(LINES)
 
 
-class Connecting(memory.MemoryFileSystem):  # type: ignore[name-defined,misc]
+class Connecting(Counted):
     """A file system that connects only once a test lets it."""
 
     protocol = "connecting"
     go = threading.Event()
-    made = 0
 
     def __init__(self, *words: Any, **options: Any) -> None:
         assert self.go.wait(60)
         super().__init__(*words, **options)
-        Connecting.made += 1
-
-    @classmethod
-    @override
-    def _strip_protocol(cls, path: str) -> str:
-        found: str = super()._strip_protocol(path.replace("connecting://", "memory://"))
-        return found
 
 
 def test_connection_that_a_call_gets_after_it_was_given_up_is_not_used(
