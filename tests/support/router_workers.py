@@ -7,8 +7,8 @@ from polling import until
 
 from capamesh.cli.local_cluster import LocalCluster
 
-CONNECTIONS = 16
-"""Each fresh connection comes to one of two workers: so many come to both."""
+CONNECTIONS = 64
+"""Each fresh connection comes to one of two workers, three of four to the same one and twenty in a row (seen): so many come to both."""
 
 
 async def until_all_know(cluster: LocalCluster, model: str) -> None:
