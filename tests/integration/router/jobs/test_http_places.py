@@ -179,10 +179,10 @@ def test_server_that_hangs_holds_nobody(
 
 
 def test_server_that_is_not_there_is_told() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    with pytest.raises(PlaceUnavailable, match="Connection refused"):
-        file_of(f"http://127.0.0.1:{port}/x.jsonl").stamp()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens there
+        with pytest.raises(PlaceUnavailable, match="Connection refused"):
+            file_of(f"http://127.0.0.1:{taken.getsockname()[1]}/x.jsonl").stamp()
 
 
 @pytest.mark.parametrize(
