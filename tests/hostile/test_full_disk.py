@@ -62,8 +62,8 @@ async def test_members_serve_restart_and_revoke_on_a_full_disk_and_say_what_is_n
         (node,) = network.nodes
         with small_disk(network.router.data) as router_disk, small_disk(node.data) as node_disk:
             try:
-                await network.start(3600)
                 network.router.pin()
+                await network.start(3600)
                 fillers = [fill(disk) for disk in (router_disk, node_disk)]
                 assert (await network.ask())[0] == 200
                 for member in network.members:

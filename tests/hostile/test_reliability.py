@@ -13,6 +13,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from chaos import frozen, send_signal, sidecar_pid, worker_pids
+from free_ports import free_port
 from honest_client import BODY
 from hostile import AttackedNetwork, Figures, attacked
 from machine_speed import times_slower
@@ -151,6 +152,11 @@ async def until_fleet_is_kept(router: Member) -> None:
             await asyncio.sleep(0.05)
 
 
+def kept_ports() -> tuple[str, ...]:
+    """Return the options of a router that is started again at its addresses: nobody is given its ports while it is away."""
+    return ("--http", f"127.0.0.1:{free_port()}", "--mesh", f"127.0.0.1:{free_port()}")
+
+
 async def start_again(
     network: AttackedNetwork, stop: signal.Signals, away_s: float = 0.0
 ) -> tuple[Member, float]:
@@ -177,7 +183,9 @@ async def start_again(
 async def test_router_that_ends_serves_at_once_when_it_starts_again_on_its_folder(
     tmp_path: Path, sample_models: Path, figures: Figures
 ) -> None:
-    async with attacked(tmp_path, sample_models, nodes=NODES) as network:
+    async with attacked(
+        tmp_path, sample_models, nodes=NODES, router_options=kept_ports()
+    ) as network:
         for stop in (signal.SIGKILL, signal.SIGTERM):
             what = f"a router that was ended by {stop.name}, started on its folder:"
             used_s: list[float] = []
@@ -249,7 +257,13 @@ async def test_nodes_that_dial_are_linked_seconds_after_a_router_is_back_that_wa
 ) -> None:
     away_s = 25.0
     options = ("--dial-only",)
-    async with attacked(tmp_path, sample_models, nodes=NODES, node_options=options) as network:
+    async with attacked(
+        tmp_path,
+        sample_models,
+        nodes=NODES,
+        node_options=options,
+        router_options=kept_ports(),
+    ) as network:
         router, began_s = await start_again(network, signal.SIGKILL, away_s)
         while router.status().get("state") not in SERVING:
             await asyncio.sleep(0.05)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from free_ports import free_port
 
 from capamesh.cli.local_cluster import ANY_PORTS
 from capamesh.protocol.data_dir import read_status
@@ -51,9 +52,8 @@ class Service:
             self.process.send_signal(signal.SIGHUP)
 
     def pin(self) -> None:
-        """Let it have the mesh port that it has now after its next start too."""
-        (address, *_) = self.status()["mesh_addresses"]
-        self._options = (*self._options, "--mesh", f"127.0.0.1:{address.split('/')[4]}")
+        """Let it have one mesh port at all its starts, which nobody is given while it is away."""
+        self._options = (*self._options, "--mesh", f"127.0.0.1:{free_port()}")
 
     async def start(self, environment: Mapping[str, str] | None = None) -> None:
         """Start it."""
