@@ -8,6 +8,7 @@ import math
 
 import pytest
 from fleet_fakes import hang
+from free_ports import free_port
 from raw_http import GUARD_S, LIVE, connected
 from router_http import Http, serving
 from tidy_router import infer
@@ -49,10 +50,11 @@ async def test_client_that_asks_again_while_a_front_stops_is_answered_and_asked_
     assert connections(http) == set()
 
 
-async def test_front_that_stops_accepts_nobody(http: Http) -> None:
-    http.front.stop_accepting()
-    with pytest.raises(ConnectionRefusedError):
-        await asyncio.open_connection("127.0.0.1", http.client.port)
+async def test_front_that_stops_accepts_nobody() -> None:
+    async with serving(port=free_port()) as http:  # one that nobody else is given once it is free
+        http.front.stop_accepting()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", http.client.port)
 
 
 async def test_idle_client_is_hung_up_on_and_one_that_waits_for_an_answer_is_not(
