@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
-from free_ports import free_port
+from free_ports import OF_NOBODY, free_port
 
 from capamesh.cli import ports
 from capamesh.cli.ports import NODE, ROUTER_AND_NODE, TakenPorts, take_ports
@@ -31,13 +31,14 @@ def listening(port: int) -> Iterator[int]:
 
 
 def free(count: int) -> list[int]:
+    """Return free ports that no start beside a test takes before the test does."""
     with ExitStack() as stack:
-        return [stack.enter_context(listening(free_port(HERE))) for _ in range(count)]
+        return [stack.enter_context(listening(free_port(HERE, OF_NOBODY))) for _ in range(count)]
 
 
 def free_row(count: int) -> int:
     """Return a port that begins so many free ones."""
-    for first in range(20_000, 30_000, count):
+    for first in OF_NOBODY[::count]:
         try:
             with take_ports(ROUTER_AND_NODE, HERE, {}, first):
                 return first
@@ -136,10 +137,11 @@ def test_no_free_port_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ports_stay_taken_when_the_process_goes_on_as_another_program() -> None:
+    kept = dict(zip(NODE, free(len(NODE)), strict=True))
     program = (
         "import os, sys\n"
         "from capamesh.cli.ports import NODE, take_ports\n"
-        "taken = take_ports(NODE, '127.0.0.1', {}, 0)\n"
+        f"taken = take_ports(NODE, '127.0.0.1', {kept}, None)\n"
         "taken.stay_over_exec()\n"
         "ports = ' '.join(map(str, taken.by_name.values()))\n"
         "code = f'print(\"{ports}\", flush=True); input()'\n"
@@ -150,9 +152,8 @@ def test_ports_stay_taken_when_the_process_goes_on_as_another_program() -> None:
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        mesh, links = map(int, process.stdout.readline().split())
-        kept = {"node_mesh": mesh, "node_links": links}
-        with pytest.raises(ConfigError, match=f"the port {mesh} "):
+        assert process.stdout.readline().split() == [str(port) for port in kept.values()]
+        with pytest.raises(ConfigError, match=f"the port {kept['node_mesh']} "):
             take_ports(NODE, HERE, kept, None)
         process.stdin.write("\n")
         process.stdin.close()
