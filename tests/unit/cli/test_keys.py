@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import itertools
 import json
 from pathlib import Path
 
@@ -13,6 +15,9 @@ from capamesh.router.access.key_store import KeyStore
 from capamesh.router.access.keys import digest_of, id_of
 from capamesh.router.access.months import month_of
 from capamesh.router.access.usage_batch import Amount, Usage, UsageBatch
+
+LAST_MINUTE_S = dt.datetime(2026, 11, 30, 23, 59, tzinfo=dt.UTC).timestamp()
+"""The beginning of a month's last minute."""
 
 
 @pytest.fixture
@@ -64,8 +69,11 @@ def test_file_may_be_named_itself(folder: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_rows_of_this_month_are_shown_beside_their_limit(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # the month that rows are written for must not end before they are listed; keys are listed in the order of their times
+    moments_s = itertools.count(LAST_MINUTE_S)
+    monkeypatch.setattr(KeyStore, "now_s", lambda _: next(moments_s))
     where = ["--data", str(folder)]
     for more in (["--rows-per-month", "5000"], [], []):
         assert run(["keys", "create", "lab", *more, *where]) == 0
