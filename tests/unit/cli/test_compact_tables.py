@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -126,6 +127,9 @@ def fleet(monkeypatch: pytest.MonkeyPatch) -> Fleet:
         monkeypatch.delenv(name, raising=False)
     found = Fleet()
     monkeypatch.setattr(Client, "_exchange", lambda _, ask: found.exchange(ask))
+    # the memberships of its nodes are new at this time, whenever the tests run
+    clock = SimpleNamespace(UTC=dt.UTC, datetime=SimpleNamespace(now=NOW.astimezone))
+    monkeypatch.setattr("capamesh.cli.fleet.dt", clock)
     return found
 
 
