@@ -8,6 +8,7 @@ import signal
 
 import pytest
 from hypothesis import settings
+from hypothesis.internal.conjecture import providers
 
 from capamesh.protocol import implementation
 
@@ -26,7 +27,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 gc.disable()
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
+    # Some examples are constants of our modules that are read in. Those that a test reads in later do not count:
+    # which these are differs with what ran before in the same process, and the examples would differ with it.
+    if any(item.get_closest_marker("hypothesis") for item in session.items):
+        constants = providers._get_local_constants()
+        providers._get_local_constants = lambda: constants
     gc.freeze()
     gc.enable()
 
