@@ -4,7 +4,7 @@ import dataclasses
 import gc
 import sys
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import FrameType
 
@@ -261,6 +261,16 @@ def cost_of(act: Callable[[], object]) -> tuple[int, int]:
     return calls, peak - before
 
 
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """Let no other thread run while a test does, but where it waits: the bytes that are counted are those of all threads."""
+    usual_s = sys.getswitchinterval()
+    sys.setswitchinterval(60.0)
+    yield
+    sys.setswitchinterval(usual_s)
+
+
+@pytest.mark.usefixtures("alone")
 def test_node_that_joins_or_leaves_costs_the_same_however_many_are_there() -> None:
     seen = Seen()
     models = [offer(f"model-{at}") for at in range(8)]
