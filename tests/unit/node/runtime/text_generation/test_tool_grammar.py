@@ -134,11 +134,14 @@ def test_answer_may_have_several_calls_unless_it_is_told_not_to(
 ) -> None:
     model = Model(form, has_marks=True)
     counts = set()
-    for seed in range(8):
+    # Eight answers in a row may well have as many calls each, which are others where a processor rounds otherwise.
+    for seed in range(100):
         text, calls, _ = model.answer(slots, sampling=drawn(seed), tool_choice="required")
         assert text == ""
         check(calls)
         counts.add(len(calls))
+        if seed >= 7 and len(counts) > 1:
+            break
     assert len(counts) > 1
 
 
