@@ -110,6 +110,11 @@ class Postgres:
         self.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         return self.url(name)
 
+    @staticmethod
+    def patient(url: str) -> str:
+        """Return a URL that gives a minute to connecting, where a router gives two seconds: a busy machine may take them."""
+        return f"{url}?connect_timeout=60"
+
     def execute(self, statement: str | sql.Composed, url: str = "") -> None:
         """Run a statement."""
         with psycopg.connect(url or self.url(), autocommit=True) as connection:

@@ -23,7 +23,7 @@ def location(request: pytest.FixtureRequest, tmp_path: Path) -> DatabaseLocation
     if request.param == "sqlite":
         return DatabaseLocation(tmp_path / "keys.db")
     server: Postgres = request.getfixturevalue("postgres")
-    return DatabaseLocation.of(server.new_database(), "keys")
+    return DatabaseLocation.of(server.patient(server.new_database()), "keys")
 
 
 @pytest.fixture

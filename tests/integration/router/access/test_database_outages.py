@@ -37,8 +37,13 @@ def url(server: Postgres) -> Iterator[str]:
     if not server.is_running:
         server.start()
     server.thaw()
-    yield server.new_database()
+    yield server.patient(server.new_database())
     server.thaw()
+
+
+def own_patience(url: str) -> str:
+    """Return a database's URL that leaves it to the router how long connecting may take."""
+    return url.partition("?")[0]
 
 
 class Watched:
@@ -114,7 +119,7 @@ async def test_frozen_server_keeps_nobody_waiting(
     server: Postgres, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = made(url)
-    watched = Watched(url)
+    watched = Watched(own_patience(url))
     watched.watch.load()
     monkeypatch.setattr(key_watch, "PATIENCE_S", 0.2)
     turns = 0
@@ -164,7 +169,7 @@ def test_router_that_starts_while_the_server_is_frozen_starts(
     text = made(url)
     monkeypatch.setattr(key_watch, "PATIENCE_S", 0.2)
     server.freeze()
-    watched = Watched(url)
+    watched = Watched(own_patience(url))
     watched.watch.load()
     assert watched.code_of(text) == "keys_unavailable"
     server.thaw()
@@ -177,7 +182,7 @@ def test_router_that_starts_while_the_server_is_frozen_starts(
 @pytest.mark.parametrize("secret", ["wrong-secret", "%77rong-secret"])
 async def test_password_is_in_no_text(server: Postgres, url: str, secret: str) -> None:
     del url
-    wrong = server.url(password=secret)
+    wrong = server.patient(server.url(password=secret))
     watched = Watched(wrong)
     watched.watch.load()
     await watched.watch.close()
@@ -203,12 +208,14 @@ async def test_keys_are_read_though_usage_cannot_be_written(server: Postgres, ur
     text = made(url)
     watched = Watched(url)
     watched.watch.load()
-    name = sql.Identifier(url.rpartition("/")[2])
+    name = sql.Identifier(own_patience(url).rpartition("/")[2])
     alter = sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = {}")
     server.execute(alter.format(name, sql.Literal("on")))
     watched.quotas.admit(watched.ring.find(text), "m", 2, 10, 0.0).settle(5)
     watched.watch._store.close()  # type: ignore[union-attr] # the next connection is such a one
-    other = made(server.url(), regions=())  # elsewhere: this database takes none now
+    other = made(
+        server.patient(server.url()), regions=()
+    )  # elsewhere: this database takes none now
     await watched.watch.look()
     assert watched.events == ["keys_read", "usage_unwritten"]
     assert (watched.code_of(text), watched.code_of(other)) == ("taken", "unauthenticated")
