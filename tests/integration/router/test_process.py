@@ -90,11 +90,8 @@ async def test_router_is_ready_only_once_it_listens_for_links_and_serves_http(
     ((link_address, http_address),) = addresses
     assert link_address.startswith("127.0.0.1:")
     assert http_address.startswith("http://127.0.0.1:")
-    assert [event for event, _ in log.events] == [
-        "router_ready",
-        "router_draining",
-        "router_stopped",
-    ]
+    events = [event for event, _ in log.events if event != "loop_late"]  # a busy machine's
+    assert events == ["router_ready", "router_draining", "router_stopped"]
 
 
 async def test_router_with_an_address_for_operators_serves_each_audience_at_its_own(
