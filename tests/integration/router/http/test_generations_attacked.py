@@ -134,7 +134,7 @@ async def connected(http: Http) -> socket.socket:
 
 
 async def test_client_that_never_reads_holds_little_and_is_hung_up_on() -> None:
-    async with serving(timeout_s=1.0, arrival_s=0.5) as http, asyncio.timeout(GUARD_S):
+    async with serving(timeout_s=GUARD_S, arrival_s=0.5) as http, asyncio.timeout(GUARD_S):
         link = http.node("a", endless(20_000), models=(CHAT,))
         with contextlib.closing(await connected(http)) as sock:
             loop = asyncio.get_running_loop()
