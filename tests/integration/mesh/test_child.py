@@ -36,6 +36,7 @@ async def main():
             case "stop": return
             case "exit": os._exit(3)
             case "junk": os.write(int(sys.argv[-1]), b"\\xff" * 8)
+            case "hang up": await channel.close(); await asyncio.sleep(3600)
             case "deaf": await asyncio.sleep(3600)
             case _: channel.send(message | {"type": "echo", "pid": os.getpid()}); await channel.drain()
 asyncio.run(main())
@@ -180,6 +181,44 @@ async def test_killed_child_is_started_again_and_the_signal_is_named() -> None:
         os.kill(owner.heard[0]["pid"], signal.SIGKILL)
         await owner.until(lambda: len(owner.heard) == 2)
         assert owner.downs == ["killed by signal 9 (Killed)"]
+
+
+async def test_exit_status_tells_more_than_what_ends_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(child_module, "_STATUS_S", 0.0)
+
+    async def at_once(_: object) -> str:
+        await asyncio.sleep(0)
+        return "exited"
+
+    monkeypatch.setattr(child_module, "_exit_reason", at_once)
+
+    class Ended:
+        """A channel whose other end is gone."""
+
+        def send(self, _: object) -> None:
+            pass
+
+        async def messages(self) -> AsyncIterator[dict[str, Any]]:
+            for message in ():
+                yield message
+
+    for _ in range(20):  # with sets of tasks the order is another each time
+        child = Owner("").child
+        assert await child._supervise(object(), Ended()) == "exited"  # type: ignore[arg-type]
+
+
+async def test_child_that_closes_its_channel_and_lives_on_is_started_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(child_module, "_STATUS_S", 0.05)
+    async with owned(ASYNCIO_CHILD) as owner:
+        await owner.until(lambda: len(owner.heard) == 1)
+        owner.child.send({"type": "hang up"})
+        await owner.until(lambda: len(owner.downs) == 1)
+        assert owner.downs == ["closed its channel"]
+        await owner.until(lambda: any("key" in heard for heard in owner.heard[1:]))
 
 
 async def test_stopped_child_is_detected_by_its_silence_killed_and_started_again(

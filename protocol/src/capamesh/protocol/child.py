@@ -25,6 +25,9 @@ __all__ = ["Child", "RestartPolicy"]
 _START_LIMIT_S: Final = 60.0
 """The longest start (guess: importing CUDA libraries from a cold disk takes up to half a minute)."""
 
+_STATUS_S: Final = 1.0
+"""Seconds after the end of a child's channel in which its exit status may come (guess)."""
+
 _STOP_GRACE_S: Final = 5.0
 """Seconds that a child may take to say goodbye to its peers after it was asked to stop (guess)."""
 
@@ -172,14 +175,15 @@ class Child:
             silent_limit_s=self._silent_limit_s,
         )
         channel.send(self._opening())
-        ends = {
+        # of several that have ended at once the first says most
+        ends = (
+            asyncio.create_task(_exit_reason(process), name=f"{self.name} exit"),
             asyncio.create_task(self._receive(channel, watch), name=f"{self.name} receive"),
             asyncio.create_task(self._ping(channel, watch), name=f"{self.name} ping"),
-            asyncio.create_task(_exit_reason(process), name=f"{self.name} exit"),
-        }
+        )
         try:
             done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            return next(iter(done)).result()
+            return next(end for end in ends if end in done).result()
         finally:
             for task in ends:
                 task.cancel()
@@ -194,7 +198,7 @@ class Child:
         except CapameshError as exc:
             return f"sent junk: {exc.message}"
         # The stream ends when the process does; its exit status says more than the end of the stream.
-        await asyncio.sleep(self._ping_every_s)
+        await asyncio.sleep(_STATUS_S)
         return "closed its channel"
 
     async def _ping(self, channel: AsyncioChannel, watch: SilenceWatch) -> str:
