@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
+from threaded_server import served
 
 from capamesh.protocol.oip import model_metadata_body
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
-LIMIT_S = 120.0
-"""Nothing here takes long; whatever is not over by then hangs."""
 SHARD_ROWS = 4
 MOST_ROWS = 3
 """The most rows of one answer, so that a shard takes several."""
@@ -353,26 +350,6 @@ def refusal(status: int, code: str, words: str) -> web.Response:
 @contextlib.contextmanager
 def running_job_server() -> Iterator[JobServer]:
     """Run a server in a thread of its own."""
-    served = JobServer()
-    loop = asyncio.new_event_loop()
-    is_up, stop = threading.Event(), asyncio.Event()
-
-    async def serve() -> None:
-        runner = web.AppRunner(served.application(), shutdown_timeout=0, handler_cancellation=True)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        served.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        is_up.set()
-        await stop.wait()
-        await runner.cleanup()
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
-    thread.start()
-    assert is_up.wait(LIMIT_S)
-    try:
-        yield served
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(LIMIT_S)
-        loop.close()
+    server = JobServer()
+    with served(server.application()) as server.url:
+        yield server

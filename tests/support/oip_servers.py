@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from aiohttp import web
+from threaded_server import LIMIT_S, served
 
 from capamesh.protocol.oip import (
     HEADER_LENGTH_NAME,
@@ -23,9 +24,6 @@ from capamesh.protocol.oip import (
 )
 from capamesh.protocol.oip.metadata import IndexState
 from capamesh.protocol.tensors import Datatype, TensorSpec
-
-LIMIT_S = 120.0
-"""Nothing here takes long; whatever is not over by then hangs."""
 
 
 class OipServer:
@@ -122,27 +120,9 @@ class OipServer:
 
 @contextlib.contextmanager
 def running_server() -> Iterator[OipServer]:
-    served = OipServer()
-    loop = asyncio.new_event_loop()
-    is_up, stop = threading.Event(), asyncio.Event()
-
-    async def serve() -> None:
-        runner = web.AppRunner(served.application(), shutdown_timeout=0, handler_cancellation=True)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        served.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        is_up.set()
-        await stop.wait()
-        await runner.cleanup()
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
-    thread.start()
-    assert is_up.wait(LIMIT_S)
-    yield served
-    loop.call_soon_threadsafe(stop.set)
-    thread.join(LIMIT_S)
-    loop.close()
+    server = OipServer()
+    with served(server.application()) as server.url:
+        yield server
 
 
 Script = Callable[[socket.socket], None]
