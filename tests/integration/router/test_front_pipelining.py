@@ -12,7 +12,7 @@ from raw_http import LAST, connected, exchange, statuses, turns
 from router_http import INFER, Http
 from tidy_router import KINDS, check, infer, json_body, of_kind
 
-from capamesh.protocol.errors import LinkLost, Overloaded
+from capamesh.protocol.errors import InvalidRequest, LinkLost, Overloaded
 
 SOME = ("infer", "metadata", "infer in chunks", "no JSON")
 
@@ -145,12 +145,15 @@ async def test_body_that_arrived_behind_does_not_touch_the_one_that_is_tried_aga
 
 
 async def test_failure_in_a_row_is_one_answer_of_it(http: Http) -> None:
-    http.node("A", echo, failing(Overloaded("full", 3)))
-    # the last needs no node: this one counts as full from some milliseconds behind its failure on
-    answers = await exchange(http.client.port, row(["infer", "infer", "metadata"]) + LAST)
-    assert statuses(answers) == [200, 503, 200, 200]
-    assert answers[1].get("Retry-After") == "3"
-    check(answers[2], "metadata", "n2")
+    full = failing(Overloaded("full", 3))
+    http.node("A", echo, failing(InvalidRequest("not so")), echo, full)
+    # the last needs no node: this one counts as full from some milliseconds behind its refusal on
+    asked = row([*["infer"] * 4, "metadata"])
+    answers = await exchange(http.client.port, asked + LAST)
+    assert statuses(answers) == [200, 400, 200, 503, 200, 200]
+    assert answers[3].get("Retry-After") == "3"
+    check(answers[2], "infer", "n2")
+    check(answers[4], "metadata", "n4")
 
 
 async def test_answer_that_closes_is_the_last(http: Http) -> None:
