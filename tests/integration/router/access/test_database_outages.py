@@ -213,9 +213,8 @@ async def test_keys_are_read_though_usage_cannot_be_written(server: Postgres, ur
     server.execute(alter.format(name, sql.Literal("on")))
     watched.quotas.admit(watched.ring.find(text), "m", 2, 10, 0.0).settle(5)
     watched.watch._store.close()  # type: ignore[union-attr] # the next connection is such a one
-    other = made(
-        server.patient(server.url()), regions=()
-    )  # elsewhere: this database takes none now
+    # elsewhere: this database takes none now
+    other = made(server.patient(server.url()), regions=())
     await watched.watch.look()
     assert watched.events == ["keys_read", "usage_unwritten"]
     assert (watched.code_of(text), watched.code_of(other)) == ("taken", "unauthenticated")
