@@ -37,9 +37,11 @@ SUFFIX: Final = sysconfig.get_config_var("EXT_SUFFIX") or ".so"
 KEPT: Final = 3
 """The number of results that stay in the cache: those of the last branches that were looked at."""
 
-_WEAK_REFERENCES: Final = re.compile(
-    r'^\s*(\.tp_weaklistoffset = .*,|\{"__weakref__", T_OBJECT_EX, .*\},)\n', re.MULTILINE
+_WEAK_REFERENCES: Final = tuple(
+    re.compile(line, re.MULTILINE)
+    for line in (r"^\s*\.tp_weaklistoffset = .*,\n", r'^\s*\{"__weakref__", T_OBJECT_EX, .*\},\n')
 )
+"""The two lines in generated C that give a class a list of weak references."""
 
 
 class CannotCompileError(Exception):
@@ -172,14 +174,10 @@ def _compile(sources: dict[str, Path], work: Path) -> None:
         "made = mypycify(sys.argv[3:], opt_level='2', multi_file=True, group_name=sys.argv[1], target_dir=sys.argv[2])\n"
         "print('made: ' + json.dumps([[e.name, e.sources, e.include_dirs, e.extra_compile_args] for e in made]))\n"
     )
-    config = f"--config-file={ROOT / 'pyproject.toml'}"
     command = [
-        sys.executable,
-        "-c",
-        program,
-        GROUP,
-        str(generated),
-        config,
+        *(sys.executable, "-c", program, GROUP, str(generated)),
+        f"--config-file={ROOT / 'pyproject.toml'}",
+        "--follow-imports=silent",  # what the modules import may import what is not installed here
         *map(str, sources.values()),
     ]
     print(
@@ -192,8 +190,7 @@ def _compile(sources: dict[str, Path], work: Path) -> None:
         raise CannotCompileError(
             f"mypyc refuses the modules:\n{translated.stdout[-4000:]}{translated.stderr[-4000:]}"
         )
-    for path in generated.glob(f"__native_{GROUP}*.c"):
-        leave_out_weak_references(path)
+    leave_out_weak_references(generated.glob(f"__native_{GROUP}*.c"))
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for name, files, includes, arguments in json.loads(found[1]):
             headers = [
@@ -215,14 +212,28 @@ def _compile(sources: dict[str, Path], work: Path) -> None:
             _link(objects, work / "out" / Path(*name.split(".")))
 
 
-def leave_out_weak_references(path: Path) -> None:
-    """Have the classes in a file of generated C take no weak references.
+def leave_out_weak_references(generated: Iterable[Path]) -> None:
+    """Have the classes in files of generated C take no weak references.
 
     mypyc 2.4 counts the list of weak references to an object as something that the object owns: a collection frees what
-    is in use (https://github.com/mypyc/mypyc/issues/1102). Without the list, `weakref.ref` raises a TypeError.
+    is in use (https://github.com/mypyc/mypyc/issues/1102). Without the list, `weakref.ref` raises a TypeError. From
+    Python 3.12 on mypyc makes none.
+
+    Raises:
+        CannotCompileError: one of the two lines that make such a list is in no file, before Python 3.12.
     """
-    text = path.read_text()
-    path.write_text(_WEAK_REFERENCES.sub("", text))
+    removed = [0] * len(_WEAK_REFERENCES)
+    for path in generated:
+        text = path.read_text()
+        for index, line in enumerate(_WEAK_REFERENCES):
+            text, count = line.subn("", text)
+            removed[index] += count
+        path.write_text(text)
+    if 0 in removed and sys.version_info < (3, 12):
+        raise CannotCompileError(
+            f"mypyc of mypy {version('mypy')} makes lists of weak references in another way: {removed} lines of the two "
+            "kinds in _WEAK_REFERENCES were found; correct these patterns, or delete them if mypyc#1102 is mended"
+        )
 
 
 def _variable(name: str) -> list[str]:
