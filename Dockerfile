@@ -35,23 +35,21 @@ COPY requirements/runtime.txt /build/
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --no-deps --require-hashes -r /build/runtime.txt
 
-# The build backend and what it needs, at the versions that requirements/dev.txt pins.
-FROM base AS wheel
+# The wheel, its hot modules compiled for the base image's Python. mypyc reads the types of what they import: hence all dependencies.
+FROM dependencies AS wheel
+RUN if ! command -v gcc >/dev/null; then set -- gcc libc6-dev; fi \
+ && python3 -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null || set -- "$@" python3-dev \
+ && if [ $# -gt 0 ]; then apt-get update \
+   && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" \
+   && rm -rf /var/lib/apt/lists/*; fi
+RUN --mount=type=bind,source=requirements/build.txt,target=/tmp/build.txt \
+    --mount=type=cache,target=/root/.cache/pip \
+    pip install --no-deps --require-hashes -r /tmp/build.txt
 WORKDIR /build
-RUN python3 -m venv /opt/capamesh
-COPY requirements/dev.txt ./
-RUN --mount=type=cache,target=/root/.cache/pip \
-    awk '/^[a-z]/ { keep = /^(hatchling|packaging|pathspec|pluggy|tomlkit|trove-classifiers)==/ } keep' dev.txt >backend.txt \
- && pip install --require-hashes -r backend.txt
-COPY requirements/fastecdsa requirements/fastecdsa
-COPY pyproject.toml README.md LICENSE ./
-COPY protocol/src protocol/src
-COPY node/src node/src
-COPY router/src router/src
-COPY client/src client/src
-COPY simulation/src simulation/src
-COPY cli/src cli/src
-RUN pip wheel --no-deps --no-index --no-build-isolation --wheel-dir /wheels . ./requirements/fastecdsa
+# .dockerignore says which files that is.
+COPY . ./
+RUN --mount=type=cache,target=/build/build/compiled,sharing=locked \
+    CAPAMESH_COMPILE=1 pip wheel --no-deps --no-index --no-build-isolation --wheel-dir /wheels . ./requirements/fastecdsa
 
 FROM base AS member
 # The models of texts that skl2onnx makes have ONNX Runtime change letters to small ones by this locale.

@@ -7,12 +7,13 @@ SMOLLM2_READY := .venv/.ready-smollm2
 DOCS := build/docs-venv
 COMPILE := uv pip compile --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 --quiet
 SOURCES := protocol/src node/src router/src client/src simulation/src cli/src
+WHEEL := $(BIN)/python -m hatchling build -t wheel
 CLIENTS := aiperf dataframes kserve langchain litellm mlserver ollama openai openapi perf-analyzer reflection
 # Where it is set, every process of a test run compiles all of the tests and the code anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo demo-jobs test test-unit test-slow test-chaos test-hostile test-clients test-fuzz test-mutation check lint types imports models language-model bench profile speed-check compose-test \
-        compiled pure compiled-wheel test-compiled first-minutes reference observability docs wheels pins clean
+        compiled pure test-compiled first-minutes reference observability docs wheels pins clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,12 +36,12 @@ compiled: $(DEMO_READY) ## Compile the hot modules, where a C compiler is; the s
 pure: $(DEMO_READY) ## Remove what was compiled: the sources run
 	@$(BIN)/python scripts/compile_modules.py --remove
 
-compiled-wheel: $(READY) build/models ## The wheel with the hot modules compiled, for this Python and machine, into dist/compiled/
-	CAPAMESH_COMPILE=1 $(BIN)/python -m build --wheel --no-isolation --outdir dist/compiled .
-
-wheels: $(READY) build/models ## The wheel, and the stand-in that spares who installs it a compiler, into dist/
-	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
-	$(BIN)/python -m build --wheel --no-isolation --outdir dist requirements/fastecdsa
+wheels: $(DEMO_READY) build/models ## Into dist/ the wheel for this Python and machine, compiled where a C compiler is; into dist/pure/ that for any
+	rm -rf dist
+	CAPAMESH_COMPILE=0 $(WHEEL) -d dist/pure
+	CAPAMESH_COMPILE=auto $(WHEEL) -d dist
+	cd requirements/fastecdsa && ../../$(WHEEL) -d ../../dist
+	cp dist/fastecdsa-*.whl dist/pure
 
 test test-mutation profile: export CAPAMESH_PURE := 1 # coverage, mutants and py-spy need the sources
 test-compiled: export CAPAMESH_PURE := 0
@@ -155,6 +156,7 @@ pins: ## Compile requirements/ anew; needs uv
 	  --output-file requirements/dev.txt
 	$(COMPILE) pyproject.toml --group demo --no-emit-package fastecdsa --constraint requirements/dev.txt \
 	  --output-file requirements/demo.txt
+	$(COMPILE) --group build --constraint requirements/dev.txt --output-file requirements/build.txt
 	$(COMPILE) --group docs --output-file requirements/docs.txt
 	for client in $(CLIENTS); do \
 	  $(COMPILE) --group client-$$client --output-file requirements/clients/$$client.txt || exit 1; \

@@ -155,7 +155,7 @@ def machines(docker: str, packages: Path | None, count: int) -> Iterator[list[Ma
     names = [f"{NAME}-{number + 1}" for number in range(count)]
     offline = ("-e", "PIP_NO_INDEX=1", "-e", "PIP_FIND_LINKS=/packages")
     given = ("-v", f"{packages.absolute()}:/packages:ro", *offline) if packages else ()
-    mounts = ("-v", f"{ROOT / 'dist'}:/dist:ro", *given)
+    mounts = ("-v", f"{ROOT / 'dist' / 'pure'}:/dist:ro", *given)
 
     def call(*arguments: str, check: bool = True) -> None:
         subprocess.run([docker, *arguments], capture_output=True, check=check)  # noqa: S603
@@ -241,8 +241,8 @@ def main() -> int:
     if not docker or subprocess.run([docker, "info"], capture_output=True, check=False).returncode:  # noqa: S603
         print("there is no Docker engine here", file=sys.stderr)
         return 2
-    if not list((ROOT / "dist").glob("*.whl")):
-        print("there is no wheel in dist: make wheels", file=sys.stderr)
+    if not list((ROOT / "dist" / "pure").glob("*.whl")):
+        print("there is no wheel in dist/pure: make wheels", file=sys.stderr)
         return 1
     try:
         with machines(docker, arguments.packages, 3 if arguments.ray else 2) as given:

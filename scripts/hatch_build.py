@@ -1,6 +1,7 @@
-"""Puts the compiled modules into the wheel where CAPAMESH_COMPILE=1 is in the environment; hatchling calls it.
+"""Puts the compiled modules into the wheel as CAPAMESH_COMPILE in the environment says; hatchling calls it.
 
-Without it, and in an editable installation, the wheel is of pure Python and runs anywhere.
+1: compile them, or fail. auto: compile them where a C compiler is. Otherwise, and in an editable installation, the wheel is
+of pure Python and runs anywhere. It imports nothing but hatchling: nothing else is there in an isolated build.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
-from typing_extensions import override
+
+UNREAD: Final = ("libp2p", "onnxruntime")
+"""The dependencies whose types compiling does not read. The first needs GMP where fastecdsa's stand-in is not given."""
 
 
 class CompiledModules(BuildHookInterface[Any]):
@@ -21,16 +25,32 @@ class CompiledModules(BuildHookInterface[Any]):
 
     PLUGIN_NAME = "custom"
 
-    @override
+    def dependencies(self) -> list[str]:
+        """Return what an isolated build installs beside hatchling."""
+        if not _asked():
+            return []
+        project = tomllib.loads(Path(self.root, "pyproject.toml").read_text())
+        runtime = (
+            each for each in project["project"]["dependencies"] if not each.startswith(UNREAD)
+        )
+        return [*project["dependency-groups"]["compile"], *runtime]
+
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile the modules and add them to the wheel, which is then for this Python and this kind of machine."""
-        if version == "editable" or os.environ.get("CAPAMESH_COMPILE", "0") in {"", "0"}:
+        if version == "editable" or not _asked():
             return
         root = Path(self.root)
         into = root / "build" / "compiled-wheel"
-        script = root / "scripts" / "compile_modules.py"
+        command = [sys.executable, root / "scripts" / "compile_modules.py", "--into", into]
+        if _asked() == "auto":
+            command.append("--if-possible")
         shutil.rmtree(into, ignore_errors=True)  # of an older list
-        subprocess.run([sys.executable, script, "--into", into], check=True)  # noqa: S603 - our own
-        build_data["pure_python"] = False
-        build_data["infer_tag"] = True
-        build_data["force_include"][str(into)] = "/"
+        subprocess.run(command, check=True)  # noqa: S603 - our own
+        if into.exists():
+            build_data["pure_python"] = False
+            build_data["infer_tag"] = True
+            build_data["force_include"][str(into)] = "/"
+
+
+def _asked() -> str:
+    return os.environ.get("CAPAMESH_COMPILE", "").removeprefix("0")

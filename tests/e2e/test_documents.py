@@ -46,7 +46,7 @@ NOT_RUN = {
     ".venv/bin/capamesh chat smollm2": "likewise; tests/e2e/test_generation.py asks a tiny one",
     "pip install dist/*.whl": "a package index; `make first-minutes` runs it",
     "uv tool install --with dist/fastecdsa-*.whl dist/capamesh-*.whl": "a package index",
-    "pipx install --preinstall dist/fastecdsa-*.whl dist/capamesh-*.whl": "a package index",
+    "pipx install --preinstall $PWD/dist/fastecdsa-*.whl dist/capamesh-*.whl": "a package index",
     "capamesh sim compare small-5 --policies prequal,least-request,p2c --seeds 1-3 --plot build/p99.svg": (
         "nine simulations, which take a minute; tests/unit/cli/test_simulate.py"
     ),

@@ -24,7 +24,7 @@ RECORD = ROOT / "protocol/src/capamesh/protocol/compiled.json"
 
 pytestmark = pytest.mark.skipif(
     implementation.RUNNING != "compiled",
-    reason=f"what runs is pure Python: {implementation.REASON}; run: make test-compiled",
+    reason=f"what runs is pure Python: {implementation.REASON}; run: make compiled",
 )
 
 

@@ -12,23 +12,14 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import parse_wheel_filename
 from packaging.version import Version
+from wheels import ROOT, Builder
 
-ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = ROOT / "requirements" / "fastecdsa"
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dist")
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)],
-        cwd=STAND_IN,
-        check=True,
-        capture_output=True,
-        timeout=300,
-    )
-    (built,) = folder.glob("*.whl")
-    return built
+    return Builder(STAND_IN, tmp_path_factory.mktemp("venv")).wheel(tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="module")

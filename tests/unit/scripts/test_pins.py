@@ -33,14 +33,22 @@ def test_file_that_is_installed_upon_another_has_its_pins_and_more(name: str) ->
 
 def test_builder_is_given_the_files_that_images_install() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
-    used = set(re.findall(r"requirements/([a-z]+)\.txt", dockerfile)) | {"dev"}
+    used = set(re.findall(r"requirements/([a-z]+)\.txt", dockerfile))
     given = set(
         re.findall(
             r"^!requirements/([a-z]+)\.txt$", (ROOT / ".dockerignore").read_text(), re.MULTILINE
         )
     )
     assert used == given
-    assert {"runtime", *UPON_RUNTIME} <= used
+    assert {"runtime", "build", *UPON_RUNTIME} <= used
+
+
+def test_build_of_the_wheel_has_the_pins_of_the_runtime_where_both_have_one() -> None:
+    runtime, build = pins("runtime"), pins("build")
+    assert runtime.keys() & build.keys() > set()
+    assert {package: build[package] for package in runtime.keys() & build.keys()} == {
+        package: runtime[package] for package in runtime.keys() & build.keys()
+    }
 
 
 def test_file_for_postgresql_adds_to_services_that_are_there() -> None:
