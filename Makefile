@@ -12,7 +12,7 @@ CLIENTS := aiperf dataframes kserve langchain litellm mlserver ollama openai ope
 # Where it is set, every process of a test run compiles all of the tests and the code anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-jobs test test-unit test-slow test-chaos test-hostile test-clients test-fuzz test-mutation check lint types imports models language-model bench profile speed-check compose-test \
+.PHONY: help demo demo-jobs test test-unit test-slow test-chaos test-hostile test-clients test-fuzz test-mutation test-all test-sources check lint types types-again imports models language-model bench profile speed-check compose-test \
         compiled pure test-compiled first-minutes reference observability docs wheels pins clean
 
 help: ## Say what can be made
@@ -43,24 +43,31 @@ wheels: $(DEMO_READY) build/models ## Into dist/ the wheel for this Python and m
 	cd requirements/fastecdsa && ../../$(WHEEL) -d ../../dist
 	cp dist/fastecdsa-*.whl dist/pure
 
-test test-mutation profile: export CAPAMESH_PURE := 1 # coverage, mutants and py-spy need the sources
+test-sources test-mutation profile: export CAPAMESH_PURE := 1 # coverage, mutants and py-spy need the sources
 test-compiled: export CAPAMESH_PURE := 0
 
-test: $(READY) build/models ## All tests but the slow ones, the attacks and chaos
-	@$(BIN)/coverage erase
+test: $(READY) build/models ## Unit tests on the sources; integration and end to end on the compiled modules, where a C compiler is
+	@$(BIN)/python scripts/compile_modules.py --if-possible
+	@$(BIN)/capamesh version
 	@echo "unit and integration tests, at the same time"
-	@$(BIN)/coverage run -m pytest tests/unit -p no:cacheprovider -q > build/test-unit.log 2>&1 & unit=$$!; \
-	$(BIN)/coverage run -m pytest tests/integration tests/gpu -q; rest=$$?; \
+	@{ CAPAMESH_PURE=1 $(BIN)/pytest tests/unit -p no:cacheprovider -q && \
+	   CAPAMESH_PURE=1 $(BIN)/pytest tests/integration -p no:cacheprovider -q -m "pure and not slow"; } > build/test-unit.log 2>&1 & unit=$$!; \
+	$(BIN)/pytest tests/integration tests/gpu -q; rest=$$?; \
 	wait $$unit; unit=$$?; cat build/test-unit.log; exit $$((rest || unit))
 	$(BIN)/pytest tests/e2e -n 2 --dist loadfile -q
+
+test-all: lint types types-again imports docs test test-sources test-compiled test-clients test-slow test-hostile test-chaos ## All there is; it takes hours
+
+test-sources: $(READY) build/models ## Unit and integration tests on the sources, with coverage
+	@$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest tests/unit tests/integration -q
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
-test-compiled: $(READY) build/models ## The tests again, where the compiled modules run
+test-compiled: $(READY) build/models ## The unit tests on the compiled modules
 	$(BIN)/python scripts/compile_modules.py
 	@$(BIN)/capamesh version
 	$(BIN)/pytest tests/unit -n 2 -q
-	$(BIN)/pytest tests/integration -q
 
 test-unit: $(READY) ## The unit tests alone
 	$(BIN)/pytest tests/unit -n 2 $(ARGS)
@@ -95,8 +102,10 @@ lint: $(READY) ## Style
 	$(BIN)/ruff format --check
 	$(BIN)/python scripts/check_docstrings.py
 
-types: $(READY) ## Types, twice
+types: $(READY) ## Types
 	$(BIN)/mypy
+
+types-again: $(READY) ## Types, as a second checker sees them
 	$(BIN)/basedpyright
 
 imports: $(READY) ## The dependency rule

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -32,10 +34,16 @@ def shown(page: Path) -> list[str]:
     return [each for each in found if not each.startswith(OWN)]
 
 
+@functools.cache
+def tree() -> Any:
+    """Return the command with all of its own, which takes half a second to make."""
+    return typer.main.get_command(application())
+
+
 def wrong(line: str) -> str:
     """Return what is wrong with a command line; empty: nothing."""
     words = shlex.split(re.split(r"[|>;]| && |   ", line)[0], comments=True)[1:]
-    command = typer.main.get_command(application())
+    command = tree()
     while isinstance(command, TyperGroup) and words and not words[0].startswith("-"):
         name = words.pop(0)
         if name.isupper() or name == "...":
