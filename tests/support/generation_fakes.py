@@ -207,11 +207,16 @@ class Desk:
 
 
 def ids_alone(
-    request: GenerationRequest, choice: int = 0, *, lookup_tokens: int = 0, habit: float = 0.0
+    request: GenerationRequest,
+    choice: int = 0,
+    *,
+    lookup_tokens: int = 0,
+    habit: float = 0.0,
+    length: int = 64,
 ) -> list[int]:
     """Return the tokens of one choice of `request` where nothing else is."""
     settings = GenerationSettings(prefix_bytes=0, lookup_tokens=lookup_tokens)
-    slots = FakeSlots(1)
+    slots = FakeSlots(1, length)
     slots.habit = habit
     desk = Desk(slots, settings)
     alone = dataclasses.replace(

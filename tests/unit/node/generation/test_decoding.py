@@ -178,6 +178,7 @@ def test_few_drafts_run_in_a_step_in_turn_and_all_others_get_their_tokens() -> N
     rng = random.Random(0)
     guessed = [desk.submit(GenerationRequest(CIRCLE, 50, GREEDY))[0] for _ in range(4)]
     biased = SamplingParameters(temperature=1.0, logit_bias=dict.fromkeys(range(4), -50.0))
+    desk.run_until(lambda: desk.engine.load().generating == 4)
     other = desk.submit(GenerationRequest((20, rng.randrange(9)), 30, biased))[0]
     desk.run_until(lambda: desk.engine.load().generating == 5)
     before = {each: len(desk.ids(each)) for each in (*guessed, other)}

@@ -1,7 +1,7 @@
 """The engine of one model's generation: which run comes next, and what its scores become. Pure.
 
-Sequences that generate are in the slots 0 to B-1 and get a token each at every decoding step; one prompt at a time is filled in a slot
-behind them, a chunk between two such steps. Slots are moved here, at once; the model is run by whoever owns the thread:
+Sequences that generate are in the slots 0 to B-1 and get a token each at every decoding step; prompts are filled in slots behind them, in
+chunks that take turns between two such steps. Slots are moved here, at once; the model is run by whoever owns the thread:
 
     while plan := engine.plan(now):
         engine.stepped(plan, plan.run(slots), now, took)
@@ -58,7 +58,7 @@ class GenerationEngine:
         )
         self._pace = Pace(settings.target_gap_s, settings.max_chunk)
         self._reuse = Reuse(slots, settings.prefix_bytes)
-        self._residents = Residents(slots)
+        self._residents = Residents(slots, settings.target_gap_s)
         self._decoding = Decoding(slots, self._shares, settings.lookup_tokens)
         self._filled_s = 0.0
         """The time that chunks of prompts have taken since the last decoding step."""
@@ -158,11 +158,11 @@ class GenerationEngine:
             self.settle()
             if residents.live and self._reuse.hit_tokens >= most:
                 break
-        plan = None if residents.filling is None else self._plan_fill(residents.filling)
+        plan = self._plan_fill()
         if plan is None:
             plan = self._plan_decode()
-        if plan is None and residents.filling is not None:  # all who generated gave way
-            plan = self._plan_fill(residents.filling)
+        while plan is None and residents.filling:  # all who generated gave way
+            plan = self._plan_fill()
         return plan
 
     def stepped(self, plan: StepPlan, logits: Logits | None, now_s: float, took_s: float) -> None:
@@ -172,11 +172,11 @@ class GenerationEngine:
             self._pace.filled(len(plan.tokens), took_s)
             sequence = plan.sequences[0]
             self._shares.charge(sequence.request.tenant, took_s)
-            filling = self._residents.filling
-            if filling is not None and self._slots.used(filling.slot) == len(filling.prefill):
+            self._residents.ran(sequence, took_s)
+            if not self._residents.left(sequence):
                 if logits is not None:
-                    self._reuse.hold(filling, logits)
-                self._join(logits)
+                    self._reuse.hold(sequence, logits)
+                self._join(sequence, logits)
             return
         self._filled_s = 0.0
         parts = self._decoding.take(plan, logits, took_s)
@@ -222,7 +222,7 @@ class GenerationEngine:
         residents = self._residents
         return GenerationLoad(
             generating=len(residents.live),
-            filling=0 if residents.filling is None else 1,
+            filling=len(residents.filling),
             waiting=self._waiting.count,
             waiting_tokens=self._waiting.tokens,
             tokens_in_flight=residents.used_tokens,
@@ -242,9 +242,13 @@ class GenerationEngine:
 
     # what a plan is made of
 
-    def _plan_fill(self, sequence: Sequence) -> StepPlan | None:
-        """Return the run of the next chunk of `sequence`; None if those who generate would wait too long, or if it gave way for want of room."""
-        residents, is_bulk = self._residents, sequence.request.is_bulk
+    def _plan_fill(self) -> StepPlan | None:
+        """Return the run of the next chunk of a prompt; None: there is none, those who generate would wait too long, or it gave way for want of room."""
+        residents = self._residents
+        sequence = residents.turn()
+        if sequence is None:
+            return None
+        is_bulk = sequence.request.is_bulk
         at = self._slots.used(sequence.slot)
         left = len(sequence.prefill) - at
         # bulk waits for people's prompts, and runs its own in chunks that people can wait for
@@ -285,48 +289,52 @@ class GenerationEngine:
         self._due_s = min((each.request.deadline_s for each in self._all()), default=math.inf)
 
     def _begin(self) -> bool:
-        """Give a slot to who is next, if there is room; a prompt that is being filled gives way to a more urgent one, and bulk ones to all others.
+        """Give a slot to who is next, and return whether there was room; prompts that are being filled give way to more urgent ones, and bulk to all others.
 
-        Return whether somebody generates now who need not run a prompt, and another may begin.
+        Who has a beginning in common with a prompt that is being filled waits until that has run.
         """
-        sequence = self._waiting.next() if self._may_begin else None
-        if sequence is None:
+        if not self._may_begin:
             return False
         self._may_begin = False
-        filling = self._residents.filling
-        if filling is not None and sequence.request.rank >= filling.request.rank:
-            return False
-        leaving = self._leaving(sequence, filling)
-        if leaving is None:
-            return False
-        if filling is not None:
-            self._reuse.save(filling, self._slots.used(filling.slot))
-        for each in leaving:
-            self._preempt(each)
-        self._waiting.remove(sequence)
-        self._residents.begin(sequence)
-        scores = self._reuse.restore(sequence, self._residents.live)
-        if scores is None:
-            return False
-        self._join(scores)
-        return True
+        residents = self._residents
+        for sequence in self._waiting.in_order():
+            if self._reuse.is_led(sequence, residents.filling):
+                self._may_begin = True  # with the next plan
+                continue
+            leaving = self._leaving(sequence)
+            if leaving is None:
+                return False
+            for each in leaving:
+                if each in residents.filling:
+                    self._reuse.save(each, self._slots.used(each.slot))
+                self._preempt(each)
+            self._waiting.remove(sequence)
+            residents.begin(sequence)
+            self._may_begin = True
+            scores = self._reuse.restore(sequence, residents)
+            if scores is not None:
+                self._join(sequence, scores)
+            return True
+        return False
 
-    def _join(self, scores: Logits | None) -> None:
-        """Let the one whose prompt has run generate, with its siblings; `scores`, in the shape [vocabulary], are those behind the prompt."""
+    def _join(self, sequence: Sequence, scores: Logits | None) -> None:
+        """Let `sequence`, whose prompt has run, generate, with its siblings; `scores`, in the shape [vocabulary], are those behind the prompt."""
         self._may_begin = True
-        for each in self._residents.join():
+        for each in self._residents.join(sequence):
             self._decoding.begin(each)
             if scores is not None and each.wants_token:
                 self._tell(each, answer(each, scores))
 
-    def _leaving(self, sequence: Sequence, filling: Sequence | None) -> list[Sequence] | None:
-        """Return who leaves so that `sequence` may have its slots, beside the one that is `filling`; None if too few do, and nobody leaves."""
-        leaving = [] if filling is None else [filling]
+    def _leaving(self, sequence: Sequence) -> list[Sequence] | None:
+        """Return who leaves so that `sequence` may have its slots; None if too few do, and nobody leaves."""
+        leaving: list[Sequence] = []
         if self._fits(sequence, leaving):
             return leaving
-        if sequence.request.is_bulk:
-            return None
-        for each in self._residents.bulk_by_loss():
+        residents = self._residents
+        less_urgent = residents.filling_behind(sequence.request.rank)
+        if not sequence.request.is_bulk:
+            less_urgent += residents.bulk_by_loss()
+        for each in less_urgent:
             leaving.append(each)
             if self._fits(sequence, leaving):
                 return leaving
@@ -336,16 +344,15 @@ class GenerationEngine:
         """Return whether `sequence` may have its slots once those of `leaving` have left theirs."""
         residents = self._residents
         free, promised = residents.free_slots, residents.promised_tokens
-        used = residents.used_tokens
+        held = residents.soon_held_tokens
         for each in leaving:
             free += each.width
             promised -= need(each)
-            used -= self._slots.used(each.slot)
-        now = (len(sequence.prefill) + len(sequence.out) - sequence.base + 1) * sequence.width
+            held -= residents.soon_held(each)
         return (
             sequence.width <= free
             and promised + need(sequence) <= self._most_promised
-            and used + len(residents.live) + now <= self.pool_tokens
+            and held + residents.soon_held(sequence) <= self.pool_tokens
         )
 
     def _give_way(self) -> Sequence:

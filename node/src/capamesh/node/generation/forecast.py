@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capamesh.node.generation.pace import Pace
+from capamesh.node.generation.pace import LEAST_ALONE, Pace
 from capamesh.node.generation.residents import Residents
 from capamesh.node.generation.waiting import WaitingQueue
 
@@ -17,21 +17,24 @@ def first_token_s(
 ) -> float:
     """Return the seconds until a prompt of so many tokens that came now would have its first token, as estimated.
 
-    Prompts run one after the other, beside those who generate; where no slot is free, half of what is still allowed to those
-    before is taken for what they will generate (guess). What is bulk is in nobody's way but in that of what is bulk, too.
+    Prompts take turns, beside those who generate: a longer one that is being filled runs no more than this one, or one piece. Where no slot
+    is free, half of what is still allowed to those before is taken for what they will generate (guess). What is bulk is in nobody's way but
+    in that of what is bulk, too.
     """
-    filling, live, free = residents.filling, residents.live, residents.free_slots
+    live, free = residents.live, residents.free_slots
     count, tokens, fill_tokens = waiting.count, waiting.tokens, waiting.fill_tokens
-    fill_left = residents.fill_left
+    fill_left, most = 0, max(prompt_tokens, LEAST_ALONE)
     if not is_bulk:
         count -= waiting.bulk_count
         tokens -= waiting.bulk_tokens
         fill_tokens -= waiting.bulk_fill_tokens
         live = [each for each in live if not each.request.is_bulk]
         free += len(residents.live) - len(live)
-        if filling is not None and filling.request.is_bulk:
-            free += filling.width
-            fill_left = 0
+    for each in residents.filling:
+        if each.request.is_bulk and not is_bulk:
+            free += each.width
+        else:
+            fill_left += min(residents.left(each), most)
     fill_s = (prompt_tokens + fill_tokens + fill_left) * pace.fill_token_s
     if live:
         fill_s = pace.beside_steps(fill_s)

@@ -12,7 +12,7 @@ class GenerationLoad:
     generating: int
     """Sequences that get a token each step."""
     filling: int
-    """Sequences whose prompt is being run: 0 or 1."""
+    """Sequences whose prompt is being run, without the other choices of their requests."""
     waiting: int
     """Sequences that wait for a slot."""
     waiting_tokens: int

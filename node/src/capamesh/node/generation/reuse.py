@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Sequence as SequenceOf
 from typing import Final
 
 from typing_extensions import override
 
-from capamesh.node.generation.prefixes import Prefixes, common
+from capamesh.node.generation.prefixes import BLOCK, Prefixes, common
 from capamesh.node.generation.sequence import Sequence
 from capamesh.node.generation.slots import Logits, Slots
 
@@ -38,8 +39,24 @@ class Reuse:
         """Let go of all that is kept."""
         self._prefixes = Prefixes(self._prefix_bytes, self._slots.token_bytes)
 
-    def restore(self, sequence: Sequence, live: SequenceOf[Sequence]) -> Logits | None:
-        """Fill the slot of `sequence` with the longest beginning of its prompt that is kept, or that one of `live` has.
+    def is_led(self, sequence: Sequence, filling: SequenceOf[Sequence]) -> bool:
+        """Return whether one of `filling` will have run a beginning that `sequence` need not run itself then."""
+        slots, leader = self._slots, sequence.leader
+        if leader is not None and leader in filling:
+            return slots.used(leader.slot) < sequence.shared
+        sequence.leader = None
+        request = sequence.request
+        for each in filling:
+            if each.request.tenant != request.tenant or each.request.rank > request.rank:
+                continue
+            shared = min(common(each.prefill, sequence.prefill), len(sequence.prefill) - _LEFT)
+            if shared - slots.used(each.slot) >= BLOCK:
+                sequence.leader, sequence.shared = each, shared
+                return True
+        return False
+
+    def restore(self, sequence: Sequence, residents: Iterable[Sequence]) -> Logits | None:
+        """Fill the slot of `sequence` with the longest beginning of its prompt that is kept, or that one of `residents` has.
 
         Return the scores behind the prompt, in the shape [vocabulary], if all of it is kept with them: then there is nothing to run.
         """
@@ -47,9 +64,12 @@ class Reuse:
         most = max(0, len(sequence.prefill) - _LEFT)
         match = self._prefixes.match(request.tenant, sequence.prefill, most)
         count, source = match.count, None
-        for each in live:
+        for each in residents:
             if each.request.tenant == request.tenant and len(each.prefill) > 1:
-                shared = min(common(each.prefill, sequence.prefill), most)
+                has = min(slots.used(each.slot), most)
+                if has <= count:
+                    continue
+                shared = min(common(each.prefill, sequence.prefill), has)
                 if shared > count:
                     count, source = shared, each
         if source is None:
@@ -58,6 +78,7 @@ class Reuse:
             slots.copy(source.slot, sequence.slot, count)
         sequence.cached = min(count, len(request.prompt))
         sequence.is_saved = match.scores is not None
+        sequence.leader = None
         self.hit_tokens += count
         return match.scores
 

@@ -71,6 +71,7 @@ class Sequence:
         "history",
         "is_ended",
         "is_saved",
+        "leader",
         "lookup",
         "most_tokens",
         "order",
@@ -78,6 +79,7 @@ class Sequence:
         "prefill",
         "request",
         "scores",
+        "shared",
         "siblings",
         "slot",
         "stops",
@@ -123,6 +125,9 @@ class Sequence:
         """True once the prompt's cache was given to the prefixes."""
         self.scores: npt.NDArray[np.float32] | None = None
         """The scores behind the prompt in the shape [vocabulary], until they are kept with it."""
+        self.leader: Sequence | None = None
+        """The one whose prompt is being filled that begins with the same `shared` tokens; None: it waits for nobody's."""
+        self.shared = 0
         self.lookup: Lookup | None = None
         """Guesses its next tokens while it generates; None: nothing does."""
         self.is_ended = False
@@ -161,7 +166,7 @@ class Sequence:
     def rewind(self) -> None:
         """Forget the slot, which another gets: all tokens are to be computed again, in the same manner."""
         self.slot = NO_SLOT
-        self.lookup = None
+        self.leader = self.lookup = None
         self.fed = self.base
         self.times_put_back += 1
 

@@ -26,7 +26,8 @@ class GenerationSettings:
     max_waiting_tokens: int = 262_144
     """The most tokens that waiting requests may need, prompts and longest answers together (guess: some minutes' work)."""
     target_gap_s: float = 0.08
-    """Seconds between two tokens of a sequence that prompts beside it should not exceed (measured: chunks of 32 tokens on two cores)."""
+    """Seconds between two tokens of a sequence that prompts beside it should not exceed, and the time of a piece of a prompt while others wait
+    (measured: chunks of 32 tokens on two cores)."""
     max_chunk: int = 512
     """The most tokens of a prompt in one run: it bounds scratch memory, and how late a cancel is seen."""
     prefix_bytes: int = 256 * 2**20

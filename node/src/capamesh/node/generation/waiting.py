@@ -73,11 +73,9 @@ class WaitingQueue:
                 return True
         return False
 
-    def next(self) -> Sequence | None:
-        """Return who is next, and leave it waiting; None if nobody is."""
-        if not self._waiting:
-            return None
-        return min(self._waiting, key=self._turn)
+    def in_order(self) -> list[Sequence]:
+        """Return all that wait, the next first."""
+        return sorted(self._waiting, key=self._turn)
 
     def position(self, sequence: Sequence) -> int:
         """Return how many are before `sequence`, by what tenants have had until now."""
@@ -95,7 +93,7 @@ class WaitingQueue:
         counts: Counter[str] = Counter()
         for each in self._waiting:
             counts[each.request.tenant] += each.width
-        left = sorted(self._waiting, key=self._turn)
+        left = self.in_order()
         leaving: list[Sequence] = []
         count, held = self.count, self.tokens
         while count + width > self._max_count or held + tokens > self._max_tokens:
