@@ -46,14 +46,14 @@ def check_request(
         )
 
 
-def over_context(tokens: int, length: int) -> ContextExceeded:
-    """Return the refusal of a prompt of so many tokens, where prompt and answer may have `length`.
+def over_context(tokens: int, length: int, *, is_least: bool = False) -> ContextExceeded:
+    """Return the refusal of a prompt of so many tokens, or at least so many, where prompt and answer may have `length`.
 
     It has words by which clients know that a shorter prompt will do: LiteLLM by its beginning, which is OpenAI's, LangChain by "prompt is too long".
     """
     return ContextExceeded(
         f"This model's maximum context length is {length} tokens, at least one of them the answer's;"
-        f" the prompt is too long, it has {tokens}: shorten it"
+        f" the prompt is too long, it has {'at least ' if is_least else ''}{tokens}: shorten it"
     )
 
 

@@ -31,7 +31,7 @@ class Residents:
         self.live: list[Sequence] = []
         """The sequences that generate, each in the slot of its place here; some may have ended since the last step."""
         self.filling: list[Sequence] = []
-        """Those whose prompts are being filled; their siblings wait for them without slots, which are free for them."""
+        """The sequences whose prompts are being filled; their siblings wait for them without slots, which are free for them."""
 
     @override
     def __repr__(self) -> str:

@@ -182,7 +182,9 @@ class GenerationTable(Table, frozen=True):
         GenerationRules().lookup_tokens
     )
     """The most tokens that are guessed of an answer that repeats its prompt or itself, and run at once; 0: none are."""
+    control_tokens_in_text: bool = GenerationRules().control_tokens_in_text
+    """True if the text of a control token within a message is that token; else it is plain text."""
 
     def rules(self) -> GenerationRules:
         """Return the rules that the table says."""
-        return GenerationRules(self.lookup_tokens)
+        return GenerationRules(self.lookup_tokens, self.control_tokens_in_text)

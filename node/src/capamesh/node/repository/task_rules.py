@@ -132,6 +132,8 @@ class GenerationRules:
 
     lookup_tokens: int = 0
     """The most tokens that are guessed of an answer that repeats what came before; 0: none are."""
+    control_tokens_in_text: bool = False
+    """True if the text of a control token within a message is that token, as if the template had written it."""
 
 
 @dataclass(frozen=True, slots=True)

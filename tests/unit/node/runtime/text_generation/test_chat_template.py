@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 from datetime import UTC, datetime
 
@@ -106,6 +107,27 @@ def test_messages_and_prompt_are_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
         made.render([{"content": "x"}] * 3)
     with pytest.raises(TooLarge, match="22 characters"):
         made.render([{"content": "x" * 11}] * 2)
+
+
+@pytest.mark.parametrize("indent", ["1000000000", "-1", "17", "'  '", "1e9"])
+def test_template_indents_json_by_few_spaces(indent: str) -> None:
+    assert template("{{ messages|tojson(indent=16) }}").render([{"a": 1}]) == json.dumps(
+        [{"a": 1}], indent=16
+    )
+    with pytest.raises(InvalidRequest, match=r"indents JSON by .* 0 to 16 spaces"):
+        template("{{ messages|tojson(indent=" + indent + ") }}").render([{"a": 1}])
+
+
+def test_json_that_grows_by_its_indents_is_bounded() -> None:
+    value: object = [1] * 20_000
+    for _ in range(200):
+        value = [value]
+    with pytest.raises(TooLarge, match="more than 4194304 characters"):
+        template("{{ messages|tojson(indent=4) }}").render([{"tools": value}])
+    for _ in range(2_000):
+        value = [value]
+    with pytest.raises(InvalidRequest, match=r"nested too deep|does not take"):
+        template("{{ messages|tojson(indent=4) }}").render([{"tools": value}])
 
 
 def test_template_that_is_none_is_the_models_fault() -> None:

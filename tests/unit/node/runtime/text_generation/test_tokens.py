@@ -10,7 +10,7 @@ from tokenizers.decoders import DecodeStream
 
 from capamesh.node.runtime.text_generation import tokens
 from capamesh.node.runtime.text_generation.tokens import MOST_HELD, GenerationTokenizer
-from capamesh.protocol.errors import ModelInvalid, TooLarge
+from capamesh.protocol.errors import ContextExceeded, ModelInvalid
 
 TEXTS = [
     "The ferry left the harbour at six.",
@@ -105,11 +105,30 @@ def test_special_tokens_have_no_text(tokenizer: GenerationTokenizer) -> None:
     assert "".join(streamed(tokenizer, ids)) == "user"
 
 
-def test_prompt_is_bounded(tokenizer: GenerationTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "MAX_PROMPT_CHARACTERS", 10)
-    assert tokenizer.encode("x" * 10, adds_special=False)
-    with pytest.raises(TooLarge, match="11 characters"):
-        tokenizer.encode("x" * 11, adds_special=False)
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("x" * 1_000_000, "at least [0-9]+: shorten"),  # over the longest tokens there are
+        ("7 " * 5_000, "at least [0-9]+: shorten"),  # its beginning is enough to know
+    ],
+)
+def test_prompt_that_cannot_fit_is_refused_without_its_tokens(
+    tokenizer: GenerationTokenizer, monkeypatch: pytest.MonkeyPatch, text: str, told: str
+) -> None:
+    encoded: list[int] = []
+    encode = tokens._encoded
+
+    def counted(by: Tokenizer, part: str, *, adds_special: bool) -> list[int]:
+        encoded.append(len(part))
+        return encode(by, part, adds_special=adds_special)
+
+    monkeypatch.setattr(tokens, "_encoded", counted)
+    with pytest.raises(ContextExceeded, match=told):
+        tokenizer.check_length(text, 100)
+    assert sum(encoded) <= tokens.HEAD * 100
+    tokenizer.check_length(
+        "The ferry left the harbour. " * 20, 100
+    )  # 180 tokens: it is for the whole to say
 
 
 def test_file_that_is_no_tokenizer_is_the_models_fault() -> None:

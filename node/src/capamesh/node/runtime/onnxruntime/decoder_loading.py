@@ -40,7 +40,12 @@ def load_decoder(
     most = MOST_SLOTS_OF_DEVICE if device.is_apart else MOST_SLOTS
     count, length = pool_of(folder.config, free_bytes - source.size_bytes, most)
     try:
-        text = TextModel(folder, source.content.read(TOKENIZER_FILE), length=length)
+        text = TextModel(
+            folder,
+            source.content.read(TOKENIZER_FILE),
+            length=length,
+            control_tokens_in_text=source.manifest.task.generation.control_tokens_in_text,
+        )
         with source.content.reading() as path:
             slots = DecoderSlots(
                 folder,

@@ -12,9 +12,12 @@ from datetime import datetime
 from typing import Any, Final
 
 from capamesh.node.runtime.text_generation.packages import missing
-from capamesh.node.runtime.text_generation.tokens import MAX_PROMPT_CHARACTERS
 from capamesh.protocol.errors import InvalidRequest, ModelInvalid, TooLarge
 
+MAX_PROMPT_CHARACTERS: Final = 4 * 2**20
+"""The most characters of a prompt (guess: a million tokens)."""
+MAX_INDENT: Final = 16
+"""The most spaces by which JSON is indented (guess: templates have 2 or 4)."""
 MAX_TEMPLATE_CHARACTERS: Final = 2**20
 """The most characters of a template (guess: the longest have 20,000)."""
 MAX_MESSAGES: Final = 16_384
@@ -114,9 +117,27 @@ def _refuse(reason: object) -> None:
     raise InvalidRequest(f"the model's chat template refuses the messages: {str(reason)[:500]}")
 
 
-def _to_json(value: object, indent: int | None = None) -> str:
+def _to_json(value: object, indent: object = None) -> str:
     """Return `value` as JSON, as templates of others expect: nothing is escaped for HTML."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    if indent is None:
+        return json.dumps(value, ensure_ascii=False)
+    if not isinstance(indent, int) or not 0 <= indent <= MAX_INDENT:
+        raise InvalidRequest(
+            f"the model's chat template indents JSON by {str(indent)[:20]}; it may by 0 to {MAX_INDENT} spaces: mend the template"
+        )
+    made: list[str] = []
+    size = 0
+    try:
+        for piece in json.JSONEncoder(ensure_ascii=False, indent=indent).iterencode(value):
+            made.append(piece)
+            size += len(piece)
+            if size > MAX_PROMPT_CHARACTERS:
+                raise TooLarge(
+                    f"JSON in the prompt has more than {MAX_PROMPT_CHARACTERS} characters: shorten messages or tools, or nest them less"
+                )
+    except RecursionError as exc:
+        raise InvalidRequest("the messages or tools are nested too deep") from exc
+    return "".join(made)
 
 
 def _line(error: Exception) -> str:

@@ -19,6 +19,7 @@ from capamesh.node.generation.request import MAX_PRIORITY
 from capamesh.node.runtime.decoders.decoder_folder import DecoderFolder
 from capamesh.node.runtime.text_generation.asked import Asked, Guide, read_asked, sampling_of
 from capamesh.node.runtime.text_generation.chat_template import ChatTemplate
+from capamesh.node.runtime.text_generation.control_marks import BREAK
 from capamesh.node.runtime.text_generation.grammars import ANY_JSON, Grammar, Grammars
 from capamesh.node.runtime.text_generation.tokens import GenerationTokenizer
 from capamesh.node.runtime.text_generation.tool_asked import AskedTools, with_arguments
@@ -56,15 +57,25 @@ class ReadCall:
 class TextModel:
     """The texts of one model. Safe to use from several threads at once."""
 
-    def __init__(self, folder: DecoderFolder, raw_tokenizer: bytes, *, length: int) -> None:
+    def __init__(
+        self,
+        folder: DecoderFolder,
+        raw_tokenizer: bytes,
+        *,
+        length: int,
+        control_tokens_in_text: bool = False,
+    ) -> None:
         """`raw_tokenizer` is the tokenizer's file; `length` is the most tokens of a prompt with its answer.
+
+        `control_tokens_in_text` is true where the text of a control token within a message is that token.
 
         Raises `ModelInvalid`: tokenizer or template cannot be used, or a package is missing.
         """
         config = folder.config
         self._config = config
         self._length = length
-        self._tokenizer = GenerationTokenizer(raw_tokenizer)
+        self._tokenizer = GenerationTokenizer(raw_tokenizer, config.end_ids)
+        self._control_tokens_in_text = control_tokens_in_text
         self._template: ChatTemplate | None = None
         if folder.chat_template:
             self._template = ChatTemplate(
@@ -135,10 +146,15 @@ class TextModel:
         )
 
     def _prompt(self, asked: Asked) -> list[int]:
+        tokenizer = self._tokenizer
         if asked.messages is not None:
-            return self._tokenizer.encode(self._chat(asked, asked.messages), adds_special=False)
+            text = self._chat(asked, asked.messages)
+            tokenizer.check_length(text, self._length)
+            is_broken = BREAK in text and not self._control_tokens_in_text
+            return tokenizer.encode(text, adds_special=False, is_broken=is_broken)
         if isinstance(asked.prompt, str):
-            return self._tokenizer.encode(asked.prompt, adds_special=True)
+            tokenizer.check_length(asked.prompt, self._length)
+            return tokenizer.encode(asked.prompt, adds_special=True)
         return list(asked.prompt or ())
 
     def _chat(self, asked: Asked, messages: tuple[Mapping[str, Any], ...]) -> str:
@@ -146,8 +162,12 @@ class TextModel:
             raise InvalidRequest(
                 "the model has no chat template, and goes on with texts alone: send a prompt (/v1/completions)"
             )
+        told = with_arguments(messages)
         tools = asked.tools if asked.tool_choice != "none" else ()
-        return self._template.render(with_arguments(messages), tools=tools, extra=asked.template)
+        extra = asked.template
+        if not self._control_tokens_in_text:
+            told, tools, extra = self._tokenizer.marks.broken((told, tools, extra))
+        return self._template.render(told, tools=tools, extra=extra)
 
     def _readers(
         self, requests: tuple[GenerationRequest, ...], tools: AskedTools
