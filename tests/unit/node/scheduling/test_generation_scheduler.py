@@ -19,7 +19,6 @@ from capamesh.node.generation import GenerationRequest, GenerationSettings, Samp
 from capamesh.node.generation.slots import Logits
 from capamesh.node.runtime.text_generation.text_model import ReadCall
 from capamesh.node.scheduling import PendingRequest, Result
-from capamesh.node.scheduling import generation_scheduler as tested
 from capamesh.node.scheduling.generation_runner import GenerationRunner
 from capamesh.node.scheduling.generation_scheduler import GenerationScheduler
 from capamesh.node.scheduling.run_health import FAILED_REQUESTS
@@ -46,6 +45,7 @@ class Text:
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.gate.set()
+        self.read_raws: list[bytes] = []
 
     def token_text(self, token: int) -> str:
         return str(token)
@@ -54,6 +54,7 @@ class Text:
         self, raw: bytes, *, priority: float, deadline_s: float | None, is_bulk: bool = False
     ) -> ReadCall:
         assert self.gate.wait(LIMIT_S)
+        self.read_raws.append(bytes(raw))
         fields = json.loads(bytes(raw))
         if "prompt" not in fields:
             raise InvalidRequest("no prompt")
@@ -304,18 +305,22 @@ async def test_no_more_are_in_flight_than_may_be() -> None:
     await asyncio.to_thread(desk.scheduler.close)
 
 
-@pytest.mark.pure
-async def test_bytes_that_are_not_read_are_bounded(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+async def test_calls_of_one_client_that_wait_to_be_read_do_not_keep_others_waiting(
+    desk: Desk,
 ) -> None:
-    monkeypatch.setattr(tested, "MOST_READING_BYTES", 60)
     desk.text.gate.clear()
-    asked = desk.ask(prompt=[1, 2], max_tokens=2)
-    with pytest.raises(Overloaded, match="bytes of requests are not read yet"):
-        desk.ask(prompt=[1, 2], max_tokens=2)
+    crowd = [desk.ask(prompt=[1, 2] * 500, max_tokens=1, cache_salt="crowd") for _ in range(10)]
+    lone = desk.ask(prompt=[1, 2], max_tokens=1, share="lone", cache_salt="crowd")
+    assert desk.scheduler.queued == 11
+    desk.runner.cancel(crowd[-1].request)
     desk.text.gate.set()
-    await asked.pieces()
-    await desk.ask(prompt=[1, 2], max_tokens=2).pieces()
+    await lone.pieces()
+    for each in crowd[:-1]:
+        assert isinstance(await each.error(), CapameshError)  # more tokens than slots have
+    read = [len(raw) for raw in desk.text.read_raws]
+    assert read.index(min(read)) <= 2
+    assert len(read) == 10
+    assert desk.scheduler.is_idle
 
 
 async def test_deadline_ends_what_is_not_read_yet(desk: Desk) -> None:

@@ -88,14 +88,14 @@ class Decoding:
             if place in aside:
                 continue
             sequence = plan.sequences[place]
-            self._shares.charge(sequence.request.tenant, row_s)
+            self._shares.charge(sequence.request.client, row_s)
             sequence.fed += 1
             if logits is not None and sequence.wants_token and not sequence.is_ended:
                 parts.append(SequencePart(sequence, answer(sequence, logits[place])))
         self.fed = rows - len(aside)
         for draft in plan.drafts:
             sequence = draft.sequence
-            self._shares.charge(sequence.request.tenant, run_s)
+            self._shares.charge(sequence.request.client, run_s)
             before = sequence.fed
             for part in answer_draft(draft):
                 parts.append(SequencePart(sequence, part))  # noqa: PERF401 - as the loop above

@@ -117,7 +117,7 @@ class GenerationEngine:
         resume(leader)
         tokens = need(leader)
         if not self._waiting.has_room(leader.width, tokens):
-            leaving = self._waiting.giving_way(request.tenant, request.rank, leader.width, tokens)
+            leaving = self._waiting.giving_way(request.client, request.rank, leader.width, tokens)
             refusal = no_room(self._waiting.count, self._waiting.tokens, first_s)
             if leaving is None:
                 raise refusal
@@ -125,7 +125,7 @@ class GenerationEngine:
                 for one in (each, *each.siblings):
                     self._break_off(one, refusal)
         self._orders += 1
-        self._shares.enter(request.tenant, leader.width)
+        self._shares.enter(request.client, leader.width)
         self._waiting.put(leader)
         self._may_begin = True
         self._due_s = min(self._due_s, request.deadline_s)
@@ -171,7 +171,7 @@ class GenerationEngine:
             self._filled_s += took_s
             self._pace.filled(len(plan.tokens), took_s)
             sequence = plan.sequences[0]
-            self._shares.charge(sequence.request.tenant, took_s)
+            self._shares.charge(sequence.request.client, took_s)
             self._residents.ran(sequence, took_s)
             if not self._residents.left(sequence):
                 if logits is not None:
@@ -383,7 +383,7 @@ class GenerationEngine:
         """End `sequence` wherever it is; one that generates leaves its slot with the next plan."""
         sequence.is_ended = True
         self._may_begin = True
-        self._shares.leave(sequence.request.tenant)
+        self._shares.leave(sequence.request.client)
         if not self._waiting.withdraw(sequence):
             self._residents.withdraw(sequence)
 

@@ -121,6 +121,8 @@ class GenerationRequest:
     """True if nobody waits for it, as of a batch: all others go first, and may have its slot."""
     tenant: str = ""
     """The one on whose behalf it is: tenants share the model fairly, and share no prefixes."""
+    share: str = ""
+    """The one whose share of the model it uses; "": the tenant's. Several may be of one tenant."""
     deadline_s: float = math.inf
     """The time on the engine's clock at which the answer ends unfinished, wherever it is."""
 
@@ -128,6 +130,11 @@ class GenerationRequest:
     def rank(self) -> int:
         """The place in the order of all: a smaller number goes first."""
         return self.priority + (_BULK_RANK if self.is_bulk else 0)
+
+    @property
+    def client(self) -> str:
+        """The one whose share of the model it uses."""
+        return self.share or self.tenant
 
     def __post_init__(self) -> None:
         if not self.prompt:

@@ -12,7 +12,7 @@ from capamesh.node.generation.shares import TenantShares
 class WaitingQueue:
     """Sequences that wait, each with its siblings; bounded in sequences and in tokens.
 
-    The next is of the smallest rank, among these of the tenant that has had least, among these the earliest.
+    The next is of the smallest rank, among these of the client that has had least, among these the earliest.
     """
 
     def __init__(self, shares: TenantShares, max_count: int, max_tokens: int) -> None:
@@ -78,21 +78,21 @@ class WaitingQueue:
         return sorted(self._waiting, key=self._turn)
 
     def position(self, sequence: Sequence) -> int:
-        """Return how many are before `sequence`, by what tenants have had until now."""
+        """Return how many are before `sequence`, by what clients have had until now."""
         turn = self._turn(sequence)
         return sum(self._turn(each) < turn for each in self._waiting)
 
-    def giving_way(self, tenant: str, rank: int, width: int, tokens: int) -> list[Sequence] | None:
+    def giving_way(self, client: str, rank: int, width: int, tokens: int) -> list[Sequence] | None:
         """Return who must leave so that a newcomer may wait; None if too few do, and nobody leaves.
 
-        A larger rank gives way to a smaller one. Of one's own rank the tenant with the most that waits gives way, if it
+        A larger rank gives way to a smaller one. Of one's own rank the client with the most that waits gives way, if it
         has more than the newcomer would have. The last of them goes first.
         """
         if width > self._max_count or tokens > self._max_tokens:
             return None
         counts: Counter[str] = Counter()
         for each in self._waiting:
-            counts[each.request.tenant] += each.width
+            counts[each.request.client] += each.width
         left = self.in_order()
         leaving: list[Sequence] = []
         count, held = self.count, self.tokens
@@ -103,26 +103,26 @@ class WaitingQueue:
             if worst.request.rank == rank:
                 largest = max(
                     (one for one in left if one.request.rank == rank),
-                    key=lambda one: counts[one.request.tenant],
+                    key=lambda one: counts[one.request.client],
                 )
-                crowd = largest.request.tenant
-                if crowd == tenant or counts[crowd] <= counts[tenant] + width:
+                crowd = largest.request.client
+                if crowd == client or counts[crowd] <= counts[client] + width:
                     return None
                 worst = next(
                     one
                     for one in reversed(left)
-                    if one.request.rank == rank and one.request.tenant == crowd
+                    if one.request.rank == rank and one.request.client == crowd
                 )
             left.remove(worst)
             leaving.append(worst)
-            counts[worst.request.tenant] -= worst.width
+            counts[worst.request.client] -= worst.width
             count -= worst.width
             held -= need(worst)
         return leaving
 
     def _turn(self, sequence: Sequence) -> tuple[int, float, int]:
         request = sequence.request
-        return request.rank, self._shares.used_s(request.tenant), sequence.order
+        return request.rank, self._shares.used_s(request.client), sequence.order
 
     def _count(self, sequence: Sequence, sign: int) -> None:
         self.count += sign * sequence.width

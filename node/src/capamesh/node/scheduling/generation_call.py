@@ -9,6 +9,7 @@ from capamesh.node.devices.request_digest import request_digest
 if TYPE_CHECKING:
     from capamesh.node.scheduling.generation_answer import GenerationAnswer
     from capamesh.node.scheduling.generation_runner import Generation
+    from capamesh.node.scheduling.reading_queue import Reading
     from capamesh.protocol.tensors import Tensor
 
 
@@ -22,12 +23,12 @@ class GenerationCall:
         "is_flushing",
         "is_resumed",
         "latest_s",
-        "size_bytes",
+        "reading",
     )
 
-    def __init__(self, tensor: Tensor) -> None:
-        self.size_bytes = tensor.size_bytes
-        """The bytes of what is to be read; 0 once it is."""
+    def __init__(self, tensor: Tensor, reading: Reading) -> None:
+        self.reading: Reading | None = reading
+        """The bytes that are to be read; None once they are."""
         self.digest = request_digest((tensor,))
         self.generations: list[Generation] = []
         self.answer: GenerationAnswer | None = None

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from capamesh.node.devices.idle_thread import be_nice
 from capamesh.node.devices.in_flight_journal import InFlightJournal, Phase
+from capamesh.node.runtime.text_generation.asked import client_of
 from capamesh.node.scheduling.generation_answer import GenerationAnswer
 from capamesh.node.scheduling.generation_call import GenerationCall
 from capamesh.node.scheduling.generation_meter import GenerationMeter
@@ -27,6 +28,7 @@ from capamesh.node.scheduling.pending_request import (
     PendingRequest,
     Result,
 )
+from capamesh.node.scheduling.reading_queue import Reading, ReadingQueue
 from capamesh.node.scheduling.run_health import RunHealth
 from capamesh.node.scheduling.scheduler import Scheduler
 from capamesh.node.scheduling.stats import Meter
@@ -34,6 +36,7 @@ from capamesh.protocol.errors import (
     CapameshError,
     DeadlineExceeded,
     InvalidRequest,
+    ModelUnavailable,
     Overloaded,
     RunFailed,
 )
@@ -49,8 +52,6 @@ READERS: Final = 2
 """The threads that make prompts into tokens (guess: more would take the cores from the runs)."""
 READERS_NICE: Final = 10
 """The priority of these threads where cores are short: a tenth of that of the runs, which those wait for who have their answers in hand."""
-MOST_READING_BYTES: Final = 64 * 2**20
-"""The most bytes of calls that are not read yet (guess: some hundred long chats)."""
 AGAIN_S: Final = 1.0
 LOOK_S: Final = 0.5
 """Seconds between two looks at deadlines of calls that are read, and at runs that hang (guess)."""
@@ -86,8 +87,10 @@ class GenerationScheduler(Scheduler):
         self._on_stuck: Callable[[str], None] | None = on_stuck
         self._runner: GenerationRunner | None = None
         self._live: dict[PendingRequest, GenerationCall] = {}
-        self._reading = self._reading_bytes = 0
-        """The calls that are not read yet, and their bytes."""
+        self._unread = ReadingQueue()
+        self._reading = 0
+        """The calls that are read now."""
+        self._is_closed = False
         self._readers = ThreadPoolExecutor(
             READERS, "prompts", initializer=partial(be_nice, READERS_NICE)
         )
@@ -106,6 +109,7 @@ class GenerationScheduler(Scheduler):
 
     def close(self) -> None:
         """End the threads, and wait for the run that goes on. Blocks; called in another thread than the loop's."""
+        self._is_closed = True
         self._readers.shutdown(wait=False, cancel_futures=True)
         if self._runner is not None:
             self._runner.stop("the model was unloaded")
@@ -127,7 +131,7 @@ class GenerationScheduler(Scheduler):
     def queued(self) -> int:
         runner = self._runner
         waiting = 0 if runner is None else runner.load.waiting
-        return min(len(self._live), waiting + self._reading)
+        return min(len(self._live), waiting + len(self._unread) + self._reading)
 
     @property
     @override
@@ -151,21 +155,14 @@ class GenerationScheduler(Scheduler):
                 AGAIN_S,
             )
         (tensor,) = request.inputs
-        if self._reading_bytes + tensor.size_bytes > MOST_READING_BYTES:
-            raise Overloaded(
-                f"{self._reading_bytes} bytes of requests are not read yet; ask again later",
-                AGAIN_S,
-            )
         (raw,) = split_elements(tensor.data, 1)
-        call = self._live[request] = GenerationCall(tensor)
-        self._reading += 1
-        self._reading_bytes += tensor.size_bytes
+        reading = Reading(request, raw, client_of(raw))
+        self._unread.put(reading)
+        self._live[request] = GenerationCall(tensor, reading)
         request.inputs = ()
         request.state = WAITING
         request.in_flight = len(self._live)
-        asyncio.get_running_loop().run_in_executor(
-            self._readers, self._read, request, raw
-        ).add_done_callback(partial(self._was_read, request, call))
+        self._read_more()
 
     @override
     def take(self, now_s: float, *, is_ahead: bool = False) -> Batch | None:
@@ -259,8 +256,6 @@ class GenerationScheduler(Scheduler):
     # reading, in a thread
 
     def _read(self, request: PendingRequest, raw: bytes | memoryview) -> ReadCall:
-        if request.state is ENDED:
-            raise DeadlineExceeded("nobody waits for it any more")
         return self._text.read(
             raw,
             priority=request.priority,
@@ -270,14 +265,28 @@ class GenerationScheduler(Scheduler):
 
     # in the loop
 
+    def _read_more(self) -> None:
+        """Have the next calls read, as many as there are threads."""
+        while self._reading < READERS and (reading := self._unread.take()) is not None:
+            if self._is_closed:
+                self._fail(reading.request, ModelUnavailable("the model was unloaded"))
+                continue
+            self._reading += 1
+            call = self._live[reading.request]
+            asyncio.get_running_loop().run_in_executor(
+                self._readers, self._read, reading.request, reading.raw
+            ).add_done_callback(partial(self._was_read, reading, call))
+
     def _was_read(
-        self, request: PendingRequest, call: GenerationCall, future: asyncio.Future[ReadCall]
+        self, reading: Reading, call: GenerationCall, future: asyncio.Future[ReadCall]
     ) -> None:
         self._reading -= 1
-        self._reading_bytes -= call.size_bytes
+        request = reading.request
         error = None if future.cancelled() else future.exception()
+        self._read_more()
         if request not in self._live:
             return
+        self._let_go(call)
         if future.cancelled() or error is not None:
             self._fail(request, _told(error))
             return
@@ -372,10 +381,17 @@ class GenerationScheduler(Scheduler):
         if call is None:
             return False
         request.state = ENDED
+        self._let_go(call)
         for generation in call.generations:
             if self._runner is not None:
                 self._runner.cancel(generation)
         return True
+
+    def _let_go(self, call: GenerationCall) -> None:
+        """Let go of what is to be read of a call, for it is read, or nobody waits for it."""
+        reading, call.reading = call.reading, None
+        if reading is not None:
+            self._unread.ended(reading)
 
 
 def _smoothed(before_s: float, new_s: float) -> float:

@@ -17,7 +17,7 @@ from capamesh.node.generation.request import (
 )
 from capamesh.node.runtime.decoders.genai_config import SearchDefaults
 from capamesh.protocol.errors import InvalidRequest, TooLarge
-from capamesh.protocol.schema import Meta, Mismatch, Struct, json_value, read
+from capamesh.protocol.schema import Meta, Mismatch, Struct, json_reader, json_value, read
 
 MAX_ASKED_BYTES: Final = 4 * 2**20
 """The most bytes of what is asked (guess: a router takes 1 MiB, and adds the tokens so far where a node was lost)."""
@@ -68,6 +68,8 @@ class Asked(Struct, frozen=True):
     """The choices that need no more."""
     cache_salt: Annotated[str, Meta(max_length=MAX_TENANT_CHARACTERS)] = ""
     """The one on whose behalf it is: no other is answered sooner for what was kept of his prompts."""
+    share: Annotated[str, Meta(max_length=MAX_TENANT_CHARACTERS)] = ""
+    """The one whose share of the model it uses, where that is not the one of `cache_salt`."""
     replay: bool = False
     """True to run the tokens of `so_far` one by one, as they came: what follows is then to the bit what it would have been."""
 
@@ -75,6 +77,25 @@ class Asked(Struct, frozen=True):
     def is_resumed(self) -> bool:
         """Return whether another node has answered the beginning."""
         return bool(self.so_far or self.ended)
+
+
+class _Client(Struct, frozen=True):
+    """The values of a call that tell whose it is."""
+
+    cache_salt: str = ""
+    share: str = ""
+
+
+_client = json_reader(_Client)
+
+
+def client_of(raw: bytes | memoryview) -> str:
+    """Return whose share a call uses, before all of it is read (2 ms a MiB); junk is nobody's. Raises nothing: `read_asked` does."""
+    try:
+        found = _client(bytes(raw))
+    except (ValueError, RecursionError):
+        return ""
+    return found.share or found.cache_salt
 
 
 def read_asked(raw: bytes | memoryview) -> Asked:

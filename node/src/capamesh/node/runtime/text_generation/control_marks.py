@@ -33,7 +33,7 @@ class ControlMarks:
         if isinstance(value, str):
             return self._text(value)
         if isinstance(value, dict):
-            pairs = cast("dict[Any, Any]", value).items()
+            pairs = cast("dict[str, Any]", value).items()
             return {self._broken(key): self._broken(each) for key, each in pairs}
         if isinstance(value, list | tuple):
             return [self._broken(each) for each in cast("list[Any]", value)]

@@ -119,6 +119,7 @@ class TextModel:
             "stop_tokens": frozenset((*ends, *asked.stop_tokens)),
             "stop_strings": asked.stop,
             "tenant": asked.cache_salt,
+            "share": asked.share,
             "priority": min(max(int(priority), 0), MAX_PRIORITY),
             "is_bulk": is_bulk,
             "deadline_s": math.inf if deadline_s is None else deadline_s,
