@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from chat_nodes import CHAT, asked_of, chatting, counting, data_of, part_of, words
+from chat_nodes import CHAT, asked_of, chatting, counting, data_of, part_of, share_of, words
 from fleet_fakes import Ask, FakeLink, Reply, hang
 from loop_clock import LoopClock
 from patience import eventually
@@ -374,6 +374,22 @@ async def test_nodes_tell_tenants_apart_by_a_hash_alone(http: Http) -> None:
     lab, other = sorted({each for each in salts if each}, key=salts.count, reverse=True)
     assert (salts.count(lab), salts.count(other)) == (2, 1)  # one of them was gone on with
     assert not any(word in f"{salts}" for word in ("lab", "shop"))
+
+
+async def test_nodes_tell_clients_without_a_tenant_apart_by_their_addresses(http: Http) -> None:
+    links = nodes(http, counting(3))
+    for address in ("127.0.0.1", "127.0.0.2", "127.0.0.1"):
+        connector = aiohttp.TCPConnector(local_addr=(address, 0))
+        async with aiohttp.ClientSession(connector=connector) as session:
+            url = f"http://{http.client.host}:{http.client.port}{CHATS}"
+            answer = await session.post(url, json={"model": "chat", "messages": HI}, headers=LAST)
+            assert answer.status == 200
+    await (await chat(http, {"X-Capamesh-Tenant": "lab"})).read()
+    shares = [share_of(ask) for ask in asks_of(links)]
+    assert shares.count(None) == 1
+    one, other = sorted({each for each in shares if each}, key=shares.count, reverse=True)
+    assert (shares.count(one), shares.count(other)) == (2, 1)
+    assert not any("127.0" in f"{each}" for each in shares)
 
 
 async def test_rules_and_headers_go_before_the_beginnings_of_prompts(by_default: Http) -> None:

@@ -15,6 +15,7 @@ from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.tasks import Task
 from capamesh.router.access.keys import check_model
 from capamesh.router.http.bodies import read_body
+from capamesh.router.http.connections import site_of
 from capamesh.router.http.event_stream import EVENTS, DirectWriter, send_events
 from capamesh.router.http.exchange import (
     EXPLANATION_HEADER,
@@ -169,6 +170,8 @@ class Generations:
             tenant = options.tenant if key is None else key.tenant
             beginnings = beginnings_of(asked.prompts[0], tenant)
             options = replace(options, affinity=asked.affinity, beginnings=beginnings)
+        if key is None and not options.tenant:
+            options = replace(options, share=site_of(request.remote or ""))
         return Target(
             ModelName(asked.model),
             version,

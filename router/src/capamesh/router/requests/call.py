@@ -42,6 +42,8 @@ class RoutingOptions:
     """False if it neither takes a kept answer nor leaves one."""
     beginnings: tuple[int, ...] = ()
     """The names of the beginnings of its prompt, the shortest first: it is best run where these were run before."""
+    share: str = ""
+    """The one whose share of the fleet it uses where it names no tenant: the site of its client; empty: all such have one share."""
 
 
 NO_OPTIONS = RoutingOptions()

@@ -140,7 +140,7 @@ class Pipeline:
             try:
                 permit = served.admission.admit(
                     served.hosted.replicas,
-                    options.tenant,
+                    options.tenant or options.share,
                     request.priority,
                     bulk_rows,
                     now_s,

@@ -31,7 +31,8 @@ _SALT: Final = b"tenant"
 """The purpose of this hash of a tenant's name: hashes for others are not the same."""
 _SALT_BYTES: Final = 12
 SALT_FIELD_BYTES: Final = len(',"cache_salt":""') + 2 * _SALT_BYTES
-"""The bytes that the hash adds to what a node is asked."""
+SHARE_FIELD_BYTES: Final = len(',"share":""') + 2 * _SALT_BYTES
+"""The bytes that the hashes add to what a node is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +82,20 @@ class Asked:
         seed: int | None = None,
         *,
         tenant: str = "",
+        share: str = "",
     ) -> InferRequest:
         """Return the call for one of the prompts. Raises `InvalidParameter`: JSON cannot hold it.
 
         `so_far` has the tokens that choices have already, by which a node goes on behind them, `ended` the choices that
         need no more, `seed` the one that another node has drawn. Whoever has given a seed gets the answer that it stands for: the
         node runs the tokens as they came, which takes longer. Nodes keep beginnings of prompts for each `tenant` apart, and share
-        their time fairly among them; they know one by a hash alone.
+        their time fairly among them, or among the `share` of each where there is no tenant; they know one by a hash alone.
         """
         fields = {**prompt, **self.settings}
         if tenant:
             fields["cache_salt"] = salt_of(tenant)
+        elif share:
+            fields["share"] = salt_of(share)
         if so_far is not None:
             fields.pop("echo", None)
             fields["so_far"] = {str(choice): list(ids) for choice, ids in so_far.items()}
