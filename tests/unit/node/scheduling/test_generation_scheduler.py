@@ -305,6 +305,27 @@ async def test_no_more_are_in_flight_than_may_be() -> None:
     await asyncio.to_thread(desk.scheduler.close)
 
 
+async def test_client_that_has_all_places_gives_one_to_another() -> None:
+    desk = Desk(most_in_flight=6)
+    desk.slots.is_open = False
+    crowd = [
+        desk.ask(prompt=[1, 2], max_tokens=50, share="crowd", is_parted=True) for _ in range(6)
+    ]
+    await until(lambda: bool(crowd[0].parts))
+    lone = [desk.ask(prompt=[1, 2], max_tokens=2, share="lone") for _ in range(2)]
+    assert [each.end.done() for each in crowd] == [False] * 4 + [True] * 2
+    assert isinstance(await crowd[5].error(), Overloaded)
+    with pytest.raises(Overloaded, match="6 requests are in flight"):
+        desk.ask(prompt=[1, 2], max_tokens=2, share="crowd")
+    with pytest.raises(Overloaded):  # nobody of the crowd waits any more
+        desk.ask(prompt=[1, 2], max_tokens=2, share="third")
+    desk.slots.is_open = True
+    desk.slots.gate.release(1000)
+    for each in (*lone, *crowd[:4]):
+        await each.pieces()
+    await asyncio.to_thread(desk.scheduler.close)
+
+
 async def test_calls_of_one_client_that_wait_to_be_read_do_not_keep_others_waiting(
     desk: Desk,
 ) -> None:

@@ -18,6 +18,7 @@ class GenerationCall:
 
     __slots__ = (
         "answer",
+        "client",
         "digest",
         "generations",
         "is_flushing",
@@ -27,6 +28,8 @@ class GenerationCall:
     )
 
     def __init__(self, tensor: Tensor, reading: Reading) -> None:
+        self.client = reading.client
+        """The one whose share it uses."""
         self.reading: Reading | None = reading
         """The bytes that are to be read; None once they are."""
         self.digest = request_digest((tensor,))

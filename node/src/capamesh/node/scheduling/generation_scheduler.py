@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -149,14 +150,18 @@ class GenerationScheduler(Scheduler):
             raise InvalidRequest(
                 "a language model keeps no sequences: send the whole chat, and leave the sequence out"
             )
-        if len(self._live) >= self._most_in_flight:
-            raise Overloaded(
-                f"{len(self._live)} requests are in flight, as many as this model takes; ask again later",
-                AGAIN_S,
-            )
         (tensor,) = request.inputs
         (raw,) = split_elements(tensor.data, 1)
         reading = Reading(request, raw, client_of(raw))
+        if len(self._live) >= self._most_in_flight:
+            full = Overloaded(
+                f"{len(self._live)} requests are in flight, as many as this model takes; ask again later",
+                AGAIN_S,
+            )
+            leaving = self._giving_way(request, reading.client)
+            if leaving is None:
+                raise full
+            self._fail(leaving, full)
         self._unread.put(reading)
         self._live[request] = GenerationCall(tensor, reading)
         request.inputs = ()
@@ -252,6 +257,18 @@ class GenerationScheduler(Scheduler):
             most_tokens=0 if load is None else load.pool_tokens,
             kept_tokens=0 if load is None else load.kept_tokens,
         )
+
+    def _giving_way(self, request: PendingRequest, client: str) -> PendingRequest | None:
+        """Return whose place `request` may have: the newest of the client that has most, if it has begun no answer; None: nobody's."""
+        counts = Counter(call.client for call in self._live.values())
+        crowd, most = counts.most_common(1)[0]
+        if most <= counts[client] + 1:
+            return None
+        for other in reversed(self._live):
+            if self._live[other].client == crowd and not other.steps:
+                is_behind = (other.is_bulk, other.priority) >= (request.is_bulk, request.priority)
+                return other if is_behind else None
+        return None
 
     # reading, in a thread
 
