@@ -61,8 +61,10 @@ class Caller:
         transport, answered = await loop.create_connection(lambda: _Answer(begun, at), host, port)
         self.started = time.perf_counter()
         transport.write(request_of(host, self._model, prompt, answer, **streamed, **self._more))
-        await answered.ended
-        transport.close()
+        try:
+            await answered.ended
+        finally:
+            transport.close()
         for moment, said in answered.events():
             self._take(moment, said)
         if self.tokens != answer:

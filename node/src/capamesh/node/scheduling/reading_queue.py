@@ -15,7 +15,7 @@ MOST_BYTES: Final = 64 * 2**20
 MOST_CLIENT_BYTES: Final = 16 * 2**20
 """The most of these of one client (guess: a dozen of the longest calls)."""
 OLDEST_OF: Final = 4
-"""Of so many calls that are taken, one is its client's oldest, and the others are the shortest (guess)."""
+"""The number of calls taken of which one is its client's oldest, and the others the shortest (guess)."""
 AGAIN_S: Final = 1.0
 
 
