@@ -67,10 +67,11 @@ class GenerationTokenizer:
         self._longest = max(map(len, made.get_vocab(with_added_tokens=True)), default=1)
         """The most characters of a token."""
         added: dict[int, Any] = made.get_added_tokens_decoder()
-        self._control = frozenset([token for token, each in added.items() if each.special]).union(
-            ends
+        ending = frozenset(ends)
+        self._control = frozenset(
+            [token for token, each in added.items() if each.special or token in ending]
         )
-        self.marks = ControlMarks([made.id_to_token(token) or "" for token in self._control])
+        self.marks = ControlMarks([added[token].content for token in self._control])
         self._breaking: _Breaking | None = None
         self._lock = threading.Lock()
 
