@@ -47,3 +47,16 @@ async def test_policy_that_cannot_be_made_gives_the_permit_back() -> None:
     with pytest.raises(Exception, match="no-such-policy"):
         await fleet.infer(call(), RoutingOptions(policy="no-such-policy"), 30.0)
     assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_share_is_of_who_names_no_tenant_alone() -> None:
+    fleet = Fleet([echo])
+    for options in (
+        NO_OPTIONS,
+        RoutingOptions(share="10.0.0.1"),
+        RoutingOptions(share="10.0.0.2"),
+        RoutingOptions(tenant="lab", share="10.0.0.3"),
+    ):
+        await fleet.infer(call(), options, 30.0)
+    assert sorted(controller(fleet).fair._idle) == ["", "10.0.0.1", "10.0.0.2", "lab"]
