@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 from capamesh.node.worker import sandbox
-from capamesh.node.worker.sandbox import landlock, seccomp
+from capamesh.protocol.sandbox import landlock, seccomp
 
 LINUX_ONLY = pytest.mark.skipif(sys.platform != "linux", reason="its parts are Linux's")
 LANDLOCK_ONLY = pytest.mark.skipif(
     not landlock.version(), reason="this kernel has no Landlock, or it is turned off"
 )
 SECCOMP_ONLY = pytest.mark.skipif(
-    sys.platform != "linux" or not seccomp.program(platform.machine(), 1, is_gpu=False),
+    sys.platform != "linux" or not seccomp.program(platform.machine(), 1, ()),
     reason="calls are known of x86-64 and aarch64 Linux alone",
 )
 
@@ -190,7 +190,7 @@ def test_sandbox_reports_what_the_kernel_lacks_and_the_rest_holds(home: Path) ->
     code = CLOSED.replace(
         "from capamesh.node.worker import sandbox\n",
         "from capamesh.node.worker import sandbox\n"
-        "from capamesh.node.worker.sandbox import landlock\n"
+        "from capamesh.protocol.sandbox import landlock\n"
         "landlock.version = lambda: 0\n",
     )
     done = subprocess.run(
@@ -208,10 +208,12 @@ def test_sandbox_reports_what_the_kernel_lacks_and_the_rest_holds(home: Path) ->
     assert found["key"] == "'there'"
 
 
-@pytest.mark.parametrize("is_gpu", [False, True])
+@pytest.mark.parametrize(
+    "families", [(), seccomp.NET_FAMILIES, (*seccomp.NET_FAMILIES, seccomp.UNIX)]
+)
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-def test_every_jump_of_the_filter_ends_within_it(machine: str, is_gpu: bool) -> None:
-    code = list(struct.iter_unpack("<HBBI", seccomp.program(machine, 1234, is_gpu=is_gpu)))
+def test_every_jump_of_the_filter_ends_within_it(machine: str, families: tuple[int, ...]) -> None:
+    code = list(struct.iter_unpack("<HBBI", seccomp.program(machine, 1234, families)))
     assert 0 < len(code) < 4096  # BPF_MAXINSNS
     for at, (kind, if_true, if_false, _) in enumerate(code):
         if kind & 0x07 == 0x05:  # BPF_JMP
@@ -220,4 +222,4 @@ def test_every_jump_of_the_filter_ends_within_it(machine: str, is_gpu: bool) -> 
 
 
 def test_machine_that_is_not_known_has_no_filter() -> None:
-    assert seccomp.program("riscv64", 1234, is_gpu=False) == b""
+    assert seccomp.program("riscv64", 1234, ()) == b""

@@ -6,10 +6,10 @@ of a victim: that takes all requests of all models with it.
 
 from __future__ import annotations
 
-import resource
-import sys
 from pathlib import Path
 from typing import Final
+
+from capamesh.protocol.sandbox.memory import limit_memory
 
 MIB: Final = 1024 * 1024
 RESERVE_SHARE: Final = 0.1
@@ -47,31 +47,7 @@ def messages_bytes(budget: int) -> int:
 
 
 def hold_to(budget: int, *, proc: Path = Path("/proc/self")) -> int:
-    """Limit what this process may allocate to what it has, `budget` and some slack; return the limit in bytes, 0: none.
-
-    The kernel counts private writable memory, the stacks of threads among it. A lower limit that is there stays.
-    """
-    if sys.platform != "linux" or not budget:
+    """Limit what this process may allocate to what it has, `budget` and some slack; return the limit in bytes, 0: none."""
+    if not budget:
         return 0
-    data_bytes = _data_bytes(proc)
-    if not data_bytes:
-        return 0
-    limit = data_bytes + budget + max(LIMIT_SLACK_BYTES, int(SLACK_SHARE * budget))
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    for known in (soft, hard):
-        if known != resource.RLIM_INFINITY:
-            limit = min(limit, known)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
-    return limit
-
-
-def _data_bytes(proc: Path) -> int:
-    """Return the private writable memory of this process, as `RLIMIT_DATA` counts it; 0: it is not told."""
-    try:
-        lines = (proc / "status").read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return 0
-    for line in lines:
-        if line.startswith("VmData:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    return limit_memory(budget + max(LIMIT_SLACK_BYTES, int(SLACK_SHARE * budget)), proc=proc)

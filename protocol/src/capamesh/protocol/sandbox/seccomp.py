@@ -1,7 +1,6 @@
-"""Takes system calls from this process that a worker never needs. IO: system calls, by ctypes; Linux alone.
+"""Takes system calls from this process that a closed one never needs. IO: system calls, by ctypes; Linux alone.
 
-A worker runs native code on models and requests of strangers. What gets hold of it shall find no way to start a
-program, to look into another process, or to reach the parts of the kernel that are seldom used and often broken.
+It runs native code on what strangers wrote. What gets hold of it shall find no way to start a program, to look into another process, or to reach the parts of the kernel that are seldom used and often broken.
 """
 
 from __future__ import annotations
@@ -12,7 +11,10 @@ import os
 import platform
 import struct
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _X86_64: Final = ("x86_64", 0xC000_003E, 317)
 _AARCH64: Final = ("aarch64", 0xC000_00B7, 277)
@@ -100,10 +102,10 @@ _KILL_CALLS: Final = ((62, 129), (234, 131))
 """kill and tgkill, whose first argument is the process: it may signal itself, as abort and Python's exit do."""
 _PRLIMIT: Final = (302, 261)
 _CLONE_THREAD: Final = 0x0001_0000
-_FAMILIES: Final = (2, 10, 16)
+NET_FAMILIES: Final = (2, 10, 16)
 """AF_INET, AF_INET6, and AF_NETLINK, by which the C library learns of addresses."""
-_UNIX: Final = 1
-"""AF_UNIX: services of the machine that start programs listen there. CUDA's MPS does, too; a socketpair is another call."""
+UNIX: Final = 1
+"""AF_UNIX: services of the machine that start programs listen there. A socketpair is another call."""
 _X32: Final = 0x4000_0000
 """Numbers of x86-64's second set of calls begin here."""
 
@@ -128,10 +130,10 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
 
 
-def program(machine: str, pid: int, *, is_gpu: bool) -> bytes:
+def program(machine: str, pid: int, socket_families: Iterable[int]) -> bytes:
     """Return the filter of process `pid` on a machine, as the kernel takes it; nothing where that is not known here.
 
-    `is_gpu`: CUDA may connect to Unix sockets.
+    `socket_families` are those of the sockets that it may make.
     """
     known = (_X86_64, _AARCH64)
     at = next((at for at, one in enumerate(known) if one[0] == machine), None)
@@ -166,7 +168,7 @@ def program(machine: str, pid: int, *, is_gpu: bool) -> bytes:
         (_RETURN, 0, 0, _REFUSE),
         (_RETURN, 0, 0, _ALLOW),
     ]
-    families = (*_FAMILIES, _UNIX) if is_gpu else _FAMILIES
+    families = tuple(socket_families)
     code += [
         (_EQUAL, 0, 4, _CLONE[at]),
         (_LOAD, 0, 0, _FIRST_ARGUMENT_AT),
@@ -181,15 +183,15 @@ def program(machine: str, pid: int, *, is_gpu: bool) -> bytes:
     return b"".join(struct.pack("<HBBI", *one) for one in code)
 
 
-def filter_calls(*, is_gpu: bool) -> str:
+def filter_calls(socket_families: Iterable[int]) -> str:
     """Filter the calls of all threads of this process, for good; return why that cannot be, "" where it is done.
 
-    The process must have given up new privileges. `is_gpu`: as `program`.
+    The process must have given up new privileges. `socket_families`: as `program`.
     """
     if sys.platform != "linux":
         return f"{sys.platform} has none"
     machine = platform.machine()
-    code = program(machine, os.getpid(), is_gpu=is_gpu)
+    code = program(machine, os.getpid(), socket_families)
     if not code:
         return f"it has no list of calls for {machine}"
     libc = ctypes.CDLL(None, use_errno=True)

@@ -69,9 +69,9 @@ class Allowed:
     """The paths that may be read, and in which files and folders may be made, changed and removed."""
     devices: tuple[Path, ...]
     """The paths that may be read, written and spoken to by ioctl."""
-    port: int
-    """The TCP port to listen on; 0: any that the kernel chooses."""
-    may_connect: bool
+    port: int | None = None
+    """The TCP port to listen on; 0: any that the kernel chooses; None: it listens on none."""
+    may_connect: bool = False
     """True if TCP connections may be opened."""
 
 
@@ -105,7 +105,7 @@ def restrict(allowed: Allowed) -> str:
         _allow(rules, allowed.read, _READ & known)
         _allow(rules, allowed.written, writes)
         _allow(rules, allowed.devices, (_READ | _WRITE_FILE | _IOCTL_DEVICE) & known)
-        if net:
+        if net and allowed.port is not None:
             _call(_ADD_RULE, rules, _PORT, ctypes.byref(_NetPort(_BIND, allowed.port)), 0)
         if _call(_RESTRICT, rules, 0):
             return f"the kernel refuses it ({_error()})"
