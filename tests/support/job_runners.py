@@ -23,7 +23,7 @@ from capamesh.router.jobs.inputs.opening import open_planned, open_reader
 from capamesh.router.jobs.inputs.reader import Reader
 from capamesh.router.jobs.outputs.sink import LocalSink, Sink
 from capamesh.router.jobs.planner import Planner
-from capamesh.router.jobs.running.files import JobFiles
+from capamesh.router.jobs.readers.reading import InThread, ReadHere
 from capamesh.router.jobs.running.runner import Runner
 from capamesh.router.jobs.spec import InputFormat, InputSpec, JobSpec, OutputSpec
 from capamesh.router.jobs.states import ENDED
@@ -71,10 +71,11 @@ class InlineStore(StoreThread):
         self._database.engine.dispose()
 
 
-class Files(JobFiles):
+class Files(ReadHere):
     """Local files, of which a test may take the place of some."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, in_thread: InThread, clock: Callable[[], float]) -> None:
+        super().__init__(ANYWHERE, in_thread, clock)
         self.folder = folder
         self.reader_of: Callable[[Job], Reader] = lambda job: open_planned(job, ANYWHERE)
         self.sink_of: Callable[[Job], Sink] = lambda job: LocalSink(folder, job.id)
@@ -85,7 +86,6 @@ class Files(JobFiles):
         self.opened += 1
         return self.reader_of(job)
 
-    @override
     def sink(self, job: Job) -> Sink:
         return self.sink_of(job)
 
@@ -98,7 +98,7 @@ class Rig:
         self.thread = InlineStore(folder / "jobs.db")
         self.store = JobStore(self.thread, wall_s)
         self.nodes = nodes or FakeNodes()
-        self.files = Files(folder)
+        self.files = Files(folder, self.in_thread, lambda: asyncio.get_running_loop().time())  # type: ignore[arg-type] - a coroutine is awaitable
         self.log = NullLog()
         self.thread_s = 0.0
         """Seconds that reading and writing take."""
@@ -116,8 +116,9 @@ class Rig:
         name = f"router {len(self.routers)}"
         runner = Runner(
             store,
-            Planner(store, ANYWHERE, clock),
+            Planner(store, self.files),
             self.files,
+            self.files.sink,
             self.nodes,
             owner=name,
             clock=clock,

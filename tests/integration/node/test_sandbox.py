@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from capamesh.node.worker import sandbox
+from capamesh.protocol import sandbox as protocol_sandbox
 from capamesh.protocol.sandbox import landlock, seccomp
 
 LINUX_ONLY = pytest.mark.skipif(sys.platform != "linux", reason="its parts are Linux's")
@@ -131,7 +132,7 @@ def test_no_folder_that_the_data_folder_is_in_is_granted_whole(tmp_path: Path) -
     private = tmp_path / "opt/x/data"
     for name in ("opt/x/data/cache", "opt/x/lib", "opt/other", "usr"):
         (tmp_path / name).mkdir(parents=True)
-    granted = sandbox._apart_from(private, (tmp_path / "opt", tmp_path / "usr", private))
+    granted = protocol_sandbox.apart_from(private, (tmp_path / "opt", tmp_path / "usr", private))
     assert set(granted) == {tmp_path / "opt/other", tmp_path / "opt/x/lib", tmp_path / "usr"}
 
 

@@ -59,8 +59,12 @@ class Child:
         silent_limit_s: float = 10.0,
         stop_grace_s: float = _STOP_GRACE_S,
         inherited: Sequence[int] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        """`inherited` are the numbers of descriptors that the child has too, besides its channel's."""
+        """`inherited` are the numbers of descriptors that the child has too, besides its channel's.
+
+        `environment` is the child's; None: it is this process's.
+        """
         self.name = name
         self._argv = tuple(argv)
         self._opening = opening
@@ -73,6 +77,7 @@ class Child:
         self._silent_limit_s = silent_limit_s
         self._stop_grace_s = stop_grace_s
         self._inherited = tuple(inherited)
+        self._environment = environment
         self._process: asyncio.subprocess.Process | None = None
         self._channel: AsyncioChannel | None = None
         self._restart_reason = ""
@@ -164,6 +169,7 @@ class Child:
             str(channel_fd),
             pass_fds=(channel_fd, *self._inherited),
             stdin=asyncio.subprocess.DEVNULL,
+            env=self._environment,
             # A Ctrl-C in the terminal reaches the owner alone, which then decides.
             start_new_session=True,
         )

@@ -98,12 +98,20 @@ def test_limits_come_of_the_machine_unless_they_are_given(tmp_path: object) -> N
 
 
 def test_container_s_memory_is_what_there_is(tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("cgroup")
-    limit, none = folder / "max", folder / "none"
-    limit.write_text(f"{2**30}\n")
-    none.write_text("max\n")
-    assert memory_bytes((str(limit), str(none), "/nowhere")) == 2**30
-    assert memory_bytes((str(none), "/nowhere")) == memory_bytes(())
+    root = tmp_path_factory.mktemp("root")
+    machine = memory_bytes(root)
+    group = root / "sys/fs/cgroup/system.slice/router.service"
+    group.mkdir(parents=True)
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text("0::/system.slice/router.service\n")
+    (group / "memory.max").write_text("max\n")
+    assert memory_bytes(root) == machine
+    (group.parent / "memory.max").write_text(f"{2**29}\n")
+    assert memory_bytes(root) == 2**29
+    (root / "sys/fs/cgroup/memory/a").mkdir(parents=True)
+    (root / "sys/fs/cgroup/memory/a/memory.limit_in_bytes").write_text(f"{2**28}\n")
+    (root / "proc/self/cgroup").write_text("9:cpu,memory:/a\n")
+    assert memory_bytes(root) == 2**28
 
 
 def test_two_full_sites_that_connect_in_turn_are_looked_through_once_in_a_while() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from job_desk import PINNED, Clock
@@ -15,6 +16,8 @@ from capamesh.router.jobs.inputs.limits import ShardLimits
 from capamesh.router.jobs.inputs.opening import open_planned
 from capamesh.router.jobs.inputs.source import LocalFile
 from capamesh.router.jobs.planner import TRIES, Planner
+from capamesh.router.jobs.readers import reading as readings
+from capamesh.router.jobs.readers.reading import ReadHere
 from capamesh.router.jobs.spec import InputFormat, InputSpec, JobSpec, OutputSpec
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store import job_store
@@ -32,6 +35,10 @@ LIMIT_S = 120.0
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for the disk as long as it takes."""
     monkeypatch.setattr(job_store, "PATIENCE_S", LIMIT_S)
+
+
+async def in_thread(function: Callable[[], Any]) -> Any:
+    return function()
 
 
 class FailingThread(StoreThread):
@@ -60,7 +67,7 @@ class Planned:
         self.thread = FailingThread(folder / "jobs.db", self.clock)
         self.thread.start()
         self.store = JobStore(self.thread, self.clock)
-        self.planner = Planner(self.store, ANYWHERE, lambda: 0.0, self._rest)
+        self.planner = Planner(self.store, ReadHere(ANYWHERE, in_thread, lambda: 0.0), self._rest)
 
     async def _rest(self, seconds: float) -> None:
         self.rests.append(seconds)
@@ -102,7 +109,7 @@ async def test_input_becomes_a_running_job(tmp_path: Path, planned: Planned) -> 
 async def test_plan_is_added_in_pieces(
     tmp_path: Path, planned: Planned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planners, "MAX_ADDED", 4)
+    monkeypatch.setattr(readings, "PIECE_RANGES", 4)
     job = await planned.submitted(lines(tmp_path, 10))
     done = await planned.planner.plan(job, 1, ShardLimits(1))
     assert done is not None
@@ -112,7 +119,9 @@ async def test_plan_is_added_in_pieces(
 async def test_slow_input_is_added_as_it_comes(tmp_path: Path, planned: Planned) -> None:
     job = await planned.submitted(lines(tmp_path, 4))
     ticks = iter(range(0, 1000, 10))
-    planner = Planner(planned.store, ANYWHERE, lambda: float(next(ticks)), planned._rest)
+    planner = Planner(
+        planned.store, ReadHere(ANYWHERE, in_thread, lambda: float(next(ticks))), planned._rest
+    )
     done = await planner.plan(job, 1, ShardLimits(1))
     assert done is not None
     assert done.shards == 4
@@ -132,7 +141,7 @@ async def test_router_that_lost_the_lease_stops(tmp_path: Path, planned: Planned
 async def test_store_that_fails_for_a_while_is_asked_again(
     tmp_path: Path, planned: Planned, fails: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planners, "MAX_ADDED", 2)
+    monkeypatch.setattr(readings, "PIECE_RANGES", 2)
     job = await planned.submitted(lines(tmp_path, 5))
     planned.thread.fails = iter([fails, "", fails, fails, "", ""])
     done = await planned.planner.plan(job, 1, ShardLimits(1))

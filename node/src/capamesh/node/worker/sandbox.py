@@ -7,7 +7,6 @@ member's key file, start a program or reach into another process. Where the kern
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -42,7 +41,7 @@ def close(
     _write_to_cache(cache_folder)
     held, missing = sandbox.close(
         Allowed(
-            libraries=_apart_from(secret.parent.resolve(), sandbox.libraries()),
+            libraries=sandbox.apart_from(secret.parent.resolve(), sandbox.libraries()),
             read=(models_folder, *sandbox.paths(*sandbox.SYSTEM_FILES)),
             written=(cache_folder, *(sandbox.paths(*_GPU_FOLDERS) if is_gpu else ())),
             devices=(Path("/dev/null"), *(sandbox.paths(*_GPU_DEVICES) if is_gpu else ())),
@@ -55,18 +54,6 @@ def close(
     if _is_readable(secret):
         missing.append("the member's key can be read")
     return ", ".join(held or ["none"]) + "".join(f"; {one}" for one in missing)
-
-
-def _apart_from(private: Path, paths: tuple[Path, ...]) -> tuple[Path, ...]:
-    """Return the paths; in the place of one that the private folder is in, what else is there."""
-    found: list[Path] = []
-    for path in paths:
-        if not private.is_relative_to(path.resolve()):
-            found.append(path)
-        elif path.resolve() != private:
-            with suppress(OSError):
-                found += _apart_from(private, tuple(path.iterdir()))
-    return tuple(found)
 
 
 def _write_to_cache(cache_folder: Path) -> None:

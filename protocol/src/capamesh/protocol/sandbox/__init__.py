@@ -10,6 +10,7 @@ import glob
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,7 @@ from capamesh.protocol.sandbox.landlock import Allowed, restrict, version
 from capamesh.protocol.sandbox.privileges import give_up
 from capamesh.protocol.sandbox.seccomp import filter_calls
 
-__all__ = ["Allowed", "close", "libraries", "paths", "version"]
+__all__ = ["Allowed", "apart_from", "close", "libraries", "paths", "version"]
 
 SYSTEM_FILES: Final = (
     "/proc",  # of other processes it shows what everybody may see: Landlock keeps from the rest
@@ -72,6 +73,18 @@ def libraries() -> tuple[Path, ...]:
 def paths(*patterns: str) -> tuple[Path, ...]:
     """Return the paths that there are of some absolute ones, in which `*` may stand."""
     return tuple(Path(found) for pattern in patterns for found in glob.glob(pattern))  # noqa: PTH207 - absolute ones
+
+
+def apart_from(private: Path, paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Return the paths; in the place of one that the private folder is in, what else is there."""
+    found: list[Path] = []
+    for path in paths:
+        if not private.is_relative_to(path.resolve()):
+            found.append(path)
+        elif path.resolve() != private:
+            with suppress(OSError):
+                found += apart_from(private, tuple(path.iterdir()))
+    return tuple(found)
 
 
 def _threads() -> int:

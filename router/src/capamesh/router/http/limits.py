@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,10 +23,6 @@ USUAL_CONNECTIONS: Final = 4096
 """The usual number of connections (guess: some 20 KB each, with what the kernel has for it)."""
 HANDSHAKES_PER: Final = 4
 """There may be one TLS handshake under way for so many connections (guess)."""
-_CGROUPS: Final = (
-    "/sys/fs/cgroup/memory.max",
-    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +88,29 @@ def networks_of(proxies: tuple[str, ...]) -> tuple[Network, ...]:
     return tuple(networks)
 
 
-def memory_bytes(cgroups: tuple[str, ...] = _CGROUPS) -> int:
-    """Return the memory that this process may have: its container's, or the machine's."""
+def memory_bytes(root: Path = Path("/")) -> int:
+    """Return the memory that this process may have: that of its control groups (v2, or v1), or the machine's."""
     most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for file in cgroups:
+    for file in _memory_limits(root):
         try:
-            text = Path(file).read_text("ascii").strip()
+            text = file.read_text("ascii").strip()
         except (OSError, ValueError):
             continue
         if text.isdecimal():
             most = min(most, int(text))
     return most
+
+
+def _memory_limits(root: Path) -> Iterator[Path]:
+    """Yield the files that may have a limit of this process's group, or of one above it, which in a container are at the mount's top."""
+    mounts = {"": (root / "sys/fs/cgroup", "memory.max")}
+    mounts["memory"] = (root / "sys/fs/cgroup/memory", "memory.limit_in_bytes")
+    groups = dict.fromkeys(mounts, "")
+    with suppress(OSError, ValueError):
+        for line in (root / "proc/self/cgroup").read_text("utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            groups |= {each: path for each in controllers.split(",") if each in mounts}
+    for kind, (mount, name) in mounts.items():
+        parts = [part for part in groups[kind].split("/") if part not in {"", ".", ".."}]
+        for count in range(len(parts) + 1):
+            yield mount.joinpath(*parts[:count], name)

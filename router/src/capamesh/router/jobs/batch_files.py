@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Final
 from capamesh.protocol.errors import CapameshError, JobsUnavailable, OutputFailed, Overloaded
 from capamesh.protocol.schema import Mismatch, json_value, read
 from capamesh.router.jobs.endpoints import ENDPOINTS
-from capamesh.router.jobs.inputs.requests import names_of
 from capamesh.router.jobs.outputs.answers import error_line, undone_line
 from capamesh.router.jobs.places import RESULTS_FOLDER
 from capamesh.router.jobs.states import JobState
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
     from capamesh.router.jobs.batches import Batch
     from capamesh.router.jobs.places import Places
+    from capamesh.router.jobs.readers.reading import InputReading
     from capamesh.router.jobs.store.job_store import JobStore
     from capamesh.router.jobs.uploads.uploads import Upload, Uploads
     from capamesh.router.jobs.values import Manifest, Part
@@ -66,6 +66,7 @@ class BatchFiles:
         store: JobStore,
         places: Places,
         uploads: Uploads,
+        reading: InputReading,
         clock: Callable[[], float],
         log: FilteringBoundLogger,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -74,6 +75,7 @@ class BatchFiles:
         self._store = store
         self._places = places
         self._uploads = uploads
+        self._reading = reading
         self._clock = clock
         self._log = log
         self._sleep = sleep
@@ -96,7 +98,9 @@ class BatchFiles:
         if taken is None:
             return False
         batch, token = taken
-        making = _Making(batch, token, self._store, self._places, self._uploads, self._clock)
+        making = _Making(
+            batch, token, self._store, self._places, self._uploads, self._reading, self._clock
+        )
         try:
             await making.run()
         except LeaseLost:
@@ -118,6 +122,7 @@ class _Making:
         store: JobStore,
         places: Places,
         uploads: Uploads,
+        reading: InputReading,
         clock: Callable[[], float],
     ) -> None:
         self._batch = batch
@@ -125,6 +130,7 @@ class _Making:
         self._store = store
         self._places = places
         self._uploads = uploads
+        self._reading = reading
         self._clock = clock
         self._renew_s = clock() + RENEW_S
 
@@ -208,13 +214,13 @@ class _Making:
             return
         from_row = 0
         with suppress(CapameshError):
-            source = self._places.source(job.spec.input.url, job.tenant)
             while found := await self._store.batches.undone(job.id, from_row):
                 for each in found:
-                    names = names_of(source, each)
-                    lines = (undone_line(number, name, *reason) for number, name in names)
-                    while some := await in_thread(partial(_joined, lines)):
-                        await errors.write(some)
+                    names = self._reading.names(job.spec.input, job.tenant, each)
+                    async with aclosing(names):
+                        async for some in names:
+                            lines = [undone_line(number, name, *reason) for number, name in some]
+                            await errors.write(b"".join(lines))
                 from_row = found[-1].first_row + 1
 
 

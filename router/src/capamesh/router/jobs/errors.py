@@ -20,4 +20,9 @@ __all__ = [
     "JobsUnavailable",
     "OutputFailed",
     "PlaceUnavailable",
+    "ReaderEnded",
 ]
+
+
+class ReaderEnded(InputInvalid):
+    """The process that read an input ended over it: what the file says takes more memory or time than is given, or breaks a library."""

@@ -1,4 +1,4 @@
-"""Plans a job: reads its input once, under the lease of the plan, and adds its shards to the store. IO: the input, in a thread; the store.
+"""Plans a job: reads its input once, under the lease of the plan, and adds its shards to the store. IO: the input; the store.
 
 A plan is added in pieces, each of which renews the lease, so that one router plans however large the input is; whoever loses the
 lease stops. What is wrong with the input ends the job; a store that fails is asked again for a while, and then the plan is left to
@@ -8,23 +8,19 @@ whoever leases it next.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from functools import partial
 from typing import Final, TypeVar
 
 from capamesh.protocol.errors import ConfigError, InvalidRequest, Overloaded
-from capamesh.router.jobs.errors import InputChanged, JobsUnavailable, PlaceUnavailable
+from capamesh.router.jobs.errors import InputChanged, JobsUnavailable, PlaceUnavailable, ReaderEnded
 from capamesh.router.jobs.inputs.limits import ShardLimits
-from capamesh.router.jobs.inputs.opening import open_reader
-from capamesh.router.jobs.inputs.reader import Reader
-from capamesh.router.jobs.inputs.rows import columns_of
-from capamesh.router.jobs.inputs.source import Sources
+from capamesh.router.jobs.readers.reading import InputReading
 from capamesh.router.jobs.store.job_store import JobStore
-from capamesh.router.jobs.store.plan_operations import MAX_ADDED, MAX_SHARDS
-from capamesh.router.jobs.values import Job, RowRange
+from capamesh.router.jobs.store.plan_operations import MAX_SHARDS
+from capamesh.router.jobs.values import Job
 
-PIECE_S: Final = 2.0
-"""Seconds after which a piece of a plan is added, however short it is: less than half of a lease."""
 TRIES: Final = 5
 """The times that the store is asked for one thing."""
 REST_S: Final = 1.0
@@ -39,14 +35,11 @@ class Planner:
     def __init__(
         self,
         store: JobStore,
-        sources: Sources,
-        clock: Callable[[], float],
+        reading: InputReading,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`clock` is one that never goes back, in seconds."""
         self._store = store
-        self._sources = sources
-        self._clock = clock
+        self._reading = reading
         self._sleep = sleep
 
     async def plan(self, job: Job, token: int, limits: ShardLimits) -> Job | None:
@@ -57,17 +50,20 @@ class Planner:
         Raises `JobsUnavailable` when the store fails again and again.
         """
         try:
-            reader, fingerprint = await asyncio.to_thread(self._opened, job)
-            ranges = reader.ranges(limits)
-            added = 0
-            while piece := await asyncio.to_thread(self._next_piece, ranges):
-                if added + len(piece) > MAX_SHARDS:
-                    words = f"the input makes more than {MAX_SHARDS} shards, the most that a job may have; make several jobs of it"
-                    return await self._failed(job, token, words)
-                add = partial(self._store.add_shards, job.id, token, added, piece)
-                if not await self._patiently(add):
-                    return None
-                added += len(piece)
+            fingerprint, added = "", 0
+            plan = self._reading.plan(job.spec.input, job.tenant, limits)
+            async with aclosing(plan):
+                async for fingerprint, piece in plan:  # noqa: B007 - it is the same in all
+                    if added + len(piece) > MAX_SHARDS:
+                        words = f"the input makes more than {MAX_SHARDS} shards, the most that a job may have; make several jobs of it"
+                        return await self._failed(job, token, words)
+                    add = partial(self._store.add_shards, job.id, token, added, piece)
+                    if piece and not await self._patiently(add):
+                        return None
+                    added += len(piece)
+        except ReaderEnded as exc:
+            words = exc.message
+            return await self._patiently(lambda: self._store.lose_plan(job.id, token, words))
         except (InvalidRequest, InputChanged, ConfigError) as exc:
             return await self._failed(job, token, exc.message)
         except PlaceUnavailable as exc:
@@ -79,16 +75,6 @@ class Planner:
     async def _failed(self, job: Job, token: int, words: str) -> Job | None:
         return await self._patiently(lambda: self._store.fail_plan(job.id, token, words))
 
-    def _next_piece(self, ranges: Iterator[RowRange]) -> list[RowRange]:
-        """Return the ranges that can be had in `PIECE_S`, one at least; none: there are no more."""
-        piece: list[RowRange] = []
-        until_s = self._clock() + PIECE_S
-        for each in ranges:
-            piece.append(each)
-            if len(piece) == MAX_ADDED or self._clock() >= until_s:
-                break
-        return piece
-
     async def _patiently(self, ask: Callable[[], Awaitable[_Result]]) -> _Result:
         for left in reversed(range(TRIES)):
             try:
@@ -98,8 +84,3 @@ class Planner:
                     raise
                 await self._sleep(REST_S)
         raise AssertionError("the last try returns or raises")
-
-    def _opened(self, job: Job) -> tuple[Reader, str]:
-        reader = open_reader(job.spec.input, job.tenant, self._sources)
-        reader.check_columns(columns_of(job.spec.input))
-        return reader, reader.fingerprint()

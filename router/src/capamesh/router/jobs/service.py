@@ -1,4 +1,4 @@
-"""The jobs of a router as its routes use them: submitted, looked up, moved. IO: the store; looks at inputs in threads.
+"""The jobs of a router as its routes use them: submitted, looked up, moved. IO: the store, and what looks at inputs.
 
 The store is opened when it is first needed, for most routers have no job and are to read no database in.
 """
@@ -8,18 +8,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from capamesh.protocol.errors import ConfigError, InvalidRequest, Overloaded, Unsupported
 from capamesh.router.jobs.errors import InputInvalid, JobsUnavailable
 from capamesh.router.jobs.following import Following
-from capamesh.router.jobs.inputs.likely_rows import likely_rows
-from capamesh.router.jobs.inputs.opening import open_reader
-from capamesh.router.jobs.inputs.rows import columns_of
 from capamesh.router.jobs.reading import PartReading
-from capamesh.router.jobs.spec import InputFormat, JobSpec
+from capamesh.router.jobs.spec import JobSpec
 from capamesh.router.jobs.standing import JobRunner, NoRunner
 from capamesh.router.jobs.submitting import pinned, spec_of, within_scope
 from capamesh.router.jobs.values import JobId
@@ -29,20 +25,17 @@ if TYPE_CHECKING:
     from capamesh.router.access.keys import Key
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.jobs.places import Places
+    from capamesh.router.jobs.readers.reading import InputReading
     from capamesh.router.jobs.standing import Progress
     from capamesh.router.jobs.store.job_store import JobStore
     from capamesh.router.jobs.values import Job, Pinned
 
 LOOK_S: Final = 10.0
 """Seconds that a look at an input may take before its job is refused (guess: a store of objects that is far away)."""
-LOOKS: Final = 4
-"""The most inputs that are looked at at once: one whose disk hangs keeps its thread."""
 MOST_WAITING: Final = 32
-"""The most inputs that wait for that."""
+"""The most inputs that are looked at, or wait for that."""
 NO_JOB: Final = JobId("job-")
 """Stands for a job that is not there yet."""
-
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +56,12 @@ class JobService:
         fleet: FleetView,
         places: Places,
         store: Callable[[], Awaitable[JobStore]],
+        looking: InputReading,
         *,
         clock: Callable[[], float],
         wall_s: Callable[[], float],
     ) -> None:
-        """`store` returns the store, and may open it first, or raise `ConfigError`.
+        """`store` returns the store, and may open it first, or raise `ConfigError`; `looking` looks at inputs.
 
         `clock` never goes back, `wall_s` is the time since 1970; both are in seconds.
         """
@@ -80,7 +74,7 @@ class JobService:
         self.following: Final = Following(self.store, self.views)
         self.reading: Final = PartReading()
         self._store = store
-        self._looking = ThreadPoolExecutor(LOOKS, "job input")
+        self._looking = looking
         self._waiting = 0
 
     async def store(self) -> JobStore:
@@ -123,53 +117,36 @@ class JobService:
 
     async def promise(self, spec: JobSpec, tenant: str) -> Promise:
         """Return what a job would take, once its input and its output were looked at; raises as `submit` for these."""
-        rows = await self._beside(lambda: self._look(spec, tenant))
+        rows = await self._look(spec, tenant)
         return Promise(rows, None if rows is None else self.runner.promise(spec, rows))
 
     def close(self) -> None:
-        """Look at no more inputs, and read no more results."""
+        """Read no more results."""
         self.reading.close()
-        self._looking.shutdown(wait=False, cancel_futures=True)
 
     def _standing(self, job: JobId) -> Progress | None:
         return self.runner.standing(job)
 
-    def _look(self, spec: JobSpec, tenant: str) -> int | None:
-        """Return how many rows an input seems to have. Runs in a thread."""
-        self.places.sink(spec.output.url, NO_JOB)
-        source = None
-        try:
-            if spec.input.format is not InputFormat.FOLDER:
-                source = self.places.source(spec.input.url, tenant)
-                source.stamp()  # a file that is not there is told before what is wrong in it
-            reader = open_reader(spec.input, tenant, self.places)
-            reader.check_columns(columns_of(spec.input))
-            return likely_rows(spec.input.format, reader, source)
-        except ConfigError as exc:  # a library is missing here
-            raise Unsupported(exc.message) from exc
-
-    async def _beside(self, look: Callable[[], _Result]) -> _Result:
-        """Return what is found in a thread. Raises what `look` raises, `Overloaded` or `InputInvalid` if it takes too long."""
+    async def _look(self, spec: JobSpec, tenant: str) -> int | None:
+        """Return how many rows an input seems to have. Raises `Overloaded`, `InputInvalid` if it takes too long, or what is wrong with it."""
         if self._waiting >= MOST_WAITING:
             raise Overloaded(
                 f"{self._waiting} jobs are being submitted, the most that may be at once; try again",
                 1.0,
             )
         self._waiting += 1
-        future = asyncio.get_running_loop().run_in_executor(self._looking, look)
-        future.add_done_callback(self._looked)
-        done, _ = await asyncio.wait({future}, timeout=LOOK_S)
-        if not done:
-            future.cancel()
+        try:
+            async with asyncio.timeout(LOOK_S):
+                await asyncio.to_thread(self.places.sink, spec.output.url, NO_JOB)
+                return await self._looking.look(spec.input, tenant)
+        except TimeoutError:
             raise InputInvalid(
                 f"the input was not read within {LOOK_S:g} s; look whether its disk or its store can be reached"
-            )
-        return future.result()
-
-    def _looked(self, future: asyncio.Future[_Result]) -> None:
-        self._waiting -= 1
-        if not future.cancelled():
-            future.exception()  # it is told, or nobody waits for it any more
+            ) from None
+        except ConfigError as exc:  # a library is missing here
+            raise Unsupported(exc.message) from exc
+        finally:
+            self._waiting -= 1
 
     def _check_deadline(self, spec: JobSpec, promise: Promise) -> None:
         if spec.deadline_s is None:

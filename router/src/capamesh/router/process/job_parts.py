@@ -22,9 +22,16 @@ from capamesh.router.http.files import FilesApi
 from capamesh.router.http.job_events import JobEventsApi
 from capamesh.router.http.job_results import JobResultsApi
 from capamesh.router.http.jobs import JobsApi
+from capamesh.router.http.limits import memory_bytes
 from capamesh.router.http.part_uploads import PartUploadsApi
 from capamesh.router.jobs.errors import JobsUnavailable
 from capamesh.router.jobs.places import Places
+from capamesh.router.jobs.readers.pool import Readers
+from capamesh.router.jobs.readers.process import ReaderProcess
+from capamesh.router.jobs.readers.reading import ReadHere
+from capamesh.router.jobs.readers.separate import ReadSeparately
+from capamesh.router.jobs.readers.words import reader_bytes
+from capamesh.router.jobs.running.threads import Threads
 from capamesh.router.jobs.service import JobService
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.uploads.folder import FileFolder
@@ -38,6 +45,7 @@ if TYPE_CHECKING:
 
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.http.route import Pages
+    from capamesh.router.jobs.readers.reading import InputReading, InThread
     from capamesh.router.jobs.running.nodes import Nodes
     from capamesh.router.jobs.store.file_store import FileStore
     from capamesh.router.jobs.store.job_store import JobStore
@@ -47,6 +55,9 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_S: Final = 1.0
 """Seconds between two looks whether another process has made the file of jobs: so soon its jobs are run here, too."""
+
+LOOK_THREADS: Final = 4
+"""The threads that give bytes of inputs to those who look at them before their job is taken: one whose disk hangs keeps its thread."""
 
 COUNT_EVERY_S: Final = 15.0
 """Seconds between two looks how many jobs there are (guess: as often as Prometheus asks)."""
@@ -156,6 +167,7 @@ class JobParts:
         self._settings = settings
         self._log = log
         self._store: OpenedStore | None = None
+        self._readers: Readers | None = None
         self.service: JobService | None = None
         """The jobs; None: this router keeps none."""
         self.uploads: Uploads | None = None
@@ -164,8 +176,11 @@ class JobParts:
             return
         self._store = store = opened_store(settings, log)
         places = places_of(settings)
+        self._readers = readers = readers_of(settings, places, log)
+        self._looks = Threads(LOOK_THREADS)
+        looking = separate_reading(readers, places, self._looks)
         self.service = service = JobService(
-            fleet, places, store.get, clock=time.monotonic, wall_s=time.time
+            fleet, places, store.get, looking, clock=time.monotonic, wall_s=time.time
         )
 
         async def files() -> FileStore:
@@ -207,21 +222,23 @@ class JobParts:
 
     async def run(self, nodes: Nodes) -> None:
         """Open the store once another process has made it, and run its jobs at these nodes until it is cancelled."""
-        if self._store is None or self.service is None or self.uploads is None:
+        if self._store is None or self._readers is None:
             return
+        assert self.service is not None  # noqa: S101 - they are made together
+        assert self.uploads is not None  # noqa: S101 - likewise
         store = await self._store.wait()
         # read in by routers that have jobs alone, as the store is
         from capamesh.router.jobs.batch_files import BatchFiles  # noqa: PLC0415
         from capamesh.router.jobs.planner import Planner  # noqa: PLC0415
-        from capamesh.router.jobs.running.files import PlacedFiles  # noqa: PLC0415
         from capamesh.router.jobs.running.runner import Runner  # noqa: PLC0415
-        from capamesh.router.jobs.running.threads import Threads  # noqa: PLC0415
 
         places, threads = self.service.places, Threads()
+        reading = separate_reading(self._readers, places, threads)
         self.service.runner = runner = Runner(
             store,
-            Planner(store, places, time.monotonic),
-            PlacedFiles(places),
+            Planner(store, reading),
+            reading,
+            lambda job: places.sink(job.spec.output.url, job.id),
             nodes,
             owner=f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}",
             clock=time.monotonic,
@@ -229,7 +246,7 @@ class JobParts:
             in_thread=threads,
             log=self._log,
         )
-        files = BatchFiles(store, places, self.uploads, time.monotonic, self._log)
+        files = BatchFiles(store, places, self.uploads, reading, time.monotonic, self._log)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(runner.run())
@@ -251,8 +268,27 @@ class JobParts:
         """Let go of the store, once what was asked of it is done."""
         if self.service is not None:
             self.service.close()
+        if self._readers is not None:
+            self._looks.close()
+            await self._readers.close()
         if self._store is not None:
             await self._store.close()
+
+
+def readers_of(settings: RouterSettings, places: Places, log: FilteringBoundLogger) -> Readers:
+    """Return the processes that read inputs, none of which is started yet."""
+
+    def start() -> ReaderProcess:
+        return ReaderProcess(
+            reader_bytes(memory_bytes()), (settings.data_folder, places.jobs_folder), log
+        )
+
+    return Readers(start, time.monotonic)
+
+
+def separate_reading(readers: Readers, places: Places, in_thread: InThread) -> InputReading:
+    """Return what reads inputs in those processes, and folders in threads."""
+    return ReadSeparately(readers, places, in_thread, ReadHere(places, in_thread, time.monotonic))
 
 
 def places_of(settings: RouterSettings) -> Places:

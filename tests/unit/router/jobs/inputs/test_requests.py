@@ -134,7 +134,7 @@ def test_requests_are_named_by_a_field_that_the_job_names(tmp_path: Path) -> Non
     path.write_bytes(text_of(*lines))
     spec = InputSpec(str(path), InputFormat.BATCH, {"rows": ("body",)}, "key")
     (whole,) = ranges(path)
-    (found,) = read_windows(RequestsReader(LocalFile(path), "key"), whole, spec, {})
+    (found,) = read_windows(RequestsReader(LocalFile(path)), whole, spec, {})
     names = [batch.ids[0] for batch in found.batches]
     assert names == ["one", "2", "2", "3"]  # what is no name is the row's number
     (bad,) = found.bad

@@ -148,7 +148,7 @@ class ArrayReader(Reader):
                 head = cast("BinaryIO", _Head(file))
                 places = _places(head) if self._is_archive else {NPY_COLUMN: (0, stamp.size_bytes)}
                 arrays = {name: _array_at(head, *place) for name, place in places.items()}
-            except CapameshError:
+            except (CapameshError, MemoryError):
                 raise
             except Exception as exc:  # numpy's and zipfile's readers raise whatever they meet
                 words = exc.strerror if isinstance(exc, OSError) else str(exc)

@@ -15,13 +15,11 @@ import numpy.typing as npt
 from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError
-from capamesh.protocol.schema import shown
 from capamesh.router.jobs.errors import InputInvalid
 from capamesh.router.jobs.inputs.arrow_library import arrow
 from capamesh.router.jobs.inputs.limits import ShardLimits
-from capamesh.router.jobs.inputs.parquet_pages import CheckedPages, chunks_of
 from capamesh.router.jobs.inputs.parquet_values import bounded, dictionary_columns, rows_at_once
-from capamesh.router.jobs.inputs.reader import WINDOW_ROWS, RawRows, Reader, Values
+from capamesh.router.jobs.inputs.reader import WINDOW_ROWS, RawRows, Reader, Values, check_names
 from capamesh.router.jobs.inputs.source import Source, Stamp
 from capamesh.router.jobs.values import RowRange
 
@@ -109,11 +107,7 @@ class _ColumnarReader(Reader):
     def _names(self) -> list[str]:
         with self._opened() as file:
             names = [str(name) for name in self._schema_names(file)]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise InputInvalid(
-                f"{self._source.name} has the column {shown(twice)} twice; rename one"
-            )
+        check_names(names, self._source.name)
         return names
 
     @abstractmethod
@@ -143,7 +137,7 @@ class _Opened:
     def __exit__(self, kind: object, error: BaseException | None, _trace: object) -> None:
         self._file.close()
         # what pyarrow raises of a broken file is not its own errors alone
-        if isinstance(error, Exception) and not isinstance(error, CapameshError):
+        if isinstance(error, Exception) and not isinstance(error, CapameshError | MemoryError):
             words = str(error).strip().splitlines() or [type(error).__name__]
             raise InputInvalid(f"cannot read {self._source.name}: {words[0][:300]}") from error
 
@@ -173,9 +167,8 @@ class ParquetReader(_ColumnarReader):
                 break
             groups.append(group)
             left -= metadata.row_group(group).num_rows
-        pages = CheckedPages(file, self._source.name, chunks_of(metadata, groups))
         parquet = arrow("pyarrow.parquet").ParquetFile(
-            pages,
+            file,
             metadata=metadata,
             page_checksum_verification=True,
             read_dictionary=dictionary_columns(metadata, groups),

@@ -10,12 +10,17 @@ from typing import cast
 from typing_extensions import override
 
 from capamesh.protocol.datatypes import Datatype
-from capamesh.protocol.schema import shown
 from capamesh.router.jobs.errors import InputInvalid
 from capamesh.router.jobs.inputs.limits import MAX_SHARD_BYTES, ShardLimits
 from capamesh.router.jobs.inputs.lines import header_of, line_ranges, read_range, windows_of
 from capamesh.router.jobs.inputs.number_lines import csv_numbers, pieces_of
-from capamesh.router.jobs.inputs.reader import WINDOW_BYTES, WINDOW_ROWS, RawRows, Reader
+from capamesh.router.jobs.inputs.reader import (
+    WINDOW_BYTES,
+    WINDOW_ROWS,
+    RawRows,
+    Reader,
+    check_names,
+)
 from capamesh.router.jobs.inputs.source import Source
 from capamesh.router.jobs.values import BadRow, RowRange
 
@@ -45,11 +50,7 @@ class CsvReader(Reader):
             raise InputInvalid(f"the row of names of {self._source.name}: {exc}") from exc
         if not names:
             raise InputInvalid(f"{self._source.name} has no row of names")
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise InputInvalid(
-                f"{self._source.name} has the column {shown(twice)} twice; rename one"
-            )
+        check_names(names, self._source.name)
         return names
 
     @override

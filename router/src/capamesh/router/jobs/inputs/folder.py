@@ -60,8 +60,6 @@ class _Window:
 class FolderReader(Reader):
     """The plain files of a folder."""
 
-    names_rows = True
-
     def __init__(self, files: Files) -> None:
         self._files = files
         self._listed: list[Entry] | None = None

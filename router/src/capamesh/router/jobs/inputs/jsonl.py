@@ -62,7 +62,12 @@ def _raw_of(lines: Sequence[bytes], first_row: int, columns: Sequence[str], sha2
 
 def _row_of(line: bytes, columns: Sequence[str]) -> list[Any]:
     """Return the values of a line; raises `Mismatch`."""
-    value = json_value(line)
+    try:
+        value = json_value(line)
+    except MemoryError:
+        raise Mismatch(
+            f"the line has {len(line)} bytes, and as values more than a reader's memory; give less in a row"
+        ) from None
     if not isinstance(value, dict):
         raise Mismatch(f"the line is {shown(value)}, expected an object")
     fields = cast("dict[str, Any]", value)

@@ -14,6 +14,8 @@ LEAST_BATCHES: Final = 4
 """A shard has at least so many of the node's best batches: the last of them is seldom full (guess)."""
 MAX_SHARD_BYTES: Final = 64 * 2**20
 """The most bytes of a shard, in and out each; one row may not have more (guess: a router has some of them at a time)."""
+MAX_FILE_COLUMNS: Final = 10_000
+"""The most columns of a file (guess: tables of features have thousands)."""
 MAX_ID_CHARS: Final = 500
 """The longest name of a row (guess: a path or a URL)."""
 MAX_REQUEST_BYTES: Final = MOST_BYTES + 64 * 1024

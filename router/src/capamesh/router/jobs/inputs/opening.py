@@ -42,7 +42,7 @@ def _plain_reader(  # noqa: PLR0911 - one for each form
         case InputFormat.JSONL:
             return JsonlReader(source)
         case InputFormat.BATCH:
-            return RequestsReader(source, spec.id_column)
+            return RequestsReader(source)
         case InputFormat.CSV:
             return CsvReader(source)
         case InputFormat.PARQUET:
@@ -54,10 +54,15 @@ def _plain_reader(  # noqa: PLR0911 - one for each form
 
 
 def open_planned(job: Job, sources: Sources) -> Reader:
-    """Return the reader of a planned job's input; raises as `open_reader`, or `InputChanged` if it is not what was planned."""
+    """Return the reader of a planned job's input; raises as `open_reader` and `check_planned`."""
     reader = open_reader(job.spec.input, job.tenant, sources)
-    if reader.fingerprint() != job.fingerprint:
-        raise InputChanged(
-            f"{job.spec.input.url} was changed since the job was planned; submit a new job for it"
-        )
+    check_planned(reader, job.spec.input, job.fingerprint)
     return reader
+
+
+def check_planned(reader: Reader, spec: InputSpec, fingerprint: str) -> None:
+    """Raise `InputChanged` unless an input is what it was when its job was planned."""
+    if reader.fingerprint() != fingerprint:
+        raise InputChanged(
+            f"{spec.url} was changed since the job was planned; submit a new job for it"
+        )

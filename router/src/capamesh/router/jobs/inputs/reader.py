@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy.typing as npt
 
 from capamesh.protocol.datatypes import Datatype
 from capamesh.protocol.schema import shown
 from capamesh.router.jobs.errors import InputInvalid
-from capamesh.router.jobs.inputs.limits import ShardLimits
+from capamesh.router.jobs.inputs.limits import MAX_FILE_COLUMNS, ShardLimits
 from capamesh.router.jobs.inputs.row_numbers import NumberNames
 from capamesh.router.jobs.values import BadRow, RowRange
 
@@ -45,9 +45,6 @@ class Reader(ABC):
     All of them raise `InputInvalid` when the input cannot be read, and `InputChanged` when it is not what it was.
     """
 
-    names_rows: ClassVar[bool] = False
-    """True if rows have names of their own without a column that names them."""
-
     @abstractmethod
     def fingerprint(self) -> str:
         """Return what the input is now: of another one it is another text."""
@@ -72,7 +69,7 @@ class Reader(ABC):
         """
 
     def row_names(self, raw: RawRows) -> Sequence[str]:
-        """Return the names of rows, where `names_rows`; else their numbers."""
+        """Return the names of rows where no column names them: their numbers, unless a form has others."""
         return NumberNames(raw.numbers)
 
     def check_columns(self, wanted: Sequence[str]) -> None:
@@ -85,3 +82,17 @@ class Reader(ABC):
                 some = ", ".join(map(shown, known[:20]))
                 more = f" and {len(known) - 20} more" if len(known) > 20 else ""
                 raise InputInvalid(f"there is no column {name!r}; the columns are {some}{more}")
+
+
+def check_names(names: Sequence[str], name: str) -> None:
+    """Raise `InputInvalid` where the columns of a file, whose name is for messages, are too many, or two have one name."""
+    if len(names) > MAX_FILE_COLUMNS:
+        raise InputInvalid(
+            f"{name} has {len(names)} columns, the limit is {MAX_FILE_COLUMNS}; leave out those that the job does not read, or"
+            " put numbers side by side into one column of lists"
+        )
+    seen: set[str] = set()
+    for each in names:
+        if each in seen:
+            raise InputInvalid(f"{name} has the column {shown(each)} twice; rename one")
+        seen.add(each)

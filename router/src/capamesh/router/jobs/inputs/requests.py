@@ -34,7 +34,9 @@ from capamesh.router.jobs.values import BadRow, RowRange, short
 NAME: Final = "custom_id"
 ROWS: Final = "rows"
 FORM: Final = "form"
-"""The columns of a window: the names of requests, the rows of each, and their `RowForm`."""
+"""The columns of `read_lines`: the names of requests, the rows of each, and their `RowForm`."""
+LINE: Final = "line"
+"""The column of a window: the lines as they are."""
 COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {ROWS: ("body",)}
 """The columns of a job's input that is a file of requests, which its reader does not need."""
 _BY_FIELD: Final = {"messages": Chats.path, "prompt": Completions.path}
@@ -46,12 +48,8 @@ _THE_JOB_S: Final = {"model": "the job's"}
 class RequestsReader(Reader):
     """A file of requests. Lines without any text are none."""
 
-    names_rows = True
-
-    def __init__(self, source: Source, id_column: str = "") -> None:
-        """`id_column` is the field that names requests; "": it is OpenAI's."""
+    def __init__(self, source: Source) -> None:
         self._source = source
-        self._name = id_column or NAME
 
     @override
     def fingerprint(self) -> str:
@@ -81,20 +79,35 @@ class RequestsReader(Reader):
 
     @override
     def windows(self, rows: RowRange, columns: Sequence[str]) -> Iterator[RawRows]:
-        """Yield the requests of a range, in the columns `NAME`, `ROWS` and `FORM`, whatever is asked for."""
+        """Yield the lines of the requests of a range, in the column `LINE`, whatever is asked for."""
         data, sha256, _ = read_range(self._source, rows)
         number = rows.first_row
         for lines in windows_of(data):
-            raw = RawRows([], {NAME: [], ROWS: [], FORM: []}, sha256=sha256)
+            found: list[bytes] = []
+            numbers: list[int] = []
+            bad: list[BadRow] = []
             for line in lines:
-                if line.strip():
-                    _add(raw, number, line, self._name)
-                    number += 1
-            yield raw
+                if not line.strip():
+                    continue
+                if len(line) > MAX_REQUEST_BYTES:
+                    words = f"the line has {len(line)} bytes; at most {MAX_REQUEST_BYTES} are taken: give less text"
+                    bad.append(BadRow(number, str(number), InputInvalid.code, words))
+                else:
+                    numbers.append(number)
+                    found.append(line)
+                number += 1
+            yield RawRows(numbers, {LINE: found}, bad, sha256)
 
-    @override
-    def row_names(self, raw: RawRows) -> list[str]:
-        return cast("list[str]", raw.columns[NAME])
+
+def read_lines(numbers: Sequence[int], lines: Sequence[bytes], id_column: str) -> RawRows:
+    """Return the requests of lines, in the columns `NAME`, `ROWS` and `FORM`; those that are none are bad rows.
+
+    `id_column` is the field that names requests; "": it is OpenAI's.
+    """
+    raw = RawRows([], {NAME: [], ROWS: [], FORM: []})
+    for number, line in zip(numbers, lines, strict=True):
+        _add(raw, number, line, id_column or NAME)
+    return raw
 
 
 def names_of(source: Source, rows: RowRange) -> Iterator[tuple[int, str]]:
@@ -112,7 +125,7 @@ def _add(raw: RawRows, number: int, line: bytes, name_field: str) -> None:
     """Add a request to a window, or to its bad rows."""
     name = str(number)
     try:
-        fields = _fields(_bounded(line))
+        fields = _fields(line)
         name = _name_of(fields, name_field, number)
         endpoint, body = _asked(fields)
         found: tuple[Sequence[bytes], RowForm] = run_through(endpoint.read(body))
@@ -125,15 +138,6 @@ def _add(raw: RawRows, number: int, line: bytes, name_field: str) -> None:
     columns[NAME].append(name)
     columns[ROWS].append(found[0])
     columns[FORM].append(found[1])
-
-
-def _bounded(line: bytes) -> bytes:
-    """Return a line that is not too long. Raises `Mismatch`."""
-    if len(line) > MAX_REQUEST_BYTES:
-        raise Mismatch(
-            f"the line has {len(line)} bytes; at most {MAX_REQUEST_BYTES} are taken: give less text"
-        )
-    return line
 
 
 def _fields(line: bytes) -> Mapping[str, Any]:
@@ -228,6 +232,8 @@ class _Cutter:
 
 def _weight_of(line: bytes) -> int:
     """Return how many rows a request has; 1 for one that is wrong."""
+    if len(line) > MAX_REQUEST_BYTES:
+        return 1
     try:
         endpoint, body = _asked(_fields(line))
     except Mismatch:

@@ -13,16 +13,20 @@ from capamesh.protocol.schema import shown
 from capamesh.protocol.tensor_spec import TensorSpec
 from capamesh.router.jobs.errors import InputInvalid
 from capamesh.router.jobs.inputs.casts import Rows, cast_column
-from capamesh.router.jobs.inputs.limits import MAX_ID_CHARS
+from capamesh.router.jobs.inputs.limits import MAX_ID_CHARS, MAX_SHARD_BYTES
 from capamesh.router.jobs.inputs.number_lines import expected_of
 from capamesh.router.jobs.inputs.reader import RawRows, Reader, Values
-from capamesh.router.jobs.inputs.requests import FORM, NAME, ROWS
+from capamesh.router.jobs.inputs.requests import FORM, LINE, NAME, ROWS, read_lines
+from capamesh.router.jobs.inputs.row_numbers import NumberNames
 from capamesh.router.jobs.row_forms import RowForm
 from capamesh.router.jobs.spec import Columns, InputFormat, InputSpec
 from capamesh.router.jobs.values import BadRow, RowRange, short
 
 REQUEST_ROWS: Final = "rows"
 """The only input of the rows of requests: BYTES [rows]."""
+BATCH_BYTES: Final = 8 * 2**20
+"""The bytes of rows from which on a batch is cut, however few rows it has (guess: the files of a best batch may have hundreds of MB,
+which a link and a node have to hold at once)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +80,25 @@ def read_windows(
     `inputs` are those of the model that `spec` fills, whose first axis is the rows. Raises as `Reader.windows` does: an error
     takes all windows of the range back.
     """
+    for window in plain_windows(reader, rows, spec, inputs):
+        yield finished(window, spec)
+
+
+def plain_windows(
+    reader: Reader, rows: RowRange, spec: InputSpec, inputs: Mapping[str, TensorSpec]
+) -> Iterator[RowWindow]:
+    """Yield windows as `read_windows` does, but for requests, which are still lines: so they go from one process to another.
+
+    None has more than `BATCH_BYTES`, but for one of a single row.
+    """
     if spec.format is not InputFormat.BATCH:
         datatypes = {name: inputs[name].datatype for name in spec.columns}
         reader.expect(expected_of(spec.columns, datatypes, spec.id_column))
     for raw in reader.windows(rows, columns_of(spec)):
         if spec.format is InputFormat.BATCH:
-            yield RowWindow(_of_requests(raw), raw.bad, raw.sha256)
+            lines = _objects(cast("Sequence[bytes]", raw.columns[LINE]))
+            batch = RowBatch(raw.numbers, NumberNames(raw.numbers), {LINE: lines})
+            yield from _bounded(RowWindow([batch] if batch.rows else [], raw.bad, raw.sha256))
             continue
         names, refused = _names_of(reader, raw, spec.id_column)
         cast_columns: dict[str, Rows] = {}
@@ -95,7 +112,41 @@ def read_windows(
             for place, words in refused.items()
         ]
         bad = sorted([*raw.bad, *misfits], key=lambda each: each.row)
-        yield RowWindow(_batches(raw.numbers, names, cast_columns, refused), bad, raw.sha256)
+        batches = _batches(raw.numbers, names, cast_columns, refused)
+        yield from _bounded(RowWindow(batches, bad, raw.sha256))
+
+
+def finished(window: RowWindow, spec: InputSpec) -> RowWindow:
+    """Return a window of `plain_windows` with the requests that its lines are."""
+    if spec.format is not InputFormat.BATCH:
+        return window
+    batches, bad = [], list(window.bad)
+    for batch in window.batches:
+        raw = read_lines(batch.numbers, batch.inputs[LINE].tolist(), spec.id_column)
+        batches += _of_requests(raw)
+        bad += raw.bad
+    return RowWindow(batches, sorted(bad, key=lambda each: each.row), window.sha256)
+
+
+def _bounded(window: RowWindow) -> Iterator[RowWindow]:
+    """Yield a window in parts of no more than `BATCH_BYTES`, or of one row, and without rows of more than `MAX_SHARD_BYTES`."""
+    bad, kept, held_bytes = list(window.bad), list[RowBatch](), 0
+    for batch in window.batches:
+        for piece in pieces_of(batch):
+            size_bytes = size_of(piece)
+            if size_bytes > MAX_SHARD_BYTES:  # a single row
+                words = f"the row has {size_bytes} bytes once it is read, the limit is {MAX_SHARD_BYTES}"
+                bad += [
+                    BadRow(number, piece.ids[0], InputInvalid.code, words)
+                    for number in piece.numbers
+                ]
+                continue
+            if kept and held_bytes + size_bytes > BATCH_BYTES:
+                yield RowWindow(kept, bad, window.sha256)
+                bad, kept, held_bytes = [], [], 0
+            kept.append(piece)
+            held_bytes += size_bytes
+    yield RowWindow(kept, bad, window.sha256)
 
 
 def _batches(
@@ -139,10 +190,15 @@ def _of_requests(raw: RawRows) -> list[RowBatch]:
         places += range(len(rows))
     batches: list[RowBatch] = []
     for form, (numbers, names, values, places) in found.items():
-        array = np.empty(len(values), dtype=object)
-        array[:] = values
-        batches.append(RowBatch(numbers, names, {REQUEST_ROWS: array}, places, form))
+        batches.append(RowBatch(numbers, names, {REQUEST_ROWS: _objects(values)}, places, form))
     return batches
+
+
+def _objects(values: Sequence[bytes]) -> npt.NDArray[Any]:
+    """Return bytes as an array of shape [values]."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
 
 
 def _values_of(raw: RawRows, columns: Columns) -> Values:
@@ -183,3 +239,50 @@ def _names_of(reader: Reader, raw: RawRows, id_column: str) -> tuple[Sequence[st
 def _name_of(value: object) -> str:
     """Return a value as the name of a row; "": it is none. A float is none: many whole numbers would be one."""
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+
+
+def part_of(batch: RowBatch, first: int, end: int | None) -> RowBatch:
+    """Return rows of a batch, with views of its tensors."""
+    return RowBatch(
+        batch.numbers[first:end],
+        batch.ids[first:end],
+        {name: each[first:end] for name, each in batch.inputs.items()},
+        batch.places[first:end],
+        batch.form,
+    )
+
+
+def pieces_of(batch: RowBatch, most_bytes: int = BATCH_BYTES) -> Iterator[RowBatch]:
+    """Yield the rows of a batch in pieces of at most so many bytes, or of one row that has more."""
+    if batch.rows <= 1 or size_of(batch) <= most_bytes:
+        yield batch
+        return
+    first = total_bytes = 0
+    row_bytes = sum(
+        each.nbytes // batch.rows for each in batch.inputs.values() if each.dtype.kind != "O"
+    )
+    texts = [each for each in batch.inputs.values() if each.dtype.kind == "O"]
+    if not texts:
+        many = max(1, most_bytes // max(1, row_bytes))
+        for first in range(0, batch.rows, many):
+            yield part_of(batch, first, first + many)
+        return
+    fixed_bytes = row_bytes
+    for at in range(batch.rows):
+        row_bytes = fixed_bytes + sum(_bytes_of(each[at : at + 1]) for each in texts)
+        if at > first and total_bytes + row_bytes > most_bytes:
+            yield part_of(batch, first, at)
+            first, total_bytes = at, 0
+        total_bytes += row_bytes
+    yield part_of(batch, first, None)
+
+
+def size_of(batch: RowBatch) -> int:
+    """Return the bytes of a batch's tensors."""
+    return sum(_bytes_of(each) for each in batch.inputs.values())
+
+
+def _bytes_of(array: npt.NDArray[Any]) -> int:
+    if array.dtype.kind != "O":
+        return array.nbytes
+    return sum(len(each) for each in cast("list[bytes]", array.ravel().tolist()))

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeAlias, cast
+from typing import Final, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from capamesh.router.jobs.inputs.row_numbers import joined_names, joined_numbers
-from capamesh.router.jobs.inputs.rows import RowBatch
+from capamesh.router.jobs.inputs.rows import RowBatch, part_of, pieces_of, size_of
 from capamesh.router.jobs.row_forms import RowForm
 
 PACKED_BYTES: Final = 16 * 2**20
 """The most bytes of rows that wait for others of their shape; the most numerous of them go as they are then (guess)."""
-
-BATCH_BYTES: Final = 8 * 2**20
-"""The bytes of rows from which on a batch is cut, however few rows it has (guess: the files of a best batch may have hundreds of MB,
-which a link and a node have to hold at once)."""
 
 _Layout: TypeAlias = tuple[RowForm | None, tuple[tuple[str, tuple[int, ...]], ...]]
 
@@ -102,40 +97,3 @@ class Packer:
             [place for each in held.batches for place in each.places],
             layout[0],
         )
-
-
-def part_of(batch: RowBatch, first: int, end: int | None) -> RowBatch:
-    """Return rows of a batch, with views of its tensors."""
-    return RowBatch(
-        batch.numbers[first:end],
-        batch.ids[first:end],
-        {name: each[first:end] for name, each in batch.inputs.items()},
-        batch.places[first:end],
-        batch.form,
-    )
-
-
-def pieces_of(batch: RowBatch, most_bytes: int = BATCH_BYTES) -> Iterator[RowBatch]:
-    """Yield the rows of a batch in pieces of at most so many bytes, or of one row that has more."""
-    if batch.rows <= 1 or size_of(batch) <= most_bytes:
-        yield batch
-        return
-    first = total_bytes = 0
-    for at in range(batch.rows):
-        row_bytes = sum(_bytes_of(each[at : at + 1]) for each in batch.inputs.values())
-        if at > first and total_bytes + row_bytes > most_bytes:
-            yield part_of(batch, first, at)
-            first, total_bytes = at, 0
-        total_bytes += row_bytes
-    yield part_of(batch, first, None)
-
-
-def size_of(batch: RowBatch) -> int:
-    """Return the bytes of a batch's tensors."""
-    return sum(_bytes_of(each) for each in batch.inputs.values())
-
-
-def _bytes_of(array: npt.NDArray[Any]) -> int:
-    if array.dtype.kind != "O":
-        return array.nbytes
-    return sum(len(each) for each in cast("list[bytes]", array.ravel().tolist()))

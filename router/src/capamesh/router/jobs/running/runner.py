@@ -33,10 +33,10 @@ from capamesh.router.jobs.values import JobId, Lease
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
+    from capamesh.router.jobs.outputs.sink import Sink
     from capamesh.router.jobs.planner import Planner
-    from capamesh.router.jobs.running.files import JobFiles
+    from capamesh.router.jobs.readers.reading import InputReading, InThread
     from capamesh.router.jobs.running.nodes import Nodes
-    from capamesh.router.jobs.running.threads import InThread
     from capamesh.router.jobs.spec import JobSpec
     from capamesh.router.jobs.store.job_store import JobStore
     from capamesh.router.jobs.values import Job
@@ -68,7 +68,8 @@ class Runner(JobRunner):
         self,
         store: JobStore,
         planner: Planner,
-        files: JobFiles,
+        reading: InputReading,
+        sink_of: Callable[[Job], Sink],
         nodes: Nodes,
         *,
         owner: str,
@@ -77,9 +78,10 @@ class Runner(JobRunner):
         in_thread: InThread,
         log: FilteringBoundLogger,
     ) -> None:
-        """`owner` is this process's name in the store, and no other's; `clock` never goes back, `wall_s` is the time since 1970."""
+        """`sink_of` returns where a job's parts go; `owner` is this process's name in the store, and no other's; `clock` never goes back, `wall_s` is the time since 1970."""
         self._store = store
-        self._files = files
+        self._reading = reading
+        self._sink_of = sink_of
         self._nodes = nodes
         self._owner = owner
         self._clock = clock
@@ -94,7 +96,8 @@ class Runner(JobRunner):
         self._states = JobStates(store, nodes, owner, clock)
         self._shards = ShardsAtWork(
             store,
-            files,
+            reading,
+            sink_of,
             Tools(nodes, in_thread, clock, self._calls, self._prices),
             self._claiming,
             move=self._states.move,
@@ -194,7 +197,7 @@ class Runner(JobRunner):
         for job_id in resumed:
             shards.setbacks.went_well(job_id)  # a person has put it right
         shards.setbacks.keep(states.jobs)
-        shards.readers.keep_only(states.jobs)
+        self._reading.keep_only(states.jobs)
         self._progress.keep(states.jobs)
         self._prices.forget_others(states.jobs.ids() | {run.job.id for run in shards.runs})
         shards.must_claim.set()
@@ -308,4 +311,4 @@ class Runner(JobRunner):
             self._prices.kept(paid)
 
     async def _tidy(self) -> None:
-        await tidy(self._store, self._files, self._in_thread, self._wall_s, self._log)
+        await tidy(self._store, self._sink_of, self._in_thread, self._wall_s, self._log)

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from capamesh.protocol.errors import NoEndpoint
 from capamesh.protocol.tensors import Tensor
 from capamesh.router.jobs.inputs.limits import MAX_SHARD_BYTES
-from capamesh.router.jobs.inputs.rows import REQUEST_ROWS, RowBatch, RowWindow, read_windows
+from capamesh.router.jobs.inputs.rows import REQUEST_ROWS, RowBatch, RowWindow, part_of
 from capamesh.router.jobs.running.bisection import Bisection
 from capamesh.router.jobs.running.errors import JobHeld, ShardFailed, ShardGivenBack, first_of
 from capamesh.router.jobs.running.hosted_rows import classified_rows, out_row_bytes
 from capamesh.router.jobs.running.job_prices import JobPrices, paid_rows
 from capamesh.router.jobs.running.nodes import BulkCall, Ended
-from capamesh.router.jobs.running.packing import Packer, part_of
+from capamesh.router.jobs.running.packing import Packer
 from capamesh.router.jobs.running.shard_results import ShardResults
 from capamesh.router.jobs.running.trials import TRIES, search
 from capamesh.router.jobs.running.verdict import (
@@ -38,14 +38,13 @@ from capamesh.router.jobs.spec import InputFormat
 from capamesh.router.jobs.values import BadRow, Manifest
 
 if TYPE_CHECKING:
-    from capamesh.router.jobs.inputs.reader import Reader
     from capamesh.router.jobs.outputs.sink import Sink
+    from capamesh.router.jobs.readers.reading import InputReading, InThread
     from capamesh.router.jobs.running.bisection import Trial
     from capamesh.router.jobs.running.call_counts import CallCounts
     from capamesh.router.jobs.running.lane import Ticket
     from capamesh.router.jobs.running.model_work import ModelWork
     from capamesh.router.jobs.running.nodes import Hosting, Nodes
-    from capamesh.router.jobs.running.threads import InThread
     from capamesh.router.jobs.values import Job, Lease
 
 FAILED_TWICE: Final = 2
@@ -95,7 +94,7 @@ class ShardRun:
         """Return the rows that were not sent yet; of requests with several rows each, fewer."""
         return max(0, self._unsent_rows)
 
-    async def run(self, reader: Reader, sink: Sink) -> tuple[Manifest, list[BadRow]]:
+    async def run(self, reading: InputReading, sink: Sink) -> tuple[Manifest, list[BadRow]]:
         """Do the work, and return the manifest and the bad rows, which are to be committed.
 
         Raises:
@@ -103,7 +102,7 @@ class ShardRun:
             CapameshError: what the input or the output raised.
         """
         try:
-            async with aclosing(self._batches(reader)) as batches, asyncio.TaskGroup() as tasks:
+            async with aclosing(self._batches(reading)) as batches, asyncio.TaskGroup() as tasks:
                 async for batch in batches:
                     ticket = await self._room(batch.rows)
                     self._unsent_rows -= batch.rows
@@ -119,7 +118,7 @@ class ShardRun:
 
     # rows
 
-    async def _batches(self, reader: Reader) -> AsyncGenerator[RowBatch]:
+    async def _batches(self, reading: InputReading) -> AsyncGenerator[RowBatch]:
         """Yield the rows in full batches, and read the next window meanwhile."""
         spec, work = self.job.spec.input, self.work
         # of what the node makes the model's inputs first, nobody knows how long that takes
@@ -132,21 +131,19 @@ class ShardRun:
             lambda: min(work.batch_rows, classified),
             lambda: min(work.call_rows if is_plain else work.batch_rows, classified),
         )
-        windows = read_windows(reader, self.lease.range, spec, self._hosting.known_inputs)
-
-        def read() -> asyncio.Future[RowWindow | None]:
-            found = asyncio.ensure_future(self._tools.in_thread(lambda: next(windows, None)))
-            found.add_done_callback(lambda each: each.cancelled() or each.exception())
-            return found
-
-        reading = read()
+        windows = reading.windows(self.job, self.lease.range, self._hosting.known_inputs)
+        coming = asyncio.ensure_future(anext(windows, None))
         try:
-            while (window := await reading) is not None:
-                reading = read()
+            while (window := await coming) is not None:
+                coming = asyncio.ensure_future(anext(windows, None))
                 for batch in self._cut(window, packer):
                     yield batch
         finally:
-            reading.cancel()  # the thread reads on, and what it reads is thrown away with the reader
+            coming.cancel()
+            await asyncio.wait({coming})
+            if not coming.cancelled():
+                coming.exception()  # nobody waits for it any more
+            await windows.aclose()
         for batch in packer.rest():
             yield batch
 

@@ -18,9 +18,9 @@ from capamesh.router.jobs.errors import (
     JobsUnavailable,
     OutputFailed,
     PlaceUnavailable,
+    ReaderEnded,
 )
 from capamesh.router.jobs.running.errors import JobFailed, JobHeld, ShardFailed, ShardGivenBack
-from capamesh.router.jobs.running.files import KeptReaders
 from capamesh.router.jobs.running.room import Room
 from capamesh.router.jobs.running.setbacks import Setbacks
 from capamesh.router.jobs.running.shard_run import ShardRun, Tools
@@ -30,8 +30,9 @@ from capamesh.router.jobs.values import LEASE_S, RENEW_S, BadRow, JobId, Lease, 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
+    from capamesh.router.jobs.outputs.sink import Sink
+    from capamesh.router.jobs.readers.reading import InputReading
     from capamesh.router.jobs.running.claiming import Claiming
-    from capamesh.router.jobs.running.files import JobFiles
     from capamesh.router.jobs.running.model_work import ModelWork
     from capamesh.router.jobs.running.nodes import Hosting
     from capamesh.router.jobs.store.job_store import JobStore
@@ -71,7 +72,8 @@ class ShardsAtWork:
     def __init__(
         self,
         store: JobStore,
-        files: JobFiles,
+        reading: InputReading,
+        sink_of: Callable[[Job], Sink],
         tools: Tools,
         claiming: Claiming,
         *,
@@ -79,7 +81,8 @@ class ShardsAtWork:
         log: FilteringBoundLogger,
     ) -> None:
         self._store = store
-        self._files = files
+        self._reading = reading
+        self._sink_of = sink_of
         self._tools = tools
         self._claiming = claiming
         self._move = move
@@ -89,7 +92,6 @@ class ShardsAtWork:
         self._room = Room()
         self._closing: set[asyncio.Task[None]] = set()
         """The tasks that give leases back of shards that have ended here."""
-        self.readers = KeptReaders()
         self.setbacks = Setbacks()
         self.must_claim = asyncio.Event()
         """The event that there may be room for another shard."""
@@ -175,30 +177,29 @@ class ShardsAtWork:
     async def _work_on(self, held: _Held) -> None:
         """Run one shard to its commit, or give it back."""
         failure = ""
+        has_ended_reader = False
         try:
             await self._run_and_commit(held)
         except asyncio.CancelledError:
             pass  # the shard ends here, and nobody awaits the task but to know that
         except Exception as error:  # noqa: BLE001 - what it was decides what becomes of the shard
             failure = await self._failed(held, error)
+            has_ended_reader = isinstance(error, ReaderEnded)
         else:
             held.is_lost = True  # there is no lease any more
         finally:
             self._held.pop(held.key, None)
             self.must_claim.set()
         if not held.is_lost:
-            self._close_by(self._release(held.lease, held.run.job, failure))
+            self._close_by(
+                self._release(held.lease, held.run.job, failure, has_ended_reader=has_ended_reader)
+            )
 
     async def _run_and_commit(self, held: _Held) -> None:
         run, job = held.run, held.run.job
         await run.may_begin.wait()
-        files, in_thread = self._files, self._tools.in_thread
-        reader = self.readers.take(job.id)
-        if reader is None:
-            reader = await in_thread(lambda: files.reader(job))
-        sink = await in_thread(lambda: files.sink(job))
-        manifest, bad = await run.run(reader, sink)
-        self.readers.keep(job.id, reader)
+        sink = await self._tools.in_thread(lambda: self._sink_of(job))
+        manifest, bad = await run.run(self._reading, sink)
         if await self._commit(held, manifest, bad):
             self.setbacks.went_well(job.id)
         hosted = run.work.hosted
@@ -232,6 +233,8 @@ class ShardsAtWork:
                 to, reason = JobState.FAILED, error.message
             case ShardFailed():
                 failure = error.reason
+            case ReaderEnded():
+                failure = error.message
             case PlaceUnavailable():  # it passes by itself, and costs nothing but time
                 if not self.setbacks.has_failed(job):
                     self._close_by(self._note_wait(job, error.message))
@@ -261,9 +264,11 @@ class ShardsAtWork:
         except (JobsUnavailable, Overloaded) as exc:
             self._log.warning("jobs_note_failed", job=job, reason=exc.message)
 
-    async def _release(self, lease: Lease, job: Job, failure: str = "") -> None:
+    async def _release(
+        self, lease: Lease, job: Job, failure: str = "", *, has_ended_reader: bool = False
+    ) -> None:
         try:
-            await self._store.release(lease, job.spec, failure)
+            await self._store.release(lease, job.spec, failure, has_ended_reader=has_ended_reader)
         except (JobsUnavailable, Overloaded) as error:  # the lease ends by itself
             self._log.warning("jobs_release_failed", job=lease.job, reason=error.message)
         self.must_claim.set()

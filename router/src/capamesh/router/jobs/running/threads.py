@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 THREADS: Final = 8
 """The threads: as many shards as are at work read or write at the same time (guess)."""
@@ -13,19 +13,11 @@ THREADS: Final = 8
 _Result = TypeVar("_Result")
 
 
-class InThread(Protocol):
-    """Runs a function elsewhere."""
-
-    def __call__(self, function: Callable[[], _Result], /) -> Awaitable[_Result]:
-        """Run `function` in a thread; what it returns or raises is the result."""
-        ...
-
-
 class Threads:
     """The threads of one router's jobs."""
 
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(THREADS, "jobs")
+    def __init__(self, most: int = THREADS) -> None:
+        self._pool = ThreadPoolExecutor(most, "jobs")
 
     def __call__(self, function: Callable[[], _Result], /) -> Awaitable[_Result]:
         """Run `function` in a thread; what it returns or raises is the result."""

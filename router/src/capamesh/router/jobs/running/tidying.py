@@ -12,8 +12,8 @@ from capamesh.router.jobs.store.shard_operations import MAX_MANIFESTS
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from capamesh.router.jobs.running.files import JobFiles
-    from capamesh.router.jobs.running.threads import InThread
+    from capamesh.router.jobs.outputs.sink import Sink
+    from capamesh.router.jobs.readers.reading import InThread
     from capamesh.router.jobs.store.job_store import JobStore
     from capamesh.router.jobs.values import Job
 
@@ -25,7 +25,7 @@ SETTLED_S: Final = 5.0
 
 async def tidy(
     store: JobStore,
-    files: JobFiles,
+    sink_of: Callable[[Job], Sink],
     in_thread: InThread,
     wall_s: Callable[[], float],
     log: FilteringBoundLogger,
@@ -36,7 +36,7 @@ async def tidy(
             continue
         named = await _named(store, job)
         try:
-            removed = await in_thread(partial(_collect, files, job, named))
+            removed = await in_thread(partial(_collect, sink_of, job, named))
         except CapameshError as error:
             log.warning("jobs_tidy_failed", job=job.id, reason=error.message)
             continue
@@ -45,8 +45,8 @@ async def tidy(
             log.info("jobs_tidied", job=job.id, removed=removed)
 
 
-def _collect(files: JobFiles, job: Job, named: set[str]) -> int:
-    return files.sink(job).collect(named)
+def _collect(sink_of: Callable[[Job], Sink], job: Job, named: set[str]) -> int:
+    return sink_of(job).collect(named)
 
 
 async def _named(store: JobStore, job: Job) -> set[str]:

@@ -12,11 +12,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias
 
-from capamesh.router.jobs.inputs.rows import RowBatch
+from capamesh.router.jobs.inputs.rows import RowBatch, part_of
 from capamesh.router.jobs.running.bisection import Bisection, Trial
 from capamesh.router.jobs.running.errors import ShardFailed, ShardGivenBack
 from capamesh.router.jobs.running.nodes import NOT_SENT, Ended
-from capamesh.router.jobs.running.packing import part_of
 from capamesh.router.jobs.running.verdict import Verdict, judge, rest_s, told
 from capamesh.router.jobs.values import BadRow, short
 

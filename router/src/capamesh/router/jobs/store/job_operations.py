@@ -52,6 +52,11 @@ MAX_UNDER_WAY: Final = 1000
 """The most jobs of a tenant that have not ended."""
 MAX_EVENTS: Final = 1000
 """The most events that are kept of a job: the oldest go."""
+MOST_READERS: Final = 2
+"""A job has failed of which one shard, or the plan, has ended so many of the processes that read it: of one, something else may have been
+the cause."""
+READER_ENDED: Final = "reader_ended"
+"""The kind of event that tells of one."""
 MAX_PAGE: Final = 101
 """The most jobs or events that are read at once: a page of 100, and one more that tells whether there are others."""
 MAX_EXPIRED: Final = 100
@@ -138,6 +143,11 @@ _EVENTS: Final = (
     .where(EVENTS.c.job == _JOB, EVENTS.c.seq > bindparam("the_seq", type_=Integer))
     .order_by(EVENTS.c.seq)
     .limit(_COUNT)
+)
+_EVENTS_LIKE: Final = select(func.count()).where(
+    EVENTS.c.job == _JOB,
+    EVENTS.c.kind == bindparam("the_kind", type_=Text),
+    EVENTS.c.text.like(bindparam("the_beginning", type_=Text)),
 )
 _IS_HELD: Final = and_(
     IS_LEASED,
@@ -355,6 +365,13 @@ def note(turn: Turn, job_id: JobId, kind: str, words: str) -> None:
     turn.connection.execute(_INSERT_EVENT, values)
     if seq > MAX_EVENTS:
         turn.connection.execute(_FORGET_EVENTS, {"the_job": job_id, "the_seq": seq - MAX_EVENTS})
+
+
+def has_ended_readers(turn: Turn, job_id: JobId, what: str, words: str) -> bool:
+    """Keep that a shard or the plan of a job ended who read it, and return whether that is one time too many."""
+    note(turn, job_id, READER_ENDED, f"{what}: {words}")
+    asked = {"the_job": job_id, "the_kind": READER_ENDED, "the_beginning": f"{what}: %"}
+    return turn.connection.execute(_EVENTS_LIKE, asked).scalar_one() >= MOST_READERS
 
 
 def events(turn: Turn, job_id: JobId, after: int, count: int) -> list[Event]:

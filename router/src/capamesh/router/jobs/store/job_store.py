@@ -214,6 +214,10 @@ class JobStore:
             lambda turn: plan_operations.rest_plan(turn, job, token, reason), Change.FLEETING
         )
 
+    async def lose_plan(self, job: JobId, token: int, reason: str) -> Job | None:
+        """Give a plan back that ended who read the input, and return its job if that is one time too many."""
+        return await self._run(lambda turn: plan_operations.lose_plan(turn, job, token, reason))
+
     async def fail_plan(self, job: JobId, token: int, reason: str) -> Job | None:
         """End a job whose input cannot be planned and return it; None: the lease is lost."""
         return await self._run(lambda turn: plan_operations.fail_plan(turn, job, token, reason))
@@ -268,10 +272,15 @@ class JobStore:
         """Renew leases and return those that still hold."""
         return await self._run(partial(lease_operations.renew, leases=leases), Change.FLEETING)
 
-    async def release(self, lease: Lease, spec: JobSpec, failure: str = "") -> bool:
-        """Give a lease back, with the reason if the shard failed; False: it was lost before."""
+    async def release(
+        self, lease: Lease, spec: JobSpec, failure: str = "", *, has_ended_reader: bool = False
+    ) -> bool:
+        """Give a lease back, with the reason if the shard failed, or ended who read it; False: it was lost before."""
         return await self._run(
-            lambda turn: lease_operations.release(turn, lease, spec, failure), Change.FLEETING
+            lambda turn: lease_operations.release(
+                turn, lease, spec, failure, has_ended_reader=has_ended_reader
+            ),
+            Change.FLEETING,
         )
 
     async def commit(

@@ -32,7 +32,7 @@ from typing_extensions import override
 from capamesh.router.jobs.spec import JobSpec
 from capamesh.router.jobs.states import JobState, ShardState
 from capamesh.router.jobs.store.group_commit import JointOperation, Turn
-from capamesh.router.jobs.store.job_operations import move, note, takes_results
+from capamesh.router.jobs.store.job_operations import has_ended_readers, move, note, takes_results
 from capamesh.router.jobs.store.tables import IS_LEASED, IS_OPEN, JOBS, RANGE, SHARDS, range_of
 from capamesh.router.jobs.values import LEASE_S, JobId, Lease
 
@@ -298,16 +298,29 @@ def renew(turn: Turn, leases: Sequence[Lease]) -> list[Lease]:
     return kept
 
 
-def release(turn: Turn, lease: Lease, spec: JobSpec, failure: str = "") -> bool:
+def release(
+    turn: Turn,
+    lease: Lease,
+    spec: JobSpec,
+    failure: str = "",
+    *,
+    has_ended_reader: bool = False,
+) -> bool:
     """Give a lease back, so that the shard is free at once, and return False if it was lost before.
 
-    `failure` says why it failed; "": the router just stops. A shard that has failed as often as `spec` bears ends the job.
+    `failure` says why it failed; "": the router just stops. A shard that has failed as often as `spec` bears ends the job, and one
+    that has ended its readers `MOST_READERS` times.
     """
     asked = {**named(lease), "the_failures": 1 if failure else 0}
     row = turn.connection.execute(_RELEASE, asked).first()
     if row is None:
         return False
-    if failure and takes_results(turn, lease.job):
+    if has_ended_reader and takes_results(turn, lease.job):
+        if has_ended_readers(turn, lease.job, f"shard {lease.seq}", failure):
+            rows = lease.range
+            words = f"rows {rows.first_row} to {rows.first_row + rows.rows - 1}: {failure}"
+            move(turn, lease.job, JobState.FAILED, words)
+    elif failure and takes_results(turn, lease.job):
         note(turn, lease.job, "shard_failed", f"shard {lease.seq}: {failure}")
         if row.failures >= spec.failure.most_failures:
             fail_for(turn, lease.job, lease.seq, row.failures, failure)

@@ -13,7 +13,7 @@ from sqlalchemy import Double, Integer, Text, bindparam, delete, func, insert, o
 
 from capamesh.router.jobs.states import JobState, ShardState
 from capamesh.router.jobs.store.group_commit import Turn
-from capamesh.router.jobs.store.job_operations import get, move, note
+from capamesh.router.jobs.store.job_operations import get, has_ended_readers, move, note
 from capamesh.router.jobs.store.lease_operations import FAR_S
 from capamesh.router.jobs.store.tables import IS_PLANNING, JOBS, SHARDS
 from capamesh.router.jobs.values import LEASE_S, Job, JobId, RowRange, short
@@ -145,6 +145,19 @@ def rest_plan(turn: Turn, job_id: JobId, token: int, reason: str) -> bool:
     asked = {"the_job": job_id, "the_token": token, "the_until_s": turn.now_s + REST_S}
     turn.connection.execute(_REST, {**asked, "the_reason": words})
     return True
+
+
+def lose_plan(turn: Turn, job_id: JobId, token: int, reason: str) -> Job | None:
+    """Give a plan back that ended who read the input, to be begun anew; return the job if it has failed of that.
+
+    None: it is begun anew, or the lease is lost, or the job has ended.
+    """
+    if not renew_plan(turn, job_id, token):
+        return None
+    if has_ended_readers(turn, job_id, "plan", reason):
+        return move(turn, job_id, JobState.FAILED, reason)
+    turn.connection.execute(_RENEW, {"the_job": job_id, "the_token": token, "the_until_s": 0.0})
+    return None
 
 
 def fail_plan(turn: Turn, job_id: JobId, token: int, reason: str) -> Job | None:

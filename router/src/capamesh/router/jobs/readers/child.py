@@ -1,0 +1,328 @@
+"""The process that reads inputs: closed in, bounded, and with no file but those whose bytes the router gives it. IO: that."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO, Final, cast
+
+import numpy as np
+from typing_extensions import Buffer, override
+
+from capamesh.protocol import sandbox
+from capamesh.protocol.channel.blocking_channel import BlockingChannel
+from capamesh.protocol.datatypes import Datatype
+from capamesh.protocol.errors import CapameshError
+from capamesh.protocol.sandbox.memory import limit_memory
+from capamesh.protocol.schema import plain_values, read
+from capamesh.protocol.tensor_spec import TensorSpec
+from capamesh.router.jobs.errors import InputInvalid
+from capamesh.router.jobs.inputs.limits import ShardLimits
+from capamesh.router.jobs.inputs.opening import check_planned, open_reader
+from capamesh.router.jobs.inputs.reader import Reader
+from capamesh.router.jobs.inputs.rows import plain_windows
+from capamesh.router.jobs.inputs.source import Entry, Files, Source, Sources, Stamp
+from capamesh.router.jobs.readers.reading import counted_rows, name_pieces, plan_pieces
+from capamesh.router.jobs.readers.wire import MOST_BYTES, packed
+from capamesh.router.jobs.readers.words import (
+    CALL,
+    CPU_S,
+    DONE,
+    ENDED,
+    ERRORS,
+    FAILED,
+    FILE_BYTES,
+    ITEM,
+    LOOK,
+    NAMES,
+    NEXT,
+    PLAN,
+    READY,
+    ROWS,
+    mib,
+)
+from capamesh.router.jobs.spec import InputSpec
+from capamesh.router.jobs.values import RowRange
+
+NICENESS: Final = 10
+"""Requests of people come first (guess: as of a node's readers of prompts)."""
+BUFFER_BYTES: Final = 64 * 1024
+"""The fewest bytes of a file that are asked for at a time, as of a range."""
+
+
+class Gone(Exception):
+    """The router is gone, or wants no more of this process."""
+
+
+class Owner:
+    """The router."""
+
+    def __init__(self, channel: BlockingChannel, files: socket.socket) -> None:
+        self._channel = channel
+        self._descriptors = files
+        self.send = channel.send
+
+    def next(self) -> Mapping[str, Any]:
+        """Return the next message. Raises `Gone`."""
+        message = self._channel.next()
+        if message is None or message["type"] == "stop":
+            raise Gone
+        return message
+
+    def call(self, what: str, **arguments: object) -> Mapping[str, Any]:
+        """Return what a call is answered with; raises what went wrong."""
+        self.send({"type": CALL, "what": what, **arguments})
+        answer = self.next()
+        if "error" in answer:
+            raise ERRORS.get(answer["error"], InputInvalid)(answer["message"])
+        return answer
+
+    def open(self) -> tuple[BinaryIO, Stamp]:
+        """Return the file of the task, and its stamp."""
+        answer = self.call("open")
+        stamp = Stamp(answer["size_bytes"], answer["changed"])
+        if answer["is_here"]:
+            _, (descriptor,), _, _ = socket.recv_fds(self._descriptors, 1, 1)
+            return os.fdopen(descriptor, "rb"), stamp
+        raw = _FarFile(self, answer["file"], stamp.size_bytes)
+        return cast("BinaryIO", io.BufferedReader(raw, BUFFER_BYTES)), stamp
+
+
+class _FarFile(io.RawIOBase):
+    """A file whose bytes the router fetches."""
+
+    def __init__(self, owner: Owner, number: int, size_bytes: int) -> None:
+        super().__init__()
+        self._owner = owner
+        self._number = number
+        self._size_bytes = size_bytes
+        self._at = 0
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def seekable(self) -> bool:
+        return True
+
+    @override
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size_bytes}[whence]
+        if base + offset < 0:
+            raise ValueError(f"the place {base + offset} is before the file's beginning")
+        self._at = base + offset
+        return self._at
+
+    @override
+    def readinto(self, buffer: Buffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        size_bytes = min(len(view), FILE_BYTES, max(0, self._size_bytes - self._at))
+        if not size_bytes:
+            return 0
+        asked = {"file": self._number, "at": self._at, "size_bytes": size_bytes}
+        data = self._owner.call("read", **asked)["data"]
+        view[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+class _OwnersFile(Source):
+    """The file of the task."""
+
+    def __init__(self, owner: Owner, name: str) -> None:
+        super().__init__(name)
+        self._owner = owner
+
+    @override
+    def open(self) -> tuple[BinaryIO, Stamp]:
+        return self._owner.open()
+
+    @override
+    def stamp(self) -> Stamp:
+        answer = self._owner.call("stamp")
+        return Stamp(answer["size_bytes"], answer["changed"])
+
+
+class _OwnersFiles(Files):
+    """The files beside that of the task."""
+
+    def __init__(self, owner: Owner, name: str) -> None:
+        super().__init__(name)
+        self._owner = owner
+
+    @override
+    def named(self, paths: Sequence[str]) -> Iterator[bytes | InputInvalid]:
+        self._owner.call("name", paths=list(paths))
+        for _ in paths:
+            answer = self._owner.call("next file")
+            if "refused" in answer:
+                yield InputInvalid(answer["refused"])
+                continue
+            pieces = [answer["data"]]
+            while answer["is_more"]:
+                answer = self._owner.call("next file")
+                pieces.append(answer["data"])
+            yield b"".join(pieces)
+
+    @override
+    def entries(self) -> Iterator[Entry]:
+        raise NotImplementedError("folders are read by the router")
+
+    @override
+    def contents(self, entries: Sequence[Entry]) -> Iterator[bytes | InputInvalid]:
+        raise NotImplementedError("folders are read by the router")
+
+
+class _OwnersSources(Sources):
+    """The sources of the task, which has one of each."""
+
+    def __init__(self, owner: Owner, name: str) -> None:
+        self._owner = owner
+        self._name = name
+
+    @override
+    def source(self, url: str, tenant: str) -> Source:
+        return _OwnersFile(self._owner, self._name)
+
+    @override
+    def beside(self, url: str, tenant: str) -> Files:
+        return _OwnersFiles(self._owner, self._name)
+
+    @override
+    def folder(self, url: str, tenant: str) -> Files:
+        raise NotImplementedError("folders are read by the router")
+
+
+def serve(owner: Owner, rows_fd: int, memory_bytes: int) -> None:
+    """Do tasks until the router is gone, or one has used up this process."""
+    with suppress(Gone):
+        while True:
+            message = owner.next()
+            if message["type"] not in _TASKS:
+                continue  # more of a task that has ended
+            try:
+                _do(owner, message, rows_fd)
+            except CapameshError as exc:
+                owner.send({"type": FAILED, "error": exc.code, "message": exc.message})
+            except MemoryError:
+                words = f"it needs more than the {mib(memory_bytes)} MiB of memory that a reader may take"
+                owner.send({"type": ENDED, "reason": words})
+                return
+
+
+def _do(owner: Owner, message: Mapping[str, Any], rows_fd: int) -> None:
+    """Do a task, an item at a time."""
+    _limit_cpu()
+    for item in _TASKS[message["type"]](owner, message, rows_fd):
+        owner.send({"type": ITEM, **item})
+        if owner.next()["type"] != NEXT:
+            return
+        _limit_cpu()
+    owner.send({"type": DONE})
+
+
+def _opened(owner: Owner, message: Mapping[str, Any]) -> tuple[Reader, InputSpec, Source]:
+    spec = read(message["input"], InputSpec)
+    sources = _OwnersSources(owner, message["name"])
+    return open_reader(spec, "", sources), spec, sources.source(spec.url, "")
+
+
+def _look(owner: Owner, message: Mapping[str, Any], _: int) -> Iterator[dict[str, Any]]:
+    reader, spec, source = _opened(owner, message)
+    yield {"rows": counted_rows(reader, spec, source)}
+
+
+def _plan(owner: Owner, message: Mapping[str, Any], _: int) -> Iterator[dict[str, Any]]:
+    reader, spec, _source = _opened(owner, message)
+    limits = read(message["limits"], ShardLimits)
+    for fingerprint, ranges in plan_pieces(reader, spec, limits, time.monotonic):
+        yield {"fingerprint": fingerprint, "ranges": [plain_values(each) for each in ranges]}
+
+
+def _rows(owner: Owner, message: Mapping[str, Any], rows_fd: int) -> Iterator[dict[str, Any]]:
+    reader, spec, _source = _opened(owner, message)
+    check_planned(reader, spec, message["fingerprint"])
+    inputs = {
+        name: TensorSpec(name, Datatype[datatype], tuple(shape))
+        for name, datatype, shape in message["inputs"]
+    }
+    left = message["skip"]
+    for window in plain_windows(reader, read(message["range"], RowRange), spec, inputs):
+        for head, blobs in packed(window):
+            if left:
+                left -= 1
+                continue
+            at = 0
+            os.ftruncate(rows_fd, 0)
+            for blob in blobs:
+                view = blob.data if isinstance(blob, np.ndarray) else memoryview(blob)
+                while view:
+                    count = os.pwrite(rows_fd, view, at)
+                    view, at = view[count:], at + count
+            yield {"head": head}
+
+
+def _names(owner: Owner, message: Mapping[str, Any], _: int) -> Iterator[dict[str, Any]]:
+    source = _OwnersFile(owner, message["name"])
+    for names in name_pieces(source, read(message["range"], RowRange)):
+        yield {"names": json.dumps(names).encode()}
+
+
+_TASKS: Final = {LOOK: _look, PLAN: _plan, ROWS: _rows, NAMES: _names}
+
+
+def _limit_cpu() -> None:
+    """Let this process have `CPU_S` from now on, after which the kernel ends it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    limit = math.ceil(time.process_time()) + CPU_S
+    if hard == resource.RLIM_INFINITY or limit < hard:
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, hard))
+
+
+def close_in(memory_bytes: int, hidden: Sequence[Path]) -> str:
+    """Bound this process and close it in, for good; return what holds, for people."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # when to stop is the router's to say
+        signal.signal(number, signal.SIG_IGN)
+    os.nice(NICENESS)
+    with suppress(OSError):  # of all processes, the kernel is to end this one first
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MOST_BYTES, MOST_BYTES))
+    limit_memory(memory_bytes)
+    libraries = sandbox.libraries()
+    for folder in hidden:
+        libraries = sandbox.apart_from(folder.resolve(), libraries)
+    held, missing = sandbox.close(
+        sandbox.Allowed(
+            libraries=libraries,
+            read=sandbox.paths(*sandbox.SYSTEM_FILES),
+            written=(),
+            devices=(Path("/dev/null"),),
+        ),
+        socket_families=(),
+    )
+    return ", ".join(held or ["none"]) + "".join(f"; {one}" for one in missing)
+
+
+def main(channel_fd: int, files_fd: int, rows_fd: int) -> None:
+    """Serve the router at the other ends of these."""
+    channel = BlockingChannel.inherit(channel_fd)
+    files = socket.socket(fileno=files_fd)
+    owner = Owner(channel, files)
+    with suppress(Gone):
+        start = owner.next()
+        memory_bytes = int(start["memory_bytes"])
+        holds = close_in(memory_bytes, [Path(each) for each in start["hidden"]])
+        owner.send({"type": READY, "sandbox": holds})
+        serve(owner, rows_fd, memory_bytes)
+    sys.exit(0)

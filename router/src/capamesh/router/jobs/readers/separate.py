@@ -1,0 +1,173 @@
+"""Reads inputs of jobs in processes of their own. IO: those, and the files whose bytes they are given, in threads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Container, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import override
+
+from capamesh.protocol.schema import plain_values, read
+from capamesh.router.jobs.errors import InputInvalid, ReaderEnded
+from capamesh.router.jobs.inputs.rows import RowWindow, finished
+from capamesh.router.jobs.readers import words
+from capamesh.router.jobs.readers.pool import Use
+from capamesh.router.jobs.readers.process import FilesToRead
+from capamesh.router.jobs.readers.reading import InputReading
+from capamesh.router.jobs.readers.wire import unpacked
+from capamesh.router.jobs.spec import Encoding, InputFormat, InputSpec
+from capamesh.router.jobs.values import Job, JobId, RowRange
+
+if TYPE_CHECKING:
+    from capamesh.protocol.channel.framing import Message
+    from capamesh.protocol.tensor_spec import TensorSpec
+    from capamesh.router.jobs.inputs.limits import ShardLimits
+    from capamesh.router.jobs.inputs.source import Sources
+    from capamesh.router.jobs.readers.pool import Place, Readers
+    from capamesh.router.jobs.readers.process import ReaderProcess
+    from capamesh.router.jobs.readers.reading import InThread, ReadHere
+
+
+class ReadSeparately(InputReading):
+    """Reads files in other processes, and folders, whose files are not looked into, here."""
+
+    def __init__(
+        self, readers: Readers, sources: Sources, in_thread: InThread, here: ReadHere
+    ) -> None:
+        """`here` reads folders."""
+        self._readers = readers
+        self._sources = sources
+        self._in_thread = in_thread
+        self._here = here
+
+    @override
+    async def look(self, spec: InputSpec, tenant: str) -> int | None:
+        if spec.format is InputFormat.FOLDER:
+            return await self._here.look(spec, tenant)
+        files = await self._in_thread(partial(self._files, spec, tenant))
+        await self._in_thread(
+            files.stamp
+        )  # a file that is not there is told before what is wrong in it
+        async with self._readers.place(Use.LOOK) as place:
+            task = _Task(place, files, {"type": words.LOOK, **_input(spec, files)})
+            found = await task.next()
+            await task.next()
+        rows = None if found is None else found["rows"]
+        return rows if isinstance(rows, int) else None
+
+    @override
+    async def plan(
+        self, spec: InputSpec, tenant: str, limits: ShardLimits
+    ) -> AsyncGenerator[tuple[str, list[RowRange]]]:
+        if spec.format is InputFormat.FOLDER:
+            async for piece in self._here.plan(spec, tenant, limits):
+                yield piece
+            return
+        files = await self._in_thread(partial(self._files, spec, tenant))
+        asked = {"type": words.PLAN, **_input(spec, files), "limits": plain_values(limits)}
+        async with self._readers.place(Use.PLAN) as place:
+            task = _Task(place, files, asked)
+            while (found := await task.next()) is not None:
+                yield str(found["fingerprint"]), [read(each, RowRange) for each in found["ranges"]]
+
+    @override
+    async def windows(
+        self, job: Job, rows: RowRange, inputs: Mapping[str, TensorSpec]
+    ) -> AsyncGenerator[RowWindow]:
+        spec = job.spec.input
+        if spec.format is InputFormat.FOLDER:
+            async for window in self._here.windows(job, rows, inputs):
+                yield window
+            return
+        files = await self._in_thread(partial(self._files, spec, job.tenant))
+        asked = {
+            "type": words.ROWS,
+            **_input(spec, files),
+            "fingerprint": job.fingerprint,
+            "range": plain_values(rows),
+            "inputs": _tensors(spec, inputs),
+        }
+        given = 0
+        while True:
+            async with self._readers.place(Use.ROWS) as place:
+                task = _Task(place, files, {**asked, "skip": given})
+                while not place.is_lent:
+                    found = await task.next()
+                    if found is None:
+                        return
+                    head = found["head"]
+                    window = await self._in_thread(partial(_window, place.process, head, spec))
+                    given += 1
+                    with place.paused():
+                        yield window
+
+    @override
+    async def names(
+        self, spec: InputSpec, tenant: str, rows: RowRange
+    ) -> AsyncGenerator[list[tuple[int, str]]]:
+        files = await self._in_thread(partial(self._files, spec, tenant))
+        asked = {"type": words.NAMES, **_input(spec, files), "range": plain_values(rows)}
+        async with self._readers.place(Use.PLAN) as place:
+            task = _Task(place, files, asked)
+            while (found := await task.next()) is not None:
+                yield [(int(number), str(name)) for number, name in json.loads(found["names"])]
+
+    @override
+    def keep_only(self, jobs: Container[JobId]) -> None:
+        self._here.keep_only(jobs)
+
+    def _files(self, spec: InputSpec, tenant: str) -> FilesToRead:
+        """Return the files of a task. Runs in a thread."""
+        has_paths = Encoding.PATH in spec.encoding.values()
+        return FilesToRead(
+            self._sources.source(spec.url, tenant),
+            self._sources.beside(spec.url, tenant) if has_paths else None,
+            self._in_thread,
+        )
+
+
+class _Task:
+    """A task of a reader, whose items are asked for one by one."""
+
+    def __init__(self, place: Place, files: FilesToRead, message: Mapping[str, Any]) -> None:
+        self._place = place
+        self._files: FilesToRead | None = files
+        self._name = files.source.name
+        self._message = message
+
+    async def next(self) -> Message | None:
+        """Return the next item; None: there are no more. Raises what went wrong."""
+        message, files = self._message, self._files
+        self._message, self._files = {"type": words.NEXT}, None
+        try:
+            found = await self._place.ask(message, files)
+        except ReaderEnded as exc:
+            raise ReaderEnded(
+                f"the process that read {self._name} ended over it: {exc.message}; if the file is sound, write it anew with less in"
+                " a row, and fewer rows in a group"
+            ) from exc
+        if found["type"] == words.ITEM:
+            return found
+        self._place.is_over = True
+        if found["type"] == words.FAILED:
+            raise words.ERRORS.get(found["error"], InputInvalid)(str(found["message"]))
+        return None
+
+
+def _input(spec: InputSpec, files: FilesToRead) -> dict[str, Any]:
+    return {"input": plain_values(spec), "name": files.source.name}
+
+
+def _tensors(spec: InputSpec, inputs: Mapping[str, TensorSpec]) -> list[tuple[str, str, list[int]]]:
+    """Return the declarations of the inputs that a spec fills; requests have their own."""
+    if spec.format is InputFormat.BATCH:
+        return []
+    declared = (inputs[name] for name in spec.columns)
+    return [(each.name, each.datatype.name, list(each.shape)) for each in declared]
+
+
+def _window(process: ReaderProcess, head: bytes, spec: InputSpec) -> RowWindow:
+    """Return the window of a head. Runs in a thread."""
+    return finished(unpacked(head, process.rows), spec)
