@@ -28,6 +28,7 @@ from capamesh.router.jobs.outputs.parts import bad_chunks, part_chunks
 from capamesh.router.jobs.outputs.results import Results
 from capamesh.router.jobs.outputs.sink import part_name
 from capamesh.router.jobs.planner import Planner
+from capamesh.router.jobs.readers.reading import ReadHere
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store.job_store import JobStore
 from capamesh.router.jobs.values import BadRow, Manifest
@@ -74,7 +75,9 @@ class BatchClients(JobClients):
         taken = await store.claim_plan("test")
         assert taken is not None
         places = self.http.job_service.places
-        await Planner(store, places, time.monotonic).plan(*taken, ShardLimits(rows))
+        await Planner(store, ReadHere(places, asyncio.to_thread, time.monotonic)).plan(
+            *taken, ShardLimits(rows)
+        )
 
     async def run(self, batch: str, shards: int = 100) -> None:
         """Run so many shards of a batch: each text becomes its length and its first byte, and `!` is refused."""
@@ -127,7 +130,14 @@ class BatchClients(JobClients):
         service, uploads = self.http.job_service, self.http.jobs.uploads
         assert uploads is not None
         store = await self.store()
-        maker = BatchFiles(store, service.places, uploads, time.monotonic, NullLog())  # type: ignore[arg-type]
+        maker = BatchFiles(
+            store,
+            service.places,
+            uploads,
+            ReadHere(service.places, asyncio.to_thread, time.monotonic),
+            time.monotonic,
+            NullLog(),
+        )  # type: ignore[arg-type]
         return await maker.turn()
 
     async def lines(self, file: str, key: str = "") -> list[Any]:

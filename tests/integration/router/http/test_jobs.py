@@ -20,6 +20,7 @@ from router_http import serving
 from capamesh.router.access.keys import Verb
 from capamesh.router.http.schemas.jobs import State
 from capamesh.router.jobs import service as services
+from capamesh.router.jobs.inputs.source import LocalFile
 from capamesh.router.jobs.standing import Progress
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store import job_operations, job_store
@@ -407,13 +408,13 @@ async def test_input_whose_disk_hangs_is_given_up(
     def hang(*_: object) -> None:
         asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(60)
 
-    monkeypatch.setattr(services, "likely_rows", hang)
+    monkeypatch.setattr(LocalFile, "stamp", hang)
     told = await asyncio.gather(
         *(clients.ask("", "POST", "/v1/jobs", clients.body()) for _ in range(40))
     )
     codes = sorted(each.headers["X-Capamesh-Error"] for each in told)
     assert set(codes) <= {"input_invalid", "overloaded"}
-    assert codes.count("input_invalid") >= services.LOOKS
+    assert codes.count("input_invalid") == services.MOST_WAITING
     go_on.set()
 
 

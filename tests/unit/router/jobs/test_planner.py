@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from job_desk import PINNED, Clock
@@ -37,10 +37,6 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_store, "PATIENCE_S", LIMIT_S)
 
 
-async def in_thread(function: Callable[[], Any]) -> Any:
-    return function()
-
-
 class FailingThread(StoreThread):
     """A store's thread that fails some operations, each after it was done or instead."""
 
@@ -67,7 +63,9 @@ class Planned:
         self.thread = FailingThread(folder / "jobs.db", self.clock)
         self.thread.start()
         self.store = JobStore(self.thread, self.clock)
-        self.planner = Planner(self.store, ReadHere(ANYWHERE, in_thread, lambda: 0.0), self._rest)
+        self.planner = Planner(
+            self.store, ReadHere(ANYWHERE, asyncio.to_thread, lambda: 0.0), self._rest
+        )
 
     async def _rest(self, seconds: float) -> None:
         self.rests.append(seconds)
@@ -120,7 +118,9 @@ async def test_slow_input_is_added_as_it_comes(tmp_path: Path, planned: Planned)
     job = await planned.submitted(lines(tmp_path, 4))
     ticks = iter(range(0, 1000, 10))
     planner = Planner(
-        planned.store, ReadHere(ANYWHERE, in_thread, lambda: float(next(ticks))), planned._rest
+        planned.store,
+        ReadHere(ANYWHERE, asyncio.to_thread, lambda: float(next(ticks))),
+        planned._rest,
     )
     done = await planner.plan(job, 1, ShardLimits(1))
     assert done is not None

@@ -103,10 +103,10 @@ class FilesToRead:
         return {"data": bytes(piece), "is_more": bool(self._rest)}
 
     def close(self) -> None:
-        """Close what is open."""
-        for file in self._opened:
+        """Close what is open; another task may begin."""
+        while self._opened:
             with suppress(OSError):
-                file.close()
+                self._opened.pop().close()
 
 
 class ReaderProcess:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Container, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ class ReadSeparately(InputReading):
         await self._in_thread(
             files.stamp
         )  # a file that is not there is told before what is wrong in it
-        async with self._readers.place(Use.LOOK) as place:
+        async with self._place(Use.LOOK, files) as place:
             task = _Task(place, files, {"type": words.LOOK, **_input(spec, files)})
             found = await task.next()
             await task.next()
@@ -67,7 +68,7 @@ class ReadSeparately(InputReading):
             return
         files = await self._in_thread(partial(self._files, spec, tenant))
         asked = {"type": words.PLAN, **_input(spec, files), "limits": plain_values(limits)}
-        async with self._readers.place(Use.PLAN) as place:
+        async with self._place(Use.PLAN, files) as place:
             task = _Task(place, files, asked)
             while (found := await task.next()) is not None:
                 yield str(found["fingerprint"]), [read(each, RowRange) for each in found["ranges"]]
@@ -91,7 +92,7 @@ class ReadSeparately(InputReading):
         }
         given = 0
         while True:
-            async with self._readers.place(Use.ROWS) as place:
+            async with self._place(Use.ROWS, files) as place:
                 task = _Task(place, files, {**asked, "skip": given})
                 while not place.is_lent:
                     found = await task.next()
@@ -109,7 +110,7 @@ class ReadSeparately(InputReading):
     ) -> AsyncGenerator[list[tuple[int, str]]]:
         files = await self._in_thread(partial(self._files, spec, tenant))
         asked = {"type": words.NAMES, **_input(spec, files), "range": plain_values(rows)}
-        async with self._readers.place(Use.PLAN) as place:
+        async with self._place(Use.PLAN, files) as place:
             task = _Task(place, files, asked)
             while (found := await task.next()) is not None:
                 yield [(int(number), str(name)) for number, name in json.loads(found["names"])]
@@ -117,6 +118,15 @@ class ReadSeparately(InputReading):
     @override
     def keep_only(self, jobs: Container[JobId]) -> None:
         self._here.keep_only(jobs)
+
+    @asynccontextmanager
+    async def _place(self, use: Use, files: FilesToRead) -> AsyncGenerator[Place]:
+        """Have a process, which is given bytes of these files."""
+        try:
+            async with self._readers.place(use) as place:
+                yield place
+        finally:
+            files.close()
 
     def _files(self, spec: InputSpec, tenant: str) -> FilesToRead:
         """Return the files of a task. Runs in a thread."""

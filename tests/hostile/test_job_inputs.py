@@ -1,0 +1,73 @@
+"""Files that take the memory or a core of whoever reads them, as inputs of jobs: each job ends with its reason, and all else goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import hostile_inputs
+import pytest
+from hostile import Figures, attacked
+from job_files import write_jsonl
+from job_http import JobError, JobHttp
+
+HONEST_ROWS = 2000
+PATIENCE_S = 180.0
+REASONS = {
+    "bomb.parquet": ("failed", "ended over it"),
+    "bomb.arrow": ("failed", "ended over it"),
+    "wide.csv": ("refused", "700000 columns, the limit is 10000"),
+    "wide.arrow": ("refused", "200000 columns, the limit is 10000"),
+    "line.jsonl": ("completed", ""),
+}
+"""What becomes of the job of each file."""
+
+
+async def _ended(jobs: JobHttp, path: Path) -> tuple[str, str]:
+    """Submit a job and return the state in which it ends, and why."""
+    try:
+        job = await jobs.submit(hostile_inputs.job_of(path))
+    except JobError as error:
+        return "refused", str(error)
+    shown = await _over(jobs, job["id"])
+    return shown["state"], shown.get("reason", "")
+
+
+async def _over(jobs: JobHttp, job_id: str) -> dict[str, Any]:
+    async with asyncio.timeout(PATIENCE_S):
+        while (shown := await jobs.job(job_id))["state"] not in {"completed", "failed", "paused"}:
+            await asyncio.sleep(0.1)
+    return shown
+
+
+async def test_file_that_ends_its_reader_ends_its_job_and_nothing_else(
+    tmp_path: Path, sample_models: Path, figures: Figures
+) -> None:
+    pytest.importorskip("pyarrow")
+    data = tmp_path / "data"
+    data.mkdir()
+    for name, write in hostile_inputs.FILES.values():
+        write(data / name)
+    honest_path = write_jsonl(
+        data / "honest.jsonl", [{"x": [0.0] * 64} for _ in range(HONEST_ROWS)]
+    )
+    options = ("--jobs-place", str(data))
+    async with (
+        attacked(tmp_path / "net", sample_models, nodes=1, router_options=options) as network,
+        JobHttp(lambda: [network.url], network.cluster.headers) as jobs,
+    ):
+        pid = network.router.pid
+        async with network.honest() as seen:
+            honest, *ended = await asyncio.gather(
+                *(_ended(jobs, path) for path in (honest_path, *(data / name for name in REASONS)))
+            )
+        found = dict(zip(REASONS, ended, strict=True))
+        for name, (state, words) in REASONS.items():
+            assert found[name][0] == state, (name, found[name])
+            assert words in found[name][1], (name, found[name])
+        assert honest == ("completed", "")
+        assert seen.failures == {}
+        assert network.router.pid == pid
+        figures.note("honest answers beside hostile inputs", seen.answered)
+        figures.note("the slowest of them, s", round(seen.slowest_s, 3))
