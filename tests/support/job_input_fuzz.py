@@ -197,6 +197,8 @@ def try_case(number: int, folder: Path) -> str:
                 f"case {number}, {form}: its error tells nothing, or no end of it"
             ) from exc
         outcome = f"{form} refused"
+    except MemoryError:  # the process that reads has a bound, and its end is the job's
+        outcome = f"{form} ended its reader"
     except Finding as exc:
         raise Finding(f"case {number}, {form}: {exc}") from exc
     except Exception as exc:

@@ -649,6 +649,28 @@ def test_shard_given_back_without_a_failure_does_not_count(desk: Desk) -> None:
     assert desk.call(jobs.get, job.id).reason == "shard 0 failed 1 times: it broke"
 
 
+def test_shard_that_ends_its_readers_twice_fails_its_job_whoever_read_it(desk: Desk) -> None:
+    job = desk.planned(2)
+    first, other = desk.call(leasing.claim, job.id, job.spec, "a", 2)
+    assert desk.call(leasing.release, first, job.spec, "all memory", has_ended_reader=True)
+    assert desk.call(leasing.release, other, job.spec, "all memory", has_ended_reader=True)
+    assert desk.call(jobs.get, job.id).state is JobState.RUNNING  # each of them once
+    again, _ = desk.call(leasing.claim, job.id, job.spec, "another router", 2)
+    assert desk.call(leasing.release, again, job.spec, "all memory", has_ended_reader=True)
+    failed = desk.call(jobs.get, job.id)
+    assert (failed.state, failed.reason) == (JobState.FAILED, "rows 0 to 9: all memory")
+
+
+def test_plan_that_ends_its_readers_twice_fails_its_job(desk: Desk) -> None:
+    desk.submitted()
+    for at in range(2):
+        job, token = desk.call(plans.claim_plan, f"router {at}") or pytest.fail("no plan")
+        lost = desk.call(plans.lose_plan, job.id, token, "all memory")
+        assert (lost is None) == (at == 0)
+    failed = desk.call(jobs.get, job.id)
+    assert (failed.state, failed.reason) == (JobState.FAILED, "all memory")
+
+
 # prices
 
 

@@ -54,8 +54,8 @@ from capamesh.router.jobs.readers.words import (
 from capamesh.router.jobs.spec import InputSpec
 from capamesh.router.jobs.values import RowRange
 
-NICENESS: Final = 10
-"""Requests of people come first (guess: as of a node's readers of prompts)."""
+NICENESS: Final = 19
+"""Requests of people come first: reading takes what processors have left, and nodes that wait for rows leave it (POSIX: the least)."""
 BUFFER_BYTES: Final = 64 * 1024
 """The fewest bytes of a file that are asked for at a time, as of a range."""
 

@@ -125,8 +125,10 @@ def _array_of(
     take: Callable[[int, int], npt.NDArray[np.uint8]], end: int, each: _Input
 ) -> npt.NDArray[Any]:
     """Return the tensor whose bytes end at a place."""
-    if each.size_bytes < 0 or end > MOST_BYTES or not each.shape:
-        raise ValueError(f"input {each.name!r} has {each.size_bytes} bytes, of {end}")
+    if each.size_bytes < 0 or end > MOST_BYTES or min(each.shape) < 0:
+        raise ValueError(
+            f"input {each.name!r} has {each.size_bytes} bytes, of {end}, and the shape {each.shape}"
+        )
     data = take(end - each.size_bytes, each.size_bytes)
     if each.dtype == "O":
         found = split_elements(data.data, math.prod(each.shape))

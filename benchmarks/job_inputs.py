@@ -1,0 +1,230 @@
+"""Measures what files that take the memory or a core of whoever reads them cost others, as inputs of jobs at a router with 1 GB.
+
+`python benchmarks/job_inputs.py [--rounds 3] [--seconds 10] [--rate 100]`. One router, in a control group of the kernel that may have
+1 GB of memory (v2 or v1, which root can make; where none can be made each of its processes is limited by itself), and a node outside of it.
+Requests come at fixed times, alone and beside jobs of all files and an honest job. The bars: none of the requests fails, their 99th
+percentile is at most 1.5 times what it is alone, each job ends with its reason, the honest one is completed, and a router that is killed
+while the worst file is its job's serves again and ends that job.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from machine import keep
+from report import Report
+from rich.console import Console
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+import hostile_inputs  # noqa: E402 - found by the line above
+from hostile import children_of  # noqa: E402 - likewise
+from job_cluster import JobCluster, url_of  # noqa: E402 - likewise
+from job_files import write_jsonl  # noqa: E402 - likewise
+from job_http import JobError, JobHttp  # noqa: E402 - likewise
+from open_load import OpenLoad, failed, quantile_s  # noqa: E402 - likewise
+
+ROUTER_BYTES = 10**9
+HONEST_ROWS = 20_000
+ENDED = {"completed", "failed", "paused", "cancelled"}
+POLL_S = 0.2
+LIMIT_S = 300.0
+BODY = json.dumps(
+    {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 64], "data": [0.0] * 64}]}
+).encode()
+REQUEST = (BODY, b"outputs")
+
+
+@contextmanager
+def memory_group() -> Iterator[Path | None]:
+    """Make a control group of `ROUTER_BYTES` and return its folder; None: none can be made here."""
+    folder, file = None, ""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "memory":
+            folder, file = Path(f"/sys/fs/cgroup/memory{path}"), "memory.limit_in_bytes"
+        elif not controllers and folder is None:
+            folder, file = Path(f"/sys/fs/cgroup{path}"), "memory.max"
+    group = None if folder is None else folder / f"capamesh-{os.getpid()}"
+    try:
+        if group is not None:
+            group.mkdir()
+            (group / file).write_text(str(ROUTER_BYTES))
+    except OSError as exc:
+        print(f"no control group can be made ({exc}): each process is limited by itself")
+        if group is not None:
+            with suppress(OSError):
+                group.rmdir()
+        group = None
+    try:
+        yield group
+    finally:
+        if group is not None:
+            with suppress(OSError):
+                group.rmdir()
+
+
+def confine(pid: int, group: Path | None) -> None:
+    """Give a router and its children no more memory than it may have."""
+    for each in children_of(pid):
+        if group is not None:
+            (group / "cgroup.procs").write_text(str(each))
+        else:
+            resource.prlimit(each, resource.RLIMIT_DATA, (ROUTER_BYTES, ROUTER_BYTES))
+
+
+async def over(jobs: JobHttp, path: Path, key: str) -> tuple[str, str]:
+    """Submit a job and return the state in which it ends, and why."""
+    try:
+        job = await jobs.submit(hostile_inputs.job_of(path, key))
+    except JobError as error:
+        return "refused", str(error)
+    return await end_of(jobs, job["id"])
+
+
+async def end_of(jobs: JobHttp, job_id: str) -> tuple[str, str]:
+    """Return the state in which a job ends, and why."""
+    async with asyncio.timeout(LIMIT_S):
+        while True:
+            shown = await jobs.job(job_id)
+            if shown["state"] in ENDED:
+                return shown["state"], shown.get("reason", "")
+            await asyncio.sleep(POLL_S)
+
+
+async def measure(options: argparse.Namespace, folder: Path, report: Report) -> None:
+    """Note all figures."""
+    data = folder / "data"
+    data.mkdir()
+    for name, write in hostile_inputs.FILES.values():
+        write(data / name)
+    honest = write_jsonl(data / "honest.jsonl", [{"x": [0.0] * 64} for _ in range(HONEST_ROWS)])
+    with memory_group() as group:
+        async with (
+            JobCluster(
+                folder / "cluster",
+                options.models,
+                places=[data],
+                routers=((),),
+                nodes=1,
+                node_options=("--threads", "1"),
+            ) as cluster,
+            JobHttp(lambda: [cluster.http_url], cluster.headers) as jobs,
+        ):
+            await cluster.wait_routable(1, models=["digits"])
+            confine(cluster.routers[0].pid, group)
+            await over(jobs, honest, "warm-up")
+            await beside(options, cluster, jobs, honest, report)
+            await killed(cluster, jobs, data, group, report)
+
+
+async def beside(
+    options: argparse.Namespace,
+    cluster: JobCluster,
+    jobs: JobHttp,
+    honest: Path,
+    report: Report,
+) -> None:
+    """Note what requests see alone and beside the jobs, and what becomes of these."""
+    load = OpenLoad(cluster.http_url, "digits", is_explained=False)
+    ratios: list[tuple[float, float]] = []
+    lost = 0
+    for number in range(options.rounds):
+        count = int(options.rate * options.seconds)
+        alone = await load.run(itertools.repeat(REQUEST, count), rate=options.rate, seed=number)
+        is_over = asyncio.Event()
+        ended: list[Any] = []
+
+        async def run_jobs(
+            number: int = number, is_over: asyncio.Event = is_over, ended: list[Any] = ended
+        ) -> None:
+            paths = [honest, *(honest.parent / name for name, _ in hostile_inputs.FILES.values())]
+            try:
+                ended += await asyncio.gather(
+                    *(over(jobs, path, f"{path.name} {number}") for path in paths)
+                )
+            finally:
+                is_over.set()
+
+        def requests(is_over: asyncio.Event = is_over) -> Iterator[tuple[bytes, bytes]]:
+            while not is_over.is_set():
+                yield REQUEST
+
+        began_s = time.monotonic()
+        shots = await load.run(requests(), rate=options.rate, seed=number, at={1: run_jobs})
+        report.note(f"round {number}", jobs_s=time.monotonic() - began_s, ended=ended)
+        ratios.append((quantile_s(alone, 0.99), quantile_s(shots, 0.99)))
+        lost += failed(alone) + failed(shots)
+        note_ends(report, ended)
+    ratio = statistics.median(with_jobs / without for without, with_jobs in ratios)
+    report.bar("online", "p99, as many times as alone", ratio, 1.5)
+    report.bar("online", "failed", lost, 0)
+    report.note("p99_s", alone=[one for one, _ in ratios], beside=[one for _, one in ratios])
+
+
+def note_ends(report: Report, ended: Sequence[tuple[str, str]]) -> None:
+    """Note what became of the honest job, and of the others."""
+    honest, *others = ended
+    report.bar("honest job", "completed", honest[0] == "completed", 1, is_least=True)
+    for name, (state, reason) in zip(hostile_inputs.FILES, others, strict=True):
+        is_ended = state == "completed" or (state in {"failed", "refused"} and bool(reason))
+        report.bar(name, f"ended ({state})", is_ended, 1, is_least=True)
+
+
+async def killed(
+    cluster: JobCluster, jobs: JobHttp, data: Path, group: Path | None, report: Report
+) -> None:
+    """Kill the router while it has a job of the worst file, and note that it serves again and the job ends."""
+    path = data / "bomb.parquet"
+    job = await jobs.submit(hostile_inputs.job_of(path, "killed"))
+    router = cluster.routers[0]
+    os.kill(router.pid, 9)
+    with suppress(Exception):  # how it ended is known
+        await router.stop(1.0)
+    again = await cluster.start_again(router)
+    confine(again.pid, group)
+    async with asyncio.timeout(LIMIT_S):
+        while True:
+            if url_of(again):
+                break
+            await asyncio.sleep(POLL_S)
+    await cluster.wait_routable(1, models=["digits"])
+    state, _ = await end_of(jobs, job["id"])
+    load = OpenLoad(cluster.http_url, "digits", is_explained=False)
+    shots = await load.run(itertools.repeat(REQUEST, 200), rate=100, seed=1)
+    report.bar("after a kill", "failed", failed(shots), 0)
+    report.bar("after a kill", "the job failed", state == "failed", 1, is_least=True)
+
+
+def main() -> int:
+    """Measure, show and keep the figures; 1 where a bar was missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of requests alone")
+    parser.add_argument("--rate", type=float, default=100.0, help="requests a second")
+    parser.add_argument("--models", type=Path, default=ROOT / "build" / "models")
+    options = parser.parse_args()
+    report = Report()
+    with tempfile.TemporaryDirectory() as name:
+        asyncio.run(measure(options, Path(name), report))
+    report.show("requests beside inputs of jobs that take all", Console(width=120))
+    asked = {name: value for name, value in vars(options).items() if name != "models"}
+    keep("job_inputs", {"options": asked, **report.figures})
+    return 0 if report.is_held else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""Processes that read inputs are few, are given to who waits, and end when nobody needs them. In virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import virtual_time
+from typing_extensions import override
+
+from capamesh.router.jobs.readers.pool import IDLE_S, MOST, PAUSE_S, Readers, Use
+from capamesh.router.jobs.readers.process import ReaderProcess
+
+
+class FakeProcess(ReaderProcess):
+    """A process that is none."""
+
+    made: list[FakeProcess]
+
+    def __init__(self) -> None:
+        self.ended = ""
+        self.is_at_work = False
+        self.drops = 0
+        self.made.append(self)
+
+    @property
+    @override
+    def is_busy(self) -> bool:
+        return self.is_at_work
+
+    @override
+    def drop(self) -> None:
+        self.drops += 1
+
+    @override
+    async def close(self) -> None:
+        self.ended = "closed"
+
+
+def readers() -> Readers:
+    FakeProcess.made = []
+    return Readers(FakeProcess, asyncio.get_running_loop().time)
+
+
+def test_process_is_used_again_and_ended_once_nobody_needs_it() -> None:
+    async def scenario() -> None:
+        pool = readers()
+        for use in (Use.LOOK, Use.PLAN, Use.ROWS):
+            async with pool.place(use) as place:
+                place.is_over = True
+        (process,) = FakeProcess.made
+        assert (process.drops, pool.count) == (0, 1)
+        await asyncio.sleep(IDLE_S - 1)
+        assert not process.ended
+        await asyncio.sleep(2)
+        assert (process.ended, pool.count) == ("closed", 0)
+
+    virtual_time.run(scenario())
+
+
+def test_what_is_left_in_the_middle_is_dropped_and_what_is_at_work_is_ended() -> None:
+    async def scenario() -> None:
+        pool = readers()
+        async with pool.place(Use.ROWS):
+            pass
+        (process,) = FakeProcess.made
+        assert process.drops == 1
+        with suppress(asyncio.CancelledError):
+            async with pool.place(Use.ROWS):
+                process.is_at_work = True
+                raise asyncio.CancelledError
+        await asyncio.sleep(0)
+        assert (process.ended, pool.count) == ("closed", 0)
+
+    virtual_time.run(scenario())
+
+
+def test_look_waits_for_no_shard_and_shards_wait_in_turn() -> None:
+    async def scenario() -> None:
+        pool = readers()
+        order: list[str] = []
+
+        async def hold(name: str, use: Use, seconds: float) -> None:
+            async with pool.place(use):
+                order.append(name)
+                await asyncio.sleep(seconds)
+
+        async with asyncio.TaskGroup() as tasks:
+            for at in range(MOST + 2):
+                tasks.create_task(hold(f"shard {at}", Use.ROWS, 10 + at))
+            await asyncio.sleep(1)
+            tasks.create_task(hold("look", Use.LOOK, 1))
+        assert order == ["shard 0", "shard 1", "look", "shard 2", "shard 3"]
+        assert len(FakeProcess.made) == MOST + 1
+
+    virtual_time.run(scenario())
+
+
+def test_process_that_nobody_asks_for_more_is_lent_to_who_waits() -> None:
+    async def scenario() -> None:
+        pool = readers()
+        async with pool.place(Use.ROWS) as busy, pool.place(Use.ROWS) as paused:
+            with paused.paused():
+                began_s = asyncio.get_running_loop().time()
+                async with pool.place(Use.ROWS) as third:
+                    assert third.process is paused.process
+                    assert PAUSE_S <= asyncio.get_running_loop().time() - began_s < 2 * PAUSE_S
+            assert (paused.is_lent, busy.is_lent) == (True, False)
+        assert len(FakeProcess.made) == MOST
+
+    virtual_time.run(scenario())
+
+
+def test_process_that_has_ended_is_given_to_nobody() -> None:
+    async def scenario() -> None:
+        pool = readers()
+        async with pool.place(Use.ROWS) as place:
+            place.is_over = True
+        FakeProcess.made[0].ended = "killed"
+        async with pool.place(Use.ROWS) as place:
+            assert place.process is FakeProcess.made[1]
+        await pool.close()
+        assert all(each.ended for each in FakeProcess.made)
+
+    virtual_time.run(scenario())
