@@ -61,7 +61,7 @@ class Place:
 
     @contextmanager
     def paused(self) -> Generator[None]:
-        """Within, nobody asks the process for more: it may be lent."""
+        """Let the process be lent meanwhile: nobody asks it for more."""
         self._paused_s = self._clock()
         try:
             yield

@@ -53,7 +53,7 @@ class FilesToRead:
     def __init__(self, source: Source, beside: Files | None, in_thread: InThread) -> None:
         self.source = source
         self.in_thread = in_thread
-        """Where the methods are to be called."""
+        """The threads in which the methods are to be called."""
         self._beside = beside
         self._opened: list[BinaryIO] = []
         self._named: Iterator[bytes | InputInvalid] = iter(())
@@ -125,7 +125,7 @@ class ReaderProcess:
         self._files: FilesToRead | None = None
         self._serving: set[asyncio.Task[None]] = set()
         self.ended = ""
-        """Why it has ended; "": it has not."""
+        """The reason why it has ended; "": it has not."""
         descriptors = (theirs.fileno(), self._rows.fileno())
         self._child = Child(
             "input reader",
