@@ -187,7 +187,7 @@ async def test_rows_are_those_that_a_reader_in_this_process_gives(
             here = await all_of(made.here, spec, limits)
             assert await all_of(made.apart, spec, limits) == here
             assert len(here[3]) == (ROWS // 9 if form is InputFormat.BATCH else ROWS)
-        assert len(made.processes) == 1
+        assert len(made.processes) == 2  # of which one looks
 
 
 async def test_files_that_rows_name_come_over_whole(tmp_path: Path) -> None:

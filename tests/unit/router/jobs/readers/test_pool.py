@@ -19,6 +19,7 @@ class FakeProcess(ReaderProcess):
 
     def __init__(self) -> None:
         self.ended = ""
+        self.is_nice = False
         self.is_at_work = False
         self.drops = 0
         self.made.append(self)
@@ -107,6 +108,16 @@ def test_process_that_nobody_asks_for_more_is_lent_to_who_waits() -> None:
                     assert PAUSE_S <= asyncio.get_running_loop().time() - began_s < 2 * PAUSE_S
             assert (paused.is_lent, busy.is_lent) == (True, False)
         assert len(FakeProcess.made) == MOST
+
+    virtual_time.run(scenario())
+
+
+def test_look_is_given_no_process_that_has_little_of_processors() -> None:
+    async def scenario() -> None:
+        pool = readers()
+        for use in (Use.PLAN, Use.LOOK, Use.ROWS, Use.LOOK):
+            async with pool.place(use) as place:
+                assert place.process is FakeProcess.made[use is Use.LOOK]
 
     virtual_time.run(scenario())
 

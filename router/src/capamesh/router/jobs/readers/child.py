@@ -54,8 +54,10 @@ from capamesh.router.jobs.readers.words import (
 from capamesh.router.jobs.spec import InputSpec
 from capamesh.router.jobs.values import RowRange
 
-NICENESS: Final = 19
-"""Requests of people come first: reading takes what processors have left, and nodes that wait for rows leave it (POSIX: the least)."""
+LOOK_NICENESS: Final = 5
+"""Requests of people come first; somebody waits for a look, all the same (guess)."""
+WORK_NICENESS: Final = 15
+"""Plans and rows take what processors have left, and nodes that wait for rows leave it (guess)."""
 BUFFER_BYTES: Final = 64 * 1024
 """The fewest bytes of a file that are asked for at a time, as of a range."""
 
@@ -223,6 +225,10 @@ def serve(owner: Owner, rows_fd: int, memory_bytes: int) -> None:
 
 def _do(owner: Owner, message: Mapping[str, Any], rows_fd: int) -> None:
     """Do a task, an item at a time."""
+    if message["type"] != LOOK:
+        os.nice(
+            max(0, WORK_NICENESS - os.nice(0))
+        )  # there is no way back: looks go to others from now on
     _limit_cpu()
     for item in _TASKS[message["type"]](owner, message, rows_fd):
         owner.send({"type": ITEM, **item})
@@ -294,7 +300,7 @@ def close_in(memory_bytes: int, hidden: Sequence[Path]) -> str:
     """Bound this process and close it in, for good; return what holds, for people."""
     for number in (signal.SIGINT, signal.SIGTERM):  # when to stop is the router's to say
         signal.signal(number, signal.SIG_IGN)
-    os.nice(NICENESS)
+    os.nice(LOOK_NICENESS)
     with suppress(OSError):  # of all processes, the kernel is to end this one first
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     resource.setrlimit(resource.RLIMIT_FSIZE, (MOST_BYTES, MOST_BYTES))

@@ -100,7 +100,7 @@ class Readers:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_S):
                         await self._given_back.wait()
-            place = Place(self._free_one(), self._clock)
+            place = Place(self._free_one(use), self._clock)
             self._places[use].add(place)
         try:
             yield place
@@ -140,14 +140,19 @@ class Readers:
         loop = asyncio.get_running_loop()
         self._free[process] = loop.call_later(IDLE_S, self._end, process)
 
-    def _free_one(self) -> ReaderProcess:
-        while self._free:
-            process, timer = self._free.popitem()
-            timer.cancel()
-            if not process.ended:
-                return process
+    def _free_one(self, use: Use) -> ReaderProcess:
+        """Return a process for a use: for looks only such as had nothing else to do, which are not used for else if others are free."""
+        for process in [process for process in self._free if process.ended]:
             self._end(process)
-        return self._start()
+        is_nice = use is not Use.LOOK
+        fitting = [process for process in self._free if is_nice or not process.is_nice]
+        if fitting:
+            process = max(fitting, key=lambda each: each.is_nice)
+            self._free.pop(process).cancel()
+        else:
+            process = self._start()
+        process.is_nice |= is_nice
+        return process
 
     def _end(self, process: ReaderProcess) -> None:
         timer = self._free.pop(process, None)

@@ -124,6 +124,8 @@ class ReaderProcess:
         self._answer: asyncio.Future[Message] | None = None
         self._files: FilesToRead | None = None
         self._serving: set[asyncio.Task[None]] = set()
+        self.is_nice = False
+        """True if it has had other tasks than looks, from which on it has little of processors."""
         self.ended = ""
         """The reason why it has ended; "": it has not."""
         descriptors = (theirs.fileno(), self._rows.fileno())
