@@ -120,7 +120,8 @@ def finished(window: RowWindow, spec: InputSpec) -> RowWindow:
     """Return a window of `plain_windows` with the requests that its lines are."""
     if spec.format is not InputFormat.BATCH:
         return window
-    batches, bad = [], list(window.bad)
+    batches: list[RowBatch] = []
+    bad = list(window.bad)
     for batch in window.batches:
         raw = read_lines(batch.numbers, batch.inputs[LINE].tolist(), spec.id_column)
         batches += _of_requests(raw)
