@@ -18,7 +18,7 @@ from capamesh.router.jobs.store import job_operations as jobs
 from capamesh.router.jobs.store import lease_operations as leasing
 from capamesh.router.jobs.store import plan_operations as plans
 from capamesh.router.jobs.store import shard_operations as shards
-from capamesh.router.jobs.stored_files import DAY_S, FileId, Purpose, StoredFile, Whole
+from capamesh.router.jobs.stored_files import DAY_S, FileId, Owner, Purpose, StoredFile, Whole
 from capamesh.router.jobs.values import LEASE_S, JobId
 
 
@@ -52,12 +52,11 @@ def made(desk: Desk, name: str) -> tuple[FileId, Whole]:
     file = desk.call(
         files.begin,
         FileId(f"file-{name}"),
-        "acme",
+        Owner("acme"),
         name,
         Purpose.BATCH_OUTPUT,
         0,
         DAY_S,
-        is_bounded=False,
     )
     return file.id, Whole(Purpose.BATCH_OUTPUT, DAY_S, 7, "ab")
 

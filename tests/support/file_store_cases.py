@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from job_desk import NOW_S, PINNED, Desk
 
-from capamesh.protocol.errors import FileConflict, FileNotFound, TooManyRequests
+from capamesh.protocol.errors import FileConflict, FileNotFound, StorageFull, TooManyRequests
 from capamesh.router.jobs.spec import InputFormat, InputSpec, JobSpec, OutputSpec
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store import file_operations as files
@@ -16,6 +16,7 @@ from capamesh.router.jobs.stored_files import (
     ARRIVAL_S,
     DAY_S,
     FileId,
+    Owner,
     Purpose,
     Requests,
     StoredFile,
@@ -23,14 +24,28 @@ from capamesh.router.jobs.stored_files import (
 )
 from capamesh.router.jobs.values import Job, JobId
 
+MOST_BYTES = 30
 REQUESTS = Requests(3, "/v1/embeddings", "words")
 
 
 def begun(
-    desk: Desk, name: str = "a", tenant: str = "acme", size: int = 10, keep_s: float = DAY_S
+    desk: Desk,
+    name: str = "a",
+    tenant: str = "acme",
+    size: int = 10,
+    keep_s: float = DAY_S,
+    site: str = "",
+    most: int = 1000,
 ) -> StoredFile:
     return desk.call(
-        files.begin, FileId(f"file-{name}"), tenant, "in.jsonl", Purpose.BATCH, size, keep_s
+        files.begin,
+        FileId(f"file-{name}"),
+        Owner(tenant, site),
+        "in.jsonl",
+        Purpose.BATCH,
+        size,
+        keep_s,
+        most,
     )
 
 
@@ -62,7 +77,7 @@ def test_file_is_kept_from_its_beginning_to_its_end(desk: Desk) -> None:
         DAY_S,
     )
     desk.clock.now_s += 5
-    desk.call(files.reserve, file.id, 20)
+    desk.call(files.reserve, file.id, 20, MOST_BYTES)
     arriving = desk.call(files.get, file.id, "acme")
     assert (arriving.size_bytes, arriving.expires_s) == (20, NOW_S + 5 + ARRIVAL_S)
     about = Whole(Purpose.USER_DATA, 2 * DAY_S, 12, "ab", REQUESTS)
@@ -80,7 +95,7 @@ def test_file_of_another_tenant_is_not_found(desk: Desk) -> None:
         lambda turn: files.get(turn, file.id, "other"),
         lambda turn: files.remove(turn, file.id, "other"),
         lambda turn: files.get(turn, FileId("file-none"), "acme"),
-        lambda turn: files.reserve(turn, FileId("file-none"), 5),
+        lambda turn: files.reserve(turn, FileId("file-none"), 5, MOST_BYTES),
         lambda turn: files.finish(turn, FileId("file-none"), Whole(Purpose.BATCH, 1.0, 1, "")),
     ):
         with pytest.raises(FileNotFound):
@@ -117,21 +132,37 @@ def test_files_that_are_whole_are_listed_page_by_page(desk: Desk) -> None:
 def test_tenant_has_no_more_files_and_bytes_than_it_may(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "MAX_TENANT_FILES", 2)
-    monkeypatch.setattr(files, "MAX_TENANT_BYTES", 30)
-    first = begun(desk)
-    begun(desk, "b")
-    with pytest.raises(TooManyRequests, match="has 2 files"):
-        begun(desk, "c")
-    begun(desk, "d", "other")
-    with pytest.raises(TooManyRequests, match="11 bytes more are over"):
-        desk.call(files.reserve, first.id, 21)
-    desk.call(files.reserve, first.id, 20)
+    monkeypatch.setattr(files, "MAX_OWN_FILES", 2)
+    first = begun(desk, most=MOST_BYTES)
+    begun(desk, "b", most=MOST_BYTES)
+    with pytest.raises(TooManyRequests, match="have 2 files"):
+        begun(desk, "c", most=MOST_BYTES)
+    begun(desk, "d", "other", most=MOST_BYTES)
+    with pytest.raises(
+        StorageFull, match="20 bytes of files here, and 11 more are over the 30 that"
+    ):
+        desk.call(files.reserve, first.id, 21, MOST_BYTES)
+    desk.call(files.reserve, first.id, 20, MOST_BYTES)
     desk.call(files.remove, first.id)
-    begun(desk, "c", size=20)
+    begun(desk, "c", size=20, most=MOST_BYTES)
     monkeypatch.setattr(files, "MAX_FILES", 3)
     with pytest.raises(TooManyRequests, match="the store has 3 files"):
-        begun(desk, "e", "third")
+        begun(desk, "e", "third", most=MOST_BYTES)
+
+
+def test_files_of_clients_without_keys_count_to_their_address_whatever_tenant_they_name(
+    desk: Desk,
+) -> None:
+    here, elsewhere = "here", "elsewhere"
+    first = begun(desk, "a", "acme", site=here, most=MOST_BYTES)
+    begun(desk, "b", "other", size=20, site=here, most=MOST_BYTES)
+    with pytest.raises(StorageFull, match="clients of the address here have 30 bytes"):
+        begun(desk, "c", "third", size=1, site=here, most=MOST_BYTES)
+    with pytest.raises(StorageFull, match="address here"):
+        desk.call(files.reserve, first.id, 11, MOST_BYTES)
+    begun(desk, "d", "acme", size=30, site=elsewhere, most=MOST_BYTES)
+    desk.call(files.remove, first.id)
+    begun(desk, "e", "third", site=here, most=MOST_BYTES)
 
 
 def test_file_that_a_job_under_way_reads_is_not_deleted(desk: Desk) -> None:

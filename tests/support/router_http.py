@@ -23,6 +23,7 @@ from capamesh.protocol.network import Member
 from capamesh.protocol.tensors import Limits
 from capamesh.router.access.audience import Audience
 from capamesh.router.access.operator_key import OperatorKey
+from capamesh.router.access.origin_check import ANY_HOST, OriginCheck
 from capamesh.router.access.quotas import Quotas
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.overrides import Overrides
@@ -253,6 +254,7 @@ async def serving(
     boot: str = "boot",
     access: AccessLog | None = None,
     slow: SlowLog | None = None,
+    hosts: tuple[str, ...] = (ANY_HOST,),
     origins: tuple[str, ...] = (),
     audience: Audience = Audience.ALL,
     jobs: dict[str, Any] | None = None,
@@ -322,7 +324,13 @@ async def serving(
     )
     page, feed = page_of(fleet, pool, log, requests, history, boot)
     front = Front(
-        inference, requests, arrival_s=arrival_s, limits=front_limits, tls=tls, audience=audience
+        inference,
+        requests,
+        arrival_s=arrival_s,
+        limits=front_limits,
+        tls=tls,
+        audience=audience,
+        origin_check=OriginCheck(hosts, origins),
     )
     repository = RepositoryControl(fleet.view, log)  # type: ignore[arg-type]
     folder = tempfile.TemporaryDirectory()
@@ -372,6 +380,7 @@ async def serving(
         keys=front.keys,
         access=access,
         audience=audience,
+        origin_check=front.origin_check,
     )
     runner = make_runner(application)
     await runner.setup()
@@ -389,7 +398,7 @@ async def serving(
         audience=audience,
     )
     if audience is not Audience.OPERATORS:
-        front.upgrades = StreamServer(front, origins)
+        front.upgrades = StreamServer(front)
     host, port = await front.listen("127.0.0.1", port)
     try:
         scheme = "http" if tls is None else "https"

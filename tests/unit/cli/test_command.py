@@ -300,8 +300,8 @@ def test_every_router_setting_has_an_option(
         "--advertise me --dial-inside private --mdns --name gpu-1 --traces http://c:4318/v1/traces --trace-slow 0.5 --trace-ratio 0.1 --access-log a.log --access-log-sample 0.5 --slow-log - --slow-log-time 250ms --slow-log-factor 3 --region eu --policy other --rules r.toml --keys k.db --timeout 2s --answer-timeout 2m --arrival 4000ms --drain 3 --max-message-mib 1MiB "
         "--workers 3 --max-json-mib 2 --max-json-answer-mib 3 --body-budget-mib 4 --answer-budget-mib 6 --cache-mib 7 --max-connections 5 "
         "--max-connections-per-address 3 --trusted-proxy 10.0.0.7 --trusted-proxy fd00::/8 "
-        "--tls-cert c.pem --tls-key c.key --tls-client-ca ca.pem --insecure --allow-origin https://app.example "
-        "--jobs j.db --jobs-folder files --jobs-place /data --jobs-place file:///more "
+        "--tls-cert c.pem --tls-key c.key --tls-client-ca ca.pem --insecure --allow-host router.example --allow-origin https://app.example "
+        "--jobs j.db --jobs-folder files --jobs-place /data --jobs-place file:///more --upload-mib 9 "
         f"--cache valkey://:p@h:1/2 --cache-secret {secret_file}"
     )
     assert run(line.split()) == 0
@@ -354,8 +354,10 @@ def test_every_router_setting_has_an_option(
         jobs="j.db",
         jobs_folder=Path("files"),
         jobs_places=("/data", "file:///more"),
+        upload_bytes=9 * 2**20,
         max_connections=5,
         max_connections_per_address=3,
+        allowed_hosts=("router.example",),
         allowed_origins=("https://app.example",),
         trusted_proxies=("10.0.0.7", "fd00::/8"),
     )

@@ -8,7 +8,7 @@ import ipaddress
 import math
 import signal
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +36,7 @@ def run_session(
     nodes: int,
     http: str,
     data: Path | None,
+    router_options: Sequence[str] = (),
     *,
     is_insecure: bool,
     as_json: bool,
@@ -45,7 +46,7 @@ def run_session(
     Raises `ConfigError` and `LocalError` when they do not start.
     """
     folder = models_folder(models)
-    options = ("--insecure",) if is_insecure else ()
+    options = (*router_options, *(("--insecure",) if is_insecure else ()))
 
     def run_in(home: Path) -> None:
         cluster = LocalCluster(home, folder, nodes, http, router_options=options)

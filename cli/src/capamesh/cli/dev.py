@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from capamesh.cli import options
+from capamesh.cli import front_options, options
 from capamesh.cli.help_texts import examples, new_group, teach
 
 group = new_group(
@@ -39,6 +39,8 @@ def up(
         bool,
         typer.Option("--insecure", help="Let clients of other machines in at --http."),
     ] = False,
+    allow_host: front_options.AllowHost = None,
+    allow_origin: front_options.AllowOrigin = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -56,4 +58,5 @@ def up(
     host_and_port(http, "--http")
     if models is not None:
         options.refuse_file_as_folder(models, "--models")
-    run_session(models, nodes, http, data, is_insecure=is_insecure, as_json=as_json)
+    router_options = front_options.page_options(allow_host, allow_origin)
+    run_session(models, nodes, http, data, router_options, is_insecure=is_insecure, as_json=as_json)

@@ -9,6 +9,51 @@ import typer
 
 PANEL = "Listening"
 
+
+def _host(text: str) -> str:
+    from capamesh.router.access.origin_check import checked_host  # noqa: PLC0415 - help starts faster
+
+    return checked_host(text)
+
+
+def _origin(text: str) -> str:
+    from capamesh.router.access.origin_check import checked_origin  # noqa: PLC0415 - the same
+
+    return checked_origin(text)
+
+
+def page_options(hosts: list[str] | None, origins: list[str] | None) -> list[str]:
+    """Return these as options of `capamesh router run`."""
+    return [
+        *(part for host in hosts or () for part in ("--allow-host", host)),
+        *(part for origin in origins or () for part in ("--allow-origin", origin)),
+    ]
+
+
+AllowHost: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-host",
+        envvar="CAPAMESH_ALLOW_HOST",
+        metavar="NAME",
+        parser=_host,
+        rich_help_panel=PANEL,
+        help="A name by which clients and proxies ask this router, such as router.example or *.example; *: any. Addresses, localhost, and"
+        " the names of this machine and of the certificate need none. Repeatable.",
+    ),
+]
+AllowOrigin: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-origin",
+        envvar="CAPAMESH_ALLOW_ORIGIN",
+        metavar="URL",
+        parser=_origin,
+        rich_help_panel=PANEL,
+        help="The origin of web pages that may ask this router beside its own, such as https://app.example. Repeatable.",
+    ),
+]
+
 MetricsListen: TypeAlias = Annotated[
     str | None,
     typer.Option(

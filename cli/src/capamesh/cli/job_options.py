@@ -8,6 +8,8 @@ from typing import Annotated, Final, TypeAlias
 
 import typer
 
+from capamesh.cli.parsing import mebibytes
+
 JOBS_VARIABLE: Final = "CAPAMESH_JOBS"
 PANEL: Final = "Batch jobs"
 
@@ -48,6 +50,17 @@ JobsPlace: TypeAlias = Annotated[
         help="A folder, or the beginning of URLs such as s3://bucket/, below which jobs may read and write, besides files that clients"
         " upload. All who may submit jobs can read what is there. Repeatable.",
         show_default=False,
+    ),
+]
+UploadMib: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        "--upload-mib",
+        envvar="CAPAMESH_UPLOAD_MIB",
+        metavar="MIB",
+        parser=mebibytes(0),
+        rich_help_panel=PANEL,
+        help="Uploaded files of one tenant, and where no key is asked for of one address; 0: an eighth of the disk, from 1 to 256 GiB.",
     ),
 ]
 

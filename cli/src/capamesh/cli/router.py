@@ -141,6 +141,7 @@ def run(
     no_jobs: job_options.NoJobs = False,
     jobs_folder: job_options.JobsFolder = None,
     jobs_place: job_options.JobsPlace = None,
+    upload_mib: job_options.UploadMib = 0,
     timeout: Annotated[
         float,
         typer.Option(
@@ -268,16 +269,8 @@ def run(
             help="Of these from one address, or from one IPv6 network of 64 bits; 0: half of all.",
         ),
     ] = 0,
-    allow_origin: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--allow-origin",
-            envvar="CAPAMESH_ALLOW_ORIGIN",
-            metavar="URL",
-            rich_help_panel="Listening",
-            help="The origin of pages that may open streams beside the router's own, such as https://app.example. Repeatable.",
-        ),
-    ] = None,
+    allow_host: front_options.AllowHost = None,
+    allow_origin: front_options.AllowOrigin = None,
     trusted_proxy: Annotated[
         list[str] | None,
         typer.Option(
@@ -344,6 +337,7 @@ def run(
         jobs=job_options.read_jobs(jobs, is_without=no_jobs),
         jobs_folder=jobs_folder,
         jobs_places=tuple(jobs_place or ()),
+        upload_bytes=upload_mib * _MIB,
         timeout_s=timeout,
         answer_timeout_s=answer_timeout,
         arrival_s=arrival,
@@ -361,6 +355,7 @@ def run(
         cache_secret=secret,
         max_connections=max_connections,
         max_connections_per_address=max_connections_per_address,
+        allowed_hosts=tuple(allow_host or ()),
         allowed_origins=tuple(allow_origin or ()),
         trusted_proxies=tuple(trusted_proxy or ()),
     )

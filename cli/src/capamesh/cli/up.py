@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from capamesh.cli import options
+from capamesh.cli import front_options, options
 from capamesh.cli.help_texts import examples
 from capamesh.cli.parsing import host_and_port
 from capamesh.cli.ports import MOST_FIRST
@@ -87,6 +87,8 @@ def up(
         ),
     ] = "",
     is_insecure: Insecure = False,
+    allow_host: front_options.AllowHost = None,
+    allow_origin: front_options.AllowOrigin = None,
     is_local: Annotated[
         bool,
         typer.Option(
@@ -120,6 +122,7 @@ def up(
         metrics,
         advertise,
         name,
+        front_options.page_options(allow_host, allow_origin),
         is_insecure=is_insecure,
         is_local=is_local,
         as_json=as_json,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -36,6 +37,7 @@ def run_up(
     metrics: str,
     advertise: str,
     name: str,
+    router_options: Sequence[str] = (),
     *,
     is_insecure: bool,
     is_local: bool,
@@ -74,6 +76,7 @@ def run_up(
                     *advertised,
                     *named,
                     *(["--insecure"] if settings.insecure else []),
+                    *router_options,
                 ),
                 node_options=(
                     *_listening(host, ports),

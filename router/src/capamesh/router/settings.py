@@ -103,6 +103,9 @@ class RouterSettings:
     """The folder of uploaded files and of results, the same for all routers of a store; None: `jobs` in the data folder."""
     jobs_places: tuple[str, ...] = ()
     """The folders, and URLs, below which jobs may read and write: nothing else is ever opened for a client."""
+    upload_bytes: int = 0
+    """The most bytes of uploaded files of one tenant, and where no key is asked for of one address; 0: an eighth of the disk, from 1
+    to 256 GiB."""
     timeout_s: float = 30.0
     """The deadline, in seconds, of requests that name none of their own."""
     answer_timeout_s: float = 0.0
@@ -127,8 +130,10 @@ class RouterSettings:
     """The most connections of clients; 0 for 4,096, or as many as the limit of descriptors leaves."""
     max_connections_per_address: int = 0
     """The most connections of one address; 0 for half of all. An IPv6 network of 64 bits counts as one address."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names of this router, such as "router.example" or "*.example", beside those that it knows of itself; "*": any."""
     allowed_origins: tuple[str, ...] = ()
-    """Origins of pages, such as "https://app.example", that may open streams beside the router's own."""
+    """Origins of pages, such as "https://app.example", that may ask beside the router's own."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses or networks that may have all of them, because they stand for many clients; this machine always may."""
 

@@ -206,7 +206,7 @@ async def test_stream_in_use_is_closed_behind_its_answer_when_the_router_drains(
         (STREAM, ("Content-Length: 5",), 400, "no body"),
         (STREAM, ("Host: other",), 400, "one Host"),
         (STREAM, ("Origin: https://evil.example",), 403, "--allow-origin https://evil.example"),
-        (STREAM, ("Origin: null",), 403, "may not open streams here"),
+        (STREAM, ("Origin: null",), 403, "a page of null may not ask this router"),
     ],
 )
 async def test_client_that_is_refused_is_told_why_before_there_is_a_stream(

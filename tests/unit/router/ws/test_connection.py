@@ -111,8 +111,8 @@ class Talk:
         self.transport = FakeTransport()
         self.used_s = 0.0
         self.site = "127.0.0.1"
-        self.context = StreamContext(self.front, ())  # type: ignore[arg-type]
-        asked = read_head(head(), ())
+        self.context = StreamContext(self.front)  # type: ignore[arg-type]
+        asked = read_head(head())
         assert asked is not None
         self.connection = StreamConnection(self.context, self, asked, None)  # type: ignore[arg-type]
         assert self.transport.written == asked.accepted

@@ -104,7 +104,7 @@ def test_head_of_any_kind_is_read_or_refused(query: str, lines: list[str], model
         )
     )
     with contextlib.suppress(CapameshError):
-        read_head(raw, ())
+        read_head(raw)
 
 
 @given(body=st.binary(max_size=40))

@@ -178,7 +178,7 @@ class GrpcConnection(Guest, StreamEvents, CallHost):
                 self._refuse(stream, (*ANSWER_HEAD, *trailers), is_whole=is_whole)
                 return
             method = found
-            if time_s is None:
+            if time_s is None and head.refusal is None:
                 self._last_headers, self._last_call = headers, (head, method)
         try:
             key = self.front.keys.of_call(method.verbs, head.authorization, head.api_key)

@@ -33,7 +33,7 @@ class GrpcContext:
     ) -> None:
         self.front = front
         self.make_session = make_session
-        self.heads = CallHeads()
+        self.heads = CallHeads(front.origin_check)
         self.methods = Methods(
             GrpcInference(inference), descriptions, front, repository, inference.log, audience
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from capamesh.protocol.errors import CapameshError, InvalidRequest
 from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.router.access.origin_check import ANYWHERE, OriginCheck
 from capamesh.router.http.options import (
     CACHE_CONTROL,
     IDEMPOTENCY_KEY,
@@ -70,7 +71,8 @@ class CallHead:
 class CallHeads:
     """Reads heads, and remembers them."""
 
-    def __init__(self) -> None:
+    def __init__(self, origin_check: OriginCheck = ANYWHERE) -> None:
+        self._origin_check = origin_check
         self._known: dict[tuple[tuple[bytes, bytes], ...], CallHead] = {}
 
     def read(self, headers: Headers) -> tuple[CallHead, float | None]:
@@ -90,8 +92,11 @@ class CallHeads:
             lasting = tuple([pair for pair in lasting if pair[0] not in {_TIME, _KEY}])
         head = self._known.get(lasting)
         if head is None:
-            head = _read(lasting)
-            if sum(len(name) + len(value) for name, value in lasting) <= MAX_KNOWN_BYTES:
+            head = _read(lasting, self._origin_check)
+            if (
+                head.refusal is None
+                and sum(len(name) + len(value) for name, value in lasting) <= MAX_KNOWN_BYTES
+            ):
                 if len(self._known) >= MAX_KNOWN:
                     del self._known[next(iter(self._known))]
                 self._known[lasting] = head
@@ -101,7 +106,7 @@ class CallHeads:
         return head, _seconds(timeout) if timeout else None
 
 
-def _read(headers: tuple[tuple[bytes, bytes], ...]) -> CallHead:
+def _read(headers: tuple[tuple[bytes, bytes], ...], origin_check: OriginCheck) -> CallHead:
     fields = dict(headers)
     path = fields.get(b":path", b"")
     content_type = fields.get(b"content-type", b"")
@@ -117,6 +122,12 @@ def _read(headers: tuple[tuple[bytes, bytes], ...]) -> CallHead:
     }
     options, is_explained, refusal = NO_OPTIONS, False, None
     try:
+        origin_check.check(
+            "POST",
+            (fields.get(b":authority") or fields.get(b"host", b"")).decode("latin-1"),
+            origin=fields.get(b"origin", b"").decode("latin-1"),
+            fetch_site=fields.get(b"sec-fetch-site", b"").decode("latin-1"),
+        )
         options, is_explained = options_of(wished)
     except CapameshError as error:
         refusal = error.with_traceback(None)

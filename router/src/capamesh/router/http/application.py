@@ -15,9 +15,17 @@ from capamesh.protocol.errors import (
 )
 from capamesh.router.access.audience import Audience
 from capamesh.router.access.keys import Verb
+from capamesh.router.access.origin_check import ANYWHERE, OriginCheck
 from capamesh.router.http.bodies import BUDGET, release
+from capamesh.router.http.cross_origin import (
+    check_origin,
+    is_preflight,
+    let_pages_read,
+    preflight_answer,
+)
 from capamesh.router.http.errors import error_response, http_error_response
 from capamesh.router.http.key_check import CHALLENGE_OF_BROWSERS, CHALLENGED, KEYS, KeyCheck, key_of
+from capamesh.router.http.media_types import check_type
 from capamesh.router.http.openai_errors import openai_error, openai_http_error
 from capamesh.router.http.route import TABLE, Handler, Pages, Route, RouteTable
 from capamesh.router.telemetry import HTTP
@@ -45,36 +53,23 @@ def make_application(
     keys: KeyCheck | None = None,
     access: AccessLog | None = None,
     audience: Audience = Audience.ALL,
+    origin_check: OriginCheck = ANYWHERE,
 ) -> web.Application:
     """Return the application that a router serves: all `pages`, of which what is not for the `audience` is refused.
 
     It counts its open `requests`; their bodies are within the `budget`, and they bring a key that the `keys` take: the front
     makes both. None: nothing is bounded, or no key is asked for. `access` is the log of a share of all requests; None: there is none.
     """
-    too_large = TooLarge(
-        f"the request's body is over the limit of {limits.max_message_bytes} bytes: ask for fewer rows at once, or give"
-        " the router a larger --max-message-mib"
-    )
-
     table = RouteTable(route for part in pages for route in part.routes())
-
-    def check(request: web.Request) -> Route | None:
-        """Return the route of a request; raise an error of the protocol unless it is for here and from somebody who may."""
-        route = table.of(request)
-        if route is not None and not audience.is_served(route.verbs):
-            raise audience.refusal()
-        if keys is not None:
-            keys.of_request(request, route)
-        return route
+    check = _Check(table, limits, audience, origin_check, keys)
 
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         is_openai = table.is_openai(request)
         told = openai_error if is_openai else error_response
+        if is_preflight(origin_check, request):
+            return preflight_answer()
         try:
-            route = check(request)
-            is_streamed = route is not None and route.is_streamed
-            if not is_streamed and (request.content_length or 0) > limits.max_message_bytes:
-                return told(too_large)  # before any of it is read
+            check(request)
             return await handler(request)
         except web.HTTPException as error:
             return (openai_http_error if is_openai else http_error_response)(request, error)
@@ -122,9 +117,47 @@ def make_application(
         application[BUDGET] = budget
     if keys is not None:
         application[KEYS] = keys
+    let_pages_read(application, origin_check)
     application[TABLE] = table
     application.add_routes(table.definitions())
     return application
+
+
+class _Check:
+    """Raises an error of the protocol unless a request is for here, from somebody who may, and of a size and type that is taken.
+
+    All of it is known of the head: no body is read.
+    """
+
+    def __init__(
+        self,
+        table: RouteTable,
+        limits: Limits,
+        audience: Audience,
+        origin_check: OriginCheck,
+        keys: KeyCheck | None,
+    ) -> None:
+        self._table = table
+        self._most_bytes = limits.max_message_bytes
+        self._audience = audience
+        self._origin_check = origin_check
+        self._keys = keys
+
+    def __call__(self, request: web.Request) -> None:
+        check_origin(self._origin_check, request)
+        route = self._table.of(request)
+        if route is not None and not self._audience.is_served(route.verbs):
+            raise self._audience.refusal()
+        if self._keys is not None:
+            self._keys.of_request(request, route)
+        if route is not None and route.takes_json:
+            check_type(request)
+        is_streamed = route is not None and route.is_streamed
+        if not is_streamed and (request.content_length or 0) > self._most_bytes:
+            raise TooLarge(
+                f"the request's body is over the limit of {self._most_bytes} bytes: ask for fewer rows at once, or give"
+                " the router a larger --max-message-mib"
+            )
 
 
 def _writes_itself(route: Route | None, status: int) -> bool:

@@ -38,6 +38,7 @@ async def send_file(
         "Content-Type": OCTETS,
         "Accept-Ranges": "bytes",
         "ETag": f'"{tag}"',
+        "X-Content-Type-Options": "nosniff",
         "Content-Disposition": f"attachment; filename*=UTF-8''{_encoded(name)}",
     }
     is_part = (first, end) != (0, size_bytes)

@@ -20,12 +20,12 @@ from capamesh.router.http import file_fields as fields
 from capamesh.router.http.arriving_data import Patience, body_pieces, check_plain
 from capamesh.router.http.file_content import RangeRefused, range_refusal, send_file
 from capamesh.router.http.form_upload import FormUpload
-from capamesh.router.http.job_bodies import tenant_asking, tenant_submitting
+from capamesh.router.http.job_bodies import owner_submitting, tenant_asking
 from capamesh.router.http.openai_errors import openai_error
 from capamesh.router.http.replies import OCTETS
 from capamesh.router.http.route import Content, Pages, Parameter, Route, json_of
 from capamesh.router.http.schemas import openai
-from capamesh.router.jobs.stored_files import Purpose, StoredFile
+from capamesh.router.jobs.stored_files import Owner, Purpose, StoredFile
 from capamesh.router.jobs.uploads.uploads import in_thread, in_thread_or_undone
 from capamesh.router.requests.invalid_parameter import InvalidParameter
 
@@ -155,12 +155,12 @@ class FilesApi(Pages):
         With `Upload-Length` the request has no body, and the file is sent by PATCH, in as many requests as it takes: one that breaks
         off is continued where it ended, which HEAD tells.
         """
-        uploads, tenant = self._kept(), tenant_submitting(request)
+        uploads, owner = self._kept(), owner_submitting(request)
         check_plain(request)
         if fields.UPLOAD_LENGTH in request.headers:
-            return await self._begin(uploads, tenant, request)
-        with uploads.place(tenant):
-            form = FormUpload(uploads, tenant, Patience(request, self._arrival_s))
+            return await self._begin(uploads, owner, request)
+        with uploads.place(owner.tenant):
+            form = FormUpload(uploads, owner, Patience(request, self._arrival_s))
             is_whole = False
             try:
                 file = await form.read(request)
@@ -249,14 +249,14 @@ class FilesApi(Pages):
         store = await self._kept().files()
         return await store.get(fields.file_id_of(request), tenant_asking(request))
 
-    async def _begin(self, uploads: Uploads, tenant: str, request: web.Request) -> web.Response:
+    async def _begin(self, uploads: Uploads, owner: Owner, request: web.Request) -> web.Response:
         """Begin an upload that is sent by PATCH."""
         size_bytes = fields.announced_bytes(request)
         purpose = fields.purpose_of(
             request.headers.get(fields.UPLOAD_PURPOSE, Purpose.USER_DATA.value)
         )
         keep_s = fields.keep_s_of(request.headers.get(fields.UPLOAD_EXPIRES_AFTER))
-        file = await uploads.begin(tenant, fields.name_of(request), purpose, size_bytes, keep_s)
+        file = await uploads.begin(owner, fields.name_of(request), purpose, size_bytes, keep_s)
         if not size_bytes:
             upload = await uploads.open(file)
             try:

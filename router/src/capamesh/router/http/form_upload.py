@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from capamesh.protocol.errors import CapameshError
 from capamesh.router.http.arriving_data import Patience, field_text, form_parts, part_pieces
 from capamesh.router.http.file_fields import ANCHOR, EXPIRES, keep_s_of, purpose_of
-from capamesh.router.jobs.stored_files import UPLOADED, Purpose, StoredFile, plain_name
+from capamesh.router.jobs.stored_files import UPLOADED, Owner, Purpose, StoredFile, plain_name
 from capamesh.router.jobs.uploads.uploads import ROOM_STEP_BYTES, most_bytes
 from capamesh.router.requests.invalid_parameter import InvalidParameter
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 class FormUpload:
     """One form."""
 
-    def __init__(self, uploads: Uploads, tenant: str, patience: Patience) -> None:
-        """The file will be the `tenant`'s."""
+    def __init__(self, uploads: Uploads, owner: Owner, patience: Patience) -> None:
+        """The file will be the `owner`'s."""
         self._uploads = uploads
-        self._tenant = tenant
+        self._owner = owner
         self._patience = patience
         self._purpose: Purpose | None = None
         self._keep_s = keep_s_of(None)
@@ -41,8 +41,8 @@ class FormUpload:
         Raises:
             InvalidRequest: the form, or what is in the file, is wrong.
             TooLarge: the file may not have so many bytes.
-            TooManyRequests: the tenant has as much as it may.
-            StorageFull: the disk is full.
+            TooManyRequests: its owner has the most files.
+            StorageFull: its owner has as many bytes as it may, or the disk is full.
         """
         async for part in form_parts(request, self._patience):
             await self._take(part, request.content_length)
@@ -92,7 +92,7 @@ class FormUpload:
             self._lines = self._held.enter_context(uploads.checking())
         room_bytes = min(body_bytes or ROOM_STEP_BYTES, most_bytes(purpose))
         name = plain_name(part.filename or "")
-        self._file = await uploads.begin(self._tenant, name, purpose, room_bytes, self._keep_s)
+        self._file = await uploads.begin(self._owner, name, purpose, room_bytes, self._keep_s)
         self._upload = upload = await uploads.open(self._file)
         async for data in part_pieces(part, self._patience):
             await upload.write(data)

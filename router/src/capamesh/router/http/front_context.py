@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from aiohttp.web_protocol import RequestHandler
 
+    from capamesh.router.access.origin_check import OriginCheck
     from capamesh.router.http.body_budget import BodyBudget
     from capamesh.router.http.connections import Connection
     from capamesh.router.http.exchange import Inference
@@ -32,6 +33,7 @@ class FrontContext(Protocol):
     upgrades: Upgrades | None
     """The one who takes over connections on which another protocol is asked for; None: nobody does."""
     keys: KeyCheck
+    origin_check: OriginCheck
     requests: OpenRequests
     limits: FrontLimits
     arrival_s: float

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Final
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.oip import HEADER_LENGTH_NAME, json_refusal, parse_header_length
+from capamesh.router.access.origin_check import ANYWHERE, OriginCheck
 from capamesh.router.http.exchange import JSON_WEIGHT, InferTarget
 from capamesh.router.http.key_check import KeyCheck
+from capamesh.router.http.media_types import is_json
 from capamesh.router.http.options import (
     CACHE_CONTROL,
     IDEMPOTENCY_KEY,
@@ -52,6 +54,8 @@ _FOREIGN: Final = frozenset(
     {b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"sec-websocket-key1"}
 )
 """The headers with which the request's end, or what follows it, is not as the length says, or aiohttp refuses it."""
+_OF_BROWSERS: Final = frozenset({b"origin", b"sec-fetch-site"})
+"""The headers by which a browser says whose page asks."""
 _WISH: Final = PREFIX.encode()
 _WISHES: Final = frozenset({CACHE_CONTROL.lower().encode(), IDEMPOTENCY_KEY.lower().encode()})
 _HEADER_LENGTH: Final = HEADER_LENGTH_NAME.lower().encode()
@@ -84,12 +88,20 @@ def may_become_head(part: bytes) -> bool:
 class Heads:
     """Reads heads, and remembers them."""
 
-    def __init__(self, limits: Limits, keys: KeyCheck, *, has_inference: bool = True) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        keys: KeyCheck,
+        origin_check: OriginCheck = ANYWHERE,
+        *,
+        has_inference: bool = True,
+    ) -> None:
         """A longer body is refused by aiohttp, before it is read. What `keys` found is remembered until it changes.
 
-        Without inference all requests are for aiohttp.
+        Without inference all requests are for aiohttp, as are those that a browser sends, or that name another host.
         """
         self._limits = limits
+        self._origin_check = origin_check
         self._has_inference = has_inference
         self._keys = keys
         keys.ring.on_change(self._forget)
@@ -147,6 +159,8 @@ class Heads:
             self._has_inference
             and b"content-length" in fields
             and body_bytes <= limits.max_message_bytes
+            and _OF_BROWSERS.isdisjoint(fields)
+            and self._origin_check.is_own(fields[b"host"].decode("latin-1"))
         )
         if request[1] == b"POST" and is_plain and b"content-encoding" not in fields:
             target = _target(request[2], fields)
@@ -196,6 +210,8 @@ def _target(target: bytes, fields: dict[bytes, bytes]) -> InferTarget | None:
         if name.startswith(_WISH) or name in _WISHES
     }
     length = fields.get(_HEADER_LENGTH)
+    if length is None and not is_json(fields.get(b"content-type", b"").decode("latin-1")):
+        return None
     try:
         header_length = parse_header_length(None if length is None else length.decode("latin-1"))
         if not all(map(str.isascii, wished.values())):

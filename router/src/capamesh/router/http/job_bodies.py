@@ -10,9 +10,11 @@ from aiohttp import web
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.schema import plain_values
 from capamesh.router.access.keys import OPERATOR
+from capamesh.router.http.connections import site_of
 from capamesh.router.http.key_check import key_of
 from capamesh.router.http.options import options_of
 from capamesh.router.jobs.states import ENDED
+from capamesh.router.jobs.stored_files import Owner
 from capamesh.router.jobs.values import JobId, job_id_of
 from capamesh.router.requests.call import NO_OPTIONS, RoutingOptions
 from capamesh.router.requests.key_scope import within_scope
@@ -54,6 +56,16 @@ def tenant_submitting(request: web.Request) -> str:
             " and regions"
         )
     return within_scope(options, key_of(request)).tenant
+
+
+def owner_submitting(request: web.Request) -> Owner:
+    """Return the one to whom an upload is counted; raises what `tenant_submitting` raises."""
+    return Owner(tenant_submitting(request), site_asking(request))
+
+
+def site_asking(request: web.Request) -> str:
+    """Return the site that an upload is counted to, as `Owner` has it."""
+    return "" if key_of(request) is not None else site_of(request.remote or "")
 
 
 def number_of(request: web.Request, name: str, default: int, most: int | None = None) -> int:

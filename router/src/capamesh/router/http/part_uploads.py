@@ -25,7 +25,7 @@ from capamesh.router.http.arriving_data import (
 )
 from capamesh.router.http.bodies import read_body
 from capamesh.router.http.files import kept_uploads
-from capamesh.router.http.job_bodies import tenant_asking, tenant_submitting
+from capamesh.router.http.job_bodies import owner_submitting, site_asking, tenant_asking
 from capamesh.router.http.route import Content, Pages, Route, json_of
 from capamesh.router.http.schemas import openai
 from capamesh.router.jobs.stored_files import StoredFile, plain_name
@@ -102,7 +102,7 @@ class PartUploadsApi(Pages):
 
     async def create_upload(self, request: web.Request) -> web.Response:
         """Begin a file that comes in parts, as OpenAI's route of that name does. What no part came for in a day is forgotten."""
-        joined, tenant = self._joined(), tenant_submitting(request)
+        joined, owner = self._joined(), owner_submitting(request)
         asked = await self._body(request)
         size_bytes, name = asked.get("bytes"), asked.get("filename")
         if type(size_bytes) is not int or size_bytes < 0:
@@ -113,7 +113,7 @@ class PartUploadsApi(Pages):
             raise InvalidParameter("filename", "filename is missing")
         purpose = fields.purpose_of(str(asked.get("purpose", ""))[:80])
         keep_s = fields.asked_keep_s(asked.get("expires_after"), "expires_after")
-        file = await joined.begin(tenant, plain_name(name), purpose, size_bytes, keep_s)
+        file = await joined.begin(owner, plain_name(name), purpose, size_bytes, keep_s)
         return web.json_response(_body(file, "pending"))
 
     async def add_part(self, request: web.Request) -> web.Response:
@@ -121,7 +121,9 @@ class PartUploadsApi(Pages):
         joined = self._joined()
         check_plain(request)
         target = await self._found(request)
-        part = await self._at_place(target, joined.add(target, self._pieces(request)))
+        part = await self._at_place(
+            target, joined.add(target, site_asking(request), self._pieces(request))
+        )
         body: openai.UploadPart = {
             "id": part_id_of(part.id),
             "object": "upload.part",

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from aiohttp import web
 
 from capamesh.router.access.keys import Verb
+from capamesh.router.http.replies import JSON
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 EVERYBODY: Final[tuple[Verb, ...]] = ()
@@ -27,7 +28,7 @@ class Content:
 
     kind: object
     """The type that describes what JSON it may be; `bytes` or `str` for what is no JSON."""
-    media_type: str = "application/json"
+    media_type: str = JSON
 
 
 def json_of(kind: object) -> tuple[Content]:
@@ -71,6 +72,11 @@ class Route:
     """True if it is OpenAI's: its errors have the form that OpenAI's clients read."""
     is_streamed: bool = False
     """True if its handler takes a body as it comes, within limits of its own: it may be larger than memory."""
+
+    @property
+    def takes_json(self) -> bool:
+        """Return whether its body is JSON, or may be."""
+        return any(content.media_type == JSON for content in self.body)
 
     @property
     def does(self) -> str:

@@ -14,6 +14,7 @@ from typing_extensions import override
 from capamesh.protocol.links.listener import bind
 from capamesh.router.access.audience import Audience
 from capamesh.router.access.keys import Verb
+from capamesh.router.access.origin_check import ANYWHERE, OriginCheck
 from capamesh.router.http.body_budget import BodyBudget
 from capamesh.router.http.connection import FrontConnection
 from capamesh.router.http.connections import Connection, Connections
@@ -62,6 +63,7 @@ class Front(FrontContext):
         limits: FrontLimits | None = None,
         tls: ServerTls | None = None,
         audience: Audience = Audience.ALL,
+        origin_check: OriginCheck = ANYWHERE,
     ) -> None:
         """Take how long a request may take to arrive, and an answer to leave. `tls` is what clients speak; None: they do not.
 
@@ -85,8 +87,13 @@ class Front(FrontContext):
         inference.ring.on_change(self._keep_names)
         self._keep_names()
         """The check of what clients send; the application makes it, too."""
+        self.origin_check = origin_check
+        """The check of where it comes from, likewise."""
         self.heads = Heads(
-            inference.limits, self.keys, has_inference=audience.is_served((Verb.INFER,))
+            inference.limits,
+            self.keys,
+            origin_check,
+            has_inference=audience.is_served((Verb.INFER,)),
         )
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         """The memory where all connections read; nothing is left there when a read has been told."""

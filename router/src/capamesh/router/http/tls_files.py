@@ -49,6 +49,8 @@ class Loaded:
     """The time at which the certificate expires, in seconds since 1970."""
     is_exposed: bool
     """Other users of the machine may read the key."""
+    names: frozenset[str]
+    """The names of hosts that the certificate is for, in small letters; `*.NAME` for all one level below."""
 
 
 class ServerTls:
@@ -64,6 +66,7 @@ class ServerTls:
         """The context of the next handshake."""
         self.expires_s = loaded.expires_s
         self.is_exposed = loaded.is_exposed
+        self.names = loaded.names
         self.is_refused = False
         """The files that are there now cannot be used."""
 
@@ -93,7 +96,7 @@ class ServerTls:
                 f"the certificate {self.files.certificate} has expired: give one that has not"
             )
         self.context, self.expires_s = loaded.context, loaded.expires_s
-        self.is_exposed = loaded.is_exposed
+        self.is_exposed, self.names = loaded.is_exposed, loaded.names
         self.is_refused = False
         return True
 
@@ -108,7 +111,8 @@ def load(files: TlsFiles) -> Loaded:
     certificates = read_public(files.certificate, "--tls-cert", limit_bytes=MAX_FILE_BYTES)
     read_public(files.key, "--tls-key", limit_bytes=MAX_FILE_BYTES)
     try:
-        expires = x509.load_pem_x509_certificates(certificates)[0].not_valid_after_utc
+        certificate = x509.load_pem_x509_certificates(certificates)[0]
+        names = _names_of(certificate)
     except ValueError as exc:
         raise ConfigError(
             f"--tls-cert {files.certificate} holds no certificate: give a file of certificates as PEM"
@@ -126,7 +130,16 @@ def load(files: TlsFiles) -> Loaded:
                 f"--tls-client-ca {files.client_ca} holds no certificate: give a file of authorities as PEM"
             ) from exc
         context.verify_mode = ssl.CERT_REQUIRED
-    return Loaded(context, expires.timestamp(), _is_exposed(files.key))
+    expires_s = certificate.not_valid_after_utc.timestamp()
+    return Loaded(context, expires_s, _is_exposed(files.key), names)
+
+
+def _names_of(certificate: x509.Certificate) -> frozenset[str]:
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:  # no client takes it for any name
+        return frozenset()
+    return frozenset(map(str.lower, found.value.get_values_for_type(x509.DNSName)))
 
 
 def _why_no_pair(files: TlsFiles, error: OSError) -> str:

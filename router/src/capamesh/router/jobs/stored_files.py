@@ -16,9 +16,8 @@ MAX_FILE_BYTES: Final = 64 * GIB
 """The most bytes of one file (guess: 200,000,000 rows of JSON lines)."""
 MAX_BATCH_BYTES: Final = GIB
 """The most bytes of a file of requests (guess: five times OpenAI's; its lines are read as they arrive)."""
-MAX_TENANT_FILES: Final = 10_000
-MAX_TENANT_BYTES: Final = 256 * GIB
-"""The most bytes of a tenant's files together (guess)."""
+MAX_OWN_FILES: Final = 10_000
+"""The most files of one owner (guess)."""
 MAX_FILES: Final = 100_000
 """The most files of a store, of all tenants (guess: what a folder serves without a thought)."""
 KEEP_S: Final = 30 * DAY_S
@@ -43,6 +42,20 @@ class Purpose(StrEnum):
 
 UPLOADED: Final = (Purpose.BATCH, Purpose.USER_DATA)
 """The purposes of files that clients make."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The one to whom an upload is counted: its tenant, or its client's address where no key says who that is."""
+
+    tenant: str
+    site: str = ""
+    """The address, or the network of 64 bits of IPv6; "": a key has named the tenant."""
+
+    @property
+    def words(self) -> str:
+        """Return who it is in a sentence."""
+        return f"clients of the address {self.site}" if self.site else "this tenant's clients"
 
 
 @dataclass(frozen=True, slots=True)

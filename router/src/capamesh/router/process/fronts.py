@@ -6,6 +6,7 @@ Without `--metrics-listen` one front serves all. With it each of the two refuses
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from capamesh.protocol.advertised_address import listen_reason
 from capamesh.protocol.errors import ConfigError
 from capamesh.router.access.audience import Audience
+from capamesh.router.access.origin_check import OriginCheck
 from capamesh.router.grpc.server import GrpcServer
 from capamesh.router.http.admin_fleet import FleetApi
 from capamesh.router.http.admin_routing import RoutingApi
@@ -36,8 +38,6 @@ from capamesh.router.requests.repository import RepositoryControl
 from capamesh.router.ws.server import StreamServer
 
 if TYPE_CHECKING:
-    import socket
-
     from aiohttp import web
 
     from capamesh.router.http.route import Pages
@@ -130,6 +130,7 @@ class Fronts:
                     keys=front.keys,
                     access=parts.traces.logs.access,
                     audience=front.audience,
+                    origin_check=front.origin_check,
                 )
             )
             self._runners.append(runner)
@@ -180,13 +181,21 @@ class Fronts:
         has_tls = parts.tls is not None and not (
             is_for_operators and not speaks_tls_to_operators(settings)
         )
+        tls = parts.tls if has_tls else None
+        listens_at = settings.metrics_host if is_for_operators else settings.http_host
         return Front(
             parts.inference,
             parts.requests,
             arrival_s=settings.arrival_s,
             limits=self._limits(is_for_operators=is_for_operators, has_tls=has_tls),
-            tls=parts.tls if has_tls else None,
+            tls=tls,
             audience=audience,
+            origin_check=OriginCheck(
+                (*settings.allowed_hosts, listens_at, socket.gethostname()),
+                settings.allowed_origins,
+                certificate_names=lambda: () if tls is None else tls.names,
+                asks_for_keys=lambda: parts.inference.ring.is_required,
+            ),
         )
 
     def _limits(self, *, is_for_operators: bool, has_tls: bool) -> FrontLimits:
@@ -221,7 +230,7 @@ class Fronts:
         )
         if front.audience is Audience.OPERATORS:
             return
-        front.upgrades = streams = StreamServer(front, parts.settings.allowed_origins)
+        front.upgrades = streams = StreamServer(front)
         server.watch(parts.telemetry)
         streams.watch(parts.telemetry)
 

@@ -186,7 +186,9 @@ class JobParts:
         async def files() -> FileStore:
             return (await service.store()).files
 
-        self.uploads = Uploads(files, FileFolder(places.jobs_folder), slices)
+        self.uploads = Uploads(
+            files, FileFolder(places.jobs_folder, own_bytes=settings.upload_bytes), slices
+        )
         store.open()
 
     def pages(self) -> tuple[Pages, ...]:

@@ -12,8 +12,6 @@ from capamesh.router.requests.key_scope import within_scope
 from capamesh.router.ws.handshake import REQUESTS, SAMPLES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from capamesh.protocol.adverts import ModelOffer
     from capamesh.router.http.front_context import FrontContext
     from capamesh.router.ws.handshake import StreamHead
@@ -25,10 +23,9 @@ WIRE: Final = "websocket"
 class StreamContext:
     """The server of a stream, as the stream sees it."""
 
-    def __init__(self, front: FrontContext, origins: Collection[str]) -> None:
+    def __init__(self, front: FrontContext) -> None:
         self.front = front
         self.inference = replace(front.inference, wire=WIRE)
-        self.origins = frozenset(origins)
         self.open = 0
         """The streams that are open."""
         self.misbehaved = 0

@@ -11,17 +11,18 @@ import hashlib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
-from capamesh.protocol.errors import Forbidden, InvalidRequest
+from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.router.access.origin_check import ANYWHERE, OriginCheck
 from capamesh.router.http.heads import END, MAX_HEAD_BYTES, MAX_LINES
 from capamesh.router.http.options import options_of
 from capamesh.router.requests.call import NO_OPTIONS, RoutingOptions
 from capamesh.router.requests.parameters import PRIORITY, TIMEOUT
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
     from capamesh.protocol.oip import Parameters
 
@@ -70,14 +71,12 @@ class StreamHead:
     """The answer by which the connection becomes a WebSocket."""
 
 
-def read_head(raw: bytes, origins: Collection[str]) -> StreamHead | None:
-    """Return what a head asks for; None: it asks for no WebSocket here.
-
-    `raw` ends with its empty line; `origins` are those of other pages that may ask, such as "https://app.example".
+def read_head(raw: bytes, origin_check: OriginCheck = ANYWHERE) -> StreamHead | None:
+    """Return what a head asks for; None: it asks for no WebSocket here. `raw` ends with its empty line.
 
     Raises:
         InvalidRequest: it asks for one, but not as RFC 6455 says or with a query that cannot be read.
-        Forbidden: a page of somebody else asks.
+        Forbidden: a page of somebody else asks, or the router has another name.
     """
     first, *lines = raw[: -len(END)].split(b"\r\n")
     found = _LINE.fullmatch(first)
@@ -87,7 +86,12 @@ def read_head(raw: bytes, origins: Collection[str]) -> StreamHead | None:
     if fields is None or "websocket" not in _words(fields.get("upgrade", "")):
         return None
     _check(fields)
-    _check_origin(fields, origins)
+    origin_check.check(
+        "GET",
+        fields["host"],
+        origin=fields.get("origin", ""),
+        fetch_site=fields.get("sec-fetch-site", ""),
+    )
     query = _query((found[4] or b"").decode("ascii"))
     protocols = _words(fields.get("sec-websocket-protocol", ""), is_lower=False)
     messages = query.pop("messages", "")
@@ -141,22 +145,6 @@ def _check(fields: Mapping[str, str]) -> None:
         raise InvalidRequest("a request for a WebSocket has no body")
     if "," in fields.get("host", ",") or not fields["host"]:
         raise InvalidRequest("a request has one Host")
-
-
-def _check_origin(fields: Mapping[str, str], origins: Collection[str]) -> None:
-    """Raise `Forbidden` for a page that is neither this router's own nor one of `origins`."""
-    origin = fields.get("origin", "")
-    if not origin or origin in origins:
-        return
-    try:
-        own = urlsplit(origin).netloc.lower()
-    except ValueError:
-        own = ""
-    if own != fields["host"].lower():
-        raise Forbidden(
-            f"a page of {origin[:80]!r} may not open streams here; start the router with --allow-origin {origin[:80]}"
-            " to let it"
-        )
 
 
 def _query(text: str) -> dict[str, str]:

@@ -16,8 +16,6 @@ from capamesh.router.ws.handshake import read_head
 from capamesh.router.ws.opening import OpeningStream
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from capamesh.router.http.front_context import FrontContext
     from capamesh.router.http.guests import Guest, Host
     from capamesh.router.http.replies import Reply
@@ -27,9 +25,8 @@ if TYPE_CHECKING:
 class StreamServer(Upgrades):
     """The server, which makes a guest of each such connection."""
 
-    def __init__(self, front: FrontContext, origins: Collection[str] = ()) -> None:
-        """Pages of `origins`, such as "https://app.example", may open streams beside the router's own."""
-        self._context = StreamContext(front, origins)
+    def __init__(self, front: FrontContext) -> None:
+        self._context = StreamContext(front)
 
     @property
     def open(self) -> int:
@@ -45,7 +42,7 @@ class StreamServer(Upgrades):
     def upgrade(self, host: Host, head: bytes) -> Guest | Reply | None:
         context = self._context
         try:
-            asked = read_head(head, context.origins)
+            asked = read_head(head, context.front.origin_check)
             if asked is None:
                 return None
             context.target(asked)

@@ -17,7 +17,7 @@ from capamesh.router.jobs.store.database import Change, open_database
 from capamesh.router.jobs.store.group_commit import StoreThread, Turn
 from capamesh.router.jobs.store.job_store import JobStore
 from capamesh.router.jobs.store.state_operations import FIRST
-from capamesh.router.jobs.stored_files import Purpose
+from capamesh.router.jobs.stored_files import Owner, Purpose
 from capamesh.router.jobs.values import BadRow, Counts
 
 LIMIT_S = 120.0
@@ -125,7 +125,7 @@ async def test_looks_wait_for_nobody_who_writes(tmp_path: Path) -> None:
     where = str(tmp_path / "jobs.db")
     store = JobStore.open(where, Clock())
     job, _ = await store.submit("acme", spec_with(), PINNED)
-    file = await store.files.begin("acme", "rows.jsonl", Purpose.BATCH, 10, 60.0)
+    file = await store.files.begin(Owner("acme"), "rows.jsonl", Purpose.BATCH, 10, 60.0, 10)
     other = open_database(where, Clock())
     with other.transaction(Change.LASTING):
         assert (await store.get(job.id, None)).id == job.id

@@ -23,16 +23,15 @@ from sqlalchemy import (
     update,
 )
 
-from capamesh.protocol.errors import FileConflict, FileNotFound, TooManyRequests
+from capamesh.protocol.errors import FileConflict, FileNotFound, StorageFull, TooManyRequests
 from capamesh.router.jobs.store.group_commit import Turn
-from capamesh.router.jobs.store.tables import FILES, IS_UNDER_WAY, JOBS
+from capamesh.router.jobs.store.tables import FILE_SITES, FILES, IS_UNDER_WAY, JOBS
 from capamesh.router.jobs.stored_files import (
     ARRIVAL_S,
-    GIB,
     MAX_FILES,
-    MAX_TENANT_BYTES,
-    MAX_TENANT_FILES,
+    MAX_OWN_FILES,
     FileId,
+    Owner,
     Purpose,
     Requests,
     StoredFile,
@@ -53,9 +52,14 @@ _FILE: Final = bindparam("the_file", type_=Text)
 _TENANT: Final = bindparam("the_tenant", type_=Text)
 _COUNT: Final = bindparam("the_count", type_=Integer)
 _GET: Final = select(FILES).where(FILES.c.id == _FILE)
-_HELD: Final = select(func.count(), func.coalesce(func.sum(FILES.c.size_bytes), 0)).where(
-    FILES.c.tenant == _TENANT
+_HELD: Final = select(func.count(), func.coalesce(func.sum(FILES.c.size_bytes), 0))
+_HELD_BY_TENANT: Final = _HELD.where(FILES.c.tenant == _TENANT)
+_HELD_BY_SITE: Final = _HELD.join_from(FILE_SITES, FILES, FILES.c.id == FILE_SITES.c.file).where(
+    FILE_SITES.c.site == bindparam("the_site", type_=Text)
 )
+_SITE: Final = select(FILE_SITES.c.site).where(FILE_SITES.c.file == _FILE)
+_INSERT_SITE: Final = insert(FILE_SITES)
+_DELETE_SITE: Final = delete(FILE_SITES).where(FILE_SITES.c.file == _FILE)
 _COUNT_ALL: Final = select(func.count()).select_from(FILES)
 _INSERT: Final = insert(FILES)
 _RESERVE: Final = (
@@ -134,24 +138,27 @@ _PAGES: Final = {
 def begin(
     turn: Turn,
     file_id: FileId,
-    tenant: str,
+    owner: Owner,
     name: str,
     purpose: Purpose,
     size_bytes: int,
     keep_s: float,
-    *,
-    is_bounded: bool = True,
+    most_bytes: int | None = None,
 ) -> StoredFile:
     """Keep a file whose bytes are to arrive, with room for `size_bytes` of them, and return it.
 
-    It is to be kept for `keep_s` seconds once it is ready. `is_bounded`: the tenant's client makes it, and not the router. Raises `TooManyRequests`: the tenant, or the store, has as much as it
-    may.
+    It is to be kept for `keep_s` seconds once it is ready. `most_bytes` are those of all files of its owner; None: the router makes it,
+    whatever there is.
+
+    Raises:
+        TooManyRequests: its owner, or the store, has the most files.
+        StorageFull: its owner has as many bytes as it may.
     """
-    if is_bounded:
-        _make_room(turn, tenant, size_bytes, files=1)
+    if most_bytes is not None:
+        _make_room(turn, owner, size_bytes, most_bytes, files=1)
     values = {
         "id": file_id,
-        "tenant": tenant,
+        "tenant": owner.tenant,
         "name": name,
         "purpose": purpose.value,
         "is_ready": False,
@@ -165,18 +172,22 @@ def begin(
         "model": "",
     }
     turn.connection.execute(_INSERT, values)
+    if owner.site:
+        turn.connection.execute(_INSERT_SITE, {"file": file_id, "site": owner.site})
     return get(turn, file_id)
 
 
-def reserve(turn: Turn, file_id: FileId, size_bytes: int) -> None:
+def reserve(turn: Turn, file_id: FileId, size_bytes: int, most_bytes: int) -> None:
     """Take room for so many bytes of a file that arrives, and keep what is there for as long again.
 
     Raises:
         FileNotFound: it was deleted, or is ready.
-        TooManyRequests: the tenant has as much as it may.
+        StorageFull: its owner has as many bytes as it may, which are `most_bytes`.
     """
     file = get(turn, file_id)
-    _make_room(turn, file.tenant, size_bytes - file.size_bytes, files=0)
+    site = turn.connection.execute(_SITE, {"the_file": file_id}).scalar()
+    owner = Owner(file.tenant, site or "")
+    _make_room(turn, owner, size_bytes - file.size_bytes, most_bytes, files=0)
     asked = {"the_file": file_id, "the_size": size_bytes, "the_expiry_s": turn.now_s + ARRIVAL_S}
     if turn.connection.execute(_RESERVE, asked).first() is None:
         raise _not_found(file_id)
@@ -249,7 +260,7 @@ def remove(turn: Turn, file_id: FileId, tenant: str | None = None) -> StoredFile
         raise FileConflict(
             f"the job {reader} reads the file {file_id}; wait until it has ended, or cancel it"
         )
-    turn.connection.execute(_DELETE, {"the_file": file_id})
+    _forget(turn, file_id)
     return file
 
 
@@ -270,7 +281,7 @@ def expire(turn: Turn, last: FileId | None) -> tuple[list[tuple[FileId, str]], F
     gone: list[tuple[FileId, str]] = []
     for row in found:
         if reader_of(turn, row.id, row.tenant) is None:
-            turn.connection.execute(_DELETE, {"the_file": row.id})
+            _forget(turn, row.id)
             gone.append((FileId(row.id), row.tenant))
     return gone, FileId(found[-1].id) if len(found) == MAX_EXPIRED else None
 
@@ -283,17 +294,23 @@ def known(turn: Turn, files: Sequence[FileId]) -> Collection[FileId]:
     return {FileId(each) for each in rows}
 
 
-def _make_room(turn: Turn, tenant: str, more_bytes: int, *, files: int) -> None:
+def _forget(turn: Turn, file_id: FileId) -> None:
+    turn.connection.execute(_DELETE, {"the_file": file_id})
+    turn.connection.execute(_DELETE_SITE, {"the_file": file_id})
+
+
+def _make_room(turn: Turn, owner: Owner, more_bytes: int, most_bytes: int, *, files: int) -> None:
     run = turn.connection.execute
-    count, size_bytes = run(_HELD, {"the_tenant": tenant}).one()
-    if files and count >= MAX_TENANT_FILES:
+    statement = _HELD_BY_SITE if owner.site else _HELD_BY_TENANT
+    count, held = run(statement, {"the_tenant": owner.tenant, "the_site": owner.site}).one()
+    if files and count >= MAX_OWN_FILES:
         raise TooManyRequests(
-            f"this tenant has {count} files, the most that it may; delete some: DELETE /v1/files/FILE"
+            f"{owner.words} have {count} files here, the most that they may; delete some: DELETE /v1/files/FILE"
         )
-    if int(size_bytes) + more_bytes > MAX_TENANT_BYTES:
-        raise TooManyRequests(
-            f"this tenant's files have {int(size_bytes) / GIB:.1f} GiB, and {more_bytes} bytes more are over the"
-            f" {MAX_TENANT_BYTES // GIB} GiB that it may have; delete some: DELETE /v1/files/FILE"
+    if more_bytes > 0 and int(held) + more_bytes > most_bytes:
+        raise StorageFull(
+            f"{owner.words} have {int(held)} bytes of files here, and {more_bytes} more are over the {most_bytes} that they may have;"
+            " delete some: DELETE /v1/files/FILE, or ask the router's operator for a larger --upload-mib"
         )
     if files and run(_COUNT_ALL).scalar_one() >= MAX_FILES:
         raise TooManyRequests(

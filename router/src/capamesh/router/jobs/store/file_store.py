@@ -15,6 +15,7 @@ from capamesh.router.jobs.store.database import Change
 from capamesh.router.jobs.store.group_commit import Operation
 from capamesh.router.jobs.stored_files import (
     FileId,
+    Owner,
     Purpose,
     StoredFile,
     Whole,
@@ -44,25 +45,24 @@ class FileStore:
 
     async def begin(
         self,
-        tenant: str,
+        owner: Owner,
         name: str,
         purpose: Purpose,
         size_bytes: int,
         keep_s: float,
-        *,
-        is_bounded: bool = True,
+        most_bytes: int | None,
     ) -> StoredFile:
-        """Keep a file whose bytes are to arrive, with room for so many; raises `TooManyRequests` if it is bounded."""
+        """Keep a file whose bytes are to arrive, with room for so many; raises `TooManyRequests` or `StorageFull` if it is bounded."""
         file_id = new_file_id(self._wall_s(), secrets.randbits)
         return await self._ask(
             lambda turn: file_operations.begin(
-                turn, file_id, tenant, name, purpose, size_bytes, keep_s, is_bounded=is_bounded
+                turn, file_id, owner, name, purpose, size_bytes, keep_s, most_bytes
             )
         )
 
-    async def reserve(self, file: FileId, size_bytes: int) -> None:
-        """Take room for so many bytes of a file that arrives; raises `TooManyRequests`, or `FileNotFound` if it was deleted."""
-        await self._ask(partial(file_operations.reserve, file_id=file, size_bytes=size_bytes))
+    async def reserve(self, file: FileId, size_bytes: int, most_bytes: int) -> None:
+        """Take room for so many bytes of a file that arrives; raises `StorageFull`, or `FileNotFound` if it was deleted."""
+        await self._ask(lambda turn: file_operations.reserve(turn, file, size_bytes, most_bytes))
 
     async def finish(self, file: FileId, whole: Whole) -> StoredFile:
         """Say that a file is whole, and return it; raises `FileNotFound` if it was deleted."""

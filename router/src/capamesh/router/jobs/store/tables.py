@@ -204,6 +204,14 @@ FILES: Final = Table(
     Column("endpoint", Text, nullable=False),
     Column("model", Text, nullable=False),
 )
+FILE_SITES: Final = Table(
+    "file_site",
+    METADATA,
+    Column("file", Text, primary_key=True),
+    Column("site", Text, nullable=False),
+)
+"""The addresses of clients without keys by the files that are counted to them; a row may outlive its file."""
+Index("file_site_files", FILE_SITES.c.site)
 Index("file_tenant", FILES.c.tenant, FILES.c.id)
 Index("file_expiry", FILES.c.expires_s)
 

@@ -24,13 +24,18 @@ from capamesh.protocol.errors import (
 )
 from capamesh.protocol.private_files import make_folder, reason_of
 from capamesh.router.jobs.places import FILES_FOLDER, is_file_id, upload_path
-from capamesh.router.jobs.stored_files import FileId, StoredFile
+from capamesh.router.jobs.stored_files import GIB, FileId, StoredFile
 
 LEAST_FREE_BYTES: Final = 256 * 2**20
 """The bytes of the disk that uploads leave free (guess: what the store, logs and parts need until somebody makes room)."""
 LOOK_EVERY_BYTES: Final = 64 * 2**20
 """The bytes after which the disk's room is looked at again."""
 ARRIVING: Final = ".part"
+DISK_PARTS: Final = 8
+"""One owner's files may fill one part of the disk, where the operator does not say how much (guess: some owners, and room to spare)."""
+LEAST_OWN_BYTES: Final = GIB
+MOST_OWN_BYTES: Final = 256 * GIB
+"""The bounds of that (guess: what a small disk should take, and a large one bear)."""
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _LOCKED: Final = frozenset({errno.EWOULDBLOCK, errno.EACCES})
 
@@ -38,9 +43,22 @@ _LOCKED: Final = frozenset({errno.EWOULDBLOCK, errno.EACCES})
 class FileFolder:
     """The folder of all uploaded files of a router. Its methods block."""
 
-    def __init__(self, jobs_folder: Path, least_free_bytes: int = LEAST_FREE_BYTES) -> None:
+    def __init__(
+        self, jobs_folder: Path, least_free_bytes: int = LEAST_FREE_BYTES, own_bytes: int = 0
+    ) -> None:
+        """`own_bytes` are the most of one owner's files together; 0: by the size of the disk."""
         self._jobs_folder = jobs_folder
         self._least_free_bytes = least_free_bytes
+        self._own_bytes = own_bytes
+
+    @property
+    def own_bytes(self) -> int:
+        """Return the most bytes of one owner's files together."""
+        if not self._own_bytes:
+            status = self._status()
+            part_bytes = status.f_blocks * status.f_frsize // DISK_PARTS
+            self._own_bytes = min(max(part_bytes, LEAST_OWN_BYTES), MOST_OWN_BYTES)
+        return self._own_bytes
 
     def path(self, file: StoredFile) -> Path:
         """Return the place of a file that is ready."""
@@ -48,16 +66,19 @@ class FileFolder:
 
     def check_room(self, size_bytes: int) -> None:
         """Raise `StorageFull` unless the disk has room for so many bytes, and some to spare."""
-        folder = self._jobs_folder
-        while not folder.exists():
-            folder = folder.parent
-        status = os.statvfs(folder)
+        status = self._status()
         free_bytes = status.f_bavail * status.f_frsize - self._least_free_bytes
         if size_bytes > free_bytes:
             raise StorageFull(
                 f"the disk for uploaded files has room for {max(0, free_bytes)} bytes, and {size_bytes} are to come; delete"
                 " files that are done with, or tell the router's operator"
             )
+
+    def _status(self) -> os.statvfs_result:
+        folder = self._jobs_folder
+        while not folder.exists():
+            folder = folder.parent
+        return os.statvfs(folder)
 
     def arriving(self, file: StoredFile) -> ArrivingFile:
         """Return a file to be written on, from its end.

@@ -20,7 +20,7 @@ from capamesh.protocol.errors import (
     TooManyRequests,
 )
 from capamesh.router.jobs.places import is_file_id
-from capamesh.router.jobs.stored_files import FileId, Purpose, StoredFile
+from capamesh.router.jobs.stored_files import FileId, Owner, Purpose, StoredFile
 from capamesh.router.jobs.uploads.folder import ArrivingFile
 from capamesh.router.jobs.uploads.uploads import PIECE_BYTES, in_thread, in_thread_or_undone
 from capamesh.router.requests.invalid_parameter import InvalidParameter
@@ -57,10 +57,10 @@ class JoinedUploads:
         self._uploads = uploads
 
     async def begin(
-        self, tenant: str, name: str, purpose: Purpose, size_bytes: int, keep_s: float
+        self, owner: Owner, name: str, purpose: Purpose, size_bytes: int, keep_s: float
     ) -> StoredFile:
         """Keep a file whose parts are to come, and return it; raises what `Uploads.begin` raises."""
-        return await self._uploads.begin(tenant, name, purpose, size_bytes, keep_s)
+        return await self._uploads.begin(owner, name, purpose, size_bytes, keep_s)
 
     async def find(self, upload_id: str, tenant: str | None) -> StoredFile:
         """Return the file that an upload becomes, or has become. Raises `FileNotFound`."""
@@ -72,24 +72,25 @@ class JoinedUploads:
         files = await self._uploads.files()
         return await files.get(file_id, tenant)
 
-    async def add(self, target: StoredFile, pieces: AsyncIterator[bytes]) -> StoredFile:
-        """Keep the bytes of a part and return it.
+    async def add(self, target: StoredFile, site: str, pieces: AsyncIterator[bytes]) -> StoredFile:
+        """Keep the bytes of a part, which come from a `site` as `Owner` has it, and return it.
 
         Raises:
             FileConflict: the upload is complete.
             TooLarge: a part may not have so many bytes.
-            TooManyRequests: the upload has the most parts, or the tenant as much as it may.
-            StorageFull: the disk is full.
+            TooManyRequests: the upload has the most parts, or its owner the most files.
+            StorageFull: its owner has as many bytes as it may, or the disk is full.
         """
         uploads, files = self._uploads, await self._uploads.files()
         _check_pending(target)
         name = upload_id_of(target.id)
         if len(await files.arriving(target.tenant, name)) >= MAX_PARTS:
             raise TooManyRequests(f"the upload {name} has {MAX_PARTS} parts, the most that it may")
-        await files.reserve(target.id, target.size_bytes)  # it waits for as long again
+        own_bytes = uploads.folder.own_bytes
+        await files.reserve(target.id, target.size_bytes, own_bytes)  # it waits for as long again
         room_bytes = min(MAX_PART_BYTES, target.size_bytes)
         part = await uploads.begin(
-            target.tenant, name, Purpose.USER_DATA, room_bytes, target.keep_s
+            Owner(target.tenant, site), name, Purpose.USER_DATA, room_bytes, target.keep_s
         )
         is_whole = False
         try:
@@ -103,7 +104,7 @@ class JoinedUploads:
                     await upload.write(data)
             finally:
                 await upload.close()
-            await files.reserve(part.id, upload.size_bytes)
+            await files.reserve(part.id, upload.size_bytes, own_bytes)
             is_whole = True
         finally:
             if not is_whole:

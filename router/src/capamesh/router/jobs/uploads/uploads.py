@@ -20,6 +20,7 @@ from capamesh.protocol.errors import Overloaded, TooLarge, TooManyRequests
 from capamesh.router.jobs.stored_files import (
     MAX_BATCH_BYTES,
     MAX_FILE_BYTES,
+    Owner,
     Purpose,
     Requests,
     StoredFile,
@@ -120,24 +121,25 @@ class Uploads:
                 del self._of_tenant[tenant]
 
     async def begin(
-        self, tenant: str, name: str, purpose: Purpose, size_bytes: int, keep_s: float
+        self, owner: Owner, name: str, purpose: Purpose, size_bytes: int, keep_s: float
     ) -> StoredFile:
         """Keep a file that is to arrive, with room for so many bytes.
 
         Raises:
             TooLarge: a file may not have so many.
-            TooManyRequests: the tenant has as much as it may.
-            StorageFull: the disk has no room.
+            TooManyRequests: its owner has the most files.
+            StorageFull: its owner has as many bytes as it may, or the disk has no room.
         """
         check_size(size_bytes, purpose)
         await in_thread(partial(self.folder.check_room, size_bytes))
         files = await self.files()
-        return await files.begin(tenant, name, purpose, size_bytes, keep_s)
+        most_bytes = self.folder.own_bytes
+        return await files.begin(owner, name, purpose, size_bytes, keep_s, most_bytes)
 
     async def begin_own(self, tenant: str, name: str, purpose: Purpose, keep_s: float) -> Upload:
         """Return a file that the router makes for a tenant, whatever the tenant has; it is to be closed."""
         files = await self.files()
-        file = await files.begin(tenant, name, purpose, 0, keep_s, is_bounded=False)
+        file = await files.begin(Owner(tenant), name, purpose, 0, keep_s, None)
         return await self.open(file, is_bounded=False)
 
     async def open(self, file: StoredFile, *, is_bounded: bool = True) -> Upload:
@@ -201,15 +203,14 @@ class Upload:
     async def keep(self) -> None:
         """Keep what is there for as long again as an upload may stand still; raises `FileNotFound`: it was deleted."""
         files = await self._uploads.files()
-        await files.reserve(self.file.id, self._room_bytes)
+        await files.reserve(self.file.id, self._room_bytes, self._uploads.folder.own_bytes)
 
     async def write(self, data: bytes) -> None:
         """Write the next bytes.
 
         Raises:
             TooLarge: a file may not have so many.
-            TooManyRequests: the tenant has as much as it may.
-            StorageFull: the disk is full. What fits of the bytes is there then.
+            StorageFull: its owner has as many bytes as it may, or the disk is full. What fits of the bytes is there then.
             FileNotFound: the file was deleted meanwhile.
         """
         end = self.size_bytes + len(data)
@@ -217,8 +218,7 @@ class Upload:
             check_size(end, self.file.purpose)
         if self._is_bounded and end > self._room_bytes:
             self._room_bytes = end + ROOM_STEP_BYTES
-            files = await self._uploads.files()
-            await files.reserve(self.file.id, self._room_bytes)
+            await self.keep()
         await self._run(partial(self._write, data))
 
     async def restart(self) -> None:

@@ -362,6 +362,7 @@ def settings_of(values: Mapping[str, Any]) -> RouterSettings:
         "data_folder": Path(values["data_folder"]),
         **files,
         "bootstrap": tuple(values["bootstrap"]),
+        "allowed_hosts": tuple(values["allowed_hosts"]),
         "allowed_origins": tuple(values["allowed_origins"]),
         "jobs_places": tuple(values["jobs_places"]),
         "trusted_proxies": tuple(values["trusted_proxies"]),
