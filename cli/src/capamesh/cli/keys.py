@@ -162,6 +162,7 @@ def create(
     With the first key of its store a router asks every client for one, also when that key ends.
     """
     from capamesh.cli.printing import hint, print_json  # noqa: PLC0415 - help starts faster
+    from capamesh.router.access.keys_made import mark_keys_made  # noqa: PLC0415 - the same
 
     lasts = duration(expires, "--expires") if expires else None
     scope = _scope(
@@ -183,6 +184,8 @@ def create(
     key, text = store.create(
         tenant, scope, now_s, None if lasts is None else now_s + lasts.total_seconds()
     )
+    if data is not None:
+        mark_keys_made(data)
     if as_json:
         print_json({"key": text, **_row(key, now_s)})
         return

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -56,6 +58,7 @@ class Watched:
         self.log = EventLog()
         self.watch = KeyWatch(
             DatabaseLocation.of(url, "keys"),
+            Path(tempfile.mkdtemp()),
             self.ring,
             self.quotas,
             clock=lambda: self.now_s,

@@ -13,6 +13,7 @@ from capamesh.protocol.errors import CapameshError, ConfigError, TooManyRequests
 from capamesh.router.access.engines.location import DatabaseLocation
 from capamesh.router.access.key_store import KeyStore
 from capamesh.router.access.keys import TRUSTED_S, KeyRing, Scope
+from capamesh.router.access.keys_made import MARK_FILE
 from capamesh.router.access.quotas import Quotas
 from capamesh.router.access.usage_batch import Amount, UsageBatch, UsageRow, WrittenUsage
 from capamesh.router.process import key_watch
@@ -31,6 +32,7 @@ class Watched:
         self.log = EventLog()
         self.watch = KeyWatch(
             DatabaseLocation(path),
+            path.parent,
             self.ring,
             self.quotas,
             clock=lambda: self.now_s,
@@ -67,6 +69,23 @@ async def test_router_asks_for_keys_once_the_first_is_made(watched: Watched) -> 
     text = watched.make()
     await watched.watch.look()
     assert (watched.ring.is_required, watched.code_of(text)) == (True, "taken")
+
+
+@pytest.mark.parametrize("left", [None, b""])
+async def test_router_whose_keys_are_lost_does_not_start_again(
+    watched: Watched, left: bytes | None
+) -> None:
+    watched.make()
+    await watched.watch.look()
+    watched.path.unlink()
+    if left is not None:
+        watched.path.write_bytes(left)
+    again = Watched(watched.path)
+    with pytest.raises(ConfigError, match=r"keys were made .* has none: put them back"):
+        again.watch.load()
+    (watched.path.parent / MARK_FILE).unlink()
+    again.watch.load()
+    assert not again.ring.is_required
 
 
 async def test_one_look_finds_what_was_made_revoked_or_has_ended(watched: Watched) -> None:

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from typing_extensions import override
 
 from capamesh.protocol.errors import ConfigError
+from capamesh.router.access.keys_made import mark_keys_made, require_none_made
 from capamesh.router.access.usage_batch import UsageBatch, WrittenUsage
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from structlog.typing import FilteringBoundLogger
 
     from capamesh.router.access.engines.location import DatabaseLocation
@@ -51,6 +54,7 @@ class KeyWatch:
     def __init__(
         self,
         location: DatabaseLocation,
+        data_folder: Path,
         ring: KeyRing,
         quotas: Quotas,
         *,
@@ -60,6 +64,7 @@ class KeyWatch:
     ) -> None:
         """`clock` is in seconds and never goes back, `wall_clock` in seconds since 1970; threads call both."""
         self._location = location
+        self._data_folder = data_folder
         self._ring = ring
         self._quotas = quotas
         self._clock = clock
@@ -89,10 +94,11 @@ class KeyWatch:
         """Read the keys for the first time.
 
         A database that is out of reach is waited for while the router runs, which takes nobody's request until then.
-        Raises `ConfigError`: the file cannot be read, or the place cannot be used at all.
+        Raises `ConfigError`: the file cannot be read, has no keys any more, or the place cannot be used at all.
         """
         self._quotas.tick(self._now_s(), ())
         if not self._is_there():
+            require_none_made(self._data_folder, str(self._location))
             return
         self._open()
         reading = self._start()
@@ -106,6 +112,8 @@ class KeyWatch:
             self._failed(error.message)
         else:
             self._take(found)
+            if not self._ring.is_required:
+                require_none_made(self._data_folder, str(self._location))
 
     async def run(self) -> None:
         """Look again and again, until cancelled."""
@@ -215,6 +223,10 @@ class KeyWatch:
         self._stamp, keys = found.keys
         self._ring.take(keys, self._clock(), self._now_s())
         self._log.info("keys_read", place=str(self._location), keys=len(keys))
+        try:
+            mark_keys_made(self._data_folder)
+        except ConfigError as error:
+            self._log.error("keys_mark_unwritten", reason=error.message)
 
     def _take_written(self, found: _Found) -> None:
         """Take off what was written, and tell once that it could not be."""

@@ -243,6 +243,7 @@ class RouterParts:
         self.quotas = quotas = Quotas(settings.workers)
         self.key_watch = KeyWatch(
             settings.key_location,
+            settings.data_folder,
             ring := KeyRing(),
             quotas,
             clock=time.monotonic,
