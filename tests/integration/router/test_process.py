@@ -142,7 +142,7 @@ async def status_of(port: int, path: str, authority: Authority | None) -> int:
     """Return the status of a page of a port of this machine, asked by TLS where there is an authority."""
     tls = None if authority is None else authority.trusting()
     async with connected(port, tls=tls) as client:
-        await client.send(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path.encode())
+        await client.send(b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % path.encode())
         return (await client.answer()).status
 
 

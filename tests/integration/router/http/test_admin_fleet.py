@@ -276,7 +276,7 @@ async def test_fleet_page_shows_what_became_of_requests_and_who_is_avoided(http:
     body = json.dumps(
         {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
     )
-    assert (await http.client.post("/v2/models/m/infer", data=body)).status == 200
+    assert (await http.client.post("/v2/models/m/infer", data=body.encode())).status == 200
     http.endpoints[1].health.failed(http.fleet.clock(), is_hard=True, cause="link_lost: reset")
     _, page = await get(http, "/v1/nodes")
     assert isinstance(page, dict)

@@ -1,13 +1,23 @@
-"""Pages of other sites in a client's browser: none is told that it may read what a router answers, on any route."""
+"""Pages of other sites in a client's browser: what they send is refused on every route, unless their origin is allowed."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import grpc
 import pytest
+import pytest_asyncio
+from raw_http import ask
 from route_paths import filled
-from router_http import INFER, Http
+from router_http import INFER, Http, serving
 from tidy_router import X
+from ws_client import STREAM
+from ws_client import head as websocket
 
 ELSEWHERE = {"Origin": "https://elsewhere.example"}
+ACCESS = {"Access-Control-Allow-Origin", "Access-Control-Allow-Methods"}
 PREFLIGHT = {
     **ELSEWHERE,
     "Access-Control-Request-Method": "POST",
@@ -15,28 +25,179 @@ PREFLIGHT = {
 }
 
 
-async def test_preflight_is_refused_on_every_route(http: Http) -> None:
-    answer = await http.client.get("/", headers={"Accept": "application/json"})
-    paths = {filled(str(route["path"])) for route in (await answer.json())["routes"]}
-    assert len(paths) > 20
-    for path in sorted(paths):
-        answer = await http.client.request("OPTIONS", path, headers=PREFLIGHT)
-        assert (path, answer.status) == (path, 405)
-        assert " not OPTIONS" in await answer.text()
-        assert [name for name in answer.headers if name.lower().startswith("access-control")] == []
+APP = "https://app.example"
+REBOUND = {"Host": "evil.example:8000"}
+STRANGE = {
+    "a name that was made to lead here": REBOUND,
+    "the same, to the browser its own page": {**REBOUND, "Sec-Fetch-Site": "same-origin"},
+    "another site's page": {"Sec-Fetch-Site": "cross-site"},
+    "a page of another port": {"Sec-Fetch-Site": "same-site", **ELSEWHERE},
+    "another site's page in an older browser": ELSEWHERE,
+    "a file, or a frame in a sandbox": {"Origin": "null"},
+}
 
 
-@pytest.mark.parametrize("path", ["/", "/v2", "/v1/nodes", "/metrics", "/nothing"])
-async def test_answer_may_not_be_read_by_other_sites(http: Http, path: str) -> None:
-    answer = await http.client.get(path, headers=ELSEWHERE)
-    assert [name for name in answer.headers if name.lower().startswith("access-control")] == []
+def routes_of(http: Http) -> list[tuple[str, str]]:
+    return [(route.method, filled(route.path)) for route in http.routes]
 
 
-async def test_inference_may_not_be_read_by_other_sites(http: Http) -> None:
-    http.node("a")
-    answer = await http.infer({"inputs": [X]}, path=INFER, headers=ELSEWHERE)
-    assert answer.status == 200
-    assert [name for name in answer.headers if name.lower().startswith("access-control")] == []
+@pytest_asyncio.fixture
+async def guarded() -> AsyncIterator[Http]:
+    """A router that has no name of its own; one origin may ask it."""
+    async with serving(hosts=(), origins=(APP,)) as http:
+        http.node("a")
+        yield http
+
+
+@pytest.mark.parametrize("headers", STRANGE.values(), ids=list(STRANGE))
+async def test_what_a_strangers_page_sends_is_refused_on_every_route(
+    guarded: Http, headers: dict[str, str]
+) -> None:
+    for method, path in routes_of(guarded):
+        answer = await guarded.client.request(method, path, headers=headers)
+        assert (method, path, answer.status) == (method, path, 403)
+        assert ACCESS.isdisjoint(answer.headers)
+        if method != "HEAD":
+            assert "--allow-" in await answer.text()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "text/plain",
+        "text/plain;charset=UTF-8",
+        "multipart/form-data; boundary=x",
+        "application/xml",
+    ],
+)
+async def test_routes_of_json_take_no_other_type(guarded: Http, kind: str) -> None:
+    taken = [route for route in guarded.routes if route.takes_json]
+    assert len(taken) > 15
+    for route in taken:
+        path, headers = filled(route.path), {"Content-Type": kind}
+        answer = await guarded.client.request(route.method, path, data=b"{}", headers=headers)
+        assert (path, answer.status) == (path, 415)
+        assert "send 'Content-Type: application/json'" in await answer.text()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "application/json; charset=utf-8",
+        "application/vnd.api+json",
+        "application/x-www-form-urlencoded",
+        "",
+    ],
+)
+async def test_what_clients_say_of_json_is_taken(guarded: Http, kind: str) -> None:
+    data = json.dumps({"inputs": [X]}).encode()
+    answer = await guarded.client.post(INFER, data=data, headers={"Content-Type": kind})
+    assert answer.status == 200, await answer.text()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "localhost:1234"},
+        {"Host": "capamesh.localhost"},
+        {"Host": "10.1.2.3"},
+        {"Host": "[::1]:8000"},
+        {"Host": "LOCALHOST."},
+        {"Host": "localhost:81", "Origin": "http://localhost:81"},
+        {"Sec-Fetch-Site": "same-origin", "Origin": "https://behind.a.proxy"},
+        {"Sec-Fetch-Site": "none"},
+        {"Sec-Fetch-Site": "cross-site", "Origin": APP},
+    ],
+)
+async def test_who_asks_by_a_name_of_the_router_or_from_its_page_is_served(
+    guarded: Http, headers: dict[str, str]
+) -> None:
+    answer = await guarded.infer({"inputs": [X]}, path=INFER, headers=headers)
+    assert answer.status == 200, await answer.text()
+    assert (await guarded.client.get("/v1/nodes", headers=headers)).status == 200
+
+
+async def test_person_may_follow_a_link_to_the_page(guarded: Http) -> None:
+    visit = {
+        "Accept": "text/html",
+        "Sec-Fetch-Site": "cross-site",
+        "Sec-Fetch-Mode": "navigate",
+        "Sec-Fetch-Dest": "document",
+    }
+    assert (await guarded.client.get("/", headers=visit)).status == 200
+    assert (await guarded.client.post(INFER, json={"inputs": [X]}, headers=visit)).status == 403
+    framed = {**visit, "Sec-Fetch-Dest": "iframe"}
+    assert (await guarded.client.get("/", headers=framed)).status == 403
+
+
+async def test_body_of_what_is_refused_is_not_waited_for(guarded: Http) -> None:
+    head = b"POST %b HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 60000000\r\n\r\n"
+    for path in (b"/v1/files", INFER.encode()):
+        assert (await ask(guarded.client.port, head % path)).status == 403
+
+
+@pytest.mark.parametrize(
+    ("authority", "metadata"),
+    [
+        ("evil.example:8000", ()),
+        ("localhost", (("origin", "https://elsewhere.example"),)),
+        ("localhost", (("sec-fetch-site", "cross-site"),)),
+    ],
+)
+async def test_strangers_page_is_refused_over_grpc(
+    guarded: Http, authority: str, metadata: tuple[tuple[str, str], ...]
+) -> None:
+    client = guarded.client
+    for name, sent, code in ((authority, metadata, "PERMISSION_DENIED"), ("localhost", (), "OK")):
+        options = (("grpc.default_authority", name),)
+        async with grpc.aio.insecure_channel(f"{client.host}:{client.port}", options) as channel:
+            call = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")(
+                b"", metadata=sent
+            )
+            assert (await call.code()).name == code
+
+
+@pytest.mark.parametrize(
+    ("host", "lines", "status"),
+    [
+        ("evil.example", (), 403),
+        ("evil.example", ("Origin: http://evil.example",), 403),
+        ("localhost", ("Origin: https://elsewhere.example",), 403),
+        ("localhost", ("Sec-Fetch-Site: cross-site",), 403),
+        ("localhost", (f"Origin: {APP}", "Sec-Fetch-Site: cross-site"), 101),
+        ("localhost", ("Origin: http://localhost",), 101),
+    ],
+)
+async def test_strangers_page_opens_no_websocket(
+    guarded: Http, host: str, lines: tuple[str, ...], status: int
+) -> None:
+    asked = websocket(STREAM, *lines, host=host)
+    client = guarded.client
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    writer.write(asked)
+    assert int((await reader.readline()).split()[1]) == status
+    writer.close()
+
+
+async def test_page_of_an_allowed_origin_asks_first_and_reads_every_answer(guarded: Http) -> None:
+    for path in {path for _, path in routes_of(guarded)}:
+        answer = await guarded.client.request("OPTIONS", path, headers={**PREFLIGHT, "Origin": APP})
+        assert (path, answer.status) == (path, 204)
+        assert answer.headers["Access-Control-Allow-Origin"] == APP
+        assert "Authorization" in answer.headers["Access-Control-Allow-Headers"]
+        assert "DELETE" in answer.headers["Access-Control-Allow-Methods"]
+    for path, status in (("/v1/nodes", 200), ("/nothing", 404), ("/v2/models/none/infer", 405)):
+        answer = await guarded.client.get(path, headers={"Origin": APP})
+        assert (path, answer.status) == (path, status)
+        assert answer.headers["Access-Control-Allow-Origin"] == APP
+        assert answer.headers["Access-Control-Expose-Headers"] == "*"
+        assert "Origin" in answer.headers["Vary"]
+
+
+async def test_answers_to_others_name_no_origin(guarded: Http) -> None:
+    answer = await guarded.client.get("/v1/nodes")
+    assert (answer.status, answer.headers["Vary"]) == (200, "Origin")
+    assert ACCESS.isdisjoint(answer.headers)
 
 
 async def test_page_says_what_browsers_may_do_with_it(http: Http) -> None:

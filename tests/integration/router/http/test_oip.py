@@ -155,7 +155,7 @@ async def test_hosted_but_out_of_reach_is_503_with_retry_after_and_unknown_is_40
     response = await http.infer(BODY, path="/v2/models/m/versions/8/infer")
     assert response.status == 404
     for path in ("/v2/models/%FF/infer", "/v2/models/%00%0A/infer", "/v2/models/a%2Fb/infer"):
-        response = await http.client.post(path, data=json.dumps(BODY))
+        response = await http.client.post(path, json=BODY)
         assert response.status == 404
         await error_of(response)
 

@@ -13,7 +13,6 @@ from typing_extensions import override
 from capamesh.protocol.errors import Overloaded
 from capamesh.protocol.memory import body_memory
 from capamesh.router.http.body_budget import Charge
-from capamesh.router.http.client_side import NO_ROOM
 
 if TYPE_CHECKING:
     from capamesh.router.http.body_budget import BodyBudget
@@ -113,4 +112,4 @@ class ArrivingMessage(Charge):
 
 def no_room_in(budget: BodyBudget) -> Overloaded:
     """Return the error for a message that a budget has no room for."""
-    return Overloaded(NO_ROOM.format(used=budget.used_bytes, most=budget.most_bytes), 1.0)
+    return Overloaded(budget.words_of_no_room(), 1.0)

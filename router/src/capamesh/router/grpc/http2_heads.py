@@ -103,6 +103,13 @@ class Heads:
                 events.on_data(stream, [], is_last=True)
             return
         if stream <= sending.last_stream:
+            if (
+                not head.is_trailers
+            ):  # those of a stream that was ended here may still be on their way
+                raise Broken(
+                    ErrorCode.PROTOCOL_ERROR,
+                    f"stream {stream} is opened behind stream {sending.last_stream}",
+                )
             events.on_noise()
             return
         sending.last_stream = stream

@@ -32,10 +32,6 @@ if TYPE_CHECKING:
 
 JOINED_BYTES = 64 * 1024
 """An answer up to that is copied beside its head (guess: one send, and less than what the copy costs)."""
-NO_ROOM = (
-    "the router holds as many bytes of requests as it may ({used} of {most}); send it again later, or give the \
-router a larger --body-budget-mib"
-)
 
 
 class State(Enum):
@@ -218,8 +214,7 @@ class ClientSide(asyncio.BufferedProtocol, Connection, Receiver):
             body.drop()
 
     def _no_room(self) -> Overloaded:
-        budget = self._front.budget
-        return Overloaded(NO_ROOM.format(used=budget.used_bytes, most=budget.most_bytes), 1.0)
+        return Overloaded(self._front.budget.words_of_no_room(), 1.0)
 
     # what is written
 

@@ -11,7 +11,6 @@ from typing_extensions import override
 
 from capamesh.protocol.errors import Overloaded
 from capamesh.router.http.body_budget import Charge
-from capamesh.router.http.client_side import NO_ROOM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,4 +101,4 @@ class ArrivingMessage(Charge):
 
 def no_room(budget: BodyBudget) -> Overloaded:
     """Return the error for a client whose message has no room."""
-    return Overloaded(NO_ROOM.format(used=budget.used_bytes, most=budget.most_bytes), 1.0)
+    return Overloaded(budget.words_of_no_room(), 1.0)
