@@ -134,8 +134,8 @@ class Tab:
 
 
 @asynccontextmanager
-async def browser(path: str) -> AsyncIterator[Callable[[], Any]]:
-    """Run a Chromium, and yield what opens a new tab in it."""
+async def browser(path: str, *options: str) -> AsyncIterator[Callable[[], Any]]:
+    """Run a Chromium with more options, and yield what opens a new tab in it."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         process = await asyncio.create_subprocess_exec(
             path,
@@ -148,6 +148,7 @@ async def browser(path: str) -> AsyncIterator[Callable[[], Any]]:
             "--disable-dev-shm-usage",
             "--disable-background-networking",
             "--hide-scrollbars",
+            *options,
             *(["--no-sandbox"] if os.geteuid() == 0 else []),
             "about:blank",
             stdout=asyncio.subprocess.DEVNULL,
