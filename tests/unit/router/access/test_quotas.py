@@ -251,9 +251,10 @@ def test_months() -> None:
 class Routers:
     """Several routers that share a store: each hears of the others once a second, at a time of its own."""
 
-    def __init__(self, key: Key, count: int) -> None:
+    def __init__(self, key: Key, count: int, *, are_workers: bool = False) -> None:
+        """`are_workers`: they are the processes of one router."""
         self.key = key
-        self.quotas = [made(key) for _ in range(count)]
+        self.quotas = [made(key, processes=count if are_workers else 1) for _ in range(count)]
         self.totals = dict.fromkeys(range(count), Amount())
         self.now_s = 0.0
 
@@ -311,6 +312,35 @@ def test_router_that_comes_later_gets_its_part_and_leaves_the_others_theirs() ->
     answered = routers.run(60, [1000, 1000, 1000])
     assert min(answered) >= 0.25 * 6000
     assert 0.97 * 6000 <= sum(answered) <= 1.03 * 6000
+
+
+@pytest.mark.parametrize("count", [2, 4, 8])
+@pytest.mark.parametrize("seconds", [1, 2, 3, 5, 10])
+@pytest.mark.parametrize("per_s", [50, 1000])
+def test_rate_holds_over_workers_from_the_first_second_on(
+    count: int, seconds: int, per_s: int
+) -> None:
+    workers = Routers(key_of(requests_per_s=per_s), count, are_workers=True)
+    answered = sum(workers.run(seconds, [2000] * count))
+    allowed = per_s * (seconds + 1)
+    assert 0.95 * per_s * seconds <= answered <= 1.05 * allowed
+
+
+@pytest.mark.parametrize("alone_s", [1, 2, 5, 20])
+@pytest.mark.parametrize("count", [2, 4])
+def test_rate_holds_when_a_key_that_one_worker_served_comes_to_all(
+    count: int, alone_s: int
+) -> None:
+    workers = Routers(key_of(requests_per_s=100), count, are_workers=True)
+    workers.run(alone_s, [100, *[0] * (count - 1)])
+    answered = sum(workers.run(10, [2000] * count))
+    assert answered <= 1.05 * 100 * 11
+
+
+def test_one_worker_alone_gets_all_of_a_rate() -> None:
+    workers = Routers(key_of(requests_per_s=100), 4, are_workers=True)
+    workers.run(5, [1000, 0, 0, 0])
+    assert sum(workers.run(10, [1000, 0, 0, 0])) >= 990
 
 
 def test_rest_that_one_router_leaves_of_a_rate_is_given_out_by_others() -> None:

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from capamesh.protocol.errors import TooManyRequests
 from capamesh.router.access.keys import Key
-from capamesh.router.access.months import HOUR_S, month_of, part_of_rows, seconds_left
+from capamesh.router.access.months import HOUR_S, SURE, month_of, part_of_rows, seconds_left
 from capamesh.router.access.rate_parts import MOST_DEBT_S, next_part, pace
 from capamesh.router.access.usage_batch import Amount, Usage, UsageRow
 
@@ -55,13 +55,18 @@ class Tally:
 
 
 class Bucket:
-    """A bucket that gets `rate` a second, up to what a second gives; of several that share the rate each gets a part."""
+    """A bucket that gets `rate` a second, up to what a second gives; of several that share the rate each gets a part.
 
-    __slots__ = ("_at_s", "_level", "_limit", "_most", "_part", "_rate", "_shared")
+    Of a router's `parts`, its workers, each saves up an equal part and never more: all together hold what one would.
+    """
 
-    def __init__(self, rate: float, now_s: float) -> None:
-        self._limit = self._part = self._rate = rate
-        self._most = self._level = self._shared = max(1.0, rate)
+    __slots__ = ("_at_s", "_level", "_limit", "_most", "_part", "_rate", "_shared", "_whole")
+
+    def __init__(self, rate: float, now_s: float, parts: int = 1) -> None:
+        self._limit = rate
+        self._part = self._rate = rate / parts
+        self._whole = self._shared = max(1.0, rate)
+        self._most = self._level = max(1.0, rate / parts)
         self._at_s = now_s
 
     def wait_s(self, amount: float, now_s: float) -> float:
@@ -80,18 +85,22 @@ class Bucket:
         """Take so much, which may leave a debt; less than 0: give it back."""
         self._level -= amount
 
-    def reckon(self, used: float, away: float, past_s: float, others: int, now_s: float) -> None:
+    def reckon(
+        self, used: float, away: float, past_s: float, others: int, now_s: float, *, is_sure: bool
+    ) -> None:
         """Take in what all have used in the last `past_s` seconds, and how much of it `away` from here, by `others`.
 
-        All reckon the level of the one bucket that they are parts of: below 0 each slows down by as much of its part.
+        All reckon the level of the one bucket that they are parts of: below 0 each slows down by as much of its part. While it is
+        not `is_sure` how many others there are, no part is raised.
         """
         self.wait_s(0.0, now_s)  # what it got by the part of before
-        most = self._most
+        most = self._whole
         shared = min(self._shared + self._limit * past_s - used, most)
         self._shared = shared = most if others == 0 else max(shared, -MOST_DEBT_S * most)
         if others == 0 or past_s > 0.0:
             used_per_s = away / past_s if others else 0.0
-            self._part = next_part(self._part, self._limit, used_per_s, others, shared < 0.0)
+            is_kept = shared < 0.0 or not is_sure
+            self._part = next_part(self._part, self._limit, used_per_s, others, is_kept)
         self._rate = self._part * pace(shared / most)
         self._level = min(self._level, max(shared, 1.0))
 
@@ -105,17 +114,22 @@ class KeyUse:
         "in_flight",
         "key",
         "most_rows",
+        "processes",
         "reserved_rows",
         "sharers",
         "total",
         "unwritten",
     )
 
-    def __init__(self, key: Key, total: Amount, now_s: float, sharers: int) -> None:
+    def __init__(self, key: Key, total: Amount, now_s: float, processes: int) -> None:
         self.key = key
-        self.sharers = sharers
+        self.processes = processes
+        """The processes of this router."""
+        self.sharers = sharers = processes
         """The processes that share what is limited, this one included."""
-        self.buckets: tuple[Bucket | None, Bucket | None, Bucket | None] = _buckets(key, now_s)
+        self.buckets: tuple[Bucket | None, Bucket | None, Bucket | None] = _buckets(
+            key, now_s, processes
+        )
         """The buckets of requests, rows and bytes; None: not limited."""
         self.in_flight = 0
         self.reserved_rows = 0
@@ -137,7 +151,7 @@ class KeyUse:
     def renew(self, key: Key, now_s: float) -> None:
         """Go on with the key as it was read anew."""
         if key.scope != self.key.scope:
-            self.buckets = _buckets(key, now_s)
+            self.buckets = _buckets(key, now_s, self.processes)
         self.key = key
 
     def take(self, rows: int, size_bytes: int) -> None:
@@ -166,9 +180,12 @@ class KeyUse:
         self.total = total
         self.sharers = others + 1
         self.heard = self.heard + 1 if own.requests or self.unwritten.requests else 0
+        is_sure = self.processes == 1 or self.heard >= SURE
+        if not is_sure:
+            others = max(others, self.processes - 1)
         for bucket, of_all, of_others in zip(self.buckets, used, elsewhere, strict=True):
             if bucket is not None:
-                bucket.reckon(of_all, of_others, past_s, others, now_s)
+                bucket.reckon(of_all, of_others, past_s, others, now_s, is_sure=is_sure)
         most, used_rows = self.key.scope.rows_per_month, total.rows
         self.most_rows = part_of_rows(most, used_rows, self.sharers, self.heard)
 
@@ -378,14 +395,16 @@ class Quotas:
 _NOTHING: Final = Amount()
 
 
-def _buckets(key: Key, now_s: float) -> tuple[Bucket | None, Bucket | None, Bucket | None]:
+def _buckets(
+    key: Key, now_s: float, processes: int
+) -> tuple[Bucket | None, Bucket | None, Bucket | None]:
     scope = key.scope
     return (
-        _bucket(scope.requests_per_s, now_s),
-        _bucket(scope.rows_per_s, now_s),
-        _bucket(scope.bytes_per_s, now_s),
+        _bucket(scope.requests_per_s, now_s, processes),
+        _bucket(scope.rows_per_s, now_s, processes),
+        _bucket(scope.bytes_per_s, now_s, processes),
     )
 
 
-def _bucket(rate: float, now_s: float) -> Bucket | None:
-    return Bucket(rate, now_s) if rate else None
+def _bucket(rate: float, now_s: float, processes: int) -> Bucket | None:
+    return Bucket(rate, now_s, processes) if rate else None
