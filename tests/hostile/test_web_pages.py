@@ -22,7 +22,6 @@ INFER = "/v2/models/digits/infer"
 ROWS = {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 64], "data": [0.5] * 64}]}
 REBOUND = {"Host": f"{EVIL}:8000"}
 CROSS_SITE = {"Origin": f"https://{EVIL}", "Sec-Fetch-Site": "cross-site"}
-FORM = {"file": b"a page's", "purpose": "user_data"}
 TRIES = """
 (async () => {
   const router = "ROUTER", told = {};
@@ -51,12 +50,16 @@ TRIES = """
 """
 
 
+def form() -> aiohttp.FormData:
+    made = aiohttp.FormData()
+    made.add_field("purpose", "user_data")
+    made.add_field("file", b"the owner's", filename="mine.txt")
+    return made
+
+
 async def uploaded(session: aiohttp.ClientSession) -> str:
     """Upload a file as its owner, and return its id."""
-    form = aiohttp.FormData()
-    form.add_field("purpose", "user_data")
-    form.add_field("file", b"the owner's", filename="mine.txt")
-    async with session.post("/v1/files", data=form) as reply:
+    async with session.post("/v1/files", data=form()) as reply:
         return str((await reply.json())["id"])
 
 
@@ -103,7 +106,7 @@ async def test_requests_in_a_browsers_shoes_are_refused_on_every_wire(
                     ("POST", INFER, {"json": ROWS, "headers": headers}),
                     ("POST", "/v1/jobs", {"data": "{}", "headers": text}),
                     ("POST", "/v1/chat/completions", {"data": "{}", "headers": text}),
-                    ("POST", "/v1/files", {"data": FORM, "headers": headers}),
+                    ("POST", "/v1/files", {"data": form(), "headers": headers}),
                     ("GET", f"/v1/files/{mine}/content", {"headers": headers}),
                     ("DELETE", f"/v1/files/{mine}", {"headers": headers}),
                     ("GET", "/v1/nodes", {"headers": headers}),
