@@ -215,6 +215,8 @@ def _errors(route: Route) -> set[int]:
         found.update(WITH_KEY)
     if route.body:
         found.update(WITH_BODY)
+    if route.takes_json:
+        found.add(415)
     if "{" in route.path:
         found.add(404)
     if Verb.INFER in route.verbs and route.verbs != ANY_KEY and "{model}" in route.path:

@@ -13,6 +13,7 @@ from capamesh.protocol.errors import (
     LocalError,
     TooLarge,
 )
+from capamesh.protocol.oip import HEADER_LENGTH_NAME
 from capamesh.router.access.audience import Audience
 from capamesh.router.access.keys import Verb
 from capamesh.router.access.origin_check import ANYWHERE, OriginCheck
@@ -25,7 +26,7 @@ from capamesh.router.http.cross_origin import (
 )
 from capamesh.router.http.errors import error_response, http_error_response
 from capamesh.router.http.key_check import CHALLENGE_OF_BROWSERS, CHALLENGED, KEYS, KeyCheck, key_of
-from capamesh.router.http.media_types import check_type
+from capamesh.router.http.media_types import is_json
 from capamesh.router.http.openai_errors import openai_error, openai_http_error
 from capamesh.router.http.route import TABLE, Handler, Pages, Route, RouteTable
 from capamesh.router.telemetry import HTTP
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from capamesh.router.telemetry.request_lines import AccessLog
 
 _VERSION = "/versions/{version}"
-_BEFORE_IT_IS_READ = frozenset({401, 403, 408, 413})
+_BEFORE_IT_IS_READ = frozenset({401, 403, 408, 413, 415})
 """The statuses of inference requests that are refused before they are read."""
 
 
@@ -151,13 +152,23 @@ class _Check:
         if self._keys is not None:
             self._keys.of_request(request, route)
         if route is not None and route.takes_json:
-            check_type(request)
+            _check_type(request)
         is_streamed = route is not None and route.is_streamed
         if not is_streamed and (request.content_length or 0) > self._most_bytes:
             raise TooLarge(
                 f"the request's body is over the limit of {self._most_bytes} bytes: ask for fewer rows at once, or give"
                 " the router a larger --max-message-mib"
             )
+
+
+def _check_type(request: web.Request) -> None:
+    """Raise aiohttp's 415 for a body that a route takes for JSON, and that says it is none."""
+    given = request.headers.get("Content-Type", "")
+    if is_json(given) or HEADER_LENGTH_NAME in request.headers or not request.can_read_body:
+        return
+    raise web.HTTPUnsupportedMediaType(
+        text=f"Content-Type is {given[:80]!r}, and the body is to be JSON: send 'Content-Type: application/json'"
+    )
 
 
 def _writes_itself(route: Route | None, status: int) -> bool:
