@@ -50,7 +50,7 @@ async def guarded() -> AsyncIterator[Http]:
 
 
 @pytest.mark.parametrize("headers", STRANGE.values(), ids=list(STRANGE))
-async def test_what_a_strangers_page_sends_is_refused_on_every_route(
+async def test_strangers_page_is_refused_on_every_route(
     guarded: Http, headers: dict[str, str]
 ) -> None:
     for method, path in routes_of(guarded):
@@ -89,7 +89,7 @@ async def test_routes_of_json_take_no_other_type(guarded: Http, kind: str) -> No
         "",
     ],
 )
-async def test_what_clients_say_of_json_is_taken(guarded: Http, kind: str) -> None:
+async def test_types_that_clients_name_json_by_are_taken(guarded: Http, kind: str) -> None:
     data = json.dumps({"inputs": [X]}).encode()
     answer = await guarded.client.post(INFER, data=data, headers={"Content-Type": kind})
     assert answer.status == 200, await answer.text()
@@ -109,7 +109,7 @@ async def test_what_clients_say_of_json_is_taken(guarded: Http, kind: str) -> No
         {"Sec-Fetch-Site": "cross-site", "Origin": APP},
     ],
 )
-async def test_who_asks_by_a_name_of_the_router_or_from_its_page_is_served(
+async def test_request_by_a_name_of_the_router_or_of_its_page_is_served(
     guarded: Http, headers: dict[str, str]
 ) -> None:
     answer = await guarded.infer({"inputs": [X]}, path=INFER, headers=headers)
