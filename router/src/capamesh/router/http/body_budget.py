@@ -129,11 +129,8 @@ class BodyBudget:
 
     def words_of_no_room(self) -> str:
         """Return what to tell a client for whose request there is no room."""
-        return (
-            f"the router holds as many bytes of requests as it may: {self.used_bytes} of {self.most_bytes}, and of these"
-            f" {self.arriving_bytes} of the {self.most_arriving_bytes} that may still be arriving; send it again later, or give the router a"
-            " larger --body-budget-mib"
-        )
+        held = f"{self.used_bytes} of {self.most_bytes}, {self.arriving_bytes} of {self.most_arriving_bytes} arriving"
+        return f"the router holds as many bytes of requests as it may ({held}); send it again later, or give the router a larger --body-budget-mib"
 
     # requests under way
 

@@ -235,17 +235,16 @@ class RouterParts:
             cache_bytes=settings.cache_bytes,
             workers=settings.workers,
         )
-        self.balancer, self.prober = parts.balancer, parts.prober
-        self.routing, self.watch = parts.routing, parts.watch
+        self.balancer, self.prober, self.routing = parts.balancer, parts.prober, parts.routing
+        self.watch, self.quotas = parts.watch, Quotas(settings.workers)
         self.traces = Traces(
             settings, self.name, clock=time.monotonic, telemetry=self.telemetry, log=self.log
         )
-        self.quotas = quotas = Quotas(settings.workers)
         self.key_watch = KeyWatch(
             settings.key_location,
             settings.data_folder,
             ring := KeyRing(),
-            quotas,
+            self.quotas,
             clock=time.monotonic,
             wall_clock=time.time,
             log=self.log,
@@ -262,7 +261,7 @@ class RouterParts:
             standing=self.standing,
             ended=self.traces.ended,
             ring=ring,
-            meter=Meter(quotas, self.routing.pipeline, self.fleet, clock=time.monotonic),
+            meter=Meter(self.quotas, self.routing.pipeline, self.fleet, clock=time.monotonic),
             operator=self.operator_key,
             repeated=parts.repeated,
         )
