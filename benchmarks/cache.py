@@ -85,7 +85,7 @@ class Case:
         buffers, json_bytes = encode_request([self.tensor])
         body = b"".join(buffers)
         head = (
-            f"POST /v2/models/{name}/infer HTTP/1.1\r\nHost: router\r\nContent-Length: {len(body)}\r\n"
+            f"POST /v2/models/{name}/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
             f"Inference-Header-Content-Length: {json_bytes}\r\n\r\n"
         ).encode()
         whole = head + body
@@ -172,7 +172,7 @@ class Bench:
         await asyncio.sleep(METRICS_KEPT_S)
         host, _, port = self._cluster.http_url.removeprefix("http://").partition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(b"GET /metrics HTTP/1.1\r\nHost: router\r\nConnection: close\r\n\r\n")
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         text = (await reader.read()).decode()
         writer.close()
         line = rf'capamesh_cache_requests_total{{model="{case.model}-on",result="(\w+)"}} (\S+)'

@@ -127,7 +127,7 @@ class EventsAnswer(_OnSocket):
         while not is_taken:
             await self._connect()
             self.writer.write(
-                b"POST /v2/models/%b/generate_stream HTTP/1.1\r\nHost: router\r\nContent-Length: %d\r\n\r\n%b"
+                b"POST /v2/models/%b/generate_stream HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b"
                 % (self.model.encode(), len(body), body)
             )
             is_taken = await self._head(b" 200 ")
@@ -164,7 +164,7 @@ class SocketAnswer(_OnSocket):
         """Return the first message."""
         await self._connect()
         self.writer.write(
-            b"GET /v2/models/%b/stream?parts=1 HTTP/1.1\r\nHost: router\r\nUpgrade: websocket\r\n"
+            b"GET /v2/models/%b/stream?parts=1 HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
             b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
             b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n" % self.model.encode()
         )

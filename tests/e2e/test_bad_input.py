@@ -130,7 +130,7 @@ async def test_oversize_body_is_refused_without_reading_it_all(cluster: LocalClu
     reader, writer = await asyncio.open_connection(host, int(port))
     size = 257 * 2**20
     writer.write(
-        f"POST {DIGITS} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode()
+        f"POST {DIGITS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n".encode()
         + bytes(65536)
     )
     async with asyncio.timeout(LIMIT_S):
@@ -145,7 +145,9 @@ async def test_client_that_sends_half_a_request_and_leaves_disturbs_nobody(
     host, port = cluster.http_url.removeprefix("http://").split(":")
     for _ in range(20):
         _, writer = await asyncio.open_connection(host, int(port))
-        writer.write(f"POST {DIGITS} HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n".encode())
+        writer.write(
+            f"POST {DIGITS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n".encode()
+        )
         writer.write(b'{"inputs": [')
         await writer.drain()
         writer.transport.abort()

@@ -58,7 +58,7 @@ async def end_of(client: aiohttp.ClientSession, url: str, number: int) -> str:
 async def never_read(url: str) -> socket.socket:
     """Ask for an answer that fills its slot, of which not a byte is read; return the connection."""
     data = json.dumps(body_of(STREAMS, CONTEXT)).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.setblocking(False)

@@ -21,7 +21,7 @@ async def test_request_that_is_still_being_sent_when_the_router_stops_is_answere
         await cluster.wait_routable(1)
         host, port = cluster.http_url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
-        head = f"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST /v2/models/digits/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body[:100])
         await writer.drain()
 

@@ -24,7 +24,7 @@ from capamesh.router.process.workers.worker import GATHER_S
 TENSOR = {"name": "X", "datatype": "FP32", "shape": [1, 64], "data": [0.0] * 64}
 BODY = json.dumps({"inputs": [TENSOR]}).encode()
 INFER = (
-    f"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(BODY)}\r\n\r\n"
+    f"POST /v2/models/digits/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(BODY)}\r\n\r\n"
 ).encode() + BODY
 CLIENTS = 8
 CONNECTIONS = 32
@@ -122,7 +122,7 @@ async def once(url: str, message: bytes) -> bytes:
 
 async def page(url: str, path: str, method: str = "GET", key: str = "", body: bytes = b"") -> bytes:
     """Return what a page has, asked for on a connection of its own."""
-    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {key}\r\nContent-Length: {len(body)}\r\n\r\n"
     return await once(url, head.encode() + body)
 
 
@@ -179,7 +179,7 @@ async def test_each_worker_serves_operators_at_their_own_address_alone(
         assert clients != operators
         for _ in range(CONNECTIONS):
             assert (await page(operators, "/metrics")).startswith(b"# HELP ")
-            assert await refused(clients, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert await refused(clients, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert await refused(operators, INFER)
         await once(clients, INFER)
 
@@ -280,7 +280,9 @@ def is_alive(pid: int) -> bool:
 
 def keyed(key: str) -> bytes:
     """Return a request with an idempotency key."""
-    return INFER.replace(b"Host: x\r\n", b"Host: x\r\nIdempotency-Key: " + key.encode() + b"\r\n")
+    return INFER.replace(
+        b"Host: localhost\r\n", b"Host: localhost\r\nIdempotency-Key: " + key.encode() + b"\r\n"
+    )
 
 
 async def status_once(url: str, message: bytes) -> tuple[bytes, bytes]:

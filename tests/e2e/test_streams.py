@@ -99,7 +99,7 @@ class Sse:
         reader, writer = await asyncio.open_connection(host, int(port), limit=2**16)
         body = json.dumps({"id": f"{first:g}", "x": [[first] * wide], "until": until}).encode()
         writer.write(
-            b"POST /v2/models/count/generate_stream HTTP/1.1\r\nHost: router\r\n"
+            b"POST /v2/models/count/generate_stream HTTP/1.1\r\nHost: localhost\r\n"
             b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
         )
         status = await reader.readline()

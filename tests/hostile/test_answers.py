@@ -44,9 +44,7 @@ async def test_small_requests_with_huge_answers_fill_no_router(
             loop = asyncio.get_running_loop()
             deaf: list[asyncio.Transport] = []
             body = BODY % ELEMENTS
-            head = (
-                b"POST /v2/models/counting/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
-            )
+            head = b"POST /v2/models/counting/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
             for _ in range(6):
                 transport, _ = await loop.create_connection(asyncio.Protocol, *network.address)
                 transport.pause_reading()

@@ -10,10 +10,10 @@ from pathlib import Path
 from hostile import MIB, Figures, attacked
 
 HEAD = (
-    b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nInference-Header-Content-Length: 9\r\n"
+    b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: localhost\r\nInference-Header-Content-Length: 9\r\n"
     b"Content-Length: %d\r\n\r\n"
 )
-CHUNKED = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+CHUNKED = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 MANY = 1000
 ASKS = 60_000
 """Of a client that does not read; all clients' answers are over 300 MB, of which their sockets take 4 MB each."""
@@ -123,7 +123,7 @@ async def test_answers_that_nobody_reads_are_bounded(
     tmp_path: Path, sample_models: Path, figures: Figures
 ) -> None:
     asks = (
-        b'POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"a": [1]'
+        b'POST /v2/models/digits/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"a": [1]'
     ) * ASKS
     keeper: set[Stranger] = set()
     async with attacked(tmp_path, sample_models, nodes=1) as network:

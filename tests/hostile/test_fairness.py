@@ -56,7 +56,7 @@ class Callers:
         headers = {"X-Capamesh-Tenant": self.tenant} if self.tenant else {}
         while True:
             began_s = time.monotonic()
-            async with session.post(url, data=body, headers=headers) as reply:
+            async with session.post(url, data=body.encode(), headers=headers) as reply:
                 await reply.read()
             self.statuses[reply.status] += 1
             if reply.status == 200:

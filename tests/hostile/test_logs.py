@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hostile import Figures, attacked
 
-INFER = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\n"
+INFER = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: localhost\r\n"
 HTTP = {
     "broken gzip": INFER + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\njunk",
     "broken chunks": INFER + b"Transfer-Encoding: chunked\r\n\r\nzz\r\njunk\r\n0\r\n\r\n",
@@ -17,12 +17,12 @@ HTTP = {
     + b"Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n4\r\njunk\r\n0\r\n\r\n",
     "malformed head": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
     "bad header": b"GET / HTTP/1.1\r\nA b: c\r\n\r\n",
-    "no model": b"POST /v2/models/x/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}",
+    "no model": b"POST /v2/models/x/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}",
     "no JSON": INFER + b"Content-Length: 2\r\n\r\n{{",
 }
 LINK = {
     "half a handshake": b"\x16\x03\x01\x00\xf4\x01\x00\x00\xf0\x03\x03" + bytes(32),
-    "HTTP": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "HTTP": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "junk": bytes(range(256)),
 }
 ROUNDS = 20

@@ -123,7 +123,7 @@ async def post(
     """Send a request as it is; return the answer's status and its text."""
     reader, writer = await asyncio.open_connection(*network.address)
     try:
-        head = [b"POST " + path + b" HTTP/1.1", b"Host: x", b"Connection: close", *headers]
+        head = [b"POST " + path + b" HTTP/1.1", b"Host: localhost", b"Connection: close", *headers]
         if CHUNKED not in headers:
             head.append(b"Content-Length: %d" % len(body))
         writer.write(b"\r\n".join([*head, b"", b""]) + body)
@@ -142,7 +142,7 @@ async def ask_again(network: AttackedNetwork, path: bytes) -> None:
     until_s = loop.time() + PAGES_S
     reader, writer = await asyncio.open_connection(*network.address)
     while loop.time() < until_s:
-        writer.write(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+        writer.write(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
         head = await reader.readuntil(b"\r\n\r\n")
         length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
         await reader.readexactly(length)

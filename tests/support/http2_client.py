@@ -22,7 +22,7 @@ HEAD = (
     (b":method", b"POST"),
     (b":scheme", b"http"),
     (b":path", b"/inference.GRPCInferenceService/ServerLive"),
-    (b":authority", b"router"),
+    (b":authority", b"localhost"),
     (b"content-type", b"application/grpc"),
     (b"te", b"trailers"),
 )

@@ -26,7 +26,7 @@ from hyperframe.frame import ContinuationFrame, PingFrame
 
 from capamesh.router.grpc.methods import SERVICE
 
-INFER = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\n"
+INFER = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: localhost\r\n"
 """The beginning of a request, of a model that need not be there."""
 BODY = json.dumps(
     {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 64], "data": [0.0] * 64}]}

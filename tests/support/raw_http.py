@@ -15,8 +15,8 @@ from typing import Any
 
 GUARD_S = 60.0
 """What no answer takes: it only ends a test that hangs."""
-LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
-LAST = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+LAST = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 class NotHttp(AssertionError):
@@ -74,7 +74,7 @@ def request(
     size = said if isinstance(said, bytes) else b"%d" % said
     lines = [
         method + b" " + target + b" HTTP/1.1",
-        b"Host: x",
+        b"Host: localhost",
         *headers,
         b"Content-Length: " + size,
     ]
@@ -86,7 +86,7 @@ def chunked(path: str | bytes, body: bytes, *headers: bytes, size: int = 1 << 16
     target = path if isinstance(path, bytes) else path.encode()
     lines = [
         b"POST " + target + b" HTTP/1.1",
-        b"Host: x",
+        b"Host: localhost",
         *headers,
         b"Transfer-Encoding: chunked",
     ]

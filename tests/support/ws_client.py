@@ -27,7 +27,7 @@ MASK = b"\x01\x02\x03\x04"
 X = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
 
 
-def head(path: str = STREAM, *lines: str, host: str = "router") -> bytes:
+def head(path: str = STREAM, *lines: str, host: str = "localhost") -> bytes:
     """Return the request for a WebSocket."""
     fields = (
         f"Host: {host}",

@@ -221,7 +221,7 @@ async def test_client_that_is_refused_is_told_why_before_there_is_a_stream(
 
 
 @pytest.mark.parametrize(
-    "line", ["Origin: http://router", "Origin: https://app.example", "Origin: https://ROUTER"]
+    "line", ["Origin: http://localhost", "Origin: https://app.example", "Origin: https://LOCALHOST"]
 )
 async def test_own_pages_and_allowed_ones_open_streams(line: str) -> None:
     async with tidy(origins=("https://app.example",)) as http:
