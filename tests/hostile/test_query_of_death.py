@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import json
 import shutil
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +17,11 @@ import aiohttp
 import engine_models
 import numpy as np
 import pytest
+from chaos import send_signal, worker_pids
 from hostile import MIB, AttackedNetwork, Figures, attacked
+from polling import until
+
+from capamesh.cli.member import Member
 
 BESIDE = 6
 """Under way at the same time."""
@@ -155,3 +161,63 @@ async def test_requests_that_would_kill_take_no_model_away(
     assert set(states) == set(MODELS)
     assert max(uses.longest_gap_s.values()) <= GAP_S
     assert set(uses.answered) == set(SMALL)
+
+
+LARGE_ROWS = 40
+"""More than the node measured at load."""
+HEALED_S = 1.0
+
+
+def logged(node: Member, event: str) -> list[dict[str, object]]:
+    """Return the lines of this event that a node has logged."""
+    lines = node.log_file.read_text("utf-8", "replace").splitlines()
+    return [
+        said
+        for line in lines
+        if line.startswith("{") and (said := json.loads(line))["event"] == event
+    ]
+
+
+async def test_worker_that_is_killed_from_outside_runs_requests_as_large_once_it_is_back(
+    all_models: Path, tmp_path: Path, figures: Figures
+) -> None:
+    shutil.copytree(all_models / "magika", tmp_path / "models" / "magika")
+    numbers = itertools.count()
+    texts: Counter[str] = Counter()
+
+    async with attacked(tmp_path / "cluster", tmp_path / "models", nodes=1) as network:
+        (node,) = network.nodes
+
+        async def large(session: aiohttp.ClientSession) -> int:
+            array = np.full((LARGE_ROWS, 2048), next(numbers), np.int32)
+            status, text = await post(
+                session, network.url, "magika", *body("bytes", "INT32", array)
+            )
+            texts[f"{status} {text}"] += status != 200
+            return status
+
+        async with aiohttp.ClientSession() as session:
+            for deaths in (
+                1,
+                2,
+                3,
+            ):  # the second and the third accuse, for none as large may have ended between
+                running = [asyncio.create_task(large(session)) for _ in range(3)]
+                await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                running.append(asyncio.create_task(large(session)))
+                send_signal(worker_pids(node), signal.SIGKILL)
+                await until(lambda deaths=deaths: len(logged(node, "worker_died")) == deaths)  # type: ignore[misc]
+                await asyncio.gather(*running)
+                async with asyncio.timeout(60):
+                    while (await post(session, network.url, "magika", *SMALL["magika"]))[0] != 200:
+                        await asyncio.sleep(0.02)
+                    back_s = time.monotonic()
+                    while await large(session) != 200:
+                        await asyncio.sleep(0.02)
+                healed_s = time.monotonic() - back_s
+                figures.at_most(
+                    f"kill -9 from outside {deaths}: large ones answered, s", healed_s, HEALED_S
+                )
+        executing = [line["executing"] for line in logged(node, "worker_died")]
+    assert executing.count(["magika/1 running"]) == 3, executing
+    assert not any(text.startswith("413") for text in texts), texts

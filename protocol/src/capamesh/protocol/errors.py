@@ -166,6 +166,12 @@ class TooManyRequests(Overloaded):
     code = "too_many_requests"
 
 
+class SizeRefused(Overloaded):
+    """The peer does not run requests as large as this one now; it runs smaller ones, and did not run this one."""
+
+    code = "size_refused"
+
+
 class Draining(PeerError):
     """The peer is leaving and takes no new work; it did not run the request."""
 
@@ -330,7 +336,15 @@ class ModelInvalid(LocalError):
     code = "model_invalid"
 
 
-_REFUSALS = frozenset({Overloaded.code, TooManyRequests.code, Draining.code, ModelUnavailable.code})
+_REFUSALS = frozenset(
+    {
+        Overloaded.code,
+        TooManyRequests.code,
+        SizeRefused.code,
+        Draining.code,
+        ModelUnavailable.code,
+    }
+)
 
 
 def is_refusal(error: CapameshError) -> bool:

@@ -10,13 +10,13 @@ from capamesh.node.agent.quarantine import (
     ALONE_S,
     GOOD_LIFE_S,
     HOLD_S,
-    LARGE_S,
     LONGEST_HOLD_S,
     LONGEST_REST_S,
     MAX_MODELS,
     MAX_REQUESTS,
     REFUSED_S,
     REST_S,
+    ROW_S,
     CrashRecord,
 )
 from capamesh.node.contract.verdict import Verdict
@@ -60,6 +60,13 @@ class Record:
     def held_s(self, name: str = "bad") -> float:
         verdict = self.verdict(name)
         return verdict.held_s if verdict is not None else 0.0
+
+    def size(self) -> tuple[int, int, float]:
+        """Return what is suspected for its size, refused for it, and for how long."""
+        verdict = self.verdict()
+        if verdict is None:
+            return 0, 0, 0.0
+        return verdict.large_bytes, verdict.refused_bytes, verdict.refused_s
 
     def refused(self, name: str = "bad") -> dict[str, float]:
         verdict = self.verdict(name)
@@ -135,28 +142,44 @@ def test_models_that_are_remembered_are_bounded() -> None:
 # sizes
 
 
-def test_requests_as_large_as_one_that_killed_are_refused_for_longer_each_time() -> None:
+def test_one_death_while_large_requests_ran_has_none_refused_but_looks_how_others_end() -> None:
     record = Record()
-    assert record.die(running(A, large=5_000)) == (
-        "bad/1 ended its worker (killed by signal 6 (Aborted), while running), by a request of 5000 bytes;"
-        " none as large is run for 300 s",
+    three = (running(A, large=5_000), running(B, large=5_000), running(C, large=6_000))
+    assert record.die(*three) == ()
+    assert record.size() == (5_000, 0, 0.0)
+    record.record.survived_size("bad", "1", 5_000)
+    assert record.size() == (0, 0, 0.0)
+
+
+def test_size_of_which_two_different_requests_killed_is_refused_for_longer_each_time() -> None:
+    record = Record()
+    assert record.die(running(A, large=5_000)) == ()
+    assert record.die(running(A, large=5_000))[0].endswith("2 times by the same request;"
+        " it is not run again for 3600 s")  # fmt: skip
+    assert record.size() == (5_000, 0, 0.0)
+    assert record.die(running(B, large=4_000)) == (
+        "bad/1 ended its worker (killed by signal 6 (Aborted), while running), by different requests of 5000 bytes"
+        " or less; the next as large is tried after 1 s",
     )
-    verdict = record.verdict()
-    assert verdict is not None
-    assert (verdict.large_bytes, verdict.large_s) == (5_000, LARGE_S)
-    record.die(running(B, large=4_000))
-    verdict = record.verdict()
-    assert verdict is not None
-    assert (verdict.large_bytes, verdict.large_s) == (4_000, 2 * LARGE_S)
-    record.die(running(C, large=9_000))
-    verdict = record.verdict()
-    assert verdict is not None
-    assert verdict.large_bytes == 4_000  # what was refused stays so
-    record.now_s += 4 * LARGE_S
+    assert record.size() == (4_000, 5_000, REST_S)
+    record.die(running(C, large=9_000))  # the trial
+    assert record.size() == (4_000, 5_000, 2 * REST_S)
+    for _ in range(12):
+        record.die(running(D, large=9_000))
+    assert record.size() == (4_000, 5_000, LONGEST_REST_S)
+
+
+def test_large_request_that_ends_well_clears_all_that_are_no_larger_and_the_next_rest_is_short() -> (
+    None
+):
+    record = Record()
+    for request, size in ((A, 4_000), (B, 5_000), (C, 9_000)):
+        record.die(running(request, large=size))
+    record.record.survived_size("unknown", "1", 5_000)
+    record.record.survived_size("bad", "1", 5_000)
+    assert record.size()[:2] == (9_000, 0)
     record.die(running(D, large=9_000))
-    verdict = record.verdict()
-    assert verdict is not None
-    assert verdict.large_bytes == 9_000
+    assert record.size() == (9_000, 9_000, REST_S)
 
 
 def test_large_requests_never_make_their_model_rest() -> None:
@@ -174,14 +197,14 @@ def test_three_deaths_by_different_usual_requests_make_a_model_rest_for_longer_e
     assert record.die(running(A)) == record.die(running(B)) == ()
     assert record.die(running(C)) == (
         "bad/1 ended its worker (killed by signal 6 (Aborted), while running), by 3 different requests;"
-        " it is tried again after 15 s",
+        " it is tried again after 1 s",
     )
     verdict = record.verdict()
     assert verdict is not None
     assert verdict.held_s == REST_S
     assert verdict.reason == (
         "bad/1 ended its worker (killed by signal 6 (Aborted), while running), by 3 different requests;"
-        " it is tried again after 15 s"
+        " it is tried again after 1 s"
     )
     record.now_s += REST_S
     assert record.held_s() == 0
@@ -190,6 +213,14 @@ def test_three_deaths_by_different_usual_requests_make_a_model_rest_for_longer_e
     for _ in range(10):
         record.die(running(D))
     assert record.held_s() == LONGEST_REST_S
+
+
+def test_deaths_with_a_minute_between_them_make_no_model_rest() -> None:
+    record = Record()
+    for request in (A, B, C, D):
+        record.now_s += ROW_S
+        record.die(running(request))
+        assert record.held_s() == 0
 
 
 def test_requests_that_end_well_in_between_take_the_blame_from_the_model() -> None:
@@ -208,7 +239,7 @@ def test_model_that_ends_its_worker_by_loading_is_held_back_for_longer_each_time
     assert record.die(loading()) == record.die(loading()) == ()
     assert record.die(loading()) == (
         "bad/1 ended its worker (killed by signal 6 (Aborted), while loading), 3 times in a row while it was loaded;"
-        " it is tried again after 60 s",
+        " it is tried again after 15 s",
     )
     assert record.held_s() == HOLD_S
     record.now_s += HOLD_S

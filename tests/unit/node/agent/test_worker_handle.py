@@ -138,7 +138,7 @@ def test_model_that_ends_its_worker_thrice_is_held_back_at_the_next_start(care: 
     care.die("bad")
     (bad,) = care.start().verdicts
     assert (bad.name, bad.version, bad.digest) == ("bad", "1", OLD)
-    assert bad.held_s == 60.0
+    assert bad.held_s == 15.0
     assert "ended its worker (killed by signal 11 (Segmentation fault), while" in bad.reason
     assert care.log.events.count("worker_died") == 3
     assert care.log.events.count("worker_guarded") == 1
@@ -221,7 +221,7 @@ def test_request_that_ends_well_is_suspected_no_more(care: Care) -> None:
     care.worker._down("killed by signal 11 (Segmentation fault)")
     (bad,) = care.start().verdicts
     assert bad.suspects == (b"12345678".hex(),)
-    care.worker.heard(Survived("bad", "1", (b"12345678".hex(),)))
+    care.worker.heard(Survived("bad", "1", (b"12345678".hex(),), 0))
     (bad,) = care.start().verdicts
     assert bad.suspects == ()
 

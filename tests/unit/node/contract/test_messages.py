@@ -86,7 +86,7 @@ TO_AGENT: list[ToAgent] = [
     device_offer("h:1", models=[OFFER, offer("n")]),
     Metrics([{"name": "m", "rows": 3}], {"busy_s": {}}),
     Links(3),
-    Survived("m", "1", ("00", "11")),
+    Survived("m", "1", ("00", "11"), 7),
     Stuck("a run does not stop"),
     Drained(),
 ]

@@ -935,7 +935,7 @@ async def test_requests_of_a_suspected_model_run_one_by_one_in_threads_and_each_
     assert seen == digests
     assert rig.model.ran == [[0.0], [1.0], [2.0]]
     rig.doubled(0.0, 1.0, 2.0)
-    assert suspicion.survived() == [digests[1]]
+    assert suspicion.survived() == ((digests[1],), 0)
     rig.clock.now_s += 60.0
     rig.submit(4.0)
     await rig.answered(4)

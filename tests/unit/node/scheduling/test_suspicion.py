@@ -11,7 +11,8 @@ from capamesh.node.repository.rules import StateTensor
 from capamesh.node.scheduling import BatchPlan, MemoryBudget, PendingRequest, RunBounds, Suspicion
 from capamesh.node.scheduling.run_need import RunNeed
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
-from capamesh.protocol.errors import InvalidRequest, TooLarge
+from capamesh.node.scheduling.suspicion import TRIAL_S
+from capamesh.protocol.errors import InvalidRequest, SizeRefused
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
 
 F32 = Datatype.FP32
@@ -28,10 +29,10 @@ def verdict(**what: object) -> Verdict:
 def test_most_models_have_nothing_held_against_them() -> None:
     suspicion = Suspicion()
     suspicion.check(x(1), 0.0)
-    suspicion.ended(request_digest(x(1)))
+    suspicion.ended(request_digest(x(1)), 9)
     assert not suspicion.is_looking
     assert not suspicion.is_alone(0.0)
-    assert suspicion.survived() == []
+    assert suspicion.survived() == ((), 0)
 
 
 def test_request_that_killed_is_refused_until_its_time_is_over_and_others_are_not() -> None:
@@ -48,27 +49,47 @@ def test_request_that_killed_is_refused_until_its_time_is_over_and_others_are_no
     assert not suspicion.is_looking
 
 
-def test_requests_as_large_as_one_that_killed_are_refused_until_its_time_is_over() -> None:
-    suspicion = Suspicion(verdict(large_bytes=12, large_s=30.0), now_s=0.0)
-    suspicion.check(x(1, 2), 0.0)
-    with pytest.raises(TooLarge) as caught:
-        suspicion.check(x(1, 2, 3, 4), 10.0)
+def test_size_that_is_refused_is_tried_one_by_one_until_one_ends_well() -> None:
+    suspicion = Suspicion(verdict(large_bytes=8, refused_bytes=12, refused_s=30.0), now_s=0.0)
+    large = x(1, 2, 3, 4)
+    assert not suspicion.check(x(1, 2), 0.0)
+    with pytest.raises(SizeRefused) as caught:
+        suspicion.check(large, 10.0)
     assert str(caught.value) == (
-        "a request of 16 bytes of inputs; one of 12 ended this node's worker, and none as large is run here for 20 s"
-        " more: split it"
+        "a request of 16 bytes of inputs; different ones of 12 or less ended this node's worker, and the next as large"
+        " is tried in 20.0 s: send less at once, or try another node"
     )
-    suspicion.check(x(1, 2, 3, 4), 30.0)
+    assert caught.value.retry_after_s == 20.0
+    assert suspicion.check(large, 30.0)
+    with pytest.raises(SizeRefused):  # while the trial runs
+        suspicion.check(large, 30.5)
+    assert suspicion.check(large, 30.0 + TRIAL_S)  # that one was withdrawn
+    suspicion.ended(request_digest(large), 16)
+    assert not suspicion.check(large, 31.0)
+    assert suspicion.survived() == ((), 16)
+
+
+def test_size_that_one_death_is_put_down_to_is_not_refused_and_what_ends_well_is_told_once() -> (
+    None
+):
+    suspicion = Suspicion(verdict(large_bytes=8), now_s=0.0)
+    assert not suspicion.is_looking
+    told: list[int] = []
+    for size in (4, 12, 12, 8):
+        suspicion.ended(b"", size)
+        told.append(suspicion.survived()[1])
+    assert told == [0, 12, 0, 0]
 
 
 def test_suspects_that_end_well_are_reported_once() -> None:
     one, other = request_digest(x(1)), request_digest(x(2))
     suspicion = Suspicion(verdict(suspects=(one.hex(), other.hex())), now_s=0.0)
     assert repr(suspicion) == "Suspicion(0 refused, 2 suspects)"
-    suspicion.ended(one)
-    suspicion.ended(one)
-    suspicion.ended(request_digest(x(3)))
-    assert suspicion.survived() == [one.hex()]
-    assert suspicion.survived() == []
+    suspicion.ended(one, 0)
+    suspicion.ended(one, 0)
+    suspicion.ended(request_digest(x(3)), 0)
+    assert suspicion.survived() == ((one.hex(),), 0)
+    assert suspicion.survived() == ((), 0)
 
 
 def test_requests_run_alone_for_a_while() -> None:

@@ -1,8 +1,9 @@
 """Finds what is to blame for a worker's deaths, and what is refused or held back for it. Pure: deaths and times go in.
 
-A model whose loading ends its worker is held back, for longer each time. A run that ends it is first the request's
-fault, not the model's: the request is not run a second time after two deaths, then those as large as one that
-killed; only where different requests of a usual size end the worker, the model itself rests, for seconds to minutes.
+One death accuses nobody: a worker may be killed from outside, whatever it runs. A model whose loading ends its worker again and
+again is held back, for longer each time. A run that ends it is first the request's fault, not the model's: the request is not run
+again after two deaths. Where two different requests of an unusual size ended it, those as large are refused, and tried one by one
+until one ends well; only where different requests of a usual size end the worker in short order, the model itself rests.
 A death in a run of bulk requests is those requests' alone, as long as there are few (`capamesh.protocol.bulk_deaths`).
 Nothing is for good: this node does not know whether it is the last that hosts a model.
 """
@@ -23,21 +24,25 @@ if TYPE_CHECKING:
 
 DEATHS_IN_A_ROW: Final = 3
 """A model rests after this many deaths in a row (guess: one may be the machine's doing, two a coincidence)."""
+ROW_S: Final = 60.0
+"""Deaths by runs with more between them are in no row (guess: one a minute, of a second or two, costs less than a rest does)."""
+DEATHS_OF_A_SIZE: Final = 2
+"""Requests are refused for their size after deaths of so many different ones that are no larger (guess, as for a request)."""
+MOST_SIZES: Final = 8
+"""Deaths of different large requests that are remembered of a model (guess: two are enough, unless one is cleared)."""
 DEATHS_OF_A_REQUEST: Final = 2
 """A request is not run again after this many deaths (guess: the first may be due to another that ran beside it)."""
 GOOD_LIFE_S: Final = 3600.0
 """A worker that lived so long ends the row for all its models (guess: a model that ends a worker less often
 than once an hour is worth its restarts)."""
-HOLD_S: Final = 60.0
-LONGEST_HOLD_S: Final = 3600.0
+HOLD_S: Final = 15.0
+LONGEST_HOLD_S: Final = 600.0
 """A model that ends its worker by loading is held back so long, then twice as long and so on (guess: each trial costs
-all models of the worker some seconds)."""
-REST_S: Final = 15.0
+all models of the worker some seconds, 1 % of the time in the end)."""
+REST_S: Final = 1.0
 LONGEST_REST_S: Final = 300.0
-"""The longest rest of a model whose runs end workers, whatever the request: shorter, for most of its requests may be fine (guess)."""
-LARGE_S: Final = 300.0
-LONGEST_LARGE_S: Final = 3600.0
-"""The longest rest of requests as large as one that ended the worker (guess)."""
+"""The rest of a model whose runs end workers, whatever the request, and that of requests of a size that does: twice as long each time
+(guess: the first is over when a cause from outside may be; in the end each trial costs a second or two in five minutes)."""
 REFUSED_S: Final = 3600.0
 """A request is refused for this long (guess: whatever was wrong may have been mended, in the driver for one)."""
 ALONE_S: Final = 60.0
@@ -86,10 +91,12 @@ class _Model:
     digest: str
     load_deaths: int = 0
     run_deaths: int = 0
+    run_died_s: float = -math.inf
     hold: _Term = field(default_factory=lambda: _Term(HOLD_S, LONGEST_HOLD_S))
     rest: _Term = field(default_factory=lambda: _Term(REST_S, LONGEST_REST_S))
-    large: _Term = field(default_factory=lambda: _Term(LARGE_S, LONGEST_LARGE_S))
-    large_bytes: int = 0
+    large_rest: _Term = field(default_factory=lambda: _Term(REST_S, LONGEST_REST_S))
+    large: dict[str, int] = field(default_factory=dict[str, int])
+    """The sizes of different unusually large requests that were executed at deaths, the smallest of each death; the longest known first."""
     requests: dict[str, _Request] = field(default_factory=dict[str, _Request])
     """The requests that were executed at a death, the longest known first."""
     bulk: dict[str, float] = field(default_factory=dict[str, float])
@@ -99,6 +106,12 @@ class _Model:
 
     def held_s(self, now_s: float) -> float:
         return max(self.hold.left_s(now_s), self.rest.left_s(now_s))
+
+    @property
+    def refused_bytes(self) -> int:
+        """The size from which on requests are refused: of so many deaths' requests none was larger. 0: none is refused."""
+        sizes = sorted(self.large.values())
+        return sizes[DEATHS_OF_A_SIZE - 1] if len(sizes) >= DEATHS_OF_A_SIZE else 0
 
 
 class CrashRecord:
@@ -166,6 +179,15 @@ class CrashRecord:
         if not model.requests:
             model.run_deaths = 0
 
+    def survived_size(self, name: str, version: str, size_bytes: int) -> None:
+        """A request of that size, which was suspected for it, has ended without ending the worker: those no larger did not either."""
+        model = self._models.get((name, version))
+        if model is None:
+            return
+        model.large = {one: size for one, size in model.large.items() if size > size_bytes}
+        if not model.refused_bytes:
+            model.large_rest = _Term(REST_S, LONGEST_REST_S)
+
     def loaded(self, name: str, version: str) -> None:
         """A model takes requests: its deaths by loading are in a row no more; how long it was held before still counts."""
         model = self._models.get((name, version))
@@ -207,18 +229,22 @@ class CrashRecord:
         runs = [mark for mark in marks if mark.phase is not Phase.LOADING]
         if not runs:
             return found
-        model.run_deaths += 1
+        model.run_deaths = model.run_deaths + 1 if now_s - model.run_died_s <= ROW_S else 1
+        model.run_died_s = now_s
         model.alone_until_s = now_s + ALONE_S
         for mark in runs:
             found += _blame_request(model, mark, cause, now_s)
-        large = [mark.large_bytes for mark in runs if mark.large_bytes]
+        large = [(mark.large_bytes, mark.request) for mark in runs if mark.large_bytes]
         if large:  # what is larger than usual says nothing of usual requests
             model.run_deaths -= 1
-            known = model.large_bytes if model.large.left_s(now_s) else 0
-            model.large_bytes = min([*large, known] if known else large)
-            lasts_s = model.large.begin(now_s)
-            model.why = f"{cause}, by a request of {min(large)} bytes"
-            found.append(f"{model.why}; none as large is run for {lasts_s:g} s")
+            size, request = min(large)
+            model.large[request] = size
+            if len(model.large) > MOST_SIZES:
+                del model.large[next(iter(model.large))]
+            if refused := model.refused_bytes:
+                lasts_s = model.large_rest.begin(now_s)
+                model.why = f"{cause}, by different requests of {refused} bytes or less"
+                found.append(f"{model.why}; the next as large is tried after {lasts_s:g} s")
         elif model.run_deaths >= DEATHS_IN_A_ROW and len(model.requests) >= DEATHS_IN_A_ROW:
             lasts_s = model.rest.begin(now_s)
             model.why = f"{cause}, by {len(model.requests)} different requests"
@@ -251,8 +277,9 @@ def _verdict(key: Key, model: _Model, now_s: float) -> Verdict | None:
         digest: until_s - now_s for digest, until_s in model.bulk.items() if until_s > now_s
     }
     suspects = tuple(digest for digest in model.requests if digest not in refused)
-    large_s, alone_s = model.large.left_s(now_s), max(0.0, model.alone_until_s - now_s)
-    if not (held_s or refused or suspects or large_s or alone_s):
+    large_bytes = min(model.large.values(), default=0)
+    alone_s = max(0.0, model.alone_until_s - now_s)
+    if not (held_s or refused or suspects or large_bytes or alone_s):
         return None
     again = f"; it is tried again after {held_s:.0f} s" if held_s else ""
     return Verdict(
@@ -262,8 +289,9 @@ def _verdict(key: Key, model: _Model, now_s: float) -> Verdict | None:
         held_s=held_s,
         refused=refused,
         suspects=suspects,
-        large_bytes=model.large_bytes if large_s else 0,
-        large_s=large_s,
+        large_bytes=large_bytes,
+        refused_bytes=model.refused_bytes,
+        refused_s=model.large_rest.left_s(now_s),
         alone_s=alone_s,
     )
 

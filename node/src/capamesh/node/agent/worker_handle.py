@@ -123,9 +123,11 @@ class WorkerHandle:
                 self._figures.loop_reported(loop)
             case Sandboxed(holds):
                 self.sandbox = holds
-            case Survived(name, version, requests):
+            case Survived(name, version, requests, size_bytes):
                 for request in requests:
                     self._crashes.survived(name, version, request)
+                if size_bytes:
+                    self._crashes.survived_size(name, version, size_bytes)
             case Links(count):
                 self.links = count
             case Stuck(reason):

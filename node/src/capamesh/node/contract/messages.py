@@ -133,6 +133,8 @@ class Survived:
     name: str
     version: str
     requests: tuple[str, ...]
+    size_bytes: int
+    """The size of the largest that ended well of those that were suspected for their size; 0: none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,9 @@ class Verdict:
     suspects: tuple[str, ...] = ()
     """Requests that were there at a death: whoever sees one end well says so."""
     large_bytes: int = 0
-    """Requests of inputs of so many bytes or more are not run; 0: all may be."""
-    large_s: float = 0.0
+    """A request of inputs of so many bytes was there at a death: one as large that ends well is told; 0: none was."""
+    refused_bytes: int = 0
+    """Requests as large are not run for `refused_s`, then one in a while, until one ends well; 0: all are run."""
+    refused_s: float = 0.0
     alone_s: float = 0.0
     """The requests of the model run one by one for this long."""

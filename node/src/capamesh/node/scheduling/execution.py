@@ -124,7 +124,7 @@ class BatchExecution:
         ended_s = self._clock()
         self._marks.end(slot)
         if batch.request and self._suspicion is not None:
-            self._suspicion.ended(batch.request)
+            self._suspicion.ended(batch.request, batch.large_bytes)
         results = _of_all(batch, requests, results)
         return Ended(batch, results, ended_s - began_s, is_whole, fault, rows, ended_s)
 
@@ -148,7 +148,7 @@ class BatchExecution:
             results.append(_run_alone(batch.plan, request, switch, model))
             self._marks.end(slot)
             if self._suspicion is not None:
-                self._suspicion.ended(batch.request)
+                self._suspicion.ended(batch.request, batch.large_bytes)
         ended_s = self._clock()
         return Ended(
             batch, _of_all(batch, requests, results), ended_s - began_s, False, "", rows, ended_s

@@ -14,7 +14,7 @@ from typing_extensions import override
 from capamesh.node.devices.request_digest import request_digest
 from capamesh.node.scheduling.run_need import UNMEASURED_TIMES, RunNeed, elements_of
 from capamesh.node.scheduling.suspicion import Suspicion, size_of
-from capamesh.protocol.errors import InvalidRequest, Overloaded, TooLarge
+from capamesh.protocol.errors import InvalidRequest, SizeRefused, TooLarge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,15 +103,15 @@ class RunBounds:
         `slowdown` is what runs take over what was measured at load; above 1 it is not counted, for it may pass.
 
         Raises `TooLarge`: it can never fit into the memory; `InvalidRequest`: it cannot be done in time;
-        `Overloaded`: other large requests have the memory now; the first two as well where such ones have ended the
+        `SizeRefused`: other large requests have the memory now; the last two as well where such ones have ended the
         worker.
         """
         given_rows = rows = max(1, request.rows)
         if request.parts is not None and self._known_rows:
             rows = min(rows, self._known_rows)  # no run of it has more rows than a batch
         own = self._own(request)
-        if self.suspicion.is_looking:
-            self.suspicion.check(own, now_s)
+        if self.suspicion.is_looking and self.suspicion.check(own, now_s):
+            request.is_alone, request.key = True, object()
         given = sum(tensor.size_bytes for tensor in own)
         need = self._need
         if need is None:
@@ -168,7 +168,7 @@ class RunBounds:
         if not budget.limit_bytes or needed < COUNTED_SHARE * room:
             return
         if needed > room - budget.held_bytes:
-            raise Overloaded(
+            raise SizeRefused(
                 f"a request of {rows} rows takes about {needed} bytes of memory, and other large ones hold"
                 f" {budget.held_bytes} of {room} now; try another node",
                 retry_after_s=RETRY_S,

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from typing_extensions import override
 
 from capamesh.node.devices.request_digest import request_digest
-from capamesh.protocol.errors import InvalidRequest, TooLarge
+from capamesh.protocol.errors import InvalidRequest, SizeRefused
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from capamesh.node.contract.verdict import Verdict
     from capamesh.protocol.tensors import Tensor
+
+
+TRIAL_S: Final = 1.0
+"""Seconds between two requests of a refused size that are let in (guess: a large run's time, so that the first has mostly ended)."""
 
 
 class Suspicion:
@@ -26,15 +30,16 @@ class Suspicion:
         self._refused: dict[bytes, float] = {}
         self._suspects: set[bytes] = set()
         self._survived: deque[bytes] = deque()
-        self._large_bytes = 0
-        self._large_until_s = self._alone_until_s = -math.inf
+        self._large_bytes = self._refused_bytes = self._survived_bytes = 0
+        self._refused_until_s = self._alone_until_s = -math.inf
         if verdict is not None:
             self._refused = {
                 bytes.fromhex(digest): now_s + left_s for digest, left_s in verdict.refused.items()
             }
             self._suspects = {bytes.fromhex(digest) for digest in verdict.suspects}
             self._large_bytes = verdict.large_bytes
-            self._large_until_s = now_s + verdict.large_s
+            self._refused_bytes = verdict.refused_bytes
+            self._refused_until_s = now_s + verdict.refused_s
             self._alone_until_s = now_s + verdict.alone_s
 
     @override
@@ -44,47 +49,59 @@ class Suspicion:
     @property
     def is_looking(self) -> bool:
         """Return whether `check` may refuse anything, now or later."""
-        return bool(self._refused) or self._large_bytes > 0
+        return bool(self._refused) or self._refused_bytes > 0
 
     def is_alone(self, now_s: float) -> bool:
         """Return whether each request is to be run by itself."""
         return now_s < self._alone_until_s
 
-    def check(self, inputs: Sequence[Tensor], now_s: float) -> None:
-        """Raise `TooLarge` or `InvalidRequest` where a request is like one that ended the worker."""
-        if now_s < self._large_until_s:
-            size = size_of(inputs)
-            if size >= self._large_bytes:
-                raise TooLarge(
-                    f"a request of {size} bytes of inputs; one of {self._large_bytes} ended this node's worker, and none"
-                    f" as large is run here for {self._large_until_s - now_s:.0f} s more: split it"
-                )
-        if not self._refused:
-            return
-        digest = request_digest(inputs)
-        until_s = self._refused.get(digest)
-        if until_s is None:
-            return
-        if until_s <= now_s:
-            del self._refused[digest]
-            return
-        raise InvalidRequest(
-            "this very request ended the process that ran it, more than once; it is not run again on this node for"
-            f" {until_s - now_s:.0f} s"
-        )
+    def check(self, inputs: Sequence[Tensor], now_s: float) -> bool:
+        """Return whether a request is a trial of a size that was refused: it runs alone.
 
-    def ended(self, digest: bytes) -> None:
-        """The run of a request has ended, and the process has not."""
+        Raises:
+            InvalidRequest: this very request ended the worker.
+            SizeRefused: such large ones did.
+        """
+        if self._refused:
+            digest = request_digest(inputs)
+            until_s = self._refused.get(digest, -math.inf)
+            if until_s > now_s:
+                raise InvalidRequest(
+                    "this very request ended the process that ran it, more than once; it is not run again on this node for"
+                    f" {until_s - now_s:.0f} s"
+                )
+            self._refused.pop(digest, None)
+        most = self._refused_bytes
+        if not most or (size := size_of(inputs)) < most:
+            return False
+        left_s = self._refused_until_s - now_s
+        if left_s > 0:
+            raise SizeRefused(
+                f"a request of {size} bytes of inputs; different ones of {most} or less ended this node's worker, and the"
+                f" next as large is tried in {left_s:.1f} s: send less at once, or try another node",
+                left_s,
+            )
+        self._refused_until_s = now_s + TRIAL_S
+        return True
+
+    def ended(self, digest: bytes, large_bytes: int) -> None:
+        """The run of a request has ended, and the process has not; see `RunBounds.identity` for `large_bytes`."""
         if digest in self._suspects:
             self._suspects.discard(digest)
             self._survived.append(digest)
+        if self._large_bytes and large_bytes >= self._large_bytes:
+            self._survived_bytes = large_bytes
+            self._large_bytes = large_bytes + 1  # what is no larger is no news
+            if large_bytes >= self._refused_bytes:
+                self._refused_bytes = 0
 
-    def survived(self) -> list[str]:
-        """Return the suspects that ended well since the last time, in hexadecimal."""
+    def survived(self) -> tuple[tuple[str, ...], int]:
+        """Return the suspects that ended well since the last time, in hexadecimal, and the most bytes of one suspected for its size."""
         found: list[str] = []
         while self._survived:
             found.append(self._survived.popleft().hex())
-        return found
+        size_bytes, self._survived_bytes = self._survived_bytes, 0
+        return tuple(found), size_bytes
 
 
 def size_of(inputs: Iterable[Tensor]) -> int:

@@ -339,9 +339,11 @@ class Worker:
     def _tell_survived(self) -> None:
         for hosted in self._models:
             bounds = hosted.bounds
-            if bounds is None or not (survived := bounds.suspicion.survived()):
+            if bounds is None:
                 continue
-            self._send(Survived(hosted.source.name, hosted.version, tuple(survived)))
+            requests, size_bytes = bounds.suspicion.survived()
+            if requests or size_bytes:
+                self._send(Survived(hosted.source.name, hosted.version, requests, size_bytes))
 
     def _links_changed(self, count: int) -> None:
         with contextlib.suppress(ConnectionError):

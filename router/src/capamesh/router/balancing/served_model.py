@@ -25,6 +25,7 @@ from capamesh.protocol.errors import (
     Overloaded,
     PeerError,
     ProtocolViolation,
+    SizeRefused,
     is_refusal,
 )
 from capamesh.protocol.links.calls import load_with
@@ -258,6 +259,8 @@ class ServedModel:
         elif isinstance(error, PeerError):
             replica.missed += FAILED
         match error:
+            case SizeRefused():
+                pass  # it takes others
             case Overloaded(retry_after_s=retry_after_s):
                 replica.health.refused(now_s, retry_after_s)
                 self.admission.refused(replica, retry_after_s, now_s, is_urgent=is_urgent)
