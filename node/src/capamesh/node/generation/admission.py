@@ -60,7 +60,7 @@ def over_context(tokens: int, length: int, *, is_least: bool = False) -> Context
 def no_room(waiting: int, tokens: int, retry_after_s: float) -> Overloaded:
     """Return the refusal of what would have to wait behind too many."""
     return Overloaded(
-        f"{waiting} sequences wait, which need {tokens} tokens, and there is no room for more; ask again later",
+        f"{waiting} sequences wait, which are to take some {tokens} tokens, and there is no room for more; ask again later",
         min(retry_after_s, MOST_RETRY_AFTER_S),
     )
 

@@ -17,6 +17,7 @@ from typing import Final
 from typing_extensions import override
 
 from capamesh.node.generation.admission import check_request, no_room, too_late
+from capamesh.node.generation.answer_lengths import AnswerLengths
 from capamesh.node.generation.answering import answer, broken_off, resume
 from capamesh.node.generation.decoding import Decoding
 from capamesh.node.generation.forecast import first_token_s
@@ -31,7 +32,7 @@ from capamesh.node.generation.settings import GenerationSettings
 from capamesh.node.generation.shares import TenantShares
 from capamesh.node.generation.slots import Logits, Slots
 from capamesh.node.generation.step_plan import StepPlan
-from capamesh.node.generation.waiting import WaitingQueue, need
+from capamesh.node.generation.waiting import WaitingQueue, cost, need
 from capamesh.protocol.errors import CapameshError, DeadlineExceeded
 
 _MOST_PROMISED: Final = 2**62
@@ -56,6 +57,7 @@ class GenerationEngine:
             max(settings.max_waiting, slots.count),
             max(settings.max_waiting_tokens, self.pool_tokens),
         )
+        self._lengths = AnswerLengths()
         self._pace = Pace(settings.target_gap_s, settings.max_chunk)
         self._reuse = Reuse(slots, settings.prefix_bytes)
         self._residents = Residents(slots, settings.target_gap_s)
@@ -115,7 +117,10 @@ class GenerationEngine:
         )
         leader.siblings = siblings
         resume(leader)
-        tokens = need(leader)
+        expected = self._lengths.expected(len(leader.out), leader.most_tokens - leader.position)
+        for each in made:
+            each.expected_tokens = leader.position + math.ceil(expected)
+        tokens = cost(leader)
         if not self._waiting.has_room(leader.width, tokens):
             leaving = self._waiting.giving_way(request.client, request.rank, leader.width, tokens)
             refusal = no_room(self._waiting.count, self._waiting.tokens, first_s)
@@ -384,6 +389,9 @@ class GenerationEngine:
         sequence.is_ended = True
         self._may_begin = True
         self._shares.leave(sequence.request.client)
+        self._lengths.ended(
+            len(sequence.request.resumed), len(sequence.out), is_cut=sequence.is_full
+        )
         if not self._waiting.withdraw(sequence):
             self._residents.withdraw(sequence)
 
@@ -398,5 +406,10 @@ class GenerationEngine:
 
     def _first_token_s(self, prompt_tokens: int, *, is_bulk: bool) -> float:
         return first_token_s(
-            self._residents, self._waiting, self._pace, prompt_tokens, is_bulk=is_bulk
+            self._residents,
+            self._waiting,
+            self._pace,
+            self._lengths,
+            prompt_tokens,
+            is_bulk=is_bulk,
         )

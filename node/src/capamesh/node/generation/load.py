@@ -16,7 +16,7 @@ class GenerationLoad:
     waiting: int
     """Sequences that wait for a slot."""
     waiting_tokens: int
-    """Tokens that these need, prompts and longest answers together."""
+    """Tokens that these are expected to take, prompts and answers together."""
     tokens_in_flight: int
     """Tokens that slots hold."""
     promised_tokens: int

@@ -67,6 +67,7 @@ class Sequence:
         "cached",
         "choice",
         "constraint",
+        "expected_tokens",
         "fed",
         "history",
         "is_ended",
@@ -113,6 +114,8 @@ class Sequence:
         """The tokens that are run in chunks."""
         self.most_tokens = min(len(request.prompt) + request.max_tokens, length)
         """The most tokens that prompt and answer can come to."""
+        self.expected_tokens = self.most_tokens
+        """The tokens that they are expected to come to, as it seemed when it came."""
         self.history = (
             TokenHistory(request.prompt, self.out) if request.sampling.has_penalties else None
         )

@@ -24,7 +24,7 @@ class GenerationSettings:
     max_waiting: int = 256
     """The most sequences that wait (guess)."""
     max_waiting_tokens: int = 262_144
-    """The most tokens that waiting requests may need, prompts and longest answers together (guess: some minutes' work)."""
+    """The most tokens that waiting requests may be expected to take, prompts and answers together (guess: some minutes' work)."""
     target_gap_s: float = 0.08
     """Seconds between two tokens of a sequence that prompts beside it should not exceed, and the time of a piece of a prompt while others wait
     (measured: chunks of 32 tokens on two cores)."""

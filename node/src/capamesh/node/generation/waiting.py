@@ -23,7 +23,7 @@ class WaitingQueue:
         self.count = 0
         """Sequences that wait, siblings included."""
         self.tokens = 0
-        """Tokens that they need, prompts and longest answers together."""
+        """Tokens that they are expected to take, prompts and answers together."""
         self.fill_tokens = 0
         """Tokens of their prompts."""
         self.bulk_count = self.bulk_tokens = self.bulk_fill_tokens = 0
@@ -40,7 +40,7 @@ class WaitingQueue:
         return sequence in self._waiting
 
     def has_room(self, width: int, tokens: int) -> bool:
-        """Return whether `width` more sequences, which need `tokens` in all, may wait."""
+        """Return whether `width` more sequences, which are expected to take `tokens` in all, may wait."""
         return self.count + width <= self._max_count and self.tokens + tokens <= self._max_tokens
 
     def put(self, sequence: Sequence) -> None:
@@ -117,7 +117,7 @@ class WaitingQueue:
             leaving.append(worst)
             counts[worst.request.client] -= worst.width
             count -= worst.width
-            held -= need(worst)
+            held -= cost(worst)
         return leaving
 
     def _turn(self, sequence: Sequence) -> tuple[int, float, int]:
@@ -126,14 +126,19 @@ class WaitingQueue:
 
     def _count(self, sequence: Sequence, sign: int) -> None:
         self.count += sign * sequence.width
-        self.tokens += sign * need(sequence)
+        self.tokens += sign * cost(sequence)
         self.fill_tokens += sign * len(sequence.prefill)
         if sequence.request.is_bulk:
             self.bulk_count += sign * sequence.width
-            self.bulk_tokens += sign * need(sequence)
+            self.bulk_tokens += sign * cost(sequence)
             self.bulk_fill_tokens += sign * len(sequence.prefill)
 
 
 def need(sequence: Sequence) -> int:
     """Return the most tokens that `sequence` and its siblings can come to hold."""
     return sequence.most_tokens * sequence.width
+
+
+def cost(sequence: Sequence) -> int:
+    """Return the tokens that `sequence` and its siblings are expected to take."""
+    return sequence.expected_tokens * sequence.width

@@ -1,0 +1,90 @@
+"""What answers did cost, and what is foreseen by it: of one answer, of a wait, of the room in a queue."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from generation_fakes import Desk, FakeSlots
+
+from capamesh.node.generation import GenerationRequest, GenerationSettings, SamplingParameters
+from capamesh.node.generation.answer_lengths import USUAL_TOKENS, AnswerLengths
+
+NO_LIMIT = 4096
+CROWD = 200
+
+
+def after(lengths: list[int], *, is_cut: bool = False) -> AnswerLengths:
+    known = AnswerLengths()
+    for length in lengths:
+        known.ended(0, length, is_cut=is_cut)
+    return known
+
+
+def test_answer_before_any_is_known_is_as_long_as_usual_ones_or_as_its_limit() -> None:
+    known = AnswerLengths()
+    assert repr(known) == "AnswerLengths(256 tokens)"
+    assert known.expected(0, 10**9) == pytest.approx(USUAL_TOKENS, rel=0.001)
+    assert known.expected(0, 16) == pytest.approx(15.5, abs=0.1)
+    assert known.expected(100, 0) == 0.0
+
+
+@pytest.mark.parametrize("mean", [3, 40, 300, 1500])
+def test_what_answers_take_is_learned_from_those_that_ended(mean: int) -> None:
+    rng = random.Random(mean)
+    known = after([1 + round(rng.gammavariate(4.0, (mean - 1) / 4.0)) for _ in range(1000)])
+    assert known.expected(0, NO_LIMIT) == pytest.approx(mean, rel=0.25)
+    assert known.expected(0, 8) <= 8
+
+
+def test_answers_of_late_count_most() -> None:
+    known = after([1000] * 600 + [20] * 1000)
+    assert known.expected(0, NO_LIMIT) < 60
+
+
+def test_answers_that_their_limit_cut_say_how_long_others_get_at_least() -> None:
+    known = after([64] * 100, is_cut=True)
+    assert known.expected(0, 64) > 60
+    assert known.expected(0, NO_LIMIT) > USUAL_TOKENS
+
+
+def test_answer_that_goes_on_longer_than_most_is_expected_to_take_more() -> None:
+    known = after([10] * 99 + [2000])
+    assert known.expected(0, NO_LIMIT) < 60
+    assert known.expected(500, NO_LIMIT) > 200
+
+
+def test_tokens_that_another_node_made_are_not_counted_here() -> None:
+    known = AnswerLengths()
+    known.ended(1000, 1001, is_cut=False)
+    assert known.end_rate(0) == known.end_rate(500) == AnswerLengths().end_rate(0)
+    assert known.end_rate(1000) > AnswerLengths().end_rate(1000)
+
+
+def chat(number: int, max_tokens: int) -> GenerationRequest:
+    return GenerationRequest((number % 32, 5, 7), max_tokens, SamplingParameters(temperature=0.0))
+
+
+def test_wait_is_told_by_what_answers_take_and_not_by_the_most_that_they_may() -> None:
+    desk = Desk(FakeSlots(8, length=NO_LIMIT), GenerationSettings(), step_s=0.05)
+    streams = [desk.submit(chat(number, 2000))[0] for number in range(8)]
+    for _ in range(60):
+        desk.step()
+    assert desk.engine.load().free_slots == 0
+    assert 0 < desk.engine.load().first_token_s < 4  # all of what they may: 800 s
+    for each in streams:
+        desk.engine.cancel(each)
+    desk.engine.settle()
+    assert desk.engine.load().first_token_s < 0.1
+
+
+def test_crowd_that_sets_no_limit_waits_and_nobody_of_it_is_refused_for_room() -> None:
+    desk = Desk(FakeSlots(8, length=NO_LIMIT))
+    crowd = [desk.submit(chat(number, NO_LIMIT))[0] for number in range(CROWD)]
+    load = desk.engine.load()
+    assert load.waiting == CROWD
+    assert load.waiting_tokens <= CROWD * (3 + USUAL_TOKENS)
+    for each in crowd:
+        desk.engine.cancel(each)
+    load = desk.engine.load()
+    assert (load.waiting, load.waiting_tokens, load.first_token_s) == (0, 0, 0.0)
