@@ -58,6 +58,7 @@ class Owner:
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
+        self.told: list[bytes] = []
         self.on_down: Callable[[], None] = lambda: None
 
     def verify(self, *_: object) -> Any:
@@ -72,6 +73,10 @@ class Owner:
         return meta
 
     def _nothing(self, *_: object) -> None: ...
+
+    def load_told(self, link: Link, meta: bytes) -> None:
+        del link
+        self.told.append(meta)
 
     link_up = request_received = request_cancelled = goaway_received = read_ended = _nothing
 

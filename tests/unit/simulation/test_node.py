@@ -19,6 +19,7 @@ from capamesh.protocol.links.calls import (
     LoadReport,
     decode_answer,
     decode_load,
+    decode_told_load,
     encode_call,
     encode_control,
     encode_probe,
@@ -56,6 +57,11 @@ class Caller(RouterEnd):
 
     def __init__(self) -> None:
         self.is_down = False
+        self.told: list[LoadReport] = []
+
+    @override
+    def load_told(self, link: SimLink, meta: bytes) -> None:
+        self.told.append(decode_told_load(meta)[2])
 
     @override
     def link_up(self, link: SimLink) -> None: ...
@@ -336,3 +342,14 @@ def test_node_that_is_sent_what_a_router_of_a_simulation_does_not_send_says_so()
     here.link.ask(meta, (), Asker(here, 0))
     with pytest.raises(InvariantBroken, match="was sent ControlCall"):
         here.run()
+
+
+def test_routers_are_told_of_what_was_withdrawn() -> None:
+    here = Setting()
+    streams = [here.ask() for _ in range(5)]
+    here.run(0.05)
+    for stream in streams:
+        here.link.withdraw(stream)
+    here.run(2.0)
+    (load,) = here.caller.told
+    assert (load.in_flight, load.queued) == (0, 0)

@@ -73,6 +73,9 @@ class RouterEnd(Protocol):
         """Take in that an endpoint cannot be reached any more; whoever asked has been told."""
         ...
 
+    def load_told(self, link: SimLink, meta: bytes) -> None:
+        """Take in the load of a model that the node tells unasked."""
+
     def sent(self, link: SimLink) -> None:
         """Count a request that is on its way to the node."""
         ...
@@ -221,6 +224,10 @@ class SimLink(NodeLink):
         """Answer a probe."""
         self._to_router(0, self._reported, stream, meta)
 
+    def tell_load(self, meta: bytes) -> None:
+        """Tell the load of a model unasked."""
+        self._to_router(0, self._load_told, meta)
+
     def go_away(self) -> None:
         """Ask for nothing new."""
         self._to_router(0, self._went_away)
@@ -325,6 +332,10 @@ class SimLink(NodeLink):
         asker = self._probing.pop(stream, None)
         if asker is not None:
             asker.reported(meta)
+
+    def _load_told(self, meta: bytes) -> None:
+        if self.is_up:
+            self.router.load_told(self, meta)
 
     def _went_away(self) -> None:
         self.has_gone_away = True

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.fleet import FleetMembership
+from capamesh.protocol.links.calls import decode_told_load
 from capamesh.protocol.tensors import DEFAULT_LIMITS
 from capamesh.router.fleet.membership import TICK_S
 from capamesh.router.fleet.overrides import Overrides
@@ -173,6 +174,11 @@ class SimRouter(RouterEnd, Dialler):
     def link_down(self, link: SimLink) -> None:
         link.endpoint.link = None
         self.parts.watch.unlinked(link.endpoint)
+
+    @override
+    def load_told(self, link: SimLink, meta: bytes) -> None:
+        told = decode_told_load(meta)
+        self.parts.balancer.load_told(link.endpoint, *told, self._events.now_s)
 
     @override
     def sent(self, link: SimLink) -> None:

@@ -425,6 +425,27 @@ async def test_bulk_requests_give_a_slot_to_people_and_are_told_of_in_no_wait(de
         assert ids_of(await each.pieces()) == alone([first, 2], 20)
 
 
+async def test_crowd_that_waited_for_slots_is_forgotten_with_it_and_what_was_cancelled_counts_no_more(
+    desk: Desk,
+) -> None:
+    desk.slots.is_open = False
+    desk.now_s = 100.0
+    crowd = [desk.ask(prompt=[first, 2], max_tokens=60) for first in range(12)]
+    await until(lambda: all(call.answer is not None for call in desk.scheduler._live.values()))
+    desk.slots.gate.release(8)
+    await until(lambda: desk.scheduler.queued == 8)
+    for each in crowd[:-1]:
+        desk.scheduler.cancel(each.request, 100.0)
+    assert not desk.scheduler.is_report_current  # the thread is in a run
+    desk.now_s = 190.0
+    desk.slots.gate.release(1000)
+    await until(lambda: desk.scheduler.is_report_current)
+    await crowd[-1].pieces()  # it waited for 90 s, as others made it
+    report = desk.scheduler.load_report(free_bytes=0, device_in_flight=0)
+    assert (report.in_flight, report.queued, report.queue_us) == (0, 0, 0)
+    assert report.latency_us < 1_000_000
+
+
 async def test_model_was_used_until_its_last_answer_has_ended(desk: Desk) -> None:
     desk.now_s = 100.0
     desk.slots.is_open = False

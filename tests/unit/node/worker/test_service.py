@@ -26,8 +26,9 @@ from capamesh.node.models.registry import HostedModel, ModelRegistry
 from capamesh.node.profiling.profile_cache import Measured
 from capamesh.node.repository.task_rules import FileRules
 from capamesh.node.runtime.tasks.contents import FileTask
+from capamesh.node.scheduling import DynamicBatcher
 from capamesh.node.scheduling.runner import STOP_GRACE_S, ModelRunner
-from capamesh.node.worker.service import WorkerService
+from capamesh.node.worker.service import TELL_S, WorkerService
 from capamesh.protocol.adverts import ModelState
 from capamesh.protocol.errors import (
     CapameshError,
@@ -49,6 +50,7 @@ from capamesh.protocol.links.calls import (
     LoadReport,
     decode_answer,
     decode_load,
+    decode_told_load,
     encode_call,
     encode_control,
     encode_done,
@@ -78,6 +80,7 @@ class FakeLink:
         self.answers: dict[int, InferAnswer | CapameshError | None] = {}
         """None: a change that was made."""
         self.goaways: list[str] = []
+        self.told: list[bytes] = []
         self.closed: list[str] = []
         self.membership_error: NotMember | None = None
         self._answered = asyncio.Event()
@@ -95,6 +98,9 @@ class FakeLink:
         self.answers[stream] = error
         self._answered.set()
         return True
+
+    def tell_load(self, meta: bytes) -> None:
+        self.told.append(meta)
 
     def goaway(self, reason: str) -> None:
         self.goaways.append(reason)
@@ -623,6 +629,48 @@ async def test_cancelled_call_is_neither_run_nor_answered(rig: Rig) -> None:
     await rig.idle()
     assert list(rig.link.answers) == [2]
     assert rig.model.ran == [[1], [1]]
+
+
+async def test_routers_are_told_of_what_was_withdrawn_all_at_once_and_each_of_them(
+    rig: Rig,
+) -> None:
+    later: list[tuple[float, Callable[[], None]]] = []
+    rig.service.later = lambda *what: later.append(what)
+    other = await rig.hold()
+    for stream in range(1, 9):
+        rig.ask(stream)
+    assert rig.probe("m").in_flight == 9
+    for stream in range(1, 9):
+        rig.cancel(stream)
+    ((delay_s, tell),) = later
+    assert delay_s == TELL_S
+    assert rig.link.told == []
+    tell()
+    ((model, version, load),) = map(decode_told_load, rig.link.told)
+    assert (model, version, load.in_flight, load.queued) == ("m", "3", 1, 0)
+    assert other.told == rig.link.told
+    rig.ask(9)
+    rig.cancel(9)
+    assert len(later) == 2
+    await rig.idle()
+
+
+async def test_what_was_withdrawn_is_told_once_the_model_counts_it_no_more(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later: list[Callable[[], None]] = []
+    rig.service.later = lambda _, tell: later.append(tell)
+    await rig.hold()
+    rig.ask(1)
+    rig.cancel(1)
+    monkeypatch.setattr(DynamicBatcher, "is_report_current", False)
+    later.pop()()
+    assert rig.link.told == []
+    monkeypatch.undo()
+    later.pop()()
+    assert len(rig.link.told) == 1
+    assert later == []
+    await rig.idle()
 
 
 async def test_cancelled_run_is_stopped(rig: Rig) -> None:

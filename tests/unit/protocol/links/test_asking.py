@@ -22,6 +22,7 @@ from capamesh.protocol.errors import (
 )
 from capamesh.protocol.links.events import (
     Answer,
+    LoadReceived,
     ProbeReceived,
     RequestCancelled,
     RequestReceived,
@@ -104,6 +105,19 @@ async def test_asker_that_crashes_costs_no_other_its_answer() -> None:
     assert well.news == [(b"re", b"sult")]
     assert (ends.owner.reasons, ends.is_idle) == ([], True)
     assert [type(each["exception"]) for each in complaints] == [asyncio.InvalidStateError] * 3
+
+
+async def test_load_that_is_told_unasked_comes_to_the_owner_once_the_peer_is_verified() -> None:
+    ends = Ends(is_greeted=False)
+    ends.link._writer.flush()
+    ends.read()
+    ends.peer.send_load(0, b"idle")
+    ends.deliver()
+    ends.link.tell_load(b"mine")
+    assert LoadReceived(0, b"mine") in await ends.reads()
+    assert ends.owner.told == [b"idle"]
+    ends.link.close("over")
+    ends.link.tell_load(b"late")
 
 
 async def test_probe_that_is_refused_is_reported_the_error() -> None:

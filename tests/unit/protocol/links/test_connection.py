@@ -333,6 +333,9 @@ def test_probe_ping_and_goaway() -> None:
     assert at_dialer == [GoawayReceived("upgrade"), PongReceived(77)]
     wire.acceptor.send_load(stream, b"load")
     assert wire.settle()[0] == [LoadReceived(stream, b"load")]
+    wire.acceptor.send_load(stream, b"a leftover")
+    wire.acceptor.send_load(0, b"told unasked")
+    assert wire.settle()[0] == [LoadReceived(0, b"told unasked")]
     assert wire.dialer.is_idle
 
 

@@ -7,7 +7,8 @@ import pytest
 from fleet_fakes import NullLog
 
 from capamesh.protocol.errors import ProtocolViolation
-from capamesh.protocol.ids import NetworkId, PeerId
+from capamesh.protocol.ids import ModelName, ModelVersion, NetworkId, PeerId
+from capamesh.protocol.links.calls import LoadReport, encode_told_load
 from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.tensors import DEFAULT_LIMITS
 from capamesh.router.fleet.endpoint import Endpoint
@@ -96,6 +97,20 @@ def test_older_link_that_ends_late_takes_nothing_from_the_newer() -> None:
     assert endpoint.link is newer
     side.link_down(newer, "gone")  # type: ignore[arg-type]
     assert endpoint.link is None
+
+
+def test_load_that_a_node_tells_unasked_is_handed_on_and_junk_ends_its_link() -> None:
+    pool, endpoint = Pool(), Endpoint(PeerId("B"), "b:1")
+    told: list[object] = []
+    pool.pool.on_load = lambda *what: told.append(what)
+    side, link, older = _NodeSide(pool.pool, endpoint), Visit("B"), Visit("B")
+    side.link_up(link)  # type: ignore[arg-type]  # as above
+    what = (ModelName("m"), ModelVersion("3"), LoadReport(in_flight=1))
+    side.load_told(link, encode_told_load(*what))  # type: ignore[arg-type]
+    side.load_told(older, encode_told_load(*what))  # type: ignore[arg-type]
+    assert told == [(endpoint, *what)]
+    side.load_told(link, b"junk")  # type: ignore[arg-type]
+    assert link.closed.startswith("protocol_violation: the metadata of a LOAD")
 
 
 def test_node_that_takes_smaller_messages_than_the_router_takes_requests_is_refused() -> None:

@@ -234,6 +234,7 @@ class GenerationEngine:
             promised_tokens=residents.promised_tokens,
             pool_tokens=self.pool_tokens,
             free_slots=residents.free_slots,
+            slots=self._slots.count,
             tokens_per_s=self._pace.tokens_per_s,
             prefix_bytes=self._reuse.size_bytes,
             prefix_hits=self._reuse.hit_tokens,

@@ -24,6 +24,7 @@ class GenerationLoad:
     pool_tokens: int
     """Tokens that may be promised."""
     free_slots: int
+    slots: int
     tokens_per_s: float
     """Tokens generated a second, as of late; 0 before the first."""
     prefix_bytes: int

@@ -21,6 +21,7 @@ class GenerationCall:
         "client",
         "digest",
         "generations",
+        "has_slot",
         "is_flushing",
         "is_resumed",
         "latest_s",
@@ -36,6 +37,8 @@ class GenerationCall:
         self.generations: list[Generation] = []
         self.answer: GenerationAnswer | None = None
         """None until it is read."""
+        self.has_slot = False
+        """True if there was a slot for it when it came."""
         self.latest_s: dict[int, float] = {}
         """The time of the newest token of each choice."""
         self.is_flushing = False

@@ -87,6 +87,8 @@ class GenerationRunner:
         """The reason why nothing is taken any more; empty while it is."""
         self.load: GenerationLoad = self._engine.load()
         """The load after the last step."""
+        self._cancelled = self._taken = self._left = 0
+        """The cancellations that were ordered, those that the engine was told, and those that `load` knows of."""
         self.run_since_s: float | None = None
         """The time at which the run began that goes on now; None between two runs."""
         self._stepping = threading.Thread(target=self._work, name="generation", daemon=True)
@@ -123,7 +125,13 @@ class GenerationRunner:
         """End `generation`, which receives nothing more; its slots are free after the step that runs."""
         if generation.receive is not None:
             generation.receive = None
+            self._cancelled += 1
             self._inbox.put((generation, True))
+
+    @property
+    def is_load_current(self) -> bool:
+        """Return whether `load` counts nothing that was cancelled."""
+        return self._left == self._cancelled or bool(self._closed)
 
     async def close(self, reason: str) -> None:
         """End all sequences with `ModelUnavailable` of `reason`, and wait for the thread."""
@@ -168,6 +176,7 @@ class GenerationRunner:
                 return False
             generation, is_cancelled = order
             if is_cancelled:
+                self._taken += 1
                 for sequence in generation.sequences:
                     self._engine.cancel(sequence)
                     self._owners.pop(sequence, None)
@@ -218,6 +227,7 @@ class GenerationRunner:
         self._hand_over()
         self._engine.settle()
         self.load = self._engine.load()
+        self._left = self._taken
 
     def _run(self, plan: StepPlan) -> Logits | None:
         """Run the model; return scores in the shape that `StepPlan.run` tells. Meanwhile another thread makes the masks of grammars."""

@@ -96,7 +96,7 @@ class GenerationScheduler(Scheduler):
             READERS, "prompts", initializer=partial(be_nice, READERS_NICE)
         )
         self._first_s = 0.0
-        """The time from a request that is not bulk to the first token of an answer that begins here, smoothed."""
+        """The time from a request that is not bulk and finds a slot to the first token of an answer that begins here, smoothed."""
         self._gap_s = 0.0
         """The time between two tokens of an answer, smoothed."""
 
@@ -163,10 +163,13 @@ class GenerationScheduler(Scheduler):
                 raise full
             self._fail(leaving, full)
         self._unread.put(reading)
-        self._live[request] = GenerationCall(tensor, reading)
+        call = self._live[request] = GenerationCall(tensor, reading)
         request.inputs = ()
         request.state = WAITING
         request.in_flight = len(self._live)
+        load = None if self._runner is None else self._runner.load
+        people = sum([not one.is_bulk for one in self._live])
+        call.has_slot = load is not None and people <= load.slots
         self._read_more()
 
     @override
@@ -241,7 +244,7 @@ class GenerationScheduler(Scheduler):
         runner = self._runner
         load = None if runner is None else runner.load
         queue_us = 0 if load is None else int(load.first_token_s * 1e6)
-        latency_us = max(queue_us, int(self._first_s * 1e6))
+        latency_us = queue_us + int(self._first_s * 1e6)
         return LoadReport(
             in_flight=len(self._live),
             queued=self.queued,
@@ -257,6 +260,11 @@ class GenerationScheduler(Scheduler):
             most_tokens=0 if load is None else load.pool_tokens,
             kept_tokens=0 if load is None else load.kept_tokens,
         )
+
+    @property
+    @override
+    def is_report_current(self) -> bool:
+        return self._runner is None or self._runner.is_load_current
 
     def _giving_way(self, request: PendingRequest, client: str) -> PendingRequest | None:
         """Return whose place `request` may have: the newest of the client that has most, if it has begun no answer; None: nobody's."""
@@ -341,7 +349,7 @@ class GenerationScheduler(Scheduler):
             request.started_s = now_s
             self.meter.queue_s.add(now_s - request.arrived_s)
             tokens.first_token_s.add(now_s - request.arrived_s)
-            if not (request.is_bulk or call.is_resumed):
+            if call.has_slot and not (request.is_bulk or call.is_resumed):
                 self._first_s = _smoothed(self._first_s, now_s - request.arrived_s)
         request.steps += 1
         if choice in call.latest_s:

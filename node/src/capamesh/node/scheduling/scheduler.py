@@ -129,6 +129,11 @@ class Scheduler(Protocol):
         """Return the load as it is now; `free_bytes` and `device_in_flight` are the device's, for the report."""
         ...
 
+    @property
+    def is_report_current(self) -> bool:
+        """Return whether `load_report` counts nothing that was cancelled."""
+        return True
+
     def stop_batching(self) -> None:
         """Run every request alone from the next batch on: the model turned out not to allow batches."""
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from typing_extensions import override
 
@@ -31,6 +31,7 @@ from capamesh.protocol.links.calls import (
     decode_probe,
     encode_done,
     encode_load,
+    encode_told_load,
 )
 from capamesh.protocol.links.link import LinkHandler
 from capamesh.protocol.links.transport import check_hello, is_one_too_many
@@ -47,6 +48,10 @@ if TYPE_CHECKING:
     from capamesh.protocol.links.hello import Hello
     from capamesh.protocol.links.link import Link
     from capamesh.protocol.network import Member, NetworkTrust
+
+TELL_S: Final = 0.05
+"""Seconds from a withdrawal until routers are told, which is also the least between two such reports of a model (guess: clients that
+leave together do so in a moment; 20 frames a second are nothing to a link)."""
 
 
 class WorkerService(LinkHandler):
@@ -84,6 +89,10 @@ class WorkerService(LinkHandler):
         self._is_draining = False
         self.on_links: Callable[[int], None] = lambda _: None
         """The callback that is told the number of links when it changes."""
+        self.later: Callable[[float, Callable[[], None]], object] = lambda *_: None
+        """The function that calls another after so many seconds; without one, routers are told of nothing that was withdrawn."""
+        self._withdrawn: dict[ModelRunner, HostedModel] = {}
+        """The models of which requests were withdrawn since routers were told of it."""
         self.free_bytes = 0
         """The device's memory, as its owner read it last: reading it for every answer would cost more than
         the answer."""
@@ -175,6 +184,10 @@ class WorkerService(LinkHandler):
         model, version = decode_probe(meta)
         hosted = self._models.find(model, version) if model else None
         return encode_load(self.load_report(hosted))
+
+    @override
+    def load_told(self, link: Link, meta: bytes) -> None:
+        """Do nothing: a router has no load."""
 
     @override
     def goaway_received(self, link: Link, reason: str) -> None:
@@ -316,6 +329,23 @@ class WorkerService(LinkHandler):
         if found is not None:
             hosted, request = found
             hosted.runner.cancel(request)
+            if not self._withdrawn:
+                self.later(TELL_S, self._tell_withdrawn)
+            self._withdrawn[hosted.runner] = hosted
+
+    def _tell_withdrawn(self) -> None:
+        """Tell all routers the load of models that have less to do than they may believe, for nobody waits for its answers."""
+        withdrawn, self._withdrawn = self._withdrawn, {}
+        for runner, hosted in withdrawn.items():
+            if not runner.scheduler.is_report_current:
+                self._withdrawn[runner] = hosted
+                continue
+            load = self.load_report(hosted)
+            meta = encode_told_load(hosted.source.name, hosted.version, load)
+            for link in self._links:
+                link.tell_load(meta)
+        if self._withdrawn:
+            self.later(TELL_S, self._tell_withdrawn)
 
     def _hosted(self, model: ModelName, version: ModelVersion) -> HostedModel:
         hosted = self._models.find(model, version)

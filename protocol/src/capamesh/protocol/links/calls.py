@@ -410,6 +410,16 @@ def decode_load(meta: bytes) -> LoadReport:
         raise ProtocolViolation(f"the metadata of a LOAD is not that of a load: {exc}") from exc
 
 
+def encode_told_load(model: ModelName, version: ModelVersion, load: LoadReport) -> bytes:
+    """Return the metadata of a LOAD frame that nobody asked for."""
+    return pack({"m": model, "v": version, "l": load})
+
+
+def decode_told_load(meta: bytes) -> tuple[ModelName, ModelVersion, LoadReport]:
+    """Return of which model it tells the load; raise `ProtocolViolation` when it is none."""
+    return *decode_probe(meta), decode_load(meta)
+
+
 def load_with(error: CapameshError) -> LoadReport | None:
     """Return the load that a peer told with an error; None where it told none, or junk. No long list is looked through."""
     if error.load is None or isinstance(error.load, LoadReport):

@@ -10,6 +10,7 @@ asked (by us)      RESPONSE with its CHUNKs, again unless FINAL; LOAD; ERROR. FI
                    comes before FINAL are parts of the answer, of which `HeldParts` bounds what is not released.
 receiving          CHUNKs of the REQUEST; CANCEL forgets it
 serving            CANCEL; RELEASE after a part of our answer; our RESPONSE (FINAL) or ERROR closes it
+0                  LOAD that was not asked for
 unknown            CHUNK, RESPONSE, LOAD, ERROR, CREDIT, CANCEL, RELEASE are leftovers of a closed stream: dropped
 =================  ======================================================================================
 """
@@ -217,7 +218,7 @@ class Connection:
         return True
 
     def send_load(self, stream: int, meta: bytes) -> None:
-        """Answer a probe."""
+        """Answer a probe; on stream 0 tell the load unasked."""
         self._outgoing.frame(encode_frame(FrameKind.LOAD, stream, meta=meta))
 
     # the connection itself

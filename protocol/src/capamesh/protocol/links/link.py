@@ -72,6 +72,9 @@ class LinkHandler(Protocol):
         """Return this side's load for a probe."""
         ...
 
+    def load_told(self, link: Link, meta: bytes) -> None:
+        """The peer says unasked what its load is now."""
+
     def goaway_received(self, link: Link, reason: str) -> None:
         """The peer takes no new requests."""
 
@@ -189,6 +192,12 @@ class Link(asyncio.BufferedProtocol):
         if is_wanted:
             self._writer.flush_soon()
         return is_wanted
+
+    def tell_load(self, meta: bytes) -> None:
+        """Tell the peer this side's load, for which it has not asked; a peer of an earlier release drops that."""
+        if self._end_reason is None:
+            self._core.send_load(0, meta)
+            self._writer.flush_soon()
 
     def goaway(self, reason: str) -> None:
         """Ask the peer to send nothing new; what is under way is still answered."""
@@ -350,7 +359,10 @@ class Link(asyncio.BufferedProtocol):
             case ProbeReceived():
                 self._core.send_load(event.stream, self._owner.load(event.meta))
             case LoadReceived():
-                self._askers.reported(event)
+                if event.stream:
+                    self._askers.reported(event)
+                elif self.member is not None:
+                    self._owner.load_told(self, event.meta)
             case HelloReceived():
                 self._greet(event.hello)
             case GoawayReceived():

@@ -152,6 +152,8 @@ class Receiver(FrameSink):
                 if stream in self._streams.asked:
                     self._streams.close_asked(stream)
                     self.events.append(LoadReceived(stream, meta))
+                elif not stream:
+                    self.events.append(LoadReceived(stream, meta))
             case FrameKind.ERROR:
                 self._error_ended(stream, meta)
             case FrameKind.CANCEL:

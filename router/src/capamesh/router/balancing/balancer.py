@@ -147,12 +147,28 @@ class Balancer:
         endpoint.network.round_trip(rtt_s)
         endpoint.health.probed(now_s)
         replica.health.probed(now_s)
+        self._reported(replica, load, now_s)
+        self.lives.linked()
+
+    def load_told(
+        self,
+        endpoint: Endpoint,
+        model: ModelName,
+        version: ModelVersion,
+        load: LoadReport,
+        now_s: float,
+    ) -> None:
+        """A node told unasked what its load is: requests were withdrawn there."""
+        for replica in self._fleet.replicas_at(endpoint):
+            if replica.offer.name == model and replica.offer.version == version:
+                self._reported(replica, load, now_s)
+
+    def _reported(self, replica: Replica, load: LoadReport, now_s: float) -> None:
         served = self._served.get((replica.offer.name, replica.offer.version))
         if served is not None:
             served.reported(replica, load, now_s)
         elif not replica.is_gone:
             replica.reported(load, now_s)  # for the model's first request
-        self.lives.linked()
 
     def probe_failed(self, replica: Replica, now_s: float) -> None:
         """A probe of `replica` was not answered in time, or could not be sent.

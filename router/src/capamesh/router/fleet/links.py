@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from capamesh.protocol.errors import NotMember, ProtocolViolation
+from capamesh.protocol.links.calls import decode_told_load
 from capamesh.protocol.links.keeper import UNANSWERED, LinkKeeper
 from capamesh.protocol.links.link import Link, LinkHandler
 from capamesh.protocol.links.transport import LinkTransport, check_hello, is_one_too_many
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from capamesh.protocol.ids import PeerId
+    from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+    from capamesh.protocol.links.calls import LoadReport
     from capamesh.protocol.links.hello import Hello
 
 MAX_VISITS_OF_PEER = 128
@@ -111,6 +113,18 @@ class _NodeSide(LinkHandler):
         return b"\x80"
 
     @override
+    def load_told(self, link: Link, meta: bytes) -> None:
+        """Take in the load that the node tells, for requests there were withdrawn."""
+        endpoint = self._endpoint
+        try:
+            told = decode_told_load(meta)
+        except ProtocolViolation as error:
+            link.close(f"{error.code}: {error.message}")
+            return
+        if endpoint is not None and endpoint.link is link:
+            self._pool.on_load(endpoint, *told)
+
+    @override
     def goaway_received(self, link: Link, reason: str) -> None:
         """Do nothing: the link takes no new requests by itself."""
 
@@ -136,6 +150,7 @@ class LinkPool(Dialler):
         name_of: Callable[[PeerId], str] = lambda _: "",
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
         on_unlinked: Callable[[Endpoint], None] = lambda _: None,
+        on_load: Callable[[Endpoint, ModelName, ModelVersion, LoadReport], None] = lambda *_: None,
         dial_share: float = 1.0,
         log: FilteringBoundLogger,
     ) -> None:
@@ -156,6 +171,8 @@ class LinkPool(Dialler):
         self._name_of = name_of
         self.now = now
         self._on_unlinked = on_unlinked
+        self.on_load = on_load
+        """The callback that is told the load of a model that a node tells unasked."""
         self._dial_share = dial_share
         self._log = log
         self._dialling: Dialling | None = None

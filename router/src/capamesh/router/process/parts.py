@@ -64,7 +64,8 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from capamesh.protocol.ids import PeerId
+    from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
+    from capamesh.protocol.links.calls import LoadReport
     from capamesh.router.balancing.unhealthy import Verdict
     from capamesh.router.fleet.endpoint import Endpoint
     from capamesh.router.settings import RouterSettings
@@ -173,6 +174,7 @@ class RouterParts:
             on_leave=self._visitor_left,
             on_linked=self._linked,
             on_unlinked=self._unlinked,
+            on_load=self._load_told,
             least_message_bytes=settings.limits.max_message_bytes,
             invite_of=self.hearing.quotas.invite_of,
             innermost=innermost,
@@ -393,6 +395,11 @@ class RouterParts:
 
     def _unlinked(self, endpoint: Endpoint) -> None:
         self.watch.unlinked(endpoint)
+
+    def _load_told(
+        self, endpoint: Endpoint, model: ModelName, version: ModelVersion, load: LoadReport
+    ) -> None:
+        self.balancer.load_told(endpoint, model, version, load, self.clocks.steady_s())
 
 
 def today() -> dt.datetime:
