@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from capamesh.cli.local_cluster import LocalCluster
 from capamesh.cli.member import Member
 
 MINUTES_20_S = 1200.0
+MINUTES_25_S = 1500.0
 DAYS_40_S = 40 * 86_400.0
 pytestmark = pytest.mark.skipif(bool(why_no_clock()), reason=why_no_clock())
 
@@ -118,3 +120,28 @@ async def test_node_that_is_20_minutes_off_is_used_and_says_that_its_clock_is_wr
         figures.at_most("beside a node 20 minutes off: requests that failed", seen.failed, 0)
         await until_logged(node, "clock_is_wrong")
         assert network.router.status()["clock"]["problem"] == ""
+
+
+async def test_node_whose_clock_was_ahead_for_one_life_is_used_at_once_when_it_is_right(
+    tmp_path: Path, sample_models: Path, figures: Figures
+) -> None:
+    right, wrong = WallClock(tmp_path, "right"), WallClock(tmp_path, "wrong")
+    async with network_of(tmp_path, sample_models, right) as network:
+        with wrong.applied():
+            node = await network.cluster.add_node()
+            await network.cluster.wait_routable(3)
+            async with network.honest() as seen:
+                for offset_s in (MINUTES_25_S, 0.0):
+                    await node.stop(30.0)
+                    wrong.jump_to(offset_s)
+                    await node.start()
+                    if offset_s:
+                        await until_logged(node, "clock_is_wrong")
+                await until(lambda: node.status().get("state") == "ready")
+                ready_s = time.monotonic()
+                await network.cluster.wait_routable(3)
+        figures.at_most(
+            "a node 25 minutes ahead, then right: s until routable", time.monotonic() - ready_s, 2.0
+        )
+        figures.at_most("beside a node 25 minutes ahead: requests that failed", seen.failed, 0)
+        assert peer_of(node) in await network.fleet()

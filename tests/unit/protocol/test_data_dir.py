@@ -400,7 +400,12 @@ def test_clock_set_back_by_more_than_receivers_bear_starts_new_sequence_numbers(
     assert home.current(source, 4_400 * S) is source
     renewed = home.current(source, 4_399 * S)
     assert renewed.boot_ns == 4_399 * S
-    assert home.current(renewed, 4_400 * S) is renewed
+    assert home.current(renewed, 4_399 * S + 1) is renewed
+    # from now on receivers accept what was sealed before, if somebody repeats it
+    newest = home.current(renewed, 4_400 * S)
+    assert newest.boot_ns == 5_000 * S + 1
+    assert home.current(newest, 5_100 * S) is newest
+    assert DataDir(tmp_path).next_boot_ns(4_500 * S) == 5_000 * S + 2
 
 
 def lasting(days: int, owner: NetworkOwner = OWNER) -> str:

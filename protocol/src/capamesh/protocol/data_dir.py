@@ -74,6 +74,8 @@ class DataDir:
         self._lock: TextIO | None = None
         self._bootstrap: tuple[str, ...] | None = None
         self._unkept: dict[str, tuple[bytes, str]] = {}
+        self._latest_boot_ns = 0
+        """The latest boot time that any run has numbered with: while the clock was ahead, it may be one to come."""
 
     @property
     def disk(self) -> str:
@@ -288,16 +290,23 @@ class DataDir:
         """
         file = self.folder / BOOT_FILE
         try:
-            last_ns: int | None = int(file.read_text())
+            before = [int(text) for text in file.read_text().split()]  # the last, and the latest
         except (OSError, ValueError):
-            last_ns = None
-        boot_ns = boot_ns_after(time_ns, last_ns)
-        self.keep(BOOT_FILE, str(boot_ns).encode())
+            before = []
+        boot_ns = max([boot_ns_after(time_ns, each) for each in before], default=time_ns)
+        self._latest_boot_ns = max(boot_ns, *before, 0)
+        latest = f" {self._latest_boot_ns}" if self._latest_boot_ns > boot_ns else ""
+        self.keep(BOOT_FILE, f"{boot_ns}{latest}".encode())
         return boot_ns
 
     def current(self, source: SequenceSource, time_ns: int) -> SequenceSource:
-        """Return `source`, or a new one when the clock was set back so far that nobody would accept it."""
-        if source.boot_ns - time_ns <= FUTURE_LIMIT_NS:
+        """Return `source`, or a new one: where nobody would accept it, for the clock was set back, and where others accept what one said.
+
+        That one was used while the clock was ahead: whoever repeated it would mute this member.
+        """
+        is_refused = source.boot_ns - time_ns > FUTURE_LIMIT_NS
+        is_outdone = source.boot_ns < self._latest_boot_ns <= time_ns + FUTURE_LIMIT_NS
+        if not (is_refused or is_outdone):
             return source
         return SequenceSource(self.next_boot_ns(time_ns))
 

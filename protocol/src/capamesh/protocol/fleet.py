@@ -107,6 +107,8 @@ class FleetCounts:
 class _Member:
     advert: NodeAdvert
     heard_s: float
+    sequence: Sequence | None
+    """The newest that is known; None: whatever comes is newer."""
     is_suspected: bool = False
 
 
@@ -172,7 +174,7 @@ class FleetMembership:
         self.counts.adverts += 1
         self._tombstones.pop(peer, None)
         self._drop(peer)
-        member = self._members[peer] = _Member(advert, now_s)
+        member = self._members[peer] = _Member(advert, now_s, advert.sequence)
         self._idle_until_s = min(self._idle_until_s, self._due_of(member))
         if before is None:
             self.counts.joined += 1
@@ -229,7 +231,7 @@ class FleetMembership:
     def _seen(self, peer: PeerId, member: _Member, now_s: float) -> list[Change]:
         """Note a sign of life that is no advert."""
         self._drop(peer)
-        self._members[peer] = _Member(member.advert, now_s)
+        self._members[peer] = _Member(member.advert, now_s, member.sequence)
         return [Recovered(peer)] if member.is_suspected else []
 
     def due_s(self) -> float | None:
@@ -251,9 +253,16 @@ class FleetMembership:
     def known_sequence(self, peer: PeerId) -> Sequence | None:
         """Return the newest sequence known of a member or a departed peer; None if unknown or expelled."""
         if (member := self._members.get(peer)) is not None:
-            return member.advert.sequence
+            return member.sequence
         tombstone = self._tombstones.get(peer)
         return None if tombstone is None else tombstone.sequence
+
+    def forget_order(self, peer: PeerId) -> None:
+        """Take whatever comes of a member, or of one that left, for newer than what is known of it."""
+        if (member := self._members.get(peer)) is not None:
+            member.sequence = None
+        elif self.known_sequence(peer) is not None:
+            del self._tombstones[peer]
 
     def summary(self) -> str:
         """Return the state in a line: "3 members, 1 suspected, 2 tombstones"."""

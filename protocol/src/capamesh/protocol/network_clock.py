@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from typing_extensions import override
 
-from capamesh.protocol.adverts import TIME_LIMIT_MS, check_time
+from capamesh.protocol.adverts import TIME_LIMIT_MS, RejectReason, check_time
+from capamesh.protocol.adverts.sequence import FUTURE_LIMIT_NS
+from capamesh.protocol.errors import AdvertRejected
 
 if TYPE_CHECKING:
     from capamesh.protocol.adverts import Sequence
@@ -108,6 +110,13 @@ class NetworkClock:
             return True
         agreed = self._agreed(steady_s)
         return agreed is not None and abs(_origin(at_ms, steady_s) - agreed[0]) <= TIME_LIMIT_MS
+
+    def is_ahead(self, at_ms: int, wall_ms: int, steady_s: float) -> bool:
+        """Return whether a time is further ahead than clocks may differ, by this machine's clock and by most peers'."""
+        if at_ms - wall_ms <= TIME_LIMIT_MS:
+            return False
+        agreed = self._agreed(steady_s)
+        return agreed is None or _origin(at_ms, steady_s) - agreed[0] > TIME_LIMIT_MS
 
     def skew(self, wall_ms: int, steady_s: float) -> Skew | None:
         """Return how far most peers' clocks are from this one; None while there is no majority."""
@@ -216,6 +225,39 @@ def check_time_by(
         and clock.is_in_time(at_ms, wall_ms, steady_s)
     )
     check_time(at_ms, sequence, at_ms if is_ours_off else wall_ms)
+
+
+def check_boot_by(
+    clock: NetworkClock | None, known: Sequence, sequence: Sequence, wall_ms: int, steady_s: float
+) -> None:
+    """Raise `AdvertRejected` when a sender that is known has begun anew in the future: nothing that it says later would be newer."""
+    if sequence.boot_ns == known.boot_ns:
+        return
+    boot_ms = sequence.boot_ns // 1_000_000
+    if clock is None:
+        is_ahead = boot_ms - wall_ms > TIME_LIMIT_MS
+    else:
+        is_ahead = clock.is_ahead(boot_ms, wall_ms, steady_s)
+    if is_ahead:
+        raise AdvertRejected(
+            RejectReason.FUTURE,
+            f"its sender, which is known, began anew {boot_ms - wall_ms} ms ahead of this clock; the limit is {TIME_LIMIT_MS}: set the clocks",
+        )
+
+
+def is_order_void(known: Sequence | None, at_ms: int, sequence: Sequence, wall_ms: int) -> bool:
+    """Return whether `sequence`, which is not newer than `known`, may replace it all the same.
+
+    The sender's clock was ahead, and perhaps this machine's; it was set right since, for what comes now was sealed about now. No replay is:
+    an earlier one of that sender is older than the limit, or as new as what it says now.
+    """
+    if known is None or known.boot_ns - wall_ms * 1_000_000 <= FUTURE_LIMIT_NS:
+        return False
+    try:
+        check_time(at_ms, sequence, wall_ms)
+    except AdvertRejected:
+        return False
+    return True
 
 
 def _origin(wall_ms: int, steady_s: float) -> int:

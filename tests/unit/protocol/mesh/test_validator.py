@@ -44,9 +44,13 @@ def forged(honest: bytes) -> bytes:
 
 
 def payload(
-    counter: int, member: Membership = ALICE, kind: str = "goodbye", at_ms: int = NOW_MS
+    counter: int,
+    member: Membership = ALICE,
+    kind: str = "goodbye",
+    at_ms: int = NOW_MS,
+    boot_ms: int = NOW_MS,
 ) -> bytes:
-    sequence = Sequence(NOW_MS * 10**6, counter)
+    sequence = Sequence(boot_ms * 10**6, counter)
     return wrap(PayloadKind.ENVELOPE, seal(kind, {}, member, sequence, at_ms))
 
 
@@ -230,6 +234,37 @@ def test_known_sender_is_heard_whatever_its_clock_says_for_its_numbers_go_on(
         assert judge.judge(payload(counter, at_ms=at_ms), A, NOW_MS).reason == ""
     assert judge.judge(payload(3), A, NOW_MS).reason == "replay"
     assert judge.judge(payload(1, BOB, at_ms=NOW_MS - 10**7), B, NOW_MS).reason == "stale"
+
+
+def test_known_sender_that_begins_anew_ahead_is_refused_and_heard_once_it_is_right() -> None:
+    judge = Validator(OWNER.ca_der, ALICE.trust(), NetworkClock(NOW_MS, 0.0))
+    ahead_ms = NOW_MS + 25 * 60_000
+
+    def said(counter: int, at_ms: int, boot_ms: int, member: Membership = ALICE) -> str:
+        sent = payload(counter, member, at_ms=at_ms, boot_ms=boot_ms)
+        return judge.judge(sent, member.identity.peer_id, NOW_MS, 1.0).reason
+
+    for member in (ALICE, BOB, join()):
+        assert said(1, NOW_MS, NOW_MS - 1000, member) == ""
+    assert said(1, ahead_ms, ahead_ms) == "future"
+    assert said(1, NOW_MS, NOW_MS) == ""
+
+
+def test_sender_that_was_ahead_as_this_machine_was_is_heard_once_both_are_right() -> None:
+    ahead_ms = NOW_MS + 25 * 60_000
+    judge = Validator(OWNER.ca_der, ALICE.trust(), NetworkClock(ahead_ms, 0.0))
+    before = payload(1, at_ms=NOW_MS - 700_000, boot_ms=NOW_MS - 700_000)
+    future = [payload(counter, at_ms=ahead_ms, boot_ms=ahead_ms) for counter in (1, 2)]
+    assert judge.judge(future[0], A, ahead_ms, 1.0).reason == ""
+    assert judge.judge(before, A, NOW_MS, 2.0).reason == "replay"
+    for counter in (1, 2):
+        right = payload(counter, at_ms=NOW_MS, boot_ms=NOW_MS)
+        assert judge.judge(right, A, NOW_MS, 3.0).reason == ""
+        assert judge.judge(right, A, NOW_MS, 3.0).reason == "replay"
+    for other in (BOB, join()):
+        sent = payload(1, other, at_ms=NOW_MS)
+        assert judge.judge(sent, other.identity.peer_id, NOW_MS, 4.0).reason == ""
+    assert judge.judge(future[1], A, NOW_MS, 4.0).reason == "future"
 
 
 def test_drain_order_is_forwarded_once_and_nobody_elses() -> None:

@@ -17,7 +17,7 @@ from capamesh.protocol.adverts import (
     seal,
 )
 from capamesh.protocol.errors import AdvertRejected
-from capamesh.protocol.fleet import Joined, Left, LeftReason
+from capamesh.protocol.fleet import Changed, Joined, Left, LeftReason
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.network import Membership, NetworkOwner, Role
@@ -62,9 +62,15 @@ def joined(role: Role = Role.NODE) -> Membership:
 
 
 def says(
-    node: Membership, counter: int = 1, *, at_ms: int = T, models: int = 1, kind: str = KIND_ADVERT
+    node: Membership,
+    counter: int = 1,
+    *,
+    at_ms: int = T,
+    boot_ms: int = T,
+    models: int = 1,
+    kind: str = KIND_ADVERT,
 ) -> bytes:
-    sequence = Sequence(T * 1_000_000, counter)
+    sequence = Sequence(boot_ms * 1_000_000, counter)
     advert = NodeAdvert(
         peer=node.identity.peer_id,
         sequence=sequence,
@@ -161,6 +167,36 @@ def test_node_whose_clock_is_set_off_goes_on_being_heard_for_its_numbers_go_on(
         net.hearing.tick(later, nobody)
         assert not net.hearing.members.is_suspected(node.identity.peer_id)
     assert node.identity.peer_id in net.hearing.members
+
+
+def test_known_node_that_begins_anew_with_a_clock_ahead_is_refused_and_heard_once_it_is_right() -> (
+    None
+):
+    net = network()
+    node = joined()
+    for one in (node, joined(), joined()):
+        net.hearing.heard(says(one), net.now)
+    ahead_ms = T + 25 * MINUTE_MS
+    with pytest.raises(AdvertRejected, match="which is known, began anew 1500000 ms ahead"):
+        net.hearing.heard(says(node, at_ms=ahead_ms, boot_ms=ahead_ms), net.now)
+    later = net.at(60.0)
+    _, changes = net.hearing.heard(says(node, at_ms=later.wall_ms, boot_ms=later.wall_ms), later)
+    assert isinstance(changes[0], Changed)
+
+
+@pytest.mark.parametrize("kind", [KIND_ADVERT, KIND_GOODBYE])
+def test_node_that_was_ahead_as_this_machine_was_is_heard_again_once_both_are_right(
+    kind: str,
+) -> None:
+    net = network(off_ms=25 * MINUTE_MS)
+    node, ahead_ms = joined(), T + 25 * MINUTE_MS
+    for counter, said in enumerate((KIND_ADVERT, kind), start=1):
+        net.hearing.heard(says(node, counter, at_ms=ahead_ms, boot_ms=ahead_ms, kind=said), net.now)
+    later = net.at(5.0, off_ms=-25 * MINUTE_MS)
+    _, (change, *_) = net.hearing.heard(says(node, at_ms=T, boot_ms=T), later)
+    assert isinstance(change, Changed if kind == KIND_ADVERT else Joined)
+    _, changes = net.hearing.heard(says(node, 2, at_ms=T, boot_ms=T, kind=KIND_GOODBYE), later)
+    assert isinstance(changes[0], Left)
 
 
 def test_old_advert_of_an_unknown_node_is_refused_when_this_clock_is_right() -> None:

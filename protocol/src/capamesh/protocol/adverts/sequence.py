@@ -32,8 +32,8 @@ def boot_ns_after(time_ns: int, last_ns: int | None) -> int:
     """Return the boot time to number with at wall clock `time_ns`, after a run that used `last_ns`.
 
     It exceeds `last_ns`, so that a clock that was set back does not mute a node. A `last_ns` more than
-    `FUTURE_LIMIT_NS` ahead is forgotten: no receiver with a right clock accepted it, and to
-    exceed it would mute the node until that day. The caller persists the result before it publishes.
+    `FUTURE_LIMIT_NS` ahead is passed over: no receiver with a right clock accepted it, one whose clock was ahead too lets it be replaced,
+    and to exceed it would mute the node until that day. The caller persists the result before it publishes.
     """
     if last_ns is None or last_ns - time_ns > FUTURE_LIMIT_NS:
         return time_ns

@@ -26,7 +26,12 @@ from capamesh.protocol.fleet import EXPIRE_AFTER
 from capamesh.protocol.invite_quotas import InviteQuotas
 from capamesh.protocol.mesh.gossip import MAX_PAYLOAD_BYTES, PayloadKind, unwrap
 from capamesh.protocol.network import RevocationList
-from capamesh.protocol.network_clock import NetworkClock, check_time_by
+from capamesh.protocol.network_clock import (
+    NetworkClock,
+    check_boot_by,
+    check_time_by,
+    is_order_void,
+)
 
 if TYPE_CHECKING:
     from capamesh.protocol.adverts import Envelope
@@ -88,7 +93,7 @@ class ValidationResult:
 class Validator:
     """Remembers the newest sequence and the recent rate of each sender, and who has a place by which invite.
 
-    It judges times by a `NetworkClock`: a message of somebody whose sequence is known needs no look at the time, for
+    It judges times by a `NetworkClock`: of a message of somebody whose sequence is known only the start is looked at, for
     what is newer is no replay.
     """
 
@@ -154,18 +159,22 @@ class Validator:
         slot = (publisher, envelope.kind if envelope.kind in _KNOWN_KINDS else "")
         known = self._newest.get(slot)
         if not is_acceptable(known, envelope.sequence):
-            return "replay", False
+            if not is_order_void(known, envelope.issued_at_ms, envelope.sequence, now_ms):
+                return "replay", False
+            known = None
         if self._clock is not None:
             self._clock.heard(
                 publisher, envelope.sender.invite_serial, envelope.issued_at_ms, steady_s
             )
-        if known is None:
-            try:
+        try:
+            if known is None:
                 check_time_by(
                     self._clock, envelope.issued_at_ms, envelope.sequence, now_ms, steady_s
                 )
-            except AdvertRejected as exc:
-                return exc.reason, False
+            else:
+                check_boot_by(self._clock, known, envelope.sequence, now_ms, steady_s)
+        except AdvertRejected as exc:
+            return exc.reason, False
         refusal = self._refuse_member(envelope, steady_s)
         if refusal:
             return refusal, False

@@ -24,7 +24,13 @@ from capamesh.protocol.adverts import (
 from capamesh.protocol.errors import AdvertRejected
 from capamesh.protocol.fleet import Change, FleetMembership, Left
 from capamesh.protocol.invite_quotas import InviteQuotas, advert_bytes
-from capamesh.protocol.network_clock import NetworkClock, Skew, check_time_by
+from capamesh.protocol.network_clock import (
+    NetworkClock,
+    Skew,
+    check_boot_by,
+    check_time_by,
+    is_order_void,
+)
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import PeerId
@@ -65,6 +71,9 @@ class Hearing:
         envelope = open_envelope(raw, self._trust, membership_ms, is_time_checked=False)
         peer = envelope.sender.peer_id
         known = self.members.known_sequence(peer)
+        if is_order_void(known, envelope.issued_at_ms, envelope.sequence, now.wall_ms):
+            self.members.forget_order(peer)
+            known = None
         if known is None or envelope.sequence > known:
             self.clock.heard(
                 peer, envelope.sender.invite_serial, envelope.issued_at_ms, now.steady_s
@@ -78,6 +87,8 @@ class Hearing:
                 now.wall_ms,
                 now.steady_s,
             )
+        else:
+            check_boot_by(self.clock, known, envelope.sequence, now.wall_ms, now.steady_s)
         changes: list[Change] = []
         if envelope.kind == KIND_ADVERT:
             changes = self._heard_advert(envelope, now)
