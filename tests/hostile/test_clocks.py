@@ -41,6 +41,18 @@ async def network_of(
         await cluster.stop()
 
 
+async def start_again(cluster: LocalCluster, node: Member) -> Member:
+    """Start a node that has ended anew, in its folder."""
+    again = await Member.start(
+        node.name,
+        node.data_folder,
+        ("node", "run", "--models", str(cluster.models), "--name", node.name, "--threads", "1"),
+        node.data_folder.parent / f"{node.name}.token",
+    )
+    cluster.nodes[cluster.nodes.index(node)] = again
+    return again
+
+
 def events(member: Member) -> list[str]:
     """Return the names of what a member logged."""
     lines = member.log_file.read_text("utf-8", "replace").splitlines()
@@ -134,7 +146,7 @@ async def test_node_whose_clock_was_ahead_for_one_life_is_used_at_once_when_it_i
                 for offset_s in (MINUTES_25_S, 0.0):
                     await node.stop(30.0)
                     wrong.jump_to(offset_s)
-                    await node.start()
+                    node = await start_again(network.cluster, node)
                     if offset_s:
                         await until_logged(node, "clock_is_wrong")
                 await until(lambda: node.status().get("state") == "ready")

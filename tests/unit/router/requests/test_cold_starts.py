@@ -115,10 +115,12 @@ class Cold(Fleet):
         self.endpoints[-1].link = link  # type: ignore[assignment]
         return link
 
-    def says(self, peer: str, state: ModelState) -> None:
-        """Let a node say of all its models that they are in `state`."""
+    def says(self, peer: str, state: ModelState, only: str = "") -> None:
+        """Let a node say of all its models that they are in `state`, or of one, and that the others are away."""
         self.counter += 1
-        models = tuple(offer(name, state=state) for name in self.names)
+        models = tuple(
+            offer(name, state=state if only in {"", name} else AWAY) for name in self.names
+        )
         before = self.view.adverts[PeerId(peer)]
         new = advert(peer, f"{peer.lower()}:1", models=models, counter=self.counter)
         changes = [Changed(new, before)]
@@ -223,6 +225,41 @@ async def test_node_that_says_when_it_has_room_is_waited_for_if_there_is_time() 
     link.loaded()
     fleet.says("A", ModelState.READY)
     assert await patient == "A"
+
+
+@in_virtual_time
+async def test_node_that_failed_is_asked_again_at_once_when_a_model_left_it() -> None:
+    fleet = Cold("AB", "m", "n")
+    fleet.says("A", ModelState.READY, only="n")
+    asked = fleet.ask(allowed_s=90.0)
+    await supervisor()
+    for _ in range(5):
+        for link in fleet.nodes.values():
+            if link.wants:
+                link.failed(Overloaded("the memory ran out", 30.0))
+        await supervisor()
+    count = sum(fleet.asked().values())
+    fleet.says("A", AWAY)
+    await supervisor()
+    assert sum(fleet.asked().values()) == count + 1
+    fleet.nodes["A"].loaded()
+    fleet.says("A", ModelState.READY, only="m")
+    assert await asked == "A"
+
+
+@in_virtual_time
+@pytest.mark.parametrize("is_loading", [False, True])
+async def test_node_that_takes_long_and_says_that_it_loads_has_not_broken_its_word(
+    is_loading: bool,
+) -> None:
+    fleet = Cold()
+    asked = fleet.ask(allowed_s=2 * PATIENCE_S)
+    await supervisor()
+    if is_loading:
+        fleet.says("A", ModelState.LOADING)
+    await asyncio.sleep(PATIENCE_S + 0.1)
+    assert fleet.routing.pipeline.cold._loads._broken == ({} if is_loading else {"A": 1})
+    asked.cancel()
 
 
 @in_virtual_time

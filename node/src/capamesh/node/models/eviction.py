@@ -96,7 +96,7 @@ class Room:
         return NoRoom(
             f"the memory ran out while it was loaded: it needs more than {needed - 1} bytes of memory and {free} are free"
             f" ({why})",
-            soon_s=rest_s,
+            soon_s=LEAST_AGAIN_S,  # others may leave any time
         )
 
     def forget(self, key: Key) -> None:

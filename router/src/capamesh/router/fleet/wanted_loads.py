@@ -11,6 +11,7 @@ those of one invite have half of the loads at most.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -159,6 +160,12 @@ class WantedLoads:
             self._broken[load.invite] = self._broken.pop(load.invite, 0) + 1
             if len(self._broken) > MAX_RESTS:
                 self._broken.popitem(last=False)
+
+    def eased(self, peer: PeerId) -> None:
+        """A node has more room than when it failed, or started anew: it may be asked again now."""
+        for (one, _), rest in self._rests.items():
+            if one == peer:
+                rest.until_s = -math.inf
 
     def _has_room(self, invite: str) -> bool:
         return sum(load.invite == invite for load in self._under_way) < MAX_OF_INVITE

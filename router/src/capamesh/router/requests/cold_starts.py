@@ -177,6 +177,8 @@ class ColdStarts(LoadOwner):
                 asked = self._settling.get(change.advert.peer)
                 if asked is not None:
                     asked.look()
+                if not isinstance(change, Changed) or _is_eased(change):
+                    self._loads.eased(change.advert.peer)
                 self._wake({offer.name for offer in change.advert.models})
 
     def reached(self, peer: PeerId) -> None:
@@ -247,6 +249,15 @@ class ColdStarts(LoadOwner):
         link = self._link_to(load.peer)
         assert link is not None  # noqa: S101 - `WantedLoads.next` has asked
         AskedLoad(self, load, link).begin()
+
+
+def _is_eased(change: Changed) -> bool:
+    """Return whether a node has started anew, or a model left it, so that there may be room for another."""
+    before, now = change.before, change.advert
+    ready = {(offer.name, offer.version) for offer in now.models if offer.is_ready}
+    return now.sequence.boot_ns != before.sequence.boot_ns or any(
+        offer.is_ready and (offer.name, offer.version) not in ready for offer in before.models
+    )
 
 
 class ColdStart(Handle):
