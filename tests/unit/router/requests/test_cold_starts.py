@@ -260,6 +260,7 @@ async def test_node_that_takes_long_and_says_that_it_loads_has_not_broken_its_wo
     await asyncio.sleep(PATIENCE_S + 0.1)
     assert fleet.routing.pipeline.cold._loads._broken == ({} if is_loading else {"A": 1})
     asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
 
 
 @in_virtual_time

@@ -89,7 +89,7 @@ class WorkerService(LinkHandler):
         self._is_draining = False
         self.on_links: Callable[[int], None] = lambda _: None
         """The callback that is told the number of links when it changes."""
-        self.later: Callable[[float, Callable[[], None]], object] = lambda *_: None
+        self.later: Callable[[float, Callable[[], None]], object] = lambda _, __: None
         """The function that calls another after so many seconds; without one, routers are told of nothing that was withdrawn."""
         self._withdrawn: dict[ModelRunner, HostedModel] = {}
         """The models of which requests were withdrawn since routers were told of it."""
