@@ -98,6 +98,39 @@ def test_node_that_is_silent_costs_little() -> None:
     assert results.node_shares[0] < 0.15
 
 
+@pytest.mark.parametrize("kind", [FaultKind.BLAMES, FaultKind.FAST_ERRORS])
+@pytest.mark.parametrize(("honest", "liars"), [(1, 1), (1, 4), (3, 6)])
+@pytest.mark.parametrize("share", [1.0, 0.1])
+def test_liars_of_one_invite_fail_no_request_that_another_invite_answers(
+    kind: FaultKind, honest: int, liars: int, share: float
+) -> None:
+    results = ill(
+        Fault(kind, 1.0, nodes=tuple(range(honest, honest + liars)), share=share),
+        nodes=(NodeGroup("honest", honest, invite="one"), NodeGroup("liars", liars, invite="two")),
+        load=0.4 * honest / (honest + liars),
+        duration_s=30.0,
+    )
+    assert (results.failed, results.answered) == ({}, results.requests)
+
+
+def test_liars_among_the_killed_and_the_frozen_fail_next_to_nothing() -> None:
+    results = ill(
+        Fault(FaultKind.BLAMES, 1.0, nodes=(2,)),
+        Fault(FaultKind.FAST_ERRORS, 1.0, nodes=(3,)),
+        Fault(FaultKind.KILL, 8.0, nodes=(4,)),
+        Fault(FaultKind.FREEZE, 16.0, 60.0, nodes=(5,)),
+        nodes=(
+            NodeGroup("well", 2, invite="one"),
+            NodeGroup("liars", 2, invite="two"),
+            NodeGroup("ill", 2, invite="one"),
+        ),
+        requests=(RequestKind("r", "m", deadline_s=10.0),),
+        load=0.2,
+        duration_s=30.0,
+    )
+    assert results.requests - results.answered <= results.requests / 1000
+
+
 def test_rolling_restart_loses_nothing() -> None:
     results = ill(Fault(FaultKind.RESTART, 0.5, 0.3, nodes="all", stagger_s=0.8), load=0.4)
     assert results.answered == results.requests

@@ -101,6 +101,8 @@ class Faults:
                 node.error_share = fault.share
             case FaultKind.FAST_ERRORS:
                 node.fast_error_share = fault.share
+            case FaultKind.BLAMES:
+                node.blame_share = fault.share
             case FaultKind.SILENT:
                 node.silent_share = fault.share
             case FaultKind.LIAR:

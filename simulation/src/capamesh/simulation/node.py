@@ -19,7 +19,7 @@ from capamesh.node.worker.service import TELL_S
 from capamesh.protocol import adverts
 from capamesh.protocol.adverts import NodeAdvert, advert_interval_s
 from capamesh.protocol.adverts import Sequence as AdvertSequence
-from capamesh.protocol.errors import CapameshError
+from capamesh.protocol.errors import CapameshError, InvalidRequest
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.call_decoder import CallDecoder
 from capamesh.protocol.links.calls import (
@@ -89,6 +89,7 @@ class SimNode(NodeEnd, Device):
         self.antagonist_factor = 1.0
         self.error_share = 0.0
         self.fast_error_share = 0.0
+        self.blame_share = 0.0
         self.silent_share = 0.0
         self.is_liar = False
         self._events = events
@@ -164,6 +165,9 @@ class SimNode(NodeEnd, Device):
             return
         if self.fast_error_share and self.rng.random() < self.fast_error_share:
             link.fail(stream, ill())
+            return
+        if self.blame_share and self.rng.random() < self.blame_share:
+            link.fail(stream, InvalidRequest("the caller is wrong, as the scenario has it"))
             return
         if self.silent_share and self.rng.random() < self.silent_share:
             return
@@ -298,6 +302,8 @@ class SimNode(NodeEnd, Device):
                 self.error_share = 0.0
             case FaultKind.FAST_ERRORS:
                 self.fast_error_share = 0.0
+            case FaultKind.BLAMES:
+                self.blame_share = 0.0
             case FaultKind.SILENT:
                 self.silent_share = 0.0
             case FaultKind.LIAR:

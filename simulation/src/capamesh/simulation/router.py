@@ -85,6 +85,7 @@ class SimRouter(RouterEnd, Dialler):
             do=_do,
             on_verdict=self._judged,
             limits=DEFAULT_LIMITS,
+            invite_of=lambda peer: nodes[peer].group.invite,
             is_limited=has_gate,
         )
         self._pipeline = self.parts.routing.pipeline

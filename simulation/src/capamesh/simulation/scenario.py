@@ -72,6 +72,8 @@ class NodeGroup(Table, frozen=True):
     region: Name = "local"
     price_per_million: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
     antagonist: Antagonist | None = None
+    invite: Annotated[str, Meta(max_length=MAX_CHARS)] = ""
+    """The invite that admitted them; "": it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,8 @@ class FaultKind(StrEnum):
     """A share of the requests run and then fail."""
     FAST_ERRORS = "fast-errors"
     """A share of the requests fail at once."""
+    BLAMES = "blames"
+    """A share of the requests are refused at once as their callers' fault."""
     SILENT = "silent"
     """A share of the requests are accepted and never answered."""
     LIAR = "liar"

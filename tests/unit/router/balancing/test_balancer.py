@@ -32,6 +32,7 @@ from capamesh.protocol.fleet import Joined, Left, LeftReason
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.balancing.absence import RESTART_S
+from capamesh.router.balancing.attempt import Attempt
 from capamesh.router.balancing.balancer import Balancer
 from capamesh.router.balancing.deaths import Stand
 from capamesh.router.balancing.eligibility import Eligibility
@@ -101,8 +102,14 @@ class World:
     """Nodes named by letters that replica m version 1, with their links up."""
 
     def __init__(
-        self, peers: str = "abc", rules: ModelRules | None = None, draw: float = 0.5
+        self,
+        peers: str = "abc",
+        rules: ModelRules | None = None,
+        draw: float = 0.5,
+        invites: str = "",
     ) -> None:
+        """`invites` are the invites of the peers, a letter each; without them none is known."""
+        by_peer = dict(zip(peers, invites.replace(".", " "), strict=False))
         self.endpoints: list[Endpoint] = []
         self.fleet = FleetView(on_new=self._new, on_gone=lambda _: None)
         self.policies: dict[str, FirstEligible] = {}
@@ -111,6 +118,7 @@ class World:
             make_policy=self._policy,
             rng=Draws(*[draw] * 1000),
             rules=RoutingRules(rules or ModelRules()),
+            invite_of=lambda peer: by_peer.get(peer, "").strip(),
         )
         for peer in peers:
             self.join(peer)
@@ -442,6 +450,109 @@ def test_replica_that_refused_what_another_answered_is_blamed_as_for_a_failed_ru
     assert (replica.rif, replica.endpoint.rif) == (0, 0)
     assert world.served.is_doubted(replica, 15.0 + GRAY_S - 0.5)
     assert not world.served.is_doubted(other, 15.0)
+
+
+@pytest.mark.parametrize(
+    ("invites", "by", "has_answered", "is_blamed"),
+    [
+        ("xx.", "b", True, True),  # a node of its own invite says otherwise
+        ("..y", "c", True, True),  # its invite is not known
+        ("x.y", "c", True, False),  # either may lie, and this one answers others
+        ("x.y", "c", False, True),  # it answers nobody
+        ("xyz", "bc", True, True),  # two invites say otherwise
+        ("xyy", "bc", True, False),  # one invite says so twice
+    ],
+)
+def test_replica_loses_requests_by_the_word_of_its_own_invite_or_of_two_others(
+    invites: str, by: str, has_answered: bool, is_blamed: bool
+) -> None:
+    world = World("abc", invites=invites)
+    replicas = dict(zip("abc", world.replicas, strict=True))
+    if has_answered:
+        replicas["a"].answered_s = 9.0
+    for other in by:
+        picker = world.sent(replicas["a"])
+        error = InvalidRequest("odd shape")
+        picker.failed(replicas["a"], error, 0.001, 10.0)
+        picker.refuted(replicas["a"], replicas[other], error, 0.001, 10.0)
+    assert (replicas["a"].health.is_full, replicas["a"].endpoint.failed > 0) == (
+        not is_blamed,
+        is_blamed,
+    )
+    assert world.served.is_doubted(replicas["a"], 11.0)  # what it says is looked into in any case
+
+
+def ended(replica: Replica, end: CapameshError | str, *, is_silent: bool = False) -> Attempt:
+    """Return an attempt at `replica` that has ended so."""
+    attempt = Attempt(0, replica, 10.0, 11.0)
+    attempt.end, attempt.is_silent = end, is_silent
+    return attempt
+
+
+@pytest.mark.parametrize(
+    ("invites", "refused", "wanted"),
+    [
+        ("xxy", "a", "c"),  # of another invite
+        ("xxy", "ac", None),  # two invites have said so
+        ("xyz", "a", "b"),
+        ("xyz", "ab", None),
+        ("xxx", "a", "b"),  # there is one invite, and one other node is asked
+        ("xxx", "ab", None),
+    ],
+)
+def test_word_on_the_caller_s_fault_is_settled_by_two_invites_or_two_nodes_of_the_only_one(
+    invites: str, refused: str, wanted: str | None
+) -> None:
+    world = World("abc", invites=invites)
+    asked = [replica for replica in world.replicas if replica.endpoint.peer in refused]
+    picker = world.picker()
+    picker.attempts += [ended(replica, InvalidRequest("bad")) for replica in asked]
+    replica = picker.cross_check(asked[0], asked, 10.0)
+    assert (None if replica is None else replica.endpoint.peer) == wanted
+    assert (
+        repr(world.served._opinions)
+        == f"Opinions({49 if wanted and 'y' not in invites else 50}.0 left)"
+    )
+    assert picker.lacks_word() == ("y" in invites and wanted is not None)
+
+
+def test_other_invite_is_asked_though_it_is_not_well_and_only_while_it_is_linked() -> None:
+    world = World("abc", invites="xxy")
+    liar, _, honest = world.replicas
+    honest.health.eject(10.0)
+    picker = world.picker()
+    picker.attempts.append(ended(liar, InvalidRequest("bad")))
+    assert picker.cross_check(liar, [liar], 10.0) is honest
+    # it was full: no node of the liar's invite can settle that
+    assert picker.cross_check(liar, [liar, honest], 10.0) is None
+    assert picker.lacks_word()
+    honest.endpoint.link = None
+    assert picker.cross_check(liar, [liar], 10.0) is world.replicas[1]
+    assert not picker.lacks_word()
+
+
+@pytest.mark.parametrize(
+    ("end", "is_silent", "others", "wanted"),
+    [
+        (RunFailed("no"), False, "", "c"),
+        (ProtocolViolation("odd"), False, "", "c"),
+        (LinkLost("reset"), False, "", "b"),
+        (Overloaded("full"), False, "", "b"),
+        ("under way", True, "", "b"),  # nodes freeze
+        ("under way", True, "b", "c"),  # but not two of one invite
+    ],
+)
+def test_request_that_fails_at_one_invite_goes_on_to_another(
+    end: CapameshError | str, is_silent: bool, others: str, wanted: str
+) -> None:
+    world = World("abc", invites="xxy")
+    asked = [replica for replica in world.replicas if replica.endpoint.peer in "a" + others]
+    picker = world.picker()
+    picker.attempts += [ended(replica, end, is_silent=is_silent) for replica in asked]
+    assert picker.choose(asked, 10.0, Purpose.RETRY).endpoint.peer == wanted
+    world.replicas[2].health.eject(10.0)  # after two failures it is asked all the same
+    left = {"a": "b", "ab": "c"}["a" + others]
+    assert picker.choose(asked, 10.0, Purpose.RETRY).endpoint.peer == left
 
 
 def test_opinion_is_given_back_only_if_it_was_taken() -> None:

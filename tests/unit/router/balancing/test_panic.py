@@ -29,14 +29,17 @@ def test_replicas_are_not_looked_at_while_all_are_well() -> None:
     assert not panic.would_be_on(Unread(), 0.0)
 
 
-def ejecting(replicas: tuple[Replica, ...], out: str, *, of_node: bool = False) -> Panic:
+def ejecting(
+    replicas: tuple[Replica, ...], out: str, *, of_node: bool = False, invites: str = ""
+) -> Panic:
     """Return the panic of replicas of which those named by letters were ejected at 10 s."""
     unhealthy = UnhealthySet()
     for one in replicas:
         if one.endpoint.peer in out:
             (one.endpoint.health if of_node else one.health).eject(10.0)
             unhealthy.note(one, 10.0)
-    return Panic(unhealthy)
+    by_peer = dict(zip("abcd", invites, strict=False))
+    return Panic(unhealthy, lambda peer: by_peer.get(peer, ""))
 
 
 @pytest.mark.parametrize("of_node", [False, True])
@@ -53,6 +56,21 @@ def test_panic_is_on_once_more_than_half_of_the_reachable_are_ejected(
     assert panic.would_be_on(replicas, 10.0) is is_on
     assert panic.is_on(replicas, 10.0) is is_on
     assert panic.would_be_on(replicas, 10.0) is is_on
+
+
+@pytest.mark.parametrize(
+    ("out", "invites", "is_on"),
+    [
+        ("bcd", "xyyy", False),  # all of one invite, however many they are
+        ("bcd", "xxxx", True),
+        ("bcd", "xyzy", True),  # most invites
+        ("abc", "xxxy", False),
+        ("abc", "xxyy", False),  # of the second invite half is well
+    ],
+)
+def test_panic_is_on_only_if_most_invites_are_out_too(out: str, invites: str, is_on: bool) -> None:
+    replicas = fleet("abcd")
+    assert ejecting(replicas, out, invites=invites).is_on(replicas, 10.0) is is_on
 
 
 def test_replica_that_is_merely_inhibited_is_not_counted_as_ejected() -> None:

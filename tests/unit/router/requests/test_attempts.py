@@ -83,6 +83,7 @@ class ScriptedDesk:
         self.alive_s: dict[str, float] = {}
         self.standing = self.final_stand = Stand.FREE
         self.is_huge = False
+        self.is_lacking = False
         self.delay_s = hedge_delay_s
         self.limit_s = first_byte_limit_s
         self.nobody: CapameshError = NoEndpoint("nobody is left")
@@ -171,8 +172,13 @@ class ScriptedDesk:
         self, of: FakeHost, asked: Collection[FakeHost], now_s: float
     ) -> FakeHost | None:
         replica = next((replica for replica in self.replicas if replica not in asked), None)
+        if not self.is_lacking and self.attempts[-1].replica is not of:
+            return None
         self.opinions -= replica is not None
         return replica if self.opinions >= 0 else None
+
+    def lacks_word(self) -> bool:
+        return self.is_lacking
 
     def try_pass_on(self, now_s: float) -> bool:
         self.passes -= 1
@@ -484,6 +490,39 @@ def test_second_node_without_an_opinion_leaves_the_first_one_s(error: CapameshEr
     attempts.failed(0, bad, 101.0)
     assert attempts.failed(1, error, 102.0) == (Failed(bad),)
     assert (picker.retries, len(picker.reported)) == (9, 4)
+
+
+def test_another_is_asked_while_the_word_of_an_invite_is_lacking_and_so_many_at_most() -> None:
+    picker = ScriptedDesk(opinions=9, first_byte_limit_s=1.0)
+    picker.is_lacking = True
+    attempts = started(picker)
+    bad = InvalidRequest("bad")
+    assert fail(attempts, 0, bad, 100.5) == ["send 1 to B, 9500 ms"]
+    assert fail(attempts, 1, ModelUnavailable("loading"), 100.6) == ["send 2 to C, 9400 ms"]
+    assert tick(attempts, 101.6) == ["send 3 to D, 8400 ms"]
+    # B was not a run; three that may have run it are as many as there may be
+    assert attempts.failed(3, RunFailed("no"), 102.0) == (Failed(bad), Withdraw(2))
+
+
+def test_request_is_told_that_the_fleet_is_full_where_the_word_is_lacking_of_who_is_full() -> None:
+    for is_lacking in (True, False):
+        picker = ScriptedDesk("AB", opinions=9)
+        picker.is_lacking = is_lacking
+        attempts = started(picker)
+        bad, full = InvalidRequest("bad"), Overloaded("full", 0.5)
+        attempts.failed(0, bad, 101.0)
+        assert attempts.failed(1, full, 102.0) == (Failed(full if is_lacking else bad),)
+
+
+def test_all_who_blame_the_caller_for_what_another_answers_are_refuted() -> None:
+    picker = ScriptedDesk(opinions=9)
+    picker.is_lacking = True
+    attempts = started(picker)
+    for number in range(2):
+        fail(attempts, number, InvalidRequest("bad"), 101.0 + number)
+    assert answer(attempts, 2, 103.0) == ["answered by 2"]
+    refuted = [line for line in picker.reported if line.startswith("refuted")]
+    assert refuted == ["refuted A invalid_request 1 by C", "refuted B invalid_request 1 by C"]
 
 
 @pytest.mark.parametrize("limit_s", [2.0, 99.0])

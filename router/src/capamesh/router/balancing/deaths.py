@@ -107,7 +107,7 @@ class Deaths:
     ) -> None:
         """`invite_of` tells by which invite a node was let into the network, "" if that is not known."""
         self._on_news = on_news
-        self._invite_of = invite_of
+        self.invite_of: Callable[[PeerId], str] = invite_of
         self._open: OrderedDict[Endpoint, Death] = OrderedDict()
         """The last of each endpoint, while it may still turn out to be none."""
 
@@ -117,7 +117,7 @@ class Deaths:
 
     def witness(self, peer: PeerId) -> Witness:
         """Return what a node is as a witness."""
-        return Witness(peer, self._invite_of(peer))
+        return Witness(peer, self.invite_of(peer))
 
     def died(self, endpoint: Endpoint, suspicion: Suspicion, now_s: float) -> None:
         """A request was under way at an endpoint whose process seems to have ended."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from capamesh.protocol.errors import CapameshError, Overloaded
+from capamesh.protocol.errors import CapameshError, ClientError, Overloaded
 from capamesh.router.balancing import bulk_outcomes
 from capamesh.router.balancing.deaths import Stand, Suspicion
 from capamesh.router.balancing.eligibility import Eligibility, may_be_probed
@@ -22,6 +22,7 @@ from capamesh.router.balancing.explanation import Explanation, explained
 from capamesh.router.balancing.fitting import usual_size_bytes
 from capamesh.router.balancing.picking import Picker
 from capamesh.router.balancing.purpose import FIRST, Purpose
+from capamesh.router.balancing.witnesses import is_failure
 from capamesh.router.rules.constraints import ANYWHERE, Constraints
 
 if TYPE_CHECKING:
@@ -115,11 +116,16 @@ class RequestPicker(Picker):
         purpose: Purpose = FIRST,
         *,
         is_shunning: bool = False,
+        is_well: bool = False,
     ) -> Replica:
         """Return a replica that is not in `asked`. Raises `ModelNotFound` or `NoEndpoint` when none is left.
 
-        `is_shunning` says that `asked` has those to shun after deaths, too.
+        `is_shunning` says that `asked` has those to shun after deaths, too; `is_well`, that none will do that is not well.
         """
+        if asked and purpose is Purpose.RETRY and not is_shunning:
+            other = self._of_another_invite(asked, now_s)
+            if other is not None:
+                return other
         if self._suspicion is not None and not is_shunning:
             shunned = self._shunned(self._suspicion)
             for each in shunned[:-1]:
@@ -148,11 +154,49 @@ class RequestPicker(Picker):
         is_eligible = rules.allows_bound if self.shape.is_pinned else rules.allows
         replica = self._policy.pick(replicas, is_eligible, self.shape, now_s)
         if replica is None:
-            is_extra = purpose is Purpose.HEDGE or purpose is Purpose.CROSS_CHECK
+            is_extra = is_well or purpose is Purpose.HEDGE or purpose is Purpose.CROSS_CHECK
             replica = rules.last_resort(replicas, is_extra=is_extra)
         if replica is None:
             raise served.nobody(rules)
         return replica
+
+    def _of_another_invite(self, asked: Collection[Replica], now_s: float) -> Replica | None:
+        """Return a replica of another invite than those whose nodes failed the request; None: it is fine, or there is none.
+
+        One invite's nodes may lie as one, or be silent as one. One that is silent is not enough to shun its invite: nodes
+        freeze. After two failures a replica that is not well is worth a try, too.
+        """
+        failed = [it.replica for it in self.attempts if it.is_silent or is_failure(it.end)]
+        if not failed or self._suspicion is not None:
+            return None
+        if len(failed) == 1 and self.attempts[-1].is_silent:
+            return None
+        invites = self._invites(failed)
+        served_models = self._served_models()
+        shunned = {
+            replica
+            for served in served_models
+            for replica in served.replicas
+            if self._invite(replica) in invites
+        }
+        if not shunned or all(shunned.issuperset(each.replicas) for each in served_models):
+            return None
+        with contextlib.suppress(CapameshError):
+            return self.choose(
+                shunned.union(asked),
+                now_s,
+                Purpose.RETRY,
+                is_shunning=True,
+                is_well=len(failed) < 2,
+            )
+        return None
+
+    def _invite(self, replica: Replica) -> str:
+        return self.served.deaths.invite_of(replica.endpoint.peer)
+
+    def _invites(self, replicas: Iterable[Replica]) -> set[str]:
+        """Return the invites of `replicas`, as far as they are known."""
+        return {self._invite(replica) for replica in replicas} - {""}
 
     def _shunned(self, suspicion: Suspicion) -> list[list[Replica]]:
         replicas = [replica for served in self._served_models() for replica in served.replicas]
@@ -236,7 +280,7 @@ class RequestPicker(Picker):
         # what is wrong for one version may be right for another, unless that is what is tried
         if replica.offer.version == by.offer.version or replica is self.tried:
             is_paid = replica is self._paid_for
-            self._of(replica).refuted(replica, error, elapsed_s, now_s, is_paid=is_paid)
+            self._of(replica).refuted(replica, by, error, elapsed_s, now_s, is_paid=is_paid)
 
     @override
     def has_time_left(self, replica: Replica, remaining_s: float) -> bool:
@@ -311,6 +355,13 @@ class RequestPicker(Picker):
         served = self.served
         if not served.rules.is_retried:
             return None
+        if others := self._others_to_tell():
+            mine = [replica for replica in served.replicas if replica not in others]
+            with contextlib.suppress(CapameshError):
+                return self.choose({*asked, *mine}, now_s, Purpose.OTHER_INVITE)
+            return None
+        if self.attempts and self.attempts[-1].replica is not of:
+            return None
         try:
             replica = self.choose(asked, now_s, Purpose.CROSS_CHECK)
         except CapameshError:
@@ -324,6 +375,21 @@ class RequestPicker(Picker):
             return None
         self._paid_for = of
         return replica
+
+    @override
+    def lacks_word(self) -> bool:
+        return bool(self._others_to_tell())
+
+    def _others_to_tell(self) -> set[Replica]:
+        """Return who can be reached of other invites than the one that blames the caller; none where two do, or but one is."""
+        heard = self._invites(it.replica for it in self.attempts if isinstance(it.end, ClientError))
+        if len(heard) != 1:
+            return set()
+        return {
+            replica
+            for replica in self.served.replicas
+            if replica.endpoint.is_usable and self._invites((replica,)) - heard
+        }
 
     @override
     def try_hedge(self, now_s: float) -> bool:

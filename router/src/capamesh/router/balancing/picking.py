@@ -118,10 +118,15 @@ class Picker(Protocol):
         ...
 
     def cross_check(self, of: Replica, asked: Collection[Replica], now_s: float) -> Replica | None:
-        """Return a replica not in `asked` to say whether the caller is wrong, as `of` says; None: there is none to spare.
+        """Return a replica not in `asked` to say whether the caller is wrong, as `of` says; None: that is settled.
 
-        It is paid for from a budget of its own, unless `of` was wrong of late: the caller may as well be wrong.
+        It is settled once nodes of two invites have said so. Where there is but one invite, one other node is asked; it is
+        paid for from a budget of its own, unless `of` was wrong of late: the caller may as well be wrong.
         """
+        ...
+
+    def lacks_word(self) -> bool:
+        """Return whether the word of one invite alone is known, and a node of another could be asked."""
         ...
 
     def try_pass_on(self, now_s: float) -> bool:

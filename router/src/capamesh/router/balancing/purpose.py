@@ -17,6 +17,8 @@ class Purpose(enum.Enum):
     """A second attempt beside one that is slow: it goes to no replica that is not well."""
     CROSS_CHECK = "cross-check"
     """A second opinion on what a replica calls the caller's fault, of the same version and from one that is well."""
+    OTHER_INVITE = "other invite"
+    """The word of another invite on that, of the same version; it is worth asking one that is not well."""
 
 
 FIRST: Final = Purpose.FIRST

@@ -34,7 +34,7 @@ from capamesh.router.balancing.absence import awaited_until_s, no_endpoint
 from capamesh.router.balancing.load_check import ReportedLoadCheck
 from capamesh.router.balancing.opinions import GRAY_S, Opinions
 from capamesh.router.balancing.panic import Panic
-from capamesh.router.balancing.serving import FAILED, REFUSED, UNANSWERED_S
+from capamesh.router.balancing.serving import FAILED, PROVEN_S, REFUSED, UNANSWERED_S
 from capamesh.router.balancing.unhealthy import Slowed, UnhealthySet, Verdict
 from capamesh.router.fleet import latency_ewma as peak_ewma
 from capamesh.router.resilience.hedging import Hedging
@@ -59,6 +59,8 @@ DRAINING_S = 1.0
 """An endpoint that says that it drains is avoided for this long: its advert or its link's end follow (guess)."""
 UNAVAILABLE_S = 0.5
 """A replica that cannot run the model now is avoided for this long: it is loading, or its advert follows (guess)."""
+REFUTED_S = 600.0
+"""The word of an invite against another's counts for this long (guess: a liar that lies once a minute to each is found)."""
 UNHEARD = 3
 """This many requests in a row that others answered for a replica, without a report of its load meanwhile, count as silence
 (guess): hedges would else hide for long that it answers nothing. A replica that is merely slow answers the next probe."""
@@ -74,6 +76,7 @@ class ServedModel:
         "_opinions",
         "_others",
         "_outliers",
+        "_refuters",
         "_rng",
         "_unhealthy",
         "admission",
@@ -132,11 +135,13 @@ class ServedModel:
         """The latencies of all its replicas, from sent to answered."""
         self.budget = RetryBudget()
         self._opinions = Opinions()
+        self._refuters: dict[str, dict[str, float]] = {}
+        """By invite, when each other invite last answered what the first refused; as many as the owner gave out."""
         self.hedging = Hedging(self.window, is_enabled=rules.is_hedged)
         self._outliers: OutlierWatch[Replica] = OutlierWatch()
         self._load_check = ReportedLoadCheck()
         self._unhealthy = unhealthy
-        self.panic = Panic(unhealthy)
+        self.panic = Panic(unhealthy, deaths.invite_of)
 
     @override
     def __repr__(self) -> str:
@@ -288,23 +293,41 @@ class ServedModel:
     def refuted(
         self,
         replica: Replica,
+        by: Replica,
         error: CapameshError,
         elapsed_s: float,
         now_s: float,
         *,
         is_paid: bool,
     ) -> None:
-        """Take in that `replica` was wrong to blame the caller: another replica has answered the request.
+        """Take in that `replica` was wrong to blame the caller: the replica `by` has answered the request.
 
-        `is_paid`: `try_cross_check` was asked for the other.
+        `is_paid`: `try_cross_check` was asked for the other. Of two invites that contradict each other either may lie, so
+        that neither loses its requests by the other's word alone.
         """
         if is_paid:
             self._opinions.give_back()
         replica.refuted_s = now_s
+        if not self._is_outvoted(replica, by, now_s):
+            return
         cause = f"refused what another answered: {_cause(error)}"
         replica.health.failed(now_s, is_hard=False, cause=cause)
         self._fault(replica, elapsed_s, now_s, is_counted=True)
         replica.endpoint.failed += 1
+
+    def _is_outvoted(self, replica: Replica, by: Replica, now_s: float) -> bool:
+        """Return whether the word of `by` holds against `replica`: it is of its own invite, or another's contradicts it, too.
+
+        So it is where `replica` answers nobody, so that it has no requests to lose.
+        """
+        mine, other = (self.deaths.invite_of(each.endpoint.peer) for each in (replica, by))
+        if mine in {"", other} or not other or replica.offer.version != by.offer.version:
+            return True
+        if now_s - replica.answered_s >= PROVEN_S:
+            return True
+        refuters = self._refuters.setdefault(mine, {})
+        refuters[other] = now_s
+        return sum(0 <= now_s - refuted_s < REFUTED_S for refuted_s in refuters.values()) > 1
 
     def is_doubted(self, replica: Replica, now_s: float) -> bool:
         """Return whether `replica` was proved wrong of late: it costs nothing to ask another about what it says."""

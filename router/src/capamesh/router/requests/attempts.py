@@ -170,10 +170,13 @@ class RequestAttempts(Sends):
         fault = fault_of(error, is_unsent=is_unsent)
         if fault is Fault.ROUTER:
             return self._finish(Failed(error), now_s)
-        if self._is_doubted():
-            return self._no_opinion(now_s)
         if fault is Fault.CALLER:
             return self._cross_check(it, error, now_s, is_certain=is_certain)
+        if self._is_doubted():
+            self._runs -= fault is Fault.REFUSED
+            if isinstance(error, Overloaded):
+                self._count_overload(error)
+            return self._ask_another(now_s)
         if now_s >= self._deadline_s:
             return self._finish(self._too_late(), now_s)
         self._is_stranded = False
@@ -205,7 +208,7 @@ class RequestAttempts(Sends):
         more: tuple[Action, ...] | None = None
         if self._notice_silence(now_s):
             if self._is_doubted():
-                return self._no_opinion(now_s)
+                return self._ask_another(now_s)
             more = self._retry(_SILENT, now_s)
         if more is None and now_s >= self._hedge_s:
             more = self._hedge(now_s)
@@ -252,27 +255,37 @@ class RequestAttempts(Sends):
     ) -> tuple[Action, ...]:
         """A node says that it is the caller's fault: ask another what it says, if there is one to spare."""
         remaining_s = self._deadline_s - now_s
-        if may_cross_check(error, remaining_s, is_safe=self._is_safe, is_certain=is_certain):
-            blame = self._blame = self._blame or Blame(self._picker, self._attempts)
-            if self._has_hope():
-                blame.doubted = it
-                self._plan(now_s)
-                return ()
-            asked = self._asked()
-            room = self._has_room()
-            replica = self._picker.cross_check(it.replica, asked, now_s) if room else None
-            if replica is not None:
-                blame.doubted = it
-                return (self._send(replica, now_s),)
-        return self._finish(Failed(error), now_s)
+        if not may_cross_check(error, remaining_s, is_safe=self._is_safe, is_certain=is_certain):
+            return self._no_opinion(now_s) or self._finish(Failed(error), now_s)
+        blame = self._blame = self._blame or Blame(self._picker, self._attempts)
+        blame.doubted.append(it)
+        return self._ask_another(now_s)
 
     def _is_doubted(self) -> bool:
         """Return whether another node is asked if the caller is wrong, as one said."""
-        return self._blame is not None and self._blame.doubted is not None
+        return self._blame is not None and bool(self._blame.doubted)
+
+    def _ask_another(self, now_s: float) -> tuple[Action, ...]:
+        """Ask one more node whether the caller is wrong; where there is none to ask, it is."""
+        if self._has_hope():
+            self._plan(now_s)
+            return ()
+        if self._blame is None or now_s >= self._deadline_s or not self._has_room():
+            return self._no_opinion(now_s)
+        of = self._blame.doubted[0].replica
+        replica = None
+        if not self._is_held():
+            replica = self._picker.cross_check(of, self._asked(), now_s)
+        return self._no_opinion(now_s) if replica is None else (self._send(replica, now_s),)
 
     def _no_opinion(self, now_s: float) -> tuple[Action, ...]:
-        """No other node has answered what one took for the caller's fault: so it is; nothing if none has."""
+        """No other node has answered what one took for the caller's fault: so it is; nothing if none has.
+
+        Where those whose word would count were full, the fleet is: they may answer it later.
+        """
         verdict = None if self._blame is None else self._blame.verdict
+        if verdict is not None and self._softest is not None and self._picker.lacks_word():
+            verdict = self._softest
         return () if verdict is None else self._finish(Failed(verdict), now_s)
 
     def _is_held(self) -> bool:

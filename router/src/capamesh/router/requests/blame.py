@@ -1,8 +1,9 @@
 """Decides who is to blame for what becomes of one request: its caller, a node, or the request itself. Pure.
 
-That a request is wrong is believed of one node where the router sees it for itself; else a second node is asked, as
-long as there are such opinions to spare. What cannot be the caller's fault (a deadline that is far away, a model that the
-node itself advertises) is the node's. A request in whose runs processes end is to blame for it once the picker says so.
+That a request is wrong is believed of one node where the router sees it for itself; else another node is asked, of
+another invite where there is one (`Picker.cross_check`). What cannot be the caller's fault (a deadline that is far away, a
+model that the node itself advertises) is the node's. A request in whose runs processes end is to blame for it once the
+picker says so.
 """
 
 from __future__ import annotations
@@ -147,8 +148,8 @@ class Blame:
     def __init__(self, picker: Picker, attempts: Sequence[Attempt]) -> None:
         self._picker = picker
         self._attempts = attempts
-        self.doubted: Attempt | None = None
-        """The attempt whose replica says that the caller is wrong; another is asked what it says."""
+        self.doubted: list[Attempt] = []
+        """The attempts whose replicas say that the caller is wrong, while another is asked what it says."""
         self._lost_s = -math.inf
         """The time when a process ended, as it seems, while it ran the request; minus infinity: none has."""
         self._life_s = math.inf
@@ -162,16 +163,16 @@ class Blame:
 
     @property
     def verdict(self) -> CapameshError | None:
-        """Return what the doubted replica has said of the caller, which holds as long as no other answers; None: nothing."""
-        doubted = self.doubted
-        return None if doubted is None or isinstance(doubted.end, str) else doubted.end
+        """Return what the first doubted replica has said of the caller, which holds unless another answers; None: nothing."""
+        end = self.doubted[0].end if self.doubted else ""
+        return None if isinstance(end, str) else end
 
     def refute(self, by: Attempt, now_s: float) -> None:
-        """Tell the picker that the doubted replica was wrong, if there is one: another has answered."""
-        doubted, error = self.doubted, self.verdict
-        if doubted is not None and error is not None:
-            elapsed_s = (doubted.ended_s or now_s) - doubted.sent_s
-            self._picker.refuted(doubted.replica, by.replica, error, elapsed_s, now_s)
+        """Tell the picker that the doubted replicas were wrong, if there are any: another has answered."""
+        for doubted in self.doubted:
+            if not isinstance(doubted.end, str):
+                elapsed_s = (doubted.ended_s or now_s) - doubted.sent_s
+                self._picker.refuted(doubted.replica, by.replica, doubted.end, elapsed_s, now_s)
 
     # the request
 
