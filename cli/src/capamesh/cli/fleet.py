@@ -138,8 +138,8 @@ def models(
 ) -> None:
     """List the models that the nodes host, on how many nodes each is ready, and what it takes and gives.
 
-    FILE (--wide) is the digest that is served: pinned by the router's rules, signed by a publisher, or first seen. Nodes with
-    other files under the same name are not asked. A version on trial gets one in a hundred of the requests that name none.
+    FILE (--wide) is the digest that is served: pinned by the router's rules, signed by a publisher, or that of
+    most invites. Nodes with other files under the same name are not asked; `capamesh model trust` says which file is right. A version on trial gets one in a hundred of the requests that name none.
     """
     from capamesh.cli.operator_client import OperatorClient  # noqa: PLC0415 - help starts faster
     from capamesh.cli.printing import hint, print_compact, print_json, print_wide, say  # noqa: PLC0415 - the same

@@ -193,8 +193,11 @@ def short_file(owned: Mapping[str, Any] | None) -> str:
 
 def other_files(owned: Mapping[str, Any] | None) -> list[str]:
     """Return a line for each other file that nodes host under the name of a version."""
-    others: list[dict[str, Any]] = [] if owned is None else owned.get("others", [])
-    return [
+    if owned is None:
+        return []
+    others: list[dict[str, Any]] = owned.get("others", [])
+    choice = [str(owned["choice"])] if owned.get("choice") else []
+    return choice + [
         f"not asked: {other.get('nodes')} with {short_digest(str(other.get('digest')))}"
         for other in others
     ]

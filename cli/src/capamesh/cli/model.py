@@ -9,6 +9,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from capamesh.cli import options
+from capamesh.cli.access import Ca, Cert, CertKey, Headers, access
 from capamesh.cli.help_texts import examples, new_group, teach
 
 group = new_group(
@@ -75,6 +76,44 @@ def inspect(path: ModelPath, as_json: options.Json = False) -> None:
     from capamesh.cli.model_tools import inspect_models  # noqa: PLC0415 - help starts faster
 
     inspect_models(path, as_json=as_json)
+
+
+@group.command(
+    epilog=examples(
+        "capamesh models --wide   which files there are",
+        "capamesh model trust digits 59026fc2 --rules rules.toml   serve this one and no other",
+        "capamesh model trust digits 59026fc2 --version 2 --rules rules.toml --router http://localhost:8001",
+    )
+)
+def trust(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.")],
+    digest: Annotated[
+        str,
+        typer.Argument(
+            metavar="DIGEST",
+            help="The file's digest, or its first digits: `capamesh models --wide`.",
+        ),
+    ],
+    rules: Annotated[
+        Path, typer.Option("--rules", metavar="FILE", help="The router's rules file; made if new.")
+    ],
+    version: Annotated[
+        str, typer.Option("--version", metavar="N", help="The model's version.")
+    ] = "1",
+    router: options.Routers = options.DEFAULT_ROUTER,
+    header: Headers = None,
+    ca: Ca = None,
+    cert: Cert = None,
+    cert_key: CertKey = None,
+) -> None:
+    """Say which of the files that nodes host as a model's version is the right one: routers with these rules ask no others."""
+    from capamesh.cli.model_trust import trust_model  # noqa: PLC0415 - help starts faster
+    from capamesh.cli.operator_client import OperatorClient  # noqa: PLC0415 - the same
+
+    with OperatorClient(
+        options.several(router), **access(header, ca, cert=cert, cert_key=cert_key)
+    ) as client:
+        trust_model(client.owned_models(), model, version, digest, rules)
 
 
 @group.command(

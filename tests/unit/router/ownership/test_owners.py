@@ -88,12 +88,17 @@ class Fleet:
 # which file a version is
 
 
-def test_two_nodes_with_different_files_are_never_mixed_and_the_first_is_served() -> None:
+@pytest.mark.parametrize("invites", ["ii", "ij"])
+def test_two_nodes_with_different_files_are_never_mixed_and_the_one_known_before_is_served(
+    invites: str,
+) -> None:
     fleet = Fleet()
-    fleet.replicas("A", at("1", "a"))
-    fleet.replicas("B", at("1", "b"))
+    fleet.settle()
+    fleet.replicas("A", at("1", "a"), invite=invites[0])
+    fleet.settle()
+    fleet.replicas("B", at("1", "b"), invite=invites[1])
     assert (fleet.served(), fleet.news()) == ("a", ["model_digest_ignored"])
-    fleet.replicas("B", at("1", "b"))
+    fleet.replicas("B", at("1", "b"), invite=invites[1])
     fleet.settle()
     assert (fleet.served(), fleet.news()) == ("a", [])
     assert fleet.owners.contested() == 1
@@ -101,10 +106,47 @@ def test_two_nodes_with_different_files_are_never_mixed_and_the_first_is_served(
     assert (shown["digest"], shown["reason"], shown["standing"], shown["nodes"]) == (
         digest("a"), "first_seen", "trusted", 1,
     )  # fmt: skip
-    assert shown["others"] == [{"digest": digest("b"), "nodes": 1, "peers": ["B"]}]
+    assert shown["others"] == [{"digest": digest("b"), "nodes": 1, "invites": 1, "peers": ["B"]}]
+    fleet.leaves("A")  # which is no reason to take another invite's
+    fleet.wait(KEEP_S - 1)
+    assert fleet.served() == ("b" if invites == "ii" else "a")
 
 
-def test_most_invites_are_first_whoever_was_heard_first_and_then_it_is_settled() -> None:
+@pytest.mark.parametrize("invites", ["ii", "ij"])
+def test_router_that_starts_serves_none_of_two_files_until_more_invites_have_one_or_rules_name_it(
+    invites: str,
+) -> None:
+    fleet = Fleet()
+    fleet.replicas("A", at("1", "a"), invite=invites[0])
+    assert fleet.served() == "a"
+    fleet.replicas("B", at("1", "b"), invite=invites[1])
+    fleet.settle()
+    fleet.wait(10 * KEEP_S)
+    assert (fleet.served(), fleet.owners.contested()) == ("-", 1)
+    assert "capamesh model trust m" in fleet.owners.withheld(M, ModelVersion("1"))
+    assert fleet.owners.pins() == []
+    fleet.take(ModelRules(digests={ModelVersion("1"): digest("b")}))
+    assert fleet.served() == "b"
+    fleet.take(ModelRules())
+    fleet.replicas("C", at("1", "a"), invite="third")
+    assert fleet.served() == ("b" if invites == "ii" else "a")
+
+
+def test_file_of_one_invite_that_came_first_gives_way_to_that_of_two() -> None:
+    fleet = Fleet()
+    fleet.settle()
+    fleet.replicas("X", at("1", "b"), invite="first")
+    fleet.wait(KEEP_S)
+    fleet.replicas("A", at("1", "a"), invite="one")
+    assert fleet.served() == "b"
+    fleet.news()
+    fleet.replicas("B", at("1", "a"), invite="two")
+    assert (fleet.served(), fleet.news()) == ("a", ["model_digest_served", "model_digest_ignored"])
+    (shown,) = fleet.owners.described()
+    assert (shown["nodes"], shown["invites"]) == (2, 2)
+
+
+def test_most_invites_have_it_whoever_was_heard_first_and_whatever_nodes_there_are() -> None:
     fleet = Fleet()
     for number in range(5):
         fleet.replicas(f"X{number}", at("1", "b"), invite="evil")
@@ -112,16 +154,15 @@ def test_most_invites_are_first_whoever_was_heard_first_and_then_it_is_settled()
     fleet.replicas("B", at("1", "a"), invite="two")
     assert fleet.served() == "a"
     fleet.settle()
-    for number in range(9):
-        fleet.replicas(f"Y{number}", at("1", "b"), invite=f"more {number}")
     assert fleet.served() == "a"
 
 
-def test_most_nodes_are_first_within_one_invite() -> None:
+def test_most_nodes_of_the_one_invite_have_it_at_the_start() -> None:
     fleet = Fleet()
     fleet.replicas("X", at("1", "b"))
-    fleet.replicas("A", at("1", "a"))
     assert fleet.served() == "b"
+    fleet.replicas("A", at("1", "a"))
+    assert fleet.served() == "-"
     fleet.replicas("B", at("1", "a"))
     assert fleet.served() == "a"
 
@@ -155,12 +196,14 @@ def test_lone_node_s_new_file_is_served_at_once_even_if_it_was_away_between() ->
     assert fleet.served() == "d"
 
 
-def test_newcomers_change_nothing_however_many_they_are() -> None:
+def test_newcomers_of_one_invite_or_of_the_holders_own_change_nothing_however_many_they_are() -> (
+    None
+):
     fleet = Fleet()
     fleet.replicas("A", at("1", "a"), invite="honest")
     fleet.settle()
     for number in range(50):
-        fleet.replicas(f"X{number}", at("1", "b"), invite=f"i{number}")
+        fleet.replicas(f"X{number}", at("1", "b"), invite="evil")
         fleet.replicas(f"Y{number}", at("1", "b"), invite="honest")
     fleet.wait(10 * KEEP_S)
     assert fleet.served() == "a"
@@ -169,8 +212,8 @@ def test_newcomers_change_nothing_however_many_they_are() -> None:
 def test_invite_of_absent_holders_stands_in_soon_and_others_after_a_day() -> None:
     fleet = Fleet()
     fleet.replicas("A", at("1", "a"), invite="honest")
-    fleet.replicas("X", at("1", "b"), invite="evil")
     fleet.settle()
+    fleet.replicas("X", at("1", "b"), invite="evil")
     fleet.leaves("A")
     fleet.wait(GRACE_S)
     assert fleet.served() == "a"
@@ -216,7 +259,7 @@ def test_restart_opens_nothing_anew() -> None:
     fleet.settle()
     fleet.restart()
     for number in range(9):
-        fleet.replicas(f"X{number}", at("1", "b"), at("7", "f"), invite=f"evil {number}")
+        fleet.replicas(f"X{number}", at("1", "b"), at("7", "f"), invite="evil")
     fleet.wait(GRACE_S)
     assert (fleet.served(), fleet.trusted()) == ("a", "1")
     fleet.replicas("A", at("1", "a"), invite="honest")
@@ -253,8 +296,8 @@ def test_publisher_s_signature_beats_who_was_first_and_stays_when_its_nodes_are_
 def test_publishers_that_a_renewed_membership_names_count_from_then_on() -> None:
     fleet = Fleet()
     fleet.replicas("X", at("1", "b"))
-    fleet.replicas("A", at("1", "a", signed_by=ALICE), invite="late")
     fleet.settle()
+    fleet.replicas("A", at("1", "a", signed_by=ALICE), invite="late")
     assert fleet.served() == "b"
     fleet.owners.take_publishers((ALICE.peer_id,), fleet.now_s)
     assert fleet.served() == "a"  # though no node says anything anew
@@ -517,6 +560,7 @@ def test_flood_of_digests_is_reported_so_often(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(news, "MAX_NEWS", 3)
     fleet = Fleet()
     fleet.replicas("A", at("1", "a"))
+    fleet.settle()
     for letter in "bcdef":
         fleet.replicas("X", at("1", letter))
     assert fleet.news() == ["model_digest_ignored"] * 3
@@ -589,9 +633,23 @@ def test_order_in_which_nodes_are_heard_at_the_start_does_not_matter(order: list
         if peer == "X":
             fleet.replicas("X", at("1", "b"), at("9", "b"), invite="evil")
         else:
-            fleet.replicas(peer, at("1", "a"), invite="honest")
+            fleet.replicas(peer, at("1", "a"), invite="honest" if peer == "A" else "too")
     fleet.settle()
     assert (fleet.served(), fleet.trusted()) == ("a", "1")
+
+
+@given(st.permutations(["A", "B", "C", "X"]))
+def test_invite_that_has_a_file_denied_at_the_start_does_not_have_its_version_taken(
+    order: list[str],
+) -> None:
+    fleet = Fleet()
+    for peer in order:
+        if peer == "X":
+            fleet.replicas("X", at("1", "b"), at("9", "b"), invite="evil")
+        else:
+            fleet.replicas(peer, at("1", "a"), invite="honest")
+    fleet.settle()
+    assert (fleet.served(), fleet.trusted()) == ("-", "1")
 
 
 # the file

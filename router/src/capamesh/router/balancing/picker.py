@@ -355,25 +355,22 @@ class RequestPicker(Picker):
         served = self.served
         if not served.rules.is_retried:
             return None
-        if others := self._others_to_tell():
-            mine = [replica for replica in served.replicas if replica not in others]
-            with contextlib.suppress(CapameshError):
-                return self.choose({*asked, *mine}, now_s, Purpose.OTHER_INVITE)
-            return None
-        if self.attempts and self.attempts[-1].replica is not of:
+        others = self._others_to_tell()
+        if not others and self.attempts and self.attempts[-1].replica is not of:
             return None
         try:
+            if others:
+                mine = [replica for replica in served.replicas if replica not in others]
+                return self.choose({*asked, *mine}, now_s, Purpose.OTHER_INVITE)
             replica = self.choose(asked, now_s, Purpose.CROSS_CHECK)
         except CapameshError:
             return None
-        if of is self.tried:
-            return replica  # nothing is lost on a trial
         served = self._of(of)
-        if served.is_doubted(of, now_s):
-            return replica
-        if not served.try_cross_check(now_s):
-            return None
-        self._paid_for = of
+        # nothing is lost on a trial
+        if of is not self.tried and not served.is_doubted(of, now_s):
+            if not served.try_cross_check(now_s):
+                return None
+            self._paid_for = of
         return replica
 
     @override

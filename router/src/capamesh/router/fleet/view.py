@@ -149,6 +149,10 @@ class FleetView:
         """Return the same of one version."""
         return None if self._owners is None else self._owners.description(model, version)
 
+    def choice(self, model: ModelName, version: ModelVersion) -> str:
+        """Return why a version is served as it is, for people, where nodes host several files as it; else ""."""
+        return "" if self._owners is None else self._owners.choice(model, version)
+
     def withheld(self, model: ModelName, version: ModelVersion) -> str:
         """Return why nodes that say to host a version are not asked for it, for people; "" when there are none."""
         return "" if self._owners is None else self._owners.withheld(model, version)

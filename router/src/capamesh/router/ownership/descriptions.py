@@ -34,24 +34,50 @@ def withheld(
     owned = versions.get(version)
     if owned is None or not owned.claims or owned.is_hosted():
         return ""
-    others = sorted({short_digest(claim.digest) for claim in owned.claims.values()})[:4]
+    others = ", ".join(sorted({short_digest(claim.digest) for claim in owned.claims.values()})[:4])
+    if owned.digest or owned.is_signed_only:
+        return (
+            f"model {model!r} version {version} is {_why_text(owned)}; the nodes that are there host other files under"
+            f" that name ({others}…) and are not asked"
+        )
     return (
-        f"model {model!r} version {version} is {_why_text(owned)}; the nodes that are there host other files under"
-        f" that name ({', '.join(others)}…) and are not asked"
+        f"nodes host different files as model {model!r} version {version} ({others}…), and no more invites host one than"
+        f" another, so that none is served; say which: capamesh model trust {model} DIGEST --rules FILE"
     )
+
+
+def choice(owned: OwnedVersion) -> str:
+    """Return why a version of which nodes host several files is served as it is, for people; "" where they host one."""
+    if not owned.is_contested():
+        return ""
+    if not owned.digest:
+        return (
+            _why_text(owned)
+            if owned.is_signed_only
+            else "none is served: no more invites host one than another"
+        )
+    if owned.why is not Why.FIRST:
+        return f"served {_how(owned)}; nodes host others"
+    others = {claim.digest for claim in owned.claims.values()} - {owned.digest}
+    if all(owned.invites(other) < owned.invites(owned.digest) for other in others):
+        return "served since most invites host it; nodes host others"
+    return "served as it was before others came; as many invites host another"
 
 
 def _why_text(owned: OwnedVersion) -> str:
     if not owned.digest:
         return "to be signed by a publisher that the router's rules name, and none has signed it"
+    return f"{short_digest(owned.digest)}… {_how(owned)}"
+
+
+def _how(owned: OwnedVersion) -> str:
     match owned.why:
         case Why.RULES:
-            how = "by the router's rules"
+            return "by the router's rules"
         case Why.SIGNED:
-            how = f"as {owned.publisher} has signed it"
+            return f"as {owned.publisher} has signed it"
         case Why.FIRST:
-            how = "as it was first seen"
-    return f"{short_digest(owned.digest)}… {how}"
+            return "as it was first seen"
 
 
 def described(owned: OwnedVersion, *, is_owned: bool) -> dict[str, object]:
@@ -68,9 +94,16 @@ def described(owned: OwnedVersion, *, is_owned: bool) -> dict[str, object]:
         "reason": owned.why.value,
         "publisher": owned.publisher,
         "standing": standing,
+        "choice": choice(owned),
         "nodes": sum(claim.digest == owned.digest for claim in owned.claims.values()),
+        "invites": owned.invites(owned.digest),
         "others": [
-            {"digest": digest, "nodes": len(peers), "peers": peers[:SHOWN_PEERS]}
+            {
+                "digest": digest,
+                "nodes": len(peers),
+                "invites": owned.invites(digest),
+                "peers": peers[:SHOWN_PEERS],
+            }
             for digest, peers in sorted(others.items())[:SHOWN_PEERS]
         ],
     }

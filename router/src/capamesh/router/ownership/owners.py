@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from capamesh.protocol.adverts import ModelState, NodeAdvert
-from capamesh.router.ownership.descriptions import described, withheld
+from capamesh.router.ownership.descriptions import choice, described, withheld
 from capamesh.router.ownership.news import News, OwnerNews
 from capamesh.router.ownership.pins import MAX_PINS, Pin
 from capamesh.router.ownership.publishers import Publishers
 from capamesh.router.ownership.trust import OwnedModel, trusted_versions
-from capamesh.router.ownership.version import GRACE_S, KEEP_S, Claim, OwnedVersion
+from capamesh.router.ownership.version import GRACE_S, KEEP_S, SETTLE_S, Claim, OwnedVersion
 from capamesh.router.rules.model_rules import NO_RULES, RoutingRules
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ class Owners:
         self._brought: Counter[str] = Counter()
         self._count = 0
         self._news = OwnerNews()
+        self._settled_s = math.inf
+        """The time from which on it counts who is heard first; infinity while nobody was."""
         self._has_room_left = True
         """True if there is room left; False when what is being heard has brought more than may be remembered."""
         self.is_changed = False
@@ -106,6 +108,11 @@ class Owners:
             return ""
         return withheld(model, version, known.versions)
 
+    def choice(self, model: ModelName, version: ModelVersion) -> str:
+        """Return why a version is served as it is, for people, where nodes host several files as it; else ""."""
+        owned = self._version(model, version)
+        return "" if owned is None else choice(owned)
+
     def pins(self) -> list[Pin]:
         """Return what is to be remembered."""
         self.is_changed = self.has_new_holders = False
@@ -123,7 +130,7 @@ class Owners:
     def contested(self) -> int:
         """Return how many versions have nodes that host another file than the one that is served."""
         return sum(
-            any(claim.digest != owned.digest for claim in owned.claims.values())
+            owned.is_contested()
             for known in self._models.values()
             for owned in known.versions.values()
         )
@@ -176,6 +183,8 @@ class Owners:
             self._signed[advert.peer] = advert, invite
         else:
             self._signed.pop(advert.peer, None)
+        if self._settled_s == math.inf:
+            self._settled_s = now_s + SETTLE_S
         self._take_in(advert, invite, now_s)
         return self._decide(now_s)
 
@@ -252,7 +261,9 @@ class Owners:
                 return
             if known is None:
                 known = self._models[model] = OwnedModel(now_s)
-            owned = OwnedVersion(model, version, now_s, brought_by=claim.invite)
+            owned = OwnedVersion(
+                model, version, now_s, brought_by=claim.invite, settled_s=self._settled_s
+            )
             known.versions[version] = owned
             self._count += 1
             self._brought[claim.invite] += 1
@@ -349,8 +360,7 @@ class Owners:
     def _plan(self, known: OwnedModel, now_s: float) -> None:
         times_s = [known.settled_s] if known.settled_s > now_s else []
         for owned in known.versions.values():
-            is_open = not owned.is_trusted or not owned.is_hosted() or now_s < owned.settled_s
-            if owned.claims and is_open:
+            if owned.claims and (owned.is_contested() or not owned.is_trusted):
                 times_s += owned.due_s(now_s)
         if known.peers and not any(
             owned.is_trusted and owned.is_hosted() for owned in known.versions.values()

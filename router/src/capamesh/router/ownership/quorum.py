@@ -31,6 +31,14 @@ def winner(by_invite: Mapping[str, C | None]) -> C | None:
     return best[0][0] if best and best[0][1] * 2 > len(by_invite) else None
 
 
+def most_backed(by_invite: Mapping[str, C | None], kept: C | None = None) -> C | None:
+    """Return what more invites vote for than for anything else; in a tie `kept` if it is in it, else None."""
+    counts = Counter(vote for vote in by_invite.values() if vote is not None)
+    most = max(counts.values(), default=0)
+    best = [choice for choice, count in counts.items() if count == most]
+    return best[0] if len(best) == 1 else kept if kept in best else None
+
+
 def first_among(choices: Iterable[tuple[str, C]]) -> C | None:
     """Return what most invites vote for, in a tie what most nodes choose, in a tie what was chosen first.
 

@@ -96,7 +96,7 @@ def _first(known: OwnedModel) -> set[ModelVersion]:
         (known.peers[peer], version)
         for version, owned in known.versions.items()
         for peer, claim in owned.claims.items()
-        if claim.digest == owned.digest
+        if claim.digest == owned.digest or not owned.digest  # none is served while it is contested
     ]
     best = first_among(choices)
     if best is None:

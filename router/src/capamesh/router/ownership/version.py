@@ -6,19 +6,24 @@
     accepted publishers signed some that are brought            the pinned one if it is signed, else as seen first
     the pinned one was signed by an accepted publisher          that one, brought now or not
     the operator's rules name publishers, who signed none       none
-    it was brought for the first time within `SETTLE_S`         that of most invites, then of most nodes, then the first
-    holders are there                                           what most of their invites have changed to, else the same
-    nodes of the holders' invites are there, after `GRACE_S`    that of most of them
-    others are there, after `KEEP_S`                            that of most invites, then of most nodes, then the first
+    more invites host one than any other                        that one
+    the holders' invites do, and no others outvote them         that one
+    none was served before                                      none
     otherwise                                                   the same as before, brought now or not
 
-A holder is a node that hosts, or hosted, the pinned digest. So a newcomer changes nothing while any holder is there,
-however many newcomers there are; and an operator who replaces a file on all nodes, one after the other, has rolled it
-out when more than half of the holders have it.
+A holder is a node that hosts, or hosted, the pinned digest. An invite has one vote: what most of its holders that are there
+host, else what most of its nodes do. One whose holders have all left votes for the pinned digest: for `GRACE_S` if it has
+other nodes, else for `ABSTAIN_S` while a holder of another invite is there, and for `KEEP_S` while none is. So a newcomer
+takes nothing from a model by itself, however many nodes it brings; and an operator who replaces a file on all nodes, one
+after the other, has rolled it out when more than half of the holders have it.
+
+That a digest is pinned decides only where as many invites host another. Until the router has heard the fleet, within
+`SETTLE_S` of its start, it does not: who is heard first then is chance.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,22 +32,22 @@ from typing_extensions import override
 
 from capamesh.protocol.model_digest import short_digest
 from capamesh.router.ownership.pins import MAX_KEPT_HOLDERS, Pin, Why
-from capamesh.router.ownership.quorum import first_among, votes, winner
+from capamesh.router.ownership.quorum import first_among, most_backed, votes
 
 if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 
 SETTLE_S = 10.0
-"""The wait for all nodes that bring a new version before it is settled who was first (guess: a router that starts hears
-all nodes within a few seconds, since they advertise when a router appears)."""
+"""The wait for all nodes before it counts who was first (guess: a router that starts hears all nodes within a few seconds,
+since they advertise when a router appears)."""
 GRACE_S = 30.0
 """A version whose holders are all away is kept for them for this long before others of their invites may stand in for
 them (guess: ten times what a node takes to restart)."""
 KEEP_S = 86_400.0
 """The same before anybody may (guess: a provider that is away for a day has left)."""
 ABSTAIN_S = 600.0
-"""The vote of an invite whose holders have left counts as not given for this long (guess: a node that was made to fail
-must not be outvoted by those who made it)."""
+"""The vote of an invite whose holders have left counts for this long (guess: a node that was made to fail must not be
+outvoted by those who made it)."""
 MAX_ABSENT = 64
 """Holders that are not there and yet remembered (guess)."""
 MAX_KNOWN_DIGESTS = 16
@@ -70,6 +75,7 @@ class OwnedVersion:
         "claims",
         "digest",
         "holders",
+        "is_signed_only",
         "is_trusted",
         "left_s",
         "model",
@@ -81,7 +87,13 @@ class OwnedVersion:
     )
 
     def __init__(
-        self, model: ModelName, version: ModelVersion, now_s: float, *, brought_by: str = ""
+        self,
+        model: ModelName,
+        version: ModelVersion,
+        now_s: float,
+        *,
+        brought_by: str = "",
+        settled_s: float = -math.inf,
     ) -> None:
         self.model = model
         self.version = version
@@ -100,8 +112,10 @@ class OwnedVersion:
         """The time at which the last holder of an invite left, for invites without a holder now."""
         self.seen_s = now_s
         """The last time at which a holder was there."""
-        self.settled_s = now_s + SETTLE_S
-        """The time from which on the first digest is not chosen anew."""
+        self.settled_s = settled_s
+        """The time from which on it counts which digest was first."""
+        self.is_signed_only = False
+        """True if the rules name publishers, so that nothing else is served than what one of them has signed."""
         self._known: dict[str, None] = {}
 
     @override
@@ -119,7 +133,6 @@ class OwnedVersion:
         made.digest, made.why, made.publisher = pin.digest, pin.why, pin.publisher
         made.is_trusted = pin.is_trusted
         made.holders = dict(pin.holders)
-        made.settled_s = now_s
         made.left_s = {invite: now_s for _, invite in pin.holders}
         made._known = {pin.digest: None}
         return made
@@ -175,6 +188,14 @@ class OwnedVersion:
         """Return whether a node hosts the digest that is served."""
         return any(claim.digest == self.digest for claim in self.claims.values())
 
+    def is_contested(self) -> bool:
+        """Return whether a node hosts another digest than the one that is served."""
+        return any(claim.digest != self.digest for claim in self.claims.values())
+
+    def invites(self, digest: str) -> int:
+        """Return how many invites have nodes that host `digest`."""
+        return len({claim.invite for claim in self.claims.values() if claim.digest == digest})
+
     def abstaining(self, present: Collection[str], now_s: float) -> list[str]:
         """Return the holders' invites of which nobody is there, though somebody was until lately."""
         return [
@@ -188,7 +209,8 @@ class OwnedVersion:
         times_s = [self.settled_s]
         if self.claims and self.digest:
             times_s += [self.seen_s + GRACE_S, self.seen_s + KEEP_S]
-            times_s += [left_s + ABSTAIN_S for left_s in self.left_s.values()]
+            for left_s in self.left_s.values():
+                times_s += [left_s + GRACE_S, left_s + ABSTAIN_S, left_s + KEEP_S]
         return [due_s for due_s in times_s if due_s > now_s]
 
     # what is served
@@ -201,7 +223,7 @@ class OwnedVersion:
         `ruled` is the operator's word, "" without one; `accepted` are the publishers whose signatures count,
         and with `is_signed_only` nothing else does.
         """
-        before = self.digest
+        before, self.is_signed_only = self.digest, is_signed_only
         if ruled:
             self._serve(ruled, Why.RULES, "", now_s)
             return self.digest != before
@@ -232,22 +254,25 @@ class OwnedVersion:
         return bool(self.digest) and self.why is Why.SIGNED and self.publisher in accepted
 
     def _settled(self, allowed: Collection[Claim], now_s: float) -> str:
-        """Return which digest of those `allowed` is served, or the one that is."""
-        if not self.digest or now_s < self.settled_s:
-            return first_among(self._choices(allowed)) or self.digest
-        voters = [claim for claim in allowed if self.is_holder(claim)]
-        if voters:
-            by_invite = votes((claim.invite, claim.digest) for claim in voters)
-            by_invite |= dict.fromkeys(self.abstaining(by_invite, now_s))
-            return winner(by_invite) or self.digest
-        away_s = now_s - self.seen_s
-        invites = set(self.holders.values())
-        heirs = [claim for claim in allowed if claim.invite in invites]
-        if heirs and away_s >= GRACE_S:
-            return first_among(self._choices(heirs)) or self.digest
-        if away_s >= KEEP_S:
-            return first_among(self._choices(allowed)) or self.digest
-        return self.digest
+        """Return which digest of those `allowed` is served, or the one that is; "": none."""
+        if now_s < self.settled_s:
+            by_invite = votes((claim.invite, claim.digest) for claim in allowed)
+            return (most_backed(by_invite) or "") if by_invite else self.digest
+        of_holders = [claim for claim in allowed if self.is_holder(claim)]
+        by_invite = votes((claim.invite, claim.digest) for claim in allowed)
+        by_invite |= votes((claim.invite, claim.digest) for claim in of_holders)
+        present = {claim.invite for claim in of_holders}
+        patience_s = ABSTAIN_S if present else KEEP_S
+        for invite, left_s in self.left_s.items():
+            if invite not in present:
+                keeps_s = GRACE_S if invite in by_invite else patience_s
+                if now_s - left_s < keeps_s:
+                    by_invite[invite] = self.digest
+        heirs = {
+            invite: by_invite[invite] for invite in {*self.holders.values()} & by_invite.keys()
+        }
+        kept = most_backed(heirs, self.digest) or self.digest
+        return most_backed(by_invite, kept) or self.digest
 
     def _choices(self, claims: Iterable[Claim]) -> list[tuple[str, str]]:
         """Return who brings what, what came first first."""
@@ -260,6 +285,9 @@ class OwnedVersion:
         if digest == self.digest:
             return
         self.digest = digest
+        if not digest:
+            self.holders.clear()
+            self.left_s.clear()
         for claim in self.claims.values():
             if claim.digest == digest:
                 self._held(claim, now_s)

@@ -204,6 +204,7 @@ class OverviewMaker:
             "version": shown_version(version),
             "is_newest": fleet.newest(name) == version,
             "is_reached": fleet.is_reached(name, version),
+            "choice": fleet.choice(name, version),
             "nodes_ready": counts.get(ModelState.READY, 0),
             "nodes_loading": counts.get(ModelState.LOADING, 0),
             "nodes_unloaded": counts.get(ModelState.UNLOADED, 0)

@@ -139,6 +139,8 @@ class OtherFile(TypedDict):
 
     digest: str
     nodes: Count
+    invites: Count
+    """The number of invites that have admitted these nodes."""
     peers: list[str]
     """Some of these nodes."""
 
@@ -153,8 +155,12 @@ class OwnedVersion(TypedDict):
     publisher: str
     """The member that says so; empty if none does."""
     standing: Literal["trusted", "by name only", "on trial"]
+    choice: str
+    """The reason why this file is served, or none is, where nodes host several; empty where they host one."""
     nodes: Count
     """The number of nodes that host it."""
+    invites: Count
+    """The number of invites that have admitted these nodes."""
     others: list[OtherFile]
 
 

@@ -41,6 +41,7 @@ export function modelView(name) {
         h("tbody", null, found.map((model) => [
           h("tr", { class: "row" }, h("td", null, badge(modelKind(model), modelWord(model))), h("td", null, `${model.version}${model.is_newest ? " ★" : ""}`),
             ...[model.nodes_ready, model.nodes_loading, model.nodes_failed, model.requests_in_flight].map((value) => h("td", { class: "num" }, number(value)))),
+          model.choice && h("tr", null, h("td", null, badge("warn", "two files")), h("td", { colspan: 5 }, model.choice)),
           ...model.failed_at.map((failure) => h("tr", null, h("td", null, badge("bad", "failed")), h("td", { colspan: 5 }, `at ${nodeName(failure.peer_id, nodes.get(failure.peer_id))}: ${failure.reason}`))),
         ])))) : h("p", { class: "muted" }, "No node that this router hears of has this model."));
     },
