@@ -136,7 +136,7 @@ class ServedModel:
         self.budget = RetryBudget()
         self._opinions = Opinions()
         self._refuters: dict[str, dict[str, float]] = {}
-        """By invite, when each other invite last answered what the first refused; as many as the owner gave out."""
+        """The times at which other invites last answered what an invite refused, by that invite and by them."""
         self.hedging = Hedging(self.window, is_enabled=rules.is_hedged)
         self._outliers: OutlierWatch[Replica] = OutlierWatch()
         self._load_check = ReportedLoadCheck()

@@ -1,0 +1,56 @@
+"""Nodes of one token that say of right requests that they are wrong, or fail them: no request is lost where an honest node serves."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from pathlib import Path
+
+import pytest
+from hostile import Figures, attacked
+from liars import LIES, ask, label_of, lying, signal_all
+
+REQUESTS = 400
+ALL_LIES = [LIES["invalid"], LIES["run_failed"], LIES["strange outputs"], LIES["too_large"]]
+
+
+@pytest.mark.parametrize("honest", [1, 3])
+async def test_liars_of_one_token_fail_no_request_that_an_honest_node_answers(
+    tmp_path: Path, sample_models: Path, figures: Figures, honest: int
+) -> None:
+    async with attacked(tmp_path / "network", sample_models, nodes=honest) as running:
+        right = await label_of(running.url)
+        async with lying(running, tmp_path / "liars", *[lambda _: None] * 4) as liars:
+            for name in ("invalid", "too_large", "run_failed", "strange outputs"):
+                for liar in liars:
+                    liar.asked, liar.answers = 0, LIES[name]
+                seen = await ask(running.url, REQUESTS, right)
+                assert (seen.failed, seen.wrong, seen.answered) == ({}, 0, REQUESTS)
+                asked = sum(liar.asked for liar in liars)
+                figures.at_least(f"{honest} honest, 4 liars, {name}: asked", asked, 1)
+
+
+async def test_two_liars_beside_a_killed_and_a_frozen_node_of_six_fail_next_to_nothing(
+    tmp_path: Path, sample_models: Path, figures: Figures
+) -> None:
+    count = 2_000
+    async with attacked(tmp_path / "network", sample_models, nodes=4) as running:
+        right = await label_of(running.url)
+        turns = [itertools.cycle(ALL_LIES), itertools.cycle(reversed(ALL_LIES))]
+        lies = [lambda call, turn=turn: next(turn)(call) for turn in turns]
+        async with lying(running, tmp_path / "liars", *lies):
+            killed, frozen = running.nodes[2].pid, running.nodes[3].pid
+            try:
+                seen = await ask(
+                    running.url,
+                    count,
+                    right,
+                    at={
+                        count // 4: lambda: signal_all(killed, signal.SIGKILL),
+                        count // 2: lambda: signal_all(frozen, signal.SIGSTOP),
+                    },
+                )
+            finally:
+                signal_all(frozen, signal.SIGCONT)
+    assert seen.wrong == 0
+    figures.at_most("liars, a killed and a frozen node: failed of 2,000", seen.failed.total(), 2)
