@@ -98,7 +98,7 @@ def test_node_that_is_silent_costs_little() -> None:
     assert results.node_shares[0] < 0.15
 
 
-@pytest.mark.parametrize("kind", [FaultKind.BLAMES, FaultKind.FAST_ERRORS])
+@pytest.mark.parametrize("kind", [FaultKind.BLAMES, FaultKind.FAST_ERRORS, FaultKind.SILENT])
 @pytest.mark.parametrize(("honest", "liars"), [(1, 1), (1, 4), (3, 6)])
 @pytest.mark.parametrize("share", [1.0, 0.1])
 def test_liars_of_one_invite_fail_no_request_that_another_invite_answers(
@@ -107,6 +107,7 @@ def test_liars_of_one_invite_fail_no_request_that_another_invite_answers(
     results = ill(
         Fault(kind, 1.0, nodes=tuple(range(honest, honest + liars)), share=share),
         nodes=(NodeGroup("honest", honest, invite="one"), NodeGroup("liars", liars, invite="two")),
+        requests=(RequestKind("r", "m", deadline_s=30.0),),
         load=0.4 * honest / (honest + liars),
         duration_s=30.0,
     )

@@ -622,6 +622,16 @@ def test_second_opinions_have_a_budget_of_their_own_that_time_refills() -> None:
     )  # it is not well
 
 
+@pytest.mark.parametrize("is_silent", [False, True])
+def test_silence_that_was_a_fault_is_no_latency(is_silent: bool) -> None:
+    world = World("a")
+    (replica,) = world.replicas
+    picker = world.sent(replica, 10.0)
+    picker.attempts.append(ended(replica, "withdrawn", is_silent=is_silent))
+    picker.withdrawn(replica, 5.0, 15.0)
+    assert world.served.window.count == (not is_silent)
+
+
 def test_silence_is_the_node_s_unless_it_has_spoken_of_the_model_since() -> None:
     world = World("ab")
     mute, hanging = world.replicas

@@ -270,7 +270,8 @@ class RequestPicker(Picker):
         if rows := self.shape.bulk_rows:
             bulk_outcomes.ended(replica, rows)
         else:
-            self._of(replica).unanswered(replica, elapsed_s, now_s)
+            is_silent = any(it.is_silent and it.replica is replica for it in self.attempts)
+            self._of(replica).unanswered(replica, elapsed_s, now_s, is_silent=is_silent)
         replica.endpoint.ended()
 
     @override

@@ -357,10 +357,13 @@ class ServedModel:
         peak_ewma.penalise(replica, elapsed_s, now_s)
         self._unhealthy.note(replica, now_s)
 
-    def unanswered(self, replica: Replica, elapsed_s: float, now_s: float) -> None:
+    def unanswered(
+        self, replica: Replica, elapsed_s: float, now_s: float, *, is_silent: bool = False
+    ) -> None:
         """A request ended without an answer: it would have taken at least `elapsed_s`.
 
-        That says something only where it is more than what was expected.
+        That says something only where it is more than what was expected. `is_silent`: it was taken for a fault, which is not
+        a latency: else who never answers would have others wait three times as long for the next one.
         """
         if elapsed_s >= UNANSWERED_S:
             replica.missed += REFUSED
@@ -369,7 +372,8 @@ class ServedModel:
         usual_s = self.window.quantile(0.5, now_s)
         if elapsed_s <= usual_s:
             return
-        self.window.add(elapsed_s, now_s)
+        if not is_silent:
+            self.window.add(elapsed_s, now_s)
         if replica.load_s < now_s - elapsed_s:
             replica.unheard += 1
             if replica.unheard >= UNHEARD:
