@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from capamesh.cli.printing import hint, say, write_file
 from capamesh.protocol.errors import ConfigError
+from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.model_digest import short_digest
 from capamesh.router.process.rules_keys import load_rules, read_rules
 from capamesh.router.rules.model_rules import ModelRules
@@ -30,7 +31,7 @@ def trust_model(
     whole = _found(owned, model, version, digest)
     text = with_digest(_text(rules), model, version, whole)
     changed = read_rules(text.encode(), str(rules), ModelRules())
-    if changed.models[model].digests.get(version) != whole:  # type: ignore[index]
+    if changed.of(ModelName(model)).digests.get(ModelVersion(version)) != whole:
         raise ConfigError(
             f"{rules} names the digests of {model!r} in a way that is not changed by this command: write"
             f" {version} = {whole} there"
