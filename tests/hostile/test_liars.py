@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import itertools
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from evil_node import Answers, made_up
 from hostile import Figures, attacked
-from liars import LIES, ask, label_of, lying, signal_all
+from liars import LIES, OUTPUTS, ask, label_of, lying, signal_all
+
+from capamesh.protocol.errors import CapameshError
+from capamesh.protocol.links.calls import InferCall
+from capamesh.protocol.tensors import Tensor
 
 REQUESTS = 400
 ALL_LIES = [LIES["invalid"], LIES["run_failed"], LIES["strange outputs"], LIES["too_large"]]
+
+
+def now_and_then(lie: Answers, right: int) -> Answers:
+    """Return the answers of a liar that answers every second request as it should, so that it is asked again."""
+    turn = itertools.cycle((False, True))
+
+    def answers(call: InferCall) -> Sequence[Tensor] | CapameshError | None:
+        return lie(call) if next(turn) else [made_up(spec, 1, right) for spec in OUTPUTS]
+
+    return answers
 
 
 @pytest.mark.parametrize("honest", [1, 3])
@@ -23,11 +39,11 @@ async def test_liars_of_one_token_fail_no_request_that_an_honest_node_answers(
         async with lying(running, tmp_path / "liars", *[lambda _: None] * 4) as liars:
             for name in ("invalid", "too_large", "run_failed", "strange outputs"):
                 for liar in liars:
-                    liar.answers = LIES[name]
+                    liar.answers = now_and_then(LIES[name], right)
                 seen = await ask(running.url, REQUESTS, right)
                 assert (seen.failed, seen.wrong, seen.answered) == ({}, 0, REQUESTS)
             asked = sum(liar.asked for liar in liars)
-            figures.at_least(f"{honest} honest, 4 liars: lies", asked, 10)
+            figures.at_least(f"{honest} honest, 4 liars: asked", asked, 1)
 
 
 async def test_two_liars_beside_a_killed_and_a_frozen_node_of_six_fail_next_to_nothing(
