@@ -63,6 +63,7 @@ COMMANDS = [
     ("model", "optimize"),
     ("model", "profile"),
     ("model", "sign"),
+    ("model", "trust"),
     ("models",),
     ("nodes",),
     ("network",),

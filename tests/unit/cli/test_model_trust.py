@@ -52,7 +52,7 @@ def test_rules_file_that_is_not_there_is_made(tmp_path: Path) -> None:
         ("1", "a", f'[m]\ndigests = {{ "1" = "{digest("b")}" }}\n', "digests"),
     ],
 )
-def test_what_cannot_be_written_is_refused_and_the_file_left_alone(
+def test_rules_that_cannot_be_written_are_refused_and_the_file_left_alone(
     tmp_path: Path, version: str, meant: str, text: str, says: str
 ) -> None:
     rules = tmp_path / "rules.toml"

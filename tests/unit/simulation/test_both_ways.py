@@ -247,7 +247,7 @@ def on_a_loop(policy: str, seed: int) -> Seen:
     return virtual_time.run(scenario())
 
 
-@pytest.mark.parametrize("seed", [1, 3])
+@pytest.mark.parametrize("seed", [2, 4])
 @pytest.mark.parametrize("policy", ["prequal", "p2c", "peak-ewma"])
 def test_scenario_has_the_same_attempts_simulated_and_on_an_event_loop(
     policy: str, seed: int
