@@ -10,10 +10,11 @@ from replicas import Draws, fleet, picks, replica
 
 from capamesh.router.fleet.latency_ewma import (
     DEFAULT_RTT_S,
+    PENALTY_S,
+    answered,
     cost_s,
     load_s,
     observe,
-    penalise,
 )
 from capamesh.router.policies.peak_ewma import PeakEwma
 
@@ -47,16 +48,26 @@ def test_average_fades_while_nothing_is_seen_and_reading_changes_nothing() -> No
     assert (one.peak_cost_s, one.peak_seen_s) == (0.5, 0.0)
 
 
-@pytest.mark.parametrize(
-    ("asked_s", "counted_s"), [(0.001, 5.0), (5.0, 5.0), (20.0, 20.0), (1e9, 300.0)]
-)
-def test_failure_counts_as_five_seconds_at_least_and_five_minutes_at_most(
-    asked_s: float, counted_s: float
-) -> None:
+def test_failure_counts_until_the_next_answer_and_is_no_latency() -> None:
     one = replica()
     observe(one, 0.002, 0.0)
-    penalise(one, asked_s, 1.0)
-    assert cost_s(one, 1.0) == counted_s
+    one.failed_s = 1.0
+    assert cost_s(one, 1.0) == cost_s(one, 60.0) == PENALTY_S == 5.0
+    one.answered_s = 61.0
+    answered(one, 0.002, 61.0)
+    assert cost_s(one, 61.0) == pytest.approx(0.002)
+
+
+def test_answer_of_a_request_that_was_sent_before_a_failure_counts_as_the_failure_alone() -> None:
+    one = replica()
+    observe(one, 0.002, 0.0)
+    one.failed_s = 1.0  # it stood still, and was found silent
+    for _ in range(2):
+        one.answered_s = 8.5
+        answered(one, 8.0, 8.5)
+        assert cost_s(one, 8.5) < 0.002
+    answered(one, 0.003, 8.6)
+    assert cost_s(one, 8.6) == 0.003
 
 
 def test_load_is_the_average_for_each_request_in_flight_and_the_new_one() -> None:
@@ -86,8 +97,15 @@ def test_average_stays_between_nothing_and_the_highest_seen_though_the_clock_be_
     highest_s = 0.0
     for latency_s, step_s, is_failure in seen:
         now_s += step_s
-        (penalise if is_failure else observe)(one, latency_s, now_s)
-        highest_s = max(highest_s, latency_s, 5.0 if is_failure else 0.0)
+        if is_failure:
+            one.failed_s = now_s
+            highest_s = max(highest_s, PENALTY_S)
+        else:
+            one.answered_s = now_s
+            observe(one, latency_s, now_s)
+            highest_s = max(highest_s, latency_s)
+        if one.peak_seen_s == -math.inf:
+            highest_s = max(highest_s, DEFAULT_RTT_S)
         assert 0 <= cost_s(one, now_s) <= highest_s * (1 + 1e-12)
         assert cost_s(one, now_s - later_s) <= highest_s * (1 + 1e-12)
     assert cost_s(one, now_s + later_s) <= cost_s(one, now_s)
@@ -117,13 +135,21 @@ def test_newcomer_gets_one_request_and_no_other_until_it_has_answered() -> None:
     assert set(picks(policy, replicas, 50)) == {"a", "b", "c"}
 
 
-def test_replica_that_fails_fast_is_left_alone_for_a_while() -> None:
+def test_replica_that_fails_fast_is_tried_by_one_request_a_second_until_it_answers() -> None:
     replicas = fleet("abc")
+    failing = replicas[0]
     for one in replicas:
         observe(one, 0.01, 0.0)
-    penalise(replicas[0], 0.001, 0.0)
     policy = PeakEwma(random.Random(1))
-    assert picks(policy, replicas, 30, now_s=0.0).count("a") == 0
-    for one in replicas[1:]:
-        observe(one, 0.01, 80.0)
-    assert picks(policy, replicas, 30, now_s=80.0).count("a") > 0
+    failing.failed_s = 0.0
+    for now_s in (0.0, 0.9):
+        assert "a" not in picks(policy, replicas, 50, now_s=now_s)
+    assert "a" in picks(policy, replicas, 10, now_s=1.0)
+    failing.rif = 1
+    assert "a" not in picks(policy, replicas, 50, now_s=1.0)
+    failing.rif, failing.failed_s = 0, 1.1
+    assert "a" not in picks(policy, replicas, 50, now_s=2.0)
+    failing.answered_s = 2.2
+    for one in replicas:
+        observe(one, 0.01, 2.2)
+    assert picks(policy, replicas, 60, now_s=2.2).count("a") > 10

@@ -59,7 +59,7 @@ def traces(fleet: Fleet) -> list[object]:
         served.hedging.spent,
         served.budget.spent,
         [replica.missed for replica in fleet.replicas],
-        [replica.peak_cost_s for replica in fleet.replicas],
+        [(replica.peak_cost_s, replica.failed_s) for replica in fleet.replicas],
         [replica.health.is_full and not replica.health.consecutive for replica in fleet.replicas],
         [each.health.is_full and not each.health.consecutive for each in fleet.endpoints],
         len(served._outliers._tallies),

@@ -239,7 +239,7 @@ class ServedModel:
         health = replica.health
         if health.consecutive or not health.is_full:
             health.answered(now_s)
-        peak_ewma.observe(replica, elapsed_s, now_s)
+        peak_ewma.answered(replica, elapsed_s, now_s)
         self._outliers.record(replica, True, elapsed_s, now_s)
         believed = self._load_check.measured(replica, elapsed_s - way_s, now_s, load)
         self._take_load(replica, believed, now_s)
@@ -356,7 +356,7 @@ class ServedModel:
         health = replica.health if is_there else replica.endpoint.health
         health.failed(now_s, is_hard=True, cause=f"silent for {elapsed_s * 1e3:.0f} ms")
         replica.missed += FAILED
-        peak_ewma.penalise(replica, elapsed_s, now_s)
+        replica.failed_s = now_s
         self._unhealthy.note(replica, now_s)
 
     def unanswered(
@@ -383,7 +383,7 @@ class ServedModel:
                 self.silent(replica, elapsed_s, now_s)
 
     def _fault(self, replica: Replica, elapsed_s: float, now_s: float, *, is_counted: bool) -> None:
-        peak_ewma.penalise(replica, elapsed_s, now_s)
+        replica.failed_s = now_s
         if is_counted and not replica.is_gone:
             self._outliers.record(replica, False, elapsed_s, now_s)
         self._unhealthy.note(replica, now_s)

@@ -3,6 +3,9 @@
 A latency above the average replaces it at once; one below draws it down slowly; and it fades while nothing is
 seen, so that a replica that was once slow is tried again. Reading decays what is returned, not what is kept: how
 often a replica is looked at does not change what is known of it.
+
+A failure is no latency. It counts until the next answer, and after a moment one request at a time tries for that: as a
+peak of the average it would take a minute to fade (Linkerd's load biaser has it so), though the fault was over in a second.
 """
 
 from __future__ import annotations
@@ -18,9 +21,16 @@ DECAY_S = 10.0
 DEFAULT_RTT_S = 1.0
 """The round trip time of a replica that was never measured (Linkerd's default)."""
 PENALTY_S = 5.0
-"""The least that a failure counts as, so that failing fast does not look fast (Linkerd's load biaser)."""
-MAX_PENALTY_S = 300.0
-"""The most, however long a replica asks to be left alone (Linkerd's load biaser)."""
+"""The latency of a replica that has failed and not answered since, so that failing fast does not look fast (Linkerd's load biaser)."""
+TRIAL_S = 1.0
+"""Seconds after its last failure after which such a replica gets one request at a time (guess: nodes are back sooner, and one
+request a second that fails is sent again elsewhere)."""
+
+
+def answered(replica: Replica, latency_s: float, now_s: float) -> None:
+    """Take in how long an answer took, unless a failure came meanwhile, which counted already."""
+    if now_s - latency_s >= replica.failed_s:
+        observe(replica, latency_s, now_s)
 
 
 def observe(replica: Replica, latency_s: float, now_s: float) -> None:
@@ -36,13 +46,10 @@ def observe(replica: Replica, latency_s: float, now_s: float) -> None:
     replica.peak_seen_s = now_s
 
 
-def penalise(replica: Replica, seconds: float, now_s: float) -> None:
-    """Take in a failure: `seconds` is what it took, or when the replica asks to be tried again."""
-    observe(replica, min(max(seconds, PENALTY_S), MAX_PENALTY_S), now_s)
-
-
 def cost_s(replica: Replica, now_s: float) -> float:
-    """Return the average as it has decayed until now, in seconds; the default if it was never measured."""
+    """Return the average as it has decayed until now, in seconds; the default if it was never measured, the penalty after a failure."""
+    if replica.failed_s > replica.answered_s:
+        return PENALTY_S
     if replica.peak_seen_s == -math.inf:
         return DEFAULT_RTT_S
     return replica.peak_cost_s * _kept(now_s - replica.peak_seen_s)
@@ -52,11 +59,15 @@ def load_s(replica: Replica, now_s: float) -> float:
     """Return the cost of one more request there, in seconds: the average for it and all in flight.
 
     A replica that was never measured costs nothing while nothing is under way there, as with Finagle: it gets one
-    request, and no other until the answer is there or the others are as loaded.
+    request, and no other until the answer is there or the others are as loaded. So does one some time after a failure.
     """
     rif = replica.rif
-    if rif == 0 and replica.peak_seen_s == -math.inf:
-        return 0.0
+    if rif == 0:
+        if replica.failed_s > replica.answered_s:
+            if now_s - replica.failed_s >= TRIAL_S:
+                return 0.0
+        elif replica.peak_seen_s == -math.inf:
+            return 0.0
     return cost_s(replica, now_s) * (rif + 1)
 
 

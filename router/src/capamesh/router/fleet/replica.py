@@ -30,6 +30,7 @@ class Replica(Watched):
         "bulk_rows",
         "busy_s",
         "endpoint",
+        "failed_s",
         "form",
         "health",
         "is_away",
@@ -79,6 +80,8 @@ class Replica(Watched):
         self.peak_cost_s = 0.0
         """Peak-sensitive moving average of latency (Finagle's peak EWMA)."""
         self.peak_seen_s = -math.inf
+        self.failed_s = -math.inf
+        """The last time at which it failed a request or was silent on one; minus infinity if never."""
         self.refuted_s = -math.inf
         """The last time at which it blamed the caller for what another replica answered; minus infinity if never."""
         self.unheard = 0
