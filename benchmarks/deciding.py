@@ -62,7 +62,7 @@ def replicas_of(count: int) -> tuple[Replica, ...]:
         )
         run_us = RUN_US[index % len(RUN_US)]
         endpoint = Endpoint(peer, f"10.0.{index // 250}.{index % 250}:7000")
-        endpoint.network.round_trip(0.0005)
+        endpoint.network.round_trip(0.0005, 0.0)
         endpoint.link = cast(Link, _Up())
         if index % AWAY_EVERY == AWAY_EVERY - 1:
             endpoint.is_draining = index % 2 == 0

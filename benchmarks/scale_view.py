@@ -144,7 +144,7 @@ def measure_decisions(knowing: Knowing, envelopes: Round) -> dict[str, Any]:
     knowing.hear(envelopes, 0.0)
     for endpoint in knowing.view.endpoints():
         endpoint.link = UP
-        endpoint.network.round_trip(0.001)
+        endpoint.network.round_trip(0.001, 0.0)
     rng = random.Random(SEED)  # noqa: S311 - to repeat it
     balancer = Balancer(
         knowing.view,

@@ -38,7 +38,7 @@ def replica(
     """Return a replica whose link is up; `load` is what it told at `load_s`, None when it told nothing yet."""
     endpoint = Endpoint(PeerId(peer), f"{peer}:7000")
     endpoint.link = Usable()  # type: ignore[assignment]
-    endpoint.network.rtt_s = rtt_s
+    endpoint.network.rtt_s = endpoint.network.trip_s = rtt_s
     offered = replace(offer(), row_us=row_us)
     made = Replica(
         endpoint, offered, replace(advert(peer, models=(offered,)), price_per_million=price)

@@ -246,7 +246,8 @@ async def test_round_trip_of_every_ping_is_reported(members: Members) -> None:
         reported: list[float] = []
         enough = asyncio.Event()
 
-        def tell(seconds: float) -> None:
+        def tell(seconds: float, now_s: float) -> None:
+            assert now_s <= asyncio.get_running_loop().time()
             reported.append(seconds)
             if len(reported) == 3:
                 enough.set()

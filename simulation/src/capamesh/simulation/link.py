@@ -316,7 +316,8 @@ class SimLink(NodeLink):
             self._to_router(0, self._ponged, sent_s)
 
     def _ponged(self, sent_s: float) -> None:
-        self.endpoint.network.round_trip(self._events.now_s - sent_s)
+        now_s = self._events.now_s
+        self.endpoint.network.round_trip(now_s - sent_s, now_s)
 
     def _answered(self, stream: int, meta: bytes, body: Buffer) -> None:
         asker = self._waiting.pop(stream, None)

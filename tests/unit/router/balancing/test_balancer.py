@@ -377,7 +377,7 @@ def test_each_way_to_end_ends_the_count_that_sent_began() -> None:
 def test_answer_is_reported_to_all_whom_it_concerns() -> None:
     world = World("a")
     (replica,) = world.replicas
-    replica.endpoint.network.rtt_s = 0.01
+    replica.endpoint.network.trip_s = 0.01
     world.sent(replica).answered(replica, LOAD, 0.06, 0.05, 1_000_000, 10.06)
     assert replica.endpoint.answered == 1
     assert (replica.load.in_flight, replica.load_s) == (3, 10.06)

@@ -78,7 +78,7 @@ def test_bulk_rows_and_the_longest_queue_of_people_are_told_by_node() -> None:
 
 def test_round_trip_in_flight_and_circuits_are_told_by_node() -> None:
     world = World("A", "B")
-    world.link("A").network.round_trip(0.25)
+    world.link("A").network.round_trip(0.25, 0.0)
     world.endpoint("B").rif = 3
     world.endpoint("B").health.failed(world.now_s, is_hard=True)
     assert world.told("capamesh_fleet_round_trip_seconds") == {'node="A"': 0.25}

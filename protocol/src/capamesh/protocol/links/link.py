@@ -120,8 +120,8 @@ class Link(asyncio.BufferedProtocol):
         """The process of the peer at the other end; empty: it does not say."""
         self.is_draining = False
         """The peer said goaway: send it nothing new."""
-        self.on_round_trip: Callable[[float], None] | None = None
-        """The callback that is told the seconds that each ping took."""
+        self.on_round_trip: Callable[[float, float], None] | None = None
+        """The callback that is told the seconds that each ping took, and the time of the loop then."""
 
     @override
     def __repr__(self) -> str:
@@ -372,7 +372,7 @@ class Link(asyncio.BufferedProtocol):
             case PongReceived():
                 took_s = self._liveness.ponged()
                 if took_s is not None and self.on_round_trip is not None:
-                    self.on_round_trip(took_s)
+                    self.on_round_trip(took_s, self._loop.time())
             case _:
                 assert_never(event)
 

@@ -144,7 +144,7 @@ class Balancer:
         """A probe of `replica`, whoever wanted it, was answered after `rtt_s`: also a sign of life."""
         endpoint = replica.endpoint
         endpoint.alive_s = max(endpoint.alive_s, now_s - rtt_s)
-        endpoint.network.round_trip(rtt_s)
+        endpoint.network.round_trip(rtt_s, now_s)
         endpoint.health.probed(now_s)
         replica.health.probed(now_s)
         self._reported(replica, load, now_s)

@@ -86,7 +86,9 @@ class ReportedLoadCheck:
             latency_us, run_us = floor_us, max(run_us, floor_us)
         if in_flight < replica.rif:
             # of this router's own, those at the node and not on the way (Little's law)
-            at_node = service_s / (service_s + replica.endpoint.network.rtt_s) if service_s else 0.0
+            at_node = (
+                service_s / (service_s + replica.endpoint.network.trip_s) if service_s else 0.0
+            )
             in_flight = max(in_flight, int(part * replica.rif * at_node))
             # these wait, as far as is known: the replica did not say that it runs so many at a time
             queued += in_flight - load.in_flight
