@@ -111,7 +111,7 @@ def run(
             envvar="CAPAMESH_MAX_IN_FLIGHT",
             min=1,
             rich_help_panel="Limits",
-            help="Requests that wait or run at one model; more are refused.  [default: 512]",
+            help="Requests that wait or run at one model; more are refused.  [default: 4096]",
             show_default=False,
         ),
     ] = None,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MAX_IN_FLIGHT = 512
-"""Requests that wait or run at one model (guess: 10 ms of a small model; more is latency, not throughput)."""
+MAX_IN_FLIGHT = 4096
+"""Requests that wait or run at one model. It bounds memory alone, some 10 KB each, at half of what one link carries: how long a queue
+may be is a matter of time (`ConcurrencyLimit`, and routers by each request's deadline), and of a small model this many take but
+tenths of a second (guess)."""
 MAX_STREAMS = 1536
-"""Answers in parts that one model in a loop has under way (guess: of the 2,048 requests that one link carries it leaves others as
-many as `MAX_IN_FLIGHT`; readers that stall have their places as long as they stall)."""
+"""Answers in parts that one model in a loop has under way (guess: it leaves others most of what one link carries; readers that stall
+have their places as long as they stall)."""
 
 LOAD_LIMIT_S = 600.0
 """The longest load of one model (guess: a plain load takes seconds and its measurement at most about ten; TensorRT compiles an engine

@@ -71,8 +71,8 @@ class LinkLimits:
     """All bodies that are being received or handled on this link; a message over it is refused."""
     send_bytes: int = 512 * 1024 * 1024
     """The bytes that may wait to be sent to a peer that reads slowly or not at all."""
-    streams: int = 2048
-    """Streams that the peer may have open at once (guess: 60 times a busy router's share)."""
+    streams: int = 8192
+    """Streams that the peer may have open at once (guess: twice what one model takes)."""
     part_window_bytes: int = PART_WINDOW_BYTES
     """A peer sends the next part of an answer while less than this of the parts before it is not released."""
     initial_credit_bytes: int = 1024 * 1024
