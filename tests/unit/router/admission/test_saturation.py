@@ -102,9 +102,12 @@ def test_replica_never_heard_of_counts_as_empty_with_as_many_slots_as_the_others
 
 def test_silent_replica_is_full_with_requests_of_ours_and_empty_without() -> None:
     silent, unasked = replica("a", rif=1, load=load(1)), replica("b", load=load(10))
-    assert looked(silent, unasked, now_s=1.9).level == pytest.approx((0.1 + 0.05) / 2)
+    silent.busy_s = 0.0
+    assert looked(silent, unasked, now_s=0.9).level == pytest.approx((0.1 + 0.1) / 2)
+    assert looked(silent, unasked, now_s=1.9).level == pytest.approx(0.1 / 2)
     assert looked(silent, unasked, now_s=2.1).level == 0.5
     slow = replica("a", rif=1, load=load(1, latency_ms=3000, run_ms=3000))
+    slow.busy_s = 0.0
     assert looked(slow, now_s=11.9).level == pytest.approx(0.1)
     assert looked(slow, now_s=12.1).level == 1.0
 
@@ -174,14 +177,14 @@ def test_own_requests_sent_since_a_report_are_counted_on_and_ended_ones_off() ->
     saturation.look(replicas, 0.0)
     assert saturation.in_flight == 5
     one.rif = 4
-    saturation.look(replicas, 1.0)
+    saturation.look(replicas, 0.5)
     assert saturation.in_flight == 7
     one.rif = 1
-    saturation.look(replicas, 1.1)
+    saturation.look(replicas, 0.6)
     assert saturation.in_flight == 4
     one.rif = 9
-    one.reported(load(6), 1.1)
-    saturation.look(replicas, 1.2)
+    one.reported(load(6), 0.6)
+    saturation.look(replicas, 0.7)
     assert saturation.in_flight == 9  # no fewer than there are of our own
 
 
@@ -215,6 +218,8 @@ def test_some_replicas_of_a_large_fleet_are_read_in_turn_and_stand_for_all() -> 
     saturation = Saturation(is_open)
     for now_s in (0.0, 0.06, 0.12):
         read.clear()
+        for one in replicas:
+            one.reported(one.load, now_s)
         saturation.look(replicas, now_s)
         assert len(read) == 128
         assert saturation.level == pytest.approx(0.5, abs=0.04)
@@ -331,13 +336,14 @@ def test_rate_and_urgent_slots_of_a_large_fleet_are_those_of_all() -> None:
     assert saturation.urgent_slots == saturation.slots == 2560
 
 
-def test_report_holds_for_two_seconds_to_the_moment() -> None:
+def test_report_holds_for_a_second_and_silence_begins_after_two_to_the_moment() -> None:
     asked, rested = replica("a", rif=1, load=load(5)), replica("b", rif=1, load=load(5))
     asked.busy_s = 0.0
     rested.busy_s = 0.5
-    assert looked(asked, now_s=2.0).level == 0.5
+    assert looked(asked, now_s=1.0).level == 0.5
+    assert looked(asked, now_s=1.25).level == 0.1
+    assert looked(asked, now_s=2.0).level == 0.1
     assert looked(asked, now_s=2.25).level == 1.0
-    assert looked(rested, now_s=2.25).level == 0.1
     assert looked(rested, now_s=2.5).level == 0.1
     assert looked(rested, now_s=2.75).level == 1.0
 
@@ -401,7 +407,68 @@ def test_replica_that_tells_no_latency_may_answer_without_a_wait() -> None:
 
 def test_wait_is_believed_less_the_older_the_report_of_an_unasked_replica_is() -> None:
     one = replica("a", load=load(4, queue_ms=40, run_ms=10))
-    saturation = looked(one, now_s=1.0)
+    saturation = looked(one, now_s=0.5)
     assert saturation.in_flight == 2
     assert saturation.wait_s == pytest.approx(0.02)
     assert saturation.run_s == pytest.approx(0.01)
+    saturation = looked(replica("a", load=load(4, queue_ms=473_000, run_ms=10)), now_s=1.1)
+    assert (saturation.level, saturation.wait_s) == (0, 0)  # however long it was to be
+
+
+def test_requests_that_left_since_the_report_make_the_wait_shorter() -> None:
+    one = replica("a", rif=8, load=load(9, queue_ms=450_000, run_ms=50_000))
+    replicas = (one,)
+    saturation = Saturation()
+    saturation.look(replicas, 0.0)
+    assert saturation.wait_s == pytest.approx(450)
+    one.rif = 1
+    saturation.look(replicas, 0.1)
+    assert saturation.wait_s == pytest.approx(450 - 7 * 50)
+    one.rif = 0
+    saturation.look(replicas, 0.2)
+    assert saturation.wait_s == pytest.approx(450 * 0.8 - 7.2 * 50)
+
+
+def test_report_of_load_is_renewed_while_requests_are_judged_by_it() -> None:
+    one, idle, lost = (
+        replica("a", load=load(4, queue_ms=40, run_ms=10)),
+        replica("b", load=load(0)),
+        replica("c", load=load(4)),
+    )
+    lose(lost)
+    replicas = (one, idle, lost)
+    saturation = Saturation()
+    assert saturation.renewals(0.0) == []  # no request came
+    saturation.look(replicas, 0.0)
+    assert saturation.renewals(0.05) == []  # it is new
+    saturation.look(replicas, 0.2)
+    assert saturation.renewals(0.2) == [one]
+    assert saturation.renewals(0.25) == []  # it was asked, and may still tell
+    saturation.look(replicas, 1.2)
+    assert saturation.renewals(1.2) == [one]  # what was asked first is lost
+    one.reported(load(4), 1.21)
+    assert saturation.renewals(1.3) == []
+    assert saturation.renewals(1.35) == [one]
+    one.reported(load(0), 1.4)
+    assert saturation.renewals(1.9) == []  # it is idle
+    one.rif = 1
+    assert saturation.renewals(1.95) == [one]  # of ours, it says nothing yet
+    one.reported(load(1), 1.96)
+    assert saturation.renewals(2.3) == []  # no request came for a second
+
+
+def test_refusal_is_doubted_as_a_report_of_load_is() -> None:
+    one = replica("a", load=load(0))
+    saturation = Saturation()
+    saturation.look((one,), 0.0)
+    saturation.refused(one, 2.0, 0.0)
+    assert saturation.renewals(0.11) == [one]
+
+
+def test_of_many_loaded_replicas_some_are_asked_in_turn() -> None:
+    replicas = tuple(replica(str(index), load=load(5)) for index in range(130))
+    saturation = Saturation()
+    saturation.look(replicas, 0.2)
+    asked = [saturation.renewals(0.2 + 0.05 * turn) for turn in range(4)]
+    assert [len(each) for each in asked] == [64, 64, 2, 0]
+    assert [one for each in asked for one in each] == list(replicas)

@@ -3,12 +3,13 @@
 The level is the mean over replicas of how much of each is taken, as llm-d's scheduler has it, but of those replicas
 that can be sent to: the others have neither room nor load. Who has been silent for long with requests of ours counts
 as full; an answer in parts that has begun is no such request: a reader that stalls makes no node silent. Where nothing is
-known there is room: a replica that was never heard of counts 0, one that was not for long what we have there. llm-d, which
-asks its servers all the time, counts those as full; here only answers and probes tell, so a model that nobody asked for a
-while would be refused for ever.
+known there is room: a replica that was never heard of counts 0, one that was not for long what we have there.
 
-What nodes tell counts the requests of all routers; this router's own are counted on until they tell again. No node's
-word counts for much more than what most of them say: one that lies must not open the controller for all.
+A report that may refuse requests is renewed while requests come (`renewals`): they are all that would bring another, and they
+are refused. It counts less and less, and after `STALE_S` for nothing: whatever a node once said, its model is asked again.
+
+What nodes tell counts the requests of all routers; this router's own are counted on until they tell again, and those that
+left off. No node's word counts for much more than what most of them say: one that lies must not open the controller for all.
 """
 
 from __future__ import annotations
@@ -42,10 +43,19 @@ HELD_S = 10.0
 (guess: tens of round trips; a node's limit may grow meanwhile)."""
 STOCK_BATCHES = 8
 """The limit of a replica that was never heard of is taken to be so many of its best batches: the least that nodes begin with."""
-STALE_S = 2.0
-"""A report of this age says nothing any more (guess: as long as the longest queue)."""
-STALE_ANSWERS = 4
-"""The latencies, as a replica tells them, for which its report holds at least (guess: slow models answer seldom)."""
+STALE_S = 1.0
+"""A report of this age says nothing any more (Prequal, section 4)."""
+RENEW_S = 0.1
+"""A report of this age is asked for anew if it says that the replica is loaded (guess: a tenth of what it holds for)."""
+RENEW_AGAIN_S = 1.0
+"""Seconds after which a replica that has not told its load is asked once more (`prober.PROBE_LIMIT_S`: then the first is lost)."""
+MOST_RENEWED = 64
+"""The most replicas that are asked in one turn, of which there are twenty a second: with 1,000 loaded each is asked before its
+report is stale."""
+SILENT_S = 2.0
+"""Seconds after which a replica counts as full that has told nothing with requests of ours (guess: as long as the longest queue)."""
+SILENT_ANSWERS = 4
+"""The latencies, as a replica tells them, after which it counts so at the soonest (guess: slow models answer seldom)."""
 
 IsOpen = Callable[["Replica", float], bool]
 """Tells whether any request could be sent to a replica at a time, were there room."""
@@ -65,9 +75,19 @@ def rows_of(replica: Replica) -> int:
 class _Memory:
     """The memory of a replica between two readings."""
 
-    __slots__ = ("full_s", "full_until_s", "held", "load_s", "own", "urgent_full_until_s")
+    __slots__ = (
+        "asked_s",
+        "full_s",
+        "full_until_s",
+        "held",
+        "load_s",
+        "own",
+        "urgent_full_until_s",
+    )
 
     def __init__(self) -> None:
+        self.asked_s = -math.inf
+        """The time when its load was last asked for (`Saturation.renewals`)."""
         self.load_s = -math.inf
         self.own = 0
         """This router's requests there when its newest report was first seen."""
@@ -131,9 +151,9 @@ class _Reading:
             self.urgent_slots += limit
         latency_s = replica.service_s
         age_s = self.now_s - replica.load_s
-        stale_s = max(STALE_S, STALE_ANSWERS * latency_s)
-        if age_s > stale_s:
-            is_silent = own > replica.streams and self.now_s - replica.busy_s > stale_s
+        if age_s > STALE_S:
+            silent_s = max(SILENT_S, SILENT_ANSWERS * latency_s)
+            is_silent = own > replica.streams and self.now_s - replica.busy_s > silent_s
             if is_full or is_silent:
                 self.taken += limit
                 self.levels += 1.0
@@ -148,7 +168,7 @@ class _Reading:
         each_s = latency_s / (load.in_flight + 1 if queue_s else limit)
         reported_busy = float(load.in_flight)
         if not own:  # no answer is under way that would tell of less: it is believed less and less
-            believed = 1.0 - age_s / stale_s
+            believed = 1.0 - age_s / STALE_S
             reported_busy *= believed
             queue_s *= believed
         busy = limit if is_full else min(limit, max(own, reported_busy + own - memory.own))
@@ -158,14 +178,14 @@ class _Reading:
         if not each_s:
             self.is_unsure = True
             return
-        if latency_s < self.least_s and self.now_s - replica.answered_s > stale_s:
+        if latency_s < self.least_s and self.now_s - replica.answered_s > SILENT_S:
             # too good, and no answer of late by which `ReportedLoadCheck` could hold it to the truth
             self.rate += latency_s / self.least_s / each_s
             return
         self.rate += 1 / each_s
         alone_s = min(latency_s, max(latency_s - reported_queue_s, run_s))
         wait_s = max(0.0, latency_s - alone_s - (reported_queue_s - queue_s))
-        wait_s += max(0.0, busy - reported_busy) * each_s
+        wait_s = max(0.0, wait_s + (busy - reported_busy) * each_s)
         alone_s += replica.endpoint.network.rtt_s
         if alone_s + wait_s < self.soonest_s:
             self.soonest_s, self.wait_s, self.run_s = alone_s + wait_s, wait_s, alone_s
@@ -177,7 +197,7 @@ class _Reading:
             self.unheard_bulk_room += bulk_share(STOCK_BATCHES * best_rows, best_rows)
             return
         rows = min(rows_of(replica), MOST_TIMES * self.usual_rows)
-        is_fresh = self.now_s - replica.load_s <= max(STALE_S, STALE_ANSWERS * replica.service_s)
+        is_fresh = self.now_s - replica.load_s <= STALE_S
         others = replica.others_bulk_rows if is_fresh else 0
         self.bulk_room += max(0.0, bulk_share(rows, best_rows) - others)
 
@@ -263,6 +283,31 @@ class Saturation:
             memory.full_until_s = max(memory.full_until_s, now_s + wait_s)
             if is_urgent:
                 memory.urgent_full_until_s = memory.full_until_s
+
+    def renewals(self, now_s: float) -> list[Replica]:
+        """Return whom to ask for the load now, since requests are judged by what was told: each once until it tells or is late.
+
+        To be called every 50 ms or so.
+        """
+        due: list[Replica] = []
+        if now_s - self._look_s > STALE_S:
+            return due  # no request came, and the next finds nothing that it could be refused for
+        is_open = self._is_open
+        for replica, memory in self._memory.items():
+            has_refused = now_s < memory.full_until_s
+            if now_s - replica.load_s <= RENEW_S or replica.is_out:
+                continue
+            if not (replica.load.in_flight or replica.rif or has_refused):
+                continue
+            if memory.asked_s > replica.load_s and now_s - memory.asked_s < RENEW_AGAIN_S:
+                continue
+            # whom a failure keeps out is asked for a sign of life by others, and more and more seldom
+            if is_open(replica, now_s) or (has_refused and replica.endpoint.is_usable):
+                memory.asked_s = now_s
+                due.append(replica)
+                if len(due) == MOST_RENEWED:
+                    break
+        return due
 
     def _read(self, now_s: float) -> None:
         is_open = self._is_open

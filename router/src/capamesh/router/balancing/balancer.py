@@ -135,8 +135,11 @@ class Balancer:
     # probes
 
     def reprobes(self, now_s: float) -> list[Replica]:
-        """Return which of the inhibited to probe now; to be called every 50 ms or so."""
-        return self._unhealthy.reprobes(now_s)
+        """Return whom to probe now: who is inhibited, and whose report may refuse requests; to be called every 50 ms or so."""
+        due = self._unhealthy.reprobes(now_s)
+        for served in self._served.values():
+            due += served.admission.saturation.renewals(now_s)
+        return due
 
     def probe_answered(
         self, replica: Replica, load: LoadReport, rtt_s: float, now_s: float
