@@ -465,7 +465,7 @@ def test_refusal_is_doubted_as_a_report_of_load_is() -> None:
     assert saturation.renewals(0.11) == [one]
 
 
-def test_of_many_loaded_replicas_some_are_asked_in_turn() -> None:
+def test_many_loaded_replicas_are_asked_some_at_a_time() -> None:
     replicas = tuple(replica(str(index), load=load(5)) for index in range(130))
     saturation = Saturation()
     saturation.look(replicas, 0.2)

@@ -11,7 +11,6 @@ from replicas import Draws, fleet, picks, replica
 from capamesh.router.fleet.latency_ewma import (
     DEFAULT_RTT_S,
     PENALTY_S,
-    answered,
     cost_s,
     load_s,
     observe,
@@ -54,7 +53,7 @@ def test_failure_counts_until_the_next_answer_and_is_no_latency() -> None:
     one.failed_s = 1.0
     assert cost_s(one, 1.0) == cost_s(one, 60.0) == PENALTY_S == 5.0
     one.answered_s = 61.0
-    answered(one, 0.002, 61.0)
+    observe(one, 0.002, 61.0)
     assert cost_s(one, 61.0) == pytest.approx(0.002)
 
 
@@ -64,9 +63,9 @@ def test_answer_of_a_request_that_was_sent_before_a_failure_counts_as_the_failur
     one.failed_s = 1.0  # it stood still, and was found silent
     for _ in range(2):
         one.answered_s = 8.5
-        answered(one, 8.0, 8.5)
+        observe(one, 8.0, 8.5)
         assert cost_s(one, 8.5) < 0.002
-    answered(one, 0.003, 8.6)
+    observe(one, 0.003, 8.6)
     assert cost_s(one, 8.6) == 0.003
 
 

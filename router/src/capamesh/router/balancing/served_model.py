@@ -239,7 +239,7 @@ class ServedModel:
         health = replica.health
         if health.consecutive or not health.is_full:
             health.answered(now_s)
-        peak_ewma.answered(replica, elapsed_s, now_s)
+        peak_ewma.observe(replica, elapsed_s, now_s)
         self._outliers.record(replica, True, elapsed_s, now_s)
         believed = self._load_check.measured(replica, elapsed_s - way_s, now_s, load)
         self._take_load(replica, believed, now_s)

@@ -27,14 +27,10 @@ TRIAL_S = 1.0
 request a second that fails is sent again elsewhere)."""
 
 
-def answered(replica: Replica, latency_s: float, now_s: float) -> None:
-    """Take in how long an answer took, unless a failure came meanwhile, which counted already."""
-    if now_s - latency_s >= replica.failed_s:
-        observe(replica, latency_s, now_s)
-
-
 def observe(replica: Replica, latency_s: float, now_s: float) -> None:
-    """Take in how long an answer took, or how long one was waited for in vain."""
+    """Take in how long an answer took, or how long one was waited for in vain, unless a failure that came meanwhile counts for it."""
+    if now_s - latency_s < replica.failed_s:
+        return
     seen_s = replica.peak_seen_s
     cost_s = replica.peak_cost_s
     if seen_s == -math.inf or latency_s > cost_s:
