@@ -161,13 +161,13 @@ async def stopped(bed: Bed) -> dict[str, float]:
     """All workers stand still for eight seconds while callers come."""
     with frozen([pid for node in bed.cluster.nodes for pid in worker_pids(node)]):
         await bed.crowd("digits", 50, body_of("digits", 0.5), 8.0)
-    return await bed.healed(digits)
+    return await bed.healed(lambda: digits(bed))
 
 
 async def killed(bed: Bed) -> dict[str, float]:
     """All workers end at once."""
     send_signal([pid for node in bed.cluster.nodes for pid in worker_pids(node)], signal.SIGKILL)
-    return await bed.healed(digits)
+    return await bed.healed(lambda: digits(bed))
 
 
 @asynccontextmanager
