@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGES = ("protocol", "node", "router", "client", "cli", "simulation")
-MOST_LINES = 400
+MOST_LINES = 1000
 REASON = "long because"
 """A module over `MOST_LINES` says why in its docstring, with these words."""
 MOST_ROOMS = {"node": 11, "router": 20}

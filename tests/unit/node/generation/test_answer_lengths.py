@@ -30,7 +30,7 @@ def test_answer_before_any_is_known_is_as_long_as_usual_ones_or_as_its_limit() -
 
 
 @pytest.mark.parametrize("mean", [3, 40, 300, 1500])
-def test_what_answers_take_is_learned_from_those_that_ended(mean: int) -> None:
+def test_answers_take_as_long_as_those_that_ended(mean: int) -> None:
     rng = random.Random(mean)
     known = after([1 + round(rng.gammavariate(4.0, (mean - 1) / 4.0)) for _ in range(1000)])
     assert known.expected(0, NO_LIMIT) == pytest.approx(mean, rel=0.25)

@@ -655,7 +655,7 @@ async def test_routers_are_told_of_what_was_withdrawn_all_at_once_and_each_of_th
     await rig.idle()
 
 
-async def test_what_was_withdrawn_is_told_once_the_model_counts_it_no_more(
+async def test_withdrawal_is_told_once_the_model_counts_it_no_more(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     later: list[Callable[[], None]] = []

@@ -59,7 +59,7 @@ def test_process_is_used_again_and_ended_once_nobody_needs_it() -> None:
     virtual_time.run(scenario())
 
 
-def test_what_is_left_in_the_middle_is_dropped_and_what_is_at_work_is_ended() -> None:
+def test_task_left_in_the_middle_is_dropped_and_reader_at_work_is_ended() -> None:
     async def scenario() -> None:
         pool = readers()
         async with pool.place(Use.ROWS):
