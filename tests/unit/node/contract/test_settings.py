@@ -19,8 +19,8 @@ def test_node_is_open_to_nobody_unless_reported_otherwise() -> None:
 
 def test_node_follows_its_folder_and_bounds_its_models_unless_reported_otherwise() -> None:
     settings = NodeSettings(Path("data"), Path("models"))
-    assert settings.worker.max_in_flight == MAX_IN_FLIGHT == 512
-    assert settings.worker.max_streams == MAX_STREAMS == LinkLimits().streams - MAX_IN_FLIGHT
+    assert settings.worker.max_in_flight == MAX_IN_FLIGHT == 4096
+    assert settings.worker.max_streams == MAX_STREAMS < LinkLimits().streams - MAX_IN_FLIGHT
     assert (settings.worker.poll_s, settings.worker.watchdog_s) == (2.0, 60.0)
     assert settings.worker.load_limit_s == 600.0
     assert settings.worker.memory_limit_bytes == 0

@@ -31,6 +31,7 @@ STATUSES = {
     "peer_error": 500,
     "overloaded": 503,
     "too_many_requests": 429,
+    "size_refused": 503,
     "draining": 503,
     "model_unavailable": 503,
     "model_failed": 503,
