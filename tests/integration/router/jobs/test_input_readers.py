@@ -30,6 +30,7 @@ from capamesh.router.jobs.errors import InputChanged, InputInvalid, ReaderEnded
 from capamesh.router.jobs.inputs.limits import ShardLimits
 from capamesh.router.jobs.inputs.rows import RowWindow
 from capamesh.router.jobs.inputs.source import Files, Source, Sources, Stamp
+from capamesh.router.jobs.readers import process
 from capamesh.router.jobs.readers.pool import Readers
 from capamesh.router.jobs.readers.process import ReaderProcess
 from capamesh.router.jobs.readers.reading import InputReading, ReadHere
@@ -297,6 +298,90 @@ async def test_input_that_was_changed_is_told(tmp_path: Path) -> None:
         )
         with pytest.raises(InputChanged, match="was changed since the job was planned"):
             await anext(windows)
+
+
+TAKEN = """
+import sys
+from capamesh.protocol.channel.blocking_channel import BlockingChannel
+fds = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+channel = BlockingChannel.inherit(int(fds["--channel-fd"]))
+channel.next()
+channel.send({"type": "ready", "sandbox": ""})
+channel.next()
+def call(what, **more):
+    channel.send({"type": "call", "what": what, **more})
+def item(**more):
+    channel.send({"type": "item", **more})
+"""
+"""A reader of which a file has taken hold, up to what that has it do."""
+ATTACKS = {
+    "it called again before it was answered": "for _ in range(1000): call('open')\nwhile channel.next(): pass",
+    "it sent what no reader sends: 'rows'": "item()\nchannel.next()",
+    "it sent what no reader sends: 'error'": "channel.send({'type': 'failed'})\nchannel.next()",
+    "it exited with status 9": "call('next file'); channel.next(); call([]); channel.next(); sys.exit(9)",
+}
+
+
+@pytest.mark.parametrize("words", ATTACKS)
+async def test_reader_that_was_taken_hold_of_is_ended_with_its_input_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    spec = written(tmp_path, InputFormat.NPZ)
+    monkeypatch.setattr(process, "ARGV", (sys.executable, "-c", TAKEN + ATTACKS[words]))
+    async with reading() as made:
+        with pytest.raises(ReaderEnded, match=f"in.npz ended over it: {words}"):
+            await made.apart.look(spec, "t")
+        assert made.pool.count == 0
+
+
+async def test_reader_that_speaks_without_being_asked_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "ARGV", (sys.executable, "-c", TAKEN + "while True: item(rows=7)"))
+    async with reading() as made:
+        await made.apart.look(written(tmp_path, InputFormat.NPZ), "t")
+        while made.processes[0].ended != "it spoke without being asked":
+            await asyncio.sleep(0)
+
+
+async def test_reader_that_takes_no_descriptors_holds_few_and_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opens = "for _ in range(1000):\n    call('open'); channel.next()\nitem(rows=7)\nchannel.next()"
+    monkeypatch.setattr(process, "ARGV", (sys.executable, "-c", TAKEN + opens))
+    async with reading() as made:
+        assert await made.apart.look(written(tmp_path, InputFormat.NPZ), "t") == 7
+
+
+@pytest.mark.parametrize(
+    ("form", "task"),
+    [
+        (
+            InputFormat.NPZ,
+            'head = b\'{"bad":[],"sha256":"","batches":[{"inputs":[],"span":[0,%d],"numbers":[],"ids":null}]}\''
+            " % 10**9\nitem(head=head)\nchannel.next()",
+        ),
+        (
+            InputFormat.BATCH,
+            "item(names=b'[%s[1,\"a\"]]' % (b'[1,\"a\"],' * 9000))\nchannel.next()",
+        ),
+    ],
+)
+async def test_reader_gives_no_more_rows_than_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: InputFormat, task: str
+) -> None:
+    spec = written(tmp_path, form)
+    asked = RowRange(0, ROWS, 0, 0, 0)
+    monkeypatch.setattr(process, "ARGV", (sys.executable, "-c", TAKEN + task))
+    async with reading() as made:
+        given = (
+            made.apart.names(spec, "t", asked)
+            if form is InputFormat.BATCH
+            else made.apart.windows(job_of(spec, ""), asked, INPUTS)
+        )
+        with pytest.raises(ReaderEnded, match="rows more than were asked for"):
+            await anext(given, None)
+        assert made.pool.count == 0
 
 
 CLOSED = """

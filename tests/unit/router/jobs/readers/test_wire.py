@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from capamesh.protocol.channel.framing import MAX_MESSAGE_BYTES
 from capamesh.protocol.errors import ProtocolViolation
+from capamesh.router.jobs.inputs.limits import MAX_ID_CHARS
 from capamesh.router.jobs.inputs.reader import WINDOW_ROWS
 from capamesh.router.jobs.inputs.row_numbers import NumberNames
 from capamesh.router.jobs.inputs.rows import RowBatch, RowWindow
@@ -21,6 +23,7 @@ def over(window: RowWindow) -> list[RowWindow]:
     """Return a window as it comes over, in its parts."""
     found: list[RowWindow] = []
     for head, blobs in packed(window):
+        assert len(head) < MAX_MESSAGE_BYTES - 1000
         data = np.frombuffer(b"".join(bytes(blob) for blob in blobs), np.uint8)
         found.append(unpacked(head, lambda at, size, data=data: data[at : at + size].copy()))
     return found
@@ -53,6 +56,13 @@ def test_window_comes_over_as_it_was() -> None:
     assert (list(batch.numbers), list(batch.ids)) == ([1, 9], ["a", "\ud800"])
     assert batch.inputs["t"].tolist() == [b"", b"\xff\0"]
     assert batch.inputs["n"].shape == (2, 0)
+
+
+def test_head_of_long_names_fits_into_a_message() -> None:
+    ids = ["\N{GRINNING FACE}" * MAX_ID_CHARS] * WINDOW_ROWS
+    batch = RowBatch(range(WINDOW_ROWS), ids, {"x": np.arange(WINDOW_ROWS)})
+    parts = [part for window in over(RowWindow([batch], [], "")) for part in window.batches]
+    assert [name for part in parts for name in part.ids] == ids
 
 
 def test_empty_window_comes_over_with_its_digest() -> None:

@@ -440,6 +440,13 @@ class FullSink(LocalSink):
             raise OSError(errno.ENOSPC, "No space left on device")
         super()._write_all(descriptor, chunk)
 
+    @override
+    def _reserve(self, descriptor: int, size_bytes: int) -> None:
+        if type(self).left > 0:
+            type(self).left -= 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super()._reserve(descriptor, size_bytes)
+
 
 def test_disk_that_is_full_pauses_the_job_until_a_person_resumes_it() -> None:
     async def scenario(rig: Rig) -> None:
@@ -450,6 +457,13 @@ def test_disk_that_is_full_pauses_the_job_until_a_person_resumes_it() -> None:
         paused = await rig.until(lambda each: each.state is JobState.PAUSED, job)
         assert "No space left on device" in paused.reason
         assert "resume" in paused.reason
+        # nodes are not paid again for what has no place
+        sent = len(rig.nodes.sent)
+        for _ in range(2):
+            await rig.store.resume(job.id, None)
+            await asyncio.sleep(1)
+            await rig.until(lambda each: each.state is JobState.PAUSED, job)
+        assert len(rig.nodes.sent) == sent
         FullSink.left = 0
         await rig.store.resume(job.id, None)
         assert (await rig.ended(job)).state is JobState.COMPLETED

@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable
 from contextlib import suppress
@@ -25,6 +26,8 @@ from capamesh.router.jobs.values import JobId, Lease, Part
 CHUNK_BYTES: Final = 2**20
 OURS: Final = re.compile(r"(?:part|bad)-\d+-\d+\.[a-z]+|\.(?:part|bad)-\d+-\d+\.[a-z]+\.tmp")
 """The names that parts have, and that they have before they are whole: nothing else is ever removed."""
+_ROOM: Final = "part-0-0.room"
+"""Stands for a part where only the room for one is looked for."""
 
 
 def part_name(lease: Lease, ending: str, *, is_bad: bool = False) -> str:
@@ -41,6 +44,10 @@ class Sink(ABC):
     @abstractmethod
     def write(self, name: str, chunks: Iterable[bytes]) -> Part:
         """Write a part whole and return what the manifest says of it; a name is written once."""
+
+    @abstractmethod
+    def check_room(self, size_bytes: int) -> None:
+        """Find out whether a part of so many bytes could be written, where the place tells."""
 
     @abstractmethod
     def read(self, part: Part) -> bytes:
@@ -96,6 +103,21 @@ class LocalSink(Sink):
         return Part(name, size_bytes, digest.hexdigest())
 
     @override
+    def check_room(self, size_bytes: int) -> None:
+        place = self.folder / f".{_ROOM}.tmp"
+        try:
+            self._make_folder()
+            with place.open("wb", buffering=0) as file:
+                try:
+                    self._reserve(file.fileno(), size_bytes)
+                finally:
+                    place.unlink(missing_ok=True)
+        except OSError as exc:
+            raise OutputFailed(
+                f"cannot write {size_bytes} bytes to {self.folder}: {reason_of(exc)}"
+            ) from exc
+
+    @override
     def read(self, part: Part) -> bytes:
         place = self.folder / part.name
         try:
@@ -149,6 +171,10 @@ class LocalSink(Sink):
         if not self.folder.is_dir():
             self.folder.mkdir(parents=True, exist_ok=True)
             self._sync_folder(self.folder.parent)
+
+    def _reserve(self, descriptor: int, size_bytes: int) -> None:
+        if sys.platform == "linux":
+            os.posix_fallocate(descriptor, 0, max(1, size_bytes))
 
     def _write_all(self, descriptor: int, chunk: bytes) -> None:
         view = memoryview(chunk)

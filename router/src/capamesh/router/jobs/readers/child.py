@@ -268,6 +268,7 @@ def _rows(owner: Owner, message: Mapping[str, Any], rows_fd: int) -> Iterator[di
         for head, blobs in packed(window):
             if left:
                 left -= 1
+                yield {}
                 continue
             at = 0
             os.ftruncate(rows_fd, 0)

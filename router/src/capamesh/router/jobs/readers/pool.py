@@ -1,4 +1,4 @@
-"""The processes that read inputs of one router: few, started when they are needed, lent to others while nobody asks them for more. IO: processes.
+"""The processes that read inputs of one router: few, each for one tenant, started when they are needed, lent while nobody asks them for more. IO: processes.
 
 What is short (a look, before a job is taken) never waits for what is long (a plan, a shard). A shard whose rows find no room at nodes
 does not keep its process from others: that begins anew later, where it was.
@@ -7,27 +7,27 @@ does not keep its process from others: that begins anew later, where it was.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from capamesh.protocol.channel.framing import Message
-    from capamesh.router.jobs.readers.process import FilesToRead, ReaderProcess
+    from capamesh.router.jobs.readers.process import ReaderProcess
 
 IDLE_S: Final = 30.0
 """Seconds after which a process that nobody needed is ended (guess: the next job of somebody who tries one after the other)."""
 PAUSE_S: Final = 1.0
 """Seconds for which nobody has asked a process for more, after which it is lent to who waits for one (guess)."""
+OTHERS_PAUSE_S: Final = 5.0
+"""The same where another tenant waits, for which a new process is to be started, at half a second of a core (guess)."""
 LOOK_S: Final = 0.25
 """Seconds between two looks whether that is so."""
 
 
 class Use(Enum):
-    """The uses of a process, each with the most that there may be at a time (guesses: so many files as a router's cores may read)."""
+    """The uses of a process."""
 
     LOOK = "look"
     PLAN = "plan"
@@ -35,29 +35,21 @@ class Use(Enum):
 
 
 MOST: Final = 2
-"""The most processes of each use."""
+"""The most processes of each use (guess: so many files as a router's cores may read)."""
 
 
 class Place:
-    """The use of one process."""
+    """The use of one process for one tenant."""
 
-    def __init__(self, process: ReaderProcess, clock: Callable[[], float]) -> None:
-        self._process = process
+    def __init__(self, process: ReaderProcess, tenant: str, clock: Callable[[], float]) -> None:
+        self.process: Final = process
+        self.tenant: Final = tenant
         self._clock = clock
         self._paused_s: float | None = None
         self.is_over = False
         """True once the task has come to its end, so that there is nothing to drop."""
         self.is_lent = False
         """True if another one has the process now."""
-
-    @property
-    def process(self) -> ReaderProcess:
-        """The process."""
-        return self._process
-
-    async def ask(self, message: Mapping[str, Any], files: FilesToRead | None = None) -> Message:
-        """Ask the process; raises as that."""
-        return await self._process.ask(message, files)
 
     @contextmanager
     def paused(self) -> Generator[None]:
@@ -68,9 +60,10 @@ class Place:
         finally:
             self._paused_s = None
 
-    def may_be_lent(self) -> bool:
-        """Return whether nobody has asked for long."""
-        return self._paused_s is not None and self._clock() - self._paused_s >= PAUSE_S
+    def may_be_lent(self, tenant: str) -> bool:
+        """Return whether nobody has asked for so long that another use, for a tenant, goes first."""
+        pause_s = PAUSE_S if tenant == self.tenant else OTHERS_PAUSE_S
+        return self._paused_s is not None and self._clock() - self._paused_s >= pause_s
 
 
 class Readers:
@@ -81,9 +74,11 @@ class Readers:
         self._start = start
         self._clock = clock
         self._free: dict[ReaderProcess, asyncio.TimerHandle] = {}
+        """The processes that nobody uses, those first that have waited for longest, and what ends each."""
         self._places: dict[Use, set[Place]] = {use: set() for use in Use}
-        self._turns = {use: asyncio.Lock() for use in Use}
-        self._given_back = asyncio.Event()
+        self._waiting: dict[Use, dict[object, str]] = {use: {} for use in Use}
+        """The tenants of those who wait, who came first at first."""
+        self._changed = asyncio.Event()
         self._ending: set[asyncio.Task[None]] = set()
 
     @property
@@ -92,21 +87,28 @@ class Readers:
         return len(self._free) + sum(map(len, self._places.values()))
 
     @asynccontextmanager
-    async def place(self, use: Use) -> AsyncGenerator[Place]:
+    async def place(self, use: Use, tenant: str) -> AsyncGenerator[Place]:
         """Have a process, once there is one. What it works on still when this ends is given up."""
-        async with self._turns[use]:  # who came first is first
-            while len(self._places[use]) >= MOST and not self._lend(use):
-                self._given_back.clear()
+        places, waiting, me = self._places[use], self._waiting[use], object()
+        waiting[me] = tenant
+        try:
+            while self._next(use) is not me or (
+                len(places) >= MOST and not self._lend(use, tenant)
+            ):
+                self._changed.clear()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_S):
-                        await self._given_back.wait()
-            place = Place(self._free_one(use), self._clock)
-            self._places[use].add(place)
+                        await self._changed.wait()
+            place = Place(self._free_one(use, tenant), tenant, self._clock)
+            places.add(place)
+        finally:
+            del waiting[me]
+            self._changed.set()
         try:
             yield place
         finally:
             if not place.is_lent:
-                self._places[use].remove(place)
+                places.remove(place)
                 self._give_back(place)
 
     async def close(self) -> None:
@@ -119,18 +121,25 @@ class Readers:
         if self._ending:
             await asyncio.wait(self._ending)
 
-    def _lend(self, use: Use) -> bool:
-        """Take the process of a place where nobody has asked for long; return whether there was one."""
-        lent = next((place for place in self._places[use] if place.may_be_lent()), None)
-        if lent is None:
+    def _next(self, use: Use) -> object:
+        """Return who is next of those who wait: of the tenants that have the fewest processes, who came first."""
+        held = Counter(place.tenant for place in self._places[use])
+        waiting = self._waiting[use]
+        return min(waiting, key=lambda each: held[waiting[each]])
+
+    def _lend(self, use: Use, tenant: str) -> bool:
+        """Take the process of a place where nobody has asked for long, the tenant's first; return whether there was one."""
+        found = [place for place in self._places[use] if place.may_be_lent(tenant)]
+        if not found:
             return False
+        lent = max(found, key=lambda place: place.tenant == tenant)
         lent.is_lent = True
         self._places[use].remove(lent)
         self._give_back(lent)
         return True
 
     def _give_back(self, place: Place) -> None:
-        self._given_back.set()
+        self._changed.set()
         process = place.process
         if process.ended or process.is_busy:
             self._end(process)
@@ -140,17 +149,27 @@ class Readers:
         loop = asyncio.get_running_loop()
         self._free[process] = loop.call_later(IDLE_S, self._end, process)
 
-    def _free_one(self, use: Use) -> ReaderProcess:
-        """Return a process for a use: for looks only such as had nothing else to do, which are not used for else if others are free."""
+    def _free_one(self, use: Use, tenant: str) -> ReaderProcess:
+        """Return a process for a use, which has had no other tenant's files.
+
+        For looks it is one that had nothing else to do; such are not used for else if others are free.
+        """
         for process in [process for process in self._free if process.ended]:
             self._end(process)
         is_nice = use is not Use.LOOK
-        fitting = [process for process in self._free if is_nice or not process.is_nice]
+        fitting = [
+            process
+            for process in self._free
+            if process.tenant == tenant and (is_nice or not process.is_nice)
+        ]
         if fitting:
             process = max(fitting, key=lambda each: each.is_nice)
             self._free.pop(process).cancel()
         else:
+            if self.count >= MOST * len(Use):
+                self._end(next(iter(self._free)))
             process = self._start()
+            process.tenant = tenant
         process.is_nice |= is_nice
         return process
 

@@ -21,7 +21,16 @@ from capamesh.protocol.child import Child
 from capamesh.protocol.errors import CapameshError, ProtocolViolation
 from capamesh.protocol.private_files import reason_of
 from capamesh.router.jobs.errors import InputInvalid, ReaderEnded
-from capamesh.router.jobs.readers.words import CALL, CPU_S, ENDED, FILE_BYTES, READY, SILENT_S, mib
+from capamesh.router.jobs.readers.words import (
+    CALL,
+    CPU_S,
+    ENDED,
+    FILE_BYTES,
+    ITEM_S,
+    READY,
+    SILENT_S,
+    mib,
+)
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -33,6 +42,10 @@ if TYPE_CHECKING:
 ARGV: Final = (sys.executable, "-P", "-m", "capamesh.router.jobs.readers")
 PING_S: Final = 5.0
 """Seconds between two pings (guess: what is looked for is silence of `SILENT_S`)."""
+MOST_OPENS: Final = 64
+"""The most times that a task opens its file (guess: each look at names, ranges or rows does once)."""
+MOST_REASON: Final = 300
+"""The most characters of a reason that a reader gives (guess)."""
 STOP_S: Final = 0.2
 """Seconds for a reader to end by itself: it has nothing to bring to an end (guess)."""
 _KEPT_VARIABLES: Final = (
@@ -55,7 +68,8 @@ class FilesToRead:
         self.in_thread = in_thread
         """The threads in which the methods are to be called."""
         self._beside = beside
-        self._opened: list[BinaryIO] = []
+        self._far: list[BinaryIO] = []
+        self._opens = 0
         self._named: Iterator[bytes | InputInvalid] = iter(())
         self._rest = memoryview(b"")
         """The bytes of the file of `_named` that were not given on yet."""
@@ -65,23 +79,23 @@ class FilesToRead:
         stamp = self.source.stamp()
         return {"size_bytes": stamp.size_bytes, "changed": stamp.changed}
 
-    def open(self) -> tuple[dict[str, Any], int | None]:
-        """Open the source and return its stamp with a number for `read`, and its descriptor; None: it is far away."""
+    def open(self) -> tuple[dict[str, Any], BinaryIO | None]:
+        """Open the source and return its stamp, and the file, which is the caller's; None: it is far away, and has a number for `read`."""
+        if self._opens == MOST_OPENS:
+            raise InputInvalid(f"a reader asked for the file more than {MOST_OPENS} times")
+        self._opens += 1
         file, stamp = self.source.open()
-        self._opened.append(file)
-        about = {
-            "size_bytes": stamp.size_bytes,
-            "changed": stamp.changed,
-            "file": len(self._opened) - 1,
-        }
+        about = {"size_bytes": stamp.size_bytes, "changed": stamp.changed}
         try:
-            return about, file.fileno()
+            file.fileno()
         except OSError:  # ranges have none
-            return about, None
+            self._far.append(file)
+            return {**about, "file": len(self._far) - 1}, None
+        return about, file
 
     def read(self, file: int, at: int, size_bytes: int) -> dict[str, Any]:
         """Return bytes of an opened file from a place on."""
-        opened = self._opened[file]
+        opened = self._far[file]
         opened.seek(at)
         return {"data": opened.read(min(size_bytes, FILE_BYTES))}
 
@@ -95,7 +109,9 @@ class FilesToRead:
     def next_file(self) -> dict[str, Any]:
         """Return bytes of the next file of `name`, and whether there are more of it."""
         if not self._rest:
-            found = next(self._named)
+            found = next(self._named, None)
+            if found is None:
+                raise InputInvalid("a reader asked for more files than it had named")
             if isinstance(found, InputInvalid):
                 return {"refused": found.message}
             self._rest = memoryview(found)
@@ -103,10 +119,9 @@ class FilesToRead:
         return {"data": bytes(piece), "is_more": bool(self._rest)}
 
     def close(self) -> None:
-        """Close what is open; another task may begin."""
-        while self._opened:
-            with suppress(OSError):
-                self._opened.pop().close()
+        """Let go of what is open; another task may begin. What a thread reads still is closed once that ends, and not waited for."""
+        self._far = []
+        self._opens = 0
 
 
 class ReaderProcess:
@@ -118,12 +133,15 @@ class ReaderProcess:
         """Start it. `hidden` are folders that it may not look into, and `memory_bytes` what it may take beside its code."""
         self._memory_bytes = memory_bytes
         self._ours, theirs = socket.socketpair()
+        self._ours.setblocking(False)  # one that takes no descriptors stops nobody
         self._theirs = theirs
         self._rows = _memory_file()
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._answer: asyncio.Future[Message] | None = None
         self._files: FilesToRead | None = None
-        self._serving: set[asyncio.Task[None]] = set()
+        self._serving: asyncio.Task[None] | None = None
+        self.tenant: str | None = None
+        """The tenant whose inputs it reads, and no other's; None: nobody's yet."""
         self.is_nice = False
         """True if it has had other tasks than looks, from which on it has little of processors."""
         self.ended = ""
@@ -170,10 +188,15 @@ class ReaderProcess:
         self._answer = asyncio.get_running_loop().create_future()
         if self.ended or not self._child.send(message):
             raise ReaderEnded(self.ended or "the reader of inputs does not listen")
-        answer = await self._answer
+        try:
+            async with asyncio.timeout(ITEM_S):
+                answer = await self._answer
+        except TimeoutError:
+            self.end(f"it took more than {ITEM_S:g} s at one go")
+            raise ReaderEnded(self.ended) from None
         self._answer = None
         if answer["type"] == ENDED:
-            self._end(str(answer["reason"]))
+            self.end(str(answer.get("reason"))[:MOST_REASON])
             raise ReaderEnded(self.ended)
         return answer
 
@@ -196,11 +219,11 @@ class ReaderProcess:
 
     async def close(self) -> None:
         """End it, whatever it does."""
-        self._end("it was ended")
+        self.end("it was ended")
         with suppress(asyncio.CancelledError):
             await self._life
-        for task in self._serving:
-            task.cancel()
+        if self._serving is not None:
+            self._serving.cancel()
         self._ours.close()
         self._theirs.close()
         self._rows.close()
@@ -209,17 +232,20 @@ class ReaderProcess:
         if message["type"] == READY:
             if not self._ready.done():
                 self._ready.set_result(None)
-        elif message["type"] == CALL:
-            task = asyncio.create_task(self._serve(message))
-            self._serving.add(task)
-            task.add_done_callback(self._serving.discard)
-        elif self._answer is not None and not self._answer.done():
+        elif self._answer is None or self._answer.done():
+            self.end("it spoke without being asked")
+        elif message["type"] != CALL:
             self._answer.set_result(message)
+        elif self._serving is None or self._serving.done():
+            self._serving = asyncio.create_task(self._serve(message))
+        else:
+            self.end("it called again before it was answered")
 
     def _down(self, reason: str) -> None:
-        self._end(self._told(reason))
+        self.end(self._told(reason))
 
-    def _end(self, reason: str) -> None:
+    def end(self, reason: str) -> None:
+        """End it at once, for a reason."""
         if self.ended:
             return
         self.ended = reason
@@ -242,16 +268,16 @@ class ReaderProcess:
         """Answer a call for the bytes of a file."""
         files = self._files
         assert files is not None  # noqa: S101 - it has a task
-        descriptor: int | None = None
+        file: BinaryIO | None = None
         try:
             match call["what"]:
                 case "stamp":
                     found = await files.in_thread(files.stamp)
                 case "open":
-                    found, descriptor = await files.in_thread(files.open)
+                    found, file = await files.in_thread(files.open)
                 case "read":
-                    file, at, size = int(call["file"]), int(call["at"]), int(call["size_bytes"])
-                    found = await files.in_thread(partial(files.read, file, at, size))
+                    numbers = int(call["file"]), int(call["at"]), int(call["size_bytes"])
+                    found = await files.in_thread(partial(files.read, *numbers))
                 case "name":
                     found = await files.in_thread(
                         partial(files.name, [str(each) for each in call["paths"]])
@@ -270,9 +296,13 @@ class ReaderProcess:
                 "error": InputInvalid.code,
                 "message": f"a reader asked in vain: {exc!r}"[:300],
             }
-        if descriptor is not None:
-            socket.send_fds(self._ours, [b"\0"], [descriptor])
-        self._child.send({"type": "answer", "is_here": descriptor is not None, **found})
+        if file is not None:
+            with file:
+                try:
+                    socket.send_fds(self._ours, [b"\0"], [file.fileno()])
+                except OSError as exc:
+                    self.end(f"it does not take its file: {reason_of(exc)}")
+        self._child.send({"type": "answer", "is_here": file is not None, **found})
 
 
 def _memory_file() -> BinaryIO:

@@ -6,12 +6,14 @@ import json
 from collections.abc import AsyncGenerator, Container, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from typing_extensions import override
 
+from capamesh.protocol.errors import ProtocolViolation
 from capamesh.protocol.schema import plain_values, read
 from capamesh.router.jobs.errors import InputInvalid, ReaderEnded
+from capamesh.router.jobs.inputs.limits import MAX_ID_CHARS
 from capamesh.router.jobs.inputs.rows import RowWindow, finished
 from capamesh.router.jobs.readers import words
 from capamesh.router.jobs.readers.pool import Use
@@ -29,6 +31,19 @@ if TYPE_CHECKING:
     from capamesh.router.jobs.readers.pool import Place, Readers
     from capamesh.router.jobs.readers.process import ReaderProcess
     from capamesh.router.jobs.readers.reading import InThread, ReadHere
+
+
+MOST_CHARS: Final = 4000
+"""The most characters of a message or a fingerprint that are taken of a reader (guess)."""
+NONSENSE: Final = (
+    ArithmeticError,
+    LookupError,
+    ProtocolViolation,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""The errors of reading a message that no reader sends: its file has taken hold of it."""
 
 
 class ReadSeparately(InputReading):
@@ -51,11 +66,10 @@ class ReadSeparately(InputReading):
         await self._in_thread(
             files.stamp
         )  # a file that is not there is told before what is wrong in it
-        async with self._place(Use.LOOK, files) as place:
+        async with self._place(Use.LOOK, tenant, files) as place:
             task = _Task(place, files, {"type": words.LOOK, **_input(spec, files)})
             found = await task.next()
-            await task.next()
-        rows = None if found is None else found["rows"]
+            rows = None if found is None else found["rows"]
         return rows if isinstance(rows, int) else None
 
     @override
@@ -68,10 +82,13 @@ class ReadSeparately(InputReading):
             return
         files = await self._in_thread(partial(self._files, spec, tenant))
         asked = {"type": words.PLAN, **_input(spec, files), "limits": plain_values(limits)}
-        async with self._place(Use.PLAN, files) as place:
+        async with self._place(Use.PLAN, tenant, files) as place:
             task = _Task(place, files, asked)
             while (found := await task.next()) is not None:
-                yield str(found["fingerprint"]), [read(each, RowRange) for each in found["ranges"]]
+                yield (
+                    found["fingerprint"][:MOST_CHARS],
+                    [read(each, RowRange) for each in found["ranges"]],
+                )
 
     @override
     async def windows(
@@ -90,17 +107,22 @@ class ReadSeparately(InputReading):
             "range": plain_values(rows),
             "inputs": _tensors(spec, inputs),
         }
-        given = 0
+        given, left = 0, rows.rows
         while True:
-            async with self._place(Use.ROWS, files) as place:
+            async with self._place(Use.ROWS, job.tenant, files) as place:
                 task = _Task(place, files, {**asked, "skip": given})
+                for _ in range(given):
+                    if await task.next() is None:
+                        return  # the shard fails of too few rows
                 while not place.is_lent:
                     found = await task.next()
                     if found is None:
                         return
-                    head = found["head"]
-                    window = await self._in_thread(partial(_window, place.process, head, spec))
-                    given += 1
+                    window = await self._in_thread(
+                        partial(_window, place.process, found["head"], left)
+                    )
+                    given, left = given + 1, left - _rows_of(window)
+                    window = await self._in_thread(partial(finished, window, spec))
                     with place.paused():
                         yield window
 
@@ -110,21 +132,29 @@ class ReadSeparately(InputReading):
     ) -> AsyncGenerator[list[tuple[int, str]]]:
         files = await self._in_thread(partial(self._files, spec, tenant))
         asked = {"type": words.NAMES, **_input(spec, files), "range": plain_values(rows)}
-        async with self._place(Use.PLAN, files) as place:
+        left = rows.rows
+        async with self._place(Use.PLAN, tenant, files) as place:
             task = _Task(place, files, asked)
             while (found := await task.next()) is not None:
-                yield [(int(number), str(name)) for number, name in json.loads(found["names"])]
+                names = json.loads(found["names"])
+                left -= len(names)
+                _check_rows(left)
+                yield [(int(number), str(name)[:MAX_ID_CHARS]) for number, name in names]
 
     @override
     def keep_only(self, jobs: Container[JobId]) -> None:
         self._here.keep_only(jobs)
 
     @asynccontextmanager
-    async def _place(self, use: Use, files: FilesToRead) -> AsyncGenerator[Place]:
-        """Have a process, which is given bytes of these files."""
+    async def _place(self, use: Use, tenant: str, files: FilesToRead) -> AsyncGenerator[Place]:
+        """Have a process, which is given bytes of these files. One that sends what no reader sends is ended, and raises `ReaderEnded`."""
         try:
-            async with self._readers.place(use) as place:
-                yield place
+            async with self._readers.place(use, tenant) as place:
+                try:
+                    yield place
+                except NONSENSE as exc:
+                    place.process.end(f"it sent what no reader sends: {exc}"[:MOST_CHARS])
+                    raise _ended_over(files, place.process.ended) from exc
         finally:
             files.close()
 
@@ -144,7 +174,7 @@ class _Task:
     def __init__(self, place: Place, files: FilesToRead, message: Mapping[str, Any]) -> None:
         self._place = place
         self._files: FilesToRead | None = files
-        self._name = files.source.name
+        self._ended_over = partial(_ended_over, files)
         self._message = message
 
     async def next(self) -> Message | None:
@@ -152,18 +182,22 @@ class _Task:
         message, files = self._message, self._files
         self._message, self._files = {"type": words.NEXT}, None
         try:
-            found = await self._place.ask(message, files)
+            found = await self._place.process.ask(message, files)
         except ReaderEnded as exc:
-            raise ReaderEnded(
-                f"the process that read {self._name} ended over it: {exc.message}; if the file is sound, write it anew with less in"
-                " a row, and fewer rows in a group"
-            ) from exc
+            raise self._ended_over(exc.message) from exc
         if found["type"] == words.ITEM:
             return found
         self._place.is_over = True
         if found["type"] == words.FAILED:
-            raise words.ERRORS.get(found["error"], InputInvalid)(str(found["message"]))
+            raise words.ERRORS.get(found["error"], InputInvalid)(str(found["message"])[:MOST_CHARS])
         return None
+
+
+def _ended_over(files: FilesToRead, reason: str) -> ReaderEnded:
+    return ReaderEnded(
+        f"the process that read {files.source.name} ended over it: {reason}; if the file is sound, write it anew with less in"
+        " a row, and fewer rows in a group"
+    )
 
 
 def _input(spec: InputSpec, files: FilesToRead) -> dict[str, Any]:
@@ -178,6 +212,18 @@ def _tensors(spec: InputSpec, inputs: Mapping[str, TensorSpec]) -> list[tuple[st
     return [(each.name, each.datatype.name, list(each.shape)) for each in declared]
 
 
-def _window(process: ReaderProcess, head: bytes, spec: InputSpec) -> RowWindow:
-    """Return the window of a head. Runs in a thread."""
-    return finished(unpacked(head, process.rows), spec)
+def _window(process: ReaderProcess, head: bytes, left: int) -> RowWindow:
+    """Return the window of a head, of a range of which so many rows are left. Runs in a thread."""
+    window = unpacked(head, process.rows)
+    _check_rows(left - _rows_of(window))
+    return window
+
+
+def _rows_of(window: RowWindow) -> int:
+    return len(window.bad) + sum(batch.rows for batch in window.batches)
+
+
+def _check_rows(left: int) -> None:
+    """Raise `ProtocolViolation` where more rows came than a range has: what is kept of them has no bound."""
+    if left < 0:
+        raise ProtocolViolation(f"{-left} rows more than were asked for")

@@ -25,6 +25,8 @@ from capamesh.router.jobs.values import BadRow
 
 MOST_BYTES: Final = 2 * MAX_SHARD_BYTES
 """The most bytes of tensors at a time: a row has `MAX_SHARD_BYTES` at most, and each text of it its length besides."""
+MOST_NAME_CHARS: Final = 2**20
+"""The most characters of the names of a head, each of which takes up to twelve bytes in JSON: a message has 16 MiB at most."""
 NUMBERS: Final = "biuf"
 """The kinds of numpy's dtypes that tensors of numbers have."""
 
@@ -65,7 +67,8 @@ def packed(window: RowWindow) -> Sequence[tuple[bytes, list[Blob]]]:
         made.append((_text(_Head(some, window.sha256, ())), []))
     for batch in window.batches:
         is_numbered = isinstance(batch.ids, NumberNames) and isinstance(batch.numbers, range)
-        most = max(1, batch.rows) if is_numbered else WINDOW_ROWS
+        has_short = is_numbered or sum(map(len, batch.ids)) <= MOST_NAME_CHARS
+        most = max(1, batch.rows) if is_numbered else WINDOW_ROWS if has_short else WINDOW_ROWS // 8
         for first in range(0, batch.rows, most):
             part = part_of(batch, first, first + most)
             blobs = [_bytes_of(array) for array in part.inputs.values()]

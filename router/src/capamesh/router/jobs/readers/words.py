@@ -34,8 +34,12 @@ FILE_BYTES: Final = 8 * 2**20
 """The most bytes of a file in one message: half of what one may have."""
 CPU_S: Final = 30
 """Seconds of processor time until the next item (guess: the largest window of honest rows takes some)."""
-SILENT_S: Final = 120.0
-"""Seconds for which a reader may answer nothing: beyond its processor time, it hangs (guess)."""
+SILENT_S: Final = 300.0
+"""Seconds for which a reader may answer no ping: where others take all processors, the kernel gives it ten of these (1/29, of its
+niceness), and no honest item takes so many (guess)."""
+ITEM_S: Final = 1800.0
+"""Seconds until the next item, whatever a reader says meanwhile: one that calls for bytes for ever keeps its place from others
+(guess: the bytes of a shard from a store that gives 40 kB a second)."""
 MEMORY_SHARE: Final = 8
 LEAST_MEMORY_BYTES: Final = 256 * 2**20
 MOST_MEMORY_BYTES: Final = 2**30

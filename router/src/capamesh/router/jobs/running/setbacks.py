@@ -27,6 +27,8 @@ class Setbacks:
     def __init__(self) -> None:
         self._of: dict[JobId, tuple[int, float]] = {}
         """The failures in a row of each job, and until when it rests."""
+        self._unwritten: dict[JobId, int] = {}
+        """The bytes of results of each job's last shard that could not be written."""
 
     def failed(self, job: JobId, now_s: float) -> bool:
         """Take in a failure, and return whether it is one too many in a row."""
@@ -36,8 +38,20 @@ class Setbacks:
         return times >= PATIENCE
 
     def went_well(self, job: JobId) -> None:
-        """Take in that a shard of a job is done."""
+        """Take in that a shard of a job is done, or a person says that the next one will be."""
         self._of.pop(job, None)
+
+    def could_not_write(self, job: JobId, size_bytes: int) -> None:
+        """Take in that results of so many bytes had no place: before a shard is paid again, there is to be room for as many."""
+        self._unwritten[job] = size_bytes
+
+    def wrote(self, job: JobId) -> None:
+        """Take in that results were written."""
+        self._unwritten.pop(job, None)
+
+    def unwritten_bytes(self, job: JobId) -> int | None:
+        """Return for how many bytes there was no room last; None: they were written."""
+        return self._unwritten.get(job)
 
     def has_failed(self, job: JobId) -> bool:
         """Return whether the last shard of a job that ended here has failed."""
@@ -50,5 +64,6 @@ class Setbacks:
 
     def keep(self, jobs: Container[JobId]) -> None:
         """Forget all jobs but these."""
-        for job in [job for job in self._of if job not in jobs]:
-            del self._of[job]
+        for of_jobs in (self._of, self._unwritten):
+            for job in [job for job in of_jobs if job not in jobs]:
+                del of_jobs[job]

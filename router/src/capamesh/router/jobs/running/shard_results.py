@@ -50,6 +50,11 @@ class ShardResults:
         self.run_s = 0.0
         """Seconds that nodes ran for it."""
 
+    @property
+    def size_bytes(self) -> int:
+        """Return how many bytes the results have so far, as tensors."""
+        return self._size_bytes
+
     def keep(self, batch: RowBatch, answer: InferAnswer) -> None:
         """Keep the results of rows, of shape [rows, ...] each, as views of what came.
 

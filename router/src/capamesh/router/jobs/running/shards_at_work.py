@@ -199,7 +199,11 @@ class ShardsAtWork:
         run, job = held.run, held.run.job
         await run.may_begin.wait()
         sink = await self._tools.in_thread(lambda: self._sink_of(job))
+        wanted = self.setbacks.unwritten_bytes(job.id)
+        if wanted is not None:  # before nodes are paid for results that have no place again
+            await self._tools.in_thread(lambda: sink.check_room(wanted))
         manifest, bad = await run.run(self._reading, sink)
+        self.setbacks.wrote(job.id)
         if await self._commit(held, manifest, bad):
             self.setbacks.went_well(job.id)
         hosted = run.work.hosted
@@ -241,6 +245,8 @@ class ShardsAtWork:
             case ShardGivenBack():
                 pass  # it is tried again, after rests that grow
             case OutputFailed() | ConfigError() | InvalidRequest():
+                if isinstance(error, OutputFailed) and (size := held.run.results.size_bytes):
+                    self.setbacks.could_not_write(job, size)
                 # what a person can put right: a disk that is full, a file that may not be read, a library
                 reason = f"{error.message}; put that right, and resume the job"
             case CapameshError():
