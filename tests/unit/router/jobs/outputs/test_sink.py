@@ -100,6 +100,16 @@ def test_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     assert files(tmp_path) == []
 
 
+def test_place_is_asked_for_room_without_a_trace(tmp_path: Path) -> None:
+    sink = LocalSink(tmp_path, JOB)
+    sink.check_room(2**20)
+    assert list(sink.folder.iterdir()) == []
+    sink.folder.rmdir()
+    sink.folder.write_bytes(b"")
+    with pytest.raises(OutputFailed, match="cannot write 7 bytes to"):
+        sink.check_room(7)
+
+
 def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: whole(descriptor, data[:3]))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from typing_extensions import override
 
 from capamesh.router.jobs.inputs.likely_rows import likely_rows
-from capamesh.router.jobs.inputs.opening import check_planned, open_reader
+from capamesh.router.jobs.inputs.opening import open_planned, open_reader
 from capamesh.router.jobs.inputs.requests import names_of
 from capamesh.router.jobs.inputs.rows import RowWindow, columns_of, read_windows
 from capamesh.router.jobs.spec import InputFormat, InputSpec
@@ -143,9 +143,7 @@ class ReadHere(InputReading):
 
     def reader(self, job: Job) -> Reader:
         """Return the reader of a planned job's input. Runs in a thread."""
-        reader = open_reader(job.spec.input, job.tenant, self._sources)
-        check_planned(reader, job.spec.input, job.fingerprint)
-        return reader
+        return open_planned(job, self._sources)
 
     def _keep(self, job: JobId, reader: Reader) -> None:
         """Keep a reader that has done its work well: opening one may take a look at each file of a folder."""

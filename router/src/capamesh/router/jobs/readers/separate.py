@@ -118,11 +118,10 @@ class ReadSeparately(InputReading):
                     found = await task.next()
                     if found is None:
                         return
-                    window = await self._in_thread(
-                        partial(_window, place.process, found["head"], left)
+                    window, left = await self._in_thread(
+                        partial(_window, place.process, found["head"], spec, left)
                     )
-                    given, left = given + 1, left - _rows_of(window)
-                    window = await self._in_thread(partial(finished, window, spec))
+                    given += 1
                     with place.paused():
                         yield window
 
@@ -212,15 +211,14 @@ def _tensors(spec: InputSpec, inputs: Mapping[str, TensorSpec]) -> list[tuple[st
     return [(each.name, each.datatype.name, list(each.shape)) for each in declared]
 
 
-def _window(process: ReaderProcess, head: bytes, left: int) -> RowWindow:
-    """Return the window of a head, of a range of which so many rows are left. Runs in a thread."""
+def _window(
+    process: ReaderProcess, head: bytes, spec: InputSpec, left: int
+) -> tuple[RowWindow, int]:
+    """Return the window of a head, and how many rows of its range are left after it, of so many. Runs in a thread."""
     window = unpacked(head, process.rows)
-    _check_rows(left - _rows_of(window))
-    return window
-
-
-def _rows_of(window: RowWindow) -> int:
-    return len(window.bad) + sum(batch.rows for batch in window.batches)
+    left -= len(window.bad) + sum(batch.rows for batch in window.batches)
+    _check_rows(left)
+    return finished(window, spec), left
 
 
 def _check_rows(left: int) -> None:
