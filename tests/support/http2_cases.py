@@ -78,7 +78,7 @@ def of_stream(
 
 
 def lenient(section: str, name: str, *frames: bytes, codes: tuple[int, ...] = (PROTOCOL,)) -> Case:
-    """Return a case of the connection's that nghttp2 passes over: nothing comes of the frames."""
+    """Return a case of the connection's that nghttp2 passes over, and never the router: nothing comes of the frames."""
     return Case(section, name, frames, codes, may_ignore=True)
 
 

@@ -38,8 +38,8 @@ AllowHost: TypeAlias = Annotated[
         metavar="NAME",
         parser=_host,
         rich_help_panel=PANEL,
-        help="A name by which clients and proxies ask this router, such as router.example or *.example; *: any. Addresses, localhost, and"
-        " the names of this machine and of the certificate need none. Repeatable.",
+        help="A name by which clients and proxies ask this router, such as router.example or *.example; *: any. Addresses, localhost, the"
+        " names of the certificate and, beyond loopback, this machine's need none. Repeatable.",
     ),
 ]
 AllowOrigin: TypeAlias = Annotated[

@@ -194,6 +194,17 @@ async def test_page_of_an_allowed_origin_asks_first_and_reads_every_answer(guard
         assert "Origin" in answer.headers["Vary"]
 
 
+async def test_page_of_an_allowed_origin_follows_events_and_learns_why_it_is_refused(
+    guarded: Http,
+) -> None:
+    get, headers = guarded.client.get, {"Origin": APP, "Sec-Fetch-Site": "cross-site"}
+    async with await get("/v1/page/changes?after=", headers=headers) as answer:
+        assert (answer.status, answer.content_type) == (200, "text/event-stream")
+        assert answer.headers["Access-Control-Allow-Origin"] == APP
+    refused = await get("/v1/nodes", headers={**headers, **REBOUND})
+    assert (refused.status, refused.headers["Access-Control-Allow-Origin"]) == (403, APP)
+
+
 async def test_answers_to_others_name_no_origin(guarded: Http) -> None:
     answer = await guarded.client.get("/v1/nodes")
     assert (answer.status, answer.headers["Vary"]) == (200, "Origin")

@@ -15,15 +15,18 @@ from postgres import PASSWORD, QUOTED, Postgres, served
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from capamesh.protocol.errors import StorageFull
 from capamesh.router.access.engines.location import DatabaseLocation
 from capamesh.router.jobs.errors import JobsUnavailable
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store import database as databases
+from capamesh.router.jobs.store import file_operations as files
 from capamesh.router.jobs.store import job_operations as jobs
 from capamesh.router.jobs.store import lease_operations as leasing
 from capamesh.router.jobs.store import shard_operations as shards
 from capamesh.router.jobs.store.database import PostgresDatabase, open_database
 from capamesh.router.jobs.store.group_commit import Turn
+from capamesh.router.jobs.stored_files import FileId, Owner, Purpose
 from capamesh.router.jobs.values import Counts, Job, Lease
 
 
@@ -98,6 +101,20 @@ def test_commits_of_two_routers_to_one_job_do_not_wait_for_one_another(
         assert shards.commit(turn, first, job.spec, manifest(first))
         assert other.call(shards.commit, second, job.spec, manifest(second))
     assert desk.call(jobs.finish, job.id).state is JobState.COMPLETED
+
+
+def test_files_that_two_routers_begin_at_once_are_counted_together(desk: Desk, other: Desk) -> None:
+    def begin(turn: Turn, name: str) -> None:
+        files.begin(turn, FileId(name), Owner("acme"), "in", Purpose.BATCH, 20, 60.0, 30)
+
+    with desk.database.engine.begin() as connection:
+        begin(Turn(connection, desk.clock.now_s), "file-a")
+        with other.database.engine.connect() as waiting:
+            waiting.exec_driver_sql("SET LOCAL lock_timeout = '100ms'")
+            with pytest.raises(DBAPIError, match="lock timeout"):
+                begin(Turn(waiting, desk.clock.now_s), "file-b")
+    with pytest.raises(StorageFull):
+        other.call(begin, "file-b")
 
 
 def test_server_that_was_away_is_used_again_and_no_password_is_told(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 
 from capamesh.protocol.errors import ConfigError, Forbidden
@@ -27,11 +29,31 @@ from capamesh.router.access.origin_check import OriginCheck, checked_host, check
         ("router", False),
         ("127.0.0.1:8000, evil.example", False),
         ("evil.example@localhost", False),
+        ("evil.example@a.localhost", False),
+        ("evil.example, a.localhost", False),
+        ("[::1].evil.example", False),
+        ("[fe80::1%eth0]:8000", True),
+        ("2130706433", False),
+        ("0177.0.0.1", False),
+        ("127.0.0.1..", False),
+        (":8000", False),
     ],
 )
 def test_names_of_a_router(host: str, is_own: bool) -> None:
     check = OriginCheck(("gpu.lan", "*.example.org"), certificate_names=lambda: ("*.certified",))
     assert check.is_own(host) is is_own
+
+
+def test_own_page_is_of_a_web_scheme_and_by_tls_of_no_other() -> None:
+    for check, taken in (
+        (OriginCheck(), {"http://localhost", "https://LOCALHOST"}),
+        (OriginCheck(has_tls=True), {"https://LOCALHOST"}),
+    ):
+        for origin in ("http://localhost", "https://LOCALHOST", "app://localhost", "null"):
+            with nullcontext() if origin in taken else pytest.raises(Forbidden):
+                check.check("POST", "localhost", origin=origin)
+    with pytest.raises(Forbidden):
+        OriginCheck().check("POST", "", origin="null")
 
 
 def test_names_of_strangers_are_taken_while_keys_are_asked_for() -> None:
@@ -62,4 +84,4 @@ def test_hosts_that_are_none(text: str) -> None:
 def test_origins_that_are_none(text: str) -> None:
     with pytest.raises(ConfigError, match="is no origin"):
         checked_origin(text)
-    assert checked_origin("http://app.example:81") == "http://app.example:81"
+    assert checked_origin("HTTP://App.example:81") == "http://app.example:81"

@@ -88,6 +88,17 @@ async def test_router_whose_keys_are_lost_does_not_start_again(
     assert not again.ring.is_required
 
 
+async def test_router_does_not_start_where_nobody_can_tell_which_keys_there_are(
+    tmp_path: Path,
+) -> None:
+    garbage = tmp_path / "keys.db"
+    garbage.write_bytes(b"no database" * 100)
+    out_of_reach = tmp_path / ("a" * 300) / "keys.db"  # as in a folder that may not be entered
+    for place in (garbage, out_of_reach):
+        with pytest.raises(ConfigError, match=r"keys\.db"):
+            Watched(place).watch.load()
+
+
 async def test_one_look_finds_what_was_made_revoked_or_has_ended(watched: Watched) -> None:
     first, second = watched.make(), watched.make(expires_s=50.0)
     watched.watch.load()

@@ -26,6 +26,10 @@ _OWN_SITES: Final = frozenset({"same-origin", "none"})
 _READING: Final = frozenset({"GET", "HEAD"})
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+", re.ASCII)
 _NAME: Final = re.compile(r"(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*", re.ASCII)
+_HOST: Final = re.compile(
+    r"(?:\[([0-9a-f:.]+(?:%[\w.-]+)?)\]|([a-z0-9_.-]+?)\.?)(?::[0-9]*)?", re.ASCII
+)
+"""The value of a Host in small letters: an address of IPv6, or a name or an address of IPv4. A browser writes no other."""
 _SHOWN: Final = 80
 """The characters that are shown of what a client sent."""
 
@@ -40,17 +44,21 @@ class OriginCheck:
         *,
         certificate_names: Callable[[], Collection[str]] = tuple,
         asks_for_keys: Callable[[], bool] = bool,
+        has_tls: bool = False,
     ) -> None:
         """Take the names of this router, `*.NAME` for all one level below; pages of `origins` may send anything.
 
         The names of its certificate count, too. Where keys are asked for every Host is taken: a browser has none for the
-        name of a stranger.
+        name of a stranger. `has_tls`: its own page came by TLS, and not from whoever answers for its name without.
         """
         self._hosts = frozenset(name.lower() for name in hosts)
         self.origins: Final = frozenset(origins)
         """The origins of pages that are let in beside the router's own."""
         self._certificate_names = certificate_names
         self._asks_for_keys = asks_for_keys
+        self._schemes = ("https",) if has_tls else ("http", "https")  # a proxy may speak TLS
+        self._last_own = ""
+        """The Host that was the router's own last: clients ask by the same again and again."""
 
     @override
     def __repr__(self) -> str:
@@ -58,11 +66,17 @@ class OriginCheck:
 
     def is_own(self, host: str) -> bool:
         """Return whether `host`, as a request names it, may be this router: empty, an address, or one of its names."""
-        name = _name_of(host)
-        if not name or name == LOCALHOST or name in self._hosts or _is_address(name):
+        if not host or host == self._last_own:
             return True
+        name = _name_of(host)
         above = f"*.{name.partition('.')[2]}"
-        if name.endswith(f".{LOCALHOST}") or above in self._hosts or ANY_HOST in self._hosts:
+        if (
+            name == LOCALHOST
+            or name.endswith(f".{LOCALHOST}")
+            or not self._hosts.isdisjoint((name, above, ANY_HOST))
+            or _is_address(name)
+        ):
+            self._last_own = host
             return True
         names = self._certificate_names()
         return name in names or above in names or self._asks_for_keys()
@@ -91,7 +105,8 @@ class OriginCheck:
         if fetch_site:
             is_strange = fetch_site not in _OWN_SITES
         else:  # a browser of before it, or an address that is not secure for it
-            is_strange = bool(origin) and origin.partition("://")[2].lower() != host.lower()
+            scheme, _, place = origin.lower().partition("://")
+            is_strange = bool(origin) and (place != host.lower() or scheme not in self._schemes)
         if is_strange:
             whose = f"of {origin[:_SHOWN]}" if origin else "of another site"
             wanted = origin[:_SHOWN] if origin and origin != "null" else "ORIGIN"
@@ -117,20 +132,19 @@ def checked_host(text: str) -> str:
 
 def checked_origin(text: str) -> str:
     """Return a value of `--allow-origin`. Raises `ConfigError`."""
-    if _ORIGIN.fullmatch(text) is None:
+    origin = text.lower()  # as browsers write it
+    if _ORIGIN.fullmatch(origin) is None:
         raise ConfigError(
             f"--allow-origin {text[:_SHOWN]!r} is no origin: give scheme, host and port as browsers send them, such as"
             " https://app.example, without a path"
         )
-    return text
+    return origin
 
 
 def _name_of(host: str) -> str:
-    """Return the host of a Host's value, in small letters: without the port, and the brackets of IPv6."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    name, colon, port = host.rpartition(":")
-    return (name if colon and (port.isdigit() or not port) else host).rstrip(".").lower()
+    """Return the host of a Host's value, in small letters: without the port, and the brackets of IPv6; "": it is none."""
+    found = _HOST.fullmatch(host.lower())
+    return "" if found is None else found[1] or found[2]
 
 
 def _is_address(name: str) -> bool:

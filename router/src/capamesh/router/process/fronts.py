@@ -33,6 +33,7 @@ from capamesh.router.http.repository import RepositoryApi
 from capamesh.router.http.server import Front
 from capamesh.router.http.unsupported import UnsupportedApi
 from capamesh.router.process.addresses import Address, speaks_tls_to_operators, tell_addresses
+from capamesh.router.process.exposure import is_of_this_machine
 from capamesh.router.requests.model_descriptions import ModelDescriptions
 from capamesh.router.requests.repository import RepositoryControl
 from capamesh.router.ws.server import StreamServer
@@ -183,6 +184,9 @@ class Fronts:
         )
         tls = parts.tls if has_tls else None
         listens_at = settings.metrics_host if is_for_operators else settings.http_host
+        names = {*settings.allowed_hosts, listens_at}
+        if not is_of_this_machine(listens_at):  # a network may have given this machine any name
+            names.add(socket.gethostname())
         return Front(
             parts.inference,
             parts.requests,
@@ -191,10 +195,11 @@ class Fronts:
             tls=tls,
             audience=audience,
             origin_check=OriginCheck(
-                (*settings.allowed_hosts, listens_at, socket.gethostname()),
+                names,
                 settings.allowed_origins,
                 certificate_names=lambda: () if tls is None else tls.names,
                 asks_for_keys=lambda: parts.inference.ring.is_required,
+                has_tls=tls is not None,
             ),
         )
 

@@ -97,7 +97,12 @@ class KeyWatch:
         Raises `ConfigError`: the file cannot be read, has no keys any more, or the place cannot be used at all.
         """
         self._quotas.tick(self._now_s(), ())
-        if not self._is_there():
+        file = self._location.file
+        try:
+            is_there = file is None or file.exists()
+        except OSError as error:  # nobody can tell whether there are keys
+            raise ConfigError(f"cannot look for keys at {file}: {error.strerror}") from error
+        if not is_there:
             require_none_made(self._data_folder, str(self._location))
             return
         self._open()

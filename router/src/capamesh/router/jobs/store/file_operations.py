@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from capamesh.protocol.errors import FileConflict, FileNotFound, StorageFull, TooManyRequests
 from capamesh.router.jobs.store.group_commit import Turn
-from capamesh.router.jobs.store.tables import FILE_SITES, FILES, IS_UNDER_WAY, JOBS
+from capamesh.router.jobs.store.tables import FILE_SITES, FILES, FORMATS, IS_UNDER_WAY, JOBS
 from capamesh.router.jobs.stored_files import (
     ARRIVAL_S,
     MAX_FILES,
@@ -57,6 +57,8 @@ _HELD_BY_TENANT: Final = _HELD.where(FILES.c.tenant == _TENANT)
 _HELD_BY_SITE: Final = _HELD.join_from(FILE_SITES, FILES, FILES.c.id == FILE_SITES.c.file).where(
     FILE_SITES.c.site == bindparam("the_site", type_=Text)
 )
+_ONE_BY_ONE: Final = select(FORMATS.c.number).with_for_update()
+"""Has the routers of a server make room one after another: none sees the files that another is beginning."""
 _SITE: Final = select(FILE_SITES.c.site).where(FILE_SITES.c.file == _FILE)
 _INSERT_SITE: Final = insert(FILE_SITES)
 _DELETE_SITE: Final = delete(FILE_SITES).where(FILE_SITES.c.file == _FILE)
@@ -301,6 +303,7 @@ def _forget(turn: Turn, file_id: FileId) -> None:
 
 def _make_room(turn: Turn, owner: Owner, more_bytes: int, most_bytes: int, *, files: int) -> None:
     run = turn.connection.execute
+    run(_ONE_BY_ONE)
     statement = _HELD_BY_SITE if owner.site else _HELD_BY_TENANT
     count, held = run(statement, {"the_tenant": owner.tenant, "the_site": owner.site}).one()
     if files and count >= MAX_OWN_FILES:
