@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -99,6 +100,7 @@ async def test_requests_in_a_browsers_shoes_are_refused_on_every_wire(
                 CROSS_SITE,
                 {"Origin": "null"},
                 {**REBOUND, "Sec-Fetch-Site": "same-origin"},
+                {"Host": socket.gethostname()},  # on loopback: the network may have given any
             ):
                 text = {**headers, "Content-Type": "text/plain"}
                 for method, path, sent in (
