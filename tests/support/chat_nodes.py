@@ -21,19 +21,14 @@ Pieces = list[dict[str, Any]]
 
 
 def asked_of(ask: Ask) -> dict[str, Any]:
-    """Return what a node is asked, as JSON has it, without whose share it uses."""
-    found = _json_of(ask)
-    found.pop("share", None)
+    """Return what a node is asked, as JSON has it, without whose it is."""
+    found = all_asked_of(ask)
+    del found["cache_salt"], found["share"]
     return found
 
 
-def share_of(ask: Ask) -> str | None:
-    """Return whose share it uses, as the node is told; None: its tenant's."""
-    share: str | None = _json_of(ask).get("share")
-    return share
-
-
-def _json_of(ask: Ask) -> dict[str, Any]:
+def all_asked_of(ask: Ask) -> dict[str, Any]:
+    """Return what a node is asked, as JSON has it."""
     (given,) = ask.call.inputs
     assert (given.name, given.datatype, given.shape) == ("generation", Datatype.BYTES, (1,))
     assert ask.call.outputs == ("parts",)

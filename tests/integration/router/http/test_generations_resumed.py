@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from chat_nodes import CHAT, asked_of, chatting, counting, data_of, part_of, share_of, words
+from chat_nodes import CHAT, all_asked_of, asked_of, chatting, counting, data_of, part_of, words
 from fleet_fakes import Ask, FakeLink, Reply, hang
 from loop_clock import LoopClock
 from patience import eventually
@@ -369,8 +369,8 @@ async def test_nodes_tell_tenants_apart_by_a_hash_alone(http: Http) -> None:
     links = nodes(http, counting(3, dies_after=(1, None)))
     for tenant in ("lab", "shop", ""):
         await (await chat(http, {"X-Capamesh-Tenant": tenant} if tenant else None)).read()
-    salts = [asked_of(ask).get("cache_salt") for ask in asks_of(links)]
-    assert salts.count(None) == 1
+    salts = [all_asked_of(ask)["cache_salt"] for ask in asks_of(links)]
+    assert salts.count("") == 1
     lab, other = sorted({each for each in salts if each}, key=salts.count, reverse=True)
     assert (salts.count(lab), salts.count(other)) == (2, 1)  # one of them was gone on with
     assert not any(word in f"{salts}" for word in ("lab", "shop"))
@@ -385,11 +385,27 @@ async def test_nodes_tell_clients_without_a_tenant_apart_by_their_addresses(http
             answer = await session.post(url, json={"model": "chat", "messages": HI}, headers=LAST)
             assert answer.status == 200
     await (await chat(http, {"X-Capamesh-Tenant": "lab"})).read()
-    shares = [share_of(ask) for ask in asks_of(links)]
-    assert shares.count(None) == 1
+    shares = [all_asked_of(ask)["share"] for ask in asks_of(links)]
+    assert shares.count("") == 1
     one, other = sorted({each for each in shares if each}, key=shares.count, reverse=True)
     assert (shares.count(one), shares.count(other)) == (2, 1)
     assert not any("127.0" in f"{each}" for each in shares)
+
+
+async def test_nobody_says_himself_whose_a_request_is(http: Http) -> None:
+    links = nodes(http, chatting(*words("1", finish="stop")))
+    await (await chat(http, {"X-Capamesh-Tenant": "lab"})).read()
+    (theirs,) = [all_asked_of(ask)["cache_salt"] for ask in asks_of(links)]
+    claimed = {"messages": HI, "cache_salt": theirs, "share": theirs}
+    forms = [json.dumps(claimed), json.dumps(claimed).replace("s", "\\u0073") + " \n"]
+    for text in forms:
+        given = {"name": "generation", "datatype": "BYTES", "shape": [1], "data": [text]}
+        body = {"inputs": [given], "outputs": [{"name": "parts"}]}
+        answer = await http.client.post("/v2/models/chat/infer", json=body)
+        assert answer.status == 200, await answer.text()
+    raw = [all_asked_of(ask) for ask in asks_of(links)]
+    found = [(each["messages"], each["cache_salt"], each["share"]) for each in raw]
+    assert sorted(found, key=str) == sorted([(HI, theirs, ""), *[(HI, "", "")] * 2], key=str)
 
 
 async def test_rules_and_headers_go_before_the_beginnings_of_prompts(by_default: Http) -> None:

@@ -29,12 +29,15 @@ from capamesh.protocol.errors import (
     is_refusal,
 )
 from capamesh.protocol.links.calls import DEFAULT_PRIORITY, InferCall
+from capamesh.protocol.tasks import GENERATION, Task
+from capamesh.protocol.tensors import Datatype
 from capamesh.router.balancing.picker import RequestPicker
 from capamesh.router.balancing.picking import OtherVersions
 from capamesh.router.cache.store import Store
 from capamesh.router.policies.request_shape import RequestShape
 from capamesh.router.requests.answer_cache import AnswerCache, CachedRun
 from capamesh.router.requests.cold_starts import ColdStarts
+from capamesh.router.requests.generation.asked import owned
 from capamesh.router.requests.mirror import Copies
 from capamesh.router.rules.model_rules import DEFAULT_POLICY
 
@@ -119,8 +122,7 @@ class Pipeline:
                 served = self._balancer.served(name, home.offer.version)
             else:
                 served = model.versions.pick(request.version, key, options.constraints, now_s)
-            if request.outputs:
-                _check_outputs(request, served)
+            call = self._checked(call, served)
 
             # cache; the responder of a call that is on its way past it is a run already
             rule = served.rules.cache
@@ -171,6 +173,20 @@ class Pipeline:
         if mirror is not None and mirror.wants(self._rng, served=served.version, key=key):
             self.copies.send(call, mirror)
         return handle
+
+    def _checked(self, call: Call, served: ServedModel) -> Call:
+        """Return a call as `served` gets it: with whose it is, where a language model is asked, which no client says himself. Raises `InvalidRequest`."""
+        request, options = call.request, call.options
+        inputs = request.inputs
+        if request.outputs:
+            _check_outputs(request, served)
+        if not inputs or inputs[0].name != GENERATION or inputs[0].shape != (1,):
+            return call
+        offer = self._fleet.offer(request.model, served.version)
+        if inputs[0].datatype is not Datatype.BYTES or (offer and offer.task is not Task.CHAT):
+            return call
+        asked = owned(inputs[0], options.tenant, options.share)
+        return call.replace(request=request.replace(inputs=(asked, *inputs[1:])))
 
     def _picker(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 import pytest
@@ -121,18 +120,6 @@ def test_tokens_so_far_are_added_for_another_node() -> None:
         "ended": [0],
         "seed": 9,
     }
-
-
-def test_tenants_name_reaches_nodes_as_a_hash() -> None:
-    asked = chat()
-
-    def salt(tenant: str) -> object:
-        call = asked.call(asked.prompts[0], tenant=tenant)
-        return json.loads(split_elements(call.inputs[0].data, 1)[0]).get("cache_salt")
-
-    assert salt("") is None
-    assert salt("lab") == salt("lab") != salt("Lab")
-    assert re.fullmatch("[0-9a-f]{24}", str(salt("lab")))
 
 
 def test_seed_of_the_client_has_its_tokens_run_as_they_came() -> None:

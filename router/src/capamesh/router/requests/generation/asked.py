@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from capamesh.protocol.oip import InferRequest, RequestedOutput
 from capamesh.protocol.tasks import GENERATION, PARTS
-from capamesh.protocol.tensors import Datatype, Tensor, join_elements
+from capamesh.protocol.tensors import Datatype, Tensor, join_elements, split_elements
 from capamesh.router.requests.generation.fields import json_bytes
 
 MOST_BYTES: Final = 2**20
@@ -30,9 +30,8 @@ BYTES_A_TOKEN: Final = 4
 _SALT: Final = b"tenant"
 """The purpose of this hash of a tenant's name: hashes for others are not the same."""
 _SALT_BYTES: Final = 12
-SALT_FIELD_BYTES: Final = len(',"cache_salt":""') + 2 * _SALT_BYTES
-SHARE_FIELD_BYTES: Final = len(',"share":""') + 2 * _SALT_BYTES
-"""The bytes that the hashes add to what a node is asked."""
+_BLANKS: Final = b" \t\r\n"
+"""What may stand behind JSON (RFC 8259)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,22 +79,14 @@ class Asked:
         so_far: Mapping[int, Sequence[int]] | None = None,
         ended: Sequence[int] = (),
         seed: int | None = None,
-        *,
-        tenant: str = "",
-        share: str = "",
     ) -> InferRequest:
         """Return the call for one of the prompts. Raises `InvalidParameter`: JSON cannot hold it.
 
         `so_far` has the tokens that choices have already, by which a node goes on behind them, `ended` the choices that
         need no more, `seed` the one that another node has drawn. Whoever has given a seed gets the answer that it stands for: the
-        node runs the tokens as they came, which takes longer. Nodes keep beginnings of prompts for each `tenant` apart, and share
-        their time fairly among them, or among the `share` of each where there is no tenant; they know one by a hash alone.
+        node runs the tokens as they came, which takes longer.
         """
         fields = {**prompt, **self.settings}
-        if tenant:
-            fields["cache_salt"] = salt_of(tenant)
-        elif share:
-            fields["share"] = salt_of(share)
         if so_far is not None:
             fields.pop("echo", None)
             fields["so_far"] = {str(choice): list(ids) for choice, ids in so_far.items()}
@@ -109,10 +100,26 @@ class Asked:
         return InferRequest(self.model, "", "", (given,), (RequestedOutput(PARTS),))
 
 
-def salt_of(tenant: str) -> str:
-    """Return the text by which nodes tell what is one tenant's."""
-    name = tenant.encode("utf-8", "surrogatepass")
-    return blake2b(name, digest_size=_SALT_BYTES, person=_SALT).hexdigest()
+def owned(given: Tensor, tenant: str, share: str) -> Tensor:
+    """Return what a node is asked with whose it is, whatever it says of that itself: of equal names in JSON the last counts.
+
+    Nodes keep beginnings of prompts for each `tenant` apart, and share their time fairly among them, or among the `share` of each where there
+    is no tenant; they know one by a hash alone. Raises `InvalidRequest`: it is not one element.
+    """
+    (raw,) = split_elements(given.data, 1)
+    raw = raw.rstrip(_BLANKS)
+    share = "" if tenant else share
+    end = f',"cache_salt":"{_hash(tenant)}","share":"{_hash(share)}"}}'.encode()
+    if raw.endswith(end) or not raw.endswith(b"}"):  # one that is no object is refused there
+        return given
+    return Tensor(given.name, given.datatype, given.shape, join_elements([raw[:-1] + end]))
+
+
+def _hash(name: str) -> str:
+    if not name:
+        return ""
+    raw = name.encode("utf-8", "surrogatepass")
+    return blake2b(raw, digest_size=_SALT_BYTES, person=_SALT).hexdigest()
 
 
 def affinity_of(*beginning: object) -> str:

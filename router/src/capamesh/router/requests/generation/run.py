@@ -21,7 +21,6 @@ from capamesh.protocol.errors import (
     from_wire,
     is_refusal,
 )
-from capamesh.router.requests.generation.asked import SALT_FIELD_BYTES, SHARE_FIELD_BYTES
 from capamesh.router.requests.generation.parts import Piece, Progress, read_pieces
 from capamesh.router.requests.told_request import ToldRequest
 
@@ -83,8 +82,7 @@ class GenerationRun:
         """`number` is the place of its prompt in the request. Raises `InvalidParameter`: the prompt cannot be passed on."""
         self._asked = asked
         self._prompt: Mapping[str, Any] = asked.prompts[number]
-        options = target.options
-        self._call = asked.call(self._prompt, tenant=options.tenant, share=options.share)
+        self._call = asked.call(self._prompt)
         self._is_whole = False
         """True if nothing is missing but the word that the answer is over."""
         self._listener = listener
@@ -94,12 +92,7 @@ class GenerationRun:
         self.number = number
         self.outcome: Outcome | None = None
         """The newest part, or the answer, and who gave it."""
-        size_bytes = len(self._call.inputs[0].data)
-        if options.tenant:  # which is not the client's to pay for
-            size_bytes -= SALT_FIELD_BYTES
-        elif options.share:
-            size_bytes -= SHARE_FIELD_BYTES
-        self.progress = Progress(asked.choices, size_bytes)
+        self.progress = Progress(asked.choices, len(self._call.inputs[0].data))
         self.resumes = 0
         """The times that another node was asked to go on."""
 
@@ -188,8 +181,6 @@ class GenerationRun:
             progress.left(),
             sorted(progress.ended),
             progress.seed,
-            tenant=self._target.options.tenant,
-            share=self._target.options.share,
         )
         self._request.submit(call, takes_parts=True)
         return True
