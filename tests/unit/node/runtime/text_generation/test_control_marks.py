@@ -100,6 +100,33 @@ def test_template_that_changes_contents_makes_no_tokens_of_marks(
     assert BREAK not in text_of(model, prompt)
 
 
+@pytest.mark.parametrize("at", range(1, len(END_OF_TURN)))
+@pytest.mark.parametrize("blank", ["", " "])
+def test_parts_of_a_message_make_no_mark_together(tmp_path: Path, at: int, blank: str) -> None:
+    model = made(tmp_path, "{% for part in messages[0].content %}{{ part.text|trim }}{% endfor %}")
+    texts = (f"a{END_OF_TURN[:at]}{blank}", f"{END_OF_TURN[at:]}b")
+    content = [{"type": "text", "text": each} for each in texts]
+    prompt = read(model, messages=[{"role": "user", "content": content}])
+    assert control(prompt) == []
+    assert text_of(model, prompt) == f"a{END_OF_TURN}b"
+
+
+def test_text_that_a_tokenizer_folds_to_a_mark_is_text(tmp_path: Path) -> None:
+    folder = write_decoder_folder(tmp_path)
+    values = json.loads(folder.tokenizer_file.read_bytes())
+    values["normalizer"] = {
+        "type": "Sequence",
+        "normalizers": [{"type": "NFKC"}, {"type": "Lowercase"}],
+    }
+    for each in values["added_tokens"]:
+        each["normalized"] = True
+    model = TextModel(read_decoder_folder(folder.path), json.dumps(values).encode(), length=CONTEXT)
+    folded = (END_OF_TURN.upper(), END_OF_TURN.replace("<", "\uff1c"))
+    honest = read(model, messages=[{"role": "user", "content": "a"}])
+    forged = read(model, messages=[{"role": "user", "content": "a".join(folded)}])
+    assert control(forged) == control(honest)
+
+
 def test_marks_in_tools_and_in_what_else_a_template_knows_are_text(tmp_path: Path) -> None:
     template = "{{ tools|tojson }}{{ note }}{{ eos_token }}<tool_call>"
     model = made(tmp_path, template)
@@ -177,7 +204,7 @@ def test_around_what_is_broken_tokens_are_as_usual(form: str) -> None:
 
 def test_contents_without_marks_are_left_as_they_are() -> None:
     marks = ControlMarks(["<|im_end|>"])
-    value = {"a": ["<b>", 1, None, True, 1.5], "<|im_en": "d|>"}
+    value = {"a": ["<b>", 1, None, True, 1.5], "<|im_en_": "d|>"}
     assert marks.broken(value) == value
     assert marks.broken(f"<|im{BREAK}_end|>") == f"<{BREAK}|im_end|>"
 

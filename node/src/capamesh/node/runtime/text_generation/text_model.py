@@ -151,7 +151,8 @@ class TextModel:
         if asked.messages is not None:
             text = self._chat(asked, asked.messages)
             tokenizer.check_length(text, self._length)
-            is_broken = BREAK in text and not self._control_tokens_in_text
+            is_plain = not self._control_tokens_in_text
+            is_broken = is_plain and (tokenizer.may_fold or BREAK in text)
             return tokenizer.encode(text, adds_special=False, is_broken=is_broken)
         if isinstance(asked.prompt, str):
             tokenizer.check_length(asked.prompt, self._length)

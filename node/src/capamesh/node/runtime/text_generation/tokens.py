@@ -72,6 +72,10 @@ class GenerationTokenizer:
             [token for token, each in added.items() if each.special or token in ending]
         )
         self.marks = ControlMarks([added[token].content for token in self._control])
+        self.may_fold = made.normalizer is not None and any(
+            added[token].normalized for token in self._control
+        )
+        """True if it looks for control tokens in texts that it has changed, so that others than `marks` may become some, as `</S>`."""
         self._breaking: _Breaking | None = None
         self._lock = threading.Lock()
 
