@@ -21,6 +21,7 @@ from capamesh.node.runtime.text_generation.text_model import ReadCall
 from capamesh.node.scheduling import PendingRequest, Result
 from capamesh.node.scheduling.generation_runner import GenerationRunner
 from capamesh.node.scheduling.generation_scheduler import GenerationScheduler
+from capamesh.node.scheduling.reading_queue import ReadingQueue
 from capamesh.node.scheduling.run_health import FAILED_REQUESTS
 from capamesh.node.scheduling.runner import ModelRunner
 from capamesh.node.scheduling.stats import Meter
@@ -320,6 +321,20 @@ async def test_client_that_has_all_places_gives_one_to_another() -> None:
     desk.slots.is_open = True
     desk.slots.gate.release(1000)
     for each in (*lone, *crowd[:4]):
+        await each.pieces()
+    await asyncio.to_thread(desk.scheduler.close)
+
+
+async def test_nobody_goes_for_a_call_that_is_refused_all_the_same() -> None:
+    desk = Desk(most_in_flight=2)
+    desk.slots.is_open = False
+    desk.scheduler._unread = ReadingQueue(most_client_bytes=500)
+    crowd = [desk.ask(prompt=[1, 2], max_tokens=2, share="crowd") for _ in range(2)]
+    with pytest.raises(Overloaded, match="bytes of this client's calls"):
+        desk.ask(prompt=[1, 2] * 500, max_tokens=2, share="lone")
+    desk.slots.is_open = True
+    desk.slots.gate.release(1000)
+    for each in crowd:
         await each.pieces()
     await asyncio.to_thread(desk.scheduler.close)
 

@@ -153,7 +153,9 @@ class GenerationScheduler(Scheduler):
         (tensor,) = request.inputs
         (raw,) = split_elements(tensor.data, 1)
         reading = Reading(request, raw, client_of(raw))
-        if len(self._live) >= self._most_in_flight:
+        if len(self._live) < self._most_in_flight:
+            self._unread.put(reading)
+        else:
             full = Overloaded(
                 f"{len(self._live)} requests are in flight, as many as this model takes; ask again later",
                 AGAIN_S,
@@ -161,8 +163,8 @@ class GenerationScheduler(Scheduler):
             leaving = self._giving_way(request, reading.client)
             if leaving is None:
                 raise full
+            self._unread.put(reading)  # which may refuse it, before another has gone for it
             self._fail(leaving, full)
-        self._unread.put(reading)
         call = self._live[request] = GenerationCall(tensor, reading)
         request.inputs = ()
         request.state = WAITING
