@@ -31,7 +31,7 @@ _SALT: Final = b"tenant"
 """The purpose of this hash of a tenant's name: hashes for others are not the same."""
 _SALT_BYTES: Final = 12
 _BLANKS: Final = b" \t\r\n"
-"""What may stand behind JSON (RFC 8259)."""
+"""The bytes that may stand behind JSON (RFC 8259)."""
 
 
 @dataclass(frozen=True, slots=True)
