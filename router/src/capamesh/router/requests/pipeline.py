@@ -103,12 +103,14 @@ class Pipeline:
             Overloaded: there is no room for the call.
         """
         request, options = call.request, call.options
-        name, sequence = request.model, request.sequence
-        may_wait = not is_cold and not call.is_copy
+        name, sequence, may_wait = request.model, request.sequence, not (is_cold or call.is_copy)
 
         # load
-        is_away = name in self._fleet.absent.unloaded_nodes
-        if is_away and may_wait and self.cold.is_wanting(name, request.version):
+        if (
+            may_wait
+            and name in self._fleet.absent.unloaded_nodes
+            and self.cold.is_wanting(name, request.version)
+        ):
             with contextlib.suppress(CapameshError):
                 return self.cold.begin(call, responder, NoEndpoint(""))
 
@@ -122,7 +124,10 @@ class Pipeline:
                 served = self._balancer.served(name, home.offer.version)
             else:
                 served = model.versions.pick(request.version, key, options.constraints, now_s)
-            call = self._checked(call, served)
+            if request.outputs:
+                _check_outputs(request, served)
+            if request.inputs and request.inputs[0].name == GENERATION:
+                call = self._owned(call, served)
 
             # cache; the responder of a call that is on its way past it is a run already
             rule = served.rules.cache
@@ -174,16 +179,13 @@ class Pipeline:
             self.copies.send(call, mirror)
         return handle
 
-    def _checked(self, call: Call, served: ServedModel) -> Call:
-        """Return a call as `served` gets it: with whose it is, where a language model is asked, which no client says himself. Raises `InvalidRequest`."""
+    def _owned(self, call: Call, served: ServedModel) -> Call:
+        """Return a call with whose it is, if `served` is a language model: no client says that himself. Raises `InvalidRequest`."""
         request, options = call.request, call.options
         inputs = request.inputs
-        if request.outputs:
-            _check_outputs(request, served)
-        if not inputs or inputs[0].name != GENERATION or inputs[0].shape != (1,):
-            return call
         offer = self._fleet.offer(request.model, served.version)
-        if inputs[0].datatype is not Datatype.BYTES or (offer and offer.task is not Task.CHAT):
+        is_one = inputs[0].datatype is Datatype.BYTES and inputs[0].shape == (1,)
+        if not is_one or (offer is not None and offer.task is not Task.CHAT):
             return call
         asked = owned(inputs[0], options.tenant, options.share)
         return call.replace(request=request.replace(inputs=(asked, *inputs[1:])))
