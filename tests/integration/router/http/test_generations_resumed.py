@@ -392,7 +392,7 @@ async def test_nodes_tell_clients_without_a_tenant_apart_by_their_addresses(http
     assert not any("127.0" in f"{each}" for each in shares)
 
 
-async def test_nobody_says_himself_whose_a_request_is(http: Http) -> None:
+async def test_request_says_itself_nothing_of_whose_it_is(http: Http) -> None:
     links = nodes(http, chatting(*words("1", finish="stop")))
     await (await chat(http, {"X-Capamesh-Tenant": "lab"})).read()
     (theirs,) = [all_asked_of(ask)["cache_salt"] for ask in asks_of(links)]

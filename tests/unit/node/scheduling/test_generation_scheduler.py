@@ -325,7 +325,7 @@ async def test_client_that_has_all_places_gives_one_to_another() -> None:
     await asyncio.to_thread(desk.scheduler.close)
 
 
-async def test_nobody_goes_for_a_call_that_is_refused_all_the_same() -> None:
+async def test_call_that_is_refused_all_the_same_takes_no_place_of_another() -> None:
     desk = Desk(most_in_flight=2)
     desk.slots.is_open = False
     desk.scheduler._unread = ReadingQueue(most_client_bytes=500)
