@@ -150,7 +150,9 @@ class LinkPool(Dialler):
         name_of: Callable[[PeerId], str] = lambda _: "",
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
         on_unlinked: Callable[[Endpoint], None] = lambda _: None,
-        on_load: Callable[[Endpoint, ModelName, ModelVersion, LoadReport], None] = lambda *_: None,
+        on_load: Callable[
+            [Endpoint, ModelName, ModelVersion, LoadReport], None
+        ] = lambda _node, _model, _version, _load: None,
         dial_share: float = 1.0,
         log: FilteringBoundLogger,
     ) -> None:
