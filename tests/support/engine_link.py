@@ -67,6 +67,9 @@ class ResponseHandler:
     def load(self, meta: bytes) -> bytes:
         raise AssertionError("a node does not probe routers")
 
+    def load_told(self, link: Link, meta: bytes) -> None:
+        pass
+
     def goaway_received(self, link: Link, reason: str) -> None:
         """Nothing to do."""
 

@@ -167,6 +167,9 @@ class EvilNode:
     def load(self, meta: bytes) -> bytes:
         return encode_load(self.load_reported)
 
+    def load_told(self, link: Link, meta: bytes) -> None:
+        pass
+
     def goaway_received(self, link: Link, reason: str) -> None:
         pass
 

@@ -160,6 +160,9 @@ class Side:
     def load(self, meta: bytes) -> bytes:
         return b"load"
 
+    def load_told(self, link: Link, meta: bytes) -> None:
+        pass
+
     def goaway_received(self, link: Link, reason: str) -> None:
         self.goaways.append(reason)
         self.reported.set()
