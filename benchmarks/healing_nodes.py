@@ -53,7 +53,7 @@ class Bed:
         body = json.dumps({"inputs": [{**tensor, "data": [0] * rows * 2048}]})
         url = f"{self.cluster.http_url}/v2/models/magika/infer"
         try:
-            async with self._session.post(url, data=body) as reply:
+            async with self._session.post(url, data=body.encode()) as reply:
                 await reply.read()
                 return reply.status
         except aiohttp.ClientError:

@@ -38,7 +38,7 @@ async def test_requests_of_short_time_are_answered_once_the_crowd_before_them_ha
         url = f"{network.url}/v2/models/magika/infer"
 
         async def ask(body: str) -> int:
-            async with session.post(url, data=body) as reply:
+            async with session.post(url, data=body.encode()) as reply:
                 await reply.read()
                 return reply.status
 
