@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from capamesh.protocol.quick_imports import quick_imports
+
+if __name__ == "__main__":  # before the imports, which take half a second of a core
+    os.nice(10)  # requests of people come first; somebody waits for a look, all the same (guess)
 
 with quick_imports():
     from capamesh.router.jobs.readers import child

@@ -54,8 +54,6 @@ from capamesh.router.jobs.readers.words import (
 from capamesh.router.jobs.spec import InputSpec
 from capamesh.router.jobs.values import RowRange
 
-LOOK_NICENESS: Final = 5
-"""Requests of people come first; somebody waits for a look, all the same (guess)."""
 WORK_NICENESS: Final = 15
 """Plans and rows take what processors have left, and nodes that wait for rows leave it (guess)."""
 BUFFER_BYTES: Final = 64 * 1024
@@ -301,7 +299,6 @@ def close_in(memory_bytes: int, hidden: Sequence[Path]) -> str:
     """Bound this process and close it in, for good; return what holds, for people."""
     for number in (signal.SIGINT, signal.SIGTERM):  # when to stop is the router's to say
         signal.signal(number, signal.SIG_IGN)
-    os.nice(LOOK_NICENESS)
     with suppress(OSError):  # of all processes, the kernel is to end this one first
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     resource.setrlimit(resource.RLIMIT_FSIZE, (MOST_BYTES, MOST_BYTES))
