@@ -337,7 +337,7 @@ def test_bulk_prompt_runs_in_chunks_that_people_can_wait_for() -> None:
     assert slots.extended == [32, 16, 16, 16, 16, 4]
     desk.submit(request(100, first=3, max_tokens=1))
     desk.run()
-    assert slots.extended[6:] == [64, 36]
+    assert slots.extended[6:] == [100]
 
 
 def test_people_go_before_bulk_whatever_the_priorities_and_bulk_takes_no_slot_of_others() -> None:

@@ -38,12 +38,12 @@ def test_chunks_grow_only_as_far_as_was_measured_to_keep_the_gap() -> None:
 
 def test_chunks_of_a_prompt_alone_are_what_another_may_wait_for_and_leave_no_few_tokens() -> None:
     pace = Pace(0.08, 512)
-    assert pace.chunk(1000, is_alone=True) == 64
+    assert pace.chunk(1000, is_alone=True) == 88
     assert pace.chunk(76, is_alone=True) == 76
     pace.filled(64, 64 * 0.0002)
     assert pace.chunk(1000, is_alone=True) == 256
     pace.filled(64, 64 * 0.1)  # however slow it is
-    assert pace.chunk(1000, is_alone=True) == 64
+    assert pace.chunk(1000, is_alone=True) == 88
 
 
 def test_size_that_was_once_too_slow_is_tried_again_after_quick_chunks_of_a_smaller_one() -> None:
