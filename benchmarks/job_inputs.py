@@ -1,10 +1,11 @@
 """Measures what files that take the memory or a core of whoever reads them cost others, as inputs of jobs at a router with 1 GB.
 
-`python benchmarks/job_inputs.py [--rounds 3] [--seconds 10] [--rate 100]`. One router, in a control group of the kernel that may have
+`python benchmarks/job_inputs.py [--rounds 3] [--seconds 10] [--pause 0.5] [--rate 100]`. One router, in a control group of the kernel that may have
 1 GB of memory (v2 or v1, which root can make; where none can be made each of its processes is limited by itself), and a node outside of it.
-Requests come at fixed times, alone and beside jobs of all files and an honest job. The bars: none of the requests fails, their 99th
-percentile is at most 1.5 times what it is alone, each job ends with its reason, the honest one is completed, and a router that is killed
-while the worst file is its job's serves again and ends that job.
+Requests come at fixed times, alone and beside jobs of one file, one after the other, with a pause; then beside one job of each file and an honest job at
+once. The bars: none of the requests fails, their 99th percentile beside each file is at most 1.5 times what it is alone, each job ends with
+its reason, the honest one is completed, and a router that is killed while the worst file is its job's serves again and ends that job.
+What an honest job costs requests is told by `jobs.py`.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import itertools
 import json
 import os
 import resource
+import signal
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from machine import keep
 from report import Report
@@ -77,13 +79,26 @@ def memory_group() -> Iterator[Path | None]:
                 group.rmdir()
 
 
-def confine(pid: int, group: Path | None) -> None:
-    """Give a router and its children no more memory than it may have."""
-    for each in children_of(pid):
-        if group is not None:
-            (group / "cgroup.procs").write_text(str(each))
-        else:
+async def started_within(cluster: JobCluster, group: Path | None) -> None:
+    """Kill the router and start it anew with no more memory than it may have, which it sees as in a container."""
+    router = cluster.routers[0]
+    os.kill(router.pid, signal.SIGKILL)
+    with suppress(Exception):  # how it ended is known
+        await router.stop(1.0)
+    if group is not None:  # who is started by this process is in its group
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+    again = await cluster.start_again(router)
+    if group is not None:
+        (group.parent / "cgroup.procs").write_text(str(os.getpid()))
+    async with asyncio.timeout(LIMIT_S):
+        while True:
+            if url_of(again):
+                break
+            await asyncio.sleep(POLL_S)
+    if group is None:
+        for each in children_of(again.pid):
             resource.prlimit(each, resource.RLIMIT_DATA, (ROUTER_BYTES, ROUTER_BYTES))
+    await cluster.wait_routable(1, models=["digits"])
 
 
 async def over(jobs: JobHttp, path: Path, key: str) -> tuple[str, str]:
@@ -124,64 +139,88 @@ async def measure(options: argparse.Namespace, folder: Path, report: Report) -> 
             ) as cluster,
             JobHttp(lambda: [cluster.http_url], cluster.headers) as jobs,
         ):
-            await cluster.wait_routable(1, models=["digits"])
-            confine(cluster.routers[0].pid, group)
+            await started_within(cluster, group)
             await over(jobs, honest, "warm-up")
-            await beside(options, cluster, jobs, honest, report)
+            load = OpenLoad(cluster.http_url, "digits", is_explained=False)
+            for case, (name, _) in hostile_inputs.FILES.items():
+                await beside(options, load, jobs, data / name, case, report)
+            await together(options, load, jobs, honest, report)
             await killed(cluster, jobs, data, group, report)
 
 
 async def beside(
     options: argparse.Namespace,
-    cluster: JobCluster,
+    load: OpenLoad,
     jobs: JobHttp,
-    honest: Path,
+    path: Path,
+    case: str,
     report: Report,
 ) -> None:
-    """Note what requests see alone and beside the jobs, and what becomes of these."""
-    load = OpenLoad(cluster.http_url, "digits", is_explained=False)
-    ratios: list[tuple[float, float]] = []
+    """Note what requests see alone and beside jobs of one file, one after the other."""
+    seen: list[tuple[float, float]] = []
     lost = 0
     for number in range(options.rounds):
         count = int(options.rate * options.seconds)
         alone = await load.run(itertools.repeat(REQUEST, count), rate=options.rate, seed=number)
         is_over = asyncio.Event()
-        ended: list[Any] = []
+        ended: list[tuple[str, str]] = []
 
         async def run_jobs(
-            number: int = number, is_over: asyncio.Event = is_over, ended: list[Any] = ended
+            number: int = number,
+            is_over: asyncio.Event = is_over,
+            ended: list[tuple[str, str]] = ended,
         ) -> None:
-            paths = [honest, *(honest.parent / name for name, _ in hostile_inputs.FILES.values())]
+            end_s = time.monotonic() + options.seconds
             try:
-                ended += await asyncio.gather(
-                    *(over(jobs, path, f"{path.name} {number}") for path in paths)
-                )
+                while time.monotonic() < end_s:
+                    ended.append(await over(jobs, path, f"{path.name} {number} {len(ended)}"))
+                    await asyncio.sleep(options.pause)
             finally:
                 is_over.set()
 
-        def requests(is_over: asyncio.Event = is_over) -> Iterator[tuple[bytes, bytes]]:
-            while not is_over.is_set():
-                yield REQUEST
-
-        began_s = time.monotonic()
-        shots = await load.run(requests(), rate=options.rate, seed=number, at={1: run_jobs})
-        report.note(f"round {number}", jobs_s=time.monotonic() - began_s, ended=ended)
-        ratios.append((quantile_s(alone, 0.99), quantile_s(shots, 0.99)))
+        shots = await load.run(until(is_over), rate=options.rate, seed=number, at={1: run_jobs})
+        seen.append((quantile_s(alone, 0.99), quantile_s(shots, 0.99)))
         lost += failed(alone) + failed(shots)
-        note_ends(report, ended)
-    ratio = statistics.median(with_jobs / without for without, with_jobs in ratios)
-    report.bar("online", "p99, as many times as alone", ratio, 1.5)
-    report.bar("online", "failed", lost, 0)
-    report.note("p99_s", alone=[one for one, _ in ratios], beside=[one for _, one in ratios])
+        states = Counter(state for state, _ in ended)
+        report.note(f"{case}, round {number}", requests=len(shots), ended=states, why=ended[0][1])
+        report.bar(case, f"ended {number}", all(map(is_ended, ended)), 1, is_least=True)
+    ratio = statistics.median(with_jobs / without for without, with_jobs in seen)
+    report.bar(case, "p99, as many times as alone", ratio, 1.5)
+    report.bar(case, "failed", lost, 0)
+    report.note(case, alone_p99_s=[one for one, _ in seen], beside_p99_s=[one for _, one in seen])
 
 
-def note_ends(report: Report, ended: Sequence[tuple[str, str]]) -> None:
-    """Note what became of the honest job, and of the others."""
-    honest, *others = ended
-    report.bar("honest job", "completed", honest[0] == "completed", 1, is_least=True)
-    for name, (state, reason) in zip(hostile_inputs.FILES, others, strict=True):
-        is_ended = state == "completed" or (state in {"failed", "refused"} and bool(reason))
-        report.bar(name, f"ended ({state})", is_ended, 1, is_least=True)
+async def together(
+    options: argparse.Namespace, load: OpenLoad, jobs: JobHttp, honest: Path, report: Report
+) -> None:
+    """Note what becomes of one job of each file and an honest one at once, and of requests beside them."""
+    is_over = asyncio.Event()
+    ended: list[tuple[str, str]] = []
+
+    async def run_jobs() -> None:
+        paths = [honest, *(honest.parent / name for name, _ in hostile_inputs.FILES.values())]
+        try:
+            ended.extend(await asyncio.gather(*(over(jobs, path, path.name) for path in paths)))
+        finally:
+            is_over.set()
+
+    shots = await load.run(until(is_over), rate=options.rate, seed=0, at={1: run_jobs})
+    report.note("together", p99_s=quantile_s(shots, 0.99), ended=ended)
+    report.bar("together", "failed", failed(shots), 0)
+    report.bar("together", "honest job completed", ended[0][0] == "completed", 1, is_least=True)
+    report.bar("together", "others ended", all(map(is_ended, ended[1:])), 1, is_least=True)
+
+
+def until(is_over: asyncio.Event) -> Iterator[tuple[bytes, bytes]]:
+    """Give requests until then."""
+    while not is_over.is_set():
+        yield REQUEST
+
+
+def is_ended(end: tuple[str, str]) -> bool:
+    """Return whether a job came to an end that tells its reason."""
+    state, reason = end
+    return state == "completed" or (state in {"failed", "refused"} and bool(reason))
 
 
 async def killed(
@@ -190,18 +229,7 @@ async def killed(
     """Kill the router while it has a job of the worst file, and note that it serves again and the job ends."""
     path = data / "bomb.parquet"
     job = await jobs.submit(hostile_inputs.job_of(path, "killed"))
-    router = cluster.routers[0]
-    os.kill(router.pid, 9)
-    with suppress(Exception):  # how it ended is known
-        await router.stop(1.0)
-    again = await cluster.start_again(router)
-    confine(again.pid, group)
-    async with asyncio.timeout(LIMIT_S):
-        while True:
-            if url_of(again):
-                break
-            await asyncio.sleep(POLL_S)
-    await cluster.wait_routable(1, models=["digits"])
+    await started_within(cluster, group)
     state, _ = await end_of(jobs, job["id"])
     load = OpenLoad(cluster.http_url, "digits", is_explained=False)
     shots = await load.run(itertools.repeat(REQUEST, 200), rate=100, seed=1)
@@ -214,6 +242,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0, help="of requests alone")
+    parser.add_argument("--pause", type=float, default=0.5, help="seconds between two jobs")
     parser.add_argument("--rate", type=float, default=100.0, help="requests a second")
     parser.add_argument("--models", type=Path, default=ROOT / "build" / "models")
     options = parser.parse_args()
