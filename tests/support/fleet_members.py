@@ -63,7 +63,7 @@ class Members(Dialler):
         self.hurried: list[tuple[str, bool]] = []
         self.changes: list[list[Change]] = []
         """What `on_changes` was called with."""
-        owners = OwnerKeeper(
+        owners = self.owners = OwnerKeeper(
             folder,
             rules=NO_RULES,
             publishers=(),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from fleet_members import Members
-from signed_adverts import Network, says
+from signed_adverts import Network, says, says_goodbye
 
 from capamesh.protocol.data_dir import DataDir
 from capamesh.protocol.errors import InvalidRequest
@@ -26,6 +26,7 @@ class Router(Members):
             self.membership,
             DataDir(folder),
             self.members,
+            disown=self.owners.expel,
             recheck_links=lambda: self.told.append("links"),
             pass_on=self.told.append,
             on_taken=lambda: self.told.append("taken"),
@@ -82,3 +83,16 @@ def test_list_of_another_owner_is_refused(router: Router) -> None:
         router.revocations.post(foreign)
     assert router.told == []
     assert router.trust.revocations.version == 0
+
+
+def test_who_is_revoked_loses_its_say_on_files_though_it_has_left_before(router: Router) -> None:
+    node = router.network.member()
+    peer = node.identity.peer_id
+    router.members.heard(says(node))
+    router.members.heard(says_goodbye(node))
+    assert router.peers == []
+    (pin,) = router.owners.owners.pins()
+    assert [holder for holder, _ in pin.holders] == [peer]
+    router.revocations.heard(router.network.revoking(peer=peer))
+    (pin,) = router.owners.owners.pins()
+    assert pin.holders == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from fleet_fakes import advert, offer
@@ -18,7 +19,7 @@ from capamesh.router.ownership import news
 from capamesh.router.ownership import owners as owners_module
 from capamesh.router.ownership.owners import Owners
 from capamesh.router.ownership.pins import Pin, Why, pins_from_json, pins_to_json
-from capamesh.router.ownership.version import ABSTAIN_S, GRACE_S, KEEP_S, SETTLE_S
+from capamesh.router.ownership.version import ABSTAIN_S, GRACE_S, KEEP_S, MAX_ABSENT, SETTLE_S
 from capamesh.router.rules.model_rules import ModelRules, RoutingRules
 
 M = ModelName("m")
@@ -681,3 +682,89 @@ def test_pin_whose_digest_is_junk_makes_its_file_unreadable() -> None:
     junk = Pin(M, ModelVersion("1"), digest("b")[:-1], Why.FIRST)
     with pytest.raises(ConfigError, match=r"the digest of a pin is .*, expected"):
         pins_from_json(pins_to_json([junk]))
+
+
+def test_away_holder_keeps_its_invite_s_vote_however_many_of_another_come_and_go() -> None:
+    for restarts in (False, True):
+        fleet = Fleet()
+        fleet.replicas("A", at("1", "a"), invite="honest")
+        fleet.settle()
+        fleet.leaves("A")
+        for number in range(2 * MAX_ABSENT):
+            fleet.replicas(f"X{number}", at("1", "a"), invite="evil")
+            fleet.leaves(f"X{number}")
+        if restarts:
+            fleet.restart()
+        fleet.replicas("X", at("1", "b"), invite="evil")
+        fleet.wait(ABSTAIN_S - 1)
+        assert fleet.served() == "a"
+
+
+def test_holders_that_are_away_are_bounded() -> None:
+    fleet = Fleet()
+    for number in range(3 * MAX_ABSENT):
+        fleet.replicas(f"X{number}", at("1", "a"), invite=f"i{number % 2}")
+        fleet.leaves(f"X{number}")
+    (pin,) = fleet.owners.pins()
+    assert [peer for peer, _ in pin.holders][-2:] == ["X190", "X191"]
+    assert len(fleet.owners._models[M].versions[ModelVersion("1")].holders) == MAX_ABSENT
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+def test_who_is_revoked_has_no_vote_any_more(is_away: bool) -> None:
+    fleet = Fleet()
+    fleet.replicas("X", at("1", "b"), invite="evil")
+    fleet.settle()
+    fleet.replicas("A", at("1", "a"), invite="honest")
+    if is_away:
+        fleet.leaves("X")
+    assert fleet.served() == "b"
+    assert fleet.owners.choice(M, ModelVersion("1")).startswith("none is served") is is_away
+    fleet.leaves("X")
+    fleet.owners.expel({"X"}, (), fleet.now_s)
+    assert (fleet.served(), fleet.owners.choice(M, ModelVersion("1"))) == ("a", "")
+    (pin,) = fleet.owners.pins()
+    assert pin.holders == (("A", "honest"),)
+
+
+def test_invite_that_is_revoked_loses_its_vote_and_others_keep_theirs() -> None:
+    fleet = Fleet()
+    fleet.replicas("A", at("1", "a"), invite="honest")
+    for peer in "XY":
+        fleet.replicas(peer, at("1", "a"), invite="evil")
+    fleet.settle()
+    fleet.leaves("A", "X", "Y")
+    fleet.replicas("Z", at("1", "b"), invite="third")
+    fleet.owners.expel((), {"evil"}, fleet.now_s)
+    fleet.wait(KEEP_S - 1)
+    assert fleet.served() == "a"
+    fleet.wait(1)
+    assert fleet.served() == "b"
+
+
+def test_words_say_that_nothing_is_served_and_what_to_do() -> None:
+    fleet = Fleet()
+    fleet.replicas("A", at("1", "a"), invite="one")
+    fleet.settle()
+    fleet.replicas("B", at("1", "b"), invite="two")
+    fleet.leaves("A")
+    said = [
+        fleet.owners.withheld(M, ModelVersion("1")),
+        fleet.owners.choice(M, ModelVersion("1")),
+    ]
+    assert all("none is served" in text for text in said)
+    assert all("capamesh model trust" in text for text in said)
+
+
+def test_right_file_is_listed_before_the_many_of_one_invite() -> None:
+    fleet = Fleet()
+    for number, letter in enumerate("0123456789"):
+        fleet.replicas(f"X{number}", at("1", letter), invite="evil")
+    for peer, letter in zip("AB", "ef", strict=True):
+        fleet.replicas(peer, at("1", letter), invite=f"honest {peer}")
+    fleet.settle()
+    assert fleet.served() == "-"
+    (shown,) = fleet.owners.described()
+    others: Any = shown["others"]
+    assert [each["digest"] for each in others[:2]] == [digest("e"), digest("f")]
+    assert len(others) == 8

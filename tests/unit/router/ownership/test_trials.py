@@ -154,5 +154,5 @@ async def test_version_whose_file_nobody_replicas_any_more_is_not_replaced_by_an
         with pytest.raises(NoEndpoint) as caught:
             await infer(fleet, asked)
         errors.append(caught.value)
-    assert "are not asked" in errors[0].message
+    assert "none is served" in errors[0].message
     assert "does not trust yet" in errors[1].message

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from capamesh.protocol.ids import ModelName, PeerId
+    from capamesh.protocol.network import RevocationList
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.rules.model_rules import RoutingRules
 
@@ -112,6 +113,11 @@ class OwnerKeeper:
     def take_publishers(self, publishers: Iterable[str]) -> None:
         """The router's renewed membership names these publishers."""
         self._judged(self.owners.take_publishers(tuple(publishers), self._clock()))
+
+    def expel(self, revocations: RevocationList) -> None:
+        """Take from those who are revoked the vote that they have had; to be called once they have left."""
+        peers, invites = revocations.peers, revocations.invites
+        self._judged(self.owners.expel(peers, invites, self._clock()))
 
     def close(self) -> None:
         """Keep what is not kept yet; the router ends."""

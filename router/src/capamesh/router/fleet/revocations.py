@@ -25,6 +25,7 @@ class Revocations:
         home: DataDir,
         members: FleetMembers,
         *,
+        disown: Callable[[RevocationList], None],
         recheck_links: Callable[[], None],
         pass_on: Callable[[bytes], None],
         on_taken: Callable[[], None],
@@ -32,13 +33,14 @@ class Revocations:
     ) -> None:
         """A list must be signed by the owner whom `membership` names.
 
-        `recheck_links` ends the links of who is no member any more, `pass_on` gives the mesh a list that an operator
+        `disown` takes from who is revoked the say on models' files, once they have left. `recheck_links` ends the links of who is no member any more, `pass_on` gives the mesh a list that an operator
         posted, `on_taken` is called once a newer list holds: it may name this router itself.
         """
         self._trust = trust
         self._membership = membership
         self._home = home
         self._members = members
+        self._disown = disown
         self._recheck_links = recheck_links
         self._pass_on = pass_on
         self._on_taken = on_taken
@@ -71,6 +73,7 @@ class Revocations:
         is_kept = self._home.keep_revocations(revocations)
         self._recheck_links()
         self._members.expel(revocations)
+        self._disown(revocations)
         self._log.info("revocations_updated", version=revocations.version, is_kept=is_kept)
         self._on_taken()
         return True

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from capamesh.protocol.model_digest import short_digest
 from capamesh.router.ownership.pins import Why
+from capamesh.router.ownership.quorum import votes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.ids import ModelName, ModelVersion
     from capamesh.router.ownership.version import OwnedVersion
 
-SHOWN_PEERS = 8
+SHOWN_PEERS = SHOWN_DIGESTS = 8
 
 
 def withheld(
@@ -34,40 +36,48 @@ def withheld(
     owned = versions.get(version)
     if owned is None or not owned.claims or owned.is_hosted():
         return ""
-    others = ", ".join(sorted({short_digest(claim.digest) for claim in owned.claims.values()})[:4])
-    if owned.digest or owned.is_signed_only:
-        return (
-            f"model {model!r} version {version} is {_why_text(owned)}; the nodes that are there host other files under"
-            f" that name ({others}…) and are not asked"
-        )
-    return (
-        f"nodes host different files as model {model!r} version {version} ({others}…), and no more invites host one than"
-        f" another, so that none is served; say which: capamesh model trust {model} DIGEST --rules FILE"
-    )
+    others = ", ".join([short_digest(digest) for digest in _others(owned)][:4])
+    return f"nodes host files as model {model!r} version {version} ({others}…), but {_none_served(owned)}"
 
 
 def choice(owned: OwnedVersion) -> str:
     """Return why a version of which nodes host several files is served as it is, for people; "" where they host one."""
     if not owned.is_contested():
         return ""
-    if not owned.digest:
-        return (
-            _why_text(owned)
-            if owned.is_signed_only
-            else "none is served: no more invites host one than another"
-        )
+    if not owned.is_hosted():
+        return _none_served(owned)
     if owned.why is not Why.FIRST:
         return f"served {_how(owned)}; nodes host others"
-    others = {claim.digest for claim in owned.claims.values()} - {owned.digest}
-    if all(owned.invites(other) < owned.invites(owned.digest) for other in others):
+    if all(owned.invites(other) < owned.invites(owned.digest) for other in _others(owned)):
         return "served since most invites host it; nodes host others"
-    return "served as it was before others came; as many invites host another"
+    return f"served as it was before others came; as many invites host another; {_trust(owned)}"
 
 
-def _why_text(owned: OwnedVersion) -> str:
-    if not owned.digest:
-        return "to be signed by a publisher that the router's rules name, and none has signed it"
-    return f"{short_digest(owned.digest)}… {_how(owned)}"
+def _none_served(owned: OwnedVersion) -> str:
+    """Return why none of the files that nodes host is served."""
+    if owned.digest:
+        return (
+            f"none is served: it is {short_digest(owned.digest)}… {_how(owned)}, which no node hosts now;"
+            f" {_trust(owned)}"
+        )
+    if owned.is_signed_only:
+        return "none is served: it is to be signed by a publisher that the router's rules name, and none has signed it"
+    return f"none is served: no more invites host one than another; {_trust(owned)}"
+
+
+def _trust(owned: OwnedVersion) -> str:
+    return f"say which is right: capamesh model trust {owned.model} DIGEST --version {owned.version} --rules FILE"
+
+
+def _others(owned: OwnedVersion) -> list[str]:
+    """Return the digests that nodes host and that are not served: first what most invites vote for, then by nodes.
+
+    One invite's nodes can bring dozens, and would hide the right one among them.
+    """
+    claims = owned.claims.values()
+    backed = Counter(votes((claim.invite, claim.digest) for claim in claims).values())
+    nodes = Counter(claim.digest for claim in claims if claim.digest != owned.digest)
+    return sorted(nodes, key=lambda digest: (-backed[digest], -nodes[digest], digest))
 
 
 def _how(owned: OwnedVersion) -> str:
@@ -82,10 +92,9 @@ def _how(owned: OwnedVersion) -> str:
 
 def described(owned: OwnedVersion, *, is_owned: bool) -> dict[str, object]:
     """Return one version as JSON; `is_owned`: rules or a publisher say what some version of its model is."""
-    others: dict[str, list[str]] = {}
+    hosts: dict[str, list[str]] = {}
     for claim in owned.claims.values():
-        if claim.digest != owned.digest:
-            others.setdefault(claim.digest, []).append(claim.peer)
+        hosts.setdefault(claim.digest, []).append(claim.peer)
     standing = "trusted" if owned.is_trusted else "by name only" if is_owned else "on trial"
     return {
         "name": owned.model,
@@ -95,15 +104,15 @@ def described(owned: OwnedVersion, *, is_owned: bool) -> dict[str, object]:
         "publisher": owned.publisher,
         "standing": standing,
         "choice": choice(owned),
-        "nodes": sum(claim.digest == owned.digest for claim in owned.claims.values()),
+        "nodes": len(hosts.get(owned.digest, ())),
         "invites": owned.invites(owned.digest),
         "others": [
             {
                 "digest": digest,
-                "nodes": len(peers),
+                "nodes": len(hosts[digest]),
                 "invites": owned.invites(digest),
-                "peers": peers[:SHOWN_PEERS],
+                "peers": hosts[digest][:SHOWN_PEERS],
             }
-            for digest, peers in sorted(others.items())[:SHOWN_PEERS]
+            for digest in _others(owned)[:SHOWN_DIGESTS]
         ],
     }

@@ -216,6 +216,15 @@ class Owners:
             self._leaves(key, peer, now_s)
         return self._decide(now_s)
 
+    def expel(self, peers: Collection[str], invites: Collection[str], now_s: float) -> Judged:
+        """Forget what those have held who are revoked, there or not: they have no vote any more."""
+        for name, known in self._models.items():
+            for owned in known.versions.values():
+                if owned.expel(peers, invites):
+                    self.is_changed = True
+                    self._open[name] = None
+        return self._decide(now_s)
+
     def tick(self, now_s: float) -> Judged:
         """Time has passed; to be called about every second."""
         for name, known in self._models.items():

@@ -49,7 +49,7 @@ ABSTAIN_S = 600.0
 """The vote of an invite whose holders have left counts for this long (guess: a node that was made to fail must not be
 outvoted by those who made it)."""
 MAX_ABSENT = 64
-"""Holders that are not there and yet remembered (guess)."""
+"""Holders that are not there and yet remembered (guess); more where each is the newest of its invite."""
 MAX_KNOWN_DIGESTS = 16
 """Digests whose order of coming is remembered (guess: more are a flood)."""
 
@@ -146,7 +146,7 @@ class OwnedVersion:
             self.why,
             self.publisher,
             self.is_trusted,
-            tuple(self.holders.items())[-MAX_KEPT_HOLDERS:],
+            tuple(self._by_worth()[-MAX_KEPT_HOLDERS:]),
         )
 
     # who is there
@@ -302,12 +302,31 @@ class OwnedVersion:
         """One that hosted the digest does so no more."""
         self.seen_s = now_s
 
+    def _by_worth(self) -> list[tuple[PeerId, str]]:
+        """Return the holders, the newest of each invite last: it has the invite's vote, whatever others come and go."""
+        newest = {invite: peer for peer, invite in self.holders.items()}
+        listed = list(self.holders.items())
+        listed.sort(key=lambda holder: newest[holder[1]] == holder[0])
+        return listed
+
     def _forget_absent(self) -> None:
-        absent = [peer for peer in self.holders if peer not in self.claims]
-        for peer in absent[: max(0, len(absent) - MAX_ABSENT)]:
+        absent = [holder for holder in self._by_worth() if holder[0] not in self.claims]
+        kept = max(MAX_ABSENT, len({invite for _, invite in absent}))
+        for peer, _ in absent[:-kept]:
             del self.holders[peer]
         if len(self.left_s) > MAX_ABSENT:
             invites = set(self.holders.values())
             self.left_s = {
                 invite: left_s for invite, left_s in self.left_s.items() if invite in invites
             }
+
+    def expel(self, peers: Collection[str], invites: Collection[str]) -> bool:
+        """Forget the holders that are revoked, by their names or by their invites; return whether there were any."""
+        revoked = [
+            peer for peer, invite in self.holders.items() if peer in peers or invite in invites
+        ]
+        for peer in revoked:
+            del self.holders[peer]
+        left = set(self.holders.values())
+        self.left_s = {each: left_s for each, left_s in self.left_s.items() if each in left}
+        return bool(revoked)

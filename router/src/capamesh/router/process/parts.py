@@ -199,6 +199,7 @@ class RouterParts:
             owners=self.owners.owners,
         )
         self.owners.fleet = self.fleet
+        self.owners.expel(self.trust.revocations)
         self.drains = FleetDrains(
             self._drains,
             self.fleet,
@@ -293,6 +294,7 @@ class RouterParts:
             membership,
             self.home,
             self.members,
+            disown=self.owners.expel,
             recheck_links=self.pool.recheck_members,
             pass_on=self.mesh.update_revocations,
             on_taken=self.standing.revoked,
