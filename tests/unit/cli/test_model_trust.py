@@ -42,6 +42,46 @@ def test_rules_file_that_is_not_there_is_made(tmp_path: Path) -> None:
     assert (tmp_path / "new.toml").read_text() == f'[m.digests]\n"1" = "{digest("a")}"\n'
 
 
+def test_whole_digest_is_taken_though_it_is_not_listed(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.toml"
+    trust_model(OWNED, "m", "1", digest("c"), rules)
+    trust_model(OWNED, "m", "2", "d" * 64, rules)
+    assert tomllib.loads(rules.read_text())["m"]["digests"] == {"1": digest("c"), "2": digest("d")}
+
+
+def test_several_that_begin_alike_are_shown_whole(tmp_path: Path) -> None:
+    alike = [f"sha256-chunks:{'a' * 20}{letter * 44}" for letter in "bc"]
+    owned = [{"name": "m", "version": "1", "digest": alike[0], "others": [{"digest": alike[1]}]}]
+    with pytest.raises(ConfigError, match=f"{alike[0]}, {alike[1]}"):
+        trust_model(owned, "m", "1", "aaaa", tmp_path / "rules.toml")
+
+
+def test_versions_that_lose_requests_by_it_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others: list[dict[str, Any]] = []
+    owned = [
+        {
+            "name": "m",
+            "version": version,
+            "digest": digest("a"),
+            "standing": standing,
+            "reason": reason,
+            "others": others,
+        }
+        for version, standing, reason in (
+            ("1", "trusted", "first_seen"),
+            ("2", "on trial", "first_seen"),
+            ("3", "trusted", "first_seen"),
+            ("4", "trusted", "signed"),
+        )
+    ]
+    trust_model(owned, "m", "1", "aaaa", tmp_path / "rules.toml")
+    assert "no more to 3:" in " ".join(capsys.readouterr().err.split())
+    trust_model(owned, "m", "3", "aaaa", tmp_path / "rules.toml")
+    assert "no more to" not in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize(
     ("version", "meant", "text", "says"),
     [

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from capamesh.cli.printing import hint, say, write_file
 from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.ids import ModelName, ModelVersion
-from capamesh.protocol.model_digest import short_digest
+from capamesh.protocol.model_digest import ALGORITHM, is_digest, short_digest
 from capamesh.router.process.rules_keys import load_rules, read_rules
 from capamesh.router.rules.model_rules import ModelRules
 
@@ -24,11 +24,12 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 def trust_model(
     owned: Iterable[Mapping[str, Any]], model: str, version: str, digest: str, rules: Path
 ) -> None:
-    """Write into `rules` which of the `owned` files, as `/v1/models` lists them, a version is.
+    """Write into `rules` which of the `owned` files, as `/v1/models` lists them, a version is; a whole digest may be any.
 
-    Raises `ConfigError` where no file has that digest, or several, or the rules cannot be changed.
+    Raises `ConfigError` where no file has a digest that begins so, or several, or the rules cannot be changed.
     """
-    whole = _found(owned, model, version, digest)
+    listed = [one for one in owned if one.get("name") == model]
+    whole = _found(listed, model, version, digest)
     text = with_digest(_text(rules), model, version, whole)
     changed = read_rules(text.encode(), str(rules), ModelRules())
     if changed.of(ModelName(model)).digests.get(ModelVersion(version)) != whole:
@@ -41,6 +42,7 @@ def trust_model(
     hint(
         f"A router that was started with --rules {rules} goes by it after a SIGHUP; others serve what they served."
     )
+    _tell_of_others(listed, changed.of(ModelName(model)), model)
 
 
 def _text(rules: Path) -> str:
@@ -50,23 +52,48 @@ def _text(rules: Path) -> str:
     return rules.read_text(encoding="utf-8")
 
 
+def _tell_of_others(listed: Iterable[Mapping[str, Any]], rules: ModelRules, model: str) -> None:
+    """Say which versions get the requests that name none from now on, and which do no more."""
+    named = {*rules.digests, *rules.weighted()}
+    others = [
+        str(one.get("version"))
+        for one in listed
+        if one.get("standing") == "trusted"
+        and one.get("reason") == "first_seen"
+        and one.get("version") not in named
+    ]
+    if others:
+        hint(
+            f"Requests for {model} that name no version go from then on only to the versions that rules name or a publisher"
+            f" has signed, and no more to {', '.join(others)}: trust those, too, if they are to get them."
+        )
+
+
 def _found(owned: Iterable[Mapping[str, Any]], model: str, version: str, digest: str) -> str:
     """Return the whole digest of the file that is meant."""
+    whole = digest if ":" in digest else f"{ALGORITHM}:{digest}"
+    if is_digest(whole):
+        return whole  # nodes may host more files than are listed
     hosted: set[str] = set()
     for one in owned:
-        if (one.get("name"), one.get("version")) == (model, version):
+        if one.get("version") == version:
             hosted.update([str(one.get("digest")), *(str(o["digest"]) for o in one["others"])])
     hosted.discard("")
     meant = [
         each
-        for each in hosted
+        for each in sorted(hosted)
         if digest and each.partition(":")[2].startswith(digest.partition(":")[2] or digest)
     ]
-    if len(meant) != 1:
-        shown = ", ".join(sorted(short_digest(each) for each in hosted)) or "no file"
+    if len(meant) > 1:
         raise ConfigError(
-            f"{'no' if not meant else 'more than one'} digest of {model!r} version {version} begins with {digest!r}: nodes"
-            f" host {shown}"
+            f"{len(meant)} digests of {model!r} version {version} begin with {digest!r}: give one of them whole:"
+            f" {', '.join(meant)}"
+        )
+    if not meant:
+        shown = ", ".join(map(short_digest, sorted(hosted))) or "no file"
+        raise ConfigError(
+            f"no digest of {model!r} version {version} begins with {digest!r}: nodes host {shown}; a whole digest is taken"
+            " though it is not listed"
         )
     return meant[0]
 
