@@ -63,7 +63,7 @@ export function attention(state) {
       add(model.nodes_ready ? "warn" : "bad", "failing", name, `#/model/${encodeURIComponent(model.name)}`,
         `at ${model.nodes_failed} node${model.nodes_failed === 1 ? "" : "s"}: ${model.failed_at[0]?.reason ?? ""}`);
     } else if (model.choice) {
-      add("warn", "two files", name, `#/model/${encodeURIComponent(model.name)}`, model.choice);
+      add(model.is_reached ? "warn" : "bad", "two files", name, `#/model/${encodeURIComponent(model.name)}`, model.choice);
     } else if (model.nodes_ready && !model.is_reached) {
       add("bad", "out of reach", name, `#/model/${encodeURIComponent(model.name)}`, "no node that has it can be reached");
     }
