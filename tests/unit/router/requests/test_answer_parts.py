@@ -24,6 +24,7 @@ from typing_extensions import override
 from capamesh.protocol.errors import (
     CapameshError,
     DeadlineExceeded,
+    InvalidRequest,
     LinkLost,
     ModelUnavailable,
     Overloaded,
@@ -158,6 +159,22 @@ async def test_failure_after_it_is_told_with_the_number_of_parts(error: Capamesh
     assert (end.parts, fleet.asked, fleet.counts) == (2, [1, 0], {})
     await asyncio.sleep(70)
     assert fleet.asked == [1, 0]
+
+
+@in_virtual_time
+async def test_node_that_calls_the_request_wrong_after_it_had_begun_has_failed() -> None:
+    for error, text in (
+        (InvalidRequest("bad"), "the node answered invalid_request after it had begun: bad"),
+        (DeadlineExceeded("late"), "the node answered deadline_exceeded with 60.000 s left: late"),
+    ):
+        fleet = fleet_of(hang)
+        client = begin(fleet)
+        asked(fleet).part(part(1))
+        asked(fleet).fail(error)
+        assert isinstance(client.end, PeerError)
+        assert client.end.message == f"the answer broke off after 1 part: {text}"
+        assert (fleet.endpoints[0].failed, fleet.replicas[0].health.consecutive) == (1, 1)
+        assert fleet.counts == {}
 
 
 @in_virtual_time

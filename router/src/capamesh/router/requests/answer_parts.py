@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from capamesh.protocol.errors import (
     CapameshError,
+    ClientError,
     DeadlineExceeded,
     Overloaded,
     PeerError,
@@ -26,6 +27,7 @@ from capamesh.protocol.errors import (
 )
 from capamesh.protocol.links.calls import decode_answer
 from capamesh.protocol.links.handlers import PartsHandler
+from capamesh.router.requests.blame import judged
 from capamesh.router.requests.call import Handle, Outcome, Part, PartHolder, Responder
 
 if TYPE_CHECKING:
@@ -270,6 +272,12 @@ class AnswerInParts(PartsHandler, PartHolder, Responder, Handle):
         if self._is_over:
             return
         now_s, attempt = self._services.clock(), self._attempt
+        remaining_s = self._call.deadline_s - now_s
+        has_time_left = self._picker.has_time_left(attempt.replica, remaining_s)
+        error = judged(error, remaining_s, has_time_left=has_time_left)
+        if isinstance(error, ClientError) and not isinstance(error, DeadlineExceeded):
+            text = f"the node answered {error.code} after it had begun: {error.message}"
+            error = RunFailed(text)  # what it has begun it has taken
         self._link.withdraw(attempt.stream)
         if not isinstance(error, DeadlineExceeded):
             self._services.counts.attempt_failed(self._call.request.model, error)
