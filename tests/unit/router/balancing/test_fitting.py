@@ -8,6 +8,7 @@ import pytest
 from fleet_fakes import call, fp32, offer
 from replicas import replica
 
+from capamesh.protocol.ids import PeerId
 from capamesh.protocol.links.calls import InferCall
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
 from capamesh.router.balancing.fitting import (
@@ -27,18 +28,36 @@ def misfit(peer: str) -> Replica:
     return made
 
 
+def unknown(_: PeerId) -> str:
+    """No invite is known."""
+    return ""
+
+
 def test_replicas_other_than_the_named_one_are_asked() -> None:
     fitting, other = replica("a"), misfit("b")
-    assert fits_another(call(), [other, fitting], but=other)
-    assert not fits_another(call(), [other, fitting], but=fitting)
+    assert fits_another(call(), [other, fitting], other, unknown)
+    assert not fits_another(call(), [other, fitting], fitting, unknown)
 
 
 @pytest.mark.parametrize(
     ("looked", "is_found"), [(MOST_REPLICAS - 1, True), (MOST_REPLICAS, False)]
 )
-def test_search_ends_after_so_many_signatures(looked: int, is_found: bool) -> None:
+def test_search_of_one_invite_ends_after_so_many_signatures(looked: int, is_found: bool) -> None:
     replicas = [misfit(str(number)) for number in range(looked)]
-    assert fits_another(call(), [*replicas, replica("a")], but=misfit("z")) is is_found
+    assert fits_another(call(), [*replicas, replica("a")], misfit("z"), unknown) is is_found
+
+
+def test_signatures_of_the_accused_s_invite_count_only_where_there_is_no_other() -> None:
+    liars = [misfit(f"liar {number}") for number in range(64)]
+    others = [misfit(f"other {number}") for number in range(64)]
+    honest = replica("honest")
+
+    def invite_of(peer: PeerId) -> str:
+        return peer.partition(" ")[0]
+
+    assert fits_another(call(), [*liars, *others, honest], liars[0], invite_of)
+    assert not fits_another(call(), [*liars, replica("liar 64"), *others], liars[0], invite_of)
+    assert fits_another(call(), [*liars[:3], replica("liar 64")], liars[0], invite_of)
 
 
 @pytest.mark.parametrize(

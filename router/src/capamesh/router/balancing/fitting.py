@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 from capamesh.protocol.tensor_spec import ANY_DIM
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from capamesh.protocol.adverts import ModelOffer
+    from capamesh.protocol.ids import PeerId
     from capamesh.protocol.links.calls import InferCall
     from capamesh.router.fleet.replica import Replica
 
 MOST_REPLICAS = 8
-"""The most replicas whose signatures are looked at (guess: they are alike but for a node that lies)."""
+"""The most replicas of one invite whose signatures are looked at (guess: they are alike but for a node that lies)."""
 
 
 def fits(call: InferCall, offer: ModelOffer) -> bool:
@@ -50,15 +51,23 @@ def usual_size_bytes(offer: ModelOffer) -> int:
     return total * offer.best_rows
 
 
-def fits_another(call: InferCall, replicas: Iterable[Replica], but: Replica) -> bool:
-    """Return whether the call fits what some of `replicas`, another than `but`, say that they take."""
-    looked = 0
+def fits_another(
+    call: InferCall, replicas: Iterable[Replica], but: Replica, invite_of: Callable[[PeerId], str]
+) -> bool:
+    """Return whether the call fits what some of `replicas`, another than `but`, say that they take.
+
+    One of each other invite is asked; where there is none, others of its own.
+    """
+    mine = invite_of(but.endpoint.peer)
+    of_mine: list[Replica] = []
+    looked: set[str] = set()
     for replica in replicas:
-        if replica is but:
-            continue
-        if fits(call, replica.offer):
-            return True
-        looked += 1
-        if looked >= MOST_REPLICAS:
-            break
-    return False
+        invite = invite_of(replica.endpoint.peer)
+        if invite in {"", mine}:
+            if replica is not but and len(of_mine) < MOST_REPLICAS:
+                of_mine.append(replica)
+        elif invite not in looked:
+            if fits(call, replica.offer):
+                return True
+            looked.add(invite)
+    return not looked and any(fits(call, replica.offer) for replica in of_mine)

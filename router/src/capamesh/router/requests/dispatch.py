@@ -314,8 +314,9 @@ class InFlightCall(RequestAttempts, AttemptOwner, Handle):
     @override
     def take_failure(self, attempt: Attempt, error: CapameshError) -> None:
         self._count(error)
+        served = self.picker.served
         is_certain = isinstance(error, ClientError) and not fits_another(
-            self._call.request, self.picker.served.replicas, attempt.replica
+            self._call.request, served.replicas, attempt.replica, served.deaths.invite_of
         )
         now_s = self._dispatch.clock()
         self.act(self.failed(attempt.number, error, now_s, is_certain=is_certain))
