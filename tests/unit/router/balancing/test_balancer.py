@@ -4,6 +4,7 @@ import dataclasses
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -498,6 +499,7 @@ def ended(replica: Replica, end: CapameshError | str, *, is_silent: bool = False
         ("xyz", "ab", None),
         ("xxx", "a", "b"),  # there is one invite, and one other node is asked
         ("xxx", "ab", None),
+        ("xxx", "ba", None),  # the second refused before the first, which a hedge had joined
     ],
 )
 def test_word_on_the_caller_s_fault_is_settled_by_two_invites_or_two_nodes_of_the_only_one(
@@ -507,13 +509,14 @@ def test_word_on_the_caller_s_fault_is_settled_by_two_invites_or_two_nodes_of_th
     asked = [replica for replica in world.replicas if replica.endpoint.peer in refused]
     picker = world.picker()
     picker.attempts += [ended(replica, InvalidRequest("bad")) for replica in asked]
-    replica = picker.cross_check(asked[0], asked, 10.0)
+    (first,) = [replica for replica in asked if replica.endpoint.peer == refused[0]]
+    replica = picker.cross_check(first, asked, 10.0)
     assert (None if replica is None else replica.endpoint.peer) == wanted
     assert (
         repr(world.served._opinions)
         == f"Opinions({49 if wanted and 'y' not in invites else 50}.0 left)"
     )
-    assert picker.lacks_word() == ("y" in invites and wanted is not None)
+    assert picker.lacks_word(10.0) == ("y" in invites and wanted is not None)
 
 
 def test_other_invite_is_asked_though_it_is_not_well_and_only_while_it_is_linked() -> None:
@@ -525,10 +528,68 @@ def test_other_invite_is_asked_though_it_is_not_well_and_only_while_it_is_linked
     assert picker.cross_check(liar, [liar], 10.0) is honest
     # it was full: no node of the liar's invite can settle that
     assert picker.cross_check(liar, [liar, honest], 10.0) is None
-    assert picker.lacks_word()
+    assert picker.lacks_word(10.0)
     honest.endpoint.link = None
     assert picker.cross_check(liar, [liar], 10.0) is world.replicas[1]
-    assert not picker.lacks_word()
+    assert not picker.lacks_word(10.0)
+
+
+@pytest.mark.parametrize("why", ["region", "held open", "loads", "late"])
+def test_word_of_an_invite_that_may_not_be_asked_is_not_waited_for(why: str) -> None:
+    world = World("abc", invites="xxy")
+    liar, second, other = world.replicas
+    here = Constraints(regions=frozenset({"eu"}))
+    picker = world.picker(here)
+    picker.attempts.append(ended(liar, InvalidRequest("bad")))
+    match why:
+        case "region":
+            other.advert = replace(other.advert, region="us")
+        case "held open":
+            other.health.hold(CircuitState.FORCED_OPEN)
+        case "loads":
+            other.is_away = True
+        case _:  # that a request is too late says nothing of whether it is wrong
+            picker.attempts.append(ended(other, DeadlineExceeded("late")))
+    assert picker.lacks_word(10.0) == (why == "late")
+    asked = [attempt.replica for attempt in picker.attempts]
+    assert picker.cross_check(liar, asked, 10.0) is (None if why == "late" else second)
+
+
+@pytest.mark.parametrize(
+    ("invites", "once", "wanted"),
+    [
+        ("xyz", "", True),
+        ("xyz", "a", True),  # more invites say otherwise
+        ("xyz", "ab", False),
+        ("xyy", "a", False),  # as many
+        ("xyy", "b", True),  # it is not what its invite says
+        ("xxx", "a", True),
+        ("xxx", "ab", False),
+    ],
+)
+def test_request_may_run_twice_if_most_invites_say_so(
+    invites: str, once: str, wanted: bool
+) -> None:
+    world = World("abc", invites=invites)
+    for replica in world.replicas:
+        is_idempotent = replica.endpoint.peer not in once
+        replica.offer = replace(replica.offer, is_idempotent=is_idempotent)
+    assert world.served.may_repeat() is wanted
+
+
+def test_invite_that_alone_forbids_to_run_twice_is_asked_once_and_does_not_forbid_others() -> None:
+    world = World("abc", invites="xxy")
+    for replica in world.replicas[:2]:
+        replica.offer = replace(replica.offer, is_idempotent=False)
+    first, _, other = world.replicas
+    assert not world.picker().may_repeat_after(other)
+    picker = world.picker()
+    assert world.choice(10.0, first, picker=picker) == "b"
+    assert picker.may_repeat_after(first)
+    assert world.choice(10.0, first, picker=picker) == "c"
+    other.endpoint.link = None
+    with pytest.raises(NoEndpoint):
+        world.choice(10.0, first, picker=picker)
 
 
 @pytest.mark.parametrize(
@@ -553,6 +614,19 @@ def test_request_that_fails_at_one_invite_goes_on_to_another(
     world.replicas[2].health.eject(10.0)  # after two failures it is asked all the same
     left = {"a": "b", "ab": "c"}["a" + others]
     assert picker.choose(asked, 10.0, Purpose.RETRY).endpoint.peer == left
+
+
+def test_node_that_is_late_to_call_a_request_wrong_is_slow() -> None:
+    world = World("a")
+    (replica,) = world.replicas
+    world.answers(replica, 1, 0.01, 10.0)
+    error = InvalidRequest("bad")
+    world.sent(replica).failed(replica, error, 0.005, 10.0)
+    assert peak_ewma.cost_s(replica, 10.0) == 0.01
+    for _ in range(9):  # which is no silence
+        world.sent(replica).failed(replica, error, 2.0, 10.0)
+    assert peak_ewma.cost_s(replica, 10.0) == 2.0
+    assert (replica.health.is_full, replica.endpoint.health.is_full) == (True, True)
 
 
 def test_opinion_is_given_back_only_if_it_was_taken() -> None:

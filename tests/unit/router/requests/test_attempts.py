@@ -84,6 +84,8 @@ class ScriptedDesk:
         self.standing = self.final_stand = Stand.FREE
         self.is_huge = False
         self.is_lacking = False
+        self.alone = ""
+        """The hosts of the invite that alone says that a request may not run twice."""
         self.delay_s = hedge_delay_s
         self.limit_s = first_byte_limit_s
         self.nobody: CapameshError = NoEndpoint("nobody is left")
@@ -177,8 +179,11 @@ class ScriptedDesk:
         self.opinions -= replica is not None
         return replica if self.opinions >= 0 else None
 
-    def lacks_word(self) -> bool:
+    def lacks_word(self, now_s: float) -> bool:
         return self.is_lacking
+
+    def may_repeat_after(self, replica: FakeHost) -> bool:
+        return replica.name in self.alone
 
     def try_pass_on(self, now_s: float) -> bool:
         self.passes -= 1
@@ -204,6 +209,7 @@ def flight_at(
     *,
     deadline_s: float = 110.0,
     is_safe: bool = True,
+    may_be_safe: bool = False,
     is_hedged: bool = False,
     max_attempts: int = 3,
     max_refusals: int = 3,
@@ -216,6 +222,7 @@ def flight_at(
         deadline_s=deadline_s,
         size_bytes=1000,
         is_safe=is_safe,
+        may_be_safe=may_be_safe,
         is_hedged=is_hedged,
         max_attempts=max_attempts,
         max_refusals=max_refusals,
@@ -560,6 +567,47 @@ def test_second_opinion_that_is_alone_under_way_may_be_hedged() -> None:
     assert attempts.due_s == 101.75
 
 
+def test_word_of_one_invite_is_no_verdict_at_the_deadline_either() -> None:
+    for is_lacking in (True, False):
+        picker = ScriptedDesk("AB", opinions=9)
+        picker.is_lacking = is_lacking
+        bad, late = InvalidRequest("bad"), DeadlineExceeded("late")
+        wanted = "deadline_exceeded" if is_lacking else "invalid_request"
+        waiting = started(picker)
+        assert fail(waiting, 0, bad, 109.0) == ["send 1 to B, 1000 ms"]
+        assert tick(waiting, 110.0) == [f"failed: {wanted}", "withdraw 1"]
+        told = started(picker)
+        assert fail(told, 0, bad, 109.0) == ["send 1 to B, 1000 ms"]
+        assert fail(told, 1, late, 109.9) == [f"failed: {wanted}"]
+        at_once = started(picker)
+        assert fail(at_once, 0, bad, 110.0) == [f"failed: {wanted}"]
+
+
+def test_mistake_that_the_router_sees_is_told_as_its_node_says_it() -> None:
+    picker = ScriptedDesk(opinions=9)
+    attempts = started(picker)
+    attempts.failed(0, InvalidRequest("a lie"), 101.0)
+    seen = InvalidRequest("the shape is [1, 3]")
+    assert attempts.failed(1, seen, 102.0, is_certain=True) == (Failed(seen),)
+
+
+@pytest.mark.parametrize("alone", ["A", "B"])
+@pytest.mark.parametrize("error", [InvalidRequest("bad"), RunFailed("no"), None], ids=str)
+def test_request_that_its_node_alone_calls_unrepeatable_goes_to_another(
+    alone: str, error: CapameshError | None
+) -> None:
+    picker = ScriptedDesk(opinions=1, first_byte_limit_s=2.0)
+    picker.alone = alone
+    attempts = started(picker, is_safe=False, may_be_safe=True)
+    found = fail(attempts, 0, error, 102.0) if error else tick(attempts, 102.0)
+    if alone == "A":
+        assert found == ["send 1 to B, 8000 ms"]
+    else:
+        assert found == ([f"failed: {error.code}"] if error else [])
+    forbidden = started(ScriptedDesk(opinions=1), is_safe=False)  # by more than that word
+    assert fail(forbidden, 0, RunFailed("no"), 102.0) == ["failed: run_failed"]
+
+
 # what no caller can be at fault for
 
 
@@ -769,6 +817,25 @@ def test_request_that_has_ended_two_processes_is_not_sent_to_a_third() -> None:
     assert isinstance(final, Failed)
     assert isinstance(final.error, RequestKills)
     assert final.error.deaths == 2
+    assert picker.reported[-1] == "guilty"
+
+
+def test_request_that_ends_processes_is_not_acquitted_by_one_that_calls_it_wrong() -> None:
+    picker = ScriptedDesk(opinions=9)
+    picker.is_lacking = True
+    attempts = started(picker)
+    picker.alive_s = {"C": 101.9}
+    assert fail(attempts, 0, InvalidRequest("bad"), 101.0) == ["send 1 to B, 9000 ms"]
+    # who is asked next may have ended with it
+    assert fail(attempts, 1, sudden(), 102.0) == ["probe C"]
+    assert (attempts.is_waiting, attempts.awaits_life) == (True, True)
+    assert said(attempts.linked(102.1)) == []
+    picker.alive_s = {"C": 102.1}
+    assert said(attempts.linked(102.1)) == ["send 2 to C, 7900 ms"]
+    picker.standing = picker.final_stand = Stand.GUILTY
+    (final,) = attempts.failed(2, sudden(), 103.0)
+    assert isinstance(final, Failed)
+    assert isinstance(final.error, RequestKills)
     assert picker.reported[-1] == "guilty"
 
 

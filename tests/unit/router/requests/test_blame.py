@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 
 from capamesh.protocol.errors import (
     Cancelled,
     CapameshError,
-    ClientError,
     DeadlineExceeded,
     Draining,
     InvalidRequest,
@@ -33,7 +30,6 @@ from capamesh.router.requests.blame import (
     is_run,
     judged,
     killing,
-    may_cross_check,
 )
 
 # an error, what it says by itself, and what it says of a request of which no byte was sent
@@ -86,22 +82,6 @@ def test_error_that_can_only_be_the_node_s_fault_is(
             assert found is error
         else:
             assert found.message == f"the node answered {error.code} with 1.500 s left: x"
-
-
-def test_another_node_is_asked_on_the_caller_s_fault_only_where_that_does_no_harm_and_may_help() -> (
-    None
-):
-    cases = itertools.product(
-        (InvalidRequest("x"), DeadlineExceeded("x")), (True, False), (True, False), (0.0, 0.1)
-    )
-    asked = [
-        case
-        for case in cases
-        if may_cross_check(case[0], case[3], is_safe=case[1], is_certain=case[2])
-    ]
-    ((error, is_safe, is_certain, remaining_s),) = asked
-    assert isinstance(error, ClientError)
-    assert (error.code, is_safe, is_certain, remaining_s) == ("invalid_request", True, False, 0.1)
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import InferAnswer, InferCall, LoadReport, encode_answer
 from capamesh.protocol.links.events import Answer
 from capamesh.protocol.links.sequence_mark import SequenceMark
-from capamesh.protocol.tensors import Datatype, Tensor
+from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
 from capamesh.router.balancing.opinions import MOST
 from capamesh.router.balancing.picker import RequestPicker
 from capamesh.router.fleet.endpoint import Endpoint
@@ -319,6 +319,17 @@ async def test_wrong_request_that_the_router_sees_through_is_asked_of_no_other_n
     assert fleet.asked == [3, 0]
     await infer(fleet)
     assert fleet.asked == [4, 1]
+
+
+@in_virtual_time
+async def test_liars_who_advertise_another_signature_make_no_request_wrong() -> None:
+    liars = "ABCDEFGHIJ"
+    fleet = Fleet(invites={**dict.fromkeys(liars, "evil"), "X": "honest"})
+    other = replace(offer(), inputs=(TensorSpec("other", Datatype.FP32, (-1, 2)),))
+    for peer in liars:
+        fleet.node(peer, failing(InvalidRequest("bad")), models=(other,))
+    fleet.node("X")
+    assert (await infer(fleet)).peer == "X"
 
 
 @in_virtual_time
@@ -1013,6 +1024,40 @@ async def test_request_that_must_not_run_twice_is_not_hedged_nor_sent_elsewhere_
     assert fleet.counts == {}
 
 
+@pytest.mark.parametrize(
+    "lie",
+    [failing(InvalidRequest("bad")), failing(RunFailed("no")), hang],
+    ids=["wrong", "failed", "silent"],
+)
+@pytest.mark.parametrize("honest", ["H", "HI"])
+@in_virtual_time
+async def test_liars_who_say_that_requests_may_not_run_twice_fail_none(
+    honest: str, lie: Reply
+) -> None:
+    fleet = Fleet(invites={"A": "evil", "B": "evil", "H": "one", "I": "two"})
+    for peer in "AB":
+        fleet.node(peer, lie, models=(idempotent_not(offer()),))
+    for peer in honest:
+        fleet.node(peer)
+    learn(fleet)
+    for _ in range(5):
+        assert (await infer(fleet)).peer in honest
+    assert fleet.counts == {}
+
+
+@in_virtual_time
+async def test_request_that_its_own_nodes_may_not_run_twice_goes_to_none_of_them_again() -> None:
+    fleet = Fleet(invites={"A": "own", "B": "own", "E": "other"})
+    for peer in "AB":
+        fleet.node(peer, failing(RunFailed("crashed")), models=(idempotent_not(offer()),))
+    fleet.node("E")
+    assert (await infer(fleet)).peer == "E"
+    fleet.endpoints[2].link = None
+    with pytest.raises(RunFailed):
+        await infer(fleet, allowed_s=2.0)
+    assert fleet.asked[:2] == [1, 1]  # of the second request B alone
+
+
 @pytest.mark.parametrize("case", ["rules", "all say so", "one says so"])
 @in_virtual_time
 async def test_request_that_must_not_run_twice_goes_elsewhere_when_it_was_refused(
@@ -1069,7 +1114,7 @@ async def test_sequence_that_a_node_has_lost_is_reported_as_lost_and_a_mistake_a
 
 @in_virtual_time
 async def test_offer_of_the_nodes_is_read_again_when_it_changes() -> None:
-    fleet = Fleet([failing(RunFailed("crashed"))], [echo])
+    fleet = Fleet([failing(RunFailed("crashed"))], [echo], invites={"C": "other"})
     assert (await infer(fleet)).attempts == 2
     for replica in fleet.replicas:  # as from an advert that changes nothing else
         replica.offer = replace(replica.offer, is_idempotent=False)

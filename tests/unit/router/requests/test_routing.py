@@ -16,6 +16,7 @@ from fleet_fakes import (
     FakeLink,
     Fleet,
     InOrder,
+    Reply,
     advert,
     after,
     call,
@@ -403,6 +404,19 @@ async def test_silence_of_a_version_s_only_node_leads_to_another_version() -> No
     counts = [fleet.served(version).window.count for version in ("1", "2")]
     assert counts == [1, 20]  # of the one that was silent nothing is known
     assert fleet.counts == {}
+
+
+@pytest.mark.parametrize(
+    ("second", "wanted"), [(echo, "C"), (failing(RunFailed("no")), "A")], ids=["well", "fails"]
+)
+@in_virtual_time
+async def test_version_is_kept_after_one_failed_run_and_left_after_two(
+    second: Reply, wanted: str
+) -> None:
+    fleet = Fleet(invites={"A": "other", "B": "own", "C": "own"})
+    shadowed(fleet, echo, failing(RunFailed("no")))
+    fleet.node("C", second, models=(offer(version="2"),))
+    assert await infer(fleet) == wanted
 
 
 @in_virtual_time

@@ -35,9 +35,8 @@ class World:
         )
 
     def _served(self, version: str) -> Any:
-        replica = SimpleNamespace(offer=SimpleNamespace(is_idempotent=True))
         rules = SimpleNamespace(is_retried=True)
-        return SimpleNamespace(version=version, rules=rules, replicas=[replica])
+        return SimpleNamespace(version=version, rules=rules, may_repeat=lambda: True)
 
     def tried(self, requests: int) -> list[tuple[int, str]]:
         """Send requests for version 1; return which of them, from 1, are tried, and of which version."""
@@ -74,8 +73,7 @@ def test_request_that_is_not_retried_leaves_the_trial_to_the_next_that_is() -> N
 @pytest.mark.parametrize("unsafe", ["1", "2"])
 def test_trial_of_what_must_not_run_twice_is_lost(unsafe: str) -> None:
     world = World("2", 0.0, 0.0)
-    offer = world.made[unsafe].replicas[0].offer
-    offer.is_idempotent = False
+    world.made[unsafe].may_repeat = lambda: False
     assert world.tried(EVERY) == []
-    offer.is_idempotent = True
+    world.made[unsafe].may_repeat = lambda: True
     assert world.tried(EVERY) == [(EVERY, "2")]

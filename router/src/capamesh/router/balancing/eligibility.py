@@ -9,19 +9,43 @@ router while there is a node that might answer it.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 from typing import TYPE_CHECKING, Final
 
+from capamesh.router.fleet.replica import Replica
 from capamesh.router.resilience.health import CircuitState, Health
 from capamesh.router.rules.constraints import ANYWHERE, Constraints
 
 if TYPE_CHECKING:
+    from capamesh.protocol.ids import PeerId
     from capamesh.router.fleet.endpoint import Endpoint
-    from capamesh.router.fleet.replica import Replica
 
 DEADLINE_DOUBT = 0.02
 """This share of all requests goes to a replica although it seems too slow for them (guess): its report is of its last
 answers, and a replica that is never asked again could never report that it is faster now."""
+
+
+class Barred:
+    """The replicas that a choice must leave out: some, and all of some invites."""
+
+    __slots__ = ("_invite_of", "_invites", "_replicas")
+
+    def __init__(
+        self,
+        replicas: Collection[Replica],
+        invites: Collection[str],
+        invite_of: Callable[[PeerId], str],
+    ) -> None:
+        self._replicas = replicas
+        self._invites = invites
+        self._invite_of = invite_of
+
+    def __contains__(self, replica: object) -> bool:
+        if replica in self._replicas:
+            return True
+        return (
+            isinstance(replica, Replica) and self._invite_of(replica.endpoint.peer) in self._invites
+        )
 
 
 class Eligibility:
@@ -39,7 +63,7 @@ class Eligibility:
         self,
         constraints: Constraints = ANYWHERE,
         deadline_s: float = math.inf,
-        asked: Collection[Replica] = (),
+        asked: Container[Replica] = (),
         now_s: float = 0.0,
         draw: float = 0.5,
         is_panicking: bool = False,

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from capamesh.protocol.errors import CapameshError, ClientError, Overloaded
+from capamesh.protocol.errors import CapameshError, ClientError, DeadlineExceeded, Overloaded
 from capamesh.router.balancing import bulk_outcomes
 from capamesh.router.balancing.deaths import Stand, Suspicion
-from capamesh.router.balancing.eligibility import Eligibility, may_be_probed
+from capamesh.router.balancing.eligibility import Barred, Eligibility, may_be_probed
 from capamesh.router.balancing.explanation import Explanation, explained
 from capamesh.router.balancing.fitting import usual_size_bytes
 from capamesh.router.balancing.picking import Picker
@@ -55,6 +55,7 @@ class RequestPicker(Picker):
         "_deadline_s",
         "_last",
         "_left",
+        "_once",
         "_paid_for",
         "_policy",
         "_suspicion",
@@ -105,6 +106,8 @@ class RequestPicker(Picker):
         self.witnesses: frozenset[Witness] = frozenset()
         """The nodes whose processes have ended of it, once it is over."""
         self._trial = trial
+        self._once = ""
+        """The invite that alone says that the request may not run twice, once its word does not count; "" before."""
         self._paid_for: Replica | None = None
         """The replica whose word was doubted at the cost of an opinion."""
         self.tried: Replica | None = None
@@ -118,11 +121,13 @@ class RequestPicker(Picker):
         purpose: Purpose = FIRST,
         *,
         is_shunning: bool = False,
+        invites: Collection[str] = (),
         is_well: bool = False,
     ) -> Replica:
         """Return a replica that is not in `asked`. Raises `ModelNotFound` or `NoEndpoint` when none is left.
 
-        `is_shunning` says that `asked` has those to shun after deaths, too; `is_well`, that none will do that is not well.
+        Nor is it of one of `invites`. `is_shunning` says that these have those to shun after deaths, too; `is_well`, that none
+        will do that is not well, nor one of another version.
         """
         if asked and purpose is Purpose.RETRY and not is_shunning:
             other = self._of_another_invite(asked, now_s)
@@ -132,21 +137,30 @@ class RequestPicker(Picker):
             shunned = self._shunned(self._suspicion)
             for each in shunned[:-1]:
                 with contextlib.suppress(CapameshError):
-                    return self.choose({*asked, *each}, now_s, purpose, is_shunning=True)
-            return self.choose({*asked, *shunned[-1]}, now_s, purpose, is_shunning=True)
+                    return self.choose(
+                        {*asked, *each}, now_s, purpose, is_shunning=True, invites=invites
+                    )
+            return self.choose(
+                {*asked, *shunned[-1]}, now_s, purpose, is_shunning=True, invites=invites
+            )
+        barred: Container[Replica] = asked
+        if self._once:
+            invites = {*invites, self._once}
+        if invites:
+            barred = Barred(asked, invites, self.served.deaths.invite_of)
         if purpose is FIRST:
             if self._trial is not None:
-                tried = self._try(self._trial, asked, now_s)
+                tried = self._try(self._trial, barred, now_s)
                 if tried is not None:
                     return tried
-        elif purpose is Purpose.RETRY and self._versions is not None:
-            self._change_version(self._versions, asked, now_s)
+        elif purpose is Purpose.RETRY and self._versions is not None and not is_well:
+            self._change_version(self._versions, barred, now_s)
         served = self.served
         replicas = served.hosted.replicas
         rules = self._last = Eligibility(
             self._constraints,
             self._deadline_s,
-            asked,
+            barred,
             now_s,
             served.draw(),
             served.panic.is_on(replicas, now_s),
@@ -166,30 +180,30 @@ class RequestPicker(Picker):
         """Return a replica of another invite than those whose nodes failed the request; None: it is fine, or there is none.
 
         One invite's nodes may lie as one, or be silent as one. One that is silent is not enough to shun its invite: nodes
-        freeze. After two failures a replica that is not well is worth a try, too.
+        freeze. After two failures a replica that is not well, or of another version, is worth a try, too.
         """
         failed = [it.replica for it in self.attempts if it.is_silent or is_failure(it.end)]
         if not failed or self._suspicion is not None:
             return None
         if len(failed) == 1 and self.attempts[-1].is_silent:
             return None
+        is_well = len(failed) < 2
         invites = self._invites(failed)
-        served_models = self._served_models()
-        shunned = {
-            replica
+        served_models = [self.served] if is_well else self._served_models()
+        if not invites or not any(
+            self._invite(replica) not in invites
             for served in served_models
             for replica in served.replicas
-            if self._invite(replica) in invites
-        }
-        if not shunned or all(shunned.issuperset(each.replicas) for each in served_models):
+        ):
             return None
         with contextlib.suppress(CapameshError):
             return self.choose(
-                shunned.union(asked),
+                asked,
                 now_s,
                 Purpose.RETRY,
                 is_shunning=True,
-                is_well=len(failed) < 2,
+                invites=invites,
+                is_well=is_well,
             )
         return None
 
@@ -337,7 +351,10 @@ class RequestPicker(Picker):
             return -math.inf
         if self._suspicion is not None:
             asked = {*asked, *self._shunned(self._suspicion)[-1]}
-        rules = Eligibility(self._constraints, self._deadline_s, asked, now_s)
+        barred: Container[Replica] = asked
+        if self._once:
+            barred = Barred(asked, (self._once,), self.served.deaths.invite_of)
+        rules = Eligibility(self._constraints, self._deadline_s, barred, now_s)
         until_s = (served.awaits_until_s(rules) for served in self._served_models())
         return max(until_s, default=-math.inf)
 
@@ -355,16 +372,17 @@ class RequestPicker(Picker):
     @override
     def cross_check(self, of: Replica, asked: Collection[Replica], now_s: float) -> Replica | None:
         # the replica that is returned is of the same version, and well
-        served = self.served
+        served, attempts = self.served, self.attempts
         if not served.rules.is_retried:
             return None
-        others = self._others_to_tell()
-        if not others and self.attempts and self.attempts[-1].replica is not of:
+        heard = self._blaming()
+        is_other = self._is_other_there(heard, now_s)
+        if not is_other and (len(heard) > 1 or (attempts and attempts[-1].replica is not of)):
             return None
         try:
-            if others:
-                mine = [replica for replica in served.replicas if replica not in others]
-                return self.choose({*asked, *mine}, now_s, Purpose.OTHER_INVITE)
+            if is_other:
+                invites = {*self._invites(heard), ""}
+                return self.choose(asked, now_s, Purpose.OTHER_INVITE, invites=invites)
             replica = self.choose(asked, now_s, Purpose.CROSS_CHECK)
         except CapameshError:
             return None
@@ -377,19 +395,37 @@ class RequestPicker(Picker):
         return replica
 
     @override
-    def lacks_word(self) -> bool:
-        return bool(self._others_to_tell())
+    def lacks_word(self, now_s: float) -> bool:
+        return self._is_other_there(self._blaming(), now_s)
 
-    def _others_to_tell(self) -> set[Replica]:
-        """Return who can be reached of other invites than the one that blames the caller; none where two do, or but one is."""
-        heard = self._invites(it.replica for it in self.attempts if isinstance(it.end, ClientError))
-        if len(heard) != 1:
-            return set()
-        return {
-            replica
+    def _blaming(self) -> list[Replica]:
+        """Return the replicas that say that the request is wrong."""
+        return [
+            it.replica
+            for it in self.attempts
+            if isinstance(it.end, ClientError) and not isinstance(it.end, DeadlineExceeded)
+        ]
+
+    def _is_other_there(self, heard: Iterable[Replica], now_s: float) -> bool:
+        """Return whether a node of another invite than those `heard` blame the caller, which is one, may be asked or was."""
+        invites = self._invites(heard)
+        if len(invites) != 1:
+            return False
+        invites.add("")
+        rules = Eligibility(self._constraints, self._deadline_s, (), now_s)
+        return any(
+            self._invite(replica) not in invites and rules.is_there(replica)
             for replica in self.served.replicas
-            if replica.endpoint.is_usable and self._invites((replica,)) - heard
-        }
+        )
+
+    @override
+    def may_repeat_after(self, replica: Replica) -> bool:
+        invite = self._invite(replica)
+        others = [each for each in self.served.replicas if self._invite(each) != invite]
+        if not invite or not others or not all(each.offer.is_idempotent for each in others):
+            return False
+        self._once = invite  # it may be right, for its own nodes
+        return True
 
     @override
     def try_hedge(self, now_s: float) -> bool:
@@ -431,7 +467,7 @@ class RequestPicker(Picker):
 
     # versions
 
-    def _try(self, trial: ServedModel, asked: Collection[Replica], now_s: float) -> Replica | None:
+    def _try(self, trial: ServedModel, asked: Container[Replica], now_s: float) -> Replica | None:
         """Return a replica of the version on trial; None: the request is not for it."""
         rules = self._last = Eligibility(
             self._constraints, self._deadline_s, asked, now_s, trial.draw()
@@ -445,7 +481,7 @@ class RequestPicker(Picker):
         return replica
 
     def _change_version(
-        self, versions: OtherVersions, asked: Collection[Replica], now_s: float
+        self, versions: OtherVersions, asked: Container[Replica], now_s: float
     ) -> None:
         """Go on with the version that was asked before if a replica of it is open, else with another."""
         draw = self.served.draw()

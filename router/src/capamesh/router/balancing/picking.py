@@ -125,8 +125,15 @@ class Picker(Protocol):
         """
         ...
 
-    def lacks_word(self) -> bool:
-        """Return whether the word of one invite alone is known, and a node of another could be asked."""
+    def lacks_word(self, now_s: float) -> bool:
+        """Return whether the word of one invite alone is known, and a node of another may be asked, or was."""
+        ...
+
+    def may_repeat_after(self, replica: Replica) -> bool:
+        """Return whether only the invite of `replica`, at which the request failed, says that it may not run twice.
+
+        If so, the request may be sent to others: none of this invite is chosen from then on.
+        """
         ...
 
     def try_pass_on(self, now_s: float) -> bool:

@@ -39,6 +39,7 @@ from capamesh.router.balancing.panic import Panic
 from capamesh.router.balancing.serving import FAILED, PROVEN_S, REFUSED, UNANSWERED_S
 from capamesh.router.balancing.unhealthy import Slowed, UnhealthySet, Verdict
 from capamesh.router.fleet import latency_ewma as peak_ewma
+from capamesh.router.ownership.quorum import most_backed, votes
 from capamesh.router.resilience.hedging import Hedging
 from capamesh.router.resilience.latency_window import LatencyWindow
 from capamesh.router.resilience.outliers import OutlierWatch
@@ -157,6 +158,14 @@ class ServedModel:
     def peers(self) -> Iterator[PeerId]:
         """Return the nodes that host it, each once for each of its addresses."""
         return (replica.endpoint.peer for replica in self.replicas)
+
+    def may_repeat(self) -> bool:
+        """Return whether more invites say that a request may run twice than say otherwise; so it may where there are none."""
+        words = [
+            (self.deaths.invite_of(replica.endpoint.peer), replica.offer.is_idempotent)
+            for replica in self.replicas
+        ]
+        return not words or most_backed(votes(words)) is True
 
     def witnesses(self) -> Iterator[Witness]:
         """Return what these are as witnesses."""
@@ -280,6 +289,8 @@ class ServedModel:
             case ClientError():  # it is there and says so, which is easier than to run it
                 endpoint.health.probed(now_s)
                 replica.health.probed(now_s)
+                if elapsed_s > peak_ewma.cost_s(replica, now_s):  # who says so late is not fast
+                    peak_ewma.observe(replica, elapsed_s, now_s)
             case LinkLost() | ProtocolViolation() | NotMember():
                 is_news = endpoint.health.may_send(now_s)
                 endpoint.health.failed(now_s, is_hard=True, cause=_cause(error))

@@ -30,13 +30,14 @@ from capamesh.protocol.errors import (
 from capamesh.router.balancing.picking import Picker
 from capamesh.router.balancing.purpose import Purpose
 from capamesh.router.requests.attempt_events import Action, Answered, Failed, Probe
-from capamesh.router.requests.blame import Blame, Fault, fault_of, judged, may_cross_check
+from capamesh.router.requests.blame import Blame, Fault, fault_of, judged
 from capamesh.router.requests.patience import Patience
 from capamesh.router.requests.sends import Sends
 
 if TYPE_CHECKING:
     from capamesh.protocol.links.calls import LoadReport
     from capamesh.router.balancing.attempt import Attempt
+    from capamesh.router.fleet.replica import Replica
 
 MAX_ATTEMPTS = 3
 """The most nodes that may run one request, hedge included (guess; gRPC A6 allows at most 5)."""
@@ -55,10 +56,11 @@ class RequestAttempts(Sends):
     """One request's attempts, which end once: by `Answered`, by `Failed` or by `abandon`.
 
     `deadline_s` is a finite instant on the clock of `now_s`, `size_bytes` the request's size. `is_safe`: running it
-    twice does no harm. `is_hedged`: it may be, if also safe. `max_attempts` (at least 1) bounds how many nodes may run
-    it; the nodes that refused it do not count. `is_pinned`: what it needs is at one node, so that no other is asked when
-    that refuses. `max_wait_s`: how long it may wait for a link, longer where one is to be back; 0: not at all. Methods
-    return the actions to do, in order; a final action comes first in its tuple, and only `Withdraw`s come after it.
+    twice does no harm, as most invites say; `may_be_safe`: if it does, only by their word. `is_hedged`: it may be, if also
+    safe. `max_attempts` (at least 1) bounds how many nodes may run it; the nodes that refused it do not count.
+    `is_pinned`: what it needs is at one node, so that no other is asked when that refuses. `max_wait_s`: how long it may
+    wait for a link, longer where one is to be back; 0: not at all. Methods return the actions to do, in order; a final
+    action comes first in its tuple, and only `Withdraw`s come after it.
     """
 
     __slots__ = (
@@ -67,6 +69,7 @@ class RequestAttempts(Sends):
         "_is_safe",
         "_is_stranded",
         "_max_wait_s",
+        "_may_be_safe",
         "_patience",
         "_size_bytes",
         "_waits_for",
@@ -80,6 +83,7 @@ class RequestAttempts(Sends):
         size_bytes: int,
         is_safe: bool,
         is_hedged: bool,
+        may_be_safe: bool = False,
         is_pinned: bool = False,
         max_attempts: int = MAX_ATTEMPTS,
         max_refusals: int = MAX_REFUSALS,
@@ -94,6 +98,7 @@ class RequestAttempts(Sends):
         self._deadline_s, self._max_wait_s = deadline_s, max_wait_s
         self._size_bytes = size_bytes
         self._is_safe, self._is_pinned = is_safe, is_pinned
+        self._may_be_safe = may_be_safe
         self._blame: Blame | None = None
         """The blame, which is made when a link is lost or a node blames the caller."""
         self._is_stranded = False
@@ -185,7 +190,7 @@ class RequestAttempts(Sends):
         if fault is Fault.REFUSED:
             more = self._after_refusal(error, now_s)
         else:
-            more = self._retry(reported, now_s)
+            more = self._retry(it, reported, now_s)
         return self._lost(reported, now_s) if more is None else more
 
     def linked(self, now_s: float) -> tuple[Action, ...]:
@@ -193,7 +198,7 @@ class RequestAttempts(Sends):
         error, self._waits_for = self._waits_for, None
         if error is None:
             return ()
-        if now_s >= self._due_s:
+        if now_s >= self._due_s or self._is_doubted():
             return self._look_again_or_give_up(error, now_s)
         more = self._elsewhere(error, now_s)
         return self._wait(error, now_s) if more is None else more
@@ -211,7 +216,7 @@ class RequestAttempts(Sends):
         if self._notice_silence(now_s):
             if self._is_doubted():
                 return self._ask_another(now_s)
-            more = self._retry(_SILENT, now_s)
+            more = self._retry(self._attempts[-1], _SILENT, now_s)
         if more is None and now_s >= self._hedge_s:
             more = self._hedge(now_s)
         if more is not None:
@@ -256,12 +261,20 @@ class RequestAttempts(Sends):
         self, it: Attempt, error: CapameshError, now_s: float, *, is_certain: bool
     ) -> tuple[Action, ...]:
         """A node says that it is the caller's fault: ask another what it says, if there is one to spare."""
-        remaining_s = self._deadline_s - now_s
-        if not may_cross_check(error, remaining_s, is_safe=self._is_safe, is_certain=is_certain):
+        is_late = isinstance(error, DeadlineExceeded)
+        if is_certain or (is_late and self._picker.lacks_word(now_s)):
+            return self._finish(Failed(error), now_s)
+        if is_late or not self._may_repeat(it):
             return self._no_opinion(now_s) or self._finish(Failed(error), now_s)
         blame = self._blame = self._blame or Blame(self._picker, self._attempts)
         blame.doubted.append(it)
         return self._ask_another(now_s)
+
+    def _may_repeat(self, it: Attempt) -> bool:
+        """Return whether the request may run at another node after `it`, which alone could forbid it, has failed or is silent."""
+        if not self._is_safe and self._may_be_safe:
+            self._is_safe = self._picker.may_repeat_after(it.replica)
+        return self._is_safe
 
     def _is_doubted(self) -> bool:
         """Return whether another node is asked if the caller is wrong, as one said."""
@@ -274,21 +287,28 @@ class RequestAttempts(Sends):
             return ()
         if self._blame is None or now_s >= self._deadline_s or not self._has_room():
             return self._no_opinion(now_s)
-        of = self._blame.doubted[0].replica
+        of, verdict = self._blame.doubted[0].replica, self._blame.verdict
         replica = None
         if not self._is_held():
             replica = self._picker.cross_check(of, self._asked(), now_s)
-        return self._no_opinion(now_s) if replica is None else (self._send(replica, now_s),)
+        if replica is None or verdict is None:
+            return self._no_opinion(now_s)
+        return self._send_alive(replica, verdict, now_s)
 
     def _no_opinion(self, now_s: float) -> tuple[Action, ...]:
         """No other node has answered what one took for the caller's fault: so it is; nothing if none has.
 
-        Where those whose word would count were full, the fleet is: they may answer it later.
+        Where those whose word would count were full, or the time is over before they have said it, one word is no verdict.
         """
         verdict = None if self._blame is None else self._blame.verdict
-        if verdict is not None and self._softest is not None and self._picker.lacks_word():
-            verdict = self._softest
-        return () if verdict is None else self._finish(Failed(verdict), now_s)
+        if verdict is None:
+            return ()
+        is_late = now_s >= self._deadline_s
+        if (self._softest is not None or is_late) and self._picker.lacks_word(now_s):
+            if is_late:
+                return self._finish(self._too_late(), now_s)
+            verdict = self._softest or verdict
+        return self._finish(Failed(self._told(verdict, is_final=True)), now_s)
 
     def _is_held(self) -> bool:
         """Return whether the request must not be sent now, for it may be what processes died of."""
@@ -312,9 +332,9 @@ class RequestAttempts(Sends):
             return None  # its node is there; what it needs is nowhere else
         return self._elsewhere(error, now_s)
 
-    def _retry(self, error: CapameshError, now_s: float) -> tuple[Action, ...] | None:
+    def _retry(self, it: Attempt, error: CapameshError, now_s: float) -> tuple[Action, ...] | None:
         """Replace an attempt that is lost but may have been run."""
-        if not self._is_safe or self._has_hope() or not self._has_room():
+        if not self._may_repeat(it) or self._has_hope() or not self._has_room():
             return None
         if self._is_held():
             self._is_stranded = True
@@ -331,7 +351,7 @@ class RequestAttempts(Sends):
     def _elsewhere(
         self, error: CapameshError, now_s: float, purpose: Purpose = Purpose.RETRY
     ) -> tuple[Action, ...] | None:
-        """Ask a replica that was not asked, or first whether it is there; None: there is none, or too many were full.
+        """Ask a replica that was not asked; None: there is none, or too many were full.
 
         `error` is what to tell if nothing comes of that.
         """
@@ -341,6 +361,12 @@ class RequestAttempts(Sends):
         if replica is None:
             self._is_stranded = True
             return None
+        return self._send_alive(replica, error, now_s)
+
+    def _send_alive(
+        self, replica: Replica, error: CapameshError, now_s: float
+    ) -> tuple[Action, ...]:
+        """Ask a replica, or first whether it is there, if the request may have ended the process that it is to go to."""
         blame = self._blame
         if self._under_way or blame is None or not blame.must_show_life(replica, now_s):
             return (self._send(replica, now_s),)
@@ -381,6 +407,8 @@ class RequestAttempts(Sends):
 
     def _look_again_or_give_up(self, error: CapameshError, now_s: float) -> tuple[Action, ...]:
         """No link came in time, but not only a link makes a node one that can be asked."""
+        if self._is_doubted():
+            return self._ask_another(now_s)
         more = self._elsewhere(error, now_s) if now_s < self._deadline_s else None
         blame = self._blame
         if more is not None:

@@ -90,17 +90,6 @@ def judged(error: CapameshError, remaining_s: float, *, has_time_left: bool) -> 
     return made(f"the node answered {error.code} with {remaining_s:.3f} s left: {error.message}")
 
 
-def may_cross_check(
-    error: CapameshError, remaining_s: float, *, is_safe: bool, is_certain: bool
-) -> bool:
-    """Return whether another node may be asked if the caller is wrong, as one says.
-
-    `is_safe`: running the request twice does no harm; `is_certain`: the router sees for itself that it is wrong.
-    """
-    is_open = is_safe and not is_certain and remaining_s > 0
-    return is_open and not isinstance(error, DeadlineExceeded)
-
-
 def is_death(*, is_sudden: bool, is_first: bool, is_alive: bool) -> bool:
     """Return whether a link that ended counts as a death of the process in the request's run.
 

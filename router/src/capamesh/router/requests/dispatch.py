@@ -152,6 +152,7 @@ class InFlightCall(RequestAttempts, AttemptOwner, Handle):
             deadline_s=call.deadline_s,
             size_bytes=picker.shape.size_bytes,
             is_safe=is_safe,
+            may_be_safe=may_repeat,
             # a second node would learn what the key is to keep at one
             is_hedged=served.rules.is_hedged and not picker.shape.affinity,
             is_pinned=sequence is not None,

@@ -1,4 +1,4 @@
-"""Knows whether all nodes that host a model say that running a request twice does no harm. Pure."""
+"""Knows whether running a request for a model twice does no harm, as most invites of its nodes say. Pure."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Idempotency:
         self._offers: dict[
             tuple[ModelName, ModelVersion], tuple[tuple[Replica, ...], float, bool]
         ] = {}
-        """The replicas of each model, the time when they were asked, and whether all say that it is idempotent."""
+        """The replicas of each model, the time when they were asked, and `ServedModel.may_repeat`."""
 
     def holds(self, served: ServedModel) -> bool:
-        """Return whether all nodes that host the model say that running a request twice does no harm."""
+        """Return `served.may_repeat()`, as it was a moment ago."""
         replicas, now_s = served.hosted.replicas, self._clock()
         key = (served.model, served.version)
         known = self._offers.get(key)
@@ -35,6 +35,6 @@ class Idempotency:
             return known[2]
         if known is None and len(self._offers) >= MAX_OFFERS:
             self._offers.clear()
-        is_idempotent = all(replica.offer.is_idempotent for replica in replicas)
-        self._offers[key] = (replicas, now_s, is_idempotent)
-        return is_idempotent
+        may_repeat = served.may_repeat()
+        self._offers[key] = (replicas, now_s, may_repeat)
+        return may_repeat

@@ -103,8 +103,7 @@ class Versions:
         self._trial_credit = 0.0  # not for later: a share that was not used is lost
         version = trials[int(self._rng.random() * len(trials))]
         tried = self._balancer.served(self._model, version)
-        is_safe = _may_repeat(served.replicas) and _may_repeat(tried.replicas)
-        return tried if is_safe else None
+        return tried if served.may_repeat() and tried.may_repeat() else None
 
     def open_from(
         self, served: ServedModel, rules: Eligibility, key: str, *, is_second: bool = False
@@ -129,7 +128,7 @@ class Versions:
                 version = max(left, key=int)
             left.discard(version)
             other = self._balancer.served(self._model, version)
-            if is_second and _may_repeat(served.replicas) and not _may_repeat(other.replicas):
+            if is_second and served.may_repeat() and not other.may_repeat():
                 continue
             if _has(other.replicas, is_fit):
                 return other
@@ -151,7 +150,3 @@ def _has(replicas: Iterable[Replica], is_fit: Callable[[Replica], bool]) -> bool
         if is_fit(replica):
             return True
     return False
-
-
-def _may_repeat(replicas: Iterable[Replica]) -> bool:
-    return all(replica.offer.is_idempotent for replica in replicas)
