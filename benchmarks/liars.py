@@ -29,7 +29,7 @@ from capamesh.protocol.tensors import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
-from evil_node import Answers  # noqa: E402 - found by the line above
+from evil_node import Answers, Late  # noqa: E402 - found by the line above
 from hostile import attacked  # noqa: E402 - likewise
 from liars import LIES, Outcomes, ask, label_of, lying, signal_all  # noqa: E402 - likewise
 
@@ -44,7 +44,8 @@ async def row(folder: Path, honest: int, liars: int, name: str, requests: int) -
     """Return what became of right requests beside so many liars, from when their nodes are linked."""
     async with attacked(folder / "network", folder / "models", nodes=honest) as running:
         right = await label_of(running.url)
-        async with lying(running, folder / "liars", *[LIES[name]] * liars):
+        lies = [LIES[name]] * liars
+        async with lying(running, folder / "liars", *lies, is_once=name == "once"):
             return await ask(running.url, requests, right)
 
 
@@ -53,7 +54,7 @@ def in_turns(at: int) -> Answers:
     names = itertools.cycle(["invalid", "run_failed", "strange outputs", "too_large"])
     turn = itertools.islice(names, at, None)
 
-    def lie(call: InferCall) -> Sequence[Tensor] | CapameshError | None:
+    def lie(call: InferCall) -> Sequence[Tensor] | CapameshError | Late | None:
         return LIES[next(turn)](call)
 
     return lie

@@ -10,7 +10,7 @@ import datetime as dt
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +49,16 @@ IDLE = LoadReport(0, 0, 1000, 0, 1, 1 << 40, 1, 0)
 """The load of who is never busy and answers in a microsecond."""
 ADVERTISE_EVERY_S = 1.0
 
-Answers = Callable[[InferCall], Sequence[Tensor] | CapameshError | None]
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """An error that is told after a while."""
+
+    after_s: float
+    error: CapameshError
+
+
+Answers = Callable[[InferCall], Sequence[Tensor] | CapameshError | Late | None]
 """What to answer a request: outputs, an error, or nothing, ever."""
 
 
@@ -143,7 +152,11 @@ class EvilNode:
         given = self.answers(call)
         if given is None:
             return
-        delay_s = 0.0 if isinstance(given, CapameshError) else self.delay_s
+        delay_s = self.delay_s
+        if isinstance(given, CapameshError):
+            delay_s = 0.0
+        elif isinstance(given, Late):
+            delay_s, given = given.after_s, given.error
         asyncio.get_running_loop().call_later(
             delay_s, self._reply, link, stream, call.version, given
         )

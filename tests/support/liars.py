@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from evil_node import Answers, EvilNode, made_up, present
+from evil_node import Answers, EvilNode, Late, made_up, present
 from hostile import AttackedNetwork, children_of
 
 from capamesh.protocol.adverts import ModelOffer, ModelState
@@ -34,6 +34,8 @@ OUTPUTS = (
     TensorSpec("probabilities", Datatype.FP32, (-1, 10)),
 )
 WRONG_LABEL = 42
+LATE_S = 0.3
+"""A hundred times what the model takes."""
 BODY = json.dumps(
     {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 64], "data": [0.0] * 64}]}
 ).encode()
@@ -53,7 +55,10 @@ LIES: dict[str, Answers] = {
     "run_failed": lambda _: RunFailed("the model failed"),
     "strange outputs": _strange,
     "never answers": lambda _: None,
+    "late": lambda _: Late(LATE_S, InvalidRequest("your request is wrong")),
+    "once": lambda _: InvalidRequest("your request is wrong"),
 }
+"""What liars answer; of `once` they advertise beside that no request may run twice."""
 
 
 @dataclass(slots=True)
@@ -121,9 +126,12 @@ async def ask(
 
 @asynccontextmanager
 async def lying(
-    running: AttackedNetwork, folder: Path, *answers: Answers
+    running: AttackedNetwork, folder: Path, *answers: Answers, is_once: bool = False
 ) -> AsyncIterator[list[EvilNode]]:
-    """Let a node be there for each of `answers`, all of one token, that hosts digits by its own word."""
+    """Let a node be there for each of `answers`, all of one token, that hosts digits by its own word.
+
+    `is_once`: they advertise that no request may run twice.
+    """
     mesh = running.router.status()["mesh_addresses"]
     token = running.cluster._token(running.cluster._owner(), Role.NODE, mesh).encode()
     async with aiohttp.ClientSession() as session:
@@ -135,7 +143,14 @@ async def lying(
         owned = (await get("/v1/models"))["models"]
         (digest,) = [one["digest"] for one in owned if one["name"] == "digits"]
         offer = ModelOffer(
-            ModelName("digits"), ModelVersion("1"), digest, ModelState.READY, "", INPUTS, OUTPUTS
+            ModelName("digits"),
+            ModelVersion("1"),
+            digest,
+            ModelState.READY,
+            "",
+            INPUTS,
+            OUTPUTS,
+            is_idempotent=not is_once,
         )
         async with AsyncExitStack() as stack:
             liars: list[EvilNode] = []
