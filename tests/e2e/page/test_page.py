@@ -277,6 +277,19 @@ async def test_ten_thousand_nodes_make_few_elements(open_page: OpenPage) -> None
         await tab.wait_for("document.querySelectorAll('tr.row').length === 1")
 
 
+async def test_model_whose_files_are_contested_is_bad_where_none_is_served(
+    open_page: OpenPage,
+) -> None:
+    async with serving() as http:
+        tab = await open_page(http)
+        kinds = await tab.run(
+            "import(new URL('health.js', document.querySelector('script[type=module]').src)).then((health) =>"
+            " [true, false].map((is_reached) => health.attention({ router: {}, nodes: new Map(), models: new Map("
+            "[['m', { name: 'm', nodes_ready: 1, choice: 'why', is_reached }]]) })[0].kind))"
+        )
+    assert kinds == ["warn", "bad"]
+
+
 async def test_attention_names_each_kind_of_trouble_and_makes_few_elements(
     open_page: OpenPage,
 ) -> None:
