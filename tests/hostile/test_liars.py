@@ -17,8 +17,10 @@ from capamesh.protocol.links.calls import InferCall
 from capamesh.protocol.tensors import Tensor
 
 REQUESTS = 400
+MOST_ROUNDS = 40
+"""As many times so many requests as take longer than an ejection (measured: a second each)."""
 LEAST_TOLD = 3
-"""The lies of each kind that must have been told, or nothing was tried (guess: after five failures a node gets none)."""
+"""The lies of each kind that must have been told, or nothing was tried (guess)."""
 ALL_LIES = [LIES["invalid"], LIES["run_failed"], LIES["strange outputs"], LIES["too_large"]]
 
 
@@ -50,9 +52,13 @@ async def test_liars_of_one_token_fail_no_request_that_an_honest_node_answers(
                 lies = [NowAndThen(LIES[name], right) for _ in liars]
                 for liar, lie in zip(liars, lies, strict=True):
                     liar.answers = lie
-                seen = await ask(running.url, REQUESTS, right)
-                assert (seen.failed, seen.wrong, seen.answered) == ({}, 0, REQUESTS)
-                told = sum(lie.told for lie in lies)
+                told = 0
+                for _ in range(MOST_ROUNDS):  # liars that were ejected for the last lie come back
+                    seen = await ask(running.url, REQUESTS, right)
+                    assert (seen.failed, seen.wrong, seen.answered) == ({}, 0, REQUESTS)
+                    told = sum(lie.told for lie in lies)
+                    if told >= LEAST_TOLD:
+                        break
                 case = f"{honest} honest, 4 liars, {'once, ' if is_once else ''}{name}: lies told"
                 figures.at_least(case, told, LEAST_TOLD)
 
