@@ -22,6 +22,7 @@ from capamesh.client import (
     Generation,
     InvalidRequest,
     ModelNotFound,
+    RunFailed,
     TextPiece,
     TokenUsage,
     asks,
@@ -134,7 +135,7 @@ async def test_texts_are_gone_on_with(kind: str) -> None:
 @both
 async def test_errors_are_those_of_other_requests(kind: str) -> None:
     async with serving() as http, asking(kind, http) as client:
-        http.node("a", chatting(*words("a"), end=InvalidRequest("full")), models=(CHAT,))
+        http.node("a", chatting(*words("a"), end=RunFailed("full")), models=(CHAT,))
         with pytest.raises(ModelNotFound):
             await client.call("chat", "nonesuch", "Hi")
         with pytest.raises(ModelNotFound):
@@ -143,7 +144,7 @@ async def test_errors_are_those_of_other_requests(kind: str) -> None:
             await client.read("chat_stream", "chat", "Hi", temperature=3)
         with pytest.raises(InvalidRequest, match="did you mean temperature"):
             await client.read("chat_stream", "chat", "Hi", temprature=1)
-        with pytest.raises(InvalidRequest, match="full"):
+        with pytest.raises(RunFailed, match="full"):
             await client.read("chat_stream", "chat", "Hi")
 
 

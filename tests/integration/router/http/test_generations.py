@@ -23,9 +23,11 @@ from capamesh.protocol.errors import (
     ContextExceeded,
     InvalidRequest,
     ModelUnavailable,
+    RunFailed,
 )
 from capamesh.protocol.tensors import Limits
 from capamesh.router.policies import DEFAULT_POLICY
+from capamesh.router.requests.generation.run import MOST_RESUMES
 
 CHATS, TEXTS = "/v1/chat/completions", "/v1/completions"
 HI = [{"role": "user", "content": "Hi"}]
@@ -376,14 +378,14 @@ async def test_prompt_that_is_too_long_is_told_of_as_openai_does(
 
 
 async def test_error_within_a_stream_is_its_last_event(http: Http) -> None:
-    link = node(http, chatting(*words("a", "b"), end=InvalidRequest("the context is full")))
+    link = node(http, chatting(*words("a", "b"), end=RunFailed("the device is gone")))
     *chunks, last = await streamed(http)
-    assert len(chunks) == 2
-    assert last["error"]["message"] == "the answer broke off after 2 parts: the context is full"
-    assert last["error"]["code"] == "invalid_request"
-    assert len(link.asks) == 1
+    assert len([chunk for chunk in chunks if chunk != ": resumed"]) == 2 * (1 + MOST_RESUMES)
+    assert last["error"]["message"] == "the answer broke off after 2 parts: the device is gone"
+    assert last["error"]["code"] == "run_failed"
+    assert len(link.asks) == 1 + MOST_RESUMES
     answer = await chat(http)
-    assert (answer.status, (await answer.json())["error"]) == (400, last["error"])
+    assert (answer.status, (await answer.json())["error"]) == (500, last["error"])
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])

@@ -15,7 +15,7 @@ from patience import eventually
 from router_http import Http
 from tidy_router import tidy
 
-from capamesh.protocol.errors import InvalidRequest
+from capamesh.protocol.errors import InvalidRequest, RunFailed
 
 LAST = {"Connection": "close"}
 USED = {"c": 0, "u": [9, 4, 3]}
@@ -295,10 +295,10 @@ async def test_ollamas_generate_answers_a_message_or_goes_on_with_a_text(http: H
 
 
 async def test_ollamas_errors_are_texts(http: Http) -> None:
-    node(http, chatting(*words("a"), end=InvalidRequest("the context is full")))
+    node(http, chatting(*words("a"), end=RunFailed("the device is gone")))
     answer = await post(http, "/api/generate", prompt="Hi")
     *_, last = (await answer.text()).splitlines()
-    assert json.loads(last) == {"error": "the answer broke off after 1 part: the context is full"}
+    assert json.loads(last) == {"error": "the answer broke off after 1 part: the device is gone"}
     for path, body, status in (
         ("/api/chat", {"messages": []}, 400),
         ("/api/chat", {"messages": [{"role": "user", "content": "", "images": ["x"]}]}, 400),
@@ -356,8 +356,8 @@ async def test_tritons_errors_have_its_form(http: Http) -> None:
 
 
 async def test_tritons_stream_that_breaks_off_tells_the_parts(http: Http) -> None:
-    node(http, chatting(*words("a"), end=InvalidRequest("no")))
+    node(http, chatting(*words("a"), end=RunFailed("no")))
     path = "/v2/models/chat/generate_stream"
     answer = await http.infer({"text_input": "x"}, path=path, headers=LAST)
     *_, last = data_of(await answer.text())
-    assert (last["code"], last["parts"]) == ("invalid_request", 1)
+    assert (last["code"], last["parts"]) == ("run_failed", 1)

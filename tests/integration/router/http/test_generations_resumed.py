@@ -17,7 +17,14 @@ from raw_http import GUARD_S
 from router_http import Http
 from tidy_router import tidy
 
-from capamesh.protocol.errors import Overloaded, RequestKills, RunFailed
+from capamesh.protocol.errors import (
+    CapameshError,
+    DeadlineExceeded,
+    InvalidRequest,
+    Overloaded,
+    RequestKills,
+    RunFailed,
+)
 from capamesh.router.access.keys import ALPHABET, Key, Scope, Verb, digest_of, id_of, new_text
 from capamesh.router.policies import DEFAULT_POLICY
 from capamesh.router.requests.generation import parts
@@ -183,15 +190,19 @@ async def test_full_node_is_no_reason_to_go_on_for_ever(http: Http) -> None:
     assert len(asks_of(links)) == 4
 
 
-async def test_request_that_kills_workers_is_sent_to_no_other(http: Http) -> None:
-    links = nodes(http, chatting(*words("a"), end=RequestKills("2 workers ended")))
-    events = await streamed(http)
-    assert events[-1]["error"]["code"] == "request_kills"
-    assert len(asks_of(links)) == 1
-
-
-async def test_failed_run_is_gone_on_with(http: Http) -> None:
-    failing_once = [RunFailed("a device fault")]
+@pytest.mark.parametrize(
+    "error",
+    [
+        RunFailed("a device fault"),
+        # a node's word on what it has begun itself
+        InvalidRequest("your request is wrong"),
+        DeadlineExceeded("too late"),
+        RequestKills("2 workers ended"),
+    ],
+    ids=lambda error: error.code,
+)
+async def test_failed_run_is_gone_on_with(http: Http, error: CapameshError) -> None:
+    failing_once = [error]
 
     def reply(ask: Ask) -> None:
         if failing_once:

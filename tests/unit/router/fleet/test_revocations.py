@@ -85,7 +85,7 @@ def test_list_of_another_owner_is_refused(router: Router) -> None:
     assert router.trust.revocations.version == 0
 
 
-def test_who_is_revoked_loses_its_say_on_files_though_it_has_left_before(router: Router) -> None:
+def test_revoked_node_loses_its_say_on_files_though_it_has_left_before(router: Router) -> None:
     node = router.network.member()
     peer = node.identity.peer_id
     router.members.heard(says(node))

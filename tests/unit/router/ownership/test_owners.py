@@ -711,7 +711,7 @@ def test_holders_that_are_away_are_bounded() -> None:
 
 
 @pytest.mark.parametrize("is_away", [False, True])
-def test_who_is_revoked_has_no_vote_any_more(is_away: bool) -> None:
+def test_revoked_node_has_no_vote_any_more(is_away: bool) -> None:
     fleet = Fleet()
     fleet.replicas("X", at("1", "b"), invite="evil")
     fleet.settle()
