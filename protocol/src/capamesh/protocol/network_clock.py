@@ -245,16 +245,25 @@ def check_boot_by(
         )
 
 
-def is_order_void(known: Sequence | None, at_ms: int, sequence: Sequence, wall_ms: int) -> bool:
+def is_order_void(
+    clock: NetworkClock | None,
+    known: Sequence | None,
+    at_ms: int,
+    sequence: Sequence,
+    wall_ms: int,
+    steady_s: float,
+) -> bool:
     """Return whether `sequence`, which is not newer than `known`, may replace it all the same.
 
-    The sender's clock was ahead, and perhaps this machine's; it was set right since, for what comes now was sealed about now. No replay is:
-    an earlier one of that sender is older than the limit, or as new as what it says now.
+    The sender's clock was ahead, and perhaps this machine's; it was set right since, for what comes now was sealed about now. No replay is,
+    by the right time: an earlier one of that sender is older than the limit, or as new as what it says now. Where most peers say that this
+    machine's clock is wrong, theirs is the time: by a clock that is days behind, a goodbye of then is sealed about now.
     """
-    if known is None or known.boot_ns - wall_ms * 1_000_000 <= FUTURE_LIMIT_NS:
+    now_ms = wall_ms + (clock.correction_ms(wall_ms, steady_s) if clock is not None else 0)
+    if known is None or known.boot_ns - now_ms * 1_000_000 <= FUTURE_LIMIT_NS:
         return False
     try:
-        check_time(at_ms, sequence, wall_ms)
+        check_time(at_ms, sequence, now_ms)
     except AdvertRejected:
         return False
     return True

@@ -267,6 +267,15 @@ def test_sender_that_was_ahead_as_this_machine_was_is_heard_once_both_are_right(
     assert judge.judge(future[1], A, NOW_MS, 4.0).reason == "future"
 
 
+def test_replay_of_the_time_that_a_wrong_clock_shows_is_not_passed_on() -> None:
+    own_ms = NOW_MS - 20 * 60_000
+    judge = Validator(OWNER.ca_der, ALICE.trust(), NetworkClock(own_ms, 0.0))
+    for member in (ALICE, BOB, join()):
+        assert judge.judge(payload(1, member), member.identity.peer_id, own_ms, 1.0).reason == ""
+    recorded = payload(1, at_ms=own_ms, boot_ms=own_ms)
+    assert judge.judge(recorded, A, own_ms, 2.0).reason == "replay"
+
+
 def test_drain_order_is_forwarded_once_and_nobody_elses() -> None:
     trust = ALICE.trust()
     judge = Validator(OWNER.ca_der, trust)

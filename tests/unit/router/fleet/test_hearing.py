@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from typing import NamedTuple
 
@@ -197,6 +198,21 @@ def test_node_that_was_ahead_as_this_machine_was_is_heard_again_once_both_are_ri
     assert isinstance(change, Changed if kind == KIND_ADVERT else Joined)
     _, changes = net.hearing.heard(says(node, 2, at_ms=T, boot_ms=T, kind=KIND_GOODBYE), later)
     assert isinstance(changes[0], Left)
+
+
+def test_goodbye_recorded_at_the_time_that_a_wrong_clock_shows_removes_nobody() -> None:
+    off_ms = 20 * MINUTE_MS
+    net = network(off_ms=-off_ms)
+    nodes = [joined(), joined(), joined()]
+    for node in nodes:
+        net.hearing.heard(says(node), net.now)
+    recorded = says(nodes[0], at_ms=T - off_ms, boot_ms=T - off_ms, kind=KIND_GOODBYE)
+    with contextlib.suppress(AdvertRejected):
+        assert net.hearing.heard(recorded, net.now)[1] == []
+    assert nodes[0].identity.peer_id in net.hearing.members
+    skew = net.hearing.skew(net.now)
+    assert skew is not None
+    assert skew.voices == 3
 
 
 def test_old_advert_of_an_unknown_node_is_refused_when_this_clock_is_right() -> None:

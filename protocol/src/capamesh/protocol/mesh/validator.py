@@ -159,7 +159,9 @@ class Validator:
         slot = (publisher, envelope.kind if envelope.kind in _KNOWN_KINDS else "")
         known = self._newest.get(slot)
         if not is_acceptable(known, envelope.sequence):
-            if not is_order_void(known, envelope.issued_at_ms, envelope.sequence, now_ms):
+            if not is_order_void(
+                self._clock, known, envelope.issued_at_ms, envelope.sequence, now_ms, steady_s
+            ):
                 return "replay", False
             known = None
         if self._clock is not None:

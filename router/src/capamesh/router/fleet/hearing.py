@@ -71,7 +71,14 @@ class Hearing:
         envelope = open_envelope(raw, self._trust, membership_ms, is_time_checked=False)
         peer = envelope.sender.peer_id
         known = self.members.known_sequence(peer)
-        if is_order_void(known, envelope.issued_at_ms, envelope.sequence, now.wall_ms):
+        if is_order_void(
+            self.clock,
+            known,
+            envelope.issued_at_ms,
+            envelope.sequence,
+            now.wall_ms,
+            now.steady_s,
+        ):
             self.members.forget_order(peer)
             known = None
         if known is None or envelope.sequence > known:
