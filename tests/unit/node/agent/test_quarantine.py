@@ -61,12 +61,12 @@ class Record:
         verdict = self.verdict(name)
         return verdict.held_s if verdict is not None else 0.0
 
-    def size(self) -> tuple[int, int, float]:
-        """Return what is suspected for its size, refused for it, and for how long."""
+    def size(self) -> tuple[int, float]:
+        """Return the size that is refused, and for how long."""
         verdict = self.verdict()
-        if verdict is None:
-            return 0, 0, 0.0
-        return verdict.large_bytes, verdict.refused_bytes, verdict.refused_s
+        if verdict is None or not verdict.refused_bytes:
+            return 0, 0.0
+        return verdict.refused_bytes, verdict.refused_s
 
     def refused(self, name: str = "bad") -> dict[str, float]:
         verdict = self.verdict(name)
@@ -142,13 +142,11 @@ def test_models_that_are_remembered_are_bounded() -> None:
 # sizes
 
 
-def test_one_death_while_large_requests_ran_has_none_refused_but_looks_how_others_end() -> None:
+def test_one_death_while_large_requests_ran_has_none_refused() -> None:
     record = Record()
     three = (running(A, large=5_000), running(B, large=5_000), running(C, large=6_000))
     assert record.die(*three) == ()
-    assert record.size() == (5_000, 0, 0.0)
-    record.record.survived_size("bad", "1", 5_000)
-    assert record.size() == (0, 0, 0.0)
+    assert record.size() == (0, 0.0)
 
 
 def test_size_of_which_two_different_requests_killed_is_refused_for_longer_each_time() -> None:
@@ -156,30 +154,43 @@ def test_size_of_which_two_different_requests_killed_is_refused_for_longer_each_
     assert record.die(running(A, large=5_000)) == ()
     assert record.die(running(A, large=5_000))[0].endswith("2 times by the same request;"
         " it is not run again for 3600 s")  # fmt: skip
-    assert record.size() == (5_000, 0, 0.0)
+    assert record.size() == (0, 0.0)
     assert record.die(running(B, large=4_000)) == (
         "bad/1 ended its worker (killed by signal 6 (Aborted), while running), by different requests of 5000 bytes"
         " or less; the next as large is tried after 1 s",
     )
-    assert record.size() == (4_000, 5_000, REST_S)
+    assert record.size() == (5_000, REST_S)
     record.die(running(C, large=9_000))  # the trial
-    assert record.size() == (4_000, 5_000, 2 * REST_S)
+    assert record.size() == (5_000, 2 * REST_S)
     for _ in range(12):
         record.die(running(D, large=9_000))
-    assert record.size() == (4_000, 5_000, LONGEST_REST_S)
+    assert record.size() == (5_000, LONGEST_REST_S)
 
 
-def test_large_request_that_ends_well_clears_all_that_are_no_larger_and_the_next_rest_is_short() -> (
-    None
-):
+def test_trial_that_ends_well_clears_all_that_are_no_larger() -> None:
     record = Record()
     for request, size in ((A, 4_000), (B, 5_000), (C, 9_000)):
         record.die(running(request, large=size))
     record.record.survived_size("unknown", "1", 5_000)
     record.record.survived_size("bad", "1", 5_000)
-    assert record.size()[:2] == (9_000, 0)
+    assert record.size() == (0, 0.0)
     record.die(running(D, large=9_000))
-    assert record.size() == (9_000, 9_000, REST_S)
+    assert record.size() == (9_000, 4 * REST_S)
+
+
+def test_requests_that_end_well_between_those_that_do_not_have_the_size_refused_all_the_same() -> (
+    None
+):
+    record = Record()
+    rests: list[float] = []
+    for number in range(10):
+        record.die(running(f"{number:016x}", large=5_000))
+        rests.append(record.size()[1])
+        record.record.survived_size("bad", "1", 5_000)
+    assert rests == [0.0, 1.0, 0.0, 2.0, 0.0, 4.0, 0.0, 8.0, 0.0, 16.0]
+    record.die(running(A, large=5_000), lived_s=GOOD_LIFE_S)
+    record.die(running(B, large=5_000))
+    assert record.size() == (5_000, REST_S)
 
 
 def test_large_requests_never_make_their_model_rest() -> None:
@@ -367,7 +378,7 @@ def test_death_that_is_put_down_to_bulk_requests_says_nothing_of_anything_else()
         )
     (verdict,) = record.record.verdicts(record.now_s)
     assert (verdict.name, verdict.digest, verdict.held_s) == ("bad", OLD, 0.0)
-    assert (verdict.suspects, verdict.large_bytes, verdict.alone_s) == ((), 0, 0.0)
+    assert (verdict.suspects, verdict.refused_bytes, verdict.alone_s) == ((), 0, 0.0)
     assert verdict.refused[f"{49:016x}"] == REFUSED_S
     assert A not in verdict.refused
     record.die(running(A))

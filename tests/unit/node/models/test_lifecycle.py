@@ -1040,11 +1040,7 @@ async def test_model_that_is_held_back_is_tried_again_after_its_time(rig: Rig) -
 
 async def test_verdict_on_requests_holds_no_model_back(rig: Rig) -> None:
     rig.has(source_of("m"))
-    rig.start(
-        verdicts=[
-            Verdict("m", "1", "", "", large_bytes=4, refused_bytes=4, refused_s=60.0, alone_s=60.0)
-        ]
-    )
+    rig.start(verdicts=[Verdict("m", "1", "", "", refused_bytes=4, refused_s=60.0, alone_s=60.0)])
     await rig.ready("m/1")
     bounds = rig.hosted("m").runner.scheduler.bounds
     assert bounds is not None

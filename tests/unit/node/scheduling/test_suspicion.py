@@ -7,12 +7,19 @@ import pytest
 
 from capamesh.node.contract.verdict import Verdict
 from capamesh.node.devices.request_digest import request_digest
-from capamesh.node.repository.rules import StateTensor
-from capamesh.node.scheduling import BatchPlan, MemoryBudget, PendingRequest, RunBounds, Suspicion
+from capamesh.node.repository.rules import Rules, StateTensor
+from capamesh.node.scheduling import (
+    BatchPlan,
+    DynamicBatcher,
+    MemoryBudget,
+    PendingRequest,
+    RunBounds,
+    Suspicion,
+)
 from capamesh.node.scheduling.run_need import RunNeed
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
 from capamesh.node.scheduling.suspicion import TRIAL_S
-from capamesh.protocol.errors import InvalidRequest, SizeRefused
+from capamesh.protocol.errors import InvalidRequest, SizeRefused, TooLarge
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
 
 F32 = Datatype.FP32
@@ -28,7 +35,7 @@ def verdict(**what: object) -> Verdict:
 
 def test_most_models_have_nothing_held_against_them() -> None:
     suspicion = Suspicion()
-    suspicion.check(x(1), 0.0)
+    suspicion.check(x(1), 9, 0.0)
     suspicion.ended(request_digest(x(1)), 9)
     assert not suspicion.is_looking
     assert not suspicion.is_alone(0.0)
@@ -39,46 +46,33 @@ def test_request_that_killed_is_refused_until_its_time_is_over_and_others_are_no
     digest = request_digest(x(1, 2))
     suspicion = Suspicion(verdict(refused={digest.hex(): 100.0}), now_s=1_000.0)
     assert suspicion.is_looking
-    suspicion.check(x(1, 3), 1_000.0)
+    suspicion.check(x(1, 3), 0, 1_000.0)
     with pytest.raises(InvalidRequest) as caught:
-        suspicion.check(x(1, 2), 1_040.0)
+        suspicion.check(x(1, 2), 0, 1_040.0)
     assert str(caught.value) == (
         "this very request ended the process that ran it, more than once; it is not run again on this node for 60 s"
     )
-    suspicion.check(x(1, 2), 1_100.0)
+    suspicion.check(x(1, 2), 0, 1_100.0)
     assert not suspicion.is_looking
 
 
-def test_size_that_is_refused_is_tried_one_by_one_until_one_ends_well() -> None:
-    suspicion = Suspicion(verdict(large_bytes=8, refused_bytes=12, refused_s=30.0), now_s=0.0)
-    large = x(1, 2, 3, 4)
-    assert not suspicion.check(x(1, 2), 0.0)
+def test_size_that_is_refused_is_tried_until_one_ends_well() -> None:
+    suspicion = Suspicion(verdict(refused_bytes=12, refused_s=30.0), now_s=0.0)
+    assert not suspicion.check(x(1, 2), 8, 0.0)
     with pytest.raises(SizeRefused) as caught:
-        suspicion.check(large, 10.0)
+        suspicion.check(x(1, 2, 3, 4), 16, 10.0)
     assert str(caught.value) == (
-        "a request of 16 bytes of inputs; different ones of 12 or less ended this node's worker, and the next as large"
+        "a request of 16 bytes of inputs; different ones of 12 or less ended this node's worker, and one as large"
         " is tried in 20.0 s: send less at once, or try another node"
     )
     assert caught.value.retry_after_s == 20.0
-    assert suspicion.check(large, 30.0)
-    with pytest.raises(SizeRefused):  # while the trial runs
-        suspicion.check(large, 30.5)
-    assert suspicion.check(large, 30.0 + TRIAL_S)  # that one was withdrawn
-    suspicion.ended(request_digest(large), 16)
-    assert not suspicion.check(large, 31.0)
-    assert suspicion.survived() == ((), 16)
-
-
-def test_size_that_one_death_is_put_down_to_is_not_refused_and_what_ends_well_is_told_once() -> (
-    None
-):
-    suspicion = Suspicion(verdict(large_bytes=8), now_s=0.0)
-    assert not suspicion.is_looking
+    assert suspicion.check(x(1, 2, 3, 4), 16, 30.0)
     told: list[int] = []
-    for size in (4, 12, 12, 8):
+    for size in (8, 16, 16):
         suspicion.ended(b"", size)
         told.append(suspicion.survived()[1])
-    assert told == [0, 12, 0, 0]
+    assert told == [0, 16, 0]
+    assert not suspicion.check(x(1, 2, 3, 4), 16, 30.0)
 
 
 def test_suspects_that_end_well_are_reported_once() -> None:
@@ -120,6 +114,67 @@ def test_request_is_large_where_it_has_more_rows_or_longer_ones_than_were_measur
     assert identity(5, 2)[1] == 40
     assert identity(1, 3)[1] == 12
     assert identity(1, 3, need=None)[1] == 0  # nobody knows what is usual
+
+
+class Refusing:
+    """The engine of a model of open rows of which requests of 16 bytes or more are refused."""
+
+    def __init__(self, *, limit_bytes: int = 0) -> None:
+        self.suspicion = Suspicion(verdict(refused_bytes=16), now_s=0.0)
+        self.budget = MemoryBudget(limit_bytes)
+        bounds = RunBounds(PLAN, NEED, PROFILE, self.budget, suspicion=self.suspicion)
+        self.batcher = DynamicBatcher(PLAN, Rules(), PROFILE, max_in_flight=100, bounds=bounds)
+        self.bounds = bounds
+
+    def submit(self, *shape: int, is_bulk: bool = False, left_s: float = 99.0) -> PendingRequest:
+        tensor = Tensor.from_numpy("x", np.zeros(shape, np.float32))
+        request = PendingRequest(
+            (tensor,), (), _nobody, arrived_s=0.0, deadline_s=left_s, is_bulk=is_bulk
+        )
+        self.batcher.submit(request, 0.0)
+        return request
+
+
+def test_request_of_usual_rows_is_not_large_however_many_of_them_a_job_sends_at_once() -> None:
+    model = Refusing()
+    request = model.submit(64, 2, is_bulk=True)
+    assert not request.is_alone
+    assert model.bounds.identity(request)[1] == 0
+    model.batcher.cancel(request, 0.0)
+    longer = model.submit(64, 3, is_bulk=True)
+    assert longer.is_alone
+    assert model.bounds.identity(longer)[1] == 4 * 3 * 4  # of 4 rows, the most of one of its runs
+
+
+def test_one_request_of_a_refused_size_is_tried_at_a_time_until_it_has_ended() -> None:
+    model = Refusing()
+    first = model.submit(5, 2)
+    assert first.is_alone
+    with pytest.raises(SizeRefused, match="one as large is tried now") as caught:
+        model.submit(5, 2)
+    assert caught.value.retry_after_s == TRIAL_S
+    model.batcher.cancel(first, 1.0)  # it is withdrawn before its run
+    model.submit(5, 2)
+    batch = model.batcher.take(1.0)
+    assert batch is not None
+    with pytest.raises(SizeRefused, match="one as large is tried now"):
+        model.submit(5, 2)
+    model.suspicion.ended(b"", 40)
+    model.batcher.finished(batch, [[]], 31.0, run_s=30.0)
+    assert not model.submit(5, 2).is_alone
+
+
+def test_request_that_is_refused_for_another_reason_is_no_trial() -> None:
+    model = Refusing(limit_bytes=1_000)
+    with pytest.raises(TooLarge):
+        model.submit(500, 2)
+    with pytest.raises(InvalidRequest, match="before its deadline"):
+        model.submit(9, 2, left_s=0.01)
+    model.budget.held_bytes = 990
+    with pytest.raises(SizeRefused, match="other large ones hold"):
+        model.submit(50, 2)
+    model.budget.held_bytes = 0
+    assert model.submit(50, 2).is_alone
 
 
 def test_state_that_a_node_keeps_is_no_part_of_a_request() -> None:

@@ -180,13 +180,14 @@ class CrashRecord:
             model.run_deaths = 0
 
     def survived_size(self, name: str, version: str, size_bytes: int) -> None:
-        """A request of that size, which was suspected for it, has ended without ending the worker: those no larger did not either."""
+        """A request of a size that was refused has ended without ending the worker: those no larger did not either.
+
+        Where none is refused, or by one that is smaller, nothing is cleared, and the next rest is longer all the same: else a request that ends well
+        between any two that do not would have them never come together.
+        """
         model = self._models.get((name, version))
-        if model is None:
-            return
-        model.large = {one: size for one, size in model.large.items() if size > size_bytes}
-        if not model.refused_bytes:
-            model.large_rest = _Term(REST_S, LONGEST_REST_S)
+        if model is not None and 0 < model.refused_bytes <= size_bytes:
+            model.large = {one: size for one, size in model.large.items() if size > size_bytes}
 
     def loaded(self, name: str, version: str) -> None:
         """A model takes requests: its deaths by loading are in a row no more; how long it was held before still counts."""
@@ -277,9 +278,8 @@ def _verdict(key: Key, model: _Model, now_s: float) -> Verdict | None:
         digest: until_s - now_s for digest, until_s in model.bulk.items() if until_s > now_s
     }
     suspects = tuple(digest for digest in model.requests if digest not in refused)
-    large_bytes = min(model.large.values(), default=0)
     alone_s = max(0.0, model.alone_until_s - now_s)
-    if not (held_s or refused or suspects or large_bytes or alone_s):
+    if not (held_s or refused or suspects or model.refused_bytes or alone_s):
         return None
     again = f"; it is tried again after {held_s:.0f} s" if held_s else ""
     return Verdict(
@@ -289,7 +289,6 @@ def _verdict(key: Key, model: _Model, now_s: float) -> Verdict | None:
         held_s=held_s,
         refused=refused,
         suspects=suspects,
-        large_bytes=large_bytes,
         refused_bytes=model.refused_bytes,
         refused_s=model.large_rest.left_s(now_s),
         alone_s=alone_s,

@@ -134,7 +134,7 @@ class Survived:
     version: str
     requests: tuple[str, ...]
     size_bytes: int
-    """The size of the largest that ended well of those that were suspected for their size; 0: none."""
+    """The size of one that ended well though as large ones were refused; 0: none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,8 @@ class Verdict:
     """Requests that are not run, by their digest in hexadecimal, each with the seconds for which."""
     suspects: tuple[str, ...] = ()
     """Requests that were there at a death: whoever sees one end well says so."""
-    large_bytes: int = 0
-    """A request of inputs of so many bytes was there at a death: one as large that ends well is told; 0: none was."""
     refused_bytes: int = 0
-    """Requests as large are not run for `refused_s`, then one in a while, until one ends well; 0: all are run."""
+    """Requests as large are not run for `refused_s`, then one at a time, until one ends well, which is told; 0: all are run."""
     refused_s: float = 0.0
     alone_s: float = 0.0
     """The requests of the model run one by one for this long."""

@@ -110,7 +110,7 @@ class RequestsInFlight:
             request.batch = None
             if request.state is ENDED:
                 request.inputs = ()
-                if request.held_bytes:
+                if request.held_bytes or request.is_alone:
                     self.release(request)
 
     def add(self, request: PendingRequest, *, is_turn: bool) -> None:
@@ -186,8 +186,8 @@ class RequestsInFlight:
             self.queue.put(request)
 
     def release(self, request: PendingRequest) -> None:
-        """Give back the memory that was kept free for the run of `request`."""
-        if request.held_bytes and self._bounds is not None:
+        """Give back the memory that was kept free for the run of `request`, and its turn to be tried alone."""
+        if (request.held_bytes or request.is_alone) and self._bounds is not None:
             self._bounds.release(request)
 
     def next_of_sequence(self, request: PendingRequest, now_s: float) -> None:

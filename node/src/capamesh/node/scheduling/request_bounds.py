@@ -102,16 +102,13 @@ class RunBounds:
 
         `slowdown` is what runs take over what was measured at load; above 1 it is not counted, for it may pass.
 
-        Raises `TooLarge`: it can never fit into the memory; `InvalidRequest`: it cannot be done in time;
-        `SizeRefused`: other large requests have the memory now; the last two as well where such ones have ended the
-        worker.
+        Raises `TooLarge`: it can never fit into the memory; `InvalidRequest`: it cannot be done in time, or this very one
+        ended the worker; `SizeRefused`: other large requests have the memory now, or ones as large ended the worker.
         """
         given_rows = rows = max(1, request.rows)
         if request.parts is not None and self._known_rows:
             rows = min(rows, self._known_rows)  # no run of it has more rows than a batch
         own = self._own(request)
-        if self.suspicion.is_looking and self.suspicion.check(own, now_s):
-            request.is_alone, request.key = True, object()
         given = sum(tensor.size_bytes for tensor in own)
         need = self._need
         if need is None:
@@ -126,17 +123,32 @@ class RunBounds:
                 rows > self._known_rows or elements > need.elements
             ):  # what is usual is late, not wrong
                 self._check_time(request, rows, elements, of_row, now_s, slowdown)
+        suspicion = self.suspicion
+        is_trial = suspicion.is_looking and suspicion.check(
+            own, self.large_bytes(request, own), now_s
+        )
         self._hold(request, needed, rows)
+        if is_trial:
+            request.is_alone, request.key = True, object()
+            suspicion.trial = request
 
     def identity(self, request: PendingRequest) -> tuple[bytes, int]:
-        """Return the digest of a request, and the bytes of its inputs where they are more than was measured, else 0."""
+        """Return the digest of a request and its `large_bytes`."""
         own = self._own(request)
+        return request_digest(own), self.large_bytes(request, own)
+
+    def large_bytes(self, request: PendingRequest, own: Sequence[Tensor]) -> int:
+        """Return the bytes of a run's inputs where they are more than was measured, else 0; `own` is what the caller gave."""
         need = self._need
-        is_large = need is not None and (
-            request.rows > self._known_rows
-            or (self._is_open and elements_of(own) > need.elements * max(1, request.rows))
+        if need is None:
+            return 0
+        given = rows = max(1, request.rows)
+        if request.parts is not None and self._known_rows:
+            rows = min(rows, self._known_rows)
+        is_large = rows > self._known_rows or (
+            self._is_open and elements_of(own) > need.elements * given
         )
-        return request_digest(own), size_of(own) if is_large else 0
+        return size_of(own) * rows // given if is_large else 0
 
     def _own(self, request: PendingRequest) -> Sequence[Tensor]:
         """Return what a caller gave, without the states that the node keeps."""
@@ -146,9 +158,11 @@ class RunBounds:
         return [tensor for tensor in request.inputs if tensor.name not in kept]
 
     def release(self, request: PendingRequest) -> None:
-        """Give back what `request` held; again is harmless."""
+        """Give back what `request` held, and let in another trial if it was one; again is harmless."""
         self._budget.held_bytes -= request.held_bytes
         request.held_bytes = 0
+        if request is self.suspicion.trial:
+            self.suspicion.trial = None
 
     def _check_memory(self, needed: int, rows: int, of_row: str, row_bytes: int) -> None:
         room = self._budget.room_bytes

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 TRIAL_S: Final = 1.0
-"""Seconds between two requests of a refused size that are let in (guess: a large run's time, so that the first has mostly ended)."""
+"""Seconds after which to come again while a request of a refused size is tried (guess: a large run's time)."""
 
 
 class Suspicion:
@@ -30,14 +30,15 @@ class Suspicion:
         self._refused: dict[bytes, float] = {}
         self._suspects: set[bytes] = set()
         self._survived: deque[bytes] = deque()
-        self._large_bytes = self._refused_bytes = self._survived_bytes = 0
+        self._refused_bytes = self._survived_bytes = 0
         self._refused_until_s = self._alone_until_s = -math.inf
+        self.trial: object = None
+        """The request of a refused size that is tried now; kept by the owner. No other is let in until it has ended."""
         if verdict is not None:
             self._refused = {
                 bytes.fromhex(digest): now_s + left_s for digest, left_s in verdict.refused.items()
             }
             self._suspects = {bytes.fromhex(digest) for digest in verdict.suspects}
-            self._large_bytes = verdict.large_bytes
             self._refused_bytes = verdict.refused_bytes
             self._refused_until_s = now_s + verdict.refused_s
             self._alone_until_s = now_s + verdict.alone_s
@@ -55,8 +56,8 @@ class Suspicion:
         """Return whether each request is to be run by itself."""
         return now_s < self._alone_until_s
 
-    def check(self, inputs: Sequence[Tensor], now_s: float) -> bool:
-        """Return whether a request is a trial of a size that was refused: it runs alone.
+    def check(self, inputs: Sequence[Tensor], large_bytes: int, now_s: float) -> bool:
+        """Return whether a request is a trial of a size that was refused: it runs alone. See `RunBounds.large_bytes`.
 
         Raises:
             InvalidRequest: this very request ended the worker.
@@ -72,31 +73,30 @@ class Suspicion:
                 )
             self._refused.pop(digest, None)
         most = self._refused_bytes
-        if not most or (size := size_of(inputs)) < most:
+        if not most or large_bytes < most:
             return False
         left_s = self._refused_until_s - now_s
+        if self.trial is not None:
+            left_s = TRIAL_S
         if left_s > 0:
+            when = "now" if self.trial is not None else f"in {left_s:.1f} s"
             raise SizeRefused(
-                f"a request of {size} bytes of inputs; different ones of {most} or less ended this node's worker, and the"
-                f" next as large is tried in {left_s:.1f} s: send less at once, or try another node",
+                f"a request of {large_bytes} bytes of inputs; different ones of {most} or less ended this node's worker, and"
+                f" one as large is tried {when}: send less at once, or try another node",
                 left_s,
             )
-        self._refused_until_s = now_s + TRIAL_S
         return True
 
     def ended(self, digest: bytes, large_bytes: int) -> None:
-        """The run of a request has ended, and the process has not; see `RunBounds.identity` for `large_bytes`."""
+        """The run of a request has ended, and the process has not; see `RunBounds.large_bytes`."""
         if digest in self._suspects:
             self._suspects.discard(digest)
             self._survived.append(digest)
-        if self._large_bytes and large_bytes >= self._large_bytes:
-            self._survived_bytes = large_bytes
-            self._large_bytes = large_bytes + 1  # what is no larger is no news
-            if large_bytes >= self._refused_bytes:
-                self._refused_bytes = 0
+        if 0 < self._refused_bytes <= large_bytes:
+            self._refused_bytes, self._survived_bytes = 0, large_bytes
 
     def survived(self) -> tuple[tuple[str, ...], int]:
-        """Return the suspects that ended well since the last time, in hexadecimal, and the most bytes of one suspected for its size."""
+        """Return the suspects that ended well since the last time, in hexadecimal, and the bytes of a trial that did."""
         found: list[str] = []
         while self._survived:
             found.append(self._survived.popleft().hex())
