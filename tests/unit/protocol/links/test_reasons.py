@@ -2,13 +2,21 @@ from __future__ import annotations
 
 import pytest
 
-from capamesh.protocol.errors import CapameshError, Overloaded, ProtocolViolation, RunFailed
+from capamesh.protocol.errors import (
+    CapameshError,
+    Overloaded,
+    ProtocolViolation,
+    RunFailed,
+    SizeRefused,
+)
 from capamesh.protocol.links.frames import HEADER_BYTES
+from capamesh.protocol.links.hello import unpack_map
 from capamesh.protocol.links.reasons import (
     MAX_AFTER_MS,
     MAX_ERROR_CHARS,
     error_frame,
     error_in,
+    error_meta,
     goaway_frame,
     goaway_reason,
     loss_reason,
@@ -36,6 +44,14 @@ def test_hint_when_to_come_again_is_rounded_up_and_bounded(hint_s: float, seen_s
     seen = there(Overloaded("full", hint_s))
     assert isinstance(seen, Overloaded)
     assert seen.retry_after_s == seen_s
+
+
+def test_size_that_is_refused_is_a_lack_of_room_to_routers_that_do_not_know_it() -> None:
+    error = SizeRefused("too large now", 0.5)
+    seen = there(error)
+    assert type(seen) is SizeRefused
+    assert seen.retry_after_s == 0.501
+    assert unpack_map(error_meta(error), "ERROR")["code"] == Overloaded.code
 
 
 def test_long_words_are_cut() -> None:

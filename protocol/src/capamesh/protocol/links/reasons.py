@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from capamesh.protocol.errors import CapameshError, Overloaded, from_wire
+from capamesh.protocol.errors import CapameshError, Overloaded, SizeRefused, from_wire
 from capamesh.protocol.links.frames import FrameKind, encode_frame
 from capamesh.protocol.links.hello import unpack_map
 from capamesh.protocol.msgpack_codec import pack
@@ -24,6 +24,8 @@ def error_frame(stream: int, error: CapameshError) -> bytes:
 def error_meta(error: CapameshError) -> bytes:
     """Return the metadata of an ERROR, which `error_in` reads."""
     meta: dict[str, object] = {"code": error.code, "message": error.message[:MAX_ERROR_CHARS]}
+    if isinstance(error, SizeRefused):  # a fault to earlier routers, which do not know its code
+        meta |= {"code": Overloaded.code, "of_size": True}
     if isinstance(error, Overloaded) and error.retry_after_s > 0:
         meta["after_ms"] = min(int(error.retry_after_s * 1000) + 1, MAX_AFTER_MS)
     if error.load is not None:
@@ -35,8 +37,11 @@ def error_in(meta: bytes) -> CapameshError:
     """Return the error in the metadata of an ERROR; raise `ProtocolViolation` when that is no map."""
     raw = unpack_map(meta, "ERROR")
     after_ms = raw.get("after_ms")
+    code = _text(raw.get("code"))
+    if code == Overloaded.code and raw.get("of_size") is True:
+        code = SizeRefused.code
     error = from_wire(
-        _text(raw.get("code")),
+        code,
         _text(raw.get("message"))[:MAX_ERROR_CHARS],
         min(after_ms, MAX_AFTER_MS) / 1000 if type(after_ms) is int and after_ms > 0 else 0.0,
     )
