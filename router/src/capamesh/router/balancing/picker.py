@@ -258,6 +258,8 @@ class RequestPicker(Picker):
             bulk_outcomes.answered(of, replica, rows, load, elapsed_s, at_node_s, size_bytes, now_s)
         else:
             of.answered(replica, load, elapsed_s, at_node_s, size_bytes, now_s)
+            if len(self.chosen) == 1:
+                self.served.budget.answered(now_s - elapsed_s)
         replica.endpoint.ended()
         if self._suspicion is not None:
             self.served.deaths.answered(self._suspicion)

@@ -2,8 +2,8 @@
 
 Retries help against a fault of one node and make a fault of all worse: under overload each retry is more load.
 So retries are paid from what first attempts bring in, and from a small reserve that is there from the start. The
-reserve does not leak, so that a model that is asked for seldom can retry too. It is whole again once so many requests in a
-row have asked for no retry that the fault must be over; time does not refill it, for it says nothing of that
+reserve does not leak, so that a model that is asked for seldom can retry too. It is whole again once so many requests were
+answered that were sent after the last that asked for a retry that the fault must be over; time does not refill it, for it says nothing of that
 (Finagle's RetryBudget grants 10 retries a second whatever the rate: at 5 requests a second, all may be retried
 twice). What is above the reserve leaks: at a steady rate a deposit is there for `ttl_s` on average, as in Finagle's
 window, without its list of time slots.
@@ -24,7 +24,7 @@ RESERVE = 50.0
 """Retries that are there from the first (guess: a third of 150 requests in flight, which one of three nodes takes
 along when it dies; 0.5 % of 10,000 requests)."""
 QUIET_REQUESTS = 20
-"""Requests in a row without a retry that make the reserve whole (guess: of requests of which a quarter fails, 3 of 1,000 such rows
+"""Requests answered by the first that was asked, since one asked for a retry, that make the reserve whole (guess: of requests of which a quarter fails, 3 of 1,000 such rows
 have none that does; those that fail less may all be retried by their share)."""
 BACKWARDS_S = 1.0
 """A clock this far behind what it showed was set back; less is callers that read it at different moments,
@@ -46,18 +46,20 @@ RETRIES = BudgetTerms()
 class RetryBudget:
     """A balance of tokens; a withdrawal takes one. Never below 0.
 
-    While there are no `QUIET_REQUESTS` deposits in a row, withdrawals are at most `reserve` + `share` x
+    While no `QUIET_REQUESTS` are answered in a row, withdrawals are at most `reserve` + `share` x
     deposits, however much time passes. Within any time, they are at most that and what deposits of the `ttl_s` before it left.
     """
 
-    __slots__ = ("_balance", "_quiet", "_seen_s", "_terms", "spent")
+    __slots__ = ("_asked_s", "_balance", "_quiet", "_seen_s", "_terms", "spent")
 
     def __init__(self, terms: BudgetTerms = RETRIES) -> None:
         self._terms = terms
         self._balance = terms.reserve
         self._seen_s = -math.inf
+        self._asked_s = -math.inf
+        """The time when a withdrawal was last asked for."""
         self._quiet = 0
-        """The deposits since a withdrawal was last asked for."""
+        """The requests that were sent since then and answered."""
         self.spent = 0
         """The number of tokens that were taken."""
 
@@ -69,7 +71,11 @@ class RetryBudget:
         """A request is sent for the first time."""
         self._pass(now_s)
         self._balance += self._terms.share
-        self._quiet += 1
+
+    def answered(self, sent_s: float) -> None:
+        """A request that was sent once, at `sent_s`, was answered."""
+        if sent_s > self._asked_s:
+            self._quiet += 1
 
     def try_withdraw(self, now_s: float) -> bool:
         """Take a token for one more attempt; return False, and take none, when there is none."""
@@ -77,6 +83,7 @@ class RetryBudget:
         if self._quiet >= QUIET_REQUESTS:
             self._balance = max(self._balance, self._terms.reserve)
         self._quiet = 0
+        self._asked_s = now_s
         if self._balance < 1.0:
             return False
         self._balance -= 1.0
