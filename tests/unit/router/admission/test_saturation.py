@@ -472,3 +472,14 @@ def test_many_loaded_replicas_are_asked_some_at_a_time() -> None:
     asked = [saturation.renewals(0.2 + 0.05 * turn) for turn in range(4)]
     assert [len(each) for each in asked] == [64, 64, 2, 0]
     assert [one for each in asked for one in each] == list(replicas)
+
+
+def test_each_of_many_loaded_replicas_that_answer_is_asked_before_its_report_is_stale() -> None:
+    replicas = tuple(replica(str(index), load=load(5)) for index in range(300))
+    saturation = Saturation()
+    for turn in range(1, 61):
+        now_s = 0.05 * turn
+        saturation.look(replicas, now_s)
+        for one in saturation.renewals(now_s):
+            one.reported(load(5), now_s)
+        assert now_s - min(one.load_s for one in replicas) < 0.5

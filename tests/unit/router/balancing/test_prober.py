@@ -12,7 +12,8 @@ from fleet_fakes import FakeLink, Fleet, LoadAsk, call, hang, in_virtual_time, l
 
 from capamesh.protocol.errors import LinkLost, ModelNotFound, Overloaded
 from capamesh.protocol.links.calls import LoadReport, encode_load
-from capamesh.router.balancing.prober import PROBE_LIMIT_S, Prober
+from capamesh.router.admission.saturation import STALE_S
+from capamesh.router.balancing.prober import Prober
 from capamesh.router.requests.call import NO_OPTIONS
 from capamesh.router.resilience.health import CircuitState
 
@@ -56,7 +57,7 @@ async def test_probe_names_the_model_and_its_reply_is_reported_with_its_round_tr
     assert (replica.load, replica.load_s) == (LOAD, 0.25)
     assert replica.endpoint.network.rtt_s == 0.25
     assert fleet.links[1].probes[0].tell(encode_load(LOAD))
-    await asyncio.sleep(PROBE_LIMIT_S)
+    await asyncio.sleep(STALE_S)
     assert (reported.failed, fleet.prober.sent, fleet.prober.lost) == ([], 2, 0)
     assert fleet.counts == {}
 
@@ -146,7 +147,7 @@ async def test_answered_probe_returns_who_was_lost_and_a_lost_one_takes_it_out_a
     fleet.links[0].probes[0].tell(encode_load(LOAD))
     assert health.state(fleet.clock()) is CircuitState.RAMPING
     fleet.prober.ask([replica])
-    await asyncio.sleep(PROBE_LIMIT_S + 0.001)
+    await asyncio.sleep(STALE_S + 0.001)
     assert health.state(fleet.clock()) is CircuitState.INHIBITED
     assert health.reason == "no answer to a probe"
 
@@ -249,8 +250,8 @@ async def test_all_probes_share_one_timer_which_ends_with_the_last_or_with_the_p
     assert timers == []
     for replica in fleet.replicas:
         prober.ask([replica])
-    assert [timer.when() for timer in timers] == [PROBE_LIMIT_S]
-    await asyncio.sleep(PROBE_LIMIT_S + 0.001)
+    assert [timer.when() for timer in timers] == [STALE_S]
+    await asyncio.sleep(STALE_S + 0.001)
     assert (prober.lost, len(timers)) == (2, 1)
     prober.ask(fleet.replicas)
     prober.close()

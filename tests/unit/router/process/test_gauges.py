@@ -16,7 +16,7 @@ from capamesh.protocol.fleet import Joined
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.protocol.membership_life import LifeFigures
-from capamesh.router.balancing.prober import PROBE_LIMIT_S
+from capamesh.router.admission.saturation import STALE_S
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.process.gauges import (
     watch_cache,
@@ -122,7 +122,7 @@ async def test_probes_and_requests_that_were_not_admitted_are_counted() -> None:
     watch_routing(fleet.telemetry, fleet.prober, fleet.balancer)
     assert "capamesh_requests_not_admitted_total{" not in fleet.telemetry.exposition().decode()
     fleet.prober.ask(fleet.replicas)
-    await asyncio.sleep(PROBE_LIMIT_S + 0.1)
+    await asyncio.sleep(STALE_S + 0.1)
     fleet.replicas[0].reported(
         LoadReport(in_flight=8, queued=7, limit=8, queue_us=7_000_000, run_us=1_000_000),
         fleet.clock(),

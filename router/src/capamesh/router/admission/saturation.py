@@ -44,14 +44,12 @@ HELD_S = 10.0
 STOCK_BATCHES = 8
 """The limit of a replica that was never heard of is taken to be so many of its best batches: the least that nodes begin with."""
 STALE_S = 1.0
-"""A report of this age says nothing any more (Prequal, section 4)."""
+"""A report of this age says nothing any more (Prequal, section 4), nor does the reply to a probe: it is lost then."""
 RENEW_S = 0.1
 """A report of this age is asked for anew if it says that the replica is loaded (guess: a tenth of what it holds for)."""
-RENEW_AGAIN_S = 1.0
-"""Seconds after which a replica that has not told its load is asked once more (`prober.PROBE_LIMIT_S`: then the first is lost)."""
 MOST_RENEWED = 64
 """The most replicas that are asked in one turn, of which there are twenty a second: with 1,000 loaded each is asked before its
-report is stale."""
+report is stale, for who was asked goes behind all others."""
 SILENT_S = 2.0
 """Seconds after which a replica counts as full that has told nothing with requests of ours (guess: as long as the longest queue)."""
 SILENT_ANSWERS = 4
@@ -213,6 +211,7 @@ class Saturation:
         self._is_open = is_open
         self._replicas: Sequence[Replica] = ()
         self._memory: dict[Replica, _Memory] = {}
+        """Those whose load was asked for longest ago first."""
         self._supervisor: list[tuple[Replica, _Memory]] = []
         """The same, those first whose turn to be read is next."""
         self._look_s = -math.inf
@@ -299,7 +298,7 @@ class Saturation:
                 continue
             if not (replica.load.in_flight or replica.rif or has_refused):
                 continue
-            if memory.asked_s > replica.load_s and now_s - memory.asked_s < RENEW_AGAIN_S:
+            if memory.asked_s > replica.load_s and now_s - memory.asked_s < STALE_S:
                 continue
             # whom a failure keeps out is asked for a sign of life by others, and more and more seldom
             if is_open(replica, now_s) or (has_refused and replica.endpoint.is_usable):
@@ -307,6 +306,8 @@ class Saturation:
                 due.append(replica)
                 if len(due) == MOST_RENEWED:
                     break
+        for replica in due:
+            self._memory[replica] = self._memory.pop(replica)
         return due
 
     def _read(self, now_s: float) -> None:

@@ -11,15 +11,13 @@ from typing_extensions import override
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.links.calls import decode_load, encode_probe
 from capamesh.protocol.links.handlers import LoadHandler
+from capamesh.router.admission.saturation import STALE_S
 
 if TYPE_CHECKING:
     from capamesh.router.balancing.balancer import Balancer
     from capamesh.router.fleet.node_link import NodeLink
     from capamesh.router.fleet.replica import Replica
     from capamesh.router.timers import Timer, Timers
-
-PROBE_LIMIT_S = 1.0
-"""The longest wait for a reply: a later one says nothing of the present (the age at which Prequal drops a reply)."""
 
 
 class _Probe(LoadHandler):
@@ -58,7 +56,7 @@ class Prober:
         *,
         clock: Callable[[], float],
         timers: Timers,
-        limit_s: float = PROBE_LIMIT_S,
+        limit_s: float = STALE_S,
     ) -> None:
         self._balancer = balancer
         self._clock = clock
