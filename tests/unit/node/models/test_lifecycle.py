@@ -23,6 +23,7 @@ from capamesh.node.models import eviction as room_module
 from capamesh.node.models import folder_watch, shortage
 from capamesh.node.models import lifecycle as lifecycle_module
 from capamesh.node.models.eviction import (
+    AGAIN_S,
     IDLE_LOADS,
     LEAST_IDLE_S,
     MOST_IDLE_S,
@@ -160,6 +161,8 @@ class Rig:
         self.marks = InFlightJournal(None)
         self.lifecycle: ModelLifecycle
         self._news = asyncio.Event()
+        self.again_s = 0.0
+        """The seconds after which to ask again, as the last change that was asked for was answered."""
         self._task: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         monkeypatch.setattr(folder_watch, "scan", self._scan)
@@ -252,6 +255,7 @@ class Rig:
         outcome: asyncio.Future[str] = self._loop.create_future()
 
         def done(error: CapameshError | None) -> None:
+            self.again_s = error.retry_after_s if error is not None else 0.0
             outcome.set_result("done" if error is None else f"{error.code}: {error.message}")
 
         self.lifecycle.change(ControlCall(action, ModelName(name), ModelVersion(version)), done)
@@ -1608,6 +1612,7 @@ async def test_request_has_a_model_tried_again_that_ran_out_of_memory_ever_more_
     while len(tried_s) < 3:
         before = len(rig.device.loaded)
         assert (await rig.want("bad")).startswith("overloaded: ")
+        assert rig.again_s == AGAIN_S
         if len(rig.device.loaded) > before:
             tried_s.append(now_s)
         now_s += 10.0

@@ -33,8 +33,8 @@ MOST_SHORT_S = 3600.0
 """A model whose load ran out of memory though it seemed to fit is let in only where more is free than then. A request has it
 tried all the same after the first, then after twice as long each time, up to the second (guess: what else took the memory
 may be gone; a load that fails takes it from the runs beside it for a moment)."""
-LEAST_AGAIN_S = 5.0
-"""Seconds after which a router may ask again for such a model at the soonest (guess: to look whether there is room costs nothing)."""
+AGAIN_S = 5.0
+"""Seconds after which a router may ask again for such a model (guess: to look whether there is room costs nothing)."""
 
 
 class NoRoom(ModelInvalid):
@@ -96,7 +96,7 @@ class Room:
         return NoRoom(
             f"the memory ran out while it was loaded: it needs more than {needed - 1} bytes of memory and {free} are free"
             f" ({why})",
-            soon_s=LEAST_AGAIN_S,  # others may leave any time
+            soon_s=AGAIN_S,  # others may leave any time
         )
 
     def forget(self, key: Key) -> None:
@@ -121,7 +121,7 @@ class Room:
             why = f"it needs about {missing + free} bytes of memory and {max(0, free)} are free"
             short = self._short_of(source)
             if short is not None:  # what takes the memory may be no model of this node's
-                soon_s = max(LEAST_AGAIN_S, min(soon_s, short.until_s - now_s))
+                soon_s = AGAIN_S
                 why += ": it ran out when it was loaded before"
             elif soon_s == math.inf:
                 why += ": unload a model, or allow more (--memory-limit)"
