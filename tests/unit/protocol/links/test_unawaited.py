@@ -71,7 +71,7 @@ def test_flood_of_each_kind_ends_the_link(flood: bytes) -> None:
     for _ in range(MOST // 100):
         feed(acceptor, flood * 100)
     acceptor.check_unawaited(0.0)
-    feed(acceptor, flood)
+    feed(acceptor, flood * 100)
     with pytest.raises(ProtocolViolation, match="more frames that nobody awaits"):
         acceptor.check_unawaited(0.0)
 
@@ -82,7 +82,7 @@ def test_small_chunks_of_a_body_that_is_awaited_are_counted_and_large_ones_are_n
 
     acceptor = greeted().acceptor
     large, count = SMALL_CHUNK_BYTES, 2 * MOST
-    feed(acceptor, HEADER.pack(0, 0, 1 << 22, 1, FrameKind.REQUEST, FINAL, 0))
+    feed(acceptor, HEADER.pack(0, 0, 1 << 24, 1, FrameKind.REQUEST, FINAL, 0))
     for _ in range(count // 10):
         feed(acceptor, chunk(large))
     acceptor.check_unawaited(0.0)

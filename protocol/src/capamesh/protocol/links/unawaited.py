@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from typing import Final
 
-MOST: Final = 10_000
-"""Such frames at once (guess: 2,048 streams that are all given up, and the chunks of some large answers that were on their way)."""
+from capamesh.protocol.links.frames import LinkLimits
+
+MOST: Final = 5 * LinkLimits().streams
+"""Such frames at once (guess: all streams that may be open are given up, and the chunks of some large answers were on their way)."""
 A_SECOND: Final = 5_000.0
 """Such frames a second beside those that are earned (guess: some 2 % of a core; a healthy link has two pings in four seconds)."""
 FOR_A_MESSAGE: Final = 4
