@@ -55,13 +55,6 @@ class AbsentModels:
     def __repr__(self) -> str:
         return f"AbsentModels({len(self._unready)} not ready, {len(self._lately)} left of late)"
 
-    def is_loading(self, peer: PeerId, model: ModelName, version: ModelVersion) -> bool:
-        """Return whether a node says that it loads the version."""
-        offers = self._unready.get(model, {}).get(peer, ())
-        return any(
-            offer.version == version and offer.state is ModelState.LOADING for offer in offers
-        )
-
     def heard(
         self,
         peer: PeerId,

@@ -5,8 +5,8 @@ for, so their influence is bounded here: a model is loaded by one node at a time
 could not is left alone with it for a while. The node itself lets only those models give way that were idle.
 
 Nor may a node keep a model from being loaded by others. A node that does not answer, or says that it has loaded a model
-and then does not have it, has broken its word: nodes of its invite are asked after all others, for whatever model; and
-those of one invite have half of the loads at most.
+and then does not have it, has broken its word, until it has the model ready: nodes of its invite are asked after all others, for whatever
+model; and those of one invite have half of the loads at most.
 """
 
 from __future__ import annotations
@@ -60,6 +60,9 @@ class _Rest:
     until_s: float
     failures: int
     reason: str
+    invite: str
+    broken: int
+    """The times that the node has broken its word by it."""
 
 
 class WantedLoads:
@@ -136,9 +139,13 @@ class WantedLoads:
         """The node has the model ready."""
         self._under_way.discard(load)
         self._rests.pop((load.peer, load.model), None)
-        broken = self._broken.pop(load.invite, 0)
-        if broken > 1:
-            self._broken[load.invite] = broken - 1
+        self._forgive(load.invite, 1)
+
+    def ready(self, peer: PeerId, model: ModelName) -> None:
+        """A node has a model ready: where it had not answered in time it was slow, and no more than that."""
+        rest = self._rests.pop((peer, model), None)
+        if rest is not None:
+            self._forgive(rest.invite, rest.broken)
 
     def failed(
         self, load: WantedLoad, error: CapameshError, now_s: float, *, is_broken: bool = False
@@ -152,7 +159,9 @@ class WantedLoads:
         rest_s = min(MOST_REST_S, FIRST_REST_S * 2.0**doubled)
         if isinstance(error, Overloaded) and error.retry_after_s > 0:
             failures, rest_s = 0, min(MOST_REST_S, max(FIRST_REST_S, error.retry_after_s))
-        self._rests[key] = _Rest(now_s + rest_s, failures, error.message or error.code)
+        broken = is_broken + (before.broken if before is not None else 0)
+        reason = error.message or error.code
+        self._rests[key] = _Rest(now_s + rest_s, failures, reason, load.invite, broken)
         self._rests.move_to_end(key)
         if len(self._rests) > MAX_RESTS:
             self._rests.popitem(last=False)
@@ -166,6 +175,11 @@ class WantedLoads:
         for (one, _), rest in self._rests.items():
             if one == peer:
                 rest.until_s = -math.inf
+
+    def _forgive(self, invite: str, times: int) -> None:
+        broken = self._broken.pop(invite, 0)
+        if broken > times:
+            self._broken[invite] = broken - times
 
     def _has_room(self, invite: str) -> bool:
         return sum(load.invite == invite for load in self._under_way) < MAX_OF_INVITE

@@ -100,15 +100,10 @@ class AskedLoad(ResponseHandler):
         )
 
     def _overdue(self) -> None:
-        """Let another node be asked. One that says that it loads the model has not broken its word: it takes long."""
+        """Let another node be asked. One that was only slow is forgiven as soon as it has the model ready."""
         if self._link is not None:
             self._link.withdraw(self._stream)
-        load = self._load
-        is_loading = self._owner.fleet.absent.is_loading(load.peer, load.model, load.version)
-        self._end(
-            LinkLost(f"the node has not loaded it within {PATIENCE_S:g} s"),
-            is_broken=not is_loading,
-        )
+        self._end(LinkLost(f"the node has not loaded it within {PATIENCE_S:g} s"), is_broken=True)
 
     def _end(self, error: CapameshError | None, *, is_broken: bool = False) -> None:
         if self._link is None:

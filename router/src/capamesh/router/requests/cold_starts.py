@@ -179,6 +179,9 @@ class ColdStarts(LoadOwner):
                     asked.look()
                 if not isinstance(change, Changed) or _is_eased(change):
                     self._loads.eased(change.advert.peer)
+                for offer in change.advert.models:
+                    if offer.is_ready:
+                        self._loads.ready(change.advert.peer, offer.name)
                 self._wake({offer.name for offer in change.advert.models})
 
     def reached(self, peer: PeerId) -> None:
