@@ -105,6 +105,7 @@ class _Host:
             None,  # type: ignore[arg-type]  # nobody introduces themselves on this wire
             control=_unexpected,
             clock=time.monotonic,
+            later=lambda *_: None,
             limits=DEFAULT_LIMITS,
             log=NullLog(),  # type: ignore[arg-type]
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,6 +109,7 @@ async def town(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[
         members.trust(),
         control=lambda *_: None,
         clock=lambda: runner.now_s,
+        later=asyncio.get_running_loop().call_later,
         limits=Limits(),
         log=NullLog(),  # type: ignore[arg-type]
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -89,6 +90,7 @@ async def town(tmp_path: Path) -> AsyncIterator[Town]:
         members.trust(),
         control=lambda *_: None,
         clock=time.monotonic,
+        later=asyncio.get_running_loop().call_later,
         limits=Limits(),
         log=NullLog(),  # type: ignore[arg-type]
     )

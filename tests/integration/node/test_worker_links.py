@@ -284,6 +284,7 @@ class Town:
             self.members.trust(),
             control=self.lifecycle.change,
             clock=time.monotonic,
+            later=asyncio.get_running_loop().call_later,
             limits=Limits(),
             log=self.log,  # type: ignore[arg-type]
         )

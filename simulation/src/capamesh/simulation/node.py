@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from capamesh.node.agent.advert_schedule import JITTER
 from capamesh.node.scheduling import PendingRequest, Result
-from capamesh.node.worker.service import TELL_S
+from capamesh.node.worker.withdrawals import Withdrawals
 from capamesh.protocol import adverts
 from capamesh.protocol.adverts import NodeAdvert, advert_interval_s
 from capamesh.protocol.adverts import Sequence as AdvertSequence
@@ -100,7 +100,7 @@ class SimNode(NodeEnd, Device):
         self._noise_shift = -group.noise * group.noise / 2
         self._links: dict[SimLink, dict[int, _Asked]] = {}
         """The requests of each link that were not answered yet, by their numbers."""
-        self._withdrawn: set[SimModel] = set()
+        self._withdrawals = Withdrawals(events.call_later, self._tell_load)
         self._calls = CallDecoder(DEFAULT_LIMITS)
         self._starts = 1
         self._deferred: list[tuple[Callable[..., None], tuple[object, ...]]] = []
@@ -205,20 +205,16 @@ class SimNode(NodeEnd, Device):
         asked = self._links.get(link, {}).pop(stream, None)
         if asked is not None:
             self._cancel(asked)
-            if asked.model not in self._withdrawn:
-                self._withdrawn.add(asked.model)
-                self._events.call_later(TELL_S, partial(self._tell_load, asked.model))
+            spec = asked.model.spec
+            self._withdrawals.add(ModelName(spec.name), ModelVersion(spec.version))
 
-    def _tell_load(self, model: SimModel) -> None:
-        """Tell routers of a model of which requests were withdrawn, as `WorkerService` does."""
+    def _tell_load(self, model: ModelName, version: ModelVersion) -> bool:
         if self.is_frozen:
-            self.later(self._tell_load, model)
-            return
-        self._withdrawn.discard(model)
-        name, version = ModelName(model.spec.name), ModelVersion(model.spec.version)
-        meta = encode_told_load(name, version, self._said(model.load()))
+            return False
+        meta = encode_told_load(model, version, self._said(self.models[model, version].load()))
         for link in self._links:
             link.tell_load(meta)
+        return True
 
     @override
     def probed(self, link: SimLink, stream: int, meta: bytes) -> None:

@@ -28,7 +28,7 @@ from capamesh.node.repository.task_rules import FileRules
 from capamesh.node.runtime.tasks.contents import FileTask
 from capamesh.node.scheduling import DynamicBatcher
 from capamesh.node.scheduling.runner import STOP_GRACE_S, ModelRunner
-from capamesh.node.worker.service import TELL_S, WorkerService
+from capamesh.node.worker.service import WorkerService
 from capamesh.protocol.adverts import ModelState
 from capamesh.protocol.errors import (
     CapameshError,
@@ -43,6 +43,7 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import (
+    TELL_S,
     ControlAction,
     ControlCall,
     InferAnswer,
@@ -143,11 +144,13 @@ class Rig:
         self.log = NullLog()
         self.asked: list[tuple[ControlCall, Changed]] = []
         self.control_error: CapameshError | None = None
+        self.later: list[tuple[float, Callable[[], None]]] = []
         self.service = WorkerService(
             self.models,
             NetworkTrust(OWNER.ca_der),
             control=self._control,
             clock=self.clock,
+            later=lambda *what: self.later.append(what),
             limits=Limits(),
             log=self.log,  # type: ignore[arg-type]
             bulk_refused_s=bulk_refused_s,
@@ -634,15 +637,13 @@ async def test_cancelled_call_is_neither_run_nor_answered(rig: Rig) -> None:
 async def test_routers_are_told_of_what_was_withdrawn_all_at_once_and_each_of_them(
     rig: Rig,
 ) -> None:
-    later: list[tuple[float, Callable[[], None]]] = []
-    rig.service.later = lambda *what: later.append(what)
     other = await rig.hold()
     for stream in range(1, 9):
         rig.ask(stream)
     assert rig.probe("m").in_flight == 9
     for stream in range(1, 9):
         rig.cancel(stream)
-    ((delay_s, tell),) = later
+    ((delay_s, tell),) = rig.later
     assert delay_s == TELL_S
     assert rig.link.told == []
     tell()
@@ -651,25 +652,23 @@ async def test_routers_are_told_of_what_was_withdrawn_all_at_once_and_each_of_th
     assert other.told == rig.link.told
     rig.ask(9)
     rig.cancel(9)
-    assert len(later) == 2
+    assert len(rig.later) == 2
     await rig.idle()
 
 
 async def test_withdrawal_is_told_once_the_model_counts_it_no_more(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    later: list[Callable[[], None]] = []
-    rig.service.later = lambda _, tell: later.append(tell)
     await rig.hold()
     rig.ask(1)
     rig.cancel(1)
     monkeypatch.setattr(DynamicBatcher, "is_report_current", False)
-    later.pop()()
+    rig.later.pop()[1]()
     assert rig.link.told == []
     monkeypatch.undo()
-    later.pop()()
+    rig.later.pop()[1]()
     assert len(rig.link.told) == 1
-    assert later == []
+    assert rig.later == []
     await rig.idle()
 
 

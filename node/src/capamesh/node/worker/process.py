@@ -156,12 +156,12 @@ class Worker:
             self._trust,
             control=self._lifecycle.change,
             clock=time.monotonic,
+            later=self._loop.call_later,
             limits=Limits(),
             log=log,
             bulk_refused_s=start.bulk_refused_s,
         )
         self._service.on_links = self._links_changed
-        self._service.later = self._loop.call_later
         self._transport = opened.transport
         self._address = ""
         self._free_bytes = start.memory_free_bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
@@ -16,6 +16,7 @@ from capamesh.node.worker.bulk_refusal import BulkRefusal
 from capamesh.node.worker.classification import Classification
 from capamesh.node.worker.task_calls import TaskCalls
 from capamesh.node.worker.traced import OnDone, traced
+from capamesh.node.worker.withdrawals import Later, Withdrawals
 from capamesh.protocol.errors import (
     CapameshError,
     ModelUnavailable,
@@ -49,10 +50,6 @@ if TYPE_CHECKING:
     from capamesh.protocol.links.link import Link
     from capamesh.protocol.network import Member, NetworkTrust
 
-TELL_S: Final = 0.05
-"""Seconds from a withdrawal until routers are told, which is also the least between two such reports of a model (guess: clients that
-leave together do so in a moment; 20 frames a second are nothing to a link)."""
-
 
 class WorkerService(LinkHandler):
     """The owner of all links of one worker."""
@@ -64,6 +61,7 @@ class WorkerService(LinkHandler):
         *,
         control: Callable[[ControlCall, Changed], None],
         clock: Callable[[], float],
+        later: Later,
         limits: Limits,
         log: FilteringBoundLogger,
         bulk_refused_s: float = 0.0,
@@ -89,10 +87,7 @@ class WorkerService(LinkHandler):
         self._is_draining = False
         self.on_links: Callable[[int], None] = lambda _: None
         """The callback that is told the number of links when it changes."""
-        self.later: Callable[[float, Callable[[], None]], object] = lambda _, __: None
-        """The function that calls another after so many seconds; without one, routers are told of nothing that was withdrawn."""
-        self._withdrawn: dict[ModelRunner, HostedModel] = {}
-        """The models of which requests were withdrawn since routers were told of it."""
+        self._withdrawals = Withdrawals(later, self._tell_load)
         self.free_bytes = 0
         """The device's memory, as its owner read it last: reading it for every answer would cost more than
         the answer."""
@@ -329,23 +324,17 @@ class WorkerService(LinkHandler):
         if found is not None:
             hosted, request = found
             hosted.runner.cancel(request)
-            if not self._withdrawn:
-                self.later(TELL_S, self._tell_withdrawn)
-            self._withdrawn[hosted.runner] = hosted
+            self._withdrawals.add(hosted.source.name, hosted.version)
 
-    def _tell_withdrawn(self) -> None:
-        """Tell all routers the load of models that have less to do than they may believe, for nobody waits for its answers."""
-        withdrawn, self._withdrawn = self._withdrawn, {}
-        for runner, hosted in withdrawn.items():
-            if not runner.scheduler.is_report_current:
-                self._withdrawn[runner] = hosted
-                continue
-            load = self.load_report(hosted)
-            meta = encode_told_load(hosted.source.name, hosted.version, load)
+    def _tell_load(self, model: ModelName, version: ModelVersion) -> bool:
+        hosted = self._models.find(model, version)
+        if hosted is not None:
+            if not hosted.runner.scheduler.is_report_current:
+                return False
+            meta = encode_told_load(model, version, self.load_report(hosted))
             for link in self._links:
                 link.tell_load(meta)
-        if self._withdrawn:
-            self.later(TELL_S, self._tell_withdrawn)
+        return True
 
     def _hosted(self, model: ModelName, version: ModelVersion) -> HostedModel:
         hosted = self._models.find(model, version)

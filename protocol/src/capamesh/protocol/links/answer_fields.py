@@ -35,5 +35,14 @@ class LoadFields(Struct, gc=False, rename={"load": "l"}):
     load: Load
 
 
+class ToldFields(Struct, gc=False, rename={"model": "m", "version": "v", "load": "l"}):
+    """The metadata of a LOAD frame that nobody asked for."""
+
+    model: str
+    version: str
+    load: Load
+
+
 read_answer_fields = msgpack_reader(AnswerFields)
 read_load_fields = msgpack_reader(LoadFields)
+read_told_fields = msgpack_reader(ToldFields)

@@ -19,7 +19,12 @@ from capamesh.protocol.errors import (
     TooLarge,
 )
 from capamesh.protocol.ids import ModelName, ModelVersion
-from capamesh.protocol.links.answer_fields import LoadFields, read_answer_fields, read_load_fields
+from capamesh.protocol.links.answer_fields import (
+    LoadFields,
+    read_answer_fields,
+    read_load_fields,
+    read_told_fields,
+)
 from capamesh.protocol.links.call_marks import read_classes, read_trace
 from capamesh.protocol.links.hello import MAX_ARRAY_ITEMS, unpack_map
 from capamesh.protocol.links.outgoing import Buffer
@@ -37,6 +42,11 @@ from capamesh.protocol.values import Value
 
 MAX_PRIORITY = 255
 DEFAULT_PRIORITY = 128
+TELL_S: Final = 0.05
+"""Seconds from a withdrawal until routers are told the load, which is also the least between two such reports of a model (guess: clients
+that leave together do so in a moment; 20 frames a second are nothing to a link)."""
+MAX_TOLD_BYTES: Final = 4096
+"""The metadata of such a report (guess: ten times what it takes with long names)."""
 _ANY = ModelVersion("")
 _MAP_OF_FIVE: Final = b"\x85"
 """The first byte of an answer's metadata, as msgpack has it."""
@@ -416,8 +426,17 @@ def encode_told_load(model: ModelName, version: ModelVersion, load: LoadReport) 
 
 
 def decode_told_load(meta: bytes) -> tuple[ModelName, ModelVersion, LoadReport]:
-    """Return of which model it tells the load; raise `ProtocolViolation` when it is none."""
-    return *decode_probe(meta), decode_load(meta)
+    """Return of which model it tells the load; raise `ProtocolViolation` when it is none, or too long to be read unasked."""
+    if len(meta) > MAX_TOLD_BYTES:
+        raise ProtocolViolation(
+            f"the metadata of a LOAD is not that of a load: {len(meta)} bytes, of at most {MAX_TOLD_BYTES}"
+        )
+    try:
+        told = read_told_fields(meta)
+    except (ValueError, RecursionError) as exc:
+        raise ProtocolViolation(f"the metadata of a LOAD is not that of a load: {exc}") from exc
+    load = LoadReport(*told.load[:_LOAD_FIELDS])
+    return ModelName(told.model), ModelVersion(told.version), load
 
 
 def load_with(error: CapameshError) -> LoadReport | None:
