@@ -31,7 +31,7 @@ from capamesh.protocol.errors import (
 )
 from capamesh.protocol.fleet import Joined, Left, LeftReason
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
-from capamesh.protocol.links.calls import LoadReport
+from capamesh.protocol.links.calls import TELL_S, LoadReport
 from capamesh.router.balancing.absence import RESTART_S
 from capamesh.router.balancing.attempt import Attempt
 from capamesh.router.balancing.balancer import Balancer
@@ -188,6 +188,19 @@ def test_model_has_one_traffic_and_an_empty_version_is_the_newest() -> None:
     assert (second.version, second.replicas[0].endpoint.peer) == ("10", "c")
     assert world.balancer.served_models() == [first, second]
     assert repr(world.balancer) == "Balancer(2 models in use, UnhealthySet(0))"
+
+
+def test_load_that_a_node_tells_more_often_than_it_may_is_not_taken_over() -> None:
+    world = World("ab")
+    endpoint = world.endpoints[0]
+    times = [10.0 + n * TELL_S / 5 for n in range(6)]
+    seen: list[float] = []
+    for now_s in times:
+        world.balancer.load_told(endpoint, M, V1, LOAD, now_s)
+        seen.append(world.replicas[0].load_s)
+    assert seen == [times[0]] * 3 + [times[3]] * 3
+    world.balancer.load_told(endpoint, ModelName("x"), V1, LOAD, 11.0)
+    assert world.replicas[1].load_s == -math.inf
 
 
 def test_names_that_nobody_replicas_leave_nothing_behind() -> None:

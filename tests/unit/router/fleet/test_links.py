@@ -8,7 +8,7 @@ from fleet_fakes import NullLog
 
 from capamesh.protocol.errors import ProtocolViolation
 from capamesh.protocol.ids import ModelName, ModelVersion, NetworkId, PeerId
-from capamesh.protocol.links.calls import LoadReport, encode_told_load
+from capamesh.protocol.links.calls import MAX_TOLD_BYTES, LoadReport, encode_load, encode_told_load
 from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.tensors import DEFAULT_LIMITS
 from capamesh.router.fleet.endpoint import Endpoint
@@ -107,10 +107,15 @@ def test_load_that_a_node_tells_unasked_is_handed_on_and_junk_ends_its_link() ->
     side.link_up(link)  # type: ignore[arg-type]  # as above
     what = (ModelName("m"), ModelVersion("3"), LoadReport(in_flight=1))
     side.load_told(link, encode_told_load(*what))  # type: ignore[arg-type]
-    side.load_told(older, encode_told_load(*what))  # type: ignore[arg-type]
+    side.load_told(older, b"not even read")  # type: ignore[arg-type]
+    assert older.closed == ""
     assert told == [(endpoint, *what)]
-    side.load_told(link, b"junk")  # type: ignore[arg-type]
-    assert link.closed.startswith("protocol_violation: the metadata of a LOAD")
+    long = encode_told_load(ModelName("m" * MAX_TOLD_BYTES), *what[1:])
+    for junk in (b"junk", encode_load(what[2]), long):
+        link.closed = ""
+        side.load_told(link, junk)  # type: ignore[arg-type]
+        assert link.closed.startswith("protocol_violation: the metadata of a LOAD")
+    assert len(told) == 1
 
 
 def test_node_that_takes_smaller_messages_than_the_router_takes_requests_is_refused() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from capamesh.protocol.links.calls import TELL_S
 from capamesh.router.balancing.absence import not_hosted
 from capamesh.router.balancing.deaths import Deaths
 from capamesh.router.balancing.served_model import ServedModel
@@ -161,10 +162,11 @@ class Balancer:
         load: LoadReport,
         now_s: float,
     ) -> None:
-        """A node told unasked what its load is: requests were withdrawn there."""
-        for replica in self._fleet.replicas_at(endpoint):
-            if replica.offer.name == model and replica.offer.version == version:
-                self._reported(replica, load, now_s)
+        """A node told unasked what its load is: requests were withdrawn there. One that tells more often than it may is not listened to."""
+        replica = self._fleet.replica_at(endpoint, model, version)
+        if replica is not None and now_s - replica.told_s >= TELL_S / 2:
+            replica.told_s = now_s
+            self._reported(replica, load, now_s)
 
     def _reported(self, replica: Replica, load: LoadReport, now_s: float) -> None:
         served = self._served.get((replica.offer.name, replica.offer.version))

@@ -116,13 +116,14 @@ class _NodeSide(LinkHandler):
     def load_told(self, link: Link, meta: bytes) -> None:
         """Take in the load that the node tells, for requests there were withdrawn."""
         endpoint = self._endpoint
+        if endpoint is None or endpoint.link is not link:
+            return
         try:
             told = decode_told_load(meta)
         except ProtocolViolation as error:
             link.close(f"{error.code}: {error.message}")
             return
-        if endpoint is not None and endpoint.link is link:
-            self._pool.on_load(endpoint, *told)
+        self._pool.on_load(endpoint, *told)
 
     @override
     def goaway_received(self, link: Link, reason: str) -> None:

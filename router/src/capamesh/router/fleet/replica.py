@@ -48,6 +48,7 @@ class Replica(Watched):
         "rif",
         "service_s",
         "streams",
+        "told_s",
         "unheard",
     )
 
@@ -71,6 +72,8 @@ class Replica(Watched):
         """The newest load report of this model, from a reply to a probe or from an answer."""
         self.load_s = -math.inf
         """The time of that report on the caller's clock; minus infinity while there is none."""
+        self.told_s = -math.inf
+        """The time of the newest report that was not asked for and was listened to."""
         self.service_s = offer.row_us / 1e6
         """The latency to expect at the load that was last told, network excluded; 0: unknown."""
         self.answered_s = -math.inf

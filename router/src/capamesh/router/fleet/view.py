@@ -95,12 +95,16 @@ class FleetView:
 
     def replicas_at(self, endpoint: Endpoint) -> list[Replica]:
         """Return all that can be had at one endpoint."""
-        found: list[Replica] = []
-        for model, version in self._ready.get(endpoint.peer, ()):
-            replica = self._models[model][version].by_endpoint.get(endpoint)
-            if replica is not None:
-                found.append(replica)
-        return found
+        offered = self._ready.get(endpoint.peer, ())
+        found = (self.replica_at(endpoint, model, version) for model, version in offered)
+        return [replica for replica in found if replica is not None]
+
+    def replica_at(
+        self, endpoint: Endpoint, model: ModelName, version: ModelVersion
+    ) -> Replica | None:
+        """Return one version of a model at one endpoint."""
+        hosted = self._models.get(model, _NONE).get(version)
+        return None if hosted is None else hosted.by_endpoint.get(endpoint)
 
     def awaits_reload(self, model: ModelName, version: ModelVersion) -> bool:
         """Return whether a node that had it ready says that it loads it again."""
