@@ -9,15 +9,22 @@ from generation_fakes import Desk, FakeSlots
 
 from capamesh.node.generation import GenerationRequest, GenerationSettings, SamplingParameters
 from capamesh.node.generation.answer_lengths import USUAL_TOKENS, AnswerLengths
+from capamesh.protocol.errors import RunFailed
 
 NO_LIMIT = 4096
 CROWD = 200
 
 
-def after(lengths: list[int], *, is_cut: bool = False) -> AnswerLengths:
-    known = AnswerLengths()
+def after(
+    lengths: list[int],
+    client: str = "a",
+    *,
+    is_cut: bool = False,
+    known: AnswerLengths | None = None,
+) -> AnswerLengths:
+    known = known or AnswerLengths()
     for length in lengths:
-        known.ended(0, length, is_cut=is_cut)
+        known.ended(0, length, client, is_cut=is_cut)
     return known
 
 
@@ -48,6 +55,14 @@ def test_answers_that_their_limit_cut_say_how_long_others_get_at_least() -> None
     assert known.expected(0, NO_LIMIT) > USUAL_TOKENS
 
 
+def test_one_client_with_a_thousand_short_answers_weighs_no_more_than_one_with_a_few() -> None:
+    known = after([1] * 1000)
+    for _ in range(20):
+        known = after([1] * 50, known=known)
+        known = after([200], "b", known=known)
+    assert known.expected(0, NO_LIMIT) == pytest.approx(100, rel=0.3)
+
+
 def test_answer_that_goes_on_longer_than_most_is_expected_to_take_more() -> None:
     known = after([10] * 99 + [2000])
     assert known.expected(0, NO_LIMIT) < 60
@@ -56,7 +71,7 @@ def test_answer_that_goes_on_longer_than_most_is_expected_to_take_more() -> None
 
 def test_tokens_that_another_node_made_are_not_counted_here() -> None:
     known = AnswerLengths()
-    known.ended(1000, 1001, is_cut=False)
+    known.ended(1000, 1001, "a", is_cut=False)
     assert known.end_rate(0) == known.end_rate(500) == AnswerLengths().end_rate(0)
     assert known.end_rate(1000) > AnswerLengths().end_rate(1000)
 
@@ -76,6 +91,16 @@ def test_wait_is_told_by_what_answers_take_and_not_by_the_most_that_they_may() -
         desk.engine.cancel(each)
     desk.engine.settle()
     assert desk.engine.load().first_token_s < 0.1
+
+
+def test_answers_that_are_broken_off_are_not_taken_for_short_ones() -> None:
+    desk = Desk(FakeSlots(8, length=NO_LIMIT))
+    for number in range(CROWD):
+        desk.submit(chat(number, NO_LIMIT))
+    for _ in range(20):
+        desk.step()
+    desk.engine.cancel_all(RunFailed("the device is lost"))
+    assert desk.engine._lengths.expected(0, NO_LIMIT) >= USUAL_TOKENS
 
 
 def test_crowd_that_sets_no_limit_waits_and_nobody_of_it_is_refused_for_room() -> None:

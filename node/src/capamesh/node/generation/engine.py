@@ -139,7 +139,7 @@ class GenerationEngine:
     def cancel(self, sequence: Sequence) -> None:
         """End `sequence` without another part; its slot is free with the next plan."""
         if not sequence.is_ended:
-            self._retire(sequence)
+            self._retire(sequence, is_cut=sequence.is_full)
 
     def cancel_all(self, error: CapameshError) -> None:
         """End all sequences with `error`."""
@@ -380,19 +380,18 @@ class GenerationEngine:
     def _tell(self, sequence: Sequence, part: TokenPart) -> None:
         self._parts.append(SequencePart(sequence, part))
         if part.is_last:
-            self._retire(sequence)
+            self._retire(sequence, is_cut=part.error is not None or sequence.is_full)
 
     def _break_off(self, sequence: Sequence, error: CapameshError) -> None:
         self._tell(sequence, broken_off(sequence, error))
 
-    def _retire(self, sequence: Sequence) -> None:
+    def _retire(self, sequence: Sequence, *, is_cut: bool) -> None:
         """End `sequence` wherever it is; one that generates leaves its slot with the next plan."""
         sequence.is_ended = True
         self._may_begin = True
-        self._shares.leave(sequence.request.client)
-        self._lengths.ended(
-            len(sequence.request.resumed), len(sequence.out), is_cut=sequence.is_full
-        )
+        request = sequence.request
+        self._shares.leave(request.client)
+        self._lengths.ended(len(request.resumed), len(sequence.out), request.client, is_cut=is_cut)
         if not self._waiting.withdraw(sequence):
             self._residents.withdraw(sequence)
 
