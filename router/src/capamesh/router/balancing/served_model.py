@@ -237,6 +237,9 @@ class ServedModel:
         endpoint = replica.endpoint
         endpoint.answered += 1
         replica.answered_s = now_s
+        sent_s = now_s - elapsed_s
+        if sent_s > replica.proved_s:  # noqa: PLR1730 - without a call: this is done for every answer
+            replica.proved_s = sent_s
         replica.missed = 0
         health = endpoint.health
         if health.consecutive or not health.is_full:

@@ -4,7 +4,7 @@ A latency above the average replaces it at once; one below draws it down slowly;
 seen, so that a replica that was once slow is tried again. Reading decays what is returned, not what is kept: how
 often a replica is looked at does not change what is known of it.
 
-A failure is no latency. It counts until the next answer, and after a moment one request at a time tries for that: as a
+A failure is no latency. It counts until something is answered that was sent since, and after a moment one request at a time tries for that: as a
 peak of the average it would take a minute to fade (Linkerd's load biaser has it so), though the fault was over in a second.
 """
 
@@ -21,7 +21,7 @@ DECAY_S = 10.0
 DEFAULT_RTT_S = 1.0
 """The round trip time of a replica that was never measured (Linkerd's default)."""
 PENALTY_S = 5.0
-"""The latency of a replica that has failed and not answered since, so that failing fast does not look fast (Linkerd's load biaser)."""
+"""The latency of a replica that has failed and answered nothing that was sent since, so that failing fast does not look fast (Linkerd's load biaser)."""
 TRIAL_S = 1.0
 """Seconds after its last failure after which such a replica gets one request at a time (guess: nodes are back sooner, and one
 request a second that fails is sent again elsewhere)."""
@@ -44,7 +44,7 @@ def observe(replica: Replica, latency_s: float, now_s: float) -> None:
 
 def cost_s(replica: Replica, now_s: float) -> float:
     """Return the average as it has decayed until now, in seconds; the default if it was never measured, the penalty after a failure."""
-    if replica.failed_s > replica.answered_s:
+    if replica.failed_s > replica.proved_s:
         return PENALTY_S
     if replica.peak_seen_s == -math.inf:
         return DEFAULT_RTT_S
@@ -59,7 +59,7 @@ def load_s(replica: Replica, now_s: float) -> float:
     """
     rif = replica.rif
     if rif == 0:
-        if replica.failed_s > replica.answered_s:
+        if replica.failed_s > replica.proved_s:
             if now_s - replica.failed_s >= TRIAL_S:
                 return 0.0
         elif replica.peak_seen_s == -math.inf:

@@ -44,6 +44,7 @@ class Replica(Watched):
         "others_bulk_rows",
         "peak_cost_s",
         "peak_seen_s",
+        "proved_s",
         "refuted_s",
         "rif",
         "service_s",
@@ -78,6 +79,8 @@ class Replica(Watched):
         """The latency to expect at the load that was last told, network excluded; 0: unknown."""
         self.answered_s = -math.inf
         """The last time at which it answered a request of this router; minus infinity if never."""
+        self.proved_s = -math.inf
+        """The last time at which a request was sent there that it answered, or a part of an answer came."""
         self.health = Health()
         """The health of this model there; the endpoint has one of its own, for what ends all its models."""
         self.peak_cost_s = 0.0

@@ -234,7 +234,8 @@ class AnswerInParts(PartsHandler, PartHolder, Responder, Handle):
         now_s = self._services.clock()
         if not self._unreleased:
             self._picker.served.hedging.gaps.add(now_s - self._quiet_s, now_s)
-        self._quiet_s = self._attempt.replica.answered_s = now_s
+        replica = self._attempt.replica
+        self._quiet_s = replica.answered_s = replica.proved_s = now_s  # each is of a run of its own
         self._last = part
         self.size_bytes += len(part.body)
         most = self._most_parts

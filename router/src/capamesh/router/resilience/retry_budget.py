@@ -50,16 +50,16 @@ class RetryBudget:
     deposits, however much time passes. Within any time, they are at most that and what deposits of the `ttl_s` before it left.
     """
 
-    __slots__ = ("_asked_s", "_balance", "_quiet", "_seen_s", "_terms", "spent")
+    __slots__ = ("_balance", "_seen_s", "_terms", "asked_s", "quiet", "spent")
 
     def __init__(self, terms: BudgetTerms = RETRIES) -> None:
         self._terms = terms
         self._balance = terms.reserve
         self._seen_s = -math.inf
-        self._asked_s = -math.inf
+        self.asked_s = -math.inf
         """The time when a withdrawal was last asked for."""
-        self._quiet = 0
-        """The requests that were sent since then and answered."""
+        self.quiet = 0
+        """The requests that were sent once, since then, and answered; counted by who has the answers, for a call for each costs."""
         self.spent = 0
         """The number of tokens that were taken."""
 
@@ -72,18 +72,13 @@ class RetryBudget:
         self._pass(now_s)
         self._balance += self._terms.share
 
-    def answered(self, sent_s: float) -> None:
-        """A request that was sent once, at `sent_s`, was answered."""
-        if sent_s > self._asked_s:
-            self._quiet += 1
-
     def try_withdraw(self, now_s: float) -> bool:
         """Take a token for one more attempt; return False, and take none, when there is none."""
         self._pass(now_s)
-        if self._quiet >= QUIET_REQUESTS:
+        if self.quiet >= QUIET_REQUESTS:
             self._balance = max(self._balance, self._terms.reserve)
-        self._quiet = 0
-        self._asked_s = now_s
+        self.quiet = 0
+        self.asked_s = now_s
         if self._balance < 1.0:
             return False
         self._balance -= 1.0
