@@ -211,7 +211,7 @@ class Saturation:
         self._is_open = is_open
         self._replicas: Sequence[Replica] = ()
         self._memory: dict[Replica, _Memory] = {}
-        """Those whose load was asked for longest ago first."""
+        """The memory of each; of those whose load was asked for longest ago first."""
         self._supervisor: list[tuple[Replica, _Memory]] = []
         """The same, those first whose turn to be read is next."""
         self._look_s = -math.inf
