@@ -276,6 +276,7 @@ class Town:
             on_change=self._news.set,
             on_stuck=self.stuck.append,
             on_moved=lambda: None,
+            on_survived=lambda: None,
             reserve=Reserve(self.log),  # type: ignore[arg-type]
             log=self.log,  # type: ignore[arg-type]
         )

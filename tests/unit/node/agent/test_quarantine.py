@@ -17,6 +17,7 @@ from capamesh.node.agent.quarantine import (
     REFUSED_S,
     REST_S,
     ROW_S,
+    SIZE_REST_S,
     CrashRecord,
 )
 from capamesh.node.contract.verdict import Verdict
@@ -157,11 +158,11 @@ def test_size_of_which_two_different_requests_killed_is_refused_for_longer_each_
     assert record.size() == (0, 0.0)
     assert record.die(running(B, large=4_000)) == (
         "bad/1 ended its worker (killed by signal 6 (Aborted), while running), by different requests of 5000 bytes"
-        " or less; the next as large is tried after 1 s",
+        " or less; the next as large is tried after 0.5 s",
     )
-    assert record.size() == (5_000, REST_S)
+    assert record.size() == (5_000, SIZE_REST_S)
     record.die(running(C, large=9_000))  # the trial
-    assert record.size() == (5_000, 2 * REST_S)
+    assert record.size() == (5_000, 2 * SIZE_REST_S)
     for _ in range(12):
         record.die(running(D, large=9_000))
     assert record.size() == (5_000, LONGEST_REST_S)
@@ -175,7 +176,7 @@ def test_trial_that_ends_well_clears_all_that_are_no_larger() -> None:
     record.record.survived_size("bad", "1", 5_000)
     assert record.size() == (0, 0.0)
     record.die(running(D, large=9_000))
-    assert record.size() == (9_000, 4 * REST_S)
+    assert record.size() == (9_000, 4 * SIZE_REST_S)
 
 
 def test_requests_that_end_well_between_those_that_do_not_have_the_size_refused_all_the_same() -> (
@@ -187,10 +188,10 @@ def test_requests_that_end_well_between_those_that_do_not_have_the_size_refused_
         record.die(running(f"{number:016x}", large=5_000))
         rests.append(record.size()[1])
         record.record.survived_size("bad", "1", 5_000)
-    assert rests == [0.0, 1.0, 0.0, 2.0, 0.0, 4.0, 0.0, 8.0, 0.0, 16.0]
+    assert rests == [0.0, 0.5, 0.0, 1.0, 0.0, 2.0, 0.0, 4.0, 0.0, 8.0]
     record.die(running(A, large=5_000), lived_s=GOOD_LIFE_S)
     record.die(running(B, large=5_000))
-    assert record.size() == (5_000, REST_S)
+    assert record.size() == (5_000, SIZE_REST_S)
 
 
 def test_large_requests_never_make_their_model_rest() -> None:

@@ -226,6 +226,7 @@ class Rig:
             on_change=self._changed,
             on_stuck=self._stuck,
             on_moved=lambda: self.moved.append("moved"),
+            on_survived=lambda: None,
             reserve=Reserve(self.log),  # type: ignore[arg-type]
             log=self.log,  # type: ignore[arg-type]
         )

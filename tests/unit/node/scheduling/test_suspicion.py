@@ -77,11 +77,15 @@ def test_size_that_is_refused_is_tried_until_one_ends_well() -> None:
 
 def test_suspects_that_end_well_are_reported_once() -> None:
     one, other = request_digest(x(1)), request_digest(x(2))
-    suspicion = Suspicion(verdict(suspects=(one.hex(), other.hex())), now_s=0.0)
+    told: list[str] = []
+    suspicion = Suspicion(
+        verdict(suspects=(one.hex(), other.hex())), 0.0, lambda: told.append("news")
+    )
     assert repr(suspicion) == "Suspicion(0 refused, 2 suspects)"
     suspicion.ended(one, 0)
     suspicion.ended(one, 0)
     suspicion.ended(request_digest(x(3)), 0)
+    assert told == ["news"]
     assert suspicion.survived() == ((one.hex(),), 0)
     assert suspicion.survived() == ((), 0)
 

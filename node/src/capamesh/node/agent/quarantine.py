@@ -43,6 +43,9 @@ REST_S: Final = 1.0
 LONGEST_REST_S: Final = 300.0
 """The rest of a model whose runs end workers, whatever the request, and that of requests of a size that does: twice as long each time
 (guess: the first is over when a cause from outside may be; in the end each trial costs a second or two in five minutes)."""
+SIZE_REST_S: Final = 0.5
+"""The first rest of requests of a size, which two deaths from outside bring about too (guess: with the worker's start and a large run
+these are answered within a second)."""
 REFUSED_S: Final = 3600.0
 """A request is refused for this long (guess: whatever was wrong may have been mended, in the driver for one)."""
 ALONE_S: Final = 60.0
@@ -94,7 +97,7 @@ class _Model:
     run_died_s: float = -math.inf
     hold: _Term = field(default_factory=lambda: _Term(HOLD_S, LONGEST_HOLD_S))
     rest: _Term = field(default_factory=lambda: _Term(REST_S, LONGEST_REST_S))
-    large_rest: _Term = field(default_factory=lambda: _Term(REST_S, LONGEST_REST_S))
+    large_rest: _Term = field(default_factory=lambda: _Term(SIZE_REST_S, LONGEST_REST_S))
     large: dict[str, int] = field(default_factory=dict[str, int])
     """The sizes of different unusually large requests that were executed at deaths, the smallest of each death; the longest known first."""
     requests: dict[str, _Request] = field(default_factory=dict[str, _Request])

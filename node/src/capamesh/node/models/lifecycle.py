@@ -59,6 +59,7 @@ class ModelLifecycle:
         on_change: Callable[[], None],
         on_stuck: Callable[[str], None],
         on_moved: Callable[[], None],
+        on_survived: Callable[[], None],
         reserve: Reserve,
         log: FilteringBoundLogger,
     ) -> None:
@@ -68,7 +69,8 @@ class ModelLifecycle:
         `on_stuck` is told why this process must end: a load that takes too long holds up all others.
 
         `on_moved` is told, more than once, that another folder lies where the models' did, which this process may
-        not read: the kernel holds it to the folder that was there when it started.
+        not read: the kernel holds it to the folder that was there when it started. `on_survived` is told, in any thread, that a request
+        which was suspected has ended well.
         """
         self._reserve = reserve
         self._settings = settings
@@ -85,6 +87,7 @@ class ModelLifecycle:
             verdicts=verdicts,
             marks=marks,
             on_stuck=on_stuck,
+            on_survived=on_survived,
             log=log,
         )
         self._room = Room(

@@ -57,6 +57,7 @@ class ModelLoading:
         verdicts: Sequence[Verdict],
         marks: InFlightJournal,
         on_stuck: Callable[[str], None],
+        on_survived: Callable[[], None],
         log: FilteringBoundLogger,
     ) -> None:
         """`models` has those that pipelines are made of.
@@ -73,6 +74,7 @@ class ModelLoading:
         self._since_s = time.monotonic()
         self._marks = marks
         self._on_stuck = on_stuck
+        self._on_survived = on_survived
         self._log = log
         self._load_s = 0.0
         """The time of the load that goes on, or of the latest."""
@@ -121,7 +123,7 @@ class ModelLoading:
         verdict = self._verdicts.get((source.name, source.version))
         if verdict is None or verdict.digest not in {"", source.digest}:
             return Suspicion()
-        return Suspicion(verdict, self._since_s)
+        return Suspicion(verdict, self._since_s, self._on_survived)
 
     async def _prepared(self, source: ModelSource, number: int) -> LoadResult:
         slot = self._marks.begin(number, Phase.LOADING)

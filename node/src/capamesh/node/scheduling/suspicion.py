@@ -12,7 +12,7 @@ from capamesh.node.devices.request_digest import request_digest
 from capamesh.protocol.errors import InvalidRequest, SizeRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from capamesh.node.contract.verdict import Verdict
     from capamesh.protocol.tensors import Tensor
@@ -25,8 +25,17 @@ TRIAL_S: Final = 1.0
 class Suspicion:
     """The suspicions that earlier lives of a worker left of one model's requests. `ended` may be called in any thread."""
 
-    def __init__(self, verdict: Verdict | None = None, now_s: float = 0.0) -> None:
-        """`verdict` holds from `now_s` on; None: nothing is known against the model."""
+    def __init__(
+        self,
+        verdict: Verdict | None = None,
+        now_s: float = 0.0,
+        on_survived: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`verdict` holds from `now_s` on; None: nothing is known against the model.
+
+        `on_survived` is called, in any thread, as soon as `survived` has news: the worker may be ended from outside a moment later.
+        """
+        self._on_survived = on_survived
         self._refused: dict[bytes, float] = {}
         self._suspects: set[bytes] = set()
         self._survived: deque[bytes] = deque()
@@ -92,8 +101,10 @@ class Suspicion:
         if digest in self._suspects:
             self._suspects.discard(digest)
             self._survived.append(digest)
+            self._on_survived()
         if 0 < self._refused_bytes <= large_bytes:
             self._refused_bytes, self._survived_bytes = 0, large_bytes
+            self._on_survived()
 
     def survived(self) -> tuple[tuple[str, ...], int]:
         """Return the suspects that ended well since the last time, in hexadecimal, and the bytes of a trial that did."""

@@ -142,6 +142,7 @@ class Worker:
             on_change=self._tell_now,
             on_stuck=self._stuck,
             on_moved=self._moved,
+            on_survived=self._survived,
             reserve=self._reserve,
             log=log,
         )
@@ -326,7 +327,6 @@ class Worker:
         """See to what no request sees to: the free memory, silent sequences, the counts."""
         for turn in itertools.count():
             self._service.tidy()
-            self._tell_survived()
             if self._models.reported_anew():
                 self._tell()
             if self._start.device_kind != "cuda":
@@ -336,6 +336,10 @@ class Worker:
             if turn % METRICS_TURNS == 0:
                 self._send(Metrics(self._models.counts(), self._loop_meter.snapshot()))
             await asyncio.sleep(OBSERVE_S)
+
+    def _survived(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the event loop is closed
+            self._loop.call_soon_threadsafe(self._tell_survived)
 
     def _tell_survived(self) -> None:
         for hosted in self._models:
