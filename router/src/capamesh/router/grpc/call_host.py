@@ -18,11 +18,8 @@ class CallHost(Protocol):
 
     front: FrontContext
     session: Http2Session
-
-    @property
-    def site(self) -> str:
-        """Return the site of the client's address."""
-        ...
+    site: str
+    """The site of the client's address."""
 
     @property
     def is_clogged(self) -> bool:

@@ -266,7 +266,7 @@ class ServerCall:
 
     def _run(self, message: memoryview) -> None:
         self._running = running = self._method.make(
-            self._head, self._key, self._deadline_s, self._reply
+            self._head, self._key, self._deadline_s, self._host.site, self._reply
         )
         running.begin(message)
 

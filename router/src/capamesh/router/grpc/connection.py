@@ -60,11 +60,13 @@ class GrpcConnection(Guest, StreamEvents, CallHost):
         "_waiting",
         "front",
         "session",
+        "site",
     )
 
     def __init__(self, server: GrpcContext, host: Host) -> None:
         self._server = server
         self._host = host
+        self.site = host.site
         self.front = front = server.front
         self.session: Http2Session = server.make_session()
         self._calls: dict[int, ServerCall] = {}
@@ -225,11 +227,6 @@ class GrpcConnection(Guest, StreamEvents, CallHost):
             self._misbehaved(goaway(self.session.last_stream, ErrorCode.ENHANCE_YOUR_CALM, text))
 
     # CallHost
-
-    @property
-    @override
-    def site(self) -> str:
-        return self._host.site
 
     @property
     @override

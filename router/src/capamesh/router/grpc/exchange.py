@@ -143,15 +143,16 @@ class GrpcExchange(InferenceRequest):
         head: CallHead,
         key: Key | None,
         deadline_s: float,
+        client: str,
         on_reply: OnReply,
         *,
         is_streamed: bool = False,
     ) -> None:
-        """`deadline_s` is on the router's clock. `on_reply` is told once, maybe before `begin` returns, and must not raise.
+        """`deadline_s` is on the router's clock, `client` the site of whoever asks. `on_reply` is told once, maybe before `begin` returns, and must not raise.
 
         If `is_streamed`, it may be told of parts before that.
         """
-        super().__init__(grpc.inference, head.nobody)
+        super().__init__(grpc.inference, head.nobody, client)
         self._grpc = grpc
         self._head = head
         self._key = key

@@ -31,8 +31,8 @@ MAX_LOOKUP_BYTES: Final = 2**14
 
 Answer = Callable[[Message], Message]
 """Makes the answer to a request."""
-Make = Callable[["CallHead", "Key | None", float, OnReply], "Running"]
-"""Makes what runs one request, by the head of its call, the caller's key, the call's deadline, and who takes the reply."""
+Make = Callable[["CallHead", "Key | None", float, str, OnReply], "Running"]
+"""Makes what runs one request, by the head of its call, the caller's key, the call's deadline, the client's site, and who takes the reply."""
 
 
 class Running(Protocol):
@@ -134,10 +134,11 @@ class Refusal(Running):
         head: CallHead,
         key: Key | None,
         deadline_s: float,
+        client: str,
         on_reply: OnReply,
     ) -> None:
         """`error` says what there is instead; the others are as for each `Make`."""
-        del head, key, deadline_s
+        del head, key, deadline_s, client
         self._error = error
         self._on_reply = on_reply
 

@@ -158,18 +158,20 @@ class Methods:
         text = f"there is no method {shown!r}; reflection tells which there are"
         return status_trailers(Status.UNIMPLEMENTED, text)
 
-    def _watch(self, _: CallHead, __: Key | None, ___: float, on_reply: OnReply) -> Running:
+    def _watch(
+        self, _: CallHead, __: Key | None, ___: float, ____: str, on_reply: OnReply
+    ) -> Running:
         return self._health.watch(on_reply)
 
     # what the router knows
 
     def _looks_up(self, answer: Answer, name: str) -> Make:
-        return lambda _, key, __, on_reply: Lookup(
+        return lambda _, key, __, ___, on_reply: Lookup(
             answer, f"{name}Request", self._log, key, on_reply
         )
 
     def _lists(self, page_of: Callable[[Message], Awaitable[bytes]], name: str) -> Make:
-        return lambda _, key, __, on_reply: ListLookup(
+        return lambda _, key, __, ___, on_reply: ListLookup(
             page_of, f"{name}Request", self._log, key, on_reply
         )
 

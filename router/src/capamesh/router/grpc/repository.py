@@ -33,11 +33,15 @@ class RepositoryCalls:
         self._keys = keys
         self._log = log
 
-    def load(self, head: CallHead, key: Key | None, _: float, on_reply: OnReply) -> Running:
+    def load(
+        self, head: CallHead, key: Key | None, _: float, __: str, on_reply: OnReply
+    ) -> Running:
         """Have nodes load a model from their folders."""
         return self._changes(ControlAction.LOAD, "RepositoryModelLoadRequest", head, key, on_reply)
 
-    def unload(self, head: CallHead, key: Key | None, _: float, on_reply: OnReply) -> Running:
+    def unload(
+        self, head: CallHead, key: Key | None, _: float, __: str, on_reply: OnReply
+    ) -> Running:
         """Have nodes unload a model, until they are asked to load it."""
         return self._changes(
             ControlAction.UNLOAD, "RepositoryModelUnloadRequest", head, key, on_reply

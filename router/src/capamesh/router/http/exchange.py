@@ -89,7 +89,7 @@ class Exchange(InferenceRequest):
         on_reply: Callable[[Reply], None],
         client: str = "",
     ) -> None:
-        """`on_reply` is told once, maybe before `begin` returns, and must not raise; `client` is the address of whoever asks."""
+        """`on_reply` is told once, maybe before `begin` returns, and must not raise; `client` is the site of whoever asks."""
         super().__init__(inference, target, client)
         self._inference = inference
         self._wire = target

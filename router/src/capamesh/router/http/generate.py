@@ -14,6 +14,7 @@ from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.tasks import Task
 from capamesh.router.access.keys import Verb, check_request
 from capamesh.router.http.bodies import read_body
+from capamesh.router.http.connections import site_of
 from capamesh.router.http.errors import error_response
 from capamesh.router.http.event_stream import EVENTS, send_events
 from capamesh.router.http.exchange import NODE_HEADER, Inference
@@ -180,7 +181,7 @@ class GenerateApi(Pages):
                 key=key,
                 idempotency_key=idempotency_key_of(request.headers),
             )
-            generation = Generation(inference, target)
+            generation = Generation(inference, target, site_of(request.remote or ""))
             given = parse_generate(body)
             allowed_s = time_allowed_s(given.parameters, inference.timeout_s)
             if inference.ring.is_required:
@@ -224,11 +225,11 @@ class Generation:
         "waiting",
     )
 
-    def __init__(self, inference: Inference, target: Target) -> None:
+    def __init__(self, inference: Inference, target: Target, client: str) -> None:
         self._inference = inference
         self._asked: InferRequest | None = None
         self._model = target.model
-        self._request = ToldRequest(inference, target, self._ended, self._took)
+        self._request = ToldRequest(inference, target, self._ended, self._took, client=client)
         self._news = asyncio.Event()
         self.waiting: deque[tuple[Outcome, Part | None]] = deque()
         """The pieces that wait to be written: parts, each as an answer and as what is to be released, and the last, for which that is None."""

@@ -114,7 +114,8 @@ class Generations:
         try:
             target = self._target(request, asked, version)
             lease = await self._admitted(target, asked)
-            answer = self._answer_of(target, asked, writer, lease)
+            client = site_of(request.remote or "")
+            answer = self._answer_of(target, asked, writer, lease, client)
         except CapameshError as error:
             self._inference.refused(model, error)
             raise
@@ -170,8 +171,6 @@ class Generations:
             tenant = options.tenant if key is None else key.tenant
             beginnings = beginnings_of(asked.prompts[0], tenant)
             options = replace(options, affinity=asked.affinity, beginnings=beginnings)
-        if key is None and not options.tenant:
-            options = replace(options, share=site_of(request.remote or ""))
         return Target(
             ModelName(asked.model),
             version,
@@ -206,10 +205,10 @@ class Generations:
         return meter.lease(target.key, target.model, tokens, size_bytes)
 
     def _answer_of(
-        self, target: Target, asked: Asked, writer: Writer, lease: Lease | None
+        self, target: Target, asked: Asked, writer: Writer, lease: Lease | None, client: str
     ) -> GenerationAnswer:
         try:
-            return GenerationAnswer(self._runs, target, asked, writer, lease)
+            return GenerationAnswer(self._runs, target, asked, writer, lease, client)
         except BaseException:
             if lease is not None:
                 lease.settle()

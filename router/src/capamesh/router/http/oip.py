@@ -22,6 +22,7 @@ from capamesh.protocol.oip import (
 from capamesh.router.access.keys import Verb
 from capamesh.router.http.bodies import read_body, read_large_body
 from capamesh.router.http.cached_page import CachedPage
+from capamesh.router.http.connections import site_of
 from capamesh.router.http.errors import response_of
 from capamesh.router.http.exchange import JSON_WEIGHT, Exchange, Inference, InferTarget
 from capamesh.router.http.key_check import key_of
@@ -177,7 +178,7 @@ class InferenceApi(Pages):
             if not replied.done():  # its client may have left a turn of the loop before
                 replied.set_result(reply)
 
-        exchange = Exchange(self._inference, target, reply, request.remote or "")
+        exchange = Exchange(self._inference, target, reply, site_of(request.remote or ""))
         try:
             exchange.begin(body)
             return response_of(await replied)

@@ -29,6 +29,7 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.call_marks import trace_of
 from capamesh.protocol.links.calls import InferCall
+from capamesh.protocol.tasks import GENERATION
 from capamesh.protocol.tensors import Limits
 from capamesh.router.access.keys import OPERATOR, Key, KeyRing, check_request
 from capamesh.router.balancing.absence import not_hosted
@@ -137,7 +138,7 @@ class InferenceRequest(Responder, ABC):
     __slots__ = ("_client", "_handle", "_is_over", "_service", "_started_s", "_target")
 
     def __init__(self, service: InferenceService, target: Target, client: str = "") -> None:
-        """`client` is the address that it came from; empty if that is not known."""
+        """`client` is the site of the address that it came from; empty if that is not known."""
         self._client = client
         self._service = service
         self._target = target
@@ -179,7 +180,9 @@ class InferenceRequest(Responder, ABC):
                 key is None or request.priority < key.scope.max_priority
             ):
                 check_request(key, request.priority)
-            options = target.options
+            options, inputs = target.options, asked.inputs
+            if inputs and inputs[0].name == GENERATION and key is None and not options.tenant:
+                options = replace(options, share=self._client)
             if target.is_explained:  # of a kept answer there is nothing to explain
                 options = replace(options, may_be_kept=False)
             call = Call(request, options, self._started_s + allowed_s)

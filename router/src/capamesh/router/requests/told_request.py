@@ -28,13 +28,15 @@ class ToldRequest(InferenceRequest):
         on_end: Callable[[Outcome | CapameshError], None],
         on_part: Callable[[Part], None] | None = None,
         goes_on: Callable[[CapameshError], bool] | None = None,
+        *,
+        client: str = "",
     ) -> None:
         """`on_end` may be called before `submit` returns. None may raise; `on_part` releases what it is given.
 
         `goes_on` is asked at an error whether the request goes on nevertheless: it has been submitted anew, within the
-        same time.
+        same time. `client` is as for each `InferenceRequest`.
         """
-        super().__init__(service, target)
+        super().__init__(service, target, client)
         self._on_end = on_end
         self._on_part = on_part
         self._goes_on = goes_on

@@ -55,13 +55,14 @@ class PartsExchange:
         target: InferTarget,
         on_part: Callable[[Reply, Part], None],
         on_reply: Callable[[Reply], None],
+        client: str,
     ) -> None:
-        """`on_part` is told of each part but the last, and releases it once it is sent. Neither may raise."""
+        """`on_part` is told of each part but the last, and releases it once it is sent. Neither may raise. `client` is the site of whoever asks."""
         self._inference = inference
         self._target = target
         self._on_part = on_part
         self._on_reply = on_reply
-        self._request = ToldRequest(inference, target, self._ended, self._took)
+        self._request = ToldRequest(inference, target, self._ended, self._took, client=client)
         self._asked: InferRequest | None = None
         self._job: Job[Any] | None = None
         """The long JSON that is being written here."""

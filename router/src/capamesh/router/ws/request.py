@@ -29,20 +29,21 @@ class StreamRequest:
         target: InferTarget,
         mark: Callable[[InferRequest], InferRequest],
         on_reply: Callable[[Reply], None],
-        on_part: Callable[[Reply, Part], None] | None = None,
+        on_part: Callable[[Reply, Part], None] | None,
+        client: str,
     ) -> None:
         """`mark` makes a request one of the stream; `on_reply` is told once, maybe before `begin` returns.
 
-        `on_part` is told of the parts of the answer before that, and releases them; None: it comes whole.
+        `on_part` is told of the parts of the answer before that, and releases them; None: it comes whole. `client` is the site of whoever asks.
         """
         self._inference = inference
         self._target = target
         self._mark = mark
         self._exchange: Exchange | PartsExchange
         if on_part is None:
-            self._exchange = Exchange(inference, target, on_reply)
+            self._exchange = Exchange(inference, target, on_reply, client)
         else:
-            self._exchange = PartsExchange(inference, target, on_part, on_reply)
+            self._exchange = PartsExchange(inference, target, on_part, on_reply, client)
         self._job: Job[Any] | None = None
         """The long JSON that is being read."""
         self.asked_id = ""

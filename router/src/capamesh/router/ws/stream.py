@@ -217,7 +217,9 @@ class Stream:
             self._end(error.with_traceback(None), closing.POLICY)
             return None
         context.front.requests.count += 1
-        self._running = StreamRequest(context.inference, target, self._marked, self._reply, on_part)
+        self._running = StreamRequest(
+            context.inference, target, self._marked, self._reply, on_part, self._host.site
+        )
         return self._running
 
     def _marked(self, asked: InferRequest) -> InferRequest:

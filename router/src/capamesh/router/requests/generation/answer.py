@@ -37,8 +37,9 @@ class GenerationAnswer(Listener):
         asked: Asked,
         writer: Writer,
         lease: Lease | None,
+        client: str,
     ) -> None:
-        """Take over the `lease`, which is settled with the tokens that the request took. Raises `InvalidParameter`."""
+        """Take over the `lease`, which is settled with the tokens that the request of a `client`, by its site, took. Raises `InvalidParameter`."""
         self._service = service
         self._target = target
         self._began_s = service.routing.clock()
@@ -49,7 +50,7 @@ class GenerationAnswer(Listener):
         self._writer = writer
         self._lease = lease
         self._runs = [
-            GenerationRun(service, target, asked, number, self)
+            GenerationRun(service, target, asked, number, self, client)
             for number in range(len(asked.prompts))
         ]
         self._left = len(self._runs)

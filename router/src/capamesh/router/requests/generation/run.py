@@ -78,6 +78,7 @@ class GenerationRun:
         asked: Asked,
         number: int,
         listener: Listener,
+        client: str,
     ) -> None:
         """`number` is the place of its prompt in the request. Raises `InvalidParameter`: the prompt cannot be passed on."""
         self._asked = asked
@@ -88,7 +89,9 @@ class GenerationRun:
         self._listener = listener
         self._service = service
         self._target = target
-        self._request = ToldRequest(service, target, self._ended, self._took, self._goes_on)
+        self._request = ToldRequest(
+            service, target, self._ended, self._took, self._goes_on, client=client
+        )
         self.number = number
         self.outcome: Outcome | None = None
         """The newest part, or the answer, and who gave it."""
