@@ -27,13 +27,12 @@ from rich.table import Table
 from sqlalchemy import text
 
 from capamesh.protocol.ids import ModelVersion
-from capamesh.router.jobs.inputs.limits import shard_limits
+from capamesh.router.jobs.inputs.limits import PIECE_RANGES, shard_limits
 from capamesh.router.jobs.spec import InputFormat, InputSpec, JobSpec, OutputSpec
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store.database import Database, SqliteDatabase, open_database
 from capamesh.router.jobs.store.group_commit import StoreThread
 from capamesh.router.jobs.store.job_store import JobStore
-from capamesh.router.jobs.store.plan_operations import MAX_ADDED
 from capamesh.router.jobs.values import Job, Lease, Manifest, Paid, Part, Pinned, Price, RowRange
 
 ROWS = 20_000_000
@@ -102,8 +101,8 @@ async def planned(store: JobStore, ranges: list[RowRange]) -> Job:
     if taken is None:
         raise SystemExit(FAILED)
     job, token = taken
-    for at in range(0, len(ranges), MAX_ADDED):
-        await store.add_shards(job.id, token, at, ranges[at : at + MAX_ADDED])
+    for at in range(0, len(ranges), PIECE_RANGES):
+        await store.add_shards(job.id, token, at, ranges[at : at + PIECE_RANGES])
     done = await store.finish_plan(job.id, token, "fingerprint")
     if done is None:
         raise SystemExit(FAILED)

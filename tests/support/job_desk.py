@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from capamesh.protocol.ids import ModelVersion
+from capamesh.router.jobs.inputs.limits import PIECE_RANGES
 from capamesh.router.jobs.spec import FailurePolicy, InputFormat, InputSpec, JobSpec, OutputSpec
 from capamesh.router.jobs.store import job_operations, plan_operations
 from capamesh.router.jobs.store.database import Database
@@ -94,7 +95,7 @@ class Desk:
         assert taken is not None
         job, token = taken
         added = ranges(shards) if isinstance(shards, int) else list(shards)
-        step = plan_operations.MAX_ADDED
+        step = PIECE_RANGES
         for at in range(0, len(added), step):
             assert self.call(plan_operations.add_shards, job.id, token, at, added[at : at + step])
         done = self.call(plan_operations.finish_plan, job.id, token, "fingerprint")

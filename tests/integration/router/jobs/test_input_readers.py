@@ -21,6 +21,7 @@ import pytest
 from fleet_fakes import NullLog
 from job_desk import PINNED
 from job_files import ANYWHERE, write_csv, write_jsonl, write_npz
+from raw_http import GUARD_S
 from typing_extensions import override
 
 from capamesh.protocol.datatypes import Datatype
@@ -31,7 +32,7 @@ from capamesh.router.jobs.inputs.limits import ShardLimits
 from capamesh.router.jobs.inputs.rows import RowWindow
 from capamesh.router.jobs.inputs.source import Files, Source, Sources, Stamp
 from capamesh.router.jobs.readers import process
-from capamesh.router.jobs.readers.pool import Readers
+from capamesh.router.jobs.readers.pool import PAUSE_S, Readers
 from capamesh.router.jobs.readers.process import ReaderProcess
 from capamesh.router.jobs.readers.reading import InputReading, ReadHere
 from capamesh.router.jobs.readers.separate import ReadSeparately
@@ -88,7 +89,9 @@ class Reading:
 
     def __init__(self, sources: Sources = ANYWHERE) -> None:
         self.processes: list[ReaderProcess] = []
-        self.pool = Readers(self._start, time.monotonic)
+        self.now_s = 0.0
+        """The time of the pool."""
+        self.pool = Readers(self._start, lambda: self.now_s)
         self.here = ReadHere(sources, asyncio.to_thread, time.monotonic)
         self.apart = ReadSeparately(self.pool, sources, asyncio.to_thread, self.here)
 
@@ -278,6 +281,7 @@ async def test_shard_whose_process_was_lent_goes_on_where_it_was(tmp_path: Path)
         job = job_of(spec, fingerprint)
         paused = [made.apart.windows(job, whole, INPUTS) for _ in range(2)]
         begun = [rows_of(await anext(windows)) for windows in paused]
+        made.now_s += PAUSE_S
         third = [
             row
             async for window in made.apart.windows(job, whole, INPUTS)
@@ -340,8 +344,9 @@ async def test_reader_that_speaks_without_being_asked_is_ended(
     monkeypatch.setattr(process, "ARGV", (sys.executable, "-c", TAKEN + "while True: item(rows=7)"))
     async with reading() as made:
         await made.apart.look(written(tmp_path, InputFormat.NPZ), "t")
-        while made.processes[0].ended != "it spoke without being asked":
-            await asyncio.sleep(0)
+        async with asyncio.timeout(GUARD_S):
+            while made.processes[0].ended != "it spoke without being asked":
+                await asyncio.sleep(0)
 
 
 async def test_reader_that_takes_no_descriptors_holds_few_and_stops_nobody(
@@ -381,6 +386,38 @@ async def test_reader_gives_no_more_rows_than_it_is_asked_for(
         )
         with pytest.raises(ReaderEnded, match="rows more than were asked for"):
             await anext(given, None)
+        assert made.pool.count == 0
+
+
+ONE = "one = {'first_row': 0, 'rows': 1, 'group': 0, 'offset': 0, 'size_bytes': 1, 'digest': b''}\n"
+PLANS = {
+    "a fingerprint that is no text": "['f'], []",
+    "a fingerprint of two lines": "'f\\n', []",
+    "too many ranges": "'f', [{**one, 'first_row': at} for at in range(1001)]",
+    "rows that were not before": "'f', [{**one, 'first_row': 1}]",
+    "the same rows again": "'f', [one, one]",
+    "no rows": "'f', [{**one, 'rows': 0}]",
+    "more rows than a shard has": "'f', [{**one, 'rows': 2**31}]",
+    "a group that no store keeps": "'f', [{**one, 'group': 2**31}]",
+    "a place that no store keeps": "'f', [{**one, 'offset': 2**63}]",
+    "a place before the file": "'f', [{**one, 'offset': -1}]",
+    "more bytes than a shard has": "'f', [{**one, 'size_bytes': 2**26 + 1}]",
+    "a digest that is none": "'f', [{**one, 'digest': b'd'}]",
+    "a number that is none": "'f', [{**one, 'rows': True}]",
+    "no ranges for ever": "'f', []",
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+async def test_plan_that_no_reader_makes_ends_its_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    told = f"fingerprint, ranges = {PLANS[name]}\nitem(fingerprint=fingerprint, ranges=ranges)\nchannel.next()\n"
+    monkeypatch.setattr(process, "ARGV", (sys.executable, "-c", TAKEN + ONE + told * 2))
+    async with reading() as made:
+        plan = made.apart.plan(written(tmp_path, InputFormat.NPZ), "t", ShardLimits(100))
+        with pytest.raises(ReaderEnded, match="it sent what no reader sends"):
+            [piece async for piece in plan]
         assert made.pool.count == 0
 
 

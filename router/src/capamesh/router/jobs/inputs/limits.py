@@ -20,6 +20,8 @@ MAX_ID_CHARS: Final = 500
 """The longest name of a row (guess: a path or a URL)."""
 MAX_REQUEST_BYTES: Final = MOST_BYTES + 64 * 1024
 """The most bytes of a line that is a request: those of the largest body, and what is around it."""
+PIECE_RANGES: Final = 1000
+"""The most ranges of a piece of a plan, which a store adds while others wait (measured: some milliseconds)."""
 MAX_SHARD_ROWS: Final = 10_000_000
 """The most rows of a shard, however quick the model is (guess)."""
 LENGTHEN_EVERY: Final = 20_000

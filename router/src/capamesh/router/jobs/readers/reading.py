@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from typing_extensions import override
 
 from capamesh.router.jobs.inputs.likely_rows import likely_rows
+from capamesh.router.jobs.inputs.limits import PIECE_RANGES
 from capamesh.router.jobs.inputs.opening import open_planned, open_reader
 from capamesh.router.jobs.inputs.requests import names_of
 from capamesh.router.jobs.inputs.rows import RowWindow, columns_of, read_windows
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 PIECE_S: Final = 2.0
 """Seconds after which a piece of a plan is given on, however short it is: less than half of a lease."""
-PIECE_RANGES: Final = 1000
-"""The most ranges of a piece: as many as the store adds at a time."""
 NAMES: Final = 2000
 """The names of requests that are given on at a time (guess: a megabyte at most)."""
 KEPT_JOBS: Final = 16

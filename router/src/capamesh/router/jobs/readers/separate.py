@@ -13,7 +13,7 @@ from typing_extensions import override
 from capamesh.protocol.errors import ProtocolViolation
 from capamesh.protocol.schema import plain_values, read
 from capamesh.router.jobs.errors import InputInvalid, ReaderEnded
-from capamesh.router.jobs.inputs.limits import MAX_ID_CHARS
+from capamesh.router.jobs.inputs.limits import MAX_ID_CHARS, MAX_SHARD_ROWS, PIECE_RANGES
 from capamesh.router.jobs.inputs.rows import RowWindow, finished
 from capamesh.router.jobs.readers import words
 from capamesh.router.jobs.readers.pool import Use
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 
 MOST_CHARS: Final = 4000
 """The most characters of a message or a fingerprint that are taken of a reader (guess)."""
+MOST_GROUPS: Final = 2**31
+MOST_OFFSET: Final = 2**63
+"""The bounds of a store's columns."""
+DIGEST_BYTES: Final = (0, 32)
+"""The bytes of a range's digest."""
 NONSENSE: Final = (
     ArithmeticError,
     LookupError,
@@ -82,13 +87,17 @@ class ReadSeparately(InputReading):
             return
         files = await self._in_thread(partial(self._files, spec, tenant))
         asked = {"type": words.PLAN, **_input(spec, files), "limits": plain_values(limits)}
+        fingerprint, planned = "", 0
         async with self._place(Use.PLAN, tenant, files) as place:
             task = _Task(place, files, asked)
             while (found := await task.next()) is not None:
-                yield (
-                    found["fingerprint"][:MOST_CHARS],
-                    [read(each, RowRange) for each in found["ranges"]],
-                )
+                ranges = _ranges(found["ranges"], limits, planned)
+                if not fingerprint:
+                    fingerprint = _fingerprint(found["fingerprint"])
+                elif not ranges:
+                    raise ProtocolViolation("a piece of a plan has no ranges")
+                planned += sum(each.rows for each in ranges)
+                yield fingerprint, ranges
 
     @override
     async def windows(
@@ -219,6 +228,37 @@ def _window(
     left -= len(window.bad) + sum(batch.rows for batch in window.batches)
     _check_rows(left)
     return finished(window, spec), left
+
+
+def _fingerprint(given: object) -> str:
+    """Return what a reader gives as a fingerprint. Raises `ProtocolViolation`: it is no line of ASCII."""
+    if (
+        isinstance(given, str)
+        and 0 < len(given) <= MOST_CHARS
+        and given.isascii()
+        and given.isprintable()
+    ):
+        return given
+    raise ProtocolViolation(f"{given!r} is no fingerprint")
+
+
+def _ranges(given: object, limits: ShardLimits, planned: int) -> list[RowRange]:
+    """Return a piece of a plan of which so many rows came before. Raises `ProtocolViolation`: what the ranges are to bound, they do not."""
+    ranges = read(given, list[RowRange])
+    if len(ranges) > PIECE_RANGES:
+        raise ProtocolViolation(f"{len(ranges)} ranges at a time, the limit is {PIECE_RANGES}")
+    for each in ranges:
+        if not (
+            each.first_row == planned
+            and 0 < each.rows <= MAX_SHARD_ROWS
+            and 0 <= each.group < MOST_GROUPS
+            and 0 <= each.offset < MOST_OFFSET
+            and 0 <= each.size_bytes <= limits.in_bytes
+            and len(each.digest) in DIGEST_BYTES
+        ):
+            raise ProtocolViolation(f"{each}, behind {planned} rows, is no range of a plan")
+        planned += each.rows
+    return ranges
 
 
 def _check_rows(left: int) -> None:

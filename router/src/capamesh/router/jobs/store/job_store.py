@@ -196,7 +196,7 @@ class JobStore:
     async def add_shards(
         self, job: JobId, token: int, from_seq: int, ranges: Sequence[RowRange]
     ) -> bool:
-        """Add shards to a plan, at most `plan_operations.MAX_ADDED`; False: its lease is lost."""
+        """Add shards to a plan, at most `limits.PIECE_RANGES`; False: its lease is lost."""
         return await self._run(
             lambda turn: plan_operations.add_shards(turn, job, token, from_seq, ranges),
             Change.FLEETING,

@@ -24,8 +24,6 @@ MAX_PLANS: Final = 3
 """A job whose plan was begun so often and never ended has failed: its input may end who reads it (guess)."""
 REST_S: Final = 20.0
 """Seconds for which a plan whose input cannot be read now is left alone: less than `FAR_S`."""
-MAX_ADDED: Final = 1000
-"""The most shards that are added at a time, for which others wait (measured: some milliseconds)."""
 
 _JOB: Final = bindparam("the_job", type_=Text)
 _TOKEN: Final = bindparam("the_token", type_=Integer)
