@@ -6,6 +6,7 @@ import asyncio
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -15,12 +16,14 @@ from fleet_fakes import offer
 from job_desk import ranges
 from job_pages import ROWS, JobClients, make_place
 from openapi_fits import answers_of, misfits
+from raw_http import GUARD_S
 from router_http import serving
 
 from capamesh.router.access.keys import Verb
 from capamesh.router.http.schemas.jobs import State
 from capamesh.router.jobs import service as services
 from capamesh.router.jobs.inputs.source import LocalFile
+from capamesh.router.jobs.places import Places
 from capamesh.router.jobs.standing import Progress
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store import job_operations, job_store
@@ -398,8 +401,9 @@ async def test_store_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         assert (response.status, response.headers["X-Capamesh-Error"]) == (503, "jobs_unavailable")
 
 
-async def test_input_whose_disk_hangs_is_given_up(
-    clients: JobClients, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("kind", "name"), [(LocalFile, "stamp"), (Places, "sink")])
+async def test_disk_that_hangs_holds_a_few_threads_and_submissions(
+    clients: JobClients, monkeypatch: pytest.MonkeyPatch, kind: type[Any], name: str
 ) -> None:
     monkeypatch.setattr(services, "LOOK_S", 0.05)
     go_on = asyncio.Event()
@@ -408,14 +412,23 @@ async def test_input_whose_disk_hangs_is_given_up(
     def hang(*_: object) -> None:
         asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(60)
 
-    monkeypatch.setattr(LocalFile, "stamp", hang)
-    told = await asyncio.gather(
-        *(clients.ask("", "POST", "/v1/jobs", clients.body()) for _ in range(40))
-    )
-    codes = sorted(each.headers["X-Capamesh-Error"] for each in told)
-    assert set(codes) <= {"input_invalid", "overloaded"}
-    assert codes.count("input_invalid") == services.MOST_WAITING
+    async def submit() -> str:
+        told = await clients.ask("", "POST", "/v1/jobs", clients.body())
+        return told.headers.get("X-Capamesh-Error", "")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(kind, name, hang)
+        codes = Counter(await asyncio.gather(*(submit() for _ in range(40))))
+        assert codes == {"input_invalid": services.MOST_WAITING, "overloaded": 8}
+        assert await submit() == "overloaded"  # those that were given up keep their threads
+        async with asyncio.timeout(GUARD_S):
+            await asyncio.to_thread(int)  # which are none of the process's
     go_on.set()
+    monkeypatch.setattr(services, "LOOK_S", GUARD_S)
+    async with asyncio.timeout(GUARD_S):
+        while await submit() == "overloaded":
+            await asyncio.sleep(0)
+    assert await submit() == ""
 
 
 async def test_answers_are_as_described(clients: JobClients) -> None:

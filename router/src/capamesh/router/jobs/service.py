@@ -9,6 +9,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from capamesh.protocol.errors import ConfigError, InvalidRequest, Overloaded, Unsupported
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.jobs.places import Places
     from capamesh.router.jobs.readers.reading import InputReading
+    from capamesh.router.jobs.running.threads import Threads
     from capamesh.router.jobs.standing import Progress
     from capamesh.router.jobs.store.job_store import JobStore
     from capamesh.router.jobs.values import Job, Pinned
@@ -57,11 +59,12 @@ class JobService:
         places: Places,
         store: Callable[[], Awaitable[JobStore]],
         looking: InputReading,
+        in_thread: Threads,
         *,
         clock: Callable[[], float],
         wall_s: Callable[[], float],
     ) -> None:
-        """`store` returns the store, and may open it first, or raise `ConfigError`; `looking` looks at inputs.
+        """`store` returns the store, and may open it first, or raise `ConfigError`; `looking` looks at inputs, in threads of `in_thread`.
 
         `clock` never goes back, `wall_s` is the time since 1970; both are in seconds.
         """
@@ -75,6 +78,7 @@ class JobService:
         self.reading: Final = PartReading()
         self._store = store
         self._looking = looking
+        self._in_thread = in_thread
         self._waiting = 0
 
     async def store(self) -> JobStore:
@@ -129,15 +133,16 @@ class JobService:
 
     async def _look(self, spec: JobSpec, tenant: str) -> int | None:
         """Return how many rows an input seems to have. Raises `Overloaded`, `InputInvalid` if it takes too long, or what is wrong with it."""
-        if self._waiting >= MOST_WAITING:
+        # a look that was given up is one still for as long as its disk keeps its thread
+        if max(self._waiting, self._in_thread.under_way) >= MOST_WAITING:
             raise Overloaded(
-                f"{self._waiting} jobs are being submitted, the most that may be at once; try again",
+                f"{MOST_WAITING} jobs are being submitted, the most that may be at once; try again",
                 1.0,
             )
         self._waiting += 1
         try:
             async with asyncio.timeout(LOOK_S):
-                await asyncio.to_thread(self.places.sink, spec.output.url, NO_JOB)
+                await self._in_thread(partial(self.places.sink, spec.output.url, NO_JOB))
                 return await self._looking.look(spec.input, tenant)
         except TimeoutError:
             raise InputInvalid(

@@ -180,7 +180,13 @@ class JobParts:
         self._looks = Threads(LOOK_THREADS)
         looking = separate_reading(readers, places, self._looks)
         self.service = service = JobService(
-            fleet, places, store.get, looking, clock=time.monotonic, wall_s=time.time
+            fleet,
+            places,
+            store.get,
+            looking,
+            self._looks,
+            clock=time.monotonic,
+            wall_s=time.time,
         )
 
         async def files() -> FileStore:
