@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.jobs.places import Places
     from capamesh.router.jobs.readers.reading import InputReading
-    from capamesh.router.jobs.running.threads import Threads
     from capamesh.router.jobs.standing import Progress
     from capamesh.router.jobs.store.job_store import JobStore
+    from capamesh.router.jobs.threads import Threads
     from capamesh.router.jobs.values import Job, Pinned
 
 LOOK_S: Final = 10.0

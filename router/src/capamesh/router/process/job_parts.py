@@ -31,9 +31,9 @@ from capamesh.router.jobs.readers.process import ReaderProcess
 from capamesh.router.jobs.readers.reading import ReadHere
 from capamesh.router.jobs.readers.separate import ReadSeparately
 from capamesh.router.jobs.readers.words import reader_bytes
-from capamesh.router.jobs.running.threads import Threads
 from capamesh.router.jobs.service import JobService
 from capamesh.router.jobs.states import JobState
+from capamesh.router.jobs.threads import Threads
 from capamesh.router.jobs.uploads.folder import FileFolder
 from capamesh.router.jobs.uploads.keeper import keep_tidy
 from capamesh.router.jobs.uploads.uploads import Uploads
