@@ -12,9 +12,10 @@ import pytest
 from range_server import RangeServer, range_server
 
 from capamesh.router.jobs.errors import InputChanged, InputInvalid, PlaceUnavailable
+from capamesh.router.jobs.inputs import ranges
 from capamesh.router.jobs.inputs.jsonl import JsonlReader
 from capamesh.router.jobs.inputs.limits import ShardLimits
-from capamesh.router.jobs.remote import http_folder, ranges
+from capamesh.router.jobs.remote import http_folder
 from capamesh.router.jobs.remote.files import RemoteFile, RemoteSink
 from capamesh.router.jobs.remote.http_folder import HttpFolder, names_inner
 from capamesh.router.jobs.remote.urls import RemoteUrl, remote_url

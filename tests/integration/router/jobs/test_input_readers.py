@@ -30,7 +30,7 @@ from capamesh.protocol.tensor_spec import TensorSpec
 from capamesh.router.jobs.errors import InputChanged, InputInvalid, ReaderEnded
 from capamesh.router.jobs.inputs.limits import ShardLimits
 from capamesh.router.jobs.inputs.rows import RowWindow
-from capamesh.router.jobs.inputs.source import Files, Source, Sources, Stamp
+from capamesh.router.jobs.inputs.source import Files, Folder, Source, Sources, Stamp
 from capamesh.router.jobs.readers import process
 from capamesh.router.jobs.readers.pool import PAUSE_S, Readers
 from capamesh.router.jobs.readers.process import ReaderProcess
@@ -76,7 +76,7 @@ class FarSources(Sources):
         return FarSource(ANYWHERE.source(url, tenant))
 
     @override
-    def folder(self, url: str, tenant: str) -> Files:
+    def folder(self, url: str, tenant: str) -> Folder:
         return ANYWHERE.folder(url, tenant)
 
     @override

@@ -13,11 +13,12 @@ from s3_server import BUCKET, KEY, SECRET, S3Server, s3_server
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.router.jobs.errors import InputChanged, InputInvalid, OutputFailed, PlaceUnavailable
+from capamesh.router.jobs.inputs import ranges
 from capamesh.router.jobs.inputs.arrow_files import ParquetReader
 from capamesh.router.jobs.inputs.jsonl import JsonlReader
 from capamesh.router.jobs.inputs.limits import ShardLimits
 from capamesh.router.jobs.inputs.reader import Reader
-from capamesh.router.jobs.remote import object_folder, ranges
+from capamesh.router.jobs.remote import object_folder
 from capamesh.router.jobs.remote.files import RemoteFile, RemoteSink
 from capamesh.router.jobs.remote.object_folder import ObjectFolder
 from capamesh.router.jobs.remote.urls import remote_url

@@ -20,7 +20,7 @@ from capamesh.protocol.errors import ConfigError, InvalidRequest
 from capamesh.protocol.plain_text import HARMFUL
 from capamesh.router.jobs.errors import InputInvalid
 from capamesh.router.jobs.inputs.folder import LocalFiles
-from capamesh.router.jobs.inputs.source import Files, LocalFile, Source, Sources
+from capamesh.router.jobs.inputs.source import Files, Folder, LocalFile, Source, Sources
 from capamesh.router.jobs.outputs.sink import LocalSink, Sink
 from capamesh.router.jobs.remote.files import RemoteFile, RemoteFiles, RemoteSink
 from capamesh.router.jobs.remote.urls import RemoteUrl, is_remote, remote_url
@@ -78,7 +78,7 @@ class Places(Sources):
         return LocalFile(self._local(url))
 
     @override
-    def folder(self, url: str, tenant: str) -> Files:
+    def folder(self, url: str, tenant: str) -> Folder:
         if is_upload(url):
             raise InputInvalid(f"{url[:80]!r} is an uploaded file, not a folder")
         if is_remote(url):

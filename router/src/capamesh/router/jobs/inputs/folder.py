@@ -19,7 +19,7 @@ from capamesh.protocol.private_files import reason_of
 from capamesh.router.jobs.errors import InputChanged, InputInvalid
 from capamesh.router.jobs.inputs.limits import MAX_SHARD_BYTES, ShardLimits
 from capamesh.router.jobs.inputs.reader import WINDOW_BYTES, RawRows, Reader, Values
-from capamesh.router.jobs.inputs.source import Entry, Files, LocalFile
+from capamesh.router.jobs.inputs.source import Entry, Folder, LocalFile
 from capamesh.router.jobs.values import BadRow, RowRange
 
 CONTENT_COLUMN: Final = "content"
@@ -60,7 +60,7 @@ class _Window:
 class FolderReader(Reader):
     """The plain files of a folder."""
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: Folder) -> None:
         self._files = files
         self._listed: list[Entry] | None = None
 
@@ -136,7 +136,7 @@ class FolderReader(Reader):
         return self._listed
 
 
-class LocalFiles(Files):
+class LocalFiles(Folder):
     """The plain files of a folder of this machine; what a link leads to is left out, for it may be anywhere."""
 
     def __init__(self, folder: Path) -> None:

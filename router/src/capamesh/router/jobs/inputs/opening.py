@@ -11,7 +11,7 @@ from capamesh.router.jobs.inputs.folder import FolderReader
 from capamesh.router.jobs.inputs.jsonl import JsonlReader
 from capamesh.router.jobs.inputs.reader import Reader
 from capamesh.router.jobs.inputs.requests import RequestsReader
-from capamesh.router.jobs.inputs.source import Sources
+from capamesh.router.jobs.inputs.source import Files, Source, Sources
 from capamesh.router.jobs.spec import Encoding, InputFormat, InputSpec
 from capamesh.router.jobs.values import Job
 
@@ -24,21 +24,24 @@ def open_reader(spec: InputSpec, tenant: str, sources: Sources) -> Reader:
         InputInvalid: it cannot be read.
         ConfigError: a library is missing.
     """
-    reader = _plain_reader(spec, tenant, sources)
-    if not spec.encoding:
-        return reader
     has_paths = Encoding.PATH in spec.encoding.values()
-    files = sources.beside(spec.url, tenant) if has_paths else None
-    return EncodedReader(reader, spec.encoding, files)
-
-
-def _plain_reader(  # noqa: PLR0911 - one for each form
-    spec: InputSpec, tenant: str, sources: Sources
-) -> Reader:
+    beside = sources.beside(spec.url, tenant) if has_paths else None
     if spec.format is InputFormat.FOLDER:
-        return FolderReader(sources.folder(spec.url, tenant))
-    source = sources.source(spec.url, tenant)
-    match spec.format:
+        return _decoded(FolderReader(sources.folder(spec.url, tenant)), spec, beside)
+    return file_reader(spec, sources.source(spec.url, tenant), beside)
+
+
+def file_reader(spec: InputSpec, source: Source, beside: Files | None) -> Reader:
+    """Return the reader of an input that is a file; `beside` are the files that its rows may name. Raises as `open_reader`."""
+    return _decoded(_plain_reader(spec.format, source), spec, beside)
+
+
+def _decoded(reader: Reader, spec: InputSpec, beside: Files | None) -> Reader:
+    return EncodedReader(reader, spec.encoding, beside) if spec.encoding else reader
+
+
+def _plain_reader(form: InputFormat, source: Source) -> Reader:
+    match form:
         case InputFormat.JSONL:
             return JsonlReader(source)
         case InputFormat.BATCH:
@@ -50,7 +53,7 @@ def _plain_reader(  # noqa: PLR0911 - one for each form
         case InputFormat.ARROW:
             return ArrowReader(source)
         case _:
-            return ArrayReader(source, is_archive=spec.format is InputFormat.NPZ)
+            return ArrayReader(source, is_archive=form is InputFormat.NPZ)
 
 
 def open_planned(job: Job, sources: Sources) -> Reader:

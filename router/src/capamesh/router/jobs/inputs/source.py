@@ -67,11 +67,22 @@ class Entry:
 
 
 class Files(ABC):
-    """The files of one folder, and of the folders below it."""
+    """The files of one folder, and of the folders below it, by their names."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         """The folder's name for messages."""
+
+    @abstractmethod
+    def named(self, paths: Sequence[str]) -> Iterator[bytes | InputInvalid]:
+        """Yield the bytes of the files at paths from the folder on, as they are now, or why one cannot be read.
+
+        A path has no part that is "..". Raises `PlaceUnavailable` where what went wrong may pass.
+        """
+
+
+class Folder(Files):
+    """The files of one folder, which may be listed."""
 
     @abstractmethod
     def entries(self) -> Iterator[Entry]:
@@ -84,13 +95,6 @@ class Files(ABC):
         Raises `InputChanged` if one is not what its entry says, and `PlaceUnavailable` where what went wrong may pass.
         """
 
-    @abstractmethod
-    def named(self, paths: Sequence[str]) -> Iterator[bytes | InputInvalid]:
-        """Yield the bytes of the files at paths from the folder on, as they are now, or why one cannot be read.
-
-        A path has no part that is "..". Raises `PlaceUnavailable` where what went wrong may pass.
-        """
-
 
 class Sources(ABC):
     """Finds inputs by their URLs for a tenant: those that the operator lets jobs read, and no others."""
@@ -100,8 +104,8 @@ class Sources(ABC):
         """Return the file of an input; raises `InvalidRequest` for one that jobs may not read."""
 
     @abstractmethod
-    def folder(self, url: str, tenant: str) -> Files:
-        """Return the files of a folder that is an input; raises as `source`."""
+    def folder(self, url: str, tenant: str) -> Folder:
+        """Return a folder that is an input; raises as `source`."""
 
     @abstractmethod
     def beside(self, url: str, tenant: str) -> Files:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 import numpy as np
-from typing_extensions import Buffer, override
+from typing_extensions import override
 
 from capamesh.protocol import sandbox
 from capamesh.protocol.channel.blocking_channel import BlockingChannel
@@ -28,10 +28,11 @@ from capamesh.protocol.schema import plain_values, read
 from capamesh.protocol.tensor_spec import TensorSpec
 from capamesh.router.jobs.errors import InputInvalid
 from capamesh.router.jobs.inputs.limits import ShardLimits
-from capamesh.router.jobs.inputs.opening import check_planned, open_reader
+from capamesh.router.jobs.inputs.opening import check_planned, file_reader
+from capamesh.router.jobs.inputs.ranges import RangeFile
 from capamesh.router.jobs.inputs.reader import Reader
 from capamesh.router.jobs.inputs.rows import plain_windows
-from capamesh.router.jobs.inputs.source import Entry, Files, Source, Sources, Stamp
+from capamesh.router.jobs.inputs.source import Files, Source, Stamp
 from capamesh.router.jobs.readers.reading import counted_rows, name_pieces, plan_pieces
 from capamesh.router.jobs.readers.wire import MOST_BYTES, packed
 from capamesh.router.jobs.readers.words import (
@@ -41,7 +42,6 @@ from capamesh.router.jobs.readers.words import (
     ENDED,
     ERRORS,
     FAILED,
-    FILE_BYTES,
     ITEM,
     LOOK,
     NAMES,
@@ -56,12 +56,10 @@ from capamesh.router.jobs.values import RowRange
 
 WORK_NICENESS: Final = 15
 """Plans and rows take what processors have left, and nodes that wait for rows leave it (guess)."""
-BUFFER_BYTES: Final = 64 * 1024
-"""The fewest bytes of a file that are asked for at a time, as of a range."""
 
 
-class Gone(Exception):
-    """The router is gone, or wants no more of this process."""
+class Gone(BaseException):
+    """The router is gone, or wants no more of this process: no error of what is read, which libraries may turn into others."""
 
 
 class Owner:
@@ -94,47 +92,13 @@ class Owner:
         if answer["is_here"]:
             _, (descriptor,), _, _ = socket.recv_fds(self._descriptors, 1, 1)
             return os.fdopen(descriptor, "rb"), stamp
-        raw = _FarFile(self, answer["file"], stamp.size_bytes)
-        return cast("BinaryIO", io.BufferedReader(raw, BUFFER_BYTES)), stamp
 
+        def read(start: int, end: int) -> bytes:
+            asked = {"file": answer["file"], "at": start, "size_bytes": end - start}
+            return cast("bytes", self.call("read", **asked)["data"])
 
-class _FarFile(io.RawIOBase):
-    """A file whose bytes the router fetches."""
-
-    def __init__(self, owner: Owner, number: int, size_bytes: int) -> None:
-        super().__init__()
-        self._owner = owner
-        self._number = number
-        self._size_bytes = size_bytes
-        self._at = 0
-
-    @override
-    def readable(self) -> bool:
-        return True
-
-    @override
-    def seekable(self) -> bool:
-        return True
-
-    @override
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size_bytes}[whence]
-        if base + offset < 0:
-            raise ValueError(f"the place {base + offset} is before the file's beginning")
-        self._at = base + offset
-        return self._at
-
-    @override
-    def readinto(self, buffer: Buffer, /) -> int:
-        view = memoryview(buffer).cast("B")
-        size_bytes = min(len(view), FILE_BYTES, max(0, self._size_bytes - self._at))
-        if not size_bytes:
-            return 0
-        asked = {"file": self._number, "at": self._at, "size_bytes": size_bytes}
-        data = self._owner.call("read", **asked)["data"]
-        view[: len(data)] = data
-        self._at += len(data)
-        return len(data)
+        raw = RangeFile(read, stamp.size_bytes, reads_ahead=False)
+        return cast("BinaryIO", io.BufferedReader(raw)), stamp
 
 
 class _OwnersFile(Source):
@@ -175,34 +139,6 @@ class _OwnersFiles(Files):
                 pieces.append(answer["data"])
             yield b"".join(pieces)
 
-    @override
-    def entries(self) -> Iterator[Entry]:
-        raise NotImplementedError("folders are read by the router")
-
-    @override
-    def contents(self, entries: Sequence[Entry]) -> Iterator[bytes | InputInvalid]:
-        raise NotImplementedError("folders are read by the router")
-
-
-class _OwnersSources(Sources):
-    """The sources of the task, which has one of each."""
-
-    def __init__(self, owner: Owner, name: str) -> None:
-        self._owner = owner
-        self._name = name
-
-    @override
-    def source(self, url: str, tenant: str) -> Source:
-        return _OwnersFile(self._owner, self._name)
-
-    @override
-    def beside(self, url: str, tenant: str) -> Files:
-        return _OwnersFiles(self._owner, self._name)
-
-    @override
-    def folder(self, url: str, tenant: str) -> Files:
-        raise NotImplementedError("folders are read by the router")
-
 
 def serve(owner: Owner, rows_fd: int, memory_bytes: int) -> None:
     """Do tasks until the router is gone, or one has used up this process."""
@@ -238,8 +174,8 @@ def _do(owner: Owner, message: Mapping[str, Any], rows_fd: int) -> None:
 
 def _opened(owner: Owner, message: Mapping[str, Any]) -> tuple[Reader, InputSpec, Source]:
     spec = read(message["input"], InputSpec)
-    sources = _OwnersSources(owner, message["name"])
-    return open_reader(spec, "", sources), spec, sources.source(spec.url, "")
+    source = _OwnersFile(owner, message["name"])
+    return file_reader(spec, source, _OwnersFiles(owner, message["name"])), spec, source
 
 
 def _look(owner: Owner, message: Mapping[str, Any], _: int) -> Iterator[dict[str, Any]]:

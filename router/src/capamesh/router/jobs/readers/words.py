@@ -11,6 +11,7 @@ from typing import Final
 
 from capamesh.protocol.errors import CapameshError, ConfigError, InvalidRequest
 from capamesh.router.jobs.errors import InputChanged, InputInvalid, PlaceUnavailable
+from capamesh.router.jobs.inputs.ranges import WINDOW_BYTES
 
 READY: Final = "ready"
 LOOK: Final = "look"
@@ -30,8 +31,8 @@ ERRORS: Final[Mapping[str, type[CapameshError]]] = {
 }
 """The errors that go from one process to the other."""
 
-FILE_BYTES: Final = 8 * 2**20
-"""The most bytes of a file in one message: half of what one may have."""
+FILE_BYTES: Final = WINDOW_BYTES
+"""The most bytes of a file in one message, which may have twice as many."""
 CPU_S: Final = 30
 """Seconds of processor time until the next item (guess: the largest window of honest rows takes some)."""
 SILENT_S: Final = 300.0

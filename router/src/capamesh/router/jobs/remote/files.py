@@ -14,7 +14,8 @@ from typing_extensions import override
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.router.jobs.errors import InputChanged, InputInvalid, OutputFailed, PlaceUnavailable
 from capamesh.router.jobs.inputs.folder import check_file_bytes
-from capamesh.router.jobs.inputs.source import Entry, Files, Source, Stamp
+from capamesh.router.jobs.inputs.ranges import WINDOW_BYTES, RangeFile
+from capamesh.router.jobs.inputs.source import Entry, Folder, Source, Stamp
 from capamesh.router.jobs.outputs.sink import OURS, Sink
 from capamesh.router.jobs.remote.file_system_folder import FileSystemFolder
 from capamesh.router.jobs.remote.folder import (
@@ -27,7 +28,6 @@ from capamesh.router.jobs.remote.folder import (
 )
 from capamesh.router.jobs.remote.http_folder import HttpFolder
 from capamesh.router.jobs.remote.object_folder import ObjectFolder
-from capamesh.router.jobs.remote.ranges import WINDOW_BYTES, RangeFile
 from capamesh.router.jobs.remote.urls import HTTP, OBJECT_STORES, RemoteUrl
 from capamesh.router.jobs.values import JobId, Part
 
@@ -75,7 +75,7 @@ class RemoteFile(Source):
             return self._folder.stamp(self._path)
 
 
-class RemoteFiles(Files):
+class RemoteFiles(Folder):
     """The files of a folder that is far away, several of which are read at once."""
 
     def __init__(

@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
-from capamesh.router.jobs.remote import ranges
-from capamesh.router.jobs.remote.ranges import RangeFile
+from capamesh.router.jobs.inputs import ranges
+from capamesh.router.jobs.inputs.ranges import RangeFile
 
 
 class Far:
@@ -70,6 +70,19 @@ def test_one_who_reads_on_has_one_window_ahead() -> None:
     assert max(far.asked) == (990, 1000)
     # each byte came once
     assert sum(end - start for start, end in far.asked) == 1000
+
+
+def test_file_that_reads_nothing_ahead_asks_for_what_is_wanted_in_windows() -> None:
+    far = Far(1000)
+    file = RangeFile(far.read, 1000, reads_ahead=False)
+    assert b"".join(iter(lambda: file.read(30), b"")) == far.data
+    assert far.asked == [
+        (0, 30),
+        (30, 90),
+        *[(at, at + 100) for at in range(90, 990, 100)],
+        (990, 1000),
+    ]
+    assert file._ahead is None
 
 
 def test_one_who_jumps_gets_little_more_than_was_asked_for() -> None:

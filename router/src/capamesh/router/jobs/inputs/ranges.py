@@ -23,11 +23,14 @@ LEAST_BYTES: Final = 64 * 2**10
 class RangeFile(io.RawIOBase):
     """A file of a known length. One thread at a time uses it."""
 
-    def __init__(self, read: Callable[[int, int], bytes], size_bytes: int) -> None:
-        """`read` returns the bytes from one place up to another, all of them, or raises; it is called in two threads at once."""
+    def __init__(
+        self, read: Callable[[int, int], bytes], size_bytes: int, *, reads_ahead: bool = True
+    ) -> None:
+        """`read` returns the bytes from one place up to another, all of them, or raises; if it `reads_ahead`, in two threads at once."""
         super().__init__()
         self._read_range = read
         self._size_bytes = size_bytes
+        self._reads_ahead = reads_ahead
         self._position = 0
         self._held = b""
         self._held_start = 0
@@ -112,7 +115,7 @@ class RangeFile(io.RawIOBase):
         self._held, self._held_start, self._fetched_bytes = data, start, length
         # of a long range no more than itself, of lines what follows them
         bound = self._size_bytes if goes_on else end
-        if upto < bound and length == WINDOW_BYTES:
+        if self._reads_ahead and upto < bound and length == WINDOW_BYTES:
             self._ahead = _Fetch(self._read_range, upto, min(upto + WINDOW_BYTES, bound))
 
 
