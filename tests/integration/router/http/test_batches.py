@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,11 @@ from capamesh.router.jobs.outputs.parts import bad_chunks, part_chunks
 from capamesh.router.jobs.outputs.results import Results
 from capamesh.router.jobs.outputs.sink import part_name
 from capamesh.router.jobs.planner import Planner
-from capamesh.router.jobs.readers.reading import ReadHere
+from capamesh.router.jobs.readers.reading import ReadHere, name_pieces
+from capamesh.router.jobs.spec import InputSpec
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store.job_store import JobStore
-from capamesh.router.jobs.values import BadRow, Manifest
+from capamesh.router.jobs.values import BadRow, Manifest, RowRange
 
 REQUESTS = (
     request("first"),
@@ -129,12 +130,19 @@ class BatchClients(JobClients):
         """Make the files of one batch, if there is one."""
         service, uploads = self.http.job_service, self.http.jobs.uploads
         assert uploads is not None
+
+        async def names(
+            spec: InputSpec, tenant: str, rows: RowRange
+        ) -> AsyncGenerator[list[tuple[int, str]]]:
+            for some in name_pieces(service.places.source(spec.url, tenant), rows):
+                yield some
+
         store = await self.store()
         maker = BatchFiles(
             store,
             service.places,
             uploads,
-            ReadHere(service.places, asyncio.to_thread, time.monotonic),
+            names,
             time.monotonic,
             NullLog(),
         )  # type: ignore[arg-type]

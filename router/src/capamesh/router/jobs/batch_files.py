@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from capamesh.protocol.errors import CapameshError, JobsUnavailable, OutputFailed, Overloaded
 from capamesh.protocol.schema import Mismatch, json_value, read
 from capamesh.router.jobs.endpoints import ENDPOINTS
+from capamesh.router.jobs.inputs.limits import NAMES_AT_ONCE
 from capamesh.router.jobs.outputs.answers import error_line, undone_line
 from capamesh.router.jobs.places import RESULTS_FOLDER
 from capamesh.router.jobs.states import JobState
@@ -26,21 +27,22 @@ from capamesh.router.jobs.uploads.uploads import PIECE_BYTES, in_thread
 from capamesh.router.jobs.values import RENEW_S, BadRow
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
     from pathlib import Path
 
     from structlog.typing import FilteringBoundLogger
 
     from capamesh.router.jobs.batches import Batch
     from capamesh.router.jobs.places import Places
-    from capamesh.router.jobs.readers.reading import InputReading
+    from capamesh.router.jobs.spec import InputSpec
     from capamesh.router.jobs.store.job_store import JobStore
     from capamesh.router.jobs.uploads.uploads import Upload, Uploads
-    from capamesh.router.jobs.values import Manifest, Part
+    from capamesh.router.jobs.values import Manifest, Part, RowRange
+
+    Names = Callable[[InputSpec, str, RowRange], AsyncGenerator[list[tuple[int, str]]]]
 
 LOOK_EVERY_S: Final = 1.0
 """Seconds between two looks for batches that have ended."""
-NAMES: Final = 2000
-"""The names of requests that are written at a time."""
 _UNDONE: Final = {
     JobState.EXPIRED: (
         "batch_expired",
@@ -66,16 +68,16 @@ class BatchFiles:
         store: JobStore,
         places: Places,
         uploads: Uploads,
-        reading: InputReading,
+        names: Names,
         clock: Callable[[], float],
         log: FilteringBoundLogger,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`clock` is one that never goes back, in seconds."""
+        """`names` yields numbers and names of a tenant's requests; `clock` is one that never goes back, in seconds."""
         self._store = store
         self._places = places
         self._uploads = uploads
-        self._reading = reading
+        self._names = names
         self._clock = clock
         self._log = log
         self._sleep = sleep
@@ -99,7 +101,7 @@ class BatchFiles:
             return False
         batch, token = taken
         making = _Making(
-            batch, token, self._store, self._places, self._uploads, self._reading, self._clock
+            batch, token, self._store, self._places, self._uploads, self._names, self._clock
         )
         try:
             await making.run()
@@ -122,7 +124,7 @@ class _Making:
         store: JobStore,
         places: Places,
         uploads: Uploads,
-        reading: InputReading,
+        names: Names,
         clock: Callable[[], float],
     ) -> None:
         self._batch = batch
@@ -130,7 +132,7 @@ class _Making:
         self._store = store
         self._places = places
         self._uploads = uploads
-        self._reading = reading
+        self._names = names
         self._clock = clock
         self._renew_s = clock() + RENEW_S
 
@@ -216,7 +218,7 @@ class _Making:
         with suppress(CapameshError):
             while found := await self._store.batches.undone(job.id, from_row):
                 for each in found:
-                    names = self._reading.names(job.spec.input, job.tenant, each)
+                    names = self._names(job.spec.input, job.tenant, each)
                     async with aclosing(names):
                         async for some in names:
                             lines = [undone_line(number, name, *reason) for number, name in some]
@@ -288,4 +290,4 @@ def _bad_lines(path: Path, part: Part, prompt_field: str | None) -> Iterator[byt
 
 def _joined(lines: Iterator[bytes]) -> bytes:
     """Return the next lines as one; empty: there are no more."""
-    return b"".join(islice(lines, NAMES))
+    return b"".join(islice(lines, NAMES_AT_ONCE))

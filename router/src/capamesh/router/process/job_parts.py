@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.http.route import Pages
-    from capamesh.router.jobs.readers.reading import InputReading, InThread
+    from capamesh.router.jobs.readers.reading import InThread
     from capamesh.router.jobs.running.nodes import Nodes
     from capamesh.router.jobs.store.file_store import FileStore
     from capamesh.router.jobs.store.job_store import JobStore
@@ -254,7 +254,7 @@ class JobParts:
             in_thread=threads,
             log=self._log,
         )
-        files = BatchFiles(store, places, self.uploads, reading, time.monotonic, self._log)
+        files = BatchFiles(store, places, self.uploads, reading.names, time.monotonic, self._log)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(runner.run())
@@ -294,7 +294,7 @@ def readers_of(settings: RouterSettings, places: Places, log: FilteringBoundLogg
     return Readers(start, time.monotonic)
 
 
-def separate_reading(readers: Readers, places: Places, in_thread: InThread) -> InputReading:
+def separate_reading(readers: Readers, places: Places, in_thread: InThread) -> ReadSeparately:
     """Return what reads inputs in those processes, and folders in threads."""
     return ReadSeparately(readers, places, in_thread, ReadHere(places, in_thread, time.monotonic))
 

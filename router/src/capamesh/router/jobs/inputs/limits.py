@@ -18,6 +18,8 @@ MAX_FILE_COLUMNS: Final = 10_000
 """The most columns of a file (guess: tables of features have thousands)."""
 MAX_ID_CHARS: Final = 500
 """The longest name of a row (guess: a path or a URL)."""
+NAMES_AT_ONCE: Final = 2000
+"""The names of requests, or lines with them, that are given on at a time (guess: a megabyte at most)."""
 MAX_REQUEST_BYTES: Final = MOST_BYTES + 64 * 1024
 """The most bytes of a line that is a request: those of the largest body, and what is around it."""
 PIECE_RANGES: Final = 1000

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from typing_extensions import override
 
 from capamesh.router.jobs.inputs.likely_rows import likely_rows
-from capamesh.router.jobs.inputs.limits import PIECE_RANGES
+from capamesh.router.jobs.inputs.limits import NAMES_AT_ONCE, PIECE_RANGES
 from capamesh.router.jobs.inputs.opening import open_planned, open_reader
 from capamesh.router.jobs.inputs.requests import names_of
 from capamesh.router.jobs.inputs.rows import RowWindow, columns_of, read_windows
-from capamesh.router.jobs.spec import InputFormat, InputSpec
+from capamesh.router.jobs.spec import InputSpec
 from capamesh.router.jobs.values import Job, JobId, RowRange
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 PIECE_S: Final = 2.0
 """Seconds after which a piece of a plan is given on, however short it is: less than half of a lease."""
-NAMES: Final = 2000
-"""The names of requests that are given on at a time (guess: a megabyte at most)."""
 KEPT_JOBS: Final = 16
 """The jobs whose readers are kept for their next shards (guess): one of a folder holds the list of its files."""
 KEPT_READERS: Final = 4
@@ -75,18 +73,12 @@ class InputReading(ABC):
         """Yield the rows of a range of a planned job's input, as `inputs.rows.read_windows` does."""
 
     @abstractmethod
-    def names(
-        self, spec: InputSpec, tenant: str, rows: RowRange
-    ) -> AsyncGenerator[list[tuple[int, str]]]:
-        """Yield the numbers and the names of the requests of a range, some at a time."""
-
-    @abstractmethod
     def keep_only(self, jobs: Container[JobId]) -> None:
         """Forget what is kept of all other jobs."""
 
 
 class ReadHere(InputReading):
-    """Reads inputs in threads of this process."""
+    """Reads inputs in threads of this process, and looks at folders there."""
 
     def __init__(self, sources: Sources, in_thread: InThread, clock: Callable[[], float]) -> None:
         """`clock` is one that never goes back, in seconds."""
@@ -97,14 +89,9 @@ class ReadHere(InputReading):
 
     @override
     async def look(self, spec: InputSpec, tenant: str) -> int | None:
-        def look() -> int | None:
-            source = None
-            if spec.format is not InputFormat.FOLDER:
-                source = self._sources.source(spec.url, tenant)
-                source.stamp()  # a file that is not there is told before what is wrong in it
-            return counted_rows(open_reader(spec, tenant, self._sources), spec, source)
-
-        return await self._in_thread(look)
+        return await self._in_thread(
+            lambda: counted_rows(open_reader(spec, tenant, self._sources), spec, None)
+        )
 
     @override
     async def plan(
@@ -125,15 +112,6 @@ class ReadHere(InputReading):
         while (window := await self._in_thread(lambda: next(windows, None))) is not None:
             yield window
         self._keep(job.id, reader)
-
-    @override
-    async def names(
-        self, spec: InputSpec, tenant: str, rows: RowRange
-    ) -> AsyncGenerator[list[tuple[int, str]]]:
-        source = await self._in_thread(lambda: self._sources.source(spec.url, tenant))
-        pieces = name_pieces(source, rows)
-        while (piece := await self._in_thread(lambda: next(pieces, None))) is not None:
-            yield piece
 
     @override
     def keep_only(self, jobs: Container[JobId]) -> None:
@@ -179,7 +157,7 @@ def plan_pieces(
 
 
 def name_pieces(source: Source, rows: RowRange) -> Iterator[list[tuple[int, str]]]:
-    """Yield what `InputReading.names` does."""
+    """Yield the numbers and the names of the requests of a range, some at a time."""
     names = names_of(source, rows)
-    while piece := list(islice(names, NAMES)):
+    while piece := list(islice(names, NAMES_AT_ONCE)):
         yield piece

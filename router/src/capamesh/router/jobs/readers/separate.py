@@ -134,10 +134,10 @@ class ReadSeparately(InputReading):
                     with place.paused():
                         yield window
 
-    @override
     async def names(
         self, spec: InputSpec, tenant: str, rows: RowRange
     ) -> AsyncGenerator[list[tuple[int, str]]]:
+        """Yield the numbers and the names of the requests of a range of a file, some at a time; raises as the others."""
         files = await self._in_thread(partial(self._files, spec, tenant))
         asked = {"type": words.NAMES, **_input(spec, files), "range": plain_values(rows)}
         left = rows.rows
@@ -145,6 +145,8 @@ class ReadSeparately(InputReading):
             task = _Task(place, files, asked)
             while (found := await task.next()) is not None:
                 names = json.loads(found["names"])
+                if not names:
+                    raise ProtocolViolation("a piece of names has none")
                 left -= len(names)
                 _check_rows(left)
                 yield [(int(number), str(name)[:MAX_ID_CHARS]) for number, name in names]
