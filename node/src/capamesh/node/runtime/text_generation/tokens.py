@@ -87,9 +87,8 @@ class GenerationTokenizer:
         """
         if is_broken:
             with self._lock:
-                if (
-                    self._breaking is None
-                ):  # it takes as long as to load the tokenizer, and as much memory
+                # it takes as long as to load the tokenizer, and as much memory
+                if self._breaking is None:
                     self._breaking = _Breaking(self._tokenizer, self.marks, self._control)
             return self._breaking.encode(text, adds_special=adds_special)
         return _encoded(self._tokenizer, text, adds_special=adds_special)
@@ -143,11 +142,9 @@ class _Breaking:
         self._spaced = [
             mark
             for mark in marks.texts
-            if not control.isdisjoint(self.encode(broken(mark), adds_special=False))
+            if not control.isdisjoint(_encoded(self._tokenizer, broken(mark), adds_special=False))
         ]
         """The texts that the vocabulary itself joins to control tokens; a space stays inside of them."""
-
-    _spaced: list[str] = []  # noqa: RUF012 - none until it is known
 
     def encode(self, text: str, *, adds_special: bool) -> list[int]:
         """Return the tokens of a prompt. Raises `InvalidRequest`."""
