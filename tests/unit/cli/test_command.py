@@ -352,6 +352,7 @@ def test_every_router_setting_has_an_option(
         cache_bytes=7 * 2**20,
         cache_url="valkey://:p@h:1/2",
         cache_secret=b"s" * 32,
+        cache_secret_file=secret_file,
         jobs="j.db",
         jobs_folder=Path("files"),
         jobs_places=("/data", "file:///more"),

@@ -353,6 +353,7 @@ def run(
         cache_bytes=cache_mib * _MIB,
         cache_url=cache_url,
         cache_secret=secret,
+        cache_secret_file=cache_secret,
         max_connections=max_connections,
         max_connections_per_address=max_connections_per_address,
         allowed_hosts=tuple(allow_host or ()),

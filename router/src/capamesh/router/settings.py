@@ -20,6 +20,8 @@ JOBS_FILE: Final = "jobs.db"
 """The name of the file of jobs in a router's data folder."""
 JOBS_FOLDER: Final = "jobs"
 """The name of the folder of uploaded files and results in a router's data folder."""
+SQLITE_ENDINGS: Final = ("", "-wal", "-shm", "-journal")
+"""The endings of the names of a database's files (SQLite's)."""
 MOST_WORKERS: Final = 15
 """The most workers: a node takes 16 links of one member, and a worker that is replaced has one beside its successor's."""
 
@@ -124,6 +126,8 @@ class RouterSettings:
     """The Valkey or Redis in which routers share kept answers, as `valkey://HOST:PORT/DB`; empty: each has its own alone."""
     cache_secret: bytes = field(default=b"", repr=False)
     """The secret by which routers that share answers know what one of them has written, 32 bytes at least."""
+    cache_secret_file: Path | None = None
+    """The file that it came from."""
     answer_budget_bytes: int = 0
     """The memory for the answers that are arriving from all nodes together; 0 for as much as bodies have."""
     max_connections: int = 0
@@ -144,4 +148,22 @@ class RouterSettings:
             DatabaseLocation.of(self.keys, "keys")
             if self.keys
             else DatabaseLocation(self.data_folder / KEYS_FILE)
+        )
+
+    @property
+    def secret_paths(self) -> tuple[Path, ...]:
+        """Return the folders and files that are the router's alone to read, wherever they lie. Raises `ConfigError`."""
+        databases = [self.key_location.file]
+        if self.jobs:
+            databases.append(DatabaseLocation.of(self.jobs, "jobs").file)
+        files = [self.jobs_folder, self.token_file, self.tls_key, self.cache_secret_file]
+        return (
+            self.data_folder,
+            *(each for each in files if each is not None),
+            *(
+                each.with_name(f"{each.name}{ending}")
+                for each in databases
+                if each is not None
+                for ending in SQLITE_ENDINGS
+            ),
         )

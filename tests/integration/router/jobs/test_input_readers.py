@@ -89,6 +89,7 @@ class Reading:
 
     def __init__(self, sources: Sources = ANYWHERE) -> None:
         self.processes: list[ReaderProcess] = []
+        self.sandboxes: list[str] = []
         self.now_s = 0.0
         """The time of the pool."""
         self.pool = Readers(self._start, lambda: self.now_s)
@@ -96,7 +97,7 @@ class Reading:
         self.apart = ReadSeparately(self.pool, sources, asyncio.to_thread, self.here)
 
     def _start(self) -> ReaderProcess:
-        process = ReaderProcess(MEMORY_BYTES, (), NullLog())  # type: ignore[arg-type] - it has all that is used
+        process = ReaderProcess(MEMORY_BYTES, (), self.sandboxes.append, NullLog())  # type: ignore[arg-type] - it has all that is used
         self.processes.append(process)
         return process
 
@@ -194,6 +195,8 @@ async def test_rows_are_those_that_a_reader_in_this_process_gives(
             assert looked == rows + (form is InputFormat.CSV)  # whose names are a line
             assert await all_of(made.apart, spec, limits) == here
         assert len(made.processes) == 2  # of which one looks
+        assert len(made.sandboxes) == 2
+        assert "" not in made.sandboxes
 
 
 async def test_files_that_rows_name_come_over_whole(tmp_path: Path) -> None:
@@ -429,8 +432,8 @@ import os, socket, subprocess, sys
 from pathlib import Path
 from capamesh.router.jobs.readers import child
 
-hidden = Path(sys.argv[1])
-child.close_in(256 * 2**20, [hidden])
+hidden, library = map(Path, sys.argv[1:])
+child.close_in(256 * 2**20, [hidden, library / "tls.key"])
 
 def refused(what):
     try:
@@ -440,6 +443,8 @@ def refused(what):
     raise SystemExit(f"{what} was not refused")
 
 refused((hidden / "key").read_text)
+refused((library / "tls.key").read_text)
+assert (library / "module.py").read_text() == ""
 refused(lambda: (hidden / "new").write_text("x"))
 refused(lambda: Path("/etc/shadow").read_text())
 refused(lambda: Path(f"/proc/{os.getppid()}/environ").read_text())
@@ -459,9 +464,14 @@ import pyarrow.parquet
 )
 def test_reader_opens_no_file_no_socket_and_no_program(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
-    (tmp_path / "key").write_text("secret")
+    hidden, library = tmp_path / "hidden", tmp_path / "library"
+    for folder, name in ((hidden, "key"), (library, "tls.key")):
+        folder.mkdir()
+        (folder / name).write_text("secret")
+    (library / "module.py").touch()
     done = subprocess.run(
-        [sys.executable, "-P", "-c", CLOSED, str(tmp_path)],
+        [sys.executable, "-P", "-c", CLOSED, str(hidden), str(library)],
+        env={**os.environ, "PYTHONPATH": str(library)},
         capture_output=True,
         text=True,
         timeout=60,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ from typing_extensions import override
 from capamesh.protocol.errors import ConfigError
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.http.jobs import JobsApi
+from capamesh.router.jobs.readers.pool import Use
+from capamesh.router.jobs.readers.process import ReaderProcess
 from capamesh.router.jobs.standing import NoRunner
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store import job_store
 from capamesh.router.jobs.store.job_store import JobStore
 from capamesh.router.process import job_parts
-from capamesh.router.process.job_parts import JobParts, OpenedStore, require_jobs
+from capamesh.router.process.job_parts import JobParts, OpenedStore, readers_of, require_jobs
 from capamesh.router.requests.slices import Slices
 from capamesh.router.settings import RouterSettings
 from capamesh.router.telemetry import Telemetry
@@ -212,11 +215,42 @@ async def test_router_without_jobs_opens_nothing(tmp_path: Path) -> None:
     assert files_in(tmp_path) == []
 
 
-async def test_jobs_never_reach_the_data_folder(tmp_path: Path) -> None:
-    made = parts(settings(tmp_path / "data", jobs_places=(str(tmp_path),)))
+async def test_jobs_and_readers_never_reach_what_is_the_routers_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden: list[Path] = []
+
+    def start(
+        _memory_bytes: int, paths: Sequence[Path], on_sandbox: Callable[[str], None], _log: NullLog
+    ) -> ReaderProcess:
+        hidden.extend(paths)
+        for holds in ("all", "all", "nothing"):
+            on_sandbox(holds)
+        raise ProcessLookupError
+
+    monkeypatch.setattr(job_parts, "ReaderProcess", start)
+    given = settings(
+        tmp_path / "data",
+        jobs_places=(str(tmp_path),),
+        jobs=str(tmp_path / "j.db"),
+        keys=str(tmp_path / "k.db"),
+        token_file=tmp_path / "token",
+        tls_key=tmp_path / "tls.key",
+        cache_secret_file=tmp_path / "cache.secret",
+    )
+    made = parts(given)
     assert made.service is not None
     assert made.service.places.jobs_folder == tmp_path / "data" / "jobs"
-    for url in (tmp_path / "data" / "operator.key", tmp_path / "data" / "jobs" / "files" / "x"):
+    for path in (
+        "data/operator.key", "data/jobs/files/x", "j.db", "j.db-wal", "k.db", "k.db-wal", "token", "tls.key", "cache.secret",
+    ):  # fmt: skip
         with pytest.raises(Exception, match="--jobs-place"):
-            made.service.places.source(str(url), "t")
+            made.service.places.source(str(tmp_path / path), "t")
+    log = NullLog()
+    with pytest.raises(ProcessLookupError):
+        await readers_of(given, log).place(Use.LOOK, "t").__aenter__()  # type: ignore[arg-type]
+    assert {
+        tmp_path / each for each in ("data", "j.db", "k.db-wal", "token", "tls.key", "cache.secret")
+    } <= {*hidden}
+    assert log.events == ["input_reader_sandbox"] * 2
     await made.close()

@@ -59,7 +59,7 @@ class Places(Sources):
     def __init__(
         self, jobs_folder: Path, prefixes: Sequence[str] = (), hidden: Sequence[Path] = ()
     ) -> None:
-        """Let jobs read and write below `prefixes`, absolute paths or URLs; what lies in `hidden` folders is in no place.
+        """Let jobs read and write below `prefixes`, absolute paths or URLs; what is or lies in one of `hidden` is in no place.
 
         `jobs_folder` has uploaded files and results, which are reached by their own URLs alone. Raises `ConfigError`: a prefix
         is neither.

@@ -176,7 +176,7 @@ class JobParts:
             return
         self._store = store = opened_store(settings, log)
         places = places_of(settings)
-        self._readers = readers = readers_of(settings, places, log)
+        self._readers = readers = readers_of(settings, log)
         self._looks = Threads(LOOK_THREADS)
         looking = separate_reading(readers, places, self._looks)
         self.service = service = JobService(
@@ -230,19 +230,18 @@ class JobParts:
 
     async def run(self, nodes: Nodes) -> None:
         """Open the store once another process has made it, and run its jobs at these nodes until it is cancelled."""
-        if self._store is None or self._readers is None:
+        opening, readers, service, uploads = self._store, self._readers, self.service, self.uploads
+        if opening is None or readers is None or service is None or uploads is None:
             return
-        assert self.service is not None  # noqa: S101 - they are made together
-        assert self.uploads is not None  # noqa: S101 - likewise
-        store = await self._store.wait()
+        store = await opening.wait()
         # read in by routers that have jobs alone, as the store is
         from capamesh.router.jobs.batch_files import BatchFiles  # noqa: PLC0415
         from capamesh.router.jobs.planner import Planner  # noqa: PLC0415
         from capamesh.router.jobs.running.runner import Runner  # noqa: PLC0415
 
-        places, threads = self.service.places, Threads()
-        reading = separate_reading(self._readers, places, threads)
-        self.service.runner = runner = Runner(
+        places, threads = service.places, Threads()
+        reading = separate_reading(readers, places, threads)
+        service.runner = runner = Runner(
             store,
             Planner(store, reading),
             reading,
@@ -254,12 +253,12 @@ class JobParts:
             in_thread=threads,
             log=self._log,
         )
-        files = BatchFiles(store, places, self.uploads, reading.names, time.monotonic, self._log)
+        files = BatchFiles(store, places, uploads, reading.names, time.monotonic, self._log)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(runner.run())
                 tasks.create_task(files.run())
-                tasks.create_task(keep_tidy(store.files, self.uploads.folder, time.time))
+                tasks.create_task(keep_tidy(store.files, uploads.folder, time.time))
         finally:
             threads.close()
 
@@ -283,13 +282,17 @@ class JobParts:
             await self._store.close()
 
 
-def readers_of(settings: RouterSettings, places: Places, log: FilteringBoundLogger) -> Readers:
-    """Return the processes that read inputs, none of which is started yet."""
+def readers_of(settings: RouterSettings, log: FilteringBoundLogger) -> Readers:
+    """Return the processes that read inputs, none of which is started yet; the log tells once what their sandbox holds."""
+    told: set[str] = set()
+
+    def tell(holds: str) -> None:
+        if holds not in told:
+            told.add(holds)
+            log.info("input_reader_sandbox", holds=holds)
 
     def start() -> ReaderProcess:
-        return ReaderProcess(
-            reader_bytes(memory_bytes()), (settings.data_folder, places.jobs_folder), log
-        )
+        return ReaderProcess(reader_bytes(memory_bytes()), settings.secret_paths, tell, log)
 
     return Readers(start, time.monotonic)
 
@@ -300,9 +303,9 @@ def separate_reading(readers: Readers, places: Places, in_thread: InThread) -> R
 
 
 def places_of(settings: RouterSettings) -> Places:
-    """Return the places that jobs may use: never the data folder, which has the router's keys. Raises `ConfigError`."""
+    """Return the places that jobs may use: never what is the router's alone. Raises `ConfigError`."""
     folder = settings.jobs_folder or settings.data_folder / JOBS_FOLDER
-    return Places(folder, settings.jobs_places, (settings.data_folder,))
+    return Places(folder, settings.jobs_places, settings.secret_paths)
 
 
 def opened_store(settings: RouterSettings, log: FilteringBoundLogger) -> OpenedStore:

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -128,9 +128,17 @@ class ReaderProcess:
     """A reader. One at a time asks it."""
 
     def __init__(
-        self, memory_bytes: int, hidden: Sequence[Path], log: FilteringBoundLogger
+        self,
+        memory_bytes: int,
+        hidden: Sequence[Path],
+        on_sandbox: Callable[[str], None],
+        log: FilteringBoundLogger,
     ) -> None:
-        """Start it. `hidden` are folders that it may not look into, and `memory_bytes` what it may take beside its code."""
+        """Start it. `hidden` are folders and files that it may not look into, and `memory_bytes` what it may take beside its code.
+
+        `on_sandbox` is told what holds of its sandbox, before it has read anything.
+        """
+        self._on_sandbox = on_sandbox
         self._memory_bytes = memory_bytes
         self._ours, theirs = socket.socketpair()
         self._ours.setblocking(False)  # one that takes no descriptors stops nobody
@@ -231,6 +239,7 @@ class ReaderProcess:
     def _heard(self, message: Message) -> None:
         if message["type"] == READY:
             if not self._ready.done():
+                self._on_sandbox(message["sandbox"])
                 self._ready.set_result(None)
         elif self._answer is None or self._answer.done():
             self.end("it spoke without being asked")
