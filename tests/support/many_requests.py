@@ -22,6 +22,7 @@ from typing import Any, cast
 import virtual_time
 from fleet_fakes import Fleet, NullLog, answer_of, keys_of, offer
 from link_ends import Ends
+from origins import ANYWHERE
 from request_shapes import RANKS, RequestShapes, model_of
 
 from capamesh.protocol import errors, implementation
@@ -122,7 +123,7 @@ class World:
             self.log,  # type: ignore[arg-type]
             repeated=keys_of(fleet),
         )
-        self._front = Front(inference, OpenRequests(), arrival_s=30.0)
+        self._front = Front(inference, OpenRequests(), arrival_s=30.0, origin_check=ANYWHERE)
         self._connect()
         self._waiting: list[tuple[int, Ends, RequestReceived]] = []
         self.digest = hashlib.blake2b(digest_size=12)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, cast
 from fleet_fakes import Fleet, NullLog, answer_of, fp32, keys_of
 from http2_client import HEAD, Http2Client
 from link_ends import Ends
+from origins import ANYWHERE
 from typing_extensions import override
 
 from capamesh.protocol.links.calls import LoadReport, encode_load
@@ -136,7 +137,7 @@ class World:
         )
         if keys:
             inference.ring.take(keys, 0.0, 0.0)
-        self.front = front = Front(inference, OpenRequests(), arrival_s=30.0)
+        self.front = front = Front(inference, OpenRequests(), arrival_s=30.0, origin_check=ANYWHERE)
         descriptions = ModelDescriptions(inference, is_ready=lambda: True, wall_clock=lambda: 0.0)
         repository = RepositoryControl(fleet.view, inference.log)
         self.grpc = GrpcServer(inference, descriptions, front, repository, make_session)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from fleet_fakes import FakeLink, NullLog, advert, linked, offer
+from origins import ANYWHERE
 
 from capamesh.protocol.adverts import ModelOffer
 from capamesh.protocol.errors import LinkLost
@@ -108,7 +109,13 @@ async def serving(
         clock=time.monotonic,
         ended=ENDED,
     )
-    application = make_application(page, limits=Limits(), log=log, requests=OpenRequests())  # type: ignore[arg-type]
+    application = make_application(
+        page,
+        limits=Limits(),
+        log=log,  # type: ignore[arg-type]
+        requests=OpenRequests(),
+        origin_check=ANYWHERE,
+    )
     async with TestClient(TestServer(application)) as client:
         yield Served(client, view, routing, log)
 

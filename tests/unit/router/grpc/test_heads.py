@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from http2_client import HEAD
+from origins import ANYWHERE
 
 from capamesh.protocol.errors import (
     CapameshError,
@@ -33,14 +34,14 @@ from capamesh.router.http.calm import A_SECOND, MOST, Calm
 
 
 def test_head_says_what_is_called_and_how_it_is_routed() -> None:
-    head, time_s = CallHeads().read((*HEAD, (b"x-capamesh-policy", b"prequal")))
+    head, time_s = CallHeads(ANYWHERE).read((*HEAD, (b"x-capamesh-policy", b"prequal")))
     assert (head.path, head.is_grpc, head.options.policy) == (dict(HEAD)[b":path"], True, "prequal")
     assert time_s is None
     assert head.refusal is None
 
 
 def test_wish_that_is_none_is_a_refusal_with_the_text_of_http() -> None:
-    head, _ = CallHeads().read((*HEAD, (b"x-capamesh-polizy", b"prequal")))
+    head, _ = CallHeads(ANYWHERE).read((*HEAD, (b"x-capamesh-polizy", b"prequal")))
     assert isinstance(head.refusal, InvalidRequest)
     assert "did you mean X-Capamesh-Policy?" in head.refusal.message
 
@@ -50,7 +51,7 @@ def test_wish_that_is_none_is_a_refusal_with_the_text_of_http() -> None:
     [(b"1H", 3600), (b"2M", 120), (b"3S", 3), (b"4m", 0.004), (b"5u", 5e-6), (b"99999999n", 0.1)],
 )
 def test_time_is_read_beside_a_head_that_is_remembered(text: bytes, seconds: float) -> None:
-    heads = CallHeads()
+    heads = CallHeads(ANYWHERE)
     plain, _ = heads.read(HEAD)
     head, time_s = heads.read((*HEAD[:3], (b"grpc-timeout", text), *HEAD[3:]))
     assert head is plain
@@ -61,9 +62,9 @@ def test_time_is_read_beside_a_head_that_is_remembered(text: bytes, seconds: flo
 def test_time_that_is_none_is_refused(text: bytes) -> None:
     if text:
         with pytest.raises(InvalidRequest, match="1 to 8 digits"):
-            CallHeads().read((*HEAD, (b"grpc-timeout", text)))
+            CallHeads(ANYWHERE).read((*HEAD, (b"grpc-timeout", text)))
     else:
-        assert CallHeads().read((*HEAD, (b"grpc-timeout", text)))[1] is None
+        assert CallHeads(ANYWHERE).read((*HEAD, (b"grpc-timeout", text)))[1] is None
 
 
 @pytest.mark.parametrize(
@@ -78,11 +79,11 @@ def test_time_that_is_none_is_refused(text: bytes) -> None:
 )
 def test_calls_are_posts_of_grpc(name: bytes, value: bytes, is_grpc: bool) -> None:
     changed = tuple((key, value if key == name else of) for key, of in HEAD)
-    assert CallHeads().read(changed)[0].is_grpc is is_grpc
+    assert CallHeads(ANYWHERE).read(changed)[0].is_grpc is is_grpc
 
 
 def test_no_more_than_so_many_heads_are_kept() -> None:
-    heads = CallHeads()
+    heads = CallHeads(ANYWHERE)
     kept = [heads.read((*HEAD, (b"x", b"%d" % at)))[0] for at in range(MAX_KNOWN + 1)]
     assert heads.read((*HEAD, (b"x", b"%d" % MAX_KNOWN)))[0] is kept[-1]
     assert heads.read((*HEAD, (b"x", b"0")))[0] is not kept[0]

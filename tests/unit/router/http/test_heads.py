@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from origins import ANYWHERE
 
 from capamesh.protocol.tensors import Limits
 from capamesh.router.access.keys import KeyRing
@@ -31,7 +32,7 @@ def read(*lines: str, heads: Heads | None = None) -> Head | None:
     """Return what a head of these lines says, with a Host."""
     first, *rest = lines
     raw = "\r\n".join([first, "Host: h", *rest, "", ""]).encode("latin-1")
-    return (heads or Heads(LIMITS, KeyCheck(KeyRing()))).read(raw)
+    return (heads or Heads(LIMITS, KeyCheck(KeyRing()), ANYWHERE)).read(raw)
 
 
 def asked(*lines: str) -> InferTarget:
@@ -162,14 +163,14 @@ def test_aiohttp_alone_says_where_a_request_ends_that_is_not_plainly_right(
 
 
 def test_request_needs_a_host() -> None:
-    assert Heads(LIMITS, KeyCheck(KeyRing())).read(b"GET /v2 HTTP/1.1\r\n\r\n") is None
-    assert Heads(LIMITS, KeyCheck(KeyRing())).read(b"GET /v2 HTTP/1.1\r\nhost:\r\n\r\n") == Head(
-        0, False, None
-    )
+    assert Heads(LIMITS, KeyCheck(KeyRing()), ANYWHERE).read(b"GET /v2 HTTP/1.1\r\n\r\n") is None
+    assert Heads(LIMITS, KeyCheck(KeyRing()), ANYWHERE).read(
+        b"GET /v2 HTTP/1.1\r\nhost:\r\n\r\n"
+    ) == Head(0, False, None)
 
 
 def test_head_that_was_read_is_remembered_and_the_memory_is_bounded() -> None:
-    heads = Heads(LIMITS, KeyCheck(KeyRing()))
+    heads = Heads(LIMITS, KeyCheck(KeyRing()), ANYWHERE)
     first = read(INFER, "Content-Length: 1", heads=heads)
     assert read(INFER, "Content-Length: 1", heads=heads) is first
     for number in range(MAX_KNOWN):
@@ -189,7 +190,7 @@ def test_request_takes_more_of_the_memory_where_its_tensors_are_in_the_json() ->
 
 
 def test_long_head_is_not_remembered() -> None:
-    heads = Heads(LIMITS, KeyCheck(KeyRing()))
+    heads = Heads(LIMITS, KeyCheck(KeyRing()), ANYWHERE)
     read(INFER, "Content-Length: 1", "Cookie: " + "x" * 2000, heads=heads)
     assert heads._known == {}
 
@@ -215,7 +216,7 @@ def test_bytes_are_waited_for_only_if_they_may_become_a_head(part: bytes, may: b
 
 @given(st.binary(max_size=200))
 def test_junk_is_nobody_s_head(junk: bytes) -> None:
-    head = Heads(LIMITS, KeyCheck(KeyRing())).read(junk + b"\r\n\r\n")
+    head = Heads(LIMITS, KeyCheck(KeyRing()), ANYWHERE).read(junk + b"\r\n\r\n")
     assert head is None or b"host" in junk.lower()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 from fleet_fakes import Fleet, NullLog, keys_of
+from origins import ANYWHERE
 from ws_client import head
 from ws_mischief import Mischief
 from wsproto.connection import Connection, ConnectionType
@@ -112,7 +113,7 @@ class Talk:
         self.used_s = 0.0
         self.site = "127.0.0.1"
         self.context = StreamContext(self.front)  # type: ignore[arg-type]
-        asked = read_head(head())
+        asked = read_head(head(), ANYWHERE)
         assert asked is not None
         self.connection = StreamConnection(self.context, self, asked, None)  # type: ignore[arg-type]
         assert self.transport.written == asked.accepted

@@ -7,6 +7,7 @@ import itertools
 
 from hypothesis import given
 from hypothesis import strategies as st
+from origins import ANYWHERE
 from ws_client import head
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, Ping, TextMessage
@@ -104,7 +105,7 @@ def test_head_of_any_kind_is_read_or_refused(query: str, lines: list[str], model
         )
     )
     with contextlib.suppress(CapameshError):
-        read_head(raw)
+        read_head(raw, ANYWHERE)
 
 
 @given(body=st.binary(max_size=40))

@@ -115,10 +115,6 @@ class OriginCheck:
             )
 
 
-ANYWHERE: Final = OriginCheck((ANY_HOST,))
-"""Takes every Host: for what stands behind no socket."""
-
-
 def checked_host(text: str) -> str:
     """Return a value of `--allow-host`. Raises `ConfigError`."""
     name = text.lower().rstrip(".")

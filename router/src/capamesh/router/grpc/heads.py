@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from capamesh.protocol.errors import CapameshError, InvalidRequest
 from capamesh.protocol.ids import ModelName, ModelVersion
-from capamesh.router.access.origin_check import ANYWHERE, OriginCheck
+from capamesh.router.access.origin_check import OriginCheck
 from capamesh.router.http.options import (
     CACHE_CONTROL,
     IDEMPOTENCY_KEY,
@@ -71,7 +71,7 @@ class CallHead:
 class CallHeads:
     """Reads heads, and remembers them."""
 
-    def __init__(self, origin_check: OriginCheck = ANYWHERE) -> None:
+    def __init__(self, origin_check: OriginCheck) -> None:
         self._origin_check = origin_check
         self._known: dict[tuple[tuple[bytes, bytes], ...], CallHead] = {}
 

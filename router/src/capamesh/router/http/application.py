@@ -16,7 +16,7 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.oip import HEADER_LENGTH_NAME
 from capamesh.router.access.audience import Audience
 from capamesh.router.access.keys import Verb
-from capamesh.router.access.origin_check import ANYWHERE, OriginCheck
+from capamesh.router.access.origin_check import OriginCheck
 from capamesh.router.http.bodies import BUDGET, release
 from capamesh.router.http.cross_origin import (
     check_origin,
@@ -54,7 +54,7 @@ def make_application(
     keys: KeyCheck | None = None,
     access: AccessLog | None = None,
     audience: Audience = Audience.ALL,
-    origin_check: OriginCheck = ANYWHERE,
+    origin_check: OriginCheck,
 ) -> web.Application:
     """Return the application that a router serves: all `pages`, of which what is not for the `audience` is refused.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from capamesh.protocol.errors import CapameshError
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.oip import HEADER_LENGTH_NAME, json_refusal, parse_header_length
-from capamesh.router.access.origin_check import ANYWHERE, OriginCheck
+from capamesh.router.access.origin_check import OriginCheck
 from capamesh.router.http.exchange import JSON_WEIGHT, InferTarget
 from capamesh.router.http.key_check import KeyCheck
 from capamesh.router.http.media_types import is_json
@@ -92,7 +92,7 @@ class Heads:
         self,
         limits: Limits,
         keys: KeyCheck,
-        origin_check: OriginCheck = ANYWHERE,
+        origin_check: OriginCheck,
         *,
         has_inference: bool = True,
     ) -> None:

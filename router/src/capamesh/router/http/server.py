@@ -14,7 +14,7 @@ from typing_extensions import override
 from capamesh.protocol.links.listener import bind
 from capamesh.router.access.audience import Audience
 from capamesh.router.access.keys import Verb
-from capamesh.router.access.origin_check import ANYWHERE, OriginCheck
+from capamesh.router.access.origin_check import OriginCheck
 from capamesh.router.http.body_budget import BodyBudget
 from capamesh.router.http.connection import FrontConnection
 from capamesh.router.http.connections import Connection, Connections
@@ -63,7 +63,7 @@ class Front(FrontContext):
         limits: FrontLimits | None = None,
         tls: ServerTls | None = None,
         audience: Audience = Audience.ALL,
-        origin_check: OriginCheck = ANYWHERE,
+        origin_check: OriginCheck,
     ) -> None:
         """Take how long a request may take to arrive, and an answer to leave. `tls` is what clients speak; None: they do not.
 

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, unquote
 
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.ids import ModelName, ModelVersion
-from capamesh.router.access.origin_check import ANYWHERE, OriginCheck
+from capamesh.router.access.origin_check import OriginCheck
 from capamesh.router.http.heads import END, MAX_HEAD_BYTES, MAX_LINES
 from capamesh.router.http.options import options_of
 from capamesh.router.requests.call import NO_OPTIONS, RoutingOptions
@@ -71,7 +71,7 @@ class StreamHead:
     """The answer by which the connection becomes a WebSocket."""
 
 
-def read_head(raw: bytes, origin_check: OriginCheck = ANYWHERE) -> StreamHead | None:
+def read_head(raw: bytes, origin_check: OriginCheck) -> StreamHead | None:
     """Return what a head asks for; None: it asks for no WebSocket here. `raw` ends with its empty line.
 
     Raises:
