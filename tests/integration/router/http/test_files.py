@@ -6,6 +6,7 @@ import asyncio
 import errno
 import hashlib
 import os
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -471,6 +472,7 @@ async def test_disk_is_not_filled_up(clients: JobClients, monkeypatch: pytest.Mo
     real = os.statvfs
 
     def statvfs(path: Any) -> Any:
+        assert threading.current_thread() is not threading.main_thread(), "it may hang"
         found = list(real(path))
         found[1], found[4] = 4096, (folders.LEAST_FREE_BYTES + 8192) // 4096
         return os.statvfs_result(found)

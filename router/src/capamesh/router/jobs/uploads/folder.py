@@ -51,7 +51,6 @@ class FileFolder:
         self._least_free_bytes = least_free_bytes
         self._own_bytes = own_bytes
 
-    @property
     def own_bytes(self) -> int:
         """Return the most bytes of one owner's files together."""
         if not self._own_bytes:

@@ -86,7 +86,7 @@ class JoinedUploads:
         name = upload_id_of(target.id)
         if len(await files.arriving(target.tenant, name)) >= MAX_PARTS:
             raise TooManyRequests(f"the upload {name} has {MAX_PARTS} parts, the most that it may")
-        own_bytes = uploads.folder.own_bytes
+        own_bytes = await in_thread(uploads.folder.own_bytes)
         await files.reserve(target.id, target.size_bytes, own_bytes)  # it waits for as long again
         room_bytes = min(MAX_PART_BYTES, target.size_bytes)
         part = await uploads.begin(

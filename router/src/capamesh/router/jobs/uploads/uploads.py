@@ -132,8 +132,8 @@ class Uploads:
         """
         check_size(size_bytes, purpose)
         await in_thread(partial(self.folder.check_room, size_bytes))
+        most_bytes = await in_thread(self.folder.own_bytes)
         files = await self.files()
-        most_bytes = self.folder.own_bytes
         return await files.begin(owner, name, purpose, size_bytes, keep_s, most_bytes)
 
     async def begin_own(self, tenant: str, name: str, purpose: Purpose, keep_s: float) -> Upload:
@@ -202,8 +202,9 @@ class Upload:
 
     async def keep(self) -> None:
         """Keep what is there for as long again as an upload may stand still; raises `FileNotFound`: it was deleted."""
+        most_bytes = await in_thread(self._uploads.folder.own_bytes)
         files = await self._uploads.files()
-        await files.reserve(self.file.id, self._room_bytes, self._uploads.folder.own_bytes)
+        await files.reserve(self.file.id, self._room_bytes, most_bytes)
 
     async def write(self, data: bytes) -> None:
         """Write the next bytes.
