@@ -12,8 +12,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGES = ("protocol", "node", "router", "client", "cli", "simulation")
 MOST_LINES = 1000
-REASON = "long because"
-"""A module over `MOST_LINES` says why in its docstring, with these words."""
 MOST_ROOMS = {"node": 11, "router": 20}
 """Folders and modules at the top of a package."""
 
@@ -26,14 +24,13 @@ def sources() -> Iterator[Path]:
         yield from sorted((ROOT / folder).glob("*.py"))
 
 
-def test_modules_are_short_or_say_why_not() -> None:
+def test_modules_are_short() -> None:
     long = {
         str(path.relative_to(ROOT))
         for path in sources()
-        if len((text := path.read_text("utf-8")).splitlines()) > MOST_LINES
-        and REASON not in (ast.get_docstring(ast.parse(text)) or "")
+        if len(path.read_text("utf-8").splitlines()) > MOST_LINES
     }
-    assert long == set(), f"over {MOST_LINES} lines: split, or say why in the docstring"
+    assert long == set(), f"over {MOST_LINES} lines: split"
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -1,8 +1,6 @@
 """A node in virtual time: its models, its links, its adverts, and what befalls it. Pure.
 
 What is left out: copies of data, the event loop's own time, and that models share a device.
-
-It is long because a node is one state, and all that befalls it changes that.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The messages of routers and nodes inside a link's metadata: an inference call, its answer, a load. Pure.
 
-Maps with short keys, so that a later version can add some and this one ignores them. The module is long because the two sides of each
-message stand beside each other.
+Maps with short keys, so that a later version can add some and this one ignores them.
 """
 
 from __future__ import annotations

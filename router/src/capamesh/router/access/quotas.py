@@ -3,7 +3,7 @@
 Rates are those of token buckets that hold what a second gives, and one request at least: what is larger than a full bucket may pass
 when it is full, and the bucket is in debt afterwards. Rows of a month are reserved when a request is let in and settled when
 it ends. Other processes of the router, and other routers that share the store of keys, are heard of once a second: each gives out
-a part of a key's limits by itself until then. The module is long because each request with a key runs through all of it.
+a part of a key's limits by itself until then.
 """
 
 from __future__ import annotations

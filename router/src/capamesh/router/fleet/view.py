@@ -3,8 +3,6 @@
 Policies choose among `Replica`s: one model version at one endpoint. A replica is the same object, with all that was
 learnt of it, for as long as that endpoint hosts that version; a tuple of replicas is the same object for as long
 as its members are, so that whoever derives something from it can tell by identity whether to do so again.
-
-It is long because what is asked of the fleet is asked of one object.
 """
 
 from __future__ import annotations
