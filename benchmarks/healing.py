@@ -1,10 +1,11 @@
-"""Measures how soon a model is answered again once what had filled, frozen or killed it is over: real processes, a row a state.
+"""Measures how soon a model is answered again once what had filled, frozen, killed or broken it is over: real processes, a row a state.
 
-    python benchmarks/healing.py [--only crowd] [--language-models build/language-models]
+    python benchmarks/healing.py [--rows router] [--only crowd] [--language-models build/language-models]
 
-Each state is set up, its cause ends, and from then on one caller asks every 50 ms. `first` is the time from the end of the cause to
-the first answer, `last failure` to the last request of five seconds that was not answered. The bar: the first within a second, where
-nothing else is wrong (processes that start anew take their time for that).
+Each state is set up, its cause ends, and from then on one caller asks: every 50 ms for five seconds in the rows of the router, until
+there is an answer in those of a node that does again what it could not. `first` is the time from the end of the cause to the first
+answer, `last failure` to the last request of the five seconds that was not answered. The bar: the first within a second, where nothing else
+is wrong (processes that start anew take their time for that).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import shutil
 import signal
 import sys
 import tempfile
@@ -44,6 +46,10 @@ RESTARTED_S = 10.0
 SHARE_WATCHED_S = 30.0
 SLOWED_TO = 0.05
 CALLERS = 8
+LARGE_ROWS = 40
+"""More than a node measures of magika at load."""
+POLL_S = 0.02
+ROUTER, NODES = "router", "nodes"
 
 
 def body_of(model: str, timeout_s: float, rows: int = 1) -> bytes:
@@ -62,8 +68,11 @@ def body_of(model: str, timeout_s: float, rows: int = 1) -> bytes:
 class Bed:
     """A running network, and whoever asks it."""
 
-    def __init__(self, cluster: LocalCluster, session: aiohttp.ClientSession, policy: str) -> None:
+    def __init__(
+        self, cluster: LocalCluster, models: Path, session: aiohttp.ClientSession, policy: str
+    ) -> None:
         self.cluster = cluster
+        self.models = models
         self.session = session
         self._headers = {"X-Capamesh-Policy": policy} if policy else {}
         if policy == "affinity":
@@ -91,6 +100,17 @@ class Bed:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def answered(self, rows: int = 1) -> float:
+        """Ask magika until there is an answer; return after how many seconds."""
+        began_s = time.monotonic()
+        body = body_of("magika", 0.0, rows)
+
+        async def is_answered() -> bool:
+            return (await self.ask("magika", body))[0] == 200
+
+        await until(is_answered, every_s=POLL_S)
+        return time.monotonic() - began_s
 
     async def chat(self, body: dict[str, Any]) -> int:
         """Ask a language model and read all that it says."""
@@ -133,6 +153,8 @@ class State:
     bar_s: float = FIRST_S
     models: Path | None = None
     """A folder of language models; None: the sample models."""
+    rows: str = ROUTER
+    """The rows that it is among; a node of `NODES` has magika alone, in a folder of its own."""
 
 
 def crowd(
@@ -253,6 +275,50 @@ def chats(count: int, max_tokens: int) -> Callable[[Bed], Awaitable[dict[str, fl
     return run
 
 
+async def killed_at_work(bed: Bed) -> dict[str, float]:
+    """Kill the worker from outside while large requests run; return for how much longer than before such take once it is back."""
+    alone_s = await bed.answered(LARGE_ROWS)
+    body = body_of("magika", 0.0, LARGE_ROWS)
+    running = [asyncio.create_task(bed.ask("magika", body)) for _ in range(4)]
+    await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    send_signal(worker_pids(bed.cluster.nodes[0]), signal.SIGKILL)
+    await asyncio.gather(*running)
+    await bed.answered()
+    return {"first_s": max(0.0, await bed.answered(LARGE_ROWS) - alone_s)}
+
+
+async def start_again(bed: Bed) -> Member:
+    """Kill all processes of the node and start it anew."""
+    node = bed.cluster.nodes[0]
+    node.signal(signal.SIGKILL)
+    await node.wait()
+    again = await Member.start(
+        node.name,
+        node.data_folder,
+        ("node", "run", "--models", str(bed.models), "--name", node.name),
+        bed.cluster.folder / f"{node.name}.token",
+    )
+    bed.cluster.nodes[0] = again
+    return again
+
+
+async def restarted(bed: Bed) -> dict[str, float]:
+    """Return how long after the start of a node that was killed its model is answered."""
+    await start_again(bed)
+    return {"first_s": await bed.answered()}
+
+
+async def mended(bed: Bed) -> dict[str, float]:
+    """Have a node find a model's file broken; return how long after it is mended the model is answered."""
+    (file,) = (bed.models / "magika").rglob("*.onnx")
+    content = file.read_bytes()
+    file.write_bytes(b"broken")
+    node = await start_again(bed)
+    await until(lambda: "failed" in json.dumps(node.status().get("models", [])))
+    file.write_bytes(content)
+    return {"first_s": await bed.answered()}
+
+
 def states(language_models: Path) -> list[State]:
     """Return all states."""
     found = [
@@ -287,22 +353,31 @@ def states(language_models: Path) -> list[State]:
             State("30 chats without max_tokens leave", chats(30, 0), models=language_models),
             State("8 chats of 2,000 tokens leave", chats(8, 2000), models=language_models),
         ]
+    at_work = "worker killed from outside while large requests ran"
+    found += [
+        State(at_work, killed_at_work, rows=NODES),
+        State("node killed and started anew", restarted, bar_s=RESTARTED_S, rows=NODES),
+        State("model's file away and back", mended, bar_s=RESTARTED_S, rows=NODES),
+    ]
     return found
 
 
 async def measure(options: argparse.Namespace, folder: Path, report: Report) -> None:
     """Note the figures of all states, each in a network of its own."""
     for number, state in enumerate(states(options.language_models)):
-        if options.only not in state.name:
+        if options.only not in state.name or options.rows not in ("", state.rows):
             continue
         connector = aiohttp.TCPConnector(limit=0)
-        models = state.models or options.models
+        here, models = folder / str(number), state.models or options.models
+        if state.rows == NODES:
+            models = here / "models"
+            shutil.copytree(options.models / "magika", models / "magika")
         async with (
-            LocalCluster(folder / str(number), models, nodes=state.nodes) as cluster,
+            LocalCluster(here / "cluster", models, nodes=state.nodes) as cluster,
             aiohttp.ClientSession(connector=connector) as session,
         ):
             await cluster.wait_routable(state.nodes)
-            bed = Bed(cluster, session, state.policy)
+            bed = Bed(cluster, models, session, state.policy)
             seen = await state.run(bed)
         report.bar(state.name, "first, s", seen["first_s"], state.bar_s)
         report.note(state.name, **seen)
@@ -313,6 +388,7 @@ def main() -> int:
     """Measure, show and keep the figures; 1 where a bar was missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="states whose name has this")
+    parser.add_argument("--rows", default="", choices=[ROUTER, NODES], help="these rows alone")
     parser.add_argument("--models", type=Path, default=ROOT / "build" / "models")
     parser.add_argument("--language-models", type=Path, default=ROOT / "build" / "language-models")
     options = parser.parse_args()
@@ -320,7 +396,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         asyncio.run(measure(options, Path(name), report))
     report.show("from the end of a cause to the first answer", Console(width=120))
-    keep("healing", {"only": options.only, **report.figures})
+    keep("healing", {"rows": options.rows, "only": options.only, **report.figures})
     return 0 if report.is_held else 1
 
 
