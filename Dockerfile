@@ -35,7 +35,7 @@ COPY requirements/runtime.txt /build/
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --no-deps --require-hashes -r /build/runtime.txt
 
-# The wheel, its hot modules compiled for the base image's Python. mypyc reads the types of what they import: hence all dependencies.
+# The wheel, its hot modules compiled for the base image's Python. mypyc reads the types of what they import, which is among the dependencies.
 FROM dependencies AS wheel
 RUN if ! command -v gcc >/dev/null; then set -- gcc libc6-dev; fi \
  && python3 -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null || set -- "$@" python3-dev \

@@ -56,7 +56,7 @@ test: $(READY) build/models ## Unit tests on the sources; integration and end to
 	wait $$unit; unit=$$?; cat build/test-unit.log; exit $$((rest || unit))
 	$(BIN)/pytest tests/e2e -n 2 --dist loadfile -q
 
-test-all: lint types types-again imports docs test test-sources test-compiled test-clients test-slow test-hostile test-chaos ## All there is; it takes hours
+test-all: lint types types-again imports docs test test-sources test-compiled test-clients test-slow test-hostile test-chaos ## All but fuzz, mutation, compose-test and first-minutes; it takes hours
 
 test-sources: $(READY) build/models ## Unit and integration tests on the sources, with coverage
 	@$(BIN)/coverage erase

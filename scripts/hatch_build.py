@@ -53,4 +53,5 @@ class CompiledModules(BuildHookInterface[Any]):
 
 
 def _asked() -> str:
-    return os.environ.get("CAPAMESH_COMPILE", "").removeprefix("0")
+    asked = os.environ.get("CAPAMESH_COMPILE", "")
+    return asked if asked in {"1", "auto"} else ""
