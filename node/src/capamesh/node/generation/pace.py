@@ -68,9 +68,8 @@ class Pace:
         No more than keep the gap of those who generate at its target; with `is_alone` no more than another prompt may wait for.
         """
         most = self._largest_in_time(is_alone=is_alone)
-        if (
-            is_alone and left <= most + most // 4
-        ):  # a few tokens that are left over take as long as many
+        # a few tokens that are left over take as long as many
+        if is_alone and left <= most + most // 4:
             most = min(left, self._max_chunk)
         size = min(left, most)
         while size > MIN_CHUNK and (size % TILE == 1 or left - size == 1):

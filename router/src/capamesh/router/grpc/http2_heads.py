@@ -103,9 +103,8 @@ class Heads:
                 events.on_data(stream, [], is_last=True)
             return
         if stream <= sending.last_stream:
-            if (
-                not head.is_trailers
-            ):  # those of a stream that was ended here may still be on their way
+            # trailers of a stream that was ended here may still be on their way
+            if not head.is_trailers:
                 raise Broken(
                     ErrorCode.PROTOCOL_ERROR,
                     f"stream {stream} is opened behind stream {sending.last_stream}",

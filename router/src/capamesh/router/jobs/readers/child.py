@@ -160,9 +160,8 @@ def serve(owner: Owner, rows_fd: int, memory_bytes: int) -> None:
 def _do(owner: Owner, message: Mapping[str, Any], rows_fd: int) -> None:
     """Do a task, an item at a time."""
     if message["type"] != LOOK:
-        os.nice(
-            max(0, WORK_NICENESS - os.nice(0))
-        )  # there is no way back: looks go to others from now on
+        # there is no way back: looks go to others from now on
+        os.nice(max(0, WORK_NICENESS - os.nice(0)))
     _limit_cpu()
     for item in _TASKS[message["type"]](owner, message, rows_fd):
         owner.send({"type": ITEM, **item})

@@ -68,9 +68,8 @@ class ReadSeparately(InputReading):
         if spec.format is InputFormat.FOLDER:
             return await self._here.look(spec, tenant)
         files = await self._in_thread(partial(self._files, spec, tenant))
-        await self._in_thread(
-            files.stamp
-        )  # a file that is not there is told before what is wrong in it
+        # a file that is not there is told before what is wrong in it
+        await self._in_thread(files.stamp)
         async with self._place(Use.LOOK, tenant, files) as place:
             task = _Task(place, files, {"type": words.LOOK, **_input(spec, files)})
             found = await task.next()
