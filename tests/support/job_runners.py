@@ -23,7 +23,7 @@ from capamesh.router.jobs.inputs.opening import open_planned, open_reader
 from capamesh.router.jobs.inputs.reader import Reader
 from capamesh.router.jobs.outputs.sink import LocalSink, Sink
 from capamesh.router.jobs.planner import Planner
-from capamesh.router.jobs.readers.reading import InThread, ReadHere
+from capamesh.router.jobs.readers.input_reading import InThread, ReadHere
 from capamesh.router.jobs.running.runner import Runner
 from capamesh.router.jobs.spec import InputFormat, InputSpec, JobSpec, OutputSpec
 from capamesh.router.jobs.states import ENDED

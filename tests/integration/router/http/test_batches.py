@@ -28,7 +28,7 @@ from capamesh.router.jobs.outputs.parts import bad_chunks, part_chunks
 from capamesh.router.jobs.outputs.results import Results
 from capamesh.router.jobs.outputs.sink import part_name
 from capamesh.router.jobs.planner import Planner
-from capamesh.router.jobs.readers.reading import ReadHere, name_pieces
+from capamesh.router.jobs.readers.input_reading import ReadHere, name_pieces
 from capamesh.router.jobs.spec import InputSpec
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store.job_store import JobStore

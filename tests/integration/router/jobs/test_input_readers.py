@@ -32,9 +32,9 @@ from capamesh.router.jobs.inputs.limits import ShardLimits
 from capamesh.router.jobs.inputs.rows import RowWindow
 from capamesh.router.jobs.inputs.source import Files, Folder, Source, Sources, Stamp
 from capamesh.router.jobs.readers import process
+from capamesh.router.jobs.readers.input_reading import InputReading, ReadHere
 from capamesh.router.jobs.readers.pool import PAUSE_S, Readers
 from capamesh.router.jobs.readers.process import ReaderProcess
-from capamesh.router.jobs.readers.reading import InputReading, ReadHere
 from capamesh.router.jobs.readers.separate import ReadSeparately
 from capamesh.router.jobs.spec import Encoding, InputFormat, InputSpec, JobSpec, OutputSpec
 from capamesh.router.jobs.states import JobState

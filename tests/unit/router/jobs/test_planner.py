@@ -16,8 +16,8 @@ from capamesh.router.jobs.inputs.limits import ShardLimits
 from capamesh.router.jobs.inputs.opening import open_planned
 from capamesh.router.jobs.inputs.source import LocalFile
 from capamesh.router.jobs.planner import TRIES, Planner
-from capamesh.router.jobs.readers import reading as readings
-from capamesh.router.jobs.readers.reading import ReadHere
+from capamesh.router.jobs.readers import input_reading as readings
+from capamesh.router.jobs.readers.input_reading import ReadHere
 from capamesh.router.jobs.spec import InputFormat, InputSpec, JobSpec, OutputSpec
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store import job_store

@@ -248,7 +248,7 @@ async def test_jobs_and_readers_never_reach_what_is_the_routers_alone(
             made.service.places.source(str(tmp_path / path), "t")
     log = NullLog()
     with pytest.raises(ProcessLookupError):
-        await readers_of(given, log).place(Use.LOOK, "t").__aenter__()  # type: ignore[arg-type]
+        await readers_of(given, log).lend(Use.LOOK, "t").__aenter__()  # type: ignore[arg-type]
     assert {
         tmp_path / each for each in ("data", "j.db", "k.db-wal", "token", "tls.key", "cache.secret")
     } <= {*hidden}

@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 from capamesh.protocol.errors import ConfigError, InvalidRequest, Overloaded
 from capamesh.router.jobs.errors import InputChanged, JobsUnavailable, PlaceUnavailable, ReaderEnded
 from capamesh.router.jobs.inputs.limits import ShardLimits
-from capamesh.router.jobs.readers.reading import InputReading
+from capamesh.router.jobs.readers.input_reading import InputReading
 from capamesh.router.jobs.store.job_store import JobStore
 from capamesh.router.jobs.store.plan_operations import MAX_SHARDS
 from capamesh.router.jobs.values import Job

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from capamesh.router.access.keys import Key
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.jobs.places import Places
-    from capamesh.router.jobs.readers.reading import InputReading
+    from capamesh.router.jobs.readers.input_reading import InputReading
     from capamesh.router.jobs.standing import Progress
     from capamesh.router.jobs.store.job_store import JobStore
     from capamesh.router.jobs.threads import Threads

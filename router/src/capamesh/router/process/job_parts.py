@@ -26,9 +26,9 @@ from capamesh.router.http.limits import memory_bytes
 from capamesh.router.http.part_uploads import PartUploadsApi
 from capamesh.router.jobs.errors import JobsUnavailable
 from capamesh.router.jobs.places import Places
+from capamesh.router.jobs.readers.input_reading import ReadHere
 from capamesh.router.jobs.readers.pool import Readers
 from capamesh.router.jobs.readers.process import ReaderProcess
-from capamesh.router.jobs.readers.reading import ReadHere
 from capamesh.router.jobs.readers.separate import ReadSeparately
 from capamesh.router.jobs.readers.words import reader_bytes
 from capamesh.router.jobs.service import JobService
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.http.route import Pages
-    from capamesh.router.jobs.readers.reading import InThread
+    from capamesh.router.jobs.readers.input_reading import InThread
     from capamesh.router.jobs.running.nodes import Nodes
     from capamesh.router.jobs.store.file_store import FileStore
     from capamesh.router.jobs.store.job_store import JobStore

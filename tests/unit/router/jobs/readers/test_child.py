@@ -38,7 +38,7 @@ def test_stop_within_a_read_is_no_fault_of_the_file(monkeypatch: pytest.MonkeyPa
             {"type": "stop"},
         ]
     )
-    router = child.Owner(cast("BlockingChannel", said), cast("socket.socket", None))
+    router = child.RouterChannel(cast("BlockingChannel", said), cast("socket.socket", None))
     child.serve(router, -1, 2**30)
     assert [(each["type"], each["what"]) for each in said.answers] == [
         ("call", "open"),

@@ -55,8 +55,8 @@ def test_process_is_used_again_and_ended_once_nobody_needs_it() -> None:
     async def scenario() -> None:
         pool = readers()
         for use in (Use.LOOK, Use.PLAN, Use.ROWS):
-            async with pool.place(use, "t") as place:
-                place.is_over = True
+            async with pool.lend(use, "t") as loan:
+                loan.is_over = True
         (process,) = FakeProcess.made
         assert (process.drops, pool.count) == (0, 1)
         await asyncio.sleep(IDLE_S - 1)
@@ -70,12 +70,12 @@ def test_process_is_used_again_and_ended_once_nobody_needs_it() -> None:
 def test_task_left_in_the_middle_is_dropped_and_reader_at_work_is_ended() -> None:
     async def scenario() -> None:
         pool = readers()
-        async with pool.place(Use.ROWS, "t"):
+        async with pool.lend(Use.ROWS, "t"):
             pass
         (process,) = FakeProcess.made
         assert process.drops == 1
         with suppress(asyncio.CancelledError):
-            async with pool.place(Use.ROWS, "t"):
+            async with pool.lend(Use.ROWS, "t"):
                 process.is_at_work = True
                 raise asyncio.CancelledError
         await asyncio.sleep(0)
@@ -90,7 +90,7 @@ def test_look_waits_for_no_shard_and_shards_wait_in_turn() -> None:
         order: list[str] = []
 
         async def hold(name: str, use: Use, seconds: float) -> None:
-            async with pool.place(use, "t"):
+            async with pool.lend(use, "t"):
                 order.append(name)
                 await asyncio.sleep(seconds)
 
@@ -108,13 +108,13 @@ def test_look_waits_for_no_shard_and_shards_wait_in_turn() -> None:
 def test_process_that_nobody_asks_for_more_is_lent_to_who_waits() -> None:
     async def scenario() -> None:
         pool = readers()
-        async with pool.place(Use.ROWS, "t") as busy, pool.place(Use.ROWS, "t") as paused:
+        async with pool.lend(Use.ROWS, "t") as busy, pool.lend(Use.ROWS, "t") as paused:
             with paused.paused():
                 began_s = asyncio.get_running_loop().time()
-                async with pool.place(Use.ROWS, "t") as third:
+                async with pool.lend(Use.ROWS, "t") as third:
                     assert third.process is paused.process
                     assert PAUSE_S <= asyncio.get_running_loop().time() - began_s < 2 * PAUSE_S
-            assert (paused.is_lent, busy.is_lent) == (True, False)
+            assert (paused.is_recalled, busy.is_recalled) == (True, False)
         assert len(FakeProcess.made) == MOST
 
     virtual_time.run(scenario())
@@ -124,8 +124,8 @@ def test_look_is_given_no_process_that_has_little_of_processors() -> None:
     async def scenario() -> None:
         pool = readers()
         for use in (Use.PLAN, Use.LOOK, Use.ROWS, Use.LOOK):
-            async with pool.place(use, "t") as place:
-                assert place.process is FakeProcess.made[use is Use.LOOK]
+            async with pool.lend(use, "t") as loan:
+                assert loan.process is FakeProcess.made[use is Use.LOOK]
 
     virtual_time.run(scenario())
 
@@ -133,11 +133,11 @@ def test_look_is_given_no_process_that_has_little_of_processors() -> None:
 def test_process_that_has_ended_is_given_to_nobody() -> None:
     async def scenario() -> None:
         pool = readers()
-        async with pool.place(Use.ROWS, "t") as place:
-            place.is_over = True
+        async with pool.lend(Use.ROWS, "t") as loan:
+            loan.is_over = True
         FakeProcess.made[0].ended = "killed"
-        async with pool.place(Use.ROWS, "t") as place:
-            assert place.process is FakeProcess.made[1]
+        async with pool.lend(Use.ROWS, "t") as loan:
+            assert loan.process is FakeProcess.made[1]
         await pool.close()
         assert all(each.ended for each in FakeProcess.made)
 
@@ -149,12 +149,12 @@ def test_process_serves_one_tenant_alone_and_processes_of_many_tenants_are_few()
         pool = readers()
         tenants = [f"t{at % 20}" for at in range(40)]
         for tenant in tenants:
-            async with pool.place(Use.PLAN, tenant) as place:
-                place.is_over = True
+            async with pool.lend(Use.PLAN, tenant) as loan:
+                loan.is_over = True
             assert pool.count <= MOST * len(Use)
         assert [each.tenant for each in FakeProcess.made] == tenants
-        async with pool.place(Use.ROWS, tenants[-1]) as place:
-            assert place.process is FakeProcess.made[-1]
+        async with pool.lend(Use.ROWS, tenants[-1]) as loan:
+            assert loan.process is FakeProcess.made[-1]
 
     virtual_time.run(scenario())
 
@@ -162,10 +162,10 @@ def test_process_serves_one_tenant_alone_and_processes_of_many_tenants_are_few()
 def test_paused_process_of_another_tenant_is_ended_for_who_waits() -> None:
     async def scenario() -> None:
         pool = readers()
-        async with pool.place(Use.ROWS, "a") as first, pool.place(Use.ROWS, "a") as second:
+        async with pool.lend(Use.ROWS, "a") as first, pool.lend(Use.ROWS, "a") as second:
             with first.paused(), second.paused():
                 began_s = asyncio.get_running_loop().time()
-                async with pool.place(Use.ROWS, "b") as third:
+                async with pool.lend(Use.ROWS, "b") as third:
                     waited_s = asyncio.get_running_loop().time() - began_s
                     assert OTHERS_PAUSE_S <= waited_s < OTHERS_PAUSE_S + PAUSE_S
                     assert third.process is FakeProcess.made[2]
@@ -179,7 +179,7 @@ def test_tenant_of_many_inputs_does_not_keep_another_from_the_next_turn() -> Non
         order: list[str] = []
 
         async def hold(tenant: str) -> None:
-            async with pool.place(Use.ROWS, tenant):
+            async with pool.lend(Use.ROWS, tenant):
                 order.append(tenant)
                 await asyncio.sleep(10 + len(order))
 

@@ -33,7 +33,7 @@ from capamesh.router.jobs.inputs.ranges import RangeFile
 from capamesh.router.jobs.inputs.reader import Reader
 from capamesh.router.jobs.inputs.rows import plain_windows
 from capamesh.router.jobs.inputs.source import Files, Source, Stamp
-from capamesh.router.jobs.readers.reading import counted_rows, name_pieces, plan_pieces
+from capamesh.router.jobs.readers.input_reading import counted_rows, name_pieces, plan_pieces
 from capamesh.router.jobs.readers.wire import MOST_BYTES, packed
 from capamesh.router.jobs.readers.words import (
     CALL,
@@ -62,8 +62,8 @@ class Gone(BaseException):
     """The router is gone, or wants no more of this process: no error of what is read, which libraries may turn into others."""
 
 
-class Owner:
-    """The router."""
+class RouterChannel:
+    """The router, as its reader sees it."""
 
     def __init__(self, channel: BlockingChannel, files: socket.socket) -> None:
         self._channel = channel
@@ -101,96 +101,98 @@ class Owner:
         return cast("BinaryIO", io.BufferedReader(raw)), stamp
 
 
-class _OwnersFile(Source):
+class _RouterFile(Source):
     """The file of the task."""
 
-    def __init__(self, owner: Owner, name: str) -> None:
+    def __init__(self, router: RouterChannel, name: str) -> None:
         super().__init__(name)
-        self._owner = owner
+        self._router = router
 
     @override
     def open(self) -> tuple[BinaryIO, Stamp]:
-        return self._owner.open()
+        return self._router.open()
 
     @override
     def stamp(self) -> Stamp:
-        answer = self._owner.call("stamp")
+        answer = self._router.call("stamp")
         return Stamp(answer["size_bytes"], answer["changed"])
 
 
-class _OwnersFiles(Files):
+class _RouterFiles(Files):
     """The files beside that of the task."""
 
-    def __init__(self, owner: Owner, name: str) -> None:
+    def __init__(self, router: RouterChannel, name: str) -> None:
         super().__init__(name)
-        self._owner = owner
+        self._router = router
 
     @override
     def named(self, paths: Sequence[str]) -> Iterator[bytes | InputInvalid]:
-        self._owner.call("name", paths=list(paths))
+        self._router.call("name", paths=list(paths))
         for _ in paths:
-            answer = self._owner.call("next file")
+            answer = self._router.call("next file")
             if "refused" in answer:
                 yield InputInvalid(answer["refused"])
                 continue
             pieces = [answer["data"]]
             while answer["is_more"]:
-                answer = self._owner.call("next file")
+                answer = self._router.call("next file")
                 pieces.append(answer["data"])
             yield b"".join(pieces)
 
 
-def serve(owner: Owner, rows_fd: int, memory_bytes: int) -> None:
+def serve(router: RouterChannel, rows_fd: int, memory_bytes: int) -> None:
     """Do tasks until the router is gone, or one has used up this process."""
     with suppress(Gone):
         while True:
-            message = owner.next()
+            message = router.next()
             if message["type"] not in _TASKS:
                 continue  # more of a task that has ended
             try:
-                _do(owner, message, rows_fd)
+                _do(router, message, rows_fd)
             except CapameshError as exc:
-                owner.send({"type": FAILED, "error": exc.code, "message": exc.message})
+                router.send({"type": FAILED, "error": exc.code, "message": exc.message})
             except MemoryError:
                 words = f"it needs more than the {mib(memory_bytes)} MiB of memory that a reader may take"
-                owner.send({"type": ENDED, "reason": words})
+                router.send({"type": ENDED, "reason": words})
                 return
 
 
-def _do(owner: Owner, message: Mapping[str, Any], rows_fd: int) -> None:
+def _do(router: RouterChannel, message: Mapping[str, Any], rows_fd: int) -> None:
     """Do a task, an item at a time."""
     if message["type"] != LOOK:
         # there is no way back: looks go to others from now on
         os.nice(max(0, WORK_NICENESS - os.nice(0)))
     _limit_cpu()
-    for item in _TASKS[message["type"]](owner, message, rows_fd):
-        owner.send({"type": ITEM, **item})
-        if owner.next()["type"] != NEXT:
+    for item in _TASKS[message["type"]](router, message, rows_fd):
+        router.send({"type": ITEM, **item})
+        if router.next()["type"] != NEXT:
             return
         _limit_cpu()
-    owner.send({"type": DONE})
+    router.send({"type": DONE})
 
 
-def _opened(owner: Owner, message: Mapping[str, Any]) -> tuple[Reader, InputSpec, Source]:
+def _opened(router: RouterChannel, message: Mapping[str, Any]) -> tuple[Reader, InputSpec, Source]:
     spec = read(message["input"], InputSpec)
-    source = _OwnersFile(owner, message["name"])
-    return file_reader(spec, source, _OwnersFiles(owner, message["name"])), spec, source
+    source = _RouterFile(router, message["name"])
+    return file_reader(spec, source, _RouterFiles(router, message["name"])), spec, source
 
 
-def _look(owner: Owner, message: Mapping[str, Any], _: int) -> Iterator[dict[str, Any]]:
-    reader, spec, source = _opened(owner, message)
+def _look(router: RouterChannel, message: Mapping[str, Any], _: int) -> Iterator[dict[str, Any]]:
+    reader, spec, source = _opened(router, message)
     yield {"rows": counted_rows(reader, spec, source)}
 
 
-def _plan(owner: Owner, message: Mapping[str, Any], _: int) -> Iterator[dict[str, Any]]:
-    reader, spec, _source = _opened(owner, message)
+def _plan(router: RouterChannel, message: Mapping[str, Any], _: int) -> Iterator[dict[str, Any]]:
+    reader, spec, _source = _opened(router, message)
     limits = read(message["limits"], ShardLimits)
     for fingerprint, ranges in plan_pieces(reader, spec, limits, time.monotonic):
         yield {"fingerprint": fingerprint, "ranges": [plain_values(each) for each in ranges]}
 
 
-def _rows(owner: Owner, message: Mapping[str, Any], rows_fd: int) -> Iterator[dict[str, Any]]:
-    reader, spec, _source = _opened(owner, message)
+def _rows(
+    router: RouterChannel, message: Mapping[str, Any], rows_fd: int
+) -> Iterator[dict[str, Any]]:
+    reader, spec, _source = _opened(router, message)
     check_planned(reader, spec, message["fingerprint"])
     inputs = {
         name: TensorSpec(name, Datatype[datatype], tuple(shape))
@@ -213,8 +215,8 @@ def _rows(owner: Owner, message: Mapping[str, Any], rows_fd: int) -> Iterator[di
             yield {"head": head}
 
 
-def _names(owner: Owner, message: Mapping[str, Any], _: int) -> Iterator[dict[str, Any]]:
-    source = _OwnersFile(owner, message["name"])
+def _names(router: RouterChannel, message: Mapping[str, Any], _: int) -> Iterator[dict[str, Any]]:
+    source = _RouterFile(router, message["name"])
     for names in name_pieces(source, read(message["range"], RowRange)):
         yield {"names": json.dumps(names).encode()}
 
@@ -257,11 +259,11 @@ def main(channel_fd: int, files_fd: int, rows_fd: int) -> None:
     """Serve the router at the other ends of these."""
     channel = BlockingChannel.inherit(channel_fd)
     files = socket.socket(fileno=files_fd)
-    owner = Owner(channel, files)
+    router = RouterChannel(channel, files)
     with suppress(Gone):
-        start = owner.next()
+        start = router.next()
         memory_bytes = int(start["memory_bytes"])
         holds = close_in(memory_bytes, [Path(each) for each in start["hidden"]])
-        owner.send({"type": READY, "sandbox": holds})
-        serve(owner, rows_fd, memory_bytes)
+        router.send({"type": READY, "sandbox": holds})
+        serve(router, rows_fd, memory_bytes)
     sys.exit(0)

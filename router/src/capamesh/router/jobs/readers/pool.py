@@ -1,4 +1,4 @@
-"""The processes that read inputs of one router: few, each for one tenant, started when they are needed, lent while nobody asks them for more. IO: processes.
+"""The processes that read inputs of one router: few, each for one tenant, started when they are needed, and lent to one use at a time. IO: processes.
 
 What is short (a look, before a job is taken) never waits for what is long (a plan, a shard). A shard whose rows find no room at nodes
 does not keep its process from others: that begins anew later, where it was.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 IDLE_S: Final = 30.0
 """Seconds after which a process that nobody needed is ended (guess: the next job of somebody who tries one after the other)."""
 PAUSE_S: Final = 1.0
-"""Seconds for which nobody has asked a process for more, after which it is lent to who waits for one (guess)."""
+"""Seconds for which nobody has asked a process for more, after which it is recalled for who waits for one (guess)."""
 OTHERS_PAUSE_S: Final = 5.0
 """The same where another tenant waits, for which a new process is to be started, at half a second of a core (guess)."""
 LOOK_S: Final = 0.25
@@ -38,7 +38,7 @@ MOST: Final = 2
 """The most processes of each use (guess: so many files as a router's cores may read)."""
 
 
-class Place:
+class Loan:
     """The use of one process for one tenant."""
 
     def __init__(self, process: ReaderProcess, tenant: str, clock: Callable[[], float]) -> None:
@@ -48,19 +48,19 @@ class Place:
         self._paused_s: float | None = None
         self.is_over = False
         """True once the task has come to its end, so that there is nothing to drop."""
-        self.is_lent = False
+        self.is_recalled = False
         """True if another one has the process now."""
 
     @contextmanager
     def paused(self) -> Generator[None]:
-        """Let the process be lent meanwhile: nobody asks it for more."""
+        """Let the process be recalled meanwhile: nobody asks it for more."""
         self._paused_s = self._clock()
         try:
             yield
         finally:
             self._paused_s = None
 
-    def may_be_lent(self, tenant: str) -> bool:
+    def may_be_recalled(self, tenant: str) -> bool:
         """Return whether nobody has asked for so long that another use, for a tenant, goes first."""
         pause_s = PAUSE_S if tenant == self.tenant else OTHERS_PAUSE_S
         return self._paused_s is not None and self._clock() - self._paused_s >= pause_s
@@ -75,7 +75,7 @@ class Readers:
         self._clock = clock
         self._free: dict[ReaderProcess, asyncio.TimerHandle] = {}
         """The processes that nobody uses, those first that have waited for longest, and what ends each."""
-        self._places: dict[Use, set[Place]] = {use: set() for use in Use}
+        self._loans: dict[Use, set[Loan]] = {use: set() for use in Use}
         self._waiting: dict[Use, dict[object, str]] = {use: {} for use in Use}
         """The tenants of those who wait, who came first at first."""
         self._changed = asyncio.Event()
@@ -84,67 +84,67 @@ class Readers:
     @property
     def count(self) -> int:
         """Return how many processes there are."""
-        return len(self._free) + sum(map(len, self._places.values()))
+        return len(self._free) + sum(map(len, self._loans.values()))
 
     @asynccontextmanager
-    async def place(self, use: Use, tenant: str) -> AsyncGenerator[Place]:
+    async def lend(self, use: Use, tenant: str) -> AsyncGenerator[Loan]:
         """Have a process, once there is one. What it works on still when this ends is given up."""
-        places, waiting, me = self._places[use], self._waiting[use], object()
+        loans, waiting, me = self._loans[use], self._waiting[use], object()
         waiting[me] = tenant
         try:
             while self._next(use) is not me or (
-                len(places) >= MOST and not self._lend(use, tenant)
+                len(loans) >= MOST and not self._recall(use, tenant)
             ):
                 self._changed.clear()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_S):
                         await self._changed.wait()
-            place = Place(self._free_one(use, tenant), tenant, self._clock)
-            places.add(place)
+            loan = Loan(self._free_one(use, tenant), tenant, self._clock)
+            loans.add(loan)
         finally:
             del waiting[me]
             self._changed.set()
         try:
-            yield place
+            yield loan
         finally:
-            if not place.is_lent:
-                places.remove(place)
-                self._give_back(place)
+            if not loan.is_recalled:
+                loans.remove(loan)
+                self._give_back(loan)
 
     async def close(self) -> None:
         """End all processes."""
         for process in list(self._free):
             self._end(process)
-        for places in self._places.values():
-            for place in places:
-                self._end(place.process)
+        for loans in self._loans.values():
+            for loan in loans:
+                self._end(loan.process)
         if self._ending:
             await asyncio.wait(self._ending)
 
     def _next(self, use: Use) -> object:
         """Return who is next of those who wait: of the tenants that have the fewest processes, who came first."""
-        held = Counter(place.tenant for place in self._places[use])
+        held = Counter(loan.tenant for loan in self._loans[use])
         waiting = self._waiting[use]
         return min(waiting, key=lambda each: held[waiting[each]])
 
-    def _lend(self, use: Use, tenant: str) -> bool:
-        """Take the process of a place where nobody has asked for long, the tenant's first; return whether there was one."""
-        found = [place for place in self._places[use] if place.may_be_lent(tenant)]
+    def _recall(self, use: Use, tenant: str) -> bool:
+        """Take the process of a loan where nobody has asked for long, the tenant's first; return whether there was one."""
+        found = [loan for loan in self._loans[use] if loan.may_be_recalled(tenant)]
         if not found:
             return False
-        lent = max(found, key=lambda place: place.tenant == tenant)
-        lent.is_lent = True
-        self._places[use].remove(lent)
-        self._give_back(lent)
+        recalled = max(found, key=lambda loan: loan.tenant == tenant)
+        recalled.is_recalled = True
+        self._loans[use].remove(recalled)
+        self._give_back(recalled)
         return True
 
-    def _give_back(self, place: Place) -> None:
+    def _give_back(self, loan: Loan) -> None:
         self._changed.set()
-        process = place.process
+        process = loan.process
         if process.ended or process.is_busy:
             self._end(process)
             return
-        if not place.is_over:
+        if not loan.is_over:
             process.drop()
         loop = asyncio.get_running_loop()
         self._free[process] = loop.call_later(IDLE_S, self._end, process)

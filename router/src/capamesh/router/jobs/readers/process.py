@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from capamesh.protocol.channel.framing import Message
     from capamesh.router.jobs.inputs.source import Files, Source
-    from capamesh.router.jobs.readers.reading import InThread
+    from capamesh.router.jobs.readers.input_reading import InThread
 
 ARGV: Final = (sys.executable, "-P", "-m", "capamesh.router.jobs.readers")
 PING_S: Final = 5.0

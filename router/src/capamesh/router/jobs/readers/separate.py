@@ -16,9 +16,9 @@ from capamesh.router.jobs.errors import InputInvalid, ReaderEnded
 from capamesh.router.jobs.inputs.limits import MAX_ID_CHARS, MAX_SHARD_ROWS, PIECE_RANGES
 from capamesh.router.jobs.inputs.rows import RowWindow, finished
 from capamesh.router.jobs.readers import words
+from capamesh.router.jobs.readers.input_reading import InputReading
 from capamesh.router.jobs.readers.pool import Use
 from capamesh.router.jobs.readers.process import FilesToRead
-from capamesh.router.jobs.readers.reading import InputReading
 from capamesh.router.jobs.readers.wire import unpacked
 from capamesh.router.jobs.spec import Encoding, InputFormat, InputSpec
 from capamesh.router.jobs.values import Job, JobId, RowRange
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from capamesh.protocol.tensor_spec import TensorSpec
     from capamesh.router.jobs.inputs.limits import ShardLimits
     from capamesh.router.jobs.inputs.source import Sources
-    from capamesh.router.jobs.readers.pool import Place, Readers
+    from capamesh.router.jobs.readers.input_reading import InThread, ReadHere
+    from capamesh.router.jobs.readers.pool import Loan, Readers
     from capamesh.router.jobs.readers.process import ReaderProcess
-    from capamesh.router.jobs.readers.reading import InThread, ReadHere
 
 
 MOST_CHARS: Final = 4000
@@ -70,8 +70,8 @@ class ReadSeparately(InputReading):
         files = await self._in_thread(partial(self._files, spec, tenant))
         # a file that is not there is told before what is wrong in it
         await self._in_thread(files.stamp)
-        async with self._place(Use.LOOK, tenant, files) as place:
-            task = _Task(place, files, {"type": words.LOOK, **_input(spec, files)})
+        async with self._loan(Use.LOOK, tenant, files) as loan:
+            task = _Task(loan, files, {"type": words.LOOK, **_input(spec, files)})
             found = await task.next()
             rows = None if found is None else found["rows"]
         return rows if isinstance(rows, int) else None
@@ -87,8 +87,8 @@ class ReadSeparately(InputReading):
         files = await self._in_thread(partial(self._files, spec, tenant))
         asked = {"type": words.PLAN, **_input(spec, files), "limits": plain_values(limits)}
         fingerprint, planned = "", 0
-        async with self._place(Use.PLAN, tenant, files) as place:
-            task = _Task(place, files, asked)
+        async with self._loan(Use.PLAN, tenant, files) as loan:
+            task = _Task(loan, files, asked)
             while (found := await task.next()) is not None:
                 ranges = _ranges(found["ranges"], limits, planned)
                 if not fingerprint:
@@ -117,20 +117,20 @@ class ReadSeparately(InputReading):
         }
         given, left = 0, rows.rows
         while True:
-            async with self._place(Use.ROWS, job.tenant, files) as place:
-                task = _Task(place, files, {**asked, "skip": given})
+            async with self._loan(Use.ROWS, job.tenant, files) as loan:
+                task = _Task(loan, files, {**asked, "skip": given})
                 for _ in range(given):
                     if await task.next() is None:
                         return  # the shard fails of too few rows
-                while not place.is_lent:
+                while not loan.is_recalled:
                     found = await task.next()
                     if found is None:
                         return
                     window, left = await self._in_thread(
-                        partial(_window, place.process, found["head"], spec, left)
+                        partial(_window, loan.process, found["head"], spec, left)
                     )
                     given += 1
-                    with place.paused():
+                    with loan.paused():
                         yield window
 
     async def names(
@@ -140,8 +140,8 @@ class ReadSeparately(InputReading):
         files = await self._in_thread(partial(self._files, spec, tenant))
         asked = {"type": words.NAMES, **_input(spec, files), "range": plain_values(rows)}
         left = rows.rows
-        async with self._place(Use.PLAN, tenant, files) as place:
-            task = _Task(place, files, asked)
+        async with self._loan(Use.PLAN, tenant, files) as loan:
+            task = _Task(loan, files, asked)
             while (found := await task.next()) is not None:
                 names = json.loads(found["names"])
                 if not names:
@@ -155,15 +155,15 @@ class ReadSeparately(InputReading):
         self._here.keep_only(jobs)
 
     @asynccontextmanager
-    async def _place(self, use: Use, tenant: str, files: FilesToRead) -> AsyncGenerator[Place]:
+    async def _loan(self, use: Use, tenant: str, files: FilesToRead) -> AsyncGenerator[Loan]:
         """Have a process, which is given bytes of these files. One that sends what no reader sends is ended, and raises `ReaderEnded`."""
         try:
-            async with self._readers.place(use, tenant) as place:
+            async with self._readers.lend(use, tenant) as loan:
                 try:
-                    yield place
+                    yield loan
                 except NONSENSE as exc:
-                    place.process.end(f"it sent what no reader sends: {exc}"[:MOST_CHARS])
-                    raise _ended_over(files, place.process.ended) from exc
+                    loan.process.end(f"it sent what no reader sends: {exc}"[:MOST_CHARS])
+                    raise _ended_over(files, loan.process.ended) from exc
         finally:
             files.close()
 
@@ -180,8 +180,8 @@ class ReadSeparately(InputReading):
 class _Task:
     """A task of a reader, whose items are asked for one by one."""
 
-    def __init__(self, place: Place, files: FilesToRead, message: Mapping[str, Any]) -> None:
-        self._place = place
+    def __init__(self, loan: Loan, files: FilesToRead, message: Mapping[str, Any]) -> None:
+        self._loan = loan
         self._files: FilesToRead | None = files
         self._ended_over = partial(_ended_over, files)
         self._message = message
@@ -191,12 +191,12 @@ class _Task:
         message, files = self._message, self._files
         self._message, self._files = {"type": words.NEXT}, None
         try:
-            found = await self._place.process.ask(message, files)
+            found = await self._loan.process.ask(message, files)
         except ReaderEnded as exc:
             raise self._ended_over(exc.message) from exc
         if found["type"] == words.ITEM:
             return found
-        self._place.is_over = True
+        self._loan.is_over = True
         if found["type"] == words.FAILED:
             raise words.ERRORS.get(found["error"], InputInvalid)(str(found["message"])[:MOST_CHARS])
         return None

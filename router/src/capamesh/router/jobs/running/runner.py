@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from capamesh.router.jobs.outputs.sink import Sink
     from capamesh.router.jobs.planner import Planner
-    from capamesh.router.jobs.readers.reading import InputReading, InThread
+    from capamesh.router.jobs.readers.input_reading import InputReading, InThread
     from capamesh.router.jobs.running.nodes import Nodes
     from capamesh.router.jobs.spec import JobSpec
     from capamesh.router.jobs.store.job_store import JobStore

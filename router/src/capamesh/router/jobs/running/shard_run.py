@@ -39,7 +39,7 @@ from capamesh.router.jobs.values import BadRow, Manifest
 
 if TYPE_CHECKING:
     from capamesh.router.jobs.outputs.sink import Sink
-    from capamesh.router.jobs.readers.reading import InputReading, InThread
+    from capamesh.router.jobs.readers.input_reading import InputReading, InThread
     from capamesh.router.jobs.running.bisection import Trial
     from capamesh.router.jobs.running.call_counts import CallCounts
     from capamesh.router.jobs.running.lane import Ticket

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from capamesh.router.jobs.outputs.sink import Sink
-    from capamesh.router.jobs.readers.reading import InputReading
+    from capamesh.router.jobs.readers.input_reading import InputReading
     from capamesh.router.jobs.running.claiming import Claiming
     from capamesh.router.jobs.running.model_work import ModelWork
     from capamesh.router.jobs.running.nodes import Hosting

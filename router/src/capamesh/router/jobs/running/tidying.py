@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from capamesh.router.jobs.outputs.sink import Sink
-    from capamesh.router.jobs.readers.reading import InThread
+    from capamesh.router.jobs.readers.input_reading import InThread
     from capamesh.router.jobs.store.job_store import JobStore
     from capamesh.router.jobs.values import Job
 
