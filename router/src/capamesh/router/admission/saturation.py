@@ -323,9 +323,8 @@ class Saturation:
             if replica.load_s != memory.load_s:
                 memory.load_s = replica.load_s
                 memory.own = replica.rif
-            has_refused = (
-                now_s < memory.full_until_s
-            )  # so it is not open, but for want of room only
+            # such a one is not open, but for want of room only
+            has_refused = now_s < memory.full_until_s
             if is_open(replica, now_s) or (has_refused and replica.endpoint.is_usable):
                 is_full = has_refused and memory.full_s >= memory.load_s
                 opened.append((replica, memory, is_full))

@@ -3,8 +3,6 @@
 It holds the rules of this one request and keeps the counts of what is in flight; what an outcome means for the
 model's traffic as a whole is that traffic's matter. A request that names no version may change to another version's
 traffic between two attempts; what is told of a replica is told to the traffic that it belongs to.
-
-It is long because whom to ask next is one question, whatever was heard before.
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 What becomes of a request is told to the replica's and the endpoint's health, the policy, the averages and the
 watch for outliers. A failure of the link is the endpoint's, one of a run the replica's, a refusal nobody's, and so is
 the caller's own mistake, unless another replica answers what one took for a mistake.
-
-It is long because all that an outcome says is told here.
 """
 
 from __future__ import annotations

@@ -11,8 +11,6 @@ second attempt beside one that is merely slow (Dean and Barroso, "The Tail at Sc
 the first answer wins.
 
 Whose fault a failure is: `blame`. Where a link is all that is missing, the request waits a moment for one.
-
-It is long because the attempts are one state, and each event may lead to any of the others' actions.
 """
 
 from __future__ import annotations
