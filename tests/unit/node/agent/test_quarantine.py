@@ -91,6 +91,14 @@ def test_request_that_ended_two_processes_is_not_run_again_and_its_model_goes_on
     assert record.refused() == {}
 
 
+def test_request_that_ran_several_times_at_one_death_has_ended_one_process() -> None:
+    record = Record()
+    record.die(running(A), running(A), running(A))
+    assert not record.refused()
+    record.die(running(A), running(A))
+    assert record.refused() == {A: REFUSED_S}
+
+
 def test_model_that_one_request_kills_again_and_again_is_not_held_back() -> None:
     record = Record()
     for _ in range(50):

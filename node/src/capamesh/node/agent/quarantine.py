@@ -236,7 +236,9 @@ class CrashRecord:
         model.run_deaths = model.run_deaths + 1 if now_s - model.run_died_s <= ROW_S else 1
         model.run_died_s = now_s
         model.alone_until_s = now_s + ALONE_S
-        for mark in runs:
+        for mark in {
+            each.request: each for each in runs
+        }.values():  # one death, however often it ran
             found += _blame_request(model, mark, cause, now_s)
         large = [(mark.large_bytes, mark.request) for mark in runs if mark.large_bytes]
         if large:  # what is larger than usual says nothing of usual requests
