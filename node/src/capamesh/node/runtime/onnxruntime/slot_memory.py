@@ -78,7 +78,9 @@ class HostMemory(SlotMemory):
 
     @override
     def copy(self, source: int, target: int, count: int) -> None:
-        self._array[:, target, :, :count] = self._array[:, source, :, :count]
+        # part by part: numpy takes the whole for one that overlaps, and copies it twice, through memory of its own
+        for part in self._array:
+            part[target, :, :count] = part[source, :, :count]
 
     @override
     def save(self, slot: int, start: int, stop: int) -> CacheBlock:
