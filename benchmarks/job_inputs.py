@@ -182,7 +182,12 @@ async def beside(
         seen.append((quantile_s(alone, 0.99), quantile_s(shots, 0.99)))
         lost += failed(alone) + failed(shots)
         states = Counter(state for state, _ in ended)
-        report.note(f"{case}, round {number}", requests=len(shots), ended=states, why=ended[0][1])
+        report.note(
+            f"{case}, round {number}",
+            requests=len(shots),
+            ended=states,
+            why=ended[0][1].replace(str(path), path.name),
+        )
         report.bar(case, f"ended {number}", all(map(is_ended, ended)), 1, is_least=True)
     ratio = statistics.median(with_jobs / without for without, with_jobs in seen)
     report.bar(case, "p99, as many times as alone", ratio, 1.5)
@@ -205,7 +210,8 @@ async def together(
             is_over.set()
 
     shots = await load.run(until(is_over), rate=options.rate, seed=0, at={1: run_jobs})
-    report.note("together", p99_s=quantile_s(shots, 0.99), ended=ended)
+    states = Counter(state for state, _ in ended)
+    report.note("together", p99_s=quantile_s(shots, 0.99), ended=states)
     report.bar("together", "failed", failed(shots), 0)
     report.bar("together", "honest job completed", ended[0][0] == "completed", 1, is_least=True)
     report.bar("together", "others ended", all(map(is_ended, ended[1:])), 1, is_least=True)
