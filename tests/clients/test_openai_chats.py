@@ -35,5 +35,5 @@ async def test_client_chats() -> None:
     assert told["errors"] == {
         "missing": ["NotFoundError", "model_not_found", None],
         "hot": ["BadRequestError", "invalid_request", "temperature"],
-        "broken": ["APIError", "invalid_request", None],
+        "broken": ["APIError", "run_failed", None],
     }
