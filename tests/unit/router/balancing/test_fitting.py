@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -39,12 +40,15 @@ def test_replicas_other_than_the_named_one_are_asked() -> None:
     assert not fits_another(call(), [other, fitting], fitting, unknown)
 
 
+@pytest.mark.parametrize("invite_of", [unknown, str])
 @pytest.mark.parametrize(
     ("looked", "is_found"), [(MOST_REPLICAS - 1, True), (MOST_REPLICAS, False)]
 )
-def test_search_of_one_invite_ends_after_so_many_signatures(looked: int, is_found: bool) -> None:
+def test_search_of_one_invite_or_of_others_ends_after_so_many_signatures(
+    looked: int, is_found: bool, invite_of: Callable[[PeerId], str]
+) -> None:
     replicas = [misfit(str(number)) for number in range(looked)]
-    assert fits_another(call(), [*replicas, replica("a")], misfit("z"), unknown) is is_found
+    assert fits_another(call(), [*replicas, replica("a")], misfit("z"), invite_of) is is_found
 
 
 def test_signatures_of_the_accused_s_invite_count_only_where_there_is_no_other() -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from capamesh.router.fleet.replica import Replica
 
 MOST_REPLICAS = 8
-"""The most replicas of one invite whose signatures are looked at (guess: they are alike but for a node that lies)."""
+"""The most replicas whose signatures are looked at, each of another invite, or all of one (guess: they are alike but for a node that lies)."""
 
 
 def fits(call: InferCall, offer: ModelOffer) -> bool:
@@ -70,4 +70,6 @@ def fits_another(
             if fits(call, replica.offer):
                 return True
             looked.add(invite)
+            if len(looked) == MOST_REPLICAS:
+                return False
     return not looked and any(fits(call, replica.offer) for replica in of_mine)
