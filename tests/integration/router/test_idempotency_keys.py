@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import grpc
 import pytest
@@ -11,7 +10,7 @@ from ask_by_wire import NOBODY, WIRES, by_grpc
 from fleet_fakes import FakeLink, after, echo
 from raw_http import GUARD_S
 from router_http import INFER, Http
-from tidy_router import X, tidy
+from tidy_router import X
 
 from capamesh.router.access.keys import ALPHABET, Key, Scope, Verb, digest_of, id_of, new_text
 from capamesh.router.grpc.messages import CLASSES
@@ -22,12 +21,6 @@ KEY = {"Idempotency-Key": "7b1c-1"}
 OTHER = {"Idempotency-Key": "7b1c-2"}
 BODY = {"inputs": [X]}
 LAST = {"Connection": "close"}
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[Http]:
-    async with tidy() as http:
-        yield http
 
 
 @pytest.fixture

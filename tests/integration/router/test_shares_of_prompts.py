@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import grpc
 import pytest
 from chat_nodes import CHAT, all_asked_of, chatting, words
 from fleet_fakes import FakeLink
 from router_http import Http
-from tidy_router import tidy
 from ws_client import streaming
 
 from capamesh.protocol.tensors import join_elements
@@ -85,12 +84,6 @@ WIRES: dict[str, Ask] = {
     "websocket": by_websocket(""),
     "websocket, in parts": by_websocket("?parts=1"),
 }
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[Http]:
-    async with tidy() as http:
-        yield http
 
 
 @pytest.fixture
