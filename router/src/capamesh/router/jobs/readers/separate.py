@@ -40,6 +40,8 @@ MOST_OFFSET: Final = 2**63
 """The bounds of a store's columns."""
 DIGEST_BYTES: Final = (0, 32)
 """The bytes of a range's digest."""
+MOST_EMPTY: Final = 1000
+"""The most windows without a row one after the other (guess: of an honest range few have none)."""
 NONSENSE: Final = (
     ArithmeticError,
     LookupError,
@@ -115,7 +117,7 @@ class ReadSeparately(InputReading):
             "range": plain_values(rows),
             "inputs": _tensors(spec, inputs),
         }
-        given, left = 0, rows.rows
+        given, left, empty = 0, rows.rows, 0
         while True:
             async with self._loan(Use.ROWS, job.tenant, files) as loan:
                 task = _Task(loan, files, {**asked, "skip": given})
@@ -126,9 +128,13 @@ class ReadSeparately(InputReading):
                     found = await task.next()
                     if found is None:
                         return
+                    before = left
                     window, left = await self._in_thread(
                         partial(_window, loan.process, found["head"], spec, left)
                     )
+                    empty = empty + 1 if left == before else 0
+                    if empty > MOST_EMPTY:
+                        raise ProtocolViolation(f"{empty} windows without a row")
                     given += 1
                     with loan.paused():
                         yield window
