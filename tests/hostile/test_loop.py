@@ -14,7 +14,7 @@ import math
 from pathlib import Path
 
 from hostile import MIB, AttackedNetwork, Figures, attacked
-from machine_speed import times_slower
+from machine_speed import times_slower, touch_memory
 
 from capamesh.protocol.metrics import LOOP_BUSY, LOOP_DELAY, Metric
 
@@ -158,6 +158,7 @@ def events(network: AttackedNetwork, name: str) -> list[dict[str, object]]:
 async def test_hostile_input_neither_blocks_the_loop_nor_costs_a_link(
     tmp_path: Path, sample_models: Path, figures: Figures
 ) -> None:
+    touch_memory()
     async with attacked(tmp_path, sample_models, nodes=2) as network:
         down = len(events(network, "link_down"))
         async with network.honest(connections=2) as seen:
@@ -193,6 +194,7 @@ async def test_no_packed_body_keeps_the_loop_or_takes_its_memory(
     tmp_path: Path, sample_models: Path, figures: Figures
 ) -> None:
     bomb = gzip.compress(bytes(60 * MIB), 9)
+    touch_memory()
     async with attacked(tmp_path, sample_models, nodes=1) as network:
         async with network.honest(connections=2) as seen:
             time = await LoopTime.begin(network)
