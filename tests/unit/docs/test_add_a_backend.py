@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import re
 import shutil
 import textwrap
 from collections.abc import Callable
@@ -105,10 +104,3 @@ def test_file_that_is_not_the_verified_one_is_not_loaded(
     shutil.copy(SAMPLES / "breast_cancer/1/model.onnx", digits.path)
     with pytest.raises(ContentChanged):
         backend.load(digits)
-
-
-def test_files_named_by_the_page_make_the_backend_of_workers_and_tools() -> None:
-    named = re.findall(r"`([\w/]+\.py)`", PAGE.read_text().partition("2. Have workers")[2])
-    makers = [path for path in named if "OnnxBackend(" in (ROOT / path).read_text()]
-    assert makers == named
-    assert len(makers) == 2
