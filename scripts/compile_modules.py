@@ -5,7 +5,7 @@
     python scripts/compile_modules.py --into FOLDER     into FOLDER, laid out as in a wheel
     python scripts/compile_modules.py --remove          remove what was compiled beside the sources
 
-`[tool.capamesh.compiled]` in pyproject.toml lists the modules. The source of a compiled module stays where it is and runs
+`[tool.capamesh.compiled]` in pyproject.toml lists the modules and folders. The source of a compiled module stays where it is and runs
 where the compiled one cannot: see capamesh.protocol.implementation. docs/decisions/0044 says why and what it brings.
 """
 
@@ -82,9 +82,31 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def listed() -> dict[str, Path]:
-    """Return the modules of the list with their sources, as paths from the root of the project."""
-    table = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    return {name: source_of(name) for name in table["tool"]["capamesh"]["compiled"]["modules"]}
+    """Return the modules that are to be compiled, in order, with their sources as paths from the root of the project.
+
+    Raises:
+        CannotCompileError: one that the list names does not exist, or is left out of a folder that is not on it.
+    """
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["capamesh"]["compiled"]
+    found = {module for entry in table["modules"] for module in _modules_of(entry)}
+    for group in table.get("left_out", ()):
+        for module in group["modules"]:
+            if module not in found:
+                raise CannotCompileError(
+                    f"pyproject.toml leaves out {module}, which is in no folder of its list: "
+                    "correct [tool.capamesh.compiled]"
+                )
+            found.remove(module)
+    return {module: source_of(module) for module in sorted(found)}
+
+
+def _modules_of(entry: str) -> list[str]:
+    """Return the modules of an entry of the list: itself, or all in the folder before its `.*`."""
+    folder = entry.removesuffix(".*")
+    if folder == entry:
+        return [entry]
+    place = ROOT / source_of(folder)
+    return [f"{folder}.{path.stem}" for path in place.parent.glob("*.py") if path != place]
 
 
 def source_of(module: str) -> Path:

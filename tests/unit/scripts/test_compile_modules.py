@@ -9,88 +9,31 @@ import os
 import re
 import sys
 import sysconfig
-import tomllib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import compile_modules
 import pytest
 from compile_modules import RECORD, SUFFIX, CannotCompileError
 
 ROOT = Path(__file__).resolve().parents[3]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-MODULES: list[str] = PROJECT["tool"]["capamesh"]["compiled"]["modules"]
-HOT_WITH_IO = {
-    "capamesh.protocol.links.asking": "tells asyncio's log of an asker that raises",
-    "capamesh.protocol.links.link": "is asyncio's protocol of the socket of each request to a node",
-    "capamesh.protocol.links.liveness": "holds the timers of a link, which each request winds",
-    "capamesh.protocol.links.transport": "has the verification that a link calls",
-    "capamesh.protocol.links.writer": "writes each request's frames to the socket",
-    "capamesh.router.grpc.connection": "holds the timer of each connection of gRPC, and writes to its socket",
-    "capamesh.router.http.arrivals": "holds each body on its way in, and pauses its socket",
-    "capamesh.protocol.links.tls_transport": "reads and writes the TLS of each link",
-    "capamesh.router.http.client_side": "holds the socket and the timer of each client",
-    "capamesh.router.http.connection": "is asyncio's protocol of each client's socket",
-    "capamesh.router.http.errors": "makes aiohttp's responses of errors",
-    "capamesh.router.http.open_requests": "lets a router wait for the last of the requests that it counts",
-    "capamesh.router.http.handler_state": "looks into aiohttp's handler of each connection",
-    "capamesh.router.requests.generation.answer": "wakes whoever waits for an answer of which each token comes through it",
-    "capamesh.router.requests.slices": "gives the loop its turns within one long request",
-}
-"""The hot modules that do IO or make what a library of IO takes, and why each request comes through them."""
 ONE = "capamesh.protocol.one"
 TWO = "capamesh.router.rooms.two"
 ROOM = "capamesh.router.rooms"
-
-
-def contract() -> dict[str, Any]:
-    contracts = PROJECT["tool"]["importlinter"]["contracts"]
-    (found,) = (each for each in contracts if each["name"].startswith("pure modules"))
-    return found
-
-
-def is_in_contract(module: str) -> bool:
-    return any(
-        module == pure or module.startswith(f"{pure}.") for pure in contract()["source_modules"]
-    )
-
-
-def test_listed_modules_are_there_once_and_in_order() -> None:
-    assert sorted(set(MODULES)) == MODULES
-    sources = compile_modules.listed()
-    assert list(sources) == MODULES
-    assert [name for name, path in sources.items() if not (ROOT / path).is_file()] == []
-
-
-def test_listed_modules_are_pure_or_have_a_reason() -> None:
-    assert {module for module in MODULES if not is_in_contract(module)} == set(HOT_WITH_IO)
 
 
 def test_no_slice_of_a_listed_module_has_a_bound_with_an_effect() -> None:
     """mypyc 2.4 calls what stands in the bounds of a slice of a memoryview twice: a link sent each record two times."""
     found = [
         f"{module}:{node.lineno}"
-        for module in MODULES
-        for node in ast.walk(ast.parse((ROOT / compile_modules.source_of(module)).read_text()))
+        for module, path in compile_modules.listed().items()
+        for node in ast.walk(ast.parse((ROOT / path).read_text()))
         if isinstance(node, ast.Slice)
         for part in ast.walk(node)
         if isinstance(part, ast.Call | ast.NamedExpr | ast.Await | ast.Yield)
         and not (isinstance(part, ast.Call) and ast.unparse(part.func) == "len")
     ]
     assert found == []
-
-
-@pytest.mark.parametrize("module", HOT_WITH_IO)
-def test_reason_is_of_a_module_with_io(module: str) -> None:
-    imported: set[str] = set()
-    for node in ast.walk(ast.parse((ROOT / compile_modules.source_of(module)).read_text())):
-        if isinstance(node, ast.Import):
-            imported |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            imported.add(node.module.split(".")[0])
-    assert imported & set(contract()["forbidden_modules"]), (
-        "it can be in the contract: put it there"
-    )
 
 
 @pytest.fixture(name="checkout")
@@ -110,9 +53,10 @@ def made_up_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def write_list(checkout: Path, *modules: str) -> None:
+def write_list(checkout: Path, *modules: str, left_out: Sequence[str] = ()) -> None:
     (checkout / "pyproject.toml").write_text(
         f"[tool.capamesh.compiled]\nmodules = {json.dumps(modules)}\n"
+        f"[[tool.capamesh.compiled.left_out]]\nmodules = {json.dumps(left_out)}\n"
     )
 
 
@@ -151,6 +95,19 @@ def test_sources_are_found_in_the_part_that_their_name_says(checkout: Path) -> N
         TWO: Path("router/src/capamesh/router/rooms/two.py"),
     }
     assert (checkout / compile_modules.source_of(TWO)).is_file()
+
+
+def test_folder_is_its_modules_but_those_that_are_left_out(checkout: Path) -> None:
+    write_list(checkout, f"{ROOM}.*", ONE)
+    assert list(compile_modules.listed()) == [ONE, TWO]
+    write_list(checkout, f"{ROOM}.*", ONE, left_out=[TWO])
+    assert list(compile_modules.listed()) == [ONE]
+
+
+def test_module_that_is_left_out_of_no_folder_is_named(checkout: Path) -> None:
+    write_list(checkout, ONE, left_out=[TWO])
+    with pytest.raises(CannotCompileError, match=f"leaves out {TWO}, which is in no folder"):
+        compile_modules.listed()
 
 
 @pytest.mark.parametrize("name", ["capamesh.router.rooms.three", "capamesh.nothing", "capamesh"])

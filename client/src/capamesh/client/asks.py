@@ -1,4 +1,4 @@
-"""The questions of a client to a router, as values that either client can send. Pure."""
+"""The questions of a client to a router, as values that either client can send. Pure but for an error of `ssl`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decides which of several routers is asked, and when one that failed is asked again. Pure; the time is an argument."""
+"""Decides which of several routers is asked, and when one that failed is asked again. Pure but for a lock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The inputs of models as a client has learned them, so that it asks once. Pure; threads may share it."""
+"""The inputs of models as a client has learned them, so that it asks once. Pure but for a lock."""
 
 from __future__ import annotations
 

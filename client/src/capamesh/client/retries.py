@@ -1,4 +1,4 @@
-"""Decides whether a request that failed is sent again, and after how long. Pure; time and chance are arguments.
+"""Decides whether a request that failed is sent again, and after how long. Pure but for a lock.
 
 A request is sent again if it certainly did not run and waiting helps: its router refused it and named a time, or could not be
 reached. One that may have run is sent again only with an idempotency key, by which the router knows it.

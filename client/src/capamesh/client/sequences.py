@@ -1,4 +1,4 @@
-"""Sequences of requests to a model that remembers: their id, first request and last, for both clients. No IO of its own."""
+"""Sequences of requests to a model that remembers: their id, first request and last, for both clients. Pure but for ids that it draws."""
 
 from __future__ import annotations
 

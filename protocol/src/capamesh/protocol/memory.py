@@ -1,4 +1,4 @@
-"""Memory for a message's body that is read straight into it, used again for the next body of about the same size. No IO.
+"""Memory for a message's body that is read straight into it, used again for the next body of about the same size. Pure but for threads.
 
 Fresh memory is dear: the system clears each page as it is first written, and glibc gives memory of this size back at every
 other chance. A router spent 6 % of its time on that at 600 KB a request, and who received them 30 % (measured).

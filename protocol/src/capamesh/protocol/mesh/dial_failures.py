@@ -1,4 +1,4 @@
-"""Tells an operator why a dial failed, which libp2p hides in errors within errors. Pure."""
+"""Tells an operator why a dial failed, which libp2p hides in errors within errors. Pure but for the system's texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counts the HTTP requests that are open, and those that were answered. No IO of its own."""
+"""Counts the HTTP requests that are open, and those that were answered. Pure but for asyncio's events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The traces of one router: made of requests that have ended, and sent to a collector if the settings name one. Makes parts, does no IO."""
+"""The traces of one router: made of requests that have ended, and sent to a collector if the settings name one. Pure but for clocks and chance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The description of a model, for a request that is read by it: the model is loaded for it where it is away. IO: links."""
+"""The description of a model, for a request that is read by it: the model is loaded for it where it is away. IO: links, asyncio."""
 
 from __future__ import annotations
 

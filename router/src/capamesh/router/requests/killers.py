@@ -1,4 +1,4 @@
-"""Requests that ended workers, by a digest of what they ask, so that they are never sent again. Pure.
+"""Requests that ended workers, by a digest of what they ask, so that they are never sent again. Pure but for a phase that it draws.
 
 While nobody is barred, a request costs a look at a clock. While somebody is, it costs a sample of its bytes, and the
 digest of one with such a sample, of so many bytes a second at the most: beyond these a killer is let through, as a new

@@ -1,4 +1,4 @@
-"""One request that is run in parts, a few at a time, each wherever it is run best. No IO of its own."""
+"""One request that is run in parts, a few at a time, each wherever it is run best. IO: asyncio."""
 
 from __future__ import annotations
 

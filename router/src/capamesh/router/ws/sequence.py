@@ -1,4 +1,4 @@
-"""The sequence that a stream is, where its model remembers: begun, gone on with, and begun anew when its state is gone. Pure."""
+"""The sequence that a stream is, where its model remembers: begun, gone on with, and begun anew when its state is gone. Pure but for ids that it draws."""
 
 from __future__ import annotations
 

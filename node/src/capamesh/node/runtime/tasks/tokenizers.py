@@ -1,4 +1,4 @@
-"""Texts to tokens, by a tokenizer's file. The only importer of `tokenizers`, which is loaded where a model needs it. Pure."""
+"""Texts to tokens, by a tokenizer's file. The only importer of `tokenizers`, which is loaded where a model needs it. Pure but for the library."""
 
 from __future__ import annotations
 

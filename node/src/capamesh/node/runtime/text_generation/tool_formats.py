@@ -1,4 +1,4 @@
-"""The forms in which models write calls of tools, and which of them a chat template teaches. Pure.
+"""The forms in which models write calls of tools, and which of them a chat template teaches. Pure but for ids that it draws.
 
 A template tells the model how to write a call, and is the only file that says it. The names are those of vLLM's and SGLang's parsers.
 """
