@@ -12,8 +12,9 @@ CLIENTS := aiperf dataframes kserve langchain litellm mlserver ollama openai ope
 # Where it is set, every process of a test run compiles all of the tests and the code anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-jobs test test-unit test-slow test-chaos test-hostile test-clients test-fuzz test-mutation test-all test-sources check lint types types-again imports models language-model bench profile speed-check compose-test \
-        compiled pure test-compiled first-minutes reference observability docs wheels pins clean
+.PHONY: help demo demo-jobs compiled pure wheels check lint types types-again imports docs test-fast test test-smoke test-all test-unit test-integration test-sources test-compiled \
+        test-real-loop test-e2e test-slow test-chaos test-hostile test-clients test-fuzz test-mutation test-pythons models language-model bench profile speed-check compose-test first-minutes \
+        reference observability pins clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,17 +47,43 @@ wheels: $(DEMO_READY) build/models ## Into dist/ the wheel for this Python and m
 test-sources test-mutation profile: export CAPAMESH_PURE := 1 # coverage, mutants and py-spy need the sources
 test-compiled: export CAPAMESH_PURE := 0
 
-test: $(READY) build/models ## Unit tests on the sources; integration and end to end on the compiled modules, where a C compiler is
+# Three tiers: CONTRIBUTING.md says what each is for.
+REST := types-again test-sources test-compiled test-real-loop test-e2e test-hostile test-slow test-clients test-chaos test-fuzz test-mutation test-pythons
+LONG := not slow and not chaos
+UNIT := CAPAMESH_PURE=1 $(BIN)/pytest tests/unit -q
+SMOKE := $(BIN)/pytest tests/e2e tests/hostile -m smoke -q -o cache_dir=build/smoke
+
+check: $(READY) ## The first tier, 90 s: style mended where it can be; types, imports, and the unit tests but the dearest
+	@$(BIN)/ruff check --fix && $(BIN)/ruff format
+	@$(MAKE) --no-print-directory -j3 --output-sync types imports test-fast
+	@$(BIN)/python scripts/check_tests.py
+
+test-fast: $(READY)
+	@$(UNIT) -n 2 -m "not full and $(LONG)"
+
+test: $(READY) build/models ## The second tier, and all that refuses a change: unit and integration tests, and a smoke of real processes
 	@$(BIN)/python scripts/compile_modules.py --if-possible
 	@$(BIN)/capamesh version
-	@echo "unit and integration tests, at the same time"
-	@{ CAPAMESH_PURE=1 $(BIN)/pytest tests/unit -p no:cacheprovider -q && \
-	   CAPAMESH_PURE=1 $(BIN)/pytest tests/integration -p no:cacheprovider -q -m "pure and not slow"; } > build/test-unit.log 2>&1 & unit=$$!; \
+	@mkdir -p build/logs
+	@$(UNIT) -p no:cacheprovider > build/logs/unit 2>&1 & unit=$$!; \
 	$(BIN)/pytest tests/integration tests/gpu -q; rest=$$?; \
-	wait $$unit; unit=$$?; cat build/test-unit.log; exit $$((rest || unit))
-	$(BIN)/pytest tests/e2e -n 2 --dist loadfile -q
+	$(MAKE) --no-print-directory test-smoke || rest=1; \
+	wait $$unit; unit=$$?; cat build/logs/unit; exit $$((rest || unit))
 
-test-all: lint types types-again imports docs test test-sources test-compiled test-clients test-slow test-hostile test-chaos ## All but fuzz, mutation, compose-test and first-minutes; it takes hours
+test-smoke: $(READY) build/models ## Whole networks of real processes, each kind of process once; what fails is asked again once
+	@rm -rf build/smoke
+	@$(SMOKE) -n 2 --dist loadgroup || { [ $$? = 1 ] && echo "SMOKE ASKED AGAIN: these tests failed once, and refuse the change if they fail twice" && \
+	  $(SMOKE) --last-failed; }
+
+test-all: check test docs ## The third tier: all there is, for hours, each part whatever became of those before it; `make TARGET` runs one
+	@failed=; for part in $(REST); do echo "=== $$part"; $(MAKE) --no-print-directory $$part || failed="$$failed $$part"; done; \
+	echo "failed:$${failed:- none}"; [ -z "$$failed" ]
+
+test-unit: $(READY) ## The unit tests alone
+	$(UNIT) -n 2 $(ARGS)
+
+test-integration: $(READY) build/models ## The integration tests alone
+	$(BIN)/pytest tests/integration $(ARGS)
 
 test-sources: $(READY) build/models ## Unit and integration tests on the sources, with coverage
 	@$(BIN)/coverage erase
@@ -69,8 +96,11 @@ test-compiled: $(READY) build/models ## The unit tests on the compiled modules
 	@$(BIN)/capamesh version
 	$(BIN)/pytest tests/unit -n 2 -q
 
-test-unit: $(READY) ## The unit tests alone
-	$(BIN)/pytest tests/unit -n 2 $(ARGS)
+test-real-loop: $(READY) build/models ## The integration tests on real sockets and a real clock
+	$(BIN)/pytest tests/integration --real-loop $(ARGS)
+
+test-e2e: $(READY) build/models ## Whole networks of real processes
+	$(BIN)/pytest tests/e2e -n 2 --dist loadfile $(ARGS)
 
 test-slow: $(READY) build/models ## The tests that take minutes, and every property tried 1,000 times
 	@$(BIN)/python scripts/compile_modules.py --if-possible
@@ -94,22 +124,29 @@ test-fuzz: $(READY) ## Made-up clients of HTTP/1 and of gRPC, and inputs of jobs
 test-mutation: $(READY) ## Break the router's middle in 200 places and count what the unit tests notice
 	$(BIN)/python scripts/mutate.py --sample 200 --least 0.9 $(ARGS)
 
-check: lint types imports test-unit ## What every change must pass before the full tests
-	$(BIN)/pytest tests/integration/test_wheel.py
+test-pythons: build/models ## The unit tests on each other Python from 3.11 to 3.13 that is here
+	@failed=0; for version in 3.11 3.12 3.13; do \
+	  python$$version -c "" 2>/dev/null || { echo "Python $$version is not here"; continue; }; \
+	  $(BIN)/python -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] == '$$version')" || continue; \
+	  PYTHON=python$$version VENV=build/python$$version scripts/setup.sh && \
+	  CAPAMESH_PURE=1 build/python$$version/bin/pytest tests/unit -n 2 -q || failed=1; \
+	done; exit $$failed
 
-lint: $(READY) ## Style
+lint: $(READY) ## Style, and tests that wait
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/python scripts/check_docstrings.py
+	@$(BIN)/python scripts/check_tests.py
+	@find $(SOURCES) -name '*.py' -exec wc -l {} + | awk '$$1 > 1000 && $$2 != "total" { print "warning: " $$2 " has " $$1 " lines: more than one idea?" }'
 
 types: $(READY) ## Types
-	$(BIN)/mypy
+	@$(BIN)/mypy
 
 types-again: $(READY) ## Types, as a second checker sees them
 	$(BIN)/basedpyright
 
-imports: $(READY) ## The dependency rule
-	$(BIN)/lint-imports
+imports: $(READY) ## The dependency rule, and modules that say they are pure
+	@$(BIN)/lint-imports
+	@$(BIN)/python scripts/check_imports.py
 
 models: build/models ## The models of the demo and the tests
 
@@ -144,7 +181,11 @@ first-minutes: wheels ## How long installing, the first answer and a second mach
 reference: $(READY) ## Write the pages of docs/reference that are made from the code
 	CAPAMESH_PURE=1 $(BIN)/python scripts/generate_reference.py
 
-docs: $(DOCS)/.ready ## The documents as a site, in build/site; a broken link fails
+observability: $(READY) ## Write deploy/observability, which is made from the metrics' definitions
+	CAPAMESH_PURE=1 $(BIN)/python scripts/generate_observability.py
+
+docs: $(DOCS)/.ready ## The documents as a site, in build/site; a broken link fails, and what the code does not say
+	CAPAMESH_PURE=1 $(BIN)/python scripts/check_docs.py
 	$(DOCS)/bin/mkdocs build --strict
 
 $(DOCS)/.ready: $(READY) requirements/docs.txt

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Makes .venv with everything pinned: `setup.sh demo` what a network and its models need, `setup.sh` the developers' tools too.
 # Where an NVIDIA GPU is, CUDA's libraries as well. Installs python3-venv where it is missing and it may; otherwise
-# says the one line to run. Called by `make`; doing it again is harmless.
+# says the one line to run. VENV names another folder than .venv. Called by `make`; doing it again is harmless.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-venv=.venv
+venv=${VENV:-.venv}
 pins=${1:-dev}
 
 find_python() {
