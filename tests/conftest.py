@@ -37,8 +37,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.enable()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out the tests that need the sources where the compiled modules run."""
+    """Leave out the tests that need the sources where the compiled modules run; mark all but the first case of a test with seeds."""
+    seen: set[str] = set()
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        if item.get_closest_marker("seeds") is not None and test in seen:
+            item.add_marker(pytest.mark.full)
+        seen.add(test)
     if implementation.RUNNING == "compiled":
         skip = pytest.mark.skip(reason="what it replaces cannot be replaced in compiled modules")
         for item in items:

@@ -14,6 +14,7 @@ def _shorter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk_node, "ROWS", ROWS)
 
 
+@pytest.mark.seeds
 @pytest.mark.parametrize("device", bulk_node.DEVICES[:-1], ids=lambda device: device.name)
 def test_people_s_slowest_answers_take_little_longer_beside_a_job(device: object) -> None:
     calm, shared = (

@@ -654,6 +654,7 @@ def test_nodes_state_is_said_in_words(node: dict[str, object], state: str) -> No
     assert fleet._row(node, {})[2] == state
 
 
+@pytest.mark.full
 def test_commands_import_nothing_heavy() -> None:
     code = (
         "import sys; from capamesh.cli.__main__ import run; run(['--help']);"

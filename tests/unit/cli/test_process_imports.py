@@ -56,6 +56,7 @@ CASES = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", CASES)
 def test_process_reads_in_no_library_that_it_does_not_use(name: str, tmp_path: Path) -> None:
     script, unused = CASES[name]

@@ -67,6 +67,7 @@ def test_sample_answers_its_held_out_cases(
     assert (decided == cases.expected).mean() >= least_right
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["digits", "breast_cancer"])
 def test_rebuilt_sample_has_the_same_cases_and_decides_alike(
     build_models: ModuleType, name: str, tmp_path: Path

@@ -153,6 +153,7 @@ def lie_that_nobody_heard_the_end_of(fleet: Fleet) -> None:
 CAUSES = (crowd_that_leaves, overload, freeze, lie, lie_that_nobody_heard_the_end_of)
 
 
+@pytest.mark.seeds
 @pytest.mark.parametrize("nodes", [1, 3])
 @pytest.mark.parametrize("cause", CAUSES, ids=lambda cause: cause.__name__)
 @pytest.mark.parametrize("policy", POLICIES)

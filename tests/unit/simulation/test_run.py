@@ -98,6 +98,7 @@ def test_node_that_is_silent_costs_little() -> None:
     assert results.node_shares[0] < 0.15
 
 
+@pytest.mark.seeds
 @pytest.mark.parametrize("kind", [FaultKind.BLAMES, FaultKind.FAST_ERRORS, FaultKind.SILENT])
 @pytest.mark.parametrize(("honest", "liars"), [(1, 1), (1, 4), (3, 6)])
 @pytest.mark.parametrize("share", [1.0, 0.1])
@@ -150,6 +151,7 @@ def test_frozen_node_is_passed_by_and_comes_back() -> None:
     assert results.answered / results.requests > 0.98
 
 
+@pytest.mark.full
 def test_liar_is_not_taken_to_run_many_requests_at_a_time() -> None:
     scenario = replace(shipped_scenario("liar"), duration_s=20.0)
     assert simulate(scenario, policy="prequal", seed=1).p99_s < 0.05
@@ -161,6 +163,7 @@ def test_liar_gets_no_more_than_it_can_do() -> None:
     assert results.node_shares[0] < 0.4
 
 
+@pytest.mark.full
 def test_liar_costs_no_tenant_its_share_of_a_full_fleet() -> None:
     results = ill(
         Fault(FaultKind.LIAR, 0.0, nodes=(0,)),
@@ -231,6 +234,7 @@ def test_router_without_a_gate_lets_everything_in() -> None:
     assert gated.let_in < 0.7 * gated.requests
 
 
+@pytest.mark.full
 def test_router_without_a_gate_lets_everything_in_also_when_nodes_refuse() -> None:
     narrow = replace(SMALL.models[0], max_in_flight=2)
     results = ill(load=3.0, has_gate=False, models=(narrow,))

@@ -98,6 +98,7 @@ def random_request(rng: random.Random) -> GenerationRequest:
     )
 
 
+@pytest.mark.seeds
 @pytest.mark.parametrize("text", [LetterText, PairText])
 def test_answers_are_those_of_a_model_that_rounds_nothing_token_by_token(
     text: type[TokenText],
@@ -218,6 +219,7 @@ def test_no_token_is_guessed_under_a_grammar_nor_of_a_model_that_scores_the_last
     assert slots.scored == []
 
 
+@pytest.mark.full
 def test_answer_that_is_replayed_elsewhere_goes_on_as_it_would_have() -> None:
     compared = 0
     for seed in range(20):

@@ -122,6 +122,7 @@ def run_schedule(seed: int, lookup_tokens: int = 0, habit: float = 0.0) -> Seen:
     )
 
 
+@pytest.mark.full
 def test_answers_of_random_schedules_are_those_of_requests_alone() -> None:
     runs = [run_schedule(seed) for seed in range(300)]
     assert sum(each.compared for each in runs) > 1000
@@ -130,6 +131,7 @@ def test_answers_of_random_schedules_are_those_of_requests_alone() -> None:
     assert sum(each.replayed for each in runs) > 50
 
 
+@pytest.mark.seeds
 @pytest.mark.parametrize("lookup_tokens", [1, 4, 15])
 def test_answers_that_are_guessed_in_random_schedules_are_those_of_requests_alone(
     lookup_tokens: int,

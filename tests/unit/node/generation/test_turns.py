@@ -86,6 +86,7 @@ def test_short_prompts_do_not_wait_for_a_long_one_and_it_hardly_for_them(generat
     assert long_s <= 1.1 * long_alone_s, (long_s, long_alone_s)
 
 
+@pytest.mark.full
 def test_long_prompt_has_a_quarter_of_the_model_however_many_short_ones_come() -> None:
     desk = TimedDesk()
     desk.warm(0)

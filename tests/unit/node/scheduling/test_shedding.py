@@ -100,6 +100,7 @@ class World:
         self._pump()
 
 
+@pytest.mark.seeds
 @pytest.mark.parametrize("callers", [60, 400])
 @pytest.mark.parametrize(
     ("batch_rows", "run_s"),

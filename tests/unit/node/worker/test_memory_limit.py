@@ -86,6 +86,7 @@ def test_limit_that_is_there_and_lower_stays() -> None:
     )
 
 
+@pytest.mark.full
 @LINUX_ONLY
 def test_run_that_finds_no_memory_fails_alone_and_what_it_had_is_given_back(
     tmp_path: Path,

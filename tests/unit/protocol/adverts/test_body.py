@@ -160,6 +160,7 @@ adverts = st.builds(
 )
 
 
+@pytest.mark.full
 @given(adverts)
 def test_advert_comes_back_through_the_wire(advert: NodeAdvert) -> None:
     body = unpack_strictly(pack(advert_to_body(advert)), max_array_items=1024)

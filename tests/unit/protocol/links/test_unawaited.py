@@ -92,6 +92,7 @@ def test_small_chunks_of_a_body_that_is_awaited_are_counted_and_large_ones_are_n
         acceptor.check_unawaited(0.0)
 
 
+@pytest.mark.full
 def test_work_pays_for_what_comes_with_it() -> None:
     wire = greeted()
     for _ in range(2 * MOST):

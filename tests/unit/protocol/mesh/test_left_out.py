@@ -34,6 +34,7 @@ def test_part_is_one_that_the_pinned_libp2p_has(part: str) -> None:
     assert find_spec(part) is not None
 
 
+@pytest.mark.full
 def test_import_of_libp2p_reads_no_part_in() -> None:
     program = (
         "from capamesh.protocol.mesh.left_out import LEFT_OUT\n"

@@ -58,6 +58,7 @@ _NUMBERS = st.sampled_from(
 _TEXTS = st.text(st.sampled_from('ab"\\[],é\U0001f600\n'), max_size=30)
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("_small")
 @given(
     shape=st.lists(st.integers(0, 4), max_size=3),

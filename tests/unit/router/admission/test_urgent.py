@@ -15,6 +15,7 @@ from capamesh.protocol.links.calls import LoadReport
 URGENT = Callers(14, priority=1)
 
 
+@pytest.mark.seeds
 @pytest.mark.parametrize("usual", [14, 60, 400])
 @pytest.mark.parametrize(
     ("batch_rows", "run_s"),

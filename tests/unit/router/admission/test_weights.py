@@ -9,6 +9,7 @@ WEIGHTS = {"gold": 3.0, "iron": 1.0}
 SECONDS = 5.0
 
 
+@pytest.mark.seeds
 @pytest.mark.parametrize("count", [30, 100])
 @pytest.mark.parametrize(
     ("gold_s", "iron_s"),
@@ -33,6 +34,7 @@ def test_answers_are_by_weight_whatever_callers_do(
     assert sum(answered) >= 0.95 * (SECONDS - 1) * 400
 
 
+@pytest.mark.seeds
 @pytest.mark.parametrize(("gold", "iron"), [(100, 30), (30, 100), (20, 200)])
 def test_numbers_of_callers_do_not_matter_as_long_as_both_want_more(gold: int, iron: int) -> None:
     golden, others = Callers(gold, "gold"), Callers(iron, "iron")
@@ -61,6 +63,7 @@ def test_tenant_that_comes_and_goes_gets_no_more_than_its_part_and_costs_the_oth
     assert answered >= 0.95 * (SECONDS - 1) * 400
 
 
+@pytest.mark.full
 def test_hints_are_about_as_long_as_the_wait_is() -> None:
     """100 callers that come every 20 ms, and one that goes by its hints: nobody has to wait for more than a second."""
     polite, gold = Callers(1, "gold", pause_s=None), Callers(100, "gold")

@@ -359,6 +359,7 @@ def test_wrong_preface_ends_the_connection(make: Callable[[], Http2Session]) -> 
         session.receive(b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", Events())
 
 
+@pytest.mark.full
 @given(
     st.lists(
         st.one_of(

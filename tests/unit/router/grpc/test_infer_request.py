@@ -66,6 +66,7 @@ messages = st.builds(
 ).map(lambda built: built.SerializeToString())
 
 
+@pytest.mark.full
 @given(
     st.lists(
         st.one_of(

@@ -1535,6 +1535,7 @@ EVENTS = st.one_of(
 )
 
 
+@pytest.mark.full
 @settings(max_examples=300, deadline=None)
 @example(4, [(("failed", 0, ModelNotFound("no")), 0.0)])  # its one node has unloaded the model
 @given(

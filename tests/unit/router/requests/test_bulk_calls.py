@@ -222,6 +222,7 @@ async def test_end_of_a_worker_without_a_job_s_call_is_the_node_s_as_ever() -> N
     assert fleet.endpoints[0].health.state(fleet.clock()) is CircuitState.INHIBITED
 
 
+@pytest.mark.seeds
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("seed", range(4))
 @in_virtual_time

@@ -1299,6 +1299,7 @@ def end(ask: Ask) -> None:
     ask.link.end("the node has crashed")
 
 
+@pytest.mark.full
 def test_requests_in_flight_end_and_no_replica_is_asked_twice_over_a_link_whatever_happens() -> (
     None
 ):

@@ -258,6 +258,7 @@ def test_pool_shrinks_once_after_runs_have_become_much_smaller() -> None:
     assert not any(watch.is_due(250) for _ in range(3 * WINDOW_RUNS))
 
 
+@pytest.mark.full
 def test_memory_of_an_unusually_large_run_is_given_back_after_it(tmp_path: Path) -> None:
     nodes = [node("Exp", ["x"], ["a"]), node("Mul", ["a", "x"], ["b"])]
     nodes += [node("Add", ["a", "b"], ["c"]), node("ReduceMax", ["c"], ["y"])]
@@ -282,6 +283,7 @@ def test_memory_of_an_unusually_large_run_is_given_back_after_it(tmp_path: Path)
     assert int(done.stdout) < 16 * MIB
 
 
+@pytest.mark.full
 def test_loading_and_closing_a_model_leaves_no_memory_behind(tmp_path: Path) -> None:
     weights = np.ones((2048, 1024), np.float32)  # 8 MiB
     initializer = onnx.numpy_helper.from_array(weights, "w")

@@ -100,6 +100,7 @@ def greedy(slots: TinySlots, prompt: Sequence[int], count: int) -> list[int]:
     return made
 
 
+@pytest.mark.full
 def test_most_likely_tokens_are_those_of_a_plain_loop(tmp_path: Path) -> None:
     slots = decoder(tmp_path)
     weights = tiny_llama.weights()

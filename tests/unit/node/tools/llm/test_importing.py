@@ -54,6 +54,7 @@ def left(models: Path) -> list[str]:
     return sorted(path.name for path in models.iterdir()) if models.exists() else []
 
 
+@pytest.mark.seeds
 @pytest.mark.parametrize("kind", list(WeightKind))
 def test_gguf_becomes_a_folder_that_a_node_takes(
     source: Path, tmp_path: Path, kind: WeightKind
@@ -207,6 +208,7 @@ def test_model_is_called_as_its_folder(tmp_path: Path) -> None:
     assert default_name(tmp_path / "Phi-4.mini", None) == "Phi-4.mini"
 
 
+@pytest.mark.full
 def test_folder_of_the_builder_is_taken_as_it_is(genai: Path, tmp_path: Path) -> None:
     report, folder = done(ImportOrder(genai, tmp_path / "models"))
     found = read_decoder_folder(folder)

@@ -33,6 +33,7 @@ def windows(path: Path, *columns: str) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.full
 def test_one_large_value_for_all_rows_is_put_in_place_some_rows_at_a_time(tmp_path: Path) -> None:
     rows = 200
     path = written(tmp_path / "in.parquet", {"text": [MEGABYTE] * rows, "n": list(range(rows))})

@@ -577,6 +577,7 @@ def test_store_that_fails_for_a_while_delays_a_job(how: str) -> None:
     in_rig(scenario, nodes=FakeNodes("a", "b", row_s=0.01))
 
 
+@pytest.mark.full
 def test_router_that_cannot_renew_its_leases_stops_and_another_goes_on() -> None:
     async def scenario(rig: Rig) -> None:
         lost = InlineStore(rig.folder / "jobs.db")
@@ -697,6 +698,7 @@ def test_jobs_are_followed_however_many_there_are(monkeypatch: pytest.MonkeyPatc
     in_rig(scenario)
 
 
+@pytest.mark.full
 def test_shards_of_a_dead_router_are_taken_over_in_time_however_busy_the_other_is() -> None:
     async def scenario(rig: Rig) -> None:
         busy = await rig.planned(4000, 2000)
