@@ -51,7 +51,7 @@ test-compiled: export CAPAMESH_PURE := 0
 REST := types-again test-sources test-compiled test-real-loop test-e2e test-hostile test-slow test-clients test-chaos test-fuzz test-mutation test-pythons
 LONG := not slow and not chaos
 UNIT := CAPAMESH_PURE=1 $(BIN)/pytest tests/unit -q
-SMOKE := $(BIN)/pytest tests/e2e tests/hostile -m smoke -q -o cache_dir=build/smoke
+SMOKE := $(BIN)/pytest tests/e2e tests/hostile -m "smoke and $(LONG)" -q -o cache_dir=build/smoke
 
 check: $(READY) ## The first tier, 90 s: style mended where it can be; types, imports, and the unit tests but the dearest
 	@$(BIN)/ruff check --fix && $(BIN)/ruff format
@@ -72,7 +72,7 @@ test: $(READY) build/models ## The second tier, and all that refuses a change: u
 
 test-smoke: $(READY) build/models ## Whole networks of real processes, each kind of process once; what fails is asked again once
 	@rm -rf build/smoke
-	@$(SMOKE) -n 2 --dist loadgroup || { [ $$? = 1 ] && echo "SMOKE ASKED AGAIN: these tests failed once, and refuse the change if they fail twice" && \
+	@$(SMOKE) -n 2 --dist loadfile || { [ $$? = 1 ] && echo "SMOKE ASKED AGAIN: these tests failed once, and refuse the change if they fail twice" && \
 	  $(SMOKE) --last-failed; }
 
 test-all: check test docs ## The third tier: all there is, for hours, each part whatever became of those before it; `make TARGET` runs one

@@ -43,6 +43,7 @@ BINARY = {"name": "X", "datatype": "FP32", "shape": [1, 64]}
 DIGITS = "/v2/models/digits/infer"
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("path", "sent", "status", "said"),
     [
@@ -167,6 +168,7 @@ async def test_deadline_that_has_passed_is_504(cluster: LocalCluster) -> None:
     assert "deadline" in answer["error"]
 
 
+@pytest.mark.smoke
 async def test_requests_in_flight_are_none_after_all_that(cluster: LocalCluster) -> None:
     async def are_none() -> bool:
         async with aiohttp.ClientSession(cluster.http_url) as session:

@@ -69,6 +69,7 @@ def all_pids(status: dict[str, Any]) -> list[int]:
     return [status["pid"], status["sidecar_pid"], *status.get("worker_pids", [])]
 
 
+@pytest.mark.smoke
 async def test_cluster_serves_loses_a_node_gains_one_and_leaves_nothing_behind(
     tmp_path: Path,
 ) -> None:

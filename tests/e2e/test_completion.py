@@ -45,6 +45,7 @@ def completed(*words: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.smoke
 def test_commands_are_completed() -> None:
     assert sorted(completed(str(COMMAND), "no")) == ["node", "nodes"]
 

@@ -44,6 +44,7 @@ async def added_by(client: AsyncClient, model: str) -> float | None:
         return None
 
 
+@pytest.mark.smoke
 async def test_new_model_is_served_within_seconds_and_a_removed_one_is_not_found(
     watching: LocalCluster,
 ) -> None:

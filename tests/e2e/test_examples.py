@@ -23,6 +23,7 @@ def test_every_example_has_its_expected_output() -> None:
     assert all((EXAMPLES.parent / test).is_file() for test in ELSEWHERE.values())
 
 
+@pytest.mark.smoke
 @pytest.mark.asyncio(loop_scope="session")
 @pytest.mark.parametrize("example", sorted(EXPECTED))
 async def test_example_runs_and_prints_what_it_promises(

@@ -91,6 +91,7 @@ async def streamed(cluster: LocalCluster, **body: Any) -> list[Any]:
         return [event async for event in events(answer)]
 
 
+@pytest.mark.smoke
 async def test_chat_is_answered_whole_and_in_parts_alike(chat_cluster: LocalCluster) -> None:
     # long: tokens that a busy machine has ready at once come as one part
     asked = body_of(ignore_eos=True, max_tokens=LONG)

@@ -117,6 +117,7 @@ def table(path: Path, rows: Rows, times: int) -> dict[str, Any]:
     return {"url": str(path), "format": "csv", "columns": {"X": names}}
 
 
+@pytest.mark.smoke
 async def test_rows_of_a_table_have_the_results_of_a_direct_run(
     built_models: Path,
     tmp_path: Path,

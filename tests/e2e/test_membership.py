@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 from cluster_load import digits_stream
 from polling import until
 
@@ -52,6 +53,7 @@ async def test_node_that_nobody_can_dial_dials_the_router_and_serves_over_that_l
         assert (seen.answered, seen.failures, seen.wrong) == (100, [], [])
 
 
+@pytest.mark.smoke
 async def test_revoked_node_is_shut_out_at_once_and_stays_out(
     make_cluster: Callable[[int], LocalCluster], built_models: Path
 ) -> None:

@@ -58,6 +58,7 @@ def entries(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
 
 
+@pytest.mark.smoke
 def test_inspect_shows_what_is_in_a_model(models: Path) -> None:
     (digits,) = run_json("inspect", models / "digits")
     assert (digits["name"], digits["version"]) == ("digits", "1")

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from cluster_load import digits_stream
 from engine_link import replaced
 from polling import until
@@ -76,6 +77,7 @@ async def test_model_whose_only_node_was_killed_is_not_shown_as_ready(
             assert not await client.is_ready("digits")
 
 
+@pytest.mark.smoke
 async def test_killed_worker_is_back_and_serves_again(
     make_cluster: Callable[[int], LocalCluster], built_models: Path
 ) -> None:

@@ -24,6 +24,7 @@ pytestmark = [
 LIMIT_S = 120.0
 
 
+@pytest.mark.smoke
 async def test_models_are_unloaded_and_loaded_on_as_many_nodes_as_asked_for(
     built_models: Path, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ import json
 import signal
 from collections.abc import Callable
 
+import pytest
 from polling import until
 
 from capamesh.cli.local_cluster import LocalCluster
@@ -12,6 +13,7 @@ from capamesh.cli.local_cluster import LocalCluster
 LIMIT_S = 120.0
 
 
+@pytest.mark.smoke
 async def test_request_that_is_still_being_sent_when_the_router_stops_is_answered(
     make_cluster: Callable[[int], LocalCluster],
 ) -> None:

@@ -146,6 +146,7 @@ def pids(cluster: LocalCluster) -> list[int]:
     return [worker["pid"] for worker in workers if worker["state"] == "ready"]
 
 
+@pytest.mark.smoke
 async def test_killed_worker_loses_its_own_requests_only_and_no_count_goes_back(
     make_cluster: Callable[..., LocalCluster],
 ) -> None:

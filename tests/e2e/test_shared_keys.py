@@ -91,6 +91,7 @@ async def wait_until(status: int, routers: list[LocalCluster], text: str) -> Non
     await until(is_so, limit_s=PATIENCE_S)
 
 
+@pytest.mark.smoke
 async def test_key_is_made_and_revoked_for_all_routers_of_a_store(
     routers: list[LocalCluster], keys: Callable[..., Any], server: Postgres | None
 ) -> None:

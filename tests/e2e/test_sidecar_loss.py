@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from cluster_load import digits_stream
 
 from capamesh.cli.local_cluster import LocalCluster, Member
@@ -21,6 +22,7 @@ async def new_sidecar(member: Member, before: int) -> int:
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.smoke
 async def test_no_request_fails_while_every_sidecar_is_killed_and_later_adverts_are_heard(
     make_cluster: Callable[[int], LocalCluster], built_models: Path
 ) -> None:

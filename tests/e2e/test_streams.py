@@ -286,6 +286,7 @@ async def test_reader_that_stalls_holds_up_nobody_and_can_go_on(
             stream.close()
 
 
+@pytest.mark.smoke
 async def test_reader_that_leaves_ends_the_work_of_the_node_whatever_its_wire(
     make_counters: Callable[..., LocalCluster],
 ) -> None:

@@ -103,6 +103,7 @@ def digit_pictures() -> list[tuple[int, bytes]]:
     return found
 
 
+@pytest.mark.smoke
 async def test_texts_become_vectors_over_openais_route(tasks: LocalCluster) -> None:
     status, body = await embed(tasks, input=["cat sat", "A DOG", "cat"])
     assert status == 200

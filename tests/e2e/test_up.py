@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from triton_models import write_implicit, zero_start
 
@@ -93,6 +94,7 @@ def requests_of(url: str) -> dict[tuple[str, str], float]:
     }
 
 
+@pytest.mark.smoke
 def test_network_is_made_joined_stopped_and_resumed_by_one_command_each(tmp_path: Path) -> None:
     own, other, models = tmp_path / "own machine", tmp_path / "other machine", tmp_path / "models"
     shutil.copytree(SAMPLES, models)

@@ -7,6 +7,7 @@ import contextlib
 import socket
 from pathlib import Path
 
+import pytest
 from hostile import MIB, Figures, attacked
 
 HEAD = (
@@ -50,6 +51,7 @@ async def crowd(address: tuple[str, int], bodies: list[bytes], keeper: set[Stran
         await asyncio.sleep(0.02)
 
 
+@pytest.mark.smoke
 async def test_thousand_unfinished_bodies_fill_no_memory_and_turn_nobody_away(
     tmp_path: Path, sample_models: Path, figures: Figures
 ) -> None:

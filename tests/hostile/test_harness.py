@@ -7,12 +7,14 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
 from chaos import send_signal, worker_pids
 from hostile import MIB, Figures, MemoryWatch, attacked
 
 HUNGRY = "import sys, time; kept = bytearray(64 << 20); print('full', flush=True); time.sleep(60)"
 
 
+@pytest.mark.smoke
 async def test_process_over_its_memory_limit_is_killed_and_one_under_it_is_not() -> None:
     processes = [
         await asyncio.create_subprocess_exec(

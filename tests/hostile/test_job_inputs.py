@@ -41,6 +41,7 @@ async def _over(jobs: JobHttp, job_id: str) -> dict[str, Any]:
     return shown
 
 
+@pytest.mark.smoke
 async def test_file_that_ends_its_reader_ends_its_job_and_nothing_else(
     tmp_path: Path, sample_models: Path, figures: Figures
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
 from evil_node import EvilNode, present
 from hostile import Figures, attacked
 from typing_extensions import override
@@ -54,6 +55,7 @@ class Flooder(EvilNode):
             await asyncio.sleep(0)
 
 
+@pytest.mark.smoke
 async def test_member_that_floods_its_link_is_hung_up_on_and_others_notice_nothing(
     tmp_path: Path, sample_models: Path, figures: Figures
 ) -> None:

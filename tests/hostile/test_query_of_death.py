@@ -110,6 +110,7 @@ class Uses:
                 await asyncio.sleep(0.05)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("count", [25, pytest.param(100, marks=pytest.mark.slow)])
 async def test_requests_that_would_kill_take_no_model_away(
     all_models: Path, tmp_path: Path, figures: Figures, count: int

@@ -86,6 +86,7 @@ async def opened(network: AttackedNetwork, host: str, *lines: str) -> int:
     return status
 
 
+@pytest.mark.smoke
 async def test_requests_in_a_browsers_shoes_are_refused_on_every_wire(
     tmp_path: Path, sample_models: Path
 ) -> None:

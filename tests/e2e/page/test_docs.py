@@ -110,6 +110,7 @@ async def test_every_route_is_listed_with_the_key_that_it_takes(
     assert tab.complaints == []
 
 
+@pytest.mark.smoke
 async def test_request_is_sent_and_answered(http: Http, open_docs: OpenDocs) -> None:
     tab = await open_docs(http)
     await unfold(tab, "POST", "/v2/models/{model}/infer")

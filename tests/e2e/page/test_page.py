@@ -104,6 +104,7 @@ async def test_fleet_shows_first_what_needs_attention(http: Http, open_page: Ope
     assert tab.complaints == []
 
 
+@pytest.mark.smoke
 async def test_page_follows_what_changes(http: Http, open_page: OpenPage) -> None:
     tab = await open_page(http, "links")
     await tab.wait_for("document.querySelector('main [role=status]').textContent === '40'")
