@@ -65,8 +65,9 @@ test: $(READY) build/models ## The second tier, and all that refuses a change: u
 	@$(BIN)/python scripts/compile_modules.py --if-possible
 	@$(BIN)/capamesh version
 	@mkdir -p build/logs
-	@$(UNIT) -p no:cacheprovider > build/logs/unit 2>&1 & unit=$$!; \
-	$(BIN)/pytest tests/integration tests/gpu -q; rest=$$?; \
+	@{ $(UNIT) -p no:cacheprovider && \
+	   CAPAMESH_PURE=1 $(BIN)/pytest tests/integration -p no:cacheprovider -q -m "pure and $(LONG)"; } > build/logs/unit 2>&1 & unit=$$!; \
+	$(BIN)/pytest tests/integration tests/gpu -n 2 --dist loadfile -q; rest=$$?; \
 	$(MAKE) --no-print-directory test-smoke || rest=1; \
 	wait $$unit; unit=$$?; cat build/logs/unit; exit $$((rest || unit))
 
