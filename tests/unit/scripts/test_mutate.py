@@ -1,17 +1,21 @@
-"""The breaks that `scripts/mutate.py` makes: where they may be, that each changes the code, and which tests they are for."""
+"""What `scripts/mutate.py` does: the breaks it makes, what it finds in a small project, and how it lists tests."""
 
 from __future__ import annotations
 
 import ast
-import importlib.util
+import json
+import shutil
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
+import mutants
+import mutation_report
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-SOURCE = '''
+DOOR = '''
 LIMIT = 3 + 4
 
 class Door:
@@ -29,28 +33,31 @@ class Door:
             raise ValueError(force + 1)
         return not self.is_open
 '''
+KNOB = """
+def turned(degrees: int) -> int:
+    if degrees > 360:
+        return degrees - 360
+    return abs(degrees)
 
 
-@pytest.fixture(name="mutate")
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Return the script as a module."""
-    spec = importlib.util.spec_from_file_location("mutate", ROOT / "scripts/mutate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "mutate", module)
-    spec.loader.exec_module(module)
-    return module
+def unused() -> int:
+    return abs(1)
+"""
+TESTS = """
+from capamesh.protocol import knob
+
+def test_whole_turn() -> None:
+    assert knob.turned(361) == 1
+
+def test_no_turn() -> None:
+    assert knob.turned(0) == 0
+"""
 
 
-def test_mutants_are_of_functions_alone(
-    mutate: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mutate, "ROOT", tmp_path)
-    (tmp_path / "door.py").write_text(SOURCE)
+def test_mutants_are_of_functions_alone() -> None:
+    found = mutants.mutants_of("door.py", DOOR)
 
-    found = mutate.mutants_of(tmp_path / "door.py")
-
+    assert {each.function for each in found} == {"Door.push"}
     assert [(each.line, each.what) for each in found] == [
         (13, "and/or"),
         (13, "comparison"),
@@ -61,28 +68,120 @@ def test_mutants_are_of_functions_alone(
     ]
 
 
-def test_mutants_each_change_the_code_in_their_own_way(
-    mutate: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mutate, "ROOT", tmp_path)
-    (tmp_path / "door.py").write_text(SOURCE)
-    found = mutate.mutants_of(tmp_path / "door.py")
+def test_mutants_each_change_the_code_in_their_own_way() -> None:
+    found = mutants.mutants_of("door.py", DOOR)
 
-    broken = {ast.unparse(mutate.tree_of(each)) for each in found}
+    broken = {ast.unparse(mutants.tree_of(each, DOOR)) for each in found}
 
     assert len(broken) == len(found)
-    assert ast.unparse(ast.parse(SOURCE)) not in broken
+    assert ast.unparse(ast.parse(DOOR)) not in broken
 
 
-def test_tests_of_a_module_are_its_own_first(mutate: ModuleType) -> None:
-    own, whole = mutate.tests_of("router/src/capamesh/router/requests/blame.py")
+def test_mutants_keep_their_keys_while_code_around_them_changes() -> None:
+    changed = DOOR.replace("        if force", "        self.listen()\n        if force")
+    keys = {each.key for each in mutants.mutants_of("door.py", DOOR)}
 
-    assert own == ["tests/unit/router/requests/test_blame.py", "tests/unit/router/requests"]
-    assert whole == ["tests/unit/router"]
-    assert mutate.name_of("router/src/capamesh/router/requests/blame.py") == (
-        "capamesh.router.requests.blame"
+    assert keys < {each.key for each in mutants.mutants_of("door.py", changed)}
+
+
+def test_smaller_sample_is_a_part_of_a_larger() -> None:
+    found = mutants.mutants_of("door.py", DOOR)
+
+    assert mutants.sample(found, 4, seed=1)[:2] == mutants.sample(reversed(found), 2, seed=1)
+
+
+def test_code_of_a_removed_call_fits_a_living_method() -> None:
+    source = "class Door:\n    def __init__(self):\n        super().__init__()\n"
+    space: dict[str, type] = {}
+    exec(source, space)  # noqa: S102 - the source above
+    (removed,) = mutants.mutants_of("door.py", source)
+
+    (code,) = mutants.broken_codes(removed, source, "door.py").values()
+    method = vars(space["Door"])["__init__"]
+    method.__code__ = code
+
+    assert space["Door"]() is not None
+
+
+def _mutate(root: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "scripts/mutate.py", *args, "--json", "found.json"],
+        cwd=root,
+        env={"PYTHONPATH": "protocol/src", "PATH": "/usr/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
-def test_middle_of_the_router_exists(mutate: ModuleType) -> None:
-    assert all(mutate.modules_in([each]) for each in mutate.MIDDLE)
+@pytest.fixture(name="project")
+def small_project(tmp_path: Path) -> Path:
+    """Return the root of a project with one module and its tests."""
+    package = tmp_path / "protocol/src/capamesh/protocol"
+    tests = tmp_path / "tests/unit/protocol"
+    for each in (package, tests, tmp_path / "scripts"):
+        each.mkdir(parents=True)
+    for script in ("mutants.py", "mutate.py", "mutation_report.py"):
+        shutil.copy(ROOT / "scripts" / script, tmp_path / "scripts")
+    (package / "__init__.py").write_text("")
+    (package / "knob.py").write_text(KNOB)
+    (tests / "test_knob.py").write_text(TESTS)
+    return tmp_path
+
+
+def test_each_mutant_is_told_with_the_tests_that_notice_it(project: Path) -> None:
+    run = _mutate(project, "protocol", "--matrix", "--least", "0.9")
+
+    assert run.returncode == 1, run.stderr
+    killers = {
+        (each["text"], each["what"]): [name.split("::")[1] for name in each["killers"]]
+        for each in json.loads((project / "found.json").read_text())["mutants"]
+    }
+    assert killers == {
+        ("degrees > 360", "comparison"): [],
+        ("360", "number"): ["test_whole_turn"],
+        ("return degrees - 360", "returns nothing"): ["test_whole_turn"],
+        ("degrees - 360", "arithmetic"): ["test_whole_turn"],
+        ("return abs(degrees)", "returns nothing"): ["test_no_turn"],
+        ("return abs(1)", "returns nothing"): [],
+        ("1", "number"): [],
+    }
+
+
+def test_share_that_suffices_succeeds(project: Path) -> None:
+    assert _mutate(project, "protocol", "--least", "0.3").returncode == 0
+
+
+def _matrix(*killers: Sequence[str]) -> dict[str, object]:
+    return {
+        "tests": {f"tests/{name}": {"lines": 3, "cpu_s": 0.5} for name in "abc"},
+        "mutants": [
+            {
+                "key": str(place),
+                "path": "router/door.py",
+                "line": place,
+                "what": "not",
+                "text": "x",
+                "killers": [f"tests/{name}" for name in some],
+            }
+            for place, some in enumerate(killers)
+        ],
+    }
+
+
+def test_few_tests_are_needed_where_they_notice_what_all_do() -> None:
+    kills = {"a": {"1", "2"}, "b": {"2"}, "c": {"3"}}
+
+    assert sorted(mutation_report.needed_tests(kills, dict.fromkeys("abc", 3))) == ["a", "c"]
+
+
+def test_mutant_that_is_noticed_no_longer_is_told_with_who_did() -> None:
+    before = _matrix("a", "ab", "")
+    now = _matrix("a", "", "c")["mutants"]
+
+    assert list(mutation_report.compared(before, now)) == [
+        "0 of 3 mutants are no more",
+        "noticed no longer: router/door.py:1: not: x  (was by tests/a, tests/b)",
+        "noticed now: router/door.py:2: not: x",
+        "before 66.7%, now 66.7% of 3",
+    ]
