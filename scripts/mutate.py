@@ -120,13 +120,13 @@ def modules_in(paths: Iterable[str]) -> list[str]:
     return sorted(each for each in modules if "/src/capamesh/" in each)
 
 
-def tests_for(modules: Iterable[str]) -> list[str]:
-    """Return the unit tests of the packages that the modules are of."""
-    return [f"tests/unit/{each}" for each in sorted({path.split("/", 1)[0] for path in modules})]
+def package_of(mutant: Mutant) -> str:
+    """Return the package that a mutant is of."""
+    return mutant.path.split("/", 1)[0]
 
 
-def digest_of(tests: Sequence[str]) -> str:
-    """Return what stands for the state of all code and of which tests run."""
+def digest_of(tests: Sequence[str] | None) -> str:
+    """Return what stands for the state of all code and for the tests that are named."""
     digest = hashlib.sha256(repr(tests).encode())
     for folder in (*PACKAGES, "tests"):
         for file in sorted((ROOT / folder).rglob("*.py")):
@@ -183,27 +183,36 @@ class Forks:
     Args:
         args: the command's.
         mutants: those to try, in this order.
-        known: verdicts from before, by the mutants' keys.
+        recorded: where the recording of the tests is kept.
+        found: what is known so far, to which this adds.
     """
 
     def __init__(
-        self, args: argparse.Namespace, mutants: Sequence[Mutant], known: Mapping[str, Any]
+        self,
+        args: argparse.Namespace,
+        mutants: Sequence[Mutant],
+        recorded: Path,
+        found: dict[str, Any],
     ) -> None:
         self._args = args
         self._mutants = mutants
-        self._known = known
+        self._recorded = recorded
+        self._found = found
         self._items: list[pytest.Item] = []
         self._living: Living = {}
+        self._recording = Recording([], [], [])
+        self._coverage = coverage.Coverage(
+            data_file=None, source=[str(ROOT / each) for each in PACKAGES]
+        )
         self._failed = False
         self._checked: set[int] = set()
-        self.recording = Recording([], [], [])
-        self.sizes: dict[str, int] = {}
-        self.verdicts: list[dict[str, Any]] = []
-        self.left_out = 0
+        self._told = 0
 
     def pytest_sessionstart(self) -> None:
         """Read in what is to be broken."""
-        load_all({each.path.split("/", 1)[0] for each in self._mutants})
+        if not self._recorded.exists():
+            self._coverage.start()
+        load_all({package_of(each) for each in self._mutants})
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -211,12 +220,18 @@ class Forks:
         if session.testsfailed:
             raise session.Interrupted("the tests cannot be collected: mend them first")
         self._items = session.items
-        self.sizes = {each.nodeid: _lines_of(each) for each in session.items}
         self._living = living_functions()
-        self.recording = self._recording()
-        for test in sorted(self.recording.unfit):
-            print(f"left out, it fails unbroken: {self.recording.tests[test]}", file=sys.stderr)
-        self._judge()
+        self._recording = self._read()
+        for name, cpu_s, item in zip(
+            self._recording.tests, self._recording.cpu_s, self._items, strict=True
+        ):
+            self._found["tests"][name] = {"lines": _lines_of(item), "cpu_s": round(cpu_s, 4)}
+        for test in sorted(self._recording.unfit):
+            print(f"left out, it fails unbroken: {self._recording.tests[test]}", file=sys.stderr)
+        for trial in self._trials(self._todo()):
+            if trial.mutant is not None:
+                self._tell(trial.mutant, self._confirmed(trial))
+        save(self._found, self._args.json)
         return True
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -225,8 +240,8 @@ class Forks:
 
     # -- recording -------------------------------------------------------------------------------------------------
 
-    def _recording(self) -> Recording:
-        kept = KEPT / f"{self._args.digest}.pickle"
+    def _read(self) -> Recording:
+        kept = self._recorded
         if kept.exists():
             return pickle.loads(kept.read_bytes())  # noqa: S301 - we wrote it
         KEPT.mkdir(parents=True, exist_ok=True)
@@ -244,7 +259,7 @@ class Forks:
                     self._record(each, Path(folder))
                 pids.append(pid)
             codes = [os.waitpid(pid, 0)[1] for pid in pids]
-            self._args.coverage.stop()
+            self._coverage.stop()
             if any(codes):
                 raise RuntimeError(
                     f"the recording of the tests ended early: {KEPT / 'log'} says why"
@@ -264,14 +279,14 @@ class Forks:
             self._begin_child(folder / f"tmp{places.start}", None)
             part = Recording([], [], [])
             for place in places:
-                self._args.coverage.switch_context(str(place))
+                self._coverage.switch_context(str(place))
                 began_s, began_cpu_s = time.monotonic(), time.process_time()
                 if self._fails(place, place + 1 if place + 1 in places else None):
                     part.unfit.add(place)
                 part.seconds.append(time.monotonic() - began_s)
                 part.cpu_s.append(time.process_time() - began_cpu_s)
-            self._args.coverage.stop()
-            data = self._args.coverage.get_data()
+            self._coverage.stop()
+            data = self._coverage.get_data()
             for file in data.measured_files():
                 if not Path(file).is_relative_to(ROOT):
                     continue  # a test wrote it
@@ -348,7 +363,7 @@ class Forks:
         selector.register(read, selectors.EVENT_READ, trial)
 
     def _expect(self, trial: Trial) -> None:
-        usual_s = self.recording.seconds[trial.todo[0]] if trial.todo else 0.0
+        usual_s = self._recording.seconds[trial.todo[0]] if trial.todo else 0.0
         trial.deadline_s = time.monotonic() + PATIENCE_S + 10 * usual_s
 
     def _take(self, trial: Trial, outcomes: bytes) -> None:
@@ -357,7 +372,7 @@ class Forks:
             trial.ran += 1
             if outcome == ord("f"):
                 trial.failed.append(test)
-        functions = {function_of(self.recording.tests[each]) for each in trial.failed}
+        functions = {function_of(self._recording.tests[each]) for each in trial.failed}
         files = {each.split("::", 1)[0] for each in functions}
         if len(functions) >= ENOUGH[0] and len(files) >= ENOUGH[1]:
             trial.todo.clear()
@@ -420,9 +435,10 @@ class Forks:
         (alone,) = self._trials(iter([alone]))
         self._checked.update(new)
         for test in alone.failed:
-            print(f"left out, it fails alone: {self.recording.tests[test]}", file=sys.stderr)
-            self.recording.unfit.add(test)
-        trial.failed = [test for test in trial.failed if test not in self.recording.unfit]
+            print(f"left out, it fails alone: {self._recording.tests[test]}", file=sys.stderr)
+            self._recording.unfit.add(test)
+            self._found["unfit"].append(self._recording.tests[test])
+        trial.failed = [test for test in trial.failed if test not in self._recording.unfit]
         return trial
 
     def _todo(self) -> Iterator[Trial]:
@@ -430,23 +446,16 @@ class Forks:
         for mutant in self._mutants:
             if self._args.minutes and time.monotonic() - began_s > 60 * self._args.minutes:
                 return
-            if mutant.key in self._known:
-                self.verdicts.append({**self._known[mutant.key], "line": mutant.line})
-            elif self.recording.is_import_alone(mutant):
-                self.left_out += 1
-            elif tests := self.recording.near(mutant):
+            if self._recording.is_import_alone(mutant):
+                self._found["imported"].append(mutant.key)
+            elif tests := self._recording.near(mutant):
                 yield Trial(mutant, tests, stops=not self._args.matrix)
             else:
                 self._tell(mutant, Trial(mutant, [], stops=True))
 
-    def _judge(self) -> None:
-        for trial in self._trials(self._todo()):
-            if trial.mutant is not None:
-                self._tell(trial.mutant, self._confirmed(trial))
-
     def _tell(self, mutant: Mutant, trial: Trial) -> None:
-        names = self.recording.tests
-        self.verdicts.append(
+        names = self._recording.tests
+        self._found["mutants"].append(
             {
                 "key": mutant.key,
                 "path": mutant.path,
@@ -465,10 +474,10 @@ class Forks:
             print(
                 f"{mutant.path}:{mutant.line}: {mutant.what}{why}: {mutant.text}", file=sys.stderr
             )
-        if len(self.verdicts) % 10 == 0:
-            lived = sum(not each["killers"] for each in self.verdicts)
-            print(f"{len(self.verdicts)} of {len(self._mutants)}, {lived} survive", file=sys.stderr)
-            save(self, self._args)
+        self._told += 1
+        if self._told % 10 == 0:
+            print(f"{self._told} of {len(self._mutants)}", file=sys.stderr)
+            save(self._found, self._args.json)
 
 
 def _lines_of(item: pytest.Item) -> int:
@@ -484,25 +493,11 @@ def _end_group(pid: int) -> None:
         return
 
 
-def save(forks: Forks, args: argparse.Namespace) -> None:
+def save(found: Mapping[str, Any], path: str) -> None:
     """Write what is known so far to the file that the command names."""
-    if not args.json:
-        return
-    recording = forks.recording
-    tests = {
-        name: {"lines": forks.sizes[name], "cpu_s": round(cpu_s, 4)}
-        for name, cpu_s in zip(recording.tests, recording.cpu_s, strict=True)
-    }
-    whole = {
-        "digest": args.digest,
-        "is_matrix": args.matrix,
-        "unfit": [recording.tests[each] for each in sorted(recording.unfit)],
-        "tests": tests,
-        "mutants": forks.verdicts,
-    }
-    part = Path(f"{args.json}.part")
-    part.write_text(json.dumps(whole, indent=1), "utf-8")
-    part.replace(args.json)
+    part = Path(f"{path}.part")
+    part.write_text(json.dumps(found, indent=1), "utf-8")
+    part.replace(path)
 
 
 def by_turns(mutants: Iterable[Mutant]) -> list[Mutant]:
@@ -554,6 +549,45 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def known(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what an earlier run found for the same state of the files; nothing is known without one."""
+    state = {"digest": digest_of(args.tests), "is_matrix": args.matrix}
+    if Path(args.json).exists():
+        found: dict[str, Any] = json.loads(Path(args.json).read_text("utf-8"))
+        if found.items() >= state.items():
+            return found
+    return {**state, "unfit": [], "imported": [], "tests": {}, "mutants": []}
+
+
+def grouped(
+    args: argparse.Namespace, mutants: Iterable[Mutant]
+) -> dict[tuple[str, ...], list[Mutant]]:
+    """Return the mutants by the tests to collect for them: those that are named, or the unit tests of their packages."""
+    groups: dict[tuple[str, ...], list[Mutant]] = defaultdict(list)
+    for each in mutants:
+        groups[tuple(args.tests or (f"tests/unit/{package_of(each)}",))].append(each)
+    return groups
+
+
+def run(
+    args: argparse.Namespace, tests: Sequence[str], mutants: Sequence[Mutant], found: dict[str, Any]
+) -> bool:
+    """Try the mutants in a process of their own, which writes what it finds; return whether it could."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        return os.waitpid(pid, 0)[1] == 0
+    code = 1
+    try:
+        name = hashlib.sha256(repr(tests).encode()).hexdigest()[:8]
+        forks = Forks(args, mutants, KEPT / f"{found['digest']}-{name}.pickle", found)
+        options = ["-q", "--no-header", "--tb=no", "--capture=sys", "-p", "no:cacheprovider"]
+        wanted = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+        code = 0 if pytest.main([*options, *tests], plugins=[forks]) in wanted else 1
+    finally:
+        os._exit(code)
+
+
 def main() -> int:
     """Run the command."""
     args = parsed()
@@ -563,36 +597,27 @@ def main() -> int:
             sep="\n",
         )
         return 0
-    for name in ("json", "same"):
-        if getattr(args, name):
-            setattr(args, name, str(Path(getattr(args, name)).resolve()))
-    os.chdir(ROOT)
-    os.environ["CAPAMESH_PURE"] = "1"
     before = json.loads(Path(args.same).read_text("utf-8")) if args.same else {}
-    mutants, every = chosen(args, before)
-    tests = args.tests or tests_for(each.path for each in mutants)
-    args.digest = digest_of(tests)
-    known: dict[str, Any] = {}
-    if args.json and Path(args.json).exists():
-        old = json.loads(Path(args.json).read_text("utf-8"))
-        if old["digest"] == args.digest and old["is_matrix"] == args.matrix:
-            known = {each["key"]: each for each in old["mutants"]}
-    args.coverage = coverage.Coverage(
-        data_file=None, source=[str(ROOT / each) for each in PACKAGES]
-    )
-    if not (KEPT / f"{args.digest}.pickle").exists():
-        args.coverage.start()
-    forks = Forks(args, mutants, known)
-    options = ["-q", "--no-header", "--tb=no", "--capture=sys", "-p", "no:cacheprovider"]
-    pytest.main([*options, *tests], plugins=[forks])
-    if not forks.recording.tests:
-        return 2
-    save(forks, args)
-    print(*summary(forks.verdicts), sep="\n")
-    print(f"{every} mutants in all; left out, for only imports run them: {forks.left_out}")
+    with tempfile.TemporaryDirectory(prefix="mutate-") as folder:
+        args.json = str(Path(args.json or f"{folder}/found.json").resolve())
+        os.chdir(ROOT)
+        os.environ["CAPAMESH_PURE"] = "1"
+        mutants, every = chosen(args, before)
+        found = known(args)
+        done = {each["key"] for each in found["mutants"]}.union(found["imported"])
+        for tests, some in grouped(args, mutants).items():
+            todo = [each for each in some if each.key not in done]
+            if todo and not run(args, tests, todo, found):
+                return 2
+            found = json.loads(Path(args.json).read_text("utf-8")) if todo else found
+    keys = {each.key for each in mutants}
+    verdicts = [each for each in found["mutants"] if each["key"] in keys]
+    print(*summary(verdicts), sep="\n")
+    imported = len(keys.intersection(found["imported"]))
+    print(f"{every} mutants in all; left out, for only imports run them: {imported}")
     if before:
-        print(*compared(before, forks.verdicts), sep="\n")
-    return 0 if share_of(forks.verdicts) >= args.least else 1
+        print(*compared(before, verdicts), sep="\n")
+    return 0 if share_of(verdicts) >= args.least else 1
 
 
 if __name__ == "__main__":
