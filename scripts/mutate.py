@@ -169,7 +169,7 @@ class Trial:
     stops: bool
     failed: list[int] = field(default_factory=list)
     hung: list[int] = field(default_factory=list)
-    ran: int = 0
+    ran: list[int] = field(default_factory=list)
     cpu_s: float = 0.0
     pid: int = 0
     unread: bytes = b""
@@ -225,7 +225,8 @@ class Forks:
         for name, cpu_s, item in zip(
             self._recording.tests, self._recording.cpu_s, self._items, strict=True
         ):
-            self._found["tests"][name] = {"lines": _lines_of(item), "cpu_s": round(cpu_s, 4)}
+            told = {"lines": _lines_of(item), "cpu_s": round(cpu_s, 4), "tried": 0}
+            self._found["tests"].setdefault(name, told)
         for test in sorted(self._recording.unfit):
             print(f"left out, it fails unbroken: {self._recording.tests[test]}", file=sys.stderr)
         for trial in self._trials(self._todo()):
@@ -369,7 +370,7 @@ class Forks:
     def _take(self, trial: Trial, outcomes: bytes) -> None:
         for outcome in outcomes[: len(trial.todo)]:
             test = trial.todo.pop(0)
-            trial.ran += 1
+            trial.ran.append(test)
             if outcome == ord("f"):
                 trial.failed.append(test)
         functions = {function_of(self._recording.tests[each]) for each in trial.failed}
@@ -387,7 +388,7 @@ class Forks:
         shutil.rmtree(trial.folder, ignore_errors=True)
         if trial.todo and not (trial.stops and trial.failed):
             test = trial.todo.pop(0)
-            trial.ran += 1
+            trial.ran.append(test)
             trial.failed.append(test)
             if has_hung:
                 trial.hung.append(test)
@@ -455,6 +456,8 @@ class Forks:
 
     def _tell(self, mutant: Mutant, trial: Trial) -> None:
         names = self._recording.tests
+        for test in trial.ran:
+            self._found["tests"][names[test]]["tried"] += 1
         self._found["mutants"].append(
             {
                 "key": mutant.key,
@@ -465,7 +468,7 @@ class Forks:
                 "text": mutant.text,
                 "killers": [names[each] for each in trial.failed],
                 "hung": [names[each] for each in trial.hung],
-                "ran": trial.ran,
+                "ran": len(trial.ran),
                 "cpu_s": round(trial.cpu_s, 2),
             }
         )

@@ -53,9 +53,11 @@ def redundant(whole: Mapping[str, Any]) -> Iterator[str]:
     """Yield lines that list test files, and the tests in them, by what they alone notice, least first."""
     lines: dict[str, int] = {}
     cpu_s: Counter[str] = Counter()
+    tried: Counter[str] = Counter()
     for name, each in whole["tests"].items():
         lines[function_of(name)] = each["lines"]
         cpu_s[function_of(name)] += each["cpu_s"]
+        tried[function_of(name)] = max(tried[function_of(name)], each["tried"])
     kills: dict[str, set[str]] = {name: set() for name in lines}
     sole: Counter[str] = Counter()
     sole_files: Counter[str] = Counter()
@@ -77,7 +79,7 @@ def redundant(whole: Mapping[str, Any]) -> Iterator[str]:
         f"{len(lines)} test functions, {sum(lines.values())} lines; {len(needed)} functions of "
         f"{sum(lines[name] for name in needed)} lines notice every mutant that all notice, {spare} lines are spare"
     )
-    yield "columns: mutants noticed by it alone | in all | lines | CPU seconds; + it is among the few that suffice"
+    yield "columns: mutants noticed by it alone | in all | of so many that its cases ran | lines | CPU seconds; + it is among the few that suffice"
     for file in sorted(by_file, key=lambda each: (sole_files[each], each)):
         names = by_file[file]
         noticed = set().union(*(kills[name] for name in names))
@@ -87,10 +89,10 @@ def redundant(whole: Mapping[str, Any]) -> Iterator[str]:
             f"CPU {sum(cpu_s[name] for name in names):.2f} s, spare functions "
             f"{sum(name not in needed for name in names)} of {len(names)}"
         )
-        for name in sorted(names, key=lambda each: (sole[each], len(kills[each]))):
+        for name in sorted(names, key=lambda each: (sole[each], len(kills[each]), -tried[each])):
             mark = "+" if name in needed else " "
             yield (
-                f"  {mark}{sole[name]:4}{len(kills[name]):5}{lines[name]:5}{cpu_s[name]:8.2f}  "
+                f"  {mark}{sole[name]:4}{len(kills[name]):5}{tried[name]:5}{lines[name]:5}{cpu_s[name]:8.2f}  "
                 f"{name.split('::', 1)[1]}"
             )
 

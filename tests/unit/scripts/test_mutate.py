@@ -152,9 +152,13 @@ def test_share_that_suffices_succeeds(project: Path) -> None:
     assert _mutate(project, "protocol", "--least", "0.3").returncode == 0
 
 
+def _test(name: str) -> str:
+    return f"tests/{name}.py::test_{name}"
+
+
 def _matrix(*killers: Sequence[str]) -> dict[str, object]:
     return {
-        "tests": {f"tests/{name}": {"lines": 3, "cpu_s": 0.5} for name in "abc"},
+        "tests": {_test(name): {"lines": 3, "cpu_s": 0.5, "tried": 2} for name in "abc"},
         "mutants": [
             {
                 "key": str(place),
@@ -162,7 +166,7 @@ def _matrix(*killers: Sequence[str]) -> dict[str, object]:
                 "line": place,
                 "what": "not",
                 "text": "x",
-                "killers": [f"tests/{name}" for name in some],
+                "killers": [_test(name) for name in some],
             }
             for place, some in enumerate(killers)
         ],
@@ -181,7 +185,19 @@ def test_mutant_that_is_noticed_no_longer_is_told_with_who_did() -> None:
 
     assert list(mutation_report.compared(before, now)) == [
         "0 of 3 mutants are no more",
-        "noticed no longer: router/door.py:1: not: x  (was by tests/a, tests/b)",
+        "noticed no longer: router/door.py:1: not: x  (was by tests/a.py::test_a, tests/b.py::test_b)",
         "noticed now: router/door.py:2: not: x",
         "before 66.7%, now 66.7% of 3",
     ]
+
+
+def test_tests_are_listed_by_what_they_alone_notice() -> None:
+    told = "\n".join(mutation_report.redundant(_matrix("a", "ab", "bc")))
+
+    assert "2 functions of 6 lines notice every mutant" in told
+    assert [line.split()[-1] for line in told.splitlines() if line.startswith("  ")] == [
+        "test_b",
+        "test_c",
+        "test_a",
+    ]
+    assert "+   1    2    2    3    0.50  test_a" in told
