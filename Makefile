@@ -122,8 +122,8 @@ test-fuzz: $(READY) ## Made-up clients of HTTP/1 and of gRPC, and inputs of jobs
 	  $(BIN)/python tests/support/$${made}_fuzz.py --seconds $(or $(SECONDS),600) --seed $(or $(SEED),1) || failed=1; \
 	done; exit $$failed
 
-test-mutation: $(READY) ## Break the router's middle in 200 places and count what the unit tests notice
-	$(BIN)/python scripts/mutate.py --sample 200 --least 0.9 $(ARGS)
+test-mutation: $(READY) ## Break all packages in 300 places and count what the unit tests notice
+	$(BIN)/python scripts/mutate.py --sample 300 --jobs 2 --least 0.6 $(ARGS)
 
 test-pythons: build/models ## The unit tests on each other Python from 3.11 to 3.13 that is here
 	@failed=0; for version in 3.11 3.12 3.13; do \

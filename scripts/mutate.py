@@ -40,7 +40,7 @@ from typing import Any
 import coverage
 import pytest
 from mutants import Mutant, Place, broken_codes, mutants_of, sample
-from mutation_report import compared, function_of, redundant, share_of, summary
+from mutation_report import below, compared, function_of, redundant, summary
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("protocol", "node", "router", "client", "cli", "simulation")
@@ -540,7 +540,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--sample", type=int, default=0, help="so many of all mutants; 0: all")
     parser.add_argument("--seed", type=int, default=29, help="chooses the sample")
     parser.add_argument("--jobs", type=int, default=1, help="forks at once")
-    parser.add_argument("--least", type=float, default=0.0, help="fail below this share, 0 to 1")
+    parser.add_argument(
+        "--least", nargs="+", default=[], help="fail below these shares: 0.9, or router=0.9 ..."
+    )
     parser.add_argument("--matrix", action="store_true", help="go on after a test has failed")
     parser.add_argument("--minutes", type=float, default=0.0, help="begin no mutant after this")
     parser.add_argument(
@@ -620,7 +622,9 @@ def main() -> int:
     print(f"{every} mutants in all; left out, for only imports run them: {imported}")
     if before:
         print(*compared(before, verdicts), sep="\n")
-    return 0 if share_of(verdicts) >= args.least else 1
+    low = list(below(verdicts, args.least))
+    print(*low, sep="\n", end="\n" if low else "")
+    return 1 if low else 0
 
 
 if __name__ == "__main__":

@@ -12,18 +12,40 @@ def share_of(verdicts: Sequence[Mapping[str, Any]]) -> float:
     return sum(bool(each["killers"]) for each in verdicts) / max(1, len(verdicts))
 
 
+def by_package(
+    verdicts: Sequence[Mapping[str, Any]],
+) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the verdicts of each package, then of all."""
+    packages: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for each in sorted(verdicts, key=lambda verdict: verdict["path"]):
+        packages[each["path"].split("/", 1)[0]].append(each)
+    return {**packages, "all": list(verdicts)}
+
+
 def summary(verdicts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield a line for each package, and one for all."""
-    packages: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for each in verdicts:
-        packages[each["path"].split("/", 1)[0]].append(each)
-    for name, some in [*sorted(packages.items()), ("all", list(verdicts))]:
+    for name, some in by_package(verdicts).items():
         killed = sum(bool(each["killers"]) for each in some)
         unrun = sum(not each["ran"] for each in some)
         yield (
             f"{name:12}{killed:6} of {len(some):5} noticed  {share_of(some):6.1%}"
             f"   survive {len(some) - killed:4}, of which no test runs {unrun:4}"
         )
+
+
+def below(verdicts: Sequence[Mapping[str, Any]], floors: Sequence[str]) -> Iterator[str]:
+    """Yield what is wrong where the share of a package, or of all, is below its floor.
+
+    Args:
+        verdicts: what was found.
+        floors: shares, each after the name of its package and `=`; one without a name is for all.
+    """
+    packages = by_package(verdicts)
+    for each in floors:
+        name, least = each.split("=") if "=" in each else ("all", each)
+        share = share_of(packages[name])
+        if share < float(least):
+            yield f"{name}: {share:.1%} is below the floor of {float(least):.1%}"
 
 
 def function_of(test: str) -> str:
