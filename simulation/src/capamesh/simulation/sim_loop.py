@@ -1,0 +1,429 @@
+# ruff: noqa: SLF001 - it changes asyncio's own loop at its seams
+"""An event loop in virtual time: its clock jumps to the next timer, its TCP is in memory, a seed orders what is ready. Pure.
+
+asyncio's own loop, transports and servers run, on sockets of `memory_tcp` and a selector that knows only these. The kernel's descriptors,
+signals and child processes are refused. What is handed to an executor runs at once in the loop's thread, a turn later.
+
+With a seed, events that are ready at the same moment come in an order that the seed draws, some a turn late, and reads and writes
+end early now and then: every such run is one that real sockets could show. Callbacks keep asyncio's order. Without a seed all is first come, first served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import heapq
+import random
+import selectors
+import socket
+import weakref
+from asyncio import events
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from contextvars import Context
+from typing import Any, Final, TypeVar, cast
+
+from typing_extensions import override
+
+from capamesh.simulation.memory_tcp import (
+    FIRST_DESCRIPTOR,
+    MACHINE,
+    Machine,
+    MemoryNetwork,
+    MemorySocket,
+)
+
+START_S: Final = 1000.0
+"""The loop's time at the start: a monotonic clock is not at 0 either."""
+MOST_S: Final = 86_400.0
+"""The most virtual time that a run may take, unless told otherwise."""
+MOST_TURNS: Final = 2_000_000
+"""The most turns of the loop without time passing: more is a spin (measured: some 20 s)."""
+_LATE: Final = 0.1
+"""The share of events that come a turn late under a seed (guess)."""
+
+_T = TypeVar("_T")
+
+
+class Stalled(RuntimeError):
+    """Nothing will ever happen any more, or nothing but a spin; the text says what waits, and where."""
+
+
+class SimLoop(asyncio.SelectorEventLoop):
+    """A loop whose every run with the same seed is the same."""
+
+    _ready: deque[asyncio.Handle]
+    _scheduled: list[asyncio.TimerHandle]
+    _transports: Mapping[int, Any]
+
+    def __init__(
+        self, seed: int | None = None, *, start_s: float = START_S, most_s: float = MOST_S
+    ) -> None:
+        """Begin at `start_s`; a run that comes further than `most_s` from there stalls."""
+        self.rng = None if seed is None else random.Random(seed)  # noqa: S311 - replays
+        self.network = MemoryNetwork(self, self.rng)
+        self.cost_s: Callable[[Callable[..., object]], float] = lambda _function: 0.0
+        """The virtual seconds that a function takes in an executor; a hook."""
+        self._now_s = start_s
+        self._most_s = most_s
+        self._end_s = start_s + most_s
+        self._turns = 0
+        self._stand_ins: weakref.WeakKeyDictionary[socket.socket, MemorySocket] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._halted: dict[Machine, list[asyncio.Handle]] = {}
+        self._tasks: weakref.WeakKeyDictionary[Machine, weakref.WeakSet[asyncio.Task[Any]]] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._dead: list[asyncio.Task[Any]] = []
+        super().__init__(_MemorySelector(self))
+
+    # Time.
+
+    @override
+    def time(self) -> float:
+        return self._now_s
+
+    def wait(self, seconds: float | None) -> None:
+        """Let time pass while nothing is ready; None: no timer is set. Raises `Stalled`."""
+        if seconds is None:
+            raise Stalled(f"everything waits for ever:\n{self.waiting()}")
+        self._turns = 0
+        self._now_s = max(self._now_s, self._scheduled[0].when())
+        if self._now_s > self._end_s:
+            self._end_s = self._now_s + self._most_s
+            raise Stalled(f"{self._most_s:g} s passed:\n{self.waiting()}")
+
+    def waiting(self) -> str:
+        """Return a line for each task: where it waits."""
+        return "\n".join(sorted(_place(task) for task in asyncio.all_tasks(self)))
+
+    def turn(self) -> None:
+        """Count one. Raises `Stalled`."""
+        self._turns += 1
+        if self._turns > MOST_TURNS:
+            self._turns = 0
+            raise Stalled(f"{MOST_TURNS} turns and no time passed:\n{self.waiting()}")
+
+    # Threads.
+
+    @override
+    def run_in_executor(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride] - variadic
+        self, executor: object, func: Callable[..., _T], *args: Any
+    ) -> asyncio.Future[_T]:
+        """Run it in this thread, a turn later; what it takes is `cost_s`."""
+        future: asyncio.Future[_T] = self.create_future()
+        self.call_soon(self._run_inline, future, func, args)
+        return future
+
+    def _run_inline(
+        self, future: asyncio.Future[_T], func: Callable[..., _T], args: tuple[Any, ...]
+    ) -> None:
+        if future.cancelled():
+            return
+        events._set_running_loop(None)  # as in a thread
+        ended: concurrent.futures.Future[_T] = concurrent.futures.Future()
+        try:
+            ended.set_result(func(*args))
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:  # noqa: BLE001 - the caller's, as an executor does it
+            ended.set_exception(exc)
+        finally:
+            events._set_running_loop(self)
+        cost_s = self.cost_s(func)
+        if cost_s:
+            self.call_later(cost_s, _settle, future, ended)
+        else:
+            _settle(future, ended)
+
+    # Sockets.
+
+    @override
+    async def create_server(
+        self,
+        protocol_factory: Any,
+        host: str | Sequence[str] | None = None,
+        port: int | None = None,
+        *,
+        sock: socket.socket | None = None,
+        **options: Any,
+    ) -> asyncio.Server:
+        for kept in ("family", "flags", "reuse_address", "reuse_port"):
+            options.pop(kept, None)
+        if sock is not None:
+            return await super().create_server(protocol_factory, sock=sock, **options)
+        hosts = [host] if host is None or isinstance(host, str) else list(host)
+        if len(hosts) != 1:
+            raise NotImplementedError("a server in memory listens at one address")
+        listener = self.network.socket(_family(hosts[0]))
+        address = (hosts[0] or "0.0.0.0", port or 0)  # noqa: S104 - not the kernel's
+        try:
+            listener.bind(address)
+        except OSError as exc:
+            listener.close()
+            text = (
+                f"error while attempting to bind on address {address}: {str(exc.strerror).lower()}"
+            )
+            raise OSError(exc.errno, text) from None
+        return await super().create_server(protocol_factory, sock=listener, **options)
+
+    @override
+    async def create_connection(
+        self,
+        protocol_factory: Any,
+        host: str | None = None,
+        port: int | None = None,
+        *,
+        sock: socket.socket | None = None,
+        ssl: Any = None,
+        server_hostname: str | None = None,
+        **options: Any,
+    ) -> tuple[asyncio.Transport, Any]:
+        if sock is None:
+            sock = self.network.socket(_family(host))
+            try:
+                await self.sock_connect(sock, (host, port))
+            except BaseException:
+                sock.close()
+                raise
+            if ssl and server_hostname is None:
+                server_hostname = host
+        elif not isinstance(sock, MemorySocket):
+            plain, sock = sock, self._stand_ins.pop(sock)
+            plain.close()
+        for kept in (
+            "family",
+            "proto",
+            "flags",
+            "local_addr",
+            "happy_eyeballs_delay",
+            "interleave",
+        ):
+            options.pop(kept, None)
+        return await super().create_connection(
+            protocol_factory, sock=sock, ssl=ssl, server_hostname=server_hostname, **options
+        )
+
+    @override
+    async def sock_connect(self, sock: Any, address: Any) -> None:
+        """Connect a socket in memory; one of the kernel's gets one as a stand-in, with its buffers."""
+        await super().sock_connect(self._in_memory(sock, is_new=True), address)
+
+    @override
+    async def sock_recv(self, sock: Any, nbytes: int) -> bytes:
+        return await super().sock_recv(self._in_memory(sock), nbytes)
+
+    @override
+    async def sock_recv_into(self, sock: Any, buf: Any) -> int:
+        return await super().sock_recv_into(self._in_memory(sock), buf)
+
+    @override
+    async def sock_sendall(self, sock: Any, data: Any) -> None:
+        await super().sock_sendall(self._in_memory(sock), data)
+
+    def _in_memory(self, sock: socket.socket, *, is_new: bool = False) -> MemorySocket:
+        if isinstance(sock, MemorySocket):
+            return sock
+        if is_new:
+            made = self._stand_ins[sock] = self.network.socket(sock.family)
+            usual = socket.socket(sock.family)
+            with usual:
+                for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+                    size = sock.getsockopt(socket.SOL_SOCKET, option)
+                    if size != usual.getsockopt(socket.SOL_SOCKET, option):
+                        made.setsockopt(socket.SOL_SOCKET, option, size)
+        return self._stand_ins[sock]
+
+    def close_stand_ins(self) -> None:
+        """Close the stand-ins of the kernel's sockets that were closed."""
+        for plain, made in list(self._stand_ins.items()):
+            if plain.fileno() < 0:
+                made.close()
+                del self._stand_ins[plain]
+
+    # Machines.
+
+    @override
+    def create_task(self, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        task = super().create_task(coro, **options)
+        context: Context | None = options.get("context")
+        machine = MACHINE.get() if context is None else context.get(MACHINE)
+        if machine is not None:
+            self._tasks.setdefault(machine, weakref.WeakSet()).add(task)
+        return task
+
+    def freeze(self, machine: Machine) -> None:
+        """Stop a machine's code, from the next turn on; its kernel goes on."""
+        machine.is_halted = True
+        self._halted.setdefault(machine, [])
+
+    def thaw(self, machine: Machine) -> None:
+        """Let it go on; the timers that have come due meanwhile fire now."""
+        machine.is_halted = False
+        handle: Any
+        for handle in self._halted.pop(machine):
+            if isinstance(handle, asyncio.TimerHandle):
+                cast("Any", handle)._scheduled = True
+                heapq.heappush(self._scheduled, handle)
+            else:
+                self._ready.append(handle)
+        for each in self.network.sockets(machine):
+            self.network.wake(each.fileno())
+
+    def kill(self, machine: Machine, *, is_silent: bool = False) -> None:
+        """End a machine's process from the next turn on: not a line of its code runs any more, and its sockets end.
+
+        With `is_silent` its power fails: peers hear nothing.
+        """
+        self.freeze(machine)
+        for each in self.network.sockets(machine):
+            transport = self._transports.get(each.fileno())
+            if transport is not None:
+                transport._sock, transport._closing = None, True
+            each.vanish(is_silent=is_silent)
+        for task in self._tasks.pop(machine, ()):
+            asyncio.tasks._unregister_task(task)
+            cast("Any", task)._log_destroy_pending = False
+            self._dead.append(task)  # else its `finally` would run when it is collected
+
+    def _run_once(self) -> None:
+        if self._halted:
+            self._ready = deque(each for each in self._ready if not self._is_set_aside(each))
+            kept = [each for each in self._scheduled if not self._is_set_aside(each)]
+            if len(kept) < len(self._scheduled):
+                heapq.heapify(kept)
+                self._scheduled = kept
+        super()._run_once()  # type: ignore[misc]
+
+    def _is_set_aside(self, handle: Any) -> bool:  # noqa: ANN401 - asyncio's own fields
+        aside = self._halted.get(handle._context.get(MACHINE))
+        if aside is None:
+            return False
+        if isinstance(handle, asyncio.TimerHandle):
+            cast("Any", handle)._scheduled = False
+        aside.append(handle)
+        return True
+
+    @override
+    def close(self) -> None:
+        super().close()
+        for task in self._dead:
+            with suppress(Exception):
+                task.get_coro().close()
+        self._dead.clear()
+        self._halted.clear()
+
+    # What the loop of a process has beside.
+
+    @override
+    def add_signal_handler(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride] - variadic
+        self, sig: int, callback: Callable[..., object], *args: Any
+    ) -> None:
+        raise NotImplementedError("signals are the process's, not a simulated machine's")
+
+    def _make_self_pipe(self) -> None:
+        """Make none: no thread wakes the loop."""
+
+    def _close_self_pipe(self) -> None:
+        """There is none."""
+
+    def _write_to_self(self) -> None:
+        """Wake nothing."""
+
+
+class _MemorySelector(selectors.BaseSelector):
+    def __init__(self, loop: SimLoop) -> None:
+        self._loop = loop
+        self._network = loop.network
+        self._keys: dict[int, selectors.SelectorKey] = {}
+
+    @override
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        descriptor = _descriptor(fileobj)
+        if descriptor < FIRST_DESCRIPTOR:
+            raise NotImplementedError(
+                "a descriptor of the kernel's in a simulated loop; what needs it needs a real loop"
+            )
+        key = selectors.SelectorKey(fileobj, descriptor, events, data)
+        self._keys[descriptor] = key
+        self._network.wake(descriptor)
+        return key
+
+    @override
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        return self._keys.pop(_descriptor(fileobj))
+
+    @override
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        return self.register(fileobj, events, data)
+
+    @override
+    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
+        return self._keys[_descriptor(fileobj)]
+
+    @override
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        return self._keys
+
+    @override
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        loop = self._loop
+        loop.turn()
+        loop.close_stand_ins()
+        ready = self._ready()
+        if loop.rng is not None and ready:
+            loop.rng.shuffle(ready)
+            ready = [each for each in ready if loop.rng.random() >= _LATE] or ready[:1]
+        if not ready and timeout != 0:
+            loop.wait(timeout)
+        return ready
+
+    def _ready(self) -> list[tuple[selectors.SelectorKey, int]]:
+        ready: list[tuple[selectors.SelectorKey, int]] = []
+        awake = self._network.awake
+        for descriptor, each in list(awake.items()):
+            key = self._keys.get(descriptor)
+            found = 0
+            if key is not None and not each.machine.is_halted:
+                found |= selectors.EVENT_READ if each.is_readable else 0
+                found |= selectors.EVENT_WRITE if each.is_writable else 0
+                found &= key.events
+            if key is not None and found:
+                ready.append((key, found))
+            else:
+                del awake[descriptor]
+        return ready
+
+
+def _settle(future: asyncio.Future[_T], ended: concurrent.futures.Future[_T]) -> None:
+    if future.cancelled():
+        return
+    if (error := ended.exception()) is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(ended.result())
+
+
+def _descriptor(fileobj: int | socket.socket) -> int:
+    return fileobj if isinstance(fileobj, int) else fileobj.fileno()
+
+
+def _family(host: str | None) -> socket.AddressFamily:
+    return socket.AF_INET6 if host and ":" in host else socket.AF_INET
+
+
+def _place(task: asyncio.Task[Any]) -> str:
+    """Return a task's name and the line that it waits in."""
+    coroutine: Any = task.get_coro()
+    while (inner := getattr(coroutine, "cr_await", None)) is not None and hasattr(
+        inner, "cr_frame"
+    ):
+        coroutine = inner
+    frame = getattr(coroutine, "cr_frame", None)
+    if frame is None:
+        return f"  {task.get_name()}: {coroutine!r}"
+    return (
+        f"  {task.get_name()}: {frame.f_code.co_filename}:{frame.f_lineno} {coroutine.__qualname__}"
+    )
