@@ -27,6 +27,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 gc.disable()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("capamesh")
+    group.addoption(
+        "--real-loop", action="store_true", help="run integration tests on the system's loop"
+    )
+    group.addoption(
+        "--loop-seed", type=int, help="have the simulated loop draw the order of what is ready"
+    )
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     # Some examples are constants of our modules that are read in. Those that a test reads in later do not count:
     # which these are differs with what ran before in the same process, and the examples would differ with it.

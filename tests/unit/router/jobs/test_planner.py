@@ -61,7 +61,6 @@ class Planned:
         self.clock = Clock()
         self.rests: list[float] = []
         self.thread = FailingThread(folder / "jobs.db", self.clock)
-        self.thread.start()
         self.store = JobStore(self.thread, self.clock)
         self.planner = Planner(
             self.store, ReadHere(ANYWHERE, asyncio.to_thread, lambda: 0.0), self._rest

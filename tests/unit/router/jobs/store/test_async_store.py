@@ -88,7 +88,6 @@ async def test_loop_does_not_wait_for_a_database_that_stands_still(
 ) -> None:
     monkeypatch.setattr(job_store, "PATIENCE_S", 0)
     thread = StoreThread(open_database(str(tmp_path / "jobs.db"), Clock()))
-    thread.start()
     store = JobStore(thread, Clock())
     has_begun, go_on = threading.Event(), threading.Event()
 

@@ -223,12 +223,11 @@ class Held:
 @pytest.fixture
 def thread(database: Database) -> Iterator[StoreThread]:
     thread = StoreThread(database, most_waiting=100)
-    thread.start()
     yield thread
     thread.close(30)
 
 
-def test_operations_that_come_during_a_commit_are_committed_together(
+async def test_operations_that_come_during_a_commit_are_committed_together(
     database: Database, thread: StoreThread
 ) -> None:
     held, commits = Held(), Commits(database)
@@ -241,7 +240,7 @@ def test_operations_that_come_during_a_commit_are_committed_together(
     assert commits.count == 3
 
 
-def test_operation_taken_back_before_its_turn_does_not_run(
+async def test_operation_taken_back_before_its_turn_does_not_run(
     database: Database, thread: StoreThread
 ) -> None:
     held = Held()
@@ -257,24 +256,27 @@ def test_operation_taken_back_before_its_turn_does_not_run(
     assert names(database) == ["job-1"]
 
 
-def test_no_more_operations_wait_than_may(database: Database) -> None:
+async def test_no_more_operations_wait_than_may(database: Database) -> None:
     thread = StoreThread(database, most_waiting=2)
+    held = Held()
+    thread.put(held)
+    assert held.has_begun.wait(30)
     thread.put(submitting("job-0"))
     thread.put(submitting("job-1"))
     with pytest.raises(Overloaded, match="2 operations wait"):
         thread.put(submitting("job-2"))
-    thread.start()
+    held.go_on.set()
     assert thread.close(30)
     assert names(database) == ["job-0", "job-1"]
 
 
-def test_closed_store_refuses(thread: StoreThread) -> None:
+async def test_closed_store_refuses(thread: StoreThread) -> None:
     assert thread.close(30)
     with pytest.raises(JobsUnavailable, match="closed"):
         thread.put(submitting("job-0"))
 
 
-def test_end_does_not_wait_for_a_database_that_stands_still(thread: StoreThread) -> None:
+async def test_end_does_not_wait_for_a_database_that_stands_still(thread: StoreThread) -> None:
     held = Held()
     thread.put(held)
     assert held.has_begun.wait(30)

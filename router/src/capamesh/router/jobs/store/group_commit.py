@@ -11,17 +11,19 @@ says so with `Turn.must_last`: then all is undone, and done again so that it las
 
 from __future__ import annotations
 
-import threading
+import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
+from queue import SimpleQueue
+from threading import Condition, Thread
 from typing import Any, Final, Generic, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
-from typing_extensions import TypeIs
+from typing_extensions import TypeIs, override
 
 from capamesh.protocol.errors import CapameshError, Overloaded
 from capamesh.router.access.engines.reasons import reason_of
@@ -192,22 +194,49 @@ def _unavailable(database: Database, error: SQLAlchemyError) -> JobsUnavailable:
     )
 
 
+class _DaemonThread(Executor):
+    """A thread that does one thing after another, and does not hold up the end of the process: a database may stand still."""
+
+    def __init__(self, name: str) -> None:
+        self._asked: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        Thread(target=self._run, name=name, daemon=True).start()
+
+    @override
+    def submit(
+        self, fn: Callable[..., _Result], /, *args: object, **kwargs: object
+    ) -> Future[_Result]:
+        future: Future[_Result] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except Exception as exc:  # noqa: BLE001 - whoever asked is told
+                future.set_exception(exc)
+
+        self._asked.put(run)
+        return future
+
+    @override
+    def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:
+        self._asked.put(None)
+
+    def _run(self) -> None:
+        while (run := self._asked.get()) is not None:
+            run()
+
+
 class StoreThread:
-    """The one thread that uses a store."""
+    """The one thread that uses a store: an executor's, so that a loop that simulates runs it itself."""
 
     def __init__(self, database: Database, most_waiting: int = MAX_WAITING) -> None:
-        """Begin with nothing to do; `start` starts the thread."""
+        """Begin with nothing to do."""
         self._database = database
         self._most_waiting = most_waiting
         self._waiting: deque[Waiting[Any]] = deque()
-        self._changed = threading.Condition()
+        self._changed = Condition()
         self._is_closed = False
-        # a database that stands still must not hold up the end of the process
-        self._thread = threading.Thread(target=self._run, name="job store", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        self._is_running = False
+        self._thread = _DaemonThread("job store")
 
     def put(
         self, operation: Operation[_Result], change: Change = Change.LASTING
@@ -228,17 +257,18 @@ class StoreThread:
                     1.0,
                 )
             self._waiting.append(Waiting(operation, future, change))
-            self._changed.notify()
+            if not self._is_running:
+                self._is_running = True
+                asyncio.get_running_loop().run_in_executor(self._thread, self._run)
         return future
 
     def close(self, patience_s: float) -> bool:
         """Take no more, and wait so long for what was taken; return whether all of it ended."""
         with self._changed:
             self._is_closed = True
-            self._changed.notify()
-        self._thread.join(patience_s)
-        if self._thread.is_alive():
-            return False
+            self._thread.shutdown()
+            if not self._changed.wait_for(lambda: not self._is_running, patience_s):
+                return False
         self._database.engine.dispose()
         return True
 
@@ -249,8 +279,8 @@ class StoreThread:
                 run_group(self._database, running)
 
     def _next_group(self) -> list[Waiting[Any]]:
-        """Wait for operations; none: the store is closed and nothing waits."""
+        """Return operations that wait; none: the next one starts the thread anew."""
         with self._changed:
-            while not self._waiting and not self._is_closed:
-                self._changed.wait()
+            self._is_running = bool(self._waiting)
+            self._changed.notify_all()
             return [self._waiting.popleft() for _ in range(min(MAX_GROUP, len(self._waiting)))]

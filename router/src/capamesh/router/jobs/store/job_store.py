@@ -57,7 +57,7 @@ class JobStore:
     """The jobs of all routers that share one database."""
 
     def __init__(self, thread: StoreThread, wall_s: Callable[[], float]) -> None:
-        """Use a thread that was started; `wall_s` is the clock that ids of jobs are made of."""
+        """Use a thread; `wall_s` is the clock that ids of jobs are made of."""
         self._thread = thread
         self._wall_s = wall_s
         self.committed_rows = 0
@@ -72,12 +72,10 @@ class JobStore:
     @classmethod
     def open(cls, where: str, wall_s: Callable[[], float]) -> JobStore:
         """Open the store at a path, or at a URL `postgresql://…`; it blocks, and raises `ConfigError`."""
-        thread = StoreThread(open_database(where, wall_s))
-        thread.start()
-        return cls(thread, wall_s)
+        return cls(StoreThread(open_database(where, wall_s)), wall_s)
 
     async def close(self) -> None:
-        """End the thread, after what was asked before, if that does not take too long."""
+        """End, after what was asked before, if that does not take too long."""
         await asyncio.to_thread(self._thread.close, CLOSE_S)
 
     async def _run(self, operation: Operation[_Result], change: Change = Change.LASTING) -> _Result:
