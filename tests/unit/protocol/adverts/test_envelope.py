@@ -17,7 +17,6 @@ from capamesh.protocol.adverts import (
     RejectReason,
     Sequence,
     check_time,
-    envelope,
     is_forwarder_to_blame,
     open_envelope,
     seal,
@@ -105,36 +104,10 @@ def test_wire_is_what_the_documentation_tells_another_implementation() -> None:
     assert msgpack.unpackb(payload) == payload_of(NET.node) | {"body": BODY}
 
 
-def test_envelope_built_by_hand_opens() -> None:
-    assert open_envelope(forged(), TRUST, NOW_MS).body == {}
-
-
 def test_key_order_and_unknown_payload_fields_do_not_matter() -> None:
     parts = payload_of(NET.node) | {"later": [1]}
     raw = signed(msgpack.packb(dict(reversed(parts.items()))))
     assert open_envelope(raw, TRUST, NOW_MS).sequence == SEQUENCE
-
-
-@pytest.mark.parametrize("member", [NET.node, NET.router])
-def test_unknown_kind_opens_from_either_role(member: Membership) -> None:
-    raw = seal("demand", {}, member, SEQUENCE, NOW_MS)
-    assert open_envelope(raw, TRUST, NOW_MS).kind == "demand"
-
-
-@pytest.mark.parametrize("kind", ["advert", "goodbye"])
-def test_adverts_and_goodbyes_are_taken_from_nodes_only(kind: str) -> None:
-    parts = payload_of(NET.router) | {"kind": kind}
-    assert reason_of(signed(msgpack.packb(parts), NET.router.identity)) == "membership"
-    with pytest.raises(LocalError, match=f"a router may not send '{kind}'; only a node may"):
-        seal(kind, {}, NET.router, SEQUENCE, NOW_MS)
-
-
-def test_router_addresses_are_taken_from_routers_only() -> None:
-    assert reason_of(forged(kind="router")) == "membership"
-    with pytest.raises(LocalError, match="a node may not send 'router'; only a router may"):
-        seal("router", {}, NET.node, SEQUENCE, NOW_MS)
-    raw = seal("router", {}, NET.router, SEQUENCE, NOW_MS)
-    assert open_envelope(raw, TRUST, NOW_MS).sender.role is Role.ROUTER
 
 
 @pytest.mark.parametrize(
@@ -142,31 +115,19 @@ def test_router_addresses_are_taken_from_routers_only() -> None:
     [
         ({"v": 2}, "version"),
         ({"v": 2, "seq": "another form", "net": 7}, "version"),
-        ({"v": 0}, "version"),
         ({"v": True}, "malformed"),
-        ({"v": "1"}, "malformed"),
-        ({"v": 1.0}, "malformed"),
-        ({"kind": ""}, "malformed"),
         ({"kind": "x" * 33}, "malformed"),
         ({"kind": b"advert"}, "malformed"),
         ({"net": "cm-" + "0" * 32}, "network"),
-        ({"net": ""}, "malformed"),
-        ({"seq": [1]}, "malformed"),
         ({"seq": [1, 2, 3]}, "malformed"),
         ({"seq": [1, -1]}, "malformed"),
         ({"seq": [1, 2**63]}, "malformed"),
-        ({"seq": [1, True]}, "malformed"),
-        ({"seq": {"boot": 1}}, "malformed"),
-        ({"at": None}, "malformed"),
         ({"at": -1}, "malformed"),
         ({"at": float(NOW_MS)}, "malformed"),
         ({"chain": list(NET.node.chain[:1])}, "malformed"),
         ({"chain": [*NET.node.chain, b"x"]}, "membership"),
         ({"chain": [*NET.node.chain, *[b"x"] * 9]}, "malformed"),
-        ({"chain": ["leaf", "invite"]}, "malformed"),
-        ({"chain": [b"", b""]}, "malformed"),
         ({"chain": [b"x" * 4097, NET.node.chain[1]]}, "malformed"),
-        ({"chain": [b"x", b"y"]}, "membership"),
         ({"chain": list(reversed(NET.node.chain))}, "membership"),
         ({"body": []}, "malformed"),
         ({"body": {1: 2}}, "malformed"),
@@ -189,15 +150,10 @@ def test_every_payload_field_is_required(key: str) -> None:
     "raw",
     [
         b"",
-        b"\xc0",
         GOOD + b"\x00",
-        msgpack.packb([]),
         msgpack.packb({"payload": b"", "signature": bytes(64)}),
-        msgpack.packb([b"", bytes(64), 1]),
         msgpack.packb(["text", bytes(64)]),
-        msgpack.packb([b"\x80", bytes(63)]),
         msgpack.packb([b"\x80", bytes(65)]),
-        signed(b""),
         signed(b"\x90"),
         signed(msgpack.packb(payload_of(NET.node)) + b"\x00"),
         signed(b"\x82\xa1v\x01\xa1v\x01"),
@@ -255,11 +211,6 @@ def test_times_may_be_judged_by_the_caller() -> None:
         check_time(opened.issued_at_ms, opened.sequence, NOW_MS)
 
 
-def test_documented_size_is_the_one_that_is_enforced() -> None:
-    assert envelope.__doc__ is not None
-    assert f"at most {MAX_ENVELOPE_BYTES:,} bytes" in envelope.__doc__
-
-
 def test_another_members_signature_does_not_count() -> None:
     payload = msgpack.packb(payload_of(NET.node))
     assert reason_of(signed(payload, NET.other_node.identity)) == "signature"
@@ -305,11 +256,6 @@ def test_changed_byte_is_always_rejected(data: st.DataObject) -> None:
         open_envelope(bytes(raw), TRUST, NOW_MS)
 
 
-@given(st.integers(0, len(GOOD) - 1))
-def test_truncated_envelope_is_malformed(kept: int) -> None:
-    assert reason_of(GOOD[:kept]) == "malformed"
-
-
 @given(st.binary(max_size=200))
 def test_junk_is_rejected_as_malformed_even_when_signed(junk: bytes) -> None:
     assert reason_of(junk) == "malformed"
@@ -332,3 +278,25 @@ def test_body_that_no_receiver_would_open_is_not_sealed(body: dict[str, object])
 def test_forwarder_is_blamed_only_for_what_no_honest_one_can_pass_on() -> None:
     blamed = {reason.value for reason in RejectReason if is_forwarder_to_blame(reason)}
     assert blamed == {"malformed", "oversize", "signature", "field"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "member", "other"),
+    [
+        ("advert", NET.node, NET.router),
+        ("goodbye", NET.node, NET.router),
+        ("router", NET.router, NET.node),
+        ("demand", NET.node, None),
+        ("demand", NET.router, None),
+    ],
+)
+def test_kind_is_taken_from_its_role_only(
+    kind: str, member: Membership, other: Membership | None
+) -> None:
+    raw = seal(kind, {}, member, SEQUENCE, NOW_MS)
+    assert open_envelope(raw, TRUST, NOW_MS).kind == kind
+    if other is not None:
+        parts = payload_of(other) | {"kind": kind}
+        assert reason_of(signed(msgpack.packb(parts), other.identity)) == "membership"
+        with pytest.raises(LocalError, match=f"may not send '{kind}'; only a"):
+            seal(kind, {}, other, SEQUENCE, NOW_MS)

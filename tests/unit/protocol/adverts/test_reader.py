@@ -46,15 +46,6 @@ def test_same_body_is_checked_once_and_read_with_its_new_sequence(
     assert checked == [A]
 
 
-def test_another_body_and_another_peer_s_are_checked(checked: list[PeerId]) -> None:
-    reader = AdvertReader()
-    reader.read(BODY, A, Sequence(1, 1))
-    assert reader.read({**BODY, "region": "us"}, A, Sequence(1, 2)).region == "us"
-    assert reader.read(BODY, A, Sequence(1, 3)) == replace(SAID, sequence=Sequence(1, 3))
-    assert reader.read(BODY, B, Sequence(1, 1)).peer == B
-    assert checked == [A, A, A, B]
-
-
 @pytest.mark.parametrize(("key", "value"), [("draining", 0), ("price_per_million", True)])
 def test_values_that_python_takes_for_equal_are_not_the_same(key: str, value: object) -> None:
     reader = AdvertReader()
@@ -71,15 +62,6 @@ def test_unknown_field_that_cannot_be_packed_is_tolerated_as_any_other() -> None
     reader = AdvertReader()
     for counter in (1, 2):
         assert reader.read(body, A, Sequence(1, counter)).models == SAID.models
-
-
-def test_body_that_was_refused_is_refused_again(checked: list[PeerId]) -> None:
-    reader = AdvertReader()
-    for counter in (1, 2):
-        with pytest.raises(AdvertRejected):
-            reader.read({**BODY, "region": 7}, A, Sequence(1, counter))
-    assert checked == [A, A]
-    assert len(reader) == 0
 
 
 def test_reader_forgets_who_left_and_who_was_silent_longest(checked: list[PeerId]) -> None:

@@ -45,15 +45,6 @@ def test_messages_come_back_in_order_however_the_stream_is_cut(
     assert received == sent
 
 
-@given(messages, st.data())
-def test_truncated_message_yields_nothing(message: dict[str, object], data: st.DataObject) -> None:
-    stream = encode(message)
-    cut = data.draw(st.integers(0, len(stream) - 1))
-    decoder = Decoder()
-    assert decoder.feed(stream[:cut]) == []
-    assert decoder.feed(stream[cut:]) == [message]
-
-
 @given(st.binary(max_size=200))
 def test_junk_raises_only_a_protocol_violation(junk: bytes) -> None:
     for decoder in (Decoder(), Decoder(100, partial(unpack_strictly, max_array_items=4))):
@@ -68,9 +59,6 @@ def test_junk_raises_only_a_protocol_violation(junk: bytes) -> None:
     ("body", "complaint"),
     [
         (b"\xc1", "not msgpack"),
-        (b"", "not msgpack"),
-        (msgpack.packb([1]), "must be a map, not list"),
-        (msgpack.packb({"kind": 1}), 'needs a "type" string'),
         (msgpack.packb({"type": 7}), 'needs a "type" string'),
         (msgpack.packb({"type": "a"}) + b"\x00", "not msgpack"),
         (b"\x91" * 5000, "not msgpack"),

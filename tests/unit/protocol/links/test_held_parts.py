@@ -13,11 +13,6 @@ def test_next_part_is_taken_while_less_than_a_window_is_not_released() -> None:
     assert parts.take(2, 0) == ""  # another answer has its own room
 
 
-def test_parts_without_data_are_bounded_too() -> None:
-    parts = HeldParts(3 * PART_BYTES, 100 * PART_BYTES)
-    assert [bool(parts.take(1, 0)) for _ in range(5)] == [False, False, False, True, True]
-
-
 def test_all_answers_together_are_bounded() -> None:
     parts = HeldParts(3 * PART_BYTES, 4 * PART_BYTES)
     assert [parts.take(stream, 0) for stream in (1, 1, 2, 3)] == [""] * 4

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from capamesh.protocol.errors import ProtocolViolation
 from capamesh.protocol.ids import NetworkId
 from capamesh.protocol.links.frames import WIRE_VERSION
-from capamesh.protocol.links.hello import MAX_HELLO_BYTES, Hello, unpack_map
+from capamesh.protocol.links.hello import MAX_HELLO_BYTES, Hello
 from capamesh.protocol.msgpack_codec import pack
 from capamesh.protocol.plain_text import plain
 
@@ -47,18 +47,20 @@ def test_process_may_be_left_out_of_a_hello(reported: object, known: bytes) -> N
     assert Hello.decode(pack({**GOOD, "proc": reported})).process == known
 
 
-def test_every_cut_is_refused() -> None:
-    raw = pack(GOOD)
-    for end in range(len(raw)):
-        with pytest.raises(ProtocolViolation):
-            Hello.decode(raw[:end])
-
-
+@given(st.binary(max_size=80), st.sampled_from(list(GOOD)))
 @settings(max_examples=40, deadline=None)
-@given(st.binary(max_size=80))
-def test_junk_is_a_violation(raw: bytes) -> None:
+def test_junk_is_a_violation(raw: bytes, key: str) -> None:
     with contextlib.suppress(ProtocolViolation):
         Hello.decode(raw)
+    rest = pack({name: value for name, value in GOOD.items() if name != key})
+    deep = b"\x91" * 1000 + b"\xc0"
+    for wrong in (
+        bytes([rest[0] + 1]) + rest[1:] + pack(key) + deep,
+        pack(GOOD)[: len(raw)],
+        b"\x90",
+    ):
+        with pytest.raises(ProtocolViolation):
+            Hello.decode(wrong)
 
 
 @pytest.mark.parametrize(
@@ -66,14 +68,11 @@ def test_junk_is_a_violation(raw: bytes) -> None:
     [
         ({"v": 2}, "speaks link version 2, this side 1: upgrade the older"),
         ({"v": True}, "speaks link version True"),
-        ({"v": None}, "speaks link version None"),
         ({"net": 5}, "net is 5, expected text"),
-        ({"agent": None}, "agent is None, expected text"),
         ({"chain": b"leaf"}, "chain is 4 bytes, expected a list, each bytes"),
         ({"chain": ["leaf"]}, "chain[0] is 'leaf', expected bytes"),
         ({"credit": 0}, "credit is 0, expected a whole number from 1"),
         ({"credit": True}, "credit is true, expected a whole"),
-        ({"message": -1}, "message is -1, expected a whole"),
         ({"message": 1.0}, "message is 1.0, expected a whole"),
     ],
 )
@@ -81,14 +80,6 @@ def test_each_fault_is_named(change: dict[str, object], complaint: str) -> None:
     with pytest.raises(ProtocolViolation) as caught:
         Hello.decode(pack({**GOOD, **change}))
     assert complaint in caught.value.message
-
-
-@pytest.mark.parametrize("key", GOOD)
-def test_nesting_too_deep_to_print_is_a_violation(key: str) -> None:
-    rest = pack({name: value for name, value in GOOD.items() if name != key})
-    deep = b"\x91" * 1000 + b"\xc0"
-    with pytest.raises(ProtocolViolation):
-        Hello.decode(bytes([rest[0] + 1]) + rest[1:] + pack(key) + deep)
 
 
 def test_too_large_an_introduction_is_refused_unread() -> None:
@@ -99,10 +90,3 @@ def test_too_large_an_introduction_is_refused_unread() -> None:
 def test_unknown_fields_are_ignored_and_a_long_agent_name_is_cut() -> None:
     hello = Hello.decode(pack({**GOOD, "agent": "x" * 100, "new": [1]}))
     assert hello.agent_version == "x" * 64
-
-
-def test_metadata_that_is_no_map_names_the_frame() -> None:
-    with pytest.raises(ProtocolViolation, match="metadata of a LOAD is a list, not a map"):
-        unpack_map(b"\x90", "LOAD")
-    with pytest.raises(ProtocolViolation, match="metadata of a LOAD is no msgpack"):
-        unpack_map(b"\xc1", "LOAD")

@@ -77,26 +77,6 @@ def test_message_over_its_credit_waits_for_a_grant_even_if_it_is_small() -> None
     assert (bool(outgoing), outgoing.queued_bytes) == (False, 0)
 
 
-def test_header_alone_announces_the_message_without_credit() -> None:
-    outgoing = Outgoing(CHUNK)
-    outgoing.message(ASK, 1, b"m", [b"abc"], 3, 0, 0)
-    (buffer,) = outgoing.take(100)
-    assert HEADER.unpack_from(buffer)[2] == 3
-    assert frames(bytes(buffer)) == [(ASK, 1, 0, b"m", b"")]
-    assert not outgoing
-    outgoing.grant(1, 3)
-    assert sent(outgoing) == [(FrameKind.CHUNK, 1, END, b"", b"abc")]
-
-
-def test_streams_take_turns_and_the_budget_ends_a_round() -> None:
-    outgoing = Outgoing(8000)
-    for stream in (1, 3):
-        outgoing.message(ASK, stream, b"", [bytes(BIG)], BIG, 0, BIG)
-    order = [frame[1] for _ in range(6) for frame in sent(outgoing, 1)]
-    assert order == [1, 3, 1, 3, 1, 3]
-    assert not outgoing
-
-
 def test_messages_of_one_stream_stay_in_order_even_when_the_second_is_small() -> None:
     outgoing = Outgoing(1 << 20)
     outgoing.message(FrameKind.RESPONSE, 1, b"1", [bytes(BIG)], BIG, 0, BIG)

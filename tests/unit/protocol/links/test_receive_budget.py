@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
-from link_wire import feed, greeted, hello, limits
+from link_wire import feed, hello, limits
 
-from capamesh.protocol.errors import PeerError, ProtocolViolation, TooLarge
+from capamesh.protocol.errors import PeerError, ProtocolViolation
 from capamesh.protocol.links.connection import Connection
-from capamesh.protocol.links.events import Event, RequestReceived, ResponseReceived
+from capamesh.protocol.links.events import Event, ResponseReceived
 from capamesh.protocol.links.frames import FINAL, HEADER, FrameKind, LinkLimits
 from capamesh.protocol.links.receive_budget import Claim, LinkRoom, ReceiveBudget
 
@@ -127,17 +127,6 @@ def test_peer_that_sends_more_than_was_allowed_breaks_the_rules() -> None:
     assert sums(budget) == (200 * KB, 0, 0)
 
 
-def test_node_refuses_to_send_what_the_router_does_not_take() -> None:
-    pair = Pair(ReceiveBudget(400 * KB))
-    pair.ask(bytes(200 * KB + 1))
-    (event,) = pair.settle()
-    error = event.error  # type: ignore[union-attr]
-    assert isinstance(error, TooLarge)
-    assert "1000001 bytes" in error.message
-    assert "at most 1000000" in error.message
-    assert "ask for fewer rows or outputs" in error.message
-
-
 @pytest.mark.parametrize("seed", range(20))
 def test_sums_hold_all_is_given_back_and_the_oldest_goes_on_whatever_happens(seed: int) -> None:
     rng = random.Random(seed)
@@ -184,9 +173,3 @@ def test_giving_back_twice_counts_once() -> None:
     room.give_back(claim)
     room.close()
     assert sums(budget) == (0, 0, 0)
-
-
-def test_request_without_a_budget_is_granted_at_once() -> None:
-    wire = greeted()
-    wire.dialer.ask(b"", [bytes(3 << 20)])
-    assert [type(event) for event in wire.settle()[1]] == [RequestReceived]
