@@ -85,15 +85,6 @@ def test_command_hands_its_headers_and_authority_to_the_client(
     assert "s3cret" not in said.out + said.err
 
 
-def test_key_is_that_of_the_option_or_else_of_the_variable(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert "key" not in access(None, None)
-    monkeypatch.setenv("CAPAMESH_KEY", " cm_of_variable \n")
-    assert access(None, None)["key"] == "cm_of_variable"
-    assert access(None, None, "cm_of_option")["key"] == "cm_of_option"
-
-
 def test_header_that_cannot_be_sent_is_an_error_without_its_value(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -103,10 +94,15 @@ def test_header_that_cannot_be_sent_is_an_error_without_its_value(
     assert "s3cr" not in said.out + said.err
 
 
-def test_certificate_is_shown_with_its_key_or_alone() -> None:
-    assert access(None, None, cert=Path("own.pem"))["cert"] == Path("own.pem")
-    found = access(None, None, cert=Path("own.pem"), cert_key=Path("own.key"))
-    assert found["cert"] == (Path("own.pem"), Path("own.key"))
-    assert "cert" not in access(None, None)
+def test_key_and_certificate_are_those_of_the_options_or_the_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert {"key", "cert"}.isdisjoint(access(None, None))
+    monkeypatch.setenv("CAPAMESH_KEY", " cm_of_variable \n")
+    assert access(None, None)["key"] == "cm_of_variable"
+    assert access(None, None, "cm_of_option")["key"] == "cm_of_option"
+    own, key = Path("own.pem"), Path("own.key")
+    assert access(None, None, cert=own)["cert"] == own
+    assert access(None, None, cert=own, cert_key=key)["cert"] == (own, key)
     with pytest.raises(typer.BadParameter, match="give --cert, too"):
-        access(None, None, cert_key=Path("own.key"))
+        access(None, None, cert_key=key)

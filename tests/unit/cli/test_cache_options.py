@@ -30,33 +30,23 @@ def test_store_and_secret_are_read_and_leave_the_environment(
     assert capsys.readouterr().err == ""
 
 
-def test_no_store_needs_no_secret(secret: Path) -> None:
-    assert read_cache("", None) == read_cache("", secret) == ("", b"")
-
-
-def test_store_without_a_secret_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"--cache needs --cache-secret FILE.*openssl rand"):
-        read_cache(URL, None)
-
-
-@pytest.mark.parametrize("text", ["", "short", "s" * 31 + "\n  "])
-def test_secret_that_is_short_is_refused(secret: Path, text: str) -> None:
-    secret.write_text(text)
-    with pytest.raises(ConfigError, match=f"a secret of {len(text.strip())} bytes; 32 at least"):
-        read_cache(URL, secret)
-
-
-def test_secret_that_cannot_be_read_and_url_that_is_none_are_refused(secret: Path) -> None:
-    with pytest.raises(ConfigError, match="no-such"):
-        read_cache(URL, secret.with_name("no-such"))
-    with pytest.raises(ConfigError, match="valkey://HOST:PORT/DB") as caught:
-        read_cache("http://:password@h", secret)
-    assert "password@" not in caught.value.message
-
-
 def test_secret_that_others_may_read_is_used_with_a_warning(
     secret: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     secret.chmod(0o644)
     assert read_cache(URL, secret)[1] == b"s" * 64
     assert f"chmod 600 {secret}" in capsys.readouterr().err
+
+
+def test_store_without_a_secret_that_can_be_used_is_refused(secret: Path) -> None:
+    assert read_cache("", None) == read_cache("", secret) == ("", b"")
+    with pytest.raises(ConfigError, match=r"--cache needs --cache-secret FILE.*openssl rand"):
+        read_cache(URL, None)
+    with pytest.raises(ConfigError, match="no-such"):
+        read_cache(URL, secret.with_name("no-such"))
+    with pytest.raises(ConfigError, match="valkey://HOST:PORT/DB") as caught:
+        read_cache("http://:password@h", secret)
+    assert "password@" not in caught.value.message
+    secret.write_text("s" * 31 + "\n  ")
+    with pytest.raises(ConfigError, match="a secret of 31 bytes; 32 at least"):
+        read_cache(URL, secret)

@@ -186,7 +186,6 @@ def test_error_is_told_and_its_question_forgotten() -> None:
     [
         ("", {"small": "chat", "digits": ""}, None, "small"),
         ("large", TASKS, None, "large"),
-        ("any", {}, None, "any"),
         (
             "",
             TASKS,
@@ -207,31 +206,6 @@ def test_model_is_the_one_for_chat_or_those_are_told(
         return
     with pytest.raises(kind, match=expected):
         model_for_chat(asked, tasks)
-
-
-def test_tasks_are_read_of_routers_and_of_other_servers() -> None:
-    entries = [{"id": "a", "task": "chat"}, {"id": "b", "task": None}, {"id": "c"}, 7]
-    assert read_tasks({"data": entries}) == {"a": "chat", "b": "", "c": "chat"}
-    assert read_tasks({}) == {}
-
-
-@pytest.mark.parametrize(
-    ("line", "command"),
-    [("/help", ("help", "")), ("/System a  b ", ("system", "a  b")), ("/etc/x", None), ("a", None)],
-)
-def test_commands_begin_with_a_slash_and_a_word(line: str, command: tuple[str, str] | None) -> None:
-    assert command_of(line) == command
-
-
-def test_words_cannot_drive_the_terminal() -> None:
-    assert shown("a\x1b[2J\tb\n\u202ec\u200d\ud800") == "a\ufffd[2J\tb\n\ufffdc\u200d\ufffd"
-
-
-def test_summary_leaves_out_what_is_not_known() -> None:
-    assert summary(answer_of("a", 1), 0.25, 0.25, "") == "1 token, 0.25 s to the first token"
-    assert summary(answer_of("a", 0, "length"), 0.25, 1.0, "") == (
-        "0.25 s to the first token, cut off at the most tokens"
-    )
 
 
 class Piped(io.StringIO):
@@ -313,3 +287,14 @@ def test_question_that_cannot_be_asked_is_told(
     assert run(line) == 1
     assert told in capsys.readouterr().err
     assert asked == []
+
+
+def test_texts_of_others_are_read_and_shown_with_care() -> None:
+    entries = [{"id": "a", "task": "chat"}, {"id": "b", "task": None}, {"id": "c"}, 7]
+    assert read_tasks({"data": entries}) == {"a": "chat", "b": "", "c": "chat"}
+    assert read_tasks({}) == {}
+    assert shown("a\x1b[2J\tb\n\u202ec\u200d\ud800") == "a\ufffd[2J\tb\n\ufffdc\u200d\ufffd"
+    assert [command_of(each) for each in ("/System a  b ", "/etc/x")] == [("system", "a  b"), None]
+    assert summary(answer_of("a", 0, "length"), 0.25, 1.0, "") == (
+        "0.25 s to the first token, cut off at the most tokens"
+    )

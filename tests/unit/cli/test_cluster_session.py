@@ -119,18 +119,6 @@ async def test_models_that_load_are_told_of_when_they_are_ready(
     ]
 
 
-async def test_models_that_were_told_of_are_not_told_again(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    async def write(_: LocalCluster, told: set[str]) -> list[Example]:
-        assert told == {"small", "large"}
-        return []
-
-    monkeypatch.setattr(cluster_session, "_write_examples", write)
-    await cluster_session._tell_of_others(Cluster(Router(LATE), monkeypatch), {"small", "large"})
-    assert capsys.readouterr().out == ""
-
-
 async def test_dead_node_ends_the_telling(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,17 +18,6 @@ def test_every_fixed_size_datatype_is_as_wide_as_its_little_endian_numpy_dtype()
             assert datatype.numpy_dtype.newbyteorder("<") == datatype.numpy_dtype
 
 
-def test_datatype_is_its_own_name_and_is_found_by_it() -> None:
-    assert [str(datatype) for datatype in Datatype] == [
-        *("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"),
-        *("FP16", "BF16", "FP32", "FP64", "BYTES"),
-    ]
-    for datatype in Datatype:
-        assert Datatype(datatype.value) is datatype
-        assert Datatype.of_name(datatype.value) is datatype
-    assert Datatype.of_name("fp32") is None
-
-
 def test_numpy_dtypes_of_either_byte_order_have_their_datatype() -> None:
     assert Datatype.of_numpy(np.float32) is Datatype.FP32
     assert Datatype.of_numpy(np.dtype(">f4")) is Datatype.FP32

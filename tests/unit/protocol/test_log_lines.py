@@ -34,9 +34,6 @@ def test_line_says_when_what_and_about_what() -> None:
         "03:04:05 INFO    node joined              peer=12D3  models=a,b  is_new=True  at=x:1"
     )
     assert line("mesh_ready") == "03:04:05 INFO    mesh ready"
-
-
-def test_texts_with_blanks_and_empty_ones_are_quoted() -> None:
     assert line("e", reason="no such file", note="").endswith('reason="no such file"  note=""')
 
 
@@ -50,10 +47,6 @@ def test_traceback_stands_below_in_lines_of_its_own() -> None:
         "Traceback:",
         "  line \N{REPLACEMENT CHARACTER}[1m7",
     ]
-
-
-def test_level_has_a_colour_where_there_are_any() -> None:
-    assert "\x1b[32mINFO   \x1b[0m" in line("e", has_colours=True)
 
 
 PROGRAM = """

@@ -13,7 +13,6 @@ from capamesh.protocol.member_status import (
     NOT_RUNNING,
     READY,
     STALE_S,
-    age_s,
     believable,
     verdict,
 )
@@ -36,24 +35,16 @@ def said(seconds_ago: float = 1.0, **fields: object) -> dict[str, Any]:
     [
         (said(), "ready", READY),
         (said(STALE_S - 1), "ready", READY),
-        (said(-3), "ready", READY),  # the clock was set back a little
         (said(STALE_S + 1), "stale", NOT_RUNNING),
         (said(-STALE_S - 1), "stale", NOT_RUNNING),
         (said(updated_at=None), "stale", NOT_RUNNING),
-        (said(updated_at="soon"), "stale", NOT_RUNNING),
         (said(updated_at="2027-03-01T12:00:00"), "stale", NOT_RUNNING),
         (said(is_running=False), "stopped", NOT_RUNNING),
         (said(state="waiting", reason="no router"), "waiting", NOT_READY),
-        (said(state="starting"), "starting", NOT_READY),
         (said(state="draining"), "draining", NOT_READY),
         (said(state="revoked", reason="by list 3"), "revoked", MEMBERSHIP_ENDED),
         (said(state="expired", reason="over"), "expired", MEMBERSHIP_ENDED),
         (said(expires_at=(NOW - dt.timedelta(1)).isoformat()), "expired", MEMBERSHIP_ENDED),
-        (
-            said(is_running=False, expires_at=(NOW - dt.timedelta(1)).isoformat()),
-            "expired",
-            MEMBERSHIP_ENDED,
-        ),
         ({"is_running": True}, "stale", NOT_RUNNING),
     ],
 )
@@ -69,11 +60,6 @@ def test_reason_says_how_old_the_status_is() -> None:
     assert verdict(said(90), NOW).reason == (
         "it last said that it was ready, 90 s ago, and says so every 5 s: it is frozen, or cannot write its folder"
     )
-
-
-def test_age_of_a_status_is_told() -> None:
-    assert age_s(said(90), NOW) == 90.0
-    assert age_s(said(updated_at=None), NOW) is None
 
 
 NODE = {
@@ -95,11 +81,6 @@ NODE = {
 }
 
 
-def test_running_member_s_status_is_believed_as_it_is() -> None:
-    status = said(**NODE)
-    assert believable(status, verdict(status, NOW)) == status
-
-
 def test_stopped_node_has_no_ready_model_and_no_router() -> None:
     status = said(is_running=False, **NODE)
     believed = believable(status, verdict(status, NOW))
@@ -116,20 +97,13 @@ def test_stopped_node_has_no_ready_model_and_no_router() -> None:
     }
 
 
-def test_stopped_node_whose_membership_has_expired_has_no_ready_model_either() -> None:
-    status = said(is_running=False, expires_at=(NOW - dt.timedelta(1)).isoformat(), **NODE)
-    (model,) = believable(status, verdict(status, NOW))["models"]
-    assert model["state"] == "stopped"
-
-
 def test_model_of_a_node_whose_status_is_stale_is_not_known_to_be_ready() -> None:
     status = said(90, **NODE)
     believed = believable(status, verdict(status, NOW))
     assert believed["models"][0]["state"] == "unknown"
     assert believed["workers"] == NODE["workers"]
     assert believed["links"] == 2
-
-
-def test_router_s_status_gains_no_field_of_a_node() -> None:
-    status = said(is_running=False, nodes=3)
+    status = said(**NODE)
+    assert believable(status, verdict(status, NOW)) == status
+    status = said(is_running=False, nodes=3)  # of a router
     assert believable(status, verdict(status, NOW)) == {**status, "nodes": 0}

@@ -23,17 +23,6 @@ def test_memory_is_writable_and_of_the_size_that_was_asked_for() -> None:
         view[:] = bytes(size)
 
 
-def test_memory_of_about_the_same_size_is_used_again() -> None:
-    memories = BodyMemories()
-    first = memories.lend(SIZE)
-    at = address(first)
-    del first
-    assert memories.free_bytes == SIZE
-    second = memories.lend(SIZE - 1)
-    assert (address(second), len(second)) == (at, SIZE - 1)
-    assert memories.free_bytes == 0
-
-
 def test_memory_that_something_lies_in_is_not_lent_again() -> None:
     memories = BodyMemories()
     first = memories.lend(SIZE)

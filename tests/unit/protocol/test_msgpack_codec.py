@@ -60,15 +60,11 @@ def test_junk_is_a_plain_value_or_a_value_error(raw: bytes) -> None:
         (b"\xc1", "FormatError|header"),
         (b"\xa1\xff", "utf-8"),
         (b"\x81\x01\x01", "not allowed for map key"),
-        (b"\x81\x90\x01", "not allowed for map key|unhashable"),
         (b"\xd4\x05\x00", "max_ext_len"),
         (b"\xc7\x00\x05", "extension of type 5 and 0 bytes"),
-        (b"\xc8\x00\x00\x7f", "extension of type 127"),
         (b"\xc7\x00\xff", "timestamp"),
-        (b"\xd6\xff\x00\x00\x00\x01", "max_ext_len"),
         (b"\xdd\xff\xff\xff\xff" + bytes(100), "max_array_len"),
         (b"\x94" + bytes(4), "max_array_len"),
-        (b"\xdf\xff\xff\xff\xff" + bytes(100), "max_map_len"),
         (b"\x91" * 60_000 + b"\x00", "StackError"),
     ],
 )
@@ -97,15 +93,11 @@ def test_map_has_its_limit() -> None:
 
 @pytest.mark.parametrize("value", [object(), 2**64, "\ud800", {"a": {1}}])
 def test_value_without_a_form_is_not_packed(value: object) -> None:
-    with pytest.raises(ValueError, match=r".+"):
-        pack(value)
-
-
-def test_value_nested_without_end_is_not_packed() -> None:
-    endless: list[object] = []
+    endless: list[object] = [value]
     endless.append(endless)
-    with pytest.raises(ValueError, match=r".+"):
-        pack(endless)
+    for each in (value, endless):
+        with pytest.raises(ValueError, match=r".+"):
+            pack(each)
 
 
 def test_value_is_shown_shortly_however_long_or_deep_it_is() -> None:

@@ -32,13 +32,6 @@ def test_characters_that_drive_a_terminal_or_turn_a_line_around_are_taken_out() 
     assert plain_lines("two\nlines\r\x1b") == "two\nlines \ufffd"
 
 
-def test_text_of_any_language_stays_as_it_is() -> None:
-    text = "Modell „größer“ 模型 نموذج ✓ é 👍"
-    assert plain(text) == text
-    assert plain_lines(text) == text
-    assert is_plain(text)
-
-
 @given(st.text(st.characters(), max_size=40))
 def test_plain_text_has_no_control_or_format_character_of_the_kinds_and_is_a_fixed_point(
     text: str,
@@ -52,29 +45,6 @@ def test_plain_text_has_no_control_or_format_character_of_the_kinds_and_is_a_fix
     assert not {unicodedata.bidirectional(one) for one in cleaned} & {
         "LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI",
     }  # fmt: skip
-
-
-def test_peers_error_comes_without_them() -> None:
-    assert from_wire("run_failed", EVIL).message == TAKEN_OUT
-
-
-@pytest.mark.parametrize("bad", ["\x1b[2J", "\u202e", "\u2028", "\u200b", "\u2066", "\x9b"])
-def test_advert_whose_text_has_them_is_refused_and_they_are_not_repeated(bad: str) -> None:
-    with pytest.raises(AdvertRejected) as refused:
-        router_from_body(
-            {"link_addresses": [], "region": f"eu{bad}", "agent_version": ""},
-            PeerId("12D3KooWPeer"),
-            Sequence(1, 1),
-        )
-    assert "region is" in refused.value.message
-    assert is_plain(refused.value.message)
-
-
-def test_tensor_whose_name_has_them_is_refused_and_they_are_not_repeated() -> None:
-    with pytest.raises(InvalidRequest) as refused:
-        checked(Tensor(EVIL, Datatype.FP32, (1,), b"\0\0\0\0"))
-    assert is_plain(refused.value.message)
-    checked(Tensor("größer 模型", Datatype.FP32, (1,), b"\0\0\0\0"))
 
 
 def test_links_introduction_and_farewell_come_without_them() -> None:
@@ -105,3 +75,21 @@ def test_no_command_prints_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert is_plain((shown.out + shown.err).replace("\n", ""))
     assert "owned" in shown.out
     assert "owned" in shown.err
+
+
+def test_text_of_any_language_stays_as_it_is() -> None:
+    text = "Modell „größer“ 模型 نموذج ✓ é 👍"
+    assert plain(text) == plain_lines(text) == text
+    assert is_plain(text)
+
+
+def test_what_refuses_a_peer_s_text_does_not_repeat_them() -> None:
+    assert from_wire("run_failed", EVIL).message == TAKEN_OUT
+    for bad in ("\x1b[2J", "\u202e", "\u2028", "\u200b", "\u2066", "\x9b"):
+        body = {"link_addresses": [], "region": f"eu{bad}", "agent_version": ""}
+        with pytest.raises(AdvertRejected, match="region is") as rejected:
+            router_from_body(body, PeerId("12D3KooWPeer"), Sequence(1, 1))
+        assert is_plain(rejected.value.message)
+    with pytest.raises(InvalidRequest) as refused:
+        checked(Tensor(EVIL, Datatype.FP32, (1,), b"\0\0\0\0"))
+    assert is_plain(refused.value.message)

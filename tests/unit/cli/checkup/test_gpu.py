@@ -31,16 +31,9 @@ def test_gpu_on_which_a_model_runs_is_well() -> None:
     assert states(GOOD) == dict.fromkeys(
         ("gpu", "driver", "mig", "cuda libraries", "cuda provider"), State.OK
     )
-
-
-def test_machine_without_a_gpu_is_well() -> None:
-    facts = dataclasses.replace(GOOD, gpus=(), has_hardware=False, driver_version="")
-    assert states(facts) == {"gpu": State.OK}
-
-
-def test_gpu_without_its_driver_is_a_failure() -> None:
-    facts = dataclasses.replace(GOOD, gpus=(), driver_version="")
-    assert states(facts) == {"gpu": State.FAIL}
+    none = dataclasses.replace(GOOD, gpus=(), driver_version="")
+    assert states(none) == {"gpu": State.FAIL}  # its driver is missing
+    assert states(dataclasses.replace(none, has_hardware=False)) == {"gpu": State.OK}
 
 
 @pytest.mark.parametrize(
@@ -95,8 +88,6 @@ def test_provider_is_judged_by_a_run(
         (1, '[{"is_good": false, "reason": "no CUDA"}]', "no CUDA"),
         (-11, "", "the trial run ended with status -11"),
         (1, "[]", "the trial run ended with status 1"),
-        (1, "{}", "the trial run ended with status 1"),
-        (1, "null", "the trial run ended with status 1"),
     ],
 )
 def test_trial_is_read_from_what_the_check_of_a_model_printed(

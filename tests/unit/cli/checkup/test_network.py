@@ -45,16 +45,9 @@ def test_addresses_are_told_one_by_one() -> None:
         ("reach 10.0.0.5:8000", State.OK, ""),
         ("reach [::1]:4001", State.FAIL, "nc -vz ::1 4001"),
     ]
-
-
-def test_name_in_a_token_cannot_become_a_command() -> None:
-    (found,) = check_reach((Reach("$(reboot):4001", "no such name"),))
-    assert found.run == "nc -vz '$(reboot)' 4001"
-
-
-def test_network_without_an_address_is_skipped() -> None:
-    (found,) = check_reach(())
-    assert found.state is State.SKIP
+    (quoted,) = check_reach((Reach("$(reboot):4001", "no such name"),))
+    assert quoted.run == "nc -vz '$(reboot)' 4001"
+    assert [each.state for each in check_reach(())] == [State.SKIP]
 
 
 @pytest.mark.parametrize(
@@ -64,9 +57,7 @@ def test_network_without_an_address_is_skipped() -> None:
         ("https://router.example/path", ("router.example", 443)),
         ("http://[::1]:8000", ("::1", 8000)),
         ("http://x:99999", None),
-        ("http://x:zero", None),
         ("http://[::1", None),
-        ("ftp://x", None),
         ("router:8000", None),
         ("", None),
     ],
@@ -84,7 +75,6 @@ def test_address_of_a_router_is_in_its_url(url: str, address: tuple[str, int] | 
         ("/ip4/10.0.0.5/udp/4001/quic", None),
         ("/ip4/10.0.0.5/tcp/0", None),
         ("/ip4/10.0.0.5/tcp/70000", None),
-        ("/ip4//tcp/1", None),
         ("10.0.0.5:4001", None),
     ],
 )
@@ -100,7 +90,6 @@ def test_address_of_the_mesh_is_a_host_and_a_tcp_port(
         ("Thu, 26 Nov 2026 19:00:00 GMT", dt.datetime(2026, 11, 26, 19, tzinfo=dt.UTC)),
         ("Thu, 26 Nov 2026 19:00:00 -0000", None),
         ("Thu, 99 Nov 2026 19:00:00 GMT", None),
-        ("now", None),
         ("", None),
         (None, None),
     ],

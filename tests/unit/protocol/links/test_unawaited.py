@@ -22,30 +22,6 @@ from capamesh.protocol.links.unawaited import (
     UnawaitedFrames,
 )
 
-
-def test_bucket_bears_many_at_once_and_then_a_rate() -> None:
-    bucket = UnawaitedFrames()
-    assert bucket.are_borne(MOST, 0, 100.0)
-    assert not bucket.are_borne(1, 0, 100.0)
-    assert bucket.are_borne(int(A_SECOND) - 1, 0, 101.0)
-    assert not bucket.are_borne(1, 0, 101.0 + 0.5 / A_SECOND)
-
-
-def test_bucket_is_filled_by_messages_and_holds_no_more_than_at_first() -> None:
-    bucket = UnawaitedFrames()
-    assert bucket.are_borne(MOST, 0, 0.0)
-    assert bucket.are_borne(5 * FOR_A_MESSAGE, 5, 0.0)
-    assert not bucket.are_borne(1, 0, 0.0)
-    assert bucket.are_borne(MOST, MOST, 1e9)
-    assert not bucket.are_borne(1, 0, 1e9)
-
-
-def test_clock_that_goes_back_fills_nothing() -> None:
-    bucket = UnawaitedFrames()
-    assert bucket.are_borne(MOST, 0, 100.0)
-    assert not bucket.are_borne(1, 0, 50.0)
-
-
 LEFTOVER = HEADER.pack(1, 0, 1, 99, FrameKind.RESPONSE, END | FINAL, 0) + b"x"
 FLOODS = {
     "ping": encode_frame(FrameKind.PING),
@@ -103,3 +79,21 @@ def test_work_pays_for_what_comes_with_it() -> None:
         wire.settle()
         wire.dialer.check_unawaited(0.0)
         wire.acceptor.check_unawaited(0.0)
+
+
+def test_bucket_bears_many_at_once_then_a_rate_and_is_filled_by_messages() -> None:
+    bucket = UnawaitedFrames()
+    assert bucket.are_borne(MOST, 0, 100.0)
+    assert not bucket.are_borne(1, 0, 100.0)
+    assert bucket.are_borne(int(A_SECOND) - 1, 0, 101.0)
+    assert not bucket.are_borne(1, 0, 101.0 + 0.5 / A_SECOND)
+    assert bucket.are_borne(5 * FOR_A_MESSAGE - 3, 5, 101.0 + 0.5 / A_SECOND)
+    assert not bucket.are_borne(3, 0, 101.0 + 0.5 / A_SECOND)
+    assert bucket.are_borne(MOST, MOST, 1e9)
+    assert not bucket.are_borne(1, 0, 1e9)
+
+
+def test_clock_that_goes_back_fills_nothing() -> None:
+    bucket = UnawaitedFrames()
+    assert bucket.are_borne(MOST, 0, 100.0)
+    assert not bucket.are_borne(1, 0, 50.0)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import errno
-import socket
-
-import pytest
 
 from capamesh.protocol.mesh.dial_failures import (
     MOST_CHARS,
@@ -38,11 +35,6 @@ def test_reason_is_the_operating_system_s_however_deep_it_lies() -> None:
     assert reason_of_failure(error) == "connection refused"
 
 
-def test_name_that_is_not_found_is_told_so() -> None:
-    error = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-    assert reason_of_failure(error) == "name or service not known"
-
-
 def test_reason_without_an_operating_system_s_is_the_innermost_error_s_words() -> None:
     error = _caused(Exception("outside"), ValueError("the peer is \x1b[2Janother"))
     assert reason_of_failure(error) == "the peer is \ufffd[2Janother"
@@ -54,11 +46,6 @@ def test_listener_with_another_key_than_its_address_names_is_told_as_somebody_el
         Exception("unable to connect"), _AllFailedError([_caused(Exception("s"), noise)])
     )
     assert reason_of_failure(error) == SOMEBODY_ELSE
-
-
-@pytest.mark.parametrize("error", [Exception(), Exception(" ")])
-def test_error_without_words_has_a_reason(error: Exception) -> None:
-    assert reason_of_failure(error) == "it did not answer as a member does"
 
 
 def test_reason_is_short_and_errors_that_hold_each_other_end() -> None:

@@ -151,14 +151,6 @@ def test_drain_orders_that_differ_travel_with_the_verdicts() -> None:
     assert exchanged(knowing(newer), knowing(newer)) == (b"", b"")
 
 
-def test_two_orders_of_one_version_are_exchanged_and_both_sides_go_by_the_same() -> None:
-    one, other = drained(THIRD), drained(NODE)
-    sides = knowing(one), knowing(other)
-    for side, sent in zip(sides, exchanged(*sides), strict=True):
-        side.take_drains(sent)
-    assert sides[0].drains == sides[1].drains
-
-
 def test_order_by_a_retired_key_is_not_sent_and_is_replaced_however_high_its_version() -> None:
     owner = OWNER.rotated(NOW)
     retiring = owner.revoke(RevocationList.empty(OWNER.network_id), is_retiring=True, now=NOW)
@@ -173,40 +165,6 @@ def test_order_by_a_retired_key_is_not_sent_and_is_replaced_however_high_its_ver
     run(opener, acceptor)
     assert (opener.drains, acceptor.drains) == (later.encode(), b"")
     assert behind.take_drains(opener.drains)
-
-
-def test_drain_order_is_sent_to_nobody_who_tells_of_none() -> None:
-    acceptor = side_of(Side.ACCEPTOR, ROUTER, NODE, knowing(drained(THIRD)))
-    opener = side_of(Side.OPENER, NODE, ROUTER)
-    older = hello_of(NODE, nonce=Side.OPENER.value * 32)
-    del older["drains"]
-    opener.receive(one(acceptor.first()), NOW)
-    acceptor.receive(older, NOW)
-    verdict = acceptor.receive({"type": "proof", "sig": _proof_of(opener), "list": b""}, NOW)
-    assert one(verdict) == {"type": "verdict", "ok": True, "why": ""}
-
-
-def _proof_of(opener: Handshake) -> bytes:
-    return NODE.identity.sign(opener._signed_by(Side.OPENER))
-
-
-@pytest.mark.parametrize("mark", ["1", None, 2.0, [], 7])
-def test_order_that_is_told_of_by_no_bytes_is_none(mark: object) -> None:
-    acceptor = side_of(Side.ACCEPTOR, ROUTER, NODE, knowing(drained(THIRD)))
-    hello = hello_of(NODE, nonce=b"x" * 32, drains=mark)
-    assert one(acceptor.receive(hello, NOW))["type"] == "proof"
-    assert acceptor._owed_drains == b""
-
-
-@pytest.mark.parametrize("drains", ["text", 1, None, [b"order"]])
-def test_drain_order_that_is_no_bytes_is_malformed(drains: object) -> None:
-    opener, acceptor = side_of(Side.OPENER, NODE, ROUTER), side_of(Side.ACCEPTOR, ROUTER, NODE)
-    proof = acceptor.receive(one(opener.first()), NOW)
-    opener.receive(one(acceptor.first()), NOW)
-    opener.receive(one(proof), NOW)
-    with pytest.raises(NotMember, match="malformed: 'drains'"):
-        opener.receive({"type": "verdict", "ok": True, "why": "", "drains": drains}, NOW)
-    assert opener.member is None
 
 
 def test_newer_revocation_list_travels_with_the_proof() -> None:
@@ -250,15 +208,11 @@ def test_peer_shut_out_by_a_newer_list_gets_it_with_the_refusal() -> None:
     [
         ({"v": 2}, "malformed: version 2, this side speaks 1"),
         ({"net": "cm-0"}, "wrong network: 'cm-0', this is cm-"),
-        ({"net": None}, "wrong network: 'None'"),
         ({"nonce": b"short"}, "malformed: the nonce must be 32 fresh bytes"),
-        ({"nonce": "A" * 32}, "malformed: the nonce must be 32 fresh bytes"),
         ({"nonce": b"O" * 32}, "malformed: the nonce must be 32 fresh bytes"),
         ({"revoked": -1}, "malformed: 'revoked' must be the version"),
         ({"revoked": None}, "malformed: 'revoked' must be the version"),
         ({"chain": None}, "malformed: 'chain' must be an array"),
-        ({"chain": []}, "malformed"),
-        ({"chain": [b"", b""]}, "malformed"),
         ({"chain": ["text", "text"]}, "malformed"),
         ({"chain": list(STRANGER.chain)}, "wrong network|bad signature"),
         (
@@ -266,7 +220,6 @@ def test_peer_shut_out_by_a_newer_list_gets_it_with_the_refusal() -> None:
             "peer id does not match key: the chain is 12D3.*, the connection 12D3",
         ),
         ({"type": "proof"}, "malformed: 'proof' came where 'hello' is due"),
-        ({"type": "verdict", "ok": True}, "malformed: 'verdict' came where 'hello' is due"),
         ({"type": "verdict", "ok": False, "why": "no"}, "it refused us: no"),
         ({"type": "x" * 500}, "malformed: 'x{20}' came"),
     ],
@@ -277,36 +230,6 @@ def test_bad_first_message_is_refused_by_name(fields: dict[str, object], why: st
         opener.receive(hello_of(ROUTER, **fields), NOW)
     assert opener.member is None
     assert opener.was_refused is (fields.get("ok") is False)
-
-
-def test_expired_and_a_revoked_member_are_refused_by_name() -> None:
-    opener = side_of(Side.OPENER, NODE, ROUTER)
-    with pytest.raises(NotMember, match="expired: router"):
-        opener.receive(hello_of(ROUTER), NOW + timedelta(hours=2))
-    listed = OWNER.revoke(
-        RevocationList.empty(OWNER.network_id), peers=[ROUTER.identity.peer_id], now=NOW
-    )
-    opener = side_of(Side.OPENER, NODE, ROUTER, NetworkTrust(OWNER.ca_der, listed))
-    with pytest.raises(NotMember, match="revoked peer: router"):
-        opener.receive(hello_of(ROUTER), NOW)
-
-
-@pytest.mark.parametrize("fields", [{"sig": b"x" * 64}, {"sig": b""}])
-def test_proof_with_a_wrong_signature_is_refused(fields: dict[str, object]) -> None:
-    opener, acceptor = side_of(Side.OPENER, NODE, ROUTER), side_of(Side.ACCEPTOR, ROUTER, NODE)
-    proof = one(acceptor.receive(one(opener.first()), NOW))
-    opener.receive(one(acceptor.first()), NOW)
-    with pytest.raises(NotMember, match=r"bad signature: 12D3.* did not sign this exchange"):
-        opener.receive(proof | fields, NOW)
-
-
-@pytest.mark.parametrize("fields", [{"sig": None}, {"list": "text"}])
-def test_proof_without_its_parts_is_refused(fields: dict[str, object]) -> None:
-    opener, acceptor = side_of(Side.OPENER, NODE, ROUTER), side_of(Side.ACCEPTOR, ROUTER, NODE)
-    proof = one(acceptor.receive(one(opener.first()), NOW))
-    opener.receive(one(acceptor.first()), NOW)
-    with pytest.raises(NotMember, match="a proof needs 'sig' and 'list' as bytes"):
-        opener.receive(proof | fields, NOW)
 
 
 def test_proof_of_another_exchange_is_refused() -> None:
@@ -334,40 +257,53 @@ def test_proof_that_is_sent_back_to_its_own_signer_is_refused() -> None:
         opener.receive(ours, NOW)
 
 
-def test_refusal_is_one_frame_and_its_reason_is_short() -> None:
-    assert one(refusal("no")) == {"type": "verdict", "ok": False, "why": "no"}
-    assert len(one(refusal("x" * 10_000))["why"]) == 300
-
-
-def test_text_form_shows_no_key() -> None:
-    shown = repr(side_of(Side.OPENER, NODE, ROUTER))
-    assert shown == f"Handshake(OPENER with {ROUTER.identity.peer_id}: hello is due)"
-
-
-def test_message_over_the_limit_is_refused_before_it_arrives() -> None:
-    with pytest.raises(ProtocolViolation, match="the limit is 1052672"):
-        stream_decoder().feed((MAX_MESSAGE_BYTES + 1).to_bytes(4, "little"))
-
-
-@given(st.lists(st.binary(max_size=40), max_size=4), st.booleans())
-def test_junk_raises_only_the_documented_errors(parts: list[bytes], is_framed: bool) -> None:
-    decoder = stream_decoder()
-    opener = side_of(Side.OPENER, NODE, ROUTER)
-    try:
-        for part in parts:
-            data = len(part).to_bytes(4, "little") + part if is_framed else part
-            for message in decoder.feed(data):
-                opener.receive(message, NOW)
-    except (NotMember, ProtocolViolation):
-        pass
-    assert opener.member is None
-
-
 json_like = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.binary(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=5,
 )
+
+
+@pytest.mark.parametrize("mark", ["1", None, 7, []])
+def test_drain_order_is_sent_to_nobody_who_tells_of_none(mark: object) -> None:
+    acceptor = side_of(Side.ACCEPTOR, ROUTER, NODE, knowing(drained(THIRD)))
+    opener = side_of(Side.OPENER, NODE, ROUTER)
+    hello = {**one(opener.first()), "drains": mark}
+    if mark is None:
+        del hello["drains"]
+    proof = one(opener.receive(one(acceptor.first()), NOW))
+    acceptor.receive(hello, NOW)
+    assert one(acceptor.receive(proof, NOW)) == {"type": "verdict", "ok": True, "why": ""}
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"sig": b"x" * 64}, r"bad signature: 12D3.* did not sign this exchange"),
+        ({"sig": b""}, r"bad signature: 12D3.* did not sign this exchange"),
+        ({"sig": None}, "a proof needs 'sig' and 'list' as bytes"),
+        ({"list": "text"}, "a proof needs 'sig' and 'list' as bytes"),
+        ({"type": "verdict", "ok": True, "why": ""}, "malformed: 'verdict' came where"),
+    ],
+)
+def test_bad_proof_is_refused_by_name(fields: dict[str, object], why: str) -> None:
+    opener, acceptor = side_of(Side.OPENER, NODE, ROUTER), side_of(Side.ACCEPTOR, ROUTER, NODE)
+    proof = one(acceptor.receive(one(opener.first()), NOW))
+    opener.receive(one(acceptor.first()), NOW)
+    with pytest.raises(NotMember, match=why):
+        opener.receive(proof | fields, NOW)
+    assert opener.member is None
+
+
+@pytest.mark.parametrize("drains", ["text", 1, None, [b"order"]])
+def test_drain_order_that_is_no_bytes_is_malformed(drains: object) -> None:
+    opener, acceptor = side_of(Side.OPENER, NODE, ROUTER), side_of(Side.ACCEPTOR, ROUTER, NODE)
+    proof = acceptor.receive(one(opener.first()), NOW)
+    opener.receive(one(acceptor.first()), NOW)
+    opener.receive(one(proof), NOW)
+    with pytest.raises(NotMember, match="malformed: 'drains'"):
+        opener.receive({"type": "verdict", "ok": True, "why": "", "drains": drains}, NOW)
+    assert opener.member is None
 
 
 @given(
@@ -387,3 +323,9 @@ def test_messages_with_any_fields_raise_only_not_member(
     with suppress(NotMember, ProtocolViolation):
         opener.receive(one(encode({**base, **fields, "type": kind})), NOW)
     assert opener.member is None
+
+
+def test_refusal_is_short_and_a_message_over_the_limit_is_refused_before_it_arrives() -> None:
+    assert one(refusal("x" * 10_000)) == {"type": "verdict", "ok": False, "why": "x" * 300}
+    with pytest.raises(ProtocolViolation, match="the limit is 1052672"):
+        stream_decoder().feed((MAX_MESSAGE_BYTES + 1).to_bytes(4, "little"))

@@ -2,11 +2,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.util import find_spec
-
-import pytest
-
-from capamesh.protocol.mesh.left_out import LEFT_OUT, Unused
 
 BEGIN = """
 import sys
@@ -27,11 +22,6 @@ def run(program: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
-
-
-@pytest.mark.parametrize("part", LEFT_OUT)
-def test_part_is_one_that_the_pinned_libp2p_has(part: str) -> None:
-    assert find_spec(part) is not None
 
 
 @pytest.mark.full
@@ -63,9 +53,3 @@ def test_part_that_is_read_in_after_all_is_the_real_one() -> None:
         "print(PeerBroadcaster.register.__name__, len(stringGen(7)), libp2p.relay.__spec__.origin)"
     )
     assert run(program) == "register 7 None"
-
-
-def test_instance_may_be_made_of_nothing() -> None:
-    assert isinstance(Unused(), Exception)
-    with pytest.raises(NotImplementedError, match="is left out"):
-        Unused(timeout=1)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from capamesh.protocol.adverts import MAX_ENVELOPE_BYTES, Sequence, seal
 from capamesh.protocol.identity import Identity
-from capamesh.protocol.mesh.gossip import MAX_PAYLOAD_BYTES, PayloadKind, wrap
+from capamesh.protocol.mesh.gossip import PayloadKind, wrap
 from capamesh.protocol.mesh.validator import (
     EXPIRE_AFTER_S,
     SENDER_BURST,
@@ -59,32 +59,27 @@ def judge() -> Validator:
     return Validator(OWNER.ca_der, ALICE.trust())
 
 
-def test_members_envelope_is_accepted_without_its_kind_byte(judge: Validator) -> None:
-    sent = payload(1)
+def test_same_and_older_sequences_are_ignored_and_newer_accepted(judge: Validator) -> None:
+    assert judge.judge(forged(payload(2)), A, NOW_MS).verdict is Verdict.REJECT
+    sent = payload(2)
     assert judge.judge(sent, A, NOW_MS) == ValidationResult(
         Verdict.ACCEPT, "", PayloadKind.ENVELOPE, sent[1:]
     )
-
-
-def test_same_and_older_sequences_are_ignored_and_newer_accepted(judge: Validator) -> None:
-    verdicts = [judge.judge(payload(n), A, NOW_MS) for n in (2, 2, 1, 3)]
-    assert [(one.verdict, one.reason) for one in verdicts] == [
-        (Verdict.ACCEPT, ""),
-        (Verdict.IGNORE, "replay"),
-        (Verdict.IGNORE, "replay"),
-        (Verdict.ACCEPT, ""),
-    ]
+    for _ in range(200):  # these cost a sender nothing
+        for counter in (2, 1):
+            verdict = judge.judge(payload(counter), A, NOW_MS)
+            assert verdict == ValidationResult(Verdict.IGNORE, "replay")
+    assert judge.judge(payload(3), A, NOW_MS).verdict is Verdict.ACCEPT
 
 
 def test_sequences_count_for_each_sender_and_each_known_kind(judge: Validator) -> None:
-    for sent, sender in ((payload(5), A), (payload(1, BOB), B), (payload(4, kind="new"), A)):
-        assert judge.judge(sent, sender, NOW_MS).verdict is Verdict.ACCEPT
-
-
-def test_all_unknown_kinds_of_a_sender_share_one_place(judge: Validator) -> None:
-    assert judge.judge(payload(2, kind="new1"), A, NOW_MS).verdict is Verdict.ACCEPT
-    assert judge.judge(payload(1, kind="new2"), A, NOW_MS).reason == "replay"
-    assert len(judge._newest) == 1
+    for sent, sender, reason in (
+        (payload(5), A, ""),
+        (payload(1, BOB), B, ""),
+        (payload(4, kind="new1"), A, ""),
+        (payload(3, kind="new2"), A, "replay"),  # all unknown kinds share one place
+    ):
+        assert judge.judge(sent, sender, NOW_MS).reason == reason
 
 
 @pytest.mark.parametrize(
@@ -93,16 +88,12 @@ def test_all_unknown_kinds_of_a_sender_share_one_place(judge: Validator) -> None
         (payload(1), B, Verdict.REJECT, "publisher"),
         (forged(payload(1)), A, Verdict.REJECT, "signature"),
         (payload(1)[:-1], A, Verdict.REJECT, "malformed"),
-        (b"E", A, Verdict.REJECT, "malformed"),
         (b"E" + bytes(MAX_ENVELOPE_BYTES + 1), A, Verdict.REJECT, "oversize"),
-        (b"E" + bytes(MAX_PAYLOAD_BYTES), A, Verdict.REJECT, "oversize"),
         (payload(1, STRANGER), STRANGER.identity.peer_id, Verdict.IGNORE, "network"),
         (payload(1, at_ms=NOW_MS - 700_000), A, Verdict.IGNORE, "stale"),
         (payload(1, at_ms=NOW_MS + 700_000), A, Verdict.IGNORE, "future"),
         (b"", A, Verdict.IGNORE, "kind"),
-        (b"Z" + payload(1), A, Verdict.IGNORE, "kind"),
         (b"R", A, Verdict.REJECT, "signature"),
-        (b"R" + bytes(200), A, Verdict.REJECT, "signature"),
     ],
     ids=itertools.count(),  # not of the peers' ids, which differ from run to run
 )
@@ -110,12 +101,6 @@ def test_dropped_message_is_named_and_blamed_only_if_nobody_honest_forwards_it(
     judge: Validator, sent: bytes, publisher: str, verdict: Verdict, reason: str
 ) -> None:
     assert judge.judge(sent, publisher, NOW_MS) == ValidationResult(verdict, reason)
-
-
-def test_dropped_message_does_not_use_up_its_sequence(judge: Validator) -> None:
-    forgery = forged(payload(1))
-    assert judge.judge(forgery, A, NOW_MS).verdict is Verdict.REJECT
-    assert judge.judge(payload(1), A, NOW_MS).verdict is Verdict.ACCEPT
 
 
 def test_newer_revocation_list_is_accepted_from_any_member_and_an_old_one_ignored() -> None:
@@ -144,28 +129,10 @@ def test_sender_above_its_rate_is_ignored_until_time_passes(judge: Validator) ->
     assert judge.judge(payload(next(numbers)), A, NOW_MS + 400).verdict is Verdict.ACCEPT
 
 
-def test_replays_cost_a_sender_nothing(judge: Validator) -> None:
-    assert judge.judge(payload(1), A, NOW_MS).verdict is Verdict.ACCEPT
-    for _ in range(200):
-        assert judge.judge(payload(1), A, NOW_MS).reason == "replay"
-    assert judge.judge(payload(2), A, NOW_MS).verdict is Verdict.ACCEPT
-
-
 @given(st.binary(max_size=300), st.sampled_from([b"", b"E", b"R", b"E\x92\xc4"]))
 def test_no_payload_makes_the_judge_raise_or_accept(junk: bytes, prefix: bytes) -> None:
     judge = Validator(OWNER.ca_der, ALICE.trust())
     assert judge.judge(prefix + junk, A, NOW_MS).verdict is not Verdict.ACCEPT
-
-
-@given(st.data())
-def test_no_changed_byte_of_an_envelope_is_accepted(data: st.DataObject) -> None:
-    sent = payload(1)
-    index = data.draw(st.integers(1, len(sent) - 1))
-    changed = (
-        sent[:index] + bytes([sent[index] ^ data.draw(st.integers(1, 255))]) + sent[index + 1 :]
-    )
-    judge = Validator(OWNER.ca_der, ALICE.trust())
-    assert judge.judge(changed, A, NOW_MS).verdict is not Verdict.ACCEPT
 
 
 def of_one_invite(count: int, members: int) -> list[Membership]:

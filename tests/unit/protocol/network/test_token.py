@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import msgpack
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,10 +21,13 @@ SECOND = timedelta(seconds=1)
 ASK = "ask the network's owner for a new one: capamesh network token"
 
 
-def text_of(parts: object) -> str:
-    payload: bytes = msgpack.packb(parts)
+def checked(payload: bytes) -> str:
     raw = hashlib.sha256(payload).digest()[:4] + payload
     return "capamesh1" + base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def text_of(parts: object) -> str:
+    return checked(msgpack.packb(parts))
 
 
 def parts_of(token: JoinToken) -> list[object]:
@@ -44,20 +46,6 @@ def test_token_decodes_to_what_was_invited(home: Network) -> None:
     assert token.bootstrap == ("/dns4/router.example/tcp/7400", "/ip4/192.0.2.7/tcp/7400")
 
 
-def test_layout_is_checksum_then_a_list_of_four(home: Network) -> None:
-    assert text_of(parts_of(home.node_token)) == home.node_token.encode()
-
-
-def test_blanks_around_a_token_do_not_matter(home: Network) -> None:
-    assert JoinToken.decode(f"  {home.node_token.encode()}\n", home.now) == home.node_token
-
-
-def test_token_never_shows_its_key(home: Network) -> None:
-    token = home.node_token
-    assert repr(token.invite_key) not in repr(token)
-    assert "invite_key" not in repr(token)
-
-
 def test_token_ends_with_its_invite(home: Network) -> None:
     text = home.node_token.encode()
     ends = home.node_token.expires_at
@@ -66,38 +54,22 @@ def test_token_ends_with_its_invite(home: Network) -> None:
         JoinToken.decode(text, ends + SECOND)
 
 
-def test_token_from_the_future_blames_the_clock(home: Network) -> None:
-    with pytest.raises(
-        ConfigError, match=r"valid from 2027-03-01T11:50:00Z.*set this machine's clock"
-    ):
-        JoinToken.decode(home.node_token.encode(), home.now - timedelta(minutes=21))
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "no join token: one starts with 'capamesh1'"),
-        ("hello", "no join token: one starts with 'capamesh1'"),
-        ("capamesh", "no join token: one starts with 'capamesh1'"),
         ("capamesh2AAAA", "of another version, not capamesh1: upgrade capamesh"),
         ("capamesh1", "cut short or mistyped"),
-        ("capamesh1A", "cut short or mistyped"),
-        ("capamesh1AAAA", "cut short or mistyped"),
         ("capamesh1AA=A", "'=' at character 12 is not part of a token"),
         ("capamesh1AA\nA", r"'\\n' at character 12 is not part of a token"),
         ("capamesh1é", "'é' at character 10 is not part of a token"),
         ("capamesh1" + "A" * MAX_TOKEN_CHARS, "at most 16384 characters, this text 16393"),
         (text_of(7), "malformed: not its four parts"),
-        (text_of([]), "malformed: not its four parts"),
-        (text_of([[], b"", b""]), "malformed: not its four parts"),
-        (text_of([[], b"", b"", b"", b""]), "malformed: not its four parts"),
         (text_of([[], "", b"", b""]), "malformed: not its four parts"),
         (text_of([[7], bytes(32), b"", b""]), "malformed: a part has a wrong type or size"),
         (text_of([[], bytes(31), b"", b""]), "malformed: a part has a wrong type or size"),
-        (text_of([["a"] * 17, bytes(32), b"", b""]), "malformed: .*17"),
         (text_of({"a": 1}), "malformed: "),
         (text_of([["a b"], bytes(32), b"", b""]), "'a b' is no bootstrap address"),
-        (text_of([[""], bytes(32), b"", b""]), "'' is no bootstrap address"),
         (
             text_of([[], bytes(32), b"", b""]),
             "not of one network: malformed: .*capamesh network token",
@@ -112,22 +84,6 @@ def test_text_that_is_no_token_is_refused_with_the_reason(
         JoinToken.decode(text, home.now)
 
 
-def test_deep_nesting_is_malformed(home: Network) -> None:
-    payload = b"\x91" * 9000
-    raw = hashlib.sha256(payload).digest()[:4] + payload
-    with pytest.raises(ConfigError, match="malformed: "):
-        JoinToken.decode("capamesh1" + base64.urlsafe_b64encode(raw).decode(), home.now)
-
-
-def test_bytes_after_the_list_and_longer_spellings_are_refused(home: Network) -> None:
-    payload: bytes = msgpack.packb(parts_of(home.node_token))
-    for other in (payload + b"\xc0", b"\xdc\x00\x04" + payload[1:]):
-        raw = hashlib.sha256(other).digest()[:4] + other
-        text = "capamesh1" + base64.urlsafe_b64encode(raw).decode().rstrip("=")
-        with pytest.raises(ConfigError, match="malformed: "):
-            JoinToken.decode(text, home.now)
-
-
 def test_parts_of_two_networks_are_no_token(home: Network, stranger: Network) -> None:
     ours, theirs = parts_of(home.node_token), parts_of(stranger.node_token)
     with pytest.raises(ConfigError, match=rf"not of one network: wrong network: .*{ASK}"):
@@ -139,44 +95,66 @@ def test_parts_of_two_networks_are_no_token(home: Network, stranger: Network) ->
         JoinToken.decode(text_of([*ours[:2], garbled, ours[3]]), home.now)
 
 
-@given(st.text(max_size=200) | st.text(alphabet="AZaz09-_", max_size=200).map("capamesh1".__add__))
-def test_junk_is_a_config_error(home: Network, text: str) -> None:
-    with pytest.raises(ConfigError):
-        JoinToken.decode(text, home.now)
+@pytest.mark.parametrize(
+    ("bootstrap", "message"),
+    [
+        (("a",) * 17, "at most 16 bootstrap addresses, not 17"),
+        (("a" * 257,), "1 to 256 ASCII characters"),
+        (("a b",), "'a b' is no bootstrap address"),
+        (("é",), "'é' is no bootstrap address"),
+    ],
+)
+def test_owner_cannot_put_what_is_no_address_into_a_token(
+    home: Network, bootstrap: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        home.owner.invite(
+            Role.NODE, expires_at=home.now + SECOND, bootstrap=bootstrap, now=home.now
+        )
 
 
-@given(st.recursive(st.binary() | st.text() | st.integers(0, 9), st.lists, max_leaves=20))
-def test_junk_with_a_true_checksum_is_a_config_error(home: Network, parts: object) -> None:
-    with pytest.raises(ConfigError):
-        JoinToken.decode(text_of(parts), home.now)
-
-
-@given(st.binary(max_size=300))
-def test_bytes_with_a_true_checksum_are_a_config_error(home: Network, payload: bytes) -> None:
-    raw = hashlib.sha256(payload).digest()[:4] + payload
-    with pytest.raises(ConfigError):
-        JoinToken.decode("capamesh1" + base64.urlsafe_b64encode(raw).decode().rstrip("="), home.now)
-
-
-@given(st.data())
-def test_token_cut_short_is_reported_so(home: Network, data: st.DataObject) -> None:
+def test_token_ends_with_its_invite_and_from_the_future_blames_the_clock(home: Network) -> None:
     text = home.node_token.encode()
-    length = data.draw(st.integers(9, len(text) - 1))
-    with pytest.raises(ConfigError, match=r"cut short or mistyped.*copy the whole of it again"):
-        JoinToken.decode(text[:length], home.now)
+    ends = home.node_token.expires_at
+    assert JoinToken.decode(text, ends) == home.node_token
+    with pytest.raises(ConfigError, match=rf"expired at 2027-03-31T12:00:00Z.*{ASK}"):
+        JoinToken.decode(text, ends + SECOND)
+    with pytest.raises(ConfigError, match=r"valid from 2027-03-01T11:50.*set this machine's clock"):
+        JoinToken.decode(text, home.now - timedelta(minutes=21))
+
+
+@given(
+    st.text(max_size=200)
+    | st.text(alphabet="AZaz09-_", max_size=200).map("capamesh1".__add__)
+    | st.binary(max_size=300).map(checked)
+    | st.recursive(st.binary() | st.text() | st.integers(0, 9), st.lists, max_leaves=20).map(
+        text_of
+    )
+)
+def test_junk_is_a_config_error(home: Network, text: str) -> None:
+    payload: bytes = msgpack.packb(parts_of(home.node_token))
+    others = (payload + b"\xc0", b"\xdc\x00\x04" + payload[1:], b"\x91" * 9000)
+    for junk in (text, *map(checked, others)):
+        with pytest.raises(ConfigError):
+            JoinToken.decode(junk, home.now)
 
 
 @settings(max_examples=100)
 @given(st.data())
-def test_mistyped_character_is_found(home: Network, data: st.DataObject) -> None:
+def test_mistyped_character_or_a_token_cut_short_is_found(
+    home: Network, data: st.DataObject
+) -> None:
     text = home.node_token.encode()
     position = data.draw(st.integers(0, len(text) - 1))
-    letter = data.draw(st.sampled_from("ABCXYZabcxyz0189-_"))
-    changed = text[:position] + letter + text[position + 1 :]
-    if changed == text:
-        return
-    with pytest.raises(ConfigError):
-        JoinToken.decode(changed, home.now)
+    changed = (
+        text[:position] + data.draw(st.sampled_from("ABCXYZabcxyz0189-_")) + text[position + 1 :]
+    )
+    if changed != text:
+        with pytest.raises(ConfigError):
+            JoinToken.decode(changed, home.now)
+    if position >= 9:
+        with pytest.raises(ConfigError, match=r"cut short or mistyped.*copy the whole of it again"):
+            JoinToken.decode(text[:position], home.now)
 
 
 @given(
@@ -189,34 +167,6 @@ def test_every_token_comes_back_from_its_text(home: Network, bootstrap: list[str
     token = JoinToken.assemble(
         bootstrap, home.node_token.invite_key, home.node_token.invite_der, home.owner.ca_der
     )
-    assert JoinToken.decode(token.encode(), home.now) == token
-
-
-@pytest.mark.parametrize(
-    ("bootstrap", "message"),
-    [
-        (("a",) * 17, "at most 16 bootstrap addresses, not 17"),
-        (("",), "'' is no bootstrap address"),
-        (("a" * 257,), "1 to 256 ASCII characters"),
-        (("a b",), "'a b' is no bootstrap address"),
-        (("é",), "'é' is no bootstrap address"),
-        (("a\x00",), "is no bootstrap address"),
-    ],
-)
-def test_owner_cannot_put_what_is_no_address_into_a_token(
-    home: Network, bootstrap: tuple[str, ...], message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        home.owner.invite(
-            Role.NODE, expires_at=home.now + SECOND, bootstrap=bootstrap, now=home.now
-        )
-
-
-def test_key_of_another_invite_is_refused(home: Network) -> None:
-    with pytest.raises(ConfigError, match="key is not its invite's"):
-        JoinToken.assemble(
-            (),
-            Ed25519PrivateKey.generate().private_bytes_raw(),
-            home.node_token.invite_der,
-            home.owner.ca_der,
-        )
+    assert token.encode() == text_of(parts_of(token))
+    assert JoinToken.decode(f"  {token.encode()}\n", home.now) == token
+    assert "invite_key" not in repr(token)

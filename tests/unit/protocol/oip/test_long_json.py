@@ -105,11 +105,8 @@ def _read_whole(body: bytes) -> object:
     [
         ('{"inputs":[]} x', "Extra data at character 14"),
         ('{"inputs":[', "inputs must be objects, got ''"),
-        ('{"inputs":[{}', "Expecting ','"),
         ('{"inputs" []}', "Expecting ':'"),
-        ("{inputs:[]}", "property name"),
         ('{"inputs":[5]}', "inputs must be objects|must be an object"),
-        ("[]", "must be an object"),
         ('{"inputs":[{"data":[{"a":1}]}]}', "an object in a tensor's data"),
         ('{"inputs":[{"data":' + 40 * "[" + "}]}", "nested over 33 deep"),
         ('{"inputs":[{"data":[1', "a list without an end"),
@@ -234,15 +231,3 @@ def test_value_without_a_json_number_comes_back_as_the_text_that_was_asked_for()
         given_back = json.loads(b"".join(buffers), parse_constant=pytest.fail)["outputs"][0]
         body = json.dumps({"inputs": [given_back]}).encode()
         assert decode_request("m", "", body, None).inputs == (tensor,)
-
-
-def test_other_texts_among_numbers_are_refused_by_their_place() -> None:
-    for text in ("nan", "inf", "+Infinity", "1"):
-        body = f'{{"inputs":[{_tensor("FP32", [2], json.dumps(["NaN", text]))}]}}'.encode()
-        with pytest.raises(
-            InvalidRequest, match=f"FP32 element 1 must be a number, got '.?{text[1:]}'"
-        ):
-            decode_request("m", "", body, None)
-    body = f'{{"inputs":[{_tensor("INT8", [1], json.dumps(["NaN"]))}]}}'.encode()
-    with pytest.raises(InvalidRequest, match="INT8 element 0 must be an integer, got 'NaN'"):
-        decode_request("m", "", body, None)

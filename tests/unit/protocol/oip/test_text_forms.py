@@ -48,8 +48,6 @@ def input_of(**fields: object) -> bytes:
         (COMPACT, COMPACT.replace(b"[1.5,-2]", b"[0.1,3e-7]")),
         (SPACED, SPACED.replace(b"[1.5, -2]", b"[ 7,\n-0.0 ]")),
         (input_of(shape=[1, 2], data=[[1, 2]]), input_of(shape=[1, 2], data=[[3, -4]])),
-        (input_of(shape=[1, 1, 2], data=[[[1, 2]]]), input_of(shape=[1, 1, 2], data=[[[5, 6]]])),
-        (input_of(shape=[0], data=[]), input_of(shape=[0], data=[])),
         (input_of(shape=[], data=[1]), input_of(shape=[], data=[4])),
     ],
 )
@@ -64,37 +62,21 @@ def test_request_of_a_known_form_is_read_as_the_decoder_reads_it(
 @pytest.mark.parametrize(
     "asked",
     [
-        COMPACT.replace(NUMBERS, b"[1.5]"),
         COMPACT.replace(NUMBERS, b"[1.5,2,3]"),
-        COMPACT.replace(NUMBERS, b"[1.5,true]"),
         COMPACT.replace(NUMBERS, b'[1.5,"NaN"]'),
-        COMPACT.replace(NUMBERS, b"[1.5,NaN]"),
         COMPACT.replace(NUMBERS, b"[1.5,1e99]"),
-        COMPACT.replace(NUMBERS, b"[1.5,1e999]"),
         COMPACT.replace(NUMBERS, b"[1.5,%b]" % (b"9" * 5000)),
-        COMPACT.replace(NUMBERS, b"[1.5,2,]"),
         COMPACT.replace(NUMBERS, b"[1.5,02]"),
         COMPACT.replace(NUMBERS, b"[1.5,\xff]"),
-        COMPACT.replace(NUMBERS, b"[1.5,null]"),
         COMPACT.replace(NUMBERS, b"[[1.5,2]]"),
-        COMPACT.replace(NUMBERS, b"[1.5,[2]]"),
         COMPACT.replace(NUMBERS, b"[1.5,2][]"),
-        COMPACT.replace(NUMBERS, b"[1.5,2]\0"),
-        COMPACT.replace(NUMBERS, b"1.5"),
-        COMPACT.replace(NUMBERS, b""),
         COMPACT.replace(NUMBERS, b" " * MAX_BODY_BYTES + NUMBERS),
         COMPACT.replace(b"FP32", b"INT8"),
-        COMPACT[:-1],
         COMPACT + b" ",
-        COMPACT[: COMPACT.index(b"]")],
-        b"",
     ],
 )
 def test_text_that_is_wrong_or_of_another_form_is_left_to_the_decoder(asked: bytes) -> None:
     assert read(learnt(COMPACT), asked) is None
-
-
-def test_brackets_around_the_numbers_do_not_stand_for_brackets_beside_them() -> None:
     known = input_of(shape=[1, 2], data=[[1, 2]])
     assert read(learnt(known), known.replace(b"[[1, 2]]", b"[1, 2][]")) is None
 
@@ -114,7 +96,6 @@ def test_text_over_the_limit_on_json_is_left_to_the_decoder() -> None:
         ).encode(),
         input_of(datatype="BOOL", data=[True, False]),
         input_of(datatype="BYTES", data=["a", "b"]),
-        input_of(datatype="FP32", data=[1, "NaN"]),
         input_of(shape=[2, 1], data=[[1], [2]]),
         input_of(name="data"),
         input_of(name='a\\"b'),
@@ -145,37 +126,15 @@ def test_oldest_form_makes_room() -> None:
     assert read(forms, bodies[1]) is not None
 
 
-PIECES = st.sampled_from(
-    [
-        b"[",
-        b"]",
-        b"1",
-        b",",
-        b"-",
-        b"2.5",
-        b'"',
-        b"data",
-        b":",
-        b"{",
-        b"}",
-        b" ",
-        b"\0",
-        b"\\",
-        b"e9",
-        b"x",
-    ]
-)
-
-
 @given(
     at=st.integers(0, len(COMPACT)),
     dropped=st.integers(0, 12),
-    added=st.lists(PIECES, max_size=6),
+    added=st.lists(st.sampled_from([*'[]1,-":{} \0\\x', "2.5", "data", "e9"]), max_size=6),
 )
 def test_form_reads_nothing_that_the_decoder_reads_otherwise(
-    at: int, dropped: int, added: list[bytes]
+    at: int, dropped: int, added: list[str]
 ) -> None:
-    asked = COMPACT[:at] + b"".join(added) + COMPACT[at + dropped :]
+    asked = COMPACT[:at] + "".join(added).encode() + COMPACT[at + dropped :]
     try:
         wanted = decode_request("m", "1", asked, None)
     except CapameshError:

@@ -22,11 +22,6 @@ def test_every_bit_pattern_survives_the_way_to_fp32_and_back_but_signalling_nans
     assert (back[is_nan] == _ALL_BITS[is_nan] | 0x40).all()
 
 
-def test_fp32_values_are_those_of_an_independent_bfloat16() -> None:
-    theirs = _ALL_BITS.view(ml_dtypes.bfloat16).astype(np.float32)
-    np.testing.assert_array_equal(fp32_from_bf16(_ALL_BITS), theirs)
-
-
 def test_rounding_is_that_of_an_independent_bfloat16_on_random_bit_patterns() -> None:
     bits = np.random.default_rng(20).integers(0, 2**32, 200_000, dtype=np.uint32)
     values = bits.view(np.float32)
@@ -40,11 +35,6 @@ def test_ties_go_to_the_even_pattern_and_what_is_beyond_the_range_to_infinity() 
     bits = np.array([0x3F808000, 0x3F818000, 0x3F808001, 0x7F7FFFFF, 0xFF7FFFFF], np.uint32)
     rounded = bf16_from_fp32(bits.view(np.float32))
     assert rounded.tolist() == [0x3F80, 0x3F82, 0x3F81, 0x7F80, 0xFF80]
-
-
-def test_nan_keeps_its_sign_and_never_becomes_infinity() -> None:
-    nans = np.array([0x7F800001, 0xFF800001, 0xFFFFFFFF], np.uint32).view(np.float32)
-    assert bf16_from_fp32(nans).tolist() == [0x7FC0, 0xFFC0, 0xFFFF]
 
 
 def test_shape_is_kept_down_to_none() -> None:

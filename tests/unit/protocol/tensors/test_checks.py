@@ -12,19 +12,13 @@ from capamesh.protocol.tensors import Datatype, Limits, Tensor, checked, join_el
 _GOOD = Tensor("x", Datatype.FP32, (2, 3), bytes(24))
 
 
-def test_right_tensor_is_returned_itself() -> None:
-    assert checked(_GOOD) is _GOOD
-
-
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [
         (_GOOD.replace(data=bytes(23)), r"FP32 of shape \[2, 3\] needs 24 bytes, got 23"),
         (_GOOD.replace(shape=(2, -3)), r"shape \[2, -3\]; every dimension must be from 0 to"),
-        (_GOOD.replace(shape=(-2, -3)), r"shape \[-2, -3\]; every dimension"),
         (_GOOD.replace(shape=(2**40,), data=b""), f"needs {2**42} bytes, got 0"),
         (_GOOD.replace(shape=(2**62, 2**62)), f"needs {2**126} bytes, got 24"),
-        (_GOOD.replace(shape=(0, 2**63)), f"must be from 0 to {2**63 - 1}"),
         (_GOOD.replace(shape=(1,) * 33), "has 33 dimensions; the limit is 32"),
         (_GOOD.replace(shape=(0, 2**62), data=b""), "non-zero dimensions span"),
         (
@@ -45,8 +39,6 @@ def test_right_tensor_is_returned_itself() -> None:
             Tensor("s", Datatype.BYTES, (2,), b"\1\0\0\0a\0\0\0"),
             "ends in the length of BYTES element 1",
         ),
-        (Tensor("s", Datatype.BYTES, (2**20,), b""), "need at least"),
-        (Tensor("s", Datatype.BYTES, (0, 2**62), b""), "non-zero dimensions span"),
     ],
 )
 def test_disagreement_is_named_with_its_numbers(tensor: Tensor, message: str) -> None:
@@ -54,25 +46,16 @@ def test_disagreement_is_named_with_its_numbers(tensor: Tensor, message: str) ->
         checked(tensor)
 
 
-def test_more_bytes_than_a_message_may_have_are_too_large() -> None:
-    with pytest.raises(TooLarge, match="has 24 bytes; the limit of a message is 23"):
-        checked(_GOOD, Limits(max_message_bytes=23))
-
-
 def test_more_texts_than_an_event_loop_should_read_are_too_large() -> None:
     texts = Tensor("s", Datatype.BYTES, (3,), bytes(12))
     checked(texts, Limits(max_texts=3))
+    assert checked(_GOOD, Limits(max_message_bytes=24)) is _GOOD
+    with pytest.raises(TooLarge, match="has 24 bytes; the limit of a message is 23"):
+        checked(_GOOD, Limits(max_message_bytes=23))
     with pytest.raises(
         TooLarge, match="'s': 3 BYTES elements in this message; the limit is 2: split"
     ):
         checked(texts, Limits(max_texts=2))
-
-
-@pytest.mark.parametrize("datatype", list(Datatype))
-def test_scalars_and_empty_tensors_pass(datatype: Datatype) -> None:
-    scalar = bytes(datatype.itemsize_bytes or 4)
-    assert checked(Tensor("x", datatype, (), scalar)).to_numpy().shape == ()
-    assert checked(Tensor("x", datatype, (0, 5), b"")).to_numpy().shape == (0, 5)
 
 
 @given(st.lists(st.binary(max_size=5), min_size=1, max_size=5))

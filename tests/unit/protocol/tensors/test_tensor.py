@@ -61,11 +61,6 @@ def test_contiguous_little_endian_array_is_shared_and_any_other_is_copied() -> N
     assert bytes(swapped.data) == array.tobytes()
 
 
-def test_raw_bytes_are_little_endian_and_row_major() -> None:
-    tensor = Tensor.from_numpy("x", np.array([[1, 2], [3, 258]], np.int16))
-    assert bytes(tensor.data) == b"\x01\0\x02\0\x03\0\x02\x01"
-
-
 def test_bytes_elements_have_a_four_byte_length_and_text_is_utf_8() -> None:
     array = np.array(["é", b"\xff\0"], dtype=object)
     assert bytes(Tensor.from_numpy("x", array).data) == b"\x02\0\0\0\xc3\xa9\x02\0\0\0\xff\0"
@@ -107,12 +102,9 @@ def test_element_that_is_neither_bytes_nor_text_is_named() -> None:
     ("datatype", "shape", "data"),
     [
         (Datatype.FP32, (2,), b"1234"),
-        (Datatype.FP32, (1,), b"123"),
         (Datatype.FP32, (2**70,), b""),
-        (Datatype.FP32, (0, 2**62), b""),
         (Datatype.BYTES, (2**40,), b"\0\0\0\0"),
         (Datatype.BYTES, (1,), b"\x05\0\0\0abc"),
-        (Datatype.BYTES, (1,), b"\0\0\0\0\0"),
     ],
 )
 def test_data_that_does_not_match_the_shape_is_refused_without_allocating(
@@ -120,17 +112,6 @@ def test_data_that_does_not_match_the_shape_is_refused_without_allocating(
 ) -> None:
     with pytest.raises(InvalidRequest):
         Tensor("x", datatype, shape, data).to_numpy()
-
-
-def test_tensor_does_not_show_its_data() -> None:
-    assert repr(Tensor("x", Datatype.INT8, (3,), b"abc")) == (
-        "Tensor(name='x', datatype=<Datatype.INT8: 'INT8'>, shape=(3,))"
-    )
-
-
-def test_size_of_a_view_is_in_bytes_whatever_its_items_are() -> None:
-    view = np.zeros((2, 3), np.float64).data
-    assert Tensor("x", Datatype.FP64, (2, 3), view).size_bytes == 48
 
 
 def test_elements_are_split_from_a_slice_of_a_larger_buffer() -> None:
