@@ -175,19 +175,6 @@ def test_damaged_order_in_the_folder_is_told_with_what_to_do(
     assert router.drained == set()
 
 
-def test_models_that_no_other_node_has_are_told(router: Router, command: Command) -> None:
-    _, _, said = command("drain", "gpu-1")
-    assert "requests for them fail until one has: a/1\n" in said
-    _, _, said = command("drain", "gpu-2")
-    assert "until one has: b/1\n" in said  # gpu-1 is drained already
-
-
-def test_order_that_the_router_could_not_write_is_told(router: Router, command: Command) -> None:
-    router.is_kept = False
-    status, _, said = command("drain", "gpu-1")
-    assert (status, "could not write it to its disk" in said) == (0, True)
-
-
 @pytest.mark.parametrize(
     ("words", "status", "text"),
     [
@@ -203,3 +190,14 @@ def test_drain_that_cannot_be_signed_is_refused(
     assert (found, text in said) == (status, True)
     assert "\x1b[2J" not in said
     assert router.trust.drains.version == 0
+
+
+def test_models_that_no_other_node_has_and_a_disk_that_refuses_are_told(
+    router: Router, command: Command
+) -> None:
+    router.is_kept = False
+    status, _, said = command("drain", "gpu-1")
+    assert (status, "could not write it to its disk" in said) == (0, True)
+    assert "requests for them fail until one has: a/1\n" in said
+    _, _, said = command("drain", "gpu-2")
+    assert "until one has: b/1\n" in said  # gpu-1 is drained already

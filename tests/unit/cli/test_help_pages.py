@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 from capamesh.cli.__main__ import run
 from capamesh.cli.application import application
-
-
-def commands(
-    command: TyperCommand | TyperGroup, path: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], TyperCommand | TyperGroup]]:
-    yield path, command
-    for name, inner in getattr(command, "commands", {}).items():
-        yield from commands(inner, (*path, name))
-
-
-ALL: list[tuple[tuple[str, ...], TyperCommand | TyperGroup]] = list(
-    commands(typer.main.get_command(application()))  # type: ignore[arg-type]
-)
 
 
 def help_page(
@@ -31,22 +18,6 @@ def help_page(
     monkeypatch.setenv("COLUMNS", "80")
     assert run([*path, "--help"]) == 0
     return capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("path", "command"), ALL, ids=[" ".join(path) for path, _ in ALL])
-def test_help_fits_80_columns_with_whole_names_of_options_and_no_type_of_flags(
-    path: tuple[str, ...],
-    command: TyperCommand | TyperGroup,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    said = help_page(path, monkeypatch, capsys)
-    assert max(map(len, said.splitlines())) <= 80
-    assert "<bool>" not in said
-    words = said.replace(",", " ").split()
-    for parameter in command.params:
-        if parameter.opts[0].startswith("-") and not getattr(parameter, "hidden", False):
-            assert parameter.opts[0] in words
 
 
 @pytest.mark.parametrize(
@@ -98,3 +69,27 @@ def test_wrong_amount_is_refused_by_the_name_of_its_option(
 ) -> None:
     assert run(line.split()) == 2
     assert said in capsys.readouterr().err
+
+
+def test_help_has_examples_and_fits_80_columns_with_whole_names_of_options(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def walk(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+        yield path, command
+        for name, inner in getattr(command, "commands", {}).items():
+            yield from walk(inner, (*path, name))
+
+    pages = list(walk(typer.main.get_command(application()), ()))
+    assert len(pages) > 50
+    for path, command in pages:
+        said = help_page(path, monkeypatch, capsys)
+        assert "Examples:" in said, path
+        assert max(map(len, said.splitlines())) <= 80, path
+        assert "<bool>" not in said, path
+        words = said.replace(",", " ").split()
+        for parameter in command.params:
+            if parameter.opts[0].startswith("-") and not getattr(parameter, "hidden", False):
+                assert parameter.opts[0] in words, path
+        if hasattr(command, "commands"):
+            assert run(path) == 0
+            assert "Examples:" in capsys.readouterr().out, path

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from capamesh.cli import task_inputs
 from capamesh.cli.__main__ import run
-from capamesh.cli.class_table import class_notes, class_rows, classes_json, wanted_classes
+from capamesh.cli.class_table import class_notes, class_rows, classes_json
 from capamesh.cli.operator_client import OperatorClient
 from capamesh.client import (
     ClassScore,
@@ -27,7 +26,6 @@ from capamesh.client import (
 from capamesh.client.answers import Answer
 from capamesh.client.asks import Ask
 from capamesh.client.retries import DEFAULT_RETRIES
-from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.tensors import split_elements
 
 X = TensorSpec("X", Datatype.FP32, (-1, 2))
@@ -109,21 +107,15 @@ def said(capsys: pytest.CaptureFixture[str]) -> Said:
 # which outputs
 
 
-def test_classes_are_asked_of_the_outputs_that_can_be_scores() -> None:
-    assert wanted_classes(MODEL, [], 3) == {"scores": 3}
-    assert wanted_classes(MODEL, ["scores"], 3) == {"scores": 3}
-
-
 def test_top_of_outputs_without_scores_is_a_usage_error(router: FakeRouter, said: Said) -> None:
     assert run([*LINE, "--top", "3", "-o", "label"]) == 2
     assert "there are no scores in label INT64[-1]" in " ".join(said()[1])
     assert run([*LINE, "--top", "0"]) == 2
     assert router.asked == {}
-
-
-def test_outputs_are_as_they_are_without_top(router: FakeRouter) -> None:
     assert run(LINE) == 0
     assert (router.asked["outputs"], router.asked["classes"]) == (None, {})
+    assert run([*LINE, "--top", "2", "-o", "scores"]) == 0
+    assert said()[0][-3] == "OUTPUT ROW LABEL SCORE CLASS"
 
 
 # what is shown
@@ -146,11 +138,6 @@ def test_top_shows_the_other_outputs_and_a_table_of_classes(router: FakeRouter, 
     )
 
 
-def test_top_of_one_output_shows_its_classes_alone(router: FakeRouter, said: Said) -> None:
-    assert run([*LINE, "--top", "2", "-o", "scores"]) == 0
-    assert said()[0][0] == "OUTPUT ROW LABEL SCORE CLASS"
-
-
 def test_json_has_the_classes_in_the_place_of_the_array(
     router: FakeRouter, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,24 +157,6 @@ def test_json_has_the_classes_in_the_place_of_the_array(
     }
 
 
-def test_scores_that_json_cannot_hold_are_texts() -> None:
-    scores = [ClassScore(value, 0, "") for value in (math.nan, math.inf, -math.inf)]
-    (row,) = classes_json("y", [scores])["classes"]  # type: ignore[misc]
-    assert [one["score"] for one in row] == ["NaN", "Infinity", "-Infinity"]
-
-
-def test_table_shows_the_first_rows_and_says_so() -> None:
-    classes = {"y": [[CAT]] * 12}
-    assert len(class_rows(classes)) == 10
-    assert class_notes(classes) == ["y: the first 10 of 12 rows are shown; give --json for all"]
-
-
-def test_table_without_a_label_says_what_gives_some() -> None:
-    assert class_notes({"y": [[DOG]], "z": [[CAT, DOG]], "none": [[]]}) == [
-        "y: its node has no names for these classes; labels.txt in the model's folder gives them"
-    ]
-
-
 # texts, pictures and files
 
 
@@ -197,25 +166,20 @@ def rows_of(router: FakeRouter) -> tuple[str, list[bytes]]:
     return name, split_elements(tensor.data, tensor.shape[0])
 
 
-def test_texts_are_classified_and_shown_by_their_beginning(router: FakeRouter, said: Said) -> None:
+def test_texts_are_classified_and_shown_by_their_beginning(
+    router: FakeRouter, said: Said, tmp_path: Path
+) -> None:
     router.classes = [[CAT], [DOG]]
-    long = "a long text " * 9
-    assert run(["infer", "m", "--text", "good", "-t", long]) == 0
-    assert rows_of(router) == ("text", [b"good", long.encode()])
+    (tmp_path / "a.txt").write_text("a long text " * 9)
+    assert run(["infer", "m", "--text", "good", str(tmp_path / "a.txt")]) == 0
+    assert rows_of(router) == ("text", [b"good", b"a long text " * 9])
     assert router.asked["outputs"] is None
     assert router.asked["classes"] == {"scores": 3}
-    assert said()[0] == [
-        "OUTPUT ROW LABEL SCORE CLASS",
-        "scores good cat 0.75 1",
-        "scores a long text a long text a long text a l… - 0.25 0",
-    ]
-
-
-def test_file_of_a_text_is_one_row(router: FakeRouter, tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("from a file")
-    assert run(["infer", "m", str(tmp_path / "a.txt"), "--text", "x", "--top", "1"]) == 0
-    assert rows_of(router) == ("text", [b"x", b"from a file"])
-    assert router.asked["classes"] == {"scores": 1}
+    first, second = said()[0][1:]
+    assert first == "scores good cat 0.75 1"
+    assert second.endswith("a.txt - 0.25 0")
+    assert run(["infer", "m", "--text", "good", "-t", "a long text " * 9]) == 0
+    assert said()[0][2] == "scores a long text a long text a long text a l… - 0.25 0"
 
 
 def test_embedding_shows_the_vector_and_its_tokens(router: FakeRouter) -> None:
@@ -248,7 +212,6 @@ def test_large_file_is_sent_by_both_ends(router: FakeRouter, tmp_path: Path) -> 
     [
         (None, ["--text", "a"], 2, "model 'm' takes tensors alone"),
         ("chat", ["--text", "a"], 2, "model 'm' is for 'chat', which this command does not know"),
-        ("future-task", ["--text", "a"], 2, "model 'm' is for 'future-task', which this command"),
         ("file-type", ["--text", "a"], 2, "model 'm' is for file-type: name files instead"),
         ("file-type", ["--text", "a", "-i", "X=[[1,2]]"], 2, "give tensors, or texts and files"),
         ("file-type", ["/nowhere/at/all"], 1, "cannot read /nowhere/at/all: No such file"),
@@ -261,15 +224,6 @@ def test_line_that_does_not_fit_the_task_is_refused(
     router.task = task
     assert run(["infer", "m", *line]) == status
     assert told in " ".join(said()[1])
-    assert router.asked == {}
-
-
-def test_file_that_no_model_takes_is_not_sent(
-    router: FakeRouter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(task_inputs, "MAX_FILE_BYTES", 3)
-    (tmp_path / "a").write_bytes(b"abcd")
-    assert run(["infer", "m", str(tmp_path / "a")]) == 1
     assert router.asked == {}
 
 
@@ -313,39 +267,32 @@ def test_retries_are_the_client_s_and_those_that_were_needed_are_told(
     assert said()[1][0] == "by gpu-1 (…12345678), version 1; sent 3 times"
 
 
-def test_answer_that_was_kept_is_told_as_one(router: FakeRouter, said: Said) -> None:
-    router.cache = "hit"
-    assert run(LINE) == 0
-    assert said()[1] == ["by gpu-1 (…12345678), version 1; hit, of 7 s ago"]
-
-
 # the node
 
 
-@pytest.mark.parametrize("name", ["", None])
-def test_node_without_a_name_to_be_had_is_called_by_its_peer_id(
-    router: FakeRouter, said: Said, name: str | None
+def test_classes_are_shown_for_the_first_rows_with_what_they_lack() -> None:
+    classes = {"y": [[CAT]] * 12}
+    assert len(class_rows(classes)) == 10
+    assert class_notes(classes) == ["y: the first 10 of 12 rows are shown; give --json for all"]
+    assert class_notes({"y": [[DOG]], "z": [[CAT, DOG]], "none": [[]]}) == [
+        "y: its node has no names for these classes; labels.txt in the model's folder gives them"
+    ]
+    scores = [ClassScore(value, 0, "") for value in (math.nan, math.inf, -math.inf)]
+    (row,) = classes_json("y", [scores])["classes"]  # type: ignore[misc]
+    assert [one["score"] for one in row] == ["NaN", "Infinity", "-Infinity"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("gpu-1", "gpu-1 (…12345678)"), ("", PEER), (None, PEER)]
+)
+def test_node_is_called_by_its_name_where_it_is_to_be_had(
+    router: FakeRouter, said: Said, name: str | None, shown: str
 ) -> None:
-    router.name = name
-    assert run(LINE) == 0
-    assert said()[1] == [f"by {PEER}, version 1"]
-
-
-def test_explanation_calls_the_node_by_its_name(router: FakeRouter, said: Said) -> None:
+    router.name, router.cache = name, "hit"
     replica = {"peer_id": PEER, "address": "a:1", "is_chosen": True}
     router.explanation = {"model": "m", "version": "1", "policy": "p2c", "replicas": [replica]}
     assert run([*LINE, "--explain"]) == 0
-    assert said()[1][1] == (
-        "A request for m/1 would go to gpu-1 (…12345678) at a:1: no other node hosts the model."
-    )
-    router.name = ""
-    assert run([*LINE, "--explain"]) == 0
-    assert f"would go to {PEER} at a:1: " in said()[1][1]
-
-
-def test_too_many_classes_are_refused_before_anything_is_asked() -> None:
-    with (
-        Client("http://127.0.0.1:1") as client,
-        pytest.raises(InvalidRequest, match="from 1 to 8192"),
-    ):
-        client.infer("m", {"X": np.ones(1, np.float32)}, classes={"y": 9000})
+    assert said()[1][:2] == [
+        f"by {shown}, version 1; hit, of 7 s ago",
+        f"A request for m/1 would go to {shown} at a:1: no other node hosts the model.",
+    ]

@@ -14,13 +14,11 @@ from capamesh.cli.jobs_view import (
     facts_of,
     next_commands,
     pace_of,
-    promise_of,
     row_of,
     span,
     standing,
-    when,
 )
-from capamesh.client import JobEvent, JobInfo, JobProgress, JobPromise
+from capamesh.client import JobEvent, JobInfo, JobProgress
 
 
 def job(state: str = "running", **more: Any) -> JobInfo:
@@ -30,20 +28,14 @@ def job(state: str = "running", **more: Any) -> JobInfo:
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [
-        (-5, "0 s"),
         (89.4, "89 s"),
         (90, "2 min"),
         (5399, "90 min"),
         (5400, "1.5 h"),
-        (172_800, "2.0 d"),
     ],
 )
 def test_span_is_said_as_people_do(seconds: float, said: str) -> None:
     assert span(seconds) == said
-
-
-def test_time_that_is_none_is_a_dash() -> None:
-    assert (when(None), when(1e300), when(0.0)) == ("-", "-", "1970-01-01 00:00 UTC")
 
 
 def test_standing_tells_what_is_known() -> None:
@@ -98,12 +90,6 @@ def test_end_tells_how_long_it_took_and_what_comes_next() -> None:
     assert next_commands(job("blocked")).startswith("Next: capamesh jobs watch job-1")
 
 
-def test_promise_that_nobody_can_give_says_why() -> None:
-    assert promise_of(JobPromise(None, None, None, {})) == (
-        "an unknown number of rows; the router cannot say when it would end: nothing is idle, or nothing was measured yet"
-    )
-
-
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 2**70) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -111,13 +97,12 @@ VALUES = st.recursive(
 )  # fmt: skip
 
 
-@given(st.dictionaries(st.sampled_from(["input", "output", "deadline_s"]), VALUES, max_size=3))
-def test_job_with_any_spec_is_shown(spec: dict[str, Any]) -> None:
+@given(
+    st.dictionaries(st.sampled_from(["input", "output", "deadline_s"]), VALUES, max_size=3),
+    st.floats(allow_nan=False, allow_infinity=False),
+)
+def test_job_with_any_spec_and_event_of_any_time_are_shown(spec: dict[str, Any], at: float) -> None:
+    assert event_line(JobEvent(1, at, "kind", "text")).endswith("kind        text")
     info = job(spec=spec)
     assert facts_of(info)["job"] == "job-1"
     assert len(row_of(info)) == 8
-
-
-@given(st.floats(allow_nan=False, allow_infinity=False))
-def test_event_of_any_time_is_a_line(at: float) -> None:
-    assert event_line(JobEvent(1, at, "kind", "text")).endswith("kind        text")

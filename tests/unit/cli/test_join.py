@@ -98,10 +98,9 @@ def test_expired_token_is_refused_with_its_end_and_whom_to_ask(machine: Machine)
     assert not machine.home.exists()
 
 
-@pytest.mark.parametrize("part", [0.5, 0.99])
-def test_token_of_which_a_part_is_missing_is_refused_as_such(machine: Machine, part: float) -> None:
+def test_token_of_which_a_part_is_missing_is_refused_as_such(machine: Machine) -> None:
     whole = token()
-    line = machine.refused(whole[: int(part * len(whole))])
+    line = machine.refused(whole[:-3])
     assert "the join token is cut short or mistyped" in line
     assert "copy the whole of it again" in line
     assert whole[20:60] not in line
@@ -120,18 +119,14 @@ def test_router_that_does_not_answer_is_told_with_its_address_the_time_and_what_
     assert "firewall" in line
     assert "prints a new line" in line
     assert not machine.home.exists()
+    line = machine.refused(token(OWNER, f"/ip4/10.0.0.5/udp/4001/quic-v1/p2p/{PEER}"))
+    assert "this token names no router's address" in line
 
 
 def test_one_router_that_answers_is_enough(machine: Machine) -> None:
     other = ADDRESS.replace("/ip4/10.0.0.5", "/dns4/gone.example")
     assert machine.joins(token(OWNER, other, ADDRESS))[:2] == ["node", "run"]
     assert sorted(machine.dialled) == ["10.0.0.5:4001", "gone.example:4001"]
-
-
-def test_token_without_an_address_that_can_be_dialled_is_refused(machine: Machine) -> None:
-    line = machine.refused(token(OWNER, f"/ip4/10.0.0.5/udp/4001/quic-v1/p2p/{PEER}"))
-    assert "this token names no router's address" in line
-    assert "capamesh network token --bootstrap" in line
 
 
 def test_joining_again_with_the_same_token_resumes_the_same_node(machine: Machine) -> None:

@@ -60,14 +60,6 @@ def test_key_is_printed_alone_and_listed_without_its_secret(
     assert f"{kept.key.id}  lab" in capsys.readouterr().out
 
 
-def test_file_may_be_named_itself(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = folder / "shared.db"
-    assert run(["keys", "create", "lab", "--expires", "30d", "--keys", str(file)]) == 0
-    (kept,) = KeyStore(DatabaseLocation(file)).all()
-    assert kept.key.expires_s == pytest.approx(kept.created_s + 30 * 86400)
-    capsys.readouterr()
-
-
 def test_rows_of_this_month_are_shown_beside_their_limit(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,10 +89,12 @@ def test_nodes_that_a_key_is_for_are_kept_and_shown(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--region", "eu", "--region", "us", "--max-price", "0", "--json"]
-    assert run(["keys", "create", "lab", *words, "--data", str(folder)]) == 0
+    words += ["--expires", "30d", "--keys", str(folder / "own.db")]
+    assert run(["keys", "create", "lab", *words]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert (shown["regions"], shown["max_price"]) == (["eu", "us"], 0.0)
-    (kept,) = KeyStore(DatabaseLocation(folder / "keys.db")).all()
+    (kept,) = KeyStore(DatabaseLocation(folder / "own.db")).all()
+    assert kept.key.expires_s == pytest.approx(kept.created_s + 30 * 86400)
     assert (kept.key.scope.regions, kept.key.scope.max_price) == (("eu", "us"), 0.0)
 
 
@@ -109,12 +103,10 @@ def test_nodes_that_a_key_is_for_are_kept_and_shown(
     [
         (["create", "lab"], "--data"),
         (["create", " lab", "--data", "."], "no tenant"),
-        (["create", "", "--data", "."], "no tenant"),
         (["create", "lab", "--may", "fly", "--data", "."], "verbs"),
         (["create", "lab", "--region", "", "--data", "."], "regions"),
         (["create", "lab", "--region", "eu", "--region", "eu", "--data", "."], "name it once"),
         (["create", "lab", "--max-price", "-1", "--data", "."], "--max-price"),
-        (["create", "lab", "--max-price", "nan", "--data", "."], "--max-price"),
         (["create", "lab", "--expires", "soon", "--data", "."], "no duration"),
     ],
 )
@@ -126,14 +118,11 @@ def test_wrong_use_is_told(
     assert list(folder.iterdir()) == []
 
 
-def test_url_of_another_database_is_told_without_its_password(
-    capsys: pytest.CaptureFixture[str],
+def test_key_or_database_that_is_not_there_is_told_without_a_password(
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["keys", "list", "--keys", "mysql://me:secret@db/keys"]) == 1
     said = capsys.readouterr().err
     assert ("begins with mysql:/" in said, "secret" in said) == (True, False)
-
-
-def test_unknown_key_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["keys", "revoke", "nobody", "--data", str(folder)]) == 1
     assert "there is no key 'nobody'" in capsys.readouterr().err

@@ -17,7 +17,6 @@ def profile(*seconds: float) -> ServiceProfile:
     ("measured", "max_rows", "limit"),
     [
         (profile(1.0, 1.1, 1.2), 4, "--max-rows 4 ended it at 4 rows, "),
-        (profile(1.0), 1, "--max-rows 1 ended it at 1 row, "),
         (profile(1.0, 1.1, 1.2), 1024, "--seconds 10 ended it at 4 rows, "),
     ],
 )

