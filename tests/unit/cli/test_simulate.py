@@ -49,6 +49,10 @@ def test_all_scenarios_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["sim", "list", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [each["name"] for each in found] == shipped_names()
+    (listed,) = (each for each in found if each["name"] == "small-3")
+    scenario = shipped_scenario("small-3")
+    counted_s = scenario.duration_s - scenario.warm_up_s
+    assert listed["requests"] == round(scenario.arrivals_per_s * counted_s)
     assert run(["sim", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["SCENARIO", *shipped_names()]
@@ -79,11 +83,6 @@ def test_same_seed_gives_the_same_json_and_another_another(
         said.append(capsys.readouterr().out)
     assert said[0] == said[1] != said[2]
     assert json.loads(said[0])["requests"] > 50
-
-
-def test_time_can_be_chosen(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["sim", "run", tiny, "--policy", "p2c", "--seconds", "2", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["counted_s"] == 1.8
 
 
 def test_time_in_which_none_of_the_faults_happens_is_refused(
@@ -164,46 +163,10 @@ def test_impossible_scenario_is_refused_in_one_line(
     assert said in complaint
 
 
-def test_list_counts_what_a_run_counts(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["sim", "list", "--json"]) == 0
-    (listed,) = [e for e in json.loads(capsys.readouterr().out) if e["name"] == "small-3"]
-    scenario = shipped_scenario("small-3")
-    counted_s = scenario.duration_s - scenario.warm_up_s
-    assert (listed["warm_up_s"], listed["requests"]) == (
-        scenario.warm_up_s,
-        round(scenario.arrivals_per_s * counted_s),
-    )
-
-
-def test_file_is_read_as_a_scenario_whatever_its_name(
-    tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(Path(tiny).parent)
-    Path("README.md").write_text("# a title\n\nwords\n")
-    Path("fleet").write_text(TINY)
-    assert run(["sim", "run", "README.md"]) == 1
-    assert "scenario README is not TOML: " in capsys.readouterr().err
-    assert run(["sim", "run", "fleet", "--policy", "p2c"]) == 0
-    Path("small-3").write_text("")  # a name of the project's own is that
-    assert run(["sim", "run", "small-3", "--policy", "luck"]) == 1
-    assert "policy 'luck' is unknown" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("mean", "text"), [(0, "0"), (2.0, "2"), (11 / 3, "3.7"), (1234567.0, "1,234,567")]
-)
-def test_mean_of_counts_has_at_most_one_digit_after_the_point(mean: float, text: str) -> None:
-    assert mean_text(mean) == text
-
-
-@pytest.mark.parametrize(
-    ("text", "found"), [("3", [3]), ("1,2,5", [1, 2, 5]), ("1-3, 9", [1, 2, 3, 9]), ("0", [0])]
-)
-def test_numbers_are_listed_or_spanned(text: str, found: list[int]) -> None:
-    assert numbers(text, "--seeds") == found
-
-
-@pytest.mark.parametrize("text", ["", "x", "1,", "-1", "3-1", "1.5", "1-1001", "0-999,1000"])
-def test_invalid_list_of_numbers_is_a_usage_error(text: str) -> None:
-    with pytest.raises(typer.BadParameter, match="is no list of up to 1000 numbers"):
-        numbers(text, "--seeds")
+def test_numbers_are_listed_or_spanned() -> None:
+    for text, found in (("3", [3]), ("1,2,5", [1, 2, 5]), ("1-3, 9", [1, 2, 3, 9]), ("0", [0])):
+        assert numbers(text, "--seeds") == found
+    for text in ("", "x", "1,", "-1", "3-1", "1.5", "1-1001", "0-999,1000"):
+        with pytest.raises(typer.BadParameter, match="is no list of up to 1000 numbers"):
+            numbers(text, "--seeds")
+    assert [mean_text(mean) for mean in (0, 11 / 3, 1234567.0)] == ["0", "3.7", "1,234,567"]
