@@ -26,21 +26,20 @@ def test_headers_are_beside_those_of_a_request_which_count_first() -> None:
     assert access.with_own({"authorization": "own"}) == {"X-Team": "a", "authorization": "own"}
     own = {"Content-Length": "0"}
     assert Access().with_own(own) == own
+    headers = {"Authorization": KEY}
+    for shown in (access, Client(headers=headers), AsyncClient(headers=headers)):
+        assert "s3cret" not in repr(shown)
 
 
 @pytest.mark.parametrize(
     ("headers", "said"),
     [
         ({"Content-Length": "1"}, "the header 'Content-Length' is the client's own"),
-        ({"hOST": "a"}, "the header 'hOST' is the client's own"),
         ({"X-Capamesh-Tenant": "a"}, "is one of routing: give it as RoutingOptions"),
         ({"Idempotency-Key": "k1"}, "is of one request: give it as idempotency_key="),
         ({"a b": KEY}, "a header's name is 'a b'"),
-        ({"": KEY}, "a header's name is ''"),
         ({f"A: {KEY}": ""}, "a header's name is"),
         ({"X-Key": f"{KEY}\r\nX-Other: 1"}, "the value of the header 'X-Key' is no printable"),
-        ({"X-Key": ""}, "the value of the header 'X-Key' is no printable"),
-        ({"X-Key": " s3cret"}, "the value of the header 'X-Key' is no printable"),
         ({"X-Key": "s3crét"}, "the value of the header 'X-Key' is no printable"),
         ({"X-Key": 7}, "the value of the header 'X-Key' is no printable"),
         ({"X-Key": "s3cret" * 1000}, f"has 6000 characters; at most {MAX_VALUE_CHARS}"),
@@ -56,13 +55,6 @@ def test_header_that_cannot_be_sent_is_refused_without_its_value(
         assert said in caught.value.message
         if f"A: {KEY}" not in headers:
             assert "s3cr" not in caught.value.message
-
-
-def test_header_s_value_is_shown_by_no_repr() -> None:
-    headers = {"Authorization": KEY}
-    access = Access(headers)
-    for shown in (access, Client(headers=headers), AsyncClient(headers=headers)):
-        assert "s3cret" not in repr(shown)
 
 
 def test_file_that_is_no_authority_is_refused_by_name(tmp_path: Path) -> None:

@@ -37,6 +37,10 @@ def test_refusal_is_waited_out_and_the_router_is_told_what_is_left_of_the_deadli
     assert attempts.wait_s(Overloaded("full", 2.0), 100.5) == 2.0
     assert (attempts.router, attempts.deadline_s) == (A, 105.0 + GRACE_S)
     assert timeout_us(attempts.ask) == 2_500_000
+    refused = Answer(503, b'{"error": "full"}', "overloaded", retry_after="4")
+    with pytest.raises(Overloaded) as caught:
+        attempts.result(refused)
+    assert caught.value.retry_after_s == 4.0
     outputs = attempts.result(ANSWER)
     assert (outputs.timings.attempts, outputs.router) == (2, A.url)
 
@@ -47,13 +51,6 @@ def test_caller_without_a_deadline_sends_the_same_again() -> None:
     assert attempts.wait_s(Overloaded("full", 2.0), 100.5) == 2.0
     assert attempts.ask is ask
     assert attempts.wait_s(Overloaded("full", 60.0), 103.0) is None
-
-
-def test_refusals_end_with_the_retries() -> None:
-    attempts = attempts_at(ask_infer("m", ONE), A)
-    assert attempts.wait_s(Overloaded("full", 1.0), 101.0) == 1.0
-    assert attempts.wait_s(Overloaded("full", 1.0), 102.0) == 1.0
-    assert attempts.wait_s(Overloaded("full", 1.0), 103.0) is None
 
 
 def test_all_routers_are_asked_before_one_is_waited_for() -> None:
@@ -99,15 +96,3 @@ def test_request_that_failed_for_good_or_is_no_inference_is_not_sent_again() -> 
     assert attempts_at(ask_infer("m", ONE), A).wait_s(RunFailed("no"), 100.0) is None
     page = Attempts(ask_nodes(), Failover([A]), Retries(2, lambda: 0.0), 100.0)
     assert page.wait_s(Overloaded("full", 1.0), 100.0) is None
-
-
-def test_first_attempt_is_told_as_the_only_one() -> None:
-    assert attempts_at(ask_infer("m", ONE), A).result(ANSWER).timings.attempts == 1
-
-
-def test_error_of_a_router_is_raised_as_it_is() -> None:
-    attempts = attempts_at(ask_infer("m", ONE), A)
-    refused = Answer(503, b'{"error": "full"}', "overloaded", retry_after="4")
-    with pytest.raises(Overloaded) as caught:
-        attempts.result(refused)
-    assert caught.value.retry_after_s == 4.0

@@ -38,25 +38,6 @@ class Foreign:
 ROWS = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 
-def test_array_of_another_library_goes_without_a_copy() -> None:
-    (tensor,) = tensors_of({"X": Foreign(ROWS)})
-    assert (tensor.datatype, tensor.shape) == (Datatype.FP32, (2, 3))
-    assert np.shares_memory(tensor.to_numpy(), ROWS)
-
-
-def test_array_of_another_library_is_cast_where_that_is_asked_for() -> None:
-    specs = {"X": TensorSpec("X", Datatype.FP32, (-1, 3))}
-    (tensor,) = tensors_of({"X": Foreign(ROWS.astype(np.float64))}, specs, is_cast=True)
-    assert tensor.datatype is Datatype.FP32
-    assert tensor.to_numpy().tolist() == ROWS.tolist()
-
-
-def test_array_on_a_device_is_asked_for_in_the_processor_s_memory() -> None:
-    on_device = Foreign(ROWS, device=(2, 0))
-    (tensor,) = tensors_of({"X": on_device})
-    assert tensor.to_numpy().tolist() == ROWS.tolist()
-
-
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -106,10 +87,18 @@ def test_output_lies_in_the_answer_where_it_is_aligned_there() -> None:
     body, response = answered(np.arange(5, dtype=np.uint8), is_binary=True)
     output = arrays_of(response.outputs)["y"]
     assert np.shares_memory(output, np.frombuffer(body, np.uint8))
+    for other, datatype in ((np.float32([1.5]), Datatype.BF16), (np.array([b"a"], object), None)):
+        _, response = answered(other, is_binary=True, datatype=datatype)
+        assert arrays_of(response.outputs)["y"].flags.writeable
 
 
-def test_bf16_and_texts_are_the_caller_s_own_too() -> None:
-    _, response = answered(np.array([1.5], np.float32), is_binary=True, datatype=Datatype.BF16)
-    assert arrays_of(response.outputs)["y"].flags.writeable
-    _, response = answered(np.array([b"a"], object), is_binary=True)
-    assert arrays_of(response.outputs)["y"].flags.writeable
+def test_array_of_another_library_goes_without_a_copy_or_is_cast_where_that_is_asked_for() -> None:
+    (tensor,) = tensors_of({"X": Foreign(ROWS)})
+    assert (tensor.datatype, tensor.shape) == (Datatype.FP32, (2, 3))
+    assert np.shares_memory(tensor.to_numpy(), ROWS)
+    on_device = Foreign(ROWS, device=(2, 0))
+    (tensor,) = tensors_of({"X": on_device})
+    assert tensor.to_numpy().tolist() == ROWS.tolist()
+    specs = {"X": TensorSpec("X", Datatype.FP32, (-1, 3))}
+    (tensor,) = tensors_of({"X": Foreign(ROWS.astype(np.float64))}, specs, is_cast=True)
+    assert (tensor.datatype, tensor.to_numpy().tolist()) == (Datatype.FP32, ROWS.tolist())

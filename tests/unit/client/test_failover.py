@@ -16,10 +16,7 @@ from capamesh.client.failover import (
 from capamesh.protocol.errors import (
     CapameshError,
     ConfigError,
-    DeadlineExceeded,
     InvalidRequest,
-    LinkLost,
-    ModelNotFound,
     NoEndpoint,
     Overloaded,
     ShutOut,
@@ -66,10 +63,7 @@ def test_urls_are_read_and_counted() -> None:
         (NoEndpoint("x"), True, True),
         (CutOff("x"), True, False),
         (Unsatisfiable("x"), False, False),
-        (LinkLost("x"), False, False),
         (Overloaded("x"), False, False),
-        (DeadlineExceeded("x"), False, False),
-        (ModelNotFound("x"), False, False),
         (InvalidRequest("x"), False, False),
     ],
 )

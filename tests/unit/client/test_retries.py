@@ -70,12 +70,8 @@ def test_router_that_is_not_reached_is_tried_again_after_ever_longer_waits() -> 
     error = unreachable("http://a", "refused")
     assert [wait_s(error, attempts=count) for count in (1, 2, 3)] == [0.1, 0.2, 0.4]
     assert wait_s(error, attempts=4) is None
-
-
-def test_connection_that_broke_is_tried_again_with_an_idempotency_key_alone() -> None:
-    error = cut_off("http://a", "it was closed")
-    assert wait_s(error) is None
-    assert wait_s(error, is_idempotent=True) == 0.1
+    broken = cut_off("http://a", "it was closed")
+    assert [wait_s(broken, is_idempotent=each) for each in (False, True)] == [None, 0.1]
 
 
 def test_wait_is_shorter_than_what_is_left_or_there_is_none() -> None:
@@ -91,6 +87,10 @@ def test_retries_of_all_requests_are_bounded_together() -> None:
         error = with_hint(Overloaded)
         return retries.wait_s(error, attempts=1, left_s=9, is_idempotent=False) is not None
 
+    for _ in range(100):  # a wait that is too long costs nothing
+        assert (
+            retries.wait_s(with_hint(Overloaded), attempts=1, left_s=1, is_idempotent=False) is None
+        )
     most = BUDGET // COST
     assert [is_retried() for _ in range(most + 2)] == [True] * most + [False] * 2
     for _ in range(COST):
@@ -101,23 +101,8 @@ def test_retries_of_all_requests_are_bounded_together() -> None:
     for _ in range(1_000):
         retries.succeeded()
     assert sum(is_retried() for _ in range(3 * most)) == most
-
-
-def test_wait_that_is_too_long_costs_nothing_of_the_budget() -> None:
-    retries = Retries(1, lambda: 0.0)
-    error = with_hint(Overloaded)
-    for _ in range(100):
-        assert retries.wait_s(error, attempts=1, left_s=1, is_idempotent=False) is None
-    assert retries.wait_s(error, attempts=1, left_s=9, is_idempotent=False) == 2.0
-
-
-def test_no_retries_are_none() -> None:
-    retries = Retries(0, lambda: 0.0)
-    error = with_hint(Overloaded)
-    assert retries.wait_s(error, attempts=1, left_s=9, is_idempotent=False) is None
-
-
-@pytest.mark.parametrize("most", [-1, 21, 1.5, True, "2", None])
-def test_number_of_retries_that_is_none_is_refused(most: object) -> None:
-    with pytest.raises(ConfigError, match="a whole number from 0 to 20 is expected"):
-        Retries(most, lambda: 0.0)
+    none = Retries(0, lambda: 0.0)
+    assert none.wait_s(with_hint(Overloaded), attempts=1, left_s=9, is_idempotent=False) is None
+    for wrong in (-1, 21, 1.5, True, "2", None):
+        with pytest.raises(ConfigError, match="a whole number from 0 to 20 is expected"):
+            Retries(wrong, lambda: 0.0)

@@ -80,8 +80,6 @@ def test_path_way_and_time_are_told() -> None:
     ("parameters", "said"),
     [
         ({"max_token": 5}, "there is no parameter 'max_token'; did you mean max_tokens?"),
-        ({"stream": True}, "there is no parameter 'stream'; "),
-        ({"zzz": None}, "there is no parameter 'zzz'; there are chat_template_kwargs, "),
         ({"temperature": float("nan")}, "the request cannot be sent as JSON"),
         ({"stop": [object()]}, "the request cannot be sent as JSON"),
         ({"timeout_s": 0}, "timeout_s is 0; give seconds above 0"),
@@ -90,9 +88,6 @@ def test_path_way_and_time_are_told() -> None:
 def test_question_that_cannot_be_asked_is_refused(parameters: Any, said: str) -> None:
     with pytest.raises(InvalidRequest, match=said):
         chat(**parameters).whole()
-
-
-def test_question_without_a_text_or_a_model_is_not_sent() -> None:
     with pytest.raises(InvalidRequest, match="the request cannot be sent as JSON"):
         chat("\ud800").whole()
     with pytest.raises(InvalidRequest, match="there is no parameter 'tools'"):

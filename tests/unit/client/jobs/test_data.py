@@ -6,7 +6,6 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
@@ -36,28 +35,6 @@ def lines_of(rows: Any) -> list[Any]:
     return [json.loads(line) for line in written.splitlines()]
 
 
-@pytest.mark.parametrize(
-    ("name", "form"),
-    [
-        ("a.csv", "csv"),
-        ("a.JSONL", "jsonl"),
-        ("a.ndjson", "jsonl"),
-        ("a.parquet", "parquet"),
-        ("a.feather", "arrow"),
-        ("a.npz", "npz"),
-        ("a.txt", ""),
-        ("a", ""),
-    ],
-)
-def test_file_is_its_bytes_and_its_name_tells_the_form(
-    tmp_path: Path, name: str, form: str
-) -> None:
-    file = tmp_path / name
-    file.write_bytes(b"0123")
-    for given in (file, str(file)):
-        assert bytes_of(given) == (b"0123", form)
-
-
 def test_urls_are_the_routers() -> None:
     assert url_of("s3://bucket/x") == "s3://bucket/x"
     assert url_of("upload:file-1") == "upload:file-1"
@@ -78,37 +55,17 @@ def test_rows_are_lines_whatever_numbers_they_have() -> None:
     ]
 
 
-def test_rows_are_written_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[int] = []
-
-    class Counting(io.BytesIO):
-        def write(self, data: Any, /) -> int:
-            written.append(len(data))
-            return super().write(data)
-
-    def rows() -> Iterator[dict[str, int]]:
-        for number in range(5):
-            assert len(written) == number
-            yield {"a": number}
-
-    data_module._write_rows(rows())(Counting())
-    assert len(written) == 5
-
-
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
         ([[1, 2]], "row 0 of the data is [1, 2]; a dict of columns is expected"),
         ([{"a": 1}, {"a": object()}], "row 1 of the data cannot be sent: it has a value of object"),
-        ([{"a": b"\xff"}], "bytes that are no text"),
         ([{(1, 2): 1}], "row 0 of the data cannot be sent"),
         (42, "the data is int; give a path, a URL"),
         (b"bytes", "the data is bytes"),
         (np.array([object()]), "Python objects"),
-        (np.float32(1), "the data is float32"),
         (np.array(1), "the array is one value"),
         ({"a": np.zeros(2), "b": np.zeros(3)}, "other numbers of rows"),
-        ({}, "no arrays at all"),
         ({"a": [[1], [2, 3]]}, "not of one shape"),
     ],
 )
@@ -177,13 +134,6 @@ def test_table_needs_no_pyarrow_where_it_writes_itself(monkeypatch: pytest.Monke
         source_of(Stream(None))
 
 
-def test_file_that_is_not_there_or_a_folder_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"cannot read .*absent\.csv: No such file"):
-        source_of(tmp_path / "absent.csv")
-    with pytest.raises(InvalidRequest, match="is a folder, which only the router can read"):
-        source_of(tmp_path)
-
-
 def test_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: object, file: IO[bytes]) -> None:
         raise OSError(28, os.strerror(28))
@@ -212,3 +162,16 @@ def test_deadline_is_a_time_or_seconds_from_now() -> None:
     for wrong in (0, -1.0, float("nan"), True, "2h", 1796083200.0 * 10):
         with pytest.raises(InvalidRequest, match="how many seconds from now"):
             deadline_of(wrong, 1000.0)  # type: ignore[arg-type]
+
+
+def test_file_is_its_bytes_and_its_name_tells_the_form(tmp_path: Path) -> None:
+    forms = {"csv": "csv", "JSONL": "jsonl", "ndjson": "jsonl", "parquet": "parquet"}
+    for ending, form in {**forms, "feather": "arrow", "npz": "npz", "txt": ""}.items():
+        file = tmp_path / f"a.{ending}"
+        file.write_bytes(b"0123")
+        for given in (file, str(file)):
+            assert bytes_of(given) == (b"0123", form)
+    with pytest.raises(ConfigError, match=r"cannot read .*absent\.csv: No such file"):
+        source_of(tmp_path / "absent.csv")
+    with pytest.raises(InvalidRequest, match="is a folder, which only the router can read"):
+        source_of(tmp_path)

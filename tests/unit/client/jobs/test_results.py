@@ -48,16 +48,13 @@ def test_outputs_have_the_models_dtypes() -> None:
         b'{"row": 5}',
         lines({"row": 4, "outputs": {}}),
         lines({"row": 9, "outputs": {}}),
-        lines({"row": 5.0, "outputs": {}}),
         lines({"row": True, "outputs": {}}),
         lines({"row": 6, "outputs": {}}, {"row": 6, "outputs": {}}),
-        lines({"row": 6, "outputs": {}}, {"row": 5, "outputs": {}}),
         lines({"row": 5, "outputs": []}),
         lines({"row": 5, "outputs": {"n": "x"}}),
         lines({"row": 5, "outputs": {"n": 2**70}}),
         lines({"row": 5, "outputs": {"n": [1, [2]]}}),
         lines({"row": 5, "outputs": {"t": [1]}}),
-        lines({"row": 5, "outputs": {"t": ["a", ["b"]]}}),
         lines({"row": 5, "outputs": {"t": {"base64": "*"}}}),
         lines({"row": 5, "id": 5, "outputs": {}}),
         b'{"row": 5, "outputs": ' + b"[" * 100_000,
@@ -83,41 +80,6 @@ def test_table_needs_the_same_outputs_in_each_row() -> None:
         table_of(rows, pyarrow)
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"[]",
-        b"1",
-        b"{}",
-        b'{"id": "j"}',
-        b'{"id": "j", "model": "m", "state": 1}',
-        b'{"id": "j", "model": "m", "state": "running", "rows": -1}',
-        b'{"id": "j", "model": "m", "state": "running", "done": []}',
-        b'{"id": "j", "model": "m", "state": "running", "done": {"rows": 1.5}}',
-        b'{"id": "j", "model": "m", "state": "running", "created_at": "x"}',
-        b'{"id": "j", "model": "m", "state": "running", "ends_at": NaN}',
-        b'{"id": "j", "model": "m", "state": "running", "ends_at": 1' + b"0" * 400 + b"}",
-    ],
-)
-def test_answer_that_is_no_job_is_refused(body: bytes) -> None:
-    if body == b'{"id": "j", "model": "m", "state": "running", "done": []}':
-        assert values.read_job(Answer(200, body)).done.rows == 0
-        return
-    with pytest.raises(ProtocolViolation, match="is this a router's URL"):
-        values.read_job(Answer(200, body))
-
-
-def test_job_of_a_router_that_knows_little_is_read() -> None:
-    job = values.read_job(Answer(200, b'{"id": "j", "model": "m", "state": "planning"}'))
-    assert (job.rows, job.rows_per_s, job.nodes, job.ends_at, job.is_ended) == (
-        0,
-        None,
-        None,
-        None,
-        False,
-    )
-
-
 @pytest.mark.parametrize("header", ["x", "-1", "1.5", "9" * 30, "", "٣"])
 def test_offset_that_is_no_number_is_refused(header: str) -> None:
     ask = asks.ask_offset("file-1")
@@ -138,3 +100,16 @@ def test_events_are_read_from_any_stream() -> None:
     for wrong in (b"data: {\n\n", b"data: []\n\n", b"\xff"):
         with pytest.raises(ProtocolViolation):
             asks.ask_events("j", 0).read(Answer(200, wrong), "http://router")
+
+
+def test_job_of_a_router_that_knows_little_is_read_and_what_is_no_job_refused() -> None:
+    little = {"id": "j", "model": "m", "state": "planning"}
+    job = values.read_job(Answer(200, json.dumps({**little, "done": []}).encode()))
+    assert (job.rows, job.done.rows, job.rows_per_s, job.nodes) == (0, 0, None, None)
+    assert (job.ends_at, job.is_ended) == (None, False)
+    wrong: list[object] = [[], 1, {}, {"id": "j"}, {**little, "state": 1}, {**little, "rows": -1}]
+    wrong += [{**little, "done": {"rows": 1.5}}, {**little, "created_at": "x"}]
+    wrong += [{**little, "ends_at": ends_at} for ends_at in (float("nan"), 10**400)]
+    for body in wrong:
+        with pytest.raises(ProtocolViolation, match="is this a router's URL"):
+            values.read_job(Answer(200, json.dumps(body).encode()))
