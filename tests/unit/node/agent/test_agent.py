@@ -15,7 +15,6 @@ import pytest
 import virtual_time
 from fleet_fakes import NullLog, device_offer
 
-from capamesh.node.agent import announcer
 from capamesh.node.agent.agent import NodeAgent
 from capamesh.node.agent.settings import NodeSettings
 from capamesh.node.contract.messages import Links, Sandboxed
@@ -33,6 +32,7 @@ from capamesh.protocol.adverts import (
 from capamesh.protocol.data_dir import DataDir, read_status
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.network import Membership, NetworkOwner, Role
+from capamesh.protocol.system import System
 
 NOW = dt.datetime.now(dt.UTC)
 OWNER = NetworkOwner.create("home", NOW)
@@ -100,7 +100,7 @@ Scenario = Callable[[NodeAgent, Published], Coroutine[Any, Any, None]]
 def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scenario], Published]:
     """Return what runs a scenario beside an announcing agent, in virtual time."""
     monkeypatch.setattr(DataDir, "lock", lambda _: None)  # held to the process's end
-    monkeypatch.setattr(announcer.random, "Random", SteadyRandom)
+    monkeypatch.setattr("capamesh.node.agent.agent.System", lambda: System(rng=SteadyRandom()))
     token = OWNER.invite(Role.NODE, expires_at=NOW + dt.timedelta(days=1), bootstrap=(), now=NOW)
     (tmp_path / "models").mkdir()
     settings = NodeSettings(tmp_path / "data", tmp_path / "models", token.encode())

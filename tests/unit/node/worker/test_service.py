@@ -597,12 +597,12 @@ async def test_no_timer_is_left_when_nothing_is_under_way(rig: Rig) -> None:
         await rig.hold()
         assert rig.hosted.runner._timer is not None
         rig.service.tidy()
-        assert rig.service._active == {rig.hosted.runner}
+        assert list(rig.service._active) == [rig.hosted.runner]
         await rig.idle()
         rig.hosted.runner._tick()
         assert rig.hosted.runner._timer is None
         rig.service.tidy()
-        assert rig.service._active == set()
+        assert not rig.service._active
 
 
 async def test_timer_is_set_for_what_is_due_first(rig: Rig) -> None:

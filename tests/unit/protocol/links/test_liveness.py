@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 
-import pytest
 from fleet_fakes import in_virtual_time
 
 from capamesh.protocol.links.liveness import LinkTimes, Liveness
@@ -13,12 +14,14 @@ TIMES = LinkTimes(hello_s=5.0, ping_every_s=2.0, silent_s=6.0)
 class Peer:
     """A peer's liveness, and what it has led to."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.loop = asyncio.get_running_loop()
         self.start_s = self.loop.time()
         self.news: list[tuple[float, str]] = []
         self.goes_on = True
-        self.liveness = Liveness(self.loop, TIMES, on_beat=self._beat, give_up=self.note)
+        self.liveness = Liveness(
+            self.loop, TIMES, on_beat=self._beat, give_up=self.note, clock=clock
+        )
 
     def note(self, what: str = "aborted") -> None:
         self.news.append((round(self.loop.time() - self.start_s, 6), what))
@@ -82,10 +85,9 @@ async def test_goodbye_that_the_peer_does_not_take_is_cut_short() -> None:
 
 
 @in_virtual_time
-async def test_oldest_ping_under_way_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_oldest_ping_under_way_is_timed() -> None:
     clock = iter([10.0, 10.25])
-    monkeypatch.setattr("capamesh.protocol.links.liveness.time.monotonic", lambda: next(clock))
-    liveness = Peer().liveness
+    liveness = Peer(lambda: next(clock)).liveness
     assert liveness.ponged() is None
     liveness.pinged()
     liveness.pinged()

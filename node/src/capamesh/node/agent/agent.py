@@ -61,6 +61,7 @@ from capamesh.protocol.network import RevocationList, Role
 from capamesh.protocol.network_clock import clock_fields
 from capamesh.protocol.private_files import make_folder
 from capamesh.protocol.serving_notice import ServingNotice
+from capamesh.protocol.system import System
 from capamesh.protocol.token_file import token_file_of
 
 if TYPE_CHECKING:
@@ -131,9 +132,16 @@ class NodeAgent:
             on_down=lambda _: self._write_status(),
             log=log,
         )
-        self._hearing = Hearing(self._trust, log)
+        system = System()
+        self._hearing = Hearing(self._trust, log, system)
         self._announcer = Announcer(
-            self._announcement, self._membership, self._home, self._mesh, self._hearing, log
+            self._announcement,
+            self._membership,
+            self._home,
+            self._mesh,
+            self._hearing,
+            log,
+            system,
         )
         self._advertised_host = advertised_host(settings.host, settings.advertised_host)
         advert_to_body(self._announcement.advert(Sequence(0, 0)))  # a bad region ends the start

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.data_dir import DataDir
     from capamesh.protocol.mesh.client import MeshClient
     from capamesh.protocol.network import Membership
+    from capamesh.protocol.system import System
 
 
 class Announcer:
@@ -35,6 +34,7 @@ class Announcer:
         mesh: MeshClient,
         hearing: Hearing,
         log: FilteringBoundLogger,
+        system: System,
     ) -> None:
         self._announcement = announcement
         self._membership = membership
@@ -42,8 +42,9 @@ class Announcer:
         self._mesh = mesh
         self._hearing = hearing
         self._log = log
-        self._sequences = SequenceSource(home.next_boot_ns(time.time_ns()))
-        self._schedule = AdvertSchedule(random.Random())  # noqa: S311 - no secret
+        self._wall_ns = system.wall_ns
+        self._sequences = SequenceSource(home.next_boot_ns(system.wall_ns()))
+        self._schedule = AdvertSchedule(system.rng)
         self._is_rescheduled = asyncio.Event()
         self.topic = adverts_topic(membership.network_id)
 
@@ -82,7 +83,7 @@ class Announcer:
     def publish(self, kind: str) -> None:
         """Publish an advert or a goodbye now."""
         # by the routers' time, if this machine's is wrong: they take nothing of an unknown node that is not new
-        time_ns = time.time_ns() + self._hearing.correction_ms() * 1_000_000
+        time_ns = self._wall_ns() + self._hearing.correction_ms() * 1_000_000
         self._sequences = self._home.current(self._sequences, time_ns)
         try:
             raw = self._sealed(kind, time_ns // 1_000_000)

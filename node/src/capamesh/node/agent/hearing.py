@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -16,20 +15,22 @@ if TYPE_CHECKING:
     from capamesh.protocol.adverts import RouterAdvert
     from capamesh.protocol.network import NetworkTrust
     from capamesh.protocol.network_clock import Skew
+    from capamesh.protocol.system import System
 
 
 class Hearing:
     """Opens what members publish to nodes."""
 
-    def __init__(self, trust: NetworkTrust, log: FilteringBoundLogger) -> None:
+    def __init__(self, trust: NetworkTrust, log: FilteringBoundLogger, system: System) -> None:
         self._trust = trust
         self._log = log
         self._notice = ClockNotice()
-        self._clock = NetworkClock(_wall_ms(), time.monotonic())
+        self._system = system
+        self._clock = NetworkClock(*self._now())
 
     def router_in(self, raw: bytes) -> RouterAdvert | None:
         """Return what a router says of itself; None: it is not for this node, or not to be believed."""
-        wall_ms, steady_s = _wall_ms(), time.monotonic()
+        wall_ms, steady_s = self._now()
         try:
             # when it was sealed is the sidecar's to judge, and for us to set our clock by
             envelope = open_envelope(
@@ -49,7 +50,7 @@ class Hearing:
 
     def membership_time(self) -> datetime:
         """Return the time of day by which memberships and drains end."""
-        now_ms = self._clock.membership_ms(_wall_ms(), time.monotonic())
+        now_ms = self._clock.membership_ms(*self._now())
         return datetime.fromtimestamp(now_ms / 1000, UTC)
 
     def check_clock(self) -> None:
@@ -60,12 +61,11 @@ class Hearing:
 
     def skew(self) -> Skew | None:
         """Return how wrong this machine's clock is; None: not known to be."""
-        return self._clock.skew(_wall_ms(), time.monotonic())
+        return self._clock.skew(*self._now())
 
     def correction_ms(self) -> int:
         """Return what has to be added to this machine's time to have the routers'."""
-        return self._clock.correction_ms(_wall_ms(), time.monotonic())
+        return self._clock.correction_ms(*self._now())
 
-
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000
+    def _now(self) -> tuple[int, float]:
+        return self._system.wall_ns() // 1_000_000, self._system.steady_s()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import queue
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeAlias
@@ -28,6 +27,7 @@ from capamesh.node.generation import (
 )
 from capamesh.node.generation.slots import Logits
 from capamesh.protocol.errors import CapameshError, ModelUnavailable, Overloaded, RunFailed
+from capamesh.protocol.threads import SystemThreads, Threads, WorkQueue
 
 MAX_INBOX: Final = 1024
 """The most requests that the thread has not looked at yet (guess: it looks after each step)."""
@@ -72,6 +72,7 @@ class GenerationRunner:
         *,
         clock: Callable[[], float],
         on_broken: Callable[[str], None],
+        threads: Threads | None = None,
     ) -> None:
         """`clock` is the one of requests' deadlines. `on_broken` is called in the loop, with the reason, if the thread ends of a bug."""
         self._slots = slots
@@ -79,7 +80,8 @@ class GenerationRunner:
         self._clock = clock
         self._on_broken = on_broken
         self._loop = asyncio.get_running_loop()
-        self._inbox: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
+        threads = threads or SystemThreads()
+        self._inbox: WorkQueue[_Order | None] = threads.queue()
         self._owners: dict[Sequence, Generation] = {}
         """The request of each sequence that has not ended. Of the thread."""
         self._masks: ThreadPoolExecutor | None = None
@@ -91,8 +93,7 @@ class GenerationRunner:
         """The cancellations that were ordered, those that the engine was told, and those that `load` knows of."""
         self.run_since_s: float | None = None
         """The time at which the run began that goes on now; None between two runs."""
-        self._stepping = threading.Thread(target=self._work, name="generation", daemon=True)
-        self._stepping.start()
+        self._stepping = threads.start(self._work, "generation")
 
     @override
     def __repr__(self) -> str:

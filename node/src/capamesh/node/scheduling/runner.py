@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-import queue
-import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from typing_extensions import override
 
@@ -22,6 +20,7 @@ from capamesh.node.devices.in_flight_journal import InFlightJournal
 from capamesh.node.scheduling import Batch, PendingRequest
 from capamesh.node.scheduling.execution import BatchExecution, Ended
 from capamesh.protocol.errors import RunFailed
+from capamesh.protocol.threads import SystemThreads, Threads, Worker, WorkQueue
 
 if TYPE_CHECKING:
     from capamesh.node.runtime.api import LoadedModel, StopSwitch
@@ -47,6 +46,8 @@ STALL_S: Final = 0.1
 BATCH_DOUBTS: Final = 3
 """Batches that failed though each of their requests ran alone: the model does not batch (guess)."""
 
+_Batches: TypeAlias = "WorkQueue[tuple[Batch, StopSwitch] | None]"
+
 
 class ModelRunner:
     """One loaded model version with its scheduler. Made, used and closed in one event loop.
@@ -68,6 +69,7 @@ class ModelRunner:
         number: int,
         watchdog_s: float,
         on_stuck: Callable[[str], None],
+        threads: Threads | None = None,
     ) -> None:
         """Run what `scheduler` gives, as many batches at the same time as it allows.
 
@@ -86,12 +88,11 @@ class ModelRunner:
         self._clock = clock
         self._switch = switch
         self._loop = asyncio.get_running_loop()
-        self._batches: queue.SimpleQueue[tuple[Batch, StopSwitch] | None] = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
-        self._background_batches: queue.SimpleQueue[tuple[Batch, StopSwitch] | None] = (
-            queue.SimpleQueue()
-        )
-        self._background_threads: list[threading.Thread] = []
+        self._system = system = threads or SystemThreads()
+        self._batches: _Batches = system.queue()
+        self._threads: list[Worker] = []
+        self._background_batches: _Batches = system.queue()
+        self._background_threads: list[Worker] = []
         self._ended: deque[Ended] = deque()
         self._is_waking = False
         self._pump_handle: asyncio.Handle | None = None
@@ -267,9 +268,7 @@ class ModelRunner:
             self._beat_soon()
         while len(threads) < self.scheduler.slots:
             work = self._work_behind if batch.is_background else self._work
-            thread = threading.Thread(target=work, name="run", daemon=True)
-            threads.append(thread)
-            thread.start()
+            threads.append(self._system.start(work, "run"))
         switch = self._switch()
         batch.stop = switch.stop
         self._handed[batch] = None
@@ -338,7 +337,7 @@ class ModelRunner:
         give_way()
         self._work_on(self._background_batches)
 
-    def _work_on(self, batches: queue.SimpleQueue[tuple[Batch, StopSwitch] | None]) -> None:
+    def _work_on(self, batches: _Batches) -> None:
         while (handed := batches.get()) is not None:
             if handed[0].is_background:
                 self._times[handed[0]] = ThreadTime()

@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from capamesh.protocol.channel.asyncio_channel import AsyncioChannel
     from capamesh.protocol.ids import PeerId
     from capamesh.protocol.links.link import Link
-    from capamesh.protocol.links.listener import LinkListener
+    from capamesh.protocol.links.wire import Listener
 
 RECHECK_MEMBERS_S = 60.0
 """Seconds between two checks of links for peers whose membership has expired (guess)."""
@@ -253,7 +253,7 @@ class Worker:
             "memory_budget", budget_bytes=self._budget.limit_bytes, process_limit_bytes=limit
         )
 
-    async def _listen(self) -> LinkListener:
+    async def _listen(self) -> Listener:
         start = self._start
         server = await self._transport.listen(start.host, start.port, lambda: self._service)
         host, port = start.advertised_host, server.sockets[0].getsockname()[1]

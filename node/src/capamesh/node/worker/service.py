@@ -65,18 +65,21 @@ class WorkerService(LinkHandler):
         limits: Limits,
         log: FilteringBoundLogger,
         bulk_refused_s: float = 0.0,
+        now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
+        """Answer by `models`. Memberships are judged by `now`, requests' times by `clock`."""
         self._models = models
         self._trust = trust
         self._control = control
         self._clock = clock
+        self._now = now
         self._bulk_refusal = BulkRefusal(bulk_refused_s, clock())
         self._limits = limits
         self._decoder = CallDecoder(limits)
         self._log = log
-        self._links: set[Link] = set()
+        self._links: dict[Link, None] = {}
         self._requests: dict[tuple[Link, int], tuple[HostedModel, PendingRequest]] = {}
-        self._active: set[ModelRunner] = set()
+        self._active: dict[ModelRunner, None] = {}
         """The runners that may have something under way, replaced ones included; `tidy` forgets the others."""
         self._due: dict[ModelRunner, None] = {}
         """The runners that were given requests in the present read, in that order."""
@@ -101,15 +104,13 @@ class WorkerService(LinkHandler):
     @override
     def verify(self, hello: Hello, certificate: bytes) -> Member:
         """Check that the peer is a router of this network: no one else may ask."""
-        return check_hello(
-            self._trust, hello, certificate, dt.datetime.now(dt.UTC), role=Role.ROUTER
-        )
+        return check_hello(self._trust, hello, certificate, self._now(), role=Role.ROUTER)
 
     @override
     def link_up(self, link: Link) -> None:
         if is_one_too_many(self._links, link):
             return
-        self._links.add(link)
+        self._links[link] = None
         self.on_links(len(self._links))
         self._log.info("link_up", peer=link.member.peer_id if link.member else "")
         if self._is_draining:
@@ -119,7 +120,7 @@ class WorkerService(LinkHandler):
     def link_down(self, link: Link, reason: str) -> None:
         """Withdraw the requests of a link that has ended."""
         if link in self._links:
-            self._links.discard(link)
+            del self._links[link]
             self.on_links(len(self._links))
         for key in [key for key in self._requests if key[0] is link]:
             self._withdraw(key)
@@ -225,7 +226,7 @@ class WorkerService(LinkHandler):
         )
         self._requests[key] = hosted, request
         hosted.runner.submit(request, is_pumped=True)
-        self._active.add(hosted.runner)
+        self._active[hosted.runner] = None
 
     def _queue_made(
         self,
@@ -316,7 +317,7 @@ class WorkerService(LinkHandler):
         now_s = self._clock()
         for hosted in self._models:
             hosted.runner.scheduler.expire(now_s)
-        self._active = {runner for runner in self._active if not runner.scheduler.is_idle}
+        self._active = {runner: None for runner in self._active if not runner.scheduler.is_idle}
 
     def _withdraw(self, key: tuple[Link, int]) -> None:
         self._tasks.withdraw(key)

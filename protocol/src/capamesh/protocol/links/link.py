@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Callable, Sequence
 from typing import Protocol, assert_never, cast
 
@@ -94,6 +95,7 @@ class Link(asyncio.BufferedProtocol):
         limits: LinkLimits,
         times: LinkTimes,
         budget: ReceiveBudget | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
@@ -110,7 +112,9 @@ class Link(asyncio.BufferedProtocol):
         self._goaway_reason = ""
         self._introduction = Introduction(owner.verify)
         self._askers = Askers(self._loop, self.__repr__)
-        self._liveness = Liveness(self._loop, times, on_beat=self._beat, give_up=self.abort)
+        self._liveness = Liveness(
+            self._loop, times, on_beat=self._beat, give_up=self.abort, clock=clock
+        )
         self.ended: asyncio.Future[str] = self._loop.create_future()
         """The future that has the reason as its result when the socket is closed."""
         self.up: asyncio.Future[Member] = self._loop.create_future()

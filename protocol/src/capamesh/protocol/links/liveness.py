@@ -25,6 +25,7 @@ class Liveness:
 
     __slots__ = (
         "_beat_due_s",
+        "_clock",
         "_give_up",
         "_loop",
         "_on_beat",
@@ -41,12 +42,17 @@ class Liveness:
         *,
         on_beat: Callable[[], bool],
         give_up: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_beat` pings and returns whether to go on; `give_up` is told why, once."""
+        """`on_beat` pings and returns whether to go on; `give_up` is told why, once.
+
+        `clock` times pings: the loop's stands still for a turn in uvloop.
+        """
         self._loop = loop
         self._times = times
         self._on_beat = on_beat
         self._give_up = give_up
+        self._clock = clock
         self._timer: asyncio.TimerHandle | None = None
         self._beat_due_s = 0.0
         self._pinged_s = 0.0
@@ -76,13 +82,12 @@ class Liveness:
     def pinged(self) -> None:
         """Remember when a ping is sent, unless another is still to be answered."""
         if not self._pinged_s:
-            self._pinged_s = time.monotonic()
+            self._pinged_s = self._clock()
 
     def ponged(self) -> float | None:
         """Return how many seconds the ping took whose answer is here; None: there was none."""
         pinged_s, self._pinged_s = self._pinged_s, 0.0
-        # not the loop's time, which stands still for a turn in uvloop
-        return time.monotonic() - pinged_s if pinged_s else None
+        return self._clock() - pinged_s if pinged_s else None
 
     def _hello_overdue(self) -> None:
         self._give_up(f"no HELLO within {self._times.hello_s} s")

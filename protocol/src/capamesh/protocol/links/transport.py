@@ -4,37 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import secrets
 import socket
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capamesh.protocol.advertised_address import listen_reason
-from capamesh.protocol.connection_limits import ConnectionLimits, limits_within
-from capamesh.protocol.descriptors import descriptor_limit
+from capamesh.protocol.connection_limits import ConnectionLimits
 from capamesh.protocol.errors import ConfigError, LinkLost, NotMember
 from capamesh.protocol.ids import PeerId
 from capamesh.protocol.links.frames import LinkLimits
 from capamesh.protocol.links.hello import Hello
 from capamesh.protocol.links.link import Link, LinkHandler
-from capamesh.protocol.links.listener import LinkListener, bind
 from capamesh.protocol.links.liveness import LinkTimes
 from capamesh.protocol.links.receive_budget import ReceiveBudget
-from capamesh.protocol.links.refusals import HandshakeRefusals
-from capamesh.protocol.links.tls_transport import open_tls
-from capamesh.protocol.network import Member, Membership, NetworkTrust, Role, tls_context
-from capamesh.protocol.network.tls import show_membership
+from capamesh.protocol.network import Member, Membership, NetworkTrust, Role
 from capamesh.protocol.reach import Inside, inside_of
+from capamesh.protocol.system import System
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-BACKLOG = 512
-"""Connections that wait for their TLS handshake (guess: a fleet that reconnects at once)."""
-
+    from capamesh.protocol.links.wire import Listener
 
 MAX_ADDRESSES_OF_NAME = 4
 """The most addresses of a name that are tried (guess: one of each family, twice)."""
@@ -129,12 +120,14 @@ class LinkTransport:
         times: LinkTimes | None = None,
         budget: ReceiveBudget | None = None,
         log: FilteringBoundLogger | None = None,
+        system: System | None = None,
     ) -> None:
         """Prepare TLS from the membership saved in `folder`; raise `ConfigError` when that cannot be.
 
         `budget` is what all its links may receive together; without one each has `LinkLimits.receive_bytes`.
         With a `log`, TLS handshakes that fail here are told.
         """
+        system = system or System()
         self._limits = limits or LinkLimits()
         self._times = times or LinkTimes()
         self._budget = budget
@@ -145,19 +138,17 @@ class LinkTransport:
             initial_credit_bytes=self._limits.initial_credit_bytes,
             message_bytes=self._limits.message_bytes,
             part_window_bytes=self._limits.part_window_bytes,
-            process=secrets.token_bytes(8),
+            process=system.token_bytes(8),
         )
-        self._dialing = tls_context(membership, folder, server_side=False)
-        self._listening = tls_context(membership, folder, server_side=True)
-        self._refusals = None if log is None else HandshakeRefusals(log, time.monotonic)
+        self._clock = system.steady_s
+        self._wire = system.make_wire(membership, folder, log, system.steady_s)
 
     def renew(self, membership: Membership) -> Hello:
         """Show the renewed membership on all links from now on; return what to show on those that are open.
 
         Raises `ConfigError` when TLS cannot take it.
         """
-        for context in (self._dialing, self._listening):
-            show_membership(context, membership)
+        self._wire.renew(membership)
         self._hello = replace(self._hello, chain=membership.chain)
         return self._hello
 
@@ -174,8 +165,11 @@ class LinkTransport:
         link: Link | None = None
         try:
             async with asyncio.timeout(patience_s):
-                link = await self._connect(
-                    await _permitted(host, port, innermost), port, owner, patience_s
+                link = await self._wire.connect(
+                    await _permitted(host, port, innermost),
+                    port,
+                    lambda: self._link(owner, is_dialer=True),
+                    patience_s,
                 )
                 await asyncio.shield(link.up)
         except TimeoutError as exc:
@@ -190,29 +184,6 @@ class LinkTransport:
             raise
         return link
 
-    async def _connect(
-        self, addresses: Sequence[str], port: int, owner: LinkHandler, patience_s: float
-    ) -> Link:
-        """Return a link, not verified yet, to the first of the addresses that takes one; raise `OSError`."""
-        loop = asyncio.get_running_loop()
-        for last, address in enumerate(addresses, start=1):
-            family = socket.AF_INET6 if ":" in address else socket.AF_INET
-            connection = socket.socket(family, socket.SOCK_STREAM)
-            try:
-                connection.setblocking(False)
-                await loop.sock_connect(connection, (address, port))
-                link = self._link(owner, is_dialer=True)
-                await open_tls(
-                    connection, self._dialing, link, server_side=False, patience_s=patience_s
-                )
-            except BaseException as error:
-                connection.close()
-                if last == len(addresses) or not isinstance(error, OSError):
-                    raise
-            else:
-                return link
-        raise OSError("no address to dial")
-
     async def listen(
         self,
         host: str,
@@ -220,24 +191,13 @@ class LinkTransport:
         owner_of: Callable[[], LinkHandler],
         *,
         limits: ConnectionLimits | None = None,
-    ) -> LinkListener:
+    ) -> Listener:
         """Accept links on `host:port` (0: any free port); raise `ConfigError` when it is taken.
 
         Without `limits` they are those of a process with as many descriptors as this one may have.
         """
-        try:
-            sockets = await bind(host, port, BACKLOG)
-        except OSError as exc:
-            raise ConfigError(
-                f"cannot listen for links on {host}:{port}: {listen_reason(exc)}; give another port"
-            ) from exc
-        return LinkListener(
-            sockets,
-            lambda: self._link(owner_of(), is_dialer=False),
-            self._listening,
-            limits or limits_within(descriptor_limit()),
-            self._times.hello_s,
-            None if self._refusals is None else self._refusals.note,
+        return await self._wire.listen(
+            host, port, lambda: self._link(owner_of(), is_dialer=False), limits, self._times.hello_s
         )
 
     def _link(self, owner: LinkHandler, *, is_dialer: bool) -> Link:
@@ -248,4 +208,5 @@ class LinkTransport:
             limits=self._limits,
             times=self._times,
             budget=self._budget,
+            clock=self._clock,
         )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -228,7 +227,7 @@ class Fronts:
         """Let clients of the front speak gRPC and, where models are run, WebSocket."""
         parts = self._parts
         descriptions = ModelDescriptions(
-            parts.inference, is_ready=parts.standing.has_usable, wall_clock=time.time
+            parts.inference, is_ready=parts.standing.has_usable, wall_clock=parts.system.wall_s
         )
         front.guests = server = GrpcServer(
             parts.inference, descriptions, front, self._repository, audience=front.audience

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import socket
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from capamesh.protocol.errors import ConfigError, Overloaded
+from capamesh.protocol.system import System
 from capamesh.router.http.batches import BatchesApi
 from capamesh.router.http.files import FilesApi
 from capamesh.router.http.job_events import JobEventsApi
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from capamesh.router.fleet.view import FleetView
     from capamesh.router.http.route import Pages
-    from capamesh.router.jobs.readers.input_reading import InThread
+    from capamesh.router.jobs.readers.input_reading import InputReading, InThread
     from capamesh.router.jobs.running.nodes import Nodes
     from capamesh.router.jobs.store.file_store import FileStore
     from capamesh.router.jobs.store.job_store import JobStore
@@ -71,13 +71,13 @@ class OpenedStore:
         where: str,
         *,
         is_named: bool,
-        wall_s: Callable[[], float],
+        system: System,
         log: FilteringBoundLogger,
     ) -> None:
         """Open nothing yet. `is_named`: the operator has named the place, so that it is opened at the start."""
         self._where = where
         self._is_named = is_named
-        self._wall_s = wall_s
+        self._system = system
         self._log = log
         self._store: JobStore | None = None
         self._opening = asyncio.Lock()
@@ -104,7 +104,7 @@ class OpenedStore:
         if self.is_there:
             from capamesh.router.jobs.store.database import open_database  # noqa: PLC0415 - as below
 
-            open_database(self._where, self._wall_s).engine.dispose()
+            open_database(self._where, self._system.wall_s).engine.dispose()
 
     async def get(self) -> JobStore:
         """Return the store, which is made if it is not there. Raises `ConfigError`."""
@@ -143,7 +143,7 @@ class OpenedStore:
         # read in by routers that have jobs alone: docs/decisions/0063 says what it costs
         from capamesh.router.jobs.store.job_store import JobStore  # noqa: PLC0415
 
-        return JobStore.open(self._where, self._wall_s)
+        return JobStore.open(self._where, self._system.wall_s)
 
 
 class JobParts:
@@ -156,12 +156,14 @@ class JobParts:
         log: FilteringBoundLogger,
         slices: Slices,
         is_closing: Callable[[], bool] = lambda: False,
+        system: System | None = None,
     ) -> None:
         """Open the store, if there is one; what takes long on the loop takes turns in `slices`.
 
         `is_closing` returns whether the router is about to stop. Raises `ConfigError`: the store cannot be opened, or a place is none.
         """
         self._is_closing = is_closing
+        self._system = system = system or System()
         self._states: dict[JobState, int] = {}
         """The number of jobs in each state at the last look."""
         self._settings = settings
@@ -174,19 +176,19 @@ class JobParts:
         """The uploaded files; None: likewise."""
         if settings.jobs is None:
             return
-        self._store = store = opened_store(settings, log)
+        self._store = store = opened_store(settings, log, system)
         places = places_of(settings)
         self._readers = readers = readers_of(settings, log)
         self._looks = Threads(LOOK_THREADS)
-        looking = separate_reading(readers, places, self._looks)
+        looking = _reading(readers, places, self._looks, system)
         self.service = service = JobService(
             fleet,
             places,
             store.get,
             looking,
             self._looks,
-            clock=time.monotonic,
-            wall_s=time.time,
+            clock=system.steady_s,
+            wall_s=system.wall_s,
         )
 
         async def files() -> FileStore:
@@ -202,7 +204,7 @@ class JobParts:
         arrival_s = self._settings.arrival_s
         return (
             JobsApi(self.service, arrival_s=arrival_s),
-            JobEventsApi(self.service, is_closing=self._is_closing, clock=time.monotonic),
+            JobEventsApi(self.service, is_closing=self._is_closing, clock=self._system.steady_s),
             JobResultsApi(self.service),
             FilesApi(self.uploads, arrival_s=arrival_s),
             PartUploadsApi(self.uploads, arrival_s=arrival_s),
@@ -239,26 +241,26 @@ class JobParts:
         from capamesh.router.jobs.planner import Planner  # noqa: PLC0415
         from capamesh.router.jobs.running.runner import Runner  # noqa: PLC0415
 
-        places, threads = service.places, Threads()
-        reading = separate_reading(readers, places, threads)
+        places, threads, system = service.places, Threads(), self._system
+        reading = _reading(readers, places, threads, system)
         service.runner = runner = Runner(
             store,
             Planner(store, reading),
             reading,
             lambda job: places.sink(job.spec.output.url, job.id),
             nodes,
-            owner=f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}",
-            clock=time.monotonic,
-            wall_s=time.time,
+            owner=f"{socket.gethostname()} {os.getpid()} {system.token_bytes(4).hex()}",
+            clock=system.steady_s,
+            wall_s=system.wall_s,
             in_thread=threads,
             log=self._log,
         )
-        files = BatchFiles(store, places, uploads, reading.names, time.monotonic, self._log)
+        files = BatchFiles(store, places, uploads, reading.names, system.steady_s, self._log)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(runner.run())
                 tasks.create_task(files.run())
-                tasks.create_task(keep_tidy(store.files, uploads.folder, time.time))
+                tasks.create_task(keep_tidy(store.files, uploads.folder, system.wall_s))
         finally:
             threads.close()
 
@@ -297,9 +299,10 @@ def readers_of(settings: RouterSettings, log: FilteringBoundLogger) -> Readers:
     return Readers(start, time.monotonic)
 
 
-def separate_reading(readers: Readers, places: Places, in_thread: InThread) -> ReadSeparately:
-    """Return what reads inputs in those processes, and folders in threads."""
-    return ReadSeparately(readers, places, in_thread, ReadHere(places, in_thread, time.monotonic))
+def _reading(readers: Readers, places: Places, in_thread: InThread, system: System) -> InputReading:
+    """Return what reads inputs in those processes, and folders in threads; in virtual time all is read here."""
+    here = ReadHere(places, in_thread, system.steady_s)
+    return here if system.is_virtual else ReadSeparately(readers, places, in_thread, here)
 
 
 def places_of(settings: RouterSettings) -> Places:
@@ -308,10 +311,12 @@ def places_of(settings: RouterSettings) -> Places:
     return Places(folder, settings.jobs_places, settings.secret_paths)
 
 
-def opened_store(settings: RouterSettings, log: FilteringBoundLogger) -> OpenedStore:
+def opened_store(
+    settings: RouterSettings, log: FilteringBoundLogger, system: System
+) -> OpenedStore:
     """Return the store of a router that keeps jobs, not opened yet."""
     where = settings.jobs or str(settings.data_folder / JOBS_FILE)
-    return OpenedStore(where, is_named=bool(settings.jobs), wall_s=time.time, log=log)
+    return OpenedStore(where, is_named=bool(settings.jobs), system=system, log=log)
 
 
 def require_jobs(settings: RouterSettings, log: FilteringBoundLogger) -> None:
@@ -319,4 +324,4 @@ def require_jobs(settings: RouterSettings, log: FilteringBoundLogger) -> None:
     if settings.jobs is None:
         return
     places_of(settings)
-    opened_store(settings, log).check()
+    opened_store(settings, log, System()).check()

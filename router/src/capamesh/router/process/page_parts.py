@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,6 @@ from capamesh.router.page.history import History, Totals
 from capamesh.router.page.history_answers import HistoryAnswers
 from capamesh.router.page.overview import OverviewMaker
 from capamesh.router.page.static_files import StaticFiles
-from capamesh.router.process.parts import today
 from capamesh.router.telemetry.metrics import LATENCY
 
 if TYPE_CHECKING:
@@ -41,7 +39,7 @@ class PageParts:
         self.documents = DocumentsApi(files)
         self.api = PageApi(
             files,
-            Feed(overview.steps, boot=secrets.token_hex(4), log=parts.log),
+            Feed(overview.steps, boot=parts.system.token_bytes(4).hex(), log=parts.log),
             HistoryAnswers(self.history),
             is_closing=lambda: parts.requests.is_closing,
             clock=clock,
@@ -52,7 +50,7 @@ class PageParts:
         """Return the page's row of the router itself."""
         parts = self._parts
         state, reason = parts.standing.now()
-        membership = parts.upkeep.fields(today())
+        membership = parts.upkeep.fields(parts.system.now())
         return {
             "state": state,
             "reason": reason,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import random
-import time
 from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from capamesh.protocol.membership_upkeep import MembershipUpkeep
 from capamesh.protocol.mesh.gossip import adverts_topic, demand_topic
 from capamesh.protocol.network import Membership, Role
 from capamesh.protocol.reach import innermost_to_dial, inside_named
+from capamesh.protocol.system import System
 from capamesh.protocol.token_file import token_file_of
 from capamesh.router.access.keys import KeyRing
 from capamesh.router.access.quotas import Quotas
@@ -81,30 +81,32 @@ class RouterParts:
         log: FilteringBoundLogger,
         timers: Timers,
         seat: Seat | None = None,
+        system: System | None = None,
     ) -> None:
         """Take over the data folder and make the parts in it; raise `ConfigError` when that cannot be.
 
-        `seat` is that of this process in the router; None: it is the whole router.
+        `seat` is that of this process in the router; None: it is the whole router. `system` is what it runs on.
         """
         self.settings = settings
         self.seat = seat = seat or WholeRouter()
+        self.system = system = system or System()
         self.log = log
         self.name = member_name(settings.name)
         make_policy(settings.policy, random.Random())  # noqa: S311 - an unknown one is refused now
         self._defaults = ModelRules(policy=settings.policy)
         """The rules of what the file says nothing about."""
         rules = load_rules(settings.rules_file, self._defaults)
-        self.tls = server_tls(settings, time.time)
+        self.tls = server_tls(settings, system.wall_s)
         """The TLS that clients speak; None: they speak none."""
         self.home = seat.take_home(settings.data_folder, log)
-        membership = self.home.membership(settings.token, Role.ROUTER, today())
+        membership = self.home.membership(settings.token, Role.ROUTER, system.now())
         if seat.is_main:
             require_free(settings.mesh_host, settings.mesh_port, "--mesh")
         self.operator_key = seat.operator_key(settings.data_folder)
         if not self.operator_key.is_kept:
             log.warning("operator_key_not_kept", folder=str(settings.data_folder))
         self.telemetry = Telemetry()
-        self.supervisor = Supervisor(self.telemetry, log, clock=time.monotonic)
+        self.supervisor = Supervisor(self.telemetry, log, clock=system.steady_s)
         self.link_host = advertised_host(settings.link_host, settings.advertised_host)
         self._join_network(membership)
         self._make_fleet(membership, rules)
@@ -147,7 +149,7 @@ class RouterParts:
     def _make_fleet(self, membership: Membership, rules: RoutingRules) -> None:
         """Make the parts that know the nodes and hold links to them."""
         settings, log = self.settings, self.log
-        self.clocks = Clocks()
+        self.clocks = Clocks(wall_ns=self.system.wall_ns, steady_s=self.system.steady_s)
         mesh_host = advertised_host(settings.mesh_host, settings.advertised_host)
         innermost = (
             inside_named(settings.dial_inside)
@@ -168,6 +170,7 @@ class RouterParts:
                 limits=LinkLimits(message_bytes=settings.limits.max_message_bytes),
                 budget=self.answers,
                 log=log,
+                system=self.system,
             ),
             self.trust,
             on_visit=self._visited,
@@ -217,19 +220,19 @@ class RouterParts:
             self.mesh,
             name=self.name,
             mesh_host=mesh_host,
-            today=today,
+            today=self.system.now,
             log=log,
         )
 
     def _make_requests(self, rules: RoutingRules, timers: Timers) -> None:
         """Make the parts that a request goes through."""
-        settings = self.settings
+        settings, system = self.settings, self.system
         self.request_parts = parts = RequestParts(
             self.fleet,
             rules,
-            clock=time.monotonic,
+            clock=system.steady_s,
             timers=timers,
-            rng=random.Random(),  # noqa: S311 - load balancing
+            rng=system.rng,
             counts=self.telemetry,
             do=self.supervisor.do,
             on_verdict=self._judged,
@@ -241,15 +244,15 @@ class RouterParts:
         self.balancer, self.prober, self.routing = parts.balancer, parts.prober, parts.routing
         self.watch, self.quotas = parts.watch, Quotas(settings.workers)
         self.traces = Traces(
-            settings, self.name, clock=time.monotonic, telemetry=self.telemetry, log=self.log
+            settings, self.name, system=system, telemetry=self.telemetry, log=self.log
         )
         self.key_watch = KeyWatch(
             settings.key_location,
             settings.data_folder,
             ring := KeyRing(),
             self.quotas,
-            clock=time.monotonic,
-            wall_clock=time.time,
+            clock=system.steady_s,
+            wall_clock=system.wall_s,
             log=self.log,
         )
         self.key_watch.load()
@@ -264,7 +267,7 @@ class RouterParts:
             standing=self.standing,
             ended=self.traces.ended,
             ring=ring,
-            meter=Meter(self.quotas, self.routing.pipeline, self.fleet, clock=time.monotonic),
+            meter=Meter(self.quotas, self.routing.pipeline, self.fleet, clock=system.steady_s),
             operator=self.operator_key,
             repeated=parts.repeated,
         )
@@ -402,8 +405,3 @@ class RouterParts:
         self, endpoint: Endpoint, model: ModelName, version: ModelVersion, load: LoadReport
     ) -> None:
         self.balancer.load_told(endpoint, model, version, load, self.clocks.steady_s())
-
-
-def today() -> dt.datetime:
-    """Return the time of day, in UTC."""
-    return dt.datetime.now(dt.UTC)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from typing import TYPE_CHECKING, Final
 
 from capamesh.protocol.errors import ConfigError
@@ -14,10 +13,11 @@ from capamesh.router.telemetry.line_file import LineFile
 from capamesh.router.telemetry.request_lines import AccessLog, SlowLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from structlog.typing import FilteringBoundLogger
 
+    from capamesh.protocol.system import System
     from capamesh.router.balancing.balancer import Balancer
     from capamesh.router.settings import RouterSettings
     from capamesh.router.telemetry import Telemetry
@@ -32,12 +32,12 @@ class RequestLogs:
         self,
         settings: RouterSettings,
         *,
-        clock: Callable[[], float],
+        system: System,
         telemetry: Telemetry,
         log: FilteringBoundLogger,
     ) -> None:
-        """`clock` is the one that requests' times are of. Raises `ConfigError` when a file cannot be opened."""
-        self._clock = clock
+        """`system` has the clock that requests' times are of. Raises `ConfigError` when a file cannot be opened."""
+        self._clock = system.steady_s
         self._files: dict[str, LineFile] = {}
         self.access: AccessLog | None = None
         self.slow: SlowLog | None = None
@@ -47,8 +47,8 @@ class RequestLogs:
                 file.put,
                 settings.access_log_sample,
                 rng=random.Random(),  # noqa: S311 - a sample is no secret
-                clock=clock,
-                wall_clock=time.time,
+                clock=system.steady_s,
+                wall_clock=system.wall_s,
             )
         if settings.slow_log:
             file = self._files["slow"] = _opened(settings.slow_log, "--slow-log", log)
@@ -56,8 +56,8 @@ class RequestLogs:
                 file.put,
                 least_s=settings.slow_log_s or math.inf,
                 factor=settings.slow_log_factor or math.inf,
-                clock=clock,
-                wall_clock=time.time,
+                clock=system.steady_s,
+                wall_clock=system.wall_s,
             )
         if self._files:
             telemetry.watch_each(metrics.LOG_LINES, self._counts)

@@ -31,7 +31,7 @@ from capamesh.router.process.gauges import (
 from capamesh.router.process.job_parts import JobParts
 from capamesh.router.process.node_gauges import NodeGauges
 from capamesh.router.process.page_parts import PageParts
-from capamesh.router.process.parts import RouterParts, today
+from capamesh.router.process.parts import RouterParts
 from capamesh.router.process.seat import Controls
 from capamesh.router.process.shared_cache import shared_store
 from capamesh.router.process.tls_watch import TlsWatch
@@ -55,6 +55,7 @@ class Router(Controls):
             parts.log,
             parts.inference.slices,
             lambda: parts.requests.is_closing,
+            parts.system,
         )
         self._shared_cache = shared_store(
             parts.settings,
@@ -81,7 +82,8 @@ class Router(Controls):
         seat.obey(self)
         parts.standing.write()
         watch = LoopWatch(self._log, parts.telemetry.loop_beat, parts.inference.slices.describe)
-        watch.start()
+        if not parts.system.is_virtual:
+            watch.start()
         self._watch()
         self._fronts = fronts = Fronts(parts, self._page, self._jobs)
         await fronts.set_up()
@@ -205,7 +207,12 @@ class Router(Controls):
         )
         watch_fleet(telemetry, fleet, parts.pool, parts.owners.owners, clock)
         NodeGauges(fleet, clock).watch(telemetry)
-        watch_network(telemetry, parts.hearing, parts.clocks, lambda: parts.upkeep.figures(today()))
+        watch_network(
+            telemetry,
+            parts.hearing,
+            parts.clocks,
+            lambda: parts.upkeep.figures(parts.system.now()),
+        )
         watch_requests(telemetry, parts.requests, parts.answers)
         watch_routing(telemetry, parts.prober, parts.balancer)
         watch_versions(telemetry, fleet)

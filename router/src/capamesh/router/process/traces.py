@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING
 
@@ -14,10 +13,9 @@ from capamesh.router.telemetry.otlp import OtlpExporter
 from capamesh.router.telemetry.tracing import Sampling, Tracer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from structlog.typing import FilteringBoundLogger
 
+    from capamesh.protocol.system import System
     from capamesh.router.settings import RouterSettings
     from capamesh.router.telemetry import Telemetry
 
@@ -30,20 +28,20 @@ class Traces:
         settings: RouterSettings,
         name: str,
         *,
-        clock: Callable[[], float],
+        system: System,
         telemetry: Telemetry,
         log: FilteringBoundLogger,
     ) -> None:
-        """`clock` is the one that requests' times are of; `name` is the router's. Raises `ConfigError` when a log cannot be opened."""
-        self.logs = RequestLogs(settings, clock=clock, telemetry=telemetry, log=log)
+        """`system` has the clock that requests' times are of; `name` is the router's. Raises `ConfigError` when a log cannot be opened."""
+        self.logs = RequestLogs(settings, system=system, telemetry=telemetry, log=log)
         self.exporter: OtlpExporter | None = None
         tracer: Tracer | None = None
         if settings.traces_url:
             tracer = Tracer(
                 Sampling(settings.trace_slow_s, settings.trace_ratio),
                 rng=random.Random(),  # noqa: S311 - ids of spans are no secrets
-                clock=clock,
-                wall_clock_ns=time.time_ns,
+                clock=system.steady_s,
+                wall_clock_ns=system.wall_ns,
             )
             self.exporter = exporter = OtlpExporter(
                 settings.traces_url,
@@ -59,8 +57,8 @@ class Traces:
             telemetry.watch(metrics.SPANS_LOST, lambda: exporter.lost)
             telemetry.watch(metrics.TRACES_DROPPED, lambda: tracer.dropped)
         self.ended = EndedRequests(
-            clock=clock,
-            wall_clock=time.time,
+            clock=system.steady_s,
+            wall_clock=system.wall_s,
             tracer=tracer,
             access=self.logs.access,
             slow=self.logs.slow,

@@ -73,6 +73,12 @@ class InputReading(ABC):
         """Yield the rows of a range of a planned job's input, as `inputs.rows.read_windows` does."""
 
     @abstractmethod
+    def names(
+        self, spec: InputSpec, tenant: str, rows: RowRange
+    ) -> AsyncGenerator[list[tuple[int, str]]]:
+        """Yield the numbers and the names of the requests of a range of a file, some at a time."""
+
+    @abstractmethod
     def keep_only(self, jobs: Container[JobId]) -> None:
         """Forget what is kept of all other jobs."""
 
@@ -112,6 +118,14 @@ class ReadHere(InputReading):
         while (window := await self._in_thread(lambda: next(windows, None))) is not None:
             yield window
         self._keep(job.id, reader)
+
+    @override
+    async def names(
+        self, spec: InputSpec, tenant: str, rows: RowRange
+    ) -> AsyncGenerator[list[tuple[int, str]]]:
+        pieces = name_pieces(self._sources.source(spec.url, tenant), rows)
+        while (piece := await self._in_thread(lambda: next(pieces, None))) is not None:
+            yield piece
 
     @override
     def keep_only(self, jobs: Container[JobId]) -> None:

@@ -139,10 +139,10 @@ class ReadSeparately(InputReading):
                     with loan.paused():
                         yield window
 
+    @override
     async def names(
         self, spec: InputSpec, tenant: str, rows: RowRange
     ) -> AsyncGenerator[list[tuple[int, str]]]:
-        """Yield the numbers and the names of the requests of a range of a file, some at a time; raises as the others."""
         files = await self._in_thread(partial(self._files, spec, tenant))
         asked = {"type": words.NAMES, **_input(spec, files), "range": plain_values(rows)}
         left = rows.rows

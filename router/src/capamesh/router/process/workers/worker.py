@@ -18,7 +18,7 @@ from capamesh.router.access.operator_key import OperatorKey
 from capamesh.router.fleet.overrides import Hold
 from capamesh.router.http.elsewhere import METRICS, Elsewhere
 from capamesh.router.page.others import OthersFigures, figures_of
-from capamesh.router.process.parts import RouterParts, today
+from capamesh.router.process.parts import RouterParts
 from capamesh.router.process.seat import Controls, Seat
 from capamesh.router.process.workers.histories import totals_values
 from capamesh.router.process.workers.key_claims import WorkerClaims
@@ -296,7 +296,9 @@ class WorkerSeat(Seat):
 
     def _renew(self) -> None:
         try:
-            self._parts.upkeep.renewed(self._parts.home.membership(None, Role.ROUTER, today()))
+            self._parts.upkeep.renewed(
+                self._parts.home.membership(None, Role.ROUTER, self._parts.system.now())
+            )
         except ConfigError as error:
             self._log.error("membership_not_renewed", error=error.message)
 

@@ -1,0 +1,42 @@
+"""What a process takes from the system below it: clocks, chance, threads and the wire of its links. Holds no IO of its own.
+
+Whatever waits, draws or connects is given it by a `System`, so that whole routers and nodes run in virtual time too.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from capamesh.protocol.links.wire import MakeWire, TlsWire
+from capamesh.protocol.threads import SystemThreads, Threads
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """The system of one process; by default that of the machine."""
+
+    steady_s: Callable[[], float] = time.monotonic
+    """A clock that goes on at any setting of the time of day."""
+    wall_ns: Callable[[], int] = time.time_ns
+    """The time of day, in nanoseconds since the epoch."""
+    rng: random.Random = field(default_factory=random.Random)
+    """The source of chance of what is no secret."""
+    token_bytes: Callable[[int], bytes] = secrets.token_bytes
+    """The source of secrets, and of names that no one else draws."""
+    threads: Threads = field(default_factory=SystemThreads)
+    make_wire: MakeWire = TlsWire
+    is_virtual: bool = False
+    """True where time is virtual: no event loop is ever late, and what a child process would do is done here."""
+
+    def wall_s(self) -> float:
+        """Return the time of day, in seconds since the epoch."""
+        return self.wall_ns() / 1e9
+
+    def now(self) -> dt.datetime:
+        """Return the time of day, in UTC."""
+        return dt.datetime.fromtimestamp(self.wall_ns() / 1e9, dt.UTC)
