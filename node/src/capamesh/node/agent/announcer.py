@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from capamesh.node.agent.advert_schedule import AdvertSchedule
 from capamesh.protocol.adverts import KIND_ADVERT, SequenceSource, advert_to_body, seal
@@ -18,9 +18,16 @@ if TYPE_CHECKING:
     from capamesh.node.agent.hearing import Hearing
     from capamesh.protocol.adverts import RouterAdvert
     from capamesh.protocol.data_dir import DataDir
-    from capamesh.protocol.mesh.client import MeshClient
     from capamesh.protocol.network import Membership
     from capamesh.protocol.system import System
+
+
+class Publisher(Protocol):
+    """The mesh, or one in memory."""
+
+    def publish(self, topic: str, envelope: bytes) -> bool:
+        """Gossip a sealed envelope; return False where nothing was sent."""
+        ...
 
 
 class Announcer:
@@ -31,7 +38,7 @@ class Announcer:
         announcement: Announcement,
         membership: Membership,
         home: DataDir,
-        mesh: MeshClient,
+        mesh: Publisher,
         hearing: Hearing,
         log: FilteringBoundLogger,
         system: System,

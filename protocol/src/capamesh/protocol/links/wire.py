@@ -81,7 +81,7 @@ class TlsWire(Wire):
         log: FilteringBoundLogger | None,
         clock: Callable[[], float],
     ) -> None:
-        """With a `log`, TLS handshakes that fail here are told."""
+        """Log TLS handshakes that fail here, where there is a `log`."""
         self._dialing = tls_context(membership, folder, server_side=False)
         self._listening = tls_context(membership, folder, server_side=True)
         self._refusals = None if log is None else HandshakeRefusals(log, clock)

@@ -51,9 +51,9 @@ class NetworkOwner:
     private_key: Ed25519PrivateKey = field(repr=False, compare=False)
 
     @classmethod
-    def create(cls, name: str, now: datetime) -> NetworkOwner:
-        """Return the owner of a new network called `name`: 1 to 64 bytes of text, else `ConfigError`."""
-        key = Ed25519PrivateKey.generate()
+    def create(cls, name: str, now: datetime, key: Ed25519PrivateKey | None = None) -> NetworkOwner:
+        """Return the owner of a new network called `name`: 1 to 64 bytes of text, else `ConfigError`; without a key it gets a new one."""
+        key = key or Ed25519PrivateKey.generate()
         return cls._of(key, issue_authority(key, name, now))
 
     @classmethod

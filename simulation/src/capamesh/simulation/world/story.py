@@ -1,0 +1,347 @@
+"""A story of a world: clients ask, and things go wrong, as a seed draws it. What must be true is looked at all along, and at the end.
+
+    python -m capamesh.simulation.world.story --seed 123
+
+plays a seed and prints what happened. The same seed always plays the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from capamesh.simulation.memory_tcp import Machine
+from capamesh.simulation.world import http_client, model
+from capamesh.simulation.world.http_client import Answer
+from capamesh.simulation.world.world import HTTP_PORT, TIMEOUT_S, Host, Violation, World
+
+DURATION_S: Final = 25.0
+"""Virtual seconds in which clients ask and things go wrong."""
+SETTLE_S: Final = 2.0
+"""Seconds until the fleet is known, at the start."""
+HEAL_S: Final = 20.0
+"""Seconds after the last fault by which all must be well again."""
+SLACK_S: Final = 1.5
+"""Seconds by which an answer may come after its deadline."""
+DRAIN_S: Final = 10.0
+"""Seconds for which a node that drains is waited for; one that is frozen meanwhile takes longer."""
+LOOK_S: Final = 0.1
+"""Seconds between two looks at what must be true all along."""
+AFTER_S: Final = 12.0
+"""Seconds after a fault for which it explains that a request fails."""
+INFER: Final = f"/v2/models/{model.NAME}/infer"
+FAILURES: Final = frozenset({429, 500, 502, 503, 504})
+"""The statuses that say that a request failed and it is not the caller's fault."""
+
+
+@dataclass(slots=True)
+class Asked:
+    """A request under way."""
+
+    router: Host
+    start: int
+    """The number of the router's process."""
+    x: float
+    began_s: float
+
+
+class Story:
+    """One seed's."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = rng = random.Random(f"{seed}/story")  # noqa: S311 - replays
+        self.is_cached = rng.random() < 0.3
+        rules = (
+            f"[{model.NAME}]\ncache = {{ ttl_s = 2.0, shared = true }}\n" if self.is_cached else ""
+        )
+        self.world = world = World(
+            seed, routers=rng.randint(1, 3), nodes=rng.randint(2, 4), rules=rules
+        )
+        self.clients = Machine("20.0.3.1")
+        self.open: dict[int, Asked] = {}
+        self.asked = 0
+        self.failed = 0
+        self.until_s = 0.0
+        """The time until which a fault explains that a request fails."""
+        self.partings: set[tuple[str, str]] = set()
+        network = world.loop.network
+        base_s = rng.choice((0.0, 0.000_2, 0.002, 0.03))
+        wires = random.Random(f"{seed}/wires")  # noqa: S311 - replays
+        network.delay_s = lambda _source, _target: base_s * wires.uniform(0.5, 2.0)
+        world.bus.loss = rng.choice((0.0, 0.0, 0.1, 0.3))
+
+    def play(self) -> None:
+        """Play it; raises `Violation` where something is wrong, and whatever broke."""
+        self.world.play(self._play())
+
+    async def _play(self) -> None:
+        world, rng = self.world, self.rng
+        for host in world.routers + world.nodes:
+            host.slowness = rng.choice((1.0, 1.0, 1.0, 3.0))
+            world.start(host)
+        await asyncio.sleep(SETTLE_S)
+        with self.clients.here():
+            async with asyncio.TaskGroup() as tasks:
+                looking = tasks.create_task(self._look())
+                for at_s, fault in self._plan():
+                    tasks.create_task(self._later(at_s, fault))
+                async with asyncio.TaskGroup() as asking:
+                    await self._ask_for(asking, DURATION_S)
+                self._heal()
+                await asyncio.sleep(HEAL_S)
+                looking.cancel()
+            await self._check_end()
+
+    # clients
+
+    async def _ask_for(self, tasks: asyncio.TaskGroup, seconds: float) -> None:
+        rng, loop = self.rng, self.world.loop
+        rate = rng.choice((2.0, 6.0, 15.0))
+        end_s = loop.time() + seconds
+        while loop.time() < end_s:
+            self.asked += 1
+            tasks.create_task(self._ask(self.asked, rng.choice(self.world.routers)))
+            await asyncio.sleep(rng.expovariate(rate))
+
+    async def _ask(self, number: int, router: Host) -> None:
+        """Ask as one client and check what it gets; now and then it hangs up before."""
+        rng, loop = self.rng, self.world.loop
+        x = float(rng.randint(1, 20) if self.is_cached and rng.random() < 0.7 else 1000 + number)
+        rows = rng.choice((1, 1, 1, 3))
+        leaves_s = rng.uniform(0.001, 0.05) if rng.random() < 0.1 else None
+        asked = self.open[number] = Asked(router, router.starts, x, loop.time())
+        try:
+            async with asyncio.timeout(leaves_s):
+                answer = await self._infer(router, x, rows)
+        except TimeoutError:
+            self.world.say(f"client {number} leaves")
+            return
+        finally:
+            del self.open[number]
+        self.world.say(f"client {number} asked for {x:g}: {answer.status}")
+        self._judge(answer, asked, rows)
+
+    async def _infer(self, router: Host, x: float, rows: int) -> Answer:
+        data = [value for row in range(rows) for value in (x + row / 8, 0.0)]
+        tensor = {"name": "x", "shape": [rows, 2], "datatype": "FP32", "data": data}
+        return await http_client.ask(router.address, HTTP_PORT, "POST", INFER, {"inputs": [tensor]})
+
+    def _judge(self, answer: Answer, asked: Asked, rows: int) -> None:
+        now_s = self.world.loop.time()
+        what = f"{asked.router.name} was asked for {asked.x:g}"
+        if answer.extra:
+            raise Violation(f"{what} and said more than one answer: {answer.extra[:100]!r}")
+        if answer.status == 200:
+            got = answer.json()["outputs"][0]["data"][::2]
+            wanted = [model.answer_to(asked.x + row / 8) for row in range(rows)]
+            if got != wanted:
+                raise Violation(f"{what} and answered {got}, not {wanted}")
+            return
+        self.failed += 1
+        if answer.status not in FAILURES and answer.status:
+            raise Violation(f"{what}: {answer.status} {answer.body[:200]!r}")
+        if now_s > self.until_s:
+            raise Violation(
+                f"{what} and failed though nothing was wrong: {answer.status} {answer.body[:300]!r}"
+            )
+
+    # faults
+
+    def _plan(self) -> Iterator[tuple[float, Callable[[], Any]]]:
+        """Yield the times of faults, and the faults."""
+        rng = self.rng
+        faults = [
+            self._kill, self._freeze, self._part, self._reset, self._slow, self._jump, self._drain,
+        ]  # fmt: skip
+        for _ in range(rng.choice((0, 1, 2, 4))):
+            yield rng.uniform(0.0, DURATION_S * 0.8), rng.choice(faults)
+
+    async def _later(self, at_s: float, fault: Callable[[], Any]) -> None:
+        await asyncio.sleep(at_s)
+        await fault()
+
+    def _wrong(self, for_s: float) -> None:
+        """Take down that requests may fail for a while."""
+        self.until_s = max(self.until_s, self.world.loop.time() + for_s + AFTER_S)
+
+    def _victim(self) -> Host:
+        world = self.world
+        return self.rng.choice(world.nodes if self.rng.random() < 0.7 else world.routers)
+
+    async def _kill(self) -> None:
+        host, for_s = self._victim(), self.rng.uniform(0.05, 8.0)
+        if host.machine is None:
+            return
+        self._wrong(for_s)
+        self.world.kill(host)
+        await asyncio.sleep(for_s)
+        self.world.start(host)
+
+    async def _freeze(self) -> None:
+        host, for_s = self._victim(), self.rng.uniform(0.05, 10.0)
+        machine = host.machine
+        if machine is None or machine.is_halted:
+            return
+        self._wrong(for_s)
+        self.world.say(f"{host.name} is frozen")
+        self.world.loop.freeze(machine)
+        await asyncio.sleep(for_s)
+        if host.machine is machine and machine.is_halted:
+            self.world.say(f"{host.name} goes on")
+            self.world.loop.thaw(machine)
+
+    async def _part(self) -> None:
+        """Let nothing through between two hosts, in one direction or both."""
+        rng, world = self.rng, self.world
+        a, b = rng.choice(world.routers).address, rng.choice(world.nodes).address
+        ways = [(a, b), (b, a)] if rng.random() < 0.7 else [rng.choice([(a, b), (b, a)])]
+        for_s = rng.uniform(0.05, 12.0)
+        self._wrong(for_s)
+        world.say(f"nothing comes through: {ways}")
+        for way in ways:
+            world.loop.network.cut(*way)
+        await asyncio.sleep(for_s)
+        world.say(f"healed: {ways}")
+        for way in ways:
+            world.loop.network.heal(*way)
+
+    async def _reset(self) -> None:
+        rng, world = self.rng, self.world
+        a, b = rng.choice(world.routers).address, rng.choice(world.nodes).address
+        self._wrong(0.0)
+        world.say(f"connections are reset: {a}, {b}")
+        world.loop.network.reset(a, b)
+
+    async def _slow(self) -> None:
+        host = self.rng.choice(self.world.nodes)
+        usual, host.slowness = host.slowness, self.rng.choice((5.0, 20.0, 100.0))
+        for_s = self.rng.uniform(1.0, 10.0)
+        self._wrong(for_s)
+        self.world.say(f"{host.name} is slow: {host.slowness:g} times")
+        await asyncio.sleep(for_s)
+        host.slowness = usual
+
+    async def _jump(self) -> None:
+        host = self._victim()
+        host.skew_s = self.rng.choice((-1.0, 1.0)) * self.rng.choice((1.0, 30.0, 3600.0))
+        self.world.say(f"{host.name}'s clock jumps by {host.skew_s:g} s")
+
+    async def _drain(self) -> None:
+        """Stop a node as its operator does, while others serve; no request may fail for that."""
+        world = self.world
+        host = self.rng.choice(world.nodes)
+        serving = [each for each in world.nodes if each.process is not None]
+        if (
+            host.process is None
+            or host.machine is None
+            or host.machine.is_halted
+            or len(serving) < 2
+        ):
+            return
+        machine = host.machine
+        world.say(f"{host.name} drains")
+        with machine.here():
+            draining = world.loop.create_task(host.process.drain())
+        with self.clients.here():
+            await asyncio.wait({draining}, timeout=DRAIN_S)
+        if host.machine is not machine:
+            return
+        world.kill(host)
+        await asyncio.sleep(self.rng.uniform(0.5, 3.0))
+        world.start(host)
+
+    def _heal(self) -> None:
+        """Let all be well again."""
+        world = self.world
+        for host in world.routers + world.nodes:
+            host.skew_s = 0.0
+            host.slowness = 1.0
+            if host.machine is not None and host.machine.is_halted:
+                world.loop.thaw(host.machine)
+        world.bus.loss = 0.0
+
+    # what must be true
+
+    async def _look(self) -> None:
+        """Look all along at what must be true at any time."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            now_s = self.world.loop.time()
+            for number, asked in self.open.items():
+                late_s = now_s - asked.began_s - TIMEOUT_S - SLACK_S
+                if late_s > 0 and now_s > self.until_s:
+                    raise Violation(f"client {number} got no answer of {asked.router.name} in time")
+
+    async def _check_end(self) -> None:
+        world = self.world
+        for host in world.routers + world.nodes:
+            if host.process is None:
+                raise Violation(f"{host.name} does not run at the end")
+        for host in world.routers:
+            answer = await self._infer(host, 1.0, 1)
+            if answer.status != 200:
+                raise Violation(f"{host.name} does not answer at the end: {answer}")
+        await asyncio.sleep(SLACK_S)
+        left = [
+            f"{name} of {host.name}: {count}"
+            for host in world.routers
+            for name, count in router_counters(host.process).items()
+            if count
+        ]
+        left += [
+            f"{name} of {host.name}: {count}"
+            for host in world.nodes
+            for name, count in node_counters(host.process).items()
+            if count
+        ]
+        if left:
+            raise Violation(f"left at the end: {'; '.join(left)}")
+
+
+def router_counters(router: Any) -> dict[str, int]:  # noqa: ANN401 - what only this looks at
+    """Return all that counts requests under way in a router, by name."""
+    parts = router._parts  # noqa: SLF001
+    endpoints, balancer = list(parts.fleet.endpoints()), parts.balancer
+    return {
+        "requests": parts.requests.count,
+        "in flight at endpoints": sum(abs(each.rif) for each in endpoints),
+        "in flight at replicas": sum(
+            abs(replica.rif) for served in balancer.served_models() for replica in served.replicas
+        ),
+        "waiting for a link": len(balancer.links),
+        "waiting for a sign of life": len(balancer.lives),
+        "let in": balancer.under_way,
+        "copies": len(parts.routing.pipeline.copies),
+        "answers' claims": parts.answers.waiting,
+        "bodies' bytes": router._fronts._clients.budget.used_bytes,  # noqa: SLF001
+    }
+
+
+def node_counters(node: Any) -> dict[str, int]:  # noqa: ANN401 - likewise
+    """Return all that counts requests under way at a node, by name."""
+    return {
+        "requests": len(node.service._requests),  # noqa: SLF001
+        "in flight": node.service.load_report().in_flight,
+        "queued": node.service.load_report().queued,
+    }
+
+
+def main() -> None:
+    """Play a seed and print what happened."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, required=True)
+    story = Story(parser.parse_args().seed)
+    try:
+        story.play()
+    finally:
+        lines = [*story.world.lines, f"{story.asked} asked, {story.failed} failed"]
+        sys.stdout.write("\n".join([*lines, story.world.trace.hexdigest(), ""]))
+
+
+if __name__ == "__main__":
+    main()
