@@ -3,6 +3,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 BEGIN = """
 import sys
 from capamesh.protocol.mesh.left_out import LOCAL_DISCOVERY, leave_out, read_in
