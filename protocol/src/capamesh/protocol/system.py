@@ -1,4 +1,4 @@
-"""The system below a process: clocks, chance, threads and the wire of its links. Holds no IO of its own.
+"""The system below a process: clocks, chance, threads and the wire of its links. Pure but for what it hands out.
 
 Whatever waits, draws or connects is given it by a `System`, so that whole routers and nodes run in virtual time too.
 """

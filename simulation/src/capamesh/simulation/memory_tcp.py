@@ -1,5 +1,5 @@
 # ruff: noqa: SLF001 - the two ends of a connection, and an end and its listener, are of one class
-"""TCP between machines that exist in one event loop only: sockets as the kernel shows them, wires that can be slow or cut. Pure.
+"""TCP between machines that exist in one event loop only: sockets as the kernel shows them, wires that can be slow or cut. Pure but for asyncio and the texts of errors.
 
 A socket does what a non-blocking one of Linux does, as far as asyncio and its users see: bounded buffers, half-close, RST by
 `SO_LINGER` and by data for a closed socket, refused connections. What is sent arrives at once where a wire has no delay.

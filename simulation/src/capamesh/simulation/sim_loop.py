@@ -1,5 +1,5 @@
 # ruff: noqa: SLF001 - it changes asyncio's own loop at its seams
-"""An event loop in virtual time: its clock jumps to the next timer, its TCP is in memory, a seed orders what is ready. Pure.
+"""An event loop in virtual time: its clock jumps to the next timer, its TCP is in memory, a seed orders what is ready. Pure but for asyncio.
 
 asyncio's own loop, transports and servers run, on sockets of `memory_tcp` and a selector that knows only these. The kernel's descriptors,
 signals and child processes are refused. What is handed to an executor runs at once in the loop's thread, a turn later.

@@ -1,4 +1,4 @@
-"""The members of all worlds: one network, whose keys are the same in every run. Pure."""
+"""The members of all worlds: one network, whose keys are the same in every run. Pure but for the chance that it seeds."""
 
 from __future__ import annotations
 

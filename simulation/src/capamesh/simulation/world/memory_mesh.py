@@ -1,4 +1,4 @@
-"""The mesh of a world: what a member publishes reaches the others after a while, or not at all. Pure.
+"""The mesh of a world: what a member publishes reaches the others after a while, or not at all. Pure but for asyncio.
 
 What the sidecar does beside that (libp2p, its admission, its limits) has tests of its own; signatures, revocations and ages of adverts
 are checked by whoever hears them, as ever.

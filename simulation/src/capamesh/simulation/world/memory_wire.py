@@ -1,4 +1,4 @@
-"""The wire of links between machines in memory: no TLS, but the peer's certificate is known as if it had proved it. Pure."""
+"""The wire of links between machines in memory: no TLS, but the peer's certificate is known as if it had proved it. Pure but for asyncio."""
 
 from __future__ import annotations
 
