@@ -191,7 +191,7 @@ docs: $(DOCS)/.ready ## The documents as a site, in build/site; a broken link fa
 
 $(DOCS)/.ready: $(READY) requirements/docs.txt
 	$(BIN)/python -m venv --clear $(DOCS)
-	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --require-hashes \
 	  -r requirements/docs.txt
 	@touch $@
 
