@@ -39,7 +39,8 @@ START_S: Final = 1000.0
 MOST_S: Final = 86_400.0
 """The most virtual time that a run may take, unless told otherwise."""
 MOST_TURNS: Final = 2_000_000
-"""The most turns of the loop without time passing: more is a spin (measured: some 20 s)."""
+"""The most turns in which something is ready each time: more is a spin (measured: some 20 s)."""
+_ROUNDING_S: Final = 1e-9
 _LATE: Final = 0.1
 """The share of events that come a turn late under a seed (guess)."""
 
@@ -58,9 +59,17 @@ class SimLoop(asyncio.SelectorEventLoop):
     _transports: Mapping[int, Any]
 
     def __init__(
-        self, seed: int | None = None, *, start_s: float = START_S, most_s: float = MOST_S
+        self,
+        seed: int | None = None,
+        *,
+        start_s: float = START_S,
+        most_s: float = MOST_S,
+        turn_s: float = 0.0,
     ) -> None:
-        """Begin at `start_s`; a run that comes further than `most_s` from there stalls."""
+        """Begin at `start_s`; a run that comes further than `most_s` from there stalls.
+
+        `turn_s` is the time that a turn takes: with 0 a client that asks again and again keeps time from passing.
+        """
         self.rng = None if seed is None else random.Random(seed)  # noqa: S311 - replays
         self.network = MemoryNetwork(self, self.rng)
         self.cost_s: Callable[[Callable[..., object]], float] = lambda _function: 0.0
@@ -68,6 +77,7 @@ class SimLoop(asyncio.SelectorEventLoop):
         self._now_s = start_s
         self._most_s = most_s
         self._end_s = start_s + most_s
+        self._turn_s = turn_s
         self._turns = 0
         self._stand_ins: weakref.WeakKeyDictionary[socket.socket, MemorySocket] = (
             weakref.WeakKeyDictionary()
@@ -90,7 +100,11 @@ class SimLoop(asyncio.SelectorEventLoop):
         if seconds is None:
             raise Stalled(f"everything waits for ever:\n{self.waiting()}")
         self._turns = 0
-        self._now_s = max(self._now_s, self._scheduled[0].when())
+        before_s, due_s = self.time(), self._scheduled[0].when()
+        then_s = self._now_s + seconds
+        self._now_s = due_s if abs(due_s - then_s) < _ROUNDING_S else then_s
+        if self.time() == before_s:
+            raise Stalled(f"the clock was made to stand still:\n{self.waiting()}")
         if self._now_s > self._end_s:
             self._end_s = self._now_s + self._most_s
             raise Stalled(f"{self._most_s:g} s passed:\n{self.waiting()}")
@@ -100,11 +114,12 @@ class SimLoop(asyncio.SelectorEventLoop):
         return "\n".join(sorted(_place(task) for task in asyncio.all_tasks(self)))
 
     def turn(self) -> None:
-        """Count one. Raises `Stalled`."""
+        """Let a turn cost its time. Raises `Stalled`."""
+        self._now_s += self._turn_s
         self._turns += 1
         if self._turns > MOST_TURNS:
             self._turns = 0
-            raise Stalled(f"{MOST_TURNS} turns and no time passed:\n{self.waiting()}")
+            raise Stalled(f"{MOST_TURNS} turns and nothing waits:\n{self.waiting()}")
 
     # Threads.
 
