@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import pytest
-from link_awaiting import probe, request
 from link_ends import Ends
 from link_wire import limits
 
@@ -99,17 +98,6 @@ async def test_peer_hears_of_a_withdrawal() -> None:
     assert await ends.reads() == [RequestCancelled(stream)]
     ends.link.withdraw(12345)
     assert await ends.reads() == []
-
-
-async def test_request_withdrawn_before_it_is_written_never_reaches_the_peer() -> None:
-    ends = Ends()
-    first = ends.link.ask(b"", [], ResponseHandler())  # a lone one would be written at once
-    stream = ends.link.ask(b"", [bytes(100_000)], ResponseHandler())
-    ends.link.withdraw(stream)
-    asked = [event for event in await ends.reads() if isinstance(event, RequestReceived)]
-    assert [event.stream for event in asked] == [first]
-    ends.link.withdraw(first)
-    assert ends.is_idle
 
 
 async def test_lone_request_is_written_at_once_and_those_beside_it_together() -> None:
@@ -295,29 +283,6 @@ async def test_request_that_cannot_be_sent_raises_and_leaves_nothing_waiting() -
         assert ends.is_idle
         ends.lose()
         assert asker.news == []
-
-
-@pytest.mark.parametrize("is_probe", [False, True])
-async def test_waiting_for_an_answer_is_asking_and_its_cancellation_is_withdrawing(
-    is_probe: bool,
-) -> None:
-    ends = Ends()
-
-    def wait() -> Awaitable[object]:
-        return probe(ends.link, b"p") if is_probe else request(ends.link, b"r", [b"x"])
-
-    task = asyncio.ensure_future(wait())
-    (asked,) = await ends.reads()
-    assert isinstance(asked, ProbeReceived if is_probe else RequestReceived)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert ends.is_idle
-    task = asyncio.ensure_future(wait())
-    await ends.reads()
-    ends.lose()
-    with pytest.raises(LinkLost):
-        await task
 
 
 async def test_each_asker_is_told_once_or_has_withdrawn_in_any_order_of_events() -> None:

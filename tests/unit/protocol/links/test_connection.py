@@ -14,7 +14,6 @@ from capamesh.protocol.errors import (
     PeerError,
     ProtocolViolation,
     RunFailed,
-    TooLarge,
 )
 from capamesh.protocol.links.connection import Connection
 from capamesh.protocol.links.events import (
@@ -46,16 +45,6 @@ def test_peer_may_introduce_itself_again_by_another_chain_while_requests_are_und
     assert wire.acceptor.respond(stream, b"answer", [])
     at_dialer, _ = wire.settle()
     assert at_dialer == [ResponseReceived(stream, b"answer", memoryview(b""), True)]
-
-
-def test_small_request_overtakes_a_large_one() -> None:
-    wire = greeted()
-    wire.dialer.ask(b"large", [bytes(3_000_000)])
-    wire.step(wire.dialer, wire.acceptor, budget=1)
-    small = wire.dialer.ask(b"small", [bytes(1024)])
-    assert wire.step(wire.dialer, wire.acceptor, budget=1) == [
-        RequestReceived(small, b"small", memoryview(bytes(1024)))
-    ]
 
 
 def test_large_messages_take_turns_by_chunks() -> None:
@@ -98,20 +87,6 @@ def test_next_part_has_room_only_once_enough_of_those_before_is_released() -> No
     assert wire.acceptor.has_part_room(other)
 
 
-def test_part_is_sent_whatever_its_size_where_none_is_held() -> None:
-    wire = greeted(dialer=limits(part_window_bytes=1))
-    stream = wire.dialer.ask(b"")
-    wire.settle()
-    for _ in range(3):
-        assert wire.acceptor.has_part_room(stream)
-        wire.acceptor.respond(stream, b"", [bytes(300_000)], is_final=False)
-        assert not wire.acceptor.has_part_room(stream)
-        (part,), _ = wire.settle()
-        assert isinstance(part, ResponseReceived)
-        wire.dialer.release(stream, len(part.body))
-        assert wire.settle() == ([], [PartsReleased(stream)])
-
-
 @pytest.mark.parametrize("end", ["final", "error", "cancel"])
 def test_answer_in_parts_leaves_nothing_behind_however_it_ends(end: str) -> None:
     wire = greeted()
@@ -147,20 +122,6 @@ def test_peer_that_releases_what_it_was_not_sent_gains_nothing() -> None:
     assert not wire.acceptor.has_part_room(stream)
 
 
-def test_cancel_crossing_the_answer_loses_nothing_else() -> None:
-    wire = greeted()
-    stream, other = wire.dialer.ask(b""), wire.dialer.ask(b"")
-    wire.settle()
-    wire.acceptor.respond(stream, b"late", [bytes(800_000)])
-    wire.acceptor.respond(other, b"kept", [bytes(800_000)])
-    wire.step(wire.acceptor, wire.dialer, budget=1)
-    wire.dialer.cancel(stream)
-    at_dialer, _ = wire.settle()
-    assert at_dialer == [ResponseReceived(other, b"kept", memoryview(bytes(800_000)), True)]
-    assert repr(wire.dialer) == "Connection(0 asked, 0 serving, 0 receiving, 0 bytes)"
-    assert wire.acceptor.queued_bytes == 0
-
-
 def test_request_cancelled_while_it_is_sent_is_never_delivered() -> None:
     wire = greeted()
     stream = wire.dialer.ask(b"", [bytes(5_000_000)])
@@ -168,12 +129,6 @@ def test_request_cancelled_while_it_is_sent_is_never_delivered() -> None:
     wire.dialer.cancel(stream)
     assert wire.settle() == ([], [])
     assert repr(wire.acceptor) == "Connection(0 asked, 0 serving, 0 receiving, 0 bytes)"
-
-
-def test_too_large_a_request_is_refused_before_it_is_sent() -> None:
-    wire = greeted(dialer=limits(message_bytes=1000))
-    with pytest.raises(TooLarge, match="1001"):
-        wire.dialer.ask(b"", [bytes(1001)])
 
 
 def test_request_that_only_this_peer_does_not_take_is_the_peer_s_fault() -> None:
@@ -245,12 +200,6 @@ def test_probe_ping_and_goaway() -> None:
     wire.acceptor.send_load(0, b"told unasked")
     assert wire.settle()[0] == [LoadReceived(0, b"told unasked")]
     assert wire.dialer.is_idle
-
-
-def test_asking_before_the_peer_s_hello_is_refused() -> None:
-    core = Connection(is_dialer=True, hello=hello(LinkLimits()), limits=LinkLimits())
-    with pytest.raises(ProtocolViolation, match="not introduced"):
-        core.ask(b"")
 
 
 @pytest.mark.parametrize(

@@ -30,16 +30,6 @@ def sent(outgoing: Outgoing, budget: int = 1 << 30) -> list[tuple[int, int, int,
     return frames(b"".join(outgoing.take(budget)))
 
 
-def test_empty_queue_has_nothing_to_send() -> None:
-    outgoing = Outgoing(CHUNK)
-    assert not outgoing
-    assert outgoing.take(100) == []
-    outgoing.drop(1)
-    outgoing.grant(1, 10)
-    assert not outgoing
-    assert outgoing.queued_bytes == 0
-
-
 def test_small_messages_and_frames_leave_as_one_buffer_in_order() -> None:
     outgoing = Outgoing(CHUNK)
     outgoing.message(ASK, 1, b"m", [b"ab", bytearray(b"c"), memoryview(b"")], 3, FINAL, 99)
@@ -75,18 +65,6 @@ def test_message_over_its_credit_waits_for_a_grant_even_if_it_is_small() -> None
     outgoing.grant(1, 1)
     assert sent(outgoing) == [(FrameKind.CHUNK, 1, FINAL | END, b"", b"f")]
     assert (bool(outgoing), outgoing.queued_bytes) == (False, 0)
-
-
-def test_messages_of_one_stream_stay_in_order_even_when_the_second_is_small() -> None:
-    outgoing = Outgoing(1 << 20)
-    outgoing.message(FrameKind.RESPONSE, 1, b"1", [bytes(BIG)], BIG, 0, BIG)
-    outgoing.message(FrameKind.RESPONSE, 1, b"2", [], 0, FINAL, 10)
-    outgoing.message(FrameKind.RESPONSE, 3, b"3", [], 0, FINAL, 10)
-    assert [(frame[1], frame[3], frame[2]) for frame in sent(outgoing)] == [
-        (3, b"3", FINAL | END),
-        (1, b"1", END),
-        (1, b"2", FINAL | END),
-    ]
 
 
 @pytest.mark.parametrize("taken", [0, 1])

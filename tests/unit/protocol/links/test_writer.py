@@ -33,16 +33,6 @@ class Writing:
         return len(self.transport.sent)
 
 
-async def test_all_that_is_said_in_one_turn_is_written_in_the_next() -> None:
-    writing = Writing()
-    for number in range(3):
-        writing.core.ping(number)
-        writing.writer.flush_soon()
-    assert len(writing.transport.sent) == 0
-    assert await writing.written() == 60
-    assert await writing.written() == 0
-
-
 async def test_writer_that_is_held_or_paused_writes_nothing() -> None:
     writing = Writing()
     await writing.written()
