@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -86,14 +85,6 @@ async def test_wait_ends_with_the_first_model_where_there_is_no_patience(
     assert router.left == [EARLY, LATE]
 
 
-async def test_wait_lasts_until_none_loads_where_nothing_is_said(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    router = Router(node(small="loading"), EARLY, EARLY, LATE)
-    await Cluster(router, monkeypatch).wait_routable(1)
-    assert router.left == [LATE]
-
-
 async def test_models_that_load_are_told_of_when_they_are_ready(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -117,15 +108,3 @@ async def test_models_that_load_are_told_of_when_they_are_ready(
         f"  curl {URL}/v2/models/large/infer -d @large.json",
         "No example of odd: it is odd",
     ]
-
-
-async def test_dead_node_ends_the_telling(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    cluster = Cluster(Router(EARLY), monkeypatch)
-    dead = SimpleNamespace(is_running=False, exit_report=lambda: "node-1 ended")
-    cluster.nodes = [cast("Any", dead)]
-    monkeypatch.setattr(cluster_session, "_write_examples", pytest.fail)
-    async with asyncio.timeout(60):
-        await cluster_session._tell_of_others(cluster, set())
-    assert capsys.readouterr().out == ""

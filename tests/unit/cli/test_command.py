@@ -69,7 +69,8 @@ def test_version_says_what_runs_and_why(capsys: pytest.CaptureFixture[str]) -> N
         (["model", "profile", "absent", "--plot", "p.png"], "only .svg is written"),
         (["node", "run", "--data", "d", "--models", "m", "--metrics", "9100"], "no HOST:PORT"),
         (["node", "run", "--data", "d", "--models", "m", "--memory-limit", "2 cows"], "no size"),
-        (["node", "run", "--data", "d", "--models", "m", "--watchdog", "0"], "--watchdog"),
+        (["node", "run", "--data", "d", "--models", "m", "--watchdog", "500ms"], "--watchdog"),
+        (["node", "run", "--data", "d", "--models", "m", "--load-limit", "1h"], "--load-limit"),
         (
             ["node", "run", "--data", "d", "--models", "m", "--token", "a", "--token-file", "b"],
             "one of",

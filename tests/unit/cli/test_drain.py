@@ -106,18 +106,6 @@ def test_each_order_keeps_the_drains_of_other_nodes_with_their_ends(
     assert router.trust.drains.version == 3
 
 
-def test_drains_that_are_over_are_left_out_of_the_next_order(
-    router: Router, command: Command
-) -> None:
-    long_ago = NOW - dt.timedelta(days=2)
-    over = router.owner.drain(
-        DrainOrder.empty(router.owner.network_id), {OTHER: long_ago + HOUR}, now=long_ago
-    )
-    router.trust.adopt_drains(over)
-    assert command("drain", "gpu-1")[0] == 0
-    assert (router.drained, router.trust.drains.version) == ({ONE}, 2)
-
-
 @pytest.mark.parametrize("words", [("drain", "gpu-1"), ("enable", "gpu-2")])
 def test_order_that_was_signed_meanwhile_is_not_undone(
     router: Router, command: Command, words: tuple[str, str]

@@ -21,25 +21,6 @@ def help_page(
 
 
 @pytest.mark.parametrize(
-    ("path", "groups"),
-    [
-        (("node", "run"), {"Options", "Network", "Listening", "Serving", "Limits", "Logs", "Advanced"}),
-        (("router", "run"), {"Options", "Network", "Listening", "Serving", "Limits", "Kept answers", "Batch jobs", "Logs"}),
-    ],
-)  # fmt: skip
-def test_long_help_is_in_groups(
-    path: tuple[str, ...],
-    groups: set[str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    said = help_page(path, monkeypatch, capsys)
-    titles = [line.strip("╭╮─ ") for line in said.splitlines() if line.startswith("╭")]
-    assert set(titles) == groups
-    assert len(titles) == len(groups)
-
-
-@pytest.mark.parametrize(
     ("line", "meant"),
     [
         ("nods", "nodes"),
@@ -53,22 +34,6 @@ def test_name_that_is_nearly_right_is_told_the_right_one(
 ) -> None:
     assert run(line.split()) == 2
     assert meant in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("node run --data d --models m --watchdog 500ms", "--watchdog"),
-        ("node run --data d --models m --load-limit 1h", "--load-limit"),
-        ("router run --data d --timeout soon", "--timeout"),
-        ("router run --data d --max-message-mib 3GiB", "--max-message-mib"),
-    ],
-)
-def test_wrong_amount_is_refused_by_the_name_of_its_option(
-    capsys: pytest.CaptureFixture[str], line: str, said: str
-) -> None:
-    assert run(line.split()) == 2
-    assert said in capsys.readouterr().err
 
 
 def test_help_has_examples_and_fits_80_columns_with_whole_names_of_options(

@@ -14,7 +14,6 @@ from capamesh.cli import routers_reached
 from capamesh.cli.__main__ import run
 from capamesh.cli.checkup.network import Reach
 from capamesh.cli.home import SETTINGS_FILE, recall
-from capamesh.cli.ports import TakenPorts
 from capamesh.protocol.data_dir import LOCK_FILE, DataDir
 from capamesh.protocol.network import NetworkOwner, Role
 
@@ -123,9 +122,14 @@ def test_router_that_does_not_answer_is_told_with_its_address_the_time_and_what_
     assert "this token names no router's address" in line
 
 
-def test_one_router_that_answers_is_enough(machine: Machine) -> None:
+def test_one_router_that_answers_is_enough_and_a_node_that_only_dials_needs_no_port(
+    machine: Machine,
+) -> None:
     other = ADDRESS.replace("/ip4/10.0.0.5", "/dns4/gone.example")
-    assert machine.joins(token(OWNER, other, ADDRESS))[:2] == ["node", "run"]
+    arguments = machine.joins(token(OWNER, other, ADDRESS), "--dial-only")
+    assert arguments[:2] == ["node", "run"]
+    assert ("--dial-only" in arguments, "--port" in arguments) == (True, False)
+    assert recall(machine.folder()).ports == {}
     assert sorted(machine.dialled) == ["10.0.0.5:4001", "gone.example:4001"]
 
 
@@ -148,30 +152,6 @@ def _kept(machine: Machine) -> str:
     found = token()
     machine.joins(found, "--port", "0")
     return found
-
-
-def test_dial_only_node_needs_no_port(machine: Machine) -> None:
-    arguments = machine.joins(token(), "--dial-only")
-    assert "--dial-only" in arguments
-    assert "--port" not in arguments
-    assert recall(machine.folder()).ports == {}
-
-
-def test_networks_of_two_tokens_have_a_folder_and_ports_each(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    taken: list[TakenPorts] = []
-    with monkeypatch.context() as patch:  # who goes on as a node keeps its ports
-        patch.setattr(TakenPorts, "__exit__", lambda each, *_: taken.append(each))
-        one, two = (machine.joins(token(owner), "--port", "0") for owner in (OWNER, OTHER))
-    for each in taken:
-        each.__exit__(None, None, None)
-    assert value(one, "--data") == str(machine.folder(OWNER) / "node")
-    assert value(two, "--data") == str(machine.folder(OTHER) / "node")
-    assert not {value(one, "--port"), value(one, "--mesh-port")} & {
-        value(two, "--port"),
-        value(two, "--mesh-port"),
-    }
 
 
 def test_port_that_was_kept_and_is_taken_is_told_before_anything_is_written(

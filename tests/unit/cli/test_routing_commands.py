@@ -238,19 +238,6 @@ def test_node_s_circuit_is_shown_with_the_reason_and_where_a_model_s_differs(
     assert fleet._row({"links": links}, {})[3] == text
 
 
-def test_nodes_can_be_listed_by_model(
-    router: FakeRouter, capsys: pytest.CaptureFixture[str]
-) -> None:
-    healthy = {**MODEL, "name": "n", "state": "closed", "share": 1.0, "node_limit": 0}
-    node = {"peer_id": "A", "links": [{**LINK, "models": [MODEL, healthy]}]}
-    router.says({"nodes": [node]})
-    assert run(["nodes", "--models"]) == 0
-    header, first, second = capsys.readouterr().out.splitlines()
-    assert plain(header).startswith("NODE MODEL CIRCUIT SHARE ")
-    assert plain(first) == "A m/1 ejected: 5 failures in a row 10% 1/2/8 1.5 ms 20 µs a:1"
-    assert plain(second) == "A n/1 closed 100% 1/2/- 1.5 ms 20 µs a:1"
-
-
 def test_nodes_are_shown_by_their_names_with_the_ends_of_peer_ids_where_several_have_one(
     router: FakeRouter, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -364,11 +351,14 @@ def test_models_of_nodes_that_are_held_or_gone_are_shown_so(
             "nodes": [
                 {"peer_id": "A", "links": [{**GONE, "models": [healthy]}], "models": [old]},
                 {"peer_id": "B", "links": [held]},
+                {"peer_id": "C", "links": [{**LINK, "models": [MODEL]}]},
             ]
         }
     )
     assert run(["nodes", "--models"]) == 0
-    gone, open_ = map(plain, capsys.readouterr().out.splitlines()[1:3])
+    header, gone, open_, busy = map(plain, capsys.readouterr().out.splitlines()[:4])
+    assert header.startswith("NODE MODEL CIRCUIT SHARE ")
+    assert busy == "C m/1 ejected: 5 failures in a row 10% 1/2/8 1.5 ms 20 µs a:1"
     assert gone == "A m/1 - 0% 1/2/8 1.5 ms 20 µs a:1"
     assert "forced_open: by the operator" in open_
     assert run(["nodes"]) == 0

@@ -11,7 +11,6 @@ import pytest
 from capamesh.client import AsyncClient, Client
 from capamesh.client.answers import Outputs
 from capamesh.client.asks import CutOff, Unreachable
-from capamesh.client.sequences import ID_BITS
 from capamesh.protocol.errors import (
     CapameshError,
     DeadlineExceeded,
@@ -74,12 +73,6 @@ def test_first_request_starts_and_the_last_ends(recording: Recording) -> None:
     first = recording.asked[0]
     assert (first["model"], first["inputs"]) == ("vad", {"x": 1})
     assert (first["timeout_s"], first["priority"], first["outputs"]) == (2, 1, ["p"])
-
-
-def test_ids_are_drawn_as_numbers_that_integers_hold() -> None:
-    ids = {Client().sequence("vad").id for _ in range(100)}
-    assert len(ids) == 100
-    assert all(isinstance(each, int) and 0 < each < 2**ID_BITS for each in ids)
 
 
 def test_each_step_is_sent_and_the_last_ends(recording: Recording) -> None:

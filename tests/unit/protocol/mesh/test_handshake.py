@@ -77,28 +77,6 @@ def run(opener: Handshake, acceptor: Handshake, now: datetime = NOW) -> None:
         to_opener = [frame for frame in to_opener if frame]
 
 
-def test_two_members_know_each_other_after_the_exchange() -> None:
-    opener, acceptor = side_of(Side.OPENER, NODE, ROUTER), side_of(Side.ACCEPTOR, ROUTER, NODE)
-    run(opener, acceptor)
-    assert opener.member is not None
-    assert acceptor.member is not None
-    assert (opener.member.peer_id, opener.member.role) == (ROUTER.identity.peer_id, Role.ROUTER)
-    assert (acceptor.member.peer_id, acceptor.member.role) == (NODE.identity.peer_id, Role.NODE)
-    assert opener.remote_chain == ROUTER.chain
-    assert (opener.revocations, acceptor.revocations) == (b"", b"")
-
-
-def test_peer_is_no_member_before_the_last_verdict() -> None:
-    opener, acceptor = side_of(Side.OPENER, NODE, ROUTER), side_of(Side.ACCEPTOR, ROUTER, NODE)
-    proof = acceptor.receive(one(opener.first()), NOW)
-    verdict = acceptor.receive(one(opener.receive(one(acceptor.first()), NOW)), NOW)
-    assert acceptor.member is None
-    opener.receive(one(proof), NOW)
-    assert opener.member is None
-    opener.receive(one(verdict), NOW)
-    assert opener.member is not None
-
-
 def test_signature_is_over_the_documented_concatenation() -> None:
     signed = signed_bytes(
         Side.ACCEPTOR,
@@ -232,31 +210,6 @@ def test_bad_first_message_is_refused_by_name(fields: dict[str, object], why: st
     assert opener.was_refused is (fields.get("ok") is False)
 
 
-def test_proof_of_another_exchange_is_refused() -> None:
-    first = side_of(Side.OPENER, NODE, ROUTER)
-    acceptor = side_of(Side.ACCEPTOR, ROUTER, NODE)
-    recorded = one(acceptor.receive(one(first.first()), NOW))
-    second = Handshake(
-        Side.OPENER,
-        identity=NODE.identity,
-        chain=NODE.chain,
-        trust=NODE.trust(),
-        remote=ROUTER.identity.peer_id,
-        nonce=b"n" * 32,
-    )
-    second.receive(one(acceptor.first()), NOW)
-    with pytest.raises(NotMember, match="bad signature"):
-        second.receive(recorded, NOW)
-
-
-def test_proof_that_is_sent_back_to_its_own_signer_is_refused() -> None:
-    # A peer without the key that mirrors everything, nonce aside, has only our own signature to show.
-    opener = side_of(Side.OPENER, NODE, ROUTER)
-    ours = one(opener.receive(hello_of(ROUTER), NOW))
-    with pytest.raises(NotMember, match="bad signature"):
-        opener.receive(ours, NOW)
-
-
 json_like = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.binary(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -329,3 +282,40 @@ def test_refusal_is_short_and_a_message_over_the_limit_is_refused_before_it_arri
     assert one(refusal("x" * 10_000)) == {"type": "verdict", "ok": False, "why": "x" * 300}
     with pytest.raises(ProtocolViolation, match="the limit is 1052672"):
         stream_decoder().feed((MAX_MESSAGE_BYTES + 1).to_bytes(4, "little"))
+
+
+def test_two_members_know_each_other_after_the_last_verdict_and_not_before() -> None:
+    opener, acceptor = side_of(Side.OPENER, NODE, ROUTER), side_of(Side.ACCEPTOR, ROUTER, NODE)
+    proof = acceptor.receive(one(opener.first()), NOW)
+    verdict = acceptor.receive(one(opener.receive(one(acceptor.first()), NOW)), NOW)
+    assert acceptor.member is None
+    own = opener.receive(one(proof), NOW)
+    assert opener.member is None
+    opener.receive(one(verdict), NOW)
+    acceptor.receive(one(own), NOW)
+    for side, peer in ((opener, ROUTER), (acceptor, NODE)):
+        assert side.member is not None
+        assert (side.member.peer_id, side.member.role) == (peer.identity.peer_id, peer.role)
+    assert opener.remote_chain == ROUTER.chain
+    assert (opener.revocations, acceptor.revocations) == (b"", b"")
+
+
+def test_proof_of_another_exchange_or_of_this_side_itself_is_refused() -> None:
+    acceptor = side_of(Side.ACCEPTOR, ROUTER, NODE)
+    recorded = one(acceptor.receive(one(side_of(Side.OPENER, NODE, ROUTER).first()), NOW))
+    second = Handshake(
+        Side.OPENER,
+        identity=NODE.identity,
+        chain=NODE.chain,
+        trust=NODE.trust(),
+        remote=ROUTER.identity.peer_id,
+        nonce=b"n" * 32,
+    )
+    second.receive(one(acceptor.first()), NOW)
+    with pytest.raises(NotMember, match="bad signature"):
+        second.receive(recorded, NOW)
+    # a peer without the key that mirrors everything, nonce aside, has only our own signature to show
+    opener = side_of(Side.OPENER, NODE, ROUTER)
+    ours = one(opener.receive(hello_of(ROUTER), NOW))
+    with pytest.raises(NotMember, match="bad signature"):
+        opener.receive(ours, NOW)

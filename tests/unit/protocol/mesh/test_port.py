@@ -53,23 +53,6 @@ def in_virtual_time(test) -> None:  # noqa: ANN001 - a function without argument
     trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-def test_place_is_kept_until_the_connection_ends() -> None:
-    async def test() -> None:
-        port = MeshPort(FEW)
-        swarm, wire = Swarm(port), Wire()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(swarm.accepted, wire)
-            await trio.sleep(5)
-            assert repr(port) == "MeshPort(ConnectionLimiter(1 open, 1 unproven))"
-            port.members_are({id(wire)})  # type: ignore[arg-type]  # a peer is any key here
-            assert repr(port) == "MeshPort(ConnectionLimiter(1 open, 0 unproven))"
-            wire.ended.set()
-        assert repr(port) == "MeshPort(ConnectionLimiter(0 open, 0 unproven))"
-        assert port._slots == {}
-
-    in_virtual_time(test)
-
-
 def test_longest_unproven_gives_way_whether_it_has_said_who_it_is_or_not() -> None:
     async def test() -> None:
         port = MeshPort(FEW)

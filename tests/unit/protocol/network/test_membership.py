@@ -81,33 +81,16 @@ def test_saved_membership_loads_again_and_keeps_no_invite_key(
     assert (folder / CHAIN_FILE).read_bytes().count(b"BEGIN CERTIFICATE") == 2
     assert b"PRIVATE" not in (folder / CHAIN_FILE).read_bytes()
     assert repr(home.node.identity.private_bytes) not in repr(home.node)
-
-
-def test_new_token_renews_a_folder_and_another_identity_does_not(
-    home: Network, tmp_path: Path
-) -> None:
-    home.node.save(tmp_path)
-    renewed = Membership.join(home.node.identity, home.router_token, home.now)
-    renewed.save(tmp_path)
-    assert Membership.load(tmp_path, home.now).role is Role.ROUTER
+    assert Membership.load(folder, home.node.expires_at) == home.node
+    with pytest.raises(ConfigError, match=rf"{folder}: .* expired: .*capamesh network token"):
+        Membership.load(folder, home.node.expires_at + SECOND)
+    Membership.join(home.node.identity, home.router_token, home.now).save(folder)
+    assert Membership.load(folder, home.now).role is Role.ROUTER
     with pytest.raises(ConfigError, match="already holds the identity"):
-        home.router.save(tmp_path)
-
-
-def test_expired_membership_does_not_load(home: Network, tmp_path: Path) -> None:
-    home.node.save(tmp_path)
-    assert Membership.load(tmp_path, home.node.expires_at) == home.node
-    with pytest.raises(ConfigError, match=rf"{tmp_path}: .* expired: .*capamesh network token"):
-        Membership.load(tmp_path, home.node.expires_at + SECOND)
-
-
-def test_exposed_key_is_refused(home: Network, tmp_path: Path) -> None:
-    home.node.save(tmp_path)
-    (tmp_path / IDENTITY_FILE).chmod(0o640)
+        home.router.save(folder)
+    (folder / IDENTITY_FILE).chmod(0o640)
     with pytest.raises(KeyExposed, match="mode 0640"):
-        Membership.load(tmp_path, home.now)
-    with pytest.raises(KeyExposed, match="mode 0640"):
-        tls_context(home.node, tmp_path, server_side=True)
+        Membership.load(folder, home.now)
 
 
 @pytest.mark.parametrize("name", [IDENTITY_FILE, CHAIN_FILE, NETWORK_FILE])

@@ -90,28 +90,6 @@ def test_members_chain_yields_who_it_is(home: Network) -> None:
     )
 
 
-def test_last_second_is_valid_and_the_next_is_not_even_for_a_remembered_chain(
-    home: Network,
-) -> None:
-    judge = home.node.trust()
-    ends = home.node.expires_at
-    assert judge.verify(home.node.chain, ends).expires_at == ends
-    with pytest.raises(
-        NotMember, match=r"^expired: node 12D3KooW\w+ was a member until 2027-03-31T12"
-    ):
-        judge.verify(home.node.chain, ends + SECOND)
-    assert judge.verify(home.node.chain, ends.astimezone(timezone(timedelta(hours=9))))
-
-
-def test_chain_is_valid_ten_minutes_early_by_skew_and_ten_by_its_own_start(home: Network) -> None:
-    judge = home.node.trust()
-    starts = x509.load_der_x509_certificate(home.node.chain[0]).not_valid_before_utc
-    assert starts == home.now - CLOCK_SKEW
-    assert judge.verify(home.node.chain, starts - 10 * MINUTE)
-    with pytest.raises(NotMember, match=r"^not yet valid: .*0:10:00 of difference are allowed"):
-        judge.verify(home.node.chain, starts - 10 * MINUTE - SECOND)
-
-
 def test_revoked_peer_is_out_at_once_and_the_others_stay(home: Network) -> None:
     judge = home.node.trust()
     judge.verify(home.node.chain, home.now)
@@ -187,23 +165,6 @@ def test_remembered_chains_are_bounded_and_the_least_recent_goes(
     for membership in (home.node, third, home.router):
         judge.verify(membership.chain, home.now)
     assert calls == [home.router.chain[0]]
-
-
-def test_leaf_of_a_node_invite_cannot_claim_to_be_a_router(home: Network) -> None:
-    peer_id = home.node.identity.peer_id
-
-    def claim(builder: x509.CertificateBuilder) -> x509.CertificateBuilder:
-        builder._subject_name = x509.Name(
-            [
-                x509.NameAttribute(NameOID.ORGANIZATION_NAME, home.owner.network_id),
-                x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, "router"),
-                x509.NameAttribute(NameOID.COMMON_NAME, peer_id),
-            ]
-        )
-        return builder
-
-    with pytest.raises(NotMember, match=r"^malformed: the leaf has the subject .*OU=router"):
-        home.node.trust().verify((leaf_with(home, claim), home.node.chain[1]), home.now)
 
 
 UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
@@ -505,17 +466,6 @@ def test_every_bit_of_both_certificates_counts(home: Network, step: int) -> None
                     judge.verify([bytes(der) for der in chain], home.now)
 
 
-def test_leaf_is_told_apart_by_its_key_and_its_critical_extensions(home: Network) -> None:
-    def other_key(builder: x509.CertificateBuilder) -> x509.CertificateBuilder:
-        builder._public_key = ec.generate_private_key(ec.SECP256R1()).public_key()
-        return builder
-
-    with pytest.raises(NotMember, match=r"^malformed: the leaf has a key of kind \w+, not Ed25519"):
-        home.node.trust().verify((leaf_with(home, other_key), home.node.chain[1]), home.now)
-    leaf = leaf_with(home, lambda builder: builder.add_extension(UNKNOWN, critical=False))
-    assert home.node.trust().verify((leaf, home.node.chain[1]), home.now).role is Role.NODE
-
-
 def test_trust_in_what_is_no_authority_is_a_config_error(home: Network) -> None:
     ca = home.owner.ca_der
     for der, message in (
@@ -528,3 +478,42 @@ def test_trust_in_what_is_no_authority_is_a_config_error(home: Network) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             NetworkTrust(der)  # type: ignore[arg-type]  # None is no authority either
+
+
+def test_chain_is_valid_from_ten_minutes_before_its_start_to_its_last_second(home: Network) -> None:
+    judge = home.node.trust()
+    starts = x509.load_der_x509_certificate(home.node.chain[0]).not_valid_before_utc
+    assert starts == home.now - CLOCK_SKEW
+    assert judge.verify(home.node.chain, starts - 10 * MINUTE)
+    with pytest.raises(NotMember, match=r"^not yet valid: .*0:10:00 of difference are allowed"):
+        judge.verify(home.node.chain, starts - 10 * MINUTE - SECOND)
+    ends = home.node.expires_at
+    assert judge.verify(home.node.chain, ends.astimezone(timezone(timedelta(hours=9))))
+    with pytest.raises(
+        NotMember, match=r"^expired: node 12D3KooW\w+ was a member until 2027-03-31T12"
+    ):
+        judge.verify(home.node.chain, ends + SECOND)
+
+
+def test_leaf_that_the_token_s_holder_made_otherwise_is_refused(home: Network) -> None:
+    def other_key(builder: x509.CertificateBuilder) -> x509.CertificateBuilder:
+        builder._public_key = ec.generate_private_key(ec.SECP256R1()).public_key()
+        return builder
+
+    def router(builder: x509.CertificateBuilder) -> x509.CertificateBuilder:
+        names = (
+            (NameOID.ORGANIZATION_NAME, home.owner.network_id),
+            (NameOID.ORGANIZATIONAL_UNIT_NAME, "router"),
+            (NameOID.COMMON_NAME, home.node.identity.peer_id),
+        )
+        builder._subject_name = x509.Name([x509.NameAttribute(*each) for each in names])
+        return builder
+
+    for change, said in (
+        (other_key, r"has a key of kind \w+, not Ed25519"),
+        (router, "has the subject .*OU=router"),
+    ):
+        with pytest.raises(NotMember, match=rf"^malformed: the leaf {said}"):
+            home.node.trust().verify((leaf_with(home, change), home.node.chain[1]), home.now)
+    leaf = leaf_with(home, lambda builder: builder.add_extension(UNKNOWN, critical=False))
+    assert home.node.trust().verify((leaf, home.node.chain[1]), home.now).role is Role.NODE
