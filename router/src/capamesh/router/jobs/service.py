@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -18,7 +18,7 @@ from capamesh.router.jobs.following import Following
 from capamesh.router.jobs.reading import PartReading
 from capamesh.router.jobs.spec import JobSpec
 from capamesh.router.jobs.standing import JobRunner, NoRunner
-from capamesh.router.jobs.submitting import pinned, spec_of, within_scope
+from capamesh.router.jobs.submitting import pinned, within_scope
 from capamesh.router.jobs.values import JobId
 from capamesh.router.jobs.views import JobViews
 
@@ -87,12 +87,6 @@ class JobService:
             return await self._store()
         except ConfigError as exc:
             raise JobsUnavailable(f"{exc.message}; ask the router's operator") from exc
-
-    async def submit_json(
-        self, values: Mapping[str, object], tenant: str, key: Key | None
-    ) -> tuple[Job, bool]:
-        """Submit the job that a client's JSON describes, as `submit` does."""
-        return await self.submit(spec_of(values, self.fleet, key), tenant, key)
 
     async def submit(self, spec: JobSpec, tenant: str, key: Key | None) -> tuple[Job, bool]:
         """Keep a job and return it and True; the one that the tenant submitted before under its client key, and False.

@@ -99,11 +99,6 @@ class Lane:
         """The calls that wait for room."""
         return len(self._waiting)
 
-    @property
-    def waiting_rows(self) -> int:
-        """The rows of these."""
-        return sum(each.rows for each in self._waiting)
-
     def ask(
         self,
         job: JobId,
