@@ -64,25 +64,6 @@ def test_request_is_a_row_with_what_a_node_is_asked() -> None:
     assert form.outputs == ("parts",)
 
 
-def test_answer_is_the_body_of_the_endpoint() -> None:
-    _, form = read(Chats)
-    body = answered(form, [{"t": [1, 2], "x": "Hello", **LAST}])
-    assert body["choices"][0]["message"] == {
-        "role": "assistant",
-        "content": "Hello",
-        "refusal": None,
-    }
-    assert (body["id"], body["created"], body["object"]) == (
-        "chatcmpl-7",
-        1_700_000_000,
-        "chat.completion",
-    )
-    assert body["usage"]["total_tokens"] == 11
-    _, form = read(Responses)
-    body = answered(form, [{"t": [1, 2], "x": "Hello", **LAST}])
-    assert body["output"][0]["content"][0]["text"] == "Hello"
-
-
 def test_prompts_of_one_request_are_rows_whose_answers_are_one_body() -> None:
     rows, form = read(Completions, prompt=["a", "b"], n=2)
     assert [json.loads(row)["prompt"] for row in rows] == ["a", "b"]
@@ -148,10 +129,6 @@ def test_streams_and_wrong_values_are_refused(of: type[GeneratedEndpoint]) -> No
         with pytest.raises(InvalidParameter) as caught:
             read(of, **wrong)
         assert caught.value.param == param
-
-
-def test_requests_have_forms_of_their_own() -> None:
-    assert read(Chats)[1] != read(Chats)[1]
 
 
 @pytest.mark.parametrize(

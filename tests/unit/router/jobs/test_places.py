@@ -65,15 +65,6 @@ def test_url_that_is_no_path_of_this_machine_is_refused(places: Places, url: str
             use()
 
 
-def test_path_below_a_place_is_read(root: Path, places: Places) -> None:
-    place = root / "place"
-    assert path_of(places, f"{place}/in.jsonl") == place / "in.jsonl"
-    assert path_of(places, f"file://{place}/deep/a%20b.jsonl") == place / "deep" / "a b.jsonl"
-    assert path_of(places, f"{place}/deep/../in.jsonl") == place / "in.jsonl"
-    assert places.folder(str(place), "t").name == str(place)
-    assert path_of(places, f"{place}/none") == place / "none"  # opening says that it is not there
-
-
 @pytest.mark.parametrize(
     "tail",
     [
@@ -162,23 +153,10 @@ def test_upload_that_is_no_id_leads_nowhere(places: Places, file_id: str) -> Non
         places.source(f"upload:{file_id}", "lab")
 
 
-def test_tenants_have_folders_whatever_they_are_called(root: Path) -> None:
-    tenants = ["", "lab", "../lab", "a/b", "é" * 100, "LAB"]
-    found = {upload_path(root, each, FILE).parent for each in tenants}
-    assert len(found) == len(tenants)
-    assert {each.parent for each in found} == {root / "files"}
-
-
 def test_results_are_the_routers_own_where_no_place_is_named(root: Path, places: Places) -> None:
     sink = places.sink("", JOB)
     assert isinstance(sink, LocalSink)
     assert sink.folder == root / "data" / "jobs" / "results" / JOB
-
-
-@pytest.mark.parametrize("prefix", ["relative", "", "s3:", "/a\0"])
-def test_place_that_is_none_ends_the_start(root: Path, prefix: str) -> None:
-    with pytest.raises(ConfigError, match="--jobs-place"):
-        Places(root, (prefix,))
 
 
 @pytest.fixture

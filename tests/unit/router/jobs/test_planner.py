@@ -13,10 +13,8 @@ from job_files import ANYWHERE, write_jsonl
 from capamesh.router.jobs import planner as planners
 from capamesh.router.jobs.errors import JobsUnavailable, PlaceUnavailable
 from capamesh.router.jobs.inputs.limits import ShardLimits
-from capamesh.router.jobs.inputs.opening import open_planned
 from capamesh.router.jobs.inputs.source import LocalFile
 from capamesh.router.jobs.planner import TRIES, Planner
-from capamesh.router.jobs.readers import input_reading as readings
 from capamesh.router.jobs.readers.input_reading import ReadHere
 from capamesh.router.jobs.spec import InputFormat, InputSpec, JobSpec, OutputSpec
 from capamesh.router.jobs.states import JobState
@@ -89,43 +87,6 @@ def lines(folder: Path, count: int) -> Path:
     return write_jsonl(folder / "in.jsonl", [{"v": at} for at in range(count)])
 
 
-async def test_input_becomes_a_running_job(tmp_path: Path, planned: Planned) -> None:
-    job = await planned.submitted(lines(tmp_path, 25))
-    done = await planned.planner.plan(job, 1, ShardLimits(10))
-    assert done is not None
-    assert (done.state, done.rows, done.shards) == (JobState.RUNNING, 25, 3)
-    leases = await planned.store.claim(done, "a", 10)
-    assert [(each.range.first_row, each.range.rows) for each in leases] == [
-        (0, 10),
-        (10, 10),
-        (20, 5),
-    ]
-    open_planned(done, ANYWHERE)  # it is still what was planned
-
-
-async def test_plan_is_added_in_pieces(
-    tmp_path: Path, planned: Planned, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(readings, "PIECE_RANGES", 4)
-    job = await planned.submitted(lines(tmp_path, 10))
-    done = await planned.planner.plan(job, 1, ShardLimits(1))
-    assert done is not None
-    assert (done.rows, done.shards) == (10, 10)
-
-
-async def test_slow_input_is_added_as_it_comes(tmp_path: Path, planned: Planned) -> None:
-    job = await planned.submitted(lines(tmp_path, 4))
-    ticks = iter(range(0, 1000, 10))
-    planner = Planner(
-        planned.store,
-        ReadHere(ANYWHERE, asyncio.to_thread, lambda: float(next(ticks))),
-        planned._rest,
-    )
-    done = await planner.plan(job, 1, ShardLimits(1))
-    assert done is not None
-    assert done.shards == 4
-
-
 async def test_router_that_lost_the_lease_stops(tmp_path: Path, planned: Planned) -> None:
     job = await planned.submitted(lines(tmp_path, 4))
     planned.clock.now_s += LEASE_S
@@ -134,19 +95,6 @@ async def test_router_that_lost_the_lease_stops(tmp_path: Path, planned: Planned
     done = await planned.planner.plan(job, 2, ShardLimits(2))
     assert done is not None
     assert done.shards == 2
-
-
-@pytest.mark.parametrize("fails", ["before", "after"])
-async def test_store_that_fails_for_a_while_is_asked_again(
-    tmp_path: Path, planned: Planned, fails: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(readings, "PIECE_RANGES", 2)
-    job = await planned.submitted(lines(tmp_path, 5))
-    planned.thread.fails = iter([fails, "", fails, fails, "", ""])
-    done = await planned.planner.plan(job, 1, ShardLimits(1))
-    assert done is not None
-    assert (done.state, done.rows, done.shards) == (JobState.RUNNING, 5, 5)
-    assert len(planned.rests) == 3
 
 
 async def test_store_that_fails_again_and_again_leaves_the_plan_to_the_next(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -19,27 +18,6 @@ LEAST: dict[str, Any] = {
 
 def spec(**changes: object) -> JobSpec:
     return read({**LEAST, **changes}, JobSpec)
-
-
-def test_least_job_has_the_least_urgent_priority_and_no_bounds() -> None:
-    least = spec()
-    assert (least.priority, least.deadline_s, least.max_price, least.concurrency) == (
-        255,
-        None,
-        None,
-        0,
-    )
-    assert (least.output.format, least.failure.most_bad_rows) == ("jsonl", 1000)
-
-
-def test_text_is_read_back_and_its_digest_tells_jobs_apart() -> None:
-    whole = spec(deadline_s=2e9, client_key="k", failure={"most_bad_rows": 0})
-    assert read(json.loads(whole.text()), JobSpec) == whole
-    assert (
-        whole.digest()
-        == spec(deadline_s=2e9, client_key="k", failure={"most_bad_rows": 0}).digest()
-    )
-    assert whole.digest() != spec(deadline_s=2e9, client_key="k").digest()
 
 
 @pytest.mark.parametrize(

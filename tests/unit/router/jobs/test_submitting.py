@@ -12,13 +12,12 @@ from capamesh.protocol.adverts import ModelOffer, Scheduling
 from capamesh.protocol.datatypes import Datatype
 from capamesh.protocol.errors import CapameshError, Forbidden, InvalidRequest, ModelNotFound
 from capamesh.protocol.fleet import Joined
-from capamesh.protocol.schema import plain_values
 from capamesh.protocol.tasks import Task
 from capamesh.protocol.tensor_spec import TensorSpec
 from capamesh.router.access.keys import OPERATOR, Key, Scope, Verb
 from capamesh.router.fleet.view import FleetView
-from capamesh.router.jobs.spec import InputFormat, JobSpec
-from capamesh.router.jobs.submitting import pinned, spec_of, within_scope
+from capamesh.router.jobs.spec import JobSpec
+from capamesh.router.jobs.submitting import spec_of, within_scope
 
 TWO = (TensorSpec("x", Datatype.FP32, (-1, 2)), TensorSpec("k", Datatype.INT64, (-1,)))
 
@@ -39,27 +38,6 @@ def job(url: str = "/data/in.jsonl", **more: Any) -> dict[str, Any]:
 
 def read(values: dict[str, Any], fleet: FleetView | None = None, key: Key | None = None) -> JobSpec:
     return spec_of(values, fleet or fleet_of(), key)
-
-
-@pytest.mark.parametrize(
-    ("url", "form", "column"),
-    [
-        ("/d/in.jsonl", InputFormat.JSONL, "x"),
-        ("s3://b/in.NDJSON", InputFormat.JSONL, "x"),
-        ("file:///d/in.csv", InputFormat.CSV, "x"),
-        ("/d/in.parquet", InputFormat.PARQUET, "x"),
-        ("/d/in.feather", InputFormat.ARROW, "x"),
-        ("/d/in.npy", InputFormat.NPY, "array"),
-        ("/d/in.npz", InputFormat.NPZ, "x"),
-        ("/d/pictures/", InputFormat.FOLDER, "content"),
-    ],
-)
-def test_form_and_column_are_filled_in_from_the_name_and_the_model(
-    url: str, form: InputFormat, column: str
-) -> None:
-    spec = read(job(url))
-    assert (spec.input.format, spec.input.columns) == (form, {"x": (column,)})
-    assert (spec.output.url, spec.output.format) == ("", "jsonl")
 
 
 def test_each_input_of_a_model_has_a_column_of_its_name() -> None:
@@ -85,48 +63,6 @@ def test_model_of_texts_pictures_or_files_is_given_these(
     task: Task, url: str, columns: dict[str, tuple[str]]
 ) -> None:
     assert read(job(url), fleet_of(replace(offer(), task=task))).input.columns == columns
-
-
-def test_column_may_be_named_for_what_a_model_is_for() -> None:
-    fleet = fleet_of(replace(offer(), task=Task.IMAGE_CLASSIFICATION))
-    given = job()
-    given["input"] |= {"columns": {"image": ["picture"]}, "encoding": {"picture": "base64"}}
-    assert read(given, fleet).input.columns == {"image": ("picture",)}
-    given["input"] |= {"columns": {"image": ["picture"], "x": ["picture"]}}
-    with pytest.raises(InvalidRequest, match="'image', and model 'm' has no such input"):
-        read(given, fleet)
-    given["input"] = {"url": "/d/in.jsonl", "columns": {"text": ["t"]}}
-    with pytest.raises(InvalidRequest, match="'text', and model 'm' has no such input"):
-        read(given, fleet)
-
-
-def test_words_of_a_client_are_kept() -> None:
-    given = job()
-    given["input"] |= {"format": "csv", "columns": {"x": ["a", "b"]}, "id_column": "name"}
-    spec = read(given)
-    assert spec.input.columns == {"x": ("a", "b")}
-    assert (spec.input.format, spec.input.id_column) == (InputFormat.CSV, "name")
-    assert given == {"model": "m", "input": given["input"]}, "what was given is left as it was"
-
-
-@pytest.mark.parametrize("given", [{}, {"format": "jsonl"}, {"format": "batch"}])
-def test_lines_for_a_model_that_generates_are_requests(given: dict[str, str]) -> None:
-    chat = replace(offer(), task=Task.CHAT)
-    for form in ("jsonl", "parquet", "npz"):
-        values = {
-            "model": "m",
-            "input": {"url": "/d/in.jsonl", "id_column": "key", **given},
-            "output": {"format": form},
-        }
-        spec = read(values, fleet_of(chat))
-        assert (spec.input.format, spec.input.id_column) == (InputFormat.BATCH, "key")
-        assert spec.input.columns == {"rows": ("body",)}
-        assert spec.output.format == form
-        assert read(plain_values(spec), fleet_of(chat)) == spec
-    # what a node is asked may be in a column, as ever
-    columns = {"generation": ["asked"]}
-    spec = read(job(input={"url": "/d/in.jsonl", "columns": columns}), fleet_of(chat))
-    assert spec.input.format is InputFormat.JSONL
 
 
 def test_requests_have_no_classes() -> None:
@@ -180,15 +116,6 @@ def test_input_that_no_column_fills_is_told() -> None:
     given["input"]["columns"] = {"x": ["x"]}
     with pytest.raises(InvalidRequest, match="lacks the input 'k' of model 'm'"):
         read(given, fleet_of(replace(offer(), inputs=TWO)))
-
-
-def test_model_is_pinned_to_the_newest_version_and_its_content() -> None:
-    newer = replace(offer(version="3"), digest="sha256-chunks:" + "3" * 64)
-    fleet = fleet_of(offer(), newer)
-    pin, found = pinned(read(job(), fleet), fleet)
-    assert (pin.version, pin.digest, found) == ("3", newer.digest, newer)
-    pin, found = pinned(read(job(version="1"), fleet), fleet)
-    assert (pin.version, pin.digest, found) == ("1", offer().digest, offer())
 
 
 @pytest.mark.parametrize("values", [job() | {"model": "none"}, job(version="9")])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from job_files import ANYWHERE, write_jsonl
+from job_files import write_jsonl
 
 from capamesh.router.jobs.inputs import encoded
 from capamesh.router.jobs.inputs import folder as folders
@@ -16,9 +16,8 @@ from capamesh.router.jobs.inputs.encoded import EncodedReader
 from capamesh.router.jobs.inputs.folder import LocalFiles
 from capamesh.router.jobs.inputs.jsonl import JsonlReader
 from capamesh.router.jobs.inputs.limits import ShardLimits
-from capamesh.router.jobs.inputs.opening import open_reader
 from capamesh.router.jobs.inputs.source import LocalFile
-from capamesh.router.jobs.spec import Encoding, InputFormat, InputSpec
+from capamesh.router.jobs.spec import Encoding
 
 
 def reader_of(folder: Path, rows: list[dict[str, Any]], **encodings: Encoding) -> EncodedReader:
@@ -124,18 +123,3 @@ def test_window_is_given_on_in_pieces(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [list(each.numbers) for each in windows] == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
     assert len({each.sha256 for each in windows}) == 1
     assert [value for each in windows for value in each.columns["n"]] == list(range(10))
-
-
-def test_columns_that_are_not_encoded_pass(tmp_path: Path) -> None:
-    found, bad = read(reader_of(tmp_path, [{"x": 1, "f": "no file"}], f=Encoding.PATH), "x")
-    assert (found, bad) == ([(0, [1])], [])
-
-
-def test_input_says_which_columns_are_encoded(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"a's bytes")
-    path = write_jsonl(tmp_path / "in.jsonl", [{"f": "a"}])
-    spec = InputSpec(str(path), InputFormat.JSONL, {"x": ("f",)}, encoding={"f": Encoding.PATH})
-    reader = open_reader(spec, "t", ANYWHERE)
-    (planned,) = reader.ranges(ShardLimits(1))
-    (window,) = reader.windows(planned, ["f"])
-    assert window.columns["f"] == [b"a's bytes"]

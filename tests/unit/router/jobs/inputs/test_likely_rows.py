@@ -41,15 +41,6 @@ def test_files_with_their_number_of_rows_are_not_read(
         assert likely_rows(form, reader(source), source) == ROWS
 
 
-def test_arrow_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
-    feather.write_feather(pa.table({"x": list(range(ROWS))}), tmp_path / "x.arrow", chunksize=999)
-    data = (tmp_path / "x.arrow").read_bytes()
-    (tmp_path / "x.arrow").write_bytes(data[: len(data) // 2])
-    source = LocalFile(tmp_path / "x.arrow")
-    with pytest.raises(arrow_files.InputInvalid):
-        likely_rows(InputFormat.ARROW, ArrowReader(source), source)
-
-
 def test_files_of_a_folder_are_counted_up_to_a_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

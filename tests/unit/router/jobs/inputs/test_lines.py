@@ -30,28 +30,6 @@ def written(path: Path, data: bytes) -> Path:
     return path
 
 
-def test_ranges_have_their_rows_offsets_and_digests(tmp_path: Path) -> None:
-    data = b"aa\nb\ncccc\nd\n"
-    path = written(tmp_path / "in", data)
-    found = ranges_of(path, ShardLimits(3))
-    assert [(each.first_row, each.rows, each.offset, each.size_bytes) for each in found] == [
-        (0, 3, 0, 10),
-        (3, 1, 10, 2),
-    ]
-    assert [each.digest for each in found] == [
-        hashlib.sha256(data[:10]).digest(),
-        hashlib.sha256(data[10:]).digest(),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("data", "rows"), [(b"", 0), (b"a", 1), (b"a\n", 1), (b"\n\n", 2), (b"a\n\nb", 3)]
-)
-def test_rows_are_counted_by_their_line_ends(tmp_path: Path, data: bytes, rows: int) -> None:
-    path = written(tmp_path / "in", data)
-    assert sum(each.rows for each in ranges_of(path, ShardLimits(2))) == rows
-
-
 def test_range_is_no_longer_than_its_bytes(tmp_path: Path) -> None:
     path = written(tmp_path / "in", b"1234\n12345678\n\n12\n1234567890")
     found = ranges_of(path, ShardLimits(100, in_bytes=10))

@@ -12,10 +12,10 @@ import pytest
 from capamesh.protocol.datatypes import BYTES, Datatype
 from capamesh.protocol.tensor_spec import TensorSpec
 from capamesh.router.jobs.errors import InputInvalid
-from capamesh.router.jobs.inputs import csv_rows, number_lines
+from capamesh.router.jobs.inputs import csv_rows
 from capamesh.router.jobs.inputs.csv_rows import CsvReader
 from capamesh.router.jobs.inputs.limits import ShardLimits
-from capamesh.router.jobs.inputs.number_lines import csv_numbers, pieces_of
+from capamesh.router.jobs.inputs.number_lines import csv_numbers
 from capamesh.router.jobs.inputs.rows import columns_of, read_windows
 from capamesh.router.jobs.inputs.source import LocalFile
 from capamesh.router.jobs.spec import InputFormat, InputSpec
@@ -119,55 +119,3 @@ def test_rows_are_those_that_are_read_one_by_one(
             single = read(path)
         assert many == single, (case, data)
     assert quick > CASES // 4
-
-
-def test_numbers_of_csv_become_what_is_wanted() -> None:
-    lines = "1,0.1,-3,18446744073709551615,é\n2,7,4,0,\n"
-    found = csv_numbers(lines.encode(), "abnut", "abnut", WANTED)
-    assert found is not None
-    columns, rows = found
-    assert rows == 2
-    assert {name: getattr(each, "dtype", None) for name, each in columns.items()} == {
-        name: WANTED[name].numpy_dtype if name in WANTED else None for name in "abnut"
-    }
-    assert columns["u"].tolist() == [2**64 - 1, 0]  # type: ignore[union-attr] - an array
-    assert columns["b"].tolist() == [0.1, 7.0]  # type: ignore[union-attr]
-    assert columns["t"] == ["é", ""]
-
-
-@pytest.mark.parametrize("name", ["a", "n"])
-@pytest.mark.parametrize(
-    "line",
-    [
-        *(
-            b"9007199254740993\n",
-            b"0x10\n",
-            b"0X1F\n",
-            b"nan\n",
-            b"inf\n",
-            b'"1"\n',
-            b"\n",
-            b"1_0\n",
-        ),
-        *(b"1\xff\n", b"1\r2\n", b"2\0\n", b"NA\n", b"1,2\n", b"true\n"),
-    ],
-)
-def test_doubtful_lines_are_left_to_who_reads_rows(line: bytes, name: str) -> None:
-    assert csv_numbers(b"1\n", [name], [name], WANTED) is not None
-    assert csv_numbers(b"1\n" + line, [name], [name], WANTED) is None
-
-
-def test_line_with_a_column_that_is_not_read_is_looked_at_too() -> None:
-    for field in (b"\xff", b'"', b"x", b"\0", b"k\rk"):
-        assert csv_numbers(b"1,k\n2," + field + b"\n", ["a", "b"], ["a"], WANTED) is None
-    assert csv_numbers("1,k\r\n2,é\r\n".encode(), ["a", "b"], ["a"], WANTED) is not None
-
-
-def test_pieces_end_with_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(number_lines, "WINDOW_BYTES", 8)
-    monkeypatch.setattr(number_lines, "TEXT_BYTES", 4)
-    data = b"12\n345\n" + b"6" * 20 + b"\n\n7"
-    long = b"6" * 20 + b"\n"
-    assert list(pieces_of(data, ["a"], WANTED)) == [b"12\n345\n", long, b"\n", b"7"]
-    assert list(pieces_of(data, ["a", "t"], WANTED)) == [b"12\n", b"345\n", long, b"\n", b"7"]
-    assert list(pieces_of(b"", ["a"], WANTED)) == []

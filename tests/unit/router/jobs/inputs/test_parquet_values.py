@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from capamesh.router.jobs.errors import InputInvalid
-from capamesh.router.jobs.inputs import parquet_values
 from capamesh.router.jobs.inputs.arrow_files import ParquetReader
-from capamesh.router.jobs.inputs.limits import MAX_SHARD_BYTES, ShardLimits
-from capamesh.router.jobs.inputs.parquet_values import bounded, dictionary_columns, rows_at_once
+from capamesh.router.jobs.inputs.limits import ShardLimits
+from capamesh.router.jobs.inputs.parquet_values import bounded, dictionary_columns
 from capamesh.router.jobs.inputs.source import LocalFile
 
 pa = pytest.importorskip("pyarrow")
@@ -31,18 +30,6 @@ def windows(path: Path, *columns: str) -> list[dict[str, Any]]:
         for each in reader.ranges(ShardLimits(100_000))
         for window in reader.windows(each, columns)
     ]
-
-
-@pytest.mark.full
-def test_one_large_value_for_all_rows_is_put_in_place_some_rows_at_a_time(tmp_path: Path) -> None:
-    rows = 200
-    path = written(tmp_path / "in.parquet", {"text": [MEGABYTE] * rows, "n": list(range(rows))})
-    assert path.stat().st_size < 10_000
-    found = windows(path, "text", "n")
-    most = max(len(window["text"]) for window in found)
-    assert most * len(MEGABYTE) <= MAX_SHARD_BYTES
-    assert [value for window in found for value in window["n"]] == list(range(rows))
-    assert all(value == MEGABYTE for window in found for value in window["text"])
 
 
 def test_row_that_is_too_large_by_itself_is_refused() -> None:
@@ -73,14 +60,3 @@ def test_values_are_what_they_are_without_dictionaries(tmp_path: Path) -> None:
     metadata = pq.ParquetFile(packed).metadata
     assert dictionary_columns(metadata, [0]) == ["text", "bytes", "texts.list.element"]
     assert dictionary_columns(pq.ParquetFile(plain).metadata, [0]) == []
-
-
-def test_fewer_rows_are_decoded_at_a_time_where_they_are_long(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(parquet_values, "MAX_SHARD_BYTES", 64 * 1000)
-    fixed = pa.array([b"z" * 1000] * 100, pa.binary(1000))
-    long = written(tmp_path / "long.parquet", {"x": fixed})
-    assert rows_at_once(pq.ParquetFile(long).metadata, [0], 8192) == 64
-    short = written(tmp_path / "short.parquet", {"x": list(range(100))}, use_dictionary=False)
-    assert rows_at_once(pq.ParquetFile(short).metadata, [0], 100) == 100

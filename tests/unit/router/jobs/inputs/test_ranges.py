@@ -59,19 +59,6 @@ def test_file_behaves_as_one_in_memory() -> None:
         assert file.tell() == near.tell()
 
 
-def test_one_who_reads_on_has_one_window_ahead() -> None:
-    far = Far(1000)
-    file = far.opened()
-    pieces = [file.read(30) for _ in range(5)]  # the first is a jump, to the beginning
-    assert b"".join(pieces) == far.data[:150]
-    file._ahead.result()  # type: ignore[union-attr]
-    assert sorted(far.asked) == [(0, 30), (30, 90), (90, 190), (190, 290)]
-    assert b"".join(iter(lambda: file.read(30), b"")) == far.data[150:]
-    assert max(far.asked) == (990, 1000)
-    # each byte came once
-    assert sum(end - start for start, end in far.asked) == 1000
-
-
 def test_file_that_reads_nothing_ahead_asks_for_what_is_wanted_in_windows() -> None:
     far = Far(1000)
     file = RangeFile(far.read, 1000, reads_ahead=False)
@@ -83,23 +70,6 @@ def test_file_that_reads_nothing_ahead_asks_for_what_is_wanted_in_windows() -> N
         (990, 1000),
     ]
     assert file._ahead is None
-
-
-def test_one_who_jumps_gets_little_more_than_was_asked_for() -> None:
-    far = Far(1000)
-    file = far.opened()
-    for place, size in ((992, 8), (500, 3), (400, 20), (0, 4)):
-        file.seek(place)
-        assert file.read(size) == far.data[place : place + size]
-    assert far.asked == [(992, 1000), (500, 508), (400, 420), (0, 8)]
-
-
-def test_long_range_comes_in_windows_and_ends_where_it_ends() -> None:
-    far = Far(1000)
-    file = far.opened()
-    file.seek(50)
-    assert file.read(450) == far.data[50:500]
-    assert sorted(far.asked) == [(50, 150), (150, 250), (250, 350), (350, 450), (450, 500)]
 
 
 def test_fault_ahead_is_told_to_who_reads_on_and_not_before() -> None:

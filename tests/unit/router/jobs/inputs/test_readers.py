@@ -18,7 +18,6 @@ from capamesh.router.jobs.errors import InputChanged, InputInvalid
 from capamesh.router.jobs.inputs import (
     arrow_library,
     csv_rows,
-    folder,
     lines,
     number_lines,
     opening,
@@ -163,32 +162,6 @@ def test_changed_file_has_another_fingerprint_or_is_told(
         list(reader.windows(planned, columns_of(spec)))
 
 
-@pytest.mark.parametrize(("form", "make"), MADE)
-def test_file_that_is_cut_off_is_refused(
-    tmp_path: Path, form: InputFormat, make: Callable[[Path], Path]
-) -> None:
-    spec = spec_of(make(tmp_path / "in"), form)
-    path = Path(spec.url)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
-    try:
-        batches, bad = all_batches(spec, 5)
-    except InputInvalid as exc:
-        is_told = str(path) in str(exc)
-    else:  # a text can be shorter: its last row is cut, and bad
-        is_told = form in {InputFormat.JSONL, InputFormat.CSV} and len(bad) == 1
-        assert sum(len(each.numbers) for each in batches) + len(bad) < ROWS
-    assert is_told
-
-
-@pytest.mark.parametrize(("form", "make"), [each for each in MADE if each[0] != "jsonl"])
-def test_column_that_is_not_there_is_named(
-    tmp_path: Path, form: InputFormat, make: Callable[[Path], Path]
-) -> None:
-    spec = spec_of(make(tmp_path / "in"), form, x=("pixels",))
-    with pytest.raises(InputInvalid, match="no column 'pixels'; the columns are 'a', 'b', 'n'"):
-        open_reader(spec).check_columns(columns_of(spec))
-
-
 def test_bad_lines_are_named_and_the_others_are_read(tmp_path: Path) -> None:
     path = tmp_path / "in"
     path.write_bytes(
@@ -217,19 +190,6 @@ def test_bad_lines_are_named_and_the_others_are_read(tmp_path: Path) -> None:
         assert words in texts
 
 
-def test_rows_of_other_shapes_are_other_batches(tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "in", [{"t": [1] * (1 + at % 3)} for at in range(7)])
-    spec = spec_of(path, InputFormat.JSONL, "", ids=("t",))
-    inputs = {"ids": TensorSpec("ids", Datatype.INT64, (-1, -1))}
-    batches, bad = all_batches(spec, 100, inputs)
-    assert bad == []
-    assert [(each.numbers, each.inputs["ids"].shape) for each in batches] == [
-        ([0, 3, 6], (3, 1)),
-        ([1, 4], (2, 2)),
-        ([2, 5], (2, 3)),
-    ]
-
-
 def test_texts_of_csv_may_have_line_ends_and_quotes(tmp_path: Path) -> None:
     texts = ["a\nb", 'say "x", y', "", "\r\n", "ü"]
     path = write_csv(tmp_path / "in", [{"t": each} for each in texts])
@@ -237,25 +197,6 @@ def test_texts_of_csv_may_have_line_ends_and_quotes(tmp_path: Path) -> None:
     spec = spec_of(path, InputFormat.CSV, "", s=("t",))
     batches, _ = all_batches(spec, 2, {"s": TensorSpec("s", Datatype.BYTES, (-1,))})
     assert [each.decode() for one in batches for each in one.inputs["s"].tolist()] == texts
-
-
-def test_row_of_csv_with_other_fields_is_bad(tmp_path: Path) -> None:
-    path = tmp_path / "in"
-    path.write_text("n,id\n1,a\n2\n3,c,d\n4,e\n")
-    (batch,), bad = all_batches(spec_of(path, InputFormat.CSV, k=("n",)), 100, {"k": INPUTS["k"]})
-    assert batch.ids == ["a", "e"]
-    assert [each.text for each in bad] == [
-        "the row has 1 fields, the names are 2",
-        "the row has 3 fields, the names are 2",
-    ]
-
-
-def test_row_of_csv_that_is_no_text_is_bad(tmp_path: Path) -> None:
-    path = tmp_path / "in"
-    path.write_bytes(b'n,id\n1,a\n2,"b\n\xff"\n3,c\n')
-    (batch,), bad = all_batches(spec_of(path, InputFormat.CSV, k=("n",)), 100, {"k": INPUTS["k"]})
-    assert batch.ids == ["a", "c"]
-    assert [(each.row, each.text) for each in bad] == [(1, "the row is not in UTF-8")]
 
 
 @pytest.mark.parametrize(
@@ -277,16 +218,6 @@ def test_csv_that_is_none_is_refused(tmp_path: Path, data: bytes, words: str) ->
             100,
             {"s": TensorSpec("s", Datatype.BYTES, (-1,))},
         )
-
-
-def test_one_array_is_the_column_array(tmp_path: Path) -> None:
-    values = np.arange(60, dtype=np.uint8).reshape(10, 2, 3)
-    np.save(tmp_path / "in.npy", values)
-    spec = spec_of(tmp_path / "in.npy", InputFormat.NPY, "", x=("array",))
-    batches, _ = all_batches(spec, 4, {"x": TensorSpec("x", Datatype.FP32, (-1, 2, 3))})
-    found = np.concatenate([each.inputs["x"] for each in batches])
-    np.testing.assert_array_equal(found, values.astype(np.float32))
-    assert list(batches[1].ids) == ["4", "5", "6", "7"]
 
 
 @pytest.mark.parametrize(
@@ -364,12 +295,6 @@ def test_folder_is_cut_by_bytes_and_a_large_file_is_refused(files: Path) -> None
     assert [each.rows for each in folder_reader(files).ranges(limits)] == [2, 1, 1]
     with pytest.raises(InputInvalid, match="the file sub/c has 8 bytes, the limit is 7"):
         list(folder_reader(files).ranges(ShardLimits(10, in_bytes=7)))
-
-
-def test_folder_has_no_more_files_than_it_may(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder, "MAX_FILES", 3)
-    with pytest.raises(InputInvalid, match="more than 3 files"):
-        folder_reader(files).fingerprint()
 
 
 @pytest.mark.parametrize("form", list(InputFormat))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from batch_requests import request, text_of
 
-from capamesh.protocol.tensors import Datatype
 from capamesh.router.jobs.errors import InputChanged, InputInvalid
 from capamesh.router.jobs.inputs import requests
 from capamesh.router.jobs.inputs.limits import MAX_REQUEST_BYTES, ShardLimits
@@ -36,23 +34,6 @@ def window(path: Path) -> RowWindow:
 def shown(batch: RowBatch) -> list[tuple[int, str, int, bytes]]:
     values = batch.inputs[REQUEST_ROWS].tolist()
     return list(zip(batch.numbers, batch.ids, batch.places, values, strict=True))
-
-
-def test_request_has_a_row_of_its_node_for_each_text(tmp_path: Path) -> None:
-    path = tmp_path / "in.jsonl"
-    path.write_bytes(text_of(request("a"), request("b", ["x", "y"]), request("c", ["z"])))
-    found = window(path)
-    (batch,) = found.batches
-    assert shown(batch) == [
-        (0, "a", 0, b"a cat"),
-        (1, "b", 0, b"x"),
-        (1, "b", 1, b"y"),
-        (2, "c", 0, b"z"),
-    ]
-    assert batch.form is not None
-    assert batch.form.outputs == ("embedding", "tokens")
-    (texts,) = batch.form.tensors([b"x", b"yz"])
-    assert (texts.name, texts.datatype, texts.shape) == ("text", Datatype.BYTES, (2,))
 
 
 def test_requests_of_one_form_run_together(tmp_path: Path) -> None:
@@ -97,33 +78,6 @@ def test_line_that_is_wrong_is_a_bad_row_by_its_name(tmp_path: Path) -> None:
     ]
     assert "input is an empty text" in found.bad[0].text
     assert [shown(batch)[0][:2] for batch in found.batches] == [(4, "e")]
-
-
-def test_line_has_messages_or_a_prompt_and_what_its_endpoint_takes(tmp_path: Path) -> None:
-    path = tmp_path / "in.jsonl"
-    hi = [{"role": "user", "content": "Hi"}]
-    path.write_bytes(
-        text_of(
-            {"messages": hi, "max_tokens": 5, "topic": "of its own"},
-            {"custom_id": "p", "prompt": ["Once", "Twice"], "model": "another"},
-            {"custom_id": "b", "url": "/v1/chat/completions", "body": {"messages": hi}},
-        )
-    )
-    found = window(path)
-    assert found.bad == []
-    rows = [shown(batch) for batch in found.batches]
-    assert [[each[:3] for each in some] for some in rows] == [
-        [(0, "0", 0)],
-        [(1, "p", 0), (1, "p", 1)],
-        [(2, "b", 0)],
-    ]
-    asked = [[json.loads(each[3]) for each in some] for some in rows]
-    assert asked == [
-        [{"messages": hi, "max_tokens": 5}],
-        [{"prompt": "Once", "max_tokens": 16}, {"prompt": "Twice", "max_tokens": 16}],
-        [{"messages": hi}],
-    ]
-    assert [each.rows for each in ranges(path, rows=3)] == [2, 1]
 
 
 def test_requests_are_named_by_a_field_that_the_job_names(tmp_path: Path) -> None:
@@ -195,13 +149,6 @@ def test_shards_are_cut_by_the_rows_that_nodes_run(tmp_path: Path) -> None:
         for number in dict.fromkeys(batch.numbers)
     ]
     assert numbers == list(range(len(sizes)))
-
-
-def test_shards_are_cut_by_their_bytes_too(tmp_path: Path) -> None:
-    path = tmp_path / "in.jsonl"
-    line = text_of(request("a"))
-    path.write_bytes(line * 5)
-    assert [each.rows for each in ranges(path, in_bytes=2 * len(line))] == [2, 2, 1]
 
 
 def test_empty_lines_are_no_requests(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from dataclasses import replace
 from typing import Any
@@ -13,13 +12,9 @@ import numpy.typing as npt
 from capamesh.protocol.steps import run_through
 from capamesh.router.jobs.endpoints import ENDPOINTS
 from capamesh.router.jobs.outputs.answers import answer_lines, error_line, undone_line
-from capamesh.router.jobs.outputs.parts import part_chunks
 from capamesh.router.jobs.outputs.results import Results
 from capamesh.router.jobs.row_forms import RowForm
-from capamesh.router.jobs.spec import OutputFormat
 from capamesh.router.jobs.values import BadRow
-from capamesh.router.requests.embedding_answer import written
-from capamesh.router.requests.embedding_request import request_of
 
 
 def form(**changed: Any) -> RowForm:
@@ -43,66 +38,11 @@ def lines(*some: Results) -> list[dict[str, Any]]:
     return [json.loads(line) for line in b"".join(answer_lines(some)).splitlines()]
 
 
-def test_answers_are_in_the_order_of_requests_and_texts_whatever_ran_first() -> None:
-    found = lines(
-        results((2, 0, 7.0)), results((1, 1, 5.0), (0, 0, 1.0)), results((1, 2, 6.0), (1, 0, 4.0))
-    )
-    assert [line["custom_id"] for line in found] == ["r0", "r1", "r2"]
-    assert [line["id"] for line in found] == [f"batch_req_{at:012d}" for at in range(3)]
-    body = found[1]["response"]["body"]
-    assert [each["embedding"][0] for each in body["data"]] == [4.0, 5.0, 6.0]
-    assert body["usage"] == {"prompt_tokens": 9, "total_tokens": 9}
-    assert {line["response"]["status_code"] for line in found} == {200}
-    assert {line["error"] for line in found} == {None}
-
-
-def test_body_is_the_one_that_the_endpoint_answers() -> None:
-    for changed in ({}, {"encoding_format": "base64"}):
-        asked = run_through(request_of({"model": "words", "input": ["x", "y"], **changed}))
-        vectors = np.array([[4.0, 4.5], [5.0, 5.5]], np.float32)
-        alone = b"".join(run_through(written(asked, vectors, 6, 10**6)))
-        (line,) = answer_lines([results((1, 0, 4.0), (1, 1, 5.0), of=form(**changed))])
-        assert alone in line
-    (line,) = lines(results((1, 0, 4.0), of=form(encoding_format="base64")))
-    raw = base64.b64decode(line["response"]["body"]["data"][0]["embedding"])
-    assert np.frombuffer(raw, "<f4").tolist() == [4.0, 4.5]
-
-
 def test_answer_that_json_cannot_hold_is_an_error_of_that_request_alone() -> None:
     first, second = lines(results((0, 0, float("nan")), (1, 0, 2.0)))
     assert first["response"]["status_code"] == 500
     assert first["response"]["body"]["error"]["code"] == "run_failed"
     assert second["response"]["status_code"] == 200
-
-
-def test_part_of_a_batch_has_its_answers() -> None:
-    some = [results((0, 0, 1.0)), results((1, 0, 2.0))]
-    assert b"".join(part_chunks(some, OutputFormat.BATCH)) == b"".join(answer_lines(some))
-
-
-def test_request_that_failed_has_the_error_in_openai_s_form() -> None:
-    bad = BadRow(7, 'na"me', "invalid_request", "5 dimensions", "node")
-    line = json.loads(error_line(bad))
-    assert line == {
-        "id": "batch_req_000000000007",
-        "custom_id": 'na"me',
-        "response": {
-            "status_code": 400,
-            "request_id": "batch_req_000000000007",
-            "body": {
-                "error": {
-                    "message": "5 dimensions",
-                    "type": "invalid_request_error",
-                    "param": None,
-                    "code": "invalid_request",
-                }
-            },
-        },
-        "error": None,
-    }
-    died = json.loads(error_line(replace(bad, code="request_kills")))["response"]
-    assert (died["status_code"], died["body"]["error"]["type"]) == (500, "server_error")
-    assert json.loads(error_line(replace(bad, code="too_large")))["response"]["status_code"] == 413
 
 
 def test_prompt_that_is_too_long_is_told_of_as_openai_does() -> None:

@@ -11,10 +11,9 @@ import pytest
 
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.router.jobs.inputs.row_numbers import NumberNames
-from capamesh.router.jobs.outputs.parts import LINES, bad_chunks, part_chunks
+from capamesh.router.jobs.outputs.parts import part_chunks
 from capamesh.router.jobs.outputs.results import Results
 from capamesh.router.jobs.spec import OutputFormat
-from capamesh.router.jobs.values import BadRow
 
 
 def objects(*values: object) -> np.ndarray[Any, Any]:
@@ -39,14 +38,6 @@ def lines(data: bytes) -> list[Any]:
     return [json.loads(line) for line in data.decode().splitlines()]
 
 
-def test_lines_are_in_the_order_of_the_rows_and_strict_json() -> None:
-    assert lines(whole(OutputFormat.JSONL)) == [
-        {"id": "a", "row": 0, "outputs": {"y": [1.5, 2.0], "n": 1}},
-        {"id": "9007199254740993", "row": 1, "outputs": {"y": ["Infinity", "NaN"], "n": 2}},
-        {"id": "c", "row": 2, "outputs": {"y": [3.5, 4.0], "n": 3}},
-    ]
-
-
 def test_bytes_are_texts_or_base64() -> None:
     outputs = {"t": objects("ü".encode(), b"\xff"), "u": objects(b"a", b"b").reshape(2, 1)}
     found = lines(whole(OutputFormat.JSONL, [Results([0, 1], ["0", "1"], outputs)]))
@@ -54,22 +45,6 @@ def test_bytes_are_texts_or_base64() -> None:
         {"t": "ü", "u": ["a"]},
         {"t": {"base64": "/w=="}, "u": ["b"]},
     ]
-
-
-def test_many_lines_are_written_in_pieces() -> None:
-    count = 2 * LINES + 1
-    given = [Results(range(count), [str(at) for at in range(count)], {"n": np.arange(count)})]
-    chunks = list(part_chunks(given, OutputFormat.JSONL))
-    assert len(chunks) == 3
-    assert [each["outputs"]["n"] for each in lines(b"".join(chunks))] == list(range(count))
-
-
-def test_arrays_are_in_the_order_of_the_rows() -> None:
-    found = np.load(io.BytesIO(whole(OutputFormat.NPZ)), allow_pickle=False)
-    assert found["id"].tolist() == ["a", "9007199254740993", "c"]
-    assert (found["row"].tolist(), found["n"].tolist()) == ([0, 1, 2], [1, 2, 3])
-    assert found["y"].dtype == np.float32
-    np.testing.assert_array_equal(found["y"], [[1.5, 2], [np.inf, np.nan], [3.5, 4]])
 
 
 @pytest.mark.parametrize("form", [OutputFormat.NPZ, OutputFormat.PARQUET, OutputFormat.JSONL])
@@ -138,10 +113,3 @@ def test_equal_results_are_equal_bytes(form: OutputFormat) -> None:
     if form is OutputFormat.PARQUET:
         pytest.importorskip("pyarrow")
     assert whole(form) == whole(form)
-
-
-def test_bad_rows_are_lines() -> None:
-    bad = [BadRow(3, "r3", "invalid_request", 'no "x"', "node")]
-    assert lines(b"".join(bad_chunks(bad))) == [
-        {"row": 3, "row_id": "r3", "code": "invalid_request", "text": 'no "x"', "node": "node"}
-    ]

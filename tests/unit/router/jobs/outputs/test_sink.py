@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from typing_extensions import override
 
 from capamesh.router.jobs.errors import OutputFailed
-from capamesh.router.jobs.outputs.sink import LocalSink, part_name
-from capamesh.router.jobs.values import JobId, Lease, Part, RowRange
+from capamesh.router.jobs.outputs.sink import LocalSink
+from capamesh.router.jobs.values import JobId
 
 JOB = JobId("job-1")
 DATA = b"one\ntwo\n"
@@ -45,22 +43,6 @@ def files(folder: Path) -> list[str]:
     return sorted(each.name for each in found.iterdir()) if found.exists() else []
 
 
-def test_part_is_written_with_its_digest_and_read_back(tmp_path: Path) -> None:
-    sink = LocalSink(tmp_path / "out", JOB)
-    part = sink.write(NAME, [DATA[:4], DATA[4:]])
-    assert part == Part(NAME, len(DATA), hashlib.sha256(DATA).hexdigest())
-    assert sink.read(part) == DATA
-    assert files(tmp_path / "out") == [NAME]
-
-
-def test_names_of_leases_are_all_different() -> None:
-    rows = RowRange(0, 1, 0, 0, 1)
-    leases = [Lease(JOB, seq, token, 0.0, rows) for seq in (0, 12) for token in (1, 10)]
-    names = [part_name(each, "npz", is_bad=bad) for each in leases for bad in (False, True)]
-    assert len(set(names)) == len(names)
-    assert names[:2] == ["part-000000-1.npz", "bad-000000-1.npz"]
-
-
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("is_after", [False, True])
 def test_router_that_ends_at_a_step_leaves_no_part_or_a_whole_one(
@@ -86,18 +68,6 @@ def test_disk_that_fails_at_a_step_is_told_and_leaves_no_garbage(tmp_path: Path,
         sink.write(NAME, [DATA])
     is_named = step == "_sync_folder"  # it may be there after the power fails, or not
     assert files(tmp_path) == ([NAME] if is_named else [])
-
-
-def test_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
-    class Full(LocalSink):
-        @override
-        def _write_all(self, descriptor: int, chunk: bytes) -> None:
-            os.write(descriptor, chunk[:3])  # the disk takes a part of it
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    with pytest.raises(OutputFailed, match="No space left"):
-        Full(tmp_path, JOB).write(NAME, [DATA])
-    assert files(tmp_path) == []
 
 
 def test_place_is_asked_for_room_without_a_trace(tmp_path: Path) -> None:
@@ -161,9 +131,3 @@ def test_files_that_are_ours_and_unnamed_are_collected(tmp_path: Path) -> None:
     assert sink.collect({kept.name}) == 3
     assert files(tmp_path) == sorted([NAME, *others])
     assert (tmp_path / "job-2" / garbage[0]).exists()
-
-
-def test_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(OutputFailed, match="cannot write"):
-        LocalSink(tmp_path / "file", JOB).write(NAME, [DATA])

@@ -84,27 +84,6 @@ def test_task_left_in_the_middle_is_dropped_and_reader_at_work_is_ended() -> Non
     virtual_time.run(scenario())
 
 
-def test_look_waits_for_no_shard_and_shards_wait_in_turn() -> None:
-    async def scenario() -> None:
-        pool = readers()
-        order: list[str] = []
-
-        async def hold(name: str, use: Use, seconds: float) -> None:
-            async with pool.lend(use, "t"):
-                order.append(name)
-                await asyncio.sleep(seconds)
-
-        async with asyncio.TaskGroup() as tasks:
-            for at in range(MOST + 2):
-                tasks.create_task(hold(f"shard {at}", Use.ROWS, 10 + at))
-            await asyncio.sleep(1)
-            tasks.create_task(hold("look", Use.LOOK, 1))
-        assert order == ["shard 0", "shard 1", "look", "shard 2", "shard 3"]
-        assert len(FakeProcess.made) == MOST + 1
-
-    virtual_time.run(scenario())
-
-
 def test_process_that_nobody_asks_for_more_is_lent_to_who_waits() -> None:
     async def scenario() -> None:
         pool = readers()
@@ -116,16 +95,6 @@ def test_process_that_nobody_asks_for_more_is_lent_to_who_waits() -> None:
                     assert PAUSE_S <= asyncio.get_running_loop().time() - began_s < 2 * PAUSE_S
             assert (paused.is_recalled, busy.is_recalled) == (True, False)
         assert len(FakeProcess.made) == MOST
-
-    virtual_time.run(scenario())
-
-
-def test_look_is_given_no_process_that_has_little_of_processors() -> None:
-    async def scenario() -> None:
-        pool = readers()
-        for use in (Use.PLAN, Use.LOOK, Use.ROWS, Use.LOOK):
-            async with pool.lend(use, "t") as loan:
-                assert loan.process is FakeProcess.made[use is Use.LOOK]
 
     virtual_time.run(scenario())
 

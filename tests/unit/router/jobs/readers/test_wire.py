@@ -11,8 +11,6 @@ import pytest
 
 from capamesh.protocol.channel.framing import MAX_MESSAGE_BYTES
 from capamesh.protocol.errors import ProtocolViolation
-from capamesh.router.jobs.inputs.limits import MAX_ID_CHARS
-from capamesh.router.jobs.inputs.reader import WINDOW_ROWS
 from capamesh.router.jobs.inputs.row_numbers import NumberNames
 from capamesh.router.jobs.inputs.rows import RowBatch, RowWindow
 from capamesh.router.jobs.readers.wire import packed, unpacked
@@ -58,25 +56,6 @@ def test_window_comes_over_as_it_was() -> None:
     assert batch.inputs["n"].shape == (2, 0)
 
 
-def test_head_of_long_names_fits_into_a_message() -> None:
-    ids = ["\N{GRINNING FACE}" * MAX_ID_CHARS] * WINDOW_ROWS
-    batch = RowBatch(range(WINDOW_ROWS), ids, {"x": np.arange(WINDOW_ROWS)})
-    parts = [part for window in over(RowWindow([batch], [], "")) for part in window.batches]
-    assert [name for part in parts for name in part.ids] == ids
-
-
-def test_empty_window_comes_over_with_its_digest() -> None:
-    assert over(RowWindow([], [], "cd")) == [RowWindow([], [], "cd")]
-
-
-def test_names_come_over_some_at_a_time() -> None:
-    rows = 2 * WINDOW_ROWS + 1
-    batch = RowBatch(range(rows), [f"r{at}" for at in range(rows)], {"x": np.arange(rows)})
-    parts = [part for window in over(RowWindow([batch], [], "")) for part in window.batches]
-    assert [part.rows for part in parts] == [WINDOW_ROWS, WINDOW_ROWS, 1]
-    assert [name for part in parts for name in part.ids] == batch.ids
-
-
 @pytest.mark.parametrize(
     "changed",
     [
@@ -102,21 +81,3 @@ def test_tensor_that_is_none_is_refused(changed: dict[str, Any]) -> None:
         unpacked(
             json.dumps(head).encode(), lambda _, size: np.zeros(max(0, min(size, 100)), np.uint8)
         )
-
-
-@pytest.mark.parametrize(
-    "text", [b"", b"[]", b"{}", b'{"bad":[],"sha256":"","batches":[{}]}', b"\xff"]
-)
-def test_head_that_is_none_is_refused(text: bytes) -> None:
-    with pytest.raises(ProtocolViolation, match="no window"):
-        unpacked(text, lambda _, size: np.zeros(size, np.uint8))
-
-
-def test_names_are_as_many_as_rows() -> None:
-    ((text, _),) = packed(
-        RowWindow([RowBatch(range(2), ["a", "b"], {"x": np.ones(2, "<f4")})], [], "")
-    )
-    head = json.loads(text)
-    head["batches"][0]["ids"] = ["a"]
-    with pytest.raises(ProtocolViolation, match="not 2 of each"):
-        unpacked(json.dumps(head).encode(), lambda _, size: np.zeros(size, np.uint8))

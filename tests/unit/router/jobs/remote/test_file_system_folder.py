@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -174,28 +173,6 @@ def test_connection_that_a_call_gets_after_it_was_given_up_is_not_used(
     for _ in range(2):  # the second call uses the connection of the first
         assert folder.stamp("x.jsonl").size_bytes == len(LINES)
         assert Connecting.made == 2
-
-
-class LateWaiter(threading.Event):
-    """An event of which whoever waits for it hears too late."""
-
-    @override
-    def wait(self, timeout: float | None = None) -> bool:
-        assert super().wait(60)
-        return False
-
-
-def test_call_that_ends_as_its_time_does_is_not_counted_as_left(
-    files: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    files.pipe_file("/x.jsonl", LINES)
-    left = file_system_folder._Left()
-    monkeypatch.setattr(file_system_folder, "_LEFT", left)
-    words = SimpleNamespace(Event=LateWaiter, Lock=threading.Lock, Thread=threading.Thread)
-    folder = FileSystemFolder(remote_url("memory://"))
-    monkeypatch.setattr(file_system_folder, "threading", words)
-    assert folder.stamp("x.jsonl").size_bytes == len(LINES)
-    assert left.add(0) == 0
 
 
 def test_error_of_a_library_is_told_by_its_kind_alone(

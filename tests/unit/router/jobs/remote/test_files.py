@@ -90,18 +90,6 @@ def reader_of(kept: Kept) -> FolderReader:
     return FolderReader(RemoteFiles(URL, lambda _url: kept))
 
 
-def test_files_are_rows_in_the_order_of_their_paths(kept: Kept) -> None:
-    kept.files = {f"{at % 7}/{at:03d}.png": f"picture {at}".encode() for at in range(40)}
-    reader = reader_of(kept)
-    found: list[tuple[int, str, bytes]] = []
-    for each in reader.ranges(ShardLimits(9)):
-        for raw in reader.windows(each, ["content", "path"]):
-            names = reader.row_names(raw)
-            assert list(raw.columns["path"]) == names
-            found += list(zip(raw.numbers, names, raw.columns["content"], strict=True))
-    assert found == [(at, path, kept.files[path]) for at, path in enumerate(sorted(kept.files))]
-
-
 def test_files_are_read_several_at_once(kept: Kept) -> None:
     kept.files = {f"{at:02d}": b"a file" for at in range(3 * kept.most_at_once)}
     kept.meeting = threading.Barrier(kept.most_at_once)
@@ -109,16 +97,6 @@ def test_files_are_read_several_at_once(kept: Kept) -> None:
     (each,) = reader.ranges(ShardLimits(100))
     (raw,) = reader.windows(each, ["content"])
     assert raw.columns["content"] == list(kept.files.values())
-
-
-def test_large_file_comes_in_windows(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_files, "WINDOW_BYTES", 10)
-    kept.files = {"a": bytes(range(95)), "b": b"", "c": b"0123456789"}
-    ((raw,),) = [
-        list(reader_of(kept).windows(each, ["content"]))
-        for each in reader_of(kept).ranges(ShardLimits(9))
-    ]
-    assert raw.columns["content"] == [kept.files["a"], b"", kept.files["c"]]
 
 
 def test_file_that_may_not_be_read_is_a_bad_row(kept: Kept) -> None:

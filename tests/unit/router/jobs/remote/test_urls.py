@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from capamesh.router.jobs.errors import InputInvalid
-from capamesh.router.jobs.remote.urls import RemoteUrl, is_remote, remote_url
+from capamesh.router.jobs.remote.urls import RemoteUrl, remote_url
 
 
 @pytest.mark.parametrize(
@@ -84,23 +84,3 @@ def test_url_that_could_lead_elsewhere_or_has_a_secret_is_refused(url: str, word
 )
 def test_url_is_below_a_prefix_by_whole_parts(url: str, prefix: str, *, is_in: bool) -> None:
     assert remote_url(url).is_in(remote_url(prefix)) is is_in
-
-
-def test_local_urls_are_not_remote() -> None:
-    assert [
-        is_remote(url) for url in ("/a/b", "file:///a", "FILE:///a", "local:///a", "s3://b/x")
-    ] == [
-        False,
-        False,
-        False,
-        False,
-        True,
-    ]
-
-
-def test_folder_and_name_make_the_url_again() -> None:
-    url = remote_url("s3://b/a/c/x.csv")
-    assert (url.folder.text(), url.name) == ("s3://b/a/c", "x.csv")
-    assert url.folder.below(url.name) == url
-    assert remote_url("s3://b/x").folder == remote_url("s3://b")
-    assert remote_url("s3://b").below("x") == remote_url("s3://b/x")

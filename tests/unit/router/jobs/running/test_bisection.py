@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capamesh.router.jobs.running.bisection import ENDS_WORKERS, Bisection, Trial
+from capamesh.router.jobs.running.bisection import Bisection, Trial
 
 INVALID = "invalid_request"
 
@@ -65,22 +65,9 @@ def test_one_bad_row_is_found_in_the_logarithm_of_the_rows(bad: int) -> None:
     assert search.runs <= 2 * 10 + 1
 
 
-def test_row_that_only_one_node_refuses_is_good() -> None:
-    search, fleet = searched(64, set(), only_first={7})
-    assert search.bad == []
-    assert fleet.good == set(range(64))
-
-
 def test_word_of_the_only_node_is_enough() -> None:
     search, _ = searched(64, {7}, has_other=False)
     assert [(each.row, each.node) for each in search.bad] == [(7, "A")]
-
-
-def test_batch_that_ended_a_worker_runs_row_by_row_each_once() -> None:
-    search, fleet = searched(16, set(), deadly={3, 9})
-    assert [(each.row, each.code) for each in search.bad] == [(3, ENDS_WORKERS), (9, ENDS_WORKERS)]
-    assert fleet.deaths == {3: 1, 9: 1}
-    assert search.runs == 16
 
 
 def test_death_in_the_search_stops_the_halving() -> None:
@@ -95,28 +82,6 @@ def test_death_in_the_search_stops_the_halving() -> None:
         search.answered(each)
     assert sorted(each.first for each in rest) == list(range(8))
     assert all(each.is_single_try and each.rows == 1 for each in rest)
-
-
-def test_single_row_that_is_refused_needs_a_second_word_at_once() -> None:
-    search = Bisection(1, has_other_node=True)
-    search.begin_refused(INVALID, "no", "A")
-    assert search.next() == Trial(0, 1, not_at="A")
-    assert search.next() is None
-
-
-def test_row_that_runs_alone_needs_a_second_word_as_any_other() -> None:
-    search = Bisection(2, has_other_node=True)
-    search.begin_died()
-    first, second = search.next(), search.next()
-    assert first is not None
-    assert second is not None
-    search.refused(first, INVALID, "its worker ended, more than once", "A")
-    again = search.next()
-    assert again == Trial(0, 1, not_at="A", is_single_try=True)
-    search.answered(again)
-    search.answered(second)
-    assert search.next() is None
-    assert search.bad == []
 
 
 @given(st.data())

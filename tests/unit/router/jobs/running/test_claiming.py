@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from job_desk import NOW_S, PINNED, spec_with
 from job_nodes import FakeNodes
 
-from capamesh.router.jobs.running.claiming import BATCHES_AHEAD, DRY_S, MOST_LEASES, Claiming
+from capamesh.router.jobs.running.claiming import BATCHES_AHEAD, Claiming
 from capamesh.router.jobs.running.model_work import ModelWork
 from capamesh.router.jobs.running.room import HELD_BYTES, HELD_BYTES_EACH, MOST_SHARDS
 from capamesh.router.jobs.states import JobState
@@ -102,24 +102,6 @@ def test_job_that_rests_or_does_not_run_gets_nothing() -> None:
     assert rig.next(replace(ONE, state=JobState.PAUSED)) is None
 
 
-def test_job_without_free_shards_is_asked_again_later() -> None:
-    rig = Rig()
-    rig.claiming.found_none(ONE.id, 0.0)
-    assert rig.next(ONE, now_s=DRY_S / 2) is None
-    assert rig.next(ONE, now_s=DRY_S) is ONE
-    rig.claiming.found_none(ONE.id, 1.0)
-    rig.claiming.ended(ONE, 0.1, 0.1)
-    assert rig.next(ONE, now_s=1.0) is ONE  # it may be done now
-
-
-def test_jobs_and_tenants_take_turns() -> None:
-    rig = Rig()
-    third = job_of("third", tenant="another")
-    got = [rig.next(ONE, TWO, third) for _ in range(8)]
-    assert got.count(third) == 4
-    assert got.count(ONE) == got.count(TWO) == 2
-
-
 def test_bytes_that_are_held_have_a_bound() -> None:
     rig = Rig()
     rig.run(ONE, 0, HELD_BYTES_EACH)
@@ -129,40 +111,12 @@ def test_bytes_that_are_held_have_a_bound() -> None:
     assert rig.next(ONE, FAR) is None
 
 
-def test_shards_at_work_have_a_bound() -> None:
-    rig = Rig()
-    for _ in range(MOST_SHARDS):
-        assert rig.next(ONE) is ONE
-        rig.run(ONE)
-    assert rig.next(ONE) is None
-
-
-def test_rows_that_a_job_may_not_send_yet_keep_no_other_waiting() -> None:
-    rig = Rig()
-    rig.most[ONE.id] = 1
-    rig.run(ONE, 10_000)
-    assert rig.next(ONE) is None
-    assert rig.next(ONE, TWO) is TWO
-
-
 def test_shards_that_wait_for_room_take_none_from_other_models() -> None:
     rig = Rig()
     for _ in range(MOST_SHARDS + 2):
         rig.run(ONE, AHEAD, HELD_BYTES_EACH, has_room=False)
     assert rig.next(ONE, FAR) is FAR
     assert rig.next(ONE) is None  # its rows wait here already
-
-
-def test_shards_are_taken_over_however_many_rows_wait() -> None:
-    rig = Rig()
-    rig.run(ONE, AHEAD, HELD_BYTES)
-    assert rig.next(ONE, TWO) is None
-    assert rig.may_take_over(TWO) == MOST_LEASES - 1
-    for _ in range(MOST_LEASES - 2):
-        rig.run(ONE, has_room=False)
-    assert rig.may_take_over(TWO) == 1
-    rig.run(ONE, has_room=False)
-    assert rig.may_take_over(TWO) == 0
 
 
 def test_shards_are_taken_over_only_of_jobs_that_may_have_more_here() -> None:

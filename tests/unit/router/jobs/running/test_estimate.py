@@ -30,13 +30,6 @@ def test_estimate_says_nothing_before_there_is_something_to_go_by() -> None:
     assert estimate.left_s(100) == 20.0
 
 
-def test_rate_is_that_of_late() -> None:
-    estimate = Estimate()
-    for at in range(1000):
-        estimate.observe(at * 10 if at < 500 else 5000 + (at - 500), float(at))
-    assert estimate.rows_per_s() == pytest.approx(1.0)
-
-
 def test_estimate_says_nothing_when_nothing_moves() -> None:
     estimate = Estimate()
     for at in range(0, 1000, 10):

@@ -14,8 +14,6 @@ from capamesh.protocol.adverts import ModelOffer, Scheduling
 from capamesh.protocol.errors import (
     InvalidRequest,
     LinkLost,
-    NoEndpoint,
-    Overloaded,
     RunFailed,
     TooManyRequests,
     Unsatisfiable,
@@ -81,20 +79,6 @@ def run(scenario: Any) -> None:
     virtual_time.run(scenario())
 
 
-def test_call_is_answered_by_a_node_and_marked_as_a_jobs() -> None:
-    async def scenario() -> None:
-        core = Core([echo])
-        ended = await core.ended(call_of(job_of(priority=200)))
-        assert ended.answer is not None
-        assert ended.answer.outputs[0].shape == (2, 2)
-        assert (ended.node, ended.name, ended.error) == ("A", "A", None)
-        (sent,) = core.fleet.links[0].calls
-        assert (sent.is_bulk, sent.priority, sent.version) == (True, 200, "1")
-        assert not sent.is_alone
-
-    run(scenario)
-
-
 def test_call_is_sent_once_whatever_fails() -> None:
     async def scenario() -> None:
         for error in (RunFailed("no"), LinkLost("silent"), InvalidRequest("wrong")):
@@ -103,25 +87,6 @@ def test_call_is_sent_once_whatever_fails() -> None:
             assert type(ended.error) is type(error)
             assert ended.node in {"A", "B"}
             assert sum(len(link.asks) for link in core.fleet.links) == 1
-
-    run(scenario)
-
-
-def test_call_that_one_node_has_no_room_for_goes_to_another() -> None:
-    async def scenario() -> None:
-        core = Core([failing(Overloaded("full", 1.0))], [echo])
-        for _ in range(3):
-            assert (await core.ended(call_of())).node == "B"
-
-    run(scenario)
-
-
-def test_node_of_a_call_that_was_never_sent_is_none() -> None:
-    async def scenario() -> None:
-        ended = await Core().ended(call_of())
-        assert isinstance(ended.error, NoEndpoint)
-        assert not isinstance(ended.error, Unsatisfiable)
-        assert ended.node == ""
 
     run(scenario)
 
@@ -196,30 +161,6 @@ def test_cancelled_call_is_withdrawn_and_not_told() -> None:
     run(scenario)
 
 
-def test_call_ends_at_its_deadline() -> None:
-    async def scenario() -> None:
-        core = Core([hang])
-        ended = await core.ended(call_of())
-        assert asyncio.get_running_loop().time() == 5.0
-        assert ended.error is not None
-        assert ended.node == "A"
-
-    run(scenario)
-
-
-def test_use_is_that_of_a_key_of_the_tenant() -> None:
-    async def scenario() -> None:
-        core = Core([echo])
-        core.keys(Scope(), Scope(verbs=(Verb.JOBS,)))
-        await core.ended(call_of(job_of("t")))
-        used = core.quotas.unwritten()
-        assert {key: amount.rows for key, amount in used.keys.items()} == {"key1": 2}
-        await core.ended(call_of(job_of("another")))  # it has no key any more: nobody's use
-        assert core.quotas.unwritten() == used
-
-    run(scenario)
-
-
 def test_month_that_is_used_up_is_told_once_no_key_has_any_left() -> None:
     async def scenario() -> None:
         core = Core([echo])
@@ -230,17 +171,6 @@ def test_month_that_is_used_up_is_told_once_no_key_has_any_left() -> None:
         assert isinstance(ends[2].error, TooManyRequests)
         assert ends[2].error.retry_after_s >= LONG_WAIT_S
         assert "rows" in ends[2].error.message
-
-    run(scenario)
-
-
-def test_rate_of_a_key_is_waited_for() -> None:
-    async def scenario() -> None:
-        core = Core([echo])
-        core.keys(Scope(verbs=(Verb.JOBS,), rows_per_s=2.0))
-        ends = [await core.ended(call_of(job_of("t"))) for _ in range(2)]
-        assert isinstance(ends[1].error, TooManyRequests)
-        assert not ends[1].is_over_quota
 
     run(scenario)
 
@@ -278,18 +208,5 @@ def test_delay_and_idle_capacity_are_what_nodes_tell() -> None:
         crowded = Crowd(0.25, is_calm=False)
         assert core.nodes.crowds(PINNED, "m") == {"A": crowded, "B": calm}
         assert core.nodes.idle_rows_per_s("none", "") is None
-
-    run(scenario)
-
-
-def test_word_of_a_node_grows_and_tells_a_new_start() -> None:
-    async def scenario() -> None:
-        core = Core([echo])
-        assert core.nodes.word_of("A") == (1, 1)
-        core.fleet.view.apply(
-            [Changed(advert("A", "a:1", models=(OFFER,), counter=2), advert("A", "A:1"))]
-        )
-        assert core.nodes.word_of("A") == (1, 2)
-        assert core.nodes.word_of("B") is None
 
     run(scenario)

@@ -11,13 +11,9 @@ from capamesh.protocol.tensor_spec import TensorSpec
 from capamesh.protocol.tensors import MAX_CLASSES
 from capamesh.protocol.tensors.classification import MAX_SCORES
 from capamesh.router.jobs.running.hosted_rows import (
-    CALL_BYTES,
-    CALL_S,
-    MOST_CALL_ROWS,
     batch_rows,
     call_rows,
     classified_rows,
-    out_row_bytes,
     unfit,
 )
 from capamesh.router.jobs.running.nodes import Hosting
@@ -41,20 +37,6 @@ def test_call_has_the_best_batch_as_far_as_a_call_may() -> None:
     assert batch_rows(replace(HOSTED, inputs={"pixels": one_row})) == 1
 
 
-def test_call_of_tiny_rows_has_many_batches_within_its_bytes_and_its_time() -> None:
-    row_bytes = 4 * 64
-    by_bytes = CALL_BYTES // row_bytes
-    assert call_rows(HOSTED, 1e-9) == by_bytes // 32 * 32
-    assert call_rows(HOSTED, CALL_S / 100) == 96
-    assert call_rows(HOSTED, CALL_S) == 32
-    assert call_rows(replace(HOSTED, max_rows=50), 1e-9) == 32
-    narrow = replace(HOSTED, inputs={"pixels": replace(PIXELS, shape=(-1,))})
-    flag = replace(SCORES, shape=(-1,))
-    assert call_rows(replace(narrow, outputs=(flag,)), 1e-9) == MOST_CALL_ROWS
-    wide = replace(HOSTED, outputs=(replace(SCORES, shape=(-1, 10_000)),))
-    assert call_rows(wide, 1e-9) == CALL_BYTES // 40_000 // 32 * 32
-
-
 def test_call_has_one_batch_where_nobody_knows_what_a_row_takes() -> None:
     assert call_rows(HOSTED, 0.0) == 32
     of_texts = {"pixels": replace(PIXELS, shape=(-1, -1))}
@@ -65,27 +47,10 @@ def test_call_has_one_batch_where_nobody_knows_what_a_row_takes() -> None:
     assert call_rows(replace(HOSTED, outputs=(of_any_size,)), 1e-9) == 32
 
 
-def test_bytes_of_results_are_those_of_the_declared_outputs() -> None:
-    assert out_row_bytes(HOSTED) == 40
-    assert out_row_bytes(replace(HOSTED, outputs=(replace(SCORES, shape=(-1, -1)),))) == 0
-
-
-@pytest.mark.parametrize(("hosted", "name"), [(HOSTED, "pixels"), (OF_PICTURES, "image")])
-def test_job_fills_the_inputs_of_the_model_or_one_of_its_task(hosted: Hosting, name: str) -> None:
-    assert unfit(hosted, source(name)) == ""
-    assert set(hosted.known_inputs) == {"pixels", name}
-
-
 @pytest.mark.parametrize("names", [("image",), ("pixels", "image"), ("pixels", "other")])
 def test_job_that_fills_other_inputs_is_unfit(names: tuple[str, ...]) -> None:
     hosted = HOSTED if names == ("image",) else OF_PICTURES
     assert "and the model takes 'pixels'" in unfit(hosted, source(*names))
-
-
-def test_vector_is_asked_for_where_texts_are_filled_and_else_what_the_model_has() -> None:
-    hosted = replace(OF_PICTURES, task_outputs=("embedding",))
-    assert hosted.outputs_for(["image"]) == ("embedding",)
-    assert hosted.outputs_for(["pixels"]) == ()
 
 
 def test_call_whose_outputs_are_classified_has_as_many_rows_as_a_node_classifies() -> None:

@@ -12,9 +12,7 @@ from capamesh.router.jobs.running.job_prices import MOST_AT_ONCE, JobPrices
 from capamesh.router.jobs.running.runner import PRICES_S
 from capamesh.router.jobs.states import JobState
 from capamesh.router.jobs.store.job_store import JobStore
-from capamesh.router.jobs.values import LEASE_S, Job, JobId, Paid, Price
-
-ONE, TWO = JobId("one"), JobId("two")
+from capamesh.router.jobs.values import LEASE_S, Job, JobId, Price
 
 
 def priced(row_s: float = 0.001) -> FakeNodes:
@@ -39,28 +37,6 @@ def same(found: Price, rig: Rig) -> bool:
 # the sums of a process
 
 
-def test_price_is_summed_over_rows() -> None:
-    prices = JobPrices("me")
-    prices.add(ONE, 30, 1.0)
-    prices.add(ONE, 10, 5.0)
-    assert prices.paid(ONE) == Paid(ONE, "me", Price(40, pytest.approx(80e-6)))
-    assert prices.paid(ONE).price.per_million == pytest.approx(2.0)
-    assert prices.paid(TWO) == Paid(TWO, "me", Price())
-
-
-def test_sums_are_unkept_until_the_store_has_them_as_they_are() -> None:
-    prices = JobPrices("me")
-    prices.add(ONE, 30, 1.0)
-    before = prices.unkept()
-    assert before == [prices.paid(ONE)]
-    prices.add(ONE, 1, 1.0)  # while the store is asked
-    prices.kept(before)
-    assert prices.unkept() == [prices.paid(ONE)]
-    prices.kept(prices.unkept())
-    prices.kept(before)  # an answer that is late
-    assert prices.unkept() == []
-
-
 def test_some_sums_are_kept_at_once() -> None:
     prices = JobPrices("me")
     for at in range(MOST_AT_ONCE + 1):
@@ -68,17 +44,6 @@ def test_some_sums_are_kept_at_once() -> None:
     assert len(prices.unkept()) == MOST_AT_ONCE
     prices.kept(prices.unkept())
     assert [each.job for each in prices.unkept()] == [f"job {MOST_AT_ONCE}"]
-
-
-def test_job_is_forgotten_once_the_store_has_its_sum() -> None:
-    prices = JobPrices("me")
-    prices.add(ONE, 30, 1.0)
-    prices.add(TWO, 30, 1.0)
-    prices.forget_others({TWO})
-    assert prices.paid(ONE).price.rows == 30
-    prices.kept(prices.unkept())
-    prices.forget_others({TWO})
-    assert (prices.paid(ONE).price.rows, prices.paid(TWO).price.rows) == (0, 30)
 
 
 # the runner
@@ -127,20 +92,6 @@ def test_calls_that_end_after_their_job_are_paid_for() -> None:
         found = await price(rig, job)
         assert same(found, rig)
         assert found.rows > told  # some ended before this router knew of the end
-
-    in_rig(scenario, nodes=priced(0.01))
-
-
-def test_stopped_router_leaves_what_it_has_paid() -> None:
-    async def scenario(rig: Rig) -> None:
-        job = await rig.planned(4000, 4000)
-        rig.runner()
-        await asyncio.sleep(3.0)
-        rig.routers[0].cancel()
-        await asyncio.gather(rig.routers[0], return_exceptions=True)
-        found = await price(rig, job)
-        assert same(found, rig)
-        assert found.rows > 0
 
     in_rig(scenario, nodes=priced(0.01))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 from job_desk import NOW_S, PINNED, spec_with
 
@@ -16,20 +15,6 @@ PINS = (PINNED, Pinned(PINNED.version, "sha256:01"))
 
 def job_of(name: str, pinned: Pinned = PINNED, state: JobState = JobState.RUNNING) -> Job:
     return Job(JobId(name), "t", spec_with(), pinned, state, "", NOW_S, None, 10, 1, "")
-
-
-def test_job_is_found_in_the_state_that_it_was_known_in_last() -> None:
-    known, key = KnownJobs(), ("digits", PINNED)
-    job = job_of("a")
-    known.put(job)
-    assert (known.get(job.id), list(known.in_state(JobState.RUNNING))) == (job, [job])
-    paused = replace(job, state=JobState.PAUSED)
-    known.put(paused)
-    assert list(known.of(key, JobState.RUNNING)) == list(known.in_state(JobState.RUNNING)) == []
-    assert list(known.of(key, JobState.PAUSED)) == [paused]
-    known.forget(job.id)
-    known.forget(job.id)
-    assert (known.get(job.id), known.models(), len(known)) == (None, [], 0)
 
 
 def test_jobs_are_where_a_plain_table_has_them() -> None:

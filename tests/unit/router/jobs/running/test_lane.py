@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from job_nodes import At
 
-from capamesh.router.jobs.running.lane import LEAST_ALLOWED_S, MOST_ALLOWED_S, Lane, Ticket
+from capamesh.router.jobs.running.lane import Lane, Ticket
 from capamesh.router.jobs.running.pace import Pace
 from capamesh.router.jobs.values import JobId
 
@@ -40,45 +40,6 @@ def test_calls_go_as_the_pace_and_the_nodes_have_room() -> None:
     assert (lane.in_flight, lane.waiting) == (3, 2)
 
 
-def test_calls_that_are_sent_again_go_first() -> None:
-    lane = lane_of(1)
-    (new,) = asked(lane)
-    (again,) = asked(lane, is_again=True)
-    pump(lane)
-    assert again.sent_s == 0.0
-    assert new.sent_s > 0.0
-
-
-def test_job_at_its_most_lets_others_pass() -> None:
-    lane = lane_of()
-    asked(lane, 3, ONE)
-    asked(lane, 2, TWO)
-    assert pump(lane, most={ONE: 1}) == 3
-    assert lane.waiting == 2
-
-
-def test_ticket_leaves_once_wherever_it_is() -> None:
-    lane = lane_of()
-    first, second = asked(lane, 2)
-    second.leave()
-    assert lane.waiting == 1
-    pump(lane)
-    first.leave()
-    first.leave()
-    assert (lane.in_flight, lane.waiting, len(lane.unsent)) == (0, 0, 0)
-
-
-def test_trials_alone_go_while_the_only_node_is_kept_free() -> None:
-    lane = lane_of()
-    asked(lane, 2)
-    lane.reserved, lane.is_only_node = "a", True
-    assert pump(lane) == 0
-    asked(lane, is_trial=True)
-    assert pump(lane) == 1
-    lane.reserved, lane.is_only_node = "", False
-    assert pump(lane) == 2
-
-
 def test_first_call_at_a_worker_that_ended_is_suspected_and_the_others_are_not() -> None:
     lane = lane_of()
     tickets = asked(lane, 4)
@@ -95,16 +56,6 @@ def test_first_call_at_a_worker_that_ended_is_suspected_and_the_others_are_not()
     assert lane.is_suspect(tickets[3])  # at another worker
 
 
-def test_calls_are_given_twice_what_they_take_within_bounds() -> None:
-    lane = lane_of()
-    assert lane.allowed_s(10, 0.001, 0) == LEAST_ALLOWED_S
-    assert lane.allowed_s(10, 1.0, 0) == 40.0  # behind another one
-    assert lane.allowed_s(10, 1.0, 2) == 160.0
-    assert lane.allowed_s(10, 1.0, 60) == MOST_ALLOWED_S
-    lane.answered(10, 30.0, 0.0, 30.0, 0.0)
-    assert lane.allowed_s(10, 0.001, 0) == 60.0  # it takes longer than it is said to
-
-
 def test_pace_falls_when_calls_queue_for_longer_than_they_run() -> None:
     lane = lane_of(64)
     lane.pace.take_nodes(8)
@@ -114,14 +65,3 @@ def test_pace_falls_when_calls_queue_for_longer_than_they_run() -> None:
     for at in range(8):
         lane.answered(8, 0.032, 0.021, 0.01, float(at))
     assert lane.pace.most_in_flight == int(64 * 0.8)
-
-
-def test_calls_are_counted_at_the_nodes_that_have_them() -> None:
-    lane = lane_of()
-    tickets = asked(lane, 4)
-    pump(lane)
-    for ticket, node in zip(tickets, "aab", strict=False):
-        ticket.sent(At(node))
-    assert lane.in_flight_at() == {"a": 2, "b": 1}  # the last was not sent yet
-    tickets[0].leave()
-    assert lane.in_flight_at() == {"a": 1, "b": 1}

@@ -8,9 +8,8 @@ import virtual_time
 from job_desk import PINNED
 from job_nodes import At, FakeNodes
 
-from capamesh.router.jobs.running.hosted_rows import CALL_S
 from capamesh.router.jobs.running.lane import Ticket
-from capamesh.router.jobs.running.model_work import CAREFUL_S, ModelWork
+from capamesh.router.jobs.running.model_work import ModelWork
 from capamesh.router.jobs.running.nodes import Crowd
 from capamesh.router.jobs.running.pace import CALLS_A_NODE
 from capamesh.router.jobs.values import JobId
@@ -43,28 +42,6 @@ class Rig:
 
     def ask(self) -> Ticket:
         return self.work.lane.ask(JobId("j"), 32, lambda: None)
-
-
-def test_calls_have_the_best_batch_whoever_waits() -> None:
-    rig = Rig()
-    rig.look(dict.fromkeys("ab", CROWDED))
-    assert rig.work.call_rows == 32
-
-
-def test_calls_of_tiny_rows_have_many_batches_whoever_waits() -> None:
-    rig = Rig(run_s=CALL_S / 5)
-    assert rig.work.call_rows == 5 * 32
-    rig.look(dict.fromkeys("ab", CROWDED))
-    assert rig.work.call_rows == 5 * 32
-
-
-def test_calls_have_one_batch_for_a_while_after_rows_were_suspected() -> None:
-    rig = Rig(run_s=CALL_S / 5)
-    rig.work.suspect()
-    rig.now_s += CAREFUL_S
-    assert rig.work.call_rows == 32
-    rig.now_s += 0.1
-    assert rig.work.call_rows == 5 * 32
 
 
 def test_node_where_people_wait_longer_than_usual_has_few_calls() -> None:
@@ -109,36 +86,6 @@ def test_full_nodes_are_asked_where_no_other_may_be() -> None:
     rig.send(*"a" * CALLS_A_NODE)
     assert rig.work.full_nodes(()) == {"a"}
     assert rig.work.full_nodes(("b",)) == set()
-
-
-def test_free_node_is_another_than_the_lost_one_and_waited_for() -> None:
-    async def scenario() -> None:
-        rig = Rig()
-        work = rig.work
-        ticket = work.lane.ask(JobId("j"), 8, lambda: None)
-        work.pump()
-        async with work.kept_free("a"):
-            assert await work.free_node() == "b"
-            assert await work.free_node() == "b"
-            assert await work.free_node("a") == "b"
-            assert work.lane.reserved == "b"
-            assert not work.lane.is_only_node
-            assert await work.free_node("b") == "a"
-        assert work.lane.reserved == ""
-        ticket.leave()
-
-    virtual_time.run(scenario())
-
-
-def test_lone_node_is_kept_free_of_all_others() -> None:
-    async def scenario() -> None:
-        work = Rig("a").work
-        async with work.kept_free("a"):
-            assert await work.free_node("a") == "a"
-            assert work.lane.is_only_node
-        assert not work.lane.is_only_node
-
-    virtual_time.run(scenario())
 
 
 def test_agent_that_is_heard_again_has_outlived_its_worker() -> None:

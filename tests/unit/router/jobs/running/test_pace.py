@@ -36,15 +36,6 @@ def test_pace_is_lower_after_refusals_and_late_answers() -> None:
     assert window(pace, refused=1) < before * 0.8
 
 
-def test_pace_is_never_below_one_nor_above_the_most() -> None:
-    pace = Pace(3)
-    assert [window(pace) for _ in range(4)] == [2, 3, 3, 3]
-    for _ in range(40):
-        window(pace, refused=WINDOW)
-    assert pace.most_in_flight == 1
-    assert Pace(0).most_in_flight == 1
-
-
 def test_rest_doubles_from_the_second_window_of_refusals_on() -> None:
     pace = Pace(100)
     window(pace, refused=1, now_s=0.0)
@@ -62,13 +53,6 @@ def test_rest_doubles_from_the_second_window_of_refusals_on() -> None:
     assert pace.room(0, now_s) == 1
 
 
-def test_room_is_what_is_not_in_flight() -> None:
-    pace = Pace(100)
-    for _ in range(12):
-        window(pace)
-    assert [pace.room(n, 0.0) for n in (0, 28, 29, 40)] == [29, 1, 0, 0]
-
-
 def test_late_answers_leave_each_node_the_calls_that_keep_it_at_work() -> None:
     pace = Pace(1000)
     pace.take_nodes(3)
@@ -81,13 +65,3 @@ def test_late_answers_leave_each_node_the_calls_that_keep_it_at_work() -> None:
     for _ in range(40):
         window(pace, late=WINDOW)
     assert pace.most_in_flight == 2
-
-
-def test_refusals_leave_no_node_any_call() -> None:
-    pace = Pace(1000)
-    pace.take_nodes(3)
-    for _ in range(40):
-        window(pace, refused=WINDOW)
-    assert pace.most_in_flight == 1
-    window(pace, late=WINDOW)
-    assert pace.most_in_flight == 1  # being late is no reason for more

@@ -33,50 +33,6 @@ def test_batches_are_full_over_the_ends_of_windows() -> None:
         assert each.ids == [f"r{number}" for number in each.numbers]
 
 
-def test_full_batches_of_one_window_are_views_of_it() -> None:
-    whole = batch(0, 16)
-    for each in Packer(lambda: 8).add(whole):
-        assert np.shares_memory(each.inputs["x"], whole.inputs["x"])
-
-
-def test_rows_of_other_shapes_are_packed_apart() -> None:
-    found = packed(
-        Packer(lambda: 4), [batch(0, 3), batch(3, 3, width=5), batch(6, 3), batch(9, 1, width=5)]
-    )
-    assert [(len(each.ids), each.inputs["x"].shape[1]) for each in found] == [
-        (4, 2),
-        (4, 5),
-        (2, 2),
-    ]
-
-
-def test_many_full_batches_go_together_as_they_lie() -> None:
-    whole = batch(5, 40)
-    packer = Packer(lambda: 8, lambda: 24)
-    found = packed(packer, [batch(0, 5), whole])
-    # what waited fills one batch, the others go in threes, and what fills none is the rest
-    assert [each.rows for each in found] == [8, 24, 8, 5]
-    assert [number for each in found for number in each.numbers] == list(range(45))
-    for each in found[1:]:
-        assert np.shares_memory(each.inputs["x"], whole.inputs["x"])
-
-
-def test_rows_that_wait_have_a_bound() -> None:
-    packer = Packer(lambda: 1000, most_bytes=1000)
-    sent = 0
-    for width in range(1, 60):
-        sent += sum(len(each.ids) for each in packer.add(batch(0, 3, width)))
-        assert packer.held_bytes <= 1000
-    assert sent + sum(len(each.ids) for each in packer.rest()) == 59 * 3
-    assert packer.held_bytes == 0
-
-
-def test_bytes_of_texts_are_counted() -> None:
-    values = np.empty(2, dtype=object)
-    values[:] = [b"x" * 100, b"y" * 50]
-    assert size_of(RowBatch([0, 1], ["0", "1"], {"x": values})) == 150
-
-
 def test_no_row_is_lost_or_changed_whatever_the_windows() -> None:
     rng = random.Random(7)
     for _ in range(50):

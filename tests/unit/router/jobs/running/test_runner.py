@@ -17,8 +17,6 @@ from sqlalchemy import update
 from typing_extensions import override
 
 from capamesh.protocol.errors import LinkLost
-from capamesh.router.jobs.errors import InputInvalid
-from capamesh.router.jobs.inputs.reader import Reader
 from capamesh.router.jobs.outputs.sink import LocalSink, Sink
 from capamesh.router.jobs.running import job_states, room
 from capamesh.router.jobs.running.bisection import ENDS_WORKERS
@@ -37,22 +35,6 @@ ALL = {row: row * 2.0 for row in range(100)}
 
 def without(*rows: int, of: int = 100) -> dict[int, float]:
     return {row: row * 2.0 for row in range(of) if row not in rows}
-
-
-def test_job_is_run_to_its_end() -> None:
-    async def scenario(rig: Rig) -> None:
-        job = await rig.planned(100)
-        rig.runner()
-        done = await rig.ended(job)
-        assert done.state is JobState.COMPLETED
-        assert await rig.results(job) == ALL
-        assert rig.nodes.ran == dict.fromkeys(map(float, range(100)), 1)
-        assert {call.rows for call in rig.nodes.sent} == {
-            8,
-            1,
-        }  # 25 rows are three batches and one row
-
-    in_rig(scenario)
 
 
 def test_two_routers_share_a_job_and_run_no_row_twice() -> None:
@@ -92,19 +74,6 @@ def test_refused_rows_are_found_and_the_rest_has_results() -> None:
     in_rig(scenario)
 
 
-def test_rows_on_which_runs_fail_are_found() -> None:
-    async def scenario(rig: Rig) -> None:
-        rig.nodes.failing = {50.0}
-        job = await rig.planned(100)
-        rig.runner()
-        assert (await rig.ended(job)).state is JobState.COMPLETED
-        assert await rig.results(job) == without(50)
-        (bad,) = await rig.store.bad_rows(job.id, -1, 10)
-        assert (bad.row, bad.code) == (50, "run_failed")
-
-    in_rig(scenario)
-
-
 def test_row_that_ends_workers_runs_alone_once() -> None:
     async def scenario(rig: Rig) -> None:
         rig.nodes.deadly = {42.0}
@@ -119,21 +88,6 @@ def test_row_that_ends_workers_runs_alone_once() -> None:
         # the rows of one batch, and of no bystander
         assert len({call.inputs[0].to_numpy()[0] for call in alone}) == 8
         assert all(call.rows == 1 for call in alone)
-
-    in_rig(scenario)
-
-
-def test_row_that_one_node_remembers_for_an_end_is_run_at_another() -> None:
-    async def scenario(rig: Rig) -> None:
-        rig.nodes.deadly = {42.0}
-        for at, node in enumerate(rig.nodes.nodes.values()):
-            node.remembered = {float(value) for value in range(100) if value % 2 == at}
-        job = await rig.planned(100)
-        rig.runner()
-        assert (await rig.ended(job)).state is JobState.COMPLETED
-        assert await rig.results(job) == without(42)
-        alone = {call.only_at for call in rig.nodes.sent if call.only_at}
-        assert alone == {"a", "b"}
 
     in_rig(scenario)
 
@@ -160,18 +114,6 @@ def test_rows_of_a_call_of_many_batches_are_suspected_batch_by_batch() -> None:
     in_rig(scenario, nodes=FakeNodes(row_s=1e-4))
 
 
-def test_row_that_ends_workers_runs_alone_where_there_is_one_node() -> None:
-    async def scenario(rig: Rig) -> None:
-        rig.nodes.deadly = {42.0}
-        job = await rig.planned(100)
-        rig.runner()
-        assert (await rig.ended(job)).state is JobState.COMPLETED
-        assert await rig.results(job) == without(42)
-        assert rig.nodes.nodes["a"].deaths == 2
-
-    in_rig(scenario, nodes=FakeNodes("a"))
-
-
 def test_job_with_more_bad_rows_than_it_bears_fails_soon() -> None:
     async def scenario(rig: Rig) -> None:
         rig.nodes.refused = set(map(float, range(1000)))
@@ -181,19 +123,6 @@ def test_job_with_more_bad_rows_than_it_bears_fails_soon() -> None:
         assert done.state is JobState.FAILED
         assert "more than 20 bad rows" in done.reason
         assert len(rig.nodes.sent) < 500
-
-    in_rig(scenario)
-
-
-def test_values_that_do_not_fit_are_bad_rows() -> None:
-    async def scenario(rig: Rig) -> None:
-        values = ["no number" if row == 30 else row for row in range(100)]
-        job = await rig.planned(values)
-        rig.runner()
-        assert (await rig.ended(job)).state is JobState.COMPLETED
-        assert await rig.results(job) == without(30)
-        (bad,) = await rig.store.bad_rows(job.id, -1, 10)
-        assert (bad.row, bad.node) == (30, "")
 
     in_rig(scenario)
 
@@ -298,17 +227,6 @@ def test_nodes_without_room_are_waited_for_and_fail_nothing() -> None:
     in_rig(scenario, nodes=FakeNodes("a", "b", row_s=0.01))
 
 
-def test_node_that_hangs_holds_no_lease_for_ever() -> None:
-    async def scenario(rig: Rig) -> None:
-        rig.nodes.nodes["a"].hangs = True
-        job = await rig.planned(100)
-        rig.runner()
-        assert (await rig.ended(job)).state is JobState.COMPLETED
-        assert await rig.results(job) == ALL
-
-    in_rig(scenario)
-
-
 def test_job_is_blocked_while_nobody_hosts_its_model_and_goes_on_by_itself() -> None:
     async def scenario(rig: Rig) -> None:
         rig.nodes.is_hosted = False
@@ -332,16 +250,6 @@ def test_calls_are_never_more_than_a_job_may_have() -> None:
         assert rig.nodes.most_under_way == 3
 
     in_rig(scenario, nodes=FakeNodes("a", "b", "c", "d"))
-
-
-def test_nodes_get_two_batches_each_from_the_start() -> None:
-    async def scenario(rig: Rig) -> None:
-        await rig.planned(400, 400)
-        rig.runner()
-        await asyncio.sleep(0.05)
-        assert [len(node.calls) for node in rig.nodes.nodes.values()] == [2, 2, 2]
-
-    in_rig(scenario, nodes=FakeNodes("a", "b", "c", row_s=0.1))
 
 
 def test_tenants_take_turns() -> None:
@@ -472,18 +380,6 @@ def test_disk_that_is_full_pauses_the_job_until_a_person_resumes_it() -> None:
     in_rig(scenario)
 
 
-def test_write_that_fails_once_is_done_again() -> None:
-    async def scenario(rig: Rig) -> None:
-        FullSink.left = 2
-        rig.files.sink_of = lambda job: FullSink(rig.folder, job.id)
-        job = await rig.planned(100)
-        rig.runner()
-        assert (await rig.ended(job)).state is JobState.COMPLETED
-        assert await rig.results(job) == ALL
-
-    in_rig(scenario)
-
-
 def test_input_that_was_changed_fails_the_job() -> None:
     async def scenario(rig: Rig) -> None:
         job = await rig.planned(100)
@@ -492,42 +388,6 @@ def test_input_that_was_changed_fails_the_job() -> None:
         done = await rig.ended(job)
         assert done.state is JobState.FAILED
         assert "was changed since the job was planned" in done.reason
-
-    in_rig(scenario)
-
-
-def test_input_that_cannot_be_read_pauses_the_job() -> None:
-    async def scenario(rig: Rig) -> None:
-        def unreadable(job: Job) -> Reader:
-            raise InputInvalid("cannot read it: Permission denied")
-
-        whole, rig.files.reader_of = rig.files.reader_of, unreadable
-        job = await rig.planned(100)
-        rig.runner()
-        paused = await rig.until(lambda each: each.state is JobState.PAUSED, job)
-        assert "Permission denied" in paused.reason
-        rig.files.reader_of = whole
-        await rig.store.resume(job.id, None)
-        assert (await rig.ended(job)).state is JobState.COMPLETED
-
-    in_rig(scenario)
-
-
-def test_shard_that_is_stopped_before_it_begins_is_given_back() -> None:
-    async def scenario(rig: Rig) -> None:
-        job = await rig.planned(100)
-        lease, *_ = await rig.store.claim(job, "router 0", 4)
-        runner = rig.runner()
-        await rig.until(lambda _job: bool(runner._states.works), job)
-        work = runner._states.works["m", PINNED]
-        assert work.hosted is not None
-        shards = runner._shards
-        shards.begin(job, lease, work, work.hosted, asyncio.get_running_loop().time())
-        shards.stop(lambda _job: False)
-        await asyncio.sleep(0.01)
-        assert lease not in [run.lease for run in shards.runs]
-        assert (await rig.ended(job)).state is JobState.COMPLETED
-        assert await rig.results(job) == ALL
 
     in_rig(scenario)
 
@@ -544,16 +404,6 @@ def test_bug_gives_the_shard_back_and_fails_the_job_in_the_end() -> None:
         assert done.state is JobState.FAILED
         assert "the router failed on it; see its log" in done.reason
         assert "jobs_shard_crashed" in rig.log.events
-
-    in_rig(scenario)
-
-
-def test_readers_are_kept_for_the_next_shard() -> None:
-    async def scenario(rig: Rig) -> None:
-        job = await rig.planned(1000)
-        rig.runner()
-        await rig.ended(job)
-        assert rig.files.opened < 20  # of 40 shards
 
     in_rig(scenario)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from capamesh.protocol.datatypes import BF16, BYTES
+from capamesh.protocol.datatypes import BYTES
 from capamesh.protocol.ids import ModelVersion
 from capamesh.protocol.links.calls import InferAnswer, LoadReport
 from capamesh.protocol.tensors import Tensor
@@ -64,44 +64,12 @@ def written(results: ShardResults, folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in sink.read(manifest.part).splitlines()]
 
 
-def test_rows_are_written_in_order_with_bad_ones_apart(tmp_path: Path) -> None:
-    results = results_of(4)
-    results.keep(batch(2, 3), answer(Tensor.from_numpy("y", np.array([4, 6], np.int64))))
-    results.keep(batch(0), answer(Tensor.from_numpy("y", np.array([0], np.int64))))
-    results.take_bad([bad(1)])
-    lines = written(results, tmp_path)
-    assert [(line["row"], line["outputs"]["y"]) for line in lines] == [(0, 0), (2, 4), (3, 6)]
-
-
-def test_results_are_views_of_what_came() -> None:
-    results = results_of(2)
-    output = Tensor.from_numpy("y", np.array([4, 6], np.float32))
-    results.keep(batch(0, 1), answer(output))
-    (kept,) = results._results
-    assert np.shares_memory(kept.outputs["y"], np.frombuffer(output.data, np.uint8))
-
-
-def test_bfloat16_becomes_float32(tmp_path: Path) -> None:
-    results = results_of(1)
-    output = Tensor.from_numpy("y", np.array([1.5], np.float32), BF16)
-    results.keep(batch(0), answer(output))
-    assert written(results, tmp_path)[0]["outputs"]["y"] == 1.5
-
-
 def test_row_without_a_result_fails_the_shard(tmp_path: Path) -> None:
     results = results_of(3)
     results.keep(batch(0), answer(Tensor.from_numpy("y", np.array([0], np.int64))))
     results.take_bad([bad(1)])
     with pytest.raises(ShardFailed, match="1 results and 1 bad rows came of 3 rows"):
         results.write(LocalSink(tmp_path, JOB))
-
-
-def test_more_bad_rows_than_a_job_bears_fail_it() -> None:
-    results = results_of(30)
-    results.take_bad([bad(number) for number in range(10)])
-    results.take_bad([bad(9)])  # the same
-    with pytest.raises(JobFailed, match="more than 10 bad rows"):
-        results.take_bad([bad(10)])
 
 
 def test_bytes_of_results_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:

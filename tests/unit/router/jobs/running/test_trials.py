@@ -14,13 +14,12 @@ from capamesh.protocol.errors import (
     DeadlineExceeded,
     InvalidRequest,
     LinkLost,
-    RequestKills,
     RunFailed,
 )
 from capamesh.protocol.ids import ModelVersion
 from capamesh.protocol.links.calls import InferAnswer, LoadReport
 from capamesh.router.jobs.inputs.rows import RowBatch
-from capamesh.router.jobs.running.bisection import ENDS_WORKERS, Bisection, Trial
+from capamesh.router.jobs.running.bisection import Bisection, Trial
 from capamesh.router.jobs.running.nodes import Ended
 from capamesh.router.jobs.running.trials import LOST_REST_S, MOST_LOST, UNANSWERED, search
 from capamesh.router.jobs.values import BadRow
@@ -68,13 +67,6 @@ class Searched:
 
 
 @pytest.mark.parametrize("end", [lost(), SILENT, LATE], ids=["lost", "silent", "late"])
-def test_row_has_its_result_though_nodes_were_lost_or_silent_under_it(end: CapameshError) -> None:
-    seen = Searched([*[end] * (MOST_LOST - 1), None])
-    assert seen.kept == 1
-    assert seen.bad == []
-
-
-@pytest.mark.parametrize("end", [lost(), SILENT, LATE], ids=["lost", "silent", "late"])
 def test_row_is_left_unanswered_once_so_many_nodes_were_lost_or_silent(end: CapameshError) -> None:
     seen = Searched([end])
     (bad,) = seen.bad
@@ -85,12 +77,6 @@ def test_row_is_left_unanswered_once_so_many_nodes_were_lost_or_silent(end: Capa
     assert rests == pytest.approx([LOST_REST_S * 2**at for at in range(MOST_LOST - 1)])
 
 
-def test_worker_that_ends_under_a_row_while_its_node_lives_is_a_word_on_the_row() -> None:
-    seen = Searched([lost()], is_suspect=True)
-    assert [bad.code for bad in seen.bad] == [ENDS_WORKERS]
-    assert len(seen.asked_s) == 1
-
-
 @pytest.mark.parametrize(
     ("end", "code"),
     [(InvalidRequest("no"), "invalid_request"), (RunFailed("no"), "run_failed")],
@@ -99,8 +85,3 @@ def test_answer_of_a_node_is_a_word_on_the_row(end: CapameshError, code: str) ->
     seen = Searched([SILENT, end])
     assert [bad.code for bad in seen.bad] == [code]
     assert len(seen.asked_s) == 2
-
-
-def test_call_that_is_known_to_end_workers_is_a_word_on_the_row() -> None:
-    seen = Searched([RequestKills("twice")], is_suspect=True)
-    assert [bad.code for bad in seen.bad] == [ENDS_WORKERS]

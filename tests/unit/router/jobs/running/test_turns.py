@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-import pytest
-
 from capamesh.router.jobs.running.turns import MOST_DEBT, Ring, Turns
 
 Wanted = dict[str, dict[str, float]]
@@ -20,11 +18,6 @@ def shares(turns: Turns[str], wanted: Wanted, count: int) -> Counter[str]:
         tenant, job = found
         taken[job] += wanted[tenant][job]  # type: ignore[assignment]
     return taken
-
-
-def test_jobs_of_one_tenant_share_alike_whatever_their_shards_cost() -> None:
-    taken = shares(Turns(), {"t": {"small": 1.0, "large": 10.0}}, 1100)
-    assert taken["small"] == pytest.approx(taken["large"], rel=0.02)
 
 
 def test_tenants_share_alike_however_many_jobs_they_have() -> None:
@@ -51,12 +44,6 @@ def test_tenant_that_wants_nothing_saves_nothing_up() -> None:
     assert taken == {"j": 5, "k": 5}
 
 
-def test_turns_are_none_where_nobody_wants_anything() -> None:
-    turns: Turns[str] = Turns()
-    assert turns.next({}) is None
-    assert turns.next({"a": {}}) is None
-
-
 def test_shard_that_took_longer_than_was_thought_is_counted_later() -> None:
     turns: Turns[str] = Turns()
     wanted = {"a": {"j": 1.0}, "b": {"k": 1.0}}
@@ -77,9 +64,3 @@ def test_debt_has_a_bound() -> None:
         ring.charge(key, 1.0)
         taken.append(key)
     assert "a" in taken
-
-
-def test_turn_stays_until_it_is_charged() -> None:
-    ring: Ring[str] = Ring()
-    costs = {"a": 2.0, "b": 1.0}
-    assert {ring.at_turn(costs) for _ in range(10)} == {ring.at_turn(costs)}

@@ -9,7 +9,6 @@ from capamesh.protocol.errors import (
     CapameshError,
     DeadlineExceeded,
     Draining,
-    Forbidden,
     InvalidRequest,
     LinkLost,
     ModelNotFound,
@@ -28,14 +27,8 @@ from capamesh.protocol.links.calls import InferAnswer, LoadReport
 from capamesh.protocol.tensors import Tensor
 from capamesh.router.jobs.running.nodes import Ended
 from capamesh.router.jobs.running.verdict import (
-    LEAST_WAIT_S,
-    MOST_REST_S,
-    MOST_WAIT_S,
     Verdict,
     judge,
-    rest_s,
-    told,
-    wait_s,
 )
 
 
@@ -73,12 +66,6 @@ def test_errors_are_judged_by_whether_a_node_had_the_call(
     assert judge(Ended(None, error), 8) is unsent
 
 
-def test_quota_is_told_before_all_else() -> None:
-    ended = Ended(None, Forbidden("no key"), is_over_quota=True)
-    assert judge(ended, 8) is Verdict.OVER_QUOTA
-    assert told(ended) == "forbidden: no key"
-
-
 def test_answer_has_a_row_for_each() -> None:
     output = Tensor.from_numpy("y", np.zeros((4, 2), np.float32))
     answer = InferAnswer(ModelVersion("1"), (output,), 0, 0, LoadReport())
@@ -88,11 +75,3 @@ def test_answer_has_a_row_for_each() -> None:
         ModelVersion("1"), (Tensor("y", output.datatype, (), b"\0" * 4),), 0, 0, LoadReport()
     )
     assert judge(Ended(scalar, None, "a", "A"), 1) is Verdict.AGAIN
-
-
-def test_rests_grow_and_waits_are_within_bounds() -> None:
-    assert [rest_s(times) for times in (1, 2, 3)] == [0.25, 0.5, 1.0]
-    assert rest_s(100) == MOST_REST_S
-    assert wait_s(Overloaded("full", 0.1)) == 0.1
-    assert wait_s(Overloaded("full")) == LEAST_WAIT_S
-    assert wait_s(Overloaded("full", 1e9)) == MOST_WAIT_S

@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 from pathlib import Path
 
 import pytest
-from job_desk import PINNED, Clock, manifest, ranges, spec_with
+from job_desk import PINNED, Clock, ranges, spec_with
 
 from capamesh.router.jobs.errors import JobsUnavailable
 from capamesh.router.jobs.states import JobState
@@ -18,7 +18,7 @@ from capamesh.router.jobs.store.group_commit import StoreThread, Turn
 from capamesh.router.jobs.store.job_store import JobStore
 from capamesh.router.jobs.store.state_operations import FIRST
 from capamesh.router.jobs.stored_files import Owner, Purpose
-from capamesh.router.jobs.values import BadRow, Counts
+from capamesh.router.jobs.values import Counts
 
 LIMIT_S = 120.0
 """Nothing here takes long; whatever is not over by then hangs."""
@@ -28,59 +28,6 @@ LIMIT_S = 120.0
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for the disk as long as it takes."""
     monkeypatch.setattr(job_store, "PATIENCE_S", LIMIT_S)
-
-
-async def test_job_goes_its_whole_way(tmp_path: Path) -> None:
-    store = JobStore.open(str(tmp_path / "jobs.db"), Clock())
-    try:
-        job, is_new = await store.submit("acme", spec_with("key"), PINNED)
-        again, is_new_again = await store.submit("acme", spec_with("key"), PINNED)
-        assert (is_new, is_new_again, again) == (True, False, job)
-        taken = await store.claim_plan("router")
-        assert taken == (job, 1)
-        assert await store.renew_plan(job.id, 1)
-        assert await store.add_shards(job.id, 1, 0, ranges(3))
-        planned = await store.finish_plan(job.id, 1, "fingerprint")
-        assert planned is not None
-        assert await store.some([job.id]) == [planned]
-        first, second = await store.claim(planned, "router", 2)
-        assert len(await store.renew([first, second])) == 2
-        assert await store.release(second, job.spec, "it broke")
-        bad = [BadRow(0, "0", "c", "t")]
-        assert await store.commit(first, job.spec, manifest(first, bad=1), bad)
-        await store.move(job.id, JobState.PAUSED, "wait", "acme")
-        assert (await store.resume(job.id, "acme")).state is JobState.RUNNING
-        for lease in await store.claim(planned, "router", 5):
-            assert await store.commit(lease, job.spec, manifest(lease))
-        assert await store.counts(job.id) == Counts(3, 3, 0, 29, 1)
-        assert await store.bad_rows(job.id, -1, 10) == bad
-        assert [seq for seq, _, _ in await store.manifests(job.id, 0, 10)] == [0, 1, 2]
-        assert (await store.finish(job.id)).state is JobState.COMPLETED
-        assert await store.expire() == []
-        await store.note(job.id, "told", "a word")
-        assert [each.kind for each in await store.events(job.id, 0, 100)][-2:] == [
-            "completed",
-            "told",
-        ]
-        assert [each.id for each in await store.untidy(10)] == [job.id]
-        await store.tidied(job.id)
-        assert await store.untidy(10) == []
-        assert [each.id for each in await store.page("acme", None, 10)] == [job.id]
-        assert (await store.get(job.id, "acme")).state is JobState.COMPLETED
-    finally:
-        await store.close()
-    with pytest.raises(JobsUnavailable, match="closed"):
-        await store.get(job.id, None)
-
-
-async def test_job_whose_plan_fails_is_failed(tmp_path: Path) -> None:
-    store = JobStore.open(str(tmp_path / "jobs.db"), Clock())
-    job, _ = await store.submit("acme", spec_with(), PINNED)
-    await store.claim_plan("router")
-    failed = await store.fail_plan(job.id, 1, "no such file")
-    await store.close()
-    assert failed is not None
-    assert failed.state is JobState.FAILED
 
 
 async def test_loop_does_not_wait_for_a_database_that_stands_still(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from job_desk import Clock, Desk
-from sqlalchemy import insert, inspect
+from sqlalchemy import insert
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.router.access.engines import file_systems
@@ -52,17 +52,6 @@ def test_store_is_opened_again_and_one_of_a_newer_version_is_refused(tmp_path: P
         open_database(path, Clock())
 
 
-def test_store_of_an_older_version_gets_the_indices_that_it_lacks(tmp_path: Path) -> None:
-    path = str(tmp_path / "jobs.db")
-    database = open_database(path, Clock())
-    with database.engine.begin() as connection:
-        connection.exec_driver_sql("DROP INDEX shard_ends")
-    database.engine.dispose()
-    database = open_database(path, Clock())
-    assert "shard_ends" in {each["name"] for each in inspect(database.engine).get_indexes("shard")}
-    database.engine.dispose()
-
-
 def test_store_of_an_older_version_gets_the_table_that_it_lacks(tmp_path: Path) -> None:
     clock = Clock()
     path = str(tmp_path / "jobs.db")
@@ -76,16 +65,6 @@ def test_store_of_an_older_version_gets_the_table_that_it_lacks(tmp_path: Path) 
     desk.call(keep_price, Paid(job.id, "a", Price(10, 1.0)))
     assert desk.call(get, job.id).price == Price(10, 1.0)
     database.engine.dispose()
-
-
-def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "jobs.db"
-    path.write_bytes(b"something else" * 1000)
-    with pytest.raises(ConfigError, match=r"cannot keep jobs in .*not a database"):
-        open_database(str(path), Clock())
-    (tmp_path / "folder.db").mkdir()
-    with pytest.raises(ConfigError, match="cannot make the file of jobs"):
-        open_database(str(tmp_path / "folder.db"), Clock())
 
 
 def test_url_that_is_none_is_refused_without_its_password() -> None:

@@ -59,14 +59,6 @@ def names(database: Database) -> list[str]:
     return sorted(each.id for each in Desk(database, Clock()).call(jobs.page, None, None, 100))
 
 
-def test_operations_that_wait_share_one_commit(database: Database) -> None:
-    commits = Commits(database)
-    group = [Desk.waiting(submitting(f"job-{at}")) for at in range(5)]
-    run_group(database, group)
-    assert [each.future.result(0) for each in group] == [f"job-{at}" for at in range(5)]
-    assert commits.count == 1
-
-
 def test_operation_that_raises_undoes_its_own_changes_alone(database: Database) -> None:
     def breaks(turn: Turn) -> None:
         submitting("job-undone")(turn)
@@ -268,12 +260,6 @@ async def test_no_more_operations_wait_than_may(database: Database) -> None:
     held.go_on.set()
     assert thread.close(30)
     assert names(database) == ["job-0", "job-1"]
-
-
-async def test_closed_store_refuses(thread: StoreThread) -> None:
-    assert thread.close(30)
-    with pytest.raises(JobsUnavailable, match="closed"):
-        thread.put(submitting("job-0"))
 
 
 async def test_end_does_not_wait_for_a_database_that_stands_still(thread: StoreThread) -> None:

@@ -10,7 +10,6 @@ import pytest
 from capamesh.protocol.steps import run_through
 from capamesh.router.jobs.inputs.limits import MAX_REQUEST_BYTES
 from capamesh.router.jobs.stored_files import Requests
-from capamesh.router.jobs.uploads import request_lines
 from capamesh.router.jobs.uploads.request_lines import RequestLines
 from capamesh.router.requests.invalid_parameter import InvalidParameter
 
@@ -51,12 +50,6 @@ def test_requests_are_found_however_the_bytes_are_cut(size: int) -> None:
     assert found(data[:-1], size) == Requests(5, URL, "words")  # no line end behind the last
 
 
-def test_empty_lines_are_passed_by_and_counted_as_lines() -> None:
-    data = b"\n  \n" + text(request("a")) + b"\r\n" + text(request("b")) + b"\n\n"
-    assert found(data) == Requests(2, URL, "words")
-    assert refusal(data + text(request("a"))).startswith("line 8: custom_id 'a'")
-
-
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -85,13 +78,6 @@ def test_empty_lines_are_passed_by_and_counted_as_lines() -> None:
 )
 def test_wrong_line_refuses_the_file_by_its_number(line: bytes, words: str) -> None:
     assert refusal(text(request("a")) + line).startswith(words)
-
-
-def test_another_endpoint_than_the_first_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = request_lines.ENDPOINTS
-    monkeypatch.setattr(request_lines, "ENDPOINTS", {**known, "/v1/other": object()})
-    words = refusal(text(request("a"), request("b", url="/v1/other")))
-    assert words.startswith("line 2: url is '/v1/other', and /v1/embeddings in the lines before")
 
 
 def test_file_without_requests_is_refused() -> None:
