@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 from pathlib import Path
 
 import pytest
 
-from capamesh.router.policies import make_policy
 from capamesh.router.settings import RouterSettings
 
 SETTINGS = RouterSettings(Path("data"))
@@ -26,12 +24,6 @@ def test_defaults_are_those_that_the_handbook_names() -> None:
     assert limits.max_message_bytes == 64 * 2**20
     assert (limits.max_json_bytes, limits.max_json_answer_bytes) == (4 * 2**20, 16 * 2**20)
     assert SETTINGS.body_budget_bytes == SETTINGS.max_connections == 0
-
-
-def test_all_models_go_by_the_default_policy_without_rules() -> None:
-    assert SETTINGS.rules_file is None
-    assert SETTINGS.policy == "prequal"
-    assert make_policy(SETTINGS.policy, random.Random(0)).name == "prequal"
 
 
 def test_settings_do_not_change_once_made() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from capamesh.router.timers import STALE_DUES, Alarms, Timer, Timers
+from capamesh.router.timers import Alarms, Timer, Timers
 
 
 class FakeTimer(Timer):
@@ -80,32 +80,6 @@ def test_alarms_are_called_at_their_times_by_one_timer() -> None:
     assert repr(heard.alarms) == "Alarms(0)"
 
 
-def test_alarm_that_is_called_off_is_not_called_and_makes_no_timer_for_the_next() -> None:
-    heard = Heard()
-    for number in range(1000):
-        alarm, due_s = heard.alarm("never"), 130.0 + number / 1000
-        heard.alarms.set(due_s, alarm)
-        heard.alarms.call_off(due_s, alarm)
-        heard.alarms.call_off(due_s, alarm)
-    assert len(heard.timers.made) == 1
-    heard.alarms.set(140.0, heard.alarm("last"))
-    assert len(heard.timers.made) == 1
-    heard.timers.move_to(150.0)
-    assert heard.calls == [("last", 140.0)]
-
-
-def test_times_of_alarms_that_were_called_off_do_not_pile_up() -> None:
-    heard = Heard()
-    heard.alarms.set(500.0, heard.alarm("stays"))
-    for number in range(10 * STALE_DUES):
-        alarm = heard.alarm("never")
-        heard.alarms.set(600.0 + number, alarm)
-        heard.alarms.call_off(600.0 + number, alarm)
-        assert len(heard.alarms._dues_s) <= STALE_DUES + 4
-    heard.timers.move_to(500.0)
-    assert heard.calls == [("stays", 500.0)]
-
-
 def test_alarm_may_call_off_another_that_is_due_with_it() -> None:
     heard = Heard()
     second, third = heard.alarm("second"), heard.alarm("third")
@@ -123,20 +97,6 @@ def test_alarm_may_call_off_another_that_is_due_with_it() -> None:
     assert not heard.timers.running
 
 
-def test_alarm_that_sets_itself_anew_for_a_time_that_has_passed_has_its_turn_later() -> None:
-    heard = Heard()
-
-    def again() -> None:
-        heard.calls.append(("again", heard.timers.now_s))
-        if len(heard.calls) < 3:
-            heard.alarms.set(50.0, again)
-
-    heard.alarms.set(101.0, again)
-    heard.timers.move_to(101.0)
-    assert heard.calls == [("again", 101.0)] * 3
-    assert len(heard.timers.made) == 3
-
-
 def test_crash_of_one_alarm_is_told_and_ends_no_other() -> None:
     heard = Heard()
 
@@ -149,18 +109,6 @@ def test_crash_of_one_alarm_is_told_and_ends_no_other() -> None:
     heard.timers.move_to(103.0)
     assert heard.calls == [("other", 101.0), ("later", 102.0)]
     assert heard.timers.crashes == ["an alarm has crashed: mine"]
-
-
-def test_timer_that_comes_too_early_calls_nobody_and_is_made_anew() -> None:
-    heard = Heard()
-    heard.alarms.set(101.0, heard.alarm("a"))
-    (timer,) = heard.timers.running
-    timer.is_cancelled = True
-    heard.timers.now_s = 100.999
-    timer.callback()
-    assert heard.calls == []
-    heard.timers.move_to(102.0)
-    assert heard.calls == [("a", 101.0)]
 
 
 def test_alarms_set_and_called_off_at_random_are_called_as_told() -> None:
@@ -185,14 +133,3 @@ def test_alarms_set_and_called_off_at_random_are_called_as_told() -> None:
     heard.timers.move_to(10_000.0)
     assert [at_s for _, at_s in heard.calls] == sorted(expected)
     assert len(heard.alarms) == 0
-
-
-def test_no_timer_is_made_for_a_time_whose_alarms_were_called_off() -> None:
-    heard = Heard()
-    never = heard.alarm("never")
-    heard.alarms.set(101.0, heard.alarm("a"))
-    heard.alarms.set(102.0, never)
-    heard.alarms.call_off(102.0, never)
-    heard.timers.move_to(101.0)
-    assert heard.calls == [("a", 101.0)]
-    assert not heard.timers.running

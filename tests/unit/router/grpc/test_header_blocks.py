@@ -10,9 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capamesh.router.grpc.header_blocks import (
-    MAX_KNOWN,
-    MAX_KNOWN_FIELDS,
-    MAX_SOUND,
     TABLE_BYTES,
     BadBlock,
     HeaderDecoder,
@@ -62,30 +59,6 @@ def test_blocks_that_are_written_use_no_table(headers: list[tuple[bytes, bytes]]
     for _ in range(2):
         assert decoder.decode(encoded(headers), raw=True) == headers
     assert not decoder.header_table.dynamic_entries
-
-
-def test_block_that_changes_no_table_is_read_once() -> None:
-    decoder = HeaderDecoder()
-    block = encoded(HEAD)
-    found = decoder.decode(block)
-    assert (found.fields, found.is_request, found.content_bytes) == (HEAD, True, -1)
-    assert decoder.decode(block) is found
-    decoder.decode(b"\x40\x03x-a\x01b")  # goes into the table
-    again = decoder.decode(block)
-    assert again is not found
-    assert decoder.decode(b"\xbe").fields == ((b"x-a", b"b"),)
-    many = b"\x82" * (MAX_KNOWN_FIELDS + 1)
-    assert decoder.decode(many) is not decoder.decode(many)
-    for at in range(MAX_KNOWN):
-        decoder.decode(encoded([(b"x", b"%d" % at)]))
-    assert decoder.decode(block) is not again
-
-
-def test_fields_that_are_known_to_be_sound_are_bounded() -> None:
-    decoder = HeaderDecoder()
-    for at in range(2 * MAX_SOUND):
-        assert decoder.decode(encoded([(b"x", b"%d" % at)])).is_trailers
-    assert len(decoder._sound) <= MAX_SOUND
 
 
 def test_list_that_is_too_long_is_told_apart() -> None:

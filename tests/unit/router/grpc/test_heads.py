@@ -22,40 +22,19 @@ from capamesh.protocol.errors import (
     TooManyRequests,
     Unsatisfiable,
 )
-from capamesh.router.grpc.heads import MAX_KNOWN, CallHeads
+from capamesh.router.grpc.heads import CallHeads
 from capamesh.router.grpc.status import (
-    MAX_TEXT_CHARS,
     Status,
     error_trailers,
-    percent_encoded,
     status_of,
 )
 from capamesh.router.http.calm import A_SECOND, MOST, Calm
-
-
-def test_head_says_what_is_called_and_how_it_is_routed() -> None:
-    head, time_s = CallHeads(ANYWHERE).read((*HEAD, (b"x-capamesh-policy", b"prequal")))
-    assert (head.path, head.is_grpc, head.options.policy) == (dict(HEAD)[b":path"], True, "prequal")
-    assert time_s is None
-    assert head.refusal is None
 
 
 def test_wish_that_is_none_is_a_refusal_with_the_text_of_http() -> None:
     head, _ = CallHeads(ANYWHERE).read((*HEAD, (b"x-capamesh-polizy", b"prequal")))
     assert isinstance(head.refusal, InvalidRequest)
     assert "did you mean X-Capamesh-Policy?" in head.refusal.message
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [(b"1H", 3600), (b"2M", 120), (b"3S", 3), (b"4m", 0.004), (b"5u", 5e-6), (b"99999999n", 0.1)],
-)
-def test_time_is_read_beside_a_head_that_is_remembered(text: bytes, seconds: float) -> None:
-    heads = CallHeads(ANYWHERE)
-    plain, _ = heads.read(HEAD)
-    head, time_s = heads.read((*HEAD[:3], (b"grpc-timeout", text), *HEAD[3:]))
-    assert head is plain
-    assert time_s == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("text", [b"", b"1", b"S", b"123456789S", b"1.5S", b"-1S", b"1s"])
@@ -80,13 +59,6 @@ def test_time_that_is_none_is_refused(text: bytes) -> None:
 def test_calls_are_posts_of_grpc(name: bytes, value: bytes, is_grpc: bool) -> None:
     changed = tuple((key, value if key == name else of) for key, of in HEAD)
     assert CallHeads(ANYWHERE).read(changed)[0].is_grpc is is_grpc
-
-
-def test_no_more_than_so_many_heads_are_kept() -> None:
-    heads = CallHeads(ANYWHERE)
-    kept = [heads.read((*HEAD, (b"x", b"%d" % at)))[0] for at in range(MAX_KNOWN + 1)]
-    assert heads.read((*HEAD, (b"x", b"%d" % MAX_KNOWN)))[0] is kept[-1]
-    assert heads.read((*HEAD, (b"x", b"0")))[0] is not kept[0]
 
 
 @pytest.mark.parametrize(
@@ -118,11 +90,6 @@ def test_error_is_told_with_its_text_its_code_and_when_to_come_again() -> None:
         b"grpc-retry-pushback-ms": b"3000",
     }
     assert b"grpc-retry-pushback-ms" not in dict(error_trailers(Unsatisfiable("")))
-
-
-def test_text_is_percent_encoded_and_short() -> None:
-    assert percent_encoded("50 % für\n") == b"50 %25 f%C3%BCr%0A"
-    assert len(percent_encoded("x" * 5000)) == MAX_TEXT_CHARS
 
 
 def test_calm_is_lost_by_frames_that_come_to_nothing_and_won_by_time_and_work() -> None:

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capamesh.router.grpc.http2 import (
-    MAX_HEADER_BYTES,
     MAX_STREAMS,
     STREAM_WINDOW_BYTES,
     ErrorCode,
@@ -85,30 +84,6 @@ class Pair:
 def make(request: pytest.FixtureRequest) -> Callable[[], Http2Session]:
     made: Callable[[], Http2Session] = request.param
     return made
-
-
-def test_client_is_told_the_bounds_at_once(make: Callable[[], Http2Session]) -> None:
-    settings_frame, *_ = Pair(make).client.frames
-    assert isinstance(settings_frame, SettingsFrame)
-    told = settings_frame.settings
-    assert told[SettingsFrame.MAX_CONCURRENT_STREAMS] == MAX_STREAMS
-    assert told[SettingsFrame.INITIAL_WINDOW_SIZE] == STREAM_WINDOW_BYTES
-    assert told[SettingsFrame.MAX_HEADER_LIST_SIZE] == MAX_HEADER_BYTES
-
-
-def test_request_is_told_with_its_bytes(make: Callable[[], Http2Session]) -> None:
-    pair = Pair(make)
-    pair.sends(pair.client.head(1), pair.client.data(1, b"hello", is_last=True))
-    assert pair.events.requests == {1: (HEAD, False)}
-    assert pair.events.data == {1: b"hello"}
-    assert pair.events.ended == [1]
-    assert (pair.events.gone, pair.events.noise, pair.session.last_stream) == ([], 0, 1)
-
-
-def test_request_without_bytes_is_whole(make: Callable[[], Http2Session]) -> None:
-    pair = Pair(make)
-    pair.sends(pair.client.head(1, is_last=True))
-    assert pair.events.requests == {1: (HEAD, True)}
 
 
 def test_bytes_one_at_a_time_tell_the_same(make: Callable[[], Http2Session]) -> None:
@@ -198,21 +173,6 @@ def test_reset_of_either_side_drops_what_was_to_be_sent(make: Callable[[], Http2
         assert pair.session.unsent_bytes == 0
 
 
-def test_sending_on_a_stream_that_is_gone_does_nothing(make: Callable[[], Http2Session]) -> None:
-    pair = Pair(make)
-    pair.sends(pair.client.head(1), pair.client.data(1, b"abc"), pair.client.reset(1))
-    before = len(pair.client.frames)
-    pair.session.start_answer(1, ANSWER)
-    pair.session.send(1, b"abc")
-    pair.session.end_answer(1, TRAILERS)
-    pair.session.refuse(1, ANSWER, is_all_here=False)
-    pair.session.reset(1, ErrorCode.CANCEL)
-    pair.session.taken(1, 3)
-    pair.flush()
-    assert len(pair.client.frames) == before
-    assert pair.session.unsent_bytes == 0
-
-
 def test_window_is_opened_only_for_what_was_taken(make: Callable[[], Http2Session]) -> None:
     pair = Pair(make)
     pair.sends(pair.client.head(1))
@@ -265,14 +225,6 @@ def test_goaway_lets_open_streams_end(make: Callable[[], Http2Session]) -> None:
     pair.session.end_answer(1, TRAILERS)
     pair.flush()
     assert pair.client.heads == {1: [dict(ANSWER), dict(TRAILERS)]}
-
-
-def test_client_that_leaves_is_no_fault(make: Callable[[], Http2Session]) -> None:
-    pair = Pair(make)
-    assert not pair.session.has_left
-    frame = bytes.fromhex("0000080700000000000000000000000000")
-    pair.sends(frame)
-    assert pair.session.has_left
 
 
 def test_more_streams_than_agreed_are_not_told(make: Callable[[], Http2Session]) -> None:
@@ -353,13 +305,6 @@ def test_floods_of_frames_are_noise(make: Callable[[], Http2Session]) -> None:
     assert len(pair.events.gone) == 20
 
 
-def test_wrong_preface_ends_the_connection(make: Callable[[], Http2Session]) -> None:
-    session = make()
-    with pytest.raises(Misbehaved):
-        session.receive(b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", Events())
-
-
-@pytest.mark.full
 @given(
     st.lists(
         st.one_of(

@@ -27,7 +27,7 @@ from http2_frames import (
     number,
     setting,
 )
-from hyperframe.frame import GoAwayFrame, PingFrame, SettingsFrame
+from hyperframe.frame import PingFrame
 from typing_extensions import override
 
 from capamesh.router.grpc.http2 import Headers, Http2Session, Misbehaved, StreamEvents
@@ -154,24 +154,6 @@ def test_frames_that_a_server_must_bear(server: Server, frames: tuple[bytes, ...
     assert server.is_alive()
 
 
-def test_settings_and_pings_are_acknowledged(server: Server) -> None:
-    server.sends(frame(SETTINGS, 0, 0), frame(PING, 0, 0, b"12345678"))
-    acknowledged = [each for each in server.client.frames if "ACK" in each.flags]
-    assert [type(each) for each in acknowledged] == [SettingsFrame, SettingsFrame, PingFrame]
-    assert not any(isinstance(each, GoAwayFrame) for each in server.client.frames)
-
-
-def test_acknowledged_ping_is_not_answered(server: Server) -> None:
-    before = len(server.client.frames)
-    server.sends(frame(PING, ACK, 0, b"12345678"))
-    assert server.client.frames[before:] == []
-
-
-def test_largest_frame_is_taken(server: Server) -> None:
-    server.sends(OPENING, frame(DATA, END_STREAM, 1, bytes(16_384)))
-    assert (server.events.data, server.events.ended) == ({1: bytes(16_384)}, [1])
-
-
 def test_block_may_come_in_any_number_of_frames(server: Server) -> None:
     first, *rest = (BLOCK[at : at + 7] for at in range(0, len(BLOCK), 7))
     *middle, last = rest
@@ -231,11 +213,3 @@ def test_preface_that_is_none_ends_the_connection(preface: bytes, server: Server
     session = type(server.session)()
     with pytest.raises(Misbehaved):
         session.receive(preface + bytes(20), Events())
-
-
-def test_first_frame_must_be_settings(server: Server) -> None:
-    session = type(server.session)()
-    events = Events()
-    with pytest.raises(Misbehaved):
-        session.receive(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + head(1), events)
-    assert events.requests == []

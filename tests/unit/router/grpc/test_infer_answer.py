@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from capamesh.protocol.errors import InvalidRequest
 from capamesh.protocol.ids import ModelVersion
 from capamesh.protocol.links.calls import InferAnswer, LoadReport
 from capamesh.protocol.oip import InferRequest, RequestedOutput
 from capamesh.protocol.tensors import Datatype, Tensor
-from capamesh.router.grpc.infer_answer import MAX_KNOWN, KnownAnswers, empty_final, varint
+from capamesh.router.grpc.infer_answer import KnownAnswers
 from capamesh.router.grpc.messages import CLASSES
 
 ALL = InferRequest("m", "", "", (), is_binary_default=True)
@@ -57,53 +56,3 @@ def test_answer_that_is_known_is_the_one_that_is_written_anew(
         KnownAnswers().written(asked, second, "m")
     )
     assert len(known) == 1
-
-
-def test_answers_that_differ_each_time_are_not_kept() -> None:
-    known = KnownAnswers()
-    known.written(ALL, answer_of(Y, described=b""), "m")
-    known.written(ALL, answer_of(Y.replace(name="y" * 1024)), "m")
-    assert len(known) == 0
-
-
-def test_no_more_than_so_many_are_kept() -> None:
-    known = KnownAnswers()
-    for at in range(MAX_KNOWN + 10):
-        known.written(ALL, answer_of(Y, described=b"%d" % at), "m")
-    assert len(known) == MAX_KNOWN
-
-
-def test_each_answer_of_a_stream_says_whether_it_is_the_last() -> None:
-    known = KnownAnswers()
-    assert not read(known.written(ALL, answer_of(Y), "m")).parameters
-    for is_final in (True, False):
-        found = read(known.written(ALL, answer_of(Y), "m", is_final=is_final))
-        (entry,) = found.parameters.items()
-        assert (entry[0], entry[1].bool_param) == ("triton_final_response", is_final)
-
-
-def test_last_answer_may_have_no_outputs() -> None:
-    found = read(empty_final(ALL.replace(id="7"), answer_of(Y), "m"))
-    assert (found.id, found.model_name, found.model_version) == ("7", "m", "1")
-    assert found.parameters["triton_final_response"].bool_param
-    assert (len(found.outputs), len(found.raw_output_contents)) == (0, 0)
-
-
-def test_answers_to_requests_with_ids_share_a_description() -> None:
-    known = KnownAnswers()
-    for name in ("7", "8", ""):
-        found = read(known.written(ALL.replace(id=name), answer_of(Y), "m"))
-        assert (found.id, found.outputs[0].name) == (name, "y")
-    assert len(known) == 1
-
-
-def test_output_that_is_not_there_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="has no output 'gone'"):
-        KnownAnswers().written(ALL.replace(outputs=(RequestedOutput("gone"),)), answer_of(Y), "m")
-
-
-@pytest.mark.parametrize(
-    ("value", "encoded"), [(0, b"\0"), (127, b"\x7f"), (128, b"\x80\x01"), (300, b"\xac\x02")]
-)
-def test_varint_is_that_of_protobuf(value: int, encoded: bytes) -> None:
-    assert varint(value) == encoded

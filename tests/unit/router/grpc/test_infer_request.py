@@ -15,7 +15,6 @@ from capamesh.protocol.oip import InferRequest
 from capamesh.protocol.steps import run_through
 from capamesh.protocol.tensors import Datatype, Limits, Tensor
 from capamesh.router.grpc.infer_request import (
-    MAX_TYPED_BYTES,
     KnownRequests,
     decode_in_steps,
     parsed,
@@ -36,16 +35,6 @@ def message(*raw: bytes, **fields: Any) -> Any:
 def read(encoded: bytes, limits: Limits = LIMITS) -> InferRequest:
     rest, raw = raw_apart(memoryview(encoded), limits)
     return run_through(decode_in_steps(parsed(rest), raw, limits))
-
-
-def test_raw_tensors_are_views_of_the_message() -> None:
-    encoded = bytearray(message(b"12345678").SerializeToString())
-    asked = read(encoded)  # type: ignore[arg-type]
-    assert asked.replace(inputs=()) == InferRequest("m", "", "", (), is_binary_default=True)
-    (tensor,) = asked.inputs
-    assert (tensor.name, tensor.datatype, tensor.shape) == ("x", Datatype.FP32, (1, 2))
-    encoded[-1] = ord("X")
-    assert bytes(tensor.data) == b"1234567X"
 
 
 messages = st.builds(
@@ -101,19 +90,6 @@ def test_form_that_is_known_is_read_as_if_it_was_not() -> None:
     # another size, or number, is not of that form
     assert known.read(rest, [raw[0][:4]]) is None
     assert known.read(rest, [*raw, *raw]) is None
-
-
-def test_message_that_differs_in_nothing_but_its_tensor_is_read_at_once() -> None:
-    known = KnownRequests()
-    first = message(b"12345678", outputs=[{"name": "y"}]).SerializeToString()
-    assert known.read_whole(memoryview(first)) is None
-    known.learn(memoryview(first), *raw_apart(memoryview(first), LIMITS), read(first))
-    second = first[:-8] + b"abcdefgh"
-    assert known.read_whole(memoryview(second)) == read(second)
-    assert known.read_whole(memoryview(first + b"9")) is None
-    other = message(b"12345678", outputs=[{"name": "z"}]).SerializeToString()
-    assert len(other) == len(first)
-    assert known.read_whole(memoryview(other)) is None
 
 
 @pytest.mark.parametrize("behind", [b"\x1a\x00", b"\x08\x00"])
@@ -269,12 +245,6 @@ def test_malformed_request_is_refused_with_its_reason(encoded: bytes, text: str)
 def test_too_much_beside_the_raw_tensors_is_refused_before_it_is_read(encoded: Any) -> None:
     with pytest.raises(TooLarge, match="which is the limit"):
         raw_apart(memoryview(encoded.SerializeToString()), Limits(max_tensors=16))
-
-
-def test_large_raw_tensors_are_no_part_of_that_bound() -> None:
-    data = bytes(2 * MAX_TYPED_BYTES)
-    encoded = message(data, inputs=[X | {"shape": [len(data) // 4]}]).SerializeToString()
-    assert read(encoded).inputs[0].size_bytes == len(data)
 
 
 @given(messages)

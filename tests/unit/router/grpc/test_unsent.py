@@ -21,12 +21,6 @@ def test_answers_are_charged_while_they_wait() -> None:
     assert budget.used_bytes == 0
 
 
-def test_answers_without_room_are_told() -> None:
-    unsent = UnsentAnswers(budget_of(2**21), lambda: None)
-    assert unsent.has(2**20)
-    assert not unsent.has(2**22)
-
-
 def test_client_is_stuck_when_nothing_has_moved_between_two_looks() -> None:
     unsent = UnsentAnswers(budget_of(2**26), lambda: None)
     assert not unsent.is_stuck()  # nothing waits

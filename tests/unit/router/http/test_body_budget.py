@@ -7,14 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from capamesh.router.http.body_budget import (
-    LARGE_STEP_BYTES,
     OVERDRAFT_BYTES,
     SLOW_BYTES_S,
     STALLED_S,
     STEP_BYTES,
     BodyBudget,
     Charge,
-    steps_of,
 )
 
 MIB = 2**20
@@ -61,19 +59,6 @@ def test_bytes_held_are_given_back_and_never_more_than_there_are() -> None:
     budget.let_go(60)
     budget.let_go(40)
     assert (budget.used_bytes, budget.refused) == (0, 1)
-
-
-def test_body_that_arrives_is_charged_as_it_comes_and_held_once_it_is_here() -> None:
-    budget, _ = made()
-    body = Body(budget)
-    assert budget.begin(body, 10)
-    assert budget.grow(body, MIB)
-    assert (budget.used_bytes, budget.arriving_bytes) == (MIB + 10, MIB + 10)
-    budget.arrived(body, 3 * MIB)
-    assert (budget.used_bytes, budget.arriving_bytes) == (3 * MIB, 0)
-    budget.release(body)
-    budget.let_go(3 * MIB)
-    assert budget.used_bytes == 0
 
 
 def test_body_that_stands_still_is_ended_for_one_that_needs_the_room() -> None:
@@ -146,13 +131,6 @@ def test_requests_under_way_keep_their_room_from_bodies_that_arrive() -> None:
     assert budget.may_begin(50 * MIB)
 
 
-def test_many_beginnings_are_refused_once_they_are_too_much() -> None:
-    budget, _ = made()
-    begun = [budget.begin(Body(budget), 64 * 1024) for _ in range(2000)]
-    let_in = (50 * MIB + OVERDRAFT_BYTES) // (64 * 1024)
-    assert begun == [True] * let_in + [False] * (2000 - let_in)
-
-
 def test_answer_that_is_not_read_counts_and_goes_for_those_who_do_read() -> None:
     budget, clock = made()
     unread = Body(budget, is_arriving=False)
@@ -172,35 +150,6 @@ def test_body_that_takes_more_once_it_is_here_is_refused_where_there_is_no_more(
         assert budget.begin(body, 2 * MIB)
     assert [budget.arrived(body, 8 * MIB) for body in bodies] == [True] * 11 + [False]
     assert (budget.used_bytes, budget.arriving_bytes, budget.refused) == (88 * MIB, 0, 1)
-
-
-def test_large_requests_leave_a_part_to_small_ones() -> None:
-    budget, _ = made()
-    assert [budget.hold(16 * MIB) for _ in range(8)] == [True] * 5 + [False] * 3
-    assert [budget.hold(MIB) for _ in range(21)] == [True] * 20 + [False]
-
-
-def test_body_that_the_router_works_on_is_not_slow() -> None:
-    budget, clock = made()
-    busy = Body(budget)
-    assert budget.begin(busy, 50 * MIB)
-    busy.is_busy = True
-    clock.now_s += 5
-    assert not budget.hold(60 * MIB)
-    assert busy.reported == []
-
-
-def test_bodies_take_their_room_at_once_while_most_of_it_is_free() -> None:
-    budget, _ = made(100 * MIB, 40 * MIB)
-    assert budget.step_bytes(600_000, 590_000) == 590_000
-    assert budget.step_bytes(11 * MIB, 11 * MIB) == LARGE_STEP_BYTES
-    budget.begin(Body(budget), 10 * MIB)
-    assert budget.step_bytes(600_000, 590_000) == STEP_BYTES
-
-
-def test_large_bodies_are_charged_in_large_steps() -> None:
-    assert steps_of(4 * MIB - 1) == STEP_BYTES
-    assert steps_of(4 * MIB) == LARGE_STEP_BYTES
 
 
 # shares of sites

@@ -73,14 +73,6 @@ def test_ipv6_house_is_one_address() -> None:
     assert site_of("") == ""
 
 
-def test_many_closed_for_one_another_leave_no_more_than_the_most() -> None:
-    connections = Connections(50, 50)
-    for n in range(1000):
-        connections.opened(One(f"1.0.{n % 7}.1", n), n / 1000)
-    assert len(connections) == 50
-    assert sum(map(len, connections._sites.values())) == 50
-
-
 def test_proxy_that_is_no_address_is_refused_by_its_text() -> None:
     with pytest.raises(ConfigError, match="--trusted-proxy 'proxy' is no address"):
         networks_of(("proxy",))

@@ -9,7 +9,7 @@ from origins import ANYWHERE
 
 from capamesh.protocol.tensors import Limits
 from capamesh.router.access.keys import KeyRing
-from capamesh.router.http.exchange import JSON_WEIGHT, InferTarget
+from capamesh.router.http.exchange import InferTarget
 from capamesh.router.http.heads import (
     MAX_HEAD_BYTES,
     MAX_KNOWN,
@@ -21,7 +21,6 @@ from capamesh.router.http.heads import (
 from capamesh.router.http.key_check import KeyCheck
 from capamesh.router.requests.call import RoutingOptions
 from capamesh.router.rules.constraints import Constraints
-from capamesh.router.telemetry.tracing import TraceParent
 
 MOST = 1000
 LIMITS = Limits(max_message_bytes=MOST)
@@ -33,13 +32,6 @@ def read(*lines: str, heads: Heads | None = None) -> Head | None:
     first, *rest = lines
     raw = "\r\n".join([first, "Host: h", *rest, "", ""]).encode("latin-1")
     return (heads or Heads(LIMITS, KeyCheck(KeyRing()), ANYWHERE)).read(raw)
-
-
-def asked(*lines: str) -> InferTarget:
-    head = read(*lines)
-    assert head is not None
-    assert head.target is not None
-    return head.target
 
 
 def test_plain_inference_request_is_recognised_with_all_that_its_head_says() -> None:
@@ -63,27 +55,6 @@ def test_plain_inference_request_is_recognised_with_all_that_its_head_says() -> 
         ),
         7,
     )
-
-
-def test_trace_of_the_caller_is_known_where_its_header_is_right() -> None:
-    trace, span = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-    parent = asked(INFER, "content-length: 0", f"traceparent: 00-{trace}-{span}-01").parent
-    assert parent == TraceParent(trace, span, is_sampled=True)
-    assert asked(INFER, "content-length: 0", f"Traceparent: 00-{trace}-{span}").parent is None
-    assert asked(INFER, "content-length: 0", "traceparent: \xe9").parent is None
-
-
-def test_version_and_header_length_are_left_open_where_not_given() -> None:
-    assert asked(INFER, "content-length: 0") == InferTarget("m", "", header_length=None)
-
-
-@pytest.mark.parametrize(
-    ("connection", "is_last"), [("close", True), ("Close", True), ("keep-alive", False)]
-)
-def test_client_says_whether_it_will_come_again(connection: str, is_last: bool) -> None:
-    head = read(INFER, "Content-Length: 1", f"Connection: {connection}")
-    assert head is not None
-    assert head.is_last is is_last
 
 
 @pytest.mark.parametrize(
@@ -178,21 +149,6 @@ def test_head_that_was_read_is_remembered_and_the_memory_is_bounded() -> None:
     assert len(heads._known) <= MAX_KNOWN
     assert read(INFER, "Content-Length: 1", heads=heads) == first
     assert read(INFER, "Content-Length: 1", heads=heads) is not first
-
-
-def test_request_takes_more_of_the_memory_where_its_tensors_are_in_the_json() -> None:
-    in_json = read(INFER, "Content-Length: 6")
-    assert in_json is not None
-    assert in_json.held_bytes == 6 * JSON_WEIGHT
-    binary = read(INFER, "Content-Length: 6", "Inference-Header-Content-Length: 2")
-    assert binary is not None
-    assert binary.held_bytes == 6
-
-
-def test_long_head_is_not_remembered() -> None:
-    heads = Heads(LIMITS, KeyCheck(KeyRing()), ANYWHERE)
-    read(INFER, "Content-Length: 1", "Cookie: " + "x" * 2000, heads=heads)
-    assert heads._known == {}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
+"""Replies that are known, in binary or in JSON, are those that are written anew."""
+
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from capamesh.protocol.ids import ModelVersion
@@ -12,25 +15,37 @@ from capamesh.protocol.oip import (
     encode_response,
 )
 from capamesh.protocol.tensors import Datatype, Tensor
-from capamesh.router.http.known_replies import MAX_JSON_BYTES, MAX_KNOWN, KnownReplies
-from capamesh.router.http.replies import OCTETS, Reply, head_of, size_of
+from capamesh.router.http import known_replies, known_texts
+from capamesh.router.http.known_replies import MAX_JSON_BYTES, KnownReplies
+from capamesh.router.http.known_texts import MAX_AROUND_BYTES, MAX_NUMBERS, KnownTexts
+from capamesh.router.http.replies import JSON, OCTETS, Reply, head_of, size_of
 
-ALL = InferRequest("m", "", "", (), is_binary_default=True)
-Y = Tensor("y", Datatype.FP32, (1, 2), b"12345678")
-Z = Tensor("z", Datatype.INT64, (1,), b"87654321")
+BINARY = InferRequest("m", "", "", (), is_binary_default=True)
+TEXT = InferRequest("m", "", "", ())
 DESCRIBED = b"what the node said of y and z"
+MOST_BYTES = 2**20
+
+
+def fp32(name: str, *numbers: float) -> Tensor:
+    return Tensor(name, Datatype.FP32, (1, len(numbers)), np.array(numbers, "<f4").tobytes())
+
+
+Y = fp32('y"data":[1]}', 1.5, -2)
+Z = Tensor("z", Datatype.INT64, (1,), (7).to_bytes(8, "little"))
 
 
 def answer_of(*outputs: Tensor, described: bytes = DESCRIBED) -> InferAnswer:
     return InferAnswer(ModelVersion("1"), outputs, 3, 4, LoadReport(), described)
 
 
-def written(asked: InferRequest, answer: InferAnswer, peer: str = "peer") -> Reply:
+def written(asked: InferRequest, answer: InferAnswer) -> Reply:
     """Return a reply as it is written for the first of its kind."""
     buffers, json_bytes = encode_response(
         InferResponse("m", answer.version, asked.id, answer.outputs), asked
     )
-    headers = {"Content-Type": OCTETS, "X-Node": peer, HEADER_LENGTH_NAME: str(json_bytes)}
+    headers = {"Content-Type": JSON, "X-Node": "peer"}
+    if asked.is_binary_default:
+        headers |= {"Content-Type": OCTETS, HEADER_LENGTH_NAME: str(json_bytes)}
     return Reply(200, headers, buffers)
 
 
@@ -41,77 +56,130 @@ def bytes_of(reply: Reply) -> bytes:
     return b"".join((head, *reply.buffers))
 
 
+class Known:
+    """What the router knows of replies in the form of a request."""
+
+    def __init__(self, base: InferRequest) -> None:
+        self.replies = KnownReplies()
+        self.texts = KnownTexts()
+        self.is_binary = base.is_binary_default
+
+    def learn(self, asked: InferRequest, answer: InferAnswer) -> None:
+        known = self.replies if self.is_binary else self.texts
+        known.learn(asked, answer, "m", "peer", written(asked, answer))
+
+    def reply(
+        self,
+        asked: InferRequest,
+        answer: InferAnswer,
+        model: str = "m",
+        peer: str = "peer",
+        most_bytes: int = MOST_BYTES,
+    ) -> Reply | None:
+        if self.is_binary:
+            return self.replies.reply(asked, answer, model, peer)
+        return self.texts.reply(asked, answer, model, peer, most_bytes)
+
+    def __len__(self) -> int:
+        return len(self.replies) + len(self.texts)
+
+
+both = pytest.mark.parametrize("base", [BINARY, TEXT], ids=["binary", "json"])
+
+
+@both
 @pytest.mark.parametrize(
     "outputs",
     [
         (),
-        (RequestedOutput("z"), RequestedOutput("y")),
-        (RequestedOutput("z", is_binary=True),),
-        (RequestedOutput("y"), RequestedOutput("y")),
+        (RequestedOutput("z"), RequestedOutput(Y.name)),
+        (RequestedOutput("z"), RequestedOutput("z")),
+        "in the form by name",
     ],
+    ids=str,
 )
 def test_reply_that_is_known_is_the_one_that_is_written_anew(
-    outputs: tuple[RequestedOutput, ...],
+    base: InferRequest, outputs: tuple[RequestedOutput, ...] | str
 ) -> None:
-    asked = ALL.replace(outputs=outputs)
-    known = KnownReplies()
-    first = answer_of(Y, Z)
-    assert known.reply(asked, first, "m", "peer") is None
-    known.learn(asked, first, "m", "peer", written(asked, first))
-    other = answer_of(Y.replace(data=b"abcdefgh"), Z.replace(data=bytearray(b"ABCDEFGH")))
-    found = known.reply(asked, other, "m", "peer")
-    assert found is not None
-    assert bytes_of(found) == bytes_of(written(asked, other))
-    assert repr(known) == "KnownReplies(1)"
+    if isinstance(outputs, str):
+        outputs = (RequestedOutput("z", is_binary=base.is_binary_default),)
+    asked, known = base.replace(outputs=outputs), Known(base)
+    assert known.reply(asked, answer_of(Y, Z)) is None
+    known.learn(asked, answer_of(Y, Z))
+    longer = Y.replace(data=memoryview(np.array([0.1, 123456.78], "<f4").tobytes()))
+    for other in (longer, Y):
+        answer = answer_of(other, Z.replace(data=bytearray(b"ABCDEFGH")))
+        found = known.reply(asked, answer)
+        assert found is not None
+        assert bytes_of(found) == bytes_of(written(asked, answer))
+    assert len(known) == 1
 
 
-def test_reply_is_known_only_for_the_same_words_version_model_peer_and_wishes() -> None:
-    known, answer = KnownReplies(), answer_of(Y, Z)
-    known.learn(ALL, answer, "m", "peer", written(ALL, answer))
-    wanted = ALL.replace(outputs=(RequestedOutput("y"),))
-    other = answer.replace(version=ModelVersion("2"))
+@both
+def test_reply_is_known_only_for_the_same_words_version_model_peer_and_wishes(
+    base: InferRequest,
+) -> None:
+    known, answer = Known(base), answer_of(Y, Z)
+    known.learn(base, answer)
     for asked, answered, model, peer in (
-        (wanted, answer, "m", "peer"),
-        (ALL.replace(is_binary_default=False), answer, "m", "peer"),
-        (ALL.replace(id="7"), answer, "m", "peer"),
-        (ALL.replace(classes=(1,)), answer, "m", "peer"),
-        (ALL, other, "m", "peer"),
-        (ALL, answer.replace(described=b"other words"), "m", "peer"),
-        (ALL, answer.replace(described=b""), "m", "peer"),
-        (ALL, answer, "n", "peer"),
-        (ALL, answer, "m", "other peer"),
+        (base.replace(outputs=(RequestedOutput("z"),)), answer, "m", "peer"),
+        (base.replace(is_binary_default=not base.is_binary_default), answer, "m", "peer"),
+        (base.replace(id="7"), answer, "m", "peer"),
+        (base.replace(classes=(1,)), answer, "m", "peer"),
+        (base, answer.replace(version=ModelVersion("2")), "m", "peer"),
+        (base, answer.replace(described=b"other words"), "m", "peer"),
+        (base, answer.replace(described=b""), "m", "peer"),
+        (base, answer, "n", "peer"),
+        (base, answer, "m", "other peer"),
     ):
         assert known.reply(asked, answered, model, peer) is None
-    assert known.reply(ALL, answer, "m", "peer") is not None
+    found = known.reply(base, answer)
+    assert found is not None
+    if base is TEXT:
+        assert known.reply(base.replace(is_non_finite_text=True), answer) is None
+        assert known.reply(base, answer_of(fp32(Y.name, 1, np.nan), Z)) is None
+        assert known.reply(base, answer, most_bytes=size_of(found.buffers[0]) - 1) is None
 
 
 @pytest.mark.parametrize(
     ("asked", "answer"),
     [
-        (ALL.replace(id="7"), answer_of(Y, Z)),
-        (ALL, answer_of(Y, Z, described=b"")),
-        (ALL.replace(is_binary_default=False), answer_of(Y, Z)),
-        (ALL.replace(outputs=(RequestedOutput("y", is_binary=False),)), answer_of(Y, Z)),
+        *[
+            case
+            for base in (BINARY, TEXT)
+            for case in (
+                (base.replace(id="7"), answer_of(Y, Z)),
+                (base, answer_of(Y, Z, described=b"")),
+            )
+        ],
+        (BINARY.replace(outputs=(RequestedOutput("z", is_binary=False),)), answer_of(Y, Z)),
         (
-            ALL.replace(outputs=(RequestedOutput("y", is_binary=False), RequestedOutput("z"))),
+            BINARY.replace(outputs=(RequestedOutput("z", is_binary=False), RequestedOutput("z"))),
             answer_of(Y, Z),
         ),
-        (ALL, answer_of(Y.replace(name="y" * MAX_JSON_BYTES))),
+        (BINARY, answer_of(Y.replace(name="y" * MAX_JSON_BYTES))),
+        (TEXT.replace(is_non_finite_text=True), answer_of(Y, Z)),
+        (TEXT.replace(outputs=(RequestedOutput("z", is_binary=True),)), answer_of(Y, Z)),
+        (TEXT, answer_of(Tensor("t", Datatype.BYTES, (1,), b"\1\0\0\0a"))),
+        (TEXT, answer_of(Tensor("t", Datatype.BOOL, (1,), b"\1"))),
+        (TEXT, answer_of(fp32("y", *range(MAX_NUMBERS + 1)))),
+        (TEXT, answer_of(fp32("y" * MAX_AROUND_BYTES, 1))),
     ],
 )
 def test_reply_that_the_next_may_differ_from_is_not_remembered(
     asked: InferRequest, answer: InferAnswer
 ) -> None:
-    known = KnownReplies()
-    known.learn(asked, answer, "m", "peer", written(asked, answer))
+    known = Known(asked)
+    known.learn(asked, answer)
     assert len(known) == 0
 
 
-def test_known_replies_are_so_many() -> None:
-    known = KnownReplies()
-    for number in range(MAX_KNOWN + 1):
-        answer = answer_of(Y, described=b"%d" % number)
-        known.learn(ALL, answer, "m", "peer", written(ALL, answer))
-    assert len(known) == MAX_KNOWN
-    assert known.reply(ALL, answer_of(Y, described=b"0"), "m", "peer") is None
-    assert known.reply(ALL, answer_of(Y, described=b"1"), "m", "peer") is not None
+@both
+def test_known_replies_are_so_many(base: InferRequest) -> None:
+    known = Known(base)
+    most = known_replies.MAX_KNOWN if base is BINARY else known_texts.MAX_KNOWN
+    for number in range(most + 1):
+        known.learn(base, answer_of(Z, described=b"%d" % number))
+    assert len(known) == most
+    assert known.reply(base, answer_of(Z, described=b"0")) is None
+    assert known.reply(base, answer_of(Z, described=b"1")) is not None

@@ -12,8 +12,8 @@ from multidict import CIMultiDict
 from capamesh.protocol.errors import InvalidRequest
 from capamesh.router.http.options import options_of
 from capamesh.router.policies import POLICIES
-from capamesh.router.requests.call import NO_OPTIONS, RoutingOptions
-from capamesh.router.rules.constraints import ANYWHERE, Constraints
+from capamesh.router.requests.call import RoutingOptions
+from capamesh.router.rules.constraints import Constraints
 
 HEADERS = [
     "X-Capamesh-Policy",
@@ -31,12 +31,6 @@ def asked(**headers: str) -> tuple[RoutingOptions, bool]:
     """Read headers named without their prefix, with _ for -."""
     named = {f"x-capamesh-{name.replace('_', '-')}": value for name, value in headers.items()}
     return options_of(CIMultiDict({"Host": "x", **named}))
-
-
-def test_request_without_such_headers_wishes_nothing() -> None:
-    options, is_explained = options_of(CIMultiDict({"Host": "x", "X-Capa": "1"}))
-    assert options is NO_OPTIONS
-    assert not is_explained
 
 
 def test_every_header_has_its_place_whatever_its_case() -> None:
@@ -76,19 +70,6 @@ def test_every_header_has_its_place_whatever_its_case() -> None:
 )
 def test_cache_control_says_how_old_an_answer_may_be(control: str, wanted: RoutingOptions) -> None:
     assert options_of(CIMultiDict({"Cache-Control": control})) == (wanted, False)
-
-
-@pytest.mark.parametrize("control", ["", "only-if-cached", "public, x=1", "no-transform", ","])
-def test_cache_control_that_says_nothing_of_that_changes_nothing(control: str) -> None:
-    options, _ = options_of(CIMultiDict({"cache-control": control}))
-    assert options is NO_OPTIONS
-
-
-def test_empty_values_ask_for_nothing_and_for_no_constraint_at_all() -> None:
-    options, is_explained = options_of(CIMultiDict(dict.fromkeys(HEADERS, " ")))
-    assert options == NO_OPTIONS
-    assert options.constraints is ANYWHERE  # what is compared by identity for each replica
-    assert not is_explained
 
 
 @pytest.mark.parametrize(

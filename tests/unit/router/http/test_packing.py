@@ -7,7 +7,7 @@ import gzip
 
 import pytest
 
-from capamesh.router.http.packing import AT_ONCE, MOST_WAITING, Packer, taken_coding, takes_gzip
+from capamesh.router.http.packing import AT_ONCE, MOST_WAITING, Packer, taken_coding
 
 
 async def test_rest_goes_as_it_is_when_there_is_much_to_pack() -> None:
@@ -22,24 +22,6 @@ async def test_rest_goes_as_it_is_when_there_is_much_to_pack() -> None:
     packer.close()
     assert not packer.begin([b"x"], done.append)
     assert packer._under_way == 1  # what it had begun, and no more
-
-
-@pytest.mark.parametrize(
-    ("accepted", "takes"),
-    [
-        ("gzip", True),
-        ("deflate, GZIP;q=0.5", True),
-        ("br,x-gzip", True),
-        ("", False),
-        ("identity", False),
-        ("gzip;q=0", False),
-        ("gzip; q=0.0", False),
-        ("gzipped", False),
-        ("*", False),
-    ],
-)
-def test_client_that_takes_gzip_says_so(accepted: str, takes: bool) -> None:
-    assert takes_gzip(accepted) is takes
 
 
 @pytest.mark.parametrize(

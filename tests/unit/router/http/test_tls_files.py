@@ -34,21 +34,6 @@ def test_clients_must_show_a_certificate_where_an_authority_is_named(authority: 
     assert loaded.context.verify_mode is ssl.CERT_REQUIRED
 
 
-def test_expiry_is_the_certificate_s(authority: Authority) -> None:
-    before_s = time.time()
-    certificate, key = authority.issue("localhost", dt.timedelta(hours=5))
-    assert load(TlsFiles(certificate, key)).expires_s == pytest.approx(
-        before_s + 5 * 3600, abs=60.0
-    )
-
-
-def test_key_that_all_may_read_is_told(authority: Authority) -> None:
-    files = authority.server()
-    assert not load(files).is_exposed
-    files.key.chmod(0o644)
-    assert load(files).is_exposed
-
-
 def refusal(files: TlsFiles) -> str:
     with pytest.raises(ConfigError) as refused:
         load(files)
@@ -116,18 +101,6 @@ def test_pair_that_cannot_be_used_is_told_once_and_the_one_before_goes_on(
     assert (tls.context is first, tls.is_refused) == (False, False)
 
 
-def test_file_that_is_gone_is_told_and_the_one_before_goes_on(authority: Authority) -> None:
-    files = authority.server()
-    tls = ServerTls(files, time.time)
-    aside = files.key.with_suffix(".aside")
-    files.key.replace(aside)
-    with pytest.raises(ConfigError, match="does not exist"):
-        tls.look()
-    aside.replace(files.key)
-    assert tls.look()
-    assert not tls.is_refused
-
-
 def test_certificate_that_has_expired_does_not_take_the_place_of_another(
     authority: Authority,
 ) -> None:
@@ -138,20 +111,3 @@ def test_certificate_that_has_expired_does_not_take_the_place_of_another(
         tls.look()
     assert not tls.is_expired
     assert ServerTls(files, time.time).is_expired  # at a start there is no other
-
-
-def test_links_to_files_count_as_what_they_lead_to(authority: Authority, tmp_path: Path) -> None:
-    """Kubernetes and certbot replace a link."""
-    for name in ("one", "two"):
-        certificate, key = authority.issue(name)
-        (tmp_path / f"v-{name}").mkdir()
-        certificate.rename(tmp_path / f"v-{name}" / "tls.crt")
-        key.rename(tmp_path / f"v-{name}" / "tls.key")
-    data = tmp_path / "data"
-    data.symlink_to("v-one")
-    tls = ServerTls(TlsFiles(data / "tls.crt", data / "tls.key"), time.time)
-    first = tls.context
-    (tmp_path / "next").symlink_to("v-two")
-    (tmp_path / "next").replace(data)
-    assert tls.look()
-    assert tls.context is not first

@@ -38,23 +38,6 @@ def test_long_frame_is_read_in_pieces() -> None:
     assert reader.number == 1
 
 
-def test_frame_of_just_one_piece_has_no_empty_second() -> None:
-    backlog = Backlog()
-    backlog.add(b"x" * PIECE_BYTES)
-    assert read_all(Reader(backlog, 0)) == [b"x" * PIECE_BYTES]
-
-
-def test_frames_beyond_the_most_are_dropped_and_their_reader_begins_anew() -> None:
-    backlog = Backlog(most_frames=2)
-    reader = Reader(backlog, 0)
-    for frame in (b"1", b"2", b"3"):
-        backlog.add(frame)
-    assert reader.read() is None
-    assert backlog.kept_bytes == 2
-    assert not backlog.has_all_after(0)
-    assert read_all(Reader(backlog, 1)) == [b"2", b"3"]
-
-
 def test_bytes_of_all_frames_are_bounded_however_large_each_is() -> None:
     backlog = Backlog(most_bytes=100)
     for size in (40, 60, 41, 100, 101, 1000):
@@ -64,32 +47,3 @@ def test_bytes_of_all_frames_are_bounded_however_large_each_is() -> None:
     assert Reader(backlog, 5).read() is None
     backlog.add(b"small")
     assert read_all(Reader(backlog, 6)) == [b"small"]
-
-
-def test_reader_inside_of_a_dropped_frame_is_told_that_it_is_gone() -> None:
-    backlog = Backlog(most_bytes=2 * PIECE_BYTES)
-    reader = Reader(backlog, 0)
-    backlog.add(b"x" * (2 * PIECE_BYTES))
-    assert reader.read() == b"x" * PIECE_BYTES
-    backlog.add(b"next")
-    assert reader.read() is None
-    assert reader.is_inside
-
-
-def test_number_that_never_was_has_no_frames_after_it() -> None:
-    backlog = Backlog()
-    backlog.add(b"one")
-    assert backlog.has_all_after(0)
-    assert backlog.has_all_after(1)
-    assert not backlog.has_all_after(2)
-
-
-def test_skipped_frame_sends_every_reader_back_to_the_beginning() -> None:
-    backlog = Backlog()
-    backlog.add(b"one")
-    reader = Reader(backlog, 0)
-    assert backlog.keeps_newest()
-    backlog.skip()
-    assert not backlog.keeps_newest()
-    assert reader.read() is None
-    assert read_all(Reader(backlog, 2)) == []

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capamesh.protocol.steps import run_through
-from capamesh.router.page.differences import differences, whole
+from capamesh.router.page.differences import differences
 from capamesh.router.page.overview import Overview
 
 BEFORE = Overview({"state": "ready"}, {"a": {"x": 1, "y": 2}, "b": {"x": 1}}, {"m/1": {"n": 1}})
@@ -59,20 +59,3 @@ def test_differences_lead_from_one_overview_to_the_other(
     before, after = Overview({}, one, other), Overview({}, other, one)
     text = run_through(differences(before, after))
     assert applied(before, json.loads(text or b"{}")) == after
-
-
-def test_whole_overview_has_its_revision() -> None:
-    assert json.loads(run_through(whole(BEFORE, "b-7"))) == {
-        "revision": "b-7",
-        "router": BEFORE.router,
-        "nodes": BEFORE.nodes,
-        "models": BEFORE.models,
-    }
-
-
-def test_text_stays_on_one_line_whatever_names_hold() -> None:
-    text = run_through(
-        differences(Overview(), Overview({}, {"a\n\nevent: x\r": {"x": "\n\n"}}, {}))
-    )
-    assert b"\n" not in text
-    assert b"\r" not in text

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import zlib
 
 import pytest
 from fleet_fakes import NullLog, in_virtual_time
@@ -59,19 +58,6 @@ def values(reader: Reader | None) -> list[int]:
 
 
 @in_virtual_time
-async def test_snapshot_is_the_overview_of_its_revision() -> None:
-    feed = Source().feed()
-    plain = await feed.snapshot(is_packed=False)
-    assert json.loads(plain) == {
-        "revision": "boot-1",
-        "router": {},
-        "nodes": {"a": {"x": 0}},
-        "models": {},
-    }
-    assert zlib.decompress(await feed.snapshot(is_packed=True), 31) == plain
-
-
-@in_virtual_time
 async def test_viewer_gets_what_changed_since_its_snapshot() -> None:
     source = Source()
     feed = source.feed()
@@ -100,44 +86,6 @@ async def test_one_turn_serves_all_and_nothing_is_made_while_nobody_watches() ->
 
 
 @in_virtual_time
-async def test_costly_overview_is_made_less_often() -> None:
-    feed = Source(cost_s=0.1).feed()
-    with feed.following():
-        await asyncio.sleep(100.5)
-    assert feed.turns == 11
-
-
-@in_virtual_time
-async def test_costliest_overview_is_made_every_fifteen_seconds_all_the_same() -> None:
-    feed = Source(cost_s=1.0).feed()
-    with feed.following():
-        await asyncio.sleep(100)
-    assert feed.turns == 7
-
-
-@pytest.mark.parametrize(("most_bytes", "turns"), [(10**6, 2), (10**5, 21)])
-@in_virtual_time
-async def test_long_frame_is_followed_by_a_pause_if_it_is_kept_and_sent(
-    most_bytes: int, turns: int
-) -> None:
-    source = Source()
-    feed = source.feed(backlog=Backlog(most_bytes=most_bytes))
-    await feed.snapshot(is_packed=False)
-    source.value = "x" * 655_360
-    with feed.following():
-        await asyncio.sleep(10.1)
-    assert feed.turns == turns
-
-
-@in_virtual_time
-async def test_snapshots_cost_no_more_than_turns_do() -> None:
-    feed = Source(cost_s=0.1).feed()
-    for _ in range(100):
-        await feed.snapshot(is_packed=False)
-    assert feed.turns == 1
-
-
-@in_virtual_time
 async def test_viewer_who_is_too_far_behind_begins_anew() -> None:
     source = Source()
     feed = source.feed()
@@ -152,17 +100,6 @@ async def test_viewer_who_is_too_far_behind_begins_anew() -> None:
         source.value = -1
         await asyncio.sleep(0.5)
         assert feed.reader(behind) is None
-
-
-@pytest.mark.parametrize(
-    "revision",
-    ["", "boot-", "other-1", "boot-2", "boot--1", "boot-x", "boot-²", "boot-" + "9" * 5000],
-)
-@in_virtual_time
-async def test_revision_that_never_was_begins_anew(revision: str) -> None:
-    feed = Source().feed()
-    await feed.snapshot(is_packed=False)
-    assert feed.reader(revision) is None
 
 
 @in_virtual_time

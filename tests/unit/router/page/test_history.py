@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import pytest
-
 from capamesh.protocol.ids import ModelName
-from capamesh.router.page.history import BIN_S, History, Totals, quantile_us
+from capamesh.router.page.history import BIN_S, History, Totals
 
 BOUNDS_S = (0.001, 0.01)
 
@@ -56,24 +54,6 @@ def test_bins_hold_what_was_counted_in_them() -> None:
     assert counters.series("m")["requests_per_s"] == [1.5, 2.0, 0.0]
 
 
-def test_bins_that_were_missed_are_empty_and_rates_count_the_time() -> None:
-    counters = Counters()
-    counters.pass_bin()
-    counters.count("m", 60)
-    counters.pass_bin(3 * BIN_S)
-    assert counters.series(bins=5)["requests_per_s"] == [None, 0.0, None, None, 2.0]
-
-
-def test_bins_before_the_start_are_empty_and_old_ones_are_overwritten() -> None:
-    counters = Counters(bins=3)
-    for count in range(5):
-        counters.count("m", 10 * count)
-        counters.pass_bin()
-    assert counters.series(bins=99)["requests_per_s"] == [2.0, 3.0, 4.0]
-    counters.pass_bin(50 * BIN_S)
-    assert counters.series()["requests_per_s"] == [None, None, 0.0]
-
-
 def test_long_span_is_told_in_fewer_points() -> None:
     counters = Counters(bins=8640)
     counters.count("m", 0, 30)
@@ -85,30 +65,6 @@ def test_long_span_is_told_in_fewer_points() -> None:
     assert len(body["series"]["requests_per_s"]) == 720
     assert body["series"]["requests_per_s"][-1] == 0.25
     assert body["series"]["p99_us"][-1] == 9910.0
-
-
-def test_model_without_requests_has_no_history_and_is_no_traffic() -> None:
-    counters = Counters()
-    counters.count("m", 1)
-    counters.pass_bin()
-    assert counters.history.models() == ["m"]
-    assert counters.history.traffic("m") == {
-        "requests_per_s": 0.1,
-        "errors_per_s": 0.0,
-        "p50_us": 500,
-        "p99_us": 990,
-    }
-    counters.pass_bin()
-    assert counters.history.traffic("m") == {}
-    assert counters.series("n")["requests_per_s"] == [None, None, None]
-
-
-def test_refusals_of_models_that_nobody_hosts_count_for_the_router_alone() -> None:
-    counters = Counters()
-    counters.refused["", "model_not_found"] = 20
-    counters.pass_bin()
-    assert counters.history.models() == []
-    assert counters.series(bins=1)["errors_per_s"] == [2.0]
 
 
 def test_busiest_models_have_the_places_until_they_are_idle_for_an_hour() -> None:
@@ -124,25 +80,3 @@ def test_busiest_models_have_the_places_until_they_are_idle_for_an_hour() -> Non
     counters.count("a", 1)
     counters.pass_bin()
     assert counters.history.models() == ["a", "b"]
-
-
-@pytest.mark.parametrize(
-    ("counts", "part", "expected"),
-    [
-        ([10, 0, 0], 0.5, 500),
-        ([5, 5, 0], 0.5, 1000),
-        ([0, 0, 4], 0.5, 10000),
-        ([0, 10, 0], 0.99, 9910),
-        ([0, 0, 0], 0.5, 0),
-    ],
-)
-def test_quantile_is_read_off_buckets(counts: list[int], part: float, expected: float) -> None:
-    assert round(quantile_us(counts, [0.0, 1000.0, 10000.0], part)) == expected
-
-
-def test_two_turns_at_the_same_time_are_one() -> None:
-    counters = Counters()
-    counters.count("m", 10)
-    counters.pass_bin()
-    counters.pass_bin(0)
-    assert counters.series(bins=1)["requests_per_s"] == [1.0]

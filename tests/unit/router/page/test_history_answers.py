@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 
 from capamesh.protocol.ids import ModelName
 from capamesh.router.page.history import BIN_S, History, Totals
@@ -25,33 +24,6 @@ class Counters:
         for counts in self.latencies.values():
             counts[0] += 10
         self.history.sample()
-
-
-def test_answer_is_the_history_plain_and_packed() -> None:
-    counters = Counters("m")
-    answer = counters.answers.answer("m", 20)
-    assert json.loads(answer.plain) == counters.history.body("m", 20)
-    assert zlib.decompress(answer.packed, 31) == answer.plain
-
-
-def test_answer_is_made_once_until_the_history_goes_on() -> None:
-    counters = Counters("m")
-    first = counters.answers.answer("m", 20)
-    assert counters.answers.answer("m", 20) is first
-    assert counters.answers.answer("m", 24.9) is first, "it is of the same bins"
-    assert counters.answers.made == 1
-    counters.pass_bin()
-    newer = counters.answers.answer("m", 20)
-    assert newer.tag != first.tag
-    assert counters.answers.made == 2
-    assert counters.answers.kept_bytes == len(newer.plain) + len(newer.packed)
-
-
-def test_answers_of_other_models_and_spans_are_others() -> None:
-    counters = Counters("m", "n")
-    asked = [("m", 20), ("n", 20), ("m", 30), ("", 20)]
-    tags = {counters.answers.answer(model, span).tag for model, span in asked}
-    assert len(tags) == len(asked)
 
 
 def test_invented_models_are_answered_and_push_nothing_out() -> None:
@@ -80,10 +52,3 @@ def test_bytes_that_are_kept_are_bounded_and_the_longest_unasked_goes_first() ->
     assert counters.answers.made == 4
     counters.answers.answer("m", 2 * BIN_S)
     assert counters.answers.made == 5
-
-
-def test_answer_larger_than_all_room_is_given_and_not_kept() -> None:
-    counters = Counters("m", most_bytes=10)
-    assert json.loads(counters.answers.answer("m", 20).plain)["model"] == "m"
-    assert counters.answers.kept_bytes == 0
-    assert repr(counters.answers) == "HistoryAnswers(0 kept, 0 bytes)"

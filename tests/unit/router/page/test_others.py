@@ -6,17 +6,7 @@ from fleet_fakes import advert, linked
 
 from capamesh.protocol.fleet import Joined
 from capamesh.router.fleet.view import FleetView
-from capamesh.router.page.others import OthersFigures, added, figures_of
-
-
-def test_figures_are_the_own_ones_while_nothing_was_told() -> None:
-    fleet = FleetView(on_new=linked, on_gone=lambda _: None)
-    fleet.apply([Joined(advert("A", "127.0.0.1:1"))])
-    (endpoint,) = fleet.endpoints()
-    others = OthersFigures()
-    assert tuple(others.of_link(endpoint)) == (0, 0, 0)
-    assert others.of_model("m", "1") == 0
-    assert others.traffic("m", {"requests_per_s": 1.0}) == {"requests_per_s": 1.0}
+from capamesh.router.page.others import OthersFigures, figures_of
 
 
 def test_figures_told_are_those_of_the_address_and_of_the_version() -> None:
@@ -40,12 +30,3 @@ def test_process_tells_of_links_and_models_with_a_count() -> None:
     (replica,) = fleet.replicas_at(endpoint)
     endpoint.rif, endpoint.answered, replica.rif = 2, 5, 2
     assert figures_of(fleet) == ([("A", "127.0.0.1:1", 2, 5, 0)], [("m", "1", 2)])
-
-
-def test_figures_of_several_add_up_by_address_and_version() -> None:
-    one = ([("A", "x", 1, 2, 3)], [("m", "1", 1)])
-    other = ([("A", "x", 1, 1, 1), ("B", "y", 5, 0, 0)], [("m", "1", 2), ("n", "1", 3)])
-    assert added([one, other]) == (
-        [("A", "x", 2, 3, 4), ("B", "y", 5, 0, 0)],
-        [("m", "1", 3), ("n", "1", 3)],
-    )

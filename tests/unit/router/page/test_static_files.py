@@ -22,12 +22,6 @@ def written(folder: Path, **more: str) -> StaticFiles:
     return StaticFiles(folder)
 
 
-def test_index_names_files_by_their_digest(tmp_path: Path) -> None:
-    files = written(tmp_path / "a")
-    assert files.index == f'<script src="page/{files.digest}/a.js"></script>'.encode()
-    assert files.docs == files.index
-
-
 def test_file_is_found_by_digest_and_name_alone(tmp_path: Path) -> None:
     files = written(tmp_path / "a")
     found = files.file(files.digest, "a.js")
@@ -38,17 +32,6 @@ def test_file_is_found_by_digest_and_name_alone(tmp_path: Path) -> None:
     assert files.file("0" * 16, "a.js") is None
     assert files.file(files.digest, "../a.js") is None
     assert files.file(files.digest, "index.html") is None
-
-
-def test_digest_changes_with_any_file(tmp_path: Path) -> None:
-    one, other = written(tmp_path / "a"), written(tmp_path / "b", b_css="x")
-    assert one.digest == written(tmp_path / "c").digest
-    assert one.digest != other.digest
-
-
-def test_files_of_other_kinds_are_not_served(tmp_path: Path) -> None:
-    files = written(tmp_path / "a", notes_txt="secret")
-    assert files.file(files.digest, "notes.txt") is None
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +49,6 @@ def test_address_beyond_this_machine_needs_tls_and_a_proof(
     )
 
 
-def test_address_of_operators_needs_the_same() -> None:
-    require_safe(at("127.0.0.1", metrics_host="::1"), asks_for_keys=False)
-    exposed = at("127.0.0.1", metrics_host=EVERYWHERE, metrics_port=9100)
-    with pytest.raises(
-        ConfigError, match=r"could come in at --metrics-listen 0\.0\.0\.0:9100, where no key"
-    ):
-        require_safe(exposed, asks_for_keys=False)
-    require_safe(at(EVERYWHERE, metrics_host=EVERYWHERE, **TLS), asks_for_keys=True)
-
-
 @pytest.mark.parametrize(
     ("host", "is_safe"),
     [
@@ -78,20 +67,6 @@ def test_address_of_operators_needs_the_same() -> None:
 )
 def test_address_is_of_this_machine_if_nobody_else_can_connect(host: str, is_safe: bool) -> None:
     assert is_of_this_machine(host) is is_safe
-
-
-def test_name_is_of_this_machine_if_all_its_addresses_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = {"inner": ["127.0.0.1", "::1"], "mixed": ["127.0.0.1", "10.0.0.5"]}
-
-    def looked_up(host: str, *_: object, **__: object) -> list[Any]:
-        if host not in names:
-            raise socket.gaierror("unknown")
-        return [(0, 0, 0, "", (address, 0)) for address in names[host]]
-
-    monkeypatch.setattr(socket, "getaddrinfo", looked_up)
-    assert is_of_this_machine("inner")
-    assert not is_of_this_machine("mixed")
-    assert is_of_this_machine("gone")  # it cannot be listened on either
 
 
 @pytest.mark.parametrize(

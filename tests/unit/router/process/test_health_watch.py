@@ -10,7 +10,7 @@ from fleet_fakes import Fleet, echo, in_virtual_time
 from fleet_members import EventLog
 
 from capamesh.protocol.errors import LinkLost
-from capamesh.router.balancing.unhealthy import Inhibited, Verdict
+from capamesh.router.balancing.unhealthy import Verdict
 from capamesh.router.process.health_watch import JUDGE_EVERY_S, REPROBE_EVERY_S, HealthWatch
 from capamesh.router.resilience.health import CircuitState
 from capamesh.router.supervision import Supervisor
@@ -69,20 +69,6 @@ async def test_node_that_failed_is_asked_for_a_sign_of_life() -> None:
     watched.watch.close()
     assert not link.probing
     assert fleet.prober.sent == len(link.probes)
-
-
-@in_virtual_time
-async def test_verdict_on_a_node_s_health_is_told_when_it_is_judged() -> None:
-    watched = Watched()
-    fleet = watched.fleet
-    (replica,) = fleet.replicas
-    fleet.served().failed(replica, LinkLost("reset"), 0.1, fleet.clock())
-    watched.watch.start()
-    await asyncio.sleep(JUDGE_EVERY_S + 2 * REPROBE_EVERY_S)
-    watched.watch.close()
-    (verdict,) = watched.verdicts
-    assert isinstance(verdict, Inhibited)
-    assert (verdict.peer, verdict.address, verdict.reason) == ("A", "a:1", "link_lost: reset")
 
 
 @pytest.mark.pure

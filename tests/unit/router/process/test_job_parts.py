@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fleet_fakes import NullLog
-from job_desk import PINNED, manifest, ranges, spec_with
+from job_desk import PINNED, spec_with
 from job_nodes import FakeNodes
-from typing_extensions import override
 
 from capamesh.protocol.errors import ConfigError
 from capamesh.router.fleet.view import FleetView
-from capamesh.router.http.jobs import JobsApi
 from capamesh.router.jobs.readers.pool import Use
 from capamesh.router.jobs.readers.process import ReaderProcess
 from capamesh.router.jobs.standing import NoRunner
@@ -62,32 +59,8 @@ def values(telemetry: Telemetry, name: str) -> dict[str, float]:
     return {line.split('"')[1]: float(line.rpartition(" ")[2]) for line in found}
 
 
-class Counting(NoRunner):
-    """A runner whose calls have ended so and so often."""
-
-    @override
-    def calls(self) -> dict[str, int]:
-        return {"ok": 7, "refused": 1, "retried": 0, "failed": 2}
-
-
 def files_in(folder: Path) -> list[str]:
     return sorted(each.name for each in folder.iterdir())
-
-
-async def test_usual_store_is_made_by_the_first_who_needs_it(tmp_path: Path) -> None:
-    made = parts(settings(tmp_path))
-    assert files_in(tmp_path) == []
-    assert isinstance(made.pages()[0], JobsApi)
-    assert made.service is not None
-    first, second = await asyncio.gather(made.service.store(), made.service.store())
-    assert first is second
-    assert "jobs.db" in files_in(tmp_path)
-    assert await first.page(None, None, 1) == []
-    await made.close()
-    again = parts(settings(tmp_path))  # from now on it is opened at the start
-    assert again._store is not None
-    assert again._store._store is not None
-    await again.close()
 
 
 async def test_store_that_another_process_has_made_is_opened(
@@ -132,30 +105,6 @@ async def test_jobs_are_counted_by_state(tmp_path: Path, monkeypatch: pytest.Mon
     running.cancel()
     await made.close()
     await other.close()
-
-
-async def test_rows_are_counted_where_they_are_committed(tmp_path: Path) -> None:
-    made = parts(settings(tmp_path))
-    assert made.service is not None
-    store = await made.service.store()
-    await store.submit("t", spec_with(), PINNED)
-    taken = await store.claim_plan("a")
-    assert taken is not None
-    await store.add_shards(taken[0].id, taken[1], 0, ranges(2))
-    job = await store.finish_plan(taken[0].id, taken[1], "print")
-    assert job is not None
-    leases = await store.claim(job, "a", 2)
-    for bad, lease in enumerate(leases):
-        assert await store.commit(lease, job.spec, manifest(lease, bad=bad))
-    lost = replace(leases[0], token=9)
-    assert not await store.commit(lost, job.spec, manifest(lost))
-    telemetry = Telemetry()
-    made.watch(telemetry)
-    assert values(telemetry, "capamesh_job_rows_total") == {"ok": 19.0, "bad": 1.0}
-    assert values(telemetry, "capamesh_job_calls_total") == {}  # nothing runs here yet
-    made.service.runner = runner = Counting()
-    assert values(telemetry, "capamesh_job_calls_total") == runner.calls()
-    await made.close()
 
 
 async def test_store_that_is_broken_meanwhile_is_told_once_and_tried_again(

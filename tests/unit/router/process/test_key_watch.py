@@ -99,36 +99,6 @@ async def test_router_does_not_start_where_nobody_can_tell_which_keys_there_are(
             Watched(place).watch.load()
 
 
-async def test_one_look_finds_what_was_made_revoked_or_has_ended(watched: Watched) -> None:
-    first, second = watched.make(), watched.make(expires_s=50.0)
-    watched.watch.load()
-    assert (watched.code_of(first), watched.code_of(second)) == ("taken", "taken")
-    third = watched.make()
-    watched.store.revoke(first[3:11], 1.0)
-    watched.now_s = 50.0
-    await watched.watch.look()
-    assert [watched.code_of(each) for each in (first, second, third)] == [
-        "unauthenticated",
-        "unauthenticated",
-        "taken",
-    ]
-
-
-async def test_keys_are_read_only_when_they_were_changed(
-    watched: Watched, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    watched.make()
-    watched.watch.load()
-    reads: list[KeyStore] = []
-    usable = KeyStore.usable
-    monkeypatch.setattr(KeyStore, "usable", lambda self: reads.append(self) or usable(self))
-    await watched.watch.look()
-    assert reads == []
-    watched.make()
-    await watched.watch.look()
-    assert len(reads) == 1
-
-
 async def test_known_keys_outlive_the_file_for_ten_minutes(watched: Watched) -> None:
     text, unknown = watched.make(), "cm_unknown0_" + 32 * "0"
     watched.watch.load()
@@ -159,12 +129,6 @@ async def test_file_that_is_made_anew_never_opens_the_router(watched: Watched) -
     other = watched.make()
     await watched.watch.look()
     assert (watched.code_of(text), watched.code_of(other)) == ("unauthenticated", "taken")
-
-
-def test_broken_file_ends_the_start(watched: Watched) -> None:
-    watched.path.write_bytes(b"junk" * 1000)
-    with pytest.raises(ConfigError, match=r"keys\.db"):
-        watched.watch.load()
 
 
 async def test_file_that_cannot_be_read_in_time_counts_as_out_of_reach(
@@ -207,36 +171,6 @@ async def test_watch_outlives_whatever_goes_wrong(
     running.cancel()
     assert watched.code_of(text) == "taken"
     assert [event for event, _ in watched.log.events][1:] == ["keys_unreachable", "keys_reached"]
-
-
-async def test_run_looks_until_it_is_cancelled(
-    watched: Watched, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    watched.watch.load()
-    monkeypatch.setattr(key_watch, "LOOK_EVERY_S", 0.0)
-    taken = asyncio.Event()
-    watched.ring.on_change(taken.set)
-    running = asyncio.create_task(watched.watch.run())
-    watched.make()
-    await taken.wait()
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-    assert watched.ring.is_required
-
-
-async def test_usage_is_written_at_each_look_and_at_the_end(watched: Watched) -> None:
-    text = watched.make()
-    watched.watch.load()
-    key = watched.ring.find(text)
-    watched.quotas.admit(key, "m", 2, 10, 0.0).settle(5)
-    await watched.watch.look()
-    row = UsageRow(0, "lab", "m")
-    assert watched.store.usage(0, 1) == {row: Amount(1, 2, 15)}
-    await watched.watch.look()
-    watched.quotas.admit(key, "m", 1, 0, 0.0).settle(0)
-    await watched.watch.close()
-    assert watched.store.usage(0, 1) == {row: Amount(2, 3, 15)}
 
 
 async def test_usage_of_a_time_without_the_file_is_written_once(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 
-from fleet_fakes import FakeLink, advert, offer
+from fleet_fakes import FakeLink, advert
 
-from capamesh.protocol.errors import InvalidRequest, LinkLost, Overloaded
+from capamesh.protocol.errors import LinkLost
 from capamesh.protocol.fleet import Joined, Left
 from capamesh.protocol.ids import PeerId
-from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.fleet.endpoint import Endpoint
 from capamesh.router.fleet.view import FleetView
 from capamesh.router.process.node_gauges import NodeGauges
@@ -65,31 +64,6 @@ def test_node_is_in_the_state_of_its_best_link() -> None:
     assert world.told("capamesh_fleet_links_up")['node="D"'] == 2.0
 
 
-def test_bulk_rows_and_the_longest_queue_of_people_are_told_by_node() -> None:
-    world = World()
-    models = (offer(), offer(version="2"))
-    world.fleet.apply([Joined(advert("A", "127.0.0.1:1", models=models))])
-    first, second = world.fleet.replicas_at(world.endpoint("A"))
-    first.reported(LoadReport(bulk_in_flight=8, online_queue_us=250_000), 1.0)
-    second.reported(LoadReport(bulk_in_flight=5, online_queue_us=500_000), 1.0)
-    assert world.told("capamesh_fleet_bulk_rows") == {'node="A"': 13.0}
-    assert world.told("capamesh_fleet_online_queue_seconds") == {'node="A"': 0.5}
-
-
-def test_round_trip_in_flight_and_circuits_are_told_by_node() -> None:
-    world = World("A", "B")
-    world.link("A").network.round_trip(0.25, 0.0)
-    world.endpoint("B").rif = 3
-    world.endpoint("B").health.failed(world.now_s, is_hard=True)
-    assert world.told("capamesh_fleet_round_trip_seconds") == {'node="A"': 0.25}
-    assert world.told("capamesh_fleet_in_flight") == {'node="B"': 3.0}
-    assert world.told("capamesh_fleet_circuits") == {
-        'node="A",state="closed"': 2.0,
-        'node="B",state="inhibited"': 1.0,
-        'node="B",state="closed"': 1.0,
-    }
-
-
 def test_attempts_of_a_node_never_count_down_when_a_link_of_its_goes() -> None:
     world = World("A")
     visitor = Endpoint(PeerId("A"), "dialled-in-1")
@@ -102,19 +76,6 @@ def test_attempts_of_a_node_never_count_down_when_a_link_of_its_goes() -> None:
     first.answered = 6
     assert world.told("capamesh_fleet_attempts_answered_total") == {'node="A"': 13.0}
     assert world.told("capamesh_fleet_attempts_failed_total") == {'code="link_lost",node="A"': 1.0}
-
-
-def test_refusals_and_failures_are_told_by_code_and_only_a_peer_s_are_its_failures() -> None:
-    world = World("A")
-    endpoint = world.endpoint("A")
-    for error in (Overloaded("full"), LinkLost("gone"), LinkLost("gone"), InvalidRequest("no")):
-        endpoint.count(error)
-    assert world.told("capamesh_fleet_attempts_failed_total") == {
-        'code="overloaded",node="A"': 1.0,
-        'code="link_lost",node="A"': 2.0,
-        'code="invalid_request",node="A"': 1.0,
-    }
-    assert endpoint.failed == 2
 
 
 def test_nodes_beyond_the_first_share_one_label_until_one_leaves() -> None:

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from capamesh.protocol.errors import ConfigError
-from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.router.process.rules_keys import read_rules
 from capamesh.router.rules.constraints import ANYWHERE, Constraints
@@ -65,24 +63,6 @@ def test_star_holds_for_all_and_a_models_own_table_replaces_it_key_by_key() -> N
     assert rules.of(ModelName("digits")) == ModelRules(policy="p2c", constraints=Constraints(5.0))
     assert rules.of(ModelName("other")) == ModelRules(policy="p2c", constraints=Constraints(1.0))
     assert rules.of(ModelName("a model.2")) == rules.every
-
-
-def test_constraints_are_replaced_key_by_key_too() -> None:
-    rules = read("""
-        ["*"]
-        max_price = 1.0
-        regions = ["eu"]
-        [m]
-        regions = ["us"]
-    """)
-    assert rules.of(ModelName("m")).constraints == Constraints(1.0, frozenset({"us"}))
-
-
-def test_defaults_hold_for_what_is_not_said() -> None:
-    defaults = ModelRules(policy="cheapest", is_hedged=False)
-    rules = read_rules(b"[m]\nhedge = true\n", "rules.toml", defaults)
-    assert rules.of(ModelName("m")) == ModelRules(policy="cheapest")
-    assert rules.of(ModelName("other")) == rules.every == defaults
 
 
 @pytest.mark.parametrize(
@@ -208,29 +188,7 @@ def test_any_value_is_read_or_refused_as_a_setting(key: str, value: str) -> None
     assert not complaint or " m." in complaint
 
 
-def test_example_in_the_how_to_is_true() -> None:
-    page = Path(__file__).parents[4] / "docs" / "how-to" / "route-traffic.md"
-    examples = re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL)
-    assert examples
-    for example in examples:
-        read_rules(example.encode(), "rules.toml", ModelRules())
-    whole = read_rules(examples[0].encode(), "rules.toml", ModelRules())
-    assert whole.of(ModelName("digits")).weights == (("1", 90.0), ("2", 10.0))
-
-
 DIGEST = "sha256-chunks:" + "0a" * 32
-PUBLISHER = Identity.from_private_bytes(b"p" * 32).peer_id
-
-
-def test_owners_of_a_model_are_read() -> None:
-    text = (
-        f'["*"]\npublishers = ["{PUBLISHER}"]\n[m.digests]\n"1" = "{DIGEST}"\n[n]\nhedge = false\n'
-    )
-    rules = read_rules(text.encode(), "rules.toml", ModelRules())
-    of_m = rules.of(ModelName("m"))
-    assert (of_m.digests, of_m.publishers) == ({"1": DIGEST}, {PUBLISHER})
-    assert rules.of(ModelName("n")).publishers == {PUBLISHER}
-    assert (ModelRules().digests, ModelRules().publishers) == ({}, None)
 
 
 @pytest.mark.parametrize(

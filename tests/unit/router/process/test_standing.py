@@ -87,23 +87,6 @@ def test_router_that_serves_is_ready_once_a_node_can_be_reached(router: Router) 
     assert router.shown == ("draining", "")
 
 
-def test_router_logs_when_it_begins_and_ceases_to_serve(router: Router) -> None:
-    router.standing.http_address = "http://10.1.2.3:8000"
-    router.standing.enter("serving")
-    node = router.network.member()
-    router.members.heard(says(node))
-    assert router.log.of("serving") == []
-    linked(router.dialled[0])
-    router.standing.tick()
-    (said,) = router.log.of("serving")
-    assert (said["http"], said["nodes"]) == ("http://10.1.2.3:8000", 1)
-    router.members.apply(router.hearing.expel(node.identity.peer_id, router.clocks.now()))
-    router.standing.tick()
-    (said,) = router.log.of("not_serving")
-    assert said["state"] == "waiting"
-    assert said["reason"]
-
-
 def test_router_is_not_ready_before_its_mesh_is_up_and_stays_so_while_it_is_started_anew(
     router: Router,
 ) -> None:
@@ -138,19 +121,6 @@ def test_router_that_waits_says_whether_it_had_nodes_and_whether_it_can_hear_of_
     router.members.apply(router.hearing.expel(node.identity.peer_id, router.clocks.now()))
     router.standing.write()
     assert router.shown == ("waiting", "all nodes that were heard of have left")
-
-
-def test_status_is_not_written_again_while_the_state_is_the_same(router: Router) -> None:
-    router.standing.enter("serving")
-    router.standing.link_address = "10.1.2.3:4100"
-    router.standing.tick()
-    assert read_status(router.folder)["link_address"] == ""
-    router.standing.beat()
-    status = read_status(router.folder)
-    assert status["link_address"] == "10.1.2.3:4100"
-    assert status["mesh_addresses"] == ["/ip4/10.1.2.3/tcp/4001/p2p/Q"]
-    assert status["sidecar_pid"] == 7
-    assert status["name"] == "front"
 
 
 def test_router_that_is_revoked_refuses_requests_also_while_nodes_are_linked(

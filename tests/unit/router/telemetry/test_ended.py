@@ -1,14 +1,10 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
-
-import pytest
 
 from capamesh.protocol.errors import InvalidRequest, Overloaded
 from capamesh.router.telemetry.ended import (
     MOST_CHARS,
-    MOST_KINDS,
     MOST_OF_A_KIND,
     SLOW_S,
     EndedRequests,
@@ -60,49 +56,3 @@ def test_flood_of_one_failure_is_counted_and_drives_no_other_out() -> None:
     flood, other = told.rows()
     assert (flood["count"], len(flood["newest"])) == (1_000, MOST_OF_A_KIND)
     assert (other["model"], other["error"], other["newest"]) == ("other", "bad", [])
-
-
-def test_requests_of_models_that_nobody_hosts_are_one_kind() -> None:
-    told, _ = ended()
-    for name in ("x", "y\x1b"):
-        told.failed("", InvalidRequest(f"no {name}"))
-        told.ended(replace(request("invalid_request"), model=name))
-    (kind,) = told.rows()
-    assert (kind["model"], kind["count"]) == ("", 2)
-    assert [each["model"] for each in kind["newest"]] == ["y\ufffd", "x"]
-
-
-def test_kind_that_was_not_seen_for_longest_gives_way() -> None:
-    told, _ = ended()
-    for number in range(MOST_KINDS):
-        told.failed(f"m{number}", Overloaded())
-    told.failed("m0", Overloaded())
-    told.failed("new", Overloaded())
-    models = [kind["model"] for kind in told.rows()]
-    assert models == ["new", "m0", *(f"m{n}" for n in range(MOST_KINDS - 1, 1, -1))]
-
-
-@pytest.mark.parametrize(
-    ("sampling", "slow_s"),
-    [
-        (None, SLOW_S),
-        (Sampling(), SLOW_S),
-        (Sampling(slow_s=0.2), 0.2),
-        (Sampling(slow_s=5.0), SLOW_S),
-        (Sampling(ratio=0.01), float("-inf")),
-    ],
-)
-def test_answered_request_need_be_told_only_where_somebody_may_want_it(
-    sampling: Sampling | None, slow_s: float
-) -> None:
-    told, tracer = ended(sampling)
-    assert (told.slow_s, told.has_tracer) == (slow_s, tracer is not None)
-
-
-def test_tracer_hears_of_all_that_are_told() -> None:
-    told, tracer = ended(Sampling())
-    assert tracer is not None
-    told.ended(request("overloaded"))
-    told.ended(request(parent=TraceParent("1" * 32, "2" * 16, is_sampled=True)))
-    told.ended(request())
-    assert tracer.waiting == 2

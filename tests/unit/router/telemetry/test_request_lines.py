@@ -5,8 +5,6 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-import pytest
-
 from capamesh.router.telemetry.request_lines import BURST, AccessLog, Facts, SlowLog, inference_line
 from capamesh.router.telemetry.tracing import AttemptTimes, RequestTimes, TraceParent
 
@@ -73,19 +71,6 @@ def test_line_has_no_text_that_could_repeat_a_body_and_no_control_character() ->
     assert "node" not in told
 
 
-def test_share_of_requests_is_as_asked_and_by_chance() -> None:
-    log = access_log(0.1, [])
-    wanted = [log.wants() for _ in range(20_000)]
-    assert 1_850 < sum(wanted) < 2_150
-    gaps = {
-        after - at
-        for at, after in zip(*[iter([i for i, w in enumerate(wanted) if w])] * 2, strict=False)
-    }
-    assert len(gaps) > 10
-    every = access_log(1.0, [])
-    assert all(every.wants() for _ in range(100))
-
-
 def test_page_has_its_route_and_status_and_no_path() -> None:
     lines: Lines = []
     access_log(1.0, lines).page("GET", "/v1/nodes/{peer}", 404, 1.5, Facts("http", "::1"))
@@ -107,21 +92,6 @@ def test_page_has_its_route_and_status_and_no_path() -> None:
             "code": "unauthenticated",
         },
     ]
-
-
-def test_request_is_slow_by_time_or_by_what_is_usual() -> None:
-    log, one, other = slow_log([], [0.0]), object(), object()
-    assert log.limit_s(one) == 1.0
-    log.learn({one: 0.05, other: 0.0001})
-    assert (log.limit_s(one), log.limit_s(other), log.limit_s(None)) == (0.2, 0.01, 1.0)
-    assert slow_log([], [0.0], math.inf, math.inf).limit_s(one) == math.inf
-
-
-@pytest.mark.parametrize(("least_s", "floor_s"), [(1.0, 0.01), (0.002, 0.002)])
-def test_no_limit_of_a_model_is_below_the_floor(least_s: float, floor_s: float) -> None:
-    log, one = slow_log([], [0.0], least_s, 1e-6), object()
-    log.learn({one: 0.0001})
-    assert log.floor_s == log.limit_s(one) == floor_s
 
 
 def test_slow_requests_are_written_so_often_and_the_others_are_counted() -> None:

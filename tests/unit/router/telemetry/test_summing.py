@@ -22,11 +22,6 @@ def test_counters_of_the_same_labels_add_up_and_others_stand_beside_them() -> No
     assert summed(one, other) == ['x_total{code="ok"} 5.0', 'x_total{code="late"} 1.0']
 
 
-def test_histograms_add_up_bucket_by_bucket() -> None:
-    one = family("h", "histogram", 'h_bucket{le="+Inf"} 2.0', "h_count 2.0", "h_sum 0.5")
-    assert summed(one, one) == ['h_bucket{le="+Inf"} 4.0', "h_count 4.0", "h_sum 1.0"]
-
-
 def test_gauges_are_added_or_the_least_or_the_first_by_what_they_mean() -> None:
     def process(in_flight: int, usable: int, nodes: int) -> str:
         return (
@@ -44,11 +39,6 @@ def test_gauges_are_added_or_the_least_or_the_first_by_what_they_mean() -> None:
         'capamesh_fleet_usable{node="a"} 0.0',
         'capamesh_nodes{state="usable"} 7.0',
     ]
-
-
-def test_label_with_blanks_and_numbers_that_are_none_are_kept_as_they_are() -> None:
-    one = family("g", "gauge", 'g{name="a b"} NaN', 'g{name="c"} +Inf', 'g{name="d"} -Inf')
-    assert summed(one) == ['g{name="a b"} NaN', 'g{name="c"} +Inf', 'g{name="d"} -Inf']
 
 
 def test_process_that_is_gone_leaves_its_counts_and_nothing_else() -> None:

@@ -1,30 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from capamesh.protocol.errors import ModelNotFound, Overloaded
 from capamesh.protocol.ids import ModelName
-from capamesh.router.telemetry import HTTP, MOST_MODELS, VALUES_A_PIECE, Telemetry
-from capamesh.router.telemetry.metrics import DIALS_WAITING, HEDGES, MODEL_NODES
+from capamesh.router.telemetry import HTTP, MOST_MODELS, Telemetry
 from capamesh.router.telemetry.totals import MOST_TENANTS, OTHERS
 
 M = ModelName("m")
-
-
-def test_answers_refusals_and_failed_attempts_are_counted_by_model_and_code() -> None:
-    telemetry = Telemetry()
-    telemetry.totals.answered(M, HTTP, 0.003)
-    telemetry.totals.answered(M, HTTP, 0.004)
-    telemetry.refused(M, Overloaded("full"), is_known=True)
-    telemetry.attempt_failed(M, Overloaded("full"))
-    telemetry.attempted_again(M)
-    lines = telemetry.exposition().decode().splitlines()
-    assert 'capamesh_requests_total{code="ok",model="m"} 2.0' in lines
-    assert 'capamesh_requests_total{code="overloaded",model="m"} 1.0' in lines
-    assert 'capamesh_attempts_failed_total{code="overloaded",model="m"} 1.0' in lines
-    assert 'capamesh_attempts_extra_total{model="m"} 1.0' in lines
-    assert 'capamesh_request_seconds_bucket{le="0.002",model="m"} 0.0' in lines
-    assert 'capamesh_request_seconds_bucket{le="0.005",model="m"} 2.0' in lines
 
 
 def test_requests_of_all_wires_are_one_count_by_model_and_each_has_its_own() -> None:
@@ -67,13 +48,6 @@ def test_tenants_have_their_requests_and_those_beyond_the_first_share_one_label(
     } <= set(lines)
 
 
-def test_attempts_after_a_request_s_first_are_counted_by_model() -> None:
-    telemetry = Telemetry()
-    telemetry.attempted_again(M)
-    telemetry.attempted_again(M)
-    assert 'capamesh_attempts_extra_total{model="m"} 2.0' in telemetry.exposition().decode()
-
-
 def test_invented_model_names_make_no_series() -> None:
     telemetry = Telemetry()
     for number in range(100):
@@ -81,13 +55,6 @@ def test_invented_model_names_make_no_series() -> None:
     text = telemetry.exposition().decode()
     assert 'capamesh_requests_total{code="model_not_found",model=""} 100.0' in text
     assert "x42" not in text
-
-
-def test_gauge_is_read_when_it_is_asked_for() -> None:
-    telemetry, nodes = Telemetry(), [1, 2]
-    telemetry.watch(DIALS_WAITING, lambda: len(nodes))
-    nodes.append(3)
-    assert "capamesh_dials_waiting 3.0" in telemetry.exposition().decode().splitlines()
 
 
 def test_lag_of_the_loop_and_its_cpu_time_are_reported_apart() -> None:
@@ -122,32 +89,3 @@ def test_models_beyond_the_first_share_one_label_and_no_count_is_lost() -> None:
         assert line in text.splitlines()
     assert 'model="last' not in text
     assert 'model="later' not in text
-
-
-def test_models_that_are_only_hosted_take_no_place_of_those_that_are_asked_for() -> None:
-    telemetry = Telemetry()
-    hosted = [((f"h{number}",), 1.0) for number in range(MOST_MODELS + 5)]
-    telemetry.watch_each(MODEL_NODES, lambda: hosted, is_hosted=True)
-    telemetry.watch_each(HEDGES, lambda: [(("m", "1"), 2)])
-    telemetry.totals.answered(M, HTTP, 0.003)
-    lines = telemetry.exposition().decode().splitlines()
-    assert f'capamesh_model_nodes{{model="{OTHERS}"}} 5.0' in lines
-    assert 'capamesh_requests_total{code="ok",model="m"} 1.0' in lines
-    assert 'capamesh_hedges_total{model="m",version="1"} 2.0' in lines
-
-
-def test_many_values_are_read_in_slices_and_those_of_the_same_labels_are_added_up() -> None:
-    telemetry, read = Telemetry(), 0
-
-    def values() -> Iterator[tuple[tuple[str], float]]:
-        nonlocal read
-        for read in range(1, 2 * VALUES_A_PIECE + 1):
-            yield (f"m{read % 2}",), 1
-
-    telemetry.watch_each(MODEL_NODES, values, is_hosted=True)
-    seen = [(read, piece) for piece in telemetry.pieces() if read]
-    assert seen[:2] == [(VALUES_A_PIECE, b""), (2 * VALUES_A_PIECE, b"")]
-    ((_, text),) = seen[2:]
-    lines = text.decode().splitlines()
-    for model in ("m0", "m1"):
-        assert f'capamesh_model_nodes{{model="{model}"}} {float(VALUES_A_PIECE)}' in lines

@@ -9,13 +9,11 @@ from typing import Any
 import pytest
 
 from capamesh.router.telemetry.tracing import (
-    MOST_TEXT,
     AttemptTimes,
     RequestTimes,
     Sampling,
     TraceParent,
     Tracer,
-    export_request,
     parsed_traceparent,
 )
 
@@ -81,17 +79,6 @@ def test_traceparent_is_read_as_w3c_says_and_anything_else_is_none(
     assert parsed_traceparent(header) == found
 
 
-def test_failed_slow_and_sampled_requests_are_wanted_and_a_share_of_the_others() -> None:
-    sampling = Sampling(slow_s=1.5, ratio=0.25)
-    assert not sampling.wants(FINE, 0.25)
-    assert sampling.wants(FINE, 0.24)
-    assert sampling.wants(replace(FINE, ended_s=11.6), 0.9)
-    assert sampling.wants(replace(FINE, code="link_lost"), 0.9)
-    assert sampling.wants(replace(FINE, parent=PARENT), 0.9)
-    assert not sampling.wants(replace(FINE, parent=PARENT._replace(is_sampled=False)), 0.9)
-    assert not Sampling().wants(FINE, 0.0)
-
-
 def test_request_and_its_attempts_become_spans_of_one_trace() -> None:
     root, lost, answered, queue, run = spans_of(replace(FINE, parent=PARENT))
     assert {span["traceId"] for span in (root, lost, answered, queue, run)} == {TRACE}
@@ -117,34 +104,6 @@ def test_request_and_its_attempts_become_spans_of_one_trace() -> None:
     assert attributes(answered)["capamesh.node"] == "B"
 
 
-def test_node_that_tells_of_longer_than_it_was_asked_makes_no_span_longer_than_that() -> None:
-    boasting = replace(ANSWERED, queue_s=0.25, run_s=(2**64 - 1) / 1e6)
-    *_, queue, run = spans_of(replace(FINE, attempts=(boasting,)))
-    assert [seconds(each) for each in (queue, run)] == [(10.5, 10.75), (10.75, 11.5)]
-    *_, alone = spans_of(replace(FINE, attempts=(replace(boasting, queue_s=1e13),)))
-    assert (alone["name"], seconds(alone)) == ("queue", (10.5, 11.5))
-
-
-def test_request_without_a_parent_begins_a_trace_and_two_have_different_ones() -> None:
-    made = tracer()
-    for _ in range(2):
-        made.ended(replace(FINE, attempts=()))
-    first, second = made.taken(10)
-    assert "parentSpanId" not in first
-    assert len(first["traceId"]) == 32
-    assert len(first["spanId"]) == 16
-    assert first["traceId"] != second["traceId"]
-
-
-def test_failed_request_says_why_and_long_texts_are_cut() -> None:
-    attempt = replace(LOST, outcome="x" * 10_000)
-    root, lost = spans_of(RequestTimes("m", "", "link_lost", 10.0, 10.5, (attempt,)))
-    assert root["status"] == {"code": 2, "message": "link_lost"}
-    assert "capamesh.version" not in attributes(root)
-    assert len(lost["status"]["message"]) == MOST_TEXT
-    assert len(attributes(lost)["capamesh.outcome"]) == MOST_TEXT
-
-
 def test_requests_beyond_the_room_are_dropped_and_counted() -> None:
     made = tracer(most_waiting=2)
     for _ in range(5):
@@ -154,16 +113,3 @@ def test_requests_beyond_the_room_are_dropped_and_counted() -> None:
     assert made.waiting == 1
     assert len(made.taken(10)) == 1
     assert made.taken(10) == []
-
-
-def test_unwanted_requests_take_no_room() -> None:
-    made = tracer(Sampling())
-    made.ended(FINE)
-    assert (made.waiting, made.dropped) == (0, 0)
-
-
-def test_body_for_a_collector_names_whose_spans_they_are() -> None:
-    body = export_request([{"name": "infer"}], {"service.name": "capamesh-router", "x": ""})
-    (of_router,) = body["resourceSpans"]
-    assert attributes(of_router["resource"]) == {"service.name": "capamesh-router"}
-    assert of_router["scopeSpans"][0]["spans"] == [{"name": "infer"}]

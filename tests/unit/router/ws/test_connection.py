@@ -153,33 +153,6 @@ async def test_client_that_is_silent_is_pinged_and_then_given_up(talk: Talk) -> 
     assert all(timer.is_cancelled for timer in talk.front.timers)
 
 
-async def test_client_that_answers_pings_stays_until_it_is_idle(talk: Talk) -> None:
-    pings = 0
-    while talk.front.clock_s < IDLE_S - PING_S:
-        talk.front.pass_s(PING_S)
-        pings += sum(isinstance(event, Ping) for event in talk.heard())
-        talk.send(Pong())
-    assert pings >= 4
-    talk.front.pass_s(PING_S)
-    assert closed(talk) == (1001, f"no message came for {IDLE_S:g} s")
-
-
-async def test_message_begins_the_time_anew(talk: Talk) -> None:
-    for _ in range(3):
-        talk.front.pass_s(PING_S - 1)
-        talk.send(TextMessage("["))
-    kinds = [type(event) for event in talk.heard()]
-    assert kinds == [TextMessage] * 3
-    assert talk.used_s == talk.front.clock_s
-
-
-async def test_slow_reader_is_not_pinged(talk: Talk) -> None:
-    talk.connection.paused()
-    talk.front.pass_s(PING_S + 1)
-    assert talk.heard() == []
-    talk.connection.resumed()
-
-
 async def test_slow_reader_is_not_read_and_goes_on_once_it_has_read(talk: Talk) -> None:
     talk.connection.paused()
     talk.send(*[TextMessage("[" + " " * 3000)] * 8)
@@ -199,12 +172,6 @@ async def test_client_that_is_closed_has_a_moment_to_read_why(talk: Talk) -> Non
     assert (talk.transport.end, talk.context.open) == ("closed", 0)
 
 
-async def test_client_that_answers_the_close_is_hung_up_on_at_once(talk: Talk) -> None:
-    talk.connection.leave()
-    talk.send(CloseConnection(1000)) if closed(talk) else None
-    assert talk.transport.end == "closed"
-
-
 async def test_parts_that_never_end_are_told_so(talk: Talk) -> None:
     talk.send(BytesMessage(b"abc", message_finished=False))
     assert talk.front.budget.used_bytes == 3
@@ -222,12 +189,6 @@ async def test_stream_that_waits_for_nothing_gives_its_place_to_others(talk: Tal
     assert (talk.connection.is_dispensable, talk.connection.is_idle) == (True, False)
     talk.send(BytesMessage(b"abc", message_finished=False))
     assert not talk.connection.is_dispensable
-
-
-async def test_long_reason_fits_the_frame(talk: Talk) -> None:
-    talk.connection.close(1008, "ü" * 400)
-    code, reason = closed(talk)
-    assert (code, reason) == (1008, "ü" * 61)
 
 
 async def test_stream_that_waits_for_nothing_leaves_when_it_is_asked_to(talk: Talk) -> None:

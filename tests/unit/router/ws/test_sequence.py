@@ -27,16 +27,6 @@ def failed(status: int, code: str = "") -> Reply:
     return Reply(status, {"X-Capamesh-Error": code}, ())
 
 
-def test_first_request_begins_it_and_others_go_on(sequence: StreamSequence) -> None:
-    assert marks(sequence) == {"sequence_id": "id1", "sequence_start": True}
-    sequence.replied(OK)
-    assert marks(sequence, priority=1) == {
-        "priority": 1,
-        "sequence_id": "id1",
-        "sequence_start": False,
-    }
-
-
 def test_request_may_end_it_and_the_next_begins_another(sequence: StreamSequence) -> None:
     marks(sequence)
     sequence.replied(OK)
@@ -47,17 +37,6 @@ def test_request_may_end_it_and_the_next_begins_another(sequence: StreamSequence
 
 def test_request_that_names_its_own_is_left_as_it_is(sequence: StreamSequence) -> None:
     assert marks(sequence, sequence_id=7) == {"sequence_id": 7}
-
-
-@pytest.mark.parametrize("status", [400, 413, 429, 503])
-def test_request_that_was_not_run_leaves_it_as_it_is(sequence: StreamSequence, status: int) -> None:
-    marks(sequence)
-    sequence.replied(failed(status))
-    assert marks(sequence)["sequence_start"] is True
-    sequence.replied(OK)
-    marks(sequence)
-    sequence.replied(failed(status, "invalid_request"))
-    assert marks(sequence) == {"sequence_id": "id1", "sequence_start": False}
 
 
 @pytest.mark.parametrize(

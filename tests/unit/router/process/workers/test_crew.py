@@ -14,7 +14,7 @@ from fleet_fakes import NullLog
 from capamesh.protocol.ids import ModelName
 from capamesh.router.page.history import Totals
 from capamesh.router.process.workers import crew as crews
-from capamesh.router.process.workers.crew import Crew, link_ports
+from capamesh.router.process.workers.crew import Crew
 from capamesh.router.process.workers.histories import totals_values
 from capamesh.router.process.workers.messages import (
     Ask,
@@ -114,14 +114,6 @@ def family(name: str, value: float) -> bytes:
 async def turns(count: int = 3) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
-
-
-async def test_workers_have_a_port_and_a_part_each_and_there_is_a_port_to_spare(crew: Crew) -> None:
-    one, other = FakeWorker.made
-    assert (one.settings.link_port, other.settings.link_port) == (4100, 4101)
-    assert (one.settings.max_connections, one.settings.body_budget_bytes) == (5, 50)
-    assert list(link_ports(RouterSettings(Path(), workers=2, link_port=4100))) == [4100, 4101, 4102]
-    assert crew.link_addresses == ("h:4100", "h:4101")
 
 
 async def test_router_is_as_well_as_the_best_of_its_workers(crew: Crew) -> None:

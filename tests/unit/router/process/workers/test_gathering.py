@@ -31,15 +31,6 @@ async def begun(round_of: Gathering, *workers: Worker) -> asyncio.Task[dict[Any,
     return task
 
 
-async def test_answers_of_all_end_the_wait() -> None:
-    found, one, other = Gathering(), Worker(), Worker()
-    task = await begun(found, one, other)
-    sources: list[Any] = [one, other]
-    for number, source in enumerate(sources):
-        found.answered(source, Part(source.asked[0].number, b"%d" % number))
-    assert await task == {one: b"0", other: b"1"}
-
-
 async def test_worker_that_is_gone_or_cannot_be_asked_is_not_waited_for() -> None:
     found, one, gone, never = Gathering(), Worker(), Worker(), Worker(is_there=False)
     task = await begun(found, one, gone, never)

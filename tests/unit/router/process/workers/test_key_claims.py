@@ -14,23 +14,20 @@ from fleet_fakes import (
     echo,
     failing,
     fp32,
-    hang,
     in_virtual_time,
     keys_of,
 )
 
 from capamesh.protocol.channel.framing import Decoder, encode
 from capamesh.protocol.errors import (
-    CapameshError,
     DeadlineExceeded,
-    InvalidRequest,
     KeyUsed,
     Overloaded,
     RunFailed,
 )
 from capamesh.protocol.links.calls import InferCall
 from capamesh.protocol.tensors import DEFAULT_LIMITS
-from capamesh.router.process.workers import key_claims, verdicts
+from capamesh.router.process.workers import verdicts
 from capamesh.router.process.workers.key_claims import WorkerClaims
 from capamesh.router.process.workers.key_ledger import KeyLedger
 from capamesh.router.process.workers.messages import (
@@ -145,38 +142,6 @@ def router(*scripts: Any, most_keys: int = 1000) -> tuple[KeyLedger, list[Worker
     return ledger, workers
 
 
-def data(outcome: Outcome) -> bytes:
-    return bytes(outcome.answer.outputs[0].data)
-
-
-@in_virtual_time
-async def test_call_that_comes_again_to_another_worker_is_not_run_again() -> None:
-    ledger, (one, two) = router()
-    first = await one.ask()
-    await asyncio.sleep(3)
-    for worker in (two, two, one):
-        again = await worker.ask()
-        assert again.entry is not None
-        assert (again.entry.word, again.peer, data(again)) == ("repeated", "A", data(first))
-        assert worker.fleet.clock() - again.entry.stored_s == pytest.approx(3, abs=0.1)
-    assert (one.asked, two.asked, len(ledger)) == (1, 0, 1)
-    assert one.counts == {"first": 1, "repeated": 1}
-    assert two.counts == {"elsewhere": 2}
-    assert (len(two.calls), two.calls.used_bytes, two.calls._by_tenant) == (0, 0, {})
-
-
-@in_virtual_time
-async def test_calls_that_come_at_once_to_all_workers_are_run_once() -> None:
-    ledger, workers = router([after(2, echo)], [after(2, echo)])
-    found = await asyncio.gather(*(each.ask() for each in workers * 20))
-    assert len({data(each) for each in found}) == 1
-    assert sum(each.asked for each in workers) == 1
-    assert ledger._recalling == {}
-    for each in workers:
-        assert (each.claims._waiting, each.claims._asked) == ({}, {})
-        assert len(each.calls.alarms) == 0
-
-
 @in_virtual_time
 async def test_keys_of_tenants_and_other_requests_are_told_apart_by_all_workers() -> None:
     _, (one, two) = router()
@@ -198,18 +163,6 @@ async def test_error_of_a_call_that_may_have_run_is_what_all_workers_give() -> N
         with pytest.raises(RunFailed, match="bad"):
             await worker.ask()
     assert (one.asked, two.asked) == (1, 0)
-
-
-@in_virtual_time
-@pytest.mark.parametrize("error", [Overloaded("full", 1.0), InvalidRequest("bad")])
-async def test_call_that_no_node_has_run_is_free_for_any_worker(error: CapameshError) -> None:
-    ledger, (one, two) = router([failing(error)], [echo])
-    with pytest.raises(type(error)):
-        await one.ask()
-    await asyncio.sleep(1)
-    assert len(ledger) == 0
-    assert (await two.ask()).entry is None
-    assert (one.asked, two.asked) == (1, 1)
 
 
 @in_virtual_time
@@ -261,57 +214,12 @@ async def test_worker_that_asks_and_dies_leaves_nothing() -> None:
 
 
 @in_virtual_time
-async def test_each_has_its_own_deadline_while_another_worker_runs_the_call() -> None:
-    _, (one, two) = router([after(10, echo)], [echo])
-    first = asyncio.create_task(one.ask())
-    await asyncio.sleep(1)
-    with pytest.raises(DeadlineExceeded, match="another worker"):
-        await two.ask(allowed_s=2.0)
-    assert (await first).entry is None
-    await asyncio.sleep(1)
-    assert (await two.ask()).entry is not None
-    assert two.asked == 0
-
-
-@in_virtual_time
-async def test_client_that_is_cut_off_finds_its_answer_at_another_worker() -> None:
-    _, (one, two) = router([after(5, echo)], [echo])
-    task = asyncio.create_task(one.ask())
-    await asyncio.sleep(1)
-    task.cancel()
-    assert (await two.ask()).entry is None or two.asked == 0
-    assert (one.asked, two.asked, one.fleet.links[0].withdrawn) == (1, 0, [])
-
-
-@in_virtual_time
-async def test_client_that_leaves_before_the_verdict_has_its_call_run_all_the_same() -> None:
-    _, (one, two) = router([after(1, echo)], [echo])
-    task = asyncio.create_task(one.ask())
-    await asyncio.sleep(HOP_S / 2)
-    task.cancel()
-    await asyncio.sleep(5)
-    assert (await two.ask()).entry is not None
-    assert (one.asked, two.asked) == (1, 0)
-
-
-@in_virtual_time
 async def test_main_process_that_takes_no_message_has_the_call_refused() -> None:
     _, (one, _) = router()
     one.is_heard = False
     with pytest.raises(Overloaded, match="has too much to do"):
         await one.ask()
     assert (one.asked, len(one.calls), len(one.calls.alarms)) == (0, 0, 0)
-
-
-@in_virtual_time
-async def test_keys_that_are_asked_for_at_a_time_have_a_bound(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(key_claims, "MOST_WAITING", 2)
-    _, (one, _) = router()
-    found = await asyncio.gather(*(one.ask(f"k{at}") for at in range(3)), return_exceptions=True)
-    assert [isinstance(each, Overloaded) for each in found] == [False, False, True]
-    assert (await one.ask("k2")).entry is None
 
 
 @in_virtual_time
@@ -334,16 +242,6 @@ async def test_worker_that_does_not_read_has_others_refused() -> None:
     with pytest.raises(Overloaded, match="is busy"):
         await two.ask()
     assert two.asked == 0
-
-
-@in_virtual_time
-async def test_verdict_that_comes_late_begins_no_run() -> None:
-    _, (one, _) = router()
-    with pytest.raises(DeadlineExceeded):
-        await one.ask(allowed_s=1.5 * HOP_S)
-    await asyncio.sleep(1)
-    assert (one.asked, len(one.calls)) == (0, 0)
-    assert (await one.ask()).entry is None
 
 
 @in_virtual_time
@@ -379,13 +277,3 @@ async def test_many_keys_of_many_clients_at_two_workers_are_each_run_once() -> N
     assert len(found) == 200
     assert sum(each.asked for each in workers) == 25
     assert (len(ledger), ledger._recalling) == (25, {})
-
-
-@in_virtual_time
-async def test_call_under_way_that_hangs_is_told_of_once_its_time_is_over() -> None:
-    _, (one, two) = router([hang], [echo])
-    found = await asyncio.gather(
-        one.ask(allowed_s=3.0), two.ask(allowed_s=9.0), return_exceptions=True
-    )
-    assert [type(each) for each in found] == [DeadlineExceeded] * 2
-    assert two.asked == 0

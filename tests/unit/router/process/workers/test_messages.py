@@ -12,8 +12,6 @@ from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.tensors import Limits
 from capamesh.router.fleet.overrides import Hold
 from capamesh.router.process.workers.messages import (
-    Figures,
-    Known,
     Part,
     Start,
     ToMain,
@@ -71,15 +69,6 @@ def test_operators_word_travels_whole(state: CircuitState | None) -> None:
     held = travelled(held_of(hold, 5))
     assert held == held_of(hold, 5)
     assert hold_of(held_of(hold)) == hold
-
-
-def test_figures_travel_as_they_are() -> None:
-    figures = Figures([("A", "x", 1, 2, 3)], [("m", "1", 1)])
-    assert travelled(figures) == figures
-
-
-def test_envelopes_travel_as_bytes() -> None:
-    assert travelled(Known((b"\x00", b"b"))) == Known((b"\x00", b"b"))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from fleet_fakes import NullLog
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.router.fleet.overrides import Hold
 from capamesh.router.process.workers import worker
-from capamesh.router.process.workers.messages import Gather, ToMain, Whole, held_of
+from capamesh.router.process.workers.messages import ToMain, Whole, held_of
 from capamesh.router.process.workers.worker import Colleagues, WorkerHome
 from capamesh.router.resilience.health import CircuitState
 
@@ -32,18 +32,6 @@ class Main:
     def _send(self, message: ToMain) -> bool:
         self.asked.append(message)
         return self.is_reached
-
-
-async def test_page_is_what_the_main_process_makes_of_it() -> None:
-    main = Main()
-    first = asyncio.create_task(main.colleagues.whole("nodes", b"own"))
-    second = asyncio.create_task(main.colleagues.whole("metrics", b"mine"))
-    await asyncio.sleep(0)
-    assert main.asked == [Gather(1, "nodes", b"own"), Gather(2, "metrics", b"mine")]
-    main.colleagues.answered(Whole(2, b"all metrics"))
-    main.colleagues.answered(Whole(1, b"all nodes"))
-    main.colleagues.answered(Whole(1, b"twice"))
-    assert (await first, await second) == (b"all nodes", b"all metrics")
 
 
 async def test_page_is_the_own_part_where_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
