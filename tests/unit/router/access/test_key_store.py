@@ -88,32 +88,6 @@ def test_new_file_is_refused_where_a_network_leads_to_it_and_one_that_is_there_g
     assert len(store.all()) == 2
 
 
-def test_stamp_is_another_one_in_each_file(store: KeyStore, path: Path) -> None:
-    stamps: set[int] = set()
-    for _ in range(2):
-        store.create("lab", SCOPE, 1.0)
-        stamps.add(store.stamp())
-        path.unlink()
-    assert len(stamps) == 2
-    assert store.stamp() == 0
-
-
-def test_file_that_was_just_made_has_no_keys_yet(store: KeyStore, path: Path) -> None:
-    path.parent.mkdir()
-    path.touch()
-    assert (store.stamp(), store.all()) == (0, [])
-    store.create("lab", SCOPE, 1.0)
-    assert store.stamp() != 0
-
-
-def test_broken_file_is_told_with_its_path(store: KeyStore, path: Path) -> None:
-    path.parent.mkdir()
-    path.write_bytes(b"no database" * 100)
-    for use in (store.stamp, store.all, lambda: store.create("lab", SCOPE, 1.0)):
-        with pytest.raises(ConfigError, match=KEYS_FILE):
-            use()
-
-
 def test_newer_file_and_unknown_limit_are_refused(store: KeyStore, path: Path) -> None:
     key, _ = store.create("lab", SCOPE, 1.0)
     with closing(sqlite3.connect(path)) as file, file:

@@ -20,16 +20,6 @@ def test_file_is_for_its_owner_alone_and_holds_256_bits(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == [KEY_FILE]  # nothing is left of writing it
 
 
-def test_each_start_has_a_key_of_its_own_and_the_last_one_is_void(tmp_path: Path) -> None:
-    first = OperatorKey.create(tmp_path)
-    old = authorization_from(tmp_path)
-    second = OperatorKey.create(tmp_path)
-    new = authorization_from(tmp_path)
-    assert (first.opens(old), second.opens(old)) == (True, False)
-    assert (first.opens(new), second.opens(new)) == (False, True)
-    assert stat.S_IMODE((tmp_path / KEY_FILE).stat().st_mode) == 0o600
-
-
 def test_last_key_stays_in_use_on_a_full_disk_and_without_one_nobody_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,11 +71,6 @@ def test_keys_other_than_the_key_itself_do_not_open(authorization: str, is_open:
 
 def test_key_is_not_shown_when_printed() -> None:
     assert repr(OperatorKey("secret-text")) == "OperatorKey(secret)"
-
-
-def test_folder_without_a_key_says_which_folder_is_wanted(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="does not exist; --data is the folder of the router"):
-        authorization_from(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "junk", "\u00e9" * 64, "a b" * 30])

@@ -10,7 +10,7 @@ import pytest
 from capamesh.protocol.errors import TooManyRequests
 from capamesh.router.access import quotas as module
 from capamesh.router.access.keys import Key, Scope
-from capamesh.router.access.months import LEAST_ROWS, month_of, seconds_left
+from capamesh.router.access.months import LEAST_ROWS
 from capamesh.router.access.quotas import OTHERS, Bucket, Lease, Quotas
 from capamesh.router.access.rate_parts import MOST_DEBT_S
 from capamesh.router.access.usage_batch import Amount, UsageRow
@@ -93,45 +93,6 @@ def test_lease_that_is_given_back_was_never_taken() -> None:
     assert quotas.unwritten().keys == {"k": Amount(1, 8, 101)}
 
 
-@pytest.mark.parametrize(
-    ("limit", "request_", "text"),
-    [
-        ({"requests_per_s": 2}, {}, "the key may send 2 requests a second, and has"),
-        ({"rows_per_s": 16}, {"rows": 8}, "the key may send 16 rows a second, and has"),
-        ({"bytes_per_s": 100}, {"size_bytes": 50}, "the key may send 100 bytes a second, and has"),
-    ],
-)
-def test_rates(limit: dict[str, float], request_: dict[str, int], text: str) -> None:
-    key = key_of(**limit)
-    quotas = made(key)
-    for _ in range(2):
-        admit(quotas, key, **request_).settle(0)
-    error = refusal(quotas, key, **request_)
-    assert error.message.startswith(text)
-    assert error.retry_after_s == pytest.approx(0.5)
-    admit(quotas, key, **request_, now_s=0.5)
-
-
-def test_answers_count_among_the_bytes() -> None:
-    key = key_of(bytes_per_s=100.0)
-    quotas = made(key)
-    admit(quotas, key, size_bytes=50).settle(150)
-    assert refusal(quotas, key, size_bytes=50).retry_after_s == pytest.approx(1.5)
-
-
-def test_requests_under_way_at_a_time() -> None:
-    key = key_of(concurrency=3)
-    quotas = made(key, processes=2)
-    first, _ = admit(quotas, key), admit(quotas, key)
-    assert "2 requests of the key are under way, and 2 may be in this process" in (
-        refusal(quotas, key).message
-    )
-    first.settle()
-    first.settle()  # counts once
-    admit(quotas, key)
-    refusal(quotas, key)
-
-
 def test_rows_of_a_month_are_reserved_and_given_back_when_nobody_answers() -> None:
     key = key_of(rows_per_month=10)
     quotas = made(key)
@@ -144,20 +105,6 @@ def test_rows_of_a_month_are_reserved_and_given_back_when_nobody_answers() -> No
     refusal(quotas, key)
     quotas.tick(NOVEMBER_S + 2 * 3600, [key])
     admit(quotas, key, rows=10)
-
-
-def test_use_at_other_processes_counts_too() -> None:
-    key = key_of(rows_per_month=100, requests_per_s=10)
-    quotas = made(key)
-    admit(quotas, key, rows=10).settle(0)
-    usage = quotas.unwritten()
-    admit(quotas, key, rows=10).settle(0)  # while the first is being written
-    quotas.written(usage, {"k": Amount(8, 80, 0)}, {"k": 1}, 0.0)
-    assert "has used 90 of its 100 rows" in refusal(quotas, key, rows=11).message
-    for _ in range(2):  # the last of this second: 8 of all are known
-        admit(quotas, key, rows=1)
-    assert "10 requests a second" in refusal(quotas, key, rows=1).message
-    assert quotas.unwritten().keys == {"k": Amount(1, 10, 0)}
 
 
 def test_use_elsewhere_that_is_told_late_is_no_debt_for_long() -> None:
@@ -175,33 +122,6 @@ def test_use_elsewhere_that_is_told_late_is_no_debt_for_long() -> None:
     assert refusal(quotas, key, now_s=MOST_DEBT_S).retry_after_s == pytest.approx(0.1, rel=0.05)
 
 
-def test_month_that_was_begun_elsewhere_is_known_before_the_first_request() -> None:
-    key = key_of(rows_per_month=100)
-    quotas = made(key)
-    quotas.written(quotas.unwritten(), {"k": Amount(5, 100, 0)}, {}, 0.0)
-    refusal(quotas, key)
-
-
-def test_usage_is_by_hour_tenant_and_model() -> None:
-    first, second = key_of("a"), key_of("b", "shop")
-    quotas = made(first, second)
-    admit(quotas, first, rows=2, size_bytes=10).settle(5)
-    admit(quotas, second).settle(1)
-    admit(quotas, second).settle()  # nobody answered it
-    late = admit(quotas, first)
-    quotas.tick(NOVEMBER_S + 3600, [first, second])
-    late.settle(0)
-    usage = quotas.unwritten()
-    assert usage.rows == {
-        UsageRow(HOUR, "lab", "m"): Amount(1, 2, 15),
-        UsageRow(HOUR, "shop", "m"): Amount(1, 1, 1),
-        UsageRow(HOUR + 1, "lab", "m"): Amount(1, 1, 0),
-    }
-    assert usage.keys == {"a": Amount(2, 3, 15), "b": Amount(1, 1, 1)}
-    quotas.written(usage, usage.keys, {}, 0.0)
-    assert (quotas.unwritten().rows, quotas.unwritten().keys) == ({}, {})
-
-
 @pytest.mark.pure
 def test_usage_that_cannot_be_written_is_kept_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_PENDING", 2)
@@ -217,21 +137,6 @@ def test_usage_that_cannot_be_written_is_kept_and_bounded(monkeypatch: pytest.Mo
     assert sum(amount.requests for amount in quotas.unwritten().rows.values()) == 5
 
 
-def test_key_that_is_gone_is_forgotten_once_all_of_it_is_written() -> None:
-    key = key_of()
-    quotas = made(key)
-    lease = admit(quotas, key)
-    quotas.tick(NOVEMBER_S, [])
-    assert repr(quotas) == "Quotas(1 keys, 0 rows to write)"
-    lease.settle(0)
-    quotas.tick(NOVEMBER_S, [])
-    usage = quotas.unwritten()
-    assert usage.keys == {"k": Amount(1, 1, 0)}
-    quotas.written(usage, usage.keys, {}, 0.0)
-    quotas.tick(NOVEMBER_S, [])
-    assert repr(quotas) == "Quotas(0 keys, 0 rows to write)"
-
-
 def test_key_that_was_read_anew_goes_on_with_what_it_has_used() -> None:
     key = key_of(requests_per_s=1, concurrency=1)
     quotas = made(key)
@@ -239,13 +144,6 @@ def test_key_that_was_read_anew_goes_on_with_what_it_has_used() -> None:
     again = key_of(requests_per_s=1, concurrency=1)
     assert again is not key
     assert "under way" in refusal(quotas, again).message
-
-
-def test_months() -> None:
-    assert month_of(NOVEMBER_S) == "2026-11"
-    assert month_of(NOVEMBER_S + 2 * 3600) == "2026-12"
-    assert seconds_left(HOUR) == 2 * 3600
-    assert seconds_left(HOUR + 2) == 31 * 86400
 
 
 class Routers:
@@ -305,15 +203,6 @@ def test_rate_holds_for_all_routers_together(asked_per_s: list[int], least: list
         assert each >= part * 6000
 
 
-def test_router_that_comes_later_gets_its_part_and_leaves_the_others_theirs() -> None:
-    routers = Routers(key_of(requests_per_s=100), 3)
-    routers.run(20, [1000, 0, 0])
-    routers.run(20, [1000, 1000, 0])
-    answered = routers.run(60, [1000, 1000, 1000])
-    assert min(answered) >= 0.25 * 6000
-    assert 0.97 * 6000 <= sum(answered) <= 1.03 * 6000
-
-
 @pytest.mark.parametrize("count", [2, 4, 8])
 @pytest.mark.parametrize("seconds", [1, 2, 3, 5, 10])
 @pytest.mark.parametrize("per_s", [50, 1000])
@@ -324,31 +213,6 @@ def test_rate_holds_over_workers_from_the_first_second_on(
     answered = sum(workers.run(seconds, [2000] * count))
     allowed = per_s * (seconds + 1)
     assert 0.95 * per_s * seconds <= answered <= 1.05 * allowed
-
-
-@pytest.mark.parametrize("alone_s", [1, 2, 5, 20])
-@pytest.mark.parametrize("count", [2, 4])
-def test_rate_holds_when_a_key_that_one_worker_served_comes_to_all(
-    count: int, alone_s: int
-) -> None:
-    workers = Routers(key_of(requests_per_s=100), count, are_workers=True)
-    workers.run(alone_s, [100, *[0] * (count - 1)])
-    answered = sum(workers.run(10, [2000] * count))
-    assert answered <= 1.05 * 100 * 11
-
-
-def test_one_worker_alone_gets_all_of_a_rate() -> None:
-    workers = Routers(key_of(requests_per_s=100), 4, are_workers=True)
-    workers.run(5, [1000, 0, 0, 0])
-    assert sum(workers.run(10, [1000, 0, 0, 0])) >= 990
-
-
-def test_rest_that_one_router_leaves_of_a_rate_is_given_out_by_others() -> None:
-    routers = Routers(key_of(requests_per_s=1000), 3)
-    routers.run(30, [2000, 2000, 100])
-    first, second, third = routers.run(60, [2000, 2000, 100])
-    assert third == 6000
-    assert 0.97 * 60_000 <= first + second + third <= 1.03 * 60_000
 
 
 @pytest.mark.parametrize("rows", [1, 7])
@@ -373,22 +237,6 @@ def test_last_rows_of_a_month_may_come_in_one_request() -> None:
     assert error.retry_after_s == 1.0
     assert quotas.over == {"rows_per_month": 1}
     admit(quotas, key, rows=49)
-
-
-def test_few_rows_are_not_kept_for_others_nor_many_from_one_who_is_alone() -> None:
-    few, many = key_of("a", rows_per_month=LEAST_ROWS), key_of("b", rows_per_month=1000)
-    quotas = made(few, many)
-    for _ in range(LEAST_ROWS):
-        admit(quotas, few)
-    assert "has used 32 of its 32 rows" in refusal(quotas, few).message
-    admit(quotas, many, rows=125).settle(0)
-    assert "other routers" in refusal(quotas, many, rows=1).message
-    for second in range(2):
-        usage = quotas.unwritten()
-        total = Amount(1 + second, 125 + second, 0)
-        quotas.written(usage, {"b": total}, {}, float(second))
-        admit(quotas, many).settle(0)
-    admit(quotas, many, rows=800)
 
 
 def test_requests_at_a_time_are_shared_among_those_that_have_some() -> None:

@@ -27,13 +27,6 @@ def test_store_that_was_late_often_in_a_row_is_left_alone() -> None:
     assert not breaker.may_ask(PAUSE_S - 0.001)
 
 
-def test_one_request_tries_after_a_pause_and_all_once_that_was_in_time() -> None:
-    breaker = opened()
-    assert [breaker.may_ask(PAUSE_S) for _ in range(3)] == [True, False, False]
-    breaker.was_in_time()
-    assert [breaker.may_ask(PAUSE_S) for _ in range(3)] == [True, True, True]
-
-
 def test_pauses_grow_up_to_a_bound_while_trials_are_late() -> None:
     breaker = opened()
     now_s, pauses = 0.0, []
@@ -49,9 +42,3 @@ def test_pauses_grow_up_to_a_bound_while_trials_are_late() -> None:
     for _ in range(LATE_IN_A_ROW):
         breaker.was_late(now_s)
     assert breaker.may_ask(now_s + PAUSE_S)
-
-
-def test_trial_that_is_never_told_of_is_followed_by_another() -> None:
-    breaker = opened()
-    assert breaker.may_ask(1.0)
-    assert breaker.may_ask(4.0)

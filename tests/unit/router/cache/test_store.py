@@ -13,13 +13,12 @@ from capamesh.protocol.tensors import Datatype, Tensor
 from capamesh.router.cache.entry import (
     ENTRY_BYTES,
     MAX_FORMS,
-    MAX_LAYOUTS,
     OUTPUT_BYTES,
     STUB_BYTES,
     Entry,
     Layouts,
 )
-from capamesh.router.cache.store import MOST_USES, TRACE_BYTES, WARY_AFTER, Store
+from capamesh.router.cache.store import TRACE_BYTES, Store
 
 SIZE = ENTRY_BYTES + OUTPUT_BYTES + 100
 
@@ -35,38 +34,6 @@ def entry(name: object, size_bytes: int = 100) -> Entry:
     return Entry(key, given, Layouts().of(given), PeerId("A"), None, 0.0, mark=mark)
 
 
-def test_entry_is_found_by_its_key_until_it_is_dropped() -> None:
-    store = Store(100 * SIZE)
-    kept = entry("a")
-    assert store.get(b"a") is None
-    assert store.put(kept)
-    assert store.get(b"a") is kept
-    assert (len(store), store.used_bytes) == (1, SIZE)
-    store.drop(kept)
-    store.drop(kept)
-    assert store.get(b"a") is None
-    assert (len(store), store.used_bytes) == (0, STUB_BYTES)
-    assert kept.answer.outputs == ()
-
-
-def test_newer_entry_takes_the_place_of_the_one_of_its_key() -> None:
-    store = Store(100 * SIZE)
-    store.put(entry("a"))
-    newer = entry("a", 50)
-    store.put(newer)
-    assert store.get(b"a") is newer
-    assert (len(store), store.used_bytes) == (1, STUB_BYTES + SIZE - 50)
-
-
-def test_too_large_entry_is_not_kept_and_nothing_is_without_memory() -> None:
-    store = Store(80 * SIZE)
-    assert store.put(entry("a", 10 * SIZE - ENTRY_BYTES - OUTPUT_BYTES))
-    before = store.used_bytes
-    assert not store.put(entry("b", 10 * SIZE - ENTRY_BYTES - OUTPUT_BYTES + 1))
-    assert store.used_bytes == before
-    assert not Store(0).put(entry("a"))
-
-
 def test_entry_of_use_survives_a_flood_of_those_of_none() -> None:
     store = Store(100 * SIZE)
     for name in range(50):
@@ -77,32 +44,6 @@ def test_entry_of_use_survives_a_flood_of_those_of_none() -> None:
         assert store.used_bytes <= store.most_bytes
     assert all(store.get(str(name).encode()) is not None for name in range(50))
     assert store.evicted == 4950 - (len(store) - 50)
-
-
-def test_entry_that_comes_again_soon_after_it_was_evicted_stays_longer() -> None:
-    store = Store(100 * SIZE)
-    for name in range(200):
-        store.put(entry(name))
-    gone = max(name for name in range(200) if str(name).encode() not in store._entries)
-    again = entry(gone)
-    store.put(again)
-    assert again.is_main
-    for name in range(1000, 1080):
-        store.put(entry(name))
-    assert store.get(str(gone).encode()) is again
-
-
-def test_main_queue_lets_go_what_is_of_use_no_more() -> None:
-    store = Store(20 * SIZE)
-    for name in range(15):
-        store.put(entry(name))
-        for _ in range(MOST_USES + 5):
-            store.get(str(name).encode())
-    for name in range(100, 400):
-        store.put(entry(name))
-        store.get(str(name).encode())
-    assert not any(store.get(str(name).encode()) for name in range(15))
-    assert store.used_bytes <= store.most_bytes
 
 
 def test_forms_count_and_are_bounded() -> None:
@@ -120,16 +61,6 @@ def test_forms_count_and_are_bounded() -> None:
     store.drop(kept)
     store.add_form(kept, 9, "form", 10)
     assert (kept.forms, store.used_bytes) == (None, STUB_BYTES + SIZE)
-
-
-def test_clear_leaves_nothing() -> None:
-    store = Store(30 * SIZE)
-    for name in range(100):
-        store.put(entry(name))
-    store.clear()
-    assert (len(store), store.used_bytes, store.get(b"99")) == (0, 0, None)
-    store.put(entry("a"))
-    assert store.used_bytes == SIZE
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -169,51 +100,6 @@ def test_answer_has_bytes_of_its_own_and_no_times_of_a_run() -> None:
     assert kept.outputs[1] == outputs[1]
     assert (kept.queue_us, kept.run_us, kept.load) == (0, 0, LoadReport())
     assert (kept.version, kept.described) == ("1", b"described")
-
-
-def test_layouts_are_kept_once_and_within_a_bound() -> None:
-    layouts = Layouts()
-    one, other = answer(1), answer(2)
-    described = one.replace(described=b"words")
-    assert layouts.of(described) is layouts.of(described.replace(queue_us=5))
-    assert layouts.of(one) == layouts.of(described)
-    assert layouts.of(other) != layouts.of(one)
-    for at in range(MAX_LAYOUTS + 10):
-        layouts.of(one.replace(described=str(at).encode()))
-    assert len(layouts._known) <= MAX_LAYOUTS
-
-
-def test_wary_store_keeps_what_comes_a_second_time() -> None:
-    store = Store(1000 * SIZE)
-    for name in range(WARY_AFTER):
-        assert store.wants(name)
-        assert store.get(str(name).encode()) is None
-    assert not store.wants(-1)
-    assert store.wants(-1)
-    assert not store.wants(-2)
-    store.found()
-    assert store.wants(-3)
-
-
-def test_entries_of_one_mark_are_each_found_and_the_mark_goes_with_the_last() -> None:
-    store = Store(100 * SIZE)
-    given = answer()
-    one, other = (
-        Entry(key, given, Layouts().of(given), PeerId("A"), None, 0.0, mark=7)
-        for key in (b"one", b"other")
-    )
-    assert not store.may_have(7)
-    store.put(one)
-    store.put(other)
-    assert (store.get(b"one"), store.get(b"other")) == (one, other)
-    store.drop(one)
-    assert (store.may_have(7), store.get(b"one"), store.get(b"other")) == (True, None, other)
-    store.drop(other)
-    assert (store.may_have(7), store._marks) == (False, {})
-    store.put(one := entry("a"))
-    assert store.may_have(one.mark)
-    store.clear()
-    assert (store.may_have(one.mark), store._marks) == (False, {})
 
 
 def test_marks_are_those_of_the_entries_whatever_goes_and_comes() -> None:

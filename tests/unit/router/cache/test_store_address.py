@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from capamesh.protocol.errors import ConfigError
-from capamesh.router.cache.store_address import StoreAddress, address_of
+from capamesh.router.cache.store_address import address_of
 
 
 @pytest.mark.parametrize(
@@ -19,11 +19,6 @@ from capamesh.router.cache.store_address import StoreAddress, address_of
 )
 def test_url_is_read_and_its_password_never_shown(url: str, shown: str) -> None:
     assert repr(address_of(url)) == shown
-
-
-def test_parts_of_a_url_are_those_of_the_store() -> None:
-    assert address_of("valkeys://u:p%40s@h:1/7") == StoreAddress("h", 1, True, "u", "p@s", 7)
-    assert address_of("redis://:s%2Fe@h").password == "s/e"  # noqa: S105 - a test's
 
 
 @pytest.mark.parametrize(

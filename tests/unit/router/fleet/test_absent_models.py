@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from fleet_fakes import advert, offer
 
-from capamesh.protocol.adverts import ModelState, NodeAdvert, Sequence
+from capamesh.protocol.adverts import ModelState, NodeAdvert
 from capamesh.protocol.errors import ModelFailed, ModelNotFound, ModelUnavailable, NoEndpoint
 from capamesh.protocol.fleet import Changed, Joined, Left, LeftReason
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
@@ -54,27 +52,6 @@ def test_model_that_is_not_ready_is_unavailable_and_why(
     assert other.message == "no node hosts model 'm'; hosted models: n"
 
 
-def test_model_that_failed_at_every_node_says_why_and_that_waiting_does_not_help() -> None:
-    failed = [
-        offer("m", "1", ModelState.FAILED, reason) for reason in ("no operator", "ended 3 times")
-    ]
-    view = view_of(advert("A", models=failed[:1]), advert("B", models=failed[1:]))
-    error = not_hosted(view, M, ANY)
-    assert isinstance(error, ModelFailed)
-    assert "(failed: no operator; failed: ended 3 times)" in error.message
-    view.apply([Joined(advert("C", models=[offer(state=ModelState.LOADING)]))])
-    assert type(not_hosted(view, M, ANY)) is ModelUnavailable
-    leave(view, "C")
-    assert isinstance(not_hosted(view, M, ANY), ModelFailed)
-    assert repr(view.absent) == "AbsentModels(1 not ready, 0 left of late)"
-
-
-def test_version_that_is_not_ready_beside_one_that_is() -> None:
-    view = view_of(advert("A", models=[offer(version="2", state=ModelState.LOADING), offer()]))
-    assert type(not_hosted(view, M, ModelVersion("2"))) is ModelUnavailable
-    assert type(not_hosted(view, M, ModelVersion("3"))) is ModelNotFound
-
-
 def test_model_whose_last_node_has_left_is_to_be_back_for_two_minutes() -> None:
     view = view_of(advert("A"), advert("B"))
     leave(view, "A")
@@ -101,18 +78,6 @@ def test_model_that_a_present_node_removes_is_not_found_at_once() -> None:
     assert repr(view.absent) == "AbsentModels(0 not ready, 0 left of late)"
 
 
-def test_model_that_a_draining_or_just_started_node_does_not_name_may_be_back() -> None:
-    before = advert("A", "a:1", models=[offer(), offer("n")])
-    for after in (
-        replace(advert("A", "a:1", models=[offer("n")], counter=2), is_draining=True),
-        replace(advert("A", "a:1", models=[offer("n")]), sequence=Sequence(2_000, 1)),
-    ):
-        assert after.sequence.boot_ns != before.sequence.boot_ns or after.is_draining
-        view = view_of(before)
-        view.apply([Changed(after, before)])
-        assert type(not_hosted(view, M, ANY)) is ModelUnavailable
-
-
 def test_memory_of_models_that_left_is_bounded() -> None:
     view = FleetView(on_new=lambda _: None, on_gone=lambda _: None)
     for at in range(MAX_LATELY + 50):
@@ -124,46 +89,6 @@ def test_memory_of_models_that_left_is_bounded() -> None:
 
 
 # what restarts stays
-
-
-def test_model_that_was_ready_and_loads_again_stays_hosted_and_is_not_sent_to() -> None:
-    ready = advert("A", "a:1")
-    view = view_of(ready)
-    (replica,) = view.replicas(M, V1)
-    loading = advert(
-        "A",
-        "a:1",
-        models=[offer(state=ModelState.LOADING, reason="its worker restarts")],
-        counter=2,
-    )
-    for before, after in ((ready, loading), (loading, loading)):
-        view.apply([Changed(after, before)])
-        assert view.replicas(M, V1) == (replica,)
-        assert (replica.is_away, replica.is_out, replica.is_gone) == (True, True, False)
-        assert view.awaits_reload(M, V1)
-        assert replica.offer.is_ready  # as it was
-    view.apply([Changed(ready, loading)])
-    assert (replica.is_out, view.awaits_reload(M, V1), view.replicas(M, V1)) == (
-        False,
-        False,
-        (replica,),
-    )
-    view.apply([Changed(loading, ready)])
-    failed = advert("A", "a:1", models=[offer(state=ModelState.FAILED)], counter=3)
-    view.apply([Changed(failed, loading)])
-    assert (view.replicas(M, V1), replica.is_gone, view.has(M, V1)) == ((), True, False)
-    assert isinstance(not_hosted(view, M, V1), ModelFailed)
-
-
-def test_newest_version_is_one_that_does_not_just_load_again_if_there_is_one() -> None:
-    both = advert("A", "a:1", models=[offer(version="1"), offer(version="2")])
-    view = view_of(both)
-    assert view.newest(M) == "2"
-    again = advert("A", "a:1", models=[offer(version="1"), offer("m", "2", ModelState.LOADING)])
-    view.apply([Changed(again, both)])
-    assert (view.newest(M), view.versions(M)) == ("1", ["1", "2"])
-    view.apply([Changed(both, again)])
-    assert view.newest(M) == "2"
 
 
 def test_router_whose_nodes_have_all_left_says_so_until_one_is_back() -> None:

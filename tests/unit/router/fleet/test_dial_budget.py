@@ -12,24 +12,6 @@ def wanted(budget: DialBudget, invite: str, count: int, *, is_known: bool = Fals
     return [budget.want(invite, is_known=is_known, now_s=0.0) for _ in range(count)]
 
 
-def test_one_invite_begins_ten_dials_in_the_first_second_whatever_it_names() -> None:
-    budget = DialBudget(0.0)
-    wanted(budget, "evil", 1000)
-    begun = budget.due(0.0)
-    assert len(begun) == 5
-    counts = [0] * 3
-    for step in range(1, 301):  # each is refused at once
-        now_s = step / 100
-        for dial in begun:
-            budget.over(dial, has_answered=False, now_s=now_s)
-        begun = budget.due(now_s)
-        counts[(step - 1) // 100] += len(begun)
-    assert all(4 <= count <= 5 for count in counts)
-    wait_s = budget.wait_s(3.0)
-    assert wait_s is not None
-    assert 0.0 < wait_s <= 0.2
-
-
 def test_address_that_never_answers_holds_its_places_and_no_more() -> None:
     budget = DialBudget(0.0)
     wanted(budget, "evil", 100)
@@ -38,18 +20,6 @@ def test_address_that_never_answers_holds_its_places_and_no_more() -> None:
     assert budget.wait_s(60.0) is None
     wanted(budget, "honest", 1)
     assert [dial.invite for dial in budget.due(60.0)] == ["honest"]
-
-
-def test_fleet_that_answers_is_dialled_as_fast_as_it_does() -> None:
-    budget = DialBudget(0.0)
-    wanted(budget, "honest", 500)
-    rounds = 0
-    while begun := budget.due(0.0):
-        rounds += 1
-        for dial in begun:
-            budget.over(dial, has_answered=True, now_s=0.0)
-    assert rounds == 100
-    assert repr(budget) == "DialBudget(0 under way, 0 waiting)"
 
 
 def test_invites_take_turns_when_all_places_are_taken() -> None:
@@ -131,13 +101,3 @@ def test_dials_under_way_are_never_more_than_may_be_and_each_has_its_turn(
         running = budget.due(now_s)
         begun += len(running)
     assert begun == asked
-
-
-def test_process_with_a_part_of_the_budget_begins_that_part_of_the_dials() -> None:
-    half = DialBudget(0.0, 0.5)
-    for number in range(20):
-        wanted(half, f"invite {number}", 50)
-    assert len(half.due(0.0)) == NEW.at_once // 2
-    least = DialBudget(0.0, 0.001)
-    wanted(least, "invite", 5)
-    assert len(least.due(0.0)) == 1

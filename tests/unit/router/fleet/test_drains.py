@@ -39,34 +39,6 @@ def router(tmp_path: Path) -> Router:
     return Router(tmp_path)
 
 
-def test_posted_order_drains_its_nodes_is_passed_on_and_kept(
-    router: Router, tmp_path: Path
-) -> None:
-    nodes = [router.network.member() for _ in "ab"]
-    first, second = (node.identity.peer_id for node in nodes)
-    for port, node in enumerate(nodes, 7001):
-        router.members.heard(says(node, port))
-    encoded = router.signed(first)
-    order, is_kept = router.drains.post(encoded)
-    assert (order.version, is_kept) == (1, True)
-    assert (router.is_draining(first), router.is_draining(second)) == ([True], [False])
-    assert (router.drains.until(first), router.drains.until(second)) == (NOW + HOUR, None)
-    assert router.told_of_drains == [encoded, "changed"]
-    assert router.drains.encoded == (tmp_path / "drains.bin").read_bytes() == encoded
-    assert router.log.of("drains_updated") == [{"version": 1, "nodes": 1, "is_kept": True}]
-
-
-def test_order_that_the_mesh_delivered_holds_and_the_next_one_enables(router: Router) -> None:
-    node = router.network.member()
-    peer = node.identity.peer_id
-    router.members.heard(says(node))
-    router.drains.heard(router.signed(peer))
-    assert router.is_draining(peer) == [True]
-    router.drains.heard(router.signed())
-    assert router.is_draining(peer) == [False]
-    assert router.told_of_drains == ["changed", "changed"]
-
-
 def test_older_and_replayed_orders_change_nothing(router: Router) -> None:
     node = router.network.member()
     peer = node.identity.peer_id
@@ -98,46 +70,6 @@ def test_advert_of_a_drained_node_does_not_bring_it_back(router: Router) -> None
     router.drains.heard(router.signed(peer))
     router.members.heard(says(node, port=7009, counter=2, region="eu"))
     assert router.is_draining(peer) == [True]
-
-
-def test_enabled_node_that_drains_by_itself_goes_on_draining(router: Router) -> None:
-    node = router.network.member()
-    peer = node.identity.peer_id
-    router.members.heard(says(node, is_draining=True))
-    router.drains.heard(router.signed(peer))
-    router.drains.heard(router.signed())
-    assert router.is_draining(peer) == [True]
-
-
-def test_drain_ends_by_itself_and_its_version_is_kept(router: Router) -> None:
-    node = router.network.member()
-    peer = node.identity.peer_id
-    router.members.heard(says(node))
-    order = router.signed(peer, lasts=dt.timedelta(seconds=90))
-    router.drains.heard(order)
-    router.clocks.pass_s(89)
-    router.drains.tick()
-    assert router.is_draining(peer) == [True]
-    router.clocks.pass_s(2)
-    router.drains.tick()
-    assert router.is_draining(peer) == [False]
-    assert router.drains.until(peer) is None
-    assert router.told_of_drains == ["changed", "changed"]
-    router.drains.tick()
-    assert router.told_of_drains == ["changed", "changed"]
-    assert router.drains.encoded == order
-
-
-def test_router_that_starts_again_has_the_order_before_it_hears_of_any_node(
-    router: Router, tmp_path: Path
-) -> None:
-    node = router.network.member()
-    peer = node.identity.peer_id
-    router.drains.heard(router.signed(peer))
-    again = Router(tmp_path, router.network)
-    again.members.heard(says(node))
-    assert again.is_draining(peer) == [True]
-    assert again.told_of_drains == []
 
 
 def test_damaged_file_is_set_aside_and_the_order_comes_again(
@@ -236,23 +168,6 @@ def test_order_that_was_signed_beside_another_is_refused_and_does_not_undo_it(
     # at two routers that do not hear of each other it cannot be refused: then all settle on one of them
     router.drains.heard(enables_one)
     assert router.drains.encoded == enables_one
-
-
-def test_same_order_posted_again_is_no_second_one(router: Router) -> None:
-    encoded = router.signed(router.network.member().identity.peer_id)
-    assert router.drains.post(encoded)[0].version == 1
-    assert router.drains.post(encoded)[0].version == 1
-    assert router.told_of_drains == [encoded, "changed"]
-
-
-def test_drain_of_an_old_identity_holds_for_it_alone_and_is_no_hindrance(router: Router) -> None:
-    old, new = router.network.member(), router.network.member()
-    router.drains.post(router.signed(old.identity.peer_id))
-    router.members.heard(says(new))  # the same machine, whose data folder was lost
-    assert router.is_draining(new.identity.peer_id) == [False]
-    assert router.is_draining(old.identity.peer_id) == []
-    router.members.heard(says(old))
-    assert router.is_draining(old.identity.peer_id) == [True]
 
 
 def test_drain_of_a_node_that_leaves_and_comes_back_goes_on(router: Router) -> None:

@@ -215,30 +215,6 @@ def test_goodbye_recorded_at_the_time_that_a_wrong_clock_shows_removes_nobody() 
     assert skew.voices == 3
 
 
-def test_old_advert_of_an_unknown_node_is_refused_when_this_clock_is_right() -> None:
-    net = network()
-    for node in (joined(), joined(), joined()):
-        net.hearing.heard(says(node), net.now)
-    with pytest.raises(AdvertRejected, match="issued 1200000 ms ago"):
-        net.hearing.heard(says(joined(), at_ms=T - 20 * MINUTE_MS), net.now)
-
-
-def test_member_that_answers_on_its_link_stays_whatever_becomes_of_its_adverts() -> None:
-    net = network()
-    node, silent = joined(), joined()
-    for one in (node, silent):
-        net.hearing.heard(says(one), net.now)
-    gone: list[object] = []
-    for after_s in range(1, 400):
-        gone += net.hearing.tick(net.at(after_s), lambda peer: peer == node.identity.peer_id)
-    assert [one for one in gone if isinstance(one, Left)] == [
-        Left(silent.identity.peer_id, LeftReason.EXPIRED)
-    ]
-    assert list(net.hearing.members.members()) == [node.identity.peer_id]
-    left = [one for s in range(400, 440) for one in net.hearing.tick(net.at(s), nobody)]
-    assert left[-1] == Left(node.identity.peer_id, LeftReason.EXPIRED)
-
-
 def test_router_whose_clock_jumps_forty_days_ahead_keeps_its_members_and_one_alone_does_not() -> (
     None
 ):
@@ -252,14 +228,3 @@ def test_router_whose_clock_jumps_forty_days_ahead_keeps_its_members_and_one_alo
     alone = network()
     with pytest.raises(AdvertRejected, match="expired"):
         alone.hearing.heard(says(joined()), later)
-
-
-def test_membership_ends_by_the_routers_own_clock_whatever_members_say_of_the_time() -> None:
-    net = network()
-    liars = [joined() for _ in range(5)]
-    for node in liars:
-        net.hearing.heard(says(node), net.now)
-    later = net.at(31 * 24 * 3600)
-    for node in liars:
-        with pytest.raises(AdvertRejected, match="expired"):
-            net.hearing.heard(says(node, 2, at_ms=T), later)

@@ -13,22 +13,6 @@ from capamesh.router.fleet.last_fleet import MAX_AGE_MS, MAX_BYTES, MAX_NODES, L
 A, B = PeerId("A"), PeerId("B")
 
 
-def test_newest_of_each_node_is_kept_until_it_leaves() -> None:
-    kept = LastFleet()
-    kept.heard(A, b"a1", is_news=True)
-    kept.heard(B, b"b1", is_news=True)
-    assert kept.is_changed
-    assert decode(kept.encode(1000), 1000 + MAX_AGE_MS) == [b"a1", b"b1"]
-    assert not kept.is_changed
-    kept.heard(A, b"a2", is_news=False)
-    assert not kept.is_changed
-    kept.left(B)
-    kept.left(B)
-    assert kept.is_changed
-    assert decode(kept.encode(1000), 1000) == [b"a2"]
-    assert repr(kept) == "LastFleet(1 nodes, 2 bytes)"
-
-
 def test_nodes_and_bytes_are_bounded() -> None:
     kept = LastFleet()
     for at in range(MAX_NODES + 5):
@@ -63,7 +47,3 @@ def test_file_that_is_damaged_old_or_from_the_future_is_refused(
 def test_no_junk_is_more_than_an_error_of_value(junk: bytes) -> None:
     with contextlib.suppress(ValueError):
         decode(junk, 1000)
-
-
-def test_bytes_of_a_file_that_are_no_envelope_are_left_out() -> None:
-    assert decode(pack([1, 1000, [b"a", 1, "b", None, [b"c"]]]), 1000) == [b"a"]

@@ -14,7 +14,7 @@ from signed_adverts import FakeClocks
 from capamesh.protocol.ids import PeerId
 from capamesh.router.fleet.clocks import Clocks
 from capamesh.router.fleet.last_fleet import LastFleet
-from capamesh.router.fleet.last_fleet_file import LAST_FLEET_FILE, LastFleetFile, WritePace
+from capamesh.router.fleet.last_fleet_file import LAST_FLEET_FILE, LastFleetFile
 
 
 class Kept:
@@ -32,17 +32,6 @@ class Kept:
 @pytest.fixture
 def kept(tmp_path: Path) -> Kept:
     return Kept(tmp_path)
-
-
-def test_last_fleet_is_read_as_it_was_written(kept: Kept) -> None:
-    kept.file.write()
-    assert kept.file.read() == [b"advert"]
-    assert not kept.fleet.is_changed
-
-
-def test_file_that_is_not_there_is_no_warning(kept: Kept) -> None:
-    assert kept.file.read() is None
-    assert kept.log.events == []
 
 
 @pytest.mark.parametrize("damage", ["junk", "cut"])
@@ -68,20 +57,6 @@ def test_disk_that_refuses_the_last_fleet_is_told_of_once_until_it_has_taken_one
     kept.path.mkdir()
     kept.file.write()
     assert len(kept.log.of("last_fleet_not_kept")) == 2
-
-
-def test_member_that_comes_and_goes_has_the_fleet_written_six_times_and_then_every_ten_seconds() -> (
-    None
-):
-    pace = WritePace(0.0)
-    written_s = [now_s for now_s in range(1, 40) if pace.is_due(now_s, is_changed=True)]
-    assert written_s == [1, 2, 3, 4, 5, 6, 12, 22, 32]
-
-
-def test_fleet_that_does_not_change_is_written_every_five_minutes() -> None:
-    pace = WritePace(0.0)
-    written_s = [now_s for now_s in range(1, 700) if pace.is_due(now_s, is_changed=False)]
-    assert written_s == [300, 600]
 
 
 @in_virtual_time

@@ -73,20 +73,6 @@ def test_node_that_dials_without_end_is_limited_and_others_still_come_in() -> No
     assert len(pool.visits) == 129
 
 
-def test_link_is_reported_once_its_endpoint_is_known_and_can_be_asked() -> None:
-    pool = Pool()
-    link, _ = pool.visit("A")
-    (endpoint,) = pool.visits
-    assert pool.linked == [(endpoint, 1)]
-    assert endpoint.link is link
-    dialled = Endpoint(PeerId("B"), "b:1")
-    side = _NodeSide(pool.pool, dialled)
-    again = Visit("B")
-    side.link_up(again)  # type: ignore[arg-type]  # as above
-    assert pool.linked[1:] == [(dialled, 1)]
-    assert dialled.link is again
-
-
 def test_older_link_that_ends_late_takes_nothing_from_the_newer() -> None:
     pool, endpoint = Pool(), Endpoint(PeerId("B"), "b:1")
     side = _NodeSide(pool.pool, endpoint)

@@ -24,35 +24,6 @@ def router(tmp_path: Path) -> Members:
     return Members(tmp_path)
 
 
-def test_advert_brings_its_node_into_the_view_and_has_it_dialled(router: Members) -> None:
-    node = router.network.member()
-    peer = node.identity.peer_id
-    router.members.heard(says(node, 7001))
-    assert router.peers == [peer]
-    assert [endpoint.address for endpoint in router.dialled] == ["127.0.0.1:7001"]
-    assert router.log.events == [
-        ("node_joined", {"node": "gpu-1", "peer": peer, "models": ["m/1"]})
-    ]
-    assert [type(change) for change in router.changes[0]] == [Joined]
-    assert router.hurried == [("127.0.0.1:7001", True)]
-
-
-def test_advert_that_says_the_same_again_is_read_once_and_has_its_node_dialled_now(
-    router: Members,
-) -> None:
-    node = router.network.member()
-    peer = node.identity.peer_id
-    router.members.heard(says(node, counter=1))
-    first = router.fleet.adverts[peer]
-    router.members.heard(says(node, counter=2))
-    second = router.hearing.members.members()[peer]
-    assert second.sequence.counter == 2
-    assert second.devices is first.devices
-    assert [event for event, _ in router.log.events] == ["node_joined"]
-    assert router.changes[1] == []
-    assert router.hurried == [("127.0.0.1:7001", True), ("127.0.0.1:7001", False)]
-
-
 def test_advert_with_another_address_has_the_old_one_let_go_and_the_new_one_dialled(
     router: Members,
 ) -> None:
@@ -65,17 +36,6 @@ def test_advert_with_another_address_has_the_old_one_let_go_and_the_new_one_dial
     assert router.log.of("node_changed") == [changed]
 
 
-def test_goodbye_takes_its_node_out_of_the_view_and_of_what_is_kept(router: Members) -> None:
-    node = router.network.member()
-    router.members.heard(says(node))
-    assert len(router.last_fleet) == 1
-    router.members.heard(says_goodbye(node))
-    assert router.peers == []
-    assert len(router.last_fleet) == 0
-    gone = {"node": "gpu-1", "peer": node.identity.peer_id, "reason": "goodbye"}
-    assert router.log.of("node_left") == [gone]
-
-
 def test_disbelieved_message_is_logged_and_changes_nothing(router: Members) -> None:
     node = router.network.member()
     forged = bytearray(says(node))
@@ -83,14 +43,6 @@ def test_disbelieved_message_is_logged_and_changes_nothing(router: Members) -> N
     router.members.heard(bytes(forged))
     assert [values["reason"] for values in router.log.of("advert_rejected")] == ["signature"]
     assert (router.peers, router.changes, len(router.last_fleet)) == ([], [], 0)
-
-
-def test_node_without_a_place_is_not_logged_for_each_of_its_adverts(router: Members) -> None:
-    token = router.network.invite(members=1)
-    for _ in range(2):
-        router.members.heard(says(router.network.member(token)))
-    assert len(router.peers) == 1
-    assert [event for event, _ in router.log.events] == ["node_joined"]
 
 
 def test_node_is_missed_by_the_interval_that_it_told(router: Members) -> None:

@@ -7,19 +7,6 @@ from hypothesis import strategies as st
 from capamesh.router.fleet.clocks import MeshClock
 
 
-def test_mesh_time_stands_still_until_the_sidecar_is_up_and_while_it_is_down() -> None:
-    clock = MeshClock(100.0)
-    assert clock.now_s(150.0) == 0.0
-    clock.resume(160.0)
-    assert clock.now_s(161.0) == 1.0
-    clock.pause(162.0)
-    clock.pause(175.0)
-    assert clock.now_s(999.0) == 2.0
-    clock.resume(1000.0)
-    clock.resume(1001.5)
-    assert clock.now_s(1003.0) == 5.0
-
-
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 50)), max_size=30))
 def test_mesh_time_is_the_time_that_was_up_and_never_goes_back(
@@ -57,13 +44,3 @@ def test_message_heard_after_a_stop_and_before_the_tick_is_not_dated_into_the_fu
     assert clock.now_s(300.5) == 0.5
     assert clock.now_s(300.75) == 0.75
     assert clock.now_s(301.0) == 1.0
-
-
-def test_sidecar_that_is_found_down_after_a_stop_does_not_make_the_stop_count() -> None:
-    clock = MeshClock(0.0)
-    clock.resume(0.0)
-    assert clock.now_s(0.5) == 0.5
-    clock.pause(300.0)
-    assert clock.now_s(300.5) == 0.5
-    clock.resume(301.0)
-    assert clock.now_s(302.0) == 1.5

@@ -45,29 +45,6 @@ def after(view: FleetView, *overrides: Hold) -> list[str]:
     return states(view)
 
 
-def test_node_is_held_at_all_its_addresses_and_nobody_else_is() -> None:
-    view = fleet_of("1")
-    assert after(view, said(OPEN)) == ["forced_open: closed"] * 2
-    assert states(view, "B") == ["closed: closed"]
-
-
-def test_model_is_held_in_all_versions_or_in_one() -> None:
-    assert after(fleet_of("1", "2"), said(OPEN, "m")) == ["closed: forced_open forced_open"] * 2
-    assert after(fleet_of("1", "2"), said(OPEN, "m", "2")) == ["closed: closed forced_open"] * 2
-
-
-def test_exact_hold_counts_and_a_wider_one_that_follows_replaces_it() -> None:
-    view = fleet_of("1", "2")
-    exact = (said(OPEN, "m"), said(CLOSED, "m", "2"))
-    assert after(view, *exact) == ["closed: forced_open forced_closed"] * 2
-    assert after(view, *exact, said(OPEN, "m")) == ["closed: forced_open forced_open"] * 2
-
-
-def test_one_version_can_be_let_go_of_while_the_others_stay_held() -> None:
-    overrides = (said(OPEN, "m"), said(None, "m", "2"))
-    assert after(fleet_of("1", "2"), *overrides) == ["closed: forced_open closed"] * 2
-
-
 def test_letting_go_of_a_node_lets_go_of_its_models_and_keeps_nothing_of_it() -> None:
     view, kept = fleet_of("1"), Overrides()
     for hold in (said(OPEN), said(OPEN, "m"), said(CLOSED, "m", "1")):
@@ -79,13 +56,6 @@ def test_letting_go_of_a_node_lets_go_of_its_models_and_keeps_nothing_of_it() ->
     assert states(view) == ["closed: closed"] * 2
     assert (kept.peers, kept.of(A)) == ([], [])
     assert all(endpoint.health.is_full for endpoint in view.endpoints_of(A))
-
-
-def test_letting_go_of_a_node_that_is_not_held_keeps_nothing() -> None:
-    kept = Overrides()
-    kept.hold(said(None))
-    kept.hold(said(None, "m", "1"))
-    assert kept.peers == []
 
 
 def test_later_models_are_held_too() -> None:

@@ -20,7 +20,6 @@ from capamesh.router.fleet.ownership_keeper import (
     load_pins,
 )
 from capamesh.router.fleet.view import FleetView
-from capamesh.router.ownership.version import KEEP_S, SETTLE_S
 from capamesh.router.rules.model_rules import NO_RULES
 
 M, V1 = ModelName("m"), ModelVersion("1")
@@ -104,38 +103,6 @@ async def test_clock_that_is_set_gives_no_model_away(
 
 
 @in_virtual_time
-async def test_day_is_measured_by_the_clock_that_is_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    AtOnce(monkeypatch)
-    now_s = [0.0]
-    kept = Kept(tmp_path, clock=lambda: now_s[0])
-    kept.joins("A", "a")
-    now_s[0] += SETTLE_S
-    kept.leaves("A")
-    kept.joins("X", "e")
-    now_s[0] += KEEP_S
-    kept.keeper.tick()
-    assert kept.serves("e")
-
-
-@in_virtual_time
-async def test_pins_are_written_every_ten_seconds_at_most_and_at_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written = AtOnce(monkeypatch)
-    kept = Kept(tmp_path, clock=asyncio.get_running_loop().time)
-    for second in range(25):
-        kept.joins("A", "a", version=str(second + 1))
-        await kept.tick()
-        await asyncio.sleep(1.0)
-    assert written.times_s == [0.0, SAVE_EVERY_S, 2 * SAVE_EVERY_S]
-    assert len(load_pins(tmp_path)) == 21
-    kept.keeper.close()
-    assert len(load_pins(tmp_path)) == 25
-
-
-@in_virtual_time
 async def test_pins_that_the_disk_refused_are_written_when_it_takes_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,35 +117,3 @@ async def test_pins_that_the_disk_refused_are_written_when_it_takes_them(
     (tmp_path / PIN_FILE).rmdir()
     await kept.tick()
     assert [pin.model for pin in load_pins(tmp_path)] == [M]
-
-
-@in_virtual_time
-async def test_pins_that_the_disk_refused_are_tried_once_more_at_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    AtOnce(monkeypatch)
-    kept = Kept(tmp_path, clock=asyncio.get_running_loop().time)
-    (tmp_path / PIN_FILE).mkdir()
-    kept.joins("A", "a")
-    await kept.tick()
-    (tmp_path / PIN_FILE).rmdir()
-    kept.keeper.close()
-    assert len(load_pins(tmp_path)) == 1
-
-
-def test_older_pins_do_not_replace_newer_ones(tmp_path: Path) -> None:
-    kept = Kept(tmp_path)
-    older = kept.keeper._next()
-    kept.joins("A", "a")
-    kept.keeper.close()
-    kept.keeper._save(*older)
-    assert len(load_pins(tmp_path)) == 1
-
-
-@in_virtual_time
-async def test_pins_are_left_to_the_process_that_writes_them(tmp_path: Path) -> None:
-    kept = Kept(tmp_path, clock=asyncio.get_running_loop().time, is_writer=False)
-    kept.joins("A", "a")
-    await kept.tick()
-    kept.keeper.close()
-    assert load_pins(tmp_path) == []

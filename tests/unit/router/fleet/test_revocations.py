@@ -59,23 +59,6 @@ def test_revoked_invite_expels_all_that_it_admitted_and_nobody_else(router: Rout
     assert [values["reason"] for values in router.log.of("advert_rejected")] == ["membership"]
 
 
-def test_list_that_the_mesh_delivered_holds_and_is_not_passed_on(router: Router) -> None:
-    node = router.network.member()
-    router.members.heard(says(node))
-    router.revocations.heard(router.network.revoking(peer=node.identity.peer_id))
-    assert router.peers == []
-    assert router.told == ["links", "taken"]
-    assert router.log.of("revocations_updated") == [{"version": 1, "is_kept": True}]
-
-
-def test_list_that_is_known_changes_nothing(router: Router) -> None:
-    encoded = router.network.revoking(peer=router.network.member().identity.peer_id)
-    router.revocations.heard(encoded)
-    router.told.clear()
-    assert router.revocations.post(encoded)[0].version == 1
-    assert router.told == []
-
-
 def test_list_of_another_owner_is_refused(router: Router) -> None:
     other = Network()
     foreign = other.revoking(peer=other.member().identity.peer_id)

@@ -1,12 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
-import sys
-import tracemalloc
-from collections.abc import Callable, Iterator
-from functools import partial
-from types import FrameType
 
 import pytest
 from fleet_fakes import advert, offer
@@ -61,17 +55,6 @@ def test_node_is_a_endpoint_for_each_of_its_addresses_until_it_leaves() -> None:
     assert repr(seen.view) == "FleetView(1 nodes, 1 models)"
 
 
-def test_change_of_addresses_keeps_the_endpoints_that_stay() -> None:
-    seen = Seen()
-    before = advert("A", "a:1", "a:2")
-    seen.joined(before)
-    kept = seen.new[1]
-    seen.view.apply([Changed(advert("A", "a:2", "a:3", counter=2), before)])
-    assert seen.view.endpoints_of(PeerId("A"))[0] is kept
-    assert seen.replicas() == ["A@a:2", "A@a:3"]
-    assert [endpoint.address for endpoint in seen.gone] == ["a:1"]
-
-
 def test_newest_version_is_the_largest_number_not_the_last_text() -> None:
     seen = Seen()
     seen.joined(
@@ -102,52 +85,6 @@ def test_model_that_is_not_ready_is_listed_but_gets_nothing(state: ModelState) -
     assert seen.replicas() == ["B@b:1"]
 
 
-def test_visitor_replicas_what_its_advert_says_whichever_comes_first() -> None:
-    for advert_first in (True, False):
-        seen = Seen()
-        visitor = Endpoint(PeerId("A"), "dialled-in-1")
-        reported = advert("A", is_draining=True)
-        if advert_first:
-            seen.joined(reported)
-        seen.view.visit(visitor)
-        if not advert_first:
-            assert seen.replicas() == []
-            seen.joined(reported)
-        assert seen.replicas() == ["A@dialled-in-1"]
-        assert visitor.is_draining
-        seen.view.leave(visitor)
-        seen.view.leave(visitor)
-        assert seen.replicas() == []
-        assert seen.new == seen.gone == []
-
-
-def test_node_that_dials_is_unreached_while_it_has_not_dialled_and_takes_requests() -> None:
-    seen = Seen()
-    v1, visitor = ModelVersion("1"), Endpoint(PeerId("V"), "dialled-in-1")
-    seen.joined(advert("A", "a:1"))
-    assert not seen.view.has_unreached(M, v1)
-    seen.joined(advert("V"))
-    assert seen.view.has_unreached(M, v1)
-    assert not seen.view.has_unreached(M, ModelVersion("2"))
-    seen.view.visit(visitor)
-    assert not seen.view.has_unreached(M, v1)
-    seen.view.leave(visitor)
-    assert seen.view.has_unreached(M, v1)
-    seen.view.apply([Changed(advert("V", is_draining=True, counter=2), advert("V"))])
-    assert not seen.view.has_unreached(M, v1)
-
-
-def test_draining_is_taken_over_and_taken_back() -> None:
-    seen = Seen()
-    seen.joined(advert("A", "a:1"))
-    (endpoint,) = seen.new
-    before = advert("A", "a:1")
-    seen.view.apply([Changed(advert("A", "a:1", is_draining=True, counter=2), before)])
-    assert endpoint.is_draining
-    seen.view.apply([Changed(advert("A", "a:1", counter=3), before)])
-    assert not endpoint.is_draining
-
-
 def test_suspicion_ends_with_recovery_and_does_not_outlive_the_membership() -> None:
     seen = Seen()
     visitor = Endpoint(PeerId("A"), "dialled-in-1")
@@ -160,39 +97,6 @@ def test_suspicion_ends_with_recovery_and_does_not_outlive_the_membership() -> N
     seen.view.apply([Suspected(PeerId("A")), left("A")])
     seen.joined(advert("A", "a:1", counter=9))
     assert [endpoint.is_suspected for endpoint in seen.view.endpoints()] == [False, False]
-
-
-def test_replica_is_the_same_for_as_long_as_that_endpoint_replicas_that_version() -> None:
-    seen = Seen()
-    before = advert("A", "a:1", "a:2")
-    seen.joined(before, advert("B", "b:1"))
-    kept, lost = seen.replica("a:1"), seen.replica("a:2")
-    kept.rif = 3
-    faster = dataclasses.replace(offer(), row_us=70)
-    after = advert("A", "a:1", models=[faster], counter=2)
-    seen.view.apply([Changed(after, before)])
-    assert seen.replica("a:1") is kept
-    assert (kept.rif, kept.offer, kept.advert) == (3, faster, after)
-    assert (kept.is_gone, lost.is_gone) == (False, True)
-    assert seen.view.replicas_at(kept.endpoint) == [kept]
-    assert seen.view.replicas_at(lost.endpoint) == []
-    unloaded = advert("A", "a:1", models=[offer(version="2")], counter=3)
-    seen.view.apply([Changed(unloaded, after)])
-    assert kept.is_gone
-    seen.view.apply([Changed(after, unloaded)])
-    assert seen.replica("a:1") is not kept
-
-
-def test_version_is_the_same_while_it_is_held_though_no_node_has_it_meanwhile() -> None:
-    seen = Seen()
-    seen.joined(advert("A", "a:1"))
-    hosted = seen.view.hosted(M, ModelVersion("1"))
-    assert [replica.endpoint.peer for replica in hosted.replicas] == ["A"]
-    seen.view.apply([left("A")])
-    assert (hosted.replicas, seen.view.rankings) == ((), {})
-    seen.joined(advert("B", "b:1"))
-    assert [replica.endpoint.peer for replica in hosted.replicas] == ["B"]
-    assert seen.view.hosted(M, ModelVersion("1")) is hosted
 
 
 def test_latency_to_expect_is_as_last_told_or_else_as_advertised() -> None:
@@ -208,83 +112,6 @@ def test_latency_to_expect_is_as_last_told_or_else_as_advertised() -> None:
     assert replica.service_s == 0.0004
     seen.joined(advert("A", "a:1", models=(dataclasses.replace(offer(), row_us=900),)))
     assert replica.service_s == 0.0004
-
-
-def test_tuple_of_replicas_is_the_same_until_one_comes_or_goes() -> None:
-    seen = Seen()
-    both = [offer("m"), offer("n")]
-    first = advert("A", "a:1", models=both)
-    seen.joined(first, advert("B", "b:1", models=both))
-    of_m, of_n = (seen.view.replicas(ModelName(name), ANY) for name in "mn")
-    again = advert("A", "a:1", models=both, is_draining=True, counter=2)
-    seen.view.apply([Changed(again, first), Suspected(PeerId("A")), Recovered(PeerId("A"))])
-    assert seen.view.replicas(M, ANY) is of_m
-    assert seen.view.replicas(ModelName("n"), ANY) is of_n
-    seen.view.apply([Changed(advert("A", "a:1", models=[offer("n")], counter=3), again)])
-    assert seen.view.replicas(M, ANY) == of_m[1:]
-    assert seen.view.replicas(ModelName("n"), ANY) is of_n
-    visitor = Endpoint(PeerId("B"), "dialled-in-1")
-    seen.view.visit(visitor)
-    assert [replica.endpoint for replica in seen.view.replicas(M, ANY)[1:]] == [visitor]
-    replica = seen.view.replicas(M, ANY)[1]
-    seen.view.leave(visitor)
-    assert replica.is_gone
-    assert seen.view.replicas(M, ANY) == of_m[1:]
-
-
-def cost_of(act: Callable[[], object]) -> tuple[int, int]:
-    """Return how many calls something makes, and the most bytes that it takes meanwhile.
-
-    No garbage is looked for meanwhile: what it finds may call something.
-    """
-    calls = 0
-    is_collecting = gc.isenabled()
-
-    def count(frame: FrameType, event: str, argument: object) -> None:
-        nonlocal calls
-        del frame, argument
-        calls += event in {"call", "c_call"}
-
-    gc.disable()
-    tracemalloc.start()
-    try:
-        before, _ = tracemalloc.get_traced_memory()
-        sys.setprofile(count)
-        act()
-        sys.setprofile(None)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        sys.setprofile(None)
-        tracemalloc.stop()
-        if is_collecting:
-            gc.enable()
-    return calls, peak - before
-
-
-@pytest.fixture
-def alone() -> Iterator[None]:
-    """Let no other thread run while a test does, but where it waits: the bytes that are counted are those of all threads."""
-    usual_s = sys.getswitchinterval()
-    sys.setswitchinterval(60.0)
-    yield
-    sys.setswitchinterval(usual_s)
-
-
-@pytest.mark.usefixtures("alone")
-def test_node_that_joins_or_leaves_costs_the_same_however_many_are_there() -> None:
-    seen = Seen()
-    models = [offer(f"model-{at}") for at in range(8)]
-    of_join: list[tuple[int, int]] = []
-    of_leave: list[tuple[int, int]] = []
-    for nodes in (15, 1000):  # neither makes a dictionary grow
-        while len(seen.view.adverts) < nodes:
-            seen.joined(advert(f"P{len(seen.new)}", f"h:{1 + len(seen.new)}", models=models))
-        one = [Joined(advert("X", "x:1", models=models))]
-        of_join.append(cost_of(partial(seen.view.apply, one)))
-        of_leave.append(cost_of(partial(seen.view.apply, [left("X")])))
-    for few, many in (of_join, of_leave):
-        assert many[0] < few[0] + 100
-        assert many[1] < few[1] + 2000, "a tuple of 1,000 has 8,000 bytes"
 
 
 def tuples_of(view: FleetView) -> dict[tuple[str, str], tuple[Replica, ...]]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capamesh.protocol.errors import ModelUnavailable, Overloaded
+from capamesh.protocol.errors import ModelUnavailable
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.router.fleet.wanted_loads import (
     FIRST_REST_S,
@@ -39,29 +39,6 @@ def load(where: str, model: str = "m") -> WantedLoad:
     return WantedLoad(peer, ModelName(model), version, invite)
 
 
-def test_one_node_is_asked_for_a_model_at_a_time_and_for_its_newest_version() -> None:
-    loads = WantedLoads()
-    assert asked(loads, "a/1", "b/10", "c/9", "d/10", deaf="b") == load("d/10")
-    assert asked(loads, "a/1", "b/10", "c/9", "d/10") is None
-    assert loads.is_under_way(M)
-    loads.loaded(load("d/10"))
-    assert not loads.is_under_way(M)
-
-
-def test_node_loads_one_model_at_a_time() -> None:
-    loads = WantedLoads()
-    assert asked(loads, "a/1") == load("a/1")
-    assert asked(loads, "a/1", "b/1", model="n") == load("b/1", "n")
-    assert asked(loads, "a/1", "b/1", model="o") is None
-
-
-def test_no_more_loads_are_under_way_than_may_be() -> None:
-    loads = WantedLoads()
-    for at in range(MAX_LOADS):
-        assert asked(loads, f"{at}/1", model=f"m{at}") is not None
-    assert asked(loads, "x/1", model="x") is None
-
-
 def test_node_that_could_not_load_is_left_alone_for_twice_as_long_each_time() -> None:
     loads = WantedLoads()
     now_s = 0.0
@@ -78,37 +55,6 @@ def test_node_that_could_not_load_is_left_alone_for_twice_as_long_each_time() ->
         assert asked(loads, "a/1", now_s=now_s) is not None
         loads.failed(load("a/1"), ModelUnavailable(), now_s)
         now_s += MOST_REST_S
-
-
-def test_node_that_says_when_it_has_room_is_asked_then() -> None:
-    loads = WantedLoads()
-    assert asked(loads, "a/1") is not None
-    loads.failed(load("a/1"), Overloaded("others are in use", 4.0), 10.0)
-    assert loads.again_s(M, away("a/1"), 10.0) == 14.0
-    assert asked(loads, "a/1", now_s=13.9) is None
-    assert asked(loads, "a/1", now_s=14.0) == load("a/1")
-    loads.failed(load("a/1"), Overloaded("for ever", 1e9), 14.0)
-    assert loads.again_s(M, away("a/1"), 14.0) == 14.0 + MOST_REST_S
-
-
-def test_node_that_could_not_rests_with_all_versions_of_the_model() -> None:
-    loads = WantedLoads()
-    many = [f"x/{number}" for number in range(900, 950)]
-    assert asked(loads, *many, "a/1") == load("x/949")
-    loads.failed(load("x/949"), ModelUnavailable("no"), 0.0)
-    assert asked(loads, *many, "a/1") == load("a/1")
-    loads.loaded(load("a/1"))
-    assert asked(loads, *many, "a/1", now_s=FIRST_REST_S) == load("a/1")  # who failed least
-
-
-def test_node_that_has_loaded_a_model_has_failed_no_more() -> None:
-    loads = WantedLoads()
-    assert asked(loads, "a/1") is not None
-    loads.failed(load("a/1"), ModelUnavailable("no"), 0.0)
-    assert asked(loads, "a/1", now_s=FIRST_REST_S) == load("a/1")
-    loads.loaded(load("a/1"))
-    assert loads.reason(M, away("a/1")) == ""
-    assert asked(loads, "a/1", now_s=FIRST_REST_S) == load("a/1")
 
 
 def test_invite_whose_node_broke_its_word_is_asked_after_all_others_for_any_model() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from fleet_fakes import advert, offer
@@ -15,7 +14,6 @@ from capamesh.protocol.errors import ConfigError
 from capamesh.protocol.identity import Identity
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.publishing import sign
-from capamesh.router.ownership import news
 from capamesh.router.ownership import owners as owners_module
 from capamesh.router.ownership.owners import Owners
 from capamesh.router.ownership.pins import Pin, Why, pins_from_json, pins_to_json
@@ -113,26 +111,6 @@ def test_two_nodes_with_different_files_are_never_mixed_and_the_one_known_before
     assert fleet.served() == ("b" if invites == "ii" else "a")
 
 
-@pytest.mark.parametrize("invites", ["ii", "ij"])
-def test_router_that_starts_serves_none_of_two_files_until_more_invites_have_one_or_rules_name_it(
-    invites: str,
-) -> None:
-    fleet = Fleet()
-    fleet.replicas("A", at("1", "a"), invite=invites[0])
-    assert fleet.served() == "a"
-    fleet.replicas("B", at("1", "b"), invite=invites[1])
-    fleet.settle()
-    fleet.wait(10 * KEEP_S)
-    assert (fleet.served(), fleet.owners.contested()) == ("-", 1)
-    assert "capamesh model trust m" in fleet.owners.withheld(M, ModelVersion("1"))
-    assert fleet.owners.pins() == []
-    fleet.take(ModelRules(digests={ModelVersion("1"): digest("b")}))
-    assert fleet.served() == "b"
-    fleet.take(ModelRules())
-    fleet.replicas("C", at("1", "a"), invite="third")
-    assert fleet.served() == ("b" if invites == "ii" else "a")
-
-
 def test_file_of_one_invite_that_came_first_gives_way_to_that_of_two() -> None:
     fleet = Fleet()
     fleet.settle()
@@ -158,16 +136,6 @@ def test_most_invites_have_it_whoever_was_heard_first_and_whatever_nodes_there_a
     assert fleet.served() == "a"
 
 
-def test_most_nodes_of_the_one_invite_have_it_at_the_start() -> None:
-    fleet = Fleet()
-    fleet.replicas("X", at("1", "b"))
-    assert fleet.served() == "b"
-    fleet.replicas("A", at("1", "a"))
-    assert fleet.served() == "-"
-    fleet.replicas("B", at("1", "a"))
-    assert fleet.served() == "a"
-
-
 def test_file_replaced_on_most_holders_is_rolled_out_and_the_operator_is_reported() -> None:
     fleet = Fleet()
     for peer in "ABC":
@@ -180,21 +148,6 @@ def test_file_replaced_on_most_holders_is_rolled_out_and_the_operator_is_reporte
     assert (fleet.served(), fleet.news()) == ("b", ["model_digest_served", "model_digest_ignored"])
     fleet.replicas("C", at("1", "b"))
     assert fleet.owners.contested() == 0
-
-
-def test_lone_node_s_new_file_is_served_at_once_even_if_it_was_away_between() -> None:
-    fleet = Fleet()
-    fleet.replicas("A", at("1", "a"))
-    fleet.settle()
-    fleet.replicas("A", at("1", "b"))
-    assert fleet.served() == "b"
-    fleet.replicas("A")  # it loads
-    fleet.replicas("A", at("1", "c"))
-    assert fleet.served() == "c"
-    fleet.leaves("A")
-    fleet.restart()
-    fleet.replicas("A", at("1", "d"))
-    assert fleet.served() == "d"
 
 
 def test_newcomers_of_one_invite_or_of_the_holders_own_change_nothing_however_many_they_are() -> (
@@ -210,36 +163,6 @@ def test_newcomers_of_one_invite_or_of_the_holders_own_change_nothing_however_ma
     assert fleet.served() == "a"
 
 
-def test_invite_of_absent_holders_stands_in_soon_and_others_after_a_day() -> None:
-    fleet = Fleet()
-    fleet.replicas("A", at("1", "a"), invite="honest")
-    fleet.settle()
-    fleet.replicas("X", at("1", "b"), invite="evil")
-    fleet.leaves("A")
-    fleet.wait(GRACE_S)
-    assert fleet.served() == "a"
-    assert "is sha256-chunks:aaaa" in fleet.owners.withheld(M, ModelVersion("1"))
-    fleet.replicas("A2", at("1", "c"), invite="honest")
-    assert fleet.served() == "c"
-    fleet.leaves("A2")
-    fleet.wait(KEEP_S - 1)
-    assert fleet.served() == "c"
-    fleet.wait(1)
-    assert fleet.served() == "b"
-
-
-def test_holder_that_comes_back_within_the_grace_finds_its_file_served() -> None:
-    fleet = Fleet()
-    fleet.replicas("A", at("1", "a"))
-    fleet.settle()
-    fleet.leaves("A")
-    fleet.replicas("X", at("1", "b"))
-    fleet.wait(GRACE_S - 0.1)
-    fleet.replicas("A", at("1", "a"))
-    fleet.wait(KEEP_S)
-    assert fleet.served() == "a"
-
-
 def test_host_of_the_file_for_a_while_cannot_replace_it_while_the_others_are_away() -> None:
     fleet = Fleet()
     fleet.replicas("A", at("1", "a"), invite="honest")
@@ -252,20 +175,6 @@ def test_host_of_the_file_for_a_while_cannot_replace_it_while_the_others_are_awa
     fleet.replicas("A", at("1", "a"), invite="honest")
     fleet.wait(ABSTAIN_S)
     assert fleet.served() == "a"
-
-
-def test_restart_opens_nothing_anew() -> None:
-    fleet = Fleet()
-    fleet.replicas("A", at("1", "a"), invite="honest")
-    fleet.settle()
-    fleet.restart()
-    for number in range(9):
-        fleet.replicas(f"X{number}", at("1", "b"), at("7", "f"), invite="evil")
-    fleet.wait(GRACE_S)
-    assert (fleet.served(), fleet.trusted()) == ("a", "1")
-    fleet.replicas("A", at("1", "a"), invite="honest")
-    fleet.wait(GRACE_S)
-    assert (fleet.served(), fleet.trusted()) == ("a", "1")
 
 
 # rules and signatures
@@ -325,22 +234,6 @@ def test_publisher_that_the_rules_come_to_name_has_signed_what_is_there_already(
     assert fleet.served() == "-"
 
 
-def test_signature_that_comes_later_for_the_file_that_is_served_makes_it_signed() -> None:
-    fleet = Fleet(publishers=(ALICE.peer_id,))
-    fleet.replicas("A", at("1", "a"))
-    fleet.replicas("A", at("1", "a", signed_by=ALICE))
-    (shown,) = fleet.owners.described()
-    assert shown["reason"] == "signed"
-
-
-def test_trusted_publishers_signature_counts_behind_that_of_another() -> None:
-    fleet = Fleet(publishers=(ALICE.peer_id,))
-    theirs, trusted = (at("1", "a", signed_by=key).signed for key in (MALLORY, ALICE))
-    fleet.replicas("A", replace(at("1", "a"), signed=theirs, also_signed=(trusted,)))
-    (shown,) = fleet.owners.described()
-    assert (shown["reason"], shown["publisher"]) == ("signed", ALICE.peer_id)
-
-
 @pytest.mark.parametrize("forged", ["another key", "another version", "another digest", "junk"])
 def test_signature_that_is_not_good_counts_for_nothing(forged: str) -> None:
     fleet = Fleet(publishers=(ALICE.peer_id,))
@@ -386,14 +279,6 @@ def test_rules_that_name_publishers_let_nothing_else_be_served() -> None:
 # which versions are trusted
 
 
-def test_all_that_is_there_at_the_start_is_trusted_where_all_nodes_have_it() -> None:
-    fleet = Fleet()
-    for peer in "AB":
-        fleet.replicas(peer, at("1", "a"), at("2", "b"))
-    fleet.settle()
-    assert (fleet.trusted(), fleet.owners.on_trial()) == ("12", 0)
-
-
 def test_higher_version_of_one_invite_is_on_trial_for_ever_whatever_its_number_of_nodes() -> None:
     fleet = Fleet()
     fleet.replicas("A", at("1", "a"), invite="honest")
@@ -405,47 +290,6 @@ def test_higher_version_of_one_invite_is_on_trial_for_ever_whatever_its_number_o
     assert fleet.trusted() == "1"
     assert fleet.owners.may_try(M, ModelVersion("9"))
     assert fleet.owners.admits(M, ModelVersion("9"), digest("b"))
-
-
-def test_trust_at_the_start_goes_by_most_invites_then_most_nodes_not_the_highest_version() -> None:
-    fleet = Fleet()
-    fleet.replicas("X", at("9", "b"), invite="evil")
-    assert fleet.trusted() == "9"
-    for peer in "AB":
-        fleet.replicas(peer, at("1", "a"), invite="honest")
-    assert fleet.trusted() == "1"
-    fleet.settle()
-    assert fleet.trusted() == "1"
-
-
-def test_new_version_on_most_nodes_of_the_one_operator_is_trusted() -> None:
-    fleet = Fleet()
-    for peer in "ABC":
-        fleet.replicas(peer, at("1", "a"))
-    fleet.settle()
-    fleet.replicas("A", at("1", "a"), at("2", "b"))
-    assert fleet.trusted() == "1"
-    fleet.news()
-    fleet.replicas("B", at("2", "b"))
-    assert (fleet.trusted(), fleet.news()) == ("12", ["model_version_trusted"])
-
-
-def test_lone_node_that_goes_on_to_a_new_version_is_followed_at_once() -> None:
-    fleet = Fleet()
-    fleet.replicas("A", at("1", "a"))
-    fleet.settle()
-    fleet.replicas("A", at("2", "b"))
-    assert "2" in fleet.trusted()
-
-
-def test_newcomers_of_an_incumbent_s_invite_do_not_vote_for_it() -> None:
-    fleet = Fleet()
-    fleet.replicas("A", at("1", "a"))
-    fleet.settle()
-    for number in range(9):
-        fleet.replicas(f"X{number}", at("9", "b"))
-    fleet.wait(KEEP_S)
-    assert fleet.trusted() == "1"
 
 
 def test_most_of_all_invites_are_a_quorum_where_they_are_two_at_least() -> None:
@@ -472,17 +316,6 @@ def test_others_wait_for_their_place_when_those_with_the_trusted_version_are_awa
     assert fleet.trusted() == "12"
 
 
-def test_word_of_a_publisher_or_the_rules_leaves_all_else_to_those_who_name_it() -> None:
-    fleet = Fleet(publishers=(ALICE.peer_id,))
-    fleet.replicas("X", at("9", "b"))
-    fleet.settle()
-    assert fleet.trusted() == "9"
-    fleet.replicas("A", at("1", "a", signed_by=ALICE))
-    assert fleet.trusted() == "1"
-    assert not fleet.owners.may_try(M, ModelVersion("9"))
-    assert [each["standing"] for each in fleet.owners.described()] == ["trusted", "by name only"]
-
-
 def test_version_to_which_the_rules_give_a_weight_is_trusted() -> None:
     fleet = Fleet(ModelRules(weights=((ModelVersion("2"), 1.0),)))
     fleet.replicas("A", at("1", "a"))
@@ -496,19 +329,6 @@ def test_version_to_which_the_rules_give_a_weight_is_trusted() -> None:
 
 def away(version: str, letter: str) -> ModelOffer:
     return replace(at(version, letter), state=ModelState.UNLOADED)
-
-
-def test_model_that_is_unloaded_for_want_of_memory_is_owned_by_who_has_it() -> None:
-    fleet = Fleet()
-    fleet.replicas("A", away("1", "a"))
-    fleet.settle()
-    fleet.replicas("X", at("1", "e"), away("9", "e"), invite="evil")
-    assert (fleet.served(), fleet.trusted()) == ("a", "1")
-    assert fleet.owners.withheld(M, ModelVersion("")) == ""
-    assert fleet.owners.invite_of(M, PeerId("X")) == "evil"
-    assert fleet.owners.invite_of(M, PeerId("B")) == ""
-    fleet.leaves("A")
-    assert "does not trust yet" in fleet.owners.withheld(M, ModelVersion(""))
 
 
 def test_version_unloaded_on_purpose_has_no_digest_and_counts_for_nothing() -> None:
@@ -555,30 +375,6 @@ def test_advert_with_more_than_may_be_remembered_costs_one_search_for_room(
     assert searches == ["evil"] * 2
     fleet.replicas("A", at("1", "a"), invite="honest")
     assert fleet.served() == "a"
-
-
-def test_flood_of_digests_is_reported_so_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(news, "MAX_NEWS", 3)
-    fleet = Fleet()
-    fleet.replicas("A", at("1", "a"))
-    fleet.settle()
-    for letter in "bcdef":
-        fleet.replicas("X", at("1", letter))
-    assert fleet.news() == ["model_digest_ignored"] * 3
-    assert fleet.news() == []
-
-
-def test_open_questions_are_decided_in_turns_and_none_is_forgotten(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(owners_module, "LOOKS", 1)
-    fleet = Fleet()
-    fleet.replicas("A", *(replace(at("1", "a"), name=ModelName(f"m{n}")) for n in range(10)))
-    for _ in range(10):
-        fleet.wait(0.5)
-    assert all(
-        fleet.owners.admits(ModelName(f"m{n}"), ModelVersion("1"), digest("a")) for n in range(10)
-    )
 
 
 # properties
@@ -672,12 +468,6 @@ def test_pins_come_back_from_their_file(pins: list[Pin]) -> None:
     assert pins_from_json(pins_to_json(pins)) == pins
 
 
-def test_pin_of_the_digest_of_another_version_is_left_out_of_those_that_come_back() -> None:
-    old = Pin(M, ModelVersion("1"), "sha256:" + "a" * 64, Why.FIRST)
-    new = Pin(M, ModelVersion("2"), digest("b"), Why.FIRST)
-    assert pins_from_json(pins_to_json([old, new])) == [new]
-
-
 def test_pin_whose_digest_is_junk_makes_its_file_unreadable() -> None:
     junk = Pin(M, ModelVersion("1"), digest("b")[:-1], Why.FIRST)
     with pytest.raises(ConfigError, match=r"the digest of a pin is .*, expected"):
@@ -740,31 +530,3 @@ def test_invite_that_is_revoked_loses_its_vote_and_others_keep_theirs() -> None:
     assert fleet.served() == "a"
     fleet.wait(1)
     assert fleet.served() == "b"
-
-
-def test_words_say_that_nothing_is_served_and_what_to_do() -> None:
-    fleet = Fleet()
-    fleet.replicas("A", at("1", "a"), invite="one")
-    fleet.settle()
-    fleet.replicas("B", at("1", "b"), invite="two")
-    fleet.leaves("A")
-    said = [
-        fleet.owners.withheld(M, ModelVersion("1")),
-        fleet.owners.choice(M, ModelVersion("1")),
-    ]
-    assert all("none is served" in text for text in said)
-    assert all("capamesh model trust" in text for text in said)
-
-
-def test_right_file_is_listed_before_the_many_of_one_invite() -> None:
-    fleet = Fleet()
-    for number, letter in enumerate("0123456789"):
-        fleet.replicas(f"X{number}", at("1", letter), invite="evil")
-    for peer, letter in zip("AB", "ef", strict=True):
-        fleet.replicas(peer, at("1", letter), invite=f"honest {peer}")
-    fleet.settle()
-    assert fleet.served() == "-"
-    (shown,) = fleet.owners.described()
-    others: Any = shown["others"]
-    assert [each["digest"] for each in others[:2]] == [digest("e"), digest("f")]
-    assert len(others) == 8

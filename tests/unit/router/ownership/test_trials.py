@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from dataclasses import replace
 
-import pytest
 from fleet_fakes import (
     FakeLink,
     Fleet,
@@ -17,7 +15,6 @@ from fleet_fakes import (
     echo,
     failing,
     fp32,
-    hang,
     idempotent_not,
     in_virtual_time,
     offer,
@@ -25,22 +22,14 @@ from fleet_fakes import (
 
 from capamesh.protocol.adverts import ModelOffer
 from capamesh.protocol.errors import (
-    CapameshError,
     InvalidRequest,
-    ModelNotFound,
-    NoEndpoint,
-    Overloaded,
-    RunFailed,
-    TooLarge,
 )
-from capamesh.protocol.ids import ModelName, ModelVersion
+from capamesh.protocol.ids import ModelVersion
 from capamesh.protocol.links.calls import InferCall
 from capamesh.router.ownership.owners import Owners
-from capamesh.router.ownership.version import SETTLE_S
 from capamesh.router.requests.call import NO_OPTIONS, RoutingOptions
 from capamesh.router.rules.model_rules import NO_RULES, ModelRules, RoutingRules
 
-M = ModelName("m")
 EVIL = ModelVersion("999999999999999999")
 
 
@@ -65,24 +54,6 @@ def attacked(evil: Reply, *, rules: RoutingRules = NO_RULES) -> tuple[Fleet, Fak
 
 
 WRONG = answering(answer_of(EVIL, fp32("y", [42, 42])))
-EVIL_WAYS = {
-    "your request is wrong": failing(InvalidRequest("your request is wrong")),
-    "too large": failing(TooLarge("too large")),
-    "no such model": failing(ModelNotFound("what?")),
-    "fails": failing(RunFailed("no")),
-    "is full": failing(Overloaded("full", 30.0)),
-    "never answers": hang,
-}
-
-
-@in_virtual_time
-@pytest.mark.parametrize("evil", EVIL_WAYS.values(), ids=EVIL_WAYS)
-async def test_no_request_depends_on_a_version_on_trial(evil: Reply) -> None:
-    fleet, link = attacked(evil)
-    answered = Counter([await infer(fleet) for _ in range(1000)])
-    assert answered["X"] == 0
-    assert 1 <= len(link.asks) <= 10
-    assert fleet.counts == {}
 
 
 @in_virtual_time
@@ -120,39 +91,8 @@ async def test_pinned_model_s_other_versions_get_nothing_and_its_other_files_nei
 
 
 @in_virtual_time
-async def test_weights_are_the_operator_s_word_and_leave_nothing_to_trials() -> None:
-    weights = RoutingRules(ModelRules(weights=((ModelVersion("1"), 1.0),)))
-    fleet, link = attacked(WRONG, rules=weights)
-    for _ in range(300):
-        await infer(fleet)
-    assert link.asks == []
-
-
-@in_virtual_time
 async def test_wrong_answer_on_trial_is_counted_against_its_replica() -> None:
     fleet, link = attacked(failing(InvalidRequest("your request is wrong")))
     for _ in range(2000):
         await infer(fleet)
     assert fleet.endpoints[2].failed == len(link.asks)
-
-
-@in_virtual_time
-async def test_version_whose_file_nobody_replicas_any_more_is_not_replaced_by_another_file() -> (
-    None
-):
-    fleet, _ = attacked(WRONG)
-    assert fleet.owners is not None
-    await asyncio.sleep(SETTLE_S)
-    fleet.view.judge_anew(fleet.owners.tick(fleet.clock()))
-    fleet.node("Y", WRONG, models=(other("1"),), invite="evil")
-    for peer in ("A", "B"):
-        fleet.owners.left(fleet.endpoints["AB".index(peer)].peer, fleet.clock())
-    fleet.node("A", echo, models=(), invite="honest")
-    fleet.node("B", echo, models=(), invite="honest")
-    errors: list[CapameshError] = []
-    for asked in (call("m", "1"), call()):
-        with pytest.raises(NoEndpoint) as caught:
-            await infer(fleet, asked)
-        errors.append(caught.value)
-    assert "none is served" in errors[0].message
-    assert "does not trust yet" in errors[1].message

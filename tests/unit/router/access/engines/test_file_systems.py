@@ -36,13 +36,5 @@ def test_file_system_is_that_of_the_innermost_mount(tmp_path: Path, path: str, k
     assert file_system_of(Path(path), mounts) == kind
 
 
-def test_link_is_followed_to_the_file_system_that_it_leads_to(tmp_path: Path) -> None:
-    (tmp_path / "share").mkdir()
-    (tmp_path / "link").symlink_to("share")
-    mounts = tmp_path / "mountinfo"
-    mounts.write_text(f"1 0 0:1 / / rw - ext4 a rw\n2 1 0:2 / {tmp_path}/share rw - nfs b rw\n")
-    assert file_system_of(tmp_path / "link/jobs.db", mounts) == "nfs"
-
-
 def test_file_system_is_not_known_where_the_kernel_tells_nothing(tmp_path: Path) -> None:
     assert file_system_of(tmp_path, tmp_path / "none") == ""
