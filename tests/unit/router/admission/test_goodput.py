@@ -254,26 +254,6 @@ def test_goodput_at_twice_the_load_is_nine_tenths_of_what_the_nodes_can_do(
     assert goodput(world) >= 0.9
 
 
-@pytest.mark.parametrize("allowed_s", [0.3, 0.1])
-def test_most_of_the_work_would_be_done_too_late_without_the_gate(allowed_s: float) -> None:
-    world, _ = simulate(Stream(2 * CAPACITY_PER_S), limit=200, allowed_s=allowed_s, is_gated=False)
-    assert goodput(world) < 0.5
-
-
-def test_most_refusals_are_the_routers_own_and_not_the_nodes() -> None:
-    asked_in_vain = [
-        simulate(Stream(2 * CAPACITY_PER_S), is_gated=is_gated)[0].outcomes["asked in vain"]
-        for is_gated in (True, False)
-    ]
-    assert asked_in_vain[0] < asked_in_vain[1] / 4
-
-
-def test_requests_below_capacity_are_not_refused() -> None:
-    world, (router,) = simulate(Stream(0.8 * CAPACITY_PER_S))
-    assert set(world.outcomes) == {"answered"}
-    assert sum(router.controller.refusals.values()) == 0
-
-
 @pytest.mark.parametrize(
     ("limit", "allowed_s"),
     [pytest.param(32, 5.0, id="slots"), pytest.param(200, 0.3, id="deadlines")],
@@ -291,19 +271,6 @@ def test_tenant_that_floods_is_refused_and_a_quiet_one_never(limit: int, allowed
         router.controller.refusals[Refusal.SHARE] > 0.9 * world.by_tenant["flood", "not admitted"]
     )
     assert goodput(world) >= 0.9
-
-
-def test_two_tenants_that_both_flood_get_equal_parts_and_weights_change_that() -> None:
-    def answered(weights: dict[str, float]) -> list[float]:
-        world, _ = simulate(
-            Stream(2 * CAPACITY_PER_S, "a"), Stream(4 * CAPACITY_PER_S, "b"), weights=weights
-        )
-        assert goodput(world) >= 0.9
-        counts = [world.by_tenant[tenant, "answered"] for tenant in "ab"]
-        return [count / sum(counts) for count in counts]
-
-    assert answered({}) == pytest.approx([0.5, 0.5], abs=0.05)
-    assert answered({"a": 3.0}) == pytest.approx([0.75, 0.25], abs=0.05)
 
 
 def test_bulk_takes_what_online_requests_leave_and_urgent_ones_are_not_refused() -> None:

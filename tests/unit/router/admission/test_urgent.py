@@ -33,31 +33,6 @@ def test_urgent_requests_are_not_refused_because_usual_ones_fill_the_places(
     )  # 14 are not two full batches
 
 
-@pytest.mark.parametrize("priority", [100, 127])
-def test_any_priority_before_the_usual_one_is_urgent(priority: int) -> None:
-    urgent = Callers(8, priority=priority, rest_s=0.05)
-    loop = Loop(urgent, Callers(60)).run(5)
-    assert loop.tally(urgent).refused <= 0.01
-
-
-def test_usual_requests_have_what_urgent_ones_leave() -> None:
-    urgent, usual = Callers(4, priority=1, rest_s=0.1), Callers(60)
-    loop = Loop(urgent, usual).run(5)
-    answered = [loop.tally(each).outcomes["answered"] for each in (urgent, usual)]
-    assert loop.tally(urgent).refused <= 0.01
-    assert 100 <= answered[0] <= 170
-    assert sum(answered) >= 0.97 * 4 * 400
-
-
-def test_tenants_usual_requests_do_not_use_up_its_share_of_urgent_ones() -> None:
-    urgent = Callers(3, "a", priority=1, rest_s=0.02)
-    usual, other = Callers(40, "a"), Callers(40, "b")
-    loop = Loop(urgent, usual, other).run(6)
-    assert loop.tally(urgent).refused <= 0.01
-    both = sum(loop.tally(each).outcomes["answered"] for each in (urgent, usual))
-    assert both == pytest.approx(loop.tally(other).outcomes["answered"], rel=0.1)
-
-
 def gate_at(in_flight: int, *, queue_ms: int = 90) -> Gate:
     load = LoadReport(in_flight, limit=10, queue_us=queue_ms * 1000, run_us=10_000)
     replicas = (replica("a", load=load),)
@@ -82,19 +57,6 @@ def admitted(
     return done
 
 
-def test_urgent_requests_are_let_in_to_full_nodes_up_to_their_places() -> None:
-    controller = gate_at(10)
-    assert admitted(controller, 5, priority=128) == 0
-    assert admitted(controller, 20) == 11  # and a little more, for what may just have become free
-    controller.leave("", 0.0, is_urgent=True)
-    assert controller.urgent_under_way == 10
-
-
-def test_urgent_request_has_no_wait_but_for_those_before_it() -> None:
-    assert admitted(gate_at(10), 1, priority=128, remaining_s=0.15) == 0
-    assert admitted(gate_at(10), 1, remaining_s=0.15) == 1
-
-
 def test_node_that_refuses_an_urgent_request_has_no_place_for_such_for_as_long_as_it_said() -> None:
     controller = gate_at(10)
     (one,) = controller.replicas
@@ -106,14 +68,3 @@ def test_node_that_refuses_an_urgent_request_has_no_place_for_such_for_as_long_a
     )  # one may be tried, for what has just become free
     assert admitted(controller, 3, now_s=0.25) == 1
     assert admitted(controller, 3, now_s=0.35) == 3
-
-
-def test_urgent_requests_that_have_ended_are_no_part_of_a_share_any_more() -> None:
-    controller = gate_at(0)
-    ended = [controller.enter("a", 0.0, is_urgent=True) for _ in range(40)]
-    for permit in ended:
-        permit.release(1.0)
-    kept = [controller.enter("b", 1.0, is_urgent=True) for _ in range(3)]
-    assert controller.urgent_under_way == len(kept)
-    assert controller.controller._urgent.in_flight("a") == 0
-    assert controller.controller._urgent.in_flight("b") == len(kept)

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from replicas import fleet, lose
 
 from capamesh.protocol.errors import CapameshError, ModelNotFound, ModelUnavailable, NoEndpoint
 from capamesh.protocol.ids import ModelName, ModelVersion
@@ -76,19 +75,3 @@ def test_error_for_what_nobody_hosts_says_the_nearest_reason(
     error = not_hosted(fleet_view, M, V1)
     assert (type(error), error.message) == (kind, message)
     assert type(no_endpoint(fleet_view, M, V1, (), Eligibility())) is kind
-
-
-def test_error_for_what_is_hosted_counts_the_three_reasons_that_most_nodes_have() -> None:
-    replicas = fleet("abcdefghij")
-    replicas[0].set_away(True)
-    for one in replicas[1:3]:
-        one.endpoint.is_draining = True
-    lose(*replicas[3:7])
-    for one in replicas[7:]:
-        one.health.failed(10.0, is_hard=True, cause="no memory")
-    error = no_endpoint(view("m", has=True), M, V1, replicas, Eligibility(now_s=10.0))
-    assert type(error) is NoEndpoint
-    assert error.message == (
-        "model 'm' is hosted, but no node that has it can be reached now (4 of 10: no link;"
-        " 3 of 10: inhibited: no memory, 0.0 s ago; 2 of 10: draining); try again soon"
-    )

@@ -42,14 +42,6 @@ class Court:
         self.deaths.linked(node)
 
 
-def test_one_death_is_no_proof() -> None:
-    court, one = Court(), Suspicion()
-    court.die("A", one)
-    court.back("A")
-    assert court.deaths.stand(one) is Stand.FREE
-    assert court.deaths.stand(one, is_final=True) is Stand.FREE
-
-
 def test_request_alone_in_two_deaths_is_guilty_once_both_are_certain() -> None:
     court, one = Court(), Suspicion()
     court.die("A", one)
@@ -73,17 +65,6 @@ def test_link_that_returns_to_the_same_process_was_no_death() -> None:
     court.back("A", b"first")
     assert court.deaths.stand(one, is_final=True) is Stand.FREE
     assert repr(one) == "Suspicion(1 deaths)"
-
-
-def test_another_process_of_the_same_node_proves_that_the_first_has_ended() -> None:
-    court, one = Court(), Suspicion()
-    court.die("A", one)
-    court.die("B", one)
-    for name in "AB":
-        heir = Endpoint(PeerId(name), f"{name}:2")
-        heir.process, heir.linked_s, heir.process_s = b"other", court.now_s + 1, court.now_s + 1
-        court.deaths.linked(heir)
-    assert court.deaths.stand(one) is Stand.GUILTY
 
 
 def test_worker_of_another_device_that_is_linked_anew_proves_nothing() -> None:
@@ -132,87 +113,12 @@ def test_bystander_that_meets_two_killers_waits_for_the_second_one_s_verdict() -
     assert court.deaths.stand(second) is Stand.GUILTY
 
 
-def test_request_in_a_death_with_an_unknown_one_is_convicted_by_none() -> None:
-    court, one, gone = Court(), Suspicion(), Suspicion()
-    court.die("A", one, gone)
-    court.die("B", one, gone)
-    court.back("A")
-    court.back("B")
-    assert court.deaths.stand(one) is Stand.OPEN
-    before = court.news
-    court.deaths.gave_up(gone)
-    assert court.news == before + 1
-    assert court.deaths.stand(one, is_final=True) is Stand.FREE
-
-
-def test_request_whose_client_left_may_be_the_culprit_for_a_minute() -> None:
-    for ago_s, stand in ((50.0, Stand.FREE), (58.5, Stand.FREE), (59.0, Stand.GUILTY)):
-        court, one = Court(), Suspicion()
-        for name in "AB":
-            court.node(name).left_s = court.now_s - ago_s
-            court.die(name, one)
-            court.back(name)
-        assert court.deaths.stand(one) is stand
-
-
 def test_deaths_that_are_looked_into_are_bounded_and_those_forgotten_convict_nobody() -> None:
     court, one = Court(), Suspicion()
     for name in range(MAX_DEATHS + 2):
         court.die(str(name), one)
     assert repr(court.deaths) == f"Deaths({MAX_DEATHS} open)"
     assert [each.is_muddled for each in one.deaths] == [True] * 2 + [False] * MAX_DEATHS
-
-
-def test_endpoint_that_dies_anew_is_not_the_first_to_be_forgotten() -> None:
-    court, first, again, last = Court(), Suspicion(), Suspicion(), Suspicion()
-    court.die("A", first)
-    for name in range(MAX_DEATHS - 1):
-        court.die(str(name), Suspicion())
-    court.node("A").linked_s = court.now_s
-    court.die("A", again)
-    court.die("B", last)
-    assert [each.is_muddled for each in again.deaths] == [False]
-    assert repr(court.deaths) == f"Deaths({MAX_DEATHS} open)"
-
-
-def test_requests_of_one_link_are_in_the_same_death_and_those_of_the_next_in_another() -> None:
-    court, one, same, later = Court(), Suspicion(), Suspicion(), Suspicion()
-    court.die("A", one, same)
-    court.node("A").linked_s += 1.0
-    court.die("A", later)
-    assert one.deaths == same.deaths != later.deaths
-
-
-def test_link_of_another_node_is_no_news() -> None:
-    court, one = Court(), Suspicion()
-    court.die("A", one)
-    court.back("B")
-    assert court.news == 0
-    assert repr(court.deaths) == "Deaths(1 open)"
-
-
-def test_process_that_nobody_knows_is_not_taken_for_the_one_before() -> None:
-    court, one = Court(), Suspicion()
-    court.node("A").process = b""
-    court.die("A", one)
-    court.back("A", b"")
-    assert [each.is_proven for each in one.deaths] == [True]
-
-
-def test_other_process_of_a_node_proves_an_end_only_if_it_began_later() -> None:
-    for later_s, is_proven in ((0.0, False), (0.5, True)):
-        court, one = Court(), Suspicion()
-        court.die("A", one)
-        heir = Endpoint(PeerId("A"), "A:2")
-        heir.process, heir.process_s = b"other", court.now_s + later_s
-        court.deaths.linked(heir)
-        assert [each.is_proven for each in one.deaths] == [is_proven]
-    court, one = Court(), Suspicion()
-    court.die("A", one)
-    twin = Endpoint(PeerId("A"), "A:2")
-    twin.process, twin.process_s = b"first", court.now_s + 1.0
-    court.deaths.linked(twin)
-    assert [each.is_proven for each in one.deaths] == [False]
 
 
 def test_request_that_is_held_hears_of_others_only_where_they_leave_its_own_deaths() -> None:
@@ -229,28 +135,6 @@ def test_request_that_is_held_hears_of_others_only_where_they_leave_its_own_deat
     court.deaths.convicted(one)
     assert court.news == 2
     assert repr(one) == "Suspicion(0 deaths)"
-
-
-def test_last_of_a_death_to_be_held_tells_the_others_once() -> None:
-    court, first, last = Court(), Suspicion(), Suspicion()
-    for name in "AB":
-        court.die(name, first, last)
-    assert court.deaths.stand(first) is Stand.OPEN
-    assert court.news == 0
-    assert court.deaths.stand(last) is Stand.OPEN
-    assert court.news == 1
-    assert court.deaths.stand(last) is Stand.OPEN
-    assert court.news == 1
-
-
-def test_request_that_was_answered_is_in_no_death_and_a_closed_death_has_no_suspects() -> None:
-    court, one, other = Court(), Suspicion(), Suspicion()
-    court.die("A", one, other)
-    (death,) = one.deaths
-    court.deaths.answered(one)
-    assert (one.deaths, list(death.suspects)) == ([], [other])
-    court.back("A", b"first")
-    assert (other.deaths, list(death.suspects)) == ([], [])
 
 
 @pytest.mark.parametrize(

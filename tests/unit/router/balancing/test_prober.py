@@ -8,14 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fleet_fakes import FakeLink, Fleet, LoadAsk, call, hang, in_virtual_time, linked, telling
+from fleet_fakes import FakeLink, Fleet, LoadAsk, hang, in_virtual_time, linked
 
-from capamesh.protocol.errors import LinkLost, ModelNotFound, Overloaded
+from capamesh.protocol.errors import LinkLost, ModelNotFound
 from capamesh.protocol.links.calls import LoadReport, encode_load
 from capamesh.router.admission.saturation import STALE_S
 from capamesh.router.balancing.prober import Prober
-from capamesh.router.requests.call import NO_OPTIONS
-from capamesh.router.resilience.health import CircuitState
 
 LOAD = LoadReport(3, 1, 8, 20, 30, 0, 40, 5)
 
@@ -87,19 +85,6 @@ async def test_reply_that_does_not_come_is_given_up_at_the_limit(
     assert repr(fleet.prober) == "Prober(2 sent, 2 lost)"
 
 
-@pytest.mark.parametrize("meta", [b"", b"\xc1", b"\x80", b"\x81\xa1l\x01", b"\x81\xa1l\x91\xff"])
-@in_virtual_time
-async def test_reply_that_is_none_is_no_answer(meta: bytes) -> None:
-    fleet = Fleet([])
-    (replica,) = fleet.replicas
-    fleet.prober.ask([replica])
-    assert fleet.links[0].probes[0].tell(meta)
-    assert (replica.load, replica.endpoint.network.rtt_s) == (LoadReport(), 0.0)
-    await asyncio.sleep(2.0)
-    assert fleet.prober.lost == 0
-    assert fleet.counts == {}
-
-
 @pytest.mark.pure
 @in_virtual_time
 async def test_error_or_a_link_that_ends_is_reported_once(
@@ -119,39 +104,6 @@ async def test_error_or_a_link_that_ends_is_reported_once(
     assert fleet.counts == {}
 
 
-@pytest.mark.pure
-@pytest.mark.parametrize("refusal", [LinkLost("ended"), Overloaded("no room")])
-@in_virtual_time
-async def test_probe_that_cannot_be_sent_has_failed_and_the_others_are_sent(
-    refusal: LinkLost | Overloaded, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fleet = Fleet([], [], [])
-    reported = Told(fleet, monkeypatch)
-    fleet.endpoints[0].link = None
-    fleet.links[1].refusal = refusal
-    fleet.prober.ask(fleet.replicas)
-    assert reported.failed == ["A", "B"]
-    assert (len(fleet.links[2].probes), fleet.prober.sent) == (1, 1)
-    await asyncio.sleep(2.0)
-    assert fleet.counts == {}
-
-
-@in_virtual_time
-async def test_answered_probe_returns_who_was_lost_and_a_lost_one_takes_it_out_again() -> None:
-    fleet = Fleet([])
-    (replica,) = fleet.replicas
-    health = replica.endpoint.health
-    health.failed(0.0, is_hard=True, cause="silent")
-    await asyncio.sleep(0.3)
-    fleet.prober.ask([replica])
-    fleet.links[0].probes[0].tell(encode_load(LOAD))
-    assert health.state(fleet.clock()) is CircuitState.RAMPING
-    fleet.prober.ask([replica])
-    await asyncio.sleep(STALE_S + 0.001)
-    assert health.state(fleet.clock()) is CircuitState.INHIBITED
-    assert health.reason == "no answer to a probe"
-
-
 @in_virtual_time
 async def test_closing_withdraws_all_for_good() -> None:
     fleet = Fleet([], [])
@@ -168,20 +120,6 @@ async def test_closing_withdraws_all_for_good() -> None:
     assert fleet.prober.sent == 2
     await asyncio.sleep(5.0)
     assert fleet.prober.lost == 0
-    assert fleet.counts == {}
-
-
-@in_virtual_time
-async def test_probes_that_a_policy_wants_go_out_with_the_request() -> None:
-    fleet = Fleet([], [])
-    fleet.served()
-    fleet.in_order.wanted = [fleet.replicas[1]]
-    fleet.links[1].load_reply = telling(LOAD)
-    await fleet.infer(call(), NO_OPTIONS, 30.0)
-    await asyncio.sleep(0)
-    assert [len(link.probes) for link in fleet.links] == [0, 1]
-    assert fleet.replicas[1].load == LOAD
-    await asyncio.sleep(2.0)
     assert fleet.counts == {}
 
 

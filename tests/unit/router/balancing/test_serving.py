@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from replicas import fleet, lose, replica
+from replicas import lose, replica
 
 from capamesh.router.balancing.serving import (
     BACK_SOON_S,
@@ -109,14 +109,3 @@ def test_replica_serves_unless_something_tells_that_it_does_not(
     for change in changes:
         change(one)
     assert is_any_serving([one], NOW_S) is is_serving
-
-
-def test_one_that_serves_is_enough() -> None:
-    replicas = fleet("abc")
-    lose(*replicas)
-    for one in replicas[:2]:
-        ejected(one)
-    assert is_any_serving(replicas, NOW_S)
-    ejected(replicas[2])
-    assert not is_any_serving(replicas, NOW_S)
-    assert not is_any_serving([], NOW_S)

@@ -7,7 +7,7 @@ from itertools import permutations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from replicas import Draws, fleet, lose, name, usable
+from replicas import fleet, lose, name, usable
 
 from capamesh.router.fleet.replica import Replica
 from capamesh.router.policies.drawing import draw_one, draw_some, draw_two
@@ -15,53 +15,6 @@ from capamesh.router.policies.drawing import draw_one, draw_some, draw_two
 
 def pair(drawn: tuple[Replica, Replica] | None) -> str:
     return "-" if drawn is None else name(drawn[0]) + name(drawn[1])
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "drawn"),
-    [
-        (0.0, 0.0, "ab"),
-        (0.0, 0.999, "ac"),
-        (0.5, 0.0, "ba"),
-        (0.5, 0.5, "bc"),
-        (0.999, 0.999, "cb"),
-        (1 - 2**-53, 1 - 2**-53, "cb"),
-    ],
-)
-def test_two_different_replicas_are_drawn_by_two_numbers(
-    first: float, second: float, drawn: str
-) -> None:
-    assert pair(draw_two(fleet("abc"), usable, Draws(first, second).random)) == drawn
-
-
-def test_replica_that_is_not_eligible_is_put_back_and_another_drawn() -> None:
-    replicas = fleet("abcd")
-    lose(replicas[0])
-    assert name(draw_one(replicas, usable, Draws(0.0, 0.0, 0.5).random)) == "c"
-    assert pair(draw_two(replicas, usable, Draws(0.0, 0.99, 0.0, 0.5).random)) == "db"
-
-
-def test_small_fleet_is_looked_through_after_as_many_tries_as_replicas() -> None:
-    replicas = fleet("abcd")
-    lose(replicas[0], replicas[1])
-    in_vain = [0.0] * 5
-    assert name(draw_one(replicas, usable, Draws(*in_vain, 0.75).random)) == "d"
-    assert pair(draw_two(replicas, usable, Draws(*in_vain, 0.0, 0.0).random)) == "cd"
-    assert pair(draw_two(replicas, usable, Draws(*in_vain[1:], 0.99, 0.0).random)) == "dc"
-
-
-def test_draw_is_empty_where_nobody_is_eligible_and_the_only_one_twice() -> None:
-    replicas = fleet("abc")
-    draw = random.Random(1).random
-    assert (
-        pair(draw_two((), usable, draw)) == pair(draw_two(replicas, lambda _: False, draw)) == "-"
-    )
-    assert draw_one((), usable, draw) is draw_one(replicas, lambda _: False, draw) is None
-    assert draw_some((), usable, draw, 3) == draw_some(replicas, lambda _: False, draw, 3) == []
-    lose(replicas[0], replicas[2])
-    assert pair(draw_two(replicas, usable, draw)) == "bb"
-    assert pair(draw_two(replicas[1:2], usable, draw)) == "bb"
-    assert draw_some(replicas, usable, draw, 3) == [replicas[1]]
 
 
 @pytest.mark.parametrize("gone", [0, 3, 9])
@@ -75,16 +28,6 @@ def test_every_pair_of_eligible_replicas_is_as_likely_however_many_are_not(gone:
     ones = Counter(name(draw_one(replicas, usable, draw)) for _ in range(4000))
     assert ones.keys() == set("abcd")
     assert all(900 < count < 1100 for count in ones.values())
-
-
-@pytest.mark.parametrize("gone", [0, 1, 20])
-def test_every_ordered_choice_of_some_is_as_likely(gone: int) -> None:
-    replicas = fleet("abcd" + "zyxwvutsrqponmlkjihgfe"[:gone])
-    lose(*replicas[4:])
-    draw = random.Random(6).random
-    some = Counter("".join(map(name, draw_some(replicas, usable, draw, 2))) for _ in range(6000))
-    assert some.keys() == {a + b for a, b in permutations("abcd", 2)}
-    assert all(400 < count < 600 for count in some.values())
 
 
 @given(st.lists(st.booleans(), max_size=40), st.integers(0, 2**32), st.integers(1, 12))

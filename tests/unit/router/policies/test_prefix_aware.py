@@ -4,7 +4,7 @@ import random
 from collections import Counter
 
 import pytest
-from replicas import SHAPE, fleet, lose, name, picks, replica, send, usable
+from replicas import SHAPE, fleet, lose, name, send, usable
 
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.fleet.replica import Replica
@@ -33,16 +33,6 @@ def pick(
     return name(policy.pick(replicas, usable, shape(*blocks), now_s))
 
 
-def test_prompt_goes_where_its_beginning_was_run() -> None:
-    policy, replicas = PrefixAware(random.Random(1)), fleet("abc")
-    first = [pick(policy, replicas, *range(at, at + 20)) for at in (100, 200, 300)]
-    assert sorted(first) == ["a", "b", "c"]
-    for one in replicas:
-        told(one, policy, now_s=1.0)
-    again = [pick(policy, replicas, *range(at, at + 25), now_s=1.0) for at in (100, 200, 300)]
-    assert again == first
-
-
 def test_longest_beginning_counts() -> None:
     policy, replicas = PrefixAware(random.Random(1)), fleet("ab")
     assert pick(policy, replicas, 1, 2, 3) == "a"
@@ -66,46 +56,11 @@ def test_beginning_is_run_again_where_its_node_has_more_to_do_than_that_takes(
     assert pick(policy, replicas, *range(21), now_s=1.0) == expected
 
 
-def test_requests_of_other_routers_count_too() -> None:
-    policy, replicas = PrefixAware(random.Random(1)), fleet("abc")
-    told(replicas[0], in_flight=3)
-    told(replicas[1])
-    replicas[1].rif = 2
-    told(replicas[2], in_flight=1)
-    assert pick(policy, replicas, 1, 2) == "c"
-
-
 def test_node_without_room_for_a_prompt_is_passed_by() -> None:
     policy, replicas = PrefixAware(random.Random(1)), fleet("ab")
     told(replicas[0], held_tokens=990, most_tokens=1000)
     told(replicas[1], held_tokens=500, most_tokens=1000, in_flight=1)
     assert pick(policy, replicas, *range(10)) == "b"
-
-
-def test_request_that_was_just_sent_counts_until_a_report_can_have_it() -> None:
-    policy, replicas = PrefixAware(random.Random(1)), fleet("ab")
-    told(replicas[0])
-    told(replicas[1], queue_us=300_000)
-    assert pick(policy, replicas, *range(20)) == "a"
-    send(policy, replicas[0], 0.0)
-    told(replicas[0], policy, now_s=0.01)
-    assert pick(policy, replicas, *range(50, 70), now_s=0.01) == "b"
-    replicas[0].streams = 1  # its first token has come
-    told(replicas[0], policy, now_s=1.0)
-    told(replicas[1], policy, now_s=1.0, queue_us=300_000)
-    assert pick(policy, replicas, *range(80, 100), now_s=1.0) == "a"
-
-
-def test_beginnings_for_which_a_node_has_no_room_are_forgotten() -> None:
-    policy, replicas = PrefixAware(random.Random(1)), fleet("ab")
-    told(replicas[0], kept_tokens=4 * BLOCK_TOKENS)
-    told(replicas[1], queue_us=1)
-    assert pick(policy, replicas, 1, 2, 3) == "a"
-    told(replicas[0], policy, now_s=1.0, kept_tokens=4 * BLOCK_TOKENS)
-    assert pick(policy, replicas, 11, 12, 13, now_s=1.0) == "a"
-    # three of six blocks gave way: those of the first prompt but its beginning
-    assert set(policy._accounts[replicas[0]].blocks) == {1, 11, 12, 13}
-    assert 2 not in policy._holders
 
 
 def test_liar_that_reports_nothing_to_do_draws_no_more_than_its_share() -> None:
@@ -131,15 +86,6 @@ def test_liar_that_reports_nothing_to_do_draws_no_more_than_its_share() -> None:
         done.rif = max(0, done.rif - 1)
     assert counts["a"] < 0.35 * 200
     assert replicas[0].rif < 20
-
-
-def test_liar_that_reports_a_slow_model_has_no_word_on_the_others() -> None:
-    policy, replicas = PrefixAware(random.Random(1)), fleet("abc")
-    assert pick(policy, replicas, *range(20)) == "a"
-    told(replicas[0], policy, now_s=1.0, queue_us=680_000)  # more than its beginning saves
-    told(replicas[1], policy, now_s=1.0)
-    told(replicas[2], policy, now_s=1.0, token_ns=10**15)
-    assert pick(policy, replicas, *range(21), now_s=1.0) == "b"
 
 
 def test_node_that_leaves_is_forgotten() -> None:
@@ -168,9 +114,3 @@ def test_holder_is_found_in_a_large_fleet() -> None:
     for _ in range(20):
         assert pick(policy, replicas, *range(30), now_s=1.0) == first
         policy.reported(next(one for one in replicas if name(one) == first), 2.0)
-
-
-def test_nearest_of_equal_nodes_is_asked() -> None:
-    policy = PrefixAware(random.Random(1))
-    replicas = (replica("a", rtt_s=0.1), replica("b", rtt_s=0.001))
-    assert picks(policy, replicas, 1, shape(1)) == "b"

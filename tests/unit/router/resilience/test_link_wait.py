@@ -16,42 +16,12 @@ def test_link_wakes_all_who_wait_once_in_their_order() -> None:
     assert reported == ["a", "c"]
 
 
-def test_request_that_waits_again_is_woken_by_the_next_link_and_not_by_this_one() -> None:
-    links, reported = LinkWait(), []
-
-    def again() -> None:
-        reported.append("a")
-        links.add("a", again)
-
-    links.add("a", again)
-    links.linked()
-    assert reported == ["a"]
-    links.linked()
-    assert reported == ["a", "a"]
-
-
 def test_woken_request_may_send_another_away() -> None:
     links, reported = LinkWait(), []
     links.add("a", lambda: links.remove("b"))
     links.add("b", lambda: reported.append("b"))
     links.linked()
     assert (reported, len(links)) == ([], 0)
-
-
-def test_news_from_those_who_are_woken_comes_after_the_round_and_nests_no_calls() -> None:
-    links, reported = LinkWait(), list[int]()
-
-    def again(number: int) -> None:
-        reported.append(number)
-        links.linked()
-        if reported.count(number) < 2:
-            links.add(number, lambda: again(number))
-
-    for number in range(2000):
-        links.add(number, lambda number=number: again(number))
-    links.linked()
-    assert reported == [*range(2000), *range(2000)]
-    assert len(links) == 0
 
 
 def test_wait_has_room_for_so_many_and_so_many_bytes_and_for_any_one_alone() -> None:

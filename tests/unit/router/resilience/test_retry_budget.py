@@ -8,34 +8,10 @@ from capamesh.router.resilience.hedging import Hedging
 from capamesh.router.resilience.latency_window import LatencyWindow
 from capamesh.router.resilience.retry_budget import BudgetTerms, RetryBudget
 
-NO_RESERVE = BudgetTerms(reserve=0.0)
-
-
-def withdrawn(budget: RetryBudget, now_s: float) -> int:
-    return sum(budget.try_withdraw(now_s) for _ in range(1000))
-
 
 def answered(budget: RetryBudget, sent_s: float) -> None:
     """Count one as the picker does that has its answer."""
     budget.quiet += sent_s > budget.asked_s
-
-
-def test_reserve_is_there_from_the_first_and_time_does_not_refill_it() -> None:
-    budget = RetryBudget()
-    assert withdrawn(budget, 0.0) == 50
-    assert withdrawn(budget, 1e6) == 0
-
-
-@pytest.mark.parametrize(("requests", "retries"), [(19, 3), (20, 50)])
-def test_twenty_requests_in_a_row_without_a_retry_make_the_reserve_whole(
-    requests: int, retries: int
-) -> None:
-    budget = RetryBudget()
-    withdrawn(budget, 0.0)
-    for n in range(requests):  # one each five minutes: it does not leak
-        budget.deposit(300.0 * n)
-        answered(budget, 300.0 * n + 1.0)
-    assert withdrawn(budget, 1e6) == retries
 
 
 @pytest.mark.parametrize("rate_per_s", [0.1, 1, 5, 50, 500])
@@ -81,39 +57,6 @@ def test_one_node_of_three_dies_with_its_part_of_a_burst_and_all_of_it_is_sent_a
             budget.deposit(end_s)
         lost = -(-burst // 3)
         assert sum(budget.try_withdraw(end_s) for _ in range(lost)) == lost
-
-
-def test_five_requests_pay_for_one_retry() -> None:
-    budget = RetryBudget(NO_RESERVE)
-    for n in range(100):
-        budget.deposit(0.0)
-        assert budget.try_withdraw(0.0) == (n % 5 == 4 or n == 4)
-
-
-def test_deposits_above_the_reserve_are_worth_less_with_time() -> None:
-    budget = RetryBudget()
-    for _ in range(500):
-        budget.deposit(0.0)
-    assert budget.balance(0.0) == pytest.approx(150.0)
-    assert budget.balance(10.0) == pytest.approx(86.788, abs=0.001)
-    assert withdrawn(budget, 1000.0) == 50
-
-
-def test_twenty_percent_of_a_steady_rate_may_be_retried() -> None:
-    budget = RetryBudget(NO_RESERVE)
-    retried = 0
-    for n in range(10_000):
-        budget.deposit(n / 1000)
-        retried += budget.try_withdraw(n / 1000)
-    assert retried == pytest.approx(2000, abs=2)
-
-
-def test_refused_withdrawal_takes_nothing() -> None:
-    budget = RetryBudget(NO_RESERVE)
-    budget.deposit(0.0)
-    before = budget.balance(0.0)
-    assert not budget.try_withdraw(0.0)
-    assert budget.balance(0.0) == before
 
 
 def test_clock_that_is_set_back_neither_wedges_nor_pays() -> None:

@@ -1,18 +1,14 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 from replicas import replica
 
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.router.fleet.replica import Replica
 from capamesh.router.policies.prequal.pool import (
-    MAX_AGE_S,
     MAX_PARALLEL,
     Entry,
     ProbePool,
-    pool_size,
 )
 
 
@@ -31,68 +27,6 @@ def report(
 
 def names(pool: ProbePool) -> str:
     return "".join(one.endpoint.peer for one in pool._pooled)
-
-
-@pytest.mark.parametrize(
-    ("replicas", "size"), [(1, 2), (3, 2), (8, 4), (25, 12), (32, 16), (100, 16)]
-)
-def test_pool_has_half_of_the_replicas_from_two_to_sixteen(replicas: int, size: int) -> None:
-    assert pool_size(replicas) == size
-
-
-def test_new_report_replaces_the_replicas_former_one_and_is_the_youngest() -> None:
-    pool, (a, b) = pool_of(), (replica("a"), replica("b"))
-    report(a, pool, 1.0, rif=3)
-    report(b, pool, 1.1)
-    report(a, pool, 1.2, rif=5, latency_us=7000)
-    entry = pool._pooled[a]
-    assert (len(pool), names(pool)) == (2, "ba")
-    assert (entry.rif, entry.latency_s, entry.reported_s) == (5, 0.007, 1.2)
-
-
-def test_entry_older_than_a_second_leaves_whatever_the_order_it_came_in() -> None:
-    pool, (a, b, c) = pool_of(), (replica("a"), replica("b"), replica("c"))
-    report(b, pool, 1.5)
-    report(a, pool, 1.0)
-    report(c, pool, 2.0)
-    assert [entry.replica for entry in pool.fresh(1.0 + MAX_AGE_S)] == [b, a, c]
-    assert [entry.replica for entry in pool.fresh(2.1)] == [b, c]
-    assert names(pool) == "bc"
-    assert [entry.replica for entry in pool.fresh(0.0)] == [b, c]  # the clock went back
-    assert pool.fresh(9.0) == []
-
-
-def test_full_pool_drops_its_oldest_entry() -> None:
-    pool = pool_of(size=3)
-    for at, name in enumerate("abcd"):
-        report(replica(name), pool, at / 10)
-    assert names(pool) == "bcd"
-    pool.fit(list(pool.known), size=2)
-    assert names(pool) == "cd"
-
-
-def test_fleet_gets_what_is_known_of_each_of_its_replicas_in_its_order() -> None:
-    pool, (a, b, c) = pool_of(), (replica("a"), replica("b"), replica("c"))
-    report(a, pool, 1.0)
-    report(b, pool, 1.1)
-    entries = pool.fit((c, b), size=16)
-    assert [(entry.replica, entry.reported_s) for entry in entries] == [(c, -math.inf), (b, 1.1)]
-    assert entries == [pool.entry(c), pool.entry(b)]
-    assert (names(pool), list(pool.known)) == ("b", [b, c])
-
-
-def test_own_requests_are_counted_exactly_and_others_as_reported() -> None:
-    pool, a = pool_of(), replica("a", rif=2)
-    report(a, pool, 0.0, rif=5)  # three are others'
-    entry = pool._pooled[a]
-    assert (entry.others, entry.rif) == (3, 5)
-    a.rif += 1  # chosen again: the pooled entry is compensated
-    assert entry.rif == 6
-    a.rif -= 3  # all own ones were answered
-    assert entry.rif == 3
-    a.rif = 4
-    report(a, pool, 0.1, rif=1)  # three have not arrived there yet
-    assert (entry.others, entry.rif) == (0, 4)
 
 
 def test_number_of_runs_beside_each_other_is_learnt_and_bounded() -> None:
