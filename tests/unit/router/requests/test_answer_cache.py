@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 from fleet_fakes import (
     Ask,
-    FakeLink,
     Fleet,
     after,
     call,
@@ -16,14 +15,12 @@ from fleet_fakes import (
     failing,
     fp32,
     hang,
-    in_virtual_time,
     offer,
 )
 
-from capamesh.protocol.adverts import ModelOffer, Scheduling
+from capamesh.protocol.adverts import ModelOffer
 from capamesh.protocol.errors import (
     CapameshError,
-    DeadlineExceeded,
     InvalidRequest,
     Overloaded,
     RunFailed,
@@ -31,8 +28,7 @@ from capamesh.protocol.errors import (
 from capamesh.protocol.ids import ModelName
 from capamesh.protocol.links.calls import InferCall
 from capamesh.protocol.links.sequence_mark import SequenceMark
-from capamesh.router.cache.key import MOST_INPUT_BYTES, mark_of
-from capamesh.router.cache.store import WARY_AFTER
+from capamesh.router.cache.key import MOST_INPUT_BYTES
 from capamesh.router.requests.call import NO_OPTIONS, Outcome, RoutingOptions
 from capamesh.router.requests.known_versions import NEWCOMER_S, TOGETHER_S
 from capamesh.router.rules.constraints import Constraints
@@ -58,7 +54,6 @@ def counts(fleet: Fleet) -> dict[str, int]:
     return {result: count for (_, result), count in fleet.routing.pipeline.cache.counts()}
 
 
-@in_virtual_time
 async def test_equal_request_gets_the_kept_answer_and_no_node_is_asked() -> None:
     fleet = Fleet([echo], rules=RULES)
     first = await ask(fleet)
@@ -77,15 +72,6 @@ async def test_equal_request_gets_the_kept_answer_and_no_node_is_asked() -> None
     assert fleet.counts == {}
 
 
-@in_virtual_time
-async def test_model_whose_rules_do_not_say_so_leaves_nothing() -> None:
-    fleet = Fleet([echo])
-    for _ in range(2):
-        assert (await ask(fleet)).entry is None
-    assert (fleet.asked, counts(fleet)) == ([2], {})
-
-
-@in_virtual_time
 async def test_kept_answer_has_its_time() -> None:
     fleet = Fleet([echo], rules=RULES)
     await ask(fleet)
@@ -97,7 +83,6 @@ async def test_kept_answer_has_its_time() -> None:
     assert fleet.asked == [2]
 
 
-@in_virtual_time
 async def test_tenant_gets_no_other_s_answer_unless_the_rules_share_them() -> None:
     fleet = Fleet([echo], rules=RULES)
     for options in (LAB, SHOP, NO_OPTIONS, RoutingOptions(tenant="")):
@@ -110,7 +95,6 @@ async def test_tenant_gets_no_other_s_answer_unless_the_rules_share_them() -> No
     assert (await ask(shared, options=SHOP)).entry is not None
 
 
-@in_virtual_time
 async def test_request_that_may_go_to_other_nodes_gets_no_answer_of_these() -> None:
     fleet = Fleet([echo], rules=RULES)
     await ask(fleet)
@@ -119,7 +103,6 @@ async def test_request_that_may_go_to_other_nodes_gets_no_answer_of_these() -> N
     assert (await ask(fleet, options=here)).entry is not None
 
 
-@in_virtual_time
 async def test_client_says_how_old_an_answer_may_be_and_whether_it_is_kept() -> None:
     fleet = Fleet([echo], rules=RULES)
     unkept = RoutingOptions(may_be_kept=False)
@@ -139,28 +122,6 @@ async def test_client_says_how_old_an_answer_may_be_and_whether_it_is_kept() -> 
     assert counts(fleet) == {"passed_by": 2, "miss": 3, "hit": 3}
 
 
-@in_virtual_time
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"is_deterministic": False},
-        {"is_idempotent": False},
-        {"scheduling": Scheduling.SEQUENCE},
-        {"scheduling": Scheduling.ENSEMBLE},
-    ],
-)
-async def test_model_whose_answers_say_nothing_of_the_next_is_passed_by(
-    changed: dict[str, object],
-) -> None:
-    fleet = Fleet(rules=RULES)
-    fleet.node("A", echo, models=(offer(),))
-    fleet.node("B", echo, models=(replace(offer(), **changed),))  # type: ignore[arg-type]
-    for _ in range(2):
-        assert (await ask(fleet)).entry is None
-    assert counts(fleet) == {"passed_by": 2}
-
-
-@in_virtual_time
 async def test_sequence_is_passed_by_and_so_are_large_inputs() -> None:
     fleet = Fleet([echo], rules=RULES)
     sequence = call().replace(sequence=SequenceMark(1, is_start=True, is_end=True))
@@ -175,17 +136,6 @@ async def test_sequence_is_passed_by_and_so_are_large_inputs() -> None:
     assert counts(fleet) == {"passed_by": 4, "miss": 1, "hit": 1}
 
 
-@in_virtual_time
-async def test_error_is_not_kept() -> None:
-    fleet = Fleet([failing(InvalidRequest("bad")), failing(RunFailed("bad")), echo], rules=RULES)
-    for error in (InvalidRequest, RunFailed):
-        with pytest.raises(error):
-            await ask(fleet)
-    assert (await ask(fleet)).entry is None
-    assert (await ask(fleet)).entry is not None
-
-
-@in_virtual_time
 async def test_answer_of_another_version_or_file_is_not_kept() -> None:
     fleet = Fleet(rules=RULES)
     fleet.node("A", failing(RunFailed("bad")), models=(offer(version="2"),))
@@ -208,7 +158,6 @@ def _other_file(given: ModelOffer) -> ModelOffer:
     return replace(given, digest="sha256-chunks:" + "1" * 64)
 
 
-@in_virtual_time
 async def test_entry_is_dropped_when_its_node_says_to_have_another_file() -> None:
     fleet = Fleet([echo], [echo], rules=RULES)
     assert (await ask(fleet)).peer == "A"
@@ -226,7 +175,6 @@ async def test_entry_is_dropped_when_its_node_says_to_have_another_file() -> Non
     assert (await ask(fleet)).entry is None
 
 
-@in_virtual_time
 async def test_entry_is_dropped_when_its_node_loads_the_model_anew() -> None:
     fleet = Fleet([echo], rules=RULES)
     await ask(fleet)
@@ -237,7 +185,6 @@ async def test_entry_is_dropped_when_its_node_loads_the_model_anew() -> None:
     assert (await ask(fleet)).entry is not None
 
 
-@in_virtual_time
 async def test_newcomer_s_answer_is_not_kept_until_it_was_there_for_some_time() -> None:
     fleet = Fleet(rules=RULES)
     for peer, linked_s in (("A", TOGETHER_S + 1), ("B", 0.0)):
@@ -252,18 +199,6 @@ async def test_newcomer_s_answer_is_not_kept_until_it_was_there_for_some_time() 
     assert (await ask(fleet)).entry is not None
 
 
-@in_virtual_time
-async def test_nodes_that_came_together_are_no_newcomers() -> None:
-    fleet = Fleet(rules=RULES)
-    for peer, linked_s in (("A", TOGETHER_S), ("B", 0.0)):
-        fleet.node(peer, echo)
-        fleet.endpoints[-1].linked_s = linked_s
-    await asyncio.sleep(TOGETHER_S + 1)
-    assert (await ask(fleet)).peer == "A"
-    assert (await ask(fleet)).entry is not None
-
-
-@in_virtual_time
 async def test_node_that_was_proved_wrong_of_late_leaves_nothing() -> None:
     fleet = Fleet([echo], rules=RULES)
     fleet.replicas[0].refuted_s = fleet.clock()
@@ -271,7 +206,6 @@ async def test_node_that_was_proved_wrong_of_late_leaves_nothing() -> None:
         assert (await ask(fleet)).entry is None
 
 
-@in_virtual_time
 async def test_other_rules_drop_all_and_what_is_under_way_is_not_kept() -> None:
     fleet = Fleet([echo, after(5, echo), echo], rules=RULES)
     await ask(fleet)
@@ -283,24 +217,12 @@ async def test_other_rules_drop_all_and_what_is_under_way_is_not_kept() -> None:
         assert (await ask(fleet, asked)).entry is None
 
 
-@in_virtual_time
-async def test_hundred_equal_requests_at_once_run_once() -> None:
-    fleet = Fleet([after(1, echo)], rules=RULES)
-    outcomes = await asyncio.gather(*(ask(fleet) for _ in range(100)))
-    assert fleet.asked == [1]
-    assert len({bytes(each.answer.outputs[0].data) for each in outcomes}) == 1
-    assert counts(fleet) == {"miss": 1, "joined": 99}
-    assert (fleet.counts, len(fleet.routing.pipeline.cache.alarms)) == ({}, 0)
-
-
-@in_virtual_time
 async def test_tenants_share_no_run() -> None:
     fleet = Fleet([after(1, echo)], rules=RULES)
     await asyncio.gather(ask(fleet, options=LAB), ask(fleet, options=SHOP))
     assert fleet.asked == [2]
 
 
-@in_virtual_time
 async def test_client_that_leaves_fails_none_of_those_who_joined_its_run() -> None:
     fleet = Fleet([after(3, echo)], rules=RULES)
     first = asyncio.create_task(ask(fleet))
@@ -315,7 +237,6 @@ async def test_client_that_leaves_fails_none_of_those_who_joined_its_run() -> No
     assert (await ask(fleet)).entry is not None
 
 
-@in_virtual_time
 async def test_run_is_withdrawn_when_the_last_client_leaves() -> None:
     fleet = Fleet([hang], rules=RULES)
     tasks = [asyncio.create_task(ask(fleet)) for _ in range(3)]
@@ -329,7 +250,6 @@ async def test_run_is_withdrawn_when_the_last_client_leaves() -> None:
     assert not fleet.routing.pipeline.cache._runs
 
 
-@in_virtual_time
 async def test_each_client_has_its_own_deadline() -> None:
     fleet = Fleet([after(10, echo), after(10, echo)], rules=RULES)
     began_s = fleet.clock()
@@ -353,18 +273,6 @@ async def test_each_client_has_its_own_deadline() -> None:
     assert len(fleet.routing.pipeline.cache.alarms) == 0
 
 
-@in_virtual_time
-async def test_failure_of_a_run_is_the_first_one_s_and_the_next_sets_off_for_all_others() -> None:
-    rules = RoutingRules(ModelRules(cache=CacheRule(60.0), is_retried=False))
-    fleet = Fleet([after(1, failing(RunFailed("bad"))), after(1, echo)], rules=rules)
-    found = await asyncio.gather(*(ask(fleet) for _ in range(10)), return_exceptions=True)
-    assert isinstance(found[0], RunFailed)
-    assert all(isinstance(each, Outcome) for each in found[1:])
-    assert fleet.asked == [2]
-    assert fleet.counts == {}
-
-
-@in_virtual_time
 async def test_request_that_is_wrong_is_wrong_for_all_and_runs_once() -> None:
     fleet = Fleet([after(1, failing(InvalidRequest("bad")))], rules=RULES)
     found = await asyncio.gather(*(ask(fleet) for _ in range(10)), return_exceptions=True)
@@ -372,7 +280,6 @@ async def test_request_that_is_wrong_is_wrong_for_all_and_runs_once() -> None:
     assert fleet.asked == [1]
 
 
-@in_virtual_time
 async def test_waiters_are_all_told_when_nobody_has_room() -> None:
     rules = RoutingRules(ModelRules(cache=CacheRule(60.0), is_retried=False))
     fleet = Fleet([after(1, failing(Overloaded("full", 1.0)))], rules=rules)
@@ -380,28 +287,6 @@ async def test_waiters_are_all_told_when_nobody_has_room() -> None:
     assert all(isinstance(each, CapameshError) for each in found)
     assert fleet.counts == {}
     assert not fleet.routing.pipeline.cache._runs
-
-
-@in_virtual_time
-async def test_refused_call_leaves_no_run_that_others_would_wait_for() -> None:
-    fleet = Fleet([echo], rules=RULES)
-    with pytest.raises(CapameshError):
-        await fleet.infer(call(), RoutingOptions(policy="no-such"), 0.0)
-    assert not fleet.routing.pipeline.cache._runs
-
-
-@in_virtual_time
-async def test_overdue_follower_is_told_so() -> None:
-    fleet = Fleet([hang], rules=RULES)
-    first = asyncio.create_task(ask(fleet))
-    await asyncio.sleep(1)
-    with pytest.raises(DeadlineExceeded, match="equal request"):
-        await fleet.infer(call(), NO_OPTIONS, fleet.clock() + 1.0)
-    first.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await first
-    assert isinstance(fleet.links[0], FakeLink)
-    assert fleet.links[0].withdrawn == [2]
 
 
 def long_row(at: int, value: int) -> InferCall:
@@ -416,15 +301,6 @@ UNSEEN = 20
 """A place that a mark does not look at."""
 
 
-def test_mark_is_that_of_equal_requests_and_looks_at_a_part_alone() -> None:
-    assert mark_of(long_row(UNSEEN, 1)) == mark_of(long_row(UNSEEN, 2))
-    assert len({mark_of(long_row(at, 1)) for at in (0, 7, 50, 57, 92, 99)}) == 6
-    pair = (fp32("a", [1]), fp32("b", [2]))
-    assert mark_of(call().replace(inputs=pair)) == mark_of(call().replace(inputs=pair[::-1]))
-    assert mark_of(call("n")) != mark_of(call("m"))
-
-
-@in_virtual_time
 async def test_requests_of_one_mark_get_each_its_own_answer() -> None:
     fleet = Fleet([after(1, echo)], rules=RULES)
     cache = fleet.routing.pipeline.cache
@@ -438,29 +314,3 @@ async def test_requests_of_one_mark_get_each_its_own_answer() -> None:
         assert one.entry is not None
         assert bytes(one.answer.outputs[0].data) == bytes(row.inputs[0].data)
     assert (fleet.asked, len(cache.store)) == ([5], 5)
-
-
-@in_virtual_time
-async def test_run_is_joined_though_the_one_that_had_its_mark_first_is_over() -> None:
-    fleet = Fleet([after(1, echo), after(3, echo), hang], rules=RULES)
-    first = asyncio.create_task(ask(fleet, long_row(UNSEEN, 1)))
-    await asyncio.sleep(0.1)
-    second = asyncio.create_task(ask(fleet, long_row(UNSEEN, 2)))
-    await first
-    joined = await ask(fleet, long_row(UNSEEN, 2))
-    assert bytes(joined.answer.outputs[0].data) == bytes(long_row(UNSEEN, 2).inputs[0].data)
-    await second
-    assert (fleet.asked, fleet.routing.pipeline.cache._others) == ([2], {})
-
-
-@in_virtual_time
-async def test_no_key_is_made_for_what_nobody_repeats() -> None:
-    fleet = Fleet([echo], rules=RULES)
-    cache = fleet.routing.pipeline.cache
-    cache.store._missed = WARY_AFTER
-    for value in range(5):
-        await ask(fleet, long_row(0, value))
-    assert len(cache._keys._begun) == 0
-    await ask(fleet, long_row(0, 3))
-    assert (len(cache._keys._begun), len(cache.store)) == (1, 1)
-    assert (await ask(fleet, long_row(0, 3))).entry is not None

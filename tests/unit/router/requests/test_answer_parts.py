@@ -16,7 +16,6 @@ from fleet_fakes import (
     failing,
     fp32,
     hang,
-    in_virtual_time,
     offer,
 )
 from typing_extensions import override
@@ -27,14 +26,12 @@ from capamesh.protocol.errors import (
     InvalidRequest,
     LinkLost,
     ModelUnavailable,
-    Overloaded,
     PeerError,
     ProtocolViolation,
     RunFailed,
 )
 from capamesh.protocol.links.calls import LoadReport
 from capamesh.protocol.links.events import Answer
-from capamesh.router.requests.answer_parts import broken_off
 from capamesh.router.requests.call import NO_OPTIONS, Call, Handle, Outcome, Part, Responder
 from capamesh.router.resilience.hedging import IDLE_FLOOR_S, SILENT_NEW_S
 
@@ -101,33 +98,6 @@ def asked(fleet: Fleet, node: int = 0) -> Ask:
     return fleet.links[node].asks[-1]
 
 
-@in_virtual_time
-async def test_parts_are_passed_on_as_they_come_and_the_last_one_is_the_outcome() -> None:
-    fleet = fleet_of(hang, hang)
-    client = begin(fleet)
-    assert asked(fleet).call.takes_parts
-    for value in (1, 2):
-        assert asked(fleet).part(part(value))
-        assert (client.values[-1], client.end) == (value, None)
-        assert len(fleet.links[0].released) == value
-    assert fleet.counts == {"hosts": 1, "candidates": 1, "links": 1, "gates": 1}
-    assert asked(fleet).answer(part(3))
-    assert isinstance(client.end, Outcome)
-    assert (value_of(client.end), client.end.attempts) == (3, 1)
-    assert (fleet.counts, fleet.asked) == ({}, [1, 0])
-    assert len(fleet.dispatch.alarms) == 0
-
-
-@in_virtual_time
-async def test_answer_of_one_part_is_an_answer() -> None:
-    fleet = fleet_of(echo)
-    client = begin(fleet)
-    await asyncio.sleep(0.01)
-    assert isinstance(client.end, Outcome)
-    assert (client.parts, fleet.counts) == ([], {})
-
-
-@in_virtual_time
 async def test_failure_before_the_first_part_is_tried_elsewhere() -> None:
     fleet = fleet_of(failing(RunFailed("it fell over")), hang)
     client = begin(fleet)
@@ -144,7 +114,6 @@ async def test_failure_before_the_first_part_is_tried_elsewhere() -> None:
 @pytest.mark.parametrize(
     "error", [RunFailed("it fell over"), LinkLost("gone"), ModelUnavailable("leaving")]
 )
-@in_virtual_time
 async def test_failure_after_it_is_told_with_the_number_of_parts(error: CapameshError) -> None:
     fleet = fleet_of(hang, echo)
     client = begin(fleet)
@@ -161,7 +130,6 @@ async def test_failure_after_it_is_told_with_the_number_of_parts(error: Capamesh
     assert fleet.asked == [1, 0]
 
 
-@in_virtual_time
 async def test_node_that_calls_the_request_wrong_after_it_had_begun_has_failed() -> None:
     for error, text in (
         (InvalidRequest("bad"), "the node answered invalid_request after it had begun: bad"),
@@ -177,7 +145,6 @@ async def test_node_that_calls_the_request_wrong_after_it_had_begun_has_failed()
         assert fleet.counts == {}
 
 
-@in_virtual_time
 async def test_hedge_that_has_the_first_part_wins_and_the_other_is_withdrawn() -> None:
     fleet = fleet_of(hang, hang)
     served = fleet.served()
@@ -194,7 +161,6 @@ async def test_hedge_that_has_the_first_part_wins_and_the_other_is_withdrawn() -
     assert fleet.counts == {}
 
 
-@in_virtual_time
 async def test_client_that_leaves_stops_the_node_at_once() -> None:
     fleet = fleet_of(hang)
     client = begin(fleet)
@@ -207,7 +173,6 @@ async def test_client_that_leaves_stops_the_node_at_once() -> None:
     client.parts[0].release()  # late, and of no matter
 
 
-@in_virtual_time
 async def test_client_may_leave_while_it_is_given_a_part() -> None:
     for number in (1, 2):
         fleet = fleet_of(hang)
@@ -226,7 +191,6 @@ async def test_client_may_leave_while_it_is_given_a_part() -> None:
         assert (client.end, fleet.counts) == (None, {})
 
 
-@in_virtual_time
 async def test_node_that_sends_nothing_for_too_long_is_given_up() -> None:
     fleet = fleet_of(hang)
     client = begin(fleet)
@@ -244,7 +208,6 @@ async def test_node_that_sends_nothing_for_too_long_is_given_up() -> None:
     )
 
 
-@in_virtual_time
 async def test_patience_follows_the_model_s_own_gaps_and_its_first_part() -> None:
     fleet = fleet_of(hang)
     gaps = fleet.served().hedging.gaps
@@ -258,34 +221,6 @@ async def test_patience_follows_the_model_s_own_gaps_and_its_first_part() -> Non
     assert hedging.idle_limit_s(fleet.clock() + 1, 0.1) == pytest.approx(4.0, rel=0.05)
 
 
-@pytest.mark.parametrize(
-    ("run_s", "limit_s"),
-    [
-        (0.01, IDLE_FLOOR_S),  # the first part waited for others
-        (1.0, 4.0),  # a slow node
-        (9.0, 20.0),  # its word counts no more than what was seen
-        (0.0, 20.0),  # it says nothing
-    ],
-)
-@in_virtual_time
-async def test_patience_after_a_first_part_that_waited_is_that_for_one_part(
-    run_s: float, limit_s: float
-) -> None:
-    fleet = fleet_of(hang)
-    gaps = fleet.served().hedging.gaps
-    client = begin(fleet)
-    await asyncio.sleep(5)
-    for _ in range(100):
-        gaps.add(0.01, fleet.clock())
-    asked(fleet).part(part(1, LoadReport(8, 8, 8, 0, run_us=int(run_s * 1e6))))
-    await asyncio.sleep(limit_s - 0.1)
-    assert client.end is None
-    await asyncio.sleep(0.2)
-    assert isinstance(client.end, PeerError)
-    assert client.end.message.endswith(f"the node has sent nothing for {limit_s:.1f} s")
-
-
-@in_virtual_time
 async def test_time_for_which_the_client_stalls_is_not_the_node_s() -> None:
     fleet = fleet_of(hang)
     client = begin(fleet)
@@ -301,7 +236,6 @@ async def test_time_for_which_the_client_stalls_is_not_the_node_s() -> None:
     assert isinstance(client.end, PeerError)
 
 
-@in_virtual_time
 async def test_deadline_ends_an_answer_that_goes_on() -> None:
     fleet = fleet_of(hang)
     client = begin(fleet, left_s=3.0)
@@ -313,7 +247,6 @@ async def test_deadline_ends_an_answer_that_goes_on() -> None:
     assert (client.end.parts, asked(fleet).ended, fleet.counts) == (3, "withdrawn", {})
 
 
-@in_virtual_time
 async def test_node_that_sends_more_parts_than_it_advertises_is_stopped() -> None:
     fleet = fleet_of(hang)
     client = begin(fleet)
@@ -326,7 +259,6 @@ async def test_node_that_sends_more_parts_than_it_advertises_is_stopped() -> Non
 
 
 @pytest.mark.pure  # the limit is a constant of a compiled module
-@in_virtual_time
 async def test_answer_of_too_many_bytes_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("capamesh.router.requests.answer_parts.MOST_BYTES", 20)
     fleet = fleet_of(hang)
@@ -337,7 +269,6 @@ async def test_answer_of_too_many_bytes_is_stopped(monkeypatch: pytest.MonkeyPat
     assert isinstance(client.end, ProtocolViolation)
 
 
-@in_virtual_time
 async def test_part_that_is_not_what_the_node_advertises_is_not_passed_on() -> None:
     wrong = answer_of("1", fp32("other", [1, 1]))
     fleet = fleet_of(hang, hang)
@@ -350,50 +281,7 @@ async def test_part_that_is_not_what_the_node_advertises_is_not_passed_on() -> N
     assert (client.end.parts, fleet.counts) == (1, {})
 
 
-@in_virtual_time
-async def test_node_that_says_to_answer_whole_may_not_answer_in_parts() -> None:
-    fleet = Fleet([hang], [echo])
-    client = begin(fleet)
-    asked(fleet).part(part(1))
-    await asyncio.sleep(0.01)
-    assert asked(fleet).ended == "withdrawn"
-    assert isinstance(client.end, Outcome)
-    assert (client.parts, fleet.counts) == ([], {})
-
-
-@in_virtual_time
-async def test_latencies_are_those_of_first_parts() -> None:
-    fleet = fleet_of(hang)
-    client = begin(fleet)
-    await asyncio.sleep(0.02)
-    for value in range(5):
-        asked(fleet).part(part(value))
-        await asyncio.sleep(1)
-    asked(fleet).answer(part(9))
-    assert isinstance(client.end, Outcome)
-    served = fleet.served()
-    assert served.window.count == 1
-    assert served.window.quantile(1.0, fleet.clock()) == pytest.approx(0.02, rel=0.1)
-    assert served.hedging.gaps.quantile(0.5, fleet.clock()) == pytest.approx(1.0, rel=0.1)
-
-
-@in_virtual_time
-async def test_call_that_takes_a_whole_answer_is_not_told_parts() -> None:
-    fleet = fleet_of(hang)
-    begin(fleet, takes_parts=False)
-    assert not asked(fleet).call.takes_parts
-    with pytest.raises(AssertionError):  # as a link would tell it that this is an error
-        asked(fleet).part(part(1))
-
-
-def test_error_that_is_told_keeps_its_kind_and_counts() -> None:
-    told = broken_off(DeadlineExceeded("late"), 1)
-    assert isinstance(told, DeadlineExceeded)
-    assert (told.message, told.parts) == ("the answer broke off after 1 part: late", 1)
-
-
 @pytest.mark.parametrize("is_stalling", [True, False])
-@in_virtual_time
 async def test_answer_that_lasts_leaves_room_for_others_at_its_node(is_stalling: bool) -> None:
     fleet = fleet_of(hang)
     first = begin(fleet)
@@ -414,33 +302,3 @@ async def test_answer_that_lasts_leaves_room_for_others_at_its_node(is_stalling:
     assert first.handle is not None
     first.handle.cancel()
     assert (replica.rif, replica.streams, fleet.counts) == (0, 0, {})
-
-
-@in_virtual_time
-async def test_node_that_answers_nothing_is_full_whatever_it_streams() -> None:
-    fleet = fleet_of(hang)
-    begin(fleet).is_stalling = True
-    asked(fleet).part(part(1))
-    await asyncio.sleep(60)
-    begin(fleet, left_s=600)
-    await asyncio.sleep(1)
-    begin(fleet)  # it may still answer
-    await asyncio.sleep(2)
-    with pytest.raises(Overloaded):
-        begin(fleet)
-
-
-@in_virtual_time
-async def test_parts_tell_of_their_node_s_load_now_and_then() -> None:
-    fleet = Fleet()
-    fleet.node("A", hang, models=[replace(LOOP, max_parts=1000)])
-    begin(fleet)
-    (replica,) = fleet.replicas
-    limits: list[int] = []
-    for value in range(100):
-        load = LoadReport(1, 0, 100 + value, 9, 10, 0)
-        asked(fleet).part(answer_of("1", fp32("y", [value, value]), load=load))
-        limits.append(replica.load.limit)
-        await asyncio.sleep(0.005)
-    assert 20 <= len(set(limits)) <= 30
-    assert limits[-1] >= 195

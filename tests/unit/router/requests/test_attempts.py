@@ -27,7 +27,7 @@ from capamesh.protocol.errors import (
     TooLarge,
 )
 from capamesh.protocol.links.calls import LoadReport
-from capamesh.router.balancing.attempt import Attempt, AttemptRecord
+from capamesh.router.balancing.attempt import Attempt
 from capamesh.router.balancing.deaths import Stand
 from capamesh.router.balancing.purpose import Purpose
 from capamesh.router.requests.attempt_events import (
@@ -39,7 +39,6 @@ from capamesh.router.requests.attempt_events import (
     Withdraw,
 )
 from capamesh.router.requests.attempts import RequestAttempts
-from capamesh.router.requests.sends import too_late
 
 pytestmark = pytest.mark.pure
 
@@ -277,16 +276,6 @@ UNTRUE = [ModelNotFound("no"), Cancelled("who?"), DeadlineExceeded("late")]
 # one attempt
 
 
-def test_answer_ends_the_flight_and_the_desk_hears_times_and_bytes_both_ways() -> None:
-    picker = ScriptedDesk()
-    attempts = started(picker)
-    assert attempts.due_s == 110.0
-    assert answer(attempts, 0, 100.5) == ["answered by 0"]
-    assert picker.reported == ["sent A", "answered A 0.5 0.25 1500"]
-    assert (picker.remaining_s, picker.asked_before) == ([10.0], [0])
-    assert (attempts.due_s, attempts.attempts) == (math.inf, 1)
-
-
 def test_attempts_have_nothing_due_before_the_start() -> None:
     attempts = flight_at(ScriptedDesk())
     assert attempts.due_s == math.inf
@@ -294,57 +283,7 @@ def test_attempts_have_nothing_due_before_the_start() -> None:
     assert repr(attempts) == "RequestAttempts(0 attempts, 0 under way)"
 
 
-def test_desk_says_why_when_nobody_can_be_asked() -> None:
-    picker = ScriptedDesk("")
-    picker.nobody = ModelNotFound("no node hosts model 'm'")
-    attempts = flight_at(picker)
-    assert attempts.start(100.0) == (Failed(picker.nobody),)
-    assert (attempts.due_s, picker.reported) == (math.inf, [])
-
-
-def test_request_whose_deadline_has_passed_is_sent_to_nobody() -> None:
-    picker = ScriptedDesk()
-    assert said(flight_at(picker).start(110.0)) == ["failed: deadline_exceeded"]
-    assert (picker.reported, picker.asked_before) == ([], [])
-
-
-def test_budget_is_the_time_left_and_never_0() -> None:
-    picker = ScriptedDesk()
-    attempts = started(picker)
-    full = Overloaded("full")
-    assert fail(attempts, 0, full, 104.0) == ["send 1 to B, 6000 ms"]
-    assert fail(attempts, 1, full, 109.75) == ["send 2 to C, 250 ms"]
-    assert fail(attempts, 2, full, 109.9999) == ["send 3 to D, 1 ms"]
-    assert picker.remaining_s[:3] == [10.0, 6.0, 0.25]
-
-
 # refusals
-
-
-@pytest.mark.parametrize("is_safe", [True, False])
-@pytest.mark.parametrize("error", REFUSALS, ids=lambda error: error.code)
-def test_refusal_did_not_run_it_so_another_is_asked_without_a_retry_token(
-    error: CapameshError, is_safe: bool
-) -> None:
-    picker = ScriptedDesk(retries=0)
-    attempts = started(picker, is_safe=is_safe, max_attempts=1)
-    assert fail(attempts, 0, error, 101.0) == ["send 1 to B, 9000 ms"]
-    assert answer(attempts, 1, 102.0) == ["answered by 1"]
-    assert picker.reported == [
-        "sent A",
-        f"failed A {error.code} 1",
-        "sent B",
-        "answered B 1 0.25 1500",
-    ]
-    assert picker.retries == 0
-
-
-def test_request_that_was_never_sent_is_asked_elsewhere_whatever_the_error() -> None:
-    picker = ScriptedDesk(retries=0)
-    attempts = started(picker, is_safe=False, max_attempts=1)
-    lost = LinkLost("the link has just ended")
-    assert said(attempts.failed(0, lost, 100.0, is_unsent=True)) == ["send 1 to B, 10000 ms"]
-    assert fail(attempts, 1, lost, 100.0) == ["failed: link_lost"]
 
 
 @pytest.mark.parametrize(
@@ -363,152 +302,13 @@ def test_one_full_node_more_than_is_allowed_ends_it_with_the_smallest_hint_that_
     assert attempts.due_s == math.inf
 
 
-def test_full_node_is_the_last_asked_where_the_desk_says_that_all_are_full() -> None:
-    picker = ScriptedDesk("abc", passes=1)
-    attempts = RequestAttempts(picker, deadline_s=9.0, size_bytes=10, is_safe=True, is_hedged=False)  # type: ignore[arg-type]
-    attempts.start(0.0)
-    (send,) = attempts.failed(0, Overloaded("full", 0.5), 0.1)
-    assert isinstance(send, Send)
-    assert attempts.failed(1, Overloaded("full", 0.2), 0.2)[0].error.retry_after_s == 0.2
-    assert picker.reported[-1] == "failed b overloaded 0.1"
-
-
-def test_full_nodes_that_give_no_hint_end_it_with_the_last_one() -> None:
-    first, second = Overloaded("full"), Overloaded("full too")
-    attempts = started(ScriptedDesk("AB"))
-    attempts.failed(0, first, 101.0)
-    assert attempts.failed(1, second, 101.0) == (Failed(second),)
-
-
-def test_nodes_that_leave_or_load_do_not_count_as_full() -> None:
-    picker = ScriptedDesk()
-    attempts = started(picker, max_refusals=1)
-    for number, error in enumerate([Draining("a"), ModelUnavailable("b")] * 2):
-        assert len(fail(attempts, number, error, 101.0)) == 1
-    assert fail(attempts, 4, Overloaded("e"), 101.0) == ["send 5 to F, 9000 ms"]
-    assert fail(attempts, 5, Overloaded("f"), 101.0) == ["failed: overloaded"]
-
-
-def test_last_refusal_is_the_answer_when_all_have_refused() -> None:
-    attempts = started(ScriptedDesk("AB"))
-    attempts.failed(0, Overloaded("full", 1.0), 101.0)
-    last = Draining("leaving")
-    assert attempts.failed(1, last, 101.0) == (Failed(last),)
-
-
-# failures of unknown outcome
-
-
-@pytest.mark.parametrize("error", UNKNOWN, ids=lambda error: error.code)
-def test_failure_of_unknown_outcome_is_retried_up_to_the_bound(error: CapameshError) -> None:
-    picker = ScriptedDesk()
-    attempts = started(picker)
-    assert fail(attempts, 0, error, 101.0) == ["send 1 to B, 9000 ms"]
-    assert fail(attempts, 1, error, 102.0) == ["send 2 to C, 8000 ms"]
-    assert attempts.failed(2, error, 103.0) == (Failed(error),)
-    assert picker.retries == 7
-
-
-@pytest.mark.parametrize("error", UNKNOWN, ids=lambda error: error.code)
-def test_request_that_must_not_run_twice_is_not_retried(error: CapameshError) -> None:
-    picker = ScriptedDesk()
-    attempts = started(picker, is_safe=False)
-    assert attempts.failed(0, error, 101.0) == (Failed(error),)
-    assert (picker.retries, picker.reported) == (9, ["sent A", f"failed A {error.code} 1"])
-
-
-def test_retry_needs_a_token() -> None:
-    picker = ScriptedDesk(retries=1)
-    attempts = started(picker)
-    assert fail(attempts, 0, LinkLost("gone"), 101.0) == ["send 1 to B, 9000 ms"]
-    assert fail(attempts, 1, LinkLost("gone"), 101.0) == ["failed: link_lost"]
-
-
-def test_failure_itself_is_the_answer_with_nobody_left() -> None:
-    attempts = started(ScriptedDesk("A"))
-    assert fail(attempts, 0, RunFailed("crashed"), 101.0) == ["failed: run_failed"]
-
-
-def test_refusals_do_not_use_up_the_attempts() -> None:
-    attempts = started(ScriptedDesk(), max_attempts=2)
-    assert len(fail(attempts, 0, Overloaded("full"), 101.0)) == 1
-    assert len(fail(attempts, 1, LinkLost("gone"), 101.0)) == 1
-    assert fail(attempts, 2, Draining("leaving"), 101.0) == ["send 3 to D, 9000 ms"]
-    assert fail(attempts, 3, LinkLost("gone"), 101.0) == ["failed: link_lost"]
-
-
 # what a node says is the caller's fault
-
-
-@pytest.mark.parametrize("case", ["no token", "nobody else", "not safe", "at the deadline", "late"])
-def test_caller_s_own_fault_ends_it_where_no_second_opinion_is_to_be_had(case: str) -> None:
-    error = DeadlineExceeded("late") if case == "late" else InvalidRequest("bad")
-    picker = ScriptedDesk("A" if case == "nobody else" else "AB", opinions=case != "no token")
-    picker.ample_s = 99.0
-    attempts = started(picker, is_safe=case != "not safe")
-    now_s = 110.0 if case == "at the deadline" else 101.0
-    assert attempts.failed(0, error, now_s) == (Failed(error),)
-    assert picker.reported == ["sent A", f"failed A {error.code} {now_s - 100:g}"]
-    assert picker.retries == 9
 
 
 def test_request_that_was_never_sent_needs_no_second_opinion() -> None:
     attempts = started(ScriptedDesk(opinions=1))
     error = TooLarge("a message of 1 GB")
     assert attempts.failed(0, error, 100.0, is_unsent=True) == (Failed(error),)
-
-
-@pytest.mark.parametrize("error", FINAL, ids=lambda error: error.code)
-def test_caller_s_own_fault_is_believed_when_a_second_node_says_so_too(
-    error: CapameshError,
-) -> None:
-    picker = ScriptedDesk(opinions=9)
-    attempts = started(picker)
-    assert fail(attempts, 0, error, 101.0) == ["send 1 to B, 9000 ms"]
-    second = InvalidRequest("bad too")
-    assert attempts.failed(1, second, 102.0) == (Failed(error),)
-    assert picker.reported == [
-        "sent A",
-        f"failed A {error.code} 1",
-        "sent B",
-        f"failed B {second.code} 1",
-    ]
-    assert (picker.retries, picker.opinions) == (9, 8)
-
-
-def test_node_that_blames_the_caller_for_what_another_answers_is_refuted() -> None:
-    picker = ScriptedDesk(opinions=1)
-    attempts = started(picker)
-    assert fail(attempts, 0, InvalidRequest("bad"), 101.0) == ["send 1 to B, 9000 ms"]
-    assert answer(attempts, 1, 103.0) == ["answered by 1"]
-    assert picker.reported[1:] == [
-        "failed A invalid_request 1",
-        "sent B",
-        "refuted A invalid_request 1 by B",
-        "answered B 2 0.25 1500",
-    ]
-
-
-@pytest.mark.parametrize("error", [*REFUSALS, *UNKNOWN, *UNTRUE], ids=lambda error: error.code)
-def test_second_node_without_an_opinion_leaves_the_first_one_s(error: CapameshError) -> None:
-    picker = ScriptedDesk(opinions=9)
-    attempts = started(picker)
-    bad = InvalidRequest("bad")
-    attempts.failed(0, bad, 101.0)
-    assert attempts.failed(1, error, 102.0) == (Failed(bad),)
-    assert (picker.retries, len(picker.reported)) == (9, 4)
-
-
-def test_another_is_asked_while_the_word_of_an_invite_is_lacking_and_so_many_at_most() -> None:
-    picker = ScriptedDesk(opinions=9, first_byte_limit_s=1.0)
-    picker.is_lacking = True
-    attempts = started(picker)
-    bad = InvalidRequest("bad")
-    assert fail(attempts, 0, bad, 100.5) == ["send 1 to B, 9500 ms"]
-    assert fail(attempts, 1, ModelUnavailable("loading"), 100.6) == ["send 2 to C, 9400 ms"]
-    assert tick(attempts, 101.6) == ["send 3 to D, 8400 ms"]
-    # B was not a run; three that may have run it are as many as there may be
-    assert attempts.failed(3, RunFailed("no"), 102.0) == (Failed(bad), Withdraw(2))
 
 
 def test_request_is_told_that_the_fleet_is_full_where_the_word_is_lacking_of_who_is_full() -> None:
@@ -519,52 +319,6 @@ def test_request_is_told_that_the_fleet_is_full_where_the_word_is_lacking_of_who
         bad, full = InvalidRequest("bad"), Overloaded("full", 0.5)
         attempts.failed(0, bad, 101.0)
         assert attempts.failed(1, full, 102.0) == (Failed(full if is_lacking else bad),)
-
-
-def test_all_who_blame_the_caller_for_what_another_answers_are_refuted() -> None:
-    picker = ScriptedDesk(opinions=9)
-    picker.is_lacking = True
-    attempts = started(picker)
-    for number in range(2):
-        fail(attempts, number, InvalidRequest("bad"), 101.0 + number)
-    assert answer(attempts, 2, 103.0) == ["answered by 2"]
-    refuted = [line for line in picker.reported if line.startswith("refuted")]
-    assert refuted == ["refuted A invalid_request 1 by C", "refuted B invalid_request 1 by C"]
-
-
-@pytest.mark.parametrize("limit_s", [2.0, 99.0])
-def test_second_node_that_is_silent_leaves_the_first_one_s_opinion(limit_s: float) -> None:
-    picker = ScriptedDesk(opinions=1, first_byte_limit_s=limit_s)
-    attempts = started(picker)
-    bad = InvalidRequest("bad")
-    attempts.failed(0, bad, 101.0)
-    assert attempts.tick(min(103.0 if limit_s == 2.0 else 110.0, 110.0)) == (
-        Failed(bad),
-        Withdraw(1),
-    )
-
-
-def test_attempt_that_is_under_way_already_is_the_second_opinion() -> None:
-    for has_answer in (False, True):
-        picker = ScriptedDesk(hedge_delay_s=1.0)
-        attempts = started(picker, is_hedged=True)
-        assert tick(attempts, 101.0) == ["send 1 to B, 9000 ms"]
-        bad = InvalidRequest("bad")
-        assert attempts.failed(1, bad, 102.0) == ()
-        if has_answer:
-            assert answer(attempts, 0, 103.0) == ["answered by 0"]
-            assert "refuted B invalid_request 1 by A" in picker.reported
-        else:
-            assert attempts.failed(0, bad, 103.0) == (Failed(bad),)
-
-
-def test_second_opinion_that_is_alone_under_way_may_be_hedged() -> None:
-    picker = ScriptedDesk(hedge_delay_s=1.0, first_byte_limit_s=0.5, opinions=1)
-    attempts = started(picker, is_hedged=True)
-    picker.limit_s = 99.0
-    assert tick(attempts, 100.5) == ["send 1 to B, 9500 ms"]
-    assert fail(attempts, 0, InvalidRequest("bad"), 100.75) == []
-    assert attempts.due_s == 101.75
 
 
 def test_word_of_one_invite_is_no_verdict_at_the_deadline_either() -> None:
@@ -581,14 +335,6 @@ def test_word_of_one_invite_is_no_verdict_at_the_deadline_either() -> None:
         assert fail(told, 1, late, 109.9) == [f"failed: {wanted}"]
         at_once = started(picker)
         assert fail(at_once, 0, bad, 110.0) == [f"failed: {wanted}"]
-
-
-def test_mistake_that_the_router_sees_is_told_as_its_node_says_it() -> None:
-    picker = ScriptedDesk(opinions=9)
-    attempts = started(picker)
-    attempts.failed(0, InvalidRequest("a lie"), 101.0)
-    seen = InvalidRequest("the shape is [1, 3]")
-    assert attempts.failed(1, seen, 102.0, is_certain=True) == (Failed(seen),)
 
 
 @pytest.mark.parametrize("alone", ["A", "B"])
@@ -633,52 +379,7 @@ def test_error_that_cannot_be_the_caller_s_fault_is_the_node_s_and_retried(
     )
 
 
-def test_model_that_its_node_has_just_unloaded_is_asked_for_elsewhere_though_unsafe() -> None:
-    attempts = started(ScriptedDesk(), is_safe=False)
-    assert fail(attempts, 0, ModelNotFound("unloaded"), 101.0) == ["send 1 to B, 9000 ms"]
-
-
-def test_node_that_says_late_shortly_before_the_deadline_is_believed() -> None:
-    picker = ScriptedDesk(opinions=9)
-    attempts = started(picker)
-    late = DeadlineExceeded("it waited too long")
-    assert attempts.failed(0, late, 109.6) == (Failed(late),)
-    assert picker.reported[-1] == "failed A deadline_exceeded 9.6"
-
-
 # without a link
-
-
-def test_request_without_a_link_waits_for_one_and_is_sent_then() -> None:
-    picker = ScriptedDesk("", can_wait=True)
-    attempts = flight_at(picker)
-    assert attempts.start(100.0) == ()
-    assert (attempts.is_waiting, attempts.due_s) == (True, 103.0)
-    assert attempts.linked(100.5) == ()  # another node's
-    assert attempts.is_waiting
-    picker.replicas = [FakeHost("A")]
-    assert said(attempts.linked(101.0)) == ["send 0 to A, 9000 ms"]
-    assert (attempts.is_waiting, attempts.due_s) == (False, 110.0)
-    assert attempts.linked(101.0) == ()
-    assert answer(attempts, 0, 102.0) == ["answered by 0"]
-
-
-@pytest.mark.parametrize(("deadline_s", "due_s"), [(110.0, 103.0), (101.0, 101.0)])
-@pytest.mark.parametrize("event", ["tick", "linked"])
-def test_request_waits_for_a_link_no_longer_than_it_has_time_and_says_so(
-    deadline_s: float, due_s: float, event: str
-) -> None:
-    picker = ScriptedDesk("", can_wait=True)
-    attempts = flight_at(picker, deadline_s=deadline_s)
-    attempts.start(100.0)
-    assert attempts.tick(due_s - 0.001) == ()
-    picker.replicas = [FakeHost("A")] if event == "tick" and due_s == deadline_s else []
-    (final,) = attempts.tick(due_s) if event == "tick" else attempts.linked(due_s)
-    assert isinstance(final, Failed)
-    assert isinstance(final.error, NoEndpoint)
-    assert str(final.error) == f"nobody is left (waited {due_s - 100:.1f} s for a link)"
-    assert (attempts.is_waiting, attempts.due_s, picker.reported) == (False, math.inf, [])
-    assert attempts.linked(due_s) == attempts.tick(due_s) == ()
 
 
 def test_request_waits_longer_where_a_link_is_to_be_back_but_not_for_ever() -> None:
@@ -696,45 +397,6 @@ def test_request_waits_longer_where_a_link_is_to_be_back_but_not_for_ever() -> N
     (final,) = attempts.tick(120.0)
     assert isinstance(final, Failed)
     assert str(final.error) == "nobody is left (waited 20.0 s for a link)"
-
-
-def test_request_looks_once_more_before_it_gives_up_for_one_who_became_fit_without_a_new_link() -> (
-    None
-):
-    picker = ScriptedDesk("", can_wait=True)
-    attempts = flight_at(picker)
-    attempts.start(100.0)
-    picker.replicas = [FakeHost("A")]
-    assert said(attempts.tick(103.0)) == ["send 0 to A, 7000 ms"]
-    assert (attempts.is_waiting, attempts.due_s) == (False, 110.0)
-
-
-def test_request_that_has_waited_waits_on_when_the_first_link_s_node_is_full() -> None:
-    picker = ScriptedDesk("", can_wait=True)
-    attempts = flight_at(picker)
-    attempts.start(100.0)
-    picker.replicas = [FakeHost("A")]
-    attempts.linked(101.0)
-    picker.wait_until_s = lambda asked, now_s: now_s  # type: ignore[method-assign]  # B has no link yet
-    assert fail(attempts, 0, Overloaded("full"), 101.1) == []
-    assert (attempts.is_waiting, attempts.due_s) == (True, 103.0)
-    picker.replicas.append(FakeHost("B"))
-    assert said(attempts.linked(101.25)) == ["send 1 to B, 8750 ms"]
-    assert fail(attempts, 1, Overloaded("full"), 101.3) == []
-    assert said(attempts.tick(103.0)) == ["failed: overloaded"]
-
-
-def test_request_does_not_wait_where_no_link_would_help_or_it_may_not() -> None:
-    attempts = flight_at(ScriptedDesk("", can_wait=True), max_wait_s=0.0)
-    assert said(attempts.start(100.0)) == ["failed: no_endpoint"]
-    picker = ScriptedDesk("", can_wait=True)
-    attempts = flight_at(picker)
-    attempts.start(100.0)
-    picker.can_wait = False  # the link is up, and its node drains
-    assert attempts.linked(101.0) == (Failed(picker.nobody),)
-    picker = ScriptedDesk("A", can_wait=True)
-    attempts = started(picker)
-    assert fail(attempts, 0, Overloaded("full"), 101.0) == ["failed: overloaded"]
 
 
 def test_replica_lost_with_its_link_is_asked_again_over_a_new_one_when_no_other_is_left() -> None:
@@ -763,17 +425,6 @@ def sudden() -> LinkLost:
     return error
 
 
-def test_request_that_a_process_may_have_died_of_is_asked_once_more_of_any_process() -> None:
-    picker = ScriptedDesk("A", can_wait=True)
-    attempts = started(picker)
-    assert fail(attempts, 0, sudden(), 101.0) == []
-    picker.linked_s = {"A": 102.0}  # the one that replaces it
-    assert said(attempts.linked(102.0)) == ["send 1 to A, 8000 ms"]
-    assert answer(attempts, 1, 103.0) == ["answered by 1"]
-    assert picker.reported[1:4] == ["failed A link_lost 1", "died A", "sent A"]
-    assert "unknown" not in picker.reported
-
-
 def test_replica_that_is_to_repeat_it_gives_a_sign_of_life_first() -> None:
     for sign_s in (101.01, math.inf):
         picker = ScriptedDesk("AB")
@@ -789,35 +440,6 @@ def test_replica_that_is_to_repeat_it_gives_a_sign_of_life_first() -> None:
         else:  # its link stands: it is busy
             assert tick(attempts, 101.25) == ["send 1 to B, 8750 ms"]
         assert not attempts.awaits_life
-
-
-def test_replica_whose_link_is_lost_before_a_sign_of_life_is_not_counted() -> None:
-    picker = ScriptedDesk("AB", can_wait=True)
-    attempts = started(picker)
-    picker.alive_s = {"B": 100.9}
-    assert fail(attempts, 0, sudden(), 101.0) == ["probe B"]
-    lost = picker.replicas.pop()  # killed at the same time
-    assert said(attempts.linked(101.1)) == []
-    assert (attempts.is_waiting, attempts.awaits_life) == (True, True)
-    assert tick(attempts, 101.25) == []
-    assert attempts.due_s > 101.25
-    picker.replicas.append(lost)
-    picker.alive_s = {"B": 103.0}
-    assert said(attempts.linked(103.0)) == ["send 1 to B, 7000 ms"]
-    assert picker.reported.count("died A") == 1
-    assert "died B" not in picker.reported
-
-
-def test_request_that_has_ended_two_processes_is_not_sent_to_a_third() -> None:
-    picker = ScriptedDesk()
-    attempts = started(picker)
-    assert fail(attempts, 0, sudden(), 101.0) == ["send 1 to B, 9000 ms"]
-    picker.standing = Stand.GUILTY
-    (final,) = attempts.failed(1, sudden(), 102.0)
-    assert isinstance(final, Failed)
-    assert isinstance(final.error, RequestKills)
-    assert final.error.deaths == 2
-    assert picker.reported[-1] == "guilty"
 
 
 def test_request_that_ends_processes_is_not_acquitted_by_one_that_calls_it_wrong() -> None:
@@ -862,15 +484,6 @@ def test_request_waits_while_it_is_open_who_is_guilty_and_may_be_cleared() -> No
             assert picker.reported[-1] == "unknown"
 
 
-def test_evidence_decides_when_no_more_can_be_known_in_time() -> None:
-    picker = ScriptedDesk()
-    attempts = started(picker)
-    attempts.failed(0, sudden(), 101.0)
-    picker.standing, picker.final_stand = Stand.OPEN, Stand.GUILTY
-    assert fail(attempts, 1, sudden(), 102.0) == []
-    assert tick(attempts, 110.0) == ["failed: request_kills"]
-
-
 def test_request_far_above_the_usual_size_is_not_repeated_at_all() -> None:
     picker = ScriptedDesk()
     picker.is_huge = True
@@ -884,82 +497,9 @@ def test_request_far_above_the_usual_size_is_not_repeated_at_all() -> None:
     assert fail(attempts, 0, LinkLost("silent for 6 s"), 101.0) == ["send 1 to B, 9000 ms"]
 
 
-def test_request_that_must_not_run_twice_is_not_repeated_after_a_death() -> None:
-    picker = ScriptedDesk()
-    attempts = started(picker, is_safe=False)
-    assert fail(attempts, 0, sudden(), 101.0) == ["failed: link_lost"]
-    assert picker.reported[1:] == ["failed A link_lost 1", "died A", "unknown"]
-
-
 def test_node_that_says_that_a_request_kills_is_believed_no_more_than_that_its_run_failed() -> None:
     picker = ScriptedDesk("A")
     assert fail(started(picker), 0, RequestKills("it says so"), 101.0) == ["failed: run_failed"]
-
-
-def test_one_attempt_whose_link_ended_for_silence_counts_as_no_run() -> None:
-    picker = ScriptedDesk(first_byte_limit_s=1.0)
-    attempts = started(picker)
-    tick(attempts, 101.0)
-    tick(attempts, 102.0)
-    tick(attempts, 103.0)
-    assert (attempts.attempts, attempts.due_s) == (3, 110.0)
-    frozen = LinkLost("silent for 6.5 s")
-    assert fail(attempts, 0, frozen, 106.0) == ["send 3 to D, 4000 ms"]
-    picker.limit_s = 99.0
-    assert fail(attempts, 1, frozen, 106.0) == []
-    assert fail(attempts, 2, frozen, 106.0) == []
-    assert fail(attempts, 3, frozen, 106.5) == ["failed: link_lost"]
-
-
-def test_attempt_sent_as_a_process_ended_counts_as_no_run_if_its_own_ends_without_a_sign_of_life() -> (
-    None
-):
-    picker = ScriptedDesk()
-    attempts = started(picker, max_attempts=2)
-    assert fail(attempts, 0, sudden(), 101.0) == ["send 1 to B, 9000 ms"]
-    picker.alive_s = {"B": 100.9}
-    assert fail(attempts, 1, sudden(), 101.0) == ["send 2 to C, 9000 ms"]
-    assert "died B" not in picker.reported
-
-
-def test_sign_of_life_is_waited_for_anew_after_each_death() -> None:
-    picker = ScriptedDesk("ABC")
-    attempts = started(picker)
-    picker.alive_s = {"B": 100.9, "C": 101.9}
-    assert fail(attempts, 0, sudden(), 101.0) == ["probe B"]
-    assert tick(attempts, 101.25) == ["send 1 to B, 8750 ms"]
-    picker.alive_s["B"] = 101.5
-    assert fail(attempts, 1, sudden(), 102.0) == ["probe C"]
-    assert attempts.due_s == 102.25
-
-
-def test_replica_that_was_sent_the_request_after_its_sign_of_life_is_waited_for_no_more() -> None:
-    picker = ScriptedDesk("AB", can_wait=True)
-    attempts = started(picker)
-    picker.alive_s = {"B": 100.9}
-    assert fail(attempts, 0, sudden(), 101.0) == ["probe B"]
-    assert tick(attempts, 101.25) == ["send 1 to B, 8750 ms"]
-    assert fail(attempts, 1, LinkLost("reset"), 102.0) == []
-    assert (attempts.is_waiting, attempts.awaits_life) == (True, False)
-    assert tick(attempts, attempts.due_s) == ["failed: link_lost"]
-
-
-def test_sign_of_life_is_waited_for_no_longer_than_the_deadline() -> None:
-    picker = ScriptedDesk("AB", can_wait=True)
-    attempts = flight_at(picker, deadline_s=101.1)
-    attempts.start(100.0)
-    picker.alive_s = {"B": 100.9}
-    assert fail(attempts, 0, sudden(), 101.0) == ["probe B"]
-    assert attempts.due_s == 101.1
-    assert tick(attempts, 101.1) == ["failed: link_lost"]
-
-
-def test_request_that_may_not_wait_does_not_wait_for_who_is_guilty_either() -> None:
-    picker = ScriptedDesk()
-    picker.standing = Stand.OPEN
-    attempts = started(picker, max_wait_s=0.0)
-    assert fail(attempts, 0, sudden(), 101.0) == ["failed: link_lost"]
-    assert picker.reported[-1] == "unknown"
 
 
 @pytest.mark.parametrize("names", ["A", "AB"], ids=["waits", "is under way"])
@@ -971,95 +511,6 @@ def test_client_that_leaves_after_a_death_leaves_open_once_whose_fault_it_was(na
     for _ in range(2):
         attempts.abandon(102.0)
         assert picker.reported.count("unknown") == 1
-
-
-def test_client_that_leaves_after_the_answer_says_nothing_of_a_death() -> None:
-    picker = ScriptedDesk()
-    attempts = started(picker)
-    fail(attempts, 0, sudden(), 101.0)
-    answer(attempts, 1, 102.0)
-    attempts.abandon(103.0)
-    assert "unknown" not in picker.reported
-
-
-def test_all_waits_of_a_request_together_last_no_longer_than_one() -> None:
-    picker = ScriptedDesk("A", can_wait=True)
-    attempts = started(picker)
-    assert fail(attempts, 0, LinkLost("reset"), 101.0) == []
-    picker.linked_s = {"A": 102.0}
-    assert said(attempts.linked(102.0)) == ["send 1 to A, 8000 ms"]
-    assert fail(attempts, 1, LinkLost("reset"), 103.0) == []
-    assert attempts.due_s == 104.0
-    picker.linked_s = {"A": 103.5}
-    assert said(attempts.linked(103.5)) == ["send 2 to A, 6500 ms"]
-
-
-def test_client_that_leaves_waits_no_more() -> None:
-    picker = ScriptedDesk("", can_wait=True)
-    attempts = flight_at(picker)
-    attempts.start(100.0)
-    assert attempts.abandon(101.0) == ()
-    picker.replicas = [FakeHost("A")]
-    assert attempts.linked(101.0) == attempts.tick(110.0) == ()
-    assert (attempts.is_waiting, picker.reported) == (False, [])
-
-
-# what is bound to one node
-
-
-@pytest.mark.parametrize("error", REFUSALS, ids=lambda error: error.code)
-def test_request_bound_to_a_node_that_refuses_it_goes_to_no_other(
-    error: CapameshError,
-) -> None:
-    picker = ScriptedDesk()
-    attempts = started(picker, is_safe=False, is_pinned=True)
-    assert attempts.failed(0, error, 101.0) == (Failed(error),)
-    assert picker.asked_before == [0]
-
-
-# the deadline
-
-
-@pytest.mark.parametrize(
-    ("asked", "text"),
-    [
-        (0, "the request's deadline passed before any node was asked"),
-        (1, "no answer before the request's deadline from the one node asked"),
-        (3, "no answer before the request's deadline from any of the 3 nodes asked"),
-    ],
-)
-def test_deadline_s_error_says_how_many_nodes_were_asked(asked: int, text: str) -> None:
-    assert too_late(asked) == f"{text}; allow more time or try again later"
-
-
-def test_deadline_fails_it_and_withdraws_what_is_under_way() -> None:
-    picker = ScriptedDesk(hedge_delay_s=1.0)
-    attempts = started(picker, is_hedged=True)
-    tick(attempts, 101.0)
-    assert attempts.due_s == 110.0
-    assert attempts.tick(109.999) == ()
-    final, *rest = attempts.tick(110.0)
-    assert isinstance(final, Failed)
-    assert str(final.error) == (
-        "no answer before the request's deadline from any of the 2 nodes asked; allow more time or try again later"
-    )
-    assert rest == [Withdraw(0), Withdraw(1)]
-    assert picker.reported[2:] == ["left A", "withdrawn A 10", "left B", "withdrawn B 9"]
-    assert attempts.due_s == math.inf
-    assert attempts.tick(111.0) == ()
-
-
-@pytest.mark.parametrize("error", [*REFUSALS, *UNKNOWN], ids=lambda error: error.code)
-def test_failure_at_the_deadline_is_not_asked_elsewhere(error: CapameshError) -> None:
-    picker = ScriptedDesk()
-    attempts = started(picker)
-    assert fail(attempts, 0, error, 110.0) == ["failed: deadline_exceeded"]
-    assert (picker.retries, picker.reported) == (9, ["sent A", f"failed A {error.code} 10"])
-
-
-def test_answer_that_comes_before_the_late_tick_is_delivered() -> None:
-    attempts = started(ScriptedDesk())
-    assert answer(attempts, 0, 110.5) == ["answered by 0"]
 
 
 # the hedge
@@ -1082,38 +533,6 @@ def test_slow_attempt_is_joined_by_another_and_the_first_answer_wins() -> None:
     assert (picker.hedges, picker.retries) == (8, 9)
 
 
-@pytest.mark.parametrize(
-    ("is_safe", "is_hedged", "delay_s"),
-    [(False, True, 0.5), (True, False, 0.5), (True, True, None)],
-)
-def test_no_hedge_for_what_must_not_or_shall_not_or_cannot_be(
-    is_safe: bool, is_hedged: bool, delay_s: float | None
-) -> None:
-    picker = ScriptedDesk(hedge_delay_s=delay_s)
-    attempts = started(picker, is_safe=is_safe, is_hedged=is_hedged)
-    assert attempts.due_s == 110.0
-    assert attempts.tick(105.0) == ()
-    assert picker.hedges == 9
-
-
-def test_hedge_that_gets_no_token_is_not_asked_for_again() -> None:
-    picker = ScriptedDesk(hedges=0, hedge_delay_s=0.5)
-    attempts = started(picker, is_hedged=True)
-    assert attempts.tick(100.5) == ()
-    assert attempts.due_s == 110.0
-    assert fail(attempts, 0, LinkLost("gone"), 101.0) == ["send 1 to B, 9000 ms"]
-    assert attempts.due_s == 110.0
-    assert picker.hedges == -1
-
-
-def test_hedge_with_nobody_else_there_is_none_and_no_error() -> None:
-    picker = ScriptedDesk("A", hedge_delay_s=0.5)
-    attempts = started(picker, is_hedged=True)
-    assert attempts.tick(100.5) == ()
-    assert attempts.due_s == 110.0
-    assert answer(attempts, 0, 101.0) == ["answered by 0"]
-
-
 def test_hedge_counts_as_an_attempt() -> None:
     picker = ScriptedDesk(hedge_delay_s=0.5)
     attempts = started(picker, is_hedged=True, max_attempts=1)
@@ -1123,53 +542,6 @@ def test_hedge_counts_as_an_attempt() -> None:
     assert len(attempts.tick(100.5)) == 1
     assert fail(attempts, 0, LinkLost("gone"), 101.0) == []
     assert fail(attempts, 1, RunFailed("crashed"), 101.0) == ["failed: run_failed"]
-
-
-@pytest.mark.parametrize(("loser", "winner"), [(0, 1), (1, 0)])
-def test_failure_of_one_of_two_waits_for_the_other(loser: int, winner: int) -> None:
-    picker = ScriptedDesk(hedge_delay_s=0.5)
-    attempts = started(picker, is_hedged=True)
-    tick(attempts, 100.5)
-    assert fail(attempts, loser, LinkLost("gone"), 101.0) == []
-    assert (picker.retries, attempts.due_s) == (9, 110.0)
-    assert answer(attempts, winner, 102.0) == [f"answered by {winner}"]
-
-
-def test_third_replica_is_asked_when_both_of_two_fail() -> None:
-    picker = ScriptedDesk(hedge_delay_s=0.5)
-    attempts = started(picker, is_hedged=True)
-    tick(attempts, 100.5)
-    fail(attempts, 1, LinkLost("gone"), 101.0)
-    assert fail(attempts, 0, LinkLost("gone"), 102.0) == ["send 2 to C, 8000 ms"]
-
-
-def test_hedge_that_finds_no_room_is_not_carried_elsewhere_but_one_who_leaves_is_replaced() -> None:
-    picker = ScriptedDesk(hedge_delay_s=0.5)
-    attempts = started(picker, is_hedged=True)
-    tick(attempts, 100.5)
-    assert fail(attempts, 1, Draining("leaving"), 101.0) == ["send 2 to C, 9000 ms"]
-    assert fail(attempts, 2, Overloaded("full"), 101.0) == []
-    assert answer(attempts, 0, 102.0) == ["answered by 0"]
-
-
-def test_retry_alone_under_way_may_be_hedged_with_a_clock_of_its_own() -> None:
-    picker = ScriptedDesk(hedge_delay_s=0.5)
-    attempts = started(picker, is_hedged=True)
-    assert len(fail(attempts, 0, LinkLost("gone"), 100.25)) == 1
-    assert attempts.due_s == 100.75
-    assert tick(attempts, 100.75) == ["send 2 to C, 9250 ms"]
-
-
-def test_no_hedge_once_too_many_nodes_were_full() -> None:
-    picker = ScriptedDesk(hedge_delay_s=5.0, first_byte_limit_s=1.0)
-    attempts = started(picker, is_hedged=True, max_refusals=0)
-    assert tick(attempts, 101.0) == ["send 1 to B, 9000 ms"]
-    assert fail(attempts, 1, Overloaded("full"), 101.5) == []
-    assert attempts.due_s == 106.5
-    assert attempts.tick(106.5) == ()
-    assert (picker.hedges, attempts.due_s) == (9, 110.0)
-    assert fail(attempts, 0, LinkLost("gone"), 107.0) == ["failed: link_lost"]
-    assert picker.retries == 8
 
 
 # silence
@@ -1185,169 +557,6 @@ def test_silent_attempt_is_reported_of_once_and_another_asked_while_it_may_still
     assert answer(attempts, 0, 100.75) == ["answered by 0", "withdraw 1"]
     assert picker.reported[3:] == ["answered A 0.75 0.25 1500", "withdrawn B 0.25"]
     assert picker.retries == 8
-
-
-@pytest.mark.parametrize(
-    ("is_safe", "retries", "names"), [(False, 9, "AB"), (True, 0, "AB"), (True, 9, "A")]
-)
-def test_request_waits_until_the_deadline_where_nothing_can_be_done_about_silence(
-    is_safe: bool, retries: int, names: str
-) -> None:
-    picker = ScriptedDesk(names, retries=retries, first_byte_limit_s=0.5)
-    attempts = started(picker, is_safe=is_safe)
-    assert attempts.tick(100.5) == ()
-    assert attempts.due_s == 110.0
-    assert picker.reported == ["sent A", "silent A 0.5"]
-    assert picker.retries == retries - is_safe
-    assert tick(attempts, 110.0) == ["failed: deadline_exceeded", "withdraw 0"]
-
-
-def test_attempts_bound_silent_nodes_too() -> None:
-    picker = ScriptedDesk(first_byte_limit_s=1.0)
-    attempts = started(picker)
-    assert tick(attempts, 101.0) == ["send 1 to B, 9000 ms"]
-    assert tick(attempts, 102.0) == ["send 2 to C, 8000 ms"]
-    assert tick(attempts, 103.0) == []
-    assert (picker.retries, attempts.due_s) == (7, 110.0)
-    assert answer(attempts, 1, 104.0) == ["answered by 1", "withdraw 0", "withdraw 2"]
-
-
-def test_silent_attempt_is_no_reason_not_to_retry_another_s_failure() -> None:
-    picker = ScriptedDesk(first_byte_limit_s=1.0)
-    attempts = started(picker)
-    tick(attempts, 101.0)
-    assert fail(attempts, 1, LinkLost("gone"), 101.5) == ["send 2 to C, 8500 ms"]
-    assert fail(attempts, 2, LinkLost("gone"), 101.75) == []  # A may still answer
-    assert answer(attempts, 0, 109.0) == ["answered by 0"]
-
-
-def test_silence_while_a_hedge_may_still_answer_asks_nobody_more() -> None:
-    picker = ScriptedDesk(hedge_delay_s=0.5, first_byte_limit_s=1.0)
-    attempts = started(picker, is_hedged=True)
-    tick(attempts, 100.5)
-    assert tick(attempts, 101.0) == []
-    assert (picker.retries, picker.reported[2:]) == (9, ["silent A 1"])
-    assert tick(attempts, 101.5) == ["send 2 to C, 8500 ms"]
-    assert picker.reported[3:] == ["silent B 1", "sent C"]
-
-
-def test_late_tick_tells_of_all_that_are_silent_and_asks_one_other() -> None:
-    picker = ScriptedDesk(hedge_delay_s=0.5, first_byte_limit_s=1.0)
-    attempts = started(picker, is_hedged=True)
-    tick(attempts, 100.5)
-    assert tick(attempts, 103.0) == ["send 2 to C, 7000 ms"]
-    assert picker.reported[2:] == ["silent A 3", "silent B 2.5", "sent C"]
-    assert picker.retries == 8
-
-
-def test_retry_beside_a_silent_attempt_is_not_hedged_until_it_is_alone() -> None:
-    picker = ScriptedDesk(hedge_delay_s=2.0, first_byte_limit_s=1.0)
-    attempts = started(picker, is_hedged=True)
-    picker.limit_s = 1e9
-    assert tick(attempts, 101.0) == ["send 1 to B, 9000 ms"]
-    assert attempts.due_s == 110.0
-    assert fail(attempts, 0, LinkLost("gone"), 102.0) == []
-    assert attempts.due_s == 104.0
-    assert tick(attempts, 104.0) == ["send 2 to C, 6000 ms"]
-
-
-def test_silent_attempt_without_a_retry_may_be_hedged() -> None:
-    picker = ScriptedDesk(retries=0, hedge_delay_s=2.0, first_byte_limit_s=1.0)
-    attempts = started(picker, is_hedged=True)
-    assert attempts.tick(101.0) == ()
-    assert attempts.due_s == 102.0
-    assert tick(attempts, 102.0) == ["send 1 to B, 8000 ms"]
-
-
-def test_node_that_answers_others_has_as_long_as_is_usual_by_now() -> None:
-    picker = ScriptedDesk(first_byte_limit_s=1.0)
-    attempts = started(picker)
-    picker.answered_s["A"] = 100.5
-    picker.limit_s = 3.0
-    assert tick(attempts, 101.0) == []
-    assert (attempts.due_s, picker.reported) == (103.0, ["sent A"])
-    assert picker.remaining_s == [10.0, 10.0]  # the deadline's part in it is what it was at sending
-    assert tick(attempts, 103.0) == ["send 1 to B, 7000 ms"]  # none since
-    assert picker.reported[1:] == ["silent A 3", "sent B"]
-
-
-def test_node_that_answers_others_is_silent_once_even_what_is_usual_by_now_has_passed() -> None:
-    picker = ScriptedDesk(first_byte_limit_s=1.0)
-    attempts = started(picker)
-    picker.answered_s["A"] = 100.5
-    assert tick(attempts, 101.0) == ["send 1 to B, 9000 ms"]
-    assert picker.reported == ["sent A", "silent A 1", "sent B"]
-
-
-def test_answers_from_before_it_was_sent_say_nothing_of_a_node() -> None:
-    picker = ScriptedDesk(first_byte_limit_s=1.0)
-    attempts = started(picker)
-    picker.answered_s["A"] = 100.0
-    picker.limit_s = 3.0
-    assert tick(attempts, 101.0) == ["send 1 to B, 9000 ms"]
-
-
-# the end
-
-
-def test_client_that_leaves_withdraws_all_and_gets_no_outcome() -> None:
-    picker = ScriptedDesk(hedge_delay_s=0.5)
-    attempts = started(picker, is_hedged=True)
-    tick(attempts, 100.5)
-    assert said(attempts.abandon(101.0)) == ["withdraw 0", "withdraw 1"]
-    assert picker.reported[2:] == ["left A", "withdrawn A 1", "left B", "withdrawn B 0.5"]
-    assert attempts.due_s == math.inf
-    assert attempts.abandon(102.0) == ()
-
-
-def test_answer_after_the_end_is_ignored_and_counted_nowhere() -> None:
-    picker = ScriptedDesk(hedge_delay_s=0.5)
-    attempts = started(picker, is_hedged=True)
-    tick(attempts, 100.5)
-    answer(attempts, 1, 101.0)
-    reported, retries, hedges = list(picker.reported), picker.retries, picker.hedges
-    for attempt in (0, 1):
-        assert answer(attempts, attempt, 102.0) == []
-        for error in (*REFUSALS, *UNKNOWN, *FINAL):
-            assert fail(attempts, attempt, error, 102.0) == []
-    assert tick(attempts, 200.0) == []
-    assert said(attempts.abandon(200.0)) == []
-    assert (picker.reported, picker.retries, picker.hedges) == (reported, retries, hedges)
-
-
-def test_attempt_that_failed_cannot_answer_any_more() -> None:
-    picker = ScriptedDesk()
-    attempts = started(picker)
-    fail(attempts, 0, LinkLost("gone"), 101.0)
-    assert answer(attempts, 0, 101.0) == []
-    assert fail(attempts, 0, LinkLost("gone"), 101.0) == []
-    assert picker.reported == ["sent A", "failed A link_lost 1", "sent B"]
-
-
-def test_picker_has_what_became_of_each_attempt() -> None:
-    picker = ScriptedDesk(first_byte_limit_s=1.0)
-    a, b, c = picker.replicas[:3]
-    attempts = started(picker)
-    fail(attempts, 0, Overloaded("8 of 8 in flight"), 100.5)
-    tick(attempts, 101.5)
-    assert [attempt.record() for attempt in picker.attempts] == [
-        AttemptRecord(a, 100.0, 100.5, "overloaded: 8 of 8 in flight"),
-        AttemptRecord(b, 100.5, None, "silent, under way"),
-        AttemptRecord(c, 101.5, None, "under way"),
-    ]
-    assert repr(attempts) == "RequestAttempts(3 attempts, 2 under way)"
-    answer(attempts, 2, 102.0)
-    assert [attempt.record() for attempt in picker.attempts[1:]] == [
-        AttemptRecord(b, 100.5, 102.0, "silent, withdrawn"),
-        AttemptRecord(c, 101.5, 102.0, "answered"),
-    ]
-
-
-def test_actions_are_values() -> None:
-    assert Withdraw(0) == Withdraw(0)
-    assert Withdraw(0) != Withdraw(1)
-    assert Withdraw(0) != Answered(0)
-    assert not hasattr(Answered(0), "__dict__")
 
 
 # any order of events
@@ -1603,11 +812,3 @@ def test_fleet_that_refuses_is_asked_once_each_and_of_the_full_ones_one_more_tha
     assert overloads == max_refusals + 1 or attempts.attempts == replicas
     assert overloads <= max_refusals + 1
     assert picker.retries == 9
-
-
-def test_picker_is_told_what_each_choice_is_for() -> None:
-    picker = ScriptedDesk(hedge_delay_s=0.5)
-    attempts = started(picker, is_hedged=True)
-    assert tick(attempts, 100.5) == ["send 1 to B, 9500 ms"]
-    assert fail(attempts, 0, Draining("goes"), 100.6) == ["send 2 to C, 9400 ms"]
-    assert picker.purposes == [Purpose.FIRST, Purpose.HEDGE, Purpose.RETRY]

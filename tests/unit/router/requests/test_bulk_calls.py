@@ -8,25 +8,21 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pytest
-from fleet_fakes import Fleet, Reply, after, call, echo, failing, fp32, hang, in_virtual_time
+from fleet_fakes import Fleet, Reply, after, call, echo, failing, fp32, hang
 from mortal_nodes import Mortal, target
 
 from capamesh.protocol.bulk_deaths import MOST
 from capamesh.protocol.errors import (
     CapameshError,
-    DeadlineExceeded,
     InvalidRequest,
     LinkLost,
     ModelUnavailable,
-    NoEndpoint,
     Overloaded,
     RunFailed,
 )
-from capamesh.protocol.ids import PeerId
 from capamesh.protocol.links.calls import InferCall, LoadReport
 from capamesh.router.requests.call import NO_OPTIONS, Outcome, RoutingOptions
 from capamesh.router.resilience.health import CircuitState
-from capamesh.router.rules.constraints import Constraints
 
 ROWS = [[float(at), 0.0] for at in range(8)]
 TOLD = LoadReport(1, 0, 100, 9, 10, 0, 10, 1, 8, 0, 400)
@@ -68,7 +64,6 @@ def traces(fleet: Fleet) -> list[object]:
     ]
 
 
-@in_virtual_time
 async def test_rows_of_a_call_are_counted_at_its_replica_until_it_ends() -> None:
     fleet = world([hang, after(1.0, echo)])
     (replica,) = fleet.replicas
@@ -88,23 +83,10 @@ async def test_rows_of_a_call_are_counted_at_its_replica_until_it_ends() -> None
     assert fleet.served().admission.under_way == 0
 
 
-@in_virtual_time
-async def test_answer_of_a_job_s_call_is_no_latency_of_the_model() -> None:
-    fleet = world([after(9.0, lambda ask: ask.echo(TOLD))])
-    before = traces(fleet)
-    await sent(fleet, job())
-    assert traces(fleet) == before
-    (replica,) = fleet.replicas
-    assert replica.load == TOLD  # what it says is believed as ever
-    assert (replica.others_bulk_rows, replica.service_s) == (8, 10e-6)
-    assert (replica.endpoint.answered, replica.answered_s) == (1, 9.0)
-
-
 @pytest.mark.parametrize(
     "error",
     [Overloaded("bulk requests fill half", 2.0), RunFailed("a bad row"), InvalidRequest("bad")],
 )
-@in_virtual_time
 async def test_refusal_or_failure_of_a_job_s_call_is_no_fault_of_the_node(
     error: CapameshError,
 ) -> None:
@@ -120,20 +102,7 @@ async def test_refusal_or_failure_of_a_job_s_call_is_no_fault_of_the_node(
     assert {state.health.state(fleet.clock()) for state in fleet.replicas} == {CircuitState.CLOSED}
 
 
-@in_virtual_time
-async def test_call_of_a_job_may_be_slow_and_late_and_nobody_is_silent_for_that() -> None:
-    fleet = world([hang], [echo])
-    for _ in range(100):
-        fleet.served().window.add(0.01, 0.0)
-    before = traces(fleet)
-    with pytest.raises(DeadlineExceeded):
-        await sent(fleet, job(), allowed_s=60.0)
-    assert traces(fleet) == before
-    assert fleet.asked == [1, 0]  # no hedge, no second attempt
-
-
 @pytest.mark.parametrize("error", [RunFailed("it crashed"), InvalidRequest("bad row")])
-@in_virtual_time
 async def test_call_of_a_job_is_run_once(error: CapameshError) -> None:
     fleet = world([failing(error)], [echo])
     with pytest.raises(type(error)):
@@ -142,7 +111,6 @@ async def test_call_of_a_job_is_run_once(error: CapameshError) -> None:
 
 
 @pytest.mark.parametrize("error", [Overloaded("full"), ModelUnavailable("loading")])
-@in_virtual_time
 async def test_call_of_a_job_that_certainly_was_not_run_is_asked_elsewhere(
     error: CapameshError,
 ) -> None:
@@ -151,47 +119,9 @@ async def test_call_of_a_job_that_certainly_was_not_run_is_asked_elsewhere(
     assert [link.calls[0].is_alone for link in fleet.links] == [True, True]
 
 
-@in_virtual_time
-async def test_node_that_must_not_run_it_is_not_asked() -> None:
-    fleet = world([echo], [echo])
-    not_at = RoutingOptions(Constraints(not_at=frozenset({PeerId("A")})))
-    assert (await sent(fleet, job(), not_at)).peer == "B"
-    fleet.links[1].end()
-    with pytest.raises(NoEndpoint, match="another node"):
-        await sent(fleet, job(), not_at)
-    assert fleet.asked == [0, 1]
-
-
-@in_virtual_time
-async def test_job_waits_for_no_link_in_the_place_of_people() -> None:
-    fleet = world([echo])
-    fleet.links[0].end()
-    at_s = fleet.clock()
-    with pytest.raises(NoEndpoint):
-        await sent(fleet, job())
-    assert fleet.clock() == at_s
-
-
 # workers that end
 
 
-@in_virtual_time
-async def test_end_of_a_worker_is_told_with_its_node_and_how_many_others_it_had() -> None:
-    fleet = world([hang], [echo])
-    online = asyncio.create_task(sent(fleet, call()))
-    await asyncio.sleep(0)
-    bulk = asyncio.create_task(sent(fleet, job(is_alone=True)))
-    await asyncio.sleep(0)
-    fleet.links[0].end(is_sudden=True)
-    with pytest.raises(LinkLost) as caught:
-        await bulk
-    assert (caught.value.is_sudden, caught.value.peer, caught.value.others) == (True, "A", 1)
-    assert (await online).peer == "B"  # retried, as ever
-    assert fleet.asked == [2, 1]
-    assert len(fleet.dispatch.killers) == 0
-
-
-@in_virtual_time
 async def test_end_of_a_worker_with_a_job_s_call_is_no_fault_of_the_node_so_many_times() -> None:
     fleet = world([hang])
     (replica,) = fleet.replicas
@@ -212,7 +142,6 @@ async def test_end_of_a_worker_with_a_job_s_call_is_no_fault_of_the_node_so_many
     assert endpoint.errors["link_lost"] > MOST
 
 
-@in_virtual_time
 async def test_end_of_a_worker_without_a_job_s_call_is_the_node_s_as_ever() -> None:
     fleet = world([hang], [echo])
     online = asyncio.create_task(sent(fleet, call()))
@@ -225,7 +154,6 @@ async def test_end_of_a_worker_without_a_job_s_call_is_the_node_s_as_ever() -> N
 @pytest.mark.seeds
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("seed", range(4))
-@in_virtual_time
 async def test_rows_that_end_workers_cost_no_bystander_and_no_node_its_place(
     count: int, seed: int
 ) -> None:

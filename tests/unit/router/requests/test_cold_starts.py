@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,20 +16,14 @@ from fleet_fakes import (
     call,
     echo,
     failing,
-    hang,
     idempotent_not,
-    in_virtual_time,
-    linked,
     offer,
 )
-from typing_extensions import override
 
 from capamesh.protocol.adverts import ModelOffer, ModelState
 from capamesh.protocol.errors import (
     CapameshError,
-    DeadlineExceeded,
     Draining,
-    InvalidRequest,
     LinkLost,
     ModelNotFound,
     ModelUnavailable,
@@ -42,18 +36,14 @@ from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
 from capamesh.protocol.links.calls import ControlAction, ControlCall, decode_call
 from capamesh.protocol.links.events import Answer
 from capamesh.protocol.links.handlers import ResponseHandler
-from capamesh.protocol.links.sequence_mark import SequenceMark
 from capamesh.protocol.tensors import Limits
-from capamesh.router.balancing.serving import BACK_SOON_S, MOST_MISSED, PROVEN_S
-from capamesh.router.fleet.absent_models import AbsentModels
+from capamesh.router.balancing.serving import BACK_SOON_S, MOST_MISSED
 from capamesh.router.fleet.wanted_loads import FIRST_REST_S, MAX_LOADS
 from capamesh.router.ownership.owners import Owners
 from capamesh.router.requests.asked_load import PATIENCE_S, SETTLED_S
 from capamesh.router.requests.attempts import MAX_WAIT_S
-from capamesh.router.requests.call import NO_OPTIONS, Call, Outcome, Responder
+from capamesh.router.requests.call import NO_OPTIONS
 from capamesh.router.requests.cold_starts import (
-    FRESH_S,
-    LOOK_AGAIN_S,
     MAX_OF_MODEL,
     MAX_WAITING,
 )
@@ -146,7 +136,6 @@ async def supervisor() -> None:
         await asyncio.sleep(0)
 
 
-@in_virtual_time
 async def test_requests_wait_while_one_node_loads_the_model_and_are_answered_then() -> None:
     fleet = Cold("AB")
     asked = [fleet.ask() for _ in range(5)]
@@ -163,7 +152,6 @@ async def test_requests_wait_while_one_node_loads_the_model_and_are_answered_the
     assert fleet.counts == {}
 
 
-@in_virtual_time
 async def test_model_that_no_node_knows_or_has_failed_to_load_is_not_waited_for() -> None:
     fleet = Cold("A", state=ModelState.FAILED)
     with pytest.raises(ModelUnavailable, match="failed: no room"):
@@ -173,16 +161,6 @@ async def test_model_that_no_node_knows_or_has_failed_to_load_is_not_waited_for(
     assert fleet.nodes["A"].wants == []
 
 
-@in_virtual_time
-async def test_step_of_a_sequence_does_not_wait_for_its_state_is_gone() -> None:
-    fleet = Cold()
-    step = call().replace(sequence=SequenceMark("s"))
-    with pytest.raises(ModelUnavailable):
-        await fleet.infer(step, NO_OPTIONS, fleet.clock() + 30)
-    assert fleet.nodes["A"].wants == []
-
-
-@in_virtual_time
 async def test_next_node_is_asked_where_one_cannot() -> None:
     fleet = Cold("AB")
     asked = fleet.ask()
@@ -206,7 +184,6 @@ async def test_next_node_is_asked_where_one_cannot() -> None:
     assert fleet.counts == {}
 
 
-@in_virtual_time
 async def test_node_that_says_when_it_has_room_is_waited_for_if_there_is_time() -> None:
     fleet = Cold()
     patient, hasty = fleet.ask(allowed_s=30.0), fleet.ask(allowed_s=3.0)
@@ -227,7 +204,6 @@ async def test_node_that_says_when_it_has_room_is_waited_for_if_there_is_time() 
     assert await patient == "A"
 
 
-@in_virtual_time
 async def test_node_that_failed_is_asked_again_at_once_when_a_model_left_it() -> None:
     fleet = Cold("AB", "m", "n")
     fleet.says("A", ModelState.READY, only="n")
@@ -247,7 +223,6 @@ async def test_node_that_failed_is_asked_again_at_once_when_a_model_left_it() ->
     assert await asked == "A"
 
 
-@in_virtual_time
 async def test_node_that_says_that_it_loads_for_ever_has_broken_its_word_until_it_has_loaded() -> (
     None
 ):
@@ -264,7 +239,6 @@ async def test_node_that_says_that_it_loads_for_ever_has_broken_its_word_until_i
     await asyncio.gather(asked, return_exceptions=True)
 
 
-@in_virtual_time
 async def test_load_that_takes_too_long_ends_the_wait_at_the_deadline() -> None:
     fleet = Cold()
     with pytest.raises(ModelUnavailable, match="which takes longer than the request's time"):
@@ -280,36 +254,6 @@ async def test_load_that_takes_too_long_ends_the_wait_at_the_deadline() -> None:
     assert len(fleet.nodes["A"].wants) == 2
 
 
-@in_virtual_time
-async def test_node_is_asked_as_soon_as_there_is_a_link_and_not_before() -> None:
-    fleet = Cold()
-    link, fleet.endpoints[0].link = fleet.endpoints[0].link, None
-    asked = fleet.ask()
-    await asyncio.sleep(5 * LOOK_AGAIN_S)
-    assert fleet.nodes["A"].wants == []
-    fleet.endpoints[0].link = link
-    fleet.routing.reached(PeerId("A"))
-    await supervisor()
-    assert len(fleet.nodes["A"].wants) == 1
-    fleet.says("A", ModelState.READY)
-    assert await asked == "A"
-
-
-@in_virtual_time
-async def test_request_that_leaves_waits_no_more_and_the_load_goes_on() -> None:
-    fleet = Cold()
-    asked = fleet.ask()
-    await supervisor()
-    asked.cancel()
-    await supervisor()
-    assert fleet.counts == {}
-    assert fleet.nodes["A"].given_up == 0
-    fleet.nodes["A"].loaded()
-    fleet.says("A", ModelState.READY)
-    assert await fleet.ask() == "A"
-
-
-@in_virtual_time
 async def test_strangers_that_ask_for_all_models_bring_about_few_loads_at_a_time() -> None:
     names = [f"m{at}" for at in range(40)]
     fleet = Cold("ABCDEFGHIJ", *names)
@@ -322,16 +266,6 @@ async def test_strangers_that_ask_for_all_models_bring_about_few_loads_at_a_time
     assert fleet.counts == {}
 
 
-@in_virtual_time
-async def test_link_that_ends_while_it_is_asked_is_a_failure_like_any_other() -> None:
-    fleet = Cold()
-    ended = linked(fleet.endpoints[0])
-    ended.refusal = LinkLost("it has just ended")
-    with pytest.raises(ModelUnavailable, match="it has just ended"):
-        await fleet.ask(allowed_s=0.5)
-    assert fleet.counts == {}
-
-
 # one member against the rest
 
 
@@ -339,7 +273,6 @@ def other(version: str) -> ModelOffer:
     return replace(offer("m", version, AWAY), digest="sha256-chunks:" + "e" * 64)
 
 
-@in_virtual_time
 async def test_version_that_is_not_trusted_is_loaded_for_no_request_that_does_not_name_it() -> None:
     fleet = Cold("AB", owners=Owners())
     versions = [other(str(number)) for number in range(900, 950)]
@@ -357,7 +290,6 @@ async def test_version_that_is_not_trusted_is_loaded_for_no_request_that_does_no
     assert fleet.counts == {}
 
 
-@in_virtual_time
 @pytest.mark.parametrize("answers", [True, False], ids=["lies", "never answers"])
 async def test_node_that_breaks_its_word_keeps_a_model_cold_once_and_its_invite_is_asked_last(
     answers: bool,
@@ -384,29 +316,6 @@ async def test_node_that_breaks_its_word_keeps_a_model_cold_once_and_its_invite_
         fleet.says("A", AWAY)
 
 
-@in_virtual_time
-async def test_load_is_over_as_soon_as_the_advert_shows_it() -> None:
-    fleet = Cold("A", "m", "n")
-    asked = fleet.ask("m")
-    await supervisor()
-    fleet.nodes["A"].loaded()
-    await asyncio.sleep(SETTLED_S / 2)
-    assert repr(fleet.routing.pipeline.cold).startswith(
-        "ColdStarts(1 waiting, WantedLoads(1 under way"
-    )
-    fleet.says("A", ModelState.READY)
-    assert await asked == "A"
-    assert (
-        repr(fleet.routing.pipeline.cold)
-        == "ColdStarts(0 waiting, WantedLoads(0 under way, 0 rest))"
-    )
-    await asyncio.sleep(2 * SETTLED_S)
-    assert (
-        repr(fleet.routing.pipeline.cold)
-        == "ColdStarts(0 waiting, WantedLoads(0 under way, 0 rest))"
-    )
-
-
 class Claimed(Cold):
     """A fleet of nodes whose model is away, and one that says to have it ready and follows `script`."""
 
@@ -421,7 +330,6 @@ class Claimed(Cold):
         self.says(peer, ModelState.READY)
 
 
-@in_virtual_time
 @pytest.mark.parametrize(
     "error",
     [
@@ -449,17 +357,6 @@ async def test_node_that_fails_all_keeps_no_model_from_being_loaded_by_another(
     assert fleet.counts == {}
 
 
-@in_virtual_time
-async def test_request_that_such_a_node_fails_waits_for_the_load() -> None:
-    fleet = Claimed("A", failing(RunFailed("the run failed")))
-    asked = fleet.ask()
-    await fleet.load("A")
-    assert await asked == "A"
-    assert len(fleet.evil.asks) == 1
-    assert fleet.counts == {}
-
-
-@in_virtual_time
 async def test_request_that_may_not_run_twice_is_not_run_again_and_the_next_waits() -> None:
     fleet = Cold("A")
     fleet.node("X", failing(RunFailed("half way")), models=[idempotent_not(offer())])
@@ -471,33 +368,6 @@ async def test_request_that_may_not_run_twice_is_not_run_again_and_the_next_wait
     asked.cancel()
 
 
-@in_virtual_time
-async def test_node_that_never_answers_keeps_others_from_loading_for_few_requests() -> None:
-    fleet = Claimed("A", hang)
-    lost = [fleet.ask(allowed_s=2.0) for _ in range(MOST_MISSED)]
-    await asyncio.sleep(1.9)
-    assert fleet.asked() == {}
-    outcomes = await asyncio.gather(*lost, return_exceptions=True)
-    assert {type(one) for one in outcomes} == {DeadlineExceeded}
-    asked = [fleet.ask() for _ in range(3)]
-    await fleet.load("A")
-    assert await asyncio.gather(*asked) == ["A"] * 3
-    assert fleet.counts == {}
-
-
-@in_virtual_time
-async def test_node_that_blames_every_caller_keeps_others_from_loading_for_few_requests() -> None:
-    fleet = Claimed("A", failing(InvalidRequest("your request is wrong")))
-    for _ in range(MOST_MISSED):
-        assert fleet.asked() == {}
-        with pytest.raises(InvalidRequest):
-            await fleet.ask()
-    asked = fleet.ask()
-    await fleet.load("A")
-    assert await asked == "A"
-
-
-@in_virtual_time
 async def test_node_to_which_there_is_never_a_link_does_not_count_once_a_request_has_failed_for_it() -> (
     None
 ):
@@ -513,7 +383,6 @@ async def test_node_to_which_there_is_never_a_link_does_not_count_once_a_request
     assert [await first, await second] == ["A", "A"]
 
 
-@in_virtual_time
 async def test_node_whose_link_is_lost_is_waited_for_a_moment_before_another_is_asked() -> None:
     fleet = Claimed("A", echo)
     assert await fleet.ask() == "X"
@@ -531,61 +400,6 @@ async def test_node_whose_link_is_lost_is_waited_for_a_moment_before_another_is_
     assert await early == "A"  # news of any node wakes who waits for a link
 
 
-@in_virtual_time
-async def test_node_that_is_ejected_does_not_count_however_lately_it_has_answered() -> None:
-    fleet = Claimed("A", echo)
-    assert await fleet.ask() == "X"
-    fleet.replicas[0].health.eject(fleet.clock())
-    asked = fleet.ask()
-    await fleet.load("A")
-    assert await asked == "A"
-
-
-@in_virtual_time
-@pytest.mark.parametrize("has_answered", [False, True])
-async def test_node_that_says_to_load_it_again_counts_only_if_it_has_answered_within_a_minute(
-    has_answered: bool,
-) -> None:
-    fleet = Claimed("A", echo)
-    if has_answered:
-        assert await fleet.ask() == "X"
-    fleet.says("X", ModelState.LOADING)
-    asked = fleet.ask()
-    await supervisor()
-    assert fleet.asked() == ({} if has_answered else {"A": 1})
-    asked.cancel()
-    await asyncio.sleep(PROVEN_S)
-    asked = fleet.ask()
-    await supervisor()
-    assert fleet.asked() == {"A": 1}
-    asked.cancel()
-
-
-@in_virtual_time
-async def test_one_failure_of_a_node_that_answers_has_nothing_loaded_elsewhere() -> None:
-    fleet = Claimed("A", echo, failing(RunFailed("a wrong request")), echo)
-    assert await fleet.ask() == "X"
-    with pytest.raises(RunFailed):
-        await fleet.ask()
-    assert await fleet.ask() == "X"
-    assert fleet.asked() == {}
-
-
-@in_virtual_time
-async def test_node_that_says_to_have_the_model_is_tried_where_no_other_can_load_it() -> None:
-    fleet = Claimed("A", failing(RunFailed("no")), failing(RunFailed("still not")), echo)
-    first = fleet.ask()
-    await supervisor()
-    fleet.nodes["A"].failed(ModelUnavailable("an operator is unknown"))
-    with pytest.raises(RunFailed, match="no"):
-        await first
-    with pytest.raises(RunFailed, match="still not"):
-        await fleet.ask()
-    assert await fleet.ask() == "X"
-    assert fleet.asked() == {"A": 1}
-
-
-@in_virtual_time
 async def test_request_whose_load_fails_tries_a_node_that_says_to_have_the_model() -> None:
     fleet = Claimed("A", failing(RunFailed("no")), echo)
     first = fleet.ask()
@@ -599,7 +413,6 @@ async def test_request_whose_load_fails_tries_a_node_that_says_to_have_the_model
     assert fleet.counts == {}
 
 
-@in_virtual_time
 async def test_load_that_no_node_can_be_asked_for_is_not_waited_for() -> None:
     fleet = Claimed("A", failing(RunFailed("no")), echo)
     link, fleet.endpoints[0].link = fleet.endpoints[0].link, None
@@ -612,22 +425,9 @@ async def test_load_that_no_node_can_be_asked_for_is_not_waited_for() -> None:
     assert fleet.asked() == {}
 
 
-@in_virtual_time
-async def test_request_that_leaves_after_a_failure_waits_no_more() -> None:
-    fleet = Claimed("A", failing(RunFailed("no")))
-    asked = fleet.ask()
-    await supervisor()
-    assert repr(fleet.routing.pipeline.cold).startswith("ColdStarts(1 waiting")
-    asked.cancel()
-    await supervisor()
-    assert repr(fleet.routing.pipeline.cold).startswith("ColdStarts(0 waiting")
-    assert fleet.counts == {}
-
-
 # strangers against the rest
 
 
-@in_virtual_time
 async def test_requests_for_what_is_away_take_no_place_from_those_who_wait_for_a_link() -> None:
     fleet = Cold("A", "m", "n", "o")
     asked = [fleet.ask(name) for name in "mmn" for _ in range(MAX_OF_MODEL)]
@@ -646,50 +446,6 @@ async def test_requests_for_what_is_away_take_no_place_from_those_who_wait_for_a
     assert fleet.routing.pipeline.cold._bytes == 0
 
 
-@in_virtual_time
-async def test_news_of_a_model_is_worked_out_once_for_all_who_wait_for_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    fleet = Cold("A", "m", "n")
-    asked = [fleet.ask("m") for _ in range(MAX_OF_MODEL)]
-    await supervisor()
-    looked: list[ModelName] = []
-    started: list[int] = []
-    cold = fleet.routing.pipeline.cold
-    unloaded, start = AbsentModels.unloaded, cold.start
-    monkeypatch.setattr(
-        AbsentModels,
-        "unloaded",
-        lambda self, model: looked.append(model) or unloaded(self, model),  # type: ignore[func-returns-value]
-    )
-    monkeypatch.setattr(
-        cold,
-        "start",
-        lambda *given: started.append(1) or start(*given),  # type: ignore[func-returns-value]
-    )
-    for _ in range(3):
-        fleet.says("A", AWAY)
-    assert (looked, started) == (["m"] * 3, [])
-    before = advert("B", "b:1", models=[offer("x")])
-    fleet.routing.heard([Changed(before, before)])
-    assert len(looked) == 3
-    fleet.says("A", ModelState.READY)
-    assert await asyncio.gather(*asked) == ["A"] * MAX_OF_MODEL
-    assert len(started) == MAX_OF_MODEL
-
-
-@in_virtual_time
-async def test_model_is_wanting_only_while_a_node_might_load_it_and_none_serves_it() -> None:
-    fleet = Cold("AB")
-    cold = fleet.routing.pipeline.cold
-    name, version = offer().name, offer().version
-    assert cold.is_wanting(name, version)
-    fleet.says("A", ModelState.READY)
-    assert not cold.is_wanting(name, version)
-    assert not cold.is_wanting(ModelName("another"), version)
-
-
-@in_virtual_time
 @pytest.mark.parametrize(("most_bytes", "waiting"), [(1, 1), (15, 1), (16, 2)])
 async def test_bodies_of_those_who_wait_are_bounded_but_one_that_is_larger_waits_alone(
     monkeypatch: pytest.MonkeyPatch, most_bytes: int, waiting: int
@@ -705,20 +461,6 @@ async def test_bodies_of_those_who_wait_are_bounded_but_one_that_is_larger_waits
     assert fleet.counts == {}
 
 
-@in_virtual_time
-async def test_outlook_without_news_holds_for_a_moment_and_no_longer() -> None:
-    fleet = Cold()
-    cold = fleet.routing.pipeline.cold
-    key = offer().name, offer().version
-    assert fleet.clock() == 0.0
-    old = cold._outlooks[key] = replace(cold.outlook(*key), made_s=-FRESH_S)
-    new = cold.outlook(*key)
-    assert new is not old
-    await asyncio.sleep(FRESH_S - 0.001)
-    assert cold.outlook(*key) is new
-
-
-@in_virtual_time
 async def test_outlooks_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("capamesh.router.requests.cold_starts.MAX_OUTLOOKS", 2)
     fleet = Cold("A", "m", "n", "o")
@@ -728,50 +470,3 @@ async def test_outlooks_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatc
         cold.outlook(ModelName(name), offer().version)
         kept.append(len(cold._outlooks))
     assert kept == [1, 2, 1]
-
-
-class Unheard(Responder):
-    """Does nothing with what it is told."""
-
-    @override
-    def complete(self, outcome: Outcome) -> None:
-        del outcome
-
-    @override
-    def fail(self, error: CapameshError) -> None:
-        del error
-
-
-@in_virtual_time
-async def test_request_that_waited_can_be_explained_once_it_has_set_off() -> None:
-    fleet = Cold()
-    handle = fleet.routing.pipeline.start(Call(call(), NO_OPTIONS, 30.0), Unheard())
-    assert handle.picker is None
-    fleet.nodes["A"].loaded()
-    fleet.says("A", ModelState.READY)
-    assert handle.picker is not None
-    assert handle.picker.explain(fleet.clock()).chosen == ("A",)
-
-
-@in_virtual_time
-async def test_request_that_waits_has_one_timer_and_none_once_it_has_left() -> None:
-    loop, timers = asyncio.get_running_loop(), list[asyncio.TimerHandle]()
-
-    class Counted:
-        """Timers that are kept."""
-
-        call_soon = loop.call_soon
-        call_exception_handler = loop.call_exception_handler
-
-        def call_later(self, delay: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
-            timers.append(loop.call_later(delay, callback))
-            return timers[-1]
-
-    fleet = Cold()
-    fleet.endpoints[0].link = None  # so that nobody can be asked for the load
-    fleet.routing.pipeline.cold.timers = Counted()
-    handle = fleet.routing.pipeline.start(Call(call(), NO_OPTIONS, 30.0), Unheard())
-    await asyncio.sleep(1.5 * LOOK_AGAIN_S)
-    assert [timer.when() for timer in timers] == [LOOK_AGAIN_S, 2 * LOOK_AGAIN_S]
-    handle.cancel()
-    assert timers[-1].cancelled()

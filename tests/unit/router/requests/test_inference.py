@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,13 +11,11 @@ from fleet_fakes import (
     Fleet,
     NullLog,
     after,
-    answer_of,
     answering,
     echo,
     failing,
     fp32,
     hang,
-    in_virtual_time,
     keys_of,
     offer,
 )
@@ -34,7 +31,7 @@ from capamesh.protocol.ids import ModelName, ModelVersion
 from capamesh.protocol.links.calls import InferAnswer, LoadReport, encode_answer
 from capamesh.protocol.links.events import Answer
 from capamesh.protocol.oip import InferRequest
-from capamesh.protocol.tensors import Datatype, Limits, Tensor, TensorSpec
+from capamesh.protocol.tensors import Limits
 from capamesh.router.balancing.explanation import Explanation
 from capamesh.router.fleet.request_counts import RequestCounts
 from capamesh.router.requests.call import Outcome
@@ -121,7 +118,6 @@ class World:
         return {line.split('code="')[1].split('"')[0]: float(line.split()[-1]) for line in lines}
 
 
-@in_virtual_time
 async def test_request_is_answered_and_counted_once() -> None:
     world = World(echo)
     world.submit(timeout=2_000_000, priority=3)
@@ -131,7 +127,6 @@ async def test_request_is_answered_and_counted_once() -> None:
     assert world.counted() == {"ok": 1.0}
 
 
-@in_virtual_time
 async def test_request_whose_client_leaves_is_counted_once_as_cancelled() -> None:
     world = World(hang)
     world.submit()
@@ -141,7 +136,6 @@ async def test_request_whose_client_leaves_is_counted_once_as_cancelled() -> Non
     assert world.counted() == {"cancelled": 1.0}
 
 
-@in_virtual_time
 async def test_request_whose_client_leaves_after_the_answer_is_counted_as_answered() -> None:
     world = World(echo)
     world.submit()
@@ -150,16 +144,7 @@ async def test_request_whose_client_leaves_after_the_answer_is_counted_as_answer
     assert world.counted() == {"ok": 1.0}
 
 
-@in_virtual_time
-async def test_request_without_parameters_has_the_routers_time_and_the_default_priority() -> None:
-    world = World(hang)
-    world.submit()
-    assert world.fleet.links[0].budgets_ms == [30_000]
-    assert world.fleet.links[0].calls[0].priority == 128
-
-
 @pytest.mark.parametrize("is_explained", [False, True])
-@in_virtual_time
 async def test_error_is_counted_and_explained_if_that_was_asked_for(is_explained: bool) -> None:
     world = World(failing(Overloaded("full", 1.0)), is_explained=is_explained)
     world.submit()
@@ -168,7 +153,6 @@ async def test_error_is_counted_and_explained_if_that_was_asked_for(is_explained
     assert world.counted() == {"overloaded": 1.0}
 
 
-@in_virtual_time
 async def test_parameters_that_mean_nothing_are_the_callers_fault() -> None:
     world = World(echo)
     world.submit(timeout="soon")
@@ -176,7 +160,6 @@ async def test_parameters_that_mean_nothing_are_the_callers_fault() -> None:
     assert world.fleet.asked == [0]
 
 
-@in_virtual_time
 async def test_peers_failure_after_the_router_was_shut_out_is_told_as_that() -> None:
     world = World(failing(Overloaded("full", 1.0)))
     world.submit()
@@ -184,7 +167,6 @@ async def test_peers_failure_after_the_router_was_shut_out_is_told_as_that() -> 
     assert await world.settled() == ["shut_out"]
 
 
-@in_virtual_time
 async def test_bug_ends_in_an_error_of_the_router_and_in_the_log() -> None:
     world = World(echo)
 
@@ -197,18 +179,6 @@ async def test_bug_ends_in_an_error_of_the_router_and_in_the_log() -> None:
     assert world.log.events == ["request_crashed"]
 
 
-@in_virtual_time
-async def test_request_that_is_cancelled_is_withdrawn_and_says_nothing() -> None:
-    world = World(hang)
-    world.submit()
-    for _ in range(2):
-        world.request.cancel()
-    assert await world.settled() == []
-    assert world.fleet.links[0].withdrawn == [2]
-    assert world.fleet.counts == {}
-
-
-@in_virtual_time
 async def test_request_that_fails_at_once_keeps_nothing_of_its_way() -> None:
     world = World(echo)
     world.fleet.links[0].refusal = Overloaded("full", 1.0)
@@ -220,7 +190,6 @@ async def test_request_that_fails_at_once_keeps_nothing_of_its_way() -> None:
 # what is counted of a version
 
 
-@in_virtual_time
 async def test_answer_is_counted_with_its_version_rows_and_times() -> None:
     answer = InferAnswer(
         ModelVersion("1"), (fp32("y", [1, 2], [3, 4], [5, 6]),), 200_000, 300_000, LoadReport()
@@ -234,7 +203,6 @@ async def test_answer_is_counted_with_its_version_rows_and_times() -> None:
     assert (counts.queue_us, counts.run_us) == (200_000, 300_000)
 
 
-@in_virtual_time
 async def test_node_that_tells_of_more_time_than_there_was_is_not_believed() -> None:
     answer = InferAnswer(ModelVersion("1"), (fp32("y", [1, 2]),), 2**62, 2**62, LoadReport())
     world = World(after(0.5, answering(Answer(*wire(answer)))))
@@ -243,22 +211,6 @@ async def test_node_that_tells_of_more_time_than_there_was_is_not_believed() -> 
     assert (world.counts().queue_us, world.counts().run_us) == (pytest.approx(500_000), 0)
 
 
-@in_virtual_time
-async def test_answer_of_rows_without_data_counts_as_one_row() -> None:
-    empty = Tensor("y", Datatype.FP32, (2**20, 0), b"")
-    spec = TensorSpec("y", Datatype.FP32, (-1, -1))
-    world = World()
-    world.fleet.node(
-        "A",
-        answering(answer_of("1", empty)),
-        models=(replace(offer(), outputs=(spec,)),),
-    )
-    world.submit()
-    assert await world.settled() == ["answered by A"]
-    assert world.counts().rows == 1
-
-
-@in_virtual_time
 async def test_answer_counts_for_the_version_that_gave_it() -> None:
     world = World()
     one, two = failing(RunFailed("broken")), echo
@@ -270,7 +222,6 @@ async def test_answer_counts_for_the_version_that_gave_it() -> None:
     assert [world.counts(version).answered for version in ("1", "2")] == [1, 0]
 
 
-@in_virtual_time
 async def test_failure_counts_where_a_node_failed_or_none_was_free_but_not_what_the_caller_did_wrong() -> (
     None
 ):
@@ -287,28 +238,9 @@ async def test_failure_counts_where_a_node_failed_or_none_was_free_but_not_what_
     assert (wrong.request.said, wrong.counts().failed) == (["invalid_request"], 0)
 
 
-@pytest.mark.parametrize(("model", "code"), [("m", "invalid_request"), ("x", "model_not_found")])
-@in_virtual_time
-async def test_wrong_request_for_a_model_that_nobody_hosts_is_told_that_first(
-    model: str, code: str
-) -> None:
-    world = World(echo, model=ModelName(model))
-    world.submit(timeout="soon")
-    assert world.request.said == [code]
-
-
 # who is told of its end
 
 
-@in_virtual_time
-async def test_request_that_is_answered_soon_is_told_to_nobody() -> None:
-    world = World(echo)
-    world.submit()
-    await asyncio.sleep(1.0)
-    assert (world.request.said, world.ended.told) == (["answered by A"], [])
-
-
-@in_virtual_time
 async def test_request_that_is_traced_is_told_with_its_attempts() -> None:
     parent = TraceParent("1" * 32, "2" * 16, is_sampled=True)
     world = World(echo, parent=parent)
@@ -324,26 +256,6 @@ async def test_request_that_is_traced_is_told_with_its_attempts() -> None:
     assert call.trace == f"00-{'1' * 32}-{'2' * 16}-01"
 
 
-@in_virtual_time
-async def test_node_is_told_no_trace_that_its_caller_does_not_sample() -> None:
-    world = World(echo, parent=TraceParent("1" * 32, "2" * 16, is_sampled=False))
-    world.submit()
-    await asyncio.sleep(1.0)
-    (call,) = world.fleet.links[0].calls
-    assert call.trace == ""
-
-
-@in_virtual_time
-async def test_request_that_fails_is_told_with_its_code() -> None:
-    world = World(failing(Overloaded("full", 0.0)))
-    world.submit()
-    await asyncio.sleep(40.0)
-    (times,) = world.ended.told
-    assert times.code == "overloaded"
-    assert times.attempts[0].outcome.startswith("overloaded")
-
-
-@in_virtual_time
 async def test_version_that_is_named_is_the_one_of_which_it_is_told_whether_to_wait_helps() -> None:
     world = World(echo)  # A hosts version 1
     world.fleet.node("B", echo, models=(offer(version="2"),))

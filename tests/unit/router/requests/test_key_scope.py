@@ -26,13 +26,6 @@ def test_request_with_a_key_is_its_tenants_and_at_its_nodes() -> None:
         within_scope(RoutingOptions(tenant="rich"), key())
 
 
-def test_operator_and_routers_without_keys_change_nothing() -> None:
-    asked = RoutingOptions(Constraints(regions=frozenset({"eu"})), tenant="any")
-    for nobody in (None, OPERATOR):
-        assert within_scope(asked, nobody) is asked
-        assert constrained(asked.constraints, nobody) is asked.constraints
-
-
 def test_request_may_ask_for_less_than_its_key_but_not_for_more() -> None:
     of_key = key(2.0, ("eu", "us"))
     assert constrained(Constraints(1.0, frozenset({"eu", "mars"})), of_key) == Constraints(

@@ -36,31 +36,6 @@ def target(value: float, version: str = "1") -> InferCall:
     return call("m", version).replace(inputs=(fp32("x", [value, 0]),))
 
 
-def test_requests_other_than_the_very_killer_are_not_barred() -> None:
-    killers = Killers()
-    assert not killers
-    killers.note(target(1.0), 2, BOTH, 10.0)
-    assert len(killers) == 1
-    assert killers.is_barred(target(1.0), FLEET, 11.0)
-    others = [
-        target(2.0),
-        target(1.0, "2"),
-        target(1.0).replace(model="n"),
-        target(1.0).replace(inputs=(fp32("z", [1.0, 0]),)),
-        target(1.0).replace(inputs=(Tensor("x", Datatype.FP32, (2, 1), fp32("x", [1, 0]).data),)),
-        target(1.0).replace(inputs=(fp32("x", [1, 0, 0]),)),
-    ]
-    assert not any(killers.is_barred(each, FLEET, 11.0) for each in others)
-
-
-def test_one_death_is_not_enough_and_two_of_the_same_are() -> None:
-    killers = Killers()
-    killers.note(target(1.0), 1, frozenset({A}), 10.0)
-    assert not killers.is_barred(target(1.0), FLEET, 10.0)
-    killers.note(target(1.0), 1, frozenset({B}), 20.0)
-    assert killers.is_barred(target(1.0), FLEET, 20.0)
-
-
 def test_verdict_lasts_a_minute_then_ten_then_an_hour() -> None:
     killers, now_s = Killers(), 0.0
     for lasts_s in (60.0, 600.0, 3600.0):
@@ -91,28 +66,6 @@ def test_one_node_s_word_bars_nothing_that_another_might_run() -> None:
     killers.note(target(1.0), 2, frozenset({C}), 10.0)
     assert killers.is_barred(target(1.0), replicas(A, B), 10.0)
     assert not killers.is_barred(target(1.0), replicas(A, B, Witness(PeerId("D"), "two")), 10.0)
-
-
-def test_answer_to_the_very_request_lifts_the_bar() -> None:
-    killers = Killers()
-    killers.note(target(1.0), 2, BOTH, 10.0)
-    killers.answered(target(2.0), 11.0)
-    assert killers.is_barred(target(1.0), FLEET, 11.0)
-    killers.answered(target(1.0), 11.0)
-    assert not killers
-    assert not killers.is_barred(target(1.0), FLEET, 11.0)
-
-
-def test_digest_is_made_only_of_what_looks_like_a_killer_while_that_is_barred(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    killers = Killers()
-    killers.note(target(1.0), 2, BOTH, 10.0)
-    monkeypatch.setattr("capamesh.router.requests.killers.digest", pytest.fail)
-    assert not killers.is_barred(target(2.0), FLEET, 11.0)  # of the same model and size
-    killers.answered(target(2.0), 11.0)
-    assert not killers.is_barred(target(1.0), FLEET, 70.0)  # the bar has ended
-    killers.answered(target(1.0), 70.0)
 
 
 @pytest.mark.pure
@@ -164,33 +117,12 @@ def test_large_tensor_counts_by_both_ends_and_a_smaller_one_whole(
     assert (digest(call().replace(inputs=(large,))) != before) is counts
 
 
-def test_killer_is_barred_for_an_hour_from_the_third_verdict_on() -> None:
-    killers, now_s = Killers(), 0.0
-    for lasts_s in (*BARRED_S, BARRED_S[-1], BARRED_S[-1]):
-        killers.note(target(1.0), 2, BOTH, now_s)
-        assert killers.until_s == now_s + lasts_s
-        now_s += min(lasts_s, KEPT_S - 1)
-
-
 def test_single_death_is_remembered_for_an_hour_and_no_longer() -> None:
     for waited_s, is_barred in ((KEPT_S - 0.5, True), (KEPT_S, False)):
         killers = Killers()
         killers.note(target(1.0), 1, frozenset({A}), 10.0)
         killers.note(target(1.0), 1, frozenset({B}), 10.0 + waited_s)
         assert killers.is_barred(target(1.0), FLEET, 10.0 + waited_s) is is_barred
-
-
-def test_killer_noted_again_is_not_among_the_first_to_be_forgotten(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("capamesh.router.requests.killers.MAX_KILLERS", 2)
-    killers = Killers()
-    for value in (1.0, 2.0, 1.0, 3.0):
-        killers.note(target(value), 1, BOTH, 10.0)
-    killers.note(target(2.0), 1, BOTH, 10.0)
-    assert not killers.is_barred(target(2.0), FLEET, 10.0)  # its first death was forgotten
-    killers.note(target(3.0), 1, BOTH, 10.0)
-    assert killers.is_barred(target(3.0), FLEET, 10.0)
 
 
 def test_verdict_of_one_killer_does_not_shorten_that_of_another() -> None:
@@ -236,26 +168,6 @@ def test_witnesses_that_are_remembered_of_a_killer_are_bounded() -> None:
     assert len(entry.witnesses) == MAX_WITNESSES
 
 
-@pytest.mark.parametrize(("noted_s", "second_s"), [(10.0, 10.0), (0.25, 0.0)])
-def test_request_larger_than_all_that_is_looked_at_in_a_second_is_looked_at_alone(
-    monkeypatch: pytest.MonkeyPatch, noted_s: float, second_s: float
-) -> None:
-    monkeypatch.setattr("capamesh.router.requests.killers.HASHED_BYTES", 1)
-    killers = Killers()
-    killers.note(target(1.0), 2, BOTH, noted_s)
-    killers.note(target(2.0), 2, BOTH, second_s + 0.5)  # is not looked at any more
-    assert len(killers) == 1
-    assert not killers.is_barred(target(1.0), FLEET, second_s + 0.999)
-    assert killers.is_barred(target(1.0), FLEET, second_s + 1.0)
-
-
-def test_request_is_not_even_sampled_while_nobody_was_ever_barred(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(Killers, "_sample", pytest.fail)
-    assert not Killers().is_barred(target(1.0), FLEET, 0.0)
-
-
 def test_each_byte_of_a_small_request_tells_it_from_a_killer_without_a_digest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -269,12 +181,3 @@ def test_each_byte_of_a_small_request_tells_it_from_a_killer_without_a_digest(
     killers.note(small(None), 2, BOTH, 10.0)
     monkeypatch.setattr("capamesh.router.requests.killers.digest", pytest.fail)
     assert not any(killers.is_barred(small(at), FLEET, 11.0) for at in range(SAMPLES))
-
-
-def test_death_after_a_verdict_is_one_again_and_not_enough_for_the_next() -> None:
-    killers = Killers()
-    killers.note(target(1.0), 2, BOTH, 10.0)
-    killers.note(target(1.0), 1, BOTH, 20.0)
-    assert killers.until_s == 10.0 + BARRED_S[0]
-    killers.note(target(1.0), 1, BOTH, 30.0)
-    assert killers.until_s == 30.0 + BARRED_S[1]

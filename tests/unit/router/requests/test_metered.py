@@ -27,9 +27,6 @@ KEY = Key("k", b"", "lab", Scope(concurrency=1))
 ANSWER: Any = SimpleNamespace(
     answer=SimpleNamespace(outputs=[SimpleNamespace(data=b"12345"), SimpleNamespace(data=b"6")])
 )
-ANSWER_OF_BYTES: Any = SimpleNamespace(
-    answer=SimpleNamespace(outputs=[Tensor("parts", Datatype.BYTES, (1,), b"\x01\x00\x00\x00x")])
-)
 PART: Any = SimpleNamespace(outcome=ANSWER)
 
 
@@ -104,15 +101,6 @@ async def metering() -> Metering:
     return Metering()
 
 
-async def test_answer_is_passed_on_and_counted(metering: Metering) -> None:
-    handle = metering.start()
-    assert (handle.picker, metering.is_free, metering.used) == ("picker", False, [])
-    metering.pipeline.responder.complete(ANSWER)
-    assert metering.pipeline.told == [ANSWER]
-    size_bytes = sum(len(tensor.data) for tensor in call().inputs)
-    assert (metering.is_free, metering.used) == (True, [Amount(1, 1, size_bytes + 6)])
-
-
 @pytest.mark.parametrize("end", ["answer", "error", "cancel"])
 async def test_parts_are_passed_on_and_counted_however_the_answer_ends(
     metering: Metering, end: str
@@ -131,18 +119,6 @@ async def test_parts_are_passed_on_and_counted_however_the_answer_ends(
     size_bytes = sum(len(tensor.data) for tensor in call().inputs)
     parts = 3 if end == "answer" else 2
     assert (metering.is_free, metering.used) == (True, [Amount(1, 1, size_bytes + parts * 6)])
-
-
-async def test_failure_is_passed_on_and_counts_as_no_use(metering: Metering) -> None:
-    error = NoEndpoint("gone")
-    metering.start()
-    metering.pipeline.responder.fail(error)
-    assert (metering.pipeline.told, metering.is_free, metering.used) == ([error], True, [])
-
-
-async def test_cancelled_call_is_settled_and_cancelled(metering: Metering) -> None:
-    metering.start().cancel()
-    assert (metering.pipeline.told, metering.is_free, metering.used) == (["cancelled"], True, [])
 
 
 async def test_call_that_ends_before_it_has_begun_is_settled_once(metering: Metering) -> None:
@@ -201,9 +177,3 @@ async def test_liar_about_tokens_is_paid_for_what_can_have_been(metering: Meteri
     metering.pipeline.responder.complete(generated(told))
     (amount,) = metering.used
     assert amount.rows <= 400 + TEMPLATE_TOKENS + 1 + MOST_CHOICES
-
-
-async def test_answer_that_is_no_generated_one_costs_its_prompt(metering: Metering) -> None:
-    metering.start(request=asked_texts(400))
-    metering.pipeline.responder.complete(ANSWER_OF_BYTES)
-    assert [each.rows for each in metering.used] == [100]

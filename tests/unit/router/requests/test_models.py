@@ -33,23 +33,6 @@ def of(**mirrors: MirrorRule | None) -> RoutingRules:
     return RoutingRules(ModelRules(), models)
 
 
-def test_model_is_kept_from_its_first_request_while_it_is_hosted() -> None:
-    world = World()
-    first = world.models.of(M)
-    assert world.models.of(M) is first
-    world.models.tick()
-    assert world.models.of(M) is first
-    world.hosted.clear()
-    world.models.tick()
-    assert len(world.models) == 0
-
-
-def test_name_that_nobody_hosts_is_not_kept() -> None:
-    world = World()
-    assert world.models.of(X) is not world.models.of(X)
-    assert len(world.models) == 0
-
-
 def test_model_that_is_gone_is_kept_until_its_copies_have_ended() -> None:
     world = World(m=TO_2)
     model = world.models.of(M)
@@ -61,20 +44,3 @@ def test_model_that_is_gone_is_kept_until_its_copies_have_ended() -> None:
     model.mirror.ended()
     world.models.tick()
     assert len(world.models) == 0
-
-
-def test_mirror_goes_on_under_other_rules_that_leave_it_and_ends_under_those_that_do_not() -> None:
-    world = World(m=TO_2)
-    model = world.models.of(M)
-    first, versions = model.mirror, model.versions
-    world.models.take_rules(of(m=TO_2))
-    assert model.mirror is first
-    assert model.versions is not versions
-    world.models.take_rules(of(m=TO_3))
-    assert model.mirror is not None
-    assert model.mirror.rule is TO_3
-    world.models.take_rules(of())
-    assert (model.mirror, model.copies) == (None, 0)
-    world.models.take_rules(of(m=TO_2))
-    assert model.mirror is not None
-    assert world.models.of(M) is model

@@ -7,7 +7,7 @@ import random
 from collections import Counter
 
 import pytest
-from fleet_fakes import Ask, Fleet, advert, fp32, hang, in_virtual_time, offer, telling
+from fleet_fakes import Ask, Fleet, advert, hang, offer, telling
 from mortal_nodes import LOAD, Mortal, target
 
 from capamesh.protocol.errors import CapameshError, RequestKills
@@ -16,7 +16,6 @@ from capamesh.router.requests.call import NO_OPTIONS
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-@in_virtual_time
 async def test_killer_ends_two_workers_is_reported_so_and_never_sent_again(count: int) -> None:
     mortal = Mortal(count)
     assert await mortal.infer(1.0) == "ok"
@@ -37,7 +36,6 @@ async def test_killer_ends_two_workers_is_reported_so_and_never_sent_again(count
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 @pytest.mark.parametrize("seed", range(4))
-@in_virtual_time
 async def test_bystanders_of_a_stream_of_killers_are_all_answered_and_none_is_remembered(
     count: int, seed: int
 ) -> None:
@@ -82,7 +80,6 @@ async def test_bystanders_of_a_stream_of_killers_are_all_answered_and_none_is_re
 
 
 @pytest.mark.parametrize("apart_s", [0.0, 0.002, 0.05, 0.6])
-@in_virtual_time
 async def test_death_of_all_workers_at_once_is_blamed_on_no_request_and_all_are_answered(
     apart_s: float,
 ) -> None:
@@ -110,21 +107,6 @@ async def test_death_of_all_workers_at_once_is_blamed_on_no_request_and_all_are_
     assert Counter(ended) == {"ok": 800}
     assert len(mortal.fleet.dispatch.killers) == 0
     assert mortal.fleet.counts == {}
-
-
-@in_virtual_time
-async def test_digest_is_not_made_while_nobody_kills(monkeypatch: pytest.MonkeyPatch) -> None:
-    mortal = Mortal(2)
-    monkeypatch.setattr("capamesh.router.requests.killers.digest", pytest.fail)
-    assert await mortal.infer(1.0) == "ok"
-    monkeypatch.undo()
-    assert await mortal.infer(1000.0) == "request_kills"
-    monkeypatch.setattr("capamesh.router.requests.killers.digest", pytest.fail)
-    larger = target(1.0).replace(inputs=(fp32("x", [1, 2], [3, 4]),))
-    await mortal.fleet.infer(larger, NO_OPTIONS, mortal.fleet.clock() + 9.0)
-    monkeypatch.undo()
-    with pytest.raises(RequestKills, match="this very request"):
-        await mortal.fleet.infer(target(1000.0), NO_OPTIONS, mortal.fleet.clock() + 9.0)
 
 
 class Liar:
@@ -174,7 +156,6 @@ class Liar:
     ],
 )
 @pytest.mark.parametrize("late_s", [0.0, 2.0])
-@in_virtual_time
 async def test_one_member_s_word_fails_no_request_that_an_honest_node_answers(
     liars: dict[str, int], invites: dict[str, str], late_s: float
 ) -> None:
@@ -190,7 +171,6 @@ async def test_one_member_s_word_fails_no_request_that_an_honest_node_answers(
     assert liar.fleet.counts == {}
 
 
-@in_virtual_time
 async def test_word_of_one_node_bars_no_request_from_one_that_comes_later() -> None:
     liar = Liar({"A": 2}, "", {})
     for _ in range(2):
@@ -201,7 +181,6 @@ async def test_word_of_one_node_bars_no_request_from_one_that_comes_later() -> N
     assert len(liar.fleet.dispatch.killers) == 0  # it was answered
 
 
-@in_virtual_time
 async def test_many_that_are_held_end_together_and_are_all_reported_so() -> None:
     fleet = Fleet([hang], [hang])
     for link in fleet.links:

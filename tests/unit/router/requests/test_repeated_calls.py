@@ -15,7 +15,6 @@ from fleet_fakes import (
     failing,
     fp32,
     hang,
-    in_virtual_time,
 )
 
 from capamesh.protocol.errors import (
@@ -80,7 +79,6 @@ def told(found: list[Any]) -> list[str]:
     return [each.code if isinstance(each, CapameshError) else "ok" for each in found]
 
 
-@in_virtual_time
 async def test_repeated_call_gets_the_first_one_s_answer_and_is_not_run() -> None:
     keyed = Keyed()
     first = await keyed.ask()
@@ -96,16 +94,6 @@ async def test_repeated_call_gets_the_first_one_s_answer_and_is_not_run() -> Non
     assert (keyed.asked, keyed.counts) == ([2], {"first": 2, "repeated": 1})
 
 
-@in_virtual_time
-async def test_call_that_comes_while_the_first_is_under_way_joins_it() -> None:
-    keyed = Keyed(after(2, echo))
-    found = await asyncio.gather(*(keyed.ask() for _ in range(20)))
-    assert keyed.asked == [1]
-    assert len({bytes(each.answer.outputs[0].data) for each in found}) == 1
-    assert keyed.counts == {"first": 1, "joined": 19}
-
-
-@in_virtual_time
 async def test_key_is_of_one_tenant_and_of_one_request() -> None:
     keyed = Keyed()
     for options in (LAB, SHOP, NO_OPTIONS):
@@ -118,7 +106,6 @@ async def test_key_is_of_one_tenant_and_of_one_request() -> None:
     assert keyed.asked == [4]
 
 
-@in_virtual_time
 async def test_client_that_leaves_finds_the_answer_when_it_comes_again() -> None:
     keyed = Keyed(after(5, echo))
     task = asyncio.create_task(keyed.ask())
@@ -131,18 +118,6 @@ async def test_client_that_leaves_finds_the_answer_when_it_comes_again() -> None
     assert keyed.fleet.counts == {}
 
 
-@in_virtual_time
-async def test_client_that_leaves_finds_the_answer_that_came_meanwhile() -> None:
-    keyed = Keyed(after(5, echo))
-    task = asyncio.create_task(keyed.ask())
-    await asyncio.sleep(1)
-    task.cancel()
-    await asyncio.sleep(10)
-    assert (await keyed.ask()).entry is not None
-    assert keyed.asked == [1]
-
-
-@in_virtual_time
 @pytest.mark.parametrize("error", [RunFailed("bad"), LinkLost("gone")])
 async def test_error_of_a_call_that_may_have_run_is_what_each_repeated_one_gets(
     error: CapameshError,
@@ -159,16 +134,6 @@ async def test_error_of_a_call_that_may_have_run_is_what_each_repeated_one_gets(
     assert (await keyed.ask()).entry is None
 
 
-@in_virtual_time
-async def test_deadline_of_a_call_that_was_sent_is_remembered() -> None:
-    keyed = Keyed(hang, echo)
-    for _ in range(2):
-        with pytest.raises(DeadlineExceeded):
-            await keyed.ask(allowed_s=5.0)
-    assert keyed.asked == [1]
-
-
-@in_virtual_time
 @pytest.mark.parametrize("error", [Overloaded("full", 1.0), InvalidRequest("bad")])
 async def test_call_that_no_node_has_run_is_tried_again(error: CapameshError) -> None:
     keyed = Keyed(failing(error), echo)
@@ -179,7 +144,6 @@ async def test_call_that_no_node_has_run_is_tried_again(error: CapameshError) ->
     assert keyed.asked == [2]
 
 
-@in_virtual_time
 async def test_call_that_was_not_let_in_is_forgotten() -> None:
     keyed = Keyed()
     wrong = RoutingOptions(policy="no-such")
@@ -188,7 +152,6 @@ async def test_call_that_was_not_let_in_is_forgotten() -> None:
     assert (len(keyed.calls), keyed.calls.used_bytes, keyed.calls._by_tenant) == (0, 0, {})
 
 
-@in_virtual_time
 async def test_each_client_has_its_own_deadline_and_the_call_goes_on() -> None:
     keyed = Keyed(after(10, echo))
     first = asyncio.create_task(keyed.ask())
@@ -199,7 +162,6 @@ async def test_each_client_has_its_own_deadline_and_the_call_goes_on() -> None:
     assert keyed.asked == [1]
 
 
-@in_virtual_time
 async def test_tenant_leaves_as_much_to_others_as_it_has() -> None:
     many = [f"k{at:02}" for at in range(40)]
     keyed = Keyed(hang, most_bytes=30 * (KEY_BYTES + 6))
@@ -217,7 +179,6 @@ async def test_tenant_leaves_as_much_to_others_as_it_has() -> None:
     assert keyed.calls.used_bytes <= keyed.calls.most_bytes
 
 
-@in_virtual_time
 async def test_many_tenants_stay_within_the_bound() -> None:
     keyed = Keyed(most_bytes=20 * KEY_BYTES)
     found = [
@@ -235,7 +196,6 @@ async def test_many_tenants_stay_within_the_bound() -> None:
     assert keyed.calls.used_bytes == sum(keyed.calls._by_tenant.values())
 
 
-@in_virtual_time
 async def test_answer_that_is_too_large_is_not_run_again_all_the_same() -> None:
     keyed = Keyed(most_bytes=100 * KEY_BYTES)
     rows = call().replace(inputs=(fp32("x", *[[1.0, 2.0]] * 1000),))
@@ -245,7 +205,6 @@ async def test_answer_that_is_too_large_is_not_run_again_all_the_same() -> None:
     assert keyed.asked == [1]
 
 
-@in_virtual_time
 async def test_large_call_whose_client_leaves_is_withdrawn_and_not_run_again() -> None:
     keyed = Keyed(hang, most_bytes=20 * KEY_BYTES)
     rows = call().replace(inputs=(fp32("x", *[[1.0, 2.0]] * 2000),))
@@ -259,30 +218,6 @@ async def test_large_call_whose_client_leaves_is_withdrawn_and_not_run_again() -
     assert (keyed.asked, keyed.fleet.counts) == ([1], {})
 
 
-@in_virtual_time
-async def test_inputs_of_calls_without_clients_count() -> None:
-    keyed = Keyed(hang)
-    rows = call().replace(inputs=(fp32("x", *[[1.0, 2.0]] * 2000),))
-    task = asyncio.create_task(keyed.ask(asked=rows))
-    await asyncio.sleep(1)
-    before = keyed.calls.used_bytes
-    task.cancel()
-    await asyncio.sleep(1)
-    assert keyed.calls.used_bytes == before + 16_000
-    await asyncio.sleep(30)
-    assert keyed.calls.used_bytes == KEY_BYTES + len("k")
-
-
-@in_virtual_time
-async def test_step_of_a_sequence_is_run_once() -> None:
-    keyed = Keyed()
-    step = call().replace(sequence=SequenceMark(1, is_start=True))
-    await keyed.ask("first", step)
-    assert (await keyed.ask("first", step)).entry is not None
-    assert keyed.asked == [1]
-
-
-@in_virtual_time
 async def test_kept_answer_is_good_for_a_key_too() -> None:
     keyed = Keyed(rules=RoutingRules(ModelRules(cache=CacheRule(60.0))))
     await keyed.ask("one")
@@ -294,7 +229,6 @@ async def test_kept_answer_is_good_for_a_key_too() -> None:
     assert keyed.asked == [1]
 
 
-@in_virtual_time
 async def test_run_that_calls_with_keys_share_outlives_those_who_leave() -> None:
     keyed = Keyed(after(3, echo), rules=RoutingRules(ModelRules(cache=CacheRule(60.0))))
     tasks = [asyncio.create_task(keyed.ask(key)) for key in ("one", "two")]
@@ -307,7 +241,6 @@ async def test_run_that_calls_with_keys_share_outlives_those_who_leave() -> None
     assert keyed.asked == [1]
 
 
-@in_virtual_time
 async def test_large_inputs_are_compared_by_their_beginning() -> None:
     keyed = Keyed()
     size = MOST_INPUT_BYTES // 8 + 1

@@ -86,7 +86,6 @@ def shadowed(fleet: Fleet, *scripts: Any) -> tuple[FakeLink, FakeLink]:
 # versions
 
 
-@in_virtual_time
 async def test_newest_version_is_asked_unless_one_is_named_and_the_node_is_reported_which() -> None:
     fleet = Fleet()
     one, two = shadowed(fleet)
@@ -100,22 +99,6 @@ async def test_newest_version_is_asked_unless_one_is_named_and_the_node_is_repor
     assert fleet.counts == {}
 
 
-@in_virtual_time
-async def test_outputs_that_no_replica_has_are_refused_before_anything_is_sent() -> None:
-    fleet = Fleet([echo], [echo])
-    for replica in fleet.replicas:
-        replica.advertised(replace(replica.offer, outputs=()), replica.advert)
-    with pytest.raises(InvalidRequest, match=r"version 1 has no output 'y'; its outputs are $"):
-        await infer(fleet, call("m", "", "y"))
-    fleet.replicas[1].advertised(offer(), fleet.replicas[1].advert)
-    with pytest.raises(InvalidRequest, match="has no output 'y'"):
-        await infer(fleet, call("m", "", "y", "z"))
-    assert fleet.asked == [0, 0]
-    assert await infer(fleet, call("m", "", "y")) == fleet.replicas[1].endpoint.peer
-    assert fleet.counts == {}
-
-
-@in_virtual_time
 async def test_message_names_no_more_than_the_beginning_of_a_long_output() -> None:
     fleet = Fleet([echo])
     with pytest.raises(InvalidRequest) as caught:
@@ -125,7 +108,6 @@ async def test_message_names_no_more_than_the_beginning_of_a_long_output() -> No
     )
 
 
-@in_virtual_time
 async def test_rules_split_requests_among_versions_and_keep_a_key_on_one() -> None:
     fleet = Fleet(rules=RoutingRules(ModelRules(weights=((V1, 3.0), (V2, 1.0)))))
     shadowed(fleet)
@@ -163,7 +145,6 @@ OUT = [killed, draining, forced_open, never_dialled, silent]
 
 
 @pytest.mark.parametrize("put_out", OUT)
-@in_virtual_time
 async def test_next_older_version_answers_while_the_newest_s_only_node_is_out(
     put_out: Callable[[Fleet], None],
 ) -> None:
@@ -186,7 +167,6 @@ async def test_next_older_version_answers_while_the_newest_s_only_node_is_out(
     assert fleet.counts == {}
 
 
-@in_virtual_time
 async def test_request_with_a_key_does_not_change_its_version_as_another_s_run_has_failed_there() -> (
     None
 ):
@@ -207,7 +187,6 @@ async def test_request_with_a_key_does_not_change_its_version_as_another_s_run_h
     assert [await infer(fleet, step), await infer(fleet, options=keyed)] == ["A", "A"]
 
 
-@in_virtual_time
 async def test_version_that_can_be_asked_at_all_goes_before_the_newest_when_none_is_well() -> None:
     for weights in ((), ((V1, 1.0), (V2, 9.0))):
         fleet = Fleet(rules=RoutingRules(ModelRules(weights=weights)))
@@ -223,48 +202,6 @@ async def test_version_that_can_be_asked_at_all_goes_before_the_newest_when_none
         await infer(only_newest, allowed_s=0.1)
 
 
-@in_virtual_time
-async def test_next_older_version_is_asked_when_none_is_well_and_the_newest_is_not_there() -> None:
-    fleet = Fleet()
-    for peer, version in zip("ABC", ["9", "10", "11"], strict=True):
-        fleet.node(peer, echo, models=(offer(version=version),))
-    for replica in fleet.replicas:
-        replica.health.failed(fleet.clock(), is_hard=False, cause="a run failed")
-    fleet.links[2].end("killed")
-    assert [await infer(fleet) for _ in range(9)] == ["B"] * 9
-
-
-@in_virtual_time
-async def test_version_whose_only_node_is_ejected_gets_nothing_in_its_trials() -> None:
-    fleet = Fleet()
-    shadowed(fleet, echo, after(0.5, failing(RunFailed("bad"))))
-    fleet.replicas[1].health.eject(fleet.clock(), "an outlier")
-    await asyncio.sleep(2.6)
-    assert await asyncio.gather(*[infer(fleet) for _ in range(50)]) == ["A"] * 50
-    assert fleet.asked == [50, 0]
-
-
-@in_virtual_time
-async def test_version_whose_only_node_is_well_again_is_asked_again_by_the_clock_alone() -> None:
-    fleet = Fleet()
-    shadowed(fleet)
-    fleet.endpoints[1].health.failed(fleet.clock(), is_hard=True, cause="a test")
-    assert await infer(fleet) == "A"
-    await asyncio.sleep(INHIBITED_S + RAMP_S)
-    assert await infer(fleet) == "B"
-
-
-@in_virtual_time
-async def test_version_whose_only_node_recovers_gets_a_share_of_the_requests() -> None:
-    fleet = Fleet()
-    shadowed(fleet)
-    fleet.endpoints[1].health.failed(fleet.clock(), is_hard=True, cause="a test")
-    await asyncio.sleep(INHIBITED_S + RAMP_S / 2)
-    answered = Counter(await asyncio.gather(*[infer(fleet) for _ in range(60)]))
-    assert answered == {"A": 35, "B": 25}
-
-
-@in_virtual_time
 async def test_replica_that_recovers_gets_a_share_of_the_requests() -> None:
     fleet = Fleet([echo], [echo])
     fleet.endpoints[0].health.failed(fleet.clock(), is_hard=True, cause="a test")
@@ -273,19 +210,6 @@ async def test_replica_that_recovers_gets_a_share_of_the_requests() -> None:
     assert answered == {"A": 30, "B": 30}
 
 
-@in_virtual_time
-async def test_policy_of_the_new_version_chooses_after_a_change_of_version() -> None:
-    fleet = Fleet()
-    shadowed(fleet, echo, failing(Draining("goes")))
-    assert await infer(fleet) == "A"
-    assert [link.calls[0].version for link in fleet.links] == ["1", "2"]
-    for version in ("1", "2"):
-        policy = fleet.served(version).policy
-        assert isinstance(policy, InOrder)
-        assert {shape.version for shape in policy.shapes} == {version}
-
-
-@in_virtual_time
 async def test_waiting_request_looks_again_when_a_hold_is_over() -> None:
     fleet = Fleet([echo], [echo])
     fleet.links[0].end("killed")
@@ -298,22 +222,6 @@ async def test_waiting_request_looks_again_when_a_hold_is_over() -> None:
     assert fleet.clock() == pytest.approx(0.1)
 
 
-@in_virtual_time
-async def test_step_of_a_sequence_does_not_wait_for_a_link_that_may_be_another_node_s() -> None:
-    fleet = Fleet([echo], [echo])
-    for link in list(fleet.links):
-        link.end("frozen")
-    with pytest.raises(NoEndpoint, match="no link"):
-        await infer(fleet, call().replace(sequence=SequenceMark(7)))
-    assert fleet.clock() == 0.0
-    start = call().replace(sequence=SequenceMark(7, is_start=True))
-    task = asyncio.create_task(infer(fleet, start))
-    await asyncio.sleep(0.1)
-    fleet.relink(1, echo)
-    assert await task == "B"
-
-
-@in_virtual_time
 async def test_node_that_dials_in_anew_is_asked_once_more_be_it_the_same_process_or_not() -> None:
     for process in (b"first", b"second"):
         fleet = Fleet()
@@ -336,27 +244,6 @@ async def test_node_that_dials_in_anew_is_asked_once_more_be_it_the_same_process
         assert len(links[1].asks) == 1
 
 
-@in_virtual_time
-async def test_newest_version_answers_again_once_its_node_is_back() -> None:
-    fleet = Fleet()
-    shadowed(fleet)
-    killed(fleet)
-    assert await infer(fleet) == "A"
-    fleet.relink(1, echo)
-    assert await infer(fleet) == "B"
-
-
-@in_virtual_time
-async def test_version_that_a_request_names_is_not_replaced_by_another() -> None:
-    fleet = Fleet()
-    shadowed(fleet)
-    killed(fleet)
-    with pytest.raises(NoEndpoint, match="no link"):
-        await infer(fleet, call("m", "2"))
-    assert fleet.asked == [0, 0]
-
-
-@in_virtual_time
 async def test_versions_are_passed_by_one_by_one_and_the_newest_tells_why_none_can_be_had() -> None:
     fleet = Fleet()
     for peer, version in zip("ABC", ["9", "10", "11"], strict=True):
@@ -376,7 +263,6 @@ async def test_versions_are_passed_by_one_by_one_and_the_newest_tells_why_none_c
 
 
 @pytest.mark.parametrize("error", [LinkLost("gone"), Draining("bye"), ModelUnavailable("loading")])
-@in_virtual_time
 async def test_request_whose_version_is_lost_under_it_is_answered_by_another(
     error: CapameshError,
 ) -> None:
@@ -392,7 +278,6 @@ async def test_request_whose_version_is_lost_under_it_is_answered_by_another(
     assert fleet.counts == {}
 
 
-@in_virtual_time
 async def test_silence_of_a_version_s_only_node_leads_to_another_version() -> None:
     fleet = Fleet()
     shadowed(fleet, echo, hang)
@@ -409,7 +294,6 @@ async def test_silence_of_a_version_s_only_node_leads_to_another_version() -> No
 @pytest.mark.parametrize(
     ("second", "wanted"), [(echo, "C"), (failing(RunFailed("no")), "A")], ids=["well", "fails"]
 )
-@in_virtual_time
 async def test_version_is_kept_after_one_failed_run_and_left_after_two(
     second: Reply, wanted: str
 ) -> None:
@@ -419,7 +303,6 @@ async def test_version_is_kept_after_one_failed_run_and_left_after_two(
     assert await infer(fleet) == wanted
 
 
-@in_virtual_time
 async def test_full_version_is_not_relieved_by_another_nor_hedged_by_it() -> None:
     fleet = Fleet()
     shadowed(fleet, echo, failing(Overloaded("full")))
@@ -434,16 +317,6 @@ async def test_full_version_is_not_relieved_by_another_nor_hedged_by_it() -> Non
     assert fleet.asked == [0, 1]
 
 
-@in_virtual_time
-async def test_another_version_is_not_asked_whether_a_request_is_wrong() -> None:
-    fleet = Fleet()
-    shadowed(fleet, echo, failing(InvalidRequest("the newest takes other inputs")))
-    with pytest.raises(InvalidRequest):
-        await infer(fleet)
-    assert fleet.asked == [0, 1]
-
-
-@in_virtual_time
 async def test_request_that_may_have_run_goes_to_no_version_that_must_not_run_it_twice() -> None:
     fleet = Fleet()
     fleet.node("A", echo, models=(idempotent_not(offer(version="1")),))
@@ -455,7 +328,6 @@ async def test_request_that_may_have_run_goes_to_no_version_that_must_not_run_it
     assert await infer(fleet) == "A"  # nothing of it has run
 
 
-@in_virtual_time
 async def test_request_that_waits_for_a_link_takes_the_first_of_any_version() -> None:
     fleet = Fleet()
     shadowed(fleet)
@@ -476,7 +348,6 @@ async def test_request_that_waits_for_a_link_takes_the_first_of_any_version() ->
 
 
 @pytest.mark.parametrize("put_out", OUT)
-@in_virtual_time
 async def test_weight_of_a_version_that_is_out_is_spread_over_the_others(
     put_out: Callable[[Fleet], None],
 ) -> None:
@@ -500,22 +371,9 @@ async def test_weight_of_a_version_that_is_out_is_spread_over_the_others(
     assert fleet.asked[3] == 0
 
 
-@in_virtual_time
-async def test_names_that_nobody_replicas_leave_nothing_behind() -> None:
-    fleet = Fleet([echo])
-    for number in range(50):
-        with pytest.raises(ModelNotFound):
-            await infer(fleet, call(f"x{number}"))
-        with pytest.raises(ModelNotFound):
-            await infer(fleet, call("m", str(number + 2)))
-    assert repr(fleet.routing) == "Routing(1 models, 0 copies under way)"
-    assert controllers(fleet) == {}
-
-
 # the controller
 
 
-@in_virtual_time
 async def test_request_that_the_gate_refuses_reaches_no_node_and_is_told_when_to_come_again() -> (
     None
 ):
@@ -529,18 +387,6 @@ async def test_request_that_the_gate_refuses_reaches_no_node_and_is_told_when_to
     assert controllers(fleet)["1"].refusals[Refusal.LATE] == 1
 
 
-@in_virtual_time
-async def test_bulk_request_gives_way_where_an_online_one_is_let_in() -> None:
-    fleet = Fleet([echo])
-    load = FULL._replace(in_flight=7, queue_us=0, bulk_in_flight=2, limit_rows=8)
-    fleet.replicas[0].reported(load, 0.0)
-    with pytest.raises(Overloaded):
-        await infer(fleet, call().replace(is_bulk=True), allowed_s=1000.0)
-    assert fleet.asked == [0]
-    assert await infer(fleet, allowed_s=1000.0) == "A"
-
-
-@in_virtual_time
 async def test_node_s_refusal_reaches_the_gate_also_after_its_model_was_away() -> None:
     fleet = Fleet([failing(Overloaded("full", 0.5)), hang])
     fleet.node("Z", models=(offer(version="2"),))  # so that the model itself stays
@@ -567,7 +413,6 @@ async def test_node_s_refusal_reaches_the_gate_also_after_its_model_was_away() -
     assert controller.under_way == 0
 
 
-@in_virtual_time
 async def test_version_s_gate_is_forgotten_with_it_once_nothing_is_under_way() -> None:
     fleet = Fleet()
     shadowed(fleet, hang)
@@ -586,25 +431,9 @@ async def test_version_s_gate_is_forgotten_with_it_once_nothing_is_under_way() -
     assert repr(fleet.routing) == "Routing(0 models, 0 copies under way)"
 
 
-@pytest.mark.parametrize(
-    "script", [echo, failing(InvalidRequest("bad")), failing(RunFailed("crashed")), garbage(), hang]
-)
-@in_virtual_time
-async def test_gate_counts_each_request_until_it_ends_whichever_way(script: Any) -> None:
-    fleet = Fleet([after(0.5, script)])
-    task = asyncio.create_task(infer(fleet, allowed_s=1.0))
-    await asyncio.sleep(0.1)
-    assert fleet.balancer.under_way == 1
-    await asyncio.wait([task])
-    assert fleet.balancer.under_way == 0
-    assert fleet.counts == {}
-    task.exception()
-
-
 # who chooses
 
 
-@in_virtual_time
 async def test_sequence_always_goes_by_affinity_and_is_bound() -> None:
     fleet = Fleet(*[[echo]] * 6)
     fleet.served()
@@ -630,7 +459,6 @@ async def test_sequence_always_goes_by_affinity_and_is_bound() -> None:
     assert fleet.in_order.shapes == []
 
 
-@in_virtual_time
 async def test_sequence_is_neither_retried_nor_hedged_nor_reported_to_another_node() -> None:
     for reply in (failing(LinkLost("gone")), failing(Overloaded("full")), after(1.0, echo)):
         fleet = Fleet(*[[reply]] * 4)
@@ -645,7 +473,6 @@ async def test_sequence_is_neither_retried_nor_hedged_nor_reported_to_another_no
         task.exception()
 
 
-@in_virtual_time
 async def test_requests_of_a_key_stay_at_its_node_however_slow_while_others_are_hedged() -> None:
     fleet = Fleet(*[[after(0.04, echo)]] * 3)
     served = fleet.served()
@@ -662,59 +489,9 @@ async def test_requests_of_a_key_stay_at_its_node_however_slow_while_others_are_
     assert sum(fleet.asked) == 600
 
 
-@in_virtual_time
-async def test_key_goes_by_affinity_unless_the_request_names_a_policy() -> None:
-    fleet = Fleet(*[[echo]] * 3)
-    await infer(fleet, options=RoutingOptions(affinity="k"))
-    assert set(fleet.policies) == {"in-order", "affinity"}
-    await infer(fleet, options=RoutingOptions(affinity="k", policy="p2c"))
-    assert set(fleet.policies) == {"in-order", "affinity", "p2c"}
-    assert fleet.in_order.shapes == []
-    await infer(fleet)
-    assert fleet.in_order.shapes == [RequestShape(M, V1, 8)]
-
-
-@in_virtual_time
-async def test_explanation_names_what_would_be_chosen() -> None:
-    fleet = Fleet(*[[echo]] * 5)
-    explanation = fleet.routing.explain(M, ModelVersion(""), NO_OPTIONS)
-    assert (explanation.policy, explanation.chosen) == ("in-order", ("A",))
-    options = RoutingOptions(affinity="session")
-    answered = await infer(fleet, options=options)
-    explanation = fleet.routing.explain(M, ModelVersion(""), options)
-    assert (explanation.policy, explanation.chosen) == ("affinity", (answered,))
-    assert fleet.asked.count(1) == 1
-    with pytest.raises(ModelNotFound):
-        fleet.routing.explain(M, V2, NO_OPTIONS)
-    nobody = fleet.routing.explain(
-        M, V1, RoutingOptions(Constraints(peers=frozenset({PeerId("Q")})))
-    )
-    assert nobody.chosen == ()
-    assert {signals.refusal for signals in nobody.replicas} == {
-        "not one of the nodes that the request names"
-    }
-    assert fleet.counts == {}
-
-
 # copies
 
 
-@in_virtual_time
-async def test_copy_goes_to_the_shadow_with_the_lowest_rank_and_its_answer_is_dropped() -> None:
-    fleet = Fleet(rules=MIRRORED)
-    one, two = shadowed(fleet)
-    assert await infer(fleet, call("m", "1")) == "A"
-    await asyncio.sleep(0.1)
-    (copied,) = two.calls
-    assert (copied.version, copied.priority, copied.is_bulk) == ("2", 255, True)
-    assert copied.inputs == one.calls[0].inputs
-    assert await infer(fleet, call("m", "2")) == "B"
-    await asyncio.sleep(0.1)
-    assert (len(one.asks), len(two.asks)) == (1, 2)  # what the shadow serves itself is not copied
-    assert fleet.counts == {}
-
-
-@in_virtual_time
 async def test_shadow_that_fails_hangs_or_is_not_there_costs_the_request_nothing() -> None:
     complaints: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
@@ -737,7 +514,6 @@ async def test_shadow_that_fails_hangs_or_is_not_there_costs_the_request_nothing
     assert complaints == []
 
 
-@in_virtual_time
 async def test_no_more_than_so_many_copies_are_under_way_however_fast_requests_come() -> None:
     fleet = Fleet(rules=MIRRORED)
     one, two = shadowed(fleet, echo, hang)
@@ -752,19 +528,6 @@ async def test_no_more_than_so_many_copies_are_under_way_however_fast_requests_c
     assert fleet.counts == {}
 
 
-@in_virtual_time
-async def test_copy_is_dropped_when_the_shadow_is_full_and_is_counted_apart() -> None:
-    fleet = Fleet(rules=MIRRORED)
-    _, two = shadowed(fleet)
-    fleet.view.replicas(M, V2)[0].reported(FULL, 0.0)
-    assert await infer(fleet, call("m", "1"), allowed_s=1.0) == "A"
-    await asyncio.sleep(0.1)
-    assert two.asks == []
-    assert controllers(fleet)["1"].refusals == dict.fromkeys(Refusal, 0)
-    assert sum(controllers(fleet)["2"].refusals.values()) == 1
-
-
-@in_virtual_time
 async def test_copy_goes_nowhere_that_its_request_may_not() -> None:
     fleet = Fleet(rules=MIRRORED)
     _, two = shadowed(fleet)
@@ -778,19 +541,7 @@ async def test_copy_goes_nowhere_that_its_request_may_not() -> None:
     assert (len(two.asks), len(three.asks)) == (0, 1)
 
 
-@in_virtual_time
-async def test_copied_sequence_stays_together_at_the_shadow() -> None:
-    fleet = Fleet(rules=MIRRORED)
-    fleet.node("A", models=(offer(version="1"),))
-    shadows = [fleet.node(peer, models=(offer(version="2"),)) for peer in "BCDE"]
-    for _ in range(4):
-        await infer(fleet, call("m", "1").replace(sequence=SequenceMark(3)))
-        await asyncio.sleep(0.1)
-    assert sorted(len(link.asks) for link in shadows) == [0, 0, 0, 4]
-
-
 @pytest.mark.parametrize("supervisor", [0, 1, 5])
-@in_virtual_time
 async def test_closing_ends_the_copies_also_those_that_have_not_begun(supervisor: int) -> None:
     fleet = Fleet(rules=MIRRORED)
     _, two = shadowed(fleet, hang, hang)
@@ -881,7 +632,6 @@ def end(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize("policy", list(POLICIES))
-@in_virtual_time
 async def test_explanation_changes_nothing(policy: str) -> None:
     """Not where the requests that follow it go, nor to which version."""
 
@@ -909,67 +659,3 @@ async def test_explanation_changes_nothing(policy: str) -> None:
     answers = await answered_by(is_explained=False)
     assert len(set(answers)) >= 5
     assert await answered_by(is_explained=True) == answers
-
-
-class Counting(random.Random):
-    """Counts what is drawn of it."""
-
-    drawn = 0
-
-    def random(self) -> float:
-        self.drawn += 1
-        return super().random()
-
-
-@pytest.mark.parametrize("policy", list(POLICIES))
-@pytest.mark.parametrize("is_new", [True, False])
-@in_virtual_time
-async def test_look_at_admission_and_reasons_draws_nothing(policy: str, is_new: bool) -> None:
-    rng = Counting(3)
-    rules = RoutingRules(ModelRules(weights=((V1, 3.0), (V2, 1.0))))
-    fleet = Fleet(policy=policy, rules=rules, rng=rng)
-    both = (offer(version="1"), offer(version="2"))
-    for peer in "ABC":
-        fleet.node(peer, echo, models=both)
-    if not is_new:
-        fleet.served("1"), fleet.served("2")
-    before = rng.drawn
-    for version in ("", "1", "2"):
-        for name in ("", *POLICIES):
-            options = RoutingOptions(policy=name)
-            admission = fleet.routing.admission(M, ModelVersion(version), options, 128, 1.0)
-            assert admission.refusal is None
-            explanation = fleet.routing.explain(M, ModelVersion(version), options)
-            assert explanation.version == admission.version
-            assert len(explanation.chosen) == 1
-    assert rng.drawn == before
-    assert len(fleet.balancer.served_models()) == (0 if is_new else 2)
-    await infer(fleet)
-    assert rng.drawn > before
-
-
-@in_virtual_time
-async def test_explanation_of_weighted_versions_names_where_the_next_request_goes() -> None:
-    rules = RoutingRules(ModelRules(weights=((V1, 1.0), (V2, 1.0))))
-    fleet = Fleet(policy="random", rules=rules, seed=5)
-    both = (offer(version="1"), offer(version="2"))
-    for peer in "ABC":
-        fleet.node(peer, *[echo] * 30, models=both)
-    seen: set[tuple[str, str]] = set()
-    for _ in range(30):
-        explanation = fleet.routing.explain(M, ModelVersion(""), NO_OPTIONS)
-        outcome = await fleet.infer(call(), NO_OPTIONS, fleet.clock() + 30.0)
-        went = (outcome.replica.offer.version, outcome.replica.endpoint.peer)
-        assert (explanation.version, *explanation.chosen) == went
-        seen.add(went)
-    assert len(seen) == 6
-
-
-@in_virtual_time
-async def test_explanation_names_whom_the_next_request_goes_to() -> None:
-    fleet = Fleet([echo] * 9, [echo] * 9, [echo] * 9, policy="round-robin")
-    foreseen = [fleet.routing.explain(M, V1, NO_OPTIONS).chosen for _ in range(3)]
-    assert foreseen == [foreseen[0]] * 3
-    for _ in range(6):
-        (peer,) = fleet.routing.explain(M, V1, NO_OPTIONS).chosen
-        assert await infer(fleet) == peer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fleet_fakes import Ask, Fleet, call, echo, failing, in_virtual_time, offer
+from fleet_fakes import Ask, Fleet, call, echo, failing, offer
 
 from capamesh.protocol.errors import SequenceLost, SequenceUnknown
 from capamesh.protocol.links.sequence_mark import SequenceMark
@@ -54,7 +54,6 @@ def outlier(replica: Replica, now_s: float) -> None:
 
 
 @pytest.mark.parametrize("harm", [silence, lost, outlier])
-@in_virtual_time
 async def test_node_that_is_avoided_keeps_its_sequences(harm: object) -> None:
     fleet = Fleet([Remembering()], [Remembering()])
     homes = {of: await begun(fleet, of) for of in IDS}
@@ -66,27 +65,6 @@ async def test_node_that_is_avoided_keeps_its_sequences(harm: object) -> None:
     assert await begun(fleet, 99) == "B"
 
 
-@in_virtual_time
-async def test_node_that_is_well_again_does_not_draw_away_what_began_meanwhile() -> None:
-    fleet = Fleet([Remembering()], [Remembering()])
-    (first,) = (each for each in fleet.replicas if each.endpoint.peer == "A")
-    silence(first, fleet.clock())
-    assert {await begun(fleet, of) for of in IDS} == {"B"}
-    first.health.answered(fleet.clock())
-    assert {await send(fleet, of) for of in IDS} == {"B"}
-
-
-@in_virtual_time
-async def test_node_that_joins_takes_no_sequence_that_is_under_way() -> None:
-    fleet = Fleet([Remembering()])
-    for of in IDS:
-        await begun(fleet, of)
-    fleet.node("B", Remembering())
-    assert {await send(fleet, of) for of in IDS} == {"A"}
-    assert "B" in {await begun(fleet, 100 + of) for of in IDS}
-
-
-@in_virtual_time
 async def test_new_version_takes_no_sequence_that_is_under_way() -> None:
     fleet = Fleet([Remembering()])
     for of in IDS:
@@ -99,7 +77,6 @@ async def test_new_version_takes_no_sequence_that_is_under_way() -> None:
         await send(fleet, 0, version="2")
 
 
-@in_virtual_time
 async def test_sequence_whose_node_has_no_link_is_lost_and_begins_elsewhere() -> None:
     fleet = Fleet([Remembering()], [Remembering()])
     homes = {of: await begun(fleet, of) for of in IDS}
@@ -108,12 +85,3 @@ async def test_sequence_whose_node_has_no_link_is_lost_and_begins_elsewhere() ->
     with pytest.raises(SequenceLost):
         await send(fleet, of)
     assert (await begun(fleet, of), await send(fleet, of)) == ("B", "B")
-
-
-@in_virtual_time
-async def test_sequence_that_has_ended_has_no_home() -> None:
-    fleet = Fleet([Remembering()])
-    await begun(fleet, 7)
-    await send(fleet, 7, is_end=True)
-    asked = call().replace(sequence=SequenceMark(7))
-    assert fleet.dispatch.sequences.home(asked) is None

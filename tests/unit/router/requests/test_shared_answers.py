@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 from awaited_calls import outcome_of
-from fleet_fakes import Fleet, after, call, echo, failing, fp32, hang, in_virtual_time
+from fleet_fakes import Fleet, after, call, echo, failing, fp32
 
-from capamesh.protocol.errors import CapameshError, DeadlineExceeded, RunFailed
+from capamesh.protocol.errors import CapameshError, RunFailed
 from capamesh.protocol.ids import ModelVersion, PeerId
 from capamesh.protocol.links.calls import InferAnswer, InferCall, LoadReport
 from capamesh.protocol.tensors import DEFAULT_LIMITS
@@ -75,7 +75,6 @@ class Router:
         return {result: count for (_, result), count in self.cache.counts()}
 
 
-@in_virtual_time
 async def test_answer_of_another_router_is_given_with_its_age_and_kept() -> None:
     store = Store()
     one, other = Router(store), Router(store)
@@ -93,7 +92,6 @@ async def test_answer_of_another_router_is_given_with_its_age_and_kept() -> None
     assert (other.fleet.counts, other.cache._runs) == ({}, {})
 
 
-@in_virtual_time
 async def test_request_goes_to_a_node_where_nothing_is_found_or_the_store_is_away() -> None:
     store = Store()
     router = Router(store)
@@ -103,7 +101,6 @@ async def test_request_goes_to_a_node_where_nothing_is_found_or_the_store_is_awa
     assert (router.asked, store.looks, len(store.values)) == ([2], 1, 2)
 
 
-@in_virtual_time
 async def test_no_cache_looks_for_nothing_and_renews_what_is_there() -> None:
     store = Store()
     router = Router(store)
@@ -115,17 +112,6 @@ async def test_no_cache_looks_for_nothing_and_renews_what_is_there() -> None:
     assert (store.values.keys(), store.values != before) == (before.keys(), True)
 
 
-@in_virtual_time
-async def test_answer_that_is_too_old_for_a_request_is_not_given() -> None:
-    store = Store()
-    one, other = Router(store), Router(store)
-    await one.ask()
-    await asyncio.sleep(9)
-    assert (await other.ask(options=RoutingOptions(max_age_s=5.0))).entry is None
-    assert other.asked == [1]
-
-
-@in_virtual_time
 @pytest.mark.parametrize(
     "answer",
     [
@@ -147,7 +133,6 @@ async def test_answer_that_does_not_fit_the_model_is_not_given(answer: InferAnsw
     assert router.asked == [1]
 
 
-@in_virtual_time
 async def test_equal_requests_wait_together_for_the_store_and_then_for_one_run() -> None:
     store = Store()
     router = Router(store, after(1, echo))
@@ -157,7 +142,6 @@ async def test_equal_requests_wait_together_for_the_store_and_then_for_one_run()
     assert router.counts == {"miss": 1, "joined": 99}
 
 
-@in_virtual_time
 async def test_client_that_leaves_while_the_store_is_asked_has_no_run() -> None:
     store = Store()
     router = Router(store)
@@ -168,18 +152,6 @@ async def test_client_that_leaves_while_the_store_is_asked_has_no_run() -> None:
     assert (router.asked, router.cache._runs, router.fleet.counts) == ([0], {}, {})
 
 
-@in_virtual_time
-async def test_client_that_leaves_while_its_run_is_under_way_withdraws_it() -> None:
-    router = Router(Store(), hang)
-    task = asyncio.create_task(router.ask())
-    await asyncio.sleep(1)
-    task.cancel()
-    await asyncio.sleep(1)
-    assert (router.fleet.links[0].withdrawn, router.cache._runs) == ([2], {})
-    assert router.fleet.counts == {}
-
-
-@in_virtual_time
 async def test_run_that_fails_after_the_look_fails_for_whoever_began_it() -> None:
     router = Router(Store(), failing(RunFailed("bad")), echo)
     found = await asyncio.gather(*(router.ask() for _ in range(3)), return_exceptions=True)
@@ -187,7 +159,6 @@ async def test_run_that_fails_after_the_look_fails_for_whoever_began_it() -> Non
     assert router.asked == [2]
 
 
-@in_virtual_time
 async def test_request_that_cannot_be_sent_after_the_look_is_told_so() -> None:
     router = Router(Store())
     wrong = RoutingOptions(policy="no-such")
@@ -196,15 +167,6 @@ async def test_request_that_cannot_be_sent_after_the_look_is_told_so() -> None:
     assert (router.cache._runs, router.fleet.counts) == ({}, {})
 
 
-@in_virtual_time
-async def test_deadline_holds_across_the_look() -> None:
-    router = Router(Store(), hang)
-    with pytest.raises(DeadlineExceeded):
-        await router.ask(allowed_s=2.0)
-    assert router.cache._runs == {}
-
-
-@in_virtual_time
 async def test_rules_that_are_read_anew_drop_what_is_shared_too() -> None:
     store = Store()
     one, other = Router(store), Router(store)
@@ -215,7 +177,6 @@ async def test_rules_that_are_read_anew_drop_what_is_shared_too() -> None:
     assert other.asked == [1]
 
 
-@in_virtual_time
 async def test_flood_of_requests_that_nobody_repeats_asks_the_store_rarely() -> None:
     store = Store()
     router = Router(store)

@@ -26,46 +26,12 @@ def test_steps_may_be_run_through() -> None:
     assert log == ["a0", "a1"]
 
 
-async def test_jobs_take_turns_and_a_short_one_overtakes_a_long() -> None:
-    log: list[str] = []
-    slices = Slices()
-    done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    slices.begin(counting(log, "long", 3), done.set_result, done.set_exception)
-    slices.begin(counting(log, "short", 1), log.append, done.set_exception)
-    assert (log, len(slices)) == ([], 2)
-    assert await done == "long"
-    assert log == ["long0", "short0", "long1", "short", "long2"]
-    assert len(slices) == 0
-
-
 async def test_end_of_a_job_is_reported() -> None:
     slices = Slices()
     done: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
     error = ZeroDivisionError("x")
     slices.begin(counting([], "a", 2, error), done.set_exception, done.set_result)
     assert await done is error
-
-
-async def test_cancelled_job_is_reported_nothing_and_takes_no_more_steps() -> None:
-    log: list[str] = []
-    slices = Slices()
-    job = slices.begin(counting(log, "a", 9), log.append, lambda error: log.append(str(error)))
-    other: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    slices.begin(counting([], "b", 3), other.set_result, other.set_exception)
-    job.cancel()
-    job.cancel()
-    await other
-    assert log == []
-    assert len(slices) == 0
-
-
-async def test_closed_one_stops_all() -> None:
-    log: list[str] = []
-    slices = Slices()
-    slices.begin(counting(log, "a", 9), log.append, lambda error: log.append(str(error)))
-    slices.close()
-    await asyncio.sleep(0.01)
-    assert (log, len(slices)) == ([], 0)
 
 
 async def test_close_leaves_no_timer_and_may_come_twice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,20 +48,6 @@ class World:
         return found
 
 
-def test_one_request_in_a_hundred_is_sent_on_trial() -> None:
-    assert World("2", 0.0, 0.0).tried(2 * EVERY + 1) == [(EVERY, "2"), (2 * EVERY, "2")]
-
-
-@pytest.mark.parametrize(("draw", "version"), [(0.0, "2"), (0.49, "2"), (0.5, "3"), (0.99, "3")])
-def test_versions_on_trial_have_equal_chances(draw: float, version: str) -> None:
-    assert World("23", draw).tried(EVERY) == [(EVERY, version)]
-
-
-def test_trial_needs_a_version_that_waits_for_one_and_no_weights() -> None:
-    assert World("").tried(2 * EVERY) == []
-    assert World("2", weights=[(V1, 1.0)]).tried(2 * EVERY) == []
-
-
 def test_request_that_is_not_retried_leaves_the_trial_to_the_next_that_is() -> None:
     world = World("2", 0.0)
     world.made["1"].rules.is_retried = False

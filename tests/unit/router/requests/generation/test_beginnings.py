@@ -24,11 +24,6 @@ def turns(count: int) -> dict[str, Any]:
     return {"messages": [{"role": roles[at % 2], "content": f"{at} " * 50} for at in range(count)]}
 
 
-def test_next_turn_of_a_chat_begins_as_the_one_before() -> None:
-    first, second = beginnings_of(turns(3), ""), beginnings_of(turns(5), "")
-    assert alike(first, second) == len(first) - 1  # but for the piece that is no whole block
-
-
 def test_prompts_are_alike_as_far_as_their_bytes_are() -> None:
     text = "x" * (10 * BLOCK_BYTES)
     names = beginnings_of({"prompt": text}, "")
@@ -45,11 +40,6 @@ def test_tokens_tools_and_texts_are_named() -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
     assert alike(beginnings_of({**chat, "tools": tools}, ""), beginnings_of(chat, "")) == 0
     assert len(beginnings_of({"prompt": "a"}, "")) == 1
-
-
-def test_tenants_have_names_of_their_own() -> None:
-    names = {beginnings_of(turns(1), tenant)[0] for tenant in ("", "a", "b", "\ud800")}
-    assert len(names) == 4
 
 
 def test_names_are_bounded() -> None:

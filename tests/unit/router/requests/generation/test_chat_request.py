@@ -32,13 +32,6 @@ def messages(*given: Any) -> Any:
     return sent(chat(messages=list(given)))["messages"]
 
 
-def test_plain_chat_asks_for_nothing_else() -> None:
-    asked = chat()
-    assert sent(asked) == {"messages": [HI]}
-    assert (asked.choices, asked.max_tokens, asked.logprobs) == (1, None, None)
-    assert (asked.is_streamed, asked.has_usage) == (False, False)
-
-
 def test_fields_that_ask_for_nothing_are_skipped() -> None:
     nothing = {
         "unknown": 1,
@@ -85,28 +78,11 @@ def test_calls_of_tools_and_their_answers_are_passed_on() -> None:
     ]
 
 
-def test_text_travels_as_utf_8() -> None:
-    asked = chat(messages=[{"role": "user", "content": "ü" * 1000}])
-    assert len(asked.call(asked.prompts[0]).inputs[0].data) < 2100
-
-
 def test_stream_options_and_counts_are_read() -> None:
     asked = chat(stream=True, stream_options={"include_usage": True}, n=8, logprobs=True)
     assert (asked.is_streamed, asked.has_usage, asked.choices, asked.logprobs) == (True, True, 8, 0)
     assert chat(max_tokens=5).max_tokens == 5
     assert chat(max_tokens=5, max_completion_tokens=6).max_tokens == 6
-
-
-@pytest.mark.parametrize(
-    ("given", "guide"),
-    [
-        ({"type": "json_object"}, {"json": True}),
-        ({"type": "json_schema", "json_schema": {"schema": {"a": 1}}}, {"schema": {"a": 1}}),
-        ({"type": "json_schema", "schema": {"a": 1}}, {"schema": {"a": 1}}),
-    ],
-)
-def test_form_of_the_answer_becomes_a_guide(given: Any, guide: Any) -> None:
-    assert sent(chat(response_format=given))["guide"] == guide
 
 
 def test_tokens_so_far_are_added_for_another_node() -> None:

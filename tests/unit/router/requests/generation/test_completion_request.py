@@ -15,27 +15,6 @@ def completion(**fields: Any) -> Asked:
     return read_completion({"model": "m", "prompt": "Hi", **fields})
 
 
-@pytest.mark.parametrize(
-    ("given", "prompts"),
-    [
-        ("Hi", ["Hi"]),
-        (["a", "b"], ["a", "b"]),
-        ([1, 2], [[1, 2]]),
-        ([[1, 2], "a"], [[1, 2], "a"]),
-    ],
-)
-def test_prompts_are_texts_or_tokens(given: Any, prompts: Any) -> None:
-    asked = completion(prompt=given)
-    assert [each["prompt"] for each in asked.prompts] == prompts
-    assert asked.settings == {"max_tokens": 16}
-
-
-def test_settings_are_read() -> None:
-    asked = completion(max_tokens=9, n=2, best_of=2, logprobs=3, suffix="")
-    assert asked.settings == {"n": 2, "max_tokens": 9, "logprobs": 3}
-    assert (asked.choices, asked.logprobs, asked.max_tokens) == (2, 3, 9)
-
-
 def test_echo_is_not_asked_for_again_behind_what_there_is() -> None:
     asked = completion(echo=True)
     assert b'"echo":true' in bytes(asked.call(asked.prompts[0]).inputs[0].data)

@@ -10,7 +10,7 @@ from capamesh.router.requests.generation.asked import Asked
 from capamesh.router.requests.generation.chat_answer import ChatStream
 from capamesh.router.requests.generation.completion_answer import CompletionStream
 from capamesh.router.requests.generation.parts import Piece
-from capamesh.router.requests.generation.written import TextEvent, Writer, event
+from capamesh.router.requests.generation.written import TextEvent, Writer
 
 TEXTS = (" the", '"\\\n\t\0', "é€😀\u2028", TextEvent.TEXT, "data: [DONE]\n\n")
 ODD = f'm"{TextEvent.TEXT}\\é'
@@ -19,14 +19,6 @@ ODD = f'm"{TextEvent.TEXT}\\é'
 
 def asked(model: str = "chat", *, has_usage: bool = False) -> Asked:
     return Asked(model, ({"prompt": "Hi"},), {}, is_streamed=True, has_usage=has_usage)
-
-
-@pytest.mark.parametrize("text", TEXTS)
-def test_event_of_a_text_is_the_one_written_whole(text: str) -> None:
-    def value(said: str) -> dict[str, object]:
-        return {"model": ODD, "choices": [{"index": 0, "text": said, "logprobs": None}]}
-
-    assert TextEvent(value(TextEvent.TEXT)).of(text) == event(value(text))
 
 
 @pytest.mark.parametrize("has_usage", [False, True])
