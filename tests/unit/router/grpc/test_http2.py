@@ -305,6 +305,7 @@ def test_floods_of_frames_are_noise(make: Callable[[], Http2Session]) -> None:
     assert len(pair.events.gone) == 20
 
 
+@pytest.mark.full
 @given(
     st.lists(
         st.one_of(
