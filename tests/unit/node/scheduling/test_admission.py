@@ -40,30 +40,6 @@ def test_urgent_request_takes_the_place_of_the_lesser_one_that_would_be_served_l
     assert desk.take() == [urgent]
 
 
-def test_equals_do_not_take_each_others_places_nor_lesser_ones_those_of_greater() -> None:
-    desk = Desk(limit_rows=4)
-    for _ in range(4):
-        desk.submit(priority=128)
-    for priority in (128, 129, 255):
-        with pytest.raises(Overloaded, match="4 rows are in flight"):
-            desk.submit(priority=priority)
-    with pytest.raises(Overloaded, match="4 rows are in flight"):
-        desk.submit(priority=1, is_bulk=True)
-    assert desk.answers == []
-
-
-def test_bulk_work_gives_way_first_and_to_any_online_request() -> None:
-    desk = Desk(limit_rows=4)
-    bulk = [desk.submit(priority=1, is_bulk=True) for _ in range(2)]
-    low = [desk.submit(priority=255) for _ in range(2)]
-    for _ in range(2):
-        desk.submit(priority=128)
-    assert [request for request, _ in desk.answers] == bulk[::-1]
-    desk.submit(priority=128)
-    assert [request for request, _ in desk.answers] == [*bulk[::-1], low[1]]
-    assert desk.batcher._requests.bulk_rows == 0
-
-
 def test_request_of_many_rows_displaces_as_many_as_it_needs_or_nobody() -> None:
     desk = Desk(limit_rows=16)
     rows = [desk.submit(2, priority=128) for _ in range(6)]

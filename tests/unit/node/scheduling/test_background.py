@@ -40,14 +40,6 @@ def test_bulk_requests_run_in_the_background_alone() -> None:
     assert one.batcher.is_idle
 
 
-def test_calls_share_the_threads_of_the_background() -> None:
-    one = desk()
-    for _ in range(3):
-        one.submit(rows=4, is_bulk=True)
-    taken = [behind(one) for _ in range(3)]
-    assert [batch and batch.rows for batch in taken] == [4, 4, None]
-
-
 def test_people_have_all_slots_beside_the_background_and_no_bulk_rows_in_their_runs() -> None:
     one = desk()
     for _ in range(3):
@@ -63,14 +55,6 @@ def test_people_have_all_slots_beside_the_background_and_no_bulk_rows_in_their_r
         assert not batch.has_bulk
         assert not batch.is_background
         assert batch.is_stream
-
-
-def test_lone_request_beside_the_background_runs_on_one_thread() -> None:
-    one = desk()
-    one.submit(rows=4, is_bulk=True)
-    assert behind(one) is not None
-    one.submit()
-    assert one.taken().is_stream
 
 
 def test_run_in_the_background_says_nothing_of_how_fast_the_device_is() -> None:
@@ -111,14 +95,6 @@ def test_background_that_stalls_the_event_loop_rests() -> None:
     one.submit(rows=4, is_bulk=True)
     assert one.batcher.take(one.now_s) is None
     assert behind(one) is not None
-
-
-def test_call_without_rows_runs_in_the_background_too() -> None:
-    one = desk()
-    one.submit(rows=0, is_bulk=True)
-    batch = behind(one)
-    assert batch is not None
-    assert behind(one) is None
 
 
 def test_model_without_streams_has_no_background() -> None:

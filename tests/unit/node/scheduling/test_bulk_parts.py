@@ -64,22 +64,6 @@ def test_bulk_request_runs_whole_where_no_request_of_people_came_of_late() -> No
     assert len(run(desk, desk.taken())) == 8
 
 
-def test_bulk_request_runs_in_parts_while_people_come_and_is_answered_whole() -> None:
-    desk = Desk(profile=STEEP)
-    desk.submit()
-    desk.finish(desk.taken())
-    request = numbered(desk, 7)
-    assert [run(desk, desk.taken(), 0.015) for _ in range(4)] == [[0, 1], [2, 3], [4, 5], [6]]
-    assert answer(desk, request) == [2.0 * at for at in range(7)]
-    assert request.run_s == pytest.approx(0.06)
-    assert request.started_s == 0.010
-    assert desk.batcher.is_idle
-    requests = desk.batcher._requests
-    assert (requests.rows, requests.bulk_rows, requests.bulk) == (0, 0, 0)
-    assert (requests.queue.rows, requests.queue.bulk_rows) == (0, 0)
-    assert desk.batcher.meter.queue_s.snapshot()["counts"] == [2, *[0] * 17]  # once each
-
-
 def test_people_s_request_waits_for_a_part_and_its_run_has_few_bulk_rows() -> None:
     desk = Desk(profile=STEEP)
     desk.submit()
@@ -99,22 +83,6 @@ def test_people_s_request_waits_for_a_part_and_its_run_has_few_bulk_rows() -> No
     while desk.batcher.in_flight:
         run(desk, desk.taken())
     assert answer(desk, bulk) == [2.0 * at for at in range(8)]
-
-
-def test_people_s_run_has_no_bulk_rows_where_each_row_takes_its_time() -> None:
-    desk = Desk(profile=STRAIGHT)
-    desk.submit()
-    desk.finish(desk.taken())
-    bulk = numbered(desk, 4)
-    first = desk.taken()
-    people = [desk.submit(), desk.submit()]
-    run(desk, first)
-    second = desk.taken()
-    assert second.requests == people
-    run(desk, second, 0.02)
-    assert rows_of(desk.taken()) == [1]
-    assert desk.load().bulk_in_flight == 3
-    assert bulk.later_rows == 2
 
 
 def test_bulk_rows_that_gain_nothing_are_in_no_run_of_people_however_long_it_is() -> None:
@@ -174,34 +142,6 @@ def test_short_runs_are_not_cut() -> None:
     numbered(desk, 8)
     assert TINY.seconds_at(8) < SHORT_BULK_S
     assert desk.taken().rows == 8
-
-
-def test_two_jobs_requests_fill_a_batch_together_to_the_last_row() -> None:
-    desk = Desk(profile=STEEP)
-    first, second = numbered(desk, 5), numbered(desk, 5)
-    assert run(desk, desk.taken()) == [0, 1, 2, 3, 4, 0, 1, 2]
-    assert run(desk, desk.taken()) == [3, 4]
-    assert answer(desk, first) == answer(desk, second) == [0, 2, 4, 6, 8]
-
-
-@pytest.mark.parametrize("is_running", [True, False])
-def test_request_that_is_withdrawn_between_or_in_its_parts_leaves_nothing(
-    is_running: bool,
-) -> None:
-    desk = Desk(profile=STEEP)
-    desk.submit()
-    desk.finish(desk.taken())
-    request = numbered(desk, 8)
-    run(desk, desk.taken())
-    batch = desk.taken() if is_running else None
-    desk.batcher.cancel(request, desk.now_s)
-    if batch is not None:
-        run(desk, batch)
-    requests = desk.batcher._requests
-    assert (requests.rows, requests.bulk_rows, requests.bulk) == (0, 0, 0)
-    assert (requests.queue.rows, requests.queue.bulk_rows, len(requests.queue)) == (0, 0, 0)
-    assert desk.batcher.take(desk.now_s) is None
-    assert [one for one, _ in desk.answers] != [request]
 
 
 def test_part_that_fails_fails_the_request_once() -> None:
@@ -308,7 +248,3 @@ def test_parts_of_several_inputs_are_slices_of_their_bytes() -> None:
         x.to_numpy().tolist(),
         mask.to_numpy().tolist(),
     ]
-
-
-def test_run_of_one_row_bounds_what_a_job_adds() -> None:
-    assert STEEP.seconds_at(2) <= BULK_TIMES * STEEP.seconds_at(1) < STEEP.seconds_at(4)

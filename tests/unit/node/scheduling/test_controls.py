@@ -84,7 +84,6 @@ def test_controls_are_no_inputs_of_callers() -> None:
     ("datatype", "key", "expected"),
     [
         (Datatype.INT32, 2**31 - 1, 2**31 - 1),
-        (Datatype.INT64, 5, 5),
         (Datatype.UINT32, 2**32 - 1, 2**32 - 1),
         (Datatype.BYTES, "call-7", b"call-7"),
         (Datatype.BYTES, 7, b"7"),
@@ -126,16 +125,6 @@ def test_control_without_a_batch_axis_has_one_element() -> None:
     assert given(plan, SequenceMark(1, is_start=True)) == {"start": [7]}
     request = PendingRequest(plan.completed((x(),), SequenceMark(1)), (), _ignored, arrived_s=0.0)
     plan.prepare(request)  # x is one whole request, however long
-
-
-@pytest.mark.parametrize("is_batching", [True, False])
-def test_request_of_a_sequence_has_one_row_whether_it_shares_a_run_or_not(
-    *, is_batching: bool
-) -> None:
-    plan = plan_of(CONTROLS[0], is_batching=is_batching)
-    request = PendingRequest(plan.completed((x(3),), SequenceMark(1)), (), _ignored, arrived_s=0.0)
-    with pytest.raises(InvalidRequest, match="a request of a sequence has one row"):
-        plan.prepare(request)
 
 
 class Desk:
@@ -189,16 +178,6 @@ def test_sequence_without_a_state_starts_with_its_mark_and_ends_with_it_or_silen
     with pytest.raises(CapameshError, match="silent for more than 5 s"):
         desk.submit(2)
     assert len(desk.answers) == 5
-
-
-def test_requests_of_different_sequences_share_a_run_and_each_has_its_own_controls() -> None:
-    desk = Desk(plan_of(*CONTROLS), SequenceRules(controls=CONTROLS))
-    desk.submit(4, start=True)
-    desk.submit(5, start=True, end=True)
-    batch = desk.taken()
-    joined = {one.name: one.to_numpy() for one in desk.batcher.plan.join(batch.requests)}
-    assert joined["id"].ravel().tolist() == [4, 5]
-    assert joined["end"].ravel().tolist() == [0.5, 1.5]
 
 
 def test_state_begins_as_its_file_says_and_is_shown_where_its_output_is_declared() -> None:

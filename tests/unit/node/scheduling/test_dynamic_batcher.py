@@ -12,62 +12,17 @@ from engine_desk import F32, PROFILE, Desk, y
 from capamesh.node.scheduling import PendingRequest, Result, Streams
 from capamesh.node.scheduling.dynamic_batcher import AHEAD_S
 from capamesh.node.scheduling.pending_request import RequestState
-from capamesh.node.scheduling.queue import STALE_ENTRIES
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
 from capamesh.node.scheduling.shedding import EXPIRE_EVERY_S
 from capamesh.protocol.errors import (
     DeadlineExceeded,
     Overloaded,
     RunFailed,
-    TooLarge,
 )
-from capamesh.protocol.links.calls import LoadReport
 from capamesh.protocol.tensors import Tensor
 
 GENEROUS = ServiceProfile((ProfilePoint(1, 1e-6),))
 """A limit of two million rows."""
-
-
-def test_request_at_an_idle_model_runs_at_once_and_is_answered_with_its_outputs() -> None:
-    desk = Desk()
-    request = desk.submit(3)
-    batch = desk.taken()
-    assert (batch.requests, batch.rows, batch.wanted) == ([request], 3, 1)
-    assert (request.state, request.started_s) == (RequestState.RUNNING, 0.0)
-    assert desk.take() == []
-    output = y(3)
-    desk.finish(batch, 0.012, [[output]])
-    assert desk.answers == [(request, [output])]
-    assert (request.state, request.run_s) == (RequestState.ENDED, 0.012)
-    assert desk.batcher.is_idle
-
-
-def test_requests_queued_while_the_instance_was_busy_run_together_when_it_is_free() -> None:
-    desk = Desk()
-    desk.submit()
-    first = desk.taken()
-    queued = [desk.submit(rows) for rows in (2, 3, 1)]
-    assert desk.take() == []
-    desk.finish(first)
-    assert desk.take() == queued
-
-
-def test_batches_run_at_once_are_as_many_as_instances() -> None:
-    desk = Desk(instances=2, batch_rows=1)
-    requests = [desk.submit() for _ in range(3)]
-    first = desk.taken()
-    assert (first.requests, desk.take(), desk.take()) == ([requests[0]], [requests[1]], [])
-    desk.finish(first)
-    assert desk.take() == [requests[2]]
-
-
-def test_every_request_runs_alone_without_batching_whatever_its_shape() -> None:
-    desk = Desk(is_batching=False, profile=GENEROUS)
-    requests = [desk.submit() for _ in range(2)]
-    for request in requests:
-        batch = desk.taken()
-        assert batch.requests == [request]
-        desk.finish(batch)
 
 
 def test_batching_can_be_given_up_while_requests_are_queued() -> None:
@@ -97,12 +52,6 @@ def test_request_waits_for_company_as_long_as_the_delay_and_no_longer() -> None:
     desk.now_s = desk.batcher.next_event_s()
     assert desk.take() == [request, company]
     assert desk.batcher.next_event_s() == math.inf
-
-
-def test_full_batch_goes_at_once_in_spite_of_a_delay() -> None:
-    desk = Desk(max_delay_us=5_000)
-    requests = [desk.submit(4), desk.submit(4)]
-    assert desk.take() == requests
 
 
 def test_urgent_newcomers_do_not_stretch_the_wait_of_those_before_them() -> None:
@@ -160,13 +109,6 @@ def test_batch_is_taken_ahead_only_if_short(slower: float, is_taken: bool) -> No
     assert (ahead is not None) is is_taken
 
 
-def test_scheduler_without_a_delay_has_nothing_due_later() -> None:
-    desk = Desk()
-    desk.submit()
-    assert desk.batcher.next_event_s() == math.inf
-    assert len(desk.take()) == 1
-
-
 # refusals
 
 
@@ -181,21 +123,6 @@ def test_request_over_the_limit_is_refused_at_once_with_a_time_to_come_back() ->
     assert desk.answers == []
     assert desk.load().in_flight == 16
     assert desk.batcher.meter.requests == {"ok": 0, "overloaded": 1}
-
-
-def test_refusal_names_a_time_even_when_nothing_is_queued() -> None:
-    desk = Desk(instances=2, limit_rows=16)
-    desk.submit(30)
-    desk.taken()
-    with pytest.raises(Overloaded) as refused:
-        desk.submit(30)
-    assert refused.value.retry_after_s == pytest.approx(0.005)
-
-
-def test_idle_model_takes_a_request_of_more_rows_than_its_limit() -> None:
-    desk = Desk(limit_rows=16)
-    request = desk.submit(100)
-    assert desk.take() == [request]
 
 
 def test_more_requests_than_may_be_in_flight_are_refused_whatever_their_rows() -> None:
@@ -224,14 +151,6 @@ def test_deadline_that_has_passed_is_refused_as_such() -> None:
     with pytest.raises(DeadlineExceeded):
         desk.submit(left_s=0.0)
     assert desk.batcher.is_idle
-
-
-def test_refused_request_leaves_no_trace() -> None:
-    desk = Desk(max_rows=4, limit_rows=16)
-    with pytest.raises(TooLarge):
-        desk.submit(5)
-    assert desk.batcher.is_idle
-    assert desk.load()[:4] == (0, 0, 16, 0)
 
 
 def test_slow_runs_lower_the_limit_and_quick_ones_raise_it_again() -> None:
@@ -263,46 +182,6 @@ def test_slow_runs_lower_the_limit_and_quick_ones_raise_it_again() -> None:
 # deadlines and cancelling
 
 
-def test_expired_work_is_answered_and_not_run() -> None:
-    desk = Desk()
-    first = desk.submit(left_s=1.0)
-    second = desk.submit()
-    desk.now_s = 1.0
-    desk.batcher.expire(desk.now_s)
-    assert [request for request, _ in desk.answers] == [first]
-    assert desk.outcomes() == ["deadline_exceeded"]
-    assert desk.take() == [second]
-    assert desk.batcher.meter.dropped == {"expired": 1}
-
-
-def test_each_of_many_deadlines_is_kept_in_its_turn() -> None:
-    desk = Desk(batch_rows=64)
-    requests = [desk.submit(left_s=1.0 + at) for at in range(20)]
-    for at, request in enumerate(requests):
-        desk.now_s = 1.0 + at
-        desk.batcher.expire(desk.now_s)
-        assert [answered for answered, _ in desk.answers] == requests[: at + 1]
-        assert request.state is RequestState.ENDED
-
-
-def test_batch_never_contains_what_expired_since_anyone_last_looked() -> None:
-    desk = Desk()
-    late, timely = desk.submit(left_s=1.0), desk.submit(left_s=1.001)
-    desk.now_s = 1.0
-    assert desk.take() == [timely]
-    assert desk.answers[0][0] is late
-
-
-def test_cancelled_work_is_neither_run_nor_answered() -> None:
-    desk = Desk()
-    gone, kept = desk.submit(), desk.submit()
-    desk.batcher.cancel(gone, 0.0)
-    desk.batcher.cancel(gone, 0.0)
-    assert desk.take() == [kept]
-    assert desk.answers == []
-    assert desk.batcher.meter.requests["cancelled"] == 1
-
-
 def test_cancelling_what_was_never_accepted_does_nothing() -> None:
     desk = Desk()
     desk.batcher.cancel(desk.request(), 0.0)
@@ -310,107 +189,7 @@ def test_cancelling_what_was_never_accepted_does_nothing() -> None:
     assert "cancelled" not in desk.batcher.meter.requests
 
 
-def test_running_batch_is_stopped_once_when_nobody_wants_any_of_it() -> None:
-    desk = Desk()
-    cancelled, expiring = desk.submit(), desk.submit(left_s=1.0)
-    batch = desk.taken()
-    stops: list[float] = []
-    batch.stop = lambda: stops.append(desk.now_s)
-    desk.batcher.cancel(cancelled, 0.0)
-    assert (stops, batch.wanted) == ([], 1)
-    desk.now_s = 1.0
-    desk.batcher.expire(desk.now_s)
-    assert (stops, batch.wanted) == ([1.0], 0)
-    assert (desk.batcher.in_flight, desk.batcher.queued, desk.batcher.is_idle) == (0, 0, False)
-    desk.finish(batch)
-    assert [request for request, _ in desk.answers] == [expiring]
-    assert (stops, desk.batcher.is_idle) == ([1.0], True)
-
-
-def test_instance_is_busy_until_its_unwanted_run_has_ended() -> None:
-    desk = Desk()
-    desk.batcher.cancel(desk.submit(), 0.0)
-    unwanted = desk.submit()
-    batch = desk.taken()
-    desk.batcher.cancel(unwanted, 0.0)
-    following = desk.submit()
-    assert desk.take() == []
-    desk.finish(batch)
-    assert desk.take() == [following]
-
-
-def test_request_that_an_answer_cancels_is_not_answered_even_if_its_turn_to_expire_had_come() -> (
-    None
-):
-    """A link that breaks while an answer is sent takes all its other requests with it."""
-    desk = Desk()
-    requests: list[PendingRequest] = []
-    answered: list[PendingRequest] = []
-
-    def lose_the_link(request: PendingRequest, result: Result) -> None:
-        answered.append(request)
-        for other in requests:
-            if other is not request:
-                desk.batcher.cancel(other, desk.now_s)
-
-    for _ in range(4):
-        request = desk.request(left_s=1.0)
-        request.done = lose_the_link
-        requests.append(request)
-        desk.batcher.submit(request, 0.0)
-    desk.now_s = 1.0
-    desk.batcher.expire(desk.now_s)
-    assert len(answered) == 1
-    assert (desk.batcher.in_flight, desk.batcher.queued, desk.load().queue_us) == (0, 0, 0)
-    assert desk.batcher._requests.rows == 0
-
-
-@pytest.mark.parametrize("way", ["finished", "fail"])
-def test_request_that_an_answer_of_its_batch_cancels_is_not_answered_after_it(way: str) -> None:
-    desk = Desk()
-    answered: list[PendingRequest] = []
-    requests: list[PendingRequest] = []
-
-    def lose_the_link(request: PendingRequest, result: Result) -> None:
-        answered.append(request)
-        for other in requests:
-            desk.batcher.cancel(other, desk.now_s)
-
-    for _ in range(3):
-        request = desk.request()
-        request.done = lose_the_link
-        requests.append(request)
-        desk.batcher.submit(request, 0.0)
-    batch = desk.taken()
-    if way == "fail":
-        desk.batcher.fail(batch, RunFailed("stuck"), 0.0)
-    desk.finish(batch)
-    assert len(answered) == 1
-    assert desk.batcher.is_idle
-    assert desk.batcher._requests.rows == 0
-
-
-def test_answer_may_submit_the_next_request() -> None:
-    desk = Desk()
-    following: list[PendingRequest] = []
-    first = desk.request()
-    first.done = lambda _, __: following.append(desk.submit(5, left_s=1.0))
-    desk.batcher.submit(first, 0.0)
-    desk.finish(desk.taken())
-    assert desk.take() == following
-
-
 # failures
-
-
-def test_each_request_of_a_batch_gets_its_own_result() -> None:
-    desk = Desk()
-    fine, faulty = desk.submit(), desk.submit()
-    error = RunFailed("a bad index")
-    output = y(1)
-    desk.finish(desk.taken(), results=[[output], error])
-    assert desk.answers == [(fine, [output]), (faulty, error)]
-    assert desk.batcher.meter.requests == {"ok": 1, "run_failed": 1}
 
 
 def test_run_that_was_not_whole_says_nothing_about_the_model() -> None:
@@ -430,22 +209,6 @@ def test_requests_that_end_together_are_reported_in_the_order_in_which_they_came
     assert [request for request, _ in desk.answers] == requests
 
 
-def test_running_batch_can_be_failed_and_its_report_changes_nothing_then() -> None:
-    desk = Desk(batch_rows=1, instances=2)
-    running, beside, waiting = desk.submit(), desk.submit(), desk.submit()
-    batch, other = desk.taken(), desk.taken()
-    stops: list[str] = []
-    batch.stop = lambda: stops.append("stop")
-    error = RunFailed("stuck")
-    desk.batcher.fail(batch, error, 0.0)
-    assert (desk.answers, stops) == ([(running, error)], ["stop"])
-    desk.finish(batch)
-    assert desk.take() == [waiting]
-    assert len(desk.answers) == 1
-    desk.finish(other)
-    assert [request for request, _ in desk.answers] == [running, beside]
-
-
 # outputs
 
 
@@ -461,22 +224,6 @@ def test_request_gets_the_outputs_it_asked_for_in_its_own_order() -> None:
 
 
 # what is told of the load
-
-
-def test_idle_model_reports_no_load_and_its_whole_limit() -> None:
-    assert Desk(limit_rows=16).load() == LoadReport(
-        in_flight=0,
-        queued=0,
-        limit=16,
-        queue_us=0,
-        run_us=10_000,
-        free_bytes=7,
-        latency_us=0,
-        device_in_flight=9,
-        bulk_in_flight=0,
-        online_queue_us=0,
-        limit_rows=16,
-    )
 
 
 def test_load_counts_requests_and_times_what_waits_before_a_newcomer() -> None:
@@ -496,66 +243,6 @@ def test_wait_of_requests_that_run_alone_is_by_the_rows_of_each() -> None:
         desk.submit(100)
     desk.taken()
     assert desk.load().queue_us == 250  # two of 100 rows and half of one, a microsecond each row
-
-
-def test_all_of_the_load_is_back_at_nothing_after_every_way_to_end() -> None:
-    desk = Desk(batch_rows=2, profile=GENEROUS)
-    expiring, *others = [desk.submit(left_s=left_s) for left_s in (1.0, None, None, None)]
-    batch = desk.taken()
-    assert batch.requests == [expiring, others[0]]
-    desk.batcher.cancel(others[1], 0.0)
-    desk.batcher.cancel(others[0], 0.0)
-    desk.now_s = 1.0
-    desk.batcher.expire(desk.now_s)
-    desk.finish(batch)
-    desk.finish(desk.taken())
-    report = desk.load()
-    assert (report.in_flight, report.queued, report.queue_us) == (0, 0, 0)
-    assert (
-        desk.batcher._requests.rows,
-        desk.batcher._requests.queue.rows,
-        len(desk.batcher._requests.queue),
-    ) == (0, 0, 0)
-    assert desk.outcomes() == ["deadline_exceeded", "ok"]
-
-
-def test_latency_is_reported_as_it_was_at_such_a_load() -> None:
-    desk = Desk()
-    desk.submit()
-    desk.finish(desk.taken(), 0.010)
-    assert desk.load().latency_us == 10_000
-    for _ in range(7):
-        desk.submit()
-    desk.finish(desk.taken(), 0.040)
-    assert desk.load().latency_us == pytest.approx(13_000)  # at one in flight: one more sample
-    for _ in range(3):
-        desk.submit()
-    assert desk.load().latency_us == 40_000  # as the fourth in flight, not the third
-    desk.finish(desk.taken(), 0.010)
-    for _ in range(3):
-        desk.submit()
-    assert desk.load().latency_us == 40_000
-
-
-@pytest.mark.parametrize("profile", [None, PROFILE])
-def test_requests_without_rows_are_run_and_answered(profile: ServiceProfile | None) -> None:
-    desk = Desk(profile=profile)
-    for _ in range(3):
-        desk.submit(0)
-        desk.submit(0)
-        desk.finish(desk.taken(), 0.010)
-        desk.finish(desk.taken(), 0.010)
-    assert desk.outcomes() == ["ok"] * 6
-    assert desk.batcher.time.slowdown == pytest.approx(1.0)
-
-
-def test_runs_of_no_measurable_time_harm_nothing() -> None:
-    desk = Desk(profile=None)
-    for _ in range(30):
-        desk.submit()
-        desk.finish(desk.taken(), 0.0)
-    assert desk.outcomes() == ["ok"] * 30
-    assert min(desk.load()) >= 0
 
 
 # memory
@@ -611,34 +298,6 @@ def test_batch_that_has_run_is_let_go_without_waiting_for_the_collector(is_batch
 
 def living_works() -> int:
     return sum(isinstance(one, PendingRequest) for one in gc.get_objects())
-
-
-def test_endless_submitting_and_cancelling_keeps_nothing() -> None:
-    desk = Desk(batch_rows=1)
-    desk.submit()
-    desk.taken()
-    for index in range(2_000):
-        desk.batcher.cancel(desk.submit(width=1 + index % 7, is_bulk=index % 2 == 0), 0.0)
-    halves = desk.batcher._requests.queue._online, desk.batcher._requests.queue._bulk
-    entries = sum(len(heap) for half in halves for heap in half.heaps.values())
-    assert entries <= 2 * (STALE_ENTRIES + 1)
-    assert (desk.batcher.in_flight, desk.batcher.queued) == (1, 0)
-
-
-def test_caller_that_fails_costs_the_others_of_its_batch_nothing() -> None:
-    desk = Desk()
-
-    def broken(request: PendingRequest, result: Result) -> None:
-        raise ZeroDivisionError
-
-    first, second = desk.submit(), desk.submit()
-    first.done = broken
-    batch = desk.taken()
-    with pytest.raises(ZeroDivisionError):
-        desk.finish(batch)
-    assert [request for request, _ in desk.answers] == [second]
-    assert second.batch is None
-    assert desk.batcher.is_idle
 
 
 def test_waiting_request_that_would_be_late_is_answered_and_not_run() -> None:
@@ -851,17 +510,6 @@ def test_request_that_is_to_run_alone_shares_its_run_with_nothing() -> None:
     assert sorted(map(len, runs)) == [1, 1, 2]
     assert [before, after] in runs
     assert all([suspect] in runs for suspect in suspects)
-
-
-def test_batch_knows_whether_it_has_bulk_requests() -> None:
-    desk = Desk()
-    desk.submit()
-    assert not desk.taken().has_bulk
-    desk = Desk()
-    desk.submit()
-    desk.submit(is_bulk=True)
-    batch = desk.taken()
-    assert (len(batch.requests), batch.has_bulk) == (2, True)
 
 
 # rows without data

@@ -22,7 +22,6 @@ from capamesh.node.generation.slots import Logits
 from capamesh.node.scheduling import generation_runner
 from capamesh.node.scheduling.generation_runner import Generation, GenerationRunner
 from capamesh.protocol.errors import (
-    InvalidRequest,
     ModelUnavailable,
     Overloaded,
     RunFailed,
@@ -101,24 +100,6 @@ def ask(
     return received, runner.submit(request, received.receive, LetterText, **more)  # type: ignore[arg-type]
 
 
-async def test_parts_come_in_the_loop_each_choice_as_alone(make: Make) -> None:
-    runner = make(FakeSlots(4))
-    asked = [
-        dataclasses.replace(REQUEST, prompt=(first, 2, 3), choices=1 + first % 2)
-        for first in range(8)
-    ]
-    received = [ask(runner, each)[0] for each in asked]
-    for request, each in zip(asked, received, strict=True):
-        for choice in range(request.choices):
-            assert await each.ids(choice) == ids_alone(request, choice)
-
-
-async def test_refusal_comes_as_the_last_part_of_each_choice(make: Make) -> None:
-    runner = make(FakeSlots(2))
-    received, _ = ask(runner, dataclasses.replace(REQUEST, prompt=(VOCABULARY,), choices=2))
-    assert [await received.error(choice) for choice in (0, 1)] == [InvalidRequest.code] * 2
-
-
 async def test_cancelled_request_receives_nothing_more_and_others_go_on(make: Make) -> None:
     slots = GatedSlots()
     runner = make(slots)
@@ -159,17 +140,6 @@ async def test_inbox_is_bounded(make: Make, monkeypatch: pytest.MonkeyPatch) -> 
     slots.gate.release(100)
     for each in received:
         assert await each.ids() == ids_alone(REQUEST)
-
-
-async def test_failed_run_ends_its_sequences_and_the_next_request_is_served(make: Make) -> None:
-    slots = FakeSlots(2)
-    runner = make(slots)
-    slots.fails = RunFailed("the device is gone")
-    received, _ = ask(runner, REQUEST)
-    assert await received.error() == RunFailed.code
-    slots.fails = None
-    again, _ = ask(runner, REQUEST)
-    assert await again.ids() == ids_alone(REQUEST)
 
 
 async def test_bug_ends_all_requests_and_is_told() -> None:

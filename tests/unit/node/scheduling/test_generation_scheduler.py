@@ -269,17 +269,6 @@ async def test_withdrawn_request_frees_its_slot_after_the_step(desk: Desk) -> No
     assert not asked.end.done()
 
 
-async def test_request_that_is_withdrawn_while_it_is_read_is_not_begun(desk: Desk) -> None:
-    desk.text.gate.clear()
-    asked = desk.ask(prompt=[1, 2], max_tokens=3)
-    assert desk.scheduler.queued == 1
-    desk.runner.cancel(asked.request)
-    desk.text.gate.set()
-    assert ids_of(await desk.ask(prompt=[3, 4], max_tokens=3).pieces()) == alone([3, 4], 3)
-    assert desk.scheduler.meter.dropped == {"cancelled": 1}
-    assert desk.slots.extended == [2]
-
-
 async def test_refusals_are_told_and_leave_nothing(desk: Desk) -> None:
     assert isinstance(await desk.ask(max_tokens=3).error(), InvalidRequest)
     assert isinstance(await desk.ask(prompt=[99], max_tokens=3).error(), InvalidRequest)
@@ -292,18 +281,6 @@ async def test_refusals_are_told_and_leave_nothing(desk: Desk) -> None:
         desk.ask(prompt=[1], max_tokens=1, sequence=SequenceMark(1, True, False))
     assert desk.scheduler.is_idle
     assert ids_of(await desk.ask(prompt=[1, 2], max_tokens=3).pieces()) == alone([1, 2], 3)
-
-
-async def test_no_more_are_in_flight_than_may_be() -> None:
-    desk = Desk(most_in_flight=2)
-    desk.text.gate.clear()
-    asked = [desk.ask(prompt=[1, 2], max_tokens=2) for _ in range(2)]
-    with pytest.raises(Overloaded, match="2 requests are in flight"):
-        desk.ask(prompt=[1, 2], max_tokens=2)
-    desk.text.gate.set()
-    for each in asked:
-        await each.pieces()
-    await asyncio.to_thread(desk.scheduler.close)
 
 
 async def test_client_that_has_all_places_gives_one_to_another() -> None:
@@ -406,18 +383,6 @@ async def test_reader_of_an_answer_that_goes_on_hears_that_it_is_under_way(desk:
     assert ids_of(await gone_on.pieces()) == ids[4:]
 
 
-async def test_waiter_for_idleness_is_told_once_the_answer_is_over(desk: Desk) -> None:
-    desk.slots.is_open = False
-    asked = desk.ask(prompt=[1, 2], max_tokens=5)
-    await until(lambda: desk.generation.run_since_s is not None)
-    waiting = asyncio.ensure_future(desk.runner.wait_idle())
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    desk.slots.gate.release(10)
-    await asked.pieces()
-    await asyncio.wait_for(waiting, LIMIT_S)
-
-
 async def test_bulk_requests_give_a_slot_to_people_and_are_told_of_in_no_wait(desk: Desk) -> None:
     desk.slots.is_open = False
     bulk = [
@@ -459,19 +424,6 @@ async def test_crowd_that_waited_for_slots_is_forgotten_with_it_and_what_was_can
     report = desk.scheduler.load_report(free_bytes=0, device_in_flight=0)
     assert (report.in_flight, report.queued, report.queue_us) == (0, 0, 0)
     assert report.latency_us < 1_000_000
-
-
-async def test_model_was_used_until_its_last_answer_has_ended(desk: Desk) -> None:
-    desk.now_s = 100.0
-    desk.slots.is_open = False
-    asked = desk.ask(prompt=[1, 2], max_tokens=3)
-    await until(lambda: desk.generation.run_since_s is not None)
-    assert desk.runner.last_used_s == 100.0
-    desk.now_s = 160.0
-    desk.slots.gate.release(10)
-    await asked.pieces()
-    await asyncio.wait_for(desk.runner.wait_idle(), LIMIT_S)
-    await until(lambda: desk.runner.last_used_s == 160.0)
 
 
 async def test_closed_model_lets_go_of_what_it_kept_of_prompts(desk: Desk) -> None:
@@ -523,12 +475,3 @@ async def test_steps_that_fail_again_and_again_are_said_of_the_model(desk: Desk)
     desk.slots.fails = None
     await desk.ask(prompt=[1, 2], max_tokens=1).pieces()
     assert desk.scheduler.health.reason == ""
-
-
-async def test_reader_who_takes_nothing_has_one_piece_kept(desk: Desk) -> None:
-    asked = desk.ask(is_parted=True, prompt=[1, 2, 3], max_tokens=40)
-    asked.holds = True
-    first, second = await asked.pieces()
-    assert len(asked.parts) == 1
-    assert first["t"] == alone([1, 2, 3], 40)[:1]
-    assert second["t"] == alone([1, 2, 3], 40)[1:]

@@ -526,18 +526,3 @@ TestRequests = Machine.TestCase
 TestRequests.settings = settings(stateful_step_count=40)
 TestSequences = SequenceMachine.TestCase
 TestSequences.settings = settings(stateful_step_count=40)
-
-
-def test_sequence_whose_waiting_request_was_too_late_falls_silent_only_then() -> None:
-    machine = SequenceMachine()
-    machine.start(instances=1, delay_us=0, streams=None)
-    machine.submit(1, 1, 0, None, False, False, sequence=0, marks=(True, False))
-    machine.take()
-    machine.finish(0, "ok", 0.0)
-    machine.submit(1, 1, 0, 0.25, False, False, sequence=0, marks=(True, False))
-    machine.silence()
-    machine.counts_are_true()
-    assert machine.seen == {0: [1]}
-    machine.silence()
-    machine.counts_are_true()
-    assert machine.seen == {}

@@ -14,17 +14,6 @@ def seconds(delay: QueueDelay, now_s: float) -> float:
     return delay.seconds()
 
 
-def test_delay_is_an_average_over_about_a_second() -> None:
-    delay = QueueDelay()
-    assert seconds(delay, 5.0) == 0.0
-    for at in range(1, 11):
-        delay.observe(0.010, at / 10)
-    assert seconds(delay, 1.0) == pytest.approx(0.010)
-    for at in range(1, 11):
-        delay.observe(0.110, 1.0 + at / 10)
-    assert seconds(delay, 2.0) == pytest.approx(0.010 + 0.1 * (1 - (10 / 11) ** 10))
-
-
 def test_runs_that_end_together_count_as_one() -> None:
     delay = QueueDelay()
     delay.observe(0.010, 1.0)

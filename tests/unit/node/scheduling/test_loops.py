@@ -72,18 +72,6 @@ def values(tensor: Tensor) -> list[float]:
     return [float(value) for value in tensor.to_numpy().reshape(-1)]
 
 
-def test_each_step_is_a_part_and_the_last_one_the_answer() -> None:
-    desk = LoopDesk(3)
-    request = desk.start(10)
-    assert desk.run()
-    assert (desk.parts_of(request), desk.answers) == ([11], [])
-    desk.run_all()
-    assert (desk.parts_of(request), desk.last_of(request)) == ([11, 12], 13)
-    assert (request.state, request.steps, request.inputs) == (RequestState.ENDED, 3, ())
-    assert desk.batcher.is_idle
-    assert desk.batcher._requests.rows == 0
-
-
 def test_stop_output_ends_it_once_all_rows_have_stopped() -> None:
     desk = LoopDesk(100, until=13)
     request = desk.start(10, rows=2)
@@ -123,14 +111,6 @@ def test_steps_of_several_requests_share_batches_and_new_ones_join() -> None:
     assert [desk.last_of(one) for one in (first, second, third)] == [3, 13, 23]
 
 
-def test_turns_are_equal_whatever_the_deadlines() -> None:
-    desk = LoopDesk(3, batch_rows=2)
-    for value, left_s in ((0, 5.0), (10, 9.0), (20, 7.0), (30, 8.0)):
-        desk.start(value, left_s=left_s)
-    desk.run_all()
-    assert desk.ran == [[0, 10], [20, 30], [1, 11], [21, 31], [2, 12], [22, 32]]
-
-
 def test_reader_that_takes_no_more_stops_its_own_request_alone() -> None:
     desk = LoopDesk(4)
     slow, quick = desk.start(0), desk.start(10)
@@ -147,18 +127,6 @@ def test_reader_that_takes_no_more_stops_its_own_request_alone() -> None:
     desk.run_all()
     assert (desk.parts_of(slow), desk.last_of(slow)) == ([1, 2, 3], 4)
     assert desk.batcher.is_idle
-
-
-def test_reader_that_takes_more_while_the_next_step_runs_is_not_queued_twice() -> None:
-    desk = LoopDesk(3)
-    request = desk.start(0)
-    desk.run()
-    batch = desk.taken()
-    request.is_held = True
-    desk.batcher.resume(request)
-    desk.run(batch)
-    desk.run_all()
-    assert (desk.parts_of(request), desk.last_of(request)) == ([1, 2], 3)
 
 
 @pytest.mark.parametrize("is_held", [False, True])
@@ -188,15 +156,6 @@ def test_request_that_is_withdrawn_at_a_part_does_not_go_on() -> None:
     request.on_part = lambda request, _: desk.batcher.cancel(request, desk.now_s)
     desk.run()
     assert not desk.run()
-    assert desk.batcher.is_idle
-
-
-def test_error_of_a_later_step_ends_it() -> None:
-    desk = LoopDesk(1000)
-    request = desk.start(0)
-    desk.run()
-    desk.finish(desk.taken(), results=[RunFailed("it fell over")])
-    assert isinstance(desk.last_of(request), RunFailed)
     assert desk.batcher.is_idle
 
 

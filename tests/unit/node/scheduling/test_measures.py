@@ -15,19 +15,6 @@ from capamesh.node.scheduling.stats import Meter
 PROFILE = ServiceProfile((ProfilePoint(1, 0.010), ProfilePoint(8, 0.024)))
 
 
-def test_profile_is_believed_until_runs_are_slower_and_again_when_they_are_not() -> None:
-    time = ServiceTime(PROFILE)
-    assert (time.run_s, time.slowdown) == (0.010, 1.0)
-    assert time.expected_s(4) == pytest.approx(0.016)
-    assert time.ran(4, 0.032) == pytest.approx(2.0)
-    assert time.slowdown == pytest.approx(1.1)
-    assert time.predicted_s(8) == pytest.approx(0.0264)
-    for _ in range(200):
-        time.ran(8, 0.024)
-    assert time.slowdown == pytest.approx(1.0)
-    assert time.run_s == pytest.approx(0.024)
-
-
 def test_first_run_without_a_profile_is_the_measure_and_no_slowdown() -> None:
     time = ServiceTime(None)
     assert (time.run_s, time.predicted_s(4)) == (0.0, FIRST_GUESS_S)
@@ -37,14 +24,6 @@ def test_first_run_without_a_profile_is_the_measure_and_no_slowdown() -> None:
     assert time.predicted_s(8) == pytest.approx(0.080)
     time.ran(4, 0.080)
     assert time.predicted_s(4) == pytest.approx(0.044)
-
-
-@pytest.mark.parametrize("profile", [None, PROFILE])
-def test_run_of_no_rows_is_measured_as_one_of_a_row(profile: ServiceProfile | None) -> None:
-    time = ServiceTime(profile)
-    time.ran(1, 0.010)
-    assert time.ran(0, 0.010) == pytest.approx(1.0)
-    assert time.predicted_s(0) == time.predicted_s(1) == pytest.approx(0.010)
 
 
 @given(
@@ -102,15 +81,6 @@ def test_run_that_was_stopped_for_long_counts_for_ten_of_what_was_predicted() ->
     assert time.ran(1, 16.0) == pytest.approx(10.0)
     assert time.predicted_s(1) == pytest.approx(0.0038)
     assert time.run_s == pytest.approx(0.0038)
-
-
-def test_device_that_is_a_hundred_times_slower_is_half_known_after_ten_runs() -> None:
-    time = ServiceTime(ServiceProfile((ProfilePoint(1, 0.002),)))
-    runs = 0
-    while time.predicted_s(1) < 0.1:
-        time.ran(1, 0.2)
-        runs += 1
-    assert runs == 10
 
 
 def test_first_run_of_a_model_that_was_never_measured_counts_as_it_is() -> None:

@@ -49,30 +49,6 @@ def heap_entries(queue: RequestQueue) -> int:
     return sum(len(heap) for half in (queue._online, queue._bulk) for heap in half.heaps.values())
 
 
-def test_lower_priority_numbers_go_first_then_earlier_deadlines_then_earlier_arrivals() -> None:
-    queue = RequestQueue()
-    late = request(priority=1, deadline_s=1.0)
-    endless = request()
-    endless_too = request()
-    due = request(deadline_s=9.0)
-    due_sooner = request(deadline_s=8.0)
-    put(queue, [late, endless, endless_too, due, due_sooner])
-    order: list[PendingRequest] = []
-    while batch := queue.take(1):
-        order += batch
-    assert order == [due_sooner, due, endless, endless_too, late]
-    assert (len(queue), queue.rows) == (0, 0)
-    assert queue.take(1) == []
-
-
-def test_all_that_waits_is_taken_in_the_same_order() -> None:
-    queue = RequestQueue()
-    deadlines = (1.0, 5.0, 2.0, 6.0, 4.0, 3.0)
-    put(queue, [request(2, deadline_s=deadline_s) for deadline_s in deadlines])
-    assert [one.deadline_s for one in queue.take(12)] == sorted(deadlines)
-    assert (len(queue), queue.rows, heap_entries(queue)) == (0, 0, 0)
-
-
 def test_bulk_work_gets_the_same_share_after_online_work_was_taken_whole() -> None:
     taken: list[list[bool]] = []
     for has_dropped in (
@@ -92,54 +68,12 @@ def test_bulk_work_gets_the_same_share_after_online_work_was_taken_whole() -> No
     assert 0 < taken[0][:40].count(True) < 40
 
 
-def test_batch_is_filled_up_to_its_rows_and_never_over_them() -> None:
-    queue = RequestQueue()
-    first, second, third = request(3), request(4), request(2)
-    put(queue, [first, second, third])
-    assert queue.take(8) == [first, second]
-    assert queue.rows == 2
-    assert queue.take(8) == [third]
-
-
-def test_single_work_of_more_rows_than_a_batch_goes_alone() -> None:
-    queue = RequestQueue()
-    small, huge, other = request(1, priority=1), request(100), request(1, priority=1)
-    put(queue, [small, huge, other])
-    assert queue.take(8) == [huge]
-    assert queue.take(8) == [small, other]
-
-
 def test_next_in_order_is_not_overtaken_by_a_smaller_one_that_would_fit() -> None:
     queue = RequestQueue()
     first, large, small = request(5), request(5), request(1)
     put(queue, [first, large, small])
     assert queue.take(8) == [first]
     assert queue.take(8) == [large, small]
-
-
-def test_works_of_different_keys_never_share_a_batch_and_the_most_urgent_key_goes_first() -> None:
-    queue = RequestQueue()
-    a, b, urgent_b, c = (
-        request(key="a"),
-        request(key="b"),
-        request(key="b", deadline_s=1.0),
-        request(key="c"),
-    )
-    put(queue, [a, b, urgent_b, c])
-    assert queue.take(8) == [urgent_b, b]
-    assert queue.take(8) == [a]
-    assert queue.take(8) == [c]
-
-
-def test_dropped_work_is_never_taken_and_is_counted_out_at_once() -> None:
-    queue = RequestQueue()
-    kept, gone, bulk = request(2), request(3), request(4, is_bulk=True)
-    put(queue, [gone, kept, bulk])
-    drop(queue, gone)
-    drop(queue, bulk)
-    assert (len(queue), queue.rows, list(queue)) == (1, 2, [kept])
-    assert queue.take(8) == [kept]
-    assert queue.take(8) == []
 
 
 def test_endless_putting_and_dropping_leaves_a_bounded_number_of_stale_entries() -> None:
@@ -167,14 +101,6 @@ def test_endless_bulk_gets_a_tenth_of_the_rows_and_online_the_rest() -> None:
             taken[one.is_bulk] += 1
             queue.put(request(is_bulk=one.is_bulk))
     assert taken == {False: 9_000, True: 1_000}
-
-
-def test_bulk_gets_every_row_while_no_online_work_waits() -> None:
-    queue = RequestQueue()
-    bulk = [request(is_bulk=True) for _ in range(64)]
-    put(queue, bulk)
-    assert queue.take(32) == bulk[:32]
-    assert queue.take(32) == bulk[32:]
 
 
 def test_bulk_fills_the_room_that_an_online_batch_leaves_and_pays_for_it() -> None:

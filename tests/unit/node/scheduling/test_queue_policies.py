@@ -31,13 +31,6 @@ def test_request_that_has_waited_its_time_is_refused_though_it_brought_no_deadli
     assert desk.outcomes() == ["deadline_exceeded", "ok"]  # what runs has waited no longer
 
 
-def test_run_may_take_longer_than_a_request_may_wait() -> None:
-    desk = Desk(batch_rows=1, queue=REJECT)
-    desk.submit()
-    desk.finish(desk.taken(), run_s=3.0)
-    assert desk.outcomes() == ["ok"]
-
-
 def test_batch_that_stands_ready_behind_a_run_waits_still() -> None:
     for rules, outcome in ((REJECT, ["deadline_exceeded"]), (DELAY, [])):
         desk = Desk(batch_rows=1, queue=rules)
@@ -49,17 +42,6 @@ def test_batch_that_stands_ready_behind_a_run_waits_still() -> None:
         desk.now_s = 0.05
         desk.batcher.expire(desk.now_s)
         assert desk.outcomes() == outcome
-
-
-def test_request_s_own_deadline_counts_beside_the_model_s() -> None:
-    desk = Desk(batch_rows=1, queue=REJECT)
-    desk.submit()
-    desk.taken()
-    desk.submit(left_s=0.02)
-    desk.now_s = 0.02
-    desk.batcher.expire(desk.now_s)
-    assert desk.outcomes() == ["deadline_exceeded"]
-    assert "the deadline passed before it ran" in str(desk.answers[0][1])
 
 
 def test_delayed_requests_go_behind_all_others_of_their_priority() -> None:
@@ -129,18 +111,6 @@ def test_each_priority_has_its_own_policy_and_places() -> None:
     desk.now_s = 0.001
     desk.batcher.expire(desk.now_s)
     assert desk.outcomes() == ["deadline_exceeded"] * 2  # those of priority 1 alone
-
-
-def test_delayed_request_keeps_its_place_in_the_count_of_its_priority() -> None:
-    rules = QueueRules(QueuePolicy(timeout_us=1000, is_delaying=True, max_queue=1), 2, 2)
-    desk = Desk(batch_rows=1, queue=rules)
-    desk.submit()
-    desk.taken()
-    desk.submit(priority=1)
-    desk.now_s = 0.001
-    desk.batcher.expire(desk.now_s)
-    with pytest.raises(Overloaded, match="1 requests of priority 1 wait"):
-        desk.submit(priority=1)
 
 
 def test_delayed_request_gives_way_to_more_urgent_ones_and_not_to_its_equals() -> None:

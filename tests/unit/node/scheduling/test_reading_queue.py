@@ -36,13 +36,6 @@ def test_clients_take_turns_by_bytes_and_each_begins_with_its_shortest() -> None
     assert taken(queue) == [lone[1], crowd[2], lone[0], crowd[0]]
 
 
-def test_people_go_before_batches() -> None:
-    queue = ReadingQueue()
-    bulk, person = call(1, is_bulk=True), call(900)
-    put(queue, bulk, person)
-    assert taken(queue) == [person, bulk]
-
-
 def test_long_call_waits_for_few_shorter_ones_of_its_client() -> None:
     queue = ReadingQueue()
     long = call(1000)

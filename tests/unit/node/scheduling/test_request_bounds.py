@@ -75,30 +75,12 @@ def test_rows_that_can_never_fit_are_refused_with_what_would() -> None:
     bench.submit(663, 2)
 
 
-def test_memory_of_loaded_models_is_not_there_for_runs() -> None:
-    bench = Bench()
-    bench.budget.models_bytes = 500_000
-    assert "runs have 500000 bytes on this node" in str(bench.refusal(400, 2))
-
-
 def test_single_row_that_is_too_large_is_refused_without_advice_that_does_not_help() -> None:
     bench = Bench(TEXTS, RunNeed(64, 10.0, 1.0), limit_bytes=100_000)
     assert str(bench.refusal(1, 1_000)) == (
         "a request of 1 rows of 1000 elements takes about 1519000 bytes of memory here (1515000 bytes a row, by"
         " what was measured); runs have 100000 bytes on this node: give less at once"
     )
-
-
-def test_longer_rows_count_by_the_square_where_that_was_measured() -> None:
-    bench = Bench(TEXTS, RunNeed(64, 10.0, 1.0), limit_bytes=1_000_000)
-    bench.submit(8, 64)
-    assert isinstance(bench.refusal(8, 640), TooLarge)
-
-
-def test_request_of_no_more_rows_than_were_measured_is_not_looked_at() -> None:
-    bench = Bench(limit_bytes=1)  # in which nothing fits
-    bench.submit(8, 2)
-    assert isinstance(bench.refusal(9, 2), TooLarge)
 
 
 def test_bulk_request_that_runs_in_parts_is_looked_at_as_one_of_them() -> None:
@@ -134,19 +116,6 @@ def test_large_requests_share_the_memory_of_the_device_and_give_it_back() -> Non
     other.submit(400, 2)
 
 
-def test_request_that_is_withdrawn_before_its_run_holds_no_memory() -> None:
-    bench = Bench()
-    request = bench.submit(400, 2)
-    bench.batcher.cancel(request, 0.0)
-    assert bench.budget.held_bytes == 0
-
-
-def test_small_requests_are_not_counted() -> None:
-    bench = Bench()
-    bench.submit(10, 2)  # 15,080 bytes of a million: under a 64th
-    assert bench.budget.held_bytes == 0
-
-
 def test_request_refused_for_another_reason_holds_no_memory() -> None:
     plan = BatchPlan(
         (TensorSpec("x", F32, (-1, 2)), TensorSpec("h", F32, (-1, 2))),
@@ -172,12 +141,6 @@ def test_rows_that_cannot_be_done_before_the_deadline_are_refused_with_what_can(
     )
     bench.submit(200, 2, left_s=2.0)
     Bench(limit_bytes=0).submit(400, 2, left_s=2.0)  # a measurement is believed to the half
-
-
-def test_usual_request_that_has_little_time_is_late_and_not_wrong() -> None:
-    bench = Bench(TEXTS, RunNeed(2, 1.0), limit_bytes=0)
-    bench.submit(8, 2, left_s=0.001)
-    assert isinstance(Bench(TEXTS, RunNeed(2, 1.0)).refusal(9, 2, left_s=0.001), InvalidRequest)
 
 
 def test_device_that_became_faster_than_at_load_is_given_more() -> None:

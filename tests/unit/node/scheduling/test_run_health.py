@@ -14,12 +14,6 @@ def x(value: float) -> list[Tensor]:
     return [Tensor.from_numpy("x", np.array([value], np.float32))]
 
 
-def test_model_whose_runs_succeed_has_nothing_said_of_it() -> None:
-    health = RunHealth()
-    health.succeeded()
-    assert (health.reason, health.is_doubted) == ("", False)
-
-
 def test_model_that_never_ran_is_said_so_until_a_run_succeeds() -> None:
     health = RunHealth("it does not run on generated inputs: bad allocation")
     assert health.reason == (

@@ -8,7 +8,6 @@ from worker_fakes import SHORT
 
 from capamesh.node.repository.rules import Rules, SequenceRules, StateTensor
 from capamesh.node.scheduling import Batch, BatchPlan, DynamicBatcher, PendingRequest, Result
-from capamesh.node.scheduling.pending_request import RequestState
 from capamesh.node.scheduling.sequences import KEPT_BYTES, Sequences
 from capamesh.node.scheduling.service_profile import ServiceProfile
 from capamesh.protocol.errors import CapameshError, InvalidRequest, RunFailed, SequenceUnknown
@@ -127,19 +126,6 @@ def test_numbers_and_texts_name_different_sequences() -> None:
         desk.submit("1", 1)
 
 
-def test_start_mark_starts_again_from_zero() -> None:
-    desk = Desk()
-    desk.ask("a", 1, start=True)
-    assert desk.ask("a", 5, start=True) == 5
-    assert desk.ask("a", 1) == 6
-
-
-def test_one_request_may_be_a_whole_sequence() -> None:
-    desk = Desk()
-    assert desk.ask("a", 7, start=True, end=True) == 7
-    assert (len(desk.sequences), desk.sequences.size_bytes) == (0, 0)
-
-
 def test_request_without_a_sequence_is_refused_and_reported_how_to_name_one() -> None:
     desk = Desk()
     request = desk.submit("a", start=True)
@@ -149,56 +135,7 @@ def test_request_without_a_sequence_is_refused_and_reported_how_to_name_one() ->
     assert desk.batcher.in_flight == 1
 
 
-def test_requests_of_one_sequence_run_one_after_the_other_and_those_of_others_beside_them() -> None:
-    desk = Desk()
-    first = [desk.submit(name, 1, start=True) for name in "ab"]
-    second, third = desk.submit("a", 2), desk.submit("a", 3)
-    assert (second.state, third.state) == (RequestState.WAITING, RequestState.WAITING)
-    batch = desk.taken()
-    assert batch.requests == first
-    assert desk.nothing_to_take()  # though an instance is free
-    desk.run(batch)
-    batch = desk.taken()
-    assert batch.requests == [second]
-    desk.run(batch)
-    desk.run(desk.taken())
-    assert desk.batcher.is_idle
-    assert desk.sums() == [1, 1, 3, 6]
-    assert [request for request, _ in desk.answers] == [*first, second, third]
-
-
-def test_urgency_does_not_reorder_a_sequence() -> None:
-    desk = Desk()
-    slow = desk.submit("a", 1, start=True)
-    urgent = desk.submit("a", 2, left_s=10.0)
-    batch = desk.taken()
-    assert batch.requests == [slow]
-    desk.run(batch)
-    assert desk.taken().requests == [urgent]
-
-
-def test_sequences_whose_states_have_grown_to_different_lengths_do_not_share_a_batch() -> None:
-    desk = Desk()
-    for name, length in (("a", 1), ("b", 2), ("c", 2)):
-        for at in range(length):
-            desk.ask(name, 1, start=at == 0)
-    requests = [desk.submit(name, 1) for name in "abc"]
-    first, second = desk.taken(), desk.taken()
-    assert (first.requests, second.requests) == ([requests[0]], requests[1:])
-    for batch in (first, second):
-        desk.run(batch)
-    assert desk.sums()[-3:] == [2, 3, 3]
-
-
 # failures
-
-
-def test_failed_run_leaves_the_state_as_it_was_and_may_be_sent_again() -> None:
-    desk = Desk()
-    desk.ask("a", 1, start=True)
-    desk.submit("a", 2)
-    desk.run(desk.taken(), RunFailed("no memory"))
-    assert desk.ask("a", 2) == 3
 
 
 def test_failed_restart_leaves_the_old_state() -> None:
@@ -207,15 +144,6 @@ def test_failed_restart_leaves_the_old_state() -> None:
     desk.submit("a", 2, start=True)
     desk.run(desk.taken(), RunFailed("no memory"))
     assert desk.ask("a", 2) == 3
-
-
-def test_sequence_whose_start_failed_has_not_started() -> None:
-    desk = Desk()
-    desk.submit("a", 1, start=True)
-    desk.run(desk.taken(), RunFailed("no memory"))
-    assert len(desk.sequences) == 0
-    with pytest.raises(SequenceUnknown, match="has not started here"):
-        desk.submit("a", 2)
 
 
 @pytest.mark.parametrize("way", ["fails", "expires queued", "expires running", "is cancelled"])
@@ -240,44 +168,6 @@ def test_end_that_was_not_answered_may_be_sent_again(way: str) -> None:
     assert len(desk.sequences) == 0
 
 
-def test_run_that_nobody_waited_for_to_its_end_does_not_change_the_state() -> None:
-    """Its caller was told that it expired and sends it again: it must not count twice."""
-    desk = Desk()
-    desk.ask("a", 1, start=True)
-    desk.submit("a", 2, left_s=1.0)
-    batch = desk.taken()
-    desk.now_s = 1.0
-    desk.batcher.expire(desk.now_s)
-    desk.run(batch)
-    assert desk.ask("a", 2) == 3
-
-
-def test_request_behind_a_cancelled_run_goes_on_when_that_has_ended_and_not_before() -> None:
-    desk = Desk()
-    desk.ask("a", 1, start=True)
-    running, following = desk.submit("a", 2), desk.submit("a", 4)
-    batch = desk.taken()
-    desk.batcher.cancel(running, 0.0)
-    assert desk.nothing_to_take()
-    desk.run(batch)
-    batch = desk.taken()
-    assert batch.requests == [following]
-    desk.run(batch)
-    assert desk.ask("a", 0) == 5
-
-
-def test_request_given_up_while_it_waited_for_its_turn_is_passed_over() -> None:
-    desk = Desk()
-    first, second, third = desk.submit("a", 1, start=True), desk.submit("a", 2), desk.submit("a", 4)
-    desk.batcher.cancel(second, 0.0)
-    desk.run(desk.taken())
-    batch = desk.taken()
-    assert batch.requests == [third]
-    desk.run(batch)
-    assert [request for request, _ in desk.answers] == [first, third]
-    assert desk.ask("a", 0) == 5
-
-
 def test_sequence_is_open_to_more_until_its_end_is_accepted_and_again_if_that_is_withdrawn() -> (
     None
 ):
@@ -291,39 +181,6 @@ def test_sequence_is_open_to_more_until_its_end_is_accepted_and_again_if_that_is
     desk.run(desk.taken())
     desk.run(desk.taken())
     assert desk.ask("a", 0) == 4
-
-
-def test_sequence_is_open_again_when_its_running_end_is_withdrawn() -> None:
-    desk = Desk()
-    desk.ask("a", 1, start=True)
-    end = desk.submit("a", 2, end=True)
-    batch = desk.taken()
-    desk.batcher.cancel(end, 0.0)
-    desk.submit("a", 3)
-    desk.run(batch)
-    desk.run(desk.taken())
-    assert desk.ask("a", 0) == 4
-
-
-def test_new_sequence_may_be_sent_behind_the_end_of_the_old_one() -> None:
-    desk = Desk()
-    desk.submit("a", 1, start=True, end=True)
-    desk.submit("a", 10, start=True)
-    desk.submit("a", 20, end=True)
-    for _ in range(3):
-        desk.run(desk.taken())
-    assert desk.sums() == [1, 10, 30]
-    assert len(desk.sequences) == 0
-
-
-def test_end_is_an_end_even_if_the_new_sequence_behind_it_is_withdrawn() -> None:
-    desk = Desk()
-    desk.submit("a", 1, start=True, end=True)
-    following = desk.submit("a", 10, start=True)
-    batch = desk.taken()
-    desk.batcher.cancel(following, 0.0)
-    desk.run(batch)
-    assert len(desk.sequences) == 0
 
 
 @pytest.mark.parametrize(
@@ -364,28 +221,6 @@ def test_sequence_that_was_silent_for_its_time_is_forgotten_whoever_else_is_ther
     assert (desk.sequences.forgotten, desk.sequences.size_bytes) == (1, 0)
 
 
-def test_silent_sequences_are_forgotten_while_no_request_comes_at_all() -> None:
-    desk = Desk(idle_s=60.0)
-    desk.ask("a", 1, start=True)
-    desk.now_s = 60.0
-    desk.batcher.expire(desk.now_s)
-    assert (len(desk.sequences), desk.sequences.size_bytes) == (0, 0)
-
-
-def test_sequence_is_not_silent_while_its_request_waits_runs_or_was_just_answered() -> None:
-    desk = Desk(idle_s=1.0)
-    desk.ask("a", 1, start=True)
-    desk.submit("a", 2)
-    desk.now_s = 50.0
-    desk.batcher.expire(desk.now_s)
-    batch = desk.taken()
-    desk.now_s = 100.0
-    desk.batcher.expire(desk.now_s)
-    desk.run(batch, RunFailed("late"))
-    desk.now_s = 100.9
-    assert desk.ask("a", 2) == 3
-
-
 def test_longest_silent_gives_way_when_memory_is_short() -> None:
     desk = Desk(max_bytes=2 * KEPT_BYTES + 3 * 8)
     desk.ask("a", 1, start=True)
@@ -412,17 +247,6 @@ def test_working_sequence_does_not_give_way_and_silent_ones_do_though_it_never_p
     desk.run(desk.taken())
     assert len(desk.sequences) == 0  # three columns are over the bound by themselves
     assert desk.batcher.meter.requests == {"ok": 4}
-
-
-def test_endless_waiting_and_cancelling_behind_a_long_run_keeps_nothing() -> None:
-    desk = Desk()
-    desk.submit("a", 1, start=True)
-    batch = desk.taken()
-    for _ in range(500):
-        desk.batcher.cancel(desk.submit("a", 2), 0.0)
-    assert len(desk.sequences._known["a"].waiting) == 0
-    desk.run(batch)
-    assert (desk.sequences.working, desk.batcher.is_idle) == (0, True)
 
 
 def test_kept_state_does_not_keep_the_outputs_of_the_whole_batch() -> None:

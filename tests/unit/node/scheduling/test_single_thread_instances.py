@@ -25,15 +25,6 @@ class StreamDesk(Desk):
         return [(batch.rows, batch.is_stream) for batch in self.batches]
 
 
-def test_lone_request_runs_on_all_threads_and_nothing_beside_it() -> None:
-    desk = StreamDesk()
-    desk.submit()
-    assert desk.kinds() == [(1, False)]
-    desk.submit()
-    desk.submit()
-    assert desk.kinds() == []
-
-
 def test_many_requests_are_shared_out_among_runs_of_one_thread_each() -> None:
     desk = StreamDesk()
     for _ in range(7):
@@ -41,24 +32,14 @@ def test_many_requests_are_shared_out_among_runs_of_one_thread_each() -> None:
     assert desk.kinds() == [(4, True), (3, True)]
 
 
-def test_no_run_of_one_thread_takes_more_rows_than_are_good_for_it() -> None:
-    desk = StreamDesk()
-    for _ in range(20):
-        desk.submit()
-    assert desk.kinds() == [(4, True), (4, True)]
-
-
-def test_request_that_comes_while_one_thread_is_free_runs_there_at_once() -> None:
-    desk = StreamDesk()
-    for _ in range(2):
-        desk.submit()
-    assert desk.kinds() == [(1, True), (1, True)]
-    desk.finish(desk.batches[0])
-    desk.submit()
-    assert desk.kinds() == [(1, True)]
-
-
-@pytest.mark.parametrize(("crowd", "alone"), [(2, 1), (3, 1), (4, 2), (8, 3), (32, 5)])
+@pytest.mark.parametrize(
+    ("crowd", "alone"),
+    [
+        (2, 1),
+        (4, 2),
+        (32, 5),
+    ],
+)
 def test_all_threads_work_together_again_once_a_few_in_a_row_were_alone(
     crowd: int, alone: int
 ) -> None:
@@ -88,14 +69,6 @@ def test_full_batch_waits_ready_made_behind_streams_and_never_behind_a_run_of_al
     assert ahead is not None
     assert (ahead.rows, ahead.is_stream, ahead.has_begun) == (4, True, False)
     assert desk.batcher.take(desk.now_s, is_ahead=True) is None
-
-
-def test_model_that_does_not_batch_runs_a_request_on_each_thread() -> None:
-    desk = StreamDesk(is_batching=False, rows=1)
-    for _ in range(5):
-        desk.submit()
-    assert desk.kinds() == [(1, True), (1, True)]
-    assert desk.batcher._slots.full_batch_s() == 0.018
 
 
 def test_model_that_turns_out_not_to_batch_runs_a_request_on_each_thread() -> None:

@@ -33,15 +33,6 @@ def verdict(**what: object) -> Verdict:
     return Verdict("m", "1", "", "why", **what)  # type: ignore[arg-type]
 
 
-def test_most_models_have_nothing_held_against_them() -> None:
-    suspicion = Suspicion()
-    suspicion.check(x(1), 9, 0.0)
-    suspicion.ended(request_digest(x(1)), 9)
-    assert not suspicion.is_looking
-    assert not suspicion.is_alone(0.0)
-    assert suspicion.survived() == ((), 0)
-
-
 def test_request_that_killed_is_refused_until_its_time_is_over_and_others_are_not() -> None:
     digest = request_digest(x(1, 2))
     suspicion = Suspicion(verdict(refused={digest.hex(): 100.0}), now_s=1_000.0)
@@ -90,12 +81,6 @@ def test_suspects_that_end_well_are_reported_once() -> None:
     assert suspicion.survived() == ((), 0)
 
 
-def test_requests_run_alone_for_a_while() -> None:
-    suspicion = Suspicion(verdict(alone_s=60.0), now_s=5.0)
-    assert suspicion.is_alone(64.9)
-    assert not suspicion.is_alone(65.0)
-
-
 PLAN = BatchPlan((TensorSpec("x", F32, (-1, -1)),), (), is_batching=True, batch_rows=8)
 NEED, PROFILE = RunNeed(2, 1.0), ServiceProfile((ProfilePoint(1, 0.1), ProfilePoint(4, 0.2)))
 
@@ -111,13 +96,6 @@ def identity(*shape: int, need: RunNeed | None = NEED) -> tuple[bytes, int]:
 
 def _nobody(request: PendingRequest, result: object) -> None:
     """Nobody waits."""
-
-
-def test_request_is_large_where_it_has_more_rows_or_longer_ones_than_were_measured() -> None:
-    assert identity(4, 2)[1] == 0
-    assert identity(5, 2)[1] == 40
-    assert identity(1, 3)[1] == 12
-    assert identity(1, 3, need=None)[1] == 0  # nobody knows what is usual
 
 
 class Refusing:
