@@ -135,18 +135,6 @@ def test_node_advertises_as_seldom_as_the_fleet_that_routers_tell_of_is_large(
     assert published.reported_s == [10, 10, 100, 100, 100, 100, 100, 100]
 
 
-def test_node_that_hears_of_no_number_advertises_every_10_s(
-    play: Callable[[Scenario], Published],
-) -> None:
-    async def scenario(agent: NodeAgent, _: Published) -> None:
-        del agent
-        await asyncio.sleep(45)
-
-    published = play(scenario)
-    assert published.times_s == [0, 10, 20, 30, 40]
-    assert published.reported_s == [10] * 5
-
-
 async def settle_at_100_s(agent: NodeAgent) -> ARouter:
     """Let a node hear long enough of a router with 1,000 nodes; it advertises at 135 s and 235 s."""
     router = ARouter(agent)

@@ -12,22 +12,6 @@ def router(peer: str, *addresses: str) -> RouterAdvert:
     return RouterAdvert(PeerId(peer), Sequence(1, 1), addresses, "eu", "0.1")
 
 
-def test_addresses_are_told_only_when_new() -> None:
-    routers = KnownRouters()
-    assert not routers
-    assert routers.heard(router("R", "r:1"), 0.0)
-    assert not routers.heard(router("R", "r:1"), 10.0)
-    assert routers.heard(router("R", "r:1", "r:2"), 20.0)
-    assert routers.message() == Routers(
-        {
-            PeerId("R"): (
-                "r:1",
-                "r:2",
-            )
-        }
-    )
-
-
 def test_router_not_heard_of_for_ten_minutes_is_dialled_no_more() -> None:
     routers = KnownRouters()
     routers.heard(router("R", "r:1"), 0.0)

@@ -16,14 +16,11 @@ from capamesh.node.agent.quarantine import (
     MAX_REQUESTS,
     REFUSED_S,
     REST_S,
-    ROW_S,
     SIZE_REST_S,
     CrashRecord,
 )
 from capamesh.node.contract.verdict import Verdict
 from capamesh.node.devices.in_flight_page import Marked, Phase
-from capamesh.protocol.msgpack_codec import pack, unpack
-from capamesh.protocol.schema import plain_values, read
 
 ABORTED = "killed by signal 6 (Aborted)"
 OLD, NEW = "sha256-chunks:" + "00" * 32, "sha256-chunks:" + "11" * 32
@@ -91,21 +88,6 @@ def test_request_that_ended_two_processes_is_not_run_again_and_its_model_goes_on
     assert record.refused() == {}
 
 
-def test_request_that_ran_several_times_at_one_death_has_ended_one_process() -> None:
-    record = Record()
-    record.die(running(A), running(A), running(A))
-    assert not record.refused()
-    record.die(running(A), running(A))
-    assert record.refused() == {A: REFUSED_S}
-
-
-def test_model_that_one_request_kills_again_and_again_is_not_held_back() -> None:
-    record = Record()
-    for _ in range(50):
-        record.die(running(A))
-        assert record.held_s() == 0
-
-
 def test_requests_run_alone_for_a_while_after_a_death_so_that_the_next_tells_which_it_was() -> None:
     record = Record()
     record.die(running())  # several together
@@ -149,13 +131,6 @@ def test_models_that_are_remembered_are_bounded() -> None:
 
 
 # sizes
-
-
-def test_one_death_while_large_requests_ran_has_none_refused() -> None:
-    record = Record()
-    three = (running(A, large=5_000), running(B, large=5_000), running(C, large=6_000))
-    assert record.die(*three) == ()
-    assert record.size() == (0, 0.0)
 
 
 def test_size_of_which_two_different_requests_killed_is_refused_for_longer_each_time() -> None:
@@ -202,13 +177,6 @@ def test_requests_that_end_well_between_those_that_do_not_have_the_size_refused_
     assert record.size() == (5_000, SIZE_REST_S)
 
 
-def test_large_requests_never_make_their_model_rest() -> None:
-    record = Record()
-    for number in range(20):
-        record.die(running(f"{number:016x}", large=1_000))
-    assert record.held_s() == 0
-
-
 # models
 
 
@@ -233,14 +201,6 @@ def test_three_deaths_by_different_usual_requests_make_a_model_rest_for_longer_e
     for _ in range(10):
         record.die(running(D))
     assert record.held_s() == LONGEST_REST_S
-
-
-def test_deaths_with_a_minute_between_them_make_no_model_rest() -> None:
-    record = Record()
-    for request in (A, B, C, D):
-        record.now_s += ROW_S
-        record.die(running(request))
-        assert record.held_s() == 0
 
 
 def test_requests_that_end_well_in_between_take_the_blame_from_the_model() -> None:
@@ -281,28 +241,6 @@ def test_death_with_nothing_marked_blames_nobody_and_does_not_end_the_row() -> N
     assert record.held_s() == HOLD_S
 
 
-def test_load_in_between_ends_the_row_of_deaths_by_loading() -> None:
-    record = Record()
-    for _ in range(3):
-        record.die(loading())
-        record.die(loading())
-        record.record.loaded("bad", "1")
-    assert record.held_s() == 0
-    for _ in range(3):
-        record.die(loading())
-    assert record.held_s() == HOLD_S
-
-
-def test_reason_names_a_few_companions() -> None:
-    record = Record()
-    marks = [loading(name) for name in "abcdefgh"]
-    record.die(*marks)
-    record.die(*marks)
-    reported = record.die(*marks)
-    assert len(reported) == 8
-    assert reported[0].startswith("a/1, or b/1, c/1, d/1 … beside it, ended its worker")
-
-
 @pytest.mark.parametrize(("lived_s", "held_s"), [(GOOD_LIFE_S - 1, HOLD_S), (GOOD_LIFE_S, 0)])
 def test_good_life_ends_the_row(lived_s: float, held_s: float) -> None:
     record = Record()
@@ -327,31 +265,6 @@ def test_other_files_are_not_to_blame_for_what_the_earlier_ones_did() -> None:
     record.die(loading(files=OLD))  # put back: anew
     record.die(loading(files=OLD))
     assert record.held_s() == 0
-
-
-def test_digest_that_was_not_marked_is_the_next_one_offered() -> None:
-    record = Record()
-    for _ in range(3):
-        record.die(loading(files=""))
-    assert not record.record.offered("bad", "1", OLD)
-    assert record.held_s() == HOLD_S
-    assert record.record.offered("bad", "1", NEW)
-
-
-def test_version_is_blamed_for_itself_alone() -> None:
-    record = Record()
-    for number in (1, 2, 1, 2):
-        record.die(Marked("bad", str(number), Phase.LOADING, OLD))
-    assert all(one.held_s == 0 for one in record.record.verdicts(record.now_s))
-
-
-def test_verdict_survives_a_message() -> None:
-    record = Record()
-    record.die(running(A))
-    record.die(running(A), running(B, large=7))
-    verdict = record.verdict()
-    assert verdict is not None
-    assert read(unpack(pack(plain_values(verdict)), max_array_items=9), Verdict) == verdict
 
 
 @given(st.lists(st.sets(st.sampled_from([A, B, C, D]), max_size=3), max_size=12))
@@ -395,12 +308,6 @@ def test_death_that_is_put_down_to_bulk_requests_says_nothing_of_anything_else()
     assert record.held_s() == 0.0  # two deaths in a row are not fifty-two
 
 
-def test_bulk_requests_that_ran_together_are_not_told_apart() -> None:
-    record = Record()
-    assert record.record.died_in_bulk([bulk()], ABORTED, 1.0) == ()
-    assert record.record.verdicts(1.0) == ()
-
-
 def test_bulk_requests_that_are_refused_are_bounded_and_end_with_their_time_and_files() -> None:
     record = Record()
     for number in range(MAX_REQUESTS + 10):
@@ -414,10 +321,3 @@ def test_bulk_requests_that_are_refused_are_bounded_and_end_with_their_time_and_
     assert record.record.verdicts(1.0) == ()
     record.record.died_in_bulk([bulk(A)], ABORTED, 2.0)
     assert record.record.verdicts(2.0 + REFUSED_S) == ()
-
-
-def test_death_in_a_bulk_run_that_is_not_put_down_to_it_counts_as_any() -> None:
-    record = Record()
-    for request in (A, B, C):
-        record.die(bulk(request))
-    assert record.held_s() == REST_S

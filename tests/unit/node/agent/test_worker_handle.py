@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import pytest
 from fleet_fakes import NullLog, device_offer, offer
 
-from capamesh.node.agent.metrics.totals import Histogram
 from capamesh.node.agent.settings import NodeSettings
 from capamesh.node.agent.status import models_status, worker_status
 from capamesh.node.agent.worker_handle import WorkerHandle, start_of
@@ -163,18 +161,6 @@ def test_bulk_runs_end_so_many_workers_and_then_none_is_taken_for_a_while(care: 
     assert care.start().bulk_refused_s == 0.0
 
 
-def test_model_that_is_loaded_beside_a_bulk_run_is_not_to_blame_for_the_end(care: Care) -> None:
-    for _ in range(3):
-        start = care.start()
-        page = InFlightPage.open(Path(start.running_page))
-        for slot, phase in enumerate((Phase.BULK, Phase.LOADING)):
-            page.name(slot, f"m{slot}", "1", OLD)
-            page.begin(slot, slot, phase)
-        page.close()
-        care.worker._down("killed by signal 9 (Killed)")
-    assert care.start().verdicts == ()
-
-
 def test_worker_that_ended_itself_says_why(care: Care) -> None:
     for _ in range(3):
         care.worker.heard(Stuck("loading bad/1 has taken more than 9 s"))
@@ -184,22 +170,6 @@ def test_worker_that_ended_itself_says_why(care: Care) -> None:
     assert f"({why}, while" in care.start().verdicts[0].reason
     care.die()
     assert care.worker.last_down == "killed by signal 11 (Segmentation fault)"
-
-
-def test_each_life_has_a_page_of_its_own(care: Care) -> None:
-    care.die("bad")
-    care.die("bad")
-    care.die()
-    care.worker._down("cannot start python: No such file or directory")  # it had no life
-    assert care.start().verdicts == ()
-    assert care.worker.last_down == "cannot start python: No such file or directory"
-
-
-def test_good_life_between_deaths_ends_the_row(care: Care) -> None:
-    care.die("bad")
-    care.die("bad")
-    care.die("bad", after_s=3600.0)
-    assert care.start().verdicts == ()
 
 
 def test_end_of_a_worker_that_was_asked_to_leave_is_no_crash(care: Care) -> None:
@@ -237,13 +207,6 @@ def test_model_whose_files_were_replaced_is_forgiven(care: Care) -> None:
     assert care.log.events[-1] == "blame_forgotten"
 
 
-def test_model_that_takes_requests_starts_its_row_of_deaths_anew(care: Care) -> None:
-    for _ in range(4):
-        care.die("m")
-        care.worker.heard(device_offer(models=[replace(offer("m"), digest=OLD)]))
-    assert care.start().verdicts == ()
-
-
 def test_worker_without_a_page_runs_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way of the data folder")
     care = Care(
@@ -253,26 +216,6 @@ def test_worker_without_a_page_runs_all_the_same(tmp_path: Path) -> None:
     care.die("bad")
     assert care.log.events == ["no_running_page", "no_running_page"]
     assert care.downs == [3]
-
-
-def test_counts_go_on_over_a_workers_lives(care: Care) -> None:
-    care.start()
-    care.worker.heard(Metrics([COUNTED], LOOP))
-    care.worker._down("exited with status 1")
-    care.start()
-    care.worker.heard(Metrics([{**COUNTED, "in_flight": 0}], LOOP))
-    sample = care.worker.sample()
-    assert (sample.number, sample.is_up, sample.starts) == (3, False, 0)
-    figures = sample.models["m", "1"]
-    assert (figures.requests, figures.rows) == ({"ok": 6, "invalid_request": 2}, 12)
-    assert sample.loop.delay_s == Histogram({0.01: 4, math.inf: 2}, 0.5)
-    assert sample.loop.busy_s == Histogram({0.1: 6, math.inf: 0}, 0.25)
-
-
-def test_counts_of_a_model_go_with_its_files(care: Care) -> None:
-    care.worker.heard(Metrics([COUNTED, {**COUNTED, "name": "n"}], LOOP))
-    care.worker.heard(device_offer(models=[offer("n", state=ModelState.LOADING)]))
-    assert set(care.worker.sample().models) == {("n", "1")}
 
 
 def test_status_tells_of_each_model_and_of_the_worker(care: Care) -> None:

@@ -111,22 +111,13 @@ def test_message_of_a_worker_reaches_its_agent_as_it_was(message: ToAgent) -> No
         worker_message(crossed(message))
 
 
-def test_every_setting_of_a_worker_travels() -> None:
-    raw = to_wire(START)
-    assert set(raw) == {"type", *(one.name for one in dataclasses.fields(START))}
-    assert set(raw["settings"]) == {one.name for one in dataclasses.fields(WorkerSettings)}
-
-
 @pytest.mark.parametrize(
     "raw",
     [
         {"type": "offer", "device": {}, "models": []},
         {"type": "offer", "device": {"data_addresses": []}, "models": [{}]},
-        {"type": "links"},
         {"type": "links", "count": 1, "more": 2},
-        {"type": "survived", "name": "m", "version": "1", "requests": 7},
         {"type": "tomorrow"},
-        {},
     ],
 )
 def test_message_that_does_not_fit_is_refused(raw: dict[str, Any]) -> None:

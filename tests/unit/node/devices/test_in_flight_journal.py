@@ -35,31 +35,6 @@ def test_run_is_marked_from_its_beginning_to_its_end(page: InFlightPage) -> None
     assert page.marked() == []
 
 
-def test_model_that_is_loaded_again_is_marked_with_its_new_digest(page: InFlightPage) -> None:
-    marks = InFlightJournal(page)
-    old, new = marks.number("m", "1", "sha256-chunks:a"), marks.number("m", "1", "sha256-chunks:b")
-    running, loading = marks.begin(old, Phase.RUNNING), marks.begin(new, Phase.LOADING)
-    assert {one.digest for one in page.marked()} == {"sha256-chunks:a", "sha256-chunks:b"}
-    marks.end(running)
-    assert page.marked() == [Marked("m", "1", Phase.LOADING, "sha256-chunks:b")]
-    marks.end(loading)
-
-
-def test_same_files_keep_their_number_however_often_they_are_loaded(
-    page: InFlightPage,
-) -> None:
-    marks = InFlightJournal(page)
-    numbers = [marks.number("m", "1", "sha256-chunks:a") for _ in range(3)]
-    assert len(set(numbers)) == 1
-    others = [
-        ("n", "1", "sha256-chunks:a"),
-        ("m", "2", "sha256-chunks:a"),
-        ("m", "1", "sha256-chunks:b"),
-    ]
-    assert len({numbers[0], *(marks.number(*other) for other in others)}) == 4
-    assert len(page._records) == 4
-
-
 def test_model_that_is_not_loaded_any_more_is_forgotten(page: InFlightPage) -> None:
     marks = InFlightJournal(page)
     kept = marks.number("n", "1", "")
@@ -86,7 +61,13 @@ def test_marks_at_the_loss_of_the_device_stay(page: InFlightPage) -> None:
     assert page.marked() == [Marked("m", "1", Phase.RUNNING, "sha256-chunks:a")]
 
 
-@pytest.mark.parametrize("running", [0, 3, SLOTS])
+@pytest.mark.parametrize(
+    "running",
+    [
+        3,
+        SLOTS,
+    ],
+)
 def test_model_that_ends_the_process_is_alone_marked_for_good(
     page: InFlightPage, running: int
 ) -> None:
@@ -132,17 +113,6 @@ def test_run_without_a_slot_goes_on_without_a_mark(page: InFlightPage) -> None:
     for slot in slots:
         marks.end(slot)
     assert page.marked() == []
-
-
-def test_journal_without_a_page_marks_nothing() -> None:
-    marks = InFlightJournal(None)
-    number = marks.number("m", "1", "")
-    assert marks.number("m", "1", "") != number
-    slot = marks.begin(number, Phase.RUNNING)
-    assert slot == NO_SLOT
-    marks.end(slot)
-    marks.blame(number, Phase.RUNNING)
-    marks.release(number)
 
 
 def test_threads_never_share_a_slot(page: InFlightPage) -> None:

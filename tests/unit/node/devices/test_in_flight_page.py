@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -49,15 +48,6 @@ def test_marks_of_a_killed_process_are_still_there(tmp_path: Path) -> None:
         Marked("iris", "1", Phase.LOADING),
         Marked("digits", "12", Phase.RUNNING, DIGEST),
     ]
-    page.close()
-
-
-def test_new_page_is_empty_private_and_of_its_full_size(tmp_path: Path) -> None:
-    path = tmp_path / "page"
-    page = InFlightPage.create(path)
-    assert page.marked() == []
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert path.stat().st_size == PAGE_BYTES
     page.close()
 
 
@@ -112,35 +102,6 @@ def test_request_that_runs_is_reported_with_its_slot_until_that_is_used_again(
     page.close()
 
 
-def test_longest_name_leaves_room_for_the_request(tmp_path: Path) -> None:
-    page = InFlightPage.create(tmp_path / "page")
-    name, version = "n" * MAX_NAME_BYTES, "9" * 20
-    page.name(1, name, version, DIGEST)
-    page.begin(0, 1, Phase.RUNNING)
-    page.tell(0, b"12345678", 1)
-    assert page.marked() == [Marked(name, version, Phase.RUNNING, DIGEST, b"12345678".hex(), 1)]
-    page.close()
-
-
-def test_number_can_get_another_name(tmp_path: Path) -> None:
-    page = InFlightPage.create(tmp_path / "page")
-    page.name(1, "iris", "1")
-    page.name(1, "iris", "2")
-    page.begin(0, 1, Phase.LOADING)
-    assert page.marked() == [Marked("iris", "2", Phase.LOADING)]
-    page.close()
-
-
-def test_slot_or_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
-    page = InFlightPage.create(tmp_path / "page")
-    page.name(1, "iris", "1")
-    with pytest.raises(IndexError):
-        page.begin(SLOTS, 1, Phase.RUNNING)
-    with pytest.raises(KeyError):
-        page.begin(0, 2, Phase.RUNNING)
-    page.close()
-
-
 def test_name_that_does_not_fit_is_refused_and_the_longest_fits(tmp_path: Path) -> None:
     page = InFlightPage.create(tmp_path / "page")
     name, version = "n" * MAX_NAME_BYTES, "9" * 20
@@ -158,17 +119,6 @@ def test_invalid_page_is_refused(tmp_path: Path) -> None:
     (tmp_path / "page").write_bytes(bytes(PAGE_BYTES - 1))
     with pytest.raises(ConfigError, match=f"cannot map {PAGE_BYTES} bytes of the running page"):
         InFlightPage.open(tmp_path / "page")
-
-
-def test_file_cut_short_yields_the_slots_that_are_left(tmp_path: Path) -> None:
-    path = tmp_path / "page"
-    page = InFlightPage.create(path)
-    page.name(1, "iris", "1")
-    page.begin(0, 1, Phase.RUNNING)
-    page.begin(1, 1, Phase.RUNNING)
-    os.truncate(path, SLOT_BYTES + 30)
-    assert page.marked() == [Marked("iris", "1", Phase.RUNNING)]
-    page.close()
 
 
 def test_record_with_any_of_its_bytes_changed_is_no_record(tmp_path: Path) -> None:

@@ -53,13 +53,6 @@ def test_watch_may_be_entered_again_and_sees_nothing_between(memory: Memory) -> 
     assert watch.peak_bytes() == 3_000
 
 
-def test_memory_that_others_gave_back_is_not_counted_against_anybody(memory: Memory) -> None:
-    watch = MemoryWatch(memory)
-    with watch:
-        memory.at(400)
-    assert (watch.held_bytes(), watch.peak_bytes()) == (0, 0)
-
-
 def test_watch_ends_with_what_it_watches_though_that_fails(memory: Memory) -> None:
     with pytest.raises(ZeroDivisionError), MemoryWatch(memory):
         raise ZeroDivisionError

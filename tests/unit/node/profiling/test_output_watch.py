@@ -34,12 +34,10 @@ class Model:
 @pytest.mark.parametrize(
     ("declared", "seen", "reported"),
     [
-        ((1, 2), [(1, 2)], (1, 2)),
         ((1, 2), [(4, 2)], (-1, 2)),
         ((-1, 128), [(1, 64), (2, 64)], (-1, -1)),
         ((2,), [(2, 3)], ()),
         ((), [(2, 3)], ()),
-        ((-1, 2), [], (-1, 2)),
     ],
 )
 def test_declaration_is_widened_by_what_was_seen(
@@ -53,7 +51,7 @@ def test_declaration_is_widened_by_what_was_seen(
     assert watch.provider == "fake"
 
 
-@pytest.mark.parametrize(("declared", "reported"), [([1, 2], (-1, 2)), (["n", 2], (-1, 2))])
+@pytest.mark.parametrize(("declared", "reported"), [([1, 2], (-1, 2))])
 def test_model_that_declares_too_little_is_advertised_as_it_answers(
     tmp_path: Path, declared: list[int | str], reported: tuple[int, ...]
 ) -> None:

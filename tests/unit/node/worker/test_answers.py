@@ -92,14 +92,6 @@ def test_load_is_asked_anew_for_each_run_and_each_lone_request() -> None:
     assert seen == [3, 4]
 
 
-def test_request_that_is_in_no_batch_any_more_has_a_load_of_its_own() -> None:
-    encoding = Encoding()
-    first, second = batch_of(9.0, 9.0)
-    first.batch = second.batch = None
-    seen = [encoding.answer(each, numbers(1))[1].load.in_flight for each in (first, second)]
-    assert seen == [1, 2]
-
-
 def test_texts_are_described_and_checked_each_time() -> None:
     encoding = Encoding()
     first, second, third = batch_of(9.0, 9.0, 9.0)
@@ -110,22 +102,6 @@ def test_texts_are_described_and_checked_each_time() -> None:
     ]
     with pytest.raises(TooLarge, match="3 BYTES elements"):
         encoding.answer(third, texts("a", "b", "c"))
-
-
-def test_empty_output_of_a_huge_shape_is_refused_each_time() -> None:
-    encoding = Encoding()
-    huge = Tensor("y", numbers().datatype, (0, 2**62), b"")
-    for request in batch_of(9.0, 9.0):
-        with pytest.raises(TooLarge, match="non-zero dimensions"):
-            encoding.answer(request, huge)
-
-
-def test_metadata_of_texts_are_no_other_answer_s() -> None:
-    encoding = Encoding()
-    first, second, third = batch_of(9.0, 9.0, 9.0)
-    encoding.answer(first, numbers(1, 2))
-    encoding.answer(second, texts("a", "b"))
-    assert encoding.answer(third, numbers(3, 4))[1].outputs[0].name == "y"
 
 
 def test_beginnings_of_metadata_are_so_many_and_none_is_long() -> None:

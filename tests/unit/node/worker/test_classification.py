@@ -58,11 +58,6 @@ def test_outputs_are_classified_by_their_names_in_whatever_order_they_come() -> 
     assert [tensor.shape for tensor in found] == [(1, 1), (2,)]  # type: ignore[union-attr]
 
 
-def test_error_of_the_run_stays_what_it_is() -> None:
-    error = RunFailed("no")
-    assert classification(y=1).of(error) is error
-
-
 def test_output_without_scores_is_refused_before_the_run() -> None:
     with pytest.raises(InvalidRequest, match="output 'text' is BYTES, which are no scores"):
         classification(y=1, text=1)

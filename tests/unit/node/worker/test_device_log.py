@@ -8,7 +8,7 @@ from typing import Any, cast
 from structlog import get_logger
 from structlog.testing import capture_logs
 
-from capamesh.node.worker.device_log import log_device, log_fallback
+from capamesh.node.worker.device_log import log_device
 
 
 def logged(kind: str, missing: tuple[str, ...] = ()) -> list[Any]:
@@ -38,18 +38,3 @@ def test_libraries_that_are_missing_are_an_error_with_the_line_to_run() -> None:
     assert (line["event"], line["log_level"]) == ("cuda_libraries_missing", "error")
     assert line["missing"] == ["libcudart.so.13: no such file"]
     assert line["run"].startswith("pip install 'onnxruntime-gpu[cuda,cudnn]==")
-
-
-def test_model_that_fell_back_is_named_with_the_reason() -> None:
-    source = SimpleNamespace(name="digits", version="1")
-    with capture_logs() as lines:
-        log_fallback(get_logger(), cast("Any", source), "no CUDA")
-    assert lines == [
-        {
-            "event": "model_fell_back",
-            "model": "digits",
-            "version": "1",
-            "reason": "no CUDA",
-            "log_level": "warning",
-        }
-    ]

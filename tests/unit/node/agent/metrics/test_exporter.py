@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -221,12 +220,3 @@ def test_prometheus_own_parser_takes_the_text_and_odd_names_are_escaped() -> Non
         "capamesh_event_loop_delay_seconds": "histogram",
         "capamesh_event_loop_busy_seconds": "histogram",
     }
-
-
-def test_metrics_are_read_anew_each_time() -> None:
-    starts = iter([1, 2])
-    telemetry = NodeTelemetry(lambda: [WorkerSample(0, is_up=True, starts=next(starts), models={})])
-    found = [
-        re.findall(r"starts_total.* (\d)\.0", telemetry.exposition().decode()) for _ in range(2)
-    ]
-    assert found == [["1"], ["2"]]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capamesh.node.agent.metrics.totals import Histogram, ModelFigures, WorkerFigures
+from capamesh.node.agent.metrics.totals import Histogram, WorkerFigures
 from capamesh.node.contract.loop_meter import LoopMeter
 
 INF = math.inf
@@ -35,41 +34,6 @@ def reported(ok: int = 0, name: str = "m", load: int = 1, **changed: Any) -> dic
         "limit": 9,
         **changed,
     }
-
-
-def test_message_becomes_figures() -> None:
-    worker = WorkerFigures()
-    worker.reported([reported(5, dropped={"expired": 2})])
-    assert worker.models() == {
-        M: ModelFigures(
-            requests={"ok": 5},
-            dropped={"expired": 2},
-            rows=10,
-            batches=5,
-            batch_rows=Histogram({1.0: 0, 4.0: 5, INF: 0}, 10.0),
-            queue_s=Histogram({0.001: 5, INF: 0}, 0.0025),
-            run_s=Histogram({0.001: 0, INF: 5}, 0.05),
-            memory_bytes=100,
-            in_flight=3,
-            limit=9,
-        )
-    }
-
-
-def test_counts_go_on_after_a_workers_end_and_what_it_held_is_gone_with_it() -> None:
-    worker = WorkerFigures()
-    worker.reported([reported(5)])
-    worker.ended()
-    between = worker.models()[M]
-    assert (between.requests, between.rows) == ({"ok": 5}, 10)
-    assert (between.in_flight, between.limit, between.memory_bytes) == (0, 0, 0)
-    worker.reported([reported(1)])
-    worker.reported([reported(2, requests={"ok": 1, "overloaded": 1})])
-    after = worker.models()[M]
-    assert after.requests == {"ok": 6, "overloaded": 1}
-    assert (after.rows, after.batches, after.in_flight) == (14, 7, 3)
-    assert after.run_s.counts == {0.001: 0, INF: 7}
-    assert after.run_s.sum == pytest.approx(0.07)
 
 
 def generated(tokens: int) -> dict[str, Any]:
@@ -130,15 +94,6 @@ def test_loop_counts_of_a_worker_are_summed_over_its_lives() -> None:
     assert (loop.delay_s.sum, loop.busy_s.sum) == (pytest.approx(9.3), pytest.approx(0.33))
 
 
-@pytest.mark.parametrize("before", [0, 2, 5, 9])
-def test_model_that_was_loaded_again_counts_on(before: int) -> None:
-    worker = WorkerFigures()
-    worker.reported([reported(before)])
-    worker.reported([reported(5, load=2)])
-    worker.reported([reported(6, load=2)])
-    assert worker.models()[M].requests == {"ok": before + 6}
-
-
 def test_requests_that_end_after_their_model_was_replaced_are_counted_with_those_of_the_new_one() -> (
     None
 ):
@@ -167,18 +122,6 @@ def test_model_that_is_not_reported_of_keeps_its_counts_alone() -> None:
     assert worker.models()["n", "1"].requests == {"ok": 1}
 
 
-def test_totals_of_models_that_are_gone_are_not_kept() -> None:
-    worker = WorkerFigures()
-    worker.reported([reported(5), reported(1, "n", load=2)])
-    worker.ended()
-    worker.reported([reported(5), reported(1, "o", load=2)])
-    worker.keep({M})
-    assert set(worker.models()) == {M}
-    worker.ended()
-    worker.keep(set())
-    assert worker.models() == {}
-
-
 def test_answers_of_a_model_whose_files_are_gone_are_not_counted() -> None:
     worker = WorkerFigures()
     worker.reported([reported(5), reported(1, "n", load=2)])
@@ -191,20 +134,12 @@ def test_answers_of_a_model_whose_files_are_gone_are_not_counted() -> None:
     assert worker.models()[M].requests == {"ok": 3}
 
 
-def test_histograms_of_different_bounds_are_put_together() -> None:
-    both = Histogram({1.0: 2, INF: 1}, 9.0) + Histogram({2.0: 3, INF: 0}, 4.0)
-    assert both.cumulative() == [(1.0, 2), (2.0, 5), (INF, 6)]
-    assert (both.sum, both.count) == (13.0, 6)
-
-
 @pytest.mark.parametrize(
     ("counts", "part", "value"),
     [
         ({1.0: 0, INF: 0}, 0.5, None),
-        ({1.0: 10, 2.0: 0, INF: 0}, 0.5, 0.5),
         ({1.0: 10, 2.0: 10, INF: 0}, 0.5, 1.0),
         ({1.0: 10, 2.0: 10, INF: 0}, 0.75, 1.5),
-        ({1.0: 0, 2.0: 10, INF: 0}, 0.0, 1.0),
         ({1.0: 98, 2.0: 0, 4.0: 2, INF: 0}, 0.99, 3.0),
         ({1.0: 1, 2.0: 0, INF: 9}, 0.99, 2.0),
         ({INF: 4}, 0.5, 0.0),
@@ -255,8 +190,3 @@ def test_putting_histograms_together_commutes_and_associates(
     assert a + b == b + a
     assert (a + b) + c == a + (b + c)
     assert (a + b).count == a.count + b.count
-
-
-def test_totals_at_rest_keep_the_counts_alone() -> None:
-    figures = ModelFigures.from_message(reported(5))
-    assert figures.at_rest() == replace(figures, memory_bytes=0, in_flight=0, limit=0)
