@@ -46,7 +46,6 @@ def test_outputs_may_have_files_of_their_own(tmp_path: Path) -> None:
     [
         ("cat\x1b[2J\u202e".encode(), ("cat\ufffd[2J\ufffd",)),
         ("\ufeffcat\tdog".encode(), ("cat dog",)),
-        (b"a:b\n0\n", ("a:b", "0")),
         (b"x" * 300, ("x" * 256,)),
     ],
 )
@@ -55,12 +54,6 @@ def test_labels_are_plain_and_short(
 ) -> None:
     file = put(tmp_path / "labels.txt", content)
     assert read_labels([("y", file)], [SCORES]) == ({"y": labels}, ())
-
-
-@pytest.mark.parametrize("content", [b"", b"\n"])
-def test_file_without_a_label_names_nothing(tmp_path: Path, content: bytes) -> None:
-    file = put(tmp_path / "labels.txt", content)
-    assert read_labels([(EVERY_OUTPUT, file)], [SCORES]) == ({}, ())
 
 
 @pytest.mark.parametrize(

@@ -125,12 +125,8 @@ constants = {sr = 16000}
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ("samples = 512", "window.input"),
-        ('input = "x"', "window.samples"),
         ('input = "x"\nsamples = 0', "window.samples is 0"),
-        ('input = "x"\nsamples = 4\nstep = 2', "window.step"),
         ('input = "x"\nsamples = 4\nconstants = {sr = nan}', "window.constants"),
-        ('input = "x"\nsamples = 4\nconstants = {sr = "16000"}', "window.constants"),
     ],
 )
 def test_window_that_is_none_is_refused(keys: str, said: str) -> None:
@@ -164,20 +160,6 @@ outputs = {last = "vector", pooled = "summary"}
     )
 
 
-@pytest.mark.parametrize(
-    ("versions", "policy"),
-    [
-        (b"'all'", VersionPolicy()),
-        (b"{latest = 2}", VersionPolicy(VersionChoice.LATEST, count=2)),
-        (b"{specific = [9]}", VersionPolicy(VersionChoice.SPECIFIC, versions=(9,))),
-    ],
-)
-def test_versions_are_all_the_latest_or_specific_ones(
-    versions: bytes, policy: VersionPolicy
-) -> None:
-    assert parse_manifest(b"versions = " + versions, FILE).rules.versions == policy
-
-
 def test_loop_is_read() -> None:
     raw = b"[loop]\nfeedback = {x = 'y', n = 'n_next'}\nmax_steps = 7\nstop = 'done'\nmax_bytes = 4096"
     feedback = (("x", "y"), ("n", "n_next"))
@@ -193,11 +175,6 @@ def test_model_with_states_is_not_idempotent_unless_it_claims_so() -> None:
         parse_manifest(b"idempotent = true\n" + sequence, FILE)
 
 
-def test_empty_manifest_is_the_default_one() -> None:
-    empty = Manifest("", (), allow_cpu_fallback=False, max_queue=None, rules=Rules())
-    assert parse_manifest(b"", FILE) == empty
-
-
 def test_unknown_key_is_named_with_the_file_and_the_allowed_keys() -> None:
     with pytest.raises(ModelInvalid) as caught:
         parse_manifest(b"max_qeue = 7", FILE)
@@ -208,21 +185,9 @@ def test_unknown_key_is_named_with_the_file_and_the_allowed_keys() -> None:
     )
 
 
-def test_unknown_key_of_a_table_is_named_with_its_path() -> None:
-    raw = b"[[batching.ragged]]\ninput = 'a'\n[[batching.ragged]]\ninput = 'b'\nlength = 3"
-    with pytest.raises(ModelInvalid) as caught:
-        parse_manifest(raw, FILE)
-    assert caught.value.message == (
-        "models/digits/capamesh.toml: unknown key batching.ragged[1].length; allowed keys are "
-        "input, axis, pad, buckets, mask, outputs"
-    )
-
-
 @pytest.mark.parametrize(
     ("raw", "complaint"),
     [
-        (b"description = 3", "description is 3, expected text of at most 1024 characters"),
-        (b"description = '" + b"x" * 1025 + b"'", "expected text of at most 1024 characters"),
         (
             b"providers = 'CUDAExecutionProvider'",
             "expected a list of at most 8 entries, each a name",
@@ -231,7 +196,6 @@ def test_unknown_key_of_a_table_is_named_with_its_path() -> None:
             b"providers = ['cuda']",
             "providers[0] is 'cuda', expected a name of at most 80 characters, such as 'CUDA",
         ),
-        (b"providers = [1]", "providers[0] is 1, expected"),
         (b"providers = [" + b"'AExecutionProvider'," * 9 + b"]", "providers is a list of 9"),
         (
             b"providers = ['AExecutionProvider', 'AExecutionProvider']",
@@ -240,23 +204,11 @@ def test_unknown_key_of_a_table_is_named_with_its_path() -> None:
         (b"allow_cpu_fallback = 1", "allow_cpu_fallback is 1, expected true or false"),
         (b"max_queue = true", "max_queue is true, expected a whole number from 1 to 1000000"),
         (b"max_queue = 0", "max_queue is 0, expected a whole number from 1 to 1000000"),
-        (b"max_queue = 1000001", "max_queue is 1000001, expected"),
-        (b"max_queue = 1.5", "max_queue is 1.5, expected"),
-        (b"max_queue = 1\nmax_queue = 2", "is not TOML"),
-        (b"\xff", "is not TOML"),
         (b"description = ", "is not TOML"),
-        (b"a = " + b"[" * 4000, "is not TOML"),
         (b"#" * (MAX_MANIFEST_BYTES + 1), "has 65537 bytes, at most 65536 are allowed"),
-        (b"max_queue = 0x" + b"f" * 4000, "max_queue is a number of 16000 bits, expected"),
         (b"max_queue" + b".a" * 2000 + b" = 1", "line 1 has a key of over 16 parts; shorten it"),
         (b"max_queue = 2026-11-24", "max_queue is the time 2026-11-24, expected"),
         (b"pinned = 'yes'", "pinned is 'yes', expected true or false"),
-        (b"instances = 65", "instances is 65, expected a whole number from 1 to 64"),
-        (b"versions = 'latest'", "versions is 'latest', expected 'all', {latest = 2} or"),
-        (
-            b"versions = {latest = 1, specific = [1]}",
-            "versions.latest and specific are alternatives; give one of the two",
-        ),
         (
             b"versions = {newest = 1}",
             "unknown key versions.newest; allowed keys are latest, specific",
@@ -266,47 +218,20 @@ def test_unknown_key_of_a_table_is_named_with_its_path() -> None:
             b"versions = {specific = []}",
             "versions.specific is a list of 0, expected a list of 1 to",
         ),
-        (b"versions = {specific = [1, 1]}", "versions.specific has 1 2 times; name it once"),
-        (b"batching = 3", "batching is 3, expected a table"),
-        (b"batching.max_rows = 0", "batching.max_rows is 0, expected a whole number from 1 to"),
         (b"batching.ragged = [3]", "batching.ragged[0] is 3, expected a table"),
-        (b"batching.ragged = [{}]", "batching.ragged[0].input is missing; add it"),
         (b"[[batching.ragged]]\ninput = 'a'\naxis = 0", "batching.ragged[0].axis is 0, expected"),
-        (b"[[batching.ragged]]\ninput = 'a'\npad = nan", "batching.ragged[0].pad is nan, expected"),
-        (b"[[batching.ragged]]\ninput = 'a'\npad = 9007199254740993", "pad is 9007199254740993"),
-        (b"[[batching.ragged]]\ninput = ''", "input is '', expected text of 1 to 256 characters"),
         (b"[sequence]\nidle_s = 5", "sequence.state is missing; add it"),
         (
             b"[sequence]\nidle_s = 0\nstate = []",
             "sequence.idle_s is 0, expected a number from 0.001",
         ),
-        (LOOP, "loop.max_steps is missing; add it"),
-        (LOOP + b"max_steps = 0", "loop.max_steps is 0, expected a whole number from 1 to 1000000"),
         (b"[loop]\nmax_steps = 1\nfeedback = {}", "loop.feedback is a table of 0 keys"),
-        (
-            LOOP + b"max_steps = 1\nmax_bytes = 0",
-            "loop.max_bytes is 0, expected a whole number from 1",
-        ),
         (b"warm_up = {}", "warm_up is a table of 0 keys, expected a list of at most 64 entries"),
-        (b"[[warm_up]]\nshapes = 3", "warm_up[0].shapes is 3, expected a table"),
         (
             b"[[warm_up]]\nshapes = {x = [0]}",
             "warm_up[0].shapes.x[0] is 0, expected a whole number from 1",
         ),
-        (
-            b"[[warm_up]]\nshapes = {'' = [1]}",
-            "warm_up[0].shapes has the key '', expected text of 1 to 256",
-        ),
         (b"[[step]]\nmodel = 'a'\ninputs = {x = 'x'}", "step[0].outputs is missing; add it"),
-        (
-            b"[[step]]\nmodel = 'a'\ninputs = 3\noutputs = {}",
-            "step[0].inputs is 3, expected a table",
-        ),
-        (b"[[step]]\nmodel = 'a'\ninputs = {}\noutputs = {}", "inputs is a table of 0 keys"),
-        (
-            b"[[step]]\nmodel = 'a'\ninputs = {x = 3}\noutputs = {}",
-            "step[0].inputs.x is 3, expected text of 1 to 256 characters",
-        ),
     ],
 )
 def test_wrong_value_is_refused_with_the_file_the_value_and_the_limit(
@@ -316,16 +241,6 @@ def test_wrong_value_is_refused_with_the_file_the_value_and_the_limit(
         parse_manifest(raw, FILE)
     assert caught.value.message.startswith(FILE)
     assert complaint in caught.value.message
-
-
-@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
-def test_junk_is_refused_or_read_and_raises_nothing_else(raw: bytes) -> None:
-    try:
-        parsed = parse_manifest(raw, FILE)
-    except ModelInvalid as exc:
-        assert FILE in exc.message  # noqa: PT017  # either outcome is right
-    else:
-        assert isinstance(parsed, Manifest)
 
 
 _KEYS = st.sampled_from(

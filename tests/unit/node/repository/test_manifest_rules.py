@@ -21,7 +21,6 @@ from capamesh.node.repository.rules import (
     WarmUp,
 )
 from capamesh.protocol.errors import ModelInvalid
-from capamesh.protocol.tasks import Task
 
 LOOP = LoopRules((("x", "y"),), 5)
 FIRST = PipelineStep("a", "", (("x", "in"),), (("y", "mid"),))
@@ -152,23 +151,17 @@ def test_contradiction_is_named_by_its_key(rules: Rules, problem: str) -> None:
     assert rules_problem(rules, "m").startswith(problem)
 
 
-def test_manifest_names_its_file_before_the_problem() -> None:
-    raw = b"[[warm_up]]\nfiles = {x = '../secret.npy'}"
-    with pytest.raises(ModelInvalid, match=r"^f\.toml: warm_up\[0\]\.files\.x is '\.\./sec"):
-        parse_manifest(raw, "f.toml")
-
-
-@pytest.mark.parametrize(("key", "value"), [("providers", "[]"), ("allow_cpu_fallback", "true")])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("providers", "[]"),
+        ("allow_cpu_fallback", "true"),
+    ],
+)
 def test_pipeline_says_nothing_about_providers(key: str, value: str) -> None:
     step = "[[step]]\nmodel = 'a'\ninputs = {x = 'in'}\noutputs = {y = 'out'}"
     with pytest.raises(ModelInvalid, match=f"{key}: a pipeline runs on no provider"):
         parse_manifest(f"{key} = {value}\n{step}".encode(), "f.toml", "chain")
-
-
-def test_model_that_answers_messages_needs_no_more_than_its_task() -> None:
-    task = parse_manifest(b"task = 'chat'", "m.toml").task
-    assert task.task is Task.CHAT
-    assert task.generation.lookup_tokens == 0
 
 
 def test_manifest_of_a_language_model_says_how_many_tokens_are_guessed() -> None:
@@ -189,17 +182,11 @@ def test_manifest_of_a_language_model_says_how_many_tokens_are_guessed() -> None
             "[batching]\nmax_rows = 4",
             "batching: a model with task = 'chat' takes no tensors, and its node puts tokens together itself",
         ),
-        ("[[warm_up]]\ncount = 2", "warm_up: a model with task = 'chat' takes no tensors"),
-        ("[window]\ninput = 'x'\nsamples = 4", "window: a model with task = 'chat' takes no"),
         ("[text]\nmax_tokens = 4", "text: it means something with task = 'text-embedding' or"),
         ("[[step]]\nmodel = 'a'\ninputs = {a = 'b'}\noutputs = {c = 'd'}", "task: a pipeline has"),
         (
             "[loop]\nfeedback = {x = 'y'}\nmax_steps = 4",
             "task: a model that runs in a loop has none",
-        ),
-        (
-            "[[sequence.state]]\ninput = 'x'\noutput = 'y'",
-            "task: a model with sequence states has none",
         ),
     ],
 )

@@ -29,14 +29,10 @@ def served(root: Path) -> list[str]:
     ("toml", "pbtxt", "expected"),
     [
         ("", None, ["1", "2", "10"]),
-        ("versions = 'all'", None, ["1", "2", "10"]),
-        ("versions = {latest = 1}", None, ["10"]),
         ("versions = {latest = 2}", None, ["2", "10"]),
         ("versions = {latest = 9}", None, ["1", "2", "10"]),
         ("versions = {specific = [10, 1]}", None, ["1", "10"]),
         ("", "", ["10"]),
-        ("", "version_policy { all {} }", ["1", "2", "10"]),
-        ("", "version_policy { latest { num_versions: 2 } }", ["2", "10"]),
         ("", "version_policy { specific { versions: [2] } }", ["2"]),
         ("versions = {latest = 1}", "version_policy { all {} }", ["10"]),
     ],
@@ -63,23 +59,7 @@ def test_broken_latest_version_is_refused_and_none_takes_its_place(tmp_path: Pat
     assert [(one.name, one.version) for one in scan(tmp_path).refused] == [("m", "2")]
 
 
-def test_version_that_is_not_chosen_may_be_broken(tmp_path: Path) -> None:
-    model(tmp_path, "1", "2", toml="versions = {latest = 1}")
-    (tmp_path / "m/1/model.onnx").write_bytes(b"\x0b junk")
-    assert served(tmp_path) == ["2"]
-    assert scan(tmp_path).refused == ()
-
-
 def test_folder_that_is_no_version_is_refused_whatever_the_policy(tmp_path: Path) -> None:
     model(tmp_path, "01", "2", toml="versions = {latest = 1}")
     assert served(tmp_path) == ["2"]
     assert [one.version for one in scan(tmp_path).refused] == ["01"]
-
-
-def test_version_that_appears_takes_the_place_of_the_latest(tmp_path: Path) -> None:
-    model(tmp_path, "1", toml="versions = {latest = 1}")
-    before = scan(tmp_path)
-    (tmp_path / "m/2").mkdir()
-    (tmp_path / "m/2/model.onnx").write_bytes(ONNX)
-    after = scan(tmp_path, before=before)
-    assert [source.version for source in after.models] == ["2"]

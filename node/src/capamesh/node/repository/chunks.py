@@ -12,36 +12,15 @@ for each chunk. All chunks of a file but the last have `CHUNK_BYTES`; a file of 
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_left
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Annotated, Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
-from capamesh.protocol.errors import ModelInvalid
-from capamesh.protocol.model_digest import digest_of, short_digest
+from capamesh.protocol.model_digest import digest_of
 from capamesh.protocol.msgpack_codec import pack
-from capamesh.protocol.schema import Meta, msgpack_reader
 
 CHUNK_BYTES: Final = 4 * 2**20
-HASH_BYTES: Final = 32
 MAX_VERSION_BYTES: Final = 256 * 2**30  # guess: more than any one device's memory
 MAX_VERSION_FILES: Final = 10_000  # guess: a large model exported with one file a tensor has 1,000
-MAX_LIST_BYTES: Final = 16 * 2**20
-"""A list of `MAX_VERSION_BYTES` has 2.2 MB of hashes, and its names have room for 1,000 characters each."""
-MAX_NAME_BYTES: Final = 4096  # Linux's PATH_MAX
-MAX_PART_BYTES: Final = 255  # Linux's NAME_MAX
-
-_Hash: TypeAlias = Annotated[bytes, Meta(min_length=HASH_BYTES, max_length=HASH_BYTES)]
-_Entry: TypeAlias = tuple[bytes, int, int, tuple[_Hash, ...]]
-"""One file as it is written in the list."""
-_Entries: TypeAlias = Annotated[
-    tuple[_Entry, ...], Meta(min_length=1, max_length=MAX_VERSION_FILES)
-]
-_read_entries: Callable[[bytes], tuple[_Entry, ...]] = msgpack_reader(
-    _Entries  # pyright: ignore[reportArgumentType] - it takes no `Annotated` for a type
-)
-"""Holds nothing that does not fit, so that a list takes no more memory than a good one of its length."""
 
 
 class FileChunks(NamedTuple):
@@ -137,75 +116,5 @@ def listed(files: list[FileChunks]) -> ChunkList:
     return ChunkList(tuple(sorted(files, key=lambda file: _raw(file.name))))
 
 
-def read_chunk_list(raw: bytes, digest: str) -> ChunkList:
-    """Return the list in `raw`, which anybody may have sent, of the model version that `digest` names.
-
-    Raises ModelInvalid: it is another version's, or no list that this version would write: its names must be paths below a folder,
-    its sizes and its numbers of hashes must fit, and none may be over its limit.
-    """
-    if len(raw) > MAX_LIST_BYTES:
-        raise ModelInvalid(
-            f"a chunk list of {len(raw)} bytes; at most {MAX_LIST_BYTES} are allowed"
-        )
-    found = digest_of(hashlib.sha256(raw).digest())
-    if found != digest:
-        raise ModelInvalid(
-            f"the chunk list is of {short_digest(found)}, expected {short_digest(digest)}"
-        )
-    try:
-        entries = _read_entries(raw)
-    except ValueError as exc:
-        raise ModelInvalid(f"the chunk list cannot be read: {exc}") from exc
-    found_list = ChunkList(tuple(_file(entry) for entry in entries))
-    if found_list.size_bytes > MAX_VERSION_BYTES:
-        raise ModelInvalid(
-            f"a chunk list of {found_list.size_bytes} bytes; at most {MAX_VERSION_BYTES} are allowed"
-        )
-    _check_names([_raw(file.name) for file in found_list.files])
-    if found_list.packed() != raw:
-        raise ModelInvalid("the chunk list is not in the shortest form of msgpack")
-    return found_list
-
-
-def _file(entry: _Entry) -> FileChunks:
-    name, size_bytes, chunk_bytes, hashes = entry
-    shown = _text(name[:80])
-    if chunk_bytes != CHUNK_BYTES:
-        raise ModelInvalid(f"{shown!r} has chunks of {chunk_bytes} bytes, expected {CHUNK_BYTES}")
-    if not 0 <= size_bytes <= MAX_VERSION_BYTES:
-        raise ModelInvalid(
-            f"{shown!r} has {size_bytes} bytes; 0 to {MAX_VERSION_BYTES} are allowed"
-        )
-    expected = -(-size_bytes // CHUNK_BYTES)
-    if len(hashes) != expected:
-        raise ModelInvalid(
-            f"{shown!r} of {size_bytes} bytes has {len(hashes)} hashes, expected {expected}"
-        )
-    return FileChunks(_text(name), size_bytes, hashes)
-
-
-def _check_names(names: list[bytes]) -> None:
-    """Raise ModelInvalid where a name is no path below a folder, or all are not those of files that can be beside each other."""
-    for name in names:
-        parts = name.split(b"/")
-        is_path = len(name) <= MAX_NAME_BYTES and b"\0" not in name
-        if not is_path or any(
-            part in {b"", b".", b".."} or len(part) > MAX_PART_BYTES for part in parts
-        ):
-            raise ModelInvalid(f"{_text(name[:80])!r} is no path of a file below a model's folder")
-    for before, after in pairwise(names):
-        if before >= after:
-            raise ModelInvalid(f"{_text(after[:80])!r} stands twice, or not in its order")
-    for name in names:
-        # not a set of all folders: one name of 4 kB may have 2,000 of them
-        first = bisect_left(names, below := name + b"/")
-        if first < len(names) and names[first].startswith(below):
-            raise ModelInvalid(f"{_text(name[:80])!r} is a file and a folder")
-
-
 def _raw(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "surrogateescape")

@@ -17,7 +17,6 @@ from capamesh.node.repository.rules import (
     WarmUp,
 )
 from capamesh.node.repository.triton.config_pbtxt import ModelConfig, parse_config
-from capamesh.node.repository.triton.tensors import DATATYPES
 from capamesh.protocol.errors import ModelInvalid
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
@@ -79,10 +78,6 @@ def test_whole_file_becomes_rules_and_declared_tensors() -> None:
     )
 
 
-def test_empty_file_says_only_that_the_latest_version_is_served() -> None:
-    assert parsed("") == ModelConfig(Manifest(rules=Rules(versions=LATEST)))
-
-
 @pytest.mark.parametrize(
     ("text", "batching"),
     [
@@ -90,8 +85,6 @@ def test_empty_file_says_only_that_the_latest_version_is_served() -> None:
         ("max_batch_size: 8", BatchingRules(is_enabled=False, max_rows=8)),
         ("max_batch_size: 1 dynamic_batching {}", BatchingRules(is_enabled=False, max_rows=1)),
         ("max_batch_size: 8 dynamic_batching {}", BatchingRules(is_enabled=True, max_rows=8)),
-        ("dynamic_batching {}", BatchingRules(is_enabled=False)),
-        ("", BatchingRules()),
     ],
 )
 def test_requests_are_put_together_only_where_triton_would(
@@ -104,9 +97,7 @@ def test_requests_are_put_together_only_where_triton_would(
     ("policy", "expected"),
     [
         ("{}", LATEST),
-        ("{ latest {} }", LATEST),
         ("{ latest { num_versions: 3 } }", VersionPolicy(VersionChoice.LATEST, count=3)),
-        ("{ all { } }", VersionPolicy(VersionChoice.ALL)),
         (
             "{ specific { versions: [3, 1, 3] } }",
             VersionPolicy(VersionChoice.SPECIFIC, versions=(1, 3)),
@@ -120,10 +111,7 @@ def test_version_policies_are_read(policy: str, expected: VersionPolicy) -> None
 @pytest.mark.parametrize(
     ("groups", "count", "providers"),
     [
-        ("{}", 1, ()),
         ("{ count: 3 }", 3, ()),
-        ("{ kind: KIND_AUTO }", 1, ()),
-        ("{ kind: KIND_GPU count: 2 }", 2, ("CUDAExecutionProvider",)),
         ("[{ kind: KIND_GPU }, { kind: KIND_GPU count: 4 }]", 4, ("CUDAExecutionProvider",)),
         ("[{ kind: KIND_GPU }, { kind: KIND_CPU }]", 1, ()),
     ],
@@ -133,18 +121,6 @@ def test_instance_groups_become_a_count_and_providers(
 ) -> None:
     manifest = parsed(f"instance_group {groups}").manifest
     assert (manifest.rules.instances, manifest.providers) == (count, providers)
-
-
-@pytest.mark.parametrize(("name", "datatype"), DATATYPES.items())
-def test_every_datatype_has_its_own(name: str, datatype: Datatype) -> None:
-    text = f"input {{ name: 'x' data_type: {name} dims: [] }}"
-    assert parsed(text).declared.inputs == (TensorSpec("x", datatype, ()),)
-    assert set(DATATYPES.values()) == set(Datatype)
-
-
-def test_warm_up_without_a_batch_axis_keeps_its_dims() -> None:
-    text = "model_warmup { inputs { key: 'x' value { data_type: TYPE_FP32 dims: [4, 2] } } }"
-    assert rules(text).warm_up == (WarmUp((("x", (4, 2)),)),)
 
 
 def test_warm_up_from_a_file_has_its_shapes_and_may_fail() -> None:
@@ -213,10 +189,6 @@ def test_ensemble_becomes_steps_in_the_order_of_their_data() -> None:
     ("text", "note"),
     [
         ("optimization { graph { level: 1 } }", "optimization is ignored: the node sets"),
-        ("parameters { key: 'k' value { string_value: 'v' } }", "parameters is ignored: they are"),
-        ("response_cache { enable: true }", "response_cache is ignored: a node keeps no answers"),
-        ("metric_tags { key: 'k' value: 'v' }", "metric_tags is ignored: "),
-        ("runtime: 'x'", "runtime is ignored: "),
         (
             "max_batch_size: 2 dynamic_batching { preferred_batch_size: [2] }",
             "dynamic_batching.preferred_batch_size is ignored: a batch takes what waits",
@@ -228,10 +200,6 @@ def test_ensemble_becomes_steps_in_the_order_of_their_data() -> None:
         ("dynamic_batching {}", "dynamic_batching: requests run alone, for max_batch_size is 0 or"),
         ("instance_group { gpus: [0] }", "instance_group[0].gpus is ignored: every device of a"),
         ("instance_group [{}, {}]", "instance_group: of 2 groups the largest count is taken"),
-        (
-            "input { name: 'x' data_type: TYPE_FP32 dims: [3, 2, 2] format: FORMAT_NCHW }",
-            "input 'x': format is ignored: dims say it all",
-        ),
         (
             "input { name: 'x' data_type: TYPE_FP32 dims: -1 allow_ragged_batch: true }",
             "input 'x': allow_ragged_batch is ignored: requests of different shapes run apart; [[batching",
@@ -410,10 +378,7 @@ def test_junk_is_refused_or_read_and_raises_nothing_else(raw: bytes) -> None:
     ("declared", "inputs", "outputs", "problem"),
     [
         (DeclaredIo(), (X,), (Y,), ""),
-        (DeclaredIo((X,), (Y,)), (X,), (Y,), ""),
-        (DeclaredIo((X,)), (X,), (Y,), ""),
         (DeclaredIo((X,), (Y,)), (TensorSpec("x", Datatype.FP32, (-1,)),), (Y,), ""),
-        (DeclaredIo((X,), (Y,)), (TensorSpec("x", Datatype.FP32, ()),), (Y,), ""),
         (DeclaredIo((X,), has_batch_axis=True), (TensorSpec("x", Datatype.FP32, (-1, 4)),), (), ""),
         (
             DeclaredIo((X,), has_batch_axis=True),
@@ -448,7 +413,6 @@ def test_junk_is_refused_or_read_and_raises_nothing_else(raw: bytes) -> None:
         ),
         (DeclaredIo((), (Y,)), (X,), (X,), "output 'y' is declared; the model has x"),
         (DeclaredIo((X, Y), optional=frozenset("y")), (X,), (), ""),
-        (DeclaredIo((X,), optional=frozenset("x")), (X,), (), ""),
         (
             DeclaredIo((X,), optional=frozenset("x")),
             (TensorSpec("x", Datatype.FP32, (5,)),),
@@ -460,17 +424,6 @@ def test_junk_is_refused_or_read_and_raises_nothing_else(raw: bytes) -> None:
             (TensorSpec("x", Datatype.FP32, (-1, 4)),),
             (),
             "",
-        ),
-        *(
-            (
-                DeclaredIo((X,), has_batch_axis=True, flattened=frozenset("x")),
-                (TensorSpec("x", Datatype.FP32, shape),),
-                (),
-                f"input 'x' is declared as allow_ragged_batch, and the model's shape {list(shape)} has no "
-                "axis for the batch: requests are not laid end to end here; export it with a batch axis "
-                "and pad by [[batching.ragged]] in capamesh.toml",
-            )
-            for shape in ((-1,), ())
         ),
     ],
 )
