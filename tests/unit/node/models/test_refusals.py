@@ -12,11 +12,9 @@ from capamesh.node.repository import Refused
     ("refused", "known", "expected"),
     [
         (Refused("m", "3", "r"), [], [("m", "3")]),
-        (Refused("m", "", "r"), [], [("m", "0")]),
         (Refused("m", "", "r", ("10", "2")), [], [("m", "2"), ("m", "10")]),
         (Refused("m", "", "r", ("2",)), [("m", "1"), ("n", "7")], [("m", "1"), ("m", "2")]),
         (Refused("m", "", "r", ("2",)), [("m", "0")], [("m", "2")]),
-        (Refused("m", "\u0661", "r"), [], [("m", "0")]),
         (Refused("a\x1b]b", "", "r"), [], [("a\ufffd]b", "0")]),
         (Refused("bad\udcff", "", "r"), [], [("bad?", "0")]),
         (Refused("x" * 300, "", "r"), [], [("x" * 256, "0")]),

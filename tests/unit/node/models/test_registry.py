@@ -1,19 +1,15 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 from fleet_fakes import OUT, SPEC, fp32
 from worker_fakes import FakeModel, engine_of, source_of
 
-from capamesh.node.agent.metrics.totals import WorkerFigures
 from capamesh.node.models.preparation import LoadResult
 from capamesh.node.models.registry import (
-    UNVERIFIED,
     HostedModel,
     ModelRegistry,
-    advert_problem,
     ready_offer,
 )
 from capamesh.node.profiling.profile_cache import Measured
@@ -33,7 +29,6 @@ from capamesh.protocol.adverts import (
     advert_to_body,
 )
 from capamesh.protocol.ids import ModelName, ModelVersion, PeerId
-from capamesh.protocol.tasks import Task
 from capamesh.protocol.tensors import Datatype, TensorSpec
 
 M = ModelName("m")
@@ -115,18 +110,6 @@ def test_each_load_of_a_model_is_counted_until_its_last_request_has_ended() -> N
     assert counted(models) == []
 
 
-def test_counts_are_what_the_agent_reads() -> None:
-    models = ModelRegistry()
-    models.ready(running(answered=3, in_flight=2))
-    models.ready(running("n", answered=1))
-    figures = WorkerFigures()
-    figures.reported(models.counts())
-    reported = figures.models()["m", "1"]
-    assert (reported.requests, reported.in_flight, reported.memory_bytes) == ({"ok": 3}, 2, 7)
-    assert reported.limit > 0
-    assert figures.models()["n", "1"].requests == {"ok": 1}
-
-
 def test_newest_ready_version_is_the_default_by_number() -> None:
     models = ModelRegistry()
     nine, ten = hosted(version="9"), hosted(version="10")
@@ -144,43 +127,6 @@ def test_newest_ready_version_is_the_default_by_number() -> None:
     assert models.withdraw(key("m", "9")) is nine
     assert models.find(M, ANY) is None
     assert list(models) == []
-
-
-def test_known_model_need_not_be_ready() -> None:
-    models = ModelRegistry()
-    models.say(key("m", "11"), ModelState.LOADING)
-    assert models.is_known(M, ModelVersion("11"))
-    assert models.is_known(M, ANY)
-    assert not models.is_known(M, ModelVersion("12"))
-    assert not models.is_known(ModelName("x"), ANY)
-    assert models.known_keys() == {key("m", "11")}
-    models.forget(key("m", "11"))
-    models.forget(key("m", "11"))
-    assert models.known_keys() == frozenset()
-    assert not models.is_known(M, ANY)
-
-
-def test_model_that_takes_another_s_place_returns_it() -> None:
-    models = ModelRegistry()
-    old, new = hosted(digest="a"), hosted(digest="b")
-    assert models.ready(old) is None
-    assert models.ready(new) is old
-    assert models.find(M, ANY) is new
-    offer = models.offer(key("m", "1"))
-    assert offer is not None
-    assert offer.digest == "sha256-chunks:" + "b".rjust(64, "0")
-
-
-def test_provider_is_what_a_loaded_model_has_shown() -> None:
-    models = ModelRegistry()
-    assert models.provider == UNVERIFIED
-    assert models.describe() == "none that is ready"
-    models.say(key("a", "1"), ModelState.LOADING)
-    assert models.provider == UNVERIFIED
-    models.ready(hosted("n", "2"))
-    models.ready(hosted())
-    assert models.provider == "CPUExecutionProvider"
-    assert models.describe() == "m/1, n/2"
 
 
 def test_offers_are_in_the_order_of_names_and_say_why_a_model_is_not_ready() -> None:
@@ -230,34 +176,6 @@ def test_offer_says_how_a_model_is_served() -> None:
     )
 
 
-def test_model_that_was_not_measured_tells_no_time() -> None:
-    offer = ready_offer(hosted())
-    assert (offer.best_rows, offer.row_us, offer.max_rows) == (1, 0, 0)
-    assert offer.is_idempotent
-    assert offer.is_deterministic
-
-
-def test_offer_says_of_a_model_that_draws_by_chance_that_its_answers_differ() -> None:
-    one = hosted()
-    one.prepared.loaded.is_random = True
-    assert not ready_offer(one).is_deterministic
-
-
-def test_offer_names_the_outputs_that_have_labels() -> None:
-    one = hosted()
-    assert ready_offer(one).labelled == ()
-    one.prepared = replace(one.prepared, labels={"z": ("cat",), "y": ("dog",)})
-    assert ready_offer(one).labelled == ("y", "z")
-
-
-def test_offer_names_what_the_model_is_for() -> None:
-    one = hosted()
-    assert ready_offer(one).task is Task.NONE
-    task: Any = SimpleNamespace(task=Task.FILE_TYPE)
-    one.prepared = replace(one.prepared, task=task)
-    assert ready_offer(one).task is Task.FILE_TYPE
-
-
 def test_ready_models_are_kept_of_more_than_an_advert_holds() -> None:
     models = ModelRegistry()
     for number in range(MAX_MODELS):
@@ -271,16 +189,6 @@ def test_ready_models_are_kept_of_more_than_an_advert_holds() -> None:
     assert [one.name for one in offers] == sorted(one.name for one in offers)
     assert offers[-3].name == f"a{MAX_MODELS - 3:04}"
     check_advert(models)
-
-
-def test_model_that_no_advert_can_carry_is_reported_before_it_is_offered() -> None:
-    wide = tuple(TensorSpec(f"x{number}", Datatype.FP32, (1,)) for number in range(1025))
-    one = hosted(inputs=wide)
-    problem = advert_problem(one.source, one.prepared)
-    assert "inputs" in problem
-    assert "1024" in problem
-    one = hosted()
-    assert advert_problem(one.source, one.prepared) == ""
 
 
 def test_model_whose_runs_fail_is_ready_and_its_offer_says_so() -> None:

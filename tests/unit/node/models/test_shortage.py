@@ -42,11 +42,3 @@ async def test_task_group_that_finds_no_memory_is_run_again_too(reserve: Reserve
 
     await reserve.lasting(run)
     assert count == 2
-
-
-async def test_other_errors_pass(reserve: Reserve) -> None:
-    async def run() -> None:
-        raise ValueError("a bug")
-
-    with pytest.raises(ValueError, match="a bug"):
-        await reserve.lasting(run)
