@@ -9,7 +9,6 @@ from generation_fakes import Desk, FakeSlots
 
 from capamesh.node.generation import GenerationRequest, GenerationSettings, SamplingParameters
 from capamesh.node.generation.answer_lengths import USUAL_TOKENS, AnswerLengths
-from capamesh.protocol.errors import RunFailed
 
 NO_LIMIT = 4096
 CROWD = 200
@@ -44,11 +43,6 @@ def test_answers_take_as_long_as_those_that_ended(mean: int) -> None:
     assert known.expected(0, 8) <= 8
 
 
-def test_answers_of_late_count_most() -> None:
-    known = after([1000] * 600 + [20] * 1000)
-    assert known.expected(0, NO_LIMIT) < 60
-
-
 def test_answers_that_their_limit_cut_say_how_long_others_get_at_least() -> None:
     known = after([64] * 100, is_cut=True)
     assert known.expected(0, 64) > 60
@@ -61,12 +55,6 @@ def test_one_client_with_a_thousand_short_answers_weighs_no_more_than_one_with_a
         known = after([1] * 50, known=known)
         known = after([200], "b", known=known)
     assert known.expected(0, NO_LIMIT) == pytest.approx(100, rel=0.3)
-
-
-def test_answer_that_goes_on_longer_than_most_is_expected_to_take_more() -> None:
-    known = after([10] * 99 + [2000])
-    assert known.expected(0, NO_LIMIT) < 60
-    assert known.expected(500, NO_LIMIT) > 200
 
 
 def test_tokens_that_another_node_made_are_not_counted_here() -> None:
@@ -91,16 +79,6 @@ def test_wait_is_told_by_what_answers_take_and_not_by_the_most_that_they_may() -
         desk.engine.cancel(each)
     desk.engine.settle()
     assert desk.engine.load().first_token_s < 0.1
-
-
-def test_answers_that_are_broken_off_are_not_taken_for_short_ones() -> None:
-    desk = Desk(FakeSlots(8, length=NO_LIMIT))
-    for number in range(CROWD):
-        desk.submit(chat(number, NO_LIMIT))
-    for _ in range(20):
-        desk.step()
-    desk.engine.cancel_all(RunFailed("the device is lost"))
-    assert desk.engine._lengths.expected(0, NO_LIMIT) >= USUAL_TOKENS
 
 
 def test_crowd_that_sets_no_limit_waits_and_nobody_of_it_is_refused_for_room() -> None:

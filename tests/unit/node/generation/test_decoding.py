@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import random
 
 import numpy as np
@@ -17,7 +16,6 @@ from capamesh.node.generation import (
     TokenText,
 )
 from capamesh.node.generation.decoding import MOST_DRAFTS
-from capamesh.protocol.errors import RunFailed
 
 GREEDY = SamplingParameters(temperature=0.0)
 CIRCLE = (0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2)
@@ -192,17 +190,6 @@ def test_few_drafts_run_in_a_step_in_turn_and_all_others_get_their_tokens() -> N
     assert gained[other] == 4
 
 
-def test_run_that_fails_ends_all() -> None:
-    desk = desk_of(4)
-    sequences = [desk.submit(GenerationRequest(CIRCLE, 20, GREEDY))[0] for _ in range(2)]
-    desk.run_until(lambda: desk.engine.load().generating == 2)
-    plan = desk.engine.plan(desk.now_s)
-    assert plan is not None
-    desk.engine.failed(plan, RunFailed("broken"))
-    assert {each.sequence for each in desk.engine.take_parts()} == set(sequences)
-    assert not desk.step()
-
-
 def test_no_token_is_guessed_under_a_grammar_nor_of_a_model_that_scores_the_last_token_alone() -> (
     None
 ):
@@ -217,34 +204,3 @@ def test_no_token_is_guessed_under_a_grammar_nor_of_a_model_that_scores_the_last
     desk.submit(request)
     desk.run()
     assert slots.scored == []
-
-
-@pytest.mark.full
-def test_answer_that_is_replayed_elsewhere_goes_on_as_it_would_have() -> None:
-    compared = 0
-    for seed in range(20):
-        sampling = SamplingParameters(temperature=1.0, seed=seed)
-        request = GenerationRequest(CIRCLE, 40, sampling)
-        desk = desk_of(6, habit=9.0)
-        (whole,) = desk.submit(request)
-        desk.run()
-        ids = desk.ids(whole)
-        compared += desk.engine.load().accepted_tokens
-        for count in range(1, len(ids)):
-            again = desk_of(6, habit=9.0)
-            (rest,) = again.submit(
-                dataclasses.replace(request, resumed=tuple(ids[:count]), is_replayed=True)
-            )
-            again.run()
-            assert again.ids(rest) == ids[count:]
-    assert compared > 100
-
-
-def test_pool_is_never_overrun() -> None:
-    desk = desk_of(15, count=3, pool_tokens=63)
-    for _ in range(3):
-        desk.submit(GenerationRequest(CIRCLE, 10, GREEDY))
-    desk.run()
-    assert isinstance(desk.slots, FakeSlots)
-    assert desk.slots.most_used <= 63
-    assert desk.engine.load().preemptions == 0

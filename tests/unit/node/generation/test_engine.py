@@ -31,36 +31,6 @@ def request(
     return dataclasses.replace(made, **more)  # type: ignore[arg-type]
 
 
-def test_answer_has_as_many_tokens_as_are_allowed_each_in_a_part_of_its_own() -> None:
-    desk = Desk(FakeSlots())
-    (sequence,) = desk.submit(request(max_tokens=4))
-    desk.run()
-    parts = desk.told[sequence]
-    assert [len(part.ids) for part in parts] == [1, 1, 1, 1]
-    assert [part.finish for part in parts] == [None, None, None, "length"]
-    assert parts[-1].usage is not None
-    assert (parts[-1].usage.prompt, parts[-1].usage.completion) == (6, 4)
-    assert desk.text(sequence) == "".join(LetterText().push(token) for token in desk.ids(sequence))
-
-
-def test_sequences_share_decoding_steps_and_answer_as_alone() -> None:
-    slots = FakeSlots(4)
-    desk = Desk(slots)
-    asked = [request(first=first, max_tokens=8) for first in range(4)]
-    sequences = [desk.submit(each)[0] for each in asked]
-    desk.run()
-    assert max(slots.decoded_rows) == 4
-    assert [desk.ids(each) for each in sequences] == [ids_alone(each) for each in asked]
-
-
-def test_answer_ends_where_the_context_does() -> None:
-    desk = Desk(FakeSlots(1, length=10))
-    (sequence,) = desk.submit(request(8, max_tokens=50))
-    desk.run()
-    assert len(desk.ids(sequence)) == 2
-    assert desk.finish(sequence) == "length"
-
-
 def test_prompt_beside_sequences_that_generate_is_run_in_chunks_between_their_steps() -> None:
     slots = FakeSlots(2, length=64)
     desk = Desk(slots, GenerationSettings(max_chunk=8, target_gap_s=0.025))
@@ -86,36 +56,6 @@ def test_several_chunks_run_between_two_steps_as_far_as_the_target_has_room() ->
     )  # three chunks and a step take 40 ms; before the first step its time is not known
 
 
-def test_prompt_is_run_in_the_largest_chunks_where_nobody_generates() -> None:
-    slots = FakeSlots(2, length=64)
-    desk = Desk(slots, GenerationSettings(max_chunk=32))
-    desk.submit(request(40, max_tokens=1))
-    desk.run()
-    assert slots.extended == [32, 8]
-
-
-def test_choices_run_their_prompt_once_and_differ_by_their_numbers() -> None:
-    slots = FakeSlots(3)
-    desk = Desk(slots)
-    asked = request(9, choices=3, sampling=SamplingParameters(seed=5))
-    sequences = desk.submit(asked)
-    desk.run()
-    assert slots.extended == [9]
-    answers = [desk.ids(each) for each in sequences]
-    assert answers == [ids_alone(asked, choice) for choice in range(3)]
-    assert len({tuple(each) for each in answers}) == 3
-
-
-def test_stop_token_ends_the_answer_and_has_no_text() -> None:
-    ids = ids_alone(request(first=0))
-    desk = Desk(FakeSlots())
-    (sequence,) = desk.submit(request(first=0, stop_tokens=frozenset([ids[2]])))
-    desk.run()
-    assert desk.ids(sequence) == ids[:3]
-    assert desk.text(sequence) == "".join(LetterText().push(token) for token in ids[:2])
-    assert desk.finish(sequence) == "stop"
-
-
 def test_stop_string_over_tokens_ends_the_answer_before_it() -> None:
     ids = ids_alone(request(max_tokens=8))
     letters = "".join(LetterText().push(token) for token in ids)
@@ -124,45 +64,6 @@ def test_stop_string_over_tokens_ends_the_answer_before_it() -> None:
     desk.run()
     assert desk.text(sequence) == letters[:3]
     assert desk.finish(sequence) == "stop"
-
-
-def test_cancelled_sequence_leaves_its_slot_with_the_next_plan_and_is_told_nothing_more() -> None:
-    desk = Desk(FakeSlots(2))
-    first, second = (desk.submit(request(first=first, max_tokens=30))[0] for first in (1, 2))
-    for _ in range(6):
-        desk.step()
-    told = len(desk.told[first])
-    desk.engine.cancel(first)
-    desk.step()
-    assert desk.engine.load().generating == 1
-    assert desk.engine.load().free_slots == 1
-    desk.run()
-    assert len(desk.told[first]) == told
-    assert desk.ids(second) == ids_alone(request(first=2, max_tokens=30))
-
-
-@pytest.mark.parametrize("cancelled", [0, 1, 2])
-def test_choice_cancelled_while_its_prompt_is_filled_leaves_the_others(cancelled: int) -> None:
-    desk = Desk(FakeSlots(3, length=64), GenerationSettings(max_chunk=4))
-    asked = request(20, choices=3, sampling=SamplingParameters(seed=5))
-    sequences = desk.submit(asked)
-    desk.step()
-    desk.engine.cancel(sequences[cancelled])
-    desk.run()
-    for choice, each in enumerate(sequences):
-        assert desk.ids(each) == ([] if choice == cancelled else ids_alone(asked, choice))
-
-
-@pytest.mark.parametrize("cancelled", [0, 1])
-def test_choice_cancelled_while_it_waits_leaves_the_others(cancelled: int) -> None:
-    desk = Desk(FakeSlots(2))
-    asked = request(choices=2)
-    sequences = desk.submit(asked)
-    desk.engine.cancel(sequences[cancelled])
-    assert desk.engine.load().waiting == 1
-    desk.run()
-    assert desk.ids(sequences[1 - cancelled]) == ids_alone(asked)
-    assert desk.ids(sequences[cancelled]) == []
 
 
 def test_deadline_ends_who_waits_who_fills_and_who_generates() -> None:
@@ -177,13 +78,6 @@ def test_deadline_ends_who_waits_who_fills_and_who_generates() -> None:
     assert len(desk.ids(generating)) == 4
     assert desk.ids(filling) == desk.ids(waiting) == []
     assert desk.engine.load().tokens_in_flight == 0
-
-
-def test_deadline_that_has_passed_is_refused() -> None:
-    desk = Desk(FakeSlots())
-    desk.now_s = 5.0
-    with pytest.raises(DeadlineExceeded):
-        desk.submit(request(deadline_s=5.0))
 
 
 def test_request_that_would_not_begin_before_its_deadline_is_refused_at_once() -> None:
@@ -243,24 +137,6 @@ def test_request_that_can_never_be_served_is_refused_as_such(
     assert desk.engine.load().waiting == 0
 
 
-def test_queue_is_bounded_and_says_when_to_come_again() -> None:
-    desk = Desk(FakeSlots(1), GenerationSettings(max_waiting=2))
-    for first in range(2):
-        desk.submit(request(first=first))
-    with pytest.raises(Overloaded, match="2 sequences wait"):
-        desk.submit(request(first=3))
-
-
-def test_full_queue_gives_way_to_the_more_urgent() -> None:
-    desk = Desk(FakeSlots(1), GenerationSettings(max_waiting=2))
-    (early,) = desk.submit(request(first=1, priority=2))
-    (late,) = desk.submit(request(first=2, priority=2))
-    (urgent,) = desk.submit(request(first=3, priority=1))
-    desk.run()
-    assert desk.finish(late) == Overloaded.code
-    assert [desk.finish(each) for each in (early, urgent)] == ["length", "length"]
-
-
 def test_full_queue_of_one_tenant_leaves_room_for_others() -> None:
     desk = Desk(FakeSlots(1), GenerationSettings(max_waiting=3))
     crowd = [desk.submit(request(first=first, tenant="crowd"))[0] for first in range(3)]
@@ -272,20 +148,6 @@ def test_full_queue_of_one_tenant_leaves_room_for_others() -> None:
     assert desk.finish(lone) == "length"
 
 
-def test_pool_that_was_promised_twice_makes_the_last_wait_again_and_answers_are_the_same() -> None:
-    slots = FakeSlots(4, length=40)
-    desk = Desk(slots, GenerationSettings(pool_tokens=60, overcommit=4.0, prefix_bytes=0))
-    asked = [request(6, max_tokens=30, first=first) for first in range(4)]
-    sequences = [desk.submit(each)[0] for each in asked]
-    most = 0
-    while desk.step():
-        most = max(most, desk.engine.load().tokens_in_flight)
-    assert desk.engine.load().preemptions > 0
-    assert most <= 60
-    assert [desk.ids(each) for each in sequences] == [ids_alone(each) for each in asked]
-    assert all(len(desk.told[each]) == 30 for each in sequences)
-
-
 def test_sequences_give_no_way_where_no_more_was_promised_than_there_is() -> None:
     desk = Desk(FakeSlots(4, length=40), GenerationSettings(pool_tokens=60))
     for first in range(4):
@@ -293,25 +155,6 @@ def test_sequences_give_no_way_where_no_more_was_promised_than_there_is() -> Non
     desk.run()
     assert desk.engine.load().preemptions == 0
     assert max(len(plan.sequences) for plan in desk.plans) == 1
-
-
-def test_bulk_gives_its_slot_to_people_and_answers_the_same_later() -> None:
-    slots = FakeSlots(2, length=64)
-    desk = Desk(slots)
-    batch = [request(first=first, max_tokens=30, is_bulk=True) for first in (1, 2)]
-    early, late = (desk.submit(each)[0] for each in batch)
-    while len(desk.told[late]) < 5:
-        desk.step()
-    (person,) = desk.submit(request(20, first=3, max_tokens=3))
-    begun = len(desk.plans)
-    desk.step()
-    assert desk.plans[begun].sequences == (person,)
-    assert desk.engine.load().preemptions == 1
-    assert late not in desk.engine._residents.live  # whose tokens are the fewest to make again
-    desk.run()
-    assert [desk.ids(early), desk.ids(late)] == [ids_alone(each) for each in batch]
-    assert desk.ids(person) == ids_alone(request(20, first=3, max_tokens=3))
-    assert desk.engine.load().preemptions == 1
 
 
 def test_bulk_that_generates_waits_for_the_whole_prompt_of_people() -> None:
@@ -384,22 +227,6 @@ def test_bulk_that_gave_way_before_is_spared_and_nobody_leaves_for_what_has_no_r
     assert [desk.finish(each) for each in (person, bulk)] == ["length", "length"]
 
 
-def test_prompt_of_a_batch_that_is_being_filled_gives_way_and_generating_bulk_too() -> None:
-    slots = FakeSlots(2, length=128)
-    desk = Desk(slots, GenerationSettings(max_chunk=8, target_gap_s=0.03))
-    (generating,) = desk.submit(request(first=1, max_tokens=50, is_bulk=True))
-    desk.run_until(lambda: desk.engine.load().generating == 1)
-    (filling,) = desk.submit(request(60, first=2, max_tokens=2, is_bulk=True))
-    desk.run_until(lambda: desk.engine.load().filling == 1)
-    pair = desk.submit(request(10, first=3, max_tokens=4, choices=2))
-    desk.step()
-    assert desk.plans[-1].sequences == pair
-    assert desk.engine.load().preemptions == 2
-    desk.run()
-    assert desk.ids(filling) == ids_alone(request(60, first=2, max_tokens=2))
-    assert desk.ids(generating) == ids_alone(request(first=1, max_tokens=50))
-
-
 def test_people_are_not_refused_for_what_bulk_has_still_to_do() -> None:
     desk = Desk(FakeSlots(1), step_s=1.0)
     (bulk,) = desk.submit(request(max_tokens=50, is_bulk=True))
@@ -413,41 +240,6 @@ def test_people_are_not_refused_for_what_bulk_has_still_to_do() -> None:
     (person,) = desk.submit(request(first=4, max_tokens=2, deadline_s=desk.now_s + 4.0))
     desk.run()
     assert (desk.finish(person), desk.finish(bulk)) == ("length", "length")
-
-
-def test_full_queue_of_bulk_gives_way_to_people() -> None:
-    desk = Desk(FakeSlots(1), GenerationSettings(max_waiting=2))
-    bulk = [desk.submit(request(first=at, is_bulk=True, priority=at))[0] for at in range(2)]
-    (person,) = desk.submit(request(first=3, priority=1000))
-    desk.run()
-    assert [desk.finish(each) for each in (*bulk, person)] == ["length", Overloaded.code, "length"]
-
-
-def test_repeated_prompt_is_not_run_again() -> None:
-    slots = FakeSlots(2)
-    desk = Desk(slots)
-    asked = request(40)
-    (first,) = desk.submit(asked)
-    desk.run()
-    (second,) = desk.submit(asked)
-    desk.run()
-    assert slots.extended == [40]
-    assert desk.ids(first) == desk.ids(second) == ids_alone(asked)
-    usage = desk.told[second][-1].usage
-    assert usage is not None
-    assert usage.cached == 40
-
-
-def test_prompt_that_is_all_but_repeated_runs_two_tokens() -> None:
-    slots = FakeSlots(2)
-    desk = Desk(slots)
-    desk.submit(request(40))
-    desk.run()
-    shorter = request(38)  # kept, but not the scores behind it
-    (second,) = desk.submit(shorter)
-    desk.run()
-    assert slots.extended == [40, 2]
-    assert desk.ids(second) == ids_alone(shorter)
 
 
 def test_callers_of_one_prompt_who_come_at_once_begin_with_the_first_of_them() -> None:
@@ -520,16 +312,6 @@ def test_prefix_that_another_sequence_has_in_its_slot_is_used_without_a_store() 
     assert desk.ids(first) == desk.ids(second) == ids_alone(asked)
 
 
-def test_prompt_of_one_token_is_no_prefix() -> None:
-    slots = FakeSlots(2)
-    desk = Desk(slots)
-    desk.submit(request(1, max_tokens=3))
-    desk.run()
-    desk.submit(request(5, max_tokens=3))
-    desk.run()
-    assert slots.extended == [1, 5]
-
-
 def test_answers_are_kept_only_if_asked() -> None:
     for keeps, ran in ((False, [20, 8]), (True, [20, 4])):
         slots = FakeSlots(1)
@@ -580,21 +362,6 @@ def test_failed_run_ends_those_it_was_for_and_the_engine_goes_on() -> None:
     (after,) = desk.submit(request(first=0))
     desk.run()
     assert desk.ids(after) == ids_alone(request(first=0))
-
-
-def test_failed_chunk_ends_that_prompt_alone() -> None:
-    desk = Desk(FakeSlots(3))
-    (other,) = desk.submit(request(first=1, max_tokens=9))
-    desk.step()
-    desk.step()
-    sequences = desk.submit(request(first=2, choices=2))
-    plan = desk.engine.plan(desk.now_s)
-    assert plan is not None
-    assert not plan.is_decode
-    desk.engine.failed(plan, RunFailed("no"))
-    desk.run()
-    assert [desk.finish(each) for each in sequences] == [RunFailed.code] * 2
-    assert desk.ids(other) == ids_alone(request(first=1, max_tokens=9))
 
 
 def test_broken_tokenizer_ends_one_answer_and_not_all() -> None:

@@ -15,13 +15,6 @@ def test_tokens_that_followed_the_last_ones_are_guessed() -> None:
     assert lookup.draft(out, 6, 9) == [8, 9, 1, 2, 3, 4, 5, 6, 7]
 
 
-def test_longest_that_came_before_is_taken_and_of_equal_ones_the_last() -> None:
-    said = [1, 2, 3, 4, 5]
-    prompt = [9, *said, 40, 8, *said, 50, 7, *said, 60, 0]
-    assert Lookup(prompt, 40).draft([8, *said], 5, 1) == [50]
-    assert Lookup(prompt, 40).draft([6, *said], 5, 1) == [60]
-
-
 def test_tokens_that_are_known_but_not_fed_have_no_part_in_it() -> None:
     prompt, out = [1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 6, 7, 1, 2, 3, 4, 5, 9]
     whole, step = Lookup(prompt, 40), Lookup(prompt, 40)
@@ -31,20 +24,6 @@ def test_tokens_that_are_known_but_not_fed_have_no_part_in_it() -> None:
         assert draft == step.draft(out[: fed + 1], fed, 6)
         found += len(draft)
     assert found > 6
-
-
-def test_no_more_is_guessed_than_there_is_room_for() -> None:
-    prompt, out = [1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 3, 4, 5]
-    assert Lookup(prompt, 14).draft(out, 4, 9) == [6]
-    assert Lookup(prompt, 15).draft(out, 4, 9) == [6]
-    assert Lookup(prompt, 16).draft(out, 4, 9) == [6, 7]
-
-
-def test_more_is_guessed_the_more_agrees() -> None:
-    lookup = Lookup(range(100, 140), 80)
-    out = list(range(100, 110))
-    found = [len(lookup.draft(out, fed, 15)) for fed in range(10)]
-    assert found == [0, 0, 0, 0, 8, 10, 12, 14, 15, 15]
 
 
 def test_guesses_are_those_of_a_plain_search() -> None:

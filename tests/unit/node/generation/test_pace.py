@@ -89,9 +89,3 @@ def test_chunk_is_in_time_if_the_time_of_its_size_is_known_and_fits_behind_what_
     assert pace.is_in_time(32, 0.027)
     assert not pace.is_in_time(32, 0.029)
     assert not pace.is_in_time(2, 0.01)
-
-
-def test_speed_counts_the_time_between_steps() -> None:
-    pace = Pace(0.08, 512)
-    pace.decoded(8, 0.02, 0.1)
-    assert pace.tokens_per_s == pytest.approx(80)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from generation_fakes import VOCABULARY, FakeSlots
 
-from capamesh.node.generation.prefixes import BLOCK, BLOCK_OVERHEAD_BYTES, Prefixes, common
+from capamesh.node.generation.prefixes import BLOCK, BLOCK_OVERHEAD_BYTES, Prefixes
 from capamesh.node.generation.slots import Logits
 
 TOKENS = list(range(24)) + list(range(24))
@@ -36,13 +36,6 @@ def test_prompt_is_found_to_the_token_wherever_another_parts_from_it() -> None:
     assert kept(prefixes, TOKENS) == TOKENS[:40]
     assert kept(prefixes, TOKENS[:40], most=38) == TOKENS[:38]
     assert kept(prefixes, TOKENS[:40], most=0) == []
-
-
-def test_tenant_finds_its_own_prompts_only() -> None:
-    prefixes = Prefixes(10**6, 24)
-    prefixes.save("one", TOKENS, filled(TOKENS), 0)
-    assert kept(prefixes, TOKENS, "other") == []
-    assert kept(prefixes, TOKENS, "one") == TOKENS
 
 
 def test_prompt_saved_twice_is_kept_once() -> None:
@@ -111,19 +104,3 @@ def test_prompt_longer_than_all_room_is_kept_from_its_beginning() -> None:
     nothing = Prefixes(0, 24)
     nothing.save("", TOKENS, filled(TOKENS), 0)
     assert len(nothing) == nothing.size_bytes == 0
-
-
-def test_no_trace_is_left_of_what_has_gone() -> None:
-    prefixes = Prefixes(3 * BLOCK_BYTES, 24)
-    for first in range(200):
-        prompt = [first % 32, first // 32, *TOKENS[:30]]
-        prefixes.save("", prompt, filled(prompt), 0)
-        assert prefixes.size_bytes <= 3 * BLOCK_BYTES
-    assert len(prefixes) == len(prefixes._blocks) == 3
-    assert sum(len(each) for each in prefixes._children.values()) == 3
-
-
-def test_common_counts_equal_tokens_at_the_beginning() -> None:
-    assert common([1, 2, 3], [1, 2, 4]) == 2
-    assert common([1, 2], [1, 2, 4]) == 2
-    assert common([], [1]) == 0

@@ -148,7 +148,3 @@ def test_answers_of_ten_thousand_random_schedules_are_those_of_requests_alone() 
     for seed in range(300, 10_300):
         run_schedule(seed)
         run_schedule(seed, lookup_tokens=seed % 16, habit=9.0)
-
-
-def test_last_that_generates_gives_way_to_an_older_prompt_that_is_being_filled() -> None:
-    run_schedule(5244)

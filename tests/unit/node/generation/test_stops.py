@@ -39,10 +39,3 @@ def test_text_that_cannot_become_a_stop_is_not_held_back() -> None:
     assert stops.push("/b") == ("</b", False)
     assert stops.push("</e") == ("", False)
     assert stops.push("nd> more") == ("", True)
-
-
-def test_text_that_is_held_back_comes_at_the_end() -> None:
-    stops = StopStrings(["xy"])
-    assert stops.push("ax") == ("a", False)
-    assert stops.flush() == "x"
-    assert stops.flush() == ""

@@ -130,21 +130,6 @@ def test_leader_that_is_cancelled_leads_nobody() -> None:
     assert desk.ids(follower) == ids_alone_of(follower)
 
 
-def test_prompts_of_all_slots_take_turns_and_change_places_where_none_is_free() -> None:
-    desk = TimedDesk(count=3)
-    desk.warm(0)
-    long = desk.ask(request(1, 1000, 3))
-    desk.timed_step()
-    others = [desk.ask(request(at + 3, SHORT + at, 30)) for at in range(2)]
-    while desk.engine.load().generating < 2:
-        desk.timed_step()
-    assert desk.engine.load().filling == 1
-    while desk.timed_step():
-        pass
-    for each in (long, *others):
-        assert desk.ids(each) == ids_alone_of(each)
-
-
 def ids_alone_of(sequence: Sequence) -> list[int]:
     """Return the tokens of its request where nothing else is."""
     return ids_alone(sequence.request, length=4096)
