@@ -98,11 +98,6 @@ def test_batch_of_scalars_is_a_batch_of_one_element_each() -> None:
     assert y.shape == (3, 1)
 
 
-def test_model_without_reshapes_is_itself() -> None:
-    model = Model((6,), (6,))
-    assert reshaped(model, DeclaredIo()) is model
-
-
 @pytest.mark.parametrize(
     ("declared", "reason"),
     [

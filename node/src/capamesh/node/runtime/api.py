@@ -1,13 +1,9 @@
-"""The seam between a worker and what executes models: protocols, no implementation. Pure.
-
-A model is one of two kinds. A `LoadedModel` answers a request in one run; a `GenerativeModel` answers it in steps, and
-keeps what it needs for the next step of each request itself.
-"""
+"""The seam between a worker and what executes models: protocols, no implementation. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from capamesh.node.repository import ModelSource
 from capamesh.protocol.errors import RunFailed
@@ -80,94 +76,6 @@ class LoadedModel(Protocol):
 
     def close(self) -> None:
         """Let go of the model and its memory once runs in progress end; again is harmless."""
-        ...
-
-
-class Step(NamedTuple):
-    """The outcome of one step of a generative model for one sequence."""
-
-    outputs: tuple[Tensor, ...]
-    """The next part of the answer, in the model's order; tensors of no rows where the step adds nothing to it."""
-    is_last: bool
-    """True if the answer ends with it."""
-
-
-class GenerativeModel(Protocol):
-    """One model version on one device that answers in steps, many sequences at once. Used by one thread at a time.
-
-    A sequence is one request from `prefill` to `free`; whoever calls gives it a number. The model keeps its state, as a
-    language model keeps keys and values, until `free`.
-    """
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The inputs that the model takes of a request; -1 is a dimension of any size."""
-        ...
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """The outputs that the model gives in every step; the parts of one answer have any size along axis 0."""
-        ...
-
-    @property
-    def provider(self) -> str:
-        """The provider that runs it, as found after loading, not as asked for."""
-        ...
-
-    @property
-    def precision(self) -> str:
-        """The type of its numbers, as `LoadedModel.precision`."""
-        ...
-
-    @property
-    def max_sequences(self) -> int:
-        """The number of sequences that the model can keep at once."""
-        ...
-
-    def validate(self, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> None:
-        """Check a request before it waits: its inputs have the datatypes and shapes that `inputs` of the model describes.
-
-        Raises:
-            InvalidRequest: the request does not fit the model.
-        """
-        ...
-
-    def prefill(
-        self, sequence: int, inputs: Sequence[Tensor], stop: StopSwitch | None = None
-    ) -> Step:
-        """Begin a sequence and return its first step. Blocks.
-
-        Args:
-            sequence: A number that no sequence has which is not freed yet.
-            inputs: Tensors that `validate` has let pass, as described by `inputs` of the model; no reference to them is
-                kept.
-            stop: Ends the run early.
-
-        Raises:
-            InvalidRequest: the runtime says that the inputs do not fit the model. The sequence has not begun.
-            Overloaded: `max_sequences` are kept already, or their state has no room for this one. It has not begun.
-            RunFailed: the run failed otherwise, or was stopped. The sequence has not begun.
-        """
-        ...
-
-    def decode_step(self, batch: Sequence[int], stop: StopSwitch | None = None) -> list[Step]:
-        """Run one step of each sequence in `batch`, all together; return their steps in its order. Blocks.
-
-        Args:
-            batch: Sequences that have begun, each once, and whose last step has not come.
-            stop: Ends the run early.
-
-        Raises:
-            RunFailed: the run failed or was stopped. No sequence of the batch can go on; each is still to be freed.
-        """
-        ...
-
-    def free(self, sequence: int) -> None:
-        """Forget a sequence, at its end or before; one that is not known is no error."""
-        ...
-
-    def close(self) -> None:
-        """Let go of the model, its sequences and its memory; again is harmless."""
         ...
 
 

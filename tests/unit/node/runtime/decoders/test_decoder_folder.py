@@ -91,17 +91,6 @@ def test_files_are_bounded_and_are_what_they_must_be(folder: Path) -> None:
         read_decoder_folder(folder)
 
 
-def test_scan_takes_a_decoder_with_all_of_its_files_in_its_digest(folder: Path) -> None:
-    (source,) = scan(folder.parent.parent).models
-    assert decoder_of(source).path == folder
-    names = {file.name for file in source.files}
-    assert names == {path.name for path in folder.iterdir()}
-    for name in ("tokenizer.json", "chat_template.jinja", "genai_config.json"):
-        before = scan(folder.parent.parent).models[0].digest
-        (folder / name).write_bytes((folder / name).read_bytes() + b" ")
-        assert scan(folder.parent.parent).models[0].digest != before
-
-
 def test_file_that_keeps_no_sequences_apart_is_no_decoder(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "text_models"
     other.mkdir()

@@ -96,19 +96,6 @@ def test_several_ends_and_other_architectures_are_fine() -> None:
     assert config.architecture == "never heard of it"
 
 
-def test_names_that_are_left_out_are_those_of_the_builder() -> None:
-    config = parsed(model__decoder__outputs=None, search=None, model__bos_token_id=None)
-    assert config.outputs.logits == "logits"
-    assert config.present_names()[0] == "present.0.key"
-    assert config.bos_id is None
-    assert (config.search.is_sampled, config.search.max_length) == (False, 8192)
-
-
-def test_sequences_are_no_longer_than_the_context() -> None:
-    assert parsed(search__max_length=10**6).search.max_length == 8192
-    assert parsed(search__max_length=100).search.max_length == 100
-
-
 def test_lengths_may_be_told_by_numbers() -> None:
     inputs = {
         "seqlens_k": "seqlens_k",
@@ -190,9 +177,3 @@ def test_file_that_does_not_fit_is_refused_by_its_key(
     with pytest.raises(ModelInvalid) as caught:
         parsed(**changes)
     assert problem in caught.value.message
-
-
-@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])
-def test_file_that_is_no_json_of_a_decoder_is_refused(raw: bytes) -> None:
-    with pytest.raises(ModelInvalid, match=FILE):
-        parse_genai_config(raw, FILE)

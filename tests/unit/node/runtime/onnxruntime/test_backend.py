@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -142,7 +141,12 @@ def floats(tensor: Tensor) -> list[object]:
 
 @pytest.mark.parametrize("datatype", list(Datatype))
 @pytest.mark.parametrize(
-    ("declared", "shape"), [(["N", 3], (2, 3)), (["N", 3], (0, 3)), ([], ()), (None, (1, 3, 2))]
+    ("declared", "shape"),
+    [
+        (["N", 3], (2, 3)),
+        (["N", 3], (0, 3)),
+        (None, (1, 3, 2)),
+    ],
 )
 def test_every_datatype_goes_in_and_out_bit_by_bit(
     identity: Callable[..., LoadedModel],
@@ -171,19 +175,6 @@ def test_signature_has_the_protocols_types_and_any_size_for_symbols(load: Load) 
         TensorSpec("z", Datatype.FP64, (-1, 3, -1)),
     )
     assert model.provider == CPU
-
-
-def test_named_outputs_come_in_the_order_asked_for_and_all_by_default(
-    two_inputs: LoadedModel,
-) -> None:
-    inputs = [fp32("b", [[10, 20]]), fp32("a", [[1, 2]])]
-    two_inputs.validate(inputs, ["copy", "sum"])
-    assert [(out.name, floats(out)) for out in two_inputs.run(inputs, ["copy", "sum"])] == [
-        ("copy", [[1.0, 2.0]]),
-        ("sum", [[11.0, 22.0]]),
-    ]
-    assert [out.name for out in two_inputs.run(inputs)] == ["sum", "copy"]
-    assert [out.name for out in two_inputs.run(inputs, ["copy"])] == ["copy"]
 
 
 class Recorder:
@@ -229,26 +220,6 @@ def test_output_owns_its_bytes_when_the_inputs_buffer_is_reused(
         assert bytes(out.data) == expected
 
 
-def test_threads_may_run_one_model_at_once(two_inputs: LoadedModel) -> None:
-    def summed(number: int) -> object:
-        (out,) = two_inputs.run([fp32("a", [[number, 1]]), fp32("b", [[1, 2]])], ["sum"])
-        return floats(out)
-
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(summed, range(200))) == [[[n + 1.0, 3.0]] for n in range(200)]
-
-
-def test_outputs_true_shape_counts_and_not_the_declared_one(load: Load) -> None:
-    model = load(
-        [value("x", P.FLOAT, ["N", 2])],
-        [value("y", P.INT64, None)],
-        [node("NonZero", ["x"], ["y"])],
-    )
-    (out,) = model.run([fp32("x", [[0, 5], [7, 0], [1, 1]])])
-    assert out.shape == (2, 4)
-    assert np.asarray(out.to_numpy()).tolist() == [[0, 1, 2, 2], [1, 0, 0, 1]]
-
-
 def test_bfloat16_mixes_with_other_types_on_both_sides(load: Load) -> None:
     model = load(
         [value("x", P.BFLOAT16, ["N"]), value("f", P.FLOAT, ["N"])],
@@ -270,40 +241,15 @@ def test_bfloat16_mixes_with_other_types_on_both_sides(load: Load) -> None:
     assert t.to_numpy().tolist() == [b"3", b"0.5"]
 
 
-def test_bfloat16_goes_in_where_no_bfloat16_comes_out(load: Load) -> None:
-    model = load(
-        [value("x", P.BFLOAT16, ["N"]), value("s", P.STRING, ["N"])],
-        [value("y", P.FLOAT, ["N"]), value("t", P.STRING, ["N"])],
-        [node("Cast", ["x"], ["y"], to=P.FLOAT), node("Identity", ["s"], ["t"])],
-    )
-    inputs = [
-        Tensor.from_numpy("x", np.array([1.5], np.float32), Datatype.BF16),
-        Tensor.from_numpy("s", np.array(["é"], object)),
-    ]
-    y, t = model.run(inputs)
-    assert floats(y) == [1.5]
-    assert t.to_numpy().tolist() == ["é".encode()]
-
-
 @pytest.mark.parametrize(
     ("make", "complaint"),
     [
-        (lambda a, b: [a], "inputs ['b'] are missing"),
         (lambda a, b: [], "inputs ['a', 'b'] are missing"),
         (lambda a, b: [a, a, b], "input 'a' is given twice"),
-        (lambda a, b: [a, a], "input 'a' is given twice"),
         (lambda a, b: [a, b, fp32("c", [1])], "the model has no input 'c'"),
-        (
-            lambda a, b: [a, Tensor.from_numpy("b", np.zeros((1, 2)))],
-            "tensor 'b' is FP64, the model takes FP32",
-        ),
         (
             lambda a, b: [fp32("a", [1, 2]), b],
             "tensor 'a' has shape [2], the model takes [-1, 2] (-1 is any size); one row alone has shape [1, 2]",
-        ),
-        (
-            lambda a, b: [a, fp32("b", [[1, 2, 3]])],
-            "tensor 'b' has shape [1, 3], the model takes [-1, 2] (-1 is any size)",
         ),
     ],
 )
@@ -319,10 +265,16 @@ def test_inputs_that_do_not_fit_are_the_callers_fault_and_the_model_says_what_it
     )
 
 
-def test_outputs_that_are_not_there_or_asked_for_twice_are_the_callers_fault(
+def test_named_outputs_come_in_the_order_asked_for_and_all_by_default(
     two_inputs: LoadedModel,
 ) -> None:
-    inputs = [fp32("a", [[1, 2]]), fp32("b", [[1, 2]])]
+    inputs = [fp32("b", [[10, 20]]), fp32("a", [[1, 2]])]
+    two_inputs.validate(inputs, ["copy", "sum"])
+    assert [(out.name, floats(out)) for out in two_inputs.run(inputs, ["copy", "sum"])] == [
+        ("copy", [[1.0, 2.0]]),
+        ("sum", [[11.0, 22.0]]),
+    ]
+    assert [out.name for out in two_inputs.run(inputs)] == ["sum", "copy"]
     with pytest.raises(InvalidRequest) as caught:
         two_inputs.validate(inputs, ["sum", "product"])
     assert caught.value.message == (
@@ -330,15 +282,10 @@ def test_outputs_that_are_not_there_or_asked_for_twice_are_the_callers_fault(
     )
     with pytest.raises(InvalidRequest, match=r"asked for twice: \['sum', 'sum'\]"):
         two_inputs.validate(inputs, ["sum", "sum"])
-
-
-def test_long_name_or_signature_does_not_make_a_long_message(load: Load) -> None:
-    inputs = [value(f"input-{index:04}", P.FLOAT, [1]) for index in range(200)]
-    model = load(inputs, [value("y", P.FLOAT, [1])], [node("Identity", ["input-0000"], ["y"])])
-    for request in ([fp32("x" * 100_000, [1])], []):
-        with pytest.raises(InvalidRequest) as caught:
-            model.validate(request)
-        assert len(caught.value.message) < 1200
+    for _ in range(2):
+        two_inputs.close()
+    with pytest.raises(ModelUnavailable, match="unloaded"):
+        two_inputs.run(inputs)
 
 
 @pytest.fixture
@@ -368,14 +315,6 @@ def test_text_that_is_not_utf8_is_refused_before_it_joins_a_batch_where_nothing_
         r"input 'x': element 1 starts with b'\xff\xfe' and is not UTF-8: this node gives the model texts "
         "through ONNX Runtime's Python binding, which takes no others"
     )
-
-
-def test_inputs_that_do_not_fit_each_other_are_the_callers_fault(two_inputs: LoadedModel) -> None:
-    inputs = [fp32("a", [[1, 2]] * 2), fp32("b", [[1, 2]] * 3)]
-    two_inputs.validate(inputs)
-    with pytest.raises((InvalidRequest, RunFailed)) as caught:
-        two_inputs.run(inputs)
-    assert "\n" not in caught.value.message
 
 
 def test_invalid_argument_of_the_runtime_is_the_callers_fault(load: Load) -> None:
@@ -426,38 +365,57 @@ def test_text_that_a_model_makes_and_is_not_utf8_is_a_failed_run_where_nothing_c
         model.run([Tensor.from_numpy("x", np.array(["a"], object))])
 
 
-def test_closed_model_is_unavailable_and_closing_again_is_harmless(
-    two_inputs: LoadedModel,
-) -> None:
-    two_inputs.close()
-    two_inputs.close()
-    with pytest.raises(ModelUnavailable, match="unloaded"):
-        two_inputs.run([fp32("a", [[1, 2]]), fp32("b", [[1, 2]])])
-
-
 def tensor_type(kind: int = P.FLOAT) -> onnx.TypeProto:
     return helper.make_tensor_type_proto(kind, ["N"])
 
 
 @pytest.mark.parametrize(
-    ("kind", "shown"),
+    ("inputs", "outputs", "nodes", "weights", "reason"),
     [
-        (helper.make_sequence_type_proto(tensor_type()), "seq(tensor(float))"),
-        (helper.make_optional_type_proto(tensor_type()), "optional(tensor(float))"),
-        (tensor_type(P.FLOAT8E4M3FN), "tensor(float8e4m3fn)"),
-        (tensor_type(P.FLOAT8E5M2), "tensor(float8e5m2)"),
+        (
+            [helper.make_value_info("a", helper.make_sequence_type_proto(tensor_type()))],
+            [helper.make_value_info("y", helper.make_sequence_type_proto(tensor_type()))],
+            [node("Identity", ["a"], ["y"])],
+            [],
+            "input 'a' is seq(tensor(float)), which the protocol cannot carry",
+        ),
+        (
+            [value("a", P.INT4, ["N"])],
+            [value("y", P.FLOAT, ["N"])],
+            [node("DequantizeLinear", ["a", "s"], ["y"])],
+            [helper.make_tensor("s", P.FLOAT, [], [0.5])],
+            "input 'a' is tensor(int4), which the protocol cannot carry",
+        ),
+        (
+            [value("a", P.STRING, ["N"]), value("b", P.BFLOAT16, ["N"])],
+            [value("y", P.BFLOAT16, ["N"]), value("t", P.STRING, ["N"])],
+            [node("Identity", ["b"], ["y"]), node("Identity", ["a"], ["t"])],
+            [],
+            "output 'y' is bfloat16 beside the string input 'a'",
+        ),
+        (
+            [value("a", P.FLOAT, ["N"])],
+            [helper.make_value_info("y", helper.make_sequence_type_proto(tensor_type()))],
+            [node("SequenceConstruct", ["a"], ["y"])],
+            [],
+            "output 'y' is seq(tensor(float)), which is no tensor",
+        ),
+        (
+            [value("a", P.FLOAT, [1])],
+            [value("y", P.FLOAT, [1])],
+            [node("Own", ["a"], ["y"], domain="custom")],
+            [],
+            "No opset import for domain 'custom'",
+        ),
     ],
+    ids=["sequence", "four bits", "text beside bfloat16", "no tensor comes out", "operator"],
 )
-def test_type_that_the_wire_cannot_carry_is_refused_at_load_by_name(
-    load: Load, kind: onnx.TypeProto, shown: str
+def test_model_that_cannot_be_served_is_refused_at_load_with_the_reason(
+    load: Load, inputs: Any, outputs: Any, nodes: Any, weights: Any, reason: str
 ) -> None:
     with pytest.raises(ModelInvalid) as caught:
-        load(
-            [helper.make_value_info("strange", kind)],
-            [helper.make_value_info("y", kind)],
-            [node("Identity", ["strange"], ["y"])],
-        )
-    assert f"input 'strange' is {shown}, which the protocol cannot carry" in caught.value.message
+        load(inputs, outputs, nodes, weights)
+    assert reason in caught.value.message
 
 
 def sequence_of(value: str, name: str) -> onnx.NodeProto:
@@ -479,16 +437,6 @@ def test_output_that_is_no_tensor_is_left_out_with_a_note(load: Load) -> None:
     assert (y.name, y.to_numpy().tolist()) == ("y", [-2.0])
     with pytest.raises(InvalidRequest, match="no output 'all'; its outputs are y FP32"):
         loaded.validate([Tensor.from_numpy("x", np.float32([2.0]))], ["all"])
-
-
-def test_model_whose_outputs_are_all_no_tensors_is_refused_at_load(load: Load) -> None:
-    with pytest.raises(ModelInvalid) as caught:
-        load(
-            [value("x", P.FLOAT, ["N"])],
-            [helper.make_value_info("all", helper.make_sequence_type_proto(tensor_type()))],
-            [sequence_of("x", "all")],
-        )
-    assert caught.value.message == "output 'all' is seq(tensor(float)), which is no tensor"
 
 
 @pytest.fixture(scope="module")
@@ -515,28 +463,11 @@ def test_classifier_of_skl2onnx_is_served_by_its_label_and_the_way_to_the_rest_i
     loaded.close()
 
 
-def test_classifier_with_no_other_output_than_dictionaries_is_refused_with_the_way_out(
-    classifier: tuple[onnx.ModelProto, Any], tmp_path: Path
-) -> None:
-    model = onnx.ModelProto.FromString(classifier[0].SerializeToString())
-    del model.graph.output[0]
-    path = tmp_path / "model.onnx"
-    path.write_bytes(model.SerializeToString())
-    with pytest.raises(ModelInvalid) as caught:
-        OnnxBackend().load(source_of(path))
-    assert caught.value.message == (
-        "output 'output_probability' is seq(map(int64,tensor(float))), which is no tensor; "
-        "skl2onnx makes a tensor of it with options={'zipmap': False}"
-    )
-
-
 @pytest.mark.parametrize(
     ("name", "command"),
     [
         ("xx_XX.UTF-8", "sudo localedef -i xx_XX -f UTF-8 xx_XX.UTF-8"),
         ("xx_XX.UTF-8; rm -r .:", ""),
-        ("`id`_XX.UTF-8", ""),
-        ("xx", ""),
     ],
 )
 def test_model_of_texts_whose_locale_is_lacking_is_refused_with_what_to_run(
@@ -553,63 +484,11 @@ def test_model_of_texts_whose_locale_is_lacking_is_refused_with_what_to_run(
     assert message.endswith(f" && {command}") if command else "localedef" not in message
 
 
-def test_packed_four_bit_inputs_are_refused_at_load_by_name(load: Load) -> None:
-    scale = helper.make_tensor("s", P.FLOAT, [], [0.5])
-    with pytest.raises(ModelInvalid) as caught:
-        load(
-            [value("x", P.INT4, ["N"])],
-            [value("y", P.FLOAT, ["N"])],
-            [node("DequantizeLinear", ["x", "s"], ["y"])],
-            [scale],
-        )
-    assert "input 'x' is tensor(int4), which the protocol cannot carry" in caught.value.message
-
-
-def test_complex_numbers_are_refused_at_load_by_name(load: Load) -> None:
-    with pytest.raises(ModelInvalid, match=r"tensor\(complex64\) is not .* supported"):
-        load(
-            [value("x", P.COMPLEX64, ["N"])],
-            [value("y", P.COMPLEX64, ["N"])],
-            [node("Identity", ["x"], ["y"])],
-        )
-
-
-def test_output_of_maps_is_refused_at_load_by_name(tmp_path: Path) -> None:
-    element = onnx.TypeProto()
-    element.sequence_type.elem_type.map_type.key_type = P.INT64
-    element.sequence_type.elem_type.map_type.value_type.CopyFrom(
-        helper.make_tensor_type_proto(P.FLOAT, [])
-    )
-    zipmap = node("ZipMap", ["x"], ["y"], domain="ai.onnx.ml", classlabels_int64s=[0, 1])
-    graph = helper.make_graph(
-        [zipmap], "g", [value("x", P.FLOAT, ["N", 2])], [helper.make_value_info("y", element)]
-    )
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("ai.onnx.ml", 3)]
-    path = tmp_path / "model.onnx"
-    path.write_bytes(
-        helper.make_model(graph, ir_version=10, opset_imports=opsets).SerializeToString()
-    )
-    with pytest.raises(ModelInvalid, match=r"output 'y' is seq\(map\(int64,tensor\(float\)\)\)"):
-        OnnxBackend().load(source_of(path))
-
-
-def test_text_in_beside_bfloat16_out_is_refused_at_load(load: Load) -> None:
-    with pytest.raises(ModelInvalid) as caught:
-        load(
-            [value("s", P.STRING, ["N"]), value("x", P.BFLOAT16, ["N"])],
-            [value("y", P.BFLOAT16, ["N"]), value("t", P.STRING, ["N"])],
-            [node("Identity", ["x"], ["y"]), node("Identity", ["s"], ["t"])],
-        )
-    assert caught.value.message.startswith("output 'y' is bfloat16 beside the string input 's'")
-
-
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
         (b"", "ONNX Runtime cannot load it: "),
-        (b"\x08\x0a", "ONNX Runtime cannot load it: "),
         (b"junk", "the ONNX file is cut short or broken: field 13 at byte 0 ends at byte 119"),
-        (b"\x0b", r"not an ONNX file, or a damaged one \(no field begins at byte 0: wire type 3\)"),
     ],
 )
 def test_file_that_is_no_model_is_invalid(tmp_path: Path, content: bytes, complaint: str) -> None:
@@ -617,69 +496,6 @@ def test_file_that_is_no_model_is_invalid(tmp_path: Path, content: bytes, compla
     path.write_bytes(content)
     with pytest.raises(ModelInvalid, match=complaint):
         OnnxBackend().load(source_of(path))
-
-
-def test_file_that_is_gone_is_invalid(tmp_path: Path) -> None:
-    source = source_of(small_model(tmp_path))
-    source.path.unlink()
-    with pytest.raises(ModelInvalid, match="its file cannot be read: "):
-        OnnxBackend().load(source)
-
-
-def test_operator_that_the_runtime_lacks_makes_the_model_invalid(load: Load) -> None:
-    with pytest.raises(ModelInvalid) as caught:
-        load(
-            [value("x", P.FLOAT, [1])],
-            [value("y", P.FLOAT, [1])],
-            [node("Own", ["x"], ["y"], domain="custom")],
-        )
-    assert "Own" in caught.value.message
-    assert "No opset import for domain 'custom'" in caught.value.message
-
-
-def test_operator_of_a_library_is_refused_by_its_domain_and_name(tmp_path: Path) -> None:
-    graph = helper.make_graph(
-        [node("Own", ["x"], ["y"], domain="own.ops")],
-        "g",
-        [value("x", P.FLOAT, [1])],
-        [value("y", P.FLOAT, [1])],
-    )
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("own.ops", 1)]
-    path = tmp_path / "model.onnx"
-    path.write_bytes(
-        helper.make_model(graph, ir_version=10, opset_imports=opsets).SerializeToString()
-    )
-    with pytest.raises(ModelInvalid, match=r"own\.ops:Own.* is not a registered function/op"):
-        OnnxBackend().load(source_of(path))
-
-
-def test_functions_and_control_flow_of_the_models_own_are_fine(tmp_path: Path) -> None:
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("own", 1)]
-    twice = helper.make_function(
-        "own", "Twice", ["a"], ["b"], [node("Add", ["a", "a"], ["b"])], opsets[:1]
-    )
-    branches = {
-        f"{name}_branch": helper.make_graph(
-            [node(kind, ["x"], ["r"], domain=domain)], name, [], [value("r", P.FLOAT, ["N"])]
-        )
-        for name, kind, domain in (("then", "Twice", "own"), ("else", "Neg", ""))
-    }
-    graph = helper.make_graph(
-        [node("If", ["c"], ["y"], **branches)],
-        "g",
-        [value("x", P.FLOAT, ["N"]), value("c", P.BOOL, [])],
-        [value("y", P.FLOAT, ["N"])],
-    )
-    path = tmp_path / "model.onnx"
-    path.write_bytes(
-        helper.make_model(
-            graph, functions=[twice], ir_version=10, opset_imports=opsets
-        ).SerializeToString()
-    )
-    model = OnnxBackend().load(source_of(path))
-    for choice, expected in ((True, [6.0]), (False, [-3.0])):
-        (out,) = model.run([fp32("x", [3]), Tensor.from_numpy("c", np.array(choice))])
-        assert floats(out) == expected
 
 
 def external_model(folder: Path, location: str) -> Path:
@@ -694,13 +510,6 @@ def external_model(folder: Path, location: str) -> Path:
         [node("Add", ["x", "w"], ["y"])],
         [weights],
     )
-
-
-def test_external_data_beside_the_model_is_loaded(tmp_path: Path) -> None:
-    path = external_model(tmp_path, "w.bin")
-    (tmp_path / "w.bin").write_bytes(struct.pack("<2f", 1, 2))
-    (out,) = OnnxBackend().load(source_of(path)).run([fp32("x", [10, 20])])
-    assert floats(out) == [11.0, 22.0]
 
 
 @pytest.mark.parametrize("how", ["parent", "absolute", "link", "memory"])
@@ -777,6 +586,46 @@ def fell_back(monkeypatch: pytest.MonkeyPatch) -> type[FellBack]:
     return session
 
 
+TENSORRT, OPENVINO = "TensorrtExecutionProvider", "OpenVINOExecutionProvider"
+
+
+@pytest.mark.parametrize(
+    ("manifest", "given", "busy", "provider"),
+    [
+        (Manifest(), (CUDA, CPU), (), CUDA),
+        (Manifest(allow_cpu_fallback=True), (CUDA, CPU), (CPU, CPU), CPU),
+        (Manifest(providers=(CUDA, CPU)), (CPU,), (), CPU),
+        (Manifest(providers=(TENSORRT, CUDA)), (TENSORRT, CUDA, CPU), (CPU, CUDA), CUDA),
+        (Manifest(providers=(OPENVINO,)), (OPENVINO, CPU), (OPENVINO, CPU), OPENVINO),
+        (Manifest(providers=("Quantum",), allow_cpu_fallback=True), (CPU,), (), CPU),
+    ],
+)
+def test_best_provider_that_took_an_operator_is_told(
+    tmp_path: Path,
+    fell_back: type[FellBack],
+    monkeypatch: pytest.MonkeyPatch,
+    manifest: Manifest,
+    given: tuple[str, ...],
+    busy: tuple[str, ...],
+    provider: str,
+) -> None:
+    available = [TENSORRT, CUDA, OPENVINO, CPU]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: available)
+    fell_back.providers, fell_back.busy = given, busy
+    told: list[tuple[str, str]] = []
+    backend = OnnxBackend("cuda", on_fallback=lambda source, why: told.append((source.name, why)))
+    source = source_of(small_model(tmp_path), manifest)
+    assert backend.load(source).provider == provider
+    is_other = provider != (*manifest.providers, CUDA)[0]
+    assert [name for name, _ in told] == [source.name] * is_other
+    if provider == OPENVINO:  # known by its name alone, it has no options
+        assert fell_back.asked == {"providers": [(OPENVINO, {})], "enable_fallback": False}
+    if manifest == Manifest(allow_cpu_fallback=True):
+        assert told[0][1].startswith(
+            f"it should run on {CUDA}, but none of its operators can; {CPU} takes all"
+        )
+
+
 def test_silent_fall_back_to_the_cpu_is_refused(tmp_path: Path, fell_back: type[FellBack]) -> None:
     with pytest.raises(ModelInvalid) as caught:
         OnnxBackend("cuda", device_index=3).load(source_of(small_model(tmp_path)))
@@ -786,6 +635,9 @@ def test_silent_fall_back_to_the_cpu_is_refused(tmp_path: Path, fell_back: type[
         "capamesh doctor says which is missing; "
         "`allow_cpu_fallback = true` in its capamesh.toml accepts the CPU"
     )
+    fell_back.providers, fell_back.busy = (CUDA, CPU), (CPU, CPU)
+    with pytest.raises(ModelInvalid, match=r"but none of its operators can; .* `allow_cpu"):
+        OnnxBackend("cuda", device_index=3).load(source_of(small_model(tmp_path)))
     assert fell_back.asked == {
         "providers": [
             (
@@ -801,62 +653,10 @@ def test_silent_fall_back_to_the_cpu_is_refused(tmp_path: Path, fell_back: type[
     }
 
 
-@pytest.mark.parametrize(
-    ("manifest", "wanted"),
-    [
-        (Manifest(allow_cpu_fallback=True), CUDA),
-        (Manifest(providers=(CUDA, CPU)), f"{CUDA} or {CPU}"),
-    ],
-)
-def test_fall_back_that_the_manifest_allows_is_taken_and_reported(
-    tmp_path: Path, fell_back: type[FellBack], manifest: Manifest, wanted: str
-) -> None:
-    del fell_back
-    told: list[tuple[str, str]] = []
-    backend = OnnxBackend("cuda", on_fallback=lambda source, why: told.append((source.name, why)))
-    assert backend.load(source_of(small_model(tmp_path), manifest)).provider == CPU
-    ((name, why),) = told
-    assert name == source_of(small_model(tmp_path)).name
-    assert why.startswith(
-        f"it should run on {wanted}, but ONNX Runtime fell back to {CPU}; libcublas.so.13: no such file; for CUDA: pip"
-    )
-
-
-def test_model_on_its_own_device_is_no_fall_back(tmp_path: Path) -> None:
-    told: list[str] = []
-    backend = OnnxBackend(on_fallback=lambda _, why: told.append(why))
-    assert backend.load(source_of(small_model(tmp_path))).provider == CPU
-    assert (told, backend.missing_libraries) == ([], ())
-
-
-def test_provider_that_took_none_of_the_operators_is_refused_as_a_fall_back(
-    tmp_path: Path, fell_back: type[FellBack]
-) -> None:
-    fell_back.providers, fell_back.busy = (CUDA, CPU), (CPU, CPU)
-    with pytest.raises(ModelInvalid) as caught:
-        OnnxBackend("cuda").load(source_of(small_model(tmp_path)))
-    assert caught.value.message.startswith(
-        f"it should run on {CUDA}, but none of its operators can; {CPU} takes all; `allow_cpu"
-    )
-    allowed = Manifest(allow_cpu_fallback=True)
-    assert OnnxBackend("cuda").load(source_of(small_model(tmp_path), allowed)).provider == CPU
-
-
-def test_best_provider_that_took_an_operator_is_reported(
-    tmp_path: Path, fell_back: type[FellBack], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tensorrt = "TensorrtExecutionProvider"
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [tensorrt, CUDA, CPU])
-    fell_back.providers, fell_back.busy = (tensorrt, CUDA, CPU), (CPU, CUDA)
-    manifest = Manifest(providers=(tensorrt, CUDA))
-    loaded = OnnxBackend("cuda").load(source_of(small_model(tmp_path), manifest))
-    assert loaded.provider == CUDA
-
-
 def test_engines_that_tensorrt_compiles_are_kept_for_each_digest(
     tmp_path: Path, fell_back: type[FellBack], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tensorrt = "TensorrtExecutionProvider"
+    tensorrt = TENSORRT
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [tensorrt, CUDA, CPU])
     fell_back.providers = (tensorrt, CPU)
     cache = tmp_path / "cache"
@@ -886,32 +686,6 @@ def test_engines_that_tensorrt_compiles_are_kept_for_each_digest(
     blocked = OnnxBackend("cuda", cache_folder=small_model(tmp_path))
     with pytest.raises(ModelInvalid, match="the folder for its compiled engines cannot be made: "):
         blocked.load(source_of(small_model(tmp_path), Manifest(providers=(tensorrt,))))
-
-
-def test_provider_known_by_its_name_alone_is_passed_on_without_options(
-    tmp_path: Path, fell_back: type[FellBack], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    openvino = "OpenVINOExecutionProvider"
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [openvino, CPU])
-    fell_back.providers = fell_back.busy = (openvino, CPU)
-    manifest = Manifest(providers=(openvino,))
-    loaded = OnnxBackend(memory_limit_bytes=5, cache_folder=tmp_path).load(
-        source_of(small_model(tmp_path), manifest)
-    )
-    assert loaded.provider == openvino
-    assert fell_back.asked == {"providers": [(openvino, {})], "enable_fallback": False}
-
-
-def test_provider_found_after_loading_is_reported(
-    tmp_path: Path, fell_back: type[FellBack]
-) -> None:
-    fell_back.providers = (CUDA, CPU)
-    assert OnnxBackend("cuda").load(source_of(small_model(tmp_path))).provider == CUDA
-
-
-def test_model_may_run_on_the_cpu_where_its_provider_is_not_even_built_in(tmp_path: Path) -> None:
-    manifest = Manifest(providers=("QuantumExecutionProvider",), allow_cpu_fallback=True)
-    assert OnnxBackend().load(source_of(small_model(tmp_path), manifest)).provider == CPU
 
 
 def test_settings_that_make_no_sense_are_config_errors() -> None:

@@ -6,8 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
 import pytest
 import tiny_llama
 
@@ -17,7 +15,6 @@ from capamesh.node.runtime.onnxruntime.backend import OnnxBackend
 from capamesh.node.runtime.onnxruntime.binding import ort
 from capamesh.node.runtime.onnxruntime.decoder_loading import load_decoder, pool_of
 from capamesh.node.runtime.onnxruntime.decoder_slots import DecoderDevice, DecoderSlots
-from capamesh.node.runtime.onnxruntime.slot_memory import identities
 from capamesh.node.runtime.text_generation.loaded_decoder import LoadedDecoder
 from capamesh.protocol.errors import ModelInvalid
 
@@ -94,13 +91,3 @@ def test_slots_are_as_many_as_there_is_room_for(models: Path) -> None:
     token_bytes = 2 * config.layers * config.kv_heads * config.head_size * 4
     for most, free_tokens, expected in ((8, 10**9, (8, 4096)), (32, 10**9, (32, 4096)), (32, 2**16, (16, 4096)), (8, 0, (1, 256))):  # fmt: skip
         assert pool_of(config, 2 * free_tokens * token_bytes, most) == expected
-
-
-@pytest.mark.parametrize(("kind", "element"), [(np.float32, 1), (np.float16, 10)])
-def test_graph_of_identities_gives_what_it_gets(kind: type[np.floating[Any]], element: int) -> None:
-    session = onnxruntime.InferenceSession(identities(200, element), providers=[CPU])
-    given = {f"x{at}": np.arange(at, at + 5).astype(kind) for at in range(200)}
-    found = session.run([f"y{at}" for at in range(200)], given)
-    for at, array in enumerate(found):
-        assert array.dtype == kind
-        assert array.tolist() == given[f"x{at}"].tolist()

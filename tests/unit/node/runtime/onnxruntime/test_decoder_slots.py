@@ -88,44 +88,6 @@ def test_scores_are_those_of_a_plain_llama(folders: dict[str, DecoderFolder], ki
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "mask", "positions"])
-def test_decoding_gives_the_same_bits_in_any_batch_and_slot(
-    folders: dict[str, DecoderFolder], kind: str
-) -> None:
-    slots = slots_of(folders[kind])
-    prompts = [TOKENS[: 5 + 6 * place] for place in range(4)]
-    alone: list[np.ndarray] = []
-    for prompt in prompts:
-        fill(slots, 0, prompt)
-        alone.append(np.stack([slots.decode([token])[0].copy() for token in TOKENS[3:6]]))
-    for order in ([0, 1, 2, 3], [3, 1, 0], [2, 3]):
-        for slot, which in enumerate(order):
-            fill(slots, slot, prompts[which])
-        for step, token in enumerate(TOKENS[3:6]):
-            logits = slots.decode([token] * len(order))
-            for slot, which in enumerate(order):
-                assert logits[slot].tobytes() == alone[which][step].tobytes()
-
-
-@pytest.mark.parametrize("kind", [*KINDS, "mask", "positions"])
-def test_prompt_gives_the_same_bits_however_it_is_cut_into_two_tokens_or_more(
-    folders: dict[str, DecoderFolder], kind: str
-) -> None:
-    slots = slots_of(folders[kind])
-    whole = fill(slots, 0, TOKENS)
-    cache = slots.save(0, 0, 24)
-    for sizes in ([2] * 12, [22, 2], [2, 22], [7, 9, 8], [3] * 8):
-        slots.truncate(2, 0)
-        at = 0
-        for size in sizes:
-            at += size
-            logits = slots.extend(2, TOKENS[at - size : at], wants_logits=at == 24)
-            assert (logits is None) == (at < 24)
-        assert logits is not None
-        assert logits.tobytes() == whole.tobytes()
-        assert slots.save(2, 0, 24).tobytes() == cache.tobytes()
-
-
-@pytest.mark.parametrize("kind", [*KINDS, "mask", "positions"])
 def test_runs_of_all_lengths_but_one_more_than_a_tile_give_the_same_bits(
     folders: dict[str, DecoderFolder], kind: str
 ) -> None:
@@ -153,19 +115,6 @@ def test_scores_behind_each_token_are_those_behind_it_as_the_last(
         assert scores[at - 8].tobytes() == fill(slots, 0, TOKENS[: at + 1]).tobytes()
     slots.truncate(1, 10)
     assert slots.score(1, TOKENS[10:12]).tobytes() == scores[2:4].tobytes()
-
-
-def test_saved_blocks_are_loaded_in_pieces(folders: dict[str, DecoderFolder]) -> None:
-    slots = slots_of(folders["q8"])
-    whole = fill(slots, 0, TOKENS)
-    first, second = slots.save(0, 0, 16), slots.save(0, 16, 24)
-    assert first.nbytes == 16 * slots.token_bytes
-    slots.load(3, first, 16)
-    slots.load(3, second, 6)
-    assert slots.used(3) == 22
-    logits = slots.extend(3, TOKENS[22:], wants_logits=True)
-    assert logits is not None
-    assert logits.tobytes() == whole.tobytes()
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "mask", "positions"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -115,13 +114,6 @@ def test_buffers_are_used_again_while_shapes_and_outputs_stay_the_same(
     assert spy.bound == ["twice", "twice", "square", "square"]
 
 
-def test_answer_is_not_changed_by_the_next_run(sums: onnxruntime.InferenceSession) -> None:
-    bound = BoundRuns(sums, "cpu", 0)
-    (first,) = bound.run(feed(rows([1, 2])), ["twice"])
-    (second,) = bound.run(feed(rows([10, 20])), ["twice"])
-    assert (first.tolist(), second.tolist()) == ([[2, 4]], [[20, 40]])
-
-
 def test_output_whose_shape_depends_on_values_is_run_again_once_and_then_never_reused(
     nonzero: onnxruntime.InferenceSession,
 ) -> None:
@@ -132,19 +124,6 @@ def test_output_whose_shape_depends_on_values_is_run_again_once_and_then_never_r
         (y,) = bound.run(feed(x), ["y"])
         counts.append((y.shape, spy.runs, spy.plain_runs))
     assert counts == [((2, 1), 1, 0), ((2, 2), 2, 1), ((2, 0), 3, 1), ((2, 1), 4, 1)]
-
-
-def test_failed_run_does_not_end_the_reuse_of_buffers(
-    sums: onnxruntime.InferenceSession,
-) -> None:
-    spy = Spy(sums)
-    bound = BoundRuns(spy, "cpu", 0)
-    wrong = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros((1, 3), np.float32))
-    with pytest.raises(InvalidArgument):
-        bound.run({"x": wrong}, ["twice"])
-    for _ in range(3):
-        bound.run(feed(rows([1, 2])), ["twice"])
-    assert spy.bound == ["twice", "twice"]
 
 
 def test_failed_run_says_whose_fault_it_is_and_the_next_one_is_right(
@@ -169,14 +148,3 @@ def test_stopped_run_is_not_run_again(sums: onnxruntime.InferenceSession) -> Non
         bound.run(feed(rows([1, 2])), ["twice"], options)
     assert (spy.runs, spy.plain_runs) == (2, 0)
     assert bound.run(feed(rows([3, 4])), ["twice"])[0].tolist() == [[6, 8]]
-
-
-def test_threads_that_run_at_once_have_a_binding_each(sums: onnxruntime.InferenceSession) -> None:
-    bound = BoundRuns(sums, "cpu", 0)
-
-    def twice(number: int) -> object:
-        return bound.run(feed(rows([number, 1])), ["twice"])[0].tolist()
-
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(twice, range(200))) == [[[2 * n, 2]] for n in range(200)]
-    assert 1 <= len(bound._idle) <= 4

@@ -34,11 +34,5 @@ def test_libraries_that_cannot_be_read_in_are_told_and_not_printed(
     assert capsys.readouterr().out == ""
 
 
-def test_libraries_are_read_in_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[None] = []
-    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: calls.append(None))
-    assert (read_in_cuda(), read_in_cuda(), len(calls)) == ((), (), 1)
-
-
 def test_line_names_the_version_that_is_there() -> None:
     assert f"pip install 'onnxruntime-gpu[cuda,cudnn]=={onnxruntime.__version__}'" == CUDA_LINE

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from model_files import source_at
 from onnx import helper
 
@@ -69,11 +66,6 @@ def model(tmp_path: Path) -> LoadedModel:
     return OnnxBackend().load(source(write(tmp_path / "model.onnx")))
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    return OnnxBackend().load(source(write(tmp_path_factory.mktemp("raw") / "model.onnx")))
-
-
 def inputs(*rows: Sequence[bytes]) -> list[Tensor]:
     array = np.empty((len(rows), len(rows[0])), object)
     for row, elements in enumerate(rows):
@@ -96,16 +88,6 @@ def test_any_bytes_go_in_and_come_out_as_they_were(model: LoadedModel) -> None:
     }
     (only,) = model.run(asked, ["twice"])
     assert only.to_numpy().tolist() == [0.0, 2.0]
-
-
-@settings(max_examples=50, deadline=None)
-@given(texts=st.lists(st.binary(max_size=40), max_size=6))
-def test_bytes_come_out_as_they_went_in_whatever_they_are(
-    shared: LoadedModel, texts: list[bytes]
-) -> None:
-    asked = inputs(texts)
-    shared.validate(asked)
-    assert values(shared.run(asked, ["same"])) == {"same": [texts]}
 
 
 def test_texts_that_are_utf_8_are_run_by_the_binding(
@@ -136,27 +118,12 @@ def test_text_that_the_model_makes_may_be_any_bytes_too(tmp_path: Path) -> None:
     assert y.to_numpy().tolist() == [b"fine\xff"]
 
 
-def test_several_threads_may_run_it_at_once(model: LoadedModel) -> None:
-    asked = [inputs([bytes([0xFF, n])] * 50) for n in range(40)]
-    with ThreadPoolExecutor(4) as threads:
-        answers = list(threads.map(lambda one: values(model.run(one, ["same"])), asked))
-    assert answers == [{"same": [[bytes([0xFF, n])] * 50]} for n in range(40)]
-
-
 def test_run_that_is_reported_to_stop_is_stopped(model: LoadedModel) -> None:
     switch = OnnxBackend().stop_switch()
     switch.stop()
     with pytest.raises(RunFailed, match="the run was stopped before its end"):
         model.run(inputs(ODD), (), switch)
     assert model.run(inputs(ODD))  # others are not
-
-
-def test_inputs_that_the_model_does_not_take_are_refused_before_the_run(model: LoadedModel) -> None:
-    text, x = inputs(ODD)
-    with pytest.raises(InvalidRequest, match=r"inputs \['x'\] are missing"):
-        model.validate([text])
-    with pytest.raises(RunFailed, match="ONNX Runtime failed in Run"):
-        model.run([text, x.replace(shape=(1, 1, 1))])
 
 
 def test_model_that_is_too_large_for_a_second_session_takes_utf_8_alone(tmp_path: Path) -> None:

@@ -30,10 +30,6 @@ def test_parameters_that_are_left_out_are_the_models_own() -> None:
     assert (dict(found.logit_bias), found.logprobs) == ({7: -3.0}, 2)
 
 
-def test_keys_of_newer_routers_are_skipped() -> None:
-    assert read_asked(raw(something="new")).prompt == "a"
-
-
 @pytest.mark.parametrize(
     ("given", "kind", "words"),
     [

@@ -87,17 +87,6 @@ def test_template_reaches_no_inner_attributes(expression: str) -> None:
     assert template("{{ " + expression + " }}").render(CHAT) == ""
 
 
-def test_template_does_not_change_the_callers_messages() -> None:
-    messages = list(CHAT)
-    template("{% set x = messages.append(1) %}").render(messages)
-    assert messages == CHAT
-
-
-def test_request_does_not_replace_what_is_its_own() -> None:
-    with pytest.raises(InvalidRequest, match="'messages'"):
-        template("").render(CHAT, extra={"messages": []})
-
-
 def test_messages_and_prompt_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat_template, "MAX_MESSAGES", 2)
     monkeypatch.setattr(chat_template, "MAX_PROMPT_CHARACTERS", 20)

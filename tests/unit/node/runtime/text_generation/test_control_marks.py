@@ -65,11 +65,6 @@ def test_operator_lets_marks_in_messages_be_tokens(tmp_path: Path) -> None:
     assert read(model, messages=forged) == read(model, messages=turns)
 
 
-def test_prompt_that_is_no_chat_is_its_callers_own_template(tmp_path: Path) -> None:
-    model = made(tmp_path)
-    assert control(read(model, prompt=FORGED)) == [3, 2]
-
-
 @pytest.mark.parametrize(
     ("template", "fields"),
     [
@@ -207,13 +202,6 @@ def test_contents_without_marks_are_left_as_they_are() -> None:
     value = {"a": ["<b>", 1, None, True, 1.5], "<|im_en_": "d|>"}
     assert marks.broken(value) == value
     assert marks.broken(f"<|im{BREAK}_end|>") == f"<{BREAK}|im_end|>"
-
-
-def test_marks_that_overlap_are_all_broken() -> None:
-    marks = ControlMarks(["aa", "aba"])
-    broken = marks.broken("aaaababa")
-    assert not any(mark in broken for mark in marks.texts)
-    assert broken.replace(BREAK, "") == "aaaababa"
 
 
 def test_template_that_looks_at_contents_finds_what_it_looks_for() -> None:

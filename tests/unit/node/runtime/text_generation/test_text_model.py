@@ -73,10 +73,6 @@ def test_choices_go_on_behind_their_own_tokens(model: TextModel) -> None:
     assert [each.is_replayed for each in exact.requests] == [True]
 
 
-def test_seeds_are_drawn_where_none_is_given(model: TextModel) -> None:
-    assert read(model, prompt="a").seed != read(model, prompt="a").seed
-
-
 def test_echo_is_the_prompts_text(model: TextModel) -> None:
     assert read(model, prompt="The ferry", echo=True).echo == "The ferry"
     tokens = model._tokenizer.encode("The ferry", adds_special=False)
@@ -139,11 +135,6 @@ def test_tools_bind_the_answer_and_are_read_in_each_choice(caller: TextModel) ->
     assert (free.tool_readers, free.new_constraint) == ({}, None)
     with pytest.raises(InvalidRequest, match="kind regex, which cannot be had beside tools"):
         read(caller, messages=HI, tools=[TOOL], guide={"regex": "a"})
-
-
-def test_tools_of_a_template_that_teaches_no_calls_leave_the_text_alone(model: TextModel) -> None:
-    call = read(model, messages=HI, tools=[TOOL])
-    assert (call.tool_readers, call.new_constraint) == ({}, None)
 
 
 def test_reader_of_an_answer_that_goes_on_is_where_the_other_was(caller: TextModel) -> None:

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import random
-import sys
 
 import pytest
 import tiny_llama
 from tokenizers import Tokenizer, decoders, models
-from tokenizers.decoders import DecodeStream
 
 from capamesh.node.runtime.text_generation import tokens
 from capamesh.node.runtime.text_generation.tokens import MOST_HELD, GenerationTokenizer
@@ -57,36 +55,12 @@ def test_pieces_make_the_whole_text_and_none_ends_within_a_character(
     assert not any("\ufffd" in piece for piece in pieces)
 
 
-def test_pieces_are_those_of_the_librarys_own_stream(tokenizer: GenerationTokenizer) -> None:
-    ids = tokenizer.encode(TEXTS[1], adds_special=False)
-    stream = DecodeStream(skip_special_tokens=True)
-    own = [stream.step(tiny_llama.tokenizer(), token) or "" for token in ids]
-    assert streamed(tokenizer, ids)[:-1] == own
-
-
-def test_space_is_dropped_at_the_beginning_alone() -> None:
-    tokenizer = by_bytes()
-    assert streamed(tokenizer, [257, 258, 259, 257])[:-1] == ["a", " b", "c", " a"]
-
-
-def test_characters_of_several_bytes_come_whole() -> None:
-    tokenizer = by_bytes()
-    ids = [1 + byte for byte in "日é😀".encode()]
-    pieces = streamed(tokenizer, [257, *ids, 259])
-    assert [piece for piece in pieces if piece] == ["a", "日", "é", "😀", "c"]
-
-
 def test_bytes_that_are_no_text_are_not_held_back_for_ever() -> None:
     tokenizer = by_bytes()
     pieces = streamed(tokenizer, [1 + 0xE6] * 50)
     waits = [at for at, piece in enumerate(pieces) if piece]
     assert waits[0] == MOST_HELD
     assert len("".join(pieces)) == 50
-
-
-def test_text_that_is_held_back_comes_at_the_end() -> None:
-    tokenizer = by_bytes()
-    assert streamed(tokenizer, [257, 1 + 0xE6]) == ["a", "", "\ufffd"]
 
 
 def test_random_tokens_make_their_text_up_to_bytes_that_are_none(
@@ -135,9 +109,3 @@ def test_file_that_is_no_tokenizer_is_the_models_fault() -> None:
     for raw in (b"", b"{}", b"\xff\xff", b"[1]"):
         with pytest.raises(ModelInvalid, match="cannot be used"):
             GenerationTokenizer(raw)
-
-
-def test_node_without_the_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(ModelInvalid, match=r"pip install 'capamesh\[generation\]'"):
-        GenerationTokenizer(b"{}")

@@ -177,13 +177,6 @@ def test_text_that_begins_as_a_call_goes_on_as_one_where_the_model_decides(
     assert not after('<tool_call>\n{"name": "weather", "arguments": {"city": "')[0] - {"R", "O"}
 
 
-def test_forms_without_marks_leave_answers_free_where_the_model_decides() -> None:
-    model = Model("llama3_json", has_marks=True)
-    tools = model.tools.read(model.asked())
-    assert tools is not None
-    assert model.tools.grammar(tools, None) is None
-
-
 @pytest.mark.parametrize("form", [each.name for each in FORMATS])
 def test_answer_with_a_schema_is_a_call_or_fits_it(slots: DecoderSlots, form: str) -> None:
     model = Model(form, has_marks=True)

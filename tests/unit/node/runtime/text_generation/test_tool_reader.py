@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import random
 
 import pytest
@@ -118,12 +117,6 @@ def test_arguments_come_as_they_are_written() -> None:
     assert third.arguments == '"}'
 
 
-def test_marks_within_strings_of_arguments_are_none() -> None:
-    tricky = json.dumps({"a": '}]"{\\', "b": [{"c": "</tool_call><tool_call>"}]})
-    told = f'<tool_call>\n{{"name": "time", "arguments": {tricky}}}\n</tool_call>'
-    assert read(HERMES, list(told), ends=True) == ("", [("time", tricky)])
-
-
 def test_calls_and_what_stands_before_their_arguments_are_bounded() -> None:
     many = read(HERMES, [HERMES_CALL * (MAX_CALLS + 5)], ends=True)
     assert many == ("", [ROME] * MAX_CALLS)
@@ -133,11 +126,6 @@ def test_calls_and_what_stands_before_their_arguments_are_bounded() -> None:
     for _ in range(100):
         reader.push("{ " * 100)
     assert len(reader._held) <= MAX_HEAD
-
-
-def test_ids_are_as_templates_take_them() -> None:
-    assert len({HERMES.draw_id() for _ in range(100)}) == 100
-    assert all(len(id_) == 9 and id_.isalnum() for id_ in (MISTRAL.draw_id() for _ in range(100)))
 
 
 @pytest.mark.parametrize(
