@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from pathlib import Path
 
 import gguf_writer
@@ -14,7 +13,6 @@ import tiny_llama
 from tiny_llama import Variant
 from tiny_slots import TinySlots
 
-from capamesh.node.repository.onnx_scan import contents_of
 from capamesh.node.tools.llm.gguf_file import parse_gguf
 from capamesh.node.tools.llm.gguf_llama import read_llama
 from capamesh.node.tools.llm.reference import reference_logits
@@ -60,16 +58,6 @@ def test_reference_is_the_plain_loop_too(name: str) -> None:
     assert parts == [1 / 3, 2 / 3, 1.0]
 
 
-@pytest.mark.parametrize("chunk", [2, 3, 4, 7, 11])
-def test_prompt_in_parts_has_the_same_logits(tmp_path: Path, chunk: int) -> None:
-    slots = decoder(tmp_path)
-    prompt = PROMPTS[3]
-    parts = [prompt[at : at + chunk] for at in range(0, len(prompt), chunk)]
-    found = np.concatenate([slots.extend(1, part) for part in parts])
-    expected = tiny_llama.logits(tiny_llama.weights(), prompt)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
-
-
 def test_rows_are_those_asked_for_and_none_are_none(tmp_path: Path) -> None:
     slots = decoder(tmp_path)
     everything = slots.extend(0, PROMPTS[0])
@@ -90,25 +78,6 @@ def test_next_tokens_of_several_sequences_have_the_logits_of_a_plain_loop(tmp_pa
             sequences[slot].append(one)
             expected = tiny_llama.logits(tiny_llama.weights(), sequences[slot])[-1]
             np.testing.assert_allclose(found[slot], expected, rtol=0, atol=1e-4)
-
-
-def greedy(slots: TinySlots, prompt: Sequence[int], count: int) -> list[int]:
-    slots.truncate(0, 0)
-    made = [int(slots.extend(0, prompt)[-1].argmax())]
-    while len(made) < count:
-        made.append(int(slots.decode([made[-1]])[0].argmax()))
-    return made
-
-
-@pytest.mark.full
-def test_most_likely_tokens_are_those_of_a_plain_loop(tmp_path: Path) -> None:
-    slots = decoder(tmp_path)
-    weights = tiny_llama.weights()
-    for prompt in PROMPTS:
-        sequence = list(prompt)
-        for _ in range(12):
-            sequence.append(int(tiny_llama.logits(weights, sequence)[-1].argmax()))
-        assert greedy(slots, prompt, 12) == sequence[len(prompt) :]
 
 
 SOURCES = {
@@ -136,19 +105,6 @@ def test_row_is_the_same_to_the_bit_beside_any_others(tmp_path: Path, kind: str)
             found = slots.decode([number + 50 for number in order])
             for slot, number in enumerate(order):
                 assert (found[slot] == alone[number]).all()
-
-
-@pytest.mark.parametrize("kind", SOURCES)
-def test_parts_of_a_prompt_do_not_change_a_bit(tmp_path: Path, kind: str) -> None:
-    slots = decoder(tmp_path, kind, tiny_llama.gguf(SOURCES[kind]))
-    whole = slots.extend(0, PROMPTS[3])[-1]
-    for sizes in ((2, 28), (15, 15), (2,) * 15, (7, 7, 7, 9), (27, 3)):
-        slots.truncate(0, 0)
-        at = 0
-        for size in sizes:
-            last = slots.extend(0, PROMPTS[3][at : at + size])[-1]
-            at += size
-        assert (last == whole).all()
 
 
 KINDS = {
@@ -190,21 +146,6 @@ def test_matrices_of_several_types_are_multiplied_apart(tmp_path: Path) -> None:
     assert {"layers.0.attn.v_proj.out", "layers.1.mlp.up_proj.out"} <= outputs
 
 
-def test_blocks_of_256_are_kept_as_those_of_32(tmp_path: Path) -> None:
-    variant = Variant(hidden=256, feed_forward=256)
-    plain = tiny_llama.gguf(gguf_writer.Q4_K, variant, attn_output=gguf_writer.Q8_0)
-    mixed = tiny_llama.gguf(
-        gguf_writer.Q4_K, variant, attn_output=gguf_writer.Q8_0, ffn_down=gguf_writer.Q6_K
-    )
-    for raw in (plain, mixed):
-        slots = decoder(tmp_path, "q4", raw)
-        expected = reference_logits(
-            read_llama(parse_gguf(memoryview(raw))), PROMPTS[3], tell=lambda _: None
-        )
-        found = slots.extend(0, PROMPTS[3])
-        assert np.sqrt(((found - expected) ** 2).mean()) / expected.std() < 0.25
-
-
 def test_rows_that_are_no_blocks_are_refused_for_few_bits(tmp_path: Path) -> None:
     raw = tiny_llama.gguf(variant=Variant(feed_forward=100))
     with pytest.raises(ModelInvalid, match="rows of 64, 100 and 64 numbers do not divide"):
@@ -232,11 +173,3 @@ def test_rows_of_zeros_stay_zeros_where_rows_have_scales(tmp_path: Path) -> None
     assert not beside[0].any()
     assert np.isfinite(beside).all()
     assert slots.extend(1, [7, 12], rows=()).shape == (0, 512)
-
-
-def test_scan_sees_that_a_decoder_has_slots(tmp_path: Path) -> None:
-    decoder(tmp_path)
-    with (tmp_path / "m" / "model.onnx").open("rb") as stream:
-        contents = contents_of(stream)
-    assert contents.has_slots
-    assert contents.locations == frozenset({"model.onnx.data"})

@@ -61,19 +61,6 @@ def test_inputs_and_weights_of_a_place_are_as_large_as_each_other() -> None:
         np.testing.assert_allclose(sizes[first], most, rtol=1e-3)
 
 
-def test_pieces_are_the_whole_and_tokens_vectors_stay() -> None:
-    model = weights()
-    made = smoothed(model, READ, tell=lambda _: None)
-    for name in ("blk.0.ffn_up.weight", "blk.0.ffn_down.weight", "output.weight"):
-        whole = np.concatenate([piece for _, piece in made.pieces(name)])
-        np.testing.assert_array_equal(whole, made.floats(name))
-        source = "token_embd.weight" if name == "output.weight" else name
-        assert not np.array_equal(whole, model.floats(source))
-    table = "token_embd.weight"
-    np.testing.assert_array_equal(made.floats(table), model.floats(table))
-    np.testing.assert_array_equal(model.floats("output.weight"), model.floats(table))
-
-
 def test_places_that_are_always_zero_have_a_factor() -> None:
     arrays = {**tiny_llama.weights(), "blk.0.ffn_up.weight": np.zeros((128, 64), np.float32)}
     raw = gguf_writer.gguf(tiny_llama.metadata(), {**arrays})

@@ -15,7 +15,6 @@ from capamesh.node.tools.optimise.agreement import (
     Measure,
     OutputAgreement,
     OutputComparison,
-    overall,
 )
 from capamesh.protocol.tensors import Datatype, Tensor
 
@@ -38,12 +37,6 @@ def test_largest_of_the_last_axis_decides_over_all_runs() -> None:
     assert found == OutputAgreement("y", Measure.ARGMAX, 2 / 3, 3, 2.0, 4 / 6)
 
 
-def test_row_of_single_numbers_has_no_largest_and_is_judged_by_its_side_of_0() -> None:
-    found = agreement((np.array([-2, 3, 7], F), np.array([-1, 2, -1], F)))
-    assert (found.measure, found.share, found.decisions) == (Measure.SIGN, 2 / 3, 3)
-    assert agreement((np.array([[-2]], F), np.array([[2]], F))).share == 0.0
-
-
 def test_probabilities_are_judged_by_their_side_of_a_half() -> None:
     found = agreement(
         (np.array([[0.4], [0.6]], F), np.array([[0.6], [1.2]], F)),
@@ -60,7 +53,6 @@ def test_probabilities_are_judged_by_their_side_of_a_half() -> None:
     ("before", "after"),
     [
         (np.array([1, 2, 3, 4]), np.array([1, 2, 3, 5])),
-        (np.array([True, False, True, True]), np.array([True, False, True, False])),
         (np.array(["a", "b", "", "c"], object), np.array(["a", "b", "", "d"], object)),
     ],
 )
@@ -108,10 +100,7 @@ def test_bfloat16_is_compared_as_numbers() -> None:
         (np.array([[1, 2], [3, 4]], F), np.array([[1, 0]], F), False),
         (np.array([[0.7], [0.8]], F), np.array([[0.9]], F), True),
         (np.array([[0.7], [0.8]], F), np.array([[0.1]], F), False),
-        (np.array([[0.7], [0.1]], F), np.array([[9.0]], F), True),  # no probabilities
-        (np.array([7, 7]), np.array([7]), True),
         (np.array([7, 7]), np.array([8]), False),
-        (np.array(["a"], object), np.array(["b"], object), False),
         (np.ones((0, 2), F), np.ones((0, 2), F), True),
     ],
 )
@@ -119,13 +108,6 @@ def test_original_that_decides_the_same_each_time_is_reported(
     first: npt.NDArray[Any], second: npt.NDArray[Any], *, is_uniform: bool
 ) -> None:
     assert agreement((first, first), (second, second)).is_uniform is is_uniform
-
-
-def test_worst_output_is_the_models() -> None:
-    good = OutputAgreement("a", Measure.EQUAL, 1.0, 1, 0.0, 0.0)
-    bad = OutputAgreement("b", Measure.EQUAL, 0.25, 4, 0.0, 0.0)
-    assert overall((good, bad)) == 0.25
-    assert overall(()) == 1.0
 
 
 @given(

@@ -15,7 +15,6 @@ from capamesh.node.runtime.api import StopSwitch
 from capamesh.node.tools.optimise import trial
 from capamesh.node.tools.optimise.trial import (
     GENERATED_ROWS,
-    GENERATED_RUNS,
     comparison_trials,
     trial_inputs,
 )
@@ -89,16 +88,6 @@ def test_every_spec_accepts_what_is_generated_for_it(
         assert not elements.any()
 
 
-def test_generated_floats_are_standard_normal_and_their_seeds() -> None:
-    (tensor,) = synthetic_inputs([TensorSpec("x", Datatype.FP32, (-1, 100))], rows=100, seed=3)
-    assert tensor.to_numpy().mean() == pytest.approx(0, abs=0.03)
-    assert tensor.to_numpy().std() == pytest.approx(1, abs=0.03)
-    for datatype in (Datatype.FP16, Datatype.BF16, Datatype.FP32, Datatype.FP64):
-        spec = TensorSpec("x", datatype, (-1, 3))
-        first, again, other = (synthetic_inputs([spec], rows=2, seed=seed) for seed in (3, 3, 4))
-        assert first == again != other
-
-
 def test_rows_of_a_batch_begin_with_those_of_a_smaller_one() -> None:
     pair = [X, TensorSpec("y", Datatype.FP64, (-1,))]
     few, many = (synthetic_inputs(pair, rows=rows) for rows in (2, 5))
@@ -106,13 +95,6 @@ def test_rows_of_a_batch_begin_with_those_of_a_smaller_one() -> None:
         assert np.array_equal(small.to_numpy(), large.to_numpy()[:2])
     left, right = synthetic_inputs([X, X], rows=1)
     assert not np.isin(left.to_numpy(), right.to_numpy()).any()
-
-
-def test_rows_are_the_first_open_dimension_only() -> None:
-    spec = TensorSpec("x", Datatype.FP32, (-1, 3, -1))
-    assert generated_shape(spec, rows=7, open_dim=8) == (7, 3, 8)
-    assert generated_shape(TensorSpec("x", Datatype.FP32, (2, -1)), rows=7) == (2, 1)
-    assert generated_shape(TensorSpec("x", Datatype.FP32, ()), rows=7) == ()
 
 
 def test_inputs_that_no_message_may_carry_are_not_made() -> None:
@@ -149,19 +131,6 @@ def test_rows_of_a_trial_go_round() -> None:
     assert np.array_equal(over_the_end.to_numpy(), whole.to_numpy()[[-1, 0, 1]])
 
 
-def test_model_without_a_batch_axis_gets_several_runs_with_seeds_of_their_own() -> None:
-    made = trial_inputs(FakeModel(TensorSpec("x", Datatype.FP32, (1, 3))), None)
-    assert (made.rows, made.is_batched) == (16, False)
-    first, second, again = (made.take(start, 1)[0] for start in (0, 1, 16))
-    assert first == again != second
-
-
-def test_rows_of_integers_are_all_alike_where_nothing_tells_what_they_may_be() -> None:
-    made = trial_inputs(FakeModel(K), None)
-    assert made.rows == 1
-    assert made.take(0, 4)[0].to_numpy().tolist() == [0] * 4
-
-
 IDS = TensorSpec("ids", Datatype.INT64, (-1, -1))
 MASK = TensorSpec("mask", Datatype.INT32, (-1, -1))
 RANGES = {"ids": range(30), "mask": range(1, 2)}
@@ -190,12 +159,6 @@ def test_lengths_that_do_not_run_are_left_out_and_1_is_taken_where_nothing_else_
     assert only.cases[0][0].shape == (GENERATED_ROWS,)
 
 
-def test_model_without_a_batch_axis_is_compared_in_many_runs() -> None:
-    (made,) = comparison_trials(FakeModel(TensorSpec("ids", Datatype.INT64, (1, 5))), None, RANGES)
-    assert (made.rows, made.is_batched) == (GENERATED_RUNS, False)
-    assert len({made.take(run, 1)[0].data.tobytes() for run in range(made.rows)}) == made.rows
-
-
 def test_input_that_cannot_be_generated_is_asked_for() -> None:
     for spec, message in (
         (K, r"its input 'k' \(INT64\) may hold"),
@@ -206,26 +169,6 @@ def test_input_that_cannot_be_generated_is_asked_for() -> None:
         with pytest.raises(ModelInvalid, match=f"^nothing was written: .*{message}.*--inputs FILE"):
             comparison_trials(model, None, RANGES)
         assert model.ran == []
-
-
-def test_model_without_inputs_is_compared_once() -> None:
-    class Constant(FakeModel):
-        def run(
-            self,
-            inputs: Sequence[Tensor],
-            outputs: Sequence[str] = (),
-            stop: StopSwitch | None = None,
-        ) -> list[Tensor]:
-            return []
-
-    (made,) = comparison_trials(Constant(), None, {})
-    assert (made.rows, made.take(0, 1)) == (1, ())
-
-
-def test_supplied_rows_are_what_models_are_compared_on(tmp_path: Path) -> None:
-    np.savez(tmp_path / "rows.npz", k=np.array([7, 8]))
-    (made,) = comparison_trials(FakeModel(K), tmp_path / "rows.npz", {})
-    assert (made.is_given, made.rows) == (True, 2)
 
 
 def test_large_rows_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,10 +201,6 @@ def test_supplied_text_and_bfloat16_become_the_models_types(tmp_path: Path) -> N
     ("arrays", "message"),
     [
         ({"x": np.ones((2, 3), np.float32)}, r"does not fit the model: .*inputs are \['x', 'k'\]"),
-        (
-            {"x": np.ones((2, 3), np.float32), "k": np.array([1, 2]), "y": np.array([1])},
-            "does not fit the model",
-        ),
         ({"x": np.ones((2, 3)), "k": np.array([1, 2])}, "is FP64, the model takes FP32"),
         ({"x": np.ones((2, 3), np.float32), "k": np.array([1])}, "the same number of rows"),
         ({"x": np.ones((0, 3), np.float32), "k": np.ones(0, np.int64)}, "at least 1"),
@@ -290,15 +229,6 @@ def test_file_of_pickles_is_not_unpickled(
     with pytest.raises(ConfigError, match=r"no \.npz that can be read"):
         trial_inputs(FakeModel(X), tmp_path / "rows.npz")
     assert capsys.readouterr().out == ""
-
-
-def test_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
-    np.save(tmp_path / "one.npy", np.ones(3))
-    (tmp_path / "junk.npz").write_bytes(b"PK\x03\x04junk")
-    (tmp_path / "empty.npz").write_bytes(b"")
-    for name in ("one.npy", "junk.npz", "empty.npz", "absent.npz"):
-        with pytest.raises(ConfigError, match=f"{name} is no .npz"):
-            trial_inputs(FakeModel(X), tmp_path / name)
 
 
 def test_file_that_unpacks_to_too_much_is_refused(

@@ -219,16 +219,6 @@ def test_model_that_is_slower_throughout_is_not_written_unless_that_is_allowed(
     assert report.to_json()["is_slower"] is True
 
 
-def test_model_that_is_slower_for_one_row_alone_is_written_and_that_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    timed(monkeypatch, (1.0, 2.0), (1.25, 1.0))
-    report, _ = made(dense(tmp_path / "m.onnx"), Conversion.GRAPH)
-    assert report.gain == Gain(0.8, 2.0)
-    assert report.notes[0] == "it is slower at one row (0.80 x as fast)"
-    assert report.to_json()["is_slower"] is False
-
-
 def test_variant_that_seemed_slower_is_measured_again_and_the_best_of_both_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,25 +247,6 @@ def test_convolutions_stay_float_without_real_inputs_and_are_converted_with_them
     assert written.weight_bytes["int8"] >= 16 * 3 * 3 * 3 + 16 * 10
     assert {"QuantizeLinear", "DequantizeLinear"} <= written.operators.keys()
     assert files(tmp_path / "real") == ["m-int8/1/model.onnx", "m-int8/report.json"]
-
-
-def test_fp16_halves_the_weights_and_keeps_the_signature(tmp_path: Path) -> None:
-    path = dense(tmp_path / "m.onnx")
-    report, folder = made(path, Conversion.FP16)
-    before, after = read_structure(path), read_structure(folder / "model.onnx")
-    assert (after.inputs, after.outputs) == (before.inputs, before.outputs)
-    assert after.weight_bytes == {"fp16": before.weight_bytes["fp32"] // 2}
-    assert report.agreement >= 0.99
-    assert 0 < report.outputs[0].largest_difference < 0.5
-
-
-def test_graph_is_fused_and_gives_the_same_numbers(tmp_path: Path) -> None:
-    path = dense(tmp_path / "m.onnx")
-    report, folder = made(path, Conversion.GRAPH)
-    assert report.agreement == 1.0
-    assert report.notes == ("operators are fused as CPUExecutionProvider runs them best",)
-    x = np.ones((2, 64), np.float32)
-    assert np.allclose(outputs(path, x), outputs(folder, x), atol=1e-4)
 
 
 @pytest.mark.parametrize("conversion", Conversion)
@@ -353,22 +324,6 @@ def test_earlier_result_is_replaced_only_when_reported_and_other_versions_stay(
     assert {entry.name for entry in tmp_path.iterdir()} == {"m", "m-graph"}
 
 
-def test_settings_of_a_bare_model_come_along(tmp_path: Path) -> None:
-    path = dense(tmp_path / "m.onnx")
-    (tmp_path / "m.capamesh.toml").write_text(MANIFEST)
-    made(path, Conversion.GRAPH)
-    assert (tmp_path / "m-graph/capamesh.toml").read_text() == MANIFEST
-
-
-def test_config_pbtxt_gets_the_new_name(tmp_path: Path) -> None:
-    dense(tmp_path / "m/1/model.onnx")
-    text = 'name: "m"\nbackend: "onnxruntime"\nmax_batch_size: 0\n'
-    (tmp_path / "m/config.pbtxt").write_text(text)
-    made(tmp_path / "m", Conversion.GRAPH)
-    expected = text.replace('name: "m"', 'name: "m-graph"', 1)
-    assert (tmp_path / "m-graph/config.pbtxt").read_text() == expected
-
-
 def test_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     path = dense(tmp_path / "m.onnx")
     (tmp_path / "file").touch()
@@ -442,36 +397,6 @@ def test_model_of_tokens_that_is_ruined_is_not_written(tmp_path: Path) -> None:
     assert files(tmp_path) == ["m.onnx"]
 
 
-def test_model_of_tokens_is_compared_on_texts_of_several_lengths(tmp_path: Path) -> None:
-    report, _ = made(tokens(tmp_path / "m.onnx"), Conversion.FP16, min_agreement=0.9)
-    assert (report.rows, report.outputs[0].decisions) == (258, 258)
-    assert report.agreement >= 0.9
-    assert report.notes == ()
-
-
-def test_numbers_that_nothing_tells_of_are_asked_for_before_anything_is_done(
-    tmp_path: Path,
-) -> None:
-    nodes = [node("Cast", ["n"], ["x"], to=P.FLOAT), node("MatMul", ["x", "w"], ["y"])]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [value("n", P.INT64, ["b", 64])],
-        [value("y", P.FLOAT, ["b", 10])],
-        [weight("w", 64, 10)],
-    )
-    path = tmp_path / "m.onnx"
-    opsets = [helper.make_opsetid("", 21)]
-    onnx.save_model(helper.make_model(graph, ir_version=10, opset_imports=opsets), path)
-    with pytest.raises(ModelInvalid, match=r"its input 'n' \(INT64\) may hold.*--inputs FILE\.npz"):
-        made(path, Conversion.INT8)
-    assert files(tmp_path) == ["m.onnx"]
-    inputs = tmp_path / "rows.npz"
-    np.savez(inputs, n=np.random.default_rng(0).integers(0, 9, (200, 64)))
-    report, _ = made(path, Conversion.INT8, inputs=inputs, min_agreement=0.5)
-    assert (report.rows, report.inputs) == (200, str(inputs))
-
-
 def test_too_few_decisions_for_the_bound_pass_nothing(tmp_path: Path) -> None:
     nodes = [node("MatMul", ["x", "w"], ["h"]), node("ReduceMax", ["h", "axes"], ["y"], keepdims=0)]
     weights = [weight("w", 64, 10), numpy_helper.from_array(np.array([0]), "axes")]
@@ -490,14 +415,6 @@ def test_too_few_decisions_for_the_bound_pass_nothing(tmp_path: Path) -> None:
     )
     report, _ = made(path, Conversion.FP16, min_agreement=0.99)
     assert report.outputs[0].decisions == 170
-
-
-def test_few_given_rows_are_taken_and_reported(tmp_path: Path) -> None:
-    inputs = rows(tmp_path / "rows.npz", 64)
-    report, _ = made(dense(tmp_path / "m.onnx"), Conversion.GRAPH, inputs=inputs)
-    assert report.notes[1:] == (
-        "20 decisions of output 'y' are few for a bound of 0.99: give inputs for at least 100",
-    )
 
 
 @pytest.mark.parametrize(

@@ -97,17 +97,6 @@ def test_number_that_is_looked_up_is_less_than_the_table_is_long(
     assert ranges(nodes, weights) == {"ids": range(30)}
 
 
-def test_table_in_a_branch_counts_too() -> None:
-    branch = helper.make_graph([EMBED], "b", [], [value("y", P.FLOAT, None)])
-    nodes = [node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)]
-    assert ranges(nodes, [TABLE]) == {"ids": range(30)}
-
-
-def test_kinds_are_all_of_the_first() -> None:
-    for rows in (1, 2):
-        assert ranges([EMBED], [weight("table", rows, 4)]) == {"ids": range(1)}
-
-
 def test_masks_are_ones() -> None:
     nodes = [node("Cast", ["attention_mask"], ["y"], to=P.FLOAT)]
     assert ranges(nodes, name="attention_mask") == {"attention_mask": range(1, 2)}
