@@ -10,15 +10,22 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
-from generation_fakes import FakeSlots, LetterText, ids_alone
+from generation_fakes import VOCABULARY, FakeSlots, LetterText, ids_alone
 from worker_fakes import FakeSwitch
 
 from capamesh.node.devices.in_flight_journal import InFlightJournal, Phase
-from capamesh.node.generation import GenerationRequest, GenerationSettings, SamplingParameters
+from capamesh.node.generation import (
+    Constraint,
+    GenerationRequest,
+    GenerationSettings,
+    SamplingParameters,
+)
 from capamesh.node.generation.slots import Logits
 from capamesh.node.runtime.text_generation.text_model import ReadCall
-from capamesh.node.scheduling import PendingRequest, Result
+from capamesh.node.scheduling import PendingRequest, Result, generation_runner
 from capamesh.node.scheduling.generation_runner import GenerationRunner
 from capamesh.node.scheduling.generation_scheduler import GenerationScheduler
 from capamesh.node.scheduling.reading_queue import ReadingQueue
@@ -30,6 +37,7 @@ from capamesh.protocol.errors import (
     CapameshError,
     DeadlineExceeded,
     InvalidRequest,
+    ModelUnavailable,
     Overloaded,
     RunFailed,
 )
@@ -47,6 +55,7 @@ class Text:
         self.gate = threading.Event()
         self.gate.set()
         self.read_raws: list[bytes] = []
+        self.threads: set[str] = set()
 
     def token_text(self, token: int) -> str:
         return str(token)
@@ -70,7 +79,33 @@ class Text:
             is_replayed="so_far" in fields,
             is_bulk=is_bulk,
         )
-        return ReadCall((request,), LetterText, None, "", 7)
+        grammar = (lambda: EvenTokens(self.threads)) if "even" in fields else None
+        return ReadCall((request,), LetterText, grammar, "", 7)
+
+
+class EvenTokens(Constraint):
+    """A grammar of even tokens, complete after four, which remembers where its masks were made."""
+
+    def __init__(self, threads: set[str]) -> None:
+        self._threads = threads
+        self._count = 0
+        self._mask: npt.NDArray[np.bool_] | None = None
+
+    def prepare(self) -> None:
+        self._threads.add(threading.current_thread().name.partition("_")[0])
+        self._mask = np.arange(VOCABULARY) % 2 == 0
+
+    def mask(self) -> npt.NDArray[np.bool_]:
+        assert self._mask is not None
+        return self._mask
+
+    def accept(self, token: int) -> None:
+        self._mask = None
+        self._count += 1
+
+    @property
+    def is_complete(self) -> bool:
+        return self._count == 4
 
 
 class GatedSlots(FakeSlots):
@@ -81,8 +116,10 @@ class GatedSlots(FakeSlots):
         self.gate = threading.Semaphore(0)
         self.steps = 0
         self.is_open = True
+        self.is_in_step = threading.Event()
 
     def decode(self, tokens: Sequence[int]) -> Logits:
+        self.is_in_step.set()
         if not self.is_open:
             assert self.gate.acquire(timeout=LIMIT_S)
         self.steps += 1
@@ -163,6 +200,7 @@ class Asked:
         is_bulk: bool = False,
         **fields: Any,
     ) -> None:
+        self.desk = desk
         self.parts: list[list[dict[str, Any]]] = []
         self.end: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self.holds = False
@@ -182,6 +220,10 @@ class Asked:
     def _part(self, request: PendingRequest, outputs: Sequence[Tensor]) -> None:
         self.parts.append(pieces_of(outputs))
         request.is_held = self.holds
+
+    async def begun(self) -> None:
+        """Wait until a decoding step waits for its gate."""
+        assert await asyncio.to_thread(self.desk.slots.is_in_step.wait, LIMIT_S)
 
     async def error(self) -> CapameshError:
         found = await asyncio.wait_for(self.end, LIMIT_S)
@@ -475,3 +517,71 @@ async def test_steps_that_fail_again_and_again_are_said_of_the_model(desk: Desk)
     desk.slots.fails = None
     await desk.ask(prompt=[1, 2], max_tokens=1).pieces()
     assert desk.scheduler.health.reason == ""
+
+
+async def test_request_withdrawn_before_it_was_looked_at_never_begins_and_the_inbox_is_bounded(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation_runner, "MAX_INBOX", 3)
+    desk.slots.is_open = False
+    first = desk.ask(prompt=[1, 2, 3, 4], max_tokens=6)
+    await first.begun()
+    gone = desk.ask(prompt=[9] * 30, max_tokens=6)
+    await until(lambda: desk.generation._inbox.qsize() == 1)
+    desk.runner.cancel(gone.request)
+    waiting = [desk.ask(prompt=[1, 2], max_tokens=3) for _ in range(2)]
+    assert isinstance(await waiting[1].error(), Overloaded)
+    desk.slots.is_open = True
+    desk.slots.gate.release(1000)
+    assert ids_of(await first.pieces()) == alone([1, 2, 3, 4], 6)
+    assert ids_of(await waiting[0].pieces()) == alone([1, 2], 3)
+    assert desk.slots.extended == [4, 2]
+
+
+async def test_bug_ends_all_requests_and_those_that_come_while_the_thread_ends(desk: Desk) -> None:
+    desk.slots.is_open = False
+    first = desk.ask(prompt=[1, 2], max_tokens=6)
+    await first.begun()
+    desk.slots.fails = ZeroDivisionError("odd")
+    late = desk.ask(prompt=[1, 2], max_tokens=6)
+    await until(lambda: desk.generation._inbox.qsize() == 1)
+    desk.slots.gate.release(1)
+    assert isinstance(await first.error(), RunFailed)
+    assert isinstance(await late.error(), ModelUnavailable)
+    assert len(desk.stuck) == 1
+    assert "odd" in desk.stuck[0]
+    assert "odd" in (await desk.ask(prompt=[1, 2], max_tokens=6).error()).message
+
+
+async def test_closing_ends_all_requests_with_the_reason(desk: Desk) -> None:
+    desk.slots.is_open = False
+    asked = [desk.ask(prompt=[1, 2], max_tokens=6) for _ in range(2)]
+    await asked[0].begun()
+    closing = asyncio.ensure_future(asyncio.to_thread(desk.scheduler.close))
+    await until(lambda: bool(desk.generation._closed))
+    desk.slots.gate.release(100)
+    await closing
+    for each in asked:
+        error = await each.error()
+        assert isinstance(error, ModelUnavailable)
+        assert "unloaded" in error.message
+
+
+async def test_masks_of_grammars_are_made_in_another_thread(desk: Desk) -> None:
+    (piece,) = await desk.ask(prompt=[1, 2, 3, 4], max_tokens=6, even=True).pieces()
+    assert len(piece["t"]) == 4
+    assert all(token % 2 == 0 for token in piece["t"])
+    assert piece["f"] == "stop"
+    assert desk.text.threads == {"generation-masks"}
+
+
+async def test_first_token_of_a_repeated_prompt_does_not_wait_for_the_step_behind_it(
+    desk: Desk,
+) -> None:
+    await desk.ask(prompt=[1, 2, 3, 4], max_tokens=6).pieces()
+    desk.slots.is_open = False
+    again = desk.ask(is_parted=True, prompt=[1, 2, 3, 4], max_tokens=6)
+    await until(lambda: len(again.parts) == 1)
+    desk.slots.gate.release(5)
+    assert ids_of(await again.pieces()) == alone([1, 2, 3, 4], 6)
+    assert desk.slots.extended == [4]

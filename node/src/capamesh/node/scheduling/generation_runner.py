@@ -134,20 +134,12 @@ class GenerationRunner:
         """Return whether `load` counts nothing that was cancelled."""
         return self._left == self._cancelled or bool(self._closed)
 
-    async def close(self, reason: str) -> None:
-        """End all sequences with `ModelUnavailable` of `reason`, and wait for the thread."""
-        self._begin_to_close(reason)
-        await asyncio.to_thread(self._stepping.join)
-
     def stop(self, reason: str) -> None:
-        """Do as `close`, in another thread than the loop's. Blocks until the run that goes on has ended."""
-        self._begin_to_close(reason)
-        self._stepping.join()
-
-    def _begin_to_close(self, reason: str) -> None:
+        """End all sequences with `ModelUnavailable` of `reason`; in another thread than the loop's. Blocks until the run that goes on has ended."""
         if not self._closed:
             self._closed = reason
             self._inbox.put(None)
+        self._stepping.join()
 
     # in the thread
 
