@@ -214,7 +214,7 @@ async def measure(folder: Path, rounds: int) -> dict[str, float]:
         note("new_ms", new)
         note("again_ms", again)
         note("cancel_ms", await bench.cancel_ms())
-    await bench.runner.close("measured")
+    await asyncio.to_thread(bench.runner.stop, "measured")
     return {name: statistics.median(values) for name, values in found.items()}
 
 
