@@ -1,10 +1,12 @@
-"""What a request may take of a device's memory and time."""
+"""What a request may take of a device's memory and time, and requests that are not run because such ones ended their worker."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from capamesh.node.contract.verdict import Verdict
+from capamesh.node.devices.request_digest import request_digest
 from capamesh.node.repository.rules import Rules, StateTensor
 from capamesh.node.scheduling import (
     BatchPlan,
@@ -13,10 +15,12 @@ from capamesh.node.scheduling import (
     PendingRequest,
     Result,
     RunBounds,
+    Suspicion,
 )
 from capamesh.node.scheduling.run_need import RunNeed
 from capamesh.node.scheduling.service_profile import ProfilePoint, ServiceProfile
-from capamesh.protocol.errors import InvalidRequest, Overloaded, TooLarge
+from capamesh.node.scheduling.suspicion import TRIAL_S
+from capamesh.protocol.errors import InvalidRequest, Overloaded, SizeRefused, TooLarge
 from capamesh.protocol.tensors import Datatype, Tensor, TensorSpec
 
 F32 = Datatype.FP32
@@ -26,6 +30,20 @@ NEED = RunNeed(elements=2, linear_bytes=500.0)
 """1,500 bytes a row."""
 PROFILE = ServiceProfile((ProfilePoint(1, 0.010), ProfilePoint(8, 0.080)))
 """10 ms a row."""
+STATEFUL = BatchPlan(
+    (TensorSpec("x", F32, (-1, 2)), TensorSpec("h", F32, (-1, 2))),
+    (TensorSpec("y", F32, (-1, 2)), TensorSpec("h2", F32, (-1, 2))),
+    is_batching=True,
+    states=(StateTensor("h", "h2"),),
+)
+
+
+def zeros(*shape: int) -> tuple[Tensor, ...]:
+    return (Tensor.from_numpy("x", np.zeros(shape, np.float32)),)
+
+
+def pending(*inputs: Tensor) -> PendingRequest:
+    return PendingRequest(inputs, (), lambda *_: None, arrived_s=0.0)
 
 
 class Bench:
@@ -40,15 +58,21 @@ class Bench:
         budget: MemoryBudget | None = None,
         profile: ServiceProfile | None = PROFILE,
         watchdog_s: float = 60.0,
+        suspicion: Suspicion | None = None,
     ) -> None:
         self.budget = budget or MemoryBudget(limit_bytes)
-        self.bounds = RunBounds(plan, need, profile, self.budget, watchdog_s=watchdog_s)
+        self.bounds = RunBounds(
+            plan, need, profile, self.budget, watchdog_s=watchdog_s, suspicion=suspicion
+        )
         self.batcher = DynamicBatcher(plan, Rules(), profile, max_in_flight=100, bounds=self.bounds)
         self.results: list[Result] = []
 
-    def submit(self, *shape: int, left_s: float | None = None) -> PendingRequest:
-        tensor = Tensor.from_numpy("x", np.zeros(shape, np.float32))
-        request = PendingRequest((tensor,), (), self._done, arrived_s=0.0, deadline_s=left_s)
+    def submit(
+        self, *shape: int, left_s: float | None = None, is_bulk: bool = False
+    ) -> PendingRequest:
+        request = PendingRequest(
+            zeros(*shape), (), self._done, arrived_s=0.0, deadline_s=left_s, is_bulk=is_bulk
+        )
         self.batcher.submit(request, 0.0)
         return request
 
@@ -64,6 +88,9 @@ class Bench:
         self.results.append(result)
 
 
+# memory
+
+
 def test_rows_that_can_never_fit_are_refused_with_what_would() -> None:
     bench = Bench()
     error = bench.refusal(1_000, 2)
@@ -73,23 +100,35 @@ def test_rows_that_can_never_fit_are_refused_with_what_would() -> None:
         " measured); runs have 1000000 bytes on this node: give at most 663 such rows at once"
     )
     bench.submit(663, 2)
+    loaded = Bench()
+    loaded.budget.models_bytes = 500_000  # which is not there for runs
+    assert "runs have 500000 bytes on this node" in str(loaded.refusal(400, 2))
+    unknown = Bench(need=None, profile=None, limit_bytes=100_000)
+    assert str(unknown.refusal(10_000, 2)) == (
+        "a request of 10000 rows takes about 320000 bytes of memory here; runs have 100000 bytes on this node:"
+        " give at most 3125 such rows at once"
+    )
+    unknown.submit(3_125, 2)
 
 
-def test_single_row_that_is_too_large_is_refused_without_advice_that_does_not_help() -> None:
-    bench = Bench(TEXTS, RunNeed(64, 10.0, 1.0), limit_bytes=100_000)
-    assert str(bench.refusal(1, 1_000)) == (
+def test_longer_rows_count_by_the_square_where_that_was_measured() -> None:
+    bench = Bench(TEXTS, RunNeed(64, 10.0, 1.0), limit_bytes=1_000_000)
+    bench.submit(8, 64)
+    assert isinstance(bench.refusal(8, 640), TooLarge)
+    assert str(Bench(TEXTS, RunNeed(64, 10.0, 1.0), limit_bytes=100_000).refusal(1, 1_000)) == (
         "a request of 1 rows of 1000 elements takes about 1519000 bytes of memory here (1515000 bytes a row, by"
         " what was measured); runs have 100000 bytes on this node: give less at once"
     )
 
 
-def test_bulk_request_that_runs_in_parts_is_looked_at_as_one_of_them() -> None:
-    bench = Bench(limit_bytes=8 * 1500 + 9 * 8)
-    bench.refusal(9, 2)
-    tensor = Tensor.from_numpy("x", np.zeros((9, 2), np.float32))
-    request = PendingRequest((tensor,), (), bench._done, arrived_s=0.0, is_bulk=True)
-    bench.batcher.submit(request, 0.0)
-    batch = bench.batcher.take(10.0)
+def test_request_of_no_more_rows_than_were_measured_is_not_looked_at() -> None:
+    bench = Bench(limit_bytes=1)  # in which nothing fits
+    bench.submit(8, 2)
+    assert isinstance(bench.refusal(9, 2), TooLarge)
+    parts = Bench(limit_bytes=8 * 1500 + 9 * 8)
+    parts.refusal(9, 2)
+    parts.submit(9, 2, is_bulk=True)  # it runs in parts, and is looked at as one of them
+    batch = parts.batcher.take(10.0)
     assert batch is not None
     assert batch.rows == 8
 
@@ -97,6 +136,8 @@ def test_bulk_request_that_runs_in_parts_is_looked_at_as_one_of_them() -> None:
 def test_large_requests_share_the_memory_of_the_device_and_give_it_back() -> None:
     budget = MemoryBudget(1_000_000)
     one, other = Bench(budget=budget), Bench(budget=budget)
+    one.submit(10, 2)  # 15,080 bytes of a million: under a 64th, and not counted
+    assert budget.held_bytes == 0
     request = one.submit(400, 2)
     held = 400 * 1_500 + 400 * 8
     assert budget.held_bytes == held
@@ -107,6 +148,12 @@ def test_large_requests_share_the_memory_of_the_device_and_give_it_back() -> Non
         " try another node"
     )
     assert caught.value.retry_after_s == 1.0
+    one.batcher.cancel(request, 0.0)  # before its run
+    assert budget.held_bytes == 0
+    batch = one.batcher.take(0.0)
+    assert batch is not None
+    one.batcher.finished(batch, [[]], 1.0, run_s=1.0)
+    request = one.submit(400, 2)
     batch = one.batcher.take(0.0)
     assert batch is not None
     one.batcher.cancel(request, 0.0)
@@ -114,21 +161,22 @@ def test_large_requests_share_the_memory_of_the_device_and_give_it_back() -> Non
     one.batcher.finished(batch, [[]], 1.0, run_s=1.0)
     assert budget.held_bytes == 0
     other.submit(400, 2)
-
-
-def test_request_refused_for_another_reason_holds_no_memory() -> None:
-    plan = BatchPlan(
-        (TensorSpec("x", F32, (-1, 2)), TensorSpec("h", F32, (-1, 2))),
-        (TensorSpec("y", F32, (-1, 2)), TensorSpec("h2", F32, (-1, 2))),
-        is_batching=True,
-        states=(StateTensor("h", "h2"),),
-    )
-    bench = Bench(plan, RunNeed(2, 100_000.0), limit_bytes=1_000_000, profile=None)
-    inputs = plan.completed((Tensor.from_numpy("x", np.zeros((1, 2), np.float32)),))
-    request = PendingRequest(inputs, (), bench._done, arrived_s=0.0)
+    stateful = Bench(STATEFUL, RunNeed(2, 100_000.0), profile=None)
+    refused = pending(*STATEFUL.completed(zeros(1, 2)))
     with pytest.raises(InvalidRequest):  # a model with states takes sequences alone
-        bench.batcher.submit(request, 0.0)
-    assert (request.held_bytes, bench.budget.held_bytes) == (0, 0)
+        stateful.batcher.submit(refused, 0.0)
+    assert (refused.held_bytes, stateful.budget.held_bytes) == (0, 0)
+
+
+def test_budget_says_what_is_held() -> None:
+    budget = MemoryBudget(100)
+    budget.models_bytes, budget.held_bytes = 30, 7
+    assert repr(budget) == "MemoryBudget(7 of 70 bytes held)"
+    budget.models_bytes = 200
+    assert budget.room_bytes == 0
+
+
+# time
 
 
 def test_rows_that_cannot_be_done_before_the_deadline_are_refused_with_what_can() -> None:
@@ -141,15 +189,18 @@ def test_rows_that_cannot_be_done_before_the_deadline_are_refused_with_what_can(
     )
     bench.submit(200, 2, left_s=2.0)
     Bench(limit_bytes=0).submit(400, 2, left_s=2.0)  # a measurement is believed to the half
-
-
-def test_device_that_became_faster_than_at_load_is_given_more() -> None:
-    bench = Bench(limit_bytes=0)
-    bench.batcher.time.slowdown = 0.5
-    bench.submit(800, 2, left_s=2.0)
-    bench = Bench(limit_bytes=0)
-    bench.batcher.time.slowdown = 10.0  # which may pass
-    bench.submit(400, 2, left_s=2.0)
+    fast = Bench(limit_bytes=0)
+    fast.batcher.time.slowdown = 0.5
+    fast.submit(800, 2, left_s=2.0)
+    slow = Bench(limit_bytes=0)
+    slow.batcher.time.slowdown = 10.0  # which may pass
+    slow.submit(400, 2, left_s=2.0)
+    usual = Bench(TEXTS, RunNeed(2, 1.0), limit_bytes=0)
+    usual.submit(8, 2, left_s=0.001)  # late, and not wrong
+    assert isinstance(Bench(TEXTS, RunNeed(2, 1.0)).refusal(9, 2, left_s=0.001), InvalidRequest)
+    longer = Bench(TEXTS, RunNeed(64, 1.0, 0.0, element_s=0.001), limit_bytes=0)
+    assert "takes about 10.0 s here" in str(longer.refusal(1, 64 + 9_990, left_s=4.0))
+    longer.submit(1, 64 + 100, left_s=5.0)
 
 
 def test_no_run_may_be_longer_than_the_watchdog_lets_it_whatever_its_caller_allows() -> None:
@@ -159,21 +210,6 @@ def test_no_run_may_be_longer_than_the_watchdog_lets_it_whatever_its_caller_allo
             "a request of 1000 rows takes about 10.0 s here (10 ms a row, by what was measured), and no run may take"
             " more than 3 s on this node: give at most 300 such rows at once"
         )
-
-
-def test_longer_rows_are_expected_to_take_the_time_that_was_measured() -> None:
-    bench = Bench(TEXTS, RunNeed(64, 1.0, 0.0, element_s=0.001), limit_bytes=0)
-    assert "takes about 10.0 s here" in str(bench.refusal(1, 64 + 9_990, left_s=4.0))
-    bench.submit(1, 64 + 100, left_s=5.0)
-
-
-def test_model_that_was_not_measured_has_a_limit_by_its_inputs() -> None:
-    bench = Bench(need=None, profile=None, limit_bytes=100_000)
-    assert str(bench.refusal(10_000, 2)) == (
-        "a request of 10000 rows takes about 320000 bytes of memory here; runs have 100000 bytes on this node:"
-        " give at most 3125 such rows at once"
-    )
-    bench.submit(3_125, 2)
 
 
 @pytest.mark.parametrize(
@@ -210,9 +246,136 @@ def test_requests_are_looked_at_where_their_size_is_the_caller_s_to_say(
     assert bounds.usual_rows == usual
 
 
-def test_budget_says_what_is_held() -> None:
-    budget = MemoryBudget(100)
-    budget.models_bytes, budget.held_bytes = 30, 7
-    assert repr(budget) == "MemoryBudget(7 of 70 bytes held)"
-    budget.models_bytes = 200
-    assert budget.room_bytes == 0
+# what ended a worker
+
+
+def x(*values: float) -> tuple[Tensor, ...]:
+    return (Tensor.from_numpy("x", np.array([values], np.float32)),)
+
+
+def verdict(**what: object) -> Verdict:
+    return Verdict("m", "1", "", "why", **what)  # type: ignore[arg-type]
+
+
+def test_request_that_killed_is_refused_until_its_time_is_over_and_others_are_not() -> None:
+    digest = request_digest(x(1, 2))
+    suspicion = Suspicion(verdict(refused={digest.hex(): 100.0}, alone_s=60.0), now_s=1_000.0)
+    assert suspicion.is_looking
+    suspicion.check(x(1, 3), 0, 1_000.0)
+    with pytest.raises(InvalidRequest) as caught:
+        suspicion.check(x(1, 2), 0, 1_040.0)
+    assert str(caught.value) == (
+        "this very request ended the process that ran it, more than once; it is not run again on this node for 60 s"
+    )
+    assert suspicion.is_alone(1_059.9)
+    assert not suspicion.is_alone(1_060.0)
+    suspicion.check(x(1, 2), 0, 1_100.0)
+    assert not suspicion.is_looking
+
+
+def test_size_that_is_refused_is_tried_until_one_ends_well() -> None:
+    suspicion = Suspicion(verdict(refused_bytes=12, refused_s=30.0), now_s=0.0)
+    assert not suspicion.check(x(1, 2), 8, 0.0)
+    with pytest.raises(SizeRefused) as caught:
+        suspicion.check(x(1, 2, 3, 4), 16, 10.0)
+    assert str(caught.value) == (
+        "a request of 16 bytes of inputs; different ones of 12 or less ended this node's worker, and one as large"
+        " is tried in 20.0 s: send less at once, or try another node"
+    )
+    assert caught.value.retry_after_s == 20.0
+    assert suspicion.check(x(1, 2, 3, 4), 16, 30.0)
+    told: list[int] = []
+    for size in (8, 16, 16):
+        suspicion.ended(b"", size)
+        told.append(suspicion.survived()[1])
+    assert told == [0, 16, 0]
+    assert not suspicion.check(x(1, 2, 3, 4), 16, 30.0)
+
+
+def test_suspects_that_end_well_are_reported_once() -> None:
+    one, other = request_digest(x(1)), request_digest(x(2))
+    told: list[str] = []
+    suspicion = Suspicion(
+        verdict(suspects=(one.hex(), other.hex())), 0.0, lambda: told.append("news")
+    )
+    assert repr(suspicion) == "Suspicion(0 refused, 2 suspects)"
+    for digest in (one, one, request_digest(x(3))):
+        suspicion.ended(digest, 0)
+    assert told == ["news"]
+    assert suspicion.survived() == ((one.hex(),), 0)
+    assert suspicion.survived() == ((), 0)
+
+
+FOUR = ServiceProfile((ProfilePoint(1, 0.1), ProfilePoint(4, 0.2)))
+
+
+def refusing(limit_bytes: int = 0) -> tuple[Bench, Suspicion]:
+    """Return the engine of a model of open rows of which requests of 16 bytes or more are refused."""
+    suspicion = Suspicion(verdict(refused_bytes=16), now_s=0.0)
+    need = RunNeed(2, 1.0)
+    return Bench(TEXTS, need, limit_bytes=limit_bytes, profile=FOUR, suspicion=suspicion), suspicion
+
+
+def test_request_is_large_where_a_run_of_it_has_more_or_longer_rows_than_were_measured() -> None:
+    model, _ = refusing()
+    for shape, size in (((4, 2), 0), ((5, 2), 40), ((1, 3), 12)):
+        request = pending(*zeros(*shape))
+        TEXTS.prepare(request)
+        assert model.bounds.identity(request)[1] == size
+    request = model.submit(64, 2, is_bulk=True)  # however many of them a job sends at once
+    assert not request.is_alone
+    assert model.bounds.identity(request)[1] == 0
+    model.batcher.cancel(request, 0.0)
+    longer = model.submit(64, 3, is_bulk=True)
+    assert longer.is_alone
+    assert model.bounds.identity(longer)[1] == 4 * 3 * 4  # of 4 rows, the most of one of its runs
+
+
+def test_one_request_of_a_refused_size_is_tried_at_a_time_until_it_has_ended() -> None:
+    model, suspicion = refusing()
+    first = model.submit(5, 2, left_s=99.0)
+    assert first.is_alone
+    with pytest.raises(SizeRefused, match="one as large is tried now") as caught:
+        model.submit(5, 2, left_s=99.0)
+    assert caught.value.retry_after_s == TRIAL_S
+    model.batcher.cancel(first, 1.0)  # it is withdrawn before its run
+    model.submit(5, 2, left_s=99.0)
+    batch = model.batcher.take(1.0)
+    assert batch is not None
+    with pytest.raises(SizeRefused, match="one as large is tried now"):
+        model.submit(5, 2, left_s=99.0)
+    suspicion.ended(b"", 40)
+    model.batcher.finished(batch, [[]], 31.0, run_s=30.0)
+    assert not model.submit(5, 2, left_s=99.0).is_alone
+
+
+def test_request_that_is_refused_for_another_reason_is_no_trial() -> None:
+    model, _ = refusing(limit_bytes=1_000)
+    with pytest.raises(TooLarge):
+        model.submit(500, 2, left_s=99.0)
+    with pytest.raises(InvalidRequest, match="before its deadline"):
+        model.submit(9, 2, left_s=0.01)
+    model.budget.held_bytes = 990
+    with pytest.raises(SizeRefused, match="other large ones hold"):
+        model.submit(50, 2, left_s=99.0)
+    model.budget.held_bytes = 0
+    assert model.submit(50, 2, left_s=99.0).is_alone
+
+
+def test_state_that_a_node_keeps_is_no_part_of_a_request() -> None:
+    bounds = Bench(STATEFUL).bounds
+
+    def of(state: float) -> bytes:
+        h = Tensor.from_numpy("h", np.full((1, 2), state, np.float32))
+        return bounds.identity(pending(*x(1, 2), h))[0]
+
+    assert of(1) == of(2) == request_digest(x(1, 2))
+
+
+def test_suspicion_of_a_model_is_looked_at_whatever_the_size_of_a_request() -> None:
+    refused = Suspicion(verdict(refused={request_digest(x(0, 0)).hex(): 9.0}), now_s=0.0)
+    assert Bench(profile=FOUR).bounds.usual_rows == 4
+    bounds = Bench(profile=FOUR, suspicion=refused).bounds
+    assert bounds.usual_rows == -1
+    with pytest.raises(InvalidRequest, match="this very request ended the process"):
+        bounds.admit(pending(*x(0, 0)), 1.0)
