@@ -32,6 +32,7 @@ import time
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -56,41 +57,49 @@ ENOUGH = (12, 3)
 """A mutant that so many test functions in so many files notice is not tried with more: none of them is its only witness."""
 
 
-@dataclass(slots=True)
-class Recording:
-    """The ways of the tests while nothing is broken.
+Lines = dict[str, dict[int, list[int]]]
+"""The places of the tests that execute a line, for each line of each module."""
 
-    Args:
-        tests: the tests, in the order in which they are collected.
-        seconds: how long each took.
-        cpu_s: how much CPU time each took.
-        unfit: those that fail.
-        lines: for each module, for each line, the places in `tests` of those that execute it.
-        imported: for each module, the lines that run when it is imported.
-    """
+
+@dataclass(slots=True)
+class Part:
+    """The ways of the tests of one file while nothing is broken; those that fail are unfit."""
 
     tests: list[str]
-    seconds: list[float]
-    cpu_s: list[float]
-    unfit: set[int] = field(default_factory=set)
-    lines: dict[str, dict[int, list[int]]] = field(default_factory=dict)
-    imported: dict[str, set[int]] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
+    unfit: list[int] = field(default_factory=list)
+    lines: Lines = field(default_factory=dict)
 
-    def add(self, part: Recording) -> None:
-        """Take in what some of the tests do, those after the ones that are known."""
-        self.seconds += part.seconds
-        self.cpu_s += part.cpu_s
-        self.unfit |= part.unfit
-        for path, lines in part.lines.items():
-            whole = self.lines.setdefault(path, {})
-            for line, tests in lines.items():
-                whole.setdefault(line, []).extend(tests)
-        for path, imported in part.imported.items():
-            self.imported.setdefault(path, set()).update(imported)
+
+class Recording:
+    """The ways of all tests that are collected.
+
+    Args:
+        parts: those of each file, in the order in which they are collected.
+        imported: the lines that run when modules are imported.
+    """
+
+    def __init__(self, parts: Iterable[Part], imported: Lines) -> None:
+        self.tests: list[str] = []
+        self.seconds: list[float] = []
+        self.cpu_s: list[float] = []
+        self.unfit: set[int] = set()
+        self._imported = imported
+        self._lines: Lines = defaultdict(lambda: defaultdict(list))
+        for part in parts:
+            first = len(self.tests)
+            self.tests += part.tests
+            self.seconds += part.seconds
+            self.cpu_s += part.cpu_s
+            self.unfit.update(first + each for each in part.unfit)
+            for path, lines in part.lines.items():
+                for line, tests in lines.items():
+                    self._lines[path][line] += [first + each for each in tests]
 
     def near(self, mutant: Mutant) -> list[int]:
         """Return the tests that execute the mutant's statement, by nearness of their files to its module."""
-        lines = self.lines.get(mutant.path, {})
+        lines = self._lines[mutant.path]
         span = range(mutant.first_line, mutant.last_line + 1)
         found = {test for line in span for test in lines.get(line, ())} - self.unfit
         own = own_tests(mutant.path)
@@ -103,7 +112,8 @@ class Recording:
     def is_import_alone(self, mutant: Mutant) -> bool:
         """Return whether only the import of modules executes the mutant's statement."""
         span = range(mutant.first_line, mutant.last_line + 1)
-        return not self.near(mutant) and not self.imported.get(mutant.path, set()).isdisjoint(span)
+        imported = self._imported.get(mutant.path, {})
+        return not self.near(mutant) and any(line in imported for line in span)
 
 
 def own_tests(path: str) -> str:
@@ -125,13 +135,17 @@ def package_of(mutant: Mutant) -> str:
     return mutant.path.split("/", 1)[0]
 
 
-def digest_of(tests: Sequence[str] | None) -> str:
-    """Return what stands for the state of all code and for the tests that are named."""
-    digest = hashlib.sha256(repr(tests).encode())
-    for folder in (*PACKAGES, "tests"):
-        for file in sorted((ROOT / folder).rglob("*.py")):
-            digest.update(str(file).encode() + file.read_bytes())
+def digest_of(*what: object, files: Iterable[Path]) -> str:
+    """Return what stands for these words and for what is in these files."""
+    digest = hashlib.sha256(repr(what).encode())
+    for file in files:
+        digest.update(str(file).encode() + file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def files_of(*folders: str) -> list[Path]:
+    """Return the code in these folders."""
+    return sorted(file for each in folders for file in (ROOT / each).rglob("*.py"))
 
 
 def load_all(packages: Iterable[str]) -> None:
@@ -141,6 +155,38 @@ def load_all(packages: Iterable[str]) -> None:
         for each in pkgutil.walk_packages(whole.__path__, f"{whole.__name__}."):
             if not each.name.endswith("__main__"):
                 importlib.import_module(each.name)
+
+
+@contextmanager
+def measured(lines: Lines) -> Iterator[coverage.Coverage]:
+    """Put into `lines` what runs meanwhile, by contexts that are the numbers of tests."""
+    measure = coverage.Coverage(
+        data_file=None, config_file=False, source=[str(ROOT / each) for each in PACKAGES]
+    )
+    measure.set_option("run:disable_warnings", ["no-data-collected", "module-not-measured"])
+    measure.start()
+    yield measure
+    measure.stop()
+    data = measure.get_data()
+    for file in data.measured_files():
+        if Path(file).is_relative_to(ROOT):  # tests write modules elsewhere
+            lines[str(Path(file).relative_to(ROOT))] = {
+                line: [int(each) for each in contexts if each]
+                for line, contexts in data.contexts_by_lineno(file).items()
+            }
+
+
+def keep(path: Path, part: Part) -> None:
+    """Keep a part of a recording in a file, which is there whole or not at all."""
+    whole = path.with_suffix(".part")
+    whole.write_bytes(pickle.dumps(part))
+    whole.replace(path)
+
+
+def kept(path: Path) -> Part:
+    """Return the part of a recording that is kept in a file."""
+    part: Part = pickle.loads(path.read_bytes())  # noqa: S301 - we wrote it
+    return part
 
 
 Living = dict[tuple[str, Place], list[FunctionType]]
@@ -172,7 +218,6 @@ class Trial:
     ran: list[int] = field(default_factory=list)
     cpu_s: float = 0.0
     pid: int = 0
-    unread: bytes = b""
     deadline_s: float = 0.0
     folder: str = ""
 
@@ -183,7 +228,6 @@ class Forks:
     Args:
         args: the command's.
         mutants: those to try, in this order.
-        recorded: where the recording of the tests is kept.
         found: what is known so far, to which this adds.
     """
 
@@ -191,28 +235,36 @@ class Forks:
         self,
         args: argparse.Namespace,
         mutants: Sequence[Mutant],
-        recorded: Path,
         found: dict[str, Any],
     ) -> None:
         self._args = args
         self._mutants = mutants
-        self._recorded = recorded
         self._found = found
         self._items: list[pytest.Item] = []
         self._living: Living = {}
-        self._recording = Recording([], [], [])
-        self._coverage = coverage.Coverage(
-            data_file=None, source=[str(ROOT / each) for each in PACKAGES]
-        )
+        self._recording = Recording([], {})
+        rigs = [
+            *files_of(*PACKAGES, "tests/support"),
+            *sorted((ROOT / "tests").rglob("conftest.py")),
+        ]
+        self._folder = KEPT / digest_of(files=rigs)
+        self._folder.mkdir(parents=True, exist_ok=True)
         self._failed = False
         self._checked: set[int] = set()
         self._told = 0
 
     def pytest_sessionstart(self) -> None:
         """Read in what is to be broken."""
-        if not self._recorded.exists():
-            self._coverage.start()
-        load_all({package_of(each) for each in self._mutants})
+        packages = {package_of(each) for each in self._mutants}
+        name = self._folder / f"imports-{'-'.join(sorted(packages))}"
+        if name.exists():
+            load_all(packages)
+        else:
+            part = Part([])
+            with measured(part.lines):
+                load_all(packages)
+            keep(name, part)
+        self._imported = kept(name).lines
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -242,69 +294,55 @@ class Forks:
     # -- recording -------------------------------------------------------------------------------------------------
 
     def _read(self) -> Recording:
-        kept = self._recorded
-        if kept.exists():
-            return pickle.loads(kept.read_bytes())  # noqa: S301 - we wrote it
-        KEPT.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="mutate-") as folder:
-            count = -(-len(self._items) // self._args.jobs)
-            slices = [
-                range(start, min(start + count, len(self._items)))
-                for start in range(0, len(self._items), count)
-            ]
-            sys.stdout.flush()
-            pids: list[int] = []
-            for each in slices:
-                pid = os.fork()
-                if not pid:
-                    self._record(each, Path(folder))
-                pids.append(pid)
-            codes = [os.waitpid(pid, 0)[1] for pid in pids]
-            self._coverage.stop()
-            if any(codes):
-                raise RuntimeError(
-                    f"the recording of the tests ended early: {KEPT / 'log'} says why"
-                )
-            whole = Recording([each.nodeid for each in self._items], [], [])
-            for each in slices:
-                whole.add(pickle.loads((Path(folder) / str(each.start)).read_bytes()))  # noqa: S301
-        part = kept.with_suffix(".part")
-        part.write_bytes(pickle.dumps(whole))
-        part.replace(kept)
-        return whole
+        files: dict[str, list[int]] = defaultdict(list)
+        for place, item in enumerate(self._items):
+            files[item.nodeid.split("::", 1)[0]].append(place)
+        parts = {
+            file: self._folder / digest_of(self._names(places), files=[ROOT / file])
+            for file, places in files.items()
+        }
+        missing = [file for file, part in parts.items() if not part.exists()]
+        sys.stdout.flush()
+        pids: list[int] = []
+        jobs = min(self._args.jobs, len(missing))
+        for start in range(jobs):
+            pid = os.fork()
+            if not pid:
+                self._record([(files[each], parts[each]) for each in missing[start::jobs]])
+            pids.append(pid)
+        codes = [os.waitpid(pid, 0)[1] for pid in pids]
+        if any(codes):
+            raise RuntimeError(f"the recording of the tests ended early: {KEPT / 'log'} says why")
+        return Recording([kept(each) for each in parts.values()], self._imported)
 
-    def _record(self, places: range, folder: Path) -> None:
+    def _names(self, places: Iterable[int]) -> list[str]:
+        return [self._items[each].nodeid for each in places]
+
+    def _record(self, files: Sequence[tuple[list[int], Path]]) -> None:
         code = 1
         try:
-            (folder / f"tmp{places.start}").mkdir()
-            self._begin_child(folder / f"tmp{places.start}", None)
-            part = Recording([], [], [])
-            for place in places:
-                self._coverage.switch_context(str(place))
-                began_s, began_cpu_s = time.monotonic(), time.process_time()
-                if self._fails(place, place + 1 if place + 1 in places else None):
-                    part.unfit.add(place)
-                part.seconds.append(time.monotonic() - began_s)
-                part.cpu_s.append(time.process_time() - began_cpu_s)
-            self._coverage.stop()
-            data = self._coverage.get_data()
-            for file in data.measured_files():
-                if not Path(file).is_relative_to(ROOT):
-                    continue  # a test wrote it
-                path = str(Path(file).relative_to(ROOT))
-                part.lines[path] = lines = {}
-                part.imported[path] = imported = set()
-                for line, contexts in data.contexts_by_lineno(file).items():
-                    if "" in contexts:
-                        imported.add(line)
-                    lines[line] = sorted(int(each) for each in contexts if each)
-            (folder / str(places.start)).write_bytes(pickle.dumps(part))
+            with tempfile.TemporaryDirectory(prefix="mutate-") as folder:
+                self._begin_child(Path(folder), None)
+                for places, path in files:
+                    part = Part(self._names(places))
+                    with measured(part.lines) as measure:
+                        for number, place in enumerate(places):
+                            measure.switch_context(str(number))
+                            self._time(part, number, place)
+                    keep(path, part)
             code = 0
         except BaseException:
             traceback.print_exc()
             raise
         finally:
             os._exit(code)
+
+    def _time(self, part: Part, number: int, place: int) -> None:
+        began_s, began_cpu_s = time.monotonic(), time.process_time()
+        if self._fails(place, place + 1 if number + 1 < len(part.tests) else None):
+            part.unfit.append(number)
+        part.seconds.append(time.monotonic() - began_s)
+        part.cpu_s.append(time.process_time() - began_cpu_s)
 
     # -- in a fork -------------------------------------------------------------------------------------------------
 
@@ -556,7 +594,10 @@ def parsed() -> argparse.Namespace:
 
 def known(args: argparse.Namespace) -> dict[str, Any]:
     """Return what an earlier run found for the same state of the files; nothing is known without one."""
-    state = {"digest": digest_of(args.tests), "is_matrix": args.matrix}
+    state = {
+        "digest": digest_of(args.tests, files=files_of(*PACKAGES, "tests")),
+        "is_matrix": args.matrix,
+    }
     if Path(args.json).exists():
         found: dict[str, Any] = json.loads(Path(args.json).read_text("utf-8"))
         if found.items() >= state.items():
@@ -584,8 +625,7 @@ def run(
         return os.waitpid(pid, 0)[1] == 0
     code = 1
     try:
-        name = hashlib.sha256(repr(tests).encode()).hexdigest()[:8]
-        forks = Forks(args, mutants, KEPT / f"{found['digest']}-{name}.pickle", found)
+        forks = Forks(args, mutants, found)
         options = ["-q", "--no-header", "--tb=no", "--capture=sys", "-p", "no:cacheprovider"]
         wanted = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
         code = 0 if pytest.main([*options, *tests], plugins=[forks]) in wanted else 1

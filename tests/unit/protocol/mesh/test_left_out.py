@@ -7,8 +7,6 @@ import pytest
 
 BEGIN = """
 import sys
-import pytest
-
 from capamesh.protocol.mesh.left_out import LOCAL_DISCOVERY, leave_out, read_in
 leave_out()
 import libp2p, libp2p.discovery.mdns.utils
